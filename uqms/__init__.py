@@ -1,0 +1,48 @@
+"""Bayesian uncertainty quantification for multiscale simulators.
+
+A simulator and sparse, noisy measurements go in; parameters with credible intervals that hold every source of
+uncertainty come out::
+
+    import uqms as uq
+
+    space = uq.ParameterSpace(...)                   # what is uncertain, and what is known beforehand
+    ensemble = uq.run(simulator, uq.sobol(space, 128, rng=1))
+    surrogate = uq.GaussianProcess().fit(ensemble)
+    posterior = uq.Calibration(surrogate, observations, noise=uq.GaussianNoise(sd=...)).sample(uq.NUTS(), rng=1)
+
+Importing this package loads none of torch, PyMC or matplotlib: a name is imported from its room when it is first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test holds the two equal
+    from uqms import errors as errors
+
+__all__ = [
+    "__version__",
+    "errors",
+]
+
+# Room -> the names that `uqms` takes from it. A room that is itself public stands in `_ROOMS`.
+_NAMES: dict[str, tuple[str, ...]] = {}
+_ROOMS = ("errors",)
+_HOME = {name: room for room, names in _NAMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Import `name` from its room, once."""
+    if name in _ROOMS:
+        return importlib.import_module(f"uqms.{name}")
+    if name not in _HOME:
+        raise AttributeError(f"module 'uqms' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"uqms.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names, loaded or not."""
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,193 @@
+"""Everything that uqms raises or warns about, in one tree.
+
+Catch the broad class, recover by the narrow one. Every error also is the builtin it resembles, so that code which knows
+nothing of uqms still catches it::
+
+    UqmsError
+    ├── InputError (ValueError)            an argument, a prior or a name that cannot be meant
+    │   └── UnitError                      units that are missing or do not agree
+    ├── DataError (ValueError)             numbers that were handed over: training data, observations, draws
+    ├── DesignError (ValueError)           too few or unusable design points
+    ├── ExtrapolationError (ValueError)    asked for outside of what was simulated
+    ├── FitError (RuntimeError)            a surrogate that could not be trained
+    ├── SimulatorError (RuntimeError)      a run that did not give its outputs
+    │   ├── SimulatorFailed, SimulatorTimeout, SimulatorNotFound
+    │   └── OutputError                    the run ended, its outputs are wrong
+    ├── CampaignError (RuntimeError)       a set of runs that cannot go on
+    │   └── CampaignLocked, CampaignMismatch
+    ├── SamplingError (RuntimeError)       no posterior that could be believed
+    │   └── InitError, SamplingInterrupted
+    └── FileError (OSError)                what lies on disk
+        └── FormatError, FormatVersionError, UnsafeFileError, IntegrityError, StorageError
+
+    UqmsWarning (UserWarning)
+    └── DesignWarning, DataWarning, ConstantOutputWarning, NumericalWarning, ExtrapolationWarning,
+        PriorConflictWarning, ConvergenceWarning
+"""
+
+__all__ = [
+    "CampaignError",
+    "CampaignLocked",
+    "CampaignMismatch",
+    "ConstantOutputWarning",
+    "ConvergenceWarning",
+    "DataError",
+    "DataWarning",
+    "DesignError",
+    "DesignWarning",
+    "ExtrapolationError",
+    "ExtrapolationWarning",
+    "FileError",
+    "FitError",
+    "FormatError",
+    "FormatVersionError",
+    "InitError",
+    "InputError",
+    "IntegrityError",
+    "NumericalWarning",
+    "OutputError",
+    "PriorConflictWarning",
+    "SamplingError",
+    "SamplingInterrupted",
+    "SimulatorError",
+    "SimulatorFailed",
+    "SimulatorNotFound",
+    "SimulatorTimeout",
+    "StorageError",
+    "UnitError",
+    "UnsafeFileError",
+    "UqmsError",
+    "UqmsWarning",
+]
+
+
+class UqmsError(Exception):
+    """Base of every error that uqms raises."""
+
+
+class InputError(UqmsError, ValueError):
+    """An argument that cannot be meant: a prior with low >= high, an empty name, a negative standard deviation."""
+
+
+class UnitError(InputError):
+    """Units that are missing on one side or differ."""
+
+
+class DataError(UqmsError, ValueError):
+    """Training data or observations with NaN, mismatched rows, unknown outputs or conflicting duplicates."""
+
+
+class DesignError(UqmsError, ValueError):
+    """Too few design points for what they shall do, or points that do not fit the space."""
+
+
+class ExtrapolationError(UqmsError, ValueError):
+    """A value outside of the design box or of the simulated coordinates."""
+
+
+class FitError(UqmsError, RuntimeError):
+    """A surrogate that could not be trained."""
+
+
+class SimulatorError(UqmsError, RuntimeError):
+    """A run that did not give its outputs."""
+
+
+class SimulatorFailed(SimulatorError):
+    """The simulator raised or ended with an error."""
+
+
+class SimulatorTimeout(SimulatorError, TimeoutError):
+    """The simulator did not end before its deadline."""
+
+
+class SimulatorNotFound(SimulatorError, FileNotFoundError):
+    """There is no such simulator to start."""
+
+
+class OutputError(SimulatorError):
+    """A run ended, but its outputs are missing, not finite or of the wrong shape."""
+
+
+class CampaignError(UqmsError, RuntimeError):
+    """A set of runs that cannot go on."""
+
+
+class CampaignLocked(CampaignError):
+    """Another process is writing to the run store."""
+
+
+class CampaignMismatch(CampaignError):
+    """The run store belongs to another simulator, or to other outputs."""
+
+
+class SamplingError(UqmsError, RuntimeError):
+    """The sampler did not return draws that could be used."""
+
+
+class InitError(SamplingError):
+    """No starting point has a finite log-density."""
+
+
+class SamplingInterrupted(SamplingError):
+    """Sampling stopped early; `partial` holds what there is, kept apart from a posterior."""
+
+    def __init__(self, message: str, partial: object = None) -> None:
+        super().__init__(message)
+        self.partial = partial
+
+
+class FileError(UqmsError, OSError):
+    """Base of what goes wrong with files."""
+
+
+class FormatError(FileError):
+    """A file that is truncated or is not what it says."""
+
+
+class FormatVersionError(FormatError):
+    """A file that a newer uqms wrote."""
+
+
+class UnsafeFileError(FileError):
+    """A file that would run code, read other files or fill the memory."""
+
+
+class IntegrityError(FileError):
+    """Stored content that does not match its checksum."""
+
+
+class StorageError(FileError):
+    """The run store cannot be written; what was committed before is safe."""
+
+
+class UqmsWarning(UserWarning):
+    """Base of every warning that uqms gives."""
+
+
+class DesignWarning(UqmsWarning):
+    """A column that is constant or collinear."""
+
+
+class DataWarning(UqmsWarning):
+    """Data that can be used, but hardly are what was meant."""
+
+
+class ConstantOutputWarning(DataWarning):
+    """An output that is the same in every run."""
+
+
+class NumericalWarning(UqmsWarning):
+    """Numbers that needed help, such as a large jitter or an optimum at a bound."""
+
+
+class ExtrapolationWarning(UqmsWarning):
+    """A prediction outside of the design box."""
+
+
+class PriorConflictWarning(UqmsWarning):
+    """Observations that the prior says are next to impossible."""
+
+
+class ConvergenceWarning(UqmsWarning):
+    """Too few chains or draws to tell whether the sampler converged."""
