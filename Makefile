@@ -1,0 +1,48 @@
+# Everything starts with scripts/bootstrap.sh, which makes the virtual environment when it is not there yet.
+VENV := $(if $(UQMS_VENV),$(UQMS_VENV),.venv)
+BIN := $(VENV)/bin
+
+.PHONY: help demo test test-all lint types layers docs ci clean
+
+help:
+	@echo "make demo      infer transmission and recovery of an influenza outbreak (a few minutes the first time)"
+	@echo "make test      run the tests; ARGS='-k word' chooses"
+	@echo "make test-all  run the tests, the slow ones too"
+	@echo "make docs      build the documentation into docs/_build/html"
+	@echo "make ci        run everything that is checked on each change"
+	@echo "make clean     remove the virtual environment and everything built"
+
+demo:
+	@sh scripts/bootstrap.sh demo
+	@$(BIN)/python examples/influenza.py
+
+test:
+	@sh scripts/bootstrap.sh test
+	@$(BIN)/python -m pytest $(ARGS)
+
+test-all:
+	@sh scripts/bootstrap.sh test
+	@$(BIN)/python -m pytest -m "" $(ARGS)
+
+lint:
+	@sh scripts/bootstrap.sh dev
+	@$(BIN)/ruff format --check
+	@$(BIN)/ruff check
+
+types:
+	@sh scripts/bootstrap.sh dev
+	@$(BIN)/mypy --strict uqms
+
+layers:
+	@sh scripts/bootstrap.sh dev
+	@$(BIN)/lint-imports
+
+docs:
+	@sh scripts/bootstrap.sh dev
+	@UQMS_EXAMPLES_SHORT=1 $(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
+ci:
+	@.ci/run
+
+clean:
+	rm -rf .venv .venv-lock docs/_build docs/gallery docs/reference/generated .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
