@@ -1,0 +1,34 @@
+"""Named parameters with priors as frozen values, known conditions, and the maps of design, surrogate and sampler."""
+
+from uqms.parameters.box import Box
+from uqms.parameters.priors import (
+    Beta,
+    Gamma,
+    HalfNormal,
+    InverseGamma,
+    LogNormal,
+    LogUniform,
+    Moments,
+    Normal,
+    Prior,
+    TruncatedNormal,
+    Uniform,
+)
+from uqms.parameters.space import Condition, ParameterSpace
+
+__all__ = [
+    "Beta",
+    "Box",
+    "Condition",
+    "Gamma",
+    "HalfNormal",
+    "InverseGamma",
+    "LogNormal",
+    "LogUniform",
+    "Moments",
+    "Normal",
+    "ParameterSpace",
+    "Prior",
+    "TruncatedNormal",
+    "Uniform",
+]

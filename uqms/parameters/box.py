@@ -1,0 +1,193 @@
+"""The design box: where simulator runs are made, and how its points enter a surrogate.
+
+Notation: x (..., d) inputs in their own units; s their log, logit or x itself; u (..., d) in [0, 1] inside of the box.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Self, cast, final, get_args
+
+import numpy as np
+from scipy import special
+
+from uqms._typing import Array, ArrayLike, Bools, Scale
+from uqms.errors import InputError
+from uqms.parameters import _checks as check
+
+__all__ = ["Box"]
+
+
+@final
+@dataclass(frozen=True)
+class Box:
+    """A box of inputs, with the map from their own units to the unit cube of a surrogate.
+
+    `ParameterSpace.box` makes the usual one, the central 99.9 % of the prior. Make one by hand to study a smaller or a
+    wider region, for example with ``uq.sobol(space, n, over=box)``.
+
+    Parameters
+    ----------
+    names
+        Names of the d inputs.
+    lower, upper
+        Ends, in the inputs' own units.
+    scale
+        For each input "identity", "log" or "logit": what comes before the affine map to [0, 1]. Identity by default.
+    hard
+        For each input whether its lower and its upper end cannot be passed (a bound of the prior, the range of a known
+        condition). A posterior at such an end is no sign of a box that is too small. None by default.
+
+    Raises
+    ------
+    InputError
+        When ends are reversed, not finite, or impossible on their scale; when names repeat or lengths differ.
+
+    Examples
+    --------
+    >>> import uqms as uq
+    >>> box = uq.Box(("dose", "rate"), lower=(100.0, 0.01), upper=(400.0, 1.0), scale=("identity", "log"))
+    >>> box.to_unit([250.0, 0.1])
+    array([0.5, 0.5])
+    """
+
+    names: tuple[str, ...]
+    lower: tuple[float, ...]
+    upper: tuple[float, ...]
+    scale: tuple[Scale, ...] = ()
+    hard: tuple[tuple[bool, bool], ...] = ()
+
+    def __post_init__(self) -> None:
+        names = tuple(self._list("names"))
+        d = len(names)
+        scale = tuple(self._list("scale")) or ("identity",) * d
+        hard = tuple(self._list("hard")) or ((False, False),) * d
+        parts = {"lower": self._list("lower"), "upper": self._list("upper"), "scale": scale, "hard": hard}
+        for key, value in parts.items():
+            if len(value) != d:
+                raise InputError(f"Box: {key} has {len(value)} entries for the {d} names {', '.join(map(str, names))}.")
+        if d == 0:
+            raise InputError("Box: there are no names; a box needs at least one input.")
+        if len(set(names)) < d:
+            raise InputError(f"Box: the names {names} repeat; give each input once.")
+        for n in names:
+            check.text("Box", "a name", n)
+        lower, upper = (
+            tuple(check.number(f"Box: {n}", key, v) for n, v in zip(names, parts[key], strict=True))
+            for key in ("lower", "upper")
+        )
+        for row in zip(names, lower, upper, scale, hard, strict=True):
+            _check_row(*row)
+        for key, values in (("names", names), ("lower", lower), ("upper", upper), ("scale", scale)):
+            object.__setattr__(self, key, values)
+        object.__setattr__(self, "hard", tuple((bool(a), bool(b)) for a, b in hard))
+        for n, width in zip(names, self._ends[1], strict=True):
+            if not 0.0 < width < math.inf:
+                raise InputError(
+                    f"Box: {n} has the width {width:g} on its {scale[names.index(n)]} scale; move its ends apart."
+                )
+
+    def _list(self, key: str) -> list[Any]:
+        value = getattr(self, key)
+        if isinstance(value, str) or not isinstance(value, Iterable):
+            raise InputError(f"Box: {key} is {value!r}; give a tuple with one entry for each input.")
+        return list(value)
+
+    @property
+    def d(self) -> int:
+        """Number of inputs."""
+        return len(self.names)
+
+    def to_unit(self, x: ArrayLike) -> Array:
+        """Return u (..., d) of inputs x (..., d): scale, then affine from the box to [0, 1]; nothing is clipped."""
+        x = check.columns(x, self.names, "x")
+        low, width = self._ends
+        return (self._scaled(x) - low) / width
+
+    def from_unit(self, u: ArrayLike) -> Array:
+        """Return inputs x (..., d) of u (..., d), the inverse of `to_unit`."""
+        u = check.columns(u, self.names, "u")
+        low, width = self._ends
+        x = low + u * width
+        with np.errstate(all="ignore"):
+            for j, scale in enumerate(self.scale):
+                if scale == "log":
+                    x[..., j] = np.exp(x[..., j])
+                elif scale == "logit":
+                    x[..., j] = special.expit(x[..., j])
+        # exp and expit of a rounded end may miss the end by a last digit.
+        x = np.where(u == 0.0, np.asarray(self.lower), x)
+        return np.where(u == 1.0, np.asarray(self.upper), x)
+
+    def unit_gradient(self, x: ArrayLike) -> Array:
+        """Return du/dx (..., d), elementwise, at inputs x (..., d)."""
+        x = check.columns(x, self.names, "x")
+        slope = np.ones_like(x)
+        with np.errstate(all="ignore"):
+            for j, scale in enumerate(self.scale):
+                if scale == "log":
+                    slope[..., j] = 1.0 / x[..., j]
+                elif scale == "logit":
+                    slope[..., j] = 1.0 / (x[..., j] * (1.0 - x[..., j]))
+        return slope / self._ends[1]
+
+    def contains(self, x: ArrayLike, tolerance: float = 1e-9) -> Bools:
+        """Return whether the points x (..., d) are inside, up to `tolerance` in unit coordinates (NaN is outside)."""
+        u = self.to_unit(x)
+        inside: Bools = np.all((u >= -tolerance) & (u <= 1.0 + tolerance), axis=-1)
+        return inside
+
+    def select(self, names: Iterable[str]) -> "Box":
+        """Return the box of some of the inputs, in the order of `names`."""
+        wanted = (names,) if isinstance(names, str) else tuple(names)
+        unknown = [n for n in wanted if n not in self.names]
+        if unknown:
+            raise InputError(f"The box has no {', '.join(map(str, unknown))}; it has {', '.join(self.names)}.")
+        at = [self.names.index(n) for n in wanted]
+        rows = (tuple(values[j] for j in at) for values in (self.lower, self.upper, self.scale, self.hard))
+        return Box(wanted, *cast(Any, rows))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the box as a JSON object."""
+        keys = ("names", "lower", "upper", "scale")
+        return {**{key: list(getattr(self, key)) for key in keys}, "hard": [list(pair) for pair in self.hard]}
+
+    @classmethod
+    def from_dict(cls, data: object) -> Self:
+        """Return the box that `to_dict` wrote.
+
+        Raises
+        ------
+        InputError
+            When keys are missing or unknown, or the box is impossible.
+        """
+        return cls(**check.fields("Box", data, ["names", "lower", "upper", "scale", "hard"]))
+
+    @property
+    def _ends(self) -> tuple[Array, Array]:
+        """Lower end and width (d,) on the inputs' scales."""
+        low, high = self._scaled(np.asarray(self.lower)), self._scaled(np.asarray(self.upper))
+        return low, high - low
+
+    def _scaled(self, x: Array) -> Array:
+        s = np.array(x, dtype=np.float64)
+        with np.errstate(all="ignore"):
+            for j, scale in enumerate(self.scale):
+                if scale == "log":
+                    s[..., j] = np.log(s[..., j])
+                elif scale == "logit":
+                    s[..., j] = special.logit(s[..., j])
+        return s
+
+
+def _check_row(name: str, lower: float, upper: float, scale: object, hard: object) -> None:
+    if scale not in get_args(Scale):
+        raise InputError(f"Box: {name} has the scale {scale!r}; give one of {', '.join(get_args(Scale))}.")
+    if not (isinstance(hard, tuple | list) and len(hard) == 2 and all(isinstance(h, bool | np.bool_) for h in hard)):
+        raise InputError(f"Box: {name} has hard = {hard!r}; give (lower, upper) as two bool.")
+    if not lower < upper:
+        raise InputError(f"Box: {name} goes from {lower:g} to {upper:g}; the lower end has to be below the upper end.")
+    if scale == "log" and lower <= 0.0:
+        raise InputError(f"Box: {name} has a log scale and begins at {lower:g}; it has to begin above 0.")
+    if scale == "logit" and not (lower > 0.0 and upper < 1.0):
+        raise InputError(f"Box: {name} has a logit scale and goes from {lower:g} to {upper:g}; stay between 0 and 1.")

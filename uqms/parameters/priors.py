@@ -1,0 +1,1010 @@
+"""Priors of single parameters, as frozen values.
+
+A prior answers for its log-density, its distribution function and the quantile function, vectorised and exact in the
+tails. A field is always the argument of the same name (``TruncatedNormal.sd`` is the sd of the normal before it is
+truncated); mean and sd of the distribution itself are ``prior.moments``.
+
+Notation: x value of the parameter, p probability, z standardised value (x - mean) / sd.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache
+from typing import Any, ClassVar, NamedTuple, Self, final
+
+import numpy as np
+from scipy import special
+
+from uqms._typing import Array, ArrayLike, RandomState, Scale, as_generator
+from uqms.errors import InputError
+from uqms.parameters import _checks as check
+
+__all__ = [
+    "Beta",
+    "Gamma",
+    "HalfNormal",
+    "InverseGamma",
+    "LogNormal",
+    "LogUniform",
+    "Moments",
+    "Normal",
+    "Prior",
+    "TruncatedNormal",
+    "Uniform",
+]
+
+_LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
+_Points = tuple[tuple[float, float], ...]
+
+
+class Moments(NamedTuple):
+    """Mean and standard deviation of a distribution (inf where it has none)."""
+
+    mean: float
+    sd: float
+
+
+@dataclass(frozen=True, repr=False)
+class Prior(ABC):
+    """What every prior offers; use one of its families.
+
+    Parameters
+    ----------
+    unit
+        Unit of the parameter, as shown in tables and figures.
+    description
+        A few words for tables and figures.
+    """
+
+    unit: str = field(default="", kw_only=True)
+    description: str = field(default="", kw_only=True)
+
+    scale: ClassVar[Scale] = "identity"
+    """Map of the parameter before it enters a surrogate: "identity", "log" or "logit"."""
+    _domain: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
+    _quantiles_needed: ClassVar[int] = 2
+
+    def __post_init__(self) -> None:
+        check.text(self._name(), "unit", self.unit)
+        check.text(self._name(), "description", self.description)
+        self._check()
+
+    @abstractmethod
+    def _check(self) -> None:
+        """Check the family's own arguments and store them as floats."""
+
+    @abstractmethod
+    def _log_density(self, x: Array) -> Array:
+        """Log-density inside the support."""
+
+    @abstractmethod
+    def _cdf(self, x: Array) -> Array:
+        """Distribution function inside the support."""
+
+    @abstractmethod
+    def _quantile(self, p: Array) -> Array:
+        """Quantile for p in [0, 1]."""
+
+    @classmethod
+    @abstractmethod
+    def _from_points(cls, points: _Points) -> Self:
+        """Return the prior that has the quantiles (p, x)."""
+
+    @property
+    @abstractmethod
+    def moments(self) -> Moments:
+        """Mean and standard deviation of the distribution."""
+
+    @property
+    def support(self) -> tuple[float, float]:
+        """Ends of the support; the density is zero outside of them."""
+        return self._domain
+
+    def log_density(self, x: ArrayLike) -> Array:
+        """Return the log of the density at `x`; -inf outside of the support, NaN where `x` is NaN."""
+        x = check.real_array(x, "x")
+        low, high = self.support
+        with np.errstate(all="ignore"):
+            inside = self._log_density(np.clip(x, low, high))
+        out: Array = np.where((x < low) | (x > high) | np.isinf(x), -np.inf, inside)[()]
+        return out
+
+    def cdf(self, x: ArrayLike) -> Array:
+        """Return the probability of a value below `x`."""
+        x = check.real_array(x, "x")
+        with np.errstate(all="ignore"):
+            out: Array = np.clip(self._cdf(np.clip(x, *self.support)), 0.0, 1.0)[()]
+        return out
+
+    def quantile(self, p: ArrayLike) -> Array:
+        """Return the value that is exceeded with probability 1 - `p`; NaN where `p` is outside of [0, 1]."""
+        p = check.real_array(p, "p")
+        with np.errstate(all="ignore"):
+            x = np.clip(self._quantile(np.clip(p, 0.0, 1.0)), *self.support)
+        out: Array = np.where((p >= 0.0) & (p <= 1.0), x, np.nan)[()]
+        return out
+
+    def draw(self, rng: RandomState | None = None, size: int | tuple[int, ...] = ()) -> Array:
+        """Return independent draws (array of shape `size`)."""
+        # A generator's uniform can be 0, whose quantile may be -inf; the smallest step above it is 2**-53.
+        return self.quantile(np.maximum(as_generator(rng).random(size), 2.0**-54))
+
+    @classmethod
+    def from_quantiles(cls, quantiles: Mapping[float, float], *, unit: str = "", description: str = "") -> Self:
+        """Return the member of the family that has the given quantiles.
+
+        Use it when an expert or a paper states a range: "in nine of ten patients between 2 and 7".
+
+        Parameters
+        ----------
+        quantiles
+            Probability -> value: two of them (one for `HalfNormal`), for example ``{0.05: 2.0, 0.95: 7.0}``.
+        unit, description
+            As for the class itself.
+
+        Raises
+        ------
+        InputError
+            When the quantiles are reversed, outside of the family's support, or such that no member has them.
+
+        Examples
+        --------
+        >>> import uqms as uq
+        >>> uq.Normal.from_quantiles({0.025: 1.0, 0.975: 3.0})
+        Normal(mean=2.0, sd=0.510...)
+        """
+        points = _check_points(cls.__name__, quantiles, cls._quantiles_needed, cls._domain)
+        return replace(_solved(cls.__name__, points, cls._from_points), unit=unit, description=description)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the prior as a JSON object, from which `prior_from_dict` builds it again."""
+        arguments = {key: check.to_number(value) for key, value in self._arguments().items()}
+        return {"prior": self._name(), **arguments, "unit": self.unit, "description": self.description}
+
+    def _name(self) -> str:
+        return type(self).__name__
+
+    def _arguments(self) -> dict[str, float]:
+        return {f.name: getattr(self, f.name) for f in fields(self) if not f.kw_only}
+
+    def _store(self, **values: float) -> None:
+        for key, value in values.items():
+            object.__setattr__(self, key, value)
+
+    def _shown(self, number: Callable[[float], str]) -> list[str]:
+        return [f"{key}={number(value)}" for key, value in self._arguments().items()]
+
+    @property
+    def label(self) -> str:
+        """The prior in short, as shown in tables: no unit, six digits."""
+        return f"{self._name()}({', '.join(self._shown(lambda v: f'{v:.6g}'))})"
+
+    def __repr__(self) -> str:
+        words = [f"{key}={value!r}" for key in ("unit", "description") if (value := getattr(self, key))]
+        return f"{self._name()}({', '.join(self._shown(repr) + words)})"
+
+
+@final
+@dataclass(frozen=True, repr=False)
+class Uniform(Prior):
+    """Every value between two bounds is equally plausible.
+
+    Use it for a bounded quantity about which nothing else is known; when the bounds span more than a factor of ten,
+    `LogUniform` says what is usually meant.
+
+    Parameters
+    ----------
+    low, high
+        Bounds, in the parameter's own unit.
+    unit, description
+        Shown in tables and figures.
+
+    Raises
+    ------
+    InputError
+        When low >= high or a bound is not a finite number.
+
+    Examples
+    --------
+    >>> import uqms as uq
+    >>> float(uq.Uniform(2, 6, unit="mm").quantile(0.25))
+    3.0
+    """
+
+    low: float
+    high: float
+
+    def _check(self) -> None:
+        low, high = (check.number(self._name(), key, value) for key, value in self._arguments().items())
+        check.ordered(self._name(), low, high)
+        if math.isinf(high - low):
+            raise InputError(f"Uniform: the width between {low:g} and {high:g} is beyond the range of a float.")
+        self._store(low=low, high=high)
+
+    @property
+    def support(self) -> tuple[float, float]:
+        """The bounds."""
+        return self.low, self.high
+
+    @property
+    def moments(self) -> Moments:
+        """Mean and standard deviation."""
+        return Moments(0.5 * self.low + 0.5 * self.high, (self.high - self.low) / math.sqrt(12.0))
+
+    def _log_density(self, x: Array) -> Array:
+        return -math.log(self.high - self.low) + 0.0 * x
+
+    def _cdf(self, x: Array) -> Array:
+        return (x - self.low) / (self.high - self.low)
+
+    def _quantile(self, p: Array) -> Array:
+        return np.where(p == 1.0, self.high, self.low + p * (self.high - self.low))
+
+    @classmethod
+    def _from_points(cls, points: _Points) -> Self:
+        return cls(*_line(points))
+
+
+@final
+@dataclass(frozen=True, repr=False)
+class LogUniform(Prior):
+    """Every order of magnitude between two bounds is equally plausible (reciprocal distribution).
+
+    Use it for a positive quantity of which little more than the order of magnitude is known.
+
+    Parameters
+    ----------
+    low, high
+        Bounds above zero, in the parameter's own unit.
+    unit, description
+        Shown in tables and figures.
+
+    Raises
+    ------
+    InputError
+        When low <= 0, low >= high or a bound is not a finite number.
+
+    Examples
+    --------
+    >>> import uqms as uq
+    >>> round(float(uq.LogUniform(0.01, 100).quantile(0.5)), 12)
+    1.0
+    """
+
+    low: float
+    high: float
+    scale: ClassVar[Scale] = "log"
+    _domain: ClassVar[tuple[float, float]] = (0.0, math.inf)
+
+    def _check(self) -> None:
+        low, high = (check.positive(self._name(), key, value) for key, value in self._arguments().items())
+        check.ordered(self._name(), low, high)
+        self._store(low=low, high=high)
+
+    @property
+    def _width(self) -> float:
+        return math.log(self.high) - math.log(self.low)
+
+    @property
+    def support(self) -> tuple[float, float]:
+        """The bounds."""
+        return self.low, self.high
+
+    @property
+    def moments(self) -> Moments:
+        """Mean and standard deviation."""
+        w, q = self._width, self.low / self.high
+        if w < 0.03:  # the difference below cancels; series in w of the variance over the squared geometric mean
+            return Moments(self.high * -math.expm1(-w) / w, math.sqrt(self.low) * math.sqrt(self.high) * w * _series(w))
+        mean = (1.0 - q) / w
+        return Moments(self.high * mean, self.high * math.sqrt((1.0 - q * q) / (2.0 * w) - mean * mean))
+
+    def _log_density(self, x: Array) -> Array:
+        return -np.log(x) - math.log(self._width)
+
+    def _cdf(self, x: Array) -> Array:
+        return (np.log(x) - math.log(self.low)) / self._width
+
+    def _quantile(self, p: Array) -> Array:
+        inner = np.exp(math.log(self.low) + p * self._width)
+        return np.where(p == 1.0, self.high, np.where(p == 0.0, self.low, inner))
+
+    @classmethod
+    def _from_points(cls, points: _Points) -> Self:
+        low, high = _line(tuple((p, math.log(x)) for p, x in points))
+        return cls(math.exp(low), math.exp(high))
+
+
+@final
+@dataclass(frozen=True, repr=False)
+class Normal(Prior):
+    """A normal (Gaussian) distribution.
+
+    Use it for a quantity of either sign that is known as "mean, give or take"; a positive one is better described by
+    `LogNormal` or `TruncatedNormal`.
+
+    Parameters
+    ----------
+    mean, sd
+        Mean and standard deviation, in the parameter's own unit.
+    unit, description
+        Shown in tables and figures.
+
+    Raises
+    ------
+    InputError
+        When sd <= 0 or an argument is not a finite number.
+
+    Examples
+    --------
+    >>> import uqms as uq
+    >>> float(uq.Normal(37.0, 0.5, unit="degC").cdf(37.0))
+    0.5
+    """
+
+    mean: float
+    sd: float
+
+    def _check(self) -> None:
+        self._store(mean=check.number("Normal", "mean", self.mean), sd=check.positive("Normal", "sd", self.sd))
+
+    @property
+    def moments(self) -> Moments:
+        """Mean and standard deviation."""
+        return Moments(self.mean, self.sd)
+
+    def _log_density(self, x: Array) -> Array:
+        z = (x - self.mean) / self.sd
+        return -0.5 * z * z - math.log(self.sd) - _LOG_SQRT_2PI
+
+    def _cdf(self, x: Array) -> Array:
+        return special.ndtr((x - self.mean) / self.sd)
+
+    def _quantile(self, p: Array) -> Array:
+        return self.mean + self.sd * special.ndtri(p)
+
+    @classmethod
+    def _from_points(cls, points: _Points) -> Self:
+        return cls(*_probit_line(points))
+
+
+@final
+@dataclass(frozen=True, repr=False)
+class LogNormal(Prior):
+    """The logarithm is normally distributed; for most positive quantities of physiology the natural choice.
+
+    Parameters
+    ----------
+    median
+        Median, in the parameter's own unit.
+    sigma
+        Standard deviation of the natural logarithm: 0.1 is about 10 %, 0.7 about a factor of two.
+    unit, description
+        Shown in tables and figures.
+
+    Raises
+    ------
+    InputError
+        When median or sigma is not a finite number above zero.
+
+    Examples
+    --------
+    >>> import uqms as uq
+    >>> uq.LogNormal(median=1.8, sigma=0.3, unit="1/day").quantile([0.025, 0.5, 0.975]).round(2)
+    array([1.  , 1.8 , 3.24])
+    """
+
+    median: float
+    sigma: float
+    scale: ClassVar[Scale] = "log"
+    _domain: ClassVar[tuple[float, float]] = (0.0, math.inf)
+
+    def _check(self) -> None:
+        self._store(**{key: check.positive("LogNormal", key, value) for key, value in self._arguments().items()})
+
+    @property
+    def moments(self) -> Moments:
+        """Mean and standard deviation."""
+        with np.errstate(over="ignore"):
+            mean = self.median * np.exp(0.5 * self.sigma * self.sigma)
+            return Moments(float(mean), float(mean * np.sqrt(np.expm1(self.sigma * self.sigma))))
+
+    def _log_density(self, x: Array) -> Array:
+        log_x = np.log(x)
+        z = (log_x - math.log(self.median)) / self.sigma
+        inside = -0.5 * z * z - log_x - math.log(self.sigma) - _LOG_SQRT_2PI
+        return np.where(x == 0.0, -np.inf, inside)
+
+    def _cdf(self, x: Array) -> Array:
+        return special.ndtr((np.log(x) - math.log(self.median)) / self.sigma)
+
+    def _quantile(self, p: Array) -> Array:
+        return self.median * np.exp(self.sigma * special.ndtri(p))
+
+    @classmethod
+    def _from_points(cls, points: _Points) -> Self:
+        mean, sd = _probit_line(tuple((p, math.log(x)) for p, x in points))
+        return cls(math.exp(mean), sd)
+
+
+@final
+@dataclass(frozen=True, repr=False)
+class TruncatedNormal(Prior):
+    """A normal distribution, cut at one or two bounds.
+
+    Use it for "mean, give or take" with a physical limit, such as a fraction or a thickness near zero. Bounds far in
+    a tail of the normal are no problem.
+
+    Parameters
+    ----------
+    mean, sd
+        Mean and standard deviation of the normal distribution before it is cut (afterwards: ``prior.moments``).
+    low, high
+        Bounds; infinite by default.
+    unit, description
+        Shown in tables and figures.
+
+    Raises
+    ------
+    InputError
+        When sd <= 0, low >= high, or the normal is practically constant between the bounds (use `Uniform` then).
+
+    Examples
+    --------
+    >>> import uqms as uq
+    >>> prior = uq.TruncatedNormal(mean=1.0, sd=1.0, low=0.0)
+    >>> round(prior.moments.mean, 4)
+    1.2876
+    """
+
+    mean: float
+    sd: float
+    low: float = -math.inf
+    high: float = math.inf
+
+    def _check(self) -> None:
+        own = "TruncatedNormal"
+        mean, sd = check.number(own, "mean", self.mean), check.positive(own, "sd", self.sd)
+        low, high = (check.number(own, key, getattr(self, key), infinite=True) for key in ("low", "high"))
+        check.ordered(own, low, high)
+        if low == math.inf or high == -math.inf or not _Cut.of(mean, sd, low, high).share > 1e-9:
+            raise InputError(
+                f"TruncatedNormal: between low = {low:g} and high = {high:g} the normal with mean {mean:g} and "
+                f"sd {sd:g} is constant (or zero) to double precision; use Uniform(low, high), or check mean and sd."
+            )
+        self._store(mean=mean, sd=sd, low=low, high=high)
+
+    @property
+    def support(self) -> tuple[float, float]:
+        """The bounds."""
+        return self.low, self.high
+
+    @property
+    def moments(self) -> Moments:
+        """Mean and standard deviation of the distribution after it was cut."""
+        mean, sd = self._cut.moments()
+        return Moments(self.mean + self.sd * mean, self.sd * sd)
+
+    @property
+    def _cut(self) -> "_Cut":
+        return _Cut.of(self.mean, self.sd, self.low, self.high)
+
+    def _log_density(self, x: Array) -> Array:
+        return self._cut.log_density((x - self.mean) / self.sd) - math.log(self.sd)
+
+    def _cdf(self, x: Array) -> Array:
+        return self._cut.cdf((x - self.mean) / self.sd)
+
+    def _quantile(self, p: Array) -> Array:
+        inner = self.mean + self.sd * self._cut.quantile(p)
+        return np.where(p == 0.0, self.low, np.where(p == 1.0, self.high, inner))
+
+    @classmethod
+    def _from_points(cls, points: _Points) -> Self:
+        return cls(*_probit_line(points))
+
+    @classmethod
+    def from_quantiles(
+        cls,
+        quantiles: Mapping[float, float],
+        *,
+        low: float = -math.inf,
+        high: float = math.inf,
+        unit: str = "",
+        description: str = "",
+    ) -> Self:
+        """Return the normal distribution cut at `low` and `high` that has two given quantiles after the cut.
+
+        Parameters
+        ----------
+        quantiles
+            Probability -> value, two of them, between the bounds.
+        low, high
+            Bounds; infinite by default.
+        unit, description
+            As for the class itself.
+
+        Raises
+        ------
+        InputError
+            When no truncated normal has these quantiles (more spread than an exponential has, for example).
+
+        Examples
+        --------
+        >>> import uqms as uq
+        >>> prior = uq.TruncatedNormal.from_quantiles({0.5: 1.0, 0.9: 2.0}, low=0.0)
+        >>> prior.cdf([1.0, 2.0]).round(6)
+        array([0.5, 0.9])
+        """
+        low, high = (check.number(cls.__name__, k, v, infinite=True) for k, v in (("low", low), ("high", high)))
+        check.ordered(cls.__name__, low, high)
+        points = _check_points(cls.__name__, quantiles, 2, (low, high))
+
+        def solve(points: _Points) -> Self:
+            if math.isinf(low) and math.isinf(high):
+                return cls._from_points(points)
+            return cls(*_solve_truncated(points, low, high), low, high)
+
+        return replace(_solved(cls.__name__, points, solve), unit=unit, description=description)
+
+
+@final
+@dataclass(frozen=True, repr=False)
+class HalfNormal(Prior):
+    """The positive half of a normal distribution around zero; the usual prior of a noise level.
+
+    Parameters
+    ----------
+    sd
+        Standard deviation of the normal before it is cut: 68 % of the half-normal lie below it, 95 % below twice it.
+    unit, description
+        Shown in tables and figures.
+
+    Raises
+    ------
+    InputError
+        When sd is not a finite number above zero.
+
+    Examples
+    --------
+    >>> import uqms as uq
+    >>> uq.HalfNormal(2.0).cdf([2.0, 4.0]).round(2)
+    array([0.68, 0.95])
+    """
+
+    sd: float
+    _domain: ClassVar[tuple[float, float]] = (0.0, math.inf)
+    _quantiles_needed: ClassVar[int] = 1
+
+    def _check(self) -> None:
+        self._store(sd=check.positive("HalfNormal", "sd", self.sd))
+
+    @property
+    def moments(self) -> Moments:
+        """Mean and standard deviation of the distribution (not of the normal before it is cut)."""
+        return Moments(self.sd * math.sqrt(2.0 / math.pi), self.sd * math.sqrt(1.0 - 2.0 / math.pi))
+
+    def _log_density(self, x: Array) -> Array:
+        z = x / self.sd
+        return math.log(2.0) - 0.5 * z * z - math.log(self.sd) - _LOG_SQRT_2PI
+
+    def _cdf(self, x: Array) -> Array:
+        return special.erf(x / (self.sd * math.sqrt(2.0)))
+
+    def _quantile(self, p: Array) -> Array:
+        return self.sd * math.sqrt(2.0) * special.erfinv(p)
+
+    @classmethod
+    def _from_points(cls, points: _Points) -> Self:
+        ((p, x),) = points
+        return cls(x / (math.sqrt(2.0) * float(special.erfinv(p))))
+
+
+@final
+@dataclass(frozen=True, repr=False)
+class Beta(Prior):
+    """A fraction between zero and one.
+
+    Parameters
+    ----------
+    alpha, beta
+        Shape parameters above zero; the mean is alpha / (alpha + beta), and their sum says how narrow it is.
+    unit, description
+        Shown in tables and figures.
+
+    Raises
+    ------
+    InputError
+        When alpha or beta is not a finite number above zero.
+
+    Examples
+    --------
+    >>> import uqms as uq
+    >>> uq.Beta(2, 6, description="ejected fraction").moments.mean
+    0.25
+    """
+
+    alpha: float
+    beta: float
+    scale: ClassVar[Scale] = "logit"
+    _domain: ClassVar[tuple[float, float]] = (0.0, 1.0)
+
+    def _check(self) -> None:
+        self._store(**{key: check.positive("Beta", key, value) for key, value in self._arguments().items()})
+
+    @property
+    def moments(self) -> Moments:
+        """Mean and standard deviation."""
+        total = self.alpha + self.beta
+        mean, rest = self.alpha / total, self.beta / total
+        return Moments(mean, math.sqrt(mean * rest / (total + 1.0)))
+
+    def _log_density(self, x: Array) -> Array:
+        powers = special.xlogy(self.alpha - 1.0, x) + special.xlog1py(self.beta - 1.0, -x)
+        return powers - float(special.betaln(self.alpha, self.beta))
+
+    def _cdf(self, x: Array) -> Array:
+        return special.betainc(self.alpha, self.beta, x)
+
+    def _quantile(self, p: Array) -> Array:
+        return special.betaincinv(self.alpha, self.beta, p)
+
+    @classmethod
+    def _from_points(cls, points: _Points) -> Self:
+        return cls(*_solve_beta(points))
+
+
+@final
+@dataclass(frozen=True, repr=False)
+class Gamma(Prior):
+    """A positive quantity with a lighter upper tail than `LogNormal`.
+
+    Parameters
+    ----------
+    shape
+        Shape above zero; the coefficient of variation is 1 / sqrt(shape).
+    rate
+        Rate above zero, in the inverse of the parameter's unit; the mean is shape / rate.
+    unit, description
+        Shown in tables and figures.
+
+    Raises
+    ------
+    InputError
+        When shape or rate is not a finite number above zero.
+
+    Examples
+    --------
+    >>> import uqms as uq
+    >>> uq.Gamma(shape=4, rate=2).moments
+    Moments(mean=2.0, sd=1.0)
+    """
+
+    shape: float
+    rate: float
+    scale: ClassVar[Scale] = "log"
+    _domain: ClassVar[tuple[float, float]] = (0.0, math.inf)
+
+    def _check(self) -> None:
+        self._store(**{key: check.positive("Gamma", key, value) for key, value in self._arguments().items()})
+
+    @property
+    def moments(self) -> Moments:
+        """Mean and standard deviation."""
+        return Moments(self.shape / self.rate, math.sqrt(self.shape) / self.rate)
+
+    def _log_density(self, x: Array) -> Array:
+        t = self.rate * x
+        return special.xlogy(self.shape - 1.0, t) - t - float(special.gammaln(self.shape)) + math.log(self.rate)
+
+    def _cdf(self, x: Array) -> Array:
+        return special.gammainc(self.shape, self.rate * x)
+
+    def _quantile(self, p: Array) -> Array:
+        return special.gammaincinv(self.shape, p) / self.rate
+
+    @classmethod
+    def _from_points(cls, points: _Points) -> Self:
+        (p1, x1), (p2, x2) = points
+        wanted = math.log(x2) - math.log(x1)
+        shape = math.exp(_root(lambda s: _log_gamma_ratio(math.exp(s), p1, p2, upper=False) - wanted, -9.0, 23.0))
+        return cls(shape, float(special.gammaincinv(shape, p2)) / x2)
+
+
+@final
+@dataclass(frozen=True, repr=False)
+class InverseGamma(Prior):
+    """The reciprocal is gamma-distributed; for length scales and variances that must stay away from zero.
+
+    Parameters
+    ----------
+    alpha
+        Shape above zero.
+    beta
+        Scale above zero, in the parameter's unit; the mean is beta / (alpha - 1).
+    unit, description
+        Shown in tables and figures.
+
+    Raises
+    ------
+    InputError
+        When alpha or beta is not a finite number above zero.
+
+    Examples
+    --------
+    >>> import uqms as uq
+    >>> uq.InverseGamma(3, 4).moments
+    Moments(mean=2.0, sd=2.0)
+    """
+
+    alpha: float
+    beta: float
+    scale: ClassVar[Scale] = "log"
+    _domain: ClassVar[tuple[float, float]] = (0.0, math.inf)
+
+    def _check(self) -> None:
+        self._store(**{key: check.positive("InverseGamma", key, value) for key, value in self._arguments().items()})
+
+    @property
+    def moments(self) -> Moments:
+        """Mean and standard deviation; infinite for alpha <= 1 and alpha <= 2."""
+        mean = self.beta / (self.alpha - 1.0) if self.alpha > 1.0 else math.inf
+        return Moments(mean, mean / math.sqrt(self.alpha - 2.0) if self.alpha > 2.0 else math.inf)
+
+    def _log_density(self, x: Array) -> Array:
+        t = self.beta / x
+        inside = (self.alpha + 1.0) * np.log(t) - t - float(special.gammaln(self.alpha)) - math.log(self.beta)
+        return np.where(np.isinf(t), -np.inf, inside)
+
+    def _cdf(self, x: Array) -> Array:
+        return special.gammaincc(self.alpha, self.beta / x)
+
+    def _quantile(self, p: Array) -> Array:
+        return self.beta / special.gammainccinv(self.alpha, p)
+
+    @classmethod
+    def _from_points(cls, points: _Points) -> Self:
+        (p1, x1), (p2, x2) = points
+        wanted = math.log(x2) - math.log(x1)
+        alpha = math.exp(_root(lambda s: -_log_gamma_ratio(math.exp(s), p1, p2, upper=True) - wanted, -9.0, 23.0))
+        return cls(alpha, float(special.gammainccinv(alpha, p2)) * x2)
+
+
+_FAMILIES: dict[str, type[Prior]] = {
+    family.__name__: family
+    for family in (Uniform, LogUniform, Normal, LogNormal, TruncatedNormal, HalfNormal, Beta, Gamma, InverseGamma)
+}
+
+
+def prior_from_dict(data: object) -> Prior:
+    """Return the prior that `Prior.to_dict` wrote.
+
+    Raises
+    ------
+    InputError
+        When the family is unknown or the object holds other keys than it should.
+    """
+    kind = data.get("prior") if isinstance(data, Mapping) else None
+    if not isinstance(kind, str) or kind not in _FAMILIES:
+        raise InputError(f"There is no prior {kind!r}; known ones are {', '.join(_FAMILIES)}.")
+    family = _FAMILIES[kind]
+    own = [f.name for f in fields(family) if not f.kw_only]
+    values = check.fields(kind, data, ["prior", *own], ["unit", "description"])
+    arguments: dict[str, Any] = {key: check.from_number(values[key]) for key in own}
+    return family(**arguments, **{key: values[key] for key in ("unit", "description") if key in values})
+
+
+@final
+@dataclass(frozen=True)
+class _Cut:
+    """A standard normal restricted to [a, b], without cancellation in the tails.
+
+    When the interval lies on one side of zero it is mirrored into the right tail, and everything is expressed
+    relative to exp(-a^2 / 2) through Mills' ratio R(z) = (1 - Phi(z)) / phi(z).
+    """
+
+    a: float
+    b: float
+    mirrored: bool
+
+    @classmethod
+    def of(cls, mean: float, sd: float, low: float, high: float) -> Self:
+        a, b = (low - mean) / sd, (high - mean) / sd
+        return cls(-b, -a, True) if b <= 0.0 else cls(a, b, False)
+
+    @property
+    def tail(self) -> bool:
+        return self.a >= 0.0
+
+    def rest(self, z: Array | float) -> Array:
+        """Integral from z to infinity of exp((a^2 - t^2) / 2) dt."""
+        out: Array = np.exp(-0.5 * (z - self.a) * (z + self.a)) * _mills(z)
+        return np.where(np.isinf(z), 0.0, out)
+
+    @property
+    def mass(self) -> float:
+        """Integral over [a, b] of the density, times exp(a^2 / 2) sqrt(2 pi) in a tail."""
+        if self.tail:
+            with np.errstate(all="ignore"):
+                return float(_mills(self.a) - self.rest(self.b))
+        return float(special.ndtr(self.b) - special.ndtr(self.a))
+
+    @property
+    def share(self) -> float:
+        """The mass, relative to the numbers whose difference it is."""
+        return self.mass / float(_mills(self.a)) if self.tail else self.mass
+
+    def log_density(self, z: Array) -> Array:
+        z = -z if self.mirrored else z
+        if self.tail:
+            return -0.5 * (z - self.a) * (z + self.a) - math.log(self.mass)
+        return -0.5 * z * z - _LOG_SQRT_2PI - math.log(self.mass)
+
+    def cdf(self, z: Array) -> Array:
+        if not self.tail:
+            return (special.ndtr(z) - special.ndtr(self.a)) / self.mass
+        if self.mirrored:
+            return (self.rest(-z) - self.rest(self.b)) / self.mass
+        return (_mills(self.a) - self.rest(z)) / self.mass
+
+    def quantile(self, p: Array) -> Array:
+        if self.tail:
+            above = p if self.mirrored else 1.0 - p
+            log_rest = np.log((above * self.mass + self.rest(self.b)) / _mills(self.a))
+            z = -special.ndtri_exp(special.log_ndtr(-self.a) + log_rest)
+            return -z if self.mirrored else z
+        below = special.ndtr(self.a) + p * self.mass
+        above = special.ndtr(-self.b) + (1.0 - p) * self.mass
+        return np.where(below <= above, special.ndtri(below), -special.ndtri(above))
+
+    def moments(self) -> tuple[float, float]:
+        # Quadrature over what holds all but exp(-40) of the mass, in the distance t from the mode: no cancellation.
+        mode = max(self.a, 0.0)
+        reach = 80.0 / (mode + math.sqrt(mode * mode + 80.0))
+        low, high = max(self.a - mode, -reach), min(self.b - mode, reach)
+        nodes, weights = _legendre()
+        t = low + (high - low) * nodes
+        w = weights * np.exp(-t * (mode + 0.5 * t))
+        w /= w.sum()
+        mean = float(w @ t)
+        sd = math.sqrt(float(w @ (t - mean) ** 2))
+        return (-(mode + mean) if self.mirrored else mode + mean), sd
+
+
+def _mills(z: Array | float) -> Array:
+    return np.asarray(math.sqrt(0.5 * math.pi) * special.erfcx(np.asarray(z) / math.sqrt(2.0)))
+
+
+@lru_cache(maxsize=1)
+def _legendre() -> tuple[Array, Array]:
+    nodes, weights = np.polynomial.legendre.leggauss(128)
+    return 0.5 * (nodes + 1.0), 0.5 * weights
+
+
+def _series(w: float) -> float:
+    return math.sqrt(1.0 / 12.0 + w * w / 180.0 + w**4 / 6720.0)
+
+
+def _check_points(owner: str, quantiles: object, needed: int, domain: tuple[float, float]) -> _Points:
+    """Check quantiles and return them sorted by probability."""
+    if not isinstance(quantiles, Mapping) or len(quantiles) != needed:
+        raise InputError(
+            f"{owner}.from_quantiles got {quantiles!r}; give {needed} quantile{'s' * (needed > 1)} as "
+            f"probability: value, for example {'{0.95: 4.0}' if needed == 1 else '{0.05: 2.0, 0.95: 7.0}'}."
+        )
+    owner = f"{owner}.from_quantiles"
+    points = sorted(
+        (check.number(owner, "a probability", p), check.number(owner, "a value", x)) for p, x in quantiles.items()
+    )
+    for p, x in points:
+        if not 0.0 < p < 1.0:
+            raise InputError(f"{owner}: the probability {p:g} is not between 0 and 1 (write 0.05 for 5 %).")
+        if not domain[0] < x < domain[1]:
+            raise InputError(f"{owner}: the value {x:g} is not between {domain[0]:g} and {domain[1]:g}.")
+    for (p, x), (q, y) in zip(points, points[1:], strict=False):
+        if not x < y:
+            raise InputError(
+                f"{owner}: the {q:g} quantile ({y:g}) has to be above the {p:g} quantile ({x:g}); swap them?"
+            )
+    return tuple(points)
+
+
+def _solved[P: Prior](owner: str, points: _Points, solve: Callable[[_Points], P]) -> P:
+    """Return `solve(points)`, checked to have the quantiles that were asked for."""
+    wanted = ", ".join(f"{x:g} at {p:g}" for p, x in points)
+    try:
+        with np.errstate(all="ignore"):
+            prior = solve(points)
+    except (InputError, ArithmeticError) as error:
+        raise InputError(f"No {owner} has the quantiles {wanted} ({error}); move them or use another family.") from None
+    for p, x in points:
+        if not abs(float(prior.cdf(x)) - p) <= 1e-8 * min(p, 1.0 - p):
+            raise InputError(
+                f"No {owner} has the quantiles {wanted} to double precision; move them or use another family."
+            )
+    return prior
+
+
+def _line(points: _Points) -> tuple[float, float]:
+    """Values at probabilities 0 and 1 of the straight line through two points."""
+    (p1, x1), (p2, x2) = points
+    slope = (x2 - x1) / (p2 - p1)
+    return x1 - p1 * slope, x2 + (1.0 - p2) * slope
+
+
+def _probit_line(points: _Points) -> tuple[float, float]:
+    """Mean and sd of the normal distribution through two points."""
+    (p1, x1), (p2, x2) = points
+    z1, z2 = float(special.ndtri(p1)), float(special.ndtri(p2))
+    sd = (x2 - x1) / (z2 - z1)
+    return (x1 * z2 - x2 * z1) / (z2 - z1), sd
+
+
+def _root(function: Callable[[float], float], low: float, high: float) -> float:
+    """Return the root of a monotone function between two bounds."""
+    from scipy.optimize import brentq
+
+    first, last = function(low), function(high)
+    if not first * last <= 0.0:
+        raise InputError("no root")
+    return float(brentq(function, low, high, xtol=1e-14, rtol=1e-15, maxiter=200))
+
+
+def _log_gamma_ratio(shape: float, p1: float, p2: float, *, upper: bool) -> float:
+    """Log of the ratio q(p2) / q(p1) of two (upper) quantiles of the gamma distribution."""
+
+    def log_quantile(p: float) -> float:
+        q = float(special.gammainccinv(shape, p) if upper else special.gammaincinv(shape, p))
+        if q > 1e-280:
+            return math.log(q)
+        # The quantile underflows for small shapes, where P(q) = q^shape / Gamma(shape + 1) holds to all digits.
+        return (math.log1p(-p) if upper else math.log(p)) / shape + float(special.gammaln(shape + 1.0)) / shape
+
+    return log_quantile(p2) - log_quantile(p1)
+
+
+def _solve_beta(points: _Points) -> tuple[float, float]:
+    """Shapes of the beta distribution through two points: mean for a given size, then the size (both monotone)."""
+    (p1, x1), (p2, x2) = points
+
+    def shapes(log_size: float) -> tuple[float, float]:
+        size = math.exp(log_size)
+
+        def excess(logit: float) -> float:
+            a, b = size * float(special.expit(logit)), size * float(special.expit(-logit))
+            return float(special.betainc(a, b, x1)) - p1
+
+        logit = _root(excess, -40.0, 40.0)
+        return size * float(special.expit(logit)), size * float(special.expit(-logit))
+
+    def excess(log_size: float) -> float:
+        return float(special.betainc(*shapes(log_size), x2)) - p2
+
+    return shapes(_root(excess, -5.0, 23.0))
+
+
+def _solve_truncated(points: _Points, low: float, high: float) -> tuple[float, float]:
+    """Mean and sd of the truncated normal through two points: mean for a given sd, then the sd (both monotone)."""
+    (p1, x1), (p2, x2) = points
+
+    def cdf(x: float, mean: float, sd: float) -> float:
+        return float(np.clip(_Cut.of(mean, sd, low, high).cdf(np.asarray((x - mean) / sd)), 0.0, 1.0))
+
+    def mean_of(sd: float) -> float:
+        reach = 2.0 * sd
+        for _ in range(60):
+            left, right = x1 - reach, x1 + reach
+            if cdf(x1, left, sd) >= p1 >= cdf(x1, right, sd):
+                return _root(lambda mean: cdf(x1, mean, sd) - p1, left, right)
+            reach *= 2.0
+        raise InputError("no mean was found")
+
+    def excess(log_sd: float) -> float:
+        sd = math.exp(log_sd)
+        return cdf(x2, mean_of(sd), sd) - p2
+
+    width = math.log(x2 - x1)
+    sd = math.exp(_root(excess, width - 4.0, width + 9.0))
+    return mean_of(sd), sd

@@ -1,0 +1,494 @@
+"""The space of a study: uncertain parameters with priors, known conditions with ranges, and the maps between them.
+
+Three maps of a parameter, never mixed:
+
+- design: unit cube by prior quantile (`ParameterSpace.to_cube`);
+- surrogate input: log, logit or identity, then affine from the design box (`Box.to_unit`);
+- sampler: the real line (`ParameterSpace.to_real`).
+
+Notation: theta (..., p) parameters in their own units; x (..., d) inputs, parameters then conditions; u in [0, 1];
+z real.
+"""
+
+import html
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Self, final
+
+import numpy as np
+from scipy import special
+
+from uqms._typing import Array, ArrayLike, Named, RandomState, Scale, as_generator
+from uqms.errors import FormatVersionError, InputError
+from uqms.parameters import _checks as check
+from uqms.parameters.box import Box
+from uqms.parameters.priors import Prior, prior_from_dict
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["Condition", "ParameterSpace"]
+
+_JSON_VERSION = 1
+
+
+@final
+@dataclass(frozen=True)
+class Condition:
+    """A known input with the range in which it is simulated: dose, heart rate, patient size.
+
+    Parameters
+    ----------
+    low, high
+        Range, in the condition's own unit. The design fills it uniformly.
+    unit, description
+        Shown in tables and figures.
+
+    Raises
+    ------
+    InputError
+        When low >= high or an end is not a finite number.
+
+    Examples
+    --------
+    >>> import uqms as uq
+    >>> uq.Condition(100, 400, unit="mg")
+    Condition(low=100.0, high=400.0, unit='mg', description='')
+    """
+
+    low: float
+    high: float
+    unit: str = field(default="", kw_only=True)
+    description: str = field(default="", kw_only=True)
+
+    def __post_init__(self) -> None:
+        low, high = (check.number("Condition", key, getattr(self, key)) for key in ("low", "high"))
+        check.ordered("Condition", low, high)
+        if math.isinf(high - low):
+            raise InputError(f"Condition: the width between {low:g} and {high:g} is beyond the range of a float.")
+        object.__setattr__(self, "low", low)
+        object.__setattr__(self, "high", high)
+        check.text("Condition", "unit", self.unit)
+        check.text("Condition", "description", self.description)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the condition as a JSON object."""
+        return {"low": self.low, "high": self.high, "unit": self.unit, "description": self.description}
+
+
+@final
+class ParameterSpace:
+    """Named uncertain parameters with independent priors, and known conditions with ranges.
+
+    It is the first line of every study: designs, surrogates and calibrations take names, units and priors from it.
+
+    Parameters
+    ----------
+    conditions
+        Known inputs, by name. They have a range and never a prior.
+    **priors
+        The prior of each parameter, by name; the name is the keyword under which the simulator gets the value.
+
+    Raises
+    ------
+    InputError
+        When there is no parameter, a name cannot be used or is used twice, or a value is no prior.
+
+    Examples
+    --------
+    >>> import uqms as uq
+    >>> space = uq.ParameterSpace(
+    ...     beta=uq.LogNormal(median=1.8, sigma=0.3, unit="1/day", description="transmission rate"),
+    ...     gamma=uq.LogNormal(median=0.5, sigma=0.3, unit="1/day", description="recovery rate"),
+    ...     conditions={"dose": uq.Condition(100, 400, unit="mg")},
+    ... )
+    >>> space.names, space.inputs
+    (('beta', 'gamma'), ('beta', 'gamma', 'dose'))
+    >>> float(space.log_density({"beta": 1.8, "gamma": 0.5}))
+    0.675...
+    """
+
+    __slots__ = ("_conditions", "_priors")
+
+    _conditions: dict[str, Condition]
+    _priors: dict[str, Prior]
+
+    def __init__(self, /, *, conditions: Mapping[str, Condition] | None = None, **priors: Prior) -> None:
+        known = {} if conditions is None else conditions
+        if not isinstance(known, Mapping):
+            raise InputError(f"conditions is {known!r}; give a mapping such as {{'dose': uq.Condition(100, 400)}}.")
+        if not priors:
+            raise InputError("The space has no parameters; give at least one, such as beta=uq.Uniform(0, 1).")
+        for name, prior in priors.items():
+            _check_parameter(check.name(name, "parameter"), prior)
+        for name, condition in known.items():
+            _check_condition(check.name(name, "condition"), condition)
+            if name in priors:
+                raise InputError(
+                    f"{name!r} is a parameter and a condition; rename one or leave out the one that is not meant."
+                )
+        object.__setattr__(self, "_priors", dict(priors))
+        object.__setattr__(self, "_conditions", dict(known))
+
+    # ------------------------------------------------------------------ names
+
+    @property
+    def priors(self) -> Mapping[str, Prior]:
+        """The prior of each parameter (read-only)."""
+        return MappingProxyType(self._priors)
+
+    @property
+    def conditions(self) -> Mapping[str, Condition]:
+        """The range of each known condition (read-only)."""
+        return MappingProxyType(self._conditions)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the p parameters."""
+        return tuple(self._priors)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the d inputs of a simulator: the parameters, then the conditions."""
+        return (*self._priors, *self._conditions)
+
+    @property
+    def units(self) -> Mapping[str, str]:
+        """Unit of each input (read-only)."""
+        return MappingProxyType({name: value.unit for name, value in self._items()})
+
+    def _items(self) -> list[tuple[str, Prior | Condition]]:
+        return [*self._priors.items(), *self._conditions.items()]
+
+    # ------------------------------------------------------------------ the prior
+
+    def log_density(self, theta: ArrayLike | Named) -> Array:
+        """Return the log prior density (...) at theta (..., p); -inf outside of the support, NaN where theta is NaN.
+
+        Raises
+        ------
+        InputError
+            When theta has other columns than `names`.
+        """
+        theta = check.columns(theta, self.names, "theta")
+        total: Array = _each([prior.log_density for prior in self._priors.values()], theta).sum(axis=-1)
+        return total
+
+    def cdf(self, theta: ArrayLike | Named) -> Array:
+        """Return the prior's distribution function of each parameter, (..., p), at theta (..., p)."""
+        theta = check.columns(theta, self.names, "theta")
+        return _each([prior.cdf for prior in self._priors.values()], theta)
+
+    def quantile(self, p: ArrayLike | Named) -> Array:
+        """Return the prior's quantile of each parameter, (..., p), at probabilities (..., p)."""
+        p = check.columns(p, self.names, "p")
+        return _each([prior.quantile for prior in self._priors.values()], p)
+
+    def draw(self, n: int, rng: RandomState | None = None) -> "xr.Dataset":
+        """Return n independent draws of the parameters from the prior, a Dataset with dim "draw".
+
+        Raises
+        ------
+        InputError
+            When n is not a whole number above zero.
+        """
+        import xarray as xr
+
+        count = check.count("n", n)
+        generator = as_generator(rng)
+        columns = {
+            name: ("draw", prior.draw(generator, count), self.attributes(name)) for name, prior in self._priors.items()
+        }
+        return xr.Dataset(columns, attrs={"space": self.to_json()})
+
+    def attributes(self, name: str) -> dict[str, str]:
+        """Return what the tables say of an input: role, kind, unit and description.
+
+        Raises
+        ------
+        InputError
+            When there is no such input.
+        """
+        self._known((name,))
+        value = self._priors.get(name) or self._conditions[name]
+        kind = "parameter" if name in self._priors else "condition"
+        return {"role": "input", "kind": kind, "unit": value.unit, "description": value.description}
+
+    # ------------------------------------------------------------------ the maps
+
+    def to_cube(self, x: ArrayLike | Named) -> Array:
+        """Return u (..., d) of inputs x (..., d): the prior's distribution function; linear for conditions."""
+        x = check.columns(x, self.inputs, "x")
+        ranges = [_range_to_cube(c) for c in self._conditions.values()]
+        return _each([*(prior.cdf for prior in self._priors.values()), *ranges], x)
+
+    def from_cube(self, u: ArrayLike | Named) -> Array:
+        """Return inputs x (..., d) of u (..., d): the prior's quantile; linear for conditions."""
+        u = check.columns(u, self.inputs, "u")
+        ranges = [_range_from_cube(c) for c in self._conditions.values()]
+        return _each([*(prior.quantile for prior in self._priors.values()), *ranges], u)
+
+    def to_real(self, theta: ArrayLike | Named) -> Array:
+        """Return z (..., p) on the real line: log or logit of the support, or theta itself where it is unbounded."""
+        theta = check.columns(theta, self.names, "theta")
+        return self._per_support(_to_real, theta)
+
+    def from_real(self, z: ArrayLike | Named) -> Array:
+        """Return theta (..., p) of z (..., p), the inverse of `to_real`."""
+        z = check.columns(z, self.names, "z")
+        return self._per_support(_from_real, z)
+
+    def log_jacobian(self, z: ArrayLike | Named) -> Array:
+        """Return log |d theta / d z| (...), summed over the parameters, at z (..., p).
+
+        The density of z is ``log_density(from_real(z)) + log_jacobian(z)``.
+        """
+        z = check.columns(z, self.names, "z")
+        total: Array = self._per_support(_log_jacobian, z).sum(axis=-1)
+        return total
+
+    def _per_support(self, function: "_Map", values: Array) -> Array:
+        def column(prior: Prior) -> Callable[[Array], Array]:
+            return lambda v: function(v, *prior.support)
+
+        with np.errstate(all="ignore"):
+            return _each([column(prior) for prior in self._priors.values()], values)
+
+    # ------------------------------------------------------------------ the box
+
+    def box(self, mass: float = 0.999) -> Box:
+        """Return the central part of the prior that holds `mass` jointly, over all inputs.
+
+        Each of p parameters keeps ``mass ** (1 / p)``. What is cut is cut in equal parts at the two ends; an end of
+        the prior's support that is finite on the surrogate's scale is the box's end and nothing is cut there, so that
+        all of it is cut at the other. Conditions keep their range.
+
+        Parameters
+        ----------
+        mass
+            Prior mass inside of the box, between 0 and 1.
+
+        Raises
+        ------
+        InputError
+            When mass is not between 0 and 1, or a prior reaches so near to zero that its quantile is zero.
+
+        Examples
+        --------
+        >>> import uqms as uq
+        >>> space = uq.ParameterSpace(k=uq.LogUniform(0.1, 10), noise=uq.HalfNormal(1.0))
+        >>> space.box().hard
+        ((True, True), (True, False))
+        """
+        mass = check.number("box", "mass", mass)
+        if not 0.0 < mass < 1.0:
+            raise InputError(f"box: mass is {mass:g}; give a probability between 0 and 1, such as 0.999.")
+        cut = -math.expm1(math.log(mass) / len(self._priors))
+        sides = [_sides(name, prior, cut) for name, prior in self._priors.items()]
+        scales: list[Scale] = [prior.scale for prior in self._priors.values()]
+        for condition in self._conditions.values():
+            sides.append((condition.low, condition.high, (True, True)))
+            scales.append("identity")
+        lower, upper, hard = zip(*sides, strict=True)
+        return Box(self.inputs, lower, upper, tuple(scales), hard)
+
+    def mass_inside(self, box: Box) -> float:
+        """Return the prior mass inside of a box: the product over those of the space's parameters that the box has.
+
+        Raises
+        ------
+        InputError
+            When the box has an input that the space has not.
+        """
+        self._known(box.names)
+        mass = 1.0
+        for name, low, high in zip(box.names, box.lower, box.upper, strict=True):
+            if name in self._priors:
+                mass *= float(self._priors[name].cdf(high) - self._priors[name].cdf(low))
+        return mass
+
+    def _known(self, names: tuple[str, ...]) -> None:
+        unknown = [n for n in names if n not in self._priors and n not in self._conditions]
+        if unknown:
+            raise InputError(f"The space has no {', '.join(map(str, unknown))}; it has {', '.join(self.inputs)}.")
+
+    # ------------------------------------------------------------------ files
+
+    def to_json(self) -> str:
+        """Return the space as JSON, from which `from_json` makes an equal one, bit for bit."""
+        content = {
+            "uqms": "ParameterSpace",
+            "version": _JSON_VERSION,
+            "parameters": {name: prior.to_dict() for name, prior in self._priors.items()},
+            "conditions": {name: condition.to_dict() for name, condition in self._conditions.items()},
+        }
+        return json.dumps(content, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, source: str | bytes) -> Self:
+        """Return the space that `to_json` wrote.
+
+        Raises
+        ------
+        InputError
+            When it is no strict JSON, a key stands twice, keys are missing or unknown, or a prior is impossible.
+        FormatVersionError
+            When a newer uqms wrote it.
+        """
+        own = "ParameterSpace.from_json"
+        data = check.fields(own, check.load_json(source, own), ["uqms", "version", "parameters", "conditions"])
+        if data["uqms"] != "ParameterSpace":
+            raise InputError(f"{own}: this is the JSON of {data['uqms']!r}, not of a ParameterSpace.")
+        if not isinstance(data["version"], float) or data["version"] > _JSON_VERSION:
+            raise FormatVersionError(
+                f"{own}: version {data['version']!r} of the format is newer than {_JSON_VERSION}; update uqms."
+            )
+        for key in ("parameters", "conditions"):
+            if not isinstance(data[key], Mapping):
+                raise InputError(f"{own}: {key} is not a JSON object.")
+        priors = {name: _named(name, prior_from_dict, value) for name, value in data["parameters"].items()}
+        conditions = {name: _named(name, _condition_from_dict, value) for name, value in data["conditions"].items()}
+        return cls(conditions=conditions, **priors)
+
+    # ------------------------------------------------------------------ shown and compared
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ParameterSpace):
+            return NotImplemented
+        return self._items() == other._items() and self.names == other.names
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._items()))
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"A ParameterSpace cannot be changed ({name}); make a new one.")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (self._priors, self._conditions)
+
+    def _table(self) -> list[tuple[str, ...]]:
+        rows: list[tuple[str, ...]] = [("name", "prior", "unit", "central 95 %", "description")]
+        for name, value in self._items():
+            if isinstance(value, Prior):
+                low, high = value.quantile([0.025, 0.975])
+                middle = (value.label, value.unit, f"{low:.4g} to {high:.4g}")
+            else:
+                middle = (f"known, {value.low:g} to {value.high:g}", value.unit, "")
+            rows.append((name, *(" ".join(cell.split()) for cell in (*middle, value.description))))
+        return rows
+
+    def _title(self) -> str:
+        counts = ((len(self._priors), "parameter"), (len(self._conditions), "condition"))
+        return "ParameterSpace: " + ", ".join(f"{n} {word}{'s' * (n > 1)}" for n, word in counts if n)
+
+    def __repr__(self) -> str:
+        rows = self._table()
+        widths = [max(len(row[j]) for row in rows) for j in range(len(rows[0]))]
+        lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+        return "\n".join([self._title(), *(f"  {line}" for line in lines)])
+
+    def _repr_html_(self) -> str:
+        head, *body = [[html.escape(cell) for cell in row] for row in self._table()]
+        lines = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in body)
+        title, heads = html.escape(self._title()), "".join(f"<th>{cell}</th>" for cell in head)
+        return f"<table><caption>{title}</caption><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table>"
+
+
+type _Map = Callable[[Array, float, float], Array]
+
+
+def _rebuild(priors: dict[str, Prior], conditions: dict[str, Condition]) -> ParameterSpace:
+    return ParameterSpace(conditions=conditions, **priors)
+
+
+def _check_parameter(name: str, prior: object) -> None:
+    if isinstance(prior, Condition):
+        raise InputError(f"{name} is a Condition; known inputs go into conditions={{{name!r}: ...}}.")
+    if not isinstance(prior, Prior):
+        raise InputError(
+            f"{name} is {prior!r} ({type(prior).__name__}); give a prior such as uq.LogNormal(median=1.0, sigma=0.3). "
+            "A value that is known for sure belongs into the simulator."
+        )
+
+
+def _check_condition(name: str, condition: object) -> None:
+    if not isinstance(condition, Condition):
+        raise InputError(
+            f"The condition {name} is {condition!r} ({type(condition).__name__}); give its range: "
+            "uq.Condition(low, high)."
+        )
+
+
+def _condition_from_dict(data: object) -> Condition:
+    return Condition(**check.fields("Condition", data, ["low", "high"], ["unit", "description"]))
+
+
+def _named[T](name: str, build: Callable[[object], T], data: object) -> T:
+    try:
+        return build(data)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
+
+
+def _each(functions: list[Callable[[Array], Array]], values: Array) -> Array:
+    return np.stack([function(values[..., j]) for j, function in enumerate(functions)], axis=-1)
+
+
+def _range_to_cube(condition: Condition) -> Callable[[Array], Array]:
+    return lambda x: (x - condition.low) / (condition.high - condition.low)
+
+
+def _range_from_cube(condition: Condition) -> Callable[[Array], Array]:
+    return lambda u: np.where(u == 1.0, condition.high, condition.low + u * (condition.high - condition.low))
+
+
+def _to_real(x: Array, low: float, high: float) -> Array:
+    if math.isinf(low) and math.isinf(high):
+        return x
+    if math.isinf(high):
+        return np.log(x - low)
+    if math.isinf(low):
+        return -np.log(high - x)
+    return np.log(x - low) - np.log(high - x)
+
+
+def _from_real(z: Array, low: float, high: float) -> Array:
+    if math.isinf(low) and math.isinf(high):
+        return z
+    if math.isinf(high):
+        return low + np.exp(z)
+    if math.isinf(low):
+        return high - np.exp(-z)
+    # From the nearer end, so that values near either end keep their digits.
+    width = high - low
+    return np.where(z < 0.0, low + width * special.expit(z), high - width * special.expit(-z))
+
+
+def _log_jacobian(z: Array, low: float, high: float) -> Array:
+    if math.isinf(low) and math.isinf(high):
+        return np.zeros_like(z)
+    if math.isinf(high):
+        return z
+    if math.isinf(low):
+        return -z
+    return math.log(high - low) + special.log_expit(z) + special.log_expit(-z)
+
+
+def _sides(name: str, prior: Prior, cut: float) -> tuple[float, float, tuple[bool, bool]]:
+    """Return the ends of the box for one parameter, and which of them are hard."""
+    low, high = prior.support
+    finite = {"identity": (-math.inf, math.inf), "log": (0.0, math.inf), "logit": (0.0, 1.0)}[prior.scale]
+    hard = (low > finite[0], high < finite[1])
+    if not hard[0]:
+        low = float(prior.quantile(cut if hard[1] else 0.5 * cut))
+    if not hard[1]:
+        high = float(prior.quantile(1.0 - (cut if hard[0] else 0.5 * cut)))
+    if not finite[0] < low < high < finite[1]:
+        raise InputError(
+            f"{name}: the central part of {prior.label} goes from {low:g} to {high:g}, which has no end on the "
+            f"{prior.scale} scale of a surrogate; choose a prior with less mass near its limit."
+        )
+    return low, high, hard
