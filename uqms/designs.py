@@ -1,0 +1,383 @@
+"""Designs: at which inputs a simulator is run.
+
+A design is a Dataset with dim "run" and one float64 variable for each input. Its attributes hold the space, the design
+box, and the recipe (method, number of rows, seed) from which the same points are made again.
+
+Notation: u (n, d) points in the unit cube, x (n, d) the same points in the inputs' own units.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, Self, final, get_args
+
+import numpy as np
+
+from uqms._typing import Array, RandomState, as_generator
+from uqms.errors import DesignError, InputError
+from uqms.parameters import Box, ParameterSpace
+from uqms.parameters import _checks as check
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["extend", "halton", "latin_hypercube", "sobol"]
+
+_Method = Literal["sobol", "halton", "latin_hypercube"]
+
+_MOST_ROWS = 2**24
+_CANDIDATES = 100
+
+
+def sobol(space: ParameterSpace | Box, n: int, rng: RandomState | None = None, over: Box | None = None) -> "xr.Dataset":
+    """Return n points of a scrambled Sobol sequence; the default choice.
+
+    It fills the space evenly in every projection, and `extend` continues it. Numbers of rows that are powers of two
+    (64, 128, 256) are the most even; any other number works and is a prefix of the next power of two.
+
+    Parameters
+    ----------
+    space
+        The space whose inputs are varied, or directly a `Box`.
+    n
+        Number of runs. Ten for each input is a common beginning.
+    rng
+        Seed, or a generator from which one is drawn; the seed is kept in the design.
+    over
+        None for the prior inside of its design box (points lie where the prior does). A `Box` fills that box
+        evenly on the scale on which the surrogate sees it.
+
+    Returns
+    -------
+    xarray.Dataset
+        One variable (run) for each input, in its own unit.
+
+    Raises
+    ------
+    InputError
+        When n is no whole number above zero, or the box does not fit the space.
+
+    References
+    ----------
+    A. B. Owen, "On dropping the first Sobol' point", 2020, doi:10.1007/978-3-030-98319-2_4.
+
+    Examples
+    --------
+    >>> import uqms as uq
+    >>> space = uq.ParameterSpace(k=uq.Uniform(0, 2), conditions={"dose": uq.Condition(100, 400)})
+    >>> design = uq.sobol(space, 64, rng=1)
+    >>> dict(design.sizes), bool((design.k < 1.0).mean() == 0.5)
+    ({'run': 64}, True)
+    """
+    return _design("sobol", space, n, rng, over)
+
+
+def halton(
+    space: ParameterSpace | Box, n: int, rng: RandomState | None = None, over: Box | None = None
+) -> "xr.Dataset":
+    """Return n points of a scrambled Halton sequence.
+
+    Like `sobol`, but no number of rows is better than another; somewhat less even beyond about ten inputs.
+
+    Parameters
+    ----------
+    space, n, rng, over
+        As for `sobol`.
+
+    Returns
+    -------
+    xarray.Dataset
+        One variable (run) for each input, in its own unit.
+
+    Raises
+    ------
+    InputError
+        When n is no whole number above zero, or the box does not fit the space.
+
+    References
+    ----------
+    A. B. Owen, "A randomized Halton algorithm in R", 2017, arXiv:1706.02808.
+
+    Examples
+    --------
+    >>> import uqms as uq
+    >>> uq.halton(uq.ParameterSpace(k=uq.Uniform(0, 2)), 50, rng=1).sizes["run"]
+    50
+    """
+    return _design("halton", space, n, rng, over)
+
+
+def latin_hypercube(
+    space: ParameterSpace | Box, n: int, rng: RandomState | None = None, over: Box | None = None
+) -> "xr.Dataset":
+    """Return a Latin hypercube of n points whose nearest neighbours are far apart (maximin).
+
+    Each input is cut into n layers of equal size and every layer holds one point. Of 100 such random designs the one
+    with the largest distance between its closest points (in the unit cube) is taken. Choose it when the number of runs
+    is fixed, small and no power of two.
+
+    Parameters
+    ----------
+    space, n, rng, over
+        As for `sobol`.
+
+    Returns
+    -------
+    xarray.Dataset
+        One variable (run) for each input, in its own unit.
+
+    Raises
+    ------
+    InputError
+        When n is no whole number above zero, or the box does not fit the space.
+
+    References
+    ----------
+    M. D. Morris and T. J. Mitchell, "Exploratory designs for computational experiments", J. Stat. Plan. Inference 43,
+    1995, doi:10.1016/0378-3758(94)00035-T.
+
+    Examples
+    --------
+    >>> import uqms as uq
+    >>> design = uq.latin_hypercube(uq.ParameterSpace(k=uq.Uniform(0, 5)), 5, rng=1)
+    >>> sorted(int(k) for k in design.k)
+    [0, 1, 2, 3, 4]
+    """
+    return _design("latin_hypercube", space, n, rng, over)
+
+
+def extend(design: "xr.Dataset", n: int, rng: RandomState | None = None) -> "xr.Dataset":
+    """Return the design with n more rows; its old rows stay as they are, bit for bit.
+
+    Sobol and Halton designs continue their sequence, so that ``extend(sobol(space, 64, rng=1), 64)`` is
+    ``sobol(space, 128, rng=1)``. A Latin hypercube gets the points that fill the layers which are still empty (of the
+    finer cut into old + new layers) and keep the largest distance from each other and from the old ones.
+
+    Parameters
+    ----------
+    design
+        A design, or an ensemble that was made from one (outputs are left out of the result).
+    n
+        Number of rows to add.
+    rng
+        For Latin hypercubes a new seed; by default it follows from the design's own. Sequences need none.
+
+    Returns
+    -------
+    xarray.Dataset
+        The old rows, then the new ones.
+
+    Raises
+    ------
+    InputError
+        When n is no whole number above zero.
+    DesignError
+        When the dataset does not say how it was made.
+
+    Examples
+    --------
+    >>> import uqms as uq
+    >>> space = uq.ParameterSpace(k=uq.Uniform(0, 2))
+    >>> uq.extend(uq.sobol(space, 64, rng=1), 64).equals(uq.sobol(space, 128, rng=1))
+    True
+    """
+    added = check.count("n", n)
+    recipe = _Recipe.of(design)
+    _limit(recipe.n + added)
+    region = recipe.region
+    missing = [name for name in region.box.names if name not in design or design[name].dims != ("run",)]
+    if missing:
+        raise DesignError(
+            f"The design has no {', '.join(missing)} along run; its box names {', '.join(region.box.names)}."
+        )
+    old = np.stack([check.real_array(design[name].values, name) for name in region.box.names], axis=-1)
+    extended = recipe.extended
+    if recipe.method == "latin_hypercube":
+        seed = recipe.seed if rng is None else _seed(rng)
+        u = _augment(region.to_cube(old), added, np.random.default_rng([seed, recipe.n]))
+        extended = (*extended, (recipe.n, seed))
+    else:
+        # Counted from the recipe, so that rows which were dropped meanwhile do not come again.
+        u = _sequence(recipe.method, region.box.d, recipe.n + added, recipe.seed)[recipe.n :]
+    longer = replace(recipe, n=recipe.n + added, extended=extended)
+    return longer.table(np.concatenate([old, region.from_cube(u)]))
+
+
+@final
+@dataclass(frozen=True)
+class _Region:
+    """Where points go: the prior inside of its design box, or a box on the surrogate's scale."""
+
+    box: Box
+    space: ParameterSpace | None
+    prior: bool
+
+    @classmethod
+    def of(cls, space: ParameterSpace | Box, over: Box | None) -> Self:
+        if isinstance(space, Box):
+            if over is not None:
+                raise InputError("A Box was given as the space and another one as over; give one of them.")
+            return cls(space, None, False)
+        if not isinstance(space, ParameterSpace):
+            raise InputError(f"space is {type(space).__name__}; give a uq.ParameterSpace (or a uq.Box).")
+        if over is None:
+            return cls(space.box(), space, True)
+        if not isinstance(over, Box):
+            raise InputError(f"over is {type(over).__name__}; give None (the prior) or a uq.Box.")
+        if set(over.names) != set(space.inputs):
+            raise InputError(
+                f"The box has {', '.join(over.names)}, the inputs of the space are {', '.join(space.inputs)}; "
+                "give the box all of them and no other."
+            )
+        over = over.select(space.inputs)
+        for name, low, high in zip(over.names, over.lower, over.upper, strict=True):
+            _check_support(space, name, low, high)
+        return cls(over, space, False)
+
+    def from_cube(self, u: Array) -> Array:
+        if self.space is None or not self.prior:
+            return self.box.from_unit(u)
+        low, high = self.space.to_cube(self.box.lower), self.space.to_cube(self.box.upper)
+        return np.clip(self.space.from_cube(low + u * (high - low)), self.box.lower, self.box.upper)
+
+    def to_cube(self, x: Array) -> Array:
+        if self.space is None or not self.prior:
+            return self.box.to_unit(x)
+        low, high = self.space.to_cube(self.box.lower), self.space.to_cube(self.box.upper)
+        return (self.space.to_cube(x) - low) / (high - low)
+
+    def attributes(self, name: str) -> dict[str, str]:
+        if self.space is not None:
+            return self.space.attributes(name)
+        return {"role": "input", "kind": "parameter", "unit": "", "description": ""}
+
+
+@final
+@dataclass(frozen=True)
+class _Recipe:
+    """All that is needed to make the same points again."""
+
+    region: _Region
+    method: _Method
+    n: int
+    seed: int
+    extended: tuple[tuple[int, int], ...] = ()
+
+    def table(self, x: Array) -> "xr.Dataset":
+        import xarray as xr
+
+        names = self.region.box.names
+        columns = {name: ("run", x[:, j].copy(), self.region.attributes(name)) for j, name in enumerate(names)}
+        over = "prior" if self.region.prior else "box"
+        recipe: dict[str, Any] = {"method": self.method, "n": self.n, "seed": self.seed, "over": over}
+        if self.extended:
+            recipe["extended"] = [list(pair) for pair in self.extended]
+        attrs = {"box": json.dumps(self.region.box.to_dict(), allow_nan=False), "design": json.dumps(recipe)}
+        if self.region.space is not None:
+            attrs = {"space": self.region.space.to_json(), **attrs}
+        return xr.Dataset(columns, attrs=attrs)
+
+    @classmethod
+    def of(cls, design: "xr.Dataset") -> Self:
+        attrs = getattr(design, "attrs", None)
+        if not isinstance(attrs, Mapping) or "design" not in attrs or "box" not in attrs:
+            raise DesignError(
+                "The dataset does not say how it was made (its attributes lack design or box), so it cannot be "
+                "extended; make a new design, for example with uq.sobol(space, n)."
+            )
+        try:
+            space = ParameterSpace.from_json(attrs["space"]) if "space" in attrs else None
+            box = Box.from_dict(json.loads(attrs["box"]))
+            data = json.loads(attrs["design"])
+            region = _Region(box, space, data["over"] == "prior")
+            extended = tuple((int(start), int(seed)) for start, seed in data.get("extended", ()))
+            recipe = cls(region, data["method"], check.count("n", data["n"]), _seed(data["seed"]), extended)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DesignError(f"The attributes that say how the design was made cannot be read ({error}).") from None
+        if region.prior and (space is None or space.inputs != box.names):
+            raise DesignError("The space and the box of the design have different inputs; make a new design.")
+        if recipe.method not in get_args(_Method):
+            raise DesignError(f"A design of the kind {recipe.method!r} cannot be extended; {_known()} can.")
+        return recipe
+
+
+def _known() -> str:
+    return ", ".join(get_args(_Method))
+
+
+def _design(
+    method: _Method, space: ParameterSpace | Box, n: int, rng: RandomState | None, over: Box | None
+) -> "xr.Dataset":
+    region = _Region.of(space, over)
+    rows, seed = _limit(check.count("n", n)), _seed(rng)
+    if method == "latin_hypercube":
+        u = _augment(np.empty((0, region.box.d)), rows, np.random.default_rng(seed))
+    else:
+        u = _sequence(method, region.box.d, rows, seed)
+    return _Recipe(region, method, rows, seed).table(region.from_cube(u))
+
+
+def _seed(rng: RandomState | None) -> int:
+    """Return the seed itself, or one that is drawn from the generator."""
+    generator = as_generator(rng)
+    if rng is None or isinstance(rng, np.random.Generator):
+        return int(generator.integers(2**53))
+    return int(rng)
+
+
+def _limit(n: int) -> int:
+    if n > _MOST_ROWS:
+        raise InputError(f"n is {n}; a design has at most {_MOST_ROWS} rows.")
+    return n
+
+
+def _check_support(space: ParameterSpace, name: str, low: float, high: float) -> None:
+    if name in space.priors:
+        first, last = space.priors[name].support
+    else:
+        first, last = space.conditions[name].low, space.conditions[name].high
+    if low < first or high > last:
+        raise InputError(
+            f"The box of {name} goes from {low:g} to {high:g}, but the space allows {first:g} to {last:g}; "
+            "narrow the box, or give the box alone, in the place of the space."
+        )
+
+
+def _sequence(method: _Method, d: int, n: int, seed: int) -> Array:
+    """Return the first n points (n, d) of the scrambled sequence that belongs to the seed."""
+    from scipy.stats import qmc
+
+    generator = np.random.default_rng(seed)
+    if method == "sobol":
+        # Whole powers of two are drawn: the points are the same, and scipy has nothing to warn of.
+        points = qmc.Sobol(d, scramble=True, rng=generator).random_base2((n - 1).bit_length())[:n]
+    else:
+        points = qmc.Halton(d, scramble=True, rng=generator).random(n)
+    return np.asarray(points, dtype=np.float64)
+
+
+def _augment(old: Array, n: int, rng: np.random.Generator) -> Array:
+    """Return n points (n, d) that complete `old` to a Latin hypercube, the best of 100 by the nearest two points."""
+    layers = len(old) + n
+    taken = np.clip((old * layers).astype(int), 0, layers - 1)
+    free = [np.setdiff1d(np.arange(layers), column) for column in taken.T]
+    best, widest = np.empty((n, old.shape[1])), -1.0
+    for _ in range(_CANDIDATES):
+        # Old points may share a layer of the finer cut; then more layers are free than there are new points.
+        cells = np.stack([rng.permutation(layer)[:n] for layer in free], axis=-1)
+        points = (cells + rng.random(cells.shape)) / layers
+        distance = _nearest(points, old)
+        if distance > widest:
+            best, widest = points, distance
+    return best
+
+
+def _nearest(points: Array, old: Array) -> float:
+    """Return the smallest distance of one of the points to another one or to an old one."""
+    from scipy.spatial import KDTree
+
+    together = np.concatenate([points, old])
+    if len(together) == 1:
+        return 0.0
+    distances, _ = KDTree(together).query(points, k=2)
+    return float(np.min(distances[:, 1]))
