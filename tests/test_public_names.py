@@ -12,7 +12,21 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Change this list on purpose only: removing a name breaks somebody's script.
 PUBLIC = [
+    "Beta",
+    "Box",
+    "Condition",
+    "Gamma",
+    "HalfNormal",
+    "InverseGamma",
+    "LogNormal",
+    "LogUniform",
+    "Normal",
+    "ParameterSpace",
+    "Prior",
+    "TruncatedNormal",
+    "Uniform",
     "__version__",
+    "ensemble",
     "errors",
 ]
 

@@ -19,16 +19,63 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test holds the two equal
+    from uqms import ensemble as ensemble
     from uqms import errors as errors
+    from uqms.parameters import Beta as Beta
+    from uqms.parameters import Box as Box
+    from uqms.parameters import Condition as Condition
+    from uqms.parameters import Gamma as Gamma
+    from uqms.parameters import HalfNormal as HalfNormal
+    from uqms.parameters import InverseGamma as InverseGamma
+    from uqms.parameters import LogNormal as LogNormal
+    from uqms.parameters import LogUniform as LogUniform
+    from uqms.parameters import Normal as Normal
+    from uqms.parameters import ParameterSpace as ParameterSpace
+    from uqms.parameters import Prior as Prior
+    from uqms.parameters import TruncatedNormal as TruncatedNormal
+    from uqms.parameters import Uniform as Uniform
 
 __all__ = [
+    "Beta",
+    "Box",
+    "Condition",
+    "Gamma",
+    "HalfNormal",
+    "InverseGamma",
+    "LogNormal",
+    "LogUniform",
+    "Normal",
+    "ParameterSpace",
+    "Prior",
+    "TruncatedNormal",
+    "Uniform",
     "__version__",
+    "ensemble",
     "errors",
 ]
 
 # Room -> the names that `uqms` takes from it. A room that is itself public stands in `_ROOMS`.
-_NAMES: dict[str, tuple[str, ...]] = {}
-_ROOMS = ("errors",)
+_NAMES: dict[str, tuple[str, ...]] = {
+    "parameters": (
+        "Beta",
+        "Box",
+        "Condition",
+        "Gamma",
+        "HalfNormal",
+        "InverseGamma",
+        "LogNormal",
+        "LogUniform",
+        "Normal",
+        "ParameterSpace",
+        "Prior",
+        "TruncatedNormal",
+        "Uniform",
+    ),
+}
+_ROOMS = (
+    "ensemble",
+    "errors",
+)
 _HOME = {name: room for room, names in _NAMES.items() for name in names}
 
 
