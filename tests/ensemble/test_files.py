@@ -1,0 +1,193 @@
+import os
+
+import h5py
+import numpy as np
+import pytest
+import xarray as xr
+
+import uqms.ensemble as en
+from uqms.errors import DataError, FormatError, FormatVersionError, IntegrityError, StorageError, UnsafeFileError
+from uqms.parameters import ParameterSpace, Uniform
+
+
+@pytest.fixture
+def table(rng):
+    n = 6
+    field = xr.DataArray(
+        rng.normal(size=(n, 3, 2)),
+        dims=("run", "day", "lead"),
+        coords={"day": ("day", [0.0, 1.0, 2.0], {"units": "days", "scale_factor": 3.0}), "lead": ["I", "aVR"]},
+    )
+    table = en.build(
+        {"a": rng.normal(size=n)},
+        {"y": rng.normal(size=n), "field": field},
+        states=["completed"] * 4 + ["failed", "timeout"],
+        seconds=rng.uniform(size=n),
+        messages=["", "", "", "", 'ValueError: "µ" {{x}}\nline', "no end after 2 s"],
+        space=ParameterSpace(a=Uniform(-9, 9)),
+        simulator='{"name": "f"}',
+    )
+    table.attrs["design"] = '{"n": 6}'
+    return table
+
+
+@pytest.fixture
+def path(table, tmp_path):
+    return en.to_netcdf(table, tmp_path / "runs.nc")
+
+
+def test_round_trip_is_bit_equal(table, path):
+    again = en.from_netcdf(path)
+    assert again.identical(table)
+    assert list(again.data_vars) == list(table.data_vars)
+    assert en.input_names(again) == en.input_names(table)
+    for name in table.variables:
+        assert table[name].dtype.kind in "OUT" or again[name].dtype == table[name].dtype
+        assert table[name].dtype.kind in "OUT" or again[name].values.tobytes() == table[name].values.tobytes()
+    assert again["message"].values.tolist() == table["message"].values.tolist()
+    assert again["lead"].values.tolist() == ["I", "aVR"]
+
+
+def test_a_second_round_gives_the_same(table, path, tmp_path):
+    other = en.to_netcdf(en.from_netcdf(path), tmp_path / "again.nc")
+    assert en.from_netcdf(other).identical(table)
+
+
+def test_writing_leaves_the_old_file_when_it_fails(table, path, monkeypatch):
+    before = path.read_bytes()
+    with pytest.raises(DataError, match="cannot be written"):
+        en.to_netcdf(table.assign_attrs(bad={"a": 1}), path)
+
+    def full(fd):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match="No space left"):
+        en.to_netcdf(table, path)
+    assert path.read_bytes() == before
+    assert [p.name for p in path.parent.iterdir()] == ["runs.nc"]
+
+
+def test_no_such_folder(table, tmp_path):
+    with pytest.raises(StorageError, match="cannot be written"):
+        en.to_netcdf(table, tmp_path / "none" / "runs.nc")
+
+
+def test_only_ensembles_are_written(table, tmp_path):
+    with pytest.raises(DataError, match="no variable 'state'"):
+        en.to_netcdf(table.drop_vars("state"), tmp_path / "runs.nc")
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.99])
+def test_truncated(path, share):
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(FormatError, match="truncated or damaged"):
+        en.from_netcdf(path)
+
+
+def test_not_hdf5(tmp_path):
+    other = tmp_path / "x.nc"
+    other.write_bytes(b"CDF\x01 something else")
+    with pytest.raises(FormatError, match="not a netCDF 4"):
+        en.from_netcdf(other)
+
+
+def test_other_netcdf(tmp_path):
+    xr.Dataset({"y": ("run", [1.0])}).to_netcdf(tmp_path / "x.nc", engine="h5netcdf")
+    with pytest.raises(FormatError, match="not an ensemble"):
+        en.from_netcdf(tmp_path / "x.nc")
+
+
+def edit(path, change):
+    with h5py.File(path, "r+") as file:
+        change(file)
+
+
+def test_newer_format(path):
+    edit(path, lambda f: f.attrs.modify("uqms_format", "2"))
+    with pytest.raises(FormatVersionError, match="format 2, this uqms reads up to 1; update uqms"):
+        en.from_netcdf(path)
+    edit(path, lambda f: f.attrs.modify("uqms_format", "x"))
+    with pytest.raises(FormatError, match="format 'x'"):
+        en.from_netcdf(path)
+
+
+def test_changed_number(path):
+    edit(path, lambda f: f["y"].__setitem__(2, 0.0))
+    with pytest.raises(IntegrityError, match="not those that uqms wrote"):
+        en.from_netcdf(path)
+
+
+def test_changed_word(path):
+    edit(path, lambda f: f["message"].__setitem__(4, "fine"))
+    with pytest.raises(IntegrityError, match="not those that uqms wrote"):
+        en.from_netcdf(path)
+
+
+def outside(path, tmp_path):
+    with h5py.File(tmp_path / "secret.h5", "w") as file:
+        file["y"] = np.arange(6.0)
+
+
+def external_link(file):
+    del file["y"]
+    file["y"] = h5py.ExternalLink("secret.h5", "y")
+
+
+def soft_link(file):
+    del file["y"]
+    file["y"] = h5py.SoftLink("/a")
+
+
+def external_storage(file):
+    del file["y"]
+    file.create_dataset("y", (6,), "f8", external=[("secret.h5", 0, 48)])
+
+
+def virtual(file):
+    del file["y"]
+    layout = h5py.VirtualLayout((6,), "f8")
+    layout[:] = h5py.VirtualSource("secret.h5", "y", (6,))
+    file.create_virtual_dataset("y", layout)
+
+
+def nested_virtual(file):
+    layout = h5py.VirtualLayout((6,), "f8")
+    layout[:] = h5py.VirtualSource("secret.h5", "y", (6,))
+    file.create_group("deep").create_virtual_dataset("y", layout)
+
+
+def bomb(file):
+    del file["y"]
+    file.create_dataset("y", (2**36,), "f8", chunks=(2**16,), compression="gzip")
+
+
+def foreign_filter(file):
+    del file["y"]
+    file.create_dataset("y", data=np.arange(6.0), chunks=(6,), compression="lzf")
+
+
+@pytest.mark.parametrize(
+    ("attack", "message"),
+    [
+        (external_link, "'y' is a link"),
+        (soft_link, "'y' is a link"),
+        (external_storage, "'y' lie in other files"),
+        (virtual, "'y' lie in other files"),
+        (nested_virtual, "'y' lie in other files"),
+        (bomb, "'y' claims 524288 MB"),
+        (foreign_filter, "'y' needs the HDF5 filters"),
+    ],
+)
+def test_files_that_reach_out_are_refused(path, tmp_path, attack, message):
+    outside(path, tmp_path)
+    edit(path, attack)
+    with pytest.raises(UnsafeFileError, match=message):
+        en.from_netcdf(path)
+
+
+def test_a_file_is_readable_by_others_as_the_umask_says(path):
+    mask = os.umask(0)
+    os.umask(mask)
+    assert path.stat().st_mode & 0o777 == 0o666 & ~mask

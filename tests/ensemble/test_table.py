@@ -1,0 +1,230 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+
+import uqms.ensemble as en
+from uqms.errors import DataError, InputError, UnitError
+from uqms.parameters import Box, Condition, LogNormal, ParameterSpace, Uniform
+
+DAYS = np.array([0.0, 1.5, 4.0])
+
+
+@pytest.fixture
+def space():
+    return ParameterSpace(
+        conditions={"dose": Condition(10.0, 40.0, unit="mg")},
+        rate=LogNormal(median=2.0, sigma=0.3, unit="1/day", description="rate of decay"),
+        shift=Uniform(0.0, 4.0),
+    )
+
+
+@pytest.fixture
+def columns(rng):
+    return {"rate": rng.uniform(1, 3, 4), "shift": rng.uniform(0, 4, 4), "dose": rng.uniform(10, 40, 4)}
+
+
+@pytest.fixture
+def table(columns, space):
+    curve = np.arange(12.0).reshape(4, 3)
+    return en.build(columns, {"y": [1.0, 2.0, 3.0, 4.0], "c": ("day", curve, DAYS)}, space=space, units={"c": "mg/L"})
+
+
+def test_build_names_roles_units(table, columns):
+    assert en.input_names(table) == ("rate", "shift", "dose")
+    assert en.output_names(table) == ("y", "c")
+    assert table["dose"].attrs == {"role": "input", "unit": "mg", "kind": "condition", "description": ""}
+    assert table["rate"].attrs["description"] == "rate of decay"
+    assert table["c"].attrs["unit"] == "mg/L"
+    assert table["c"].dims == ("run", "day")
+    np.testing.assert_array_equal(en.input_array(table), np.stack(list(columns.values()), axis=1))
+    np.testing.assert_array_equal(en.input_array(table, ["dose"])[:, 0], columns["dose"])
+    np.testing.assert_array_equal(table["state"], [1, 1, 1, 1])
+    assert table["state"].dtype == np.int8
+    assert table["state"].attrs["flag_meanings"].split()[table["state"].values[0]] == "completed"
+    assert table.attrs["uqms_format"] == "1"
+    en.check(table)
+
+
+def test_columns_are_matched_by_name_whatever_their_order(columns, space):
+    backwards = dict(reversed(columns.items()))
+    built = en.build(backwards, {"y": np.zeros(4)}, space=space)
+    assert en.input_names(built) == space.inputs
+    np.testing.assert_array_equal(built["dose"], columns["dose"])
+
+
+def test_array_needs_the_columns_of_the_space(columns, space):
+    x = np.stack([columns[name] for name in space.inputs], axis=1)
+    np.testing.assert_array_equal(en.input_array(en.build(x, {"y": np.zeros(4)}, space=space)), x)
+    with pytest.raises(DataError, match=r"shape \(4,\) but the space has 3 inputs \('rate', 'shift', 'dose'\)"):
+        en.build(x[:, 0], {"y": np.zeros(4)}, space=space)
+    with pytest.raises(DataError, match="without names"):
+        en.build(x, {"y": np.zeros(4)})
+
+
+def test_float32_and_integers_are_promoted():
+    built = en.build({"a": np.array([0.1, 0.2], dtype=np.float32)}, {"y": np.array([1, 2])})
+    assert built["a"].dtype == built["y"].dtype == np.float64
+    assert built["a"].values[0] == np.float64(np.float32(0.1))
+
+
+def test_duplicated_rows_are_allowed():
+    assert en.build({"a": [1.0, 1.0]}, {"y": [2.0, 2.5]}).sizes["run"] == 2
+
+
+def test_failed_runs_hold_nan_and_are_left_out():
+    built = en.build(
+        {"a": [1.0, 2.0, 3.0]}, {"y": [1.0, np.inf, 3.0]}, states=["completed", "failed", en.RunState.TIMEOUT]
+    )
+    np.testing.assert_array_equal(built["y"], [1.0, np.nan, np.nan])
+    kept = en.completed(built)
+    np.testing.assert_array_equal(kept["a"], [1.0])
+    en.check(kept)
+
+
+def test_a_design_brings_its_space_box_and_attrs(space, columns):
+    box = space.box()
+    described = {"role": "input", "kind": "parameter", "unit": "1/day", "description": "d"}
+    design = xr.Dataset(
+        {name: ("run", values, described) for name, values in columns.items()},
+        attrs={"space": space.to_json(), "box": json.dumps(box.to_dict()), "design": '{"method": "sobol"}'},
+    )
+    built = en.build(design, {"y": np.zeros(4)})
+    assert en.get_space(built) == space
+    assert en.get_box(built) == box
+    assert built.attrs["design"] == '{"method": "sobol"}'
+    bare = en.build(design.drop_attrs(deep=False), {"y": np.zeros(4)})
+    assert bare["rate"].attrs == described
+    assert en.get_space(bare) is None
+
+
+def test_box_is_the_range_of_the_runs_when_none_is_known(columns):
+    box = en.get_box(en.build({**columns, "fixed": np.full(4, 2.0)}, {"y": np.zeros(4)}))
+    assert box.names == ("rate", "shift", "dose", "fixed")
+    assert box.lower[0] == columns["rate"].min()
+    assert box.upper[2] == columns["dose"].max()
+    assert (box.lower[3], box.upper[3]) == (2.0 - 2e-3, 2.0 + 2e-3)
+    assert set(box.scale) == {"identity"}
+
+
+def test_range_takes_scale_and_hard_ends_from_the_space(columns, space):
+    columns["shift"][:2] = 0.0, 3.0
+    box = en.get_box(en.build(columns, {"y": np.zeros(4)}, space=space))
+    assert box.scale == ("log", "identity", "identity")
+    assert box.hard == ((False, False), (True, False), (False, False))
+
+
+def test_explicit_box_is_kept(columns):
+    box = Box(("rate", "shift", "dose"), (0.0, 0.0, 0.0), (9.0, 9.0, 90.0), ("identity",) * 3, ((False, False),) * 3)
+    assert en.get_box(en.build(columns, {"y": np.zeros(4)}, box=box)) == box
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "options", "message"),
+    [
+        ({"a": [1.0, np.nan, np.inf]}, {"y": np.zeros(3)}, {}, r"input 'a' is nan in run 1 \(and 1 more"),
+        (
+            {"a": np.zeros(3)},
+            {"y": [1.0, 2.0, np.nan]},
+            {},
+            "output 'y' is nan in run 2, but that run says it completed",
+        ),
+        (
+            {"a": np.zeros(2)},
+            {"c": ("day", [[1, 2, 3], [4, np.inf, 6]], DAYS)},
+            {},
+            r"output 'c' is inf in run 1, day=1\.5",
+        ),
+        ({"a": np.zeros(4)}, {"y": np.zeros(3)}, {}, "'y' has 3 rows but x has 4 runs"),
+        ({"a": np.zeros(4), "b": np.zeros(3)}, {"y": np.zeros(4)}, {}, "input 'b' has 3 rows but input 'a' has 4"),
+        ({"a": np.zeros((2, 2))}, {"y": np.zeros(2)}, {}, r"input 'a' has shape \(2, 2\)"),
+        ({"a": np.zeros(2)}, {"y": np.zeros((2, 2))}, {}, r"output 'y' has shape \(2, 2\).*needs names"),
+        ({"a": np.array([1j, 2])}, {"y": np.zeros(2)}, {}, "'a' has dtype complex128"),
+        ({"a": np.zeros(2)}, {"y": np.array([1.0, None])}, {}, "'y' has dtype object"),
+        ({"a": ["1", "2"]}, {"y": np.zeros(2)}, {}, "'a' has dtype <U1"),
+        ({"a": [True, False]}, {"y": np.zeros(2)}, {}, "'a' has dtype bool"),
+        ({"a": [[1.0], [2.0, 3.0]]}, {"y": np.zeros(2)}, {}, "'a' is not an array"),
+        ({}, {"y": np.zeros(2)}, {}, "there are no inputs"),
+        ({"a": np.zeros(2)}, {}, {}, "there are no outputs"),
+        ({"a": np.zeros(0)}, {"y": np.zeros(0)}, {}, "no runs"),
+        ({"a": np.zeros(2)}, {"a": np.zeros(2)}, {}, "'a' stand among the inputs and the outputs"),
+        ({"a": np.zeros(2)}, {"state": np.zeros(2)}, {}, "'state' is the name of a column of its own"),
+        ({"a": np.zeros(2)}, {"y": np.zeros(2)}, {"states": [1, 9]}, "state of run 1 is 9"),
+        ({"a": np.zeros(2)}, {"y": np.zeros(2)}, {"states": ["ok", "ok"]}, "state of run 0 is 'ok'"),
+        ({"a": np.zeros(2)}, {"y": np.zeros(2)}, {"states": [1]}, r"states has shape \(1,\) but there are 2 runs"),
+        ({"a": np.zeros(2)}, {"y": np.zeros(2)}, {"seconds": [1.0]}, "'seconds' has shape"),
+        ({"a": np.zeros(2)}, {"y": np.zeros(2)}, {"messages": ["x"]}, "'messages' has shape"),
+        ({"a": np.zeros(2)}, {"c": ("day", np.zeros((2, 3)), [0.0, 1.0])}, {}, "give values .n, m. and m coordinates"),
+        (
+            {"a": np.zeros(2)},
+            {"c": ("day", np.zeros((2, 3)), [0.0, 1.0, 1.0])},
+            {},
+            "'day' of output 'c' has 1.0 twice",
+        ),
+        ({"a": np.zeros(2)}, {"c": ("day", np.zeros((2, 2)), [0.0, np.nan])}, {}, "'day' of output 'c' holds nan"),
+        (
+            {"a": np.zeros(2)},
+            {"c": xr.DataArray(np.zeros((2, 3)), dims=("run", "day"))},
+            {},
+            "dim 'day' of output 'c' has no coordinate",
+        ),
+    ],
+)
+def test_bad_training_data_names_the_culprit(inputs, outputs, options, message):
+    with pytest.raises(DataError, match=message):
+        en.build(inputs, outputs, **options)
+
+
+def test_columns_that_differ_from_the_space(columns, space):
+    columns["speed"] = columns.pop("rate")
+    with pytest.raises(DataError, match="'rate' missing, 'speed' not in the space"):
+        en.build(columns, {"y": np.zeros(4)}, space=space)
+
+
+def test_units_agree_with_the_space(columns, space):
+    with pytest.raises(UnitError, match="'1/day' in the space but '1/h'"):
+        en.build(columns, {"y": np.zeros(4)}, space=space, units={"rate": "1/h"})
+    with pytest.raises(InputError, match="names 'z'"):
+        en.build(columns, {"y": np.zeros(4)}, space=space, units={"z": "1/h"})
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda t: t.rename(run="sample"), "has the dim 'run'"),
+        (lambda t: t.drop_vars(["rate", "shift", "dose"]), "no variable has the role input"),
+        (lambda t: t.drop_vars(["y", "c"]), "no variable has the role output"),
+        (lambda t: t.drop_vars("state"), "no variable 'state'"),
+        (lambda t: t.drop_vars("rate"), "'rate' missing"),
+        (lambda t: t.assign(state=t["state"] + 7), "state of run 0 is 8"),
+        (lambda t: t.assign(y=t["y"].astype(np.float32)), "'y' has dtype float32"),
+        (lambda t: t.assign(y=t["y"].astype(object)), "'y' has dtype object"),
+        (lambda t: t.assign(rate=t["rate"].where(t["rate"] < 0)), "input 'rate' is nan in run 0"),
+        (lambda t: t.assign(c=t["c"].transpose("day", "run")), "its first dim is 'run'"),
+        (lambda t: t.drop_vars("day"), "'day' of output 'c' has no coordinate"),
+        (lambda t: t.assign(seconds=t["c"]), "'seconds' has dims"),
+        (lambda t: t.to_dataframe(), "not a DataFrame"),
+    ],
+)
+def test_check_names_what_is_wrong(table, damage, message):
+    with xr.set_options(keep_attrs=True):
+        damaged = damage(table)
+    with pytest.raises(DataError, match=message):
+        en.check(damaged)
+
+
+def test_completed_needs_states(table):
+    with pytest.raises(DataError, match="no variable 'state'"):
+        en.completed(table.drop_vars("state"))
+
+
+def test_unknown_input_name(table):
+    with pytest.raises(InputError, match="'speed' is not an input"):
+        en.input_array(table, ["speed"])
+
+
+def test_dataframe_inputs(columns):
+    built = en.build(pd.DataFrame(columns), pd.DataFrame({"y": [1, 2, 3, 4]}))
+    np.testing.assert_array_equal(built["y"], [1.0, 2.0, 3.0, 4.0])

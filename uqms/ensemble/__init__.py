@@ -1,0 +1,34 @@
+"""The table of runs that passes between the stages: an `xarray.Dataset` with dim ``run``.
+
+`build` makes it from arrays, `from_table` from a pandas table or CSV, `uqms.run` from a simulator; `check` says what is
+wrong with one; `completed` gives the runs that surrogates are fitted to; `to_netcdf` and `from_netcdf` keep it.
+"""
+
+from uqms.ensemble.building import build
+from uqms.ensemble.files import from_netcdf, to_netcdf
+from uqms.ensemble.readers import from_table
+from uqms.ensemble.states import RunState
+from uqms.ensemble.table import (
+    check,
+    completed,
+    get_box,
+    get_space,
+    input_array,
+    input_names,
+    output_names,
+)
+
+__all__ = [
+    "RunState",
+    "build",
+    "check",
+    "completed",
+    "from_netcdf",
+    "from_table",
+    "get_box",
+    "get_space",
+    "input_array",
+    "input_names",
+    "output_names",
+    "to_netcdf",
+]

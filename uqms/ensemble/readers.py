@@ -1,0 +1,116 @@
+"""Ensembles from a pandas table or a CSV file of runs that somebody already has."""
+
+import csv
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from uqms._typing import ArrayLike
+from uqms.ensemble.building import build, frame_column
+from uqms.ensemble.states import RunState
+from uqms.errors import DataError, FormatError, InputError
+from uqms.parameters import Box, ParameterSpace
+
+__all__ = ["from_table"]
+
+Columns = str | tuple[str, Iterable[str], ArrayLike]
+
+
+def from_table(
+    table: pd.DataFrame | str | Path,
+    inputs: ParameterSpace | Iterable[str],
+    outputs: Mapping[str, Columns] | Iterable[str],
+    *,
+    missing: Literal["raise", "failed"] = "raise",
+    box: Box | None = None,
+    units: Mapping[str, str] | None = None,
+) -> xr.Dataset:
+    """Make an ensemble of a table with one row for each run.
+
+    Use it when the simulator has already run elsewhere; columns that are not named are left out.
+
+    Parameters
+    ----------
+    table
+        A pandas table or the path of a CSV file with a header line.
+    inputs
+        The parameter space (its inputs are columns of the table), or the names of the input columns.
+    outputs
+        Output -> its column, or for a curve output -> ``(dim, columns, coordinates)``; a list names columns of scalars.
+    missing
+        What an empty or NaN output cell means: "raise" says so, "failed" makes that run a failed one.
+    box, units
+        As in `build`.
+
+    Raises
+    ------
+    DataError
+        Names the column and the row that cannot be used.
+    FormatError
+        When the file is not a CSV table.
+
+    Examples
+    --------
+    >>> frame = pd.DataFrame({"a": [1.0, 2.0], "p": [5.0, 6.0], "c0": [0.0, 1.0], "c7": [2.0, 3.0]})
+    >>> table = from_table(frame, ["a"], {"pressure": "p", "conc": ("day", ["c0", "c7"], [0.0, 7.0])})
+    >>> table["conc"].sel(day=7.0).values
+    array([2., 3.])
+    """
+    if missing not in ("raise", "failed"):
+        raise InputError(f"missing is {missing!r}; it is 'raise' or 'failed'.")
+    frame = table if isinstance(table, pd.DataFrame) else _read_csv(Path(table))
+    space = inputs if isinstance(inputs, ParameterSpace) else None
+    names = space.inputs if space is not None else tuple(str(name) for name in inputs)  # type: ignore[union-attr]
+    wanted = dict(outputs) if isinstance(outputs, Mapping) else {str(name): str(name) for name in outputs}
+    values = {name: _output(frame, name, columns) for name, columns in wanted.items()}
+    lost = np.zeros(len(frame), dtype=np.bool_)
+    if missing == "failed":
+        for output in values.values():
+            lost |= output.isnull().any(dim=[d for d in output.dims if d != "run"]).values
+    return build(
+        {name: frame_column(frame, name) for name in names},
+        values,
+        states=np.where(lost, RunState.FAILED, RunState.COMPLETED),
+        messages=np.where(lost, "the table has no output for this run", ""),
+        space=space,
+        box=box,
+        units=units,
+    )
+
+
+def _output(frame: pd.DataFrame, name: str, columns: object) -> xr.DataArray:
+    if isinstance(columns, str):
+        return xr.DataArray(frame_column(frame, columns), dims="run")
+    if not isinstance(columns, tuple) or len(columns) != 3:
+        raise InputError(f"output {name!r} is {columns!r}; give a column's name or (dim, columns, coordinates).")
+    dim, parts, places = columns
+    parts = list(parts)
+    coordinate = np.asarray(places)
+    if not parts or coordinate.shape != (len(parts),):
+        raise DataError(
+            f"output {name!r} has {len(parts)} columns but coordinates of shape {coordinate.shape}; give one for each."
+        )
+    stacked = np.stack([frame_column(frame, str(part)) for part in parts], axis=1)
+    return xr.DataArray(stacked, dims=("run", dim), coords={dim: coordinate})
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            header = next(csv.reader(file), [])
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # a row that is longer than the header
+            # Words are made numbers column by column, where the culprit can be named and no digit is lost.
+            frame = pd.read_csv(path, encoding="utf-8-sig", dtype=str, skipinitialspace=True, index_col=False)
+    except FileNotFoundError:
+        raise
+    except (UnicodeDecodeError, csv.Error, pd.errors.ParserError, pd.errors.ParserWarning, ValueError) as error:
+        raise FormatError(f"{path} is not a CSV table with a header line: {error}.") from error
+    # pandas renames the second of two equal columns silently; let the lookup of a column see both.
+    frame.columns = pd.Index([name.strip() for name in header])
+    return frame
