@@ -15,6 +15,7 @@ PUBLIC = [
     "Beta",
     "Box",
     "Condition",
+    "FunctionSimulator",
     "Gamma",
     "HalfNormal",
     "InverseGamma",
@@ -23,11 +24,16 @@ PUBLIC = [
     "Normal",
     "ParameterSpace",
     "Prior",
+    "Simulator",
     "TruncatedNormal",
     "Uniform",
     "__version__",
+    "designs",
     "ensemble",
     "errors",
+    "halton",
+    "latin_hypercube",
+    "sobol",
 ]
 
 

@@ -19,8 +19,12 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test holds the two equal
+    from uqms import designs as designs
     from uqms import ensemble as ensemble
     from uqms import errors as errors
+    from uqms.designs import halton as halton
+    from uqms.designs import latin_hypercube as latin_hypercube
+    from uqms.designs import sobol as sobol
     from uqms.parameters import Beta as Beta
     from uqms.parameters import Box as Box
     from uqms.parameters import Condition as Condition
@@ -34,11 +38,14 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.parameters import Prior as Prior
     from uqms.parameters import TruncatedNormal as TruncatedNormal
     from uqms.parameters import Uniform as Uniform
+    from uqms.simulators import FunctionSimulator as FunctionSimulator
+    from uqms.simulators import Simulator as Simulator
 
 __all__ = [
     "Beta",
     "Box",
     "Condition",
+    "FunctionSimulator",
     "Gamma",
     "HalfNormal",
     "InverseGamma",
@@ -47,11 +54,16 @@ __all__ = [
     "Normal",
     "ParameterSpace",
     "Prior",
+    "Simulator",
     "TruncatedNormal",
     "Uniform",
     "__version__",
+    "designs",
     "ensemble",
     "errors",
+    "halton",
+    "latin_hypercube",
+    "sobol",
 ]
 
 # Room -> the names that `uqms` takes from it. A room that is itself public stands in `_ROOMS`.
@@ -70,6 +82,15 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "Prior",
         "TruncatedNormal",
         "Uniform",
+    ),
+    "designs": (
+        "halton",
+        "latin_hypercube",
+        "sobol",
+    ),
+    "simulators": (
+        "FunctionSimulator",
+        "Simulator",
     ),
 }
 _ROOMS = (

@@ -1,0 +1,36 @@
+"""Array shapes in types, checked while the tests run: the option `--jaxtyping-packages` of pytest names `shapes.check`.
+
+Only functions with a shape in their annotations, such as ``x: Float[np.ndarray, "n d"]``, are checked. Public functions
+have none: they take what users have, check it themselves, and their errors are what tests want to see.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import numba
+from beartype import beartype
+from jaxtyping import AbstractArray
+
+
+def check[F: Callable[..., object]](function: F) -> F:
+    """Check arguments and result of a function that has a shape in its annotations."""
+    hints = getattr(function, "__annotations__", {}).values()
+    if any(isinstance(hint, type) and issubclass(hint, AbstractArray) for hint in hints):
+        return beartype(function)
+    return function
+
+
+_njit = numba.njit
+
+
+def _njit_of_the_bare_function(*args: Any, **options: Any) -> Any:
+    """Compile what the checks have wrapped: numba cannot compile the wrapper."""
+    if args and inspect.isfunction(args[0]):
+        return _njit(inspect.unwrap(args[0]), *args[1:], **options)
+    decorate = _njit(*args, **options)
+    return lambda function: decorate(inspect.unwrap(function))
+
+
+# This module is imported by the first function of uqms that is defined, before any kernel.
+numba.njit = _njit_of_the_bare_function

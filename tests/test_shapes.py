@@ -1,0 +1,25 @@
+"""The checks of array shapes are on in this test run, and leave compiled functions alone."""
+
+import importlib
+
+import numpy as np
+import pytest
+from jaxtyping import TypeCheckError
+
+
+@pytest.fixture(scope="module")
+def outputs() -> object:
+    """Return a module of uqms with shapes in its types."""
+    return importlib.import_module("uqms.surrogates.training")
+
+
+def test_a_wrong_shape_inside_the_package_is_an_error(outputs: object) -> None:
+    trend_basis = outputs.trend_basis  # type: ignore[attr-defined]
+    assert trend_basis(np.ones((3, 2)), 1).shape == (3, 1)
+    with pytest.raises(TypeCheckError, match="trend_basis"):
+        trend_basis(np.ones(3), 1)
+
+
+def test_compiled_kernels_compile() -> None:
+    fused = importlib.import_module("uqms.surrogates._fused")
+    assert fused.block_size(1, 1, 2, 2, 1) > 0
