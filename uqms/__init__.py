@@ -22,6 +22,13 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms import designs as designs
     from uqms import ensemble as ensemble
     from uqms import errors as errors
+    from uqms.calibration import Calibration as Calibration
+    from uqms.calibration import Derived as Derived
+    from uqms.calibration import GaussianNoise as GaussianNoise
+    from uqms.calibration import NUTS as NUTS
+    from uqms.calibration import Observations as Observations
+    from uqms.calibration import Posterior as Posterior
+    from uqms.calibration import as_tensor as as_tensor
     from uqms.designs import halton as halton
     from uqms.designs import latin_hypercube as latin_hypercube
     from uqms.designs import sobol as sobol
@@ -40,24 +47,45 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.parameters import Uniform as Uniform
     from uqms.simulators import FunctionSimulator as FunctionSimulator
     from uqms.simulators import Simulator as Simulator
+    from uqms.surrogates import Curve as Curve
+    from uqms.surrogates import GaussianProcess as GaussianProcess
+    from uqms.surrogates import Matern32 as Matern32
+    from uqms.surrogates import Matern52 as Matern52
+    from uqms.surrogates import Scalar as Scalar
+    from uqms.surrogates import SquaredExponential as SquaredExponential
+    from uqms.surrogates import Surrogate as Surrogate
 
 __all__ = [
     "Beta",
     "Box",
+    "Calibration",
     "Condition",
+    "Curve",
+    "Derived",
     "FunctionSimulator",
     "Gamma",
+    "GaussianNoise",
+    "GaussianProcess",
     "HalfNormal",
     "InverseGamma",
     "LogNormal",
     "LogUniform",
+    "Matern32",
+    "Matern52",
+    "NUTS",
     "Normal",
+    "Observations",
     "ParameterSpace",
+    "Posterior",
     "Prior",
+    "Scalar",
     "Simulator",
+    "SquaredExponential",
+    "Surrogate",
     "TruncatedNormal",
     "Uniform",
     "__version__",
+    "as_tensor",
     "designs",
     "ensemble",
     "errors",
@@ -92,8 +120,27 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "FunctionSimulator",
         "Simulator",
     ),
+    "surrogates": (
+        "Curve",
+        "GaussianProcess",
+        "Matern32",
+        "Matern52",
+        "Scalar",
+        "SquaredExponential",
+        "Surrogate",
+    ),
+    "calibration": (
+        "Calibration",
+        "Derived",
+        "GaussianNoise",
+        "NUTS",
+        "Observations",
+        "Posterior",
+        "as_tensor",
+    ),
 }
 _ROOMS = (
+    "designs",
     "ensemble",
     "errors",
 )
