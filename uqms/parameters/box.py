@@ -60,14 +60,14 @@ class Box:
     def __post_init__(self) -> None:
         names = tuple(self._list("names"))
         d = len(names)
+        if d == 0:
+            raise InputError("Box: there are no names; a box needs at least one input.")
         scale = tuple(self._list("scale")) or ("identity",) * d
         hard = tuple(self._list("hard")) or ((False, False),) * d
         parts = {"lower": self._list("lower"), "upper": self._list("upper"), "scale": scale, "hard": hard}
         for key, value in parts.items():
             if len(value) != d:
                 raise InputError(f"Box: {key} has {len(value)} entries for the {d} names {', '.join(map(str, names))}.")
-        if d == 0:
-            raise InputError("Box: there are no names; a box needs at least one input.")
         if len(set(names)) < d:
             raise InputError(f"Box: the names {names} repeat; give each input once.")
         for n in names:
@@ -167,7 +167,8 @@ class Box:
     def _ends(self) -> tuple[Array, Array]:
         """Lower end and width (d,) on the inputs' scales."""
         low, high = self._scaled(np.asarray(self.lower)), self._scaled(np.asarray(self.upper))
-        return low, high - low
+        with np.errstate(over="ignore"):
+            return low, high - low
 
     def _scaled(self, x: Array) -> Array:
         s = np.array(x, dtype=np.float64)

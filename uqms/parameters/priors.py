@@ -469,10 +469,11 @@ class TruncatedNormal(Prior):
         mean, sd = check.number(own, "mean", self.mean), check.positive(own, "sd", self.sd)
         low, high = (check.number(own, key, getattr(self, key), infinite=True) for key in ("low", "high"))
         check.ordered(own, low, high)
-        if low == math.inf or high == -math.inf or not _Cut.of(mean, sd, low, high).share > 1e-9:
+        cut = _Cut.of(mean, sd, low, high)
+        if not (cut.a < 1e7 and cut.share > 1e-9):  # beyond that, values cannot be told from the bound
             raise InputError(
                 f"TruncatedNormal: between low = {low:g} and high = {high:g} the normal with mean {mean:g} and "
-                f"sd {sd:g} is constant (or zero) to double precision; use Uniform(low, high), or check mean and sd."
+                f"sd {sd:g} is flat or a single point in double precision; use Uniform(low, high) or check mean, sd."
             )
         self._store(mean=mean, sd=sd, low=low, high=high)
 
@@ -854,6 +855,9 @@ class _Cut:
             above = p if self.mirrored else 1.0 - p
             log_rest = np.log((above * self.mass + self.rest(self.b)) / _mills(self.a))
             z = -special.ndtri_exp(special.log_ndtr(-self.a) + log_rest)
+            for _ in range(2):  # Newton on the log of the rest: far out ndtri_exp has twelve digits, z - a needs more
+                step = _mills(z) * (np.log(_mills(z) / _mills(self.a)) - 0.5 * (z - self.a) * (z + self.a) - log_rest)
+                z = np.where(np.isfinite(step), z + step, z)
             return -z if self.mirrored else z
         below = special.ndtr(self.a) + p * self.mass
         above = special.ndtr(-self.b) + (1.0 - p) * self.mass
@@ -920,7 +924,9 @@ def _solved[P: Prior](owner: str, points: _Points, solve: Callable[[_Points], P]
     except (InputError, ArithmeticError) as error:
         raise InputError(f"No {owner} has the quantiles {wanted} ({error}); move them or use another family.") from None
     for p, x in points:
-        if not abs(float(prior.cdf(x)) - p) <= 1e-8 * min(p, 1.0 - p):
+        # A value is only known to its last digit, which matters when the range is far from zero.
+        rounding = 4.0 * math.ulp(x) * math.exp(min(float(prior.log_density(x)), 700.0))
+        if not abs(float(prior.cdf(x)) - p) <= 1e-8 * min(p, 1.0 - p) + min(rounding, 1e-6):
             raise InputError(
                 f"No {owner} has the quantiles {wanted} to double precision; move them or use another family."
             )
