@@ -9,6 +9,7 @@ from uqms.ensemble.files import from_netcdf, to_netcdf
 from uqms.ensemble.readers import from_table
 from uqms.ensemble.states import RunState
 from uqms.ensemble.table import (
+    RESERVED,
     check,
     completed,
     get_box,
@@ -19,6 +20,7 @@ from uqms.ensemble.table import (
 )
 
 __all__ = [
+    "RESERVED",
     "RunState",
     "build",
     "check",

@@ -1,0 +1,217 @@
+import dataclasses
+import functools
+import json
+import subprocess
+import sys
+
+import cloudpickle
+import numpy as np
+import pytest
+import xarray as xr
+
+from uqms.errors import InputError, OutputError
+from uqms.simulators import FunctionSimulator, Simulator
+
+DAYS = [0.0, 1.5, 4.0]
+
+
+def curve(rate, shift):
+    return {"conc": np.exp(-rate * np.array(DAYS)) + shift, "peak": shift}
+
+
+@pytest.fixture
+def simulator():
+    return FunctionSimulator(curve, outputs={"conc": ("day",), "peak": ()}, coords={"day": DAYS}, units={"peak": "mm"})
+
+
+def one(function, dims=("day",), **options):
+    coords = {"day": DAYS} if dims == ("day",) else {}
+    return FunctionSimulator(function, outputs={"y": dims}, coords=coords, **options)
+
+
+def test_evaluate_gives_named_float64(simulator):
+    got = simulator.evaluate({"rate": 2.0, "shift": 3})
+    np.testing.assert_array_equal(got["conc"], np.exp(-2.0 * np.array(DAYS)) + 3)
+    assert got["peak"].shape == ()
+    assert got["peak"] == 3.0
+    assert all(value.dtype == np.float64 for value in got.values())
+    assert isinstance(simulator, Simulator)
+
+
+@pytest.mark.parametrize("value", [[1, 2, 3], np.array([1, 2, 3], dtype=np.float32), {"y": (1.0, 2.0, 3.0)}])
+def test_one_output_may_come_bare(value):
+    np.testing.assert_array_equal(one(lambda a: value).evaluate({"a": 1.0})["y"], [1.0, 2.0, 3.0])
+    assert one(lambda a: a, ()).evaluate({"a": 1.0})["y"] == 1.0
+
+
+def test_data_arrays_are_matched_by_dim_and_coordinate():
+    field = FunctionSimulator(
+        lambda a: xr.DataArray(np.arange(6.0).reshape(2, 3), dims=("x", "day"), coords={"day": DAYS}),
+        outputs={"y": ("day", "x")},
+        coords={"day": DAYS, "x": ["left", "right"]},
+    )
+    np.testing.assert_array_equal(field.evaluate({"a": 1.0})["y"], np.arange(6.0).reshape(2, 3).T)
+    with pytest.raises(OutputError, match="other values of 'day'"):
+        one(lambda a: xr.DataArray(np.zeros(3), dims="day", coords={"day": [0, 1, 2]})).evaluate({"a": 1.0})
+    with pytest.raises(OutputError, match=r"dims \('time',\)"):
+        one(lambda a: xr.DataArray(np.zeros(3), dims="time")).evaluate({"a": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (None, "output 'y' is None"),
+        ([1.0, 2.0], r"output 'y' has shape \(2,\), but it is declared as dims \('day',\) of shape \(3,\)"),
+        (1.0, r"output 'y' has shape \(\)"),
+        ([1.0, np.nan, 2.0], r"output 'y' is nan at day=1\.5"),
+        ([1.0, 2.0, -np.inf], r"output 'y' is -inf at day=4\.0"),
+        ([1j, 2, 3], "dtype complex128"),
+        (["a", "b", "c"], "dtype <U1"),
+        ([True, False, True], "dtype bool"),
+        ([[1.0], [2.0, 3.0], []], "is not an array"),
+        ({"z": [1, 2, 3]}, "without y and with unknown z; declared are y"),
+        ({"y": [1, 2, 3], "z": 0}, "with unknown z"),
+    ],
+)
+def test_wrong_outputs_say_what_came(value, message):
+    with pytest.raises(OutputError, match=message):
+        one(lambda a: value).evaluate({"a": 1.0})
+
+
+def test_a_bare_value_for_two_outputs(simulator):
+    two = dataclasses.replace(simulator, function=lambda rate, shift: 1.0)
+    with pytest.raises(OutputError, match="returned float, but it has 2 outputs"):
+        two.evaluate({"rate": 1.0, "shift": 1.0})
+
+
+def test_what_the_function_raises_passes_through():
+    with pytest.raises(ZeroDivisionError):
+        one(lambda a: 1 / 0).evaluate({"a": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"function": 3}, "cannot be called"),
+        ({"outputs": {}}, "give each output its dims"),
+        ({"outputs": ["y"]}, "give each output its dims"),
+        ({"outputs": {"y": ("day", "x")}}, "'x', which has no coords"),
+        ({"outputs": {"y": "day"}}, "dims 'day'; give a tuple"),
+        ({"outputs": {"y": ("day", "day")}}, "each dim stands once"),
+        ({"outputs": {"": ()}}, "an output is called ''"),
+        ({"outputs": {"state": ("day",)}}, "cannot be called 'state'"),
+        ({"outputs": {"day": ("day",)}}, "a dim cannot be called 'day'"),
+        ({"coords": {"day": [0.0, np.nan]}}, "'day' hold nan"),
+        ({"coords": {"day": [0.0, 1.0, 1.0]}}, "'day' hold 1.0 twice"),
+        ({"coords": {"day": [[0.0]]}}, r"'day' have shape \(1, 1\)"),
+        ({"coords": {"day": []}}, r"'day' have shape \(0,\)"),
+        ({"coords": {"day": DAYS, "x": [1.0]}}, "names 'x', which is the dim of no output"),
+        ({"units": {"z": "mm"}}, "units names 'z'"),
+        ({"version": 2}, "version is 2"),
+    ],
+)
+def test_construction_names_what_cannot_be_meant(options, message):
+    usual = {"function": curve, "outputs": {"y": ("day",)}, "coords": {"day": DAYS}}
+    with pytest.raises(InputError, match=message):
+        FunctionSimulator(**{**usual, **options})
+
+
+def test_prepare_knows_before_any_run_that_a_call_fails(simulator):
+    simulator.prepare(["shift", "rate"])
+    with pytest.raises(InputError, match="cannot be called with the inputs rate: missing a required argument: 'shift'"):
+        simulator.prepare(["rate"])
+    with pytest.raises(InputError, match="got an unexpected keyword argument 'z'"):
+        simulator.prepare(["rate", "shift", "z"])
+    with pytest.raises(InputError, match="'day' is an input and an output or dim"):
+        simulator.prepare(["rate", "shift", "day"])
+
+
+def identity(function, **options):
+    return one(function, **options).identity
+
+
+def factory(scale):
+    return lambda a: np.full(3, a * scale)
+
+
+def with_comment(a):
+    # what is said here changes nothing
+    return np.full(3, a)
+
+
+def test_identity_is_json_and_survives_the_journey_to_a_worker(simulator):
+    text = json.dumps(simulator.identity)
+    assert json.dumps(dataclasses.replace(simulator).identity) == text
+    assert json.dumps(cloudpickle.loads(cloudpickle.dumps(simulator)).identity) == text
+    assert simulator.identity["name"] == "curve"
+
+
+def test_identity_differs_by_what_is_closed_over():
+    assert identity(factory(1.0)) == identity(factory(1.0))
+    assert identity(factory(1.0)) != identity(factory(2.0))
+    assert identity(factory(np.arange(3))) != identity(factory(np.arange(3) + 1))
+    assert identity(functools.partial(curve, rate=1)) != identity(functools.partial(curve, rate=2))
+
+
+def test_identity_differs_by_outputs_coords_and_version(simulator):
+    base = simulator.identity
+    assert dataclasses.replace(simulator, coords={"day": [0.0, 1.5, 4.5]}).identity != base
+    assert dataclasses.replace(simulator, units={}).identity == base
+    first, second = (dataclasses.replace(simulator, version=v).identity for v in ("1", "2"))
+    assert first != second
+    # With a version the code itself may change: that is the user's word.
+    assert first == dataclasses.replace(simulator, version="1", function=with_comment, name="curve").identity
+
+
+SCRIPT = """
+import json, sys
+from uqms.simulators import FunctionSimulator
+WIDTH = {width}
+
+class Model:
+    def __init__(self, k): self.k = k
+    def run(self, a): return helper(a) * self.k   {comment}
+
+def helper(a):
+    {comment}
+    if a > 9: return recursive(a - 1)
+    return a * WIDTH {change}
+
+def recursive(a): return helper(a)
+
+for f in (helper, Model(3).run):
+    print(json.dumps(FunctionSimulator(f, outputs={{"y": ()}}).identity))
+"""
+
+
+def script_identity(tmp_path, **fills):
+    path = tmp_path / "script.py"
+    path.write_text(SCRIPT.format(**{"width": 2, "comment": "", "change": "", **fills}))
+    return subprocess.run([sys.executable, path], check=True, capture_output=True, text=True, env=env()).stdout
+
+
+def env():
+    import os
+    from pathlib import Path
+
+    import uqms
+
+    return {**os.environ, "PYTHONPATH": str(Path(uqms.__file__).parents[1])}
+
+
+def test_identity_of_a_script_is_the_same_in_every_process(tmp_path):
+    base = script_identity(tmp_path)
+    assert script_identity(tmp_path) == base
+    assert script_identity(tmp_path, comment="# said otherwise") == base
+    changed = script_identity(tmp_path, change="+ 1").splitlines()
+    wider = script_identity(tmp_path, width=3).splitlines()
+    for old, new, wide in zip(base.splitlines(), changed, wider, strict=True):
+        assert old != new
+        assert old != wide
+
+
+def test_a_simulator_is_frozen(simulator):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        simulator.version = "2"
+    with pytest.raises(ValueError, match="read-only"):
+        simulator.coords["day"][0] = 9.0
