@@ -34,6 +34,7 @@ PUBLIC = [
     "ParameterSpace",
     "Posterior",
     "Prior",
+    "RunStore",
     "Scalar",
     "Simulator",
     "SquaredExponential",
@@ -45,8 +46,10 @@ PUBLIC = [
     "designs",
     "ensemble",
     "errors",
+    "extend",
     "halton",
     "latin_hypercube",
+    "run",
     "sobol",
 ]
 

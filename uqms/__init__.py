@@ -22,13 +22,14 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms import designs as designs
     from uqms import ensemble as ensemble
     from uqms import errors as errors
+    from uqms.calibration import NUTS as NUTS
     from uqms.calibration import Calibration as Calibration
     from uqms.calibration import Derived as Derived
     from uqms.calibration import GaussianNoise as GaussianNoise
-    from uqms.calibration import NUTS as NUTS
     from uqms.calibration import Observations as Observations
     from uqms.calibration import Posterior as Posterior
     from uqms.calibration import as_tensor as as_tensor
+    from uqms.designs import extend as extend
     from uqms.designs import halton as halton
     from uqms.designs import latin_hypercube as latin_hypercube
     from uqms.designs import sobol as sobol
@@ -45,6 +46,8 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.parameters import Prior as Prior
     from uqms.parameters import TruncatedNormal as TruncatedNormal
     from uqms.parameters import Uniform as Uniform
+    from uqms.runs import RunStore as RunStore
+    from uqms.runs import run as run
     from uqms.simulators import FunctionSimulator as FunctionSimulator
     from uqms.simulators import Simulator as Simulator
     from uqms.surrogates import Curve as Curve
@@ -78,6 +81,7 @@ __all__ = [
     "ParameterSpace",
     "Posterior",
     "Prior",
+    "RunStore",
     "Scalar",
     "Simulator",
     "SquaredExponential",
@@ -89,8 +93,10 @@ __all__ = [
     "designs",
     "ensemble",
     "errors",
+    "extend",
     "halton",
     "latin_hypercube",
+    "run",
     "sobol",
 ]
 
@@ -112,6 +118,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "Uniform",
     ),
     "designs": (
+        "extend",
         "halton",
         "latin_hypercube",
         "sobol",
@@ -119,6 +126,10 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "simulators": (
         "FunctionSimulator",
         "Simulator",
+    ),
+    "runs": (
+        "RunStore",
+        "run",
     ),
     "surrogates": (
         "Curve",
