@@ -1,0 +1,329 @@
+"""The Gaussian likelihood with the surrogate's error integrated out: value, derivatives and leave-one-out parts.
+
+==========  ===================================================================  ===========
+symbol      meaning                                                              shape
+==========  ===================================================================  ===========
+k           experiment: one known condition, one surrogate input u_k             K
+c           cell: an output at a coordinate of one experiment; replicates share  N
+r           row of the table of observations                                     R
+z           observed values                                                      (R,)
+mu, S       scores' mean, and covariance between inputs                          (K, q), (q, K, K)
+G, E        basis and truncation rows of the cells                               (N, q), (N, t_k)
+D           noise variance of a cell's weighted mean: sigma² / sum of weights    (N,)
+R_k         D + E E' of one experiment's cells                                   (c_k, c_k)
+W, w        G' R^-1 G (block-diagonal), G' R^-1 residual                         (Kq, Kq), (Kq,)
+L           S = L L' (scores are independent, inputs are not)                    (Kq, Kq)
+A           I + L' W L                                                           (Kq, Kq)
+M           L A^-1 L': covariance of the surrogate's errors given the data       (Kq, Kq)
+==========  ===================================================================  ===========
+
+With C = R + G S G': C^-1 = R^-1 - R^-1 G M G' R^-1, log|C| = log|R| + log|A|. Nothing divides by S, so runs at the very
+input (S = 0) are no special case. Replicates of a cell collapse exactly to their weighted mean and sum of squares.
+"""
+
+import math
+
+import numba
+import numpy as np
+
+from uqms._typing import Array
+from uqms.surrogates._fused import block_size, forward, reverse
+
+__all__ = ["evaluate", "fused", "fused_as_arrays", "marginal", "mixed"]
+
+LOG_TWO_PI = math.log(2.0 * math.pi)
+DATA_HEADER = 5
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _cholesky(matrix: Array) -> float:
+    """Factor a symmetric matrix in place (lower), a zero pivot giving a zero column; return sum of log pivots > 0."""
+    n = matrix.shape[0]
+    largest = 0.0
+    for i in range(n):
+        largest = max(largest, matrix[i, i])
+    log_det = 0.0
+    for j in range(n):
+        pivot = matrix[j, j]
+        for m in range(j):
+            pivot -= matrix[j, m] * matrix[j, m]
+        if pivot <= 1e-14 * largest:
+            for i in range(j, n):
+                matrix[i, j] = 0.0
+            continue
+        root = math.sqrt(pivot)
+        log_det += 2.0 * math.log(root)
+        matrix[j, j] = root
+        for i in range(j + 1, n):
+            s = matrix[i, j]
+            for m in range(j):
+                s -= matrix[i, m] * matrix[j, m]
+            matrix[i, j] = s / root
+    for i in range(n):
+        for j in range(i + 1, n):
+            matrix[i, j] = 0.0
+    return log_det
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _solve_lower(lower: Array, right: Array) -> None:
+    """Replace right (n, m) by lower^-1 right."""
+    n, m = right.shape
+    for i in range(n):
+        for j in range(i):
+            factor = lower[i, j]
+            if factor != 0.0:
+                for c in range(m):
+                    right[i, c] -= factor * right[j, c]
+        inverse = 1.0 / lower[i, i]
+        for c in range(m):
+            right[i, c] *= inverse
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def marginal(
+    data: Array,
+    mean: Array,
+    covariance: Array,
+    sigma: Array,
+    z: Array,
+    mean_bar: Array,
+    cov_bar: Array,
+    sigma_bar: Array,
+    alpha: Array,
+    precision: Array,
+) -> float:
+    """Return log p(z | scores, sigma); fill its derivatives, alpha = C^-1 residual and precision = diag C^-1 (N,)."""
+    K, q, N, R = int(data[0]), int(data[1]), int(data[2]), int(data[3])
+    at = DATA_HEADER
+    starts = data[at : at + K + 1]
+    at += K + 1
+    ranks = data[at : at + K]
+    at += K
+    offset = data[at : at + N]
+    at += N
+    group = data[at : at + N]
+    at += N
+    basis = data[at : at + N * q].reshape(N, q)
+    at += N * q
+    row_cell = data[at : at + R]
+    at += R
+    row_variance = data[at : at + R]
+    at += R  # the truncation factors follow, one experiment after the other
+
+    weight, zbar, squares, count = np.zeros(N), np.zeros(N), np.zeros(N), np.zeros(N)
+    total = 0.0
+    for r in range(R):
+        c = int(row_cell[r])
+        weight[c] += 1.0 / row_variance[r]
+        zbar[c] += z[r] / row_variance[r]
+        count[c] += 1.0
+        total -= 0.5 * math.log(row_variance[r])
+    for c in range(N):
+        zbar[c] /= weight[c]
+    for r in range(R):
+        c = int(row_cell[r])
+        off = z[r] - zbar[c]
+        squares[c] += off * off / row_variance[r]
+    for c in range(N):
+        s2 = sigma[int(group[c])] ** 2
+        total -= (
+            0.5 * (count[c] - 1.0) * (LOG_TWO_PI + math.log(s2)) + 0.5 * math.log(weight[c]) + 0.5 * squares[c] / s2
+        )
+
+    size = K * q
+    W = np.zeros((K, q, q))
+    w = np.zeros((K, q))
+    rg = np.empty((N, q))  # R^-1 G
+    rr = np.empty(N)  # R^-1 residual
+    rdiag = np.empty(N)  # diag R^-1
+    quadratic, log_det = 0.0, 0.0
+    for k in range(K):
+        first, last, t = int(starts[k]), int(starts[k + 1]), int(ranks[k])
+        n = last - first
+        E = data[at : at + n * t].reshape(n, t)
+        at += n * t
+        X = np.empty((n, q + 1))
+        for i in range(n):
+            c = first + i
+            d = sigma[int(group[c])] ** 2 / weight[c]
+            log_det += math.log(d)
+            residual = zbar[c] - offset[c]
+            for j in range(q):
+                residual -= basis[c, j] * mean[k, j]
+                X[i, j] = basis[c, j] / d
+            X[i, q] = residual / d
+            rr[c] = residual
+            rdiag[c] = 1.0 / d
+        if t:
+            inner = np.eye(t)
+            for a in range(t):
+                for b in range(a + 1):
+                    s = 0.0
+                    for i in range(n):
+                        s += E[i, a] * E[i, b] * rdiag[first + i]
+                    inner[a, b] += s
+            for a in range(t):
+                for b in range(a):
+                    inner[b, a] = inner[a, b]
+            log_det += _cholesky(inner)
+            half = np.empty((t, n))  # inner^-1/2 E' D^-1
+            for a in range(t):
+                for i in range(n):
+                    half[a, i] = E[i, a] * rdiag[first + i]
+            _solve_lower(inner, half)
+            Y = np.zeros((t, q + 1))
+            for a in range(t):
+                for i in range(n):
+                    d = 1.0 / rdiag[first + i]
+                    for j in range(q + 1):
+                        Y[a, j] += half[a, i] * X[i, j] * d
+            for i in range(n):
+                for a in range(t):
+                    for j in range(q + 1):
+                        X[i, j] -= half[a, i] * Y[a, j]
+            for i in range(n):
+                s = 0.0
+                for a in range(t):
+                    s += half[a, i] * half[a, i]
+                rdiag[first + i] -= s
+        for i in range(n):
+            c = first + i
+            quadratic += rr[c] * X[i, q]
+            for j in range(q):
+                w[k, j] += basis[c, j] * X[i, q]
+                rg[c, j] = X[i, j]
+                for m in range(q):
+                    W[k, j, m] += basis[c, j] * X[i, m]
+            rr[c] = X[i, q]
+
+    L = np.zeros((size, size))  # index k * q + j
+    factor = np.empty((K, K))
+    for j in range(q):
+        factor[:, :] = covariance[j]
+        _cholesky(factor)
+        for k in range(K):
+            for m in range(k + 1):
+                L[k * q + j, m * q + j] = factor[k, m]
+    WL = np.zeros((size, size))
+    for k in range(K):
+        WL[k * q : (k + 1) * q] = W[k] @ L[k * q : (k + 1) * q]
+    A = L.T @ WL
+    for i in range(size):
+        A[i, i] += 1.0
+    log_det += _cholesky(A)
+    half_m = L.T.copy()
+    _solve_lower(A, half_m)
+    M = half_m.T @ half_m
+    flat_w = w.reshape(size)
+    Mw = M @ flat_w
+    quadratic -= flat_w @ Mw
+
+    WM = np.empty((size, size))
+    a_bar = np.empty(size)
+    for k in range(K):
+        WM[k * q : (k + 1) * q] = W[k] @ M[k * q : (k + 1) * q]
+        a_bar[k * q : (k + 1) * q] = w[k] - W[k] @ Mw[k * q : (k + 1) * q]
+    for k in range(K):
+        for m in range(K):
+            block = -(WM[k * q : (k + 1) * q, m * q : (m + 1) * q] @ W[m])
+            for j in range(q):
+                here = block[j, j]
+                if k == m:
+                    here += W[k, j, j]
+                cov_bar[j, k, m] = 0.5 * (a_bar[k * q + j] * a_bar[m * q + j] - here)
+        for j in range(q):
+            mean_bar[k, j] = a_bar[k * q + j]
+
+    sigma_bar[:] = 0.0
+    for k in range(K):
+        own = M[k * q : (k + 1) * q, k * q : (k + 1) * q].copy()
+        for c in range(int(starts[k]), int(starts[k + 1])):
+            s = rr[c]
+            p = rdiag[c]
+            for j in range(q):
+                s -= rg[c, j] * Mw[k * q + j]
+                for m in range(q):
+                    p -= rg[c, j] * own[j, m] * rg[c, m]
+            alpha[c] = s
+            precision[c] = p
+            g = int(group[c])
+            sigma_bar[g] += (
+                (s * s - p) * sigma[g] / weight[c] - (count[c] - 1.0) / sigma[g] + squares[c] / sigma[g] ** 3
+            )
+    return total - 0.5 * (N * LOG_TWO_PI + log_det + quadratic)
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def mixed(
+    data: Array, means: Array, covariances: Array, log_weight: Array, sigma: Array, z: Array
+) -> tuple[float, Array, Array, Array]:
+    """Return log sum_h w_h p(z | scores h, sigma) and its derivatives by means, covariances and sigma.
+
+    Hyperparameter draws are averaged over the whole data set: one h for all coordinates, replicates and experiments.
+    """
+    draws, K, q = means.shape
+    N = int(data[2])
+    mean_bars, cov_bars = np.empty(means.shape), np.empty(covariances.shape)
+    s_bars = np.empty((draws, len(sigma)))
+    alpha, precision, values = np.empty(N), np.empty(N), np.empty(draws)
+    for h in range(draws):
+        values[h] = log_weight[h] + marginal(
+            data, means[h], covariances[h], sigma, z, mean_bars[h], cov_bars[h], s_bars[h], alpha, precision
+        )
+    top = values.max()
+    share = np.exp(values - top)
+    norm = share.sum()
+    sigma_bar = np.zeros(len(sigma))
+    for h in range(draws):
+        mean_bars[h] *= share[h] / norm
+        cov_bars[h] *= share[h] / norm
+        sigma_bar += share[h] / norm * s_bars[h]
+    return top + math.log(norm), mean_bars, cov_bars, sigma_bar
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def fused(block: Array, u: Array, sigma: Array, z: Array) -> tuple[float, Array, Array]:
+    """Return log p(z | u, sigma) and its derivatives by u (K, d) and sigma.
+
+    The block holds the surrogate first (`ScoreProcess.flat`) and the data behind it (`Cells.flat`).
+    """
+    draws, q, n, d, b = int(block[0]), int(block[1]), int(block[2]), int(block[3]), int(block[4])
+    log_weight = block[6 : 6 + draws]
+    data = block[block_size(draws, q, n, d, b) :]
+    K = int(data[0])
+    means, covariances = np.empty((draws, K, q)), np.empty((draws, q, K, K))
+    kg, t, v = np.empty((draws, q, K, n)), np.empty((draws, q, K, n)), np.empty((draws, q, K, b))
+    column = np.empty(K)
+    for h in range(draws):
+        for j in range(q):
+            forward(block, h, j, u, column, covariances[h, j], kg[h, j], t[h, j], v[h, j])
+            means[h, :, j] = column
+    value, mean_bars, cov_bars, sigma_bar = mixed(data, means, covariances, log_weight, sigma, z)
+    u_bar = np.zeros((K, d))
+    for h in range(draws):
+        for j in range(q):
+            column[:] = mean_bars[h, :, j]
+            reverse(block, h, j, u, kg[h, j], t[h, j], v[h, j], column, cov_bars[h, j], u_bar)
+    return value, u_bar, sigma_bar
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def fused_as_arrays(block: Array, u: Array, sigma: Array, z: Array) -> tuple[Array, Array, Array]:
+    """Return `fused` with the value as an array, as a PyTensor operation wants it."""
+    value, u_bar, sigma_bar = fused(block, u, sigma, z)
+    return np.asarray(value), u_bar, sigma_bar
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def evaluate(data: Array, means: Array, covariances: Array, sigmas: Array, z: Array) -> tuple[Array, Array, Array]:
+    """Return log-likelihood (S,), alpha and precision (S, N) for S draws of scores (S, K, q), (S, q, K, K)."""
+    draws, K, q = means.shape
+    N = int(data[2])
+    values, alpha, precision = np.empty(draws), np.empty((draws, N)), np.empty((draws, N))
+    mean_bar, cov_bar, s_bar = np.empty((K, q)), np.empty((q, K, K)), np.empty(sigmas.shape[1])
+    for s in range(draws):
+        values[s] = marginal(
+            data, means[s], covariances[s], sigmas[s], z, mean_bar, cov_bar, s_bar, alpha[s], precision[s]
+        )
+    return values, alpha, precision

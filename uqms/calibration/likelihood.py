@@ -1,0 +1,258 @@
+"""From a table of observations to the arrays of the likelihood: experiments, cells, rows (letters as in `_marginal`)."""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+
+from uqms._typing import Array, Ints
+from uqms.calibration.noise import GaussianNoise
+from uqms.calibration.observations import Observations
+from uqms.errors import DataError, DataWarning, ExtrapolationError, InputError, UnitError
+from uqms.parameters import Prior
+from uqms.surrogates.protocol import Surrogate
+
+__all__ = ["Cells", "NoiseGroups", "arrange", "check_conditions"]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class NoiseGroups:
+    """Standard deviations of the noise: one group an output, each with a prior, a number, or known row by row.
+
+    Attributes
+    ----------
+    outputs
+        Output of each group.
+    names
+        Name of the group's parameter in the posterior; "" when the sd is known.
+    sds
+        Prior, number, or 1.0 for outputs whose rows carry their own sd.
+    """
+
+    outputs: tuple[str, ...]
+    names: tuple[str, ...]
+    sds: tuple[Prior | float, ...]
+
+    @property
+    def unknown(self) -> dict[str, Prior]:
+        """Priors of the unknown standard deviations by parameter name."""
+        return {name: sd for name, sd in zip(self.names, self.sds, strict=True) if isinstance(sd, Prior)}
+
+    def values(self, draws: Mapping[str, Array], shape: tuple[int, ...]) -> Array:
+        """Return the standard deviations (*shape, groups) for draws of the unknown ones."""
+        columns = [draws[n] if isinstance(sd, Prior) else sd for n, sd in zip(self.names, self.sds, strict=True)]
+        return np.stack([np.broadcast_to(np.asarray(c, dtype=np.float64), shape) for c in columns], axis=-1)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """Observations arranged for the likelihood."""
+
+    z: Array  # (R,)
+    row_cell: Ints  # (R,)
+    row_variance: Array  # (R,), relative to sigma²
+    experiment: Ints  # (N,), sorted
+    conditions: Array  # (K, conditions), own units
+    output: np.ndarray  # (N,)
+    coords: Mapping[str, Array]  # (N,)
+    group: Ints  # (N,)
+    offset: Array  # (N,)
+    basis: Array  # (N, q)
+    truncation: Array  # (N, t), all latents
+
+    @property
+    def experiments(self) -> int:
+        """Number of different surrogate inputs K."""
+        return len(self.conditions)
+
+    @property
+    def weight(self) -> Array:
+        """Sum of 1 / row_variance of every cell, shape (N,)."""
+        return np.bincount(self.row_cell, 1.0 / self.row_variance, minlength=len(self.offset))
+
+    @property
+    def cell_mean(self) -> Array:
+        """Weighted mean of each cell's replicates, shape (N,)."""
+        return np.bincount(self.row_cell, self.z / self.row_variance, minlength=len(self.offset)) / self.weight
+
+    def flat(self) -> Array:
+        """Return the block of numbers that `_marginal.marginal` reads."""
+        starts = np.searchsorted(self.experiment, np.arange(self.experiments + 1))
+        factors = [_compress(self.truncation[a:b]) for a, b in zip(starts[:-1], starts[1:], strict=True)]
+        header = [self.experiments, self.basis.shape[1], len(self.offset), len(self.z), 0]
+        parts = [header, starts, [f.shape[1] for f in factors], self.offset, self.group, self.basis.ravel()]
+        parts += [self.row_cell, self.row_variance, *(f.ravel() for f in factors)]
+        return np.concatenate([np.asarray(part, dtype=np.float64) for part in parts])
+
+
+def _compress(factor: Array) -> Array:
+    """Return E with E E' = factor factor' and no more columns than needed."""
+    if factor.size == 0:
+        return np.zeros((len(factor), 0))
+    left, singular, _ = np.linalg.svd(factor, full_matrices=False)
+    keep = singular > 1e-10 * max(float(singular[0]), 1e-300)
+    return np.asarray(left[:, keep] * singular[keep])
+
+
+def arrange(
+    surrogate: Surrogate,
+    observations: Observations,
+    noise: GaussianNoise | Mapping[str, GaussianNoise],
+    condition_names: tuple[str, ...],
+) -> tuple[Cells, NoiseGroups]:
+    """Match observations to the surrogate's outputs, coordinates and conditions.
+
+    Raises
+    ------
+    InputError
+        Unknown outputs or conditions, conditions that are missing, several subjects.
+    ExtrapolationError
+        Coordinates or conditions outside of what was simulated.
+    UnitError
+        When the unit of an observation is not that of the output.
+    """
+    _check_names(surrogate, observations, condition_names)
+    groups, row_variance = _noise(observations, noise)
+    keys = np.column_stack([observations.conditions[name] for name in condition_names] or [np.zeros(len(observations))])
+    conditions, row_experiment = np.unique(keys, axis=0, return_inverse=True)
+    conditions = conditions[:, : len(condition_names)]
+    check_conditions(surrogate, condition_names, conditions)
+    dims = tuple(observations.coords)
+    outputs = list(surrogate.layouts)
+    place = np.column_stack(
+        [row_experiment.reshape(-1), [outputs.index(name) for name in observations.output]]
+        + [np.nan_to_num(observations.coords[dim]) for dim in dims]
+    )
+    unique, first, row_cell = np.unique(place, axis=0, return_index=True, return_inverse=True)
+    output = np.array([outputs[int(i)] for i in unique[:, 1]])
+    coords = {dim: observations.coords[dim][first] for dim in dims}
+    offset, basis, truncation = _decode(surrogate, output, coords)
+    cells = Cells(
+        z=np.asarray(observations.value, dtype=np.float64),
+        row_cell=row_cell.reshape(-1).astype(np.int64),
+        row_variance=row_variance,
+        experiment=unique[:, 0].astype(np.int64),
+        conditions=conditions,
+        output=output,
+        coords=coords,
+        group=np.array([groups.outputs.index(str(name)) for name in output], dtype=np.int64),
+        offset=offset,
+        basis=basis,
+        truncation=truncation,
+    )
+    return cells, groups
+
+
+def _decode(surrogate: Surrogate, output: np.ndarray, coords: Mapping[str, Array]) -> tuple[Array, Array, Array]:
+    parts: list[tuple[Ints, Array, Array, Array]] = []
+    for name in dict.fromkeys(str(one) for one in output):
+        rows = np.flatnonzero(output == name)
+        dims = surrogate.layouts[name].dims
+        decoder = surrogate.decode(name, {dim: coords[dim][rows] for dim in dims} if dims else None)
+        offset, basis, truncation = decoder
+        if not dims:
+            offset, basis, truncation = (np.repeat(part, len(rows), axis=0) for part in decoder)
+        parts.append((rows, offset, basis, truncation))
+    order = np.argsort(np.concatenate([rows for rows, *_ in parts]))
+    offset, basis, truncation = (np.concatenate([part[i] for part in parts])[order] for i in (1, 2, 3))
+    return offset, basis, truncation
+
+
+def _check_names(surrogate: Surrogate, observations: Observations, condition_names: tuple[str, ...]) -> None:
+    layouts = surrogate.layouts
+    unknown = [name for name in observations.outputs if name not in layouts]
+    if unknown:
+        raise InputError(
+            f"Observations of {unknown}, but the surrogate has outputs {list(layouts)}. Rename one of them."
+        )
+    for name in observations.outputs:
+        rows = observations.output == name
+        given = {dim for dim, column in observations.coords.items() if not np.isnan(column[rows]).all()}
+        wanted = set(layouts[name].dims)
+        if given != wanted:
+            raise InputError(
+                f"Observations of {name!r} have coordinates {sorted(given)}, the surrogate's output has "
+                f"{sorted(wanted)}. Name them alike: Observations.from_table(..., coords={{dim: column}})."
+            )
+        for dim in wanted:
+            if np.isnan(observations.coords[dim][rows]).any():
+                raise DataError(f"Observations of {name!r}: a row has no {dim!r}; every row needs its coordinate.")
+        unit, theirs = observations.units.get(name, ""), layouts[name].unit
+        if unit and theirs and unit != theirs:
+            raise UnitError(
+                f"Observations of {name!r} are in {unit!r}, the simulator's output in {theirs!r}. Convert them."
+            )
+    extra = sorted(set(observations.conditions) - set(condition_names))
+    missing = sorted(set(condition_names) - set(observations.conditions))
+    if extra or missing:
+        raise InputError(
+            f"The surrogate has the conditions {list(condition_names)}; the observations lack {missing} and have "
+            f"{extra} beside. Give every condition a column: Observations.from_table(..., conditions={{name: column}})."
+        )
+    subjects = sorted(set(str(one) for one in observations.subject))
+    if len(subjects) > 1:
+        raise InputError(
+            f"Observations of {len(subjects)} subjects ({', '.join(subjects[:4])}, …), but a Calibration has one set of "
+            "parameters. Calibrate one subject at a time."
+        )
+
+
+def check_conditions(surrogate: Surrogate, names: tuple[str, ...], conditions: Array) -> None:
+    """Raise ExtrapolationError when a known condition lies outside of what was simulated."""
+    box = surrogate.domain
+    for name, values in zip(names, conditions.T, strict=True):
+        inside = box.select((name,)).contains(values[:, None])
+        if not np.all(inside):
+            index = box.names.index(name)
+            raise ExtrapolationError(
+                f"Condition {name!r} = {values[~inside][0]:g} is outside of the simulated range "
+                f"[{box.lower[index]:g}, {box.upper[index]:g}]. Simulate a wider range, or leave that experiment out."
+            )
+
+
+def _noise(observations: Observations, noise: GaussianNoise | Mapping[str, GaussianNoise]) -> tuple[NoiseGroups, Array]:
+    outputs = observations.outputs
+    by_output = dict(noise) if isinstance(noise, Mapping) else dict.fromkeys(outputs, noise)
+    for name, model in by_output.items():
+        if not isinstance(model, GaussianNoise):
+            raise InputError(f"noise of {name!r} is {model!r}; give GaussianNoise(sd=...).")
+    if set(by_output) != set(outputs):
+        raise InputError(f"noise is given for {sorted(by_output)}, but the observed outputs are {list(outputs)}.")
+    if not isinstance(noise, Mapping) and len(outputs) > 1 and noise.sd is not None:
+        raise InputError(
+            f"One noise sd for the outputs {list(outputs)}: they have their own scales. Give one each: "
+            "noise={" + ", ".join(f"{name!r}: GaussianNoise(...)" for name in outputs) + "}."
+        )
+    variance = np.ones(len(observations))
+    names, sds = [], []
+    for output in outputs:
+        sd = by_output[output].sd
+        rows = observations.output == output
+        if sd is None:
+            if np.isnan(observations.sd[rows]).any():
+                raise InputError(
+                    f"Noise of {output!r}: rows without a known sd. Name the column, from_table(..., sd=column), or give "
+                    "GaussianNoise a number or a prior."
+                )
+            variance[rows] = observations.sd[rows] ** 2
+        _warn_if_variance(output, observations.value[rows], observations.sd[rows] if sd is None else sd)
+        names.append(("sigma" if len(outputs) == 1 else f"sigma_{output}") if isinstance(sd, Prior) else "")
+        sds.append(1.0 if sd is None else sd)
+    return NoiseGroups(outputs, tuple(names), tuple(sds)), variance
+
+
+def _warn_if_variance(output: str, values: Array, sd: Array | float | Prior) -> None:
+    if isinstance(sd, Prior) or len(values) < 3:
+        return
+    size, spread = float(np.mean(sd)), float(np.ptp(values))
+    if size > spread:
+        warnings.warn(
+            f"The noise sd of {output!r}, {size:g}, is larger than the whole range of its observations, {spread:g}. "
+            "Was a variance given in its place?",
+            DataWarning,
+            stacklevel=5,
+        )

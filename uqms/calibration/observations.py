@@ -1,0 +1,322 @@
+"""Measurements as one frozen long table: what was measured, where, under which known conditions, how often."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, final
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from uqms._typing import Array, Ints
+from uqms.errors import DataError, InputError
+
+__all__ = ["Observations"]
+
+ROW_LIMIT = 500_000
+SPECIAL_DIMS = ("subject", "experiment", "replicate")
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Observations:
+    """Observations in one long table: a row a measured number.
+
+    Build it with `from_table` (pandas) or `from_xarray`; a named `xarray.DataArray` is accepted wherever observations
+    are wanted.
+
+    Attributes
+    ----------
+    output
+        Name of the measured output, shape (R,).
+    value
+        Measured numbers, shape (R,).
+    coords
+        By dim name: the coordinate of each row, NaN where the row's output has no such dim.
+    conditions
+        By condition name: the known input of each row.
+    subject, experiment
+        Labels of each row.
+    replicate
+        Replicate number of each row; None when there was no replicate column.
+    sd
+        Known standard deviation of each row, NaN where it is not known.
+    units
+        Unit by output name, empty when not said.
+
+    Raises
+    ------
+    DataError
+        NaN or infinite values, rows of different length, no rows or more than 500 000, or the same measurement twice
+        without a replicate column.
+    InputError
+        A known standard deviation that is not positive.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> table = pd.DataFrame({"h": [0.5, 1.0], "mg_L": [3.1, 2.4]})
+    >>> Observations.from_table(table, output="conc", value="mg_L", coords={"time": "h"})
+    <Observations: 2 values of conc; coordinates time>
+    """
+
+    output: np.ndarray
+    value: Array
+    coords: Mapping[str, Array]
+    conditions: Mapping[str, Array]
+    subject: np.ndarray
+    experiment: np.ndarray
+    replicate: Ints | None
+    sd: Array
+    units: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        rows = len(self.value)
+        columns = {"output": self.output, "subject": self.subject, "experiment": self.experiment, "sd": self.sd}
+        for name, column in {**columns, **self.coords, **self.conditions}.items():
+            if len(column) != rows:
+                raise DataError(f"Observations: {name!r} has {len(column)} rows but there are {rows} values.")
+        if rows == 0:
+            raise DataError("Observations: no rows. At least one measured value is needed.")
+        if rows > ROW_LIMIT:
+            raise DataError(
+                f"Observations: {rows} rows; each likelihood evaluation reads all of them, about {rows * 2e-8:.2g} s a "
+                f"gradient. Aggregate replicates to at most {ROW_LIMIT} rows."
+            )
+        self._check_numbers()
+        self._check_duplicates()
+
+    def _check_numbers(self) -> None:
+        bad = np.flatnonzero(~np.isfinite(self.value))
+        if len(bad):
+            raise DataError(
+                f"Observations: row {bad[0]} (output {self.output[bad[0]]!r}) is {self.value[bad[0]]}; "
+                f"{len(bad)} such rows. Missing values are never imputed: leave the rows out, or say missing='drop'."
+            )
+        wrong = np.flatnonzero(~np.isnan(self.sd) & ~((self.sd > 0) & np.isfinite(self.sd)))
+        if len(wrong):
+            raise InputError(
+                f"Observations: the known sd of row {wrong[0]} is {self.sd[wrong[0]]}; it must be positive."
+            )
+        for name, column in self.conditions.items():
+            if not np.isfinite(column).all():
+                row = int(np.flatnonzero(~np.isfinite(column))[0])
+                raise DataError(f"Observations: condition {name!r} of row {row} is {column[row]}; it must be known.")
+
+    def _check_duplicates(self) -> None:
+        if self.replicate is not None:
+            return
+        repeated = np.flatnonzero(self.table.drop(columns=["value", "sd"]).duplicated().to_numpy())
+        if len(repeated):
+            row = int(repeated[0])
+            where = ", ".join(
+                f"{name} = {column[row]:g}" for name, column in {**self.coords, **self.conditions}.items()
+            )
+            raise DataError(
+                f"Observations: row {row} repeats output {self.output[row]!r} at the same place ({where}) of the same "
+                "subject. If these are replicates, name their column with replicate=; if not, remove one."
+            )
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """The rows as a pandas DataFrame."""
+        columns = {"output": self.output, "value": self.value, **self.coords, **self.conditions}
+        columns |= {"subject": self.subject, "experiment": self.experiment, "sd": self.sd}
+        if self.replicate is not None:
+            columns["replicate"] = self.replicate
+        return pd.DataFrame(columns)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Measured outputs, in order of appearance."""
+        return tuple(dict.fromkeys(str(name) for name in self.output))
+
+    def __len__(self) -> int:
+        return len(self.value)
+
+    def __repr__(self) -> str:
+        parts = [f"{len(self)} values of {', '.join(self.outputs)}"]
+        if self.coords:
+            parts.append(f"coordinates {', '.join(self.coords)}")
+        if self.conditions:
+            parts.append(f"conditions {', '.join(self.conditions)}")
+        subjects = len(set(self.subject))
+        if subjects > 1:
+            parts.append(f"{subjects} subjects")
+        return f"<Observations: {'; '.join(parts)}>"
+
+    @classmethod
+    def from_table(
+        cls,
+        table: pd.DataFrame,
+        *,
+        output: str,
+        value: str,
+        coords: Mapping[str, str] | None = None,
+        conditions: Mapping[str, str] | Iterable[str] = (),
+        subject: str | None = None,
+        experiment: str | None = None,
+        replicate: str | None = None,
+        sd: str | None = None,
+        unit: str = "",
+        missing: Literal["error", "drop"] = "error",
+    ) -> "Observations":
+        """Read the observations of one output from a pandas DataFrame with one row a measurement.
+
+        Parameters
+        ----------
+        table
+            The measurements.
+        output
+            Name of the surrogate's output that was measured.
+        value
+            Column with the numbers.
+        coords
+            Output dim → column, e.g. {"time": "h"}.
+        conditions
+            Known input → column, or column names when they are the same.
+        subject, experiment, replicate, sd
+            Columns with labels, replicate numbers and known standard deviations.
+        unit
+            Unit of the values; checked against the surrogate's when both are said.
+        missing
+            "drop" leaves out rows whose value is NaN; by default they are an error.
+
+        Raises
+        ------
+        InputError
+            When a column is not in the table, or `missing` is something else.
+        DataError
+            As for `Observations`; also when a subject has no value left.
+        """
+        if missing not in ("error", "drop"):
+            raise InputError(f"missing is {missing!r}; give 'error' or 'drop'.")
+        by_name = conditions if isinstance(conditions, Mapping) else {str(name): str(name) for name in conditions}
+        wanted = [value, *(coords or {}).values(), *by_name.values()]
+        wanted += [column for column in (subject, experiment, replicate, sd) if column is not None]
+        absent = [column for column in wanted if column not in table.columns]
+        if absent:
+            raise InputError(f"Columns {absent} are not in the table; it has {list(table.columns)}.")
+        frame = table
+        if missing == "drop":
+            frame = table[table[value].notna()]
+            if subject is not None:
+                _check_subjects(table[subject], frame[subject])
+        rows = len(frame)
+
+        def labels(column: str | None) -> np.ndarray:
+            return np.full(rows, "") if column is None else frame[column].astype(str).to_numpy(dtype=np.str_)
+
+        return cls(
+            output=np.full(rows, output),
+            value=_numbers(frame, value),
+            coords={dim: _numbers(frame, column) for dim, column in (coords or {}).items()},
+            conditions={name: _numbers(frame, column) for name, column in by_name.items()},
+            subject=labels(subject),
+            experiment=labels(experiment),
+            replicate=None if replicate is None else pd.factorize(frame[replicate])[0].astype(np.int64),
+            sd=np.full(rows, np.nan) if sd is None else _numbers(frame, sd),
+            units={output: unit},
+        )
+
+    @classmethod
+    def from_xarray(
+        cls,
+        data: xr.DataArray,
+        *,
+        conditions: Iterable[str] = (),
+        missing: Literal["error", "drop"] = "error",
+    ) -> "Observations":
+        """Read the observations of one output from a DataArray named like the output.
+
+        Dims "subject", "experiment" and "replicate" are labels, `conditions` names coords that are known inputs, every
+        other dim is a coordinate of the output. A coord "sd" holds known standard deviations.
+
+        Raises
+        ------
+        InputError
+            When the array has no name, or a condition is not among its coords.
+        DataError
+            As for `Observations`.
+        """
+        if not data.name:
+            raise InputError("The DataArray has no name; name it like the output: data.rename('pressure').")
+        names = tuple(conditions)
+        absent = [name for name in names if name not in data.coords]
+        if absent:
+            raise InputError(f"Conditions {absent} are not coords of the DataArray; it has {list(data.coords)}.")
+        bare = [str(dim) for dim in data.dims if dim not in data.coords]
+        flat = data.assign_coords({dim: np.arange(data.sizes[dim]) for dim in bare})
+        flat = flat.reset_coords([name for name in flat.coords if name not in flat.dims], drop=False)
+        flat = flat.to_dataset() if isinstance(flat, xr.DataArray) else flat
+        frame = flat.to_dataframe(dim_order=list(data.dims)).reset_index() if data.dims else _scalar_frame(flat)
+        dims = [str(dim) for dim in data.dims if dim not in SPECIAL_DIMS and dim not in names]
+        return cls.from_table(
+            frame,
+            output=str(data.name),
+            value=str(data.name),
+            coords={dim: dim for dim in dims},
+            conditions=names,
+            subject="subject" if "subject" in frame else None,
+            experiment="experiment" if "experiment" in frame else None,
+            replicate="replicate" if "replicate" in frame else None,
+            sd="sd" if "sd" in frame else None,
+            unit=str(data.attrs.get("unit", "")),
+            missing=missing,
+        )
+
+    @classmethod
+    def concat(cls, parts: Iterable["Observations"]) -> "Observations":
+        """Return several tables (of different outputs, say) as one.
+
+        Raises
+        ------
+        InputError
+            When there are none.
+        """
+        tables = list(parts)
+        if not tables:
+            raise InputError("concat: no observations given.")
+        dims = tuple(dict.fromkeys(dim for part in tables for dim in part.coords))
+        names = tuple(dict.fromkeys(name for part in tables for name in part.conditions))
+
+        def column(part: "Observations", given: Mapping[str, Array], name: str) -> Array:
+            return np.asarray(given.get(name, np.full(len(part), np.nan)))
+
+        replicates = None
+        if any(part.replicate is not None for part in tables):
+            zeros = [np.zeros(len(part), dtype=np.int64) for part in tables]
+            replicates = np.concatenate(
+                [zero if part.replicate is None else part.replicate for zero, part in zip(zeros, tables, strict=True)]
+            )
+        return cls(
+            output=np.concatenate([part.output for part in tables]),
+            value=np.concatenate([part.value for part in tables]),
+            coords={dim: np.concatenate([column(part, part.coords, dim) for part in tables]) for dim in dims},
+            conditions={
+                name: np.concatenate([column(part, part.conditions, name) for part in tables]) for name in names
+            },
+            subject=np.concatenate([part.subject for part in tables]),
+            experiment=np.concatenate([part.experiment for part in tables]),
+            replicate=replicates,
+            sd=np.concatenate([part.sd for part in tables]),
+            units={name: unit for part in tables for name, unit in part.units.items()},
+        )
+
+
+def _scalar_frame(flat: xr.Dataset) -> pd.DataFrame:
+    return pd.DataFrame({str(name): [flat[name].item()] for name in flat.variables})
+
+
+def _numbers(frame: pd.DataFrame, column: str) -> Array:
+    try:
+        values = frame[column].to_numpy(dtype=np.float64, na_value=np.nan)
+    except (TypeError, ValueError):
+        raise DataError(f"Column {column!r} holds {frame[column].dtype}; numbers are wanted.") from None
+    return np.asarray(values)
+
+
+def _check_subjects(before: pd.Series, after: pd.Series) -> None:
+    lost = sorted(set(before.astype(str)) - set(after.astype(str)))
+    if lost:
+        raise DataError(f"Subjects {lost} have no value left after dropping missing ones. Leave them out of the table.")

@@ -1,0 +1,141 @@
+"""Samplers as frozen settings; each turns a PyMC model into draws."""
+
+import warnings
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+
+from uqms.errors import ConvergenceWarning, InitError, InputError, SamplingError, SamplingInterrupted
+
+__all__ = ["NUTS"]
+
+
+@final
+@dataclass(frozen=True)
+class NUTS:
+    """No-U-turn sampler (nutpie): the default for continuous parameters.
+
+    Parameters
+    ----------
+    draws, tune
+        Kept and warm-up draws of each chain.
+    chains
+        Independent chains; four are needed to tell whether they agree.
+    target_accept
+        Aimed acceptance; raise it towards 0.99 when there are divergences.
+    cores
+        Threads; None for one a chain up to the number of processors.
+    progress
+        Whether to show a progress bar.
+
+    Raises
+    ------
+    InputError
+        When a number is out of range.
+
+    References
+    ----------
+    Hoffman & Gelman (2014), JMLR 15:1593; Vehtari et al. (2021), doi:10.1214/20-BA1221.
+
+    Examples
+    --------
+    >>> NUTS(draws=2000).draws
+    2000
+    """
+
+    draws: int = 1000
+    tune: int = 1000
+    chains: int = 4
+    target_accept: float = 0.9
+    cores: int | None = None
+    progress: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("draws", "tune", "chains"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+                raise InputError(f"NUTS: {name} is {value!r}; give a whole number of at least 1.")
+        if not 0.5 <= self.target_accept < 1.0:
+            raise InputError(f"NUTS: target_accept is {self.target_accept!r}; give a number from 0.5 to below 1.")
+        if self.chains < 2:
+            warnings.warn(
+                f"NUTS: {self.chains} chain; whether a single chain converged cannot be told. Use 4.",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
+        if self.draws < 100:
+            warnings.warn(
+                f"NUTS: {self.draws} draws a chain are too few for intervals. Use 1000.",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
+
+    def run(self, model: Any, seed: int) -> Any:
+        """Return nutpie's DataTree for a PyMC model; every draw is there and finite.
+
+        Raises
+        ------
+        InitError
+            When no starting point has a finite log-density.
+        SamplingInterrupted
+            When sampling stopped early; `partial` holds the draws so far.
+        SamplingError
+            When draws are missing or not finite.
+        """
+        import nutpie
+
+        self._check_start(model)
+        with warnings.catch_warnings():
+            # nutpie sets options of PyTensor that newer releases have renamed; nothing that a user could act on
+            warnings.filterwarnings("ignore", category=DeprecationWarning)
+            warnings.filterwarnings("ignore", category=FutureWarning)
+            compiled = nutpie.compile_pymc_model(model)
+            try:
+                trace = nutpie.sample(
+                    compiled,
+                    draws=self.draws,
+                    tune=self.tune,
+                    chains=self.chains,
+                    cores=self.cores,
+                    target_accept=self.target_accept,
+                    seed=seed,
+                    progress_bar=self.progress,
+                    save_warmup=False,
+                )
+            except RuntimeError as error:
+                raise InitError(
+                    f"The sampler found no starting point with a finite log-density ({error}). Check that observations "
+                    "and noise have the scale of the simulator's output."
+                ) from error
+        self._check_draws(trace)
+        return trace
+
+    def _check_start(self, model: Any) -> None:
+        terms = {name: float(value) for name, value in model.point_logps().items()}
+        bad = [name for name, value in terms.items() if not np.isfinite(value)]
+        if bad:
+            raise InitError(
+                f"The log-density of {bad} is not finite at the starting point (terms: {terms}). Check that "
+                "observations and noise have the scale of the simulator's output."
+            )
+
+    def _check_draws(self, trace: Any) -> None:
+        posterior = trace["posterior"].dataset
+        got = (posterior.sizes["chain"], posterior.sizes["draw"])
+        if got != (self.chains, self.draws):
+            raise SamplingInterrupted(
+                f"Sampling stopped early: {got[1]} draws of {got[0]} chains where {self.draws} of {self.chains} were asked "
+                "for. The partial draws are in the error's `partial`; sample again for a posterior.",
+                trace,
+            )
+        for name, values in posterior.data_vars.items():
+            bad = int(np.count_nonzero(~np.isfinite(values.values)))
+            if bad:
+                raise SamplingInterrupted(
+                    f"{bad} of {values.size} draws of {name!r} are not finite: sampling stopped early or broke down. The "
+                    "draws are in the error's `partial`; they are no posterior.",
+                    trace,
+                )
+        if not len(posterior.data_vars):
+            raise SamplingError("The sampler returned no parameters.")

@@ -1,0 +1,282 @@
+"""The verdict on a posterior: what was checked, what was found, and what to do about it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, final
+
+import numpy as np
+import xarray as xr
+
+from uqms._typing import Array, Ints
+from uqms.calibration.problem import Calibration
+
+__all__ = ["Check", "Verdict", "judge"]
+
+Status = Literal["pass", "warn", "fail"]
+R_HAT, R_HAT_FAIL = 1.01, 1.05
+ESS_PER_CHAIN, ESS_FAIL = 100, 25
+SHARE_LIMIT = 0.5
+EDGE, EDGE_MASS = 0.02, 0.01
+AUTOCORRELATION_LEVEL = 0.01
+SHARE_DRAWS, NULL_DRAWS = 200, 2000
+
+
+@final
+@dataclass(frozen=True)
+class Check:
+    """One check: its name, status, the figure behind it, what it means and what to do."""
+
+    name: str
+    status: Status
+    value: float
+    message: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        text = f"{self.status.upper():<4}  {self.name}: {self.message}"
+        return text if self.status == "pass" else f"{text}\n      → {self.remedy}"
+
+
+@final
+@dataclass(frozen=True)
+class Verdict:
+    """All checks of a posterior; its status is that of the worst."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def status(self) -> Status:
+        """ "pass", "warn" or "fail"."""
+        found = {check.status for check in self.checks}
+        return "fail" if "fail" in found else "warn" if "warn" in found else "pass"
+
+    @property
+    def warnings(self) -> tuple[Check, ...]:
+        """Checks that did not pass."""
+        return tuple(check for check in self.checks if check.status != "pass")
+
+    def __getitem__(self, name: str) -> Check:
+        for check in self.checks:
+            if check.name == name:
+                return check
+        raise KeyError(f"no check {name!r}; there are {[check.name for check in self.checks]}")
+
+    def __str__(self) -> str:
+        head = {
+            "pass": "Verdict: PASS. No check objects to this posterior.",
+            "warn": "Verdict: WARN. Read these before you use the intervals:",
+            "fail": "Verdict: FAIL. These intervals should not be used:",
+        }[self.status]
+        order = sorted(self.checks, key=lambda check: ("fail", "warn", "pass").index(check.status))
+        return "\n".join([head, *(str(check) for check in order)])
+
+
+def judge(
+    problem: Calibration,
+    theta: Mapping[str, Array],
+    h: Ints,
+    r_hat: Mapping[str, float],
+    ess: Mapping[str, float],
+    divergences: int,
+    shape: tuple[int, int],
+    asked: tuple[int, int],
+) -> tuple[Verdict, xr.Dataset]:
+    """Return the verdict and the share of the surrogate's error in every parameter.
+
+    Parameters
+    ----------
+    problem
+        The calibration.
+    theta
+        Draws of everything inferred, each (chains * draws,).
+    h
+        Hyperparameter draw of each, (chains * draws,).
+    r_hat, ess
+        By parameter: rank-normalised split R-hat, and the smaller of bulk and tail effective sample size.
+    divergences
+        Number of divergent draws.
+    shape, asked
+        (chains, draws) there are, and that were asked for.
+    """
+    linear = _linearise(problem, theta, h)
+    share = _share(linear)
+    checks = (
+        _check_r_hat(r_hat, shape[0]),
+        _check_ess(ess, shape[0]),
+        _check_divergences(divergences, shape[0] * shape[1]),
+        _check_finite(theta, shape, asked),
+        _check_share(problem, share),
+        _check_residuals(problem, theta, linear),
+        _check_edge(problem, theta),
+    )
+    shares = xr.Dataset({name: ((), float(value)) for name, value in zip(problem.parameters, share, strict=True)})
+    return Verdict(checks), shares
+
+
+def _check_r_hat(r_hat: Mapping[str, float], chains: int) -> Check:
+    if chains < 2:
+        message, remedy = "one chain, so agreement cannot be judged", "Sample at least 4 chains: NUTS(chains=4)."
+        return Check("R-hat", "warn", float("nan"), message, remedy)
+    name = max(r_hat, key=lambda key: r_hat[key] if np.isfinite(r_hat[key]) else np.inf)
+    worst = r_hat[name]
+    status: Status = "pass" if worst <= R_HAT else "warn" if worst <= R_HAT_FAIL else "fail"
+    message = f"largest {worst:.3f} ({name}), limit {R_HAT}"
+    remedy = "Chains disagree: sample longer (NUTS(tune=2000, draws=2000)); if that does not help, look for two modes."
+    return Check("R-hat", status, float(worst), message, remedy)
+
+
+def _check_ess(ess: Mapping[str, float], chains: int) -> Check:
+    name = min(ess, key=lambda key: ess[key] if np.isfinite(ess[key]) else -np.inf)
+    worst, limit = ess[name], ESS_PER_CHAIN * chains
+    status: Status = "pass" if worst >= limit else "warn" if worst >= ESS_FAIL * chains else "fail"
+    message = f"smallest of bulk and tail {worst:.0f} ({name}), limit {limit}"
+    return Check("ESS", status, float(worst), message, "Too few independent draws: raise NUTS(draws=...).")
+
+
+def _check_divergences(count: int, draws: int) -> Check:
+    status: Status = "pass" if count == 0 else "warn" if count <= 0.01 * draws else "fail"
+    message = f"{count} of {draws} draws"
+    remedy = "Parts of the posterior may be missed: NUTS(target_accept=0.99), or a tighter prior."
+    return Check("divergences", status, float(count), message, remedy)
+
+
+def _check_finite(theta: Mapping[str, Array], shape: tuple[int, int], asked: tuple[int, int]) -> Check:
+    bad = sum(int(np.count_nonzero(~np.isfinite(values))) for values in theta.values())
+    ok = bad == 0 and shape == asked
+    message = f"{shape[0]} chains of {shape[1]} draws, {bad} not finite"
+    return Check("finite draws", "pass" if ok else "fail", float(bad), message, "Sampling broke off: sample again.")
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _Linear:
+    """The problem linearised at some posterior draws, parameters in the unit cube, noise whitened out of the way."""
+
+    jacobian: Array  # (S, N, d)
+    surrogate: Array  # (S, N, N)
+    noise: Array  # (S, N)
+    prior_precision: Array  # (d,)
+
+
+def _linearise(problem: Calibration, theta: Mapping[str, Array], h: Ints) -> _Linear:
+    count = len(h)
+    picked = np.unique(np.linspace(0, count - 1, min(SHARE_DRAWS, count)).astype(int))
+    draws = {name: values[picked] for name, values in theta.items()}
+    cells, box = problem.cells, problem.surrogate.domain
+    u = problem.unit_inputs(draws)
+    index = np.arange(len(picked))
+    scores = problem.surrogate.scores(u)
+    covariance = scores.covariance[h[picked], index]
+    columns = [box.names.index(name) for name in problem.parameters]
+    step = 1e-4
+    jacobian = np.empty((len(picked), len(cells.offset), len(columns)))
+    for i, column in enumerate(columns):
+        shift = np.zeros(box.d)
+        shift[column] = step
+        upper, lower = (problem.surrogate.scores(u + sign * shift).mean[h[picked], index] for sign in (1.0, -1.0))
+        slope = (upper - lower) / (2.0 * step)
+        jacobian[:, :, i] = np.einsum("snq,nq->sn", slope[:, cells.experiment, :], cells.basis)
+    e = cells.experiment
+    surrogate = np.zeros((len(picked), len(e), len(e)))
+    for j in range(cells.basis.shape[1]):
+        surrogate += covariance[:, j][:, e[:, None], e[None, :]] * (cells.basis[:, j, None] * cells.basis[:, j])
+    surrogate += (e[:, None] == e[None, :]) * (cells.truncation @ cells.truncation.T)
+    noise = problem.noise.values(draws, (len(picked),))[:, cells.group] ** 2 / cells.weight
+    prior = problem.prior_draws(4000, 0)
+    unit = problem.unit_inputs(prior)[:, 0, columns]
+    return _Linear(jacobian, surrogate, noise, 1.0 / unit.var(axis=0))
+
+
+def _share(linear: _Linear) -> Array:
+    """Return 1 - Var(without the surrogate's error) / Var(with it), for each parameter."""
+    n = linear.noise.shape[1]
+    total = linear.surrogate.copy()
+    total[:, np.arange(n), np.arange(n)] += linear.noise
+    prior = np.diag(linear.prior_precision)
+    transposed = linear.jacobian.transpose(0, 2, 1)
+    full = np.linalg.inv(transposed @ np.linalg.solve(total, linear.jacobian) + prior)
+    without = np.linalg.inv((transposed / linear.noise[:, None, :]) @ linear.jacobian + prior)
+    index = np.arange(full.shape[1])
+    share = 1.0 - without[:, index, index].mean(axis=0) / full[:, index, index].mean(axis=0)
+    return np.asarray(np.clip(share, 0.0, 1.0))
+
+
+def _check_share(problem: Calibration, share: Array) -> Check:
+    worst = int(np.argmax(share))
+    name = problem.parameters[worst]
+    message = f"at most {share[worst]:.0%} of a parameter's variance ({name}), limit {SHARE_LIMIT:.0%}"
+    remedy = (
+        "The surrogate, not the measurement, limits the answer: run more points where the posterior is, fit again "
+        "and calibrate again."
+    )
+    status: Status = "pass" if share[worst] <= SHARE_LIMIT else "warn"
+    return Check("surrogate error", status, float(share[worst]), message, remedy)
+
+
+def _series(problem: Calibration) -> list[Ints]:
+    """Return runs of cells that follow each other along the one numeric coordinate of their output."""
+    cells = problem.cells
+    series = []
+    for k in range(cells.experiments):
+        for output in dict.fromkeys(cells.output):
+            rows = np.flatnonzero((cells.experiment == k) & (cells.output == output))
+            dims = problem.surrogate.layouts[str(output)].dims
+            if len(dims) == 1 and len(rows) >= 4:
+                series.append(rows[np.argsort(cells.coords[dims[0]][rows])])
+    return series
+
+
+def _lag_one(residual: Array, series: list[Ints]) -> Array:
+    """Return the correlation (...) of standardised residuals (..., N) with their successors, pooled over the series."""
+    first = residual[..., np.concatenate([rows[:-1] for rows in series])]
+    second = residual[..., np.concatenate([rows[1:] for rows in series])]
+    first = first - first.mean(axis=-1, keepdims=True)
+    second = second - second.mean(axis=-1, keepdims=True)
+    norm = np.sqrt(np.sum(first**2, axis=-1) * np.sum(second**2, axis=-1))
+    return np.asarray(np.sum(first * second, axis=-1) / norm)
+
+
+def _check_residuals(problem: Calibration, theta: Mapping[str, Array], linear: _Linear) -> Check:
+    """Compare the residuals' lag-1 correlation with that of independent noise, after the same linear fit."""
+    name = "autocorrelated residuals"
+    series = _series(problem)
+    if not series:
+        return Check(name, "pass", float("nan"), "not judged: no curve with at least 4 observed coordinates")
+    cells = problem.cells
+    centre = {key: np.array([np.mean(values)]) for key, values in theta.items()}
+    scores = problem.surrogate.scores(problem.unit_inputs(centre))
+    weights = np.exp(scores.log_weights)
+    mean = np.tensordot(weights, scores.mean, 1)[0][cells.experiment]
+    sd = np.sqrt(linear.noise.mean(axis=0))
+    residual = (cells.cell_mean - cells.offset - np.sum(mean * cells.basis, axis=1)) / sd
+    found = float(_lag_one(residual, series))
+    fitted = np.linalg.qr(linear.jacobian.mean(axis=0) / sd[:, None])[0]
+    noise = np.random.default_rng(0).standard_normal((NULL_DRAWS, len(sd)))
+    null = _lag_one(noise - (noise @ fitted) @ fitted.T, series)
+    level = float(np.mean(null >= found))
+    ok = level > AUTOCORRELATION_LEVEL
+    message = f"lag-1 correlation {found:.2f}, p = {max(level, 1.0 / NULL_DRAWS):.2g} for independent noise"
+    remedy = (
+        "Independent noise does not explain what the model misses, so the intervals are too narrow. Add a model "
+        "discrepancy, or use a noise model with autocorrelation; then look again at the simulator's assumptions."
+    )
+    return Check(name, "pass" if ok else "warn", found, message, remedy)
+
+
+def _check_edge(problem: Calibration, theta: Mapping[str, Array]) -> Check:
+    box = problem.surrogate.domain
+    unit = problem.unit_inputs({name: theta[name] for name in problem.parameters})[:, 0, :]
+    worst, where = 0.0, ""
+    for name in problem.parameters:
+        column = box.names.index(name)
+        hard_low, hard_high = box.hard[column]
+        low = 0.0 if hard_low else float(np.mean(unit[:, column] < EDGE))
+        high = 0.0 if hard_high else float(np.mean(unit[:, column] > 1.0 - EDGE))
+        if max(low, high) > worst:
+            worst, where = max(low, high), f"{'lower' if low > high else 'upper'} end of {name}"
+    message = f"at most {worst:.1%} of the draws within 2 % of an edge" + (f" ({where})" if where else "")
+    remedy = (
+        f"The posterior leans on the {where}, beyond which nothing was simulated: widen the prior there if it may be "
+        "wider, run a design over it and calibrate again."
+    )
+    return Check("edge of the design box", "pass" if worst <= EDGE_MASS else "warn", worst, message, remedy)

@@ -1,0 +1,24 @@
+"""Gaussian-process surrogates: settings, fitted values, prediction and validation."""
+
+from uqms.surrogates.gp import GaussianProcess, GaussianProcessSurrogate
+from uqms.surrogates.kernels import Matern32, Matern52, SquaredExponential
+from uqms.surrogates.outputs import Curve, Decoder, Layout, Scalar
+from uqms.surrogates.prediction import Prediction
+from uqms.surrogates.process import Scores
+from uqms.surrogates.protocol import FunctionDraws, Surrogate
+
+__all__ = [
+    "Curve",
+    "Decoder",
+    "FunctionDraws",
+    "GaussianProcess",
+    "GaussianProcessSurrogate",
+    "Layout",
+    "Matern32",
+    "Matern52",
+    "Prediction",
+    "Scalar",
+    "Scores",
+    "SquaredExponential",
+    "Surrogate",
+]

@@ -1,0 +1,448 @@
+"""Exact Gaussian processes of scalars and curves: settings, and what `fit` returns."""
+
+import logging
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal, final
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike
+from scipy.stats import qmc
+
+from uqms import ensemble as table
+from uqms._typing import Array, RandomState, as_generator
+from uqms.errors import (
+    ConstantOutputWarning,
+    DataError,
+    DataWarning,
+    DesignError,
+    DesignWarning,
+    ExtrapolationWarning,
+    InputError,
+    NumericalWarning,
+)
+from uqms.parameters import Box
+from uqms.surrogates._fused import scores_flat_reverse
+from uqms.surrogates.kernels import Kernel, Matern52
+from uqms.surrogates.outputs import Curve, Decoder, Layout, OutputBasis, Scalar, fit_curve, fit_scalar
+from uqms.surrogates.prediction import Prediction, named_points
+from uqms.surrogates.process import ScoreProcess, Scores, condition, scores_at
+from uqms.surrogates.training import Hyperparameters, train, trend_basis
+
+__all__ = ["GaussianProcess", "GaussianProcessSurrogate"]
+
+_logger = logging.getLogger(__name__)
+ANCHORS = 1024
+
+
+@final
+@dataclass(frozen=True)
+class GaussianProcess:
+    """Exact Gaussian-process surrogate: the default for 10 to about 1 000 runs of a smooth simulator.
+
+    Scalars get one process each; curves and fields an orthonormal basis with one process a score. Length scales are at
+    their maximum a posteriori, trend and variance in closed form. Point estimates are overconfident with few runs:
+    `leave_one_out` says so while n <= 20 d.
+
+    Parameters
+    ----------
+    kernel
+        `Matern52()` (default), `Matern32()` or `SquaredExponential()`, one length scale an input.
+    trend
+        Mean function: "constant" (default) or "linear" in the unit cube's inputs; its uncertainty is carried.
+    noise
+        "none" for a deterministic simulator (a tiny jitter that grows only when needed), "fitted" for a stochastic one.
+    outputs
+        Settings by output name, `Scalar()` or `Curve(...)`; what is not named gets the default of its dims.
+
+    Raises
+    ------
+    InputError
+        When a setting is not one of those.
+
+    References
+    ----------
+    Rasmussen & Williams (2006), Gaussian Processes for Machine Learning, doi:10.7551/mitpress/3206.001.0001.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import uqms as uq
+    >>> space = uq.ParameterSpace(k=uq.Uniform(0.0, 2.0))
+    >>> design = uq.sobol(space, 16, rng=1)
+    >>> runs = uq.ensemble.build(design, {"y": np.sin(design["k"].values)})
+    >>> surrogate = uq.GaussianProcess().fit(runs)
+    >>> bool(abs(surrogate.predict({"k": 1.0}).mean["y"].item() - np.sin(1.0)) < 1e-3)
+    True
+    """
+
+    kernel: Kernel = field(default_factory=Matern52)
+    trend: Literal["constant", "linear"] = "constant"
+    noise: Literal["none", "fitted"] = "none"
+    outputs: Mapping[str, Curve | Scalar] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.kernel, Kernel):
+            raise InputError(f"kernel is {self.kernel!r}; give Matern52(), Matern32() or SquaredExponential().")
+        if self.trend not in ("constant", "linear"):
+            raise InputError(f"trend is {self.trend!r}; give 'constant' or 'linear'.")
+        if self.noise not in ("none", "fitted"):
+            raise InputError(f"noise is {self.noise!r}; give 'none' (deterministic simulator) or 'fitted'.")
+
+    def fit(self, ensemble: xr.Dataset) -> "GaussianProcessSurrogate":
+        """Train on the completed runs of an ensemble and return the surrogate.
+
+        Parameters
+        ----------
+        ensemble
+            Dataset with dim "run" (see `uqms.ensemble`).
+
+        Returns
+        -------
+        GaussianProcessSurrogate
+            A frozen value of plain arrays.
+
+        Raises
+        ------
+        DataError
+            NaN, or the same input with different outputs while noise="none".
+        DesignError
+            Fewer than d + 2 different runs.
+        """
+        table.check(ensemble)
+        runs = table.completed(ensemble)
+        left_out = ensemble.sizes["run"] - runs.sizes["run"]
+        if left_out:
+            _logger.info("%d of %d runs did not complete and are left out", left_out, ensemble.sizes["run"])
+        _check_settings(self.outputs, table.output_names(runs))
+        box, x = _inputs(runs)
+        runs, x = _merge_duplicates(runs, x, box.names, self.noise == "fitted")
+        if len(x) < box.d + 2:
+            raise DesignError(
+                f"{len(x)} different completed runs of {box.d} inputs; at least d + 2 = {box.d + 2} are needed, and "
+                f"about 10 d = {10 * box.d} for a useful surrogate. Run more points: uq.designs.extend(design, n)."
+            )
+        bases, scores = [], []
+        for name in table.output_names(runs):
+            basis, values = _fit_basis(name, runs[name], self.outputs.get(name))
+            bases.append(basis)
+            scores.append(values)
+        y = np.hstack(scores)
+        columns = 1 if self.trend == "constant" else 1 + box.d
+        columns = columns if len(x) > columns + 1 else 1
+        found = [_train_one(x, y[:, j], self.kernel, columns, self.noise == "fitted") for j in range(y.shape[1])]
+        variance = None if np.ptp(y, axis=0).all() else _variances(x, y, self.kernel, columns, found)
+        process = condition(self.kernel, x, y, columns, found, variance)
+        _report(process, found, bases)
+        attrs = {key: str(runs.attrs[key]) for key in ("space", "simulator", "design") if key in runs.attrs}
+        attrs |= {"runs_left_out": str(left_out), "noise": self.noise}
+        return GaussianProcessSurrogate(box, process, tuple(bases), MappingProxyType(attrs))
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class GaussianProcessSurrogate:
+    """A trained Gaussian process: predicts without a training library, saves without pickle.
+
+    Attributes
+    ----------
+    domain
+        The design box.
+    process
+        The conditioned scores as arrays.
+    bases
+        One basis an output.
+    attrs
+        Where it came from: space, design and simulator as JSON.
+    """
+
+    domain: Box
+    process: ScoreProcess
+    bases: tuple[OutputBasis, ...]
+    attrs: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def layouts(self) -> Mapping[str, Layout]:
+        """Dims, coordinates and unit of every output."""
+        return {basis.name: basis.layout for basis in self.bases}
+
+    @property
+    def runs(self) -> int:
+        """Number of runs it was trained on."""
+        return len(self.process.x)
+
+    @property
+    def point_estimated(self) -> bool:
+        """Whether hyperparameters are single values although the runs are few (n <= 20 d)."""
+        return self.process.draws == 1 and self.runs <= 20 * self.domain.d
+
+    def __repr__(self) -> str:
+        outputs = ", ".join(f"{b.name}{list(b.dims) if b.dims else ''} ({b.basis.shape[1]} scores)" for b in self.bases)
+        estimated = ", hyperparameters point-estimated" if self.process.draws == 1 else ""
+        left = self.attrs.get("runs_left_out", "0")
+        return (
+            f"<GaussianProcessSurrogate: {self.runs} runs ({left} left out) of {', '.join(self.domain.names)} → "
+            f"{outputs}; {type(self.process.kernel).__name__}{estimated}>"
+        )
+
+    def scores(self, u: Array) -> Scores:
+        """Return mean (H, ..., k, q) and covariance between inputs (H, ..., q, k, k) at `u` (..., k, d)."""
+        return scores_at(self.process, np.asarray(u, dtype=np.float64))
+
+    def scores_reverse(self, u: Array, mean_bar: Array, covariance_bar: Array) -> Array:
+        """Return the derivative (k, d) of sum(mean * mean_bar) + sum(covariance * covariance_bar) at `u` (k, d)."""
+        block = self.process.flat()
+        return np.asarray(scores_flat_reverse(block, np.ascontiguousarray(u), mean_bar, covariance_bar))
+
+    def decode(self, output: str, coords: Mapping[str, ArrayLike] | None = None) -> Decoder:
+        """Return the rows of an output at pointwise coordinates (all simulated ones when None).
+
+        Raises
+        ------
+        InputError
+            When there is no such output.
+        """
+        names = [basis.name for basis in self.bases]
+        if output not in names:
+            raise InputError(f"The surrogate has no output {output!r}; it has {names}.")
+        index = names.index(output)
+        offset, basis, truncation = self.bases[index].rows(coords)
+        widths = [b.basis.shape[1] for b in self.bases]
+        latents = [b.latent for b in self.bases]
+        full = np.zeros((len(offset), sum(widths)))
+        full[:, sum(widths[:index]) : sum(widths[: index + 1])] = basis
+        rest = np.zeros((len(offset), sum(latents)))
+        rest[:, sum(latents[:index]) : sum(latents[: index + 1])] = truncation
+        return Decoder(offset, full, rest)
+
+    def predict(self, points: Mapping[str, object] | xr.Dataset) -> Prediction:
+        """Predict every output at points given in the inputs' own units.
+
+        Parameters
+        ----------
+        points
+            Mapping (or Dataset) of input name to numbers of shape (k,); single numbers are repeated.
+
+        Returns
+        -------
+        Prediction
+            Mean, sd, covariance and draws; the uncertainty is the surrogate's, without measurement noise.
+
+        Warns
+        -----
+        ExtrapolationWarning
+            When a point lies outside of the design box.
+        """
+        x = named_points(self.domain.names, points)
+        inside = np.asarray(self.domain.contains(x))
+        if not inside.all():
+            first = int(np.flatnonzero(~inside)[0])
+            values = ", ".join(f"{n} = {v:g}" for n, v in zip(self.domain.names, x[first], strict=True))
+            warnings.warn(
+                f"{int((~inside).sum())} of {len(x)} points lie outside of the design box, first point {first} "
+                f"({values}): the surrogate extrapolates there. Simulate there, or restrict the points.",
+                ExtrapolationWarning,
+                stacklevel=2,
+            )
+        u = np.asarray(self.domain.to_unit(x))
+        return Prediction(self, u, scores_at(self.process, u, diagonal=True), inside)
+
+    def functions(self, n: int, rng: RandomState, anchors: int = ANCHORS) -> "GaussianFunctionDraws":
+        """Return n draws of the whole function of scores.
+
+        The draws are exact jointly at `anchors` Sobol points of the box and the runs; anywhere else they are the
+        conditional mean given those plus a draw of the residual, which is joint within one call.
+        """
+        generator = as_generator(rng)
+        d = self.domain.d
+        points = qmc.Sobol(d, scramble=False).random(anchors) if anchors else np.zeros((0, d))
+        h = generator.choice(self.process.draws, size=n, p=np.exp(self.process.log_weights))
+        values = _joint_draws(self.process, points, h, generator)
+        return GaussianFunctionDraws(self.process, points, h, values, int(generator.integers(2**63)))
+
+    def save(self, path: str | Path) -> None:
+        """Write the surrogate to one .npz file of arrays and JSON (no pickle); `load_surrogate` reads it."""
+        from uqms.surrogates.files import save_surrogate
+
+        save_surrogate(self, path)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class GaussianFunctionDraws:
+    """Draws of the whole function; calling evaluates every draw at inputs `u` (k, d) to (draws, k, q)."""
+
+    process: ScoreProcess
+    anchors: Array
+    hyperparameters: Array
+    values: Array
+    seed: int
+
+    def __call__(self, u: Array) -> Array:
+        """Return the scores (draws, k, q); the same call gives the same numbers."""
+        generator = np.random.default_rng(self.seed)
+        points = np.vstack([self.anchors, np.asarray(u, dtype=np.float64)])
+        return _joint_draws(self.process, points, self.hyperparameters, generator, self.values)
+
+
+def _joint_draws(
+    process: ScoreProcess, points: Array, h: Array, rng: np.random.Generator, known: Array | None = None
+) -> Array:
+    """Draw scores jointly at `points`, given draws `known` (n, a, q) at the first a of them."""
+    n, total = len(h), len(points)
+    a = 0 if known is None else known.shape[1]
+    out = np.empty((n, total - a, process.q))
+    if total == a:
+        return out
+    scores = scores_at(process, points)
+    for i in np.unique(h):
+        rows = np.flatnonzero(h == i)
+        for j in range(process.q):
+            lower = _semidefinite_factor(scores.covariance[i, j])
+            mean = scores.mean[i, :, j]
+            z = rng.standard_normal((len(rows), total - a))
+            values = mean[a:] + z @ lower[a:, a:].T
+            if known is not None and a:
+                whitened = np.linalg.solve(lower[:a, :a], (known[rows, :, j] - mean[:a]).T)
+                values += (lower[a:, :a] @ whitened).T
+            out[rows, :, j] = values
+    return out
+
+
+def _semidefinite_factor(covariance: Array) -> Array:
+    """Return a lower factor of a covariance that rounding, or a point given twice, has made singular."""
+    n = len(covariance)
+    size = float(np.mean(np.diag(covariance)))
+    jitter = 1e-12
+    while True:
+        try:
+            matrix = covariance.copy()
+            matrix.flat[:: n + 1] += jitter * size + 1e-300
+            return np.asarray(np.linalg.cholesky(matrix))
+        except np.linalg.LinAlgError:
+            jitter *= 10.0
+            if jitter > 1e-4:
+                raise
+
+
+def _check_settings(settings: Mapping[str, Curve | Scalar], names: tuple[str, ...]) -> None:
+    unknown = sorted(set(settings) - set(names))
+    if unknown:
+        raise InputError(f"outputs: settings for {unknown}, but the ensemble has outputs {list(names)}.")
+
+
+def _inputs(runs: xr.Dataset) -> tuple[Box, Array]:
+    """Return the design box and the inputs in its unit cube, without inputs that are fixed."""
+    box = table.get_box(runs)
+    fixed = [n for n, low, high in zip(box.names, box.lower, box.upper, strict=True) if not high > low]
+    if fixed:
+        warnings.warn(
+            f"Inputs {fixed} are the same in every run; they are left out of the surrogate.",
+            DesignWarning,
+            stacklevel=3,
+        )
+        box = box.select(tuple(name for name in box.names if name not in fixed))
+    if not box.names:
+        raise DesignError("No input varies over the runs; a surrogate needs at least one that does.")
+    x = np.asarray(box.to_unit(table.input_array(runs, box.names)))
+    spread = np.ptp(x, axis=0) if len(x) else np.ones(box.d)
+    if (spread < 1e-9).any():
+        still = [name for name, value in zip(box.names, spread, strict=True) if value < 1e-9]
+        warnings.warn(
+            f"Inputs {still} do not vary over the runs although the design box is wide: their effect is unknown and "
+            "predictions at other values fall back to the prior. Simulate other values.",
+            DesignWarning,
+            stacklevel=3,
+        )
+    elif len(x) > box.d and box.d > 1 and np.linalg.svd(x - x.mean(axis=0), compute_uv=False)[-1] < 1e-8 * len(x):
+        warnings.warn(
+            f"Inputs {list(box.names)} are collinear over the runs: their effects cannot be told apart. Use a "
+            "space-filling design such as uq.sobol.",
+            DesignWarning,
+            stacklevel=3,
+        )
+    return box, x
+
+
+def _merge_duplicates(runs: xr.Dataset, x: Array, names: tuple[str, ...], noisy: bool) -> tuple[xr.Dataset, Array]:
+    unique, first, inverse = np.unique(x, axis=0, return_index=True, return_inverse=True)
+    if len(unique) == len(x) or noisy:
+        return runs, x
+    inverse = inverse.reshape(-1)
+    for name in table.output_names(runs):
+        values = runs[name].values.reshape(len(x), -1)
+        same = np.isclose(values, values[first][inverse], rtol=1e-12, atol=0.0).all(axis=1)
+        if not same.all():
+            bad = int(np.flatnonzero(~same)[0])
+            raise DataError(
+                f"Runs {int(first[inverse[bad]])} and {bad} have the same inputs but different {name!r}. A "
+                "deterministic simulator cannot do that: check the table, or use GaussianProcess(noise='fitted')."
+            )
+    warnings.warn(
+        f"{len(x) - len(unique)} runs repeat the inputs and outputs of others; they are merged.",
+        DataWarning,
+        stacklevel=3,
+    )
+    kept = np.sort(first)
+    return runs.isel(run=kept), x[kept]
+
+
+def _fit_basis(name: str, output: xr.DataArray, settings: Curve | Scalar | None) -> tuple[OutputBasis, Array]:
+    dims = tuple(str(dim) for dim in output.dims if dim != "run")
+    unit = str(output.attrs.get("unit", ""))
+    values = output.transpose("run", *dims).values.reshape(output.sizes["run"], -1)
+    if float(np.ptp(values)) > 1e12 * max(float(np.median(np.abs(values))), 1e-300):
+        warnings.warn(
+            f"Output {name!r} spans more than 12 orders of magnitude ({values.min():g} to {values.max():g}). Let the "
+            "simulator return its logarithm.",
+            DataWarning,
+            stacklevel=3,
+        )
+    if isinstance(settings, Scalar) and dims:
+        raise InputError(f"Output {name!r} has dims {list(dims)}, so its settings are Curve(...), not Scalar().")
+    if isinstance(settings, Curve) and not dims:
+        raise InputError(f"Output {name!r} is one number a run, so its settings are Scalar(), not Curve(...).")
+    if dims:
+        coords = {dim: np.asarray(output[dim].values, dtype=np.float64) for dim in dims}
+        layout = Layout(dims, coords, unit)
+        basis, scores = fit_curve(name, layout, values, settings if isinstance(settings, Curve) else Curve())
+    else:
+        basis, scores = fit_scalar(name, unit, values[:, 0])
+    if not basis.basis.any():
+        warnings.warn(
+            f"Output {name!r} is the same in every run; it is predicted as that constant. Does it depend on the inputs?",
+            ConstantOutputWarning,
+            stacklevel=3,
+        )
+    return basis, scores
+
+
+def _train_one(x: Array, y: Array, kernel: Kernel, columns: int, noisy: bool) -> Hyperparameters:
+    if not y.any():  # a constant output: its basis is zero, so only finite numbers are needed
+        return Hyperparameters(np.ones(x.shape[1]), 0.0, 1e-12, 0.0, 0, False)
+    return train(x, y, kernel, trend_basis(x, columns), noisy)
+
+
+def _variances(x: Array, y: Array, kernel: Kernel, columns: int, found: list[Hyperparameters]) -> list[float]:
+    estimated = condition(kernel, x, y, columns, found).variance[0]
+    return [1.0 if not y[:, j].any() else float(estimated[j]) for j in range(y.shape[1])]
+
+
+def _report(process: ScoreProcess, found: list[Hyperparameters], bases: list[OutputBasis]) -> None:
+    names = [basis.name for basis in bases for _ in range(basis.basis.shape[1])]
+    jitter = process.jitter[0]
+    if (jitter > 1.001e-9).any():
+        worst = int(np.argmax(jitter))
+        warnings.warn(
+            f"A score of output {names[worst]!r} needed a relative jitter of {jitter[worst]:.0e}: runs lie very close "
+            "together or the output is smoother than the kernel. Try Matern52(), or remove near-duplicates.",
+            NumericalWarning,
+            stacklevel=3,
+        )
+    bound = sorted({name for name, one in zip(names, found, strict=True) if one.at_bound})
+    if bound:
+        _logger.info("length scales of %s ended at a bound of their range", bound)

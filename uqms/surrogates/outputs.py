@@ -1,0 +1,298 @@
+"""From outputs to scores and back: bases, truncation and interpolation between simulated coordinates.
+
+==========  ==================================================================  =========
+symbol      meaning                                                             shape
+==========  ==================================================================  =========
+y           an output of one run, flattened                                     (m,)
+offset      mean over the runs                                                  (m,)
+B           basis, columns scaled so that the scores have unit variance         (m, q)
+T           truncation factor: what the scores leave out is T omega, omega ~ N  (m, t)
+H           picks or interpolates coordinates                                   (N, m)
+==========  ==================================================================  =========
+
+The truncation factor comes from held-out runs: a basis that is made of the same runs that it is measured on
+understates what it leaves out (by 1.5 to 1.9 in sd at 30 runs).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple, final
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+from scipy.interpolate import make_interp_spline
+
+from uqms._typing import Array
+from uqms.errors import DataError, ExtrapolationError, InputError
+
+__all__ = ["Curve", "Decoder", "Layout", "OutputBasis", "Scalar", "fit_curve", "fit_scalar"]
+
+FOLDS = 10
+CONSTANT = 1e-12  # an output whose sd is below this share of its size is constant up to rounding
+
+
+@final
+@dataclass(frozen=True)
+class Scalar:
+    """Settings of an output that is one number a run.
+
+    Examples
+    --------
+    >>> from uqms.surrogates import GaussianProcess
+    >>> GaussianProcess(outputs={"peak": Scalar()}).outputs["peak"]
+    Scalar()
+    """
+
+
+@final
+@dataclass(frozen=True)
+class Curve:
+    """Settings of an output with coordinates: how many scores of its orthonormal basis are kept.
+
+    Parameters
+    ----------
+    tolerance
+        Share of the variance, on runs that the basis has not seen, that may be left to the truncation term.
+    max_scores
+        At most this many scores; each costs one Gaussian process.
+
+    Raises
+    ------
+    InputError
+        When `tolerance` is not in (0, 1) or `max_scores` is below 1.
+
+    Examples
+    --------
+    >>> Curve(max_scores=5).max_scores
+    5
+    """
+
+    tolerance: float = 1e-6
+    max_scores: int = 20
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.tolerance < 1.0:
+            raise InputError(f"Curve: tolerance is {self.tolerance!r}; give a share of variance between 0 and 1.")
+        if self.max_scores < 1:
+            raise InputError(f"Curve: max_scores is {self.max_scores!r}; at least one score is needed.")
+
+
+class Decoder(NamedTuple):
+    """Rows of the linear map from scores to output points: y = offset + basis @ scores + truncation @ omega.
+
+    Omega is standard normal; points of one input share it, different inputs have their own.
+
+    Attributes
+    ----------
+    offset, basis, truncation
+        Shapes (N,), (N, q), (N, t).
+    """
+
+    offset: Array
+    basis: Array
+    truncation: Array
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Named dims of an output with their coordinates, and its unit."""
+
+    dims: tuple[str, ...] = ()
+    coords: Mapping[str, Array] = field(default_factory=dict)
+    unit: str = ""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes of the dims."""
+        return tuple(len(self.coords[dim]) for dim in self.dims)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class OutputBasis:
+    """One output's place among the scores: its offset, basis and truncation, and its coordinates."""
+
+    name: str
+    layout: Layout
+    offset: Array
+    basis: Array
+    truncation: Array
+    interpolation_sd: Array = field(default_factory=lambda: np.zeros(0))
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        """Named dims of the output."""
+        return self.layout.dims
+
+    @property
+    def coords(self) -> Mapping[str, Array]:
+        """Simulated coordinates of every dim."""
+        return self.layout.coords
+
+    @property
+    def latent(self) -> int:
+        """Number of omegas: truncation and, for curves, one an interval between simulated coordinates."""
+        return self.truncation.shape[1] + len(self.interpolation_sd)
+
+    def rows(self, coords: Mapping[str, ArrayLike] | None) -> tuple[Array, Array, Array]:
+        """Return offset (N,), basis (N, q), truncation (N, t) of this output at pointwise coordinates (None: all).
+
+        Raises
+        ------
+        ExtrapolationError
+            Outside of the simulated coordinates.
+        DataError
+            When a dim is missing, or lies between simulated coordinates of an output with several dims.
+        """
+        if coords is None:
+            padding = np.zeros((len(self.offset), len(self.interpolation_sd)))
+            return self.offset, self.basis, np.hstack([self.truncation, padding])
+        picks, bumps = self._interpolate(coords)
+        return picks @ self.offset, picks @ self.basis, np.hstack([picks @ self.truncation, bumps])
+
+    def _interpolate(self, coords: Mapping[str, ArrayLike]) -> tuple[Array, Array]:
+        if set(coords) != set(self.dims):
+            raise DataError(
+                f"Output {self.name!r} has coordinates {list(self.dims)}, got {sorted(coords)}. "
+                f"Give one value of each of {list(self.dims)} a point."
+            )
+        points = {dim: np.atleast_1d(np.asarray(coords[dim], dtype=np.float64)) for dim in self.dims}
+        count = max((len(value) for value in points.values()), default=1)
+        picks = np.ones((count, 1))
+        bumps = np.zeros((count, len(self.interpolation_sd)))
+        for dim in self.dims:
+            grid, at = self.coords[dim], points[dim]
+            self._check_range(dim, grid, at)
+            nearest = np.abs(at[:, None] - grid[None, :]).argmin(axis=1)
+            off_grid = np.abs(grid[nearest] - at) > 1e-9 * max(float(np.ptp(grid)), float(np.abs(grid).max()), 1e-300)
+            weights = np.zeros((len(at), len(grid)))
+            weights[np.arange(len(at)), nearest] = 1.0
+            if off_grid.any():
+                self._check_can_interpolate(dim, grid, at[off_grid])
+                weights[off_grid] = _spline(grid)(at[off_grid])
+                bumps[off_grid] = _bumps(grid, at[off_grid]) * self.interpolation_sd
+            picks = (picks[:, :, None] * weights[:, None, :]).reshape(count, -1)
+        return picks, bumps
+
+    def _check_range(self, dim: str, grid: Array, at: Array) -> None:
+        slack = 1e-9 * max(float(np.ptp(grid)), float(np.abs(grid).max()), 1e-300)
+        outside = ~((at >= grid.min() - slack) & (at <= grid.max() + slack))
+        if outside.any():
+            raise ExtrapolationError(
+                f"Output {self.name!r}: {dim} = {at[outside][0]:g} is outside of the simulated range "
+                f"[{grid.min():g}, {grid.max():g}]. Simulate that coordinate, or leave the observation out."
+            )
+
+    def _check_can_interpolate(self, dim: str, grid: Array, at: Array) -> None:
+        if len(self.dims) > 1 or len(grid) < 3:
+            raise DataError(
+                f"Output {self.name!r}: {dim} = {at[0]:g} is not a simulated coordinate, and between them only outputs "
+                f"with one dim and at least 3 coordinates are interpolated (this has {list(self.dims)}, "
+                f"{len(grid)} along {dim!r}). Simulate that coordinate."
+            )
+
+
+def _spline(grid: Array) -> object:
+    degree = min(3, len(grid) - 1)
+    return make_interp_spline(grid, np.eye(len(grid)), k=degree)
+
+
+def _bumps(grid: Array, at: Array) -> Array:
+    """Shape of the interpolation error in each interval: 0 at its simulated ends, 1 in the middle."""
+    interval = np.clip(np.searchsorted(grid, at, side="right") - 1, 0, len(grid) - 2)
+    share = (at - grid[interval]) / (grid[interval + 1] - grid[interval])
+    out = np.zeros((len(at), len(grid) - 1))
+    out[np.arange(len(at)), interval] = 4.0 * share * (1.0 - share)
+    return out
+
+
+def interpolation_error(grid: Float[np.ndarray, " m"], y: Float[np.ndarray, "n m"]) -> Float[np.ndarray, " intervals"]:
+    """Return the sd of the cubic interpolation's error in each interval, measured on the runs.
+
+    Every second coordinate is left out and interpolated from the rest. How much smaller the error is at the full
+    density is measured too (from every fourth coordinate; never taken to fall faster than the fourth power of the
+    spacing); with fewer than 9 coordinates no reduction is assumed.
+    """
+    m = len(grid)
+    if m < 3:
+        return np.zeros(0)
+    left_out, errors = _leave_out(grid, y, 2)
+    reduction = 1.0
+    if m >= 9:
+        coarse = np.sqrt(np.mean(_leave_out(grid, y, 4)[1] ** 2))
+        reduction = float(np.clip(np.sqrt(np.mean(errors**2)) / max(coarse, 1e-300), 1.0 / 16.0, 1.0))
+    mean_square = np.mean(errors**2, axis=0)
+    nearest = np.abs(left_out[None, :] - (np.arange(m - 1)[:, None] + 0.5)).argmin(axis=1)
+    return np.asarray(reduction * np.sqrt(mean_square[nearest]))
+
+
+def _leave_out(grid: Array, y: Array, step: int) -> tuple[Array, Array]:
+    kept = np.unique(np.append(np.arange(0, len(grid), step), len(grid) - 1))
+    left = np.setdiff1d(np.arange(len(grid)), kept)
+    spline = make_interp_spline(grid[kept], y[:, kept].T, k=min(3, len(kept) - 1))
+    return left, spline(grid[left]).T - y[:, left]
+
+
+def fit_scalar(name: str, unit: str, y: Float[np.ndarray, " n"]) -> tuple[OutputBasis, Float[np.ndarray, "n 1"]]:
+    """Return the basis of a scalar output and its scores: centred, divided by its sd."""
+    mean, sd = float(np.mean(y)), float(np.std(y))
+    constant = sd <= CONSTANT * float(np.abs(y).max())
+    scores = np.zeros((len(y), 1)) if constant else ((y - mean) / sd)[:, None]
+    basis = np.array([[0.0 if constant else sd]])
+    return OutputBasis(name, Layout(unit=unit), np.array([mean]), basis, np.zeros((1, 0))), scores
+
+
+def fit_curve(
+    name: str,
+    layout: Layout,
+    y: Float[np.ndarray, "n m"],
+    settings: Curve,
+) -> tuple[OutputBasis, Float[np.ndarray, "n q"]]:
+    """Return the basis of a curve or field and its scores, with the truncation measured on held-out runs."""
+    n, m = y.shape
+    offset = y.mean(axis=0)
+    centred = y - offset
+    dims = layout.dims
+    between = interpolation_error(layout.coords[dims[0]], y) if len(dims) == 1 else np.zeros(0)
+    if np.sqrt(np.mean(centred**2)) <= CONSTANT * np.abs(y).max():
+        empty = OutputBasis(name, layout, offset, np.zeros((m, 1)), np.zeros((m, 0)), 0.0 * between)
+        return empty, np.zeros((n, 1))
+    count, residuals = _held_out(y, settings)
+    _, singular, right = np.linalg.svd(centred, full_matrices=False)
+    sd = singular[:count] / np.sqrt(n)
+    basis = right[:count].T * sd
+    truncation = _factor(residuals / np.sqrt(n), float(singular[0] / np.sqrt(n)))
+    scores = centred @ right[:count].T / sd
+    return OutputBasis(name, layout, offset, basis, truncation, between), scores
+
+
+def _held_out(y: Array, settings: Curve) -> tuple[int, Array]:
+    """Return the number of scores, and what they leave of each run when the basis is made of the other folds."""
+    n, m = y.shape
+    limit = min(settings.max_scores, n - 2, m)
+    folds = [np.arange(i, n, FOLDS) for i in range(min(FOLDS, n))]
+    parts = []
+    for held in folds:
+        rest = np.setdiff1d(np.arange(n), held)
+        mean = y[rest].mean(axis=0)
+        right = np.linalg.svd(y[rest] - mean, full_matrices=False)[2][: min(limit, len(rest) - 1)]
+        parts.append((held, y[held] - mean, right))
+    limit = min(limit, *(len(right) for _, _, right in parts))
+    total = sum(float(np.sum(rows**2)) for _, rows, _ in parts)
+    kept = sum(np.sum((rows @ right[:limit].T) ** 2, axis=0) for _, rows, right in parts)
+    left = 1.0 - np.cumsum(kept) / total
+    enough = np.flatnonzero(left <= settings.tolerance)
+    count = int(enough[0]) + 1 if len(enough) else limit
+    residuals = np.empty_like(y)
+    for held, rows, right in parts:
+        residuals[held] = rows - (rows @ right[:count].T) @ right[:count]
+    return count, residuals
+
+
+def _factor(residuals: Array, scale: float) -> Array:
+    """Return T with T T' the second moment of the residuals, without columns that are rounding."""
+    _, singular, right = np.linalg.svd(residuals, full_matrices=False)
+    keep = singular > 1e-9 * scale
+    return np.asarray(right[keep].T * singular[keep])

@@ -1,0 +1,57 @@
+"""What calibration, prediction and sensitivity need of a surrogate; a user's own plugs in here."""
+
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
+
+from numpy.typing import ArrayLike
+
+from uqms._typing import Array, RandomState
+from uqms.parameters import Box
+from uqms.surrogates.outputs import Decoder, Layout
+from uqms.surrogates.process import Scores
+
+__all__ = ["FunctionDraws", "Surrogate"]
+
+
+@runtime_checkable
+class FunctionDraws(Protocol):
+    """Draws of the whole function: calling them evaluates every draw at any inputs."""
+
+    def __call__(self, u: Array) -> Array:
+        """Return the scores (draws, k, q) at inputs `u` (k, d)."""
+        ...
+
+
+@runtime_checkable
+class Surrogate(Protocol):
+    """A random function from the unit cube of a design box to scores, and the linear map from scores to outputs.
+
+    The error of a surrogate is one random function: the same input has one error, different inputs have correlated
+    errors. That is why `scores` returns covariances *between inputs* and not variances.
+    """
+
+    @property
+    def domain(self) -> Box:
+        """The design box, with the map from the inputs' own units to the unit cube."""
+        ...
+
+    @property
+    def layouts(self) -> Mapping[str, Layout]:
+        """Dims, coordinates and unit of every output."""
+        ...
+
+    def scores(self, u: Array) -> Scores:
+        """Return mean (H, ..., k, q) and covariance (H, ..., q, k, k) at inputs `u` (..., k, d)."""
+        ...
+
+    def scores_reverse(self, u: Array, mean_bar: Array, covariance_bar: Array) -> Array:
+        """Return the derivative (k, d) of sum(mean * mean_bar) + sum(covariance * covariance_bar) at `u` (k, d)."""
+        ...
+
+    def decode(self, output: str, coords: Mapping[str, ArrayLike] | None = None) -> Decoder:
+        """Return the rows of an output at pointwise coordinates (all simulated ones when None)."""
+        ...
+
+    def functions(self, n: int, rng: RandomState) -> FunctionDraws:
+        """Return n draws of the whole function."""
+        ...
