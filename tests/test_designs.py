@@ -98,7 +98,7 @@ def test_over_a_box_points_are_even_on_the_surrogates_scale(method):
     for column in unit.T:
         assert stats.kstest(column, "uniform").statistic < 0.03
     assert json.loads(design.attrs["design"])["over"] == "box"
-    longer = uq.designs.extend(design, 10)
+    longer = uq.extend(design, 10)
     assert longer.isel(run=slice(128)).equals(design)
     assert kept.contains(matrix(longer)).all()
 
@@ -110,7 +110,7 @@ def test_a_box_alone_is_a_region_too(method):
     assert "space" not in design.attrs
     assert box.contains(matrix(design)).all()
     assert abs(np.log(design["a"]).mean() - np.log(10.0)) < 0.1
-    np.testing.assert_array_equal(matrix(uq.designs.extend(design, 32))[:32], matrix(design))
+    np.testing.assert_array_equal(matrix(uq.extend(design, 32))[:32], matrix(design))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -139,25 +139,25 @@ def test_seeds(method):
 @pytest.mark.parametrize("method", [uq.sobol, uq.halton])
 @pytest.mark.parametrize(("n", "more"), [(64, 64), (1, 1), (50, 27)])
 def test_extended_sequences_are_the_longer_sequences(method, n, more):
-    xr.testing.assert_identical(uq.designs.extend(method(SPACE, n, rng=5), more), method(SPACE, n + more, rng=5))
-    twice = uq.designs.extend(uq.designs.extend(method(SPACE, n, rng=5), 3), more)
+    xr.testing.assert_identical(uq.extend(method(SPACE, n, rng=5), more), method(SPACE, n + more, rng=5))
+    twice = uq.extend(uq.extend(method(SPACE, n, rng=5), 3), more)
     xr.testing.assert_identical(twice, method(SPACE, n + 3 + more, rng=5))
 
 
 def test_extended_latin_hypercube_fills_the_empty_layers():
     design = uq.latin_hypercube(SPACE, 20, rng=5)
-    longer = uq.designs.extend(design, 20)
+    longer = uq.extend(design, 20)
     np.testing.assert_array_equal(matrix(longer)[:20], matrix(design))
     u = cube(longer)
     for column in u.T:
         layers = np.floor(column * 40)
         assert len(set(layers[20:])) == 20
         assert not set(layers[20:]) & set(layers[:20])
-    xr.testing.assert_identical(longer, uq.designs.extend(design, 20))
-    assert not longer.equals(uq.designs.extend(design, 20, rng=77))
-    xr.testing.assert_identical(uq.designs.extend(design, 20, rng=77), uq.designs.extend(design, 20, rng=77))
-    assert json.loads(uq.designs.extend(design, 20, rng=77).attrs["design"])["extended"] == [[20, 77]]
-    again = uq.designs.extend(longer, 5)
+    xr.testing.assert_identical(longer, uq.extend(design, 20))
+    assert not longer.equals(uq.extend(design, 20, rng=77))
+    xr.testing.assert_identical(uq.extend(design, 20, rng=77), uq.extend(design, 20, rng=77))
+    assert json.loads(uq.extend(design, 20, rng=77).attrs["design"])["extended"] == [[20, 77]]
+    again = uq.extend(longer, 5)
     assert json.loads(again.attrs["design"])["extended"] == [[20, 5], [40, 5]]
     assert len(np.unique(matrix(again), axis=0)) == 45
 
@@ -168,7 +168,7 @@ def test_extended_latin_hypercube_stays_away_from_old_points():
     def nearest(points):
         return np.min(np.linalg.norm(points[:10, None] - points[None, 10:], axis=-1))
 
-    ours = [nearest(matrix(uq.designs.extend(uq.latin_hypercube(space, 10, rng=s), 10))) for s in range(20)]
+    ours = [nearest(matrix(uq.extend(uq.latin_hypercube(space, 10, rng=s), 10))) for s in range(20)]
     plain = []
     for s in range(20):
         old, new = (
@@ -182,7 +182,7 @@ def test_extended_latin_hypercube_stays_away_from_old_points():
 def test_an_ensemble_with_dropped_rows_goes_on_where_the_design_ended():
     design = uq.sobol(SPACE, 16, rng=5)
     ensemble = design.assign(y=("run", np.arange(16.0))).isel(run=[0, 3, 7])
-    longer = uq.designs.extend(ensemble, 16)
+    longer = uq.extend(ensemble, 16)
     assert "y" not in longer
     np.testing.assert_array_equal(matrix(longer)[:3], matrix(design)[[0, 3, 7]])
     np.testing.assert_array_equal(matrix(longer)[3:], matrix(uq.sobol(SPACE, 32, rng=5))[16:])
@@ -195,7 +195,7 @@ def test_numbers_of_rows_that_cannot_be_meant(method, n):
     with pytest.raises(InputError, match="n is .*; give a whole number above 0"):
         method(SPACE, n)
     with pytest.raises(InputError, match="give a whole number above 0"):
-        uq.designs.extend(method(SPACE, 4, rng=1), n)
+        uq.extend(method(SPACE, 4, rng=1), n)
 
 
 def test_other_arguments_that_cannot_be_meant():
@@ -203,7 +203,7 @@ def test_other_arguments_that_cannot_be_meant():
         with pytest.raises(InputError, match="at most 16777216 rows"):
             uq.sobol(SPACE, n)
     with pytest.raises(InputError, match="at most 16777216 rows"):
-        uq.designs.extend(uq.sobol(SPACE, 4, rng=1), 2**24)
+        uq.extend(uq.sobol(SPACE, 4, rng=1), 2**24)
     for rng in (-1, 1.5, "seed", True):
         with pytest.raises(InputError, match="rng is"):
             uq.sobol(SPACE, 4, rng=rng)
@@ -227,9 +227,9 @@ def test_designs_that_cannot_be_extended():
     bare = design.copy()
     bare.attrs = {}
     with pytest.raises(DesignError, match="does not say how it was made"):
-        uq.designs.extend(bare, 4)
+        uq.extend(bare, 4)
     with pytest.raises(DesignError, match="does not say how it was made"):
-        uq.designs.extend({"k": [1.0]}, 4)
+        uq.extend({"k": [1.0]}, 4)
     recipe = json.loads(design.attrs["design"])
     edits = {
         "cannot be read": [
@@ -244,8 +244,8 @@ def test_designs_that_cannot_be_extended():
     for message, texts in edits.items():
         for text in texts:
             with pytest.raises(DesignError, match=message):
-                uq.designs.extend(design.assign_attrs(design=text), 4)
+                uq.extend(design.assign_attrs(design=text), 4)
     with pytest.raises(DesignError, match="different inputs"):
-        uq.designs.extend(design.assign_attrs(box=json.dumps(SPACE.box().select(["k"]).to_dict())), 4)
+        uq.extend(design.assign_attrs(box=json.dumps(SPACE.box().select(["k"]).to_dict())), 4)
     with pytest.raises(DesignError, match="has no k, hn along run"):
-        uq.designs.extend(design.drop_vars(["k", "hn"]), 4)
+        uq.extend(design.drop_vars(["k", "hn"]), 4)

@@ -178,7 +178,7 @@ def extend(design: "xr.Dataset", n: int, rng: RandomState | None = None) -> "xr.
     --------
     >>> import uqms as uq
     >>> space = uq.ParameterSpace(k=uq.Uniform(0, 2))
-    >>> uq.designs.extend(uq.sobol(space, 64, rng=1), 64).equals(uq.sobol(space, 128, rng=1))
+    >>> uq.extend(uq.sobol(space, 64, rng=1), 64).equals(uq.sobol(space, 128, rng=1))
     True
     """
     added = check.count("n", n)
