@@ -4,7 +4,7 @@
 wrong with one; `completed` gives the runs that surrogates are fitted to; `to_netcdf` and `from_netcdf` keep it.
 """
 
-from uqms.ensemble.building import build
+from uqms.ensemble.building import build, input_columns
 from uqms.ensemble.files import from_netcdf, to_netcdf
 from uqms.ensemble.readers import from_table
 from uqms.ensemble.states import RunState
@@ -30,6 +30,7 @@ __all__ = [
     "get_box",
     "get_space",
     "input_array",
+    "input_columns",
     "input_names",
     "output_names",
     "to_netcdf",

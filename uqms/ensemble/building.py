@@ -13,11 +13,11 @@ from numpy.typing import ArrayLike, NDArray
 from uqms import __version__
 from uqms._typing import Array, Named
 from uqms.ensemble.states import RunState, flag_attrs, state_codes
-from uqms.ensemble.table import FORMAT, RESERVED, check, input_names, listed, match_names
+from uqms.ensemble.table import FORMAT, RESERVED, check, input_names, listed, match_names, refuse_gaps
 from uqms.errors import DataError, InputError, UnitError
 from uqms.parameters import Box, ParameterSpace
 
-__all__ = ["build", "frame_column", "provenance"]
+__all__ = ["build", "frame_column", "input_columns", "provenance"]
 
 
 def build(
@@ -73,7 +73,7 @@ def build(
     """
     attrs = _carried(inputs, space, box)
     known = ParameterSpace.from_json(attrs["space"]) if "space" in attrs else None
-    columns = _columns(inputs, known)
+    columns = input_columns(inputs, known)
     _check_names(columns, outputs)
     n = len(next(iter(columns.values())))
     codes = state_codes(states, n)
@@ -125,8 +125,14 @@ def _carried(inputs: object, space: ParameterSpace | None, box: Box | None) -> d
     return attrs
 
 
-def _columns(inputs: object, space: ParameterSpace | None) -> dict[str, Array]:
-    """Return the inputs as name -> float64 column, in the space's order."""
+def input_columns(inputs: object, space: ParameterSpace | None) -> dict[str, Array]:
+    """Return the inputs of a design or a table as name -> float64 column (n,), in the space's order.
+
+    Raises
+    ------
+    DataError
+        Names the column and the run that cannot be used.
+    """
     if isinstance(inputs, xr.Dataset):
         named = input_names(inputs) or tuple(str(name) for name in inputs.data_vars)
         columns = {name: _real(inputs[name].values, name) for name in named}
@@ -150,6 +156,8 @@ def _columns(inputs: object, space: ParameterSpace | None) -> dict[str, Array]:
             raise DataError(
                 f"input {name!r} has {length} rows but input {first!r} has {lengths[first]}; give one row for each run."
             )
+    for name, values in columns.items():
+        refuse_gaps(name, values)
     if space is None:
         return columns
     match_names(tuple(columns), space.inputs)

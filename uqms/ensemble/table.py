@@ -40,6 +40,7 @@ __all__ = [
     "listed",
     "match_names",
     "output_names",
+    "refuse_gaps",
 ]
 
 FORMAT = "1"
@@ -195,12 +196,17 @@ def _check_input(column: xr.DataArray) -> None:
             f"input {column.name!r} has dims {column.dims}; an input has one value for each run, dims ('run',)."
         )
     _check_dtype(column.name, column.dtype)
-    bad = np.flatnonzero(~np.isfinite(column.values))
+    refuse_gaps(column.name, column.values)
+
+
+def refuse_gaps(name: Hashable, values: Array) -> None:
+    """Raise a DataError that names the first run in which an input is not finite."""
+    bad = np.flatnonzero(~np.isfinite(values))
     if bad.size:
         more = f" (and {bad.size - 1} more runs)" if bad.size > 1 else ""
         raise DataError(
-            f"input {column.name!r} is {column.values[bad[0]]} in run {bad[0]}{more}; every input of every run is a "
-            "finite number: fill it in or drop the run."
+            f"input {name!r} is {values[bad[0]]} in run {bad[0]}{more}; every input of every run is a finite number: "
+            "fill it in or drop the run."
         )
 
 
