@@ -1,0 +1,339 @@
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import uqms
+import uqms.ensemble as en
+from uqms.errors import DataError, DataWarning, InputError, SimulatorFailed
+from uqms.parameters import LogNormal, ParameterSpace, Uniform
+from uqms.runs import RunState, RunStore, run
+from uqms.simulators import FunctionSimulator
+
+ROOT = Path(uqms.__file__).parents[1]
+DAYS = [0.0, 1.0, 3.0]
+
+
+def curve(a, b):
+    return {"c": a * np.array(DAYS) + b, "peak": 3 * a + b}
+
+
+@pytest.fixture
+def simulator():
+    return FunctionSimulator(curve, outputs={"c": ("day",), "peak": ()}, coords={"day": DAYS}, units={"c": "mg"})
+
+
+@pytest.fixture
+def design():
+    from uqms.designs import sobol
+
+    return sobol(ParameterSpace(a=LogNormal(median=2, sigma=0.2, unit="mg/d"), b=Uniform(0, 1)), 16, rng=1)
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_rows_are_those_of_the_design(simulator, design, workers):
+    table = run(simulator, design, workers=workers)
+    en.check(table)
+    np.testing.assert_array_equal(table["a"], design["a"])
+    np.testing.assert_array_equal(
+        table["c"], design["a"].values[:, None] * np.array(DAYS) + design["b"].values[:, None]
+    )
+    np.testing.assert_array_equal(table["day"], DAYS)
+    assert (table["state"] == RunState.COMPLETED).all()
+    assert (table["seconds"] > 0).all()
+    assert table["c"].attrs["unit"] == "mg"
+    assert table["a"].attrs["unit"] == "mg/d"
+    assert {"space", "box", "design", "created", "versions"} <= set(table.attrs)
+    assert json.loads(table.attrs["simulator"]) == simulator.identity
+    assert en.get_box(table).names == ("a", "b")
+
+
+def test_a_table_of_points_will_do(simulator):
+    table = run(simulator, {"b": [1.0, 2.0], "a": [0.5, 0.0]}, workers=0)
+    np.testing.assert_array_equal(table["peak"], [2.5, 2.0])
+
+
+def counting(path, function):
+    """Wrap a function so that each call leaves a line in a file, from whatever process."""
+
+    def counted(**point):
+        with open(path, "a") as file:
+            file.write(f"{json.dumps(point)}\n")
+        return function(**point)
+
+    return counted
+
+
+def calls(path):
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def one(function, **options):
+    return FunctionSimulator(function, outputs={"y": ()}, **options)
+
+
+def misbehave(a):
+    if a == 1:
+        raise ValueError("no root\nin this interval")
+    if a == 2:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if a == 3:
+        time.sleep(600)
+    if a == 4:
+        return float("nan")
+    if a == 5:
+        return [1.0, 2.0]
+    if a == 6:
+        sys.exit(3)
+    if a == 7:
+        os._exit(5)
+    return a
+
+
+BAD = {"a": np.arange(12.0)}
+
+
+@pytest.fixture(scope="module")
+def bad_runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bad")
+    simulator = one(counting(folder / "calls", misbehave), version="1")
+    with pytest.warns(DataWarning) as told:
+        table = run(simulator, BAD, folder / "runs.db", workers=2, timeout=1.0)
+    return folder, simulator, table, str(told[0].message)
+
+
+def test_every_run_ends_in_its_state_and_the_others_complete(bad_runs):
+    _, _, table, _ = bad_runs
+    states = [RunState(s).name for s in table["state"].values]
+    assert (
+        states
+        == ["COMPLETED", "FAILED", "FAILED", "TIMEOUT", "INVALID", "INVALID", "FAILED", "FAILED"] + ["COMPLETED"] * 4
+    )
+    np.testing.assert_array_equal(table["y"].values[8:], [8, 9, 10, 11])
+    assert np.isnan(table["y"].values[1:8]).all()
+    en.check(table)
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        (1, "ValueError: no root in this interval [test_execute.py:"),
+        (1, 'in misbehave: raise ValueError("no root'),
+        (2, "the worker process died (signal SIGSEGV)"),
+        (3, "SimulatorTimeout: no end after 1 s, killed"),
+        (4, "OutputError: output 'y' is nan"),
+        (5, "OutputError: output 'y' has shape (2,), but it is declared as a scalar"),
+        (6, "SystemExit: 3"),
+        (7, "the worker process died (exit code 5)"),
+    ],
+)
+def test_the_message_says_why(bad_runs, row, words):
+    assert words in bad_runs[2]["message"].values[row]
+
+
+def test_seconds_of_a_killed_run(bad_runs):
+    assert 1.0 <= bad_runs[2]["seconds"].values[3] < 3.0
+
+
+def test_the_warning_counts_and_says_how_to_look(bad_runs):
+    message = bad_runs[3]
+    assert "7 of 12 runs did not complete: 4 failed (run 1: ValueError" in message
+    assert "1 timeout (run 3: " in message
+    assert "2 invalid (run 4: " in message
+    assert "ensemble['message']" in message
+
+
+def test_a_second_call_repeats_nothing_but_says_it_again(bad_runs):
+    folder, simulator, table, _ = bad_runs
+    before = len(calls(folder / "calls"))
+    with pytest.warns(DataWarning, match="7 of 12"):
+        again = run(simulator, BAD, folder / "runs.db", workers=2)
+    assert len(calls(folder / "calls")) == before
+    for name in ("y", "state", "seconds", "message"):
+        assert again[name].identical(table[name])
+
+
+def test_failed_runs_are_retried_when_asked(tmp_path):
+    broken = tmp_path / "broken"
+    broken.touch()
+
+    def moody(a):
+        if broken.exists() and a > 1:
+            raise OSError("licence server is away")
+        return a
+
+    simulator = one(counting(tmp_path / "calls", moody), version="1")
+    with pytest.warns(DataWarning, match="2 of 4 runs did not complete"):
+        run(simulator, {"a": np.arange(4.0)}, tmp_path / "runs.db", workers=0)
+    broken.unlink()
+    table = run(simulator, {"a": np.arange(4.0)}, tmp_path / "runs.db", workers=0, retry_failed=True)
+    np.testing.assert_array_equal(table["y"], np.arange(4.0))
+    assert [point["a"] for point in calls(tmp_path / "calls")] == [0, 1, 2, 3, 2, 3]
+
+
+def test_a_longer_design_runs_the_new_points_only(tmp_path):
+    simulator = one(counting(tmp_path / "calls", lambda a: a), version="1")
+    with RunStore(tmp_path / "runs.db") as store:
+        run(simulator, {"a": [1.0, 2.0]}, store, workers=0)
+        table = run(simulator, {"a": [3.0, 1.0, 2.0]}, store, workers=0)
+    np.testing.assert_array_equal(table["y"], [3.0, 1.0, 2.0])
+    assert [point["a"] for point in calls(tmp_path / "calls")] == [1, 2, 3]
+
+
+def test_a_point_that_stands_twice_runs_once(tmp_path):
+    simulator = one(counting(tmp_path / "calls", lambda a: a**2), version="1")
+    table = run(simulator, {"a": [3.0, 1.0, 3.0]}, workers=1)
+    np.testing.assert_array_equal(table["y"], [9.0, 1.0, 9.0])
+    assert sorted(point["a"] for point in calls(tmp_path / "calls")) == [1.0, 3.0]
+
+
+def test_bits_do_not_depend_on_workers_or_store(tmp_path, design):
+    def heavy(a, b):
+        x = np.random.default_rng(int(a * 1e6)).normal(size=(60, 60))
+        return np.linalg.slogdet(x @ x.T + b)[1]
+
+    tables = [
+        run(one(heavy), design, workers=w, store=s)["y"].values for w, s in ((0, None), (1, tmp_path / "a"), (2, None))
+    ]
+    tables.append(run(one(heavy), design, workers=1, store=tmp_path / "a")["y"].values)
+    for other in tables[1:]:
+        assert other.tobytes() == tables[0].tobytes()
+
+
+def test_workers_use_one_thread():
+    def threads(a):
+        from threadpoolctl import threadpool_info
+
+        np.ones((2, 2)) @ np.ones((2, 2))
+        return max(pool["num_threads"] for pool in threadpool_info())
+
+    assert run(one(threads), {"a": [1.0]}, workers=1)["y"].values[0] == 1
+
+
+def test_workers_load_little():
+    def loaded(a):
+        return len({"pandas", "xarray", "scipy", "torch", "pymc", "matplotlib"} & set(sys.modules))
+
+    assert run(one(loaded), {"a": [1.0]}, workers=1)["y"].values[0] == 0
+
+
+def test_a_worker_killed_from_outside_costs_its_own_run_only():
+    def victim(a):
+        if a == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(0.02)
+        return a
+
+    with pytest.warns(DataWarning, match="1 of 10 runs .*signal SIGKILL"):
+        table = run(one(victim), {"a": np.arange(10.0)}, workers=2)
+    assert table["state"].values.tolist() == [1, 1, 1, 2, 1, 1, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "options", "message"),
+    [
+        ({"a": [1.0]}, {}, "missing a required argument: 'b'"),
+        ({"a": [1.0], "b": [1.0], "z": [1.0]}, {}, "unexpected keyword argument 'z'"),
+        ({"a": [1.0], "b": [1.0]}, {"workers": -1}, "workers is -1"),
+        ({"a": [1.0], "b": [1.0]}, {"workers": 2.0}, "workers is 2.0"),
+        ({"a": [1.0], "b": [1.0]}, {"timeout": 0}, "timeout is 0"),
+        ({"a": [1.0], "b": [1.0]}, {"timeout": float("nan")}, "timeout is nan"),
+        ({"a": [1.0], "b": [1.0]}, {"timeout": 1.0, "workers": 0}, "use workers=1"),
+    ],
+)
+def test_what_cannot_be_meant_is_told_before_any_run(simulator, inputs, options, message):
+    with pytest.raises(InputError, match=message):
+        run(simulator, inputs, **options)
+
+
+def test_a_design_with_gaps(simulator):
+    with pytest.raises(DataError, match="input 'b' is nan in run 1"):
+        run(simulator, {"a": [1.0, 2.0], "b": [1.0, np.nan]})
+
+
+def test_what_cannot_be_sent():
+    lock = threading.Lock()
+
+    def held(a):
+        with lock:
+            return a
+
+    with pytest.raises(InputError, match=r"cannot be sent to worker processes .*use workers=0"):
+        run(one(held, version="1"), {"a": [1.0]}, workers=1)
+    assert run(one(held, version="1"), {"a": [1.0]}, workers=0)["y"].values[0] == 1.0
+
+
+def test_what_cannot_be_loaded_in_a_worker(tmp_path, monkeypatch):
+    (tmp_path / "only_here.py").write_text("def f(a):\n    return a\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    import only_here
+
+    simulator = one(only_here.f, version="1")
+    (tmp_path / "only_here.py").unlink()
+    with pytest.raises(SimulatorFailed, match="cannot be loaded in a worker process .*only_here"):
+        run(simulator, {"a": [1.0]}, workers=1)
+
+
+def test_the_bar_shows_on_a_terminal_only(simulator, monkeypatch, capsys):
+    run(simulator, {"a": [1.0], "b": [1.0]}, workers=0)
+    assert capsys.readouterr().err == ""
+    run(simulator, {"a": [1.0], "b": [1.0]}, workers=0, progress=True)
+    assert "1/1" in capsys.readouterr().err
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with pytest.warns(DataWarning):
+        run(one(misbehave), {"a": [0.0, 1.0]}, workers=0)
+    assert "2/2" in sys.stderr.getvalue()
+    assert "1 failed" in sys.stderr.getvalue()
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    run(simulator, {"a": [1.0], "b": [1.0]}, workers=0, progress=False)
+    assert sys.stderr.getvalue() == ""
+
+
+SCRIPT = """
+# %%
+import sys
+print("top level", flush=True)
+from uqms.runs import run
+from uqms.simulators import FunctionSimulator
+
+SCALE = 3.0
+
+def helper(a):
+    return a * SCALE
+
+def model(a):
+    return helper(a)
+
+# %%
+table = run(FunctionSimulator(model, outputs={"y": ()}), {"a": [1.0, 2.0, 4.0]}, workers=2)
+print(table["y"].values.tolist())
+"""
+
+
+def test_a_script_without_a_main_guard_runs_once(tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    out = subprocess.run(
+        [sys.executable, "-W", "error", "script.py"], cwd=tmp_path, env=env, capture_output=True, text=True
+    )
+    assert out.returncode == 0, out.stderr
+    assert out.stdout.splitlines() == ["top level", "[3.0, 6.0, 12.0]"]
+
+
+def test_it_is_light():
+    code = "import sys, uqms.runs; print({'torch', 'pymc', 'pytensor', 'matplotlib', 'gpytorch'} & set(sys.modules))"
+    out = subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True, text=True).stdout
+    assert out == "set()\n"
