@@ -91,7 +91,7 @@ def _(prior: Gamma, x: Any) -> Any:
 
 @log_density.register
 def _(prior: InverseGamma, x: Any) -> Any:
-    return pm.logp(pm.InverseGamma.dist(prior.shape, prior.scale), x)
+    return pm.logp(pm.InverseGamma.dist(prior.alpha, prior.beta), x)
 
 
 def scaled(x: Any, scale: Scale) -> Any:

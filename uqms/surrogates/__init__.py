@@ -6,6 +6,7 @@ from uqms.surrogates.outputs import Curve, Decoder, Layout, Scalar
 from uqms.surrogates.prediction import Prediction
 from uqms.surrogates.process import Scores
 from uqms.surrogates.protocol import FunctionDraws, Surrogate
+from uqms.surrogates.validation import Validation, held_out, leave_one_out
 
 __all__ = [
     "Curve",
@@ -21,4 +22,7 @@ __all__ = [
     "Scores",
     "SquaredExponential",
     "Surrogate",
+    "Validation",
+    "held_out",
+    "leave_one_out",
 ]

@@ -120,6 +120,7 @@ class OutputBasis:
     basis: Array
     truncation: Array
     interpolation_sd: Array = field(default_factory=lambda: np.zeros(0))
+    left_out: Array = field(default_factory=lambda: np.zeros((0, 0)))  # (n, t): held-out runs' own omegas, for validation
 
     @property
     def dims(self) -> tuple[str, ...]:
@@ -241,7 +242,9 @@ def fit_scalar(name: str, unit: str, y: Float[np.ndarray, " n"]) -> tuple[Output
     constant = sd <= CONSTANT * float(np.abs(y).max())
     scores = np.zeros((len(y), 1)) if constant else ((y - mean) / sd)[:, None]
     basis = np.array([[0.0 if constant else sd]])
-    return OutputBasis(name, Layout(unit=unit), np.array([mean]), basis, np.zeros((1, 0))), scores
+    return OutputBasis(
+        name, Layout(unit=unit), np.array([mean]), basis, np.zeros((1, 0)), left_out=np.zeros((len(y), 0))
+    ), scores
 
 
 def fit_curve(
@@ -257,15 +260,15 @@ def fit_curve(
     dims = layout.dims
     between = interpolation_error(layout.coords[dims[0]], y) if len(dims) == 1 else np.zeros(0)
     if np.sqrt(np.mean(centred**2)) <= CONSTANT * np.abs(y).max():
-        empty = OutputBasis(name, layout, offset, np.zeros((m, 1)), np.zeros((m, 0)), 0.0 * between)
+        empty = OutputBasis(name, layout, offset, np.zeros((m, 1)), np.zeros((m, 0)), 0.0 * between, np.zeros((n, 0)))
         return empty, np.zeros((n, 1))
     count, residuals = _held_out(y, settings)
     _, singular, right = np.linalg.svd(centred, full_matrices=False)
     sd = singular[:count] / np.sqrt(n)
     basis = right[:count].T * sd
-    truncation = _factor(residuals / np.sqrt(n), float(singular[0] / np.sqrt(n)))
+    truncation, left_out = _factor(residuals, float(singular[0]))
     scores = centred @ right[:count].T / sd
-    return OutputBasis(name, layout, offset, basis, truncation, between), scores
+    return OutputBasis(name, layout, offset, basis, truncation, between, left_out), scores
 
 
 def _held_out(y: Array, settings: Curve) -> tuple[int, Array]:
@@ -291,8 +294,9 @@ def _held_out(y: Array, settings: Curve) -> tuple[int, Array]:
     return count, residuals
 
 
-def _factor(residuals: Array, scale: float) -> Array:
-    """Return T with T T' the second moment of the residuals, without columns that are rounding."""
-    _, singular, right = np.linalg.svd(residuals, full_matrices=False)
+def _factor(residuals: Array, scale: float) -> tuple[Array, Array]:
+    """Return T with T T' the second moment of the residuals, without columns that are rounding, and each run's omegas."""
+    root = np.sqrt(len(residuals))
+    left, singular, right = np.linalg.svd(residuals, full_matrices=False)
     keep = singular > 1e-9 * scale
-    return np.asarray(right[keep].T * singular[keep])
+    return np.asarray(right[keep].T * singular[keep] / root), np.asarray(left[:, keep] * root)
