@@ -1,0 +1,347 @@
+"""Whether a surrogate's error bars are true: left-out runs against their predictions, and the law they should follow.
+
+==========  ======================================================================  ===========
+symbol      meaning                                                                 shape
+==========  ======================================================================  ===========
+Q           K^-1 less the part that the estimated trend takes                       (n, n)
+e           left-out errors of one score: (Q y)_i / Q_ii, variance 1 / Q_ii         (n,)
+D Q D       covariance of e, with D = diag(1 / Q_ii)                                (n, n)
+T omega     what the basis of the other runs leaves of a run's curve                (m,)
+==========  ======================================================================  ===========
+
+Errors of one function are dependent, so the number of them inside a 95 % interval is not binomial. The coverage that a
+right surrogate shows is simulated from the errors' own joint law; the range given is its central 99 %.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from scipy.special import ndtri
+
+from uqms import ensemble as table
+from uqms._typing import Array
+from uqms.errors import DataError, InputError
+from uqms.surrogates.gp import GaussianProcessSurrogate
+from uqms.surrogates.outputs import Layout
+from uqms.surrogates.process import ScoreProcess, scores_at
+
+__all__ = ["Validation", "held_out", "leave_one_out"]
+
+LEVELS = (0.5, 0.95)
+RANGE = 0.99
+SIMULATIONS = (1_000, 10_000)
+WORK = 1e8  # simulated numbers for each output, when that allows more than the least number of simulations
+COORDINATES = 256  # at most so many coordinates of an output are counted
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Validation:
+    """Predictions of runs that the surrogate did not see, against what was simulated.
+
+    Attributes
+    ----------
+    method
+        "leave-one-out" or "held-out".
+    observed, mean, sd
+        Datasets with dim "run" and the outputs' dims.
+    table
+        By output: q2 (1 - error variance / output variance), rmse, and for 50 % and 95 % intervals the coverage and the
+        central 99 % range that a right surrogate shows.
+    point_estimated
+        Whether hyperparameters are single values although runs are few (n <= 20 d); intervals are then too narrow.
+    runs
+        Number of runs the surrogate was trained on.
+    """
+
+    method: str
+    observed: xr.Dataset
+    mean: xr.Dataset
+    sd: xr.Dataset
+    table: pd.DataFrame
+    point_estimated: bool
+    runs: int
+
+    @property
+    def standardised(self) -> xr.Dataset:
+        """(observed - mean) / sd."""
+        return (self.observed - self.mean) / self.sd
+
+    @property
+    def too_narrow(self) -> tuple[str, ...]:
+        """Outputs whose intervals cover less than a right surrogate's would."""
+        return tuple(str(name) for name in self.table.index if self._sides(name).count("too narrow"))
+
+    @property
+    def too_wide(self) -> tuple[str, ...]:
+        """Outputs whose intervals cover more than a right surrogate's would: cautious, not wrong."""
+        return tuple(str(name) for name in self.table.index if self._sides(name).count("wider than needed"))
+
+    def _sides(self, name: object) -> list[str]:
+        row = self.table.loc[name]
+        words = []
+        for level in LEVELS:
+            (low, high), value = row[f"range_{level:.0%}"], row[f"coverage_{level:.0%}"]
+            words.append("too narrow" if value < low else "wider than needed" if value > high else "")
+        return words
+
+    def __str__(self) -> str:
+        lines = [f"{self.method} validation of {self.runs} runs"]
+        for name, row in self.table.iterrows():
+            parts = [f"{name}: Q² {row['q2']:.5f}, RMSE {row['rmse']:.3g}"]
+            for level, side in zip(LEVELS, self._sides(name), strict=True):
+                (low, high), value = row[f"range_{level:.0%}"], row[f"coverage_{level:.0%}"]
+                text = f"{level:.0%} intervals cover {value:.1%}, a right surrogate's {low:.1%} to {high:.1%}"
+                parts.append(text + (f" ({side})" if side else ""))
+            lines.append("  " + "; ".join(parts))
+        if self.point_estimated:
+            lines.append(
+                "  hyperparameters are point-estimated with n <= 20 d runs: intervals tend to be too narrow, more runs help"
+            )
+        return "\n".join(lines)
+
+
+def leave_one_out(surrogate: GaussianProcessSurrogate, *, rng: int = 0) -> Validation:
+    """Predict every training run from all others, in closed form, and compare in the outputs' own units.
+
+    Use it on every surrogate before calibration. Length scales stay as trained on all runs; with few runs that flatters.
+
+    Parameters
+    ----------
+    surrogate
+        A fitted Gaussian process.
+    rng
+        Seed of the simulated reference range.
+
+    Returns
+    -------
+    Validation
+        Predictions, Q², RMSE and coverage with its reference range.
+
+    References
+    ----------
+    Dubrule (1983), doi:10.1007/BF01033232; Bastos & O'Hagan (2009), doi:10.1198/TECH.2009.08019.
+
+    Examples
+    --------
+    >>> import numpy as np, uqms as uq
+    >>> design = uq.sobol(uq.ParameterSpace(k=uq.Uniform(0.0, 2.0)), 16, rng=1)
+    >>> surrogate = uq.GaussianProcess().fit(uq.ensemble.build(design, {"y": np.sin(design["k"].values)}))
+    >>> bool(leave_one_out(surrogate).table.loc["y", "q2"] > 0.999)
+    True
+    """
+    process = surrogate.process
+    n, q, draws = len(process.x), process.q, process.draws
+    error, variance = np.empty((draws, n, q)), np.empty((draws, n, q))
+    roots = np.empty((draws, q, n, n))
+    for h in range(draws):
+        for j in range(q):
+            error[h, :, j], variance[h, :, j], roots[h, j] = _left_out_scores(process, h, j)
+    law = _Law(error, variance, process.log_weights, lambda h, j: roots[h, j])
+    return _compare("leave-one-out", surrogate, law, None, rng)
+
+
+def held_out(surrogate: GaussianProcessSurrogate, ensemble: xr.Dataset, *, rng: int = 0) -> Validation:
+    """Predict runs that were not used for training and compare with what was simulated.
+
+    Parameters
+    ----------
+    surrogate
+        A fitted Gaussian process.
+    ensemble
+        Completed runs with the same inputs and outputs; others are left out.
+    rng
+        Seed of the simulated reference range.
+
+    Returns
+    -------
+    Validation
+        Predictions, Q², RMSE and coverage with its reference range.
+
+    Raises
+    ------
+    InputError
+        When outputs or their coordinates differ from the surrogate's.
+    DataError
+        When fewer than two runs completed.
+
+    References
+    ----------
+    Bastos & O'Hagan (2009), doi:10.1198/TECH.2009.08019.
+
+    Examples
+    --------
+    >>> import numpy as np, uqms as uq
+    >>> space = uq.ParameterSpace(k=uq.Uniform(0.0, 2.0))
+    >>> runs = [uq.sobol(space, n, rng=n) for n in (16, 8)]
+    >>> train, test = (uq.ensemble.build(design, {"y": np.sin(design["k"].values)}) for design in runs)
+    >>> bool(held_out(uq.GaussianProcess().fit(train), test).table.loc["y", "q2"] > 0.99)
+    True
+    """
+    table.check(ensemble)
+    runs = table.completed(ensemble)
+    if runs.sizes["run"] < 2:
+        raise DataError(f"held_out: {runs.sizes['run']} completed runs; at least two are needed.")
+    observed = {name: _matching(runs, name, layout) for name, layout in surrogate.layouts.items()}
+    u = np.asarray(surrogate.domain.to_unit(table.input_array(runs, surrogate.domain.names)))
+    scores = scores_at(surrogate.process, u)
+    variance = np.diagonal(scores.covariance, axis1=2, axis2=3).transpose(0, 2, 1)
+
+    def root(h: int, j: int) -> Array:
+        values, vectors = np.linalg.eigh(scores.covariance[h, j])
+        return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0)))
+
+    return _compare("held-out", surrogate, _Law(scores.mean, variance, scores.log_weights, root), observed, rng)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _Law:
+    """Joint law of the predictions' errors: by hyperparameter draw a mean or error, a variance and a root covariance."""
+
+    value: Array  # (H, n, q): error of the left-out score, or mean of the held-out one
+    variance: Array  # (H, n, q)
+    log_weights: Array  # (H,)
+    root: Callable[[int, int], Array]  # (n, n) for draw h, score j
+
+    @property
+    def weights(self) -> Array:
+        return np.exp(self.log_weights - np.logaddexp.reduce(self.log_weights))
+
+    def moments(self) -> tuple[Array, Array]:
+        """Return value (n, q) and variance (n, q) over the hyperparameter draws."""
+        value = np.tensordot(self.weights, self.value, 1)
+        return value, np.tensordot(self.weights, self.variance + (self.value - value) ** 2, 1)
+
+    def simulate(self, count: int, rng: np.random.Generator) -> Array:
+        """Return simulated errors of the scores, (count, n, q)."""
+        centre, _ = self.moments()
+        h = rng.choice(len(self.weights), size=count, p=self.weights)
+        out = np.empty((count, *centre.shape))
+        for i in np.unique(h):
+            rows = np.flatnonzero(h == i)
+            for j in range(centre.shape[1]):
+                root = self.root(int(i), j)
+                shift = self.value[i, :, j] - centre[:, j]
+                out[rows, :, j] = shift + rng.standard_normal((len(rows), root.shape[1])) @ root.T
+        return out
+
+
+def _left_out_scores(process: ScoreProcess, h: int, j: int) -> tuple[Array, Array, Array]:
+    """Return left-out errors, their variances, and a root of their joint covariance."""
+    inverse = process.inverse_factor[h, j]
+    g, root = process.trend_factor[h, j], process.trend_root[h, j]
+    # Q = L^-T (I - G R' R G') L^-1, and I - G R' R G' is a projection or, with a fixed trend, the identity.
+    half = inverse - g @ (root.T @ (root @ (g.T @ inverse)))
+    diagonal = np.maximum(np.sum(half * half, axis=0), 1e-300)
+    error = inverse.T @ process.target[h, j] / diagonal
+    return error, 1.0 / diagonal, half.T / diagonal[:, None]
+
+
+def _matching(runs: xr.Dataset, name: str, layout: Layout) -> Array:
+    if name not in runs:
+        raise InputError(f"held_out: the runs have no output {name!r}; they have {list(table.output_names(runs))}.")
+    values = runs[name].transpose("run", *layout.dims)
+    for dim in layout.dims:
+        if values.sizes[dim] != len(layout.coords[dim]) or not np.allclose(values[dim].values, layout.coords[dim]):
+            raise InputError(f"held_out: the runs have other coordinates {dim!r} of {name!r} than the surrogate.")
+    return np.asarray(values.values, dtype=np.float64).reshape(values.sizes["run"], -1)
+
+
+def _compare(
+    method: str,
+    surrogate: GaussianProcessSurrogate,
+    law: _Law,
+    observed: Mapping[str, Array] | None,
+    seed: int,
+) -> Validation:
+    value, variance = law.moments()
+    n = len(value)
+    data: dict[str, dict[str, xr.DataArray]] = {"observed": {}, "mean": {}, "sd": {}}
+    rows, parts = {}, {}
+    for basis in surrogate.bases:
+        _, full, latent = surrogate.decode(basis.name)
+        sd = np.sqrt(variance @ (full**2).T + np.sum(latent**2, axis=1))
+        if observed is None:
+            rest = basis.left_out @ basis.truncation.T
+            seen = basis.offset + surrogate.process.y @ full.T + rest
+            mean = seen - value @ full.T - rest
+        else:
+            seen, mean = observed[basis.name], basis.offset + value @ full.T
+        parts[basis.name] = (full, latent, sd)
+        rows[basis.name] = _scores_of(seen, mean, sd)
+        for key, values in (("observed", seen), ("mean", mean), ("sd", sd)):
+            data[key][basis.name] = _labelled(values, basis.layout, n)
+    for name, ranges in _ranges(law, parts, seed).items():
+        rows[name] |= ranges
+    return Validation(
+        method=method,
+        observed=xr.Dataset(data["observed"]),
+        mean=xr.Dataset(data["mean"]),
+        sd=xr.Dataset(data["sd"]),
+        table=pd.DataFrame.from_dict(rows, orient="index"),
+        point_estimated=surrogate.point_estimated,
+        runs=surrogate.runs,
+    )
+
+
+def _scores_of(seen: Array, mean: Array, sd: Array) -> dict[str, object]:
+    error = seen - mean
+    total = float(np.mean((seen - seen.mean(axis=0)) ** 2))
+    row: dict[str, object] = {
+        "q2": 1.0 - float(np.mean(error**2)) / total if total > 0 else float("nan"),
+        "rmse": float(np.sqrt(np.mean(error**2))),
+    }
+    keep = _counted(error.shape[1])
+    for level in LEVELS:
+        inside = np.abs(error[:, keep]) <= _quantile(level) * sd[:, keep] + 1e-300
+        row[f"coverage_{level:.0%}"] = float(np.mean(inside))
+    return row
+
+
+def _ranges(law: _Law, parts: Mapping[str, tuple[Array, Array, Array]], seed: int) -> dict[str, dict[str, object]]:
+    """Return the central 99 % of the coverage that errors of the right law show, by output and level."""
+    rng = np.random.default_rng(seed)
+    n = law.value.shape[1]
+    largest = max(min(len(full), COORDINATES) for full, _, _ in parts.values())
+    count = int(np.clip(WORK / (n * largest), *SIMULATIONS))
+    block = max(1, int(4e6 / (n * largest)))
+    shares: dict[tuple[str, float], list[Array]] = {(name, level): [] for name in parts for level in LEVELS}
+    for start in range(0, count, block):
+        size = min(block, count - start)
+        scores = law.simulate(size, rng)
+        for name, (full, latent, sd) in parts.items():
+            keep = _counted(len(full))
+            used = np.flatnonzero(latent.any(axis=0))
+            error = scores @ full[keep].T
+            error += rng.standard_normal((size, n, len(used))) @ latent[np.ix_(keep, used)].T
+            ratio = np.abs(error) / (sd[:, keep] + 1e-300)
+            for level in LEVELS:
+                shares[name, level].append(np.mean(ratio <= _quantile(level), axis=(1, 2)))
+    tail = 0.5 * (1.0 - RANGE)
+    out: dict[str, dict[str, object]] = {name: {} for name in parts}
+    for (name, level), values in shares.items():
+        low, high = np.quantile(np.concatenate(values), [tail, 1.0 - tail])
+        out[name][f"range_{level:.0%}"] = (float(low), float(high))
+    return out
+
+
+def _counted(m: int) -> Array:
+    return np.unique(np.linspace(0, m - 1, min(m, COORDINATES)).astype(int))
+
+
+def _quantile(level: float) -> float:
+    return float(ndtri(0.5 * (1.0 + level)))
+
+
+def _labelled(values: Array, layout: Layout, n: int) -> xr.DataArray:
+    return xr.DataArray(
+        values.reshape(n, *layout.shape),
+        dims=("run", *layout.dims),
+        coords=dict(layout.coords),
+        attrs={"unit": layout.unit},
+    )
