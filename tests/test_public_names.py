@@ -49,6 +49,7 @@ PUBLIC = [
     "extend",
     "halton",
     "latin_hypercube",
+    "leave_one_out",
     "run",
     "sobol",
 ]

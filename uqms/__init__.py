@@ -57,6 +57,7 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.surrogates import Scalar as Scalar
     from uqms.surrogates import SquaredExponential as SquaredExponential
     from uqms.surrogates import Surrogate as Surrogate
+    from uqms.surrogates import leave_one_out as leave_one_out
 
 __all__ = [
     "Beta",
@@ -96,6 +97,7 @@ __all__ = [
     "extend",
     "halton",
     "latin_hypercube",
+    "leave_one_out",
     "run",
     "sobol",
 ]
@@ -139,6 +141,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "Scalar",
         "SquaredExponential",
         "Surrogate",
+        "leave_one_out",
     ),
     "calibration": (
         "Calibration",
