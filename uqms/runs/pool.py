@@ -112,9 +112,10 @@ def _one_pool(
 
 def _schedule(pool: ProcessPool, point: Point, timeout: float | None) -> Future[Any]:
     try:
-        return pool.schedule(evaluate, args=(dict(point),), timeout=timeout)
+        future: Future[Any] = pool.schedule(evaluate, args=(dict(point),), timeout=timeout)
     except RuntimeError as error:
         raise BrokenProcessPool(str(error)) from error
+    return future
 
 
 def _put(ended: "queue.SimpleQueue[tuple[int, Future[Any]]]", index: int) -> Callable[[Future[Any]], None]:

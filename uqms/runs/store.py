@@ -13,16 +13,17 @@ Contract
 import fcntl
 import hashlib
 import json
+import math
 import os
 import socket
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import batched
 from pathlib import Path
 from types import TracebackType
-from typing import Self, final
+from typing import NamedTuple, Self, final
 
 import numpy as np
 
@@ -54,6 +55,15 @@ CREATE TABLE runs (
     checksum BLOB             -- SHA-256 of outputs
 );
 """
+
+
+class _Part(NamedTuple):
+    """Where one output lies among the numbers of a run."""
+
+    name: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
 
 
 @final
@@ -140,6 +150,7 @@ class RunStore:
         IntegrityError
             When the outputs of a run are not those that were written.
         """
+        parts = _parts(simulator)
         found = {}
         for some in batched(keys, 500):
             marks = ", ".join("?" * len(some))
@@ -148,21 +159,18 @@ class RunStore:
                     f"SELECT key, state, seconds, message, outputs, checksum FROM runs WHERE key IN ({marks})", some
                 ).fetchall()
             for key, state, seconds, message, blob, checksum in rows:
-                found[key] = Record(RunState(state), seconds, message, self._outputs(simulator, key, blob, checksum))
+                outputs = None if blob is None else self._outputs(parts, key, blob, checksum)
+                found[key] = Record(RunState(state), seconds, message, outputs)
         return found
 
-    def _outputs(self, simulator: Simulator, key: str, blob: bytes | None, checksum: bytes) -> dict[str, Array] | None:
-        if blob is None:
-            return None
-        shapes = {name: tuple(len(simulator.coords[dim]) for dim in dims) for name, dims in simulator.outputs.items()}
-        ends = np.cumsum([int(np.prod(shape)) for shape in shapes.values()])
-        if hashlib.sha256(blob).digest() != checksum or len(blob) != 8 * ends[-1]:
+    def _outputs(self, parts: Sequence[_Part], key: str, blob: bytes, checksum: bytes) -> dict[str, Array]:
+        if hashlib.sha256(blob).digest() != checksum or len(blob) != 8 * parts[-1].stop:
             raise IntegrityError(
                 f"the outputs of run {key[:12]} in {self.path} are not those that were written; take a copy of the "
                 "file, or start a new one."
             )
-        parts = np.split(np.frombuffer(blob, dtype="<f8").astype(np.float64), ends[:-1])
-        return {name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+        values = np.frombuffer(blob, dtype="<f8").astype(np.float64)
+        return {part.name: values[part.start : part.stop].reshape(part.shape) for part in parts}
 
     def register(self, simulator: Simulator) -> None:
         """Note a simulator, with what is needed to read its outputs without it."""
@@ -287,6 +295,15 @@ def _canonical(value: object) -> str:
 def _point_json(point: Mapping[str, float]) -> str:
     # Adding zero makes -0.0 the same number as 0.0.
     return _canonical({name: (float(value) + 0.0).hex() for name, value in point.items()})
+
+
+def _parts(simulator: Simulator) -> list[_Part]:
+    parts, start = [], 0
+    for name, dims in simulator.outputs.items():
+        shape = tuple(len(simulator.coords[dim]) for dim in dims)
+        parts.append(_Part(name, shape, start, start + math.prod(shape)))
+        start = parts[-1].stop
+    return parts
 
 
 def _layout(simulator: Simulator) -> str:
