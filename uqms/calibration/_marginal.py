@@ -239,8 +239,8 @@ def marginal(
     for k in range(K):
         own = M[k * q : (k + 1) * q, k * q : (k + 1) * q].copy()
         for c in range(int(starts[k]), int(starts[k + 1])):
-            s = rr[c]
-            p = rdiag[c]
+            s = float(rr[c])
+            p = float(rdiag[c])
             for j in range(q):
                 s -= rg[c, j] * Mw[k * q + j]
                 for m in range(q):
@@ -251,7 +251,7 @@ def marginal(
             sigma_bar[g] += (
                 (s * s - p) * sigma[g] / weight[c] - (count[c] - 1.0) / sigma[g] + squares[c] / sigma[g] ** 3
             )
-    return total - 0.5 * (N * LOG_TWO_PI + log_det + quadratic)
+    return float(total - 0.5 * (N * LOG_TWO_PI + log_det + quadratic))
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]

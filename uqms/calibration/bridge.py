@@ -384,8 +384,8 @@ def as_tensor(
 ) -> SurrogateTensor:
     """Return a surrogate as an ordinary differentiable PyTensor expression, for a `pymc.Model` of your own.
 
-    In a likelihood, use the covariance (or sample the error once for each input): adding the variance to each observation
-    independently counts the surrogate's error as if it were noise that averages out.
+    In a likelihood, use the covariance (or sample the error once for each input): adding the variance to each
+    observation independently counts the surrogate's error as if it were noise that averages out.
 
     Parameters
     ----------

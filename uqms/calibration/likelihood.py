@@ -1,4 +1,4 @@
-"""From a table of observations to the arrays of the likelihood: experiments, cells, rows (letters as in `_marginal`)."""
+"""From a table of observations to the likelihood's arrays: experiments, cells, rows (letters as in `_marginal`)."""
 
 import warnings
 from collections.abc import Mapping
@@ -123,10 +123,9 @@ def arrange(
     check_conditions(surrogate, condition_names, conditions)
     dims = tuple(observations.coords)
     outputs = list(surrogate.layouts)
-    place = np.column_stack(
-        [row_experiment.reshape(-1), [outputs.index(name) for name in observations.output]]
-        + [np.nan_to_num(observations.coords[dim]) for dim in dims]
-    )
+    row_output = np.array([outputs.index(str(name)) for name in observations.output])
+    columns = [row_experiment.reshape(-1), row_output, *(np.nan_to_num(observations.coords[dim]) for dim in dims)]
+    place = np.column_stack([np.asarray(column, dtype=np.float64) for column in columns])
     unique, first, row_cell = np.unique(place, axis=0, return_index=True, return_inverse=True)
     output = np.array([outputs[int(i)] for i in unique[:, 1]])
     coords = {dim: observations.coords[dim][first] for dim in dims}
@@ -196,8 +195,8 @@ def _check_names(surrogate: Surrogate, observations: Observations, condition_nam
     subjects = sorted(set(str(one) for one in observations.subject))
     if len(subjects) > 1:
         raise InputError(
-            f"Observations of {len(subjects)} subjects ({', '.join(subjects[:4])}, …), but a Calibration has one set of "
-            "parameters. Calibrate one subject at a time."
+            f"Observations of {len(subjects)} subjects ({', '.join(subjects[:4])}, …), but a Calibration has one set "
+            "of parameters. Calibrate one subject at a time."
         )
 
 
@@ -235,8 +234,8 @@ def _noise(observations: Observations, noise: GaussianNoise | Mapping[str, Gauss
         if sd is None:
             if np.isnan(observations.sd[rows]).any():
                 raise InputError(
-                    f"Noise of {output!r}: rows without a known sd. Name the column, from_table(..., sd=column), or give "
-                    "GaussianNoise a number or a prior."
+                    f"Noise of {output!r}: rows without a known sd. Name the column, from_table(..., sd=column), or "
+                    "give GaussianNoise a number or a prior."
                 )
             variance[rows] = observations.sd[rows] ** 2
         _warn_if_variance(output, observations.value[rows], observations.sd[rows] if sd is None else sd)

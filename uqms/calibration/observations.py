@@ -246,9 +246,8 @@ class Observations:
         if absent:
             raise InputError(f"Conditions {absent} are not coords of the DataArray; it has {list(data.coords)}.")
         bare = [str(dim) for dim in data.dims if dim not in data.coords]
-        flat = data.assign_coords({dim: np.arange(data.sizes[dim]) for dim in bare})
-        flat = flat.reset_coords([name for name in flat.coords if name not in flat.dims], drop=False)
-        flat = flat.to_dataset() if isinstance(flat, xr.DataArray) else flat
+        flat = data.assign_coords({dim: np.arange(data.sizes[dim]) for dim in bare}).to_dataset()
+        flat = flat.reset_coords([name for name in flat.coords if name not in flat.dims])
         frame = flat.to_dataframe(dim_order=list(data.dims)).reset_index() if data.dims else _scalar_frame(flat)
         dims = [str(dim) for dim in data.dims if dim not in SPECIAL_DIMS and dim not in names]
         return cls.from_table(

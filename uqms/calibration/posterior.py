@@ -61,14 +61,15 @@ class Posterior:
     def __repr__(self) -> str:
         sizes = self.draws.sizes
         return (
-            f"<Posterior of {', '.join(map(str, self.draws.data_vars))}: {sizes['chain']} chains of {sizes['draw']} draws, "
-            f"verdict {self.verdict.status}>"
+            f"<Posterior of {', '.join(map(str, self.draws.data_vars))}: {sizes['chain']} chains of {sizes['draw']} "
+            f"draws, verdict {self.verdict.status}>"
         )
 
     @property
     def draws(self) -> xr.Dataset:
         """Posterior draws of parameters, noise and derived quantities, dims ("chain", "draw")."""
-        return self.tree["posterior"].dataset
+        draws: xr.Dataset = self.tree["posterior"].dataset
+        return draws
 
     def summary(self, prob: float = 0.95) -> pd.DataFrame:
         """Return a table of mean, sd, equal-tailed interval, R-hat and effective sample sizes.
@@ -200,8 +201,8 @@ class Posterior:
         group = groups.outputs.index(output)
         if not groups.names[group] and not np.allclose(self.problem.cells.row_variance, 1.0):
             raise InputError(
-                f"predict: the noise of {output!r} was given row by row, so that of a new measurement is not known; say "
-                "noise=False and add it yourself."
+                f"predict: the noise of {output!r} was given row by row, so that of a new measurement is not known; "
+                "say noise=False and add it yourself."
             )
         return groups.values(theta, (count,))[:, group] ** 2
 
@@ -330,8 +331,8 @@ def _with_derived(problem: Calibration, draws: xr.Dataset) -> xr.Dataset:
         values = derived.function(inputs)
         if not isinstance(values, xr.DataArray) or values.shape != next(iter(inputs.values())).shape:
             raise InputError(
-                f"derived: {name!r} returned {type(values).__name__} of shape {np.shape(values)}; it must return one number "
-                "a draw, computed with arithmetic or numpy functions from the mapping it is given."
+                f"derived: {name!r} returned {type(values).__name__} of shape {np.shape(values)}; it must return one "
+                "number a draw, computed with arithmetic or numpy functions from the mapping it is given."
             )
         out[name] = values.assign_attrs(unit=derived.unit, description=derived.description)
     return out

@@ -125,7 +125,7 @@ def draw_jointly(moments: Moments, rng: np.random.Generator) -> Array:
         values, vectors = np.linalg.eigh(covariance)
         root = vectors * np.sqrt(np.maximum(values, 0.0))[:, None, :]
     z = rng.standard_normal(moments.mean.shape)
-    return moments.mean + np.einsum("spr,sr->sp", root, z)
+    return np.asarray(moments.mean + np.einsum("spr,sr->sp", root, z))
 
 
 @final

@@ -122,7 +122,7 @@ class Calibration:
             observations = Observations.from_xarray(observations, conditions=names)
         if not isinstance(observations, Observations):
             raise InputError(
-                f"observations is a {type(observations).__name__}; give Observations.from_table(...) or a named DataArray."
+                f"observations is a {type(observations).__name__}; give Observations.from_table(...) or a DataArray."
             )
         self.observations = observations
         self._check_parameters()
@@ -244,8 +244,8 @@ class Calibration:
             index = box.names.index(worst)
             raise ExtrapolationError(
                 f"{cut:.1%} of the prior's mass lies outside of the design box, most of it along {worst!r} (box "
-                f"[{box.lower[index]:g}, {box.upper[index]:g}], prior {self.space.priors[worst]!r}). Run a design over the "
-                "prior, narrow the prior, or say outside='extrapolate'."
+                f"[{box.lower[index]:g}, {box.upper[index]:g}], prior {self.space.priors[worst]!r}). Run a design over "
+                "the prior, narrow the prior, or say outside='extrapolate'."
             )
         return cut
 
@@ -266,8 +266,8 @@ class Calibration:
         if abs(off[worst]) > CONFLICT_SD:
             where = ", ".join(f"{dim} = {column[worst]:g}" for dim, column in self.cells.coords.items())
             warnings.warn(
-                f"The observation of {self.cells.output[worst]!r} at ({where}) lies {abs(off[worst]):.1f} prior-predictive "
-                f"standard deviations {'above' if off[worst] > 0 else 'below'} what the prior expects. Check units and "
+                f"The observation of {self.cells.output[worst]!r} at ({where}) lies {abs(off[worst]):.1f} "
+                f"prior-predictive standard deviations {'above' if off[worst] > 0 else 'below'} what the prior expects. Check units and "
                 "scale, or widen the prior.",
                 PriorConflictWarning,
                 stacklevel=3,

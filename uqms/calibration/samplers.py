@@ -125,16 +125,16 @@ class NUTS:
         got = (posterior.sizes["chain"], posterior.sizes["draw"])
         if got != (self.chains, self.draws):
             raise SamplingInterrupted(
-                f"Sampling stopped early: {got[1]} draws of {got[0]} chains where {self.draws} of {self.chains} were asked "
-                "for. The partial draws are in the error's `partial`; sample again for a posterior.",
+                f"Sampling stopped early: {got[1]} draws of {got[0]} chains where {self.draws} of {self.chains} were "
+                "asked for. The partial draws are in the error's `partial`; sample again for a posterior.",
                 trace,
             )
         for name, values in posterior.data_vars.items():
             bad = int(np.count_nonzero(~np.isfinite(values.values)))
             if bad:
                 raise SamplingInterrupted(
-                    f"{bad} of {values.size} draws of {name!r} are not finite: sampling stopped early or broke down. The "
-                    "draws are in the error's `partial`; they are no posterior.",
+                    f"{bad} of {values.size} draws of {name!r} are not finite: sampling stopped early or broke down. "
+                    "The draws are in the error's `partial`; they are no posterior.",
                     trace,
                 )
         if not len(posterior.data_vars):

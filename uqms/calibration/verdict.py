@@ -46,7 +46,7 @@ class Verdict:
 
     @property
     def status(self) -> Status:
-        """ "pass", "warn" or "fail"."""
+        """The worst status: pass, warn or fail."""
         found = {check.status for check in self.checks}
         return "fail" if "fail" in found else "warn" if "warn" in found else "pass"
 
