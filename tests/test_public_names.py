@@ -47,9 +47,11 @@ PUBLIC = [
     "ensemble",
     "errors",
     "extend",
+    "from_gpytorch",
     "halton",
     "latin_hypercube",
     "leave_one_out",
+    "load_surrogate",
     "run",
     "sobol",
 ]

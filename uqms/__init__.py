@@ -57,7 +57,9 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.surrogates import Scalar as Scalar
     from uqms.surrogates import SquaredExponential as SquaredExponential
     from uqms.surrogates import Surrogate as Surrogate
+    from uqms.surrogates import from_gpytorch as from_gpytorch
     from uqms.surrogates import leave_one_out as leave_one_out
+    from uqms.surrogates import load_surrogate as load_surrogate
 
 __all__ = [
     "Beta",
@@ -95,9 +97,11 @@ __all__ = [
     "ensemble",
     "errors",
     "extend",
+    "from_gpytorch",
     "halton",
     "latin_hypercube",
     "leave_one_out",
+    "load_surrogate",
     "run",
     "sobol",
 ]
@@ -141,7 +145,9 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "Scalar",
         "SquaredExponential",
         "Surrogate",
+        "from_gpytorch",
         "leave_one_out",
+        "load_surrogate",
     ),
     "calibration": (
         "Calibration",

@@ -1,5 +1,7 @@
 """Gaussian-process surrogates: settings, fitted values, prediction and validation."""
 
+from uqms.surrogates.convert import from_gpytorch
+from uqms.surrogates.files import load_surrogate
 from uqms.surrogates.gp import GaussianProcess, GaussianProcessSurrogate
 from uqms.surrogates.kernels import Matern32, Matern52, SquaredExponential
 from uqms.surrogates.outputs import Curve, Decoder, Layout, Scalar
@@ -23,6 +25,8 @@ __all__ = [
     "SquaredExponential",
     "Surrogate",
     "Validation",
+    "from_gpytorch",
     "held_out",
     "leave_one_out",
+    "load_surrogate",
 ]

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from scipy.stats import qmc
 
 from uqms import ensemble as table
-from uqms._typing import Array, RandomState, as_generator
+from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.errors import (
     ConstantOutputWarning,
     DataError,
@@ -278,7 +278,7 @@ class GaussianFunctionDraws:
 
     process: ScoreProcess
     anchors: Array
-    hyperparameters: Array
+    hyperparameters: Ints
     values: Array
     seed: int
 
@@ -290,7 +290,7 @@ class GaussianFunctionDraws:
 
 
 def _joint_draws(
-    process: ScoreProcess, points: Array, h: Array, rng: np.random.Generator, known: Array | None = None
+    process: ScoreProcess, points: Array, h: Ints, rng: np.random.Generator, known: Array | None = None
 ) -> Array:
     """Draw scores jointly at `points`, given draws `known` (n, a, q) at the first a of them."""
     n, total = len(h), len(points)
@@ -414,7 +414,8 @@ def _fit_basis(name: str, output: xr.DataArray, settings: Curve | Scalar | None)
         basis, scores = fit_scalar(name, unit, values[:, 0])
     if not basis.basis.any():
         warnings.warn(
-            f"Output {name!r} is the same in every run; it is predicted as that constant. Does it depend on the inputs?",
+            f"Output {name!r} is the same in every run; it is predicted as that constant. Does it depend on the "
+            "inputs?",
             ConstantOutputWarning,
             stacklevel=3,
         )

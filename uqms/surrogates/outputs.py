@@ -21,7 +21,7 @@ from typing import NamedTuple, final
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
-from scipy.interpolate import make_interp_spline
+from scipy.interpolate import BSpline, make_interp_spline
 
 from uqms._typing import Array
 from uqms.errors import DataError, ExtrapolationError, InputError
@@ -120,7 +120,7 @@ class OutputBasis:
     basis: Array
     truncation: Array
     interpolation_sd: Array = field(default_factory=lambda: np.zeros(0))
-    left_out: Array = field(default_factory=lambda: np.zeros((0, 0)))  # (n, t): held-out runs' own omegas, for validation
+    left_out: Array = field(default_factory=lambda: np.zeros((0, 0)))  # (n, t): the omegas of held-out runs
 
     @property
     def dims(self) -> tuple[str, ...]:
@@ -135,7 +135,7 @@ class OutputBasis:
     @property
     def latent(self) -> int:
         """Number of omegas: truncation and, for curves, one an interval between simulated coordinates."""
-        return self.truncation.shape[1] + len(self.interpolation_sd)
+        return int(self.truncation.shape[1]) + len(self.interpolation_sd)
 
     def rows(self, coords: Mapping[str, ArrayLike] | None) -> tuple[Array, Array, Array]:
         """Return offset (N,), basis (N, q), truncation (N, t) of this output at pointwise coordinates (None: all).
@@ -195,7 +195,7 @@ class OutputBasis:
             )
 
 
-def _spline(grid: Array) -> object:
+def _spline(grid: Array) -> BSpline:
     degree = min(3, len(grid) - 1)
     return make_interp_spline(grid, np.eye(len(grid)), k=degree)
 
@@ -295,7 +295,7 @@ def _held_out(y: Array, settings: Curve) -> tuple[int, Array]:
 
 
 def _factor(residuals: Array, scale: float) -> tuple[Array, Array]:
-    """Return T with T T' the second moment of the residuals, without columns that are rounding, and each run's omegas."""
+    """Return T, T T' the second moment of the residuals without what is rounding, and the omegas of each run."""
     root = np.sqrt(len(residuals))
     left, singular, right = np.linalg.svd(residuals, full_matrices=False)
     keep = singular > 1e-9 * scale

@@ -75,8 +75,11 @@ class Prediction:
     @property
     def sd(self) -> xr.Dataset:
         """Standard deviation of every output, dims ("point", ...)."""
-        out = np.sqrt(self.variance)
-        return out.assign({name: out[name].assign_attrs(unit=self.surrogate.layouts[name].unit) for name in out})
+        variance = self.variance
+        out = {}
+        for name, layout in self.surrogate.layouts.items():
+            out[name] = variance[name].copy(data=np.sqrt(variance[name].values)).assign_attrs(unit=layout.unit)
+        return xr.Dataset(out)
 
     def covariance(self, output: str) -> Array:
         """Return the joint covariance of an output over points and coordinates, shape (k, m, k, m).
@@ -129,7 +132,7 @@ def named_points(names: tuple[str, ...], points: Mapping[str, object] | xr.Datas
     InputError
         When a name is missing or unknown, or lengths differ.
     """
-    given = {str(name): np.atleast_1d(np.asarray(points[name], dtype=np.float64)) for name in points}
+    given = {str(name): np.atleast_1d(np.asarray(values, dtype=np.float64)) for name, values in points.items()}
     missing, unknown = [name for name in names if name not in given], sorted(set(given) - set(names))
     if missing or (unknown and not isinstance(points, xr.Dataset)):
         raise InputError(f"Points need {list(names)}; missing {missing}, unknown {unknown}.")

@@ -14,12 +14,12 @@ w           L^-1 k(x, u)                                                   (n, k
 v           R (t(u) - G' w), so that cov = k(u, u) - w' w + v' v           (b, k)
 ==========  =============================================================  ===============
 
-The variance is that of the mean function: it holds the uncertainty from few runs and of the estimated trend and variance
-scale, not the nugget (noise of a stochastic simulator).
+The variance is that of the latent function: it holds the uncertainty from few runs and of the estimated trend, not that
+of the hyperparameters (unless there are several draws h), nor the nugget (noise of a stochastic simulator).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import NamedTuple, final
 
 import numpy as np
@@ -70,6 +70,13 @@ class ScoreProcess:
     trend_root: Array  # (H, q, b, b), R
     log_weights: Array  # (H,)
 
+    def __post_init__(self) -> None:
+        # One memory layout, so that a process from a file predicts to the same bit: BLAS rounds by layout.
+        for part in fields(self):
+            if part.name != "kernel":
+                value = np.ascontiguousarray(getattr(self, part.name), dtype=np.float64)
+                object.__setattr__(self, part.name, value)
+
     @property
     def draws(self) -> int:
         """Number of hyperparameter draws H."""
@@ -78,7 +85,7 @@ class ScoreProcess:
     @property
     def q(self) -> int:
         """Number of scores."""
-        return self.y.shape[1]
+        return int(self.y.shape[1])
 
     def flat(self) -> Array:
         """Return everything that prediction needs as one block of numbers, in the order that `_fused` reads."""

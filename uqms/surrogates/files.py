@@ -1,0 +1,318 @@
+"""Surrogates on disk: one .npz of plain numbers and a JSON header, written whole or not at all, read without trust.
+
+==============  ======================================================================================
+member          holds
+==============  ======================================================================================
+header.npy      JSON as bytes: format, version, kernel, design box, outputs, attrs, shapes, sha256
+<name>.npy      one float64 array; ``process.*`` of `ScoreProcess`, ``output<i>.*`` of the i-th output
+==============  ======================================================================================
+
+Members are stored, not compressed, and in one order with one date: the same surrogate gives the same bytes. Everything
+that a file claims (kinds of numbers, sizes, shapes) is held against the bytes that it has before anything is read.
+"""
+
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.lib import format as npy
+
+from uqms._typing import Array
+from uqms.ensemble.files import atomic_path
+from uqms.errors import FormatError, FormatVersionError, InputError, IntegrityError, UnsafeFileError
+from uqms.parameters import Box
+from uqms.surrogates.gp import GaussianProcessSurrogate
+from uqms.surrogates.kernels import KINDS
+from uqms.surrogates.outputs import Layout, OutputBasis
+from uqms.surrogates.process import ScoreProcess
+
+__all__ = ["FORMAT", "VERSION", "load_surrogate", "save_surrogate"]
+
+FORMAT, VERSION = "uqms-surrogate", 1
+PLAUSIBLE = 64 * 2**20  # bytes that a compressed file may claim without standing in it
+LARGEST = 16 * 2**30  # bytes; 20 scores of 2 000 runs, averaged over 16 draws, are 10 GB
+HEADER_LARGEST = 16 * 2**20
+_HEADER = "header"
+# The letters of the shapes: H draws, q scores, n runs, d inputs, b trend functions.
+_PROCESS = {
+    "x": "nd",
+    "y": "nq",
+    "ell": "Hqd",
+    "variance": "Hq",
+    "nugget": "Hq",
+    "jitter": "Hq",
+    "beta": "Hqb",
+    "target": "Hqn",
+    "inverse_factor": "Hqnn",
+    "trend_factor": "Hqnb",
+    "trend_root": "Hqbb",
+    "log_weights": "H",
+}
+_BASIS = ("offset", "basis", "truncation", "interpolation_sd", "left_out")
+
+
+# ------------------------------------------------------------------------------------------------------------- writing
+def save_surrogate(surrogate: GaussianProcessSurrogate, path: str | os.PathLike[str]) -> Path:
+    """Write a surrogate to one .npz file; `load_surrogate` returns it bit for bit.
+
+    The file appears whole or not at all: an interrupted call leaves the old one as it was.
+
+    Parameters
+    ----------
+    surrogate
+        What `GaussianProcess.fit` or `from_gpytorch` returned.
+    path
+        Where to write; the name is taken as it is.
+
+    Raises
+    ------
+    InputError
+        When it is not a surrogate of this package.
+    StorageError
+        When the file cannot be written.
+    """
+    if not isinstance(surrogate, GaussianProcessSurrogate):
+        raise InputError(f"save: got a {type(surrogate).__name__}; only a GaussianProcessSurrogate can be written.")
+    arrays = _arrays_of(surrogate)
+    header = _header_of(surrogate, arrays)
+    header["sha256"] = _digest(header, arrays)
+    text = np.frombuffer(json.dumps(header, allow_nan=False).encode(), dtype=np.uint8)
+    target = Path(path)
+    with atomic_path(target) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
+        members: dict[str, np.ndarray[Any, np.dtype[Any]]] = {_HEADER: text, **arrays}
+        for name, values in members.items():
+            member = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
+            with archive.open(member, "w", force_zip64=True) as stream:
+                npy.write_array(stream, values, version=(1, 0), allow_pickle=False)
+    return target
+
+
+def _arrays_of(surrogate: GaussianProcessSurrogate) -> dict[str, Array]:
+    arrays = {f"process.{name}": getattr(surrogate.process, name) for name in _PROCESS}
+    for i, basis in enumerate(surrogate.bases):
+        arrays |= {f"output{i}.{name}": getattr(basis, name) for name in _BASIS}
+        arrays |= {f"output{i}.coord{k}": basis.coords[dim] for k, dim in enumerate(basis.dims)}
+    return {name: np.ascontiguousarray(values, dtype="<f8") for name, values in arrays.items()}
+
+
+def _header_of(surrogate: GaussianProcessSurrogate, arrays: Mapping[str, Array]) -> dict[str, Any]:
+    from uqms import __version__
+
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "uqms": __version__,
+        "kernel": surrogate.process.kernel.code,
+        "domain": surrogate.domain.to_dict(),
+        "outputs": [{"name": b.name, "dims": list(b.dims), "unit": b.layout.unit} for b in surrogate.bases],
+        "attrs": dict(surrogate.attrs),
+        "shapes": {name: list(values.shape) for name, values in arrays.items()},
+    }
+
+
+def _digest(header: Mapping[str, Any], arrays: Mapping[str, Array]) -> str:
+    """Return the SHA-256 of the header, without its own place, and of the bytes of every array."""
+    digest = hashlib.sha256()
+    rest = {key: value for key, value in header.items() if key != "sha256"}
+    digest.update(json.dumps(rest, sort_keys=True).encode())
+    for name in sorted(arrays):
+        digest.update(arrays[name].tobytes())
+    return digest.hexdigest()
+
+
+# ------------------------------------------------------------------------------------------------------------- reading
+def load_surrogate(path: str | os.PathLike[str]) -> GaussianProcessSurrogate:
+    """Read a surrogate that `save` wrote; nothing in the file is run, and it cannot ask for more memory than it holds.
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Raises
+    ------
+    FormatError
+        When the file is truncated or is no surrogate; `FormatVersionError` when a newer uqms wrote it.
+    IntegrityError
+        When the content is not what was written.
+    UnsafeFileError
+        When the file holds pickled objects, or claims far more than it has.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> import uqms as uq
+    >>> design = uq.sobol(uq.ParameterSpace(k=uq.Uniform(0.0, 2.0)), 8, rng=1)
+    >>> surrogate = uq.GaussianProcess().fit(uq.ensemble.build(design, {"y": np.sin(design["k"].values)}))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     surrogate.save(f"{folder}/surrogate.npz")
+    ...     same = load_surrogate(f"{folder}/surrogate.npz")
+    >>> bool(same.predict({"k": 1.0}).mean["y"] == surrogate.predict({"k": 1.0}).mean["y"])
+    True
+    """
+    source = Path(path)
+    _refuse_other_files(source)
+    try:
+        with zipfile.ZipFile(source) as archive:
+            members = _inspect(source, archive)
+            header = _read_header(source, archive, members)
+            _check_declared(source, header, members)
+            arrays = {name: _read(archive, member) for name, member in members.items() if name != _HEADER}
+    except zipfile.BadZipFile as error:
+        if "CRC" in str(error):
+            raise IntegrityError(f"{source} is damaged ({error}); take a copy or fit the surrogate again.") from error
+        raise FormatError(f"{source} is truncated or is no .npz file ({error}); take a copy.") from error
+    except (EOFError, NotImplementedError, RuntimeError) as error:
+        raise FormatError(f"{source} cannot be read ({error}); take a copy or fit the surrogate again.") from error
+    if header.get("sha256") != _digest(header, arrays):
+        raise IntegrityError(f"the content of {source} is not what uqms wrote; take a copy or fit the surrogate again.")
+    try:
+        return _rebuild(header, arrays)
+    except (InputError, KeyError, TypeError, AttributeError) as error:
+        raise FormatError(f"{source} describes no surrogate ({error}); fit the surrogate again.") from error
+
+
+def _refuse_other_files(source: Path) -> None:
+    with source.open("rb") as file:
+        head = file.read(4)
+    if head[:1] == b"\x80":
+        raise UnsafeFileError(f"{source} is a pickle, which would run code; uqms reads what `surrogate.save` wrote.")
+    if head != b"PK\x03\x04":
+        raise FormatError(f"{source} is no .npz file; give one that `surrogate.save` wrote.")
+
+
+class _Member(NamedTuple):
+    info: zipfile.ZipInfo
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+
+def _inspect(source: Path, archive: zipfile.ZipFile) -> dict[str, _Member]:
+    """Return what the archive claims to hold, by name, after holding it against the bytes that it has."""
+    infos = archive.infolist()
+    claimed, held = sum(info.file_size for info in infos), source.stat().st_size
+    if claimed > max(held, PLAUSIBLE) or claimed > LARGEST:
+        raise UnsafeFileError(
+            f"{source} claims {claimed / 2**20:.0f} MB and holds {held / 2**20:.3f} MB; nothing of it was read. "
+            "uqms reads what `surrogate.save` wrote, which is not compressed."
+        )
+    members: dict[str, _Member] = {}
+    for info in infos:
+        name = info.filename.removesuffix(".npy")
+        if name in members or name == info.filename:
+            raise FormatError(f"{source}: {info.filename!r} does not belong into a surrogate's file, or stands twice.")
+        members[name] = _Member(info, *_inspect_array(source, archive, info))
+    return members
+
+
+def _inspect_array(
+    source: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo
+) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    with archive.open(info) as stream:
+        try:
+            major = npy.read_magic(stream)[0]
+            read = npy.read_array_header_1_0 if major == 1 else npy.read_array_header_2_0
+            shape, fortran, dtype = read(stream)
+            start = stream.tell()
+        except (ValueError, EOFError) as error:
+            raise FormatError(f"{source}: {info.filename!r} is no array ({error}).") from error
+    if dtype.hasobject:
+        raise UnsafeFileError(f"{source}: {info.filename!r} holds pickled objects, which would run code; not read.")
+    if fortran and len(shape) > 1:
+        raise FormatError(f"{source}: {info.filename!r} is ordered by columns; uqms writes rows.")
+    needed = start + int(np.prod([int(size) for size in shape], dtype=object)) * dtype.itemsize
+    if needed > info.file_size:
+        raise UnsafeFileError(
+            f"{source}: {info.filename!r} declares shape {shape}, {needed} bytes, but has {info.file_size}; not read."
+        )
+    if needed < info.file_size:
+        raise FormatError(f"{source}: {info.filename!r} has {info.file_size - needed} bytes more than its shape says.")
+    return dtype, shape
+
+
+def _read(archive: zipfile.ZipFile, member: _Member) -> Array:
+    with archive.open(member.info) as stream:
+        return np.asarray(npy.read_array(stream, allow_pickle=False))
+
+
+def _read_header(source: Path, archive: zipfile.ZipFile, members: Mapping[str, _Member]) -> dict[str, Any]:
+    member = members.get(_HEADER)
+    if member is None or member.dtype != np.uint8 or member.info.file_size > HEADER_LARGEST:
+        raise FormatError(f"{source} is an .npz file but no surrogate; give one that `surrogate.save` wrote.")
+    try:
+        header = json.loads(_read(archive, member).tobytes().decode())
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{source} has a header that is no JSON ({error}); take a copy.") from error
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise FormatError(f"{source} is an .npz file but no surrogate; give one that `surrogate.save` wrote.")
+    version = header.get("version")
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise FormatError(f"{source} says it has format version {version!r}; this uqms reads up to {VERSION}.")
+    if version > VERSION:
+        raise FormatVersionError(
+            f"{source} has format version {version}, this uqms reads up to {VERSION}; update uqms."
+        )
+    return header
+
+
+def _check_declared(source: Path, header: Mapping[str, Any], members: Mapping[str, _Member]) -> None:
+    shapes = header.get("shapes")
+    present = {name: list(member.shape) for name, member in members.items() if name != _HEADER}
+    if shapes != present:
+        raise FormatError(f"{source}: its arrays are not those that its header declares; take a copy.")
+    wrong = [name for name in present if members[name].dtype != np.dtype("<f8")]
+    if wrong:
+        raise FormatError(f"{source}: {wrong[0]!r} holds {members[wrong[0]].dtype}, not float64; take a copy.")
+
+
+# ---------------------------------------------------------------------------------------------------------- rebuilding
+def _rebuild(header: Mapping[str, Any], arrays: dict[str, Array]) -> GaussianProcessSurrogate:
+    """Return the surrogate; compiled code indexes its arrays unchecked, so every size must agree with every other."""
+    for name, values in arrays.items():
+        if not np.isfinite(values).all():
+            raise InputError(f"{name} holds numbers that are not finite")
+    box = Box.from_dict(header["domain"])
+    parts = {name: arrays.pop(f"process.{name}") for name in _PROCESS}
+    sizes = {"d": box.d}
+    for name, letters in _PROCESS.items():
+        _agree(f"process.{name}", parts[name].shape, letters, sizes)
+    if sizes["b"] > 1 + box.d:
+        raise InputError(f"{sizes['b']} trend functions for {box.d} inputs")
+    bases = tuple(_rebuild_basis(i, output, arrays, sizes["n"]) for i, output in enumerate(header["outputs"]))
+    if sum(basis.basis.shape[1] for basis in bases) != sizes["q"]:
+        raise InputError(f"{sizes['q']} scores, but the outputs have another number of them")
+    if arrays:
+        raise InputError(f"{sorted(arrays)[0]} belongs to nothing")
+    attrs = {str(key): str(value) for key, value in header["attrs"].items()}
+    process = ScoreProcess(kernel=KINDS[header["kernel"]], **parts)
+    return GaussianProcessSurrogate(box, process, bases, MappingProxyType(attrs))
+
+
+def _agree(name: str, shape: tuple[int, ...], letters: str, sizes: dict[str, int]) -> None:
+    if len(shape) != len(letters) or any(
+        sizes.setdefault(a, size) != size for a, size in zip(letters, shape, strict=True)
+    ):
+        raise InputError(f"{name} has shape {shape}, which does not agree with the other arrays")
+
+
+def _rebuild_basis(i: int, output: Mapping[str, Any], arrays: dict[str, Array], n: int) -> OutputBasis:
+    parts = {name: arrays.pop(f"output{i}.{name}") for name in _BASIS}
+    dims = tuple(str(dim) for dim in output["dims"])
+    coords = {dim: arrays.pop(f"output{i}.coord{k}") for k, dim in enumerate(dims)}
+    for dim in dims:
+        _agree(f"coordinate {dim}", coords[dim].shape, "m", {})
+    layout = Layout(dims, coords, str(output["unit"]))
+    sizes = {"m": int(np.prod(layout.shape)), "n": n}
+    intervals = {0, sizes["m"] - 1} if len(dims) == 1 else {0}
+    if parts["interpolation_sd"].shape not in {(size,) for size in intervals}:
+        raise InputError(f"output{i}.interpolation_sd has shape {parts['interpolation_sd'].shape}")
+    for name, letters in (("offset", "m"), ("basis", "mq"), ("truncation", "mt"), ("left_out", "nt")):
+        _agree(f"output{i}.{name}", parts[name].shape, letters, sizes)
+    return OutputBasis(str(output["name"]), layout, **parts)
