@@ -68,6 +68,13 @@ def test_writing_leaves_the_old_file_when_it_fails(table, path, monkeypatch):
     assert [p.name for p in path.parent.iterdir()] == ["runs.nc"]
 
 
+def test_the_file_and_its_name_reach_the_disk(table, path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.fstat(fd).st_ino))
+    en.to_netcdf(table, path)
+    assert synced == [path.stat().st_ino, path.parent.stat().st_ino]
+
+
 def test_no_such_folder(table, tmp_path):
     with pytest.raises(StorageError, match="cannot be written"):
         en.to_netcdf(table, tmp_path / "none" / "runs.nc")

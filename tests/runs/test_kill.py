@@ -1,7 +1,15 @@
 """Three kills for every change; ``benchmarks/kill_runs.py`` makes more."""
 
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import pytest
-from kill_runs import RUNS, WORKERS, finish_script, kill_once
+from kill_runs import RUNS, WORKERS, alive, finish_script, kill_once
+
+import uqms
 
 
 @pytest.fixture(scope="module")
@@ -18,3 +26,30 @@ def test_a_kill_loses_and_repeats_nothing_that_was_kept(tmp_path, seed, referenc
     assert not outcome.differs
     assert outcome.survivors == 0
     assert 0 < outcome.kept < RUNS
+
+
+LONG = """
+import os, time
+from uqms.runs import run
+from uqms.simulators import FunctionSimulator
+
+def slow(a):
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+    return a
+
+run(FunctionSimulator(slow, outputs={"y": ()}), {"a": [1.0, 2.0]}, workers=2)
+"""
+
+
+def test_workers_in_the_middle_of_a_long_run_end_with_the_coordinator(tmp_path):
+    (tmp_path / "script.py").write_text(LONG)
+    env = {**os.environ, "PYTHONPATH": str(Path(uqms.__file__).parents[1])}
+    script = subprocess.Popen([sys.executable, tmp_path / "script.py"], env=env, stdout=subprocess.PIPE, text=True)
+    pids = {int(script.stdout.readline()) for _ in range(2)}
+    assert alive(pids) == 2
+    script.kill()
+    script.wait()
+    script.stdout.close()
+    time.sleep(1.0)
+    assert alive(pids) == 0
