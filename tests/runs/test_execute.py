@@ -292,6 +292,14 @@ def test_what_cannot_be_loaded_in_a_worker(tmp_path, monkeypatch):
         run(simulator, {"a": [1.0]}, workers=1)
 
 
+def test_loading_the_simulator_does_not_count_against_the_deadline(tmp_path, monkeypatch):
+    (tmp_path / "slow_import.py").write_text("import time\ntime.sleep(0.8)\ndef f(a):\n    return a\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    import slow_import
+
+    assert run(one(slow_import.f), {"a": [1.0]}, workers=1, timeout=0.5)["state"].values[0] == RunState.COMPLETED
+
+
 def test_the_bar_shows_on_a_terminal_only(simulator, monkeypatch, capsys):
     run(simulator, {"a": [1.0], "b": [1.0]}, workers=0)
     assert capsys.readouterr().err == ""

@@ -21,13 +21,14 @@ from uqms.simulators.protocol import Simulator
 __all__ = ["Attempt", "Unloadable", "attempt", "evaluate", "start"]
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-_payload = b""
-_coordinator = 0
-_loaded: Simulator | None = None
 
 
 class Unloadable(UqmsError):
     """The simulator cannot be loaded in a worker process."""
+
+
+_coordinator = 0
+_simulator: Simulator | Unloadable = Unloadable("this process is no worker")
 
 
 @final
@@ -45,12 +46,20 @@ class Attempt:
 
 
 def start(payload: bytes, coordinator: int) -> None:
-    """Begin a worker: keep the pickled simulator, use one thread, and watch the coordinator."""
-    global _payload, _coordinator
-    _payload, _coordinator = payload, coordinator
+    """Begin a worker: watch the coordinator, use one thread, and load the simulator.
+
+    It is loaded here and not with the first point, so that what it imports does not count against a deadline.
+    """
+    global _simulator, _coordinator
+    _coordinator = coordinator
+    threading.Thread(target=_watch, daemon=True, name="uqms-watch").start()
     for name in _THREADS:  # for libraries that are loaded later
         os.environ.setdefault(name, "1")
-    threading.Thread(target=_watch, daemon=True, name="uqms-watch").start()
+    try:
+        _simulator = cloudpickle.loads(payload)
+    except Exception as error:  # told with the first point: a worker that ends here could not say why
+        _simulator = Unloadable(f"{type(error).__name__}: {error}")
+    threadpool_limits(int(os.environ["OMP_NUM_THREADS"].split(",")[0]))
 
 
 def _watch() -> None:
@@ -74,19 +83,9 @@ def evaluate(point: Mapping[str, float]) -> Attempt:
         When it cannot be loaded here, so that no point can be run.
     """
     _leave_orphaned()
-    return attempt(_simulator(), point)
-
-
-def _simulator() -> Simulator:
-    global _loaded
-    if _loaded is None:
-        try:
-            loaded: Simulator = cloudpickle.loads(_payload)
-        except Exception as error:
-            raise Unloadable(f"{type(error).__name__}: {error}") from None
-        threadpool_limits(int(os.environ["OMP_NUM_THREADS"].split(",")[0]))
-        _loaded = loaded
-    return _loaded
+    if isinstance(_simulator, Unloadable):
+        raise _simulator
+    return attempt(_simulator, point)
 
 
 def attempt(simulator: Simulator, point: Mapping[str, float]) -> Attempt:
