@@ -153,6 +153,12 @@ def test_identity_differs_by_what_is_closed_over():
     assert identity(functools.partial(curve, rate=1)) != identity(functools.partial(curve, rate=2))
 
 
+def test_two_lambdas_on_one_line_are_two_simulators():
+    first, second = (lambda a: a), (lambda a: 2 * a)
+    assert identity(first) != identity(second)
+    assert identity(first)["name"] == identity(second)["name"]
+
+
 def test_identity_differs_by_outputs_coords_and_version(simulator):
     base = simulator.identity
     assert dataclasses.replace(simulator, coords={"day": [0.0, 1.5, 4.5]}).identity != base
@@ -179,7 +185,7 @@ def helper(a):
 
 def recursive(a): return helper(a)
 
-for f in (helper, Model(3).run):
+for f in (helper, Model(3).run, lambda a: helper(a) if a in {{"x", "y", "z", "w"}} else helper(2.5)):
     print(json.dumps(FunctionSimulator(f, outputs={{"y": ()}}).identity))
 """
 

@@ -83,7 +83,9 @@ class _Describer:
             return ("class", thing.__qualname__, _source(thing), tuple(map(self.value, methods)))
         reads = tuple((name, self.value(item)) for name, item in _reads(thing))
         defaults = self.value(thing.__defaults__), self.value(thing.__kwdefaults__)
-        return ("function", _source(thing) or _compiled(thing.__code__), reads, defaults)
+        # The source of a lambda is its whole line, on which another one may stand.
+        text = "" if thing.__name__ == "<lambda>" else _source(thing)
+        return ("function", text or _compiled(thing.__code__), reads, defaults)
 
     def instance(self, thing: object) -> object:
         kind = type(thing)
@@ -139,10 +141,10 @@ def _source(thing: object) -> str:
         return ""
     try:
         return ast.unparse(ast.parse(text))
-    except SyntaxError:  # a lambda in the middle of an expression
+    except SyntaxError:  # a function that was made from a text
         return text.strip()
 
 
 def _compiled(code: CodeType) -> str:
-    consts = tuple(_compiled(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts)
+    consts = tuple(_compiled(c) if isinstance(c, CodeType) else _Describer().value(c) for c in code.co_consts)
     return repr((code.co_code.hex(), code.co_names, code.co_varnames, consts))
