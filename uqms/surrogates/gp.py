@@ -30,7 +30,7 @@ from uqms.surrogates._fused import scores_flat_reverse
 from uqms.surrogates.kernels import Kernel, Matern52
 from uqms.surrogates.outputs import Curve, Decoder, Layout, OutputBasis, Scalar, fit_curve, fit_scalar
 from uqms.surrogates.prediction import Prediction, named_points
-from uqms.surrogates.process import ScoreProcess, Scores, condition, scores_at
+from uqms.surrogates.process import ScoreProcess, Scores, condition, draw_at, scores_at
 from uqms.surrogates.training import Hyperparameters, train, trend_basis
 
 __all__ = ["GaussianProcess", "GaussianProcessSurrogate"]
@@ -90,6 +90,10 @@ class GaussianProcess:
             raise InputError(f"kernel is {self.kernel!r}; give Matern52(), Matern32() or SquaredExponential().")
         if self.trend not in ("constant", "linear"):
             raise InputError(f"trend is {self.trend!r}; give 'constant' or 'linear'.")
+        settings = list(self.outputs.values()) if isinstance(self.outputs, Mapping) else [self.outputs]
+        for value in settings:
+            if not isinstance(value, Curve | Scalar):
+                raise InputError(f"outputs holds {value!r}; give a mapping of output name to Scalar() or Curve(...).")
         if self.noise not in ("none", "fitted"):
             raise InputError(f"noise is {self.noise!r}; give 'none' (deterministic simulator) or 'fitted'.")
 
@@ -135,8 +139,7 @@ class GaussianProcess:
         columns = 1 if self.trend == "constant" else 1 + box.d
         columns = columns if len(x) > columns + 1 else 1
         found = [_train_one(x, y[:, j], self.kernel, columns, self.noise == "fitted") for j in range(y.shape[1])]
-        variance = None if np.ptp(y, axis=0).all() else _variances(x, y, self.kernel, columns, found)
-        process = condition(self.kernel, x, y, columns, found, variance)
+        process = condition(self.kernel, x, y, columns, found)
         _report(process, found, bases)
         attrs = {key: str(runs.attrs[key]) for key in ("space", "simulator", "design") if key in runs.attrs}
         attrs |= {"runs_left_out": str(left_out), "noise": self.noise}
@@ -257,12 +260,15 @@ class GaussianProcessSurrogate:
         The draws are exact jointly at `anchors` Sobol points of the box and the runs; anywhere else they are the
         conditional mean given those plus a draw of the residual, which is joint within one call.
         """
+        if n < 1:
+            raise InputError(f"functions: n is {n!r}; ask for at least one draw.")
         generator = as_generator(rng)
-        d = self.domain.d
-        points = qmc.Sobol(d, scramble=False).random(anchors) if anchors else np.zeros((0, d))
-        h = generator.choice(self.process.draws, size=n, p=np.exp(self.process.log_weights))
-        values = _joint_draws(self.process, points, h, generator)
-        return GaussianFunctionDraws(self.process, points, h, values, int(generator.integers(2**63)))
+        process = self.process
+        points = qmc.Sobol(self.domain.d, scramble=False).random(anchors) if anchors else np.zeros((0, self.domain.d))
+        h = generator.choice(process.draws, size=n, p=np.exp(process.log_weights - _log_total(process.log_weights)))
+        z = generator.standard_normal((n, anchors, process.q))
+        xi = generator.standard_normal((n, process.q, process.beta.shape[2]))
+        return GaussianFunctionDraws(process, points, h, z, xi, int(generator.integers(2**63)))
 
     def save(self, path: str | Path) -> None:
         """Write the surrogate to one .npz file of arrays and JSON (no pickle); `load_surrogate` reads it."""
@@ -277,56 +283,28 @@ class GaussianFunctionDraws:
     """Draws of the whole function; calling evaluates every draw at inputs `u` (k, d) to (draws, k, q)."""
 
     process: ScoreProcess
-    anchors: Array
-    hyperparameters: Ints
-    values: Array
+    anchors: Array  # (a, d)
+    hyperparameters: Ints  # (draws,)
+    z: Array  # (draws, a, q), what the draws are at the anchors, whitened
+    xi: Array  # (draws, q, b), of the trend
     seed: int
 
     def __call__(self, u: Array) -> Array:
         """Return the scores (draws, k, q); the same call gives the same numbers."""
-        generator = np.random.default_rng(self.seed)
-        points = np.vstack([self.anchors, np.asarray(u, dtype=np.float64)])
-        return _joint_draws(self.process, points, self.hyperparameters, generator, self.values)
-
-
-def _joint_draws(
-    process: ScoreProcess, points: Array, h: Ints, rng: np.random.Generator, known: Array | None = None
-) -> Array:
-    """Draw scores jointly at `points`, given draws `known` (n, a, q) at the first a of them."""
-    n, total = len(h), len(points)
-    a = 0 if known is None else known.shape[1]
-    out = np.empty((n, total - a, process.q))
-    if total == a:
+        new = np.asarray(u, dtype=np.float64)
+        fresh = np.random.default_rng(self.seed).standard_normal((len(self.z), len(new), self.process.q))
+        z, points = np.concatenate([self.z, fresh], axis=1), np.vstack([self.anchors, new])
+        out = np.empty_like(fresh)
+        for h in np.unique(self.hyperparameters):
+            rows = self.hyperparameters == h
+            for j in range(self.process.q):
+                values = draw_at(self.process, int(h), j, points, z[rows, :, j], self.xi[rows, j])
+                out[rows, :, j] = values[:, len(self.anchors) :]
         return out
-    scores = scores_at(process, points)
-    for i in np.unique(h):
-        rows = np.flatnonzero(h == i)
-        for j in range(process.q):
-            lower = _semidefinite_factor(scores.covariance[i, j])
-            mean = scores.mean[i, :, j]
-            z = rng.standard_normal((len(rows), total - a))
-            values = mean[a:] + z @ lower[a:, a:].T
-            if known is not None and a:
-                whitened = np.linalg.solve(lower[:a, :a], (known[rows, :, j] - mean[:a]).T)
-                values += (lower[a:, :a] @ whitened).T
-            out[rows, :, j] = values
-    return out
 
 
-def _semidefinite_factor(covariance: Array) -> Array:
-    """Return a lower factor of a covariance that rounding, or a point given twice, has made singular."""
-    n = len(covariance)
-    size = float(np.mean(np.diag(covariance)))
-    jitter = 1e-12
-    while True:
-        try:
-            matrix = covariance.copy()
-            matrix.flat[:: n + 1] += jitter * size + 1e-300
-            return np.asarray(np.linalg.cholesky(matrix))
-        except np.linalg.LinAlgError:
-            jitter *= 10.0
-            if jitter > 1e-4:
-                raise
+def _log_total(log_weights: Array) -> float:
+    return float(np.logaddexp.reduce(log_weights))
 
 
 def _check_settings(settings: Mapping[str, Curve | Scalar], names: tuple[str, ...]) -> None:
@@ -338,16 +316,19 @@ def _check_settings(settings: Mapping[str, Curve | Scalar], names: tuple[str, ..
 def _inputs(runs: xr.Dataset) -> tuple[Box, Array]:
     """Return the design box and the inputs in its unit cube, without inputs that are fixed."""
     box = table.get_box(runs)
-    fixed = [n for n, low, high in zip(box.names, box.lower, box.upper, strict=True) if not high > low]
-    if fixed:
+    varies = (
+        np.ptp(table.input_array(runs, box.names), axis=0) > 0.0 if runs.sizes["run"] else np.ones(box.d, dtype=bool)
+    )
+    if "box" not in runs.attrs and not varies.all():  # with a box, the runs are known to say nothing about its width
+        fixed = [name for name, moves in zip(box.names, varies, strict=True) if not moves]
+        if not varies.any():
+            raise DesignError(f"No input varies over the runs ({fixed} are constant); a surrogate needs one that does.")
         warnings.warn(
             f"Inputs {fixed} are the same in every run; they are left out of the surrogate.",
             DesignWarning,
             stacklevel=3,
         )
         box = box.select(tuple(name for name in box.names if name not in fixed))
-    if not box.names:
-        raise DesignError("No input varies over the runs; a surrogate needs at least one that does.")
     x = np.asarray(box.to_unit(table.input_array(runs, box.names)))
     spread = np.ptp(x, axis=0) if len(x) else np.ones(box.d)
     if (spread < 1e-9).any():
@@ -395,20 +376,13 @@ def _fit_basis(name: str, output: xr.DataArray, settings: Curve | Scalar | None)
     dims = tuple(str(dim) for dim in output.dims if dim != "run")
     unit = str(output.attrs.get("unit", ""))
     values = output.transpose("run", *dims).values.reshape(output.sizes["run"], -1)
-    if float(np.ptp(values)) > 1e12 * max(float(np.median(np.abs(values))), 1e-300):
-        warnings.warn(
-            f"Output {name!r} spans more than 12 orders of magnitude ({values.min():g} to {values.max():g}). Let the "
-            "simulator return its logarithm.",
-            DataWarning,
-            stacklevel=3,
-        )
+    _check_range(name, np.abs(values).max(axis=1, initial=0.0))
     if isinstance(settings, Scalar) and dims:
         raise InputError(f"Output {name!r} has dims {list(dims)}, so its settings are Curve(...), not Scalar().")
     if isinstance(settings, Curve) and not dims:
         raise InputError(f"Output {name!r} is one number a run, so its settings are Scalar(), not Curve(...).")
     if dims:
-        coords = {dim: np.asarray(output[dim].values, dtype=np.float64) for dim in dims}
-        layout = Layout(dims, coords, unit)
+        layout = Layout(dims, _coordinates(name, output, dims), unit)
         basis, scores = fit_curve(name, layout, values, settings if isinstance(settings, Curve) else Curve())
     else:
         basis, scores = fit_scalar(name, unit, values[:, 0])
@@ -422,15 +396,34 @@ def _fit_basis(name: str, output: xr.DataArray, settings: Curve | Scalar | None)
     return basis, scores
 
 
+def _check_range(name: str, sizes: Array) -> None:
+    """Refuse sizes (one a run) whose squares are no numbers; warn of those that differ by many orders of magnitude."""
+    largest = float(sizes.max())
+    if largest > 1e140 or 0.0 < largest < 1e-140:
+        raise DataError(f"Output {name!r} has values of size {largest:g}; give it in a unit that makes them ordinary.")
+    if largest and largest > 1e12 * float(np.quantile(sizes[sizes > 0.0], 0.05)):
+        warnings.warn(
+            f"Output {name!r} spans more than 12 orders of magnitude over the runs ({sizes[sizes > 0.0].min():g} to "
+            f"{largest:g}). Let the simulator return its logarithm.",
+            DataWarning,
+            stacklevel=4,
+        )
+
+
+def _coordinates(name: str, output: xr.DataArray, dims: tuple[str, ...]) -> dict[str, Array]:
+    for dim in dims:
+        if output[dim].dtype.kind not in "fiu":
+            raise DataError(
+                f"Coordinate {dim!r} of output {name!r} holds {output[dim].dtype}; a surrogate needs numbers there: "
+                f"number the places, e.g. ensemble.assign_coords({dim}=range({output.sizes[dim]}))."
+            )
+    return {dim: np.asarray(output[dim].values, dtype=np.float64) for dim in dims}
+
+
 def _train_one(x: Array, y: Array, kernel: Kernel, columns: int, noisy: bool) -> Hyperparameters:
     if not y.any():  # a constant output: its basis is zero, so only finite numbers are needed
         return Hyperparameters(np.ones(x.shape[1]), 0.0, 1e-12, 0.0, 0, False)
     return train(x, y, kernel, trend_basis(x, columns), noisy)
-
-
-def _variances(x: Array, y: Array, kernel: Kernel, columns: int, found: list[Hyperparameters]) -> list[float]:
-    estimated = condition(kernel, x, y, columns, found).variance[0]
-    return [1.0 if not y[:, j].any() else float(estimated[j]) for j in range(y.shape[1])]
 
 
 def _report(process: ScoreProcess, found: list[Hyperparameters], bases: list[OutputBasis]) -> None:

@@ -29,7 +29,7 @@ from uqms.errors import DataError, ExtrapolationError, InputError
 __all__ = ["Curve", "Decoder", "Layout", "OutputBasis", "Scalar", "fit_curve", "fit_scalar"]
 
 FOLDS = 10
-CONSTANT = 1e-12  # an output whose sd is below this share of its size is constant up to rounding
+CONSTANT = 1e-13  # an output whose sd is below this share of its size is constant up to rounding
 
 
 @final
@@ -72,10 +72,10 @@ class Curve:
     max_scores: int = 20
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.tolerance < 1.0:
+        if not isinstance(self.tolerance, int | float) or not 0.0 < self.tolerance < 1.0:
             raise InputError(f"Curve: tolerance is {self.tolerance!r}; give a share of variance between 0 and 1.")
-        if self.max_scores < 1:
-            raise InputError(f"Curve: max_scores is {self.max_scores!r}; at least one score is needed.")
+        if not isinstance(self.max_scores, int) or isinstance(self.max_scores, bool) or self.max_scores < 1:
+            raise InputError(f"Curve: max_scores is {self.max_scores!r}; give a whole number of at least 1.")
 
 
 class Decoder(NamedTuple):
@@ -172,7 +172,8 @@ class OutputBasis:
             weights[np.arange(len(at)), nearest] = 1.0
             if off_grid.any():
                 self._check_can_interpolate(dim, grid, at[off_grid])
-                weights[off_grid] = _spline(grid)(at[off_grid])
+                order = np.argsort(grid)
+                weights[np.ix_(off_grid, order)] = _spline(grid[order])(at[off_grid])
                 bumps[off_grid] = _bumps(grid, at[off_grid]) * self.interpolation_sd
             picks = (picks[:, :, None] * weights[:, None, :]).reshape(count, -1)
         return picks, bumps
@@ -202,6 +203,7 @@ def _spline(grid: Array) -> BSpline:
 
 def _bumps(grid: Array, at: Array) -> Array:
     """Shape of the interpolation error in each interval: 0 at its simulated ends, 1 in the middle."""
+    grid = np.sort(grid)
     interval = np.clip(np.searchsorted(grid, at, side="right") - 1, 0, len(grid) - 2)
     share = (at - grid[interval]) / (grid[interval + 1] - grid[interval])
     out = np.zeros((len(at), len(grid) - 1))
@@ -219,6 +221,7 @@ def interpolation_error(grid: Float[np.ndarray, " m"], y: Float[np.ndarray, "n m
     m = len(grid)
     if m < 3:
         return np.zeros(0)
+    grid, y = np.sort(grid), y[:, np.argsort(grid)]
     left_out, errors = _leave_out(grid, y, 2)
     reduction = 1.0
     if m >= 9:

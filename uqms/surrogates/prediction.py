@@ -124,6 +124,16 @@ class Prediction:
         return xr.Dataset(out)
 
 
+def _numbers(name: str, values: object) -> Array:
+    try:
+        numbers = np.atleast_1d(np.asarray(values, dtype=np.float64))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"Point input {name!r} is {values!r}; give real numbers.") from error
+    if not np.isfinite(numbers).all():
+        raise InputError(f"Point input {name!r} holds {numbers[~np.isfinite(numbers)][0]}; give finite numbers.")
+    return numbers
+
+
 def named_points(names: tuple[str, ...], points: Mapping[str, object] | xr.Dataset) -> Array:
     """Return points (k, d) in the order of `names` from a mapping or a Dataset; scalars are repeated.
 
@@ -132,8 +142,10 @@ def named_points(names: tuple[str, ...], points: Mapping[str, object] | xr.Datas
     InputError
         When a name is missing or unknown, or lengths differ.
     """
-    given = {str(name): np.atleast_1d(np.asarray(values, dtype=np.float64)) for name, values in points.items()}
-    missing, unknown = [name for name in names if name not in given], sorted(set(given) - set(names))
+    if not isinstance(points, Mapping):
+        raise InputError(f"Points are a {type(points).__name__}; give a mapping of input name to numbers.")
+    given = {str(name): _numbers(str(name), values) for name, values in points.items() if name in names}
+    missing, unknown = [name for name in names if name not in given], sorted({str(n) for n in points} - set(names))
     if missing or (unknown and not isinstance(points, xr.Dataset)):
         raise InputError(f"Points need {list(names)}; missing {missing}, unknown {unknown}.")
     sizes = {given[name].shape for name in names} - {(1,)}

@@ -28,9 +28,9 @@ from scipy.linalg import solve_triangular
 
 from uqms._typing import Array
 from uqms.surrogates.kernels import KINDS, Kernel, correlation
-from uqms.surrogates.training import Hyperparameters, factorise, trend_basis
+from uqms.surrogates.training import JITTER_FIRST, Hyperparameters, factorise, trend_basis
 
-__all__ = ["ScoreProcess", "Scores", "condition", "scores_at"]
+__all__ = ["ScoreProcess", "Scores", "condition", "draw_at", "scores_at"]
 
 
 class Scores(NamedTuple):
@@ -122,7 +122,8 @@ def _condition_one(
     beta = np.linalg.solve(information, g.T @ target)
     residual = target - g @ beta
     if variance is None:
-        variance = float(residual @ residual) / (n - columns)
+        # A constant output leaves no residual; its basis is zero, so only finite numbers are needed.
+        variance = float(residual @ residual) / (n - columns) or 1.0
     scale = np.sqrt(variance)
     # R' R = variance * information^-1, with information = C C': R = scale C^-1.
     root = scale * np.linalg.inv(np.linalg.cholesky(information)) if columns else np.zeros((0, 0))
@@ -171,14 +172,11 @@ def scores_at(process: ScoreProcess, u: Float[np.ndarray, "*batch k d"], diagona
     h, q = process.draws, process.q
     mean = np.empty((h, s, k, q))
     covariance = np.empty((h, s, q, k) if diagonal else (h, s, q, k, k))
-    trend = trend_basis(rows, process.beta.shape[2])
     for i in range(h):
         for j in range(q):
             kappa, _ = correlation(process.kernel, rows, process.x, process.ell[i, j])
-            kappa *= process.variance[i, j]
-            w = kappa @ process.inverse_factor[i, j].T
-            v = (trend - w @ process.trend_factor[i, j]) @ process.trend_root[i, j].T
-            mean[i, :, :, j] = (trend @ process.beta[i, j] + w @ process.target[i, j]).reshape(s, k)
+            centre, w, v = _rows(process, i, j, rows, kappa)
+            mean[i, :, :, j] = centre.reshape(s, k)
             if diagonal:
                 values = process.variance[i, j] - np.sum(w * w, axis=1) + np.sum(v * v, axis=1)
                 covariance[i, :, j] = np.maximum(values, 0.0).reshape(s, k)
@@ -189,6 +187,37 @@ def scores_at(process: ScoreProcess, u: Float[np.ndarray, "*batch k d"], diagona
         covariance.reshape(h, *batch, *covariance.shape[2:]),
         process.log_weights,
     )
+
+
+def draw_at(
+    process: ScoreProcess,
+    h: int,
+    j: int,
+    u: Float[np.ndarray, "k d"],
+    z: Float[np.ndarray, "draws k"],
+    xi: Float[np.ndarray, "draws b"],
+) -> Float[np.ndarray, "draws k"]:
+    """Return draws of score j at `u`, from standard normals z of the points and xi of the trend.
+
+    The factor of the posterior covariance is the last block of the factor of the prior covariance of runs and points
+    together: where runs leave almost no variance, a difference of covariances has none of its digits left. Draws at the
+    first points do not depend on those that follow.
+    """
+    n = len(process.x)
+    points = np.vstack([process.x, u])
+    kappa = correlation(process.kernel, points, points, process.ell[h, j])[0]
+    mean, _, v = _rows(process, h, j, u, kappa[n:, :n])
+    kappa[np.arange(n), np.arange(n)] += process.nugget[h, j] + process.jitter[h, j] - JITTER_FIRST
+    lower, _ = factorise(kappa, 0.0)
+    return np.asarray(mean + xi @ v.T + np.sqrt(process.variance[h, j]) * (z @ lower[n:, n:].T))
+
+
+def _rows(process: ScoreProcess, h: int, j: int, u: Array, kappa: Array) -> tuple[Array, Array, Array]:
+    """Return the mean, w' and v' of score j at the rows of u, from their correlation with the runs."""
+    trend = trend_basis(u, process.beta.shape[2])
+    w = (process.variance[h, j] * kappa) @ process.inverse_factor[h, j].T
+    v = (trend - w @ process.trend_factor[h, j]) @ process.trend_root[h, j].T
+    return trend @ process.beta[h, j] + w @ process.target[h, j], w, v
 
 
 def _joint(process: ScoreProcess, h: int, j: int, u: Array, w: Array, v: Array) -> Array:

@@ -71,7 +71,7 @@ def factorise(correlation_matrix: Float[np.ndarray, "n n"], nugget: float) -> tu
         matrix = correlation_matrix.copy()
         matrix.flat[:: n + 1] += nugget + jitter
         lower, info = lapack.dpotrf(matrix, lower=1, clean=1, overwrite_a=1)
-        if info == 0:
+        if info == 0 and np.isfinite(lower[-1, -1]):  # some LAPACKs let NaN pass
             return np.ascontiguousarray(lower), jitter
         jitter *= 10.0
     raise FitError(
