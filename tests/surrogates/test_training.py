@@ -1,4 +1,4 @@
-"""The training objective against finite differences, GPyTorch and scikit-learn; the rule of two starts against twenty."""
+"""The training objective against finite differences, GPyTorch and scikit-learn; two starts against twenty."""
 
 import warnings
 
@@ -45,7 +45,7 @@ def test_the_gradient_of_the_objective_equals_finite_differences(kernel: Kernel,
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("columns", [0, 1, 4])
 def test_the_objective_is_the_restricted_likelihood_at_the_best_variance(kernel: Kernel, columns: int) -> None:
-    # The parts that `marginal_log_likelihood` has no word for: beta integrated out under a flat prior, and the constants.
+    # What `marginal_log_likelihood` does not hold: beta integrated out under a flat prior, and constants.
     x, y = problem()
     n, b, ell, nugget = len(x), columns, np.array([0.4, 0.6, 0.5]), 0.02
     trend = T.trend_basis(x, columns)

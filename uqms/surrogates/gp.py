@@ -266,9 +266,8 @@ class GaussianProcessSurrogate:
         process = self.process
         points = qmc.Sobol(self.domain.d, scramble=False).random(anchors) if anchors else np.zeros((0, self.domain.d))
         h = generator.choice(process.draws, size=n, p=np.exp(process.log_weights - _log_total(process.log_weights)))
-        z = generator.standard_normal((n, anchors, process.q))
         xi = generator.standard_normal((n, process.q, process.beta.shape[2]))
-        return GaussianFunctionDraws(process, points, h, z, xi, int(generator.integers(2**63)))
+        return GaussianFunctionDraws(process, points, h, xi, int(generator.integers(2**63)))
 
     def save(self, path: str | Path) -> None:
         """Write the surrogate to one .npz file of arrays and JSON (no pickle); `load_surrogate` reads it."""
@@ -285,21 +284,20 @@ class GaussianFunctionDraws:
     process: ScoreProcess
     anchors: Array  # (a, d)
     hyperparameters: Ints  # (draws,)
-    z: Array  # (draws, a, q), what the draws are at the anchors, whitened
-    xi: Array  # (draws, q, b), of the trend
-    seed: int
+    xi: Array  # (draws, q, b), standard normals of the trend
+    seed: int  # of the standard normals of the anchors and of the points of a call
 
     def __call__(self, u: Array) -> Array:
         """Return the scores (draws, k, q); the same call gives the same numbers."""
-        new = np.asarray(u, dtype=np.float64)
-        fresh = np.random.default_rng(self.seed).standard_normal((len(self.z), len(new), self.process.q))
-        z, points = np.concatenate([self.z, fresh], axis=1), np.vstack([self.anchors, new])
-        out = np.empty_like(fresh)
-        for h in np.unique(self.hyperparameters):
-            rows = self.hyperparameters == h
-            for j in range(self.process.q):
-                values = draw_at(self.process, int(h), j, points, z[rows, :, j], self.xi[rows, j])
-                out[rows, :, j] = values[:, len(self.anchors) :]
+        points = np.vstack([self.anchors, np.asarray(u, dtype=np.float64)])
+        n, a, k = len(self.xi), len(self.anchors), len(points) - len(self.anchors)
+        out = np.empty((n, k, self.process.q))
+        for j in range(self.process.q):
+            parts = [np.random.default_rng([self.seed, j, i]).standard_normal((n, m)) for i, m in enumerate((a, k))]
+            z = np.hstack(parts)
+            for h in np.unique(self.hyperparameters):
+                rows = self.hyperparameters == h
+                out[rows, :, j] = draw_at(self.process, int(h), j, points, z[rows], self.xi[rows, j], a)
         return out
 
 

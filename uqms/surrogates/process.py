@@ -196,20 +196,21 @@ def draw_at(
     u: Float[np.ndarray, "k d"],
     z: Float[np.ndarray, "draws k"],
     xi: Float[np.ndarray, "draws b"],
-) -> Float[np.ndarray, "draws k"]:
-    """Return draws of score j at `u`, from standard normals z of the points and xi of the trend.
+    anchors: int = 0,
+) -> Float[np.ndarray, "draws rest"]:
+    """Return draws of score j at `u` after its first `anchors`, from standard normals z of the points, xi of the trend.
 
     The factor of the posterior covariance is the last block of the factor of the prior covariance of runs and points
     together: where runs leave almost no variance, a difference of covariances has none of its digits left. Draws at the
     first points do not depend on those that follow.
     """
-    n = len(process.x)
+    n, rest = len(process.x), len(process.x) + anchors
     points = np.vstack([process.x, u])
     kappa = correlation(process.kernel, points, points, process.ell[h, j])[0]
-    mean, _, v = _rows(process, h, j, u, kappa[n:, :n])
+    mean, _, v = _rows(process, h, j, u[anchors:], kappa[rest:, :n])
     kappa[np.arange(n), np.arange(n)] += process.nugget[h, j] + process.jitter[h, j] - JITTER_FIRST
     lower, _ = factorise(kappa, 0.0)
-    return np.asarray(mean + xi @ v.T + np.sqrt(process.variance[h, j]) * (z @ lower[n:, n:].T))
+    return np.asarray(mean + xi @ v.T + np.sqrt(process.variance[h, j]) * (z @ lower[rest:, n:].T))
 
 
 def _rows(process: ScoreProcess, h: int, j: int, u: Array, kappa: Array) -> tuple[Array, Array, Array]:
