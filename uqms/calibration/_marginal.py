@@ -217,7 +217,7 @@ def marginal(
     M = half_m.T @ half_m
     flat_w = w.reshape(size)
     Mw = M @ flat_w
-    quadratic -= flat_w @ Mw
+    quadratic -= float(flat_w @ Mw)
 
     WM = np.empty((size, size))
     a_bar = np.empty(size)
@@ -226,11 +226,10 @@ def marginal(
         a_bar[k * q : (k + 1) * q] = w[k] - W[k] @ Mw[k * q : (k + 1) * q]
     for k in range(K):
         for m in range(K):
-            block = -(WM[k * q : (k + 1) * q, m * q : (m + 1) * q] @ W[m])
             for j in range(q):
-                here = block[j, j]
-                if k == m:
-                    here += W[k, j, j]
+                here = W[k, j, j] if k == m else 0.0
+                for i in range(q):
+                    here -= WM[k * q + j, m * q + i] * W[m, i, j]
                 cov_bar[j, k, m] = 0.5 * (a_bar[k * q + j] * a_bar[m * q + j] - here)
         for j in range(q):
             mean_bar[k, j] = a_bar[k * q + j]

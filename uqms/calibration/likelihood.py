@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import final
 
 import numpy as np
+from scipy.stats import studentized_range
 
 from uqms._typing import Array, Ints
 from uqms.calibration.noise import GaussianNoise
@@ -15,6 +16,8 @@ from uqms.parameters import Prior
 from uqms.surrogates.protocol import Surrogate
 
 __all__ = ["Cells", "NoiseGroups", "arrange", "check_conditions"]
+
+NOISE_CHANCE = 1e-3
 
 
 @final
@@ -248,7 +251,10 @@ def _warn_if_variance(output: str, values: Array, sd: Array | float | Prior) -> 
     if isinstance(sd, Prior) or len(values) < 3:
         return
     size, spread = float(np.mean(sd)), float(np.ptp(values))
-    if size > spread:
+    if size <= spread:
+        return
+    # Chance that pure noise of this sd alone spreads no further; more than 50 values change nothing in the answer.
+    if studentized_range(min(len(values), 50), np.inf).cdf(spread / size) < NOISE_CHANCE:
         warnings.warn(
             f"The noise sd of {output!r}, {size:g}, is larger than the whole range of its observations, {spread:g}. "
             "Was a variance given in its place?",

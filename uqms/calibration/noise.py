@@ -1,6 +1,7 @@
 """Noise models: what is added to the simulator's output when it is measured."""
 
 from dataclasses import dataclass
+from numbers import Real
 from typing import final
 
 import numpy as np
@@ -45,7 +46,9 @@ class GaussianNoise:
                     "Use HalfNormal, LogNormal, Gamma, InverseGamma or LogUniform."
                 )
             return
-        if isinstance(self.sd, bool | str) or not np.isscalar(self.sd):
+        if isinstance(self.sd, bool) or not isinstance(self.sd, Real):
             raise InputError(f"GaussianNoise: sd is {self.sd!r}; give a positive number, a prior or nothing.")
         if not (np.isfinite(self.sd) and self.sd > 0):
-            raise InputError(f"GaussianNoise: sd is {self.sd}; a standard deviation is positive and finite.")
+            raise InputError(
+                f"GaussianNoise: sd is {self.sd}; give a positive, finite standard deviation in the output's unit."
+            )

@@ -9,12 +9,14 @@ import pandas as pd
 import xarray as xr
 
 from uqms._typing import Array, Ints
-from uqms.errors import DataError, InputError
+from uqms.errors import DataError, InputError, UnitError
 
 __all__ = ["Observations"]
 
 ROW_LIMIT = 500_000
 SPECIAL_DIMS = ("subject", "experiment", "replicate")
+# Columns of the table and dims of the posterior: a coordinate or condition of that name would take their place.
+RESERVED = frozenset({"output", "value", "sd", *SPECIAL_DIMS, "observation", "chain", "draw"})
 
 
 @final
@@ -50,7 +52,7 @@ class Observations:
         NaN or infinite values, rows of different length, no rows or more than 500 000, or the same measurement twice
         without a replicate column.
     InputError
-        A known standard deviation that is not positive.
+        A known standard deviation that is not positive, a coordinate or condition with a name that is taken.
 
     Examples
     --------
@@ -72,10 +74,15 @@ class Observations:
 
     def __post_init__(self) -> None:
         rows = len(self.value)
+        self._check_column_names()
         columns = {"output": self.output, "subject": self.subject, "experiment": self.experiment, "sd": self.sd}
+        if self.replicate is not None:
+            columns["replicate"] = self.replicate
         for name, column in {**columns, **self.coords, **self.conditions}.items():
             if len(column) != rows:
-                raise DataError(f"Observations: {name!r} has {len(column)} rows but there are {rows} values.")
+                raise DataError(
+                    f"Observations: {name!r} has {len(column)} rows but there are {rows} values. Give one a value."
+                )
         if rows == 0:
             raise DataError("Observations: no rows. At least one measured value is needed.")
         if rows > ROW_LIMIT:
@@ -85,6 +92,15 @@ class Observations:
             )
         self._check_numbers()
         self._check_duplicates()
+
+    def _check_column_names(self) -> None:
+        taken = sorted(RESERVED.intersection((*self.coords, *self.conditions)))
+        taken += sorted(set(self.coords).intersection(self.conditions))
+        if taken:
+            raise InputError(
+                f"Observations: the name {taken[0]!r} of a coordinate or condition is already taken. Rename it, in the "
+                "runs too."
+            )
 
     def _check_numbers(self) -> None:
         bad = np.flatnonzero(~np.isfinite(self.value))
@@ -96,12 +112,16 @@ class Observations:
         wrong = np.flatnonzero(~np.isnan(self.sd) & ~((self.sd > 0) & np.isfinite(self.sd)))
         if len(wrong):
             raise InputError(
-                f"Observations: the known sd of row {wrong[0]} is {self.sd[wrong[0]]}; it must be positive."
+                f"Observations: the known sd of row {wrong[0]} (output {self.output[wrong[0]]!r}) is "
+                f"{self.sd[wrong[0]]}; it must be positive and finite. Correct it, or leave the row out."
             )
         for name, column in self.conditions.items():
             if not np.isfinite(column).all():
                 row = int(np.flatnonzero(~np.isfinite(column))[0])
-                raise DataError(f"Observations: condition {name!r} of row {row} is {column[row]}; it must be known.")
+                raise DataError(
+                    f"Observations: condition {name!r} of row {row} is {column[row]}; it must be known. "
+                    "Fill it in, or leave the row out."
+                )
 
     def _check_duplicates(self) -> None:
         if self.replicate is not None:
@@ -185,18 +205,24 @@ class Observations:
         Raises
         ------
         InputError
-            When a column is not in the table, or `missing` is something else.
+            When a column is not in the table (or twice), or `missing` is something else.
         DataError
-            As for `Observations`; also when a subject has no value left.
+            As for `Observations`; also when a column holds something else than numbers, a label is missing, or a
+            subject has no value left.
         """
         if missing not in ("error", "drop"):
             raise InputError(f"missing is {missing!r}; give 'error' or 'drop'.")
+        if not isinstance(table, pd.DataFrame):
+            raise InputError(f"table is a {type(table).__name__}; give a pandas DataFrame, e.g. pandas.read_csv(path).")
         by_name = conditions if isinstance(conditions, Mapping) else {str(name): str(name) for name in conditions}
         wanted = [value, *(coords or {}).values(), *by_name.values()]
         wanted += [column for column in (subject, experiment, replicate, sd) if column is not None]
         absent = [column for column in wanted if column not in table.columns]
         if absent:
-            raise InputError(f"Columns {absent} are not in the table; it has {list(table.columns)}.")
+            raise InputError(f"Columns {absent} are not in the table; it has {list(table.columns)}. Name one of those.")
+        twice = [column for column in wanted if list(table.columns).count(column) > 1]
+        if twice:
+            raise InputError(f"The table has more than one column {twice[0]!r}. Rename or drop one.")
         frame = table
         if missing == "drop":
             frame = table[table[value].notna()]
@@ -205,7 +231,7 @@ class Observations:
         rows = len(frame)
 
         def labels(column: str | None) -> np.ndarray:
-            return np.full(rows, "") if column is None else frame[column].astype(str).to_numpy(dtype=np.str_)
+            return np.full(rows, "") if column is None else _labels(frame, column).to_numpy(dtype=np.str_)
 
         return cls(
             output=np.full(rows, output),
@@ -214,7 +240,7 @@ class Observations:
             conditions={name: _numbers(frame, column) for name, column in by_name.items()},
             subject=labels(subject),
             experiment=labels(experiment),
-            replicate=None if replicate is None else pd.factorize(frame[replicate])[0].astype(np.int64),
+            replicate=None if replicate is None else pd.factorize(_labels(frame, replicate))[0].astype(np.int64),
             sd=np.full(rows, np.nan) if sd is None else _numbers(frame, sd),
             units={output: unit},
         )
@@ -230,12 +256,13 @@ class Observations:
         """Read the observations of one output from a DataArray named like the output.
 
         Dims "subject", "experiment" and "replicate" are labels, `conditions` names coords that are known inputs, every
-        other dim is a coordinate of the output. A coord "sd" holds known standard deviations.
+        other dim is a coordinate of the output. A coord "sd" holds known standard deviations, the attribute "unit" or
+        "units" the unit.
 
         Raises
         ------
         InputError
-            When the array has no name, or a condition is not among its coords.
+            When the array has no name, a condition is not among its coords, or a dim has no coordinate.
         DataError
             As for `Observations`.
         """
@@ -245,11 +272,17 @@ class Observations:
         absent = [name for name in names if name not in data.coords]
         if absent:
             raise InputError(f"Conditions {absent} are not coords of the DataArray; it has {list(data.coords)}.")
+        dims = [str(dim) for dim in data.dims if dim not in SPECIAL_DIMS and dim not in names]
         bare = [str(dim) for dim in data.dims if dim not in data.coords]
+        unplaced = [dim for dim in bare if dim in dims]
+        if unplaced:
+            raise InputError(
+                f"The DataArray has no coordinate along {unplaced[0]!r}, so where its values were measured is unknown: "
+                f"data.assign_coords({unplaced[0]}=...)."
+            )
         flat = data.assign_coords({dim: np.arange(data.sizes[dim]) for dim in bare}).to_dataset()
         flat = flat.reset_coords([name for name in flat.coords if name not in flat.dims])
         frame = flat.to_dataframe(dim_order=list(data.dims)).reset_index() if data.dims else _scalar_frame(flat)
-        dims = [str(dim) for dim in data.dims if dim not in SPECIAL_DIMS and dim not in names]
         return cls.from_table(
             frame,
             output=str(data.name),
@@ -260,7 +293,7 @@ class Observations:
             experiment="experiment" if "experiment" in frame else None,
             replicate="replicate" if "replicate" in frame else None,
             sd="sd" if "sd" in frame else None,
-            unit=str(data.attrs.get("unit", "")),
+            unit=str(data.attrs.get("unit", data.attrs.get("units", ""))),
             missing=missing,
         )
 
@@ -272,6 +305,8 @@ class Observations:
         ------
         InputError
             When there are none.
+        UnitError
+            When two of them give one output in different units.
         """
         tables = list(parts)
         if not tables:
@@ -299,20 +334,44 @@ class Observations:
             experiment=np.concatenate([part.experiment for part in tables]),
             replicate=replicates,
             sd=np.concatenate([part.sd for part in tables]),
-            units={name: unit for part in tables for name, unit in part.units.items()},
+            units=_common_units(tables),
         )
+
+
+def _common_units(tables: Iterable[Observations]) -> dict[str, str]:
+    out: dict[str, str] = {}
+    for name, unit in (item for part in tables for item in part.units.items()):
+        if unit and out.get(name) and unit != out[name]:
+            raise UnitError(f"concat: output {name!r} is in {out[name]!r} here and in {unit!r} there. Convert one.")
+        out[name] = unit or out.get(name, "")
+    return out
 
 
 def _scalar_frame(flat: xr.Dataset) -> pd.DataFrame:
     return pd.DataFrame({str(name): [flat[name].item()] for name in flat.variables})
 
 
+def _labels(frame: pd.DataFrame, column: str) -> "pd.Series[str]":
+    absent = np.flatnonzero(frame[column].isna().to_numpy())
+    if len(absent):
+        raise DataError(
+            f"Column {column!r} has no label in row {frame.index[absent[0]]!r}. Fill it in, or leave it out."
+        )
+    return frame[column].astype(str)
+
+
 def _numbers(frame: pd.DataFrame, column: str) -> Array:
-    try:
-        values = frame[column].to_numpy(dtype=np.float64, na_value=np.nan)
-    except (TypeError, ValueError):
-        raise DataError(f"Column {column!r} holds {frame[column].dtype}; numbers are wanted.") from None
-    return np.asarray(values)
+    """Return a column as floats; dates and complex numbers would become floats too, without a word."""
+    series = frame[column]
+    remedy = "Convert it, e.g. to hours since the first measurement." if series.dtype.kind in "mM" else "Correct it."
+    if series.dtype.kind not in "mMc":
+        try:
+            return np.asarray(series.to_numpy(dtype=np.float64, na_value=np.nan))
+        except (TypeError, ValueError):
+            pass
+    bad = pd.to_numeric(series, errors="coerce").isna() & series.notna() if series.dtype.kind == "O" else series.notna()
+    where = f": {series[bad].iloc[0]!r} in row {frame.index[bad][0]!r}" if bad.any() else ""
+    raise DataError(f"Column {column!r} holds {series.dtype}{where}; numbers are wanted. {remedy}")
 
 
 def _check_subjects(before: pd.Series, after: pd.Series) -> None:

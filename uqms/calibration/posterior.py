@@ -14,7 +14,6 @@ import pandas as pd
 import xarray as xr
 
 from uqms._typing import Array, Ints, RandomState, as_generator
-from uqms.calibration import _marginal
 from uqms.calibration.predict import (
     PosteriorPrediction,
     conditional_moments,
@@ -31,8 +30,14 @@ __all__ = ["Posterior", "build_posterior"]
 
 PREDICTIVE_DRAWS = 1000
 PRIOR_DRAWS = 2000
-SCORE_CHUNK = 2_000_000  # numbers in one cross-covariance block
 LOG_TWO_PI = float(np.log(2.0 * np.pi))
+
+
+class SummaryTable(pd.DataFrame):
+    """A pandas DataFrame that prints all its columns."""
+
+    def __repr__(self) -> str:
+        return self.to_string(float_format=lambda value: f"{value:.4g}")
 
 
 @final
@@ -71,7 +76,7 @@ class Posterior:
         draws: xr.Dataset = self.tree["posterior"].dataset
         return draws
 
-    def summary(self, prob: float = 0.95) -> pd.DataFrame:
+    def summary(self, prob: float = 0.95) -> "SummaryTable":
         """Return a table of mean, sd, equal-tailed interval, R-hat and effective sample sizes.
 
         Raises
@@ -97,7 +102,7 @@ class Posterior:
                 "ess_tail": tails[str(name)],
                 "unit": values.attrs.get("unit", ""),
             }
-        return pd.DataFrame.from_dict(rows, orient="index")
+        return SummaryTable(pd.DataFrame.from_dict(rows, orient="index"))
 
     def predict(
         self,
@@ -228,7 +233,7 @@ def build_posterior(problem: Calibration, sampler: NUTS, trace: Any, seed: int) 
     shape = (raw.sizes["chain"], raw.sizes["draw"])
     theta = {name: np.ascontiguousarray(raw[name].values.reshape(-1)) for name in problem.priors}
     rng = np.random.default_rng(seed)
-    joint, pointwise, h = _log_likelihood(problem, theta, rng)
+    joint, pointwise, h = _leave_one_out(problem, theta, rng)
     posterior = _with_derived(problem, raw.drop_attrs())
     stats = _numeric_stats(trace["sample_stats"].dataset)
     dims = ("chain", "draw")
@@ -268,7 +273,7 @@ def build_posterior(problem: Calibration, sampler: NUTS, trace: Any, seed: int) 
     return Posterior(tree, problem, verdict, share)
 
 
-def _log_likelihood(
+def _leave_one_out(
     problem: Calibration, theta: Mapping[str, Array], rng: np.random.Generator
 ) -> tuple[Array, Array, Ints]:
     """Return log p(z | theta) (S,), log p(z_i | other z, theta) (S, R), and a hyperparameter draw for each (S,).
@@ -276,38 +281,19 @@ def _log_likelihood(
     Leave-one-out terms of a Gaussian are in closed form: with w_i the precision of row i's noise and P the posterior
     variance of its cell, kappa_i = w_i - w_i² P is the precision of z_i given the rest.
     """
-    cells = problem.cells
-    data = cells.flat()
-    count, rows = len(next(iter(theta.values()))), len(cells.z)
-    joint, pointwise, chosen = np.empty(count), np.empty((count, rows)), np.zeros(count, dtype=np.int64)
-    runs = getattr(problem.surrogate, "runs", 100)
-    size = max(1, SCORE_CHUNK // (cells.experiments * max(runs, cells.experiments)))
-    for start in range(0, count, size):
-        part = slice(start, min(start + size, count))
-        now = {name: values[part] for name, values in theta.items()}
-        scores = problem.surrogate.scores(problem.unit_inputs(now))
-        sigma = np.ascontiguousarray(problem.noise.values(now, (scores.mean.shape[1],)))
-        values, terms = [], []
-        for h in range(len(scores.log_weights)):
-            value, alpha, precision = _marginal.evaluate(
-                data,
-                np.ascontiguousarray(scores.mean[h]),
-                np.ascontiguousarray(scores.covariance[h]),
-                sigma,
-                cells.z,
-            )
-            values.append(scores.log_weights[h] + value)
-            terms.append(_leave_one_out_terms(problem, sigma, alpha, precision))
-        stacked = np.stack(values)  # (H, s)
-        joint[part] = np.logaddexp.reduce(stacked, axis=0)
-        without = np.logaddexp.reduce(stacked[:, :, None] - np.stack(terms), axis=0)
-        pointwise[part] = joint[part, None] - without
-        weights = np.exp(stacked - joint[part])
-        chosen[part] = (rng.random(weights.shape[1]) > np.cumsum(weights, axis=0)[:-1]).sum(axis=0)
-    return joint, pointwise, chosen
+    parts: list[tuple[Array, Array, Ints]] = []
+    for sigma, values, alpha, precision in problem.log_likelihood_terms(theta):
+        joint = np.logaddexp.reduce(values, axis=0)  # over (H, s)
+        terms = np.stack([_row_terms(problem, sigma, a, p) for a, p in zip(alpha, precision, strict=True)])
+        without = np.logaddexp.reduce(values[:, :, None] - terms, axis=0)
+        weights = np.exp(values - joint)
+        chosen = (rng.random(weights.shape[1]) > np.cumsum(weights, axis=0)[:-1]).sum(axis=0)
+        parts.append((joint, joint[:, None] - without, chosen))
+    joints, pointwise, draws = zip(*parts, strict=True)
+    return np.concatenate(joints), np.concatenate(pointwise), np.concatenate(draws)
 
 
-def _leave_one_out_terms(problem: Calibration, sigma: Array, alpha: Array, precision: Array) -> Array:
+def _row_terms(problem: Calibration, sigma: Array, alpha: Array, precision: Array) -> Array:
     cells = problem.cells
     c = cells.row_cell
     cell_noise = sigma[:, cells.group] ** 2 / cells.weight

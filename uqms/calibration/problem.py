@@ -2,14 +2,15 @@
 
 import logging
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, final
 
 import numpy as np
 import xarray as xr
 
-from uqms._typing import Array, RandomState, as_generator
+from uqms._typing import Array, ArrayLike, RandomState, as_generator
+from uqms.calibration import _marginal
 from uqms.calibration.likelihood import arrange
 from uqms.calibration.noise import GaussianNoise
 from uqms.calibration.observations import Observations
@@ -23,6 +24,7 @@ __all__ = ["Calibration", "Derived"]
 _logger = logging.getLogger(__name__)
 MASS_CUT_LIMIT = 0.01
 CONFLICT_SD = 6.0
+SCORE_CHUNK = 2_000_000  # numbers in one cross-covariance block
 
 
 @final
@@ -187,6 +189,54 @@ class Calibration:
             bridge.likelihood(self.surrogate, self.cells, self.noise, u, values)
         return model
 
+    def log_likelihood(self, theta: Mapping[str, ArrayLike]) -> Array:
+        """Return log p(observations | parameters), every error source included, for many parameter values at once.
+
+        Use it for a grid or an optimiser of your own; `sample` needs none of it.
+
+        Parameters
+        ----------
+        theta
+            Every inferred quantity, noise included, in its own unit: numbers or arrays of one shape (...).
+
+        Returns
+        -------
+        numpy.ndarray
+            Shape (...), in the data's own units (a log-density).
+
+        Raises
+        ------
+        InputError
+            When a quantity is missing or unknown.
+        """
+        if set(theta) != set(self.priors):
+            raise InputError(f"log_likelihood: got {sorted(theta)}, wanted {sorted(self.priors)}.")
+        arrays = np.broadcast_arrays(*(np.asarray(theta[name], dtype=np.float64) for name in self.priors))
+        flat = {name: np.ascontiguousarray(array.ravel()) for name, array in zip(self.priors, arrays, strict=True)}
+        parts = [np.logaddexp.reduce(values, axis=0) for _, values, _, _ in self.log_likelihood_terms(flat)]
+        return np.concatenate(parts).reshape(arrays[0].shape)
+
+    def log_likelihood_terms(self, theta: Mapping[str, Array]) -> Iterator[tuple[Array, Array, Array, Array]]:
+        """Yield, a block of the S values of `theta` at a time, what the likelihood is made of.
+
+        Noise sds (s, groups); log w_h + log p(z | theta, h), shape (H, s); C^-1 (cell means - prediction) and the
+        diagonal of C^-1, shape (H, s, N), with C the covariance of the cell means.
+        """
+        data = self.cells.flat()
+        count = len(next(iter(theta.values())))
+        runs = int(getattr(self.surrogate, "runs", 100))
+        size = max(1, SCORE_CHUNK // (self.cells.experiments * max(runs, self.cells.experiments)))
+        for start in range(0, count, size):
+            now = {name: values[start : start + size] for name, values in theta.items()}
+            scores = self.surrogate.scores(self.unit_inputs(now))
+            sigma = np.ascontiguousarray(self.noise.values(now, (scores.mean.shape[1],)))
+            found = [
+                _marginal.evaluate(data, np.ascontiguousarray(mean), np.ascontiguousarray(cov), sigma, self.cells.z)
+                for mean, cov in zip(scores.mean, scores.covariance, strict=True)
+            ]
+            values, alpha, precision = (np.stack([one[i] for one in found]) for i in range(3))
+            yield sigma, scores.log_weights[:, None] + values, alpha, precision
+
     def prior_draws(self, n: int, rng: RandomState) -> dict[str, Array]:
         """Return n draws of every inferred quantity from its prior, conditioned as in the calibration."""
         generator = as_generator(rng)
@@ -266,9 +316,9 @@ class Calibration:
         if abs(off[worst]) > CONFLICT_SD:
             where = ", ".join(f"{dim} = {column[worst]:g}" for dim, column in self.cells.coords.items())
             warnings.warn(
-                f"The observation of {self.cells.output[worst]!r} at ({where}) lies {abs(off[worst]):.1f} "
-                f"prior-predictive standard deviations {'above' if off[worst] > 0 else 'below'} what the prior expects. Check units and "
-                "scale, or widen the prior.",
+                f"The observation of {str(self.cells.output[worst])!r} at ({where}) lies {abs(off[worst]):.1f} "
+                f"prior-predictive standard deviations {'above' if off[worst] > 0 else 'below'} what the prior "
+                "expects. Check units and scale, or widen the prior.",
                 PriorConflictWarning,
                 stacklevel=3,
             )

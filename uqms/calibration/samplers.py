@@ -56,7 +56,12 @@ class NUTS:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
                 raise InputError(f"NUTS: {name} is {value!r}; give a whole number of at least 1.")
-        if not 0.5 <= self.target_accept < 1.0:
+        if self.cores is not None and (
+            isinstance(self.cores, bool) or not isinstance(self.cores, int | np.integer) or self.cores < 1
+        ):
+            raise InputError(f"NUTS: cores is {self.cores!r}; give a whole number of at least 1, or None.")
+        number = isinstance(self.target_accept, float | np.floating)
+        if not number or not 0.5 <= self.target_accept < 1.0:
             raise InputError(f"NUTS: target_accept is {self.target_accept!r}; give a number from 0.5 to below 1.")
         if self.chains < 2:
             warnings.warn(
@@ -104,6 +109,11 @@ class NUTS:
                     save_warmup=False,
                 )
             except RuntimeError as error:
+                if "nitialization" not in str(error):
+                    raise SamplingError(
+                        f"The sampler broke off: {error}. If the surrogate is your own, evaluate it at draws of the "
+                        "prior (problem.prior_draws) to see where it fails."
+                    ) from error
                 raise InitError(
                     f"The sampler found no starting point with a finite log-density ({error}). Check that observations "
                     "and noise have the scale of the simulator's output."
@@ -122,6 +132,8 @@ class NUTS:
 
     def _check_draws(self, trace: Any) -> None:
         posterior = trace["posterior"].dataset
+        if not len(posterior.data_vars):
+            raise SamplingError("The sampler returned no parameters. Are there any in the model?")
         got = (posterior.sizes["chain"], posterior.sizes["draw"])
         if got != (self.chains, self.draws):
             raise SamplingInterrupted(
@@ -137,5 +149,3 @@ class NUTS:
                     "The draws are in the error's `partial`; they are no posterior.",
                     trace,
                 )
-        if not len(posterior.data_vars):
-            raise SamplingError("The sampler returned no parameters.")

@@ -1,0 +1,118 @@
+"""Small calibration problems whose posterior is known: Gaussian processes that are given, not trained."""
+
+import numpy as np
+import xarray as xr
+
+import uqms as uq
+from uqms.parameters import Box
+from uqms.surrogates import GaussianProcessSurrogate, Layout, Matern52
+from uqms.surrogates.outputs import OutputBasis
+from uqms.surrogates.process import ScoreProcess, condition
+from uqms.surrogates.training import Hyperparameters
+
+
+def given_surrogate(
+    x: np.ndarray,
+    scores: np.ndarray,
+    *,
+    ell: float = 0.4,
+    variance: float = 1.0,
+    basis: np.ndarray | None = None,
+    truncation: np.ndarray | None = None,
+    offset: np.ndarray | None = None,
+    names: tuple[str, ...] = ("theta",),
+    columns: int = 1,
+    space: uq.ParameterSpace | None = None,
+) -> GaussianProcessSurrogate:
+    """Return a surrogate on the unit cube with hyperparameters that are given; one curve over "t", or a scalar."""
+    n, d = x.shape
+    q = scores.shape[1]
+    one = Hyperparameters(np.full(d, ell), 0.0, 1e-12, 0.0, 1, False)
+    process = condition(Matern52(), x, scores, columns, [one] * q, [variance] * q)
+    basis = np.eye(q) if basis is None else basis
+    m = len(basis)
+    truncation = np.zeros((m, 0)) if truncation is None else truncation
+    offset = np.zeros(m) if offset is None else offset
+    layout = Layout(("t",), {"t": np.arange(m, dtype=float)}) if m > 1 else Layout()
+    box = Box(names, (0.0,) * d, (1.0,) * d, ("identity",) * d, ((True, True),) * d)
+    output = OutputBasis(
+        "y", layout, offset, basis, truncation, np.zeros(max(m - 1, 0)), np.zeros((n, truncation.shape[1]))
+    )
+    space = space or uq.ParameterSpace(**{name: uq.Uniform(0.0, 1.0) for name in names})
+    return GaussianProcessSurrogate(box, process, (output,), {"space": space.to_json()})
+
+
+def replicates(values: np.ndarray, conditions: np.ndarray | None = None) -> uq.Observations:
+    """Return observations of a scalar "y" from values (K, R), one row of conditions "x" an experiment."""
+    k, r = values.shape
+    data = xr.DataArray(values, dims=("experiment", "replicate"), coords={"experiment": np.arange(k)}, name="y")
+    if conditions is None:
+        return uq.Observations.from_xarray(data)
+    return uq.Observations.from_xarray(data.assign_coords(x=("experiment", conditions)), conditions=("x",))
+
+
+def dense_covariance(
+    problem: uq.Calibration, theta: dict[str, float], sigma: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and covariance of the raw rows by brute force, from the definition of the likelihood."""
+    cells = problem.cells
+    u = problem.unit_inputs({name: np.array(value) for name, value in theta.items()})
+    scores = problem.surrogate.scores(u)
+    k = cells.experiment
+    mean = cells.offset + np.sum(cells.basis * scores.mean[0][k], axis=1)
+    joint = np.zeros((len(k), len(k)))
+    for a in range(len(k)):
+        for b in range(len(k)):
+            for j in range(cells.basis.shape[1]):
+                joint[a, b] += cells.basis[a, j] * cells.basis[b, j] * scores.covariance[0, j, k[a], k[b]]
+            if k[a] == k[b]:
+                joint[a, b] += cells.truncation[a] @ cells.truncation[b]
+    rows = cells.row_cell
+    covariance = joint[np.ix_(rows, rows)] + np.diag(sigma[cells.group][rows] ** 2 * cells.row_variance)
+    return mean[rows], covariance
+
+
+def linear_surrogate(
+    slope: float,
+    sd: float,
+    *,
+    ell_x: float = 0.3,
+    basis: np.ndarray | None = None,
+    truncation: np.ndarray | None = None,
+    prior: uq.Normal | None = None,
+) -> GaussianProcessSurrogate:
+    """Return y = slope * theta + error(x), whose error depends on the known condition x alone, with a fixed sd.
+
+    Its posterior is exactly Gaussian. One training run lies so far away that it says nothing; theta's length scale is so
+    long that the error does not change along it. The box of theta is [-8, 8], that of x [0, 1].
+    """
+    basis = np.ones((1, 1)) if basis is None else basis
+    truncation = np.zeros((len(basis), 0)) if truncation is None else truncation
+    width = 16.0
+    process = ScoreProcess(
+        kernel=Matern52(),
+        x=np.array([[0.5, 1e6]]),
+        y=np.zeros((1, 1)),
+        ell=np.array([[[1e7, ell_x]]]),
+        variance=np.array([[sd**2]]),
+        nugget=np.zeros((1, 1)),
+        jitter=np.zeros((1, 1)),
+        beta=np.array([[[-0.5 * width * slope, width * slope, 0.0]]]),
+        target=np.zeros((1, 1, 1)),
+        inverse_factor=np.full((1, 1, 1, 1), 1.0 / sd),
+        trend_factor=np.zeros((1, 1, 1, 3)),
+        trend_root=np.zeros((1, 1, 3, 3)),
+        log_weights=np.zeros(1),
+    )
+    box = Box(("theta", "x"), (-8.0, 0.0), (8.0, 1.0), ("identity",) * 2, ((False, False), (True, True)))
+    m = len(basis)
+    layout = Layout(("t",), {"t": np.arange(m, dtype=float)}) if m > 1 else Layout()
+    output = OutputBasis("y", layout, np.zeros(m), basis, truncation, np.zeros(max(m - 1, 0)))
+    space = uq.ParameterSpace(theta=prior or uq.Normal(0.0, 1.0), conditions={"x": uq.Condition(0.0, 1.0)})
+    return GaussianProcessSurrogate(box, process, (output,), {"space": space.to_json()})
+
+
+def matern52(distance: np.ndarray, ell: float) -> np.ndarray:
+    """Matérn-5/2 correlation, written out."""
+    a = np.sqrt(5.0) * np.abs(distance) / ell
+    return (1.0 + a + a**2 / 3.0) * np.exp(-a)

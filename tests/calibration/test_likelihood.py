@@ -1,0 +1,166 @@
+"""The likelihood against its definition: dense covariances, finite differences, conditional densities."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import xarray as xr
+from calibration.problems import dense_covariance, given_surrogate, replicates
+from scipy.stats import multivariate_normal
+
+import uqms as uq
+from uqms.calibration import _marginal
+from uqms.surrogates import GaussianProcessSurrogate
+
+# Random problems have random data, of which the prior may well say that they are impossible.
+pytestmark = pytest.mark.filterwarnings("ignore::uqms.errors.PriorConflictWarning")
+
+
+def random_problem(seed: int) -> tuple[uq.Calibration, dict[str, float], np.ndarray]:
+    """Return a random calibration with several conditions, coordinates, replicates, scores and truncation columns."""
+    rng = np.random.default_rng(seed)
+    q, m, t, k = rng.integers(1, 4), rng.integers(2, 5), rng.integers(0, 3), rng.integers(1, 5)
+    n = 8
+    surrogate = given_surrogate(
+        rng.random((n, 2)),
+        rng.standard_normal((n, q)),
+        ell=rng.uniform(0.2, 1.0),
+        variance=rng.uniform(0.2, 2.0),
+        basis=rng.standard_normal((m, q)),
+        truncation=rng.uniform(0.05, 0.5) * rng.standard_normal((m, t)),
+        offset=rng.standard_normal(m),
+        names=("theta", "x"),
+        columns=int(rng.integers(0, 4)),
+        space=uq.ParameterSpace(theta=uq.Uniform(0.0, 1.0), conditions={"x": uq.Condition(0.0, 1.0)}),
+    )
+    rows = [(e, c, r) for e in range(k) for c in range(m) for r in range(rng.integers(1, 4)) if rng.random() < 0.8]
+    rows = rows or [(0, 0, 0)]
+    experiment, coordinate, replicate = np.array(rows).T
+    observations = uq.Observations(
+        output=np.full(len(rows), "y"),
+        value=rng.standard_normal(len(rows)),
+        coords={"t": coordinate.astype(float)},
+        conditions={"x": rng.random(k)[experiment]},
+        subject=np.full(len(rows), ""),
+        experiment=np.full(len(rows), ""),
+        replicate=replicate,
+        sd=rng.uniform(0.1, 1.0, len(rows)),
+    )
+    known = bool(rng.integers(2))
+    noise = uq.GaussianNoise() if known else uq.GaussianNoise(sd=uq.HalfNormal(1.0))
+    theta = {"theta": float(rng.random())} | ({} if known else {"sigma": float(rng.uniform(0.05, 1.0))})
+    return uq.Calibration(surrogate, observations, noise), theta, np.array([theta.get("sigma", 1.0)])
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_log_likelihood_is_the_multivariate_normal_of_the_raw_rows(seed: int) -> None:
+    problem, theta, sigma = random_problem(seed)
+    mean, covariance = dense_covariance(problem, theta, sigma)
+    expected = multivariate_normal(mean, covariance, allow_singular=False).logpdf(problem.cells.z)
+    assert problem.log_likelihood(theta) == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_compiled_gradient_equals_central_differences(seed: int) -> None:
+    problem, theta, sigma = random_problem(seed)
+    block = np.concatenate([problem.surrogate.process.flat(), problem.cells.flat()])
+    u = problem.unit_inputs({name: np.array(value) for name, value in theta.items()})
+    z = problem.cells.z
+    value, u_bar, sigma_bar = _marginal.fused(block, u, sigma, z)
+    assert value == pytest.approx(float(problem.log_likelihood(theta)), rel=1e-9, abs=1e-9)
+    step = 1e-5
+    for index in np.ndindex(*u.shape):
+        shift = np.zeros_like(u)
+        shift[index] = step
+        upper, lower = (_marginal.fused(block, u + sign * shift, sigma, z)[0] for sign in (1.0, -1.0))
+        assert u_bar[index] == pytest.approx((upper - lower) / (2 * step), rel=1e-5, abs=1e-5 * max(1.0, abs(value)))
+    upper, lower = (_marginal.fused(block, u, sigma * (1.0 + sign * step), z)[0] for sign in (1.0, -1.0))
+    assert sigma_bar[0] * sigma[0] == pytest.approx(
+        (upper - lower) / (2 * step), rel=1e-5, abs=1e-5 * max(1.0, abs(value))
+    )
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_leave_one_out_terms_are_the_conditional_densities(seed: int) -> None:
+    from uqms.calibration.posterior import _leave_one_out
+
+    problem, theta, sigma = random_problem(seed)
+    mean, covariance = dense_covariance(problem, theta, sigma)
+    precision = np.linalg.inv(covariance)
+    scaled = precision @ (problem.cells.z - mean)
+    kappa = np.diag(precision)
+    expected = -0.5 * np.log(2 * np.pi) + 0.5 * np.log(kappa) - 0.5 * scaled**2 / kappa
+    arrays = {name: np.array([value]) for name, value in theta.items()}
+    joint, pointwise, _ = _leave_one_out(problem, arrays, np.random.default_rng(0))
+    np.testing.assert_allclose(pointwise[0], expected, rtol=1e-8, atol=1e-8)
+    assert joint[0] == pytest.approx(float(problem.log_likelihood(theta)), rel=1e-12)
+
+
+def with_two_draws(surrogate: GaussianProcessSurrogate, weights: tuple[float, float]) -> GaussianProcessSurrogate:
+    """Return the surrogate with a second hyperparameter draw: another variance."""
+    one = surrogate.process
+    n, q = len(one.x), one.q
+    other = given_surrogate(one.x, one.y, ell=0.9, variance=3.0, columns=one.beta.shape[2]).process
+    names = "ell variance nugget jitter beta target inverse_factor trend_factor trend_root".split()
+    stacked = {name: np.concatenate([getattr(one, name), getattr(other, name)]) for name in names}
+    process = replace(one, **stacked, log_weights=np.log(np.array(weights)))
+    assert process.inverse_factor.shape == (2, q, n, n)
+    return replace(surrogate, process=process)
+
+
+def test_hyperparameter_draws_are_averaged_over_the_whole_data_set(rng: np.random.Generator) -> None:
+    x, y = rng.random((6, 1)), rng.standard_normal((6, 1))
+    surrogate = given_surrogate(x, y)
+    values = 0.3 + 0.1 * rng.standard_normal((1, 5))
+    noise = uq.GaussianNoise(sd=0.2)
+    both = uq.Calibration(with_two_draws(surrogate, (0.3, 0.7)), replicates(values), noise)
+    parts = [
+        uq.Calibration(with_two_draws(surrogate, weights), replicates(values), noise).log_likelihood({"theta": 0.37})
+        for weights in ((1.0, 1e-300), (1e-300, 1.0))
+    ]
+    expected = np.logaddexp(np.log(0.3) + parts[0], np.log(0.7) + parts[1])
+    assert both.log_likelihood({"theta": 0.37}) == pytest.approx(float(expected), rel=1e-10)
+    block = np.concatenate([both.surrogate.process.flat(), both.cells.flat()])
+
+    def value(u: float) -> float:
+        return _marginal.fused(block, np.array([[u]]), np.array([0.2]), both.cells.z)[0]
+
+    gradient = _marginal.fused(block, np.array([[0.37]]), np.array([0.2]), both.cells.z)[1][0, 0]
+    assert value(0.37) == pytest.approx(float(expected), rel=1e-10)
+    assert gradient == pytest.approx((value(0.37 + 1e-5) - value(0.37 - 1e-5)) / 2e-5, rel=1e-5)
+
+
+def test_at_a_training_run_only_the_noise_is_left(rng: np.random.Generator) -> None:
+    x, y = np.linspace(0.0, 1.0, 6)[:, None], rng.standard_normal((6, 1))
+    problem = uq.Calibration(given_surrogate(x, y), xr.DataArray(0.1, name="y"), uq.GaussianNoise(sd=0.3))
+    expected = -0.5 * np.log(2 * np.pi * 0.09) - 0.5 * (0.1 - y[2, 0]) ** 2 / 0.09
+    assert problem.log_likelihood({"theta": x[2, 0]}) == pytest.approx(expected, abs=1e-6)
+
+
+def test_units_of_the_data_carry_a_jacobian(rng: np.random.Generator) -> None:
+    x, y = rng.random((6, 1)), rng.standard_normal((6, 1))
+    values = rng.standard_normal((1, 4))
+    metres = uq.Calibration(given_surrogate(x, y), replicates(values), uq.GaussianNoise(sd=0.2))
+    scaled = given_surrogate(x, y, basis=np.array([[1000.0]]))
+    millimetres = uq.Calibration(scaled, replicates(1000.0 * values), uq.GaussianNoise(sd=200.0))
+    difference = metres.log_likelihood({"theta": 0.4}) - millimetres.log_likelihood({"theta": 0.4})
+    assert difference == pytest.approx(4 * np.log(1000.0), rel=1e-10)
+
+
+def test_order_of_rows_does_not_matter(rng: np.random.Generator) -> None:
+    problem, theta, _ = random_problem(7)
+    order = rng.permutation(len(problem.observations))
+    table = problem.observations
+    shuffled = uq.Observations(
+        output=table.output[order],
+        value=table.value[order],
+        coords={"t": table.coords["t"][order]},
+        conditions={"x": table.conditions["x"][order]},
+        subject=table.subject[order],
+        experiment=table.experiment[order],
+        replicate=table.replicate[order],
+        sd=table.sd[order],
+    )
+    noise = uq.GaussianNoise() if len(theta) == 1 else uq.GaussianNoise(sd=uq.HalfNormal(1.0))
+    again = uq.Calibration(problem.surrogate, shuffled, noise)
+    assert again.log_likelihood(theta) == pytest.approx(float(problem.log_likelihood(theta)), rel=1e-11)
