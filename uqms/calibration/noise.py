@@ -1,7 +1,6 @@
 """Noise models: what is added to the simulator's output when it is measured."""
 
 from dataclasses import dataclass
-from numbers import Real
 from typing import final
 
 import numpy as np
@@ -46,7 +45,7 @@ class GaussianNoise:
                     "Use HalfNormal, LogNormal, Gamma, InverseGamma or LogUniform."
                 )
             return
-        if isinstance(self.sd, bool) or not isinstance(self.sd, Real):
+        if isinstance(self.sd, bool) or not isinstance(self.sd, int | float | np.integer | np.floating):
             raise InputError(f"GaussianNoise: sd is {self.sd!r}; give a positive number, a prior or nothing.")
         if not (np.isfinite(self.sd) and self.sd > 0):
             raise InputError(

@@ -106,13 +106,13 @@ class Observations:
         bad = np.flatnonzero(~np.isfinite(self.value))
         if len(bad):
             raise DataError(
-                f"Observations: row {bad[0]} (output {self.output[bad[0]]!r}) is {self.value[bad[0]]}; "
+                f"Observations: row {bad[0]} (output {str(self.output[bad[0]])!r}) is {self.value[bad[0]]}; "
                 f"{len(bad)} such rows. Missing values are never imputed: leave the rows out, or say missing='drop'."
             )
         wrong = np.flatnonzero(~np.isnan(self.sd) & ~((self.sd > 0) & np.isfinite(self.sd)))
         if len(wrong):
             raise InputError(
-                f"Observations: the known sd of row {wrong[0]} (output {self.output[wrong[0]]!r}) is "
+                f"Observations: the known sd of row {wrong[0]} (output {str(self.output[wrong[0]])!r}) is "
                 f"{self.sd[wrong[0]]}; it must be positive and finite. Correct it, or leave the row out."
             )
         for name, column in self.conditions.items():
@@ -133,8 +133,8 @@ class Observations:
                 f"{name} = {column[row]:g}" for name, column in {**self.coords, **self.conditions}.items()
             )
             raise DataError(
-                f"Observations: row {row} repeats output {self.output[row]!r} at the same place ({where}) of the same "
-                "subject. If these are replicates, name their column with replicate=; if not, remove one."
+                f"Observations: row {row} repeats output {str(self.output[row])!r} at the same place ({where}) "
+                "of the same subject. If these are replicates, name their column with replicate=; if not, remove one."
             )
 
     @property
