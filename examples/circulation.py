@@ -192,7 +192,7 @@ figure, (left, middle, right) = plt.subplots(1, 3, figsize=(10, 3), layout="cons
 left.plot(beat["time"], beat["ventricle"], label="left ventricle")
 left.plot(beat["time"], beat["artery"], label="arteries")
 left.set(xlabel="time (s)", ylabel="pressure (mmHg)")
-left.legend(frameon=False, fontsize="small", loc=(0.52, 0.3))
+left.legend(frameon=False, fontsize="small", loc=(0.57, 0.3), handlelength=1.2)
 middle.plot(beat["time"], beat["flow"], color="C1")
 middle.set(xlabel="time (s)", ylabel="flow out of the heart (mL/s)")
 right.plot(beat["volume"], beat["ventricle"])
