@@ -122,7 +122,11 @@ class NUTS:
         return trace
 
     def _check_start(self, model: Any) -> None:
-        terms = {name: float(value) for name, value in model.point_logps().items()}
+        import pytensor
+
+        # One evaluation: compiling the graph for it would cost as much as compiling it for the sampler.
+        with pytensor.config.change_flags(mode="FAST_COMPILE"):
+            terms = {name: float(value) for name, value in model.point_logps().items()}
         bad = [name for name, value in terms.items() if not np.isfinite(value)]
         if bad:
             raise InitError(

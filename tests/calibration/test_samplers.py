@@ -1,0 +1,169 @@
+"""NUTS: settings that cannot be meant, starts that lead nowhere, and draws that are no posterior."""
+
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import nutpie
+import pytest
+import xarray as xr
+from calibration.problems import given_surrogate
+
+import uqms as uq
+from uqms.errors import (
+    ConvergenceWarning,
+    InitError,
+    InputError,
+    PriorConflictWarning,
+    SamplingError,
+    SamplingInterrupted,
+)
+
+WRITTEN_IN = {Path(__file__).name, "_decorator.py"}  # the latter when jaxtyping checks calls
+MODEL = SimpleNamespace(point_logps=lambda: {"theta": -1.0, "observations": -2.0})
+
+
+def trace(chains: int = 4, draws: int = 1000, **variables: np.ndarray) -> dict[str, xr.DataTree]:
+    variables = variables or {"theta": np.zeros((chains, draws))}
+    return {"posterior": xr.DataTree(xr.Dataset({k: (("chain", "draw"), v) for k, v in variables.items()}))}
+
+
+@pytest.fixture
+def sampled(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+    """What nutpie is made to return (or to raise), and the settings that reached it."""
+    state: dict[str, object] = {"result": trace()}
+
+    def sample(model: object, **settings: object) -> object:
+        state["settings"] = settings
+        if isinstance(state["result"], BaseException):
+            raise state["result"]
+        return state["result"]
+
+    monkeypatch.setattr(nutpie, "compile_pymc_model", lambda model: model)
+    monkeypatch.setattr(nutpie, "sample", sample)
+    return state
+
+
+# --- settings -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["draws", "tune", "chains"])
+@pytest.mark.parametrize("value", [0, -1, 2.5, True, "100", None])
+def test_counts_are_whole_numbers(name: str, value: object) -> None:
+    with pytest.raises(InputError, match=f"NUTS: {name} is {value!r}; give a whole number of at least 1"):
+        uq.NUTS(**{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [0.0, 0.49, 1.0, 1.5, -0.9, np.nan, True, "0.9", None])
+def test_target_accept_is_a_share(value: object) -> None:
+    with pytest.raises(InputError, match="NUTS: target_accept is .*; give a number from 0.5 to below 1"):
+        uq.NUTS(target_accept=value)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [0, -2, 1.5, True, "2"])
+def test_cores_are_a_whole_number(value: object) -> None:
+    with pytest.raises(InputError, match="NUTS: cores is .*; give a whole number of at least 1, or None"):
+        uq.NUTS(cores=value)  # type: ignore[arg-type]
+
+
+def test_one_chain_is_warned_of_where_it_is_asked_for() -> None:
+    with pytest.warns(ConvergenceWarning, match="1 chain; whether a single chain converged cannot be told. Use 4") as w:
+        uq.NUTS(chains=1)
+    assert Path(w[0].filename).name in WRITTEN_IN
+    assert len(w) == 1
+
+
+def test_few_draws_are_warned_of_where_they_are_asked_for() -> None:
+    with pytest.warns(ConvergenceWarning, match="99 draws a chain are too few for intervals. Use 1000") as w:
+        uq.NUTS(draws=99)
+    assert Path(w[0].filename).name in WRITTEN_IN
+    assert len(w) == 1
+
+
+def test_good_settings_say_nothing_and_reach_the_sampler(sampled: dict[str, object]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sampler = uq.NUTS(draws=100, tune=np.int64(50), chains=2, target_accept=0.5, cores=1)
+    sampled["result"] = trace(2, 100)
+    assert sampler.run(MODEL, 7) is sampled["result"]
+    settings = sampled["settings"]
+    assert settings == {
+        "draws": 100,
+        "tune": 50,
+        "chains": 2,
+        "target_accept": 0.5,
+        "cores": 1,
+        "seed": 7,
+        "progress_bar": False,
+        "save_warmup": False,
+    }
+
+
+# --- starts ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [-np.inf, np.nan, np.inf])
+def test_a_start_without_density_names_the_term(value: float, sampled: dict[str, object]) -> None:
+    model = SimpleNamespace(point_logps=lambda: {"theta": -1.0, "observations": value})
+    with pytest.raises(InitError, match=r"log-density of \['observations'\] is not finite .*scale of the simulator's"):
+        uq.NUTS().run(model, 1)
+    assert "settings" not in sampled
+
+
+def test_an_observation_of_another_scale_names_the_term() -> None:
+    surrogate = given_surrogate(np.linspace(0.0, 1.0, 5)[:, None], np.arange(5.0)[:, None])
+    with pytest.warns(PriorConflictWarning):
+        problem = uq.Calibration(surrogate, xr.DataArray(1e200, name="y"), uq.GaussianNoise(sd=0.1))
+    with pytest.raises(InitError, match=r"\['observations'\]"):
+        problem.sample(rng=1)
+
+
+def test_no_start_that_the_sampler_can_use(sampled: dict[str, object]) -> None:
+    sampled["result"] = RuntimeError("All initialization points failed")
+    with pytest.raises(InitError, match="no starting point with a finite log-density .All initialization points"):
+        uq.NUTS().run(MODEL, 1)
+
+
+def test_another_failure_of_the_sampler_is_not_blamed_on_the_start(sampled: dict[str, object]) -> None:
+    sampled["result"] = RuntimeError("Logp function returned error: singular matrix")
+    with pytest.raises(SamplingError, match="broke off: Logp function returned error: singular") as caught:
+        uq.NUTS().run(MODEL, 1)
+    assert not isinstance(caught.value, InitError)
+
+
+# --- draws ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("chains", "draws"), [(4, 400), (3, 1000), (4, 0)])
+def test_fewer_draws_than_asked_for_are_kept_apart(chains: int, draws: int, sampled: dict[str, object]) -> None:
+    sampled["result"] = trace(chains, draws)
+    message = f"stopped early: {draws} draws of {chains} chains where 1000 of 4 were asked for.*`partial`"
+    with pytest.raises(SamplingInterrupted, match=message) as caught:
+        uq.NUTS().run(MODEL, 1)
+    assert caught.value.partial is sampled["result"]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_draws_padded_with_nan_are_kept_apart(value: float, sampled: dict[str, object]) -> None:
+    padded = np.zeros((4, 1000))
+    padded[2, 993:] = value
+    sampled["result"] = trace(theta=np.zeros((4, 1000)), sigma=padded)
+    with pytest.raises(SamplingInterrupted, match="7 of 4000 draws of 'sigma' are not finite.*no posterior") as caught:
+        uq.NUTS().run(MODEL, 1)
+    assert caught.value.partial is sampled["result"]
+
+
+def test_a_posterior_without_parameters_is_none(sampled: dict[str, object]) -> None:
+    sampled["result"] = {"posterior": xr.DataTree(xr.Dataset())}
+    with pytest.raises(SamplingError, match="returned no parameters"):
+        uq.NUTS().run(MODEL, 1)
+
+
+@pytest.mark.parametrize("rng", [-1, 1.5, "1", True])
+def test_seeds_are_whole_numbers(rng: object, sampled: dict[str, object]) -> None:
+    surrogate = given_surrogate(np.linspace(0.0, 1.0, 5)[:, None], np.arange(5.0)[:, None])
+    problem = uq.Calibration(surrogate, xr.DataArray(1.0, name="y"), uq.GaussianNoise(sd=0.1))
+    with pytest.raises(InputError, match=f"rng is {rng!r}; give a whole number >= 0 or a numpy"):
+        problem.sample(rng=rng)  # type: ignore[arg-type]
+    assert "settings" not in sampled
