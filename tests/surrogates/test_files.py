@@ -243,6 +243,15 @@ def test_a_changed_header_is_an_integrity_error(saved: Path) -> None:
         load_surrogate(saved)
 
 
+def test_a_damaged_byte_is_an_integrity_error(saved: Path) -> None:
+    data = bytearray(saved.read_bytes())
+    place = data.index(parts(saved)["process.target"].tobytes())
+    data[place + 100] ^= 1
+    saved.write_bytes(bytes(data))
+    with pytest.raises(IntegrityError, match="is damaged"):
+        load_surrogate(saved)
+
+
 def test_every_flipped_bit_is_noticed(saved: Path) -> None:
     data = saved.read_bytes()
     rng = np.random.default_rng(1)
@@ -270,26 +279,46 @@ def test_another_npz_is_a_format_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"PK", b"hello", b"\x93NUMPY\x01\x00", b"\x89HDF\r\n\x1a\n"])
 def test_another_file_is_a_format_error(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "x.npz").write_bytes(content)
-    with pytest.raises(FormatError, match="no .npz file"):
+    with pytest.raises(FormatError, match="is no .npz file; give one"):
         load_surrogate(tmp_path / "x.npz")
 
 
-@pytest.mark.parametrize("name", ["../../x.npy", "/etc/x.npy", "readme.txt", "process.x.npy"])
-def test_members_that_do_not_belong_there_are_refused(name: str, saved: Path) -> None:
+def add(path: Path, name: str, values: np.ndarray, rest: bytes = b"") -> None:
     stream = io.BytesIO()
-    np.lib.format.write_array(stream, np.zeros(2))
-    with (
-        zipfile.ZipFile(saved, "a") as archive,
-        pytest.warns(UserWarning, match="Duplicate") if "process" in name else _nothing(),
-    ):
-        archive.writestr(name, stream.getvalue())
-    with pytest.raises(FormatError, match="belong|declares"):
+    np.lib.format.write_array(stream, values)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(name, stream.getvalue() + rest)
+
+
+@pytest.mark.parametrize("name", ["../../x.npy", "/etc/x.npy", "more.npy"])
+def test_members_that_are_not_declared_are_refused(name: str, saved: Path) -> None:
+    add(saved, name, np.zeros(2))
+    with pytest.raises(FormatError, match="not those that its header declares"):
         load_surrogate(saved)
 
 
-class _nothing:  # noqa: N801
-    def __enter__(self) -> None: ...
-    def __exit__(self, *args: object) -> None: ...
+def test_members_that_are_no_arrays_are_refused(saved: Path) -> None:
+    with zipfile.ZipFile(saved, "a") as archive:
+        archive.writestr("readme.txt", "hello")
+    with pytest.raises(FormatError, match="'readme.txt' does not belong"):
+        load_surrogate(saved)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_members_that_stand_twice_are_refused(saved: Path) -> None:
+    add(saved, "process.x.npy", parts(saved)["process.x"])
+    with pytest.raises(FormatError, match=r"'process.x.npy' .* stands twice"):
+        load_surrogate(saved)
+
+
+def test_bytes_behind_an_array_are_refused(saved: Path) -> None:
+    held = parts(saved)
+    with zipfile.ZipFile(saved, "w"):
+        pass
+    for name, values in held.items():
+        add(saved, f"{name}.npy", values, b"hidden" if name == "process.x" else b"")
+    with pytest.raises(FormatError, match="'process.x.npy' has 6 bytes more"):
+        load_surrogate(saved)
 
 
 def test_headers_that_are_no_json_are_refused(saved: Path) -> None:
@@ -329,6 +358,25 @@ def test_outputs_whose_sizes_disagree_are_refused(name: str, saved: Path) -> Non
     forge(saved, {}, {f"output1.{name}": parts(saved)[f"output1.{name}"][:-1]})
     with pytest.raises(FormatError, match="describes no surrogate"):
         load_surrogate(saved)
+
+
+def test_arrays_that_agree_with_each_other_but_make_no_surrogate_are_refused(saved: Path) -> None:
+    held = parts(saved)
+    more = {
+        "process.beta": np.zeros((1, 3, 4)),
+        "process.trend_factor": np.zeros((1, 3, 12, 4)),
+        "process.trend_root": np.zeros((1, 3, 4, 4)),
+    }
+    for arrays, message in (
+        (more, "4 trend functions for 2 inputs"),
+        ({"output1.basis": held["output1.basis"][:, :1]}, "3 scores, but the outputs have another number"),
+        ({"more": np.zeros(2)}, "more belongs to nothing"),
+        ({"output1.coord0": held["output1.coord0"][:, None]}, "coordinate hour has shape"),
+    ):
+        (saved.parent / "copy.npz").write_bytes(saved.read_bytes())
+        forge(saved.parent / "copy.npz", {}, arrays)
+        with pytest.raises(FormatError, match=message):
+            load_surrogate(saved.parent / "copy.npz")
 
 
 def test_numbers_that_are_not_finite_are_refused(saved: Path) -> None:

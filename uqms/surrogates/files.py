@@ -219,14 +219,12 @@ def _inspect_array(
         try:
             major = npy.read_magic(stream)[0]
             read = npy.read_array_header_1_0 if major == 1 else npy.read_array_header_2_0
-            shape, fortran, dtype = read(stream)
+            shape, _, dtype = read(stream)
             start = stream.tell()
         except (ValueError, EOFError) as error:
             raise FormatError(f"{source}: {info.filename!r} is no array ({error}).") from error
     if dtype.hasobject:
         raise UnsafeFileError(f"{source}: {info.filename!r} holds pickled objects, which would run code; not read.")
-    if fortran and len(shape) > 1:
-        raise FormatError(f"{source}: {info.filename!r} is ordered by columns; uqms writes rows.")
     needed = start + int(np.prod([int(size) for size in shape], dtype=object)) * dtype.itemsize
     if needed > info.file_size:
         raise UnsafeFileError(
