@@ -314,9 +314,11 @@ class Calibration:
         off = (self.cells.cell_mean - predicted.mean(axis=0)) / np.sqrt(total)
         worst = int(np.argmax(np.abs(off)))
         if abs(off[worst]) > CONFLICT_SD:
-            where = ", ".join(f"{dim} = {column[worst]:g}" for dim, column in self.cells.coords.items())
+            place = {dim: column[worst] for dim, column in self.cells.coords.items() if not np.isnan(column[worst])}
+            place |= zip(self.condition_names, self.cells.conditions[self.cells.experiment[worst]], strict=True)
+            where = f" at ({', '.join(f'{name} = {value:g}' for name, value in place.items())})" if place else ""
             warnings.warn(
-                f"The observation of {str(self.cells.output[worst])!r} at ({where}) lies {abs(off[worst]):.1f} "
+                f"The observation of {str(self.cells.output[worst])!r}{where} lies {abs(off[worst]):.1f} "
                 f"prior-predictive standard deviations {'above' if off[worst] > 0 else 'below'} what the prior "
                 "expects. Check units and scale, or widen the prior.",
                 PriorConflictWarning,
