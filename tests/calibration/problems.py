@@ -83,8 +83,8 @@ def linear_surrogate(
 ) -> GaussianProcessSurrogate:
     """Return y = slope * theta + error(x), whose error depends on the known condition x alone, with a fixed sd.
 
-    Its posterior is exactly Gaussian. One training run lies so far away that it says nothing; theta's length scale is so
-    long that the error does not change along it. The box of theta is [-8, 8], that of x [0, 1].
+    Its posterior is exactly Gaussian. One training run lies too far away to say anything; the length scale of theta is
+    so long that the error does not change along it. The box of theta is [-8, 8], that of x [0, 1].
     """
     basis = np.ones((1, 1)) if basis is None else basis
     truncation = np.zeros((len(basis), 0)) if truncation is None else truncation

@@ -1,5 +1,6 @@
 """The one bridge to PyMC and PyTensor: priors, surrogates and the likelihood as parts of a PyTensor graph."""
 
+import warnings
 from collections.abc import Mapping
 from functools import singledispatch
 from typing import Any, NamedTuple, final
@@ -12,7 +13,11 @@ from pymc.distributions.transforms import Transform
 from pytensor.gradient import disconnected_type
 from pytensor.graph.basic import Apply
 from pytensor.graph.op import Op
-from pytensor.link.numba.dispatch.basic import register_funcify_default_op_cache_key
+from pytensor.link.numba.dispatch.basic import (
+    generate_fallback_impl,
+    numba_funcify,
+    register_funcify_default_op_cache_key,
+)
 
 from uqms._typing import Array, Scale
 from uqms.calibration import _marginal
@@ -347,6 +352,17 @@ def _numba_scores_reverse(op: FlatScoresReverseOp, node: Apply, **_: Any) -> Any
 @register_funcify_default_op_cache_key(MarginalOp)  # type: ignore[untyped-decorator]
 def _numba_marginal(op: MarginalOp, node: Apply, **_: Any) -> Any:
     return _marginal.fused_as_arrays, KERNEL_VERSION
+
+
+def _in_python(op: Any, node: Any = None, **options: Any) -> Any:
+    """Evaluate in Python from compiled code, without the warning: these operations are meant to run there."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Numba will use object mode")
+        return generate_fallback_impl(op, node, **options)
+
+
+for _operation in (ScoresOp, ScoresReverseOp, PluggedMarginalOp):
+    numba_funcify.register(_operation)(_in_python)
 
 
 class SurrogateTensor(NamedTuple):

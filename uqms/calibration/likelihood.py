@@ -85,14 +85,14 @@ class Cells:
     def flat(self) -> Array:
         """Return the block of numbers that `_marginal.marginal` reads."""
         starts = np.searchsorted(self.experiment, np.arange(self.experiments + 1))
-        factors = [_compress(self.truncation[a:b]) for a, b in zip(starts[:-1], starts[1:], strict=True)]
+        factors = [compress(self.truncation[a:b]) for a, b in zip(starts[:-1], starts[1:], strict=True)]
         header = [self.experiments, self.basis.shape[1], len(self.offset), len(self.z), 0]
         parts = [header, starts, [f.shape[1] for f in factors], self.offset, self.group, self.basis.ravel()]
         parts += [self.row_cell, self.row_variance, *(f.ravel() for f in factors)]
         return np.concatenate([np.asarray(part, dtype=np.float64) for part in parts])
 
 
-def _compress(factor: Array) -> Array:
+def compress(factor: Array) -> Array:
     """Return E with E E' = factor factor' and no more columns than needed."""
     if factor.size == 0:
         return np.zeros((len(factor), 0))

@@ -1,5 +1,6 @@
 """The verdict on a posterior: what was checked, what was found, and what to do about it."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, final
@@ -8,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from uqms._typing import Array, Ints
+from uqms.calibration.likelihood import compress
 from uqms.calibration.problem import Calibration
 
 __all__ = ["Check", "Verdict", "judge"]
@@ -19,6 +21,7 @@ SHARE_LIMIT = 0.5
 EDGE, EDGE_MASS = 0.02, 0.01
 AUTOCORRELATION_LEVEL = 0.01
 SHARE_DRAWS, NULL_DRAWS = 200, 2000
+BLOCK = 4_000_000  # numbers in one array
 
 
 @final
@@ -98,15 +101,21 @@ def judge(
     shape, asked
         (chains, draws) there are, and that were asked for.
     """
-    linear = _linearise(problem, theta, h)
-    share = _share(linear)
-    checks = (
+    convergence = (
         _check_r_hat(r_hat, shape[0]),
         _check_ess(ess, shape[0]),
         _check_divergences(divergences, shape[0] * shape[1]),
         _check_finite(theta, shape, asked),
+    )
+    finite = np.all([np.isfinite(values) for values in theta.values()], axis=0)
+    theta, h = {name: values[finite] for name, values in theta.items()}, h[finite]
+    if len(h) == 0:
+        return Verdict(convergence), xr.Dataset({name: ((), float("nan")) for name in problem.parameters})
+    share = _share(problem, theta, h)
+    checks = (
+        *convergence,
         _check_share(problem, share),
-        _check_residuals(problem, theta, linear),
+        _check_residuals(problem, theta),
         _check_edge(problem, theta),
     )
     shares = xr.Dataset({name: ((), float(value)) for name, value in zip(problem.parameters, share, strict=True)})
@@ -150,55 +159,87 @@ def _check_finite(theta: Mapping[str, Array], shape: tuple[int, int], asked: tup
 @final
 @dataclass(frozen=True, eq=False)
 class _Linear:
-    """The problem linearised at some posterior draws, parameters in the unit cube, noise whitened out of the way."""
+    """The problem linearised at s values of its parameters; outputs in units of their noise.
 
-    jacobian: Array  # (S, N, d)
-    surrogate: Array  # (S, N, N)
-    noise: Array  # (S, N)
-    prior_precision: Array  # (d,)
+    The cell means are jacobian @ parameters + factor @ standard normals + standard normals; the parameters are in the
+    unit cube and have standard deviations `prior_sd`.
+    """
+
+    jacobian: Array  # (s, N, d)
+    factor: Array  # (s, N, r), of the surrogate's error
+    prior_sd: Array  # (d,)
+
+
+def _blocks(problem: Calibration, count: int) -> list[slice]:
+    """Return slices of `count` draws whose arrays fit into memory."""
+    cells = problem.cells
+    n, k, q = len(cells.offset), cells.experiments, cells.basis.shape[1]
+    runs = int(getattr(problem.surrogate, "runs", 100))
+    each = n * (q * k + min(n, cells.truncation.shape[1] * k) + len(problem.parameters)) + q * k * max(runs, k)
+    size = max(1, BLOCK // each)
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
 def _linearise(problem: Calibration, theta: Mapping[str, Array], h: Ints) -> _Linear:
-    count = len(h)
-    picked = np.unique(np.linspace(0, count - 1, min(SHARE_DRAWS, count)).astype(int))
-    draws = {name: values[picked] for name, values in theta.items()}
     cells, box = problem.cells, problem.surrogate.domain
-    u = problem.unit_inputs(draws)
-    index = np.arange(len(picked))
-    scores = problem.surrogate.scores(u)
-    covariance = scores.covariance[h[picked], index]
+    e, draws = cells.experiment, np.arange(len(h))
+    u = problem.unit_inputs(theta)
     columns = [box.names.index(name) for name in problem.parameters]
+    sd = np.sqrt(problem.noise.values(theta, (len(h),))[:, cells.group] ** 2 / cells.weight)
     step = 1e-4
-    jacobian = np.empty((len(picked), len(cells.offset), len(columns)))
+    jacobian = np.empty((len(h), len(e), len(columns)))
     for i, column in enumerate(columns):
         shift = np.zeros(box.d)
         shift[column] = step
-        upper, lower = (problem.surrogate.scores(u + sign * shift).mean[h[picked], index] for sign in (1.0, -1.0))
+        upper, lower = (problem.surrogate.scores(u + sign * shift).mean[h, draws] for sign in (1.0, -1.0))
         slope = (upper - lower) / (2.0 * step)
-        jacobian[:, :, i] = np.einsum("snq,nq->sn", slope[:, cells.experiment, :], cells.basis)
-    e = cells.experiment
-    surrogate = np.zeros((len(picked), len(e), len(e)))
-    for j in range(cells.basis.shape[1]):
-        surrogate += covariance[:, j][:, e[:, None], e[None, :]] * (cells.basis[:, j, None] * cells.basis[:, j])
-    surrogate += (e[:, None] == e[None, :]) * (cells.truncation @ cells.truncation.T)
-    noise = problem.noise.values(draws, (len(picked),))[:, cells.group] ** 2 / cells.weight
-    prior = problem.prior_draws(4000, 0)
-    unit = problem.unit_inputs(prior)[:, 0, columns]
-    return _Linear(jacobian, surrogate, noise, 1.0 / unit.var(axis=0))
+        jacobian[:, :, i] = np.einsum("snq,nq->sn", slope[:, e, :], cells.basis)
+    values, vectors = np.linalg.eigh(problem.surrogate.scores(u).covariance[h, draws])  # (s, q, K), (s, q, K, K)
+    roots = vectors * np.sqrt(np.maximum(values, 0.0))[..., None, :]
+    scores = roots.transpose(0, 2, 1, 3)[:, e] * cells.basis[:, :, None]  # (s, N, q, K)
+    truncation = _by_experiment(cells.truncation, e)
+    factor = np.concatenate(
+        [scores.reshape(*sd.shape, -1), np.broadcast_to(truncation, (len(h), *truncation.shape))], axis=2
+    )
+    prior = problem.unit_inputs(problem.prior_draws(4000, 0))[:, 0, columns]
+    return _Linear(jacobian / sd[:, :, None], factor / sd[:, :, None], prior.std(axis=0))
 
 
-def _share(linear: _Linear) -> Array:
+def _by_experiment(truncation: Array, experiment: Ints) -> Array:
+    """Return the truncation factor with columns of its own for each experiment, no more than needed."""
+    rows = [np.flatnonzero(experiment == k) for k in np.unique(experiment)]
+    parts = [compress(truncation[r]) for r in rows]
+    out = np.zeros((len(truncation), sum(part.shape[1] for part in parts)))
+    start = 0
+    for r, part in zip(rows, parts, strict=True):
+        out[r, start : start + part.shape[1]] = part
+        start += part.shape[1]
+    return out
+
+
+def _solve(factor: Array, right: Array) -> Array:
+    """Return (1 + factor factor')^-1 right, through the smaller side."""
+    n, r = factor.shape[-2:]
+    transposed = np.swapaxes(factor, -1, -2)
+    if r < n:
+        return np.asarray(right - factor @ np.linalg.solve(np.eye(r) + transposed @ factor, transposed @ right))
+    return np.asarray(np.linalg.solve(np.eye(n) + factor @ transposed, right))
+
+
+def _share(problem: Calibration, theta: Mapping[str, Array], h: Ints) -> Array:
     """Return 1 - Var(without the surrogate's error) / Var(with it), for each parameter."""
-    n = linear.noise.shape[1]
-    total = linear.surrogate.copy()
-    total[:, np.arange(n), np.arange(n)] += linear.noise
-    prior = np.diag(linear.prior_precision)
-    transposed = linear.jacobian.transpose(0, 2, 1)
-    full = np.linalg.inv(transposed @ np.linalg.solve(total, linear.jacobian) + prior)
-    without = np.linalg.inv((transposed / linear.noise[:, None, :]) @ linear.jacobian + prior)
-    index = np.arange(full.shape[1])
-    share = 1.0 - without[:, index, index].mean(axis=0) / full[:, index, index].mean(axis=0)
-    return np.asarray(np.clip(share, 0.0, 1.0))
+    picked = np.unique(np.linspace(0, len(h) - 1, min(SHARE_DRAWS, len(h))).astype(int))
+    d = len(problem.parameters)
+    full, without = np.zeros(d), np.zeros(d)
+    for rows in _blocks(problem, len(picked)):
+        at = picked[rows]
+        linear = _linearise(problem, {name: values[at] for name, values in theta.items()}, h[at])
+        prior = np.diag(linear.prior_sd**-2)
+        transposed = linear.jacobian.transpose(0, 2, 1)
+        for total, right in ((full, _solve(linear.factor, linear.jacobian)), (without, linear.jacobian)):
+            variance = np.linalg.inv(transposed @ right + prior)
+            total += variance[:, np.arange(d), np.arange(d)].sum(axis=0)
+    return np.asarray(np.clip(1.0 - without / full, 0.0, 1.0))
 
 
 def _check_share(problem: Calibration, share: Array) -> Check:
@@ -236,23 +277,23 @@ def _lag_one(residual: Array, series: list[Ints]) -> Array:
     return np.asarray(np.sum(first * second, axis=-1) / norm)
 
 
-def _check_residuals(problem: Calibration, theta: Mapping[str, Array], linear: _Linear) -> Check:
-    """Compare the residuals' lag-1 correlation with that of independent noise, after the same linear fit."""
+def _check_residuals(problem: Calibration, theta: Mapping[str, Array]) -> Check:
+    """Compare the lag-1 correlation of the estimated noise with what the model itself, with independent noise, gives.
+
+    The noise is estimated from data minus prediction as E[noise | data]: what the surrogate's error and the parameters
+    can explain, which is correlated along a curve, is taken out of the data and of the null's draws alike.
+    """
     name = "autocorrelated residuals"
     series = _series(problem)
     if not series:
         return Check(name, "pass", float("nan"), "not judged: no curve with at least 4 observed coordinates")
     cells = problem.cells
     centre = {key: np.array([np.mean(values)]) for key, values in theta.items()}
-    scores = problem.surrogate.scores(problem.unit_inputs(centre))
-    weights = np.exp(scores.log_weights)
-    mean = np.tensordot(weights, scores.mean, 1)[0][cells.experiment]
-    sd = np.sqrt(linear.noise.mean(axis=0))
-    residual = (cells.cell_mean - cells.offset - np.sum(mean * cells.basis, axis=1)) / sd
-    found = float(_lag_one(residual, series))
-    fitted = np.linalg.qr(linear.jacobian.mean(axis=0) / sd[:, None])[0]
-    noise = np.random.default_rng(0).standard_normal((NULL_DRAWS, len(sd)))
-    null = _lag_one(noise - (noise @ fitted) @ fitted.T, series)
+    sigma, values, alpha, _ = next(problem.log_likelihood_terms(centre))
+    weights = np.exp(values[:, 0] - np.logaddexp.reduce(values[:, 0]))
+    sd = np.sqrt(sigma[0, cells.group] ** 2 / cells.weight)
+    found = float(_lag_one(sd * (weights @ alpha[:, 0]), series))
+    null = _null_correlations(problem, centre, int(np.argmax(weights)), series)
     level = float(np.mean(null >= found))
     ok = level > AUTOCORRELATION_LEVEL
     message = f"lag-1 correlation {found:.2f}, p = {max(level, 1.0 / NULL_DRAWS):.2g} for independent noise"
@@ -263,13 +304,27 @@ def _check_residuals(problem: Calibration, theta: Mapping[str, Array], linear: _
     return Check(name, "pass" if ok else "warn", found, message, remedy)
 
 
+def _null_correlations(problem: Calibration, centre: Mapping[str, Array], h: int, series: list[Ints]) -> Array:
+    """Return lag-1 correlations of the estimated noise of data that the linearised problem draws."""
+    linear = _linearise(problem, centre, np.array([h]))
+    factor = np.concatenate([linear.factor[0], linear.jacobian[0] * linear.prior_sd], axis=1)
+    n, r = factor.shape
+    rng = np.random.default_rng(0)
+    found = []
+    for start in range(0, NULL_DRAWS, size := max(1, BLOCK // n)):
+        count = min(size, NULL_DRAWS - start)
+        data = factor @ rng.standard_normal((r, count)) + rng.standard_normal((n, count))
+        found.append(_lag_one(_solve(factor, data).T, series))
+    return np.concatenate(found)
+
+
 def _check_edge(problem: Calibration, theta: Mapping[str, Array]) -> Check:
     box = problem.surrogate.domain
     unit = problem.unit_inputs({name: theta[name] for name in problem.parameters})[:, 0, :]
     worst, where = 0.0, ""
     for name in problem.parameters:
         column = box.names.index(name)
-        hard_low, hard_high = box.hard[column]
+        hard_low, hard_high = _prior_ends(problem, name)
         low = 0.0 if hard_low else float(np.mean(unit[:, column] < EDGE))
         high = 0.0 if hard_high else float(np.mean(unit[:, column] > 1.0 - EDGE))
         if max(low, high) > worst:
@@ -280,3 +335,15 @@ def _check_edge(problem: Calibration, theta: Mapping[str, Array]) -> Check:
         "wider, run a design over it and calibrate again."
     )
     return Check("edge of the design box", "pass" if worst <= EDGE_MASS else "warn", worst, message, remedy)
+
+
+def _prior_ends(problem: Calibration, name: str) -> tuple[bool, bool]:
+    """Whether the prior ends at or within the box's lower and upper end, so that nothing lies beyond.
+
+    That of the calibration counts: it may be wider than the prior that the design was made for.
+    """
+    box = problem.surrogate.domain
+    index = box.names.index(name)
+    ends = zip(problem.space.priors[name].support, (box.lower[index], box.upper[index]), (1.0, -1.0), strict=True)
+    low, high = (inwards * (end - edge) >= 0.0 or math.isclose(end, edge) for end, edge, inwards in ends)
+    return low, high
