@@ -401,7 +401,8 @@ def as_tensor(
     """Return a surrogate as an ordinary differentiable PyTensor expression, for a `pymc.Model` of your own.
 
     In a likelihood, use the covariance (or sample the error once for each input): adding the variance to each
-    observation independently counts the surrogate's error as if it were noise that averages out.
+    observation independently counts the surrogate's error as if it were noise that averages out. Keep the parameters
+    inside of `surrogate.domain` (`pymc.Truncated`): outside of it the surrogate knows nothing and chains wander off.
 
     Parameters
     ----------

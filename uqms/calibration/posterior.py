@@ -4,7 +4,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, final
@@ -26,7 +26,7 @@ from uqms.calibration.samplers import NUTS
 from uqms.calibration.verdict import Verdict, judge
 from uqms.errors import InputError
 
-__all__ = ["Posterior", "build_posterior"]
+__all__ = ["Posterior", "build_posterior", "check_derived"]
 
 PREDICTIVE_DRAWS = 1000
 PRIOR_DRAWS = 2000
@@ -109,7 +109,7 @@ class Posterior:
         *,
         conditions: Mapping[str, object] | None = None,
         coords: Mapping[str, object] | None = None,
-        outputs: Sequence[str] | None = None,
+        outputs: str | Sequence[str] | None = None,
         noise: bool = False,
         draws: int = PREDICTIVE_DRAWS,
         rng: RandomState = 0,
@@ -126,7 +126,7 @@ class Posterior:
         coords
             By dim, one-dimensional; all simulated coordinates when left out.
         outputs
-            Which; by default the observed ones whose dims are those of `coords`.
+            Which, by name; by default the observed ones whose dims are those of `coords`.
         noise
             Whether to add measurement noise, for what a new measurement would show.
         draws
@@ -142,7 +142,7 @@ class Posterior:
         Raises
         ------
         InputError
-            Unknown outputs, conditions or dims.
+            Unknown outputs, conditions or dims; noise of an output whose noise is not known.
         ExtrapolationError
             Conditions or coordinates outside of what was simulated.
         """
@@ -172,8 +172,9 @@ class Posterior:
         """Write the DataTree to a netCDF file."""
         self.tree.to_netcdf(path, engine="h5netcdf")
 
-    def _outputs(self, outputs: Sequence[str] | None, coords: Mapping[str, object] | None) -> tuple[str, ...]:
+    def _outputs(self, outputs: str | Sequence[str] | None, coords: Mapping[str, object] | None) -> tuple[str, ...]:
         layouts = self.problem.surrogate.layouts
+        outputs = (outputs,) if isinstance(outputs, str) else outputs
         if outputs is not None:
             unknown = [name for name in outputs if name not in layouts]
             if unknown:
@@ -204,12 +205,14 @@ class Posterior:
                 f"predict: output {output!r} was not observed, so its noise is not known; say noise=False."
             )
         group = groups.outputs.index(output)
-        if not groups.names[group] and not np.allclose(self.problem.cells.row_variance, 1.0):
+        cells = self.problem.cells
+        relative = cells.row_variance[cells.group[cells.row_cell] == group]
+        if not np.allclose(relative, relative[0]):
             raise InputError(
                 f"predict: the noise of {output!r} was given row by row, so that of a new measurement is not known; "
                 "say noise=False and add it yourself."
             )
-        return groups.values(theta, (count,))[:, group] ** 2
+        return groups.values(theta, (count,))[:, group] ** 2 * relative[0]
 
 
 def _convergence(draws: xr.Dataset) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
@@ -314,14 +317,40 @@ def _with_derived(problem: Calibration, draws: xr.Dataset) -> xr.Dataset:
         out[name] = out[name].assign_attrs(unit=unit, description=prior.description)
     inputs = {name: draws[name] for name in problem.priors}
     for name, derived in problem.derived.items():
-        values = derived.function(inputs)
-        if not isinstance(values, xr.DataArray) or values.shape != next(iter(inputs.values())).shape:
-            raise InputError(
-                f"derived: {name!r} returned {type(values).__name__} of shape {np.shape(values)}; it must return one "
-                "number a draw, computed with arithmetic or numpy functions from the mapping it is given."
-            )
+        values = _derive(name, derived.function, inputs)
         out[name] = values.assign_attrs(unit=derived.unit, description=derived.description)
     return out
+
+
+def _derive(
+    name: str, function: Callable[[Mapping[str, Any]], Any], inputs: Mapping[str, xr.DataArray]
+) -> xr.DataArray:
+    like = next(iter(inputs.values()))
+    try:
+        values = function(inputs)
+    except Exception as error:
+        raise InputError(
+            f"derived: {name!r} failed with {type(error).__name__}: {error}. It is given {list(inputs)}, an array each."
+        ) from error
+    if np.shape(values) != like.shape or not np.issubdtype(np.asarray(values).dtype, np.number):
+        raise InputError(
+            f"derived: {name!r} returned {type(values).__name__} of shape {np.shape(values)}; it must return one "
+            f"number a draw, here of shape {like.shape}, computed with arithmetic or numpy functions from the mapping "
+            "it is given."
+        )
+    return xr.DataArray(np.asarray(values, dtype=np.float64), dims=like.dims, coords=like.coords)
+
+
+def check_derived(problem: Calibration) -> None:
+    """Compute the derived quantities of a few prior draws: a mistake shows before the sampler has run, not after.
+
+    Raises
+    ------
+    InputError
+        When a function fails, or does not return one number a draw.
+    """
+    draws = problem.prior_draws(6, 0)
+    _with_derived(problem, xr.Dataset({n: (("chain", "draw"), v.reshape(2, 3)) for n, v in draws.items()}))
 
 
 def _numeric_stats(stats: xr.Dataset) -> xr.Dataset:

@@ -266,8 +266,9 @@ class Calibration:
         InitError, SamplingInterrupted, SamplingError
             When there is no posterior that could be used.
         """
-        from uqms.calibration.posterior import build_posterior
+        from uqms.calibration.posterior import build_posterior, check_derived
 
+        check_derived(self)
         generator = as_generator(rng)
         seed = int(generator.integers(2**31))
         sampler = sampler or NUTS()
