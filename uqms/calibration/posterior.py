@@ -212,7 +212,7 @@ class Posterior:
                 f"predict: the noise of {output!r} was given row by row, so that of a new measurement is not known; "
                 "say noise=False and add it yourself."
             )
-        return groups.values(theta, (count,))[:, group] ** 2 * relative[0]
+        return np.asarray(groups.values(theta, (count,))[:, group] ** 2 * relative[0])
 
 
 def _convergence(draws: xr.Dataset) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
@@ -332,7 +332,7 @@ def _derive(
         raise InputError(
             f"derived: {name!r} failed with {type(error).__name__}: {error}. It is given {list(inputs)}, an array each."
         ) from error
-    if np.shape(values) != like.shape or not np.issubdtype(np.asarray(values).dtype, np.number):
+    if np.shape(values) != like.shape or np.asarray(values).dtype.kind not in "fiub":
         raise InputError(
             f"derived: {name!r} returned {type(values).__name__} of shape {np.shape(values)}; it must return one "
             f"number a draw, here of shape {like.shape}, computed with arithmetic or numpy functions from the mapping "
