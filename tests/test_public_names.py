@@ -52,6 +52,7 @@ PUBLIC = [
     "latin_hypercube",
     "leave_one_out",
     "load_surrogate",
+    "plots",
     "run",
     "sobol",
 ]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms import designs as designs
     from uqms import ensemble as ensemble
     from uqms import errors as errors
+    from uqms import plots as plots
     from uqms.calibration import NUTS as NUTS
     from uqms.calibration import Calibration as Calibration
     from uqms.calibration import Derived as Derived
@@ -102,6 +103,7 @@ __all__ = [
     "latin_hypercube",
     "leave_one_out",
     "load_surrogate",
+    "plots",
     "run",
     "sobol",
 ]
@@ -163,6 +165,7 @@ _ROOMS = (
     "designs",
     "ensemble",
     "errors",
+    "plots",
 )
 _HOME = {name: room for room, names in _NAMES.items() for name in names}
 
