@@ -96,19 +96,17 @@ class Validation:
             for level, side in zip(LEVELS, self._sides(name), strict=True):
                 (low, high), value = row[f"range_{level:.0%}"], row[f"coverage_{level:.0%}"]
                 text = f"{level:.0%} intervals cover {value:.1%}, a right surrogate's {low:.1%} to {high:.1%}"
-                parts.append(text + (f" ({side})" if side else ""))
+                parts.append(f"{text} ({side})" if side else text)
             lines.append("  " + "; ".join(parts))
         if self.point_estimated:
-            lines.append(
-                "  hyperparameters are point-estimated with n <= 20 d runs: intervals tend to be too narrow, more runs help"
-            )
+            lines.append("  hyperparameters point-estimated with n <= 20 d runs: intervals tend to be too narrow")
         return "\n".join(lines)
 
 
 def leave_one_out(surrogate: GaussianProcessSurrogate, *, rng: int = 0) -> Validation:
     """Predict every training run from all others, in closed form, and compare in the outputs' own units.
 
-    Use it on every surrogate before calibration. Length scales stay as trained on all runs; with few runs that flatters.
+    Use it on every surrogate before calibration. Length scales stay as trained on all runs, which flatters few runs.
 
     Parameters
     ----------
@@ -201,7 +199,7 @@ def held_out(surrogate: GaussianProcessSurrogate, ensemble: xr.Dataset, *, rng: 
 @final
 @dataclass(frozen=True, eq=False)
 class _Law:
-    """Joint law of the predictions' errors: by hyperparameter draw a mean or error, a variance and a root covariance."""
+    """Joint law of the predictions' errors: for each hyperparameter draw a mean or error, a variance, a root."""
 
     value: Array  # (H, n, q): error of the left-out score, or mean of the held-out one
     variance: Array  # (H, n, q)
