@@ -23,7 +23,7 @@ import xarray as xr
 from scipy.special import ndtri
 
 from uqms import ensemble as table
-from uqms._typing import Array
+from uqms._typing import Array, Ints
 from uqms.errors import DataError, InputError
 from uqms.surrogates.gp import GaussianProcessSurrogate
 from uqms.surrogates.outputs import Layout
@@ -74,14 +74,14 @@ class Validation:
     @property
     def too_narrow(self) -> tuple[str, ...]:
         """Outputs whose intervals cover less than a right surrogate's would."""
-        return tuple(str(name) for name in self.table.index if self._sides(name).count("too narrow"))
+        return tuple(name for name in map(str, self.table.index) if self._sides(name).count("too narrow"))
 
     @property
     def too_wide(self) -> tuple[str, ...]:
         """Outputs whose intervals cover more than a right surrogate's would: cautious, not wrong."""
-        return tuple(str(name) for name in self.table.index if self._sides(name).count("wider than needed"))
+        return tuple(name for name in map(str, self.table.index) if self._sides(name).count("wider than needed"))
 
-    def _sides(self, name: object) -> list[str]:
+    def _sides(self, name: str) -> list[str]:
         row = self.table.loc[name]
         words = []
         for level in LEVELS:
@@ -93,7 +93,7 @@ class Validation:
         lines = [f"{self.method} validation of {self.runs} runs"]
         for name, row in self.table.iterrows():
             parts = [f"{name}: Q² {row['q2']:.5f}, RMSE {row['rmse']:.3g}"]
-            for level, side in zip(LEVELS, self._sides(name), strict=True):
+            for level, side in zip(LEVELS, self._sides(str(name)), strict=True):
                 (low, high), value = row[f"range_{level:.0%}"], row[f"coverage_{level:.0%}"]
                 text = f"{level:.0%} intervals cover {value:.1%}, a right surrogate's {low:.1%} to {high:.1%}"
                 parts.append(f"{text} ({side})" if side else text)
@@ -208,7 +208,7 @@ class _Law:
 
     @property
     def weights(self) -> Array:
-        return np.exp(self.log_weights - np.logaddexp.reduce(self.log_weights))
+        return np.asarray(np.exp(self.log_weights - np.logaddexp.reduce(self.log_weights)))
 
     def moments(self) -> tuple[Array, Array]:
         """Return value (n, q) and variance (n, q) over the hyperparameter draws."""
@@ -328,8 +328,8 @@ def _ranges(law: _Law, parts: Mapping[str, tuple[Array, Array, Array]], seed: in
     return out
 
 
-def _counted(m: int) -> Array:
-    return np.unique(np.linspace(0, m - 1, min(m, COORDINATES)).astype(int))
+def _counted(m: int) -> Ints:
+    return np.unique(np.linspace(0, m - 1, min(m, COORDINATES)).astype(np.int64))
 
 
 def _quantile(level: float) -> float:
