@@ -509,25 +509,19 @@ def likelihood(surrogate: Surrogate, cells: Cells, groups: NoiseGroups, u: Any, 
 
 def replicate(surrogate: Surrogate, cells: Cells, u: Array, sigma: Array, rng: np.random.Generator) -> Array:
     """Draw new observations: one draw of the surrogate's error and truncation for each input, noise for each row."""
-    u, sigma = np.asarray(u), np.asarray(sigma)
+    u = np.asarray(u)
     lead = u.shape[:-2]
-    sigma = np.broadcast_to(sigma, (*lead, sigma.shape[-1]))
-    out = np.empty((*lead, len(cells.z)))
-    for index in np.ndindex(lead):
-        scores = surrogate.scores(u[index])
-        h = rng.choice(len(scores.log_weights), p=np.exp(scores.log_weights))
-        y = cells.offset.copy()
-        for j in range(cells.basis.shape[1]):
-            root = _root(scores.covariance[h, j])
-            score = scores.mean[h, :, j] + root @ rng.standard_normal(root.shape[1])
-            y += cells.basis[:, j] * score[cells.experiment]
-        omega = rng.standard_normal((cells.experiments, cells.truncation.shape[1]))
-        y += np.sum(cells.truncation * omega[cells.experiment], axis=1)
-        sd = sigma[index][cells.group][cells.row_cell] * np.sqrt(cells.row_variance)
-        out[index] = y[cells.row_cell] + sd * rng.standard_normal(len(cells.z))
-    return out
-
-
-def _root(covariance: Array) -> Array:
-    values, vectors = np.linalg.eigh(covariance)
-    return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0)))
+    u = u.reshape(-1, *u.shape[-2:])
+    draws = np.arange(len(u))
+    sigma = np.broadcast_to(sigma, (*lead, np.shape(sigma)[-1])).reshape(len(u), -1)
+    scores = surrogate.scores(u)
+    h = rng.choice(len(scores.log_weights), size=len(u), p=np.exp(scores.log_weights))
+    values, vectors = np.linalg.eigh(scores.covariance[h, draws])  # (S, q, K), (S, q, K, K)
+    normal = np.sqrt(np.maximum(values, 0.0)) * rng.standard_normal(values.shape)
+    drawn = scores.mean[h, draws] + np.einsum("sqkl,sql->skq", vectors, normal)
+    omega = rng.standard_normal((len(u), cells.experiments, cells.truncation.shape[1]))
+    y = cells.offset + np.einsum("snq,nq->sn", drawn[:, cells.experiment], cells.basis)
+    y += np.einsum("snt,nt->sn", omega[:, cells.experiment], cells.truncation)
+    sd = sigma[:, cells.group][:, cells.row_cell] * np.sqrt(cells.row_variance)
+    out = y[:, cells.row_cell] + sd * rng.standard_normal((len(u), len(cells.z)))
+    return np.asarray(out.reshape(*lead, -1))
