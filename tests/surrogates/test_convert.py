@@ -295,6 +295,46 @@ def test_unsupported_parts_are_named(parts: dict[str, Any], message: str) -> Non
         from_gpytorch(model, box=BOX)
 
 
+def batch_of(x: torch.Tensor, y: torch.Tensor) -> Exact:
+    return Exact(KERNELS.RBFKernel(), xy=(x, y))
+
+
+def odd_models() -> dict[str, tuple[Any, str]]:
+    x, y = data()
+    three = torch.Size([3])
+    unnamed = Exact(KERNELS.RBFKernel())
+    unnamed.kernel = unnamed.covar_module
+    del unnamed.covar_module
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        apart = SingleTaskGP(
+            torch.stack([x, x]),
+            torch.stack([y, y])[..., None],
+            input_transform=Normalize(2, batch_shape=torch.Size([2])),
+        )
+    apart.input_transform._offset.copy_(apart.input_transform.offset + torch.arange(2.0)[:, None, None])
+    return {
+        "no kernel": (unnamed, "has no covar_module"),
+        "two inputs": (Exact(KERNELS.RBFKernel(), xy=([x, x], y)), "has 2 input tensors"),
+        "tasks": (
+            batch_of(x, torch.stack([y, y], dim=-1)),
+            r"inputs of shape \(25, 2\) and targets of shape \(25, 2\)",
+        ),
+        "other inputs": (batch_of(torch.stack([x, x + 1.0]), torch.stack([y, y])), "different training inputs"),
+        "constants": (Exact(KERNELS.RBFKernel(), gpytorch.means.ConstantMean(batch_shape=three)), "3 constants for 1"),
+        "slopes": (Exact(KERNELS.RBFKernel(), gpytorch.means.LinearMean(2, batch_shape=three)), "3 linear means for 1"),
+        "scales": (Exact(KERNELS.RBFKernel(batch_shape=three)), r"length scales of shape \(3, 1\) for 1 outputs"),
+        "transforms": (apart, "different input transforms"),
+    }
+
+
+@pytest.mark.parametrize("name", odd_models())
+def test_models_of_another_shape_are_refused(name: str) -> None:
+    model, message = odd_models()[name]
+    with pytest.raises(InputError, match=f"{message}.*What converts"):
+        from_gpytorch(model, box=BOX, outputs=("a", "b") if name in ("transforms", "other inputs") else "y")
+
+
 class Deep(Exact):
     def forward(self, x: torch.Tensor) -> gpytorch.distributions.MultivariateNormal:
         x = torch.tanh(x)

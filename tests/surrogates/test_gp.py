@@ -105,7 +105,7 @@ def test_draws_repeat_with_their_seed(surrogate: GaussianProcessSurrogate) -> No
     prediction = surrogate.predict(inner(3))
     assert prediction.draws(4, rng=1).equals(prediction.draws(4, rng=1))
     assert not prediction.draws(4, rng=1).equals(prediction.draws(4, rng=2))
-    with pytest.raises(InputError, match="n is 0"):
+    with pytest.raises(InputError, match="draws: n is 0"):
         prediction.draws(0, rng=1)
 
 
