@@ -25,7 +25,7 @@ from uqms.calibration.predict import Targets, conditional_moments, make_grid, ow
 __all__ = ["LEVELS", "Bands", "bands_at", "bands_of_cells", "mixture_quantiles"]
 
 LEVELS = (0.025, 0.25, 0.5, 0.75, 0.975)
-DRAWS = 500
+DRAWS = 1000
 BLOCK = 64  # points whose joint covariance is made at once; only its diagonal is wanted
 
 

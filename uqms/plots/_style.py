@@ -159,9 +159,14 @@ class _Scaled(Formatter):
 
     def __init__(self, exponent: int) -> None:
         self.scale = 10.0**exponent
+        self.ticks = np.zeros(0)
+
+    def format_ticks(self, values: Sequence[float]) -> list[str]:
+        self.ticks = np.asarray(values, dtype=np.float64)
+        return [self(value) for value in values]
 
     def __call__(self, x: float, pos: int | None = None) -> str:
-        ticks = np.asarray(self.locs, dtype=np.float64) / self.scale
+        ticks = self.ticks / self.scale
         step = float(np.diff(np.sort(ticks)).min()) if len(ticks) > 1 else abs(x / self.scale) or 1.0
         digits = next((d for d in range(10) if np.abs(np.round(ticks, d) - ticks).max(initial=0.0) < 1e-3 * step), 10)
         return f"{x / self.scale + 0.0:.{digits}f}".replace("-", "−")
