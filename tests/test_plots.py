@@ -264,7 +264,7 @@ def test_leave_one_out_draws_the_validations_numbers() -> None:
     np.testing.assert_allclose(points[:, 1], validation.standardised["curve"].values.ravel())
     assert errors.get_xlabel() == "time (s)"
     assert agreement.get_xlabel() == "simulated (mmHg)"
-    assert agreement.get_title(loc="left").startswith("curve\n$Q^2$ ")
+    assert agreement.get_title(loc="left").startswith("curve\nQ² ")
     assert f"cover {100 * validation.table.loc['curve', 'coverage_95%']:.1f} %" in errors.get_title(loc="left")
     area = sum(bar.get_height() * bar.get_width() for bar in density.patches)
     assert area == pytest.approx(np.mean(np.abs(validation.standardised["curve"].values) <= 4.0))

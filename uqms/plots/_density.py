@@ -12,7 +12,7 @@ __all__ = ["Contours", "contours", "density"]
 
 CELLS = 160  # a side, in two dimensions
 FINE = 1000  # in one
-SMOOTHING = 1.25  # times the usual bandwidths: outlines in a figure should not show the sampler's noise
+SMOOTHING, SMOOTHING_2D = 1.25, 1.5  # times the usual bandwidths: outlines should not show the sampler's noise
 REACH = 4.0  # bandwidths beyond the outermost draws
 Limits = tuple[float, float]
 ANYWHERE: Limits = (-np.inf, np.inf)
@@ -60,7 +60,7 @@ def contours(
         return None
     root = np.linalg.cholesky(np.array([[1.0, correlation], [correlation, 1.0]]))
     z = np.linalg.solve(root, standard)
-    width = SMOOTHING * len(x) ** (-1.0 / 6.0)  # Scott's rule at unit variance
+    width = SMOOTHING_2D * len(x) ** (-1.0 / 6.0)  # Scott's rule at unit variance
     edges = [np.linspace(row.min() - REACH * width, row.max() + REACH * width, CELLS + 1) for row in z]
     steps = [float(edge[1] - edge[0]) for edge in edges]
     mirrored = np.linalg.solve(root, (_mirrored(both, limits) - centre[:, None]) / spread[:, None])

@@ -174,7 +174,7 @@ def _titles(axes: np.ndarray, validation: Validation, name: str, text: str) -> N
     row = validation.table.loc[name]
     low, high = row["range_95%"]
     q2 = "> 0.9999" if row["q2"] > 0.9999 else f"{row['q2']:.4f}"
-    axes[0].set_title(f"{wrapped(text, 32)}\n$Q^2$ {q2}, RMSE {row['rmse']:.3g}")
+    axes[0].set_title(f"{wrapped(text, 32)}\nQ² {q2}, RMSE {row['rmse']:.3g}")
     covered = f"95 % intervals cover {100 * row['coverage_95%']:.1f} %"
     axes[1].set_title(f"{covered}\n(expected: {100 * low:.1f} to {100 * high:.1f} %)")
 
