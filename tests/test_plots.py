@@ -498,6 +498,7 @@ def test_other_conditions_have_no_data(conditioned: Posterior) -> None:
     assert len(line(ax, "simulator, median")) == 4
     np.testing.assert_allclose(np.sort(line(ax, "data")[:, 1]), [0.8, 0.9])  # x = 0.5 was observed
     figure = uq.plots.predictive(conditioned, conditions={"x": 0.3})
+    assert line(figure.axes[0], "simulator, median")[0, 0] == pytest.approx(0.3)
     assert "data" not in [text.get_text() for text in figure.legends[0].get_texts()]
     assert_tidy(figure)
 

@@ -373,7 +373,7 @@ def _draw_points(ax: Axes, panel: _Panel, width: float) -> int:
         ax.bar(x, new[4] - new[0], 2 * half, new[0], color=SKY, alpha=0.25, lw=0, label=_NEW_95)
         ax.bar(x, new[3] - new[1], 2 * half, new[1], color=BLUE, alpha=0.28, lw=0, label=_NEW_50)
     # Data on the left, the simulator on the right of the middle: neither hides the other.
-    shift = 0.4 * half
+    shift = 0.4 * half if new is not None and len(panel.data) else 0.0
     ax.vlines(x + shift, output[0], output[4], color=VERMILION, lw=1.2, label=_OUTPUT)
     ax.plot(x + shift, output[2], "_", color=VERMILION, ms=7.0, mew=1.6, label=_MEDIAN)
     _draw_data(ax, panel._replace(data_x=panel.data_x - shift))
