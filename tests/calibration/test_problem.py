@@ -1,5 +1,8 @@
 """The calibration problem: what does not fit together is refused by name, before anything is sampled."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +24,6 @@ from uqms.errors import (
 from uqms.surrogates import GaussianProcessSurrogate, Layout
 from uqms.surrogates.outputs import OutputBasis
 
-WRITTEN_IN = {Path(__file__).name, "_decorator.py"}  # the latter when jaxtyping checks calls
 NOISE = uq.GaussianNoise(sd=0.1)
 X = np.linspace(0.0, 1.0, 5)[:, None]
 
@@ -293,11 +295,40 @@ def test_a_derived_quantity_that_is_no_function() -> None:
 
 
 def test_an_observation_that_the_prior_says_is_next_to_impossible() -> None:
-    with pytest.warns(PriorConflictWarning, match=r"'y' lies [\d.]+ prior-predictive .* above .*Check units") as w:
+    with pytest.warns(PriorConflictWarning, match=r"'y' lies [\d.]+ prior-predictive .* above .*Check units"):
         uq.Calibration(scalar(), number(100.0), NOISE)
-    assert Path(w[0].filename).name in WRITTEN_IN
     with pytest.warns(PriorConflictWarning, match="below"):
         uq.Calibration(scalar(), number(-100.0), NOISE)
+
+
+SCRIPT = """
+import numpy as np, xarray as xr, uqms as uq
+from calibration.problems import given_surrogate
+surrogate = given_surrogate(np.linspace(0.0, 1.0, 5)[:, None], np.arange(5.0)[:, None])
+close = xr.DataArray([2.0, 2.001, 2.002, 2.0], dims="replicate", name="y")
+uq.NUTS(chains=1)
+uq.NUTS(draws=5)
+uq.Calibration(surrogate, xr.DataArray(100.0, name="y"), uq.GaussianNoise(sd=0.1))
+uq.Calibration(surrogate, close, uq.GaussianNoise(sd=5.0))
+"""
+
+
+def test_warnings_point_at_the_users_line(tmp_path: Path) -> None:
+    """In an interpreter of its own: the checks of shapes add frames of theirs here."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    tests = Path(__file__).parents[1]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tests.parent), str(tests)])}
+    got = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=True)
+    places = [
+        line.partition(f"{script}:")[2].split(": ")[:2] for line in got.stderr.splitlines() if "Warning: " in line
+    ]
+    assert places == [
+        ["6", "ConvergenceWarning"],
+        ["7", "ConvergenceWarning"],
+        ["8", "PriorConflictWarning"],
+        ["9", "DataWarning"],
+    ]
 
 
 def test_how_many_prior_predictive_sds_an_observation_is_away() -> None:

@@ -224,10 +224,11 @@ def test_tiny_noise_makes_the_surrogate_dominate() -> None:
 # --- residuals ------------------------------------------------------------------------------------------------------
 
 
-def test_autocorrelated_noise_is_found() -> None:
+@pytest.mark.parametrize(("runs", "sd"), [(30, 0.1), (4, 0.02)])
+def test_autocorrelated_noise_is_found(runs: int, sd: float) -> None:
     found = 0
     for seed in range(20):
-        problem = curve_problem(ar_noise(0.9, np.random.default_rng(seed)))
+        problem = curve_problem(ar_noise(0.9, np.random.default_rng(seed)), sd=sd, surrogate=curve_surrogate(runs))
         check = module._check_residuals(problem, {"theta": draws_of(problem, 200)})
         found += check.status == "warn"
     assert found >= 19
