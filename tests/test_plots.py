@@ -372,11 +372,13 @@ def test_the_prior_of_a_derived_quantity_is_a_density(curve: Posterior) -> None:
 
 
 def test_a_prior_that_is_far_wider_leaves_the_posterior_visible() -> None:
-    x = np.linspace(0.0, 1.0, 8)[:, None]
-    problem = uq.Calibration(given_surrogate(x, x), xr.DataArray(0.5, name="y"), noise=uq.GaussianNoise(sd=0.0005))
-    ax = uq.plots.prior_posterior(posterior_of(problem)).axes[0]
-    draws = posterior_of(problem).draws["theta"].values.ravel()
-    assert np.ptp(draws) > 0.03 * np.diff(ax.get_xlim())[0]
+    x = np.linspace(0.0, 1.0, 40)[:, None]
+    problem = uq.Calibration(given_surrogate(x, x), xr.DataArray(0.5, name="y"), noise=uq.GaussianNoise(sd=0.001))
+    posterior = posterior_of(problem)
+    ax = uq.plots.prior_posterior(posterior).axes[0]
+    width = np.ptp(posterior.draws["theta"].values)
+    assert width < 0.01
+    assert 20.0 * width < np.diff(ax.get_xlim())[0] < 30.0 * width
 
 
 # --------------------------------------------------------------------------------------------------------------- pairs
@@ -527,6 +529,12 @@ def test_curves_at_conditions_have_a_panel_each_on_one_scale() -> None:
     np.testing.assert_allclose(line(other, "data")[:, 1], 1.3 * np.arange(1.0, 5.0))
     assert one.get_ylim() == other.get_ylim()
     assert_tidy(figure)
+
+
+def test_curves_at_other_conditions_are_drawn_without_data() -> None:
+    figure = uq.plots.predictive(curves_at_conditions(np.array([0.4, 0.8])), conditions={"x": [0.4, 0.6]})
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["x = 0.4 mg", "x = 0.6 mg"]
+    assert [sum(one.get_label() == "data" for one in ax.lines) for ax in figure.axes] == [1, 0]
 
 
 def test_of_very_many_conditions_the_first_are_shown_and_the_figure_says_so() -> None:
