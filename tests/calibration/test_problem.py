@@ -345,3 +345,10 @@ def test_log_likelihood_wants_every_quantity() -> None:
     with pytest.raises(InputError, match=r"log_likelihood: got \['theta'\], wanted \['sigma', 'theta'\]"):
         problem.log_likelihood({"theta": 0.5})
     assert problem.log_likelihood({"theta": np.full((2, 3), 0.5), "sigma": 1.0}).shape == (2, 3)
+
+
+def test_a_sampler_that_is_a_word_is_refused() -> None:
+    surrogate = given_surrogate(np.linspace(0.0, 1.0, 6)[:, None], np.zeros((6, 1)))
+    problem = uq.Calibration(surrogate, xr.DataArray(0.1, name="y"), uq.GaussianNoise(sd=0.3))
+    with pytest.raises(uq.errors.InputError, match=r"'nuts'; give NUTS"):
+        problem.sample("nuts")

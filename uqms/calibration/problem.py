@@ -225,7 +225,8 @@ class Calibration:
         data = self.cells.flat()
         count = len(next(iter(theta.values())))
         runs = int(getattr(self.surrogate, "runs", 100))
-        size = max(1, SCORE_CHUNK // (self.cells.experiments * max(runs, self.cells.experiments)))
+        largest = max(self.cells.experiments * max(runs, self.cells.experiments), len(self.cells.z))
+        size = max(1, SCORE_CHUNK // largest)
         for start in range(0, count, size):
             now = {name: values[start : start + size] for name, values in theta.items()}
             scores = self.surrogate.scores(self.unit_inputs(now))
@@ -263,15 +264,19 @@ class Calibration:
 
         Raises
         ------
+        InputError
+            When the sampler is not `NUTS(...)`, or a derived quantity cannot be computed.
         InitError, SamplingInterrupted, SamplingError
             When there is no posterior that could be used.
         """
         from uqms.calibration.posterior import build_posterior, check_derived
 
         check_derived(self)
+        sampler = NUTS() if sampler is None else sampler
+        if not isinstance(sampler, NUTS):
+            raise InputError(f"sample: sampler is {sampler!r}; give NUTS(...), e.g. NUTS(draws=2000).")
         generator = as_generator(rng)
         seed = int(generator.integers(2**31))
-        sampler = sampler or NUTS()
         if self.mass_cut > 0:
             _logger.info("the prior is conditioned on the design box, which cuts %.2g of its mass", self.mass_cut)
         trace = sampler.run(self.model(), seed)

@@ -242,7 +242,7 @@ class ParameterSpace:
         return self._per_support(_from_real, z)
 
     def log_jacobian(self, z: ArrayLike | Named) -> Array:
-        """Return log |d theta / d z| (...), summed over the parameters, at z (..., p).
+        """Return ``log |d theta / d z|`` (...), summed over the parameters, at z (..., p).
 
         The density of z is ``log_density(from_real(z)) + log_jacobian(z)``.
         """
