@@ -120,3 +120,18 @@ def test_other_coordinates_are_refused() -> None:
         held_out(surrogate, runs.assign_coords(t=[0.0, 1.0, 5.0]))
     with pytest.raises(uq.errors.DataError, match="at least two"):
         held_out(surrogate, runs.isel(run=slice(0, 1)))
+
+
+def test_errors_far_beyond_their_sd_are_said() -> None:
+    """A function that is flat but for one corner: coverage looks right, the errors in the corner are not."""
+    space = uq.ParameterSpace(a=uq.Uniform(0.0, 1.0), b=uq.Uniform(0.0, 1.0))
+    designs = [uq.sobol(space, n, rng=n) for n in (64, 256)]
+    curves = [np.maximum(d["a"].values + d["b"].values - 1.5, 0.0) ** 0.5 for d in designs]
+    train, test = (uq.ensemble.build(d, {"y": y}, space=space) for d, y in zip(designs, curves, strict=True))
+    found = held_out(uq.GaussianProcess().fit(train), test)
+    share = np.mean(np.abs(found.standardised["y"]) > 4.0)
+    assert found.table.loc["y", "beyond_4"] == pytest.approx(float(share))
+    assert share > 0.002
+    assert "beyond 4 sd" in str(found)
+    surrogate, x, smooth = curve_surrogate(3)
+    assert "beyond 4 sd" not in str(held_out(surrogate, as_runs(x, smooth)))

@@ -33,6 +33,7 @@ __all__ = ["Validation", "held_out", "leave_one_out"]
 
 LEVELS = (0.5, 0.95)
 RANGE = 0.99
+BEYOND_4 = 0.002
 SIMULATIONS = (1_000, 10_000)
 WORK = 1e8  # simulated numbers for each output, when that allows more than the least number of simulations
 COORDINATES = 256  # at most so many coordinates of an output are counted
@@ -51,7 +52,7 @@ class Validation:
         Datasets with dim "run" and the outputs' dims.
     table
         By output: q2 (1 - error variance / output variance), rmse, and for 50 % and 95 % intervals the coverage and the
-        central 99 % range that a right surrogate shows.
+        central 99 % range that a right surrogate shows; share of errors beyond 4 sd (a right surrogate's is 0.00006).
     point_estimated
         Whether hyperparameters are single values although runs are few (n <= 20 d); intervals are then too narrow.
     runs
@@ -97,6 +98,11 @@ class Validation:
                 (low, high), value = row[f"range_{level:.0%}"], row[f"coverage_{level:.0%}"]
                 text = f"{level:.0%} intervals cover {value:.1%}, a right surrogate's {low:.1%} to {high:.1%}"
                 parts.append(f"{text} ({side})" if side else text)
+            if row["beyond_4"] > BEYOND_4:
+                parts.append(
+                    f"{row['beyond_4']:.1%} of the errors lie beyond 4 sd (a right surrogate's 0.006%): the output "
+                    "changes faster in some part of the box than elsewhere, so do not trust the intervals there"
+                )
             lines.append("  " + "; ".join(parts))
         if self.point_estimated:
             lines.append("  hyperparameters point-estimated with n <= 20 d runs: intervals tend to be too narrow")
@@ -295,6 +301,7 @@ def _scores_of(seen: Array, mean: Array, sd: Array) -> dict[str, object]:
         "rmse": float(np.sqrt(np.mean(error**2))),
     }
     keep = _counted(error.shape[1])
+    row["beyond_4"] = float(np.mean(np.abs(error[:, keep]) > 4.0 * sd[:, keep] + 1e-300))
     for level in LEVELS:
         inside = np.abs(error[:, keep]) <= _quantile(level) * sd[:, keep] + 1e-300
         row[f"coverage_{level:.0%}"] = float(np.mean(inside))
