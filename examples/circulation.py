@@ -28,7 +28,7 @@ import uqms as uq
 
 SHORT = os.environ.get("UQMS_EXAMPLES_SHORT") == "1"
 RUNS, DRAWS, CURVES = (32, 500, 20) if SHORT else (64, 2000, 60)
-RESULTS = Path("results/circulation")
+RESULTS = Path(os.environ.get("UQMS_RESULTS", "results")) / "circulation"
 RESULTS.mkdir(parents=True, exist_ok=True)
 if SHORT:
     print(f"Short form: {RUNS} runs and 4 x {DRAWS} draws; the whole script takes 64 runs and 4 x 2000 draws.")
@@ -229,6 +229,11 @@ validation = uq.leave_one_out(surrogate)
 print(validation)
 
 # %%
+figure = uq.plots.leave_one_out(validation)
+figure.savefig(RESULTS / "leave_one_out.png", dpi=200)
+figure
+
+# %%
 # The measurements, which are synthetic
 # -------------------------------------
 # A patient with mild hypertension. Cuffs pass the standard (ISO 81060-2) with errors of 8 mmHg (sd); we take 4 mmHg for
@@ -357,17 +362,16 @@ for name, b in bias.items():
 # %%
 # Prior and posterior of each parameter, with the truth.
 
-figure, axes = plt.subplots(1, 3, figsize=(10, 2.8), layout="constrained")
-for axis, name in zip(axes, space.names, strict=True):
-    prior = space.priors[name]
-    grid = np.linspace(*prior.quantile(np.array([0.001, 0.995])), 400)
-    axis.hist(posterior.draws[name].values.ravel(), bins=50, density=True, color="C0", alpha=0.6, label="posterior")
-    axis.plot(grid, np.exp(prior.log_density(grid)), color="0.4", label="prior")
-    axis.axvline(TRUTH[name], color="C3", linestyle="--", label="truth")
-    axis.set(xlabel=f"{name} ({prior.unit})", yticks=[], xlim=(0, grid[-1]))
-axes[0].set_ylabel("density")
-axes[-1].legend(frameon=False)
+figure = uq.plots.prior_posterior(posterior, reference=TRUTH)
 figure.savefig(RESULTS / "prior_posterior.png", dpi=200)
+figure
+
+# %%
+# Resistance and contractility are known better together than each alone.
+
+figure = uq.plots.pairs(posterior, names=space.names, reference=TRUTH)
+figure.savefig(RESULTS / "pairs.png", dpi=200)
+figure
 
 # %%
 # What the clinic did not see: the simulator itself at draws of the posterior. The arteries' pressure is known to about
@@ -431,7 +435,7 @@ report = {
 }
 (RESULTS / "summary.json").write_text(json.dumps(report, indent=2) + "\n")
 posterior.to_netcdf(RESULTS / "posterior.nc")
-print(f"Written to {RESULTS}: summary.json, posterior.nc, three figures.")
+print(f"Written to {RESULTS}: summary.json, posterior.nc, five figures.")
 print(f"Truth inside the 95 % intervals: {inside} of {len(TRUTH)}; farthest {distance:.2f} posterior sd from the mean.")
 
 # %%
