@@ -128,12 +128,18 @@ class RealLine(Transform):  # type: ignore[misc]
 
     def forward(self, value: Any, *inputs: Any) -> Any:
         """Return the point of the real line."""
-        v = scaled(value, self.scale)
+        return self.point(value, pt)
+
+    def point(self, value: Any, xp: Any) -> Any:
+        """Return the point of the real line, with the functions of `xp`: pytensor.tensor or numpy."""
+        v = value
+        if self.scale != "identity":
+            v = xp.log(value) - (xp.log1p(-value) if self.scale == "logit" else 0.0)
         if np.isfinite(self.low) and np.isfinite(self.high):
-            return pt.log(v - self.low) - pt.log(self.high - v)
+            return xp.log(v - self.low) - xp.log(self.high - v)
         if np.isfinite(self.low):
-            return pt.log(v - self.low)
-        return -pt.log(self.high - v) if np.isfinite(self.high) else v
+            return xp.log(v - self.low)
+        return -xp.log(self.high - v) if np.isfinite(self.high) else v
 
     def _scaled_value(self, z: Any) -> tuple[Any, Any]:
         """Return the value on the surrogate-input scale and the log of its derivative."""

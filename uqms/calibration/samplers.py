@@ -1,11 +1,13 @@
 """Samplers as frozen settings; each turns a PyMC model into draws."""
 
 import warnings
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 import numpy as np
 
+from uqms._typing import Array
 from uqms.errors import ConvergenceWarning, InitError, InputError, SamplingError, SamplingInterrupted
 
 __all__ = ["NUTS"]
@@ -76,8 +78,11 @@ class NUTS:
                 stacklevel=3,
             )
 
-    def run(self, model: Any, seed: int) -> Any:
+    def run(self, model: Any, seed: int, starts: Array | None = None) -> Any:
         """Return nutpie's DataTree for a PyMC model; every draw is there and finite.
+
+        `starts` (n, free variables) are points on the real line, in the order of the model's variables, of which each
+        chain takes one; without them the chains start around the model's initial point.
 
         Raises
         ------
@@ -96,6 +101,8 @@ class NUTS:
             warnings.filterwarnings("ignore", category=DeprecationWarning)
             warnings.filterwarnings("ignore", category=FutureWarning)
             compiled = nutpie.compile_pymc_model(model)
+            if starts is not None:
+                compiled = replace(compiled, initial_point_func=_pick(starts))
             try:
                 trace = nutpie.sample(
                     compiled,
@@ -153,3 +160,12 @@ class NUTS:
                     "The draws are in the error's `partial`; they are no posterior.",
                     trace,
                 )
+
+
+def _pick(starts: Array) -> Callable[[Any], Array]:
+    """Return a function from a chain's seed to its start: chains ask in any order, their seeds are always the same."""
+
+    def start(seed: Any) -> Array:
+        return np.array(starts[np.random.default_rng(seed).integers(len(starts))])
+
+    return start
