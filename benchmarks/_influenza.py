@@ -20,8 +20,9 @@ DAYS = np.arange(1.0, 15.0)
 IN_BED = (3, 8, 26, 76, 225, 298, 258, 233, 189, 128, 68, 29, 14, 4)
 STEPS_A_DAY = 40
 COARSE = 64  # cells a side of the first grid
-NATS = 16.0  # cells this far below the best hold nothing that matters
-CELLS = 250  # effective number of cells in the posterior that ends the refinement
+NEGLIGIBLE = 1e-7  # share of the mass below which a cell is never split
+SHARE = 0.004  # a cell with more of the mass than this is split
+ROUGH = 0.7  # so is one whose log-density differs by more nats from its neighbours'
 
 Array = np.ndarray
 
@@ -92,30 +93,30 @@ def observation(values: Array) -> xr.DataArray:
 
 
 class Quadrature(NamedTuple):
-    """A density over the unit square as cells of one size that hold all of its mass but exp(-NATS) or so.
+    """A density over the unit square as square cells, small where the mass is.
 
     Attributes
     ----------
-    centres, weights
-        Shapes (m, 2), (m,); the weights add up to 1.
-    step
-        Side of a cell.
+    centres, steps, weights
+        Shapes (m, 2), (m,), (m,): the cells' middles, sides and shares of the mass.
     log_mass
         Log of the integral of the density that was given.
     """
 
     centres: Array
+    steps: Array
     weights: Array
-    step: float
     log_mass: float
 
     def quantile(self, axis: int, p: Array) -> Array:
-        """Return quantiles of one coordinate, its density being flat within a cell."""
-        index = np.round(self.centres[:, axis] / self.step - 0.5).astype(int)
-        first = index.min()
-        share = np.bincount(index - first, weights=self.weights)
-        edges = (first + np.arange(len(share) + 1)) * self.step
-        return np.interp(p, np.append(0.0, np.cumsum(share)), edges)
+        """Return quantiles of one coordinate, the density being flat within a cell."""
+        low = self.centres[:, axis] - 0.5 * self.steps
+        edges = np.append(low, low + self.steps)
+        slope = self.weights / self.steps
+        order = np.argsort(edges, kind="stable")
+        edges = edges[order]
+        density = np.cumsum(np.append(slope, -slope)[order])
+        return np.interp(p, np.append(0.0, np.cumsum(density[:-1] * np.diff(edges))), edges)
 
 
 def information(mean: Callable[[Array], Array], noise: float) -> Array:
@@ -130,10 +131,11 @@ def information(mean: Callable[[Array], Array], noise: float) -> Array:
 
 
 def quadrature(log_density: Callable[[Array], Array], info: Array) -> Quadrature:
-    """Integrate a density over the unit square on cells that are halved where the mass is, and only there.
+    """Integrate a density over the unit square on cells that are split in four where the mass is, and only there.
 
-    A cell's centre is at most step / sqrt(2) away from a mode within the cell, which costs at most
-    information * step² / 4 nats. Cells are kept within that, and NATS, of the best one, so no mode is lost on the way.
+    A cell's centre is at most step / sqrt(2) away from a mode within the cell, which hides at most
+    information * step² / 4 nats. A cell is left as it is when even with these it would be negligible, or when they are
+    below 1 nat, its log-density is like its neighbours', and its mass is small. So no mode is lost on the way.
 
     Parameters
     ----------
@@ -142,22 +144,24 @@ def quadrature(log_density: Callable[[Array], Array], info: Array) -> Quadrature
     info
         Upper bound of the information in each cell of the first grid, shape (COARSE, COARSE), from `information`.
     """
-    step = 1.0 / COARSE
-    side = (np.arange(COARSE) + 0.5) * step
-    centres = np.stack(np.meshgrid(side, side, indexing="ij"), axis=-1).reshape(-1, 2)
-    children = 0.25 * np.array([[-1, -1], [-1, 1], [1, -1], [1, 1]])
-    previous = np.inf
-    while True:
-        values = log_density(centres)
-        best = values.max()
-        weights = np.exp(values - best)
-        log_mass = float(best + np.log(weights.sum()) + 2.0 * np.log(step))
-        weights /= weights.sum()
-        enough = 1.0 / np.sum(weights**2) >= CELLS and abs(log_mass - previous) < 0.01
-        if enough or step < 1e-7:
-            return Quadrature(centres, weights, step, log_mass)
-        previous = log_mass
-        i, j = (centres.T * COARSE).astype(int)
-        centres = centres[values > best - NATS - 0.25 * info[i, j] * step**2]
-        centres = (centres[:, None, :] + step * children).reshape(-1, 2)
-        step *= 0.5
+    side = (np.arange(0, COARSE, 2) + 1.0) / COARSE
+    parents = np.stack(np.meshgrid(side, side, indexing="ij"), axis=-1).reshape(-1, 2)
+    children = 0.5 * np.array([[-1, -1], [-1, 1], [1, -1], [1, 1]])
+    step, log_mass = 1.0 / COARSE, -np.inf
+    leaves: list[tuple[Array, Array, float]] = []
+    while len(parents) and step > 1e-7:
+        centres = parents[:, None, :] + step * children  # four siblings in a row
+        values = log_density(centres.reshape(-1, 2)).reshape(-1, 4)
+        masses = values + 2.0 * np.log(step)
+        total = np.logaddexp(log_mass, np.logaddexp.reduce(masses, axis=None))
+        i, j = np.moveaxis((centres * COARSE).astype(int), -1, 0)
+        hidden = 0.25 * info[i, j] * step**2
+        unclear = (hidden > 1.0) | (np.ptp(values, axis=1, keepdims=True) > ROUGH) | (masses > total + np.log(SHARE))
+        split = unclear & (masses + hidden > total + np.log(NEGLIGIBLE))
+        leaves.append((centres[~split], masses[~split], step))
+        log_mass = np.logaddexp.reduce(np.append(masses[~split], log_mass))
+        parents, step = centres[split], 0.5 * step
+    centres, masses = (np.concatenate([leaf[part] for leaf in leaves]) for part in (0, 1))
+    steps = np.concatenate([np.full(len(leaf[1]), leaf[2]) for leaf in leaves])
+    log_mass = float(np.logaddexp.reduce(masses))
+    return Quadrature(centres, steps, np.exp(masses - log_mass), log_mass)
