@@ -286,6 +286,15 @@ def test_duplicates_that_disagree_are_an_error_unless_noise_is_fitted() -> None:
     assert fitted.process.nugget[0, 0] > 0.0
 
 
+def test_duplicate_curves_that_disagree_are_not_sent_to_fitted_noise() -> None:
+    at = {name: np.append(values, values[4]) for name, values in points(15).items()}
+    curves = decay(at)
+    curves[-1] += 0.1
+    with pytest.raises(DataError, match="different 'conc'.*average replicates of the simulator") as error:
+        uq.GaussianProcess().fit(uq.ensemble.build(at, {"conc": curves}))
+    assert "fitted" not in str(error.value)
+
+
 @pytest.mark.parametrize("noise", [0.0, 1e-14])
 def test_a_constant_output_is_predicted_as_that_constant(noise: float) -> None:  # case 22, G3
     at = points(15)
@@ -421,6 +430,15 @@ def test_fitted_noise_is_found_and_kept_out_of_the_latent_variance() -> None:
     prediction = fitted.predict(inner(50))
     assert prediction.sd["y"].max() < 0.08
     assert np.sqrt(np.mean((prediction.mean["y"] - peak(inner(50))) ** 2)) < 0.05
+
+
+def test_fitted_noise_of_a_curve_is_refused() -> None:
+    """The basis' truncation would take the simulator's noise for its own error, in every prediction."""
+    with pytest.raises(InputError, match=r"'conc' has dims \['day'\].*noise='fitted'.*[Aa]verage.*scalar") as error:
+        uq.GaussianProcess(noise="fitted").fit(both())
+    assert "peak" not in str(error.value)
+    one_day = uq.ensemble.build(points(30), {"conc_day_2": decay(points(30)).values[:, 4]})
+    assert uq.GaussianProcess(noise="fitted").fit(one_day).process.q == 1
 
 
 def test_the_fit_is_the_process_conditioned_at_what_was_trained(surrogate: GaussianProcessSurrogate) -> None:

@@ -7,7 +7,7 @@ from scipy.interpolate import CubicSpline
 from uqms._typing import Array
 from uqms.errors import DataError, ExtrapolationError, InputError
 from uqms.surrogates import Curve
-from uqms.surrogates.outputs import Layout, OutputBasis, fit_curve, fit_scalar
+from uqms.surrogates.outputs import Layout, OutputBasis, fit_curve, fit_scalar, interpolation_error
 
 DAYS = np.linspace(0.0, 10.0, 21)
 
@@ -145,6 +145,20 @@ def test_the_error_of_interpolation_is_what_it_is_said_to_be(curves: object, m: 
     truth, seen = (curves(g, 200, np.random.default_rng(2)) for g in (at, grid))
     real = np.sqrt(np.mean((CubicSpline(grid, seen, axis=1, bc_type="not-a-knot")(at) - truth) ** 2))
     assert 0.7 < said / real < 3.0
+
+
+@pytest.mark.parametrize("m", [12, 16, 24])
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_the_error_of_interpolation_is_right_at_both_ends(m: int, mirrored: bool) -> None:
+    """With an even number of coordinates every second one from the left ends before the last interval."""
+    grid = np.linspace(0.0, 1.0, m)
+    middle = 0.5 * (grid[:-1] + grid[1:])
+    k = np.random.default_rng(1).uniform(1.0, 6.0, (60, 1))
+    seen, truth = ((np.sin(k * ((1.0 - at) if mirrored else at))) for at in (grid, middle))
+    real = np.sqrt(np.mean((CubicSpline(grid, seen, axis=1, bc_type="not-a-knot")(middle) - truth) ** 2, axis=0))
+    ratio = real / interpolation_error(grid, seen)
+    assert 0.4 <= ratio[0] <= 1.5
+    assert 0.4 <= ratio[-1] <= 1.5
 
 
 def test_the_interpolation_error_is_where_the_curves_bend(rng: np.random.Generator) -> None:

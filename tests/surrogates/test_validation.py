@@ -90,6 +90,34 @@ def test_reference_range_holds_the_coverage_of_right_surrogates() -> None:
     assert (found.sum(axis=0) <= binom(100, 0.01).ppf(0.9999)).all()
 
 
+def noisy_runs(n: int, seed: int) -> xr.Dataset:
+    rng = np.random.default_rng(seed)
+    k = rng.uniform(0.0, 6.0, n)
+    return uq.ensemble.build({"k": k}, {"y": np.sin(k) + 0.1 * rng.standard_normal(n)})
+
+
+def test_held_out_runs_of_a_stochastic_simulator_carry_its_noise() -> None:
+    """Runs scatter by the simulator's own noise about what the surrogate predicts: sd of 0.1, not of its mean."""
+    surrogate = uq.GaussianProcess(noise="fitted").fit(noisy_runs(128, 1))
+    test = noisy_runs(128, 2)
+    found = held_out(surrogate, test)
+    row = found.table.loc["y"]
+    assert row["range_95%"][0] <= row["coverage_95%"] <= row["range_95%"][1]
+    # Independent noise is most of the errors, so the range is about a binomial's.
+    assert row["range_95%"][1] - row["range_95%"][0] < 0.15
+    nugget = (surrogate.process.nugget * surrogate.process.variance).item() * surrogate.bases[0].basis.item() ** 2
+    latent = surrogate.predict({"k": test["k"].values}).variance["y"].values
+    np.testing.assert_allclose(found.sd["y"].values ** 2, latent + nugget, rtol=1e-8)
+    assert np.sqrt(nugget) == pytest.approx(0.1, rel=0.2)
+
+
+def test_the_range_of_held_out_coverage_holds_the_noise_too() -> None:
+    """Simulated errors without the noise would be far smaller than the sd, and cover 100 %."""
+    found = held_out(uq.GaussianProcess(noise="fitted").fit(noisy_runs(128, 1)), noisy_runs(128, 2))
+    low, high = found.table.loc["y", "range_50%"]
+    assert low < 0.5 < high < 0.7
+
+
 def test_coordinates_of_one_score_do_not_count_as_independent() -> None:
     """Sixteen coordinates that move together say no more than one: the range is several times a binomial's."""
     rng = np.random.default_rng(1)

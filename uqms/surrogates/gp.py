@@ -55,7 +55,8 @@ class GaussianProcess:
     trend
         Mean function: "constant" (default) or "linear" in the unit cube's inputs; its uncertainty is carried.
     noise
-        "none" for a deterministic simulator (a tiny jitter that grows only when needed), "fitted" for a stochastic one.
+        "none" for a deterministic simulator (a tiny jitter that grows only when needed), "fitted" for a stochastic one
+        whose outputs are all scalars: of a curve, the truncation and interpolation errors would absorb the noise.
     outputs
         Settings by output name, `Scalar()` or `Curve(...)`; what is not named gets the default of its dims.
 
@@ -112,6 +113,8 @@ class GaussianProcess:
 
         Raises
         ------
+        InputError
+            Settings that do not fit the outputs, or noise="fitted" with an output that has dims.
         DataError
             NaN, or the same input with different outputs while noise="none".
         DesignError
@@ -123,6 +126,8 @@ class GaussianProcess:
         if left_out:
             _logger.info("%d of %d runs did not complete and are left out", left_out, ensemble.sizes["run"])
         _check_settings(self.outputs, table.output_names(runs))
+        if self.noise == "fitted":
+            _check_scalars(runs)
         box, x = _inputs(runs)
         runs, x = _merge_duplicates(runs, x, box.names, self.noise == "fitted")
         if len(x) < box.d + 2:
@@ -311,6 +316,22 @@ def _check_settings(settings: Mapping[str, Curve | Scalar], names: tuple[str, ..
         raise InputError(f"outputs: settings for {unknown}, but the ensemble has outputs {list(names)}.")
 
 
+def _check_scalars(runs: xr.Dataset) -> None:
+    """Refuse curves: what a basis leaves out of noisy runs is mostly their noise, not an error that predictions share.
+
+    The truncation is measured on single runs and the interpolation on neighbouring coordinates, and both are shared by
+    all points of one input; with the noise in them, intervals of the simulator's mean would be several times too wide.
+    """
+    for name in table.output_names(runs):
+        dims = [str(dim) for dim in runs[name].dims if dim != "run"]
+        if dims:
+            raise InputError(
+                f"Output {name!r} has dims {dims}, and noise='fitted' is for scalar outputs only: a curve's truncation "
+                "and interpolation errors would absorb the simulator's noise. Average replicates of the simulator "
+                "before fitting and use noise='none', or fit the coordinates of interest as scalar outputs."
+            )
+
+
 def _inputs(runs: xr.Dataset) -> tuple[Box, Array]:
     """Return the design box and the inputs in its unit cube, without inputs that are fixed."""
     box = table.get_box(runs)
@@ -357,9 +378,11 @@ def _merge_duplicates(runs: xr.Dataset, x: Array, names: tuple[str, ...], noisy:
         same = np.isclose(values, values[first][inverse], rtol=1e-12, atol=0.0).all(axis=1)
         if not same.all():
             bad = int(np.flatnonzero(~same)[0])
+            curve = len(runs[name].dims) > 1
+            advice = "average replicates of the simulator" if curve else "use GaussianProcess(noise='fitted')"
             raise DataError(
                 f"Runs {int(first[inverse[bad]])} and {bad} have the same inputs but different {name!r}. A "
-                "deterministic simulator cannot do that: check the table, or use GaussianProcess(noise='fitted')."
+                f"deterministic simulator cannot do that: check the table, or {advice}."
             )
     warnings.warn(
         f"{len(x) - len(unique)} runs repeat the inputs and outputs of others; they are merged.",

@@ -216,12 +216,21 @@ def interpolation_error(grid: Float[np.ndarray, " m"], y: Float[np.ndarray, "n m
 
     Every second coordinate is left out and interpolated from the rest. How much smaller the error is at the full
     density is measured too (from every fourth coordinate; never taken to fall faster than the fourth power of the
-    spacing); with fewer than 9 coordinates no reduction is assumed.
+    spacing); with fewer than 9 coordinates no reduction is assumed. An even number of coordinates is left out from
+    both ends, and the larger of the two sds taken: from one end, the interval at the other is never tested.
     """
     m = len(grid)
     if m < 3:
         return np.zeros(0)
     grid, y = np.sort(grid), y[:, np.argsort(grid)]
+    forward = _from_the_left(grid, y)
+    if m % 2:
+        return forward
+    return np.maximum(forward, _from_the_left(-grid[::-1], y[:, ::-1])[::-1])
+
+
+def _from_the_left(grid: Array, y: Array) -> Array:
+    m = len(grid)
     left_out, errors = _leave_out(grid, y, 2)
     reduction = 1.0
     if m >= 9:

@@ -152,6 +152,8 @@ def leave_one_out(surrogate: GaussianProcessSurrogate, *, rng: int = 0) -> Valid
 def held_out(surrogate: GaussianProcessSurrogate, ensemble: xr.Dataset, *, rng: int = 0) -> Validation:
     """Predict runs that were not used for training and compare with what was simulated.
 
+    The noise of a stochastic simulator, where it was fitted, is part of the intervals, as in `leave_one_out`.
+
     Parameters
     ----------
     surrogate
@@ -193,10 +195,12 @@ def held_out(surrogate: GaussianProcessSurrogate, ensemble: xr.Dataset, *, rng: 
     observed = {name: _matching(runs, name, layout) for name, layout in surrogate.layouts.items()}
     u = np.asarray(surrogate.domain.to_unit(table.input_array(runs, surrogate.domain.names)))
     scores = scores_at(surrogate.process, u)
-    variance = np.diagonal(scores.covariance, axis1=2, axis2=3).transpose(0, 2, 1)
+    # Runs of a stochastic simulator scatter about the latent mean that is predicted, each by itself.
+    noise = surrogate.process.variance * surrogate.process.nugget  # (H, q)
+    variance = np.diagonal(scores.covariance, axis1=2, axis2=3).transpose(0, 2, 1) + noise[:, None, :]
 
     def root(h: int, j: int) -> Array:
-        values, vectors = np.linalg.eigh(scores.covariance[h, j])
+        values, vectors = np.linalg.eigh(scores.covariance[h, j] + noise[h, j] * np.eye(len(u)))
         return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0)))
 
     return _compare("held-out", surrogate, _Law(scores.mean, variance, scores.log_weights, root), observed, rng)
