@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import xarray as xr
-from calibration.problems import dense_covariance, given_surrogate, replicates
+from calibration.problems import dense_covariance, given_surrogate, linear_surrogate, replicates
 from scipy.stats import multivariate_normal
 
 import uqms as uq
@@ -35,6 +35,7 @@ def random_problem(seed: int) -> tuple[uq.Calibration, dict[str, float], np.ndar
     )
     rows = [(e, c, r) for e in range(k) for c in range(m) for r in range(rng.integers(1, 4)) if rng.random() < 0.8]
     rows = rows or [(0, 0, 0)]
+    known = bool(rng.integers(2))
     experiment, coordinate, replicate = np.array(rows).T
     observations = uq.Observations(
         output=np.full(len(rows), "y"),
@@ -44,9 +45,8 @@ def random_problem(seed: int) -> tuple[uq.Calibration, dict[str, float], np.ndar
         subject=np.full(len(rows), ""),
         experiment=np.full(len(rows), ""),
         replicate=replicate,
-        sd=rng.uniform(0.1, 1.0, len(rows)),
+        sd=rng.uniform(0.1, 1.0, len(rows)) if known else np.full(len(rows), np.nan),
     )
-    known = bool(rng.integers(2))
     noise = uq.GaussianNoise() if known else uq.GaussianNoise(sd=uq.HalfNormal(1.0))
     theta = {"theta": float(rng.random())} | ({} if known else {"sigma": float(rng.uniform(0.05, 1.0))})
     return uq.Calibration(surrogate, observations, noise), theta, np.array([theta.get("sigma", 1.0)])
@@ -164,3 +164,67 @@ def test_order_of_rows_does_not_matter(rng: np.random.Generator) -> None:
     noise = uq.GaussianNoise() if len(theta) == 1 else uq.GaussianNoise(sd=uq.HalfNormal(1.0))
     again = uq.Calibration(problem.surrogate, shuffled, noise)
     assert again.log_likelihood(theta) == pytest.approx(float(problem.log_likelihood(theta)), rel=1e-11)
+
+
+def test_noise_too_small_for_double_precision_gives_no_density_instead_of_a_false_mode() -> None:
+    """Against 60-digit arithmetic the value is right where it is given; beyond that there is none."""
+    rng = np.random.default_rng(5)
+    x, y = rng.random((6, 1)), rng.standard_normal((6, 3))
+    basis = rng.standard_normal((8, 3))
+    surrogate = given_surrogate(x, y, basis=basis, truncation=0.1 * rng.standard_normal((8, 2)))
+    seen = surrogate.predict({"theta": 0.37}).mean["y"].values[0]
+    data = xr.DataArray(seen, dims="t", coords={"t": np.arange(8.0)}, name="y")
+    problem = uq.Calibration(surrogate, data, uq.GaussianNoise(sd=uq.LogUniform(1e-12, 1.0)))
+    for sigma in (1e-2, 1e-4, 1e-5):
+        mean, covariance = dense_covariance(problem, {"theta": 0.4}, np.array([sigma]))
+        sign, log_det = np.linalg.slogdet(covariance)
+        off = data.values - mean
+        expected = -0.5 * (8 * np.log(2 * np.pi) + log_det + off @ np.linalg.solve(covariance, off))
+        assert problem.log_likelihood({"theta": 0.4, "sigma": sigma}) == pytest.approx(expected, abs=0.02)
+    values = problem.log_likelihood({"theta": 0.4, "sigma": np.logspace(-12, -8, 9)})
+    assert (values == -np.inf).all()
+
+
+def test_scores_of_outputs_that_were_not_observed_change_nothing(rng: np.random.Generator) -> None:
+    space = uq.ParameterSpace(k=uq.Uniform(0.5, 2.0))
+    design = uq.sobol(space, 20, rng=1)
+    t = np.linspace(0.0, 1.0, 12)
+    outputs = {
+        "curve": xr.DataArray(np.sin(design["k"].values[:, None] * 3 * t), dims=("run", "t"), coords={"t": t}),
+        "peak": np.cos(design["k"].values),
+    }
+    both = uq.GaussianProcess().fit(uq.ensemble.build(design, outputs, space=space))
+    one = uq.GaussianProcess().fit(uq.ensemble.build(design, {"peak": outputs["peak"]}, space=space))
+    data, noise = xr.DataArray(0.2, name="peak"), uq.GaussianNoise(sd=0.1)
+    problems = [uq.Calibration(surrogate, data, noise) for surrogate in (both, one)]
+    assert len(problems[0].cells.used) == 1
+    theta = {"k": np.linspace(0.6, 1.9, 9)}
+    # The same process to rounding: its arrays lie elsewhere in memory, and BLAS sums in another order.
+    np.testing.assert_allclose(*(problem.log_likelihood(theta) for problem in problems), rtol=1e-7)
+    point = {"k_realline__": np.array(0.3)}
+    np.testing.assert_allclose(*(problem.model().compile_dlogp()(point) for problem in problems), rtol=1e-6)
+
+
+def test_conditions_that_differ_by_rounding_are_one_input(rng: np.random.Generator) -> None:
+    surrogate = linear_surrogate(1.0, 0.5, truncation=np.full((1, 1), 0.3))
+    values = rng.standard_normal((2, 3))
+    split = uq.Calibration(surrogate, replicates(values, np.array([0.3, 0.1 + 0.2])), uq.GaussianNoise(sd=0.2))
+    exact = uq.Calibration(surrogate, replicates(values, np.array([0.3, 0.3])), uq.GaussianNoise(sd=0.2))
+    assert split.cells.experiments == 1
+    theta = {"theta": np.linspace(-1, 1, 5)}
+    np.testing.assert_allclose(split.log_likelihood(theta), exact.log_likelihood(theta), rtol=1e-12)
+
+
+def test_a_parameter_named_like_the_noise_is_refused() -> None:
+    space = uq.ParameterSpace(sigma=uq.Uniform(0.0, 1.0))
+    x = np.linspace(0.0, 1.0, 6)[:, None]
+    surrogate = given_surrogate(x, x, names=("sigma",), space=space)
+    with pytest.raises(uq.errors.InputError, match=r"\['sigma'\].*Rename"):
+        uq.Calibration(surrogate, xr.DataArray(0.5, name="y"), uq.GaussianNoise(sd=uq.HalfNormal(0.1)))
+
+
+def test_known_sds_are_not_silently_left_out() -> None:
+    x = np.linspace(0.0, 1.0, 6)[:, None]
+    data = xr.DataArray(0.5, name="y").assign_coords(sd=0.1)
+    with pytest.raises(uq.errors.InputError, match="known sds"):
+        uq.Calibration(given_surrogate(x, x), data, uq.GaussianNoise(sd=uq.HalfNormal(0.1)))

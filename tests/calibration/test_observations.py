@@ -336,3 +336,12 @@ def test_concat_needs_parts_with_one_unit() -> None:
         uq.Observations.concat([])
     with pytest.raises(UnitError, match="concat: output 'conc' is in 'mg/L' here and in 'g/L' there"):
         uq.Observations.concat([read(table().head(2), unit="mg/L"), read(table().tail(2), unit="g/L")])
+
+
+def test_a_table_appended_to_itself_is_refused_in_spite_of_replicate_numbers() -> None:
+    table = pd.DataFrame({"y": [1.0, 1.1, 0.9], "r": [1, 2, 3]})
+    twice = pd.concat([table, table])
+    with pytest.raises(DataError, match="row 3 repeats output 'y'.*same replicate number"):
+        uq.Observations.from_table(twice, output="y", value="y", replicate="r")
+    part = uq.Observations.from_table(table, output="y", value="y", replicate="r")
+    assert len(uq.Observations.concat([part, part])) == 6

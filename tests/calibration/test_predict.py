@@ -151,3 +151,26 @@ def test_curve_between_simulated_coordinates_carries_the_interpolation_error(rng
     assert (found.sd["y"] > 1.5 * at_grid.sd["y"].mean()).all()
     bounds = found.interval(0.9)["y"]
     assert (bounds.sel(bound="lower") < bounds.sel(bound="upper")).all()
+
+
+def test_outputs_of_very_different_units_keep_their_own_spread(rng: np.random.Generator) -> None:
+    space = uq.ParameterSpace(k=uq.Uniform(0.5, 2.0))
+    design = uq.sobol(space, 20, rng=1)
+    k = design["k"].values
+    runs = uq.ensemble.build(design, {"p": 1e4 * np.sin(k), "q": 1e-5 * np.cos(k)}, space=space)
+    parts = [uq.Observations.from_xarray(xr.DataArray(value, name=name)) for name, value in (("p", 8e3), ("q", 5e-6))]
+    noise = {"p": uq.GaussianNoise(sd=300.0), "q": uq.GaussianNoise(sd=1e-6)}
+    problem = uq.Calibration(uq.GaussianProcess().fit(runs), uq.Observations.concat(parts), noise)
+    posterior = fabricated(problem, {"k": 1.0 + 0.02 * rng.standard_normal((4, 250))})
+    drawn = posterior.tree["posterior_predictive"]["value"].std(("chain", "draw")).values
+    assert drawn[1] == pytest.approx(np.hypot(1e-6, 1e-5 * np.sin(1.0) * 0.02), rel=0.1)
+
+
+def test_a_condition_off_by_rounding_is_the_observed_input(rng: np.random.Generator) -> None:
+    surrogate = linear_surrogate(SLOPE, ERROR_SD, ell_x=ELL, truncation=np.full((1, 1), TRUNCATION))
+    problem = uq.Calibration(
+        surrogate, replicates(1.0 + rng.standard_normal((1, 20)), np.array([0.1 + 0.2])), uq.GaussianNoise(sd=NOISE_SD)
+    )
+    posterior = fabricated(problem, {"theta": 0.5 + 0.1 * rng.standard_normal((4, 250))})
+    found = [posterior.predict(conditions={"x": x}).sd["y"].item() for x in (0.3, 0.1 + 0.2)]
+    assert found[0] == pytest.approx(found[1], rel=1e-6)

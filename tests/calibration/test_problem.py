@@ -352,3 +352,11 @@ def test_a_sampler_that_is_a_word_is_refused() -> None:
     problem = uq.Calibration(surrogate, xr.DataArray(0.1, name="y"), uq.GaussianNoise(sd=0.3))
     with pytest.raises(uq.errors.InputError, match=r"'nuts'; give NUTS"):
         problem.sample("nuts")
+
+
+def test_a_prior_below_zero_on_a_logarithmic_input_is_refused_when_extrapolating() -> None:
+    design = uq.sobol(uq.ParameterSpace(k=uq.LogUniform(0.1, 10.0)), 16, rng=1)
+    surrogate = uq.GaussianProcess().fit(uq.ensemble.build(design, {"y": np.log(design["k"].values)}))
+    data, space = xr.DataArray(0.1, name="y"), uq.ParameterSpace(k=uq.Normal(1.0, 3.0))
+    with pytest.raises(uq.errors.InputError, match="prior of 'k' admits .*takes its log"):
+        uq.Calibration(surrogate, data, uq.GaussianNoise(sd=0.3), space=space, outside="extrapolate")

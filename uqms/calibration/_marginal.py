@@ -33,11 +33,17 @@ __all__ = ["evaluate", "fused", "fused_as_arrays", "marginal", "mixed"]
 
 LOG_TWO_PI = math.log(2.0 * math.pi)
 DATA_HEADER = 5
+# Beyond this ratio of surrogate variance to noise variance, double precision loses whole nats: no density is given.
+PRECISION = 1e13
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _cholesky(matrix: Array) -> float:
-    """Factor a symmetric matrix in place (lower), a zero pivot giving a zero column; return sum of log pivots > 0."""
+def _cholesky(matrix: Array, least: float) -> float:
+    """Factor a symmetric matrix in place (lower) and return its log-determinant.
+
+    With least = 0 the matrix may be singular: a zero pivot gives a zero column. With least = 1 it is I + something
+    positive, whose pivots rounding may bring below 1, but never the truth.
+    """
     n = matrix.shape[0]
     largest = 0.0
     for i in range(n):
@@ -47,7 +53,8 @@ def _cholesky(matrix: Array) -> float:
         pivot = matrix[j, j]
         for m in range(j):
             pivot -= matrix[j, m] * matrix[j, m]
-        if pivot <= 1e-14 * largest:
+        pivot = max(pivot, least)
+        if least == 0.0 and pivot <= 1e-14 * largest:
             for i in range(j, n):
                 matrix[i, j] = 0.0
             continue
@@ -110,6 +117,7 @@ def marginal(
     at += R
     row_variance = data[at : at + R]
     at += R  # the truncation factors follow, one experiment after the other
+    mean_bar[:], cov_bar[:], sigma_bar[:], alpha[:], precision[:] = 0.0, 0.0, 0.0, 0.0, 0.0
 
     weight, zbar, squares, count = np.zeros(N), np.zeros(N), np.zeros(N), np.zeros(N)
     total = 0.0
@@ -166,7 +174,10 @@ def marginal(
             for a in range(t):
                 for b in range(a):
                     inner[b, a] = inner[a, b]
-            log_det += _cholesky(inner)
+            for a in range(t):
+                if inner[a, a] > PRECISION:
+                    return -np.inf
+            log_det += _cholesky(inner, 1.0)
             half = np.empty((t, n))  # inner^-1/2 E' D^-1
             for a in range(t):
                 for i in range(n):
@@ -201,7 +212,7 @@ def marginal(
     factor = np.empty((K, K))
     for j in range(q):
         factor[:, :] = covariance[j]
-        _cholesky(factor)
+        _cholesky(factor, 0.0)
         for k in range(K):
             for m in range(k + 1):
                 L[k * q + j, m * q + j] = factor[k, m]
@@ -209,9 +220,13 @@ def marginal(
     for k in range(K):
         WL[k * q : (k + 1) * q] = W[k] @ L[k * q : (k + 1) * q]
     A = L.T @ WL
+    worst = 0.0
     for i in range(size):
         A[i, i] += 1.0
-    log_det += _cholesky(A)
+        worst = max(worst, A[i, i])
+    if worst > PRECISION:
+        return -np.inf
+    log_det += _cholesky(A, 1.0)
     half_m = L.T.copy()
     _solve_lower(A, half_m)
     M = half_m.T @ half_m
@@ -271,6 +286,8 @@ def mixed(
             data, means[h], covariances[h], sigma, z, mean_bars[h], cov_bars[h], s_bars[h], alpha, precision
         )
     top = values.max()
+    if top == -np.inf:
+        return top, np.zeros(means.shape), np.zeros(covariances.shape), np.zeros(len(sigma))
     share = np.exp(values - top)
     norm = share.sum()
     sigma_bar = np.zeros(len(sigma))

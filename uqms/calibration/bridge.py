@@ -321,10 +321,12 @@ class PluggedMarginalOp(Op):  # type: ignore[misc]
         """Evaluate."""
         u, sigma, z = (np.ascontiguousarray(v) for v in inputs)
         scores: Scores = self.surrogate.scores(u)
-        value, mean_bar, cov_bar, sigma_bar = _marginal.mixed(
+        used = self.cells.used
+        mean_bar, cov_bar = np.zeros_like(scores.mean), np.zeros_like(scores.covariance)
+        value, mean_bar[..., used], cov_bar[:, used], sigma_bar = _marginal.mixed(
             self.data,
-            np.ascontiguousarray(scores.mean),
-            np.ascontiguousarray(scores.covariance),
+            np.ascontiguousarray(scores.mean[..., used]),
+            np.ascontiguousarray(scores.covariance[:, used]),
             np.asarray(scores.log_weights, dtype=np.float64),
             sigma,
             z,
@@ -342,7 +344,7 @@ class PluggedMarginalOp(Op):  # type: ignore[misc]
         return [cotangents[0] * outputs[1], cotangents[0] * outputs[2], disconnected_type()]
 
 
-KERNEL_VERSION = 1  # raise it when a compiled kernel changes: graphs cached on disk do not look inside
+KERNEL_VERSION = 2  # raise it when a compiled kernel changes: graphs cached on disk do not look inside
 
 
 @register_funcify_default_op_cache_key(FlatScoresOp)  # type: ignore[untyped-decorator]
@@ -487,7 +489,9 @@ def likelihood(surrogate: Surrogate, cells: Cells, groups: NoiseGroups, u: Any, 
     sds = [noise[name] if isinstance(sd, Prior) else sd for name, sd in zip(groups.names, groups.sds, strict=True)]
     sigma = pt.stack([pt.as_tensor(sd, dtype="float64") for sd in sds])
     if isinstance(surrogate, GaussianProcessSurrogate):
-        block = pytensor.shared(np.concatenate([surrogate.process.flat(), cells.flat()]), name="surrogate_and_data")
+        block = pytensor.shared(
+            np.concatenate([surrogate.process.select(cells.used).flat(), cells.flat()]), name="surrogate_and_data"
+        )
 
         def logp(value: Any, u: Any, sigma: Any, rows: Any) -> Any:
             return MarginalOp()(block, u, sigma, value)[0]

@@ -15,9 +15,10 @@ from uqms.errors import DataError, DataWarning, ExtrapolationError, InputError, 
 from uqms.parameters import Prior
 from uqms.surrogates.protocol import Surrogate
 
-__all__ = ["Cells", "NoiseGroups", "arrange", "check_conditions"]
+__all__ = ["Cells", "NoiseGroups", "arrange", "check_conditions", "merge_close"]
 
 NOISE_CHANCE = 1e-3
+CLOSE = 1e-9
 
 
 @final
@@ -82,12 +83,19 @@ class Cells:
         """Weighted mean of each cell's replicates, shape (N,)."""
         return np.bincount(self.row_cell, self.z / self.row_variance, minlength=len(self.offset)) / self.weight
 
+    @property
+    def used(self) -> Ints:
+        """Scores that some cell depends on; those of outputs that were not observed cost time and change nothing."""
+        columns = np.flatnonzero(self.basis.any(axis=0))
+        return columns if len(columns) else np.zeros(1, dtype=np.int64)
+
     def flat(self) -> Array:
-        """Return the block of numbers that `_marginal.marginal` reads."""
+        """Return the block of numbers that `_marginal.marginal` reads, with the used scores only."""
+        basis = self.basis[:, self.used]
         starts = np.searchsorted(self.experiment, np.arange(self.experiments + 1))
         factors = [compress(self.truncation[a:b]) for a, b in zip(starts[:-1], starts[1:], strict=True)]
-        header = [self.experiments, self.basis.shape[1], len(self.offset), len(self.z), 0]
-        parts = [header, starts, [f.shape[1] for f in factors], self.offset, self.group, self.basis.ravel()]
+        header = [self.experiments, basis.shape[1], len(self.offset), len(self.z), 0]
+        parts = [header, starts, [f.shape[1] for f in factors], self.offset, self.group, basis.ravel()]
         parts += [self.row_cell, self.row_variance, *(f.ravel() for f in factors)]
         return np.concatenate([np.asarray(part, dtype=np.float64) for part in parts])
 
@@ -121,6 +129,8 @@ def arrange(
     _check_names(surrogate, observations, condition_names)
     groups, row_variance = _noise(observations, noise)
     keys = np.column_stack([observations.conditions[name] for name in condition_names] or [np.zeros(len(observations))])
+    if condition_names:
+        keys = merge_close(surrogate, condition_names, keys)
     conditions, row_experiment = np.unique(keys, axis=0, return_inverse=True)
     conditions = conditions[:, : len(condition_names)]
     check_conditions(surrogate, condition_names, conditions)
@@ -203,6 +213,24 @@ def _check_names(surrogate: Surrogate, observations: Observations, condition_nam
         )
 
 
+def merge_close(surrogate: Surrogate, names: tuple[str, ...], values: Array) -> Array:
+    """Return conditions (n, c) in which values within 1e-9 of the box's width are one: the first of them.
+
+    0.3 and 0.1 + 0.2 are the same input of the simulator, so what is measured there shares one error.
+    """
+    out = np.array(values, dtype=np.float64)
+    box = surrogate.domain
+    for column, name in enumerate(names):
+        index = box.names.index(name)
+        order = np.argsort(out[:, column], kind="stable")
+        apart = np.diff(out[order, column]) > CLOSE * (box.upper[index] - box.lower[index])
+        group = np.empty(len(out), dtype=np.int64)
+        group[order] = np.concatenate([[0], np.cumsum(apart)])
+        first = np.unique(group, return_index=True)[1]
+        out[:, column] = out[first[group], column]
+    return out
+
+
 def check_conditions(surrogate: Surrogate, names: tuple[str, ...], conditions: Array) -> None:
     """Raise ExtrapolationError when a known condition lies outside of what was simulated."""
     box = surrogate.domain
@@ -241,6 +269,11 @@ def _noise(observations: Observations, noise: GaussianNoise | Mapping[str, Gauss
                     "give GaussianNoise a number or a prior."
                 )
             variance[rows] = observations.sd[rows] ** 2
+        elif not np.isnan(observations.sd[rows]).all():
+            raise InputError(
+                f"Noise of {output!r}: the observations carry known sds, and GaussianNoise(sd=...) gives another. Use "
+                "GaussianNoise() for the known ones, or leave the sd column out."
+            )
         _warn_if_variance(output, observations.value[rows], observations.sd[rows] if sd is None else sd)
         names.append(("sigma" if len(outputs) == 1 else f"sigma_{output}") if isinstance(sd, Prior) else "")
         sds.append(1.0 if sd is None else sd)

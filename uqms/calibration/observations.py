@@ -124,17 +124,17 @@ class Observations:
                 )
 
     def _check_duplicates(self) -> None:
-        if self.replicate is not None:
-            return
         repeated = np.flatnonzero(self.table.drop(columns=["value", "sd"]).duplicated().to_numpy())
         if len(repeated):
             row = int(repeated[0])
             where = ", ".join(
                 f"{name} = {column[row]:g}" for name, column in {**self.coords, **self.conditions}.items()
             )
+            label = "" if self.replicate is None else " and the same replicate number"
             raise DataError(
                 f"Observations: row {row} repeats output {str(self.output[row])!r} at the same place ({where}) "
-                "of the same subject. If these are replicates, name their column with replicate=; if not, remove one."
+                f"of the same subject{label}. If these are replicates, name their column with replicate= and number "
+                "them; if not, remove one."
             )
 
     @property
@@ -319,10 +319,15 @@ class Observations:
 
         replicates = None
         if any(part.replicate is not None for part in tables):
-            zeros = [np.zeros(len(part), dtype=np.int64) for part in tables]
-            replicates = np.concatenate(
-                [zero if part.replicate is None else part.replicate for zero, part in zip(zeros, tables, strict=True)]
-            )
+            # Each part numbers its replicates anew: of one output they are different measurements.
+            following: dict[str, int] = {}
+            columns = []
+            for part in tables:
+                start = max(following.get(name, 0) for name in part.outputs)
+                own = np.zeros(len(part), dtype=np.int64) if part.replicate is None else part.replicate
+                columns.append(own + start)
+                following |= dict.fromkeys(part.outputs, start + int(own.max()) + 1)
+            replicates = np.concatenate(columns)
         return cls(
             output=np.concatenate([part.output for part in tables]),
             value=np.concatenate([part.value for part in tables]),

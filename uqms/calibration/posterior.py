@@ -207,7 +207,7 @@ class Posterior:
         group = groups.outputs.index(output)
         cells = self.problem.cells
         relative = cells.row_variance[cells.group[cells.row_cell] == group]
-        if not np.allclose(relative, relative[0]):
+        if not np.allclose(relative, relative[0], atol=0.0):
             raise InputError(
                 f"predict: the noise of {output!r} was given row by row, so that of a new measurement is not known; "
                 "say noise=False and add it yourself."

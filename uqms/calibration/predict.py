@@ -21,7 +21,7 @@ import numpy as np
 import xarray as xr
 
 from uqms._typing import Array, Ints
-from uqms.calibration.likelihood import Cells, check_conditions
+from uqms.calibration.likelihood import Cells, check_conditions, merge_close
 from uqms.calibration.problem import Calibration
 from uqms.errors import DataError, InputError
 
@@ -59,12 +59,17 @@ def own_cells(cells: Cells) -> Targets:
 def _joint_moments(problem: Calibration, theta: Mapping[str, Array], h: Ints, targets: Targets) -> tuple[Array, Array]:
     """Return mean (S, T) and covariance (S, T, T) of the output at observed cells and targets."""
     cells = problem.cells
-    same = (targets.conditions[:, None, :] == cells.conditions[None, :, :]).all(axis=2)
-    known = same.any(axis=1)
-    place = np.where(known, same.argmax(axis=1), 0)
-    place[~known] = cells.experiments + np.arange(int((~known).sum()))
-    conditions = np.vstack([cells.conditions, targets.conditions[~known]])
-    index = np.concatenate([cells.experiment, place[targets.experiment]])
+    conditions = np.vstack([cells.conditions, targets.conditions])
+    place = np.zeros(len(conditions), dtype=np.int64)  # without conditions there is one input
+    if conditions.shape[1]:
+        merged = merge_close(problem.surrogate, problem.condition_names, conditions)
+        conditions, place = np.unique(merged, axis=0, return_inverse=True)
+        place = place.reshape(-1)
+    else:
+        conditions = conditions[:1]
+    index = np.concatenate(
+        [place[: cells.experiments][cells.experiment], place[cells.experiments :][targets.experiment]]
+    )
     basis = np.vstack([cells.basis, targets.basis])
     truncation = np.vstack([cells.truncation, targets.truncation])
     offset = np.concatenate([cells.offset, targets.offset])
@@ -116,16 +121,17 @@ def conditional_moments(
 def draw_jointly(moments: Moments, rng: np.random.Generator) -> Array:
     """Return one joint draw (S, P) a posterior draw."""
     p = moments.mean.shape[1]
-    covariance = moments.covariance.copy()
-    size = np.maximum(covariance[:, np.arange(p), np.arange(p)].mean(axis=1), 1e-300)
-    covariance[:, np.arange(p), np.arange(p)] += 1e-10 * size[:, None]
+    # Outputs of very different units stand in one covariance: a jitter is relative to each entry, never to their mean.
+    sd = np.sqrt(np.maximum(np.diagonal(moments.covariance, axis1=1, axis2=2), 1e-300))
+    covariance = moments.covariance / (sd[:, :, None] * sd[:, None, :])
+    covariance[:, np.arange(p), np.arange(p)] += 1e-10
     try:
         root = np.linalg.cholesky(covariance)
     except np.linalg.LinAlgError:
         values, vectors = np.linalg.eigh(covariance)
         root = vectors * np.sqrt(np.maximum(values, 0.0))[:, None, :]
     z = rng.standard_normal(moments.mean.shape)
-    return np.asarray(moments.mean + np.einsum("spr,sr->sp", root, z))
+    return np.asarray(moments.mean + sd * np.einsum("spr,sr->sp", root, z))
 
 
 @final

@@ -130,6 +130,7 @@ class Calibration:
         self.observations = observations
         self._check_parameters()
         self.cells, self.noise = arrange(surrogate, observations, noise, self.condition_names)
+        self._check_names()
         self.derived = _derived(derived or {}, (*self.parameters, *self.noise.unknown))
         self.mass_cut = self._mass_cut()
         self._warn_of_conflict()
@@ -214,7 +215,8 @@ class Calibration:
             raise InputError(f"log_likelihood: got {sorted(theta)}, wanted {sorted(self.priors)}.")
         arrays = np.broadcast_arrays(*(np.asarray(theta[name], dtype=np.float64) for name in self.priors))
         flat = {name: np.ascontiguousarray(array.ravel()) for name, array in zip(self.priors, arrays, strict=True)}
-        parts = [np.logaddexp.reduce(values, axis=0) for _, values, _, _ in self.log_likelihood_terms(flat)]
+        with np.errstate(invalid="ignore"):  # data that are off by more than numbers can say give NaN, not a warning
+            parts = [np.logaddexp.reduce(values, axis=0) for _, values, _, _ in self.log_likelihood_terms(flat)]
         return np.concatenate(parts).reshape(arrays[0].shape)
 
     def log_likelihood_terms(self, theta: Mapping[str, Array]) -> Iterator[tuple[Array, Array, Array, Array]]:
@@ -223,7 +225,7 @@ class Calibration:
         Noise sds (s, groups); log w_h + log p(z | theta, h), shape (H, s); C^-1 (cell means - prediction) and the
         diagonal of C^-1, shape (H, s, N), with C the covariance of the cell means.
         """
-        data = self.cells.flat()
+        data, used = self.cells.flat(), self.cells.used
         count = len(next(iter(theta.values())))
         runs = int(getattr(self.surrogate, "runs", 100))
         largest = max(self.cells.experiments * max(runs, self.cells.experiments), len(self.cells.z))
@@ -231,10 +233,11 @@ class Calibration:
         for start in range(0, count, size):
             now = {name: values[start : start + size] for name, values in theta.items()}
             scores = self.surrogate.scores(self.unit_inputs(now))
+            means, covariances = scores.mean[..., used], scores.covariance[..., used, :, :]
             sigma = np.ascontiguousarray(self.noise.values(now, (scores.mean.shape[1],)))
             found = [
                 _marginal.evaluate(data, np.ascontiguousarray(mean), np.ascontiguousarray(cov), sigma, self.cells.z)
-                for mean, cov in zip(scores.mean, scores.covariance, strict=True)
+                for mean, cov in zip(means, covariances, strict=True)
             ]
             values, alpha, precision = (np.stack([one[i] for one in found]) for i in range(3))
             yield sigma, scores.log_weights[:, None] + values, alpha, precision
@@ -294,6 +297,15 @@ class Calibration:
         ]
         return np.column_stack(columns)
 
+    def _check_names(self) -> None:
+        taken = {*self.space.names, *self.condition_names, "observations"}
+        clash = sorted(taken & set(self.noise.unknown)) + sorted({"observations"} & set(self.space.names))
+        if clash:
+            raise InputError(
+                f"{clash} are names of the calibration's own noise or data as well as of an input. Rename the "
+                "parameter in the space and in the simulator."
+            )
+
     def _check_parameters(self) -> None:
         box = self.surrogate.domain
         lost = [name for name in self.parameters if name not in box.names]
@@ -302,6 +314,15 @@ class Calibration:
                 f"Parameters {lost} are no inputs of the surrogate, which has {list(box.names)}. Leave them out of the "
                 "space, or vary them in the runs."
             )
+
+        for name in self.parameters if self.outside == "extrapolate" else ():
+            scale = box.scale[box.names.index(name)]
+            low, high = self.space.priors[name].support
+            if (scale != "identity" and low < 0) or (scale == "logit" and high > 1):
+                raise InputError(
+                    f"outside='extrapolate': the prior of {name!r} admits [{low:g}, {high:g}], but the surrogate "
+                    f"takes its {scale}. Use a prior within that, or a design whose prior is on the same scale."
+                )
 
     def _mass_cut(self) -> float:
         inside = float(self.space.mass_inside(self.surrogate.domain.select(self.parameters)))

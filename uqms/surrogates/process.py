@@ -19,14 +19,14 @@ of the hyperparameters (unless there are several draws h), nor the nugget (noise
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import NamedTuple, final
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple, final
 
 import numpy as np
 from jaxtyping import Float
 from scipy.linalg import solve_triangular
 
-from uqms._typing import Array
+from uqms._typing import Array, Ints
 from uqms.surrogates.kernels import KINDS, Kernel, correlation
 from uqms.surrogates.training import JITTER_FIRST, Hyperparameters, factorise, trend_basis
 
@@ -86,6 +86,12 @@ class ScoreProcess:
     def q(self) -> int:
         """Number of scores."""
         return int(self.y.shape[1])
+
+    def select(self, scores: Ints) -> "ScoreProcess":
+        """Return the process of some scores only."""
+        names = "ell variance nugget jitter beta target inverse_factor trend_factor trend_root".split()
+        kept: dict[str, Any] = {name: np.ascontiguousarray(getattr(self, name)[:, scores]) for name in names}
+        return replace(self, y=np.ascontiguousarray(self.y[:, scores]), **kept)
 
     def flat(self) -> Array:
         """Return everything that prediction needs as one block of numbers, in the order that `_fused` reads."""
