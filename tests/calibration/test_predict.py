@@ -157,9 +157,9 @@ def test_outputs_of_very_different_units_keep_their_own_spread(rng: np.random.Ge
     space = uq.ParameterSpace(k=uq.Uniform(0.5, 2.0))
     design = uq.sobol(space, 20, rng=1)
     k = design["k"].values
-    runs = uq.ensemble.build(design, {"p": 1e4 * np.sin(k), "q": 1e-5 * np.cos(k)}, space=space)
-    parts = [uq.Observations.from_xarray(xr.DataArray(value, name=name)) for name, value in (("p", 8e3), ("q", 5e-6))]
-    noise = {"p": uq.GaussianNoise(sd=300.0), "q": uq.GaussianNoise(sd=1e-6)}
+    runs = uq.ensemble.build(design, {"p": 1e9 * np.sin(k), "q": 1e-5 * np.cos(k)}, space=space)
+    parts = [uq.Observations.from_xarray(xr.DataArray(value, name=name)) for name, value in (("p", 8e8), ("q", 5e-6))]
+    noise = {"p": uq.GaussianNoise(sd=3e7), "q": uq.GaussianNoise(sd=1e-6)}
     problem = uq.Calibration(uq.GaussianProcess().fit(runs), uq.Observations.concat(parts), noise)
     posterior = fabricated(problem, {"k": 1.0 + 0.02 * rng.standard_normal((4, 250))})
     drawn = posterior.tree["posterior_predictive"]["value"].std(("chain", "draw")).values
