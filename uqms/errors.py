@@ -5,7 +5,8 @@ nothing of uqms still catches it::
 
     UqmsError
     ├── InputError (ValueError)            an argument, a prior or a name that cannot be meant
-    │   └── UnitError                      units that are missing or do not agree
+    │   ├── UnitError                      units that are missing or do not agree
+    │   └── TemplateError                  an input template that does not fit the inputs
     ├── DataError (ValueError)             numbers that were handed over: training data, observations, draws
     ├── DesignError (ValueError)           too few or unusable design points
     ├── ExtrapolationError (ValueError)    asked for outside of what was simulated
@@ -14,21 +15,28 @@ nothing of uqms still catches it::
     │   ├── SimulatorFailed, SimulatorTimeout, SimulatorNotFound
     │   └── OutputError                    the run ended, its outputs are wrong
     ├── CampaignError (RuntimeError)       a set of runs that cannot go on
-    │   └── CampaignLocked, CampaignMismatch
+    │   └── CampaignLocked, CampaignMismatch, CampaignStopped
     ├── SamplingError (RuntimeError)       no posterior that could be believed
     │   └── InitError, SamplingInterrupted
     └── FileError (OSError)                what lies on disk
-        └── FormatError, FormatVersionError, UnsafeFileError, IntegrityError, StorageError
+        └── FormatError, FormatVersionError, UnsafeFileError, PathError, IntegrityError, StorageError
 
     UqmsWarning (UserWarning)
     └── DesignWarning, DataWarning, ConstantOutputWarning, NumericalWarning, ExtrapolationWarning,
         PriorConflictWarning, ConvergenceWarning
 """
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from uqms._typing import Array
+
 __all__ = [
     "CampaignError",
     "CampaignLocked",
     "CampaignMismatch",
+    "CampaignStopped",
     "ConstantOutputWarning",
     "ConvergenceWarning",
     "DataError",
@@ -46,6 +54,7 @@ __all__ = [
     "IntegrityError",
     "NumericalWarning",
     "OutputError",
+    "PathError",
     "PriorConflictWarning",
     "SamplingError",
     "SamplingInterrupted",
@@ -54,6 +63,7 @@ __all__ = [
     "SimulatorNotFound",
     "SimulatorTimeout",
     "StorageError",
+    "TemplateError",
     "UnitError",
     "UnsafeFileError",
     "UqmsError",
@@ -71,6 +81,10 @@ class InputError(UqmsError, ValueError):
 
 class UnitError(InputError):
     """Units that are missing on one side or differ."""
+
+
+class TemplateError(InputError):
+    """An input template with a name that nobody gives, an input that no template uses, or a syntax error."""
 
 
 class DataError(UqmsError, ValueError):
@@ -106,7 +120,14 @@ class SimulatorNotFound(SimulatorError, FileNotFoundError):
 
 
 class OutputError(SimulatorError):
-    """A run ended, but its outputs are missing, not finite or of the wrong shape."""
+    """A run ended, but its outputs are missing, not finite or of the wrong shape.
+
+    `partial` holds the outputs that can be used, output -> float64 array with NaN for what is missing, or None.
+    """
+
+    def __init__(self, message: str, partial: "Mapping[str, Array] | None" = None) -> None:
+        super().__init__(message)
+        self.partial = partial
 
 
 class CampaignError(UqmsError, RuntimeError):
@@ -119,6 +140,14 @@ class CampaignLocked(CampaignError):
 
 class CampaignMismatch(CampaignError):
     """The run store belongs to another simulator, or to other outputs."""
+
+
+class CampaignStopped(CampaignError):
+    """More runs failed than the failure policy allows; `ensemble` holds what was run until then."""
+
+    def __init__(self, message: str, ensemble: object = None) -> None:
+        super().__init__(message)
+        self.ensemble = ensemble
 
 
 class SamplingError(UqmsError, RuntimeError):
@@ -151,6 +180,10 @@ class FormatVersionError(FormatError):
 
 class UnsafeFileError(FileError):
     """A file that would run code, read other files or fill the memory."""
+
+
+class PathError(FileError):
+    """A path that leads out of the folder in which it has to stay."""
 
 
 class IntegrityError(FileError):
