@@ -1,6 +1,5 @@
 """A Python function as a simulator."""
 
-import hashlib
 import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -9,12 +8,12 @@ from functools import cached_property
 from typing import Any, final
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from uqms._typing import Array
 from uqms.errors import InputError, OutputError
+from uqms.simulators._declare import Declared, Setting, declared
 from uqms.simulators._identity import code_hash
-from uqms.simulators.protocol import Coordinate, checked_output
+from uqms.simulators.protocol import Coordinate, checked_outputs
 
 __all__ = ["FunctionSimulator"]
 
@@ -43,6 +42,12 @@ class FunctionSimulator:
         the function's source (comments left out), of your functions that it calls and of the values that it reads.
     name
         The function's own name by default.
+    config
+        Fixed settings that every call gets as keyword arguments: ``{"cells": 200}``. They are part of the identity.
+    seed
+        Name of the argument that takes the seed of a run, an int in [0, 2**31), when the function draws random numbers:
+        ``seed="seed"`` calls ``function(..., seed=1234)``. Draw from ``numpy.random.default_rng(seed)`` alone, and the
+        run can be repeated bit for bit.
 
     Raises
     ------
@@ -65,61 +70,57 @@ class FunctionSimulator:
     units: Mapping[str, str] = field(kw_only=True, default_factory=dict)
     version: str | None = field(kw_only=True, default=None)
     name: str | None = field(kw_only=True, default=None)
+    config: Mapping[str, Setting] = field(kw_only=True, default_factory=dict)
+    seed: str | None = field(kw_only=True, default=None)
 
     def __post_init__(self) -> None:
-        # Workers load this module and get a simulator that was checked; they have no use for pandas and xarray.
-        from uqms.ensemble import RESERVED
-
         if not callable(self.function):
             raise InputError(f"function is {self.function!r}, which cannot be called; give a Python function.")
-        outputs = _checked_dims(self.outputs, RESERVED)
-        used = {dim for dims in outputs.values() for dim in dims}
-        coords = {str(dim): _checked_coordinate(str(dim), values) for dim, values in dict(self.coords).items()}
-        for name, dims in outputs.items():
-            for dim in dims:
-                if dim not in coords:
-                    raise InputError(
-                        f"output {name!r} has the dim {dim!r}, which has no coords; give coords={{{dim!r}: ...}}."
-                    )
-        for dim in coords:
-            if dim not in used:
-                raise InputError(f"coords names {dim!r}, which is the dim of no output; the dims are {sorted(used)}.")
-            if dim in outputs or dim in RESERVED:
-                raise InputError(
-                    f"a dim cannot be called {dim!r}: an output or a column of every ensemble is called so."
-                )
-        for name in self.units:
-            if name not in outputs:
-                raise InputError(f"units names {name!r}, which is not an output; the outputs are {sorted(outputs)}.")
         if self.version is not None and not isinstance(self.version, str):
             raise InputError(f"version is {self.version!r}; give a text such as '1.2'.")
+        said = declared(self.outputs, self.coords, self.units, self.config, self.seed)
         called = self.name or getattr(self.function, "__qualname__", type(self.function).__name__)
-        for key, value in (("outputs", outputs), ("coords", coords), ("units", dict(self.units)), ("name", called)):
-            object.__setattr__(self, key, value)
+        for key in ("outputs", "coords", "units", "config"):
+            object.__setattr__(self, key, getattr(said, key))
+        object.__setattr__(self, "name", called)
+
+    @property
+    def _declared(self) -> Declared:
+        return Declared(self.outputs, self.coords, self.units, self.config, self.seed)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The arguments that the function must get, without the settings of `config` and the seed.
+
+        Raises
+        ------
+        InputError
+            When the function does not say what it takes.
+        """
+        try:
+            arguments = inspect.signature(self.function).parameters.values()
+        except ValueError as error:
+            raise InputError(f"{self.name} does not say which arguments it takes; name them where asked.") from error
+        given = {*self.config, self.seed}
+        named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        return tuple(a.name for a in arguments if a.kind in named and a.default is a.empty and a.name not in given)
 
     @cached_property
     def identity(self) -> Mapping[str, object]:
-        """What makes two simulators the same one: name, version (or hash of the code), outputs, coordinates."""
+        """What makes two simulators the same one: name, version (or hash of the code), settings, outputs, coords."""
         code = {"code": code_hash(self.function)} if self.version is None else {"version": self.version}
-        return {
-            "kind": "function",
-            "name": self.name,
-            **code,
-            "outputs": {name: list(dims) for name, dims in self.outputs.items()},
-            "coords": {dim: _coordinate_hash(values) for dim, values in self.coords.items()},
-        }
+        return {"kind": "function", "name": self.name, **code, **self._declared.identity()}
 
     def prepare(self, inputs: Sequence[str]) -> None:
         """Raise an InputError when the function cannot be called with these inputs."""
-        both = [name for name in inputs if name in self.outputs or name in self.coords]
-        if both:
-            raise InputError(f"{both[0]!r} is an input and an output or dim of {self.name}; give each its own name.")
+        self._declared.refuse_clash(inputs, str(self.name))
+        given = [*inputs, *self.config, *([] if self.seed is None else [self.seed])]
         try:
-            inspect.signature(self.function).bind(**dict.fromkeys(inputs, 0.0))
+            inspect.signature(self.function).bind(**dict.fromkeys(given, 0.0))
         except TypeError as error:
             raise InputError(
                 f"{self.name}{inspect.signature(self.function)} cannot be called with the inputs "
-                f"{', '.join(inputs)}: {error}."
+                f"{', '.join(given)}: {error}."
             ) from error
         except ValueError:  # a compiled function that does not say what it takes
             return
@@ -130,7 +131,7 @@ class FunctionSimulator:
         Parameters
         ----------
         point
-            One number for each input.
+            One number for each input, and the seed where there is one.
 
         Returns
         -------
@@ -140,9 +141,10 @@ class FunctionSimulator:
         Raises
         ------
         OutputError
-            When an output is missing, unknown, not finite or of the wrong shape. What the function raises passes on.
+            When an output is missing, unknown, not finite or of the wrong shape; its `partial` holds what can be used.
+            What the function raises passes on.
         """
-        got = self.function(**point)
+        got = self.function(**point, **self.config)
         if not isinstance(got, Mapping):
             if len(self.outputs) > 1:
                 raise OutputError(
@@ -150,64 +152,11 @@ class FunctionSimulator:
                     f"return a mapping with {', '.join(self.outputs)}."
                 )
             got = dict.fromkeys(self.outputs, got)
-        missing = [name for name in self.outputs if name not in got]
-        extra = [str(name) for name in got if name not in self.outputs]
-        if missing or extra:
-            parts = [f"without {', '.join(missing)}"] * bool(missing) + [f"with unknown {', '.join(extra)}"] * bool(
-                extra
-            )
-            raise OutputError(
-                f"{self.name} returned outputs {' and '.join(parts)}; declared are {', '.join(self.outputs)}."
-            )
-        return {
-            name: checked_output(name, _aligned(name, got[name], dims, self.coords), dims, self.coords)
-            for name, dims in self.outputs.items()
-        }
-
-
-def _checked_dims(outputs: object, reserved: frozenset[str]) -> dict[str, tuple[str, ...]]:
-    if not isinstance(outputs, Mapping) or not outputs:
-        raise InputError(
-            f"outputs is {outputs!r}; give each output its dims, for example {{'conc': ('day',), 'peak': ()}}."
-        )
-    checked = {}
-    for name, dims in outputs.items():
-        if not isinstance(name, str) or not name.strip() or "/" in name:
-            raise InputError(f"an output is called {name!r}; give it a name without '/'.")
-        if name in reserved:
-            raise InputError(
-                f"an output cannot be called {name!r}: every ensemble has a column of that name; rename it."
-            )
-        if isinstance(dims, str) or not all(isinstance(dim, str) for dim in dims):
-            raise InputError(
-                f"output {name!r} has the dims {dims!r}; give a tuple of names such as ('day',), or () for a scalar."
-            )
-        if len(set(dims)) < len(tuple(dims)):
-            raise InputError(f"output {name!r} has the dims {dims!r}; each dim stands once.")
-        checked[name] = tuple(dims)
-    return checked
-
-
-def _checked_coordinate(dim: str, given: ArrayLike) -> Coordinate:
-    values = np.array(given)
-    if values.ndim != 1 or values.size == 0 or values.dtype.kind not in "fiuU":
-        raise InputError(
-            f"coords of {dim!r} have shape {values.shape} and dtype {values.dtype}; give m numbers or m words."
-        )
-    if values.dtype.kind in "fiu":
-        values = values.astype(np.float64)
-        if not np.isfinite(values).all():
-            raise InputError(f"coords of {dim!r} hold {values[~np.isfinite(values)][0]}; they must be finite.")
-    unique, counts = np.unique(values, return_counts=True)
-    if (counts > 1).any():
-        raise InputError(f"coords of {dim!r} hold {unique[counts > 1][0]} twice; each place stands once.")
-    values.flags.writeable = False
-    return values
-
-
-def _coordinate_hash(values: Coordinate) -> str:
-    text = [float(v).hex() for v in values] if values.dtype.kind == "f" else [str(v) for v in values]
-    return hashlib.sha256(repr(text).encode()).hexdigest()
+        plain = {str(name): value for name, value in got.items()}
+        for name, dims in self.outputs.items():
+            if name in plain:
+                plain[name] = _aligned(name, plain[name], dims, self.coords)
+        return checked_outputs(plain, self.outputs, self.coords)
 
 
 def _aligned(name: str, got: object, dims: tuple[str, ...], coords: Mapping[str, Coordinate]) -> object:
