@@ -112,8 +112,8 @@ def edit(path, change):
 
 
 def test_newer_format(path):
-    edit(path, lambda f: f.attrs.modify("uqms_format", "2"))
-    with pytest.raises(FormatVersionError, match="format 2, this uqms reads up to 1; update uqms"):
+    edit(path, lambda f: f.attrs.modify("uqms_format", "3"))
+    with pytest.raises(FormatVersionError, match="format 3, this uqms reads up to 2; update uqms"):
         en.from_netcdf(path)
     edit(path, lambda f: f.attrs.modify("uqms_format", "x"))
     with pytest.raises(FormatError, match="format 'x'"):
@@ -198,3 +198,17 @@ def test_a_file_is_readable_by_others_as_the_umask_says(path):
     mask = os.umask(0)
     os.umask(mask)
     assert path.stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+def test_a_file_of_format_1_is_read_bit_for_bit():
+    import json
+    from pathlib import Path
+
+    folder = Path(__file__).parents[1] / "data"
+    frozen = json.loads((folder / "ensemble_format_1.json").read_text())
+    table = en.from_netcdf(folder / "ensemble_format_1.nc")
+    assert set(table.variables) == set(frozen["values"])
+    for name, values in frozen["values"].items():
+        got = table[name].values.ravel().tolist()
+        assert got == values if name == "message" else [float(v).hex() for v in got] == values
+    assert {key: table.attrs[key] for key in frozen["attrs"]} == frozen["attrs"]

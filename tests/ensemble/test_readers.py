@@ -92,3 +92,15 @@ def test_a_table_is_an_ensemble(frame):
     table = en.from_table(frame, ["a"], ["p"])
     en.check(table)
     assert isinstance(table, xr.Dataset)
+
+
+def test_empty_cells_may_be_missing_entries():
+    frame = pd.DataFrame(
+        {"a": [1.0, 2.0, 3.0], "p": [5.0, 6.0, np.nan], "c0": [0.0, np.nan, np.nan], "c7": [2.0, 3.0, np.nan]}
+    )
+    outputs = {"p": "p", "c": ("day", ["c0", "c7"], [0.0, 7.0])}
+    table = en.from_table(frame, ["a"], outputs, missing="partial")
+    assert table["state"].values.tolist() == [1, 5, 2]
+    np.testing.assert_array_equal(table["c"], [[0.0, 2.0], [np.nan, 3.0], [np.nan, np.nan]])
+    assert table["message"].values.tolist()[1] == "the table lacks entries of this run"
+    assert en.from_table(frame, ["a"], outputs, missing="failed")["state"].values.tolist() == [1, 2, 2]

@@ -44,7 +44,7 @@ def test_build_names_roles_units(table, columns):
     np.testing.assert_array_equal(table["state"], [1, 1, 1, 1])
     assert table["state"].dtype == np.int8
     assert table["state"].attrs["flag_meanings"].split()[table["state"].values[0]] == "completed"
-    assert table.attrs["uqms_format"] == "1"
+    assert table.attrs["uqms_format"] == "2"
     en.check(table)
 
 
@@ -228,3 +228,73 @@ def test_unknown_input_name(table):
 def test_dataframe_inputs(columns):
     built = en.build(pd.DataFrame(columns), pd.DataFrame({"y": [1, 2, 3, 4]}))
     np.testing.assert_array_equal(built["y"], [1.0, 2.0, 3.0, 4.0])
+
+
+# ------------------------------------------------------------------------------------ part of the outputs, replicates
+GAPS = np.array([[1.0, np.nan, 2.0], [0.0, 1.0, 2.0], [np.nan] * 3, [4.0, 5.0, 6.0]])
+
+
+LAST_MISSING = np.array([1.0, 2.0, 3.0, np.nan])
+
+
+def partial(states, y=LAST_MISSING, curve=GAPS):
+    return en.build({"a": np.arange(4.0)}, {"y": y, "c": ("day", curve, DAYS)}, states=states)
+
+
+def test_partial_runs_keep_what_they_gave():
+    table = partial(["partial", "completed", "partial", "partial"])
+    np.testing.assert_array_equal(table["c"], GAPS)
+    np.testing.assert_array_equal(table["y"], [1, 2, 3, np.nan])
+    np.testing.assert_array_equal(en.missing_entries(table)["c"], np.isnan(GAPS))
+    np.testing.assert_array_equal(en.missing_entries(table)["y"], [False, False, False, True])
+    assert en.completed(table)["a"].values.tolist() == [1.0]
+    assert table["state"].attrs["flag_meanings"].split()[5] == "partial"
+
+
+def test_failed_runs_keep_nothing():
+    table = partial(["failed", "completed", "invalid", "timeout"])
+    assert en.missing_entries(table)["c"].values.sum() == 9
+
+
+@pytest.mark.parametrize(
+    ("states", "change", "message"),
+    [
+        (["partial"] * 4, {}, "run 1 says it gave part of its outputs, but it lacks none: 'completed'"),
+        (["partial", "completed"] * 2, {"y": [1.0, 2.0, np.nan, 4.0]}, "run 2 .* but it has no entry: .* 'invalid'"),
+        (
+            ["partial", "completed"] * 2,
+            {"y": [np.inf, 1.0, 1.0, 1.0]},
+            "output 'y' is inf in run 0; what is missing is NaN",
+        ),
+        (["completed"] * 4, {}, "'y' is nan in run 3, but that run says it completed; give it the state 'failed', or"),
+    ],
+)
+def test_states_and_entries_agree(states, change, message):
+    with pytest.raises(DataError, match=message):
+        partial(states, **change)
+
+
+def test_seeds_replicates_and_fidelity():
+    a = {"a": [1.0, 1.0, 2.0]}
+    table = en.build(a, {"y": np.zeros(3)}, seeds=[5, 2**31 - 1, 7], replicates=[0, 1, 0], fidelity="coarse")
+    assert table["seed"].dtype == np.int64
+    assert table["seed"].values.tolist() == [5, 2**31 - 1, 7]
+    assert table["replicate"].dims == ("run",)
+    assert table["replicate"].values.tolist() == [0, 1, 0]
+    assert table["fidelity"].values.tolist() == ["coarse"] * 3
+    assert en.input_names(table) == ("a",)
+    assert en.output_names(table) == ("y",)
+    with pytest.raises(DataError, match="'seeds' has dtype float64; it must hold whole numbers"):
+        en.build(a, {"y": np.zeros(3)}, seeds=[0.5, 1, 2])
+    with pytest.raises(DataError, match=r"'replicates' has shape \(2,\) but there are 3 runs"):
+        en.build(a, {"y": np.zeros(3)}, replicates=[0, 1])
+
+
+def test_partial_and_replicates_on_disk(tmp_path):
+    a = {"a": np.arange(4.0)}
+    states = ["partial", "completed", "invalid", "completed"]
+    outputs = {"c": ("day", GAPS, DAYS)}
+    table = en.build(a, outputs, states=states, seeds=[1, 2, 3, 4], replicates=[0, 1, 0, 1], fidelity="fine")
+    back = en.from_netcdf(en.to_netcdf(table, tmp_path / "t.nc"))
+    for name in ("c", "seed", "replicate", "fidelity", "state"):
+        assert back[name].values.tolist().__repr__() == table[name].values.tolist().__repr__()

@@ -16,6 +16,7 @@ from uqms.ensemble.table import (
     get_space,
     input_array,
     input_names,
+    missing_entries,
     output_names,
 )
 
@@ -32,6 +33,7 @@ __all__ = [
     "input_array",
     "input_columns",
     "input_names",
+    "missing_entries",
     "output_names",
     "to_netcdf",
 ]

@@ -11,7 +11,7 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from uqms import __version__
-from uqms._typing import Array, Named
+from uqms._typing import Array, Ints, Named
 from uqms.ensemble.states import RunState, flag_attrs, state_codes
 from uqms.ensemble.table import FORMAT, RESERVED, check, input_names, listed, match_names, refuse_gaps
 from uqms.errors import DataError, InputError, UnitError
@@ -26,6 +26,9 @@ def build(
     states: ArrayLike | None = None,
     seconds: ArrayLike | None = None,
     messages: ArrayLike | None = None,
+    seeds: ArrayLike | None = None,
+    replicates: ArrayLike | None = None,
+    fidelity: ArrayLike | None = None,
     space: ParameterSpace | None = None,
     box: Box | None = None,
     units: Mapping[str, str] | None = None,
@@ -42,9 +45,14 @@ def build(
     outputs
         Name -> n numbers, or a curve as ``("day", values (n, m), days (m,))``, or a DataArray with dim ``run``.
     states
-        How each run ended (codes, `RunState` values or names); completed by default. Outputs of all others become NaN.
+        How each run ended (codes, `RunState` values or names); completed by default. Partial runs have NaN where an
+        entry is missing; outputs of all others become NaN.
     seconds, messages
         One for each run.
+    seeds, replicates
+        The seed of each run, and which repetition of its inputs it is (0, 1, ...), both whole numbers.
+    fidelity
+        The level of each run, or one word for all of them.
     space, box
         The parameter space and the design box; those of a design are taken from it. Columns are matched by name.
     units
@@ -84,7 +92,7 @@ def build(
         role = {"role": "input", **described[name], **({"unit": unit[name]} if name in unit else {})}
         data[name] = xr.DataArray(_per_run(values, n, name), dims="run", attrs=role)
     for key in outputs:
-        data[str(key)] = _output(str(key), outputs[key], n, codes != RunState.COMPLETED, unit)  # type: ignore[index]
+        data[str(key)] = _output(str(key), outputs[key], n, ~np.isin(codes, _WITH_OUTPUTS), unit)  # type: ignore[index]
     data["state"] = xr.DataArray(codes, dims="run", attrs=flag_attrs())
     taken = np.full(n, np.nan) if seconds is None else _real(seconds, "seconds")
     data["seconds"] = xr.DataArray(_per_run(taken, n, "seconds"), dims="run", attrs={"role": "seconds", "unit": "s"})
@@ -94,9 +102,30 @@ def build(
         else np.array([str(m) for m in np.asarray(messages)], dtype=object)
     )
     data["message"] = xr.DataArray(_per_run(words, n, "messages"), dims="run", attrs={"role": "message"})
-    ensemble = xr.Dataset(data, attrs={**attrs, **provenance(), **({"simulator": simulator} if simulator else {})})
+    if seeds is not None:
+        data["seed"] = xr.DataArray(_whole(seeds, n, "seeds"), dims="run", attrs={"role": "seed"})
+    coords: dict[str, xr.DataArray] = {}
+    if replicates is not None:
+        coords["replicate"] = xr.DataArray(_whole(replicates, n, "replicates"), dims="run")
+    if fidelity is not None:
+        levels = np.asarray(fidelity, dtype=str)
+        levels = np.full(n, levels) if levels.ndim == 0 else _per_run(levels, n, "fidelity")
+        coords["fidelity"] = xr.DataArray(levels.astype(object), dims="run")
+    ensemble = xr.Dataset(
+        data, coords, attrs={**attrs, **provenance(), **({"simulator": simulator} if simulator else {})}
+    )
     check(ensemble)
     return ensemble
+
+
+_WITH_OUTPUTS = (RunState.COMPLETED, RunState.PARTIAL)
+
+
+def _whole(values: ArrayLike, n: int, name: str) -> Ints:
+    array = _per_run(np.asarray(values), n, name)
+    if array.dtype.kind not in "iu":
+        raise DataError(f"{name!r} has dtype {array.dtype}; it must hold whole numbers.")
+    return array.astype(np.int64)
 
 
 def provenance() -> dict[str, str]:

@@ -26,7 +26,7 @@ def from_table(
     inputs: ParameterSpace | Iterable[str],
     outputs: Mapping[str, Columns] | Iterable[str],
     *,
-    missing: Literal["raise", "failed"] = "raise",
+    missing: Literal["raise", "failed", "partial"] = "raise",
     box: Box | None = None,
     units: Mapping[str, str] | None = None,
 ) -> xr.Dataset:
@@ -43,7 +43,8 @@ def from_table(
     outputs
         Output -> its column, or for a curve output -> ``(dim, columns, coordinates)``; a list names columns of scalars.
     missing
-        What an empty or NaN output cell means: "raise" says so, "failed" makes that run a failed one.
+        What an empty or NaN output cell means: "raise" says so, "failed" makes that run a failed one, "partial" keeps
+        the run's other entries (a run without any is a failed one).
     box, units
         As in `build`.
 
@@ -61,22 +62,23 @@ def from_table(
     >>> table["conc"].sel(day=7.0).values
     array([2., 3.])
     """
-    if missing not in ("raise", "failed"):
-        raise InputError(f"missing is {missing!r}; it is 'raise' or 'failed'.")
+    if missing not in ("raise", "failed", "partial"):
+        raise InputError(f"missing is {missing!r}; it is 'raise', 'failed' or 'partial'.")
     frame = table if isinstance(table, pd.DataFrame) else _read_csv(Path(table))
     space = inputs if isinstance(inputs, ParameterSpace) else None
     names = space.inputs if space is not None else tuple(str(name) for name in inputs)  # type: ignore[union-attr]
     wanted = dict(outputs) if isinstance(outputs, Mapping) else {str(name): str(name) for name in outputs}
     values = {name: _output(frame, name, columns) for name, columns in wanted.items()}
-    lost = np.zeros(len(frame), dtype=np.bool_)
-    if missing == "failed":
-        for output in values.values():
-            lost |= output.isnull().any(dim=[d for d in output.dims if d != "run"]).values
+    gaps = [output.isnull().values.reshape(len(frame), -1) for output in values.values()]
+    lacking = np.any([gap.any(axis=1) for gap in gaps], axis=0)
+    lost = lacking if missing == "failed" else np.all([gap.all(axis=1) for gap in gaps], axis=0)
+    states = np.where(lacking, np.where(lost, RunState.FAILED, RunState.PARTIAL), RunState.COMPLETED)
+    words = np.where(lost, "the table has no output for this run", "the table lacks entries of this run")
     return build(
         {name: frame_column(frame, name) for name in names},
         values,
-        states=np.where(lost, RunState.FAILED, RunState.COMPLETED),
-        messages=np.where(lost, "the table has no output for this run", ""),
+        states=None if missing == "raise" else states,
+        messages=None if missing == "raise" else np.where(lacking, words, ""),
         space=space,
         box=box,
         units=units,

@@ -31,7 +31,9 @@ class RunState(IntEnum):
     TIMEOUT = 3
     """did not end before its deadline"""
     INVALID = 4
-    """ended, but its outputs are missing, not finite or of the wrong shape"""
+    """ended, but no output can be used: missing, not finite or of the wrong shape"""
+    PARTIAL = 5
+    """ended with part of its outputs; NaN stands where an entry is missing"""
 
 
 def flag_attrs() -> dict[str, object]:

@@ -10,10 +10,13 @@ an output      (run, ...) float64     role="output", unit; every further dim has
 ``state``      (run) int8             role="state", flag_values, flag_meanings (see `RunState`)
 ``seconds``    (run) float64          role="seconds"; NaN where it is not known
 ``message``    (run) str              role="message"; why a run did not complete
+``seed``       (run) int64            role="seed"; only of simulators with chance
 =============  =====================  ====================================================================
 
-Outputs of runs that did not complete are NaN. The Dataset's attrs carry ``uqms_format``, ``created``, ``versions`` and,
-where they are known, ``space``, ``box``, ``design``, ``simulator`` (each JSON).
+Coordinates along ``run``, where they are meant: ``replicate`` (int64, counts runs at the same inputs) and ``fidelity``
+(str). Outputs of runs that did not complete are NaN, those of partial runs where an entry is missing. The Dataset's
+attrs carry ``uqms_format``, ``created``, ``versions`` and, where they are known, ``space``, ``box``, ``design``,
+``simulator`` (each JSON).
 """
 
 import json
@@ -39,12 +42,13 @@ __all__ = [
     "input_names",
     "listed",
     "match_names",
+    "missing_entries",
     "output_names",
     "refuse_gaps",
 ]
 
-FORMAT = "1"
-RESERVED = frozenset({"run", "state", "seconds", "message"})
+FORMAT = "2"  # 2: runs with part of their outputs, seeds, replicates, fidelities
+RESERVED = frozenset({"run", "state", "seconds", "message", "seed", "replicate", "fidelity", "cost"})
 
 
 # ------------------------------------------------------------------------------------------------------------- reading
@@ -105,6 +109,21 @@ def completed(ensemble: xr.Dataset) -> xr.Dataset:
     if "state" not in ensemble:
         raise DataError("this Dataset has no variable 'state'; make an ensemble of it with ensemble.build(...).")
     return ensemble.isel(run=np.flatnonzero(ensemble["state"].values == RunState.COMPLETED))
+
+
+def missing_entries(ensemble: xr.Dataset) -> xr.Dataset:
+    """Return where outputs are missing: a Dataset of the outputs, True where a run gave no value.
+
+    Use it on an ensemble with runs that ended in the state *partial*; runs without any output are True throughout.
+
+    Examples
+    --------
+    >>> from uqms.ensemble import build
+    >>> table = build({"a": [1.0, 2.0]}, {"y": [3.0, np.nan], "z": [5.0, 6.0]}, states=["completed", "partial"])
+    >>> missing_entries(table)["y"].values
+    array([False,  True])
+    """
+    return xr.Dataset({name: ensemble[name].isnull() for name in output_names(ensemble)})
 
 
 def get_space(ensemble: xr.Dataset) -> ParameterSpace | None:
@@ -168,8 +187,9 @@ def check(ensemble: xr.Dataset) -> None:
     for name in inputs:
         _check_input(ensemble[name])
     for name in outputs:
-        _check_output(ensemble[name], state == RunState.COMPLETED)
-    for name in ("seconds", "message"):
+        _check_output(ensemble[name], state)
+    _check_partial([ensemble[name] for name in outputs], state)
+    for name in ("seconds", "message", "seed", "replicate", "fidelity"):
         if name in ensemble and ensemble[name].dims != ("run",):
             raise DataError(f"{name!r} has dims {ensemble[name].dims}; it has one value for each run, dims ('run',).")
     space = get_space(ensemble)
@@ -210,7 +230,7 @@ def refuse_gaps(name: Hashable, values: Array) -> None:
         )
 
 
-def _check_output(output: xr.DataArray, done: NDArray[np.bool_]) -> None:
+def _check_output(output: xr.DataArray, state: NDArray[np.int8]) -> None:
     name = output.name
     if not output.dims or output.dims[0] != "run":
         raise DataError(f"output {name!r} has dims {output.dims}; its first dim is 'run'.")
@@ -218,7 +238,12 @@ def _check_output(output: xr.DataArray, done: NDArray[np.bool_]) -> None:
     for dim in output.dims[1:]:
         _check_coordinate(name, str(dim), output.coords[dim].values if dim in output.coords else None)
     values = output.values
-    bad = ~np.isfinite(values) & done.reshape(-1, *(1,) * (values.ndim - 1))
+    rows = state.reshape(-1, *(1,) * (values.ndim - 1))
+    endless = np.isinf(values) & (rows != RunState.COMPLETED)
+    if endless.any():
+        where = tuple(np.argwhere(endless)[0])
+        raise DataError(f"output {name!r} is {values[where]} in run {where[0]}; what is missing is NaN.")
+    bad = ~np.isfinite(values) & (rows == RunState.COMPLETED)
     if bad.any():
         where = tuple(np.argwhere(bad)[0])
         at = "".join(
@@ -227,8 +252,19 @@ def _check_output(output: xr.DataArray, done: NDArray[np.bool_]) -> None:
         more = f" (and {int(bad.sum()) - 1} more values)" if bad.sum() > 1 else ""
         raise DataError(
             f"output {name!r} is {values[where]} in run {where[0]}{at}{more}, but that run says it completed; "
-            f"give it the state 'failed' (states= of ensemble.build) or drop it."
+            f"give it the state 'failed', or 'partial' when other entries can be used (states= of ensemble.build)."
         )
+
+
+def _check_partial(outputs: list[xr.DataArray], state: NDArray[np.int8]) -> None:
+    """Raise when a run that says it is partial has all of its entries or none."""
+    finite = [np.isfinite(o.values).reshape(len(state), -1) for o in outputs]
+    some = np.any([f.any(axis=1) for f in finite], axis=0)
+    every = np.all([f.all(axis=1) for f in finite], axis=0)
+    for wrong, words in ((~some, "it has no entry: its state is 'invalid'"), (every, "it lacks none: 'completed'")):
+        rows = np.flatnonzero(wrong & (state == RunState.PARTIAL))
+        if rows.size:
+            raise DataError(f"run {rows[0]} says it gave part of its outputs, but {words}.")
 
 
 def _check_coordinate(name: Hashable, dim: str, values: NDArray[np.generic] | None) -> None:

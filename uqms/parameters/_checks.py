@@ -14,7 +14,7 @@ from uqms._typing import Array, ArrayLike
 from uqms.errors import InputError
 
 # Words that the ensemble (run, state, ...) and ArviZ (chain, draw) use beside the names of parameters.
-RESERVED = ("run", "state", "seconds", "message", "chain", "draw")
+RESERVED = ("run", "state", "seconds", "message", "seed", "replicate", "fidelity", "cost", "chain", "draw")
 
 
 def number(owner: str, field: str, value: object, *, infinite: bool = False) -> float:
