@@ -3,86 +3,83 @@
 Contract
 --------
 - A run that was acknowledged (`put` returned) is on the disk: write-ahead log, full synchronisation, one commit for
-  each run. Killing the process, or the power, loses none of them.
-- A run is found again by what it computes: SHA-256 of the simulator's identity and of its inputs, bit for bit. Several
-  simulators may share a file.
-- One process at a time writes (`lease`); any number of them read.
-- Nothing is pickled: inputs are JSON of hexadecimal floats, outputs are little-endian float64 with their own checksum.
+  what ended together. Killing the process, or the power, loses none of them.
+- A run is found again by what it computes (`uqms.runs.campaign`). Several simulators may share a file.
+- One process at a time writes (`lease`); any number of them read. On disks of a network, where the write-ahead log
+  does not work, a rollback journal takes its place, and readers wait for the writer.
+- Nothing is pickled: inputs and outputs are little-endian float64 with a checksum for each run.
 """
 
-import fcntl
-import hashlib
 import json
-import math
 import os
-import socket
-import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import batched
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self, final
+from typing import Any, NamedTuple, Self, final
 
 import numpy as np
 
 from uqms._typing import Array
 from uqms.ensemble import RunState
-from uqms.errors import CampaignLocked, FormatError, FormatVersionError, IntegrityError, StorageError
+from uqms.errors import CampaignError, CampaignMismatch, DataWarning, IntegrityError
+from uqms.runs.campaign import Campaign, sorted_columns
+from uqms.runs.connection import number, open_reading, open_writing, rescue, tidy, told, transaction
+from uqms.runs.format import COLUMNS, Layout, Stored, checksum, versions
+from uqms.runs.lease import Lease, hold, network_file_system
 from uqms.runs.records import Record
-from uqms.simulators import Simulator
 
-__all__ = ["RunStore", "run_keys"]
+__all__ = ["Row", "RunStore"]
 
-_APPLICATION = 0x75716D73  # "uqms", where SQLite keeps what a file is for
-_FORMAT = 1
-_SCHEMA = """
-CREATE TABLE simulators (
-    id TEXT PRIMARY KEY,      -- SHA-256 of identity
-    identity TEXT NOT NULL,   -- JSON
-    layout TEXT NOT NULL      -- JSON: dims, shapes and units of the outputs in the order of runs.outputs, coordinates
-);
-CREATE TABLE runs (
-    key TEXT PRIMARY KEY,     -- SHA-256 of simulator and point
-    simulator TEXT NOT NULL REFERENCES simulators (id),
-    point TEXT NOT NULL,      -- JSON: input -> hexadecimal float
-    state INTEGER NOT NULL,   -- 1 completed, 2 failed, 3 timeout, 4 invalid
-    seconds REAL NOT NULL,
-    message TEXT NOT NULL,
-    ended TEXT NOT NULL,      -- UTC
-    outputs BLOB,             -- little-endian float64, one output after the other
-    checksum BLOB             -- SHA-256 of outputs
-);
-"""
+_BLOCK = 2**24  # bytes of outputs that are decoded at once
+_STATES = {int(state): state for state in RunState}
+_PUT = (
+    f"INSERT INTO runs ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET "
+    + ", ".join(f"{name} = excluded.{name}" for name in COLUMNS.split(", ")[2:])
+    + " WHERE campaign = excluded.campaign AND x = excluded.x AND seed IS excluded.seed"
+)
 
 
-class _Part(NamedTuple):
-    """Where one output lies among the numbers of a run."""
+class Row(NamedTuple):
+    """One run as it is handed to the store: key, inputs (d,) in the campaign's order, record, seed, replicate."""
 
-    name: str
-    shape: tuple[int, ...]
-    start: int
-    stop: int
+    key: bytes
+    x: Array
+    record: Record
+    seed: int | None = None
+    replicate: int = 0
 
 
 @final
 class RunStore:
     """Runs on disk, so that what has been computed is never computed again.
 
-    `uqms.run` opens one when it gets a path. Open it yourself to count or to check what is in it.
+    `uqms.run` opens one when it gets a path. Open it yourself to look at what is in it, to export it or to remove runs;
+    the command ``uqms runs`` does the same from a shell.
 
     Parameters
     ----------
     path
         The SQLite file; it is made when it does not exist. Its folder must exist.
+    readonly
+        Open without changing anything, also while another process writes and in a folder that may not be written to.
 
     Raises
     ------
     FormatError
-        When the file is something else; `FormatVersionError` when a newer uqms made it.
+        When the file is something else or truncated; `FormatVersionError` when a newer uqms made it.
+    IntegrityError
+        When it is damaged.
     StorageError
         When it cannot be opened for writing.
+
+    Warns
+    -----
+    DataWarning
+        When it lies on a disk of a network.
 
     Examples
     --------
@@ -93,41 +90,28 @@ class RunStore:
     0
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, readonly: bool = False) -> None:
         self.path = Path(path)
-        with self._told():
-            # A path that is a URI or a folder would be opened as something else than meant.
-            self._db = sqlite3.connect(self.path.absolute(), timeout=30.0, isolation_level=None)
-        try:
-            with self._told():
-                self._open()
-        except BaseException:
-            self._db.close()
-            raise
-
-    def _open(self) -> None:
-        application = self._number("PRAGMA application_id")
-        version = self._number("PRAGMA user_version")
-        empty = self._number("SELECT count(*) FROM sqlite_master") == 0
-        if application != _APPLICATION and not (empty and application == 0 and version == 0):
-            raise FormatError(f"{self.path} is an SQLite file but not a run store; choose another path.")
-        if version > _FORMAT:
-            raise FormatVersionError(f"{self.path} has format {version}, this uqms reads up to {_FORMAT}; update uqms.")
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = FULL")
-        if empty:
-            marks = f"PRAGMA application_id = {_APPLICATION}; PRAGMA user_version = {_FORMAT};"
-            self._db.executescript(
-                f"BEGIN IMMEDIATE; {_SCHEMA.replace('TABLE', 'TABLE IF NOT EXISTS')} {marks} COMMIT;"
+        self.readonly = readonly
+        self._network = None if readonly else network_file_system(self.path.absolute().parent)
+        self._known: dict[str, Stored] = {}
+        self._lease: Lease | None = None
+        self._litter = readonly and not Path(f"{path}-wal").exists()
+        with told(self.path):
+            self._db = open_reading(self.path) if readonly else open_writing(self.path, self._network)
+        if self._network:
+            warnings.warn(
+                f"{self.path} lies on a disk of a network ({self._network}), which has no write-ahead log: one process "
+                "writes at a time and the others wait for it. A local disk is faster; copy the file afterwards.",
+                DataWarning,
+                stacklevel=2,
             )
 
-    def _number(self, query: str) -> int:
-        with self._told():
-            return int(self._db.execute(query).fetchone()[0])
-
     def close(self) -> None:
-        """Close the file; what was put is on the disk already."""
+        """Close the file."""
         self._db.close()
+        if self._litter and Path(f"{self.path}-wal").exists():
+            tidy(self.path)
 
     def __enter__(self) -> Self:
         return self
@@ -136,180 +120,228 @@ class RunStore:
         self.close()
 
     def __len__(self) -> int:
-        return self._number("SELECT count(*) FROM runs")
+        with told(self.path):
+            return number(self._db, "SELECT count(*) FROM runs")
 
     def __repr__(self) -> str:
-        return f"RunStore({str(self.path)!r})"
+        return f"RunStore({str(self.path)!r}{', readonly=True' if self.readonly else ''})"
 
-    # ------------------------------------------------------------------------------------------------------------- runs
-    def get(self, simulator: Simulator, keys: Iterable[str]) -> dict[str, Record]:
-        """Return the records of those keys that are in the store.
+    # ----------------------------------------------------------------------------------------------- runs of a campaign
+    def register(self, campaign: Campaign, about: Mapping[str, str] | None = None) -> None:
+        """Note a campaign, with what is needed to read its runs without its simulator.
+
+        Parameters
+        ----------
+        campaign
+            What the runs that come will belong to.
+        about
+            What the design says of itself ("space", "box", "design", each JSON); an export repeats it.
+
+        Raises
+        ------
+        CampaignMismatch
+            When its runs in the store have other outputs, dims, coordinates or units.
+        """
+        self._check_lease()
+        known, layout = self._find(campaign), Layout.of(campaign)
+        attrs = {**({} if known is None else known.about), **(about or {})}
+        said = (json.dumps(campaign.inputs), json.dumps(attrs))
+        with told(self.path), transaction(self._db):
+            if known is None:
+                now = datetime.now(UTC).isoformat(timespec="milliseconds")
+                row = (campaign.id, campaign.identity, campaign.fidelity, layout.to_json(), now, versions(), *said)
+                self._db.execute(
+                    "INSERT INTO campaigns (id, identity, fidelity, layout, created, versions, inputs, about) "
+                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                    row,
+                )
+            else:
+                merged = known.layout.with_units_of(layout).to_json()
+                self._db.execute(
+                    "UPDATE campaigns SET inputs = ?, about = ?, layout = ? WHERE number = ?",
+                    (*said, merged, known.number),
+                )
+        self._known.pop(campaign.id, None)
+
+    def relatives(self, campaign: Campaign) -> int:
+        """Return how many runs there are of a simulator with the same name and another identity."""
+        numbers = [c.number for c in self.stored() if c.name == campaign.name and c.identity != campaign.identity]
+        if not campaign.name or not numbers:
+            return 0
+        with told(self.path):
+            return number(self._db, f"SELECT count(*) FROM runs WHERE campaign IN ({', '.join(map(str, numbers))})")
+
+    def kept(self, campaign: Campaign) -> dict[bytes, Record]:
+        """Return the records of all runs of a campaign by key, without their outputs."""
+        known = self._find(campaign)
+        if known is None:
+            return {}
+        query = "SELECT key, state, seconds, message, attempts FROM runs WHERE campaign = ?"
+        with told(self.path):
+            rows = self._db.execute(query, (known.number,)).fetchall()
+        try:
+            return {
+                key: Record(_STATES[state], np.nan if seconds is None else seconds, message, None, attempts)
+                for key, state, seconds, message, attempts in rows
+            }
+        except KeyError as error:
+            raise IntegrityError(f"{self.path} has a run in the unknown state {error}; {rescue(self.path)}") from error
+
+    def put(self, campaign: Campaign, rows: Sequence[Row]) -> None:
+        """Keep runs in one transaction; when this returns they are on the disk. A run of the same key is replaced.
+
+        Raises
+        ------
+        CampaignError
+            When the campaign is not registered; `CampaignLocked` when another process took the lease;
+            `CampaignMismatch` when a key stands for another run.
+        StorageError
+            When the disk is full or may not be written to; what was put before is safe.
+        """
+        self._check_lease()
+        known = self._find(campaign)
+        if known is None:
+            raise CampaignError(f"{self.path} does not know this campaign of {campaign.name!r}; register it first.")
+        ended = datetime.now(UTC).isoformat(timespec="milliseconds")
+        encoded = _encode(known, campaign.inputs, rows, ended)
+        with told(self.path), transaction(self._db):
+            before = self._db.total_changes
+            self._db.executemany(_PUT, encoded)
+            if self._db.total_changes - before != len(encoded):
+                raise CampaignMismatch(f"{self.path} keeps another run under the key of a new one; use another path.")
+
+    def outputs(self, campaign: Campaign, keys: Sequence[bytes]) -> dict[str, Array]:
+        """Return the outputs of runs as arrays (len(keys), ...) in the order of the keys, NaN where a run has none.
 
         Raises
         ------
         IntegrityError
-            When the outputs of a run are not those that were written.
+            When a run is not what was written.
         """
-        parts = _parts(simulator)
-        found = {}
+        known = self._find(campaign)
+        if known is None:
+            shapes = {name: part.shape for name, part in Layout.of(campaign).parts.items()}
+            return {name: np.full((len(keys), *shape), np.nan) for name, shape in shapes.items()}
+        return self.outputs_of(known, keys)
+
+    def outputs_of(self, known: Stored, keys: Sequence[bytes]) -> dict[str, Array]:
+        """Return the outputs of runs of a campaign as it stands in the file; see `outputs`."""
+        parts, width = known.layout.parts, known.layout.width
+        self._refuse_other_lengths(known)
+        values = {name: np.full((len(keys), *part.shape), np.nan) for name, part in parts.items()}
+        places: dict[bytes, list[int]] = {}
+        for place, key in enumerate(keys):
+            places.setdefault(key, []).append(place)
+        for rows, blobs in self._blocks(known, places):
+            block = np.frombuffer(blobs, dtype="<f8").reshape(-1, width)
+            where = [place for key in rows for place in places[key]]
+            take = [index for index, key in enumerate(rows) for _ in places[key]]
+            for name, part in parts.items():
+                values[name][where] = block[take, part.start : part.stop].reshape(-1, *part.shape)
+        return values
+
+    def _blocks(self, known: Stored, places: Mapping[bytes, object]) -> Iterator[tuple[list[bytes], bytes]]:
+        """Yield keys and joined outputs of some runs at a time, each verified."""
+        rows: list[bytes] = []
+        blobs: list[bytes] = []
+        most = max(1, _BLOCK // max(8 * known.layout.width, 1))
+        with told(self.path):
+            for key, x, seed, replicate, state, seconds, attempts, message, said, blob in self._rows(known, places):
+                if checksum(x, seed, replicate, state, seconds, attempts, message, blob) != said:
+                    raise IntegrityError(
+                        f"run {key.hex()[:12]} in {self.path} is not what was written; {rescue(self.path)}"
+                    )
+                if blob is not None:
+                    rows.append(key)
+                    blobs.append(blob)
+                if len(rows) == most:
+                    yield rows, b"".join(blobs)
+                    rows, blobs = [], []
+        if rows:
+            yield rows, b"".join(blobs)
+
+    def _rows(self, known: Stored, keys: Mapping[bytes, object]) -> Iterator[tuple[Any, ...]]:
+        query = "SELECT key, x, seed, replicate, state, seconds, attempts, message, checksum, outputs FROM runs WHERE"
+        count = number(self._db, f"SELECT count(*) FROM runs WHERE campaign = {known.number}")
+        if 2 * len(keys) > count:
+            rows = self._db.execute(f"{query} campaign = {known.number}")
+            yield from (row for row in rows if row[0] in keys)
+            return
         for some in batched(keys, 500):
             marks = ", ".join("?" * len(some))
-            with self._told():
-                rows = self._db.execute(
-                    f"SELECT key, state, seconds, message, outputs, checksum FROM runs WHERE key IN ({marks})", some
-                ).fetchall()
-            for key, state, seconds, message, blob, checksum in rows:
-                outputs = None if blob is None else self._outputs(parts, key, blob, checksum)
-                found[key] = Record(RunState(state), seconds, message, outputs)
-        return found
+            # The plus keeps SQLite from going through all runs of the campaign instead of through the keys.
+            yield from self._db.execute(f"{query} +campaign = {known.number} AND key IN ({marks})", some)
 
-    def _outputs(self, parts: Sequence[_Part], key: str, blob: bytes, checksum: bytes) -> dict[str, Array]:
-        if hashlib.sha256(blob).digest() != checksum or len(blob) != 8 * parts[-1].stop:
+    def _refuse_other_lengths(self, known: Stored) -> None:
+        """Raise before memory is claimed for outputs that the file does not hold."""
+        query = "SELECT count(*) FROM runs WHERE campaign = ? AND outputs IS NOT NULL AND length(outputs) != ?"
+        with told(self.path):
+            wrong = self._db.execute(query, (known.number, 8 * known.layout.width)).fetchone()[0]
+        if wrong:
             raise IntegrityError(
-                f"the outputs of run {key[:12]} in {self.path} are not those that were written; take a copy of the "
-                "file, or start a new one."
+                f"{wrong} runs in {self.path} have outputs of another length than their campaign; {rescue(self.path)}"
             )
-        values = np.frombuffer(blob, dtype="<f8").astype(np.float64)
-        return {part.name: values[part.start : part.stop].reshape(part.shape) for part in parts}
 
-    def register(self, simulator: Simulator) -> None:
-        """Note a simulator, with what is needed to read its outputs without it."""
-        identity = _canonical(simulator.identity)
-        row = (_hash(identity), identity, _layout(simulator))
-        with self._told():
-            self._db.execute("INSERT OR IGNORE INTO simulators VALUES (?, ?, ?)", row)
+    def _find(self, campaign: Campaign) -> Stored | None:
+        """Return the campaign as it stands in the file; its layout must be that of the simulator."""
+        known = self._known.get(campaign.id)
+        if known is not None:
+            return known
+        found = [stored for stored in self.stored("WHERE id = ?", campaign.id)]
+        if not found:
+            return None
+        words = found[0].layout.differences(Layout.of(campaign))
+        if words:
+            raise CampaignMismatch(
+                f"{self.path} holds runs of {campaign.name or 'this simulator'} with other outputs: "
+                f"{'; '.join(words)}. Give the simulator another version, or choose another path."
+            )
+        self._known[campaign.id] = found[0]
+        return found[0]
 
-    def put(self, simulator: Simulator, key: str, point: Mapping[str, float], record: Record) -> None:
-        """Keep one run; when this returns it is on the disk. A record of the same key is replaced.
+    def stored(self, where: str = "", *values: object) -> list[Stored]:
+        """Return the campaigns as they stand in the file."""
+        query = "SELECT number, id, identity, inputs, fidelity, layout, about, created, versions FROM campaigns"
+        with told(self.path):
+            return [Stored.of(row) for row in self._db.execute(f"{query} {where} ORDER BY number", values)]
 
-        Raises
-        ------
-        StorageError
-            When the disk is full or may not be written to; what was put before is safe.
-        """
-        blob = None
-        if record.outputs is not None:
-            blob = b"".join(record.outputs[name].astype("<f8").tobytes() for name in simulator.outputs)
-        ended = datetime.now(UTC).isoformat(timespec="milliseconds")
-        row = (
-            key,
-            _hash(_canonical(simulator.identity)),
-            _point_json(point),
-            int(record.state),
-            record.seconds,
-            record.message,
-            ended,
-            blob,
-            None if blob is None else hashlib.sha256(blob).digest(),
-        )
-        with self._told():
-            self._db.execute("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
-
-    # ------------------------------------------------------------------------------------------------------------- care
-    def integrity_check(self) -> None:
-        """Read the whole file and raise an IntegrityError when something in it is damaged."""
-        with self._told():
-            words = [row[0] for row in self._db.execute("PRAGMA integrity_check(3)")]
-            if words != ["ok"]:
-                raise IntegrityError(f"{self.path} is damaged ({'; '.join(words)}); take a copy, or start a new file.")
-            rows = self._db.execute("SELECT key, outputs, checksum FROM runs WHERE outputs IS NOT NULL")
-            for key, blob, checksum in rows:
-                if hashlib.sha256(blob).digest() != checksum:
-                    raise IntegrityError(
-                        f"the outputs of run {key[:12]} in {self.path} are not those that were written."
-                    )
-
+    # ------------------------------------------------------------------------------------------------------------ lease
     @contextmanager
     def lease(self) -> Iterator[None]:
         """Be the only writer while the block runs.
 
-        The system drops the lock of a process that dies, so a stale one needs no care.
+        A lock whose process has died does not count.
 
         Raises
         ------
         CampaignLocked
             Names the process that writes.
         """
-        path = self.path.with_name(self.path.name + ".lock")
-        handle = self._lock(path)
-        try:
-            os.ftruncate(handle, 0)
-            now = datetime.now(UTC).isoformat(timespec="seconds")
-            os.write(handle, f"process {os.getpid()} on {socket.gethostname()} since {now}".encode())
+        if self._lease is not None:
             yield
-        finally:
-            path.unlink(missing_ok=True)
-            os.close(handle)
-
-    def _lock(self, path: Path) -> int:
-        while True:
+            return
+        with hold(self.path, bool(self._network)) as self._lease:
             try:
-                handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-            except OSError as error:
-                raise StorageError(f"{path} cannot be written: {error}.") from error
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
-                    return handle
-            except BlockingIOError:
-                holder = os.read(handle, 200).decode(errors="replace") or "another process"
-                os.close(handle)
-                raise CampaignLocked(
-                    f"{self.path} is being written by {holder}; wait until it has ended, or give another path."
-                ) from None
-            os.close(handle)  # the holder before us removed the file between our two steps
+                yield
+            finally:
+                self._lease = None
 
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        """Turn SQLite's errors into ours."""
-        try:
-            yield
-        except sqlite3.DatabaseError as error:
-            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-            if code == sqlite3.SQLITE_NOTADB:
-                raise FormatError(f"{self.path} is not a run store (no SQLite file); choose another path.") from error
-            if code == sqlite3.SQLITE_CORRUPT:
-                raise IntegrityError(
-                    f"{self.path} is damaged ({error}); take a copy of it, or start a new file."
-                ) from error
-            raise StorageError(
-                f"{self.path} cannot be used ({error}); check the folder, its rights and the free space, then run "
-                "again: what was kept before is safe."
-            ) from error
+    def _check_lease(self) -> None:
+        if self._lease is not None:
+            self._lease.check()
+        elif self._network:
+            raise CampaignError(f"{self.path} lies on a disk of a network: write inside of `with store.lease():`.")
 
 
-def run_keys(simulator: Simulator, points: Iterable[Mapping[str, float]]) -> list[str]:
-    """Return the key of each point, whatever the order of its inputs."""
-    prefix = _hash(_canonical(simulator.identity))
-    return [_hash(f"{prefix}\n{_point_json(point)}") for point in points]
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _canonical(value: object) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-
-
-def _point_json(point: Mapping[str, float]) -> str:
-    # Adding zero makes -0.0 the same number as 0.0.
-    return _canonical({name: (float(value) + 0.0).hex() for name, value in point.items()})
-
-
-def _parts(simulator: Simulator) -> list[_Part]:
-    parts, start = [], 0
-    for name, dims in simulator.outputs.items():
-        shape = tuple(len(simulator.coords[dim]) for dim in dims)
-        parts.append(_Part(name, shape, start, start + math.prod(shape)))
-        start = parts[-1].stop
-    return parts
-
-
-def _layout(simulator: Simulator) -> str:
-    outputs = {
-        name: {"dims": dims, "shape": [len(simulator.coords[d]) for d in dims], "unit": simulator.units.get(name, "")}
-        for name, dims in simulator.outputs.items()
-    }
-    coords = {dim: values.tolist() for dim, values in simulator.coords.items()}
-    return json.dumps({"outputs": outputs, "coords": coords}, allow_nan=False)
+def _encode(known: Stored, inputs: tuple[str, ...], rows: Sequence[Row], ended: str) -> list[tuple[object, ...]]:
+    columns = sorted_columns(
+        inputs, np.array([row.x for row in rows], dtype=np.float64).reshape(len(rows), len(inputs))
+    )
+    encoded: list[tuple[object, ...]] = []
+    for row, values in zip(rows, columns, strict=True):
+        record, x = row.record, values.tobytes()
+        blob = None if record.outputs is None else known.layout.encode(record.outputs)
+        seed = None if row.seed is None else int(row.seed)
+        said = (int(row.replicate), int(record.state), float(record.seconds), int(record.attempts), record.message)
+        encoded.append((row.key, known.number, x, seed, *said, ended, checksum(x, seed, *said, blob), blob))
+    return encoded
