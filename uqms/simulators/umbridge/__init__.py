@@ -1,0 +1,5 @@
+"""UM-Bridge, the field's HTTP protocol for models: a client that runs any such model, and a server for one's own."""
+
+from uqms.simulators.umbridge.client import UMBridgeSimulator
+
+__all__ = ["UMBridgeSimulator"]
