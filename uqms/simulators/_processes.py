@@ -1,0 +1,196 @@
+"""Ending processes for good: whole trees and sessions, also of programs that fork while they are being killed.
+
+A signal to one process is not enough: `subprocess`'s own timeout around a wrapper script ends the wrapper and leaves
+the simulator running. What is found here is stopped first, so that it cannot fork any more, then looked for again until
+nothing new turns up, then killed.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import NamedTuple
+
+__all__ = [
+    "MARK",
+    "become_subreaper",
+    "end_all",
+    "family",
+    "is_subreaper",
+    "kill_runs_of",
+    "kill_session",
+    "kill_tree",
+    "marked",
+    "snapshot",
+]
+
+MARK = "UQMS_RUN"  # the variable by which what a run has started is known, wherever it went
+
+_PR_SET_CHILD_SUBREAPER = 36
+_PATIENCE = 2.0  # seconds for what the system does not let die, such as a process that waits for a network disk
+_subreaper = False
+
+
+class Process(NamedTuple):
+    """What is known of one process."""
+
+    parent: int
+    session: int
+    lives: bool  # False: it has ended and nobody has waited for it yet
+
+
+Processes = dict[int, Process]
+
+
+def become_subreaper() -> None:
+    """Make daemons (forked twice, in a session of their own) stay descendants of this process; Linux only.
+
+    Elsewhere they become children of the first process of the system, and only `MARK` tells them.
+    """
+    global _subreaper
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None, use_errno=True)
+        _subreaper = libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+
+
+def is_subreaper() -> bool:
+    """Return whether orphans of this process's descendants come to this process."""
+    return _subreaper
+
+
+# ------------------------------------------------------------------------------------------------------------- killing
+def kill_tree(pid: int, *, itself: bool = True) -> None:
+    """Kill every descendant of a process, and then the process itself.
+
+    Parameters
+    ----------
+    pid
+        The process; one that has ended already is no error.
+    itself
+        False leaves the process itself alone, for instance because it is the caller.
+    """
+    leave = set() if itself else {pid}
+    end_all(lambda processes: family(processes, [pid]) - leave)
+    if itself and pid == os.getpid():
+        os.kill(pid, signal.SIGKILL)
+
+
+def kill_session(sid: int) -> None:
+    """Kill every process of a session, except the caller."""
+    end_all(lambda processes: {pid for pid, process in processes.items() if process.session == sid})
+
+
+def kill_runs_of(pid: int) -> None:
+    """Kill what the runs of process `pid` have started and what outlived it, after it was killed itself."""
+    mark = f"{MARK}={pid}-"
+    end_all(lambda processes: family(processes, marked(processes, mark)))
+
+
+def end_all(find: Callable[[Processes], set[int]]) -> set[int]:
+    """Kill the processes that `find` gives until it gives none that lives, and return them; never the caller.
+
+    It gives up after two seconds: then something is left that the system does not let die.
+    """
+    untouchable = {0, 1, os.getpid()}
+    until = time.monotonic() + _PATIENCE
+    ended: set[int] = set()
+    while time.monotonic() < until:
+        stopped: set[int] = set()
+        while fresh := _living(find) - untouchable - stopped:
+            untouchable |= {pid for pid in fresh if not _send(pid, signal.SIGSTOP)}
+            stopped |= fresh - untouchable
+            if time.monotonic() > until:
+                break
+        if not stopped:
+            break
+        for pid in stopped:
+            _send(pid, signal.SIGKILL)
+        ended |= stopped
+        time.sleep(0.001)  # it takes the system a moment
+    return ended
+
+
+def _living(find: Callable[[Processes], set[int]]) -> set[int]:
+    processes = snapshot()
+    return {pid for pid in find(processes) if pid in processes and processes[pid].lives}
+
+
+def _send(pid: int, what: signal.Signals) -> bool:
+    """Send a signal; return False when this process may not."""
+    with suppress(ProcessLookupError):
+        try:
+            os.kill(pid, what)
+        except PermissionError:
+            return False
+    return True
+
+
+# ------------------------------------------------------------------------------------------------------------- finding
+def snapshot() -> Processes:
+    """Return all processes that there are now."""
+    if sys.platform != "linux":
+        return _portable_snapshot()
+    found = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdecimal():
+            with suppress(OSError):
+                with open(f"/proc/{entry}/stat", "rb", buffering=0) as file:
+                    # The name stands in parentheses and may hold anything, parentheses too.
+                    state, parent, _, session = file.read(1024).rpartition(b")")[2].split()[:4]
+                found[int(entry)] = Process(int(parent), int(session), state not in b"ZX")
+    return found
+
+
+def _portable_snapshot() -> Processes:
+    import psutil
+
+    found = {}
+    for process in psutil.process_iter(["ppid", "status"]):
+        with suppress(OSError):
+            lives = process.info["status"] not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+            found[process.pid] = Process(process.info["ppid"] or 0, os.getsid(process.pid), lives)
+    return found
+
+
+def family(processes: Processes, pids: Iterable[int]) -> set[int]:
+    """Return these processes with all of their descendants."""
+    children: dict[int, list[int]] = {}
+    for pid, process in processes.items():
+        children.setdefault(process.parent, []).append(pid)
+    found: set[int] = set()
+    open_ends = list(pids)
+    while open_ends:
+        pid = open_ends.pop()
+        if pid not in found:
+            found.add(pid)
+            open_ends += children.get(pid, [])
+    return found
+
+
+def marked(processes: Iterable[int], mark: str) -> set[int]:
+    """Return the processes that have a variable which begins like this in the environment they were started with."""
+    found = set()
+    for pid in processes:
+        with suppress(OSError):
+            if mark in _environment(pid):
+                found.add(pid)
+    return found
+
+
+def _environment(pid: int) -> str:
+    if sys.platform != "linux":
+        return _portable_environment(pid)
+    with open(f"/proc/{pid}/environ", "rb", buffering=0) as file:
+        return file.read().decode(errors="replace")
+
+
+def _portable_environment(pid: int) -> str:
+    import psutil
+
+    try:
+        return "\0".join(f"{key}={value}" for key, value in psutil.Process(pid).environ().items())
+    except psutil.Error:
+        return ""
