@@ -14,7 +14,6 @@ until it ends. Aims, over all repeats:
 """
 
 import argparse
-import json
 import os
 import signal
 import subprocess
@@ -84,7 +83,8 @@ def calls(folder: Path) -> list[list[str]]:
 def kept(folder: Path) -> set[str]:
     """Return the inputs of the runs that are in the store."""
     with RunStore(folder / "runs.db") as store:
-        return {json.loads(point)["a"] for (point,) in store._db.execute("SELECT point FROM runs WHERE state = 1")}
+        rows = store._db.execute("SELECT x FROM runs WHERE state = 1")
+        return {float(np.frombuffer(x)[0]).hex() for (x,) in rows}
 
 
 def finish_script(folder: Path) -> xr.Dataset:

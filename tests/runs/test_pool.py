@@ -1,45 +1,72 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 
+import psutil
 import pytest
 
-from uqms.errors import CampaignError
-from uqms.runs import Record, RunState, pool
+from uqms.errors import CampaignError, InputError
+from uqms.runs import RunState, pool
 from uqms.simulators import FunctionSimulator
+from uqms.simulators.process import Attempt
 
-POINTS = [{"a": float(a)} for a in range(5)]
 
-
-def breaking(after):
+class Breaking:
     """Stand in for a pool that breaks after some results."""
 
-    def one_pool(payload, left, workers, timeout):
-        for count, (index, point) in enumerate(tuple(left.items())):
-            if count == after:
-                raise BrokenProcessPool("all workers expired")
-            yield index, Record(RunState.COMPLETED, point["a"])
+    def __init__(self, after):
+        self.left = after
 
-    return one_pool
+    def schedule(self, function, args):
+        if self.left == -1:
+            raise RuntimeError("the pool is closed")
+        future = Future()
+        future.set_running_or_notify_cancel()
+        if self.left == 0:
+            self.left = -1
+            future.set_exception(BrokenProcessPool("all workers expired"))
+        else:
+            self.left -= 1
+            future.set_result(Attempt("completed", args[0]["a"], {}))
+        return future
+
+    def stop(self):
+        pass
+
+    join = stop
 
 
-@pytest.fixture
-def simulator():
-    return FunctionSimulator(lambda a: a, outputs={"y": ()})
+def local(monkeypatch, pools, workers=2):
+    monkeypatch.setattr(pool.Local, "_new_pool", lambda self: pools.pop(0))
+    return pool.Local(b"", workers, None)
 
 
-def test_a_broken_pool_is_replaced_and_nothing_runs_twice(simulator, monkeypatch):
-    monkeypatch.setattr(pool, "_one_pool", breaking(after=2))
-    results = list(pool.in_processes(simulator, POINTS, 2, None))
-    assert [(index, record.seconds) for index, record in results] == [(i, float(i)) for i in range(5)]
+def test_a_broken_pool_is_replaced_and_nothing_runs_twice(monkeypatch):
+    with local(monkeypatch, [Breaking(2), Breaking(1), Breaking(9)], workers=9) as backend:
+        for ticket in range(5):
+            backend.submit(ticket, {"a": float(ticket)})
+        results = []
+        while len(results) < 5:
+            results += [(ticket, record.seconds) for ticket, record in backend.ended(1.0)]
+    assert sorted(results) == [(i, float(i)) for i in range(5)]
 
 
-def test_a_pool_that_never_gives_a_result_is_given_up(simulator, monkeypatch):
-    monkeypatch.setattr(pool, "_one_pool", breaking(after=0))
-    with pytest.raises(CampaignError, match="ended 3 times before they gave a result .* 5 runs are left"):
-        list(pool.in_processes(simulator, POINTS, 2, None))
+def test_a_pool_that_never_gives_a_result_is_given_up(monkeypatch):
+    with local(monkeypatch, [Breaking(0), Breaking(0), Breaking(0)]) as backend:
+        for ticket in range(4):
+            backend.submit(ticket, {"a": 0.0})
+        assert backend.ended(10.0) == []
+        assert backend.ended(10.0) == []
+        with pytest.raises(CampaignError, match="ended 3 times before they gave a result .* 4 runs are left"):
+            backend.ended(10.0)
 
 
 def test_few_points_lie_ready_unless_they_are_fast():
-    pace = pool._Pace(workers=2)
+    pace = pool.Pace(workers=2)
     assert pace.window == 2
     pace.saw(0.05)
     assert pace.window == 2
@@ -49,3 +76,81 @@ def test_few_points_lie_ready_unless_they_are_fast():
     for _ in range(100):
         pace.saw(0.0)
     assert pace.window == 2 * (1 + 64)
+
+
+def real(function, workers=1, timeout=None):
+    return pool.Local(pool.payload_of(FunctionSimulator(function, outputs={"y": ()}, version="1")), workers, timeout)
+
+
+def test_it_takes_what_its_workers_can_do_and_waits_no_longer_than_asked():
+    def slow(a):
+        time.sleep(a)
+        return a
+
+    with real(slow, workers=2) as backend:
+        assert backend.free() == 2
+        backend.submit(7, {"a": 0.6})
+        assert backend.free() == 1
+        begin = time.monotonic()
+        assert backend.ended(0.0) == []
+        assert backend.ended(0.1) == []
+        assert time.monotonic() - begin < 0.4
+        ((ticket, record),) = backend.ended(None)
+        assert (ticket, record.state, record.outputs["y"]) == (7, RunState.COMPLETED, 0.6)
+        assert backend.free() == 2
+
+
+def test_leaving_ends_what_runs_with_all_that_it_started(tmp_path):
+    def stubborn(a):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        child = subprocess.Popen(["sleep", "600"], start_new_session=True)
+        (tmp_path / "pids").write_text(f"{os.getpid()} {child.pid}")
+        time.sleep(600)
+
+    with real(stubborn) as backend:
+        backend.submit(0, {"a": 1.0})
+        while not (tmp_path / "pids").exists() or not (tmp_path / "pids").read_text():
+            time.sleep(0.01)
+        pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
+        assert all(psutil.pid_exists(pid) for pid in pids)
+        begin = time.monotonic()
+    assert time.monotonic() - begin < 2.0
+    assert not [pid for pid in pids if lives(pid)]
+    assert not backend._folder.exists()
+
+
+def lives(pid):
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_deadlines_do_not_follow_the_wall_clock(monkeypatch):
+    def slow(a):
+        time.sleep(1.2)
+        return a
+
+    with real(slow, timeout=60.0) as backend:
+        backend.submit(0, {"a": 1.0})
+        assert backend.ended(0.6) == []
+        real_time = time.time
+        monkeypatch.setattr(time, "time", lambda: real_time() + 86400.0)  # tomorrow
+        ((_, record),) = backend.ended(None)
+    assert record.state == RunState.COMPLETED
+
+
+def test_a_worker_that_is_stopped_is_ended_at_the_deadline():
+    def stopped(a):
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    with real(stopped, timeout=0.3) as backend:
+        backend.submit(0, {"a": 1.0})
+        ((_, record),) = backend.ended(None)
+    assert record.state == RunState.TIMEOUT
+    assert "no end after 0.3 s, killed" in record.message
+
+
+def test_what_cannot_travel_is_told():
+    with pytest.raises(InputError, match="cannot be sent to worker processes"):
+        pool.payload_of(FunctionSimulator(sys.stdout.write, outputs={"y": ()}, version="1"))

@@ -2,7 +2,8 @@
 
 from uqms.ensemble import RunState
 from uqms.runs.execute import run
+from uqms.runs.policies import FailurePolicy
 from uqms.runs.records import Record
 from uqms.runs.store import RunStore
 
-__all__ = ["Record", "RunState", "RunStore", "run"]
+__all__ = ["FailurePolicy", "Record", "RunState", "RunStore", "run"]

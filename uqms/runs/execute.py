@@ -1,32 +1,42 @@
 """Run a design: every run ends in a state, what has run before is not run again, the rest goes on when one fails."""
 
+import heapq
 import json
 import logging
 import math
 import os
+import time
 import warnings
-from collections import Counter
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import closing, nullcontext
-from dataclasses import dataclass
-from typing import final
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from typing import TYPE_CHECKING, final
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 from tqdm import tqdm
 
-from uqms._typing import Named
+from uqms._typing import Array, Named
 from uqms.ensemble import RunState, build, get_space, input_columns
-from uqms.errors import DataWarning, InputError
-from uqms.runs.pool import Point, in_processes, in_this_process, usable_cpus
+from uqms.errors import CampaignStopped, DataWarning, InputError
+from uqms.runs.plan import Plan, plan_runs
+from uqms.runs.policies import FailurePolicy
+from uqms.runs.pool import Backend, InThisProcess, Local, payload_of, usable_cpus
 from uqms.runs.records import Record
-from uqms.runs.store import RunStore, run_keys
+from uqms.runs.store import Row, RunStore
 from uqms.simulators import Simulator
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+    from uqms.runs.dask import Dask
 
 __all__ = ["run"]
 
 _logger = logging.getLogger(__name__)
+_DASK = "uqms.runs.dask"  # imported only by those who use it
 
 
 def run(
@@ -34,12 +44,17 @@ def run(
     design: xr.Dataset | pd.DataFrame | Named,
     store: RunStore | str | os.PathLike[str] | None = None,
     *,
-    workers: int | None = None,
+    replicates: int = 1,
+    rng: int | None = None,
+    fidelity: str = "",
+    workers: "int | Client | Dask | None" = None,
     timeout: float | None = None,
-    progress: bool | None = None,
+    failures: FailurePolicy | None = None,
     retry_failed: bool = False,
+    progress: bool | None = None,
+    collect: bool = True,
 ) -> xr.Dataset:
-    """Run a simulator at every point of a design, in parallel processes.
+    """Run a simulator at every point of a design, in parallel processes or on a cluster.
 
     A run that fails does not stop the others: its state, message and seconds are recorded, and a warning counts such
     runs. With a store, every run is kept as it ends; when the script stops, for whatever reason, the same call goes on
@@ -50,22 +65,38 @@ def run(
     simulator
         What computes one run.
     design
-        Points as `uqms.sobol` and its siblings give them, or name -> column. A point that stands twice is run once.
+        Points as `uqms.sobol` and its siblings give them, or name -> column. A point that stands twice is run once; for
+        a simulator with a seed these are two replicates.
     store
         Path of a run store (SQLite), or an open one. Without it the runs live in memory only.
+    replicates
+        How often each point runs, with a seed of its own each time; for simulators that draw random numbers.
+    rng
+        Whole number from which the seeds of all runs follow. A run's seed depends on this number, its inputs and its
+        replicate alone, so more points, more replicates or more workers change no run that is there.
+    fidelity
+        A word for the level at which the simulator runs, where there are several.
     workers
-        Number of processes; as many as cores by default. 0 runs in this process, for a debugger; it knows no timeout.
+        Number of processes on this machine, as many as cores by default; or a `distributed.Client`, to run on its Dask
+        cluster. 0 runs in this process, for a debugger; it knows no timeout.
     timeout
-        Seconds after which a run is killed. None by default: only you know how long a run may take.
+        Seconds after which a run is killed, with everything that it has started. None by default: only you know how
+        long a run may take.
+    failures
+        Whether failed runs are tried again and when everything stops; see `FailurePolicy`. By default neither.
+    retry_failed
+        Run those again that failed in an earlier call. By default they keep their record: a simulator without chance
+        fails again.
     progress
         Show a progress bar; by default when standard error is a terminal.
-    retry_failed
-        Run those again that failed before. By default they keep their record: a simulator without chance fails again.
+    collect
+        False leaves the outputs in the store and returns the table without them; for more than fits into memory.
 
     Returns
     -------
     xarray.Dataset
-        An ensemble, its rows in the order of the design (see `uqms.ensemble`).
+        An ensemble, its rows in the order of the design, the replicates of a point one after the other (see
+        `uqms.ensemble`).
 
     Raises
     ------
@@ -75,13 +106,17 @@ def run(
         When the design holds a number that is not finite.
     CampaignLocked
         When another process writes to the store.
+    CampaignMismatch
+        When the store has runs of this simulator with other outputs.
+    CampaignStopped
+        When more runs failed than `failures` allows; its `ensemble` holds what there is.
     StorageError
         When the store cannot be written; what was kept before is safe.
 
     Warns
     -----
     DataWarning
-        When runs did not complete.
+        When runs did not complete, and when the store has runs of a simulator of this name that has changed since.
 
     Examples
     --------
@@ -90,82 +125,208 @@ def run(
     >>> run(simulator, {"a": [1.0, 2.0, 3.0]}, workers=0)["y"].values
     array([1., 4., 9.])
     """
-    _check_settings(workers, timeout)
+    _check_settings(workers, timeout, collect, store)
     columns = input_columns(design, get_space(design) if isinstance(design, xr.Dataset) else None)
     simulator.prepare(tuple(columns))
-    points = [dict(zip(columns, row, strict=True)) for row in np.stack(list(columns.values()), axis=1).tolist()]
-    keys = run_keys(simulator, points)
-    campaign = _Campaign(simulator, dict(zip(keys, points, strict=True)), workers, timeout, progress, retry_failed)
+    plan = plan_runs(simulator, columns, fidelity, replicates, rng)
+    campaign = _Execution(plan, failures or FailurePolicy(), retry_failed, progress)
     with nullcontext(store) if store is None or isinstance(store, RunStore) else RunStore(store) as opened:
-        found = campaign.finish(opened)
-    records = [found[key] for key in keys]
+        stopped = campaign.finish(opened, _about(design, rng), lambda n: _backend(simulator, workers, timeout, n))
+        outputs = campaign.outputs(opened) if collect else {}
+    records = campaign.records()
+    ensemble = _tabulate(plan, design, outputs, records, rng)
+    if stopped:
+        raise CampaignStopped(stopped, ensemble)
     _report(records)
-    return _tabulate(simulator, design, records)
+    return ensemble
 
 
 @final
-@dataclass(frozen=True)
-class _Campaign:
-    """Distinct points by key, and how to run them."""
+class _Execution:
+    """The runs of one call: what is known of each, and the loop that gets the rest."""
 
-    simulator: Simulator
-    points: Mapping[str, Point]
-    workers: int | None
-    timeout: float | None
-    progress: bool | None
-    retry_failed: bool
+    def __init__(self, plan: Plan, policy: FailurePolicy, retry_failed: bool, progress: bool | None) -> None:
+        self.plan = plan
+        self.policy = policy
+        self.retry_failed = retry_failed
+        self.progress = progress
+        self.rows: dict[bytes, int] = {}  # first row of each run
+        for row, key in enumerate(plan.keys):
+            self.rows.setdefault(key, row)
+        self.found: dict[bytes, Record] = {}
+        self.failed = 0
 
-    def finish(self, store: RunStore | None) -> dict[str, Record]:
-        """Return the record of every point, running those that the store does not have."""
-        found = {} if store is None else store.get(self.simulator, self.points)
-        if self._pending(found):
-            with nullcontext() if store is None else store.lease():
-                if store is not None:
-                    store.register(self.simulator)
-                    found = store.get(self.simulator, self.points)  # another writer may have come first
-                self._run(found, store)
-        return found
+    def finish(self, store: RunStore | None, about: dict[str, str], backend: "Opener") -> str:
+        """Get the record of every run; return why it stopped early, or nothing."""
+        if store is not None:
+            self._read(store)
+        if not self._pending() or (store is not None and self._too_many()):
+            return self._stopped()
+        with nullcontext() if store is None else store.lease():
+            if store is not None:
+                store.register(self.plan.campaign, about)
+                self._read(store)  # another writer may have come first
+                self._tell_of_relatives(store)
+            pending = self._pending()
+            with self._bar(len(pending)) as bar, backend(len(pending)) as running:
+                self._drive(running, pending, store, bar)
+        return self._stopped()
 
-    def _pending(self, found: Mapping[str, Record]) -> list[str]:
-        settled = {key for key, r in found.items() if r.state == RunState.COMPLETED or not self.retry_failed}
-        return [key for key in self.points if key not in settled]
+    def _read(self, store: RunStore) -> None:
+        kept = store.kept(self.plan.campaign)
+        self.found = {key: kept[key] for key in self.rows if key in kept}
+        self.failed = sum(record.state != RunState.COMPLETED for record in self.found.values() if not self.retry_failed)
 
-    def _run(self, found: dict[str, Record], store: RunStore | None) -> None:
-        pending = self._pending(found)
+    def _pending(self) -> list[int]:
+        """Return the first row of each run that has to run."""
+        return [row for key, row in self.rows.items() if not self._settled(self.found.get(key))]
+
+    def _settled(self, record: Record | None) -> bool:
+        return record is not None and (record.state == RunState.COMPLETED or not self.retry_failed)
+
+    def _too_many(self) -> bool:
+        return self.policy.stops(self.failed, len(self.rows))
+
+    def _stopped(self) -> str:
+        if not self._too_many():
+            return ""
+        ran = sum(self._settled(self.found.get(key)) for key in self.rows)
+        first = next(r for r in self.found.values() if r.state != RunState.COMPLETED)
+        return (
+            f"{self.failed} of {len(self.rows)} runs did not complete, more than stop_above="
+            f"{self.policy.stop_above:g} allows; {len(self.rows) - ran} runs were not begun. The first that failed: "
+            f"{first.message}. What ran is in the error's `ensemble` and in the store; mend the cause and call "
+            "run(..., retry_failed=True)."
+        )
+
+    def _tell_of_relatives(self, store: RunStore) -> None:
+        if not self.found and (others := store.relatives(self.plan.campaign)):
+            warnings.warn(
+                f"{store.path} has {others} runs of {self.plan.campaign.name!r} that are not used: its code, settings, "
+                "outputs or coordinates have changed since, so they count as another simulator. When a change does not "
+                "touch the results, say so with version='...' from the beginning.",
+                DataWarning,
+                stacklevel=4,
+            )
+
+    @contextmanager
+    def _bar(self, pending: int) -> Iterator["tqdm[None]"]:
         # None leaves the choice to tqdm: it is silent where standard error is no terminal.
         disable = None if self.progress is None else not self.progress
-        bar = tqdm(total=len(self.points), initial=len(self.points) - len(pending), unit="run", disable=disable)
-        failed = 0
-        with bar, closing(self._results([self.points[key] for key in pending])) as results:
-            for index, record in results:
-                key = pending[index]
-                if store is not None:
-                    store.put(self.simulator, key, self.points[key], record)
-                found[key] = record
-                if record.state != RunState.COMPLETED:
-                    failed += 1
-                    bar.set_postfix_str(f"{failed} failed", refresh=False)
-                    _logger.info("run at %s: %s", dict(self.points[key]), record.message)
-                bar.update()
+        total = len(self.rows)
+        with tqdm(total=total, initial=total - pending, unit="run", disable=disable, smoothing=0.1) as bar:
+            yield bar
 
-    def _results(self, points: Sequence[Point]) -> Generator[tuple[int, Record]]:
-        if self.workers == 0:
-            return in_this_process(self.simulator, points)
-        workers = min(self.workers or usable_cpus(), max(len(points), 1))
-        return in_processes(self.simulator, points, workers, self.timeout)
+    def _drive(self, backend: Backend, pending: Sequence[int], store: RunStore | None, bar: "tqdm[None]") -> None:
+        """Hand out points, keep what ends, try again what may be tried again, stop when too many fail."""
+        ready: deque[int] = deque(pending)
+        later: list[tuple[float, int]] = []  # when to try again, and what
+        attempts: Counter[int] = Counter()
+        flying = 0
+        while (ready or later or flying) and not self._too_many():
+            while later and later[0][0] <= time.monotonic():
+                ready.append(heapq.heappop(later)[1])
+            for _ in range(min(backend.free(), len(ready))):
+                row = ready.popleft()
+                backend.submit(row, self.plan.point(row))
+                flying += 1
+            pause = max(0.0, later[0][0] - time.monotonic()) if later else None
+            ended = []
+            for row, record in backend.ended(pause):
+                flying -= 1
+                attempts[row] += 1
+                if self.policy.again(record.state, attempts[row]):
+                    _logger.info("run at %s: %s; it is tried again", self.plan.point(row), record.message)
+                    heapq.heappush(later, (time.monotonic() + self.policy.pause(attempts[row]), row))
+                else:
+                    ended.append((row, replace(record, attempts=attempts[row])))
+            self._keep(ended, store)
+            self._show(bar, len(ended), len(later))
+
+    def _keep(self, ended: Sequence[tuple[int, Record]], store: RunStore | None) -> None:
+        """Put what has ended on the disk, all that came together in one commit, and remember how it ended."""
+        if store is not None and ended:
+            store.put(self.plan.campaign, [self._row(row, record) for row, record in ended])
+        for row, record in ended:
+            kept = record if store is None else replace(record, outputs=None)
+            self.found[self.plan.keys[row]] = kept
+            if record.state != RunState.COMPLETED:
+                self.failed += 1
+                _logger.info("run at %s: %s", self.plan.point(row), record.message)
+
+    def _row(self, row: int, record: Record) -> Row:
+        plan = self.plan
+        seed = None if plan.seeds is None else int(plan.seeds[row])
+        replicate = 0 if plan.replicates is None else int(plan.replicates[row])
+        return Row(plan.keys[row], plan.x[row], record, seed, replicate)
+
+    def _show(self, bar: "tqdm[None]", ended: int, again: int) -> None:
+        words = [f"{self.failed} failed"] * bool(self.failed) + [f"{again} to try again"] * bool(again)
+        if words:
+            bar.set_postfix_str(", ".join(words), refresh=False)
+        bar.update(ended)
+
+    def records(self) -> list[Record]:
+        """Return the record of every row; of what was not run, one that says so."""
+        planned = Record(RunState.PLANNED, math.nan, "not run: too many others failed")
+        return [self.found.get(key, planned) for key in self.plan.keys]
+
+    def outputs(self, store: RunStore | None) -> dict[str, Array]:
+        """Return the outputs of every row, NaN where there are none."""
+        if store is not None:
+            return store.outputs(self.plan.campaign, self.plan.keys)
+        simulator = self.plan.campaign.simulator
+        table = {}
+        for name, dims in simulator.outputs.items():
+            shape = tuple(len(simulator.coords[dim]) for dim in dims)
+            lost = np.full(shape, np.nan)
+            given = (self.found[key].outputs if key in self.found else None for key in self.plan.keys)
+            table[name] = np.array([lost if outputs is None else outputs[name] for outputs in given])
+        return table
 
 
-def _check_settings(workers: object, timeout: object) -> None:
-    if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 0):
+type Opener = Callable[[int], Backend]
+
+
+def _backend(
+    simulator: Simulator, workers: "int | Client | Dask | None", timeout: float | None, points: int
+) -> Backend:
+    if workers is None or isinstance(workers, int):
+        if workers == 0:
+            return InThisProcess(simulator)
+        return Local(payload_of(simulator), min(workers or usable_cpus(), points), timeout)
+    from uqms.runs.dask import Dask, DaskBackend
+
+    cluster = workers if isinstance(workers, Dask) else Dask(workers)
+    return DaskBackend(cluster, payload_of(simulator), timeout)
+
+
+def _check_settings(workers: object, timeout: object, collect: object, store: object) -> None:
+    if isinstance(workers, bool) or (isinstance(workers, int) and workers < 0) or not _can_work(workers):
         raise InputError(
-            f"workers is {workers!r}; give a number of processes, 0 for this process, None for one per core."
+            f"workers is {workers!r}; give a number of processes, 0 for this process, None for one per core, or a "
+            "distributed.Client."
         )
+    if not collect and store is None:
+        raise InputError("collect=False leaves the outputs in the store; give one: run(..., store='runs.db').")
     if timeout is None:
         return
     if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
         raise InputError(f"timeout is {timeout!r}; give seconds > 0, or None for no deadline.")
     if workers == 0:
         raise InputError("workers=0 runs in this process, which nothing can stop at a timeout; use workers=1.")
+
+
+def _can_work(workers: object) -> bool:
+    package = type(workers).__module__
+    return workers is None or isinstance(workers, int) or package.split(".")[0] == "distributed" or package == _DASK
+
+
+def _about(design: object, rng: int | None) -> dict[str, str]:
+    """Return what the store keeps beside the runs, so that an ensemble can be made of them without this script."""
+    attrs = design.attrs if isinstance(design, xr.Dataset) else {}
+    about = {key: str(attrs[key]) for key in ("space", "box", "design") if key in attrs}
+    return about if rng is None else {**about, "rng": str(rng)}
 
 
 def _report(records: Sequence[Record]) -> None:
@@ -175,7 +336,7 @@ def _report(records: Sequence[Record]) -> None:
     if not lost:
         return
     kinds = []
-    for state in (RunState.FAILED, RunState.TIMEOUT, RunState.INVALID):
+    for state in (RunState.FAILED, RunState.TIMEOUT, RunState.INVALID, RunState.PARTIAL):
         rows = [row for row, record in enumerate(records) if record.state == state]
         if rows:
             kinds.append(f"{len(rows)} {state.name.lower()} (run {rows[0]}: {records[rows[0]].message})")
@@ -187,21 +348,35 @@ def _report(records: Sequence[Record]) -> None:
     )
 
 
-def _tabulate(simulator: Simulator, design: xr.Dataset | pd.DataFrame | Named, records: Sequence[Record]) -> xr.Dataset:
-    outputs: dict[str, object] = {}
-    for name, dims in simulator.outputs.items():
-        values = np.full((len(records), *(len(simulator.coords[dim]) for dim in dims)), np.nan)
-        for row, record in enumerate(records):
-            if record.outputs is not None:
-                values[row] = record.outputs[name]
-        coords = {dim: simulator.coords[dim] for dim in dims}
-        outputs[name] = xr.DataArray(values, dims=("run", *dims), coords=coords)
-    return build(
-        design,
-        outputs,
-        states=[record.state for record in records],
+def _tabulate(
+    plan: Plan,
+    design: xr.Dataset | pd.DataFrame | Named,
+    outputs: dict[str, Array],
+    records: Sequence[Record],
+    rng: int | None,
+) -> xr.Dataset:
+    simulator = plan.campaign.simulator
+    table: dict[str, object] = {}
+    for name, values in outputs.items():
+        dims = simulator.outputs[name]
+        table[name] = xr.DataArray(values, dims=("run", *dims), coords={dim: simulator.coords[dim] for dim in dims})
+    inputs: xr.Dataset | Named = dict(zip(plan.campaign.inputs, plan.x.T, strict=True))
+    if isinstance(design, xr.Dataset):  # it describes its columns
+        inputs = design.isel(run=plan.origin)
+    states = [record.state for record in records]
+    ensemble = build(
+        inputs,
+        table or {"_": np.zeros(len(records))},  # an ensemble has outputs; this one is taken out again
+        states=states if table else None,
         seconds=[record.seconds for record in records],
         messages=[record.message for record in records],
-        units=simulator.units,
+        seeds=plan.seeds,
+        replicates=plan.replicates,
+        fidelity=plan.campaign.fidelity or None,
+        units=simulator.units if table else None,
         simulator=json.dumps(simulator.identity),
     )
+    if not table:
+        codes = np.array(states, dtype=np.int8)
+        ensemble = ensemble.drop_vars("_").assign(state=ensemble["state"].copy(data=codes))
+    return ensemble if rng is None else ensemble.assign_attrs(rng=str(rng))

@@ -1,36 +1,67 @@
-"""Points to attempts: in this process, or in parallel local processes.
+"""Where points run: in this process, or in parallel local processes.
 
-Both are the seam behind which other machines come: an iterator of (index of the point, `Record`) in the order in which
-runs end. Closing it early stops what is running.
+Both are backends. A backend is the seam behind which other machines come: it takes points, and gives a `Record` for
+each as it ends. Leaving its block stops everything that still runs.
 """
 
 import math
 import os
 import queue
+import shutil
 import signal
+import tempfile
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Mapping
+from concurrent.futures import CancelledError, Future
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, final
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self, final
 
 import cloudpickle
+import psutil
 from loky.backend import get_context
 from pebble import ProcessExpired, ProcessPool
 
 from uqms.errors import CampaignError, InputError, SimulatorFailed
 from uqms.runs.records import Record
 from uqms.simulators import Simulator
-from uqms.simulators.process import Unloadable, attempt, evaluate, start
+from uqms.simulators._processes import kill_runs_of, kill_session, kill_tree
+from uqms.simulators.process import GRACE, OVERDUE, Unloadable, attempt, evaluate, start
 
-__all__ = ["Point", "in_processes", "in_this_process", "usable_cpus"]
+__all__ = ["Backend", "InThisProcess", "Local", "Pace", "Point", "payload_of", "usable_cpus"]
 
 Point = Mapping[str, float]
 
 _AHEAD = 0.02  # seconds of work that lie ready for a worker; it is what a kill of the coordinator can lose
 _MOST_AHEAD = 64
 _BREAKS = 3
+_LOOK = 0.25  # seconds between looks for runs that are over their deadline
+_PATIENCE = 1.0  # seconds over the deadline after which a worker is taken for one that cannot end itself
+
+
+class Backend(Protocol):
+    """What runs points."""
+
+    def free(self) -> int:
+        """Return how many more points it would take now."""
+        ...
+
+    def submit(self, ticket: int, point: Point) -> None:
+        """Take a point; its record comes with this ticket."""
+        ...
+
+    def ended(self, timeout: float | None) -> list[tuple[int, Record]]:
+        """Wait until a run has ended, or about `timeout` seconds, and return all that have; there may be none."""
+        ...
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        """Stop everything that still runs."""
+        ...
 
 
 def usable_cpus() -> int:
@@ -38,45 +69,45 @@ def usable_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def in_this_process(simulator: Simulator, points: Sequence[Point]) -> Generator[tuple[int, Record]]:
-    """Run one point after the other, without another process: for debugging."""
-    for index, point in enumerate(points):
-        yield index, Record.of(attempt(simulator, point))
+@final
+class InThisProcess:
+    """One point after the other, without another process: for debugging. It knows no deadline."""
+
+    def __init__(self, simulator: Simulator) -> None:
+        self.simulator = simulator
+        self._waiting: tuple[int, Point] | None = None
+
+    def free(self) -> int:
+        """Return 1 when there is nothing to do."""
+        return 0 if self._waiting else 1
+
+    def submit(self, ticket: int, point: Point) -> None:
+        """Take a point."""
+        self._waiting = (ticket, point)
+
+    def ended(self, timeout: float | None) -> list[tuple[int, Record]]:
+        """Run the point that was taken."""
+        if self._waiting is None:
+            time.sleep(timeout or 0.0)
+            return []
+        (ticket, point), self._waiting = self._waiting, None
+        return [(ticket, Record.of(attempt(self.simulator, point)))]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._waiting = None
 
 
-def in_processes(
-    simulator: Simulator, points: Sequence[Point], workers: int, timeout: float | None
-) -> Generator[tuple[int, Record]]:
-    """Run points in worker processes; a worker that dies or is killed at its deadline costs its own point only.
+def payload_of(simulator: Simulator) -> bytes:
+    """Return a simulator as it travels to other processes.
 
     Raises
     ------
     InputError
-        When the simulator cannot be sent to another process.
-    SimulatorFailed
-        When the workers cannot load it.
-    CampaignError
-        When the pool breaks again and again without a single result.
+        When it cannot travel.
     """
-    payload = _payload(simulator)
-    left = dict(enumerate(points))
-    idle_breaks = 0
-    while left:
-        before = len(left)
-        try:
-            for index, record in _one_pool(payload, left, workers, timeout):
-                del left[index]
-                yield index, record
-        except BrokenProcessPool as error:
-            idle_breaks = idle_breaks + 1 if len(left) == before else 0
-            if idle_breaks == _BREAKS:
-                raise CampaignError(
-                    f"the worker processes ended {_BREAKS} times before they gave a result ({error}), {len(left)} runs "
-                    "are left; is there enough memory? workers=0 runs in this process and shows more."
-                ) from error
-
-
-def _payload(simulator: Simulator) -> bytes:
     try:
         return bytes(cloudpickle.dumps(simulator))
     except Exception as error:  # whatever the user's objects raise when they are pickled
@@ -86,54 +117,205 @@ def _payload(simulator: Simulator) -> bytes:
         ) from error
 
 
-def _one_pool(
-    payload: bytes, left: Mapping[int, Point], workers: int, timeout: float | None
-) -> Generator[tuple[int, Record]]:
-    # loky's processes are fresh ones that never import the user's script again, unlike multiprocessing's spawn.
-    pool: Any = ProcessPool(workers, initializer=start, initargs=(payload, os.getpid()), context=get_context("loky"))
-    waiting, flying = deque(left), dict[int, float]()
-    ended: queue.SimpleQueue[tuple[int, Future[Any]]] = queue.SimpleQueue()
-    pace = _Pace(workers)
+@final
+class Local:
+    """Worker processes on this machine; one that dies or is over its deadline costs its own run only.
+
+    Deadlines are kept by the worker itself, by a clock that cannot be set (pebble's own follow the wall clock); what
+    cannot end itself, because it is stopped or waits inside the system, is ended from here.
+    """
+
+    def __init__(self, payload: bytes, workers: int, timeout: float | None, context: Any = None) -> None:
+        self.workers = workers
+        # loky's processes are fresh ones that never import the user's script again, unlike multiprocessing's spawn.
+        self._context = context or get_context("loky")
+        self._payload = payload
+        self._timeout = timeout
+        self._pace = Pace(workers)
+        self._flying: dict[int, _Flight] = {}
+        self._ended: queue.SimpleQueue[tuple[int, Future[Any]]] = queue.SimpleQueue()
+        self._idle_breaks = 0
+        self._looked = -math.inf
+
+    def __enter__(self) -> Self:
+        self._folder = Path(tempfile.mkdtemp(prefix="uqms-workers-"))
+        self._pool = self._new_pool()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        try:
+            self._close_pool()
+        finally:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _new_pool(self) -> ProcessPool:
+        return ProcessPool(
+            self.workers,
+            initializer=start,
+            initargs=(self._payload, os.getpid(), str(self._folder)),
+            context=self._context,
+        )
+
+    def _close_pool(self) -> None:
+        if self._flying:  # pebble asks politely first, for seconds
+            for pid in self._workers():
+                if _is_child(pid):
+                    kill_tree(pid)
+        self._pool.stop()
+        self._pool.join()
+        self._sweep()
+
+    def free(self) -> int:
+        """Return how many points may lie ready, on top of those that run."""
+        return max(0, self._pace.window - len(self._flying))
+
+    def submit(self, ticket: int, point: Point) -> None:
+        """Send a point to the workers."""
+        flight = self._flying[ticket] = _Flight(dict(point))
+        try:
+            flight.future = self._pool.schedule(evaluate, args=(flight.point, self._timeout))
+        except RuntimeError as error:  # the pool broke meanwhile
+            flight.future = Future()
+            flight.future.set_exception(BrokenProcessPool(str(error)))
+        flight.future.add_done_callback(_put(self._ended, ticket))
+
+    def ended(self, timeout: float | None) -> list[tuple[int, Record]]:
+        """Return the records of what has ended.
+
+        Raises
+        ------
+        SimulatorFailed
+            When the workers cannot load the simulator.
+        CampaignError
+            When the pool breaks again and again without a single result.
+        """
+        records = []
+        for ticket, future in self._arrivals(timeout):
+            flight = self._flying.get(ticket)
+            if flight is None or flight.future is not future:
+                continue  # of a pool that broke; it runs again in another one
+            if _broken(future):
+                self._mend(future)
+                continue
+            record = self._record(future, flight)
+            self._idle_breaks = 0
+            self._pace.saw(record.seconds)
+            del self._flying[ticket]
+            records.append((ticket, record))
+        return records
+
+    def _arrivals(self, timeout: float | None) -> list[tuple[int, Future[Any]]]:
+        """Wait for the first, looking for runs over their deadline meanwhile, and take all that lie there."""
+        end = math.inf if timeout is None else time.monotonic() + timeout
+        arrived: list[tuple[int, Future[Any]]] = []
+        while not arrived:
+            self._end_overdue()
+            left = max(0.0, end - time.monotonic())
+            pause = left if self._timeout is None else min(left, _LOOK)
+            try:
+                arrived.append(self._ended.get(timeout=None if math.isinf(pause) else pause))
+            except queue.Empty:
+                if left <= pause:
+                    return []
+        while not self._ended.empty():
+            arrived.append(self._ended.get())
+        return arrived
+
+    def _end_overdue(self) -> None:
+        now = time.monotonic()
+        if self._timeout is None or now < self._looked + _LOOK:
+            return
+        self._looked = now
+        for flight in self._flying.values():
+            if flight.running(now) > self._timeout + 2 * GRACE + _PATIENCE:
+                flight.future.cancel()
+
+    def _mend(self, future: Future[Any]) -> None:
+        """Begin with new workers and send them what the old ones did not end."""
+        self._idle_breaks += 1
+        if self._idle_breaks == _BREAKS:
+            error = future.exception()
+            raise CampaignError(
+                f"the worker processes ended {_BREAKS} times before they gave a result ({error}), {len(self._flying)} "
+                "runs are left; is there enough memory? workers=0 runs in this process and shows more."
+            ) from error
+        self._close_pool()
+        self._pool = self._new_pool()
+        lost = [(ticket, flight.point) for ticket, flight in self._flying.items() if _broken(flight.future)]
+        for ticket, point in lost:
+            self.submit(ticket, point)
+
+    def _record(self, future: Future[Any], flight: "_Flight") -> Record:
+        now = time.monotonic()
+        try:
+            return Record.of(future.result())
+        except ProcessExpired as error:
+            self._sweep()
+            late = self._timeout is not None and flight.running(now) >= self._timeout
+            if late or error.exitcode == OVERDUE:
+                return self._killed(flight.taken(now))
+            words = f"SimulatorFailed: the worker process died ({_cause(error.exitcode)})"
+            return Record.failed(flight.taken(now), words)
+        except CancelledError:
+            self._sweep()
+            return self._killed(flight.taken(now))
+        except Unloadable as error:
+            raise SimulatorFailed(
+                f"the simulator cannot be loaded in a worker process ({error}); what it imports must be importable "
+                "from there too. workers=0 runs in this process."
+            ) from error
+
+    def _killed(self, seconds: float) -> Record:
+        return Record.timed_out(seconds, f"SimulatorTimeout: no end after {self._timeout:g} s, killed")
+
+    def _workers(self) -> list[int]:
+        return [int(file.name) for file in self._folder.iterdir()]
+
+    def _sweep(self) -> None:
+        """End what workers that are gone have left behind."""
+        for pid in self._workers():
+            if not _is_child(pid):
+                kill_session(pid)
+                kill_runs_of(pid)
+                (self._folder / str(pid)).unlink(missing_ok=True)
+
+
+@final
+class _Flight:
+    """A point that was sent, and when it was first seen running."""
+
+    def __init__(self, point: Point) -> None:
+        self.point = point
+        self.future: Future[Any] = Future()
+        self._sent = time.monotonic()
+        self._began: float | None = None
+
+    def running(self, now: float) -> float:
+        """Return the seconds since it was first seen running, by which its deadline counts; 0 before."""
+        if self._began is None and self.future.running():
+            self._began = now
+        return 0.0 if self._began is None else now - self._began
+
+    def taken(self, now: float) -> float:
+        """Return the seconds to tell of a run that could not tell itself."""
+        return now - (self._sent if self._began is None else self._began)
+
+
+def _put(ended: "queue.SimpleQueue[tuple[int, Future[Any]]]", ticket: int) -> Callable[[Future[Any]], None]:
+    return lambda future: ended.put((ticket, future))
+
+
+def _broken(future: Future[Any]) -> bool:
+    return future.done() and not future.cancelled() and isinstance(future.exception(), BrokenProcessPool)
+
+
+def _is_child(pid: int) -> bool:
+    """Tell whether a worker lives; a process of another parent only has its number."""
     try:
-        while waiting or flying:
-            while waiting and len(flying) < pace.window:
-                index = waiting.popleft()
-                flying[index] = time.perf_counter()
-                future = _schedule(pool, left[index], timeout)
-                future.add_done_callback(_put(ended, index))
-            index, future = ended.get()
-            record = _record(future, time.perf_counter() - flying.pop(index), timeout)
-            pace.saw(record.seconds)
-            yield index, record
-    finally:
-        pool.stop()
-        pool.join()
-
-
-def _schedule(pool: ProcessPool, point: Point, timeout: float | None) -> Future[Any]:
-    try:
-        future: Future[Any] = pool.schedule(evaluate, args=(dict(point),), timeout=timeout)
-    except RuntimeError as error:
-        raise BrokenProcessPool(str(error)) from error
-    return future
-
-
-def _put(ended: "queue.SimpleQueue[tuple[int, Future[Any]]]", index: int) -> Callable[[Future[Any]], None]:
-    return lambda future: ended.put((index, future))
-
-
-def _record(future: Future[Any], elapsed: float, timeout: float | None) -> Record:
-    try:
-        return Record.of(future.result())
-    except TimeoutError:
-        return Record.timed_out(elapsed, f"SimulatorTimeout: no end after {timeout:g} s, killed")
-    except ProcessExpired as error:
-        return Record.failed(elapsed, f"SimulatorFailed: the worker process died ({_cause(error.exitcode)})")
-    except Unloadable as error:
-        raise SimulatorFailed(
-            f"the simulator cannot be loaded in a worker process ({error}); what it imports must be importable from "
-            "there too. workers=0 runs in this process."
-        ) from error
+        process = psutil.Process(pid)
+        return bool(process.ppid() == os.getpid() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _cause(code: int) -> str:
@@ -147,7 +329,7 @@ def _cause(code: int) -> str:
 
 
 @final
-class _Pace:
+class Pace:
     """How many points to hand out: one for each worker, and for fast simulators some that lie ready."""
 
     def __init__(self, workers: int) -> None:
@@ -155,10 +337,12 @@ class _Pace:
         self.seconds = math.nan
 
     def saw(self, seconds: float) -> None:
+        """Note how long a run took."""
         self.seconds = seconds if math.isnan(self.seconds) else 0.8 * self.seconds + 0.2 * seconds
 
     @property
     def window(self) -> int:
+        """Number of points that may be out."""
         if not self.seconds < _AHEAD:
             return self.workers
         return self.workers * (1 + min(_MOST_AHEAD, math.ceil(_AHEAD / max(self.seconds, 1e-9))))

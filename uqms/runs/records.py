@@ -14,7 +14,7 @@ __all__ = ["Record"]
 @final
 @dataclass(frozen=True)
 class Record:
-    """How one run ended, with its outputs when it completed.
+    """How one run ended, with the outputs that it gave.
 
     Parameters
     ----------
@@ -25,20 +25,21 @@ class Record:
     message
         Why it did not complete.
     outputs
-        Output -> float64 array, or None.
+        Output -> float64 array, or None; of a partial run with NaN for what is missing.
+    attempts
+        How often it was tried.
     """
 
     state: RunState
     seconds: float
     message: str = ""
     outputs: Mapping[str, Array] | None = None
+    attempts: int = 1
 
     @classmethod
     def of(cls, attempt: Attempt) -> Self:
         """Return what is kept of an attempt."""
-        if attempt.outputs is not None:
-            return cls(RunState.COMPLETED, attempt.seconds, "", attempt.outputs)
-        return cls(RunState.INVALID if attempt.wrong_output else RunState.FAILED, attempt.seconds, attempt.message)
+        return cls(RunState[attempt.ended.upper()], attempt.seconds, attempt.message, attempt.outputs)
 
     @classmethod
     def failed(cls, seconds: float, message: str) -> Self:
