@@ -355,3 +355,134 @@ def test_it_is_light():
     code = "import sys, uqms.runs; print({'torch', 'pymc', 'pytensor', 'matplotlib', 'gpytorch'} & set(sys.modules))"
     out = subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True, text=True).stdout
     assert out == "set()\n"
+
+
+# ------------------------------------------------------------------------------------ chance, settings, missing entries
+def walk(a, seed, steps=3):
+    return np.random.default_rng(seed).normal(a, size=steps)
+
+
+def chance(**options):
+    days = {"coords": {"step": [0.0, 1.0, 2.0]}}
+    return FunctionSimulator(walk, outputs={"y": ("step",)}, **days, version="1", seed="seed", **options)
+
+
+def test_replicates_are_the_same_whatever_the_workers_the_store_and_the_design(tmp_path):
+    points = {"a": [1.0, 5.0]}
+    tables = [
+        run(chance(), points, replicates=3, rng=4, workers=w, store=s) for w, s in ((0, None), (2, tmp_path / "s"))
+    ]
+    tables.append(run(chance(), points, tmp_path / "s", replicates=3, rng=4, workers=1))  # all from the store
+    first = tables[0]
+    assert first["y"].shape == (6, 3)
+    assert first["replicate"].values.tolist() == [0, 1, 2, 0, 1, 2]
+    assert first["a"].values.tolist() == [1.0] * 3 + [5.0] * 3
+    assert first.attrs["rng"] == "4"
+    for other in tables[1:]:
+        assert other["y"].values.tobytes() == first["y"].values.tobytes()
+        assert other["seed"].identical(first["seed"])
+    for row in range(6):  # the seed that is recorded is the one that was used
+        np.testing.assert_array_equal(
+            first["y"].values[row], walk(first["a"].values[row], int(first["seed"].values[row]))
+        )
+    more = run(chance(), {"a": [5.0, 9.0, 1.0]}, replicates=4, rng=4, workers=0)
+    np.testing.assert_array_equal(more["y"].values[:3], first["y"].values[3:])
+    np.testing.assert_array_equal(more["y"].values[8:11], first["y"].values[:3])
+    assert len({values.tobytes() for values in more["y"].values}) == 12
+    other = run(chance(), points, replicates=3, rng=5, workers=0)
+    assert set(other["seed"].values).isdisjoint(first["seed"].values)
+
+
+def test_more_replicates_run_the_new_ones_only(tmp_path):
+    simulator = FunctionSimulator(
+        counting(tmp_path / "calls", lambda a, seed: a), outputs={"y": ()}, version="1", seed="seed"
+    )
+    run(simulator, {"a": [1.0]}, tmp_path / "s", replicates=2, rng=1, workers=0)
+    run(simulator, {"a": [1.0]}, tmp_path / "s", replicates=5, rng=1, workers=0)
+    seeds = [point["seed"] for point in calls(tmp_path / "calls")]
+    assert len(seeds) == len(set(seeds)) == 5
+
+
+def test_settings_reach_the_function_and_make_it_another_simulator(tmp_path):
+    seen = counting(tmp_path / "calls", lambda a, cells: a * cells)
+    one_setting, other = (
+        FunctionSimulator(seen, outputs={"y": ()}, version="1", config={"cells": cells}) for cells in (2, 3)
+    )
+    for simulator, y in ((one_setting, 2.0), (other, 3.0), (one_setting, 2.0)):
+        assert run(simulator, {"a": [1.0]}, tmp_path / "s", workers=0)["y"].values[0] == y
+    assert [point["cells"] for point in calls(tmp_path / "calls")] == [2, 3]
+
+
+def test_a_level_of_fidelity_is_a_campaign_of_its_own(tmp_path):
+    simulator = one(counting(tmp_path / "calls", lambda a: a), version="1")
+    coarse = run(simulator, {"a": [1.0]}, tmp_path / "s", workers=0, fidelity="coarse")
+    fine = run(simulator, {"a": [1.0]}, tmp_path / "s", workers=0, fidelity="fine")
+    assert coarse["fidelity"].values.tolist() == ["coarse"]
+    assert fine["fidelity"].values.tolist() == ["fine"]
+    assert "fidelity" not in run(simulator, {"a": [1.0]}, workers=0).coords
+    assert len(calls(tmp_path / "calls")) == 3
+
+
+def stops_early(a):
+    curve = np.array([1.0, 2.0, 3.0])
+    curve[1:] = curve[1:] if a < 2 else np.nan
+    return {"c": curve, "peak": np.inf if a == 1 else a}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_a_run_gave_before_it_went_wrong_stays(tmp_path, workers):
+    simulator = FunctionSimulator(stops_early, outputs={"c": ("day",), "peak": ()}, coords={"day": DAYS}, version="1")
+    with pytest.warns(
+        DataWarning, match="2 of 3 runs did not complete: 2 partial .run 1: OutputError: output 'peak' is inf"
+    ):
+        table = run(simulator, {"a": [0.0, 1.0, 2.0]}, tmp_path / "s", workers=workers)
+    assert table["state"].values.tolist() == [1, 5, 5]
+    np.testing.assert_array_equal(table["c"], [[1, 2, 3], [1, 2, 3], [1, np.nan, np.nan]])
+    np.testing.assert_array_equal(table["peak"], [0, np.nan, 2])
+    assert "output 'c' is nan at day=1.0; every output must be finite (2 of 3 entries" in table["message"].values[2]
+    np.testing.assert_array_equal(en.missing_entries(table)["c"].values.sum(axis=1), [0, 0, 2])
+    with pytest.warns(DataWarning):
+        again = run(simulator, {"a": [0.0, 1.0, 2.0]}, tmp_path / "s", workers=0)
+    assert again.drop_attrs().identical(table.drop_attrs())
+
+
+def test_outputs_may_stay_in_the_store(tmp_path, simulator, design):
+    whole = run(simulator, design, tmp_path / "s", workers=0)
+    light = run(simulator, design, tmp_path / "s", workers=0, collect=False)
+    assert set(light.data_vars) == set(whole.data_vars) - {"c", "peak"}
+    for name in light.data_vars:
+        assert light[name].identical(whole[name])
+    with pytest.raises(InputError, match="collect=False leaves the outputs in the store; give one"):
+        run(simulator, design, collect=False)
+
+
+def test_runs_of_what_was_changed_since_are_told(tmp_path):
+    run(one(lambda a: a, name="outbreak"), {"a": [1.0, 2.0]}, tmp_path / "s", workers=0)
+    changed = one(lambda a: 2 * a, name="outbreak")
+    with pytest.warns(DataWarning, match="has 2 runs of 'outbreak' that are not used: its code, .* have changed since"):
+        run(changed, {"a": [1.0]}, tmp_path / "s", workers=0)
+    run(changed, {"a": [3.0]}, tmp_path / "s", workers=0)  # told once: now it has runs of its own
+
+
+def test_a_simulator_of_ones_own_whose_identity_forgets_its_outputs(tmp_path):
+    from dataclasses import dataclass
+
+    from uqms.errors import CampaignMismatch
+
+    @dataclass
+    class Mine:
+        outputs: dict
+        coords: dict
+        units = {}
+        seed = None
+        identity = {"name": "mine"}
+
+        def prepare(self, inputs):
+            pass
+
+        def evaluate(self, point):
+            return {name: np.full([len(self.coords[d]) for d in dims], 1.0) for name, dims in self.outputs.items()}
+
+    run(Mine({"y": ()}, {}), {"a": [1.0]}, tmp_path / "s", workers=0)
+    with pytest.raises(CampaignMismatch, match="other outputs"):
+        run(Mine({"y": ("day",)}, {"day": np.array(DAYS)}), {"a": [1.0]}, tmp_path / "s", workers=0)

@@ -154,6 +154,7 @@ class _Execution:
         for row, key in enumerate(plan.keys):
             self.rows.setdefault(key, row)
         self.found: dict[bytes, Record] = {}
+        self.begun = False  # whether the store has runs of this campaign
         self.failed = 0
 
     def finish(self, store: RunStore | None, about: dict[str, str], backend: "Opener") -> str:
@@ -174,6 +175,7 @@ class _Execution:
 
     def _read(self, store: RunStore) -> None:
         kept = store.kept(self.plan.campaign)
+        self.begun = bool(kept)
         self.found = {key: kept[key] for key in self.rows if key in kept}
         self.failed = sum(record.state != RunState.COMPLETED for record in self.found.values() if not self.retry_failed)
 
@@ -200,7 +202,7 @@ class _Execution:
         )
 
     def _tell_of_relatives(self, store: RunStore) -> None:
-        if not self.found and (others := store.relatives(self.plan.campaign)):
+        if not self.begun and (others := store.relatives(self.plan.campaign)):
             warnings.warn(
                 f"{store.path} has {others} runs of {self.plan.campaign.name!r} that are not used: its code, settings, "
                 "outputs or coordinates have changed since, so they count as another simulator. When a change does not "

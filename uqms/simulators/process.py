@@ -44,6 +44,7 @@ _coordinator = 0
 _simulator: Simulator | Unloadable = Unloadable("this process is no worker")
 _doom = math.inf  # when this process ends (monotonic)
 _nothing = -1  # a file descriptor for what nobody reads
+_card = Path()  # the file that stands for this process
 
 
 @final
@@ -66,13 +67,14 @@ def start(payload: bytes, coordinator: int, folder: str) -> None:
     It is loaded here and not with the first point, so that what it imports does not count against a deadline. A file
     named after this process stands in `folder`, for whoever ends what it leaves behind.
     """
-    global _simulator, _coordinator, _nothing
+    global _simulator, _coordinator, _nothing, _card
     _coordinator = coordinator
     with suppress(PermissionError):  # a process that leads a group already
         os.setsid()
     become_subreaper()
     os.environ[MARK] = f"{os.getpid()}-worker"  # whatever a run starts can be told by it
-    Path(folder, str(os.getpid())).touch()
+    _card = Path(folder, str(os.getpid()))
+    _card.touch()
     _nothing = os.open(os.devnull, os.O_WRONLY)
     threading.Thread(target=_watch, daemon=True, name="uqms-watch").start()
     for name in _THREADS:  # for libraries that are loaded later
@@ -95,6 +97,9 @@ def _watch() -> None:
 def _leave_orphaned() -> None:
     """End at once when the coordinator is gone: nobody would keep the result."""
     if os.getppid() != _coordinator:
+        with suppress(OSError):  # the last one takes the folder with it
+            _card.unlink()
+            _card.parent.rmdir()
         _end(1)
 
 
