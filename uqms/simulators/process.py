@@ -43,6 +43,7 @@ class Unloadable(UqmsError):
 _coordinator = 0
 _simulator: Simulator | Unloadable = Unloadable("this process is no worker")
 _doom = math.inf  # when this process ends (monotonic)
+_judging = threading.Lock()  # once the end has begun, a run whose children are killed must not go on and give a result
 _nothing = -1  # a file descriptor for what nobody reads
 _card = Path()  # the file that stands for this process
 
@@ -89,8 +90,9 @@ def start(payload: bytes, coordinator: int, folder: str) -> None:
 def _watch() -> None:
     while True:
         _leave_orphaned()
-        if time.monotonic() > _doom:
-            _end(OVERDUE)
+        with _judging:
+            if time.monotonic() > _doom:
+                _end(OVERDUE)
         time.sleep(_LOOK)
 
 
@@ -124,7 +126,8 @@ def _doomed(seconds: float | None) -> Iterator[None]:
     try:
         yield
     finally:
-        _doom = math.inf
+        with _judging:
+            _doom = math.inf
         faulthandler.cancel_dump_traceback_later()
 
 
