@@ -207,6 +207,33 @@ def test_design_tells_states_apart_by_colour_and_marker() -> None:
     assert len({shape for _, shape in looks}) == 4
 
 
+def test_failures_draws_shares_intervals_and_the_region() -> None:
+    space = uq.ParameterSpace(a=uq.LogNormal(median=2.0, sigma=0.5, unit="mg"), b=uq.Uniform(0, 1))
+    points = uq.sobol(space, 64, rng=1)
+    lost = points["a"].values > 2.5
+    states = np.where(lost, "failed", "completed")
+    ensemble = uq.ensemble.build(points, {"y": np.zeros(64)}, states=states)
+    figure = uq.plots.failures(ensemble)
+    first, second = figure.axes
+    bars = first.patches[:-1]  # the last is the region
+    edges = [bar.get_x() for bar in bars] + [bars[-1].get_x() + bars[-1].get_width()]
+    inside = [
+        (points["a"].values >= low) & (points["a"].values < high) for low, high in zip(edges, edges[1:], strict=False)
+    ]
+    shares = [lost[rows].mean() for rows in inside if rows.any()]
+    np.testing.assert_allclose([bar.get_height() for bar in bars], shares)
+    assert first.get_xscale() == "log"
+    told = uq.ensemble.failures(ensemble)
+    assert first.lines[0].get_xdata()[0] == told.region[0].value
+    assert not second.lines
+    marks = next(c for c in first.collections if c.get_label() == "failed")
+    assert len(marks.get_offsets()) == lost.sum()
+    assert str(told.lost) in str(figure.get_label())
+    assert_tidy(figure)
+    with pytest.raises(InputError, match="plots.failures: names is"):
+        uq.plots.failures(ensemble, names=["z"])
+
+
 def test_one_input_is_drawn_against_the_run() -> None:
     design = four_inputs()
     figure = uq.plots.design(design, names=["b"])

@@ -1,12 +1,14 @@
 """The table of runs that passes between the stages: an `xarray.Dataset` with dim ``run``.
 
 `build` makes it from arrays, `from_table` from a pandas table or CSV, `uqms.run` from a simulator; `check` says what is
-wrong with one; `completed` gives the runs that surrogates are fitted to; `to_netcdf` and `from_netcdf` keep it.
+wrong with one; `completed` gives the runs that surrogates are fitted to, `failures` tells of the others; `to_netcdf`
+and `from_netcdf` keep it.
 """
 
 from uqms.ensemble.building import build, input_columns
 from uqms.ensemble.files import from_netcdf, to_netcdf
 from uqms.ensemble.readers import from_table
+from uqms.ensemble.reporting import Failures, failures
 from uqms.ensemble.states import RunState
 from uqms.ensemble.table import (
     RESERVED,
@@ -21,11 +23,13 @@ from uqms.ensemble.table import (
 )
 
 __all__ = [
+    "Failures",
     "RESERVED",
     "RunState",
     "build",
     "check",
     "completed",
+    "failures",
     "from_netcdf",
     "from_table",
     "get_box",

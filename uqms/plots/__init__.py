@@ -1,13 +1,14 @@
-"""Figures: what was run, whether the surrogate can be believed, what the data taught, and whether the model fits.
+"""Figures: what was run, what failed, whether the surrogate can be believed, what was learned, whether the model fits.
 
 Every function returns a `matplotlib.figure.Figure` that belongs to no window and changes no global settings. It shows
 itself in a notebook; ``figure.savefig("name.pdf")`` keeps it. This is the only part of uqms that loads matplotlib.
 """
 
 from uqms.plots._design import design
+from uqms.plots._failures import failures
 from uqms.plots._pairs import pairs
 from uqms.plots._predictive import predictive
 from uqms.plots._prior_posterior import prior_posterior
 from uqms.plots._validation import leave_one_out
 
-__all__ = ["design", "leave_one_out", "pairs", "predictive", "prior_posterior"]
+__all__ = ["design", "failures", "leave_one_out", "pairs", "predictive", "prior_posterior"]

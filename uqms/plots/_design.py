@@ -20,6 +20,7 @@ from uqms.plots._style import (
     ORANGE,
     PAGE,
     PURPLE,
+    SKY,
     VERMILION,
     add_legend,
     collected,
@@ -32,7 +33,7 @@ from uqms.plots._style import (
     wrapped,
 )
 
-__all__ = ["design"]
+__all__ = ["MARKS", "Input", "describe_input", "design", "dress"]
 
 MOST = 10
 
@@ -43,16 +44,17 @@ class _Mark(NamedTuple):
     filled: bool
 
 
-_MARKS = {
+MARKS = {
     RunState.PLANNED: _Mark(GREY, "o", False),
     RunState.COMPLETED: _Mark(BLUE, "o", True),
     RunState.FAILED: _Mark(VERMILION, "X", True),
     RunState.TIMEOUT: _Mark(ORANGE, "^", True),
     RunState.INVALID: _Mark(PURPLE, "s", True),
+    RunState.PARTIAL: _Mark(SKY, "D", True),
 }
 
 
-class _Input(NamedTuple):
+class Input(NamedTuple):
     """One input: its column, the range that an axis shows and the design box in it."""
 
     values: Array
@@ -107,7 +109,7 @@ def design(
             "an ensemble."
         )
     wanted = pick(names, known, known, MOST, "design")
-    inputs = [_describe(ensemble, name, labels) for name in wanted]
+    inputs = [describe_input(ensemble, name, labels) for name in wanted]
     count = ensemble.sizes["run"]
     state = ensemble["state"].values if "state" in ensemble else np.full(count, RunState.PLANNED)
     if len(inputs) == 1:
@@ -115,7 +117,8 @@ def design(
     return _triangle(inputs, state.astype(np.int64))
 
 
-def _describe(ensemble: xr.Dataset, name: str, labels: Mapping[str, str] | None) -> _Input:
+def describe_input(ensemble: xr.Dataset, name: str, labels: Mapping[str, str] | None) -> Input:
+    """Return what an axis needs to know of an input."""
     values = np.asarray(ensemble[name].values, dtype=np.float64)
     box = table.get_box(ensemble)
     index = box.names.index(name)
@@ -129,10 +132,10 @@ def _describe(ensemble: xr.Dataset, name: str, labels: Mapping[str, str] | None)
         margin = 0.04 * (high - low or abs(high) or 1.0)
         low, high = low - margin, high + margin
     unit = str(ensemble[name].attrs.get("unit", ""))
-    return _Input(values, (labels or {}).get(name, ""), unit, name, low, high, (lower, upper), log)
+    return Input(values, (labels or {}).get(name, ""), unit, name, low, high, (lower, upper), log)
 
 
-def _triangle(inputs: list[_Input], state: Ints) -> Figure:
+def _triangle(inputs: list[Input], state: Ints) -> Figure:
     d = len(inputs)
     size = min(PAGE / (d - 1), 2.3) if d > 2 else 3.3
     legend = 1.2 if d == 2 else 0.0
@@ -149,20 +152,20 @@ def _triangle(inputs: list[_Input], state: Ints) -> Figure:
             width, height = x.box[1] - x.box[0], y.box[1] - y.box[0]
             ax.add_patch(Rectangle(corner, width, height, fill=False, ec="0.7", lw=0.7, zorder=0, label="design box"))
             _points(ax, x.values, y.values, state)
-            _dress(ax, "x", x, size, row == d - 2)
-            _dress(ax, "y", y, size, column == 0)
+            dress(ax, "x", x, size, row == d - 2)
+            dress(ax, "y", y, size, column == 0)
     figure.align_labels()
     add_legend(figure, _entries(axes[0, 0]), "outside right upper" if d == 2 else "upper right")
     return figure
 
 
-def _single(one: _Input, state: Ints) -> Figure:
+def _single(one: Input, state: Ints) -> Figure:
     figure, axes = new_figure(1, 1, (PAGE * 0.75, 2.4), f"Design: {len(state)} values of {one.name}")
     ax = axes[0, 0]
     _points(ax, one.values, np.arange(len(state), dtype=np.float64), state)
     for end in one.box:
         ax.axvline(end, color="0.7", lw=0.7, zorder=0, label="design box")
-    _dress(ax, "x", one, 4.0, True)
+    dress(ax, "x", one, 4.0, True)
     ax.set_ylabel("run")
     number_axis(ax.yaxis, 0, len(state), 4)
     add_legend(figure, _entries(ax), "outside right upper")
@@ -176,7 +179,7 @@ def _entries(ax: Axes) -> dict[str, Artist]:
 
 def _points(ax: Axes, x: Array, y: Array, state: Ints) -> None:
     area = float(np.clip(1500.0 / len(x), 2.0, 14.0))
-    for code, mark in _MARKS.items():
+    for code, mark in MARKS.items():
         rows = state == code
         if not rows.any():
             continue
@@ -194,7 +197,7 @@ def _points(ax: Axes, x: Array, y: Array, state: Ints) -> None:
         )
 
 
-def _dress(ax: Axes, which: str, one: _Input, size: float, outer: bool) -> None:
+def dress(ax: Axes, which: str, one: Input, size: float, outer: bool) -> None:
     """Set scale, limits and ticks; the label and the tick labels where the panel stands at the outside."""
     (ax.set_xlim if which == "x" else ax.set_ylim)(one.low, one.high)
     exponent = 0

@@ -1,0 +1,208 @@
+"""How many runs fail, how much of the prior they stand for, and where they lie."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, final
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from uqms._typing import Array, Bools
+from uqms.ensemble.states import RunState
+from uqms.ensemble.table import check, get_box, get_space, input_array, input_names
+
+__all__ = ["Failures", "Side", "failures"]
+
+_LOST = (RunState.FAILED, RunState.TIMEOUT, RunState.INVALID)
+_FEWEST = 5  # failed and other runs, below which no region is told
+_GAIN = 0.05  # by which another side of the region must tell the two apart better
+_SIDES = 3
+_Z = 1.959964  # of a 95 % interval
+
+
+class Side(NamedTuple):
+    """One side of the region where runs fail: ``input`` is above (or not above) ``value``, in the input's unit."""
+
+    input: str
+    above: bool
+    value: float
+    unit: str
+
+    def __str__(self) -> str:
+        unit = f" {self.unit}" if self.unit else ""
+        return f"{self.input} {'>' if self.above else '<'} {self.value:.3g}{unit}"
+
+
+@final
+@dataclass(frozen=True)
+class Failures:
+    """What `failures` found.
+
+    Parameters
+    ----------
+    counts
+        State -> number of runs, for the states that occur.
+    share
+        Share of the prior's mass in the design box where runs give nothing: failed, timeout or invalid. Share of the
+        runs where `of_prior` is False.
+    interval
+        Its 95 % interval (Wilson 1927, doi:10.1080/01621459.1927.10502953), as of independent points; those of a space
+        filling design do better.
+    of_prior
+        Whether it is known how the points were spread over the prior.
+    region
+        Sides of a region that tells these runs from the others; empty when there is none, or less than five of a kind.
+    inside, caught
+        How many runs lie in the region, and how many of them gave nothing.
+    """
+
+    counts: Mapping[str, int]
+    share: float
+    interval: tuple[float, float]
+    of_prior: bool
+    region: tuple[Side, ...] = ()
+    inside: int = 0
+    caught: int = 0
+
+    @property
+    def lost(self) -> int:
+        """Number of runs that gave nothing."""
+        return sum(self.counts.get(state.name.lower(), 0) for state in _LOST)
+
+    def __str__(self) -> str:
+        total = sum(self.counts.values())
+        lines = [f"{total} runs: " + ", ".join(f"{count} {state}" for state, count in self.counts.items())]
+        of = "the prior's mass in the design box" if self.of_prior else "the runs"
+        low, high = self.interval
+        lines.append(f"Gave nothing in {self.share:.1%} of {of} (95 % interval {low:.1%} to {high:.1%})")
+        if self.region:
+            lines.append(
+                f"Mostly where {' and '.join(map(str, self.region))}: {self.caught} of the {self.lost} lie there, "
+                f"among {self.inside} runs"
+            )
+        return "\n".join(lines)
+
+
+def failures(ensemble: xr.Dataset) -> Failures:
+    """Say how many runs failed, what share of the prior's mass that is, and in which region they lie.
+
+    Use it after a campaign in which runs did not complete, before a surrogate is fitted to the rest: a surrogate knows
+    nothing of the region where they fail.
+
+    Parameters
+    ----------
+    ensemble
+        With its states; runs that are planned only do not count.
+
+    Returns
+    -------
+    Failures
+        Prints as three lines.
+
+    Raises
+    ------
+    DataError
+        When it is no ensemble.
+
+    Examples
+    --------
+    >>> from uqms.ensemble import build
+    >>> a = np.arange(20.0)
+    >>> states = np.where(a > 13.0, "failed", "completed")
+    >>> print(failures(build({"a": a}, {"y": a}, states=states)))
+    20 runs: 14 completed, 6 failed
+    Gave nothing in 30.0% of the runs (95 % interval 14.5% to 51.9%)
+    Mostly where a > 13.5: 6 of the 6 lie there, among 6 runs
+    """
+    check(ensemble)
+    state = ensemble["state"].values
+    counts = {s.name.lower(): int((state == s).sum()) for s in RunState if (state == s).any()}
+    ran = state != RunState.PLANNED
+    x, lost = input_array(ensemble)[ran], np.isin(state[ran], _LOST)
+    weights = _weights(ensemble, x)
+    share, interval = _share(x, lost, np.ones(len(x)) if weights is None else weights)
+    region, inside = _region(ensemble, x, lost)
+    return Failures(counts, share, interval, weights is not None, region, int(inside.sum()), int((inside & lost).sum()))
+
+
+def _weights(ensemble: xr.Dataset, x: Array) -> Array | None:
+    """Return what each point stands for of the prior, up to a factor; None when that is not known."""
+    space = get_space(ensemble)
+    spread = json.loads(str(ensemble.attrs.get("design", "{}"))).get("over")
+    if space is None or spread is None:
+        return None
+    if spread == "prior":
+        return np.ones(len(x))
+    # Spread evenly over the box in the scale of the surrogate's inputs.
+    names = input_names(ensemble)
+    box = get_box(ensemble).select(names)
+    columns = {name: x[:, names.index(name)] for name in space.names}
+    stretch = box.unit_gradient(x)[:, [names.index(name) for name in space.names]]
+    log = np.asarray(space.log_density(columns)) - np.log(np.abs(stretch)).sum(axis=1)
+    weights: Array = np.exp(log - log.max())
+    return weights
+
+
+def _share(x: Array, lost: Bools, weights: Array) -> tuple[float, tuple[float, float]]:
+    """Return the weighted share of points that were lost, and Wilson's interval at their effective number."""
+    if not len(x):
+        return 0.0, (0.0, 1.0)
+    _, first, point, times = np.unique(x, axis=0, return_index=True, return_inverse=True, return_counts=True)
+    rate = np.bincount(point, lost) / times  # of the replicates of a point
+    w = weights[first]
+    share = float(w @ rate / w.sum())
+    low, high = wilson(np.array(share), np.array(w.sum() ** 2 / (w @ w)))
+    return share, (float(low), float(high))
+
+
+def wilson(share: Array, n: NDArray[np.number]) -> tuple[Array, Array]:
+    """Return both ends of the 95 % interval of shares out of n each (Wilson 1927)."""
+    centre = (share + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
+    half = _Z / (1 + _Z**2 / n) * np.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
+    return np.maximum(centre - half, 0.0), np.minimum(centre + half, 1.0)
+
+
+def _region(ensemble: xr.Dataset, x: Array, lost: Bools) -> tuple[tuple[Side, ...], Bools]:
+    """Return the sides of a region of runs that were lost, found one after the other, and which runs are in it.
+
+    A side is the threshold by which the share of lost runs inside exceeds that of the others most (Youden's index).
+    """
+    inside = np.ones(len(x), dtype=np.bool_)
+    sides: list[Side] = []
+    if min(lost.sum(), (~lost).sum()) < _FEWEST:
+        return (), np.zeros(len(x), dtype=np.bool_)
+    names = input_names(ensemble)
+    box = get_box(ensemble).select(names)
+    u = box.to_unit(x)
+    index = 0.0
+    while len(sides) < _SIDES:
+        gain, column, above, cut = max(_best_cut(u[:, j], j, lost, inside) for j in range(len(names)))
+        if gain < index + _GAIN:
+            break
+        index = gain
+        inside &= (u[:, column] > cut) == above
+        centre = np.full(len(names), 0.5)
+        centre[column] = cut
+        name = names[column]
+        value = float(box.from_unit(centre)[column])
+        sides.append(Side(name, above, value, str(ensemble[name].attrs.get("unit", ""))))
+    return tuple(sides), inside if sides else ~inside
+
+
+def _best_cut(u: Array, column: int, lost: Bools, inside: Bools) -> tuple[float, int, bool, float]:
+    """Return Youden's index of the best threshold on one input, the input, the side and the threshold."""
+    order = np.argsort(u, kind="stable")
+    sorted_u = u[order]
+    between = np.flatnonzero(np.diff(sorted_u) > 0)
+    if not between.size:
+        return -1.0, column, True, 0.0
+    below_lost = np.cumsum((lost & inside)[order])[between] / lost.sum()
+    below_other = np.cumsum((~lost & inside)[order])[between] / (~lost).sum()
+    all_lost, all_other = (lost & inside).sum() / lost.sum(), (~lost & inside).sum() / (~lost).sum()
+    below = below_lost - below_other
+    above = (all_lost - below_lost) - (all_other - below_other)
+    best = max((float(values.max()), side, int(values.argmax())) for values, side in ((below, False), (above, True)))
+    place = between[best[2]]
+    return best[0], column, best[1], float((sorted_u[place] + sorted_u[place + 1]) / 2)

@@ -1,0 +1,119 @@
+"""Where runs fail: the share that gave nothing along each input."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from uqms import ensemble as table
+from uqms._typing import Array
+from uqms.ensemble import RunState
+from uqms.ensemble.reporting import Side, wilson
+from uqms.plots._design import MARKS, Input, describe_input, dress
+from uqms.plots._style import BLUE, PAGE, VERMILION, add_legend, collected, new_figure, pick, styled
+
+__all__ = ["failures"]
+
+MOST = 12
+_COLUMNS = 4
+_LOST = (RunState.FAILED, RunState.TIMEOUT, RunState.INVALID)
+
+
+@styled
+def failures(
+    ensemble: xr.Dataset, *, names: Sequence[str] | None = None, labels: Mapping[str, str] | None = None
+) -> Figure:
+    r"""Draw the share of runs that gave nothing along each input, and the region in which they mostly lie.
+
+    Use it after a campaign with failed runs; `uqms.ensemble.failures` tells the same in words, `uqms.plots.design`
+    shows the points in pairs of inputs.
+
+    Parameters
+    ----------
+    ensemble
+        With the states of its runs.
+    names
+        Inputs to show, at most 12; all of them by default.
+    labels
+        What to write instead of a name, by name, for example {"beta": r"$\beta$"}.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        One panel an input. Bars are shares with 95 % intervals (Wilson), marks on top the runs that gave nothing; the
+        shaded side of a dashed line belongs to the region.
+
+    Raises
+    ------
+    DataError
+        When it is no ensemble.
+    InputError
+        When names are unknown or too many.
+
+    Examples
+    --------
+    >>> import uqms as uq
+    >>> a = np.arange(20.0)
+    >>> table = uq.ensemble.build({"a": a}, {"y": a}, states=np.where(a > 13, "failed", "completed"))
+    >>> len(failures(table).axes)
+    1
+    """
+    told = table.failures(ensemble)
+    known = table.input_names(ensemble)
+    wanted = pick(names, known, known, MOST, "failures")
+    state = ensemble["state"].values
+    ran = ensemble.isel(run=np.flatnonzero(state != RunState.PLANNED))
+    columns = min(_COLUMNS, len(wanted))
+    rows = -(-len(wanted) // columns)
+    alt = f"Share of runs that gave nothing, along {', '.join(wanted)}. {told}"
+    figure, axes = new_figure(rows, columns, (PAGE * max(columns, 2) / _COLUMNS + 1.2, 1.9 * rows), alt)
+    for ax, name in zip(axes.flat, wanted, strict=False):
+        one = describe_input(ran, name, labels)
+        _panel(ax, one, ran["state"].values, [side for side in told.region if side.input == name])
+        dress(ax, "x", one, PAGE / _COLUMNS, True)
+        if ax is not axes[ax.get_subplotspec().rowspan.start, 0]:
+            ax.tick_params(labelleft=False)
+    for ax in list(axes.flat)[len(wanted) :]:
+        figure.delaxes(ax)
+    for row in axes:
+        row[0].set_ylabel("share that\ngave nothing")
+    add_legend(figure, collected(figure.axes), "outside right upper")
+    return figure
+
+
+def _panel(ax: Axes, one: Input, state: Array, sides: Sequence[Side]) -> None:
+    lost = np.isin(state, _LOST)
+    edges = _edges(one, len(state))
+    which = np.clip(np.searchsorted(edges, one.values, side="right") - 1, 0, len(edges) - 2)
+    total = np.bincount(which, minlength=len(edges) - 1)
+    gone = np.bincount(which, lost, minlength=len(edges) - 1)
+    share = gone / np.maximum(total, 1)
+    low, high = wilson(share, np.maximum(total, 1))
+    some = total > 0
+    middle = np.sqrt(edges[:-1] * edges[1:]) if one.log else (edges[:-1] + edges[1:]) / 2
+    ax.bar(
+        edges[:-1][some], share[some], np.diff(edges)[some], align="edge", color=BLUE, alpha=0.35, lw=0, label="share"
+    )
+    ax.vlines(middle[some], low[some], high[some], color=BLUE, lw=1.0, label="95 % interval")
+    for code in _LOST:
+        rows = state == code
+        if rows.any():
+            mark = MARKS[code]
+            label = code.name.lower()
+            y = np.full(int(rows.sum()), 1.08)
+            ax.scatter(one.values[rows], y, s=12, marker=mark.marker, c=mark.colour, lw=0, label=label, clip_on=False)
+    for side in sides:
+        ax.axvline(side.value, color=VERMILION, lw=0.9, ls="--", zorder=0)
+        end = one.high if side.above else one.low
+        ax.axvspan(side.value, end, color=VERMILION, alpha=0.08, lw=0, zorder=0, label="region")
+    ax.set_ylim(0.0, 1.15)
+    ax.set_yticks([0.0, 0.5, 1.0], ["0", "0.5", "1"])
+
+
+def _edges(one: Input, n: int) -> Array:
+    """Return bins over the design box, about ten runs in each but at most twelve bins."""
+    count = int(np.clip(n // 10, 2, 12))
+    low, high = min(one.box[0], one.values.min()), max(one.box[1], one.values.max())
+    return np.geomspace(low, high, count + 1) if one.log else np.linspace(low, high, count + 1)
