@@ -13,13 +13,12 @@ Contract
 import json
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from itertools import batched
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self, final
+from typing import TYPE_CHECKING, NamedTuple, Self, final
 
 import numpy as np
 
@@ -30,11 +29,18 @@ from uqms.runs.campaign import Campaign, sorted_columns
 from uqms.runs.connection import number, open_reading, open_writing, rescue, tidy, told, transaction
 from uqms.runs.format import COLUMNS, Layout, Stored, checksum, versions
 from uqms.runs.lease import Lease, hold, network_file_system
+from uqms.runs.reading import Outputs, read_campaigns, read_index
 from uqms.runs.records import Record
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+    from uqms.runs.reading import Index
+    from uqms.runs.selection import States, Where
 
 __all__ = ["Row", "RunStore"]
 
-_BLOCK = 2**24  # bytes of outputs that are decoded at once
 _STATES = {int(state): state for state in RunState}
 _PUT = (
     f"INSERT INTO runs ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET "
@@ -164,8 +170,12 @@ class RunStore:
         self._known.pop(campaign.id, None)
 
     def relatives(self, campaign: Campaign) -> int:
-        """Return how many runs there are of a simulator with the same name and another identity."""
-        numbers = [c.number for c in self.stored() if c.name == campaign.name and c.identity != campaign.identity]
+        """Return how many runs there are of a simulator with the same name and another identity.
+
+        Other settings (`config`) do not count: they are changed on purpose.
+        """
+        known, mine = read_campaigns(self._db, self.path), _without_config(campaign.identity)
+        numbers = [c.number for c in known if c.name == campaign.name and _without_config(c.identity) != mine]
         if not campaign.name or not numbers:
             return 0
         with told(self.path):
@@ -222,72 +232,14 @@ class RunStore:
         if known is None:
             shapes = {name: part.shape for name, part in Layout.of(campaign).parts.items()}
             return {name: np.full((len(keys), *shape), np.nan) for name, shape in shapes.items()}
-        return self.outputs_of(known, keys)
-
-    def outputs_of(self, known: Stored, keys: Sequence[bytes]) -> dict[str, Array]:
-        """Return the outputs of runs of a campaign as it stands in the file; see `outputs`."""
-        parts, width = known.layout.parts, known.layout.width
-        self._refuse_other_lengths(known)
-        values = {name: np.full((len(keys), *part.shape), np.nan) for name, part in parts.items()}
-        places: dict[bytes, list[int]] = {}
-        for place, key in enumerate(keys):
-            places.setdefault(key, []).append(place)
-        for rows, blobs in self._blocks(known, places):
-            block = np.frombuffer(blobs, dtype="<f8").reshape(-1, width)
-            where = [place for key in rows for place in places[key]]
-            take = [index for index, key in enumerate(rows) for _ in places[key]]
-            for name, part in parts.items():
-                values[name][where] = block[take, part.start : part.stop].reshape(-1, *part.shape)
-        return values
-
-    def _blocks(self, known: Stored, places: Mapping[bytes, object]) -> Iterator[tuple[list[bytes], bytes]]:
-        """Yield keys and joined outputs of some runs at a time, each verified."""
-        rows: list[bytes] = []
-        blobs: list[bytes] = []
-        most = max(1, _BLOCK // max(8 * known.layout.width, 1))
-        with told(self.path):
-            for key, x, seed, replicate, state, seconds, attempts, message, said, blob in self._rows(known, places):
-                if checksum(x, seed, replicate, state, seconds, attempts, message, blob) != said:
-                    raise IntegrityError(
-                        f"run {key.hex()[:12]} in {self.path} is not what was written; {rescue(self.path)}"
-                    )
-                if blob is not None:
-                    rows.append(key)
-                    blobs.append(blob)
-                if len(rows) == most:
-                    yield rows, b"".join(blobs)
-                    rows, blobs = [], []
-        if rows:
-            yield rows, b"".join(blobs)
-
-    def _rows(self, known: Stored, keys: Mapping[bytes, object]) -> Iterator[tuple[Any, ...]]:
-        query = "SELECT key, x, seed, replicate, state, seconds, attempts, message, checksum, outputs FROM runs WHERE"
-        count = number(self._db, f"SELECT count(*) FROM runs WHERE campaign = {known.number}")
-        if 2 * len(keys) > count:
-            rows = self._db.execute(f"{query} campaign = {known.number}")
-            yield from (row for row in rows if row[0] in keys)
-            return
-        for some in batched(keys, 500):
-            marks = ", ".join("?" * len(some))
-            # The plus keeps SQLite from going through all runs of the campaign instead of through the keys.
-            yield from self._db.execute(f"{query} +campaign = {known.number} AND key IN ({marks})", some)
-
-    def _refuse_other_lengths(self, known: Stored) -> None:
-        """Raise before memory is claimed for outputs that the file does not hold."""
-        query = "SELECT count(*) FROM runs WHERE campaign = ? AND outputs IS NOT NULL AND length(outputs) != ?"
-        with told(self.path):
-            wrong = self._db.execute(query, (known.number, 8 * known.layout.width)).fetchone()[0]
-        if wrong:
-            raise IntegrityError(
-                f"{wrong} runs in {self.path} have outputs of another length than their campaign; {rescue(self.path)}"
-            )
+        return Outputs(self._db, self.path, known).of(keys)
 
     def _find(self, campaign: Campaign) -> Stored | None:
         """Return the campaign as it stands in the file; its layout must be that of the simulator."""
         known = self._known.get(campaign.id)
         if known is not None:
             return known
-        found = [stored for stored in self.stored("WHERE id = ?", campaign.id)]
+        found = read_campaigns(self._db, self.path, "WHERE id = ?", campaign.id)
         if not found:
             return None
         words = found[0].layout.differences(Layout.of(campaign))
@@ -299,11 +251,149 @@ class RunStore:
         self._known[campaign.id] = found[0]
         return found[0]
 
-    def stored(self, where: str = "", *values: object) -> list[Stored]:
-        """Return the campaigns as they stand in the file."""
-        query = "SELECT number, id, identity, inputs, fidelity, layout, about, created, versions FROM campaigns"
-        with told(self.path):
-            return [Stored.of(row) for row in self._db.execute(f"{query} {where} ORDER BY number", values)]
+    # ------------------------------------------------------------------------------------------------- what is in there
+    def campaigns(self) -> "pd.DataFrame":
+        """Return a table with one row for each campaign: simulator, inputs, how many runs ended how, their seconds."""
+        from uqms.runs.selection import campaigns_table
+
+        return campaigns_table(self._db, self.path)
+
+    def runs(self, campaign: str | None = None) -> "pd.DataFrame":
+        """Return a table with one row for each run of a campaign: key, inputs, state, seconds, message, seed.
+
+        Parameters
+        ----------
+        campaign
+            The simulator's name or the beginning of the campaign's id; may be left out when there is one campaign.
+
+        Raises
+        ------
+        InputError
+            When it is not clear which campaign is meant; names all.
+        """
+        from uqms.runs.selection import runs_table
+
+        return runs_table(*self._index(campaign))
+
+    def ensemble(self, campaign: str | None = None) -> "xr.Dataset":
+        """Return the runs of a campaign as an ensemble, without the simulator: what `uqms.run` returned.
+
+        Its rows are ordered by their inputs, since the order in which runs ended says nothing.
+
+        Parameters
+        ----------
+        campaign
+            As in `runs`.
+        """
+        from uqms.runs.export import ensemble
+
+        known, index = self._index(campaign)
+        return ensemble(known, index, Outputs(self._db, self.path, known).of(index.keys))
+
+    def export(self, path: str | os.PathLike[str], campaign: str | None = None) -> Path:
+        """Write the runs of a campaign to a netCDF file (.nc) or a CSV table (.csv), which other programs read.
+
+        The netCDF file is the ensemble, which `uqms.ensemble.from_netcdf` reads; it may be larger than the memory. The
+        table has one row for each run and a column ``name[coordinate]`` for each entry of an output with dims. The file
+        appears whole or not at all.
+
+        Parameters
+        ----------
+        path
+            Where to; the ending says what.
+        campaign
+            As in `runs`.
+
+        Raises
+        ------
+        InputError
+            When the ending is another one, or it is not clear which campaign is meant.
+        StorageError
+            When the file cannot be written.
+        """
+        from uqms.runs.export import export
+
+        known, index = self._index(campaign)
+        export(known, index, Outputs(self._db, self.path, known), Path(path))
+        return Path(path)
+
+    def _index(self, campaign: str | None) -> "tuple[Stored, Index]":
+        from uqms.runs.selection import choose_campaign
+
+        known = choose_campaign(self._db, self.path, campaign)
+        return known, read_index(self._db, self.path, known)
+
+    # ------------------------------------------------------------------------------------------------------------- care
+    def invalidate(
+        self,
+        campaign: str | None = None,
+        *,
+        state: "States | Iterable[States] | None" = None,
+        where: "Where | None" = None,
+        before: datetime | str | None = None,
+        keys: Iterable[str | bytes] | None = None,
+        dry_run: bool = False,
+    ) -> int:
+        """Remove the runs that fit everything that is asked, in one step, so that they run again; return how many.
+
+        Use it when some of the results are known to be wrong: a bug in one corner of the box, a broken node last night.
+
+        Parameters
+        ----------
+        campaign
+            As in `runs`; all campaigns when it is left out. Alone it removes all runs of that campaign.
+        state
+            One or several states, such as "failed".
+        where
+            Input -> (low, high); both ends belong to it.
+        before
+            Runs that ended before this moment, a datetime or a text such as "2026-01-31"; without a zone it is meant in
+            the time of this computer.
+        keys
+            Keys as in the table of `runs`.
+        dry_run
+            Count, but remove nothing.
+
+        Raises
+        ------
+        InputError
+            When nothing says which runs are meant, or a name is unknown.
+        CampaignLocked
+            When another process writes to the store.
+        """
+        from uqms.runs.selection import choose_runs
+
+        if dry_run:
+            return len(choose_runs(self._db, self.path, campaign, state, where, before, keys))
+        with self.lease():
+            chosen = choose_runs(self._db, self.path, campaign, state, where, before, keys)
+            with told(self.path), transaction(self._db):
+                self._db.executemany("DELETE FROM runs WHERE key = ?", [(key,) for key in chosen])
+        return len(chosen)
+
+    def integrity_check(self) -> None:
+        """Read the whole file, compute all hashes again, and raise an IntegrityError when something is damaged.
+
+        Checked are SQLite's own structure, the checksum of every run, and whether keys and ids follow from the
+        identity, inputs and seeds that stand beside them.
+        """
+        from uqms.runs.care import check
+
+        check(self._db, self.path)
+
+    def salvage(self, target: str | os.PathLike[str]) -> int:
+        """Write the runs that are well into a new store, and return how many; for a file that is damaged.
+
+        Raises
+        ------
+        IntegrityError
+            When nothing can be read any more.
+        StorageError
+            When the new store exists already or cannot be written.
+        """
+        from uqms.runs.care import salvage
+
+        return salvage(self.path, Path(target))
 
     # ------------------------------------------------------------------------------------------------------------ lease
     @contextmanager
@@ -331,6 +421,10 @@ class RunStore:
             self._lease.check()
         elif self._network:
             raise CampaignError(f"{self.path} lies on a disk of a network: write inside of `with store.lease():`.")
+
+
+def _without_config(identity: str) -> dict[str, object]:
+    return {key: value for key, value in json.loads(identity).items() if key != "config"}
 
 
 def _encode(known: Stored, inputs: tuple[str, ...], rows: Sequence[Row], ended: str) -> list[tuple[object, ...]]:

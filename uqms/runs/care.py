@@ -1,0 +1,153 @@
+"""Is every run still what was written, and what can be taken out of a file where that is not so."""
+
+import os
+import sqlite3
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import closing, suppress
+from itertools import batched
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from uqms.ensemble.files import atomic_path
+from uqms.errors import FormatError, IntegrityError, StorageError
+from uqms.runs.campaign import campaign_id, run_keys
+from uqms.runs.connection import connect_reading, number, rescue, told, transaction
+from uqms.runs.format import APPLICATION, COLUMNS, FORMAT, Stored, checksum, create
+from uqms.runs.reading import read_campaigns
+from uqms.runs.upgrade import OLD_RUNS, Converter
+
+__all__ = ["check", "salvage"]
+
+_SOME = 256  # runs that are checked together
+_SMALLEST = 64  # bytes of a row, at least
+
+
+def check(db: sqlite3.Connection, path: Path) -> None:
+    """Read the whole file, compute every hash again and raise an IntegrityError when something is not as written."""
+    with told(path):
+        words = [str(row[0]) for row in db.execute("PRAGMA integrity_check(3)")]
+        orphans = len(db.execute("PRAGMA foreign_key_check(runs)").fetchall())
+    if words != ["ok"]:
+        raise IntegrityError(f"{path} is damaged ({'; '.join(words)}); {rescue(path)}")
+    if orphans:
+        raise IntegrityError(f"{path} is damaged ({orphans} runs of no campaign); {rescue(path)}")
+    for known in read_campaigns(db, path):
+        if not _sound(known):
+            raise IntegrityError(f"campaign {known.id[:12]} in {path} is not what was written; {rescue(path)}")
+        with told(path):
+            rows = db.execute(f"SELECT {COLUMNS} FROM runs WHERE campaign = {known.number}")
+            for some in batched(rows, _SOME):
+                for row, right in zip(some, _right(known, some), strict=True):
+                    if not right:
+                        raise IntegrityError(
+                            f"run {bytes(row[0]).hex()[:12]} in {path} is not what was written: the hash of its "
+                            f"content is another one; {rescue(path)}"
+                        )
+
+
+def _sound(known: Stored) -> bool:
+    return campaign_id(known.identity, known.inputs, known.fidelity) == known.id
+
+
+def _right(known: Stored, rows: Sequence[tuple[Any, ...]]) -> list[bool]:
+    """Tell of each row whether its key and its checksum follow from its content."""
+    d, width = len(known.inputs), known.layout.width
+    right = []
+    for key, _, x, seed, replicate, state, seconds, attempts, message, _, digest, blob in rows:
+        try:
+            values = np.frombuffer(x, dtype="<f8").reshape(1, d)
+            (wanted,) = run_keys(known.id, values, None if seed is None else np.array([seed]))
+            said = checksum(x, seed, replicate, state, seconds, attempts, message, blob)
+            right.append(wanted == key and said == digest and (blob is None or len(blob) == 8 * width))
+        except (ValueError, TypeError, AttributeError, OverflowError, struct.error):
+            right.append(False)
+    return right
+
+
+# ------------------------------------------------------------------------------------------------------------- salvage
+def salvage(path: Path, target: Path) -> int:
+    """Write the runs of a damaged file that are well into a new store; return how many.
+
+    Raises
+    ------
+    FormatError
+        When nothing says that the file ever was a run store.
+    IntegrityError
+        When no campaign can be read any more.
+    StorageError
+        When the new store exists already or cannot be written.
+    """
+    if target.exists():
+        raise StorageError(f"{target} exists already; give the path of a new file.")
+    with told(path), closing(connect_reading(path)) as source:
+        application, found = number(source, "PRAGMA application_id"), number(source, "PRAGMA user_version")
+        if application != APPLICATION or not 1 <= found <= FORMAT:
+            raise FormatError(f"{path} is not a run store that this uqms knows; there is nothing to take out of it.")
+        with atomic_path(target) as part, closing(sqlite3.connect(part, isolation_level=None)) as new:
+            with told(target), transaction(new):
+                create(new)
+                rows = _old_rows(source, new, path) if found == 1 else _rows(source, new, path)
+                return sum(rows)
+
+
+def _rows(source: sqlite3.Connection, new: sqlite3.Connection, path: Path) -> Iterator[int]:
+    campaigns: dict[int, Stored] = {}
+    names = "number, id, identity, inputs, fidelity, layout, about, created, versions"
+    for _, *said in _readable(source, f"SELECT rowid, {names} FROM campaigns", path):
+        with suppress(IntegrityError):
+            campaign = Stored.of(tuple(said))
+            if _sound(campaign):
+                campaigns[campaign.number] = campaign
+                new.execute(f"INSERT INTO campaigns ({names}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", said)
+    if not campaigns:
+        raise IntegrityError(f"no campaign in {path} can be read any more, so its runs cannot be either.")
+    insert = f"INSERT OR IGNORE INTO runs ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    for _, *row in _readable(source, f"SELECT rowid, {COLUMNS} FROM runs", path):
+        known = campaigns.get(row[1])
+        if known is not None and _right(known, [tuple(row)])[0]:
+            yield new.execute(insert, row).rowcount
+
+
+def _old_rows(source: sqlite3.Connection, new: sqlite3.Connection, path: Path) -> Iterator[int]:
+    try:
+        converter = Converter(source, "simulators", new, path)
+    except sqlite3.DatabaseError as error:
+        raise IntegrityError(f"no simulator in {path} can be read any more ({error}), so no run can.") from error
+    for _, *row in _readable(source, OLD_RUNS.replace("SELECT ", "SELECT rowid, ", 1), path):
+        with suppress(IntegrityError):
+            converter.insert(tuple(row))
+            yield 1
+
+
+def _readable(db: sqlite3.Connection, query: str, path: Path) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows of a table (rowid first) that can be read, going round damaged pages."""
+    last, most = 0, None
+    while True:
+        try:
+            for row in db.execute(f"{query} WHERE rowid > ? ORDER BY rowid", (last,)):
+                if row[0] <= last:
+                    raise sqlite3.DatabaseError("rows that are not in their order")
+                yield row
+                last = row[0]
+            return
+        except sqlite3.DatabaseError:
+            most = _most(db, query, path) if most is None else most
+        for candidate in range(last + 1, most + 1):
+            with suppress(sqlite3.DatabaseError):
+                row = db.execute(f"{query} WHERE rowid = ?", (candidate,)).fetchone()
+                if row is not None:
+                    yield row
+                    last = candidate
+                    break
+        else:
+            return
+
+
+def _most(db: sqlite3.Connection, query: str, path: Path) -> int:
+    """Return a number that no row's number exceeds."""
+    with suppress(sqlite3.DatabaseError, TypeError):
+        return number(db, f"SELECT max(rowid) FROM {query.rsplit(' ', 1)[1]}")
+    return os.stat(path).st_size // _SMALLEST

@@ -1,0 +1,205 @@
+"""What is in a run store, as tables, and the choice of campaigns and runs by words."""
+
+import sqlite3
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from uqms._typing import Bools
+from uqms.ensemble import RunState
+from uqms.errors import InputError
+from uqms.runs.connection import told
+from uqms.runs.format import Stored
+from uqms.runs.reading import Index, read_campaigns, read_index
+
+__all__ = ["States", "Where", "campaigns_table", "choose_campaign", "choose_campaigns", "choose_runs", "runs_table"]
+
+States = RunState | str | int
+Where = Mapping[str, tuple[float, float]]
+
+
+# -------------------------------------------------------------------------------------------------------------- tables
+def campaigns_table(db: sqlite3.Connection, path: Path) -> pd.DataFrame:
+    """Return one row for each campaign: what it is, how many runs ended how, what they cost."""
+    rows = []
+    for known in read_campaigns(db, path):
+        query = f"SELECT state, count(*), total(seconds), max(ended) FROM runs WHERE campaign = {known.number}"
+        with told(path):
+            found = db.execute(f"{query} GROUP BY state").fetchall()
+        counts = {state: count for state, count, _, _ in found}
+        rows.append(
+            {
+                "campaign": known.id,
+                "simulator": known.name,
+                "fidelity": known.fidelity,
+                "inputs": ", ".join(known.inputs),
+                "outputs": ", ".join(known.layout.outputs),
+                "runs": sum(counts.values()),
+                **{s.name.lower(): counts.get(int(s), 0) for s in RunState if s != RunState.PLANNED},
+                "seconds": sum(seconds for _, _, seconds, _ in found),
+                "created": known.created,
+                "last": max((last for *_, last in found), default=""),
+                "versions": known.versions,
+                "identity": known.identity,
+            }
+        )
+    names = ["campaign", "simulator", "fidelity", "inputs", "outputs", "runs"]
+    names += [s.name.lower() for s in RunState if s != RunState.PLANNED]
+    return pd.DataFrame(rows, columns=[*names, "seconds", "created", "last", "versions", "identity"])
+
+
+def runs_table(known: Stored, index: Index) -> pd.DataFrame:
+    """Return one row for each run, without its outputs."""
+    seeds = [pd.NA] * len(index.keys) if index.seeds is None else index.seeds
+    return pd.DataFrame(
+        {
+            "key": [key.hex() for key in index.keys],
+            **dict(zip(known.inputs, index.x.T, strict=True)),
+            "state": [RunState(int(state)).name.lower() for state in index.states],
+            "seconds": index.seconds,
+            "message": index.messages,
+            "attempts": index.attempts,
+            "replicate": index.replicates,
+            "seed": pd.array(seeds, dtype="Int64"),
+            "ended": pd.to_datetime(index.ended, utc=True, format="ISO8601"),
+        }
+    )
+
+
+# -------------------------------------------------------------------------------------------------------------- choices
+def choose_campaigns(db: sqlite3.Connection, path: Path, campaign: str | None) -> list[Stored]:
+    """Return the campaigns that have runs and fit a name of their simulator or the beginning of their id.
+
+    Raises
+    ------
+    InputError
+        When none does; names those that there are.
+    """
+    with told(path):
+        filled = {row[0] for row in db.execute("SELECT DISTINCT campaign FROM runs")}
+    known = [each for each in read_campaigns(db, path) if each.number in filled]
+    if not known:
+        raise InputError(f"{path} holds no runs.")
+    if campaign is None:
+        return known
+    found = [each for each in known if each.name == campaign or (campaign and each.id.startswith(campaign))]
+    if not found:
+        raise InputError(f"{path} has no campaign {campaign!r}; there {_listed(known)}.")
+    return found
+
+
+def choose_campaign(db: sqlite3.Connection, path: Path, campaign: str | None) -> Stored:
+    """Return the one campaign that is meant.
+
+    Raises
+    ------
+    InputError
+        When there are several or none; names them.
+    """
+    found = choose_campaigns(db, path, campaign)
+    if len(found) > 1:
+        raise InputError(
+            f"{path} holds several campaigns; name one by its simulator or by the beginning of its id: there "
+            f"{_listed(found)}."
+        )
+    return found[0]
+
+
+def _listed(known: Sequence[Stored]) -> str:
+    return f"{'is' if len(known) == 1 else 'are'} {'; '.join(map(str, known))}"
+
+
+def choose_runs(
+    db: sqlite3.Connection,
+    path: Path,
+    campaign: str | None,
+    state: States | Iterable[States] | None,
+    where: Where | None,
+    before: datetime | str | None,
+    keys: Iterable[str | bytes] | None,
+) -> list[bytes]:
+    """Return the keys of the runs that fit everything that is asked; see `RunStore.invalidate`."""
+    known = choose_campaigns(db, path, campaign)
+    if campaign is None and all(each is None for each in (state, where, before, keys)):
+        raise InputError(
+            f"nothing says which runs of {path} are meant; give state=, where=, before= or keys=, or name the campaign "
+            "all of whose runs shall go."
+        )
+    where = {} if where is None else where
+    for name in where:
+        if not any(name in each.inputs for each in known):
+            names = sorted({i for each in known for i in each.inputs})
+            raise InputError(f"where names {name!r}, which is no input; the inputs are {', '.join(names)}.")
+    states = None if state is None else _states(state)
+    wanted = None if keys is None else {_key(key) for key in keys}
+    limit = None if before is None else _moment(before)
+    found: list[bytes] = []
+    for each in known:
+        if all(name in each.inputs for name in where):
+            index = read_index(db, path, each)
+            chosen = np.flatnonzero(_fitting(each, index, states, where, limit, wanted))
+            found += [index.keys[i] for i in chosen]
+    return found
+
+
+def _fitting(
+    known: Stored,
+    index: Index,
+    states: Collection[int] | None,
+    where: Where,
+    limit: str | None,
+    wanted: Collection[bytes] | None,
+) -> Bools:
+    fits = np.ones(len(index.keys), dtype=np.bool_)
+    if states is not None:
+        fits &= np.isin(index.states, list(states))
+    for name, bounds in where.items():
+        low, high = _bounds(name, bounds)
+        column = index.x[:, known.inputs.index(name)]
+        fits &= (low <= column) & (column <= high)
+    if limit is not None:
+        fits &= np.array([ended < limit for ended in index.ended], dtype=np.bool_)
+    if wanted is not None:
+        fits &= np.array([key in wanted for key in index.keys], dtype=np.bool_)
+    return fits
+
+
+def _bounds(name: str, given: Sequence[float]) -> tuple[float, float]:
+    try:
+        low, high = map(float, given)
+    except (TypeError, ValueError):
+        low, high = 1.0, 0.0
+    if not low <= high:
+        raise InputError(f"where has {name!r}: {given!r}; give (low, high), both ends belong to it.")
+    return low, high
+
+
+def _states(given: States | Iterable[States]) -> set[int]:
+    each = [given] if isinstance(given, str | int) else list(given)
+    try:
+        return {int(RunState[s.upper()] if isinstance(s, str) else RunState(s)) for s in each}
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        words = ", ".join(s.name.lower() for s in RunState)
+        raise InputError(f"state is {given!r}; a state is one of {words}.") from error
+
+
+def _key(given: str | bytes) -> bytes:
+    try:
+        key = bytes.fromhex(given) if isinstance(given, str) else bytes(given)
+    except ValueError:
+        key = b""
+    if len(key) != 32:
+        raise InputError(f"a key is {given!r}; a key has 64 hexadecimal digits, see the table of runs.")
+    return key
+
+
+def _moment(given: datetime | str) -> str:
+    """Return a moment as the store writes it; one without a zone is meant in this computer's time."""
+    try:
+        moment = datetime.fromisoformat(given) if isinstance(given, str) else given
+        return moment.astimezone(UTC).isoformat(timespec="milliseconds")
+    except (ValueError, AttributeError, TypeError) as error:
+        raise InputError(f"before is {given!r}; give a date such as 2026-01-31 or 2026-01-31T12:00.") from error
