@@ -29,6 +29,7 @@ from uqms.parameters import Box
 from uqms.surrogates._fused import scores_flat_reverse
 from uqms.surrogates.kernels import Kernel, Matern52
 from uqms.surrogates.outputs import Curve, Decoder, Layout, OutputBasis, Scalar, fit_curve, fit_scalar
+from uqms.surrogates.pointwise import mean_at, mean_reverse
 from uqms.surrogates.prediction import Prediction, named_points
 from uqms.surrogates.process import ScoreProcess, Scores, condition, draw_at, scores_at
 from uqms.surrogates.training import Hyperparameters, train, trend_basis
@@ -179,6 +180,21 @@ class GaussianProcessSurrogate:
         return {basis.name: basis.layout for basis in self.bases}
 
     @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the inputs, in order."""
+        return self.domain.names
+
+    @property
+    def outputs(self) -> Mapping[str, tuple[str, ...]]:
+        """Name of each output and its dims."""
+        return {basis.name: basis.layout.dims for basis in self.bases}
+
+    @property
+    def coords(self) -> Mapping[str, Array]:
+        """Coordinate values of every dim, shape (m,)."""
+        return {dim: values for basis in self.bases for dim, values in basis.layout.coords.items()}
+
+    @property
     def runs(self) -> int:
         """Number of runs it was trained on."""
         return len(self.process.x)
@@ -258,6 +274,55 @@ class GaussianProcessSurrogate:
             )
         u = np.asarray(self.domain.to_unit(x))
         return Prediction(self, u, scores_at(self.process, u, diagonal=True), inside)
+
+    def evaluate(self, point: Mapping[str, float]) -> dict[str, Array]:
+        """Return the mean of every output at one point, as a simulator would return its outputs.
+
+        Use it to put the surrogate where a simulator is expected, such as behind UM-Bridge; `predict` also says how
+        uncertain the mean is.
+
+        Parameters
+        ----------
+        point
+            One number for each input, in its own unit.
+
+        Returns
+        -------
+        dict
+            Output -> float64 array in the output's own unit, shaped by its dims.
+
+        Raises
+        ------
+        InputError
+            When a name is missing or unknown.
+        ExtrapolationError
+            When the point lies outside of the design box.
+        """
+        return mean_at(self, point)
+
+    def gradient(self, point: Mapping[str, float], sensitivity: Mapping[str, ArrayLike]) -> dict[str, float]:
+        """Return the derivative of sum(outputs * sensitivity) of the mean by each input, at one point.
+
+        Parameters
+        ----------
+        point
+            One number for each input, in its own unit.
+        sensitivity
+            Output -> weights of its entries, shaped by its dims; outputs that are left out have weight 0.
+
+        Returns
+        -------
+        dict
+            Input -> derivative.
+
+        Raises
+        ------
+        InputError
+            When a name is missing or unknown, or weights have another shape than the output.
+        ExtrapolationError
+            When the point lies outside of the design box.
+        """
+        return mean_reverse(self, point, sensitivity)
 
     def functions(self, n: int, rng: RandomState, anchors: int = ANCHORS) -> "GaussianFunctionDraws":
         """Return n draws of the whole function of scores.

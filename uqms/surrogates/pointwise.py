@@ -1,0 +1,88 @@
+"""A surrogate as a model of named numbers: its mean at one point, and the derivative of the mean.
+
+Notation: x (1, d) the point in its own units, u (1, d) in the unit cube; w (H,) weights of the hyperparameter draws.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from uqms._typing import Array
+from uqms.errors import ExtrapolationError, InputError
+from uqms.surrogates.prediction import named_points
+from uqms.surrogates.protocol import Surrogate
+
+__all__ = ["mean_at", "mean_reverse"]
+
+
+def mean_at(surrogate: Surrogate, point: Mapping[str, object]) -> dict[str, Array]:
+    """Return the posterior mean of every output at one point, shaped by its dims, in its own unit.
+
+    Raises
+    ------
+    InputError
+        When a name is missing or unknown, or an input is not one number.
+    ExtrapolationError
+        When the point lies outside of the design box.
+    """
+    scores = surrogate.scores(np.asarray(surrogate.domain.to_unit(_inside(surrogate, point))))
+    mean = np.tensordot(_weights(scores.log_weights), scores.mean, 1)[0]
+    out = {}
+    for name, layout in surrogate.layouts.items():
+        offset, basis, _ = surrogate.decode(name)
+        out[name] = (offset + basis @ mean).reshape(layout.shape)
+    return out
+
+
+def mean_reverse(
+    surrogate: Surrogate, point: Mapping[str, object], sensitivity: Mapping[str, ArrayLike]
+) -> dict[str, float]:
+    """Return the derivative of sum(mean * sensitivity) by each input, in the inputs' own units.
+
+    Outputs that `sensitivity` leaves out have weight 0.
+
+    Raises
+    ------
+    InputError
+        As in `mean_at`, and when an output is unknown or its weights are not finite or of another shape.
+    ExtrapolationError
+        When the point lies outside of the design box.
+    """
+    x = _inside(surrogate, point)
+    u = np.asarray(surrogate.domain.to_unit(x))
+    unknown = sorted(set(sensitivity) - set(surrogate.layouts))
+    if unknown:
+        raise InputError(f"sensitivity names {unknown}; the outputs are {', '.join(surrogate.layouts)}.")
+    scores = surrogate.scores(u)
+    back = np.zeros(scores.mean.shape[-1])
+    for name, given in sensitivity.items():
+        layout, weights = surrogate.layouts[name], np.asarray(given, dtype=np.float64)
+        if weights.shape != layout.shape or not np.isfinite(weights).all():
+            wanted = layout.shape or "one number"
+            raise InputError(f"sensitivity of {name!r} has shape {weights.shape}; give {wanted}, all finite.")
+        back += surrogate.decode(name).basis.T @ weights.ravel()
+    mean_bar = _weights(scores.log_weights)[:, None, None] * back
+    slope = surrogate.scores_reverse(u, mean_bar, np.zeros_like(scores.covariance))
+    slope = slope * surrogate.domain.unit_gradient(x)
+    return dict(zip(surrogate.domain.names, slope[0].tolist(), strict=True))
+
+
+def _inside(surrogate: Surrogate, point: Mapping[str, object]) -> Array:
+    box = surrogate.domain
+    x = named_points(box.names, point)
+    if len(x) != 1:
+        raise InputError(f"the point has {len(x)} values of an input; give one number each, or use predict.")
+    if not box.contains(x).all():
+        u = np.asarray(box.to_unit(x))[0]
+        out = [j for j in range(box.d) if not -1e-9 <= u[j] <= 1.0 + 1e-9]
+        said = ", ".join(f"{box.names[j]} = {x[0, j]:g} not in [{box.lower[j]:g}, {box.upper[j]:g}]" for j in out)
+        raise ExtrapolationError(
+            f"The point lies outside of the design box ({said}), where the surrogate knows nothing. Simulate there and "
+            "fit again, or ask inside."
+        )
+    return x
+
+
+def _weights(log_weights: Array) -> Array:
+    return np.asarray(np.exp(log_weights - np.logaddexp.reduce(log_weights)))
