@@ -15,7 +15,16 @@ from uqms.runs.connection import told
 from uqms.runs.format import Stored
 from uqms.runs.reading import Index, read_campaigns, read_index
 
-__all__ = ["States", "Where", "campaigns_table", "choose_campaign", "choose_campaigns", "choose_runs", "runs_table"]
+__all__ = [
+    "States",
+    "Where",
+    "campaigns_table",
+    "choose_campaign",
+    "choose_campaigns",
+    "choose_runs",
+    "runs_table",
+    "state_names",
+]
 
 States = RunState | str | int
 Where = Mapping[str, tuple[float, float]]
@@ -184,6 +193,17 @@ def _states(given: States | Iterable[States]) -> set[int]:
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         words = ", ".join(s.name.lower() for s in RunState)
         raise InputError(f"state is {given!r}; a state is one of {words}.") from error
+
+
+def state_names(given: States | Iterable[States]) -> list[str]:
+    """Return the names of states.
+
+    Raises
+    ------
+    InputError
+        When one of them is no state.
+    """
+    return [RunState(state).name.lower() for state in sorted(_states(given))]
 
 
 def _key(given: str | bytes) -> bytes:

@@ -1,0 +1,8 @@
+"""``python -m uqms.cli`` is the command ``uqms``."""
+
+import sys
+
+from uqms.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
