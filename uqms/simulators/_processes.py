@@ -24,6 +24,7 @@ __all__ = [
     "kill_session",
     "kill_tree",
     "marked",
+    "session",
     "snapshot",
 ]
 
@@ -152,6 +153,16 @@ def _portable_snapshot() -> Processes:
         with suppress(OSError):
             lives = process.info["status"] not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
             found[process.pid] = Process(process.info["ppid"] or 0, os.getsid(process.pid), lives)
+    return found
+
+
+def session(sid: int) -> set[int]:
+    """Return the processes of a session, ended ones included; cheaper than a snapshot."""
+    found = set()
+    for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))) if sys.platform == "linux" else snapshot():
+        with suppress(OSError):
+            if os.getsid(pid) == sid:
+                found.add(pid)
     return found
 
 
