@@ -13,7 +13,18 @@ import numpy as np
 
 from uqms._typing import Array
 
-__all__ = ["PROTOCOL", "WireError", "dumps", "loads", "loads_answer", "numbers", "shortened", "strict_numbers"]
+__all__ = [
+    "PROTOCOL",
+    "WireError",
+    "dumps",
+    "loads",
+    "loads_answer",
+    "numbers",
+    "shortened",
+    "sizes",
+    "split",
+    "strict_numbers",
+]
 
 PROTOCOL = 1.0
 _BARE = re.compile(r'(?<![\w."+-])(-?)(?:(nan)|inf(?:inity)?)(?![\w."])', re.IGNORECASE)
