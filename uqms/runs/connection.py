@@ -14,6 +14,7 @@ from uqms.runs.upgrade import convert, upgrade
 __all__ = ["connect_reading", "number", "open_reading", "open_writing", "rescue", "tidy", "told", "transaction"]
 
 _PATIENCE = 30.0  # seconds for which a statement waits for another connection
+_MAGIC = b"SQLite format 3\0"
 _LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
@@ -64,6 +65,7 @@ def number(db: sqlite3.Connection, query: str) -> int:
 
 def open_writing(path: Path, network: str | None) -> sqlite3.Connection:
     """Open a run store for writing; make it when it is not there, bring an older format up to date."""
+    _refuse_truncated(path)
     # A path that is a URI or a folder would be opened as something else than meant.
     db = sqlite3.connect(path.absolute(), timeout=_PATIENCE, isolation_level=None)
     try:
@@ -93,6 +95,7 @@ def open_writing(path: Path, network: str | None) -> sqlite3.Connection:
 
 def open_reading(path: Path) -> sqlite3.Connection:
     """Open a run store without changing it; an older format is converted into a private temporary database."""
+    _refuse_truncated(path)
     db = connect_reading(path)
     try:
         found = _format(path, db)
@@ -145,7 +148,6 @@ def tidy(path: Path) -> None:
 def _format(path: Path, db: sqlite3.Connection) -> int:
     """Return the format of the file, 0 for one that is new."""
     application, found = number(db, "PRAGMA application_id"), number(db, "PRAGMA user_version")
-    _refuse_truncated(path)
     if application == 0 and found == 0 and number(db, "SELECT count(*) FROM sqlite_schema") == 0:
         return 0
     if application != APPLICATION or found < 1:
@@ -158,12 +160,19 @@ def _format(path: Path, db: sqlite3.Connection) -> int:
 def _refuse_truncated(path: Path) -> None:
     """Raise a FormatError when the file is shorter than its header says."""
     log = Path(f"{path}-wal")
-    if log.exists() and log.stat().st_size:  # what is missing may stand there
+    if not path.is_file() or (log.exists() and log.stat().st_size):  # what is missing may stand in the log
         return
-    with path.open("rb") as file:
-        head = file.read(100)
-        held = os.fstat(file.fileno()).st_size
+    try:
+        with path.open("rb") as file:
+            head = file.read(100)
+            held = os.fstat(file.fileno()).st_size
+    except OSError:  # SQLite says it better
+        return
+    if not held:  # what SQLite makes before it writes anything
+        return
+    if not head.startswith(_MAGIC):
+        raise FormatError(f"{path} is not a run store (no SQLite file); choose another path.")
     page = int.from_bytes(head[16:18], "big")
     claimed = (65536 if page == 1 else page) * int.from_bytes(head[28:32], "big")
-    if head[24:28] == head[92:96] and held < claimed:
+    if held < 100 or (head[24:28] == head[92:96] and held < claimed):
         raise FormatError(f"{path} is truncated ({held} of {claimed} bytes); {rescue(path)}")

@@ -218,7 +218,7 @@ class Stored:
         """Read a row of the table."""
         number, identifier, identity, inputs, fidelity, layout, about, created, said = row
         try:
-            names, attrs = tuple(map(str, json.loads(inputs))), dict(json.loads(about))
+            names, attrs, _ = tuple(map(str, json.loads(inputs))), dict(json.loads(about)), dict(json.loads(identity))
         except (ValueError, TypeError) as error:
             raise IntegrityError(f"campaign {identifier[:12]} cannot be read ({error}).") from error
         return cls(number, identifier, identity, names, fidelity, Layout.from_json(layout), attrs, created, said)
