@@ -1,0 +1,174 @@
+"""What happens on the machines of a Dask cluster; the only module that imports `distributed`.
+
+Dask knows no deadline of a task and cannot stop a thread, and a segmentation fault in a task ends the whole Dask
+worker. So a Dask worker runs no point itself: each of its threads holds the same kind of worker process that a campaign
+on one machine has, and waits for it.
+"""
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from multiprocessing import process
+from typing import Any, final
+
+from distributed import SchedulerPlugin, WorkerPlugin, get_worker
+from loky.backend.context import LokyContext
+from loky.backend.process import LokyProcess
+
+from uqms.runs.pool import Local, Point
+from uqms.runs.records import Record
+
+__all__ = ["Herald", "Site", "crew", "evaluate"]
+
+_FULL = 0.25  # seconds after which a task begins no further point
+_LOOK = 0.25  # seconds between looks whether anybody still waits for a run
+_QUIET = 30.0  # seconds without a heartbeat after which a Dask worker gets no points
+
+
+def evaluate(campaign: str, points: str) -> dict[int, Record]:
+    """Run points (JSON list) on this Dask worker, one after the other; what would begin late is left out."""
+    worker: Any = get_worker()
+    site: Site = worker.plugins[campaign]
+    return site.evaluate(worker.get_current_task(), json.loads(points))
+
+
+class _Unwanted(Exception):
+    """Nobody waits for a run any more."""
+
+
+@final
+class Site(WorkerPlugin):  # type: ignore[misc, unused-ignore]
+    """The processes of one campaign on one Dask worker.
+
+    Dask hands it to every worker, to those that come later too, so the simulator is sent to each of them once; and
+    takes it away with its processes when the campaign has ended.
+    """
+
+    def __init__(self, payload: bytes, timeout: float | None) -> None:
+        self.payload = payload
+        self.timeout = timeout
+
+    def setup(self, worker: Any) -> None:
+        """Begin on a worker; processes start with the first points."""
+        self._changed = threading.Condition()
+        self._idle: list[Local] = []
+        self._busy = 0
+        self._wanted: set[str] = set()
+        self._open = True
+
+    async def teardown(self, worker: Any) -> None:
+        """End all processes: the campaign has ended, or the worker does."""
+        await asyncio.to_thread(self._close)
+
+    def transition(self, key: Any, start: str, finish: str, **more: Any) -> None:
+        """Note that nobody waits for a run any more; Dask itself lets it go on."""
+        if finish == "cancelled":
+            self._wanted.discard(key)
+
+    def evaluate(self, key: str, points: Sequence[Point]) -> dict[int, Record]:
+        """Run points in one process, until the task is full; the number of each is its place in the list."""
+        records: dict[int, Record] = {}
+        full = time.monotonic() + _FULL
+        sent = 0
+        with suppress(_Unwanted), self._process(key) as local:
+            while len(records) < sent or (sent < len(points) and time.monotonic() < full):
+                for _ in range(min(local.free(), len(points) - sent)):
+                    local.submit(sent, points[sent])
+                    sent += 1
+                records.update(local.ended(_LOOK))
+                if key not in self._wanted:
+                    raise _Unwanted
+        return records
+
+    @contextmanager
+    def _process(self, key: str) -> Iterator[Local]:
+        """Lend a process to a thread; it is ended when the block raises, and kept for the next one otherwise."""
+        with self._changed:
+            if not self._open:
+                raise _Unwanted
+            local = self._idle.pop() if self._idle else Local(self.payload, 1, self.timeout, _Context()).__enter__()
+            self._busy += 1
+            self._wanted.add(key)
+        sound = False
+        try:
+            yield local
+            sound = True
+        finally:
+            if not sound:
+                local.__exit__(None, None, None)
+            with self._changed:
+                self._wanted.discard(key)
+                self._busy -= 1
+                self._idle += [local] * sound
+                self._changed.notify_all()
+
+    def _close(self) -> None:
+        with self._changed:
+            self._open = False
+            self._wanted.clear()
+            self._changed.wait_for(lambda: not self._busy)
+        with ThreadPoolExecutor() as threads:
+            for local in self._idle:
+                threads.submit(local.__exit__, None, None, None)
+        self._idle.clear()
+
+
+def crew(dask_scheduler: Any) -> tuple[dict[str, int], int]:
+    """Return, on the scheduler, the threads of each worker that runs, and how many workers have fallen silent."""
+    running = {address: worker for address, worker in dask_scheduler.workers.items() if worker.status.name == "running"}
+    now = time.time()
+    threads = {address: worker.nthreads for address, worker in running.items() if now - worker.last_seen < _QUIET}
+    return threads, len(running) - len(threads)
+
+
+@final
+class Herald(SchedulerPlugin):  # type: ignore[misc, unused-ignore]
+    """Makes the scheduler tell of a lost task at once, and cleans up when the campaign's process dies."""
+
+    def __init__(self, campaign: str, client: str) -> None:
+        self.campaign = campaign
+        self.client = client
+
+    def update_graph(self, scheduler: Any, *, keys: Any, **more: Any) -> None:
+        """Let our tasks fail with their worker: else Dask starts them again, and blames all tasks of a worker alike."""
+        for key in keys:
+            if str(key).startswith(self.campaign):
+                scheduler.tasks[key].suspicious = scheduler.allowed_failures
+
+    def remove_client(self, scheduler: Any, client: str) -> None:
+        """End the campaign on all workers when its coordinator has gone without a word."""
+        if client == self.client and self.campaign in scheduler.worker_plugins:
+            scheduler.loop.add_callback(self._end, scheduler)
+
+    async def _end(self, scheduler: Any) -> None:
+        await scheduler.unregister_worker_plugin(None, self.campaign)
+        await scheduler.unregister_scheduler_plugin(self.campaign)
+
+
+class _Process(LokyProcess):  # type: ignore[misc, unused-ignore]
+    """A process that a daemonic process may start.
+
+    Dask's nanny runs its workers as daemonic processes, which multiprocessing forbids to have children since they could
+    be orphaned. Ours watch their parent and end with it, so the ban is lifted for the moment in which one starts; the
+    flag belongs to this process alone, and nothing of Dask's configuration is changed.
+    """
+
+    _starting = threading.Lock()
+
+    def start(self) -> None:
+        config = process.current_process()._config  # type: ignore[attr-defined, unused-ignore]
+        with self._starting:
+            daemon = config.pop("daemon", None)
+            try:
+                super().start()
+            finally:
+                if daemon is not None:
+                    config["daemon"] = daemon
+
+
+class _Context(LokyContext):  # type: ignore[misc, unused-ignore]
+    Process = _Process

@@ -1,0 +1,332 @@
+"""Points to records on a Dask cluster: one machine or many.
+
+The cluster runs points; what counts is here and in the run store. A point that is lost with a Dask worker goes out
+again, alone, at most a few times; a task that does not come back long after its deadline counts as lost too, whatever
+the scheduler says. Few points are out at a time, so that a campaign of any length is light for the scheduler.
+"""
+
+import importlib.util
+import json
+import logging
+import math
+import queue
+import time
+import uuid
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self, final
+
+from uqms.errors import CampaignError, InputError, UqmsError
+from uqms.runs._dask_checks import check_connection, check_versions
+from uqms.runs.pool import Point
+from uqms.runs.records import Record
+
+__all__ = ["Dask", "DaskBackend"]
+
+_logger = logging.getLogger(__name__)
+
+_AHEAD = 0.1  # seconds of work in one task of a fast simulator
+_MOST_AHEAD = 64  # points in one task
+_LEAST_TASKS = 16  # out at a time, so that an adaptive cluster sees that there is work
+_LOSSES = 3  # Dask workers that may be lost with a point before it counts as its fault
+_TURN = 1.0  # seconds between two looks at the cluster
+_SILENCE = 300.0  # seconds without an answer after which the scheduler counts as lost; so long Dask waits for a worker
+_PATIENCE = 60.0  # seconds beyond its deadline for which a task is waited for
+_ASTRAY = 5.0  # seconds after which a task that was meant for workers that have left goes to others
+_FAREWELL = 15.0  # seconds for the workers to end their processes
+
+
+@final
+@dataclass(frozen=True)
+class Dask:
+    """A Dask cluster that runs the points of a campaign.
+
+    ``uqms.run(..., workers=client)`` is enough where the connection is safe: this machine alone, or TLS. Whoever
+    reaches an open port of Dask can run any code under your name, so other clusters are refused, unless you say that
+    your network keeps strangers out.
+
+    Parameters
+    ----------
+    client
+        A `distributed.Client`.
+    unencrypted
+        Accept connections between machines without TLS.
+
+    Raises
+    ------
+    InputError
+        When `client` is something else, is asynchronous or has been closed.
+
+    Examples
+    --------
+    >>> Dask("tcp://10.0.0.5:8786")
+    Traceback (most recent call last):
+    uqms.errors.InputError: client is 'tcp://10.0.0.5:8786'; give a distributed.Client that is connected to it.
+    """
+
+    client: Any
+    unencrypted: bool = field(kw_only=True, default=False)
+
+    def __post_init__(self) -> None:
+        if importlib.util.find_spec("distributed") is None:
+            raise InputError('a Dask cluster needs the package distributed: pip install "uqms[dask]".')
+        from distributed import Client
+
+        if not isinstance(self.client, Client):
+            raise InputError(f"client is {self.client!r}; give a distributed.Client that is connected to it.")
+        if self.client.asynchronous:
+            raise InputError("the Dask client is asynchronous; give one that is not: Client(..., asynchronous=False).")
+        if self.client.status != "running":
+            raise InputError(f"the Dask client is {self.client.status}; make a new one: Client(cluster).")
+
+
+@dataclass(eq=False)
+class _Run:
+    """One point on its way."""
+
+    ticket: int
+    point: Point
+    losses: int = 0
+
+
+@final
+@dataclass(eq=False)
+class _Task:
+    """Some runs in one Dask task."""
+
+    future: Any
+    runs: Sequence[_Run]
+    since: float  # on the clock that stands still while there are no workers
+    ahead: int  # tasks before it
+    alone: str | None = None  # the worker that shall run no other suspect meanwhile
+    workers: Sequence[str] = ()  # where it shall run; empty: anywhere
+
+
+@final
+class DaskBackend:
+    """Run points on a Dask cluster, each in a process of its own pool on a Dask worker (see `Backend`).
+
+    Parameters
+    ----------
+    cluster
+        The cluster, or its client.
+    payload
+        The simulator, pickled by cloudpickle.
+    timeout
+        Seconds for one run, or None.
+
+    Raises
+    ------
+    InputError
+        On entering: when others could reach the cluster, or when it has other versions.
+    CampaignError
+        When the scheduler is gone.
+    """
+
+    def __init__(self, cluster: Any, payload: bytes, timeout: float | None, *, patience: float = _PATIENCE) -> None:
+        self._cluster = cluster if isinstance(cluster, Dask) else Dask(cluster)
+        self._client = self._cluster.client
+        self._payload = payload
+        self._timeout = timeout
+        self._patience = patience
+        self._name = f"uqms-{uuid.uuid4().hex[:12]}"
+        self._told: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+        self._fresh: deque[_Run] = deque()
+        self._lost: deque[_Run] = deque()
+        self._tasks: dict[str, _Task] = {}
+        self._sent = 0
+        self._seconds = math.nan  # of one run
+        self._threads: Mapping[str, int] = {}
+        self._silent = 0
+        self._alone = False
+        self._clock = 0.0
+        self._looked = self._answered = 0.0
+        self._asking = False
+
+    def __enter__(self) -> Self:
+        from uqms.runs._dask_site import Herald, Site, crew
+
+        if not self._cluster.unencrypted:
+            check_connection(self._client)
+        check_versions(self._client)
+        self._client.register_plugin(Herald(self._name, self._client.id), name=self._name)
+        answers = self._client.register_plugin(Site(self._payload, self._timeout), name=self._name)
+        _logger.debug("processes on %d Dask workers: %s", len(answers or ()), self._name)
+        self._looked = self._answered = time.monotonic()
+        self._set_crew(*self._client.run_on_scheduler(crew))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self._client.status != "running":
+            return
+        try:
+            self._client.sync(self._leave, callback_timeout=_FAREWELL)
+        except Exception as trouble:  # the campaign has ended, whatever Dask says to our leaving
+            _logger.warning("processes may be left on the Dask cluster: %s: %s", type(trouble).__name__, trouble)
+
+    async def _leave(self) -> None:
+        await self._client.cancel([task.future for task in self._tasks.values()])
+        await self._client.unregister_scheduler_plugin(self._name)
+        await self._client.unregister_worker_plugin(self._name)
+
+    # ------------------------------------------------------------------------------------------------------- points out
+    def free(self) -> int:
+        """Return how many more points to take now."""
+        tasks = max(2 * sum(self._threads.values()), _LEAST_TASKS)
+        out = len(self._fresh) + len(self._lost) + sum(len(task.runs) for task in self._tasks.values())
+        return max(0, tasks * self._points - out)
+
+    @property
+    def _points(self) -> int:
+        """How many points one task holds: 1, unless they are fast."""
+        return max(1, min(_MOST_AHEAD, int(_AHEAD / max(self._seconds, 1e-9)))) if self._seconds < _AHEAD else 1
+
+    def submit(self, ticket: int, point: Point) -> None:
+        """Take a point; it goes out with the next `ended`."""
+        self._fresh.append(_Run(ticket, point))
+
+    def _send(self) -> None:
+        groups: list[list[_Run]] = []
+        suspects: list[_Run] = []
+        while self._lost:
+            run = self._lost.popleft()
+            (groups.append([run]) if run.losses < _LOSSES - 1 else suspects.append(run))
+        while self._fresh:
+            groups.append([self._fresh.popleft() for _ in range(min(self._points, len(self._fresh)))])
+        if groups:
+            self._keep(groups)
+        # One more loss and they are given up: not two of them on one worker, or one would be blamed for the other.
+        taken = {task.alone for task in self._tasks.values()}
+        for worker in [worker for worker in self._threads if worker not in taken][: len(suspects)]:
+            self._keep([[suspects.pop()]], worker)
+        self._lost.extend(suspects)
+
+    def _keep(self, groups: Sequence[Sequence[_Run]], alone: str | None = None) -> None:
+        """Send tasks, and keep them until they are back."""
+        from uqms.runs._dask_site import evaluate
+
+        first, self._sent = self._sent, self._sent + len(groups)
+        keys = [f"{self._name}-{number}" for number in range(first, self._sent)]
+        # As one text: Dask would look into every list and mapping for other tasks.
+        points = [json.dumps([dict(run.point) for run in runs]) for runs in groups]
+        # A worker that has fallen silent looks idle to the scheduler, until it takes it for dead minutes later.
+        workers = [alone] if alone else list(self._threads) if self._silent else []
+        where = {"workers": workers, "allow_other_workers": True} if workers else {}
+        futures = self._client.map(evaluate, [self._name] * len(keys), points, key=keys, pure=False, retries=0, **where)
+        for runs, future in zip(groups, futures, strict=True):
+            self._tasks[future.key] = _Task(future, runs, self._clock, len(self._tasks), alone, workers)
+            self._client.loop.add_callback(self._fetch, future)
+
+    async def _fetch(self, future: Any) -> None:
+        """Wait for a task, on the client's own thread."""
+        try:
+            result = await future
+        except BaseException as error:  # a cancelled task too: all of it is told
+            result = error
+        self._told.put((future.key, result))
+
+    # ----------------------------------------------------------------------------------------------------- records back
+    def ended(self, timeout: float | None) -> list[tuple[int, Record]]:
+        """Wait until a run has ended, at most `timeout` seconds, and return all that have ended; maybe none."""
+        self._send()
+        ended: list[tuple[int, Record]] = []
+        try:
+            wait = _TURN if timeout is None else min(timeout, _TURN)
+            while True:
+                what, told = self._told.get(timeout=wait)
+                self._take(what, told, ended)
+                wait = 0.0
+        except queue.Empty:
+            self._look(ended)
+        return ended
+
+    def _take(self, what: str, told: Any, ended: list[tuple[int, Record]]) -> None:
+        if what == "crew":
+            self._asking, self._answered = False, time.monotonic()
+            self._set_crew(*told)
+        elif (task := self._tasks.pop(what, None)) is not None:
+            self._finish(task, told, ended)
+
+    def _finish(self, task: _Task, told: Any, ended: list[tuple[int, Record]]) -> None:
+        from distributed import KilledWorker
+
+        if isinstance(told, UqmsError):
+            raise told
+        if isinstance(told, KilledWorker):
+            left = told.last_worker.address
+            self._threads = {worker: threads for worker, threads in self._threads.items() if worker != left}
+            self._lose(task, f"the Dask worker {left} was lost", ended)
+            return
+        if isinstance(told, BaseException):
+            self._lose(task, f"{type(told).__name__}: {told}", ended)
+            return
+        for number, record in told.items():
+            ended.append((task.runs[number].ticket, record))
+            self._seconds = record.seconds if math.isnan(self._seconds) else 0.8 * self._seconds + 0.2 * record.seconds
+        self._fresh.extendleft(run for number, run in enumerate(task.runs) if number not in told)  # not begun
+
+    def _lose(self, task: _Task, reason: str, ended: list[tuple[int, Record]]) -> None:
+        """Send what was lost again, alone, or give it up."""
+        for run in task.runs:
+            run.losses += 1
+            if run.losses < _LOSSES:
+                _logger.info("a run goes out again: %s", reason)
+                self._lost.append(run)
+                continue
+            message = f"SimulatorFailed: lost {run.losses} times on the Dask cluster, last: {reason}"
+            ended.append((run.ticket, Record.failed(self._clock - task.since, message)))
+
+    # ----------------------------------------------------------------------------------------------------- the cluster
+    def _look(self, ended: list[tuple[int, Record]]) -> None:
+        """Look once in a while whether the cluster is still there, and whether anything is overdue."""
+        if self._client.status != "running":
+            raise CampaignError(
+                f"the Dask scheduler is gone ({self._client.status}), {len(self._tasks)} tasks were out; make a new "
+                "client and run again: what had ended is in the store."
+            )
+        now = time.monotonic()
+        if now - self._looked < _TURN:
+            return
+        self._clock += now - self._looked if self._threads else 0.0
+        self._looked = now
+        if now - self._answered > _SILENCE:
+            raise CampaignError(
+                f"the Dask scheduler has not answered for {_SILENCE:g} s; make a new cluster and run again: what had "
+                "ended is in the store."
+            )
+        if not self._asking:
+            self._asking = True
+            self._client.loop.add_callback(self._ask)
+        for key, task in list(self._tasks.items()):
+            age = self._clock - task.since
+            if age > self._limit(task):
+                self._client.cancel([self._tasks.pop(key).future])
+                self._lose(task, f"no answer {age:.0f} s after it was sent", ended)
+            elif age > _ASTRAY and task.workers and not any(worker in self._threads for worker in task.workers):
+                # They left before it came; the scheduler would wait for them for ever.
+                self._client.cancel([self._tasks.pop(key).future])
+                self._lost.extend(task.runs)
+
+    def _limit(self, task: _Task) -> float:
+        if self._timeout is None:
+            return math.inf
+        turns = 1 + task.ahead // max(1, sum(self._threads.values()))
+        return turns * (self._timeout + 1.0) + self._patience
+
+    async def _ask(self) -> None:
+        """Ask which workers there are; without blocking, since a scheduler may hang."""
+        from uqms.runs._dask_site import crew
+
+        try:
+            self._told.put(("crew", await self._client.run_on_scheduler(crew)))
+        except OSError as error:  # the connection broke; the client's status will tell
+            _logger.info("the Dask scheduler did not answer: %s", error)
+            self._asking = False
+
+    def _set_crew(self, threads: Mapping[str, int], silent: int) -> None:
+        if not threads and not self._alone:
+            _logger.warning("the Dask cluster has no workers; the campaign waits for some")
+        self._alone = not threads
+        self._threads, self._silent = threads, silent
