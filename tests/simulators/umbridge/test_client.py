@@ -19,8 +19,8 @@ import pytest
 
 from uqms.errors import InputError, OutputError, SimulatorFailed, SimulatorNotFound, SimulatorTimeout
 from uqms.simulators import Simulator
-from uqms.simulators.deadline import deadline
-from uqms.simulators.umbridge import UMBridgeSimulator, client, connections
+from uqms.simulators.deadline import deadline, remaining
+from uqms.simulators.umbridge import UMBridgeSimulator, client, connections, peer
 
 # Points and log densities of the analytic UM-Bridge benchmarks: banana, donut, mixture, funnel.
 CHECKS = """x1,x2,banana,donut,mixture,funnel
@@ -396,8 +396,10 @@ def test_the_deadline_is_total(raw):
         begin = time.monotonic()
         with pytest.raises(SimulatorTimeout, match="did not answer Evaluate before the deadline"):
             scalars(server.url, timeout=0.3, retries=5).evaluate({"x": 1.0})
-        with pytest.raises(SimulatorTimeout), deadline(0.3):
-            scalars(server.url, retries=5).evaluate({"x": 1.0})
+        with deadline(0.3):
+            with pytest.raises(SimulatorTimeout):
+                scalars(server.url, retries=5).evaluate({"x": 1.0})
+            assert remaining() > 0.0  # in time to tell
         assert time.monotonic() - begin < 0.75
         assert len(server.requests) == 2  # one each: a deadline is not retried
     with pytest.raises(SimulatorTimeout), deadline(0.0):
@@ -420,23 +422,23 @@ def test_a_peer_that_does_not_read_meets_the_deadline(raw, monkeypatch):
 
 
 def test_refused_connections(monkeypatch):
-    monkeypatch.setattr(client, "BACKOFF", 0.01)
+    monkeypatch.setattr(peer, "BACKOFF", 0.01)
     with socket.create_server(("127.0.0.1", 0)) as sock:
         url = f"http://127.0.0.1:{sock.getsockname()[1]}"
     with pytest.raises(SimulatorNotFound, match=f"No UM-Bridge server at {url}: .*connection refused .tried 3 times"):
         scalars(url, retries=2).prepare(["x"])
     with pytest.raises(SimulatorFailed, match=r"no connection: connection refused \(tried 3 times\)"):
         scalars(url, retries=2).evaluate({"x": 1.0})
-    monkeypatch.setattr(client, "BACKOFF", 10.0)
+    monkeypatch.setattr(peer, "BACKOFF", 10.0)
     begin = time.monotonic()
-    with pytest.raises(SimulatorTimeout, match="connection refused, until the deadline"):
+    with pytest.raises(SimulatorFailed, match=r"connection refused \(tried 1 times, until the deadline\)"):
         scalars(url, retries=2, timeout=5.0).evaluate({"x": 1.0})
     assert time.monotonic() - begin < 1.0  # no use in waiting for a retry that would come too late
 
 
 def test_only_busy_servers_and_broken_connections_are_asked_again(raw, monkeypatch):
     waits = []
-    monkeypatch.setattr(client.time, "sleep", waits.append)
+    monkeypatch.setattr(peer.time, "sleep", waits.append)
     good = http('{"output": [[1.0, 2.0]]}')
     answers = [http("busy", "503 Busy"), b"", http("gone", "502 Bad Gateway"), good]
 
@@ -554,3 +556,84 @@ def test_a_server_that_does_not_speak_tls():
         with pytest.raises(SimulatorFailed, match="TLS fails"):
             scalars(f"https://127.0.0.1:{sock.getsockname()[1]}").evaluate({"x": 1.0})
         thread.join()
+
+
+def test_questions_have_a_deadline_of_their_own(raw, monkeypatch):
+    monkeypatch.setattr(client, "QUESTION", 0.3)
+    with pytest.raises(SimulatorTimeout, match="did not answer Info before the deadline"):
+        scalars(raw(lambda connection, _: time.sleep(2.0)).url).prepare(["x"])
+
+
+def test_a_gradient_that_is_none(raw):
+    answers = {
+        b"/ModelInfo": '{"support": {"Gradient": true}}',
+        b"/OutputSizes": '{"outputSizes": [2]}',
+    }
+    for output, message in (
+        ("[1.0, 2.0]", "of 2 numbers"),
+        ("[NaN]", r"of 1 numbers \(\[nan\]\)"),
+        ("3", "a number where"),
+    ):
+
+        def talk(connection, request, output=output):
+            connection.sendall(http(answers.get(request.split()[1], f'{{"output": {output}}}')))
+
+        with pytest.raises(OutputError, match=message):
+            scalars(raw(talk).url).gradient({"x": 1.0}, {"y": 1.0})
+
+
+def test_of_an_endless_error_the_begin_will_do(raw):
+    def endless(connection, _):
+        connection.sendall(b"HTTP/1.1 500 Oops\r\nTransfer-Encoding: chunked\r\n\r\n")
+        while True:
+            connection.sendall(b"10000\r\n" + 65536 * b"x" + b"\r\n")
+
+    with pytest.raises(SimulatorFailed, match="answered 500 xxx"):
+        scalars(raw(endless).url, timeout=5.0).evaluate({"x": 1.0})
+
+
+def test_connections_are_not_shared_with_a_forked_process(raw):
+    server = raw(http('{"output": [[1.0, 2.0]]}'))
+    simulator = scalars(server.url)
+    simulator.evaluate({"x": 1.0})
+    kept = list(simulator._peer.connections._idle)
+    simulator._peer.connections._pid -= 1  # as in a child
+    simulator.evaluate({"x": 1.0})
+    assert len(server.connections) == 2
+    for connection in kept:
+        connection.close()
+
+
+def test_at_most_a_few_connections_are_kept(raw):
+    server = raw(lambda connection, _: (time.sleep(0.1), connection.sendall(http('{"output": [[1.0, 2.0]]}'))))
+    simulator = scalars(server.url)
+    with ThreadPoolExecutor(12) as pool:
+        list(pool.map(lambda _: simulator.evaluate({"x": 1.0}), range(12)))
+    assert len(server.connections) == 12
+    assert len(simulator._peer.connections._idle) == 8
+
+
+def test_new_connections_notice_a_dead_peer_and_do_not_take_for_ever(raw, monkeypatch):
+    server = raw(http('{"output": [[1.0, 2.0]]}'))
+    limits = []
+    plain = socket.create_connection
+
+    def create(address, timeout):
+        limits.append(timeout)
+        return plain(address, timeout)
+
+    monkeypatch.setattr(connections.socket, "create_connection", create)
+    simulator = scalars(server.url)
+    simulator.evaluate({"x": 1.0})
+    (kept,) = simulator._peer.connections._idle
+    sock = kept.timed.sock
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 60
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+    scalars(server.url, timeout=3.0).evaluate({"x": 1.0})
+    assert limits[0] == 10.0
+    assert 2.5 < limits[1] <= 3.0
+    kept.close()
+    with pytest.raises(connections.http.client.NotConnected):  # it would come back without TLS
+        kept.request("GET", "/Info")
+    simulator._peer.connections._idle.clear()

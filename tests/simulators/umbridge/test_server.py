@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import gzip
 import http.client
 import json
 import logging
@@ -25,7 +26,7 @@ import xarray as xr
 import uqms as uq
 from uqms.errors import ExtrapolationError, InputError, SimulatorFailed, SimulatorTimeout
 from uqms.simulators.deadline import remaining
-from uqms.simulators.umbridge import UMBridgeServer, UMBridgeSimulator, _aiohttp, serve, server, slots
+from uqms.simulators.umbridge import UMBridgeServer, UMBridgeSimulator, _aiohttp, endpoint, serve, server, slots, wire
 
 DAYS = np.array([0.0, 0.5, 1.0])
 TOKEN = "0123456789abcdef"
@@ -366,7 +367,11 @@ def test_long_bodies_are_refused_before_they_are_read(url):
 
 
 def test_compressed_bodies_and_expectations(url):
-    assert error(url, "Evaluate", {"Content-Encoding": "gzip"})[0] == 415
+    packed = gzip.compress(json.dumps({"name": "model", "input": [[1.0, 2.0]]}).encode())
+    for body in (packed, b"no gzip"):
+        with contextlib.closing(http.client.HTTPConnection(url.removeprefix("http://"), timeout=10.0)) as connection:
+            connection.request("POST", "/Evaluate", body, {"Content-Encoding": "gzip"})
+            assert connection.getresponse().status == 415
     head = b"POST /Evaluate HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n"
     body = json.dumps({"name": "model", "input": [[1.0, 2.0]]}).encode()
     with socket.create_connection(("127.0.0.1", int(url.rsplit(":")[-1])), timeout=5.0) as connection:
@@ -452,7 +457,7 @@ def test_clients_that_leave_give_up_their_place():
 
 
 def test_connections_that_do_not_come_to_an_end(monkeypatch):
-    for name, value in (("HEAD", 0.4), ("BODY", 0.4), ("SWEEP", 0.05), ("CONNECTIONS", 40), ("IDLE", 0.6)):
+    for name, value in (("HEAD", 0.4), ("BODY", 0.4), ("SWEEP", 0.05), ("CONNECTIONS", 40), ("IDLE", 5.0)):
         monkeypatch.setattr(_aiohttp, name, value)
     with UMBridgeServer(Model(), port=0) as url:
         slow = attack.open_slowly(url, 30, body=False) + attack.open_slowly(url, 30, body=True)
@@ -474,8 +479,14 @@ def test_connections_that_do_not_come_to_an_end(monkeypatch):
         idle.sendall(b"GET /Info")  # a second request that does not end
         begin = time.monotonic()
         assert idle.recv(1000) == b""
-        assert time.monotonic() - begin < 1.0
-        for connection in [*slow, idle]:
+        assert time.monotonic() - begin < 2.0
+        monkeypatch.setattr(_aiohttp, "IDLE", 0.3)
+        unused = socket.create_connection(("127.0.0.1", int(url.rsplit(":")[-1])), timeout=5.0)
+        unused.sendall(b"GET /Info HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert b"200 OK" in unused.recv(1000)
+        assert unused.recv(1000) == b""
+        assert time.monotonic() - begin < 4.0
+        for connection in [*slow, idle, unused]:
             connection.close()
 
 
@@ -696,3 +707,19 @@ def test_the_client_and_the_package_load_no_aiohttp():
     code = "import sys, uqms.simulators.umbridge; print('aiohttp' in sys.modules, 'ssl' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split()[0] == "False"
+
+
+def test_long_bodies_are_parsed_beside_the_event_loop(url, monkeypatch):
+    threads, plain = [], wire.loads
+    monkeypatch.setattr(wire, "loads", lambda body: (threads.append(threading.current_thread().name), plain(body))[1])
+    monkeypatch.setattr(endpoint, "ELSEWHERE", 100)
+    assert ask(url)[0] == 200
+    assert ask(url, input=[[1.0, 2.0]], config={"x": 100 * "x"})[0] == 400
+    assert threads[0] == "uqms-umbridge-server"
+    assert threads[1].startswith("asyncio")
+
+
+def test_a_failure_of_the_server_itself_is_told_without_its_text(url, monkeypatch, caplog):
+    monkeypatch.setattr(endpoint, "KEYS", {"Evaluate": None})
+    assert error(url) == (500, "InternalError", "The server failed; its log says more.")
+    assert "could not be answered" in caplog.text

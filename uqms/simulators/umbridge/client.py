@@ -1,32 +1,29 @@
 """The client: any UM-Bridge model as a simulator."""
 
-import http.client
 import math
 import re
-import ssl
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import final
-from urllib.parse import urlsplit
 
 import numpy as np
 
 from uqms._typing import Array, ArrayLike
-from uqms.errors import InputError, OutputError, SimulatorError, SimulatorFailed, SimulatorNotFound, SimulatorTimeout
+from uqms.errors import InputError, OutputError, SimulatorError, SimulatorNotFound, SimulatorTimeout
 from uqms.simulators._declare import Declared, Setting, declared
 from uqms.simulators.deadline import remaining
 from uqms.simulators.protocol import Coordinate, checked_outputs
 from uqms.simulators.umbridge import wire
-from uqms.simulators.umbridge.connections import Answer, Connections
+from uqms.simulators.umbridge.connections import Connections
 from uqms.simulators.umbridge.grouping import checked_inputs, spans
+from uqms.simulators.umbridge.peer import Peer, checked_url
 
 __all__ = ["UMBridgeSimulator"]
 
 QUESTION = 30.0  # s for a question about the model, which takes no evaluation
 MARGIN = 0.05  # s before the deadline of the run, so that what happened can still be told
-BACKOFF = 0.2  # s before the first retry, doubled from one to the next
 SMALLEST = 1 << 20  # bytes that every answer may have; a number takes about 20
 PER_NUMBER = 64
 
@@ -105,10 +102,10 @@ class UMBridgeSimulator:
     retries: int = field(kw_only=True, default=3)
     token: str | None = field(kw_only=True, default=None, repr=False)
     vectors: tuple[tuple[str, ...], ...] | None = field(kw_only=True, default=None, repr=False)
-    _connections: Connections = field(init=False, repr=False)
+    _peer: Peer = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        url = _checked_url(self.url)
+        url = checked_url(self.url)
         if not isinstance(self.model, str) or not self.model.strip():
             raise InputError(f"model is {self.model!r}; give the model's name at the server, such as 'forward'.")
         if self.version is not None and not isinstance(self.version, str):
@@ -123,7 +120,7 @@ class UMBridgeSimulator:
         object.__setattr__(self, "inputs", inputs)
         object.__setattr__(self, "vectors", vectors)
         object.__setattr__(self, "name", self.name or self.model)
-        object.__setattr__(self, "_connections", Connections(url))
+        object.__setattr__(self, "_peer", Peer(url, self.model, self.retries, self.token, Connections(url)))
 
     @property
     def _groups(self) -> tuple[tuple[str, ...], ...]:
@@ -168,12 +165,12 @@ class UMBridgeSimulator:
             )
         self._check_server()
         if not self._support().get("Evaluate", False):
-            raise SimulatorNotFound(f"{self._where} does not offer Evaluate; choose another model of that server.")
+            raise SimulatorNotFound(f"{self._peer.where} does not offer Evaluate; choose another model of that server.")
         got = self._sizes("Input")
         wanted = tuple(map(len, self._groups))
         if got != wanted:
             raise InputError(
-                f"{self._where} takes input vectors of sizes {list(got)}, but inputs= names {list(wanted)}: "
+                f"{self._peer.where} takes input vectors of sizes {list(got)}, but inputs= names {list(wanted)}: "
                 f"{[list(group) for group in self._groups]}. Name one input for each entry."
             )
         self._placed(self._sizes("Output"))
@@ -205,11 +202,11 @@ class UMBridgeSimulator:
         answer = self._ask("Evaluate", self._message(point), self.timeout)
         vectors = answer.get("output")
         if not isinstance(vectors, list):
-            raise self._misread(f"an answer without a list 'output': {wire.shortened(repr(answer), 200)}")
+            raise self._peer.misread(f"an answer without a list 'output': {wire.shortened(repr(answer), 200)}")
         try:
             values = [wire.numbers(vector) for vector in vectors]
         except wire.WireError as error:
-            raise self._misread(str(error)) from error
+            raise self._peer.misread(str(error)) from error
         self._placed(tuple(map(len, values)))
         whole = np.concatenate(values)
         cut = wire.split(whole, [math.prod(shape) for shape in self._shapes.values()])
@@ -239,7 +236,7 @@ class UMBridgeSimulator:
             As in `evaluate`.
         """
         if not self._support().get("Gradient", False):
-            raise InputError(f"{self._where} does not offer gradients; use evaluate, or a surrogate's gradient.")
+            raise InputError(f"{self._peer.where} does not offer gradients; use evaluate, or a surrogate's gradient.")
         weights = self._weights(sensitivity)
         sizes = self._sizes("Output")
         self._placed(sizes)
@@ -258,12 +255,10 @@ class UMBridgeSimulator:
         try:
             values = wire.numbers(answer.get("output"))
         except wire.WireError as error:
-            raise self._misread(str(error)) from error
+            raise self._peer.misread(str(error)) from error
         if len(values) != len(self._groups[into]) or not np.isfinite(values).all():
-            raise OutputError(
-                f"{self._where} answered a gradient of {len(values)} numbers ({wire.shortened(str(values), 100)}); "
-                f"{len(self._groups[into])} finite ones are due."
-            )
+            got = f"{len(values)} numbers ({wire.shortened(str(values), 100)})"
+            raise self._peer.misread(f"a gradient of {got}; {len(self._groups[into])} finite ones are due")
         return values
 
     def _weights(self, sensitivity: Mapping[str, ArrayLike]) -> Array:
@@ -280,13 +275,6 @@ class UMBridgeSimulator:
             parts.append(part.ravel())
         return np.concatenate(parts)
 
-    @property
-    def _where(self) -> str:
-        return f"UM-Bridge model {self.model!r} at {self.url}"
-
-    def _misread(self, what: str) -> OutputError:
-        return OutputError(f"{self._where} answered {what}.")
-
     def _message(self, point: Mapping[str, float]) -> dict[str, object]:
         config: dict[str, object] = dict(self.config)
         try:
@@ -301,7 +289,7 @@ class UMBridgeSimulator:
         try:
             spans(self._shapes, sizes)
         except ValueError as error:
-            raise OutputError(f"{self._where} has output vectors of sizes {list(sizes)}, but {error}.") from error
+            raise OutputError(f"{self._peer.where} has output vectors of sizes {list(sizes)}, but {error}.") from error
 
     def _check_server(self) -> None:
         try:
@@ -332,120 +320,12 @@ class UMBridgeSimulator:
         try:
             return wire.sizes(answer.get(f"{side.lower()}Sizes"))
         except wire.WireError as error:
-            raise self._misread(str(error)) from error
+            raise self._peer.misread(str(error)) from error
 
     def _ask(self, question: str, message: Mapping[str, object] | None, most: float | None) -> dict[str, object]:
-        """Send one request until it is answered, and return the answer's JSON object."""
-        given = min(math.inf if most is None else most, math.inf if self.timeout is None else self.timeout)
-        end = time.monotonic() + min(given, remaining() - MARGIN)
-        attempt = 0
-        while True:
-            try:
-                answer = self._exchange(question, message, end)
-            except TimeoutError as error:
-                if time.monotonic() >= end - 1e-3:
-                    raise self._late(question) from error
-                wrong = f"cannot connect to it in time: {error}"
-            except ssl.SSLError as error:
-                raise SimulatorFailed(f"{self._where}: TLS fails: {error}.") from error
-            except (OSError, http.client.IncompleteRead, http.client.RemoteDisconnected) as error:
-                wrong = f"no connection: {_reason(error)}"
-            except http.client.HTTPException as error:
-                raise SimulatorFailed(
-                    f"{self._where}: what answers there is no HTTP server ({type(error).__name__}: "
-                    f"{wire.shortened(str(error), 200)}). Check the port."
-                ) from error
-            else:
-                if answer.status not in (502, 503):
-                    return self._read(answer)
-                wrong = f"the server is busy or restarts: {self._said(answer)}"
-            wait = BACKOFF * 2**attempt
-            if attempt >= self.retries:
-                raise SimulatorFailed(f"{self._where}: {wrong} (tried {attempt + 1} times).")
-            if time.monotonic() + wait >= end:
-                raise SimulatorTimeout(f"{self._where}: {wrong}, until the deadline (tried {attempt + 1} times).")
-            time.sleep(wait)
-            attempt += 1
-
-    def _late(self, question: str) -> SimulatorTimeout:
-        return SimulatorTimeout(
-            f"{self._where} did not answer {question} before the deadline. The server may still be computing; "
-            "give it more time with timeout=, or look at the server."
-        )
-
-    def _exchange(self, question: str, message: Mapping[str, object] | None, end: float) -> Answer:
-        headers = {"Accept": "application/json"}
-        if self.token is not None:
-            headers["Authorization"] = f"Bearer {self.token}"
-        body = None
-        if message is not None:
-            body = wire.dumps(message)
-            headers["Content-Type"] = "application/json"
-        try:
-            return self._connections.exchange(
-                "GET" if body is None else "POST",
-                f"/{question}",
-                body,
-                headers,
-                end,
-                SMALLEST + PER_NUMBER * self._entries,
-            )
-        except OutputError as error:
-            raise self._misread(str(error).removesuffix(".")) from None
-
-    def _read(self, answer: Answer) -> dict[str, object]:
-        if 300 <= answer.status < 400:
-            raise InputError(
-                f"{self._where} redirects ({answer.status}) to {_without_credentials(answer.location)}; redirects are "
-                "not followed. Give the address itself as url."
-            )
-        if answer.status in (401, 403):
-            raise InputError(f"{self._where} refuses: {self._said(answer)}. Does it want another token=?")
-        if answer.status != 200:
-            raise SimulatorFailed(f"{self._where} answered {self._said(answer)}")
-        try:
-            message = wire.loads_answer(answer.body)
-        except wire.WireError as error:
-            raise self._misread(str(error)) from None
-        if "error" in message:  # some servers say 200 even then
-            raise SimulatorFailed(f"{self._where} answered {self._said(answer)}")
-        return message
-
-    def _said(self, answer: Answer) -> str:
-        """Return status and text of an error, of the protocol's own kind or not, in one line."""
-        text = answer.body.decode("utf-8", errors="replace")
-        try:
-            error = wire.loads_answer(answer.body).get("error")
-        except wire.WireError:
-            error = None
-        if isinstance(error, dict):
-            text = f"{error.get('type', 'error')}: {error.get('message', '')}"
-        said = f"{answer.status} {wire.shortened(text) or wire.shortened(answer.reason, 100)}"
-        return said if self.token is None else said.replace(self.token, "***")
-
-
-def _checked_url(url: object) -> str:
-    """Return the URL without a slash at its end; it is not repeated in the message when it may hold a password."""
-    if not isinstance(url, str) or re.search(r"[\s\x00-\x1f\x7f]", url):
-        raise InputError("url has spaces or is no text; give an address such as 'http://localhost:4242'.")
-    try:
-        parts = urlsplit(url)
-        good = parts.port != 0 and bool(parts.hostname)
-    except ValueError:
-        raise InputError("url cannot be read; give an address such as 'http://localhost:4242'.") from None
-    if "@" in parts.netloc:
-        raise InputError("url holds a user or password, which would be stored with the runs; use token= instead.")
-    if parts.scheme not in ("http", "https"):
-        raise InputError(
-            f"url has the scheme {parts.scheme!r}; only http and https are spoken, as in http://host:4242."
-        )
-    if not good:
-        raise InputError(f"url is {url!r}; give host and port, such as 'http://localhost:4242'.")
-    if parts.query or parts.fragment:
-        raise InputError(
-            "url has a query or fragment; give the server's address alone, such as 'http://localhost:4242'."
-        )
-    return url.rstrip("/")
+        given = [seconds for seconds in (most, self.timeout) if seconds is not None]
+        end = time.monotonic() + min(*given, math.inf, remaining() - MARGIN)
+        return self._peer.ask(question, message, end, SMALLEST + PER_NUMBER * self._entries)
 
 
 def _check_limits(timeout: object, retries: object, token: object) -> None:
@@ -462,14 +342,3 @@ def _number(name: str, value: float, whole: bool) -> float | int:
     if not math.isfinite(number):
         raise InputError(f"input {name!r} is {number}; give a finite number.")
     return number
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, ConnectionRefusedError):
-        return "connection refused"
-    return f"{type(error).__name__}: {wire.shortened(str(error), 200)}".rstrip(": ")
-
-
-def _without_credentials(location: str) -> str:
-    netloc = urlsplit(location).netloc
-    return wire.shortened(location.replace(netloc, netloc.rpartition("@")[2], 1), 200) or "nowhere"
