@@ -55,6 +55,40 @@ def test_a_broken_pool_is_replaced_and_nothing_runs_twice(monkeypatch):
     assert sorted(results) == [(i, float(i)) for i in range(5)]
 
 
+def test_what_waited_in_a_broken_pool_runs_in_the_next(monkeypatch):
+    class Cancelling(Breaking):
+        def schedule(self, function, args):
+            future = super().schedule(function, args)
+            if future.exception() is None:
+                return future
+            waiting = Future()
+            waiting.cancel()
+            return waiting
+
+    with local(monkeypatch, [Cancelling(1), Breaking(9)], workers=9) as backend:
+        for ticket in range(2):
+            backend.submit(ticket, {"a": float(ticket)})
+        results = []
+        while len(results) < 2:
+            results += [(ticket, record.state) for ticket, record in backend.ended(1.0)]
+    assert sorted(results) == [(0, RunState.COMPLETED), (1, RunState.COMPLETED)]
+
+
+def test_the_number_of_a_worker_that_belongs_to_somebody_else_now_is_left_alone(monkeypatch):
+    monkeypatch.setattr(pool, "kill_session", lambda pid: pytest.fail("killed"))
+    with local(monkeypatch, [Breaking(0)]) as backend:
+        (backend._folder / "1").touch()  # the system's first process
+        backend._sweep()
+        assert not list(backend._folder.iterdir())
+    assert pool._whose(os.getpid()) == "another's"
+    child = subprocess.Popen(["sleep", "60"])
+    assert pool._whose(child.pid) == "ours"
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert pool._whose(child.pid) == "nobody's"
+    child.wait()
+
+
 def test_a_pool_that_never_gives_a_result_is_given_up(monkeypatch):
     with local(monkeypatch, [Breaking(0), Breaking(0), Breaking(0)]) as backend:
         for ticket in range(4):

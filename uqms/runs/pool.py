@@ -16,7 +16,7 @@ from concurrent.futures import CancelledError, Future
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self, final
+from typing import Any, Literal, Protocol, Self, final
 
 import cloudpickle
 import psutil
@@ -159,7 +159,7 @@ class Local:
     def _close_pool(self) -> None:
         if self._flying:  # pebble asks politely first, for seconds
             for pid in self._workers():
-                if _is_child(pid):
+                if _whose(pid) == "ours":
                     kill_tree(pid)
         self._pool.stop()
         self._pool.join()
@@ -194,7 +194,7 @@ class Local:
             flight = self._flying.get(ticket)
             if flight is None or flight.future is not future:
                 continue  # of a pool that broke; it runs again in another one
-            if _broken(future):
+            if _broken(future) or (future.cancelled() and not flight.overdue):
                 self._mend(future)
                 continue
             record = self._record(future, flight)
@@ -228,22 +228,24 @@ class Local:
         self._looked = now
         for flight in self._flying.values():
             if flight.running(now) > self._timeout + 2 * GRACE + _PATIENCE:
+                flight.overdue = True
                 flight.future.cancel()
 
     def _mend(self, future: Future[Any]) -> None:
         """Begin with new workers and send them what the old ones did not end."""
         self._idle_breaks += 1
         if self._idle_breaks == _BREAKS:
-            error = future.exception()
+            error = None if future.cancelled() else future.exception()
             raise CampaignError(
                 f"the worker processes ended {_BREAKS} times before they gave a result ({error}), {len(self._flying)} "
                 "runs are left; is there enough memory? workers=0 runs in this process and shows more."
             ) from error
         self._close_pool()
         self._pool = self._new_pool()
-        lost = [(ticket, flight.point) for ticket, flight in self._flying.items() if _broken(flight.future)]
-        for ticket, point in lost:
-            self.submit(ticket, point)
+        for ticket, flight in list(self._flying.items()):
+            given = flight.future.done() and not flight.future.cancelled() and not _broken(flight.future)
+            if not given and not flight.overdue:
+                self.submit(ticket, flight.point)
 
     def _record(self, future: Future[Any], flight: "_Flight") -> Record:
         now = time.monotonic()
@@ -274,10 +276,12 @@ class Local:
     def _sweep(self) -> None:
         """End what workers that are gone have left behind."""
         for pid in self._workers():
-            if not _is_child(pid):
+            if (whose := _whose(pid)) == "ours":
+                continue
+            if whose == "nobody's":
                 kill_session(pid)
                 kill_runs_of(pid)
-                (self._folder / str(pid)).unlink(missing_ok=True)
+            (self._folder / str(pid)).unlink(missing_ok=True)
 
 
 @final
@@ -287,6 +291,7 @@ class _Flight:
     def __init__(self, point: Point) -> None:
         self.point = point
         self.future: Future[Any] = Future()
+        self.overdue = False
         self._sent = time.monotonic()
         self._began: float | None = None
 
@@ -309,13 +314,15 @@ def _broken(future: Future[Any]) -> bool:
     return future.done() and not future.cancelled() and isinstance(future.exception(), BrokenProcessPool)
 
 
-def _is_child(pid: int) -> bool:
-    """Tell whether a worker lives; a process of another parent only has its number."""
+def _whose(pid: int) -> Literal["ours", "nobody's", "another's"]:
+    """Tell whether a worker lives, has ended, or has ended so long ago that its number belongs to somebody else."""
     try:
         process = psutil.Process(pid)
-        return bool(process.ppid() == os.getpid() and process.status() != psutil.STATUS_ZOMBIE)
+        if process.ppid() != os.getpid():
+            return "another's"
+        return "nobody's" if process.status() == psutil.STATUS_ZOMBIE else "ours"
     except psutil.NoSuchProcess:
-        return False
+        return "nobody's"
 
 
 def _cause(code: int) -> str:
