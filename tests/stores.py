@@ -1,6 +1,7 @@
 """What tests of run stores share: a campaign, some of its runs, and edits of the file behind the store's back."""
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +22,12 @@ def nothing(a, b):
 def simulator(**changes):
     """Return a simulator with a scalar and a curve."""
     options = {
-        "outputs": {"y": (), "c": ("day",)}, "coords": {"day": DAYS}, "units": {"y": "mm"}, "version": "1", "name": "frozen",
-    }  # fmt: skip
+        "outputs": {"y": (), "c": ("day",)},
+        "coords": {"day": DAYS},
+        "units": {"y": "mm"},
+        "version": "1",
+        "name": "frozen",
+    }
     return FunctionSimulator(nothing, **{**options, **changes})
 
 
@@ -57,16 +62,12 @@ def fill(path, of=None, n=5, **options):
 
 def edit(path, *statements):
     """Change a file behind the store's back."""
-    db = sqlite3.connect(path)
-    for statement in statements:
-        db.execute(*statement) if isinstance(statement, tuple) else db.execute(statement)
-    db.commit()
-    db.close()
+    with closing(sqlite3.connect(path)) as db, db:
+        for statement in statements:
+            db.execute(*statement) if isinstance(statement, tuple) else db.execute(statement)
 
 
 def ask(path, query):
     """Return the rows of a query."""
-    db = sqlite3.connect(path)
-    found = db.execute(query).fetchall()
-    db.close()
-    return found
+    with closing(sqlite3.connect(path)) as db:
+        return db.execute(query).fetchall()

@@ -35,7 +35,7 @@ def path(tmp_path):
     return tmp_path / "runs.db"
 
 
-# ------------------------------------------------------------------------------------------------------ put and get back
+# ----------------------------------------------------------------------------------------------------- put and get back
 AWKWARD = [0.1, -0.0, 1e-300, 5e-324, 1.7976931348623157e308, np.nextafter(1.0, 2), -1 / 3]
 
 
@@ -258,7 +258,7 @@ def test_relatives_are_runs_of_the_same_name_and_another_identity(path):
         assert store.relatives(campaign(name="third")) == 0
 
 
-# ----------------------------------------------------------------------------------------------------------- wrong files
+# ---------------------------------------------------------------------------------------------------------- wrong files
 def test_another_sqlite_file(path):
     edit(path, "CREATE TABLE t (x)")
     for readonly in (False, True):
@@ -463,7 +463,8 @@ def test_writing_where_nothing_may_be_written(foreign):
     (foreign / "runs.db").chmod(0o444)
     foreign.chmod(0o555)
     with nobody(), pytest.raises(StorageError, match="check the folder, its rights"):
-        RunStore(foreign / "runs.db").register(campaign(version="2"))
+        with RunStore(foreign / "runs.db") as store:
+            store.register(campaign(version="2"))
     with nobody(), pytest.raises(StorageError, match="check the folder, its rights"):
         RunStore(foreign / "new.db")
     (foreign / "runs.db").chmod(0o000)

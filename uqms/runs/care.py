@@ -2,7 +2,6 @@
 
 import os
 import sqlite3
-import struct
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from itertools import batched
@@ -11,11 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from uqms.ensemble.files import atomic_path
 from uqms.errors import FormatError, IntegrityError, StorageError
 from uqms.runs.campaign import campaign_id, run_keys
-from uqms.runs.connection import connect_reading, number, rescue, told, transaction
-from uqms.runs.format import APPLICATION, COLUMNS, FORMAT, Stored, checksum, create
+from uqms.runs.connection import connect_reading, number, rescue, told, transaction, whole_file
+from uqms.runs.format import APPLICATION, COLUMNS, FORMAT, Stored, create, intact
 from uqms.runs.reading import read_campaigns
 from uqms.runs.upgrade import OLD_RUNS, Converter
 
@@ -43,9 +41,13 @@ def check(db: sqlite3.Connection, path: Path) -> None:
                 for row, right in zip(some, _right(known, some), strict=True):
                     if not right:
                         raise IntegrityError(
-                            f"run {bytes(row[0]).hex()[:12]} in {path} is not what was written: the hash of its "
+                            f"run {_called(row[0])} in {path} is not what was written: the hash of its "
                             f"content is another one; {rescue(path)}"
                         )
+
+
+def _called(key: object) -> str:
+    return (key.hex() if isinstance(key, bytes) else str(key))[:12]
 
 
 def _sound(known: Stored) -> bool:
@@ -57,12 +59,12 @@ def _right(known: Stored, rows: Sequence[tuple[Any, ...]]) -> list[bool]:
     d, width = len(known.inputs), known.layout.width
     right = []
     for key, _, x, seed, replicate, state, seconds, attempts, message, _, digest, blob in rows:
-        try:
+        sound = intact(digest, x, seed, replicate, state, seconds, attempts, message, blob)
+        if sound and len(x) == 8 * d and (blob is None or len(blob) == 8 * width):
             values = np.frombuffer(x, dtype="<f8").reshape(1, d)
             (wanted,) = run_keys(known.id, values, None if seed is None else np.array([seed]))
-            said = checksum(x, seed, replicate, state, seconds, attempts, message, blob)
-            right.append(wanted == key and said == digest and (blob is None or len(blob) == 8 * width))
-        except (ValueError, TypeError, AttributeError, OverflowError, struct.error):
+            right.append(wanted == key)
+        else:
             right.append(False)
     return right
 
@@ -82,11 +84,11 @@ def salvage(path: Path, target: Path) -> int:
     """
     if target.exists():
         raise StorageError(f"{target} exists already; give the path of a new file.")
-    with told(path), closing(connect_reading(path)) as source:
+    with told(path), closing(connect_reading(path, damaged=True)) as source:
         application, found = number(source, "PRAGMA application_id"), number(source, "PRAGMA user_version")
         if application != APPLICATION or not 1 <= found <= FORMAT:
             raise FormatError(f"{path} is not a run store that this uqms knows; there is nothing to take out of it.")
-        with atomic_path(target) as part, closing(sqlite3.connect(part, isolation_level=None)) as new:
+        with whole_file(target) as part, closing(sqlite3.connect(part, isolation_level=None)) as new:
             with told(target), transaction(new):
                 create(new)
                 rows = _old_rows(source, new, path) if found == 1 else _rows(source, new, path)

@@ -6,12 +6,23 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
-from uqms.errors import CampaignLocked, FormatError, FormatVersionError, IntegrityError, StorageError
+from uqms.ensemble.files import atomic_path
+from uqms.errors import CampaignLocked, FileError, FormatError, FormatVersionError, IntegrityError, StorageError
 from uqms.runs.format import APPLICATION, FORMAT, create
 from uqms.runs.lease import hold
 from uqms.runs.upgrade import convert, upgrade
 
-__all__ = ["connect_reading", "number", "open_reading", "open_writing", "rescue", "tidy", "told", "transaction"]
+__all__ = [
+    "connect_reading",
+    "number",
+    "open_reading",
+    "open_writing",
+    "rescue",
+    "tidy",
+    "told",
+    "transaction",
+    "whole_file",
+]
 
 _PATIENCE = 30.0  # seconds for which a statement waits for another connection
 _MAGIC = b"SQLite format 3\0"
@@ -118,13 +129,30 @@ def open_reading(path: Path) -> sqlite3.Connection:
     return newer
 
 
-def connect_reading(path: Path) -> sqlite3.Connection:
-    """Return a connection that cannot write, whether or not another process writes and the folder can be written to."""
+@contextmanager
+def whole_file(target: Path) -> Iterator[Path]:
+    """Give a path to write to, as `atomic_path` does; what is wrong with the store is told as such."""
+    try:
+        with atomic_path(target) as part:
+            yield part
+    except StorageError as error:
+        if isinstance(error.__cause__, FileError):
+            raise error.__cause__ from None
+        raise
+
+
+def connect_reading(path: Path, damaged: bool = False) -> sqlite3.Connection:
+    """Return a connection that cannot write, whether or not another process writes and the folder can be written to.
+
+    `damaged` opens a file that is shorter than it says, too.
+    """
     if not path.is_file():
         raise StorageError(f"{path} is not there, or is no file; check the path.")
     uri = path.absolute().as_uri()
     db = sqlite3.connect(f"{uri}?mode=ro", uri=True, timeout=_PATIENCE, isolation_level=None)
     try:
+        if damaged:
+            db.execute("PRAGMA writable_schema = ON")
         db.execute("PRAGMA schema_version").fetchone()
     except sqlite3.OperationalError:
         db.close()

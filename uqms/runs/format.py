@@ -28,6 +28,7 @@ __all__ = [
     "Stored",
     "checksum",
     "create",
+    "intact",
     "versions",
 ]
 
@@ -89,6 +90,17 @@ def checksum(
     seconds = math.nan if seconds is None or seconds != seconds else seconds
     head = _HEAD.pack(-1 if seed is None else seed, replicate, state, attempts, len(text), seconds, outputs is not None)
     return hashlib.sha256(b"".join((head, x, text, outputs or b""))).digest()
+
+
+def intact(
+    digest: object, x: bytes, seed: int | None, replicate: int, state: int, seconds: float | None, attempts: int,
+    message: str, outputs: bytes | None,
+) -> bool:  # fmt: skip
+    """Tell whether a run is what was written; SQLite would also hold values of other types."""
+    try:
+        return checksum(x, seed, replicate, state, seconds, attempts, message, outputs) == digest
+    except (TypeError, AttributeError, struct.error):
+        return False
 
 
 class Part(NamedTuple):

@@ -12,7 +12,7 @@ import numpy as np
 from uqms._typing import Array, Ints
 from uqms.errors import IntegrityError
 from uqms.runs.connection import number, rescue, told
-from uqms.runs.format import Stored, checksum
+from uqms.runs.format import Stored, intact
 
 __all__ = ["Index", "Outputs", "read_campaigns", "read_index"]
 
@@ -66,8 +66,8 @@ def read_index(db: sqlite3.Connection, path: Path, known: Stored) -> Index:
     with told(path):
         rows = db.execute(query).fetchall()
     d = len(known.inputs)
-    if any(len(row[1]) != 8 * d for row in rows):
-        raise IntegrityError(f"runs in {path} have inputs of another length than their campaign; {rescue(path)}")
+    if any(not isinstance(row[0], bytes) or not isinstance(row[1], bytes) or len(row[1]) != 8 * d for row in rows):
+        raise IntegrityError(f"runs in {path} have other inputs than their campaign; {rescue(path)}")
     keys, blobs, seeds, replicates, states, seconds, attempts, messages, ended = (
         zip(*rows, strict=True) if rows else ((),) * 9
     )
@@ -139,7 +139,7 @@ class Outputs:
         blobs: list[bytes] = []
         with told(self.path):
             for key, x, seed, replicate, state, seconds, attempts, message, digest, blob in self._rows(places):
-                if checksum(x, seed, replicate, state, seconds, attempts, message, blob) != digest:
+                if not intact(digest, x, seed, replicate, state, seconds, attempts, message, blob):
                     raise IntegrityError(
                         f"run {key.hex()[:12]} in {self.path} is not what was written; {rescue(self.path)}"
                     )

@@ -1,0 +1,174 @@
+import hashlib
+import json
+import struct
+
+import numpy as np
+import pytest
+from stores import ask, campaign, edit, fill, rows
+
+from uqms.errors import FormatError, IntegrityError, StorageError
+from uqms.runs import RunStore
+from uqms.runs.care import salvage
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "runs.db"
+
+
+def shallow(path):
+    """Compute the checksums again after a change, so that the keys alone can tell."""
+    from uqms.runs.format import checksum
+
+    for rowid, *said, blob in ask(
+        path, "SELECT rowid, x, seed, replicate, state, seconds, attempts, message, outputs FROM runs"
+    ):
+        edit(path, ("UPDATE runs SET checksum = ? WHERE rowid = ?", (checksum(*said, blob), rowid)))
+
+
+def test_what_is_well_says_nothing(path):
+    fill(path, n=600)
+    fill(path, campaign(seed="seed"), n=3, seeds=[4, 5, 6])
+    fill(path, campaign(version="2", fidelity="coarse"), n=3)
+    for readonly in (False, True):
+        with RunStore(path, readonly=readonly) as store:
+            assert store.integrity_check() is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("UPDATE runs SET x = ? WHERE rowid = 2", (np.array([9.0, 9.0], "<f8").tobytes(),)),
+        "UPDATE runs SET seed = 9 WHERE rowid = 2",
+        "UPDATE runs SET key = zeroblob(32) WHERE rowid = 2",
+        ("UPDATE runs SET x = ? WHERE rowid = 2", (bytes(24),)),
+        "UPDATE runs SET x = 'text' WHERE rowid = 2",
+        "UPDATE runs SET seed = 'text' WHERE rowid = 2",
+        "UPDATE runs SET outputs = zeroblob(40) WHERE rowid = 2",
+        "UPDATE runs SET outputs = 'text' WHERE rowid = 2",
+        "UPDATE runs SET key = 'text' WHERE rowid = 2",
+    ],
+)
+def test_keys_are_computed_again(path, change):
+    fill(path)
+    edit(path, change)
+    try:
+        shallow(path)
+    except (TypeError, struct.error):  # of which there is no checksum
+        assert "text" in str(change)
+    with RunStore(path) as store, pytest.raises(IntegrityError, match=r"run \w+ .* not what was written"):
+        store.integrity_check()
+
+
+@pytest.mark.parametrize(
+    "change", ["identity = replace(identity, '\"1\"', '\"2\"')", 'inputs = \'["a", "z"]\'', "fidelity = 'fine'"]
+)
+def test_ids_are_computed_again(path, change):
+    fill(path)
+    edit(path, f"UPDATE campaigns SET {change}")
+    with RunStore(path) as store, pytest.raises(IntegrityError, match="campaign 9a09b6aae89f .* not what was written"):
+        store.integrity_check()
+
+
+def test_runs_of_no_campaign(path):
+    fill(path)
+    edit(path, "UPDATE runs SET campaign = 9 WHERE rowid = 2")
+    with RunStore(path) as store, pytest.raises(IntegrityError, match="1 runs of no campaign"):
+        store.integrity_check()
+
+
+def test_everything_that_the_record_of_a_result_needs_is_in_the_file(path):
+    of = campaign(seed="seed")
+    with RunStore(path) as store:
+        store.register(of, {"design": '{"method": "sobol", "n": 3, "seed": 1}', "rng": "3"})
+        store.put(of, rows(of, 3, seeds=[4, 5, 6]))
+    (identity, about, versions, identifier), *_ = ask(path, "SELECT identity, about, versions, id FROM campaigns")
+    assert {"uqms", "numpy", "python", "sqlite"} <= set(json.loads(versions))
+    assert json.loads(about)["rng"] == "3"
+    assert json.loads(json.loads(about)["design"])["seed"] == 1
+    said = {"identity": identity, "inputs": ["a", "b"], "fidelity": ""}
+    text = json.dumps(said, sort_keys=True, separators=(",", ":"))
+    assert hashlib.sha256(text.encode()).hexdigest() == identifier
+    for key, x, seed in ask(path, "SELECT key, x, seed FROM runs"):
+        content = bytes.fromhex(identifier) + x + np.array([seed], "<i8").tobytes()
+        assert hashlib.sha256(content).digest() == key
+
+
+# ------------------------------------------------------------------------------------------------------------- salvage
+def damage(path, pages):
+    content = bytearray(path.read_bytes())
+    for page in pages:
+        content[4096 * page : 4096 * page + 1000] = b"\xa5" * 1000
+    path.write_bytes(content)
+
+
+def test_salvage_saves_every_run_that_is_well(path, tmp_path):
+    made = fill(path, n=500)
+    size = path.stat().st_size // 4096
+    damage(path, range(12, size, 9))
+    with RunStore(path) as store:
+        with pytest.raises(IntegrityError, match="uqms runs salvage"):
+            store.integrity_check()
+        saved = store.salvage(tmp_path / "new.db")
+    assert 300 < saved < 500
+    with RunStore(tmp_path / "new.db") as store:
+        store.integrity_check()
+        assert len(store) == saved
+        kept = [row for row in made if row.key in store.kept(campaign())]
+        found = store.outputs(campaign(), [row.key for row in kept])
+        np.testing.assert_array_equal(found["y"], [10.0 * row.x[0] for row in kept])
+        store.put(campaign(), made)  # the rest runs again
+        assert len(store) == 500
+
+
+def test_salvage_of_a_truncated_file(path, tmp_path):
+    import os
+
+    fill(path, n=500)
+    os.truncate(path, path.stat().st_size * 6 // 10)
+    saved = salvage(path, tmp_path / "new.db")
+    assert saved > 100
+    with RunStore(tmp_path / "new.db") as store:
+        store.integrity_check()
+        assert len(store) == saved
+
+
+@pytest.mark.parametrize("change", ["state = 5", "x = zeroblob(16)", "campaign = 77", "message = CAST(x'ff' AS TEXT)"])
+def test_salvage_leaves_out_what_was_changed(path, tmp_path, change):
+    fill(path)
+    edit(path, f"UPDATE runs SET {change} WHERE rowid = 2")
+    assert salvage(path, tmp_path / "new.db") == 4
+
+
+def test_salvage_goes_on_after_the_last_row_that_was_read(path, tmp_path):
+    fill(path, n=5)
+    edit(path, "UPDATE runs SET message = CAST(x'ff' AS TEXT) WHERE rowid IN (1, 2, 5)")  # cannot even be read
+    assert salvage(path, tmp_path / "new.db") == 2
+
+
+def test_salvage_of_a_campaign_that_was_changed(path, tmp_path):
+    fill(path, n=5)
+    fill(path, campaign(version="2"), n=3)
+    edit(path, "UPDATE campaigns SET fidelity = 'x' WHERE number = 1")
+    assert salvage(path, tmp_path / "new.db") == 3
+    edit(path, "UPDATE campaigns SET fidelity = 'x'")
+    with pytest.raises(IntegrityError, match="no campaign"):
+        salvage(path, tmp_path / "none.db")
+    assert not (tmp_path / "none.db").exists()
+
+
+def test_salvage_never_overwrites(path, tmp_path):
+    fill(path)
+    (tmp_path / "new.db").write_text("precious")
+    with pytest.raises(StorageError, match="exists already"):
+        salvage(path, tmp_path / "new.db")
+    assert (tmp_path / "new.db").read_text() == "precious"
+
+
+def test_salvage_of_something_else(path, tmp_path):
+    edit(path, "CREATE TABLE runs (x)")
+    with pytest.raises(FormatError, match="nothing to take out"):
+        salvage(path, tmp_path / "new.db")
+    path.write_bytes(b"\xa5" * 9000)
+    with pytest.raises(FormatError, match="no SQLite file"):
+        salvage(path, tmp_path / "new.db")
