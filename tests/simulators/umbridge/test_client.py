@@ -407,9 +407,11 @@ def test_the_deadline_is_total(raw):
 
 
 def test_a_peer_that_does_not_read_meets_the_deadline(raw, monkeypatch):
-    monkeypatch.setattr(
-        connections, "_notice_a_dead_peer", lambda sock: sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-    )
+    def narrow(opened):
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        opened.settimeout(5.0)  # what a kept connection still has from before
+
+    monkeypatch.setattr(connections, "_notice_a_dead_peer", narrow)
     sock = socket.create_server(("127.0.0.1", 0))
     names = [f"x{i}" for i in range(100_000)]
     wide = UMBridgeSimulator(

@@ -644,14 +644,15 @@ def test_models_that_do_not_say_enough():
 def test_ports_and_the_end(url):
     port = int(url.rsplit(":")[-1])
     with pytest.raises(InputError, match=rf"port {port} of 127.0.0.1 cannot be had \(.*\); give another port"):
-        UMBridgeServer(Model(), port=port).__enter__()
+        UMBridgeServer(Model(), port=port).start()
     with pytest.raises(InputError, match="port is 70000"):
         UMBridgeServer(Model(), port=70000)
     one = UMBridgeServer(Model(), port=0)
+    one.stop()  # nothing to stop
     with one as first:
         assert ask(first, "Info")[0] == 200
         with pytest.raises(InputError, match="runs already"):
-            one.__enter__()
+            one.start()
     with pytest.raises(ConnectionRefusedError):
         ask(first, "Info")
     with one as second:  # and again

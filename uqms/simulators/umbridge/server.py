@@ -26,8 +26,8 @@ PER_NUMBER = 64
 class UMBridgeServer:
     """Simulators and surrogates behind HTTP, for every UM-Bridge client, in a background thread while a block runs.
 
-    Use it to let other programs and languages evaluate a model of yours: ``with UMBridgeServer(surrogate) as url:``.
-    `serve` is the same as a call that does not return.
+    Use it to let other programs and languages evaluate a model of yours: ``with UMBridgeServer(surrogate) as url:``, or
+    `start` and `stop` in a notebook. `serve` is the same as a call that does not return.
 
     Parameters
     ----------
@@ -118,7 +118,8 @@ class UMBridgeServer:
             named = {own if isinstance(own, str) and own else "forward": self.models}
         return {name: served(name, model, self.inputs, self.config) for name, model in named.items()}
 
-    def __enter__(self) -> str:
+    def start(self) -> str:
+        """Begin to serve in the background and return the URL; for notebooks, where no block can hold it."""
         if find_spec("aiohttp") is None:
             raise InputError('a UM-Bridge server needs the package aiohttp: pip install "uqms[umbridge]".')
         if self._running:
@@ -128,8 +129,16 @@ class UMBridgeServer:
         self._running.append(running)
         return running.url
 
+    def stop(self) -> None:
+        """Close all connections and end; evaluations that still run are not waited for."""
+        if self._running:
+            self._running.pop().stop()
+
+    def __enter__(self) -> str:
+        return self.start()
+
     def __exit__(self, *exception: object) -> None:
-        self._running.pop().stop()
+        self.stop()
 
     async def listen(self, started: "Future[int]", stop: asyncio.Event) -> None:
         """Answer requests until `stop`; tells the port when it has begun."""
