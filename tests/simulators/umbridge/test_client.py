@@ -359,9 +359,10 @@ def test_a_long_answer_is_not_read_to_its_end(raw, monkeypatch):
 
     def endless(connection, _):
         connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-        while True:
+        for _ in range(1000):
             connection.sendall(b"10000\r\n" + 65536 * b" " + b"\r\n")
             sent.append(65536)
+        connection.close()
 
     with pytest.raises(OutputError, match="more than 100128 bytes"):
         scalars(raw(endless).url).evaluate({"x": 1.0})
@@ -587,8 +588,9 @@ def test_a_gradient_that_is_none(raw):
 def test_of_an_endless_error_the_begin_will_do(raw):
     def endless(connection, _):
         connection.sendall(b"HTTP/1.1 500 Oops\r\nTransfer-Encoding: chunked\r\n\r\n")
-        while True:
+        for _ in range(1000):
             connection.sendall(b"10000\r\n" + 65536 * b"x" + b"\r\n")
+        connection.close()
 
     with pytest.raises(SimulatorFailed, match="answered 500 xxx"):
         scalars(raw(endless).url, timeout=5.0).evaluate({"x": 1.0})
