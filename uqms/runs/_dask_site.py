@@ -16,10 +16,8 @@ from multiprocessing import process
 from typing import Any, final
 
 from distributed import SchedulerPlugin, WorkerPlugin, get_worker
-from loky.backend.context import LokyContext
-from loky.backend.process import LokyProcess
 
-from uqms.runs.pool import Local, Point
+from uqms.runs.pool import Context, Local, MarkedProcess, Point
 from uqms.runs.records import Record
 
 __all__ = ["Herald", "Site", "crew", "evaluate"]
@@ -149,7 +147,7 @@ class Herald(SchedulerPlugin):  # type: ignore[misc, unused-ignore]
         await scheduler.unregister_scheduler_plugin(self.campaign)
 
 
-class _Process(LokyProcess):  # type: ignore[misc, unused-ignore]
+class _Process(MarkedProcess):
     """A process that a daemonic process may start.
 
     Dask's nanny runs its workers as daemonic processes, which multiprocessing forbids to have children since they could
@@ -170,5 +168,5 @@ class _Process(LokyProcess):  # type: ignore[misc, unused-ignore]
                     config["daemon"] = daemon
 
 
-class _Context(LokyContext):  # type: ignore[misc, unused-ignore]
+class _Context(Context):
     Process = _Process

@@ -7,6 +7,7 @@ each as it ends. Leaving its block stops everything that still runs.
 import math
 import os
 import queue
+import secrets
 import shutil
 import signal
 import tempfile
@@ -14,22 +15,34 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError, Future
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self, final
 
 import cloudpickle
 import psutil
-from loky.backend import get_context
+from loky.backend.context import LokyContext
+from loky.backend.process import LokyProcess
 from pebble import ProcessExpired, ProcessPool
 
 from uqms.errors import CampaignError, InputError, SimulatorFailed
 from uqms.runs.records import Record
 from uqms.simulators import Simulator
-from uqms.simulators._processes import kill_runs_of, kill_session, kill_tree
+from uqms.simulators._processes import MARK, end_all, family, kill_runs_of, kill_session, kill_tree, marked
 from uqms.simulators.process import GRACE, OVERDUE, Unloadable, attempt, evaluate, start
 
-__all__ = ["Backend", "InThisProcess", "Local", "Pace", "Point", "payload_of", "usable_cpus"]
+__all__ = [
+    "Backend",
+    "Context",
+    "InThisProcess",
+    "Local",
+    "MarkedProcess",
+    "Pace",
+    "Point",
+    "payload_of",
+    "usable_cpus",
+]
 
 Point = Mapping[str, float]
 
@@ -127,8 +140,7 @@ class Local:
 
     def __init__(self, payload: bytes, workers: int, timeout: float | None, context: Any = None) -> None:
         self.workers = workers
-        # loky's processes are fresh ones that never import the user's script again, unlike multiprocessing's spawn.
-        self._context = context or get_context("loky")
+        self._context = context or Context()
         self._payload = payload
         self._timeout = timeout
         self._pace = Pace(workers)
@@ -227,9 +239,19 @@ class Local:
             return
         self._looked = now
         for flight in self._flying.values():
-            if flight.running(now) > self._timeout + 2 * GRACE + _PATIENCE:
+            late = flight.running(now) - self._timeout - 2 * GRACE
+            if late > 0:
+                self._end_stopped()
+            if late > _PATIENCE:
                 flight.overdue = True
                 flight.future.cancel()
+
+    def _end_stopped(self) -> None:
+        """End workers that do not run because somebody stopped them; pebble would wait seconds for their good-bye."""
+        for pid in self._workers():
+            with suppress(psutil.NoSuchProcess):
+                if _whose(pid) == "ours" and psutil.Process(pid).status() == psutil.STATUS_STOPPED:
+                    kill_tree(pid)
 
     def _mend(self, future: Future[Any]) -> None:
         """Begin with new workers and send them what the old ones did not end."""
@@ -278,10 +300,34 @@ class Local:
         for pid in self._workers():
             if (whose := _whose(pid)) == "ours":
                 continue
+            card = self._folder / str(pid)
             if whose == "nobody's":
                 kill_session(pid)
                 kill_runs_of(pid)
-            (self._folder / str(pid)).unlink(missing_ok=True)
+                _kill_marked(card.read_text())
+            card.unlink(missing_ok=True)
+
+
+class MarkedProcess(LokyProcess):  # type: ignore[misc]
+    """A fresh process that never imports the user's script again, unlike multiprocessing's spawn.
+
+    It bears a mark in its environment from its first moment, which whatever it forks has too: a daemon that a run has
+    forked is found by it when the worker died before it could end the daemon.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{**options, "env": {MARK: f"{secrets.token_hex(8)}-worker"}})
+
+
+class Context(LokyContext):  # type: ignore[misc]
+    """How `Local` starts its processes."""
+
+    Process = MarkedProcess
+
+
+def _kill_marked(mark: str) -> None:
+    if mark:
+        end_all(lambda processes: family(processes, marked(processes, f"{MARK}={mark}")))
 
 
 @final

@@ -66,16 +66,15 @@ def start(payload: bytes, coordinator: int, folder: str) -> None:
     """Begin a worker: watch the coordinator, use one thread, and load the simulator.
 
     It is loaded here and not with the first point, so that what it imports does not count against a deadline. A file
-    named after this process stands in `folder`, for whoever ends what it leaves behind.
+    named after this process, with its mark, stands in `folder`, for whoever ends what it leaves behind.
     """
     global _simulator, _coordinator, _nothing, _card
     _coordinator = coordinator
     with suppress(PermissionError):  # a process that leads a group already
         os.setsid()
     become_subreaper()
-    os.environ[MARK] = f"{os.getpid()}-worker"  # whatever a run starts can be told by it
     _card = Path(folder, str(os.getpid()))
-    _card.touch()
+    _card.write_text(os.environ.get(MARK, ""))  # whatever a run starts can be told by it
     _nothing = os.open(os.devnull, os.O_WRONLY)
     threading.Thread(target=_watch, daemon=True, name="uqms-watch").start()
     for name in _THREADS:  # for libraries that are loaded later
