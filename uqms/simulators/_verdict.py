@@ -1,0 +1,133 @@
+"""Whether a run of a program is worth anything: how it ended, what it said, what it left."""
+
+import mmap
+import re
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from uqms.errors import OutputError, SimulatorFailed, SimulatorTimeout, UqmsError
+from uqms.simulators._supervised import Ended
+from uqms.simulators.protocol import Coordinate
+from uqms.simulators.readers import Reader
+
+__all__ = ["judge", "refuse_error_lines", "results"]
+
+_ROUNDED = 1e-6  # coordinates in a file may be float32
+
+Read = Sequence[Reader] | Callable[[Path], object]
+
+
+def judge(name: str, ended: Ended, success: Sequence[int], memory: int | None, log_limit: float) -> None:
+    """Raise when a program did not end with success."""
+    if ended.timed_out:
+        others = f" with {ended.left} processes that it had started" if ended.left else ""
+        done = f"it was killed{others}" if ended.returncode is not None else "the system does not let it die"
+        raise SimulatorTimeout(f"{name} did not end within {ended.seconds:.3g} s; {done}.")
+    if ended.log_too_large:
+        raise SimulatorFailed(
+            f"{name} wrote more than {log_limit / 2**20:.3g} MB to its log and was killed; make it say less, or raise "
+            "log_limit."
+        )
+    code = ended.returncode
+    if code in success:
+        return
+    limit = "" if memory is None else f" It may have {memory / 2**20:.0f} MB of memory."
+    if code is None or code < 0:
+        raise SimulatorFailed(f"{name} was ended by the signal {_signal(code)}.{limit}")
+    libraries = "shared librar" in ended.tail or "Library not loaded" in ended.tail
+    hint = " Few of your environment variables reach it: inherit=('LD_LIBRARY_PATH',)." if libraries else ""
+    raise SimulatorFailed(f"{name} ended with the exit code {code}.{limit}{hint}")
+
+
+def _signal(code: int | None) -> str:
+    try:
+        called = signal.Signals(-(code or 0)).name
+    except ValueError:
+        called = str(code)
+    return called + (": out of memory?" if called == "SIGKILL" else "")
+
+
+def refuse_error_lines(name: str, log: Path, pattern: str | None) -> None:
+    """Raise when the log holds a line that means failure."""
+    if pattern is None or not log.is_file() or log.stat().st_size == 0:
+        return
+    with log.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        match = re.search(pattern.encode(), text, re.MULTILINE)
+        if match:
+            begin = text.rfind(b"\n", 0, match.start()) + 1
+            line = text[begin : begin + 200].splitlines()[0].decode(errors="replace")
+            raise SimulatorFailed(
+                f"{name} ended with success, but said {line!r}; when that means no failure, give error_pattern=None or "
+                "another one."
+            )
+
+
+def results(
+    read: Read, folder: Path, begin: int, outputs: Mapping[str, tuple[str, ...]], coords: Mapping[str, Coordinate]
+) -> dict[str, object]:
+    """Return what a run has left; `begin` is the time of its start.
+
+    Raises
+    ------
+    OutputError
+        When a file is missing, damaged or older than the run.
+    """
+    try:
+        got = _read(read, folder, begin, outputs)
+    except UqmsError:
+        raise
+    except Exception as error:  # a user's function meets what is missing or cut off
+        raise OutputError(f"the results cannot be read: {type(error).__name__}: {error}.") from error
+    return {name: _aligned(name, value, outputs.get(name, ()), coords) for name, value in got.items()}
+
+
+def _read(read: Read, folder: Path, begin: int, outputs: Mapping[str, tuple[str, ...]]) -> dict[str, object]:
+    if not isinstance(read, Sequence):
+        got = read(folder)
+        if isinstance(got, Mapping):
+            return {str(name): value for name, value in got.items()}
+        if len(outputs) == 1:
+            return dict.fromkeys(outputs, got)
+        raise OutputError(f"read returned {type(got).__name__}; return a mapping with {', '.join(outputs)}.")
+    found: dict[str, object] = {}
+    for reader in read:
+        _refuse_stale(folder, reader.path, begin)
+        wanted = {name: dims for name, dims in outputs.items() if reader.names is None or name in reader.names}
+        for name, value in reader.read(folder, wanted).items():
+            if name in found:
+                raise OutputError(f"output {name!r} stands in {reader.path} and in another file; which one counts?")
+            found[name] = value
+    return found
+
+
+def _refuse_stale(folder: Path, name: str, begin: int) -> None:
+    try:
+        changed = (folder / name).stat().st_mtime_ns
+    except OSError:
+        return  # told by the reader
+    if changed < begin:
+        raise OutputError(f"{name} is older than the run: the program did not write it, it is left from another one.")
+
+
+def _aligned(name: str, got: object, dims: tuple[str, ...], coords: Mapping[str, Coordinate]) -> object:
+    """Put a DataArray's dims into the declared order; its coordinates must be the declared ones."""
+    labelled = sys.modules.get("xarray")
+    if labelled is None or not isinstance(got, labelled.DataArray):
+        return got
+    if set(got.dims) != set(dims):
+        raise OutputError(f"output {name!r} has the dims {got.dims}, but it is declared with {dims}.")
+    for dim in dims:
+        if dim in got.coords and not _same(got.coords[dim].values, coords[dim]):
+            raise OutputError(f"output {name!r} comes at other values of {dim!r} than declared in coords.")
+    return got.transpose(*dims).values
+
+
+def _same(got: Coordinate, wanted: Coordinate) -> bool:
+    if got.dtype.kind in "fiu" and wanted.dtype.kind == "f" and got.shape == wanted.shape:
+        scale = float(np.abs(wanted).max())
+        return bool(np.allclose(got.astype(np.float64), wanted, rtol=_ROUNDED, atol=_ROUNDED * scale))
+    return np.array_equal(got, wanted)

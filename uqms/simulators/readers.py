@@ -1,0 +1,348 @@
+"""What a run has left in its directory, read into named numbers.
+
+A reader never trusts the file: it may be missing, empty, truncated, too large, binary, or a link to somewhere else.
+Numbers that are not finite are passed on, so that a run is told with their place. Outputs that a file does not have are
+left out, so that the others are kept.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, final, runtime_checkable
+
+from uqms._typing import Array
+from uqms.errors import InputError, OutputError, UnsafeFileError
+from uqms.simulators._paths import inside, result_file
+
+__all__ = ["JSONFile", "NetCDFFile", "Reader", "TextTable"]
+
+_LIMIT = 256 * 2**20
+
+Dims = Mapping[str, tuple[str, ...]]
+Place = str | Sequence[str | int]
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """What reads one result file; `JSONFile`, `TextTable` and `NetCDFFile` look like this."""
+
+    @property
+    def path(self) -> str:
+        """The file, relative to the run directory."""
+        ...
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """The outputs that it was told to look for; None when it looks for every output under its own name."""
+        ...
+
+    def read(self, folder: Path, outputs: Dims) -> dict[str, object]:
+        """Return those of `outputs` (name -> dims) that the file has."""
+        ...
+
+
+@final
+@dataclass(frozen=True)
+class JSONFile:
+    """Results in a JSON file.
+
+    Use it when you can choose what the simulator writes: numbers keep all of their digits.
+
+    Parameters
+    ----------
+    path
+        The file, relative to the run directory.
+    keys
+        Output -> where it stands: ``"flow.peak"`` is ``{"flow": {"peak": ...}}``, ``"cells.0.v"`` goes through a list,
+        a sequence such as ``("p.mean", 0)`` takes keys that hold a dot. By default each output stands at the top under
+        its own name; a file that is one number or one list is the only output.
+    size_limit
+        Bytes; a larger file is not read.
+
+    Raises
+    ------
+    PathError
+        When `path` leads out of the run directory.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = Path(folder, "out.json").write_text('{"flow": {"peak": 2.5}}')
+    ...     JSONFile("out.json", keys={"q": "flow.peak"}).read(Path(folder), {"q": ()})
+    {'q': 2.5}
+    """
+
+    path: str
+    keys: Mapping[str, Place] | None = None
+    size_limit: int = _LIMIT
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", inside(self.path, "path"))
+        if self.keys is not None:
+            object.__setattr__(self, "keys", _checked_places(self.keys, "keys"))
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """The outputs that it was told to look for; None when it looks for every output under its own name."""
+        return None if self.keys is None else tuple(self.keys)
+
+    def read(self, folder: Path, outputs: Dims) -> dict[str, object]:
+        """Return those of `outputs` (name -> dims) that the file has.
+
+        Raises
+        ------
+        OutputError
+            When the file is missing, empty, truncated, too large or no JSON.
+        """
+        data = result_file(folder, self.path, self.size_limit).read_bytes()
+        try:
+            # Every number becomes a float at once; NaN and Infinity are no JSON, but many programs write them.
+            found = json.loads(data, parse_int=float, object_pairs_hook=self._unique)
+        except (ValueError, RecursionError) as error:
+            raise OutputError(f"{self.path} is not JSON ({error}); it {_looks(data)}.") from error
+        if not isinstance(found, dict) and self.keys is None and len(outputs) == 1:
+            return {next(iter(outputs)): _holes(found)}
+        got = {}
+        for name in outputs:
+            if self.keys is None or name in self.keys:
+                place = _at(found, [name] if self.keys is None else _steps(self.keys[name]))
+                if place is not _NOTHING:
+                    got[name] = _holes(place)
+        return got
+
+    def _unique(self, pairs: list[tuple[str, object]]) -> dict[str, object]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
+            raise OutputError(f"{self.path} holds {twice!r} twice; which one counts?")
+        return found
+
+
+@final
+@dataclass(frozen=True)
+class TextTable:
+    r"""Results in columns of a text file: CSV, tabs, or what a Fortran program writes.
+
+    An output with one dim is a whole column. A scalar output is the only row, or the one that `row` says.
+
+    Parameters
+    ----------
+    path
+        The file, relative to the run directory.
+    columns
+        Output -> name or number (from 0) of its column, or a list of them: then the columns are the last dim, after the
+        rows when the output has two dims. By default each output is the column of its own name, and without a header
+        the outputs are the columns in their order.
+    delimiter
+        What stands between columns; by default a comma in a file called .csv, a tab in .tsv, white space elsewhere.
+    header
+        The first line names the columns; when that line holds numbers, the last comment above it does.
+    comment
+        What begins a line (or the rest of one) that is no data; None when nothing does.
+    skip
+        Lines to leave out at the start.
+    row
+        The row of scalar outputs, -1 for the last. By default there must be one row only.
+    size_limit
+        Bytes; a larger file is not read.
+
+    Raises
+    ------
+    InputError
+        When `columns` has names and `header` is False.
+    PathError
+        When `path` leads out of the run directory.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = Path(folder, "out.dat").write_text("# t p\n 0.0 1.0D+1\n 0.5 12.5\n")
+    ...     TextTable("out.dat").read(Path(folder), {"p": ("t",)})
+    {'p': array([10. , 12.5])}
+    """
+
+    path: str
+    columns: Mapping[str, str | int | Sequence[str | int]] | None = None
+    delimiter: str | None = None
+    header: bool = True
+    comment: str | None = "#"
+    skip: int = 0
+    row: int | None = None
+    size_limit: int = _LIMIT
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", inside(self.path, "path"))
+        if self.columns is not None:
+            columns = _checked_places(self.columns, "columns")
+            object.__setattr__(self, "columns", columns)
+            named = [c for column in columns.values() for c in _each(column) if isinstance(c, str)]
+            if named and not self.header:
+                raise InputError(f"columns names {named[0]!r}, but header=False; give numbers from 0.")
+        if self.delimiter is not None and (not isinstance(self.delimiter, str) or len(self.delimiter) != 1):
+            raise InputError(f"delimiter is {self.delimiter!r}; give one character, or None for white space.")
+        if isinstance(self.skip, bool) or not isinstance(self.skip, int) or self.skip < 0:
+            raise InputError(f"skip is {self.skip!r}; give a number of lines.")
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """The outputs that it was told to look for; None when it looks for every output under its own name."""
+        return None if self.columns is None else tuple(self.columns)
+
+    def read(self, folder: Path, outputs: Dims) -> dict[str, object]:
+        """Return those of `outputs` (name -> dims) that the file has.
+
+        Raises
+        ------
+        OutputError
+            When the file is missing, empty, truncated, too large or no table of numbers.
+        """
+        from uqms.simulators._tables import parse
+
+        data = result_file(folder, self.path, self.size_limit).read_bytes()
+        if b"\0" in data:
+            raise OutputError(f"{self.path} is no text; it {_looks(data)}.")
+        delimiter = self.delimiter or {".csv": ",", ".tsv": "\t"}.get(Path(self.path).suffix.lower())
+        text = data.decode("utf-8-sig", errors="replace")
+        table = parse(text, self.path, delimiter, self.header, self.comment, self.skip)
+        wanted = self.columns
+        if wanted is None:
+            wanted = {name: name if self.header else number for number, name in enumerate(outputs)}
+        got: dict[str, object] = {}
+        for name, dims in outputs.items():
+            if name in wanted and table.has(wanted[name]):
+                got[name] = self._shaped(name, table.numbers(wanted[name]), dims, wanted[name])
+        return got
+
+    def _shaped(self, name: str, values: Array, dims: tuple[str, ...], column: object) -> object:
+        """Return rows (r, c) as an output with these dims."""
+        several = not isinstance(column, str | int)
+        if len(dims) == 1 + several:
+            return values if several else values[:, 0]
+        if len(dims) != several:
+            return values  # told by its shape
+        if self.row is None and len(values) != 1:
+            raise OutputError(
+                f"{self.path} has {len(values)} rows, but {name!r} is one value of each run; write one row, or say "
+                "which one counts: TextTable(..., row=-1)."
+            )
+        try:
+            chosen = values[0 if self.row is None else self.row]
+        except IndexError:
+            raise OutputError(f"{self.path} has {len(values)} rows, none with the number {self.row}.") from None
+        return chosen if several else chosen[0]
+
+
+@final
+@dataclass(frozen=True)
+class NetCDFFile:
+    """Results in a netCDF file: version 4 (HDF5) or classic.
+
+    Dims of the file that are called as declared are brought into the declared order, and their coordinates must be the
+    declared ones; when none is called so, the order of the file counts. Fill values become NaN.
+
+    Parameters
+    ----------
+    path
+        The file, relative to the run directory.
+    variables
+        Output -> name of its variable; its own name by default.
+    size_limit
+        Bytes; a larger file is not read.
+
+    Raises
+    ------
+    PathError
+        When `path` leads out of the run directory.
+    """
+
+    path: str
+    variables: Mapping[str, str] | None = None
+    size_limit: int = _LIMIT
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", inside(self.path, "path"))
+        if self.variables is not None:
+            object.__setattr__(self, "variables", _checked_places(self.variables, "variables"))
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """The outputs that it was told to look for; None when it looks for every output under its own name."""
+        return None if self.variables is None else tuple(self.variables)
+
+    def read(self, folder: Path, outputs: Dims) -> dict[str, object]:
+        """Return those of `outputs` (name -> dims) that the file has.
+
+        Raises
+        ------
+        OutputError
+            When the file is missing, empty, truncated, too large or no netCDF.
+        UnsafeFileError
+            When it would read other files or fill the memory.
+        """
+        import xarray as xr
+
+        from uqms.ensemble.files import refuse_unsafe
+
+        file = result_file(folder, self.path, self.size_limit)
+        with file.open("rb") as opened:
+            head = opened.read(64)
+        classic = head.startswith((b"CDF\x01", b"CDF\x02"))
+        try:
+            if not classic:
+                refuse_unsafe(file)
+            engine: Literal["scipy", "h5netcdf"] = "scipy" if classic else "h5netcdf"
+            with xr.open_dataset(file, engine=engine, decode_times=False, decode_timedelta=False) as dataset:
+                wanted = {name: name for name in outputs} if self.variables is None else self.variables
+                found = {n: dataset[wanted[n]].load() for n in outputs if wanted.get(n) in dataset.variables}
+        except UnsafeFileError:
+            raise
+        except Exception as error:  # a damaged file may raise anything
+            raise OutputError(f"{self.path} is not a whole netCDF file ({error}); it {_looks(head)}.") from error
+        return {name: got if set(got.dims) & set(outputs[name]) else got.values for name, got in found.items()}
+
+
+_NOTHING = object()
+
+
+def _checked_places(given: object, what: str) -> dict[str, Any]:
+    if not isinstance(given, Mapping) or not given or not all(isinstance(name, str) for name in given):
+        raise InputError(f"{what} is {given!r}; give each output its place in the file, or None for its own name.")
+    return dict(given)
+
+
+def _each(column: object) -> list[object]:
+    return list(column) if isinstance(column, Sequence) and not isinstance(column, str) else [column]
+
+
+def _steps(place: Place) -> Sequence[str | int]:
+    return place.split(".") if isinstance(place, str) else place
+
+
+def _at(found: object, steps: Sequence[str | int]) -> object:
+    for step in steps:
+        if isinstance(found, dict) and str(step) in found:
+            found = found[str(step)]
+        elif isinstance(found, list) and str(step).isdecimal() and int(step) < len(found):
+            found = found[int(step)]
+        else:
+            return _NOTHING
+    return found
+
+
+def _holes(value: object) -> object:
+    """Return the value with NaN for null, as many programs write what is not a number."""
+    if isinstance(value, list):
+        return [_holes(item) for item in value]
+    return math.nan if value is None else value
+
+
+def _looks(data: bytes) -> str:
+    """Say in a few words what a file holds."""
+    text = data[:40]
+    if any(byte < 9 or 13 < byte < 32 or byte > 126 for byte in text):
+        return f"begins with the bytes {text[:16].hex(' ')}"
+    return f"begins with {text.decode('ascii')!r}"
