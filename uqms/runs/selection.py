@@ -187,8 +187,8 @@ def _bounds(name: str, given: Sequence[float]) -> tuple[float, float]:
 
 
 def _states(given: States | Iterable[States]) -> set[int]:
-    each = [given] if isinstance(given, str | int) else list(given)
     try:
+        each = [given] if isinstance(given, str | int) else list(given)
         return {int(RunState[s.upper()] if isinstance(s, str) else RunState(s)) for s in each}
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         words = ", ".join(s.name.lower() for s in RunState)
@@ -208,10 +208,10 @@ def state_names(given: States | Iterable[States]) -> list[str]:
 
 def _key(given: str | bytes) -> bytes:
     try:
-        key = bytes.fromhex(given) if isinstance(given, str) else bytes(given)
+        key = bytes.fromhex(given) if isinstance(given, str) else given
     except ValueError:
         key = b""
-    if len(key) != 32:
+    if not isinstance(key, bytes) or len(key) != 32:
         raise InputError(f"a key is {given!r}; a key has 64 hexadecimal digits, see the table of runs.")
     return key
 
