@@ -158,9 +158,7 @@ def test_errors_of_the_package(reference):
     bad = UMBridgeSimulator(reference, "bad", inputs=["x"], outputs={"y": (), "z": ()}, retries=0)
     with pytest.raises(SimulatorFailed, match="answered 500 .*500 Internal Server Error"):  # plain text, as it is
         bad.evaluate({"x": 3})
-    with pytest.raises(
-        SimulatorFailed, match="500 InvalidOutput: Output vector 0 has invalid length! Model declared 2"
-    ):
+    with pytest.raises(OutputError, match="500 InvalidOutput: Output vector 0 has invalid length! Model declared 2"):
         bad.evaluate({"x": 4})
     begin = time.monotonic()
     with pytest.raises(SimulatorTimeout, match="did not answer Evaluate before the deadline"):
@@ -299,8 +297,8 @@ def test_numbers_that_are_none(raw, body, partial):
         ("all is well", "no JSON: all is well"),
         ("", "no JSON"),
         ("[1, 2]", "a list where an object is due"),
-        ("{}", "without a list 'output'"),
-        ('{"output": 3}', "without a list 'output'"),
+        ("{}", "without a list 'output', but "),
+        ('{"output": 3}', "without a list 'output', but "),
         ('{"output": [1.0, 2.0]}', "a number where a list of numbers is due"),
         ('{"output": [["1", 2]]}', "a list with str"),
         ('{"output": [[true, 2]]}', "a list with bool"),
@@ -452,7 +450,7 @@ def test_only_busy_servers_and_broken_connections_are_asked_again(raw, monkeypat
     server = raw(talk)
     assert scalars(server.url, retries=3).evaluate({"x": 1.0})["z"] == 2.0
     assert waits == pytest.approx([0.2, 0.4])  # a kept connection that has been closed is replaced at once
-    for status in ("500 Oops", "400 Bad", "504 Late", "404 Not Found", "429 Slow"):
+    for status in ("500 Oops", "400 Bad", "404 Not Found", "429 Slow"):
         failing = raw(http("no", status))
         with pytest.raises(SimulatorFailed):
             scalars(failing.url, retries=3).evaluate({"x": 1.0})
@@ -641,3 +639,31 @@ def test_new_connections_notice_a_dead_peer_and_do_not_take_for_ever(raw, monkey
     with pytest.raises(connections.http.client.NotConnected):  # it would come back without TLS
         kept.request("GET", "/Info")
     simulator._peer.connections._idle.clear()
+
+
+@pytest.mark.parametrize(
+    ("partial", "expected"),
+    [
+        ("[[1.0, null]]", [1.0, math.nan]),
+        ("[[null, null]]", None),
+        ("[[1.0, 2.0]]", None),  # which of them is wrong?
+        ("[[1.0]]", None),
+        ('[["1.0", null]]', None),
+        ("7", None),
+    ],
+)
+def test_errors_that_hold_a_part_of_the_outputs(raw, partial, expected):
+    body = '{"error": {"type": "InvalidOutput", "message": "z is nan", "partial": ' + partial + "}}"
+    with pytest.raises(OutputError, match="answered 500 InvalidOutput: z is nan$") as caught:
+        scalars(raw(http(body, "500 Oops")).url).evaluate({"x": 1.0})
+    if expected is None:
+        assert caught.value.partial is None
+    else:
+        np.testing.assert_array_equal([caught.value.partial["y"], caught.value.partial["z"]], expected)
+
+
+def test_a_server_that_says_that_the_model_is_late(raw):
+    server = raw(http('{"error": {"type": "Timeout", "message": "too slow"}}', "504 Late"))
+    with pytest.raises(SimulatorTimeout, match="answered 504 Timeout: too slow"):
+        scalars(server.url, retries=3).evaluate({"x": 1.0})
+    assert len(server.requests) == 1

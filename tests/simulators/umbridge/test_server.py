@@ -24,7 +24,7 @@ import umbridge
 import xarray as xr
 
 import uqms as uq
-from uqms.errors import ExtrapolationError, InputError, SimulatorFailed, SimulatorTimeout
+from uqms.errors import ExtrapolationError, InputError, OutputError, SimulatorFailed, SimulatorTimeout
 from uqms.simulators.deadline import remaining
 from uqms.simulators.umbridge import UMBridgeServer, UMBridgeSimulator, _aiohttp, endpoint, serve, server, slots, wire
 
@@ -333,10 +333,33 @@ def test_models_that_fail(action, expected):
         assert ask(url, "Info")[0] == 200
 
 
-def test_our_client_gets_typed_errors_of_our_server():
-    with UMBridgeServer(Model(raises(RuntimeError)), port=0) as url:
-        with pytest.raises(SimulatorFailed, match="answered 500 ModelError: RuntimeError: the mesh is tangled"):
-            client(url).evaluate({"a": 1.0, "b": 2.0})
+@pytest.mark.parametrize(
+    "action",
+    [
+        lambda point: {"curve": [1.0, math.nan, 2.0], "end": 1.0},
+        lambda point: {"curve": [1.0, 0.5, 2.0]},
+        lambda point: {"curve": 3 * [math.nan], "end": math.inf},
+        lambda point: {"curve": [1.0], "end": "late"},
+        raises(RuntimeError),
+        raises(SimulatorTimeout),
+    ],
+)
+def test_a_run_ends_in_the_same_way_here_and_behind_the_server(action):
+    point = {"a": 1.0, "b": 2.0}
+    direct = uq.FunctionSimulator(lambda a, b: action({"a": a, "b": b}), outputs=Model.outputs, coords=Model.coords)
+    with UMBridgeServer(direct, port=0) as url:
+        behind = client(url, model=direct.name)
+        with pytest.raises(RuntimeError) as here:
+            direct.evaluate(point)
+        with pytest.raises(RuntimeError) as there:
+            behind.evaluate(point)
+    same = (OutputError, SimulatorTimeout)
+    assert type(there.value) is (type(here.value) if isinstance(here.value, same) else SimulatorFailed)
+    assert str(here.value) in str(there.value)
+    partial = getattr(here.value, "partial", None)
+    assert (getattr(there.value, "partial", None) is None) == (partial is None)
+    for name, values in (partial or {}).items():
+        np.testing.assert_array_equal(there.value.partial[name], values)
 
 
 def test_a_gradient_that_is_not_finite():

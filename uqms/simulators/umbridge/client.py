@@ -18,7 +18,7 @@ from uqms.simulators.protocol import Coordinate, checked_outputs
 from uqms.simulators.umbridge import wire
 from uqms.simulators.umbridge.connections import Connections
 from uqms.simulators.umbridge.grouping import checked_inputs, spans
-from uqms.simulators.umbridge.peer import Peer, checked_url
+from uqms.simulators.umbridge.peer import InvalidOutput, Peer, checked_url
 
 __all__ = ["UMBridgeSimulator"]
 
@@ -191,7 +191,7 @@ class UMBridgeSimulator:
         Raises
         ------
         SimulatorTimeout
-            At `timeout` or at the run's deadline, whatever the server does.
+            At `timeout` or at the run's deadline, whatever the server does; also when it says that the model was late.
         SimulatorFailed
             When the model or the server says that it failed, or there is no connection after all retries.
         OutputError
@@ -199,19 +199,31 @@ class UMBridgeSimulator:
         InputError
             When the server answers with a redirect, or wants another token.
         """
-        answer = self._ask("Evaluate", self._message(point), self.timeout)
-        vectors = answer.get("output")
+        try:
+            answer = self._ask("Evaluate", self._message(point), self.timeout)
+        except InvalidOutput as error:
+            raise OutputError(str(error), self._usable(error.vectors)) from None
+        return checked_outputs(self._shaped(answer.get("output")), self.outputs, self.coords)
+
+    def _shaped(self, vectors: object) -> dict[str, Array]:
+        """Return the outputs that lie in a server's vectors; what is no number is NaN."""
         if not isinstance(vectors, list):
-            raise self._peer.misread(f"an answer without a list 'output': {wire.shortened(repr(answer), 200)}")
+            raise self._peer.misread(f"without a list 'output', but {wire.shortened(repr(vectors), 200)}")
         try:
             values = [wire.numbers(vector) for vector in vectors]
         except wire.WireError as error:
             raise self._peer.misread(str(error)) from error
         self._placed(tuple(map(len, values)))
-        whole = np.concatenate(values)
-        cut = wire.split(whole, [math.prod(shape) for shape in self._shapes.values()])
-        shaped = {name: part.reshape(shape) for (name, shape), part in zip(self._shapes.items(), cut, strict=True)}
-        return checked_outputs(shaped, self.outputs, self.coords)
+        cut = wire.split(np.concatenate(values), [math.prod(shape) for shape in self._shapes.values()])
+        return {name: part.reshape(shape) for (name, shape), part in zip(self._shapes.items(), cut, strict=True)}
+
+    def _usable(self, vectors: object) -> Mapping[str, Array] | None:
+        """Return what can be used of the outputs of a run of which the server says that they are wrong."""
+        try:
+            checked_outputs(self._shaped(vectors), self.outputs, self.coords)
+        except OutputError as error:
+            return error.partial
+        return None  # all numbers are there, so that nobody knows which are wrong
 
     def gradient(self, point: Mapping[str, float], sensitivity: Mapping[str, ArrayLike]) -> dict[str, float]:
         """Return the derivative of sum(outputs * sensitivity) by each input, from the model's own gradient.

@@ -37,8 +37,9 @@ class Reply:
 
     @staticmethod
     def refusal(error: Refusal) -> "Reply":
-        """Return the error JSON of the protocol."""
-        return Reply(error.status, wire.dumps({"error": {"type": error.kind, "message": str(error)}}))
+        """Return the error JSON of the protocol, with what there is of the outputs."""
+        partial = {} if error.partial is None else {"partial": error.partial}
+        return Reply(error.status, wire.dumps({"error": {"type": error.kind, "message": str(error), **partial}}))
 
 
 @final

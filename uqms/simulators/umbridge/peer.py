@@ -9,13 +9,21 @@ from dataclasses import dataclass, field
 from typing import final
 from urllib.parse import urlsplit
 
-from uqms.errors import InputError, OutputError, SimulatorFailed, SimulatorTimeout
+from uqms.errors import InputError, OutputError, SimulatorError, SimulatorFailed, SimulatorTimeout
 from uqms.simulators.umbridge import wire
 from uqms.simulators.umbridge.connections import Answer, Connections
 
-__all__ = ["Peer", "checked_url"]
+__all__ = ["InvalidOutput", "Peer", "checked_url"]
 
 BACKOFF = 0.2  # s before the first retry, doubled from one to the next
+
+
+class InvalidOutput(OutputError):
+    """The server says that the model's outputs are wrong; `vectors` is what it sent of them, unchecked."""
+
+    def __init__(self, message: str, vectors: object) -> None:
+        super().__init__(message)
+        self.vectors = vectors
 
 
 @final
@@ -55,11 +63,11 @@ class Peer:
         Raises
         ------
         SimulatorTimeout
-            At the deadline.
+            At the deadline, or when the server says that the model missed its own (504).
         SimulatorFailed
             When there is no connection after all retries, or the server says that it failed.
         OutputError
-            When the answer is too long or no JSON object.
+            When the answer is too long or no JSON object, or the server says that the model's outputs are wrong.
         InputError
             For a redirect, or when the server wants another token.
         """
@@ -121,23 +129,27 @@ class Peer:
         if answer.status in (401, 403):
             raise InputError(f"{self.where} refuses: {self._said(answer)}. Does it want another token=?")
         if answer.status != 200:
-            raise SimulatorFailed(f"{self.where} answered {self._said(answer)}")
+            raise self._failed(answer)
         try:
             message = wire.loads_answer(answer.body)
         except wire.WireError as error:
             raise self.misread(str(error)) from None
         if "error" in message:  # some servers say 200 even then
-            raise SimulatorFailed(f"{self.where} answered {self._said(answer)}")
+            raise self._failed(answer)
         return message
+
+    def _failed(self, answer: Answer) -> SimulatorError:
+        text, error = f"{self.where} answered {self._said(answer)}", _error(answer)
+        if answer.status == 504:
+            return SimulatorTimeout(text)
+        return (
+            InvalidOutput(text, error.get("partial")) if error.get("type") == "InvalidOutput" else SimulatorFailed(text)
+        )
 
     def _said(self, answer: Answer) -> str:
         """Return status and text of an error, of the protocol's own kind or not, in one line."""
-        text = answer.body.decode("utf-8", errors="replace")
-        try:
-            error = wire.loads_answer(answer.body).get("error")
-        except wire.WireError:
-            error = None
-        if isinstance(error, dict):
+        text, error = answer.body.decode("utf-8", errors="replace"), _error(answer)
+        if error:
             text = f"{error.get('type', 'error')}: {error.get('message', '')}"
         said = f"{answer.status} {wire.shortened(text) or wire.shortened(answer.reason, 100)}"
         return said if self.token is None else said.replace(self.token, "***")
@@ -171,6 +183,15 @@ def checked_url(url: object) -> str:
             "url has a query or fragment; give the server's address alone, such as 'http://localhost:4242'."
         )
     return url.rstrip("/")
+
+
+def _error(answer: Answer) -> dict[str, object]:
+    """Return the protocol's error object, empty when there is none."""
+    try:
+        error = wire.loads_answer(answer.body).get("error")
+    except wire.WireError:
+        return {}
+    return error if isinstance(error, dict) else {}
 
 
 def _reason(error: Exception) -> str:

@@ -45,12 +45,16 @@ class Evaluable(Protocol):
 
 
 class Refusal(Exception):
-    """An error that the client is told: HTTP status, type and message of the protocol."""
+    """An error that the client is told: HTTP status, type and message of the protocol.
 
-    def __init__(self, status: int, kind: str, message: str) -> None:
+    `partial` holds the output vectors as far as there are any, None for a missing number.
+    """
+
+    def __init__(self, status: int, kind: str, message: str, partial: list[list[float | None]] | None = None) -> None:
         super().__init__(message)
         self.status = status
         self.kind = kind
+        self.partial = partial
 
 
 @final
@@ -129,7 +133,10 @@ class Served:
 
         def run() -> bytes:
             model = self._configured(config)
-            got = checked_outputs(model.evaluate(self._seeded(point, config)), model.outputs, model.coords)
+            try:
+                got = checked_outputs(model.evaluate(self._seeded(point, config)), model.outputs, model.coords)
+            except OutputError as error:
+                raise told(error, self._partial(error.partial)) from error
             return wire.dumps({"output": [got[name].ravel().tolist() for name in self.shapes]})
 
         return run
@@ -159,6 +166,12 @@ class Served:
             return wire.dumps({"output": slopes})
 
         return run
+
+    def _partial(self, partial: Mapping[str, Array] | None) -> list[list[float | None]] | None:
+        if partial is None:
+            return None
+        vectors = [np.ravel(partial[name]).tolist() for name in self.shapes]
+        return [[value if math.isfinite(value) else None for value in vector] for vector in vectors]
 
     def _configured(self, config: Mapping[str, Any]) -> Evaluable:
         changed = {key: value for key, value in config.items() if key in self.settable}
@@ -215,7 +228,7 @@ def served(name: str, model: object, inputs: object, settable: Collection[str]) 
     return Served(name, model, grouped(list(inputs) if isinstance(inputs, tuple) else inputs), frozenset(settable))
 
 
-def told(error: BaseException) -> Refusal:
+def told(error: BaseException, partial: list[list[float | None]] | None = None) -> Refusal:
     """Return what a client is told when the model has raised: type and message in one line, no traceback."""
     text = str(error).split("Traceback (most recent call last)")[0]
     message = f"{type(error).__name__}: {wire.shortened(text)}"
@@ -223,7 +236,7 @@ def told(error: BaseException) -> Refusal:
         return Refusal(400, "InvalidInput", message)
     if isinstance(error, SimulatorTimeout):
         return Refusal(504, "Timeout", message)
-    return Refusal(500, "InvalidOutput" if isinstance(error, OutputError) else "ModelError", message)
+    return Refusal(500, "InvalidOutput" if isinstance(error, OutputError) else "ModelError", message, partial)
 
 
 def _vector(values: object, what: str, size: int) -> Array:
