@@ -55,7 +55,7 @@ class Template:
             _compiled(self.text)
         except jinja2.TemplateSyntaxError as error:
             raise TemplateError(
-                f"{self.place}, line {error.lineno}: {error.message}. Placeholders look like {{{{ name }}}}; other "
+                f"{self.place}, line {error.lineno}: {str(error.message).rstrip(".")}. Placeholders look like {{{{ name }}}}; other "
                 "double braces stand between {% raw %} and {% endraw %}."
             ) from error
         except (RecursionError, MemoryError, SyntaxError, OverflowError) as error:
@@ -102,7 +102,8 @@ class Template:
         try:
             return _compiled(self.text).render(values)
         except Exception as error:  # whatever an expression raises
-            raise TemplateError(f"{self.place} cannot be filled in: {type(error).__name__}: {error}.") from error
+            text = str(error).rstrip(".")
+            raise TemplateError(f"{self.place} cannot be filled in: {type(error).__name__}: {text}.") from error
 
 
 @functools.cache
