@@ -16,15 +16,17 @@ from multiprocessing import process
 from typing import Any, final
 
 from distributed import SchedulerPlugin, WorkerPlugin, get_worker
+from distributed.scheduler import heartbeat_interval
 
-from uqms.runs.pool import Context, Local, MarkedProcess, Point
+from uqms.runs.pool import Local, Point
 from uqms.runs.records import Record
+from uqms.simulators._marked import Context, MarkedProcess
 
 __all__ = ["Herald", "Site", "crew", "evaluate"]
 
 _FULL = 0.25  # seconds after which a task begins no further point
 _LOOK = 0.25  # seconds between looks whether anybody still waits for a run
-_QUIET = 30.0  # seconds without a heartbeat after which a Dask worker gets no points
+_BEATS = 10  # heartbeats that a Dask worker may miss before it gets no more points
 
 
 def evaluate(campaign: str, points: str) -> dict[int, Record]:
@@ -118,8 +120,8 @@ class Site(WorkerPlugin):  # type: ignore[misc, unused-ignore]
 def crew(dask_scheduler: Any) -> tuple[dict[str, int], int]:
     """Return, on the scheduler, the threads of each worker that runs, and how many workers have fallen silent."""
     running = {address: worker for address, worker in dask_scheduler.workers.items() if worker.status.name == "running"}
-    now = time.time()
-    threads = {address: worker.nthreads for address, worker in running.items() if now - worker.last_seen < _QUIET}
+    latest = time.time() - _BEATS * heartbeat_interval(len(dask_scheduler.workers))
+    threads = {address: worker.nthreads for address, worker in running.items() if worker.last_seen > latest}
     return threads, len(running) - len(threads)
 
 

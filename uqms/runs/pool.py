@@ -7,7 +7,6 @@ each as it ends. Leaving its block stops everything that still runs.
 import math
 import os
 import queue
-import secrets
 import shutil
 import signal
 import tempfile
@@ -22,22 +21,19 @@ from typing import Any, Literal, Protocol, Self, final
 
 import cloudpickle
 import psutil
-from loky.backend.context import LokyContext
-from loky.backend.process import LokyProcess
 from pebble import ProcessExpired, ProcessPool
 
 from uqms.errors import CampaignError, InputError, SimulatorFailed
 from uqms.runs.records import Record
 from uqms.simulators import Simulator
+from uqms.simulators._marked import Context
 from uqms.simulators._processes import MARK, end_all, family, kill_runs_of, kill_session, kill_tree, marked
 from uqms.simulators.process import GRACE, OVERDUE, Unloadable, attempt, evaluate, start
 
 __all__ = [
     "Backend",
-    "Context",
     "InThisProcess",
     "Local",
-    "MarkedProcess",
     "Pace",
     "Point",
     "payload_of",
@@ -306,23 +302,6 @@ class Local:
                 kill_runs_of(pid)
                 _kill_marked(card.read_text())
             card.unlink(missing_ok=True)
-
-
-class MarkedProcess(LokyProcess):  # type: ignore[misc]
-    """A fresh process that never imports the user's script again, unlike multiprocessing's spawn.
-
-    It bears a mark in its environment from its first moment, which whatever it forks has too: a daemon that a run has
-    forked is found by it when the worker died before it could end the daemon.
-    """
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **{**options, "env": {MARK: f"{secrets.token_hex(8)}-worker"}})
-
-
-class Context(LokyContext):  # type: ignore[misc]
-    """How `Local` starts its processes."""
-
-    Process = MarkedProcess
 
 
 def _kill_marked(mark: str) -> None:
