@@ -47,10 +47,19 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.parameters import Prior as Prior
     from uqms.parameters import TruncatedNormal as TruncatedNormal
     from uqms.parameters import Uniform as Uniform
+    from uqms.runs import Dask as Dask
+    from uqms.runs import FailurePolicy as FailurePolicy
     from uqms.runs import RunStore as RunStore
     from uqms.runs import run as run
+    from uqms.simulators import ExecutableSimulator as ExecutableSimulator
     from uqms.simulators import FunctionSimulator as FunctionSimulator
+    from uqms.simulators import JSONFile as JSONFile
+    from uqms.simulators import NetCDFFile as NetCDFFile
     from uqms.simulators import Simulator as Simulator
+    from uqms.simulators import TextTable as TextTable
+    from uqms.simulators import UMBridgeServer as UMBridgeServer
+    from uqms.simulators import UMBridgeSimulator as UMBridgeSimulator
+    from uqms.simulators import serve as serve
     from uqms.surrogates import Curve as Curve
     from uqms.surrogates import GaussianProcess as GaussianProcess
     from uqms.surrogates import Matern32 as Matern32
@@ -68,18 +77,23 @@ __all__ = [
     "Calibration",
     "Condition",
     "Curve",
+    "Dask",
     "Derived",
+    "ExecutableSimulator",
+    "FailurePolicy",
     "FunctionSimulator",
     "Gamma",
     "GaussianNoise",
     "GaussianProcess",
     "HalfNormal",
     "InverseGamma",
+    "JSONFile",
     "LogNormal",
     "LogUniform",
     "Matern32",
     "Matern52",
     "NUTS",
+    "NetCDFFile",
     "Normal",
     "Observations",
     "ParameterSpace",
@@ -90,7 +104,10 @@ __all__ = [
     "Simulator",
     "SquaredExponential",
     "Surrogate",
+    "TextTable",
     "TruncatedNormal",
+    "UMBridgeServer",
+    "UMBridgeSimulator",
     "Uniform",
     "__version__",
     "as_tensor",
@@ -105,6 +122,7 @@ __all__ = [
     "load_surrogate",
     "plots",
     "run",
+    "serve",
     "sobol",
 ]
 
@@ -132,10 +150,19 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "sobol",
     ),
     "simulators": (
+        "ExecutableSimulator",
         "FunctionSimulator",
+        "JSONFile",
+        "NetCDFFile",
         "Simulator",
+        "TextTable",
+        "UMBridgeServer",
+        "UMBridgeSimulator",
+        "serve",
     ),
     "runs": (
+        "Dask",
+        "FailurePolicy",
         "RunStore",
         "run",
     ),
