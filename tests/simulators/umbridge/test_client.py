@@ -667,3 +667,39 @@ def test_a_server_that_says_that_the_model_is_late(raw):
     with pytest.raises(SimulatorTimeout, match="answered 504 Timeout: too slow"):
         scalars(server.url, retries=3).evaluate({"x": 1.0})
     assert len(server.requests) == 1
+
+
+def test_a_connection_that_fails_half_way_is_closed(raw, monkeypatch):
+    def fail(sock):
+        raise OSError("no such option")
+
+    monkeypatch.setattr(connections, "_notice_a_dead_peer", fail)
+    with pytest.raises(SimulatorFailed, match="no connection: OSError: no such option"):
+        scalars(raw(b"").url).evaluate({"x": 1.0})
+    gc.collect()  # a socket left open would be an error here
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 24\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n\r\n",
+        b"HTTP/1.0 200 OK\r\n\r\n",
+        b"HTTP/1.0 200 OK\r\nContent-Length: 24\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n18\r\n",
+    ],
+)
+def test_answers_whose_end_closes_the_connection(raw, head):
+    def talk(connection, _):
+        connection.sendall(head)
+        time.sleep(0.02)
+        connection.sendall(b'{"output": [[1.0, 2.0]]}' + b"\r\n0\r\n\r\n" * (b"chunked" in head))
+        connection.shutdown(socket.SHUT_WR)
+
+    server = raw(talk)
+    simulator = scalars(server.url)
+    for _ in range(2):
+        assert simulator.evaluate({"x": 1.0})["z"] == 2.0
+    assert len(server.connections) == 2
+    del simulator
+    gc.collect()  # a socket left open would be an error here

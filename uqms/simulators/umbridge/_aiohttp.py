@@ -101,7 +101,10 @@ async def listening(endpoint: Endpoint, host: str, port: int, max_body: int) -> 
     loop = asyncio.get_running_loop()
     manager = _Connections(handle, handler_cancellation=True)
     settings = {"access_log": None, "lingering_time": LINGER, "auto_decompress": False, "logger": _logger}
-    server = await loop.create_server(lambda: _Connection(manager, loop=loop, **settings), host, port)
+    # A flood that fills the queue of new connections would make others wait a second until they try again.
+    server = await loop.create_server(
+        lambda: _Connection(manager, loop=loop, **settings), host, port, backlog=4 * CONNECTIONS
+    )
     sweeper = asyncio.create_task(manager.sweep())
     try:
         yield server.sockets[0].getsockname()[1]

@@ -86,7 +86,7 @@ class Connections:
         end: float,
         limit: int,
     ) -> Answer:
-        whole = False
+        whole, response = False, None
         try:
             connection.timed.end = end
             connection.request(method, urlsplit(self.url).path.rstrip("/") + path, body, headers)
@@ -96,7 +96,12 @@ class Connections:
             whole = not response.will_close and response.isclosed()
             return Answer(response.status, response.reason, response.headers.get("Location", ""), content)
         finally:
-            self._give(connection) if whole else connection.close()
+            if whole:
+                self._give(connection)
+            else:
+                connection.close()
+                if response is not None:
+                    response.close()
 
     def _take(self) -> "_Connection | None":
         with self._lock:
@@ -176,6 +181,8 @@ class _Timed:
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.end = math.inf
+        self.closed = False
+        self.readers = 0
 
     def arm(self) -> None:
         left = self.end - time.monotonic()
@@ -188,10 +195,14 @@ class _Timed:
         self.sock.sendall(data)
 
     def makefile(self, *args: Any) -> io.BufferedReader:
+        self.readers += 1
         return io.BufferedReader(_Reader(self), CHUNK)
 
     def close(self) -> None:
-        self.sock.close()
+        # A response whose end closes the connection is read after this.
+        self.closed = True
+        if not self.readers:
+            self.sock.close()
 
 
 class _Reader(io.RawIOBase):
@@ -204,3 +215,10 @@ class _Reader(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         self.timed.arm()
         return self.timed.sock.recv_into(buffer)
+
+    def close(self) -> None:
+        if not self.closed:
+            super().close()
+            self.timed.readers -= 1
+            if self.timed.closed:
+                self.timed.close()
