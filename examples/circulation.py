@@ -17,6 +17,7 @@ the measurements and what was only believed before; the last third of the page i
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -133,11 +134,8 @@ def configuration(resistance, compliance, contractility, filling_pressure):
 # in the state *failed*, with this message, and no surrogate learns from it.
 
 
-def last_beat(resistance, compliance, contractility, filling_pressure=FILLING_PRESSURE):
-    """Return time (s), pressures (mmHg), flow (mL/s) and volume (mL) of the last beat, both ends included."""
-    import svzerod  # here, so that it is the workers that load it
-
-    table = svzerod.simulate(configuration(resistance, compliance, contractility, filling_pressure))
+def beat_of(table):
+    """Return time (s), pressures (mmHg), flow (mL/s) and volume (mL) of a solved beat, both ends included."""
     series = {name: rows["y"].to_numpy() for name, rows in table.groupby("name")}
     beat = {
         "time": np.linspace(0.0, PERIOD, STEPS + 1),
@@ -153,11 +151,22 @@ def last_beat(resistance, compliance, contractility, filling_pressure=FILLING_PR
     return beat
 
 
-def cuff_and_flow(resistance, compliance, contractility, filling_pressure=FILLING_PRESSURE):
+def last_beat(resistance, compliance, contractility, filling_pressure=FILLING_PRESSURE):
+    """Return the last beat of a circulation with these parameters."""
+    import svzerod  # here, so that it is the workers that load it
+
+    return beat_of(svzerod.simulate(configuration(resistance, compliance, contractility, filling_pressure)))
+
+
+def measured_of(beat):
     """Return what the clinic measures: two pressures in mmHg and the mean flow in L/min."""
-    beat = last_beat(resistance, compliance, contractility, filling_pressure)
     mean_flow = beat["flow"][:-1].mean() * 60 / 1000  # mL/s -> L/min
     return {"systolic": beat["artery"].max(), "diastolic": beat["artery"].min(), "flow": mean_flow}
+
+
+def cuff_and_flow(resistance, compliance, contractility, filling_pressure=FILLING_PRESSURE):
+    """Return what the clinic measures of a circulation with these parameters."""
+    return measured_of(last_beat(resistance, compliance, contractility, filling_pressure))
 
 
 # %%
@@ -437,6 +446,60 @@ report = {
 posterior.to_netcdf(RESULTS / "posterior.nc")
 print(f"Written to {RESULTS}: summary.json, posterior.nc, five figures.")
 print(f"Truth inside the 95 % intervals: {inside} of {len(TRUTH)}; farthest {distance:.2f} posterior sd from the mean.")
+
+# %%
+# The same simulator as a program, and behind HTTP
+# ------------------------------------------------
+# Most simulators are no Python functions. The package ``svzerod`` also installs its solver as a program,
+# ``svzerodsolver DECK RESULT``, so the same model can be run as one would run a Fortran code: an input deck with
+# placeholders, a run directory for each run, and a function that reads the result. What varies stands in double braces;
+# everything else is as above. Numbers are written with all of their digits, so nothing is lost on the way.
+
+deck = configuration(**medians, filling_pressure=FILLING_PRESSURE)
+deck["boundary_conditions"][1]["bc_values"] |= {"Rd": "<Rd>", "C": "<C>"}
+deck["chambers"][0]["values"]["Emax"] = "<Emax>"
+template = (
+    json.dumps(deck, indent=1)
+    .replace('"<Rd>"', f"{{{{ (resistance - {CHARACTERISTIC_RESISTANCE}) * {MMHG} }}}}")
+    .replace('"<C>"', f"{{{{ compliance / {MMHG} }}}}")
+    .replace('"<Emax>"', f"{{{{ (contractility - {RESTING_ELASTANCE}) * {MMHG} }}}}")
+)
+print("\n".join(line for line in template.splitlines() if "{{" in line))
+
+
+def read_result(folder):
+    """Return what the clinic measures from the solver's file."""
+    table = pd.read_csv(folder / "result.csv", dtype={"name": str, "time": str, "y": str})
+    return measured_of(beat_of(table.assign(y=table["y"].map(float))))
+
+
+program = uq.ExecutableSimulator(
+    [Path(sys.executable).parent / "svzerodsolver", "deck.json", "result.csv"],
+    templates={"deck.json": template},
+    read=read_result,
+    outputs=simulator.outputs,
+    units=simulator.units,
+    timeout=60,
+)
+
+# %%
+# And behind HTTP, in UM-Bridge, the protocol for models in any language and on any machine. Here the server is the
+# Python function of above in a thread of this script; a client needs its address, its name and the order of its inputs.
+
+few = ensemble[list(space.names)].isel(run=slice(8))
+as_program = uq.run(program, few, store=RESULTS / "runs.db")
+with uq.UMBridgeServer(simulator, port=0) as url:
+    service = uq.UMBridgeSimulator(
+        url, "cuff_and_flow", inputs=space.names, outputs=simulator.outputs, units=simulator.units, version="1"
+    )
+    as_service = uq.run(service, few, workers=2)
+
+first = ensemble.isel(run=slice(8))
+for name in simulator.outputs:
+    assert np.array_equal(first[name], as_program[name])
+    assert np.array_equal(first[name], as_service[name])
+for kind, table in (("function", first), ("program", as_program), ("service", as_service)):
+    print(f"{kind:9s} {1000 * float(table['seconds'].median()):5.0f} ms a run; the same numbers in all {few.sizes['run']}")
 
 # %%
 # References

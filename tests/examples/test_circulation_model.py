@@ -14,7 +14,7 @@ from uqms.errors import DataWarning
 pytest.importorskip("svzerod", reason="the simulator of examples/circulation.py; pip install 'uqms[circulation]'")
 
 SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "circulation.py"
-MODEL = {"configuration", "last_beat", "cuff_and_flow"}
+MODEL = {"configuration", "beat_of", "last_beat", "measured_of", "cuff_and_flow"}
 TRUTH = {"resistance": 1.3, "compliance": 0.9, "contractility": 2.6}
 
 
