@@ -3,10 +3,10 @@
     python benchmarks/run_overhead.py [--quick]
 
 Time per run: a function of 1 ms (a sleep) on 2 worker processes, with the run store on, every run committed to the
-disk. Beside our local pool stands plain `concurrent.futures.ProcessPoolExecutor` (submit, as_completed), beside our Dask
-plain `Client.map` with `as_completed` on the same `LocalCluster`; the plain ones keep nothing. The four alternate. Each
-function returns the time at which it ended; a repeat's time per run is that between the 10 % and the 90 % quantile of
-these times, divided by the runs between: without the start of the processes. Aims, medians over the repeats:
+disk. Beside our local pool stands plain `concurrent.futures.ProcessPoolExecutor` (submit, as_completed), beside our
+Dask plain `Client.map` with `as_completed` on the same `LocalCluster`; the plain ones keep nothing. The four alternate.
+Each function returns the time at which it ended; a repeat's time per run is that between the 10 % and the 90 % quantile
+of these times, divided by the runs between: without the start of the processes. Aims, medians over the repeats:
 
 - ours / plain, local: at most 2;
 - ours / plain, Dask: at most 2.
@@ -14,9 +14,9 @@ these times, divided by the runs between: without the start of the processes. Ai
 Resuming: `run` on a finished campaign of 100 000 runs, the whole call with the ensemble that it returns. Aim: 2 s.
 
 Memory: the coordinator's largest resident size in a campaign of 20 000 runs less that of 2 000 runs, with outputs of
-4 kB and `collect=False`, each in a process of its own. The outputs that the longer one has more are 72 MB; what stays is
-the design, the keys and the records without outputs, about 0.3 kB a run while it runs and 0.9 kB with the table that it
-returns. Aim, frozen at what the first correct version needed and half as much again: at most 24 MB.
+4 kB and `collect=False`, each in a process of its own. The outputs that the longer one has more are 72 MB; what stays
+is the design, the keys and the records without outputs, about 0.3 kB a run while it runs and 0.9 kB with the table that
+it returns. Aim, frozen at what the first correct version needed and half as much again: at most 24 MB.
 """
 
 import argparse

@@ -242,17 +242,16 @@ def test_a_point_that_ends_its_dask_worker_each_time_is_given_up_and_no_other(cl
     assert (tmp_path / "calls").read_text() == "xxx"
 
 
-def test_a_dask_worker_that_has_stopped_loses_its_points_to_the_others(client):
-    backend = DaskBackend(client, payload_of(one(lambda a: time.sleep(0.1) or a)), 0.5, patience=1.5)
+def test_a_dask_worker_that_has_stopped_loses_its_points_to_the_others(client, monkeypatch):
+    monkeypatch.setattr("uqms.runs.dask._PATIENCE", 2.0)
+    monkeypatch.setattr("uqms.runs._dask_site._BEATS", 3)  # on the scheduler, which is in this process
     pid = next(iter(client.run(os.getpid).values()))
     try:
-        with backend:
+        with DaskBackend(client, payload_of(one(lambda a: time.sleep(0.1) or a)), 0.5) as backend:
             os.kill(pid, signal.SIGSTOP)
             records = drive(backend, [{"a": float(a)} for a in range(12)], patience=40.0)
             os.kill(pid, signal.SIGCONT)
-        completed = sum(record.state == RunState.COMPLETED for record in records.values())
-        assert completed + sum("no answer" in record.message for record in records.values()) == 12
-        assert completed >= 10
+        assert {record.state for record in records.values()} == {RunState.COMPLETED}
     finally:
         os.kill(pid, signal.SIGCONT)
 

@@ -125,12 +125,11 @@ class DaskBackend:
         When the scheduler is gone.
     """
 
-    def __init__(self, cluster: Any, payload: bytes, timeout: float | None, *, patience: float = _PATIENCE) -> None:
+    def __init__(self, cluster: Any, payload: bytes, timeout: float | None) -> None:
         self._cluster = cluster if isinstance(cluster, Dask) else Dask(cluster)
         self._client = self._cluster.client
         self._payload = payload
         self._timeout = timeout
-        self._patience = patience
         self._name = f"uqms-{uuid.uuid4().hex[:12]}"
         self._told: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self._fresh: deque[_Run] = deque()
@@ -213,8 +212,8 @@ class DaskBackend:
         points = [json.dumps([dict(run.point) for run in runs]) for runs in groups]
         # A worker that has fallen silent looks idle to the scheduler, until it takes it for dead minutes later.
         workers = [alone] if alone else list(self._threads) if self._silent else []
-        where = {"workers": workers, "allow_other_workers": True} if workers else {}
-        futures = self._client.map(evaluate, [self._name] * len(keys), points, key=keys, pure=False, retries=0, **where)
+        names = [self._name] * len(keys)
+        futures = self._client.map(evaluate, names, points, key=keys, pure=False, retries=0, workers=workers or None)
         for runs, future in zip(groups, futures, strict=True):
             self._tasks[future.key] = _Task(future, runs, self._clock, len(self._tasks), alone, workers)
             self._client.loop.add_callback(self._fetch, future)
@@ -313,7 +312,7 @@ class DaskBackend:
         if self._timeout is None:
             return math.inf
         turns = 1 + task.ahead // max(1, sum(self._threads.values()))
-        return turns * (self._timeout + 1.0) + self._patience
+        return turns * (self._timeout + 1.0) + _PATIENCE
 
     async def _ask(self) -> None:
         """Ask which workers there are; without blocking, since a scheduler may hang."""
