@@ -499,7 +499,7 @@ for name in simulator.outputs:
     assert np.array_equal(first[name], as_program[name])
     assert np.array_equal(first[name], as_service[name])
 for kind, table in (("function", first), ("program", as_program), ("service", as_service)):
-    print(f"{kind:9s} {1000 * float(table['seconds'].median()):5.0f} ms a run; the same numbers in all {few.sizes['run']}")
+    print(f"{kind:9s} {1000 * float(table['seconds'].median()):5.0f} ms a run; the same in all {few.sizes['run']}")
 
 # %%
 # References
