@@ -19,7 +19,7 @@ from uqms.runs.upgrade import OLD_RUNS, Converter
 
 __all__ = ["check", "salvage"]
 
-_SOME = 256  # runs that are checked together
+_SOME = 2**24  # bytes of outputs that are checked together
 _SMALLEST = 64  # bytes of a row, at least
 
 
@@ -37,7 +37,7 @@ def check(db: sqlite3.Connection, path: Path) -> None:
             raise IntegrityError(f"campaign {known.id[:12]} in {path} is not what was written; {rescue(path)}")
         with told(path):
             rows = db.execute(f"SELECT {COLUMNS} FROM runs WHERE campaign = {known.number}")
-            for some in batched(rows, _SOME):
+            for some in batched(rows, max(1, min(256, _SOME // (8 * known.layout.width + 1)))):
                 for row, right in zip(some, _right(known, some), strict=True):
                     if not right:
                         raise IntegrityError(
