@@ -95,7 +95,7 @@ def supervise(
     with log.open("xb+") as words:
         mark = f"{os.getpid()}-{secrets.token_hex(8)}"
         traces = _Traces(f"{processes.MARK}={mark}")
-        stopped, quiet, code = "", False, None
+        stopped, quiet, program = "", False, None
         try:
             program = subprocess.Popen(
                 command,
@@ -113,13 +113,14 @@ def supervise(
             quiet = not stopped
         finally:  # an interrupt too leaves nothing behind
             left = traces.erase(quiet)
-        with suppress(subprocess.TimeoutExpired):
-            code = program.wait(1.0)
+            if program is not None:
+                with suppress(subprocess.TimeoutExpired):
+                    program.wait(1.0)
         too_large = os.fstat(words.fileno()).st_size > log_limit
         if too_large:
             words.truncate(int(log_limit))
         tail = _tail(words)
-    return Ended(code, time.monotonic() - begin, stopped == "deadline", too_large, left, tail)
+    return Ended(program.returncode, time.monotonic() - begin, stopped == "deadline", too_large, left, tail)
 
 
 def _limit_memory(pid: int, memory: int) -> None:

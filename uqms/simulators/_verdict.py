@@ -95,9 +95,10 @@ def _read(read: Read, folder: Path, begin: int, outputs: Mapping[str, tuple[str,
         raise OutputError(f"read returned {type(got).__name__}; return a mapping with {', '.join(outputs)}.")
     found: dict[str, object] = {}
     for reader in read:
-        _refuse_stale(folder, reader.path, begin)
         wanted = {name: dims for name, dims in outputs.items() if reader.names is None or name in reader.names}
-        for name, value in reader.read(folder, wanted).items():
+        got = reader.read(folder, wanted)
+        _refuse_stale(folder, reader.path, begin)  # now that it is known to be a file of this directory
+        for name, value in got.items():
             if name in found:
                 raise OutputError(f"output {name!r} stands in {reader.path} and in another file; which one counts?")
             found[name] = value
@@ -105,11 +106,7 @@ def _read(read: Read, folder: Path, begin: int, outputs: Mapping[str, tuple[str,
 
 
 def _refuse_stale(folder: Path, name: str, begin: int) -> None:
-    try:
-        changed = (folder / name).stat().st_mtime_ns
-    except OSError:
-        return  # told by the reader
-    if changed < begin:
+    if (folder / name).stat().st_mtime_ns < begin:
         raise OutputError(f"{name} is older than the run: the program did not write it, it is left from another one.")
 
 

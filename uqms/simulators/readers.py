@@ -7,7 +7,7 @@ left out, so that the others are kept.
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, final, runtime_checkable
@@ -111,7 +111,7 @@ class JSONFile:
                 place = _at(found, [name] if self.keys is None else _steps(self.keys[name]))
                 if place is not _NOTHING:
                     got[name] = _holes(place)
-        return got
+        return _some(got, outputs, self.path, found if isinstance(found, dict) else ["one value without a name"])
 
     def _unique(self, pairs: list[tuple[str, object]]) -> dict[str, object]:
         found = dict(pairs)
@@ -215,7 +215,7 @@ class TextTable:
         for name, dims in outputs.items():
             if name in wanted and table.has(wanted[name]):
                 got[name] = self._shaped(name, table.numbers(wanted[name]), dims, wanted[name])
-        return got
+        return _some(got, outputs, self.path, table.header or [f"{len(table.cells[0])} columns without names"])
 
     def _shaped(self, name: str, values: Array, dims: tuple[str, ...], column: object) -> object:
         """Return rows (r, c) as an output with these dims."""
@@ -298,14 +298,29 @@ class NetCDFFile:
             with xr.open_dataset(file, engine=engine, decode_times=False, decode_timedelta=False) as dataset:
                 wanted = {name: name for name in outputs} if self.variables is None else self.variables
                 found = {n: dataset[wanted[n]].load() for n in outputs if wanted.get(n) in dataset.variables}
+                there = list(map(str, dataset.variables))
         except UnsafeFileError:
             raise
         except Exception as error:  # a damaged file may raise anything
             raise OutputError(f"{self.path} is not a whole netCDF file ({error}); it {_looks(head)}.") from error
-        return {name: got if set(got.dims) & set(outputs[name]) else got.values for name, got in found.items()}
+        got: dict[str, object] = {
+            name: array if set(array.dims) & set(outputs[name]) else array.values for name, array in found.items()
+        }
+        return _some(got, outputs, self.path, there)
 
 
 _NOTHING = object()
+
+
+def _some(got: dict[str, object], outputs: Dims, path: str, there: Iterable[str]) -> dict[str, object]:
+    """Return what was found; nothing at all means that the places are wrong."""
+    if not got:
+        names = list(there)
+        held = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+        raise OutputError(
+            f"{path} holds {held or 'nothing'}, but none of the outputs {', '.join(outputs)} at its place."
+        )
+    return got
 
 
 def _checked_places(given: object, what: str) -> dict[str, Any]:

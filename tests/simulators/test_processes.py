@@ -1,0 +1,293 @@
+"""Programs under supervision, and the killing of what they leave behind. Survivors are counted from outside."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from hanging import NAMELESS, SCRIPT, campaign, living, numbers
+
+import uqms
+from uqms.runs import RunState
+from uqms.simulators import _processes as processes
+from uqms.simulators._supervised import supervise
+from uqms.simulators.deadline import deadline
+
+PATH = {"PATH": os.environ["PATH"]}
+
+
+@pytest.fixture
+def number():
+    chosen = numbers(1)[0]
+    yield chosen
+    processes.end_all(lambda _: living(chosen))  # when a test fails
+
+
+@pytest.fixture
+def go(tmp_path):
+    runs = iter(range(100))
+
+    def start(*command, **options):
+        log = tmp_path / f"log{next(runs)}"
+        return supervise(command, folder=tmp_path, environment=PATH, log=log, **options)
+
+    return start
+
+
+def shell(script, number, **options):
+    return subprocess.Popen(["sh", "-c", script, "sh", f"{number:.0f}"], start_new_session=True, **options)
+
+
+def wait_for(condition, seconds=5.0):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def elsewhere(script, *arguments, number=0.0):
+    """Run Python in a process of its own: one that is changed, or that might be killed."""
+    code = f"import os, subprocess, sys, time\nfrom uqms.simulators._processes import *\n{script}"
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(Path(uqms.__file__).parents[1]), "benchmarks"]),
+        "NUMBER": f"{number:.0f}",
+    }
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=60).stdout
+
+
+# ------------------------------------------------------------------------------------------------------------- killing
+TREE = 'trap "" TERM; (sh -c \'sleep "$0" & sleep "$0"\' "$1" &) ; sleep "$1" & sleep "$1" & wait'
+FORKS = 'trap "" TERM; while :; do (sleep "$1" & sleep "$1") & done'
+
+
+@pytest.mark.parametrize("script", [TREE, FORKS])
+def test_kill_session_leaves_nothing_even_of_a_program_that_keeps_forking(number, script):
+    program = shell(script, number)
+    wait_for(lambda: len(living(number)) >= 5)
+    processes.kill_session(program.pid)
+    assert living(number) == set()
+    assert program.wait(1.0) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("itself", [True, False])
+def test_kill_tree(number, itself):
+    program = shell(
+        'sleep "$1" & setsid sh -c \'sleep "$0" & wait\' "$1" & wait; read line', number, stdin=subprocess.PIPE
+    )
+    wait_for(lambda: len(living(number)) >= 4)
+    processes.kill_tree(program.pid, itself=itself)
+    left = living(number)
+    processes.kill_session(program.pid)
+    program.communicate(timeout=1.0)
+    # Without its children, the shell goes on.
+    assert (program.pid in left) is not itself
+    assert itself is (left == set())
+    processes.kill_tree(program.pid)  # one that has ended is no error
+
+
+def test_kill_tree_of_the_caller_ends_the_caller_last():
+    script = 'p = subprocess.Popen(["sleep", "60"]); print(p.pid, flush=True); kill_tree(os.getpid()); print("alive")'
+    code = f"import os, subprocess\nfrom uqms.simulators._processes import *\n{script}"
+    env = {**os.environ, "PYTHONPATH": str(Path(uqms.__file__).parents[1])}
+    ended = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert ended.returncode == -signal.SIGKILL
+    (child,) = ended.stdout.split()
+    wait_for(lambda: int(child) not in processes.snapshot())
+
+
+def test_kill_session_spares_the_caller():
+    told = elsewhere(
+        'os.setsid(); p = subprocess.Popen(["sleep", "60"]); kill_session(os.getpid()); print("alive", p.wait())'
+    )
+    assert told.split() == ["alive", "-9"]
+
+
+def test_daemons_stay_descendants_of_a_subreaper(number):
+    script = """
+become_subreaper()
+subprocess.run(["sh", "-c", '(setsid sh -c "sleep $1 & sleep $1" &)', "sh", os.environ["NUMBER"]])
+time.sleep(0.2)
+from hanging import living
+before = len(living(float(os.environ["NUMBER"])))
+kill_tree(os.getpid(), itself=False)
+print(is_subreaper(), before >= 2, len(living(float(os.environ["NUMBER"]))))
+"""
+    assert elsewhere(script, number=number).split() == ["True", "True", "0"]
+
+
+def test_what_outlived_a_killed_worker_is_found_by_its_mark(number):
+    env = {**PATH, processes.MARK: "123456-1"}
+    shell('(setsid sh -c \'sleep "$0" & wait\' "$1" &)', number, env=env).wait()
+    wait_for(lambda: len(living(number)) == 2)
+    processes.kill_runs_of(12345)
+    processes.kill_runs_of(23456)
+    assert len(living(number)) == 2
+    processes.kill_runs_of(123456)
+    assert living(number) == set()
+
+
+# --------------------------------------------------------------------------------------------------------- supervision
+def test_a_program_that_ends(go, tmp_path):
+    ended = go("sh", "-c", "echo out; echo bad >&2; cat; pwd; exit 3")
+    assert (ended.returncode, ended.timed_out, ended.log_too_large, ended.left) == (3, False, False, 0)
+    assert ended.tail == f"out\nbad\n{tmp_path}"
+    assert (tmp_path / "log0").read_text() == ended.tail + "\n"
+
+
+def test_arguments_and_environment_arrive_as_they_are(go):
+    strange = ["$(touch canary)", "`id`", "; rm x", "a\nb", "{{7*7}}", "*", "-n", "", "'\""]
+    ended = go(sys.executable, "-SEc", "import sys, os; print(sys.argv[1:], sorted(os.environ))", *strange)
+    assert ended.tail == f"{strange} {['LC_CTYPE', 'PATH', processes.MARK]}"
+
+
+def test_the_tail_is_short_and_moves_no_cursor(go):
+    ended = go(
+        sys.executable,
+        "-SEc",
+        "import sys; [print(i) for i in range(99)]; sys.stdout.flush(); sys.stdout.buffer.write(b'\\x1b[2J\\xff\\0z')",
+    )
+    assert ended.tail.splitlines() == [*map(str, range(80, 99)), "?[2J\ufffd?z"]
+    long = go(sys.executable, "-SEc", "print('x' * 100_000)")
+    assert long.tail == "x" * 2000
+
+
+def test_a_signal_is_a_negative_code(go):
+    assert go("sh", "-c", "kill -SEGV $$").returncode == -signal.SIGSEGV
+
+
+def test_the_simulator_behind_a_wrapper_script_ends_too(go, number, tmp_path):
+    # subprocess.run(timeout=) in place of `supervise` leaves it running.
+    (tmp_path / "wrapper.sh").write_text(f"echo begin\nsh -c 'sleep \"$0\"' {number:.0f} | cat\necho end\n")
+    ended = go("sh", "wrapper.sh", timeout=0.2)
+    assert (ended.timed_out, ended.returncode, ended.tail) == (True, -9, "begin")
+    assert 0.2 <= ended.seconds < 1.0
+    assert ended.left >= 2
+    assert living(number) == set()
+
+
+def test_the_deadline_of_the_run_counts_too_and_comes_a_little_earlier(go):
+    with deadline(0.25):
+        begin = time.monotonic()
+        assert go("sleep", "60").timed_out
+        assert go("sleep", "60", timeout=50).timed_out  # with nothing left
+        assert time.monotonic() - begin < 0.5
+    assert not go("sleep", "0.05", timeout=5).timed_out
+
+
+@pytest.mark.parametrize("daemon", ['sleep "$0" &', '(setsid sh -c \'sleep "$0" & sleep "$0"\' "$0" &)'])
+def test_a_program_that_ends_by_itself_leaves_nothing(go, number, daemon):
+    ended = go("sh", "-c", f"{daemon}\nsleep 0.02\necho done", f"{number:.0f}")
+    assert (ended.returncode, ended.tail) == (0, "done")
+    assert ended.left >= 1
+    assert living(number) == set()
+
+
+SUPERVISED = """
+import threading
+from pathlib import Path
+from hanging import NAMELESS, SCRIPT, living
+from uqms.simulators._supervised import supervise
+number = float(os.environ["NUMBER"])
+folder = Path(sys.argv[1])
+def go(script, log, **options):
+    command = ["sh", "-c", script, "sh", f"{number:.0f}"]
+    return supervise(command, folder=folder, environment={"PATH": os.environ["PATH"]}, log=folder / log, **options)
+"""
+
+
+def test_in_a_worker_a_nameless_daemon_ends_too_and_no_zombie_stays(number, tmp_path):
+    script = f"""{SUPERVISED}
+become_subreaper()
+ended = go({NAMELESS!r} + "; sleep 0.05", "log", timeout=5)
+children = [p for p in snapshot().values() if p.parent == os.getpid()]
+print(ended.returncode, ended.left, len(living(number)), len(children))
+"""
+    assert elsewhere(script, tmp_path, number=number).split() == ["0", "3", "0", "0"]
+
+
+def test_runs_in_two_threads_leave_each_other_alone(number, tmp_path):
+    script = f"""{SUPERVISED}
+become_subreaper()
+bystander = subprocess.Popen(["sleep", "60"])
+long = []
+thread = threading.Thread(target=lambda: long.append(go("sleep 0.6; echo whole", "long", timeout=5)))
+thread.start()
+time.sleep(0.1)
+for i in range(5):
+    go('(setsid sleep "$1" &); sleep 0.02', f"short{{i}}", timeout=5)
+print(len(living(number)))
+thread.join()
+print(long[0].tail, long[0].returncode, bystander.poll())
+bystander.kill()
+bystander.wait()
+"""
+    assert elsewhere(script, tmp_path, number=number).split() == ["1", "whole", "0", "None"]  # the long run itself
+
+
+def test_an_interrupt_leaves_nothing(go, number):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            go("sh", "-c", SCRIPT.format(daemon=""), "sh", f"{number:.0f}")
+        assert living(number) == set()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_log_that_grows_without_end_ends_the_program(go, tmp_path):
+    ended = go("yes", timeout=20, log_limit=100_000)
+    assert (ended.log_too_large, ended.timed_out) == (True, False)
+    assert ended.seconds < 5
+    assert (tmp_path / "log0").stat().st_size == 100_000
+    quick = go("sh", "-c", "head -c 200000 /dev/zero", log_limit=100_000)  # ended before anybody looked
+    assert quick.log_too_large
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is limited on Linux only")
+def test_memory_is_limited(go):
+    ended = go(sys.executable, "-SEc", "x = bytearray(10**9); print('got it')", memory=2 * 10**8)
+    assert ended.returncode == 1
+    assert "MemoryError" in ended.tail
+    assert go(sys.executable, "-SEc", "x = bytearray(10**6); print('got it')", memory=2 * 10**8).tail == "got it"
+
+
+def test_what_cannot_be_started_raises_and_leaves_nothing(go, tmp_path):
+    with pytest.raises(FileNotFoundError):
+        go(str(tmp_path / "nothing"))
+    (tmp_path / "old").write_text("")
+    with pytest.raises(FileExistsError):
+        supervise(["true"], folder=tmp_path, environment=PATH, log=tmp_path / "old")
+
+
+def test_waiting_costs_no_time(go):
+    seconds = sorted(go("true").seconds for _ in range(15))
+    assert seconds[7] < 0.04  # a look every 50 ms would show
+
+
+def test_hanging_simulators_are_gone_at_their_deadline(tmp_path):
+    ensemble, seen, left = campaign(10, tmp_path)
+    assert (ensemble["state"].values == RunState.TIMEOUT).all()
+    told = r"SimulatorTimeout: sh did not end within 0\.\d+ s; it was killed with \d+ processes that it had started\."
+    assert all(re.match(told, message) for message in ensemble["message"].values)
+    assert len(seen) == 10
+    assert max(last - first for first, last in seen.values()) < 2.3
+    assert left == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_threads_of_this_process_end(go):
+    before = threading.active_count()
+    go("true")
+    assert threading.active_count() == before
