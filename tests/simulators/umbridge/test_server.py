@@ -377,10 +377,15 @@ def test_a_gradient_that_is_not_finite():
 
 
 # ------------------------------------------------------------------------------------------------------------ bounds
-def test_long_bodies_are_refused_before_they_are_read(url):
+def test_long_bodies_are_refused_before_they_are_read(url, caplog):
     status, sent = attack.huge(url)
     assert status == 413
     assert sent < 5e6
+    with socket.create_connection(("127.0.0.1", int(url.rsplit(":")[-1])), timeout=5.0) as connection:
+        connection.sendall(b"POST /Evaluate HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50000000\r\n\r\n11")
+        assert connection.recv(100).startswith(b"HTTP/1.1 413 ")
+    time.sleep(0.1)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]  # it only left
     with socket.create_connection(("127.0.0.1", int(url.rsplit(":")[-1])), timeout=5.0) as connection:
         connection.sendall(b"POST /Evaluate HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
         for _ in range(20):

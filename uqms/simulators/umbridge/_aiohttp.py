@@ -39,6 +39,10 @@ class _Connection(web.RequestHandler):
 
     idle = False
 
+    def log_exception(self, *args: Any, **details: Any) -> None:
+        """Keep the log free of clients that leave: what goes wrong in an answer is logged where it is made."""
+        _logger.debug(*args, **details)
+
     def rest(self) -> None:
         """Wait for the next request."""
         self.idle, self.serving, self.until = True, False, self._loop.time() + IDLE
