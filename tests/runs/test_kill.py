@@ -1,4 +1,4 @@
-"""Three kills for every change; ``benchmarks/kill_runs.py`` makes more."""
+"""Three kills for every change; ``benchmarks/kill_campaign.py`` makes more."""
 
 import os
 import subprocess
@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from kill_runs import RUNS, WORKERS, alive, finish_script, kill_once
+from kill_campaign import RUNS, WORKERS, alive, finish_script, kill_once
 
 import uqms
 

@@ -20,7 +20,7 @@ from typing import Any, Self, final
 
 from uqms.errors import CampaignError, InputError, UqmsError
 from uqms.runs._dask_checks import check_connection, check_versions
-from uqms.runs.pool import Point
+from uqms.runs.pool import Pace, Point, size_of
 from uqms.runs.records import Record
 
 __all__ = ["Dask", "DaskBackend"]
@@ -28,7 +28,6 @@ __all__ = ["Dask", "DaskBackend"]
 _logger = logging.getLogger(__name__)
 
 _AHEAD = 0.1  # seconds of work in one task of a fast simulator
-_MOST_AHEAD = 64  # points in one task
 _LEAST_TASKS = 16  # out at a time, so that an adaptive cluster sees that there is work
 _LOSSES = 3  # Dask workers that may be lost with a point before it counts as its fault
 _TURN = 1.0  # seconds between two looks at the cluster
@@ -136,7 +135,7 @@ class DaskBackend:
         self._lost: deque[_Run] = deque()
         self._tasks: dict[str, _Task] = {}
         self._sent = 0
-        self._seconds = math.nan  # of one run
+        self._pace = Pace(1)
         self._threads: Mapping[str, int] = {}
         self._silent = 0
         self._alone = False
@@ -180,7 +179,7 @@ class DaskBackend:
     @property
     def _points(self) -> int:
         """How many points one task holds: 1, unless they are fast."""
-        return max(1, min(_MOST_AHEAD, int(_AHEAD / max(self._seconds, 1e-9)))) if self._seconds < _AHEAD else 1
+        return max(1, self._pace.ahead(_AHEAD, 2 * max(1, sum(self._threads.values()))))
 
     def submit(self, ticket: int, point: Point) -> None:
         """Take a point; it goes out with the next `ended`."""
@@ -263,7 +262,7 @@ class DaskBackend:
             return
         for number, record in told.items():
             ended.append((task.runs[number].ticket, record))
-            self._seconds = record.seconds if math.isnan(self._seconds) else 0.8 * self._seconds + 0.2 * record.seconds
+            self._pace.saw(record.seconds, size_of(record))
         self._fresh.extendleft(run for number, run in enumerate(task.runs) if number not in told)  # not begun
 
     def _lose(self, task: _Task, reason: str, ended: list[tuple[int, Record]]) -> None:

@@ -37,6 +37,7 @@ __all__ = [
     "Pace",
     "Point",
     "payload_of",
+    "size_of",
     "usable_cpus",
 ]
 
@@ -44,6 +45,7 @@ Point = Mapping[str, float]
 
 _AHEAD = 0.02  # seconds of work that lie ready for a worker; it is what a kill of the coordinator can lose
 _MOST_AHEAD = 64
+_MOST_BYTES = 16e6  # of outputs that wait to be kept
 _BREAKS = 3
 _LOOK = 0.25  # seconds between looks for runs that are over their deadline
 _PATIENCE = 1.0  # seconds over the deadline after which a worker is taken for one that cannot end itself
@@ -207,7 +209,7 @@ class Local:
                 continue
             record = self._record(future, flight)
             self._idle_breaks = 0
-            self._pace.saw(record.seconds)
+            self._pace.saw(record.seconds, size_of(record))
             del self._flying[ticket]
             records.append((ticket, record))
         return records
@@ -360,6 +362,11 @@ def _cause(code: int) -> str:
     return f"signal {name}" + (": out of memory?" if name == "SIGKILL" else "")
 
 
+def size_of(record: Record) -> int:
+    """Return the bytes of a run's outputs."""
+    return sum(values.nbytes for values in (record.outputs or {}).values())
+
+
 @final
 class Pace:
     """How many points to hand out: one for each worker, and for fast simulators some that lie ready."""
@@ -367,14 +374,21 @@ class Pace:
     def __init__(self, workers: int) -> None:
         self.workers = workers
         self.seconds = math.nan
+        self.size = 0.0
 
-    def saw(self, seconds: float) -> None:
-        """Note how long a run took."""
+    def saw(self, seconds: float, size: int = 0) -> None:
+        """Note how long a run took, and how many bytes it gave."""
         self.seconds = seconds if math.isnan(self.seconds) else 0.8 * self.seconds + 0.2 * seconds
+        self.size = max(float(size), 0.9 * self.size)
 
     @property
     def window(self) -> int:
         """Number of points that may be out."""
-        if not self.seconds < _AHEAD:
-            return self.workers
-        return self.workers * (1 + min(_MOST_AHEAD, math.ceil(_AHEAD / max(self.seconds, 1e-9))))
+        return self.workers + self.workers * self.ahead(_AHEAD, self.workers)
+
+    def ahead(self, seconds: float, parts: int = 1) -> int:
+        """Return how many points make so many seconds of work; 0 for slow ones, fewer where outputs are large."""
+        if not self.seconds < seconds:
+            return 0
+        most = min(_MOST_AHEAD, _MOST_BYTES / (parts * self.size) if self.size else math.inf)
+        return int(min(most, math.ceil(seconds / max(self.seconds, 1e-9))))
