@@ -363,6 +363,9 @@ def test_names_that_do_not_fit_are_told_before_any_run(tmp_path):
         program("true", "{{ beta")
     with pytest.raises(TemplateError, match="template .*/no cannot be read: No such file"):
         program("true", templates={"x": tmp_path / "no"})
+    for name in ("b-c", "b; touch canary", "{{ b }}", ""):
+        with pytest.raises(TemplateError, match="cannot stand in a template; rename it"):
+            simulator.prepare(["a", "alpah", name])
     with pytest.raises(InputError, match="'n' is an input and stands in config"):
         simulator.prepare(["a", "alpah", "n"])
     with pytest.raises(TemplateError):

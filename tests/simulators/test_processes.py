@@ -76,6 +76,16 @@ def test_kill_session_leaves_nothing_even_of_a_program_that_keeps_forking(number
     assert program.wait(1.0) == -signal.SIGKILL
 
 
+def test_kill_tree_leaves_nothing_of_a_program_that_keeps_forking(number):
+    # What it forks between being seen and being killed would go to another parent, out of the tree.
+    for _ in range(3):
+        program = shell('while :; do sleep "$1" & done', number)
+        wait_for(lambda: len(living(number)) >= 5)
+        processes.kill_tree(program.pid)
+        program.wait(1.0)
+        assert living(number) == set()
+
+
 @pytest.mark.parametrize("itself", [True, False])
 def test_kill_tree(number, itself):
     program = shell(

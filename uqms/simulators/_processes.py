@@ -100,7 +100,7 @@ def end_all(find: Callable[[Processes], set[int]]) -> set[int]:
     ended: set[int] = set()
     while time.monotonic() < until:
         stopped: set[int] = set()
-        while fresh := _living(find) - untouchable - stopped:
+        while fresh := _living(find(processes := snapshot()), processes) - untouchable - stopped:
             untouchable |= {pid for pid in fresh if not _send(pid, signal.SIGSTOP)}
             stopped |= fresh - untouchable
             if time.monotonic() > until:
@@ -110,13 +110,14 @@ def end_all(find: Callable[[Processes], set[int]]) -> set[int]:
         for pid in stopped:
             _send(pid, signal.SIGKILL)
         ended |= stopped
-        time.sleep(0.001)  # it takes the system a moment
+        # It takes the system a moment, in which orphans may already be out of sight for `find`.
+        while _living(stopped, snapshot()) and time.monotonic() < until:
+            time.sleep(0.001)
     return ended
 
 
-def _living(find: Callable[[Processes], set[int]]) -> set[int]:
-    processes = snapshot()
-    return {pid for pid in find(processes) if pid in processes and processes[pid].lives}
+def _living(pids: Iterable[int], processes: Processes) -> set[int]:
+    return {pid for pid in pids if pid in processes and processes[pid].lives}
 
 
 def _send(pid: int, what: signal.Signals) -> bool:

@@ -231,6 +231,10 @@ class ExecutableSimulator:
         for template in self._templates:
             template.refuse_unknown(given)
         for name in given:
+            if not name.isidentifier():
+                raise TemplateError(
+                    f"{name!r} cannot stand in a template; rename it, with letters, digits and underscores only."
+                )
             if not any(template.uses(name) for template in self._templates):
                 raise TemplateError(
                     f"{name!r} stands in no template and in no argument of {self.name}, so it would change nothing; "
