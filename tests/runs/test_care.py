@@ -94,6 +94,17 @@ def test_everything_that_the_record_of_a_result_needs_is_in_the_file(path):
         assert hashlib.sha256(content).digest() == key
 
 
+def test_an_index_that_does_not_fit_its_table(path):
+    """Reads notice nothing of it, and would miss runs."""
+    fill(path)
+    (row,) = ask(path, "SELECT type, name, tbl_name, rootpage, sql FROM sqlite_schema WHERE name = 'runs_of_campaign'")
+    edit(path, "PRAGMA writable_schema = ON", "DELETE FROM sqlite_schema WHERE name = 'runs_of_campaign'")
+    edit(path, "DELETE FROM runs WHERE rowid = 2")  # while nobody knows of the index
+    edit(path, "PRAGMA writable_schema = ON", ("INSERT INTO sqlite_schema VALUES (?, ?, ?, ?, ?)", row))
+    with RunStore(path) as store, pytest.raises(IntegrityError, match="damaged .*entries in index runs_of_campaign"):
+        store.integrity_check()
+
+
 # ------------------------------------------------------------------------------------------------------------- salvage
 def damage(path, pages):
     content = bytearray(path.read_bytes())
@@ -167,6 +178,11 @@ def test_salvage_never_overwrites(path, tmp_path):
 
 def test_salvage_of_something_else(path, tmp_path):
     edit(path, "CREATE TABLE runs (x)")
+    with pytest.raises(FormatError, match="nothing to take out"):
+        salvage(path, tmp_path / "new.db")
+    path.unlink()
+    fill(path)
+    edit(path, "PRAGMA application_id = 5")
     with pytest.raises(FormatError, match="nothing to take out"):
         salvage(path, tmp_path / "new.db")
     path.write_bytes(b"\xa5" * 9000)

@@ -65,6 +65,17 @@ def test_the_table_of_runs(path):
     assert table["ended"][2] == pd.Timestamp("2026-01-03T12:00", tz="UTC")
 
 
+def test_inputs_that_are_called_like_a_column_of_the_table(path):
+    of = campaign(("key", "attempts"), name="other")
+    x = np.array([[1.0, 2.0]])
+    with RunStore(path) as store:
+        store.register(of)
+        store.put(of, [Row(of.keys(x)[0], x[0], Record(RunState.FAILED, 2.0, "why", None, 7))])
+        table = store.runs("other")
+    assert table[["key (input)", "attempts (input)", "attempts"]].values.tolist() == [[1, 2, 7]]
+    assert table["key"].tolist() == [of.keys(x)[0].hex()]
+
+
 EAST = timezone(timedelta(hours=13))
 
 

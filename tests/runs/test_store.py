@@ -158,11 +158,11 @@ def test_a_campaign_is_registered_before_its_runs(path):
 
 def test_reading_takes_the_same_statements_whatever_the_number_of_runs(path):
     made = fill(path, n=600)
-    said = []
+    said, of = [], campaign()
     with RunStore(path) as store:
         store._db.set_trace_callback(said.append)
-        store.kept(campaign())
-        store.outputs(campaign(), [row.key for row in made])
+        store.kept(of)
+        store.outputs(of, [row.key for row in made])
         store._db.set_trace_callback(None)
     assert len(said) <= 5
 
@@ -234,8 +234,10 @@ def test_the_same_identity_with_other_outputs(path, changed, words):
     with RunStore(path) as store:
         store.register(first)
     for act in (lambda s: s.register(second), lambda s: s.kept(second), lambda s: s.outputs(second, [])):
-        with RunStore(path) as store, pytest.raises(CampaignMismatch, match=words):
-            act(store)
+        with RunStore(path) as store:
+            assert store.kept(first) == {}
+            with pytest.raises(CampaignMismatch, match=words):
+                act(store)
 
 
 def test_units_may_be_added_and_left_out(path):

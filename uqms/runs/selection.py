@@ -27,6 +27,7 @@ __all__ = [
 ]
 
 States = RunState | str | int
+_OWN = ("key", "attempts", "ended")  # columns of the table of runs that an input could be called like
 Where = Mapping[str, tuple[float, float]]
 
 
@@ -66,7 +67,7 @@ def runs_table(known: Stored, index: Index) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "key": [key.hex() for key in index.keys],
-            **dict(zip(known.inputs, index.x.T, strict=True)),
+            **{f"{name} (input)" if name in _OWN else name: x for name, x in zip(known.inputs, index.x.T, strict=True)},
             "state": [RunState(int(state)).name.lower() for state in index.states],
             "seconds": index.seconds,
             "message": index.messages,

@@ -100,7 +100,7 @@ class RunStore:
         self.path = Path(path)
         self.readonly = readonly
         self._network = None if readonly else network_file_system(self.path.absolute().parent)
-        self._known: dict[str, Stored] = {}
+        self._known: tuple[Campaign, Stored] | None = None  # the campaign that was asked for last
         self._lease: Lease | None = None
         self._litter = readonly and not Path(f"{path}-wal").exists()
         with told(self.path):
@@ -167,7 +167,7 @@ class RunStore:
                     "UPDATE campaigns SET inputs = ?, about = ?, layout = ? WHERE number = ?",
                     (*said, merged, known.number),
                 )
-        self._known.pop(campaign.id, None)
+        self._known = None
 
     def relatives(self, campaign: Campaign) -> int:
         """Return how many runs there are of a simulator with the same name and another identity.
@@ -236,9 +236,8 @@ class RunStore:
 
     def _find(self, campaign: Campaign) -> Stored | None:
         """Return the campaign as it stands in the file; its layout must be that of the simulator."""
-        known = self._known.get(campaign.id)
-        if known is not None:
-            return known
+        if self._known is not None and self._known[0] is campaign:
+            return self._known[1]
         found = read_campaigns(self._db, self.path, "WHERE id = ?", campaign.id)
         if not found:
             return None
@@ -248,7 +247,7 @@ class RunStore:
                 f"{self.path} holds runs of {campaign.name or 'this simulator'} with other outputs: "
                 f"{'; '.join(words)}. Give the simulator another version, or choose another path."
             )
-        self._known[campaign.id] = found[0]
+        self._known = campaign, found[0]
         return found[0]
 
     # ------------------------------------------------------------------------------------------------- what is in there
