@@ -20,6 +20,7 @@ from uqms.runs.pool import payload_of
 from uqms.simulators import FunctionSimulator
 
 distributed = pytest.importorskip("distributed")
+from uqms.runs._dask_site import Site  # noqa: E402
 
 ROOT = Path(uqms.__file__).parents[1]
 
@@ -163,15 +164,13 @@ def test_fast_simulators_go_out_many_at_a_time_and_nothing_is_left_on_the_cluste
     assert plugins(client) == []
 
 
-def test_a_slow_point_among_fast_ones_does_not_hold_back_those_behind_it(client):
-    def sometimes_slow(a):
-        time.sleep(1.5 if a == 300 else 0.0)
-        return os.getpid()
-
-    with DaskBackend(client, payload_of(one(sometimes_slow)), None) as backend:
-        records = drive(backend, [{"a": float(a)} for a in range(600)])
-    behind = [i for i in range(301, 340) if records[i].outputs["y"] == records[300].outputs["y"]]
-    assert len(behind) < 39
+def test_a_slow_point_among_fast_ones_does_not_hold_back_those_behind_it():
+    site = Site(payload_of(one(lambda a: time.sleep(0.5 if a == 9 else 0.0) or a)), None)
+    site.setup(None)
+    records = site.evaluate("task", [{"a": float(a)} for a in range(64)])
+    site._close()
+    assert set(range(10)) <= set(records) <= set(range(13))  # what is left out goes to whoever is free
+    assert all(float(record.outputs["y"]) == number for number, record in records.items())
 
 
 # -------------------------------------------------------------------------------------------------------- bad processes
@@ -240,6 +239,7 @@ def test_a_point_that_ends_its_dask_worker_each_time_is_given_up_and_no_other(cl
     assert table["state"].values.tolist() == [1] * 5 + [RunState.FAILED] + [1] * 14
     assert "lost 3 times on the Dask cluster, last: the Dask worker tcp://127.0.0.1:" in table["message"].values[5]
     assert (tmp_path / "calls").read_text() == "xxx"
+    wait_until(lambda: client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks)) == 0)
 
 
 def test_a_dask_worker_that_has_stopped_loses_its_points_to_the_others(client, monkeypatch):
@@ -283,7 +283,7 @@ def test_runs_end_on_the_cluster_when_the_coordinator_is_killed(client, tmp_path
     script.wait()
     wait_until(lambda: not alive(map(int, pids.read_text().split())))
     wait_until(lambda: not processes(client))
-    assert plugins(client) == []
+    wait_until(lambda: not plugins(client))
 
 
 # ---------------------------------------------------------------------------------------------------- kinds of clusters
@@ -406,10 +406,16 @@ def test_a_scheduler_that_goes_ends_the_campaign_and_loses_nothing(tmp_path):
         with distributed.Client(cluster.scheduler_address, set_as_default=False, timeout=2) as client:
 
             def closes(a):
+                (tmp_path / "calls").touch()
                 time.sleep(0.1)
                 return a
 
-            threading.Timer(1.5, cluster.close).start()
+            def close():
+                wait_until(lambda: (tmp_path / "calls").exists(), 30.0)
+                time.sleep(0.5)
+                cluster.close()
+
+            threading.Thread(target=close).start()
             with pytest.raises(CampaignError, match=r"the Dask scheduler is gone .*what had ended is in the store"):
                 run(one(closes, version="1"), {"a": np.arange(200.0)}, tmp_path / "runs.db", workers=client)
     with RunStore(tmp_path / "runs.db") as store:

@@ -7,6 +7,7 @@ on one machine has, and waits for it.
 
 import asyncio
 import json
+import math
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,7 @@ from uqms.simulators._marked import Context, MarkedProcess
 __all__ = ["Herald", "Site", "crew", "evaluate"]
 
 _FULL = 0.25  # seconds after which a task begins no further point
+_READY = 4  # points that a process has or that lie ready for it
 _LOOK = 0.25  # seconds between looks whether anybody still waits for a run
 _BEATS = 10  # heartbeats that a Dask worker may miss before it gets no more points
 
@@ -72,14 +74,15 @@ class Site(WorkerPlugin):  # type: ignore[misc, unused-ignore]
     def evaluate(self, key: str, points: Sequence[Point]) -> dict[int, Record]:
         """Run points in one process, until the task is full; the number of each is its place in the list."""
         records: dict[int, Record] = {}
-        full = time.monotonic() + _FULL
-        sent = 0
+        sent, full = 0, math.inf
         with suppress(_Unwanted), self._process(key) as local:
             while len(records) < sent or (sent < len(points) and time.monotonic() < full):
-                for _ in range(min(local.free(), len(points) - sent)):
+                for _ in range(min(local.free(), _READY - (sent - len(records)), len(points) - sent)):
                     local.submit(sent, points[sent])
                     sent += 1
                 records.update(local.ended(_LOOK))
+                if records and full == math.inf:  # the process may have begun with the first one
+                    full = time.monotonic() + _FULL
                 if key not in self._wanted:
                     raise _Unwanted
         return records

@@ -34,7 +34,7 @@ _TURN = 1.0  # seconds between two looks at the cluster
 _SILENCE = 300.0  # seconds without an answer after which the scheduler counts as lost; so long Dask waits for a worker
 _PATIENCE = 60.0  # seconds beyond its deadline for which a task is waited for
 _ASTRAY = 5.0  # seconds after which a task that was meant for workers that have left goes to others
-_FAREWELL = 15.0  # seconds for the workers to end their processes
+_FAREWELL = 5.0  # seconds for which the end waits until all workers have ended their processes
 
 
 @final
@@ -222,7 +222,7 @@ class DaskBackend:
         try:
             result = await future
         except BaseException as error:  # a cancelled task too: all of it is told
-            result = error
+            result = error.with_traceback(None)  # which would hold the task on the cluster
         self._told.put((future.key, result))
 
     # ----------------------------------------------------------------------------------------------------- records back
