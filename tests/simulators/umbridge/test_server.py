@@ -391,6 +391,23 @@ def test_long_bodies_are_refused_before_they_are_read(url):
         assert error(small, input=[[1.0, 2.0000000000000000001]], config={"a": 30 * "x"})[:2] == (413, "TooLarge")
 
 
+def test_packed_bodies_are_not_unpacked(monkeypatch):
+    settings, plain = [], _aiohttp._Connection.__init__
+    monkeypatch.setattr(
+        _aiohttp._Connection, "__init__", lambda *args, **more: (settings.append(more), plain(*args, **more))[1]
+    )
+    with UMBridgeServer(Model(), port=0) as url:
+        assert ask(url)[0] == 200
+    assert settings[0]["auto_decompress"] is False  # a small packed body may be huge
+
+
+def test_a_client_that_sends_everything_before_it_reads_is_told_why(url):
+    for _ in range(3):
+        status, _, answer = attack.post(url, "Evaluate", 10_000_000 * b" ")
+        assert status == 413
+        assert json.loads(answer)["error"]["type"] == "TooLarge"
+
+
 def test_clients_that_leave_while_their_body_is_thrown_away_do_not_fill_the_log(url, monkeypatch, caplog):
     async def gone(self):
         raise RuntimeError("Connection closed.")  # what aiohttp says then, if it happens in the wrong moment
@@ -492,9 +509,10 @@ def test_clients_that_leave_give_up_their_place():
 
 
 def is_answered(connection):
-    connection.sendall(b"GET /Info HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    body = b'{"name": "model"}'
+    connection.sendall(b"POST /ModelInfo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 17\r\n\r\n" + body)
     answer = b""
-    while not answer.endswith(b"}"):
+    while not answer.endswith(b"}}"):
         answer += connection.recv(1000)
     assert answer.startswith(b"HTTP/1.1 200 OK")
 
@@ -515,8 +533,8 @@ def test_connections_that_do_not_come_to_an_end(monkeypatch):
         assert attack.still_open(slow) == 0
         idle = socket.create_connection(("127.0.0.1", int(url.rsplit(":")[-1])), timeout=5.0)
         is_answered(idle)
-        time.sleep(0.3)
-        is_answered(idle)  # kept open
+        time.sleep(0.8)
+        is_answered(idle)  # kept open for longer than a request may take to come
         idle.sendall(b"GET /Info")  # a second request that does not end
         begin = time.monotonic()
         assert idle.recv(1000) == b""
@@ -527,6 +545,19 @@ def test_connections_that_do_not_come_to_an_end(monkeypatch):
         assert unused.recv(1000) == b""
         assert time.monotonic() - begin < 4.0
         for connection in [*slow, idle, unused]:
+            connection.close()
+
+
+def test_a_long_evaluation_keeps_its_connection(monkeypatch):
+    for name, value in (("HEAD", 0.2), ("SWEEP", 0.05), ("CONNECTIONS", 2)):
+        monkeypatch.setattr(_aiohttp, name, value)
+    busy = Model(lambda point: (time.sleep(0.8), {"curve": DAYS, "end": 1.0})[1])
+    with UMBridgeServer(busy, port=0) as url, ThreadPoolExecutor(1) as pool:
+        call = pool.submit(ask, url)
+        time.sleep(0.1)
+        others = attack.open_slowly(url, 10, body=False)
+        assert call.result()[0] == 200
+        for connection in others:
             connection.close()
 
 

@@ -55,7 +55,7 @@ class _Connection(web.RequestHandler):
         if request.writer.output_size > 0:
             raise ConnectionError("an answer has begun already")
         kind, text = ("InvalidInput", "This is not HTTP.") if status < 500 else ("InternalError", "The server failed.")
-        return _response(Reply.refusal(Refusal(status, kind, text)), last=True)
+        return _response(Reply.refusal(Refusal(status, kind, text)))
 
 
 @final
@@ -121,17 +121,12 @@ async def listening(endpoint: Endpoint, host: str, port: int, max_body: int) -> 
 
 
 async def _exchange(endpoint: Endpoint, request: web.BaseRequest, connection: Any, max_body: int) -> web.Response:
-    whole = True
-
     async def body() -> bytes:
-        nonlocal whole
-        whole = False
         content = await _body(request, max_body)
-        whole, connection.serving = True, True
+        connection.serving = True
         return content
 
-    reply = await endpoint.reply(request.method, request.path, request.headers, body)
-    response = _response(reply, last=not whole or (request.can_read_body and not request.content.at_eof()))
+    response = _response(await endpoint.reply(request.method, request.path, request.headers, body))
     try:
         async with asyncio.timeout(WRITE):  # a client that does not take its answer would hold it in memory
             await response.prepare(request)
@@ -165,8 +160,5 @@ async def _body(request: web.BaseRequest, max_body: int) -> bytes:
     return b"".join(parts)
 
 
-def _response(reply: Reply, *, last: bool) -> web.Response:
-    response = web.Response(body=reply.body, status=reply.status, headers=JSON)
-    if last:
-        response.force_close()
-    return response
+def _response(reply: Reply) -> web.Response:
+    return web.Response(body=reply.body, status=reply.status, headers=JSON)
