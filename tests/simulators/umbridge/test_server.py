@@ -497,7 +497,7 @@ def test_clients_that_leave_give_up_their_place():
         go.wait(10.0)
         return {"curve": DAYS, "end": 1.0}
 
-    with UMBridgeServer(Model(wait), port=0) as url, ThreadPoolExecutor(2) as pool:
+    with UMBridgeServer(Model(wait), port=0, queue=1) as url, ThreadPoolExecutor(2) as pool:
         for a in (1.0, 2.0):
             with pytest.raises(SimulatorTimeout):
                 client(url, timeout=0.2).evaluate({"a": a, "b": 0.0})
@@ -506,6 +506,21 @@ def test_clients_that_leave_give_up_their_place():
         go.set()
         assert last.result()[0] == 200
         assert started == [1.0, 3.0]  # the second had left while it waited
+
+
+def test_a_client_that_leaves_in_the_moment_of_its_turn():
+    async def leave():
+        places = slots.Slots(1, 5, None)
+        await places._take()
+        waiting = asyncio.create_task(places._take())
+        await asyncio.sleep(0)
+        places._give()
+        waiting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await waiting
+        return places.free
+
+    assert asyncio.run(leave()) == 1
 
 
 def is_answered(connection):
