@@ -187,22 +187,22 @@ def marked(processes: Iterable[int], mark: str) -> set[int]:
     found = set()
     for pid in processes:
         with suppress(OSError):
-            if mark in _environment(pid):
+            if any(variable.startswith(mark) for variable in _environment(pid)):
                 found.add(pid)
     return found
 
 
-def _environment(pid: int) -> str:
+def _environment(pid: int) -> list[str]:
     if sys.platform != "linux":
         return _portable_environment(pid)
     with open(f"/proc/{pid}/environ", "rb", buffering=0) as file:
-        return file.read().decode(errors="replace")
+        return file.read().decode(errors="replace").split("\0")
 
 
-def _portable_environment(pid: int) -> str:
+def _portable_environment(pid: int) -> list[str]:
     import psutil
 
     try:
-        return "\0".join(f"{key}={value}" for key, value in psutil.Process(pid).environ().items())
+        return [f"{key}={value}" for key, value in psutil.Process(pid).environ().items()]
     except psutil.Error:
-        return ""
+        return []
