@@ -28,7 +28,7 @@ def check_connection(client: Any) -> None:
                 "security = Security.temporary(); LocalCluster(security=security, protocol='tls://'), or "
                 "SLURMCluster(security=security, protocol='tls://', shared_temp_directory=...); then "
                 "Client(cluster, security=security). On a network that keeps strangers out: "
-                "workers=uqms.runs.Dask(client, unencrypted=True)."
+                "workers=uqms.Dask(client, unencrypted=True)."
             )
 
 
