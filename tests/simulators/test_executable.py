@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from uqms.ensemble import from_netcdf
 from uqms.errors import (
     DataWarning,
     InputError,
@@ -25,9 +26,11 @@ from uqms.errors import (
     SimulatorTimeout,
     StorageError,
     TemplateError,
+    UnsafeFileError,
 )
 from uqms.runs import RunState, run
 from uqms.simulators import Simulator
+from uqms.simulators._surroundings import clock, fill
 from uqms.simulators.deadline import deadline
 from uqms.simulators.executable import ExecutableSimulator
 from uqms.simulators.readers import JSONFile, NetCDFFile, TextTable
@@ -147,6 +150,10 @@ def test_many_runs_through_run(tmp_path):
     assert again.drop_attrs().equals(ensemble.drop_attrs())
 
 
+def foreign(folder):
+    raise UnsafeFileError("it would read other files")
+
+
 # ------------------------------------------------------------------------------------------------------------ failures
 FAILURES = [  # script, options, error, message
     ("exit 3", {}, SimulatorFailed, "FAILED", "sh ended with the exit code 3"),
@@ -205,6 +212,8 @@ FAILURES = [  # script, options, error, message
         "INVALID",
         "the results cannot be read: KeyError: 'y'",
     ),
+    ("true", {"read": foreign}, UnsafeFileError, "FAILED", "it would read other files"),
+    ("true", {"read": lambda f: from_netcdf(f / "input")}, OutputError, "INVALID", "cannot be read: FormatError: "),
 ]
 
 
@@ -237,6 +246,17 @@ def test_failures_are_states_of_an_ensemble_with_the_last_words(tmp_path):
     assert np.isnan(ensemble["y"].values).all()
 
 
+def test_what_a_run_finds_is_older_than_its_start_even_by_a_coarse_clock(tmp_path):
+    (tmp_path / "mesh").write_text("1 2 3")
+    (tmp_path / "run").mkdir()
+    fill(tmp_path / "run", {"deck": "x"}, {"sub/mesh": tmp_path / "mesh"})
+    begin = clock(tmp_path / "run")
+    for name in ("deck", "sub/mesh"):
+        assert (tmp_path / "run" / name).stat().st_mtime_ns < begin - 10**9
+    (tmp_path / "run" / "new").touch()
+    assert (tmp_path / "run" / "new").stat().st_mtime_ns >= begin
+
+
 def test_what_can_be_used_of_a_run_stays():
     simulator = program(
         "echo '{\"c\": [1, NaN, 3]}' > out.json",
@@ -259,7 +279,7 @@ def test_memory_is_limited_and_told():
 
 
 def test_the_deadline_of_the_run_is_told_by_the_simulator():
-    with deadline(0.3), pytest.raises(SimulatorTimeout, match="did not end within 0.2"):
+    with deadline(0.3), pytest.raises(SimulatorTimeout, match=r"did not end within 0\.\d"):
         program("sleep 60").evaluate({"a": 1.0})
     begin = time.monotonic()
     with pytest.warns(DataWarning):

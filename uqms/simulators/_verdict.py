@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from uqms.errors import OutputError, SimulatorFailed, SimulatorTimeout, UqmsError
+from uqms.errors import OutputError, PathError, SimulatorError, SimulatorFailed, SimulatorTimeout, UnsafeFileError
 from uqms.simulators._supervised import Ended
 from uqms.simulators.protocol import Coordinate
 from uqms.simulators.readers import Reader
@@ -78,7 +78,7 @@ def results(
     """
     try:
         got = _read(read, folder, begin, outputs)
-    except UqmsError:
+    except (SimulatorError, PathError, UnsafeFileError):
         raise
     except Exception as error:  # a user's function meets what is missing or cut off
         raise OutputError(f"the results cannot be read: {type(error).__name__}: {error}.") from error

@@ -17,6 +17,7 @@ from uqms.errors import (
     SimulatorNotFound,
     SimulatorTimeout,
     TemplateError,
+    UnsafeFileError,
 )
 from uqms.simulators import _executable_checks as checks
 from uqms.simulators import _surroundings as around
@@ -319,7 +320,7 @@ class ExecutableSimulator:
             return checked_outputs(got, self.outputs, self.coords)
         except OutputError as error:
             raise OutputError(self._told(error, ended, folder), error.partial) from error
-        except (SimulatorFailed, SimulatorTimeout, PathError) as error:
+        except (SimulatorFailed, SimulatorTimeout, PathError, UnsafeFileError) as error:
             raise type(error)(self._told(error, ended, folder)) from error
 
     def _told(self, error: Exception, ended: Ended, folder: Path) -> str:
