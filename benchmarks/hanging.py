@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -63,16 +63,23 @@ def numbers(runs: int) -> list[float]:
     return [float(first + run) for run in range(runs)]
 
 
-def living(number: float) -> set[int]:
-    """Return the processes of one run that live."""
-    found = set()
-    for entry in os.listdir("/proc"):
+def processes(watch: Iterable[float]) -> dict[float, set[int]]:
+    """Return the living processes of each of these runs, where there are any."""
+    words = {f"{number:.0f}": number for number in watch}
+    found: dict[float, set[int]] = {}
+    for entry in filter(str.isdecimal, os.listdir("/proc")):
         try:
-            if entry.isdecimal() and f"{number:.0f}" in Path("/proc", entry, "cmdline").read_text(errors="replace"):
-                found.add(int(entry))  # an ended process has no command line
+            line = Path("/proc", entry, "cmdline").read_text(errors="replace")  # empty when it has ended
         except OSError:
             continue
+        for word in words.keys() & set(line.split("\0")):
+            found.setdefault(words[word], set()).add(int(entry))
     return found
+
+
+def living(number: float) -> set[int]:
+    """Return the living processes of one run."""
+    return processes([number]).get(number, set())
 
 
 @contextmanager
@@ -83,10 +90,9 @@ def watched(watch: list[float]) -> Iterator[dict[float, tuple[float, float]]]:
 
     def look() -> None:
         while not done.wait(0.02):
-            for number in watch:
-                if (number not in seen or time.monotonic() - seen[number][1] < 60.0) and living(number):
-                    now = time.monotonic()
-                    seen[number] = (seen.get(number, (now, now))[0], now)
+            for number in processes(watch):
+                now = time.monotonic()
+                seen[number] = (seen.get(number, (now, now))[0], now)
 
     watcher = threading.Thread(target=look)
     watcher.start()
@@ -103,7 +109,7 @@ def campaign(runs: int, folder: Path, workers: int = 2) -> tuple[xr.Dataset, dic
     with watched(points) as seen, warnings.catch_warnings():
         warnings.simplefilter("ignore", DataWarning)
         ensemble = uq.run(hanging(folder), {"number": points}, workers=workers, timeout=DEADLINE)
-    return ensemble, seen, sum(len(living(number)) for number in points)
+    return ensemble, seen, sum(map(len, processes(points).values()))
 
 
 def main() -> int:
