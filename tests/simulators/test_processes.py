@@ -143,6 +143,22 @@ def test_what_outlived_a_killed_worker_is_found_by_its_mark(number):
     assert living(number) == set()
 
 
+def test_other_systems_see_the_same_processes(number):
+    pytest.importorskip("psutil")
+    program = subprocess.Popen(["sleep", f"{number:.0f}"], start_new_session=True, env={**PATH, processes.MARK: "7-x"})
+    try:
+        seen = processes._portable_snapshot()[program.pid]
+        assert seen == processes.snapshot()[program.pid] == (os.getpid(), program.pid, True)
+        assert f"{processes.MARK}=7-x" in processes._portable_environment(program.pid)
+        program.kill()
+        wait_for(lambda: not processes.snapshot()[program.pid].lives)
+        assert not processes._portable_snapshot()[program.pid].lives
+    finally:
+        program.kill()
+        program.wait()
+    assert processes._portable_environment(program.pid) == []
+
+
 # --------------------------------------------------------------------------------------------------------- supervision
 def test_a_program_that_ends(go, tmp_path):
     ended = go("sh", "-c", "echo out; echo bad >&2; cat; pwd; exit 3")
