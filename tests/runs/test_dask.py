@@ -207,6 +207,29 @@ def test_a_run_that_ignores_signals_and_forks_is_gone_after_its_deadline(client,
     assert alive(map(int, pids.read_text().split())) == []
 
 
+def test_a_run_that_is_called_off_ends_on_its_worker(client, tmp_path):
+    pids = tmp_path / "pids"
+
+    def slow_once(a):
+        first = not pids.exists()
+        with open(pids, "a") as file:
+            file.write(f"{os.getpid()} ")
+        time.sleep(60 if first else 0)
+        return a
+
+    with DaskBackend(client, payload_of(one(slow_once)), None) as backend:
+        backend.submit(0, {"a": 1.0})
+        assert backend.ended(0.1) == []
+        wait_until(pids.exists, 20.0)
+        client.cancel([task.future for task in backend._tasks.values()])
+        wait_until(lambda: not alive(map(int, pids.read_text().split()[:1])))
+        records = []
+        while not records:
+            records = backend.ended(None)
+    assert records[0][1].state == RunState.COMPLETED
+    assert len(pids.read_text().split()) == 2
+
+
 def test_a_lost_dask_worker_costs_no_run(client, tmp_path):
     marker = tmp_path / "killed"
 
@@ -254,6 +277,20 @@ def test_a_dask_worker_that_has_stopped_loses_its_points_to_the_others(client, m
         assert {record.state for record in records.values()} == {RunState.COMPLETED}
     finally:
         os.kill(pid, signal.SIGCONT)
+
+
+def test_workers_that_have_fallen_silent_are_left_out(client, monkeypatch):
+    asked, send = [], client.map
+    monkeypatch.setattr(
+        client, "map", lambda *args, **options: asked.append(options["workers"]) or send(*args, **options)
+    )
+    with DaskBackend(client, payload_of(one(lambda a: a)), None) as backend:
+        lively = next(iter(backend._threads))
+        backend._set_crew({lively: 1}, 1)
+        assert drive(backend, [{"a": 1.0}])[0].state == RunState.COMPLETED
+        backend._set_crew({lively: 1}, 0)
+        assert drive(backend, [{"a": 2.0}])[0].state == RunState.COMPLETED
+    assert asked == [[lively], None]
 
 
 SCRIPT = """

@@ -68,7 +68,7 @@ class Site(WorkerPlugin):  # type: ignore[misc, unused-ignore]
 
     def transition(self, key: Any, start: str, finish: str, **more: Any) -> None:
         """Note that nobody waits for a run any more; Dask itself lets it go on."""
-        if finish == "cancelled":
+        if start == "executing" and finish == "released":
             self._wanted.discard(key)
 
     def evaluate(self, key: str, points: Sequence[Point]) -> dict[int, Record]:
