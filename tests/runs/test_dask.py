@@ -382,7 +382,8 @@ def test_a_cluster_with_certificates():
     ],
 )
 def test_open_connections_between_machines_are_refused(monkeypatch, client, scheduler, listens, worker, refused):
-    monkeypatch.setattr(client, "scheduler_info", lambda: {"address": listens, "workers": {worker: {}}})
+    monkeypatch.setattr(client, "scheduler_info", lambda: {"address": listens})
+    monkeypatch.setattr(client, "nthreads", lambda: {worker: 1})
     monkeypatch.setattr(client, "scheduler", type("Rpc", (), {"address": scheduler})())
     monkeypatch.setattr(uqms.runs.dask, "check_versions", stop := lambda client: (_ for _ in ()).throw(KeyError))
     assert stop
@@ -396,7 +397,7 @@ def test_open_connections_between_machines_are_refused(monkeypatch, client, sche
         DaskBackend(Dask(client, unencrypted=True), b"", None).__enter__()
 
 
-@pytest.mark.parametrize("what", ["Python", "cloudpickle", "uqms"])
+@pytest.mark.parametrize("what", ["Python", "cloudpickle", "uqms", "scheduler"])
 def test_other_versions_are_told_before_the_first_run(client, monkeypatch, what):
     told = client.get_versions(packages=["cloudpickle"])
     worker = next(iter(told["workers"]))
@@ -407,8 +408,19 @@ def test_other_versions_are_told_before_the_first_run(client, monkeypatch, what)
     if what == "uqms":
         monkeypatch.setattr(client, "run", lambda ask, on_error: {worker: "0.0"})
     monkeypatch.setattr(client, "get_versions", lambda packages: told)
-    with pytest.raises(InputError, match=rf"this process has {what} .*{worker}: (3.9|none|0.0)\); install the same"):
+    if what == "scheduler":
+        monkeypatch.setattr(client, "run_on_scheduler", lambda ask: (_ for _ in ()).throw(ValueError("disallowed")))
+        worker, what = "the scheduler", "uqms"
+    words = rf"this process has {what} .*{worker}: (3.9|none|0.0|none, disallowed)\); install the same"
+    with pytest.raises(InputError, match=words):
         run(one(lambda a: a), {"a": [1.0]}, workers=client)
+
+
+def test_a_cluster_that_cannot_begin_is_left_clean(client, monkeypatch):
+    monkeypatch.setattr("uqms.runs._dask_site.crew", None)
+    with pytest.raises(TypeError):
+        DaskBackend(client, b"", None).__enter__()
+    assert plugins(client) == []
 
 
 def test_what_is_no_client(client, monkeypatch):

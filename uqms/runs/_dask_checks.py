@@ -18,9 +18,8 @@ def check_connection(client: Any) -> None:
     InputError
         Names the address, and says how to switch on TLS.
     """
-    info = client.scheduler_info()
     # A port that is open to the network may be reached through this machine's own address, or through a tunnel.
-    for address in (client.scheduler.address, info["address"], *info["workers"]):
+    for address in (client.scheduler.address, client.scheduler_info()["address"], *client.nthreads()):
         if not _safe(address):
             raise InputError(
                 f"the Dask cluster uses {address}, a connection between machines without encryption: whoever reaches "
@@ -57,11 +56,19 @@ def check_versions(client: Any) -> None:
     here = told["client"]["packages"]["cloudpickle"]
     _compare("cloudpickle", here, {who: versions["packages"]["cloudpickle"] for who, versions in everyone.items()})
     answers = client.run(_ours, on_error="return")  # an exception where uqms is missing
-    _compare("uqms", _ours(), {who: told if isinstance(told, str) else None for who, told in answers.items()})
+    try:
+        answers["the scheduler"] = client.run_on_scheduler(_ours)
+    except Exception as error:  # or where the scheduler is told to run nothing
+        answers["the scheduler"] = error
+    _compare("uqms", _ours(), {who: _version(told) for who, told in answers.items()})
 
 
 def _python(versions: Mapping[str, Any]) -> str:
     return ".".join(str(versions["host"]["python"]).split(".")[:2])
+
+
+def _version(told: object) -> str:
+    return told if isinstance(told, str) else f"none, {' '.join(str(told).split())[:120]}"
 
 
 def _ours() -> str:

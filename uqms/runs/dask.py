@@ -149,11 +149,14 @@ class DaskBackend:
         if not self._cluster.unencrypted:
             check_connection(self._client)
         check_versions(self._client)
-        self._client.register_plugin(Herald(self._name, self._client.id), name=self._name)
-        answers = self._client.register_plugin(Site(self._payload, self._timeout), name=self._name)
-        _logger.debug("processes on %d Dask workers: %s", len(answers or ()), self._name)
+        try:
+            self._client.register_plugin(Herald(self._name, self._client.id), name=self._name)
+            self._client.register_plugin(Site(self._payload, self._timeout), name=self._name)
+            self._set_crew(*self._client.run_on_scheduler(crew))
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
         self._looked = self._answered = time.monotonic()
-        self._set_crew(*self._client.run_on_scheduler(crew))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
