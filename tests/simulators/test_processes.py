@@ -296,7 +296,11 @@ def test_memory_is_limited(go):
     ended = go(sys.executable, "-SEc", "x = bytearray(10**9); print('got it')", memory=2 * 10**8)
     assert ended.returncode == 1
     assert "MemoryError" in ended.tail
-    assert go(sys.executable, "-SEc", "x = bytearray(10**6); print('got it')", memory=2 * 10**8).tail == "got it"
+    strange = ["$(touch canary)", "`id`", "; rm x", "a\nb", "*", "-n", "", "'\""]
+    enough = go(
+        sys.executable, "-SEc", "import sys; x = bytearray(10**6); print(sys.argv[1:])", *strange, memory=2 * 10**8
+    )
+    assert enough.tail == str(strange)
 
 
 def test_what_cannot_be_started_raises_and_leaves_nothing(go, tmp_path):

@@ -98,7 +98,7 @@ def supervise(
         stopped, quiet, program = "", False, None
         try:
             program = subprocess.Popen(
-                command,
+                _limited(command, memory),
                 cwd=folder,
                 env={**environment, processes.MARK: mark},
                 stdin=subprocess.DEVNULL,
@@ -107,8 +107,6 @@ def supervise(
                 start_new_session=True,
             )
             traces.leader = program.pid
-            if memory is not None:
-                _limit_memory(program.pid, memory)
             stopped = _wait(program, until, words, log_limit)
             quiet = not stopped
         finally:  # an interrupt too leaves nothing behind
@@ -123,14 +121,12 @@ def supervise(
     return Ended(program.returncode, time.monotonic() - begin, stopped == "deadline", too_large, left, tail)
 
 
-def _limit_memory(pid: int, memory: int) -> None:
-    # Of the new process, which has only begun: a function that runs in the child before it starts is not safe with
-    # threads.
-    if sys.platform == "linux":
-        import resource
-
-        with suppress(ProcessLookupError):
-            resource.prlimit(pid, resource.RLIMIT_AS, (memory, memory))
+def _limited(command: Sequence[str], memory: int | None) -> list[str]:
+    # The limit has to be there before the program begins: set from outside, it comes too late on a busy machine, and a
+    # function that Python runs in the child is not safe with threads. This shell reads nothing of the command.
+    if memory is None:
+        return list(command)
+    return ["/bin/sh", "-c", f'ulimit -v {memory // 1024} && exec "$@"', "sh", *command]
 
 
 def _wait(program: "subprocess.Popen[bytes]", until: float, words: BinaryIO, log_limit: float) -> str:
