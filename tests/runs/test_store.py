@@ -71,6 +71,15 @@ def test_outputs_are_in_the_order_of_the_keys(path, monkeypatch, block, few):
     assert np.isnan(found["c"][1]).all()
 
 
+def test_few_outputs_are_decoded_at_once(path, monkeypatch):
+    monkeypatch.setattr(reading, "_BLOCK", 64)  # two runs
+    made = fill(path)
+    with RunStore(path) as store:
+        (known,) = reading.read_campaigns(store._db, path)
+        blocks = list(reading.Outputs(store._db, path, known)._blocks({row.key: [0] for row in made}))
+    assert [(len(keys), len(blob)) for keys, blob in blocks] == [(2, 64), (2, 64), (1, 32)]
+
+
 def test_all_that_a_record_says_comes_back(path):
     of = campaign(("b", "a"), seed="seed")
     x = np.array([[2.0, 1.0]] * 3)
@@ -345,6 +354,14 @@ def test_a_changed_row_is_seen(path, change):
             store.integrity_check()
 
 
+@pytest.mark.parametrize("change", ["x = zeroblob(8)", "x = '0123456789abcdef'", "key = 'text'"])
+def test_other_inputs_are_seen_without_the_outputs(path, change):
+    fill(path)
+    edit(path, f"UPDATE runs SET {change} WHERE rowid = 3")
+    with RunStore(path) as store, pytest.raises(IntegrityError, match="other inputs than their campaign"):
+        store.runs()
+
+
 def test_an_unknown_state_is_seen_without_the_outputs(path):
     fill(path)
     edit(path, "UPDATE runs SET state = 77 WHERE rowid = 3")
@@ -428,6 +445,22 @@ def test_reading_what_a_killed_writer_left(path, tmp_path):
     with RunStore(left / "runs.db", readonly=True) as reader:
         assert len(reader) == 5
     assert (left / "runs.db-wal").stat().st_size > 0  # it belongs to the writer
+
+
+@pytest.mark.parametrize("readonly", [True, False])
+def test_a_file_whose_rest_stands_in_the_log_is_not_truncated(path, tmp_path, readonly):
+    """As after a power cut while SQLite moved pages from the log to the file."""
+    left = tmp_path / "left"
+    left.mkdir()
+    with RunStore(path) as writer:
+        writer.register(campaign())
+        writer.put(campaign(), rows(campaign(), 300))
+        shutil.copy(tmp_path / "runs.db-wal", left)
+    content = path.read_bytes()
+    (left / "runs.db").write_bytes(content[: len(content) // 2])
+    with RunStore(left / "runs.db", readonly=readonly) as store:
+        assert len(store) == 300
+        store.integrity_check()
 
 
 @contextmanager

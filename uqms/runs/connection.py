@@ -80,7 +80,7 @@ def open_writing(path: Path, network: str | None) -> sqlite3.Connection:
     # A path that is a URI or a folder would be opened as something else than meant.
     db = sqlite3.connect(path.absolute(), timeout=_PATIENCE, isolation_level=None)
     try:
-        if network and _has_log(path):
+        if network:
             # Without shared memory nobody else may have the write-ahead log open, be it only to leave it.
             db.execute("PRAGMA locking_mode = EXCLUSIVE")
         found = _format(path, db)
@@ -103,13 +103,6 @@ def open_writing(path: Path, network: str | None) -> sqlite3.Connection:
         db.close()
         raise
     return db
-
-
-def _has_log(path: Path) -> bool:
-    """Tell whether a file was left in the mode of the write-ahead log."""
-    with suppress(OSError), path.open("rb") as file:
-        return file.read(20)[18:] == b"\x02\x02"
-    return False
 
 
 def open_reading(path: Path) -> sqlite3.Connection:

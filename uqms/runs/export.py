@@ -87,10 +87,7 @@ def _to_netcdf_in_blocks(known: Stored, index: Index, outputs: Outputs, path: Pa
         small.to_netcdf(part, engine="h5netcdf", encoding={name: {"_FillValue": None} for name in small.variables})
         with h5netcdf.File(part, "a") as file:
             for name in names:
-                variable = file.create_variable(name, first[name].dims, "<f8")
-                variable.attrs.update(first[name].attrs)
-                if "coordinates" in file.variables["state"].attrs:
-                    variable.attrs["coordinates"] = file.variables["state"].attrs["coordinates"]
+                file.create_variable(name, first[name].dims, "<f8").attrs.update(first[name].attrs)
             for rows in _blocks(index, outputs):
                 for name, values in outputs.of(index.keys[rows]).items():
                     file.variables[name][rows] = values
