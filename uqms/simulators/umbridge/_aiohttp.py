@@ -1,6 +1,7 @@
 """HTTP for the server, by aiohttp, with bounds where aiohttp has none. Imported only where a server is started."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -115,9 +116,12 @@ async def listening(endpoint: Endpoint, host: str, port: int, max_body: int) -> 
     finally:
         server.close()
         sweeper.cancel()
-        for connection in manager.connections:
-            connection.force_close()
+        for connection in manager.mine:
+            if connection.transport is not None:
+                connection.transport.abort()
         await manager.shutdown(0.1)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(server.wait_closed(), 1.0)
 
 
 async def _exchange(endpoint: Endpoint, request: web.BaseRequest, connection: Any, max_body: int) -> web.Response:
