@@ -235,7 +235,7 @@ def test_words_that_are_missing_or_wrong(words, capsys):
 # ---------------------------------------------------------------------------------------------------- as a real process
 def start(*words, **options):
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT, **options}
-    return subprocess.Popen([sys.executable, "-W", "error", "-m", "uqms.cli", *map(str, words)], **options)
+    return subprocess.Popen([sys.executable, "-W", "error", "-m", "uqms", *map(str, words)], **options)
 
 
 def test_version(path):

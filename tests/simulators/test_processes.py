@@ -15,8 +15,8 @@ from hanging import NAMELESS, SCRIPT, campaign, living, numbers
 import uqms
 from uqms.runs import RunState
 from uqms.simulators import _processes as processes
-from uqms.simulators._supervised import _End, supervise
 from uqms.simulators.deadline import deadline
+from uqms.simulators.executable.supervised import _End, supervise
 
 PATH = {"PATH": os.environ["PATH"]}
 
@@ -227,7 +227,7 @@ SUPERVISED = """
 import threading
 from pathlib import Path
 from hanging import NAMELESS, SCRIPT, living
-from uqms.simulators._supervised import supervise
+from uqms.simulators.executable.supervised import supervise
 number = float(os.environ["NUMBER"])
 folder = Path(sys.argv[1])
 def go(script, log, **options):

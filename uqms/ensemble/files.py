@@ -12,7 +12,15 @@ import numpy as np
 import xarray as xr
 
 from uqms.ensemble.table import FORMAT, check
-from uqms.errors import DataError, FormatError, FormatVersionError, IntegrityError, StorageError, UnsafeFileError
+from uqms.errors import (
+    DataError,
+    FileError,
+    FormatError,
+    FormatVersionError,
+    IntegrityError,
+    StorageError,
+    UnsafeFileError,
+)
 
 __all__ = ["atomic_path", "from_netcdf", "refuse_unsafe", "to_netcdf"]
 
@@ -131,7 +139,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
         yield part
         _make_permanent(part, target)
     except OSError as error:
-        if isinstance(error, StorageError):
+        if isinstance(error, FileError):  # it says more already
             raise
         raise StorageError(f"{target} cannot be written: {error}; what was there before is as it was.") from error
     finally:

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from uqms.ensemble.files import atomic_path
 from uqms.errors import FormatError, IntegrityError, StorageError
 from uqms.runs.campaign import campaign_id, run_keys
-from uqms.runs.connection import connect_reading, number, rescue, told, transaction, whole_file
+from uqms.runs.connection import connect_reading, number, rescue, told, transaction
 from uqms.runs.format import APPLICATION, COLUMNS, FORMAT, Stored, create, intact
 from uqms.runs.reading import read_campaigns
 from uqms.runs.upgrade import OLD_RUNS, Converter
@@ -88,7 +89,7 @@ def salvage(path: Path, target: Path) -> int:
         application, found = number(source, "PRAGMA application_id"), number(source, "PRAGMA user_version")
         if application != APPLICATION or not 1 <= found <= FORMAT:
             raise FormatError(f"{path} is not a run store that this uqms knows; there is nothing to take out of it.")
-        with whole_file(target) as part, closing(sqlite3.connect(part, isolation_level=None)) as new:
+        with atomic_path(target) as part, closing(sqlite3.connect(part, isolation_level=None)) as new:
             with told(target), transaction(new):
                 create(new)
                 rows = _old_rows(source, new, path) if found == 1 else _rows(source, new, path)

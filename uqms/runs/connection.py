@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
-from uqms.ensemble.files import atomic_path
-from uqms.errors import CampaignLocked, FileError, FormatError, FormatVersionError, IntegrityError, StorageError
+from uqms.errors import CampaignLocked, FormatError, FormatVersionError, IntegrityError, StorageError
 from uqms.runs.format import APPLICATION, FORMAT, create
 from uqms.runs.lease import hold
 from uqms.runs.upgrade import convert, upgrade
@@ -21,7 +20,6 @@ __all__ = [
     "tidy",
     "told",
     "transaction",
-    "whole_file",
 ]
 
 _PATIENCE = 30.0  # seconds for which a statement waits for another connection
@@ -128,18 +126,6 @@ def open_reading(path: Path) -> sqlite3.Connection:
             newer.close()
             raise
     return newer
-
-
-@contextmanager
-def whole_file(target: Path) -> Iterator[Path]:
-    """Give a path to write to, as `atomic_path` does; what is wrong with the store is told as such."""
-    try:
-        with atomic_path(target) as part:
-            yield part
-    except StorageError as error:
-        if isinstance(error.__cause__, FileError):
-            raise error.__cause__ from None
-        raise
 
 
 def connect_reading(path: Path, damaged: bool = False) -> sqlite3.Connection:

@@ -13,9 +13,9 @@ import xarray as xr
 
 from uqms._typing import Array
 from uqms.ensemble import RunState, build, to_netcdf
+from uqms.ensemble.files import atomic_path
 from uqms.errors import InputError
 from uqms.parameters import Box
-from uqms.runs.connection import whole_file
 from uqms.runs.format import Layout, Stored
 from uqms.runs.reading import Index, Outputs
 
@@ -83,7 +83,7 @@ def _to_netcdf_in_blocks(known: Stored, index: Index, outputs: Outputs, path: Pa
     small = _build(known, index, {names[0]: np.zeros(len(index.keys))}, with_states=False).drop_vars(names[0])
     small = small.assign(state=small["state"].copy(data=index.states.astype(np.int8)))
     small = small.assign_coords({dim: first[dim].variable for dim in known.layout.coords})
-    with whole_file(path) as part:
+    with atomic_path(path) as part:
         small.to_netcdf(part, engine="h5netcdf", encoding={name: {"_FillValue": None} for name in small.variables})
         with h5netcdf.File(part, "a") as file:
             for name in names:
@@ -121,7 +121,7 @@ def _checksum(small: xr.Dataset, file: h5netcdf.File, outputs: Sequence[str], bl
 def _to_csv(known: Stored, index: Index, outputs: Outputs, path: Path) -> None:
     header = [*known.inputs, "state", "seconds", "message", "replicate", "seed"]
     header += [column for name in known.layout.outputs for column in _columns(known.layout, name)]
-    with whole_file(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+    with atomic_path(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(map(_neutral, header))
         for rows in _blocks(index, outputs):

@@ -7,8 +7,7 @@ from uqms.simulators.function import FunctionSimulator
 from uqms.simulators.protocol import Simulator
 
 if TYPE_CHECKING:  # the twin of `_LATER`
-    from uqms.simulators.executable import ExecutableSimulator
-    from uqms.simulators.readers import JSONFile, NetCDFFile, TextTable
+    from uqms.simulators.executable import ExecutableSimulator, JSONFile, NetCDFFile, TextTable
     from uqms.simulators.umbridge import UMBridgeServer, UMBridgeSimulator, serve
 
 __all__ = [
@@ -26,9 +25,9 @@ __all__ = [
 # Every worker process loads this package, and has no use for templates or servers that are not asked for.
 _LATER = {
     "ExecutableSimulator": "executable",
-    "JSONFile": "readers",
-    "NetCDFFile": "readers",
-    "TextTable": "readers",
+    "JSONFile": "executable",
+    "NetCDFFile": "executable",
+    "TextTable": "executable",
     "UMBridgeServer": "umbridge",
     "UMBridgeSimulator": "umbridge",
     "serve": "umbridge",

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from uqms.errors import OutputError, PathError, SimulatorError, SimulatorFailed, SimulatorTimeout, UnsafeFileError
-from uqms.simulators._supervised import Ended
+from uqms.simulators.executable.readers import Reader
+from uqms.simulators.executable.supervised import Ended
 from uqms.simulators.protocol import Coordinate
-from uqms.simulators.readers import Reader
 
 __all__ = ["judge", "refuse_error_lines", "results"]
 

@@ -19,16 +19,16 @@ from uqms.errors import (
     TemplateError,
     UnsafeFileError,
 )
-from uqms.simulators import _executable_checks as checks
-from uqms.simulators import _surroundings as around
-from uqms.simulators import _verdict as verdict
-from uqms.simulators._command import argument_templates, checked_command, find_program, rendered
 from uqms.simulators._declare import Declared, Setting, declared
-from uqms.simulators._paths import LOG, inside
-from uqms.simulators._supervised import Ended, can_limit_memory, supervise
+from uqms.simulators.executable import checks as checks
+from uqms.simulators.executable import surroundings as around
+from uqms.simulators.executable import verdict as verdict
+from uqms.simulators.executable.command import argument_templates, checked_command, find_program, rendered
+from uqms.simulators.executable.paths import LOG, inside
+from uqms.simulators.executable.readers import Reader
+from uqms.simulators.executable.supervised import Ended, can_limit_memory, supervise
+from uqms.simulators.executable.templates import Template
 from uqms.simulators.protocol import Coordinate, checked_outputs
-from uqms.simulators.readers import Reader
-from uqms.simulators.templates import Template
 
 __all__ = ["ExecutableSimulator"]
 
@@ -108,7 +108,7 @@ class ExecutableSimulator:
 
     Examples
     --------
-    >>> from uqms.simulators.readers import JSONFile
+    >>> from uqms.simulators.executable.readers import JSONFile
     >>> simulator = ExecutableSimulator(
     ...     ["cp", "input.json", "result.json"],
     ...     templates={"input.json": '{"flow": {{ pressure / resistance }}}'},

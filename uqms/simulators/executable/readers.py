@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol, final, runtime_checkable
 
 from uqms._typing import Array
 from uqms.errors import InputError, OutputError, UnsafeFileError
-from uqms.simulators._paths import inside, result_file
+from uqms.simulators.executable.paths import inside, result_file
 
 __all__ = ["JSONFile", "NetCDFFile", "Reader", "TextTable"]
 
@@ -200,7 +200,7 @@ class TextTable:
         OutputError
             When the file is missing, empty, truncated, too large or no table of numbers.
         """
-        from uqms.simulators._tables import parse
+        from uqms.simulators.executable.tables import parse
 
         data = result_file(folder, self.path, self.size_limit).read_bytes()
         if b"\0" in data:

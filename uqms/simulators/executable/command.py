@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from uqms.errors import InputError, SimulatorNotFound, TemplateError
-from uqms.simulators.templates import Template
+from uqms.simulators.executable.templates import Template
 
 __all__ = ["argument_templates", "checked_command", "find_program", "rendered"]
 

@@ -1,4 +1,4 @@
-"""``python -m uqms.cli`` is the command ``uqms``."""
+"""``python -m uqms`` is the command ``uqms``."""
 
 import sys
 

@@ -6,7 +6,7 @@ import pytest
 import xarray as xr
 
 from uqms.errors import InputError, OutputError, PathError, UnsafeFileError
-from uqms.simulators.readers import JSONFile, NetCDFFile, Reader, TextTable
+from uqms.simulators.executable.readers import JSONFile, NetCDFFile, Reader, TextTable
 
 SCALAR, CURVE = {"y": ()}, {"y": ("t",)}
 

@@ -30,10 +30,10 @@ from uqms.errors import (
 )
 from uqms.runs import RunState, run
 from uqms.simulators import Simulator
-from uqms.simulators._surroundings import clock, fill
 from uqms.simulators.deadline import deadline
 from uqms.simulators.executable import ExecutableSimulator
-from uqms.simulators.readers import JSONFile, NetCDFFile, TextTable
+from uqms.simulators.executable.readers import JSONFile, NetCDFFile, TextTable
+from uqms.simulators.executable.surroundings import clock, fill
 
 ECHO = 'import sys, json; json.dump({"y": 1.0, "argv": sys.argv[1:]}, open("out.json", "w"))'
 
@@ -401,7 +401,7 @@ def test_files_to_copy_are_there_before_any_run(tmp_path):
 
 
 def test_memory_limits_where_there_are_none(monkeypatch):
-    monkeypatch.setattr("uqms.simulators.executable.can_limit_memory", False)
+    monkeypatch.setattr("uqms.simulators.executable.simulator.can_limit_memory", False)
     with pytest.raises(InputError, match="memory= needs Linux"):
         program("true", memory=10**9).prepare(["a"])
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from uqms.errors import TemplateError
-from uqms.simulators.templates import Template
+from uqms.simulators.executable.templates import Template
 
 
 def filled(text, **values):

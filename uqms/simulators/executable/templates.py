@@ -55,8 +55,8 @@ class Template:
             _compiled(self.text)
         except jinja2.TemplateSyntaxError as error:
             raise TemplateError(
-                f"{self.place}, line {error.lineno}: {str(error.message).rstrip(".")}. Placeholders look like {{{{ name }}}}; other "
-                "double braces stand between {% raw %} and {% endraw %}."
+                f"{self.place}, line {error.lineno}: {str(error.message).rstrip('.')}. Placeholders look like "
+                "{{ name }}; other double braces stand between {% raw %} and {% endraw %}."
             ) from error
         except (RecursionError, MemoryError, SyntaxError, OverflowError) as error:
             raise TemplateError(
