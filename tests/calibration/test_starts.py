@@ -55,7 +55,7 @@ def test_narrow_posterior_of_several_parameters_and_scales_is_found() -> None:
     surrogate = uq.GaussianProcess().fit(uq.ensemble.build(design, {"y": output}, space=space))
     seen = curve(*(np.array([v]) for v in (1.6, 0.4, 0.3)))[0]
     data = xr.DataArray(seen, dims="t", coords={"t": t}, name="y")
-    posterior = uq.Calibration(surrogate, data, uq.GaussianNoise(sd=0.002)).sample(uq.NUTS(draws=500), rng=1)
+    posterior = uq.Calibration(surrogate, data, uq.GaussianNoise(sd=0.002)).sample(uq.NUTS(draws=2000), rng=1)
     summary = posterior.summary()
     for name, truth in (("a", 1.6), ("b", 0.4), ("c", 0.3)):
         assert abs(summary.loc[name, "mean"] - truth) < 4 * summary.loc[name, "sd"]
