@@ -262,7 +262,10 @@ def dask_workers(quick: bool, root: Path) -> list[Aim]:
     kills = 3 if quick else 20
     options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0", "memory_limit": 0}
     outcomes = []
-    with dask.config.set({"distributed.scheduler.worker-ttl": None}):
+    # LocalCluster closes the nanny of a worker for good that is starting again 15 s after an earlier death: with a kill
+    # every few seconds that happens.
+    settings = {"distributed.scheduler.worker-ttl": None, "distributed.deploy.lost-worker-timeout": "1 hour"}
+    with dask.config.set(settings):
         with LocalCluster(**options, silence_logs=50) as cluster, Client(cluster) as client:
             for i in range(kills):
                 client.wait_for_workers(2, timeout=60)
