@@ -1,11 +1,13 @@
 """Programs as simulators: what goes in, what is believed, what each failure is called, and what must not get out."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import re
 import shutil
 import sqlite3
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -33,7 +35,7 @@ from uqms.simulators import Simulator
 from uqms.simulators.deadline import deadline
 from uqms.simulators.executable import ExecutableSimulator
 from uqms.simulators.executable.readers import JSONFile, NetCDFFile, TextTable
-from uqms.simulators.executable.surroundings import clock, fill
+from uqms.simulators.executable.surroundings import clock, content_hash, fill, masked
 
 ECHO = 'import sys, json; json.dump({"y": 1.0, "argv": sys.argv[1:]}, open("out.json", "w"))'
 
@@ -312,6 +314,40 @@ def test_which_run_directories_stay(keep, good, bad, left):
     assert ("Run directory" in str(caught.value)) is bool(bad)
 
 
+ORPHAN = """
+import os, sys
+from pathlib import Path
+from uqms.simulators.executable import ExecutableSimulator
+
+def read(folder):
+    os.kill(os.getpid(), 9)
+
+ExecutableSimulator(["true"], outputs={"y": ()}, read=read, keep=sys.argv[1]).evaluate({})
+"""
+
+
+@pytest.mark.parametrize(("keep", "count"), [("never", 0), ("failed", 0), ("always", 1)])
+def test_the_next_campaign_removes_what_killed_runs_have_left(keep, count, left):
+    subprocess.run([sys.executable, "-c", ORPHAN, keep], check=False)
+    assert any(name.startswith("true-") for name in left())
+    program("true").prepare(["a"])
+    assert len(left()) == count
+
+
+def test_what_goes_on_and_what_was_kept_is_not_removed(tmp_path, left):
+    def read(folder):
+        (folder / "data").touch()
+        simulator.prepare(["a"])  # another campaign begins
+        return float((folder / "data").exists())
+
+    simulator = program("true", read=read, folder=tmp_path / "runs")
+    assert simulator.evaluate({"a": 1.0})["y"] == 1.0
+    with pytest.raises(SimulatorFailed):
+        program("exit 1", folder=tmp_path / "runs").evaluate({"a": 1.0})
+    simulator.prepare(["a"])
+    assert len(left()) == 1
+
+
 def test_every_run_has_a_fresh_directory_of_its_own(tmp_path):
     simulator = program(
         'test ! -e mark && touch mark && echo "{\\"y\\": 1}" > out.json',
@@ -540,6 +576,16 @@ def test_secrets_of_the_caller_go_nowhere(tmp_path, monkeypatch, left):
     assert left() != []  # with the log of the failed run
 
 
+def test_secrets_stay_out_of_what_python_shows():
+    assert SECRET not in repr(program("true", environment={"LICENSE": SECRET}))
+
+
+@pytest.mark.parametrize("name", ["DB_PASS", "DB_PWD", "PGPASSWORD", "ApiKey"])
+def test_names_that_tell_a_secret(name):
+    assert masked(f"a {SECRET} b", {name: SECRET}, ()) == f"a <{name}> b"
+    assert masked(f"in {SECRET}", {"PWD": SECRET}, ()) == f"in {SECRET}"
+
+
 def test_secrets_that_are_passed_on_purpose_stay_out_of_messages_and_store(tmp_path, monkeypatch):
     monkeypatch.setenv("UQMS_TEST_TOKEN", SECRET)
     simulator = program(
@@ -584,11 +630,13 @@ def test_the_environment_of_a_run(monkeypatch, tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------------------ identity
-def test_identity_follows_what_is_computed(tmp_path):
+def test_identity_follows_what_is_computed(tmp_path, monkeypatch):
     (tmp_path / "solver").write_text("#!/bin/sh\n")
     (tmp_path / "solver").chmod(0o755)
     (tmp_path / "mesh").write_text("1 2 3")
     (tmp_path / "model.py").write_text("pass")
+
+    monkeypatch.setenv("UQMS_INHERITED", SECRET)
 
     def identity(folder=tmp_path, **options):
         usual = {
@@ -613,7 +661,8 @@ def test_identity_follows_what_is_computed(tmp_path):
         {"memory": 10**9},
         {"folder": tmp_path},
         {"keep": "never"},
-        {"inherit": ["X"]},
+        {"inherit": ["UQMS_NOT_SET"]},
+        {"success": [0, 0]},
         {"log_limit": 5},
     ):
         assert identity(**same) == base
@@ -626,6 +675,10 @@ def test_identity_follows_what_is_computed(tmp_path):
         {"read": JSONFile("o", {"y": "z"})},
         {"read": lambda folder: 1.0},
         {"config": {"n": 1}},
+        {"inherit": ["UQMS_INHERITED"]},
+        {"success": (0, 2)},
+        {"error_pattern": None},
+        {"error_pattern": "ERROR"},
         {"seed": "seed"},
         {"name": "other"},
         {"version": "1"},
@@ -637,6 +690,10 @@ def test_identity_follows_what_is_computed(tmp_path):
         assert identity() != base, name
         (tmp_path / name).write_text(before)
     assert identity() == base
+    inherited = identity(inherit=["UQMS_INHERITED"])
+    assert SECRET not in json.dumps(inherited)
+    monkeypatch.setenv("UQMS_INHERITED", "2")
+    assert identity(inherit=["UQMS_INHERITED"]) != inherited
     (tmp_path / "mesh").write_text("other")
     assert identity(version="2") == {
         "kind": "executable",
@@ -645,6 +702,71 @@ def test_identity_follows_what_is_computed(tmp_path):
         "outputs": {"y": []},
         "coords": {},
     }
+
+
+def test_an_edited_program_gets_no_results_of_the_old_one(tmp_path):
+    def write(factor):
+        (tmp_path / "solver").write_text(f"#!/bin/sh\nread a < deck; echo $((a * {factor})) > o\n")
+        (tmp_path / "solver").chmod(0o755)
+        os.utime(tmp_path / "solver", (0, 0))  # as copying with its times does
+
+    write("01")
+    simulator = ExecutableSimulator(
+        [tmp_path / "solver"], templates={"deck": "{{ '%d' | format(a) }}\n"}, outputs={"y": ()}, read=JSONFile("o")
+    )
+    first = run(simulator, {"a": [1.0, 2.0]}, workers=0, store=tmp_path / "runs.db")
+    write("10")
+    with pytest.warns(DataWarning, match="that are not used"):
+        second = run(simulator, {"a": [1.0, 2.0, 3.0]}, workers=0, store=tmp_path / "runs.db")
+    np.testing.assert_array_equal(second["y"], [10, 20, 30])
+    write("01")
+    third = run(simulator, {"a": [1.0, 2.0, 3.0]}, workers=0, store=tmp_path / "runs.db")
+    np.testing.assert_array_equal(third["y"], [1, 2, 3])
+    assert first.attrs["simulator"] == third.attrs["simulator"] != second.attrs["simulator"]
+
+
+def test_files_that_stay_are_hashed_once(tmp_path, monkeypatch):
+    (tmp_path / "mesh").write_text("1 2 3")
+    first = content_hash(tmp_path / "mesh")
+    monkeypatch.setattr("time.time", lambda: os.stat(tmp_path / "mesh").st_ctime + 10.0)
+    assert content_hash(tmp_path / "mesh") == first == hashlib.sha256(b"1 2 3").hexdigest()
+    monkeypatch.setattr("uqms.simulators.executable.surroundings._read_hash", lambda path: "read again")
+    assert content_hash(tmp_path / "mesh") == first
+    os.utime(tmp_path / "mesh", (0, 0))
+    assert content_hash(tmp_path / "mesh") == "read again"
+
+
+def test_a_folder_as_argument_counts_with_all_that_is_in_it(tmp_path, monkeypatch):
+    def identity(name="case", **options):
+        command = ["ls", tmp_path / name, "{{ a }}"]
+        return ExecutableSimulator(command, outputs={"y": ()}, read=JSONFile("o"), **options).identity
+
+    (tmp_path / "case/0").mkdir(parents=True)
+    (tmp_path / "case/0/U").write_text("1")
+    (tmp_path / "case/mesh").write_text("2")
+    base = identity()
+    shutil.copytree(tmp_path / "case", tmp_path / "other")
+    assert identity("other") == base
+    (tmp_path / "other/0/U").write_text("3")
+    assert identity("other") != base
+    (tmp_path / "other/0/U").write_text("1")
+    assert identity("other") == base
+    (tmp_path / "other/empty").mkdir()
+    assert identity("other") != base
+    (tmp_path / "other/empty").rmdir()
+    (tmp_path / "other/mesh").rename(tmp_path / "other/mash")
+    assert identity("other") != base
+    os.mkfifo(tmp_path / "other/pipe")
+    (tmp_path / "other/nowhere").symlink_to("no")
+    (tmp_path / "other/round").symlink_to(".")
+    for limit in ({"_TREE_FILES": 3}, {"_TREE_BYTES": 1}):
+        with monkeypatch.context() as patch:
+            for name, value in limit.items():
+                patch.setattr(f"uqms.simulators.executable.surroundings.{name}", value)
+            with pytest.raises(InputError, match="other holds more than .* give version="):
+                identity("other")
+            assert identity("other", version="1")["version"] == "1"
+    assert identity("other") != base  # a link that leads round in circles comes to an end
 
 
 def test_a_simulator_is_frozen():

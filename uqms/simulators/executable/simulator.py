@@ -132,7 +132,7 @@ class ExecutableSimulator:
     seed: str | None = field(kw_only=True, default=None)
     version: str | None = field(kw_only=True, default=None)
     name: str | None = field(kw_only=True, default=None)
-    environment: Mapping[str, str] = field(kw_only=True, default_factory=dict)
+    environment: Mapping[str, str] = field(kw_only=True, default_factory=dict, repr=False)
     inherit: Sequence[str] = field(kw_only=True, default=())
     timeout: float | None = field(kw_only=True, default=None)
     memory: int | None = field(kw_only=True, default=None)
@@ -188,27 +188,32 @@ class ExecutableSimulator:
         names = dict.fromkeys(name for template in self._templates for name in template.names)
         return tuple(name for name in names if name not in self.config and name != self.seed)
 
-    @cached_property
+    @property
     def identity(self) -> Mapping[str, object]:
-        """What makes two simulators the same one: name, version (or hashes of all that it reads), settings, outputs."""
+        """What makes two simulators the same one: name, version (or hashes of all that it reads), settings, outputs.
+
+        It is asked anew each time: a program that was edited meanwhile is another one.
+        """
         content = {"content": self._content()} if self.version is None else {"version": self.version}
         return {"kind": "executable", "name": self.name, **content, **self._declared.identity()}
 
     def _content(self) -> dict[str, object]:
-        arguments = [
-            around.content_hash(Path(part))
-            if os.path.isabs(part) and os.path.isfile(part)
-            else around.text_hash(part.name if isinstance(part, Path) else part)
-            for part in self.command[1:]
-        ]
+        passed = {name: os.environ[name] for name in self.inherit if name in os.environ}
+        variables = sorted({**passed, **self.environment}.items())
         return {
             "program": around.content_hash(self._program()),
-            "arguments": arguments,
+            "arguments": [_argument_hash(part) for part in self.command[1:]],
             "templates": {name: around.text_hash(str(text)) for name, text in sorted(self.templates.items())},
             "files": {name: around.content_hash(Path(path)) for name, path in sorted(self.files.items())},
-            "environment": {name: around.text_hash(value) for name, value in sorted(self.environment.items())},
+            "environment": {name: around.text_hash(value) for name, value in variables},
             "read": checks.reading_hash(self.read),
+            "success": sorted(set(self.success)),
+            "error_pattern": self.error_pattern,
         }
+
+    @property
+    def _folder(self) -> Path | None:
+        return None if self.folder is None else Path(self.folder)
 
     def _program(self) -> Path:
         return find_program(self.command[0], around.environment(self.environment, self.inherit).get("PATH", os.defpath))
@@ -249,6 +254,7 @@ class ExecutableSimulator:
                 raise InputError(f"files names {path}, which is no file that can be read.")
         if self.memory is not None and not can_limit_memory:
             raise InputError("memory= needs Linux; leave it out here, and limit the memory of all workers instead.")
+        around.sweep(self._folder)
 
     def evaluate(self, point: Mapping[str, float]) -> dict[str, Array]:
         """Run the program once, in a fresh directory.
@@ -280,17 +286,17 @@ class ExecutableSimulator:
         arguments = [rendered(p, values) if isinstance(p, Template) else str(p) for p in self._arguments]
         texts = {name: template.render(values) for name, template in self._texts.items()}
         command = [str(self._program()), *arguments]
-        folder = around.new_folder(None if self.folder is None else Path(self.folder), str(self.name))
         stays = self.keep == "always"
-        try:
-            around.fill(folder, texts, {name: Path(path) for name, path in self.files.items()})
-            return self._run(command, folder)
-        except Exception:
-            stays = self.keep != "never"
-            raise
-        finally:
-            if not stays:
-                shutil.rmtree(folder, ignore_errors=True)
+        with around.run_folder(self._folder, str(self.name), stays) as folder:
+            try:
+                around.fill(folder, texts, {name: Path(path) for name, path in self.files.items()})
+                return self._run(command, folder)
+            except Exception:
+                stays = self.keep != "never"
+                raise
+            finally:
+                if not stays:
+                    shutil.rmtree(folder, ignore_errors=True)
 
     def _run(self, command: Sequence[str], folder: Path) -> dict[str, Array]:
         begin = around.clock(folder)
@@ -327,3 +333,9 @@ class ExecutableSimulator:
         log = f"Its last words:\n{ended.tail}" if ended.tail else "It said nothing."
         kept = "" if self.keep == "never" else f" Run directory: {folder}."
         return around.masked(f"{error}{kept} {log}", self.environment, self.inherit)
+
+
+def _argument_hash(part: str | Path) -> str:
+    if os.path.isabs(part) and (os.path.isfile(part) or (isinstance(part, Path) and part.is_dir())):
+        return around.content_hash(Path(part))
+    return around.text_hash(part.name if isinstance(part, Path) else part)
