@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
+import xarray as xr
 
+import uqms as uq
 import uqms.ensemble as en
 from uqms.designs import sobol
-from uqms.errors import DataError
+from uqms.errors import DataError, DataWarning
 from uqms.parameters import Condition, LogNormal, Normal, ParameterSpace, Uniform
 
 
@@ -100,6 +102,31 @@ def test_chance_failures_have_no_region():
     told = en.failures(table(design, rng.uniform(size=2000) < 0.3))
     assert all(told.inside > 500 for _ in told.region)  # at most a half of the box, by luck
     assert len(told.region) <= 1
+
+
+def test_outputs_may_have_stayed_in_the_store(tmp_path):
+    def fails(a):
+        if a > 0.75:
+            raise ValueError("too large")
+        return a
+
+    simulator = uq.FunctionSimulator(fails, outputs={"y": ()}, version="1")
+    design = sobol(ParameterSpace(a=Uniform(0, 1)), 32, rng=1)
+    with pytest.warns(DataWarning):
+        runs = uq.run(simulator, design, tmp_path / "runs.db", workers=0, collect=False)
+    assert "y" not in runs
+    told = en.failures(runs)
+    assert told.counts == {"completed": 24, "failed": 8}
+    assert (told.share, told.of_prior) == (0.25, True)
+
+
+def test_the_share_is_of_the_prior_only_when_the_runs_are_the_design(space):
+    design = sobol(space, 64, rng=1)
+    whole = table(design, design["a"].values > 0.5)
+    assert en.failures(whole).of_prior
+    assert not en.failures(whole.isel(run=whole["a"].values > 0.25)).of_prior
+    more = xr.concat([design, design.isel(run=design["a"].values > 0.5) * 0.9], "run", combine_attrs="override")
+    assert not en.failures(table(more, more["a"].values > 0.5)).of_prior
 
 
 def test_it_wants_an_ensemble():

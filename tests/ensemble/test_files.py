@@ -75,6 +75,81 @@ def test_the_file_and_its_name_reach_the_disk(table, path, monkeypatch):
     assert synced == [path.stat().st_ino, path.parent.stat().st_ino]
 
 
+TIMES = np.array(["2020-01-01", "1900-06-01T12:00:00.25"], "M8[ns]")
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+def test_times_come_back_in_their_own_unit(tmp_path, unit):
+    curves = {"c": ("t", np.arange(4.0).reshape(2, 2), TIMES.astype(f"M8[{unit}]"))}
+    curves["d"] = ("lag", np.ones((2, 2)), np.array([-5, 2**40], f"m8[{unit}]"))
+    table = en.build({"a": [1.0, 2.0]}, curves)
+    table = table.assign_coords(begun=("run", np.array(["NaT", "2021-01-01"], f"M8[{unit}]"), {"long_name": "begin"}))
+    path = en.to_netcdf(table, tmp_path / "t.nc")
+    again = en.from_netcdf(path)
+    assert again.identical(table)
+    assert [again[name].dtype for name in ("t", "lag", "begun")] == [f"M8[{unit}]", f"m8[{unit}]", f"M8[{unit}]"]
+    with xr.open_dataset(path, engine="h5netcdf") as plain:  # others read times too
+        np.testing.assert_array_equal(plain["t"].values.astype(TIMES.dtype), table["t"].values.astype(TIMES.dtype))
+
+
+def test_times_of_a_strange_dtype_are_refused(tmp_path):
+    table = en.build({"a": [1.0, 2.0]}, {"c": ("t", np.zeros((2, 2)), TIMES)})
+    path = en.to_netcdf(table, tmp_path / "t.nc")
+    edit(path, lambda f: f["t"].attrs.modify("uqms_time", "V8"))
+    with pytest.raises(FormatError, match="'t' says it holds 'V8'"):
+        en.from_netcdf(path)
+    table["t"].attrs["units"] = "days"
+    with pytest.raises(DataError, match="'t' holds times"):
+        en.to_netcdf(table, path)
+
+
+@pytest.mark.parametrize("dtype", [">f8", ">i4", "f2", "u8", "c16", "?", "S2", "U3"])
+def test_any_plain_dtype_comes_back(table, tmp_path, dtype):
+    more = table.assign(extra=("run", np.arange(6).astype(dtype)))
+    again = en.from_netcdf(en.to_netcdf(more, tmp_path / "x.nc"))
+    assert again.identical(more)
+
+
+def test_messages_that_no_file_can_hold_are_escaped(table, tmp_path):
+    table["message"].values[4:] = "bad\0byte", "Datei \udce4.txt \u00b5"
+    again = en.from_netcdf(en.to_netcdf(table, tmp_path / "x.nc"))
+    assert again["message"].values[4:].tolist() == ["bad\\x00byte", "Datei \\udce4.txt \u00b5"]
+    assert table["message"].values[4] == "bad\0byte"
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda t: t.assign_attrs(fine=True), "attribute 'fine' of the ensemble cannot be written: it is True"),
+        (lambda t: t.assign_attrs(fine=None), "attribute 'fine' of the ensemble cannot be written: it is None"),
+        (lambda t: t.assign_attrs(fine=[[1], [2, 3]]), "attribute 'fine' of the ensemble cannot be written"),
+        (lambda t: t.assign_attrs(said="a\0b"), "attribute 'said' of the ensemble cannot be written"),
+        (
+            lambda t: t.assign(y=t["y"].assign_attrs(ok=[True])),
+            r"attribute 'ok' of 'y' cannot be written: it is \[True\]",
+        ),
+        (lambda t: t.assign(y=t["y"].assign_attrs(dtype="bool")), "attribute 'dtype' of 'y' has a meaning of its own"),
+        (lambda t: t.assign(y=t["y"].assign_attrs(coordinates="x")), "attribute 'coordinates' of 'y' has a meaning"),
+        (lambda t: t.assign_coords(k=("run", np.array([1, "a"] * 3, object))), "'k' holds 1 among its words"),
+        (lambda t: t.assign_coords(k=("run", ["a\0b"] * 6)), r"'k' holds 'a\\x00b', which netCDF cannot hold"),
+        (lambda t: t.rename(y="x/y"), "'x/y' is no name that netCDF can hold"),
+        (lambda t: t.assign({5: t["y"]}), "a variable is called 5"),
+        (lambda t: t.rename(y="_nc4_non_coord_y"), "other numbers are read than were written"),
+    ],
+)
+def test_what_no_file_can_hold_is_named(table, path, damage, message):
+    before = path.read_bytes()
+    with xr.set_options(keep_attrs=True), pytest.raises(DataError, match=message):
+        en.to_netcdf(damage(table), path)
+    assert path.read_bytes() == before
+
+
+def test_attributes_that_break_the_reader_are_damage(path):
+    edit(path, lambda f: f["y"].attrs.create("_Encoding", "utf-8"))
+    with pytest.raises(FormatError, match="cannot be read as netCDF"):
+        en.from_netcdf(path)
+
+
 def test_no_such_folder(table, tmp_path):
     with pytest.raises(StorageError, match="cannot be written"):
         en.to_netcdf(table, tmp_path / "none" / "runs.nc")

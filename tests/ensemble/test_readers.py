@@ -64,6 +64,18 @@ def test_culprits_are_named(frame, tmp_path):
         en.from_table(frame, ["a"], {"c": ("day", ["c0", "c7"], [0.0])})
     with pytest.raises(InputError, match="give a column's name"):
         en.from_table(frame, ["a"], {"c": ["c0", "c7"]})
+    with pytest.raises(DataError, match="column 'a' holds '1_000' in row 1"):
+        en.from_table(frame.assign(a=["1", "1_000", "2", "3", "4"]), ["a"], ["p"])
+    with pytest.raises(DataError, match="column 'p' holds True in row 0"):
+        en.from_table(frame.assign(p=pd.Series([True, 2.0, "3", 4, 5], dtype=object)), ["a"], ["p"])
+    with pytest.raises(DataError, match="'p' has dtype boolean"):
+        en.from_table(frame.assign(p=pd.array([True] * 5, dtype="boolean")), ["a"], ["p"])
+    with pytest.raises(InputError, match=r"inputs is 'ab'; give a list of names: \['ab'\]"):
+        en.from_table(frame, "ab", ["p"])
+    with pytest.raises(InputError, match="the dim 'run', which counts the rows"):
+        en.from_table(frame, ["a"], {"c": ("run", ["c0", "c7"], [0.0, 7.0])})
+    with pytest.raises(DataError, match="the table has no rows"):
+        en.from_table(frame[:0], ["a"], ["p"])
     with pytest.raises(InputError, match="missing is 'drop'"):
         en.from_table(frame, ["a"], ["p"], missing="drop")
 
@@ -73,6 +85,19 @@ def test_csv_with_two_equal_columns(tmp_path):
     path.write_text("a,a,y\n1,2,3\n4,5,6\n")
     with pytest.raises(DataError, match="2 columns named 'a'"):
         en.from_table(path, ["a"], ["y"])
+
+
+@pytest.mark.parametrize("content", ["\na,y\n1,2\n3,4\n", '"a", "y"\n1, 2\n3, 4\n'])
+def test_csv_headers(tmp_path, content):
+    path = tmp_path / "runs.csv"
+    path.write_text(content)
+    table = en.from_table(path, ["a"], ["y"])
+    assert (table["a"].values.tolist(), table["y"].values.tolist()) == ([1.0, 3.0], [2.0, 4.0])
+
+
+def test_labels_of_a_table_do_not_matter(frame):
+    shuffled = frame.set_index(pd.Index([3, 1, 0, 2, 4]))
+    np.testing.assert_array_equal(en.from_table(shuffled, ["a"], ["p"])["p"], frame["p"])
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00\x81", b"a,y\n1,2\n1,2,3,4\n"])

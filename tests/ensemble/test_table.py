@@ -87,8 +87,9 @@ def test_failed_runs_hold_nan_and_are_left_out():
 def test_a_design_brings_its_space_box_and_attrs(space, columns):
     box = space.box()
     described = {"role": "input", "kind": "parameter", "unit": "1/day", "description": "d"}
+    units = {"rate": "1/day", "shift": "", "dose": "mg"}
     design = xr.Dataset(
-        {name: ("run", values, described) for name, values in columns.items()},
+        {name: ("run", values, {**described, "unit": units[name]}) for name, values in columns.items()},
         attrs={"space": space.to_json(), "box": json.dumps(box.to_dict()), "design": '{"method": "sobol"}'},
     )
     built = en.build(design, {"y": np.zeros(4)})
@@ -170,6 +171,64 @@ def test_explicit_box_is_kept(columns):
             {},
             "dim 'day' of output 'c' has no coordinate",
         ),
+        ({"cost": np.zeros(2)}, {"y": np.zeros(2)}, {}, "'cost' is the name of a column of its own"),
+        ({"a": np.zeros(2)}, [1.0, 2.0], {}, "outputs is a list; give name ->"),
+        ({"a": np.zeros(2)}, {"y": np.zeros(2)}, {"messages": "x"}, r"'messages' has shape \(\)"),
+        ({"a": np.zeros(2)}, {"y": np.zeros(2)}, {"fidelity": ["fine", None]}, "'fidelity' is None in run 1"),
+        (
+            {"a": np.zeros(2)},
+            {"y": np.zeros(2)},
+            {"seeds": np.array([1, 2**63], "u8")},
+            "'seeds' holds 9223372036854775808",
+        ),
+        ({1: np.zeros(2), "1": np.ones(2)}, {"y": np.zeros(2)}, {}, "an input is called 1; give each a name"),
+        (pd.DataFrame([[1.0], [2.0]]), {"y": np.zeros(2)}, {}, "an input is called 0"),
+        ({"a": np.zeros(2)}, {2: np.zeros(2)}, {}, "an output is called 2"),
+        (
+            {"day": np.zeros(2)},
+            {"c": ("day", np.zeros((2, 3)), DAYS)},
+            {},
+            "'c' has a dim called 'day', as a variable is",
+        ),
+        ({"a": np.zeros(2)}, {"c": ("c", np.zeros((2, 3)), DAYS)}, {}, "'c' has a dim called 'c', as a variable is"),
+        ({"a": np.zeros(2)}, {"c": ("run", np.zeros((2, 2)), [0, 1])}, {}, "each dim stands once"),
+        (
+            {"a": np.zeros(2)},
+            {"c": ("day", np.zeros((2, 2)), np.array([1, "x"], object))},
+            {},
+            "numbers, words or times alone",
+        ),
+        (
+            {"a": np.zeros(2)},
+            {"c": ("day", np.zeros((2, 2)), np.array(["NaT", "2020-01-01"], "M8[ns]"))},
+            {},
+            "'day' of output 'c' holds NaT",
+        ),
+        (
+            {"a": np.zeros(2)},
+            {"c": ("day", np.zeros((2, 3)), DAYS), "d": ("day", np.zeros((2, 2)), DAYS[:2])},
+            {"states": ["partial", "partial"]},
+            "'c' and 'd' have different coordinates along the dim 'day'",
+        ),
+        (
+            xr.DataArray([[1.0, 2.0], [3.0, 4.0]], dims=("column", "run")),
+            {"y": np.zeros(2)},
+            {},
+            r"inputs is a DataArray with dims \('column', 'run'\)",
+        ),
+        (xr.Dataset({"a": ("sample", np.zeros(2))}), {"y": np.zeros(2)}, {}, r"input 'a' has dims \('sample',\)"),
+        (
+            xr.Dataset({"a": ("run", np.zeros(2), {"role": "input"}), "b": ("run", np.zeros(2))}),
+            {"y": np.zeros(2)},
+            {},
+            "'b' of the design has no role",
+        ),
+        (
+            {"a": np.zeros(2)},
+            {"y": np.zeros(2)},
+            {"box": Box(("b",), (0.0,), (1.0,), ("identity",), ((False, False),))},
+            "the box has 'b' but no 'a'",
+        ),
     ],
 )
 def test_bad_training_data_names_the_culprit(inputs, outputs, options, message):
@@ -188,6 +247,28 @@ def test_units_agree_with_the_space(columns, space):
         en.build(columns, {"y": np.zeros(4)}, space=space, units={"rate": "1/h"})
     with pytest.raises(InputError, match="names 'z'"):
         en.build(columns, {"y": np.zeros(4)}, space=space, units={"z": "1/h"})
+
+
+def test_units_that_a_variable_brings_are_not_replaced(columns, space):
+    y = xr.DataArray(np.zeros(4), dims="run", attrs={"unit": "mm"})
+    assert en.build(columns, {"y": y})["y"].attrs["unit"] == "mm"
+    with pytest.raises(UnitError, match="'y' brings the unit 'mm' but its unit is said to be 'km'"):
+        en.build(columns, {"y": y}, units={"y": "km"})
+    design = xr.Dataset({name: ("run", values, {"unit": "h"}) for name, values in columns.items()})
+    with pytest.raises(UnitError, match="'rate' brings the unit 'h' but its unit is said to be '1/day'"):
+        en.build(design, {"y": y}, space=space)
+
+
+def test_unknown_messages_are_empty():
+    table = en.build({"a": np.zeros(2)}, {"y": np.zeros(2)}, messages=pd.Series([np.nan, "slow"]))
+    assert table["message"].values.tolist() == ["", "slow"]
+
+
+def test_attributes_that_say_nonsense(table):
+    with pytest.raises(DataError, match="'box' is no box that uqms wrote"):
+        en.get_box(table.assign_attrs(box="{"))
+    with pytest.raises(DataError, match="'design' is none that uqms wrote"):
+        en.failures(table.assign_attrs(design="[1]"))
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import json
 import platform
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from uqms import __version__
 from uqms._typing import Array, Ints, Named
+from uqms.ensemble.labels import check_labels, refuse_masks, reordered, with_mask
 from uqms.ensemble.states import RunState, flag_attrs, state_codes
 from uqms.ensemble.table import FORMAT, RESERVED, check, input_names, listed, match_names, refuse_gaps
 from uqms.errors import DataError, InputError, UnitError
@@ -43,7 +45,8 @@ def build(
     inputs
         A design, a table, or name -> one number for each run. An array (n, d) will do when `space` names its columns.
     outputs
-        Name -> n numbers, or a curve as ``("day", values (n, m), days (m,))``, or a DataArray with dim ``run``.
+        Name -> n numbers, or a curve as ``("day", values (n, m), days (m,))``, or a DataArray with dim ``run``. What
+        is masked is missing, as NaN is.
     states
         How each run ended (codes, `RunState` values or names); completed by default. Partial runs have NaN where an
         entry is missing; outputs of all others become NaN.
@@ -68,9 +71,10 @@ def build(
     Raises
     ------
     DataError
-        Names the variable, run and coordinate that cannot be used.
+        Names the variable, run and coordinate that cannot be used. Rows are paired by their position, so labels (a
+        pandas index, a coordinate ``run``) that say something else are an error.
     UnitError
-        When `units` contradicts the space.
+        When `units` contradicts the space or the units that a variable brings.
 
     Examples
     --------
@@ -82,35 +86,44 @@ def build(
     attrs = _carried(inputs, space, box)
     known = ParameterSpace.from_json(attrs["space"]) if "space" in attrs else None
     columns = input_columns(inputs, known)
-    _check_names(columns, outputs)
+    given = _given(outputs)
+    _check_names(columns, given)
+    if box is not None and (lacking := [name for name in columns if name not in box.names]):
+        raise DataError(f"the box has {listed(box.names)} but no {listed(lacking)}; give it all of the inputs.")
     n = len(next(iter(columns.values())))
+    per_run = {"states": states, "seconds": seconds, "messages": messages, "seeds": seeds}
+    per_run |= {"replicates": replicates, "fidelity": fidelity}
+    check_labels(inputs, [*given.items(), *per_run.items()], n)
+    for name, values in per_run.items():
+        if name != "seconds":  # these may be unknown
+            refuse_masks(values, name)
     codes = state_codes(states, n)
-    unit = _units(units or {}, known, [*columns, *map(str, outputs)])
+    unit = _units(units or {}, known, [*columns, *given])
     described = _descriptions(inputs, columns, known)
     data: dict[str, xr.DataArray] = {}
-    for name, values in columns.items():
-        role = {"role": "input", **described[name], **({"unit": unit[name]} if name in unit else {})}
-        data[name] = xr.DataArray(_per_run(values, n, name), dims="run", attrs=role)
-    for key in outputs:
-        data[str(key)] = _output(str(key), outputs[key], n, ~np.isin(codes, _WITH_OUTPUTS), unit)  # type: ignore[index]
+    for name, column in columns.items():
+        role = {"role": "input", **described[name], "unit": _agreed(name, unit, described[name]["unit"])}
+        data[name] = xr.DataArray(_per_run(column, n, name), dims="run", attrs=role)
+    for name, output in given.items():
+        data[name] = _output(name, output, n, ~np.isin(codes, _WITH_OUTPUTS), unit)
+    _check_dims({name: data[name] for name in given}, data)
     data["state"] = xr.DataArray(codes, dims="run", attrs=flag_attrs())
     taken = np.full(n, np.nan) if seconds is None else _real(seconds, "seconds")
     data["seconds"] = xr.DataArray(_per_run(taken, n, "seconds"), dims="run", attrs={"role": "seconds", "unit": "s"})
-    words = (
-        np.full(n, "", dtype=object)
-        if messages is None
-        else np.array([str(m) for m in np.asarray(messages)], dtype=object)
-    )
-    data["message"] = xr.DataArray(_per_run(words, n, "messages"), dims="run", attrs={"role": "message"})
+    words = _per_run(np.full(n, "", object) if messages is None else np.asarray(messages, object), n, "messages")
+    words = np.array(["" if pd.isna(word) else str(word) for word in words], dtype=object)
+    data["message"] = xr.DataArray(words, dims="run", attrs={"role": "message"})
     if seeds is not None:
         data["seed"] = xr.DataArray(_whole(seeds, n, "seeds"), dims="run", attrs={"role": "seed"})
     coords: dict[str, xr.DataArray] = {}
     if replicates is not None:
         coords["replicate"] = xr.DataArray(_whole(replicates, n, "replicates"), dims="run")
     if fidelity is not None:
-        levels = np.asarray(fidelity, dtype=str)
+        levels = np.asarray(fidelity, dtype=object)
         levels = np.full(n, levels) if levels.ndim == 0 else _per_run(levels, n, "fidelity")
-        coords["fidelity"] = xr.DataArray(levels.astype(object), dims="run")
+        if (unknown := np.flatnonzero(pd.isna(levels))).size:
+            raise DataError(f"'fidelity' is {levels[unknown[0]]} in run {unknown[0]}; give each run its level.")
+        coords["fidelity"] = xr.DataArray(levels.astype(str).astype(object), dims="run")
     ensemble = xr.Dataset(
         data, coords, attrs={**attrs, **provenance(), **({"simulator": simulator} if simulator else {})}
     )
@@ -125,7 +138,29 @@ def _whole(values: ArrayLike, n: int, name: str) -> Ints:
     array = _per_run(np.asarray(values), n, name)
     if array.dtype.kind not in "iu":
         raise DataError(f"{name!r} has dtype {array.dtype}; it must hold whole numbers.")
+    if array.dtype.kind == "u" and (array > np.iinfo(np.int64).max).any():
+        raise DataError(f"{name!r} holds {array.max()}; the largest number that it can hold is 2**63 - 1.")
     return array.astype(np.int64)
+
+
+def _given(outputs: object) -> dict[str, object]:
+    """Return what was given for each output, by its name."""
+    if isinstance(outputs, pd.DataFrame):
+        named = _by_name({name: None for name in outputs.columns}, "output")
+        return {name: pd.Series(frame_column(outputs, name), outputs.index) for name in named}
+    if not isinstance(outputs, Mapping):
+        raise DataError(
+            f"outputs is a {type(outputs).__name__}; give name -> one number (or curve) for each run, such as "
+            "{'peak': [...]}."
+        )
+    return _by_name({name: outputs[name] for name in outputs}, "output")
+
+
+def _by_name(values: Mapping[Any, object], what: str) -> dict[str, object]:
+    for name in values:
+        if not isinstance(name, str) or not name.strip():
+            raise DataError(f"an {what} is called {name!r}; give each a name that is a text.")
+    return dict(values)
 
 
 def provenance() -> dict[str, str]:
@@ -163,12 +198,12 @@ def input_columns(inputs: object, space: ParameterSpace | None) -> dict[str, Arr
         Names the column and the run that cannot be used.
     """
     if isinstance(inputs, xr.Dataset):
-        named = input_names(inputs) or tuple(str(name) for name in inputs.data_vars)
-        columns = {name: _real(inputs[name].values, name) for name in named}
+        columns = _design_columns(inputs, space)
     elif isinstance(inputs, pd.DataFrame):
-        columns = {name: frame_column(inputs, name) for name in map(str, inputs.columns)}
+        named = _by_name({name: None for name in inputs.columns}, "input")
+        columns = {name: frame_column(inputs, name) for name in named}
     elif isinstance(inputs, Mapping):
-        columns = {str(name): _real(values, str(name)) for name, values in inputs.items()}
+        columns = {name: _column(name, values) for name, values in _by_name(inputs, "input").items()}
     else:
         columns = _split(inputs, space)
     if not columns:
@@ -178,6 +213,7 @@ def input_columns(inputs: object, space: ParameterSpace | None) -> dict[str, Arr
             raise DataError(
                 f"input {name!r} has shape {values.shape}; an input has one number for each run, shape (n,)."
             )
+    _refuse_reserved(columns)
     lengths = {name: len(values) for name, values in columns.items()}
     first = next(iter(lengths))
     for name, length in lengths.items():
@@ -185,6 +221,8 @@ def input_columns(inputs: object, space: ParameterSpace | None) -> dict[str, Arr
             raise DataError(
                 f"input {name!r} has {length} rows but input {first!r} has {lengths[first]}; give one row for each run."
             )
+    if not lengths[first]:
+        raise DataError("the inputs have no runs; give at least one row.")
     for name, values in columns.items():
         refuse_gaps(name, values)
     if space is None:
@@ -193,7 +231,37 @@ def input_columns(inputs: object, space: ParameterSpace | None) -> dict[str, Arr
     return {name: columns[name] for name in space.inputs}
 
 
+def _design_columns(design: xr.Dataset, space: ParameterSpace | None) -> dict[str, Array]:
+    """Return the columns of a design: the variables that have the role input, or all where none has a role."""
+    variables = _by_name(dict(design.data_vars), "input")
+    named = input_names(design) or tuple(variables)
+    other = [name for name in variables if name not in named and "role" not in design[name].attrs]
+    if other := [name for name in other if name not in RESERVED]:
+        raise DataError(
+            f"{listed(other)} of the design has no role while {listed(named)} is an input; set its attrs['role'] = "
+            "'input', or drop it."
+        )
+    units = {} if space is None else space.units
+    for name in named:
+        _agreed(name, units, str(design[name].attrs.get("unit", "")))
+    return {name: _column(name, design[name]) for name in named}
+
+
+def _column(name: str, values: object) -> Array:
+    if isinstance(values, xr.DataArray) and values.dims != ("run",):
+        raise DataError(
+            f"input {name!r} has dims {values.dims}; it has one number for each run, dims ('run',). Say which dim "
+            "counts the runs: inputs.rename(sample='run')."
+        )
+    return _real(values, name)
+
+
 def _split(inputs: object, space: ParameterSpace | None) -> dict[str, Array]:
+    if isinstance(inputs, xr.DataArray):
+        raise DataError(
+            f"inputs is a DataArray with dims {inputs.dims}; make its columns variables, inputs.to_dataset('column'), "
+            "so that they are matched by name."
+        )
     x = _real(inputs, "x")
     if space is None:
         raise DataError(f"inputs is an array of shape {x.shape} without names; give name -> column, or space=.")
@@ -221,26 +289,37 @@ def frame_column(frame: pd.DataFrame, name: str) -> Array:
             f"the table has {count or 'no'} columns named {name!r}; its columns are {listed(frame.columns)}."
         )
     series = frame[name]
+    if pd.api.types.is_bool_dtype(series.dtype):
+        raise DataError(f"{name!r} has dtype {series.dtype}; it must hold real numbers (float or integer).")
     if pd.api.types.is_numeric_dtype(series.dtype):
         return _real(series.to_numpy(), name)
+    cells = series.to_numpy(dtype=object, na_value=np.nan)
+    for row, cell in enumerate(cells):
+        if not _is_number(cell):
+            raise DataError(f"column {name!r} holds {cell!r} in row {row}; it must hold real numbers.")
+    return cells.astype(np.float64)
+
+
+def _is_number(cell: object) -> bool:
+    # Python reads 1_000 and True as numbers; in a table they are slips.
+    if isinstance(cell, bool | np.bool_) or (isinstance(cell, str) and "_" in cell):
+        return False
     try:
-        return series.to_numpy(dtype=object, na_value=np.nan).astype(np.float64)
-    except (TypeError, ValueError):
-        row = int(np.flatnonzero(pd.to_numeric(series, errors="coerce").isna() & series.notna())[0])
-        raise DataError(
-            f"column {name!r} holds {series.iloc[row]!r} in row {row}; it must hold real numbers."
-        ) from None
+        float(cell)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return True
 
 
 def _real(values: object, name: str) -> Array:
-    """Return real numbers as a float64 array of its own."""
+    """Return real numbers as a float64 array of its own, NaN where they are masked."""
     try:
-        array = np.asarray(values)
+        array = with_mask(values)
     except ValueError as error:  # rows of different lengths
         raise DataError(f"{name!r} is not an array: {error}.") from error
     if array.dtype.kind not in "fiu":
         raise DataError(f"{name!r} has dtype {array.dtype}; it must hold real numbers (float or integer).")
-    return np.array(array, dtype=np.float64)
+    return np.asarray(np.ma.filled(array.astype(np.float64), np.nan))
 
 
 def _per_run[T: np.generic](values: NDArray[T], n: int, name: str) -> NDArray[T]:
@@ -251,7 +330,7 @@ def _per_run[T: np.generic](values: NDArray[T], n: int, name: str) -> NDArray[T]
 
 def _output(name: str, given: object, n: int, lost: NDArray[np.bool_], unit: Mapping[str, str]) -> xr.DataArray:
     if isinstance(given, xr.DataArray):
-        array = given if "run" in given.dims or not given.dims else given.rename({given.dims[0]: "run"})
+        array = given
     elif isinstance(given, tuple):
         if len(given) != 3:
             raise DataError(
@@ -267,7 +346,12 @@ def _output(name: str, given: object, n: int, lost: NDArray[np.bool_], unit: Map
             )
         array = xr.DataArray(values, dims="run")
     if "run" not in array.dims:
-        raise DataError(f"output {name!r} has dims {array.dims}; one of them must be 'run'.")
+        raise DataError(
+            f"output {name!r} has dims {array.dims}; one of them must be 'run': say which one counts the runs, "
+            ".rename(sample='run')."
+        )
+    if len(set(array.dims)) < array.ndim:
+        raise DataError(f"output {name!r} has dims {array.dims}; each dim stands once.")
     if array.sizes["run"] != n:
         raise DataError(
             f"{name!r} has {array.sizes['run']} rows but x has {n} runs; give one row for each run, failed ones too."
@@ -275,7 +359,7 @@ def _output(name: str, given: object, n: int, lost: NDArray[np.bool_], unit: Map
     array = array.transpose("run", ...)
     values = _real(array.values, name)
     values[lost] = np.nan
-    attrs = {"role": "output", "unit": unit.get(name, str(array.attrs.get("unit", "")))}
+    attrs = {"role": "output", "unit": _agreed(name, unit, str(array.attrs.get("unit", "")))}
     if array.attrs.get("description"):
         attrs["description"] = str(array.attrs["description"])
     coords = {dim: array.coords[dim].variable for dim in array.dims[1:] if dim in array.coords}
@@ -283,8 +367,21 @@ def _output(name: str, given: object, n: int, lost: NDArray[np.bool_], unit: Map
 
 
 def _curve(name: str, dim: object, values: object, coordinate: object) -> xr.DataArray:
+    if isinstance(values, xr.DataArray) and values.dims != ("run", dim):
+        raise DataError(
+            f"output {name!r} is a DataArray with dims {values.dims} in a tuple for ('run', {dim!r}); give the "
+            "DataArray itself."
+        )
+    if dim == "run":
+        raise DataError(f"output {name!r} has the dims ('run', 'run'); each dim stands once, so give it another name.")
     y = _real(values, name)
+    refuse_masks(coordinate, str(dim))
     places = np.asarray(coordinate)
+    if isinstance(values, pd.DataFrame) and reordered(values.columns, pd.Index(places.ravel())):
+        raise DataError(
+            f"output {name!r} has the columns {listed(values.columns)} but its coordinate {dim!r} has another order; "
+            "give both in one order."
+        )
     if y.ndim != 2 or y.shape[1:] != places.shape:
         raise DataError(
             f"output {name!r} has shape {y.shape} and its coordinate {dim!r} has shape {places.shape}; "
@@ -293,18 +390,49 @@ def _curve(name: str, dim: object, values: object, coordinate: object) -> xr.Dat
     return xr.DataArray(y, dims=("run", str(dim)), coords={str(dim): places})
 
 
-def _check_names(columns: Mapping[str, object], outputs: object) -> None:
-    names = [str(name) for name in outputs]  # type: ignore[attr-defined]
-    if not names:
+def _check_names(columns: Mapping[str, object], outputs: Mapping[str, object]) -> None:
+    if not outputs:
         raise DataError("there are no outputs; give name -> one number (or curve) for each run.")
-    for name in [*columns, *names]:
+    _refuse_reserved(outputs)
+    both = [name for name in outputs if name in columns]
+    if both:
+        raise DataError(f"{listed(both)} stand among the inputs and the outputs; give each variable its own name.")
+
+
+def _refuse_reserved(names: Iterable[str]) -> None:
+    for name in names:
         if name in RESERVED:
             raise DataError(
                 f"{name!r} is the name of a column of its own in every ensemble; call your variable something else."
             )
-    both = [name for name in names if name in columns]
-    if both:
-        raise DataError(f"{listed(both)} stand among the inputs and the outputs; give each variable its own name.")
+
+
+def _check_dims(outputs: Mapping[str, xr.DataArray], columns: Mapping[str, object]) -> None:
+    """Raise when a dim is called like a variable, or two outputs have different coordinates along one dim.
+
+    xarray would take such a variable for the coordinate, and fill up what the other coordinate lacks.
+    """
+    first: dict[str, str] = {}
+    for name, output in outputs.items():
+        for dim in map(str, output.dims[1:]):
+            if dim in columns or dim in RESERVED:
+                raise DataError(f"output {name!r} has a dim called {dim!r}, as a variable is; rename one of them.")
+            other = first.setdefault(dim, name)
+            if not output.get_index(dim).equals(outputs[other].get_index(dim)):
+                raise DataError(
+                    f"outputs {other!r} and {name!r} have different coordinates along the dim {dim!r}; give one of "
+                    "them a dim of its own."
+                )
+
+
+def _agreed(name: str, units: Mapping[str, str], own: str) -> str:
+    """Return the unit of a variable: the one that is known, or the one that it brings when that does not differ."""
+    known = units.get(name, "")
+    if own and known and own != known:
+        raise UnitError(
+            f"{name!r} brings the unit {own!r} but its unit is said to be {known!r}; convert the numbers first."
+        )
+    return known or own
 
 
 def _units(given: Mapping[str, str], space: ParameterSpace | None, names: list[str]) -> dict[str, str]:

@@ -12,6 +12,7 @@ import xarray as xr
 
 from uqms._typing import ArrayLike
 from uqms.ensemble.building import build, frame_column
+from uqms.ensemble.labels import refuse_masks
 from uqms.ensemble.states import RunState
 from uqms.errors import DataError, FormatError, InputError
 from uqms.parameters import Box, ParameterSpace
@@ -64,7 +65,12 @@ def from_table(
     """
     if missing not in ("raise", "failed", "partial"):
         raise InputError(f"missing is {missing!r}; it is 'raise', 'failed' or 'partial'.")
+    for what, names in (("inputs", inputs), ("outputs", outputs)):
+        if isinstance(names, str):
+            raise InputError(f"{what} is {names!r}; give a list of names: [{names!r}].")
     frame = table if isinstance(table, pd.DataFrame) else _read_csv(Path(table))
+    if not len(frame):
+        raise DataError("the table has no rows; give one for each run.")
     space = inputs if isinstance(inputs, ParameterSpace) else None
     names = space.inputs if space is not None else tuple(str(name) for name in inputs)  # type: ignore[union-attr]
     wanted = dict(outputs) if isinstance(outputs, Mapping) else {str(name): str(name) for name in outputs}
@@ -91,7 +97,10 @@ def _output(frame: pd.DataFrame, name: str, columns: object) -> xr.DataArray:
     if not isinstance(columns, tuple) or len(columns) != 3:
         raise InputError(f"output {name!r} is {columns!r}; give a column's name or (dim, columns, coordinates).")
     dim, parts, places = columns
+    if dim == "run":
+        raise InputError(f"output {name!r} has the dim 'run', which counts the rows; call the columns' dim otherwise.")
     parts = list(parts)
+    refuse_masks(places, str(dim))
     coordinate = np.asarray(places)
     if not parts or coordinate.shape != (len(parts),):
         raise DataError(
@@ -104,7 +113,8 @@ def _output(frame: pd.DataFrame, name: str, columns: object) -> xr.DataArray:
 def _read_csv(path: Path) -> pd.DataFrame:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            header = next(csv.reader(file), [])
+            # The first line with anything on it, as pandas reads it.
+            header = next((row for row in csv.reader(file, skipinitialspace=True) if row), [])
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # a row that is longer than the header
             # Words are made numbers column by column, where the culprit can be named and no digit is lost.

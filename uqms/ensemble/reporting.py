@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from uqms._typing import Array, Bools
 from uqms.ensemble.states import RunState
-from uqms.ensemble.table import check, get_box, get_space, input_array, input_names
+from uqms.ensemble.table import check_runs, get_box, get_space, input_array, input_names
+from uqms.errors import DataError
 
 __all__ = ["Failures", "Side", "failures"]
 
@@ -51,7 +52,7 @@ class Failures:
         Its 95 % interval (Wilson 1927, doi:10.1080/01621459.1927.10502953), as of independent points; those of a space
         filling design do better.
     of_prior
-        Whether it is known how the points were spread over the prior.
+        Whether it is known how the points were spread over the prior; it is not when some were dropped or added.
     region
         Sides of a region that tells these runs from the others; empty when there is none, or less than five of a kind.
     inside, caught
@@ -116,8 +117,7 @@ def failures(ensemble: xr.Dataset) -> Failures:
     Gave nothing in 30.0% of the runs (95 % interval 14.5% to 51.9%)
     Mostly where a > 13.5: 6 of the 6 lie there, among 6 runs
     """
-    check(ensemble)
-    state = ensemble["state"].values
+    state = check_runs(ensemble)  # the outputs are not needed, so they may have stayed in the store
     counts = {s.name.lower(): int((state == s).sum()) for s in RunState if (state == s).any()}
     ran = state != RunState.PLANNED
     x, lost = input_array(ensemble)[ran], np.isin(state[ran], _LOST)
@@ -130,8 +130,13 @@ def failures(ensemble: xr.Dataset) -> Failures:
 def _weights(ensemble: xr.Dataset, x: Array) -> Array | None:
     """Return what each point stands for of the prior, up to a factor; None when that is not known."""
     space = get_space(ensemble)
-    spread = json.loads(str(ensemble.attrs.get("design", "{}"))).get("over")
-    if space is None or spread is None:
+    try:
+        recipe = json.loads(str(ensemble.attrs.get("design", "{}")))
+        spread, points = recipe.get("over"), recipe.get("n")
+    except (json.JSONDecodeError, AttributeError) as error:
+        raise DataError(f"the attribute 'design' is none that uqms wrote ({error}); drop it.") from error
+    # Where runs were dropped or come from other designs too, they are spread in a way that nobody knows.
+    if space is None or spread is None or points != len(np.unique(input_array(ensemble), axis=0)):
         return None
     if spread == "prior":
         return np.ones(len(x))

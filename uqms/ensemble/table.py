@@ -23,6 +23,7 @@ import json
 from collections.abc import Hashable, Iterable
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
@@ -35,6 +36,7 @@ __all__ = [
     "FORMAT",
     "RESERVED",
     "check",
+    "check_runs",
     "completed",
     "get_box",
     "get_space",
@@ -140,7 +142,10 @@ def get_box(ensemble: xr.Dataset) -> Box:
     """
     text = ensemble.attrs.get("box")
     if text is not None:
-        return Box.from_dict(json.loads(text))
+        try:
+            return Box.from_dict(json.loads(text))
+        except (json.JSONDecodeError, TypeError) as error:
+            raise DataError(f"the attribute 'box' is no box that uqms wrote ({error}); drop it.") from error
     names = input_names(ensemble)
     x = input_array(ensemble, names)
     low, high = x.min(axis=0), x.max(axis=0)
@@ -170,31 +175,50 @@ def check(ensemble: xr.Dataset) -> None:
     DataError
         Names the variable, and the run and coordinate where a number is not finite.
     """
+    state = check_runs(ensemble)
+    outputs = output_names(ensemble)
+    if not outputs:
+        raise DataError(_NO_ROLE.format(role="output"))
+    for name in outputs:
+        _check_output(ensemble[name], state)
+    _check_partial([ensemble[name] for name in outputs], state)
+
+
+_NO_ROLE = (
+    "no variable has the role {role}; set its attrs['role'] = '{role}' or make the table with ensemble.build(...)."
+)
+
+
+def check_runs(ensemble: xr.Dataset) -> NDArray[np.int8]:
+    """Check all but the outputs, which `uqms.run` leaves in the store where it is told so; return the states.
+
+    Raises
+    ------
+    DataError
+        Names the variable, and the run where a number is not finite.
+    """
     if not isinstance(ensemble, xr.Dataset):
         raise DataError(f"an ensemble is an xarray.Dataset, not a {type(ensemble).__name__}; see ensemble.build(...).")
     if "run" not in ensemble.dims:
         raise DataError(f"an ensemble has the dim 'run', this Dataset has the dims {listed(ensemble.dims)}.")
-    inputs, outputs = input_names(ensemble), output_names(ensemble)
-    for role, names in (("input", inputs), ("output", outputs)):
-        if not names:
-            raise DataError(
-                f"no variable has the role {role}; set its attrs['role'] = {role!r} or make the table with "
-                "ensemble.build(...)."
-            )
+    for name in ensemble.variables:
+        if not isinstance(name, str):
+            raise DataError(f"a variable is called {name!r}; give each a name that is a text.")
+    inputs = input_names(ensemble)
+    if not inputs:
+        raise DataError(_NO_ROLE.format(role="input"))
     if ensemble.sizes["run"] == 0:
         raise DataError("the ensemble has no runs.")
     state = _check_state(ensemble)
     for name in inputs:
         _check_input(ensemble[name])
-    for name in outputs:
-        _check_output(ensemble[name], state)
-    _check_partial([ensemble[name] for name in outputs], state)
     for name in ("seconds", "message", "seed", "replicate", "fidelity"):
         if name in ensemble and ensemble[name].dims != ("run",):
             raise DataError(f"{name!r} has dims {ensemble[name].dims}; it has one value for each run, dims ('run',).")
     space = get_space(ensemble)
     if space is not None:
         match_names(inputs, space.inputs)
+    return state
 
 
 def _check_state(ensemble: xr.Dataset) -> NDArray[np.int8]:
@@ -272,15 +296,14 @@ def _check_coordinate(name: Hashable, dim: str, values: NDArray[np.generic] | No
         raise DataError(
             f"dim {dim!r} of output {name!r} has no coordinate; say where its values are, e.g. coords={{{dim!r}: ...}}."
         )
-    if values.dtype.kind in "fiu" and not np.isfinite(values).all():
-        raise DataError(
-            f"coordinate {dim!r} of output {name!r} holds {values[~np.isfinite(values)][0]}; it must be finite."
-        )
-    unique, counts = np.unique(values, return_counts=True)
-    if (counts > 1).any():
-        raise DataError(
-            f"coordinate {dim!r} of output {name!r} has {unique[counts > 1][0]} twice; every place stands once."
-        )
+    if values.dtype.kind in "bcO" and not all(isinstance(place, str) for place in values[~pd.isna(values)]):
+        raise DataError(f"coordinate {dim!r} of output {name!r} is not made of numbers, words or times alone.")
+    bad = pd.isna(values) | (np.isinf(values) if values.dtype.kind == "f" else False)
+    if bad.any():
+        raise DataError(f"coordinate {dim!r} of output {name!r} holds {values[bad][0]}; it must be finite.")
+    twice = pd.Index(values).duplicated()
+    if twice.any():
+        raise DataError(f"coordinate {dim!r} of output {name!r} has {values[twice][0]} twice; every place stands once.")
 
 
 def match_names(got: tuple[str, ...], wanted: tuple[str, ...]) -> None:
