@@ -12,6 +12,7 @@ import pytest
 from uqms.errors import CampaignError, InputError
 from uqms.runs import RunState, pool
 from uqms.simulators import FunctionSimulator
+from uqms.simulators._processes import MARK
 from uqms.simulators.process import Attempt
 
 
@@ -79,7 +80,7 @@ def test_the_number_of_a_worker_that_belongs_to_somebody_else_now_is_left_alone(
     with local(monkeypatch, [Breaking(0)]) as backend:
         (backend._folder / "1").touch()  # the system's first process
         backend._sweep()
-        assert not list(backend._folder.iterdir())
+        assert backend._workers() == []
     assert pool._whose(os.getpid()) == "another's"
     child = subprocess.Popen(["sleep", "60"])
     assert pool._whose(child.pid) == "ours"
@@ -183,6 +184,133 @@ def test_a_worker_that_is_stopped_is_ended_at_the_deadline():
         ((_, record),) = backend.ended(None)
     assert record.state == RunState.TIMEOUT
     assert "no end after 0.3 s, killed" in record.message
+
+
+def test_what_a_broken_pool_had_given_or_ended_is_not_run_again(monkeypatch):
+    sent = []
+
+    class Late(Breaking):
+        """Breaks with its first point, while the result of the second is on its way."""
+
+        def schedule(self, function, args):
+            sent.append(args[0]["a"])
+            future = Future()
+            future.set_running_or_notify_cancel()
+            if args[0]["a"] == 0.0 and self.left:
+                future.set_exception(BrokenProcessPool("all workers expired"))
+            elif args[0]["a"] != 2.0:
+                future.set_result(Attempt("completed", 0.1, {}))
+            return future
+
+    with local(monkeypatch, [Late(1), Late(0)], workers=9) as backend:
+        for ticket in range(3):
+            backend.submit(ticket, {"a": float(ticket)})
+        backend._flying[2].overdue = True
+        states = {}
+        while len(states) < 2:
+            states.update({ticket: record.state for ticket, record in backend.ended(1.0)})
+    assert states == {0: RunState.COMPLETED, 1: RunState.COMPLETED}
+    assert sent == [0.0, 1.0, 2.0, 0.0]
+
+
+def ended_with(function, timeout=None):
+    with real(function, timeout=timeout) as backend:
+        backend.submit(0, {"a": 1.0})
+        ((_, record),) = backend.ended(20.0)
+    return record
+
+
+@pytest.mark.parametrize("timeout", [None, 60.0])
+def test_a_worker_that_ends_itself_with_code_0_has_failed(timeout):
+    record = ended_with(lambda a: os._exit(0), timeout)
+    assert record.state == RunState.FAILED
+    assert record.message == "SimulatorFailed: the worker process died (exit code 0)"
+
+
+class ExitsWhenLoaded:
+    identity, outputs, coords, units, seed = {"name": "exits"}, {"y": ()}, {}, {}, None
+
+    def __reduce__(self):
+        return os._exit, (0,)
+
+
+def test_workers_that_exit_with_code_0_while_they_load_are_given_up():
+    with pool.Local(pool.payload_of(ExitsWhenLoaded()), 1, None) as backend:
+        backend.submit(0, {"a": 1.0})
+        assert backend.ended(20.0) == backend.ended(20.0) == []
+        with pytest.raises(CampaignError, match="ended 3 times before they gave a result"):
+            backend.ended(20.0)
+
+
+def leaving(path, environment, then):
+    def model(a):
+        child = subprocess.Popen(["sleep", "600"], start_new_session=True, env=environment(os.getpid()))
+        path.write_text(str(child.pid))
+        then()
+        return 0.0
+
+    return model
+
+
+def test_what_a_completed_run_has_started_ends_with_the_campaign(tmp_path):
+    record = ended_with(leaving(tmp_path / "pid", lambda pid: {"PATH": os.environ["PATH"]}, lambda: None))
+    assert record.state == RunState.COMPLETED
+    assert not lives(int((tmp_path / "pid").read_text()))
+
+
+def test_what_the_programs_of_a_killed_worker_have_started_ends(tmp_path):
+    def die():
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def environment(pid):
+        return {"PATH": os.environ["PATH"], MARK: f"{pid}-1"}
+
+    record = ended_with(leaving(tmp_path / "pid", environment, die))
+    assert "SIGKILL" in record.message
+    assert not lives(int((tmp_path / "pid").read_text()))
+
+
+@pytest.mark.parametrize("threads", ["", "auto", "0", "3,1"])
+def test_numbers_of_threads_that_are_none_count_as_not_set(monkeypatch, threads):
+    monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    got = ended_with(lambda a: float(os.environ["OMP_NUM_THREADS"].split(",")[0]))
+    assert got.outputs["y"] == (3.0 if threads == "3,1" else 1.0)
+
+
+HOLDS = """
+import ctypes, os, sys
+from uqms.runs import pool
+from uqms.simulators import FunctionSimulator
+
+def hold(a):
+    with open(sys.argv[1], "w") as file:
+        file.write(str(os.getpid()))
+    ctypes.PyDLL(None).sleep(60)  # keeps the interpreter's lock
+
+simulator = FunctionSimulator(hold, outputs={"y": ()}, version="1")
+with pool.Local(pool.payload_of(simulator), 2, None) as backend:
+    backend.submit(0, {"a": 1.0})
+    backend.ended(None)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="pipes do not send signals elsewhere")
+def test_a_worker_that_holds_the_lock_does_not_outlive_a_killed_coordinator(tmp_path):
+    file = tmp_path / "pid"
+    coordinator = subprocess.Popen([sys.executable, "-c", HOLDS, file], stderr=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: file.exists() and file.read_text(), 20.0)
+    finally:
+        coordinator.kill()
+        coordinator.wait()
+    wait_for(lambda: not lives(int(file.read_text())), 5.0)
+
+
+def wait_for(condition, seconds):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.05)
 
 
 def test_what_cannot_travel_is_told():

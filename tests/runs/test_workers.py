@@ -55,6 +55,31 @@ def test_a_worker_that_dies_in_the_middle_costs_its_own_run_only(tmp_path, way, 
         assert time.monotonic() - begin < KILLS * (DEADLINE + LATE)  # pebble alone waits three seconds for a good-bye
 
 
+class Panic(BaseException):
+    pass
+
+
+def test_odd_exceptions_of_workers_cost_their_own_run_only(tmp_path):
+    odd = {2.0: Panic("rust"), 3.0: KeyboardInterrupt(), 4.0: RuntimeError("datei \udce4\0"), 5.0: SystemExit(0)}
+
+    def model(a):
+        if a in odd:
+            raise odd[a]
+        return a
+
+    simulator = FunctionSimulator(model, outputs={"y": ()}, version="1")
+    with pytest.warns(DataWarning, match="4 of 6 runs did not complete"):
+        table = run(simulator, {"a": np.arange(1.0, 7.0)}, tmp_path / "runs.db", workers=2)
+    np.testing.assert_array_equal(table["y"].values, [1.0, *[np.nan] * 4, 6.0])
+    assert (table["state"].values[1:5] == RunState.FAILED).all()
+    assert [message.partition(":")[0] for message in table["message"].values[1:5].tolist()] == [
+        "Panic",
+        "KeyboardInterrupt",
+        "RuntimeError",
+        "SystemExit",
+    ]
+
+
 @pytest.mark.parametrize(("kind", "runs"), [("sleeping", 4), ("holding the lock", 10), ("waiting for a child", 4)])
 def test_what_hangs_ignores_signals_and_forks_is_gone_two_seconds_after_its_deadline(tmp_path, kind, runs):
     assert kind in HANGS

@@ -1,16 +1,19 @@
 import dataclasses
 import functools
 import json
+import signal
 import subprocess
 import sys
 
 import cloudpickle
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 
 from uqms.errors import InputError, OutputError
 from uqms.simulators import FunctionSimulator, Simulator
+from uqms.simulators.process import attempt
 
 DAYS = [0.0, 1.5, 4.0]
 
@@ -76,6 +79,109 @@ def test_data_arrays_are_matched_by_dim_and_coordinate():
 def test_wrong_outputs_say_what_came(value, message):
     with pytest.raises(OutputError, match=message):
         one(lambda a: value).evaluate({"a": 1.0})
+
+
+def test_masked_entries_are_missing():
+    with pytest.raises(OutputError, match=r"output 'y' is nan at day=1\.5") as caught:
+        one(lambda a: np.ma.array([1.0, 999.0, 3.0], mask=[False, True, False])).evaluate({"a": 1.0})
+    np.testing.assert_array_equal(caught.value.partial["y"], [1.0, np.nan, 3.0])
+    whole = one(lambda a: np.ma.array([1, 2, 3])).evaluate({"a": 1.0})
+    np.testing.assert_array_equal(whole["y"], [1.0, 2.0, 3.0])
+    with pytest.raises(OutputError, match="is nan"):
+        one(lambda a: np.ma.masked, ()).evaluate({"a": 1.0})
+
+
+def test_labels_of_a_table_are_the_coordinates_or_none():
+    def given(table):
+        return one(lambda a: table).evaluate({"a": 1.0})["y"]
+
+    values = [3.0, 2.0, 1.0]
+    for series in (pd.Series(values), pd.Series(values, index=DAYS)):
+        np.testing.assert_array_equal(given(series), values)
+    with pytest.raises(OutputError, match=r"other values of 'day' .*\(4\.0, 1\.5, 0\.0 instead of 0\.0, 1\.5, 4\.0\)"):
+        given(pd.Series(values, index=DAYS[::-1]))
+    with pytest.raises(OutputError, match="reindex it"):
+        given(pd.Series(values)[::-1])
+    with pytest.raises(OutputError, match=r"shape \(2,\)"):
+        given(pd.Series(values)[:2])
+    field = FunctionSimulator(
+        lambda a: pd.DataFrame([[1.0, 2.0]], columns=["right", "left"]),
+        outputs={"y": ("t", "x")},
+        coords={"t": [0.0], "x": ["left", "right"]},
+    )
+    with pytest.raises(OutputError, match="other values of 'x'"):
+        field.evaluate({"a": 1.0})
+
+
+class Own:
+    """A simulator that somebody wrote, which looks at nothing."""
+
+    identity, outputs, coords, units, seed = {"name": "own"}, {"y": ("day",)}, {"day": np.array(DAYS)}, {}, None
+
+    def __init__(self, value):
+        self.value = value
+
+    def evaluate(self, point):
+        return self.value
+
+
+@pytest.mark.parametrize(
+    ("value", "ended", "message"),
+    [
+        ({"y": [1.0, 2.0, 3.0]}, "completed", ""),
+        ({"y": [1.0, np.nan, 3.0]}, "partial", "OutputError: output 'y' is nan at day=1.5"),
+        ({"y": [np.nan] * 3}, "invalid", "OutputError: output 'y' is nan at day=0.0"),
+        ({"y": [1.0, 2.0]}, "invalid", "OutputError: output 'y' has shape (2,)"),
+        ({"y": [1j, 2.0, 3.0]}, "invalid", "OutputError: output 'y' has dtype complex128"),
+        ({"y": [True, True, True]}, "invalid", "OutputError: output 'y' has dtype bool"),
+        ({"y": [1.0, 2.0, 3.0], 7: 0.0}, "invalid", "OutputError: the run gave outputs with unknown 7"),
+        ({}, "invalid", "OutputError: the run gave outputs without y"),
+        (None, "invalid", "OutputError: the simulator returned NoneType; it must return a mapping with y."),
+    ],
+)
+def test_what_a_simulator_of_ones_own_returns_is_checked(value, ended, message):
+    got = attempt(Own(value), {})
+    assert got.ended == ended
+    assert got.message.startswith(message)
+    assert got.outputs is None if ended == "invalid" else got.outputs["y"].dtype == np.float64
+
+
+class Panic(BaseException):
+    """What Rust code raises through pyo3."""
+
+
+class Speechless(Exception):
+    def __str__(self):
+        raise Panic
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (Panic("index out of bounds"), "Panic: index out of bounds ["),
+        (Speechless(), "Speechless: (no text: its __str__ raised Panic) ["),
+        (RuntimeError("datei \udce4.txt"), r"RuntimeError: datei \udce4.txt ["),
+        (RuntimeError("a\0b"), r"RuntimeError: a\x00b ["),
+        (OutputError("a\0b \udce4"), r"OutputError: a\x00b \udce4"),
+    ],
+)
+def test_whatever_a_run_raises_is_told_in_words_that_can_be_kept(error, message):
+    def odd(a):
+        raise error
+
+    got = attempt(one(odd), {"a": 1.0})
+    assert got.ended == ("invalid" if isinstance(error, OutputError) else "failed")
+    assert got.message.startswith(message)
+    assert got.message.encode()
+    assert "\0" not in got.message
+
+
+def test_ctrl_c_stops_a_run_in_this_process():
+    def pressed(a):
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        attempt(one(pressed), {"a": 1.0})
 
 
 def test_a_bare_value_for_two_outputs(simulator):

@@ -26,9 +26,9 @@ from pebble import ProcessExpired, ProcessPool
 from uqms.errors import CampaignError, InputError, SimulatorFailed
 from uqms.runs.records import Record
 from uqms.simulators import Simulator
-from uqms.simulators._marked import Context
-from uqms.simulators._processes import MARK, end_all, family, kill_runs_of, kill_session, kill_tree, marked
-from uqms.simulators.process import GRACE, OVERDUE, Unloadable, attempt, evaluate, start
+from uqms.simulators._marked import VANISHED, Context
+from uqms.simulators._processes import MARK, end_all, family, kill_runs_of, kill_session, kill_tree, marked, snapshot
+from uqms.simulators.process import GRACE, LIFELINE, OVERDUE, Unloadable, attempt, evaluate, start
 
 __all__ = [
     "Backend",
@@ -149,6 +149,7 @@ class Local:
 
     def __enter__(self) -> Self:
         self._folder = Path(tempfile.mkdtemp(prefix="uqms-workers-"))
+        self._lifeline = _held(self._folder / LIFELINE)
         self._pool = self._new_pool()
         return self
 
@@ -156,6 +157,8 @@ class Local:
         try:
             self._close_pool()
         finally:
+            if self._lifeline is not None:
+                os.close(self._lifeline)
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _new_pool(self) -> ProcessPool:
@@ -167,13 +170,17 @@ class Local:
         )
 
     def _close_pool(self) -> None:
+        workers = {pid for pid in self._workers() if _whose(pid) == "ours"}
+        processes = snapshot() if workers else {}
+        started = {pid: processes[pid].session for pid in family(processes, workers) - workers if pid in processes}
         if self._flying:  # pebble asks politely first, for seconds
-            for pid in self._workers():
-                if _whose(pid) == "ours":
-                    kill_tree(pid)
+            end_all(lambda processes: family(processes, workers))
         self._pool.stop()
         self._pool.join()
         self._sweep()
+        # What a run that completed has left, in a session and an environment of its own, goes to another parent now.
+        if started:
+            end_all(lambda now: family(now, [p for p, sid in started.items() if p in now and now[p].session == sid]))
 
     def free(self) -> int:
         """Return how many points may lie ready, on top of those that run."""
@@ -291,7 +298,7 @@ class Local:
         return Record.timed_out(seconds, f"SimulatorTimeout: no end after {self._timeout:g} s, killed")
 
     def _workers(self) -> list[int]:
-        return [int(file.name) for file in self._folder.iterdir()]
+        return [int(file.name) for file in self._folder.iterdir() if file.name != LIFELINE]
 
     def _sweep(self) -> None:
         """End what workers that are gone have left behind."""
@@ -304,6 +311,14 @@ class Local:
                 kill_runs_of(pid)
                 _kill_marked(card.read_text())
             card.unlink(missing_ok=True)
+
+
+def _held(pipe: Path) -> int | None:
+    """Make a named pipe and hold it open until this process has ended; None on systems that have none."""
+    if not hasattr(os, "mkfifo"):
+        return None
+    os.mkfifo(pipe)
+    return os.open(pipe, os.O_RDWR)
 
 
 def _kill_marked(mark: str) -> None:
@@ -354,7 +369,7 @@ def _whose(pid: int) -> Literal["ours", "nobody's", "another's"]:
 
 def _cause(code: int) -> str:
     if code >= 0:
-        return f"exit code {code}"
+        return f"exit code {0 if code == VANISHED else code}"
     try:
         name = signal.Signals(-code).name
     except ValueError:

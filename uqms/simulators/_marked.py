@@ -8,7 +8,9 @@ from loky.backend.process import LokyProcess
 
 from uqms.simulators._processes import MARK
 
-__all__ = ["Context", "MarkedProcess"]
+__all__ = ["VANISHED", "Context", "MarkedProcess"]
+
+VANISHED = 256  # which no process can end with
 
 
 class MarkedProcess(LokyProcess):  # type: ignore[misc]
@@ -20,6 +22,16 @@ class MarkedProcess(LokyProcess):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **{**options, "env": {MARK: f"{secrets.token_hex(8)}-worker"}})
+
+    @property
+    def exitcode(self) -> int | None:
+        """The exit code, `VANISHED` instead of 0.
+
+        Workers have no end of their own: in one that ends with 0 a run has called exit. The pool takes 0 for a worker
+        that nobody waits for, and would wait for its run for ever.
+        """
+        code: int | None = super().exitcode
+        return VANISHED if code == 0 else code
 
 
 class Context(LokyContext):  # type: ignore[misc]

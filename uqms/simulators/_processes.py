@@ -12,10 +12,12 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from pathlib import Path
 from typing import NamedTuple
 
 __all__ = [
     "MARK",
+    "alarm_at_end_of",
     "become_subreaper",
     "end_all",
     "family",
@@ -60,6 +62,26 @@ def become_subreaper() -> None:
 def is_subreaper() -> bool:
     """Return whether orphans of this process's descendants come to this process."""
     return _subreaper
+
+
+def alarm_at_end_of(pipe: Path) -> None:
+    """End this process about a second after the last writer of a named pipe has gone, whatever it does; Linux only.
+
+    The second is for the threads of this process that end it in a better way: a function which holds the interpreter's
+    lock stops them. So nothing here is Python: the system sends SIGHUP when the pipe hangs up, its handler is the C
+    library's `alarm`, called with the number of the signal, which is 1, as the seconds. The system's own death signal
+    (prctl) would not do: it comes when the *thread* ends that started this process.
+    """
+    if sys.platform == "linux":
+        import fcntl
+
+        libc = ctypes.CDLL(None)
+        libc.signal.argtypes, libc.signal.restype = [ctypes.c_int, ctypes.c_void_p], ctypes.c_void_p
+        libc.signal(signal.SIGHUP, ctypes.cast(libc.alarm, ctypes.c_void_p))
+        end = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+        fcntl.fcntl(end, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(end, fcntl.F_SETSIG, signal.SIGHUP)
+        fcntl.fcntl(end, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
 
 
 # ------------------------------------------------------------------------------------------------------------- killing

@@ -30,7 +30,8 @@ class FunctionSimulator:
     ----------
     function
         Called as ``function(**point)`` with one float for each input. Returns a mapping output -> number or array; when
-        there is one output, its value alone will do. A DataArray is matched by its dims and coordinates.
+        there is one output, its value alone will do. A DataArray is matched by its dims and coordinates; the
+        labels of a Series or DataFrame must be the coordinates. Masked entries count as missing.
     outputs
         Name of each output and its dims, ``()`` for a scalar: ``{"conc": ("day",), "peak": ()}``.
     coords
@@ -160,8 +161,18 @@ class FunctionSimulator:
 
 
 def _aligned(name: str, got: object, dims: tuple[str, ...], coords: Mapping[str, Coordinate]) -> object:
-    """Put a DataArray's dims into the declared order; its coordinates must be the declared ones."""
-    labelled = sys.modules.get("xarray")  # what returns a DataArray has loaded it
+    """Put a DataArray's dims into the declared order; labels must be the declared coordinates."""
+    tables = sys.modules.get("pandas")  # what returns a Series or a DataArray has loaded it
+    if tables is not None and isinstance(got, tables.Series | tables.DataFrame):
+        for dim, labels in zip(dims, got.axes, strict=False):  # too many or too few dims are told later
+            plain = isinstance(labels, tables.RangeIndex) and labels.start == 0 and labels.step == 1
+            if not plain and not np.array_equal(np.asarray(labels), coords[dim]):
+                raise OutputError(
+                    f"output {name!r} comes at other values of {dim!r} than declared in coords "
+                    f"({_few(labels)} instead of {_few(coords[dim])}); reindex it, or go by position with .to_numpy()."
+                )
+        return got
+    labelled = sys.modules.get("xarray")
     if labelled is None or not isinstance(got, labelled.DataArray):
         return got
     if set(got.dims) != set(dims):
@@ -170,3 +181,7 @@ def _aligned(name: str, got: object, dims: tuple[str, ...], coords: Mapping[str,
         if dim in got.coords and not np.array_equal(got.coords[dim].values, coords[dim]):
             raise OutputError(f"output {name!r} comes at other values of {dim!r} than declared in coords.")
     return got.transpose(*dims).values
+
+
+def _few(values: Any) -> str:
+    return ", ".join(str(value) for value in values[:3]) + ", ..." * (len(values) > 3)

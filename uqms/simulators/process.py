@@ -1,7 +1,8 @@
 """What happens inside a worker process: load the simulator once, run points, and end when its time is over.
 
 A worker leads a session of its own, so that what its runs leave behind is found and ended with it. It ends, with all of
-its descendants, when a run is over its deadline and when the coordinator is gone. Every worker loads this module, so it
+its descendants, when a run is over its deadline and when the coordinator is gone; a function that never lets another
+thread run cannot keep it alive. Every worker loads this module, so it
 imports little.
 """
 
@@ -22,14 +23,15 @@ from threadpoolctl import threadpool_limits
 
 from uqms._typing import Array
 from uqms.errors import OutputError, SimulatorTimeout, UqmsError
-from uqms.simulators._processes import MARK, become_subreaper, kill_session, kill_tree
+from uqms.simulators._processes import MARK, alarm_at_end_of, become_subreaper, kill_session, kill_tree
 from uqms.simulators.deadline import deadline
-from uqms.simulators.protocol import Simulator
+from uqms.simulators.protocol import Simulator, checked_outputs
 
-__all__ = ["GRACE", "OVERDUE", "Attempt", "Unloadable", "attempt", "evaluate", "start"]
+__all__ = ["GRACE", "LIFELINE", "OVERDUE", "Attempt", "Unloadable", "attempt", "evaluate", "start"]
 
 GRACE = 0.3  # seconds in which a simulator may tell of its deadline itself
 OVERDUE = 117  # exit code of a worker that ended because of a deadline
+LIFELINE = "lifeline"  # a pipe that the coordinator holds open while it lives
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 _LOOK = 0.1  # seconds between looks at the clock and at the coordinator
@@ -66,7 +68,8 @@ def start(payload: bytes, coordinator: int, folder: str) -> None:
     """Begin a worker: watch the coordinator, use one thread, and load the simulator.
 
     It is loaded here and not with the first point, so that what it imports does not count against a deadline. A file
-    named after this process, with its mark, stands in `folder`, for whoever ends what it leaves behind.
+    named after this process, with its mark, stands in `folder`, for whoever ends what it leaves behind; and the
+    coordinator's lifeline, where it gives one.
     """
     global _simulator, _coordinator, _nothing, _card
     _coordinator = coordinator
@@ -76,14 +79,23 @@ def start(payload: bytes, coordinator: int, folder: str) -> None:
     _card = Path(folder, str(os.getpid()))
     _card.write_text(os.environ.get(MARK, ""))  # whatever a run starts can be told by it
     _nothing = os.open(os.devnull, os.O_WRONLY)
+    with suppress(OSError):
+        alarm_at_end_of(_card.with_name(LIFELINE))
     threading.Thread(target=_watch, daemon=True, name="uqms-watch").start()
     for name in _THREADS:  # for libraries that are loaded later
-        os.environ.setdefault(name, "1")
+        if not _wanted_threads(name):  # empty, or a word such as "auto"
+            os.environ[name] = "1"
     try:
         _simulator = cloudpickle.loads(payload)
-    except Exception as error:  # told with the first point: a worker that ends here could not say why
-        _simulator = Unloadable(f"{type(error).__name__}: {error}")
-    threadpool_limits(int(os.environ["OMP_NUM_THREADS"].split(",")[0]))
+    except BaseException as error:  # told with the first point: a worker that ends here could not say why
+        _simulator = Unloadable(_clean(f"{type(error).__name__}: {_text(error)}"))
+    threadpool_limits(_wanted_threads("OMP_NUM_THREADS"))
+
+
+def _wanted_threads(name: str) -> int:
+    """Return the number of threads that a variable asks for; 0 when it asks for none."""
+    first = os.environ.get(name, "").split(",")[0].strip()
+    return int(first) if first.isdecimal() else 0
 
 
 def _watch() -> None:
@@ -99,6 +111,7 @@ def _leave_orphaned() -> None:
     """End at once when the coordinator is gone: nobody would keep the result."""
     if os.getppid() != _coordinator:
         with suppress(OSError):  # the last one takes the folder with it
+            _card.with_name(LIFELINE).unlink(missing_ok=True)
             _card.unlink()
             _card.parent.rmdir()
         _end(1)
@@ -146,16 +159,18 @@ def evaluate(point: Mapping[str, float], seconds: float | None = None) -> Attemp
 
 
 def attempt(simulator: Simulator, point: Mapping[str, float]) -> Attempt:
-    """Run once, and tell failure instead of raising it."""
+    """Run once, check what it gave, and tell failure, whatever it raises, instead of raising it."""
     begin = time.perf_counter()
     try:
-        outputs = simulator.evaluate(point)
+        outputs = checked_outputs(simulator.evaluate(point), simulator.outputs, simulator.coords)
     except OutputError as error:
         ended: Literal["invalid", "partial"] = "invalid" if error.partial is None else "partial"
         return Attempt(ended, time.perf_counter() - begin, error.partial, _told(error))
     except SimulatorTimeout as error:
         return Attempt("timeout", time.perf_counter() - begin, None, _told(error))
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and not _coordinator:
+            raise  # somebody pressed Ctrl+C; workers do not get to know of that
         return Attempt("failed", time.perf_counter() - begin, None, _told(error))
     return Attempt("completed", time.perf_counter() - begin, outputs)
 
@@ -164,8 +179,20 @@ def _told(error: BaseException) -> str:
     """Return the exception's type and text; in one line with its place when it is not one of ours."""
     kind = type(error).__name__
     if isinstance(error, UqmsError):
-        return f"{kind}: {str(error).strip()[:4000]}"
-    text = " ".join(str(error).split())
+        return _clean(f"{kind}: {_text(error).strip()[:4000]}")
+    text = " ".join(_text(error).split())
     last = traceback.extract_tb(error.__traceback__)[-1]
     place = f"{os.path.basename(last.filename)}:{last.lineno} in {last.name}" + (f": {last.line}" if last.line else "")
-    return f"{kind}: {text[:2000]} [{place[:200]}]"
+    return _clean(f"{kind}: {text[:2000]} [{place[:200]}]")
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except BaseException as trouble:  # the user's own code, too
+        return f"(no text: its __str__ raised {type(trouble).__name__})"
+
+
+def _clean(text: str) -> str:
+    """Return a text that every file can hold: halves of characters and NUL are written out."""
+    return text.encode(errors="backslashreplace").decode().replace("\0", "\\x00")

@@ -73,7 +73,7 @@ class Simulator(Protocol):
 def checked_outputs(
     got: Mapping[str, object], outputs: Mapping[str, tuple[str, ...]], coords: Mapping[str, Coordinate]
 ) -> dict[str, Array]:
-    """Return what a run gave as the float64 arrays that `outputs` and `coords` declare.
+    """Return what a run gave as the float64 arrays that `outputs` and `coords` declare; masked entries are missing.
 
     Raises
     ------
@@ -81,8 +81,12 @@ def checked_outputs(
         Names the first output that is wrong and says what came instead. When some entries can be used, `partial` holds
         all outputs with NaN for what is missing.
     """
+    if not isinstance(got, Mapping):
+        raise OutputError(
+            f"the simulator returned {type(got).__name__}; it must return a mapping with {', '.join(outputs)}."
+        )
     missing = [name for name in outputs if name not in got]
-    extra = [name for name in got if name not in outputs]
+    extra = [str(name) for name in got if name not in outputs]
     values, wrong = {}, []
     for name, dims in outputs.items():
         shape = tuple(len(coords[dim]) for dim in dims)
@@ -117,7 +121,10 @@ def _real(name: str, got: object, dims: tuple[str, ...], shape: tuple[int, ...])
     if values.shape != shape:
         wanted = f"dims {dims} of shape {shape}" if dims else "a scalar, shape ()"
         raise OutputError(f"output {name!r} has shape {values.shape}, but it is declared as {wanted}.")
-    return np.array(values, dtype=np.float64)
+    real = np.array(values, dtype=np.float64)
+    if isinstance(got, np.ma.MaskedArray):
+        real[np.ma.getmaskarray(got)] = np.nan
+    return real
 
 
 def _place(name: str, array: Array, dims: tuple[str, ...], coords: Mapping[str, Coordinate]) -> str:
