@@ -14,6 +14,7 @@ from pathlib import Path
 
 import cloudpickle
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 
@@ -36,6 +37,7 @@ from uqms.simulators.deadline import deadline
 from uqms.simulators.executable import ExecutableSimulator
 from uqms.simulators.executable.readers import JSONFile, NetCDFFile, TextTable
 from uqms.simulators.executable.surroundings import clock, content_hash, fill, masked
+from uqms.simulators.executable.verdict import results
 
 ECHO = 'import sys, json; json.dump({"y": 1.0, "argv": sys.argv[1:]}, open("out.json", "w"))'
 
@@ -134,6 +136,97 @@ def test_results_of_every_kind_and_from_several_files(tmp_path):
     twice = dataclasses.replace(simulator, read=[JSONFile("out.json"), JSONFile("out.json", {"y": "y"})])
     with pytest.raises(OutputError, match="'y' stands in out.json and in another file"):
         twice.evaluate({"a": 0.5})
+
+
+DAYS = 2459000.5 + np.arange(5.0)
+
+
+@pytest.mark.parametrize(
+    ("declared", "written", "same"),
+    [
+        (DAYS, DAYS, True),
+        (DAYS, DAYS[::-1], False),
+        (DAYS, DAYS + 1.0, False),
+        (DAYS, DAYS + 0.005, False),
+        (DAYS, DAYS + 0.0005, True),
+        (DAYS, DAYS.astype(np.float32), True),
+        (DAYS / 10, (DAYS / 10).astype(np.float32), False),  # these cannot tell the days
+        ([0.1, 0.2, 0.3], np.array([0.1, 0.2, 0.3], np.float32), True),
+        ([3.0, 1.0, 2.0], [3.0, 1.0, 2.0], True),
+        ([1.0, 2.0], [1.0, np.nan], False),
+        ([0.0, 1e-9], [0.0, 1.1e-9], False),
+        ([1e6], [1e6 + 0.05], True),
+        ([1e6], [1e6 + 1.0], False),
+        (["aorta", "1"], ["aorta", 1.0], True),
+        (["aorta", "vein"], ["vein", "aorta"], False),
+        ([1.0, 2.0], ["a", "b"], False),
+    ],
+)
+def test_results_come_at_the_declared_coordinates(declared, written, same, tmp_path):
+    """From a netCDF file, a table, JSON, a function that names them, and pandas."""
+    written = list(written) if isinstance(written, list) else written
+    values = np.arange(len(declared) * 1.0)
+    texts = [str(v) if isinstance(v, str) else repr(float(v)) for v in written]
+    (tmp_path / "out.txt").write_text("t y\n" + "".join(f"{t} {y}\n" for t, y in zip(texts, values, strict=True)))
+    places = [v if isinstance(v, str) else float(v) for v in written]
+    (tmp_path / "out.json").write_text(json.dumps({"t": places, "y": values.tolist()}))
+    series = pd.Series(values, index=pd.Index(places, name="t"))
+    readers = [
+        TextTable("out.txt"),
+        JSONFile("out.json"),
+        lambda f: {"y": values, "t": places},
+        lambda f: {"y": series},
+    ]
+    if len({type(place) for place in places}) == 1:
+        xr.Dataset({"y": ("t", values)}, coords={"t": np.asarray(written)}).to_netcdf(tmp_path / "out.nc")
+        readers.append(NetCDFFile("out.nc"))
+    for read in readers:
+        read = read if callable(read) else [read]
+        arguments = (read, tmp_path, 0, {"y": ("t",)}, {"t": np.array(declared)}, {})
+        if same:
+            np.testing.assert_array_equal(results(*arguments)["y"], values)
+        else:
+            with pytest.raises(
+                OutputError, match=r"comes at other values of 't' than declared in coords: number \d is"
+            ):
+                results(*arguments)
+
+
+def test_labels_of_pandas_count_without_a_name_but_positions_do_not(tmp_path):
+    def read(index):
+        got = pd.DataFrame([[1.0, 2.0], [3.0, 4.0]], index=index, columns=["p", "q"])
+        return results(lambda f: {"y": got}, tmp_path, 0, {"y": ("t", "x")}, coords, {})["y"]
+
+    coords = {"t": np.array([0.0, 0.5]), "x": np.array(["p", "q"])}
+    for index in (None, [0.0, 0.5]):
+        np.testing.assert_array_equal(read(index), [[1, 2], [3, 4]])
+    with pytest.raises(OutputError, match="'y' comes at other values of 't' .*number 1 is 0.6 instead of 0.5"):
+        read([0.0, 0.6])
+    coords["x"] = np.array(["q", "p"])
+    with pytest.raises(OutputError, match="'y' comes at other values of 'x'"):
+        read(None)
+
+
+def test_coordinates_of_another_number_are_told_by_the_shape():
+    simulator = program(
+        "printf 't y\\n0 1\\n' > o", outputs={"y": ("t",)}, coords={"t": [0.0, 1.0]}, read=TextTable("o")
+    )
+    with pytest.raises(OutputError, match=r"output 'y' has shape \(1,\)"):
+        simulator.evaluate({"a": 1.0})
+
+
+@pytest.mark.parametrize(("unit", "same"), [("mmHg", True), (" mmHg", True), ("kPa", False), (None, True), (1, True)])
+@pytest.mark.parametrize("dim", ["t", "record"])
+def test_units_of_a_file_are_the_declared_ones(unit, same, dim, tmp_path):
+    data = xr.Dataset({"y": (dim, [1.0, 2.0], {} if unit is None else {"units": unit}), "z": ((), 3.0, {"units": "s"})})
+    data.to_netcdf(tmp_path / "out.nc")
+    outputs, units = {"y": ("t",), "z": ()}, {"y": "mmHg"}
+    arguments = ([NetCDFFile("out.nc")], tmp_path, 0, outputs, {"t": np.arange(2.0)}, units)
+    if same:
+        np.testing.assert_array_equal(results(*arguments)["y"], [1.0, 2.0])
+    else:
+        with pytest.raises(OutputError, match="output 'y' comes in 'kPa', but units declares 'mmHg'"):
+            results(*arguments)
 
 
 def test_a_campaign_with_seeds_survives_pickle_and_store(tmp_path):

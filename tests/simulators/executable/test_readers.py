@@ -7,6 +7,8 @@ import xarray as xr
 
 from uqms.errors import InputError, OutputError, PathError, UnsafeFileError
 from uqms.simulators.executable.readers import JSONFile, NetCDFFile, Reader, TextTable
+from uqms.simulators.executable.tables import number, parse
+from uqms.simulators.protocol import checked_outputs
 
 SCALAR, CURVE = {"y": ()}, {"y": ("t",)}
 
@@ -58,7 +60,8 @@ def test_json_passes_on_what_is_not_finite(put):
         ("y = 3", "begins with 'y = 3'"),
         ('{"y": 1, "y": 2}', "holds 'y' twice"),
         ("[" * 100_000, "is not JSON"),
-        ('{"y": nan}', "is not JSON"),
+        ('{"y": nano}', "is not JSON .* begins with '{\"y\": nano}'"),
+        ('{"y": nan, "y": 2}', "holds 'y' twice"),
     ],
 )
 def test_damaged_json(put, data, message):
@@ -66,20 +69,56 @@ def test_damaged_json(put, data, message):
         JSONFile("out").read(put(data), SCALAR)
 
 
+def test_numbers_as_c_writes_them(put):
+    text = '{"y": [nan, -nan, inf, -inf, NAN, -Infinity, 1], "t \\" nan": "inf nan", "x": 2}'
+    got = JSONFile("out").read(put(text), {**CURVE, "x": ()})
+    equal(got, y=[np.nan, np.nan, np.inf, -np.inf, np.nan, -np.inf, 1], x=2)
+    assert JSONFile("out", {"y": ('t " nan',)}).read(put(text), SCALAR) == {"y": "inf nan"}
+
+
+def test_true_and_false_are_no_numbers(put):
+    got = JSONFile("out").read(put('{"y": [1.0, true], "x": 2}'), {**CURVE, "x": ()})
+    with pytest.raises(OutputError, match=r"output 'y' has dtype <U.* must be real numbers") as caught:
+        checked_outputs(got, {**CURVE, "x": ()}, {"t": np.arange(2.0)})
+    assert caught.value.partial["x"] == 2.0
+
+
+def test_json_has_the_coordinates_at_its_top(put):
+    folder = put('{"r": {"y": [1, 2], "t": [7, 8]}, "t": [0, 0.5], "s": [1]}')
+    equal(JSONFile("out", {"y": "r.y"}).read(folder, CURVE), y=[1, 2], t=[0, 0.5])
+    equal(JSONFile("out").read(put('{"y": [1, 2], "t": 3.0}'), CURVE), y=[1, 2])  # a number is no list of places
+
+
+@pytest.mark.parametrize(
+    ("reader", "places"),
+    [
+        (JSONFile, {"y": 0}),
+        (JSONFile, {"y": ()}),
+        (JSONFile, {"y": ("a", True)}),
+        (NetCDFFile, {"y": 0}),
+        (JSONFile, {}),
+    ],
+)
+def test_places_that_cannot_be_meant(reader, places):
+    with pytest.raises(InputError, match="(keys|variables) (has 'y' =|is)"):
+        reader("out", places)
+
+
 # ---------------------------------------------------------------------------------------------------------------- text
 def test_columns_by_name_by_number_and_in_order(put):
     folder = put("t,p,label\n0.0,1.5,a\n0.5,2.5,b\n", "out.csv")
-    equal(TextTable("out.csv").read(folder, {"p": ("t",), "q": ("t",)}), p=[1.5, 2.5])
-    equal(TextTable("out.csv", {"y": "t"}).read(folder, CURVE), y=[0, 0.5])
-    equal(TextTable("out.csv", {"y": 1}).read(folder, CURVE), y=[1.5, 2.5])
-    equal(TextTable("out.csv", {"y": -2, "z": 9}).read(folder, {**CURVE, "z": ("t",)}), y=[1.5, 2.5])
+    time = [0, 0.5]  # the coordinates of the dim, to be compared
+    equal(TextTable("out.csv").read(folder, {"p": ("t",), "q": ("t",)}), p=[1.5, 2.5], t=time)
+    equal(TextTable("out.csv", {"y": "t"}).read(folder, {"y": ("x",)}), y=[0, 0.5])
+    equal(TextTable("out.csv", {"y": 1}).read(folder, CURVE), y=[1.5, 2.5], t=time)
+    equal(TextTable("out.csv", {"y": -2, "z": 9}).read(folder, {**CURVE, "z": ("t",)}), y=[1.5, 2.5], t=time)
     folder = put("1 2\n3 4\n")
     equal(TextTable("out", header=False).read(folder, {"a": ("t",), "b": ("t",)}), a=[1, 3], b=[2, 4])
 
 
 def test_several_columns_are_the_last_dim(put):
     folder = put("t p1 p2\n0 1 2\n1 3 4\n")
-    equal(TextTable("out", {"p": ["p1", "p2"]}).read(folder, {"p": ("t", "x")}), p=[[1, 2], [3, 4]])
+    equal(TextTable("out", {"p": ["p1", "p2"]}).read(folder, {"p": ("t", "x")}), p=[[1, 2], [3, 4]], t=[0, 1])
     equal(TextTable("out", {"p": ["p2", 0]}, row=-1).read(folder, {"p": ("x",)}), p=[4, 1])
 
 
@@ -98,13 +137,17 @@ def test_a_scalar_is_the_only_row_or_the_chosen_one(put):
     "text",
     [
         "# made by solver\n# t y\n 0 1.5 # first\n\n 1 2.5\n",
-        "# made by solver\nt y\n0 1.5\n1 2.5",
+        "# made by solver\nt y\n0 1.5\n1 2.5\r",
         "\ufefft y\r\n0 1.5\r\n1 2.5\r\n",
         "#t\ty\n0\t1.5D0\n1\t0.25D+1\n",
+        "# made of\n# t y\n# s mm\n0 1.5\n1 2.5\n",
+        "# made of\nt y\n0 1.5\n1 2.5\n",
+        "# t y\nt y\n0 1.5\n1 2.5\n",
+        "# z y\n t y\n0 1.5\n1 2.5\n".replace("z y", "x x"),
     ],
 )
 def test_headers_as_programs_write_them(put, text):
-    equal(TextTable("out").read(put(text), CURVE), y=[1.5, 2.5])
+    equal(TextTable("out").read(put(text), CURVE), y=[1.5, 2.5], t=[0, 1])
 
 
 def test_layouts(put):
@@ -125,7 +168,13 @@ def test_numbers_as_fortran_writes_them(put):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("t y\n0 1\n1", "out, line 3 has 1 columns instead of 2; was the file cut off?"),
+        ("t y\n0 1\n1\n", "out, line 3 has 1 columns instead of 2; was the file cut off?"),
+        ("t y\n0 12.5\n1 12", "out does not end with the end of a line .*: was it cut off?.* final_newline=False"),
+        ("t y y\n0 1 2\n", "out has two columns 'y'; say which one counts by its number"),
+        ("t t y\n0 1 2\n", "out has two columns 't'"),
+        ("# t y\n# y t\n0 1\n", "out has no clear header: 't y' and 'y t' may name its columns"),
+        ("# y at nodes\nnode 1 y\nA 1 2\n", r"no clear header: 'y at nodes' and 'node 1 y' .*line 2 is the first"),
+        ("# t y\ns mm\n0 1\n", "out, line 2, column 'y': 'mm' is not a number"),
         ("t y\n", "out has no row of numbers"),
         ("# nothing\n\n", "out has no row of numbers"),
         ("0 1\n1 2\n", r"out has no header that names its 2 columns \(found: ''\)"),
@@ -150,11 +199,81 @@ def test_damaged_tables(put, text, message):
         ({"columns": ["t"]}, "columns is"),
         ({"delimiter": ", "}, "delimiter is ', '"),
         ({"skip": -1}, "skip is -1"),
+        ({"skip": True}, "skip is True"),
+        ({"row": "last"}, "row is 'last'; give a number from 0, or -1 for the last row"),
+        ({"row": True}, "row is True"),
+        ({"row": 1.0}, "row is 1.0"),
+        ({"columns": {"y": True}}, "columns has 'y' = True; give a name, a number from 0 or a list of them"),
+        ({"columns": {"y": 1.0}}, "columns has 'y' = 1.0"),
+        ({"columns": {"y": []}}, r"columns has 'y' = \[\]"),
+        ({"columns": {"y": ["t", True]}}, "columns has 'y'"),
     ],
 )
 def test_tables_that_cannot_be_meant(options, message):
     with pytest.raises(InputError, match=message):
         TextTable("out", **options)
+
+
+def test_a_table_by_numbers_needs_titles_only_when_lines_can_be_meant_in_two_ways(put):
+    by_number = TextTable("out", {"y": 1}, row=0)
+    equal(by_number.read(put("# pressure at nodes\n# a b c\n1 2 3\n"), SCALAR), y=2)
+    equal(by_number.read(put("# made by me\nt y z\n1 2 3\n"), SCALAR), y=2)
+    equal(by_number.read(put("# 1 2 3\n1 2 3\n"), SCALAR), y=2)
+    for text in ("# pressure at nodes (mmHg)\nnode 1 2 3\nA 10 20 30\n", "node 1 2 3\nA 10 20 30\n"):
+        with pytest.raises(OutputError, match=r"no clear header: 'node 1 2 3' may name its columns or not"):
+            by_number.read(put(text), SCALAR)
+    equal(TextTable("out", {"y": 1}, header=False, skip=2).read(put("# x\nnode 1 2 3\nA 10 20 30\n"), SCALAR), y=10)
+
+
+def test_columns_in_order_are_all_columns(put):
+    with pytest.raises(OutputError, match=r"3 columns, but there are 2 outputs \(a, b\).*columns=\{'a': 0\}"):
+        TextTable("out", header=False).read(put("1 2 3\n"), {"a": (), "b": ()})
+    equal(TextTable("out", {"a": 0, "b": 1}, header=False).read(put("1 2 3\n"), {"a": (), "b": ()}), a=1, b=2)
+
+
+def test_a_program_may_leave_out_the_last_end_of_line(put):
+    equal(TextTable("out", final_newline=False).read(put("y\n1.5"), SCALAR), y=1.5)
+
+
+def test_lines_of_messages_count_from_the_top_of_the_file(put):
+    with pytest.raises(OutputError, match="out, line 5, column 'y': 'x' is not a number"):
+        TextTable("out", skip=2).read(put("solver 1\nrun\ny\n1\nx\n"), CURVE)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_title(put):
+    equal(TextTable("out.csv").read(put("\ufeffy,z\n1,2\n", "out.csv"), SCALAR), y=1)
+
+
+def test_numpy_reads_no_table_that_we_would_refuse(put):
+    cells = [
+        "1",
+        "-2.5e3",
+        " 3 ",
+        "NaN",
+        "inf",
+        "+.5",
+        "1_0",
+        "0x1p3",
+        "1e",
+        "",
+        "1d2",
+        "****",
+        "1.0-100",
+        "nan(1)",
+        "1j",
+    ]
+    rng = np.random.default_rng(1)
+    for delimiter in (None, ","):
+        for _ in range(200):
+            row = [str(cell) for cell in rng.choice(cells, 3)]
+            text = (delimiter or " ").join(["1", *row]) + "\n"
+            wanted = [number(cell) for cell in (text.split(delimiter))]
+            try:
+                got = parse(text, "out", delimiter, False, None, 0).numbers(range(len(wanted)))
+            except OutputError:
+                assert None in wanted
+            else:
+                np.testing.assert_array_equal(got, [wanted])
 
 
 # -------------------------------------------------------------------------------------------------------------- netCDF

@@ -5,15 +5,17 @@ Numbers that are not finite are passed on, so that a run is told with their plac
 left out, so that the others are kept.
 """
 
+import functools
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, final, runtime_checkable
 
 from uqms._typing import Array
 from uqms.errors import InputError, OutputError, UnsafeFileError
+from uqms.simulators._json import spelled
 from uqms.simulators.executable.paths import inside, result_file
 
 __all__ = ["JSONFile", "NetCDFFile", "Reader", "TextTable"]
@@ -39,7 +41,10 @@ class Reader(Protocol):
         ...
 
     def read(self, folder: Path, outputs: Dims) -> dict[str, object]:
-        """Return those of `outputs` (name -> dims) that the file has."""
+        """Return those of `outputs` (name -> dims) that the file has.
+
+        What it returns under the name of a dim are coordinates, which have to be the declared ones.
+        """
         ...
 
 
@@ -57,7 +62,8 @@ class JSONFile:
     keys
         Output -> where it stands: ``"flow.peak"`` is ``{"flow": {"peak": ...}}``, ``"cells.0.v"`` goes through a list,
         a sequence such as ``("p.mean", 0)`` takes keys that hold a dot. By default each output stands at the top under
-        its own name; a file that is one number or one list is the only output.
+        its own name; a file that is one number or one list is the only output. A list at the top under the name of a
+        dim holds its coordinates; they must be the declared ones.
     size_limit
         Bytes; a larger file is not read.
 
@@ -82,7 +88,7 @@ class JSONFile:
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", inside(self.path, "path"))
         if self.keys is not None:
-            object.__setattr__(self, "keys", _checked_places(self.keys, "keys"))
+            object.__setattr__(self, "keys", _checked_places(self.keys, "keys", "'p.mean' or ('p', 0)", _is_way))
 
     @property
     def names(self) -> tuple[str, ...] | None:
@@ -99,8 +105,7 @@ class JSONFile:
         """
         data = result_file(folder, self.path, self.size_limit).read_bytes()
         try:
-            # Every number becomes a float at once; NaN and Infinity are no JSON, but many programs write them.
-            found = json.loads(data, parse_int=float, object_pairs_hook=self._unique)
+            found = self._parsed(data)
         except (ValueError, RecursionError) as error:
             raise OutputError(f"{self.path} is not JSON ({error}); it {_looks(data)}.") from error
         if not isinstance(found, dict) and self.keys is None and len(outputs) == 1:
@@ -111,7 +116,23 @@ class JSONFile:
                 place = _at(found, [name] if self.keys is None else _steps(self.keys[name]))
                 if place is not _NOTHING:
                     got[name] = _holes(place)
-        return _some(got, outputs, self.path, found if isinstance(found, dict) else ["one value without a name"])
+        there = found if isinstance(found, dict) else {"one value without a name": found}
+        return _some(got, outputs, self.path, there) | {
+            dim: _holes(there[dim]) for dim in _dims(outputs) if isinstance(there.get(dim), list)
+        }
+
+    def _parsed(self, data: bytes) -> object:
+        # Every number becomes a float at once. NaN and Infinity are no JSON, but Python writes them; C has nan and inf.
+        loads = functools.partial(json.loads, parse_int=float, object_pairs_hook=self._unique)
+        try:
+            return loads(data)
+        except json.JSONDecodeError:
+            readable = spelled(data.decode("utf-8", errors="surrogateescape"))
+            try:
+                return loads(readable)
+            except ValueError:
+                pass
+            raise  # about the text as it is
 
     def _unique(self, pairs: list[tuple[str, object]]) -> dict[str, object]:
         found = dict(pairs)
@@ -126,7 +147,8 @@ class JSONFile:
 class TextTable:
     r"""Results in columns of a text file: CSV, tabs, or what a Fortran program writes.
 
-    An output with one dim is a whole column. A scalar output is the only row, or the one that `row` says.
+    An output with one dim is a whole column. A scalar output is the only row, or the one that `row` says. A column with
+    the name of that dim holds its coordinates, which must be the declared ones.
 
     Parameters
     ----------
@@ -134,25 +156,29 @@ class TextTable:
         The file, relative to the run directory.
     columns
         Output -> name or number (from 0) of its column, or a list of them: then the columns are the last dim, after the
-        rows when the output has two dims. By default each output is the column of its own name, and without a header
-        the outputs are the columns in their order.
+        rows when the output has two dims. By default each output is the column of its own name; without a header the
+        outputs are all columns in their order.
     delimiter
         What stands between columns; by default a comma in a file called .csv, a tab in .tsv, white space elsewhere.
     header
-        The first line names the columns; when that line holds numbers, the last comment above it does.
+        A line names the columns: the first one, or a comment above it that has as many words as there are columns. When
+        several can be meant, the one that names an output counts; when that is not clear, the file is refused.
     comment
         What begins a line (or the rest of one) that is no data; None when nothing does.
     skip
         Lines to leave out at the start.
     row
         The row of scalar outputs, -1 for the last. By default there must be one row only.
+    final_newline
+        The file ends with the end of a line; one that does not may have lost digits of its last number. False for
+        programs that never write that.
     size_limit
         Bytes; a larger file is not read.
 
     Raises
     ------
     InputError
-        When `columns` has names and `header` is False.
+        When something cannot be meant, such as names in `columns` without a header.
     PathError
         When `path` leads out of the run directory.
 
@@ -172,20 +198,23 @@ class TextTable:
     comment: str | None = "#"
     skip: int = 0
     row: int | None = None
+    final_newline: bool = True
     size_limit: int = _LIMIT
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", inside(self.path, "path"))
         if self.columns is not None:
-            columns = _checked_places(self.columns, "columns")
+            columns = _checked_places(self.columns, "columns", "a name, a number from 0 or a list of them", _is_column)
             object.__setattr__(self, "columns", columns)
             named = [c for column in columns.values() for c in _each(column) if isinstance(c, str)]
             if named and not self.header:
                 raise InputError(f"columns names {named[0]!r}, but header=False; give numbers from 0.")
         if self.delimiter is not None and (not isinstance(self.delimiter, str) or len(self.delimiter) != 1):
             raise InputError(f"delimiter is {self.delimiter!r}; give one character, or None for white space.")
-        if isinstance(self.skip, bool) or not isinstance(self.skip, int) or self.skip < 0:
+        if not _is_whole(self.skip) or self.skip < 0:
             raise InputError(f"skip is {self.skip!r}; give a number of lines.")
+        if self.row is not None and not _is_whole(self.row):
+            raise InputError(f"row is {self.row!r}; give a number from 0, or -1 for the last row.")
 
     @property
     def names(self) -> tuple[str, ...] | None:
@@ -207,19 +236,38 @@ class TextTable:
             raise OutputError(f"{self.path} is no text; it {_looks(data)}.")
         delimiter = self.delimiter or {".csv": ",", ".tsv": "\t"}.get(Path(self.path).suffix.lower())
         text = data.decode("utf-8-sig", errors="replace")
-        table = parse(text, self.path, delimiter, self.header, self.comment, self.skip)
+        if self.final_newline and not text.endswith(("\n", "\r")):
+            raise OutputError(
+                f"{self.path} does not end with the end of a line (but with {text[-20:]!r}): was it cut off? If the "
+                "program never writes that, give TextTable(..., final_newline=False)."
+            )
         wanted = self.columns
         if wanted is None:
             wanted = {name: name if self.header else number for number, name in enumerate(outputs)}
+        places = {name: _each(wanted[name]) for name in outputs if name in wanted}
+        asked = {title for columns in places.values() for title in columns if isinstance(title, str)}
+        table = parse(text, self.path, delimiter, self.header, self.comment, self.skip, asked)
+        if self.columns is None and not self.header and table.width > len(outputs):
+            raise OutputError(
+                f"{self.path} has {table.width} columns, but there are {len(outputs)} outputs ({', '.join(outputs)}); "
+                f"say which columns they are: TextTable(..., columns={{{next(iter(outputs))!r}: 0}}, header=False)."
+            )
+        found = {name: columns for name, columns in places.items() if all(map(table.has, columns))}
+        numbers = table.numbers([column for columns in found.values() for column in columns])
         got: dict[str, object] = {}
-        for name, dims in outputs.items():
-            if name in wanted and table.has(wanted[name]):
-                got[name] = self._shaped(name, table.numbers(wanted[name]), dims, wanted[name])
-        return _some(got, outputs, self.path, table.header or [f"{len(table.cells[0])} columns without names"])
+        at = 0
+        for name, columns in found.items():
+            got[name] = self._shaped(name, numbers[:, at : at + len(columns)], outputs[name], wanted[name])
+            at += len(columns)
+        along = {outputs[name][0] for name in found if len(outputs[name]) == 1 + (not _is_one(wanted[name]))}
+        there = table.header or [f"{table.width} columns without names"]
+        return _some(got, outputs, self.path, there) | {
+            dim: table.coordinate(dim) for dim in along if dim in table.header
+        }
 
     def _shaped(self, name: str, values: Array, dims: tuple[str, ...], column: object) -> object:
         """Return rows (r, c) as an output with these dims."""
-        several = not isinstance(column, str | int)
+        several = not _is_one(column)
         if len(dims) == 1 + several:
             return values if several else values[:, 0]
         if len(dims) != several:
@@ -242,7 +290,8 @@ class NetCDFFile:
     """Results in a netCDF file: version 4 (HDF5) or classic.
 
     Dims of the file that are called as declared are brought into the declared order, and their coordinates must be the
-    declared ones; when none is called so, the order of the file counts. Fill values become NaN.
+    declared ones; when none is called so, the order of the file counts. The attribute ``units`` must be the declared
+    unit where there are both. Fill values become NaN.
 
     Parameters
     ----------
@@ -266,7 +315,7 @@ class NetCDFFile:
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", inside(self.path, "path"))
         if self.variables is not None:
-            object.__setattr__(self, "variables", _checked_places(self.variables, "variables"))
+            object.__setattr__(self, "variables", _checked_places(self.variables, "variables", "a name", _is_name))
 
     @property
     def names(self) -> tuple[str, ...] | None:
@@ -304,7 +353,10 @@ class NetCDFFile:
         except Exception as error:  # a damaged file may raise anything
             raise OutputError(f"{self.path} is not a whole netCDF file ({error}); it {_looks(head)}.") from error
         got: dict[str, object] = {
-            name: array if set(array.dims) & set(outputs[name]) else array.values for name, array in found.items()
+            name: array
+            if set(array.dims) & set(outputs[name]) or array.ndim != len(outputs[name])
+            else xr.DataArray(array.values, dims=outputs[name], attrs=array.attrs)
+            for name, array in found.items()
         }
         return _some(got, outputs, self.path, there)
 
@@ -323,14 +375,41 @@ def _some(got: dict[str, object], outputs: Dims, path: str, there: Iterable[str]
     return got
 
 
-def _checked_places(given: object, what: str) -> dict[str, Any]:
+def _dims(outputs: Dims) -> set[str]:
+    return {dim for dims in outputs.values() for dim in dims}
+
+
+def _checked_places(given: object, what: str, example: str, fits: Callable[[object], bool]) -> dict[str, Any]:
     if not isinstance(given, Mapping) or not given or not all(isinstance(name, str) for name in given):
         raise InputError(f"{what} is {given!r}; give each output its place in the file, or None for its own name.")
+    for name, place in given.items():
+        if not fits(place):
+            raise InputError(f"{what} has {name!r} = {place!r}; give {example}.")
     return dict(given)
 
 
-def _each(column: object) -> list[object]:
-    return list(column) if isinstance(column, Sequence) and not isinstance(column, str) else [column]
+def _is_name(place: object) -> bool:
+    return isinstance(place, str)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_one(place: object) -> bool:
+    return isinstance(place, str) or _is_whole(place)
+
+
+def _is_way(place: object) -> bool:
+    return _is_name(place) or (isinstance(place, Sequence) and len(place) > 0 and all(map(_is_one, place)))
+
+
+def _is_column(place: object) -> bool:
+    return _is_one(place) or _is_way(place)
+
+
+def _each(column: Any) -> list[Any]:
+    return [column] if _is_one(column) else list(column)
 
 
 def _steps(place: Place) -> Sequence[str | int]:
@@ -349,9 +428,11 @@ def _at(found: object, steps: Sequence[str | int]) -> object:
 
 
 def _holes(value: object) -> object:
-    """Return the value with NaN for null, as many programs write what is not a number."""
+    """Return the value with NaN for null, as many programs write what is not a number; true and false are words."""
     if isinstance(value, list):
         return [_holes(item) for item in value]
+    if isinstance(value, bool):
+        return str(value).lower()
     return math.nan if value is None else value
 
 

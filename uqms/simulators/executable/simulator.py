@@ -58,8 +58,9 @@ class ExecutableSimulator:
         Name of each output and its dims, ``()`` for a scalar.
     read
         What reads the results: `JSONFile`, `TextTable`, `NetCDFFile`, a list of them, or a function that takes the run
-        directory and returns output -> number or array. A program that prints its results is read from ``uqms.log``.
-        The readers refuse a file that is older than the run; your own function has to look itself.
+        directory and returns output -> number or array; what it returns for a dim must be the declared coordinates. A
+        program that prints its results is read from ``uqms.log``. The readers refuse a file that is older than the run;
+        your own function has to look itself.
     templates
         File in the run directory -> its template, a text or a ``Path`` to read it from now. Inputs stand in it as
         ``{{ name }}`` (Jinja2). Each input, setting and seed must be used somewhere, and no other name.
@@ -322,7 +323,7 @@ class ExecutableSimulator:
             verdict.judge(str(self.name), ended, self.success, self.memory, self.log_limit)
             verdict.refuse_error_lines(str(self.name), folder / LOG, self.error_pattern)
             read = cast(verdict.Read, self.read)
-            got = verdict.results(read, folder, begin, self.outputs, self.coords)
+            got = verdict.results(read, folder, begin, self.outputs, self.coords, self.units)
             return checked_outputs(got, self.outputs, self.coords)
         except OutputError as error:
             raise OutputError(self._told(error, ended, folder), error.partial) from error

@@ -176,7 +176,8 @@ def _read_hash(path: Path) -> str:
 
 def _tree_hash(folder: Path) -> str:
     """Return the hash of names and contents; a link counts as what it leads to."""
-    found, size = [], 0
+    found: list[tuple[str, str]] = []
+    size = 0
     for where, folders, files in os.walk(folder, followlinks=True, onerror=_raise):
         folders.sort()
         for path in (Path(where, name) for name in sorted([*files, *folders])):
@@ -185,8 +186,8 @@ def _tree_hash(folder: Path) -> str:
             size += about.st_size if plain else 0
             if len(found) >= _TREE_FILES or size > _TREE_BYTES:
                 raise InputError(
-                    f"the folder {folder} holds more than {_TREE_FILES} files or {_TREE_BYTES / 2**20:.0f} MB, too much "
-                    "to see each time whether it has changed; give version=, your word for what the program computes."
+                    f"the folder {folder} holds more than {_TREE_FILES} files or {_TREE_BYTES / 2**20:.0f} MB, too "
+                    "much to see each time whether it changed; give version=, your word for what the program computes."
                 )
             found.append((path.relative_to(folder).as_posix(), _file_hash(path) if plain else ""))
     return text_hash(repr(found))

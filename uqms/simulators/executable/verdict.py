@@ -1,5 +1,6 @@
 """Whether a run of a program is worth anything: how it ended, what it said, what it left."""
 
+import math
 import mmap
 import re
 import signal
@@ -8,15 +9,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from uqms.errors import OutputError, PathError, SimulatorError, SimulatorFailed, SimulatorTimeout, UnsafeFileError
 from uqms.simulators.executable.readers import Reader
 from uqms.simulators.executable.supervised import Ended
+from uqms.simulators.executable.tables import number
 from uqms.simulators.protocol import Coordinate
 
 __all__ = ["judge", "refuse_error_lines", "results"]
 
-_ROUNDED = 1e-6  # coordinates in a file may be float32
+_ROUNDED = 1e-3  # of the distance between coordinates: a file may have few digits
 
 Read = Sequence[Reader] | Callable[[Path], object]
 
@@ -67,29 +70,40 @@ def refuse_error_lines(name: str, log: Path, pattern: str | None) -> None:
 
 
 def results(
-    read: Read, folder: Path, begin: int, outputs: Mapping[str, tuple[str, ...]], coords: Mapping[str, Coordinate]
+    read: Read,
+    folder: Path,
+    begin: int,
+    outputs: Mapping[str, tuple[str, ...]],
+    coords: Mapping[str, Coordinate],
+    units: Mapping[str, str],
 ) -> dict[str, object]:
     """Return what a run has left; `begin` is the time of its start.
 
     Raises
     ------
     OutputError
-        When a file is missing, damaged or older than the run.
+        When a file is missing, damaged or older than the run, or has other coordinates or units than declared.
     """
     try:
-        got = _read(read, folder, begin, outputs)
+        got = _read(read, folder, begin, outputs, coords)
     except (SimulatorError, PathError, UnsafeFileError):
         raise
     except Exception as error:  # a user's function meets what is missing or cut off
         raise OutputError(f"the results cannot be read: {type(error).__name__}: {error}.") from error
-    return {name: _aligned(name, value, outputs.get(name, ()), coords) for name, value in got.items()}
+    return {name: _aligned(name, got[name], outputs.get(name, ()), coords, units.get(name)) for name in got}
 
 
-def _read(read: Read, folder: Path, begin: int, outputs: Mapping[str, tuple[str, ...]]) -> dict[str, object]:
+def _read(
+    read: Read,
+    folder: Path,
+    begin: int,
+    outputs: Mapping[str, tuple[str, ...]],
+    coords: Mapping[str, Coordinate],
+) -> dict[str, object]:
     if not isinstance(read, Sequence):
         got = read(folder)
         if isinstance(got, Mapping):
-            return {str(name): value for name, value in got.items()}
+            return _without_places("the run", got, coords)
         if len(outputs) == 1:
             return dict.fromkeys(outputs, got)
         raise OutputError(f"read returned {type(got).__name__}; return a mapping with {', '.join(outputs)}.")
@@ -98,7 +112,7 @@ def _read(read: Read, folder: Path, begin: int, outputs: Mapping[str, tuple[str,
         wanted = {name: dims for name, dims in outputs.items() if reader.names is None or name in reader.names}
         got = reader.read(folder, wanted)
         _refuse_stale(folder, reader.path, begin)  # now that it is known to be a file of this directory
-        for name, value in got.items():
+        for name, value in _without_places(reader.path, got, coords).items():
             if name in found:
                 raise OutputError(f"output {name!r} stands in {reader.path} and in another file; which one counts?")
             found[name] = value
@@ -110,21 +124,68 @@ def _refuse_stale(folder: Path, name: str, begin: int) -> None:
         raise OutputError(f"{name} is older than the run: the program did not write it, it is left from another one.")
 
 
-def _aligned(name: str, got: object, dims: tuple[str, ...], coords: Mapping[str, Coordinate]) -> object:
-    """Put a DataArray's dims into the declared order; its coordinates must be the declared ones."""
-    labelled = sys.modules.get("xarray")
-    if labelled is None or not isinstance(got, labelled.DataArray):
+def _without_places(what: str, got: Mapping[str, object], coords: Mapping[str, Coordinate]) -> dict[str, object]:
+    """Return the outputs, when what has the name of a dim are its coordinates."""
+    for dim in coords:
+        if dim in got:
+            _refuse_other_places(what, dim, got[dim], coords[dim])
+    return {str(name): value for name, value in got.items() if name not in coords}
+
+
+def _refuse_other_places(what: str, dim: str, got: object, declared: Coordinate) -> None:
+    """Raise when results come at other coordinates; those of another number are told by the shape of the outputs."""
+    values = np.asarray(got)
+    if values.shape != declared.shape:
+        return
+    other = ~_close(values, declared)
+    if other.any():
+        at = int(other.argmax())
+        raise OutputError(
+            f"{what} comes at other values of {dim!r} than declared in coords: number {at} is {values[at]} instead of "
+            f"{declared[at]}."
+        )
+
+
+def _close(got: Coordinate, declared: Coordinate) -> NDArray[np.bool_]:
+    if declared.dtype.kind != "f":
+        return np.array([_is_word(str(word), str(wanted)) for word, wanted in zip(got, declared, strict=True)])
+    values = got.astype(np.float64) if got.dtype.kind in "fiu" else np.array([_number(str(word)) for word in got])
+    wanted = declared.astype(np.float64)
+    gaps = np.diff(np.sort(wanted))
+    slack = _ROUNDED * gaps.min() if gaps.size else np.finfo(np.float32).eps * np.abs(wanted)
+    return np.asarray(np.abs(values - wanted) <= slack)
+
+
+def _is_word(word: str, wanted: str) -> bool:
+    return word.strip() == wanted or _number(word) == _number(wanted)  # NaN, of words, equals nothing
+
+
+def _number(word: str) -> float:
+    value = number(word)
+    return math.nan if value is None else value
+
+
+def _aligned(
+    name: str,
+    got: object,
+    dims: tuple[str, ...],
+    coords: Mapping[str, Coordinate],
+    unit: str | None,
+) -> object:
+    """Put labelled values into the declared order; coordinates and unit must be the declared ones."""
+    xarray, pandas = sys.modules.get("xarray"), sys.modules.get("pandas")
+    if pandas is not None and isinstance(got, pandas.Series | pandas.DataFrame):
+        for axis, dim in zip(got.axes, dims, strict=False):
+            if axis.name == dim or not (isinstance(axis, pandas.RangeIndex) and (axis.start, axis.step) == (0, 1)):
+                _refuse_other_places(f"output {name!r}", dim, axis, coords[dim])
+    if xarray is None or not isinstance(got, xarray.DataArray):
         return got
     if set(got.dims) != set(dims):
         raise OutputError(f"output {name!r} has the dims {got.dims}, but it is declared with {dims}.")
     for dim in dims:
-        if dim in got.coords and not _same(got.coords[dim].values, coords[dim]):
-            raise OutputError(f"output {name!r} comes at other values of {dim!r} than declared in coords.")
+        if dim in got.coords:
+            _refuse_other_places(f"output {name!r}", dim, got.coords[dim].values, coords[dim])
+    its = got.attrs.get("units")
+    if unit is not None and isinstance(its, str) and its.split() != unit.split():
+        raise OutputError(f"output {name!r} comes in {its!r}, but units declares {unit!r}; write it as it is.")
     return got.transpose(*dims).values
-
-
-def _same(got: Coordinate, wanted: Coordinate) -> bool:
-    if got.dtype.kind in "fiu" and wanted.dtype.kind == "f" and got.shape == wanted.shape:
-        scale = float(np.abs(wanted).max())
-        return bool(np.allclose(got.astype(np.float64), wanted, rtol=_ROUNDED, atol=_ROUNDED * scale))
-    return np.array_equal(got, wanted)

@@ -6,12 +6,12 @@ no number: `nan` and `inf` in Python's spelling or in JavaScript's, and null.
 
 import json
 import math
-import re
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from uqms._typing import Array
+from uqms.simulators._json import spelled
 
 __all__ = [
     "PROTOCOL",
@@ -27,7 +27,6 @@ __all__ = [
 ]
 
 PROTOCOL = 1.0
-_BARE = re.compile(r'(?<![\w."+-])(-?)(?:(nan)|inf(?:inity)?)(?![\w."])', re.IGNORECASE)
 
 
 class WireError(ValueError):
@@ -87,7 +86,7 @@ def loads_answer(body: bytes) -> dict[str, object]:
         try:
             message = json.loads(text, parse_constant=float)
         except json.JSONDecodeError:
-            message = json.loads(_BARE.sub(_spelled, text), parse_constant=float)
+            message = json.loads(spelled(text), parse_constant=float)
     except (ValueError, RecursionError):
         raise WireError(f"no JSON: {shortened(text, 200)}") from None
     if not isinstance(message, dict):
@@ -185,10 +184,6 @@ def _once(pairs: Iterable[tuple[str, object]]) -> dict[str, object]:
             raise WireError(f"the body has the key {shortened(key, 60)!r} twice")
         message[key] = value
     return message
-
-
-def _spelled(found: re.Match[str]) -> str:
-    return "NaN" if found[2] else f"{found[1]}Infinity"
 
 
 def _kind(value: object) -> str:
