@@ -190,7 +190,7 @@ def _acknowledge(folder: Path, plant: str | None) -> None:
 
     RunStore.put = told  # type: ignore[method-assign]
     if plant == "nothing is found":
-        RunStore.kept = lambda store, campaign: {}  # type: ignore[method-assign, misc]
+        RunStore.kept = lambda store, campaign, keys=None: {}  # type: ignore[method-assign, misc]
     if plant == "no transaction":
         connection.transaction = lambda db: nullcontext()
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from uqms.runs import Record, RunState, RunStore
 from uqms.runs.campaign import Campaign
+from uqms.runs.format import CAMPAIGN, row_checksum
 from uqms.runs.store import Row
 from uqms.simulators import FunctionSimulator
 
@@ -65,6 +66,12 @@ def edit(path, *statements):
     with closing(sqlite3.connect(path)) as db, db:
         for statement in statements:
             db.execute(*statement) if isinstance(statement, tuple) else db.execute(statement)
+
+
+def seal(path):
+    """Compute the checksums of the campaigns again after a change."""
+    for number, *row in ask(path, f"SELECT number, {CAMPAIGN} FROM campaigns"):
+        edit(path, ("UPDATE campaigns SET checksum = ? WHERE number = ?", (row_checksum(row), number)))
 
 
 def ask(path, query):

@@ -142,7 +142,7 @@ def test_looking_changes_no_older_file(tmp_path, capsys):
 def test_export(path, tmp_path, capsys):
     assert call(capsys, "runs", "export", path, tmp_path / "x.nc") == (0, "", "")
     assert from_netcdf(tmp_path / "x.nc").sizes["run"] == 6
-    assert call(capsys, "runs", "export", path, tmp_path / "x.csv", "--campaign", "9a09") == (0, "", "")
+    assert call(capsys, "runs", "export", path, tmp_path / "x.csv", "--campaign", "9a09b6") == (0, "", "")
     assert len((tmp_path / "x.csv").read_text().splitlines()) >= 7
     fill(path, campaign(fidelity="coarse"), n=2)
     status, out, err = call(capsys, "runs", "export", path, tmp_path / "y.nc")

@@ -4,7 +4,7 @@ import struct
 
 import numpy as np
 import pytest
-from stores import ask, campaign, edit, fill, rows
+from stores import ask, campaign, edit, fill, rows, seal
 
 from uqms.errors import FormatError, IntegrityError, StorageError
 from uqms.runs import RunStore
@@ -66,6 +66,9 @@ def test_keys_are_computed_again(path, change):
 def test_ids_are_computed_again(path, change):
     fill(path)
     edit(path, f"UPDATE campaigns SET {change}")
+    with RunStore(path) as store, pytest.raises(IntegrityError, match="campaign 9a09b6aae89f .* not what was written"):
+        store.integrity_check()
+    seal(path)
     with RunStore(path) as store, pytest.raises(IntegrityError, match="campaign 9a09b6aae89f .* not what was written"):
         store.integrity_check()
 
@@ -166,6 +169,30 @@ def test_salvage_of_a_campaign_that_was_changed(path, tmp_path):
     with pytest.raises(IntegrityError, match="no campaign"):
         salvage(path, tmp_path / "none.db")
     assert not (tmp_path / "none.db").exists()
+
+
+def test_salvage_of_what_holds_no_run_any_more(path, tmp_path):
+    fill(path, n=200)
+    ((root,),) = ask(path, "SELECT rootpage FROM sqlite_schema WHERE name = 'runs'")
+    damage(path, [root - 1])
+    with pytest.raises(IntegrityError, match="no run in .* can be read any more"):
+        salvage(path, tmp_path / "new.db")
+    assert not (tmp_path / "new.db").exists()
+
+
+def test_salvage_when_every_run_was_changed(path, tmp_path):
+    fill(path, n=5)
+    edit(path, "UPDATE runs SET seconds = 99")
+    with pytest.raises(IntegrityError, match="no run in .* can be read any more"):
+        salvage(path, tmp_path / "new.db")
+
+
+def test_salvage_of_a_store_without_runs(path, tmp_path):
+    with RunStore(path) as store:
+        store.register(campaign())
+    assert salvage(path, tmp_path / "new.db") == 0
+    with RunStore(tmp_path / "new.db") as store:
+        assert store.kept(campaign()) == {}
 
 
 def test_salvage_never_overwrites(path, tmp_path):

@@ -1,3 +1,4 @@
+import time
 from datetime import UTC, datetime, timedelta, timezone
 
 import numpy as np
@@ -115,12 +116,43 @@ def test_what_is_asked_for_goes_and_nothing_else(path, asked, gone):
 def test_without_a_campaign_all_are_meant(path):
     with RunStore(path) as store:
         assert store.invalidate(where={"a": (1, 1)}) == 2
-        assert store.invalidate("frozen", state="completed") == 6
+        assert store.invalidate(state="completed") == 6
         assert len(store) == 2
 
 
-def test_a_moment_without_a_zone_is_in_the_time_of_this_computer(path):
+@pytest.mark.parametrize("dry", [True, False])
+def test_a_name_means_one_campaign_and_no_other(path, dry):
+    fill(path, campaign(name="9"), n=4)  # as the other two ids begin
+    with RunStore(path) as store:
+        with pytest.raises(InputError, match="several campaigns; name one by"):
+            store.invalidate("frozen", dry_run=dry)
+        with pytest.raises(InputError, match=r"no campaign '9a09b' .* 6 characters or more of its id"):
+            store.invalidate("9a09b", dry_run=dry)
+        assert store.invalidate("9", dry_run=dry) == 4
+        assert len(store) == (14 if dry else 10)
+        assert store.invalidate("9a09b6", dry_run=dry) == 7
+
+
+def test_a_name_that_is_the_beginning_of_an_id_is_the_name(path):
+    fill(path, campaign(name=campaign().id[:8]), n=2)
+    with RunStore(path) as store:
+        assert len(store.runs(campaign().id[:8])) == 2
+        assert len(store.runs(campaign().id[:9])) == 7
+
+
+@pytest.fixture(params=["UTC+11", "UTC-9"])
+def elsewhere(request, monkeypatch):
+    """Be far from Greenwich."""
+    monkeypatch.setenv("TZ", request.param)
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+def test_a_moment_without_a_zone_is_in_the_time_of_this_computer(path, elsewhere):
     noon = datetime(2026, 1, 3, 12, tzinfo=UTC).astimezone().replace(tzinfo=None)
+    assert noon.hour != 12
     with RunStore(path) as store:
         assert store.invalidate(campaign().id, before=noon.isoformat(), dry_run=True) == 2
         assert store.invalidate(campaign().id, before=noon + timedelta(seconds=1), dry_run=True) == 3

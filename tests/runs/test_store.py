@@ -6,14 +6,16 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
-from stores import ask, campaign, completed, edit, fill, rows
+from stores import ask, campaign, completed, edit, fill, rows, seal
 
 import uqms
+from uqms.ensemble import from_netcdf
 from uqms.errors import (
     CampaignError,
     CampaignLocked,
@@ -25,6 +27,8 @@ from uqms.errors import (
     StorageError,
 )
 from uqms.runs import Record, RunState, RunStore, connection, reading
+from uqms.runs import store as store_module
+from uqms.runs.format import checksum
 from uqms.runs.store import Row
 
 ROOT = Path(uqms.__file__).parents[1]
@@ -170,10 +174,24 @@ def test_reading_takes_the_same_statements_whatever_the_number_of_runs(path):
     said, of = [], campaign()
     with RunStore(path) as store:
         store._db.set_trace_callback(said.append)
-        store.kept(of)
+        store.kept(of, {row.key for row in made})
         store.outputs(of, [row.key for row in made])
         store._db.set_trace_callback(None)
-    assert len(said) <= 5
+    assert len(said) <= 6
+
+
+def test_few_runs_are_found_without_reading_all(path):
+    made = fill(path, n=2000)
+    of, steps = campaign(), []
+    keys = [made[3].key, made[7].key, b"?" * 32]
+    with RunStore(path) as store:
+        store.kept(of, [])
+        store._db.set_progress_handler(lambda: steps.append(1), 10)
+        assert set(store.kept(of, keys)) == set(keys[:2])
+        assert store.outputs(of, keys[:2])["y"].tolist() == [30.0, 70.0]
+        few = len(steps)
+        store.kept(of)
+    assert few < (len(steps) - few) / 20
 
 
 def test_settings_that_make_it_safe(path):
@@ -198,7 +216,7 @@ def test_the_file_says_what_is_needed_to_read_it_without_the_simulator(path):
         "outputs": {"y": {"dims": [], "shape": [], "unit": "mm"}, "c": {"dims": ["day"], "shape": [3], "unit": ""}},
         "coords": {"day": [0.0, 0.1, 3.0]},
     }
-    assert json.loads(about) == {"space": "{ }", "rng": "3"}
+    assert json.loads(about) == {"space": "{ }"}  # the number was the other call's
     assert json.loads(identity) == of.simulator.identity
     assert json.loads(versions)["uqms"] == uqms.__version__
     assert level == "fine"
@@ -267,6 +285,8 @@ def test_relatives_are_runs_of_the_same_name_and_another_identity(path):
         assert store.relatives(campaign(version="2")) == 5
         assert store.relatives(campaign()) == 0
         assert store.relatives(campaign(name="third")) == 0
+        assert store.relatives(campaign(seed="seed")) == 5
+        assert store.relatives(campaign(config={"k": 1})) == 0  # settings are changed on purpose
 
 
 # ---------------------------------------------------------------------------------------------------------- wrong files
@@ -376,8 +396,9 @@ def test_a_layout_that_claims_more_than_the_file_holds(path):
     layout["coords"].update({dim: list(range(1000)) for dim in dims})  # 8e15 bytes for each run
     layout["outputs"]["y"].update(dims=dims, shape=[1000] * 5)
     edit(path, ("UPDATE campaigns SET layout = ?", (json.dumps(layout),)))
+    seal(path)
     with RunStore(path) as store:
-        with pytest.raises(IntegrityError, match="5 runs .* outputs of another length"):
+        with pytest.raises(IntegrityError, match="runs .* outputs of another length"):
             store.ensemble()
         with pytest.raises(CampaignMismatch):
             store.outputs(campaign(), [row.key for row in made])
@@ -389,10 +410,45 @@ def test_a_layout_that_claims_more_than_the_file_holds(path):
 def test_a_campaign_that_cannot_be_read(path, column, value):
     fill(path)
     edit(path, ("UPDATE campaigns SET " + column + " = ?", (value,)))
-    with RunStore(path) as store, pytest.raises(IntegrityError):
-        store.integrity_check()
-    with RunStore(path) as store, pytest.raises(IntegrityError):
-        store.campaigns()
+    for sealed in (False, True):
+        with RunStore(path) as store, pytest.raises(IntegrityError):
+            store.integrity_check()
+        with RunStore(path) as store, pytest.raises(IntegrityError):
+            store.campaigns()
+        if not sealed:
+            seal(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "layout = replace(layout, '0.1', '0.2')",
+        "layout = replace(replace(replace(layout, '\"y\"', '\"T\"'), '\"c\"', '\"y\"'), '\"T\"', '\"c\"')",
+        "layout = replace(layout, 'mm', 'km')",
+        'about = \'{"rng": "3"}\'',
+        "versions = '{}'",
+        "created = ''",
+    ],
+)
+def test_a_campaign_that_was_changed_is_seen(path, change):
+    fill(path)
+    edit(path, f"UPDATE campaigns SET {change}")
+    of, words = campaign(), r"campaign 9a09b6aae89f is not what was written.* uqms runs salvage"
+    acts = (lambda s: s.integrity_check(), lambda s: s.kept(of), lambda s: s.register(of), lambda s: s.ensemble())
+    for act in acts:
+        with RunStore(path) as store, pytest.raises(IntegrityError, match=words):
+            act(store)
+
+
+@pytest.mark.parametrize("length", [24, 64])
+def test_outputs_of_another_length(path, length):
+    """Also where the checksum of the run says that they are right."""
+    made = fill(path)
+    said = ask(path, "SELECT x, seed, replicate, state, seconds, attempts, message FROM runs WHERE rowid = 3")[0]
+    blob = bytes(length)
+    edit(path, ("UPDATE runs SET outputs = ?, checksum = ? WHERE rowid = 3", (blob, checksum(*said, blob))))
+    with RunStore(path) as store, pytest.raises(IntegrityError, match=f"run {made[2].key.hex()[:12]}"):
+        store.outputs(campaign(), [row.key for row in made])
 
 
 def test_damaged_pages(path):
@@ -419,6 +475,80 @@ def test_reading_changes_nothing(path):
                 act()
     assert path.read_bytes() == before
     assert os.listdir(path.parent) == ["runs.db"]
+
+
+def test_a_store_that_cannot_be_used_so_says_why(path):
+    fill(path)
+    store = RunStore(path)
+    told = []
+
+    def elsewhere():
+        try:
+            len(store)
+        except CampaignError as error:
+            told.append(str(error))
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert "SQLite objects created in a thread" in told[0]
+    store.close()
+    with pytest.raises(CampaignError, match="closed database. A store works until it is closed"):
+        store.runs()
+    with RunStore(path, readonly=True) as reader:
+        acts = (lambda: reader.invalidate("frozen"), lambda: reader.lease().__enter__())
+        for act in (*acts, lambda: reader.put(campaign(), [])):
+            with pytest.raises(StorageError, match=r"opened with readonly=True; open it with RunStore\(path\)"):
+                act()
+
+
+@pytest.mark.parametrize("look", ["ensemble", "export"])
+def test_what_is_read_together_is_of_one_moment(path, tmp_path, monkeypatch, look):
+    (row,) = fill(path, n=1)
+    partial = Record(RunState.PARTIAL, 0.25, "", {"y": np.array(np.nan), "c": np.array([1.0, 2.0, 3.0])})
+    read = store_module.read_index
+    with RunStore(path) as writer, RunStore(path, readonly=True) as reader:
+        writer.put(campaign(), [row._replace(record=partial)])
+
+        def late(*given):
+            index = read(*given)
+            writer.put(campaign(), [row])  # another process tries the run again
+            return index
+
+        monkeypatch.setattr(store_module, "read_index", late)
+        if look == "ensemble":
+            table = reader.ensemble()
+        else:
+            table = from_netcdf(reader.export(tmp_path / "x.nc"))
+        assert table["state"].values.tolist() == [RunState.PARTIAL]
+        assert np.isnan(table["y"].values).all()
+        monkeypatch.undo()
+        assert reader.ensemble()["y"].values.tolist() == [0.0]
+
+
+def test_one_file_is_one_store_whatever_links_lead_to_it(path, tmp_path):
+    fill(path)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "link.db").symlink_to(path)
+    asked = []
+    with RunStore(path) as store, RunStore(tmp_path / "other" / "link.db") as linked:
+        assert linked.path == store.path == path
+        with store.lease(), pytest.raises(CampaignLocked), linked.lease():
+            pass
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store_module, "network_file_system", asked.append)
+        RunStore(tmp_path / "other" / "link.db").close()
+    assert asked == [path.parent]
+
+
+def test_a_relative_path_stays_the_same_file(path, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with RunStore("runs.db") as store:
+        (tmp_path / "other").mkdir()
+        monkeypatch.chdir("other")
+        with store.lease():
+            assert sorted(os.listdir(tmp_path)) == ["other", "runs.db", "runs.db-shm", "runs.db-wal", "runs.db.lock"]
+            assert os.listdir() == []
 
 
 def test_reading_while_another_writes(path):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add"]
 
-_CAMPAIGN = "the simulator's name or the beginning of the campaign's id; needed when there are several"
+_CAMPAIGN = "the simulator's name, or the beginning of the campaign's id; needed when there are several"
 
 
 def add(rooms: "_SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -50,9 +50,7 @@ def _add_care(commands: Any) -> None:
     parser = _command(commands, "check", _check, "compute every hash again; exit status 1 when something is damaged")
     parser.add_argument("--json", action="store_true", help="print JSON, one object")
     parser = _command(commands, "invalidate", _invalidate, "remove runs, so that they run again")
-    parser.add_argument(
-        "--campaign", metavar="C", help="only of this simulator (name) or campaign (beginning of its id)"
-    )
+    parser.add_argument("--campaign", metavar="C", help="only of this campaign (simulator's name or begin of its id)")
     parser.add_argument("--state", metavar="S", action="append", help="only runs in this state, such as failed")
     parser.add_argument(
         "--where", metavar="INPUT=LOW:HIGH", action="append", help="only runs with this input between both, inclusive"
@@ -148,12 +146,14 @@ def _check(given: argparse.Namespace) -> int:
 def _invalidate(given: argparse.Namespace) -> int:
     from uqms.runs import RunStore
 
-    where = dict(map(_range, given.where)) if given.where else None
+    where = dict(map(_range, given.where or []))
+    if len(where) != len(given.where or []):
+        raise InputError("--where names an input twice; give one range for each, in one call after the other.")
     if not os.path.isfile(given.store):  # which opening it for writing would make
         raise StorageError(f"{given.store} is not there, or is no file; check the path.")
     with RunStore(given.store, readonly=given.dry_run) as store:
         count = store.invalidate(
-            given.campaign, state=given.state, where=where, before=given.before, dry_run=given.dry_run
+            given.campaign, state=given.state, where=where or None, before=given.before, dry_run=given.dry_run
         )
     print(f"{count} run{'s' * (count != 1)} {'would be ' * given.dry_run}removed")
     return 0

@@ -7,7 +7,7 @@ one. Neither the order of the inputs nor the sign of a zero makes another run.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import final
@@ -17,7 +17,7 @@ import numpy as np
 from uqms._typing import Array, Ints
 from uqms.simulators import Simulator
 
-__all__ = ["Campaign", "campaign_id", "canonical", "run_keys", "sorted_columns"]
+__all__ = ["Campaign", "campaign_id", "canonical", "digest", "run_keys", "sorted_columns"]
 
 
 @final
@@ -74,6 +74,11 @@ class Campaign:
             Shape (n,), or None for a simulator without chance.
         """
         return run_keys(self.id, sorted_columns(self.inputs, x), seeds)
+
+
+def digest(keys: Iterable[bytes]) -> str:
+    """Return a SHA-256 that stands for a set of runs."""
+    return hashlib.sha256(b"".join(sorted(keys))).hexdigest()
 
 
 def canonical(value: object) -> str:

@@ -14,7 +14,7 @@ from uqms.ensemble.files import atomic_path
 from uqms.errors import FormatError, IntegrityError, StorageError
 from uqms.runs.campaign import campaign_id, run_keys
 from uqms.runs.connection import connect_reading, number, rescue, told, transaction
-from uqms.runs.format import APPLICATION, COLUMNS, FORMAT, Stored, create, intact
+from uqms.runs.format import APPLICATION, CAMPAIGN, COLUMNS, FORMAT, Stored, create, intact
 from uqms.runs.reading import read_campaigns
 from uqms.runs.upgrade import OLD_RUNS, Converter
 
@@ -79,7 +79,7 @@ def salvage(path: Path, target: Path) -> int:
     FormatError
         When nothing says that the file ever was a run store.
     IntegrityError
-        When no campaign can be read any more.
+        When no campaign can be read any more, or no run of those that there were.
     StorageError
         When the new store exists already or cannot be written.
     """
@@ -92,19 +92,28 @@ def salvage(path: Path, target: Path) -> int:
         with atomic_path(target) as part, closing(sqlite3.connect(part, isolation_level=None)) as new:
             with told(target), transaction(new):
                 create(new)
-                rows = _old_rows(source, new, path) if found == 1 else _rows(source, new, path)
-                return sum(rows)
+                saved = sum(_old_rows(source, new, path) if found == 1 else _rows(source, new, path))
+                if not saved and not _empty(source):
+                    raise IntegrityError(f"no run in {path} can be read any more.")
+                return saved
+
+
+def _empty(source: sqlite3.Connection) -> bool:
+    try:
+        return number(source, "SELECT count(*) FROM runs") == 0
+    except sqlite3.DatabaseError:
+        return False
 
 
 def _rows(source: sqlite3.Connection, new: sqlite3.Connection, path: Path) -> Iterator[int]:
     campaigns: dict[int, Stored] = {}
-    names = "number, id, identity, inputs, fidelity, layout, about, created, versions"
+    names = f"number, {CAMPAIGN}, checksum"
     for _, *said in _readable(source, f"SELECT rowid, {names} FROM campaigns", path):
         with suppress(IntegrityError):
             campaign = Stored.of(tuple(said))
             if _sound(campaign):
                 campaigns[campaign.number] = campaign
-                new.execute(f"INSERT INTO campaigns ({names}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", said)
+                new.execute(f"INSERT INTO campaigns ({names}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", said)
     if not campaigns:
         raise IntegrityError(f"no campaign in {path} can be read any more, so its runs cannot be either.")
     insert = f"INSERT OR IGNORE INTO runs ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"

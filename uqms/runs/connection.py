@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
-from uqms.errors import CampaignLocked, FormatError, FormatVersionError, IntegrityError, StorageError
+from uqms.errors import CampaignError, CampaignLocked, FormatError, FormatVersionError, IntegrityError, StorageError
 from uqms.runs.format import APPLICATION, FORMAT, create
 from uqms.runs.lease import hold
 from uqms.runs.upgrade import convert, upgrade
@@ -32,6 +32,11 @@ def told(path: Path) -> Iterator[None]:
     """Turn SQLite's errors into ours."""
     try:
         yield
+    except sqlite3.ProgrammingError as error:
+        raise CampaignError(
+            f"{path}: {error} A store works until it is closed, in the thread that opened it; open another one there: "
+            "RunStore(path)."
+        ) from error
     except sqlite3.DatabaseError as error:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code == sqlite3.SQLITE_NOTADB:

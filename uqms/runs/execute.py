@@ -21,7 +21,8 @@ from tqdm import tqdm
 from uqms._typing import Array, Named
 from uqms.ensemble import RunState, build, get_space, input_columns
 from uqms.errors import CampaignStopped, DataWarning, InputError
-from uqms.runs.plan import Plan, plan_runs
+from uqms.runs.campaign import digest
+from uqms.runs.plan import Plan, check_inputs, plan_runs
 from uqms.runs.policies import FailurePolicy
 from uqms.runs.pool import Backend, InThisProcess, Local, payload_of, usable_cpus
 from uqms.runs.records import Record
@@ -37,6 +38,7 @@ __all__ = ["run"]
 
 _logger = logging.getLogger(__name__)
 _DASK = "uqms.runs.dask"  # imported only by those who use it
+_PLANNED = Record(RunState.PLANNED, math.nan, "not run: too many others failed")
 
 
 def run(
@@ -86,7 +88,7 @@ def run(
         Whether failed runs are tried again and when everything stops; see `FailurePolicy`. By default neither.
     retry_failed
         Run those again that failed in an earlier call. By default they keep their record: a simulator without chance
-        fails again.
+        fails again. A run that gave some of its outputs keeps these when the new attempt gives none.
     progress
         Show a progress bar; by default when standard error is a terminal.
     collect
@@ -103,7 +105,8 @@ def run(
     InputError
         When the simulator cannot take these inputs or cannot be sent to another process.
     DataError
-        When the design holds a number that is not finite.
+        When the design holds a number that is not finite, a variable of which it is not said what it is, or a name that
+        no table of runs can have.
     CampaignLocked
         When another process writes to the store.
     CampaignMismatch
@@ -127,14 +130,16 @@ def run(
     """
     _check_settings(workers, timeout, collect, store)
     columns = input_columns(design, get_space(design) if isinstance(design, xr.Dataset) else None)
+    check_inputs(design, columns)
     simulator.prepare(tuple(columns))
     plan = plan_runs(simulator, columns, fidelity, replicates, rng)
-    campaign = _Execution(plan, failures or FailurePolicy(), retry_failed, progress)
+    # What would not fit into one table is told now and not when everything has run.
+    _tabulate(first := plan.part(slice(1)), design, _nothing(first), [_PLANNED], rng)
+    campaign = _Execution(plan, failures or FailurePolicy(), retry_failed, progress, collect)
     with nullcontext(store) if store is None or isinstance(store, RunStore) else RunStore(store) as opened:
         stopped = campaign.finish(opened, _about(design, rng), lambda n: _backend(simulator, workers, timeout, n))
-        outputs = campaign.outputs(opened) if collect else {}
     records = campaign.records()
-    ensemble = _tabulate(plan, design, outputs, records, rng)
+    ensemble = _tabulate(plan, design, campaign.outputs, records, rng)
     if stopped:
         raise CampaignStopped(stopped, ensemble)
     _report(records)
@@ -145,39 +150,47 @@ def run(
 class _Execution:
     """The runs of one call: what is known of each, and the loop that gets the rest."""
 
-    def __init__(self, plan: Plan, policy: FailurePolicy, retry_failed: bool, progress: bool | None) -> None:
+    def __init__(
+        self, plan: Plan, policy: FailurePolicy, retry_failed: bool, progress: bool | None, collect: bool
+    ) -> None:
         self.plan = plan
         self.policy = policy
         self.retry_failed = retry_failed
         self.progress = progress
+        self.collect = collect
         self.rows: dict[bytes, int] = {}  # first row of each run
         for row, key in enumerate(plan.keys):
             self.rows.setdefault(key, row)
         self.found: dict[bytes, Record] = {}
-        self.begun = False  # whether the store has runs of this campaign
+        self.tried: dict[bytes, Record | None] = {}  # what this call has begun, with its last attempt
         self.failed = 0
+        self.first = ""  # message of the first that failed
+        self.outputs: dict[str, Array] = {}
 
     def finish(self, store: RunStore | None, about: dict[str, str], backend: "Opener") -> str:
         """Get the record of every run; return why it stopped early, or nothing."""
         if store is not None:
-            self._read(store)
-        if not self._pending() or (store is not None and self._too_many()):
-            return self._stopped()
+            with store.moment():
+                self._read(store)
+                if not self._pending() or self._too_many():
+                    self._collect(store)
+                    return self._stopped()
         with nullcontext() if store is None else store.lease():
             if store is not None:
-                store.register(self.plan.campaign, about)
+                store.register(self.plan.campaign, {**about, "runs": digest(self.rows)})
                 self._read(store)  # another writer may have come first
                 self._tell_of_relatives(store)
             pending = self._pending()
             with self._bar(len(pending)) as bar, backend(len(pending)) as running:
                 self._drive(running, pending, store, bar)
+            self._collect(store)
         return self._stopped()
 
     def _read(self, store: RunStore) -> None:
-        kept = store.kept(self.plan.campaign)
-        self.begun = bool(kept)
+        kept = store.kept(self.plan.campaign, self.rows.keys())
         self.found = {key: kept[key] for key in self.rows if key in kept}
-        self.failed = sum(record.state != RunState.COMPLETED for record in self.found.values() if not self.retry_failed)
+        failed = [r for r in self.found.values() if r.state != RunState.COMPLETED and not self.retry_failed]
+        self.failed, self.first = len(failed), failed[0].message if failed else ""
 
     def _pending(self) -> list[int]:
         """Return the first row of each run that has to run."""
@@ -192,17 +205,16 @@ class _Execution:
     def _stopped(self) -> str:
         if not self._too_many():
             return ""
-        ran = sum(self._settled(self.found.get(key)) for key in self.rows)
-        first = next(r for r in self.found.values() if r.state != RunState.COMPLETED)
+        idle = sum(key not in self.tried and not self._settled(self.found.get(key)) for key in self.rows)
         return (
             f"{self.failed} of {len(self.rows)} runs did not complete, more than stop_above="
-            f"{self.policy.stop_above:g} allows; {len(self.rows) - ran} runs were not begun. The first that failed: "
-            f"{first.message}. What ran is in the error's `ensemble` and in the store; mend the cause and call "
+            f"{self.policy.stop_above:g} allows; {idle} runs were not begun. The first that failed: "
+            f"{self.first}. What ran is in the error's `ensemble` and in the store; mend the cause and call "
             "run(..., retry_failed=True)."
         )
 
     def _tell_of_relatives(self, store: RunStore) -> None:
-        if not self.begun and (others := store.relatives(self.plan.campaign)):
+        if not store.has_runs(self.plan.campaign) and (others := store.relatives(self.plan.campaign)):
             warnings.warn(
                 f"{store.path} has {others} runs of {self.plan.campaign.name!r} that are not used: its code, settings, "
                 "outputs or coordinates have changed since, so they count as another simulator. When a change does not "
@@ -230,6 +242,7 @@ class _Execution:
                 ready.append(heapq.heappop(later)[1])
             for _ in range(min(backend.free(), len(ready))):
                 row = ready.popleft()
+                self.tried.setdefault(self.plan.keys[row])
                 backend.submit(row, self.plan.point(row))
                 flying += 1
             pause = max(0.0, later[0][0] - time.monotonic()) if later else None
@@ -238,6 +251,7 @@ class _Execution:
                 flying -= 1
                 attempts[row] += 1
                 if self.policy.again(record.state, attempts[row]):
+                    self.tried[self.plan.keys[row]] = record
                     _logger.info("run at %s: %s; it is tried again", self.plan.point(row), record.message)
                     heapq.heappush(later, (time.monotonic() + self.policy.pause(attempts[row]), row))
                 else:
@@ -247,14 +261,21 @@ class _Execution:
 
     def _keep(self, ended: Sequence[tuple[int, Record]], store: RunStore | None) -> None:
         """Put what has ended on the disk, all that came together in one commit, and remember how it ended."""
-        if store is not None and ended:
-            store.put(self.plan.campaign, [self._row(row, record) for row, record in ended])
+        better = [(row, record) for row, record in ended if not self._loses(row, record)]
+        if store is not None and better:
+            store.put(self.plan.campaign, [self._row(row, record) for row, record in better])
+        for row, record in better:
+            self.found[self.plan.keys[row]] = record if store is None else replace(record, outputs=None)
         for row, record in ended:
-            kept = record if store is None else replace(record, outputs=None)
-            self.found[self.plan.keys[row]] = kept
             if record.state != RunState.COMPLETED:
                 self.failed += 1
+                self.first = self.first or record.message
                 _logger.info("run at %s: %s", self.plan.point(row), record.message)
+
+    def _loses(self, row: int, record: Record) -> bool:
+        """Tell whether a run that is tried again gave less than the store has of it."""
+        before = self.found.get(self.plan.keys[row])
+        return before is not None and before.state == RunState.PARTIAL and record.outputs is None
 
     def _row(self, row: int, record: Record) -> Row:
         plan = self.plan
@@ -270,21 +291,34 @@ class _Execution:
 
     def records(self) -> list[Record]:
         """Return the record of every row; of what was not run, one that says so."""
-        planned = Record(RunState.PLANNED, math.nan, "not run: too many others failed")
-        return [self.found.get(key, planned) for key in self.plan.keys]
+        return [self.found.get(key) or self._broken_off(key) for key in self.plan.keys]
 
-    def outputs(self, store: RunStore | None) -> dict[str, Array]:
-        """Return the outputs of every row, NaN where there are none."""
+    def _broken_off(self, key: bytes) -> Record:
+        if key not in self.tried:
+            return _PLANNED
+        last = self.tried[key]
+        words = "broken off" if last is None else f"to be tried again ({last.message})"
+        return replace(_PLANNED, message=f"{words}: too many others failed")
+
+    def _collect(self, store: RunStore | None) -> None:
+        """Read the outputs of every row, NaN where there are none."""
+        if not self.collect:
+            return
         if store is not None:
-            return store.outputs(self.plan.campaign, self.plan.keys)
-        simulator = self.plan.campaign.simulator
-        table = {}
-        for name, dims in simulator.outputs.items():
-            shape = tuple(len(simulator.coords[dim]) for dim in dims)
-            lost = np.full(shape, np.nan)
-            given = (self.found[key].outputs if key in self.found else None for key in self.plan.keys)
-            table[name] = np.array([lost if outputs is None else outputs[name] for outputs in given])
-        return table
+            self.outputs = store.outputs(self.plan.campaign, self.plan.keys)
+            return
+        self.outputs = _nothing(self.plan)
+        for row, key in enumerate(self.plan.keys):
+            given = self.found[key].outputs if key in self.found else None
+            for name, values in self.outputs.items():
+                if given is not None:
+                    values[row] = given[name]
+
+
+def _nothing(plan: Plan) -> dict[str, Array]:
+    simulator = plan.campaign.simulator
+    shapes = {name: [len(simulator.coords[dim]) for dim in dims] for name, dims in simulator.outputs.items()}
+    return {name: np.full((len(plan.x), *shape), np.nan) for name, shape in shapes.items()}
 
 
 type Opener = Callable[[int], Backend]

@@ -16,6 +16,7 @@ from uqms.ensemble import RunState, build, to_netcdf
 from uqms.ensemble.files import atomic_path
 from uqms.errors import InputError
 from uqms.parameters import Box
+from uqms.runs.campaign import digest
 from uqms.runs.format import Layout, Stored
 from uqms.runs.reading import Index, Outputs
 
@@ -55,7 +56,7 @@ def _build(known: Stored, index: Index, table: Mapping[str, object], with_states
         units={name: unit for name, (_, unit) in known.layout.outputs.items() if unit and name in table},
         simulator=known.identity,
     )
-    return made.assign_attrs(rng=known.about["rng"]) if "rng" in known.about else made
+    return made.assign_attrs(rng=known.about["rng"]) if "rng" in known.about and _of_one_call(known, index) else made
 
 
 def _array(layout: Layout, name: str, values: Array) -> xr.DataArray:
@@ -64,7 +65,8 @@ def _array(layout: Layout, name: str, values: Array) -> xr.DataArray:
 
 
 def _design(known: Stored, index: Index) -> xr.Dataset:
-    about = {key: known.about[key] for key in ("space", "box", "design") if key in known.about}
+    keys = ("space", "box", "design") if _of_one_call(known, index) else ("space", "box")
+    about = {key: known.about[key] for key in keys if key in known.about}
     if "box" in about:
         box = Box.from_dict(json.loads(about["box"]))
         x = index.x[:, [known.inputs.index(name) for name in box.names]]
@@ -72,6 +74,11 @@ def _design(known: Stored, index: Index) -> xr.Dataset:
             # Runs of other designs are among them: what they cover is the range of the inputs.
             about = {key: text for key, text in about.items() if key == "space"}
     return xr.Dataset({name: ("run", index.x[:, i]) for i, name in enumerate(known.inputs)}, attrs=about)
+
+
+def _of_one_call(known: Stored, index: Index) -> bool:
+    """Tell whether the runs are those that the last call of `run` asked for: no more, no less."""
+    return known.about.get("runs") == digest(index.keys)
 
 
 # -------------------------------------------------------------------------------------------------------------- netCDF

@@ -6,29 +6,32 @@ import math
 import platform
 import sqlite3
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, Self, final
+from typing import Any, NamedTuple, Self, final
 
 import numpy as np
 
 from uqms import __version__
 from uqms._typing import Array
 from uqms.errors import DataError, IntegrityError
-from uqms.runs.campaign import Campaign
+from uqms.runs.campaign import Campaign, canonical
 
 __all__ = [
     "APPLICATION",
+    "CAMPAIGN",
     "COLUMNS",
     "FORMAT",
     "SCHEMA",
     "Layout",
     "Part",
     "Stored",
+    "begin",
     "checksum",
     "create",
     "intact",
+    "row_checksum",
     "versions",
 ]
 
@@ -43,9 +46,10 @@ SCHEMA = (
         inputs TEXT NOT NULL,     -- JSON: names, in the order of the design
         fidelity TEXT NOT NULL,
         layout TEXT NOT NULL,     -- JSON: dims, shapes, units of the outputs in the order of runs.outputs; coordinates
-        about TEXT NOT NULL,      -- JSON: what the design says of itself (space, box, design)
+        about TEXT NOT NULL,      -- JSON: what the last design says of itself (space, box, design, rng, runs)
         created TEXT NOT NULL,    -- UTC
-        versions TEXT NOT NULL    -- JSON
+        versions TEXT NOT NULL,   -- JSON
+        checksum BLOB NOT NULL    -- SHA-256 of all of the above from id on
     )""",
     """CREATE TABLE runs (
         key BLOB PRIMARY KEY NOT NULL,  -- SHA-256 of campaign, inputs and seed
@@ -66,13 +70,26 @@ SCHEMA = (
 
 COLUMNS = "key, campaign, x, seed, replicate, state, seconds, attempts, message, ended, checksum, outputs"
 
+CAMPAIGN = "id, identity, inputs, fidelity, layout, about, created, versions"  # what the checksum is of, in this order
+
 _HEAD = struct.Struct("<qqqqqd?")
+_INSERT = f"INSERT OR IGNORE INTO campaigns ({CAMPAIGN}, checksum) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
 def create(db: sqlite3.Connection) -> None:
     """Make the tables, inside of the caller's transaction."""
     for statement in (*SCHEMA, f"PRAGMA application_id = {APPLICATION}", f"PRAGMA user_version = {FORMAT}"):
         db.execute(statement)
+
+
+def begin(db: sqlite3.Connection, row: tuple[str, ...]) -> None:
+    """Write the row of a campaign (see `CAMPAIGN`), unless it is there, inside of the caller's transaction."""
+    db.execute(_INSERT, (*row, row_checksum(row)))
+
+
+def row_checksum(row: Sequence[object]) -> bytes:
+    """Return the SHA-256 of a campaign's row."""
+    return hashlib.sha256(canonical(list(row)).encode()).digest()
 
 
 def versions() -> str:
@@ -226,13 +243,21 @@ class Stored:
     versions: str
 
     @classmethod
-    def of(cls, row: tuple[int, str, str, str, str, str, str, str, str]) -> Self:
-        """Read a row of the table."""
-        number, identifier, identity, inputs, fidelity, layout, about, created, said = row
+    def of(cls, row: tuple[Any, ...]) -> Self:
+        """Read a row of the table: its number, `CAMPAIGN` and its checksum.
+
+        Raises
+        ------
+        IntegrityError
+            When it is not what was written: without the names, order and coordinates of the outputs no run is.
+        """
+        number, identifier, identity, inputs, fidelity, layout, about, created, said, digest = row
         try:
+            if row_checksum(row[1:-1]) != digest:
+                raise ValueError("the hash of its content is another one")
             names, attrs, _ = tuple(map(str, json.loads(inputs))), dict(json.loads(about)), dict(json.loads(identity))
         except (ValueError, TypeError) as error:
-            raise IntegrityError(f"campaign {identifier[:12]} cannot be read ({error}).") from error
+            raise IntegrityError(f"campaign {str(identifier)[:12]} is not what was written: {error}.") from error
         return cls(number, identifier, identity, names, fidelity, Layout.from_json(layout), attrs, created, said)
 
     @property

@@ -37,6 +37,7 @@ _NETWORK = frozenset(
     "ocfs2 orangefs panfs prl_fs pvfs2 smb smb2 smb3 smbfs vboxsf virtiofs vmhgfs webdav wekafs".split()
 )
 _LOCAL_FUSE = frozenset(f"fuse.{name}" for name in "bindfs cryfs encfs fuse-overlayfs gocryptfs mergerfs".split())
+_held: set[int] = set()  # locks of this process
 
 
 def network_file_system(folder: Path) -> str | None:
@@ -98,14 +99,26 @@ def _locked(path: Path, holder: str) -> CampaignLocked:
 def _by_system(path: Path, lock: Path) -> Iterator[Lease]:
     with _told(lock):
         handle = _flock(path, lock)
+    _held.add(handle)
     try:
         with _told(lock):
             os.ftruncate(handle, 0)
             os.write(handle, _named(_self()).encode())
         yield Lease()
     finally:
-        lock.unlink(missing_ok=True)
-        os.close(handle)
+        if handle in _held:  # else this is a fork of the holder
+            _held.remove(handle)
+            lock.unlink(missing_ok=True)
+            os.close(handle)
+
+
+def _let_go() -> None:
+    """Close the locks in a process that a holder has forked: they would outlive the holder in it."""
+    while _held:
+        os.close(_held.pop())
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 def _flock(path: Path, lock: Path) -> int:
@@ -137,7 +150,7 @@ def _by_file(path: Path, lock: Path) -> Iterator[Lease]:
     finally:
         stop.set()
         beat.join()
-        if _read(lock) == mine:
+        if mine["pid"] == os.getpid() and _read(lock) == mine:  # not in a fork of the holder
             lock.unlink(missing_ok=True)
 
 

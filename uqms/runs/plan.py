@@ -1,19 +1,23 @@
 """The runs that a design asks for: rows, replicates with their seeds, and the keys under which they are kept."""
 
 import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, final
 
 import numpy as np
+import pandas as pd
+import xarray as xr
 
-from uqms._typing import Array, Ints
+from uqms._typing import Array, Ints, Named
 from uqms.errors import InputError
 from uqms.runs.campaign import Campaign, sorted_columns
 from uqms.simulators import Simulator
 
-__all__ = ["Plan", "plan_runs", "run_seeds"]
+__all__ = ["Plan", "check_inputs", "plan_runs", "run_seeds"]
 
+_WHOLE = 2**53  # up to here float64 holds all integers
 _SEEDS = 2**31  # what a signed 32-bit integer holds, the smallest that simulators take
 _STEP = 0x9E3779B1  # odd, so that no two replicates of a point share a seed
 
@@ -32,6 +36,12 @@ class Plan:
     seeds: Ints | None
     replicates: Ints | None
 
+    def part(self, rows: slice) -> "Plan":
+        """Return some of the runs."""
+        seeds = None if self.seeds is None else self.seeds[rows]
+        replicates = None if self.replicates is None else self.replicates[rows]
+        return Plan(self.campaign, self.x[rows], self.origin[rows], seeds, replicates)
+
     @cached_property
     def keys(self) -> list[bytes]:
         """The key of each row; rows with the same key are one run."""
@@ -43,6 +53,19 @@ class Plan:
         if self.seeds is not None and self.campaign.simulator.seed is not None:
             point[self.campaign.simulator.seed] = int(self.seeds[row])
         return point
+
+
+def check_inputs(design: xr.Dataset | pd.DataFrame | Named, names: Collection[str]) -> None:
+    """Raise an InputError when an input's name cannot stand in a file, or its integers are too large for float64."""
+    for name in names:
+        if "/" in name:
+            raise InputError(f"an input is called {name!r}; give it a name without '/', as files want it.")
+        whole = np.asarray(design[name])
+        if whole.dtype.kind in "iu" and ((whole > _WHOLE) | (whole < -_WHOLE)).any():
+            raise InputError(
+                f"input {name!r} has integers beyond 2**53, several of which would become one float64; subtract a "
+                "constant, or give floats when the nearest one will do."
+            )
 
 
 def plan_runs(simulator: Simulator, columns: dict[str, Array], fidelity: str, replicates: int, rng: Any) -> Plan:

@@ -9,6 +9,7 @@ from uqms.errors import InputError
 __all__ = ["FailurePolicy"]
 
 _LONGEST = 1e9  # seconds
+_EXACT = 1 + 1e-12  # 0.29 * 100 is a little less than 29
 _MENDABLE = (RunState.FAILED, RunState.TIMEOUT)
 
 
@@ -65,4 +66,4 @@ class FailurePolicy:
 
     def stops(self, failed: int, planned: int) -> bool:
         """Return whether so many failed runs out of all that were planned are too many."""
-        return failed > self.stop_above * planned
+        return failed > self.stop_above * planned * _EXACT

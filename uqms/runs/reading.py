@@ -1,7 +1,7 @@
 """Runs of one campaign out of the file: who they are (`read_index`) and what they gave (`Outputs`), both in bulk."""
 
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import batched
 from pathlib import Path
@@ -12,18 +12,42 @@ import numpy as np
 from uqms._typing import Array, Ints
 from uqms.errors import IntegrityError
 from uqms.runs.connection import number, rescue, told
-from uqms.runs.format import Stored, intact
+from uqms.runs.format import CAMPAIGN, Stored, intact
 
-__all__ = ["Index", "Outputs", "read_campaigns", "read_index"]
+__all__ = ["Index", "Outputs", "read_campaigns", "read_index", "read_rows"]
 
 _BLOCK = 2**24  # bytes of outputs that are decoded at once
 
 
 def read_campaigns(db: sqlite3.Connection, path: Path, where: str = "", *values: object) -> list[Stored]:
     """Return the campaigns as they stand in the file."""
-    query = "SELECT number, id, identity, inputs, fidelity, layout, about, created, versions FROM campaigns"
     with told(path):
-        return [Stored.of(row) for row in db.execute(f"{query} {where} ORDER BY number", values)]
+        rows = db.execute(
+            f"SELECT number, {CAMPAIGN}, checksum FROM campaigns {where} ORDER BY number", values
+        ).fetchall()
+    try:
+        return [Stored.of(row) for row in rows]
+    except IntegrityError as error:
+        raise IntegrityError(f"{path} is damaged ({error}); {rescue(path)}") from error
+
+
+def read_rows(
+    db: sqlite3.Connection, known: Stored, columns: str, keys: Collection[bytes] | None = None
+) -> Iterator[tuple[Any, ...]]:
+    """Yield columns of a campaign's runs, of all or of those with these keys; the key comes first in each row.
+
+    What it costs grows with the number of keys, not with that of the runs which are there.
+    """
+    query, mine = f"SELECT key, {columns} FROM runs WHERE", f"campaign = {known.number}"
+    most = 0 if keys is None else 2 * len(keys)
+    if keys is None or number(db, f"SELECT count(*) FROM (SELECT 1 FROM runs WHERE {mine} LIMIT {most})") < most:
+        rows = db.execute(f"{query} {mine}")
+        yield from (row for row in rows if keys is None or row[0] in keys)
+        return
+    for some in batched(keys, 500):
+        marks = ", ".join("?" * len(some))
+        # The plus keeps SQLite from going through all runs of the campaign instead of through the keys.
+        yield from db.execute(f"{query} +{mine} AND key IN ({marks})", some)
 
 
 @final
@@ -59,12 +83,8 @@ def read_index(db: sqlite3.Connection, path: Path, known: Stored) -> Index:
     IntegrityError
         When inputs are not those of the campaign.
     """
-    query = (
-        "SELECT key, x, seed, replicate, state, seconds, attempts, message, ended FROM runs "
-        f"WHERE campaign = {known.number}"
-    )
     with told(path):
-        rows = db.execute(query).fetchall()
+        rows = list(read_rows(db, known, "x, seed, replicate, state, seconds, attempts, message, ended"))
     d = len(known.inputs)
     if any(not isinstance(row[0], bytes) or not isinstance(row[1], bytes) or len(row[1]) != 8 * d for row in rows):
         raise IntegrityError(f"runs in {path} have other inputs than their campaign; {rescue(path)}")
@@ -80,13 +100,23 @@ def read_index(db: sqlite3.Connection, path: Path, known: Stored) -> Index:
         [keys[i] for i in order],
         x[order],
         None if chance is None else chance[order],
-        counts[order],
+        _distinct(x[order], counts[order]),
         np.array(states, dtype=np.int64)[order],
         np.array(seconds, dtype=np.float64)[order],
         np.array(attempts, dtype=np.int64)[order],
         [messages[i] for i in order],
         [ended[i] for i in order],
     )
+
+
+def _distinct(x: Array, replicates: Ints) -> Ints:
+    """Return the replicates, counted anew where runs of several `rng` have the same one at the same inputs."""
+    again = (x[1:] == x[:-1]).all(axis=1)
+    if not (again & (replicates[1:] == replicates[:-1])).any():
+        return replicates
+    rows = np.arange(len(x))
+    first = np.maximum.accumulate(np.where(np.concatenate([[False], again]), 0, rows))
+    return rows - first
 
 
 @final
@@ -104,14 +134,11 @@ class Outputs:
         self.path = path
         self.known = known
         # Before memory is claimed for outputs that the file does not hold.
-        query = "SELECT count(*) FROM runs WHERE campaign = ? AND outputs IS NOT NULL AND length(outputs) != ?"
+        query = "SELECT length(outputs) FROM runs WHERE campaign = ? AND outputs IS NOT NULL LIMIT 1"
         with told(path):
-            wrong = db.execute(query, (known.number, 8 * known.layout.width)).fetchone()[0]
-            self.count = number(db, f"SELECT count(*) FROM runs WHERE campaign = {known.number}")
-        if wrong:
-            raise IntegrityError(
-                f"{wrong} runs in {path} have outputs of another length than their campaign; {rescue(path)}"
-            )
+            found = db.execute(query, (known.number,)).fetchone()
+        if found and found[0] != 8 * known.layout.width:
+            raise IntegrityError(f"runs in {path} have outputs of another length than their campaign; {rescue(path)}")
 
     @property
     def at_once(self) -> int:
@@ -137,28 +164,22 @@ class Outputs:
         """Yield keys and joined outputs of some runs at a time."""
         keys: list[bytes] = []
         blobs: list[bytes] = []
+        columns = "x, seed, replicate, state, seconds, attempts, message, checksum, outputs"
+        size, most = 8 * self.known.layout.width, self.at_once
         with told(self.path):
-            for key, x, seed, replicate, state, seconds, attempts, message, digest, blob in self._rows(places):
-                if not intact(digest, x, seed, replicate, state, seconds, attempts, message, blob):
+            for key, x, seed, replicate, state, seconds, attempts, message, digest, blob in read_rows(
+                self.db, self.known, columns, places.keys()
+            ):
+                whole = intact(digest, x, seed, replicate, state, seconds, attempts, message, blob)
+                if not whole or (blob is not None and len(blob) != size):
                     raise IntegrityError(
                         f"run {key.hex()[:12]} in {self.path} is not what was written; {rescue(self.path)}"
                     )
                 if blob is not None:
                     keys.append(key)
                     blobs.append(blob)
-                if len(keys) == self.at_once:
+                if len(keys) == most:
                     yield keys, b"".join(blobs)
                     keys, blobs = [], []
         if keys:
             yield keys, b"".join(blobs)
-
-    def _rows(self, keys: Mapping[bytes, object]) -> Iterator[tuple[Any, ...]]:
-        query = "SELECT key, x, seed, replicate, state, seconds, attempts, message, checksum, outputs FROM runs WHERE"
-        if 2 * len(keys) > self.count:
-            rows = self.db.execute(f"{query} campaign = {self.known.number}")
-            yield from (row for row in rows if row[0] in keys)
-            return
-        for some in batched(keys, 500):
-            marks = ", ".join("?" * len(some))
-            # The plus keeps SQLite from going through all runs of the campaign instead of through the keys.
-            yield from self.db.execute(f"{query} +campaign = {self.known.number} AND key IN ({marks})", some)

@@ -20,13 +20,13 @@ __all__ = [
     "Where",
     "campaigns_table",
     "choose_campaign",
-    "choose_campaigns",
     "choose_runs",
     "runs_table",
     "state_names",
 ]
 
 States = RunState | str | int
+_PREFIX = 6  # characters of an id that may stand for it
 _OWN = ("key", "attempts", "ended")  # columns of the table of runs that an input could be called like
 Where = Mapping[str, tuple[float, float]]
 
@@ -80,36 +80,34 @@ def runs_table(known: Stored, index: Index) -> pd.DataFrame:
 
 
 # -------------------------------------------------------------------------------------------------------------- choices
-def choose_campaigns(db: sqlite3.Connection, path: Path, campaign: str | None) -> list[Stored]:
-    """Return the campaigns that have runs and fit a name of their simulator or the beginning of their id.
-
-    Raises
-    ------
-    InputError
-        When none does; names those that there are.
-    """
+def _filled(db: sqlite3.Connection, path: Path) -> list[Stored]:
+    """Return the campaigns that have runs."""
     with told(path):
         filled = {row[0] for row in db.execute("SELECT DISTINCT campaign FROM runs")}
     known = [each for each in read_campaigns(db, path) if each.number in filled]
     if not known:
         raise InputError(f"{path} holds no runs.")
-    if campaign is None:
-        return known
-    found = [each for each in known if each.name == campaign or (campaign and each.id.startswith(campaign))]
-    if not found:
-        raise InputError(f"{path} has no campaign {campaign!r}; there {_listed(known)}.")
-    return found
+    return known
 
 
 def choose_campaign(db: sqlite3.Connection, path: Path, campaign: str | None) -> Stored:
-    """Return the one campaign that is meant.
+    """Return the one campaign that is meant: of the simulator of that name, or else whose id begins so.
 
     Raises
     ------
     InputError
         When there are several or none; names them.
     """
-    found = choose_campaigns(db, path, campaign)
+    found = known = _filled(db, path)
+    if campaign is not None:
+        found = [each for each in known if each.name == campaign]
+        if not found and len(campaign) >= _PREFIX:
+            found = [each for each in known if each.id.startswith(campaign)]
+    if not found:
+        raise InputError(
+            f"{path} has no campaign {campaign!r} (the name of its simulator, or {_PREFIX} characters or more of its "
+            f"id); there {_listed(known)}."
+        )
     if len(found) > 1:
         raise InputError(
             f"{path} holds several campaigns; name one by its simulator or by the beginning of its id: there "
@@ -132,7 +130,7 @@ def choose_runs(
     keys: Iterable[str | bytes] | None,
 ) -> list[bytes]:
     """Return the keys of the runs that fit everything that is asked; see `RunStore.invalidate`."""
-    known = choose_campaigns(db, path, campaign)
+    known = _filled(db, path) if campaign is None else [choose_campaign(db, path, campaign)]
     if campaign is None and all(each is None for each in (state, where, before, keys)):
         raise InputError(
             f"nothing says which runs of {path} are meant; give state=, where=, before= or keys=, or name the campaign "

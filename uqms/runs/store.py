@@ -13,7 +13,7 @@ Contract
 import json
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,12 +24,12 @@ import numpy as np
 
 from uqms._typing import Array
 from uqms.ensemble import RunState
-from uqms.errors import CampaignError, CampaignMismatch, DataWarning, IntegrityError
+from uqms.errors import CampaignError, CampaignMismatch, DataWarning, IntegrityError, StorageError
 from uqms.runs.campaign import Campaign, sorted_columns
 from uqms.runs.connection import number, open_reading, open_writing, rescue, tidy, told, transaction
-from uqms.runs.format import COLUMNS, Layout, Stored, checksum, versions
+from uqms.runs.format import COLUMNS, Layout, Stored, begin, checksum, row_checksum, versions
 from uqms.runs.lease import Lease, hold, network_file_system
-from uqms.runs.reading import Outputs, read_campaigns, read_index
+from uqms.runs.reading import Outputs, read_campaigns, read_index, read_rows
 from uqms.runs.records import Record
 
 if TYPE_CHECKING:
@@ -97,12 +97,12 @@ class RunStore:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, readonly: bool = False) -> None:
-        self.path = Path(path)
+        self.path = Path(os.path.realpath(path))  # one file has one lock, whatever links lead to it
         self.readonly = readonly
-        self._network = None if readonly else network_file_system(self.path.absolute().parent)
+        self._network = None if readonly else network_file_system(self.path.parent)
         self._known: tuple[Campaign, Stored] | None = None  # the campaign that was asked for last
         self._lease: Lease | None = None
-        self._litter = readonly and not Path(f"{path}-wal").exists()
+        self._litter = readonly and not Path(f"{self.path}-wal").exists()
         with told(self.path):
             self._db = open_reading(self.path) if readonly else open_writing(self.path, self._network)
         if self._network:
@@ -141,7 +141,8 @@ class RunStore:
         campaign
             What the runs that come will belong to.
         about
-            What the design says of itself ("space", "box", "design", each JSON); an export repeats it.
+            What the design says of itself ("space", "box", "design", each JSON, "rng"), and `digest` of the runs for
+            which "design" and "rng" hold as "runs"; an export repeats it.
 
         Raises
         ------
@@ -150,23 +151,17 @@ class RunStore:
         """
         self._check_lease()
         known, layout = self._find(campaign), Layout.of(campaign)
-        attrs = {**({} if known is None else known.about), **(about or {})}
-        said = (json.dumps(campaign.inputs), json.dumps(attrs))
+        about = dict(about or {})
+        created, made = datetime.now(UTC).isoformat(timespec="milliseconds"), versions()
+        if known is not None:
+            layout, created, made = known.layout.with_units_of(layout), known.created, known.versions
+            about = {**{key: known.about[key] for key in ("space", "box") if key in known.about}, **about}
+        inputs, texts = json.dumps(campaign.inputs), (layout.to_json(), json.dumps(about), created, made)
+        row = (campaign.id, campaign.identity, inputs, campaign.fidelity, *texts)
         with told(self.path), transaction(self._db):
-            if known is None:
-                now = datetime.now(UTC).isoformat(timespec="milliseconds")
-                row = (campaign.id, campaign.identity, campaign.fidelity, layout.to_json(), now, versions(), *said)
-                self._db.execute(
-                    "INSERT INTO campaigns (id, identity, fidelity, layout, created, versions, inputs, about) "
-                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                    row,
-                )
-            else:
-                merged = known.layout.with_units_of(layout).to_json()
-                self._db.execute(
-                    "UPDATE campaigns SET inputs = ?, about = ?, layout = ? WHERE number = ?",
-                    (*said, merged, known.number),
-                )
+            begin(self._db, row)
+            query = "UPDATE campaigns SET inputs = ?, layout = ?, about = ?, checksum = ? WHERE id = ?"
+            self._db.execute(query, (inputs, *texts[:2], row_checksum(row), campaign.id))
         self._known = None
 
     def relatives(self, campaign: Campaign) -> int:
@@ -181,19 +176,27 @@ class RunStore:
         with told(self.path):
             return number(self._db, f"SELECT count(*) FROM runs WHERE campaign IN ({', '.join(map(str, numbers))})")
 
-    def kept(self, campaign: Campaign) -> dict[bytes, Record]:
-        """Return the records of all runs of a campaign by key, without their outputs."""
+    def has_runs(self, campaign: Campaign) -> bool:
+        """Tell whether there is any run of a campaign."""
+        known = self._find(campaign)
+        if known is None:
+            return False
+        with told(self.path):
+            return number(self._db, f"SELECT EXISTS (SELECT 1 FROM runs WHERE campaign = {known.number})") == 1
+
+    def kept(self, campaign: Campaign, keys: Collection[bytes] | None = None) -> dict[bytes, Record]:
+        """Return the records of a campaign's runs by key, without outputs: of all, or of those with these keys."""
         known = self._find(campaign)
         if known is None:
             return {}
-        query = "SELECT key, state, seconds, message, attempts FROM runs WHERE campaign = ?"
-        with told(self.path):
-            rows = self._db.execute(query, (known.number,)).fetchall()
         try:
-            return {
-                key: Record(_STATES[state], np.nan if seconds is None else seconds, message, None, attempts)
-                for key, state, seconds, message, attempts in rows
-            }
+            with told(self.path):
+                return {
+                    key: Record(_STATES[state], np.nan if seconds is None else seconds, message, None, attempts)
+                    for key, state, seconds, message, attempts in read_rows(
+                        self._db, known, "state, seconds, message, attempts", keys
+                    )
+                }
         except KeyError as error:
             raise IntegrityError(f"{self.path} has a run in the unknown state {error}; {rescue(self.path)}") from error
 
@@ -255,7 +258,8 @@ class RunStore:
         """Return a table with one row for each campaign: simulator, inputs, how many runs ended how, their seconds."""
         from uqms.runs.selection import campaigns_table
 
-        return campaigns_table(self._db, self.path)
+        with self.moment():
+            return campaigns_table(self._db, self.path)
 
     def runs(self, campaign: str | None = None) -> "pd.DataFrame":
         """Return a table with one row for each run of a campaign: key, inputs, state, seconds, message, seed.
@@ -263,7 +267,8 @@ class RunStore:
         Parameters
         ----------
         campaign
-            The simulator's name or the beginning of the campaign's id; may be left out when there is one campaign.
+            The simulator's name, or 6 characters or more of the beginning of the campaign's id; may be left out when
+            there is one campaign.
 
         Raises
         ------
@@ -272,7 +277,8 @@ class RunStore:
         """
         from uqms.runs.selection import runs_table
 
-        return runs_table(*self._index(campaign))
+        with self.moment():
+            return runs_table(*self._index(campaign))
 
     def ensemble(self, campaign: str | None = None) -> "xr.Dataset":
         """Return the runs of a campaign as an ensemble, without the simulator: what `uqms.run` returned.
@@ -286,8 +292,10 @@ class RunStore:
         """
         from uqms.runs.export import ensemble
 
-        known, index = self._index(campaign)
-        return ensemble(known, index, Outputs(self._db, self.path, known).of(index.keys))
+        with self.moment():
+            known, index = self._index(campaign)
+            outputs = Outputs(self._db, self.path, known).of(index.keys)
+        return ensemble(known, index, outputs)
 
     def export(self, path: str | os.PathLike[str], campaign: str | None = None) -> Path:
         """Write the runs of a campaign to a netCDF file (.nc) or a CSV table (.csv), which other programs read.
@@ -312,9 +320,21 @@ class RunStore:
         """
         from uqms.runs.export import export
 
-        known, index = self._index(campaign)
-        export(known, index, Outputs(self._db, self.path, known), Path(path))
+        with self.moment():
+            known, index = self._index(campaign)
+            export(known, index, Outputs(self._db, self.path, known), Path(path))
         return Path(path)
+
+    @contextmanager
+    def moment(self) -> Iterator[None]:
+        """Read everything in the block as it is at one moment, also while another process writes."""
+        with told(self.path):
+            self._db.execute("BEGIN")
+        try:
+            yield
+        finally:
+            if self._db.in_transaction:  # an error of the disk has ended it already
+                self._db.execute("ROLLBACK")
 
     def _index(self, campaign: str | None) -> "tuple[Stored, Index]":
         from uqms.runs.selection import choose_campaign
@@ -340,7 +360,8 @@ class RunStore:
         Parameters
         ----------
         campaign
-            As in `runs`; all campaigns when it is left out. Alone it removes all runs of that campaign.
+            As in `runs`; all campaigns when it is left out. Alone it removes all runs of that campaign. Where several
+            have the name, give the id of one.
         state
             One or several states, such as "failed".
         where
@@ -363,7 +384,8 @@ class RunStore:
         from uqms.runs.selection import choose_runs
 
         if dry_run:
-            return len(choose_runs(self._db, self.path, campaign, state, where, before, keys))
+            with self.moment():
+                return len(choose_runs(self._db, self.path, campaign, state, where, before, keys))
         with self.lease():
             chosen = choose_runs(self._db, self.path, campaign, state, where, before, keys)
             with told(self.path), transaction(self._db):
@@ -409,13 +431,19 @@ class RunStore:
         if self._lease is not None:
             yield
             return
+        self._check_writable()
         with hold(self.path, bool(self._network)) as self._lease:
             try:
                 yield
             finally:
                 self._lease = None
 
+    def _check_writable(self) -> None:
+        if self.readonly:
+            raise StorageError(f"{self.path} was opened with readonly=True; open it with RunStore(path) to change it.")
+
     def _check_lease(self) -> None:
+        self._check_writable()
         if self._lease is not None:
             self._lease.check()
         elif self._network:

@@ -15,7 +15,7 @@ import numpy as np
 
 from uqms.errors import IntegrityError
 from uqms.runs.campaign import campaign_id, canonical, run_keys
-from uqms.runs.format import COLUMNS, Layout, checksum, create, versions
+from uqms.runs.format import COLUMNS, Layout, begin, checksum, create, versions
 
 __all__ = ["OLD_RUNS", "Converter", "convert", "upgrade"]
 
@@ -68,12 +68,7 @@ class Converter:
             identity = canonical(json.loads(text))
             identifier = campaign_id(identity, names, "")
             now = datetime.now(UTC).isoformat(timespec="milliseconds")
-            row = (identifier, identity, json.dumps(names), "", layout, "{}", now, versions())
-            self.target.execute(
-                "INSERT OR IGNORE INTO campaigns (id, identity, inputs, fidelity, layout, about, created, versions) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                row,
-            )
+            begin(self.target, (identifier, identity, json.dumps(names), "", layout, "{}", now, versions()))
             query = "SELECT number FROM campaigns WHERE id = ?"
             number = int(self.target.execute(query, (identifier,)).fetchone()[0])
             self.begun[simulator, names] = number, identifier, Layout.from_json(layout).width
