@@ -270,6 +270,13 @@ FAILURES = [  # script, options, error, message
         "ended with success, but said 'ERROR: no mesh'",
     ),
     ("echo fine; echo 'FATAL 3' >&2", {}, SimulatorFailed, "FAILED", "said 'FATAL 3'"),
+    (
+        "echo ' ERROR: as Fortran writes'; rm uqms.log",
+        {},
+        SimulatorFailed,
+        "FAILED",
+        "said ' ERROR: as Fortran writes'",
+    ),
     ("echo '{\"y\": NaN}' > out.json", {}, OutputError, "INVALID", "output 'y' is nan"),
     ("echo '{\"y\": 1e999}' > out.json", {}, OutputError, "INVALID", "output 'y' is inf"),
     ("echo '{\"y\": [1, 2]}' > out.json", {}, OutputError, "INVALID", r"output 'y' has shape \(2,\)"),
@@ -327,11 +334,11 @@ def test_each_failure_has_its_type_its_place_and_the_last_words(script, options,
 
 
 def test_failures_are_states_of_an_ensemble_with_the_last_words(tmp_path):
-    scripts = dict(enumerate(FAILURES[:16]))
+    scripts = dict(enumerate(FAILURES[:17]))
     chosen = "case $1 in\n" + "\n".join(f"{i}) {script} ;;" for i, (script, *_) in scripts.items()) + "\nesac"
     simulator = program(f"echo marked words\n{chosen}", "{{ '%d' | format(a) }}", timeout=1.0, log_limit=10**5)
-    with pytest.warns(DataWarning, match="16 of 16 runs did not complete"):
-        ensemble = run(simulator, {"a": np.arange(16.0)}, workers=2, store=tmp_path / "runs.db")
+    with pytest.warns(DataWarning, match="17 of 17 runs did not complete"):
+        ensemble = run(simulator, {"a": np.arange(17.0)}, workers=2, store=tmp_path / "runs.db")
     for i, (script, _, kind, state, message) in scripts.items():
         assert RunState(ensemble["state"].values[i]).name == state, script
         told = str(ensemble["message"].values[i])
@@ -371,6 +378,40 @@ def test_memory_is_limited_and_told():
     simulator = python("x = bytearray(10**9)", "{{ a }}", memory=3 * 10**8)
     with pytest.raises(SimulatorFailed, match=r"exit code 1\. It may have 286 MB of memory\.(.|\n)*MemoryError"):
         simulator.evaluate({"a": 1.0})
+
+
+def test_a_log_that_is_too_long_is_cut_at_its_limit(left, tmp_path):
+    with pytest.raises(SimulatorFailed, match="to its log"):
+        program("yes", log_limit=10**5).evaluate({"a": 1.0})
+    (name,) = left()
+    assert (tmp_path / "runs" / name / "uqms.log").stat().st_size == 10**5
+
+
+def test_a_program_does_not_wait_for_words_that_were_meant_for_us(tmp_path):
+    code = (
+        "import os; from pathlib import Path; from uqms.simulators.executable.supervised import supervise; "
+        "f = Path('.'); "
+        "print(supervise(['cat'], folder=f, environment=os.environ, log=f / 'log', timeout=10).timed_out)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=tmp_path
+    ) as process:  # its input stays open
+        assert process.stdout.read().split() == [b"False"]
+
+
+@pytest.mark.parametrize(("code", "signal"), [(139, "SIGSEGV"), (137, "SIGKILL: out of memory?"), (143, "SIGTERM")])
+def test_exit_codes_by_which_launchers_tell_a_signal(code, signal):
+    with pytest.raises(SimulatorFailed, match=rf"exit code {code}\. That is how a shell .* was ended by {signal}"):
+        program(f"exit {code}").evaluate({"a": 1.0})
+    with pytest.raises(SimulatorFailed, match=r"exit code 255\. Run directory"):
+        program("exit 255").evaluate({"a": 1.0})
+
+
+def test_names_that_are_no_inputs_are_refused():
+    simulator = program("{{ a }} {{ n }}", config={"n": 3}, templates={"deck": "{{ b }}{{ seed }}"}, seed="seed")
+    for extra in ("n", "typo"):
+        with pytest.raises(InputError, match=f"sh has no input '{extra}'; its inputs are a, b, and config is fixed"):
+            simulator.evaluate({"a": 1.0, "b": 2.0, "seed": 3, extra: 7.0})
 
 
 def test_the_deadline_of_the_run_is_told_by_the_simulator():
@@ -577,6 +618,8 @@ def test_memory_limits_where_there_are_none(monkeypatch):
         ({"environment": {"A": 1}}, InputError, "environment has 'A' = int"),
         ({"environment": {"UQMS_RUN": "x"}}, InputError, "'UQMS_RUN' cannot be the name"),
         ({"inherit": "HOME"}, InputError, "inherit is 'HOME'"),
+        ({"memory": 10**9, "environment": {"a.b": "x"}}, InputError, "which drops the variable 'a.b'"),
+        ({"memory": 10**9, "inherit": ["a.b"]}, InputError, "which drops the variable 'a.b'"),
     ],
 )
 def test_construction_names_what_cannot_be_meant(options, kind, message):

@@ -42,6 +42,12 @@ def refuse_settings(simulator: Any) -> None:
                 f"error_pattern is {simulator.error_pattern!r}: {error}; give a regular expression."
             ) from error
     _refuse_environment(simulator.environment, simulator.inherit)
+    for name in (*simulator.environment, *simulator.inherit):
+        if simulator.memory is not None and not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
+            raise InputError(
+                f"with memory= a shell starts the program, which drops the variable {name!r}; take letters, digits and "
+                "underscores, or leave memory= out."
+            )
 
 
 def _refuse_environment(environment: object, inherit: object) -> None:

@@ -188,7 +188,7 @@ class TextTable:
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     _ = Path(folder, "out.dat").write_text("# t p\n 0.0 1.0D+1\n 0.5 12.5\n")
     ...     TextTable("out.dat").read(Path(folder), {"p": ("t",)})
-    {'p': array([10. , 12.5])}
+    {'p': array([10. , 12.5]), 't': array([0. , 0.5])}
     """
 
     path: str

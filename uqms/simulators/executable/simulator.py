@@ -32,7 +32,7 @@ from uqms.simulators.protocol import Coordinate, checked_outputs
 
 __all__ = ["ExecutableSimulator"]
 
-_ERROR_LINE = r"^(ERROR|FATAL)\b"
+_ERROR_LINE = r"^[ \t]*(ERROR|FATAL)\b"
 _LOG_LIMIT = 100 * 2**20
 
 Read = Reader | Sequence[Reader] | Callable[[Path], Mapping[str, object]]
@@ -86,9 +86,11 @@ class ExecutableSimulator:
     inherit
         Names of more variables of yours to pass on, such as ``("LD_LIBRARY_PATH",)`` after ``module load``.
     timeout
-        Seconds a run may take; ``run(timeout=)`` does the same.
+        Seconds that the program may take. Reading its results is not counted; `run(timeout=)` bounds that too, since it
+        ends the worker process.
     memory
-        Bytes of address space that each of its processes may have (Linux).
+        Bytes of address space that each of its processes may have (Linux). ``/bin/sh`` sets it and then becomes the
+        program: it runs a script without a first line ``#!...`` itself, and a missing interpreter is exit code 127.
     log_limit
         Bytes that it may write to standard output and error.
     error_pattern
@@ -272,6 +274,8 @@ class ExecutableSimulator:
 
         Raises
         ------
+        InputError
+            When `point` has a name that is no input.
         SimulatorTimeout
             When it did not end before its deadline; nothing of it is left.
         SimulatorFailed
@@ -283,6 +287,12 @@ class ExecutableSimulator:
         TemplateError
             When a template cannot be filled in with these numbers.
         """
+        unknown = point.keys() - {*self.inputs, self.seed}
+        if unknown:
+            raise InputError(
+                f"{self.name} has no input {', '.join(map(repr, sorted(unknown)))}; its inputs are "
+                f"{', '.join(self.inputs) or 'none'}, and config is fixed."
+            )
         values = {**self.config, **point}
         arguments = [rendered(p, values) if isinstance(p, Template) else str(p) for p in self._arguments]
         texts = {name: template.render(values) for name, template in self._texts.items()}
@@ -310,6 +320,7 @@ class ExecutableSimulator:
                 timeout=self.timeout,
                 memory=self.memory,
                 log_limit=self.log_limit,
+                error_pattern=self.error_pattern,
             )
         except (FileNotFoundError, PermissionError) as error:
             raise SimulatorNotFound(
@@ -321,7 +332,6 @@ class ExecutableSimulator:
             ) from error
         try:
             verdict.judge(str(self.name), ended, self.success, self.memory, self.log_limit)
-            verdict.refuse_error_lines(str(self.name), folder / LOG, self.error_pattern)
             read = cast(verdict.Read, self.read)
             got = verdict.results(read, folder, begin, self.outputs, self.coords, self.units)
             return checked_outputs(got, self.outputs, self.coords)

@@ -2,7 +2,9 @@
 
 import itertools
 import math
+import mmap
 import os
+import re
 import secrets
 import select
 import subprocess
@@ -46,6 +48,8 @@ class Ended:
         How many processes of it, besides itself, had to be killed.
     tail
         The last lines that it wrote to standard output and standard error.
+    error_line
+        The first line there that means failure, None without one.
     """
 
     returncode: int | None
@@ -54,6 +58,7 @@ class Ended:
     log_too_large: bool
     left: int
     tail: str
+    error_line: str | None
 
 
 def supervise(
@@ -65,6 +70,7 @@ def supervise(
     timeout: float | None = None,
     memory: int | None = None,
     log_limit: float = math.inf,
+    error_pattern: str | None = None,
 ) -> Ended:
     """Run a program to its end, or kill it with all that it has started.
 
@@ -84,6 +90,8 @@ def supervise(
         Bytes of address space that each of its processes may have (Linux).
     log_limit
         Bytes of the log after which it is killed.
+    error_pattern
+        A regular expression for lines of the log that mean failure.
 
     Raises
     ------
@@ -117,8 +125,10 @@ def supervise(
         too_large = os.fstat(words.fileno()).st_size > log_limit
         if too_large:
             words.truncate(int(log_limit))
-        tail = _tail(words)
-    return Ended(program.returncode, time.monotonic() - begin, stopped == "deadline", too_large, left, tail)
+        # By the open file: the program may have removed its name.
+        tail, error_line = _tail(words), None if error_pattern is None else _matching(words, error_pattern)
+    seconds = time.monotonic() - begin
+    return Ended(program.returncode, seconds, stopped == "deadline", too_large, left, tail, error_line)
 
 
 def _limited(command: Sequence[str], memory: int | None) -> list[str]:
@@ -249,6 +259,18 @@ def _children() -> set[int]:
     except OSError:  # the kernel does not list them, or a thread ended meanwhile
         return {pid for pid, process in processes.snapshot().items() if process.parent == os.getpid()}
     return {int(word) for text in lists for word in text.split()}
+
+
+def _matching(words: BinaryIO, pattern: str) -> str | None:
+    """Return the beginning of the first line in which a pattern is found."""
+    if os.fstat(words.fileno()).st_size == 0:
+        return None
+    with mmap.mmap(words.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        match = re.search(pattern.encode(), text, re.MULTILINE)
+        if match is None:
+            return None
+        begin = text.rfind(b"\n", 0, match.start()) + 1
+        return text[begin : begin + 200].partition(b"\n")[0].rstrip().decode(errors="replace")
 
 
 def _tail(words: BinaryIO) -> str:

@@ -58,7 +58,9 @@ class Table:
         place = self._place(title)
         if self.all_numbers is not None:
             return self.all_numbers[:, place]
-        return np.array([cells[place] for _, cells in self._cells()])
+        words = [cells[place] for _, cells in self._cells()]
+        values = [number(word) for word in words]
+        return np.array(words if None in values else values)
 
     def _place(self, column: str | int) -> int:
         if isinstance(column, int):

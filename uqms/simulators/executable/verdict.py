@@ -1,8 +1,6 @@
 """Whether a run of a program is worth anything: how it ended, what it said, what it left."""
 
 import math
-import mmap
-import re
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +15,7 @@ from uqms.simulators.executable.supervised import Ended
 from uqms.simulators.executable.tables import number
 from uqms.simulators.protocol import Coordinate
 
-__all__ = ["judge", "refuse_error_lines", "results"]
+__all__ = ["judge", "results"]
 
 _ROUNDED = 1e-3  # of the distance between coordinates: a file may have few digits
 
@@ -36,6 +34,11 @@ def judge(name: str, ended: Ended, success: Sequence[int], memory: int | None, l
             "log_limit."
         )
     code = ended.returncode
+    if code in success and ended.error_line is not None:
+        raise SimulatorFailed(
+            f"{name} ended with success, but said {ended.error_line!r}; when that means no failure, give "
+            "error_pattern=None or another one."
+        )
     if code in success:
         return
     limit = "" if memory is None else f" It may have {memory / 2**20:.0f} MB of memory."
@@ -43,6 +46,8 @@ def judge(name: str, ended: Ended, success: Sequence[int], memory: int | None, l
         raise SimulatorFailed(f"{name} was ended by the signal {_signal(code)}.{limit}")
     libraries = "shared librar" in ended.tail or "Library not loaded" in ended.tail
     hint = " Few of your environment variables reach it: inherit=('LD_LIBRARY_PATH',)." if libraries else ""
+    if code > 128 and (called := _signal(128 - code)).startswith("SIG"):
+        hint = f" That is how a shell or a launcher tells that what it started was ended by {called}." + hint
     raise SimulatorFailed(f"{name} ended with the exit code {code}.{limit}{hint}")
 
 
@@ -52,21 +57,6 @@ def _signal(code: int | None) -> str:
     except ValueError:
         called = str(code)
     return called + (": out of memory?" if called == "SIGKILL" else "")
-
-
-def refuse_error_lines(name: str, log: Path, pattern: str | None) -> None:
-    """Raise when the log holds a line that means failure."""
-    if pattern is None or not log.is_file() or log.stat().st_size == 0:
-        return
-    with log.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
-        match = re.search(pattern.encode(), text, re.MULTILINE)
-        if match:
-            begin = text.rfind(b"\n", 0, match.start()) + 1
-            line = text[begin : begin + 200].splitlines()[0].decode(errors="replace")
-            raise SimulatorFailed(
-                f"{name} ended with success, but said {line!r}; when that means no failure, give error_pattern=None or "
-                "another one."
-            )
 
 
 def results(
