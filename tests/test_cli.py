@@ -271,3 +271,20 @@ def test_interrupted(path, monkeypatch, capsys):
 
     monkeypatch.setattr("uqms.runs.store.RunStore.campaigns", stop)
     assert main(["runs", "list", str(path)]) == 128 + signal.SIGINT
+
+
+def test_a_range_that_is_given_twice_is_not_half_ignored(path, capsys):
+    words = ("runs", "invalidate", path, "--where", "a=1:2", "--where", "a=4:6")
+    for do in ("--dry-run", "--yes"):
+        status, out, err = call(capsys, *words, do)
+        assert (status, out) == (2, "")
+        assert "--where names an input twice" in err
+    assert call(capsys, "runs", "invalidate", path, "--where", "a=1:2", "--where", "b=-1:0", "--dry-run") == (
+        0, "2 runs would be removed\n", "",
+    )  # fmt: skip
+
+
+def test_a_name_is_not_taken_for_the_beginning_of_an_id(path, capsys):
+    status, out, err = call(capsys, "runs", "invalidate", path, "--campaign", "9a09b", "--yes")
+    assert (status, out) == (2, "")
+    assert "no campaign '9a09b'" in err

@@ -6,17 +6,22 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+import xarray as xr
 
 import uqms
 import uqms.ensemble as en
 from uqms.errors import DataError, DataWarning, InputError, SimulatorFailed
 from uqms.parameters import LogNormal, ParameterSpace, Uniform
-from uqms.runs import RunState, RunStore, run
+from uqms.runs import Record, RunState, RunStore, run
 from uqms.runs.pool import usable_cpus
+from uqms.runs.store import Row
 from uqms.simulators import FunctionSimulator
 
 ROOT = Path(uqms.__file__).parents[1]
@@ -264,6 +269,50 @@ def test_what_cannot_be_meant_is_told_before_any_run(simulator, inputs, options,
         run(simulator, inputs, **options)
 
 
+NAMED = {
+    "a reserved name": ({"cost": [1.0, 2.0]}, DataError, "'cost' is the name of a column"),
+    "an output's name": ({"y": [1.0, 2.0]}, InputError, "'y' is an input and an output"),
+    "no name for a file": ({"k/c": [1.0, 2.0]}, InputError, "called 'k/c'; give it a name without '/'"),
+    "another dim": (
+        xr.Dataset({"a": ("sample", [1.0, 2.0])}),
+        DataError,
+        r"dims \('sample',\).*rename\(sample='run'\)",
+    ),
+    "one more variable": (
+        xr.Dataset({"a": ("run", [1.0, 2.0], {"role": "input"}), "dose": ("run", [1.0, 2.0])}),
+        DataError,
+        "'dose' of the design has no role while 'a' is an input",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NAMED)
+def test_what_does_not_fit_into_a_table_is_told_before_any_run(tmp_path, case):
+    design, error, words = NAMED[case]
+
+    def model(**point):
+        pytest.fail("it ran")
+
+    simulator = FunctionSimulator(model, outputs={"y": (), "c": ("day",)}, coords={"day": DAYS}, version="1")
+    with pytest.raises(error, match=words):
+        run(simulator, design, tmp_path / "s", workers=0)
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize("kind", [np.array, pd.DataFrame, xr.Dataset])
+@pytest.mark.parametrize("number", [2**53 + 1, -(2**53) - 1, 2**63 - 1])
+def test_integers_of_which_float64_makes_others(kind, number):
+    values = np.array([number, 3], dtype=np.int64)
+    design = {
+        np.array: {"a": values},
+        pd.DataFrame: pd.DataFrame({"a": values}),
+        xr.Dataset: xr.Dataset({"a": ("run", values)}),
+    }[kind]
+    with pytest.raises(InputError, match=r"input 'a' has integers beyond 2\*\*53"):
+        run(one(lambda a: a), design, workers=0)
+    assert run(one(lambda a: a), {"a": np.array([2**53, -(2**53)])}, workers=0)["a"].values[0] == 2.0**53
+
+
 def test_a_design_with_gaps(simulator):
     with pytest.raises(DataError, match="input 'b' is nan in run 1"):
         run(simulator, {"a": [1.0, 2.0], "b": [1.0, np.nan]})
@@ -446,6 +495,49 @@ def test_what_a_run_gave_before_it_went_wrong_stays(tmp_path, workers):
     assert again.drop_attrs().identical(table.drop_attrs())
 
 
+@pytest.mark.parametrize("then", ["failed", "invalid", "fewer", "completed"])
+def test_a_retry_that_gives_nothing_leaves_what_the_run_gave(tmp_path, then):
+    now = ["partial"]
+
+    def model(a):
+        if now[0] == "failed":
+            raise OSError("licence server is away")
+        if now[0] == "invalid":
+            return [1.0]
+        return {"c": [1.0, 2.0, np.nan if now[0] != "completed" else 3.0], "peak": 7.0 if now[0] == "partial" else 8.0}
+
+    simulator = FunctionSimulator(model, outputs={"c": ("day",), "peak": ()}, coords={"day": DAYS}, version="1")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataWarning)
+        run(simulator, {"a": [1.0]}, tmp_path / "s", workers=0)
+        now[0] = then
+        table = run(simulator, {"a": [1.0]}, tmp_path / "s", workers=0, retry_failed=True)
+    assert table["peak"].values.tolist() == [7.0 if then in ("failed", "invalid") else 8.0]
+    assert table["state"].values.tolist() == [RunState.COMPLETED if then == "completed" else RunState.PARTIAL]
+    with RunStore(tmp_path / "s") as store:
+        store.integrity_check()
+        assert store.ensemble()["peak"].identical(table["peak"])
+
+
+def test_what_run_returns_is_of_one_moment(tmp_path, monkeypatch):
+    simulator = FunctionSimulator(stops_early, outputs={"c": ("day",), "peak": ()}, coords={"day": DAYS}, version="1")
+    with pytest.warns(DataWarning):
+        run(simulator, {"a": [1.0]}, tmp_path / "s", workers=0)
+    outputs = RunStore.outputs
+
+    def late(self, campaign, keys):
+        with RunStore(tmp_path / "s") as other:  # as another process does
+            done = Record(RunState.COMPLETED, 1.0, "", {"c": np.zeros(3), "peak": np.array(9.0)})
+            other.put(campaign, [Row(keys[0], np.array([1.0]), done)])
+        return outputs(self, campaign, keys)
+
+    monkeypatch.setattr(RunStore, "outputs", late)
+    with pytest.warns(DataWarning, match="1 partial"):
+        table = run(simulator, {"a": [1.0]}, tmp_path / "s", workers=0)
+    assert table["state"].values.tolist() == [RunState.PARTIAL]
+    assert np.isnan(table["peak"].values).all()
+
+
 def test_outputs_may_stay_in_the_store(tmp_path, simulator, design):
     whole = run(simulator, design, tmp_path / "s", workers=0)
     light = run(simulator, design, tmp_path / "s", workers=0, collect=False)
@@ -464,24 +556,34 @@ def test_runs_of_what_was_changed_since_are_told(tmp_path):
     run(changed, {"a": [3.0]}, tmp_path / "s", workers=0)  # told once: now it has runs of its own
 
 
+@dataclass
+class Mine:
+    """A simulator of one's own, which checks nothing."""
+
+    outputs: dict
+    coords: dict
+    units = {}
+    seed = None
+    identity = {"name": "mine"}
+
+    def prepare(self, inputs):
+        pass
+
+    def evaluate(self, point):
+        return {name: np.full([len(self.coords[d]) for d in dims], 1.0) for name, dims in self.outputs.items()}
+
+
+def test_a_simulator_of_ones_own_with_inputs_that_are_called_like_its_outputs(monkeypatch):
+    monkeypatch.setattr(Mine, "evaluate", lambda self, point: pytest.fail("it ran"))
+    simulator = Mine({"y": ("day",)}, {"day": np.array(DAYS)})
+    with pytest.raises(DataError, match="'y' stand among the inputs and the outputs"):
+        run(simulator, {"y": [1.0]}, workers=0)
+    with pytest.raises(DataError, match="dim called 'day', as a variable is"):
+        run(simulator, {"day": [1.0]}, workers=0)
+
+
 def test_a_simulator_of_ones_own_whose_identity_forgets_its_outputs(tmp_path):
-    from dataclasses import dataclass
-
     from uqms.errors import CampaignMismatch
-
-    @dataclass
-    class Mine:
-        outputs: dict
-        coords: dict
-        units = {}
-        seed = None
-        identity = {"name": "mine"}
-
-        def prepare(self, inputs):
-            pass
-
-        def evaluate(self, point):
-            return {name: np.full([len(self.coords[d]) for d in dims], 1.0) for name, dims in self.outputs.items()}
 
     run(Mine({"y": ()}, {}), {"a": [1.0]}, tmp_path / "s", workers=0)
     with pytest.raises(CampaignMismatch, match="other outputs"):

@@ -96,6 +96,61 @@ def test_a_second_coordinator_is_told_who_writes_and_a_dead_one_does_not_count(p
     assert os.listdir(path.parent) == ["runs.db"]
 
 
+FORKING = """
+import os, signal, sys, time
+from uqms.runs import RunStore
+with RunStore(sys.argv[1]) as store:
+    with store.lease():
+        child = os.fork()
+        if not child:
+            try:
+                if sys.argv[2] == "leaves":
+                    sys.exit()
+                time.sleep(60)
+            finally:
+                pass
+        print(child, flush=True)
+        if sys.argv[2] == "leaves":
+            os.waitpid(child, 0)
+            print("left", flush=True)
+        time.sleep(60)
+"""
+
+
+def test_a_child_of_a_dead_holder_does_not_hold(path):
+    """The simulator has forked, for a pool of its own say."""
+    command = [sys.executable, "-c", FORKING, path, "stays"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    child = psutil.Process(int(process.stdout.readline()))
+    try:
+        with RunStore(path) as store:
+            with pytest.raises(CampaignLocked), store.lease():
+                pass
+            process.kill()
+            process.wait()
+            assert child.is_running()
+            with store.lease():
+                store.put(campaign(), rows(campaign(), 1, start=8))
+    finally:
+        process.kill()
+        child.kill()
+        process.stdout.close()
+
+
+def test_a_child_that_leaves_the_block_leaves_the_lock(path):
+    command = [sys.executable, "-c", FORKING, path, "leaves"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    try:
+        process.stdout.readline()
+        assert process.stdout.readline() == "left\n"
+        with RunStore(path) as store, pytest.raises(CampaignLocked), store.lease():
+            pass
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
 def test_a_lock_that_cannot_be_written(path):
     path.with_name("runs.db.lock").mkdir()
     with RunStore(path) as store, pytest.raises(StorageError, match=r"runs.db.lock cannot be written"), store.lease():

@@ -13,6 +13,29 @@ def one(function):
 
 
 @pytest.mark.parametrize(
+    ("share", "failed", "planned", "stops"),
+    [
+        (0.29, 29, 100, False),
+        (0.29, 30, 100, True),
+        (0.57, 57, 100, False),
+        (0.58, 29, 50, False),
+        (1 / 3, 1, 3, False),
+        (0.29, 290_000_000, 1_000_000_000, False),
+        (0.29, 290_000_001, 1_000_000_000, True),
+        (0.0, 0, 7, False),
+        (0.0, 1, 10**9, True),
+        (1.0, 7, 7, False),
+    ],
+)
+def test_exactly_the_share_is_allowed(share, failed, planned, stops):
+    assert FailurePolicy(stop_above=share).stops(failed, planned) == stops
+
+
+def test_pauses_begin_with_the_backoff_and_double():
+    assert [FailurePolicy(attempts=5, backoff=0.5).pause(attempts) for attempts in (1, 2, 3, 4)] == [0.5, 1, 2, 4]
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"attempts": 0}, "attempts is 0"),
@@ -134,6 +157,51 @@ def test_what_ran_before_a_stop_is_kept_and_the_next_call_goes_on(tmp_path):
         run(simulator, design(0.6), tmp_path / "s", workers=0)
 
 
+def test_a_stop_while_all_are_tried_again(tmp_path):
+    simulator = FunctionSimulator(corner, outputs={"y": ()}, version="1")
+    points = {"a": [0.9, 0.1, 0.9, 0.9], "b": np.arange(4.0)}
+    with pytest.warns(DataWarning, match="3 of 4"):
+        run(simulator, points, tmp_path / "s", workers=0)
+    for limit, words in ((0.5, "3 of 4 .*; 0 runs were not begun"), (0.3, "2 of 4 .*; 1 runs were not begun")):
+        policy = FailurePolicy(stop_above=limit)
+        with pytest.raises(CampaignStopped, match=words) as told:
+            run(simulator, points, tmp_path / "s", workers=0, failures=policy, retry_failed=True)
+        assert told.value.ensemble["state"].values.tolist() == [2, 1, 2, 2]  # as it was, where it was not begun
+
+
+def test_the_first_that_failed_is_of_this_call(tmp_path):
+    broken = ["first cause"]
+
+    def model(a):
+        if a == 0 or broken[0] == "second cause":
+            raise ValueError(broken[0])
+        return a
+
+    with pytest.warns(DataWarning):
+        run(one(model), {"a": [0.0, 1.0]}, tmp_path / "s", workers=0)
+    broken[0] = "second cause"
+    with pytest.raises(CampaignStopped, match="first that failed: ValueError: second cause"):
+        run(
+            one(model), {"a": [2.0, 0.0]}, tmp_path / "s", workers=0, failures=FailurePolicy(stop_above=0.0),
+            retry_failed=True,
+        )  # fmt: skip
+
+
+def test_what_waits_for_its_next_attempt_when_it_stops_says_so():
+    def model(a):
+        if a == 0:
+            raise OSError("licence server is away")
+        return np.nan
+
+    policy = FailurePolicy(attempts=2, backoff=100.0, stop_above=0.0)
+    with pytest.raises(CampaignStopped, match="1 of 3 .*; 1 runs were not begun") as told:
+        run(one(model), {"a": [0.0, 1.0, 2.0]}, workers=0, failures=policy)
+    states, messages = (told.value.ensemble[name].values.tolist() for name in ("state", "message"))
+    assert states == [RunState.PLANNED, RunState.INVALID, RunState.PLANNED]
+    assert messages[0].startswith("not tried again, too many others failed; before: OSError: licence server is away")
+    assert messages[2] == "not run: too many others failed"
+
+
 def test_a_stop_ends_what_still_runs(tmp_path):
     def slow(a):
         if a == 0:
@@ -141,6 +209,7 @@ def test_a_stop_ends_what_still_runs(tmp_path):
         time.sleep(30)
 
     begin = time.monotonic()
-    with pytest.raises(CampaignStopped):
+    with pytest.raises(CampaignStopped) as told:
         run(one(slow), {"a": [1.0, 0.0, 2.0]}, workers=2, failures=FailurePolicy(stop_above=0.0))
+    assert told.value.ensemble["message"].values[0] == "broken off: too many others failed"
     assert time.monotonic() - begin < 10

@@ -297,8 +297,9 @@ class _Execution:
         if key not in self.tried:
             return _PLANNED
         last = self.tried[key]
-        words = "broken off" if last is None else f"to be tried again ({last.message})"
-        return replace(_PLANNED, message=f"{words}: too many others failed")
+        if last is None:
+            return replace(_PLANNED, message="broken off: too many others failed")
+        return replace(_PLANNED, message=f"not tried again, too many others failed; before: {last.message}")
 
     def _collect(self, store: RunStore | None) -> None:
         """Read the outputs of every row, NaN where there are none."""
