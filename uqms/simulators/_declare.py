@@ -141,12 +141,13 @@ def _checked_config(config: object) -> dict[str, Setting]:
         return {}
     if not isinstance(config, Mapping):
         raise InputError(f"config is {config!r}; give fixed settings by name, for example {{'cells': 200}}.")
-    for name, value in config.items():
+    settings = {name: value.item() if isinstance(value, np.generic) else value for name, value in config.items()}
+    for name, value in settings.items():
         if not isinstance(name, str) or not name.strip():
             raise InputError(f"a setting in config is called {name!r}; give it a name.")
         if not isinstance(value, float | int | bool | str) or (isinstance(value, float) and not math.isfinite(value)):
             raise InputError(f"config has {name!r} = {value!r}; a setting is a finite number, a text, True or False.")
-    return dict(config)
+    return settings
 
 
 def _coordinate_hash(values: Coordinate) -> str:

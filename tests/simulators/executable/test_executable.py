@@ -543,6 +543,8 @@ def test_names_that_do_not_fit_are_told_before_any_run(tmp_path):
     with pytest.raises(TemplateError, match="'b' stands in no template and in no argument of sh"):
         simulator.prepare(["a", "alpah", "b"])
     simulator.prepare(["alpah", "a"])
+    with pytest.raises(TemplateError, match=r"run.sh, line 1: n is no number .* tojson"):
+        dataclasses.replace(simulator, config={"n": True}).prepare(["a", "alpah"])
     with pytest.raises(TemplateError, match="'m' stands in no template"):
         dataclasses.replace(simulator, config={"n": 3, "m": 1}).prepare(["a", "alpah"])
     with pytest.raises(TemplateError, match="'seed' stands in no template"):
@@ -673,7 +675,7 @@ def test_strange_names_of_files_and_programs(name, tmp_path, monkeypatch):
 
 def test_numbers_may_be_negative_but_a_text_becomes_no_option():
     assert arguments("{{ a }}", "{{ n }}", config={"n": -3}, a=-0.5) == ["-0.5", "-3"]
-    assert arguments("{{ word }}", "-x", "{{ a }}", config={"word": "-1e-3"}, a=-1e-300) == ["-1e-3", "-x", "-1e-300"]
+    assert arguments("{{ word }}", "-x", "{{ a }}", config={"word": "-1e-3"}, a=-1e-300) == ["-1e-3", "-x", "-1.0e-300"]
     assert arguments("--mode={{ word }}", "-{{ word }}", "{{ a }}", config={"word": "-rf"}, a=0.0) == [
         "--mode=-rf",
         "--rf",
@@ -820,6 +822,7 @@ def test_identity_follows_what_is_computed(tmp_path, monkeypatch):
         {"version": "1"},
     ):
         assert identity(**other) != base, other
+    assert identity(config={"n": np.float64(0.1)}) == identity(config={"n": 0.1})
     for name, text in (("solver", "#!/bin/sh\n#"), ("mesh", "1 2 4"), ("model.py", "pass #")):
         before = (tmp_path / name).read_text()
         (tmp_path / name).write_text(text)

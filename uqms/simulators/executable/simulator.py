@@ -63,7 +63,8 @@ class ExecutableSimulator:
         your own function has to look itself.
     templates
         File in the run directory -> its template, a text or a ``Path`` to read it from now. Inputs stand in it as
-        ``{{ name }}`` (Jinja2). Each input, setting and seed must be used somewhere, and no other name.
+        ``{{ name }}`` (Jinja2); a setting that is True as ``{{ name | tojson }}``. Each input, setting and seed must be
+        used somewhere, and no other name.
     files
         File in the run directory -> the file to copy there.
     coords
@@ -239,6 +240,7 @@ class ExecutableSimulator:
         given = [*inputs, *self.config, *([] if self.seed is None else [self.seed])]
         for template in self._templates:
             template.refuse_unknown(given)
+            template.refuse_unspelled(self.config)
         for name in given:
             if not name.isidentifier():
                 raise TemplateError(

@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from typing import final
 
 import jinja2
+import numpy as np
 from jinja2 import meta, nodes
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.sandbox import ImmutableSandboxedEnvironment, safe_range
+from jinja2.utils import Namespace
 
 from uqms.errors import TemplateError
 
 __all__ = ["Template"]
 
-_FUNCTIONS = ("range", "dict", "namespace")  # of Jinja2's own; its lorem ipsum is random
+_FUNCTIONS = {"range": safe_range, "dict": dict, "namespace": Namespace}  # of Jinja2's own; its lorem ipsum is random
 
 
 @final
@@ -22,8 +24,10 @@ _FUNCTIONS = ("range", "dict", "namespace")  # of Jinja2's own; its lorem ipsum 
 class Template:
     """A text with places such as ``{{ stiffness }}``, ``{% if steady %}`` or ``{{ "%.3e" | format(dt) }}``.
 
-    Floats are written with as many digits as are needed to read the same float64 again. Values are never read as
-    templates themselves, other files are never included, and line ends stay what they are.
+    Floats are written with as many digits as are needed to read the same float64 again, such as ``1.0e-05``, which is a
+    number in YAML too. True, None and lists, which each format spells in its own way, are refused: write
+    ``{{ on | tojson }}`` or ``{{ ".true." if on else ".false." }}``. Values are never read as templates themselves, and
+    other files are never included. Lines end as in the template; when some end in CR LF, all do.
 
     Parameters
     ----------
@@ -71,7 +75,7 @@ class Template:
     @property
     def names(self) -> tuple[str, ...]:
         """The names that must be given, in the order in which they stand."""
-        return tuple(name for name in _lines(self.text) if name not in _FUNCTIONS)
+        return tuple(_lines(self.text))
 
     def line(self, name: str) -> int:
         """Return the line on which a name stands first."""
@@ -91,6 +95,13 @@ class Template:
                     f"{', '.join(known) or 'no names'}. Is it misspelt, or a setting for config?"
                 )
 
+    def refuse_unspelled(self, config: Mapping[str, object]) -> None:
+        """Raise a TemplateError where a setting that is true or false stands alone."""
+        for output in _environment("\n").parse(self.text).find_all(nodes.Output):
+            for part in output.nodes:
+                if isinstance(part, nodes.Name) and isinstance(config.get(part.name), bool):
+                    raise TemplateError(f"{self.place}, line {part.lineno}: {_unspelled(part.name)}")
+
     def render(self, values: Mapping[str, object]) -> str:
         """Return the text with these values.
 
@@ -100,7 +111,8 @@ class Template:
             When a name is not given, or an expression cannot be computed.
         """
         try:
-            return _compiled(self.text).render(values)
+            plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()}
+            return _compiled(self.text).render(plain)
         except Exception as error:  # whatever an expression raises
             text = str(error).rstrip(".")
             raise TemplateError(f"{self.place} cannot be filled in: {type(error).__name__}: {text}.") from error
@@ -115,14 +127,14 @@ def _environment(newline: str) -> ImmutableSandboxedEnvironment:
         newline_sequence=newline,
         finalize=_written,
     )
-    environment.globals = {name: environment.globals[name] for name in _FUNCTIONS}
+    environment.globals = {}  # an input may be called as one of them
     del environment.filters["random"]  # a run is repeated with what is stored of it
     return environment
 
 
 @functools.lru_cache(maxsize=256)
 def _compiled(text: str) -> jinja2.Template:
-    return _environment("\r\n" if "\r\n" in text else "\n").from_string(text)
+    return _environment("\r\n" if "\r\n" in text else "\n").from_string(text, _FUNCTIONS)
 
 
 @functools.lru_cache(maxsize=256)
@@ -130,9 +142,11 @@ def _lines(text: str) -> dict[str, int]:
     """Return name -> first line of all names that must be given."""
     tree = _environment("\n").parse(text)
     undeclared = meta.find_undeclared_variables(tree)
+    calls = {id(call.node) for call in tree.find_all(nodes.Call)}
     found: dict[str, int] = {}
     for node in tree.find_all(nodes.Name):
-        if node.name in undeclared:
+        function = node.name in _FUNCTIONS and id(node) in calls
+        if node.name in undeclared and not function:
             found.setdefault(node.name, node.lineno)
     return {name: found[name] for name in sorted(found, key=lambda name: (found[name], _column(text, name)))}
 
@@ -143,4 +157,16 @@ def _column(text: str, name: str) -> int:
 
 
 def _written(value: object) -> object:
-    return repr(float(value)) if isinstance(value, float) else value
+    if isinstance(value, float):
+        text = repr(float(value))
+        return text if "." in text else text.replace("e", ".0e")  # without a point it is a text in YAML
+    if isinstance(value, bool) or not isinstance(value, str | int | jinja2.Undefined):
+        raise TypeError(_unspelled(type(value).__name__))
+    return value
+
+
+def _unspelled(what: str) -> str:
+    return (
+        f"{what} is no number and no text, and each program spells that differently; write {{{{ ... | tojson }}}} for "
+        "JSON and YAML, or {{ '.true.' if ... else '.false.' }}."
+    )
