@@ -789,6 +789,82 @@ def test_serve_as_a_process():
     process.stdout.close()
 
 
+ENDLESS = """
+import sys, signal, uqms as uq
+from uqms.simulators.umbridge import UMBridgeServer, serve
+signal.signal(signal.SIGINT, signal.default_int_handler)
+program = uq.ExecutableSimulator(
+    ["sleep", "{{ a }}"], outputs={"y": ()}, read=uq.JSONFile("r"), name="model", folder=sys.argv[2]
+)
+if sys.argv[1] == "serve":
+    serve(program, port=0)
+    sys.exit()
+server = UMBridgeServer(program, port=0)
+print(f" at {server.start()};", flush=True)
+sys.stdin.readline()
+if sys.argv[1] == "belt":  # as if the time had not been enough
+    uq.simulators.umbridge.slots.PATIENCE = 0.0
+if sys.argv[1] != "notebook":
+    server.stop()
+if sys.argv[1] == "stop":
+    sys.stdin.readline()
+"""
+
+
+def sleeping(seconds):
+    """Return the processes that sleep for that many seconds."""
+    return [
+        path.parent.name
+        for path in Path("/proc").glob("[0-9]*/cmdline")
+        if f"sleep\0{seconds}" in read_if_there(path)
+    ]
+
+
+def wait_for(condition, seconds=10.0):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def read_if_there(path):
+    with contextlib.suppress(OSError):
+        return path.read_text()
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("end", "seconds"),
+    [("SIGINT", 94801), ("SIGTERM", 94802), ("notebook", 94803), ("belt", 94804), ("stop", 94805), ("leave", 94806)],
+)
+def test_programs_end_with_the_server_and_when_their_client_leaves(tmp_path, end, seconds):
+    how = "serve" if end in ("SIGINT", "SIGTERM", "leave") else end
+    arguments = [sys.executable, "-c", ENDLESS, how, tmp_path]
+    body = json.dumps({"name": "model", "input": [[seconds]]})
+    head = f"POST /Evaluate HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            url = process.stdout.readline().split(" at ")[1].split(";")[0]
+            with socket.create_connection(("127.0.0.1", int(url.rsplit(":")[-1]))) as asking:
+                asking.sendall((head + body).encode())
+                wait_for(lambda: sleeping(seconds))
+                if end in ("SIGINT", "SIGTERM"):
+                    process.send_signal(getattr(signal, end))
+                elif end != "leave":
+                    print("go", file=process.stdin, flush=True)
+                if end == "stop":
+                    wait_for(lambda: not sleeping(seconds) and not list(tmp_path.iterdir()))
+                    print("end", file=process.stdin, flush=True)
+                if end != "leave":
+                    assert process.wait(timeout=10) == 0
+            wait_for(lambda: not sleeping(seconds), 5.0 if end == "leave" else 0.0)
+            if end != "belt":
+                wait_for(lambda: not list(tmp_path.iterdir()), 5.0 if end == "leave" else 0.0)
+            assert end != "leave" or process.poll() is None
+        finally:
+            process.kill()
+
+
 def test_without_aiohttp(monkeypatch):
     monkeypatch.setattr(server, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r'pip install "uqms\[umbridge\]"'), UMBridgeServer(Model()):

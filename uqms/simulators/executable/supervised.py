@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO, final
 
 from uqms.simulators import _processes as processes
-from uqms.simulators.deadline import remaining
+from uqms.simulators.deadline import end_if_abandoned, remaining
 
 __all__ = ["Ended", "can_limit_memory", "supervise"]
 
@@ -143,6 +143,7 @@ def _wait(program: "subprocess.Popen[bytes]", until: float, words: BinaryIO, log
     """Wait until the program ends; return why it has to be ended, nothing when it has ended by itself."""
     with _End(program) as end:
         while not end.within(min(_LOOK, until - time.monotonic())):
+            end_if_abandoned()
             if os.fstat(words.fileno()).st_size > log_limit:
                 return "log"
             if time.monotonic() >= until:

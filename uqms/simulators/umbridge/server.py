@@ -1,10 +1,12 @@
 """The server: simulators and surrogates for any UM-Bridge client."""
 
 import asyncio
+import atexit
 import contextlib
 import re
+import signal
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -130,7 +132,7 @@ class UMBridgeServer:
         return running.url
 
     def stop(self) -> None:
-        """Close all connections and end; evaluations that still run are not waited for."""
+        """Close all connections and end; programs that still run are ended, other evaluations are not waited for."""
         if self._running:
             self._running.pop().stop()
 
@@ -152,6 +154,7 @@ class UMBridgeServer:
         async with listening(endpoint, host, self.port, limit) as port:
             started.set_result(port)
             await stop.wait()
+        slots.join()
 
 
 class _Running:
@@ -185,10 +188,13 @@ class _Running:
             ) from error
         host = "127.0.0.1" if server.host == "localhost" else server.host
         self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        atexit.register(self.stop)  # for a notebook that ends without stop()
 
     def stop(self) -> None:
-        self.loop.call_soon_threadsafe(self.stopped.set)
+        with contextlib.suppress(RuntimeError):  # it has ended already
+            self.loop.call_soon_threadsafe(self.stopped.set)
         self.thread.join()
+        atexit.unregister(self.stop)
 
 
 def serve(
@@ -204,7 +210,7 @@ def serve(
     timeout: float | None = 3600.0,
     max_body: int | None = None,
 ) -> None:
-    """Serve simulators and surrogates to UM-Bridge clients until Ctrl+C.
+    """Serve simulators and surrogates to UM-Bridge clients until Ctrl+C or a request to end (SIGTERM).
 
     Parameters
     ----------
@@ -228,6 +234,19 @@ def serve(
         timeout=timeout,
         max_body=max_body,
     )
-    with server as url, contextlib.suppress(KeyboardInterrupt):
+    with contextlib.suppress(KeyboardInterrupt), _interrupted_by_sigterm(), server as url:
         print(f"UM-Bridge models {', '.join(server._served)} at {url}; Ctrl+C ends it.", flush=True)
         threading.Event().wait()
+
+
+@contextlib.contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """Take systemd's, Docker's and Slurm's way to end a program for Ctrl+C, where a handler can be set."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)

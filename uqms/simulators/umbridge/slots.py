@@ -1,18 +1,33 @@
 """How many models compute at once, who waits, and who is sent away."""
 
 import asyncio
+import atexit
 import contextlib
+import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import final
+from weakref import WeakSet
 
+from uqms.simulators._processes import kill_runs_of
 from uqms.simulators.deadline import deadline
 from uqms.simulators.umbridge.served import Refusal
 
 __all__ = ["Slots"]
 
 GRACE = 0.2  # s after the deadline in which a model that heeds it may still say so itself
+PATIENCE = 0.6  # s for evaluations that nobody waits for any more, in which a program ends and its directory goes
+
+_evaluations: "WeakSet[threading.Thread]" = WeakSet()
+
+
+@atexit.register
+def _end_programs() -> None:
+    """End the programs of evaluations that still run: these threads end in silence, their programs would go on."""
+    if any(thread.is_alive() for thread in list(_evaluations)):
+        kill_runs_of(os.getpid())
 
 
 @final
@@ -20,7 +35,7 @@ class Slots:
     """Threads for `workers` evaluations at once; `queue` more wait. All methods run in one event loop.
 
     A thread cannot be stopped: an evaluation that ignores its deadline keeps its place until it ends. When all places
-    are lost in that way, requests are refused at once.
+    are lost in that way, requests are refused at once. A program is ended when its client leaves or the server stops.
     """
 
     def __init__(self, workers: int, queue: int, timeout: float | None) -> None:
@@ -28,6 +43,13 @@ class Slots:
         self.free = workers
         self.lost = 0
         self.waiting: deque[asyncio.Future[None]] = deque()
+        self.threads: WeakSet[threading.Thread] = WeakSet()
+
+    def join(self) -> None:
+        """Wait a moment for evaluations that have been abandoned."""
+        until = time.monotonic() + PATIENCE
+        for thread in list(self.threads):
+            thread.join(max(0.0, until - time.monotonic()))
 
     async def run(self, work: Callable[[], bytes]) -> bytes:
         """Return what `work` returns, computed in a thread.
@@ -41,6 +63,7 @@ class Slots:
         loop = asyncio.get_running_loop()
         result: asyncio.Future[bytes] = loop.create_future()
         overdue = False
+        abandoned = threading.Event()
 
         def end(value: bytes, error: Exception | None) -> None:
             if timer is not None:
@@ -60,7 +83,7 @@ class Slots:
         def thread() -> None:
             value, raised = b"", None
             try:
-                with deadline(self.timeout):
+                with deadline(self.timeout, abandoned):
                     value = work()
             except BaseException as error:  # SystemExit too: it would end the thread in silence
                 raised = error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")
@@ -70,8 +93,14 @@ class Slots:
                 loop.call_soon_threadsafe(end, value, raised)
 
         timer = None if self.timeout is None else loop.call_later(self.timeout + GRACE, late)
-        threading.Thread(target=thread, daemon=True, name="uqms-umbridge-model").start()
-        return await result
+        evaluation = threading.Thread(target=thread, daemon=True, name="uqms-umbridge-model")
+        self.threads.add(evaluation)
+        _evaluations.add(evaluation)
+        evaluation.start()
+        try:
+            return await result
+        finally:
+            abandoned.set()
 
     async def _take(self) -> None:
         if self.lost >= self.workers:
