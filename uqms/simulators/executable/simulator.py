@@ -77,8 +77,9 @@ class ExecutableSimulator:
         Name under which templates take the seed of a run, when the program draws random numbers.
     version
         Your own word for what the program computes. Stored runs are found again under it; without it, under hashes of
-        the program, of arguments that are files, of templates, of `files` and of `environment`. Give it when a script
-        starts the real program, which these hashes do not see.
+        the program, of arguments that are files (or folders, given as ``Path``), of templates, of `files`, of
+        `environment` and the variables of `inherit`, and under `read`, `success` and `error_pattern`. Give it when a
+        script starts the real program, which these hashes do not see.
     name
         The program's name by default.
     environment
@@ -101,7 +102,8 @@ class ExecutableSimulator:
     folder
         Where run directories are made; the system's folder for temporary files by default.
     keep
-        Which run directories stay: those of ``"failed"`` runs (their message names them), ``"always"``, ``"never"``.
+        Which run directories stay: those of ``"failed"`` runs (their message names them), ``"always"``, ``"never"``. What
+        a process that was killed has left goes when the next campaign begins, unless ``"always"``.
 
     Raises
     ------
