@@ -102,8 +102,8 @@ class ExecutableSimulator:
     folder
         Where run directories are made; the system's folder for temporary files by default.
     keep
-        Which run directories stay: those of ``"failed"`` runs (their message names them), ``"always"``, ``"never"``. What
-        a process that was killed has left goes when the next campaign begins, unless ``"always"``.
+        Which run directories stay: those of ``"failed"`` runs (their message names them), ``"always"``, ``"never"``.
+        What a killed process has left goes when the next campaign begins, unless ``"always"``.
 
     Raises
     ------
