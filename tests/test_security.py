@@ -10,9 +10,13 @@ import uqms
 
 PACKAGE = Path(uqms.__file__).parent
 
-# Modules that run code from data. cloudpickle carries the user's own simulator to workers and reads no file.
-MODULES = {"pickle", "cPickle", "_pickle", "dill", "shelve", "marshal", "jsonpickle", "joblib", "runpy", "imp"}
-CARRIERS = {"cloudpickle": {"simulators/process.py", "runs/pool.py"}}
+# Modules that run code from data, and the files that may import them. cloudpickle carries the user's own simulator to
+# workers and reads no file.
+_NOWHERE = ("pickle", "cPickle", "_pickle", "dill", "shelve", "marshal", "jsonpickle", "joblib", "runpy", "imp")
+MODULES: dict[str, set[str]] = {
+    **{name: set() for name in _NOWHERE},
+    "cloudpickle": {"simulators/process.py", "runs/pool.py"},
+}
 BUILTINS = {"eval", "exec", "compile", "__import__", "__builtins__"}
 NAMES = BUILTINS | {
     "os.system",
@@ -129,8 +133,8 @@ def findings(source: str, place: str) -> Iterator[str]:
         where = f"{place}:{getattr(node, 'lineno', 0)}"
         for name in imported(node, names):
             parts = name.removeprefix("builtins.").split(".")
-            carried = any(place not in CARRIERS.get(part, {place}) for part in parts)
-            if carried or MODULES.intersection(parts) or "*" in parts or ".".join(parts) in NAMES:
+            foreign = any(place not in MODULES.get(part, {place}) for part in parts)
+            if foreign or "*" in parts or ".".join(parts) in NAMES:
                 yield f"{where}: import {name}"
         full = names.of(node)
         # A name counts wherever it stands, since it can be called under another one.

@@ -259,6 +259,29 @@ def test_units_that_a_variable_brings_are_not_replaced(columns, space):
         en.build(design, {"y": y}, space=space)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"space": "a"}, "space is a str; give a uq.ParameterSpace"),
+        ({"box": (0.0, 1.0)}, "box is a tuple; give a uq.Box"),
+        ({"units": ["mm"]}, "units is a list; give name -> unit"),
+    ],
+)
+def test_options_of_another_type(options, message):
+    with pytest.raises(InputError, match=message):
+        en.build({"a": np.zeros(2)}, {"y": np.zeros(2)}, **options)
+
+
+def test_codes_may_be_numbers_of_numpy():
+    table = en.build({"a": np.zeros(2)}, {"y": np.zeros(2)}, states=[np.int64(1), en.RunState.FAILED])
+    assert table["state"].values.tolist() == [1, 2]
+
+
+def test_no_run_has_no_box(table):
+    with pytest.raises(DataError, match="no runs or no inputs, so its design box is not known"):
+        en.get_box(table.isel(run=[]))
+
+
 def test_unknown_messages_are_empty():
     table = en.build({"a": np.zeros(2)}, {"y": np.zeros(2)}, messages=pd.Series([np.nan, "slow"]))
     assert table["message"].values.tolist() == ["", "slow"]

@@ -45,8 +45,8 @@ def build(
     inputs
         A design, a table, or name -> one number for each run. An array (n, d) will do when `space` names its columns.
     outputs
-        Name -> n numbers, or a curve as ``("day", values (n, m), days (m,))``, or a DataArray with dim ``run``. What
-        is masked is missing, as NaN is.
+        Name -> n numbers, or a curve as ``("day", values (n, m), days (m,))``, or a DataArray with dim ``run``, of
+        which the coordinates of its dims are kept. What is masked is missing, as NaN is.
     states
         How each run ended (codes, `RunState` values or names); completed by default. Partial runs have NaN where an
         entry is missing; outputs of all others become NaN.
@@ -180,6 +180,9 @@ def provenance() -> dict[str, str]:
 
 def _carried(inputs: object, space: ParameterSpace | None, box: Box | None) -> dict[str, str]:
     """Return what the design says of itself, with what the caller says put over it."""
+    for name, value, wanted in (("space", space, ParameterSpace), ("box", box, Box)):
+        if value is not None and not isinstance(value, wanted):
+            raise InputError(f"{name} is a {type(value).__name__}; give a uq.{wanted.__name__}.")
     design = inputs.attrs if isinstance(inputs, xr.Dataset) else {}
     attrs = {key: str(design[key]) for key in ("space", "box", "design") if key in design}
     if space is not None:
@@ -436,6 +439,8 @@ def _agreed(name: str, units: Mapping[str, str], own: str) -> str:
 
 
 def _units(given: Mapping[str, str], space: ParameterSpace | None, names: list[str]) -> dict[str, str]:
+    if not isinstance(given, Mapping):
+        raise InputError(f"units is a {type(given).__name__}; give name -> unit, such as {{'peak': 'mm'}}.")
     units = {} if space is None else {str(name): str(unit) for name, unit in space.units.items()}
     for name, unit in given.items():
         if name not in names:

@@ -65,7 +65,7 @@ def state_codes(states: object, n: int) -> NDArray[np.int8]:
 def _code(value: object, row: int) -> int:
     if isinstance(value, str) and value.upper() in RunState.__members__:
         return RunState[value.upper()]
-    if isinstance(value, int) and not isinstance(value, bool) and value in RunState:
+    if isinstance(value, int | np.integer) and not isinstance(value, bool) and int(value) in RunState:
         return int(value)
     wanted = ", ".join(f"{s.name.lower()} ({int(s)})" for s in RunState)
     raise DataError(f"state of run {row} is {value!r}; a state is one of {wanted}.")

@@ -148,6 +148,8 @@ def get_box(ensemble: xr.Dataset) -> Box:
             raise DataError(f"the attribute 'box' is no box that uqms wrote ({error}); drop it.") from error
     names = input_names(ensemble)
     x = input_array(ensemble, names)
+    if not x.size:
+        raise DataError("the ensemble has no runs or no inputs, so its design box is not known; give box= to build.")
     low, high = x.min(axis=0), x.max(axis=0)
     flat = low == high
     # One part in a thousand keeps a positive value positive, so that a log scale still works.
@@ -178,7 +180,9 @@ def check(ensemble: xr.Dataset) -> None:
     state = check_runs(ensemble)
     outputs = output_names(ensemble)
     if not outputs:
-        raise DataError(_NO_ROLE.format(role="output"))
+        raise DataError(
+            f"{_NO_ROLE.format(role='output')} After run(..., collect=False) they are in the store: export it."
+        )
     for name in outputs:
         _check_output(ensemble[name], state)
     _check_partial([ensemble[name] for name in outputs], state)
