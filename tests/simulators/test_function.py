@@ -1,15 +1,30 @@
+import collections
+import copy
+import ctypes
 import dataclasses
+import datetime
+import decimal
+import fractions
 import functools
+import importlib
 import json
+import linecache
+import math
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
+import types
+from pathlib import Path
 
 import cloudpickle
 import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from scipy.interpolate import CubicSpline
+from scipy.stats import norm
 
 from uqms.errors import InputError, OutputError
 from uqms.simulators import FunctionSimulator, Simulator
@@ -265,6 +280,227 @@ def test_two_lambdas_on_one_line_are_two_simulators():
     assert identity(first)["name"] == identity(second)["name"]
 
 
+def changed(code, old, new):
+    """Return whether a module's `sim` has another identity after an edit of it."""
+    assert old in code
+    return identity(loaded(code)) != identity(loaded(code.replace(old, new)))
+
+
+def loaded(code):
+    """Load a module of the user's own, from a file, as if in a process of its own."""
+    folder = tempfile.mkdtemp()
+    path = Path(folder, "model_of_mine.py")
+    path.write_text(code)
+    spec = importlib.util.spec_from_file_location("model_of_mine", path)
+    sys.modules["model_of_mine"] = module = importlib.util.module_from_spec(spec)
+    linecache.clearcache()
+    spec.loader.exec_module(module)
+    return module.sim
+
+
+class Slots:
+    __slots__ = ("k",)
+
+    def __init__(self, k):
+        self.k = k
+
+    def __call__(self, a):
+        return self.k * a
+
+
+def masked(mask):
+    return np.ma.array([1.0, 2.0], mask=mask)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (1, 1.0),
+        (1, True),
+        (0.0, -0.0),
+        ([1.0, 2], [1, 2.0]),
+        (range(3), range(5)),
+        (slice(3), slice(5)),
+        (collections.deque([1]), collections.deque([2])),
+        (collections.OrderedDict(a=1), collections.OrderedDict(a=2)),
+        (collections.defaultdict(list), collections.defaultdict(set)),
+        (decimal.Decimal(1), decimal.Decimal(2)),
+        (fractions.Fraction(1, 2), fractions.Fraction(1, 3)),
+        (datetime.timedelta(1), datetime.timedelta(2)),
+        (bytearray(b"a"), bytearray(b"b")),
+        (types.SimpleNamespace(a=1), types.SimpleNamespace(a=2)),
+        (pd.Series([1.0]), pd.Series([2.0])),
+        (pd.DataFrame({"a": ["u"]}), pd.DataFrame({"a": ["v"]})),
+        (xr.DataArray([1.0]), xr.DataArray([2.0])),
+        (CubicSpline([0, 1, 2], [0, 1, 2]), CubicSpline([0, 1, 2], [0, 5, 9])),
+        (norm(0, 1), norm(0, 2)),
+        (np.poly1d([1, 2]), np.poly1d([3, 4])),
+        (np.array([Slots(1)]), np.array([Slots(2)])),
+        (np.zeros(2, "f4,f8"), np.zeros(2, [("a", "f4"), ("b", "f8")])),
+        (masked([True, False]), masked([False, False])),
+        (Slots(1.0), Slots(2.0)),
+        (functools.lru_cache(lambda a: a), functools.lru_cache(lambda a: 2 * a)),
+        (np.vectorize(lambda a: a), np.vectorize(lambda a: 2 * a)),
+        (Slots(1.0).__call__, Slots(2.0).__call__),
+        (np.sin, np.cos),
+        (math.sin, math.cos),
+        (CubicSpline, norm),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_identity_differs_by_the_state_of_what_is_read(first, second):
+    def reading(value):
+        return identity(lambda a: (a, value))
+
+    assert reading(first) == reading(first)
+    if not isinstance(first, type(norm(0, 1))):  # of which a copy draws other random numbers
+        assert reading(first) == reading(copy.deepcopy(first))
+    assert reading(first) != reading(second)
+
+
+CLASSES = """
+import functools
+def helper(a): return 1 * a
+def scaled(k):
+    def decorate(f):
+        @functools.wraps(f)
+        def wrapper(self, a): return k * f(self, a)
+        return wrapper
+    return decorate
+TABLE = [21]
+class Base:
+    size = len(TABLE) + TABLE[0]
+    @staticmethod
+    def still(a): return helper(a) + 2
+    @classmethod
+    def of(cls, a): return a + 3
+    @property
+    def wide(self): return 4
+    @functools.cached_property
+    def once(self): return 5
+    @scaled(6)
+    def go(self, a): return a + 7
+class Model(Base):
+    def __call__(self, a): return self.go(a)
+sim = Model()
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("1 * a", "9 * a"), ("21", "99")]
+    + [(str(i), "9") for i in (3, 4, 5)]
+    + [("+ 2", "+ 9"), ("scaled(6)", "scaled(9)"), ("a + 7", "a + 9"), ("k * f", "k + f")],
+)
+def test_identity_differs_by_all_parts_of_a_class_and_its_bases(old, new):
+    assert changed(CLASSES, old, new)
+    assert not changed(CLASSES, "sim =", "# said otherwise\nsim =")
+
+
+@pytest.mark.parametrize(
+    ("code", "old", "new"),
+    [
+        ("K = 2\ndef sim(a, k=K): return a", "K = 2", "K = 3"),
+        ("K = 2\ndef sim(a, *, k=K): return a", "K = 2", "K = 3"),
+        ("def sim(a): return a * sim.k\nsim.k = 2", "k = 2", "k = 3"),
+        ("from functools import lru_cache\n@lru_cache\ndef sim(a): return a", "return a", "return 2 * a"),
+        ("import numpy as np\ndef one(a): return a\nsim = np.vectorize(one)", "return a", "return 2 * a"),
+        (
+            "from contextlib import contextmanager\n@contextmanager\ndef with_(a): yield a\n"
+            "def sim(a):\n    with with_(a) as b: return b",
+            "yield a",
+            "yield 2 * a",
+        ),
+        (
+            "import functools\ndef twice(f):\n    k = 2\n    @functools.wraps(f)\n"
+            "    def g(a): return k * f(a)\n    return g\n@twice\ndef sim(a): return a",
+            "k = 2",
+            "k = 3",
+        ),
+    ],
+)
+def test_identity_differs_by_defaults_attributes_and_decorators(code, old, new):
+    assert changed(code, old, new)
+
+
+USES = {
+    "attribute": "import {0}\ndef sim(a): return {0}.solve(a)",
+    "alias": "import {0}\ndef sim(a):\n    m = {0}\n    return m.solve(a)",
+    "inside": "def sim(a):\n    import {0}\n    return {0}.solve(a)",
+    "from inside": "def sim(a):\n    from {0} import solve\n    return solve(a)",
+    "as a value": "import {0}\ndef apply(m, a): return getattr(m, 'sol' + 've')(a)\ndef sim(a): return apply({0}, a)",
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_identity_differs_by_the_modules_of_ones_own_that_are_used(tmp_path, monkeypatch, use):
+    name = f"solver_{use.replace(' ', '_')}"
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def with_module(code):
+        (tmp_path / f"{name}.py").write_text(code)
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        monkeypatch.setattr(sys, "dont_write_bytecode", True)
+        importlib.invalidate_caches()
+        return identity(loaded(USES[use].format(name)))
+
+    base = with_module("K = 2\ndef solve(a): return K * a\ndef other(a): return 3 * a")
+    assert with_module("K = 2\ndef solve(a): return K * a  # so\ndef other(a): return 3 * a") == base
+    assert with_module("K = 22\ndef solve(a): return K * a\ndef other(a): return 3 * a") != base
+    assert with_module("K = 2\ndef solve(a): return K + a\ndef other(a): return 3 * a") != base
+    unused = with_module("K = 2\ndef solve(a): return K * a\ndef other(a): return 4 * a")
+    assert (unused == base) is (use != "as a value")
+
+
+def test_what_cannot_be_compared_asks_for_a_version(tmp_path):
+    lock, deep = threading.Lock(), []
+    for _ in range(10_000):
+        deep = [deep]
+    table = {"lock": [lock]}
+    for value, kind in (
+        (table, "_thread.lock"),
+        (iter(_ for _ in "a"), "builtins.generator"),
+        (ctypes.CDLL(None), "CDLL"),
+    ):
+        simulator = one(lambda a, value=value: a)
+        with pytest.raises(InputError, match=f"uses a .*{kind}.* give a version="):
+            _ = simulator.identity
+        assert dataclasses.replace(simulator, version="1").identity["version"] == "1"
+    with pytest.raises(InputError, match=r"_thread\.lock \(table\), of which"):
+        identity(lambda a: table)
+    with pytest.raises(InputError, match=r"nested too deep to be compared; give a version="):
+        identity(lambda a: deep)
+
+
+def test_values_that_hold_themselves_and_many_times_the_same_have_an_identity():
+    ring, shared = [1.0], [1.0]
+    ring.append(ring)
+    for _ in range(100):
+        shared = [shared, shared]
+    assert identity(lambda a: ring) == identity(lambda a: ring)
+    assert identity(lambda a: shared) == identity(lambda a: shared)
+
+
+def test_identity_does_not_follow_what_is_computed_meanwhile():
+    class Model:
+        @functools.cached_property
+        def table(self):
+            return [1.0]
+
+        def run(self, a):
+            return self.table[0] * a
+
+    model, spread = Model(), norm(0, 1)
+
+    def sim(a):
+        return model.run(a) + spread.ppf(a) + norm.pdf(a)
+
+    before = identity(sim)
+    sim(0.5)
+    np.random.random()  # noqa: NPY002
+    assert identity(sim) == before
+
+
 def test_identity_differs_by_outputs_coords_and_version(simulator):
     base = simulator.identity
     assert dataclasses.replace(simulator, coords={"day": [0.0, 1.5, 4.5]}).identity != base
@@ -276,9 +512,22 @@ def test_identity_differs_by_outputs_coords_and_version(simulator):
 
 
 SCRIPT = """
-import json, sys
+import collections, datetime, decimal, enum, json, sys
+import numpy as np, pandas as pd
+from scipy.interpolate import CubicSpline
 from uqms.simulators import FunctionSimulator
 WIDTH = {width}
+
+class Way(enum.Enum):
+    UP = 1
+
+class Plain: pass
+
+THINGS = [
+    {{"x", "y", "z"}}, frozenset({{("a", 1), "b"}}), np.array([Plain(), {{"u", "v", "w"}}, None], dtype=object),
+    pd.DataFrame({{"a": [1.0], "b": ["x"]}}), CubicSpline([0, 1, 2], [0, 1, 2]), Way.UP, collections.deque([{{"p", "q"}}]),
+    decimal.Decimal("1.5"), datetime.date(2020, 1, 1), np.random.default_rng(1), np.sin, len, pd.Series, Plain,
+]
 
 class Model:
     def __init__(self, k): self.k = k
@@ -291,15 +540,18 @@ def helper(a):
 
 def recursive(a): return helper(a)
 
-for f in (helper, Model(3).run, lambda a: helper(a) if a in {{"x", "y", "z", "w"}} else helper(2.5)):
+def sets(a): return helper(len(THINGS))
+
+for f in (helper, sets, Model(3).run, lambda a: helper(a) if a in {{"x", "y", "z", "w"}} else helper(2.5)):
     print(json.dumps(FunctionSimulator(f, outputs={{"y": ()}}).identity))
 """
 
 
-def script_identity(tmp_path, **fills):
+def script_identity(tmp_path, hash_seed=0, **fills):
     path = tmp_path / "script.py"
     path.write_text(SCRIPT.format(**{"width": 2, "comment": "", "change": "", **fills}))
-    return subprocess.run([sys.executable, path], check=True, capture_output=True, text=True, env=env()).stdout
+    seeded = {**env(), "PYTHONHASHSEED": str(hash_seed)}
+    return subprocess.run([sys.executable, path], check=True, capture_output=True, text=True, env=seeded).stdout
 
 
 def env():
@@ -313,7 +565,7 @@ def env():
 
 def test_identity_of_a_script_is_the_same_in_every_process(tmp_path):
     base = script_identity(tmp_path)
-    assert script_identity(tmp_path) == base
+    assert script_identity(tmp_path, hash_seed=1) == base
     assert script_identity(tmp_path, comment="# said otherwise") == base
     changed = script_identity(tmp_path, change="+ 1").splitlines()
     wider = script_identity(tmp_path, width=3).splitlines()

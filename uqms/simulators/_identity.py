@@ -1,140 +1,367 @@
 """A hash of what a Python function computes, the same in every process and on every machine.
 
 Two functions must not share stored results when they differ in their source (comments and layout left out), in the
-values that they close over or read from their module, or in a function of the user's own that they call. Installed
-packages count by name: what they compute is theirs to version.
+values that they close over or read from their module, or in code of the user's own that they call: functions, classes
+with their bases, decorators, modules. Installed packages count by name: what they compute is theirs to version. Objects
+count by what is pickled of them. What cannot be described is refused, since it would count as unchanged for ever.
 """
 
 import ast
-import dataclasses
+import copyreg
+import ctypes
+import dis
 import functools
 import hashlib
+import importlib.util
 import inspect
 import os
+import pickle
+import random
+import sys
 import sysconfig
 import textwrap
-from collections.abc import Iterator, Mapping
-from pathlib import PurePath
-from types import CodeType, FunctionType, MethodType, ModuleType
+import warnings
+from collections.abc import Callable, Hashable, Iterator
+from importlib.machinery import ModuleSpec
+from pathlib import Path, PurePath
+from types import CodeType, FunctionType, MappingProxyType, MethodType, ModuleType
+from typing import Any, ParamSpec, TypeVar, TypeVarTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from uqms.errors import InputError
+
 __all__ = ["code_hash"]
 
-_USER = f"{os.name}_user"
+_PACKAGES = ("site-packages", "dist-packages")
 _INSTALLED = (
-    *(sysconfig.get_path(key) for key in ("stdlib", "platstdlib", "purelib", "platlib")),
-    *(sysconfig.get_path(key, _USER) for key in ("purelib", "platlib")),
+    *(os.path.join(sysconfig.get_path(key), "") for key in ("stdlib", "platstdlib")),
+    os.path.join(Path(__file__).parents[1], ""),  # ourselves, wherever we are
 )
+_ATOMS = frozenset([float, int, bool, complex, str, bytes, type(None)])
+_READS = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
+_HEAP = 1 << 9  # the flag that most types written in C do not have (Py_TPFLAGS_HEAPTYPE)
+# Whoever draws from these without seeding them gets other numbers in each process; their state tells nothing.
+_SHARED_RANDOM = (np.random.get_state.__self__, random.random.__self__)  # type: ignore[attr-defined]
 
 
 def code_hash(function: object) -> str:
-    """Return the SHA-256 of what `function` computes."""
-    return hashlib.sha256(repr(_Describer().value(function)).encode()).hexdigest()
+    """Return the SHA-256 of what `function` computes.
+
+    Raises
+    ------
+    InputError
+        When it uses something of which nobody can say whether it has changed.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of things that should not be pickled any more
+            return _digest(_Describer().value(function))
+    except RecursionError as error:
+        raise InputError(f"{_called(function)} uses values that are nested too deep to be compared; {_HELP}") from error
+
+
+_HELP = (
+    "give a version='...' of your own, under which results are kept and found again; change it whenever the results "
+    "would change."
+)
 
 
 class _Describer:
     """Says what a value is in nested tuples of words, without addresses."""
 
     def __init__(self) -> None:
-        self.code: dict[int, int] = {}  # functions and classes already described, which may call each other
-        self.open: list[int] = []  # containers being described, which may hold themselves
+        self.open: dict[Hashable, int] = {}  # what is being described, which may hold itself
+        self.done: dict[Hashable, tuple[str, object]] = {}  # with the thing, so that its address stays its own
+        self.trail: list[str] = []  # for the message: the variables that led here
 
     def value(self, value: object) -> object:
-        if isinstance(value, float):
-            return ("float", value.hex())
-        if value is None or isinstance(value, bool | int | complex | str | bytes | PurePath):
-            return (type(value).__name__, str(value))
-        if isinstance(value, np.ndarray | np.generic):
-            return _array(np.asarray(value))
-        if id(value) in self.open:
-            return ("itself", self.open.index(id(value)))
-        self.open.append(id(value))
-        try:
-            return self.compound(value)
-        finally:
-            self.open.pop()
+        if type(value) in _ATOMS:
+            return repr(value)  # gives every bit, and the type
+        if isinstance(value, PurePath):
+            return ("path", str(value))
+        if isinstance(value, ModuleType):
+            return self.module(value, frozenset())
+        return self.once(id(value), value, self.compound)
 
-    def compound(self, value: object) -> object:
-        if isinstance(value, list | tuple):
-            return (type(value).__name__, tuple(map(self.value, value)))
-        if isinstance(value, set | frozenset):
+    def once(self, key: Hashable, value: Any, describe: Callable[[Any], object]) -> object:
+        """Describe a thing when it is first met; short, so that what is shared many times stays small."""
+        if key in self.open:
+            return ("itself", self.open[key])
+        if key not in self.done:
+            self.open[key] = len(self.open)
+            try:
+                self.done[key] = (_digest(describe(value)), value)
+            finally:
+                del self.open[key]
+        return self.done[key][0]
+
+    def compound(self, value: Any) -> object:
+        kind = type(value)
+        if kind in (list, tuple):
+            plain = _ATOMS.issuperset(map(type, value))
+            return (kind.__name__, repr(value) if plain else tuple(map(self.value, value)))
+        if kind in (set, frozenset):
             return ("set", tuple(sorted(repr(self.value(item)) for item in value)))
-        if isinstance(value, Mapping):
-            return ("mapping", tuple((self.value(k), self.value(v)) for k, v in value.items()))
-        if isinstance(value, functools.partial):
-            return ("partial", *map(self.value, (value.func, value.args, value.keywords)))
+        if kind in (dict, MappingProxyType):
+            return ("mapping", self.pairs(value.items()))
+        if kind is np.ndarray or isinstance(value, np.generic):
+            return self.array(np.asarray(value))
+        if _by_name(value):
+            return ("installed", value.__module__, value.__qualname__)
         if isinstance(value, MethodType):
             return ("method", self.value(value.__func__), self.value(value.__self__))
-        plain = inspect.unwrap(getattr(value, "py_func", value))  # type: ignore[arg-type]
-        if isinstance(plain, ModuleType):
-            return ("module", plain.__name__)
-        return self.source(plain) if isinstance(plain, FunctionType | type) else self.instance(plain)
+        if isinstance(value, staticmethod | classmethod):
+            return (kind.__name__, self.value(value.__func__))
+        if isinstance(value, property):
+            return ("property", *map(self.value, (value.fget, value.fset, value.fdel)))
+        if isinstance(value, FunctionType):
+            return self.function(value)
+        return self.kind(value) if isinstance(value, type) else self.instance(value)
 
-    def source(self, thing: FunctionType | type) -> object:
-        if _installed(thing):
-            return ("installed", thing.__module__, thing.__qualname__)
-        if id(thing) in self.code:
-            return ("again", self.code[id(thing)])
-        self.code[id(thing)] = len(self.code)
-        if isinstance(thing, type):
-            methods = [item for item in vars(thing).values() if isinstance(item, FunctionType)]
-            return ("class", thing.__qualname__, _source(thing), tuple(map(self.value, methods)))
-        reads = tuple((name, self.value(item)) for name, item in _reads(thing))
-        defaults = self.value(thing.__defaults__), self.value(thing.__kwdefaults__)
+    def pairs(self, items: Any) -> tuple[object, ...]:
+        return tuple((self.value(key), self.value(item)) for key, item in items)
+
+    def named(self, items: Any) -> tuple[object, ...]:
+        """Describe variables, in the order of their names."""
+        told = []
+        for name, item in sorted(items, key=lambda pair: str(pair[0])):
+            self.trail.append(name)
+            told.append((name, self.value(item)))
+            self.trail.pop()
+        return tuple(told)
+
+    def array(self, values: NDArray[np.generic]) -> tuple[object, ...]:
+        if values.dtype.hasobject:
+            return ("objects", values.shape, self.value(values.ravel().tolist()))
+        kind = repr(values.dtype.descr) if values.dtype.names else values.dtype.str
+        return (kind, values.shape, hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest())
+
+    # ----------------------------------------------------------------------------------------------------------- code
+    def function(self, thing: FunctionType) -> object:
+        code = thing.__code__
+        if _in_package(code.co_filename):  # what a package's decorator has made of the user's function
+            cells = self.named(_cells(thing))
+            return ("made by", thing.__globals__["__name__"], code.co_qualname, cells, self.named(vars(thing).items()))
+        names = _names(code)
         # The source of a lambda is its whole line, on which another one may stand.
-        text = "" if thing.__name__ == "<lambda>" else _source(thing)
-        return ("function", text or _compiled(thing.__code__), reads, defaults)
-
-    def instance(self, thing: object) -> object:
-        kind = type(thing)
-        named = (
-            "object",
-            kind.__module__,
-            kind.__qualname__,
-            *(getattr(thing, a, "") for a in ("__module__", "__name__")),
+        text = "" if thing.__name__ == "<lambda>" else _source(code)
+        return (
+            "function",
+            text or self.compiled(code),
+            self.reads(thing, names),
+            self.value(thing.__defaults__),
+            self.value(thing.__kwdefaults__),
+            self.named(vars(thing).items()),  # a decorator leaves the function there that it wraps
         )
-        if _installed(kind):
-            return named
-        state = vars(thing) if hasattr(thing, "__dict__") else {}
-        if dataclasses.is_dataclass(thing):  # slots too
-            state = {field.name: getattr(thing, field.name) for field in dataclasses.fields(thing)}
-        return (*named, self.value(kind), self.value(state))
+
+    def reads(self, thing: FunctionType, names: frozenset[str]) -> tuple[object, ...]:
+        """Describe the variables that a function takes from around it, and of modules what it uses of them."""
+        read = dict(_cells(thing))
+        read.update({name: thing.__globals__[name] for name in _globals(thing.__code__) if name in thing.__globals__})
+        modules = {name: item for name, item in read.items() if isinstance(item, ModuleType)}
+        for name, fromlist in _imports(thing.__code__, thing.__globals__.get("__package__") or ""):
+            if not _installed(_spec(name.partition(".")[0])):
+                try:
+                    modules[f"import {name}"] = __import__(name, fromlist=fromlist or ("",))
+                except Exception:  # the run will tell, unless it can do without
+                    continue
+        others = self.named((name, item) for name, item in read.items() if name not in modules)
+        return (others, tuple((name, self.module(modules[name], names)) for name in sorted(modules)))
+
+    def module(self, thing: ModuleType, names: frozenset[str]) -> object:
+        """Describe a module of the user's own by what is used of it, or by all that stands in its file."""
+        if _installed(thing.__spec__):
+            return ("module", thing.__name__)
+        used = {name for name in names if not name.startswith("__") and hasattr(thing, name)}
+        file = getattr(thing, "__file__", None)
+        if file is not None and (not used or not file.endswith(".py")):
+            return ("module", thing.__name__, _source(thing) or hashlib.sha256(Path(file).read_bytes()).hexdigest())
+        return self.once((id(thing), names), thing, lambda module: self.uses(module, used, names))
+
+    def uses(self, module: ModuleType, used: set[str], names: frozenset[str]) -> object:
+        items = {name: getattr(module, name) for name in used}
+        inner = {name: item for name, item in items.items() if isinstance(item, ModuleType)}
+        others = self.named((name, item) for name, item in items.items() if name not in inner)
+        return (
+            "module",
+            module.__name__,
+            others,
+            tuple((name, self.module(inner[name], names)) for name in sorted(inner)),
+        )
+
+    def kind(self, thing: type) -> object:
+        compiled, spec = not thing.__flags__ & _HEAP, _spec_of(thing.__module__)
+        if _installed(spec) or (compiled and spec is None):
+            return ("installed", thing.__module__, thing.__qualname__)
+        if compiled:
+            return ("class", thing.__qualname__, self.value(sys.modules[thing.__module__]))
+        members = self.named((name, item) for name, item in vars(thing).items() if _counts(name, item))
+        return (
+            "class",
+            thing.__qualname__,
+            _source(thing),
+            members,
+            self.value(thing.__bases__),
+            self.value(type(thing)),
+        )
+
+    def compiled(self, code: CodeType) -> object:
+        consts = tuple(self.compiled(c) if isinstance(c, CodeType) else self.value(c) for c in code.co_consts)
+        return (code.co_code.hex(), code.co_names, code.co_varnames, consts)
+
+    # -------------------------------------------------------------------------------------------------------- objects
+    def instance(self, thing: Any) -> object:
+        kind = type(thing)
+        if any(thing is shared for shared in _SHARED_RANDOM):
+            return ("shared random numbers", kind.__qualname__)
+        if isinstance(thing, TypeVar | ParamSpec | TypeVarTuple):
+            return ("type variable", thing.__name__)
+        if _installed(_spec_of(kind.__module__)):
+            for inner in ("py_func", "__wrapped__"):  # numba's, functools' and jax's way to say what was decorated
+                if callable(getattr(thing, inner, None)):
+                    return ("wrapper", self.value(kind), self.value(getattr(thing, inner)))
+        if (torch := sys.modules.get("torch")) is not None and isinstance(thing, torch.Tensor):
+            return ("tensor", self.value(kind), self.array(thing.detach().cpu().numpy()))
+        reduce: Callable[[Any], Any] = copyreg.dispatch_table.get(kind, _reduce)
+        try:
+            reduced = reduce(thing)
+        except Exception as error:  # whatever the user's objects raise when they are pickled
+            raise self.refusal(thing) from error
+        if isinstance(reduced, str):
+            return self.known(thing, reduced)
+        made, arguments, state, items, pairs = (*reduced, None, None, None)[:5]
+        more = (tuple(map(self.value, items or ())), self.pairs(pairs or ()))
+        return ("object", *map(self.value, (kind, made, arguments)), self.state(kind, state), *more)
+
+    def state(self, kind: type, state: Any) -> object:
+        """Describe attributes, without what was computed when it was first asked for."""
+        if isinstance(state, dict) and all(isinstance(name, str) for name in state):
+            return self.named((name, item) for name, item in state.items() if not _cached(kind, name))
+        if isinstance(state, tuple) and len(state) == 2 and isinstance(state[1], dict):  # slots
+            return tuple(self.state(kind, part) for part in state)
+        return () if state is None else self.value(state)
+
+    def known(self, thing: Any, name: str) -> object:
+        """Describe what is pickled by its name."""
+        module = pickle.whichmodule(thing, name)  # type: ignore[attr-defined]
+        found: object = sys.modules.get(module)
+        for part in name.split("."):
+            found = getattr(found, part, None)
+        said = getattr(thing, "__module__", None)
+        if found is not thing:
+            raise self.refusal(thing)
+        own = sys.modules.get(said) if said and not _installed(_spec_of(said)) else None
+        return ("named", self.value(type(thing)), said, name, own and self.value(own))
+
+    def refusal(self, thing: object) -> InputError:
+        where = f" ({' -> '.join(self.trail)})" if self.trail else ""
+        kind = f"{type(thing).__module__}.{type(thing).__qualname__}"
+        return InputError(
+            f"the simulator uses a {kind}{where}, of which uqms cannot tell whether it is still the same; {_HELP}"
+        )
 
 
-def _array(value: NDArray[np.generic]) -> tuple[object, ...]:
-    if value.dtype.hasobject:
-        return ("objects", repr(value.tolist()))
-    return (value.dtype.str, value.shape, hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest())
+def _digest(said: object) -> str:
+    return hashlib.sha256(repr(said).encode(errors="surrogatepass")).hexdigest()
 
 
-def _installed(thing: object) -> bool:
+def _called(thing: object) -> str:
+    return str(getattr(thing, "__qualname__", type(thing).__qualname__))
+
+
+def _reduce(thing: Any) -> Any:
+    if isinstance(thing, ctypes.CDLL):
+        raise TypeError("it would be pickled with its address")
+    return thing.__reduce_ex__(2)
+
+
+def _cached(kind: type, name: object) -> bool:
+    return isinstance(name, str) and isinstance(inspect.getattr_static(kind, name, None), functools.cached_property)
+
+
+def _counts(name: str, member: object) -> bool:
+    """Tell whether a member of a class is the user's, and no bookkeeping of Python."""
+    code = isinstance(member, FunctionType | staticmethod | classmethod | property)
+    return code or not (name == "_abc_impl" or (name.startswith("__") and name.endswith("__")))
+
+
+# ---------------------------------------------------------------------------------------------------- what is installed
+def _in_package(path: str) -> bool:
+    return path.startswith(_INSTALLED) or any(part in _PACKAGES for part in PurePath(path).parts)
+
+
+def _installed(spec: ModuleSpec | None) -> bool:
+    """Tell whether a module comes with Python or an installed package; one that cannot be found is not the user's."""
+    if spec is None:
+        return False
+    if spec.has_location and spec.origin:
+        return _in_package(spec.origin)
+    places = spec.submodule_search_locations
+    return spec.origin in ("built-in", "frozen") or (places is not None and all(map(_in_package, places)))
+
+
+def _spec_of(module: str) -> ModuleSpec | None:
+    return getattr(sys.modules.get(module), "__spec__", None)
+
+
+def _spec(name: str) -> ModuleSpec | None:
     try:
-        return inspect.getfile(thing).startswith(_INSTALLED)  # type: ignore[arg-type]
-    except (TypeError, OSError):  # built in; or typed into a prompt, which is the user's own
-        return getattr(thing, "__module__", None) != "__main__" and not isinstance(thing, FunctionType)
+        return importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return None
 
 
-def _reads(function: FunctionType) -> Iterator[tuple[str, object]]:
-    """Yield the variables that a function takes from around it: closure cells and globals, with their names."""
+def _by_name(thing: Any) -> bool:
+    """Tell whether an installed package has a thing under its own name."""
+    module, name = getattr(thing, "__module__", None), getattr(thing, "__qualname__", None)
+    if not isinstance(module, str) or not isinstance(name, str) or not _installed(_spec_of(module)):
+        return False
+    found: object = sys.modules[module]
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return found is thing
+
+
+# ------------------------------------------------------------------------------------------------------- inside of code
+def _cells(function: FunctionType) -> Iterator[tuple[str, object]]:
+    """Yield what a function closes over."""
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
             yield name, cell.cell_contents
         except ValueError:  # not filled yet
             yield name, None
-    for name in sorted(_names(function.__code__)):
-        if name in function.__globals__:
-            yield name, function.__globals__[name]
 
 
-def _names(code: CodeType) -> set[str]:
-    inner = [_names(c) for c in code.co_consts if isinstance(c, CodeType)]
-    return set(code.co_names).union(*inner)
+def _names(code: CodeType) -> frozenset[str]:
+    """Return the names of all variables, attributes and modules in a code."""
+    return frozenset(code.co_names).union(*(_names(c) for c in code.co_consts if isinstance(c, CodeType)))
+
+
+def _globals(code: CodeType) -> frozenset[str]:
+    """Return the names of the module's variables that a code reads."""
+    own = (step.argval for step in dis.get_instructions(code) if step.opname in _READS)
+    return frozenset(own).union(*(_globals(c) for c in code.co_consts if isinstance(c, CodeType)))
+
+
+def _imports(code: CodeType, package: str) -> Iterator[tuple[str, tuple[str, ...] | None]]:
+    """Yield the modules that a code imports, and which of their names."""
+    steps = list(dis.get_instructions(code))
+    for i, step in enumerate(steps):
+        if step.opname == "IMPORT_NAME":
+            level, fromlist = steps[i - 2].argval, steps[i - 1].argval
+            yield importlib.util.resolve_name("." * level + step.argval, package), fromlist
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType):
+            yield from _imports(inner, package)
 
 
 def _source(thing: object) -> str:
-    """Return the source without comments and layout, or nothing where there is none."""
+    """Return the source without comments and layout, or nothing where there is none.
+
+    Of a function, `thing` is its code: the function that it wraps, if any, would be shown instead.
+    """
     try:
         text = textwrap.dedent(inspect.getsource(thing))  # type: ignore[arg-type]
     except (OSError, TypeError):
@@ -143,8 +370,3 @@ def _source(thing: object) -> str:
         return ast.unparse(ast.parse(text))
     except SyntaxError:  # a function that was made from a text
         return text.strip()
-
-
-def _compiled(code: CodeType) -> str:
-    consts = tuple(_compiled(c) if isinstance(c, CodeType) else _Describer().value(c) for c in code.co_consts)
-    return repr((code.co_code.hex(), code.co_names, code.co_varnames, consts))
