@@ -327,7 +327,7 @@ def test_answers_that_are_none(raw, body, message):
         (http('{"error": {"type": "Model", "message": "diverged"}}'), "answered 200 Model: diverged"),
         (http('{"error": "diverged"}'), 'answered 200 {"error": "diverged"}'),
         (b"SSH-2.0-OpenSSH_9.9\r\n", "no HTTP server"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", "no connection: IncompleteRead"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", r"may have crashed: IncompleteRead.*\(tried 1 times\)\.$"),
     ],
 )
 def test_failures_are_told(raw, answer, message):
@@ -594,6 +594,131 @@ def test_of_an_endless_error_the_begin_will_do(raw):
         scalars(raw(endless).url, timeout=5.0).evaluate({"x": 1.0})
 
 
+def closed_port():
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return sock.getsockname()[1]
+
+
+@pytest.fixture
+def black_holes():
+    """Give addresses that never answer: their queue of new connections is full."""
+    opened = []
+
+    def dig(count):
+        for _ in range(count):
+            sock = socket.socket()
+            sock.bind(("127.0.0.1", 0))
+            sock.listen(0)
+            opened.append(sock)
+            for _ in range(4):
+                filler = socket.socket()
+                filler.setblocking(False)
+                filler.connect_ex(sock.getsockname())
+                opened.append(filler)
+            yield sock.getsockname()
+
+    yield lambda count: list(dig(count))
+    for sock in opened:
+        sock.close()
+
+
+def resolve(monkeypatch, addresses):
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address) for address in addresses]
+    monkeypatch.setattr(connections.socket, "getaddrinfo", lambda *_, **__: found)
+
+
+def test_addresses_share_the_time_and_the_first_that_answers_is_taken(raw, black_holes, monkeypatch):
+    server = raw(http('{"output": [[1.0, 2.0]]}'))
+    address = ("127.0.0.1", int(server.url.rsplit(":")[-1]))
+    resolve(monkeypatch, [*black_holes(1), ("127.0.0.1", closed_port()), address])
+    begin = time.monotonic()
+    assert scalars("http://cluster.example:4242", timeout=1.5).evaluate({"x": 1.0})["z"] == 2.0
+    assert 0.45 < time.monotonic() - begin < 1.2
+    resolve(monkeypatch, black_holes(5))
+    begin = time.monotonic()
+    with pytest.raises(SimulatorFailed, match=r"no connection: TimeoutError: timed out \(tried 1 times"):
+        scalars("http://cluster.example:4242", timeout=0.4, retries=3).evaluate({"x": 1.0})
+    assert time.monotonic() - begin < 1.0
+    monkeypatch.setattr(client, "QUESTION", 0.3)
+    with pytest.raises(SimulatorNotFound, match="No UM-Bridge server at http://cluster.example:4242: .*no connection"):
+        scalars("http://cluster.example:4242").prepare(["x"])
+
+
+def test_a_name_that_is_looked_up_for_long_meets_the_deadline(monkeypatch):
+    go = threading.Event()
+    monkeypatch.setattr(connections.socket, "getaddrinfo", lambda *_, **__: go.wait(5.0))
+    begin = time.monotonic()
+    with pytest.raises(SimulatorFailed, match=r"the address of slow.example was not found within 0\.[234]"):
+        scalars("http://slow.example:4242", timeout=0.4).evaluate({"x": 1.0})
+    assert time.monotonic() - begin < 1.0
+    go.set()
+
+    def unknown(*_, **__):
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(connections.socket, "getaddrinfo", unknown)
+    with pytest.raises(SimulatorNotFound, match="no connection: gaierror: .*Name or service not known"):
+        scalars("http://no.example:4242").prepare(["x"])
+
+
+@pytest.mark.parametrize("computes", [0.2, 0.0])
+def test_an_evaluation_is_not_sent_again_when_it_had_begun(raw, computes, monkeypatch):
+    monkeypatch.setattr(connections, "AT_ONCE", 0.1)  # a busy machine takes longer
+    good = http('{"output": [[1.0, 2.0]]}')
+
+    def crash(connection, _):
+        if len(server.requests) == 2:
+            time.sleep(computes)
+            connection.close()
+        else:
+            connection.sendall(good)
+
+    server = raw(crash)
+    simulator = scalars(server.url)
+    simulator.evaluate({"x": 1.0})
+    if computes:
+        with pytest.raises(SimulatorFailed, match=r"broke before the answer .* RemoteDisconnected.*\(tried 1 times\)"):
+            simulator.evaluate({"x": 2.0})
+        assert len(server.requests) == 2
+    else:
+        assert simulator.evaluate({"x": 2.0})["z"] == 2.0  # closed at once: as when the server had given up to wait
+        assert len(server.requests) == 3
+
+
+def test_what_went_wrong_first_is_told(raw, monkeypatch):
+    monkeypatch.setattr(peer, "BACKOFF", 0.01)
+
+    def crash(connection, _):
+        server.sock.shutdown(socket.SHUT_RDWR)
+        server.sock.close()
+        connection.close()
+
+    server = raw(crash)
+    with pytest.raises(
+        SimulatorFailed,
+        match=r"connection refused \(tried 3 times\)\. At first: the connection broke .* RemoteDisconnected",
+    ):
+        scalars(server.url, retries=2).evaluate({"x": 1.0})
+
+
+def test_a_request_without_time_is_not_sent(raw):
+    server = raw(http('{"output": [[1.0, 2.0]]}'))
+    with pytest.raises(SimulatorTimeout, match="was not asked for Evaluate: no time was left"), deadline(0.0):
+        scalars(server.url).evaluate({"x": 1.0})
+    assert server.connections == []
+
+
+def test_an_error_that_is_null_is_none(raw):
+    server = raw(http('{"output": [[1.0, 2.0]], "error": null}'))
+    assert scalars(server.url).evaluate({"x": 1.0})["z"] == 2.0
+
+
+def test_a_seed_in_the_config_is_a_whole_number(raw):
+    server = raw(http('{"output": [[1.0, 2.0]]}'))
+    scalars(server.url, seed="n").evaluate({"x": 0.5, "n": 7.0})
+    assert server.requests[0].endswith(b'{"name":"m","input":[[0.5]],"config":{"n":7}}')
+
+
 def test_connections_are_not_shared_with_a_forked_process(raw):
     server = raw(http('{"output": [[1.0, 2.0]]}'))
     simulator = scalars(server.url)
@@ -604,6 +729,17 @@ def test_connections_are_not_shared_with_a_forked_process(raw):
     assert len(server.connections) == 2
     for connection in kept:
         connection.close()
+
+
+def test_kept_connections_are_closed_before_their_sockets_are_garbage(raw):
+    simulator = scalars(raw(http('{"output": [[1.0, 2.0]]}')).url)
+    simulator.evaluate({"x": 1.0})
+    later = connections.Connections(simulator.url)
+    later._give(simulator._peer.connections._idle.pop())
+    circle = [later]
+    circle.append(circle)  # as the traceback of an error
+    del later, circle
+    gc.collect()  # a socket left open would be an error here
 
 
 def test_at_most_a_few_connections_are_kept(raw):
@@ -618,13 +754,13 @@ def test_at_most_a_few_connections_are_kept(raw):
 def test_new_connections_notice_a_dead_peer_and_do_not_take_for_ever(raw, monkeypatch):
     server = raw(http('{"output": [[1.0, 2.0]]}'))
     limits = []
-    plain = socket.create_connection
 
-    def create(address, timeout):
-        limits.append(timeout)
-        return plain(address, timeout)
+    class Socket(socket.socket):
+        def connect(self, address):
+            limits.append(self.gettimeout())
+            super().connect(address)
 
-    monkeypatch.setattr(connections.socket, "create_connection", create)
+    monkeypatch.setattr(connections.socket, "socket", Socket)
     simulator = scalars(server.url)
     simulator.evaluate({"x": 1.0})
     (kept,) = simulator._peer.connections._idle
@@ -674,7 +810,7 @@ def test_a_connection_that_fails_half_way_is_closed(raw, monkeypatch):
         raise OSError("no such option")
 
     monkeypatch.setattr(connections, "_notice_a_dead_peer", fail)
-    with pytest.raises(SimulatorFailed, match="no connection: OSError: no such option"):
+    with pytest.raises(SimulatorFailed, match="no connection: OSError: no such option .tried 1 times"):
         scalars(raw(b"").url).evaluate({"x": 1.0})
     gc.collect()  # a socket left open would be an error here
 

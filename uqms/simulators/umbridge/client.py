@@ -66,8 +66,9 @@ class UMBridgeSimulator:
     timeout
         Seconds for one evaluation in total, with retries. The run's deadline holds besides.
     retries
-        How often a request is sent again when there is no connection or the server says that it is busy (502, 503).
-        Errors of the model are not retried.
+        How often a request is sent again when there is no connection, it breaks (then the model computes again), or
+        the server says that it is busy (502, 503). Errors of the model are not retried. A request over a kept
+        connection that the server had closed meanwhile is sent again besides.
     token
         Sent as ``Authorization: Bearer``, for servers that ask for one. It is no part of the identity and stands in no
         message.
@@ -175,6 +176,11 @@ class UMBridgeSimulator:
             )
         self._placed(self._sizes("Output"))
 
+    @property
+    def offers_gradient(self) -> bool:
+        """Whether the model has a gradient; asks the server."""
+        return bool(self._support().get("Gradient", False))
+
     def evaluate(self, point: Mapping[str, float]) -> dict[str, Array]:
         """Evaluate the model once.
 
@@ -193,7 +199,8 @@ class UMBridgeSimulator:
         SimulatorTimeout
             At `timeout` or at the run's deadline, whatever the server does; also when it says that the model was late.
         SimulatorFailed
-            When the model or the server says that it failed, or there is no connection after all retries.
+            When the model or the server says that it failed, or there is no connection after all retries or until the
+            deadline.
         OutputError
             When the answer is no UM-Bridge answer, has other sizes, or holds NaN; then `partial` keeps the rest.
         InputError
@@ -247,7 +254,7 @@ class UMBridgeSimulator:
         SimulatorTimeout, SimulatorFailed, OutputError
             As in `evaluate`.
         """
-        if not self._support().get("Gradient", False):
+        if not self.offers_gradient:
             raise InputError(f"{self._peer.where} does not offer gradients; use evaluate, or a surrogate's gradient.")
         weights = self._weights(sensitivity)
         sizes = self._sizes("Output")

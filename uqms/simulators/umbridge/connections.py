@@ -13,17 +13,28 @@ import socket
 import ssl
 import threading
 import time
+import weakref
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, final
 from urllib.parse import urlsplit
 
 from uqms.errors import OutputError
 
-__all__ = ["Answer", "Connections"]
+__all__ = ["Answer", "Connections", "NoConnection", "Stale"]
 
-CONNECT = 10.0  # s for one connection attempt
+CONNECT = 10.0  # s for finding the addresses of a host, and for a connection to one of them
+AT_ONCE = 0.02  # s after the request in which the end of a kept connection means that the server had closed it before
 IDLE = 8  # connections kept open
 CHUNK = 1 << 16
+
+
+class NoConnection(OSError):
+    """The server was not reached, so that it knows nothing of the request."""
+
+
+class Stale(ConnectionError):
+    """A kept connection turned out to be closed: the server has not begun with the request."""
 
 
 @final
@@ -46,13 +57,10 @@ class Connections:
         self._lock = threading.Lock()
         self._idle: list[_Connection] = []
         self._pid = os.getpid()
+        weakref.finalize(self, _close, self._idle)
 
     def __reduce__(self) -> tuple[type["Connections"], tuple[str]]:
         return Connections, (self.url,)
-
-    def __del__(self) -> None:
-        for connection in getattr(self, "_idle", ()):
-            connection.close()
 
     def exchange(
         self, method: str, path: str, body: bytes | None, headers: dict[str, str], end: float, limit: int
@@ -65,36 +73,29 @@ class Connections:
             At the deadline.
         OutputError
             When the answer is longer than `limit`.
+        NoConnection
+            When there is none, also when the deadline came first.
+        Stale
+            When a kept connection was closed; this request may be sent again without harm.
         OSError, http.client.HTTPException
-            When there is no connection, it breaks, or the peer does not speak HTTP.
+            When the connection breaks, or the peer does not speak HTTP.
         """
-        old = self._take()
-        if old is not None:
-            try:
-                return self._over(old, method, path, body, headers, end, limit)
-            except (ConnectionError, http.client.RemoteDisconnected):  # closed since; the request was not begun
-                old.close()
-        return self._over(self._open(end), method, path, body, headers, end, limit)
-
-    def _over(
-        self,
-        connection: "_Connection",
-        method: str,
-        path: str,
-        body: bytes | None,
-        headers: dict[str, str],
-        end: float,
-        limit: int,
-    ) -> Answer:
-        whole, response = False, None
+        kept = self._take()
+        connection = kept or self._open(end)
+        whole, response, sent = False, None, math.inf
         try:
             connection.timed.end = end
             connection.request(method, urlsplit(self.url).path.rstrip("/") + path, body, headers)
+            sent = time.monotonic()
             response = connection.getresponse()
             failed = response.status >= 300
             content = response.read(CHUNK) if failed else _read(response, limit)  # of a long error, its begin will do
             whole = not response.will_close and response.isclosed()
             return Answer(response.status, response.reason, response.headers.get("Location", ""), content)
+        except ConnectionError as error:
+            if kept is not None and response is None and time.monotonic() - sent < AT_ONCE:
+                raise Stale("a kept connection had been closed") from error
+            raise
         finally:
             if whole:
                 self._give(connection)
@@ -106,7 +107,8 @@ class Connections:
     def _take(self) -> "_Connection | None":
         with self._lock:
             if self._pid != os.getpid():  # forked: the parent goes on talking over these
-                self._idle, self._pid = [], os.getpid()
+                _close(self._idle)
+                self._pid = os.getpid()
             while self._idle:
                 connection = self._idle.pop()
                 # An idle connection has nothing to say: what can be read is its end, or rubbish.
@@ -126,16 +128,78 @@ class Connections:
         parts = urlsplit(self.url)
         host = str(parts.hostname)
         port = parts.port or (443 if parts.scheme == "https" else 80)
-        sock = socket.create_connection((host, port), timeout=max(1e-3, min(CONNECT, end - time.monotonic())))
         try:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            _notice_a_dead_peer(sock)
-            if parts.scheme == "https":
-                sock = ssl.create_default_context().wrap_socket(sock, server_hostname=host)
+            sock = _reached(_addresses(host, port, end), end)
+            try:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                _notice_a_dead_peer(sock)
+                if parts.scheme == "https":
+                    sock.settimeout(_left(end))
+                    sock = ssl.create_default_context().wrap_socket(sock, server_hostname=host)
+            except BaseException:
+                sock.close()
+                raise
+        except ssl.SSLError:
+            raise
+        except OSError as error:
+            raise NoConnection(_told(error)) from error
+        return _Connection(host, port, sock)
+
+
+def _close(connections: "list[_Connection]") -> None:
+    # Not by __del__: a collection of garbage may come to the sockets first, which complain when they are open.
+    while connections:
+        connections.pop().close()
+
+
+def _left(end: float, parts: int = 1) -> float:
+    """Return the seconds for one of `parts` attempts that are left until `end`."""
+    left = end - time.monotonic()
+    if left <= 0.0:
+        raise TimeoutError("no time was left")
+    return min(CONNECT, left / parts)
+
+
+def _addresses(host: str, port: int, end: float) -> list[Any]:
+    """Look a host up in a thread: the system's own call knows no deadline."""
+    found: Future[list[Any]] = Future()
+
+    def look_up() -> None:
+        try:
+            found.set_result(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except BaseException as error:
+            found.set_exception(error)
+
+    seconds = _left(end)
+    threading.Thread(target=look_up, daemon=True, name="uqms-look-up").start()
+    try:
+        return found.result(seconds)
+    except TimeoutError:
+        raise TimeoutError(f"the address of {host} was not found within {seconds:.3g} s") from None
+
+
+def _reached(addresses: list[Any], end: float) -> socket.socket:
+    """Connect to the first address that answers; each has an equal share of the time."""
+    error = OSError("the host has no address")
+    for i, (family, kind, protocol, _, address) in enumerate(addresses):
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.settimeout(_left(end, len(addresses) - i))
+            sock.connect(address)
+            return sock
+        except OSError as raised:
+            sock.close()
+            error = raised
         except BaseException:
             sock.close()
             raise
-        return _Connection(host, port, sock)
+    raise error
+
+
+def _told(error: OSError) -> str:
+    if isinstance(error, ConnectionRefusedError):
+        return "connection refused"
+    return f"{type(error).__name__}: {error}".rstrip(": ")
 
 
 def _notice_a_dead_peer(sock: socket.socket) -> None:
@@ -191,8 +255,10 @@ class _Timed:
         self.sock.settimeout(None if math.isinf(left) else left)
 
     def sendall(self, data: bytes) -> None:
-        self.arm()
-        self.sock.sendall(data)
+        rest = memoryview(data)
+        while rest:  # sendall over TLS would give every part the whole time
+            self.arm()
+            rest = rest[self.sock.send(rest) :]
 
     def makefile(self, *args: Any) -> io.BufferedReader:
         self.readers += 1

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from uqms.errors import InputError, OutputError, SimulatorError, SimulatorFailed, SimulatorTimeout
 from uqms.simulators.umbridge import wire
-from uqms.simulators.umbridge.connections import Answer, Connections
+from uqms.simulators.umbridge.connections import Answer, Connections, NoConnection, Stale
 
 __all__ = ["InvalidOutput", "Peer", "checked_url"]
 
@@ -65,24 +65,32 @@ class Peer:
         SimulatorTimeout
             At the deadline, or when the server says that the model missed its own (504).
         SimulatorFailed
-            When there is no connection after all retries, or the server says that it failed.
+            When there is no connection after all retries or until the deadline, or the server says that it failed.
         OutputError
             When the answer is too long or no JSON object, or the server says that the model's outputs are wrong.
         InputError
             For a redirect, or when the server wants another token.
         """
-        attempt = 0
+        if time.monotonic() >= end:
+            raise SimulatorTimeout(f"{self.where} was not asked for {question}: no time was left.")
+        tried, stale, first = 0, 0, ""
         while True:
+            tried += 1
             try:
                 answer = self._exchange(question, message, end, limit)
+            except Stale:  # each kept connection only once, so that this comes to an end
+                stale += 1
+                continue
+            except NoConnection as error:
+                wrong = f"no connection: {wire.shortened(str(error), 200)}"
             except TimeoutError as error:
                 if time.monotonic() >= end - 1e-3:
                     raise self._late(question) from error
-                wrong = f"no connection: {error}"
+                wrong = _broken(error)
             except ssl.SSLError as error:
                 raise SimulatorFailed(f"{self.where}: TLS fails: {error}.") from error
-            except (OSError, http.client.IncompleteRead, http.client.RemoteDisconnected) as error:
-                wrong = f"no connection: {_reason(error)}"
+            except (OSError, http.client.IncompleteRead) as error:
+                wrong = _broken(error)
             except http.client.HTTPException as error:
                 raise SimulatorFailed(
                     f"{self.where}: what answers there is no HTTP server ({type(error).__name__}: "
@@ -92,12 +100,14 @@ class Peer:
                 if answer.status not in (502, 503):
                     return self._read(answer)
                 wrong = f"the server is busy or restarts: {self._said(answer)}"
-            wait = BACKOFF * 2**attempt
-            attempt += 1
-            if attempt > self.retries:
-                raise SimulatorFailed(f"{self.where}: {wrong} (tried {attempt} times).")
-            if time.monotonic() + wait >= end:
-                raise SimulatorFailed(f"{self.where}: {wrong} (tried {attempt} times, until the deadline).")
+            first = first or wrong
+            attempt = tried - stale
+            wait = BACKOFF * 2 ** (attempt - 1)
+            late = time.monotonic() + wait >= end
+            if attempt > self.retries or late:
+                until = ", until the deadline" if late else ""
+                before = f" At first: {first}." if first != wrong else ""
+                raise SimulatorFailed(f"{self.where}: {wrong} (tried {tried} times{until}).{before}")
             time.sleep(wait)
 
     def _late(self, question: str) -> SimulatorTimeout:
@@ -134,7 +144,7 @@ class Peer:
             message = wire.loads_answer(answer.body)
         except wire.WireError as error:
             raise self.misread(str(error)) from None
-        if "error" in message:  # some servers say 200 even then
+        if message.get("error") is not None:  # some servers say 200 even then
             raise self._failed(answer)
         return message
 
@@ -194,10 +204,10 @@ def _error(answer: Answer) -> dict[str, object]:
     return error if isinstance(error, dict) else {}
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, ConnectionRefusedError):
-        return "connection refused"
-    return f"{type(error).__name__}: {wire.shortened(str(error), 200)}".rstrip(": ")
+def _broken(error: Exception) -> str:
+    """Say that the server was reached, so that it may have begun to compute."""
+    reason = f"{type(error).__name__}: {wire.shortened(str(error), 200)}".rstrip(": ")
+    return f"the connection broke before the answer was there, so the server or the model may have crashed: {reason}"
 
 
 def _without_credentials(location: str) -> str:
