@@ -184,7 +184,7 @@ def meant(question: str, body: bytes) -> bool:
     known = {"name", *keys.get(question, "outWrt inWrt input sens config").split()}
     if not isinstance(got, dict) or got.get("name") not in ("line", "nan") or not set(got) <= known:
         return False
-    good = got.get("config", {}) == {}
+    good = got.get("config", {}) in ({}, [], None)
     if "input" in known:
         value = got.get("input")
         good &= isinstance(value, list) and len(value) == 1 and numbers(value[0], 2)

@@ -190,7 +190,8 @@ def test_settings_and_seeds():
             ({"seed": 1.5}, "the seed must be a whole number from 0 to 2147483647."),
             ({"seed": 2**31}, "the seed must be a whole number from 0 to 2147483647."),
             ({"seed": True}, "the seed must be a whole number from 0 to 2147483647."),
-            ([], "config must be a JSON object."),
+            ([1], "config must be a JSON object."),
+            (0, "config must be a JSON object."),
         ]:
             for question in ("Evaluate", "InputSizes", "OutputSizes"):
                 given = {"name": "model", "config": config}
@@ -201,6 +202,63 @@ def test_settings_and_seeds():
         assert error(url, input=[[1.0, 2.0, 1]], config={"seed": 1})[2] == (
             "config has the unknown key 'seed'; this model takes: no settings."
         )
+
+
+def test_requests_as_clients_in_r_write_them(url):
+    for config in (None, [], {}):
+        for name in ("model", ["model"]):
+            assert ask(url, name=name, config=config) == (200, {"output": [[0.0, 1.0, 2.0], [2.0]]})
+            assert ask(url, "InputSizes", name=name, config=config) == (200, {"inputSizes": [2]})
+    assert error(url, name=["model", "model"])[1] == "ModelNotFound"
+
+
+def test_numbers_of_the_config_are_of_the_kind_of_the_models_own():
+    model = Model(config={"cells": 3, "scale": 2.0}, action=None)
+    got = []
+
+    @dataclasses.dataclass(frozen=True)
+    class Counting(Model):
+        def evaluate(self, point):
+            got.append(self.config)
+            return {"curve": DAYS, "end": 0.0}
+
+    with UMBridgeServer(Counting(config=model.config), port=0, config=["cells", "scale"]) as url:
+        assert ask(url, config={"cells": 4.0, "scale": 5})[0] == 200
+        assert [repr(value) for value in got[0].values()] == ["4", "5.0"]
+        assert error(url, config={"cells": 4.7})[2] == "config has 'cells' as 4.7; give a whole number."
+
+
+def test_gradients_of_a_model_whose_seed_is_an_entry():
+    seen = []
+
+    @dataclasses.dataclass(frozen=True)
+    class Seeded(Model):
+        def gradient(self, point, sensitivity):
+            seen.append(point)
+            return super().gradient(point, sensitivity)
+
+    with UMBridgeServer(Seeded(seed="seed"), port=0, inputs=[["a", "seed"], ["b"]]) as url:
+        given = {"name": "model", "input": [[1.0, 7.0], [2.0]], "outWrt": 0, "sens": [1.0, 2.0, 3.0]}
+        assert ask(url, "Gradient", inWrt=0, **given) == (200, {"output": [8.0, 0.0]})
+        assert ask(url, "Gradient", inWrt=1, **given) == (200, {"output": [0.0]})
+        assert repr(seen[0]) == "{'a': 1.0, 'seed': 7, 'b': 2.0}"
+
+
+def test_a_proxy_offers_what_the_model_behind_it_offers():
+    plain = uq.FunctionSimulator(lambda a, b: a - b, outputs={"y": ()}, name="plain")
+    with UMBridgeServer({"plain": plain, "model": Model()}, port=0) as behind:
+        flat = UMBridgeSimulator(behind, "plain", inputs=["a", "b"], outputs={"y": ()})
+        away = client("http://127.0.0.1:1")
+        with UMBridgeServer({"plain": flat, "model": client(behind), "away": away}, port=0) as url:
+            assert not umbridge.HTTPModel(url, "plain").supports_gradient()
+            assert umbridge.HTTPModel(url, "model").gradient(0, 0, [[1.5, -2.0]], [1.0, 2.0, 3.0]) == [8.0, 0.0]
+            assert (
+                "does not offer gradients"
+                in error(url, "Gradient", name="plain", input=[[1, 2]], outWrt=0, inWrt=0, sens=[1])[2]
+            )
+            status, kind, message = error(url, "ModelInfo", name="away")
+            assert (status, kind) == (500, "ModelError")
+            assert "connection refused" in message
 
 
 # --------------------------------------------------------------------------------------------------- what is refused
@@ -222,7 +280,7 @@ def test_settings_and_seeds():
             "unknown key 'confg'; Evaluate takes config, input, name.",
         ),
         (b'{"input": [[1, 2]]}', "There is no model None; there are: model."),
-        (b'{"name": ["model"], "input": [[1, 2]]}', "There is no model ['model']; there are: model."),
+        (b'{"name": ["model", 1], "input": [[1, 2]]}', "There is no model ['model', 1]; there are: model."),
         (b'{"name": "model"}', "input is no list; 1 vectors are due."),
         (b'{"name": "model", "input": [[1, 2], [3]]}', "input is 2 vectors; 1 vectors are due."),
         (b'{"name": "model", "input": [[1, 2, 3]]}', "input vector 0 has 3 entries, expected 2."),
@@ -674,6 +732,32 @@ def test_the_token():
             client(url).prepare(["a", "b"])
 
 
+def test_the_token_is_compared_in_constant_time(monkeypatch):
+    compared, plain = [], endpoint.hmac.compare_digest
+    monkeypatch.setattr(endpoint.hmac, "compare_digest", lambda *both: (compared.append(both), plain(*both))[1])
+    with UMBridgeServer(Model(), port=0, token=TOKEN) as url:
+        assert error(url, "Info", {"Authorization": "Bearer x"})[0] == 401
+    assert compared == [(b"Bearer x", f"Bearer {TOKEN}".encode())]
+
+
+def test_a_local_proxy_passes_on_the_name_that_others_know():
+    with UMBridgeServer(Model(), port=0, token=TOKEN) as url:
+        known = {"Host": "models.example.org", "Origin": "https://models.example.org"}
+        assert error(url, "Info", known)[0] == 401
+        assert ask(url, "Info", known | {"Authorization": f"Bearer {TOKEN}"})[0] == 200
+
+
+def test_a_flood_of_new_connections_is_queued():
+    one = UMBridgeServer(Model(), port=0)
+    with one as url, contextlib.ExitStack() as opened:
+        one._running[0].loop.call_soon_threadsafe(time.sleep, 0.8)
+        time.sleep(0.05)
+        begin = time.monotonic()
+        for _ in range(300):
+            opened.enter_context(socket.create_connection(("127.0.0.1", int(url.rsplit(":")[-1])), timeout=5.0))
+        assert time.monotonic() - begin < 0.7  # without a place in the queue, a client tries again after 1 s
+
+
 def test_web_pages_do_not_reach_a_local_server(url):
     for headers in (
         {"Host": "evil.example"},
@@ -707,6 +791,9 @@ def test_web_pages_do_not_reach_a_local_server(url):
         (Model(), {"config": ["speed"]}, r"config names 'speed', which is no setting of 'model'"),
         ({}, {}, "models is empty"),
         ({"": Model()}, {}, "a model is called ''"),
+        (Model(), {"inputs": ["a", "zz"]}, r"inputs of 'model' lacks \['b'\] and has the unknown \['zz'\]; .* a, b"),
+        (Model(), {"inputs": [["a"]]}, r"lacks \['b'\]"),
+        (Model(), {"inputs": ["a", "b", "seed"]}, r"unknown \['seed'\]"),
         ({"m": Model(), "n": Model()}, {"inputs": ["a"]}, "inputs and config are for one model"),
         (lambda a: a, {}, "function cannot be served: it needs outputs, coords and evaluate"),
     ],
@@ -725,6 +812,16 @@ def test_models_that_do_not_say_enough():
         def evaluate(self, point):
             return {"y": point["a"]}
 
+    class Nowhere(Plain):
+        outputs = {"y": ("day",)}
+
+    class Empty(Plain):
+        outputs = {}
+
+    with pytest.raises(InputError, match=r"'forward' has no coords of \['day'\]"):
+        UMBridgeServer(Nowhere(), inputs=["a"])
+    with pytest.raises(InputError, match="'forward' has no outputs"):
+        UMBridgeServer(Empty(), inputs=["a"])
     with pytest.raises(InputError, match="'forward' does not say its inputs"):
         UMBridgeServer(Plain())
     with pytest.raises(InputError, match="is no dataclass, so its config cannot be changed"):
@@ -760,7 +857,7 @@ def test_leaving_does_not_wait_for_a_hanging_model():
             time.sleep(0.2)
             begin = time.monotonic()
         assert time.monotonic() - begin < 1.0
-        with pytest.raises(SimulatorFailed, match="no connection"):
+        with pytest.raises(SimulatorFailed, match="the connection broke before the answer"):
             call.result()
         go.set()
 
@@ -814,9 +911,7 @@ if sys.argv[1] == "stop":
 def sleeping(seconds):
     """Return the processes that sleep for that many seconds."""
     return [
-        path.parent.name
-        for path in Path("/proc").glob("[0-9]*/cmdline")
-        if f"sleep\0{seconds}" in read_if_there(path)
+        path.parent.name for path in Path("/proc").glob("[0-9]*/cmdline") if f"sleep\0{seconds}" in read_if_there(path)
     ]
 
 

@@ -114,8 +114,12 @@ async def listening(endpoint: Endpoint, host: str, port: int, max_body: int) -> 
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
-        server.close()
         sweeper.cancel()
+        for sock in server.sockets:
+            loop.remove_reader(sock.fileno())
+        for _ in range(3):  # what has been accepted already becomes a connection, which can be closed
+            await asyncio.sleep(0)
+        server.close()
         for connection in manager.mine:
             if connection.transport is not None:
                 connection.transport.abort()

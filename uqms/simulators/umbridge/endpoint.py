@@ -50,7 +50,7 @@ class Endpoint:
     models: Mapping[str, Served]
     slots: Slots
     token: str | None
-    local: bool  # bound to loopback: names of other hosts are refused
+    local: bool  # bound to loopback: without a token, names of other hosts are refused
 
     async def reply(
         self, method: str, path: str, headers: Mapping[str, str], body: Callable[[], Awaitable[bytes]]
@@ -81,12 +81,15 @@ class Endpoint:
         return await self._about_a_model(question, await _parsed(await body()))
 
     def _admit(self, headers: Mapping[str, str]) -> None:
-        """Refuse those without the token, and web pages that reach a local server through the user's browser."""
+        """Refuse those without the token, and web pages that reach a local server through the user's browser.
+
+        A page does not know the token, and a proxy on this machine passes on the name under which others know it.
+        """
         if self.token is not None:
             given = headers.get("Authorization", "").encode("utf-8", errors="replace")
             if not hmac.compare_digest(given, f"Bearer {self.token}".encode()):
                 raise Refusal(401, "Unauthorized", "Send the token of this server as 'Authorization: Bearer ...'.")
-        if self.local:
+        elif self.local:
             for key in ("Host", "Origin"):
                 if key in headers and not _names_loopback(headers[key], key):
                     raise Refusal(403, "Forbidden", f"This server answers to this machine only; {key} is another one.")
@@ -99,24 +102,20 @@ class Endpoint:
                 400, "InvalidInput", f"unknown key {wire.shortened(unknown[0], 60)!r}; {question} takes {keys}."
             )
         name = message.get("name")
+        if isinstance(name, list) and len(name) == 1:  # R's client writes one text as a list
+            name = name[0]
         model = self.models.get(name) if isinstance(name, str) else None
         if model is None:
             asked = wire.shortened(repr(name), 80)
             raise Refusal(400, "ModelNotFound", f"There is no model {asked}; there are: {', '.join(self.models)}.")
-        if question == "ModelInfo":
-            offers = {
-                "Evaluate": True,
-                "Gradient": model.offers_gradient,
-                "ApplyJacobian": False,
-                "ApplyHessian": False,
-            }
-            return wire.dumps({"support": offers})
         if question.endswith("Sizes"):
             model.check_config(message)
             inputs = question == "InputSizes"
             return wire.dumps({"inputSizes": model.input_sizes} if inputs else {"outputSizes": model.output_sizes})
-        call = model.evaluation(message) if question == "Evaluate" else model.gradient(message)
         try:
+            if question == "ModelInfo":
+                return await asyncio.to_thread(model.support)  # for a proxy, this asks another server
+            call = model.evaluation(message) if question == "Evaluate" else model.gradient(message)
             return await self.slots.run(call)
         except Refusal:
             raise

@@ -12,6 +12,7 @@ import numpy as np
 from uqms._typing import Array
 from uqms.errors import ExtrapolationError, InputError, OutputError, SimulatorTimeout
 from uqms.simulators._declare import Setting
+from uqms.simulators.deadline import deadline
 from uqms.simulators.protocol import Coordinate, checked_outputs
 from uqms.simulators.umbridge import wire
 from uqms.simulators.umbridge.grouping import Groups, grouped
@@ -19,6 +20,7 @@ from uqms.simulators.umbridge.grouping import Groups, grouped
 __all__ = ["Evaluable", "Refusal", "Served", "served", "told"]
 
 SEEDS = 2**31
+QUESTION = 5.0  # s for a proxy to ask the server behind it
 
 
 @runtime_checkable
@@ -26,7 +28,8 @@ class Evaluable(Protocol):
     """What can be served: a simulator, a fitted surrogate, or anything of one's own with these members.
 
     `inputs` (names in order) may be left out when `serve` is told them. With a method
-    ``gradient(point, sensitivity) -> {input: derivative}`` of sum(outputs * sensitivity), gradients are offered too.
+    ``gradient(point, sensitivity) -> {input: derivative}`` of sum(outputs * sensitivity), gradients are offered too,
+    unless `offers_gradient` is False.
     """
 
     @property
@@ -89,12 +92,19 @@ class Served:
         return [math.prod(shape) for shape in self.shapes.values()]
 
     @property
-    def offers_gradient(self) -> bool:
-        """Whether the model has a gradient."""
+    def has_gradient(self) -> bool:
+        """Whether the model has a method for gradients."""
         return callable(getattr(self.model, "gradient", None))
 
+    def support(self) -> bytes:
+        """Return the body of an answer that says what the model offers."""
+        with deadline(QUESTION):
+            gradient = self.has_gradient and bool(getattr(self.model, "offers_gradient", True))
+        offers = {"Evaluate": True, "Gradient": gradient, "ApplyJacobian": False, "ApplyHessian": False}
+        return wire.dumps({"support": offers})
+
     def check_config(self, message: Mapping[str, object]) -> dict[str, Any]:
-        """Return the config of a request.
+        """Return the config of a request, with the numbers that the model's own settings have.
 
         Raises
         ------
@@ -102,14 +112,15 @@ class Served:
             When it names a setting that this model does not have or does not let clients change.
         """
         config = message.get("config", {})
+        if config is None or config == []:  # R's client knows no empty object
+            config = {}
         if not isinstance(config, dict):
             raise Refusal(400, "InvalidInput", "config must be a JSON object.")
         own: Mapping[str, Setting] = getattr(self.model, "config", {})
         seed = None if any(self.seed in group for group in self.vectors) else self.seed
         for key, value in config.items():
             if key in self.settable:
-                if _kind(value) != _kind(own[key]):
-                    raise Refusal(400, "InvalidInput", f"config has {key!r} as {_kind(value)}; give {_kind(own[key])}.")
+                config[key] = _like(own[key], value, key)
             elif key == seed:
                 _check_seed(value)
             else:
@@ -149,7 +160,7 @@ class Served:
         Refusal
             When it does not fit the model, or the model offers none.
         """
-        if not self.offers_gradient:
+        if not self.has_gradient:
             raise Refusal(400, "UnsupportedFeature", f"Model {self.name!r} offers no Gradient.")
         config, point = self.check_config(message), self._point(message)
         output = list(self.shapes)[_index(message, "outWrt", len(self.shapes))]
@@ -214,9 +225,16 @@ def served(name: str, model: object, inputs: object, settable: Collection[str]) 
             f"{type(model).__name__} cannot be served: it needs outputs, coords and evaluate(point). Wrap it in a "
             "FunctionSimulator, or give it these members."
         )
-    inputs = getattr(model, "inputs", None) if inputs is None else inputs
+    known = getattr(model, "inputs", None)
+    inputs = known if inputs is None else inputs
     if inputs is None:
         raise InputError(f"model {name!r} does not say its inputs; give serve(..., inputs=[...]) with their names.")
+    vectors = grouped(list(inputs) if isinstance(inputs, tuple) else inputs)
+    if known is not None:
+        _refuse_other_inputs(name, vectors, known, getattr(model, "seed", None))
+    missing = sorted({dim for dims in model.outputs.values() for dim in dims} - set(model.coords))
+    if not model.outputs or missing:
+        raise InputError(f"model {name!r} has no {f'coords of {missing}' if missing else 'outputs'}; give it some.")
     own = getattr(model, "config", {})
     for key in settable:
         if key not in own:
@@ -225,7 +243,16 @@ def served(name: str, model: object, inputs: object, settable: Collection[str]) 
         raise InputError(
             f"model {name!r} is no dataclass, so its config cannot be changed for a call; leave out config."
         )
-    return Served(name, model, grouped(list(inputs) if isinstance(inputs, tuple) else inputs), frozenset(settable))
+    return Served(name, model, vectors, frozenset(settable))
+
+
+def _refuse_other_inputs(name: str, vectors: Groups, known: Collection[str], seed: str | None) -> None:
+    given = {each for group in vectors for each in group}
+    missing, unknown = sorted(set(known) - given), sorted(given - set(known) - {seed})
+    if missing or unknown:
+        raise InputError(
+            f"inputs of {name!r} lacks {missing} and has the unknown {unknown}; the model takes {', '.join(known)}."
+        )
 
 
 def told(error: BaseException, partial: list[list[float | None]] | None = None) -> Refusal:
@@ -256,6 +283,15 @@ def _index(message: Mapping[str, object], key: str, count: int) -> int:
 def _check_seed(value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value) or not 0 <= value < SEEDS:
         raise Refusal(400, "InvalidInput", "the seed must be a whole number from 0 to 2147483647.")
+
+
+def _like(own: Any, value: Any, key: str) -> Any:
+    """Return the value of a setting as the kind of number that the model's own one is."""
+    if _kind(value) != _kind(own):
+        raise Refusal(400, "InvalidInput", f"config has {key!r} as {_kind(value)}; give {_kind(own)}.")
+    if isinstance(own, int) and value != int(value):
+        raise Refusal(400, "InvalidInput", f"config has {key!r} as {value}; give a whole number.")
+    return type(own)(value)
 
 
 def _kind(value: object) -> str:
