@@ -525,8 +525,8 @@ class Plain: pass
 
 THINGS = [
     {{"x", "y", "z"}}, frozenset({{("a", 1), "b"}}), np.array([Plain(), {{"u", "v", "w"}}, None], dtype=object),
-    pd.DataFrame({{"a": [1.0], "b": ["x"]}}), CubicSpline([0, 1, 2], [0, 1, 2]), Way.UP, collections.deque([{{"p", "q"}}]),
-    decimal.Decimal("1.5"), datetime.date(2020, 1, 1), np.random.default_rng(1), np.sin, len, pd.Series, Plain,
+    pd.DataFrame({{"a": [1.0], "b": ["x"]}}), CubicSpline([0, 1, 2], [0, 1, 2]), collections.deque([{{"p", "q"}}]),
+    Way.UP, decimal.Decimal("1.5"), datetime.date(2020, 1, 1), np.random.default_rng(1), np.sin, len, pd.Series, Plain,
 ]
 
 class Model:

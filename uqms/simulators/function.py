@@ -40,7 +40,7 @@ class FunctionSimulator:
         Units of the outputs.
     version
         Your own word for what the function computes. Stored runs are found again under it; without it, under a hash of
-        the function's source (comments left out), of your functions that it calls and of the values that it reads.
+        the function's source (comments left out), of your own code that it uses and of the values that it reads.
     name
         The function's own name by default.
     config
