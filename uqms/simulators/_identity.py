@@ -15,7 +15,6 @@ import hashlib
 import importlib.util
 import inspect
 import os
-import pickle
 import random
 import sys
 import sysconfig
@@ -164,7 +163,7 @@ class _Describer:
         for name, fromlist in _imports(thing.__code__, thing.__globals__.get("__package__") or ""):
             if not _installed(_spec(name.partition(".")[0])):
                 try:
-                    modules[f"import {name}"] = __import__(name, fromlist=fromlist or ("",))
+                    modules[f"import {name}"] = _import(name, fromlist or ())
                 except Exception:  # the run will tell, unless it can do without
                     continue
         others = self.named((name, item) for name, item in read.items() if name not in modules)
@@ -245,12 +244,10 @@ class _Describer:
 
     def known(self, thing: Any, name: str) -> object:
         """Describe what is pickled by its name."""
-        module = pickle.whichmodule(thing, name)  # type: ignore[attr-defined]
-        found: object = sys.modules.get(module)
-        for part in name.split("."):
-            found = getattr(found, part, None)
         said = getattr(thing, "__module__", None)
-        if found is not thing:
+        first = name.partition(".")[0]  # modules that load lazily are not asked
+        places = [sys.modules.get(said)] if said else [m for m in list(sys.modules.values()) if first in vars(m)]
+        if not any(_inside(place, name) is thing for place in places):
             raise self.refusal(thing)
         own = sys.modules.get(said) if said and not _installed(_spec_of(said)) else None
         return ("named", self.value(type(thing)), said, name, own and self.value(own))
@@ -318,10 +315,14 @@ def _by_name(thing: Any) -> bool:
     module, name = getattr(thing, "__module__", None), getattr(thing, "__qualname__", None)
     if not isinstance(module, str) or not isinstance(name, str) or not _installed(_spec_of(module)):
         return False
-    found: object = sys.modules[module]
+    return _inside(sys.modules[module], name) is thing
+
+
+def _inside(module: object, name: str) -> object:
+    """Return what a module has under a name with dots, None when it has not."""
     for part in name.split("."):
-        found = getattr(found, part, None)
-    return found is thing
+        module = getattr(module, part, None)
+    return module
 
 
 # ------------------------------------------------------------------------------------------------------- inside of code
@@ -355,6 +356,15 @@ def _imports(code: CodeType, package: str) -> Iterator[tuple[str, tuple[str, ...
     for inner in code.co_consts:
         if isinstance(inner, CodeType):
             yield from _imports(inner, package)
+
+
+def _import(name: str, parts: tuple[str, ...]) -> ModuleType:
+    """Import a module as the user's function will, with the modules among what it takes out of it."""
+    module = importlib.import_module(name)
+    for part in parts:
+        if part != "*" and not hasattr(module, part) and hasattr(module, "__path__"):
+            importlib.import_module(f"{name}.{part}")
+    return module
 
 
 def _source(thing: object) -> str:
