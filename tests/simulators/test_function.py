@@ -1,4 +1,5 @@
 import collections
+import contextvars
 import copy
 import ctypes
 import dataclasses
@@ -9,12 +10,16 @@ import functools
 import importlib
 import json
 import linecache
+import logging
 import math
+import os
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 import types
 from pathlib import Path
 
@@ -23,6 +28,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from scipy import sparse
 from scipy.interpolate import CubicSpline
 from scipy.stats import norm
 
@@ -113,8 +119,16 @@ def test_labels_of_a_table_are_the_coordinates_or_none():
     values = [3.0, 2.0, 1.0]
     for series in (pd.Series(values), pd.Series(values, index=DAYS)):
         np.testing.assert_array_equal(given(series), values)
-    with pytest.raises(OutputError, match=r"other values of 'day' .*\(4\.0, 1\.5, 0\.0 instead of 0\.0, 1\.5, 4\.0\)"):
+    with pytest.raises(OutputError, match=r"other values of 'day' .* number 0 is 4\.0 instead of 0\.0; reindex"):
         given(pd.Series(values, index=DAYS[::-1]))
+    rounded = np.array(DAYS) * 0.1 / 0.1 + [0.0, 1e-15, 1e-4]  # within a thousandth of the distance
+    np.testing.assert_array_equal(given(pd.Series(values, index=rounded)), values)
+    field = xr.DataArray(values, dims=("day",), coords={"day": rounded}, attrs={"units": "mm"})
+    np.testing.assert_array_equal(given(field), values)
+    with pytest.raises(OutputError, match="number 2 is 4.01 instead of 4.0"):
+        given(pd.Series(values, index=np.array(DAYS) + [0.0, 0.0, 0.01]))
+    with pytest.raises(OutputError, match="comes in 'mm', but units declares 'cm'"):
+        dataclasses.replace(one(lambda a: field), units={"y": "cm"}).evaluate({"a": 1.0})
     with pytest.raises(OutputError, match="reindex it"):
         given(pd.Series(values)[::-1])
     with pytest.raises(OutputError, match=r"shape \(2,\)"):
@@ -453,12 +467,12 @@ def test_identity_differs_by_the_modules_of_ones_own_that_are_used(tmp_path, mon
 
 
 def test_what_cannot_be_compared_asks_for_a_version(tmp_path):
-    lock, deep = threading.Lock(), []
+    generator, deep = iter(_ for _ in "a"), []
     for _ in range(10_000):
         deep = [deep]
-    table = {"lock": [lock]}
+    table = {"steps": [generator]}
     for value, kind in (
-        (table, "_thread.lock"),
+        (table, "builtins.generator"),
         (iter(_ for _ in "a"), "builtins.generator"),
         (ctypes.CDLL(None), "CDLL"),
     ):
@@ -466,10 +480,88 @@ def test_what_cannot_be_compared_asks_for_a_version(tmp_path):
         with pytest.raises(InputError, match=f"uses a .*{kind}.* give a version="):
             _ = simulator.identity
         assert dataclasses.replace(simulator, version="1").identity["version"] == "1"
-    with pytest.raises(InputError, match=r"_thread\.lock \(table\), of which"):
+    with pytest.raises(InputError, match=r"generator \(table\), of which"):
         identity(lambda a: table)
     with pytest.raises(InputError, match=r"nested too deep to be compared; give a version="):
         identity(lambda a: deep)
+
+
+def test_what_results_do_not_depend_on_counts_by_its_kind():
+    """Locks, streams, logs, the variables and arguments of this call: another process has others of them."""
+    streams = (sys.stdin, sys.stdout, sys.stderr)
+    things = [threading.Lock, threading.RLock, threading.Condition, threading.Event, threading.local]
+    for make in (*things, lambda: contextvars.ContextVar("v"), lambda: logging.Logger(str(time.time()))):
+        a, b = make(), make()
+        assert identity(one_that_uses(a)) == identity(one_that_uses(b))
+    for thing in (*streams, os.environ, sys.argv):
+        before = identity(one_that_uses(thing))
+        if thing is os.environ:
+            os.environ["UQMS_TEST_OF_IDENTITY"] = "1"
+        assert identity(one_that_uses(thing)) == before
+        os.environ.pop("UQMS_TEST_OF_IDENTITY", None)
+    assert identity(one_that_uses(struct.Struct("d"))) != identity(one_that_uses(struct.Struct("f")))
+
+
+def one_that_uses(thing):
+    return lambda a, thing=thing: (a, thing)[0]
+
+
+def test_tables_and_matrices_that_were_used_are_the_same_as_before():
+    field = xr.Dataset({"y": ("x", [1.0, 4.0, 9.0])}, coords={"x": [1.0, 2.0, 3.0]})
+    matrix = sparse.csr_array(np.eye(3))
+    for thing, use in ((field, lambda: field.interp(x=1.5)), (matrix, lambda: (matrix.sum(), matrix + matrix))):
+        before = identity(one_that_uses(thing))
+        use()
+        assert identity(one_that_uses(thing)) == before
+    for other in (field.assign_coords(x=[1.0, 2.0, 4.0]), field + 1.0, field.rename(y="z")):
+        assert identity(one_that_uses(other)) != identity(one_that_uses(field))
+    for other in (2.0 * matrix, matrix.tocsc(), sparse.csr_array(np.eye(4))):
+        assert identity(one_that_uses(other)) != identity(one_that_uses(matrix))
+
+
+MAIN = """
+import logging
+log = logging.getLogger(__name__)
+class Model:
+    def __call__(self, x): return x * 1
+M = Model()
+def sim(x):
+    log.info("%s of %s", x, __name__)
+    return M(x)
+if __name__ == "__main__":
+    from uqms.simulators._identity import code_hash
+    print(code_hash(sim))
+"""
+
+
+def test_a_script_is_the_same_however_it_is_started(tmp_path):
+    script = tmp_path / "script_of_a_user.py"
+    ways = {
+        "plain": [str(script)],
+        "profiled": ["-m", "cProfile", "-o", str(tmp_path / "profile"), str(script)],
+        "imported": ["-c", "import script_of_a_user as s; from uqms.simulators._identity import code_hash as h; "
+                           "print(h(s.sim))"],
+    }  # fmt: skip
+
+    def said(way):
+        done = subprocess.run([sys.executable, *ways[way]], cwd=tmp_path, capture_output=True, text=True, check=True)
+        return done.stdout.split()[-1]
+
+    script.write_text(MAIN)
+    first = {said(way) for way in ways}
+    script.write_text(MAIN.replace("x * 1", "x * 2"))
+    second = {said(way) for way in ways}
+    assert len(first) == len(second) == 1
+    assert first != second
+
+
+def test_functions_with_many_constants_and_scripts_that_end_have_an_identity(tmp_path, monkeypatch):
+    (tmp_path / "ends_at_once.py").write_text("import sys\nsys.exit(3)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    many = "\n    ".join(f"a = a + {k}.5" for k in range(300))
+    assert identity(loaded(f"def sim(a):\n    {many}\n    from scipy.special import expit\n    return expit(a)"))
+    assert identity(loaded("def sim(a):\n    import ends_at_once\n    return a"))
+    assert identity(loaded("def sim(a):\n    from .... import nothing\n    return a"))
 
 
 def test_values_that_hold_themselves_and_many_times_the_same_have_an_identity():
@@ -514,6 +606,7 @@ def test_identity_differs_by_outputs_coords_and_version(simulator):
 SCRIPT = """
 import collections, datetime, decimal, enum, json, sys
 import numpy as np, pandas as pd
+from scipy import sparse
 from scipy.interpolate import CubicSpline
 from uqms.simulators import FunctionSimulator
 WIDTH = {width}

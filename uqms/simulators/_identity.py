@@ -7,6 +7,7 @@ count by what is pickled of them. What cannot be described is refused, since it 
 """
 
 import ast
+import contextvars
 import copyreg
 import ctypes
 import dis
@@ -14,13 +15,18 @@ import functools
 import hashlib
 import importlib.util
 import inspect
+import linecache
+import logging
 import os
 import random
+import struct
 import sys
 import sysconfig
 import textwrap
+import threading
 import warnings
 from collections.abc import Callable, Hashable, Iterator
+from contextlib import suppress
 from importlib.machinery import ModuleSpec
 from pathlib import Path, PurePath
 from types import CodeType, FunctionType, MappingProxyType, MethodType, ModuleType
@@ -39,8 +45,21 @@ _INSTALLED = (
     os.path.join(Path(__file__).parents[1], ""),  # ourselves, wherever we are
 )
 _ATOMS = frozenset([float, int, bool, complex, str, bytes, type(None)])
+_MAIN = ("__main__", "__mp_main__")  # the user's script, whatever has started it
 _READS = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
 _HEAP = 1 << 9  # the flag that most types written in C do not have (Py_TPFLAGS_HEAPTYPE)
+# Locks, streams and logs are used while a result is computed, and do not make another one of it.
+_WITHOUT_RESULT = (
+    type(threading.Lock()),
+    type(threading.RLock()),
+    threading.Condition,
+    threading.Semaphore,
+    threading.Event,
+    threading.local,
+    contextvars.ContextVar,
+    logging.Logger,
+    logging.LoggerAdapter,
+)
 # Whoever draws from these without seeding them gets other numbers in each process; their state tells nothing.
 _SHARED_RANDOM = (np.random.get_state.__self__, random.random.__self__)  # type: ignore[attr-defined]
 
@@ -58,7 +77,9 @@ def code_hash(function: object) -> str:
             warnings.simplefilter("ignore")  # of things that should not be pickled any more
             return _digest(_Describer().value(function))
     except RecursionError as error:
-        raise InputError(f"{_called(function)} uses values that are nested too deep to be compared; {_HELP}") from error
+        raise InputError(
+            f"{_called(function)} uses values or functions that are nested too deep to be compared; {_HELP}"
+        ) from error
 
 
 _HELP = (
@@ -78,6 +99,8 @@ class _Describer:
     def value(self, value: object) -> object:
         if type(value) in _ATOMS:
             return repr(value)  # gives every bit, and the type
+        if value is os.environ or value is sys.argv:
+            return ("of this call", type(value).__name__)
         if isinstance(value, PurePath):
             return ("path", str(value))
         if isinstance(value, ModuleType):
@@ -158,20 +181,21 @@ class _Describer:
     def reads(self, thing: FunctionType, names: frozenset[str]) -> tuple[object, ...]:
         """Describe the variables that a function takes from around it, and of modules what it uses of them."""
         read = dict(_cells(thing))
-        read.update({name: thing.__globals__[name] for name in _globals(thing.__code__) if name in thing.__globals__})
+        around = _globals(thing.__code__) - {"__name__", "__file__"}  # a script and the same file imported are one
+        read.update({name: thing.__globals__[name] for name in around if name in thing.__globals__})
         modules = {name: item for name, item in read.items() if isinstance(item, ModuleType)}
         for name, fromlist in _imports(thing.__code__, thing.__globals__.get("__package__") or ""):
             if not _installed(_spec(name.partition(".")[0])):
                 try:
                     modules[f"import {name}"] = _import(name, fromlist or ())
-                except Exception:  # the run will tell, unless it can do without
+                except (Exception, SystemExit):  # the run will tell, unless it can do without
                     continue
         others = self.named((name, item) for name, item in read.items() if name not in modules)
         return (others, tuple((name, self.module(modules[name], names)) for name in sorted(modules)))
 
     def module(self, thing: ModuleType, names: frozenset[str]) -> object:
         """Describe a module of the user's own by what is used of it, or by all that stands in its file."""
-        if _installed(thing.__spec__):
+        if thing.__name__ not in _MAIN and _installed(thing.__spec__):
             return ("module", thing.__name__)
         used = {name for name in names if not name.startswith("__") and hasattr(thing, name)}
         file = getattr(thing, "__file__", None)
@@ -200,7 +224,7 @@ class _Describer:
         return (
             "class",
             thing.__qualname__,
-            _source(thing),
+            _class_source(thing),
             members,
             self.value(thing.__bases__),
             self.value(type(thing)),
@@ -217,10 +241,17 @@ class _Describer:
             return ("shared random numbers", kind.__qualname__)
         if isinstance(thing, TypeVar | ParamSpec | TypeVarTuple):
             return ("type variable", thing.__name__)
+        streams = (sys.stdin, sys.stdout, sys.stderr)
+        if isinstance(thing, _WITHOUT_RESULT) or any(thing is stream for stream in streams):
+            return ("without result", kind.__qualname__)
+        if isinstance(thing, struct.Struct):
+            return ("layout", thing.format)
         if _installed(_spec_of(kind.__module__)):
             for inner in ("py_func", "__wrapped__"):  # numba's, functools' and jax's way to say what was decorated
                 if callable(getattr(thing, inner, None)):
                     return ("wrapper", self.value(kind), self.value(getattr(thing, inner)))
+        if (kept := _lazy(thing)) is not None:
+            return ("values", self.value(kind), self.value(kept))
         if (torch := sys.modules.get("torch")) is not None and isinstance(thing, torch.Tensor):
             return ("tensor", self.value(kind), self.array(thing.detach().cpu().numpy()))
         reduce: Callable[[Any], Any] = copyreg.dispatch_table.get(kind, _reduce)
@@ -250,7 +281,7 @@ class _Describer:
         if not any(_inside(place, name) is thing for place in places):
             raise self.refusal(thing)
         own = sys.modules.get(said) if said and not _installed(_spec_of(said)) else None
-        return ("named", self.value(type(thing)), said, name, own and self.value(own))
+        return ("named", self.value(type(thing)), self.value(own) if own else said, name)
 
     def refusal(self, thing: object) -> InputError:
         where = f" ({' -> '.join(self.trail)})" if self.trail else ""
@@ -272,6 +303,21 @@ def _reduce(thing: Any) -> Any:
     if isinstance(thing, ctypes.CDLL):
         raise TypeError("it would be pickled with its address")
     return thing.__reduce_ex__(2)
+
+
+def _lazy(thing: Any) -> tuple[Any, ...] | None:
+    """Return what objects hold that keep more once they have been used: labelled tables and sparse matrices."""
+    labelled, sparse = sys.modules.get("xarray"), sys.modules.get("scipy.sparse")
+    if labelled is not None and isinstance(thing, labelled.Variable):
+        return (thing.dims, thing.values, thing.attrs)
+    if labelled is not None and isinstance(thing, labelled.DataArray):
+        return (thing.name, thing.variable, {str(name): each.variable for name, each in sorted(thing.coords.items())})
+    if labelled is not None and isinstance(thing, labelled.Dataset):
+        return (thing.attrs, {str(name): each for name, each in sorted(thing.variables.items())}, sorted(thing.coords))
+    if sparse is not None and sparse.issparse(thing):
+        entries = sparse.coo_array(thing)
+        return (thing.format, thing.shape, *entries.coords, entries.data)
+    return None
 
 
 def _cached(kind: type, name: object) -> bool:
@@ -300,7 +346,7 @@ def _installed(spec: ModuleSpec | None) -> bool:
 
 
 def _spec_of(module: str) -> ModuleSpec | None:
-    return getattr(sys.modules.get(module), "__spec__", None)
+    return None if module in _MAIN else getattr(sys.modules.get(module), "__spec__", None)
 
 
 def _spec(name: str) -> ModuleSpec | None:
@@ -348,11 +394,12 @@ def _globals(code: CodeType) -> frozenset[str]:
 
 def _imports(code: CodeType, package: str) -> Iterator[tuple[str, tuple[str, ...] | None]]:
     """Yield the modules that a code imports, and which of their names."""
-    steps = list(dis.get_instructions(code))
+    steps = [step for step in dis.get_instructions(code) if step.opname != "EXTENDED_ARG"]
     for i, step in enumerate(steps):
         if step.opname == "IMPORT_NAME":
             level, fromlist = steps[i - 2].argval, steps[i - 1].argval
-            yield importlib.util.resolve_name("." * level + step.argval, package), fromlist
+            with suppress(ImportError):  # more dots than the package has levels: the run will tell
+                yield importlib.util.resolve_name("." * level + step.argval, package), fromlist
     for inner in code.co_consts:
         if isinstance(inner, CodeType):
             yield from _imports(inner, package)
@@ -380,3 +427,21 @@ def _source(thing: object) -> str:
         return ast.unparse(ast.parse(text))
     except SyntaxError:  # a function that was made from a text
         return text.strip()
+
+
+def _class_source(thing: type) -> str:
+    """Return the source of a class out of the file of its methods: the file of its module may be that of a launcher."""
+    codes = [member.__code__ for member in vars(thing).values() if isinstance(member, FunctionType)]
+    own = [code for code in codes if code.co_qualname.startswith(f"{thing.__qualname__}.")]
+    if not own:
+        return "" if thing.__module__ in _MAIN else _source(thing)
+    try:
+        found: ast.AST = ast.parse("".join(linecache.getlines(own[0].co_filename)))
+    except SyntaxError:
+        return ""
+    for name in thing.__qualname__.split("."):
+        inner = [node for node in ast.walk(found) if getattr(node, "name", None) == name]
+        if name != "<locals>" and not inner:
+            return ""
+        found = inner[-1] if inner else found
+    return ast.unparse(found)

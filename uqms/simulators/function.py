@@ -1,18 +1,16 @@
 """A Python function as a simulator."""
 
 import inspect
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, final
 
-import numpy as np
-
 from uqms._typing import Array
 from uqms.errors import InputError, OutputError
 from uqms.simulators._declare import Declared, Setting, declared
 from uqms.simulators._identity import code_hash
+from uqms.simulators._labels import aligned
 from uqms.simulators.protocol import Coordinate, checked_outputs
 
 __all__ = ["FunctionSimulator"]
@@ -156,32 +154,5 @@ class FunctionSimulator:
         plain = {str(name): value for name, value in got.items()}
         for name, dims in self.outputs.items():
             if name in plain:
-                plain[name] = _aligned(name, plain[name], dims, self.coords)
+                plain[name] = aligned(name, plain[name], dims, self.coords, self.units.get(name))
         return checked_outputs(plain, self.outputs, self.coords)
-
-
-def _aligned(name: str, got: object, dims: tuple[str, ...], coords: Mapping[str, Coordinate]) -> object:
-    """Put a DataArray's dims into the declared order; labels must be the declared coordinates."""
-    tables = sys.modules.get("pandas")  # what returns a Series or a DataArray has loaded it
-    if tables is not None and isinstance(got, tables.Series | tables.DataFrame):
-        for dim, labels in zip(dims, got.axes, strict=False):  # too many or too few dims are told later
-            plain = isinstance(labels, tables.RangeIndex) and labels.start == 0 and labels.step == 1
-            if not plain and not np.array_equal(np.asarray(labels), coords[dim]):
-                raise OutputError(
-                    f"output {name!r} comes at other values of {dim!r} than declared in coords "
-                    f"({_few(labels)} instead of {_few(coords[dim])}); reindex it, or go by position with .to_numpy()."
-                )
-        return got
-    labelled = sys.modules.get("xarray")
-    if labelled is None or not isinstance(got, labelled.DataArray):
-        return got
-    if set(got.dims) != set(dims):
-        raise OutputError(f"output {name!r} has the dims {got.dims}, but it is declared with {dims}.")
-    for dim in dims:
-        if dim in got.coords and not np.array_equal(got.coords[dim].values, coords[dim]):
-            raise OutputError(f"output {name!r} comes at other values of {dim!r} than declared in coords.")
-    return got.transpose(*dims).values
-
-
-def _few(values: Any) -> str:
-    return ", ".join(str(value) for value in values[:3]) + ", ..." * (len(values) > 3)

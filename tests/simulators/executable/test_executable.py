@@ -833,6 +833,11 @@ def test_identity_follows_what_is_computed(tmp_path, monkeypatch):
     assert SECRET not in json.dumps(inherited)
     monkeypatch.setenv("UQMS_INHERITED", "2")
     assert identity(inherit=["UQMS_INHERITED"]) != inherited
+    jobs = []
+    for job in ("1", "2"):
+        monkeypatch.setenv("SLURM_JOB_ID", job)
+        jobs.append(identity(inherit=["SLURM_JOB_ID"]))
+    assert jobs[0] == jobs[1]
     (tmp_path / "mesh").write_text("other")
     assert identity(version="2") == {
         "kind": "executable",

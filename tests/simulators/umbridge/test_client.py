@@ -2,6 +2,7 @@
 
 import asyncio
 import csv
+import errno
 import gc
 import io
 import math
@@ -625,6 +626,22 @@ def black_holes():
 def resolve(monkeypatch, addresses):
     found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address) for address in addresses]
     monkeypatch.setattr(connections.socket, "getaddrinfo", lambda *_, **__: found)
+
+
+def test_a_system_without_ipv6_takes_the_other_address(raw, monkeypatch):
+    server = raw(http('{"output": [[1.0, 2.0]]}'))
+    port, real = int(server.url.rsplit(":")[-1]), socket.socket
+    sixth = (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", port, 0, 0))
+    fourth = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))
+
+    def made(family=-1, *rest, **more):
+        if family == socket.AF_INET6:
+            raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+        return real(family, *rest, **more)
+
+    monkeypatch.setattr(connections.socket, "getaddrinfo", lambda *_, **__: [sixth, fourth])
+    monkeypatch.setattr(connections.socket, "socket", made)
+    assert scalars(f"http://localhost:{port}", timeout=5.0).evaluate({"x": 1.0})["z"] == 2.0
 
 
 def test_addresses_share_the_time_and_the_first_that_answers_is_taken(raw, black_holes, monkeypatch):

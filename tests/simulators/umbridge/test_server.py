@@ -803,6 +803,20 @@ def test_settings_that_cannot_be_meant(models, settings, message):
         UMBridgeServer(models, **settings)
 
 
+def test_inputs_that_are_optional_or_that_nobody_says_may_be_named():
+    sums = [
+        (lambda **p: p["a"] + p["b"], ["a", "b"]),
+        (lambda a, b=1.0: a + b, ["a", "b"]),
+        (lambda a, b=1.0: a + b, ["b", "a"]),
+        (dict, ["a", "b"]),  # it does not say what it takes
+    ]
+    for function, names in sums:
+        model = uq.FunctionSimulator(function, outputs={"y": ()}, name="sum", version="1")
+        assert UMBridgeServer(model, inputs=names)
+    with pytest.raises(InputError, match=r"cannot be called with the inputs a, c"):
+        UMBridgeServer(uq.FunctionSimulator(lambda a, b=1.0: a + b, outputs={"y": ()}), inputs=["a", "c"])
+
+
 def test_models_that_do_not_say_enough():
     class Plain:
         outputs = {"y": ()}

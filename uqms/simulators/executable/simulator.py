@@ -34,6 +34,8 @@ __all__ = ["ExecutableSimulator"]
 
 _ERROR_LINE = r"^[ \t]*(ERROR|FATAL)\b"
 _LOG_LIMIT = 100 * 2**20
+# Variables that name the job or login in which a program runs, not what it computes.
+_OF_SESSION = ("SLURM_", "PBS_", "LSB_", "LSF_", "SGE_", "PMI_", "PMIX_", "OMPI_", "SSH_", "XDG_", "TMP", "DISPLAY")
 
 Read = Reader | Sequence[Reader] | Callable[[Path], Mapping[str, object]]
 
@@ -78,7 +80,8 @@ class ExecutableSimulator:
     version
         Your own word for what the program computes. Stored runs are found again under it; without it, under hashes of
         the program, of arguments that are files (or folders, given as ``Path``), of templates, of `files`, of
-        `environment` and the variables of `inherit`, and under `read`, `success` and `error_pattern`. Give it when a
+        `environment` and the variables of `inherit` (not those of the job or login, such as ``SLURM_JOB_ID``), and
+        under `read`, `success` and `error_pattern`. Give it when a
         script starts the real program, which these hashes do not see.
     name
         The program's name by default.
@@ -204,7 +207,9 @@ class ExecutableSimulator:
         return {"kind": "executable", "name": self.name, **content, **self._declared.identity()}
 
     def _content(self) -> dict[str, object]:
-        passed = {name: os.environ[name] for name in self.inherit if name in os.environ}
+        passed = {
+            name: os.environ[name] for name in self.inherit if name in os.environ and not name.startswith(_OF_SESSION)
+        }
         variables = sorted({**passed, **self.environment}.items())
         return {
             "program": around.content_hash(self._program()),

@@ -1,8 +1,6 @@
 """Columns of numbers in a text, as people and Fortran programs write them."""
 
 import csv
-import math
-import re
 from array import array
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
@@ -13,12 +11,10 @@ import numpy as np
 
 from uqms._typing import Array
 from uqms.errors import OutputError
+from uqms.simulators._labels import number
 from uqms.simulators.protocol import Coordinate
 
-__all__ = ["Table", "number", "parse"]
-
-_EXPONENT = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+))([+-]\d{3})")  # Fortran leaves the E out of 1.0E-100
-_STARS = re.compile(r"\*+")  # and writes these for what does not fit
+__all__ = ["Table", "parse"]
 
 Titles = tuple[str, ...]
 
@@ -159,20 +155,6 @@ def _all_numbers(
         if cells != width:
             raise OutputError(f"{name}, line {line} has {cells} columns instead of {width}; was the file cut off?")
     return None
-
-
-def number(text: str) -> float | None:
-    """Return the number that a cell holds, NaN where Fortran had no room for it, or None."""
-    if "_" in text:  # Python's own way of writing 1000
-        return None
-    text = text.strip()
-    if _STARS.fullmatch(text):
-        return math.nan
-    plain = _EXPONENT.sub(r"\1E\2", text) if _EXPONENT.fullmatch(text) else text
-    try:
-        return float(plain.replace("D", "E").replace("d", "e"))
-    except ValueError:
-        return None
 
 
 def _cells(line: str, delimiter: str | None) -> Titles:

@@ -1,23 +1,16 @@
 """Whether a run of a program is worth anything: how it ended, what it said, what it left."""
 
-import math
 import signal
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from uqms.errors import OutputError, PathError, SimulatorError, SimulatorFailed, SimulatorTimeout, UnsafeFileError
+from uqms.simulators._labels import aligned, refuse_other_places
 from uqms.simulators.executable.readers import Reader
 from uqms.simulators.executable.supervised import Ended
-from uqms.simulators.executable.tables import number
 from uqms.simulators.protocol import Coordinate
 
 __all__ = ["judge", "results"]
-
-_ROUNDED = 1e-3  # of the distance between coordinates: a file may have few digits
 
 Read = Sequence[Reader] | Callable[[Path], object]
 
@@ -80,7 +73,7 @@ def results(
         raise
     except Exception as error:  # a user's function meets what is missing or cut off
         raise OutputError(f"the results cannot be read: {type(error).__name__}: {error}.") from error
-    return {name: _aligned(name, got[name], outputs.get(name, ()), coords, units.get(name)) for name in got}
+    return {name: aligned(name, got[name], outputs.get(name, ()), coords, units.get(name)) for name in got}
 
 
 def _read(
@@ -118,64 +111,5 @@ def _without_places(what: str, got: Mapping[str, object], coords: Mapping[str, C
     """Return the outputs, when what has the name of a dim are its coordinates."""
     for dim in coords:
         if dim in got:
-            _refuse_other_places(what, dim, got[dim], coords[dim])
+            refuse_other_places(what, dim, got[dim], coords[dim])
     return {str(name): value for name, value in got.items() if name not in coords}
-
-
-def _refuse_other_places(what: str, dim: str, got: object, declared: Coordinate) -> None:
-    """Raise when results come at other coordinates; those of another number are told by the shape of the outputs."""
-    values = np.asarray(got)
-    if values.shape != declared.shape:
-        return
-    other = ~_close(values, declared)
-    if other.any():
-        at = int(other.argmax())
-        raise OutputError(
-            f"{what} comes at other values of {dim!r} than declared in coords: number {at} is {values[at]} instead of "
-            f"{declared[at]}."
-        )
-
-
-def _close(got: Coordinate, declared: Coordinate) -> NDArray[np.bool_]:
-    if declared.dtype.kind != "f":
-        return np.array([_is_word(str(word), str(wanted)) for word, wanted in zip(got, declared, strict=True)])
-    values = got.astype(np.float64) if got.dtype.kind in "fiu" else np.array([_number(str(word)) for word in got])
-    wanted = declared.astype(np.float64)
-    gaps = np.diff(np.sort(wanted))
-    slack = _ROUNDED * gaps.min() if gaps.size else np.finfo(np.float32).eps * np.abs(wanted)
-    return np.asarray(np.abs(values - wanted) <= slack)
-
-
-def _is_word(word: str, wanted: str) -> bool:
-    return word.strip() == wanted or _number(word) == _number(wanted)  # NaN, of words, equals nothing
-
-
-def _number(word: str) -> float:
-    value = number(word)
-    return math.nan if value is None else value
-
-
-def _aligned(
-    name: str,
-    got: object,
-    dims: tuple[str, ...],
-    coords: Mapping[str, Coordinate],
-    unit: str | None,
-) -> object:
-    """Put labelled values into the declared order; coordinates and unit must be the declared ones."""
-    xarray, pandas = sys.modules.get("xarray"), sys.modules.get("pandas")
-    if pandas is not None and isinstance(got, pandas.Series | pandas.DataFrame):
-        for axis, dim in zip(got.axes, dims, strict=False):
-            if axis.name == dim or not (isinstance(axis, pandas.RangeIndex) and (axis.start, axis.step) == (0, 1)):
-                _refuse_other_places(f"output {name!r}", dim, axis, coords[dim])
-    if xarray is None or not isinstance(got, xarray.DataArray):
-        return got
-    if set(got.dims) != set(dims):
-        raise OutputError(f"output {name!r} has the dims {got.dims}, but it is declared with {dims}.")
-    for dim in dims:
-        if dim in got.coords:
-            _refuse_other_places(f"output {name!r}", dim, got.coords[dim].values, coords[dim])
-    its = got.attrs.get("units")
-    if unit is not None and isinstance(its, str) and its.split() != unit.split():
-        raise OutputError(f"output {name!r} comes in {its!r}, but units declares {unit!r}; write it as it is.")
-    return got.transpose(*dims).values

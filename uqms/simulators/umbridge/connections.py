@@ -182,17 +182,18 @@ def _reached(addresses: list[Any], end: float) -> socket.socket:
     """Connect to the first address that answers; each has an equal share of the time."""
     error = OSError("the host has no address")
     for i, (family, kind, protocol, _, address) in enumerate(addresses):
-        sock = socket.socket(family, kind, protocol)
+        sock = None
         try:
+            sock = socket.socket(family, kind, protocol)  # a system without IPv6 has none of its kind
             sock.settimeout(_left(end, len(addresses) - i))
             sock.connect(address)
             return sock
-        except OSError as raised:
-            sock.close()
+        except BaseException as raised:
+            if sock is not None:
+                sock.close()
+            if not isinstance(raised, OSError):
+                raise
             error = raised
-        except BaseException:
-            sock.close()
-            raise
     raise error
 
 

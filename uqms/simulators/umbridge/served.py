@@ -225,13 +225,12 @@ def served(name: str, model: object, inputs: object, settable: Collection[str]) 
             f"{type(model).__name__} cannot be served: it needs outputs, coords and evaluate(point). Wrap it in a "
             "FunctionSimulator, or give it these members."
         )
-    known = getattr(model, "inputs", None)
-    inputs = known if inputs is None else inputs
+    if inputs is None:
+        inputs = getattr(model, "inputs", None)
     if inputs is None:
         raise InputError(f"model {name!r} does not say its inputs; give serve(..., inputs=[...]) with their names.")
     vectors = grouped(list(inputs) if isinstance(inputs, tuple) else inputs)
-    if known is not None:
-        _refuse_other_inputs(name, vectors, known, getattr(model, "seed", None))
+    _refuse_other_inputs(name, model, vectors)
     missing = sorted({dim for dims in model.outputs.values() for dim in dims} - set(model.coords))
     if not model.outputs or missing:
         raise InputError(f"model {name!r} has no {f'coords of {missing}' if missing else 'outputs'}; give it some.")
@@ -246,10 +245,18 @@ def served(name: str, model: object, inputs: object, settable: Collection[str]) 
     return Served(name, model, vectors, frozenset(settable))
 
 
-def _refuse_other_inputs(name: str, vectors: Groups, known: Collection[str], seed: str | None) -> None:
-    given = {each for group in vectors for each in group}
-    missing, unknown = sorted(set(known) - given), sorted(given - set(known) - {seed})
-    if missing or unknown:
+def _refuse_other_inputs(name: str, model: Any, vectors: Groups) -> None:
+    given = [each for group in vectors for each in group]
+    try:
+        known = getattr(model, "inputs", None) or given
+    except InputError:  # a compiled function does not say; it was told
+        return
+    seed = getattr(model, "seed", None)
+    missing, unknown = sorted(set(known) - set(given)), sorted(set(given) - {*known, seed})
+    prepare = getattr(model, "prepare", None)
+    if unknown and not missing and callable(prepare):  # a simulator knows what is optional
+        prepare([each for each in given if each != seed])
+    elif missing or unknown:
         raise InputError(
             f"inputs of {name!r} lacks {missing} and has the unknown {unknown}; the model takes {', '.join(known)}."
         )
