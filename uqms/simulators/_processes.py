@@ -122,11 +122,12 @@ def end_all(find: Callable[[Processes], set[int]]) -> set[int]:
     ended: set[int] = set()
     while time.monotonic() < until:
         stopped: set[int] = set()
-        while fresh := _living(find(processes := snapshot()), processes) - untouchable - stopped:
+        quiet = 0  # looks that found no more; one is not enough, what forks is not stopped at once
+        while quiet < 2 and time.monotonic() < until:
+            fresh = _living(find(processes := snapshot()), processes) - untouchable - stopped
+            quiet = 0 if fresh else quiet + 1 if stopped else 2
             untouchable |= {pid for pid in fresh if not _send(pid, signal.SIGSTOP)}
             stopped |= fresh - untouchable
-            if time.monotonic() > until:
-                break
         if not stopped:
             break
         for pid in stopped:
