@@ -1,5 +1,7 @@
 """The bridge to PyMC: priors, the surrogate as an expression, the observed variable."""
 
+from typing import Literal
+
 import arviz_stats
 import numpy as np
 import nutpie
@@ -71,32 +73,33 @@ def test_real_line_covers_half_open_intervals(low: float, high: float) -> None:
     np.testing.assert_allclose(transform.forward(pt.as_tensor(found)).eval(), points, atol=1e-9)
 
 
-def fitted_curve() -> uq.Surrogate:
+def fitted_curve(hyperparameters: Literal["averaged", "point"]) -> uq.Surrogate:
     """Return a surrogate of few runs, whose variance matters."""
     space = uq.ParameterSpace(a=uq.LogNormal(1.0, 0.4), b=uq.Uniform(-1.0, 1.0))
     design = uq.sobol(space, 10, rng=2)
     t = np.linspace(0.0, 1.0, 6)
     a, b = design["a"].values[:, None], design["b"].values[:, None]
     curves = xr.DataArray(np.exp(-a * t) + b * t, dims=("run", "t"), coords={"t": t})
-    return uq.GaussianProcess().fit(uq.ensemble.build(design, {"y": curves}, space=space))
+    runs = uq.ensemble.build(design, {"y": curves}, space=space)
+    return uq.GaussianProcess(hyperparameters=hyperparameters).fit(runs)
 
 
 def test_tensor_equals_numpy_and_its_gradient_finite_differences(rng: np.random.Generator) -> None:
-    surrogate = fitted_curve()
+    surrogate = fitted_curve("averaged")
     a, b = pt.dvector("a"), pt.dvector("b")
     tensor = uq.as_tensor(surrogate, {"a": a, "b": b})
     evaluate = pytensor.function([a, b], [tensor.mean, tensor.variance, tensor.covariance])
-    points = {"a": rng.uniform(0.4, 2.5, 50), "b": rng.uniform(-1, 1, 50)}
+    points = {"a": rng.uniform(0.4, 2.5, 12), "b": rng.uniform(-1, 1, 12)}
     mean, variance, covariance = evaluate(points["a"], points["b"])
     predicted = surrogate.predict(points)
     np.testing.assert_allclose(mean, predicted.mean["y"], rtol=1e-8, atol=1e-8)
     np.testing.assert_allclose(variance, predicted.variance["y"], rtol=1e-8, atol=1e-8)
     np.testing.assert_allclose(covariance, predicted.covariance("y"), rtol=1e-8, atol=1e-8)
-    weights = rng.standard_normal((50, 6))
+    weights = rng.standard_normal((12, 6))
     target = (weights * tensor.mean).sum() + 30.0 * (weights * tensor.variance).sum()
     gradient = pytensor.function([a, b], pt.grad(target, [a, b]))(points["a"], points["b"])
     value = pytensor.function([a, b], target)
-    for i in range(0, 50, 10):
+    for i in range(0, 12, 3):
         for which, name in enumerate("ab"):
             shifted = {key: column.copy() for key, column in points.items()}
             step = 1e-4
@@ -109,7 +112,7 @@ def test_tensor_equals_numpy_and_its_gradient_finite_differences(rng: np.random.
 
 def test_a_users_own_model_samples_through_the_surrogate() -> None:
     """A regression of the user's own, with the joint covariance of the surrogate in a multivariate normal."""
-    surrogate = fitted_curve()
+    surrogate = fitted_curve("point")
     t = np.linspace(0.0, 1.0, 6)
     data = np.exp(-1.3 * t) + 0.2 * t
     with pm.Model() as model:

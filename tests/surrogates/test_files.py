@@ -28,7 +28,8 @@ def surrogate() -> GaussianProcessSurrogate:
     ka, share, hours = design["ka"].values, design["dose_share"].values, np.linspace(0.0, 6.0, 5)
     conc = xr.DataArray(share[:, None] * np.exp(-np.outer(ka, hours)), dims=("run", "hour"), coords={"hour": hours})
     runs = uq.ensemble.build(design, {"peak": np.sin(ka) + share, "conc": conc}, units={"conc": "mg/L"}, space=space)
-    return uq.GaussianProcess(trend="linear", outputs={"conc": uq.Curve(max_scores=2)}).fit(runs)
+    settings = {"conc": uq.Curve(max_scores=2)}
+    return uq.GaussianProcess(trend="linear", hyperparameters="point", outputs=settings).fit(runs)
 
 
 @pytest.fixture

@@ -48,7 +48,7 @@ def both(n: int = 30) -> xr.Dataset:
 
 @pytest.fixture(scope="module")
 def surrogate() -> GaussianProcessSurrogate:
-    return uq.GaussianProcess().fit(both())
+    return uq.GaussianProcess(hyperparameters="point").fit(both())
 
 
 def inner(n: int, seed: int = 2) -> dict[str, Array]:
@@ -147,7 +147,7 @@ def test_the_reverse_derivative_equals_finite_differences(surrogate: GaussianPro
 
 # ------------------------------------------------------------------------------------------------------ function draws
 def test_function_draws_follow_the_joint_posterior_of_the_scores() -> None:
-    few = uq.GaussianProcess().fit(both(10))
+    few = uq.GaussianProcess(hyperparameters="point").fit(both(10))
     n, u = 3000, np.random.default_rng(3).random((4, 2))
     values = few.functions(n, rng=1, anchors=64)(u)
     scores = few.scores(u)
@@ -159,7 +159,7 @@ def test_function_draws_follow_the_joint_posterior_of_the_scores() -> None:
 
 
 def test_a_function_is_the_same_wherever_it_is_asked() -> None:
-    few = uq.GaussianProcess().fit(both(10))
+    few = uq.GaussianProcess(hyperparameters="point").fit(both(10))
     functions = few.functions(20, rng=1, anchors=256)
     u = np.random.default_rng(3).random((4, 2))
     assert (functions(u) == functions(u)).all()
@@ -391,6 +391,7 @@ def test_a_small_range_on_a_large_offset_is_learned() -> None:  # G3
         ({"kernel": uq.Matern52}, r"give Matern52\(\)"),
         ({"trend": "quadratic"}, "trend is 'quadratic'"),
         ({"noise": 0.1}, "noise is 0.1"),
+        ({"hyperparameters": "mcmc"}, "hyperparameters is 'mcmc'; give 'auto', 'averaged' or 'point'"),
         ({"outputs": {"y": 3}}, "outputs holds 3"),
         ({"outputs": None}, "outputs holds None"),
     ],
@@ -414,7 +415,7 @@ def test_settings_of_outputs_must_fit_the_outputs() -> None:
 
 def test_a_linear_trend_is_used_when_there_are_runs_for_it() -> None:
     at = points(30)
-    fitted = uq.GaussianProcess(trend="linear").fit(
+    fitted = uq.GaussianProcess(trend="linear", hyperparameters="point").fit(
         uq.ensemble.build(at, {"y": 3.0 * at["a"] - at["b"] + 0.01 * peak(at)})
     )
     assert fitted.process.beta.shape == (1, 1, 3)

@@ -11,7 +11,8 @@ from uqms._typing import Array
 from uqms.surrogates import Matern32, Matern52, SquaredExponential
 from uqms.surrogates._fused import block_size, scores_flat, scores_flat_reverse
 from uqms.surrogates.kernels import Kernel
-from uqms.surrogates.prediction import mix
+from uqms.surrogates.outputs import Decoder
+from uqms.surrogates.prediction import mixture
 from uqms.surrogates.process import ScoreProcess, condition, draw_at, scores_at
 from uqms.surrogates.training import Hyperparameters, train, trend_basis
 
@@ -215,12 +216,13 @@ def test_a_mixture_has_the_moments_of_its_weighted_draws() -> None:
     u = np.random.default_rng(2).uniform(-0.2, 1.2, (5, 2))
     scores = scores_at(process, u, diagonal=True)
     parts = [scores_at(single, u, diagonal=True) for single in singles]
-    mean, variance = mix(scores)
+    identity = Decoder(np.zeros(2), np.eye(2), np.zeros((2, 0)))
+    mean, variance = mixture(scores, identity).moments()
     expected = 0.3 * parts[0].mean[0] + 0.7 * parts[1].mean[0]
     np.testing.assert_allclose(mean, expected, rtol=1e-12)
     second = 0.3 * (parts[0].covariance[0].T + parts[0].mean[0] ** 2)
     second += 0.7 * (parts[1].covariance[0].T + parts[1].mean[0] ** 2)
-    np.testing.assert_allclose(variance.T, second - expected**2, atol=1e-10)
+    np.testing.assert_allclose(variance, second - expected**2, atol=1e-10)
     for part, block in zip(scores_flat(process.flat(), u), (scores_at(process, u)), strict=False):
         np.testing.assert_allclose(part, block, atol=1e-10)
 

@@ -34,10 +34,9 @@ def test_the_gradient_of_the_objective_equals_finite_differences(kernel: Kernel,
     x, y = problem()
     args = (x, y, T.trend_basis(x, columns), kernel, noisy)
     point = np.log([0.7, 1.0, 1.5, 0.01][: 3 + noisy])
-    gradient = T._objective(point, *args)[1]
+    gradient = T.objective(point, *args)[1]
     numeric = [
-        (T._objective(point + e, *args)[0] - T._objective(point - e, *args)[0]) / 2e-5
-        for e in 1e-5 * np.eye(len(point))
+        (T.objective(point + e, *args)[0] - T.objective(point - e, *args)[0]) / 2e-5 for e in 1e-5 * np.eye(len(point))
     ]
     np.testing.assert_allclose(gradient, numeric, rtol=2e-6, atol=2e-6 * np.abs(gradient).max())
 
@@ -59,8 +58,8 @@ def test_the_objective_is_the_restricted_likelihood_at_the_best_variance(kernel:
     log_det = np.linalg.slogdet(information)[1] if b else 0.0
     # log of the integral over beta of N(y; F beta, s2 K)
     restricted = at_best + 0.5 * b * np.log(2 * np.pi * s2) - 0.5 * log_det
-    value = -T._objective(np.log([*ell, nugget]), x, y, trend, kernel, True)[0]
-    prior = T._log_prior(np.log(ell))[0]
+    value = -T.objective(np.log([*ell, nugget]), x, y, trend, kernel, True)[0]
+    prior = T._log_prior(np.log([*ell, nugget]), True)[0]
     assert value == pytest.approx(restricted + 0.5 * (n - b) * (1.0 + np.log(2 * np.pi)) + prior, rel=1e-10)
 
 
@@ -74,18 +73,31 @@ def test_the_variance_is_at_its_optimum() -> None:
         return -T.marginal_log_likelihood(x, y, Matern52(), ell, s2, s2 * (nugget + 1e-12), np.zeros(len(x)))
 
     best = minimize(negative, [0.0], tol=1e-12)
-    value = -T._objective(np.log([*ell, nugget]), x, y, trend, Matern52(), True)[0] - T._log_prior(np.log(ell))[0]
+    point = np.log([*ell, nugget])
+    value = -T.objective(point, x, y, trend, Matern52(), True)[0] - T._log_prior(point, True)[0]
     assert -best.fun == pytest.approx(value - 0.5 * len(x) * (1.0 + np.log(2 * np.pi)), rel=1e-9)
 
 
-def test_the_prior_of_the_length_scales_is_the_log_normal_density() -> None:
-    a, b = np.log([0.3, 0.7, 2.0, 5.0]), np.log([1.0, 1.0, 1.0, 1.0])
-    location = np.sqrt(2.0) + 0.5 * np.log(4.0)
+def test_the_priors_are_the_log_normal_densities() -> None:
+    a, b = np.log([0.3, 0.7, 2.0, 5.0, 1e-3]), np.log([1.0, 1.0, 1.0, 1.0, 1e-5])
 
-    def density(log_ell: Array) -> float:
-        return float(np.sum(norm.logpdf(log_ell, location, np.sqrt(3.0)) - log_ell))
+    def density(point: Array) -> float:
+        # That of the length scales themselves, and of the nugget's logarithm.
+        scales = norm.logpdf(point[:4], np.log(0.75 * np.sqrt(4.0)), 1.3) - point[:4]
+        return float(np.sum(scales) + norm.logpdf(point[4], np.log(0.01), 3.0))
 
-    assert T._log_prior(a)[0] - T._log_prior(b)[0] == pytest.approx(density(a) - density(b), rel=1e-12)
+    assert T._log_prior(a, True)[0] - T._log_prior(b, True)[0] == pytest.approx(density(a) - density(b), rel=1e-12)
+
+
+@pytest.mark.parametrize("columns", [0, 1, 4])
+@pytest.mark.parametrize("noisy", [False, True])
+def test_the_log_posterior_is_the_objective_in_the_logarithms(columns: int, noisy: bool) -> None:
+    x, y = problem()
+    args = (x, y, T.trend_basis(x, columns), Matern52(), noisy)
+    points = [np.log(p[: 3 + noisy]) for p in ([0.7, 1.0, 1.5, 0.01], [0.2, 3.0, 0.6, 0.1])]
+    expected = [-T.objective(p, *args)[0] + p[:3].sum() for p in points]
+    found = [T.log_posterior(p, *args) for p in points]
+    assert found[0] - found[1] == pytest.approx(expected[0] - expected[1], rel=1e-9)
 
 
 class Exact(gpytorch.models.ExactGP):
@@ -138,7 +150,7 @@ def best_of(x: Array, y: Array, trend: Array, kernel: Kernel, noisy: bool, count
     bounds = [tuple(np.log(T.ELL_BOUNDS))] * d + [tuple(np.log(T.NUGGET_BOUNDS))] * noisy
     args = (x, y, trend, kernel, noisy)
     return -min(
-        minimize(T._objective, rng.uniform(low, high), args, jac=True, method="L-BFGS-B", bounds=bounds).fun
+        minimize(T.objective, rng.uniform(low, high), args, jac=True, method="L-BFGS-B", bounds=bounds).fun
         for _ in range(count)
     )
 

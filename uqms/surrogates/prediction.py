@@ -1,26 +1,85 @@
 """What a surrogate says at given points: mean, sd, covariance and draws of every output, in the output's own unit."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import final
+from functools import cached_property
+from typing import NamedTuple, final
 
 import numpy as np
 import xarray as xr
+from numpy.typing import ArrayLike
+from scipy.special import logsumexp, ndtr, ndtri
 
 from uqms._typing import Array, Bools, RandomState, as_generator
 from uqms.errors import InputError
+from uqms.surrogates.outputs import Decoder
 from uqms.surrogates.process import Scores
 from uqms.surrogates.protocol import Surrogate
 
-__all__ = ["Prediction", "mix"]
+__all__ = ["Mixture", "Prediction", "mixture"]
+
+HALVINGS = 60
+BLOCK = 2**24  # numbers of a mixture that are held at once
+TINY = 1e-300  # where the variance is zero, the law is a step
 
 
-def mix(scores: Scores) -> tuple[Array, Array]:
-    """Return mean (..., k, q) and variance (..., q, k) over the hyperparameter draws of diagonal scores."""
+class Mixture(NamedTuple):
+    """Normal laws of an output at k points and m coordinates, one a hyperparameter draw.
+
+    Attributes
+    ----------
+    mean, variance
+        Shape (H, k, m).
+    weights
+        Shape (H,), they sum to 1.
+    """
+
+    mean: Array
+    variance: Array
+    weights: Array
+
+    def moments(self) -> tuple[Array, Array]:
+        """Return mean and variance over the draws, both (k, m)."""
+        first = self.mean[0]  # weights sum to 1 up to rounding, which would move a constant
+        mean = first + np.tensordot(self.weights, self.mean - first, 1)
+        return mean, np.tensordot(self.weights, self.variance + (self.mean - mean) ** 2, 1)
+
+    def quantile(self, level: float) -> Array:
+        """Return the quantile of the mixture, (k, m), by bisection between those of the draws."""
+        each = self.mean + ndtri(level) * np.sqrt(self.variance)
+        low, high = each.min(axis=0), each.max(axis=0)
+        if len(self.weights) == 1:
+            return low
+        for _ in range(HALVINGS):
+            middle = 0.5 * (low + high)
+            below = self.cdf(middle) < level
+            low, high = np.where(below, middle, low), np.where(below, high, middle)
+        return np.asarray(0.5 * (low + high))
+
+    def interval(self, mass: float) -> tuple[Array, Array]:
+        """Return the ends of the equal-tailed interval, both (k, m)."""
+        return self.quantile(0.5 - 0.5 * mass), self.quantile(0.5 + 0.5 * mass)
+
+    def cdf(self, values: Array) -> Array:
+        """Return the probability of less than `values` (k, m)."""
+        total = np.zeros(values.shape)
+        for weight, mean, variance in zip(self.weights, self.mean, self.variance, strict=True):
+            total += weight * ndtr((values - mean) / np.sqrt(variance + TINY))
+        return total
+
+    def log_density(self, values: Array) -> Array:
+        """Return the log density at `values` (k, m)."""
+        variance = self.variance + TINY
+        each = -0.5 * (np.log(2.0 * np.pi * variance) + (values - self.mean) ** 2 / variance)
+        return np.asarray(logsumexp(each, axis=0, b=self.weights[:, None, None]))
+
+
+def mixture(scores: Scores, decoder: Decoder) -> Mixture:
+    """Return the laws of an output from scores whose covariance holds variances only."""
+    rest = np.sum(decoder.truncation**2, axis=1)
+    variance = np.swapaxes(scores.covariance, -1, -2) @ (decoder.basis**2).T + rest
     weights = np.exp(scores.log_weights - np.logaddexp.reduce(scores.log_weights))
-    mean = np.tensordot(weights, scores.mean, 1)
-    spread = np.moveaxis((scores.mean - mean) ** 2, -1, -2)
-    return mean, np.tensordot(weights, scores.covariance + spread, 1)
+    return Mixture(decoder.offset + scores.mean @ decoder.basis.T, variance, weights)
 
 
 @final
@@ -51,35 +110,81 @@ class Prediction:
             values.reshape(shape), dims=(*lead, *layout.dims), coords=dict(layout.coords), attrs={"unit": layout.unit}
         )
 
+    def law(self, output: str) -> Mixture:
+        """Return the law of each entry of an output: a mixture of normals, one a hyperparameter draw.
+
+        Raises
+        ------
+        InputError
+            When there is no such output.
+        """
+        return mixture(self.scores, self.surrogate.decode(output))
+
+    def _by_coordinates(self, output: str, ask: Callable[[Mixture], Array]) -> Array:
+        """Return what `ask` gives, some coordinates at a time: the laws of all need H times the room of the answer."""
+        decoder = self.surrogate.decode(output)
+        size = max(1, BLOCK // max(1, self.scores.mean[..., 0].size))
+        blocks = [slice(start, start + size) for start in range(0, len(decoder.offset), size)]
+        return np.concatenate([ask(mixture(self.scores, Decoder(*(part[b] for part in decoder)))) for b in blocks], -1)
+
+    @cached_property
+    def _moments(self) -> dict[str, Array]:
+        return {
+            name: self._by_coordinates(name, lambda law: np.stack(law.moments())) for name in self.surrogate.layouts
+        }
+
     @property
     def mean(self) -> xr.Dataset:
         """Mean of every output, dims ("point", ...)."""
-        mean, _ = mix(self.scores)
-        out = {}
-        for name in self.surrogate.layouts:
-            offset, basis, _ = self.surrogate.decode(name)
-            out[name] = self._labelled(name, offset + mean @ basis.T)
-        return xr.Dataset(out)
+        return xr.Dataset({name: self._labelled(name, mean) for name, (mean, _) in self._moments.items()})
 
     @property
     def variance(self) -> xr.Dataset:
-        """Variance of every output: the scores' and the truncation's, dims ("point", ...)."""
-        _, variance = mix(self.scores)
-        out = {}
-        for name in self.surrogate.layouts:
-            _, basis, truncation = self.surrogate.decode(name)
-            values = variance.T @ (basis**2).T + np.sum(truncation**2, axis=1)
-            out[name] = self._labelled(name, values).assign_attrs(unit="")
-        return xr.Dataset(out)
+        """Variance of every output: the scores', the truncation's and the hyperparameters', dims ("point", ...)."""
+        labelled = {name: self._labelled(name, variance) for name, (_, variance) in self._moments.items()}
+        return xr.Dataset({name: values.assign_attrs(unit="") for name, values in labelled.items()})
 
     @property
     def sd(self) -> xr.Dataset:
         """Standard deviation of every output, dims ("point", ...)."""
-        variance = self.variance
+        return xr.Dataset({name: self._labelled(name, np.sqrt(both[1])) for name, both in self._moments.items()})
+
+    def quantile(self, q: ArrayLike) -> xr.Dataset:
+        """Return quantiles of every output, dims ("quantile", "point", ...).
+
+        Averaged hyperparameters make the law a mixture of normals, with longer tails than its sd tells.
+
+        Parameters
+        ----------
+        q
+            Probabilities between 0 and 1, both excluded.
+
+        Raises
+        ------
+        InputError
+            When a probability is not between 0 and 1.
+        """
+        levels = np.atleast_1d(np.asarray(q, dtype=np.float64))
+        if levels.ndim != 1 or not ((levels > 0.0) & (levels < 1.0)).all():
+            raise InputError(f"q is {q!r}; give probabilities between 0 and 1, such as [0.025, 0.975].")
         out = {}
-        for name, layout in self.surrogate.layouts.items():
-            out[name] = variance[name].copy(data=np.sqrt(variance[name].values)).assign_attrs(unit=layout.unit)
-        return xr.Dataset(out)
+        for name in self.surrogate.layouts:
+            values = self._by_coordinates(name, lambda law: np.stack([law.quantile(float(each)) for each in levels]))
+            out[name] = self._labelled(name, values, ("quantile", "point"))
+        return xr.Dataset(out, coords={"quantile": levels})
+
+    def interval(self, mass: float = 0.95) -> xr.Dataset:
+        """Return the equal-tailed interval of every output, dims ("bound", "point", ...), bounds "lower" and "upper".
+
+        Raises
+        ------
+        InputError
+            When `mass` is not between 0 and 1.
+        """
+        if isinstance(mass, bool) or not isinstance(mass, int | float) or not 0.0 < mass < 1.0:
+            raise InputError(f"mass is {mass!r}; give a number between 0 and 1, such as 0.95.")
+        ends = self.quantile([0.5 - 0.5 * mass, 0.5 + 0.5 * mass]).rename({"quantile": "bound"})
+        return ends.assign_coords(bound=["lower", "upper"])
 
     def covariance(self, output: str) -> Array:
         """Return the joint covariance of an output over points and coordinates, shape (k, m, k, m).

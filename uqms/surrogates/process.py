@@ -30,7 +30,7 @@ from uqms._typing import Array, Ints
 from uqms.surrogates.kernels import KINDS, Kernel, correlation
 from uqms.surrogates.training import JITTER_FIRST, Hyperparameters, factorise, trend_basis
 
-__all__ = ["ScoreProcess", "Scores", "condition", "draw_at", "scores_at"]
+__all__ = ["ScoreProcess", "Scores", "average", "condition", "draw_at", "scores_at"]
 
 
 class Scores(NamedTuple):
@@ -117,10 +117,10 @@ class ScoreProcess:
 
 
 def _condition_one(
-    kernel: Kernel, x: Array, y: Array, columns: int, ell: Array, nugget: float, variance: float | None
+    kernel: Kernel, x: Array, y: Array, columns: int, one: Hyperparameters, variance: float | None
 ) -> tuple[float, float, Array, Array, Array, Array, Array]:
     n = len(x)
-    lower, jitter = factorise(correlation(kernel, x, x, ell)[0], nugget)
+    lower, jitter = factorise(correlation(kernel, x, x, one.ell)[0], one.nugget)
     inverse = solve_triangular(lower, np.eye(n), lower=True, check_finite=False)
     g = inverse @ trend_basis(x, columns)
     information = g.T @ g
@@ -129,7 +129,7 @@ def _condition_one(
     residual = target - g @ beta
     if variance is None:
         # A constant output leaves no residual; its basis is zero, so only finite numbers are needed.
-        variance = float(residual @ residual) / (n - columns) or 1.0
+        variance = (float(residual @ residual) / (n - columns) or 1.0) * one.factor
     scale = np.sqrt(variance)
     # R' R = variance * information^-1, with information = C C': R = scale C^-1.
     root = scale * np.linalg.inv(np.linalg.cholesky(information)) if columns else np.zeros((0, 0))
@@ -146,7 +146,7 @@ def condition(
 ) -> ScoreProcess:
     """Return the processes of all scores conditioned on the runs, with their trend and variance in closed form."""
     parts = [
-        _condition_one(kernel, x, y[:, j], columns, one.ell, one.nugget, None if variance is None else variance[j])
+        _condition_one(kernel, x, y[:, j], columns, one, None if variance is None else variance[j])
         for j, one in enumerate(found)
     ]
     stacked = [np.stack([np.asarray(part[i]) for part in parts])[None] for i in range(7)]
@@ -165,6 +165,14 @@ def condition(
         trend_root=stacked[6],
         log_weights=np.zeros(1),
     )
+
+
+def average(processes: Sequence[ScoreProcess]) -> ScoreProcess:
+    """Return one process with the hyperparameter draws of several, equally weighted, on the same runs."""
+    names = "ell variance nugget jitter beta target inverse_factor trend_factor trend_root".split()
+    joined: dict[str, Any] = {name: np.concatenate([getattr(one, name) for one in processes]) for name in names}
+    count = sum(one.draws for one in processes)
+    return replace(processes[0], **joined, log_weights=np.full(count, -np.log(count)))
 
 
 def scores_at(process: ScoreProcess, u: Float[np.ndarray, "*batch k d"], diagonal: bool = False) -> Scores:

@@ -20,14 +20,14 @@ from typing import final
 import numpy as np
 import pandas as pd
 import xarray as xr
-from scipy.special import ndtri
 
 from uqms import ensemble as table
 from uqms._typing import Array, Ints
 from uqms.errors import DataError, InputError
 from uqms.surrogates.gp import GaussianProcessSurrogate
-from uqms.surrogates.outputs import Layout
-from uqms.surrogates.process import ScoreProcess, scores_at
+from uqms.surrogates.outputs import Decoder, Layout
+from uqms.surrogates.prediction import Mixture, mixture
+from uqms.surrogates.process import ScoreProcess, Scores, scores_at
 
 __all__ = ["Validation", "held_out", "leave_one_out"]
 
@@ -37,6 +37,8 @@ BEYOND_4 = 0.002
 SIMULATIONS = (1_000, 10_000)
 WORK = 1e8  # simulated numbers for each output, when that allows more than the least number of simulations
 COORDINATES = 256  # at most so many coordinates of an output are counted
+
+Bounds = dict[float, tuple[Array, Array]]  # by level: ends of the interval about the mean, (n, m)
 
 
 @final
@@ -145,7 +147,7 @@ def leave_one_out(surrogate: GaussianProcessSurrogate, *, rng: int = 0) -> Valid
     for h in range(draws):
         for j in range(q):
             error[h, :, j], variance[h, :, j], roots[h, j] = _left_out_scores(process, h, j)
-    law = _Law(error, variance, process.log_weights, lambda h, j: roots[h, j])
+    law = _Law(-error, variance, process.log_weights, lambda h, j: roots[h, j])
     return _compare("leave-one-out", surrogate, law, None, rng)
 
 
@@ -209,9 +211,9 @@ def held_out(surrogate: GaussianProcessSurrogate, ensemble: xr.Dataset, *, rng: 
 @final
 @dataclass(frozen=True, eq=False)
 class _Law:
-    """Joint law of the predictions' errors: for each hyperparameter draw a mean or error, a variance, a root."""
+    """Joint law of the scores that are predicted: for each hyperparameter draw a mean, a variance, a root."""
 
-    value: Array  # (H, n, q): error of the left-out score, or mean of the held-out one
+    value: Array  # (H, n, q): mean of the score, of left-out runs less what it was
     variance: Array  # (H, n, q)
     log_weights: Array  # (H,)
     root: Callable[[int, int], Array]  # (n, n) for draw h, score j
@@ -220,14 +222,14 @@ class _Law:
     def weights(self) -> Array:
         return np.asarray(np.exp(self.log_weights - np.logaddexp.reduce(self.log_weights)))
 
-    def moments(self) -> tuple[Array, Array]:
-        """Return value (n, q) and variance (n, q) over the hyperparameter draws."""
-        value = np.tensordot(self.weights, self.value, 1)
-        return value, np.tensordot(self.weights, self.variance + (self.value - value) ** 2, 1)
+    def decoded(self, full: Array, latent: Array) -> Mixture:
+        """Return the laws of the values in the output's own unit, without its offset."""
+        scores = Scores(self.value, np.swapaxes(self.variance, 1, 2), self.log_weights)
+        return mixture(scores, Decoder(np.zeros(len(full)), full, latent))
 
     def simulate(self, count: int, rng: np.random.Generator) -> Array:
-        """Return simulated errors of the scores, (count, n, q)."""
-        centre, _ = self.moments()
+        """Return simulated scores less their mean, (count, n, q)."""
+        centre = np.tensordot(self.weights, self.value, 1)
         h = rng.choice(len(self.weights), size=count, p=self.weights)
         out = np.empty((count, *centre.shape))
         for i in np.unique(h):
@@ -267,21 +269,24 @@ def _compare(
     observed: Mapping[str, Array] | None,
     seed: int,
 ) -> Validation:
-    value, variance = law.moments()
-    n = len(value)
+    n = law.value.shape[1]
     data: dict[str, dict[str, xr.DataArray]] = {"observed": {}, "mean": {}, "sd": {}}
     rows, parts = {}, {}
     for basis in surrogate.bases:
         _, full, latent = surrogate.decode(basis.name)
-        sd = np.sqrt(variance @ (full**2).T + np.sum(latent**2, axis=1))
+        predicted = law.decoded(full, latent)
+        value, variance = predicted.moments()
+        sd = np.sqrt(variance)
         if observed is None:
             rest = basis.left_out @ basis.truncation.T
             seen = basis.offset + surrogate.process.y @ full.T + rest
-            mean = seen - value @ full.T - rest
+            mean = seen + value - rest
         else:
-            seen, mean = observed[basis.name], basis.offset + value @ full.T
-        parts[basis.name] = (full, latent, sd)
-        rows[basis.name] = _scores_of(seen, mean, sd)
+            seen, mean = observed[basis.name], basis.offset + value
+        ends = {level: predicted.interval(level) for level in LEVELS}
+        bounds = {level: (low - value, high - value) for level, (low, high) in ends.items()}
+        parts[basis.name] = (full, latent, bounds)
+        rows[basis.name] = _scores_of(seen, mean, sd, bounds)
         for key, values in (("observed", seen), ("mean", mean), ("sd", sd)):
             data[key][basis.name] = _labelled(values, basis.layout, n)
     for name, ranges in _ranges(law, parts, seed).items():
@@ -297,7 +302,7 @@ def _compare(
     )
 
 
-def _scores_of(seen: Array, mean: Array, sd: Array) -> dict[str, object]:
+def _scores_of(seen: Array, mean: Array, sd: Array, bounds: Bounds) -> dict[str, object]:
     error = seen - mean
     total = float(np.mean((seen - seen.mean(axis=0)) ** 2))
     row: dict[str, object] = {
@@ -306,13 +311,13 @@ def _scores_of(seen: Array, mean: Array, sd: Array) -> dict[str, object]:
     }
     keep = _counted(error.shape[1])
     row["beyond_4"] = float(np.mean(np.abs(error[:, keep]) > 4.0 * sd[:, keep] + 1e-300))
-    for level in LEVELS:
-        inside = np.abs(error[:, keep]) <= _quantile(level) * sd[:, keep] + 1e-300
+    for level, (low, high) in bounds.items():
+        inside = (error[:, keep] >= low[:, keep] - 1e-300) & (error[:, keep] <= high[:, keep] + 1e-300)
         row[f"coverage_{level:.0%}"] = float(np.mean(inside))
     return row
 
 
-def _ranges(law: _Law, parts: Mapping[str, tuple[Array, Array, Array]], seed: int) -> dict[str, dict[str, object]]:
+def _ranges(law: _Law, parts: Mapping[str, tuple[Array, Array, Bounds]], seed: int) -> dict[str, dict[str, object]]:
     """Return the central 99 % of the coverage that errors of the right law show, by output and level."""
     rng = np.random.default_rng(seed)
     n = law.value.shape[1]
@@ -323,14 +328,14 @@ def _ranges(law: _Law, parts: Mapping[str, tuple[Array, Array, Array]], seed: in
     for start in range(0, count, block):
         size = min(block, count - start)
         scores = law.simulate(size, rng)
-        for name, (full, latent, sd) in parts.items():
+        for name, (full, latent, bounds) in parts.items():
             keep = _counted(len(full))
             used = np.flatnonzero(latent.any(axis=0))
             error = scores @ full[keep].T
             error += rng.standard_normal((size, n, len(used))) @ latent[np.ix_(keep, used)].T
-            ratio = np.abs(error) / (sd[:, keep] + 1e-300)
-            for level in LEVELS:
-                shares[name, level].append(np.mean(ratio <= _quantile(level), axis=(1, 2)))
+            for level, (low, high) in bounds.items():
+                inside = (error >= low[:, keep] - 1e-300) & (error <= high[:, keep] + 1e-300)
+                shares[name, level].append(np.mean(inside, axis=(1, 2)))
     tail = 0.5 * (1.0 - RANGE)
     out: dict[str, dict[str, object]] = {name: {} for name in parts}
     for (name, level), values in shares.items():
@@ -341,10 +346,6 @@ def _ranges(law: _Law, parts: Mapping[str, tuple[Array, Array, Array]], seed: in
 
 def _counted(m: int) -> Ints:
     return np.unique(np.linspace(0, m - 1, min(m, COORDINATES)).astype(np.int64))
-
-
-def _quantile(level: float) -> float:
-    return float(ndtri(0.5 * (1.0 + level)))
 
 
 def _labelled(values: Array, layout: Layout, n: int) -> xr.DataArray:
