@@ -33,7 +33,7 @@ from uqms.surrogates.outputs import Curve, Decoder, Layout, OutputBasis, Scalar,
 from uqms.surrogates.pointwise import mean_at, mean_reverse
 from uqms.surrogates.prediction import Prediction, named_points
 from uqms.surrogates.process import ScoreProcess, Scores, average, condition, draw_at, scores_at
-from uqms.surrogates.training import Hyperparameters, train, trend_basis
+from uqms.surrogates.training import SUBSET, Hyperparameters, subset, train, trend_basis
 
 __all__ = ["GaussianProcess", "GaussianProcessSurrogate"]
 
@@ -175,9 +175,17 @@ class GaussianProcess:
             return self.hyperparameters != "point"
         if averaging.DRAWS * y.shape[1] * n * n * 8 > LARGEST:
             return False
-        noisy = self.noise == "fitted"
+        # Fewer runs leave more open: when it does not matter with some of them, it does not with all.
+        some = n >= 2 * SUBSET and not self._matters(x[subset(n)], y[subset(n)], columns, found, bases)
+        return not some and self._matters(x, y, columns, found, bases)
+
+    def _matters(
+        self, x: Array, y: Array, columns: int, found: list[Hyperparameters], bases: list[OutputBasis]
+    ) -> bool:
+        """Tell whether uncertain hyperparameters make more than `BETWEEN` of the variance of left-out runs."""
+        noisy, none = self.noise == "fitted", np.zeros((2, len(x)))
         parts = [
-            averaging.between_share(x, y[:, j], self.kernel, columns, noisy, one) if y[:, j].any() else np.zeros((2, n))
+            averaging.between_share(x, y[:, j], self.kernel, columns, noisy, one) if y[:, j].any() else none
             for j, one in enumerate(found)
         ]
         between, own = np.stack([p[0] for p in parts], axis=1), np.stack([p[1] for p in parts], axis=1)

@@ -25,12 +25,16 @@ from typing import Any, NamedTuple, final
 import numpy as np
 from jaxtyping import Float
 from scipy.linalg import solve_triangular
+from scipy.linalg.blas import dtrmm
 
 from uqms._typing import Array, Ints
 from uqms.surrogates.kernels import KINDS, Kernel, correlation
 from uqms.surrogates.training import JITTER_FIRST, Hyperparameters, factorise, trend_basis
 
 __all__ = ["ScoreProcess", "Scores", "average", "condition", "draw_at", "scores_at"]
+
+
+CACHED = 2**17  # numbers of a block
 
 
 class Scores(NamedTuple):
@@ -188,19 +192,31 @@ def scores_at(process: ScoreProcess, u: Float[np.ndarray, "*batch k d"], diagona
     covariance = np.empty((h, s, q, k) if diagonal else (h, s, q, k, k))
     for i in range(h):
         for j in range(q):
-            kappa, _ = correlation(process.kernel, rows, process.x, process.ell[i, j])
-            centre, w, v = _rows(process, i, j, rows, kappa)
-            mean[i, :, :, j] = centre.reshape(s, k)
             if diagonal:
-                values = process.variance[i, j] - np.sum(w * w, axis=1) + np.sum(v * v, axis=1)
-                covariance[i, :, j] = np.maximum(values, 0.0).reshape(s, k)
+                centre, values = _marginal(process, i, j, rows)
+                covariance[i, :, j] = values.reshape(s, k)
             else:
+                kappa, _ = correlation(process.kernel, rows, process.x, process.ell[i, j])
+                centre, w, v = _rows(process, i, j, rows, kappa)
                 covariance[i, :, j] = _joint(process, i, j, rows.reshape(s, k, d), w, v)
+            mean[i, :, :, j] = centre.reshape(s, k)
     return Scores(
         mean.reshape(h, *batch, k, q),
         covariance.reshape(h, *batch, *covariance.shape[2:]),
         process.log_weights,
     )
+
+
+def _marginal(process: ScoreProcess, h: int, j: int, u: Array) -> tuple[Array, Array]:
+    """Return mean and variance of score j at the rows of u, in blocks that stay in the processor's cache."""
+    mean, variance = np.empty(len(u)), np.empty(len(u))
+    size = max(16, CACHED // len(process.x))
+    for start in range(0, len(u), size):
+        block = slice(start, start + size)
+        kappa, _ = correlation(process.kernel, u[block], process.x, process.ell[h, j])
+        mean[block], w, v = _rows(process, h, j, u[block], kappa)
+        variance[block] = process.variance[h, j] - np.einsum("ij,ij->i", w, w) + np.einsum("ij,ij->i", v, v)
+    return mean, np.maximum(variance, 0.0)
 
 
 def draw_at(
@@ -230,7 +246,9 @@ def draw_at(
 def _rows(process: ScoreProcess, h: int, j: int, u: Array, kappa: Array) -> tuple[Array, Array, Array]:
     """Return the mean, w' and v' of score j at the rows of u, from their correlation with the runs."""
     trend = trend_basis(u, process.beta.shape[2])
-    w = (process.variance[h, j] * kappa) @ process.inverse_factor[h, j].T
+    # L^-1 is triangular, which saves half of the product; a view in Fortran's order is the transpose.
+    inverse = process.inverse_factor[h, j].T
+    w = dtrmm(process.variance[h, j], inverse, kappa.T, side=0, lower=0, trans_a=1).T
     v = (trend - w @ process.trend_factor[h, j]) @ process.trend_root[h, j].T
     return trend @ process.beta[h, j] + w @ process.target[h, j], w, v
 
