@@ -29,6 +29,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+import xarray as xr
 from _report import Aim, aim, finish
 from scipy.stats import norm
 
@@ -45,8 +46,7 @@ LEVELS = (0.5, 0.95)
 class Problem(NamedTuple):
     """Runs of one function, new points, and what the process that made it says of them."""
 
-    space: uq.ParameterSpace
-    design: Array  # (n, d)
+    design: xr.Dataset
     y: Array  # (n,)
     points: Array  # (k, d)
     truth: Array  # (k,)
@@ -66,17 +66,20 @@ def problem(d: int, n: int, seed: int) -> Problem:
     rng = np.random.default_rng([seed, d, n])
     ell = np.exp(rng.uniform(np.log(0.3), np.log(1.5), d)) * np.sqrt(d / 2.0)
     space = uq.ParameterSpace(**{f"x{j}": uq.Uniform(0.0, 1.0) for j in range(d)})
-    made = uq.latin_hypercube(space, n, rng=rng)
-    design = np.column_stack([made[name].values for name in space.inputs])
+    design = uq.latin_hypercube(space, n, rng=rng)
     points = rng.random((POINTS, d))
-    both = np.vstack([design, points])
+    both = np.vstack([_inputs(design), points])
     kappa = correlation(Matern52(), both, both, ell)[0] + 1e-10 * np.eye(n + POINTS)
     lower = np.linalg.cholesky(kappa)
     values = lower @ rng.standard_normal(n + POINTS)
     # The last block of the factor is that of the conditional covariance.
     mean = kappa[n:, :n] @ np.linalg.solve(kappa[:n, :n], values[:n])
     sd = np.sqrt(np.sum(lower[n:, n:] ** 2, axis=1))
-    return Problem(space, design, values[:n], points, values[n:], (mean, sd))
+    return Problem(design, values[:n], points, values[n:], (mean, sd))
+
+
+def _inputs(design: xr.Dataset) -> Array:
+    return np.column_stack([design[name].values for name in design.data_vars])
 
 
 def scored_normal(truth: Array, mean: Array, sd: Array) -> Scored:
@@ -94,10 +97,9 @@ def _scored(truth: Array, log: Array, quantile: Callable[[float], Array]) -> Sco
 
 def ours(one: Problem, hyperparameters: str = "auto") -> Scored:
     """Score the library's surrogate."""
-    at = {name: one.design[:, j] for j, name in enumerate(one.space.inputs)}
-    runs = uq.ensemble.build(at, {"y": one.y}, space=one.space)
+    runs = uq.ensemble.build(one.design, {"y": one.y})
     fitted = uq.GaussianProcess(hyperparameters=hyperparameters).fit(runs)  # type: ignore[arg-type]
-    law = fitted.predict({name: one.points[:, j] for j, name in enumerate(one.space.inputs)}).law("y")
+    law = fitted.predict({name: one.points[:, j] for j, name in enumerate(fitted.inputs)}).law("y")
     log = law.log_density(one.truth[:, None])[:, 0]
     return _scored(one.truth, log, lambda p: law.quantile(p)[:, 0])
 
@@ -109,7 +111,7 @@ def botorch(one: Problem) -> Scored:
     from botorch.models import SingleTaskGP
     from gpytorch.mlls import ExactMarginalLogLikelihood
 
-    x, y = torch.from_numpy(one.design), torch.from_numpy(one.y[:, None])
+    x, y = torch.from_numpy(_inputs(one.design)), torch.from_numpy(one.y[:, None])
     model = SingleTaskGP(x, y)
     fit_gpytorch_mll(ExactMarginalLogLikelihood(model.likelihood, model))
     with torch.no_grad():
@@ -122,9 +124,9 @@ def sklearn(one: Problem) -> Scored:
     from sklearn.gaussian_process import GaussianProcessRegressor
     from sklearn.gaussian_process.kernels import ConstantKernel, Matern
 
-    kernel = ConstantKernel() * Matern(np.ones(one.design.shape[1]), nu=2.5)
+    kernel = ConstantKernel() * Matern(np.ones(one.points.shape[1]), nu=2.5)
     model = GaussianProcessRegressor(kernel, n_restarts_optimizer=10, normalize_y=True, random_state=0)
-    mean, sd = model.fit(one.design, one.y).predict(one.points, return_std=True)
+    mean, sd = model.fit(_inputs(one.design), one.y).predict(one.points, return_std=True)
     return scored_normal(one.truth, mean, np.maximum(sd, 1e-12))
 
 

@@ -1,9 +1,10 @@
 """Exact Gaussian processes of scalars and curves: settings, and what `fit` returns."""
 
 import logging
+import math
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, final
@@ -155,16 +156,26 @@ class GaussianProcess:
         y = np.hstack(scores)
         columns = 1 if self.trend == "constant" else 1 + box.d
         columns = columns if len(x) > columns + 1 else 1
-        found = [_train_one(x, y[:, j], self.kernel, columns, self.noise == "fitted") for j in range(y.shape[1])]
-        noisy = self.noise == "fitted"
-        if self._averages(x, y, columns, found, bases):
-            process = average(_draws(x, y, self.kernel, columns, noisy, found))
-        else:
-            process = condition(self.kernel, x, y, columns, found)
-        _report(process, found, bases)
+        draws = self._hyperparameters(x, y, columns, bases)
+        process = average([condition(self.kernel, x, y, columns, one) for one in draws])
+        _report(process, draws[0], bases)
         attrs = {key: str(runs.attrs[key]) for key in ("space", "simulator", "design") if key in runs.attrs}
         attrs |= {"runs_left_out": str(left_out), "noise": self.noise}
         return GaussianProcessSurrogate(box, process, tuple(bases), MappingProxyType(attrs))
+
+    def _hyperparameters(
+        self, x: Array, y: Array, columns: int, bases: list[OutputBasis]
+    ) -> list[list[Hyperparameters]]:
+        """Return those of every score, once or as draws; the order of runs and inputs does not change a bit of them."""
+        noisy = self.noise == "fitted"
+        rows, inputs = _canonical(x, y)
+        x, y = x[np.ix_(rows, inputs)], y[rows]
+        found = [_train_one(x, y[:, j], self.kernel, columns, noisy) for j in range(y.shape[1])]
+        draws = [found]
+        if self._averages(x, y, columns, found, bases):
+            draws = _draws(x, y, self.kernel, columns, noisy, found)
+        back = np.argsort(inputs)
+        return [[replace(one, ell=one.ell[back]) for one in scores] for scores in draws]
 
     def _averages(
         self, x: Array, y: Array, columns: int, found: list[Hyperparameters], bases: list[OutputBasis]
@@ -556,6 +567,12 @@ def _coordinates(name: str, output: xr.DataArray, dims: tuple[str, ...]) -> dict
     return {dim: np.asarray(output[dim].values, dtype=np.float64) for dim in dims}
 
 
+def _canonical(x: Array, y: Array) -> tuple[Ints, Ints]:
+    """Return an order of the runs and one of the inputs that do not depend on the order in which they come."""
+    inputs = np.argsort([abs(math.fsum(x[:, j] * y[:, 0])) for j in range(x.shape[1])])
+    return np.lexsort(x[:, inputs[::-1]].T), inputs
+
+
 def _train_one(x: Array, y: Array, kernel: Kernel, columns: int, noisy: bool) -> Hyperparameters:
     if not y.any():  # a constant output: its basis is zero, so only finite numbers are needed
         return Hyperparameters(np.ones(x.shape[1]), 0.0, 1e-12, 0.0, 0, False)
@@ -564,8 +581,8 @@ def _train_one(x: Array, y: Array, kernel: Kernel, columns: int, noisy: bool) ->
 
 def _draws(
     x: Array, y: Array, kernel: Kernel, columns: int, noisy: bool, found: list[Hyperparameters]
-) -> list[ScoreProcess]:
-    """Return one process a hyperparameter draw, each a draw of all scores."""
+) -> list[list[Hyperparameters]]:
+    """Return draws of the hyperparameters of all scores."""
     by_score = []
     for j, one in enumerate(found):
         if not y[:, j].any():
@@ -573,7 +590,7 @@ def _draws(
             continue
         points = averaging.sample(x, y[:, j], kernel, columns, noisy, one)
         by_score.append(averaging.draws_of(points, len(x) - columns, x.shape[1], noisy, j))
-    return [condition(kernel, x, y, columns, [draws[h] for draws in by_score]) for h in range(averaging.DRAWS)]
+    return [list(scores) for scores in zip(*by_score, strict=True)]
 
 
 def _report(process: ScoreProcess, found: list[Hyperparameters], bases: list[OutputBasis]) -> None:

@@ -173,6 +173,8 @@ def condition(
 
 def average(processes: Sequence[ScoreProcess]) -> ScoreProcess:
     """Return one process with the hyperparameter draws of several, equally weighted, on the same runs."""
+    if len(processes) == 1:
+        return processes[0]
     names = "ell variance nugget jitter beta target inverse_factor trend_factor trend_root".split()
     joined: dict[str, Any] = {name: np.concatenate([getattr(one, name) for one in processes]) for name in names}
     count = sum(one.draws for one in processes)
