@@ -28,7 +28,7 @@ def problem(n: int = 25, d: int = 3, seed: int = 1) -> tuple[Array, Array]:
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("columns", [0, 1, 4])
+@pytest.mark.parametrize("columns", [0, 1, 4, 10])
 @pytest.mark.parametrize("noisy", [False, True])
 def test_the_gradient_of_the_objective_equals_finite_differences(kernel: Kernel, columns: int, noisy: bool) -> None:
     x, y = problem()
@@ -42,7 +42,7 @@ def test_the_gradient_of_the_objective_equals_finite_differences(kernel: Kernel,
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("columns", [0, 1, 4])
+@pytest.mark.parametrize("columns", [0, 1, 4, 10])
 def test_the_objective_is_the_restricted_likelihood_at_the_best_variance(kernel: Kernel, columns: int) -> None:
     # What `marginal_log_likelihood` does not hold: beta integrated out under a flat prior, and constants.
     x, y = problem()
@@ -89,7 +89,7 @@ def test_the_priors_are_the_log_normal_densities() -> None:
     assert T._log_prior(a, True)[0] - T._log_prior(b, True)[0] == pytest.approx(density(a) - density(b), rel=1e-12)
 
 
-@pytest.mark.parametrize("columns", [0, 1, 4])
+@pytest.mark.parametrize("columns", [0, 1, 4, 10])
 @pytest.mark.parametrize("noisy", [False, True])
 def test_the_log_posterior_is_the_objective_in_the_logarithms(columns: int, noisy: bool) -> None:
     x, y = problem()

@@ -344,7 +344,7 @@ class PluggedMarginalOp(Op):  # type: ignore[misc]
         return [cotangents[0] * outputs[1], cotangents[0] * outputs[2], disconnected_type()]
 
 
-KERNEL_VERSION = 2  # raise it when a compiled kernel changes: graphs cached on disk do not look inside
+KERNEL_VERSION = 3  # raise it when a compiled kernel changes: graphs cached on disk do not look inside
 
 
 @register_funcify_default_op_cache_key(FlatScoresOp)  # type: ignore[untyped-decorator]

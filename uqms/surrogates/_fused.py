@@ -65,8 +65,13 @@ def forward(
             total += s * target[i]
             for m in range(i + 1):
                 t[a, m] += s * row[m]
+        first = second = -1  # of the pair whose product the trend function is; -1 is the constant 1
         for c in range(b):
-            basis = 1.0 if c == 0 else u[a, c - 1]
+            basis = (1.0 if first < 0 else u[a, first]) * (1.0 if second < 0 else u[a, second])
+            second += 1
+            if second == d:
+                first += 1
+                second = first
             total += basis * beta[c]
             rho[c] = basis
             for i in range(n):
@@ -136,14 +141,22 @@ def reverse(
                 _, radial = correlation_of(code, r2)
                 for c in range(d):
                     u_bar[a, c] += bar * variance * radial * (u[a, c] - u[e, c]) * inverse_ell[c] * inverse_ell[c]
+        first = second = -1
         for m in range(b):
             rho_bar = 0.0
             for c in range(b):
                 rho_bar += root[c, m] * v_bar[c]
             for i in range(n):
                 k_bar[i] -= solved[i, m] * rho_bar
-            if m > 0:
-                u_bar[a, m - 1] += rho_bar + mean_bar[a] * beta[m]
+            rho_bar += mean_bar[a] * beta[m]
+            if first >= 0:
+                u_bar[a, first] += rho_bar * u[a, second]
+            if second >= 0:
+                u_bar[a, second] += rho_bar * (1.0 if first < 0 else u[a, first])
+            second += 1
+            if second == d:
+                first += 1
+                second = first
         for c in range(d):
             s = 0.0
             for i in range(n):

@@ -31,10 +31,11 @@ from uqms.surrogates.gp import GaussianProcessSurrogate
 from uqms.surrogates.kernels import KINDS
 from uqms.surrogates.outputs import Layout, OutputBasis
 from uqms.surrogates.process import ScoreProcess
+from uqms.surrogates.training import trend_columns
 
 __all__ = ["FORMAT", "VERSION", "load_surrogate", "save_surrogate"]
 
-FORMAT, VERSION = "uqms-surrogate", 1
+FORMAT, VERSION = "uqms-surrogate", 2
 PLAUSIBLE = 64 * 2**20  # bytes that a compressed file may claim without standing in it
 LARGEST = 16 * 2**30  # bytes; 20 scores of 2 000 runs, averaged over 16 draws, are 10 GB
 HEADER_LARGEST = 16 * 2**20
@@ -106,7 +107,7 @@ def _header_of(surrogate: GaussianProcessSurrogate, arrays: Mapping[str, Array])
 
     return {
         "format": FORMAT,
-        "version": VERSION,
+        "version": _version(surrogate.process),
         "uqms": __version__,
         "kernel": surrogate.process.kernel.code,
         "domain": surrogate.domain.to_dict(),
@@ -114,6 +115,11 @@ def _header_of(surrogate: GaussianProcessSurrogate, arrays: Mapping[str, Array])
         "attrs": dict(surrogate.attrs),
         "shapes": {name: list(values.shape) for name, values in arrays.items()},
     }
+
+
+def _version(process: ScoreProcess) -> int:
+    """Return the first format version that has what the process needs, so that older readers read what they can."""
+    return 2 if process.beta.shape[2] > 1 + process.x.shape[1] else 1
 
 
 def _digest(header: Mapping[str, Any], arrays: Mapping[str, Array]) -> str:
@@ -281,7 +287,7 @@ def _rebuild(header: Mapping[str, Any], arrays: dict[str, Array]) -> GaussianPro
     sizes = {"d": box.d}
     for name, letters in _PROCESS.items():
         _agree(f"process.{name}", parts[name].shape, letters, sizes)
-    if sizes["b"] > 1 + box.d:
+    if sizes["b"] > max(trend_columns(box.d).values()):
         raise InputError(f"{sizes['b']} trend functions for {box.d} inputs")
     bases = tuple(_rebuild_basis(i, output, arrays, sizes["n"]) for i, output in enumerate(header["outputs"]))
     if sum(basis.basis.shape[1] for basis in bases) != sizes["q"]:

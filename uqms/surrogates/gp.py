@@ -33,7 +33,7 @@ from uqms.surrogates.outputs import Curve, Decoder, Layout, OutputBasis, Scalar,
 from uqms.surrogates.pointwise import mean_at, mean_reverse
 from uqms.surrogates.prediction import Prediction, named_points
 from uqms.surrogates.process import ScoreProcess, Scores, average, condition, draw_at, scores_at
-from uqms.surrogates.training import Hyperparameters, train, trend_basis
+from uqms.surrogates.training import Hyperparameters, train, trend_basis, trend_columns
 
 __all__ = ["GaussianProcess", "GaussianProcessSurrogate"]
 
@@ -58,7 +58,8 @@ class GaussianProcess:
     kernel
         `Matern52()` (default), `Matern32()` or `SquaredExponential()`, one length scale an input.
     trend
-        Mean function: "constant" (default) or "linear" in the unit cube's inputs; its uncertainty is carried.
+        Mean function: "constant" (default), "linear" or "quadratic" (squares and cross products too) in the unit cube's
+        inputs; its uncertainty is carried. With too few runs for its coefficients the next shorter one is taken.
     noise
         "none" for a deterministic simulator (a tiny jitter that grows only when needed), "fitted" for a stochastic one
         whose outputs are all scalars: of a curve, the truncation and interpolation errors would absorb the noise.
@@ -91,7 +92,7 @@ class GaussianProcess:
     """
 
     kernel: Kernel = field(default_factory=Matern52)
-    trend: Literal["constant", "linear"] = "constant"
+    trend: Literal["constant", "linear", "quadratic"] = "constant"
     noise: Literal["none", "fitted"] = "none"
     hyperparameters: Literal["auto", "averaged", "point"] = "auto"
     outputs: Mapping[str, Curve | Scalar] = field(default_factory=dict)
@@ -99,8 +100,8 @@ class GaussianProcess:
     def __post_init__(self) -> None:
         if not isinstance(self.kernel, Kernel):
             raise InputError(f"kernel is {self.kernel!r}; give Matern52(), Matern32() or SquaredExponential().")
-        if self.trend not in ("constant", "linear"):
-            raise InputError(f"trend is {self.trend!r}; give 'constant' or 'linear'.")
+        if self.trend not in ("constant", "linear", "quadratic"):
+            raise InputError(f"trend is {self.trend!r}; give 'constant', 'linear' or 'quadratic'.")
         settings = list(self.outputs.values()) if isinstance(self.outputs, Mapping) else [self.outputs]
         for value in settings:
             if not isinstance(value, Curve | Scalar):
@@ -131,6 +132,11 @@ class GaussianProcess:
             NaN, or the same input with different outputs while noise="none".
         DesignError
             Fewer than d + 2 different runs.
+
+        Warns
+        -----
+        DesignWarning
+            When the runs do not determine the coefficients of the trend, and a shorter one is taken.
         """
         table.check(ensemble)
         runs = table.completed(ensemble)
@@ -153,8 +159,7 @@ class GaussianProcess:
             bases.append(basis)
             scores.append(values)
         y = np.hstack(scores)
-        columns = 1 if self.trend == "constant" else 1 + box.d
-        columns = columns if len(x) > columns + 1 else 1
+        columns = _columns(self.trend, x)
         found = [_train_one(x, y[:, j], self.kernel, columns, self.noise == "fitted") for j in range(y.shape[1])]
         noisy = self.noise == "fitted"
         if self._averages(x, y, columns, found, bases):
@@ -473,6 +478,26 @@ def _inputs(runs: xr.Dataset) -> tuple[Box, Array]:
             stacklevel=3,
         )
     return box, x
+
+
+def _columns(trend: str, x: Array) -> int:
+    """Return the number of trend functions: those that were asked for, or of the longest trend that runs determine."""
+    counts = trend_columns(x.shape[1])
+    asked = counts[trend]
+    for kind, columns in reversed(counts.items()):
+        if columns > asked:
+            continue
+        if columns == 1 or (len(x) > columns + 1 and np.linalg.matrix_rank(trend_basis(x, columns)) == columns):
+            if kind != trend:
+                warnings.warn(
+                    f"{len(x)} runs do not determine the {asked} coefficients of a {trend} trend (at least {asked + 2} "
+                    f"runs that vary in every input are needed); the trend is {kind}. Run more points, or ask for "
+                    f"trend={kind!r}.",
+                    DesignWarning,
+                    stacklevel=3,
+                )
+            break
+    return columns
 
 
 def _merge_duplicates(runs: xr.Dataset, x: Array, names: tuple[str, ...], noisy: bool) -> tuple[xr.Dataset, Array]:

@@ -4,7 +4,7 @@
 symbol      meaning                                                     shape
 ==========  ==========================================================  =========
 x, y        training inputs in the unit cube, one centred, scaled score (n, d), (n,)
-F           trend basis: ones, and the inputs when the trend is linear  (n, b)
+F           trend basis: ones, then the inputs, then their products     (n, b)
 K           correlation + (jitter + nugget) I                           (n, n)
 beta        generalised least squares: (F' K^-1 F)^-1 F' K^-1 y         (b,)
 s2          variance: residual' K^-1 residual / (n - b)                 ()
@@ -39,6 +39,7 @@ __all__ = [
     "prior_of",
     "train",
     "trend_basis",
+    "trend_columns",
 ]
 
 LOG_TWO_PI = math.log(2.0 * math.pi)
@@ -63,8 +64,18 @@ class Hyperparameters:
 
 
 def trend_basis(x: Float[np.ndarray, "n d"], columns: int) -> Float[np.ndarray, "n b"]:
-    """Return the first `columns` trend functions at `x`: none, the constant, or the constant and each input."""
-    return np.column_stack([np.ones(len(x)), x])[:, :columns]
+    """Return the first `columns` trend functions at `x`: the constant, each input, then squares and cross products.
+
+    They are the products of pairs of (1, x_1, ..., x_d), in the order of the upper triangle of a matrix of them.
+    """
+    extended = np.column_stack([np.ones(len(x)), x])
+    first, second = (index[:columns] for index in np.triu_indices(extended.shape[1]))
+    return np.ascontiguousarray(extended[:, first] * extended[:, second])
+
+
+def trend_columns(d: int) -> dict[str, int]:
+    """Return the number of trend functions of each kind of trend, the shortest first."""
+    return {"constant": 1, "linear": 1 + d, "quadratic": (d + 1) * (d + 2) // 2}
 
 
 def factorise(correlation_matrix: Float[np.ndarray, "n n"], nugget: float) -> tuple[Float[np.ndarray, "n n"], float]:
