@@ -181,7 +181,7 @@ def test_the_compiled_twin_gives_the_same_numbers_and_derivatives(kernel: Kernel
     x, y = runs()
     process = condition(kernel, x, y, columns, [given([0.3, 0.5], 1e-4), given([0.6, 0.2], 1e-4)])
     block = process.flat()
-    assert len(block) == block_size(1, 2, 30, 2, columns)
+    assert len(block) == block_size(block)
     points = hard_points(x, rng)
     assert len(points) == 1000
     for u in points.reshape(-1, 4, 2):  # groups of four, so that covariances between inputs are in it

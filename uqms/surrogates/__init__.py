@@ -1,9 +1,10 @@
 """Gaussian-process surrogates: settings, fitted values, prediction and validation."""
 
+from uqms.surrogates.comparison import Comparison, compare_surrogates
 from uqms.surrogates.convert import from_gpytorch
 from uqms.surrogates.files import load_surrogate
 from uqms.surrogates.gp import GaussianProcess, GaussianProcessSurrogate
-from uqms.surrogates.kernels import Matern32, Matern52, SquaredExponential
+from uqms.surrogates.kernels import Matern32, Matern52, Product, SquaredExponential, Sum
 from uqms.surrogates.outputs import Curve, Decoder, Layout, Scalar
 from uqms.surrogates.prediction import Prediction
 from uqms.surrogates.process import Scores
@@ -11,6 +12,7 @@ from uqms.surrogates.protocol import FunctionDraws, Surrogate
 from uqms.surrogates.validation import Validation, held_out, leave_one_out
 
 __all__ = [
+    "Comparison",
     "Curve",
     "Decoder",
     "FunctionDraws",
@@ -20,11 +22,14 @@ __all__ = [
     "Matern32",
     "Matern52",
     "Prediction",
+    "Product",
     "Scalar",
     "Scores",
     "SquaredExponential",
+    "Sum",
     "Surrogate",
     "Validation",
+    "compare_surrogates",
     "from_gpytorch",
     "held_out",
     "leave_one_out",

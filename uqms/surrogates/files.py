@@ -28,7 +28,7 @@ from uqms.ensemble.files import atomic_path
 from uqms.errors import FormatError, FormatVersionError, InputError, IntegrityError, UnsafeFileError
 from uqms.parameters import Box
 from uqms.surrogates.gp import GaussianProcessSurrogate
-from uqms.surrogates.kernels import KINDS
+from uqms.surrogates.kernels import Product, Sum, from_code, hyperparameter_count
 from uqms.surrogates.outputs import Layout, OutputBasis
 from uqms.surrogates.process import ScoreProcess
 from uqms.surrogates.training import trend_columns
@@ -40,11 +40,11 @@ PLAUSIBLE = 64 * 2**20  # bytes that a compressed file may claim without standin
 LARGEST = 16 * 2**30  # bytes; 20 scores of 2 000 runs, averaged over 16 draws, are 10 GB
 HEADER_LARGEST = 16 * 2**20
 _HEADER = "header"
-# The letters of the shapes: H draws, q scores, n runs, d inputs, b trend functions.
+# The letters of the shapes: H draws, q scores, n runs, d inputs, b trend functions, p kernel hyperparameters.
 _PROCESS = {
     "x": "nd",
     "y": "nq",
-    "ell": "Hqd",
+    "ell": "Hqp",
     "variance": "Hq",
     "nugget": "Hq",
     "jitter": "Hq",
@@ -119,7 +119,8 @@ def _header_of(surrogate: GaussianProcessSurrogate, arrays: Mapping[str, Array])
 
 def _version(process: ScoreProcess) -> int:
     """Return the first format version that has what the process needs, so that older readers read what they can."""
-    return 2 if process.beta.shape[2] > 1 + process.x.shape[1] else 1
+    more = process.beta.shape[2] > 1 + process.x.shape[1] or isinstance(process.kernel, Sum | Product)
+    return 2 if more else 1
 
 
 def _digest(header: Mapping[str, Any], arrays: Mapping[str, Array]) -> str:
@@ -283,8 +284,11 @@ def _rebuild(header: Mapping[str, Any], arrays: dict[str, Array]) -> GaussianPro
         if not np.isfinite(values).all():
             raise InputError(f"{name} holds numbers that are not finite")
     box = Box.from_dict(header["domain"])
+    if type(header["kernel"]) is not int:
+        raise InputError(f"the kernel is {header['kernel']!r}")
+    kernel = from_code(header["kernel"])
     parts = {name: arrays.pop(f"process.{name}") for name in _PROCESS}
-    sizes = {"d": box.d}
+    sizes = {"d": box.d, "p": hyperparameter_count(kernel, box.d)}
     for name, letters in _PROCESS.items():
         _agree(f"process.{name}", parts[name].shape, letters, sizes)
     if sizes["b"] > max(trend_columns(box.d).values()):
@@ -295,7 +299,7 @@ def _rebuild(header: Mapping[str, Any], arrays: dict[str, Array]) -> GaussianPro
     if arrays:
         raise InputError(f"{sorted(arrays)[0]} belongs to nothing")
     attrs = {str(key): str(value) for key, value in header["attrs"].items()}
-    process = ScoreProcess(kernel=KINDS[header["kernel"]], **parts)
+    process = ScoreProcess(kernel=kernel, **parts)
     return GaussianProcessSurrogate(box, process, bases, MappingProxyType(attrs))
 
 

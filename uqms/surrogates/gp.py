@@ -28,7 +28,7 @@ from uqms.errors import (
 from uqms.parameters import Box
 from uqms.surrogates import averaging
 from uqms.surrogates._fused import scores_flat_reverse
-from uqms.surrogates.kernels import Kernel, Matern52
+from uqms.surrogates.kernels import Kernel, Matern52, hyperparameter_count, name_of
 from uqms.surrogates.outputs import Curve, Decoder, Layout, OutputBasis, Scalar, fit_curve, fit_scalar
 from uqms.surrogates.pointwise import mean_at, mean_reverse
 from uqms.surrogates.prediction import Prediction, named_points
@@ -56,7 +56,8 @@ class GaussianProcess:
     Parameters
     ----------
     kernel
-        `Matern52()` (default), `Matern32()` or `SquaredExponential()`, one length scale an input.
+        `Matern52()` (default), `Matern32()` or `SquaredExponential()`, one length scale an input; or a sum or product
+        such as `SquaredExponential() + Matern52()`, whose parts have their own length scales and variance shares.
     trend
         Mean function: "constant" (default), "linear" or "quadratic" (squares and cross products too) in the unit cube's
         inputs; its uncertainty is carried. With too few runs for its coefficients the next shorter one is taken.
@@ -99,7 +100,10 @@ class GaussianProcess:
 
     def __post_init__(self) -> None:
         if not isinstance(self.kernel, Kernel):
-            raise InputError(f"kernel is {self.kernel!r}; give Matern52(), Matern32() or SquaredExponential().")
+            raise InputError(
+                f"kernel is {self.kernel!r}; give Matern52(), Matern32() or SquaredExponential(), or a sum or product "
+                "of them."
+            )
         if self.trend not in ("constant", "linear", "quadratic"):
             raise InputError(f"trend is {self.trend!r}; give 'constant', 'linear' or 'quadratic'.")
         settings = list(self.outputs.values()) if isinstance(self.outputs, Mapping) else [self.outputs]
@@ -257,7 +261,7 @@ class GaussianProcessSurrogate:
         left = self.attrs.get("runs_left_out", "0")
         return (
             f"<GaussianProcessSurrogate: {self.runs} runs ({left} left out) of {', '.join(self.domain.names)} → "
-            f"{outputs}; {type(self.process.kernel).__name__}{estimated}>"
+            f"{outputs}; {name_of(self.process.kernel)}{estimated}>"
         )
 
     def scores(self, u: Array) -> Scores:
@@ -575,7 +579,7 @@ def _coordinates(name: str, output: xr.DataArray, dims: tuple[str, ...]) -> dict
 
 def _train_one(x: Array, y: Array, kernel: Kernel, columns: int, noisy: bool) -> Hyperparameters:
     if not y.any():  # a constant output: its basis is zero, so only finite numbers are needed
-        return Hyperparameters(np.ones(x.shape[1]), 0.0, 1e-12, 0.0, 0, False)
+        return Hyperparameters(np.ones(hyperparameter_count(kernel, x.shape[1])), 0.0, 1e-12, 0.0, 0, False)
     return train(x, y, kernel, trend_basis(x, columns), noisy)
 
 
@@ -589,7 +593,7 @@ def _draws(
             by_score.append([one] * averaging.DRAWS)
             continue
         points = averaging.sample(x, y[:, j], kernel, columns, noisy, one)
-        by_score.append(averaging.draws_of(points, len(x) - columns, x.shape[1], noisy, j))
+        by_score.append(averaging.draws_of(points, len(x) - columns, noisy, j))
     return [condition(kernel, x, y, columns, [draws[h] for draws in by_score]) for h in range(averaging.DRAWS)]
 
 

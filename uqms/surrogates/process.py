@@ -27,7 +27,7 @@ from jaxtyping import Float
 from scipy.linalg import solve_triangular
 
 from uqms._typing import Array, Ints
-from uqms.surrogates.kernels import KINDS, Kernel, correlation
+from uqms.surrogates.kernels import Kernel, correlation, correlation_within, scale_count
 from uqms.surrogates.training import JITTER_FIRST, Hyperparameters, factorise, trend_basis
 
 __all__ = ["ScoreProcess", "Scores", "average", "condition", "draw_at", "scores_at"]
@@ -59,7 +59,7 @@ class ScoreProcess:
     kernel: Kernel
     x: Array  # (n, d)
     y: Array  # (n, q)
-    ell: Array  # (H, q, d)
+    ell: Array  # (H, q, p), see `kernels`; p = d for a single kernel
     variance: Array  # (H, q)
     nugget: Array  # (H, q), relative to the variance
     jitter: Array  # (H, q), relative to the variance
@@ -96,14 +96,15 @@ class ScoreProcess:
     def flat(self) -> Array:
         """Return everything that prediction needs as one block of numbers, in the order that `_fused` reads."""
         n, d = self.x.shape
-        b = self.beta.shape[2]
+        b, scales = self.beta.shape[2], scale_count(self.kernel, d)
         parts = [np.array([self.draws, self.q, n, d, b, self.kernel.code], dtype=np.float64), self.log_weights]
         parts.append(self.x.ravel())
         for h in range(self.draws):
             for j in range(self.q):
                 g = self.trend_factor[h, j]
                 parts += [
-                    1.0 / self.ell[h, j],
+                    1.0 / self.ell[h, j, :scales],
+                    self.ell[h, j, scales:],
                     self.variance[h, j : j + 1],
                     self.beta[h, j],
                     self.target[h, j],
@@ -120,7 +121,7 @@ def _condition_one(
     kernel: Kernel, x: Array, y: Array, columns: int, one: Hyperparameters, variance: float | None
 ) -> tuple[float, float, Array, Array, Array, Array, Array]:
     n = len(x)
-    lower, jitter = factorise(correlation(kernel, x, x, one.ell)[0], one.nugget)
+    lower, jitter = factorise(correlation(kernel, x, x, one.ell), one.nugget)
     inverse = solve_triangular(lower, np.eye(n), lower=True, check_finite=False)
     g = inverse @ trend_basis(x, columns)
     information = g.T @ g
@@ -188,7 +189,7 @@ def scores_at(process: ScoreProcess, u: Float[np.ndarray, "*batch k d"], diagona
     covariance = np.empty((h, s, q, k) if diagonal else (h, s, q, k, k))
     for i in range(h):
         for j in range(q):
-            kappa, _ = correlation(process.kernel, rows, process.x, process.ell[i, j])
+            kappa = correlation(process.kernel, rows, process.x, process.ell[i, j])
             centre, w, v = _rows(process, i, j, rows, kappa)
             mean[i, :, :, j] = centre.reshape(s, k)
             if diagonal:
@@ -220,7 +221,7 @@ def draw_at(
     """
     n, rest = len(process.x), len(process.x) + anchors
     points = np.vstack([process.x, u])
-    kappa = correlation(process.kernel, points, points, process.ell[h, j])[0]
+    kappa = correlation(process.kernel, points, points, process.ell[h, j])
     mean, _, v = _rows(process, h, j, u[anchors:], kappa[rest:, :n])
     kappa[np.arange(n), np.arange(n)] += process.nugget[h, j] + process.jitter[h, j] - JITTER_FIRST
     lower, _ = factorise(kappa, 0.0)
@@ -237,20 +238,9 @@ def _rows(process: ScoreProcess, h: int, j: int, u: Array, kappa: Array) -> tupl
 
 def _joint(process: ScoreProcess, h: int, j: int, u: Array, w: Array, v: Array) -> Array:
     s, k, _ = u.shape
-    scaled = u / process.ell[h, j]
-    if s == 1:
-        prior = correlation(process.kernel, u[0], u[0], process.ell[h, j])[0][None]
-    else:
-        r2 = np.sum((scaled[:, :, None, :] - scaled[:, None, :, :]) ** 2, axis=-1)
-        prior = _radial(process.kernel.code, r2)
+    prior = correlation_within(process.kernel, u, process.ell[h, j])
     w, v = w.reshape(s, k, -1), v.reshape(s, k, -1)
     joint = process.variance[h, j] * prior - w @ w.transpose(0, 2, 1) + v @ v.transpose(0, 2, 1)
     index = np.arange(k)
     joint[:, index, index] = np.maximum(joint[:, index, index], 0.0)
     return np.asarray(joint)
-
-
-def _radial(code: int, r2: Array) -> Array:
-    """Correlation of squared scaled distances of any shape."""
-    flat = np.sqrt(r2).reshape(-1, 1)
-    return correlation(KINDS[code], flat, np.zeros((1, 1)), np.ones(1))[0].reshape(r2.shape)

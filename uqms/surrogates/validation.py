@@ -146,7 +146,7 @@ def leave_one_out(surrogate: GaussianProcessSurrogate, *, rng: int = 0) -> Valid
     roots = np.empty((draws, q, n, n))
     for h in range(draws):
         for j in range(q):
-            error[h, :, j], variance[h, :, j], roots[h, j] = _left_out_scores(process, h, j)
+            error[h, :, j], variance[h, :, j], roots[h, j] = left_out_scores(process, h, j)
     law = _Law(-error, variance, process.log_weights, lambda h, j: roots[h, j])
     return _compare("leave-one-out", surrogate, law, None, rng)
 
@@ -241,7 +241,7 @@ class _Law:
         return out
 
 
-def _left_out_scores(process: ScoreProcess, h: int, j: int) -> tuple[Array, Array, Array]:
+def left_out_scores(process: ScoreProcess, h: int, j: int) -> tuple[Array, Array, Array]:
     """Return left-out errors, their variances, and a root of their joint covariance."""
     inverse = process.inverse_factor[h, j]
     g, root = process.trend_factor[h, j], process.trend_root[h, j]
