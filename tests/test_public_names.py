@@ -37,6 +37,7 @@ PUBLIC = [
     "Normal",
     "Observations",
     "ParameterSpace",
+    "Physics",
     "Posterior",
     "Prior",
     "Product",

@@ -64,6 +64,7 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.surrogates import GaussianProcess as GaussianProcess
     from uqms.surrogates import Matern32 as Matern32
     from uqms.surrogates import Matern52 as Matern52
+    from uqms.surrogates import Physics as Physics
     from uqms.surrogates import Product as Product
     from uqms.surrogates import Scalar as Scalar
     from uqms.surrogates import SquaredExponential as SquaredExponential
@@ -100,6 +101,7 @@ __all__ = [
     "Normal",
     "Observations",
     "ParameterSpace",
+    "Physics",
     "Posterior",
     "Prior",
     "Product",
@@ -177,6 +179,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "GaussianProcess",
         "Matern32",
         "Matern52",
+        "Physics",
         "Product",
         "Scalar",
         "SquaredExponential",

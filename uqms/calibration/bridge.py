@@ -455,7 +455,7 @@ def as_tensor(
         output = outputs[0]
     offset, basis, truncation = surrogate.decode(output, coords)
     u = unit_inputs(surrogate.domain, theta)
-    if isinstance(surrogate, GaussianProcessSurrogate):
+    if isinstance(surrogate, GaussianProcessSurrogate) and surrogate.physics is None:
         log_weights = surrogate.process.log_weights
         means, covariances = FlatScoresOp()(pytensor.shared(surrogate.process.flat()), u)
     else:
@@ -488,7 +488,7 @@ def likelihood(surrogate: Surrogate, cells: Cells, groups: NoiseGroups, u: Any, 
     """Add the observed variable to the PyMC model in context: an observed `CustomDist` named "observations"."""
     sds = [noise[name] if isinstance(sd, Prior) else sd for name, sd in zip(groups.names, groups.sds, strict=True)]
     sigma = pt.stack([pt.as_tensor(sd, dtype="float64") for sd in sds])
-    if isinstance(surrogate, GaussianProcessSurrogate):
+    if isinstance(surrogate, GaussianProcessSurrogate) and surrogate.physics is None:
         block = pytensor.shared(
             np.concatenate([surrogate.process.select(cells.used).flat(), cells.flat()]), name="surrogate_and_data"
         )

@@ -6,6 +6,7 @@ from uqms.surrogates.files import load_surrogate
 from uqms.surrogates.gp import GaussianProcess, GaussianProcessSurrogate
 from uqms.surrogates.kernels import Matern32, Matern52, Product, SquaredExponential, Sum
 from uqms.surrogates.outputs import Curve, Decoder, Layout, Scalar
+from uqms.surrogates.physics import Physics
 from uqms.surrogates.prediction import Prediction
 from uqms.surrogates.process import Scores
 from uqms.surrogates.protocol import FunctionDraws, Surrogate
@@ -21,6 +22,7 @@ __all__ = [
     "Layout",
     "Matern32",
     "Matern52",
+    "Physics",
     "Prediction",
     "Product",
     "Scalar",

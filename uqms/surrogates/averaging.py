@@ -67,10 +67,11 @@ def sample(
     columns: int,
     noisy: bool,
     found: Hyperparameters,
+    cheap: Float[np.ndarray, " n"] | None = None,
 ) -> Sample:
     """Return weighted points of the posterior of the hyperparameters, starting from the trained ones."""
     d = x.shape[1]
-    trend = trend_basis(x, columns)
+    trend = trend_basis(x, columns, cheap)
     location, scale = prior_of(kernel, d, noisy)
     low, high = bounds_of(kernel, d, noisy).T
     count = 32 * (hyperparameter_count(kernel, d) + 2)
@@ -135,12 +136,13 @@ def between_share(
     columns: int,
     noisy: bool,
     found: Hyperparameters,
+    cheap: Float[np.ndarray, " n"] | None = None,
 ) -> tuple[Array, Array]:
     """Return, of each left-out run (n,), its variance from uncertain hyperparameters, to first order, and its own.
 
     The derivative of the left-out mean comes from the same d evaluations as the curvature of the posterior.
     """
-    trend = trend_basis(x, columns)
+    trend = trend_basis(x, columns, cheap)
     p = _logarithms(found, noisy)
     location, scale = prior_of(kernel, x.shape[1], noisy)
     with threadpool_limits(1):

@@ -74,12 +74,17 @@ def save_surrogate(surrogate: GaussianProcessSurrogate, path: str | os.PathLike[
     Raises
     ------
     InputError
-        When it is not a surrogate of this package.
+        When it is not a surrogate of this package, or its mean is a cheap model in Python.
     StorageError
         When the file cannot be written.
     """
     if not isinstance(surrogate, GaussianProcessSurrogate):
         raise InputError(f"save: got a {type(surrogate).__name__}; only a GaussianProcessSurrogate can be written.")
+    if surrogate.physics is not None:
+        raise InputError(
+            "save: the surrogate's mean is a cheap model in Python, which a file without code cannot hold. Save the "
+            "ensemble (uq.ensemble) and fit again: that gives the same surrogate."
+        )
     arrays = _arrays_of(surrogate)
     header = _header_of(surrogate, arrays)
     header["sha256"] = _digest(header, arrays)

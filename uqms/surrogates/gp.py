@@ -4,6 +4,7 @@ import logging
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, final
@@ -30,6 +31,7 @@ from uqms.surrogates import averaging
 from uqms.surrogates._fused import scores_flat_reverse
 from uqms.surrogates.kernels import Kernel, Matern52, hyperparameter_count, name_of
 from uqms.surrogates.outputs import Curve, Decoder, Layout, OutputBasis, Scalar, fit_curve, fit_scalar
+from uqms.surrogates.physics import Physics, lifted
 from uqms.surrogates.pointwise import mean_at, mean_reverse
 from uqms.surrogates.prediction import Prediction, named_points
 from uqms.surrogates.process import ScoreProcess, Scores, average, condition, draw_at, scores_at
@@ -61,6 +63,9 @@ class GaussianProcess:
     trend
         Mean function: "constant" (default), "linear" or "quadratic" (squares and cross products too) in the unit cube's
         inputs; its uncertainty is carried. With too few runs for its coefficients the next shorter one is taken.
+    mean
+        A cheap model of the same outputs, `Physics(function)`: the runs teach its scale and the difference. The trend,
+        "constant" or "linear", is added to it.
     noise
         "none" for a deterministic simulator (a tiny jitter that grows only when needed), "fitted" for a stochastic one
         whose outputs are all scalars: of a curve, the truncation and interpolation errors would absorb the noise.
@@ -97,6 +102,7 @@ class GaussianProcess:
     noise: Literal["none", "fitted"] = "none"
     hyperparameters: Literal["auto", "averaged", "point"] = "auto"
     outputs: Mapping[str, Curve | Scalar] = field(default_factory=dict)
+    mean: Physics | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.kernel, Kernel):
@@ -106,6 +112,10 @@ class GaussianProcess:
             )
         if self.trend not in ("constant", "linear", "quadratic"):
             raise InputError(f"trend is {self.trend!r}; give 'constant', 'linear' or 'quadratic'.")
+        if self.mean is not None and not isinstance(self.mean, Physics):
+            raise InputError(f"mean is {self.mean!r}; give Physics(function), or choose a trend.")
+        if self.mean is not None and self.trend == "quadratic":
+            raise InputError("A cheap model takes a 'constant' or 'linear' trend beside it, not a 'quadratic' one.")
         settings = list(self.outputs.values()) if isinstance(self.outputs, Mapping) else [self.outputs]
         for value in settings:
             if not isinstance(value, Curve | Scalar):
@@ -163,20 +173,30 @@ class GaussianProcess:
             bases.append(basis)
             scores.append(values)
         y = np.hstack(scores)
-        columns = _columns(self.trend, x)
-        found = [_train_one(x, y[:, j], self.kernel, columns, self.noise == "fitted") for j in range(y.shape[1])]
+        cheap = None if self.mean is None else self.mean.scores(box, bases, x)
+        columns = _columns(self.trend, x) + (cheap is not None)
+        trends = [trend_basis(x, columns, None if cheap is None else cheap[:, j]) for j in range(y.shape[1])]
+        if cheap is not None:
+            _check_cheap(trends, bases)
         noisy = self.noise == "fitted"
-        if self._averages(x, y, columns, found, bases):
-            process = average(_draws(x, y, self.kernel, columns, noisy, found))
+        found = [_train_one(x, y[:, j], self.kernel, trends[j], noisy) for j in range(y.shape[1])]
+        if self._averages(x, y, columns, found, bases, cheap):
+            process = average(_draws(x, y, self.kernel, columns, noisy, found, cheap))
         else:
-            process = condition(self.kernel, x, y, columns, found)
+            process = condition(self.kernel, x, y, columns, found, cheap=cheap)
         _report(process, found, bases)
         attrs = {key: str(runs.attrs[key]) for key in ("space", "simulator", "design") if key in runs.attrs}
         attrs |= {"runs_left_out": str(left_out), "noise": self.noise}
-        return GaussianProcessSurrogate(box, process, tuple(bases), MappingProxyType(attrs))
+        return GaussianProcessSurrogate(box, process, tuple(bases), MappingProxyType(attrs), self.mean)
 
     def _averages(
-        self, x: Array, y: Array, columns: int, found: list[Hyperparameters], bases: list[OutputBasis]
+        self,
+        x: Array,
+        y: Array,
+        columns: int,
+        found: list[Hyperparameters],
+        bases: list[OutputBasis],
+        cheap: Array | None,
     ) -> bool:
         """Decide whether hyperparameters are averaged."""
         n, d = x.shape
@@ -186,7 +206,9 @@ class GaussianProcess:
             return False
         noisy = self.noise == "fitted"
         parts = [
-            averaging.between_share(x, y[:, j], self.kernel, columns, noisy, one) if y[:, j].any() else np.zeros((2, n))
+            averaging.between_share(x, y[:, j], self.kernel, columns, noisy, one, *_of_score(cheap, j))
+            if y[:, j].any()
+            else np.zeros((2, n))
             for j, one in enumerate(found)
         ]
         between, own = np.stack([p[0] for p in parts], axis=1), np.stack([p[1] for p in parts], axis=1)
@@ -217,12 +239,30 @@ class GaussianProcessSurrogate:
         One basis an output.
     attrs
         Where it came from: space, design and simulator as JSON.
+    physics
+        The cheap model that is part of the mean, if there is one.
     """
 
     domain: Box
     process: ScoreProcess
     bases: tuple[OutputBasis, ...]
     attrs: Mapping[str, str] = field(default_factory=dict)
+    physics: Physics | None = None
+
+    @cached_property
+    def _lifted(self) -> list[ScoreProcess]:
+        return [lifted(self.process, j) for j in range(self.process.q)]
+
+    def _scores_at(self, u: Array, diagonal: bool = False) -> Scores:
+        if self.physics is None:
+            return scores_at(self.process, u, diagonal)
+        c = self.physics.scores(self.domain, self.bases, u.reshape(-1, self.domain.d)).reshape(*u.shape[:-1], -1)
+        parts = [
+            scores_at(one, np.concatenate([c[..., j : j + 1], u], axis=-1), diagonal)
+            for j, one in enumerate(self._lifted)
+        ]
+        covariance = np.concatenate([part.covariance for part in parts], axis=-2 if diagonal else -3)
+        return Scores(np.concatenate([part.mean for part in parts], axis=-1), covariance, self.process.log_weights)
 
     @property
     def layouts(self) -> Mapping[str, Layout]:
@@ -266,12 +306,25 @@ class GaussianProcessSurrogate:
 
     def scores(self, u: Array) -> Scores:
         """Return mean (H, ..., k, q) and covariance between inputs (H, ..., q, k, k) at `u` (..., k, d)."""
-        return scores_at(self.process, np.asarray(u, dtype=np.float64))
+        return self._scores_at(np.asarray(u, dtype=np.float64))
 
     def scores_reverse(self, u: Array, mean_bar: Array, covariance_bar: Array) -> Array:
         """Return the derivative (k, d) of sum(mean * mean_bar) + sum(covariance * covariance_bar) at `u` (k, d)."""
-        block = self.process.flat()
-        return np.asarray(scores_flat_reverse(block, np.ascontiguousarray(u), mean_bar, covariance_bar))
+        u = np.ascontiguousarray(u, dtype=np.float64)
+        if self.physics is None:
+            return np.asarray(scores_flat_reverse(self.process.flat(), u, mean_bar, covariance_bar))
+        c = self.physics.scores(self.domain, self.bases, u)
+        bars = [
+            scores_flat_reverse(
+                one.flat(),
+                np.column_stack([c[:, j], u]),
+                np.ascontiguousarray(mean_bar[..., j : j + 1]),
+                np.ascontiguousarray(covariance_bar[:, j : j + 1]),
+            )
+            for j, one in enumerate(self._lifted)
+        ]
+        of_c = np.column_stack([bar[:, 0] for bar in bars])
+        return np.asarray(sum(bar[:, 1:] for bar in bars) + self.physics.pull_back(self.domain, self.bases, u, of_c))
 
     def decode(self, output: str, coords: Mapping[str, ArrayLike] | None = None) -> Decoder:
         """Return the rows of an output at pointwise coordinates (all simulated ones when None).
@@ -324,7 +377,7 @@ class GaussianProcessSurrogate:
                 stacklevel=2,
             )
         u = np.asarray(self.domain.to_unit(x))
-        return Prediction(self, u, scores_at(self.process, u, diagonal=True), inside)
+        return Prediction(self, u, self._scores_at(u, diagonal=True), inside)
 
     def evaluate(self, point: Mapping[str, float]) -> dict[str, Array]:
         """Return the mean of every output at one point, as a simulator would return its outputs.
@@ -388,7 +441,7 @@ class GaussianProcessSurrogate:
         points = qmc.Sobol(self.domain.d, scramble=False).random(anchors) if anchors else np.zeros((0, self.domain.d))
         h = generator.choice(process.draws, size=n, p=np.exp(process.log_weights - _log_total(process.log_weights)))
         xi = generator.standard_normal((n, process.q, process.beta.shape[2]))
-        return GaussianFunctionDraws(process, points, h, xi, int(generator.integers(2**63)))
+        return GaussianFunctionDraws(self, points, h, xi, int(generator.integers(2**63)))
 
     def save(self, path: str | Path) -> None:
         """Write the surrogate to one .npz file of arrays and JSON (no pickle); `load_surrogate` reads it."""
@@ -402,7 +455,7 @@ class GaussianProcessSurrogate:
 class GaussianFunctionDraws:
     """Draws of the whole function; calling evaluates every draw at inputs `u` (k, d) to (draws, k, q)."""
 
-    process: ScoreProcess
+    surrogate: GaussianProcessSurrogate
     anchors: Array  # (a, d)
     hyperparameters: Ints  # (draws,)
     xi: Array  # (draws, q, b), standard normals of the trend
@@ -411,14 +464,19 @@ class GaussianFunctionDraws:
     def __call__(self, u: Array) -> Array:
         """Return the scores (draws, k, q); the same call gives the same numbers."""
         points = np.vstack([self.anchors, np.asarray(u, dtype=np.float64)])
+        process, physics = self.surrogate.process, self.surrogate.physics
         n, a, k = len(self.xi), len(self.anchors), len(points) - len(self.anchors)
-        out = np.empty((n, k, self.process.q))
-        for j in range(self.process.q):
+        out = np.empty((n, k, process.q))
+        c = None if physics is None else physics.scores(self.surrogate.domain, self.surrogate.bases, points)
+        for j in range(process.q):
             parts = [np.random.default_rng([self.seed, j, i]).standard_normal((n, m)) for i, m in enumerate((a, k))]
             z = np.hstack(parts)
+            one, at, i = (process, points, j)
+            if c is not None:
+                one, at, i = self.surrogate._lifted[j], np.column_stack([c[:, j], points]), 0
             for h in np.unique(self.hyperparameters):
                 rows = self.hyperparameters == h
-                out[rows, :, j] = draw_at(self.process, int(h), j, points, z[rows], self.xi[rows, j], a)
+                out[rows, :, j] = draw_at(one, int(h), i, at, z[rows], self.xi[rows, j], a)
         return out
 
 
@@ -577,14 +635,35 @@ def _coordinates(name: str, output: xr.DataArray, dims: tuple[str, ...]) -> dict
     return {dim: np.asarray(output[dim].values, dtype=np.float64) for dim in dims}
 
 
-def _train_one(x: Array, y: Array, kernel: Kernel, columns: int, noisy: bool) -> Hyperparameters:
+def _of_score(cheap: Array | None, j: int) -> tuple[Array, ...]:
+    return () if cheap is None else (cheap[:, j],)
+
+
+def _check_cheap(trends: list[Array], bases: list[OutputBasis]) -> None:
+    names = [basis.name for basis in bases for _ in range(basis.basis.shape[1])]
+    for name, trend in zip(names, trends, strict=True):
+        if len(trend) <= trend.shape[1] + 1 or np.linalg.matrix_rank(trend) < trend.shape[1]:
+            raise DataError(
+                f"The scale of the cheap model of {name!r} cannot be found from {len(trend)} runs: it, or the output, "
+                "is constant over the runs or no more than the trend, or the runs are too few. Leave the output or "
+                "the cheap model out, or run more points."
+            )
+
+
+def _train_one(x: Array, y: Array, kernel: Kernel, trend: Array, noisy: bool) -> Hyperparameters:
     if not y.any():  # a constant output: its basis is zero, so only finite numbers are needed
         return Hyperparameters(np.ones(hyperparameter_count(kernel, x.shape[1])), 0.0, 1e-12, 0.0, 0, False)
-    return train(x, y, kernel, trend_basis(x, columns), noisy)
+    return train(x, y, kernel, trend, noisy)
 
 
 def _draws(
-    x: Array, y: Array, kernel: Kernel, columns: int, noisy: bool, found: list[Hyperparameters]
+    x: Array,
+    y: Array,
+    kernel: Kernel,
+    columns: int,
+    noisy: bool,
+    found: list[Hyperparameters],
+    cheap: Array | None,
 ) -> list[ScoreProcess]:
     """Return one process a hyperparameter draw, each a draw of all scores."""
     by_score = []
@@ -592,9 +671,10 @@ def _draws(
         if not y[:, j].any():
             by_score.append([one] * averaging.DRAWS)
             continue
-        points = averaging.sample(x, y[:, j], kernel, columns, noisy, one)
+        points = averaging.sample(x, y[:, j], kernel, columns, noisy, one, *_of_score(cheap, j))
         by_score.append(averaging.draws_of(points, len(x) - columns, noisy, j))
-    return [condition(kernel, x, y, columns, [draws[h] for draws in by_score]) for h in range(averaging.DRAWS)]
+    each = [[draws[h] for draws in by_score] for h in range(averaging.DRAWS)]
+    return [condition(kernel, x, y, columns, one, cheap=cheap) for one in each]
 
 
 def _report(process: ScoreProcess, found: list[Hyperparameters], bases: list[OutputBasis]) -> None:

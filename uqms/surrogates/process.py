@@ -118,12 +118,12 @@ class ScoreProcess:
 
 
 def _condition_one(
-    kernel: Kernel, x: Array, y: Array, columns: int, one: Hyperparameters, variance: float | None
+    kernel: Kernel, x: Array, y: Array, trend: Array, one: Hyperparameters, variance: float | None
 ) -> tuple[float, float, Array, Array, Array, Array, Array]:
-    n = len(x)
+    n, columns = trend.shape
     lower, jitter = factorise(correlation(kernel, x, x, one.ell), one.nugget)
     inverse = solve_triangular(lower, np.eye(n), lower=True, check_finite=False)
-    g = inverse @ trend_basis(x, columns)
+    g = inverse @ trend
     information = g.T @ g
     target = inverse @ y
     beta = np.linalg.solve(information, g.T @ target)
@@ -144,10 +144,12 @@ def condition(
     columns: int,
     found: Sequence[Hyperparameters],
     variance: Sequence[float] | None = None,
+    cheap: Float[np.ndarray, "n q"] | None = None,
 ) -> ScoreProcess:
     """Return the processes of all scores conditioned on the runs, with their trend and variance in closed form."""
+    trends = [trend_basis(x, columns, None if cheap is None else cheap[:, j]) for j in range(len(found))]
     parts = [
-        _condition_one(kernel, x, y[:, j], columns, one, None if variance is None else variance[j])
+        _condition_one(kernel, x, y[:, j], trends[j], one, None if variance is None else variance[j])
         for j, one in enumerate(found)
     ]
     stacked = [np.stack([np.asarray(part[i]) for part in parts])[None] for i in range(7)]

@@ -66,11 +66,16 @@ class Hyperparameters:
     factor: float = 1.0  # the variance over its estimate in closed form
 
 
-def trend_basis(x: Float[np.ndarray, "n d"], columns: int) -> Float[np.ndarray, "n b"]:
+def trend_basis(
+    x: Float[np.ndarray, "n d"], columns: int, cheap: Float[np.ndarray, " n"] | None = None
+) -> Float[np.ndarray, "n b"]:
     """Return the first `columns` trend functions at `x`: the constant, each input, then squares and cross products.
 
-    They are the products of pairs of (1, x_1, ..., x_d), in the order of the upper triangle of a matrix of them.
+    They are the products of pairs of (1, x_1, ..., x_d), in the order of the upper triangle of a matrix of them. The
+    values of a cheap model, if there is one, stand behind the constant.
     """
+    if cheap is not None:
+        return trend_basis(np.column_stack([cheap, x]), columns)
     extended = np.column_stack([np.ones(len(x)), x])
     first, second = (index[:columns] for index in np.triu_indices(extended.shape[1]))
     return np.ascontiguousarray(extended[:, first] * extended[:, second])

@@ -27,7 +27,7 @@ from uqms.errors import DataError, InputError
 from uqms.surrogates.gp import GaussianProcessSurrogate
 from uqms.surrogates.outputs import Decoder, Layout
 from uqms.surrogates.prediction import Mixture, mixture
-from uqms.surrogates.process import ScoreProcess, Scores, scores_at
+from uqms.surrogates.process import ScoreProcess, Scores
 
 __all__ = ["Validation", "held_out", "leave_one_out"]
 
@@ -196,7 +196,7 @@ def held_out(surrogate: GaussianProcessSurrogate, ensemble: xr.Dataset, *, rng: 
         raise DataError(f"held_out: {runs.sizes['run']} completed runs; at least two are needed.")
     observed = {name: _matching(runs, name, layout) for name, layout in surrogate.layouts.items()}
     u = np.asarray(surrogate.domain.to_unit(table.input_array(runs, surrogate.domain.names)))
-    scores = scores_at(surrogate.process, u)
+    scores = surrogate.scores(u)
     # Runs of a stochastic simulator scatter about the latent mean that is predicted, each by itself.
     noise = surrogate.process.variance * surrogate.process.nugget  # (H, q)
     variance = np.diagonal(scores.covariance, axis1=2, axis2=3).transpose(0, 2, 1) + noise[:, None, :]
