@@ -69,7 +69,7 @@ def problem(d: int, n: int, seed: int) -> Problem:
     design = uq.latin_hypercube(space, n, rng=rng)
     points = rng.random((POINTS, d))
     both = np.vstack([_inputs(design), points])
-    kappa = correlation(Matern52(), both, both, ell)[0] + 1e-10 * np.eye(n + POINTS)
+    kappa = correlation(Matern52(), both, both, ell) + 1e-10 * np.eye(n + POINTS)
     lower = np.linalg.cholesky(kappa)
     values = lower @ rng.standard_normal(n + POINTS)
     # The last block of the factor is that of the conditional covariance.

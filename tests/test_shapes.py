@@ -22,4 +22,4 @@ def test_a_wrong_shape_inside_the_package_is_an_error(outputs: object) -> None:
 
 def test_compiled_kernels_compile() -> None:
     fused = importlib.import_module("uqms.surrogates._fused")
-    assert fused.block_size(1, 1, 2, 2, 1) > 0
+    assert fused.block_size(np.array([1.0, 1.0, 2.0, 2.0, 1.0, 2.0])) > 0

@@ -64,9 +64,13 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.surrogates import GaussianProcess as GaussianProcess
     from uqms.surrogates import Matern32 as Matern32
     from uqms.surrogates import Matern52 as Matern52
+    from uqms.surrogates import Physics as Physics
+    from uqms.surrogates import Product as Product
     from uqms.surrogates import Scalar as Scalar
     from uqms.surrogates import SquaredExponential as SquaredExponential
+    from uqms.surrogates import Sum as Sum
     from uqms.surrogates import Surrogate as Surrogate
+    from uqms.surrogates import compare_surrogates as compare_surrogates
     from uqms.surrogates import from_gpytorch as from_gpytorch
     from uqms.surrogates import leave_one_out as leave_one_out
     from uqms.surrogates import load_surrogate as load_surrogate
@@ -97,12 +101,15 @@ __all__ = [
     "Normal",
     "Observations",
     "ParameterSpace",
+    "Physics",
     "Posterior",
     "Prior",
+    "Product",
     "RunStore",
     "Scalar",
     "Simulator",
     "SquaredExponential",
+    "Sum",
     "Surrogate",
     "TextTable",
     "TruncatedNormal",
@@ -111,6 +118,7 @@ __all__ = [
     "Uniform",
     "__version__",
     "as_tensor",
+    "compare_surrogates",
     "designs",
     "ensemble",
     "errors",
@@ -171,9 +179,13 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "GaussianProcess",
         "Matern32",
         "Matern52",
+        "Physics",
+        "Product",
         "Scalar",
         "SquaredExponential",
+        "Sum",
         "Surrogate",
+        "compare_surrogates",
         "from_gpytorch",
         "leave_one_out",
         "load_surrogate",

@@ -28,7 +28,7 @@ def problem(n: int = 10, d: int = 2, seed: int = 1, noise: float = 0.0) -> tuple
 def grid_posterior(x: Array, y: Array, kernel: Kernel, steps: int) -> tuple[Array, Array]:
     """Return log length scales on a grid over eight prior sd, and their posterior weights."""
     d = x.shape[1]
-    location, scale = T.prior_of(d, False)
+    location, scale = T.prior_of(kernel, d, False)
     axis = np.linspace(-4.0, 4.0, steps)
     points = location + scale * np.stack(np.meshgrid(*[axis] * d, indexing="ij"), -1).reshape(-1, d)
     logs = np.array([T.log_posterior(p, x, y, T.trend_basis(x, 1), kernel, False) for p in points])
@@ -39,7 +39,7 @@ def grid_posterior(x: Array, y: Array, kernel: Kernel, steps: int) -> tuple[Arra
 def drawn(x: Array, y: Array, kernel: Kernel, noisy: bool = False) -> list[Hyperparameters]:
     found = T.train(x, y, kernel, T.trend_basis(x, 1), noisy)
     points = averaging.sample(x, y, kernel, 1, noisy, found)
-    return averaging.draws_of(points, len(x) - 1, x.shape[1], noisy, 0)
+    return averaging.draws_of(points, len(x) - 1, noisy, 0)
 
 
 @pytest.mark.parametrize("kernel", [Matern52(), SquaredExponential()])
@@ -98,7 +98,7 @@ def test_scores_have_draws_of_their_own_and_all_is_repeatable() -> None:
     x, y = problem()
     found = T.train(x, y, Matern52(), T.trend_basis(x, 1), False)
     points = averaging.sample(x, y, Matern52(), 1, False, found)
-    first, again, other = (averaging.draws_of(points, 9, 2, False, j) for j in (0, 0, 1))
+    first, again, other = (averaging.draws_of(points, 9, False, j) for j in (0, 0, 1))
     assert all((a.ell == b.ell).all() and a.factor == b.factor for a, b in zip(first, again, strict=True))
     ell = [np.array([one.ell for one in draws]) for draws in (first, other)]
     np.testing.assert_allclose(np.sort(ell[0], axis=0), np.sort(ell[1], axis=0), rtol=1e-12)

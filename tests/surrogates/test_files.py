@@ -214,10 +214,10 @@ def test_a_truncated_file_is_a_format_error(share: float, saved: Path) -> None: 
         load_surrogate(saved)
 
 
-@pytest.mark.parametrize("version", [2, 10**6])
+@pytest.mark.parametrize("version", [3, 10**6])
 def test_a_newer_version_says_so(version: int, saved: Path) -> None:  # case 56
     forge(saved, {"version": version, "shapes": {"process.news": [3]}})
-    with pytest.raises(FormatVersionError, match=f"version {version}, this uqms reads up to 1; update uqms"):
+    with pytest.raises(FormatVersionError, match=f"version {version}, this uqms reads up to 2; update uqms"):
         load_surrogate(saved)
 
 
@@ -364,12 +364,12 @@ def test_outputs_whose_sizes_disagree_are_refused(name: str, saved: Path) -> Non
 def test_arrays_that_agree_with_each_other_but_make_no_surrogate_are_refused(saved: Path) -> None:
     held = parts(saved)
     more = {
-        "process.beta": np.zeros((1, 3, 4)),
-        "process.trend_factor": np.zeros((1, 3, 12, 4)),
-        "process.trend_root": np.zeros((1, 3, 4, 4)),
+        "process.beta": np.zeros((1, 3, 7)),
+        "process.trend_factor": np.zeros((1, 3, 12, 7)),
+        "process.trend_root": np.zeros((1, 3, 7, 7)),
     }
     for arrays, message in (
-        (more, "4 trend functions for 2 inputs"),
+        (more, "7 trend functions for 2 inputs"),
         ({"output1.basis": held["output1.basis"][:, :1]}, "3 scores, but the outputs have another number"),
         ({"more": np.zeros(2)}, "more belongs to nothing"),
         ({"output1.coord0": held["output1.coord0"][:, None]}, "coordinate hour has shape"),
@@ -414,3 +414,14 @@ def test_headers_that_describe_no_surrogate_are_refused(edit: dict[str, object],
     forge(saved, edit)
     with pytest.raises(FormatError, match="describes no surrogate|not those that its header declares"):
         load_surrogate(saved)
+
+
+def test_what_format_1_cannot_hold_is_said_to_be_format_2(tmp_path: Path) -> None:
+    at = {name: np.random.default_rng(seed).random(12) for seed, name in enumerate("ab")}
+    runs = uq.ensemble.build(at, {"y": np.sin(4.0 * at["a"]) + at["b"]})
+    fitted = uq.GaussianProcess(trend="quadratic").fit(runs)
+    fitted.save(tmp_path / "s.npz")
+    assert json.loads(parts(tmp_path / "s.npz")["header"].tobytes())["version"] == 2
+    same, points = load_surrogate(tmp_path / "s.npz"), {"a": [0.1, 0.7], "b": [0.4, 0.2]}
+    assert same.predict(points).variance.identical(fitted.predict(points).variance)
+    assert (same.process.flat() == fitted.process.flat()).all()

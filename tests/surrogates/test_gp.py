@@ -389,7 +389,7 @@ def test_a_small_range_on_a_large_offset_is_learned() -> None:  # G3
     [
         ({"kernel": "matern"}, "kernel is 'matern'"),
         ({"kernel": uq.Matern52}, r"give Matern52\(\)"),
-        ({"trend": "quadratic"}, "trend is 'quadratic'"),
+        ({"trend": "cubic"}, "trend is 'cubic'"),
         ({"noise": 0.1}, "noise is 0.1"),
         ({"hyperparameters": "mcmc"}, "hyperparameters is 'mcmc'; give 'auto', 'averaged' or 'point'"),
         ({"outputs": {"y": 3}}, "outputs holds 3"),
@@ -419,8 +419,6 @@ def test_a_linear_trend_is_used_when_there_are_runs_for_it() -> None:
         uq.ensemble.build(at, {"y": 3.0 * at["a"] - at["b"] + 0.01 * peak(at)})
     )
     assert fitted.process.beta.shape == (1, 1, 3)
-    few = uq.GaussianProcess(trend="linear").fit(both(4))
-    assert few.process.beta.shape[2] == 1
 
 
 def test_fitted_noise_is_found_and_kept_out_of_the_latent_variance() -> None:
@@ -487,3 +485,41 @@ def test_points_that_cannot_be_meant_are_refused(
 ) -> None:
     with pytest.raises(InputError, match=message):
         surrogate.predict(at)
+
+
+# -------------------------------------------------------------------------------------------------------------- trends
+def bowl(at: dict[str, Array]) -> Array:
+    return np.asarray(1.0 + 2.0 * at["a"] - 3.0 * at["b"] + 4.0 * at["a"] ** 2 - at["a"] * at["b"] + 0.5 * at["b"] ** 2)
+
+
+@pytest.mark.parametrize("hyperparameters", ["point", "averaged"])
+def test_a_quadratic_trend_extrapolates_a_quadratic(hyperparameters: str) -> None:
+    at, far = points(12), {"a": [-1.0, 2.0, 1.5], "b": [2.0, 1.5, -0.5]}
+    rng = np.random.default_rng(3)
+    runs = uq.ensemble.build(at, {"y": bowl(at) + 1e-4 * rng.standard_normal(12)})
+    fitted = uq.GaussianProcess(trend="quadratic", hyperparameters=hyperparameters).fit(runs)
+    with pytest.warns(ExtrapolationWarning):
+        prediction = fitted.predict(far)
+    truth = bowl({name: np.array(values) for name, values in far.items()})
+    assert np.abs(prediction.mean["y"] - truth).max() < 0.02
+    assert (np.abs(prediction.mean["y"] - truth) < 4.0 * prediction.sd["y"]).all()
+    draws = prediction.draws(4000, rng=1)["y"]
+    np.testing.assert_allclose(draws.std("draw"), prediction.sd["y"], rtol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("n", "trend", "given", "columns"), [(7, "quadratic", "linear", 3), (4, "linear", "constant", 1)]
+)
+def test_too_few_runs_for_the_trend_shorten_it_and_say_so(n: int, trend: str, given: str, columns: int) -> None:
+    at = points(n)
+    with pytest.warns(DesignWarning, match=f"{n} runs do not determine .* the trend is {given}.*trend='{given}'"):
+        fitted = uq.GaussianProcess(trend=trend).fit(uq.ensemble.build(at, {"y": peak(at)}))
+    assert fitted.process.beta.shape[2] == columns
+
+
+def test_an_input_of_two_levels_has_no_square() -> None:
+    at = points(20)
+    at["b"] = np.round(at["b"])
+    with pytest.warns(DesignWarning, match="the trend is linear"):
+        fitted = uq.GaussianProcess(trend="quadratic").fit(uq.ensemble.build(at, {"y": peak(at)}))
+    assert np.isfinite(fitted.predict({"a": 0.5, "b": 0.5}).sd["y"]).all()

@@ -118,9 +118,9 @@ def test_a_thousand_runs_are_solved_exactly() -> None:  # G7
     x, u, ell = rng.random((1000, 3)), rng.random((20, 3)), np.array([0.3, 0.5, 0.8])
     y = np.sin(5.0 * x[:, 0]) * x[:, 1] + x[:, 2]
     process = condition(Matern52(), x, y[:, None], 0, [Hyperparameters(ell, 1e-6, 0.0, 0.0, 0, False)], [1.7])
-    kappa = 1.7 * (correlation(Matern52(), x, x, ell)[0] + (1e-6 + process.jitter[0, 0]) * np.eye(1000))
-    lower, cross = np.linalg.cholesky(kappa), 1.7 * correlation(Matern52(), u, x, ell)[0]
+    kappa = 1.7 * (correlation(Matern52(), x, x, ell) + (1e-6 + process.jitter[0, 0]) * np.eye(1000))
+    lower, cross = np.linalg.cholesky(kappa), 1.7 * correlation(Matern52(), u, x, ell)
     scores = scores_at(process, u)
     np.testing.assert_allclose(scores.mean[0, :, 0], cross @ cho_solve((lower, True), y), rtol=1e-8)
-    expected = 1.7 * correlation(Matern52(), u, u, ell)[0] - cross @ cho_solve((lower, True), cross.T)
+    expected = 1.7 * correlation(Matern52(), u, u, ell) - cross @ cho_solve((lower, True), cross.T)
     np.testing.assert_allclose(scores.covariance[0, 0], expected, rtol=1e-8, atol=1e-8 * 1.7)

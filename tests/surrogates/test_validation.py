@@ -20,7 +20,7 @@ ELL = 0.3
 
 def drawn_function(x: np.ndarray, q: int, rng: np.random.Generator) -> np.ndarray:
     """Return q functions of the Gaussian process with unit variance and a flat mean at x (n, q)."""
-    kappa, _ = correlation(Matern52(), x, x, np.full(x.shape[1], ELL))
+    kappa = correlation(Matern52(), x, x, np.full(x.shape[1], ELL))
     lower = np.linalg.cholesky(kappa + 1e-10 * np.eye(len(x)))
     return 2.0 + lower @ rng.standard_normal((len(x), q))
 

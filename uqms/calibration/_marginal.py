@@ -306,7 +306,7 @@ def fused(block: Array, u: Array, sigma: Array, z: Array) -> tuple[float, Array,
     """
     draws, q, n, d, b = int(block[0]), int(block[1]), int(block[2]), int(block[3]), int(block[4])
     log_weight = block[6 : 6 + draws]
-    data = block[block_size(draws, q, n, d, b) :]
+    data = block[block_size(block) :]
     K = int(data[0])
     means, covariances = np.empty((draws, K, q)), np.empty((draws, q, K, K))
     kg, t, v = np.empty((draws, q, K, n)), np.empty((draws, q, K, n)), np.empty((draws, q, K, b))

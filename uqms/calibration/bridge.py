@@ -344,7 +344,7 @@ class PluggedMarginalOp(Op):  # type: ignore[misc]
         return [cotangents[0] * outputs[1], cotangents[0] * outputs[2], disconnected_type()]
 
 
-KERNEL_VERSION = 2  # raise it when a compiled kernel changes: graphs cached on disk do not look inside
+KERNEL_VERSION = 3  # raise it when a compiled kernel changes: graphs cached on disk do not look inside
 
 
 @register_funcify_default_op_cache_key(FlatScoresOp)  # type: ignore[untyped-decorator]
@@ -455,7 +455,7 @@ def as_tensor(
         output = outputs[0]
     offset, basis, truncation = surrogate.decode(output, coords)
     u = unit_inputs(surrogate.domain, theta)
-    if isinstance(surrogate, GaussianProcessSurrogate):
+    if isinstance(surrogate, GaussianProcessSurrogate) and surrogate.physics is None:
         log_weights = surrogate.process.log_weights
         means, covariances = FlatScoresOp()(pytensor.shared(surrogate.process.flat()), u)
     else:
@@ -488,7 +488,7 @@ def likelihood(surrogate: Surrogate, cells: Cells, groups: NoiseGroups, u: Any, 
     """Add the observed variable to the PyMC model in context: an observed `CustomDist` named "observations"."""
     sds = [noise[name] if isinstance(sd, Prior) else sd for name, sd in zip(groups.names, groups.sds, strict=True)]
     sigma = pt.stack([pt.as_tensor(sd, dtype="float64") for sd in sds])
-    if isinstance(surrogate, GaussianProcessSurrogate):
+    if isinstance(surrogate, GaussianProcessSurrogate) and surrogate.physics is None:
         block = pytensor.shared(
             np.concatenate([surrogate.process.select(cells.used).flat(), cells.flat()]), name="surrogate_and_data"
         )

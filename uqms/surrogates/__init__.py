@@ -1,16 +1,19 @@
 """Gaussian-process surrogates: settings, fitted values, prediction and validation."""
 
+from uqms.surrogates.comparison import Comparison, compare_surrogates
 from uqms.surrogates.convert import from_gpytorch
 from uqms.surrogates.files import load_surrogate
 from uqms.surrogates.gp import GaussianProcess, GaussianProcessSurrogate
-from uqms.surrogates.kernels import Matern32, Matern52, SquaredExponential
+from uqms.surrogates.kernels import Matern32, Matern52, Product, SquaredExponential, Sum
 from uqms.surrogates.outputs import Curve, Decoder, Layout, Scalar
+from uqms.surrogates.physics import Physics
 from uqms.surrogates.prediction import Prediction
 from uqms.surrogates.process import Scores
 from uqms.surrogates.protocol import FunctionDraws, Surrogate
 from uqms.surrogates.validation import Validation, held_out, leave_one_out
 
 __all__ = [
+    "Comparison",
     "Curve",
     "Decoder",
     "FunctionDraws",
@@ -19,12 +22,16 @@ __all__ = [
     "Layout",
     "Matern32",
     "Matern52",
+    "Physics",
     "Prediction",
+    "Product",
     "Scalar",
     "Scores",
     "SquaredExponential",
+    "Sum",
     "Surrogate",
     "Validation",
+    "compare_surrogates",
     "from_gpytorch",
     "held_out",
     "leave_one_out",

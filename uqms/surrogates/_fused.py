@@ -8,17 +8,40 @@ import numba
 import numpy as np
 
 from uqms._typing import Array
-from uqms.surrogates.kernels import FAST, correlation_of
+from uqms.surrogates.kernels import FAST, composite_of, correlation_of, layout_of
 
 __all__ = ["block_size", "forward", "reverse", "scores_flat", "scores_flat_reverse"]
 
 HEADER = 6
+SINGLE = 3  # codes below are single kernels, whose loops are kept free of the sums and products
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def block_size(draws: int, q: int, n: int, d: int, b: int) -> int:
-    """Return how many numbers the flat block of a process has."""
-    return HEADER + draws + n * d + draws * q * (d + 1 + b + 2 * n + n * n + 2 * n * b + b * b)
+def block_size(block: Array) -> int:
+    """Return how many numbers the flat block of a process has; others may stand behind it."""
+    draws, q, n, d = int(block[0]), int(block[1]), int(block[2]), int(block[3])
+    return int(HEADER + draws + n * d + draws * q * _score_size(block))
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _score_size(block: Array) -> int:
+    n, d, b, code = int(block[2]), int(block[3]), int(block[4]), int(block[5])
+    return int(_kernel_size(code, d) + 1 + b + 2 * n + n * n + 2 * n * b + b * b)
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _kernel_size(code: int, d: int) -> int:
+    if code < SINGLE:
+        return d
+    kinds, _, terms = layout_of(code)
+    return int(len(kinds) * d + terms - 1)
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _shares(relative: Array) -> Array:
+    shares = np.ones(len(relative) + 1)
+    shares[1:] = relative
+    return shares / shares.sum()
 
 
 @numba.njit(cache=True, nogil=True, fastmath=FAST)  # type: ignore[untyped-decorator]
@@ -30,10 +53,16 @@ def forward(
     code = int(block[5])
     at = HEADER + draws
     x = block[at : at + n * d].reshape(n, d)
-    at += n * d + (h * q + j) * (d + 1 + b + 2 * n + n * n + 2 * n * b + b * b)
+    at += n * d + (h * q + j) * _score_size(block)
+    size = _kernel_size(code, d)
+    kinds, terms, _ = layout_of(code)
+    parts = len(kinds)
     inverse_ell = block[at : at + d]
-    variance = block[at + d]
-    at += d + 1
+    each_inverse_ell = block[at : at + parts * d].reshape(parts, d)
+    shares = _shares(block[at + parts * d : at + size])
+    radials = np.empty(parts)
+    variance = block[at + size]
+    at += size + 1
     beta = block[at : at + b]
     target = block[at + b : at + b + n]
     at += b + 2 * n
@@ -48,6 +77,10 @@ def forward(
     for a in range(k):
         total = 0.0
         for i in range(n):
+            t[a, i] = 0.0
+            if code >= SINGLE:
+                kv[i] = variance * composite_of(kinds, terms, shares, each_inverse_ell, u[a], x[i], radials)
+                continue
             r2 = 0.0
             for c in range(d):
                 step = (u[a, c] - x[i, c]) * inverse_ell[c]
@@ -55,7 +88,6 @@ def forward(
             kappa, radial = correlation_of(code, r2)
             kv[i] = variance * kappa
             kg[a, i] = variance * radial
-            t[a, i] = 0.0
         for i in range(n):
             row = factor[i]
             s = 0.0
@@ -65,8 +97,13 @@ def forward(
             total += s * target[i]
             for m in range(i + 1):
                 t[a, m] += s * row[m]
+        first = second = -1  # of the pair whose product the trend function is; -1 is the constant 1
         for c in range(b):
-            basis = 1.0 if c == 0 else u[a, c - 1]
+            basis = (1.0 if first < 0 else u[a, first]) * (1.0 if second < 0 else u[a, second])
+            second += 1
+            if second == d:
+                first += 1
+                second = first
             total += basis * beta[c]
             rho[c] = basis
             for i in range(n):
@@ -79,12 +116,15 @@ def forward(
         mean[a] = total
     for a in range(k):
         for e in range(a + 1):
-            r2 = 0.0
-            for c in range(d):
-                step = (u[a, c] - u[e, c]) * inverse_ell[c]
-                r2 += step * step
-            kappa, _ = correlation_of(code, r2)
-            s = variance * kappa
+            if code >= SINGLE:
+                s = variance * composite_of(kinds, terms, shares, each_inverse_ell, u[a], u[e], radials)
+            else:
+                r2 = 0.0
+                for c in range(d):
+                    step = (u[a, c] - u[e, c]) * inverse_ell[c]
+                    r2 += step * step
+                kappa, _ = correlation_of(code, r2)
+                s = variance * kappa
             for i in range(n):
                 s -= w[a, i] * w[e, i]
             for c in range(b):
@@ -103,10 +143,16 @@ def reverse(
     code = int(block[5])
     at = HEADER + draws
     x = block[at : at + n * d].reshape(n, d)
-    at += n * d + (h * q + j) * (d + 1 + b + 2 * n + n * n + 2 * n * b + b * b)
+    at += n * d + (h * q + j) * _score_size(block)
+    size = _kernel_size(code, d)
+    kinds, terms, _ = layout_of(code)
+    parts = len(kinds)
     inverse_ell = block[at : at + d]
-    variance = block[at + d]
-    at += d + 1
+    each_inverse_ell = block[at : at + parts * d].reshape(parts, d)
+    shares = _shares(block[at + parts * d : at + size])
+    radials = np.empty(parts)
+    variance = block[at + size]
+    at += size + 1
     beta = block[at : at + b]
     alpha = block[at + b + n : at + b + 2 * n]
     at += b + 2 * n + n * n + n * b
@@ -128,7 +174,13 @@ def reverse(
                 k_bar[i] -= bar * t[e, i]
             for c in range(b):
                 v_bar[c] += bar * v[e, c]
-            if e != a:
+            if e != a and code >= SINGLE:
+                composite_of(kinds, terms, shares, each_inverse_ell, u[a], u[e], radials)
+                for p in range(parts):
+                    for c in range(d):
+                        step = (u[a, c] - u[e, c]) * each_inverse_ell[p, c]
+                        u_bar[a, c] += bar * variance * radials[p] * step * each_inverse_ell[p, c]
+            elif e != a:
                 r2 = 0.0
                 for c in range(d):
                     step = (u[a, c] - u[e, c]) * inverse_ell[c]
@@ -136,14 +188,30 @@ def reverse(
                 _, radial = correlation_of(code, r2)
                 for c in range(d):
                     u_bar[a, c] += bar * variance * radial * (u[a, c] - u[e, c]) * inverse_ell[c] * inverse_ell[c]
+        first = second = -1
         for m in range(b):
             rho_bar = 0.0
             for c in range(b):
                 rho_bar += root[c, m] * v_bar[c]
             for i in range(n):
                 k_bar[i] -= solved[i, m] * rho_bar
-            if m > 0:
-                u_bar[a, m - 1] += rho_bar + mean_bar[a] * beta[m]
+            rho_bar += mean_bar[a] * beta[m]
+            if first >= 0:
+                u_bar[a, first] += rho_bar * u[a, second]
+            if second >= 0:
+                u_bar[a, second] += rho_bar * (1.0 if first < 0 else u[a, first])
+            second += 1
+            if second == d:
+                first += 1
+                second = first
+        if code >= SINGLE:
+            for i in range(n):
+                composite_of(kinds, terms, shares, each_inverse_ell, u[a], x[i], radials)
+                for p in range(parts):
+                    for c in range(d):
+                        step = (u[a, c] - x[i, c]) * each_inverse_ell[p, c]
+                        u_bar[a, c] += k_bar[i] * variance * radials[p] * step * each_inverse_ell[p, c]
+            continue
         for c in range(d):
             s = 0.0
             for i in range(n):

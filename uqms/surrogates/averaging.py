@@ -3,7 +3,7 @@
 ==========  =====================================================================  =========
 symbol      meaning                                                                shape
 ==========  =====================================================================  =========
-p           log length scales, then the log nugget when it is trained              (k,)
+p           log length scales and shares, then the log nugget when it is trained   (k,)
 log pi      log posterior density of p, with trend and variance integrated out     ()
 C           covariance of the proposal, a Student t around the mode of log pi      (k, k)
 w           importance weights of all points that were tried                       (N,)
@@ -31,11 +31,10 @@ from scipy.stats import qmc
 from threadpoolctl import threadpool_limits
 
 from uqms._typing import Array
-from uqms.surrogates.kernels import Kernel, correlation
+from uqms.surrogates.kernels import Kernel, correlation, hyperparameter_count, scale_count
 from uqms.surrogates.training import (
-    ELL_BOUNDS,
-    NUGGET_BOUNDS,
     Hyperparameters,
+    bounds_of,
     factorise,
     log_posterior,
     objective,
@@ -68,13 +67,14 @@ def sample(
     columns: int,
     noisy: bool,
     found: Hyperparameters,
+    cheap: Float[np.ndarray, " n"] | None = None,
 ) -> Sample:
     """Return weighted points of the posterior of the hyperparameters, starting from the trained ones."""
     d = x.shape[1]
-    trend = trend_basis(x, columns)
-    location, scale = prior_of(d, noisy)
-    low, high = np.log(np.array([ELL_BOUNDS] * d + [NUGGET_BOUNDS] * noisy)).T
-    count = 32 * (d + 2)
+    trend = trend_basis(x, columns, cheap)
+    location, scale = prior_of(kernel, d, noisy)
+    low, high = bounds_of(kernel, d, noisy).T
+    count = 32 * (hyperparameter_count(kernel, d) + 2)
     quasi = qmc.Sobol(len(location) + 1, scramble=True, rng=0)
     points = location + scale * ndtri(_open(quasi.random(_power(count // 4))[:, :-1]))
     parts = [points]
@@ -99,7 +99,7 @@ def sample(
     return Sample(points, weights, effective)
 
 
-def draws_of(found: Sample, degrees: int, d: int, noisy: bool, order: int, count: int = DRAWS) -> list[Hyperparameters]:
+def draws_of(found: Sample, degrees: int, noisy: bool, order: int, count: int = DRAWS) -> list[Hyperparameters]:
     """Return `count` equally weighted draws; scores get them in different orders, as they are independent."""
     k = found.points.shape[1]
     # The variance is inverse chi-squared given p, whatever p is: one quantile for each draw.
@@ -114,7 +114,9 @@ def draws_of(found: Sample, degrees: int, d: int, noisy: bool, order: int, count
     p = np.column_stack([np.interp(ndtr(correlated[:, i]), levels[:, i], values[:, i]) for i in range(k)])
     factors = degrees / chdtri(degrees, 1.0 - ndtr(z[:, k]))
     return [
-        Hyperparameters(np.exp(one[:d]), math.exp(one[d]) if noisy else 0.0, 0.0, 0.0, 0, False, float(factor))
+        Hyperparameters(
+            np.exp(one[: k - noisy]), math.exp(one[-1]) if noisy else 0.0, 0.0, 0.0, 0, False, float(factor)
+        )
         for one, factor in zip(p, factors, strict=True)
     ]
 
@@ -134,14 +136,15 @@ def between_share(
     columns: int,
     noisy: bool,
     found: Hyperparameters,
+    cheap: Float[np.ndarray, " n"] | None = None,
 ) -> tuple[Array, Array]:
     """Return, of each left-out run (n,), its variance from uncertain hyperparameters, to first order, and its own.
 
     The derivative of the left-out mean comes from the same d evaluations as the curvature of the posterior.
     """
-    trend = trend_basis(x, columns)
+    trend = trend_basis(x, columns, cheap)
     p = _logarithms(found, noisy)
-    location, scale = prior_of(x.shape[1], noisy)
+    location, scale = prior_of(kernel, x.shape[1], noisy)
     with threadpool_limits(1):
         mean, variance = _left_out(p, x, y, trend, kernel, noisy)
         base = objective(p, x, y, trend, kernel, noisy)[1]
@@ -157,8 +160,8 @@ def between_share(
 
 
 def _left_out(p: Array, x: Array, y: Array, trend: Array, kernel: Kernel, noisy: bool) -> tuple[Array, Array]:
-    n, d = x.shape
-    lower, _ = factorise(correlation(kernel, x, x, np.exp(p[:d]))[0], math.exp(p[d]) if noisy else 0.0)
+    n, size = len(x), len(p) - noisy
+    lower, _ = factorise(correlation(kernel, x, x, np.exp(p[:size])), math.exp(p[size]) if noisy else 0.0)
     half = solve_triangular(lower, np.column_stack([np.eye(n), trend]), lower=True, check_finite=False)
     inverse, g = half[:, :n], half[:, n:]
     if g.shape[1]:
@@ -179,14 +182,14 @@ def _laplace(
 ) -> tuple[Array, Array]:
     """Return the mode of the density of p, and the inverse of its curvature there."""
     d = x.shape[1]
-    jacobian = np.ones(d + noisy)  # from the length scale, whose density is trained, to its log
-    jacobian[d:] = 0.0
+    jacobian = np.zeros(len(scale))  # from the length scale, whose density is trained, to its log
+    jacobian[: scale_count(kernel, d)] = 1.0
 
     def negative(p: Array) -> tuple[float, Array]:
         value, gradient = objective(p, x, y, trend, kernel, noisy)
         return value - float(jacobian @ p), gradient - jacobian
 
-    bounds = np.log(np.array([ELL_BOUNDS] * d + [NUGGET_BOUNDS] * noisy))
+    bounds = bounds_of(kernel, d, noisy)
     mode = minimize(negative, _logarithms(found, noisy), jac=True, method="L-BFGS-B", bounds=bounds).x
     base = objective(mode, x, y, trend, kernel, noisy)[1]
     steps = STEP * np.eye(len(mode))

@@ -330,7 +330,7 @@ def _process(parts: _Parts) -> ScoreProcess:
     target, inverses, factors = [], [], []
     nugget, jitter = parts.noise / parts.variance, np.zeros(q)
     for j in range(q):
-        lower, jitter[j] = _factorise(correlation(parts.kernel, parts.u, parts.u, parts.ell[j])[0], nugget[j])
+        lower, jitter[j] = _factorise(correlation(parts.kernel, parts.u, parts.u, parts.ell[j]), nugget[j])
         scale = np.sqrt(parts.variance[j])
         inverse = solve_triangular(lower, np.eye(n), lower=True, check_finite=False) / scale
         inverses.append(inverse)

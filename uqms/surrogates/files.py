@@ -28,22 +28,23 @@ from uqms.ensemble.files import atomic_path
 from uqms.errors import FormatError, FormatVersionError, InputError, IntegrityError, UnsafeFileError
 from uqms.parameters import Box
 from uqms.surrogates.gp import GaussianProcessSurrogate
-from uqms.surrogates.kernels import KINDS
+from uqms.surrogates.kernels import Product, Sum, from_code, hyperparameter_count
 from uqms.surrogates.outputs import Layout, OutputBasis
 from uqms.surrogates.process import ScoreProcess
+from uqms.surrogates.training import trend_columns
 
 __all__ = ["FORMAT", "VERSION", "load_surrogate", "save_surrogate"]
 
-FORMAT, VERSION = "uqms-surrogate", 1
+FORMAT, VERSION = "uqms-surrogate", 2
 PLAUSIBLE = 64 * 2**20  # bytes that a compressed file may claim without standing in it
 LARGEST = 16 * 2**30  # bytes; 20 scores of 2 000 runs, averaged over 16 draws, are 10 GB
 HEADER_LARGEST = 16 * 2**20
 _HEADER = "header"
-# The letters of the shapes: H draws, q scores, n runs, d inputs, b trend functions.
+# The letters of the shapes: H draws, q scores, n runs, d inputs, b trend functions, p kernel hyperparameters.
 _PROCESS = {
     "x": "nd",
     "y": "nq",
-    "ell": "Hqd",
+    "ell": "Hqp",
     "variance": "Hq",
     "nugget": "Hq",
     "jitter": "Hq",
@@ -73,12 +74,17 @@ def save_surrogate(surrogate: GaussianProcessSurrogate, path: str | os.PathLike[
     Raises
     ------
     InputError
-        When it is not a surrogate of this package.
+        When it is not a surrogate of this package, or its mean is a cheap model in Python.
     StorageError
         When the file cannot be written.
     """
     if not isinstance(surrogate, GaussianProcessSurrogate):
         raise InputError(f"save: got a {type(surrogate).__name__}; only a GaussianProcessSurrogate can be written.")
+    if surrogate.physics is not None:
+        raise InputError(
+            "save: the surrogate's mean is a cheap model in Python, which a file without code cannot hold. Save the "
+            "ensemble (uq.ensemble) and fit again: that gives the same surrogate."
+        )
     arrays = _arrays_of(surrogate)
     header = _header_of(surrogate, arrays)
     header["sha256"] = _digest(header, arrays)
@@ -106,7 +112,7 @@ def _header_of(surrogate: GaussianProcessSurrogate, arrays: Mapping[str, Array])
 
     return {
         "format": FORMAT,
-        "version": VERSION,
+        "version": _version(surrogate.process),
         "uqms": __version__,
         "kernel": surrogate.process.kernel.code,
         "domain": surrogate.domain.to_dict(),
@@ -114,6 +120,12 @@ def _header_of(surrogate: GaussianProcessSurrogate, arrays: Mapping[str, Array])
         "attrs": dict(surrogate.attrs),
         "shapes": {name: list(values.shape) for name, values in arrays.items()},
     }
+
+
+def _version(process: ScoreProcess) -> int:
+    """Return the first format version that has what the process needs, so that older readers read what they can."""
+    more = process.beta.shape[2] > 1 + process.x.shape[1] or isinstance(process.kernel, Sum | Product)
+    return 2 if more else 1
 
 
 def _digest(header: Mapping[str, Any], arrays: Mapping[str, Array]) -> str:
@@ -277,11 +289,14 @@ def _rebuild(header: Mapping[str, Any], arrays: dict[str, Array]) -> GaussianPro
         if not np.isfinite(values).all():
             raise InputError(f"{name} holds numbers that are not finite")
     box = Box.from_dict(header["domain"])
+    if type(header["kernel"]) is not int:
+        raise InputError(f"the kernel is {header['kernel']!r}")
+    kernel = from_code(header["kernel"])
     parts = {name: arrays.pop(f"process.{name}") for name in _PROCESS}
-    sizes = {"d": box.d}
+    sizes = {"d": box.d, "p": hyperparameter_count(kernel, box.d)}
     for name, letters in _PROCESS.items():
         _agree(f"process.{name}", parts[name].shape, letters, sizes)
-    if sizes["b"] > 1 + box.d:
+    if sizes["b"] > max(trend_columns(box.d).values()):
         raise InputError(f"{sizes['b']} trend functions for {box.d} inputs")
     bases = tuple(_rebuild_basis(i, output, arrays, sizes["n"]) for i, output in enumerate(header["outputs"]))
     if sum(basis.basis.shape[1] for basis in bases) != sizes["q"]:
@@ -289,7 +304,7 @@ def _rebuild(header: Mapping[str, Any], arrays: dict[str, Array]) -> GaussianPro
     if arrays:
         raise InputError(f"{sorted(arrays)[0]} belongs to nothing")
     attrs = {str(key): str(value) for key, value in header["attrs"].items()}
-    process = ScoreProcess(kernel=KINDS[header["kernel"]], **parts)
+    process = ScoreProcess(kernel=kernel, **parts)
     return GaussianProcessSurrogate(box, process, bases, MappingProxyType(attrs))
 
 

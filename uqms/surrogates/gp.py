@@ -5,6 +5,7 @@ import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, final
@@ -29,12 +30,13 @@ from uqms.errors import (
 from uqms.parameters import Box
 from uqms.surrogates import averaging
 from uqms.surrogates._fused import scores_flat_reverse
-from uqms.surrogates.kernels import Kernel, Matern52
+from uqms.surrogates.kernels import Kernel, Matern52, Product, Sum, hyperparameter_count, name_of
 from uqms.surrogates.outputs import Curve, Decoder, Layout, OutputBasis, Scalar, fit_curve, fit_scalar
+from uqms.surrogates.physics import Physics, lifted
 from uqms.surrogates.pointwise import mean_at, mean_reverse
 from uqms.surrogates.prediction import Prediction, named_points
 from uqms.surrogates.process import ScoreProcess, Scores, average, condition, draw_at, scores_at
-from uqms.surrogates.training import SUBSET, Hyperparameters, subset, train, trend_basis
+from uqms.surrogates.training import SUBSET, Hyperparameters, subset, train, trend_basis, trend_columns
 
 __all__ = ["GaussianProcess", "GaussianProcessSurrogate"]
 
@@ -57,9 +59,14 @@ class GaussianProcess:
     Parameters
     ----------
     kernel
-        `Matern52()` (default), `Matern32()` or `SquaredExponential()`, one length scale an input.
+        `Matern52()` (default), `Matern32()` or `SquaredExponential()`, one length scale an input; or a sum or product
+        such as `SquaredExponential() + Matern52()`, whose parts have their own length scales and variance shares.
     trend
-        Mean function: "constant" (default) or "linear" in the unit cube's inputs; its uncertainty is carried.
+        Mean function: "constant" (default), "linear" or "quadratic" (squares and cross products too) in the unit cube's
+        inputs; its uncertainty is carried. With too few runs for its coefficients the next shorter one is taken.
+    mean
+        A cheap model of the same outputs, `Physics(function)`: the runs teach its scale and the difference. The trend,
+        "constant" or "linear", is added to it.
     noise
         "none" for a deterministic simulator (a tiny jitter that grows only when needed), "fitted" for a stochastic one
         whose outputs are all scalars: of a curve, the truncation and interpolation errors would absorb the noise.
@@ -92,16 +99,24 @@ class GaussianProcess:
     """
 
     kernel: Kernel = field(default_factory=Matern52)
-    trend: Literal["constant", "linear"] = "constant"
+    trend: Literal["constant", "linear", "quadratic"] = "constant"
     noise: Literal["none", "fitted"] = "none"
     hyperparameters: Literal["auto", "averaged", "point"] = "auto"
     outputs: Mapping[str, Curve | Scalar] = field(default_factory=dict)
+    mean: Physics | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.kernel, Kernel):
-            raise InputError(f"kernel is {self.kernel!r}; give Matern52(), Matern32() or SquaredExponential().")
-        if self.trend not in ("constant", "linear"):
-            raise InputError(f"trend is {self.trend!r}; give 'constant' or 'linear'.")
+            raise InputError(
+                f"kernel is {self.kernel!r}; give Matern52(), Matern32() or SquaredExponential(), or a sum or product "
+                "of them."
+            )
+        if self.trend not in ("constant", "linear", "quadratic"):
+            raise InputError(f"trend is {self.trend!r}; give 'constant', 'linear' or 'quadratic'.")
+        if self.mean is not None and not isinstance(self.mean, Physics):
+            raise InputError(f"mean is {self.mean!r}; give Physics(function), or choose a trend.")
+        if self.mean is not None and self.trend == "quadratic":
+            raise InputError("A cheap model takes a 'constant' or 'linear' trend beside it, not a 'quadratic' one.")
         settings = list(self.outputs.values()) if isinstance(self.outputs, Mapping) else [self.outputs]
         for value in settings:
             if not isinstance(value, Curve | Scalar):
@@ -132,6 +147,11 @@ class GaussianProcess:
             NaN, or the same input with different outputs while noise="none".
         DesignError
             Fewer than d + 2 different runs.
+
+        Warns
+        -----
+        DesignWarning
+            When the runs do not determine the coefficients of the trend, and a shorter one is taken.
         """
         table.check(ensemble)
         runs = table.completed(ensemble)
@@ -154,31 +174,44 @@ class GaussianProcess:
             bases.append(basis)
             scores.append(values)
         y = np.hstack(scores)
-        columns = 1 if self.trend == "constant" else 1 + box.d
-        columns = columns if len(x) > columns + 1 else 1
-        draws = self._hyperparameters(x, y, columns, bases)
-        process = average([condition(self.kernel, x, y, columns, one) for one in draws])
+        cheap = None if self.mean is None else self.mean.scores(box, bases, x)
+        columns = _columns(self.trend, x) + (cheap is not None)
+        if cheap is not None:
+            _check_cheap([trend_basis(x, columns, cheap[:, j]) for j in range(y.shape[1])], bases)
+        draws = self._hyperparameters(x, y, columns, bases, cheap)
+        process = average([condition(self.kernel, x, y, columns, one, cheap=cheap) for one in draws])
         _report(process, draws[0], bases)
         attrs = {key: str(runs.attrs[key]) for key in ("space", "simulator", "design") if key in runs.attrs}
         attrs |= {"runs_left_out": str(left_out), "noise": self.noise}
-        return GaussianProcessSurrogate(box, process, tuple(bases), MappingProxyType(attrs))
+        return GaussianProcessSurrogate(box, process, tuple(bases), MappingProxyType(attrs), self.mean)
 
     def _hyperparameters(
-        self, x: Array, y: Array, columns: int, bases: list[OutputBasis]
+        self, x: Array, y: Array, columns: int, bases: list[OutputBasis], cheap: Array | None
     ) -> list[list[Hyperparameters]]:
-        """Return those of every score, once or as draws; the order of runs and inputs does not change a bit of them."""
+        """Return those of every score, once or as draws; the order of runs and inputs changes them by rounding only."""
         noisy = self.noise == "fitted"
         rows, inputs = _canonical(x, y)
-        x, y = x[np.ix_(rows, inputs)], y[rows]
-        found = [_train_one(x, y[:, j], self.kernel, columns, noisy) for j in range(y.shape[1])]
+        if isinstance(self.kernel, Product | Sum):  # whose length scales are several an input
+            inputs = np.arange(x.shape[1])
+        x, y, cheap = x[np.ix_(rows, inputs)], y[rows], None if cheap is None else cheap[rows]
+        trends = [trend_basis(x, columns, *_of_score(cheap, j)) for j in range(y.shape[1])]
+        found = [_train_one(x, y[:, j], self.kernel, trends[j], noisy) for j in range(y.shape[1])]
         draws = [found]
-        if self._averages(x, y, columns, found, bases):
-            draws = _draws(x, y, self.kernel, columns, noisy, found)
+        if self._averages(x, y, columns, found, bases, cheap):
+            draws = _draws(x, y, self.kernel, columns, noisy, found, cheap)
+        if isinstance(self.kernel, Product | Sum):
+            return draws
         back = np.argsort(inputs)
         return [[replace(one, ell=one.ell[back]) for one in scores] for scores in draws]
 
     def _averages(
-        self, x: Array, y: Array, columns: int, found: list[Hyperparameters], bases: list[OutputBasis]
+        self,
+        x: Array,
+        y: Array,
+        columns: int,
+        found: list[Hyperparameters],
+        bases: list[OutputBasis],
+        cheap: Array | None,
     ) -> bool:
         """Decide whether hyperparameters are averaged."""
         n, d = x.shape
@@ -187,16 +220,28 @@ class GaussianProcess:
         if averaging.DRAWS * y.shape[1] * n * n * 8 > LARGEST:
             return False
         # Fewer runs leave more open: when it does not matter with some of them, it does not with all.
-        some = n >= 2 * SUBSET and not self._matters(x[subset(n)], y[subset(n)], columns, found, bases)
-        return not some and self._matters(x, y, columns, found, bases)
+        if n >= 2 * SUBSET:
+            rows = subset(n)
+            few = None if cheap is None else cheap[rows]
+            if not self._matters(x[rows], y[rows], columns, found, bases, few):
+                return False
+        return self._matters(x, y, columns, found, bases, cheap)
 
     def _matters(
-        self, x: Array, y: Array, columns: int, found: list[Hyperparameters], bases: list[OutputBasis]
+        self,
+        x: Array,
+        y: Array,
+        columns: int,
+        found: list[Hyperparameters],
+        bases: list[OutputBasis],
+        cheap: Array | None,
     ) -> bool:
         """Tell whether uncertain hyperparameters make more than `BETWEEN` of the variance of left-out runs."""
         noisy, none = self.noise == "fitted", np.zeros((2, len(x)))
         parts = [
-            averaging.between_share(x, y[:, j], self.kernel, columns, noisy, one) if y[:, j].any() else none
+            averaging.between_share(x, y[:, j], self.kernel, columns, noisy, one, *_of_score(cheap, j))
+            if y[:, j].any()
+            else none
             for j, one in enumerate(found)
         ]
         between, own = np.stack([p[0] for p in parts], axis=1), np.stack([p[1] for p in parts], axis=1)
@@ -227,12 +272,30 @@ class GaussianProcessSurrogate:
         One basis an output.
     attrs
         Where it came from: space, design and simulator as JSON.
+    physics
+        The cheap model that is part of the mean, if there is one.
     """
 
     domain: Box
     process: ScoreProcess
     bases: tuple[OutputBasis, ...]
     attrs: Mapping[str, str] = field(default_factory=dict)
+    physics: Physics | None = None
+
+    @cached_property
+    def _lifted(self) -> list[ScoreProcess]:
+        return [lifted(self.process, j) for j in range(self.process.q)]
+
+    def _scores_at(self, u: Array, diagonal: bool = False) -> Scores:
+        if self.physics is None:
+            return scores_at(self.process, u, diagonal)
+        c = self.physics.scores(self.domain, self.bases, u.reshape(-1, self.domain.d)).reshape(*u.shape[:-1], -1)
+        parts = [
+            scores_at(one, np.concatenate([c[..., j : j + 1], u], axis=-1), diagonal)
+            for j, one in enumerate(self._lifted)
+        ]
+        covariance = np.concatenate([part.covariance for part in parts], axis=-2 if diagonal else -3)
+        return Scores(np.concatenate([part.mean for part in parts], axis=-1), covariance, self.process.log_weights)
 
     @property
     def layouts(self) -> Mapping[str, Layout]:
@@ -271,17 +334,30 @@ class GaussianProcessSurrogate:
         left = self.attrs.get("runs_left_out", "0")
         return (
             f"<GaussianProcessSurrogate: {self.runs} runs ({left} left out) of {', '.join(self.domain.names)} → "
-            f"{outputs}; {type(self.process.kernel).__name__}{estimated}>"
+            f"{outputs}; {name_of(self.process.kernel)}{estimated}>"
         )
 
     def scores(self, u: Array) -> Scores:
         """Return mean (H, ..., k, q) and covariance between inputs (H, ..., q, k, k) at `u` (..., k, d)."""
-        return scores_at(self.process, np.asarray(u, dtype=np.float64))
+        return self._scores_at(np.asarray(u, dtype=np.float64))
 
     def scores_reverse(self, u: Array, mean_bar: Array, covariance_bar: Array) -> Array:
         """Return the derivative (k, d) of sum(mean * mean_bar) + sum(covariance * covariance_bar) at `u` (k, d)."""
-        block = self.process.flat()
-        return np.asarray(scores_flat_reverse(block, np.ascontiguousarray(u), mean_bar, covariance_bar))
+        u = np.ascontiguousarray(u, dtype=np.float64)
+        if self.physics is None:
+            return np.asarray(scores_flat_reverse(self.process.flat(), u, mean_bar, covariance_bar))
+        c = self.physics.scores(self.domain, self.bases, u)
+        bars = [
+            scores_flat_reverse(
+                one.flat(),
+                np.column_stack([c[:, j], u]),
+                np.ascontiguousarray(mean_bar[..., j : j + 1]),
+                np.ascontiguousarray(covariance_bar[:, j : j + 1]),
+            )
+            for j, one in enumerate(self._lifted)
+        ]
+        of_c = np.column_stack([bar[:, 0] for bar in bars])
+        return np.asarray(sum(bar[:, 1:] for bar in bars) + self.physics.pull_back(self.domain, self.bases, u, of_c))
 
     def decode(self, output: str, coords: Mapping[str, ArrayLike] | None = None) -> Decoder:
         """Return the rows of an output at pointwise coordinates (all simulated ones when None).
@@ -334,7 +410,7 @@ class GaussianProcessSurrogate:
                 stacklevel=2,
             )
         u = np.asarray(self.domain.to_unit(x))
-        return Prediction(self, u, scores_at(self.process, u, diagonal=True), inside)
+        return Prediction(self, u, self._scores_at(u, diagonal=True), inside)
 
     def evaluate(self, point: Mapping[str, float]) -> dict[str, Array]:
         """Return the mean of every output at one point, as a simulator would return its outputs.
@@ -398,7 +474,7 @@ class GaussianProcessSurrogate:
         points = qmc.Sobol(self.domain.d, scramble=False).random(anchors) if anchors else np.zeros((0, self.domain.d))
         h = generator.choice(process.draws, size=n, p=np.exp(process.log_weights - _log_total(process.log_weights)))
         xi = generator.standard_normal((n, process.q, process.beta.shape[2]))
-        return GaussianFunctionDraws(process, points, h, xi, int(generator.integers(2**63)))
+        return GaussianFunctionDraws(self, points, h, xi, int(generator.integers(2**63)))
 
     def save(self, path: str | Path) -> None:
         """Write the surrogate to one .npz file of arrays and JSON (no pickle); `load_surrogate` reads it."""
@@ -412,7 +488,7 @@ class GaussianProcessSurrogate:
 class GaussianFunctionDraws:
     """Draws of the whole function; calling evaluates every draw at inputs `u` (k, d) to (draws, k, q)."""
 
-    process: ScoreProcess
+    surrogate: GaussianProcessSurrogate
     anchors: Array  # (a, d)
     hyperparameters: Ints  # (draws,)
     xi: Array  # (draws, q, b), standard normals of the trend
@@ -421,14 +497,19 @@ class GaussianFunctionDraws:
     def __call__(self, u: Array) -> Array:
         """Return the scores (draws, k, q); the same call gives the same numbers."""
         points = np.vstack([self.anchors, np.asarray(u, dtype=np.float64)])
+        process, physics = self.surrogate.process, self.surrogate.physics
         n, a, k = len(self.xi), len(self.anchors), len(points) - len(self.anchors)
-        out = np.empty((n, k, self.process.q))
-        for j in range(self.process.q):
+        out = np.empty((n, k, process.q))
+        c = None if physics is None else physics.scores(self.surrogate.domain, self.surrogate.bases, points)
+        for j in range(process.q):
             parts = [np.random.default_rng([self.seed, j, i]).standard_normal((n, m)) for i, m in enumerate((a, k))]
             z = np.hstack(parts)
+            one, at, i = (process, points, j)
+            if c is not None:
+                one, at, i = self.surrogate._lifted[j], np.column_stack([c[:, j], points]), 0
             for h in np.unique(self.hyperparameters):
                 rows = self.hyperparameters == h
-                out[rows, :, j] = draw_at(self.process, int(h), j, points, z[rows], self.xi[rows, j], a)
+                out[rows, :, j] = draw_at(one, int(h), i, at, z[rows], self.xi[rows, j], a)
         return out
 
 
@@ -492,6 +573,26 @@ def _inputs(runs: xr.Dataset) -> tuple[Box, Array]:
             stacklevel=3,
         )
     return box, x
+
+
+def _columns(trend: str, x: Array) -> int:
+    """Return the number of trend functions: those that were asked for, or of the longest trend that runs determine."""
+    counts = trend_columns(x.shape[1])
+    asked = counts[trend]
+    for kind, columns in reversed(counts.items()):
+        if columns > asked:
+            continue
+        if columns == 1 or (len(x) > columns + 1 and np.linalg.matrix_rank(trend_basis(x, columns)) == columns):
+            if kind != trend:
+                warnings.warn(
+                    f"{len(x)} runs do not determine the {asked} coefficients of a {trend} trend (at least {asked + 2} "
+                    f"runs that vary in every input are needed); the trend is {kind}. Run more points, or ask for "
+                    f"trend={kind!r}.",
+                    DesignWarning,
+                    stacklevel=3,
+                )
+            break
+    return columns
 
 
 def _merge_duplicates(runs: xr.Dataset, x: Array, names: tuple[str, ...], noisy: bool) -> tuple[xr.Dataset, Array]:
@@ -573,14 +674,35 @@ def _canonical(x: Array, y: Array) -> tuple[Ints, Ints]:
     return np.lexsort(x[:, inputs[::-1]].T), inputs
 
 
-def _train_one(x: Array, y: Array, kernel: Kernel, columns: int, noisy: bool) -> Hyperparameters:
+def _of_score(cheap: Array | None, j: int) -> tuple[Array, ...]:
+    return () if cheap is None else (cheap[:, j],)
+
+
+def _check_cheap(trends: list[Array], bases: list[OutputBasis]) -> None:
+    names = [basis.name for basis in bases for _ in range(basis.basis.shape[1])]
+    for name, trend in zip(names, trends, strict=True):
+        if len(trend) <= trend.shape[1] + 1 or np.linalg.matrix_rank(trend) < trend.shape[1]:
+            raise DataError(
+                f"The scale of the cheap model of {name!r} cannot be found from {len(trend)} runs: it, or the output, "
+                "is constant over the runs or no more than the trend, or the runs are too few. Leave the output or "
+                "the cheap model out, or run more points."
+            )
+
+
+def _train_one(x: Array, y: Array, kernel: Kernel, trend: Array, noisy: bool) -> Hyperparameters:
     if not y.any():  # a constant output: its basis is zero, so only finite numbers are needed
-        return Hyperparameters(np.ones(x.shape[1]), 0.0, 1e-12, 0.0, 0, False)
-    return train(x, y, kernel, trend_basis(x, columns), noisy)
+        return Hyperparameters(np.ones(hyperparameter_count(kernel, x.shape[1])), 0.0, 1e-12, 0.0, 0, False)
+    return train(x, y, kernel, trend, noisy)
 
 
 def _draws(
-    x: Array, y: Array, kernel: Kernel, columns: int, noisy: bool, found: list[Hyperparameters]
+    x: Array,
+    y: Array,
+    kernel: Kernel,
+    columns: int,
+    noisy: bool,
+    found: list[Hyperparameters],
+    cheap: Array | None,
 ) -> list[list[Hyperparameters]]:
     """Return draws of the hyperparameters of all scores."""
     by_score = []
@@ -588,8 +710,8 @@ def _draws(
         if not y[:, j].any():
             by_score.append([one] * averaging.DRAWS)
             continue
-        points = averaging.sample(x, y[:, j], kernel, columns, noisy, one)
-        by_score.append(averaging.draws_of(points, len(x) - columns, x.shape[1], noisy, j))
+        points = averaging.sample(x, y[:, j], kernel, columns, noisy, one, *_of_score(cheap, j))
+        by_score.append(averaging.draws_of(points, len(x) - columns, noisy, j))
     return [list(scores) for scores in zip(*by_score, strict=True)]
 
 

@@ -28,7 +28,7 @@ from scipy.linalg import solve_triangular
 from scipy.linalg.blas import dtrmm
 
 from uqms._typing import Array, Ints
-from uqms.surrogates.kernels import KINDS, Kernel, correlation
+from uqms.surrogates.kernels import Kernel, correlation, correlation_within, scale_count
 from uqms.surrogates.training import JITTER_FIRST, Hyperparameters, factorise, trend_basis
 
 __all__ = ["ScoreProcess", "Scores", "average", "condition", "draw_at", "scores_at"]
@@ -63,7 +63,7 @@ class ScoreProcess:
     kernel: Kernel
     x: Array  # (n, d)
     y: Array  # (n, q)
-    ell: Array  # (H, q, d)
+    ell: Array  # (H, q, p), see `kernels`; p = d for a single kernel
     variance: Array  # (H, q)
     nugget: Array  # (H, q), relative to the variance
     jitter: Array  # (H, q), relative to the variance
@@ -100,14 +100,15 @@ class ScoreProcess:
     def flat(self) -> Array:
         """Return everything that prediction needs as one block of numbers, in the order that `_fused` reads."""
         n, d = self.x.shape
-        b = self.beta.shape[2]
+        b, scales = self.beta.shape[2], scale_count(self.kernel, d)
         parts = [np.array([self.draws, self.q, n, d, b, self.kernel.code], dtype=np.float64), self.log_weights]
         parts.append(self.x.ravel())
         for h in range(self.draws):
             for j in range(self.q):
                 g = self.trend_factor[h, j]
                 parts += [
-                    1.0 / self.ell[h, j],
+                    1.0 / self.ell[h, j, :scales],
+                    self.ell[h, j, scales:],
                     self.variance[h, j : j + 1],
                     self.beta[h, j],
                     self.target[h, j],
@@ -121,12 +122,12 @@ class ScoreProcess:
 
 
 def _condition_one(
-    kernel: Kernel, x: Array, y: Array, columns: int, one: Hyperparameters, variance: float | None
+    kernel: Kernel, x: Array, y: Array, trend: Array, one: Hyperparameters, variance: float | None
 ) -> tuple[float, float, Array, Array, Array, Array, Array]:
-    n = len(x)
-    lower, jitter = factorise(correlation(kernel, x, x, one.ell)[0], one.nugget)
+    n, columns = trend.shape
+    lower, jitter = factorise(correlation(kernel, x, x, one.ell), one.nugget)
     inverse = solve_triangular(lower, np.eye(n), lower=True, check_finite=False)
-    g = inverse @ trend_basis(x, columns)
+    g = inverse @ trend
     information = g.T @ g
     target = inverse @ y
     beta = np.linalg.solve(information, g.T @ target)
@@ -147,10 +148,12 @@ def condition(
     columns: int,
     found: Sequence[Hyperparameters],
     variance: Sequence[float] | None = None,
+    cheap: Float[np.ndarray, "n q"] | None = None,
 ) -> ScoreProcess:
     """Return the processes of all scores conditioned on the runs, with their trend and variance in closed form."""
+    trends = [trend_basis(x, columns, None if cheap is None else cheap[:, j]) for j in range(len(found))]
     parts = [
-        _condition_one(kernel, x, y[:, j], columns, one, None if variance is None else variance[j])
+        _condition_one(kernel, x, y[:, j], trends[j], one, None if variance is None else variance[j])
         for j, one in enumerate(found)
     ]
     stacked = [np.stack([np.asarray(part[i]) for part in parts])[None] for i in range(7)]
@@ -198,7 +201,7 @@ def scores_at(process: ScoreProcess, u: Float[np.ndarray, "*batch k d"], diagona
                 centre, values = _marginal(process, i, j, rows)
                 covariance[i, :, j] = values.reshape(s, k)
             else:
-                kappa, _ = correlation(process.kernel, rows, process.x, process.ell[i, j])
+                kappa = correlation(process.kernel, rows, process.x, process.ell[i, j])
                 centre, w, v = _rows(process, i, j, rows, kappa)
                 covariance[i, :, j] = _joint(process, i, j, rows.reshape(s, k, d), w, v)
             mean[i, :, :, j] = centre.reshape(s, k)
@@ -215,7 +218,7 @@ def _marginal(process: ScoreProcess, h: int, j: int, u: Array) -> tuple[Array, A
     size = max(16, CACHED // len(process.x))
     for start in range(0, len(u), size):
         block = slice(start, start + size)
-        kappa, _ = correlation(process.kernel, u[block], process.x, process.ell[h, j])
+        kappa = correlation(process.kernel, u[block], process.x, process.ell[h, j])
         mean[block], w, v = _rows(process, h, j, u[block], kappa)
         variance[block] = process.variance[h, j] - np.einsum("ij,ij->i", w, w) + np.einsum("ij,ij->i", v, v)
     return mean, np.maximum(variance, 0.0)
@@ -238,7 +241,7 @@ def draw_at(
     """
     n, rest = len(process.x), len(process.x) + anchors
     points = np.vstack([process.x, u])
-    kappa = correlation(process.kernel, points, points, process.ell[h, j])[0]
+    kappa = correlation(process.kernel, points, points, process.ell[h, j])
     mean, _, v = _rows(process, h, j, u[anchors:], kappa[rest:, :n])
     kappa[np.arange(n), np.arange(n)] += process.nugget[h, j] + process.jitter[h, j] - JITTER_FIRST
     lower, _ = factorise(kappa, 0.0)
@@ -257,20 +260,9 @@ def _rows(process: ScoreProcess, h: int, j: int, u: Array, kappa: Array) -> tupl
 
 def _joint(process: ScoreProcess, h: int, j: int, u: Array, w: Array, v: Array) -> Array:
     s, k, _ = u.shape
-    scaled = u / process.ell[h, j]
-    if s == 1:
-        prior = correlation(process.kernel, u[0], u[0], process.ell[h, j])[0][None]
-    else:
-        r2 = np.sum((scaled[:, :, None, :] - scaled[:, None, :, :]) ** 2, axis=-1)
-        prior = _radial(process.kernel.code, r2)
+    prior = correlation_within(process.kernel, u, process.ell[h, j])
     w, v = w.reshape(s, k, -1), v.reshape(s, k, -1)
     joint = process.variance[h, j] * prior - w @ w.transpose(0, 2, 1) + v @ v.transpose(0, 2, 1)
     index = np.arange(k)
     joint[:, index, index] = np.maximum(joint[:, index, index], 0.0)
     return np.asarray(joint)
-
-
-def _radial(code: int, r2: Array) -> Array:
-    """Correlation of squared scaled distances of any shape."""
-    flat = np.sqrt(r2).reshape(-1, 1)
-    return correlation(KINDS[code], flat, np.zeros((1, 1)), np.ones(1))[0].reshape(r2.shape)

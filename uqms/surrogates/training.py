@@ -4,7 +4,7 @@
 symbol      meaning                                                     shape
 ==========  ==========================================================  =========
 x, y        training inputs in the unit cube, one centred, scaled score (n, d), (n,)
-F           trend basis: ones, and the inputs when the trend is linear  (n, b)
+F           trend basis: ones, then the inputs, then their products     (n, b)
 K           correlation + (jitter + nugget) I                           (n, n)
 beta        generalised least squares: (F' K^-1 F)^-1 F' K^-1 y         (b,)
 s2          variance: residual' K^-1 residual / (n - b)                 ()
@@ -28,10 +28,11 @@ from threadpoolctl import threadpool_limits
 
 from uqms._typing import Array, Ints
 from uqms.errors import FitError
-from uqms.surrogates.kernels import Kernel, correlation
+from uqms.surrogates.kernels import Kernel, correlation, correlation_slopes, hyperparameter_count, scale_count
 
 __all__ = [
     "Hyperparameters",
+    "bounds_of",
     "factorise",
     "log_posterior",
     "marginal_log_likelihood",
@@ -40,12 +41,15 @@ __all__ = [
     "subset",
     "train",
     "trend_basis",
+    "trend_columns",
 ]
 
 LOG_TWO_PI = math.log(2.0 * math.pi)
 JITTER_FIRST, JITTER_LAST = 1e-12, 1e-6
 ELL_BOUNDS = (1e-2, 1e3)
 NUGGET_BOUNDS = (1e-8, 1e2)
+SHARE_BOUNDS = (1e-6, 1e6)  # of a term of a sum, over that of the first
+APART = 4.0
 STARTS, STARTS_MORE, START_TOLERANCE = 2, 8, 0.1
 SUBSET = 200  # runs on which starts are compared when there are at least twice as many
 
@@ -55,7 +59,7 @@ SUBSET = 200  # runs on which starts are compared when there are at least twice 
 class Hyperparameters:
     """What training found for one score, and how it went."""
 
-    ell: Array
+    ell: Array  # (p,), see `kernels`
     nugget: float
     jitter: float
     objective: float
@@ -64,9 +68,24 @@ class Hyperparameters:
     factor: float = 1.0  # the variance over its estimate in closed form
 
 
-def trend_basis(x: Float[np.ndarray, "n d"], columns: int) -> Float[np.ndarray, "n b"]:
-    """Return the first `columns` trend functions at `x`: none, the constant, or the constant and each input."""
-    return np.column_stack([np.ones(len(x)), x])[:, :columns]
+def trend_basis(
+    x: Float[np.ndarray, "n d"], columns: int, cheap: Float[np.ndarray, " n"] | None = None
+) -> Float[np.ndarray, "n b"]:
+    """Return the first `columns` trend functions at `x`: the constant, each input, then squares and cross products.
+
+    They are the products of pairs of (1, x_1, ..., x_d), in the order of the upper triangle of a matrix of them. The
+    values of a cheap model, if there is one, stand behind the constant.
+    """
+    if cheap is not None:
+        return trend_basis(np.column_stack([cheap, x]), columns)
+    extended = np.column_stack([np.ones(len(x)), x])
+    first, second = (index[:columns] for index in np.triu_indices(extended.shape[1]))
+    return np.ascontiguousarray(extended[:, first] * extended[:, second])
+
+
+def trend_columns(d: int) -> dict[str, int]:
+    """Return the number of trend functions of each kind of trend, the shortest first."""
+    return {"constant": 1, "linear": 1 + d, "quadratic": (d + 1) * (d + 2) // 2}
 
 
 def factorise(correlation_matrix: Float[np.ndarray, "n n"], nugget: float) -> tuple[Float[np.ndarray, "n n"], float]:
@@ -92,30 +111,39 @@ def factorise(correlation_matrix: Float[np.ndarray, "n n"], nugget: float) -> tu
     )
 
 
-def prior_of(d: int, noisy: bool) -> tuple[Array, Array]:
-    """Return location and scale of the normal priors of the log length scales, and of the log nugget if it is trained.
+def prior_of(kernel: Kernel, d: int, noisy: bool) -> tuple[Array, Array]:
+    """Return location and scale of the normal priors of log length scales, log shares and, if trained, log nugget.
 
     Their medians are 0.75 sqrt(d), so that the runs' distances, which grow with the dimension, keep their meaning, and
     0.01. Widths and medians were chosen by coverage and log score on functions from known processes in 2 and 5 inputs.
+    Shares of a sum's terms have the median of that of the first.
     """
-    location = np.full(d + noisy, math.log(0.75) + 0.5 * math.log(d))
-    scale = np.full(d + noisy, 1.3)
+    scales, size = scale_count(kernel, d), hyperparameter_count(kernel, d)
+    location = np.full(size + noisy, math.log(0.75) + 0.5 * math.log(d))
+    scale = np.full(size + noisy, 1.3)
+    location[scales:], scale[scales:] = 0.0, 2.0
     if noisy:
-        location[d], scale[d] = math.log(1e-2), 3.0
+        location[size], scale[size] = math.log(1e-2), 3.0
     return location, scale
 
 
-def _log_prior(parameters: Array, noisy: bool) -> tuple[float, Array]:
+def bounds_of(kernel: Kernel, d: int, noisy: bool) -> Array:
+    """Return lower and upper bounds of the logarithms, shape (p, 2)."""
+    scales, size = scale_count(kernel, d), hyperparameter_count(kernel, d)
+    return np.log(np.array([ELL_BOUNDS] * scales + [SHARE_BOUNDS] * (size - scales) + [NUGGET_BOUNDS] * noisy))
+
+
+def _log_prior(parameters: Array, kernel: Kernel, d: int, noisy: bool) -> tuple[float, Array]:
     """Return log density, up to a constant, and gradient of the hyperparameters' priors by their logarithms.
 
     The density is that of the length scale itself, so its mode lies below its median, and of the log nugget.
     """
-    d = len(parameters) - noisy
-    location, scale = prior_of(d, noisy)
+    scales = scale_count(kernel, d)
+    location, scale = prior_of(kernel, d, noisy)
     z = (parameters - location) / scale
     gradient = -z / scale
-    gradient[:d] -= 1.0
-    return float(-0.5 * np.sum(z * z) - np.sum(parameters[:d])), gradient
+    gradient[:scales] -= 1.0
+    return float(-0.5 * np.sum(z * z) - np.sum(parameters[:scales])), gradient
 
 
 def _solve(lower: Array, right: Array) -> Array:
@@ -126,9 +154,9 @@ def objective(parameters: Array, x: Array, y: Array, trend: Array, kernel: Kerne
     """Return the negative log posterior of (log ell, log nugget) and its gradient."""
     n, d = x.shape
     b = trend.shape[1]
-    log_ell = parameters[:d]
-    nugget = math.exp(parameters[d]) if noisy else 0.0
-    kappa, g = correlation(kernel, x, x, np.exp(log_ell))
+    size = len(parameters) - noisy
+    nugget = math.exp(parameters[size]) if noisy else 0.0
+    kappa, g, by_share = correlation_slopes(kernel, x, x, np.exp(parameters[:size]))
     lower, _ = factorise(kappa, nugget)
     inverse, _ = lapack.dpotri(lower, lower=1)
     inverse = np.tril(inverse) + np.tril(inverse, -1).T
@@ -143,14 +171,16 @@ def objective(parameters: Array, x: Array, y: Array, trend: Array, kernel: Kerne
     value = -0.5 * (degrees * math.log(squares / degrees) + log_det + log_det_trend)
     # d value / d K = (w w' / s2 - Q) / 2, with Q the projected inverse; chain rule through each r² in one product.
     adjoint = 0.5 * (np.outer(weights, weights) * (degrees / squares) - projected)
-    pairs = adjoint * g
-    inverse_square = np.exp(-2.0 * log_ell)
-    rows = pairs.sum(axis=1)
-    spread = 2.0 * (rows @ (x * x) - np.sum(x * (pairs @ x), axis=0))
-    prior, gradient = _log_prior(parameters, noisy)
-    gradient[:d] -= spread * inverse_square
+    prior, gradient = _log_prior(parameters, kernel, d, noisy)
+    for part, slope in enumerate(g):
+        pairs = adjoint * slope
+        spread = 2.0 * (pairs.sum(axis=1) @ (x * x) - np.sum(x * (pairs @ x), axis=0))
+        columns = slice(part * d, (part + 1) * d)
+        gradient[columns] -= spread * np.exp(-2.0 * parameters[columns])
+    for i, slope in enumerate(by_share):
+        gradient[len(g) * d + i] += float(np.vdot(adjoint, slope))
     if noisy:
-        gradient[d] += nugget * float(np.trace(adjoint))
+        gradient[size] += nugget * float(np.trace(adjoint))
     return -(value + prior), -gradient
 
 
@@ -160,14 +190,15 @@ def log_posterior(parameters: Array, x: Array, y: Array, trend: Array, kernel: K
     The variance has the density 1 / s2, so integrating it or taking its optimum differ by a constant only.
     """
     (n, d), b = x.shape, trend.shape[1]
-    nugget = math.exp(parameters[d]) if noisy else 0.0
-    lower, _ = factorise(correlation(kernel, x, x, np.exp(parameters[:d]))[0], nugget)
+    size = len(parameters) - noisy
+    nugget = math.exp(parameters[size]) if noisy else 0.0
+    lower, _ = factorise(correlation(kernel, x, x, np.exp(parameters[:size])), nugget)
     half = _solve(lower, np.column_stack([trend, y]))
     # R of the QR decomposition of L^-1 [F, y]: its last entry is the root of the residual sum of squares.
     root = np.abs(np.diag(np.linalg.qr(half, mode="r")))
     log_det = float(np.sum(np.log(np.diag(lower)))) + float(np.sum(np.log(root[:b])))
     residual = math.log(max(float(root[b]), 1e-150))
-    prior = _log_prior(parameters, noisy)[0] + float(np.sum(parameters[:d]))
+    prior = _log_prior(parameters, kernel, d, noisy)[0] + float(np.sum(parameters[: scale_count(kernel, d)]))
     return float(prior - log_det - (n - b) * residual)
 
 
@@ -175,7 +206,7 @@ def marginal_log_likelihood(
     x: Float[np.ndarray, "n d"],
     y: Float[np.ndarray, " n"],
     kernel: Kernel,
-    ell: Float[np.ndarray, " d"],
+    ell: Float[np.ndarray, " p"],
     variance: float,
     diagonal: float,
     mean: Float[np.ndarray, " n"],
@@ -190,7 +221,7 @@ def marginal_log_likelihood(
     >>> bool(np.isclose(value, -0.5 * np.log(2 * np.pi)))
     True
     """
-    kappa, _ = correlation(kernel, x, x, ell)
+    kappa = correlation(kernel, x, x, ell)
     covariance = variance * kappa
     covariance.flat[:: len(x) + 1] += diagonal
     lower = np.linalg.cholesky(covariance)
@@ -198,15 +229,20 @@ def marginal_log_likelihood(
     return -0.5 * (float(whitened @ whitened) + len(y) * LOG_TWO_PI) - float(np.sum(np.log(np.diag(lower))))
 
 
-def _starting_points(d: int, count: int, noisy: bool) -> Array:
-    """Return deterministic starts: the middle of the prior's useful range first, then a Sobol sequence around it."""
-    cube = qmc.Sobol(d + 1, scramble=False).random(STARTS_MORE)[:count]
+def _starting_points(kernel: Kernel, d: int, count: int, noisy: bool) -> Array:
+    """Return deterministic starts: the middle of the prior's useful range first, then a Sobol sequence around it.
+
+    Parts of a sum or product start a factor apart: equal ones have equal gradients, and would stay equal.
+    """
+    scales, size = scale_count(kernel, d), hyperparameter_count(kernel, d)
+    cube = qmc.Sobol(size + 1, scramble=False).random(STARTS_MORE)[:count]
     low, high = math.log(0.1), math.log(3.0 * math.sqrt(d))
-    points = np.empty((count, d + (1 if noisy else 0)))
-    points[:, :d] = low + (high - low) * cube[:, :d]
-    points[0, :d] = math.log(0.5 * math.sqrt(d))
+    points = np.zeros((count, size + noisy))
+    points[:, :scales] = low + (high - low) * cube[:, :scales]
+    parts = np.repeat(np.arange(scales // d), d)
+    points[0, :scales] = math.log(0.5 * math.sqrt(d)) + math.log(APART) * (0.5 * (scales // d - 1) - parts)
     if noisy:
-        points[:, d] = math.log(1e-4) + (math.log(1e-1) - math.log(1e-4)) * cube[:, d]
+        points[:, size] = math.log(1e-4) + (math.log(1e-1) - math.log(1e-4)) * cube[:, size]
     return points
 
 
@@ -226,15 +262,15 @@ def train(
     x, y
         Inputs in the unit cube and one score, centred and scaled.
     kernel
-        Its length scales are what is trained.
+        Its length scales, and the shares of a sum's terms, are what is trained.
     trend
         Trend basis at `x`.
     noisy
         Whether a nugget (noise variance over process variance) is trained too.
     """
     d = x.shape[1]
-    bounds = [tuple(np.log(ELL_BOUNDS))] * d + ([tuple(np.log(NUGGET_BOUNDS))] if noisy else [])
-    starts = _starting_points(d, STARTS_MORE, noisy)
+    bounds = bounds_of(kernel, d, noisy)
+    starts = _starting_points(kernel, d, STARTS_MORE, noisy)
     rows = subset(len(x)) if len(x) >= 2 * SUBSET else np.arange(len(x))
     found: list[tuple[float, Array]] = []
 
@@ -260,9 +296,10 @@ def train(
         best, point = min(found, key=_first)
         if len(rows) < len(x):
             best, point = climb(point, np.arange(len(x)))
-        ell = np.exp(point[:d])
-        nugget = math.exp(point[d]) if noisy else 0.0
-        _, jitter = factorise(correlation(kernel, x, x, ell)[0], nugget)
+        size = len(point) - noisy
+        ell = np.exp(point[:size])
+        nugget = math.exp(point[size]) if noisy else 0.0
+        _, jitter = factorise(correlation(kernel, x, x, ell), nugget)
     return Hyperparameters(ell, nugget, jitter, -best, len(found), _at_bound(point, bounds))
 
 
@@ -275,5 +312,5 @@ def _first(pair: tuple[float, Array]) -> float:
     return pair[0]
 
 
-def _at_bound(point: Array, bounds: list[tuple[float, ...]]) -> bool:
+def _at_bound(point: Array, bounds: Array) -> bool:
     return any(min(value - low, high - value) < 1e-6 for value, (low, high) in zip(point, bounds, strict=True))

@@ -27,7 +27,7 @@ from uqms.errors import DataError, InputError
 from uqms.surrogates.gp import GaussianProcessSurrogate
 from uqms.surrogates.outputs import Decoder, Layout
 from uqms.surrogates.prediction import Mixture, mixture
-from uqms.surrogates.process import ScoreProcess, Scores, scores_at
+from uqms.surrogates.process import ScoreProcess, Scores
 
 __all__ = ["Validation", "held_out", "leave_one_out"]
 
@@ -146,7 +146,7 @@ def leave_one_out(surrogate: GaussianProcessSurrogate, *, rng: int = 0) -> Valid
     roots = np.empty((draws, q, n, n))
     for h in range(draws):
         for j in range(q):
-            error[h, :, j], variance[h, :, j], roots[h, j] = _left_out_scores(process, h, j)
+            error[h, :, j], variance[h, :, j], roots[h, j] = left_out_scores(process, h, j)
     law = _Law(-error, variance, process.log_weights, lambda h, j: roots[h, j])
     return _compare("leave-one-out", surrogate, law, None, rng)
 
@@ -196,7 +196,7 @@ def held_out(surrogate: GaussianProcessSurrogate, ensemble: xr.Dataset, *, rng: 
         raise DataError(f"held_out: {runs.sizes['run']} completed runs; at least two are needed.")
     observed = {name: _matching(runs, name, layout) for name, layout in surrogate.layouts.items()}
     u = np.asarray(surrogate.domain.to_unit(table.input_array(runs, surrogate.domain.names)))
-    scores = scores_at(surrogate.process, u)
+    scores = surrogate.scores(u)
     # Runs of a stochastic simulator scatter about the latent mean that is predicted, each by itself.
     noise = surrogate.process.variance * surrogate.process.nugget  # (H, q)
     variance = np.diagonal(scores.covariance, axis1=2, axis2=3).transpose(0, 2, 1) + noise[:, None, :]
@@ -241,7 +241,7 @@ class _Law:
         return out
 
 
-def _left_out_scores(process: ScoreProcess, h: int, j: int) -> tuple[Array, Array, Array]:
+def left_out_scores(process: ScoreProcess, h: int, j: int) -> tuple[Array, Array, Array]:
     """Return left-out errors, their variances, and a root of their joint covariance."""
     inverse = process.inverse_factor[h, j]
     g, root = process.trend_factor[h, j], process.trend_root[h, j]

@@ -1,0 +1,136 @@
+"""Settings side by side: left-out log scores against refits by brute force, and what the table says."""
+
+import numpy as np
+import pytest
+import xarray as xr
+from scipy.special import logsumexp
+from scipy.stats import norm
+
+import uqms as uq
+from uqms._typing import Array
+from uqms.errors import DataWarning, InputError
+from uqms.surrogates import GaussianProcessSurrogate, comparison
+from uqms.surrogates.process import condition, scores_at
+from uqms.surrogates.training import Hyperparameters
+
+HOURS = np.linspace(0.0, 3.0, 6)
+
+
+def table(n: int = 20, noise: float = 0.0, seed: int = 1) -> xr.Dataset:
+    rng = np.random.default_rng(seed)
+    a, b = rng.random((2, n))
+    y = 7.0 + 3.0 * np.sin(4.0 * a) + b**2 + noise * rng.standard_normal(n)
+    curve = (1.0 + a)[:, None] * (1.0 - np.exp(-np.outer(0.3 + b, HOURS)))  # zero in every run at the first hour
+    conc = xr.DataArray(curve, dims=("run", "hour"), coords={"hour": HOURS})
+    return uq.ensemble.build({"a": a, "b": b}, {"y": y, "conc": conc})
+
+
+def refitted(surrogate: GaussianProcessSurrogate, i: int) -> tuple[Array, Array]:
+    """Return means (H, q) and variances (H, q) of run i from the other runs, conditioned anew."""
+    p = surrogate.process
+    rest = np.delete(np.arange(len(p.x)), i)
+    means, variances = [], []
+    for h in range(p.draws):
+        found = [
+            Hyperparameters(p.ell[h, j], float(p.nugget[h, j] + p.jitter[h, j] - 1e-12), 0.0, 0.0, 0, False)
+            for j in range(p.q)
+        ]
+        one = condition(p.kernel, p.x[rest], p.y[rest], p.beta.shape[2], found, list(p.variance[h]))
+        scores = scores_at(one, p.x[i : i + 1], diagonal=True)
+        means.append(scores.mean[0, 0])
+        variances.append(scores.covariance[0, :, 0] + p.variance[h] * (p.nugget[h] + p.jitter[h]))
+    return np.array(means), np.array(variances)
+
+
+@pytest.mark.parametrize("hyperparameters", ["point", "averaged"])
+@pytest.mark.parametrize("trend", ["constant", "linear"])
+def test_log_scores_are_those_of_refits_without_each_run(hyperparameters: str, trend: str) -> None:
+    runs = table()
+    fitted = uq.GaussianProcess(kernel=uq.Matern32(), trend=trend, hyperparameters=hyperparameters).fit(runs)
+    logs, rmse = comparison._left_out(fitted)
+    draws = fitted.process.draws
+    squares = []
+    for i in range(20):
+        means, variances = refitted(fitted, i)
+        scale, offset = fitted.bases[0].basis.item(), fitted.bases[0].offset.item()
+        at = offset + scale * means[:, 0]
+        seen = runs["y"].values[i]
+        each = norm.logpdf(seen, at, scale * np.sqrt(variances[:, 0]))
+        assert logs[i, 0] == pytest.approx(logsumexp(each) - np.log(draws), abs=1e-4)
+        squares.append((seen - at.mean()) ** 2)
+        offset, basis, truncation = fitted.decode("conc")
+        centre = offset + means[:, 1:] @ basis[:, 1:].T
+        sd = np.sqrt(variances[:, 1:] @ (basis[:, 1:] ** 2).T + np.sum(truncation**2, axis=1))
+        # Left-out runs have the truncation that was measured when their fold was held out.
+        held = offset + basis @ fitted.process.y[i] + fitted.bases[1].truncation @ fitted.bases[1].left_out[i]
+        each = norm.logpdf(held[1:], centre[:, 1:], sd[:, 1:])
+        assert logs[i, 1] == pytest.approx((logsumexp(each, axis=0) - np.log(draws)).mean(), abs=1e-3)
+    assert rmse[0] == pytest.approx(np.sqrt(np.mean(squares)), rel=1e-4)
+    assert rmse[0] == pytest.approx(uq.leave_one_out(fitted).table.loc["y", "rmse"], rel=1e-12)
+    assert rmse[1] == pytest.approx(uq.leave_one_out(fitted).table.loc["conc", "rmse"], rel=1e-12)
+
+
+def settings() -> dict[str, uq.GaussianProcess]:
+    return {
+        "rough": uq.GaussianProcess(kernel=uq.Matern32(), hyperparameters="point"),
+        "smooth": uq.GaussianProcess(kernel=uq.SquaredExponential(), hyperparameters="point"),
+        "default": uq.GaussianProcess(hyperparameters="point"),
+    }
+
+
+def test_the_table_holds_paired_differences_and_the_best_stands_first() -> None:
+    runs = table(30)
+    compared = uq.compare_surrogates(settings(), runs)
+    names = list(compared.table.index)
+    assert sorted(names) == ["default", "rough", "smooth"]
+    assert names[0] == "smooth"  # the outputs are analytic
+    assert names[-1] == "rough"
+    assert list(compared.surrogates) == names
+    assert compared.best is compared.surrogates["smooth"]
+    assert list(compared.table.columns) == ["log_score", "difference", "standard_error", "seconds"]
+    assert compared.table.loc["smooth", ["difference", "standard_error"]].tolist() == [0.0, 0.0]
+    logs = {name: comparison._left_out(one)[0] for name, one in compared.surrogates.items()}
+    off = (logs["rough"] - logs["smooth"]).sum(axis=1)
+    row = compared.table.loc["rough"]
+    assert row["difference"] == pytest.approx(off.mean())
+    assert row["standard_error"] == pytest.approx(off.std(ddof=1) / np.sqrt(30))
+    assert (compared.table["seconds"] > 0.0).all()
+    one = compared.by_output.loc[("rough", "y")]
+    assert one["log_score"] == pytest.approx(logs["rough"][:, 0].mean())
+    assert one["difference"] == pytest.approx((logs["rough"] - logs["smooth"])[:, 0].mean())
+    sums = compared.by_output["log_score"].groupby("settings").sum()
+    np.testing.assert_allclose(sums[names], compared.table["log_score"])
+    assert "rough" not in compared.close
+    text = str(compared)
+    assert "leave-one-out log score of 30 runs" in text
+    assert "With fewer than 100 runs" in text
+
+
+def test_settings_that_the_runs_do_not_tell_apart_are_said_to_be_close() -> None:
+    same = uq.GaussianProcess(hyperparameters="point")
+    compared = uq.compare_surrogates({"one": same, "two": same}, table(20))
+    assert compared.close == ("two",)
+    assert "two: within two standard errors of one; take the simplest" in str(compared)
+
+
+def test_units_shift_the_score_and_nothing_else() -> None:
+    runs = table(20)[["a", "b", "y", *[n for n in table(20) if n not in ("a", "b", "y", "conc")]]]
+    other = runs.assign(y=runs["y"] * 1000.0)
+    first, second = (uq.compare_surrogates(settings(), one) for one in (runs, other))
+    np.testing.assert_allclose(second.table["log_score"], first.table["log_score"] - np.log(1000.0), atol=1e-3)
+    np.testing.assert_allclose(second.table["difference"], first.table["difference"], atol=1e-3)
+    np.testing.assert_allclose(second.by_output["rmse"], 1000.0 * first.by_output["rmse"], rtol=1e-3)
+
+
+def test_what_cannot_be_compared_is_refused() -> None:
+    with pytest.raises(InputError, match="at least two names"):
+        uq.compare_surrogates({"one": uq.GaussianProcess()}, table())
+    with pytest.raises(InputError, match="at least two names"):
+        uq.compare_surrogates([uq.GaussianProcess()] * 2, table())  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="'two' is 'smooth'; give GaussianProcess"):
+        uq.compare_surrogates({"one": uq.GaussianProcess(), "two": "smooth"}, table())  # type: ignore[dict-item]
+    a = np.append(np.linspace(0.0, 1.0, 12), 1.0)
+    runs = uq.ensemble.build({"a": a}, {"y": np.sin(a)})
+    kinds = {"none": uq.GaussianProcess(), "fitted": uq.GaussianProcess(noise="fitted")}
+    with pytest.warns(DataWarning), pytest.raises(InputError, match="'fitted' keeps 13 runs and 'none' 12"):
+        uq.compare_surrogates(kinds, runs)
