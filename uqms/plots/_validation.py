@@ -106,7 +106,7 @@ def _read(validation: Validation, name: str, labels: Mapping[str, str] | None) -
     n = observed.sizes["run"]
     parts = (observed, validation.mean[name], validation.sd[name])
     simulated, mean, sd = (np.asarray(part.values, dtype=np.float64).reshape(n, -1) for part in parts)
-    error = np.divide(simulated - mean, sd, out=np.zeros_like(sd), where=sd > 0)
+    error = np.nan_to_num(np.asarray(validation.standardised[name].values).reshape(n, -1))
     dims = [str(dim) for dim in observed.dims[1:]]
     curve = len(dims) == 1 and observed[dims[0]].dtype.kind in "fiu"
     at = np.asarray(observed[dims[0]].values, dtype=np.float64) if curve else None

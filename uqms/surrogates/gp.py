@@ -34,6 +34,7 @@ from uqms.surrogates.pointwise import mean_at, mean_reverse
 from uqms.surrogates.prediction import Prediction, named_points
 from uqms.surrogates.process import ScoreProcess, Scores, average, condition, draw_at, scores_at
 from uqms.surrogates.training import Hyperparameters, train, trend_basis
+from uqms.surrogates.transforms import Identity, as_transform, check_values
 
 __all__ = ["GaussianProcess", "GaussianProcessSurrogate"]
 
@@ -67,7 +68,8 @@ class GaussianProcess:
         (default): averaged up to 20 runs an input, and beyond while their uncertainty is more than 10 % of the variance
         of left-out runs.
     outputs
-        Settings by output name, `Scalar()` or `Curve(...)`; what is not named gets the default of its dims.
+        Settings by output name, `Scalar(...)` or `Curve(...)`; what is not named gets the default of its dims. A
+        `transform` in them keeps an output positive or inside of bounds.
 
     Raises
     ------
@@ -128,7 +130,7 @@ class GaussianProcess:
         InputError
             Settings that do not fit the outputs, or noise="fitted" with an output that has dims.
         DataError
-            NaN, or the same input with different outputs while noise="none".
+            NaN, the same input with different outputs while noise="none", or values outside of what a transform takes.
         DesignError
             Fewer than d + 2 different runs.
         """
@@ -138,6 +140,7 @@ class GaussianProcess:
         if left_out:
             _logger.info("%d of %d runs did not complete and are left out", left_out, ensemble.sizes["run"])
         _check_settings(self.outputs, table.output_names(runs))
+        _check_bounds(self.outputs, ensemble)
         if self.noise == "fitted":
             _check_scalars(runs)
         box, x = _inputs(runs)
@@ -423,6 +426,15 @@ def _check_settings(settings: Mapping[str, Curve | Scalar], names: tuple[str, ..
         raise InputError(f"outputs: settings for {unknown}, but the ensemble has outputs {list(names)}.")
 
 
+def _check_bounds(settings: Mapping[str, Curve | Scalar], ensemble: xr.Dataset) -> None:
+    """Refuse values of completed runs that a transform does not take, by the position of the run in the ensemble."""
+    completed = np.flatnonzero(ensemble["state"].values == table.RunState.COMPLETED)
+    for name, one in settings.items():
+        output = ensemble[name].transpose("run", ...)
+        coords = {str(dim): output[dim].values for dim in output.dims[1:]}
+        check_values(name, output.values[completed], completed, as_transform(one.transform), coords)
+
+
 def _check_scalars(runs: xr.Dataset) -> None:
     """Refuse curves: what a basis leaves out of noisy runs is mostly their noise, not an error that predictions share.
 
@@ -504,16 +516,18 @@ def _fit_basis(name: str, output: xr.DataArray, settings: Curve | Scalar | None)
     dims = tuple(str(dim) for dim in output.dims if dim != "run")
     unit = str(output.attrs.get("unit", ""))
     values = output.transpose("run", *dims).values.reshape(output.sizes["run"], -1)
-    _check_range(name, np.abs(values).max(axis=1, initial=0.0))
+    transform = as_transform(settings.transform if settings else None)
+    values = transform.forward(values)
+    _check_range(name, np.abs(values).max(axis=1, initial=0.0), isinstance(transform, Identity))
     if isinstance(settings, Scalar) and dims:
-        raise InputError(f"Output {name!r} has dims {list(dims)}, so its settings are Curve(...), not Scalar().")
+        raise InputError(f"Output {name!r} has dims {list(dims)}, so its settings are Curve(...), not Scalar(...).")
     if isinstance(settings, Curve) and not dims:
-        raise InputError(f"Output {name!r} is one number a run, so its settings are Scalar(), not Curve(...).")
+        raise InputError(f"Output {name!r} is one number a run, so its settings are Scalar(...), not Curve(...).")
     if dims:
-        layout = Layout(dims, _coordinates(name, output, dims), unit)
+        layout = Layout(dims, _coordinates(name, output, dims), unit, transform)
         basis, scores = fit_curve(name, layout, values, settings if isinstance(settings, Curve) else Curve())
     else:
-        basis, scores = fit_scalar(name, unit, values[:, 0])
+        basis, scores = fit_scalar(name, Layout(unit=unit, transform=transform), values[:, 0])
     if not basis.basis.any():
         warnings.warn(
             f"Output {name!r} is the same in every run; it is predicted as that constant. Does it depend on the "
@@ -524,15 +538,15 @@ def _fit_basis(name: str, output: xr.DataArray, settings: Curve | Scalar | None)
     return basis, scores
 
 
-def _check_range(name: str, sizes: Array) -> None:
+def _check_range(name: str, sizes: Array, plain: bool) -> None:
     """Refuse sizes (one a run) whose squares are no numbers; warn of those that differ by many orders of magnitude."""
     largest = float(sizes.max())
     if largest > 1e140 or 0.0 < largest < 1e-140:
         raise DataError(f"Output {name!r} has values of size {largest:g}; give it in a unit that makes them ordinary.")
-    if largest and largest > 1e12 * float(np.quantile(sizes[sizes > 0.0], 0.05)):
+    if plain and largest and largest > 1e12 * float(np.quantile(sizes[sizes > 0.0], 0.05)):
         warnings.warn(
             f"Output {name!r} spans more than 12 orders of magnitude over the runs ({sizes[sizes > 0.0].min():g} to "
-            f"{largest:g}). Let the simulator return its logarithm.",
+            f"{largest:g}). Let the simulator return its logarithm, or give it transform='log' if it is positive.",
             DataWarning,
             stacklevel=4,
         )

@@ -28,6 +28,7 @@ from uqms.surrogates.gp import GaussianProcessSurrogate
 from uqms.surrogates.outputs import Decoder, Layout
 from uqms.surrogates.prediction import Mixture, mixture
 from uqms.surrogates.process import ScoreProcess, Scores, scores_at
+from uqms.surrogates.transforms import IDENTITY, check_values
 
 __all__ = ["Validation", "held_out", "leave_one_out"]
 
@@ -51,10 +52,14 @@ class Validation:
     method
         "leave-one-out" or "held-out".
     observed, mean, sd
-        Datasets with dim "run" and the outputs' dims.
+        Datasets with dim "run" and the outputs' dims, in the outputs' own units.
+    standardised
+        (observed - mean) / sd, of transformed outputs on the scale of their transform, where their law is normal.
     table
-        By output: q2 (1 - error variance / output variance), rmse, and for 50 % and 95 % intervals the coverage and the
-        central 99 % range that a right surrogate shows; share of errors beyond 4 sd (a right surrogate's is 0.00006).
+        By output: q2 (1 - error variance / output variance) and rmse of the mean, in the output's own unit; for 50 %
+        and 95 % intervals the coverage, which is the same on the scale of a transform, and the central 99 % range that
+        a right surrogate shows; share of errors beyond 4 sd on the scale of the transform (a right surrogate's is
+        0.00006).
     point_estimated
         Whether hyperparameters are single values although runs are few (n <= 20 d); intervals are then too narrow.
     runs
@@ -65,14 +70,10 @@ class Validation:
     observed: xr.Dataset
     mean: xr.Dataset
     sd: xr.Dataset
+    standardised: xr.Dataset
     table: pd.DataFrame
     point_estimated: bool
     runs: int
-
-    @property
-    def standardised(self) -> xr.Dataset:
-        """(observed - mean) / sd."""
-        return (self.observed - self.mean) / self.sd
 
     @property
     def too_narrow(self) -> tuple[str, ...]:
@@ -175,7 +176,7 @@ def held_out(surrogate: GaussianProcessSurrogate, ensemble: xr.Dataset, *, rng: 
     InputError
         When outputs or their coordinates differ from the surrogate's.
     DataError
-        When fewer than two runs completed.
+        When fewer than two runs completed, or values lie outside of what an output's transform takes.
 
     References
     ----------
@@ -194,7 +195,8 @@ def held_out(surrogate: GaussianProcessSurrogate, ensemble: xr.Dataset, *, rng: 
     runs = table.completed(ensemble)
     if runs.sizes["run"] < 2:
         raise DataError(f"held_out: {runs.sizes['run']} completed runs; at least two are needed.")
-    observed = {name: _matching(runs, name, layout) for name, layout in surrogate.layouts.items()}
+    completed = np.flatnonzero(ensemble["state"].values == table.RunState.COMPLETED)
+    observed = {name: _matching(runs, name, layout, completed) for name, layout in surrogate.layouts.items()}
     u = np.asarray(surrogate.domain.to_unit(table.input_array(runs, surrogate.domain.names)))
     scores = scores_at(surrogate.process, u)
     # Runs of a stochastic simulator scatter about the latent mean that is predicted, each by itself.
@@ -252,14 +254,17 @@ def _left_out_scores(process: ScoreProcess, h: int, j: int) -> tuple[Array, Arra
     return error, 1.0 / diagonal, half.T / diagonal[:, None]
 
 
-def _matching(runs: xr.Dataset, name: str, layout: Layout) -> Array:
+def _matching(runs: xr.Dataset, name: str, layout: Layout, positions: Ints) -> Array:
+    """Return the output of the runs (n, m) on the scale of its transform."""
     if name not in runs:
         raise InputError(f"held_out: the runs have no output {name!r}; they have {list(table.output_names(runs))}.")
     values = runs[name].transpose("run", *layout.dims)
     for dim in layout.dims:
         if values.sizes[dim] != len(layout.coords[dim]) or not np.allclose(values[dim].values, layout.coords[dim]):
             raise InputError(f"held_out: the runs have other coordinates {dim!r} of {name!r} than the surrogate.")
-    return np.asarray(values.values, dtype=np.float64).reshape(values.sizes["run"], -1)
+    check_values(name, values.values, positions, layout.transform, layout.coords)
+    flat = np.asarray(values.values, dtype=np.float64).reshape(values.sizes["run"], -1)
+    return layout.transform.forward(flat)
 
 
 def _compare(
@@ -270,7 +275,7 @@ def _compare(
     seed: int,
 ) -> Validation:
     n = law.value.shape[1]
-    data: dict[str, dict[str, xr.DataArray]] = {"observed": {}, "mean": {}, "sd": {}}
+    data: dict[str, dict[str, xr.DataArray]] = {"observed": {}, "mean": {}, "sd": {}, "standardised": {}}
     rows, parts = {}, {}
     for basis in surrogate.bases:
         _, full, latent = surrogate.decode(basis.name)
@@ -286,9 +291,16 @@ def _compare(
         ends = {level: predicted.interval(level) for level in LEVELS}
         bounds = {level: (low - value, high - value) for level, (low, high) in ends.items()}
         parts[basis.name] = (full, latent, bounds)
-        rows[basis.name] = _scores_of(seen, mean, sd, bounds)
-        for key, values in (("observed", seen), ("mean", mean), ("sd", sd)):
+        # Intervals are counted where the law is normal; errors are measured in the output's own unit.
+        own = predicted._replace(mean=predicted.mean + (mean - value), transform=basis.layout.transform)
+        own_mean, own_variance = (mean, variance) if own.transform is IDENTITY else own.moments()
+        own_seen = own.transform.inverse(seen)
+        rows[basis.name] = _accuracy(own_seen, own_mean) | _counts(seen, mean, sd, bounds)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            standardised = (seen - mean) / sd
+        for key, values in (("observed", own_seen), ("mean", own_mean), ("sd", np.sqrt(own_variance))):
             data[key][basis.name] = _labelled(values, basis.layout, n)
+        data["standardised"][basis.name] = _labelled(standardised, basis.layout, n).drop_attrs()
     for name, ranges in _ranges(law, parts, seed).items():
         rows[name] |= ranges
     return Validation(
@@ -296,21 +308,26 @@ def _compare(
         observed=xr.Dataset(data["observed"]),
         mean=xr.Dataset(data["mean"]),
         sd=xr.Dataset(data["sd"]),
+        standardised=xr.Dataset(data["standardised"]),
         table=pd.DataFrame.from_dict(rows, orient="index"),
         point_estimated=surrogate.point_estimated,
         runs=surrogate.runs,
     )
 
 
-def _scores_of(seen: Array, mean: Array, sd: Array, bounds: Bounds) -> dict[str, object]:
+def _accuracy(seen: Array, mean: Array) -> dict[str, object]:
     error = seen - mean
     total = float(np.mean((seen - seen.mean(axis=0)) ** 2))
-    row: dict[str, object] = {
+    return {
         "q2": 1.0 - float(np.mean(error**2)) / total if total > 0 else float("nan"),
         "rmse": float(np.sqrt(np.mean(error**2))),
     }
+
+
+def _counts(seen: Array, mean: Array, sd: Array, bounds: Bounds) -> dict[str, object]:
+    error = seen - mean
     keep = _counted(error.shape[1])
-    row["beyond_4"] = float(np.mean(np.abs(error[:, keep]) > 4.0 * sd[:, keep] + 1e-300))
+    row: dict[str, object] = {"beyond_4": float(np.mean(np.abs(error[:, keep]) > 4.0 * sd[:, keep] + 1e-300))}
     for level, (low, high) in bounds.items():
         inside = (error[:, keep] >= low[:, keep] - 1e-300) & (error[:, keep] <= high[:, keep] + 1e-300)
         row[f"coverage_{level:.0%}"] = float(np.mean(inside))
