@@ -35,7 +35,10 @@ from uqms.surrogates.transforms import IDENTITY, Identity, from_dict, to_dict
 
 __all__ = ["FORMAT", "VERSION", "load_surrogate", "save_surrogate"]
 
-FORMAT, VERSION = "uqms-surrogate", 2  # 2 has transforms of outputs; what has none is written as 1
+FORMAT, VERSION = (
+    "uqms-surrogate",
+    2,
+)  # 2 has transforms and runs without some outputs; what has neither is written as 1
 PLAUSIBLE = 64 * 2**20  # bytes that a compressed file may claim without standing in it
 LARGEST = 16 * 2**30  # bytes; 20 scores of 2 000 runs, averaged over 16 draws, are 10 GB
 HEADER_LARGEST = 16 * 2**20
@@ -111,9 +114,11 @@ def _header_of(surrogate: GaussianProcessSurrogate, arrays: Mapping[str, Array])
     for saved, basis in zip(outputs, surrogate.bases, strict=True):
         if not isinstance(basis.layout.transform, Identity):
             saved["transform"] = to_dict(basis.layout.transform)
+    process = surrogate.process
+    news = any("transform" in saved for saved in outputs) or not all(process.known(j).all() for j in range(process.q))
     return {
         "format": FORMAT,
-        "version": VERSION if any("transform" in saved for saved in outputs) else 1,
+        "version": VERSION if news else 1,
         "uqms": __version__,
         "kernel": surrogate.process.kernel.code,
         "domain": surrogate.domain.to_dict(),

@@ -3,7 +3,7 @@
 import logging
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, final
@@ -113,7 +113,9 @@ class GaussianProcess:
             raise InputError(f"hyperparameters is {self.hyperparameters!r}; give 'auto', 'averaged' or 'point'.")
 
     def fit(self, ensemble: xr.Dataset) -> "GaussianProcessSurrogate":
-        """Train on the completed runs of an ensemble and return the surrogate.
+        """Train on the completed and partial runs of an ensemble and return the surrogate.
+
+        Each output is learned from the runs that have it; a curve of which a run misses coordinates is left out there.
 
         Parameters
         ----------
@@ -132,15 +134,16 @@ class GaussianProcess:
         DataError
             NaN, the same input with different outputs while noise="none", or values outside of what a transform takes.
         DesignError
-            Fewer than d + 2 different runs.
+            Fewer than d + 2 different runs, or runs with some output.
         """
         table.check(ensemble)
-        runs = table.completed(ensemble)
-        left_out = ensemble.sizes["run"] - runs.sizes["run"]
+        used = _used(ensemble)
+        runs = ensemble.isel(run=used)
+        left_out = ensemble.sizes["run"] - len(used)
         if left_out:
-            _logger.info("%d of %d runs did not complete and are left out", left_out, ensemble.sizes["run"])
+            _logger.info("%d of %d runs gave no outputs and are left out", left_out, ensemble.sizes["run"])
         _check_settings(self.outputs, table.output_names(runs))
-        _check_bounds(self.outputs, ensemble)
+        _check_bounds(self.outputs, runs, used)
         if self.noise == "fitted":
             _check_scalars(runs)
         box, x = _inputs(runs)
@@ -152,12 +155,13 @@ class GaussianProcess:
             )
         bases, scores = [], []
         for name in table.output_names(runs):
-            basis, values = _fit_basis(name, runs[name], self.outputs.get(name))
+            basis, values = _fit_basis(name, runs[name], self.outputs.get(name), box.d + 2)
             bases.append(basis)
             scores.append(values)
         y = np.hstack(scores)
         columns = 1 if self.trend == "constant" else 1 + box.d
-        columns = columns if len(x) > columns + 1 else 1
+        fewest = int(np.isfinite(y).sum(axis=0).min())
+        columns = columns if fewest > columns + 1 else 1
         found = [_train_one(x, y[:, j], self.kernel, columns, self.noise == "fitted") for j in range(y.shape[1])]
         noisy = self.noise == "fitted"
         if self._averages(x, y, columns, found, bases):
@@ -174,16 +178,18 @@ class GaussianProcess:
     ) -> bool:
         """Decide whether hyperparameters are averaged."""
         n, d = x.shape
-        if self.hyperparameters != "auto" or n <= FEW * d:
+        known = np.isfinite(y)
+        if self.hyperparameters != "auto" or known.sum(axis=0).min() <= FEW * d:
             return self.hyperparameters != "point"
         if averaging.DRAWS * y.shape[1] * n * n * 8 > LARGEST:
             return False
         noisy = self.noise == "fitted"
-        parts = [
-            averaging.between_share(x, y[:, j], self.kernel, columns, noisy, one) if y[:, j].any() else np.zeros((2, n))
-            for j, one in enumerate(found)
-        ]
-        between, own = np.stack([p[0] for p in parts], axis=1), np.stack([p[1] for p in parts], axis=1)
+        both = np.zeros((2, *y.shape))
+        for j, one in enumerate(found):
+            rows = known[:, j]
+            if y[rows, j].any():
+                both[:, rows, j] = averaging.between_share(x[rows], y[rows, j], self.kernel, columns, noisy, one)
+        between, own = both
         at = 0
         for basis in bases:
             size = np.sum(basis.basis**2, axis=0)
@@ -426,13 +432,22 @@ def _check_settings(settings: Mapping[str, Curve | Scalar], names: tuple[str, ..
         raise InputError(f"outputs: settings for {unknown}, but the ensemble has outputs {list(names)}.")
 
 
-def _check_bounds(settings: Mapping[str, Curve | Scalar], ensemble: xr.Dataset) -> None:
-    """Refuse values of completed runs that a transform does not take, by the position of the run in the ensemble."""
-    completed = np.flatnonzero(ensemble["state"].values == table.RunState.COMPLETED)
+def _used(ensemble: xr.Dataset) -> Ints:
+    """Return the positions of the runs that completed, and of those that gave a part of their outputs."""
+    states = ensemble["state"].values
+    gaps = [
+        gap.transpose("run", ...).values.reshape(len(states), -1) for gap in table.missing_entries(ensemble).values()
+    ]
+    whole = ~np.stack([gap.any(axis=1) for gap in gaps]).all(axis=0)
+    return np.flatnonzero((states == table.RunState.COMPLETED) | ((states == table.RunState.PARTIAL) & whole))
+
+
+def _check_bounds(settings: Mapping[str, Curve | Scalar], runs: xr.Dataset, positions: Ints) -> None:
+    """Refuse values that a transform does not take, by the position of the run in the ensemble."""
     for name, one in settings.items():
-        output = ensemble[name].transpose("run", ...)
+        output = runs[name].transpose("run", ...)
         coords = {str(dim): output[dim].values for dim in output.dims[1:]}
-        check_values(name, output.values[completed], completed, as_transform(one.transform), coords)
+        check_values(name, output.values, positions, as_transform(one.transform), coords)
 
 
 def _check_scalars(runs: xr.Dataset) -> None:
@@ -488,15 +503,17 @@ def _inputs(runs: xr.Dataset) -> tuple[Box, Array]:
 
 
 def _merge_duplicates(runs: xr.Dataset, x: Array, names: tuple[str, ...], noisy: bool) -> tuple[xr.Dataset, Array]:
-    unique, first, inverse = np.unique(x, axis=0, return_index=True, return_inverse=True)
-    if len(unique) == len(x) or noisy:
+    if len(np.unique(x, axis=0)) == len(x) or noisy:
         return runs, x
-    inverse = inverse.reshape(-1)
-    for name in table.output_names(runs):
-        values = runs[name].values.reshape(len(x), -1)
-        same = np.isclose(values, values[first][inverse], rtol=1e-12, atol=0.0).all(axis=1)
+    every = {name: runs[name].transpose("run", ...).values.reshape(len(x), -1) for name in table.output_names(runs)}
+    order = np.argsort(sum(np.isnan(values).sum(axis=1) for values in every.values()), kind="stable")
+    unique, found, inverse = np.unique(x[order], axis=0, return_index=True, return_inverse=True)
+    first, inverse = order[found], inverse.reshape(-1)[np.argsort(order)]  # the first of those with most outputs
+    for name, values in every.items():
+        theirs = values[first][inverse]
+        same = np.isclose(values, theirs, rtol=1e-12, atol=0.0) | np.isnan(values) | np.isnan(theirs)
         if not same.all():
-            bad = int(np.flatnonzero(~same)[0])
+            bad = int(np.flatnonzero(~same.all(axis=1))[0])
             curve = len(runs[name].dims) > 1
             advice = "average replicates of the simulator" if curve else "use GaussianProcess(noise='fitted')"
             raise DataError(
@@ -512,12 +529,21 @@ def _merge_duplicates(runs: xr.Dataset, x: Array, names: tuple[str, ...], noisy:
     return runs.isel(run=kept), x[kept]
 
 
-def _fit_basis(name: str, output: xr.DataArray, settings: Curve | Scalar | None) -> tuple[OutputBasis, Array]:
+def _fit_basis(
+    name: str, output: xr.DataArray, settings: Curve | Scalar | None, least: int
+) -> tuple[OutputBasis, Array]:
+    """Return the basis of an output and its scores (n, q), NaN in runs that do not have it whole."""
     dims = tuple(str(dim) for dim in output.dims if dim != "run")
     unit = str(output.attrs.get("unit", ""))
     values = output.transpose("run", *dims).values.reshape(output.sizes["run"], -1)
     transform = as_transform(settings.transform if settings else None)
-    values = transform.forward(values)
+    known = np.isfinite(values).all(axis=1)
+    if known.sum() < least:
+        raise DesignError(
+            f"Only {known.sum()} of {len(known)} runs have the whole of output {name!r}; at least d + 2 = {least} are "
+            "needed. Run more points, or leave the output or its missing coordinates out of the ensemble."
+        )
+    values = transform.forward(values[known])
     _check_range(name, np.abs(values).max(axis=1, initial=0.0), isinstance(transform, Identity))
     if isinstance(settings, Scalar) and dims:
         raise InputError(f"Output {name!r} has dims {list(dims)}, so its settings are Curve(...), not Scalar(...).")
@@ -535,7 +561,12 @@ def _fit_basis(name: str, output: xr.DataArray, settings: Curve | Scalar | None)
             ConstantOutputWarning,
             stacklevel=3,
         )
-    return basis, scores
+    everywhere, left_out = (
+        np.full((len(known), scores.shape[1]), np.nan),
+        np.zeros((len(known), basis.left_out.shape[1])),
+    )
+    everywhere[known], left_out[known] = scores, basis.left_out
+    return replace(basis, left_out=left_out), everywhere
 
 
 def _check_range(name: str, sizes: Array, plain: bool) -> None:
@@ -563,6 +594,8 @@ def _coordinates(name: str, output: xr.DataArray, dims: tuple[str, ...]) -> dict
 
 
 def _train_one(x: Array, y: Array, kernel: Kernel, columns: int, noisy: bool) -> Hyperparameters:
+    known = np.isfinite(y)
+    x, y = x[known], y[known]
     if not y.any():  # a constant output: its basis is zero, so only finite numbers are needed
         return Hyperparameters(np.ones(x.shape[1]), 0.0, 1e-12, 0.0, 0, False)
     return train(x, y, kernel, trend_basis(x, columns), noisy)
@@ -574,11 +607,12 @@ def _draws(
     """Return one process a hyperparameter draw, each a draw of all scores."""
     by_score = []
     for j, one in enumerate(found):
-        if not y[:, j].any():
+        known = np.isfinite(y[:, j])
+        if not y[known, j].any():
             by_score.append([one] * averaging.DRAWS)
             continue
-        points = averaging.sample(x, y[:, j], kernel, columns, noisy, one)
-        by_score.append(averaging.draws_of(points, len(x) - columns, x.shape[1], noisy, j))
+        points = averaging.sample(x[known], y[known, j], kernel, columns, noisy, one)
+        by_score.append(averaging.draws_of(points, int(known.sum()) - columns, x.shape[1], noisy, j))
     return [condition(kernel, x, y, columns, [draws[h] for draws in by_score]) for h in range(averaging.DRAWS)]
 
 

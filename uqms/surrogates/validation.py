@@ -22,7 +22,7 @@ import pandas as pd
 import xarray as xr
 
 from uqms import ensemble as table
-from uqms._typing import Array, Ints
+from uqms._typing import Array, Bools, Ints
 from uqms.errors import DataError, InputError
 from uqms.surrogates.gp import GaussianProcessSurrogate
 from uqms.surrogates.outputs import Decoder, Layout
@@ -52,7 +52,7 @@ class Validation:
     method
         "leave-one-out" or "held-out".
     observed, mean, sd
-        Datasets with dim "run" and the outputs' dims, in the outputs' own units.
+        Datasets with dim "run" and the outputs' dims, in the outputs' own units; NaN in runs that lack an output.
     standardised
         (observed - mean) / sd, of transformed outputs on the scale of their transform, where their law is normal.
     table
@@ -250,6 +250,7 @@ def _left_out_scores(process: ScoreProcess, h: int, j: int) -> tuple[Array, Arra
     # Q = L^-T (I - G R' R G') L^-1, and I - G R' R G' is a projection or, with a fixed trend, the identity.
     half = inverse - g @ (root.T @ (root @ (g.T @ inverse)))
     diagonal = np.maximum(np.sum(half * half, axis=0), 1e-300)
+    diagonal[~process.known(j)] = 1.0  # any number: these runs are not counted
     error = inverse.T @ process.target[h, j] / diagonal
     return error, 1.0 / diagonal, half.T / diagonal[:, None]
 
@@ -276,8 +277,10 @@ def _compare(
 ) -> Validation:
     n = law.value.shape[1]
     data: dict[str, dict[str, xr.DataArray]] = {"observed": {}, "mean": {}, "sd": {}, "standardised": {}}
-    rows, parts = {}, {}
+    rows, parts, at = {}, {}, 0
     for basis in surrogate.bases:
+        known = surrogate.process.known(at) if observed is None else np.ones(n, dtype=bool)
+        at += basis.basis.shape[1]
         _, full, latent = surrogate.decode(basis.name)
         predicted = law.decoded(full, latent)
         value, variance = predicted.moments()
@@ -290,16 +293,19 @@ def _compare(
             seen, mean = observed[basis.name], basis.offset + value
         ends = {level: predicted.interval(level) for level in LEVELS}
         bounds = {level: (low - value, high - value) for level, (low, high) in ends.items()}
-        parts[basis.name] = (full, latent, bounds)
+        bounds = {level: (low[known], high[known]) for level, (low, high) in bounds.items()}
+        parts[basis.name] = (full, latent, known, bounds)
         # Intervals are counted where the law is normal; errors are measured in the output's own unit.
         own = predicted._replace(mean=predicted.mean + (mean - value), transform=basis.layout.transform)
         own_mean, own_variance = (mean, variance) if own.transform is IDENTITY else own.moments()
         own_seen = own.transform.inverse(seen)
-        rows[basis.name] = _accuracy(own_seen, own_mean) | _counts(seen, mean, sd, bounds)
+        counts = _counts(seen[known], mean[known], sd[known], bounds)
+        rows[basis.name] = _accuracy(own_seen[known], own_mean[known]) | counts
         with np.errstate(invalid="ignore", divide="ignore"):
             standardised = (seen - mean) / sd
         for key, values in (("observed", own_seen), ("mean", own_mean), ("sd", np.sqrt(own_variance))):
-            data[key][basis.name] = _labelled(values, basis.layout, n)
+            data[key][basis.name] = _labelled(np.where(known[:, None], values, np.nan), basis.layout, n)
+        standardised[~known] = np.nan
         data["standardised"][basis.name] = _labelled(standardised, basis.layout, n).drop_attrs()
     for name, ranges in _ranges(law, parts, seed).items():
         rows[name] |= ranges
@@ -334,22 +340,24 @@ def _counts(seen: Array, mean: Array, sd: Array, bounds: Bounds) -> dict[str, ob
     return row
 
 
-def _ranges(law: _Law, parts: Mapping[str, tuple[Array, Array, Bounds]], seed: int) -> dict[str, dict[str, object]]:
+def _ranges(
+    law: _Law, parts: Mapping[str, tuple[Array, Array, Bools, Bounds]], seed: int
+) -> dict[str, dict[str, object]]:
     """Return the central 99 % of the coverage that errors of the right law show, by output and level."""
     rng = np.random.default_rng(seed)
     n = law.value.shape[1]
-    largest = max(min(len(full), COORDINATES) for full, _, _ in parts.values())
+    largest = max(min(len(full), COORDINATES) for full, *_ in parts.values())
     count = int(np.clip(WORK / (n * largest), *SIMULATIONS))
     block = max(1, int(4e6 / (n * largest)))
     shares: dict[tuple[str, float], list[Array]] = {(name, level): [] for name in parts for level in LEVELS}
     for start in range(0, count, block):
         size = min(block, count - start)
         scores = law.simulate(size, rng)
-        for name, (full, latent, bounds) in parts.items():
+        for name, (full, latent, known, bounds) in parts.items():
             keep = _counted(len(full))
             used = np.flatnonzero(latent.any(axis=0))
-            error = scores @ full[keep].T
-            error += rng.standard_normal((size, n, len(used))) @ latent[np.ix_(keep, used)].T
+            error = scores[:, known] @ full[keep].T
+            error += rng.standard_normal((size, int(known.sum()), len(used))) @ latent[np.ix_(keep, used)].T
             for level, (low, high) in bounds.items():
                 inside = (error >= low[:, keep] - 1e-300) & (error <= high[:, keep] + 1e-300)
                 shares[name, level].append(np.mean(inside, axis=(1, 2)))
