@@ -62,6 +62,8 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.simulators import serve as serve
     from uqms.surrogates import Curve as Curve
     from uqms.surrogates import GaussianProcess as GaussianProcess
+    from uqms.surrogates import Log as Log
+    from uqms.surrogates import Logit as Logit
     from uqms.surrogates import Matern32 as Matern32
     from uqms.surrogates import Matern52 as Matern52
     from uqms.surrogates import Physics as Physics
@@ -92,8 +94,10 @@ __all__ = [
     "HalfNormal",
     "InverseGamma",
     "JSONFile",
+    "Log",
     "LogNormal",
     "LogUniform",
+    "Logit",
     "Matern32",
     "Matern52",
     "NUTS",
@@ -177,6 +181,8 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "surrogates": (
         "Curve",
         "GaussianProcess",
+        "Log",
+        "Logit",
         "Matern32",
         "Matern52",
         "Physics",

@@ -1,6 +1,8 @@
 """The posterior: groups, units, tables, predictions and files of one small calibration, against numpy and formulas."""
 
+import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import arviz
@@ -13,6 +15,7 @@ from calibration.problems import given_surrogate
 import uqms as uq
 from uqms.calibration.posterior import build_posterior
 from uqms.errors import ConvergenceWarning, DataError, ExtrapolationError, InputError
+from uqms.plots._bands import bands_at
 from uqms.surrogates import GaussianProcessSurrogate, Layout
 from uqms.surrogates.outputs import OutputBasis
 
@@ -343,6 +346,32 @@ def test_prediction_at_other_conditions_and_coordinates(posterior: uq.Posterior)
     one = posterior.predict(conditions={"dose": 0.4}, coords={"time": 3.0}, draws=50)
     assert one.mean["conc"].dims == ("time",)
     assert float(one.mean["conc"][0]) == pytest.approx(float(found.mean["conc"][1, 1]), rel=1e-9)
+
+
+def test_an_output_with_a_transform_is_predicted_on_its_own_scale(posterior: uq.Posterior) -> None:
+    at = {"conditions": {"dose": [0.5]}, "outputs": ["area"], "draws": 200}
+    plain = posterior.predict(**at)
+    found = with_transform(posterior, uq.Log()).predict(**at)
+    np.testing.assert_allclose(found.draws["area"], np.exp(plain.draws["area"]), rtol=1e-12)
+    bounded = with_transform(posterior, uq.Logit(-1.0, 2.0)).predict(**at)
+    np.testing.assert_allclose(
+        bounded.interval()["area"], -1.0 + 3.0 / (1.0 + np.exp(-plain.interval()["area"])), rtol=1e-3
+    )
+    for one in (found, bounded):
+        draws = one.draws["area"].values.ravel()
+        assert float(one.mean["area"][0]) == pytest.approx(draws.mean(), abs=5 * draws.std() / np.sqrt(200))
+        assert float(one.sd["area"][0]) == pytest.approx(draws.std(), rel=5 / np.sqrt(400))
+    ends = bands_at(with_transform(posterior, uq.Log()), "area", {"dose": [0.5]}, None)[0].output
+    np.testing.assert_allclose(ends, np.exp(bands_at(posterior, "area", {"dose": [0.5]}, None)[0].output), rtol=1e-9)
+
+
+def with_transform(posterior: uq.Posterior, transform: object) -> uq.Posterior:
+    """Return the posterior with another output that was not observed: one whose image is "area"."""
+    problem = copy.copy(posterior.problem)
+    *others, area = problem.surrogate.bases
+    area = replace(area, layout=replace(area.layout, transform=transform))
+    problem.surrogate = replace(problem.surrogate, bases=(*others, area))
+    return replace(posterior, problem=problem)
 
 
 def test_an_output_that_was_not_observed_is_predicted(posterior: uq.Posterior) -> None:

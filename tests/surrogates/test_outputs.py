@@ -28,7 +28,7 @@ def decays(grid: Array, n: int, rng: np.random.Generator) -> Array:
 
 def test_a_scalar_has_scores_of_mean_zero_and_variance_one(rng: np.random.Generator) -> None:
     y = 7.0 + 3.0 * rng.standard_normal(40)
-    basis, scores = fit_scalar("y", "mm", y)
+    basis, scores = fit_scalar("y", Layout(unit="mm"), y)
     assert scores.mean() == pytest.approx(0.0, abs=1e-14)
     assert scores.std() == pytest.approx(1.0, rel=1e-14)
     np.testing.assert_allclose(basis.offset + scores @ basis.basis.T, y[:, None], rtol=1e-14)
@@ -38,7 +38,7 @@ def test_a_scalar_has_scores_of_mean_zero_and_variance_one(rng: np.random.Genera
 
 @pytest.mark.parametrize("y", [np.full(20, 3.0), np.zeros(20), 3.0 + 1e-14 * np.sin(np.arange(20))])
 def test_a_constant_scalar_has_no_basis(y: Array) -> None:
-    basis, scores = fit_scalar("y", "", y)
+    basis, scores = fit_scalar("y", Layout(), y)
     assert basis.basis == 0.0
     assert not scores.any()
     assert basis.offset == pytest.approx(y[0], rel=1e-13)
@@ -46,7 +46,7 @@ def test_a_constant_scalar_has_no_basis(y: Array) -> None:
 
 @pytest.mark.parametrize("y", [1e9 + 1e-3 * np.sin(np.arange(20)), 1e-12 * np.sin(np.arange(20))])
 def test_small_ranges_are_no_constants(y: Array) -> None:
-    basis, scores = fit_scalar("y", "", y)
+    basis, scores = fit_scalar("y", Layout(), y)
     assert scores.std() == pytest.approx(1.0, rel=1e-7)  # the mean of numbers near 1e9 is rounded to 1e-7
     assert basis.basis.item() == pytest.approx(y.std(), rel=1e-7)
 

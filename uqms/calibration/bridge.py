@@ -21,7 +21,7 @@ from pytensor.link.numba.dispatch.basic import (
 
 from uqms._typing import Array, Scale
 from uqms.calibration import _marginal
-from uqms.calibration.likelihood import Cells, NoiseGroups
+from uqms.calibration.likelihood import Cells, NoiseGroups, check_scale
 from uqms.errors import InputError
 from uqms.parameters import (
     Beta,
@@ -431,7 +431,7 @@ def as_tensor(
     Raises
     ------
     InputError
-        When inputs are missing or unknown, or the output must be named.
+        When inputs are missing or unknown, the output must be named, or it has a transform.
 
     Examples
     --------
@@ -453,6 +453,8 @@ def as_tensor(
         if len(outputs) > 1:
             raise InputError(f"as_tensor: which output? The surrogate has {outputs}; say output=.")
         output = outputs[0]
+    if output in outputs:
+        check_scale(surrogate, output, "as_tensor")
     offset, basis, truncation = surrogate.decode(output, coords)
     u = unit_inputs(surrogate.domain, theta)
     if isinstance(surrogate, GaussianProcessSurrogate) and surrogate.physics is None:

@@ -14,8 +14,9 @@ from uqms.calibration.observations import Observations
 from uqms.errors import DataError, DataWarning, ExtrapolationError, InputError, UnitError
 from uqms.parameters import Prior
 from uqms.surrogates.protocol import Surrogate
+from uqms.surrogates.transforms import Identity
 
-__all__ = ["Cells", "NoiseGroups", "arrange", "check_conditions", "merge_close"]
+__all__ = ["Cells", "NoiseGroups", "arrange", "check_conditions", "check_scale", "merge_close"]
 
 NOISE_CHANCE = 1e-3
 CLOSE = 1e-9
@@ -120,7 +121,7 @@ def arrange(
     Raises
     ------
     InputError
-        Unknown outputs or conditions, conditions that are missing, several subjects.
+        Unknown outputs or conditions, conditions that are missing, several subjects, an output with a transform.
     ExtrapolationError
         Coordinates or conditions outside of what was simulated.
     UnitError
@@ -174,6 +175,24 @@ def _decode(surrogate: Surrogate, output: np.ndarray, coords: Mapping[str, Array
     return offset, basis, truncation
 
 
+def check_scale(surrogate: Surrogate, output: str, asked: str) -> None:
+    """Refuse an output whose error is not normal in its own unit.
+
+    Raises
+    ------
+    InputError
+        When the output has a transform.
+    """
+    transform = surrogate.layouts[output].transform
+    if not isinstance(transform, Identity):
+        raise InputError(
+            f"{asked}: the surrogate of {output!r} has the transform {transform}, so its error is normal on that scale "
+            "and noise on the output's own: their sum has no closed form. Let the simulator return the "
+            f"{transform.name} of {output!r} as an output of its own, fit that without a transform, and observe it: "
+            f"convert the measurements, and give the noise of their {transform.name}."
+        )
+
+
 def _check_names(surrogate: Surrogate, observations: Observations, condition_names: tuple[str, ...]) -> None:
     layouts = surrogate.layouts
     unknown = [name for name in observations.outputs if name not in layouts]
@@ -182,6 +201,7 @@ def _check_names(surrogate: Surrogate, observations: Observations, condition_nam
             f"Observations of {unknown}, but the surrogate has outputs {list(layouts)}. Rename one of them."
         )
     for name in observations.outputs:
+        check_scale(surrogate, name, "Calibration")
         rows = observations.output == name
         given = {dim for dim, column in observations.coords.items() if not np.isnan(column[rows]).all()}
         wanted = set(layouts[name].dims)

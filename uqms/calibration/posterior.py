@@ -151,17 +151,17 @@ class Posterior:
         generator = as_generator(rng)
         means, sds, samples = {}, {}, {}
         for name in names:
-            grid = make_grid(self.problem, name, conditions, coords)
+            grid, layout = make_grid(self.problem, name, conditions, coords), self.problem.surrogate.layouts[name]
             noise_variance = self._noise_variance(name, theta, len(h)) if noise else np.zeros(len(h))
             size = len(grid.targets.offset)
             mean, variance, sample = (np.empty((len(h), size)) for _ in range(3))
             for rows, moments in conditional_moments(self.problem, theta, h, grid.targets):
-                mean[rows] = moments.mean
                 within = np.maximum(np.diagonal(moments.covariance, axis1=1, axis2=2), 0.0)
-                variance[rows] = within + noise_variance[rows, None]
-                sample[rows] = draw_jointly(moments, generator)
+                mean[rows], variance[rows] = layout.transform.moments(moments.mean, within)
+                sample[rows] = layout.transform.inverse(draw_jointly(moments, generator))
+            variance += noise_variance[:, None]
             sample += np.sqrt(noise_variance)[:, None] * generator.standard_normal(sample.shape)
-            unit = self.problem.surrogate.layouts[name].unit
+            unit = layout.unit
             means[name] = grid.labelled(mean.mean(axis=0), (), unit)
             sds[name] = grid.labelled(np.sqrt(variance.mean(axis=0) + mean.var(axis=0)), (), unit)
             samples[name] = grid.labelled(sample, ("sample",), unit)

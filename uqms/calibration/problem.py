@@ -78,7 +78,7 @@ class Calibration:
     Raises
     ------
     InputError
-        Unknown outputs, missing conditions, a parameter that the surrogate does not have.
+        Unknown outputs, missing conditions, a parameter that the surrogate does not have, an output with a transform.
     ExtrapolationError
         More than 1 % of the prior's mass, a condition or a coordinate outside of what was simulated.
     DataError

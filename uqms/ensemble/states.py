@@ -14,7 +14,7 @@ class RunState(IntEnum):
     """How a run ended.
 
     Use it to select rows, ``ensemble.isel(run=ensemble["state"] == RunState.FAILED)``; what is fitted are the completed
-    runs alone.
+    runs, and of partial ones the outputs that they have.
 
     Examples
     --------

@@ -99,7 +99,7 @@ def input_array(ensemble: xr.Dataset, names: Iterable[str] | None = None) -> Arr
 
 
 def completed(ensemble: xr.Dataset) -> xr.Dataset:
-    """Return the runs that completed; this is what surrogates are fitted to.
+    """Return the runs that completed; surrogates are fitted to these and to what partial runs gave.
 
     Examples
     --------

@@ -90,7 +90,7 @@ def bands_at(
     grid = make_grid(problem, output, conditions, coords)
     mean, sd = _moments(posterior, grid.targets)
     theta, h = _draws(posterior)
-    found = mixture_quantiles(mean, sd, LEVELS)
+    found = problem.surrogate.layouts[output].transform.inverse(mixture_quantiles(mean, sd, LEVELS))
     groups = problem.noise
     measurement = None
     if output in groups.outputs:

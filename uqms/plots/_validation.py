@@ -103,10 +103,11 @@ def leave_one_out(
 
 def _read(validation: Validation, name: str, labels: Mapping[str, str] | None) -> _Output:
     observed = validation.observed[name]
-    n = observed.sizes["run"]
-    parts = (observed, validation.mean[name], validation.sd[name])
-    simulated, mean, sd = (np.asarray(part.values, dtype=np.float64).reshape(n, -1) for part in parts)
-    error = np.divide(simulated - mean, sd, out=np.zeros_like(sd), where=sd > 0)
+    known = np.isfinite(observed.values.reshape(observed.sizes["run"], -1)).all(axis=1)
+    n = int(known.sum())
+    parts = (observed, validation.mean[name], validation.sd[name], validation.standardised[name])
+    simulated, mean, sd, error = (np.asarray(part.values[known], dtype=np.float64).reshape(n, -1) for part in parts)
+    error = np.nan_to_num(error)
     dims = [str(dim) for dim in observed.dims[1:]]
     curve = len(dims) == 1 and observed[dims[0]].dtype.kind in "fiu"
     at = np.asarray(observed[dims[0]].values, dtype=np.float64) if curve else None

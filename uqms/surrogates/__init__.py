@@ -10,6 +10,7 @@ from uqms.surrogates.physics import Physics
 from uqms.surrogates.prediction import Prediction
 from uqms.surrogates.process import Scores
 from uqms.surrogates.protocol import FunctionDraws, Surrogate
+from uqms.surrogates.transforms import Log, Logit
 from uqms.surrogates.validation import Validation, held_out, leave_one_out
 
 __all__ = [
@@ -20,6 +21,8 @@ __all__ = [
     "GaussianProcess",
     "GaussianProcessSurrogate",
     "Layout",
+    "Log",
+    "Logit",
     "Matern32",
     "Matern52",
     "Physics",

@@ -32,10 +32,11 @@ from uqms.surrogates.kernels import Product, Sum, from_code, hyperparameter_coun
 from uqms.surrogates.outputs import Layout, OutputBasis
 from uqms.surrogates.process import ScoreProcess
 from uqms.surrogates.training import trend_columns
+from uqms.surrogates.transforms import IDENTITY, Identity, from_dict, to_dict
 
 __all__ = ["FORMAT", "VERSION", "load_surrogate", "save_surrogate"]
 
-FORMAT, VERSION = "uqms-surrogate", 2
+FORMAT, VERSION = "uqms-surrogate", 2  # what has nothing new is written as 1
 PLAUSIBLE = 64 * 2**20  # bytes that a compressed file may claim without standing in it
 LARGEST = 16 * 2**30  # bytes; 20 scores of 2 000 runs, averaged over 16 draws, are 10 GB
 HEADER_LARGEST = 16 * 2**20
@@ -110,13 +111,21 @@ def _arrays_of(surrogate: GaussianProcessSurrogate) -> dict[str, Array]:
 def _header_of(surrogate: GaussianProcessSurrogate, arrays: Mapping[str, Array]) -> dict[str, Any]:
     from uqms import __version__
 
+    outputs: list[dict[str, Any]] = [
+        {"name": b.name, "dims": list(b.dims), "unit": b.layout.unit} for b in surrogate.bases
+    ]
+    for saved, basis in zip(outputs, surrogate.bases, strict=True):
+        if not isinstance(basis.layout.transform, Identity):
+            saved["transform"] = to_dict(basis.layout.transform)
+    process = surrogate.process
+    news = any("transform" in saved for saved in outputs) or not all(process.known(j).all() for j in range(process.q))
     return {
         "format": FORMAT,
-        "version": _version(surrogate.process),
+        "version": VERSION if news else _version(surrogate.process),
         "uqms": __version__,
         "kernel": surrogate.process.kernel.code,
         "domain": surrogate.domain.to_dict(),
-        "outputs": [{"name": b.name, "dims": list(b.dims), "unit": b.layout.unit} for b in surrogate.bases],
+        "outputs": outputs,
         "attrs": dict(surrogate.attrs),
         "shapes": {name: list(values.shape) for name, values in arrays.items()},
     }
@@ -321,7 +330,8 @@ def _rebuild_basis(i: int, output: Mapping[str, Any], arrays: dict[str, Array], 
     coords = {dim: arrays.pop(f"output{i}.coord{k}") for k, dim in enumerate(dims)}
     for dim in dims:
         _agree(f"coordinate {dim}", coords[dim].shape, "m", {})
-    layout = Layout(dims, coords, str(output["unit"]))
+    transform = from_dict(output["transform"]) if "transform" in output else IDENTITY
+    layout = Layout(dims, coords, str(output["unit"]), transform)
     sizes = {"m": int(np.prod(layout.shape)), "n": n}
     intervals = {0, sizes["m"] - 1} if len(dims) == 1 else {0}
     if parts["interpolation_sd"].shape not in {(size,) for size in intervals}:

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from scipy.stats import qmc
 
 from uqms import ensemble as table
-from uqms._typing import Array, Ints, RandomState, as_generator
+from uqms._typing import Array, Bools, Ints, RandomState, as_generator
 from uqms.errors import (
     ConstantOutputWarning,
     DataError,
@@ -37,6 +37,7 @@ from uqms.surrogates.pointwise import mean_at, mean_reverse
 from uqms.surrogates.prediction import Prediction, named_points
 from uqms.surrogates.process import ScoreProcess, Scores, average, condition, draw_at, scores_at
 from uqms.surrogates.training import SUBSET, Hyperparameters, subset, train, trend_basis, trend_columns
+from uqms.surrogates.transforms import Identity, as_transform, check_values
 
 __all__ = ["GaussianProcess", "GaussianProcessSurrogate"]
 
@@ -75,7 +76,8 @@ class GaussianProcess:
         (default): averaged up to 20 runs an input, and beyond while their uncertainty is more than 10 % of the variance
         of left-out runs.
     outputs
-        Settings by output name, `Scalar()` or `Curve(...)`; what is not named gets the default of its dims.
+        Settings by output name, `Scalar(...)` or `Curve(...)`; what is not named gets the default of its dims. A
+        `transform` in them keeps an output positive or inside of bounds.
 
     Raises
     ------
@@ -127,7 +129,9 @@ class GaussianProcess:
             raise InputError(f"hyperparameters is {self.hyperparameters!r}; give 'auto', 'averaged' or 'point'.")
 
     def fit(self, ensemble: xr.Dataset) -> "GaussianProcessSurrogate":
-        """Train on the completed runs of an ensemble and return the surrogate.
+        """Train on the completed and partial runs of an ensemble and return the surrogate.
+
+        Each output is learned from the runs that have it; a curve of which a run misses coordinates is left out there.
 
         Parameters
         ----------
@@ -144,9 +148,9 @@ class GaussianProcess:
         InputError
             Settings that do not fit the outputs, or noise="fitted" with an output that has dims.
         DataError
-            NaN, or the same input with different outputs while noise="none".
+            NaN, the same input with different outputs while noise="none", or values outside of what a transform takes.
         DesignError
-            Fewer than d + 2 different runs.
+            Fewer than d + 2 different runs, or runs with some output.
 
         Warns
         -----
@@ -154,11 +158,13 @@ class GaussianProcess:
             When the runs do not determine the coefficients of the trend, and a shorter one is taken.
         """
         table.check(ensemble)
-        runs = table.completed(ensemble)
-        left_out = ensemble.sizes["run"] - runs.sizes["run"]
+        used = _used(ensemble)
+        runs = ensemble.isel(run=used)
+        left_out = ensemble.sizes["run"] - len(used)
         if left_out:
-            _logger.info("%d of %d runs did not complete and are left out", left_out, ensemble.sizes["run"])
+            _logger.info("%d of %d runs gave no outputs and are left out", left_out, ensemble.sizes["run"])
         _check_settings(self.outputs, table.output_names(runs))
+        _check_bounds(self.outputs, runs, used)
         if self.noise == "fitted":
             _check_scalars(runs)
         box, x = _inputs(runs)
@@ -170,14 +176,17 @@ class GaussianProcess:
             )
         bases, scores = [], []
         for name in table.output_names(runs):
-            basis, values = _fit_basis(name, runs[name], self.outputs.get(name))
+            basis, values = _fit_basis(name, runs[name], self.outputs.get(name), box.d + 2)
             bases.append(basis)
             scores.append(values)
         y = np.hstack(scores)
         cheap = None if self.mean is None else self.mean.scores(box, bases, x)
-        columns = _columns(self.trend, x) + (cheap is not None)
+        known = np.isfinite(y)
+        fewest = known[:, int(np.argmin(known.sum(axis=0)))]
+        columns = _columns(self.trend, x[fewest]) + (cheap is not None)
         if cheap is not None:
-            _check_cheap([trend_basis(x, columns, cheap[:, j]) for j in range(y.shape[1])], bases)
+            trends = [trend_basis(x[rows], columns, cheap[rows, j]) for j, rows in enumerate(known.T)]
+            _check_cheap(trends, bases)
         draws = self._hyperparameters(x, y, columns, bases, cheap)
         process = average([condition(self.kernel, x, y, columns, one, cheap=cheap) for one in draws])
         _report(process, draws[0], bases)
@@ -194,8 +203,7 @@ class GaussianProcess:
         if isinstance(self.kernel, Product | Sum):  # whose length scales are several an input
             inputs = np.arange(x.shape[1])
         x, y, cheap = x[np.ix_(rows, inputs)], y[rows], None if cheap is None else cheap[rows]
-        trends = [trend_basis(x, columns, *_of_score(cheap, j)) for j in range(y.shape[1])]
-        found = [_train_one(x, y[:, j], self.kernel, trends[j], noisy) for j in range(y.shape[1])]
+        found = [_train_one(x, y, self.kernel, columns, noisy, cheap, j) for j in range(y.shape[1])]
         draws = [found]
         if self._averages(x, y, columns, found, bases, cheap):
             draws = _draws(x, y, self.kernel, columns, noisy, found, cheap)
@@ -215,7 +223,8 @@ class GaussianProcess:
     ) -> bool:
         """Decide whether hyperparameters are averaged."""
         n, d = x.shape
-        if self.hyperparameters != "auto" or n <= FEW * d:
+        known = np.isfinite(y)
+        if self.hyperparameters != "auto" or known.sum(axis=0).min() <= FEW * d:
             return self.hyperparameters != "point"
         if averaging.DRAWS * y.shape[1] * n * n * 8 > LARGEST:
             return False
@@ -237,14 +246,14 @@ class GaussianProcess:
         cheap: Array | None,
     ) -> bool:
         """Tell whether uncertain hyperparameters make more than `BETWEEN` of the variance of left-out runs."""
-        noisy, none = self.noise == "fitted", np.zeros((2, len(x)))
-        parts = [
-            averaging.between_share(x, y[:, j], self.kernel, columns, noisy, one, *_of_score(cheap, j))
-            if y[:, j].any()
-            else none
-            for j, one in enumerate(found)
-        ]
-        between, own = np.stack([p[0] for p in parts], axis=1), np.stack([p[1] for p in parts], axis=1)
+        noisy = self.noise == "fitted"
+        both = np.zeros((2, *y.shape))
+        for j, one in enumerate(found):
+            rows = np.isfinite(y[:, j])
+            if y[rows, j].any():
+                more = _of_score(cheap, j, rows)
+                both[:, rows, j] = averaging.between_share(x[rows], y[rows, j], self.kernel, columns, noisy, one, *more)
+        between, own = both
         at = 0
         for basis in bases:
             size = np.sum(basis.basis**2, axis=0)
@@ -523,6 +532,24 @@ def _check_settings(settings: Mapping[str, Curve | Scalar], names: tuple[str, ..
         raise InputError(f"outputs: settings for {unknown}, but the ensemble has outputs {list(names)}.")
 
 
+def _used(ensemble: xr.Dataset) -> Ints:
+    """Return the positions of the runs that completed, and of those that gave a part of their outputs."""
+    states = ensemble["state"].values
+    gaps = [
+        gap.transpose("run", ...).values.reshape(len(states), -1) for gap in table.missing_entries(ensemble).values()
+    ]
+    whole = ~np.stack([gap.any(axis=1) for gap in gaps]).all(axis=0)
+    return np.flatnonzero((states == table.RunState.COMPLETED) | ((states == table.RunState.PARTIAL) & whole))
+
+
+def _check_bounds(settings: Mapping[str, Curve | Scalar], runs: xr.Dataset, positions: Ints) -> None:
+    """Refuse values that a transform does not take, by the position of the run in the ensemble."""
+    for name, one in settings.items():
+        output = runs[name].transpose("run", ...)
+        coords = {str(dim): output[dim].values for dim in output.dims[1:]}
+        check_values(name, output.values, positions, as_transform(one.transform), coords)
+
+
 def _check_scalars(runs: xr.Dataset) -> None:
     """Refuse curves: what a basis leaves out of noisy runs is mostly their noise, not an error that predictions share.
 
@@ -596,15 +623,17 @@ def _columns(trend: str, x: Array) -> int:
 
 
 def _merge_duplicates(runs: xr.Dataset, x: Array, names: tuple[str, ...], noisy: bool) -> tuple[xr.Dataset, Array]:
-    unique, first, inverse = np.unique(x, axis=0, return_index=True, return_inverse=True)
-    if len(unique) == len(x) or noisy:
+    if len(np.unique(x, axis=0)) == len(x) or noisy:
         return runs, x
-    inverse = inverse.reshape(-1)
-    for name in table.output_names(runs):
-        values = runs[name].values.reshape(len(x), -1)
-        same = np.isclose(values, values[first][inverse], rtol=1e-12, atol=0.0).all(axis=1)
+    every = {name: runs[name].transpose("run", ...).values.reshape(len(x), -1) for name in table.output_names(runs)}
+    order = np.argsort(sum(np.isnan(values).sum(axis=1) for values in every.values()), kind="stable")
+    unique, found, inverse = np.unique(x[order], axis=0, return_index=True, return_inverse=True)
+    first, inverse = order[found], inverse.reshape(-1)[np.argsort(order)]  # the first of those with most outputs
+    for name, values in every.items():
+        theirs = values[first][inverse]
+        same = np.isclose(values, theirs, rtol=1e-12, atol=0.0) | np.isnan(values) | np.isnan(theirs)
         if not same.all():
-            bad = int(np.flatnonzero(~same)[0])
+            bad = int(np.flatnonzero(~same.all(axis=1))[0])
             curve = len(runs[name].dims) > 1
             advice = "average replicates of the simulator" if curve else "use GaussianProcess(noise='fitted')"
             raise DataError(
@@ -620,20 +649,31 @@ def _merge_duplicates(runs: xr.Dataset, x: Array, names: tuple[str, ...], noisy:
     return runs.isel(run=kept), x[kept]
 
 
-def _fit_basis(name: str, output: xr.DataArray, settings: Curve | Scalar | None) -> tuple[OutputBasis, Array]:
+def _fit_basis(
+    name: str, output: xr.DataArray, settings: Curve | Scalar | None, least: int
+) -> tuple[OutputBasis, Array]:
+    """Return the basis of an output and its scores (n, q), NaN in runs that do not have it whole."""
     dims = tuple(str(dim) for dim in output.dims if dim != "run")
     unit = str(output.attrs.get("unit", ""))
     values = output.transpose("run", *dims).values.reshape(output.sizes["run"], -1)
-    _check_range(name, np.abs(values).max(axis=1, initial=0.0))
+    transform = as_transform(settings.transform if settings else None)
+    known = np.isfinite(values).all(axis=1)
+    if known.sum() < least:
+        raise DesignError(
+            f"Only {known.sum()} of {len(known)} runs have the whole of output {name!r}; at least d + 2 = {least} are "
+            "needed. Run more points, or leave the output or its missing coordinates out of the ensemble."
+        )
+    values = transform.forward(values[known])
+    _check_range(name, np.abs(values).max(axis=1, initial=0.0), isinstance(transform, Identity))
     if isinstance(settings, Scalar) and dims:
-        raise InputError(f"Output {name!r} has dims {list(dims)}, so its settings are Curve(...), not Scalar().")
+        raise InputError(f"Output {name!r} has dims {list(dims)}, so its settings are Curve(...), not Scalar(...).")
     if isinstance(settings, Curve) and not dims:
-        raise InputError(f"Output {name!r} is one number a run, so its settings are Scalar(), not Curve(...).")
+        raise InputError(f"Output {name!r} is one number a run, so its settings are Scalar(...), not Curve(...).")
     if dims:
-        layout = Layout(dims, _coordinates(name, output, dims), unit)
+        layout = Layout(dims, _coordinates(name, output, dims), unit, transform)
         basis, scores = fit_curve(name, layout, values, settings if isinstance(settings, Curve) else Curve())
     else:
-        basis, scores = fit_scalar(name, unit, values[:, 0])
+        basis, scores = fit_scalar(name, Layout(unit=unit, transform=transform), values[:, 0])
     if not basis.basis.any():
         warnings.warn(
             f"Output {name!r} is the same in every run; it is predicted as that constant. Does it depend on the "
@@ -641,18 +681,23 @@ def _fit_basis(name: str, output: xr.DataArray, settings: Curve | Scalar | None)
             ConstantOutputWarning,
             stacklevel=3,
         )
-    return basis, scores
+    everywhere, left_out = (
+        np.full((len(known), scores.shape[1]), np.nan),
+        np.zeros((len(known), basis.left_out.shape[1])),
+    )
+    everywhere[known], left_out[known] = scores, basis.left_out
+    return replace(basis, left_out=left_out), everywhere
 
 
-def _check_range(name: str, sizes: Array) -> None:
+def _check_range(name: str, sizes: Array, plain: bool) -> None:
     """Refuse sizes (one a run) whose squares are no numbers; warn of those that differ by many orders of magnitude."""
     largest = float(sizes.max())
     if largest > 1e140 or 0.0 < largest < 1e-140:
         raise DataError(f"Output {name!r} has values of size {largest:g}; give it in a unit that makes them ordinary.")
-    if largest and largest > 1e12 * float(np.quantile(sizes[sizes > 0.0], 0.05)):
+    if plain and largest and largest > 1e12 * float(np.quantile(sizes[sizes > 0.0], 0.05)):
         warnings.warn(
             f"Output {name!r} spans more than 12 orders of magnitude over the runs ({sizes[sizes > 0.0].min():g} to "
-            f"{largest:g}). Let the simulator return its logarithm.",
+            f"{largest:g}). Let the simulator return its logarithm, or give it transform='log' if it is positive.",
             DataWarning,
             stacklevel=4,
         )
@@ -670,12 +715,13 @@ def _coordinates(name: str, output: xr.DataArray, dims: tuple[str, ...]) -> dict
 
 def _canonical(x: Array, y: Array) -> tuple[Ints, Ints]:
     """Return an order of the runs and one of the inputs that do not depend on the order in which they come."""
-    inputs = np.argsort([abs(math.fsum(x[:, j] * y[:, 0])) for j in range(x.shape[1])])
+    first = np.nan_to_num(y[:, 0])
+    inputs = np.argsort([abs(math.fsum(x[:, j] * first)) for j in range(x.shape[1])])
     return np.lexsort(x[:, inputs[::-1]].T), inputs
 
 
-def _of_score(cheap: Array | None, j: int) -> tuple[Array, ...]:
-    return () if cheap is None else (cheap[:, j],)
+def _of_score(cheap: Array | None, j: int, rows: Bools) -> tuple[Array, ...]:
+    return () if cheap is None else (cheap[rows, j],)
 
 
 def _check_cheap(trends: list[Array], bases: list[OutputBasis]) -> None:
@@ -689,7 +735,12 @@ def _check_cheap(trends: list[Array], bases: list[OutputBasis]) -> None:
             )
 
 
-def _train_one(x: Array, y: Array, kernel: Kernel, trend: Array, noisy: bool) -> Hyperparameters:
+def _train_one(
+    x: Array, y: Array, kernel: Kernel, columns: int, noisy: bool, cheap: Array | None, j: int
+) -> Hyperparameters:
+    rows = np.isfinite(y[:, j])
+    trend = trend_basis(x[rows], columns, *_of_score(cheap, j, rows))
+    x, y = x[rows], y[rows, j]
     if not y.any():  # a constant output: its basis is zero, so only finite numbers are needed
         return Hyperparameters(np.ones(hyperparameter_count(kernel, x.shape[1])), 0.0, 1e-12, 0.0, 0, False)
     return train(x, y, kernel, trend, noisy)
@@ -707,11 +758,12 @@ def _draws(
     """Return draws of the hyperparameters of all scores."""
     by_score = []
     for j, one in enumerate(found):
-        if not y[:, j].any():
+        known = np.isfinite(y[:, j])
+        if not y[known, j].any():
             by_score.append([one] * averaging.DRAWS)
             continue
-        points = averaging.sample(x, y[:, j], kernel, columns, noisy, one, *_of_score(cheap, j))
-        by_score.append(averaging.draws_of(points, len(x) - columns, noisy, j))
+        points = averaging.sample(x[known], y[known, j], kernel, columns, noisy, one, *_of_score(cheap, j, known))
+        by_score.append(averaging.draws_of(points, int(known.sum()) - columns, noisy, j))
     return [list(scores) for scores in zip(*by_score, strict=True)]
 
 

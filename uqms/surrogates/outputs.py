@@ -3,7 +3,7 @@
 ==========  ==================================================================  =========
 symbol      meaning                                                             shape
 ==========  ==================================================================  =========
-y           an output of one run, flattened                                     (m,)
+y           an output of one run on the scale of its transform, flattened       (m,)
 offset      mean over the runs                                                  (m,)
 B           basis, columns scaled so that the scores have unit variance         (m, q)
 T           truncation factor: what the scores leave out is T omega, omega ~ N  (m, t)
@@ -16,7 +16,7 @@ understates what it leaves out (by 1.5 to 1.9 in sd at 30 runs).
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, final
+from typing import Literal, NamedTuple, final
 
 import numpy as np
 from jaxtyping import Float
@@ -25,6 +25,7 @@ from scipy.interpolate import BSpline, make_interp_spline
 
 from uqms._typing import Array
 from uqms.errors import DataError, ExtrapolationError, InputError
+from uqms.surrogates.transforms import IDENTITY, Log, Logit, Transform, as_transform
 
 __all__ = ["Curve", "Decoder", "Layout", "OutputBasis", "Scalar", "fit_curve", "fit_scalar"]
 
@@ -37,12 +38,29 @@ CONSTANT = 1e-13  # an output whose sd is below this share of its size is consta
 class Scalar:
     """Settings of an output that is one number a run.
 
+    Parameters
+    ----------
+    transform
+        For outputs that stay positive or inside of bounds: "log" or `Log()`, "logit" (0 to 1) or `Logit(lower, upper)`.
+        The Gaussian process then lives on that scale; predictions are in the output's own unit. A noise that is fitted
+        is one of that scale too, and the prediction is the simulator's median then, not its mean.
+
+    Raises
+    ------
+    InputError
+        When `transform` is not one of those.
+
     Examples
     --------
     >>> from uqms.surrogates import GaussianProcess
-    >>> GaussianProcess(outputs={"peak": Scalar()}).outputs["peak"]
-    Scalar()
+    >>> GaussianProcess(outputs={"ef": Scalar(transform="logit")}).outputs["ef"]
+    Scalar(transform='logit')
     """
+
+    transform: Log | Logit | Literal["log", "logit"] | None = None
+
+    def __post_init__(self) -> None:
+        as_transform(self.transform)
 
 
 @final
@@ -56,11 +74,13 @@ class Curve:
         Share of the variance, on runs that the basis has not seen, that may be left to the truncation term.
     max_scores
         At most this many scores; each costs one Gaussian process.
+    transform
+        As in `Scalar`, for every coordinate; the basis and its truncation are of the transformed curves.
 
     Raises
     ------
     InputError
-        When `tolerance` is not in (0, 1) or `max_scores` is below 1.
+        When `tolerance` is not in (0, 1), `max_scores` is below 1, or `transform` is none.
 
     Examples
     --------
@@ -70,8 +90,10 @@ class Curve:
 
     tolerance: float = 1e-6
     max_scores: int = 20
+    transform: Log | Logit | Literal["log", "logit"] | None = None
 
     def __post_init__(self) -> None:
+        as_transform(self.transform)
         if not isinstance(self.tolerance, int | float) or not 0.0 < self.tolerance < 1.0:
             raise InputError(f"Curve: tolerance is {self.tolerance!r}; give a share of variance between 0 and 1.")
         if not isinstance(self.max_scores, int) or isinstance(self.max_scores, bool) or self.max_scores < 1:
@@ -81,7 +103,8 @@ class Curve:
 class Decoder(NamedTuple):
     """Rows of the linear map from scores to output points: y = offset + basis @ scores + truncation @ omega.
 
-    Omega is standard normal; points of one input share it, different inputs have their own.
+    Omega is standard normal; points of one input share it, different inputs have their own. Where the output's layout
+    has a transform, y is on its scale.
 
     Attributes
     ----------
@@ -97,11 +120,12 @@ class Decoder(NamedTuple):
 @final
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Named dims of an output with their coordinates, and its unit."""
+    """Named dims of an output with their coordinates, its unit, and the map to the scale that its scores live on."""
 
     dims: tuple[str, ...] = ()
     coords: Mapping[str, Array] = field(default_factory=dict)
     unit: str = ""
+    transform: Transform = IDENTITY
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -248,15 +272,14 @@ def _leave_out(grid: Array, y: Array, step: int) -> tuple[Array, Array]:
     return left, spline(grid[left]).T - y[:, left]
 
 
-def fit_scalar(name: str, unit: str, y: Float[np.ndarray, " n"]) -> tuple[OutputBasis, Float[np.ndarray, "n 1"]]:
+def fit_scalar(name: str, layout: Layout, y: Float[np.ndarray, " n"]) -> tuple[OutputBasis, Float[np.ndarray, "n 1"]]:
     """Return the basis of a scalar output and its scores: centred, divided by its sd."""
     mean, sd = float(np.mean(y)), float(np.std(y))
     constant = sd <= CONSTANT * float(np.abs(y).max())
     scores = np.zeros((len(y), 1)) if constant else ((y - mean) / sd)[:, None]
     basis = np.array([[0.0 if constant else sd]])
-    return OutputBasis(
-        name, Layout(unit=unit), np.array([mean]), basis, np.zeros((1, 0)), left_out=np.zeros((len(y), 0))
-    ), scores
+    left_out = np.zeros((len(y), 0))
+    return OutputBasis(name, layout, np.array([mean]), basis, np.zeros((1, 0)), left_out=left_out), scores
 
 
 def fit_curve(

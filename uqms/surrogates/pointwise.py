@@ -1,6 +1,6 @@
 """A surrogate as a model of named numbers: its mean at one point, and the derivative of the mean.
 
-Notation: x (1, d) the point in its own units, u (1, d) in the unit cube; w (H,) weights of the hyperparameter draws.
+Notation: x (1, d) the point in its own units, u (1, d) in the unit cube; H hyperparameter draws.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,8 @@ from numpy.typing import ArrayLike
 
 from uqms._typing import Array
 from uqms.errors import ExtrapolationError, InputError
-from uqms.surrogates.prediction import named_points
+from uqms.surrogates.prediction import Mixture, mixture, named_points
+from uqms.surrogates.process import Scores
 from uqms.surrogates.protocol import Surrogate
 
 __all__ = ["mean_at", "mean_reverse"]
@@ -27,12 +28,15 @@ def mean_at(surrogate: Surrogate, point: Mapping[str, object]) -> dict[str, Arra
         When the point lies outside of the design box.
     """
     scores = surrogate.scores(np.asarray(surrogate.domain.to_unit(_inside(surrogate, point))))
-    mean = np.tensordot(_weights(scores.log_weights), scores.mean, 1)[0]
-    out = {}
-    for name, layout in surrogate.layouts.items():
-        offset, basis, _ = surrogate.decode(name)
-        out[name] = (offset + basis @ mean).reshape(layout.shape)
-    return out
+    return {
+        name: _law(surrogate, name, scores).moments()[0].reshape(layout.shape)
+        for name, layout in surrogate.layouts.items()
+    }
+
+
+def _law(surrogate: Surrogate, output: str, scores: Scores) -> Mixture:
+    only = scores._replace(covariance=scores.covariance[..., 0])  # one point: its variance
+    return mixture(only, surrogate.decode(output), surrogate.layouts[output].transform)
 
 
 def mean_reverse(
@@ -55,15 +59,18 @@ def mean_reverse(
     if unknown:
         raise InputError(f"sensitivity names {unknown}; the outputs are {', '.join(surrogate.layouts)}.")
     scores = surrogate.scores(u)
-    back = np.zeros(scores.mean.shape[-1])
+    mean_bar, covariance_bar = np.zeros_like(scores.mean), np.zeros_like(scores.covariance)
     for name, given in sensitivity.items():
         layout, weights = surrogate.layouts[name], np.asarray(given, dtype=np.float64)
         if weights.shape != layout.shape or not np.isfinite(weights).all():
             wanted = layout.shape or "one number"
             raise InputError(f"sensitivity of {name!r} has shape {weights.shape}; give {wanted}, all finite.")
-        back += surrogate.decode(name).basis.T @ weights.ravel()
-    mean_bar = _weights(scores.log_weights)[:, None, None] * back
-    slope = surrogate.scores_reverse(u, mean_bar, np.zeros_like(scores.covariance))
+        law, basis = _law(surrogate, name, scores), surrogate.decode(name).basis
+        by_mean, by_variance = layout.transform.slopes(law.mean[:, 0], law.variance[:, 0])
+        each = law.weights[:, None] * weights.ravel()
+        mean_bar[:, 0] += (each * by_mean) @ basis
+        covariance_bar[:, :, 0, 0] += (each * by_variance) @ basis**2
+    slope = surrogate.scores_reverse(u, mean_bar, covariance_bar)
     slope = slope * surrogate.domain.unit_gradient(x)
     return dict(zip(surrogate.domain.names, slope[0].tolist(), strict=True))
 
@@ -82,7 +89,3 @@ def _inside(surrogate: Surrogate, point: Mapping[str, object]) -> Array:
             "fit again, or ask inside."
         )
     return x
-
-
-def _weights(log_weights: Array) -> Array:
-    return np.asarray(np.exp(log_weights - np.logaddexp.reduce(log_weights)))

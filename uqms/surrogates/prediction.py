@@ -15,6 +15,7 @@ from uqms.errors import InputError
 from uqms.surrogates.outputs import Decoder
 from uqms.surrogates.process import Scores
 from uqms.surrogates.protocol import Surrogate
+from uqms.surrogates.transforms import IDENTITY, Identity, Logit, Transform
 
 __all__ = ["Mixture", "Prediction", "mixture"]
 
@@ -24,37 +25,43 @@ TINY = 1e-300  # where the variance is zero, the law is a step
 
 
 class Mixture(NamedTuple):
-    """Normal laws of an output at k points and m coordinates, one a hyperparameter draw.
+    """Laws of an output at k points and m coordinates, one a hyperparameter draw: normal on the scale of the transform.
+
+    What the methods take and return is in the output's own unit.
 
     Attributes
     ----------
     mean, variance
-        Shape (H, k, m).
+        Of the normal laws, shape (H, k, m).
     weights
         Shape (H,), they sum to 1.
+    transform
+        From the output to the scale on which it is normal.
     """
 
     mean: Array
     variance: Array
     weights: Array
+    transform: Transform = IDENTITY
 
     def moments(self) -> tuple[Array, Array]:
         """Return mean and variance over the draws, both (k, m)."""
-        first = self.mean[0]  # weights sum to 1 up to rounding, which would move a constant
-        mean = first + np.tensordot(self.weights, self.mean - first, 1)
-        return mean, np.tensordot(self.weights, self.variance + (self.mean - mean) ** 2, 1)
+        means, variances = self.transform.moments(self.mean, self.variance)
+        first = means[0]  # weights sum to 1 up to rounding, which would move a constant
+        mean = first + np.tensordot(self.weights, means - first, 1)
+        return mean, np.tensordot(self.weights, variances + (means - mean) ** 2, 1)
 
     def quantile(self, level: float) -> Array:
         """Return the quantile of the mixture, (k, m), by bisection between those of the draws."""
         each = self.mean + ndtri(level) * np.sqrt(self.variance)
         low, high = each.min(axis=0), each.max(axis=0)
         if len(self.weights) == 1:
-            return low
+            return self.transform.inverse(low)
         for _ in range(HALVINGS):
             middle = 0.5 * (low + high)
-            below = self.cdf(middle) < level
+            below = self._cdf(middle) < level
             low, high = np.where(below, middle, low), np.where(below, high, middle)
-        return np.asarray(0.5 * (low + high))
+        return self.transform.inverse(0.5 * (low + high))
 
     def interval(self, mass: float) -> tuple[Array, Array]:
         """Return the ends of the equal-tailed interval, both (k, m)."""
@@ -62,24 +69,30 @@ class Mixture(NamedTuple):
 
     def cdf(self, values: Array) -> Array:
         """Return the probability of less than `values` (k, m)."""
-        total = np.zeros(values.shape)
+        return self._cdf(self.transform.forward(values))
+
+    def _cdf(self, z: Array) -> Array:
+        total = np.zeros(z.shape)
         for weight, mean, variance in zip(self.weights, self.mean, self.variance, strict=True):
-            total += weight * ndtr((values - mean) / np.sqrt(variance + TINY))
+            total += weight * ndtr((z - mean) / np.sqrt(variance + TINY))
         return total
 
     def log_density(self, values: Array) -> Array:
-        """Return the log density at `values` (k, m)."""
+        """Return the log density at `values` (k, m), minus infinity where there is no such output."""
+        outside = self.transform.outside(values)
         variance = self.variance + TINY
-        each = -0.5 * (np.log(2.0 * np.pi * variance) + (values - self.mean) ** 2 / variance)
-        return np.asarray(logsumexp(each, axis=0, b=self.weights[:, None, None]))
+        z = np.where(outside, 0.0, self.transform.forward(values))
+        each = -0.5 * (np.log(2.0 * np.pi * variance) + (z - self.mean) ** 2 / variance)
+        slope = np.where(outside, -np.inf, self.transform.log_slope(values))
+        return np.asarray(logsumexp(each, axis=0, b=self.weights[:, None, None]) + slope)
 
 
-def mixture(scores: Scores, decoder: Decoder) -> Mixture:
+def mixture(scores: Scores, decoder: Decoder, transform: Transform = IDENTITY) -> Mixture:
     """Return the laws of an output from scores whose covariance holds variances only."""
     rest = np.sum(decoder.truncation**2, axis=1)
     variance = np.swapaxes(scores.covariance, -1, -2) @ (decoder.basis**2).T + rest
     weights = np.exp(scores.log_weights - np.logaddexp.reduce(scores.log_weights))
-    return Mixture(decoder.offset + scores.mean @ decoder.basis.T, variance, weights)
+    return Mixture(decoder.offset + scores.mean @ decoder.basis.T, variance, weights, transform)
 
 
 @final
@@ -111,21 +124,25 @@ class Prediction:
         )
 
     def law(self, output: str) -> Mixture:
-        """Return the law of each entry of an output: a mixture of normals, one a hyperparameter draw.
+        """Return the law of each entry of an output: a mixture, one normal (on its transform's scale) a draw.
 
         Raises
         ------
         InputError
             When there is no such output.
         """
-        return mixture(self.scores, self.surrogate.decode(output))
+        return mixture(self.scores, self.surrogate.decode(output), self._transform(output))
+
+    def _transform(self, output: str) -> Transform:
+        return self.surrogate.layouts[output].transform
 
     def _by_coordinates(self, output: str, ask: Callable[[Mixture], Array]) -> Array:
         """Return what `ask` gives, some coordinates at a time: the laws of all need H times the room of the answer."""
-        decoder = self.surrogate.decode(output)
+        decoder, transform = self.surrogate.decode(output), self._transform(output)
         size = max(1, BLOCK // max(1, self.scores.mean[..., 0].size))
         blocks = [slice(start, start + size) for start in range(0, len(decoder.offset), size)]
-        return np.concatenate([ask(mixture(self.scores, Decoder(*(part[b] for part in decoder)))) for b in blocks], -1)
+        laws = (mixture(self.scores, Decoder(*(part[b] for part in decoder)), transform) for b in blocks)
+        return np.concatenate([ask(law) for law in laws], -1)
 
     @cached_property
     def _moments(self) -> dict[str, Array]:
@@ -152,7 +169,8 @@ class Prediction:
     def quantile(self, q: ArrayLike) -> xr.Dataset:
         """Return quantiles of every output, dims ("quantile", "point", ...).
 
-        Averaged hyperparameters make the law a mixture of normals, with longer tails than its sd tells.
+        Averaged hyperparameters make the law a mixture of normals, with longer tails than its sd tells; transformed
+        outputs are skewed. The quantiles are exact.
 
         Parameters
         ----------
@@ -190,20 +208,34 @@ class Prediction:
         """Return the joint covariance of an output over points and coordinates, shape (k, m, k, m).
 
         Points share their scores' errors as their inputs say; the truncation is shared within a point only.
+
+        Raises
+        ------
+        InputError
+            When there is no such output, or its transform is a logit: that has no closed form.
         """
-        decoder = self.surrogate.decode(output)
+        decoder, transform = self.surrogate.decode(output), self._transform(output)
         joint = self.surrogate.scores(self.u)
         weights = np.exp(joint.log_weights - np.logaddexp.reduce(joint.log_weights))
-        mean = np.tensordot(weights, joint.mean, 1)
-        off = joint.mean - mean
-        total = np.tensordot(weights, joint.covariance, 1)
-        k = len(self.u)
-        out = np.einsum("mj,jab,nj->ambn", decoder.basis, total, decoder.basis, optimize=True)
+        if isinstance(transform, Logit):
+            raise InputError(
+                f"covariance: {output!r} is the image of a normal law under {transform}, and covariances of that are "
+                "not in closed form. Take them from draws: prediction.draws(2000, rng=1)."
+            )
+        if isinstance(transform, Identity):
+            out = _covariance(decoder, np.tensordot(weights, joint.covariance, 1))
+            shifts = (joint.mean - np.tensordot(weights, joint.mean, 1)) @ decoder.basis.T
+        else:
+            out = np.zeros((len(self.u), len(decoder.offset)) * 2)
+            means = np.empty((len(weights), *out.shape[:2]))
+            for h, weight in enumerate(weights):
+                normal = _covariance(decoder, joint.covariance[h])
+                variance = np.einsum("amam->am", normal)
+                means[h] = transform.moments(decoder.offset + joint.mean[h] @ decoder.basis.T, variance)[0]
+                out += weight * np.multiply.outer(means[h], means[h]) * np.expm1(normal)
+            shifts = means - np.tensordot(weights, means, 1)
         if len(weights) > 1:
-            shifts = off @ decoder.basis.T
             out += np.einsum("h,ham,hbn->ambn", weights, shifts, shifts, optimize=True)
-        index = np.arange(k)
-        out[index, :, index, :] += decoder.truncation @ decoder.truncation.T
         return np.asarray(out)
 
     def draws(self, n: int, rng: RandomState) -> xr.Dataset:
@@ -225,8 +257,16 @@ class Prediction:
             if latent is None:
                 latent = generator.standard_normal((n, len(self.u), decoder.truncation.shape[1]))
             values = decoder.offset + scores @ decoder.basis.T + latent @ decoder.truncation.T
-            out[name] = self._labelled(name, values, ("draw", "point"))
+            out[name] = self._labelled(name, self._transform(name).inverse(values), ("draw", "point"))
         return xr.Dataset(out)
+
+
+def _covariance(decoder: Decoder, scores: Array) -> Array:
+    """Return the covariance (k, m, k, m) of normal outputs from that of the scores (q, k, k)."""
+    out = np.einsum("mj,jab,nj->ambn", decoder.basis, scores, decoder.basis, optimize=True)
+    index = np.arange(scores.shape[-1])
+    out[index, :, index, :] += decoder.truncation @ decoder.truncation.T
+    return np.asarray(out)
 
 
 def _numbers(name: str, values: object) -> Array:

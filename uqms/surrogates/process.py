@@ -14,6 +14,9 @@ w           L^-1 k(x, u)                                                   (n, k
 v           R (t(u) - G' w), so that cov = k(u, u) - w' w + v' v           (b, k)
 ==========  =============================================================  ===============
 
+A run that has no value of a score has a zero row and column in that score's L^-1, and zeros in its target and G: then
+w has a zero there, and everything is conditioned on the other runs, exactly.
+
 The variance is that of the latent function: it holds the uncertainty from few runs and of the estimated trend, not that
 of the hyperparameters (unless there are several draws h), nor the nugget (noise of a stochastic simulator).
 """
@@ -27,7 +30,7 @@ from jaxtyping import Float
 from scipy.linalg import solve_triangular
 from scipy.linalg.blas import dtrmm
 
-from uqms._typing import Array, Ints
+from uqms._typing import Array, Bools, Ints
 from uqms.surrogates.kernels import Kernel, correlation, correlation_within, scale_count
 from uqms.surrogates.training import JITTER_FIRST, Hyperparameters, factorise, trend_basis
 
@@ -91,6 +94,10 @@ class ScoreProcess:
         """Number of scores."""
         return int(self.y.shape[1])
 
+    def known(self, j: int) -> Bools:
+        """Return which runs (n,) have a value of score j."""
+        return np.asarray(np.diagonal(self.inverse_factor[0, j]) > 0.0)
+
     def select(self, scores: Ints) -> "ScoreProcess":
         """Return the process of some scores only."""
         names = "ell variance nugget jitter beta target inverse_factor trend_factor trend_root".split()
@@ -141,6 +148,20 @@ def _condition_one(
     return variance, jitter, beta, residual / scale, inverse / scale, g / scale, root
 
 
+def _condition_known(
+    kernel: Kernel, x: Array, y: Array, trend: Array, one: Hyperparameters, variance: float | None
+) -> tuple[float, float, Array, Array, Array, Array, Array]:
+    """Condition on the runs whose y is a number, and set zeros for the others."""
+    known = np.isfinite(y)
+    parts = _condition_one(kernel, x[known], y[known], trend[known], one, variance)
+    if known.all():
+        return parts
+    variance, jitter, beta, target, inverse, g, root = parts
+    everywhere = np.zeros(len(x)), np.zeros((len(x), len(x))), np.zeros(trend.shape)
+    everywhere[0][known], everywhere[1][np.ix_(known, known)], everywhere[2][known] = target, inverse, g
+    return variance, jitter, beta, *everywhere, root
+
+
 def condition(
     kernel: Kernel,
     x: Float[np.ndarray, "n d"],
@@ -150,17 +171,20 @@ def condition(
     variance: Sequence[float] | None = None,
     cheap: Float[np.ndarray, "n q"] | None = None,
 ) -> ScoreProcess:
-    """Return the processes of all scores conditioned on the runs, with their trend and variance in closed form."""
+    """Return the processes of all scores conditioned on the runs, with their trend and variance in closed form.
+
+    Where y is NaN a run has no value of that score.
+    """
     trends = [trend_basis(x, columns, None if cheap is None else cheap[:, j]) for j in range(len(found))]
     parts = [
-        _condition_one(kernel, x, y[:, j], trends[j], one, None if variance is None else variance[j])
+        _condition_known(kernel, x, y[:, j], trends[j], one, None if variance is None else variance[j])
         for j, one in enumerate(found)
     ]
     stacked = [np.stack([np.asarray(part[i]) for part in parts])[None] for i in range(7)]
     return ScoreProcess(
         kernel=kernel,
         x=np.ascontiguousarray(x),
-        y=np.ascontiguousarray(y),
+        y=np.where(np.isfinite(y), y, 0.0),
         ell=np.stack([one.ell for one in found])[None],
         variance=stacked[0],
         nugget=np.array([[one.nugget for one in found]]),
@@ -239,10 +263,14 @@ def draw_at(
     together: where runs leave almost no variance, a difference of covariances has none of its digits left. Draws at the
     first points do not depend on those that follow.
     """
-    n, rest = len(process.x), len(process.x) + anchors
-    points = np.vstack([process.x, u])
+    known = process.known(j)
+    n = int(known.sum())
+    rest = n + anchors
+    points = np.vstack([process.x[known], u])
     kappa = correlation(process.kernel, points, points, process.ell[h, j])
-    mean, _, v = _rows(process, h, j, u[anchors:], kappa[rest:, :n])
+    to_runs = np.zeros((len(points) - rest, len(known)))
+    to_runs[:, known] = kappa[rest:, :n]
+    mean, _, v = _rows(process, h, j, u[anchors:], to_runs)
     kappa[np.arange(n), np.arange(n)] += process.nugget[h, j] + process.jitter[h, j] - JITTER_FIRST
     lower, _ = factorise(kappa, 0.0)
     return np.asarray(mean + xi @ v.T + np.sqrt(process.variance[h, j]) * (z @ lower[rest:, n:].T))

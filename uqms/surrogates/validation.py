@@ -22,12 +22,13 @@ import pandas as pd
 import xarray as xr
 
 from uqms import ensemble as table
-from uqms._typing import Array, Ints
+from uqms._typing import Array, Bools, Ints
 from uqms.errors import DataError, InputError
 from uqms.surrogates.gp import GaussianProcessSurrogate
 from uqms.surrogates.outputs import Decoder, Layout
 from uqms.surrogates.prediction import Mixture, mixture
 from uqms.surrogates.process import ScoreProcess, Scores
+from uqms.surrogates.transforms import IDENTITY, check_values
 
 __all__ = ["Validation", "held_out", "leave_one_out"]
 
@@ -51,10 +52,14 @@ class Validation:
     method
         "leave-one-out" or "held-out".
     observed, mean, sd
-        Datasets with dim "run" and the outputs' dims.
+        Datasets with dim "run" and the outputs' dims, in the outputs' own units; NaN in runs that lack an output.
+    standardised
+        (observed - mean) / sd, of transformed outputs on the scale of their transform, where their law is normal.
     table
-        By output: q2 (1 - error variance / output variance), rmse, and for 50 % and 95 % intervals the coverage and the
-        central 99 % range that a right surrogate shows; share of errors beyond 4 sd (a right surrogate's is 0.00006).
+        By output: q2 (1 - error variance / output variance) and rmse of the mean, in the output's own unit; for 50 %
+        and 95 % intervals the coverage, which is the same on the scale of a transform, and the central 99 % range that
+        a right surrogate shows; share of errors beyond 4 sd on the scale of the transform (a right surrogate's is
+        0.00006).
     point_estimated
         Whether hyperparameters are single values although runs are few (n <= 20 d); intervals are then too narrow.
     runs
@@ -65,14 +70,10 @@ class Validation:
     observed: xr.Dataset
     mean: xr.Dataset
     sd: xr.Dataset
+    standardised: xr.Dataset
     table: pd.DataFrame
     point_estimated: bool
     runs: int
-
-    @property
-    def standardised(self) -> xr.Dataset:
-        """(observed - mean) / sd."""
-        return (self.observed - self.mean) / self.sd
 
     @property
     def too_narrow(self) -> tuple[str, ...]:
@@ -175,7 +176,7 @@ def held_out(surrogate: GaussianProcessSurrogate, ensemble: xr.Dataset, *, rng: 
     InputError
         When outputs or their coordinates differ from the surrogate's.
     DataError
-        When fewer than two runs completed.
+        When fewer than two runs completed, or values lie outside of what an output's transform takes.
 
     References
     ----------
@@ -194,7 +195,8 @@ def held_out(surrogate: GaussianProcessSurrogate, ensemble: xr.Dataset, *, rng: 
     runs = table.completed(ensemble)
     if runs.sizes["run"] < 2:
         raise DataError(f"held_out: {runs.sizes['run']} completed runs; at least two are needed.")
-    observed = {name: _matching(runs, name, layout) for name, layout in surrogate.layouts.items()}
+    completed = np.flatnonzero(ensemble["state"].values == table.RunState.COMPLETED)
+    observed = {name: _matching(runs, name, layout, completed) for name, layout in surrogate.layouts.items()}
     u = np.asarray(surrogate.domain.to_unit(table.input_array(runs, surrogate.domain.names)))
     scores = surrogate.scores(u)
     # Runs of a stochastic simulator scatter about the latent mean that is predicted, each by itself.
@@ -248,18 +250,22 @@ def left_out_scores(process: ScoreProcess, h: int, j: int) -> tuple[Array, Array
     # Q = L^-T (I - G R' R G') L^-1, and I - G R' R G' is a projection or, with a fixed trend, the identity.
     half = inverse - g @ (root.T @ (root @ (g.T @ inverse)))
     diagonal = np.maximum(np.sum(half * half, axis=0), 1e-300)
+    diagonal[~process.known(j)] = 1.0  # any number: these runs are not counted
     error = inverse.T @ process.target[h, j] / diagonal
     return error, 1.0 / diagonal, half.T / diagonal[:, None]
 
 
-def _matching(runs: xr.Dataset, name: str, layout: Layout) -> Array:
+def _matching(runs: xr.Dataset, name: str, layout: Layout, positions: Ints) -> Array:
+    """Return the output of the runs (n, m) on the scale of its transform."""
     if name not in runs:
         raise InputError(f"held_out: the runs have no output {name!r}; they have {list(table.output_names(runs))}.")
     values = runs[name].transpose("run", *layout.dims)
     for dim in layout.dims:
         if values.sizes[dim] != len(layout.coords[dim]) or not np.allclose(values[dim].values, layout.coords[dim]):
             raise InputError(f"held_out: the runs have other coordinates {dim!r} of {name!r} than the surrogate.")
-    return np.asarray(values.values, dtype=np.float64).reshape(values.sizes["run"], -1)
+    check_values(name, values.values, positions, layout.transform, layout.coords)
+    flat = np.asarray(values.values, dtype=np.float64).reshape(values.sizes["run"], -1)
+    return layout.transform.forward(flat)
 
 
 def _compare(
@@ -270,9 +276,11 @@ def _compare(
     seed: int,
 ) -> Validation:
     n = law.value.shape[1]
-    data: dict[str, dict[str, xr.DataArray]] = {"observed": {}, "mean": {}, "sd": {}}
-    rows, parts = {}, {}
+    data: dict[str, dict[str, xr.DataArray]] = {"observed": {}, "mean": {}, "sd": {}, "standardised": {}}
+    rows, parts, at = {}, {}, 0
     for basis in surrogate.bases:
+        known = surrogate.process.known(at) if observed is None else np.ones(n, dtype=bool)
+        at += basis.basis.shape[1]
         _, full, latent = surrogate.decode(basis.name)
         predicted = law.decoded(full, latent)
         value, variance = predicted.moments()
@@ -285,10 +293,20 @@ def _compare(
             seen, mean = observed[basis.name], basis.offset + value
         ends = {level: predicted.interval(level) for level in LEVELS}
         bounds = {level: (low - value, high - value) for level, (low, high) in ends.items()}
-        parts[basis.name] = (full, latent, bounds)
-        rows[basis.name] = _scores_of(seen, mean, sd, bounds)
-        for key, values in (("observed", seen), ("mean", mean), ("sd", sd)):
-            data[key][basis.name] = _labelled(values, basis.layout, n)
+        bounds = {level: (low[known], high[known]) for level, (low, high) in bounds.items()}
+        parts[basis.name] = (full, latent, known, bounds)
+        # Intervals are counted where the law is normal; errors are measured in the output's own unit.
+        own = predicted._replace(mean=predicted.mean + (mean - value), transform=basis.layout.transform)
+        own_mean, own_variance = (mean, variance) if own.transform is IDENTITY else own.moments()
+        own_seen = own.transform.inverse(seen)
+        counts = _counts(seen[known], mean[known], sd[known], bounds)
+        rows[basis.name] = _accuracy(own_seen[known], own_mean[known]) | counts
+        with np.errstate(invalid="ignore", divide="ignore"):
+            standardised = (seen - mean) / sd
+        for key, values in (("observed", own_seen), ("mean", own_mean), ("sd", np.sqrt(own_variance))):
+            data[key][basis.name] = _labelled(np.where(known[:, None], values, np.nan), basis.layout, n)
+        standardised[~known] = np.nan
+        data["standardised"][basis.name] = _labelled(standardised, basis.layout, n).drop_attrs()
     for name, ranges in _ranges(law, parts, seed).items():
         rows[name] |= ranges
     return Validation(
@@ -296,43 +314,50 @@ def _compare(
         observed=xr.Dataset(data["observed"]),
         mean=xr.Dataset(data["mean"]),
         sd=xr.Dataset(data["sd"]),
+        standardised=xr.Dataset(data["standardised"]),
         table=pd.DataFrame.from_dict(rows, orient="index"),
         point_estimated=surrogate.point_estimated,
         runs=surrogate.runs,
     )
 
 
-def _scores_of(seen: Array, mean: Array, sd: Array, bounds: Bounds) -> dict[str, object]:
+def _accuracy(seen: Array, mean: Array) -> dict[str, object]:
     error = seen - mean
     total = float(np.mean((seen - seen.mean(axis=0)) ** 2))
-    row: dict[str, object] = {
+    return {
         "q2": 1.0 - float(np.mean(error**2)) / total if total > 0 else float("nan"),
         "rmse": float(np.sqrt(np.mean(error**2))),
     }
+
+
+def _counts(seen: Array, mean: Array, sd: Array, bounds: Bounds) -> dict[str, object]:
+    error = seen - mean
     keep = _counted(error.shape[1])
-    row["beyond_4"] = float(np.mean(np.abs(error[:, keep]) > 4.0 * sd[:, keep] + 1e-300))
+    row: dict[str, object] = {"beyond_4": float(np.mean(np.abs(error[:, keep]) > 4.0 * sd[:, keep] + 1e-300))}
     for level, (low, high) in bounds.items():
         inside = (error[:, keep] >= low[:, keep] - 1e-300) & (error[:, keep] <= high[:, keep] + 1e-300)
         row[f"coverage_{level:.0%}"] = float(np.mean(inside))
     return row
 
 
-def _ranges(law: _Law, parts: Mapping[str, tuple[Array, Array, Bounds]], seed: int) -> dict[str, dict[str, object]]:
+def _ranges(
+    law: _Law, parts: Mapping[str, tuple[Array, Array, Bools, Bounds]], seed: int
+) -> dict[str, dict[str, object]]:
     """Return the central 99 % of the coverage that errors of the right law show, by output and level."""
     rng = np.random.default_rng(seed)
     n = law.value.shape[1]
-    largest = max(min(len(full), COORDINATES) for full, _, _ in parts.values())
+    largest = max(min(len(full), COORDINATES) for full, *_ in parts.values())
     count = int(np.clip(WORK / (n * largest), *SIMULATIONS))
     block = max(1, int(4e6 / (n * largest)))
     shares: dict[tuple[str, float], list[Array]] = {(name, level): [] for name in parts for level in LEVELS}
     for start in range(0, count, block):
         size = min(block, count - start)
         scores = law.simulate(size, rng)
-        for name, (full, latent, bounds) in parts.items():
+        for name, (full, latent, known, bounds) in parts.items():
             keep = _counted(len(full))
             used = np.flatnonzero(latent.any(axis=0))
-            error = scores @ full[keep].T
-            error += rng.standard_normal((size, n, len(used))) @ latent[np.ix_(keep, used)].T
+            error = scores[:, known] @ full[keep].T
+            error += rng.standard_normal((size, int(known.sum()), len(used))) @ latent[np.ix_(keep, used)].T
             for level, (low, high) in bounds.items():
                 inside = (error >= low[:, keep] - 1e-300) & (error <= high[:, keep] + 1e-300)
                 shares[name, level].append(np.mean(inside, axis=(1, 2)))
