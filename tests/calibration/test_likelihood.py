@@ -228,3 +228,34 @@ def test_known_sds_are_not_silently_left_out() -> None:
     data = xr.DataArray(0.5, name="y").assign_coords(sd=0.1)
     with pytest.raises(uq.errors.InputError, match="known sds"):
         uq.Calibration(given_surrogate(x, x), data, uq.GaussianNoise(sd=uq.HalfNormal(0.1)))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"kernel": uq.Matern52() + uq.SquaredExponential()},
+        {"kernel": uq.Matern52() * uq.Matern32()},
+        {"trend": "quadratic"},
+    ],
+)
+def test_sums_products_and_quadratic_trends_are_in_the_compiled_likelihood(settings: dict[str, object]) -> None:
+    rng = np.random.default_rng(8)
+    space = uq.ParameterSpace(theta=uq.Uniform(0.0, 1.0), conditions={"x": uq.Condition(0.0, 1.0)})
+    design = uq.sobol(space, 16, rng=1)
+    y = np.sin(4.0 * design["theta"].values) + design["x"].values ** 2
+    runs = uq.ensemble.build(design, {"y": y}, space=space)
+    surrogate = uq.GaussianProcess(hyperparameters="point", **settings).fit(runs)
+    data = replicates(rng.normal(0.8, 0.3, (3, 2)), np.array([0.2, 0.5, 0.9]))
+    problem = uq.Calibration(surrogate, data, noise=uq.GaussianNoise(sd=0.2))
+    at = {"theta": 0.4}
+    mean, covariance = dense_covariance(problem, at, np.array([0.2]))
+    expected = multivariate_normal(mean, covariance).logpdf(problem.cells.z)
+    block = np.concatenate([surrogate.process.flat(), problem.cells.flat()])
+    u, z, sigma = problem.unit_inputs({"theta": np.array(0.4)}), problem.cells.z, np.array([0.2])
+    value, u_bar, _ = _marginal.fused(block, u, sigma, z)
+    assert value == pytest.approx(expected, rel=1e-8)
+    for index in np.ndindex(*u.shape):
+        shift = np.zeros_like(u)
+        shift[index] = 1e-5
+        upper, lower = (_marginal.fused(block, u + sign * shift, sigma, z)[0] for sign in (1.0, -1.0))
+        assert u_bar[index] == pytest.approx((upper - lower) / 2e-5, rel=1e-4, abs=1e-4)

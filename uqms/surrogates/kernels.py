@@ -288,6 +288,8 @@ def correlation(
     kernel: Kernel, u: Float[np.ndarray, "k d"], x: Float[np.ndarray, "n d"], ell: Float[np.ndarray, " p"]
 ) -> Float[np.ndarray, "k n"]:
     """Return the correlation between the rows of `u` and `x`."""
+    if isinstance(kernel, _Single):
+        return _single(kernel.code, u, x, ell)[0]
     parts, shares = split(kernel, u.shape[1], ell)
     each = iter(parts)
     kappa = [
@@ -300,6 +302,9 @@ def correlation_slopes(
     kernel: Kernel, u: Float[np.ndarray, "k d"], x: Float[np.ndarray, "n d"], ell: Float[np.ndarray, " p"]
 ) -> tuple[Float[np.ndarray, "k n"], Float[np.ndarray, "f k n"], Float[np.ndarray, "s k n"]]:
     """Return the correlation, g of each part (with the factors beside it), and its derivative by each log share."""
+    if isinstance(kernel, _Single):
+        kappa, g = _single(kernel.code, u, x, ell)
+        return kappa, g[None], np.empty((0, *kappa.shape))
     parts, shares = split(kernel, u.shape[1], ell)
     each = iter(parts)
     terms, slopes = [], []
