@@ -134,3 +134,34 @@ def test_what_cannot_be_compared_is_refused() -> None:
     kinds = {"none": uq.GaussianProcess(), "fitted": uq.GaussianProcess(noise="fitted")}
     with pytest.warns(DataWarning), pytest.raises(InputError, match="'fitted' keeps 13 runs and 'none' 12"):
         uq.compare_surrogates(kinds, runs)
+
+
+def test_transformed_outputs_are_scored_in_their_own_unit() -> None:
+    k = np.linspace(0.1, 2.0, 16)
+    runs = uq.ensemble.build({"k": k}, {"y": np.exp(2.0 * np.sin(3.0 * k))})
+    logarithm = uq.ensemble.build({"k": k}, {"y": 2.0 * np.sin(3.0 * k)})
+    point = uq.GaussianProcess(hyperparameters="point")
+    log = uq.GaussianProcess(hyperparameters="point", outputs={"y": uq.Scalar(transform="log")})
+    own = uq.compare_surrogates({"log": log, "plain": point}, runs)
+    # The density of y is that of its logarithm over y.
+    other = uq.compare_surrogates({"one": point, "two": point}, logarithm)
+    expected = other.table.loc["one", "log_score"] - np.mean(2.0 * np.sin(3.0 * k))
+    assert own.table.loc["log", "log_score"] == pytest.approx(expected, abs=1e-4)
+    seen = np.exp(2.0 * np.sin(3.0 * k))
+    validation = uq.leave_one_out(own.surrogates["log"])
+    np.testing.assert_allclose(validation.observed["y"], seen, rtol=1e-9)
+    assert own.by_output.loc[("log", "y"), "rmse"] == pytest.approx(validation.table.loc["y", "rmse"], rel=1e-6)
+
+
+def test_runs_that_lack_an_output_and_cheap_models_of_transformed_ones_are_refused() -> None:
+    k = np.linspace(0.1, 2.0, 12)
+    y = np.exp(k)
+    gaps = uq.ensemble.build(
+        {"k": k}, {"y": np.where(k > 1.9, np.nan, y), "z": y}, states=["completed"] * 11 + ["partial"]
+    )
+    with pytest.raises(InputError, match=r"runs that lack an output.*ensemble\.completed"):
+        uq.compare_surrogates({"a": uq.GaussianProcess(), "b": uq.GaussianProcess()}, gaps)
+    cheap = uq.Physics(lambda at: {"y": at["k"]})
+    log = {"y": uq.Scalar(transform="log")}
+    with pytest.raises(InputError, match="fits no transformed ones"):
+        uq.GaussianProcess(mean=cheap, outputs=log).fit(uq.ensemble.build({"k": k}, {"y": y}))

@@ -110,7 +110,7 @@ def compare_surrogates(settings: Mapping[str, GaussianProcess], ensemble: xr.Dat
     Raises
     ------
     InputError
-        When there are fewer than two settings, or they keep different runs.
+        When there are fewer than two settings, they keep different runs, or a run lacks an output.
 
     References
     ----------
@@ -147,6 +147,12 @@ def compare_surrogates(settings: Mapping[str, GaussianProcess], ensemble: xr.Dat
             raise InputError(
                 f"compare_surrogates: {name!r} keeps {surrogate.runs} runs and {next(iter(fitted))!r} {len(inputs)}: "
                 "noise='none' merges repeated runs, noise='fitted' keeps them. Compare settings of one kind of noise."
+            )
+    for name, surrogate in fitted.items():
+        if not all(surrogate.process.known(j).all() for j in range(surrogate.process.q)):
+            raise InputError(
+                f"compare_surrogates: {name!r} was fitted to runs that lack an output, of which nothing can be "
+                "compared; give uqms.ensemble.completed(ensemble)."
             )
     logs, rmse = {}, {}
     for name, surrogate in fitted.items():
@@ -185,12 +191,16 @@ def _left_out(surrogate: GaussianProcessSurrogate) -> tuple[Array, Array]:
     for i, basis in enumerate(surrogate.bases):
         _, full, latent = surrogate.decode(basis.name)
         keep = _scored(basis, process.y @ full.T)
-        law = mixture(scores, Decoder(np.zeros(len(full)), full, latent))
-        rest = basis.left_out @ basis.truncation.T  # what the law predicts is mean - observed + rest
-        rmse[i] = np.sqrt(np.mean((law.moments()[0] - rest) ** 2))
+        rest = basis.left_out @ basis.truncation.T
+        seen = basis.offset + process.y @ full.T + rest
+        own, transform = basis.layout.transform.inverse(seen), basis.layout.transform
+        # The scores' law is that of mean - observed, so that with `seen` less `rest` it is that of the run left out.
+        law = mixture(scores, Decoder(np.zeros(len(full)), full, latent), transform)
+        law = law._replace(mean=law.mean + (seen - rest))
+        rmse[i] = np.sqrt(np.mean((law.moments()[0] - own) ** 2))
         if len(keep):
-            law = mixture(scores, Decoder(np.zeros(len(keep)), full[keep], latent[keep]))
-            logs[:, i] = law.log_density(rest[:, keep]).mean(axis=1)
+            kept = law._replace(mean=law.mean[..., keep], variance=law.variance[..., keep])
+            logs[:, i] = kept.log_density(own[:, keep]).mean(axis=1)
     return logs, rmse
 
 

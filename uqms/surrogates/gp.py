@@ -180,6 +180,11 @@ class GaussianProcess:
             bases.append(basis)
             scores.append(values)
         y = np.hstack(scores)
+        if self.mean is not None and not all(isinstance(basis.layout.transform, Identity) for basis in bases):
+            raise InputError(
+                "mean gives outputs in their own unit, so that it fits no transformed ones; leave one of the two out, "
+                "or let simulator and cheap model return the transformed output."
+            )
         cheap = None if self.mean is None else self.mean.scores(box, bases, x)
         known = np.isfinite(y)
         fewest = known[:, int(np.argmin(known.sum(axis=0)))]
