@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal, final
+from typing import Literal, NamedTuple, final
 
 import numpy as np
 import xarray as xr
@@ -204,18 +204,16 @@ class GaussianProcess:
     ) -> list[list[Hyperparameters]]:
         """Return those of every score, once or as draws; the order of runs and inputs changes them by rounding only."""
         noisy = self.noise == "fitted"
-        rows, inputs = _canonical(x, y)
-        if isinstance(self.kernel, Product | Sum):  # whose length scales are several an input
-            inputs = np.arange(x.shape[1])
-        x, y, cheap = x[np.ix_(rows, inputs)], y[rows], None if cheap is None else cheap[rows]
-        found = [_train_one(x, y, self.kernel, columns, noisy, cheap, j) for j in range(y.shape[1])]
-        draws = [found]
-        if self._averages(x, y, columns, found, bases, cheap):
-            draws = _draws(x, y, self.kernel, columns, noisy, found, cheap)
-        if isinstance(self.kernel, Product | Sum):
-            return draws
-        back = np.argsort(inputs)
-        return [[replace(one, ell=one.ell[back]) for one in scores] for scores in draws]
+        ordered = [_ordered(x, y[:, j], self.kernel, None if cheap is None else cheap[:, j]) for j in range(y.shape[1])]
+        found = [_train_one(one, self.kernel, columns, noisy) for one in ordered]
+        draws = [[one.back(best) for one, best in zip(ordered, found, strict=True)]]
+        if self._averages(x, y, columns, draws[0], bases, cheap):
+            by_score = [
+                _draws(one, self.kernel, columns, noisy, best, j)
+                for j, (one, best) in enumerate(zip(ordered, found, strict=True))
+            ]
+            draws = [list(scores) for scores in zip(*by_score, strict=True)]
+        return draws
 
     def _averages(
         self,
@@ -718,11 +716,29 @@ def _coordinates(name: str, output: xr.DataArray, dims: tuple[str, ...]) -> dict
     return {dim: np.asarray(output[dim].values, dtype=np.float64) for dim in dims}
 
 
-def _canonical(x: Array, y: Array) -> tuple[Ints, Ints]:
-    """Return an order of the runs and one of the inputs that do not depend on the order in which they come."""
-    first = np.nan_to_num(y[:, 0])
-    inputs = np.argsort([abs(math.fsum(x[:, j] * first)) for j in range(x.shape[1])])
-    return np.lexsort(x[:, inputs[::-1]].T), inputs
+class _Ordered(NamedTuple):
+    """The runs that have a score, and the inputs, in an order that does not depend on that in which they come."""
+
+    x: Array
+    y: Array
+    cheap: tuple[Array, ...]
+    inputs: Ints
+
+    def back(self, found: Hyperparameters) -> Hyperparameters:
+        """Return hyperparameters in the order in which the inputs came."""
+        if len(found.ell) != len(self.inputs):  # of sums and products, whose inputs stay where they were
+            return found
+        return replace(found, ell=found.ell[np.argsort(self.inputs)])
+
+
+def _ordered(x: Array, y: Array, kernel: Kernel, cheap: Array | None) -> _Ordered:
+    known = np.flatnonzero(np.isfinite(y))
+    x, y = x[known], y[known]
+    inputs = np.argsort([abs(math.fsum(x[:, j] * y)) for j in range(x.shape[1])])
+    if isinstance(kernel, Product | Sum):  # whose length scales are several an input
+        inputs = np.arange(x.shape[1])
+    rows = np.lexsort(x[:, inputs[::-1]].T)
+    return _Ordered(x[np.ix_(rows, inputs)], y[rows], () if cheap is None else (cheap[known[rows]],), inputs)
 
 
 def _of_score(cheap: Array | None, j: int, rows: Bools) -> tuple[Array, ...]:
@@ -740,36 +756,21 @@ def _check_cheap(trends: list[Array], bases: list[OutputBasis]) -> None:
             )
 
 
-def _train_one(
-    x: Array, y: Array, kernel: Kernel, columns: int, noisy: bool, cheap: Array | None, j: int
-) -> Hyperparameters:
-    rows = np.isfinite(y[:, j])
-    trend = trend_basis(x[rows], columns, *_of_score(cheap, j, rows))
-    x, y = x[rows], y[rows, j]
-    if not y.any():  # a constant output: its basis is zero, so only finite numbers are needed
-        return Hyperparameters(np.ones(hyperparameter_count(kernel, x.shape[1])), 0.0, 1e-12, 0.0, 0, False)
-    return train(x, y, kernel, trend, noisy)
+def _train_one(one: _Ordered, kernel: Kernel, columns: int, noisy: bool) -> Hyperparameters:
+    d = one.x.shape[1]
+    if not one.y.any():  # a constant output: its basis is zero, so only finite numbers are needed
+        return Hyperparameters(np.ones(hyperparameter_count(kernel, d)), 0.0, 1e-12, 0.0, 0, False)
+    return train(one.x, one.y, kernel, trend_basis(one.x, columns, *one.cheap), noisy)
 
 
 def _draws(
-    x: Array,
-    y: Array,
-    kernel: Kernel,
-    columns: int,
-    noisy: bool,
-    found: list[Hyperparameters],
-    cheap: Array | None,
-) -> list[list[Hyperparameters]]:
-    """Return draws of the hyperparameters of all scores."""
-    by_score = []
-    for j, one in enumerate(found):
-        known = np.isfinite(y[:, j])
-        if not y[known, j].any():
-            by_score.append([one] * averaging.DRAWS)
-            continue
-        points = averaging.sample(x[known], y[known, j], kernel, columns, noisy, one, *_of_score(cheap, j, known))
-        by_score.append(averaging.draws_of(points, int(known.sum()) - columns, noisy, j))
-    return [list(scores) for scores in zip(*by_score, strict=True)]
+    one: _Ordered, kernel: Kernel, columns: int, noisy: bool, found: Hyperparameters, j: int
+) -> list[Hyperparameters]:
+    """Return draws of the hyperparameters of score j."""
+    if not one.y.any():
+        return [one.back(found)] * averaging.DRAWS
+    points = averaging.sample(one.x, one.y, kernel, columns, noisy, found, *one.cheap)
+    return [one.back(draw) for draw in averaging.draws_of(points, len(one.y) - columns, noisy, j)]
 
 
 def _report(process: ScoreProcess, found: list[Hyperparameters], bases: list[OutputBasis]) -> None:
