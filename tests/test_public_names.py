@@ -57,6 +57,8 @@ PUBLIC = [
     "extend",
     "from_gpytorch",
     "halton",
+    "held_out",
+    "k_fold",
     "latin_hypercube",
     "leave_one_out",
     "load_surrogate",

@@ -68,6 +68,8 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.surrogates import SquaredExponential as SquaredExponential
     from uqms.surrogates import Surrogate as Surrogate
     from uqms.surrogates import from_gpytorch as from_gpytorch
+    from uqms.surrogates import held_out as held_out
+    from uqms.surrogates import k_fold as k_fold
     from uqms.surrogates import leave_one_out as leave_one_out
     from uqms.surrogates import load_surrogate as load_surrogate
 
@@ -117,6 +119,8 @@ __all__ = [
     "extend",
     "from_gpytorch",
     "halton",
+    "held_out",
+    "k_fold",
     "latin_hypercube",
     "leave_one_out",
     "load_surrogate",
@@ -175,6 +179,8 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "SquaredExponential",
         "Surrogate",
         "from_gpytorch",
+        "held_out",
+        "k_fold",
         "leave_one_out",
         "load_surrogate",
     ),

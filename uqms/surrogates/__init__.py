@@ -8,7 +8,7 @@ from uqms.surrogates.outputs import Curve, Decoder, Layout, Scalar
 from uqms.surrogates.prediction import Prediction
 from uqms.surrogates.process import Scores
 from uqms.surrogates.protocol import FunctionDraws, Surrogate
-from uqms.surrogates.validation import Validation, held_out, leave_one_out
+from uqms.surrogates.validation import Validation, held_out, k_fold, leave_one_out
 
 __all__ = [
     "Curve",
@@ -27,6 +27,7 @@ __all__ = [
     "Validation",
     "from_gpytorch",
     "held_out",
+    "k_fold",
     "leave_one_out",
     "load_surrogate",
 ]

@@ -73,6 +73,29 @@ class Mixture(NamedTuple):
         each = -0.5 * (np.log(2.0 * np.pi * variance) + (values - self.mean) ** 2 / variance)
         return np.asarray(logsumexp(each, axis=0, b=self.weights[:, None, None]))
 
+    def crps(self, values: Array) -> Array:
+        """Return the continuous ranked probability score at `values` (k, m), in their unit; small is good.
+
+        Closed form of Grimit et al. (2006), doi:10.1256/qj.05.235.
+        """
+        total = np.zeros(values.shape)
+        for i, (weight, mean, variance) in enumerate(zip(self.weights, self.mean, self.variance, strict=True)):
+            total += weight * _mean_distance(values - mean, variance) - 0.5 * weight**2 * _mean_distance(
+                0.0 * mean, 2.0 * variance
+            )
+            for j in range(i):
+                both = _mean_distance(mean - self.mean[j], variance + self.variance[j])
+                total -= weight * self.weights[j] * both
+        return total
+
+
+def _mean_distance(shift: Array, variance: Array) -> Array:
+    """Return E|X| of X ~ N(shift, variance)."""
+    sd = np.sqrt(variance + TINY)
+    z = shift / sd
+    density = np.exp(-0.5 * np.minimum(z * z, 1e3)) / np.sqrt(2.0 * np.pi)
+    return np.asarray(2.0 * sd * density + shift * (2.0 * ndtr(z) - 1.0))
+
 
 def mixture(scores: Scores, decoder: Decoder) -> Mixture:
     """Return the laws of an output from scores whose covariance holds variances only."""
