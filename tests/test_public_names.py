@@ -60,6 +60,7 @@ PUBLIC = [
     "held_out",
     "k_fold",
     "latin_hypercube",
+    "learning_curve",
     "leave_one_out",
     "load_surrogate",
     "plots",

@@ -11,13 +11,13 @@ from scipy.stats import binom, chi2, f, kstest, norm
 
 import uqms as uq
 from uqms.surrogates import GaussianProcessSurrogate, Matern52
-from uqms.surrogates.kernels import correlation
+from uqms.surrogates.kernels import Kernel, Matern32, correlation
 from uqms.surrogates.prediction import Mixture
 from uqms.surrogates.process import condition, scores_at
 from uqms.surrogates.training import Hyperparameters
 from uqms.surrogates.validation import held_out, leave_one_out
 
-ELL = 0.3
+ELL, MATERN = 0.3, Matern52()
 
 
 def drawn_function(x: np.ndarray, q: int, rng: np.random.Generator) -> np.ndarray:
@@ -168,11 +168,13 @@ def test_errors_far_beyond_their_sd_are_said() -> None:
 
 
 # --------------------------------------------------------------------------------------------------------------- scores
-def scalar_runs(n: int, seed: int, d: int = 2, ell: float = 0.5) -> tuple[xr.Dataset, xr.Dataset]:
+def scalar_runs(
+    n: int, seed: int, d: int = 2, ell: float = 0.5, kernel: Kernel = MATERN
+) -> tuple[xr.Dataset, xr.Dataset]:
     """Return n runs and 50 more of a function of the process, as ensembles of a scalar."""
     rng = np.random.default_rng(seed)
     x = rng.random((n + 50, d))
-    kappa, _ = correlation(Matern52(), x, x, np.full(d, ell))
+    kappa, _ = correlation(kernel, x, x, np.full(d, ell))
     y = np.linalg.cholesky(kappa + 1e-10 * np.eye(len(x))) @ rng.standard_normal(len(x))
     space = uq.ParameterSpace(**{f"x{i}": uq.Uniform(0.0, 1.0) for i in range(d)})
 
@@ -415,3 +417,19 @@ def test_k_fold_keeps_replicates_together() -> None:
         uq.k_fold(uq.GaussianProcess(), runs, k=13)
     with pytest.raises(uq.errors.InputError, match="k is 1"):
         uq.k_fold(uq.GaussianProcess(), runs, k=1)
+
+
+def test_right_surrogates_pass_and_wrong_ones_are_doubted() -> None:
+    """S13 of 20 problems: D² in its range, a wrong kernel and 4 runs doubted (`benchmarks/coverage.py` makes 100)."""
+    passed, doubted = 0, np.zeros(2)
+    few = binom(20, 0.9).ppf(0.005)
+    for seed in range(1, 21):
+        train, test = scalar_runs(60, seed)
+        row = held_out(uq.GaussianProcess().fit(train), test).table.loc["y"]
+        passed += row["range_mahalanobis"][0] <= row["mahalanobis"] <= row["range_mahalanobis"][1]
+        doubted[0] += bool(held_out(uq.GaussianProcess().fit(train.isel(run=slice(0, 4))), test).doubts)
+        rough = scalar_runs(60, seed, kernel=Matern32())
+        smooth = uq.GaussianProcess(kernel=uq.SquaredExponential(), hyperparameters="point")
+        doubted[1] += bool(held_out(smooth.fit(rough[0]), rough[1]).doubts)
+    assert passed >= binom(20, 0.97).ppf(0.005)
+    assert (doubted >= few).all()

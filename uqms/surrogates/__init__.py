@@ -4,6 +4,7 @@ from uqms.surrogates.convert import from_gpytorch
 from uqms.surrogates.files import load_surrogate
 from uqms.surrogates.gp import GaussianProcess, GaussianProcessSurrogate
 from uqms.surrogates.kernels import Matern32, Matern52, SquaredExponential
+from uqms.surrogates.learning import LearningCurve, learning_curve
 from uqms.surrogates.outputs import Curve, Decoder, Layout, Scalar
 from uqms.surrogates.prediction import Prediction
 from uqms.surrogates.process import Scores
@@ -17,6 +18,7 @@ __all__ = [
     "GaussianProcess",
     "GaussianProcessSurrogate",
     "Layout",
+    "LearningCurve",
     "Matern32",
     "Matern52",
     "Prediction",
@@ -28,6 +30,7 @@ __all__ = [
     "from_gpytorch",
     "held_out",
     "k_fold",
+    "learning_curve",
     "leave_one_out",
     "load_surrogate",
 ]

@@ -318,16 +318,24 @@ def k_fold(settings: Settings, ensemble: xr.Dataset, k: int = 5, *, rng: RandomS
     table.check(ensemble)
     runs = table.completed(ensemble)
     generator = as_generator(rng)
-    parts: dict[str, list[Part]] = {name: [] for name in table.output_names(runs)}
-    fitted = []
     folds = folds_of(runs, k, generator, "k_fold")
-    for held in folds:
-        surrogate = settings.fit(runs.isel(run=np.setdiff1d(np.arange(runs.sizes["run"]), held)))
-        fitted.append(surrogate)
-        for name, part in _parts_of(surrogate, runs.isel(run=held), "k_fold").items():
+    rest = [np.setdiff1d(np.arange(runs.sizes["run"]), held) for held in folds]
+    return predicted(f"{k}-fold", settings, runs, rest, folds, int(generator.integers(2**31)))
+
+
+def predicted(
+    method: str, settings: Settings, runs: xr.Dataset, fitted_to: Sequence[Ints], folds: Sequence[Ints], seed: int
+) -> Validation:
+    """Predict each fold of the runs from a surrogate that is fitted to those runs that `fitted_to` names."""
+    parts: dict[str, list[Part]] = {name: [] for name in table.output_names(runs)}
+    surrogates = []
+    for rest, held in zip(fitted_to, folds, strict=True):
+        surrogate = settings.fit(runs.isel(run=np.sort(rest)))
+        surrogates.append(surrogate)
+        for name, part in _parts_of(surrogate, runs.isel(run=held), method).items():
             parts[name].append(part)
     order = np.concatenate(folds)
-    return _validation(f"{k}-fold", fitted, parts, order, len(order), int(generator.integers(2**31)))
+    return _validation(method, surrogates, parts, order, len(order), seed)
 
 
 def folds_of(runs: xr.Dataset, k: int, rng: np.random.Generator, who: str) -> list[Ints]:
