@@ -74,9 +74,9 @@ class Validation:
     pit_histogram
         Dataset with dims ("output", "bin"): density, low and high.
     pivoted
-        Pivoted errors, a row each: output, score, run, error. A right surrogate's have variance 1 and no correlation.
-        Those of a score (and fold) stand in the order of the pivots: large ones late mean wrong length scales or a
-        wrong kernel, large ones everywhere a wrong variance (Bastos & O'Hagan 2009).
+        Pivoted errors, a row each: output, fold, score, run, error. A right surrogate's have variance 1 and no
+        correlation. Those of a fold and score stand in the order of the pivots: large ones late mean wrong length
+        scales or a wrong kernel, large ones everywhere a wrong variance (Bastos & O'Hagan 2009).
     point_estimated
         Whether hyperparameters are single values although runs are few (n <= 20 d); intervals are then too narrow.
     runs
@@ -368,6 +368,9 @@ def _parts_of(surrogate: GaussianProcessSurrogate, runs: xr.Dataset, who: str) -
     @lru_cache(maxsize=max(1, int(ROOTS / (8 * len(u) ** 2))))
     def root(h: int, j: int) -> Array:
         latent = root_at(process, h, j, u)
+        # Points close together may need a jitter that is not small beside what the runs leave of the variance.
+        size = np.sum(latent * latent, axis=1)
+        latent *= np.sqrt(scores.covariance[h, j] / np.maximum(size, 1e-300))[:, None]
         return np.hstack([latent, np.sqrt(noise[h, j]) * np.eye(len(u))]) if noise[h, j] > 0.0 else latent
 
     law = JointLaw(scores.mean, variance, scores.log_weights, root, _degrees(process))
@@ -429,7 +432,7 @@ def _validation(
         for key, values in (("observed", seen), ("mean", one.mean), ("sd", one.sd), ("pit", one.pit)):
             data[key][name] = _labelled(values[place], layouts[name], len(place))
         data["pit"][name].attrs["unit"] = ""
-        pivoted += [(name, score, int(order[starts[b] + run]), error) for b, score, run, error in one.pivoted]
+        pivoted += [(name, b, score, int(order[starts[b] + run]), error) for b, score, run, error in one.pivoted]
     ends = ("low", "high")
     middles = (np.arange(BINS) + 0.5) / BINS
     return Validation(
@@ -438,7 +441,7 @@ def _validation(
         table=pd.DataFrame.from_dict({name: one.row for name, one in found.items()}, orient="index"),
         coverage_curve=_stacked({n: one.coverage for n, one in found.items()}, ("coverage", *ends), "level", LEVELS),
         pit_histogram=_stacked({n: one.histogram for n, one in found.items()}, ("density", *ends), "bin", middles),
-        pivoted=pd.DataFrame(pivoted, columns=["output", "score", "run", "error"]),
+        pivoted=pd.DataFrame(pivoted, columns=["output", "fold", "score", "run", "error"]),
         point_estimated=any(surrogate.point_estimated for surrogate in surrogates),
         runs=runs,
     )
