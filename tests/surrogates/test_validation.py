@@ -433,3 +433,13 @@ def test_right_surrogates_pass_and_wrong_ones_are_doubted() -> None:
         doubted[1] += bool(held_out(smooth.fit(rough[0]), rough[1]).doubts)
     assert passed >= binom(20, 0.97).ppf(0.005)
     assert (doubted >= few).all()
+
+
+def test_a_large_jitter_does_not_make_the_reference_wide() -> None:
+    """Where a jitter is as large as what the runs leave of the variance, wrong intervals are still seen."""
+    train, test = scalar_runs(60, 3, kernel=Matern32())
+    surrogate = uq.GaussianProcess(kernel=uq.SquaredExponential(), hyperparameters="point").fit(train)
+    found = held_out(surrogate, test)
+    low, high = found.table.loc["y", "range_95%"]
+    assert 0.7 < low < 0.95 < high
+    assert found.too_narrow == found.overconfident == ("y",)
