@@ -12,10 +12,19 @@ is the process itself, with everything known. Aims over 120 repeats, by case (d,
 - the mean interval score (95 %; Gneiting & Raftery 2007, doi:10.1198/016214506000001437) is at most 1.15 times the
   oracle's at n = 20 d.
 
+The checks of `uq.held_out` (TRUST.md S13; Bastos & O'Hagan 2009, doi:10.1198/TECH.2009.08019) are made on 100 more
+functions in two inputs, each with 50 held-out runs:
+
+- with 60 runs the Mahalanobis distance, the largest pivoted error and the coverage of 95 % intervals each lie in their
+  99 % range in at least 97 %;
+- doubts are raised in at least 90 % where the kernel is wrong (squared exponential, functions of a Matérn-3/2 process,
+  60 runs), and where runs are 4. Averaged over hyperparameters, 4 runs give honest, wide intervals: the doubts are then
+  that little is predicted (Q²) or that the check could not see errors of twice the size. The share of each is printed.
+
 ``--peers`` fits BoTorch's SingleTaskGP and scikit-learn's GaussianProcessRegressor (Matérn-5/2, one length scale an
 input, 10 restarts) to the same runs and prints what they reach, without aims; so does the surrogate with
 point-estimated hyperparameters. ``--quick`` makes 24 repeats of three cases, with windows widened by their standard
-errors.
+errors, and 20 repeats of the checks (at least as many as the 0.5 % quantile of 20 draws at 97 % or 90 %).
 """
 
 if __name__ != "__main__":
@@ -25,17 +34,18 @@ import argparse
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
-from _report import Aim, aim, finish
-from scipy.stats import norm
+from _report import Aim, aim, binomial, finish
+from scipy.stats import binom, norm
 
 import uqms as uq
 from uqms._typing import Array
-from uqms.surrogates.kernels import Matern52, correlation
+from uqms.surrogates import Validation
+from uqms.surrogates.kernels import Kernel, Matern32, Matern52, correlation
 
 CASES = ((2, 8), (2, 15), (2, 20), (2, 30), (2, 40), (5, 20), (5, 50), (5, 100))
 QUICK = ((2, 8), (2, 20), (2, 40))
@@ -160,6 +170,72 @@ def measured(d: int, n: int, seeds: range, judged: bool, fit: Callable[[Problem]
     return found
 
 
+class Check(NamedTuple):
+    """One case of the checks: the process of the functions, the number of runs, and what is fitted to them."""
+
+    name: str
+    truth: Kernel
+    n: int
+    settings: uq.GaussianProcess
+
+
+RIGHT = Check("right kernel, 60 runs", Matern52(), 60, uq.GaussianProcess())
+WRONG = (
+    Check("wrong kernel, 60 runs", Matern32(), 60, uq.GaussianProcess(kernel=uq.SquaredExponential())),
+    Check("4 runs", Matern52(), 4, uq.GaussianProcess()),
+)
+STATISTICS = {"Mahalanobis distance": "mahalanobis", "largest pivoted error": "largest_pivoted", "95 %": "coverage_95%"}
+
+
+def checked(case: Check, seed: int, m: int = 50, d: int = 2) -> Validation:
+    """Return the held-out validation of a new function."""
+    rng = np.random.default_rng([seed, d, case.n, 13])
+    ell = np.exp(rng.uniform(np.log(0.3), np.log(1.5), d)) * np.sqrt(d / 2.0)
+    space = uq.ParameterSpace(**{f"x{j}": uq.Uniform(0.0, 1.0) for j in range(d)})
+    made = uq.latin_hypercube(space, case.n, rng=rng)
+    x = np.vstack([_inputs(made), rng.random((m, d))])
+    lower = np.linalg.cholesky(correlation(case.truth, x, x, ell) + 1e-10 * np.eye(len(x)))
+    y = lower @ rng.standard_normal(len(x))
+    train, test = (
+        uq.ensemble.build({name: x[rows, j] for j, name in enumerate(space.inputs)}, {"y": y[rows]}, box=space.box())
+        for rows in (slice(0, case.n), slice(case.n, None))
+    )
+    return uq.held_out(case.settings.fit(train), test, rng=seed)
+
+
+def within(found: Sequence[Validation], column: str) -> float:
+    """Return the share of validations whose statistic lies in its range."""
+    rows = [one.table.loc["y"] for one in found]
+    ranges = [row[f"range_{column.removeprefix('coverage_')}"] for row in rows]
+    return float(np.mean([low <= row[column] <= high for row, (low, high) in zip(rows, ranges, strict=True)]))
+
+
+def checks(repeats: int) -> list[Aim]:
+    """Return the aims of the joint checks."""
+    seeds = range(1, repeats + 1)
+    least = {aimed: aimed if repeats >= 100 else binom(repeats, aimed).ppf(0.005) / repeats for aimed in (0.97, 0.9)}
+    right = [checked(RIGHT, seed) for seed in seeds]
+    found = []
+    for words, column in STATISTICS.items():
+        share = within(right, column)
+        name = f"held-out, {RIGHT.name}: {words} in its 99 % range"
+        found.append(aim(name, share, least[0.97], None, binomial(share, repeats), repeats))
+    share = float(np.mean([bool(one.doubts) for one in right]))
+    found.append(aim(f"held-out, {RIGHT.name}: doubts raised", share, None, None, binomial(share, repeats), repeats))
+    for case in WRONG:
+        wrong = [checked(case, seed) for seed in seeds]
+        share = float(np.mean([bool(one.doubts) for one in wrong]))
+        name = f"held-out, {case.name}: doubts raised"
+        found.append(aim(name, share, least[0.9], None, binomial(share, repeats), repeats))
+        parts = {words: 1.0 - within(wrong, column) for words, column in STATISTICS.items()}
+        rows = [one.table.loc["y"] for one in wrong]
+        parts["Q²"] = float(np.mean([row["q2"] < 0.8 for row in rows]))
+        parts["too few runs to tell"] = float(np.mean([row["range_mahalanobis"][1] > 4.0 for row in rows]))
+        for words, value in parts.items():
+            found.append(aim(f"held-out, {case.name}: seen by {words}", value, None, None, None, repeats))
+    return found
+
+
 def main() -> int:
     """Measure every case."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -181,6 +257,7 @@ def main() -> int:
             for name, fit in methods.items():
                 found += measured(d, n, seeds, name == "uqms", fit, name)
                 print(*(f"{each['name']}: {each['value']:.3f}" for each in found[-4:]), sep="\n", flush=True)
+        found += checks(20 if given.quick else 100)
     return finish(found)
 
 

@@ -45,7 +45,7 @@ def function(*seed: int) -> tuple[xr.Dataset, Array, Array]:
     rng = np.random.default_rng(seed)
     made = uq.latin_hypercube(SPACE, RUNS, rng=rng)
     x = np.vstack([np.column_stack([made["a"], made["b"]]), rng.random((POINTS, 2))])
-    kappa = correlation(Matern52(), x, x, np.exp(rng.uniform(np.log(0.3), np.log(1.5), 2)))[0]
+    kappa = correlation(Matern52(), x, x, np.exp(rng.uniform(np.log(0.3), np.log(1.5), 2)))
     return made, x, 3.0 * np.linalg.cholesky(kappa + 1e-10 * np.eye(len(x))) @ rng.standard_normal(len(x))
 
 
@@ -93,7 +93,7 @@ def with_gaps(d: int, n: int, seed: int) -> tuple[Array, Array]:
     z = np.empty((OUTPUTS, len(x)))
     for one in z:
         ell = np.exp(rng.uniform(np.log(0.3), np.log(1.5), d)) * np.sqrt(d / 2.0)
-        kappa = correlation(Matern52(), x, x, ell)[0] + 1e-10 * np.eye(len(x))
+        kappa = correlation(Matern52(), x, x, ell) + 1e-10 * np.eye(len(x))
         one[:] = np.linalg.cholesky(kappa) @ rng.standard_normal(len(x))
     gaps = rng.random((OUTPUTS, n)) < GAPS
     gaps[:, gaps.all(axis=0)] = False  # a run without any output is none

@@ -119,6 +119,7 @@ def every_figure(curve: Posterior, conditioned: Posterior) -> dict[str, Callable
     return {
         "design": lambda: uq.plots.design(design),
         "leave_one_out": lambda: uq.plots.leave_one_out(uq.leave_one_out(curve.problem.surrogate)),  # type: ignore[arg-type]
+        "coverage": lambda: uq.plots.coverage(uq.leave_one_out(curve.problem.surrogate)),  # type: ignore[arg-type]
         "prior_posterior": lambda: uq.plots.prior_posterior(curve),
         "pairs": lambda: uq.plots.pairs(curve),
         "predictive": lambda: uq.plots.predictive(curve),
@@ -323,6 +324,51 @@ def test_leave_one_out_refuses_unknown_outputs(names: object) -> None:
 def test_leave_one_out_wants_a_validation() -> None:
     with pytest.raises(InputError, match=r"give uq.leave_one_out\(surrogate\)"):
         uq.plots.leave_one_out(two_outputs())  # type: ignore[arg-type]
+
+
+def test_coverage_draws_the_validations_numbers() -> None:
+    validation = uq.leave_one_out(two_outputs())
+    figure = uq.plots.coverage(validation, labels={"curve": "pressure"})
+    assert len(figure.axes) == 6
+    share, histogram, pivots = figure.axes[3:]
+    one = validation.coverage_curve.sel(output="curve")
+    np.testing.assert_allclose(line(share, "found"), 100 * np.column_stack([one["level"], one["coverage"]]))
+    assert share.get_title(loc="left") == "pressure"
+    steps = histogram.patches[0].get_data()  # type: ignore[attr-defined]
+    np.testing.assert_allclose(steps.values, validation.pit_histogram["density"].sel(output="curve"))
+    np.testing.assert_allclose(steps.edges, np.linspace(0, 1, 11), atol=1e-12)
+    errors = validation.pivoted.query("output == 'curve'")
+    points = np.asarray([one for one in pivots.lines if one.get_marker() == "o"][0].get_xydata())
+    np.testing.assert_allclose(points[:, 1], errors["error"])
+    np.testing.assert_allclose(points[:, 0], errors.groupby("score").cumcount() + 1)
+    assert_tidy(figure)
+    with pytest.raises(InputError, match=r"give uq.leave_one_out\(surrogate\)"):
+        uq.plots.coverage(two_outputs())  # type: ignore[arg-type]
+
+
+def test_coverage_names_the_distance_of_held_out_runs_and_its_range() -> None:
+    k = np.linspace(0.0, 6.0, 24)
+    runs = uq.ensemble.build({"k": k}, {"y": np.abs(np.sin(k)), "z": np.sin(k)})
+    validation = uq.k_fold(uq.GaussianProcess(hyperparameters="point"), runs, rng=1)
+    figure = uq.plots.coverage(validation)
+    assert figure.axes[2].get_title(loc="left").startswith(f"D²/m {validation.table.loc['y', 'mahalanobis']:.2f}\n")
+    assert_tidy(figure)
+
+
+def test_learning_curve_draws_errors_and_their_power() -> None:
+    k = np.linspace(0.0, 6.0, 32)
+    runs = uq.ensemble.build({"k": k}, {"y": np.abs(np.sin(k)), "long name of an output": np.abs(np.cos(k))})
+    curve = uq.learning_curve(uq.GaussianProcess(hyperparameters="point"), runs, rng=1)
+    figure = uq.plots.learning_curve(curve)
+    ax = figure.axes[0]
+    points = np.asarray([one for one in ax.lines if one.get_marker() == "o"][0].get_xydata())
+    np.testing.assert_allclose(points[:, 1], curve.table["rmse"].xs("y", level="output"))
+    power = np.log(np.asarray(ax.lines[0].get_xydata()))
+    slope = np.diff(power[:, 1]) / np.diff(power[:, 0])
+    assert slope.item() == pytest.approx(-curve.rates.loc["y", "exponent"])
+    assert_tidy(figure)
+    with pytest.raises(InputError, match="give uq.learning_curve"):
+        uq.plots.learning_curve(runs)  # type: ignore[arg-type]
 
 
 # ----------------------------------------------------------------------------------------------------------- densities

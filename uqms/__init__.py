@@ -74,6 +74,9 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.surrogates import Surrogate as Surrogate
     from uqms.surrogates import compare_surrogates as compare_surrogates
     from uqms.surrogates import from_gpytorch as from_gpytorch
+    from uqms.surrogates import held_out as held_out
+    from uqms.surrogates import k_fold as k_fold
+    from uqms.surrogates import learning_curve as learning_curve
     from uqms.surrogates import leave_one_out as leave_one_out
     from uqms.surrogates import load_surrogate as load_surrogate
 
@@ -129,7 +132,10 @@ __all__ = [
     "extend",
     "from_gpytorch",
     "halton",
+    "held_out",
+    "k_fold",
     "latin_hypercube",
+    "learning_curve",
     "leave_one_out",
     "load_surrogate",
     "plots",
@@ -193,6 +199,9 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "Surrogate",
         "compare_surrogates",
         "from_gpytorch",
+        "held_out",
+        "k_fold",
+        "learning_curve",
         "leave_one_out",
         "load_surrogate",
     ),

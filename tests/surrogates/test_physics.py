@@ -146,6 +146,19 @@ def test_left_out_runs_are_those_of_refits(surrogate: GaussianProcessSurrogate) 
     assert uq.leave_one_out(surrogate).table.loc["conc", "q2"] > 0.99
 
 
+def test_held_out_runs_are_judged_by_the_joint_law_of_the_scores() -> None:
+    fitted = uq.GaussianProcess(mean=PHYSICS, hyperparameters="point").fit(table(10))
+    others = table(6, seed=4)
+    found = uq.held_out(fitted, others)
+    at = {name: others[name].values for name in ("ka", "dose")}
+    np.testing.assert_allclose(found.mean["peak"], fitted.predict(at).mean["peak"], rtol=1e-9)
+    joint = fitted.scores(fitted.predict(at).u)
+    basis = fitted.bases[0]
+    error = (others["peak"].values - basis.offset.item()) / basis.basis.item() - joint.mean[0, :, 0]
+    expected = error @ np.linalg.solve(joint.covariance[0, 0], error) / 6
+    assert found.table.loc["peak", "mahalanobis"] == pytest.approx(expected, rel=1e-3)
+
+
 def test_an_expression_in_pymc_has_its_value_and_gradient(surrogate: GaussianProcessSurrogate) -> None:
     import pytensor
     import pytensor.tensor as pt

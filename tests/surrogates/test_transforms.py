@@ -28,7 +28,10 @@ def runs(n: int, seed: int = 1) -> xr.Dataset:
     a, b = design["a"].values, design["b"].values
     conc = 50.0 * np.exp(-np.multiply.outer(1.0 + 2.0 * a, HOURS)) * (1.0 + b[:, None] * HOURS)
     share = 100.0 * expit(6.0 * np.sin(2.0 * a) - 5.0 * b)
-    outputs = {"conc": conc, "share": share, "log_conc": np.log(conc), "logit_share": logit(share / 100.0)}
+    # To the last bit what the transform gives: another rounding would move the trained hyperparameters by 1e-5.
+    image = PERCENT.forward(share)
+    np.testing.assert_allclose(image, logit(share / 100.0), rtol=1e-9, atol=1e-12)
+    outputs = {"conc": conc, "share": share, "log_conc": np.log(conc), "logit_share": image}
     labelled = {
         name: xr.DataArray(values, dims=("run", "hour"), coords={"hour": HOURS}) if values.ndim > 1 else values
         for name, values in outputs.items()
@@ -74,6 +77,25 @@ def test_no_number_on_the_line_leaves_the_bounds(bounds: tuple[float, float]) ->
     y = Logit(*bounds).inverse(np.linspace(-800.0, 800.0, 4001))
     assert y.min() == bounds[0]
     assert y.max() == bounds[1]
+
+
+@pytest.mark.parametrize("transform", [Log(), PERCENT])
+@pytest.mark.parametrize("sd", [1e-4, 0.3, 1.5])
+def test_the_crps_is_the_integral_of_the_squared_distance(transform: Transform, sd: float) -> None:
+    mean, variance, weights = 0.4 + np.array([0.0, 0.7]) * sd, np.array([1.0, 2.0]) * sd**2, np.array([0.3, 0.7])
+    law = Mixture(mean[:, None, None], variance[:, None, None], weights, transform)
+    for z in (0.4 + 0.2 * sd, -0.2, 0.4 + 3.0 * sd):
+        ends = np.sort(np.concatenate([[z], *(mean[i] + np.sqrt(variance[i]) * np.arange(-12, 13) for i in (0, 1))]))
+
+        def distance(at: float, z: float = z) -> float:
+            below = float(weights @ norm.cdf(at, mean, np.sqrt(variance))) - (at > z)
+            return float(below**2 * np.exp(-transform.log_slope(transform.inverse(np.array(at)))))
+
+        pieces = [
+            quad(distance, low, high)[0] for low, high in zip(ends[:-1], ends[1:], strict=True) if low < high - 1e-9
+        ]
+        value = transform.inverse(np.array([[z]]))
+        assert law.crps(value).item() == pytest.approx(sum(pieces), rel=1e-5)
 
 
 def expected(function: object, mean: float, sd: float) -> float:
@@ -242,6 +264,12 @@ def test_left_out_and_held_out_runs_are_judged_in_their_own_unit() -> None:
             np.testing.assert_allclose(found.mean[name], mean, rtol=1e-5)
             np.testing.assert_allclose(found.sd[name], np.sqrt(variance), rtol=1e-3)
             np.testing.assert_allclose(found.observed[name], transform.inverse(found.observed[image].values), rtol=1e-9)
+            for key in ("beyond_4", "mahalanobis", "largest_pivoted", "range_mahalanobis", "range_95%"):
+                same = pytest.approx(found.table.loc[image, key], rel=1e-4, nan_ok=True)
+                assert found.table.loc[name, key] == same
+            np.testing.assert_allclose(found.pit[name], found.pit[image], rtol=1e-6, atol=1e-8)
+            slope = transform.log_slope(found.observed[name].values).mean()
+            assert found.table.loc[name, "log_score"] == pytest.approx(found.table.loc[image, "log_score"] + slope)
             error = found.observed[name].values - mean
             assert found.table.loc[name, "rmse"] == pytest.approx(np.sqrt(np.mean(error**2)), rel=1e-3)
     np.testing.assert_allclose(found.observed["conc"], others["conc"], rtol=1e-10)

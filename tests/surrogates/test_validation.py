@@ -1,4 +1,4 @@
-"""Left-out and held-out errors against refits; the reference range of their coverage against functions drawn."""
+"""Left-out, held-out and k-fold errors against refits and closed forms; reference ranges against functions drawn."""
 
 from dataclasses import replace
 
@@ -6,16 +6,18 @@ import numpy as np
 import pytest
 import xarray as xr
 from calibration.problems import given_surrogate
-from scipy.stats import binom
+from scipy.integrate import quad
+from scipy.stats import binom, chi2, f, kstest, norm
 
 import uqms as uq
 from uqms.surrogates import GaussianProcessSurrogate, Matern52
-from uqms.surrogates.kernels import correlation
+from uqms.surrogates.kernels import Kernel, Matern32, correlation
+from uqms.surrogates.prediction import Mixture
 from uqms.surrogates.process import condition, scores_at
 from uqms.surrogates.training import Hyperparameters
 from uqms.surrogates.validation import held_out, leave_one_out
 
-ELL = 0.3
+ELL, MATERN = 0.3, Matern52()
 
 
 def drawn_function(x: np.ndarray, q: int, rng: np.random.Generator) -> np.ndarray:
@@ -163,3 +165,281 @@ def test_errors_far_beyond_their_sd_are_said() -> None:
     assert "beyond 4 sd" in str(found)
     surrogate, x, smooth = curve_surrogate(3)
     assert "beyond 4 sd" not in str(held_out(surrogate, as_runs(x, smooth)))
+
+
+# --------------------------------------------------------------------------------------------------------------- scores
+def scalar_runs(
+    n: int, seed: int, d: int = 2, ell: float = 0.5, kernel: Kernel = MATERN
+) -> tuple[xr.Dataset, xr.Dataset]:
+    """Return n runs and 50 more of a function of the process, as ensembles of a scalar."""
+    rng = np.random.default_rng(seed)
+    x = rng.random((n + 50, d))
+    kappa = correlation(kernel, x, x, np.full(d, ell))
+    y = np.linalg.cholesky(kappa + 1e-10 * np.eye(len(x))) @ rng.standard_normal(len(x))
+    space = uq.ParameterSpace(**{f"x{i}": uq.Uniform(0.0, 1.0) for i in range(d)})
+
+    def runs(rows: slice) -> xr.Dataset:
+        return uq.ensemble.build({f"x{i}": x[rows, i] for i in range(d)}, {"y": y[rows]}, box=space.box())
+
+    return runs(slice(0, n)), runs(slice(n, None))
+
+
+def points_of(runs: xr.Dataset) -> dict[str, object]:
+    return {name: runs[name].values for name in uq.ensemble.input_names(runs)}
+
+
+def test_crps_of_a_mixture_is_its_integral() -> None:
+    """The integral of (cdf - step)², by quadrature; of one normal the closed form of Gneiting & Raftery (2007)."""
+    law = Mixture(
+        np.array([[[0.0]], [[1.5]], [[-0.3]]]), np.array([[[1.0]], [[0.04]], [[2.0]]]), np.array([0.5, 0.2, 0.3])
+    )
+    for y in (-2.0, 0.1, 1.4, 6.0):
+
+        def integrand(x: float, y: float = y) -> float:
+            return float(law.cdf(np.array([[x]]))[0, 0] - (x >= y)) ** 2
+
+        expected = sum(quad(integrand, *ends, limit=200)[0] for ends in ((-15, y), (y, 15)))
+        assert law.crps(np.array([[y]])).item() == pytest.approx(expected, rel=1e-6)
+    one = Mixture(np.array([[[1.0]]]), np.array([[[4.0]]]), np.ones(1))
+    z = (0.3 - 1.0) / 2.0
+    expected = 2.0 * (z * (2.0 * norm.cdf(z) - 1.0) + 2.0 * norm.pdf(z) - 1.0 / np.sqrt(np.pi))
+    assert one.crps(np.array([[0.3]])).item() == pytest.approx(expected, rel=1e-12)
+    step = Mixture(np.array([[[1.0]]]), np.zeros((1, 1, 1)), np.ones(1))
+    assert step.crps(np.array([[3.5]])).item() == pytest.approx(2.5)
+
+
+def test_scores_and_pit_are_those_of_the_predicted_laws() -> None:
+    train, test = scalar_runs(20, 1)
+    surrogate = uq.GaussianProcess().fit(train)
+    assert surrogate.process.draws > 1
+    found = held_out(surrogate, test)
+    law, y = surrogate.predict(points_of(test)).law("y"), test["y"].values[:, None]
+    row = found.table.loc["y"]
+    assert row["mae"] == pytest.approx(np.mean(np.abs(y - law.moments()[0])), rel=1e-10)
+    assert row["log_score"] == pytest.approx(np.mean(law.log_density(y)), rel=1e-10)
+    assert row["crps"] == pytest.approx(np.mean(law.crps(y)), rel=1e-10)
+    np.testing.assert_allclose(found.pit["y"].values, law.cdf(y)[:, 0], rtol=1e-9)
+    for level in found.coverage_curve["level"].values:
+        low, high = law.interval(float(level))
+        inside = np.mean((y >= low) & (y <= high))
+        assert found.coverage_curve["coverage"].sel(output="y", level=level).item() == pytest.approx(inside)
+    assert row["coverage_95%"] == found.coverage_curve["coverage"].sel(output="y", level=0.95).item()
+    counts, _ = np.histogram(found.pit["y"].values, 10, range=(0, 1))
+    np.testing.assert_allclose(found.pit_histogram["density"].sel(output="y"), counts * 10 / 50)
+
+
+def test_left_out_pit_is_that_of_a_refit() -> None:
+    surrogate, _, _ = curve_surrogate(3)
+    found = leave_one_out(surrogate)
+    expected = norm.cdf(found.observed["y"], found.mean["y"], found.sd["y"])
+    np.testing.assert_allclose(found.pit["y"], expected, rtol=1e-6)
+
+
+def test_ranges_of_the_coverage_curve_hold_right_surrogates_at_all_levels() -> None:
+    """Of 100 right surrogates about one leaves the 99 % range at any one level, and of the PIT at any one bin."""
+    outside_of = np.zeros(19), np.zeros(10)
+    for seed in range(1, 101):
+        surrogate, x, curves = curve_surrogate(seed)
+        found = held_out(surrogate, as_runs(x, curves))
+        for part, name, count in zip(
+            (found.coverage_curve, found.pit_histogram), ("coverage", "density"), outside_of, strict=True
+        ):
+            one = part.sel(output="y")
+            count += ((one[name] < one["low"]) | (one[name] > one["high"])).values
+    for count in outside_of:
+        assert count.max() <= binom(100, 0.01).ppf(0.9999)
+        assert count.mean() < 2.0
+
+
+def test_ranges_of_a_mixture_are_those_of_its_draws() -> None:
+    """Coverage of draws from `predict` itself, and their D², against the ranges."""
+    train, test = scalar_runs(12, 2)
+    surrogate = uq.GaussianProcess().fit(train)
+    prediction = surrogate.predict(points_of(test))
+    found = held_out(surrogate, test)
+    draws = prediction.draws(4000, rng=1)["y"].values
+    law = prediction.law("y")
+    low, high = (ends[:, 0] for ends in law.interval(0.8))
+    expected = np.quantile(np.mean((draws >= low) & (draws <= high), axis=1), [0.005, 0.995])
+    one = found.coverage_curve.sel(output="y", level=0.8)
+    np.testing.assert_allclose([one["low"], one["high"]], expected, atol=0.04)
+    covariance = prediction.covariance("y")[:, 0, :, 0]
+    error = draws - law.moments()[0][:, 0]
+    distance = np.sum(error * np.linalg.solve(covariance, error.T).T, axis=1) / 50
+    median = [np.median(distance), np.quantile(distance, 0.99)]
+    low, high = found.table.loc["y", "range_mahalanobis"]
+    assert low < median[0] < median[1] < high
+    assert high == pytest.approx(np.quantile(distance, 0.995), rel=0.25)
+
+
+# ------------------------------------------------------------------------------------------------------- joint checks
+def test_mahalanobis_and_pivoted_errors_by_brute_force() -> None:
+    train, test = scalar_runs(20, 3)
+    surrogate = uq.GaussianProcess().fit(train)
+    found = held_out(surrogate, test)
+    prediction = surrogate.predict(points_of(test))
+    covariance = prediction.covariance("y")[:, 0, :, 0]
+    error = test["y"].values - prediction.mean["y"].values
+    expected = error @ np.linalg.solve(covariance, error) / 50
+    assert found.table.loc["y", "mahalanobis"] == pytest.approx(expected, rel=1e-4)
+    order = found.pivoted["run"].to_numpy()
+    np.testing.assert_array_equal(np.sort(order), np.arange(50))
+    lower = np.linalg.cholesky(covariance[np.ix_(order, order)])
+    np.testing.assert_allclose(found.pivoted["error"], np.linalg.solve(lower, error[order]), rtol=1e-3, atol=1e-3)
+    assert (np.diff(np.diag(lower)) < 1e-9).all()  # the largest remaining variance comes first
+    assert found.table.loc["y", "largest_pivoted"] == pytest.approx(np.abs(found.pivoted["error"]).max())
+
+
+def test_mahalanobis_with_an_estimated_variance_follows_f() -> None:
+    """Known length scales, estimated trend and variance: D²/m is F(m, n - 1) exactly, and its range that of F."""
+    one = Hyperparameters(np.full(2, 0.5), 0.0, 1e-12, 0.0, 1, False)
+    values, ranges = [], []
+    for seed in range(1, 121):
+        train, test = scalar_runs(10, seed)
+        x = np.column_stack([train["x0"], train["x1"]])
+        process = condition(Matern52(), x, train["y"].values[:, None], 1, [one])
+        surrogate = replace(given_surrogate(x, train["y"].values[:, None], names=("x0", "x1")), process=process)
+        row = held_out(surrogate, test.isel(run=slice(0, 10))).table.loc["y"]
+        values.append(row["mahalanobis"])
+        ranges.append(row["range_mahalanobis"])
+    law = f(10, 9)
+    assert kstest(values, law.cdf).pvalue > 1e-3
+    assert kstest(values, chi2(10, scale=0.1).cdf).pvalue < 1e-3
+    # 10 000 simulations: the ends have a standard error of about 2 %.
+    np.testing.assert_allclose(np.mean(ranges, axis=0), law.ppf([0.005, 0.995]), rtol=0.05)
+
+
+def test_mahalanobis_with_a_known_variance_follows_chi_squared() -> None:
+    train, test = scalar_runs(15, 1)
+    x = np.column_stack([train["x0"], train["x1"]])
+    surrogate = given_surrogate(x, train["y"].values[:, None], ell=0.5, names=("x0", "x1"))
+    low, high = held_out(surrogate, test).table.loc["y", "range_mahalanobis"]
+    np.testing.assert_allclose([low, high], chi2(50, scale=1 / 50).ppf([0.005, 0.995]), rtol=0.03)
+
+
+def test_averaged_hyperparameters_have_wider_references_than_one_value() -> None:
+    """With 8 runs the variance is open: the mixture's D²/m reaches as far as F(m, n - 1) does, not as chi-squared."""
+    train, test = scalar_runs(8, 5)
+    point = held_out(uq.GaussianProcess(hyperparameters="point").fit(train), test).table.loc["y", "range_mahalanobis"]
+    np.testing.assert_allclose(point, f(50, 7).ppf([0.005, 0.995]), rtol=0.1)
+    low, high = held_out(uq.GaussianProcess().fit(train), test).table.loc["y", "range_mahalanobis"]
+    assert low < 0.35
+    assert high > 2.0
+
+
+def test_scores_of_curves_are_checked_through_their_projection() -> None:
+    surrogate, x, curves = curve_surrogate(8)
+    row = held_out(surrogate, as_runs(x, curves)).table.loc["y"]
+    prediction = surrogate.predict({"a": x[:, 0], "b": x[:, 1]})
+    _, basis, truncation = surrogate.decode("y")
+    joint = surrogate.scores(prediction.u)
+    inverse = np.linalg.pinv(basis)
+    total = 0.0
+    for j in range(2):
+        error = (curves - prediction.mean["y"].values) @ inverse[j]
+        covariance = joint.covariance[0, j] + np.sum((inverse[j] @ truncation) ** 2) * np.eye(20)
+        total += error @ np.linalg.solve(covariance, error)
+    assert row["mahalanobis"] == pytest.approx(total / 40, rel=1e-6)
+
+
+def test_joint_checks_see_a_wrong_variance_on_both_sides() -> None:
+    for factor, side in ((0.1, "overconfident"), (8.0, "cautious")):
+        hits = 0
+        for seed in range(1, 11):
+            surrogate, x, curves = curve_surrogate(seed)
+            one = Hyperparameters(np.full(2, ELL), 0.0, 1e-12, 0.0, 1, False)
+            process = condition(Matern52(), surrogate.process.x, surrogate.process.y, 1, [one] * 2, [factor] * 2)
+            found = held_out(replace(surrogate, process=process), as_runs(x, curves))
+            hits += getattr(found, side) == ("y",)
+            assert ("overconfident jointly" in str(found)) == (side == "overconfident")
+        assert hits >= 9
+
+
+def test_left_out_mahalanobis_is_fixed_by_the_variance() -> None:
+    """The variance is what makes it n - b; it would be 1 for all data, so it is not shown."""
+    train, _ = scalar_runs(30, 7)
+    surrogate = uq.GaussianProcess(hyperparameters="point").fit(train)
+    found = leave_one_out(surrogate)
+    assert np.sum(found.pivoted["error"] ** 2) == pytest.approx(29, rel=1e-6)
+    assert np.isnan(found.table.loc["y", "mahalanobis"])
+    given, _, _ = curve_surrogate(7)
+    assert leave_one_out(given).table.loc["y", "mahalanobis"] == pytest.approx(1.0, abs=0.5)
+
+
+# ---------------------------------------------------------------------------------------------------------------- folds
+def test_k_fold_predicts_each_run_from_fits_without_its_fold() -> None:
+    train, _ = scalar_runs(20, 4)
+    settings = uq.GaussianProcess(hyperparameters="point")
+    found = uq.k_fold(settings, train, k=4, rng=1)
+    assert found.method == "4-fold"
+    assert found.runs == 20
+    np.testing.assert_array_equal(found.observed["y"], train["y"])
+    seen = np.zeros(20)
+    chosen = np.random.default_rng(1).permutation(20)
+    fold = np.empty(20, dtype=int)
+    fold[chosen] = np.arange(20) % 4
+    # The folds are of sorted inputs.
+    order = np.unique(np.column_stack([train["x0"], train["x1"]]), axis=0, return_inverse=True)[1].reshape(-1)
+    for i in range(4):
+        held = np.flatnonzero(fold[order] == i)
+        surrogate = settings.fit(train.isel(run=np.setdiff1d(np.arange(20), held)))
+        prediction = surrogate.predict(points_of(train.isel(run=held)))
+        np.testing.assert_allclose(found.mean["y"][held], prediction.mean["y"], rtol=1e-9)
+        np.testing.assert_allclose(found.sd["y"][held], prediction.sd["y"], rtol=1e-9)
+        part = held_out(surrogate, train.isel(run=held))
+        np.testing.assert_allclose(
+            np.sort(found.pivoted["error"][found.pivoted["run"].isin(held)]), np.sort(part.pivoted["error"]), rtol=1e-9
+        )
+        seen[held] += 1
+    assert (seen == 1).all()
+    assert found.table.loc["y", "mahalanobis"] == pytest.approx(np.mean(found.pivoted["error"] ** 2))
+
+
+def test_k_fold_ranges_hold_right_surrogates() -> None:
+    """Folds are taken as independent; of 15 right kernels with enough runs hardly one leaves its ranges."""
+    left = np.zeros(2)
+    for seed in range(1, 16):
+        train, _ = scalar_runs(60, seed)
+        row = uq.k_fold(uq.GaussianProcess(hyperparameters="point"), train, rng=seed).table.loc["y"]
+        for i, name in enumerate(("coverage_95%", "mahalanobis")):
+            low, high = row[f"range_{name.removeprefix('coverage_')}"]
+            left[i] += not low <= row[name] <= high
+    assert (left <= 1).all()
+
+
+def test_k_fold_keeps_replicates_together() -> None:
+    rng = np.random.default_rng(2)
+    k = np.repeat(rng.uniform(0.0, 6.0, 12), 3)
+    runs = uq.ensemble.build({"k": k}, {"y": np.sin(k) + 0.1 * rng.standard_normal(36)})
+    found = uq.k_fold(uq.GaussianProcess(noise="fitted", hyperparameters="point"), runs, k=3, rng=1)
+    np.testing.assert_array_equal(np.ptp(found.mean["y"].values.reshape(12, 3), axis=1) < 1e-9, np.ones(12, dtype=bool))
+    with pytest.raises(uq.errors.InputError, match="number of different inputs, 12"):
+        uq.k_fold(uq.GaussianProcess(), runs, k=13)
+    with pytest.raises(uq.errors.InputError, match="k is 1"):
+        uq.k_fold(uq.GaussianProcess(), runs, k=1)
+
+
+def test_right_surrogates_pass_and_wrong_ones_are_doubted() -> None:
+    """S13 of 20 problems: D² in its range, a wrong kernel and 4 runs doubted (`benchmarks/coverage.py` makes 100)."""
+    passed, doubted = 0, np.zeros(2)
+    few = binom(20, 0.9).ppf(0.005)
+    for seed in range(1, 21):
+        train, test = scalar_runs(60, seed)
+        row = held_out(uq.GaussianProcess().fit(train), test).table.loc["y"]
+        passed += row["range_mahalanobis"][0] <= row["mahalanobis"] <= row["range_mahalanobis"][1]
+        doubted[0] += bool(held_out(uq.GaussianProcess().fit(train.isel(run=slice(0, 4))), test).doubts)
+        rough = scalar_runs(60, seed, kernel=Matern32())
+        smooth = uq.GaussianProcess(kernel=uq.SquaredExponential(), hyperparameters="point")
+        doubted[1] += bool(held_out(smooth.fit(rough[0]), rough[1]).doubts)
+    assert passed >= binom(20, 0.97).ppf(0.005)
+    assert (doubted >= few).all()
+
+
+def test_a_large_jitter_does_not_make_the_reference_wide() -> None:
+    """Where a jitter is as large as what the runs leave of the variance, wrong intervals are still seen."""
+    train, test = scalar_runs(60, 3, kernel=Matern32())
+    surrogate = uq.GaussianProcess(kernel=uq.SquaredExponential(), hyperparameters="point").fit(train)
+    found = held_out(surrogate, test)
+    low, high = found.table.loc["y", "range_95%"]
+    assert 0.7 < low < 0.95 < high
+    assert found.too_narrow == found.overconfident == ("y",)

@@ -4,6 +4,7 @@ Every function returns a `matplotlib.figure.Figure` that belongs to no window an
 itself in a notebook; ``figure.savefig("name.pdf")`` keeps it. This is the only part of uqms that loads matplotlib.
 """
 
+from uqms.plots._calibration import coverage, learning_curve
 from uqms.plots._design import design
 from uqms.plots._failures import failures
 from uqms.plots._pairs import pairs
@@ -11,4 +12,13 @@ from uqms.plots._predictive import predictive
 from uqms.plots._prior_posterior import prior_posterior
 from uqms.plots._validation import leave_one_out
 
-__all__ = ["design", "failures", "leave_one_out", "pairs", "predictive", "prior_posterior"]
+__all__ = [
+    "coverage",
+    "design",
+    "failures",
+    "learning_curve",
+    "leave_one_out",
+    "pairs",
+    "predictive",
+    "prior_posterior",
+]

@@ -5,13 +5,14 @@ from uqms.surrogates.convert import from_gpytorch
 from uqms.surrogates.files import load_surrogate
 from uqms.surrogates.gp import GaussianProcess, GaussianProcessSurrogate
 from uqms.surrogates.kernels import Matern32, Matern52, Product, SquaredExponential, Sum
+from uqms.surrogates.learning import LearningCurve, learning_curve
 from uqms.surrogates.outputs import Curve, Decoder, Layout, Scalar
 from uqms.surrogates.physics import Physics
 from uqms.surrogates.prediction import Prediction
 from uqms.surrogates.process import Scores
 from uqms.surrogates.protocol import FunctionDraws, Surrogate
 from uqms.surrogates.transforms import Log, Logit
-from uqms.surrogates.validation import Validation, held_out, leave_one_out
+from uqms.surrogates.validation import Validation, held_out, k_fold, leave_one_out
 
 __all__ = [
     "Comparison",
@@ -21,6 +22,7 @@ __all__ = [
     "GaussianProcess",
     "GaussianProcessSurrogate",
     "Layout",
+    "LearningCurve",
     "Log",
     "Logit",
     "Matern32",
@@ -37,6 +39,8 @@ __all__ = [
     "compare_surrogates",
     "from_gpytorch",
     "held_out",
+    "k_fold",
+    "learning_curve",
     "leave_one_out",
     "load_surrogate",
 ]

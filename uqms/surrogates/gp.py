@@ -353,6 +353,10 @@ class GaussianProcessSurrogate:
         """Return mean (H, ..., k, q) and covariance between inputs (H, ..., q, k, k) at `u` (..., k, d)."""
         return self._scores_at(np.asarray(u, dtype=np.float64))
 
+    def marginal_scores(self, u: Array) -> Scores:
+        """Return mean (H, ..., k, q) and variance (H, ..., q, k) at `u` (..., k, d), for many unrelated inputs."""
+        return self._scores_at(np.asarray(u, dtype=np.float64), diagonal=True)
+
     def scores_reverse(self, u: Array, mean_bar: Array, covariance_bar: Array) -> Array:
         """Return the derivative (k, d) of sum(mean * mean_bar) + sum(covariance * covariance_bar) at `u` (k, d)."""
         u = np.ascontiguousarray(u, dtype=np.float64)

@@ -34,7 +34,7 @@ from uqms._typing import Array, Bools, Ints
 from uqms.surrogates.kernels import Kernel, correlation, correlation_within, scale_count
 from uqms.surrogates.training import JITTER_FIRST, Hyperparameters, factorise, trend_basis
 
-__all__ = ["ScoreProcess", "Scores", "average", "condition", "draw_at", "scores_at"]
+__all__ = ["ScoreProcess", "Scores", "average", "condition", "draw_at", "root_at", "scores_at"]
 
 
 CACHED = 2**17  # numbers of a block
@@ -263,6 +263,17 @@ def draw_at(
     together: where runs leave almost no variance, a difference of covariances has none of its digits left. Draws at the
     first points do not depend on those that follow.
     """
+    mean, v, lower = _last_block(process, h, j, u, anchors)
+    return np.asarray(mean + xi @ v.T + z @ lower.T)
+
+
+def root_at(process: ScoreProcess, h: int, j: int, u: Float[np.ndarray, "k d"]) -> Float[np.ndarray, "k r"]:
+    """Return a root of the posterior covariance of score j between the rows of `u`, as exact as draws are."""
+    _, v, lower = _last_block(process, h, j, u, 0)
+    return np.hstack([lower, v])
+
+
+def _last_block(process: ScoreProcess, h: int, j: int, u: Array, anchors: int) -> tuple[Array, Array, Array]:
     known = process.known(j)
     n = int(known.sum())
     rest = n + anchors
@@ -273,7 +284,7 @@ def draw_at(
     mean, _, v = _rows(process, h, j, u[anchors:], to_runs)
     kappa[np.arange(n), np.arange(n)] += process.nugget[h, j] + process.jitter[h, j] - JITTER_FIRST
     lower, _ = factorise(kappa, 0.0)
-    return np.asarray(mean + xi @ v.T + np.sqrt(process.variance[h, j]) * (z @ lower[rest:, n:].T))
+    return mean, v, np.sqrt(process.variance[h, j]) * lower[rest:, n:]
 
 
 def _rows(process: ScoreProcess, h: int, j: int, u: Array, kappa: Array) -> tuple[Array, Array, Array]:

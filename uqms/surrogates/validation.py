@@ -9,37 +9,44 @@ D Q D       covariance of e, with D = diag(1 / Q_ii)                            
 T omega     what the basis of the other runs leaves of a run's curve                (m,)
 ==========  ======================================================================  ===========
 
-Errors of one function are dependent, so the number of them inside a 95 % interval is not binomial. The coverage that a
-right surrogate shows is simulated from the errors' own joint law; the range given is its central 99 %.
+Errors of one function are dependent, so the number of them inside a 95 % interval is not binomial. What a right
+surrogate shows is simulated from the errors' own joint law (`reference.py`); the range given is its central 99 %.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final
+from functools import lru_cache
+from typing import Any, Protocol, final
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
 from uqms import ensemble as table
-from uqms._typing import Array, Bools, Ints
+from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.errors import DataError, InputError
 from uqms.surrogates.gp import GaussianProcessSurrogate
-from uqms.surrogates.outputs import Decoder, Layout
-from uqms.surrogates.prediction import Mixture, mixture
-from uqms.surrogates.process import ScoreProcess, Scores
-from uqms.surrogates.transforms import IDENTITY, check_values
+from uqms.surrogates.outputs import Layout
+from uqms.surrogates.physics import lifted
+from uqms.surrogates.process import ScoreProcess, root_at
+from uqms.surrogates.reference import BINS, LEVELS, JointLaw, Part, compared
+from uqms.surrogates.transforms import check_values
 
-__all__ = ["Validation", "held_out", "leave_one_out"]
+__all__ = ["Settings", "Validation", "held_out", "k_fold", "leave_one_out"]
 
-LEVELS = (0.5, 0.95)
-RANGE = 0.99
+SHOWN = (0.5, 0.95)
 BEYOND_4 = 0.002
-SIMULATIONS = (1_000, 10_000)
-WORK = 1e8  # simulated numbers for each output, when that allows more than the least number of simulations
-COORDINATES = 256  # at most so many coordinates of an output are counted
+ROUGH = 0.8  # of Q²
+TWICE = 4.0  # D²/m of errors that are twice as large as the surrogate says
+ROOTS = 2e8  # bytes of the roots that are kept while their law is simulated
 
-Bounds = dict[float, tuple[Array, Array]]  # by level: ends of the interval about the mean, (n, m)
+
+class Settings(Protocol):
+    """Settings of a surrogate, such as `GaussianProcess()`."""
+
+    def fit(self, ensemble: xr.Dataset) -> GaussianProcessSurrogate:
+        """Train on the completed runs of an ensemble."""
+        ...
 
 
 @final
@@ -47,23 +54,39 @@ Bounds = dict[float, tuple[Array, Array]]  # by level: ends of the interval abou
 class Validation:
     """Predictions of runs that the surrogate did not see, against what was simulated.
 
+    Every range is the central 99 % of what a right surrogate shows.
+
     Attributes
     ----------
     method
-        "leave-one-out" or "held-out".
+        "leave-one-out", "held-out" or "5-fold".
     observed, mean, sd
-        Datasets with dim "run" and the outputs' dims, in the outputs' own units; NaN in runs that lack an output.
+        Datasets with dim "run" and the outputs' dims, in the outputs' own units; NaN in runs that lack an output, which
+        are counted nowhere.
     standardised
         (observed - mean) / sd, of transformed outputs on the scale of their transform, where their law is normal.
+    pit
+        Probability integral transform: the predicted probability of less than what was simulated, dims as above. A
+        right surrogate's is uniform.
     table
-        By output: q2 (1 - error variance / output variance) and rmse of the mean, in the output's own unit; for 50 %
-        and 95 % intervals the coverage, which is the same on the scale of a transform, and the central 99 % range that
-        a right surrogate shows; share of errors beyond 4 sd on the scale of the transform (a right surrogate's is
-        0.00006).
+        By output: q2 (1 - error variance / output variance), rmse, mae and crps (continuous ranked probability score)
+        in the output's own unit; log_score (mean log density, high is good); coverage of 50 % and 95 % intervals;
+        beyond_4, the share of errors beyond 4 sd (a right surrogate's is 0.00006); mahalanobis, the squared Mahalanobis
+        distance D² of all errors together over their number m; largest_pivoted, the largest pivoted error; and the
+        ranges of these. The joint checks of curves are those of their scores. Errors in sds, D² and pivoted errors are
+        those on the scale of the output's transform.
+    coverage_curve
+        Dataset with dims ("output", "level"): coverage of equal-tailed intervals, and the range's ends low and high.
+    pit_histogram
+        Dataset with dims ("output", "bin"): density, low and high.
+    pivoted
+        Pivoted errors, a row each: output, fold, score, run, error. A right surrogate's have variance 1 and no
+        correlation. Those of a fold and score stand in the order of the pivots: large ones late mean wrong length
+        scales or a wrong kernel, large ones everywhere a wrong variance (Bastos & O'Hagan 2009).
     point_estimated
         Whether hyperparameters are single values although runs are few (n <= 20 d); intervals are then too narrow.
     runs
-        Number of runs the surrogate was trained on.
+        Number of runs the surrogate was trained on; of k-fold, all of them.
     """
 
     method: str
@@ -71,45 +94,91 @@ class Validation:
     mean: xr.Dataset
     sd: xr.Dataset
     standardised: xr.Dataset
+    pit: xr.Dataset
     table: pd.DataFrame
+    coverage_curve: xr.Dataset
+    pit_histogram: xr.Dataset
+    pivoted: pd.DataFrame
     point_estimated: bool
     runs: int
 
     @property
     def too_narrow(self) -> tuple[str, ...]:
         """Outputs whose intervals cover less than a right surrogate's would."""
-        return tuple(name for name in map(str, self.table.index) if self._sides(name).count("too narrow"))
+        return self._off(-1, *(f"coverage_{level:.0%}" for level in SHOWN))
 
     @property
     def too_wide(self) -> tuple[str, ...]:
         """Outputs whose intervals cover more than a right surrogate's would: cautious, not wrong."""
-        return tuple(name for name in map(str, self.table.index) if self._sides(name).count("wider than needed"))
+        return self._off(1, *(f"coverage_{level:.0%}" for level in SHOWN))
 
-    def _sides(self, name: str) -> list[str]:
-        row = self.table.loc[name]
-        words = []
-        for level in LEVELS:
-            (low, high), value = row[f"range_{level:.0%}"], row[f"coverage_{level:.0%}"]
-            words.append("too narrow" if value < low else "wider than needed" if value > high else "")
-        return words
+    @property
+    def overconfident(self) -> tuple[str, ...]:
+        """Outputs whose errors are jointly larger than the surrogate says, although each may lie in its interval."""
+        return self._off(1, "mahalanobis", "largest_pivoted")
+
+    @property
+    def cautious(self) -> tuple[str, ...]:
+        """Outputs whose errors are jointly smaller than the surrogate says."""
+        return self._off(-1, "mahalanobis")
+
+    @property
+    def doubts(self) -> dict[str, tuple[str, ...]]:
+        """By output, in words, every reason not to rely on the surrogate; outputs without any are left out."""
+        found = {str(name): _doubts(row) for name, row in self.table.iterrows()}
+        return {name: words for name, words in found.items() if words}
+
+    def _off(self, side: int, *columns: str) -> tuple[str, ...]:
+        rows = ((str(name), row) for name, row in self.table.iterrows())
+        return tuple(name for name, row in rows if any(_side(row, column) == side for column in columns))
 
     def __str__(self) -> str:
         lines = [f"{self.method} validation of {self.runs} runs"]
         for name, row in self.table.iterrows():
-            parts = [f"{name}: Q² {row['q2']:.5f}, RMSE {row['rmse']:.3g}"]
-            for level, side in zip(LEVELS, self._sides(str(name)), strict=True):
+            parts = [f"{name}: Q² {row['q2']:.5f}, RMSE {row['rmse']:.3g}, CRPS {row['crps']:.3g}"]
+            for level in SHOWN:
                 (low, high), value = row[f"range_{level:.0%}"], row[f"coverage_{level:.0%}"]
                 text = f"{level:.0%} intervals cover {value:.1%}, a right surrogate's {low:.1%} to {high:.1%}"
-                parts.append(f"{text} ({side})" if side else text)
-            if row["beyond_4"] > BEYOND_4:
-                parts.append(
-                    f"{row['beyond_4']:.1%} of the errors lie beyond 4 sd (a right surrogate's 0.006%): the output "
-                    "changes faster in some part of the box than elsewhere, so do not trust the intervals there"
-                )
+                parts.append(text + (" (wider than needed)" if _side(row, f"coverage_{level:.0%}") > 0 else ""))
+            if np.isfinite(row["mahalanobis"]):
+                low, high = row["range_mahalanobis"]
+                text = f"errors together: D²/m {row['mahalanobis']:.2f}, a right surrogate's {low:.2f} to {high:.2f}"
+                parts.append(text + (" (jointly cautious)" if _side(row, "mahalanobis") < 0 else ""))
             lines.append("  " + "; ".join(parts))
+            lines += [f"    doubt: {words}" for words in _doubts(row)]
         if self.point_estimated:
             lines.append("  hyperparameters point-estimated with n <= 20 d runs: intervals tend to be too narrow")
         return "\n".join(lines)
+
+
+def _side(row: "pd.Series[Any]", column: str) -> int:
+    """Return whether a value lies below (-1), in (0) or above (1) its range."""
+    low, high = row[f"range_{column.removeprefix('coverage_')}"]
+    return int(row[column] > high) - int(row[column] < low)
+
+
+def _doubts(row: "pd.Series[Any]") -> tuple[str, ...]:
+    words = [f"{level:.0%} intervals are too narrow" for level in SHOWN if _side(row, f"coverage_{level:.0%}") < 0]
+    if _side(row, "mahalanobis") > 0:
+        words.append(
+            "overconfident jointly: the errors together are larger than their covariance says; try another kernel, "
+            "or more runs"
+        )
+    if row["range_mahalanobis"][1] > TWICE:
+        words.append("too few runs to tell: errors twice as large as the surrogate says would pass this check")
+    if _side(row, "largest_pivoted") > 0:
+        words.append(
+            f"a pivoted error of {row['largest_pivoted']:.1f} sd: a run that does not fit its neighbours, or a kernel "
+            "that is too smooth"
+        )
+    if row["beyond_4"] > BEYOND_4:
+        words.append(
+            f"{row['beyond_4']:.1%} of the errors lie beyond 4 sd (a right surrogate's 0.006%): the output "
+            "changes faster in some part of the box than elsewhere, so do not trust the intervals there"
+        )
+    if row["q2"] < ROUGH:
+        words.append(f"Q² is below {ROUGH}: little is predicted; more runs, or another quantity")
+    return tuple(words)
 
 
 def leave_one_out(surrogate: GaussianProcessSurrogate, *, rng: int = 0) -> Validation:
@@ -127,7 +196,8 @@ def leave_one_out(surrogate: GaussianProcessSurrogate, *, rng: int = 0) -> Valid
     Returns
     -------
     Validation
-        Predictions, Q², RMSE and coverage with its reference range.
+        Predictions, scores and coverage with their reference ranges. D² is not among them where the variance is
+        estimated from the runs: with that estimate it is the same for all data.
 
     References
     ----------
@@ -148,8 +218,18 @@ def leave_one_out(surrogate: GaussianProcessSurrogate, *, rng: int = 0) -> Valid
     for h in range(draws):
         for j in range(q):
             error[h, :, j], variance[h, :, j], roots[h, j] = left_out_scores(process, h, j)
-    law = _Law(-error, variance, process.log_weights, lambda h, j: roots[h, j])
-    return _compare("leave-one-out", surrogate, law, None, rng)
+    law = JointLaw(-error, variance, process.log_weights, lambda h, j: roots[h, j], np.full(q, np.inf))
+    told = draws == 1 and not np.isfinite(_degrees(process)).any()
+    parts, at = {}, 0
+    for basis in surrogate.bases:
+        known = np.flatnonzero(process.known(at))
+        at += basis.basis.shape[1]
+        _, full, latent = surrogate.decode(basis.name)
+        rest = basis.left_out[known] @ basis.truncation.T
+        seen = basis.offset + process.y[known] @ full.T + rest
+        one = law if len(known) == n else law.take(known)
+        parts[basis.name] = [Part(known, one, full, latent, seen, rest, told, basis.layout.transform)]
+    return _validation("leave-one-out", [surrogate], parts, n, n, rng)
 
 
 def held_out(surrogate: GaussianProcessSurrogate, ensemble: xr.Dataset, *, rng: int = 0) -> Validation:
@@ -169,7 +249,7 @@ def held_out(surrogate: GaussianProcessSurrogate, ensemble: xr.Dataset, *, rng: 
     Returns
     -------
     Validation
-        Predictions, Q², RMSE and coverage with its reference range.
+        Predictions, scores, coverage and joint checks with their reference ranges.
 
     Raises
     ------
@@ -195,52 +275,139 @@ def held_out(surrogate: GaussianProcessSurrogate, ensemble: xr.Dataset, *, rng: 
     runs = table.completed(ensemble)
     if runs.sizes["run"] < 2:
         raise DataError(f"held_out: {runs.sizes['run']} completed runs; at least two are needed.")
-    completed = np.flatnonzero(ensemble["state"].values == table.RunState.COMPLETED)
-    observed = {name: _matching(runs, name, layout, completed) for name, layout in surrogate.layouts.items()}
+    n, completed = runs.sizes["run"], np.flatnonzero(ensemble["state"].values == table.RunState.COMPLETED)
+    parts = {name: [part] for name, part in _parts_of(surrogate, runs, np.arange(n), completed, "held_out").items()}
+    return _validation("held-out", [surrogate], parts, n, surrogate.runs, rng)
+
+
+def k_fold(settings: Settings, ensemble: xr.Dataset, k: int = 5, *, rng: RandomState = 0) -> Validation:
+    """Predict each of k parts of the runs from a surrogate that is fitted to all others.
+
+    Everything is fitted anew, length scales and bases too, so it costs k fits; leave-one-out keeps them as trained on
+    all runs. The reference ranges take folds as independent.
+
+    Parameters
+    ----------
+    settings
+        What to fit, such as `GaussianProcess()`.
+    ensemble
+        Completed runs are used. Runs of the same inputs stay together.
+    k
+        Number of folds.
+    rng
+        Seed or generator of the folds and of the simulated reference ranges.
+
+    Returns
+    -------
+    Validation
+        Runs in the order of the ensemble; scores, coverage and joint checks with their reference ranges.
+
+    Raises
+    ------
+    InputError
+        When k is below 2, or above the number of different inputs.
+    DesignError
+        When a fold leaves fewer runs than a fit needs.
+
+    References
+    ----------
+    Bastos & O'Hagan (2009), doi:10.1198/TECH.2009.08019.
+
+    Examples
+    --------
+    >>> import numpy as np, uqms as uq
+    >>> design = uq.sobol(uq.ParameterSpace(k=uq.Uniform(0.0, 2.0)), 16, rng=1)
+    >>> runs = uq.ensemble.build(design, {"y": np.sin(design["k"].values)})
+    >>> bool(uq.k_fold(uq.GaussianProcess(), runs, k=4, rng=1).table.loc["y", "q2"] > 0.99)
+    True
+    """
+    table.check(ensemble)
+    runs = table.completed(ensemble)
+    generator = as_generator(rng)
+    folds = folds_of(runs, k, generator, "k_fold")
+    rest = [np.setdiff1d(np.arange(runs.sizes["run"]), held) for held in folds]
+    return predicted(f"{k}-fold", settings, runs, rest, folds, int(generator.integers(2**31)))
+
+
+def predicted(
+    method: str, settings: Settings, runs: xr.Dataset, fitted_to: Sequence[Ints], folds: Sequence[Ints], seed: int
+) -> Validation:
+    """Predict each fold of the runs from a surrogate that is fitted to those runs that `fitted_to` names."""
+    parts: dict[str, list[Part]] = {name: [] for name in table.output_names(runs)}
+    surrogates = []
+    for rest, held in zip(fitted_to, folds, strict=True):
+        surrogate = settings.fit(runs.isel(run=np.sort(rest)))
+        surrogates.append(surrogate)
+        for name, part in _parts_of(surrogate, runs.isel(run=held), held, held, method).items():
+            parts[name].append(part)
+    n = sum(len(held) for held in folds)
+    return _validation(method, surrogates, parts, n, n, seed)
+
+
+def folds_of(runs: xr.Dataset, k: int, rng: np.random.Generator, who: str) -> list[Ints]:
+    """Return k parts of the runs by chance, runs of the same inputs in the same part.
+
+    Raises
+    ------
+    InputError
+        When k is below 2, or above the number of different inputs.
+    """
+    _, group = np.unique(table.input_array(runs), axis=0, return_inverse=True)
+    groups = int(group.max(initial=-1)) + 1
+    if isinstance(k, bool) or not isinstance(k, int) or not 2 <= k <= groups:
+        raise InputError(f"{who}: k is {k!r}; give a whole number from 2 to the number of different inputs, {groups}.")
+    fold = np.empty(groups, dtype=np.int64)
+    fold[rng.permutation(groups)] = np.arange(groups) % k
+    return [np.flatnonzero(fold[group.reshape(-1)] == i) for i in range(k)]
+
+
+def _parts_of(
+    surrogate: GaussianProcessSurrogate, runs: xr.Dataset, place: Ints, positions: Ints, who: str
+) -> dict[str, Part]:
+    """Return what the surrogate says of runs that it has not seen, by output; errors name their `positions`."""
+    observed = {name: _matching(runs, name, layout, positions, who) for name, layout in surrogate.layouts.items()}
     u = np.asarray(surrogate.domain.to_unit(table.input_array(runs, surrogate.domain.names)))
-    scores = surrogate.scores(u)
+    process = surrogate.process
+    scores = surrogate.marginal_scores(u)
     # Runs of a stochastic simulator scatter about the latent mean that is predicted, each by itself.
-    noise = surrogate.process.variance * surrogate.process.nugget  # (H, q)
-    variance = np.diagonal(scores.covariance, axis1=2, axis2=3).transpose(0, 2, 1) + noise[:, None, :]
+    noise = process.variance * process.nugget  # (H, q)
+    variance = np.swapaxes(scores.covariance, 1, 2) + noise[:, None, :]
 
+    if surrogate.physics is None:
+
+        def latent_root(h: int, j: int) -> Array:
+            return root_at(process, h, j, u)
+    else:
+        cheap = surrogate.physics.scores(surrogate.domain, surrogate.bases, u)
+
+        def latent_root(h: int, j: int) -> Array:
+            return root_at(lifted(process, j), h, 0, np.column_stack([cheap[:, j], u]))
+
+    @lru_cache(maxsize=max(1, int(ROOTS / (8 * len(u) ** 2))))
     def root(h: int, j: int) -> Array:
-        values, vectors = np.linalg.eigh(scores.covariance[h, j] + noise[h, j] * np.eye(len(u)))
-        return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0)))
+        latent = latent_root(h, j)
+        # Points close together may need a jitter that is not small beside what the runs leave of the variance.
+        size = np.sum(latent * latent, axis=1)
+        latent *= np.sqrt(scores.covariance[h, j] / np.maximum(size, 1e-300))[:, None]
+        return np.hstack([latent, np.sqrt(noise[h, j]) * np.eye(len(u))]) if noise[h, j] > 0.0 else latent
 
-    return _compare("held-out", surrogate, _Law(scores.mean, variance, scores.log_weights, root), observed, rng)
+    law = JointLaw(scores.mean, variance, scores.log_weights, root, _degrees(process))
+    parts = {}
+    for basis in surrogate.bases:
+        _, full, latent = surrogate.decode(basis.name)
+        seen = observed[basis.name]
+        truth = seen - basis.offset
+        parts[basis.name] = Part(place, law, full, latent, seen, truth, True, basis.layout.transform)
+    return parts
 
 
-@final
-@dataclass(frozen=True, eq=False)
-class _Law:
-    """Joint law of the scores that are predicted: for each hyperparameter draw a mean, a variance, a root."""
-
-    value: Array  # (H, n, q): mean of the score, of left-out runs less what it was
-    variance: Array  # (H, n, q)
-    log_weights: Array  # (H,)
-    root: Callable[[int, int], Array]  # (n, n) for draw h, score j
-
-    @property
-    def weights(self) -> Array:
-        return np.asarray(np.exp(self.log_weights - np.logaddexp.reduce(self.log_weights)))
-
-    def decoded(self, full: Array, latent: Array) -> Mixture:
-        """Return the laws of the values in the output's own unit, without its offset."""
-        scores = Scores(self.value, np.swapaxes(self.variance, 1, 2), self.log_weights)
-        return mixture(scores, Decoder(np.zeros(len(full)), full, latent))
-
-    def simulate(self, count: int, rng: np.random.Generator) -> Array:
-        """Return simulated scores less their mean, (count, n, q)."""
-        centre = np.tensordot(self.weights, self.value, 1)
-        h = rng.choice(len(self.weights), size=count, p=self.weights)
-        out = np.empty((count, *centre.shape))
-        for i in np.unique(h):
-            rows = np.flatnonzero(h == i)
-            for j in range(centre.shape[1]):
-                root = self.root(int(i), j)
-                shift = self.value[i, :, j] - centre[:, j]
-                out[rows, :, j] = shift + rng.standard_normal((len(rows), root.shape[1])) @ root.T
-        return out
+def _degrees(process: ScoreProcess) -> Array:
+    """Return the degrees of freedom (q,) of variances that were estimated in closed form and stand for all others."""
+    freedom = np.array([process.known(j).sum() for j in range(process.q)]) - process.beta.shape[2]
+    if process.draws > 1:
+        return np.full(process.q, np.inf)
+    estimated = np.abs(np.sum(process.target[0] ** 2, axis=1) - freedom) < 1e-6 * freedom
+    return np.where(estimated, freedom, np.inf)
 
 
 def left_out_scores(process: ScoreProcess, h: int, j: int) -> tuple[Array, Array, Array]:
@@ -255,122 +422,61 @@ def left_out_scores(process: ScoreProcess, h: int, j: int) -> tuple[Array, Array
     return error, 1.0 / diagonal, half.T / diagonal[:, None]
 
 
-def _matching(runs: xr.Dataset, name: str, layout: Layout, positions: Ints) -> Array:
+def _matching(runs: xr.Dataset, name: str, layout: Layout, positions: Ints, who: str) -> Array:
     """Return the output of the runs (n, m) on the scale of its transform."""
     if name not in runs:
-        raise InputError(f"held_out: the runs have no output {name!r}; they have {list(table.output_names(runs))}.")
+        raise InputError(f"{who}: the runs have no output {name!r}; they have {list(table.output_names(runs))}.")
     values = runs[name].transpose("run", *layout.dims)
     for dim in layout.dims:
         if values.sizes[dim] != len(layout.coords[dim]) or not np.allclose(values[dim].values, layout.coords[dim]):
-            raise InputError(f"held_out: the runs have other coordinates {dim!r} of {name!r} than the surrogate.")
+            raise InputError(f"{who}: the runs have other coordinates {dim!r} of {name!r} than the surrogate.")
     check_values(name, values.values, positions, layout.transform, layout.coords)
     flat = np.asarray(values.values, dtype=np.float64).reshape(values.sizes["run"], -1)
     return layout.transform.forward(flat)
 
 
-def _compare(
+def _validation(
     method: str,
-    surrogate: GaussianProcessSurrogate,
-    law: _Law,
-    observed: Mapping[str, Array] | None,
+    surrogates: Sequence[GaussianProcessSurrogate],
+    parts: dict[str, list[Part]],
+    n: int,
+    runs: int,
     seed: int,
 ) -> Validation:
-    n = law.value.shape[1]
-    data: dict[str, dict[str, xr.DataArray]] = {"observed": {}, "mean": {}, "sd": {}, "standardised": {}}
-    rows, parts, at = {}, {}, 0
-    for basis in surrogate.bases:
-        known = surrogate.process.known(at) if observed is None else np.ones(n, dtype=bool)
-        at += basis.basis.shape[1]
-        _, full, latent = surrogate.decode(basis.name)
-        predicted = law.decoded(full, latent)
-        value, variance = predicted.moments()
-        sd = np.sqrt(variance)
-        if observed is None:
-            rest = basis.left_out @ basis.truncation.T
-            seen = basis.offset + surrogate.process.y @ full.T + rest
-            mean = seen + value - rest
-        else:
-            seen, mean = observed[basis.name], basis.offset + value
-        ends = {level: predicted.interval(level) for level in LEVELS}
-        bounds = {level: (low - value, high - value) for level, (low, high) in ends.items()}
-        bounds = {level: (low[known], high[known]) for level, (low, high) in bounds.items()}
-        parts[basis.name] = (full, latent, known, bounds)
-        # Intervals are counted where the law is normal; errors are measured in the output's own unit.
-        own = predicted._replace(mean=predicted.mean + (mean - value), transform=basis.layout.transform)
-        own_mean, own_variance = (mean, variance) if own.transform is IDENTITY else own.moments()
-        own_seen = own.transform.inverse(seen)
-        counts = _counts(seen[known], mean[known], sd[known], bounds)
-        rows[basis.name] = _accuracy(own_seen[known], own_mean[known]) | counts
-        with np.errstate(invalid="ignore", divide="ignore"):
-            standardised = (seen - mean) / sd
-        for key, values in (("observed", own_seen), ("mean", own_mean), ("sd", np.sqrt(own_variance))):
-            data[key][basis.name] = _labelled(np.where(known[:, None], values, np.nan), basis.layout, n)
-        standardised[~known] = np.nan
-        data["standardised"][basis.name] = _labelled(standardised, basis.layout, n).drop_attrs()
-    for name, ranges in _ranges(law, parts, seed).items():
-        rows[name] |= ranges
+    """Compare all outputs of n predicted runs."""
+    layouts = surrogates[0].layouts
+    kinds = ("observed", "mean", "sd", "standardised", "pit")
+    data: dict[str, dict[str, xr.DataArray]] = {kind: {} for kind in kinds}
+    found = {name: compared(blocks, seed) for name, blocks in parts.items()}
+    pivoted = []
+    for name, one in found.items():
+        place = np.concatenate([part.runs for part in parts[name]])
+        for kind in kinds:
+            values = getattr(one, kind)
+            everywhere = np.full((n, values.shape[1]), np.nan)
+            everywhere[place] = values
+            data[kind][name] = _labelled(everywhere, layouts[name], n)
+        for kind in ("standardised", "pit"):
+            data[kind][name].attrs["unit"] = ""
+        pivoted += [(name, b, score, int(parts[name][b].runs[run]), error) for b, score, run, error in one.pivoted]
+    ends = ("low", "high")
+    middles = (np.arange(BINS) + 0.5) / BINS
     return Validation(
         method=method,
-        observed=xr.Dataset(data["observed"]),
-        mean=xr.Dataset(data["mean"]),
-        sd=xr.Dataset(data["sd"]),
-        standardised=xr.Dataset(data["standardised"]),
-        table=pd.DataFrame.from_dict(rows, orient="index"),
-        point_estimated=surrogate.point_estimated,
-        runs=surrogate.runs,
+        **{key: xr.Dataset(values) for key, values in data.items()},
+        table=pd.DataFrame.from_dict({name: one.row for name, one in found.items()}, orient="index"),
+        coverage_curve=_stacked({n: one.coverage for n, one in found.items()}, ("coverage", *ends), "level", LEVELS),
+        pit_histogram=_stacked({n: one.histogram for n, one in found.items()}, ("density", *ends), "bin", middles),
+        pivoted=pd.DataFrame(pivoted, columns=["output", "fold", "score", "run", "error"]),
+        point_estimated=any(surrogate.point_estimated for surrogate in surrogates),
+        runs=runs,
     )
 
 
-def _accuracy(seen: Array, mean: Array) -> dict[str, object]:
-    error = seen - mean
-    total = float(np.mean((seen - seen.mean(axis=0)) ** 2))
-    return {
-        "q2": 1.0 - float(np.mean(error**2)) / total if total > 0 else float("nan"),
-        "rmse": float(np.sqrt(np.mean(error**2))),
-    }
-
-
-def _counts(seen: Array, mean: Array, sd: Array, bounds: Bounds) -> dict[str, object]:
-    error = seen - mean
-    keep = _counted(error.shape[1])
-    row: dict[str, object] = {"beyond_4": float(np.mean(np.abs(error[:, keep]) > 4.0 * sd[:, keep] + 1e-300))}
-    for level, (low, high) in bounds.items():
-        inside = (error[:, keep] >= low[:, keep] - 1e-300) & (error[:, keep] <= high[:, keep] + 1e-300)
-        row[f"coverage_{level:.0%}"] = float(np.mean(inside))
-    return row
-
-
-def _ranges(
-    law: _Law, parts: Mapping[str, tuple[Array, Array, Bools, Bounds]], seed: int
-) -> dict[str, dict[str, object]]:
-    """Return the central 99 % of the coverage that errors of the right law show, by output and level."""
-    rng = np.random.default_rng(seed)
-    n = law.value.shape[1]
-    largest = max(min(len(full), COORDINATES) for full, *_ in parts.values())
-    count = int(np.clip(WORK / (n * largest), *SIMULATIONS))
-    block = max(1, int(4e6 / (n * largest)))
-    shares: dict[tuple[str, float], list[Array]] = {(name, level): [] for name in parts for level in LEVELS}
-    for start in range(0, count, block):
-        size = min(block, count - start)
-        scores = law.simulate(size, rng)
-        for name, (full, latent, known, bounds) in parts.items():
-            keep = _counted(len(full))
-            used = np.flatnonzero(latent.any(axis=0))
-            error = scores[:, known] @ full[keep].T
-            error += rng.standard_normal((size, int(known.sum()), len(used))) @ latent[np.ix_(keep, used)].T
-            for level, (low, high) in bounds.items():
-                inside = (error >= low[:, keep] - 1e-300) & (error <= high[:, keep] + 1e-300)
-                shares[name, level].append(np.mean(inside, axis=(1, 2)))
-    tail = 0.5 * (1.0 - RANGE)
-    out: dict[str, dict[str, object]] = {name: {} for name in parts}
-    for (name, level), values in shares.items():
-        low, high = np.quantile(np.concatenate(values), [tail, 1.0 - tail])
-        out[name][f"range_{level:.0%}"] = (float(low), float(high))
-    return out
-
-
-def _counted(m: int) -> Ints:
-    return np.unique(np.linspace(0, m - 1, min(m, COORDINATES)).astype(np.int64))
+def _stacked(values: dict[str, Array], names: Sequence[str], dim: str, at: Array) -> xr.Dataset:
+    joined = np.stack(list(values.values()), axis=1)
+    variables = {name: (("output", dim), joined[i]) for i, name in enumerate(names)}
+    return xr.Dataset(variables, coords={"output": list(values), dim: at})
 
 
 def _labelled(values: Array, layout: Layout, n: int) -> xr.DataArray:
