@@ -18,7 +18,7 @@ demo:
 
 test:
 	@sh scripts/bootstrap.sh test
-	@$(BIN)/python -m pytest $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
 
 test-all:
 	@sh scripts/bootstrap.sh test
@@ -39,7 +39,7 @@ layers:
 
 docs:
 	@sh scripts/bootstrap.sh dev
-	@UQMS_EXAMPLES_SHORT=1 $(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+	@OMP_NUM_THREADS=1 UQMS_EXAMPLES_SHORT=1 $(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
 ci:
 	@.ci/run

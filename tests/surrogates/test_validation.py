@@ -419,6 +419,7 @@ def test_k_fold_keeps_replicates_together() -> None:
         uq.k_fold(uq.GaussianProcess(), runs, k=1)
 
 
+@pytest.mark.slow
 def test_right_surrogates_pass_and_wrong_ones_are_doubted() -> None:
     """S13 of 20 problems: D² in its range, a wrong kernel and 4 runs doubted (`benchmarks/coverage.py` makes 100)."""
     passed, doubted = 0, np.zeros(2)
