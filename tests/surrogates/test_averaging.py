@@ -74,7 +74,6 @@ def test_the_draws_predict_as_the_whole_posterior(kernel: Kernel, d: int, n: int
     for mass, off in ((0.5, 0.05), (0.95, 0.02)):
         low, high = (end[:, 0] for end in law.interval(mass))
         share = np.mean((values > low) & (values < high))
-        print("covered", mass, share)
         assert share == pytest.approx(mass, abs=off)
 
 
