@@ -34,12 +34,15 @@ from uqms._typing import Array
 from uqms.surrogates.kernels import Kernel, correlation, hyperparameter_count, scale_count
 from uqms.surrogates.training import (
     Hyperparameters,
+    Noise,
     bounds_of,
     factorise,
     log_posterior,
+    nugget_of,
     objective,
     prior_of,
     trend_basis,
+    variances_known,
 )
 
 __all__ = ["DRAWS", "Sample", "between_share", "draws_of", "sample"]
@@ -65,27 +68,27 @@ def sample(
     y: Float[np.ndarray, " n"],
     kernel: Kernel,
     columns: int,
-    noisy: bool,
+    noise: Noise,
     found: Hyperparameters,
     cheap: Float[np.ndarray, " n"] | None = None,
 ) -> Sample:
     """Return weighted points of the posterior of the hyperparameters, starting from the trained ones."""
     d = x.shape[1]
     trend = trend_basis(x, columns, cheap)
-    location, scale = prior_of(kernel, d, noisy)
-    low, high = bounds_of(kernel, d, noisy).T
+    location, scale = prior_of(kernel, d, noise)
+    low, high = bounds_of(kernel, d, noise).T
     count = 32 * (hyperparameter_count(kernel, d) + 2)
     quasi = qmc.Sobol(len(location) + 1, scramble=True, rng=0)
     points = location + scale * ndtri(_open(quasi.random(_power(count // 4))[:, :-1]))
     parts = [points]
     with threadpool_limits(1):
-        values = _log_posteriors(points, x, y, trend, kernel, noisy)
-        centre, covariance = _laplace(x, y, trend, kernel, noisy, found, scale)
+        values = _log_posteriors(points, x, y, trend, kernel, noise)
+        centre, covariance = _laplace(x, y, trend, kernel, noise, found, scale)
         proposals: list[tuple[Array, Array]] = []
         for turn in range(ROUNDS_MORE):
             lower = cholesky(covariance, lower=True)
             fresh = np.clip(centre + _student(quasi.random(_power(count))) @ lower.T, low, high)
-            values = np.append(values, _log_posteriors(fresh, x, y, trend, kernel, noisy))
+            values = np.append(values, _log_posteriors(fresh, x, y, trend, kernel, noise))
             proposals.append((centre, lower))
             parts.append(fresh)
             points = np.vstack(parts)
@@ -99,10 +102,11 @@ def sample(
     return Sample(points, weights, effective)
 
 
-def draws_of(found: Sample, degrees: int, noisy: bool, order: int, count: int = DRAWS) -> list[Hyperparameters]:
+def draws_of(found: Sample, degrees: int, noise: Noise, order: int, count: int = DRAWS) -> list[Hyperparameters]:
     """Return `count` equally weighted draws; scores get them in different orders, as they are independent."""
-    k = found.points.shape[1]
-    # The variance is inverse chi-squared given p, whatever p is: one quantile for each draw.
+    k, size = found.points.shape[1], found.points.shape[1] - (noise is not False)
+    # The variance is inverse chi-squared given p, whatever p is: one quantile for each draw. It is one of p, and the
+    # factor without meaning, where the variances of the noise are known.
     z = np.random.default_rng(order).permutation(_normal_points(k + 1, count))
     sorting = np.argsort(found.points, axis=0)
     values = np.take_along_axis(found.points, sorting, axis=0)
@@ -115,7 +119,7 @@ def draws_of(found: Sample, degrees: int, noisy: bool, order: int, count: int = 
     factors = degrees / chdtri(degrees, 1.0 - ndtr(z[:, k]))
     return [
         Hyperparameters(
-            np.exp(one[: k - noisy]), math.exp(one[-1]) if noisy else 0.0, 0.0, 0.0, 0, False, float(factor)
+            np.exp(one[:size]), 0.0 if noise is False else math.exp(one[-1]), 0.0, 0.0, 0, False, float(factor)
         )
         for one, factor in zip(p, factors, strict=True)
     ]
@@ -134,7 +138,7 @@ def between_share(
     y: Float[np.ndarray, " n"],
     kernel: Kernel,
     columns: int,
-    noisy: bool,
+    noise: Noise,
     found: Hyperparameters,
     cheap: Float[np.ndarray, " n"] | None = None,
 ) -> tuple[Array, Array]:
@@ -143,25 +147,25 @@ def between_share(
     The derivative of the left-out mean comes from the same d evaluations as the curvature of the posterior.
     """
     trend = trend_basis(x, columns, cheap)
-    p = _logarithms(found, noisy)
-    location, scale = prior_of(kernel, x.shape[1], noisy)
+    p = _logarithms(found, noise)
+    location, scale = prior_of(kernel, x.shape[1], noise)
     with threadpool_limits(1):
-        mean, variance = _left_out(p, x, y, trend, kernel, noisy)
-        base = objective(p, x, y, trend, kernel, noisy)[1]
+        mean, variance = _left_out(p, x, y, trend, kernel, noise)
+        base = objective(p, x, y, trend, kernel, noise)[1]
         curvature = np.empty((len(p), len(p)))
         slopes = np.empty((len(p), len(y)))
         for i in range(len(p)):
             step = np.zeros(len(p))
             step[i] = STEP if p[i] < location[i] else -STEP
-            curvature[i] = (objective(p + step, x, y, trend, kernel, noisy)[1] - base) / step[i]
-            slopes[i] = (_left_out(p + step, x, y, trend, kernel, noisy)[0] - mean) / step[i]
+            curvature[i] = (objective(p + step, x, y, trend, kernel, noise)[1] - base) / step[i]
+            slopes[i] = (_left_out(p + step, x, y, trend, kernel, noise)[0] - mean) / step[i]
     covariance = _inverse(curvature, scale)
     return np.einsum("in,ij,jn->n", slopes, covariance, slopes), variance
 
 
-def _left_out(p: Array, x: Array, y: Array, trend: Array, kernel: Kernel, noisy: bool) -> tuple[Array, Array]:
-    n, size = len(x), len(p) - noisy
-    lower, _ = factorise(correlation(kernel, x, x, np.exp(p[:size])), math.exp(p[size]) if noisy else 0.0)
+def _left_out(p: Array, x: Array, y: Array, trend: Array, kernel: Kernel, noise: Noise) -> tuple[Array, Array]:
+    n, size = len(x), len(p) - (noise is not False)
+    lower, _ = factorise(correlation(kernel, x, x, np.exp(p[:size])), nugget_of(p, noise))
     half = solve_triangular(lower, np.column_stack([np.eye(n), trend]), lower=True, check_finite=False)
     inverse, g = half[:, :n], half[:, n:]
     if g.shape[1]:
@@ -170,15 +174,17 @@ def _left_out(p: Array, x: Array, y: Array, trend: Array, kernel: Kernel, noisy:
     diagonal = np.sum(inverse * inverse, axis=0)
     weights = inverse.T @ (inverse @ y)
     variance = max(float(y @ weights), 1e-300) / (n - trend.shape[1])
+    if variances_known(noise):
+        variance = math.exp(-p[size])
     return y - weights / diagonal, variance / diagonal
 
 
-def _logarithms(found: Hyperparameters, noisy: bool) -> Array:
-    return np.log(np.append(found.ell, found.nugget)) if noisy else np.log(found.ell)
+def _logarithms(found: Hyperparameters, noise: Noise) -> Array:
+    return np.log(found.ell) if noise is False else np.log(np.append(found.ell, found.nugget))
 
 
 def _laplace(
-    x: Array, y: Array, trend: Array, kernel: Kernel, noisy: bool, found: Hyperparameters, scale: Array
+    x: Array, y: Array, trend: Array, kernel: Kernel, noise: Noise, found: Hyperparameters, scale: Array
 ) -> tuple[Array, Array]:
     """Return the mode of the density of p, and the inverse of its curvature there."""
     d = x.shape[1]
@@ -186,14 +192,14 @@ def _laplace(
     jacobian[: scale_count(kernel, d)] = 1.0
 
     def negative(p: Array) -> tuple[float, Array]:
-        value, gradient = objective(p, x, y, trend, kernel, noisy)
+        value, gradient = objective(p, x, y, trend, kernel, noise)
         return value - float(jacobian @ p), gradient - jacobian
 
-    bounds = bounds_of(kernel, d, noisy)
-    mode = minimize(negative, _logarithms(found, noisy), jac=True, method="L-BFGS-B", bounds=bounds).x
-    base = objective(mode, x, y, trend, kernel, noisy)[1]
+    bounds = bounds_of(kernel, d, noise)
+    mode = minimize(negative, _logarithms(found, noise), jac=True, method="L-BFGS-B", bounds=bounds).x
+    base = objective(mode, x, y, trend, kernel, noise)[1]
     steps = STEP * np.eye(len(mode))
-    curvature = np.array([objective(mode + e, x, y, trend, kernel, noisy)[1] - base for e in steps]) / STEP
+    curvature = np.array([objective(mode + e, x, y, trend, kernel, noise)[1] - base for e in steps]) / STEP
     return mode, _inverse(curvature, scale)
 
 
@@ -203,8 +209,8 @@ def _inverse(curvature: Array, scale: Array) -> Array:
     return np.asarray((vectors / np.maximum(values, 1.0 / scale.max() ** 2)) @ vectors.T)
 
 
-def _log_posteriors(points: Array, x: Array, y: Array, trend: Array, kernel: Kernel, noisy: bool) -> Array:
-    return np.array([log_posterior(p, x, y, trend, kernel, noisy) for p in points])
+def _log_posteriors(points: Array, x: Array, y: Array, trend: Array, kernel: Kernel, noise: Noise) -> Array:
+    return np.array([log_posterior(p, x, y, trend, kernel, noise) for p in points])
 
 
 def _weights(

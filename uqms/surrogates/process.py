@@ -5,7 +5,8 @@ symbol      meaning                                                        shape
 ==========  =============================================================  ===============
 h           hyperparameter draw (leading axis), with log weight            (H,)
 x, u        training inputs, new inputs; unit cube of the design box       (n, d), (k, d)
-L           Cholesky factor of kappa(x, x) + (nugget + jitter) I, times s  (n, n)
+L           Cholesky factor of s2 (kappa(x, x) + (nugget + jitter) I) + V   (n, n)
+V           known variances of the runs' noise, diagonal                   (n, n)
 beta        trend coefficients of the trend functions t(u)                 (b,)
 target      L^-1 (y - F beta), so that mean = t(u)' beta + w' target       (n,)
 G           L^-1 F                                                         (n, b)
@@ -18,11 +19,11 @@ A run that has no value of a score has a zero row and column in that score's L^-
 w has a zero there, and everything is conditioned on the other runs, exactly.
 
 The variance is that of the latent function: it holds the uncertainty from few runs and of the estimated trend, not that
-of the hyperparameters (unless there are several draws h), nor the nugget (noise of a stochastic simulator).
+of the hyperparameters (unless there are several draws h), nor the nugget and V (noise of a stochastic simulator).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple, final
 
 import numpy as np
@@ -76,8 +77,11 @@ class ScoreProcess:
     trend_factor: Array  # (H, q, n, b), G
     trend_root: Array  # (H, q, b, b), R
     log_weights: Array  # (H,)
+    noise: Array = field(default_factory=lambda: np.zeros((0, 0)))  # (q, n), diagonal of V; empty: zeros
 
     def __post_init__(self) -> None:
+        if not self.noise.size:
+            object.__setattr__(self, "noise", np.zeros(self.y.shape[::-1]))
         # One memory layout, so that a process from a file predicts to the same bit: BLAS rounds by layout.
         for part in fields(self):
             if part.name != "kernel":
@@ -102,7 +106,7 @@ class ScoreProcess:
         """Return the process of some scores only."""
         names = "ell variance nugget jitter beta target inverse_factor trend_factor trend_root".split()
         kept: dict[str, Any] = {name: np.ascontiguousarray(getattr(self, name)[:, scores]) for name in names}
-        return replace(self, y=np.ascontiguousarray(self.y[:, scores]), **kept)
+        return replace(self, y=np.ascontiguousarray(self.y[:, scores]), noise=self.noise[scores], **kept)
 
     def flat(self) -> Array:
         """Return everything that prediction needs as one block of numbers, in the order that `_fused` reads."""
@@ -129,16 +133,18 @@ class ScoreProcess:
 
 
 def _condition_one(
-    kernel: Kernel, x: Array, y: Array, trend: Array, one: Hyperparameters, variance: float | None
+    kernel: Kernel, x: Array, y: Array, trend: Array, noise: Array, one: Hyperparameters, variance: float | None
 ) -> tuple[float, float, Array, Array, Array, Array, Array]:
     n, columns = trend.shape
-    lower, jitter = factorise(correlation(kernel, x, x, one.ell), one.nugget)
+    lower, jitter = factorise(correlation(kernel, x, x, one.ell), one.nugget * noise if noise.any() else one.nugget)
     inverse = solve_triangular(lower, np.eye(n), lower=True, check_finite=False)
     g = inverse @ trend
     information = g.T @ g
     target = inverse @ y
     beta = np.linalg.solve(information, g.T @ target)
     residual = target - g @ beta
+    if noise.any():
+        variance = 1.0 / one.nugget
     if variance is None:
         # A constant output leaves no residual; its basis is zero, so only finite numbers are needed.
         variance = (float(residual @ residual) / (n - columns) or 1.0) * one.factor
@@ -149,11 +155,11 @@ def _condition_one(
 
 
 def _condition_known(
-    kernel: Kernel, x: Array, y: Array, trend: Array, one: Hyperparameters, variance: float | None
+    kernel: Kernel, x: Array, y: Array, trend: Array, noise: Array, one: Hyperparameters, variance: float | None
 ) -> tuple[float, float, Array, Array, Array, Array, Array]:
     """Condition on the runs whose y is a number, and set zeros for the others."""
     known = np.isfinite(y)
-    parts = _condition_one(kernel, x[known], y[known], trend[known], one, variance)
+    parts = _condition_one(kernel, x[known], y[known], trend[known], noise[known], one, variance)
     if known.all():
         return parts
     variance, jitter, beta, target, inverse, g, root = parts
@@ -170,14 +176,17 @@ def condition(
     found: Sequence[Hyperparameters],
     variance: Sequence[float] | None = None,
     cheap: Float[np.ndarray, "n q"] | None = None,
+    noise: Float[np.ndarray, "n q"] | None = None,
 ) -> ScoreProcess:
     """Return the processes of all scores conditioned on the runs, with their trend and variance in closed form.
 
-    Where y is NaN a run has no value of that score.
+    Where y is NaN a run has no value of that score. Scores whose `noise` (variances of the runs) is not zero throughout
+    have the variance 1 / nugget.
     """
+    noise = np.zeros(y.shape) if noise is None else noise
     trends = [trend_basis(x, columns, None if cheap is None else cheap[:, j]) for j in range(len(found))]
     parts = [
-        _condition_known(kernel, x, y[:, j], trends[j], one, None if variance is None else variance[j])
+        _condition_known(kernel, x, y[:, j], trends[j], noise[:, j], one, None if variance is None else variance[j])
         for j, one in enumerate(found)
     ]
     stacked = [np.stack([np.asarray(part[i]) for part in parts])[None] for i in range(7)]
@@ -187,7 +196,7 @@ def condition(
         y=np.where(np.isfinite(y), y, 0.0),
         ell=np.stack([one.ell for one in found])[None],
         variance=stacked[0],
-        nugget=np.array([[one.nugget for one in found]]),
+        nugget=np.array([[0.0 if noise[:, j].any() else one.nugget for j, one in enumerate(found)]]),
         jitter=stacked[1],
         beta=stacked[2],
         target=stacked[3],
@@ -195,6 +204,7 @@ def condition(
         trend_factor=stacked[5],
         trend_root=stacked[6],
         log_weights=np.zeros(1),
+        noise=noise.T,
     )
 
 
@@ -282,7 +292,8 @@ def _last_block(process: ScoreProcess, h: int, j: int, u: Array, anchors: int) -
     to_runs = np.zeros((len(points) - rest, len(known)))
     to_runs[:, known] = kappa[rest:, :n]
     mean, _, v = _rows(process, h, j, u[anchors:], to_runs)
-    kappa[np.arange(n), np.arange(n)] += process.nugget[h, j] + process.jitter[h, j] - JITTER_FIRST
+    own = process.nugget[h, j] + process.noise[j, known] / process.variance[h, j]
+    kappa[np.arange(n), np.arange(n)] += own + process.jitter[h, j] - JITTER_FIRST
     lower, _ = factorise(kappa, 0.0)
     return mean, v, np.sqrt(process.variance[h, j]) * lower[rest:, n:]
 

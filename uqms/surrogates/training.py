@@ -5,9 +5,11 @@ symbol      meaning                                                     shape
 ==========  ==========================================================  =========
 x, y        training inputs in the unit cube, one centred, scaled score (n, d), (n,)
 F           trend basis: ones, then the inputs, then their products     (n, b)
-K           correlation + (jitter + nugget) I                           (n, n)
+K           correlation + jitter I + nugget diag(w)                     (n, n)
+w           noise of the runs: ones, or their known variances           (n,)
 beta        generalised least squares: (F' K^-1 F)^-1 F' K^-1 y         (b,)
-s2          variance: residual' K^-1 residual / (n - b)                 ()
+s2          variance: residual' K^-1 residual / (n - b); 1 / nugget     ()
+            where the variances of the noise are known
 ==========  ==========================================================  =========
 
 The objective is the marginal likelihood with `beta` integrated out under a flat prior and `s2` at its optimum, plus the
@@ -32,22 +34,30 @@ from uqms.surrogates.kernels import Kernel, correlation, correlation_slopes, hyp
 
 __all__ = [
     "Hyperparameters",
+    "Noise",
     "bounds_of",
     "factorise",
     "log_posterior",
     "marginal_log_likelihood",
+    "nugget_of",
     "objective",
     "prior_of",
     "subset",
+    "taken",
     "train",
     "trend_basis",
     "trend_columns",
+    "variances_known",
 ]
+
+type Noise = bool | Array
+"""Noise of the runs: none (False), one variance that is trained (True), or known variances (n,), not all zero."""
 
 LOG_TWO_PI = math.log(2.0 * math.pi)
 JITTER_FIRST, JITTER_LAST = 1e-12, 1e-6
 ELL_BOUNDS = (1e-2, 1e3)
 NUGGET_BOUNDS = (1e-8, 1e2)
+SCALE_BOUNDS = (1e-8, 1e6)  # of 1 / s2, where the variances of the noise are known
 SHARE_BOUNDS = (1e-6, 1e6)  # of a term of a sum, over that of the first
 APART = 4.0
 STARTS, STARTS_MORE, START_TOLERANCE = 2, 8, 0.1
@@ -60,7 +70,7 @@ class Hyperparameters:
     """What training found for one score, and how it went."""
 
     ell: Array  # (p,), see `kernels`
-    nugget: float
+    nugget: float  # 1 / s2 where the variances of the noise are known
     jitter: float
     objective: float
     starts: int
@@ -88,8 +98,32 @@ def trend_columns(d: int) -> dict[str, int]:
     return {"constant": 1, "linear": 1 + d, "quadratic": (d + 1) * (d + 2) // 2}
 
 
-def factorise(correlation_matrix: Float[np.ndarray, "n n"], nugget: float) -> tuple[Float[np.ndarray, "n n"], float]:
-    """Return the lower Cholesky factor of K + (nugget + jitter) I, and the smallest jitter of the ladder that works.
+def variances_known(noise: Noise) -> bool:
+    """Return whether noise is given by the variances of the runs."""
+    return not isinstance(noise, bool)
+
+
+def taken(noise: Noise, rows: Ints) -> Noise:
+    """Return the noise of some of the runs."""
+    return noise if isinstance(noise, bool) else noise[rows]
+
+
+def _profile(noise: Noise) -> Array:
+    """Return w, up to its length."""
+    return np.ones(1) if isinstance(noise, bool) else noise
+
+
+def nugget_of(parameters: Array, noise: Noise) -> Array:
+    """Return the nugget times w, (n,) or (1,)."""
+    if noise is False:
+        return np.zeros(1)
+    return math.exp(parameters[-1]) * _profile(noise)
+
+
+def factorise(
+    correlation_matrix: Float[np.ndarray, "n n"], nugget: float | Array
+) -> tuple[Float[np.ndarray, "n n"], float]:
+    """Return the lower Cholesky factor of K + diag(nugget) + jitter I, and the smallest jitter that works.
 
     Raises
     ------
@@ -111,35 +145,37 @@ def factorise(correlation_matrix: Float[np.ndarray, "n n"], nugget: float) -> tu
     )
 
 
-def prior_of(kernel: Kernel, d: int, noisy: bool) -> tuple[Array, Array]:
+def prior_of(kernel: Kernel, d: int, noise: Noise) -> tuple[Array, Array]:
     """Return location and scale of the normal priors of log length scales, log shares and, if trained, log nugget.
 
     Their medians are 0.75 sqrt(d), so that the runs' distances, which grow with the dimension, keep their meaning, and
     0.01. Widths and medians were chosen by coverage and log score on functions from known processes in 2 and 5 inputs.
-    Shares of a sum's terms have the median of that of the first.
+    Shares of a sum's terms have the median of that of the first, and the variance that of a score, 1, where it is not
+    in closed form.
     """
     scales, size = scale_count(kernel, d), hyperparameter_count(kernel, d)
-    location = np.full(size + noisy, math.log(0.75) + 0.5 * math.log(d))
-    scale = np.full(size + noisy, 1.3)
+    location = np.full(size + (noise is not False), math.log(0.75) + 0.5 * math.log(d))
+    scale = np.full(len(location), 1.3)
     location[scales:], scale[scales:] = 0.0, 2.0
-    if noisy:
-        location[size], scale[size] = math.log(1e-2), 3.0
+    if noise is not False:
+        location[size], scale[size] = 0.0 if variances_known(noise) else math.log(1e-2), 3.0
     return location, scale
 
 
-def bounds_of(kernel: Kernel, d: int, noisy: bool) -> Array:
+def bounds_of(kernel: Kernel, d: int, noise: Noise) -> Array:
     """Return lower and upper bounds of the logarithms, shape (p, 2)."""
     scales, size = scale_count(kernel, d), hyperparameter_count(kernel, d)
-    return np.log(np.array([ELL_BOUNDS] * scales + [SHARE_BOUNDS] * (size - scales) + [NUGGET_BOUNDS] * noisy))
+    more = [] if noise is False else [SCALE_BOUNDS if variances_known(noise) else NUGGET_BOUNDS]
+    return np.log(np.array([ELL_BOUNDS] * scales + [SHARE_BOUNDS] * (size - scales) + more))
 
 
-def _log_prior(parameters: Array, kernel: Kernel, d: int, noisy: bool) -> tuple[float, Array]:
+def _log_prior(parameters: Array, kernel: Kernel, d: int, noise: Noise) -> tuple[float, Array]:
     """Return log density, up to a constant, and gradient of the hyperparameters' priors by their logarithms.
 
     The density is that of the length scale itself, so its mode lies below its median, and of the log nugget.
     """
     scales = scale_count(kernel, d)
-    location, scale = prior_of(kernel, d, noisy)
+    location, scale = prior_of(kernel, d, noise)
     z = (parameters - location) / scale
     gradient = -z / scale
     gradient[:scales] -= 1.0
@@ -150,12 +186,12 @@ def _solve(lower: Array, right: Array) -> Array:
     return np.asarray(solve_triangular(lower, right, lower=True, check_finite=False))
 
 
-def objective(parameters: Array, x: Array, y: Array, trend: Array, kernel: Kernel, noisy: bool) -> tuple[float, Array]:
+def objective(parameters: Array, x: Array, y: Array, trend: Array, kernel: Kernel, noise: Noise) -> tuple[float, Array]:
     """Return the negative log posterior of (log ell, log nugget) and its gradient."""
     n, d = x.shape
     b = trend.shape[1]
-    size = len(parameters) - noisy
-    nugget = math.exp(parameters[size]) if noisy else 0.0
+    size = len(parameters) - (noise is not False)
+    nugget = nugget_of(parameters, noise)
     kappa, g, by_share = correlation_slopes(kernel, x, x, np.exp(parameters[:size]))
     lower, _ = factorise(kappa, nugget)
     inverse, _ = lapack.dpotri(lower, lower=1)
@@ -168,10 +204,15 @@ def objective(parameters: Array, x: Array, y: Array, trend: Array, kernel: Kerne
     weights = projected @ y
     squares = max(float(y @ weights), 1e-300)
     degrees = n - b
-    value = -0.5 * (degrees * math.log(squares / degrees) + log_det + log_det_trend)
+    if variances_known(noise):
+        inverse_variance = math.exp(parameters[size])
+        value = -0.5 * (inverse_variance * squares - degrees * parameters[size] + log_det + log_det_trend)
+    else:
+        inverse_variance = degrees / squares
+        value = -0.5 * (degrees * math.log(squares / degrees) + log_det + log_det_trend)
     # d value / d K = (w w' / s2 - Q) / 2, with Q the projected inverse; chain rule through each r² in one product.
-    adjoint = 0.5 * (np.outer(weights, weights) * (degrees / squares) - projected)
-    prior, gradient = _log_prior(parameters, kernel, d, noisy)
+    adjoint = 0.5 * (np.outer(weights, weights) * inverse_variance - projected)
+    prior, gradient = _log_prior(parameters, kernel, d, noise)
     for part, slope in enumerate(g):
         pairs = adjoint * slope
         spread = 2.0 * (pairs.sum(axis=1) @ (x * x) - np.sum(x * (pairs @ x), axis=0))
@@ -179,27 +220,32 @@ def objective(parameters: Array, x: Array, y: Array, trend: Array, kernel: Kerne
         gradient[columns] -= spread * np.exp(-2.0 * parameters[columns])
     for i, slope in enumerate(by_share):
         gradient[len(g) * d + i] += float(np.vdot(adjoint, slope))
-    if noisy:
-        gradient[size] += nugget * float(np.trace(adjoint))
+    if noise is not False:
+        gradient[size] += float(np.sum(nugget * np.diagonal(adjoint)))
+    if variances_known(noise):
+        gradient[size] += 0.5 * (degrees - inverse_variance * squares)
     return -(value + prior), -gradient
 
 
-def log_posterior(parameters: Array, x: Array, y: Array, trend: Array, kernel: Kernel, noisy: bool) -> float:
+def log_posterior(parameters: Array, x: Array, y: Array, trend: Array, kernel: Kernel, noise: Noise) -> float:
     """Return the log density of (log ell, log nugget), trend and variance integrated out, up to a constant.
 
-    The variance has the density 1 / s2, so integrating it or taking its optimum differ by a constant only.
+    The variance has the density 1 / s2, so integrating it or taking its optimum differ by a constant only. Where the
+    variances of the noise are known it is one of the parameters.
     """
     (n, d), b = x.shape, trend.shape[1]
-    size = len(parameters) - noisy
-    nugget = math.exp(parameters[size]) if noisy else 0.0
-    lower, _ = factorise(correlation(kernel, x, x, np.exp(parameters[:size])), nugget)
+    size = len(parameters) - (noise is not False)
+    lower, _ = factorise(correlation(kernel, x, x, np.exp(parameters[:size])), nugget_of(parameters, noise))
     half = _solve(lower, np.column_stack([trend, y]))
     # R of the QR decomposition of L^-1 [F, y]: its last entry is the root of the residual sum of squares.
     root = np.abs(np.diag(np.linalg.qr(half, mode="r")))
     log_det = float(np.sum(np.log(np.diag(lower)))) + float(np.sum(np.log(root[:b])))
-    residual = math.log(max(float(root[b]), 1e-150))
-    prior = _log_prior(parameters, kernel, d, noisy)[0] + float(np.sum(parameters[: scale_count(kernel, d)]))
-    return float(prior - log_det - (n - b) * residual)
+    prior = _log_prior(parameters, kernel, d, noise)[0] + float(np.sum(parameters[: scale_count(kernel, d)]))
+    if variances_known(noise):
+        fit = 0.5 * (math.exp(parameters[size]) * float(root[b]) ** 2 - (n - b) * float(parameters[size]))
+    else:
+        fit = (n - b) * math.log(max(float(root[b]), 1e-150))
+    return float(prior - log_det - fit)
 
 
 def marginal_log_likelihood(
@@ -229,7 +275,7 @@ def marginal_log_likelihood(
     return -0.5 * (float(whitened @ whitened) + len(y) * LOG_TWO_PI) - float(np.sum(np.log(np.diag(lower))))
 
 
-def _starting_points(kernel: Kernel, d: int, count: int, noisy: bool) -> Array:
+def _starting_points(kernel: Kernel, d: int, count: int, noise: Noise) -> Array:
     """Return deterministic starts: the middle of the prior's useful range first, then a Sobol sequence around it.
 
     Parts of a sum or product start a factor apart: equal ones have equal gradients, and would stay equal.
@@ -237,12 +283,13 @@ def _starting_points(kernel: Kernel, d: int, count: int, noisy: bool) -> Array:
     scales, size = scale_count(kernel, d), hyperparameter_count(kernel, d)
     cube = qmc.Sobol(size + 1, scramble=False).random(STARTS_MORE)[:count]
     low, high = math.log(0.1), math.log(3.0 * math.sqrt(d))
-    points = np.zeros((count, size + noisy))
+    points = np.zeros((count, size + (noise is not False)))
     points[:, :scales] = low + (high - low) * cube[:, :scales]
     parts = np.repeat(np.arange(scales // d), d)
     points[0, :scales] = math.log(0.5 * math.sqrt(d)) + math.log(APART) * (0.5 * (scales // d - 1) - parts)
-    if noisy:
-        points[:, size] = math.log(1e-4) + (math.log(1e-1) - math.log(1e-4)) * cube[:, size]
+    if noise is not False:
+        low, high = np.log((1e-1, 1e1) if variances_known(noise) else (1e-4, 1e-1))
+        points[:, size] = low + (high - low) * cube[:, size]
     return points
 
 
@@ -251,7 +298,7 @@ def train(
     y: Float[np.ndarray, " n"],
     kernel: Kernel,
     trend: Float[np.ndarray, "n b"],
-    noisy: bool,
+    noise: Noise,
 ) -> Hyperparameters:
     """Return the best of 2 starts; of 8 when those differ by more than 0.1 nat or end at a bound.
 
@@ -265,12 +312,12 @@ def train(
         Its length scales, and the shares of a sum's terms, are what is trained.
     trend
         Trend basis at `x`.
-    noisy
-        Whether a nugget (noise variance over process variance) is trained too.
+    noise
+        Whether a nugget (noise variance over process variance) is trained too, or the known variances of the runs.
     """
     d = x.shape[1]
-    bounds = bounds_of(kernel, d, noisy)
-    starts = _starting_points(kernel, d, STARTS_MORE, noisy)
+    bounds = bounds_of(kernel, d, noise)
+    starts = _starting_points(kernel, d, STARTS_MORE, noise)
     rows = subset(len(x)) if len(x) >= 2 * SUBSET else np.arange(len(x))
     found: list[tuple[float, Array]] = []
 
@@ -278,7 +325,7 @@ def train(
         result = minimize(
             objective,
             start,
-            args=(x[rows], y[rows], trend[rows], kernel, noisy),
+            args=(x[rows], y[rows], trend[rows], kernel, taken(noise, rows)),
             jac=True,
             method="L-BFGS-B",
             bounds=bounds,
@@ -296,10 +343,10 @@ def train(
         best, point = min(found, key=_first)
         if len(rows) < len(x):
             best, point = climb(point, np.arange(len(x)))
-        size = len(point) - noisy
+        size = len(point) - (noise is not False)
         ell = np.exp(point[:size])
-        nugget = math.exp(point[size]) if noisy else 0.0
-        _, jitter = factorise(correlation(kernel, x, x, ell), nugget)
+        nugget = 0.0 if noise is False else math.exp(point[size])
+        _, jitter = factorise(correlation(kernel, x, x, ell), nugget_of(point, noise))
     return Hyperparameters(ell, nugget, jitter, -best, len(found), _at_bound(point, bounds))
 
 
