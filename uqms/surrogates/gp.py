@@ -1,14 +1,13 @@
 """Exact Gaussian processes of scalars and curves: settings, and what `fit` returns."""
 
 import logging
-import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal, NamedTuple, final
+from typing import Literal, final
 
 import numpy as np
 import xarray as xr
@@ -16,7 +15,7 @@ from numpy.typing import ArrayLike
 from scipy.stats import qmc
 
 from uqms import ensemble as table
-from uqms._typing import Array, Bools, Ints, RandomState, as_generator
+from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.errors import (
     ConstantOutputWarning,
     DataError,
@@ -28,24 +27,22 @@ from uqms.errors import (
     NumericalWarning,
 )
 from uqms.parameters import Box
-from uqms.surrogates import averaging
 from uqms.surrogates._fused import scores_flat_reverse
-from uqms.surrogates.kernels import Kernel, Matern52, Product, Sum, hyperparameter_count, name_of
+from uqms.surrogates.fitting import Fitting
+from uqms.surrogates.kernels import Kernel, Matern52, name_of
+from uqms.surrogates.noise import SimulatorNoise, learn_noise, replicated
 from uqms.surrogates.outputs import Curve, Decoder, Layout, OutputBasis, Scalar, fit_curve, fit_scalar
 from uqms.surrogates.physics import Physics, lifted
 from uqms.surrogates.pointwise import mean_at, mean_reverse
 from uqms.surrogates.prediction import Prediction, named_points
-from uqms.surrogates.process import ScoreProcess, Scores, average, condition, draw_at, scores_at
-from uqms.surrogates.training import SUBSET, Hyperparameters, subset, train, trend_basis, trend_columns
+from uqms.surrogates.process import ScoreProcess, Scores, draw_at, scores_at
+from uqms.surrogates.training import Hyperparameters, trend_basis, trend_columns
 from uqms.surrogates.transforms import Identity, as_transform, check_values
 
 __all__ = ["GaussianProcess", "GaussianProcessSurrogate"]
 
 _logger = logging.getLogger(__name__)
 ANCHORS = 1024
-FEW = 20  # runs an input up to which hyperparameters are averaged
-BETWEEN = 0.1  # share of the variance of left-out runs above which they are averaged too
-LARGEST = 2**30  # bytes that averaging may take without having been asked for
 
 
 @final
@@ -69,8 +66,10 @@ class GaussianProcess:
         A cheap model of the same outputs, `Physics(function)`: the runs teach its scale and the difference. The trend,
         "constant" or "linear", is added to it.
     noise
-        "none" for a deterministic simulator (a tiny jitter that grows only when needed), "fitted" for a stochastic one
-        whose outputs are all scalars: of a curve, the truncation and interpolation errors would absorb the noise.
+        "none" for a deterministic simulator (a tiny jitter that grows only when needed). For a stochastic one "fitted",
+        one variance for the whole box, when all outputs are scalars (of a curve, truncation and interpolation errors
+        would absorb the noise); or "heteroscedastic", a variance that changes over the box, learned from replicates:
+        several runs at each of the inputs, or at most of them.
     hyperparameters
         "averaged" over 16 draws of their posterior, "point" for the most probable ones, which is faster, or "auto"
         (default): averaged up to 20 runs an input, and beyond while their uncertainty is more than 10 % of the variance
@@ -102,7 +101,7 @@ class GaussianProcess:
 
     kernel: Kernel = field(default_factory=Matern52)
     trend: Literal["constant", "linear", "quadratic"] = "constant"
-    noise: Literal["none", "fitted"] = "none"
+    noise: Literal["none", "fitted", "heteroscedastic"] = "none"
     hyperparameters: Literal["auto", "averaged", "point"] = "auto"
     outputs: Mapping[str, Curve | Scalar] = field(default_factory=dict)
     mean: Physics | None = None
@@ -123,8 +122,14 @@ class GaussianProcess:
         for value in settings:
             if not isinstance(value, Curve | Scalar):
                 raise InputError(f"outputs holds {value!r}; give a mapping of output name to Scalar() or Curve(...).")
-        if self.noise not in ("none", "fitted"):
-            raise InputError(f"noise is {self.noise!r}; give 'none' (deterministic simulator) or 'fitted'.")
+        if self.noise not in ("none", "fitted", "heteroscedastic"):
+            raise InputError(
+                f"noise is {self.noise!r}; give 'none' (deterministic simulator), 'fitted' or 'heteroscedastic'."
+            )
+        if self.noise == "heteroscedastic" and self.mean is not None:
+            raise InputError(
+                "noise='heteroscedastic' does not go with a cheap model as mean; leave one of the two out."
+            )
         if self.hyperparameters not in ("auto", "averaged", "point"):
             raise InputError(f"hyperparameters is {self.hyperparameters!r}; give 'auto', 'averaged' or 'point'.")
 
@@ -150,7 +155,8 @@ class GaussianProcess:
         DataError
             NaN, the same input with different outputs while noise="none", or values outside of what a transform takes.
         DesignError
-            Fewer than d + 2 different runs, or runs with some output.
+            Fewer than d + 2 different runs, or runs with some output; or, with noise="heteroscedastic", inputs with
+            replicates.
 
         Warns
         -----
@@ -168,18 +174,28 @@ class GaussianProcess:
         if self.noise == "fitted":
             _check_scalars(runs)
         box, x = _inputs(runs)
-        runs, x = _merge_duplicates(runs, x, box.names, self.noise == "fitted")
+        runs, x = _merge_duplicates(runs, x, box.names, self.noise != "none")
+        replicates = replicated(x) if self.noise == "heteroscedastic" else None
+        x = x if replicates is None else replicates.x
         if len(x) < box.d + 2:
             raise DesignError(
                 f"{len(x)} different completed runs of {box.d} inputs; at least d + 2 = {box.d + 2} are needed, and "
                 f"about 10 d = {10 * box.d} for a useful surrogate. Run more points: uq.designs.extend(design, n)."
             )
-        bases, scores = [], []
+        bases, scores, every = [], [], []
         for name in table.output_names(runs):
-            basis, values = _fit_basis(name, runs[name], self.outputs.get(name), box.d + 2)
+            settings = self.outputs.get(name)
+            layout, values = _transformed(name, runs[name], settings)
+            every.append(values)
+            means = values if replicates is None else replicates.means(values)[0]
+            basis, of_runs = _fit_basis(name, layout, means, settings, box.d + 2)
             bases.append(basis)
-            scores.append(values)
-        y = np.hstack(scores)
+            scores.append(of_runs)
+        learned = None
+        if replicates is not None:
+            learned = learn_noise(replicates, every, bases, scores, self.hyperparameters)
+            bases = learned.bases
+        y = np.hstack(scores) if learned is None else learned.scores
         if self.mean is not None and not all(isinstance(basis.layout.transform, Identity) for basis in bases):
             raise InputError(
                 "mean gives outputs in their own unit, so that it fits no transformed ones; leave one of the two out, "
@@ -192,81 +208,16 @@ class GaussianProcess:
         if cheap is not None:
             trends = [trend_basis(x[rows], columns, cheap[rows, j]) for j, rows in enumerate(known.T)]
             _check_cheap(trends, bases)
-        draws = self._hyperparameters(x, y, columns, bases, cheap)
-        process = average([condition(self.kernel, x, y, columns, one, cheap=cheap) for one in draws])
-        _report(process, draws[0], bases)
+        noise = self.noise == "fitted" if learned is None else learned.variances
+        fitting = Fitting(x, self.kernel, columns, noise, self.hyperparameters, cheap)
+        found = fitting.trained(y)
+        process = fitting.conditioned(y, found, bases)
+        _report(process, found, bases)
         attrs = {key: str(runs.attrs[key]) for key in ("space", "simulator", "design") if key in runs.attrs}
         attrs |= {"runs_left_out": str(left_out), "noise": self.noise}
-        return GaussianProcessSurrogate(box, process, tuple(bases), MappingProxyType(attrs), self.mean)
-
-    def _hyperparameters(
-        self, x: Array, y: Array, columns: int, bases: list[OutputBasis], cheap: Array | None
-    ) -> list[list[Hyperparameters]]:
-        """Return those of every score, once or as draws; the order of runs and inputs changes them by rounding only."""
-        noisy = self.noise == "fitted"
-        ordered = [_ordered(x, y[:, j], self.kernel, None if cheap is None else cheap[:, j]) for j in range(y.shape[1])]
-        found = [_train_one(one, self.kernel, columns, noisy) for one in ordered]
-        draws = [[one.back(best) for one, best in zip(ordered, found, strict=True)]]
-        if self._averages(x, y, columns, draws[0], bases, cheap):
-            by_score = [
-                _draws(one, self.kernel, columns, noisy, best, j)
-                for j, (one, best) in enumerate(zip(ordered, found, strict=True))
-            ]
-            draws = [list(scores) for scores in zip(*by_score, strict=True)]
-        return draws
-
-    def _averages(
-        self,
-        x: Array,
-        y: Array,
-        columns: int,
-        found: list[Hyperparameters],
-        bases: list[OutputBasis],
-        cheap: Array | None,
-    ) -> bool:
-        """Decide whether hyperparameters are averaged."""
-        n, d = x.shape
-        known = np.isfinite(y)
-        if self.hyperparameters != "auto" or known.sum(axis=0).min() <= FEW * d:
-            return self.hyperparameters != "point"
-        if averaging.DRAWS * y.shape[1] * n * n * 8 > LARGEST:
-            return False
-        # Fewer runs leave more open: when it does not matter with some of them, it does not with all.
-        if n >= 2 * SUBSET:
-            rows = subset(n)
-            few = None if cheap is None else cheap[rows]
-            if not self._matters(x[rows], y[rows], columns, found, bases, few):
-                return False
-        return self._matters(x, y, columns, found, bases, cheap)
-
-    def _matters(
-        self,
-        x: Array,
-        y: Array,
-        columns: int,
-        found: list[Hyperparameters],
-        bases: list[OutputBasis],
-        cheap: Array | None,
-    ) -> bool:
-        """Tell whether uncertain hyperparameters make more than `BETWEEN` of the variance of left-out runs."""
-        noisy = self.noise == "fitted"
-        both = np.zeros((2, *y.shape))
-        for j, one in enumerate(found):
-            rows = np.isfinite(y[:, j])
-            if y[rows, j].any():
-                more = _of_score(cheap, j, rows)
-                both[:, rows, j] = averaging.between_share(x[rows], y[rows, j], self.kernel, columns, noisy, one, *more)
-        between, own = both
-        at = 0
-        for basis in bases:
-            size = np.sum(basis.basis**2, axis=0)
-            columns_of = slice(at, at + len(size))
-            at += len(size)
-            spread, rest = float(np.sum(between[:, columns_of] * size)), float(np.sum(own[:, columns_of] * size))
-            rest += len(x) * float(np.sum(basis.truncation**2))
-            if spread > BETWEEN * (spread + rest):
-                return True
-        return False
+        return GaussianProcessSurrogate(
+            box, process, tuple(bases), MappingProxyType(attrs), self.mean, learned and learned.noise
+        )
 
 
 @final
@@ -286,6 +237,8 @@ class GaussianProcessSurrogate:
         Where it came from: space, design and simulator as JSON.
     physics
         The cheap model that is part of the mean, if there is one.
+    noise
+        The simulator's noise over the box, where it was learned from replicates.
     """
 
     domain: Box
@@ -293,6 +246,7 @@ class GaussianProcessSurrogate:
     bases: tuple[OutputBasis, ...]
     attrs: Mapping[str, str] = field(default_factory=dict)
     physics: Physics | None = None
+    noise: SimulatorNoise | None = None
 
     @cached_property
     def _lifted(self) -> list[ScoreProcess]:
@@ -395,6 +349,24 @@ class GaussianProcessSurrogate:
         rest = np.zeros((len(offset), sum(latents)))
         rest[:, sum(latents[:index]) : sum(latents[: index + 1])] = truncation
         return Decoder(offset, full, rest)
+
+    def noise_at(self, u: Array) -> Array:
+        """Return equally likely variances (levels, k, q) of the simulator's noise in every score at `u` (k, d)."""
+        if self.noise is not None:
+            return self.noise.variances(np.asarray(u, dtype=np.float64))
+        return np.tile((self.process.variance * self.process.nugget)[:, None, :], (1, len(u), 1))
+
+    def noise_residual(self, output: str) -> Array:
+        """Return the factor (m, t) of what the simulator's noise does to an output outside of its basis."""
+        index = list(self.layouts).index(output)
+        return np.zeros((len(self.bases[index].offset), 0)) if self.noise is None else self.noise.residuals[index]
+
+    def noise_draws(self, u: Array, n: int, rng: np.random.Generator) -> Array:
+        """Return noise (n, k, q) of the scores of new runs at `u` (k, d)."""
+        if self.noise is not None:
+            return self.noise.draws(u, n, rng)
+        levels = self.noise_at(u)
+        return np.sqrt(levels[rng.integers(len(levels), size=n)]) * rng.standard_normal((n, len(u), self.process.q))
 
     def predict(self, points: Mapping[str, object] | xr.Dataset) -> Prediction:
         """Predict every output at points given in the inputs' own units.
@@ -568,8 +540,9 @@ def _check_scalars(runs: xr.Dataset) -> None:
         if dims:
             raise InputError(
                 f"Output {name!r} has dims {dims}, and noise='fitted' is for scalar outputs only: a curve's truncation "
-                "and interpolation errors would absorb the simulator's noise. Average replicates of the simulator "
-                "before fitting and use noise='none', or fit the coordinates of interest as scalar outputs."
+                "and interpolation errors would absorb the simulator's noise. Run every input several times "
+                "(uq.run(..., replicates=5, rng=1)) and use noise='heteroscedastic', or fit some coordinates as scalar "
+                "outputs."
             )
 
 
@@ -642,7 +615,8 @@ def _merge_duplicates(runs: xr.Dataset, x: Array, names: tuple[str, ...], noisy:
         if not same.all():
             bad = int(np.flatnonzero(~same.all(axis=1))[0])
             curve = len(runs[name].dims) > 1
-            advice = "average replicates of the simulator" if curve else "use GaussianProcess(noise='fitted')"
+            kind = "heteroscedastic" if curve else "fitted"
+            advice = f"use GaussianProcess(noise={kind!r})"
             raise DataError(
                 f"Runs {int(first[inverse[bad]])} and {bad} have the same inputs but different {name!r}. A "
                 f"deterministic simulator cannot do that: check the table, or {advice}."
@@ -656,31 +630,34 @@ def _merge_duplicates(runs: xr.Dataset, x: Array, names: tuple[str, ...], noisy:
     return runs.isel(run=kept), x[kept]
 
 
+def _transformed(name: str, output: xr.DataArray, settings: Curve | Scalar | None) -> tuple[Layout, Array]:
+    """Return the layout of an output, and its values (N, m) on the scale of its transform."""
+    dims = tuple(str(dim) for dim in output.dims if dim != "run")
+    if isinstance(settings, Scalar) and dims:
+        raise InputError(f"Output {name!r} has dims {list(dims)}, so its settings are Curve(...), not Scalar(...).")
+    if isinstance(settings, Curve) and not dims:
+        raise InputError(f"Output {name!r} is one number a run, so its settings are Scalar(...), not Curve(...).")
+    transform = as_transform(settings.transform if settings else None)
+    values = transform.forward(output.transpose("run", *dims).values.reshape(output.sizes["run"], -1))
+    return Layout(dims, _coordinates(name, output, dims), str(output.attrs.get("unit", "")), transform), values
+
+
 def _fit_basis(
-    name: str, output: xr.DataArray, settings: Curve | Scalar | None, least: int
+    name: str, layout: Layout, values: Array, settings: Curve | Scalar | None, least: int
 ) -> tuple[OutputBasis, Array]:
     """Return the basis of an output and its scores (n, q), NaN in runs that do not have it whole."""
-    dims = tuple(str(dim) for dim in output.dims if dim != "run")
-    unit = str(output.attrs.get("unit", ""))
-    values = output.transpose("run", *dims).values.reshape(output.sizes["run"], -1)
-    transform = as_transform(settings.transform if settings else None)
     known = np.isfinite(values).all(axis=1)
     if known.sum() < least:
         raise DesignError(
             f"Only {known.sum()} of {len(known)} runs have the whole of output {name!r}; at least d + 2 = {least} are "
             "needed. Run more points, or leave the output or its missing coordinates out of the ensemble."
         )
-    values = transform.forward(values[known])
-    _check_range(name, np.abs(values).max(axis=1, initial=0.0), isinstance(transform, Identity))
-    if isinstance(settings, Scalar) and dims:
-        raise InputError(f"Output {name!r} has dims {list(dims)}, so its settings are Curve(...), not Scalar(...).")
-    if isinstance(settings, Curve) and not dims:
-        raise InputError(f"Output {name!r} is one number a run, so its settings are Scalar(...), not Curve(...).")
-    if dims:
-        layout = Layout(dims, _coordinates(name, output, dims), unit, transform)
+    values = values[known]
+    _check_range(name, np.abs(values).max(axis=1, initial=0.0), isinstance(layout.transform, Identity))
+    if layout.dims:
         basis, scores = fit_curve(name, layout, values, settings if isinstance(settings, Curve) else Curve())
     else:
-        basis, scores = fit_scalar(name, Layout(unit=unit, transform=transform), values[:, 0])
+        basis, scores = fit_scalar(name, layout, values[:, 0])
     if not basis.basis.any():
         warnings.warn(
             f"Output {name!r} is the same in every run; it is predicted as that constant. Does it depend on the "
@@ -720,35 +697,6 @@ def _coordinates(name: str, output: xr.DataArray, dims: tuple[str, ...]) -> dict
     return {dim: np.asarray(output[dim].values, dtype=np.float64) for dim in dims}
 
 
-class _Ordered(NamedTuple):
-    """The runs that have a score, and the inputs, in an order that does not depend on that in which they come."""
-
-    x: Array
-    y: Array
-    cheap: tuple[Array, ...]
-    inputs: Ints
-
-    def back(self, found: Hyperparameters) -> Hyperparameters:
-        """Return hyperparameters in the order in which the inputs came."""
-        if len(found.ell) != len(self.inputs):  # of sums and products, whose inputs stay where they were
-            return found
-        return replace(found, ell=found.ell[np.argsort(self.inputs)])
-
-
-def _ordered(x: Array, y: Array, kernel: Kernel, cheap: Array | None) -> _Ordered:
-    known = np.flatnonzero(np.isfinite(y))
-    x, y = x[known], y[known]
-    inputs = np.argsort([abs(math.fsum(x[:, j] * y)) for j in range(x.shape[1])])
-    if isinstance(kernel, Product | Sum):  # whose length scales are several an input
-        inputs = np.arange(x.shape[1])
-    rows = np.lexsort(x[:, inputs[::-1]].T)
-    return _Ordered(x[np.ix_(rows, inputs)], y[rows], () if cheap is None else (cheap[known[rows]],), inputs)
-
-
-def _of_score(cheap: Array | None, j: int, rows: Bools) -> tuple[Array, ...]:
-    return () if cheap is None else (cheap[rows, j],)
-
-
 def _check_cheap(trends: list[Array], bases: list[OutputBasis]) -> None:
     names = [basis.name for basis in bases for _ in range(basis.basis.shape[1])]
     for name, trend in zip(names, trends, strict=True):
@@ -758,23 +706,6 @@ def _check_cheap(trends: list[Array], bases: list[OutputBasis]) -> None:
                 "is constant over the runs or no more than the trend, or the runs are too few. Leave the output or "
                 "the cheap model out, or run more points."
             )
-
-
-def _train_one(one: _Ordered, kernel: Kernel, columns: int, noisy: bool) -> Hyperparameters:
-    d = one.x.shape[1]
-    if not one.y.any():  # a constant output: its basis is zero, so only finite numbers are needed
-        return Hyperparameters(np.ones(hyperparameter_count(kernel, d)), 0.0, 1e-12, 0.0, 0, False)
-    return train(one.x, one.y, kernel, trend_basis(one.x, columns, *one.cheap), noisy)
-
-
-def _draws(
-    one: _Ordered, kernel: Kernel, columns: int, noisy: bool, found: Hyperparameters, j: int
-) -> list[Hyperparameters]:
-    """Return draws of the hyperparameters of score j."""
-    if not one.y.any():
-        return [one.back(found)] * averaging.DRAWS
-    points = averaging.sample(one.x, one.y, kernel, columns, noisy, found, *one.cheap)
-    return [one.back(draw) for draw in averaging.draws_of(points, len(one.y) - columns, noisy, j)]
 
 
 def _report(process: ScoreProcess, found: list[Hyperparameters], bases: list[OutputBasis]) -> None:

@@ -27,7 +27,17 @@ from uqms._typing import Array
 from uqms.errors import DataError, ExtrapolationError, InputError
 from uqms.surrogates.transforms import IDENTITY, Log, Logit, Transform, as_transform
 
-__all__ = ["Curve", "Decoder", "Layout", "OutputBasis", "Scalar", "fit_curve", "fit_scalar"]
+__all__ = [
+    "Curve",
+    "Decoder",
+    "Layout",
+    "OutputBasis",
+    "Scalar",
+    "factor_of",
+    "fit_curve",
+    "fit_scalar",
+    "interpolation_error",
+]
 
 FOLDS = 10
 CONSTANT = 1e-13  # an output whose sd is below this share of its size is constant up to rounding
@@ -301,7 +311,7 @@ def fit_curve(
     _, singular, right = np.linalg.svd(centred, full_matrices=False)
     sd = singular[:count] / np.sqrt(n)
     basis = right[:count].T * sd
-    truncation, left_out = _factor(residuals, float(singular[0]))
+    truncation, left_out = factor_of(residuals, float(singular[0]))
     scores = centred @ right[:count].T / sd
     return OutputBasis(name, layout, offset, basis, truncation, between, left_out), scores
 
@@ -329,7 +339,7 @@ def _held_out(y: Array, settings: Curve) -> tuple[int, Array]:
     return count, residuals
 
 
-def _factor(residuals: Array, scale: float) -> tuple[Array, Array]:
+def factor_of(residuals: Array, scale: float) -> tuple[Array, Array]:
     """Return T, T T' the second moment of the residuals without what is rounding, and the omegas of each run."""
     root = np.sqrt(len(residuals))
     left, singular, right = np.linalg.svd(residuals, full_matrices=False)

@@ -129,12 +129,20 @@ def _mean_distance(shift: Array, variance: Array) -> Array:
     return np.asarray(2.0 * sd * density + shift * (2.0 * ndtr(z) - 1.0))
 
 
-def mixture(scores: Scores, decoder: Decoder, transform: Transform = IDENTITY) -> Mixture:
-    """Return the laws of an output from scores whose covariance holds variances only."""
+def mixture(scores: Scores, decoder: Decoder, transform: Transform = IDENTITY, noise: Array | None = None) -> Mixture:
+    """Return the laws of an output from scores whose covariance holds variances only.
+
+    `noise` (levels, k, m) are equally likely variances of noise, as many as hyperparameter draws if there are several.
+    """
     rest = np.sum(decoder.truncation**2, axis=1)
+    mean = decoder.offset + scores.mean @ decoder.basis.T
     variance = np.swapaxes(scores.covariance, -1, -2) @ (decoder.basis**2).T + rest
     weights = np.exp(scores.log_weights - np.logaddexp.reduce(scores.log_weights))
-    return Mixture(decoder.offset + scores.mean @ decoder.basis.T, variance, weights, transform)
+    if noise is not None:
+        variance = variance + noise
+        if len(noise) > len(mean):
+            mean, weights = np.repeat(mean, len(noise), axis=0), np.full(len(noise), 1.0 / len(noise))
+    return Mixture(mean, variance, weights, transform)
 
 
 @final
@@ -142,8 +150,9 @@ def mixture(scores: Scores, decoder: Decoder, transform: Transform = IDENTITY) -
 class Prediction:
     """Prediction of every output at k points, jointly.
 
-    The uncertainty is that of the surrogate: few runs, and what the scores leave out of a curve. It holds no
-    measurement noise.
+    The uncertainty is that of the surrogate (epistemic): few runs, and what the scores leave out of a curve. That of
+    the next run of a stochastic simulator holds its noise too (aleatory): ask for it with ``noise=True``. No
+    measurement noise is in either.
 
     Attributes
     ----------
@@ -165,26 +174,47 @@ class Prediction:
             values.reshape(shape), dims=(*lead, *layout.dims), coords=dict(layout.coords), attrs={"unit": layout.unit}
         )
 
-    def law(self, output: str) -> Mixture:
+    def law(self, output: str, *, noise: bool = False) -> Mixture:
         """Return the law of each entry of an output: a mixture, one normal (on its transform's scale) a draw.
+
+        With `noise` it is that of the simulator's next run.
 
         Raises
         ------
         InputError
             When there is no such output.
         """
-        return mixture(self.scores, self.surrogate.decode(output), self._transform(output))
+        decoder = self.surrogate.decode(output)
+        variances = self._noise(output, decoder, slice(None)) if noise else None
+        return mixture(self.scores, decoder, self._transform(output), variances)
+
+    @cached_property
+    def _score_noise(self) -> Array:
+        """Equally likely variances (levels, k, q) of the simulator's noise in the scores."""
+        of = getattr(self.surrogate, "noise_at", None)
+        return np.zeros((1, len(self.u), self.scores.mean.shape[-1])) if of is None else of(self.u)
+
+    def _noise(self, output: str, decoder: Decoder, rows: slice) -> Array:
+        """Return those (levels, k, m) in some coordinates of an output."""
+        total = self._score_noise @ (decoder.basis[rows] ** 2).T
+        of = getattr(self.surrogate, "noise_residual", None)
+        return total if of is None else total + np.sum(of(output)[rows] ** 2, axis=1)
 
     def _transform(self, output: str) -> Transform:
         return self.surrogate.layouts[output].transform
 
-    def _by_coordinates(self, output: str, ask: Callable[[Mixture], Array]) -> Array:
+    def _by_coordinates(self, output: str, ask: Callable[[Mixture], Array], noise: bool = False) -> Array:
         """Return what `ask` gives, some coordinates at a time: the laws of all need H times the room of the answer."""
         decoder, transform = self.surrogate.decode(output), self._transform(output)
-        size = max(1, BLOCK // max(1, self.scores.mean[..., 0].size))
+        levels = len(self._score_noise) if noise else 1
+        size = max(1, BLOCK // max(1, levels * self.scores.mean[..., 0].size))
         blocks = [slice(start, start + size) for start in range(0, len(decoder.offset), size)]
-        laws = (mixture(self.scores, Decoder(*(part[b] for part in decoder)), transform) for b in blocks)
-        return np.concatenate([ask(law) for law in laws], -1)
+
+        def law(rows: slice) -> Mixture:
+            part = Decoder(*(each[rows] for each in decoder))
+            return mixture(self.scores, part, transform, self._noise(output, decoder, rows) if noise else None)
+
+        return np.concatenate([ask(law(rows)) for rows in blocks], -1)
 
     @cached_property
     def _moments(self) -> dict[str, Array]:
@@ -203,12 +233,25 @@ class Prediction:
         labelled = {name: self._labelled(name, variance) for name, (_, variance) in self._moments.items()}
         return xr.Dataset({name: values.assign_attrs(unit="") for name, values in labelled.items()})
 
+    @cached_property
+    def aleatory_variance(self) -> xr.Dataset:
+        """Variance that the simulator's noise adds to every output of its next run, dims ("point", ...).
+
+        It is zero for a deterministic simulator. `variance` is the other part, the epistemic one: more runs lower that,
+        but not this. Together they are the variance of a new run.
+        """
+        out = {}
+        for name in self.surrogate.layouts:
+            total = self._by_coordinates(name, lambda law: law.moments()[1], noise=True)
+            out[name] = self._labelled(name, np.maximum(total - self._moments[name][1], 0.0)).assign_attrs(unit="")
+        return xr.Dataset(out)
+
     @property
     def sd(self) -> xr.Dataset:
         """Standard deviation of every output, dims ("point", ...)."""
         return xr.Dataset({name: self._labelled(name, np.sqrt(both[1])) for name, both in self._moments.items()})
 
-    def quantile(self, q: ArrayLike) -> xr.Dataset:
+    def quantile(self, q: ArrayLike, *, noise: bool = False) -> xr.Dataset:
         """Return quantiles of every output, dims ("quantile", "point", ...).
 
         Averaged hyperparameters make the law a mixture of normals, with longer tails than its sd tells; transformed
@@ -218,6 +261,8 @@ class Prediction:
         ----------
         q
             Probabilities between 0 and 1, both excluded.
+        noise
+            Of the simulator's next run, which has its noise, instead of its mean.
 
         Raises
         ------
@@ -229,12 +274,16 @@ class Prediction:
             raise InputError(f"q is {q!r}; give probabilities between 0 and 1, such as [0.025, 0.975].")
         out = {}
         for name in self.surrogate.layouts:
-            values = self._by_coordinates(name, lambda law: np.stack([law.quantile(float(each)) for each in levels]))
+            values = self._by_coordinates(
+                name, lambda law: np.stack([law.quantile(float(each)) for each in levels]), noise
+            )
             out[name] = self._labelled(name, values, ("quantile", "point"))
         return xr.Dataset(out, coords={"quantile": levels})
 
-    def interval(self, mass: float = 0.95) -> xr.Dataset:
+    def interval(self, mass: float = 0.95, *, noise: bool = False) -> xr.Dataset:
         """Return the equal-tailed interval of every output, dims ("bound", "point", ...), bounds "lower" and "upper".
+
+        With `noise` it is that of the simulator's next run.
 
         Raises
         ------
@@ -243,7 +292,7 @@ class Prediction:
         """
         if isinstance(mass, bool) or not isinstance(mass, int | float) or not 0.0 < mass < 1.0:
             raise InputError(f"mass is {mass!r}; give a number between 0 and 1, such as 0.95.")
-        ends = self.quantile([0.5 - 0.5 * mass, 0.5 + 0.5 * mass]).rename({"quantile": "bound"})
+        ends = self.quantile([0.5 - 0.5 * mass, 0.5 + 0.5 * mass], noise=noise).rename({"quantile": "bound"})
         return ends.assign_coords(bound=["lower", "upper"])
 
     def covariance(self, output: str) -> Array:
@@ -280,8 +329,10 @@ class Prediction:
             out += np.einsum("h,ham,hbn->ambn", weights, shifts, shifts, optimize=True)
         return np.asarray(out)
 
-    def draws(self, n: int, rng: RandomState) -> xr.Dataset:
+    def draws(self, n: int, rng: RandomState, *, noise: bool = False) -> xr.Dataset:
         """Return n joint draws of every output at the points, dims ("draw", "point", ...).
+
+        With `noise` each is one new run of the simulator at every point, with noise of its own.
 
         Raises
         ------
@@ -292,6 +343,8 @@ class Prediction:
             raise InputError(f"draws: n is {n!r}; ask for at least one draw.")
         generator = as_generator(rng)
         scores = self.surrogate.functions(n, generator)(self.u)
+        own = getattr(self.surrogate, "noise_draws", None) if noise else None
+        scores = scores if own is None else scores + own(self.u, n, generator)
         out: dict[str, xr.DataArray] = {}
         latent = None
         for name in self.surrogate.layouts:
@@ -299,6 +352,9 @@ class Prediction:
             if latent is None:
                 latent = generator.standard_normal((n, len(self.u), decoder.truncation.shape[1]))
             values = decoder.offset + scores @ decoder.basis.T + latent @ decoder.truncation.T
+            if own is not None:
+                rest = self.surrogate.noise_residual(name)  # type: ignore[attr-defined]
+                values += generator.standard_normal((n, len(self.u), rest.shape[1])) @ rest.T
             out[name] = self._labelled(name, self._transform(name).inverse(values), ("draw", "point"))
         return xr.Dataset(out)
 

@@ -225,7 +225,10 @@ def leave_one_out(surrogate: GaussianProcessSurrogate, *, rng: int = 0) -> Valid
         known = np.flatnonzero(process.known(at))
         at += basis.basis.shape[1]
         _, full, latent = surrogate.decode(basis.name)
-        rest = basis.left_out[known] @ basis.truncation.T
+        factor = basis.truncation
+        if surrogate.noise is not None:  # what was left out are means over replicates
+            latent = factor = surrogate.noise.truncations[surrogate.bases.index(basis)]
+        rest = basis.left_out[known] @ factor.T
         seen = basis.offset + process.y[known] @ full.T + rest
         one = law if len(known) == n else law.take(known)
         parts[basis.name] = [Part(known, one, full, latent, seen, rest, told, basis.layout.transform)]
@@ -370,8 +373,10 @@ def _parts_of(
     process = surrogate.process
     scores = surrogate.marginal_scores(u)
     # Runs of a stochastic simulator scatter about the latent mean that is predicted, each by itself.
-    noise = process.variance * process.nugget  # (H, q)
-    variance = np.swapaxes(scores.covariance, 1, 2) + noise[:, None, :]
+    noise = np.tile((process.variance * process.nugget)[:, None, :], (1, len(u), 1))  # (H, k, q)
+    if surrogate.noise is not None:
+        noise = noise + surrogate.noise.variance(u)
+    variance = np.swapaxes(scores.covariance, 1, 2) + noise
 
     if surrogate.physics is None:
 
@@ -389,12 +394,13 @@ def _parts_of(
         # Points close together may need a jitter that is not small beside what the runs leave of the variance.
         size = np.sum(latent * latent, axis=1)
         latent *= np.sqrt(scores.covariance[h, j] / np.maximum(size, 1e-300))[:, None]
-        return np.hstack([latent, np.sqrt(noise[h, j]) * np.eye(len(u))]) if noise[h, j] > 0.0 else latent
+        return np.hstack([latent, np.diag(np.sqrt(noise[h, :, j]))]) if noise[h, :, j].any() else latent
 
     law = JointLaw(scores.mean, variance, scores.log_weights, root, _degrees(process))
     parts = {}
     for basis in surrogate.bases:
         _, full, latent = surrogate.decode(basis.name)
+        latent = np.hstack([latent, surrogate.noise_residual(basis.name)])
         seen = observed[basis.name]
         truth = seen - basis.offset
         parts[basis.name] = Part(place, law, full, latent, seen, truth, True, basis.layout.transform)

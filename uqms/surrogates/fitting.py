@@ -1,0 +1,148 @@
+"""Hyperparameters of all scores, trained and averaged where it matters, and the processes conditioned on them.
+
+==========  =============================================================  =========
+symbol      meaning                                                        shape
+==========  =============================================================  =========
+x, y        inputs in the unit cube, scores; NaN where a run has none      (n, d), (n, q)
+noise       whether one is trained, or known variances of the runs, by     (n, q)
+            score; zeros: a score has none
+cheap       scores of a cheap model                                        (n, q)
+==========  =============================================================  =========
+
+What is found for a score depends on its own runs only, whatever the other scores and the order of runs and inputs.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple, final
+
+import numpy as np
+
+from uqms._typing import Array, Ints
+from uqms.surrogates import averaging
+from uqms.surrogates.kernels import Kernel, Product, Sum, hyperparameter_count
+from uqms.surrogates.outputs import OutputBasis
+from uqms.surrogates.process import ScoreProcess, average, condition
+from uqms.surrogates.training import SUBSET, Hyperparameters, Noise, subset, taken, train, trend_basis
+
+__all__ = ["Fitting"]
+
+FEW = 20  # runs an input up to which hyperparameters are averaged
+BETWEEN = 0.1  # share of the variance of left-out runs above which they are averaged too
+LARGEST = 2**30  # bytes that averaging may take without having been asked for
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Fitting:
+    """What all scores share while they are trained."""
+
+    x: Array
+    kernel: Kernel
+    columns: int
+    noise: bool | Array
+    hyperparameters: Literal["auto", "averaged", "point"]
+    cheap: Array | None = None
+
+    def trained(self, y: Array) -> list[Hyperparameters]:
+        """Return the most probable hyperparameters of every score."""
+        return [self._ordered(y, j).trained(self.kernel, self.columns) for j in range(y.shape[1])]
+
+    def conditioned(self, y: Array, found: Sequence[Hyperparameters], bases: Sequence[OutputBasis]) -> ScoreProcess:
+        """Return the processes of every score, with draws of their hyperparameters where these matter."""
+        draws = [list(found)]
+        if self._averages(y, found, bases):
+            by_score = [self._ordered(y, j).draws(self.kernel, self.columns, one, j) for j, one in enumerate(found)]
+            draws = [list(scores) for scores in zip(*by_score, strict=True)]
+        noise = None if isinstance(self.noise, bool) else self.noise
+        return average(
+            [condition(self.kernel, self.x, y, self.columns, one, cheap=self.cheap, noise=noise) for one in draws]
+        )
+
+    def _ordered(self, y: Array, j: int) -> "_Ordered":
+        cheap = None if self.cheap is None else self.cheap[:, j]
+        return _ordered(self.x, y[:, j], self.kernel, self._noise_of(j), cheap)
+
+    def _noise_of(self, j: int) -> Noise:
+        if isinstance(self.noise, bool):
+            return self.noise
+        return self.noise[:, j] if self.noise[:, j].any() else False
+
+    def _averages(self, y: Array, found: Sequence[Hyperparameters], bases: Sequence[OutputBasis]) -> bool:
+        """Decide whether hyperparameters are averaged."""
+        n, d = self.x.shape
+        if self.hyperparameters != "auto" or np.isfinite(y).sum(axis=0).min() <= FEW * d:
+            return self.hyperparameters != "point"
+        if averaging.DRAWS * y.shape[1] * n * n * 8 > LARGEST:
+            return False
+        # Fewer runs leave more open: when it does not matter with some of them, it does not with all.
+        if n >= 2 * SUBSET and not self._matters(y, found, bases, subset(n)):
+            return False
+        return self._matters(y, found, bases, np.arange(n))
+
+    def _matters(self, y: Array, found: Sequence[Hyperparameters], bases: Sequence[OutputBasis], runs: Ints) -> bool:
+        """Tell whether uncertain hyperparameters make more than `BETWEEN` of the variance of left-out runs."""
+        both = np.zeros((2, len(runs), y.shape[1]))
+        for j, one in enumerate(found):
+            known = np.isfinite(y[runs, j])
+            rows = runs[known]
+            if y[rows, j].any():
+                more = () if self.cheap is None else (self.cheap[rows, j],)
+                noise = taken(self._noise_of(j), rows)
+                both[:, known, j] = averaging.between_share(
+                    self.x[rows], y[rows, j], self.kernel, self.columns, noise, one, *more
+                )
+        between, own = both
+        at = 0
+        for basis in bases:
+            size = np.sum(basis.basis**2, axis=0)
+            columns_of = slice(at, at + len(size))
+            at += len(size)
+            spread, rest = float(np.sum(between[:, columns_of] * size)), float(np.sum(own[:, columns_of] * size))
+            rest += len(runs) * float(np.sum(basis.truncation**2))
+            if spread > BETWEEN * (spread + rest):
+                return True
+        return False
+
+
+class _Ordered(NamedTuple):
+    """The runs that have a score, and the inputs, in an order that does not depend on that in which they come."""
+
+    x: Array
+    y: Array
+    noise: Noise
+    cheap: tuple[Array, ...]
+    inputs: Ints
+
+    def trained(self, kernel: Kernel, columns: int) -> Hyperparameters:
+        """Return the most probable hyperparameters."""
+        if not self.y.any():  # a constant output: its basis is zero, so only finite numbers are needed
+            ones = np.ones(hyperparameter_count(kernel, self.x.shape[1]))
+            return Hyperparameters(ones, float(self.noise is not False), 1e-12, 0.0, 0, False)
+        return self._back(train(self.x, self.y, kernel, trend_basis(self.x, columns, *self.cheap), self.noise))
+
+    def draws(self, kernel: Kernel, columns: int, found: Hyperparameters, j: int) -> list[Hyperparameters]:
+        """Return draws of the hyperparameters of score j."""
+        if not self.y.any():
+            return [found] * averaging.DRAWS
+        here = replace(found, ell=found.ell[self.inputs]) if len(found.ell) == len(self.inputs) else found
+        points = averaging.sample(self.x, self.y, kernel, columns, self.noise, here, *self.cheap)
+        return [self._back(draw) for draw in averaging.draws_of(points, len(self.y) - columns, self.noise, j)]
+
+    def _back(self, found: Hyperparameters) -> Hyperparameters:
+        """Return hyperparameters in the order in which the inputs came."""
+        if len(found.ell) != len(self.inputs):  # of sums and products, whose inputs stay where they were
+            return found
+        return replace(found, ell=found.ell[np.argsort(self.inputs)])
+
+
+def _ordered(x: Array, y: Array, kernel: Kernel, noise: Noise, cheap: Array | None) -> _Ordered:
+    known = np.flatnonzero(np.isfinite(y))
+    x, y = x[known], y[known]
+    inputs = np.argsort([abs(math.fsum(x[:, j] * y)) for j in range(x.shape[1])])
+    if isinstance(kernel, Product | Sum):  # whose length scales are several an input
+        inputs = np.arange(x.shape[1])
+    rows = np.lexsort(x[:, inputs[::-1]].T)
+    more = () if cheap is None else (cheap[known[rows]],)
+    return _Ordered(x[np.ix_(rows, inputs)], y[rows], taken(noise, known[rows]), more, inputs)

@@ -1,0 +1,257 @@
+"""Noise of a stochastic simulator: learned from replicates, a variance that changes over the box.
+
+==========  ==================================================================  =========
+symbol      meaning                                                             shape
+==========  ==================================================================  =========
+r           replicates of each different input                                  (g,)
+e           scores of the replicates less the mean of their input               (N, q)
+S2          their variance over the replicates of an input, r - 1 degrees       (g, q)
+l(u)        log variance of the noise of a score: a Gaussian process            (k, q)
+C           correlation of the noise between scores                             (q, q)
+rho         what noise does outside of the basis: rho omega, omega ~ N(0, I)    (m, t)
+==========  ==================================================================  =========
+
+Given l, log S2 is l plus the log of a chi-squared variable over its degrees f: its mean is psi(f/2) - log(f/2) and its
+variance psi'(f/2), both known. So l is learned like any output with known noise, and inputs with few replicates lend
+each other strength. The means over replicates have the noise exp(l) / r (stochastic kriging: Ankenman et al. 2010,
+doi:10.1287/opre.1090.0754; a latent log variance: Binois et al. 2018, doi:10.1080/10618600.2018.1458625).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple, final
+
+import numpy as np
+from jaxtyping import Float
+from scipy.special import digamma, ndtri, polygamma
+
+from uqms._typing import Array, Bools, Ints
+from uqms.errors import DesignError
+from uqms.surrogates.fitting import Fitting
+from uqms.surrogates.kernels import Matern52
+from uqms.surrogates.outputs import Layout, OutputBasis, factor_of, fit_scalar, interpolation_error
+from uqms.surrogates.process import ScoreProcess, draw_at, scores_at
+
+__all__ = ["Learned", "Replicates", "SimulatorNoise", "learn_noise", "replicated"]
+
+NEVER = -690.0  # log variance of a score without noise
+LEVELS = 16  # of an uncertain variance
+
+
+class Replicates(NamedTuple):
+    """Which runs repeat the same inputs."""
+
+    x: Array  # (g, d) different inputs
+    group: Ints  # (N,) the input of each run
+
+    def sums(self, values: Float[np.ndarray, "N m"]) -> tuple[Array, Ints]:
+        """Return sums over the runs that have all of their values, (g, m), and how many these are, (g,)."""
+        known = np.isfinite(values).all(axis=1)
+        total = np.zeros((len(self.x), values.shape[1]))
+        np.add.at(total, self.group[known], values[known])
+        return total, np.bincount(self.group[known], minlength=len(self.x))
+
+    def means(self, values: Float[np.ndarray, "N m"]) -> tuple[Array, Ints]:
+        """Return means over replicates, (g, m), NaN where there are none, and how many these are, (g,)."""
+        total, count = self.sums(values)
+        with np.errstate(invalid="ignore"):
+            return total / np.where(count == 0, np.nan, count)[:, None], count
+
+
+def replicated(x: Float[np.ndarray, "N d"]) -> Replicates:
+    """Return which runs repeat the same inputs, the different inputs in the order in which they come."""
+    _, first, inverse = np.unique(x, axis=0, return_index=True, return_inverse=True)
+    place = np.empty(len(first), dtype=np.int64)
+    place[np.argsort(first)] = np.arange(len(first))
+    return Replicates(x[np.sort(first)], place[inverse.reshape(-1)])
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class SimulatorNoise:
+    """Variance of the noise of every score over the box, its correlation between scores, and what the basis leaves."""
+
+    process: ScoreProcess  # of log variances less their centre
+    centre: Array  # (q,)
+    correlation: Array  # (q, q)
+    residuals: tuple[Array, ...]  # by output, (m, t)
+    truncations: tuple[Array, ...]  # by output, (m, t2): what the basis leaves of means over replicates, noise included
+
+    def variance(self, u: Float[np.ndarray, "k d"]) -> Float[np.ndarray, "k q"]:
+        """Return the expected variance of the noise of every score."""
+        mean, variance, weights = self._logs(u)
+        return np.asarray(np.tensordot(weights, np.exp(mean + 0.5 * variance), 1))
+
+    def variances(self, u: Float[np.ndarray, "k d"]) -> Float[np.ndarray, "levels k q"]:
+        """Return equally likely variances, since they are not known: noise has longer tails than a normal law.
+
+        Their mean is the expected variance; the levels of different scores stand in different orders.
+        """
+        mean, variance, weights = self._logs(u)
+        rng = np.random.default_rng(0)
+        order = np.stack([rng.permutation(LEVELS) for _ in range(self.process.q)], axis=-1)[:, None, :]
+        draw = np.minimum(
+            (np.cumsum(weights)[:, None] <= (np.arange(LEVELS) + 0.5) / LEVELS).sum(axis=0), len(mean) - 1
+        )
+        z = ndtri((order + 0.5) / LEVELS)
+        each = np.exp(mean[draw] + np.sqrt(variance[draw]) * z)
+        expected = np.tensordot(weights, np.exp(mean + 0.5 * variance), 1)
+        return np.asarray(each * (expected / each.mean(axis=0)))
+
+    def _logs(self, u: Array) -> tuple[Array, Array, Array]:
+        """Return mean and variance (H, k, q) of log variances, and the weights of the draws (H,)."""
+        scores = scores_at(self.process, u, diagonal=True)
+        weights = np.exp(scores.log_weights - np.logaddexp.reduce(scores.log_weights))
+        return self.centre + scores.mean, np.swapaxes(scores.covariance, 1, 2), weights
+
+    def draws(self, u: Float[np.ndarray, "k d"], n: int, rng: np.random.Generator) -> Float[np.ndarray, "n k q"]:
+        """Return noise of the scores of new runs; those of one draw share the unknown variances, as a function of u."""
+        process, k = self.process, len(u)
+        h = rng.choice(process.draws, size=n)
+        logs = np.empty((n, k, process.q))
+        for i in np.unique(h):
+            rows = np.flatnonzero(h == i)
+            for j in range(process.q):
+                z = rng.standard_normal((len(rows), k)), rng.standard_normal((len(rows), process.beta.shape[2]))
+                logs[rows, :, j] = draw_at(process, int(i), j, u, *z)
+        root = np.linalg.cholesky(self.correlation + 1e-12 * np.eye(process.q))
+        shapes = rng.standard_normal((n, k, process.q)) @ root.T
+        return np.asarray(np.exp(0.5 * (self.centre + logs)) * shapes)
+
+
+class Learned(NamedTuple):
+    """The noise, and bases and scores of the means over replicates that go with it."""
+
+    noise: SimulatorNoise
+    variances: Array  # (g, q) of the noise of the scores
+    bases: list[OutputBasis]
+    scores: Array  # (g, q)
+
+
+def learn_noise(
+    replicates: Replicates,
+    values: Sequence[Float[np.ndarray, "N m"]],
+    bases: Sequence[OutputBasis],
+    scores: Sequence[Float[np.ndarray, "g q"]],
+    hyperparameters: Literal["auto", "averaged", "point"],
+) -> Learned:
+    """Return the noise over the box, and the means over replicates in bases in which it is uncorrelated.
+
+    Parameters
+    ----------
+    replicates
+        Which runs repeat the same inputs.
+    values
+        By output, all runs on the scale of its transform; NaN in runs that do not have it whole.
+    bases, scores
+        By output, of the means over replicates.
+    hyperparameters
+        As in `GaussianProcess`.
+
+    Raises
+    ------
+    DesignError
+        When too few inputs were run more than once.
+    """
+    outputs = [_output(replicates, *each) for each in zip(values, bases, scores, strict=True)]
+    off = np.hstack([output.off for output in outputs])
+    y = np.hstack([output.scores for output in outputs])
+    count = np.column_stack([output.sizes for output in outputs for _ in range(output.off.shape[1])])
+    residuals = tuple(output.residual for output in outputs)
+    truncations = tuple(basis.truncation for basis in bases)
+    _check_replicates(replicates, count)
+    process, centre, silent = _log_variances(replicates, off, count, hyperparameters)
+    noise = SimulatorNoise(process, centre, np.eye(y.shape[1]), residuals, truncations)
+    variance = noise.variance(replicates.x)
+    standard = off / np.sqrt(variance[replicates.group])
+    noise = replace(noise, correlation=_correlation(standard, count[replicates.group]))
+    variances = np.where(silent | (count == 0), 0.0, variance / np.maximum(count, 1))
+    return Learned(noise, variances, [output.basis for output in outputs], y)
+
+
+def _check_replicates(replicates: Replicates, count: Ints) -> None:
+    fewest, least = int((count > 1).sum(axis=0).min()), replicates.x.shape[1] + 2
+    if fewest < least:
+        raise DesignError(
+            f"noise='heteroscedastic' learns the noise from replicates, and {fewest} inputs were run more than once; "
+            f"at least d + 2 = {least} are needed, with about 5 runs each: uq.run(..., replicates=5, rng=1). With one "
+            "run an input, noise='fitted' takes one variance for the whole box (for outputs that are numbers)."
+        )
+
+
+def _log_variances(
+    replicates: Replicates, off: Array, count: Ints, hyperparameters: Literal["auto", "averaged", "point"]
+) -> tuple[ScoreProcess, Array, Bools]:
+    """Return the process of the log variances, their centre, and which scores (q,) have no noise at all."""
+    squares = np.zeros(count.shape)
+    np.add.at(squares, replicates.group, np.nan_to_num(off) ** 2)
+    freedom = np.where(count > 1, count - 1.0, np.nan)
+    with np.errstate(divide="ignore"):
+        logs = np.log(squares / freedom) - digamma(0.5 * freedom) + np.log(0.5 * freedom)
+    silent: Bools = ~(squares.sum(axis=0) > 0.0)
+    logs[:, silent] = np.where(np.isfinite(freedom[:, silent]), NEVER, np.nan)
+    # Replicates that agree to the last digit, among others that do not, have a small variance, not none.
+    lowest = np.min(np.where(np.isfinite(logs), logs, np.inf), axis=0)
+    logs = np.where(np.isneginf(logs), lowest, logs)
+    centre = np.nanmean(logs, axis=0)
+    y = logs - centre
+    known = np.where(silent | (count < 2), 0.0, polygamma(1, 0.5 * np.maximum(count - 1.0, 1.0)))
+    fitting = Fitting(replicates.x, Matern52(), 1, known, hyperparameters)
+    plain = [fit_scalar("log variance", Layout(), y[np.isfinite(y[:, j]), j])[0] for j in range(y.shape[1])]
+    return fitting.conditioned(y, fitting.trained(y), plain), centre, silent
+
+
+class _Output(NamedTuple):
+    basis: OutputBasis
+    scores: Array  # (g, q)
+    off: Array  # (N, q) deviations of the runs from the mean of their input; NaN in runs without the output
+    sizes: Ints  # (g,) replicates that have the output
+    residual: Array  # (m, t)
+
+
+def _output(replicates: Replicates, values: Array, basis: OutputBasis, scores: Array) -> _Output:
+    """Return one output in a basis in which its noise is uncorrelated, on average over the box.
+
+    Scores have unit variance before and after. Where the runs vary much less along one basis vector than along another,
+    the noise of its score is much larger, so that the rotation hardly mixes the two.
+    """
+    mean, count = replicates.means(values)
+    off = values - mean[replicates.group]
+    known = np.isfinite(off).all(axis=1)
+    runs, inputs = int(known.sum()), int((count > 0).sum())
+    share = float(np.mean(1.0 / count[count > 0]))
+    deviations = off @ basis.basis / np.maximum(np.sum(basis.basis**2, axis=0), 1e-300)
+    if not basis.dims or runs == inputs:
+        return _Output(basis, scores, deviations, count, np.zeros((len(basis.offset), 0)))
+    scale = np.sqrt(runs / (runs - inputs))
+    rest = scale * (off[known] - deviations[known] @ basis.basis.T)
+    residual, _ = factor_of(rest, float(np.sqrt(np.max(np.sum(off[known] ** 2, axis=1)))))
+    _, turn = np.linalg.eigh(deviations[known].T @ deviations[known])
+    turned = replace(basis, basis=basis.basis @ turn)
+    clean = _without_noise(turned, residual, share, scale * off[known])
+    return _Output(clean, scores @ turn, deviations @ turn, count, residual)
+
+
+def _without_noise(basis: OutputBasis, residual: Array, share: float, off: Array) -> OutputBasis:
+    """Return the basis with truncation and interpolation errors less what noise makes of them.
+
+    Both were measured on means over replicates, whose noise has `share` of the variance of that of a run.
+    """
+    total, own = np.sum(basis.truncation**2, axis=1), share * np.sum(residual**2, axis=1)
+    kept = np.sqrt(np.clip(1.0 - own / np.maximum(total, 1e-300), 0.0, 1.0))
+    between = basis.interpolation_sd
+    if len(between):
+        grid = basis.coords[basis.dims[0]]
+        between = np.sqrt(np.maximum(between**2 - share * interpolation_error(grid, off) ** 2, 0.0))
+    return replace(basis, truncation=basis.truncation * kept[:, None], interpolation_sd=between)
+
+
+def _correlation(standard: Array, count: Ints) -> Array:
+    """Return the correlation of standardised deviations over the runs that have all of them."""
+    rows = standard[np.isfinite(standard).all(axis=1) & (count > 1).all(axis=1)]
+    total = rows.T @ rows
+    sd = np.sqrt(np.diagonal(total))
+    sd = np.where(sd > 0.0, sd, 1.0)
+    correlation = total / np.outer(sd, sd)
+    np.fill_diagonal(correlation, 1.0)
+    return np.asarray(correlation)
