@@ -4,7 +4,8 @@
 member          holds
 ==============  ======================================================================================
 header.npy      JSON as bytes: format, version, kernel, design box, outputs, attrs, shapes, sha256
-<name>.npy      one float64 array; ``process.*`` of `ScoreProcess`, ``output<i>.*`` of the i-th output
+<name>.npy      one float64 array; ``process.*`` of `ScoreProcess`, ``output<i>.*`` of the i-th output, ``noise.*`` of
+                the simulator's noise, where it was learned from replicates
 ==============  ======================================================================================
 
 Members are stored, not compressed, and in one order with one date: the same surrogate gives the same bytes. Everything
@@ -15,7 +16,7 @@ import hashlib
 import json
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -28,7 +29,8 @@ from uqms.ensemble.files import atomic_path
 from uqms.errors import FormatError, FormatVersionError, InputError, IntegrityError, UnsafeFileError
 from uqms.parameters import Box
 from uqms.surrogates.gp import GaussianProcessSurrogate
-from uqms.surrogates.kernels import Product, Sum, from_code, hyperparameter_count
+from uqms.surrogates.kernels import Kernel, Matern52, Product, Sum, from_code, hyperparameter_count
+from uqms.surrogates.noise import SimulatorNoise
 from uqms.surrogates.outputs import Layout, OutputBasis
 from uqms.surrogates.process import ScoreProcess
 from uqms.surrogates.training import trend_columns
@@ -101,11 +103,22 @@ def save_surrogate(surrogate: GaussianProcessSurrogate, path: str | os.PathLike[
 
 
 def _arrays_of(surrogate: GaussianProcessSurrogate) -> dict[str, Array]:
-    arrays = {f"process.{name}": getattr(surrogate.process, name) for name in _PROCESS}
+    arrays = _arrays_of_process("process", surrogate.process)
+    noise = surrogate.noise
+    if noise is not None:
+        arrays |= _arrays_of_process("noise.process", noise.process)
+        arrays |= {"noise.centre": noise.centre, "noise.correlation": noise.correlation}
+        for i, (residual, truncation) in enumerate(zip(noise.residuals, noise.truncations, strict=True)):
+            arrays |= {f"noise.residual{i}": residual, f"noise.truncation{i}": truncation}
     for i, basis in enumerate(surrogate.bases):
         arrays |= {f"output{i}.{name}": getattr(basis, name) for name in _BASIS}
         arrays |= {f"output{i}.coord{k}": basis.coords[dim] for k, dim in enumerate(basis.dims)}
     return {name: np.ascontiguousarray(values, dtype="<f8") for name, values in arrays.items()}
+
+
+def _arrays_of_process(prefix: str, process: ScoreProcess) -> dict[str, Array]:
+    names = [*_PROCESS, "noise"] if process.noise.any() else _PROCESS
+    return {f"{prefix}.{name}": getattr(process, name) for name in names}
 
 
 def _header_of(surrogate: GaussianProcessSurrogate, arrays: Mapping[str, Array]) -> dict[str, Any]:
@@ -119,6 +132,7 @@ def _header_of(surrogate: GaussianProcessSurrogate, arrays: Mapping[str, Array])
             saved["transform"] = to_dict(basis.layout.transform)
     process = surrogate.process
     news = any("transform" in saved for saved in outputs) or not all(process.known(j).all() for j in range(process.q))
+    news = news or bool(process.noise.any()) or surrogate.noise is not None
     return {
         "format": FORMAT,
         "version": VERSION if news else _version(surrogate.process),
@@ -300,21 +314,47 @@ def _rebuild(header: Mapping[str, Any], arrays: dict[str, Array]) -> GaussianPro
     box = Box.from_dict(header["domain"])
     if type(header["kernel"]) is not int:
         raise InputError(f"the kernel is {header['kernel']!r}")
-    kernel = from_code(header["kernel"])
-    parts = {name: arrays.pop(f"process.{name}") for name in _PROCESS}
-    sizes = {"d": box.d, "p": hyperparameter_count(kernel, box.d)}
-    for name, letters in _PROCESS.items():
-        _agree(f"process.{name}", parts[name].shape, letters, sizes)
-    if sizes["b"] > max(trend_columns(box.d).values()):
-        raise InputError(f"{sizes['b']} trend functions for {box.d} inputs")
+    process, sizes = _rebuild_process("process", from_code(header["kernel"]), arrays, {"d": box.d})
     bases = tuple(_rebuild_basis(i, output, arrays, sizes["n"]) for i, output in enumerate(header["outputs"]))
+    noise = _rebuild_noise(bases, arrays, sizes) if "noise.centre" in arrays else None
     if sum(basis.basis.shape[1] for basis in bases) != sizes["q"]:
         raise InputError(f"{sizes['q']} scores, but the outputs have another number of them")
     if arrays:
         raise InputError(f"{sorted(arrays)[0]} belongs to nothing")
     attrs = {str(key): str(value) for key, value in header["attrs"].items()}
-    process = ScoreProcess(kernel=kernel, **parts)
-    return GaussianProcessSurrogate(box, process, bases, MappingProxyType(attrs))
+    return GaussianProcessSurrogate(box, process, bases, MappingProxyType(attrs), noise=noise)
+
+
+def _rebuild_process(
+    prefix: str, kernel: Kernel, arrays: dict[str, Array], known: dict[str, int]
+) -> tuple[ScoreProcess, dict[str, int]]:
+    """Return the process and the sizes of its letters."""
+    parts = {name: arrays.pop(f"{prefix}.{name}") for name in _PROCESS}
+    sizes = known | {"p": hyperparameter_count(kernel, known["d"])}
+    for name, letters in _PROCESS.items():
+        _agree(f"{prefix}.{name}", parts[name].shape, letters, sizes)
+    if f"{prefix}.noise" in arrays:
+        parts["noise"] = arrays.pop(f"{prefix}.noise")
+        _agree(f"{prefix}.noise", parts["noise"].shape, "qn", sizes)
+    if sizes["b"] > max(trend_columns(known["d"]).values()):
+        raise InputError(f"{sizes['b']} trend functions for {known['d']} inputs")
+    return ScoreProcess(kernel=kernel, **parts), sizes
+
+
+def _rebuild_noise(bases: Sequence[OutputBasis], arrays: dict[str, Array], sizes: dict[str, int]) -> SimulatorNoise:
+    known = {letter: sizes[letter] for letter in "dqn"}
+    process, _ = _rebuild_process("noise.process", Matern52(), arrays, known)
+    centre, correlation = arrays.pop("noise.centre"), arrays.pop("noise.correlation")
+    _agree("noise.centre", centre.shape, "q", known)
+    _agree("noise.correlation", correlation.shape, "qq", known)
+    residuals, truncations = [], []
+    for i, basis in enumerate(bases):
+        m, t = len(basis.offset), basis.left_out.shape[1]
+        residuals.append(arrays.pop(f"noise.residual{i}"))
+        truncations.append(arrays.pop(f"noise.truncation{i}"))
+        _agree(f"noise.residual{i}", residuals[-1].shape, "mt", {"m": m})
+        _agree(f"noise.truncation{i}", truncations[-1].shape, "mt", {"m": m, "t": t})
+    return SimulatorNoise(process, centre, correlation, tuple(residuals), tuple(truncations))
 
 
 def _agree(name: str, shape: tuple[int, ...], letters: str, sizes: dict[str, int]) -> None:

@@ -193,7 +193,7 @@ class GaussianProcess:
             scores.append(of_runs)
         learned = None
         if replicates is not None:
-            learned = learn_noise(replicates, every, bases, scores, self.hyperparameters)
+            learned = learn_noise(replicates, every, bases, scores)
             bases = learned.bases
         y = np.hstack(scores) if learned is None else learned.scores
         if self.mean is not None and not all(isinstance(basis.layout.transform, Identity) for basis in bases):

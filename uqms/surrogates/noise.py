@@ -19,7 +19,7 @@ doi:10.1287/opre.1090.0754; a latent log variance: Binois et al. 2018, doi:10.10
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, final
+from typing import NamedTuple, final
 
 import numpy as np
 from jaxtyping import Float
@@ -77,6 +77,13 @@ class SimulatorNoise:
     residuals: tuple[Array, ...]  # by output, (m, t)
     truncations: tuple[Array, ...]  # by output, (m, t2): what the basis leaves of means over replicates, noise included
 
+    def __post_init__(self) -> None:
+        # One memory layout, as in `ScoreProcess`.
+        for name in ("centre", "correlation"):
+            object.__setattr__(self, name, np.ascontiguousarray(getattr(self, name)))
+        for name in ("residuals", "truncations"):
+            object.__setattr__(self, name, tuple(np.ascontiguousarray(each) for each in getattr(self, name)))
+
     def variance(self, u: Float[np.ndarray, "k d"]) -> Float[np.ndarray, "k q"]:
         """Return the expected variance of the noise of every score."""
         mean, variance, weights = self._logs(u)
@@ -133,7 +140,6 @@ def learn_noise(
     values: Sequence[Float[np.ndarray, "N m"]],
     bases: Sequence[OutputBasis],
     scores: Sequence[Float[np.ndarray, "g q"]],
-    hyperparameters: Literal["auto", "averaged", "point"],
 ) -> Learned:
     """Return the noise over the box, and the means over replicates in bases in which it is uncorrelated.
 
@@ -145,8 +151,6 @@ def learn_noise(
         By output, all runs on the scale of its transform; NaN in runs that do not have it whole.
     bases, scores
         By output, of the means over replicates.
-    hyperparameters
-        As in `GaussianProcess`.
 
     Raises
     ------
@@ -160,7 +164,7 @@ def learn_noise(
     residuals = tuple(output.residual for output in outputs)
     truncations = tuple(basis.truncation for basis in bases)
     _check_replicates(replicates, count)
-    process, centre, silent = _log_variances(replicates, off, count, hyperparameters)
+    process, centre, silent = _log_variances(replicates, off, count)
     noise = SimulatorNoise(process, centre, np.eye(y.shape[1]), residuals, truncations)
     variance = noise.variance(replicates.x)
     standard = off / np.sqrt(variance[replicates.group])
@@ -179,10 +183,11 @@ def _check_replicates(replicates: Replicates, count: Ints) -> None:
         )
 
 
-def _log_variances(
-    replicates: Replicates, off: Array, count: Ints, hyperparameters: Literal["auto", "averaged", "point"]
-) -> tuple[ScoreProcess, Array, Bools]:
-    """Return the process of the log variances, their centre, and which scores (q,) have no noise at all."""
+def _log_variances(replicates: Replicates, off: Array, count: Ints) -> tuple[ScoreProcess, Array, Bools]:
+    """Return the process of the log variances, their centre, and which scores (q,) have no noise at all.
+
+    Point estimates follow the chance of few replicates, so its hyperparameters are averaged whatever those of the mean.
+    """
     squares = np.zeros(count.shape)
     np.add.at(squares, replicates.group, np.nan_to_num(off) ** 2)
     freedom = np.where(count > 1, count - 1.0, np.nan)
@@ -196,7 +201,7 @@ def _log_variances(
     centre = np.nanmean(logs, axis=0)
     y = logs - centre
     known = np.where(silent | (count < 2), 0.0, polygamma(1, 0.5 * np.maximum(count - 1.0, 1.0)))
-    fitting = Fitting(replicates.x, Matern52(), 1, known, hyperparameters)
+    fitting = Fitting(replicates.x, Matern52(), 1, known, "auto")
     plain = [fit_scalar("log variance", Layout(), y[np.isfinite(y[:, j]), j])[0] for j in range(y.shape[1])]
     return fitting.conditioned(y, fitting.trained(y), plain), centre, silent
 
