@@ -12,6 +12,7 @@ from sklearn.linear_model import BayesianRidge
 from sklearn.preprocessing import PolynomialFeatures
 
 import uqms as uq
+from uqms.calibration.predict import conditional_moments, make_grid
 from uqms.errors import ConformanceError, InputError
 from uqms.surrogates import Decoder, Layout, Scores, draws_from_scores, reverse_by_differences
 from uqms.surrogates.plugging import ScoreDraws
@@ -150,3 +151,32 @@ def test_several_experiments_are_refused_with_the_reason(
     assert failed in check_surrogate(surrogate).failed
     with pytest.raises(ConformanceError, match=f"several experiments.*{kind.__name__}.*{reason}"):
         uq.Calibration(surrogate, measured([1.2, 2.5]), NOISE, space=SPACE)
+
+
+def test_prediction_at_another_condition_is_refused_too(polynomial: BayesianRidge, process: Regression) -> None:
+    theta, h = {"k": np.array([0.7, 1.4])}, np.zeros(2, dtype=np.int64)
+    problem = uq.Calibration(Polynomial(polynomial, process.domain), measured([1.2]), NOISE, space=SPACE)
+    observed, other = (make_grid(problem, "peak", {"dose": dose}, None).targets for dose in (1.2, 2.0))
+    with pytest.raises(ConformanceError, match="other conditions.*does not know"):
+        next(conditional_moments(problem, theta, h, other))
+    _, moments = next(conditional_moments(problem, theta, h, observed))
+    u = process.domain.to_unit(np.column_stack([theta["k"], [1.2, 1.2]]))
+    mean, sd = polynomial.predict(PolynomialFeatures(3).fit_transform(u), return_std=True)
+    share = sd**2 / (sd**2 + 0.05**2)
+    np.testing.assert_allclose(moments.mean[:, 0], mean + share * (0.9 - mean), rtol=1e-8)
+    np.testing.assert_allclose(moments.covariance[:, 0, 0], sd**2 * (1.0 - share), rtol=1e-8)
+
+
+@pytest.mark.parametrize("length", [1e-3, 1e-2, 1.0])
+def test_honest_zeros_between_far_inputs_are_not_refused(length: float, training: Any) -> None:
+    box, u, y = training
+    kernel = Matern([length, length], nu=2.5)
+    surrogate = Regression(GaussianProcessRegressor(kernel, optimizer=None).fit(u, y), box)
+    problem = uq.Calibration(surrogate, measured([1.2, 2.5]), NOISE, space=SPACE)
+    off = surrogate.scores(problem.unit_inputs({"k": np.array(1.0)})).covariance[0, 0, 0, 1]
+    assert (off == 0.0) == (length == 1e-3)
+
+
+def test_no_draws_of_functions_without_a_joint_covariance(polynomial: BayesianRidge, process: Regression) -> None:
+    with pytest.raises(ConformanceError, match="Polynomial does not know"):
+        Polynomial(polynomial, process.domain).functions(3, 1)

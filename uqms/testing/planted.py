@@ -179,6 +179,11 @@ def _rows_only(surrogate: Surrogate, u: Array, mean_bar: Array, covariance_bar: 
     return surrogate.scores_reverse(u, mean_bar, diagonal + 0.5 * (covariance_bar - diagonal))
 
 
+def _one_column_less(surrogate: Surrogate, output: str, coords: Mapping[str, ArrayLike] | None) -> Decoder:
+    found = surrogate.decode(output, coords)
+    return found._replace(basis=found.basis[:, :-1])
+
+
 def _reversed_rows(surrogate: Surrogate, output: str, coords: Mapping[str, ArrayLike] | None) -> Decoder:
     found = surrogate.decode(output, coords)
     return found if coords is None else Decoder(*(part[::-1] for part in found))
@@ -187,6 +192,17 @@ def _reversed_rows(surrogate: Surrogate, output: str, coords: Mapping[str, Array
 def _first_output(surrogate: Surrogate, output: str, coords: Mapping[str, ArrayLike] | None) -> Decoder:
     known = output if output in surrogate.layouts else next(iter(surrogate.layouts))
     return surrogate.decode(known, coords)
+
+
+def _draws_last(surrogate: Surrogate, n: int, rng: RandomState) -> FunctionDraws:
+    right = surrogate.functions(n, rng)
+    return lambda u: np.moveaxis(right(u), 0, -1)
+
+
+def _rough_draws(surrogate: Surrogate, n: int, rng: RandomState) -> FunctionDraws:
+    """Spread copies of an input apart, as a large jitter does."""
+    right = surrogate.functions(n, rng)
+    return lambda u: right(u + 0.3 * np.linspace(0.0, 1.0, len(u))[:, None] * (0.5 - u))
 
 
 def _independent_draws(surrogate: Surrogate, n: int, rng: RandomState) -> FunctionDraws:
@@ -229,6 +245,7 @@ PLANTED_BUGS = (
     PlantedBug("negative variances", "variances", _covariance(lambda c: -c)),
     PlantedBug("inputs changed in place", "purity", lambda s: _Wrong(s, change_scores=_in_place)),
     PlantedBug("first covariance for a whole batch", "batch", lambda s: _Wrong(s, change_scores=_first_of_batch)),
+    PlantedBug("scores of one output only", "decode", lambda s: _Wrong(s, change_decode=_one_column_less)),
     PlantedBug("rows in reversed order", "decode at coordinates", lambda s: _Wrong(s, change_decode=_reversed_rows)),
     PlantedBug("any name decodes", "decode of an unknown output", lambda s: _Wrong(s, change_decode=_first_output)),
     PlantedBug("derivative of wrong sign", "derivative of the mean", lambda s: _Wrong(s, change_reverse=_against)),
@@ -255,6 +272,10 @@ PLANTED_BUGS = (
         "draws of each input by itself", "draws: covariance", lambda s: _Wrong(s, change_draws=_independent_draws)
     ),
     PlantedBug("draws too wide", "draws: covariance", lambda s: _Wrong(s, change_draws=_wider_draws)),
+    PlantedBug("draws along the last axis", "draws: shape", lambda s: _Wrong(s, change_draws=_draws_last)),
+    PlantedBug(
+        "draws elsewhere by place in the call", "draws: same input", lambda s: _Wrong(s, change_draws=_rough_draws)
+    ),
     PlantedBug("draws beside the mean", "draws: mean", lambda s: _Wrong(s, change_draws=_shifted_draws)),
     PlantedBug("new draws at every call", "draws: same function", lambda s: _Wrong(s, change_draws=_new_draws)),
     PlantedBug("draws that ignore the seed", "draws: seed", lambda s: _Wrong(s, change_draws=_own_seed)),

@@ -30,11 +30,13 @@ __all__ = ["Check", "Conformance", "check_surrogate"]
 
 INPUTS = 8
 NEAR = 1e-5  # of the unit cube, along every input
-JUDGED = 1e-6  # of size²: smaller variances are not judged
-ROUNDING = 1e-10  # of size²
+JUDGED = 1e-5  # of size²: smaller variances are not judged
+ROUNDING = 1e-7  # of size², of covariances; a jitter of draws is in it
+SAME = 1e-3  # what rounding makes of small covariances
 STANDARD_ERRORS = 5.0
 STEPS = (1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
 MEMBERS = ("domain", "layouts", "scores", "scores_reverse", "decode", "functions")
+TINY = "not judged, since errors are tiny (sd below 0.003 of the output's spread); check a surrogate of fewer runs"
 Need = Literal["one experiment", "several experiments"]
 
 
@@ -273,7 +275,7 @@ class _Probe:
 
     @cached_property
     def few_draws(self) -> Any:
-        return self.surrogate.functions(16, self.seed + 2)
+        return self.surrogate.functions(400, self.seed + 2)
 
     @cached_property
     def draw_errors(self) -> Array:
@@ -285,18 +287,12 @@ class _Probe:
         if not self.at_u.covariance.any():
             raise _Nothing("The surrogate says that it has no errors.", True)
         if not self.judged.any():
-            raise _Nothing(
-                "not judged, since errors are tiny (sd below 0.001 of the output's spread); check a surrogate of fewer "
-                "runs",
-                None,
-            )
+            raise _Nothing(TINY, None)
 
     def apart(self, one: Scores, other: Scores) -> float:
-        """Return the largest difference between scores, relative to the size of means and of covariances."""
-        means = np.abs(one.mean - other.mean) / np.sqrt(self.size2)
-        covariances = np.abs(one.covariance - other.covariance) / (
-            self.largest[..., None] + 1e-5 * self.size2[:, None, None]
-        )
+        """Return the largest difference between scores, relative to the variances and to a thousandth of the size."""
+        means = 1e3 * np.abs(one.mean - other.mean) / np.sqrt(self.size2)
+        covariances = np.abs(one.covariance - other.covariance) / self.largest[..., None]
         covariances = np.where(np.isnan(one.covariance) & np.isnan(other.covariance), 0.0, covariances)
         return float(np.nan_to_num(max(means.max(), covariances.max()), nan=np.inf))
 
@@ -405,7 +401,7 @@ def _batch(p: _Probe) -> _Found:
         p.apart(Scores(together.mean[:, i, j], together.covariance[:, i, j], together.log_weights), p.scores(u[i, j]))
         for i, j in places
     )
-    return _Found(off, 1e-6, "scores of a batch (..., k, d) are not those of its members, each of k inputs jointly.")
+    return _Found(off, SAME, "scores of a batch (..., k, d) are not those of its members, each of k inputs jointly.")
 
 
 def _decode(p: _Probe) -> _Found:
@@ -502,7 +498,7 @@ def _derivative_variance(p: _Probe) -> _Found:
 def _order(p: _Probe) -> _Found:
     to = np.random.default_rng([p.seed, 5]).permutation(len(p.u))
     expected = Scores(p.at_u.mean[:, to], p.at_u.covariance[:, :, to][..., to], p.at_u.log_weights)
-    return _Found(p.apart(p.scores(p.u[to]), expected), 1e-6, "Another order of the inputs gives other scores.")
+    return _Found(p.apart(p.scores(p.u[to]), expected), SAME, "Another order of the inputs gives other scores.")
 
 
 def _subsets(p: _Probe) -> _Found:
@@ -511,7 +507,7 @@ def _subsets(p: _Probe) -> _Found:
         expected = Scores(p.at_u.mean[:, rows], p.at_u.covariance[:, :, rows][..., rows], p.at_u.log_weights)
         off = max(off, p.apart(p.scores(p.u[rows]), expected))
     why = "Scores of some of the inputs are not a part of those of all: which other inputs are asked for changes them."
-    return _Found(off, 1e-6, why)
+    return _Found(off, SAME, why)
 
 
 def _known(p: _Probe) -> _Found:
@@ -526,7 +522,7 @@ def _known(p: _Probe) -> _Found:
 def _symmetric(p: _Probe) -> _Found:
     c = p.at_u.covariance
     off = np.abs(c - np.swapaxes(c, 2, 3)) / p.largest[..., None]
-    return _Found(float(off.max()), 1e-6, "Covariances between inputs are not symmetric.")
+    return _Found(float(off.max()), SAME, "Covariances between inputs are not symmetric.")
 
 
 def _semi_definite(p: _Probe) -> _Found:
@@ -534,7 +530,7 @@ def _semi_definite(p: _Probe) -> _Found:
     c = p.at_u.covariance
     lowest = np.linalg.eigvalsh(0.5 * (c + np.swapaxes(c, 2, 3)) / p.largest[..., None])[p.judged].min()
     why = "A covariance has a negative eigenvalue, so that no random function has it."
-    return _Found(max(0.0, -float(lowest)), 1e-4, why)
+    return _Found(max(0.0, -float(lowest)), 1e-2, why)
 
 
 def _correlation(p: _Probe, other: Array) -> float:
@@ -545,7 +541,7 @@ def _correlation(p: _Probe, other: Array) -> float:
     variance = diagonals(covariance).min(axis=-1)
     clear = variance > np.maximum(0.1 * p.largest[..., 0], JUDGED * p.size2)[:, None, :]
     if not clear.any():
-        raise _Nothing("not judged, since errors are tiny; check a surrogate of fewer runs", None)
+        raise _Nothing(TINY, None)
     both = np.sqrt(np.prod(diagonals(covariance), axis=-1, where=clear[..., None], initial=1.0))
     return float((covariance[..., 0, 1] / both)[clear].min())
 
@@ -599,28 +595,33 @@ def _draws_seed(p: _Probe) -> _Found:
 
 
 def _draws_apart(p: _Probe, one: Array, other: Array) -> float:
-    """Return how far draws (draws, k, q) of the same inputs are apart, root mean square in sds of the draws."""
+    """Return 1 less the correlation of two values (draws, k, q) of the same draws at the same inputs."""
     p.need_errors()
     clear = diagonals(p.mixture[1]).max(axis=-1) > JUDGED * p.size2
+    if not clear.any():
+        raise _Nothing(TINY, None)
     between = one.var(axis=0, ddof=1).sum(axis=0)[clear]
-    return float(np.sqrt(np.mean(((one - other) ** 2).mean(axis=0).sum(axis=0)[clear] / np.maximum(between, 1e-300))))
+    apart = ((one - other) ** 2).mean(axis=0).sum(axis=0)[clear]
+    return float(np.mean(0.5 * apart / np.maximum(between, 1e-300)))
 
 
 def _draws_twice(p: _Probe) -> _Found:
     values = p.few_draws(p.u.copy())
     off = _draws_apart(p, values[:, :1], values[:, INPUTS : INPUTS + 1])
-    why = "A draw has two values at an input that stands twice in a call: it is no function. Draw jointly."
-    return _Found(off, 0.05, why)
+    why = (
+        "A draw has two values at an input that stands twice in a call (measured: 1 less their correlation): it is no "
+        "function. Draw jointly."
+    )
+    return _Found(off, 0.3, why)
 
 
 def _draws_again(p: _Probe) -> _Found:
     off = _draws_apart(p, p.few_draws(p.u[:INPUTS].copy()), p.few_draws(p.u[INPUTS - 1 :: -1].copy())[:, ::-1])
     why = (
-        "A draw has other values when it is asked again for the same inputs (measured in sds; independent values are "
-        "1.4 apart): it is no function. Draw at fixed points first and condition on them: "
-        "uqms.surrogates.draws_from_scores does."
+        "A draw has other values when it is asked again for the same inputs (measured: 1 less their correlation): it "
+        "is no function. Draw at fixed points first and condition on them: uqms.surrogates.draws_from_scores does."
     )
-    return _Found(off, 0.9, why)
+    return _Found(off, 0.8, why)
 
 
 def _draws_mean(p: _Probe) -> _Found:
@@ -636,8 +637,8 @@ def _draws_covariance(p: _Probe) -> _Found:
     fourth = np.einsum("nkq,nlq->qkl", e**2, e**2) / p.draws
     standard_error = np.sqrt(np.maximum(fourth - found**2, 0.0) / p.draws)
     sds = np.sqrt(diagonals(covariance))
-    standard_error += 1e-3 * sds[:, :, None] * sds[:, None, :] + ROUNDING * p.size2[:, None, None]
-    off = np.abs(found - covariance) / standard_error
+    standard_error += 1e-3 * sds[:, :, None] * sds[:, None, :] + 1e-300
+    off = np.maximum(np.abs(found - covariance) - ROUNDING * p.size2[:, None, None], 0.0) / standard_error
     j, a, b = np.unravel_index(int(off.argmax()), off.shape)
     what = "variance" if a == b else "covariance between inputs"
     why = (
