@@ -73,6 +73,7 @@ PUBLIC = [
     "run",
     "serve",
     "sobol",
+    "testing",
 ]
 
 

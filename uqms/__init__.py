@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms import ensemble as ensemble
     from uqms import errors as errors
     from uqms import plots as plots
+    from uqms import testing as testing
     from uqms.calibration import NUTS as NUTS
     from uqms.calibration import Calibration as Calibration
     from uqms.calibration import Derived as Derived
@@ -142,6 +143,7 @@ __all__ = [
     "run",
     "serve",
     "sobol",
+    "testing",
 ]
 
 # Room -> the names that `uqms` takes from it. A room that is itself public stands in `_ROOMS`.
@@ -220,6 +222,7 @@ _ROOMS = (
     "ensemble",
     "errors",
     "plots",
+    "testing",
 )
 _HOME = {name: room for room, names in _NAMES.items() for name in names}
 

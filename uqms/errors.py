@@ -6,6 +6,7 @@ nothing of uqms still catches it::
     UqmsError
     ├── InputError (ValueError)            an argument, a prior or a name that cannot be meant
     │   ├── UnitError                      units that are missing or do not agree
+    │   ├── ConformanceError               a part of the user's own that does not do what its protocol says
     │   └── TemplateError                  an input template that does not fit the inputs
     ├── DataError (ValueError)             numbers that were handed over: training data, observations, draws
     ├── DesignError (ValueError)           too few or unusable design points
@@ -37,6 +38,7 @@ __all__ = [
     "CampaignLocked",
     "CampaignMismatch",
     "CampaignStopped",
+    "ConformanceError",
     "ConstantOutputWarning",
     "ConvergenceWarning",
     "DataError",
@@ -81,6 +83,10 @@ class InputError(UqmsError, ValueError):
 
 class UnitError(InputError):
     """Units that are missing on one side or differ."""
+
+
+class ConformanceError(InputError):
+    """A part of the user's own, such as a surrogate, that does not do what its protocol says or is asked for more."""
 
 
 class TemplateError(InputError):

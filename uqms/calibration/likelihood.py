@@ -11,15 +11,17 @@ from scipy.stats import studentized_range
 from uqms._typing import Array, Ints
 from uqms.calibration.noise import GaussianNoise
 from uqms.calibration.observations import Observations
-from uqms.errors import DataError, DataWarning, ExtrapolationError, InputError, UnitError
+from uqms.errors import ConformanceError, DataError, DataWarning, ExtrapolationError, InputError, UnitError
 from uqms.parameters import Prior
+from uqms.surrogates.gp import GaussianProcessSurrogate
 from uqms.surrogates.protocol import Surrogate
 from uqms.surrogates.transforms import Identity
 
-__all__ = ["Cells", "NoiseGroups", "arrange", "check_conditions", "check_scale", "merge_close"]
+__all__ = ["Cells", "NoiseGroups", "arrange", "check_conditions", "check_errors_between", "check_scale", "merge_close"]
 
 NOISE_CHANCE = 1e-3
 CLOSE = 1e-9
+NEAR = 1e-6  # of the unit cube
 
 
 @final
@@ -262,6 +264,40 @@ def check_conditions(surrogate: Surrogate, names: tuple[str, ...], conditions: A
                 f"Condition {name!r} = {values[~inside][0]:g} is outside of the simulated range "
                 f"[{box.lower[index]:g}, {box.upper[index]:g}]. Simulate a wider range, or leave that experiment out."
             )
+
+
+def check_errors_between(surrogate: Surrogate, u: Array, used: Ints, asked: str) -> None:
+    """Refuse a surrogate of the user's own that says nothing right of errors at several inputs `u` (s, k, d).
+
+    Either it says that it does not know (NaN), or errors are exactly uncorrelated at inputs next to each other, which
+    those of no continuous function are: right surrogates of any length scale pass.
+
+    Raises
+    ------
+    ConformanceError
+        With what is missing.
+    """
+    if u.shape[1] < 2 or isinstance(surrogate, GaussianProcessSurrogate):
+        return
+    first = u[:, 0]
+    near = first + np.where(first > 0.5, -NEAR, NEAR)
+    covariance = surrogate.scores(np.stack([first, near, first, u[:, 1]], axis=1)).covariance[..., used, :, :]
+    what = ""
+    if np.isnan(covariance).any():
+        what = "says that it does not know the covariance of its errors between different inputs (NaN)"
+    variance = np.diagonal(covariance, axis1=-2, axis2=-1)
+    for other, where in ((1, "inputs next to each other"), (2, "one and the same input")):
+        positive = (variance[..., 0] > 0.0) & (variance[..., other] > 0.0)
+        none = (positive & (covariance[..., 0, other] == 0.0)).sum(axis=(0, 1)) == positive.sum(axis=(0, 1))
+        if (none & positive.any(axis=(0, 1))).any():
+            what = f"says that its errors at {where} are independent, which errors of one function never are"
+    if what:
+        raise ConformanceError(
+            f"{asked} takes the surrogate's joint error at several inputs, but the {type(surrogate).__name__} {what}. "
+            "Independent errors would average out over experiments, and intervals be far too narrow. Return the "
+            "covariance between inputs from `scores` (uqms.testing.check_surrogate tells what is missing), or use one "
+            "input at a time."
+        )
 
 
 def _noise(observations: Observations, noise: GaussianNoise | Mapping[str, GaussianNoise]) -> tuple[NoiseGroups, Array]:

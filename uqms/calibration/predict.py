@@ -56,17 +56,20 @@ def own_cells(cells: Cells) -> Targets:
     return Targets(cells.conditions, cells.experiment, cells.offset, cells.basis, cells.truncation)
 
 
+def _different(problem: Calibration, targets: Targets) -> tuple[Array, Ints]:
+    """Return the different conditions (K, c), and which of them each of the observed and the targets' has."""
+    conditions = np.vstack([problem.cells.conditions, targets.conditions])
+    if not conditions.shape[1]:
+        return conditions[:1], np.zeros(len(conditions), dtype=np.int64)  # without conditions there is one input
+    merged = merge_close(problem.surrogate, problem.condition_names, conditions)
+    conditions, place = np.unique(merged, axis=0, return_inverse=True)
+    return conditions, place.reshape(-1)
+
+
 def _joint_moments(problem: Calibration, theta: Mapping[str, Array], h: Ints, targets: Targets) -> tuple[Array, Array]:
     """Return mean (S, T) and covariance (S, T, T) of the output at observed cells and targets."""
     cells = problem.cells
-    conditions = np.vstack([cells.conditions, targets.conditions])
-    place = np.zeros(len(conditions), dtype=np.int64)  # without conditions there is one input
-    if conditions.shape[1]:
-        merged = merge_close(problem.surrogate, problem.condition_names, conditions)
-        conditions, place = np.unique(merged, axis=0, return_inverse=True)
-        place = place.reshape(-1)
-    else:
-        conditions = conditions[:1]
+    conditions, place = _different(problem, targets)
     index = np.concatenate(
         [place[: cells.experiments][cells.experiment], place[cells.experiments :][targets.experiment]]
     )
@@ -101,6 +104,9 @@ def conditional_moments(
         Points to predict.
     """
     cells = problem.cells
+    problem.check_errors_between(
+        _different(problem, targets)[0], "Prediction at other conditions than the observed one"
+    )
     n, total = len(cells.offset), len(cells.offset) + len(targets.offset)
     inputs = cells.experiments + len(targets.conditions)
     size = max(1, CHUNK // max(total * total, problem.cells.basis.shape[1] * inputs * inputs))

@@ -11,7 +11,7 @@ import xarray as xr
 
 from uqms._typing import Array, ArrayLike, RandomState, as_generator
 from uqms.calibration import _marginal
-from uqms.calibration.likelihood import arrange
+from uqms.calibration.likelihood import arrange, check_errors_between
 from uqms.calibration.noise import GaussianNoise
 from uqms.calibration.observations import Observations
 from uqms.calibration.samplers import NUTS
@@ -79,6 +79,8 @@ class Calibration:
     ------
     InputError
         Unknown outputs, missing conditions, a parameter that the surrogate does not have, an output with a transform.
+    ConformanceError
+        Several experiments, and a surrogate of your own that knows no covariance of its errors between inputs.
     ExtrapolationError
         More than 1 % of the prior's mass, a condition or a coordinate outside of what was simulated.
     DataError
@@ -133,6 +135,7 @@ class Calibration:
         self._check_names()
         self.derived = _derived(derived or {}, (*self.parameters, *self.noise.unknown))
         self.mass_cut = self._mass_cut()
+        self.check_errors_between(self.cells.conditions, "Calibration of several experiments")
         self._warn_of_conflict()
 
     @property
@@ -174,6 +177,11 @@ class Calibration:
             else:
                 x[..., column] = conditions[:, self.condition_names.index(name)]
         return np.asarray(box.to_unit(x))
+
+    def check_errors_between(self, conditions: Array, asked: str) -> None:
+        """Raise ConformanceError when the surrogate knows no covariance of its errors between conditions (K, c)."""
+        u = self.unit_inputs(self.prior_draws(4, 0), conditions[:2])
+        check_errors_between(self.surrogate, u, self.cells.used, asked)
 
     def model(self) -> Any:
         """Return the PyMC model: parameters with their priors and the observed variable "observations"."""

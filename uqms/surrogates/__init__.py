@@ -8,6 +8,7 @@ from uqms.surrogates.kernels import Matern32, Matern52, Product, SquaredExponent
 from uqms.surrogates.learning import LearningCurve, learning_curve
 from uqms.surrogates.outputs import Curve, Decoder, Layout, Scalar
 from uqms.surrogates.physics import Physics
+from uqms.surrogates.plugging import draws_from_scores, reverse_by_differences
 from uqms.surrogates.prediction import Prediction
 from uqms.surrogates.process import Scores
 from uqms.surrogates.protocol import FunctionDraws, Surrogate
@@ -37,10 +38,12 @@ __all__ = [
     "Surrogate",
     "Validation",
     "compare_surrogates",
+    "draws_from_scores",
     "from_gpytorch",
     "held_out",
     "k_fold",
     "learning_curve",
     "leave_one_out",
     "load_surrogate",
+    "reverse_by_differences",
 ]

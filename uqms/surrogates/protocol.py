@@ -28,6 +28,10 @@ class Surrogate(Protocol):
 
     The error of a surrogate is one random function: the same input has one error, different inputs have correlated
     errors. That is why `scores` returns covariances *between inputs* and not variances.
+
+    `uqms.testing.check_surrogate` tells whether a surrogate of your own does all of this. A model that knows its
+    variance at each input but no covariance between inputs returns NaN there: it serves a calibration of one experiment
+    and is refused for several. Zeros would say that errors at neighbouring inputs are independent.
     """
 
     @property
