@@ -30,8 +30,19 @@ from uqms.errors import (
 from uqms.parameters import Box
 from uqms.surrogates import averaging
 from uqms.surrogates._fused import scores_flat_reverse
+from uqms.surrogates.correlated import LeftOut, left_out_errors, with_scores_in_common
 from uqms.surrogates.kernels import Kernel, Matern52, Product, Sum, hyperparameter_count, name_of
-from uqms.surrogates.outputs import Curve, Decoder, Layout, OutputBasis, Scalar, fit_curve, fit_scalar
+from uqms.surrogates.outputs import (
+    Curve,
+    Decoder,
+    Layout,
+    OutputBasis,
+    Scalar,
+    fit_curve,
+    fit_scalar,
+    score_columns,
+    score_names,
+)
 from uqms.surrogates.physics import Physics, lifted
 from uqms.surrogates.pointwise import mean_at, mean_reverse
 from uqms.surrogates.prediction import Prediction, named_points
@@ -75,6 +86,11 @@ class GaussianProcess:
         "averaged" over 16 draws of their posterior, "point" for the most probable ones, which is faster, or "auto"
         (default): averaged up to 20 runs an input, and beyond while their uncertainty is more than 10 % of the variance
         of left-out runs.
+    scalars
+        "auto" (default): scalar outputs whose left-out errors clearly correlate, or which are exact combinations of
+        others, get scores in common when those predict left-out runs better, so that errors and draws belong together
+        (of volumes and their difference, say). "independent": each scalar is a process by itself, as it always is with
+        a cheap model.
     outputs
         Settings by output name, `Scalar(...)` or `Curve(...)`; what is not named gets the default of its dims. A
         `transform` in them keeps an output positive or inside of bounds.
@@ -106,6 +122,7 @@ class GaussianProcess:
     hyperparameters: Literal["auto", "averaged", "point"] = "auto"
     outputs: Mapping[str, Curve | Scalar] = field(default_factory=dict)
     mean: Physics | None = None
+    scalars: Literal["auto", "independent"] = "auto"
 
     def __post_init__(self) -> None:
         if not isinstance(self.kernel, Kernel):
@@ -125,6 +142,8 @@ class GaussianProcess:
                 raise InputError(f"outputs holds {value!r}; give a mapping of output name to Scalar() or Curve(...).")
         if self.noise not in ("none", "fitted"):
             raise InputError(f"noise is {self.noise!r}; give 'none' (deterministic simulator) or 'fitted'.")
+        if self.scalars not in ("auto", "independent"):
+            raise InputError(f"scalars is {self.scalars!r}; give 'auto' or 'independent'.")
         if self.hyperparameters not in ("auto", "averaged", "point"):
             raise InputError(f"hyperparameters is {self.hyperparameters!r}; give 'auto', 'averaged' or 'point'.")
 
@@ -192,20 +211,48 @@ class GaussianProcess:
         if cheap is not None:
             trends = [trend_basis(x[rows], columns, cheap[rows, j]) for j, rows in enumerate(known.T)]
             _check_cheap(trends, bases)
-        draws = self._hyperparameters(x, y, columns, bases, cheap)
+        found = self._trained(x, y, columns, cheap)
+        if self.scalars == "auto" and cheap is None:
+            y, bases, found = self._with_scores_in_common(x, y, columns, bases, found)
+        draws = self._hyperparameters(x, y, columns, bases, cheap, found)
         process = average([condition(self.kernel, x, y, columns, one, cheap=cheap) for one in draws])
         _report(process, draws[0], bases)
         attrs = {key: str(runs.attrs[key]) for key in ("space", "simulator", "design") if key in runs.attrs}
         attrs |= {"runs_left_out": str(left_out), "noise": self.noise}
         return GaussianProcessSurrogate(box, process, tuple(bases), MappingProxyType(attrs), self.mean)
 
+    def _trained(self, x: Array, y: Array, columns: int, cheap: Array | None) -> list[Hyperparameters]:
+        """Return the most probable hyperparameters of every score, for runs and inputs in the order of `_ordered`."""
+        ordered = [_ordered(x, y[:, j], self.kernel, None if cheap is None else cheap[:, j]) for j in range(y.shape[1])]
+        return [_train_one(one, self.kernel, columns, self.noise == "fitted") for one in ordered]
+
+    def _with_scores_in_common(
+        self, x: Array, y: Array, columns: int, bases: list[OutputBasis], found: list[Hyperparameters]
+    ) -> tuple[Array, list[OutputBasis], list[Hyperparameters]]:
+        """Return scores, bases and hyperparameters, with scores in common where errors of scalars correlate."""
+
+        def train_score(score: Array) -> Hyperparameters:
+            return _train_one(_ordered(x, score, self.kernel, None), self.kernel, columns, self.noise == "fitted")
+
+        def left_out(score: Array, one: Hyperparameters, others: Array) -> LeftOut:
+            one, known = _ordered(x, score, self.kernel, None).back(one), np.isfinite(score)
+            runs = x[known]
+            return left_out_errors(runs, score[known], trend_basis(runs, columns), self.kernel, one, others[known])
+
+        return with_scores_in_common(y, bases, found, train_score, left_out)
+
     def _hyperparameters(
-        self, x: Array, y: Array, columns: int, bases: list[OutputBasis], cheap: Array | None
+        self,
+        x: Array,
+        y: Array,
+        columns: int,
+        bases: list[OutputBasis],
+        cheap: Array | None,
+        found: list[Hyperparameters],
     ) -> list[list[Hyperparameters]]:
         """Return those of every score, once or as draws; the order of runs and inputs changes them by rounding only."""
         noisy = self.noise == "fitted"
         ordered = [_ordered(x, y[:, j], self.kernel, None if cheap is None else cheap[:, j]) for j in range(y.shape[1])]
-        found = [_train_one(one, self.kernel, columns, noisy) for one in ordered]
         draws = [[one.back(best) for one, best in zip(ordered, found, strict=True)]]
         if self._averages(x, y, columns, draws[0], bases, cheap):
             by_score = [
@@ -257,11 +304,8 @@ class GaussianProcess:
                 more = _of_score(cheap, j, rows)
                 both[:, rows, j] = averaging.between_share(x[rows], y[rows, j], self.kernel, columns, noisy, one, *more)
         between, own = both
-        at = 0
-        for basis in bases:
+        for basis, columns_of in zip(bases, score_columns(bases), strict=True):
             size = np.sum(basis.basis**2, axis=0)
-            columns_of = slice(at, at + len(size))
-            at += len(size)
             spread, rest = float(np.sum(between[:, columns_of] * size)), float(np.sum(own[:, columns_of] * size))
             rest += len(x) * float(np.sum(basis.truncation**2))
             if spread > BETWEEN * (spread + rest):
@@ -340,7 +384,11 @@ class GaussianProcessSurrogate:
         return self.process.draws == 1 and self.runs <= 20 * self.domain.d
 
     def __repr__(self) -> str:
-        outputs = ", ".join(f"{b.name}{list(b.dims) if b.dims else ''} ({b.basis.shape[1]} scores)" for b in self.bases)
+        counts = [f"{b.name}{list(b.dims) if b.dims else ''} ({b.basis.shape[1]} scores)" for b in self.bases]
+        shared = [
+            f"; {names} have scores in common" for names in dict.fromkeys(score_names(self.bases)) if ", " in names
+        ]
+        outputs = ", ".join(counts) + "".join(shared)
         draws = self.process.draws
         estimated = f", {draws} hyperparameter draws" if draws > 1 else ", hyperparameters point-estimated"
         left = self.attrs.get("runs_left_out", "0")
@@ -388,10 +436,9 @@ class GaussianProcessSurrogate:
             raise InputError(f"The surrogate has no output {output!r}; it has {names}.")
         index = names.index(output)
         offset, basis, truncation = self.bases[index].rows(coords)
-        widths = [b.basis.shape[1] for b in self.bases]
         latents = [b.latent for b in self.bases]
-        full = np.zeros((len(offset), sum(widths)))
-        full[:, sum(widths[:index]) : sum(widths[: index + 1])] = basis
+        full = np.zeros((len(offset), self.process.q))
+        full[:, score_columns(self.bases)[index]] = basis
         rest = np.zeros((len(offset), sum(latents)))
         rest[:, sum(latents[:index]) : sum(latents[: index + 1])] = truncation
         return Decoder(offset, full, rest)
@@ -750,7 +797,7 @@ def _of_score(cheap: Array | None, j: int, rows: Bools) -> tuple[Array, ...]:
 
 
 def _check_cheap(trends: list[Array], bases: list[OutputBasis]) -> None:
-    names = [basis.name for basis in bases for _ in range(basis.basis.shape[1])]
+    names = score_names(bases)
     for name, trend in zip(names, trends, strict=True):
         if len(trend) <= trend.shape[1] + 1 or np.linalg.matrix_rank(trend) < trend.shape[1]:
             raise DataError(
@@ -778,7 +825,7 @@ def _draws(
 
 
 def _report(process: ScoreProcess, found: list[Hyperparameters], bases: list[OutputBasis]) -> None:
-    names = [basis.name for basis in bases for _ in range(basis.basis.shape[1])]
+    names = score_names(bases)
     jitter = process.jitter.max(axis=0)
     if (jitter > 1.001e-9).any():
         worst = int(np.argmax(jitter))
