@@ -31,7 +31,7 @@ from uqms.parameters import Box
 from uqms.surrogates.gp import GaussianProcessSurrogate
 from uqms.surrogates.kernels import Kernel, Matern52, Product, Sum, from_code, hyperparameter_count
 from uqms.surrogates.noise import SimulatorNoise
-from uqms.surrogates.outputs import Layout, OutputBasis
+from uqms.surrogates.outputs import Layout, OutputBasis, score_columns
 from uqms.surrogates.process import ScoreProcess
 from uqms.surrogates.training import trend_columns
 from uqms.surrogates.transforms import IDENTITY, Identity, from_dict, to_dict
@@ -130,8 +130,12 @@ def _header_of(surrogate: GaussianProcessSurrogate, arrays: Mapping[str, Array])
     for saved, basis in zip(outputs, surrogate.bases, strict=True):
         if not isinstance(basis.layout.transform, Identity):
             saved["transform"] = to_dict(basis.layout.transform)
+        if basis.scores is not None:
+            saved["scores"] = list(basis.scores)
     process = surrogate.process
-    news = any("transform" in saved for saved in outputs) or not all(process.known(j).all() for j in range(process.q))
+    news = any({"transform", "scores"} & set(saved) for saved in outputs) or not all(
+        process.known(j).all() for j in range(process.q)
+    )
     news = news or bool(process.noise.any()) or surrogate.noise is not None
     return {
         "format": FORMAT,
@@ -317,7 +321,7 @@ def _rebuild(header: Mapping[str, Any], arrays: dict[str, Array]) -> GaussianPro
     process, sizes = _rebuild_process("process", from_code(header["kernel"]), arrays, {"d": box.d})
     bases = tuple(_rebuild_basis(i, output, arrays, sizes["n"]) for i, output in enumerate(header["outputs"]))
     noise = _rebuild_noise(bases, arrays, sizes) if "noise.centre" in arrays else None
-    if sum(basis.basis.shape[1] for basis in bases) != sizes["q"]:
+    if set().union(*(at.tolist() for at in score_columns(bases))) != set(range(sizes["q"])):
         raise InputError(f"{sizes['q']} scores, but the outputs have another number of them")
     if arrays:
         raise InputError(f"{sorted(arrays)[0]} belongs to nothing")
@@ -378,4 +382,9 @@ def _rebuild_basis(i: int, output: Mapping[str, Any], arrays: dict[str, Array], 
         raise InputError(f"output{i}.interpolation_sd has shape {parts['interpolation_sd'].shape}")
     for name, letters in (("offset", "m"), ("basis", "mq"), ("truncation", "mt"), ("left_out", "nt")):
         _agree(f"output{i}.{name}", parts[name].shape, letters, sizes)
-    return OutputBasis(str(output["name"]), layout, **parts)
+    scores = tuple(output["scores"]) if "scores" in output else None
+    if scores is not None and (
+        not all(type(j) is int for j in scores) or len(set(scores)) < len(scores) or len(scores) != sizes["q"]
+    ):
+        raise InputError(f"output{i} has the scores {list(scores)} for {sizes['q']} columns")
+    return OutputBasis(str(output["name"]), layout, **parts, scores=scores)

@@ -21,8 +21,9 @@ import numpy as np
 
 from uqms._typing import Array, Ints
 from uqms.surrogates import averaging
+from uqms.surrogates.correlated import LeftOut, left_out_errors, with_scores_in_common
 from uqms.surrogates.kernels import Kernel, Product, Sum, hyperparameter_count
-from uqms.surrogates.outputs import OutputBasis
+from uqms.surrogates.outputs import OutputBasis, score_columns
 from uqms.surrogates.process import ScoreProcess, average, condition
 from uqms.surrogates.training import SUBSET, Hyperparameters, Noise, subset, taken, train, trend_basis
 
@@ -48,6 +49,25 @@ class Fitting:
     def trained(self, y: Array) -> list[Hyperparameters]:
         """Return the most probable hyperparameters of every score."""
         return [self._ordered(y, j).trained(self.kernel, self.columns) for j in range(y.shape[1])]
+
+    def with_scores_in_common(
+        self, y: Array, bases: Sequence[OutputBasis], found: Sequence[Hyperparameters]
+    ) -> tuple[Array, list[OutputBasis], list[Hyperparameters]]:
+        """Return scores, bases and hyperparameters, with scores in common where errors of scalars correlate.
+
+        Scalars whose runs have known variances of their noise cannot be among them.
+        """
+        scalars = self if isinstance(self.noise, bool) else replace(self, noise=False)
+
+        def train_score(score: Array) -> Hyperparameters:
+            return scalars.trained(score[:, None])[0]
+
+        def left_out(score: Array, one: Hyperparameters, others: Array) -> LeftOut:
+            known = np.isfinite(score)
+            runs = self.x[known]
+            return left_out_errors(runs, score[known], trend_basis(runs, self.columns), self.kernel, one, others[known])
+
+        return with_scores_in_common(y, bases, found, train_score, left_out)
 
     def conditioned(self, y: Array, found: Sequence[Hyperparameters], bases: Sequence[OutputBasis]) -> ScoreProcess:
         """Return the processes of every score, with draws of their hyperparameters where these matter."""
@@ -94,11 +114,8 @@ class Fitting:
                     self.x[rows], y[rows, j], self.kernel, self.columns, noise, one, *more
                 )
         between, own = both
-        at = 0
-        for basis in bases:
+        for basis, columns_of in zip(bases, score_columns(bases), strict=True):
             size = np.sum(basis.basis**2, axis=0)
-            columns_of = slice(at, at + len(size))
-            at += len(size)
             spread, rest = float(np.sum(between[:, columns_of] * size)), float(np.sum(own[:, columns_of] * size))
             rest += len(runs) * float(np.sum(basis.truncation**2))
             if spread > BETWEEN * (spread + rest):

@@ -31,7 +31,17 @@ from uqms.surrogates._fused import scores_flat_reverse
 from uqms.surrogates.fitting import Fitting
 from uqms.surrogates.kernels import Kernel, Matern52, name_of
 from uqms.surrogates.noise import SimulatorNoise, learn_noise, replicated
-from uqms.surrogates.outputs import Curve, Decoder, Layout, OutputBasis, Scalar, fit_curve, fit_scalar
+from uqms.surrogates.outputs import (
+    Curve,
+    Decoder,
+    Layout,
+    OutputBasis,
+    Scalar,
+    fit_curve,
+    fit_scalar,
+    score_columns,
+    score_names,
+)
 from uqms.surrogates.physics import Physics, lifted
 from uqms.surrogates.pointwise import mean_at, mean_reverse
 from uqms.surrogates.prediction import Prediction, named_points
@@ -74,6 +84,11 @@ class GaussianProcess:
         "averaged" over 16 draws of their posterior, "point" for the most probable ones, which is faster, or "auto"
         (default): averaged up to 20 runs an input, and beyond while their uncertainty is more than 10 % of the variance
         of left-out runs.
+    scalars
+        "auto" (default): scalar outputs whose left-out errors clearly correlate, or which are exact combinations of
+        others, get scores in common when those predict left-out runs better, so that errors and draws belong together
+        (of volumes and their difference, say). "independent": each scalar is a process by itself, as it always is with
+        a cheap model.
     outputs
         Settings by output name, `Scalar(...)` or `Curve(...)`; what is not named gets the default of its dims. A
         `transform` in them keeps an output positive or inside of bounds.
@@ -105,6 +120,7 @@ class GaussianProcess:
     hyperparameters: Literal["auto", "averaged", "point"] = "auto"
     outputs: Mapping[str, Curve | Scalar] = field(default_factory=dict)
     mean: Physics | None = None
+    scalars: Literal["auto", "independent"] = "auto"
 
     def __post_init__(self) -> None:
         if not isinstance(self.kernel, Kernel):
@@ -130,6 +146,8 @@ class GaussianProcess:
             raise InputError(
                 "noise='heteroscedastic' does not go with a cheap model as mean; leave one of the two out."
             )
+        if self.scalars not in ("auto", "independent"):
+            raise InputError(f"scalars is {self.scalars!r}; give 'auto' or 'independent'.")
         if self.hyperparameters not in ("auto", "averaged", "point"):
             raise InputError(f"hyperparameters is {self.hyperparameters!r}; give 'auto', 'averaged' or 'point'.")
 
@@ -211,6 +229,8 @@ class GaussianProcess:
         noise = self.noise == "fitted" if learned is None else learned.variances
         fitting = Fitting(x, self.kernel, columns, noise, self.hyperparameters, cheap)
         found = fitting.trained(y)
+        if self.scalars == "auto" and cheap is None and learned is None:
+            y, bases, found = fitting.with_scores_in_common(y, bases, found)
         process = fitting.conditioned(y, found, bases)
         _report(process, found, bases)
         attrs = {key: str(runs.attrs[key]) for key in ("space", "simulator", "design") if key in runs.attrs}
@@ -294,7 +314,11 @@ class GaussianProcessSurrogate:
         return self.process.draws == 1 and self.runs <= 20 * self.domain.d
 
     def __repr__(self) -> str:
-        outputs = ", ".join(f"{b.name}{list(b.dims) if b.dims else ''} ({b.basis.shape[1]} scores)" for b in self.bases)
+        counts = [f"{b.name}{list(b.dims) if b.dims else ''} ({b.basis.shape[1]} scores)" for b in self.bases]
+        shared = [
+            f"; {names} have scores in common" for names in dict.fromkeys(score_names(self.bases)) if ", " in names
+        ]
+        outputs = ", ".join(counts) + "".join(shared)
         draws = self.process.draws
         estimated = f", {draws} hyperparameter draws" if draws > 1 else ", hyperparameters point-estimated"
         left = self.attrs.get("runs_left_out", "0")
@@ -342,10 +366,9 @@ class GaussianProcessSurrogate:
             raise InputError(f"The surrogate has no output {output!r}; it has {names}.")
         index = names.index(output)
         offset, basis, truncation = self.bases[index].rows(coords)
-        widths = [b.basis.shape[1] for b in self.bases]
         latents = [b.latent for b in self.bases]
-        full = np.zeros((len(offset), sum(widths)))
-        full[:, sum(widths[:index]) : sum(widths[: index + 1])] = basis
+        full = np.zeros((len(offset), self.process.q))
+        full[:, score_columns(self.bases)[index]] = basis
         rest = np.zeros((len(offset), sum(latents)))
         rest[:, sum(latents[:index]) : sum(latents[: index + 1])] = truncation
         return Decoder(offset, full, rest)
@@ -698,7 +721,7 @@ def _coordinates(name: str, output: xr.DataArray, dims: tuple[str, ...]) -> dict
 
 
 def _check_cheap(trends: list[Array], bases: list[OutputBasis]) -> None:
-    names = [basis.name for basis in bases for _ in range(basis.basis.shape[1])]
+    names = score_names(bases)
     for name, trend in zip(names, trends, strict=True):
         if len(trend) <= trend.shape[1] + 1 or np.linalg.matrix_rank(trend) < trend.shape[1]:
             raise DataError(
@@ -709,7 +732,7 @@ def _check_cheap(trends: list[Array], bases: list[OutputBasis]) -> None:
 
 
 def _report(process: ScoreProcess, found: list[Hyperparameters], bases: list[OutputBasis]) -> None:
-    names = [basis.name for basis in bases for _ in range(basis.basis.shape[1])]
+    names = score_names(bases)
     jitter = process.jitter.max(axis=0)
     if (jitter > 1.001e-9).any():
         worst = int(np.argmax(jitter))

@@ -14,7 +14,7 @@ The truncation factor comes from held-out runs: a basis that is made of the same
 understates what it leaves out (by 1.5 to 1.9 in sd at 30 runs).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, final
 
@@ -23,7 +23,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from scipy.interpolate import BSpline, make_interp_spline
 
-from uqms._typing import Array
+from uqms._typing import Array, Ints
 from uqms.errors import DataError, ExtrapolationError, InputError
 from uqms.surrogates.transforms import IDENTITY, Log, Logit, Transform, as_transform
 
@@ -37,6 +37,8 @@ __all__ = [
     "fit_curve",
     "fit_scalar",
     "interpolation_error",
+    "score_columns",
+    "score_names",
 ]
 
 FOLDS = 10
@@ -146,7 +148,11 @@ class Layout:
 @final
 @dataclass(frozen=True, eq=False)
 class OutputBasis:
-    """One output's place among the scores: its offset, basis and truncation, and its coordinates."""
+    """One output's place among the scores: its offset, basis and truncation, and its coordinates.
+
+    The columns of its basis are those of the scores named in `scores`; without names they are the next ones after those
+    of the outputs before.
+    """
 
     name: str
     layout: Layout
@@ -155,6 +161,7 @@ class OutputBasis:
     truncation: Array
     interpolation_sd: Array = field(default_factory=lambda: np.zeros(0))
     left_out: Array = field(default_factory=lambda: np.zeros((0, 0)))  # (n, t): the omegas of held-out runs
+    scores: tuple[int, ...] | None = None
 
     @property
     def dims(self) -> tuple[str, ...]:
@@ -228,6 +235,26 @@ class OutputBasis:
                 f"with one dim and at least 3 coordinates are interpolated (this has {list(self.dims)}, "
                 f"{len(grid)} along {dim!r}). Simulate that coordinate."
             )
+
+
+def score_columns(bases: Sequence[OutputBasis]) -> list[Ints]:
+    """Return, for each output, which of all scores the columns of its basis are."""
+    columns: list[Ints] = []
+    following = 0
+    for basis in bases:
+        own = range(following, following + basis.basis.shape[1]) if basis.scores is None else basis.scores
+        columns.append(np.array(own, dtype=np.int64))
+        following = max([following, *(score + 1 for score in own)])
+    return columns
+
+
+def score_names(bases: Sequence[OutputBasis]) -> list[str]:
+    """Return, for each score, the names of the outputs that have it."""
+    columns = score_columns(bases)
+    count = max((int(each.max(initial=-1)) + 1 for each in columns), default=0)
+    return [
+        ", ".join(basis.name for basis, each in zip(bases, columns, strict=True) if j in each) for j in range(count)
+    ]
 
 
 def _spline(grid: Array) -> BSpline:

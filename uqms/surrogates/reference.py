@@ -83,13 +83,14 @@ class JointLaw:
             self, value=self.value[:, rows], variance=self.variance[:, rows], root=lambda h, j: self.root(h, j)[rows]
         )
 
-    def covariance(self, j: int) -> Float[np.ndarray, "n n"]:
-        """Return the covariance of score j between the runs."""
-        shift = self.value[:, :, j] - self.mean[:, j]
+    def covariance(self, columns: Ints, weights: Float[np.ndarray, " c"]) -> Float[np.ndarray, "n n"]:
+        """Return the covariance between the runs of a weighted sum of scores."""
+        shift = (self.value[:, :, columns] - self.mean[:, columns]) @ weights
         total = (shift * self.weights[:, None]).T @ shift
-        for h, weight in enumerate(self.weights):
-            root = self.root(h, j)
-            total += weight * (root @ root.T)
+        for h, share in enumerate(self.weights):
+            for j, weight in zip(columns, weights, strict=True):
+                root = self.root(h, int(j))
+                total += share * weight**2 * (root @ root.T)
         return np.asarray(total)
 
     def simulate(self, count: int, rng: np.random.Generator, columns: Ints) -> Float[np.ndarray, "count n c"]:
@@ -290,18 +291,23 @@ class _Joint:
 
     def __init__(self, part: Part) -> None:
         self.columns = np.flatnonzero(part.full.any(axis=0))
+        # What is checked: of a curve the scores that its projection gives, of a number with several scores itself.
+        self.of_scores = np.eye(len(self.columns))
         self.factors: list[tuple[Array, Ints]] = []
         self.errors: list[tuple[int, int, float]] = []  # score, run, error
         if not len(self.columns):
-            self.noise = np.zeros(0)
+            self.inverse = np.zeros((0, len(part.full)))
             return
         # A curve is projected on its basis; what the basis leaves out of a run adds to the scores that this gives.
-        inverse = np.linalg.pinv(part.full[:, self.columns])
-        self.noise = np.sum((inverse @ part.latent) ** 2, axis=1)
-        error = part.truth @ inverse.T - part.law.mean[:, self.columns]
-        for place, j in enumerate(self.columns):
-            covariance = part.law.covariance(int(j))
-            covariance[np.diag_indices(len(covariance))] += self.noise[place]
+        self.inverse = np.linalg.pinv(part.full[:, self.columns])
+        if len(part.full) < len(self.columns):
+            self.of_scores, self.inverse = part.full[:, self.columns], np.eye(len(part.full))
+        noise = np.sum((self.inverse @ part.latent) ** 2, axis=1)
+        error = part.truth @ self.inverse.T - part.law.mean[:, self.columns] @ self.of_scores.T
+        for place, weights in enumerate(self.of_scores):
+            used = np.flatnonzero(weights)
+            covariance = part.law.covariance(self.columns[used], weights[used])
+            covariance[np.diag_indices(len(covariance))] += noise[place]
             lower, pivots, rank, _ = lapack.dpstrf(covariance, lower=1, tol=RANK * float(covariance.diagonal().max()))
             self.factors.append((np.tril(lower[:rank, :rank]), np.asarray(pivots[:rank] - 1, dtype=np.int64)))
             whitened = self.whitened(place, error[None, :, place])[0]
@@ -343,7 +349,7 @@ def _simulated(parts: Sequence[Part], checks: Sequence[_Joint], keep: Ints, seed
         block = max(1, int(BLOCK / (n * max(len(keep), len(check.columns)))))
         transform = _Transform(part.law.decoded(part.full[keep], part.latent[keep]))
         used = np.flatnonzero(part.latent.any(axis=0))
-        projection = np.linalg.pinv(part.full[:, check.columns]) @ part.latent[:, used]
+        projection = check.inverse @ part.latent[:, used]
         for start in range(0, count, block):
             rows = slice(start, min(start + block, count))
             size = rows.stop - rows.start
@@ -352,9 +358,9 @@ def _simulated(parts: Sequence[Part], checks: Sequence[_Joint], keep: Ints, seed
             error = scores @ part.full[np.ix_(keep, check.columns)].T
             error += omega @ part.latent[np.ix_(keep, used)].T
             counts[rows] += _bins(transform(error))
-            scores += omega @ projection.T
-            for place in range(len(check.columns)):
-                whitened = check.whitened(place, scores[:, :, place])
+            checked = scores @ check.of_scores.T + omega @ projection.T
+            for place in range(len(check.factors)):
+                whitened = check.whitened(place, checked[:, :, place])
                 distances[rows] += np.sum(whitened**2, axis=1)
                 largest[rows] = np.maximum(largest[rows], np.abs(whitened).max(axis=1))
     return counts, distances, largest

@@ -26,7 +26,7 @@ from uqms import ensemble as table
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.errors import DataError, InputError
 from uqms.surrogates.gp import GaussianProcessSurrogate
-from uqms.surrogates.outputs import Layout
+from uqms.surrogates.outputs import Layout, score_columns
 from uqms.surrogates.physics import lifted
 from uqms.surrogates.process import ScoreProcess, root_at
 from uqms.surrogates.reference import BINS, LEVELS, JointLaw, Part, compared
@@ -220,10 +220,9 @@ def leave_one_out(surrogate: GaussianProcessSurrogate, *, rng: int = 0) -> Valid
             error[h, :, j], variance[h, :, j], roots[h, j] = left_out_scores(process, h, j)
     law = JointLaw(-error, variance, process.log_weights, lambda h, j: roots[h, j], np.full(q, np.inf))
     told = draws == 1 and not np.isfinite(_degrees(process)).any()
-    parts, at = {}, 0
-    for basis in surrogate.bases:
-        known = np.flatnonzero(process.known(at))
-        at += basis.basis.shape[1]
+    parts = {}
+    for basis, at in zip(surrogate.bases, score_columns(surrogate.bases), strict=True):
+        known = np.flatnonzero(process.known(int(at[0])))
         _, full, latent = surrogate.decode(basis.name)
         factor = basis.truncation
         if surrogate.noise is not None:  # what was left out are means over replicates
