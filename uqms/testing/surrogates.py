@@ -67,7 +67,7 @@ class Check(NamedTuple):
     def __str__(self) -> str:
         mark = {True: "ok    ", False: "FAILED", None: "-     "}[self.ok]
         line = f"{mark} {self.name}"
-        if self.ok is not None and not np.isnan(self.measured):
+        if not np.isnan(self.measured) and not (self.ok and self.limit == 0):
             line += f": {self.measured:.2g} (wanted <= {self.limit:g})"
         return line + (f"\n         {self.reason}" if self.reason else "")
 
