@@ -677,11 +677,11 @@ CHECKS = (
     _Asked("draws: seed", "several experiments", ("draws: shape",), _draws_seed),
     _Asked("draws: same input", "several experiments", ("draws: shape",), _draws_twice),
     _Asked("draws: same function", "several experiments", ("draws: shape",), _draws_again),
-    _Asked("draws: mean", "several experiments", ("draws: shape", "weights"), _draws_mean),
+    _Asked("draws: mean", "several experiments", ("draws: shape", "weights", "variances"), _draws_mean),
     _Asked(
         "draws: covariance",
         "several experiments",
-        ("draws: shape", "weights"),
+        ("draws: shape", "weights", "variances"),
         _draws_covariance,
     ),
 )
