@@ -31,7 +31,7 @@ __all__ = ["Check", "Conformance", "check_surrogate"]
 INPUTS = 8
 NEAR = 1e-5  # of the unit cube, along every input
 JUDGED = 1e-5  # of size²: smaller variances are not judged
-ROUNDING = 1e-7  # of size², of covariances; a jitter of draws is in it
+ROUNDING = 1e-6  # of size², of covariances of draws, which may have a jitter
 SAME = 1e-3  # what rounding makes of small covariances
 STANDARD_ERRORS = 5.0
 STEPS = (1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
@@ -67,7 +67,7 @@ class Check(NamedTuple):
     def __str__(self) -> str:
         mark = {True: "ok    ", False: "FAILED", None: "-     "}[self.ok]
         line = f"{mark} {self.name}"
-        if self.ok is not None and not np.isnan(self.measured):
+        if not np.isnan(self.measured) and not (self.ok and self.limit == 0):
             line += f": {self.measured:.2g} (wanted <= {self.limit:g})"
         return line + (f"\n         {self.reason}" if self.reason else "")
 
@@ -677,11 +677,11 @@ CHECKS = (
     _Asked("draws: seed", "several experiments", ("draws: shape",), _draws_seed),
     _Asked("draws: same input", "several experiments", ("draws: shape",), _draws_twice),
     _Asked("draws: same function", "several experiments", ("draws: shape",), _draws_again),
-    _Asked("draws: mean", "several experiments", ("draws: shape", "weights"), _draws_mean),
+    _Asked("draws: mean", "several experiments", ("draws: shape", "weights", "variances"), _draws_mean),
     _Asked(
         "draws: covariance",
         "several experiments",
-        ("draws: shape", "weights"),
+        ("draws: shape", "weights", "variances"),
         _draws_covariance,
     ),
 )
