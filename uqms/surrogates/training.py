@@ -101,7 +101,7 @@ def factorise(correlation_matrix: Float[np.ndarray, "n n"], nugget: float) -> tu
     while jitter <= JITTER_LAST * 1.001:
         matrix = correlation_matrix.copy()
         matrix.flat[:: n + 1] += nugget + jitter
-        lower, info = lapack.dpotrf(matrix, lower=1, clean=1, overwrite_a=1)
+        lower, info = lapack.dpotrf(matrix.T, lower=1, clean=1, overwrite_a=1)  # its own transpose, in LAPACK's order
         if info == 0 and np.isfinite(lower[-1, -1]):  # some LAPACKs let NaN pass
             return np.ascontiguousarray(lower), jitter
         jitter *= 10.0
