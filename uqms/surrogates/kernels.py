@@ -18,6 +18,7 @@ the other, and the shares of the terms but the first, divided by that of the fir
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar, final
 
 import numba
@@ -208,6 +209,7 @@ def _check(what: str, parts: object, kinds: object, wanted: str) -> None:
         raise InputError(f"{what}: {count} single kernels; at most {MOST}. Runs cannot tell that many apart.")
 
 
+@cache
 def _terms(kernel: Kernel) -> tuple[tuple[int, ...], ...]:
     """Return the codes of the parts of each term."""
     terms = kernel.parts if isinstance(kernel, Sum) else (kernel,)
