@@ -9,7 +9,7 @@ from scipy.stats import norm
 import uqms as uq
 from uqms._typing import Array
 from uqms.errors import InputError
-from uqms.surrogates import averaging, gp, load_surrogate
+from uqms.surrogates import averaging, fitting, load_surrogate
 from uqms.surrogates import training as T
 from uqms.surrogates.kernels import Kernel, Matern52, SquaredExponential
 from uqms.surrogates.outputs import Decoder
@@ -131,11 +131,11 @@ def test_more_runs_are_averaged_when_that_still_matters(monkeypatch: pytest.Monk
     share = between.sum() / (between + own).sum()
     assert (auto.process.draws == 16) is bool(share > 0.1)
     for limit, draws in ((0.5 * share, 16), (2.0 * share, 1)):
-        monkeypatch.setattr(gp, "BETWEEN", limit)
+        monkeypatch.setattr(fitting, "BETWEEN", limit)
         assert uq.GaussianProcess().fit(runs).process.draws == draws
     assert uq.GaussianProcess(hyperparameters="averaged").fit(runs).process.draws == 16
-    monkeypatch.setattr(gp, "BETWEEN", 0.0)
-    monkeypatch.setattr(gp, "LARGEST", 1e3)
+    monkeypatch.setattr(fitting, "BETWEEN", 0.0)
+    monkeypatch.setattr(fitting, "LARGEST", 1e3)
     assert uq.GaussianProcess().fit(runs).process.draws == 1
 
 
