@@ -225,7 +225,9 @@ def leave_one_out(surrogate: GaussianProcessSurrogate, *, rng: int = 0) -> Valid
         known = np.flatnonzero(process.known(int(at[0])))
         _, full, latent = surrogate.decode(basis.name)
         rest = basis.left_out[known] @ basis.truncation.T
-        seen = basis.offset + process.y[known] @ full.T + rest
+        seen = process.y[known] @ full.T
+        seen += rest
+        seen += basis.offset
         one = law if len(known) == n else law.take(known)
         parts[basis.name] = [Part(known, one, full, latent, seen, rest, told, basis.layout.transform)]
     return _validation("leave-one-out", [surrogate], parts, n, n, rng)
@@ -452,8 +454,10 @@ def _validation(
         place = np.concatenate([part.runs for part in parts[name]])
         for kind in kinds:
             values = getattr(one, kind)
-            everywhere = np.full((n, values.shape[1]), np.nan)
-            everywhere[place] = values
+            everywhere = values
+            if not np.array_equal(place, np.arange(n)):
+                everywhere = np.full((n, values.shape[1]), np.nan)
+                everywhere[place] = values
             data[kind][name] = _labelled(everywhere, layouts[name], n)
         for kind in ("standardised", "pit"):
             data[kind][name].attrs["unit"] = ""
