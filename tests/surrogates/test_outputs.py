@@ -169,6 +169,23 @@ def test_cubics_are_interpolated_exactly(rng: np.random.Generator) -> None:
     assert np.abs(truncation).max() < 1e-10
 
 
+def test_interpolation_of_many_coordinates_needs_no_more_than_the_curves_take(rng: np.random.Generator) -> None:
+    grid = np.linspace(0.0, 10.0, 20_001)  # squared it is 3 GB
+    basis, _ = fit_curve("y", layout(grid), waves(grid, 12, rng), Curve())
+    at = np.array([0.00012, 5.00012, 5.0])
+    offset, rows, truncation = basis.rows({"t": at})
+    curve = np.column_stack([basis.offset, basis.basis])
+    np.testing.assert_allclose(np.column_stack([offset, rows]), CubicSpline(grid, curve)(at), rtol=1e-12)
+    assert truncation.shape == (3, basis.latent)
+    assert basis.latent == basis.truncation.shape[1] + 128
+    bumps = truncation[:, basis.truncation.shape[1] :]
+    share = 0.00012 / 0.0005
+    expected = 4.0 * share * (1.0 - share) * basis.interpolation_sd[[0, 10_000]]
+    np.testing.assert_allclose([bumps[0, 0], bumps[1, 64]], expected, rtol=1e-6)
+    assert np.count_nonzero(bumps) == 2
+    assert basis.rows(None)[2].shape == (20_001, basis.latent)
+
+
 @pytest.mark.parametrize("curves", [waves, decays])
 @pytest.mark.parametrize("m", [14, 21, 51])
 def test_the_error_of_interpolation_is_what_it_is_said_to_be(curves: object, m: int) -> None:

@@ -42,6 +42,8 @@ __all__ = [
 FOLDS = 10
 OVERFITTED = 10.0  # times its own variance that a kept score may have on held-out runs
 BLOCK = 4096  # coordinates that are decomposed at once
+ROOM = 2**21  # numbers of curves that are interpolated at once
+INTERVALS = 128  # between coordinates of a curve that have an omega of their own
 ROUNDING = 1e-12  # of the largest singular value
 CONSTANT = 1e-13  # an output whose sd is below this share of its size is constant up to rounding
 
@@ -180,8 +182,11 @@ class OutputBasis:
 
     @property
     def latent(self) -> int:
-        """Number of omegas: truncation and, for curves, one an interval between simulated coordinates."""
-        return int(self.truncation.shape[1]) + len(self.interpolation_sd)
+        """Number of omegas: truncation and, for curves, one an interval between simulated coordinates, at most 128.
+
+        Of more intervals, neighbours share one.
+        """
+        return int(self.truncation.shape[1]) + min(len(self.interpolation_sd), INTERVALS)
 
     def rows(self, coords: Mapping[str, ArrayLike] | None) -> tuple[Array, Array, Array]:
         """Return offset (N,), basis (N, q), truncation (N, t) of this output at pointwise coordinates (None: all).
@@ -196,7 +201,7 @@ class OutputBasis:
         if coords is None:
             if not len(self.interpolation_sd):
                 return self.offset, self.basis, self.truncation
-            padding = np.zeros((len(self.offset), len(self.interpolation_sd)))
+            padding = np.zeros((len(self.offset), self.latent - self.truncation.shape[1]))
             return self.offset, self.basis, np.hstack([self.truncation, padding])
         place, between, bumps = self._interpolate(coords)
         offset, basis, truncation = (part[place] for part in (self.offset, self.basis, self.truncation))
@@ -222,7 +227,7 @@ class OutputBasis:
         points = {dim: np.atleast_1d(np.asarray(coords[dim], dtype=np.float64)) for dim in self.dims}
         count = max((len(value) for value in points.values()), default=1)
         place, between = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=bool)
-        bumps = np.zeros((count, len(self.interpolation_sd)))
+        bumps = np.zeros((count, self.latent - self.truncation.shape[1]))
         for dim in self.dims:
             grid, at = self.coords[dim], np.broadcast_to(points[dim], count)
             self._check_range(dim, grid, at)
@@ -230,7 +235,9 @@ class OutputBasis:
             off_grid = np.abs(grid[nearest] - at) > 1e-9 * max(float(np.ptp(grid)), float(np.abs(grid).max()), 1e-300)
             if off_grid.any():
                 self._check_can_interpolate(dim, grid, at[off_grid])
-                bumps[off_grid] = _bumps(grid, at[off_grid]) * self.interpolation_sd
+                interval, height = _bump(grid, at[off_grid])
+                column = interval * bumps.shape[1] // len(self.interpolation_sd)
+                bumps[np.flatnonzero(off_grid), column] = height * self.interpolation_sd[interval]
             place, between = place * len(grid) + nearest, between | off_grid
         return place, between, bumps
 
@@ -284,14 +291,12 @@ def _spline(grid: Array, values: Float[np.ndarray, "m c"]) -> BSpline:
     return make_interp_spline(grid[order], values[order], k=min(3, len(grid) - 1))
 
 
-def _bumps(grid: Array, at: Array) -> Array:
-    """Shape of the interpolation error in each interval: 0 at its simulated ends, 1 in the middle."""
+def _bump(grid: Array, at: Array) -> tuple[Ints, Array]:
+    """Return the interval of each point and the shape of the error there: 0 at its simulated ends, 1 in the middle."""
     grid = np.sort(grid)
     interval = np.clip(np.searchsorted(grid, at, side="right") - 1, 0, len(grid) - 2)
     share = (at - grid[interval]) / (grid[interval + 1] - grid[interval])
-    out = np.zeros((len(at), len(grid) - 1))
-    out[np.arange(len(at)), interval] = 4.0 * share * (1.0 - share)
-    return out
+    return interval, 4.0 * share * (1.0 - share)
 
 
 def interpolation_error(grid: Float[np.ndarray, " m"], y: Float[np.ndarray, "n m"]) -> Float[np.ndarray, " intervals"]:
@@ -314,21 +319,26 @@ def interpolation_error(grid: Float[np.ndarray, " m"], y: Float[np.ndarray, "n m
 
 def _from_the_left(grid: Array, y: Array) -> Array:
     m = len(grid)
-    left_out, errors = _leave_out(grid, y, 2)
+    left_out, mean_square = _leave_out(grid, y, 2)
     reduction = 1.0
     if m >= 9:
-        coarse = np.sqrt(np.mean(_leave_out(grid, y, 4)[1] ** 2))
-        reduction = float(np.clip(np.sqrt(np.mean(errors**2)) / max(coarse, 1e-300), 1.0 / 16.0, 1.0))
-    mean_square = np.mean(errors**2, axis=0)
-    nearest = np.abs(left_out[None, :] - (np.arange(m - 1)[:, None] + 0.5)).argmin(axis=1)
+        coarse = np.sqrt(np.mean(_leave_out(grid, y, 4)[1]))
+        reduction = float(np.clip(np.sqrt(np.mean(mean_square)) / max(coarse, 1e-300), 1.0 / 16.0, 1.0))
+    nearest = _nearest(left_out.astype(np.float64), np.arange(m - 1, dtype=np.float64) + 0.5)
     return np.asarray(reduction * np.sqrt(mean_square[nearest]))
 
 
-def _leave_out(grid: Array, y: Array, step: int) -> tuple[Array, Array]:
+def _leave_out(grid: Array, y: Array, step: int) -> tuple[Ints, Array]:
+    """Return which coordinates are left out, and the mean square over the runs of what is interpolated there."""
     kept = np.unique(np.append(np.arange(0, len(grid), step), len(grid) - 1))
     left = np.setdiff1d(np.arange(len(grid)), kept)
-    spline = make_interp_spline(grid[kept], y[:, kept].T, k=min(3, len(kept) - 1))
-    return left, spline(grid[left]).T - y[:, left]
+    total = np.zeros(len(left))
+    size = max(1, ROOM // len(grid))
+    for start in range(0, len(y), size):
+        rows = y[start : start + size]
+        spline = make_interp_spline(grid[kept], rows[:, kept].T, k=min(3, len(kept) - 1))
+        total += np.sum((spline(grid[left]).T - rows[:, left]) ** 2, axis=0)
+    return left, total / len(y)
 
 
 def fit_scalar(name: str, layout: Layout, y: Float[np.ndarray, " n"]) -> tuple[OutputBasis, Float[np.ndarray, "n 1"]]:

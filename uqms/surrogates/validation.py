@@ -223,7 +223,7 @@ def leave_one_out(surrogate: GaussianProcessSurrogate, *, rng: int = 0) -> Valid
     parts = {}
     for basis, at in zip(surrogate.bases, score_columns(surrogate.bases), strict=True):
         known = np.flatnonzero(process.known(int(at[0])))
-        _, full, latent = surrogate.decode(basis.name)
+        full, latent = surrogate.decode(basis.name).basis, basis.truncation
         rest = basis.left_out[known] @ basis.truncation.T
         seen = process.y[known] @ full.T
         seen += rest
@@ -395,7 +395,7 @@ def _parts_of(
     law = JointLaw(scores.mean, variance, scores.log_weights, root, _degrees(process))
     parts = {}
     for basis in surrogate.bases:
-        _, full, latent = surrogate.decode(basis.name)
+        full, latent = surrogate.decode(basis.name).basis, basis.truncation
         seen = observed[basis.name]
         truth = seen - basis.offset
         parts[basis.name] = Part(place, law, full, latent, seen, truth, True, basis.layout.transform)
