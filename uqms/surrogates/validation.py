@@ -387,9 +387,6 @@ def _parts_of(
     @lru_cache(maxsize=max(1, int(ROOTS / (8 * len(u) ** 2))))
     def root(h: int, j: int) -> Array:
         latent = latent_root(h, j)
-        # Points close together may need a jitter that is not small beside what the runs leave of the variance.
-        size = np.sum(latent * latent, axis=1)
-        latent *= np.sqrt(scores.covariance[h, j] / np.maximum(size, 1e-300))[:, None]
         return np.hstack([latent, np.sqrt(noise[h, j]) * np.eye(len(u))]) if noise[h, j] > 0.0 else latent
 
     law = JointLaw(scores.mean, variance, scores.log_weights, root, _degrees(process))
