@@ -6,7 +6,7 @@ from scipy.interpolate import CubicSpline
 
 from uqms._typing import Array
 from uqms.errors import DataError, ExtrapolationError, InputError
-from uqms.surrogates import Curve
+from uqms.surrogates import Curve, outputs
 from uqms.surrogates.outputs import Layout, OutputBasis, fit_curve, fit_scalar, interpolation_error
 
 DAYS = np.linspace(0.0, 10.0, 21)
@@ -112,6 +112,41 @@ def test_truncation_has_the_covariance_of_what_is_left_out(rng: np.random.Genera
     np.testing.assert_allclose(basis.truncation @ basis.truncation.T, second, atol=1e-12)
 
 
+def test_few_runs_keep_no_scores_of_which_they_know_nothing() -> None:
+    """Of a smooth law 16 runs show 12 directions, the last of which say nothing of other runs."""
+    grid = np.linspace(0.0, 1.0, 12)
+    root = np.linalg.cholesky(np.exp(-0.5 * ((grid[:, None] - grid) / 0.3) ** 2) + 1e-12 * np.eye(12))
+    counts, last, distances = [], [], []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        y, new = rng.standard_normal((16, 12)) @ root.T, rng.standard_normal((200, 12)) @ root.T
+        basis, scores = fit_curve("y", layout(grid), y, Curve(tolerance=1e-12))
+        new = new - basis.offset
+        covariance = basis.basis @ basis.basis.T + basis.truncation @ basis.truncation.T + 1e-12 * np.eye(12)
+        counts.append(scores.shape[1])
+        last.append(np.mean((np.linalg.pinv(basis.basis)[-1] @ new.T) ** 2))
+        distances.append(np.mean(np.linalg.solve(covariance, new.T) * new.T))
+    # All 12 scores: the last has 22 times the variance of its runs, and D² / m is 6.4.
+    assert 4 <= np.mean(counts) < 10
+    assert np.median(last) < 10.0
+    assert np.median(distances) < 4.0
+
+
+@pytest.mark.parametrize("settings", [Curve(), Curve(max_scores=3), Curve(tolerance=1e-3)])
+def test_many_coordinates_are_decomposed_as_few(settings: Curve, monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = np.linspace(0.0, 10.0, 301)
+    y = 3.0 + waves(grid, 30, np.random.default_rng(2))
+    monkeypatch.setattr(outputs, "BLOCK", 100)
+    one, scores = fit_curve("y", layout(grid), y, settings)
+    monkeypatch.setattr(outputs, "_coordinates", lambda centred: (centred, lambda columns: columns))
+    other, expected = fit_curve("y", layout(grid), y, settings)
+    assert scores.shape == expected.shape
+    np.testing.assert_allclose(scores @ one.basis.T, expected @ other.basis.T, atol=1e-10)
+    np.testing.assert_allclose(one.basis @ one.basis.T, other.basis @ other.basis.T, atol=1e-10)
+    np.testing.assert_allclose(one.truncation @ one.truncation.T, other.truncation @ other.truncation.T, atol=1e-10)
+    np.testing.assert_allclose(one.left_out @ one.truncation.T, other.left_out @ other.truncation.T, atol=1e-8)
+
+
 # ------------------------------------------------------------------------------------------------------- interpolation
 def test_simulated_coordinates_are_picked_bit_for_bit(rng: np.random.Generator) -> None:
     basis, _ = fit_curve("y", layout(DAYS), waves(DAYS, 30, rng), Curve())
@@ -132,6 +167,23 @@ def test_cubics_are_interpolated_exactly(rng: np.random.Generator) -> None:
     offset, rows, truncation = basis.rows({"t": at})
     np.testing.assert_allclose(offset + scores @ rows.T, coefficients @ np.vander(at / 10.0, 4).T, atol=1e-10)
     assert np.abs(truncation).max() < 1e-10
+
+
+def test_interpolation_of_many_coordinates_needs_no_more_than_the_curves_take(rng: np.random.Generator) -> None:
+    grid = np.linspace(0.0, 10.0, 20_001)  # squared it is 3 GB
+    basis, _ = fit_curve("y", layout(grid), waves(grid, 12, rng), Curve())
+    at = np.array([0.00012, 5.00012, 5.0])
+    offset, rows, truncation = basis.rows({"t": at})
+    curve = np.column_stack([basis.offset, basis.basis])
+    np.testing.assert_allclose(np.column_stack([offset, rows]), CubicSpline(grid, curve)(at), rtol=1e-12)
+    assert truncation.shape == (3, basis.latent)
+    assert basis.latent == basis.truncation.shape[1] + 128
+    bumps = truncation[:, basis.truncation.shape[1] :]
+    share = 0.00012 / 0.0005
+    expected = 4.0 * share * (1.0 - share) * basis.interpolation_sd[[0, 10_000]]
+    np.testing.assert_allclose([bumps[0, 0], bumps[1, 64]], expected, rtol=1e-6)
+    assert np.count_nonzero(bumps) == 2
+    assert basis.rows(None)[2].shape == (20_001, basis.latent)
 
 
 @pytest.mark.parametrize("curves", [waves, decays])

@@ -367,6 +367,8 @@ class GaussianProcessSurrogate:
         index = names.index(output)
         offset, basis, truncation = self.bases[index].rows(coords)
         latents = [b.latent for b in self.bases]
+        if len(self.bases) == 1 and self.bases[0].scores is None:  # of many coordinates, copies take room
+            return Decoder(offset, basis, truncation)
         full = np.zeros((len(offset), self.process.q))
         full[:, score_columns(self.bases)[index]] = basis
         rest = np.zeros((len(offset), sum(latents)))
@@ -675,8 +677,9 @@ def _fit_basis(
             f"Only {known.sum()} of {len(known)} runs have the whole of output {name!r}; at least d + 2 = {least} are "
             "needed. Run more points, or leave the output or its missing coordinates out of the ensemble."
         )
-    values = values[known]
-    _check_range(name, np.abs(values).max(axis=1, initial=0.0), isinstance(layout.transform, Identity))
+    values = values if known.all() else values[known]
+    sizes = np.maximum(values.max(axis=1), -values.min(axis=1))
+    _check_range(name, sizes, isinstance(layout.transform, Identity))
     if layout.dims:
         basis, scores = fit_curve(name, layout, values, settings if isinstance(settings, Curve) else Curve())
     else:

@@ -14,7 +14,7 @@ The truncation factor comes from held-out runs: a basis that is made of the same
 understates what it leaves out (by 1.5 to 1.9 in sd at 30 runs).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, final
 
@@ -23,7 +23,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from scipy.interpolate import BSpline, make_interp_spline
 
-from uqms._typing import Array, Ints
+from uqms._typing import Array, Bools, Ints
 from uqms.errors import DataError, ExtrapolationError, InputError
 from uqms.surrogates.transforms import IDENTITY, Log, Logit, Transform, as_transform
 
@@ -42,6 +42,11 @@ __all__ = [
 ]
 
 FOLDS = 10
+OVERFITTED = 10.0  # times its own variance that a kept score may have on held-out runs
+BLOCK = 4096  # coordinates that are decomposed at once
+ROOM = 2**21  # numbers of curves that are interpolated at once
+INTERVALS = 128  # between coordinates of a curve that have an omega of their own
+ROUNDING = 1e-12  # of the largest singular value
 CONSTANT = 1e-13  # an output whose sd is below this share of its size is constant up to rounding
 
 
@@ -79,6 +84,10 @@ class Scalar:
 @dataclass(frozen=True)
 class Curve:
     """Settings of an output with coordinates: how many scores of its orthonormal basis are kept.
+
+    Scores are kept until what they leave of held-out runs is within the tolerance, but none whose variance on held-out
+    runs is more than 10 times that of the runs in its own basis: few runs show trailing directions that say nothing of
+    other runs. What is not kept is predicted as zero, with the variance that held-out runs have there.
 
     Parameters
     ----------
@@ -175,8 +184,11 @@ class OutputBasis:
 
     @property
     def latent(self) -> int:
-        """Number of omegas: truncation and, for curves, one an interval between simulated coordinates."""
-        return int(self.truncation.shape[1]) + len(self.interpolation_sd)
+        """Number of omegas: truncation and, for curves, one an interval between simulated coordinates, at most 128.
+
+        Of more intervals, neighbours share one.
+        """
+        return int(self.truncation.shape[1]) + min(len(self.interpolation_sd), INTERVALS)
 
     def rows(self, coords: Mapping[str, ArrayLike] | None) -> tuple[Array, Array, Array]:
         """Return offset (N,), basis (N, q), truncation (N, t) of this output at pointwise coordinates (None: all).
@@ -189,12 +201,26 @@ class OutputBasis:
             When a dim is missing, or lies between simulated coordinates of an output with several dims.
         """
         if coords is None:
-            padding = np.zeros((len(self.offset), len(self.interpolation_sd)))
+            if not len(self.interpolation_sd):
+                return self.offset, self.basis, self.truncation
+            padding = np.zeros((len(self.offset), self.latent - self.truncation.shape[1]))
             return self.offset, self.basis, np.hstack([self.truncation, padding])
-        picks, bumps = self._interpolate(coords)
-        return picks @ self.offset, picks @ self.basis, np.hstack([picks @ self.truncation, bumps])
+        place, between, bumps = self._interpolate(coords)
+        offset, basis, truncation = (part[place] for part in (self.offset, self.basis, self.truncation))
+        if between.any():
+            (dim,) = self.dims
+            spline = _spline(self.coords[dim], np.column_stack([self.offset, self.basis, self.truncation]))
+            values = spline(np.asarray(coords[dim], dtype=np.float64).reshape(-1)[between])
+            q = basis.shape[1]
+            offset[between], basis[between], truncation[between] = (
+                values[:, 0],
+                values[:, 1 : q + 1],
+                values[:, q + 1 :],
+            )
+        return offset, basis, np.hstack([truncation, bumps])
 
-    def _interpolate(self, coords: Mapping[str, ArrayLike]) -> tuple[Array, Array]:
+    def _interpolate(self, coords: Mapping[str, ArrayLike]) -> tuple[Ints, Bools, Array]:
+        """Return the nearest entry of every point, which points lie between entries, and their interpolation errors."""
         if set(coords) != set(self.dims):
             raise DataError(
                 f"Output {self.name!r} has coordinates {list(self.dims)}, got {sorted(coords)}. "
@@ -202,22 +228,20 @@ class OutputBasis:
             )
         points = {dim: np.atleast_1d(np.asarray(coords[dim], dtype=np.float64)) for dim in self.dims}
         count = max((len(value) for value in points.values()), default=1)
-        picks = np.ones((count, 1))
-        bumps = np.zeros((count, len(self.interpolation_sd)))
+        place, between = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=bool)
+        bumps = np.zeros((count, self.latent - self.truncation.shape[1]))
         for dim in self.dims:
-            grid, at = self.coords[dim], points[dim]
+            grid, at = self.coords[dim], np.broadcast_to(points[dim], count)
             self._check_range(dim, grid, at)
-            nearest = np.abs(at[:, None] - grid[None, :]).argmin(axis=1)
+            nearest = _nearest(grid, at)
             off_grid = np.abs(grid[nearest] - at) > 1e-9 * max(float(np.ptp(grid)), float(np.abs(grid).max()), 1e-300)
-            weights = np.zeros((len(at), len(grid)))
-            weights[np.arange(len(at)), nearest] = 1.0
             if off_grid.any():
                 self._check_can_interpolate(dim, grid, at[off_grid])
-                order = np.argsort(grid)
-                weights[np.ix_(off_grid, order)] = _spline(grid[order])(at[off_grid])
-                bumps[off_grid] = _bumps(grid, at[off_grid]) * self.interpolation_sd
-            picks = (picks[:, :, None] * weights[:, None, :]).reshape(count, -1)
-        return picks, bumps
+                interval, height = _bump(grid, at[off_grid])
+                column = interval * bumps.shape[1] // len(self.interpolation_sd)
+                bumps[np.flatnonzero(off_grid), column] = height * self.interpolation_sd[interval]
+            place, between = place * len(grid) + nearest, between | off_grid
+        return place, between, bumps
 
     def _check_range(self, dim: str, grid: Array, at: Array) -> None:
         slack = 1e-9 * max(float(np.ptp(grid)), float(np.abs(grid).max()), 1e-300)
@@ -257,19 +281,24 @@ def score_names(bases: Sequence[OutputBasis]) -> list[str]:
     ]
 
 
-def _spline(grid: Array) -> BSpline:
-    degree = min(3, len(grid) - 1)
-    return make_interp_spline(grid, np.eye(len(grid)), k=degree)
+def _nearest(grid: Array, at: Array) -> Ints:
+    order = np.argsort(grid, kind="stable")
+    upper = np.clip(np.searchsorted(grid[order], at), 1, max(1, len(grid) - 1))
+    pair = order[np.stack([upper - 1, np.minimum(upper, len(grid) - 1)])]
+    return np.asarray(pair[np.abs(grid[pair] - at).argmin(axis=0), np.arange(len(at))])
 
 
-def _bumps(grid: Array, at: Array) -> Array:
-    """Shape of the interpolation error in each interval: 0 at its simulated ends, 1 in the middle."""
+def _spline(grid: Array, values: Float[np.ndarray, "m c"]) -> BSpline:
+    order = np.argsort(grid)
+    return make_interp_spline(grid[order], values[order], k=min(3, len(grid) - 1))
+
+
+def _bump(grid: Array, at: Array) -> tuple[Ints, Array]:
+    """Return the interval of each point and the shape of the error there: 0 at its simulated ends, 1 in the middle."""
     grid = np.sort(grid)
     interval = np.clip(np.searchsorted(grid, at, side="right") - 1, 0, len(grid) - 2)
     share = (at - grid[interval]) / (grid[interval + 1] - grid[interval])
-    out = np.zeros((len(at), len(grid) - 1))
-    out[np.arange(len(at)), interval] = 4.0 * share * (1.0 - share)
-    return out
+    return interval, 4.0 * share * (1.0 - share)
 
 
 def interpolation_error(grid: Float[np.ndarray, " m"], y: Float[np.ndarray, "n m"]) -> Float[np.ndarray, " intervals"]:
@@ -292,21 +321,26 @@ def interpolation_error(grid: Float[np.ndarray, " m"], y: Float[np.ndarray, "n m
 
 def _from_the_left(grid: Array, y: Array) -> Array:
     m = len(grid)
-    left_out, errors = _leave_out(grid, y, 2)
+    left_out, mean_square = _leave_out(grid, y, 2)
     reduction = 1.0
     if m >= 9:
-        coarse = np.sqrt(np.mean(_leave_out(grid, y, 4)[1] ** 2))
-        reduction = float(np.clip(np.sqrt(np.mean(errors**2)) / max(coarse, 1e-300), 1.0 / 16.0, 1.0))
-    mean_square = np.mean(errors**2, axis=0)
-    nearest = np.abs(left_out[None, :] - (np.arange(m - 1)[:, None] + 0.5)).argmin(axis=1)
+        coarse = np.sqrt(np.mean(_leave_out(grid, y, 4)[1]))
+        reduction = float(np.clip(np.sqrt(np.mean(mean_square)) / max(coarse, 1e-300), 1.0 / 16.0, 1.0))
+    nearest = _nearest(left_out.astype(np.float64), np.arange(m - 1, dtype=np.float64) + 0.5)
     return np.asarray(reduction * np.sqrt(mean_square[nearest]))
 
 
-def _leave_out(grid: Array, y: Array, step: int) -> tuple[Array, Array]:
+def _leave_out(grid: Array, y: Array, step: int) -> tuple[Ints, Array]:
+    """Return which coordinates are left out, and the mean square over the runs of what is interpolated there."""
     kept = np.unique(np.append(np.arange(0, len(grid), step), len(grid) - 1))
     left = np.setdiff1d(np.arange(len(grid)), kept)
-    spline = make_interp_spline(grid[kept], y[:, kept].T, k=min(3, len(kept) - 1))
-    return left, spline(grid[left]).T - y[:, left]
+    total = np.zeros(len(left))
+    size = max(1, ROOM // len(grid))
+    for start in range(0, len(y), size):
+        rows = y[start : start + size]
+        spline = make_interp_spline(grid[kept], rows[:, kept].T, k=min(3, len(kept) - 1))
+        total += np.sum((spline(grid[left]).T - rows[:, left]) ** 2, axis=0)
+    return left, total / len(y)
 
 
 def fit_scalar(name: str, layout: Layout, y: Float[np.ndarray, " n"]) -> tuple[OutputBasis, Float[np.ndarray, "n 1"]]:
@@ -331,39 +365,78 @@ def fit_curve(
     centred = y - offset
     dims = layout.dims
     between = interpolation_error(layout.coords[dims[0]], y) if len(dims) == 1 else np.zeros(0)
-    if np.sqrt(np.mean(centred**2)) <= CONSTANT * np.abs(y).max():
+    if np.sqrt(np.vdot(centred, centred) / centred.size) <= CONSTANT * max(y.max(), -y.min()):
         empty = OutputBasis(name, layout, offset, np.zeros((m, 1)), np.zeros((m, 0)), 0.0 * between, np.zeros((n, 0)))
         return empty, np.zeros((n, 1))
-    count, residuals = _held_out(y, settings)
-    _, singular, right = np.linalg.svd(centred, full_matrices=False)
+    within, frame = _coordinates(centred)
+    _, singular, right = np.linalg.svd(within, full_matrices=False)
+    count, held, residuals = _held_out(within, settings, right)
     sd = singular[:count] / np.sqrt(n)
-    basis = right[:count].T * sd
-    truncation, left_out = factor_of(residuals, float(singular[0]))
-    scores = centred @ right[:count].T / sd
-    return OutputBasis(name, layout, offset, basis, truncation, between, left_out), scores
+    truncation, left_out = _truncation(right, held, residuals, count, float(singular[0]))
+    scores = within @ right[:count].T / sd
+    basis = frame(right[:count].T * sd)
+    return OutputBasis(name, layout, offset, basis, frame(truncation), between, left_out), scores
 
 
-def _held_out(y: Array, settings: Curve) -> tuple[int, Array]:
-    """Return the number of scores, and what they leave of each run when the basis is made of the other folds."""
+def _coordinates(y: Float[np.ndarray, "n m"]) -> tuple[Float[np.ndarray, "n k"], Callable[[Array], Array]]:
+    """Return rows in coordinates of an orthonormal frame, and the map of columns in its span back.
+
+    All that is asked of many coordinates lies in the span of the n runs, so that bases of folds cost n³ there. The
+    frame y' U / s (U s V' = rows in coordinates) is never made: QR decompositions of blocks fit into the processor's
+    cache, and what is mapped back are a few columns, small where s is small.
+    """
+    n, m = y.shape
+    if m <= 2 * n:
+        return y, lambda columns: columns
+    blocks = [np.linalg.qr(y[:, start : start + BLOCK].T, mode="r") for start in range(0, m, BLOCK)]
+    left, singular, _ = np.linalg.svd(np.linalg.qr(np.vstack(blocks), mode="r").T)
+    keep = singular > ROUNDING * singular[0]
+    left, singular = left[:, keep], singular[keep]
+    return np.ascontiguousarray(left * singular), lambda columns: np.asarray(y.T @ ((left / singular) @ columns))
+
+
+def _held_out(y: Array, settings: Curve, basis: Array) -> tuple[int, Array, Array]:
+    """Return the number of scores, every run's scores in the basis of the other folds, and what lies outside of that.
+
+    Signs are those of the basis of all runs. Trailing directions of a basis are those in which its own runs vary least:
+    other runs vary there up to a million times more, and a process that is trained on such scores knows nothing of it.
+    """
     n, m = y.shape
     limit = min(settings.max_scores, n - 2, m)
     folds = [np.arange(i, n, FOLDS) for i in range(min(FOLDS, n))]
-    parts = []
+    parts, variance = [], []
     for held in folds:
         rest = np.setdiff1d(np.arange(n), held)
         mean = y[rest].mean(axis=0)
-        right = np.linalg.svd(y[rest] - mean, full_matrices=False)[2][: min(limit, len(rest) - 1)]
-        parts.append((held, y[held] - mean, right))
+        _, singular, right = np.linalg.svd(y[rest] - mean, full_matrices=False)
+        parts.append((held, y[held] - mean, right[: len(rest) - 1]))
+        variance.append(singular**2 / len(rest))
     limit = min(limit, *(len(right) for _, _, right in parts))
-    total = sum(float(np.sum(rows**2)) for _, rows, _ in parts)
-    kept = sum(np.sum((rows @ right[:limit].T) ** 2, axis=0) for _, rows, right in parts)
-    left = 1.0 - np.cumsum(kept) / total
+    scores, residuals = np.empty((n, limit)), np.empty_like(y)
+    for held, rows, right in parts:
+        scores[held] = rows @ right[:limit].T
+        residuals[held] = rows - scores[held] @ right[:limit]
+        scores[held] *= np.where(np.sum(right[:limit] * basis[:limit], axis=1) < 0.0, -1.0, 1.0)
+    square = np.sum(scores**2, axis=0)
+    left = 1.0 - np.cumsum(square) / sum(float(np.sum(rows**2)) for _, rows, _ in parts)
     enough = np.flatnonzero(left <= settings.tolerance)
     count = int(enough[0]) + 1 if len(enough) else limit
-    residuals = np.empty_like(y)
-    for held, rows, right in parts:
-        residuals[held] = rows - (rows @ right[:count].T) @ right[:count]
-    return count, residuals
+    own = np.mean([one[:limit] for one in variance], axis=0)
+    overfitted = np.flatnonzero(square / n > OVERFITTED * own)
+    return max(1, min([count, *overfitted[:1].tolist()])), scores, residuals
+
+
+def _truncation(right: Array, held: Array, residuals: Array, count: int, scale: float) -> tuple[Array, Array]:
+    """Return T and the omegas of each run: scores that are not kept, each by itself, and what lies outside of all.
+
+    The second moment of n runs in nearly n directions is almost singular, although what is left out of other runs is
+    not: discarded scores therefore count as uncorrelated, with the variance that held-out runs have.
+    """
+    outside, omega = factor_of(residuals, scale)
+    sd = np.sqrt(np.mean(held[:, count:] ** 2, axis=0))
+    keep = sd * np.sqrt(len(held)) > 1e-9 * scale
+    discarded = right[count : held.shape[1]][keep].T * sd[keep]
+    return np.hstack([discarded, outside]), np.hstack([held[:, count:][:, keep] / sd[keep], omega])
 
 
 def factor_of(residuals: Array, scale: float) -> tuple[Array, Array]:

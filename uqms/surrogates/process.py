@@ -291,11 +291,15 @@ def _last_block(process: ScoreProcess, h: int, j: int, u: Array, anchors: int) -
     kappa = correlation(process.kernel, points, points, process.ell[h, j])
     to_runs = np.zeros((len(points) - rest, len(known)))
     to_runs[:, known] = kappa[rest:, :n]
-    mean, _, v = _rows(process, h, j, u[anchors:], to_runs)
+    mean, w, v = _rows(process, h, j, u[anchors:], to_runs)
     own = process.nugget[h, j] + process.noise[j, known] / process.variance[h, j]
     kappa[np.arange(n), np.arange(n)] += own + process.jitter[h, j] - JITTER_FIRST
     lower, _ = factorise(kappa, 0.0)
-    return mean, v, np.sqrt(process.variance[h, j]) * lower[rest:, n:]
+    block = lower[rest:, n:]
+    # The factor needs a jitter at the points too, which near runs is as large as what they leave of the variance.
+    left = np.maximum(process.variance[h, j] - np.sum(w * w, axis=1), 0.0)
+    block *= np.sqrt(left / np.maximum(np.sum(block * block, axis=1), 1e-300))[:, None]
+    return mean, v, block
 
 
 def _rows(process: ScoreProcess, h: int, j: int, u: Array, kappa: Array) -> tuple[Array, Array, Array]:

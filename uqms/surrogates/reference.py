@@ -155,16 +155,17 @@ def compared(parts: Sequence[Part], seed: int) -> Found:
         Of the simulated ranges.
     """
     moments = [_moments(part) for part in parts]
-    seen = np.vstack([part.seen for part in parts])
-    centre, scale, mean, sd, pit = (np.vstack([each[i] for each in moments]) for i in range(5))
+    seen = _stacked([part.seen for part in parts])
+    centre, scale, mean, sd, pit = (_stacked([each[i] for each in moments]) for i in range(5))
     observed = parts[0].transform.inverse(seen)
     keep = _counted(seen.shape[1])
     row = _accuracy(observed, mean)
     row |= _proper_scores(parts, keep)
-    error = seen - centre
-    row["beyond_4"] = float(np.mean(np.abs(error[:, keep]) > 4.0 * scale[:, keep] + _rounding(seen[:, keep])))
+    error = np.abs(seen[:, keep] - centre[:, keep])
+    row["beyond_4"] = float(np.mean(error > 4.0 * scale[:, keep] + _rounding(seen[:, keep])))
+    standardised = seen - centre
     with np.errstate(invalid="ignore", divide="ignore"):
-        standardised = error / scale
+        standardised /= scale
     checks = [_Joint(part) for part in parts]
     counts, distances, largest = _simulated(parts, checks, keep, seed)
     found = _bins(pit[None][:, :, keep])
@@ -176,6 +177,11 @@ def compared(parts: Sequence[Part], seed: int) -> Found:
     row |= _joint_scores(checks, all(part.joint for part in parts), distances, largest)
     pivoted = [(b, j, run, error) for b, check in enumerate(checks) for j, run, error in check.errors]
     return Found(observed, mean, sd, standardised, pit, row, coverage, histogram, pivoted)
+
+
+def _stacked(blocks: Sequence[Array]) -> Array:
+    """Return blocks of rows as one array, without a copy of a single one."""
+    return blocks[0] if len(blocks) == 1 else np.vstack(blocks)
 
 
 def central(values: Array) -> tuple[float, float]:
@@ -216,12 +222,14 @@ def _moments(part: Part) -> tuple[Array, Array, Array, Array, Array]:
 
 
 def _accuracy(seen: Array, mean: Array) -> dict[str, object]:
-    error = seen - mean
-    total = float(np.mean((seen - seen.mean(axis=0)) ** 2))
+    error = seen - seen.mean(axis=0)
+    total = float(np.vdot(error, error) / error.size)
+    np.subtract(seen, mean, out=error)
+    square = float(np.vdot(error, error) / error.size)
     return {
-        "q2": 1.0 - float(np.mean(error**2)) / total if total > 0 else float("nan"),
-        "rmse": float(np.sqrt(np.mean(error**2))),
-        "mae": float(np.mean(np.abs(error))),
+        "q2": 1.0 - square / total if total > 0 else float("nan"),
+        "rmse": float(np.sqrt(square)),
+        "mae": float(np.mean(np.abs(error, out=error))),
     }
 
 

@@ -223,12 +223,13 @@ def leave_one_out(surrogate: GaussianProcessSurrogate, *, rng: int = 0) -> Valid
     parts = {}
     for basis, at in zip(surrogate.bases, score_columns(surrogate.bases), strict=True):
         known = np.flatnonzero(process.known(int(at[0])))
-        _, full, latent = surrogate.decode(basis.name)
-        factor = basis.truncation
+        full, latent = surrogate.decode(basis.name).basis, basis.truncation
         if surrogate.noise is not None:  # what was left out are means over replicates
-            latent = factor = surrogate.noise.truncations[surrogate.bases.index(basis)]
-        rest = basis.left_out[known] @ factor.T
-        seen = basis.offset + process.y[known] @ full.T + rest
+            latent = surrogate.noise.truncations[surrogate.bases.index(basis)]
+        rest = basis.left_out[known] @ latent.T
+        seen = process.y[known] @ full.T
+        seen += rest
+        seen += basis.offset
         one = law if len(known) == n else law.take(known)
         parts[basis.name] = [Part(known, one, full, latent, seen, rest, told, basis.layout.transform)]
     return _validation("leave-one-out", [surrogate], parts, n, n, rng)
@@ -390,16 +391,14 @@ def _parts_of(
     @lru_cache(maxsize=max(1, int(ROOTS / (8 * len(u) ** 2))))
     def root(h: int, j: int) -> Array:
         latent = latent_root(h, j)
-        # Points close together may need a jitter that is not small beside what the runs leave of the variance.
-        size = np.sum(latent * latent, axis=1)
-        latent *= np.sqrt(scores.covariance[h, j] / np.maximum(size, 1e-300))[:, None]
         return np.hstack([latent, np.diag(np.sqrt(noise[h, :, j]))]) if noise[h, :, j].any() else latent
 
     law = JointLaw(scores.mean, variance, scores.log_weights, root, _degrees(process))
     parts = {}
     for basis in surrogate.bases:
-        _, full, latent = surrogate.decode(basis.name)
-        latent = np.hstack([latent, surrogate.noise_residual(basis.name)])
+        full, latent = surrogate.decode(basis.name).basis, basis.truncation
+        if surrogate.noise is not None:
+            latent = np.hstack([latent, surrogate.noise_residual(basis.name)])
         seen = observed[basis.name]
         truth = seen - basis.offset
         parts[basis.name] = Part(place, law, full, latent, seen, truth, True, basis.layout.transform)
@@ -458,8 +457,10 @@ def _validation(
         place = np.concatenate([part.runs for part in parts[name]])
         for kind in kinds:
             values = getattr(one, kind)
-            everywhere = np.full((n, values.shape[1]), np.nan)
-            everywhere[place] = values
+            everywhere = values
+            if not np.array_equal(place, np.arange(n)):
+                everywhere = np.full((n, values.shape[1]), np.nan)
+                everywhere[place] = values
             data[kind][name] = _labelled(everywhere, layouts[name], n)
         for kind in ("standardised", "pit"):
             data[kind][name].attrs["unit"] = ""
