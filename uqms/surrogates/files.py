@@ -55,7 +55,7 @@ _PROCESS = {
     "trend_factor": "Hqnb",
     "trend_root": "Hqbb",
     "log_weights": "H",
-}
+}  # and, where runs have known errors, "noise": "qn"
 _BASIS = ("offset", "basis", "truncation", "interpolation_sd", "left_out")
 
 
@@ -102,6 +102,8 @@ def save_surrogate(surrogate: GaussianProcessSurrogate, path: str | os.PathLike[
 
 def _arrays_of(surrogate: GaussianProcessSurrogate) -> dict[str, Array]:
     arrays = {f"process.{name}": getattr(surrogate.process, name) for name in _PROCESS}
+    if surrogate.process.noise.any():
+        arrays["process.noise"] = surrogate.process.noise
     for i, basis in enumerate(surrogate.bases):
         arrays |= {f"output{i}.{name}": getattr(basis, name) for name in _BASIS}
         arrays |= {f"output{i}.coord{k}": basis.coords[dim] for k, dim in enumerate(basis.dims)}
@@ -118,7 +120,8 @@ def _header_of(surrogate: GaussianProcessSurrogate, arrays: Mapping[str, Array])
         if not isinstance(basis.layout.transform, Identity):
             saved["transform"] = to_dict(basis.layout.transform)
     process = surrogate.process
-    news = any("transform" in saved for saved in outputs) or not all(process.known(j).all() for j in range(process.q))
+    news = any("transform" in saved for saved in outputs) or "process.noise" in arrays
+    news = news or not all(process.known(j).all() for j in range(process.q))
     return {
         "format": FORMAT,
         "version": VERSION if news else _version(surrogate.process),
@@ -301,9 +304,10 @@ def _rebuild(header: Mapping[str, Any], arrays: dict[str, Array]) -> GaussianPro
     if type(header["kernel"]) is not int:
         raise InputError(f"the kernel is {header['kernel']!r}")
     kernel = from_code(header["kernel"])
-    parts = {name: arrays.pop(f"process.{name}") for name in _PROCESS}
+    letters_of = _PROCESS | ({"noise": "qn"} if "process.noise" in arrays else {})
+    parts = {name: arrays.pop(f"process.{name}") for name in letters_of}
     sizes = {"d": box.d, "p": hyperparameter_count(kernel, box.d)}
-    for name, letters in _PROCESS.items():
+    for name, letters in letters_of.items():
         _agree(f"process.{name}", parts[name].shape, letters, sizes)
     if sizes["b"] > max(trend_columns(box.d).values()):
         raise InputError(f"{sizes['b']} trend functions for {box.d} inputs")

@@ -32,6 +32,7 @@ from uqms.surrogates.fitting import Fitting
 from uqms.surrogates.kernels import Kernel, Matern52, name_of
 from uqms.surrogates.noise import SimulatorNoise, learn_noise, replicated
 from uqms.surrogates.outputs import Curve, Decoder, Layout, OutputBasis, Scalar, fit_curve, fit_scalar
+from uqms.surrogates.partial import fit_partial
 from uqms.surrogates.physics import Physics, lifted
 from uqms.surrogates.pointwise import mean_at, mean_reverse
 from uqms.surrogates.prediction import Prediction, named_points
@@ -136,7 +137,8 @@ class GaussianProcess:
     def fit(self, ensemble: xr.Dataset) -> "GaussianProcessSurrogate":
         """Train on the completed and partial runs of an ensemble and return the surrogate.
 
-        Each output is learned from the runs that have it; a curve of which a run misses coordinates is left out there.
+        Each output is learned from the runs that have it. Of a curve of which a run misses coordinates the others are
+        used where noise is "none" and mean is no cheap model; otherwise the run is left out there.
 
         Parameters
         ----------
@@ -155,8 +157,8 @@ class GaussianProcess:
         DataError
             NaN, the same input with different outputs while noise="none", or values outside of what a transform takes.
         DesignError
-            Fewer than d + 2 different runs, or runs with some output; or, with noise="heteroscedastic", inputs with
-            replicates.
+            Fewer than d + 2 different runs, or runs with some output or coordinate of it; or, with
+            noise="heteroscedastic", inputs with replicates.
 
         Warns
         -----
@@ -164,7 +166,8 @@ class GaussianProcess:
             When the runs do not determine the coefficients of the trend, and a shorter one is taken.
         """
         table.check(ensemble)
-        used = _used(ensemble)
+        parts = self.noise == "none" and self.mean is None
+        used = _used(ensemble, parts)
         runs = ensemble.isel(run=used)
         left_out = ensemble.sizes["run"] - len(used)
         if left_out:
@@ -182,15 +185,16 @@ class GaussianProcess:
                 f"{len(x)} different completed runs of {box.d} inputs; at least d + 2 = {box.d + 2} are needed, and "
                 f"about 10 d = {10 * box.d} for a useful surrogate. Run more points: uq.designs.extend(design, n)."
             )
-        bases, scores, every = [], [], []
+        bases, scores, every, errors = [], [], [], []
         for name in table.output_names(runs):
             settings = self.outputs.get(name)
             layout, values = _transformed(name, runs[name], settings)
             every.append(values)
             means = values if replicates is None else replicates.means(values)[0]
-            basis, of_runs = _fit_basis(name, layout, means, settings, box.d + 2)
+            basis, of_runs, error = _fit_basis(name, layout, means, settings, box.d + 2, parts)
             bases.append(basis)
             scores.append(of_runs)
+            errors.append(error)
         learned = None
         if replicates is not None:
             learned = learn_noise(replicates, every, bases, scores, self.hyperparameters)
@@ -208,13 +212,20 @@ class GaussianProcess:
         if cheap is not None:
             trends = [trend_basis(x[rows], columns, cheap[rows, j]) for j, rows in enumerate(known.T)]
             _check_cheap(trends, bases)
+        known_errors = np.hstack(errors)
         noise = self.noise == "fitted" if learned is None else learned.variances
+        if known_errors.any():
+            noise = known_errors
+        in_part = int((known_errors > 0.0).any(axis=1).sum())
+        if in_part:
+            _logger.info("%d of %d runs miss coordinates of an output and are used in part", in_part, len(x))
         fitting = Fitting(x, self.kernel, columns, noise, self.hyperparameters, cheap)
         found = fitting.trained(y)
         process = fitting.conditioned(y, found, bases)
         _report(process, found, bases)
         attrs = {key: str(runs.attrs[key]) for key in ("space", "simulator", "design") if key in runs.attrs}
         attrs |= {"runs_left_out": str(left_out), "noise": self.noise}
+        attrs |= {"runs_in_part": str(in_part)} if in_part else {}
         return GaussianProcessSurrogate(
             box, process, tuple(bases), MappingProxyType(attrs), self.mean, learned and learned.noise
         )
@@ -288,6 +299,15 @@ class GaussianProcessSurrogate:
         """Number of runs it was trained on."""
         return len(self.process.x)
 
+    def whole(self, output: str) -> Ints:
+        """Return the positions of the runs that gave all of an output."""
+        index = list(self.layouts).index(output)
+        first = sum(basis.basis.shape[1] for basis in self.bases[:index])
+        scores = range(first, first + self.bases[index].basis.shape[1])
+        known = np.all([self.process.known(j) for j in scores], axis=0)
+        exact = self.noise is not None or ~self.process.noise[scores].any(axis=0)
+        return np.flatnonzero(known & exact)
+
     @property
     def point_estimated(self) -> bool:
         """Whether hyperparameters are single values although the runs are few (n <= 20 d)."""
@@ -297,9 +317,10 @@ class GaussianProcessSurrogate:
         outputs = ", ".join(f"{b.name}{list(b.dims) if b.dims else ''} ({b.basis.shape[1]} scores)" for b in self.bases)
         draws = self.process.draws
         estimated = f", {draws} hyperparameter draws" if draws > 1 else ", hyperparameters point-estimated"
-        left = self.attrs.get("runs_left_out", "0")
+        left = f"{self.attrs.get('runs_left_out', '0')} left out"
+        left += f", {self.attrs['runs_in_part']} in part" if "runs_in_part" in self.attrs else ""
         return (
-            f"<GaussianProcessSurrogate: {self.runs} runs ({left} left out) of {', '.join(self.domain.names)} → "
+            f"<GaussianProcessSurrogate: {self.runs} runs ({left}) of {', '.join(self.domain.names)} → "
             f"{outputs}; {name_of(self.process.kernel)}{estimated}>"
         )
 
@@ -511,14 +532,14 @@ def _check_settings(settings: Mapping[str, Curve | Scalar], names: tuple[str, ..
         raise InputError(f"outputs: settings for {unknown}, but the ensemble has outputs {list(names)}.")
 
 
-def _used(ensemble: xr.Dataset) -> Ints:
-    """Return the positions of the runs that completed, and of those that gave a part of their outputs."""
+def _used(ensemble: xr.Dataset, parts: bool) -> Ints:
+    """Return the positions of the runs that completed, and of those that gave some outputs or, with `parts`, values."""
     states = ensemble["state"].values
     gaps = [
         gap.transpose("run", ...).values.reshape(len(states), -1) for gap in table.missing_entries(ensemble).values()
     ]
-    whole = ~np.stack([gap.any(axis=1) for gap in gaps]).all(axis=0)
-    return np.flatnonzero((states == table.RunState.COMPLETED) | ((states == table.RunState.PARTIAL) & whole))
+    nothing = np.stack([gap.all(axis=1) if parts else gap.any(axis=1) for gap in gaps]).all(axis=0)
+    return np.flatnonzero((states == table.RunState.COMPLETED) | ((states == table.RunState.PARTIAL) & ~nothing))
 
 
 def _check_bounds(settings: Mapping[str, Curve | Scalar], runs: xr.Dataset, positions: Ints) -> None:
@@ -643,18 +664,26 @@ def _transformed(name: str, output: xr.DataArray, settings: Curve | Scalar | Non
 
 
 def _fit_basis(
-    name: str, layout: Layout, values: Array, settings: Curve | Scalar | None, least: int
-) -> tuple[OutputBasis, Array]:
-    """Return the basis of an output and its scores (n, q), NaN in runs that do not have it whole."""
-    known = np.isfinite(values).all(axis=1)
+    name: str, layout: Layout, values: Array, settings: Curve | Scalar | None, least: int, parts: bool
+) -> tuple[OutputBasis, Array, Array]:
+    """Return the basis of an output, its scores (n, q), NaN in runs that do not say what they are, and their errors.
+
+    With `parts` runs that have some coordinates say something; the errors are variances (n, q).
+    """
+    whole = np.isfinite(values).all(axis=1)
+    known = np.isfinite(values).any(axis=1) if parts else whole
     if known.sum() < least:
         raise DesignError(
             f"Only {known.sum()} of {len(known)} runs have the whole of output {name!r}; at least d + 2 = {least} are "
             "needed. Run more points, or leave the output or its missing coordinates out of the ensemble."
         )
     values = values[known]
-    _check_range(name, np.abs(values).max(axis=1, initial=0.0), isinstance(layout.transform, Identity))
-    if layout.dims:
+    errors = None
+    _check_range(name, np.nanmax(np.abs(values), axis=1, initial=0.0), isinstance(layout.transform, Identity))
+    if not whole[known].all():
+        curve = settings if isinstance(settings, Curve) else Curve()
+        basis, scores, errors = fit_partial(name, layout, values, curve, least)
+    elif layout.dims:
         basis, scores = fit_curve(name, layout, values, settings if isinstance(settings, Curve) else Curve())
     else:
         basis, scores = fit_scalar(name, layout, values[:, 0])
@@ -670,7 +699,10 @@ def _fit_basis(
         np.zeros((len(known), basis.left_out.shape[1])),
     )
     everywhere[known], left_out[known] = scores, basis.left_out
-    return replace(basis, left_out=left_out), everywhere
+    noise = np.zeros(everywhere.shape)
+    if errors is not None:
+        noise[known] = errors
+    return replace(basis, left_out=left_out), everywhere, noise
 
 
 def _check_range(name: str, sizes: Array, plain: bool) -> None:
