@@ -32,7 +32,7 @@ from uqms.surrogates.fitting import Fitting
 from uqms.surrogates.kernels import Kernel, Matern52, name_of
 from uqms.surrogates.noise import SimulatorNoise, learn_noise, replicated
 from uqms.surrogates.outputs import Curve, Decoder, Layout, OutputBasis, Scalar, fit_curve, fit_scalar
-from uqms.surrogates.partial import fit_partial
+from uqms.surrogates.partial import PartialRuns, fit_partial, refined
 from uqms.surrogates.physics import Physics, lifted
 from uqms.surrogates.pointwise import mean_at, mean_reverse
 from uqms.surrogates.prediction import Prediction, named_points
@@ -185,16 +185,16 @@ class GaussianProcess:
                 f"{len(x)} different completed runs of {box.d} inputs; at least d + 2 = {box.d + 2} are needed, and "
                 f"about 10 d = {10 * box.d} for a useful surrogate. Run more points: uq.designs.extend(design, n)."
             )
-        bases, scores, every, errors = [], [], [], []
+        bases, scores, every, missing = [], [], [], []
         for name in table.output_names(runs):
             settings = self.outputs.get(name)
             layout, values = _transformed(name, runs[name], settings)
             every.append(values)
             means = values if replicates is None else replicates.means(values)[0]
-            basis, of_runs, error = _fit_basis(name, layout, means, settings, box.d + 2, parts)
+            basis, of_runs, lacking = _fit_basis(name, layout, means, settings, box.d + 2, parts)
             bases.append(basis)
             scores.append(of_runs)
-            errors.append(error)
+            missing.append(lacking)
         learned = None
         if replicates is not None:
             learned = learn_noise(replicates, every, bases, scores, self.hyperparameters)
@@ -212,14 +212,12 @@ class GaussianProcess:
         if cheap is not None:
             trends = [trend_basis(x[rows], columns, cheap[rows, j]) for j, rows in enumerate(known.T)]
             _check_cheap(trends, bases)
-        known_errors = np.hstack(errors)
+        in_part = len({int(run) for lacking in missing if lacking for run in lacking.rows})
         noise = self.noise == "fitted" if learned is None else learned.variances
-        if known_errors.any():
-            noise = known_errors
-        in_part = int((known_errors > 0.0).any(axis=1).sum())
+        fitting = Fitting(x, self.kernel, columns, noise, self.hyperparameters, cheap)
         if in_part:
             _logger.info("%d of %d runs miss coordinates of an output and are used in part", in_part, len(x))
-        fitting = Fitting(x, self.kernel, columns, noise, self.hyperparameters, cheap)
+            fitting, y = refined(fitting, y, missing, [one.shape[1] for one in scores])
         found = fitting.trained(y)
         process = fitting.conditioned(y, found, bases)
         _report(process, found, bases)
@@ -665,10 +663,10 @@ def _transformed(name: str, output: xr.DataArray, settings: Curve | Scalar | Non
 
 def _fit_basis(
     name: str, layout: Layout, values: Array, settings: Curve | Scalar | None, least: int, parts: bool
-) -> tuple[OutputBasis, Array, Array]:
-    """Return the basis of an output, its scores (n, q), NaN in runs that do not say what they are, and their errors.
+) -> tuple[OutputBasis, Array, PartialRuns | None]:
+    """Return the basis of an output, its scores (n, q), NaN in runs that do not say what they are, and partial runs.
 
-    With `parts` runs that have some coordinates say something; the errors are variances (n, q).
+    With `parts` runs that have some coordinates say something.
     """
     whole = np.isfinite(values).all(axis=1)
     known = np.isfinite(values).any(axis=1) if parts else whole
@@ -678,11 +676,11 @@ def _fit_basis(
             "needed. Run more points, or leave the output or its missing coordinates out of the ensemble."
         )
     values = values[known]
-    errors = None
+    lacking = None
     _check_range(name, np.nanmax(np.abs(values), axis=1, initial=0.0), isinstance(layout.transform, Identity))
     if not whole[known].all():
         curve = settings if isinstance(settings, Curve) else Curve()
-        basis, scores, errors = fit_partial(name, layout, values, curve, least)
+        basis, scores, lacking = fit_partial(name, layout, values, curve, least)
     elif layout.dims:
         basis, scores = fit_curve(name, layout, values, settings if isinstance(settings, Curve) else Curve())
     else:
@@ -699,10 +697,9 @@ def _fit_basis(
         np.zeros((len(known), basis.left_out.shape[1])),
     )
     everywhere[known], left_out[known] = scores, basis.left_out
-    noise = np.zeros(everywhere.shape)
-    if errors is not None:
-        noise[known] = errors
-    return replace(basis, left_out=left_out), everywhere, noise
+    if lacking is not None:
+        lacking = lacking._replace(rows=np.flatnonzero(known)[lacking.rows])
+    return replace(basis, left_out=left_out), everywhere, lacking
 
 
 def _check_range(name: str, sizes: Array, plain: bool) -> None:

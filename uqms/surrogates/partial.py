@@ -15,13 +15,15 @@ Missing entries are filled in by a low-rank Gaussian (probabilistic PCA by EM: T
 doi:10.1111/1467-9868.00196), only to find the basis. The scores of a run are then learned from what it has,
 y_O = offset + B_O s + T_O omega: each as a value with an error of known variance, infinite where O says nothing.
 
-Each process sees its own score only, so a score's value has the errors of the others of its run in it, and those depend
-on each other over the runs. A sum of N such errors has at most N times the variance of independent ones: the others
-have N times their variance, N the number of partial runs. That is cautious where O fixes sums of scores only. So the
-basis is turned until it fixes scores: exactly if runs stop early, since what one of them does not know is part of what
-an earlier one does not.
+Each process sees its own score only, so a score's value has the errors of the others of its run in it. First these have
+N times their prior variance, N the number of partial runs: errors of different runs depend on each other, and their sum
+has at most N times the variance of independent ones. Then they are what the other runs leave of them, as in expectation
+propagation (Minka 2001, arXiv:1301.2294), once and with some caution: iterated, it would count the same runs again and
+again. Where O fixes sums of scores only, the basis is turned until it fixes scores; that is exact if runs stop early,
+since what one of them does not know is part of what an earlier one does not.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -30,17 +32,21 @@ from jaxtyping import Float
 
 from uqms._typing import Array, Bools, Ints
 from uqms.errors import DesignError
+from uqms.surrogates.fitting import Fitting
 from uqms.surrogates.outputs import FOLDS, Curve, Layout, OutputBasis, factor_of, fit_curve, interpolation_error
+from uqms.surrogates.process import ScoreProcess, condition, scores_at
 
-__all__ = ["Information", "fill_in", "fit_partial", "information", "values_of"]
+__all__ = ["Information", "PartialRuns", "fill_in", "fit_partial", "information", "refined", "values_of"]
 
 ROUNDING = 1e-8  # sd of what is rounding, over that of the output
+CAUTION = 4.0  # of the variance that other runs leave of a run's other scores
 UNKNOWN = 1e4  # variance of an error, in those of the score, above which nothing is known
 DETERMINED = 0.01  # share of a score's variance that partial runs leave open, on average
 MORE = 4  # factors beyond the scores
 COORDINATES = 2000  # that factors of runs are found from
 BLOCK = 2**23  # numbers held at once
 LEFT_OUT, SWEEPS, SWEEPS_MORE = 0.1, 10, 50
+WORTH = 0.9  # the error of left-out entries with more factors, over that with fewer
 SMALLEST = 1e-12  # s2, over the variance of the output
 
 
@@ -51,12 +57,20 @@ class Information(NamedTuple):
     right: Array  # (n, q)
 
 
+class PartialRuns(NamedTuple):
+    """Runs that miss a part of an output, what each says of its scores, and the variances of their errors so far."""
+
+    rows: Ints
+    information: Information
+    noise: Array  # (rows, q)
+
+
 def fit_partial(
     name: str, layout: Layout, y: Float[np.ndarray, "n m"], settings: Curve, least: int
-) -> tuple[OutputBasis, Float[np.ndarray, "n q"], Float[np.ndarray, "n q"]]:
-    """Return the basis of an output, scores of the runs, and the variances of their errors.
+) -> tuple[OutputBasis, Float[np.ndarray, "n q"], PartialRuns | None]:
+    """Return the basis of an output, scores of the runs, NaN where a run says nothing of one, and partial runs.
 
-    Runs that have the whole output have zeros there; a score that a run says nothing of is NaN, its variance zero.
+    There are none of an output that is constant.
 
     Raises
     ------
@@ -68,9 +82,8 @@ def fit_partial(
     filled, factors = fill_in(y, settings.max_scores + MORE)
     basis, scores = fit_curve(name, layout, filled, settings)
     whole = seen.all(axis=1)
-    noise = np.zeros(scores.shape)
     if not basis.basis.any():
-        return basis, scores, noise
+        return basis, scores, None
     basis = _with_truncation(basis, _left_out(y, filled, factors, scores.shape[1]), seen, least)
     if layout.dims and len(basis.interpolation_sd) and whole.sum() >= least:
         grid = layout.coords[layout.dims[0]]
@@ -79,9 +92,9 @@ def fit_partial(
     found = information(basis, y[~whole], rounding)
     turn = _turn(basis.basis, found)
     basis, scores = replace(basis, basis=basis.basis @ turn), scores @ turn
-    value, variance = values_of(Information(found.root @ turn, found.right), float(len(found.right)))
-    known = variance < UNKNOWN
-    scores[~whole], noise[~whole] = np.where(known, value, np.nan), np.where(known, variance, 0.0)
+    found = Information(found.root @ turn, found.right)
+    prior = np.zeros(found.right.shape), np.full(found.right.shape, float(len(found.right)))
+    scores[~whole], noise = values_of(found, *prior)
     fewest = int(np.isfinite(scores).sum(axis=0).min())
     if fewest < least:
         raise DesignError(
@@ -89,7 +102,7 @@ def fit_partial(
             f"these belong together; at least d + 2 = {least} are needed. Run more points to the end, or leave the "
             "coordinates that few runs have out of the ensemble."
         )
-    return basis, scores, noise
+    return basis, scores, PartialRuns(np.flatnonzero(~whole), found, noise)
 
 
 def _check_coordinates(name: str, layout: Layout, seen: Bools, least: int) -> None:
@@ -108,7 +121,7 @@ def _check_coordinates(name: str, layout: Layout, seen: Bools, least: int) -> No
 def fill_in(y: Float[np.ndarray, "n m"], most: int) -> tuple[Float[np.ndarray, "n m"], int]:
     """Return y with its missing entries filled in by a Gaussian of at most `most` factors, and their number.
 
-    It is that which foretells left-out entries best.
+    It grows while that makes the error of left-out entries clearly smaller.
     """
     n = len(y)
     centre, size, part = _scale(y)
@@ -119,7 +132,7 @@ def fill_in(y: Float[np.ndarray, "n m"], most: int) -> tuple[Float[np.ndarray, "
     for k in _counts(min(most, n - 2, len(part))):
         filled = _swept(values, seen & ~hidden, k, filled, SWEEPS)[0]
         error = float(np.mean((filled - values)[hidden] ** 2)) if hidden.any() else 0.0
-        if error > best:
+        if error > WORTH * best:
             break
         count, best = k, error
     start = np.zeros(y.shape)
@@ -254,20 +267,70 @@ def information(basis: OutputBasis, y: Float[np.ndarray, "n m"], rounding: float
     return Information(root, right)
 
 
-def values_of(found: Information, prior: float) -> tuple[Float[np.ndarray, "n q"], Float[np.ndarray, "n q"]]:
-    """Return the value of each score in each run, and the variance of its error, given the others.
+def values_of(
+    found: Information, mean: Float[np.ndarray, "n q"], variance: Float[np.ndarray, "n q"]
+) -> tuple[Float[np.ndarray, "n q"], Float[np.ndarray, "n q"]]:
+    """Return the value of each score in each run and the variance of its error, NaN and 0 where nothing is known.
 
-    These have a normal prior with mean 0 and variance `prior`; that of the score itself is divided out.
+    The scores have normal priors, independent of each other; that of the score itself is divided out.
     """
-    sd = np.sqrt(prior)
-    left, singular, right = np.linalg.svd(sd * found.root)
-    squares, gain = right**2, singular**2 / (1.0 + singular**2)
+    sd = np.sqrt(variance)
+    left, singular, right = np.linalg.svd(found.root * sd[:, None, :])
+    rest = found.right - np.einsum("nij,nj->ni", found.root, mean)
     # Both are sums of positive terms: a difference of precisions has few digits left where little is known.
-    open_share = np.einsum("nkj,nk->nj", squares, 1.0 / (1.0 + singular**2))
-    known_share = np.maximum(np.einsum("nkj,nk->nj", squares, gain), 1e-300)
-    turned = np.einsum("nik,ni->nk", left, found.right) * singular / (1.0 + singular**2)
-    mean = np.einsum("nkj,nk->nj", right, turned)
-    return sd * mean / known_share, prior * open_share / known_share
+    open_share = np.einsum("nkj,nk->nj", right**2, 1.0 / (1.0 + singular**2))
+    known_share = np.einsum("nkj,nk->nj", right**2, singular**2 / (1.0 + singular**2))
+    turned = np.einsum("nik,ni->nk", left, rest) * singular / (1.0 + singular**2)
+    known = (known_share > 1e-12) & (variance * open_share < UNKNOWN * known_share)
+    share = np.where(known, known_share, 1.0)
+    value = mean + sd * np.einsum("nkj,nk->nj", right, turned) / share
+    return np.where(known, value, np.nan), np.where(known, variance * open_share / share, 0.0)
+
+
+def refined(
+    fitting: Fitting, y: Array, parts: Sequence[PartialRuns | None], sizes: Sequence[int]
+) -> tuple[Fitting, Array]:
+    """Return fitting and scores with what partial runs say of each score when the other runs say what the others are.
+
+    Parameters
+    ----------
+    fitting
+        Without the errors of partial runs.
+    y
+        Scores (n, q), as runs know them by themselves.
+    parts
+        Partial runs of each output.
+    sizes
+        Numbers of scores of each output.
+    """
+    y, noise = y.copy(), np.zeros(y.shape)
+    for one, last, size in zip(parts, np.cumsum(sizes), sizes, strict=True):
+        if one is None:
+            continue
+        columns = slice(int(last) - size, int(last))
+        own, errors = y[:, columns], noise[:, columns]
+        errors[one.rows] = one.noise
+        found = replace(fitting, noise=errors).trained(own)
+        process = condition(fitting.kernel, fitting.x, own, fitting.columns, found, noise=errors)
+        mean, variance = _from_others(process, one.rows)
+        own[one.rows], errors[one.rows] = values_of(one.information, mean, CAUTION * variance)
+    return replace(fitting, noise=noise), y
+
+
+def _from_others(process: ScoreProcess, rows: Ints) -> tuple[Array, Array]:
+    """Return mean and variance (rows, q) of the scores of some runs given the other runs."""
+    there = scores_at(process, process.x[rows], diagonal=True)
+    mean, variance = there.mean[0].copy(), there.covariance[0].T.copy()
+    for j in range(process.q):
+        known = process.known(j)[rows]
+        at = rows[known]
+        inverse = process.inverse_factor[0, j]
+        g, root = process.trend_factor[0, j], process.trend_root[0, j]
+        diagonal = np.sum((inverse - g @ (root.T @ (root @ (g.T @ inverse)))) ** 2, axis=0)[at]
+        error = (inverse.T @ process.target[0, j])[at] / diagonal
+        own = process.noise[j, at] + process.jitter[0, j] * process.variance[0, j]
+        mean[known, j], variance[known, j] = process.y[at, j] - error, 1.0 / diagonal - own
+    return mean, np.maximum(variance, 1e-12)
 
 
 def _turn(basis: Float[np.ndarray, "m q"], found: Information) -> Float[np.ndarray, "q q"]:
