@@ -16,7 +16,7 @@ from uqms.surrogates.process import scores_at
 SPACE = uq.ParameterSpace(a=uq.Uniform(0.0, 1.0), b=uq.Uniform(0.0, 1.0))
 TIME = np.linspace(0.0, 1.0, 4)
 POINTS = {"a": [0.15, 0.4, 0.9], "b": [0.7, 0.3, 0.95]}
-LACKING = {"share": [2, 3, 9], "curve": [0, 9, 17], "flow": [5]}  # run 17 lacks one coordinate only
+LACKING = {"share": [2, 3, 9], "curve": [0, 9, 17], "flow": [5]}  # runs that lack some coordinates: test_partial
 N = 20
 
 
@@ -30,7 +30,7 @@ def runs(lacking: bool = True) -> xr.Dataset:
     states = np.full(N + 1, "completed", dtype=object)
     if lacking:
         share[LACKING["share"]], flow[LACKING["flow"]] = np.nan, np.nan
-        curve[LACKING["curve"][:2]], curve[17, 3] = np.nan, np.nan
+        curve[LACKING["curve"]] = np.nan
         states[sorted({i for rows in LACKING.values() for i in rows})] = "partial"
     share[N], curve[N], flow[N] = np.nan, np.nan, np.nan
     states[N] = "failed"

@@ -149,7 +149,7 @@ def compare_surrogates(settings: Mapping[str, GaussianProcess], ensemble: xr.Dat
                 "noise='none' merges repeated runs, noise='fitted' keeps them. Compare settings of one kind of noise."
             )
     for name, surrogate in fitted.items():
-        if not all(surrogate.process.known(j).all() for j in range(surrogate.process.q)):
+        if not all(len(surrogate.whole(output)) == len(inputs) for output in surrogate.layouts):
             raise InputError(
                 f"compare_surrogates: {name!r} was fitted to runs that lack an output, of which nothing can be "
                 "compared; give uqms.ensemble.completed(ensemble)."

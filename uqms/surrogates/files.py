@@ -57,7 +57,7 @@ _PROCESS = {
     "trend_factor": "Hqnb",
     "trend_root": "Hqbb",
     "log_weights": "H",
-}
+}  # and, where runs have known errors, "noise": "qn"
 _BASIS = ("offset", "basis", "truncation", "interpolation_sd", "left_out")
 
 

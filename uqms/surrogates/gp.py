@@ -42,6 +42,7 @@ from uqms.surrogates.outputs import (
     score_columns,
     score_names,
 )
+from uqms.surrogates.partial import PartialRuns, fit_partial, refined
 from uqms.surrogates.physics import Physics, lifted
 from uqms.surrogates.pointwise import mean_at, mean_reverse
 from uqms.surrogates.prediction import Prediction, named_points
@@ -154,7 +155,8 @@ class GaussianProcess:
     def fit(self, ensemble: xr.Dataset) -> "GaussianProcessSurrogate":
         """Train on the completed and partial runs of an ensemble and return the surrogate.
 
-        Each output is learned from the runs that have it; a curve of which a run misses coordinates is left out there.
+        Each output is learned from the runs that have it. Of a curve of which a run misses coordinates the others are
+        used where noise is "none" and mean is no cheap model; otherwise the run is left out there.
 
         Parameters
         ----------
@@ -173,8 +175,8 @@ class GaussianProcess:
         DataError
             NaN, the same input with different outputs while noise="none", or values outside of what a transform takes.
         DesignError
-            Fewer than d + 2 different runs, or runs with some output; or, with noise="heteroscedastic", inputs with
-            replicates.
+            Fewer than d + 2 different runs, or runs with some output or coordinate of it; or, with
+            noise="heteroscedastic", inputs with replicates.
 
         Warns
         -----
@@ -182,7 +184,8 @@ class GaussianProcess:
             When the runs do not determine the coefficients of the trend, and a shorter one is taken.
         """
         table.check(ensemble)
-        used = _used(ensemble)
+        parts = self.noise == "none" and self.mean is None
+        used = _used(ensemble, parts)
         runs = ensemble.isel(run=used)
         left_out = ensemble.sizes["run"] - len(used)
         if left_out:
@@ -200,15 +203,16 @@ class GaussianProcess:
                 f"{len(x)} different completed runs of {box.d} inputs; at least d + 2 = {box.d + 2} are needed, and "
                 f"about 10 d = {10 * box.d} for a useful surrogate. Run more points: uq.designs.extend(design, n)."
             )
-        bases, scores, every = [], [], []
+        bases, scores, every, missing = [], [], [], []
         for name in table.output_names(runs):
             settings = self.outputs.get(name)
             layout, values = _transformed(name, runs[name], settings)
             every.append(values)
             means = values if replicates is None else replicates.means(values)[0]
-            basis, of_runs = _fit_basis(name, layout, means, settings, box.d + 2)
+            basis, of_runs, lacking = _fit_basis(name, layout, means, settings, box.d + 2, parts)
             bases.append(basis)
             scores.append(of_runs)
+            missing.append(lacking)
         learned = None
         if replicates is not None:
             learned = learn_noise(replicates, every, bases, scores)
@@ -226,8 +230,12 @@ class GaussianProcess:
         if cheap is not None:
             trends = [trend_basis(x[rows], columns, cheap[rows, j]) for j, rows in enumerate(known.T)]
             _check_cheap(trends, bases)
+        in_part = len({int(run) for lacking in missing if lacking for run in lacking.rows})
         noise = self.noise == "fitted" if learned is None else learned.variances
         fitting = Fitting(x, self.kernel, columns, noise, self.hyperparameters, cheap)
+        if in_part:
+            _logger.info("%d of %d runs miss coordinates of an output and are used in part", in_part, len(x))
+            fitting, y = refined(fitting, y, missing, [one.shape[1] for one in scores])
         found = fitting.trained(y)
         if self.scalars == "auto" and cheap is None and learned is None:
             y, bases, found = fitting.with_scores_in_common(y, bases, found)
@@ -235,6 +243,7 @@ class GaussianProcess:
         _report(process, found, bases)
         attrs = {key: str(runs.attrs[key]) for key in ("space", "simulator", "design") if key in runs.attrs}
         attrs |= {"runs_left_out": str(left_out), "noise": self.noise}
+        attrs |= {"runs_in_part": str(in_part)} if in_part else {}
         return GaussianProcessSurrogate(
             box, process, tuple(bases), MappingProxyType(attrs), self.mean, learned and learned.noise
         )
@@ -308,6 +317,13 @@ class GaussianProcessSurrogate:
         """Number of runs it was trained on."""
         return len(self.process.x)
 
+    def whole(self, output: str) -> Ints:
+        """Return the positions of the runs that gave all of an output."""
+        scores = score_columns(self.bases)[list(self.layouts).index(output)]
+        known = np.all([self.process.known(j) for j in scores], axis=0)
+        exact = self.noise is not None or ~self.process.noise[scores].any(axis=0)
+        return np.flatnonzero(known & exact)
+
     @property
     def point_estimated(self) -> bool:
         """Whether hyperparameters are single values although the runs are few (n <= 20 d)."""
@@ -321,9 +337,10 @@ class GaussianProcessSurrogate:
         outputs = ", ".join(counts) + "".join(shared)
         draws = self.process.draws
         estimated = f", {draws} hyperparameter draws" if draws > 1 else ", hyperparameters point-estimated"
-        left = self.attrs.get("runs_left_out", "0")
+        left = f"{self.attrs.get('runs_left_out', '0')} left out"
+        left += f", {self.attrs['runs_in_part']} in part" if "runs_in_part" in self.attrs else ""
         return (
-            f"<GaussianProcessSurrogate: {self.runs} runs ({left} left out) of {', '.join(self.domain.names)} → "
+            f"<GaussianProcessSurrogate: {self.runs} runs ({left}) of {', '.join(self.domain.names)} → "
             f"{outputs}; {name_of(self.process.kernel)}{estimated}>"
         )
 
@@ -536,14 +553,14 @@ def _check_settings(settings: Mapping[str, Curve | Scalar], names: tuple[str, ..
         raise InputError(f"outputs: settings for {unknown}, but the ensemble has outputs {list(names)}.")
 
 
-def _used(ensemble: xr.Dataset) -> Ints:
-    """Return the positions of the runs that completed, and of those that gave a part of their outputs."""
+def _used(ensemble: xr.Dataset, parts: bool) -> Ints:
+    """Return the positions of the runs that completed, and of those that gave some outputs or, with `parts`, values."""
     states = ensemble["state"].values
     gaps = [
         gap.transpose("run", ...).values.reshape(len(states), -1) for gap in table.missing_entries(ensemble).values()
     ]
-    whole = ~np.stack([gap.any(axis=1) for gap in gaps]).all(axis=0)
-    return np.flatnonzero((states == table.RunState.COMPLETED) | ((states == table.RunState.PARTIAL) & whole))
+    nothing = np.stack([gap.all(axis=1) if parts else gap.any(axis=1) for gap in gaps]).all(axis=0)
+    return np.flatnonzero((states == table.RunState.COMPLETED) | ((states == table.RunState.PARTIAL) & ~nothing))
 
 
 def _check_bounds(settings: Mapping[str, Curve | Scalar], runs: xr.Dataset, positions: Ints) -> None:
@@ -668,19 +685,27 @@ def _transformed(name: str, output: xr.DataArray, settings: Curve | Scalar | Non
 
 
 def _fit_basis(
-    name: str, layout: Layout, values: Array, settings: Curve | Scalar | None, least: int
-) -> tuple[OutputBasis, Array]:
-    """Return the basis of an output and its scores (n, q), NaN in runs that do not have it whole."""
-    known = np.isfinite(values).all(axis=1)
+    name: str, layout: Layout, values: Array, settings: Curve | Scalar | None, least: int, parts: bool
+) -> tuple[OutputBasis, Array, PartialRuns | None]:
+    """Return the basis of an output, its scores (n, q), NaN in runs that do not say what they are, and partial runs.
+
+    With `parts` runs that have some coordinates say something.
+    """
+    whole = np.isfinite(values).all(axis=1)
+    known = np.isfinite(values).any(axis=1) if parts else whole
     if known.sum() < least:
         raise DesignError(
             f"Only {known.sum()} of {len(known)} runs have the whole of output {name!r}; at least d + 2 = {least} are "
             "needed. Run more points, or leave the output or its missing coordinates out of the ensemble."
         )
     values = values if known.all() else values[known]
-    sizes = np.maximum(values.max(axis=1), -values.min(axis=1))
+    sizes = np.fmax(np.nanmax(values, axis=1), -np.nanmin(values, axis=1))
     _check_range(name, sizes, isinstance(layout.transform, Identity))
-    if layout.dims:
+    lacking = None
+    if not whole[known].all():
+        curve = settings if isinstance(settings, Curve) else Curve()
+        basis, scores, lacking = fit_partial(name, layout, values, curve, least)
+    elif layout.dims:
         basis, scores = fit_curve(name, layout, values, settings if isinstance(settings, Curve) else Curve())
     else:
         basis, scores = fit_scalar(name, layout, values[:, 0])
@@ -696,7 +721,9 @@ def _fit_basis(
         np.zeros((len(known), basis.left_out.shape[1])),
     )
     everywhere[known], left_out[known] = scores, basis.left_out
-    return replace(basis, left_out=left_out), everywhere
+    if lacking is not None:
+        lacking = lacking._replace(rows=np.flatnonzero(known)[lacking.rows])
+    return replace(basis, left_out=left_out), everywhere, lacking
 
 
 def _check_range(name: str, sizes: Array, plain: bool) -> None:

@@ -26,7 +26,7 @@ from uqms import ensemble as table
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.errors import DataError, InputError
 from uqms.surrogates.gp import GaussianProcessSurrogate
-from uqms.surrogates.outputs import Layout, score_columns
+from uqms.surrogates.outputs import Layout
 from uqms.surrogates.physics import lifted
 from uqms.surrogates.process import ScoreProcess, root_at
 from uqms.surrogates.reference import BINS, LEVELS, JointLaw, Part, compared
@@ -185,6 +185,7 @@ def leave_one_out(surrogate: GaussianProcessSurrogate, *, rng: int = 0) -> Valid
     """Predict every training run from all others, in closed form, and compare in the outputs' own units.
 
     Use it on every surrogate before calibration. Length scales stay as trained on all runs, which flatters few runs.
+    Runs that miss a part of an output are not counted there, but the others are predicted from them too.
 
     Parameters
     ----------
@@ -198,6 +199,11 @@ def leave_one_out(surrogate: GaussianProcessSurrogate, *, rng: int = 0) -> Valid
     Validation
         Predictions, scores and coverage with their reference ranges. D² is not among them where the variance is
         estimated from the runs: with that estimate it is the same for all data.
+
+    Raises
+    ------
+    DataError
+        When fewer than two runs have the whole of an output.
 
     References
     ----------
@@ -221,8 +227,13 @@ def leave_one_out(surrogate: GaussianProcessSurrogate, *, rng: int = 0) -> Valid
     law = JointLaw(-error, variance, process.log_weights, lambda h, j: roots[h, j], np.full(q, np.inf))
     told = draws == 1 and not np.isfinite(_degrees(process)).any()
     parts = {}
-    for basis, at in zip(surrogate.bases, score_columns(surrogate.bases), strict=True):
-        known = np.flatnonzero(process.known(int(at[0])))
+    for basis in surrogate.bases:
+        known = surrogate.whole(basis.name)
+        if len(known) < 2:
+            raise DataError(
+                f"leave_one_out: {len(known)} of {n} runs have the whole of output {basis.name!r}; at least two are "
+                "needed. Run more points to the end, and compare with new ones: uq.held_out(surrogate, new_runs)."
+            )
         full, latent = surrogate.decode(basis.name).basis, basis.truncation
         if surrogate.noise is not None:  # what was left out are means over replicates
             latent = surrogate.noise.truncations[surrogate.bases.index(basis)]
@@ -294,7 +305,7 @@ def k_fold(settings: Settings, ensemble: xr.Dataset, k: int = 5, *, rng: RandomS
     settings
         What to fit, such as `GaussianProcess()`.
     ensemble
-        Completed runs are used. Runs of the same inputs stay together.
+        Completed runs are used, partial ones are not. Runs of the same inputs stay together.
     k
         Number of folds.
     rng
@@ -309,6 +320,8 @@ def k_fold(settings: Settings, ensemble: xr.Dataset, k: int = 5, *, rng: RandomS
     ------
     InputError
         When k is below 2, or above the number of different inputs.
+    DataError
+        When fewer than two runs completed.
     DesignError
         When a fold leaves fewer runs than a fit needs.
 
@@ -326,6 +339,11 @@ def k_fold(settings: Settings, ensemble: xr.Dataset, k: int = 5, *, rng: RandomS
     """
     table.check(ensemble)
     runs = table.completed(ensemble)
+    if runs.sizes["run"] < 2:
+        raise DataError(
+            f"k_fold: {runs.sizes['run']} completed runs; at least two are needed, and partial ones are not used. "
+            "Run more points to the end, and compare with new ones: uq.held_out(surrogate, new_runs)."
+        )
     generator = as_generator(rng)
     folds = folds_of(runs, k, generator, "k_fold")
     rest = [np.setdiff1d(np.arange(runs.sizes["run"]), held) for held in folds]

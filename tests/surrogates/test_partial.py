@@ -1,0 +1,222 @@
+"""Runs that miss coordinates of a curve: what each says of its scores, and surrogates that are learned from it."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import uqms as uq
+from uqms.surrogates import GaussianProcessSurrogate, Layout, Matern52, partial
+from uqms.surrogates.kernels import correlation
+from uqms.surrogates.outputs import OutputBasis
+from uqms.surrogates.process import condition, scores_at
+from uqms.surrogates.training import Hyperparameters
+
+SPACE = uq.ParameterSpace(a=uq.Uniform(0.0, 1.0), b=uq.Uniform(0.0, 1.0))
+NEW = 50
+
+
+def basis_of(b: np.ndarray, truncation: np.ndarray) -> OutputBasis:
+    layout = Layout(("t",), {"t": np.arange(len(b), dtype=float)})
+    return OutputBasis("y", layout, np.linspace(0.0, 1.0, len(b)), b, truncation)
+
+
+# --------------------------------------------------------------------------------------------------- what one run says
+def test_values_and_errors_are_those_of_the_joint_law() -> None:
+    """One run: posterior of the scores given its entries, with the prior of the score itself divided out."""
+    rng = np.random.default_rng(1)
+    n, m, q, t, rounding = 12, 7, 4, 3, 1e-3
+    one = basis_of(rng.standard_normal((m, q)), 0.3 * rng.standard_normal((m, t)))
+    y = rng.standard_normal((n, m))
+    y[rng.random((n, m)) < 0.5] = np.nan
+    y[np.isnan(y).all(axis=1), 0] = 0.3
+    mean, variance = rng.standard_normal((n, q)), rng.uniform(0.2, 3.0, (n, q))
+    value, error = partial.values_of(partial.information(one, y, rounding), mean, variance)
+    for i, row in enumerate(y):
+        has = np.isfinite(row)
+        b, v = one.basis[has], np.diag(variance[i])
+        rest = one.truncation[has] @ one.truncation[has].T + rounding**2 * np.eye(int(has.sum()))
+        gain = np.linalg.solve(b @ v @ b.T + rest, b @ v).T
+        posterior = v - gain @ b @ v
+        centre = mean[i] + gain @ (row[has] - one.offset[has] - b @ mean[i])
+        precision = 1.0 / np.diag(posterior) - 1.0 / variance[i]
+        np.testing.assert_allclose(1.0 / error[i], precision, rtol=1e-7)
+        expected = (centre / np.diag(posterior) - mean[i] / variance[i]) / precision
+        np.testing.assert_allclose(value[i], expected, rtol=1e-7, atol=1e-8)
+
+
+def test_scores_that_a_run_says_nothing_of_have_no_value() -> None:
+    one = basis_of(np.array([[1.0, 0.0], [0.5, 0.0], [0.2, 1.0]]), np.zeros((3, 0)))
+    y = one.offset + np.array([[1.0, 0.5, np.nan]])
+    value, error = partial.values_of(partial.information(one, y, 1e-8), np.zeros((1, 2)), np.ones((1, 2)))
+    assert value[0, 0] == pytest.approx(1.0, abs=1e-12)
+    assert error[0, 0] < 1e-15
+    assert np.isnan(value[0, 1])
+    assert error[0, 1] == 0.0
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_missing_entries_of_few_factors_are_found(late: bool) -> None:
+    rng = np.random.default_rng(2)
+    y = 3.0 + rng.standard_normal((40, 3)) @ rng.standard_normal((3, 30))
+    gaps = rng.random(y.shape) < 0.3
+    if late:
+        gaps = np.arange(30) > np.where(np.arange(40) < 20, rng.integers(8, 30, 40), 30)[:, None]
+    filled, factors = partial.fill_in(np.where(gaps, np.nan, y), 10)
+    assert 3 <= factors <= 5
+    np.testing.assert_allclose(filled, y, atol=1e-4)
+    np.testing.assert_array_equal(filled[~gaps], y[~gaps])
+
+
+# --------------------------------------------------------------------------------- against the exact posterior
+class Toy(NamedTuple):
+    """Independent scores from known processes, and runs that miss entries."""
+
+    x: np.ndarray
+    basis: OutputBasis
+    y: np.ndarray  # (n, m), NaN where missing
+    truth: np.ndarray  # (NEW, m), without truncation
+
+
+def toy(late: bool, seed: int, n: int = 30, m: int = 10, q: int = 4) -> Toy:
+    rng = np.random.default_rng([seed, late])
+    x, t = rng.random((n + NEW, 2)), np.linspace(0.0, 1.0, m)
+    values, vectors = np.linalg.eigh(np.exp(-0.5 * ((t[:, None] - t) / 0.25) ** 2))
+    b = vectors[:, ::-1][:, :q] * np.sqrt(values[::-1][:q])
+    one = basis_of(b, 1e-2 * rng.standard_normal((m, 3)))
+    lower = np.linalg.cholesky(correlation(Matern52(), x, x, np.full(2, 0.6)) + 1e-10 * np.eye(len(x)))
+    truth = one.offset + lower @ rng.standard_normal((len(x), q)) @ b.T
+    y = truth[:n] + rng.standard_normal((n, 3)) @ one.truncation.T
+    gaps = rng.random(y.shape) < 0.3
+    if late:
+        gaps = t > np.where(x[:n, 0] > 0.4, rng.uniform(0.1, 0.9, n), 1.0)[:, None]
+    return Toy(x, one, np.where(gaps, np.nan, y), truth[n:])
+
+
+def exact(given: Toy) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and variance at the new points from all entries jointly."""
+    n, b = len(given.y), given.basis.basis
+    run, at = np.nonzero(np.isfinite(given.y))
+    kappa = correlation(Matern52(), given.x, given.x, np.full(2, 0.6))
+    covariance = kappa[np.ix_(run, run)] * (b @ b.T)[np.ix_(at, at)]
+    rest = given.basis.truncation @ given.basis.truncation.T
+    covariance += (run[:, None] == run) * rest[np.ix_(at, at)] + 1e-12 * np.eye(len(run))
+    cross = kappa[n:][:, None, run] * (b @ b.T)[None, :, at]
+    weights = np.linalg.solve(covariance, cross.reshape(-1, len(run)).T).T.reshape(cross.shape)
+    mean = given.basis.offset + weights @ (given.y[run, at] - given.basis.offset[at])
+    return mean, np.sum(b**2, axis=1) - np.sum(weights * cross, axis=-1)
+
+
+def ours(given: Toy) -> tuple[np.ndarray, np.ndarray]:
+    """Return the same from processes of single scores, with known hyperparameters."""
+    n, q = len(given.y), given.basis.basis.shape[1]
+    found = partial.information(given.basis, given.y, 1e-8)
+    lacking = np.flatnonzero(np.isnan(given.y).any(axis=1))
+    some = partial.Information(found.root[lacking], found.right[lacking])
+    turn = partial._turn(given.basis.basis, some)
+    known = Hyperparameters(np.full(2, 0.6), 1.0, 1e-12, 0.0, 1, False)
+    y = (given.y - given.basis.offset) @ np.linalg.pinv(given.basis.basis @ turn).T
+    noise = np.zeros(y.shape)
+    mean, variance = np.zeros((len(lacking), q)), np.full((len(lacking), q), float(len(lacking)))
+    for _ in range(2):
+        turned = partial.Information(some.root @ turn, some.right)
+        y[lacking], noise[lacking] = partial.values_of(turned, mean, variance)
+        process = condition(Matern52(), given.x[:n], y, 0, [known] * q, [1.0] * q, noise=noise)
+        mean, variance = partial._from_others(process, lacking)
+        variance *= partial.CAUTION
+    scores = scores_at(process, given.x[n:], diagonal=True)
+    b = given.basis.basis @ turn
+    return given.basis.offset + scores.mean[0] @ b.T, scores.covariance[0].T @ (b**2).T
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_predictions_are_close_to_the_exact_posterior(late: bool) -> None:
+    off, width, errors = np.transpose([_against_exact(toy(late, seed)) for seed in range(8)])
+    assert off.mean() < (0.2 if late else 0.05)
+    assert width.min() > 0.99  # never more certain than the exact posterior
+    assert width.mean() < 1.08
+    assert abs(errors.mean() - 1.0) < 4.0 * errors.std(ddof=1) / np.sqrt(8)
+
+
+def _against_exact(given: Toy) -> tuple[float, float, float]:
+    """Return the square of the difference over the exact variance, the ratio of sds, and the square error over ours."""
+    (mean, variance), (wanted, least) = ours(given), exact(given)
+    off = np.mean((mean - wanted) ** 2) / np.mean(least)
+    width = np.mean(np.sqrt(variance)) / np.mean(np.sqrt(least))
+    return float(off), float(width), float(np.mean((mean - given.truth) ** 2) / np.mean(variance))
+
+
+# ------------------------------------------------------------------------------------- surrogates of such runs
+class Case(NamedTuple):
+    """Curves from known processes: all runs, the same ones with gaps, those without gaps, and new points."""
+
+    whole: xr.Dataset
+    gaps: xr.Dataset
+    only: xr.Dataset | None
+    at: dict[str, np.ndarray]
+    truth: np.ndarray
+
+
+def case(late: bool, seed: int, n: int = 30, m: int = 8) -> Case:
+    rng = np.random.default_rng([seed, n, m])
+    made = uq.latin_hypercube(SPACE, n, rng=rng)
+    x = np.vstack([np.column_stack([made["a"], made["b"]]), rng.random((NEW, 2))])
+    t = np.linspace(0.0, 1.0, m)
+    values, vectors = np.linalg.eigh(np.exp(-0.5 * ((t[:, None] - t) / 0.25) ** 2))
+    b = vectors[:, ::-1][:, :4] * np.sqrt(values[::-1][:4])
+    scores = np.empty((len(x), 4))
+    for j in range(4):
+        kappa = correlation(Matern52(), x, x, np.exp(rng.uniform(np.log(0.5), np.log(1.5), 2)))
+        scores[:, j] = np.linalg.cholesky(kappa + 1e-10 * np.eye(len(x))) @ rng.standard_normal(len(x))
+    y = 2.0 + scores @ b.T
+    gaps = rng.random((n, m)) < 0.3
+    gaps[gaps.all(axis=1), 0] = False
+    if late:
+        gaps = t > np.where(x[:n, 0] > 0.4, rng.uniform(0.1, 0.9, n), 1.0)[:, None]
+
+    def ensemble(values: np.ndarray, rows: np.ndarray) -> xr.Dataset:
+        states = ["completed" if np.isfinite(row).all() else "partial" for row in values[rows]]
+        curve = xr.DataArray(values[rows], dims=("run", "t"), coords={"t": t})
+        return uq.ensemble.build(made.isel(run=rows), {"y": curve}, states=states, space=SPACE)
+
+    every, full = np.arange(n), np.flatnonzero(~gaps.any(axis=1))
+    lacking = np.where(gaps, np.nan, y[:n])
+    only = ensemble(lacking, full) if len(full) >= 4 else None
+    at = {"a": x[n:, 0], "b": x[n:, 1]}
+    return Case(ensemble(y[:n], every), ensemble(lacking, every), only, at, y[n:])
+
+
+def fit(runs: xr.Dataset, **options: object) -> GaussianProcessSurrogate:
+    return uq.GaussianProcess(hyperparameters="point", **options).fit(runs)  # type: ignore[arg-type]
+
+
+def judged(surrogate: GaussianProcessSurrogate, given: Case) -> tuple[float, float]:
+    """Return the mean square error and the coverage of 95 % intervals at the new points."""
+    prediction = surrogate.predict(given.at)
+    low, high = prediction.interval(0.95)["y"].values
+    inside = np.mean((given.truth >= low) & (given.truth <= high))
+    return float(np.mean((prediction.mean["y"].values - given.truth) ** 2)), float(inside)
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["random", "late"])
+def cases(request: pytest.FixtureRequest) -> tuple[bool, list[Case], list[GaussianProcessSurrogate]]:
+    given = [case(request.param, seed) for seed in range(6)]
+    return request.param, given, [fit(one.gaps) for one in given]
+
+
+def test_errors_and_coverage_beside_complete_runs(
+    cases: tuple[bool, list[Case], list[GaussianProcessSurrogate]],
+) -> None:
+    late, given, surrogates = cases
+    error, inside = np.transpose([judged(one, each) for one, each in zip(surrogates, given, strict=True)])
+    complete, covered = np.transpose([judged(fit(each.whole), each) for each in given])
+    rest = [judged(fit(each.only), each)[0] for each in given if each.only is not None]
+    print(
+        late,
+        np.sqrt(error.mean() / complete.mean()),
+        np.sqrt(error.mean()),
+        np.sqrt(np.mean(rest)) if rest else 0,
+        inside,
+        covered,
+    )
