@@ -12,7 +12,7 @@ is the process itself, with everything known. Aims over 120 repeats, by case (d,
 - the mean interval score (95 %; Gneiting & Raftery 2007, doi:10.1198/016214506000001437) is at most 1.15 times the
   oracle's at n = 20 d.
 
-The checks of `uq.held_out` (TRUST.md S13; Bastos & O'Hagan 2009, doi:10.1198/TECH.2009.08019) are made on 100 more
+The checks of `uq.held_out` (Bastos & O'Hagan 2009, doi:10.1198/TECH.2009.08019) are made on 100 more
 functions in two inputs, each with 50 held-out runs:
 
 - with 60 runs the Mahalanobis distance, the largest pivoted error and the coverage of 95 % intervals each lie in their
