@@ -1,6 +1,7 @@
 """Left-out, held-out and k-fold errors against refits and closed forms; reference ranges against functions drawn."""
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from uqms.surrogates.kernels import Kernel, Matern32, correlation
 from uqms.surrogates.prediction import Mixture
 from uqms.surrogates.process import condition, scores_at
 from uqms.surrogates.training import Hyperparameters
-from uqms.surrogates.validation import held_out, leave_one_out
+from uqms.surrogates.validation import Validation, held_out, leave_one_out
 
 ELL, MATERN = 0.3, Matern52()
 
@@ -72,16 +73,24 @@ def test_q2_and_rmse_are_their_definitions() -> None:
     np.testing.assert_allclose(found.standardised["y"], error / found.sd["y"], rtol=1e-9)
 
 
+@cache
+def both(seed: int) -> tuple[Validation, Validation]:
+    """Return what leave-one-out and held-out runs say of a right surrogate."""
+    surrogate, x, curves = curve_surrogate(seed)
+    return leave_one_out(surrogate), held_out(surrogate, as_runs(x, curves))
+
+
 def outside(seed: int, factor: float = 1.0) -> tuple[bool, bool]:
     """Return whether the 95 % coverage leaves its range, left-out and held-out, with variances off by a factor."""
-    surrogate, x, curves = curve_surrogate(seed)
-    process = surrogate.process
+    found = both(seed)
     if factor != 1.0:
+        surrogate, x, curves = curve_surrogate(seed)
         one = Hyperparameters(np.full(2, ELL), 0.0, 1e-12, 0.0, 1, False)
-        process = condition(Matern52(), process.x, process.y, 1, [one] * 2, [factor, factor])
+        process = condition(Matern52(), surrogate.process.x, surrogate.process.y, 1, [one] * 2, [factor, factor])
         truncated = replace(surrogate.bases[0], truncation=surrogate.bases[0].truncation * np.sqrt(factor))
         surrogate = replace(surrogate, process=process, bases=(truncated,))
-    rows = [found.table.loc["y"] for found in (leave_one_out(surrogate), held_out(surrogate, as_runs(x, curves)))]
+        found = leave_one_out(surrogate), held_out(surrogate, as_runs(x, curves))
+    rows = [each.table.loc["y"] for each in found]
     sides = [not row["range_95%"][0] <= row["coverage_95%"] <= row["range_95%"][1] for row in rows]
     return sides[0], sides[1]
 
@@ -239,8 +248,7 @@ def test_ranges_of_the_coverage_curve_hold_right_surrogates_at_all_levels() -> N
     """Of 100 right surrogates about one leaves the 99 % range at any one level, and of the PIT at any one bin."""
     outside_of = np.zeros(19), np.zeros(10)
     for seed in range(1, 101):
-        surrogate, x, curves = curve_surrogate(seed)
-        found = held_out(surrogate, as_runs(x, curves))
+        _, found = both(seed)
         for part, name, count in zip(
             (found.coverage_curve, found.pit_histogram), ("coverage", "density"), outside_of, strict=True
         ):
