@@ -58,7 +58,7 @@ SECONDS = "processor seconds of the fit"
 LEVELS = (0.95, 0.5)
 TAIL = (
     "the prior of length scales holds inputs that do nothing where they still have an effect; a Student-t tail above "
-    "its median (2 degrees, scale 1.1) brings it to equality, but costs digits of the variance of exactly linear outputs"
+    "its median (2 degrees, scale 1.1) brings it to equality, but costs digits of the variance of linear outputs"
 )
 HEAVY = (
     "errors have heavier tails than a normal law (fewer than 95 % in the 95 % intervals, or a kurtosis of the left-out "
@@ -75,8 +75,8 @@ REASONS = {
     "rat_heart_8p, Tdiast: log score": "outlying training runs (kurtosis of left-out errors 4.5) widen the intervals, "
     "and no error of the 39 test runs exceeds 1.5 sd",
     **{
-        f"{case}: {SECONDS}": "hyperparameters are averaged, which takes ten times as long as point estimates and gives "
-        "the better log scores"
+        f"{case}: {SECONDS}": "hyperparameters are averaged: ten times as long as point estimates, and "
+        "better log scores"
         for case in CASES
     },
 }
