@@ -75,7 +75,7 @@ REASONS = {
     "rat_heart_8p, Tdiast: log score": "outlying training runs (kurtosis of left-out errors 4.5) widen the intervals, "
     "and no error of the 39 test runs exceeds 1.5 sd",
     **{
-        f"{case}: {SECONDS}": "hyperparameters are averaged: ten times as long as point estimates, and "
+        f"{case}: {SECONDS}": "hyperparameters are averaged: 5 to 20 times as long as point estimates, and "
         "better log scores"
         for case in CASES
     },
