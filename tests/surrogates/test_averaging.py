@@ -46,7 +46,7 @@ def drawn(x: Array, y: Array, kernel: Kernel, noisy: bool = False) -> list[Hyper
 @pytest.mark.parametrize(("d", "n"), [(1, 6), (2, 8), (2, 25)])
 def test_the_weighted_points_have_the_moments_of_the_posterior(kernel: Kernel, d: int, n: int) -> None:
     x, y = problem(n, d)
-    points, weights = grid_posterior(x, y, kernel, 2001 if d == 1 else 61)
+    points, weights = grid_posterior(x, y, kernel, 2001 if d == 1 else 81)
     mean, second = weights @ points, weights @ points**2
     sd = np.sqrt(second - mean**2)
     found = averaging.sample(x, y, kernel, 1, False, T.train(x, y, kernel, T.trend_basis(x, 1), False))
