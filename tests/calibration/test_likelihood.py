@@ -259,3 +259,31 @@ def test_sums_products_and_quadratic_trends_are_in_the_compiled_likelihood(setti
         shift[index] = 1e-5
         upper, lower = (_marginal.fused(block, u + sign * shift, sigma, z)[0] for sign in (1.0, -1.0))
         assert u_bar[index] == pytest.approx((upper - lower) / 2e-5, rel=1e-4, abs=1e-4)
+
+
+def test_scalars_with_scores_in_common_have_one_error() -> None:
+    space = uq.ParameterSpace(a=uq.Uniform(0.0, 1.0), b=uq.Uniform(0.0, 1.0))
+    design = uq.sobol(space, 20, rng=1)
+    a, b = design["a"].values, design["b"].values
+    edv, esv = 120.0 + 40.0 * np.sin(2.0 * a + b), 50.0 + 20.0 * np.cos(3.0 * a * b) + 15.0 * b**2
+    runs = uq.ensemble.build(design, {"edv": edv, "esv": esv, "sv": edv - esv}, space=space)
+    surrogate = uq.GaussianProcess(hyperparameters="point").fit(runs)
+    names, sd, empty = ("edv", "esv", "sv"), np.array([0.2, 0.1, 0.3]), np.full(3, "")
+    observations = uq.Observations(
+        output=np.array(names),
+        value=np.array([150.0, 70.0, 81.0]),
+        coords={},
+        conditions={},
+        subject=empty,
+        experiment=empty,
+        replicate=np.zeros(3, dtype=int),
+        sd=sd,
+    )
+    problem = uq.Calibration(surrogate, observations, uq.GaussianNoise())
+    scores = surrogate.marginal_scores(np.array([[0.93, 0.04]]))
+    basis = np.vstack([surrogate.decode(name).basis for name in names])
+    mean = np.array([surrogate.evaluate({"a": 0.93, "b": 0.04})[name].item() for name in names])
+    error = (basis * scores.covariance[0, :, 0]) @ basis.T
+    assert np.linalg.matrix_rank(error, tol=1e-9 * error.max()) == 2
+    expected = multivariate_normal(mean, error + np.diag(sd**2)).logpdf(observations.value)
+    assert problem.log_likelihood({"a": 0.93, "b": 0.04}) == pytest.approx(expected, rel=1e-6)
