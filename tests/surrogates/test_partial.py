@@ -364,3 +364,17 @@ def test_curves_with_a_transform_stay_positive() -> None:
     low, high = found.predict(given.at).interval(0.95)["y"].values
     assert (low > 0.0).all()
     assert np.mean((np.exp(given.truth) >= low) & (np.exp(given.truth) <= high)) > 0.85
+
+
+def test_a_run_without_the_curve_says_nothing_of_it() -> None:
+    given = case(True, 2)
+    lacking = given.gaps.copy(deep=True)
+    lacking["y"][4] = np.nan
+    states = [uq.ensemble.RunState(value).name.lower() for value in lacking["state"].values]
+    states[4] = "partial"
+    outputs = {"flow": np.cos(lacking["a"].values), "y": lacking["y"]}
+    found = fit(uq.ensemble.build(lacking[["a", "b"]], outputs, space=SPACE, states=states))
+    assert found.runs == 30
+    assert found.process.known(0)[4]
+    assert not any(found.process.known(j)[4] for j in range(1, found.process.q))
+    assert 4 not in found.whole("y")
