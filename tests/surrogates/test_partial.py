@@ -378,3 +378,30 @@ def test_a_run_without_the_curve_says_nothing_of_it() -> None:
     assert found.process.known(0)[4]
     assert not any(found.process.known(j)[4] for j in range(1, found.process.q))
     assert 4 not in found.whole("y")
+
+
+def test_a_coordinate_that_one_fold_has_alone() -> None:
+    rng = np.random.default_rng(0)
+    y = rng.standard_normal((30, 2)) @ rng.standard_normal((2, 9))
+    y[np.setdiff1d(np.arange(30), [0, 10, 20]), 8] = np.nan
+    layout = Layout(("t",), {"t": np.arange(9.0)})
+    basis, scores, runs = partial.fit_partial("y", layout, y, uq.Curve(), 3)
+    assert np.isfinite(basis.truncation).all()
+    assert np.isfinite(scores).all()
+    assert runs is not None
+    assert len(runs.rows) == 27
+
+
+def test_an_output_that_is_constant_and_a_field_with_gaps() -> None:
+    rng = np.random.default_rng(0)
+    y = np.full((6, 5), 2.0)
+    y[0, 1] = np.nan
+    basis, scores, runs = partial.fit_partial("y", Layout(("t",), {"t": np.arange(5.0)}), y, uq.Curve(), 3)
+    assert runs is None
+    assert not scores.any()
+    np.testing.assert_array_equal(basis.offset, 2.0)
+    field = rng.standard_normal((14, 2)) @ rng.standard_normal((2, 12))
+    layout = Layout(("a", "b"), {"a": np.arange(3.0), "b": np.arange(4.0)})
+    lacking = np.where(rng.random(field.shape) < 0.2, np.nan, field)
+    basis, scores, _ = partial.fit_partial("y", layout, lacking, uq.Curve(), 4)
+    np.testing.assert_allclose(basis.offset + scores @ basis.basis.T, field, atol=1e-3)

@@ -224,7 +224,8 @@ def _left_out(y: Array, filled: Array, factors: int, scores: int) -> Array:
     for first in range(min(FOLDS, n)):
         held = np.arange(first, n, FOLDS)
         rest = np.setdiff1d(np.arange(n), held)
-        others = _filled(y[rest], min(factors, len(rest) - 2), filled[rest], SWEEPS)
+        there = np.where(seen[rest].any(axis=0), y[rest], filled[rest])  # a coordinate that all others lack is taken
+        others = _filled(there, max(1, min(factors, len(rest) - 2)), filled[rest], SWEEPS)
         mean = others.mean(axis=0)
         right = np.linalg.svd(others - mean, full_matrices=False)[2][:scores]
         for i in held:
