@@ -46,7 +46,8 @@ MORE = 4  # factors beyond the scores
 COORDINATES = 2000  # that factors of runs are found from
 BLOCK = 2**23  # numbers held at once
 LEFT_OUT, SWEEPS, SWEEPS_MORE = 0.1, 10, 50
-WORTH = 0.9  # the error of left-out entries with more factors, over that with fewer
+WORTH, PATIENCE = 0.7, 2  # median error of left-out entries with more factors, over that with fewer; steps without
+HIDDEN = 400  # entries that are left out, if there are as many
 SMALLEST = 1e-12  # s2, over the variance of the output
 
 
@@ -80,7 +81,7 @@ def fit_partial(
     seen = np.isfinite(y)
     _check_coordinates(name, layout, seen, least)
     filled, factors = fill_in(y, settings.max_scores + MORE)
-    basis, scores = fit_curve(name, layout, filled, settings)
+    basis, scores = fit_curve(name, layout, filled, replace(settings, max_scores=min(settings.max_scores, factors + 2)))
     whole = seen.all(axis=1)
     if not basis.basis.any():
         return basis, scores, None
@@ -121,23 +122,28 @@ def _check_coordinates(name: str, layout: Layout, seen: Bools, least: int) -> No
 def fill_in(y: Float[np.ndarray, "n m"], most: int) -> tuple[Float[np.ndarray, "n m"], int]:
     """Return y with its missing entries filled in by a Gaussian of at most `most` factors, and their number.
 
-    It grows while that makes the error of left-out entries clearly smaller.
+    It grows while that makes the errors of left-out entries clearly smaller: most of them, since runs of which little
+    is left have large ones whatever it is.
     """
     n = len(y)
     centre, size, part = _scale(y)
     seen = np.isfinite(y)[:, part]
     values = np.where(seen, (y - centre)[:, part] / size, 0.0)
-    hidden = seen & (np.random.default_rng(0).random(seen.shape) < LEFT_OUT)
-    filled, count, best = np.zeros(values.shape), 1, np.inf
+    masks = int(np.clip(np.ceil(HIDDEN / (LEFT_OUT * seen.sum())), 1, 1.0 / LEFT_OUT))
+    place = np.random.default_rng(0).random(seen.shape)
+    hidden = [seen & (place >= i * LEFT_OUT) & (place < (i + 1) * LEFT_OUT) for i in range(masks)]
+    filled, count, best = [np.zeros(values.shape)] * masks, 0, np.inf
     for k in _counts(min(most, n - 2, len(part))):
-        filled = _swept(values, seen & ~hidden, k, filled, SWEEPS)[0]
-        error = float(np.mean((filled - values)[hidden] ** 2)) if hidden.any() else 0.0
-        if error > WORTH * best:
+        filled = [_swept(values, seen & ~one, k, start, SWEEPS)[0] for one, start in zip(hidden, filled, strict=True)]
+        errors = [(values - each)[one] for one, each in zip(hidden, filled, strict=True)]
+        error = float(np.median(np.abs(np.concatenate(errors))))
+        if error < WORTH * best:
+            count, best, start = k, error, filled[0]
+        elif k >= count + PATIENCE:
             break
-        count, best = k, error
-    start = np.zeros(y.shape)
-    start[:, part] = filled
-    return _filled(y, count, centre + size * start, SWEEPS_MORE), count
+    first = np.zeros(y.shape)
+    first[:, part] = start
+    return _filled(y, count, centre + size * first, SWEEPS_MORE), count
 
 
 def _scale(y: Array) -> tuple[Array, float, Ints]:
@@ -167,7 +173,7 @@ def _counts(limit: int) -> list[int]:
 
 
 def _swept(values: Array, seen: Bools, k: int, filled: Array, sweeps: int) -> tuple[Array, Array, Array]:
-    """Return W z, z with a one behind it, and the sums of their covariance, after some sweeps of EM."""
+    """Return W z, z with a one behind it, and its covariance in each run, after some sweeps of EM."""
     n, filled = len(values), np.where(seen, values, filled)
     mean = filled.mean(axis=0)
     _, singular, right = np.linalg.svd(filled - mean, full_matrices=False)
@@ -218,7 +224,8 @@ def _left_out(y: Array, filled: Array, factors: int, scores: int) -> Array:
     for first in range(min(FOLDS, n)):
         held = np.arange(first, n, FOLDS)
         rest = np.setdiff1d(np.arange(n), held)
-        others = _filled(y[rest], min(factors, len(rest) - 2), filled[rest], SWEEPS)
+        there = np.where(seen[rest].any(axis=0), y[rest], filled[rest])  # a coordinate that all others lack is taken
+        others = _filled(there, max(1, min(factors, len(rest) - 2)), filled[rest], SWEEPS)
         mean = others.mean(axis=0)
         right = np.linalg.svd(others - mean, full_matrices=False)[2][:scores]
         for i in held:
