@@ -40,8 +40,8 @@ log density of pairs is at least 0.3 nats above that of independent scalars (0.8
 intervals of independent scalars cover is printed without an aim. Draws of three volumes, one the difference of the
 others, obey that to 1e-9 of their size.
 
-`--quick` makes 15 repeats (4 of missing entries, 3 of those of curves, 8 of
-curves with noise, 6 of pairs), with windows widened by their standard errors.
+`--quick` makes 15 repeats (4 of missing entries, 3 of those of curves, 8 of curves with noise, 6 of pairs), with
+windows widened by their standard errors.
 """
 
 import argparse
