@@ -277,7 +277,16 @@ def check_errors_between(surrogate: Surrogate, u: Array, used: Ints, asked: str)
     ConformanceError
         With what is missing.
     """
-    if u.shape[1] < 2 or isinstance(surrogate, GaussianProcessSurrogate):
+    if isinstance(surrogate, GaussianProcessSurrogate):
+        return
+    if not surrogate.scores(u[:, :1]).covariance[..., used, :, :].any():
+        warnings.warn(
+            f"The {type(surrogate).__name__} says that it has no errors at all. Unless it is exact, intervals leave "
+            "out its own error and are too narrow: return the covariance of its errors from `scores`.",
+            DataWarning,
+            stacklevel=4,
+        )
+    if u.shape[1] < 2:
         return
     first = u[:, 0]
     near = first + np.where(first > 0.5, -NEAR, NEAR)

@@ -40,6 +40,7 @@ __all__ = ["LeftOut", "left_out_errors", "with_scores_in_common"]
 MATERIAL = 0.5
 CLEAR = 3.0  # standard errors of the correlation of independent outputs that it must be beyond
 EXACT = 1e-9  # of an output's sd: less than this is rounding
+SMALL = 0.05  # of an output's left-out error: less than this, such as the digits of a table, is none of a combination
 SPARE = 2  # runs more than coefficients that an exact combination must hold for
 SHARE = 0.5  # of the runs: at most so many scores are found from the correlation of their errors
 
@@ -92,8 +93,8 @@ def with_scores_in_common(
     found: Sequence[Hyperparameters],
     train: Callable[[Array], Hyperparameters],
     left_out: Callable[[Array, Hyperparameters, Array], LeftOut],
-) -> tuple[Array, list[OutputBasis], list[Hyperparameters]]:
-    """Return scores, bases and hyperparameters, with scores in common for scalars whose errors correlate.
+) -> tuple[Array, list[OutputBasis], list[Hyperparameters], Bools]:
+    """Return scores, bases, hyperparameters and which scores were kept, with scores in common where errors correlate.
 
     Outputs have scores in common when their errors correlate clearly or they are exact combinations of each other, they
     are known in the same runs, and the scores predict left-out runs better.
@@ -142,17 +143,17 @@ def with_scores_in_common(
             for i, row in zip(outputs[group], best.basis, strict=True):
                 new[i] = replace(bases[i], basis=bases[i].basis * row, scores=tuple(own.tolist()))
     if all(basis.scores is None for basis in new.values()):
-        return y, list(bases), list(found)
+        return y, list(bases), list(found), kept
     place = np.cumsum(kept) - 1
     before = [at if new[i].scores is None else np.array(new[i].scores) for i, at in enumerate(score_columns(bases))]
     moved = [replace(new[i], scores=tuple(place[at].tolist())) for i, at in enumerate(before)]
-    return y[:, kept], moved, [one for one, keep in zip(trained, kept, strict=True) if keep]
+    return y[:, kept], moved, [one for one, keep in zip(trained, kept, strict=True) if keep], kept
 
 
 def _groups(y: Float[np.ndarray, "n m"], errors: Sequence[LeftOut], correlated: Float[np.ndarray, "m m"]) -> list[Ints]:
     """Return groups of outputs whose errors correlate, or of which some are exact combinations of the others."""
     clear = np.abs(correlated) > max(MATERIAL, CLEAR / np.sqrt(len(y)))
-    linked = clear | _combinations(y, np.argsort([one.log_score for one in errors])[::-1])
+    linked = clear | _combinations(y, np.argsort([one.log_score for one in errors])[::-1], _rounding(errors))
     _, label = connected_components(linked, directed=False)
     groups = [np.flatnonzero(label == i) for i in range(label.max() + 1)]
     return [group for group in groups if len(group) > 1]
@@ -182,7 +183,7 @@ def _rotation(
         Does the same for a score.
     """
     n, g = y.shape
-    own = _spanning(y, np.argsort([one.log_score for one in errors])[::-1])
+    own = _spanning(y, np.argsort([one.log_score for one in errors])[::-1], _rounding(errors))
     if len(own) > SHARE * n:
         return None
     s = np.array([np.sqrt(np.mean(one.error**2)) for one in errors])
@@ -203,30 +204,35 @@ def _rotation(
     return _Rotation(y[:, own], basis, [found[j] for j in own])
 
 
-def _spanning(y: Array, order: Ints) -> Ints:
+def _rounding(errors: Sequence[LeftOut]) -> Array:
+    """Return the root mean square (m,) below which the rest of a combination is none."""
+    return np.maximum(EXACT, SMALL * np.array([np.sqrt(np.mean(one.error**2)) for one in errors]))
+
+
+def _spanning(y: Array, order: Ints, rounding: Array) -> Ints:
     """Return outputs of which all others are exact combinations, the first in the order as far as possible."""
     kept: list[int] = []
     for j in order:
-        if _combination(y, kept, int(j)) is None:
+        if _combination(y, kept, int(j), float(rounding[j])) is None:
             kept.append(int(j))
     return np.array(kept)
 
 
-def _combination(y: Array, kept: list[int], j: int) -> Array | None:
+def _combination(y: Array, kept: list[int], j: int, rounding: float) -> Array | None:
     """Return the coefficients of an output as an exact combination of others, or None when it is none."""
     if not kept or len(kept) + SPARE >= len(y):
         return None
     weights = np.linalg.lstsq(y[:, kept], y[:, j], rcond=None)[0]
-    exact = np.sqrt(np.mean((y[:, j] - y[:, kept] @ weights) ** 2)) <= EXACT
+    exact = np.sqrt(np.mean((y[:, j] - y[:, kept] @ weights) ** 2)) <= rounding
     return np.asarray(weights) if exact else None
 
 
-def _combinations(y: Array, order: Ints) -> Bools:
+def _combinations(y: Array, order: Ints, rounding: Array) -> Bools:
     """Return which outputs (m, m) are linked by an exact combination."""
     linked = np.eye(y.shape[1], dtype=bool)
     kept: list[int] = []
     for j in order:
-        weights = _combination(y, kept, int(j))
+        weights = _combination(y, kept, int(j), float(rounding[j]))
         if weights is None:
             kept.append(int(j))
         else:

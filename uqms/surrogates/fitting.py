@@ -13,6 +13,7 @@ What is found for a score depends on its own runs only, whatever the other score
 """
 
 import math
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, final
@@ -22,7 +23,7 @@ import numpy as np
 from uqms._typing import Array, Ints
 from uqms.surrogates import averaging
 from uqms.surrogates.correlated import LeftOut, left_out_errors, with_scores_in_common
-from uqms.surrogates.kernels import Kernel, Product, Sum, hyperparameter_count
+from uqms.surrogates.kernels import Kernel, hyperparameter_count, scale_count
 from uqms.surrogates.outputs import OutputBasis, score_columns
 from uqms.surrogates.process import ScoreProcess, average, condition
 from uqms.surrogates.training import SUBSET, Hyperparameters, Noise, subset, taken, train, trend_basis
@@ -52,8 +53,8 @@ class Fitting:
 
     def with_scores_in_common(
         self, y: Array, bases: Sequence[OutputBasis], found: Sequence[Hyperparameters]
-    ) -> tuple[Array, list[OutputBasis], list[Hyperparameters]]:
-        """Return scores, bases and hyperparameters, with scores in common where errors of scalars correlate.
+    ) -> tuple["Fitting", Array, list[OutputBasis], list[Hyperparameters]]:
+        """Return all with scores in common where errors of scalars correlate.
 
         Scalars whose runs have known variances of their noise cannot be among them.
         """
@@ -67,13 +68,18 @@ class Fitting:
             runs = self.x[known]
             return left_out_errors(runs, score[known], trend_basis(runs, self.columns), self.kernel, one, others[known])
 
-        return with_scores_in_common(y, bases, found, train_score, left_out)
+        y, bases, found, kept = with_scores_in_common(y, bases, found, train_score, left_out)
+        noise = self.noise if isinstance(self.noise, bool) else self.noise[:, kept]
+        return replace(self, noise=noise), y, bases, found
 
     def conditioned(self, y: Array, found: Sequence[Hyperparameters], bases: Sequence[OutputBasis]) -> ScoreProcess:
         """Return the processes of every score, with draws of their hyperparameters where these matter."""
         draws = [list(found)]
         if self._averages(y, found, bases):
-            by_score = [self._ordered(y, j).draws(self.kernel, self.columns, one, j) for j, one in enumerate(found)]
+            orders = _orders(bases)
+            by_score = [
+                self._ordered(y, j).draws(self.kernel, self.columns, one, orders[j]) for j, one in enumerate(found)
+            ]
             draws = [list(scores) for scores in zip(*by_score, strict=True)]
         noise = None if isinstance(self.noise, bool) else self.noise
         return average(
@@ -82,7 +88,7 @@ class Fitting:
 
     def _ordered(self, y: Array, j: int) -> "_Ordered":
         cheap = None if self.cheap is None else self.cheap[:, j]
-        return _ordered(self.x, y[:, j], self.kernel, self._noise_of(j), cheap)
+        return _ordered(self.x, y[:, j], self._noise_of(j), cheap)
 
     def _noise_of(self, j: int) -> Noise:
         if isinstance(self.noise, bool):
@@ -137,29 +143,39 @@ class _Ordered(NamedTuple):
         if not self.y.any():  # a constant output: its basis is zero, so only finite numbers are needed
             ones = np.ones(hyperparameter_count(kernel, self.x.shape[1]))
             return Hyperparameters(ones, float(self.noise is not False), 1e-12, 0.0, 0, False)
-        return self._back(train(self.x, self.y, kernel, trend_basis(self.x, columns, *self.cheap), self.noise))
+        found = train(self.x, self.y, kernel, trend_basis(self.x, columns, *self.cheap), self.noise)
+        return _permuted(found, kernel, np.argsort(self.inputs))
 
-    def draws(self, kernel: Kernel, columns: int, found: Hyperparameters, j: int) -> list[Hyperparameters]:
-        """Return draws of the hyperparameters of score j."""
+    def draws(self, kernel: Kernel, columns: int, found: Hyperparameters, order: int) -> list[Hyperparameters]:
+        """Return draws of the hyperparameters, in an order of their own."""
         if not self.y.any():
             return [found] * averaging.DRAWS
-        here = replace(found, ell=found.ell[self.inputs]) if len(found.ell) == len(self.inputs) else found
+        here = _permuted(found, kernel, self.inputs)
         points = averaging.sample(self.x, self.y, kernel, columns, self.noise, here, *self.cheap)
-        return [self._back(draw) for draw in averaging.draws_of(points, len(self.y) - columns, self.noise, j)]
-
-    def _back(self, found: Hyperparameters) -> Hyperparameters:
-        """Return hyperparameters in the order in which the inputs came."""
-        if len(found.ell) != len(self.inputs):  # of sums and products, whose inputs stay where they were
-            return found
-        return replace(found, ell=found.ell[np.argsort(self.inputs)])
+        drawn = averaging.draws_of(points, len(self.y) - columns, self.noise, order)
+        return [_permuted(draw, kernel, np.argsort(self.inputs)) for draw in drawn]
 
 
-def _ordered(x: Array, y: Array, kernel: Kernel, noise: Noise, cheap: Array | None) -> _Ordered:
+def _permuted(found: Hyperparameters, kernel: Kernel, inputs: Ints) -> Hyperparameters:
+    """Return hyperparameters with the length scales of every part of the kernel in another order of the inputs."""
+    scales = scale_count(kernel, len(inputs))
+    parts = found.ell[:scales].reshape(-1, len(inputs))[:, inputs]
+    return replace(found, ell=np.append(parts.ravel(), found.ell[scales:]))
+
+
+def _orders(bases: Sequence[OutputBasis]) -> list[int]:
+    """Return a number for every score, which does not depend on what other outputs there are or on their order."""
+    labels: dict[int, list[str]] = {}
+    for basis, columns in zip(bases, score_columns(bases), strict=True):
+        for i, j in enumerate(columns):
+            labels.setdefault(int(j), []).append(f"{basis.name}[{i}]")
+    return [zlib.crc32(" ".join(sorted(labels[j])).encode()) for j in sorted(labels)]
+
+
+def _ordered(x: Array, y: Array, noise: Noise, cheap: Array | None) -> _Ordered:
     known = np.flatnonzero(np.isfinite(y))
     x, y = x[known], y[known]
     inputs = np.argsort([abs(math.fsum(x[:, j] * y)) for j in range(x.shape[1])])
-    if isinstance(kernel, Product | Sum):  # whose length scales are several an input
-        inputs = np.arange(x.shape[1])
     rows = np.lexsort(x[:, inputs[::-1]].T)
     more = () if cheap is None else (cheap[known[rows]],)
     return _Ordered(x[np.ix_(rows, inputs)], y[rows], taken(noise, known[rows]), more, inputs)

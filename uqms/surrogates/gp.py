@@ -12,7 +12,6 @@ from typing import Literal, final
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
-from scipy.stats import qmc
 
 from uqms import ensemble as table
 from uqms._typing import Array, Ints, RandomState, as_generator
@@ -46,7 +45,7 @@ from uqms.surrogates.partial import PartialRuns, fit_partial, refined
 from uqms.surrogates.physics import Physics, lifted
 from uqms.surrogates.pointwise import mean_at, mean_reverse
 from uqms.surrogates.prediction import Prediction, named_points
-from uqms.surrogates.process import ScoreProcess, Scores, draw_at, scores_at
+from uqms.surrogates.process import ScoreProcess, Scores, draw_at, is_count, normals_at, scores_at, sobol_points
 from uqms.surrogates.training import Hyperparameters, trend_basis, trend_columns
 from uqms.surrogates.transforms import Identity, as_transform, check_values
 
@@ -89,7 +88,7 @@ class GaussianProcess:
         "auto" (default): scalar outputs whose left-out errors clearly correlate, or which are exact combinations of
         others, get scores in common when those predict left-out runs better, so that errors and draws belong together
         (of volumes and their difference, say). "independent": each scalar is a process by itself, as it always is with
-        a cheap model.
+        a cheap model or with noise.
     outputs
         Settings by output name, `Scalar(...)` or `Curve(...)`; what is not named gets the default of its dims. A
         `transform` in them keeps an output positive or inside of bounds.
@@ -237,8 +236,8 @@ class GaussianProcess:
             _logger.info("%d of %d runs miss coordinates of an output and are used in part", in_part, len(x))
             fitting, y = refined(fitting, y, missing, [one.shape[1] for one in scores])
         found = fitting.trained(y)
-        if self.scalars == "auto" and cheap is None and learned is None:
-            y, bases, found = fitting.with_scores_in_common(y, bases, found)
+        if self.scalars == "auto" and cheap is None and self.noise == "none":
+            fitting, y, bases, found = fitting.with_scores_in_common(y, bases, found)
         process = fitting.conditioned(y, found, bases)
         _report(process, found, bases)
         attrs = {key: str(runs.attrs[key]) for key in ("space", "simulator", "design") if key in runs.attrs}
@@ -497,11 +496,11 @@ class GaussianProcessSurrogate:
         The draws are exact jointly at `anchors` Sobol points of the box and the runs; anywhere else they are the
         conditional mean given those plus a draw of the residual, which is joint within one call.
         """
-        if n < 1:
-            raise InputError(f"functions: n is {n!r}; ask for at least one draw.")
+        if not is_count(n, 1) or not is_count(anchors, 0):
+            raise InputError(f"functions: n is {n!r} and anchors is {anchors!r}; give whole numbers, n at least 1.")
         generator = as_generator(rng)
         process = self.process
-        points = qmc.Sobol(self.domain.d, scramble=False).random(anchors) if anchors else np.zeros((0, self.domain.d))
+        points = sobol_points(anchors, self.domain.d)
         h = generator.choice(process.draws, size=n, p=np.exp(process.log_weights - _log_total(process.log_weights)))
         xi = generator.standard_normal((n, process.q, process.beta.shape[2]))
         return GaussianFunctionDraws(self, points, h, xi, int(generator.integers(2**63)))
@@ -516,7 +515,10 @@ class GaussianProcessSurrogate:
 @final
 @dataclass(frozen=True, eq=False)
 class GaussianFunctionDraws:
-    """Draws of the whole function; calling evaluates every draw at inputs `u` (k, d) to (draws, k, q)."""
+    """Draws of the whole function; calling evaluates every draw at inputs `u` (k, d) to (draws, k, q).
+
+    Normals belong to points, so that residuals at different points are independent, in one call or in several.
+    """
 
     surrogate: GaussianProcessSurrogate
     anchors: Array  # (a, d)
@@ -532,8 +534,9 @@ class GaussianFunctionDraws:
         out = np.empty((n, k, process.q))
         c = None if physics is None else physics.scores(self.surrogate.domain, self.surrogate.bases, points)
         for j in range(process.q):
-            parts = [np.random.default_rng([self.seed, j, i]).standard_normal((n, m)) for i, m in enumerate((a, k))]
-            z = np.hstack(parts)
+            generator = np.random.default_rng([self.seed, j])
+            at_anchors = generator.standard_normal((n, a))
+            z = np.hstack([at_anchors, normals_at(points[a:], n, int(generator.integers(2**63)))])
             one, at, i = (process, points, j)
             if c is not None:
                 one, at, i = self.surrogate._lifted[j], np.column_stack([c[:, j], points]), 0
@@ -669,7 +672,22 @@ def _merge_duplicates(runs: xr.Dataset, x: Array, names: tuple[str, ...], noisy:
         stacklevel=3,
     )
     kept = np.sort(first)
-    return runs.isel(run=kept), x[kept]
+    merged = runs.isel(run=kept)
+    for name, values in every.items():
+        gaps = np.isnan(values[kept])
+        if gaps.any():  # what one of the repeated runs lacks, another may have
+            best = values[kept]
+            for row in np.flatnonzero(gaps.any(axis=1)):
+                same = values[first[inverse] == kept[row]]
+                best[row] = np.where(gaps[row], _first_known(same), best[row])
+            ordered = merged[name].transpose("run", ...)
+            merged = merged.assign({name: ordered.copy(data=best.reshape(ordered.shape))})
+    return merged, x[kept]
+
+
+def _first_known(rows: Array) -> Array:
+    """Return of every column the first number, NaN where there is none."""
+    return np.asarray(rows[np.argmax(np.isfinite(rows), axis=0), np.arange(rows.shape[1])])
 
 
 def _transformed(name: str, output: xr.DataArray, settings: Curve | Scalar | None) -> tuple[Layout, Array]:

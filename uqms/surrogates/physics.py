@@ -65,6 +65,11 @@ class Physics:
     function: Callable[[Inputs], Mapping[str, ArrayLike]]
     derivative: Callable[[Inputs], Mapping[str, Mapping[str, ArrayLike]]] | None = None
 
+    def __post_init__(self) -> None:
+        for name, one in (("function", self.function), ("derivative", self.derivative)):
+            if not callable(one) and (one is not None or name == "function"):
+                raise InputError(f"Physics: {name} is {one!r}; give a function of a mapping of input name to values.")
+
     def scores(self, box: Box, bases: Sequence[OutputBasis], u: Float[np.ndarray, "k d"]) -> Float[np.ndarray, "k q"]:
         """Return c at `u`.
 
@@ -74,6 +79,8 @@ class Physics:
             When the function does not return every output, finite and of its shape.
         """
         values = self.function(_named(box, u))
+        if not isinstance(values, Mapping):
+            raise InputError(f"The cheap model gives a {type(values).__name__}; give a mapping of output to values.")
         columns = []
         for basis in bases:
             if basis.name not in values:
@@ -98,10 +105,17 @@ class Physics:
                 "The cheap model has no derivative, which gradients and NUTS need: give Physics(function, derivative=)."
             )
         slopes = self.derivative(_named(box, u))
+        names = [basis.name for basis in bases]
+        if not isinstance(slopes, Mapping) or set(slopes) != set(names):
+            given = sorted(slopes) if isinstance(slopes, Mapping) else type(slopes).__name__
+            raise InputError(
+                f"The cheap model's derivative gives {given}; give a mapping for each of the outputs {names}, an empty "
+                "one where it does not depend on any input."
+            )
         out, at = np.zeros_like(u), 0
         for basis in bases:
             width = basis.basis.shape[1]
-            for name, values in slopes.get(basis.name, {}).items():
+            for name, values in slopes[basis.name].items():
                 if name not in box.names:
                     raise InputError(f"The cheap model has a derivative by {name!r}; the inputs are {list(box.names)}.")
                 slope = _project(basis, _checked(f"has a derivative by {name!r} of", basis, values, len(u)))

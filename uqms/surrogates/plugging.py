@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from typing import final
 
 import numpy as np
-from scipy.stats import qmc
 
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.errors import ConformanceError, InputError
-from uqms.surrogates.process import Scores
+from uqms.surrogates.process import Scores, is_count, normals_at, sobol_points
 from uqms.surrogates.protocol import Surrogate
 
 __all__ = ["ScoreDraws", "draws_from_scores", "reverse_by_differences"]
@@ -89,10 +88,10 @@ def draws_from_scores(surrogate: Surrogate, n: int, rng: RandomState, anchors: i
     >>> draws(np.array([[0.2], [0.7]])).shape
     (5, 2, 1)
     """
-    if n < 1 or anchors < 1:
-        raise InputError(f"draws_from_scores: n is {n!r} and anchors is {anchors!r}; both are at least 1.")
+    if not is_count(n, 1) or not is_count(anchors, 1):
+        raise InputError(f"draws_from_scores: n is {n!r} and anchors is {anchors!r}; give whole numbers from 1.")
     generator = as_generator(rng)
-    points = qmc.Sobol(surrogate.domain.d, scramble=False).random(anchors)
+    points = sobol_points(anchors, surrogate.domain.d)
     scores = surrogate.scores(points)
     _check_known(surrogate, scores)
     log_weights = scores.log_weights
@@ -113,7 +112,7 @@ class ScoreDraws:
 
     def __call__(self, u: Array) -> Array:
         """Return the scores (draws, k, q); the same call gives the same numbers."""
-        u = np.asarray(u, dtype=np.float64)
+        u, place = np.unique(np.asarray(u, dtype=np.float64), axis=0, return_inverse=True)
         mean, covariance, _ = self.surrogate.scores(np.vstack([self.anchors, u]))
         n, a, k, q = len(self.hyperparameters), len(self.anchors), len(u), mean.shape[-1]
         out = np.empty((n, k, q))
@@ -122,11 +121,11 @@ class ScoreDraws:
             for j in range(q):
                 at_anchors = covariance[h, j, a:, :a] @ self.inverse_root[h, j]  # (k, a)
                 rest = _root(covariance[h, j, a:, a:] - at_anchors @ at_anchors.T)
-                z, own = (
-                    np.random.default_rng([self.seed, j, i]).standard_normal((n, m))[rows] for i, m in enumerate((a, k))
-                )
+                generator = np.random.default_rng([self.seed, j])
+                z = generator.standard_normal((n, a))[rows]
+                own = normals_at(u, n, int(generator.integers(2**63)))[rows]
                 out[rows, :, j] = mean[h, a:, j] + z @ at_anchors.T + own @ rest.T
-        return out
+        return out[:, place.reshape(-1)]
 
 
 def _check_known(surrogate: Surrogate, scores: Scores) -> None:

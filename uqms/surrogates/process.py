@@ -30,15 +30,30 @@ import numpy as np
 from jaxtyping import Float
 from scipy.linalg import solve_triangular
 from scipy.linalg.blas import dtrmm
+from scipy.special import ndtri
+from scipy.stats import qmc
 
 from uqms._typing import Array, Bools, Ints
+from uqms.errors import InputError
 from uqms.surrogates.kernels import Kernel, correlation, correlation_within, scale_count
 from uqms.surrogates.training import JITTER_FIRST, Hyperparameters, factorise, trend_basis
 
-__all__ = ["ScoreProcess", "Scores", "average", "condition", "draw_at", "root_at", "scores_at"]
+__all__ = [
+    "ScoreProcess",
+    "Scores",
+    "average",
+    "condition",
+    "draw_at",
+    "is_count",
+    "normals_at",
+    "root_at",
+    "scores_at",
+    "sobol_points",
+]
 
 
 CACHED = 2**17  # numbers of a block
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Scores(NamedTuple):
@@ -82,6 +97,8 @@ class ScoreProcess:
     def __post_init__(self) -> None:
         if not self.noise.size:
             object.__setattr__(self, "noise", np.zeros(self.y.shape[::-1]))
+        if self.noise.shape != self.y.shape[::-1]:
+            raise InputError(f"noise has shape {self.noise.shape} for scores of shape {self.y.shape}; give (q, n)")
         # One memory layout, so that a process from a file predicts to the same bit: BLAS rounds by layout.
         for part in fields(self):
             if part.name != "kernel":
@@ -275,6 +292,41 @@ def draw_at(
     """
     mean, v, lower = _last_block(process, h, j, u, anchors)
     return np.asarray(mean + xi @ v.T + z @ lower.T)
+
+
+def is_count(value: object, least: int) -> bool:
+    """Return whether a value is a whole number of at least `least`."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and int(value) >= least
+
+
+def sobol_points(count: int, d: int) -> Float[np.ndarray, "count d"]:
+    """Return the first points of a Sobol sequence, of which the next power of two is made."""
+    if not count:
+        return np.zeros((0, d))
+    return np.asarray(qmc.Sobol(d, scramble=False).random_base2((count - 1).bit_length())[:count])
+
+
+def normals_at(u: Float[np.ndarray, "k d"], draws: int, key: int) -> Float[np.ndarray, "draws k"]:
+    """Return standard normals that belong to the points of `u`: the same in every call, independent at other points.
+
+    They are hashes (splitmix64: Steele et al. 2014, doi:10.1145/2714064.2660195) of the bytes of a point, the key and
+    the number of the draw.
+    """
+    bits = np.ascontiguousarray(u + 0.0).view(np.uint64)  # + 0.0: zero has two signs
+    with np.errstate(over="ignore"):
+        state = np.full(len(u), _mixed(np.uint64(key % 2**64)))
+        for column in bits.T:
+            state = _mixed(state ^ column)
+        counter = _mixed(np.arange(1, draws + 1, dtype=np.uint64) * GOLDEN)
+        both = _mixed(state[None, :] ^ counter[:, None])
+    return np.asarray(ndtri(((both >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53))
+
+
+def _mixed(state: Any) -> Any:
+    state = state + GOLDEN
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))
 
 
 def root_at(process: ScoreProcess, h: int, j: int, u: Float[np.ndarray, "k d"]) -> Float[np.ndarray, "k r"]:

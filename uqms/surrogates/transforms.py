@@ -140,7 +140,7 @@ class Logit:
 
     def __post_init__(self) -> None:
         for bound in (self.lower, self.upper):
-            if isinstance(bound, bool) or not isinstance(bound, int | float) or not np.isfinite(bound):
+            if isinstance(bound, bool) or not isinstance(bound, int | float | np.integer) or not np.isfinite(bound):
                 raise InputError(
                     f"Logit: the bound {bound!r} is no finite number; give two, such as Logit(0.0, 100.0)."
                 )

@@ -285,7 +285,11 @@ class _Probe:
     def need_errors(self) -> None:
         """Raise when there are no errors, or tiny ones only."""
         if not self.at_u.covariance.any():
-            raise _Nothing("The surrogate says that it has no errors.", True)
+            raise _Nothing(
+                "The surrogate says that it has no errors at all. Unless it is exact, intervals then leave out its own "
+                "error: return the covariance of its errors from `scores`.",
+                None,
+            )
         if not self.judged.any():
             raise _Nothing(TINY, None)
 
