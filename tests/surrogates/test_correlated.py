@@ -204,3 +204,16 @@ def test_outputs_that_are_known_in_other_runs_have_no_scores_in_common() -> None
 def test_the_setting_is_one_of_two(wrong: object) -> None:
     with pytest.raises(InputError, match="'auto' or 'independent'"):
         uq.GaussianProcess(scalars=wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["float32", "table"])
+def test_identities_of_numbers_with_few_digits_are_kept(kind: str) -> None:
+    design = uq.sobol(SPACE, 20, rng=1)
+    a, b = (design[name].values for name in SPACE.inputs[:2])
+    edv, esv = 120.0 + 40.0 * np.sin(2.0 * a + b), 50.0 + 20.0 * np.cos(3.0 * a * b) + 15.0 * b**2
+    values = {"edv": edv, "esv": esv, "sv": edv - esv}
+    few = {name: one.astype(np.float32) if kind == "float32" else np.round(one, 3) for name, one in values.items()}
+    surrogate = uq.GaussianProcess(hyperparameters="point").fit(uq.ensemble.build(design, few, space=SPACE))
+    assert surrogate.process.q == 2
+    draws = surrogate.predict({name: [0.9, 0.4] for name in SPACE.inputs}).draws(100, rng=1)
+    assert float(np.abs(draws["edv"] - draws["esv"] - draws["sv"]).max()) < 1e-3

@@ -316,10 +316,31 @@ def test_it_is_saved(cases: tuple[bool, list[Case], list[GaussianProcessSurrogat
     assert repr(same) == repr(surrogates[0])
     with np.load(tmp_path / "x.npz") as held:
         assert json.loads(held["header"].tobytes())["version"] == 2
-    process = replace(surrogates[0].process, noise=surrogates[0].process.noise[:, 1:])
+    process = replace(surrogates[0].process)
+    object.__setattr__(process, "noise", process.noise[:, 1:])
     replace(surrogates[0], process=process).save(tmp_path / "y.npz")
     with pytest.raises(FormatError, match="process.noise has shape"):
         uq.load_surrogate(tmp_path / "y.npz")
+    with pytest.raises(InputError, match=r"noise has shape .*; give \(q, n\)"):
+        replace(surrogates[0].process, noise=process.noise)
+
+
+def test_known_errors_stay_with_their_scores_when_others_are_dropped() -> None:
+    """Volumes with an identity drop a score; those of the partial curve behind it keep their own errors."""
+    given = case(True, 1)
+    a, b = (given.gaps[name].values for name in ("a", "b"))
+    volumes = {"edv": np.sin(2.0 * a + b), "esv": np.cos(3.0 * a * b)}
+    volumes["sv"] = volumes["edv"] - volumes["esv"]
+    more = given.gaps.assign({name: given.gaps["a"].copy(data=one) for name, one in volumes.items()})
+    for name in volumes:
+        more[name].attrs = {**given.gaps["y"].attrs}
+    names = [*volumes, "y"]
+    together = fit(more[[*(n for n in more.data_vars if n not in names), *names]])
+    alone = fit(given.gaps)
+    assert together.process.q == alone.process.q + 2
+    np.testing.assert_array_equal(together.process.noise[2:], alone.process.noise)
+    found, expected = (one.predict(given.at).mean["y"].values for one in (together, alone))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_runs_that_have_the_whole_curve_are_counted() -> None:

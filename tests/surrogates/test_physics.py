@@ -194,6 +194,13 @@ def test_what_a_cheap_model_cannot_do_is_said(surrogate: GaussianProcessSurrogat
         uq.GaussianProcess(mean=cheap)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="'constant' or 'linear' trend beside it"):
         uq.GaussianProcess(mean=PHYSICS, trend="quadratic")
-    wrong = uq.Physics(cheap, derivative=lambda at: {"peak": {"k": at["ka"]}})
+    less = uq.Physics(cheap, derivative=lambda at: {"Peak": {"ka": at["ka"]}, "conc": {}})
+    with pytest.raises(InputError, match=r"gives \['Peak', 'conc'\]; give a mapping for each of the outputs"):
+        uq.GaussianProcess(mean=less).fit(table()).gradient(at, {"peak": 1.0})
+    with pytest.raises(InputError, match="function is 3; give a function"):
+        uq.Physics(3)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="gives a NoneType; give a mapping"):
+        uq.GaussianProcess(mean=uq.Physics(lambda at: None)).fit(table())  # type: ignore[arg-type,return-value]
+    wrong = uq.Physics(cheap, derivative=lambda at: {"peak": {"k": at["ka"]}, "conc": {}})
     with pytest.raises(InputError, match="derivative by 'k'; the inputs are"):
         uq.GaussianProcess(mean=wrong, hyperparameters="point").fit(table()).gradient(at, {"peak": 1.0})

@@ -60,5 +60,5 @@ def test_a_surrogate_whose_errors_are_rounding_has_draws_too() -> None:
 
 
 def test_no_draws_are_refused(fitted: GaussianProcessSurrogate) -> None:
-    with pytest.raises(InputError, match="at least 1"):
+    with pytest.raises(InputError, match="whole numbers from 1"):
         draws_from_scores(fitted, 0, 1)

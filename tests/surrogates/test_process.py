@@ -4,16 +4,18 @@ import gpytorch
 import numpy as np
 import pytest
 import torch
+from scipy.special import ndtr
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, Matern
 
+import uqms as uq
 from uqms._typing import Array
 from uqms.surrogates import Matern32, Matern52, SquaredExponential
 from uqms.surrogates._fused import block_size, scores_flat, scores_flat_reverse
 from uqms.surrogates.kernels import Kernel
 from uqms.surrogates.outputs import Decoder
 from uqms.surrogates.prediction import mixture
-from uqms.surrogates.process import ScoreProcess, condition, draw_at, root_at, scores_at
+from uqms.surrogates.process import ScoreProcess, condition, draw_at, normals_at, root_at, scores_at
 from uqms.surrogates.training import Hyperparameters, train, trend_basis
 
 KERNELS = (SquaredExponential(), Matern32(), Matern52())
@@ -324,3 +326,25 @@ def test_draws_next_to_runs_have_the_variance_that_is_said(kernel: Kernel) -> No
     root = root_at(process, 0, 0, u)
     said = scores_at(process, u, diagonal=True).covariance[0, 0]
     np.testing.assert_allclose(np.sum(root**2, axis=1), said, rtol=1e-2)
+
+
+def test_normals_belong_to_points() -> None:
+    u = np.random.default_rng(1).random((400, 3))
+    z = normals_at(u, 500, 7)
+    np.testing.assert_array_equal(z[:, [5, 2]], normals_at(u[[5, 2]], 500, 7))
+    assert not np.isclose(z, normals_at(u, 500, 8)).any(axis=0).all()
+    values = np.sort(z.ravel())
+    assert np.abs(ndtr(values) - (np.arange(len(values)) + 0.5) / len(values)).max() < 1.95 / np.sqrt(len(values))
+    for rows in (z[:, :50].T, z[:50]):  # between points, and between draws
+        off = np.corrcoef(rows)[np.triu_indices(50, 1)]
+        assert np.sqrt(np.mean(off**2)) * np.sqrt(rows.shape[1]) == pytest.approx(1.0, abs=0.1)
+
+
+def test_draws_at_distant_points_are_independent_in_two_calls() -> None:
+    names = [f"x{i}" for i in range(6)]
+    design = uq.sobol(uq.ParameterSpace(**{name: uq.Uniform(0.0, 1.0) for name in names}), 60, rng=1)
+    x = np.column_stack([design[name] for name in names])
+    runs = uq.ensemble.build(design, {"y": np.sin(5.0 * x).sum(axis=1)})
+    draws = uq.GaussianProcess(kernel=Matern32(), hyperparameters="point").fit(runs).functions(1000, 1, anchors=256)
+    low, high = (draws(np.full((1, 6), at))[:, 0, 0] for at in (0.1, 0.9))
+    assert abs(np.corrcoef(low, high)[0, 1]) < 0.15
