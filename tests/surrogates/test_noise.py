@@ -287,7 +287,8 @@ def test_a_saved_surrogate_has_its_noise(surrogate: GaussianProcessSurrogate, tm
     ours, theirs = (one.predict(points).draws(5, rng=3, noise=True) for one in (surrogate, same))
     xr.testing.assert_identical(ours, theirs)
     xr.testing.assert_identical(surrogate.predict(points).aleatory_variance, same.predict(points).aleatory_variance)
-    assert uq.leave_one_out(same).table.equals(uq.leave_one_out(surrogate).table)
+    tables = [repr(uq.leave_one_out(one).table.to_dict()) for one in (surrogate, same)]
+    assert tables[0] == tables[1]
 
 
 def test_without_replicates_the_error_says_what_to_do() -> None:
@@ -416,9 +417,9 @@ def test_laws_have_the_correlation_of_noise_between_scores() -> None:
     runs = uq.ensemble.build({"a": a}, {"c": curves}, space=LINE)
     surrogate = uq.GaussianProcess(noise="heteroscedastic", hyperparameters="point").fit(runs)
     prediction = surrogate.predict({"a": [0.1, 0.5, 0.9]})
-    drawn = prediction.draws(20_000, rng=1, noise=True)["c"].var("draw").values
+    drawn = prediction.draws(4_000, rng=1, noise=True)["c"].var("draw").values
     total = (prediction.variance + prediction.aleatory_variance)["c"].values
-    np.testing.assert_allclose(total, drawn, rtol=0.06)
+    np.testing.assert_allclose(total, drawn, rtol=0.12)
     decoder, sd = surrogate.decode("c"), np.sqrt(surrogate.noise_at(prediction.u))
     brute = np.einsum("lki,ij,lkj,mi,mj->lkm", sd, surrogate.noise_correlation, sd, decoder.basis, decoder.basis)
     np.testing.assert_allclose(prediction._noise("c", decoder, slice(None)), brute, rtol=1e-9)
@@ -456,5 +457,5 @@ def test_with_a_transform_the_prediction_is_the_median() -> None:
     prediction = uq.GaussianProcess(noise="heteroscedastic", hyperparameters="point", outputs=settings).fit(runs)
     found = prediction.predict({"a": 0.5})
     assert found.mean["y"].item() == pytest.approx(np.exp(np.sin(1.5)), rel=0.2)
-    drawn = found.draws(20_000, rng=1, noise=True)["y"].values.mean()
+    drawn = found.draws(5_000, rng=1, noise=True)["y"].values.mean()
     assert drawn == pytest.approx(np.exp(np.sin(1.5) + 0.5), rel=0.25)
