@@ -397,6 +397,11 @@ class GaussianProcessSurrogate:
             return self.noise.variances(np.asarray(u, dtype=np.float64))
         return np.tile((self.process.variance * self.process.nugget)[:, None, :], (1, len(u), 1))
 
+    @property
+    def noise_correlation(self) -> Array | None:
+        """Correlation (q, q) of the simulator's noise between scores, where it was learned."""
+        return None if self.noise is None else self.noise.correlation
+
     def noise_residual(self, output: str) -> Array:
         """Return the factor (m, t) of what the simulator's noise does to an output outside of its basis."""
         index = list(self.layouts).index(output)

@@ -15,18 +15,23 @@ Given l, log S2 is l plus the log of a chi-squared variable over its degrees f: 
 variance psi'(f/2), both known. So l is learned like any output with known noise, and inputs with few replicates lend
 each other strength. The means over replicates have the noise exp(l) / r (stochastic kriging: Ankenman et al. 2010,
 doi:10.1287/opre.1090.0754; a latent log variance: Binois et al. 2018, doi:10.1080/10618600.2018.1458625).
+
+The log of few squares has a long lower tail, and noise need not be normal, so three things are held to what was seen:
+the level is that of the pooled variance; l is at most `REACH` times the largest variance of an input; and where the
+deviations have a kurtosis above 3, log S2 is taken as less certain.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, final
+from typing import Literal, NamedTuple, final
 
 import numpy as np
 from jaxtyping import Float
-from scipy.special import digamma, ndtri, polygamma
+from scipy.special import digamma, log_ndtr, ndtr, ndtri, polygamma
 
 from uqms._typing import Array, Bools, Ints
-from uqms.errors import DesignError
+from uqms.errors import DesignError, DesignWarning
 from uqms.surrogates.fitting import Fitting
 from uqms.surrogates.kernels import Matern52
 from uqms.surrogates.outputs import Layout, OutputBasis, factor_of, fit_scalar, interpolation_error
@@ -36,6 +41,11 @@ __all__ = ["Learned", "Replicates", "SimulatorNoise", "learn_noise", "replicated
 
 NEVER = -690.0  # log variance of a score without noise
 LEVELS = 16  # of an uncertain variance
+ROUNDING = 2.0 * float(np.finfo(np.float64).eps)  # of each replicate, in their mean
+SAME = 1e-9  # of the unit cube: inputs that are no further apart are the same
+FLOOR = 1e-4  # of the pooled variance, a hundredth of its sd: where replicates agree more closely, less is of no matter
+SMOOTH = 16.0  # times the variance of log S2, where kurtosis is asked for: l must not follow what it is to judge
+REACH = 4.0  # largest variance, as a multiple of the largest of an input
 
 
 class Replicates(NamedTuple):
@@ -59,11 +69,20 @@ class Replicates(NamedTuple):
 
 
 def replicated(x: Float[np.ndarray, "N d"]) -> Replicates:
-    """Return which runs repeat the same inputs, the different inputs in the order in which they come."""
-    _, first, inverse = np.unique(x, axis=0, return_index=True, return_inverse=True)
+    """Return which runs repeat the same inputs up to rounding, the different inputs in the order in which they come."""
+    _, first, inverse = np.unique(_places(x), axis=0, return_index=True, return_inverse=True)
     place = np.empty(len(first), dtype=np.int64)
     place[np.argsort(first)] = np.arange(len(first))
     return Replicates(x[np.sort(first)], place[inverse.reshape(-1)])
+
+
+def _places(x: Array) -> Ints:
+    """Return the place (N, d) of each value among the different ones of its input: gaps part them, no grid does."""
+    order = np.argsort(x, axis=0)
+    gaps = np.diff(np.take_along_axis(x, order, axis=0), axis=0, prepend=x[:1] * np.nan) > SAME
+    places = np.empty(x.shape, dtype=np.int64)
+    np.put_along_axis(places, order, np.cumsum(gaps, axis=0), axis=0)
+    return places
 
 
 @final
@@ -87,7 +106,7 @@ class SimulatorNoise:
     def variance(self, u: Float[np.ndarray, "k d"]) -> Float[np.ndarray, "k q"]:
         """Return the expected variance of the noise of every score."""
         mean, variance, weights = self._logs(u)
-        return np.asarray(np.tensordot(weights, np.exp(mean + 0.5 * variance), 1))
+        return self._expected(mean, variance, weights)
 
     def variances(self, u: Float[np.ndarray, "k d"]) -> Float[np.ndarray, "levels k q"]:
         """Return equally likely variances, since they are not known: noise has longer tails than a normal law.
@@ -101,15 +120,25 @@ class SimulatorNoise:
             (np.cumsum(weights)[:, None] <= (np.arange(LEVELS) + 0.5) / LEVELS).sum(axis=0), len(mean) - 1
         )
         z = ndtri((order + 0.5) / LEVELS)
-        each = np.exp(mean[draw] + np.sqrt(variance[draw]) * z)
-        expected = np.tensordot(weights, np.exp(mean + 0.5 * variance), 1)
-        return np.asarray(each * (expected / each.mean(axis=0)))
+        each = np.exp(np.minimum(mean[draw] + np.sqrt(variance[draw]) * z, self._highest))
+        return np.asarray(each * (self._expected(mean, variance, weights) / each.mean(axis=0)))
+
+    @property
+    def _highest(self) -> Array:
+        """Return the largest log variances (q,)."""
+        return np.asarray(self.centre + np.max(self.process.y, axis=0, initial=0.0) + np.log(REACH))
+
+    def _expected(self, mean: Array, variance: Array, weights: Array) -> Array:
+        """Return E exp(min(l, highest)) (k, q) of normal l."""
+        sd, room = np.sqrt(variance) + 1e-150, self._highest - mean
+        below = np.exp(mean + 0.5 * variance + log_ndtr(room / sd - sd))
+        return np.asarray(np.tensordot(weights, below + np.exp(self._highest) * ndtr(-room / sd), 1))
 
     def _logs(self, u: Array) -> tuple[Array, Array, Array]:
         """Return mean and variance (H, k, q) of log variances, and the weights of the draws (H,)."""
         scores = scores_at(self.process, u, diagonal=True)
         weights = np.exp(scores.log_weights - np.logaddexp.reduce(scores.log_weights))
-        return self.centre + scores.mean, np.swapaxes(scores.covariance, 1, 2), weights
+        return self.centre + scores.mean, np.maximum(np.swapaxes(scores.covariance, 1, 2), 0.0), weights
 
     def draws(self, u: Float[np.ndarray, "k d"], n: int, rng: np.random.Generator) -> Float[np.ndarray, "n k q"]:
         """Return noise of the scores of new runs; those of one draw share the unknown variances, as a function of u."""
@@ -123,7 +152,7 @@ class SimulatorNoise:
                 logs[rows, :, j] = draw_at(process, int(i), j, u, *z)
         root = np.linalg.cholesky(self.correlation + 1e-12 * np.eye(process.q))
         shapes = rng.standard_normal((n, k, process.q)) @ root.T
-        return np.asarray(np.exp(0.5 * (self.centre + logs)) * shapes)
+        return np.asarray(np.exp(0.5 * np.minimum(self.centre + logs, self._highest)) * shapes)
 
 
 class Learned(NamedTuple):
@@ -156,6 +185,11 @@ def learn_noise(
     ------
     DesignError
         When too few inputs were run more than once.
+
+    Warns
+    -----
+    DesignWarning
+        When the replicates are few.
     """
     outputs = [_output(replicates, *each) for each in zip(values, bases, scores, strict=True)]
     off = np.hstack([output.off for output in outputs])
@@ -174,12 +208,22 @@ def learn_noise(
 
 
 def _check_replicates(replicates: Replicates, count: Ints) -> None:
-    fewest, least = int((count > 1).sum(axis=0).min()), replicates.x.shape[1] + 2
+    d = replicates.x.shape[1]
+    fewest, least = int((count > 1).sum(axis=0).min()), d + 2
     if fewest < least:
         raise DesignError(
             f"noise='heteroscedastic' learns the noise from replicates, and {fewest} inputs were run more than once; "
             f"at least d + 2 = {least} are needed, with about 5 runs each: uq.run(..., replicates=5, rng=1). With one "
             "run an input, noise='fitted' takes one variance for the whole box (for outputs that are numbers)."
+        )
+    freedom, enough = int(np.maximum(count - 1, 0).sum(axis=0).min()), 10 * d + 10
+    if freedom < enough:
+        warnings.warn(
+            f"The noise is learned from {freedom} replicates beyond the first of each input; with fewer than "
+            f"10 d + 10 = {enough} its variance is rough, and intervals are as rough. Run more replicates, about 5 an "
+            "input: uq.run(..., replicates=5, rng=1).",
+            DesignWarning,
+            stacklevel=4,
         )
 
 
@@ -191,19 +235,45 @@ def _log_variances(replicates: Replicates, off: Array, count: Ints) -> tuple[Sco
     squares = np.zeros(count.shape)
     np.add.at(squares, replicates.group, np.nan_to_num(off) ** 2)
     freedom = np.where(count > 1, count - 1.0, np.nan)
+    pooled = squares.sum(axis=0) / np.nansum(freedom, axis=0)
+    silent: Bools = ~(pooled > 0.0)
     with np.errstate(divide="ignore"):
-        logs = np.log(squares / freedom) - digamma(0.5 * freedom) + np.log(0.5 * freedom)
-    silent: Bools = ~(squares.sum(axis=0) > 0.0)
+        logs = np.log(np.maximum(squares / freedom, FLOOR * pooled)) - digamma(0.5 * freedom) + np.log(0.5 * freedom)
     logs[:, silent] = np.where(np.isfinite(freedom[:, silent]), NEVER, np.nan)
-    # Replicates that agree to the last digit, among others that do not, have a small variance, not none.
-    lowest = np.min(np.where(np.isfinite(logs), logs, np.inf), axis=0)
-    logs = np.where(np.isneginf(logs), lowest, logs)
-    centre = np.nanmean(logs, axis=0)
-    y = logs - centre
-    known = np.where(silent | (count < 2), 0.0, polygamma(1, 0.5 * np.maximum(count - 1.0, 1.0)))
-    fitting = Fitting(replicates.x, Matern52(), 1, known, "auto")
+    y = logs - np.nanmean(logs, axis=0)
     plain = [fit_scalar("log variance", Layout(), y[np.isfinite(y[:, j]), j])[0] for j in range(y.shape[1])]
-    return fitting.conditioned(y, fitting.trained(y), plain), centre, silent
+
+    def learned(known: Array, hyperparameters: Literal["auto", "point"]) -> SimulatorNoise:
+        """Return the noise whose expected variance is the pooled one, on average over the replicates."""
+        fitting = Fitting(replicates.x, Matern52(), 1, known, hyperparameters)
+        process = fitting.conditioned(y, fitting.trained(y), plain)
+        noise = SimulatorNoise(process, np.zeros(y.shape[1]), np.eye(y.shape[1]), (), ())
+        weights = np.nan_to_num(freedom) / np.nansum(freedom, axis=0)
+        level = np.log(np.where(silent, 1.0, pooled)) - np.log(np.sum(weights * noise.variance(replicates.x), axis=0))
+        return replace(noise, centre=np.where(silent, NEVER, level))
+
+    known = np.where(silent | (count < 2), 0.0, polygamma(1, 0.5 * np.maximum(count - 1.0, 1.0)))
+    standard = off / np.sqrt(learned(SMOOTH * known, "point").variance(replicates.x)[replicates.group])
+    excess = np.where(silent, 0.0, _excess_kurtosis(standard, count[replicates.group]))
+    # Of a variance of r values: (kurtosis - 1 + 2 / f) / r, which is 2 / f for normal ones.
+    known = known * (1.0 + 0.5 * excess * np.maximum(count - 1.0, 0.0) / np.maximum(count, 1.0))
+    noise = learned(known, "auto")
+    return noise.process, noise.centre, silent
+
+
+def _excess_kurtosis(standard: Array, count: Ints) -> Array:
+    """Return how far the kurtosis of noise (q,) exceeds 3, less one standard error and at least 0.
+
+    From deviations (N, q) from the mean of `count` replicates, whose own variance and kurtosis are smaller. Two
+    replicates, which have one square, do not tell a long tail from a variance that changes.
+    """
+    use = np.isfinite(standard) & (count > 2)
+    r = np.where(use, count, 1).astype(np.float64)
+    own = 1.0 - 1.0 / r
+    above = np.sum(np.where(use, standard, 0.0) ** 4 - 3.0 * own**2, axis=0)
+    share, freedom = np.sum(own**4 + (r - 1.0) / r**4, axis=0), np.sum(own, axis=0)
+    error = np.sqrt(24.0 / np.maximum(freedom, 1.0))
+    return np.asarray(np.maximum(above / np.maximum(share, 1e-300) - error, 0.0))
 
 
 class _Output(NamedTuple):
@@ -222,6 +292,8 @@ def _output(replicates: Replicates, values: Array, basis: OutputBasis, scores: A
     """
     mean, count = replicates.means(values)
     off = values - mean[replicates.group]
+    # The mean of equal numbers differs from them by rounding, which is no noise.
+    off[np.abs(off) <= ROUNDING * (1 + count[replicates.group])[:, None] * np.abs(mean[replicates.group])] = 0.0
     known = np.isfinite(off).all(axis=1)
     runs, inputs = int(known.sum()), int((count > 0).sum())
     share = float(np.mean(1.0 / count[count > 0]))

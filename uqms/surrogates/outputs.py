@@ -59,8 +59,9 @@ class Scalar:
     ----------
     transform
         For outputs that stay positive or inside of bounds: "log" or `Log()`, "logit" (0 to 1) or `Logit(lower, upper)`.
-        The Gaussian process then lives on that scale; predictions are in the output's own unit. A noise that is fitted
-        is one of that scale too, and the prediction is the simulator's median then, not its mean.
+        The Gaussian process then lives on that scale; predictions are in the output's own unit. The noise of a
+        stochastic simulator, fitted or heteroscedastic, is one of that scale too, and the prediction is the simulator's
+        median then, not its mean, which is that of ``draws(n, rng, noise=True)``.
 
     Raises
     ------

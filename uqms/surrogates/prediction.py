@@ -151,8 +151,12 @@ class Prediction:
     """Prediction of every output at k points, jointly.
 
     The uncertainty is that of the surrogate (epistemic): few runs, and what the scores leave out of a curve. That of
-    the next run of a stochastic simulator holds its noise too (aleatory): ask for it with ``noise=True``. No
-    measurement noise is in either.
+    the next run of a stochastic simulator holds its noise too (aleatory): ask for it with ``noise=True``. A surrogate
+    that was fitted with noise="none" takes its simulator as deterministic: both are the same then. No measurement noise
+    is in either.
+
+    With a transform, noise is learned on its scale: `mean` and all that is without ``noise=True`` are then of the
+    simulator's *median*, and the mean of its runs is that of ``draws(n, rng, noise=True)``.
 
     Attributes
     ----------
@@ -177,12 +181,12 @@ class Prediction:
     def law(self, output: str, *, noise: bool = False) -> Mixture:
         """Return the law of each entry of an output: a mixture, one normal (on its transform's scale) a draw.
 
-        With `noise` it is that of the simulator's next run.
+        With `noise` it is that of the simulator's next run (the same with a surrogate of a deterministic one).
 
         Raises
         ------
         InputError
-            When there is no such output.
+            When there is no such output, or with `noise` of a surrogate that does not know it.
         """
         decoder = self.surrogate.decode(output)
         variances = self._noise(output, decoder, slice(None)) if noise else None
@@ -191,14 +195,37 @@ class Prediction:
     @cached_property
     def _score_noise(self) -> Array:
         """Equally likely variances (levels, k, q) of the simulator's noise in the scores."""
-        of = getattr(self.surrogate, "noise_at", None)
-        return np.zeros((1, len(self.u), self.scores.mean.shape[-1])) if of is None else of(self.u)
+        return np.asarray(self._of_noise("noise_at")(self.u))
+
+    def _of_noise(self, method: str) -> Callable[..., Array]:
+        """Return a method of the surrogate that says what its simulator's noise is."""
+        if not hasattr(self.surrogate, method):
+            raise InputError(
+                f"noise: a {type(self.surrogate).__name__} does not say what the noise of its simulator is. Leave "
+                "noise=True out (what remains is the uncertainty of the mean), or fit "
+                "GaussianProcess(noise='heteroscedastic') to replicates."
+            )
+        return getattr(self.surrogate, method)  # type: ignore[no-any-return]
 
     def _noise(self, output: str, decoder: Decoder, rows: slice) -> Array:
         """Return those (levels, k, m) in some coordinates of an output."""
-        total = self._score_noise @ (decoder.basis[rows] ** 2).T
+        basis = decoder.basis[rows]
+        own = np.flatnonzero(decoder.basis.any(axis=0))
+        correlation = getattr(self.surrogate, "noise_correlation", None)
+        if correlation is None or len(own) < 2:
+            total = self._score_noise @ (basis**2).T
+        else:
+            root = np.linalg.cholesky(correlation[np.ix_(own, own)] + 1e-12 * np.eye(len(own)))
+            sd = np.sqrt(self._score_noise[..., own])
+            total = np.zeros((*sd.shape[:-1], len(basis)))
+            for column in root.T:
+                total += ((sd * column) @ basis[:, own].T) ** 2
+        return np.asarray(total + np.sum(self._residual(output)[rows] ** 2, axis=1))
+
+    def _residual(self, output: str) -> Array:
+        """Return the factor (m, t) of what the noise does outside of the basis."""
         of = getattr(self.surrogate, "noise_residual", None)
-        return total if of is None else total + np.sum(of(output)[rows] ** 2, axis=1)
+        return np.zeros((len(self.surrogate.decode(output).offset), 0)) if of is None else np.asarray(of(output))
 
     def _transform(self, output: str) -> Transform:
         return self.surrogate.layouts[output].transform
@@ -239,6 +266,11 @@ class Prediction:
 
         It is zero for a deterministic simulator. `variance` is the other part, the epistemic one: more runs lower that,
         but not this. Together they are the variance of a new run.
+
+        Raises
+        ------
+        InputError
+            When the surrogate does not say what its simulator's noise is.
         """
         out = {}
         for name in self.surrogate.layouts:
@@ -262,12 +294,13 @@ class Prediction:
         q
             Probabilities between 0 and 1, both excluded.
         noise
-            Of the simulator's next run, which has its noise, instead of its mean.
+            Of the simulator's next run, which has its noise, instead of its mean; the same for a surrogate that was
+            fitted with noise="none", whose simulator is taken as deterministic.
 
         Raises
         ------
         InputError
-            When a probability is not between 0 and 1.
+            When a probability is not between 0 and 1, or with `noise` of a surrogate that does not know it.
         """
         levels = np.atleast_1d(np.asarray(q, dtype=np.float64))
         if levels.ndim != 1 or not ((levels > 0.0) & (levels < 1.0)).all():
@@ -283,12 +316,12 @@ class Prediction:
     def interval(self, mass: float = 0.95, *, noise: bool = False) -> xr.Dataset:
         """Return the equal-tailed interval of every output, dims ("bound", "point", ...), bounds "lower" and "upper".
 
-        With `noise` it is that of the simulator's next run.
+        With `noise` it is that of the simulator's next run (the same with a surrogate of a deterministic one).
 
         Raises
         ------
         InputError
-            When `mass` is not between 0 and 1.
+            When `mass` is not between 0 and 1, or with `noise` of a surrogate that does not know it.
         """
         if isinstance(mass, bool) or not isinstance(mass, int | float) or not 0.0 < mass < 1.0:
             raise InputError(f"mass is {mass!r}; give a number between 0 and 1, such as 0.95.")
@@ -337,13 +370,13 @@ class Prediction:
         Raises
         ------
         InputError
-            When n is below 1.
+            When n is below 1, or with `noise` of a surrogate that does not know it.
         """
         if n < 1:
             raise InputError(f"draws: n is {n!r}; ask for at least one draw.")
         generator = as_generator(rng)
         scores = self.surrogate.functions(n, generator)(self.u)
-        own = getattr(self.surrogate, "noise_draws", None) if noise else None
+        own = self._of_noise("noise_draws") if noise else None
         scores = scores if own is None else scores + own(self.u, n, generator)
         out: dict[str, xr.DataArray] = {}
         latent = None
@@ -353,7 +386,7 @@ class Prediction:
                 latent = generator.standard_normal((n, len(self.u), decoder.truncation.shape[1]))
             values = decoder.offset + scores @ decoder.basis.T + latent @ decoder.truncation.T
             if own is not None:
-                rest = self.surrogate.noise_residual(name)  # type: ignore[attr-defined]
+                rest = self._residual(name)
                 values += generator.standard_normal((n, len(self.u), rest.shape[1])) @ rest.T
             out[name] = self._labelled(name, self._transform(name).inverse(values), ("draw", "point"))
         return xr.Dataset(out)
