@@ -16,7 +16,7 @@ from uqms.surrogates.kernels import Kernel, Matern32, correlation
 from uqms.surrogates.prediction import Mixture
 from uqms.surrogates.process import condition, scores_at
 from uqms.surrogates.training import Hyperparameters
-from uqms.surrogates.validation import Validation, held_out, leave_one_out
+from uqms.surrogates.validation import Validation, _parts_of, held_out, leave_one_out
 
 ELL, MATERN = 0.3, Matern52()
 
@@ -452,3 +452,61 @@ def test_a_large_jitter_does_not_make_the_reference_wide() -> None:
     low, high = found.table.loc["y", "range_95%"]
     assert 0.7 < low < 0.95 < high
     assert found.too_narrow == found.overconfident == ("y",)
+
+
+def test_repeated_runs_tell_no_more_of_the_truncation_than_one() -> None:
+    """Runs of the same inputs have one truncation: neither coverage nor D² of exact repeats is better known."""
+    surrogate, x, curves = curve_surrogate(8)
+    wide = np.array([[0.6, 0.0], [0.0, 0.6], [0.3, -0.3]])
+    bases = (replace(surrogate.bases[0], truncation=wide, left_out=np.zeros((24, 2))),)
+    surrogate = replace(surrogate, bases=bases)
+    once = held_out(surrogate, as_runs(x, curves)).table.loc["y"]
+    again = held_out(surrogate, as_runs(np.repeat(x, 4, axis=0) + 1e-13, np.repeat(curves, 4, axis=0))).table.loc["y"]
+    for column in ("range_50%", "range_95%", "range_mahalanobis"):
+        np.testing.assert_allclose(again[column], once[column], atol=0.04)
+    assert again["mahalanobis"] == pytest.approx(once["mahalanobis"], rel=1e-4)
+    assert once["range_50%"][1] - once["range_50%"][0] > 0.25
+
+
+@cache
+def stochastic() -> tuple[GaussianProcessSurrogate, xr.Dataset]:
+    """Return a surrogate of a number and a curve with noise, and other runs, three of each input."""
+    rng, t = np.random.default_rng(5), np.linspace(0.0, 1.0, 8)
+
+    def runs(k: np.ndarray) -> xr.Dataset:
+        y = np.sin(3.0 * k) + 0.3 * k * rng.standard_normal(len(k))
+        curve = np.sin(3.0 * k[:, None] * t) + 0.2 * rng.standard_normal((len(k), 1)) * t
+        curve = xr.DataArray(curve + 0.05 * rng.standard_normal(curve.shape), dims=("run", "t"), coords={"t": t})
+        return uq.ensemble.build({"k": k}, {"y": y, "c": curve})
+
+    settings = uq.GaussianProcess(noise="heteroscedastic", hyperparameters="point")
+    train = runs(np.repeat(np.linspace(0.2, 1.8, 12), 3))
+    return settings.fit(train), runs(np.repeat(np.linspace(0.3, 1.7, 8), 3))
+
+
+def test_held_out_runs_have_the_law_that_is_predicted_of_the_next_run() -> None:
+    surrogate, test = stochastic()
+    found, prediction = held_out(surrogate, test), surrogate.predict(points_of(test))
+    for name in ("y", "c"):
+        law, seen = prediction.law(name, noise=True), test[name].values.reshape(24, -1)
+        np.testing.assert_allclose(found.pit[name].values.reshape(24, -1), law.cdf(seen), atol=1e-10)
+        np.testing.assert_allclose(found.sd[name].values.reshape(24, -1) ** 2, law.moments()[1], rtol=1e-9)
+        assert found.table.loc[name, "log_score"] == pytest.approx(law.log_density(seen).mean(), rel=1e-9)
+        assert found.table.loc[name, "crps"] == pytest.approx(law.crps(seen).mean(), rel=1e-9)
+
+
+def test_simulated_runs_have_the_tails_of_uncertain_noise() -> None:
+    surrogate, test = stochastic()
+    part = _parts_of(surrogate, test, np.arange(24), np.arange(24), "held_out")["y"]
+    drawn = part.law.simulate(40_000, np.random.default_rng(1), np.array([0]))[:, :, 0]
+    covariance = part.law.covariance(np.array([0]), np.ones(1))
+    variance = np.diagonal(covariance)
+    error = np.sqrt((covariance**2 + np.outer(variance, variance)) / 40_000)
+    assert (np.abs(np.cov(drawn.T) - covariance) < 7.0 * error).all()
+    # Fourth moments of equally likely normals.
+    fourth = 3.0 * np.mean(part.law.variance[:, :, 0] ** 2, axis=0)
+    np.testing.assert_allclose(np.mean(drawn**4, axis=0), fourth, rtol=0.2)
+    assert (fourth > 3.3 * variance**2).any()
+    # Replicates share the mean's error, and nothing else.
+    latent = surrogate.predict(points_of(test)).variance["y"].values / surrogate.bases[0].basis.item() ** 2
+    np.testing.assert_allclose(covariance[0, 1], latent[0], rtol=1e-4)

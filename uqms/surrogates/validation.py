@@ -21,6 +21,7 @@ from typing import Any, Protocol, final
 import numpy as np
 import pandas as pd
 import xarray as xr
+from scipy.spatial.distance import cdist
 
 from uqms import ensemble as table
 from uqms._typing import Array, Ints, RandomState, as_generator
@@ -38,6 +39,7 @@ SHOWN = (0.5, 0.95)
 BEYOND_4 = 0.002
 ROUGH = 0.8  # of Q²
 TWICE = 4.0  # D²/m of errors that are twice as large as the surrogate says
+SAME = 1e-9  # of the box: inputs that are closer are the same
 ROOTS = 2e8  # bytes of the roots that are kept while their law is simulated
 
 
@@ -224,7 +226,9 @@ def leave_one_out(surrogate: GaussianProcessSurrogate, *, rng: int = 0) -> Valid
     for h in range(draws):
         for j in range(q):
             error[h, :, j], variance[h, :, j], roots[h, j] = left_out_scores(process, h, j)
-    law = JointLaw(-error, variance, process.log_weights, lambda h, j: roots[h, j], np.full(q, np.inf))
+    law = JointLaw(
+        -error, variance, process.log_weights, lambda h, j: roots[h, j], np.zeros_like(error), np.full(q, np.inf)
+    )
     told = draws == 1 and not np.isfinite(_degrees(process)).any()
     parts = {}
     for basis in surrogate.bases:
@@ -242,7 +246,9 @@ def leave_one_out(surrogate: GaussianProcessSurrogate, *, rng: int = 0) -> Valid
         seen += rest
         seen += basis.offset
         one = law if len(known) == n else law.take(known)
-        parts[basis.name] = [Part(known, one, full, latent, seen, rest, told, basis.layout.transform)]
+        each = np.arange(len(known))  # runs here differ in their inputs
+        transform = basis.layout.transform
+        parts[basis.name] = [Part(known, one, full, latent, latent.shape[1], each, seen, rest, told, transform)]
     return _validation("leave-one-out", [surrogate], parts, n, n, rng)
 
 
@@ -388,39 +394,46 @@ def _parts_of(
     """Return what the surrogate says of runs that it has not seen, by output; errors name their `positions`."""
     observed = {name: _matching(runs, name, layout, positions, who) for name, layout in surrogate.layouts.items()}
     u = np.asarray(surrogate.domain.to_unit(table.input_array(runs, surrogate.domain.names)))
-    process = surrogate.process
-    scores = surrogate.marginal_scores(u)
-    # Runs of a stochastic simulator scatter about the latent mean that is predicted, each by itself.
-    noise = np.tile((process.variance * process.nugget)[:, None, :], (1, len(u), 1))  # (H, k, q)
-    if surrogate.noise is not None:
-        noise = noise + surrogate.noise.variance(u)
-    variance = np.swapaxes(scores.covariance, 1, 2) + noise
+    # Runs of the same inputs share scores and truncation; what is new in each is the noise, in scores and outside.
+    group = np.argmax(cdist(u, u, "chebyshev") < SAME, axis=1)
+    law = _law_at(surrogate, u, group)
+    residual = getattr(surrogate, "noise_residual", None)
+    parts = {}
+    for name, layout in surrogate.layouts.items():
+        offset, full, latent = surrogate.decode(name)
+        shared = latent.shape[1]
+        if residual is not None:
+            latent = np.hstack([latent, residual(name)])
+        seen = observed[name]
+        parts[name] = Part(place, law, full, latent, shared, group, seen, seen - offset, True, layout.transform)
+    return parts
 
+
+def _law_at(surrogate: GaussianProcessSurrogate, u: Array, group: Ints) -> JointLaw:
+    """Return the joint law of the scores of new runs at `u`: the noise of a stochastic simulator is each run's own.
+
+    Equally likely variances of the noise are paired with the hyperparameter draws, as in `Prediction.law`.
+    """
+    scores, process = surrogate.marginal_scores(u), surrogate.process
+    first, place = np.unique(group, return_inverse=True)
+    at = u[first]
     if surrogate.physics is None:
 
-        def latent_root(h: int, j: int) -> Array:
-            return root_at(process, h, j, u)
+        def root_of(h: int, j: int) -> Array:
+            return root_at(process, h, j, at)
     else:
-        cheap = surrogate.physics.scores(surrogate.domain, surrogate.bases, u)
+        cheap = surrogate.physics.scores(surrogate.domain, surrogate.bases, at)
 
-        def latent_root(h: int, j: int) -> Array:
-            return root_at(lifted(process, j), h, 0, np.column_stack([cheap[:, j], u]))
+        def root_of(h: int, j: int) -> Array:
+            return root_at(lifted(process, j), h, 0, np.column_stack([cheap[:, j], at]))
 
-    @lru_cache(maxsize=max(1, int(ROOTS / (8 * len(u) ** 2))))
-    def root(h: int, j: int) -> Array:
-        latent = latent_root(h, j)
-        return np.hstack([latent, np.diag(np.sqrt(noise[h, :, j]))]) if noise[h, :, j].any() else latent
-
-    law = JointLaw(scores.mean, variance, scores.log_weights, root, _degrees(process))
-    parts = {}
-    for basis in surrogate.bases:
-        full, latent = surrogate.decode(basis.name).basis, basis.truncation
-        if surrogate.noise is not None:
-            latent = np.hstack([latent, surrogate.noise_residual(basis.name)])
-        seen = observed[basis.name]
-        truth = seen - basis.offset
-        parts[basis.name] = Part(place, law, full, latent, seen, truth, True, basis.layout.transform)
-    return parts
+    root = lru_cache(maxsize=max(1, int(ROOTS / (8 * len(at) ** 2))))(root_of)
+    noise, draws = surrogate.noise_at(u), process.draws
+    each = np.arange(max(len(noise), draws))
+    draw, own = each % draws, noise[each % len(noise)]
+    variance = np.swapaxes(scores.covariance, 1, 2)[draw] + own
+    weights, degrees = scores.log_weights[draw], _degrees(process)
+    return JointLaw(scores.mean[draw], variance, weights, lambda h, j: root(h % draws, j)[place], own, degrees)
 
 
 def _degrees(process: ScoreProcess) -> Array:
