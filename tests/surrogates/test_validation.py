@@ -1,6 +1,6 @@
 """Left-out, held-out and k-fold errors against refits and closed forms; reference ranges against functions drawn."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -11,7 +11,7 @@ from scipy.integrate import quad
 from scipy.stats import binom, chi2, f, kstest, norm
 
 import uqms as uq
-from uqms.surrogates import GaussianProcessSurrogate, Matern52
+from uqms.surrogates import Decoder, GaussianProcessSurrogate, Matern52, Scores
 from uqms.surrogates.kernels import Kernel, Matern32, correlation
 from uqms.surrogates.prediction import Mixture
 from uqms.surrogates.process import condition, scores_at
@@ -510,3 +510,44 @@ def test_simulated_runs_have_the_tails_of_uncertain_noise() -> None:
     # Replicates share the mean's error, and nothing else.
     latent = surrogate.predict(points_of(test)).variance["y"].values / surrogate.bases[0].basis.item() ** 2
     np.testing.assert_allclose(covariance[0, 1], latent[0], rtol=1e-4)
+
+
+@dataclass(frozen=True, eq=False)
+class Own:
+    """A surrogate that has no more than the protocol asks for."""
+
+    inner: GaussianProcessSurrogate
+    between: float = 1.0
+
+    domain = property(lambda self: self.inner.domain)
+    layouts = property(lambda self: self.inner.layouts)
+
+    def scores(self, u: np.ndarray) -> Scores:
+        mean, covariance, log_weights = self.inner.scores(u)
+        return Scores(mean, np.where(np.eye(u.shape[-2], dtype=bool), 1.0, self.between) * covariance, log_weights)
+
+    def decode(self, output: str, coords: object = None) -> Decoder:
+        return self.inner.decode(output)
+
+    def scores_reverse(self, u: np.ndarray, mean_bar: np.ndarray, covariance_bar: np.ndarray) -> np.ndarray:
+        return self.inner.scores_reverse(u, mean_bar, covariance_bar)
+
+    def functions(self, n: int, rng: int) -> object:
+        return self.inner.functions(n, rng)
+
+
+def test_a_surrogate_of_ones_own_is_held_to_what_it_says() -> None:
+    surrogate, x, curves = curve_surrogate(5)
+    runs = as_runs(x, curves)
+    ours, own = held_out(surrogate, runs), held_out(Own(surrogate), runs)
+    for kind in ("mean", "sd", "pit"):
+        np.testing.assert_allclose(getattr(own, kind)["y"], getattr(ours, kind)["y"], rtol=1e-8)
+    assert own.table.loc["y", "mahalanobis"] == pytest.approx(ours.table.loc["y", "mahalanobis"], rel=1e-5)
+    for column in ("range_95%", "range_mahalanobis"):
+        np.testing.assert_allclose(own.table.loc["y", column], ours.table.loc["y", column], atol=0.05)
+    assert own.runs == 0
+    assert str(own).startswith("held-out validation\n")
+    with pytest.raises(uq.errors.InputError, match="Own does not know the covariance"):
+        held_out(Own(surrogate, np.nan), runs)
+    with pytest.raises(uq.errors.InputError, match=r"Own cannot be conditioned.*held_out"):
+        leave_one_out(Own(surrogate))  # type: ignore[arg-type]

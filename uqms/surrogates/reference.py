@@ -16,9 +16,8 @@ PIT         probability of less than what was found                             
 Errors of one function are dependent, so neither is the number of them inside of an interval binomial, nor do D² and
 the PIT histogram have simple laws. All are therefore compared with the central 99 % of what they are for errors drawn
 from the joint law: hyperparameter draw, scores at all runs, truncation (the same for runs of the same inputs). Where
-one value stands for a variance that the
-runs estimate with f degrees of freedom, it is drawn too (f / chi-squared of f): D² / m is then F(m, f), as in Bastos &
-O'Hagan (2009), doi:10.1198/TECH.2009.08019.
+one value stands for a variance that the runs estimate with f degrees of freedom, it is drawn too (f / chi-squared of
+f): D² / m is then F(m, f), as in Bastos & O'Hagan (2009), doi:10.1198/TECH.2009.08019.
 
 Outputs with a transform have these laws on its scale: all is counted there, and only means, sds and scores are taken in
 the output's own unit.
