@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import combinations
 
 import matplotlib
@@ -365,8 +366,17 @@ def test_learning_curve_draws_errors_and_their_power() -> None:
     np.testing.assert_allclose(points[:, 1], curve.table["rmse"].xs("y", level="output"))
     power = np.log(np.asarray(ax.lines[0].get_xydata()))
     slope = np.diff(power[:, 1]) / np.diff(power[:, 0])
-    assert slope.item() == pytest.approx(-curve.rates.loc["y", "exponent"])
+    np.testing.assert_allclose(slope, -curve.rates.loc["y", "exponent"], rtol=1e-6)
     assert_tidy(figure)
+    # Noise of single runs is where the line ends, and all that is drawn when nothing else is left.
+    noisy = replace(curve, rates=curve.rates.assign(noise=0.5 * points[:, 1].min()))
+    line = np.asarray(uq.plots.learning_curve(noisy).axes[0].lines[0].get_xydata())
+    beyond = np.log(line[:, 1] ** 2 - 0.25 * points[:, 1].min() ** 2)
+    slope = 0.5 * np.diff(beyond) / np.diff(np.log(line[:, 0]))
+    np.testing.assert_allclose(slope, -curve.rates.loc["y", "exponent"], rtol=1e-6)
+    only = uq.plots.learning_curve(replace(noisy, rates=noisy.rates.assign(exponent=np.nan)))
+    assert "left: noise, sd" in only.axes[0].get_title(loc="left")
+    assert_tidy(only)
     with pytest.raises(InputError, match="give uq.learning_curve"):
         uq.plots.learning_curve(runs)  # type: ignore[arg-type]
 

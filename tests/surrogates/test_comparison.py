@@ -165,3 +165,32 @@ def test_runs_that_lack_an_output_and_cheap_models_of_transformed_ones_are_refus
     log = {"y": uq.Scalar(transform="log")}
     with pytest.raises(InputError, match="fits no transformed ones"):
         uq.GaussianProcess(mean=cheap, outputs=log).fit(uq.ensemble.build({"k": k}, {"y": y}))
+
+
+def test_means_over_replicates_are_scored_as_leave_one_out_does() -> None:
+    rng, k = np.random.default_rng(1), np.repeat(np.linspace(0.1, 2.0, 10), 4)
+    curve = np.sin(k[:, None] * HOURS) + 0.3 * rng.standard_normal((40, 6))
+    runs = uq.ensemble.build({"k": k}, {"c": xr.DataArray(curve, dims=("run", "hour"), coords={"hour": HOURS})})
+    point = uq.GaussianProcess(noise="heteroscedastic", hyperparameters="point", outputs={"c": uq.Curve(max_scores=2)})
+    surrogate = point.fit(runs)
+    logs, rmse = comparison._left_out(surrogate)
+    row = uq.leave_one_out(surrogate).table.loc["c"]
+    assert logs.mean() == pytest.approx(row["log_score"], rel=1e-9)
+    assert rmse[0] == pytest.approx(row["rmse"], rel=1e-9)
+    fitted = uq.GaussianProcess(noise="fitted", hyperparameters="point")
+    numbers = uq.ensemble.build({"k": k}, {"y": curve[:, 0]})
+    with pytest.raises(InputError, match="'none' and 'heteroscedastic' merge"):
+        uq.compare_surrogates({"h": uq.GaussianProcess(noise="heteroscedastic"), "f": fitted}, numbers)
+
+
+def test_fields_are_scored_some_coordinates_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    surrogate = uq.GaussianProcess(hyperparameters="point").fit(table())
+    logs, rmse = comparison._left_out(surrogate)
+    sizes = []
+    law = comparison._law
+    monkeypatch.setattr(comparison, "BLOCK", 40)
+    monkeypatch.setattr(comparison, "_law", lambda *given: sizes.append(law(*given).mean.shape[2]) or law(*given))
+    again = comparison._left_out(surrogate)
+    np.testing.assert_allclose(again[0], logs, rtol=1e-12)
+    np.testing.assert_allclose(again[1], rmse, rtol=1e-12)
+    assert sizes == [1, 1, 2, 2, 2, 5]

@@ -5,7 +5,7 @@ import pytest
 import xarray as xr
 
 import uqms as uq
-from uqms.surrogates.learning import _rate
+from uqms.surrogates.learning import _rate, _words
 
 
 def runs_of(n: int, values: np.ndarray | None = None) -> xr.Dataset:
@@ -39,7 +39,7 @@ def test_the_rate_is_the_slope_of_the_logs() -> None:
             )
 
     folds = [np.arange(10 * i, 10 * i + 10) for i in range(4)]
-    rate = _rate("y", {size: Given(size) for size in (5, 10, 30)}, folds, 40)  # type: ignore[misc]
+    rate = _rate("y", {size: Given(size) for size in (5, 10, 30)}, folds, np.zeros(40))  # type: ignore[misc]
     assert rate["exponent"] == pytest.approx(1.5)
     assert rate["standard_error"] == pytest.approx(0.0, abs=1e-12)
     assert rate["runs_to_halve"] == np.ceil(40 * 2 ** (1 / 1.5))
@@ -59,3 +59,37 @@ def test_words_say_how_many_runs_or_that_more_do_not_help() -> None:
 def test_sizes_that_cannot_be_are_refused(sizes: list[int]) -> None:
     with pytest.raises(uq.errors.InputError, match="at most 18 of the 24 runs"):
         uq.learning_curve(uq.GaussianProcess(), runs_of(24), sizes=sizes)
+
+
+def test_replicates_stay_together_and_noise_is_not_halved() -> None:
+    """A straight line and a noise of sd 0.1: nothing else is left of the error, however many runs."""
+    rng, k = np.random.default_rng(1), np.repeat(np.linspace(0.0, 6.0, 24), 5)
+    runs = uq.ensemble.build({"k": k}, {"y": 0.3 * k + 0.1 * rng.standard_normal(120)})
+    fits = []
+
+    class Kept:
+        def fit(self, ensemble: xr.Dataset) -> uq.surrogates.GaussianProcessSurrogate:
+            fits.append(np.unique(ensemble["k"].values, return_counts=True)[1])
+            return uq.GaussianProcess(noise="heteroscedastic", hyperparameters="point").fit(ensemble)
+
+    curve = uq.learning_curve(Kept(), runs, sizes=[42, 90], rng=1)
+    assert [len(counts) for counts in fits] == [8] * 4 + [18] * 4
+    assert all((counts == 5).all() for counts in fits)
+    rate = curve.rates.loc["y"]
+    assert rate["noise"] == pytest.approx(0.1, rel=0.15)
+    assert np.isnan(rate["runs_to_halve"])
+    assert "what is left is the noise of single runs (sd 0.0895)" in str(curve)
+
+
+def test_the_rate_is_that_of_the_error_beyond_the_noise() -> None:
+    class Given:
+        def __init__(self, size: int) -> None:
+            error = np.sqrt((3.0 * size**-1.5 * np.repeat([1.0, 2.0, 3.0, 4.0], 10)) ** 2 + 0.02**2)
+            self.observed = {"y": xr.DataArray(error, dims="run")}
+            self.mean = {"y": xr.DataArray(0 * error, dims="run")}
+
+    folds = [np.arange(10 * i, 10 * i + 10) for i in range(4)]
+    rate = _rate("y", {size: Given(size) for size in (5, 10, 30)}, folds, np.full(40, 0.02**2))  # type: ignore[misc]
+    assert rate["exponent"] == pytest.approx(1.5)
+    assert rate["runs_to_halve"] == np.ceil(40 * 2 ** (1 / 1.5))
+    assert "beyond the noise of single runs (sd 0.02) it falls as n^-1.50" in _words(rate)

@@ -1,6 +1,6 @@
 """Left-out, held-out and k-fold errors against refits and closed forms; reference ranges against functions drawn."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -11,12 +11,12 @@ from scipy.integrate import quad
 from scipy.stats import binom, chi2, f, kstest, norm
 
 import uqms as uq
-from uqms.surrogates import GaussianProcessSurrogate, Matern52
+from uqms.surrogates import Decoder, GaussianProcessSurrogate, Matern52, Scores
 from uqms.surrogates.kernels import Kernel, Matern32, correlation
 from uqms.surrogates.prediction import Mixture
 from uqms.surrogates.process import condition, scores_at
 from uqms.surrogates.training import Hyperparameters
-from uqms.surrogates.validation import Validation, held_out, leave_one_out
+from uqms.surrogates.validation import Validation, _parts_of, held_out, leave_one_out
 
 ELL, MATERN = 0.3, Matern52()
 
@@ -452,3 +452,102 @@ def test_a_large_jitter_does_not_make_the_reference_wide() -> None:
     low, high = found.table.loc["y", "range_95%"]
     assert 0.7 < low < 0.95 < high
     assert found.too_narrow == found.overconfident == ("y",)
+
+
+def test_repeated_runs_tell_no_more_of_the_truncation_than_one() -> None:
+    """Runs of the same inputs have one truncation: neither coverage nor D² of exact repeats is better known."""
+    surrogate, x, curves = curve_surrogate(8)
+    wide = np.array([[0.6, 0.0], [0.0, 0.6], [0.3, -0.3]])
+    bases = (replace(surrogate.bases[0], truncation=wide, left_out=np.zeros((24, 2))),)
+    surrogate = replace(surrogate, bases=bases)
+    once = held_out(surrogate, as_runs(x, curves)).table.loc["y"]
+    again = held_out(surrogate, as_runs(np.repeat(x, 4, axis=0) + 1e-13, np.repeat(curves, 4, axis=0))).table.loc["y"]
+    for column in ("range_50%", "range_95%", "range_mahalanobis"):
+        np.testing.assert_allclose(again[column], once[column], atol=0.04)
+    assert again["mahalanobis"] == pytest.approx(once["mahalanobis"], rel=1e-4)
+    assert once["range_50%"][1] - once["range_50%"][0] > 0.25
+
+
+@cache
+def stochastic() -> tuple[GaussianProcessSurrogate, xr.Dataset]:
+    """Return a surrogate of a number and a curve with noise, and other runs, three of each input."""
+    rng, t = np.random.default_rng(5), np.linspace(0.0, 1.0, 8)
+
+    def runs(k: np.ndarray) -> xr.Dataset:
+        y = np.sin(3.0 * k) + 0.3 * k * rng.standard_normal(len(k))
+        curve = np.sin(3.0 * k[:, None] * t) + 0.2 * rng.standard_normal((len(k), 1)) * t
+        curve = xr.DataArray(curve + 0.05 * rng.standard_normal(curve.shape), dims=("run", "t"), coords={"t": t})
+        return uq.ensemble.build({"k": k}, {"y": y, "c": curve})
+
+    settings = uq.GaussianProcess(noise="heteroscedastic", hyperparameters="point")
+    train = runs(np.repeat(np.linspace(0.2, 1.8, 12), 3))
+    return settings.fit(train), runs(np.repeat(np.linspace(0.3, 1.7, 8), 3))
+
+
+def test_held_out_runs_have_the_law_that_is_predicted_of_the_next_run() -> None:
+    surrogate, test = stochastic()
+    found, prediction = held_out(surrogate, test), surrogate.predict(points_of(test))
+    for name in ("y", "c"):
+        law, seen = prediction.law(name, noise=True), test[name].values.reshape(24, -1)
+        np.testing.assert_allclose(found.pit[name].values.reshape(24, -1), law.cdf(seen), atol=1e-10)
+        np.testing.assert_allclose(found.sd[name].values.reshape(24, -1) ** 2, law.moments()[1], rtol=1e-9)
+        assert found.table.loc[name, "log_score"] == pytest.approx(law.log_density(seen).mean(), rel=1e-9)
+        assert found.table.loc[name, "crps"] == pytest.approx(law.crps(seen).mean(), rel=1e-9)
+
+
+def test_simulated_runs_have_the_tails_of_uncertain_noise() -> None:
+    surrogate, test = stochastic()
+    part = _parts_of(surrogate, test, np.arange(24), np.arange(24), "held_out")["y"]
+    drawn = part.law.simulate(40_000, np.random.default_rng(1), np.array([0]))[:, :, 0]
+    covariance = part.law.covariance(np.array([0]), np.ones(1))
+    variance = np.diagonal(covariance)
+    error = np.sqrt((covariance**2 + np.outer(variance, variance)) / 40_000)
+    assert (np.abs(np.cov(drawn.T) - covariance) < 7.0 * error).all()
+    # Fourth moments of equally likely normals.
+    fourth = 3.0 * np.mean(part.law.variance[:, :, 0] ** 2, axis=0)
+    np.testing.assert_allclose(np.mean(drawn**4, axis=0), fourth, rtol=0.2)
+    assert (fourth > 3.3 * variance**2).any()
+    # Replicates share the mean's error, and nothing else.
+    latent = surrogate.predict(points_of(test)).variance["y"].values / surrogate.bases[0].basis.item() ** 2
+    np.testing.assert_allclose(covariance[0, 1], latent[0], rtol=1e-4)
+
+
+@dataclass(frozen=True, eq=False)
+class Own:
+    """A surrogate that has no more than the protocol asks for."""
+
+    inner: GaussianProcessSurrogate
+    between: float = 1.0
+
+    domain = property(lambda self: self.inner.domain)
+    layouts = property(lambda self: self.inner.layouts)
+
+    def scores(self, u: np.ndarray) -> Scores:
+        mean, covariance, log_weights = self.inner.scores(u)
+        return Scores(mean, np.where(np.eye(u.shape[-2], dtype=bool), 1.0, self.between) * covariance, log_weights)
+
+    def decode(self, output: str, coords: object = None) -> Decoder:
+        return self.inner.decode(output)
+
+    def scores_reverse(self, u: np.ndarray, mean_bar: np.ndarray, covariance_bar: np.ndarray) -> np.ndarray:
+        return self.inner.scores_reverse(u, mean_bar, covariance_bar)
+
+    def functions(self, n: int, rng: int) -> object:
+        return self.inner.functions(n, rng)
+
+
+def test_a_surrogate_of_ones_own_is_held_to_what_it_says() -> None:
+    surrogate, x, curves = curve_surrogate(5)
+    runs = as_runs(x, curves)
+    ours, own = held_out(surrogate, runs), held_out(Own(surrogate), runs)
+    for kind in ("mean", "sd", "pit"):
+        np.testing.assert_allclose(getattr(own, kind)["y"], getattr(ours, kind)["y"], rtol=1e-8)
+    assert own.table.loc["y", "mahalanobis"] == pytest.approx(ours.table.loc["y", "mahalanobis"], rel=1e-5)
+    for column in ("range_95%", "range_mahalanobis"):
+        np.testing.assert_allclose(own.table.loc["y", column], ours.table.loc["y", column], atol=0.05)
+    assert own.runs == 0
+    assert str(own).startswith("held-out validation\n")
+    with pytest.raises(uq.errors.InputError, match="Own does not know the covariance"):
+        held_out(Own(surrogate, np.nan), runs)
+    with pytest.raises(uq.errors.InputError, match=r"Own cannot be conditioned.*held_out"):
+        leave_one_out(Own(surrogate))  # type: ignore[arg-type]

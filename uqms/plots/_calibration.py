@@ -188,17 +188,24 @@ def _falling(ax: Axes, curve: LearningCurve, name: str, labels: Mapping[str, str
     ax.set_xlim(low, high)
     ax.set_xlabel("runs fitted to")
     log_axis(ax, "x", low, high)
-    if not (values > 0.0).all():
+    noise, title = float(np.asarray(rate["noise"])), wrapped(label(name, "", labels), 24)
+    if not ((values > 0.0).all() and np.isfinite(rate["exponent"])):
         ax.plot(sizes, values, "o", color=BLUE, ms=4)
-        ax.set(title=wrapped(label(name, "", labels), 24), ylabel="RMSE of runs left out")
+        if noise > 0.0:
+            ax.axhline(noise, color=VERMILION, lw=1.0, zorder=1)
+            title += f"\nleft: noise, sd {noise:.2g}"
+        ax.set(title=title, ylabel="RMSE of runs left out")
         return
-    fitted = np.exp(np.log(values).mean() - rate["exponent"] * (np.log([low, high]) - np.log(sizes).mean()))
+    line = np.geomspace(low, high)
+    beyond = 0.5 * np.log(values**2 - noise**2)
+    fitted = np.hypot(np.exp(beyond.mean() - rate["exponent"] * (np.log(line) - np.log(sizes).mean())), noise)
     bottom, top = min(values.min(), fitted.min()) / 1.2, max(values.max(), fitted.max()) * 1.2
     exponent = log_axis(ax, "y", bottom, top)
-    ax.plot([low, high], fitted, color=VERMILION, lw=1.0, zorder=1)
+    ax.plot(line, fitted, color=VERMILION, lw=1.0, zorder=1)
     ax.plot(sizes, values, "o", color=BLUE, ms=4, zorder=2)
     ax.set_ylim(bottom, top)
     ax.set_ylabel(label("RMSE of runs left out", "", None, exponent))
-    fall = f"falls as $n^{{{-rate['exponent']:.1f}}}$ (± {rate['standard_error']:.1f})"
+    fall = f"noise {noise:.2g}, rest" if noise > 0.0 else "falls as"
+    fall += f" $n^{{{-rate['exponent']:.1f}}}$ (± {rate['standard_error']:.1f})"
     words = f"half at {rate['runs_to_halve']:.0f} runs" if np.isfinite(rate["runs_to_halve"]) else "not clearly falling"
-    ax.set_title(f"{wrapped(label(name, '', labels), 24)}\n{fall}\n{words}")
+    ax.set_title(f"{title}\n{fall}\n{words}")

@@ -23,12 +23,13 @@ from uqms._typing import Array, Ints
 from uqms.errors import InputError
 from uqms.surrogates.gp import GaussianProcess, GaussianProcessSurrogate
 from uqms.surrogates.outputs import Decoder, OutputBasis
-from uqms.surrogates.prediction import mixture
+from uqms.surrogates.prediction import Mixture, mixture
 from uqms.surrogates.process import Scores
 from uqms.surrogates.validation import left_out_scores
 
 __all__ = ["Comparison", "compare_surrogates"]
 
+BLOCK = 2e6  # numbers of a law that are held at once
 COORDINATES = 256  # at most so many coordinates of an output are scored
 ENOUGH = 100  # runs below which the standard error of a difference says little
 CONSTANT = 1e-13  # a coordinate that varies by less than this share of its size has no density
@@ -146,7 +147,8 @@ def compare_surrogates(settings: Mapping[str, GaussianProcess], ensemble: xr.Dat
         if surrogate.process.x.shape != inputs.shape or not (surrogate.process.x == inputs).all():
             raise InputError(
                 f"compare_surrogates: {name!r} keeps {surrogate.runs} runs and {next(iter(fitted))!r} {len(inputs)}: "
-                "noise='none' merges repeated runs, noise='fitted' keeps them. Compare settings of one kind of noise."
+                "noise='none' and 'heteroscedastic' merge runs of the same inputs, noise='fitted' keeps them. Compare "
+                "settings of one kind of noise."
             )
     for name, surrogate in fitted.items():
         if not all(len(surrogate.whole(output)) == len(inputs) for output in surrogate.layouts):
@@ -189,19 +191,30 @@ def _left_out(surrogate: GaussianProcessSurrogate) -> tuple[Array, Array]:
     logs = np.zeros((len(process.x), len(surrogate.bases)))
     rmse = np.zeros(len(surrogate.bases))
     for i, basis in enumerate(surrogate.bases):
-        _, full, latent = surrogate.decode(basis.name)
-        keep = _scored(basis, process.y @ full.T)
-        rest = basis.left_out @ basis.truncation.T
-        seen = basis.offset + process.y @ full.T + rest
-        own, transform = basis.layout.transform.inverse(seen), basis.layout.transform
-        # The scores' law is that of mean - observed, so that with `seen` less `rest` it is that of the run left out.
-        law = mixture(scores, Decoder(np.zeros(len(full)), full, latent), transform)
-        law = law._replace(mean=law.mean + (seen - rest))
-        rmse[i] = np.sqrt(np.mean((law.moments()[0] - own) ** 2))
+        # Left-out means over replicates have what the basis leaves of them, noise included.
+        latent = basis.truncation if surrogate.noise is None else surrogate.noise.truncations[i]
+        full = surrogate.decode(basis.name).basis
+        seen = process.y @ full.T
+        keep = _scored(basis, seen)
+        seen += basis.offset
+        own = basis.layout.transform.inverse(seen + basis.left_out @ latent.T)
+        decoder = Decoder(np.zeros(len(full)), full, latent)
+        size = max(1, int(BLOCK / scores.mean[..., 0].size))
+        total = 0.0
+        for start in range(0, len(full), size):
+            block = slice(start, start + size)
+            mean, _ = _law(scores, decoder, seen, basis, block).moments()
+            total += float(np.sum((mean - own[:, block]) ** 2))
+        rmse[i] = np.sqrt(total / own.size)
         if len(keep):
-            kept = law._replace(mean=law.mean[..., keep], variance=law.variance[..., keep])
-            logs[:, i] = kept.log_density(own[:, keep]).mean(axis=1)
+            logs[:, i] = _law(scores, decoder, seen, basis, keep).log_density(own[:, keep]).mean(axis=1)
     return logs, rmse
+
+
+def _law(scores: Scores, decoder: Decoder, seen: Array, basis: OutputBasis, columns: slice | Ints) -> Mixture:
+    """Return the law of some coordinates of left-out runs, from that of mean - observed and what was seen of scores."""
+    law = mixture(scores, Decoder(*(each[columns] for each in decoder)), basis.layout.transform)
+    return law._replace(mean=law.mean + seen[:, columns])
 
 
 def _scored(basis: OutputBasis, centred: Array) -> Ints:

@@ -4,7 +4,8 @@
 symbol      meaning                                                     shape
 ==========  ==========================================================  ==========
 n           runs that a surrogate is fitted to                          ()
-a           exponent of the error: RMSE ~ n^-a, least squares on logs   ()
+v           variance of the simulator's noise (aleatory) in a run       ()
+a           exponent: (RMSE² - v)^1/2 ~ n^-a, least squares on logs     ()
 k           folds; each is predicted from nested subsets of the others  ()
 ==========  ==========================================================  ==========
 """
@@ -20,6 +21,10 @@ import xarray as xr
 from uqms import ensemble as table
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.errors import InputError
+from uqms.surrogates.gp import GaussianProcessSurrogate
+from uqms.surrogates.noise import replicated
+from uqms.surrogates.prediction import Prediction
+from uqms.surrogates.protocol import Surrogate
 from uqms.surrogates.validation import Settings, Validation, folds_of, predicted
 
 __all__ = ["LearningCurve", "learning_curve"]
@@ -40,8 +45,10 @@ class LearningCurve:
     table
         A row for each output and number of runs: rmse, q2, log_score, coverage_95% and range_95%, over all folds.
     rates
-        By output: exponent of the error (RMSE ~ n^-exponent), its standard error between folds, and runs_to_halve the
-        error of all runs; NaN where the exponent is not clearly positive.
+        By output: exponent of the error (RMSE ~ n^-exponent), its standard error (jackknife over folds), runs_to_halve
+        the error of all runs, NaN where the exponent is not clearly positive; and noise, the sd of the simulator's
+        noise in a run, as the largest fits found it. No number of runs lowers that: where there is noise, exponent and
+        runs_to_halve are those of what the squared error is beyond it, NaN where that is not clearly above zero.
     runs
         Number of completed runs.
     """
@@ -60,10 +67,20 @@ class LearningCurve:
 
 
 def _words(rate: Mapping[Any, Any]) -> str:
-    exponent, error, needed = rate["exponent"], rate["standard_error"], rate["runs_to_halve"]
+    exponent, error, needed, noise = (rate[each] for each in ("exponent", "standard_error", "runs_to_halve", "noise"))
     if np.isnan(exponent):
+        if noise > 0.0:
+            return (
+                f"what is left is the noise of single runs (sd {noise:.3g}), which more runs do not lower; "
+                "prediction.sd is the error of the simulator's mean"
+            )
         return "there is no error to follow"
     fall = f"n^-{exponent:.2f} (± {error:.2f})"
+    if noise > 0.0:
+        beyond = f"beyond the noise of single runs (sd {noise:.3g}) it falls as {fall}: "
+        if np.isfinite(needed):
+            return beyond + f"about {needed:.0f} runs would halve that part of the error of all runs"
+        return beyond + "too uneven or too flat to tell how many runs would help"
     if np.isfinite(needed):
         return f"it falls as {fall}: about {needed:.0f} runs would halve the error of all runs"
     if exponent + CLEAR * error < 2.0 * FLAT:
@@ -90,7 +107,8 @@ def learning_curve(
         Completed runs are used. Runs of the same inputs stay together.
     sizes
         Numbers of runs to fit to, at most three quarters of all; five by default, from an eighth of the runs (at least
-        2 d + 2) to three quarters.
+        those of 2 d + 2 different inputs) to three quarters. Replicates count each; as they stay together, the number
+        of a fit is the nearest that whole inputs make.
     rng
         Seed or generator of the choice of runs.
 
@@ -125,21 +143,48 @@ def learning_curve(
     n, d = runs.sizes["run"], len(table.input_names(runs))
     generator = as_generator(rng)
     folds = folds_of(runs, FOLDS, generator, "learning_curve")
-    pools = [generator.permutation(np.setdiff1d(np.arange(n), held)) for held in folds]
-    chosen = _sizes(sizes, n, d, min(len(pool) for pool in pools))
+    group = replicated(table.input_array(runs)).group
+    rests = [np.setdiff1d(np.arange(n), held) for held in folds]
+    orders = [generator.permutation(np.unique(group[rest])) for rest in rests]
+    least = int(np.ceil((2 * d + 2) * n / (group.max(initial=0) + 1)))
+    chosen = _sizes(sizes, n, least, min(len(rest) for rest in rests))
     seed = int(generator.integers(2**31))
-    found = {size: predicted(f"{size} runs", settings, runs, [p[:size] for p in pools], folds, seed) for size in chosen}
+    found = {}
+    for size in chosen:
+        fitted = [settings.fit(runs.isel(run=_nearest(group, order, size))) for order in orders]
+        found[size] = predicted(f"{size} runs", fitted, runs, folds, seed)
     columns = ["rmse", "q2", "log_score", "coverage_95%", "range_95%"]
     names = table.output_names(runs)
     rows = {(name, size): one.table.loc[name, columns] for name in names for size, one in found.items()}
     listed = pd.DataFrame(rows).T.rename_axis(["output", "runs"]).infer_objects()
-    rates = {name: _rate(name, found, folds, n) for name in names}
+    noise = {name: np.zeros(n) for name in names}
+    for surrogate, held in zip(fitted, folds, strict=True):
+        for name, values in _aleatory(surrogate, runs.isel(run=held)).items():
+            noise[name][held] = values
+    rates = {name: _rate(name, found, folds, noise[name]) for name in names}
     return LearningCurve(listed, pd.DataFrame.from_dict(rates, orient="index"), n)
 
 
-def _sizes(sizes: Sequence[int] | None, n: int, d: int, most: int) -> list[int]:
+def _nearest(group: Ints, order: Ints, size: int) -> Ints:
+    """Return the runs of the first inputs in an order, as many as come nearest to a size."""
+    ends = np.cumsum(np.bincount(group)[order])
+    return np.flatnonzero(np.isin(group, order[: int(np.argmin(np.abs(ends - size))) + 1]))
+
+
+def _aleatory(surrogate: Surrogate, runs: xr.Dataset) -> dict[str, Array]:
+    """Return by output the variance of the simulator's noise in each run, mean over coordinates."""
+    u = np.asarray(surrogate.domain.to_unit(table.input_array(runs, surrogate.domain.names)))
+    if not isinstance(surrogate, GaussianProcessSurrogate) or (
+        surrogate.noise is None and not surrogate.process.nugget.any()
+    ):
+        return {}
+    at = Prediction(surrogate, u, surrogate.marginal_scores(u), np.ones(len(u), dtype=bool))
+    return {str(name): one.values.reshape(len(u), -1).mean(axis=1) for name, one in at.aleatory_variance.items()}
+
+
+def _sizes(sizes: Sequence[int] | None, n: int, least: int, most: int) -> list[int]:
     if sizes is None:
-        least = max(n // 8, 2 * d + 2)
+        least = max(n // 8, least)
         sizes = [int(size) for size in np.unique(np.geomspace(least, most, SIZES).round())] if least < most else []
     whole = all(isinstance(size, int | np.integer) and not isinstance(size, bool) for size in sizes)
     if not whole or len(set(sizes)) < 2 or len(set(sizes)) < len(sizes) or min(sizes) < 1 or max(sizes) > most:
@@ -150,21 +195,28 @@ def _sizes(sizes: Sequence[int] | None, n: int, d: int, most: int) -> list[int]:
     return sorted(int(size) for size in sizes)
 
 
-def _rate(name: str, found: dict[int, Validation], folds: list[Ints], n: int) -> dict[str, float]:
-    """Return the exponent over all folds, its standard error from those of the folds, and the runs needed."""
-    squares = [((one.observed[name] - one.mean[name]) ** 2).values.reshape(n, -1) for one in found.values()]
-    by_fold = np.array([[float(np.sqrt(each[held].mean())) for each in squares] for held in folds])
-    total = np.array([float(np.sqrt(each.mean())) for each in squares])
-    if not (by_fold > 0.0).all():
-        return {"exponent": np.nan, "standard_error": np.nan, "runs_to_halve": np.nan}
+def _rate(name: str, found: dict[int, Validation], folds: list[Ints], noise: Array) -> dict[str, float]:
+    """Return the exponent over all folds, its standard error, the runs needed, and the sd of noise (n,)."""
+    n, level = len(noise), float(noise.mean())
+    squares = np.array(
+        [((one.observed[name] - one.mean[name]) ** 2).values.reshape(n, -1).mean(axis=1) for one in found.values()]
+    )
+    squares -= noise
+    total = squares.mean(axis=1)
+    without = np.array([np.delete(squares, held, axis=1).mean(axis=1) for held in folds])
+    # The mean square is known from n runs, and the noise from no more.
+    chance = np.hypot(squares[-1].std(), np.sqrt(2.0) * level) / np.sqrt(n)
+    if not (total > 0.0).all() or not (without > 0.0).all() or (level > 0.0 and total[-1] <= CLEAR * chance):
+        return {"exponent": np.nan, "standard_error": np.nan, "runs_to_halve": np.nan, "noise": float(np.sqrt(level))}
     sizes = np.log(list(found))
-    exponent = float(_exponents(sizes, total[None])[0])
-    error = float(np.std(_exponents(sizes, by_fold), ddof=1) / np.sqrt(len(folds)))
+    exponent = float(_exponents(sizes, np.sqrt(total)[None])[0])
+    error = float(np.sqrt(len(folds) - 1) * np.std(_exponents(sizes, np.sqrt(without))))
     clear = exponent > FLAT and exponent > CLEAR * error
     return {
         "exponent": exponent,
         "standard_error": error,
         "runs_to_halve": float(np.ceil(n * 2.0 ** (1.0 / exponent))) if clear else np.nan,
+        "noise": float(np.sqrt(level)),
     }
 
 

@@ -5,7 +5,8 @@ symbol      meaning                                                             
 ==========  ========================================================================  ===========
 value       mean of the scores of n runs, for each hyperparameter draw h              (H, n, q)
 root        R_j, with R_j R_j' the covariance of score j between the runs             (n, r)
-C_j         covariance of score j over the draws: sum_h w_h (R R' + shift shift')     (n, n)
+C_j         covariance of score j: sum_h w_h (R R' + diag own + shift shift')         (n, n)
+own         variance of score j that is each run's own: a stochastic simulator's      (H, n, q)
 e_j         what score j was less its mean                                            (n,)
 L           pivoted Cholesky factor of C_j, largest remaining variance first          (n, n)
 w           pivoted errors L^-1 e_j; their sum of squares is Mahalanobis' D²          (n,)
@@ -14,9 +15,9 @@ PIT         probability of less than what was found                             
 
 Errors of one function are dependent, so neither is the number of them inside of an interval binomial, nor do D² and
 the PIT histogram have simple laws. All are therefore compared with the central 99 % of what they are for errors drawn
-from the joint law: hyperparameter draw, scores at all runs, truncation. Where one value stands for a variance that the
-runs estimate with f degrees of freedom, it is drawn too (f / chi-squared of f): D² / m is then F(m, f), as in Bastos &
-O'Hagan (2009), doi:10.1198/TECH.2009.08019.
+from the joint law: hyperparameter draw, scores at all runs, truncation (the same for runs of the same inputs). Where
+one value stands for a variance that the runs estimate with f degrees of freedom, it is drawn too (f / chi-squared of
+f): D² / m is then F(m, f), as in Bastos & O'Hagan (2009), doi:10.1198/TECH.2009.08019.
 
 Outputs with a transform have these laws on its scale: all is counted there, and only means, sds and scores are taken in
 the output's own unit.
@@ -59,7 +60,8 @@ class JointLaw:
     value: Array  # (H, n, q): mean of the score, of left-out runs less what it was
     variance: Array  # (H, n, q)
     log_weights: Array  # (H,)
-    root: Callable[[int, int], Array]  # (n, r) for draw h, score j
+    root: Callable[[int, int], Array]  # (n, r) for draw h, score j, without each run's own noise
+    own: Array  # (H, n, q), part of the variance
     degrees: Array  # (q,) of freedom of a variance that one value stands for; infinite where it is known or averaged
 
     @property
@@ -80,7 +82,11 @@ class JointLaw:
     def take(self, rows: Ints) -> "JointLaw":
         """Return the law of some of the runs."""
         return replace(
-            self, value=self.value[:, rows], variance=self.variance[:, rows], root=lambda h, j: self.root(h, j)[rows]
+            self,
+            value=self.value[:, rows],
+            variance=self.variance[:, rows],
+            root=lambda h, j: self.root(h, j)[rows],
+            own=self.own[:, rows],
         )
 
     def covariance(self, columns: Ints, weights: Float[np.ndarray, " c"]) -> Float[np.ndarray, "n n"]:
@@ -91,6 +97,7 @@ class JointLaw:
             for j, weight in zip(columns, weights, strict=True):
                 root = self.root(h, int(j))
                 total += share * weight**2 * (root @ root.T)
+                total[np.diag_indices(len(total))] += share * weight**2 * self.own[h, :, j]
         return np.asarray(total)
 
     def simulate(self, count: int, rng: np.random.Generator, columns: Ints) -> Float[np.ndarray, "count n c"]:
@@ -103,6 +110,8 @@ class JointLaw:
             for place, j in enumerate(columns):
                 root = self.root(int(i), int(j))
                 drawn = rng.standard_normal((len(rows), root.shape[1])) @ root.T
+                if self.own[i, :, j].any():
+                    drawn += rng.standard_normal(drawn.shape) * np.sqrt(self.own[i, :, j])
                 if np.isfinite(self.degrees[j]):
                     drawn *= np.sqrt(self.degrees[j] / rng.chisquare(self.degrees[j], len(rows)))[:, None]
                 out[rows, :, place] = self.value[i, :, j] - centre[:, j] + drawn
@@ -115,7 +124,9 @@ class Part(NamedTuple):
     runs: Ints  # (n,) positions of the runs, those that have the output
     law: JointLaw
     full: Array  # (m, q) basis
-    latent: Array  # (m, t) truncation
+    latent: Array  # (m, t) truncation, and what is each run's own of it: a stochastic simulator's
+    shared: int  # the first so many columns of it are the same for runs of the same inputs
+    group: Ints  # (n,) the first run with the same inputs
     seen: Array  # (n, m) what was simulated
     truth: Array  # (n, m) the same as the law counts it: without the offset, of left-out runs without their scores
     joint: bool  # whether D² says something: of left-out runs it is fixed by the variance that it was estimated from
@@ -310,12 +321,15 @@ class _Joint:
         self.inverse = np.linalg.pinv(part.full[:, self.columns])
         if len(part.full) < len(self.columns):
             self.of_scores, self.inverse = part.full[:, self.columns], np.eye(len(part.full))
-        noise = np.sum((self.inverse @ part.latent) ** 2, axis=1)
+        squares = (self.inverse @ part.latent) ** 2
+        shared, own = squares[:, : part.shared].sum(axis=1), squares[:, part.shared :].sum(axis=1)
+        same = part.group[:, None] == part.group
         error = part.truth @ self.inverse.T - part.law.mean[:, self.columns] @ self.of_scores.T
         for place, weights in enumerate(self.of_scores):
             used = np.flatnonzero(weights)
             covariance = part.law.covariance(self.columns[used], weights[used])
-            covariance[np.diag_indices(len(covariance))] += noise[place]
+            covariance[same] += shared[place]
+            covariance[np.diag_indices(len(covariance))] += own[place]
             lower, pivots, rank, _ = lapack.dpstrf(covariance, lower=1, tol=RANK * float(covariance.diagonal().max()))
             self.factors.append((np.tril(lower[:rank, :rank]), np.asarray(pivots[:rank] - 1, dtype=np.int64)))
             whitened = self.whitened(place, error[None, :, place])[0]
@@ -363,6 +377,7 @@ def _simulated(parts: Sequence[Part], checks: Sequence[_Joint], keep: Ints, seed
             size = rows.stop - rows.start
             scores = part.law.simulate(size, rng, check.columns)
             omega = rng.standard_normal((size, n, len(used)))
+            omega[:, :, used < part.shared] = omega[:, part.group][:, :, used < part.shared]
             error = scores @ part.full[np.ix_(keep, check.columns)].T
             error += omega @ part.latent[np.ix_(keep, used)].T
             counts[rows] += _bins(transform(error))

@@ -13,7 +13,7 @@ Errors of one function are dependent, so the number of them inside a 95 % interv
 surrogate shows is simulated from the errors' own joint law (`reference.py`); the range given is its central 99 %.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol, final
@@ -21,6 +21,7 @@ from typing import Any, Protocol, final
 import numpy as np
 import pandas as pd
 import xarray as xr
+from scipy.spatial.distance import cdist
 
 from uqms import ensemble as table
 from uqms._typing import Array, Ints, RandomState, as_generator
@@ -28,7 +29,8 @@ from uqms.errors import DataError, InputError
 from uqms.surrogates.gp import GaussianProcessSurrogate
 from uqms.surrogates.outputs import Layout
 from uqms.surrogates.physics import lifted
-from uqms.surrogates.process import ScoreProcess, root_at
+from uqms.surrogates.process import ScoreProcess, Scores, root_at
+from uqms.surrogates.protocol import Surrogate
 from uqms.surrogates.reference import BINS, LEVELS, JointLaw, Part, compared
 from uqms.surrogates.transforms import check_values
 
@@ -38,6 +40,7 @@ SHOWN = (0.5, 0.95)
 BEYOND_4 = 0.002
 ROUGH = 0.8  # of Q²
 TWICE = 4.0  # D²/m of errors that are twice as large as the surrogate says
+SAME = 1e-9  # of the box: inputs that are closer are the same
 ROOTS = 2e8  # bytes of the roots that are kept while their law is simulated
 
 
@@ -62,7 +65,9 @@ class Validation:
         "leave-one-out", "held-out" or "5-fold".
     observed, mean, sd
         Datasets with dim "run" and the outputs' dims, in the outputs' own units; NaN in runs that lack an output, which
-        are counted nowhere.
+        are counted nowhere. Of leave-one-out, `observed` of a curve is its scores and what the basis of other runs
+        leaves of it, not the data to the last digit, and with replicates "run" counts different inputs (means over
+        replicates).
     standardised
         (observed - mean) / sd, of transformed outputs on the scale of their transform, where their law is normal.
     pit
@@ -86,7 +91,7 @@ class Validation:
     point_estimated
         Whether hyperparameters are single values although runs are few (n <= 20 d); intervals are then too narrow.
     runs
-        Number of runs the surrogate was trained on; of k-fold, all of them.
+        Number of runs the surrogate was trained on; of k-fold, all of them; 0 where your own does not say.
     """
 
     method: str
@@ -133,7 +138,7 @@ class Validation:
         return tuple(name for name, row in rows if any(_side(row, column) == side for column in columns))
 
     def __str__(self) -> str:
-        lines = [f"{self.method} validation of {self.runs} runs"]
+        lines = [f"{self.method} validation" + (f" of {self.runs} runs" if self.runs else "")]
         for name, row in self.table.iterrows():
             parts = [f"{name}: Q² {row['q2']:.5f}, RMSE {row['rmse']:.3g}, CRPS {row['crps']:.3g}"]
             for level in SHOWN:
@@ -202,8 +207,16 @@ def leave_one_out(surrogate: GaussianProcessSurrogate, *, rng: int = 0) -> Valid
 
     Raises
     ------
+    InputError
+        When the surrogate is no Gaussian process.
     DataError
         When fewer than two runs have the whole of an output.
+
+    Notes
+    -----
+    Where a surrogate was fitted to replicates with ``noise="heteroscedastic"``, "run" counts different inputs: what is
+    left out and predicted are means over replicates. What was observed of a curve is, of a run that is left out, its
+    scores and what the basis of other runs leaves of it: close to the data, but not to the last digit.
 
     References
     ----------
@@ -217,6 +230,11 @@ def leave_one_out(surrogate: GaussianProcessSurrogate, *, rng: int = 0) -> Valid
     >>> bool(leave_one_out(surrogate).table.loc["y", "q2"] > 0.999)
     True
     """
+    if not isinstance(surrogate, GaussianProcessSurrogate):
+        raise InputError(
+            f"leave_one_out: a {type(surrogate).__name__} cannot be conditioned on its runs less one; that takes a "
+            "fitted GaussianProcess. Compare it with runs that it has not seen: uq.held_out(surrogate, new_runs)."
+        )
     process = surrogate.process
     n, q, draws = len(process.x), process.q, process.draws
     error, variance = np.empty((draws, n, q)), np.empty((draws, n, q))
@@ -224,7 +242,9 @@ def leave_one_out(surrogate: GaussianProcessSurrogate, *, rng: int = 0) -> Valid
     for h in range(draws):
         for j in range(q):
             error[h, :, j], variance[h, :, j], roots[h, j] = left_out_scores(process, h, j)
-    law = JointLaw(-error, variance, process.log_weights, lambda h, j: roots[h, j], np.full(q, np.inf))
+    law = JointLaw(
+        -error, variance, process.log_weights, lambda h, j: roots[h, j], np.zeros_like(error), np.full(q, np.inf)
+    )
     told = draws == 1 and not np.isfinite(_degrees(process)).any()
     parts = {}
     for basis in surrogate.bases:
@@ -242,11 +262,13 @@ def leave_one_out(surrogate: GaussianProcessSurrogate, *, rng: int = 0) -> Valid
         seen += rest
         seen += basis.offset
         one = law if len(known) == n else law.take(known)
-        parts[basis.name] = [Part(known, one, full, latent, seen, rest, told, basis.layout.transform)]
+        each = np.arange(len(known))  # runs here differ in their inputs
+        transform = basis.layout.transform
+        parts[basis.name] = [Part(known, one, full, latent, latent.shape[1], each, seen, rest, told, transform)]
     return _validation("leave-one-out", [surrogate], parts, n, n, rng)
 
 
-def held_out(surrogate: GaussianProcessSurrogate, ensemble: xr.Dataset, *, rng: int = 0) -> Validation:
+def held_out(surrogate: Surrogate, ensemble: xr.Dataset, *, rng: int = 0) -> Validation:
     """Predict runs that were not used for training and compare with what was simulated.
 
     The noise of a stochastic simulator, where it was fitted, is part of the intervals, as in `leave_one_out`.
@@ -254,9 +276,9 @@ def held_out(surrogate: GaussianProcessSurrogate, ensemble: xr.Dataset, *, rng: 
     Parameters
     ----------
     surrogate
-        A fitted Gaussian process.
+        A fitted Gaussian process, or a surrogate of your own that knows the covariance of its errors between inputs.
     ensemble
-        Completed runs with the same inputs and outputs; others are left out.
+        Completed runs with the same inputs and outputs; others are left out. They may repeat inputs.
     rng
         Seed of the simulated reference range.
 
@@ -268,7 +290,7 @@ def held_out(surrogate: GaussianProcessSurrogate, ensemble: xr.Dataset, *, rng: 
     Raises
     ------
     InputError
-        When outputs or their coordinates differ from the surrogate's.
+        When outputs or their coordinates differ from the surrogate's, or it knows no covariance between inputs.
     DataError
         When fewer than two runs completed, or values lie outside of what an output's transform takes.
 
@@ -291,7 +313,7 @@ def held_out(surrogate: GaussianProcessSurrogate, ensemble: xr.Dataset, *, rng: 
         raise DataError(f"held_out: {runs.sizes['run']} completed runs; at least two are needed.")
     n, completed = runs.sizes["run"], np.flatnonzero(ensemble["state"].values == table.RunState.COMPLETED)
     parts = {name: [part] for name, part in _parts_of(surrogate, runs, np.arange(n), completed, "held_out").items()}
-    return _validation("held-out", [surrogate], parts, n, surrogate.runs, rng)
+    return _validation("held-out", [surrogate], parts, n, getattr(surrogate, "runs", 0), rng)
 
 
 def k_fold(settings: Settings, ensemble: xr.Dataset, k: int = 5, *, rng: RandomState = 0) -> Validation:
@@ -347,18 +369,16 @@ def k_fold(settings: Settings, ensemble: xr.Dataset, k: int = 5, *, rng: RandomS
     generator = as_generator(rng)
     folds = folds_of(runs, k, generator, "k_fold")
     rest = [np.setdiff1d(np.arange(runs.sizes["run"]), held) for held in folds]
-    return predicted(f"{k}-fold", settings, runs, rest, folds, int(generator.integers(2**31)))
+    fitted = [settings.fit(runs.isel(run=each)) for each in rest]
+    return predicted(f"{k}-fold", fitted, runs, folds, int(generator.integers(2**31)))
 
 
 def predicted(
-    method: str, settings: Settings, runs: xr.Dataset, fitted_to: Sequence[Ints], folds: Sequence[Ints], seed: int
+    method: str, surrogates: Sequence[Surrogate], runs: xr.Dataset, folds: Sequence[Ints], seed: int
 ) -> Validation:
-    """Predict each fold of the runs from a surrogate that is fitted to those runs that `fitted_to` names."""
+    """Predict each fold of the runs from a surrogate of its own, fitted without it."""
     parts: dict[str, list[Part]] = {name: [] for name in table.output_names(runs)}
-    surrogates = []
-    for rest, held in zip(fitted_to, folds, strict=True):
-        surrogate = settings.fit(runs.isel(run=np.sort(rest)))
-        surrogates.append(surrogate)
+    for surrogate, held in zip(surrogates, folds, strict=True):
         for name, part in _parts_of(surrogate, runs.isel(run=held), held, held, method).items():
             parts[name].append(part)
     n = sum(len(held) for held in folds)
@@ -382,45 +402,77 @@ def folds_of(runs: xr.Dataset, k: int, rng: np.random.Generator, who: str) -> li
     return [np.flatnonzero(fold[group.reshape(-1)] == i) for i in range(k)]
 
 
-def _parts_of(
-    surrogate: GaussianProcessSurrogate, runs: xr.Dataset, place: Ints, positions: Ints, who: str
-) -> dict[str, Part]:
+def _parts_of(surrogate: Surrogate, runs: xr.Dataset, place: Ints, positions: Ints, who: str) -> dict[str, Part]:
     """Return what the surrogate says of runs that it has not seen, by output; errors name their `positions`."""
     observed = {name: _matching(runs, name, layout, positions, who) for name, layout in surrogate.layouts.items()}
     u = np.asarray(surrogate.domain.to_unit(table.input_array(runs, surrogate.domain.names)))
-    process = surrogate.process
-    scores = surrogate.marginal_scores(u)
-    # Runs of a stochastic simulator scatter about the latent mean that is predicted, each by itself.
-    noise = np.tile((process.variance * process.nugget)[:, None, :], (1, len(u), 1))  # (H, k, q)
-    if surrogate.noise is not None:
-        noise = noise + surrogate.noise.variance(u)
-    variance = np.swapaxes(scores.covariance, 1, 2) + noise
+    # Runs of the same inputs share scores and truncation; what is new in each is the noise, in scores and outside.
+    group = np.argmax(cdist(u, u, "chebyshev") < SAME, axis=1)
+    law = _law_at(surrogate, u, group)
+    residual = getattr(surrogate, "noise_residual", None)
+    parts = {}
+    for name, layout in surrogate.layouts.items():
+        offset, full, latent = surrogate.decode(name)
+        shared = latent.shape[1]
+        if residual is not None:
+            latent = np.hstack([latent, residual(name)])
+        seen = observed[name]
+        parts[name] = Part(place, law, full, latent, shared, group, seen, seen - offset, True, layout.transform)
+    return parts
 
+
+def _law_at(surrogate: Surrogate, u: Array, group: Ints) -> JointLaw:
+    """Return the joint law of the scores of new runs at `u`: the noise of a stochastic simulator is each run's own.
+
+    Equally likely variances of the noise are paired with the hyperparameter draws, as in `Prediction.law`.
+    """
+    first, place = np.unique(group, return_inverse=True)
+    at = u[first]
+    if isinstance(surrogate, GaussianProcessSurrogate):
+        scores, root, degrees = *_of_process(surrogate, at), _degrees(surrogate.process)
+    else:
+        scores, root = _of_scores(surrogate, at)
+        degrees = np.full(scores.mean.shape[2], np.inf)
+    of, draws = getattr(surrogate, "noise_at", None), len(scores.mean)
+    noise = np.zeros((1, len(u), scores.mean.shape[2])) if of is None else of(u)
+    each = np.arange(max(len(noise), draws))
+    draw, own = each % draws, noise[each % len(noise)]
+    variance = np.swapaxes(scores.covariance, 1, 2)[draw][:, place] + own
+    weights = scores.log_weights[draw]
+    return JointLaw(
+        scores.mean[draw][:, place], variance, weights, lambda h, j: root(h % draws, j)[place], own, degrees
+    )
+
+
+def _of_process(surrogate: GaussianProcessSurrogate, u: Array) -> tuple[Scores, Callable[[int, int], Array]]:
+    """Return means and variances at `u`, and roots of the covariances between its rows."""
+    process = surrogate.process
     if surrogate.physics is None:
 
-        def latent_root(h: int, j: int) -> Array:
+        def root(h: int, j: int) -> Array:
             return root_at(process, h, j, u)
     else:
         cheap = surrogate.physics.scores(surrogate.domain, surrogate.bases, u)
 
-        def latent_root(h: int, j: int) -> Array:
+        def root(h: int, j: int) -> Array:
             return root_at(lifted(process, j), h, 0, np.column_stack([cheap[:, j], u]))
 
-    @lru_cache(maxsize=max(1, int(ROOTS / (8 * len(u) ** 2))))
-    def root(h: int, j: int) -> Array:
-        latent = latent_root(h, j)
-        return np.hstack([latent, np.diag(np.sqrt(noise[h, :, j]))]) if noise[h, :, j].any() else latent
+    return surrogate.marginal_scores(u), lru_cache(maxsize=max(1, int(ROOTS / (8 * len(u) ** 2))))(root)
 
-    law = JointLaw(scores.mean, variance, scores.log_weights, root, _degrees(process))
-    parts = {}
-    for basis in surrogate.bases:
-        full, latent = surrogate.decode(basis.name).basis, basis.truncation
-        if surrogate.noise is not None:
-            latent = np.hstack([latent, surrogate.noise_residual(basis.name)])
-        seen = observed[basis.name]
-        truth = seen - basis.offset
-        parts[basis.name] = Part(place, law, full, latent, seen, truth, True, basis.layout.transform)
-    return parts
+
+def _of_scores(surrogate: Surrogate, u: Array) -> tuple[Scores, Callable[[int, int], Array]]:
+    """Return the same of a surrogate that gives its scores only."""
+    mean, covariance, log_weights = surrogate.scores(u)
+    if not np.isfinite(covariance).all():
+        raise InputError(
+            f"held_out: the {type(surrogate).__name__} does not know the covariance of its errors between inputs "
+            "(NaN), so nothing can be said of many runs together. Give scores that do; zeros only where errors at "
+            "neighbouring inputs are independent indeed."
+        )
+    values, vectors = np.linalg.eigh(covariance)
+    roots = vectors * np.sqrt(np.maximum(values, 0.0))[..., None, :]
+    variance = np.diagonal(covariance, axis1=-2, axis2=-1)
+    return Scores(mean, variance, log_weights), lambda h, j: roots[h, j]
 
 
 def _degrees(process: ScoreProcess) -> Array:
@@ -459,7 +511,7 @@ def _matching(runs: xr.Dataset, name: str, layout: Layout, positions: Ints, who:
 
 def _validation(
     method: str,
-    surrogates: Sequence[GaussianProcessSurrogate],
+    surrogates: Sequence[Surrogate],
     parts: dict[str, list[Part]],
     n: int,
     runs: int,
@@ -492,7 +544,7 @@ def _validation(
         coverage_curve=_stacked({n: one.coverage for n, one in found.items()}, ("coverage", *ends), "level", LEVELS),
         pit_histogram=_stacked({n: one.histogram for n, one in found.items()}, ("density", *ends), "bin", middles),
         pivoted=pd.DataFrame(pivoted, columns=["output", "fold", "score", "run", "error"]),
-        point_estimated=any(surrogate.point_estimated for surrogate in surrogates),
+        point_estimated=any(getattr(surrogate, "point_estimated", False) for surrogate in surrogates),
         runs=runs,
     )
 
