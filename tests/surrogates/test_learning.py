@@ -78,7 +78,7 @@ def test_replicates_stay_together_and_noise_is_not_halved() -> None:
     rate = curve.rates.loc["y"]
     assert rate["noise"] == pytest.approx(0.1, rel=0.15)
     assert np.isnan(rate["runs_to_halve"])
-    assert "what is left is the noise of single runs (sd 0.0895)" in str(curve)
+    assert f"what is left is the noise of single runs (sd {rate['noise']:.3g})" in str(curve)
 
 
 def test_the_rate_is_that_of_the_error_beyond_the_noise() -> None:

@@ -27,7 +27,7 @@ from uqms import ensemble as table
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.errors import DataError, InputError
 from uqms.surrogates.gp import GaussianProcessSurrogate
-from uqms.surrogates.outputs import Layout
+from uqms.surrogates.outputs import Layout, score_columns
 from uqms.surrogates.physics import lifted
 from uqms.surrogates.process import ScoreProcess, Scores, root_at
 from uqms.surrogates.protocol import Surrogate
@@ -245,7 +245,8 @@ def leave_one_out(surrogate: GaussianProcessSurrogate, *, rng: int = 0) -> Valid
     law = JointLaw(
         -error, variance, process.log_weights, lambda h, j: roots[h, j], np.zeros_like(error), np.full(q, np.inf)
     )
-    told = draws == 1 and not np.isfinite(_degrees(process)).any()
+    fixed = np.isfinite(_degrees(process))  # scores whose D² is fixed by the variance that they gave
+    columns = dict(zip(surrogate.layouts, score_columns(surrogate.bases), strict=True))
     parts = {}
     for basis in surrogate.bases:
         known = surrogate.whole(basis.name)
@@ -264,6 +265,7 @@ def leave_one_out(surrogate: GaussianProcessSurrogate, *, rng: int = 0) -> Valid
         one = law if len(known) == n else law.take(known)
         each = np.arange(len(known))  # runs here differ in their inputs
         transform = basis.layout.transform
+        told = draws == 1 and not fixed[columns[basis.name]].any()
         parts[basis.name] = [Part(known, one, full, latent, latent.shape[1], each, seen, rest, told, transform)]
     return _validation("leave-one-out", [surrogate], parts, n, n, rng)
 
