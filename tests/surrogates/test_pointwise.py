@@ -45,7 +45,7 @@ def averaged(surrogate: GaussianProcessSurrogate) -> GaussianProcessSurrogate:
         condition(old.kernel, old.x, y, 1, [Hyperparameters(np.full(3, scale), 1.0, 1e-8, 0.0, 0, False)] * old.q)
         for scale in (0.8, 1.6)
     ]
-    names = {part.name for part in fields(old)} - {"kernel", "x", "y", "log_weights"}
+    names = {part.name for part in fields(old)} - {"kernel", "x", "y", "log_weights", "noise"}
     stacked = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
     process = replace(parts[0], **stacked, log_weights=np.log([0.3, 0.7]))
     return replace(surrogate, process=process)

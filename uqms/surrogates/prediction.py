@@ -7,6 +7,7 @@ from typing import NamedTuple, final
 
 import numpy as np
 import xarray as xr
+from jaxtyping import Float
 from numpy.typing import ArrayLike
 from scipy.special import logsumexp, ndtr, ndtri
 
@@ -17,7 +18,7 @@ from uqms.surrogates.process import Scores
 from uqms.surrogates.protocol import Surrogate
 from uqms.surrogates.transforms import IDENTITY, Identity, Logit, Transform
 
-__all__ = ["Mixture", "Prediction", "mixture"]
+__all__ = ["Mixture", "Prediction", "mixture", "noise_variance"]
 
 HALVINGS = 60
 CRPS_NODES, CRPS_REACH = 48, 7.0
@@ -145,6 +146,21 @@ def mixture(scores: Scores, decoder: Decoder, transform: Transform = IDENTITY, n
     return Mixture(mean, variance, weights, transform)
 
 
+def noise_variance(
+    levels: Float[np.ndarray, "levels k q"], basis: Float[np.ndarray, "m q"], correlation: Array | None
+) -> Float[np.ndarray, "levels k m"]:
+    """Return the variances of the noise in coordinates from those in scores, whose noise may be correlated."""
+    own = np.flatnonzero(basis.any(axis=0))
+    if correlation is None or len(own) < 2:
+        return np.asarray(levels @ (basis**2).T)
+    root = np.linalg.cholesky(correlation[np.ix_(own, own)] + 1e-12 * np.eye(len(own)))
+    sd = np.sqrt(levels[..., own])
+    total = np.zeros((*sd.shape[:-1], len(basis)))
+    for column in root.T:
+        total += ((sd * column) @ basis[:, own].T) ** 2
+    return total
+
+
 @final
 @dataclass(frozen=True, eq=False)
 class Prediction:
@@ -209,17 +225,8 @@ class Prediction:
 
     def _noise(self, output: str, decoder: Decoder, rows: slice) -> Array:
         """Return those (levels, k, m) in some coordinates of an output."""
-        basis = decoder.basis[rows]
-        own = np.flatnonzero(decoder.basis.any(axis=0))
         correlation = getattr(self.surrogate, "noise_correlation", None)
-        if correlation is None or len(own) < 2:
-            total = self._score_noise @ (basis**2).T
-        else:
-            root = np.linalg.cholesky(correlation[np.ix_(own, own)] + 1e-12 * np.eye(len(own)))
-            sd = np.sqrt(self._score_noise[..., own])
-            total = np.zeros((*sd.shape[:-1], len(basis)))
-            for column in root.T:
-                total += ((sd * column) @ basis[:, own].T) ** 2
+        total = noise_variance(self._score_noise, decoder.basis[rows], correlation)
         return np.asarray(total + np.sum(self._residual(output)[rows] ** 2, axis=1))
 
     def _residual(self, output: str) -> Array:

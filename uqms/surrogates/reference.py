@@ -34,7 +34,7 @@ from scipy.special import ndtr
 
 from uqms._typing import Array, Ints
 from uqms.surrogates.outputs import CONSTANT, Decoder
-from uqms.surrogates.prediction import Mixture, mixture
+from uqms.surrogates.prediction import Mixture, mixture, noise_variance
 from uqms.surrogates.process import Scores
 from uqms.surrogates.transforms import IDENTITY, Transform
 
@@ -63,6 +63,7 @@ class JointLaw:
     root: Callable[[int, int], Array]  # (n, r) for draw h, score j, without each run's own noise
     own: Array  # (H, n, q), part of the variance
     degrees: Array  # (q,) of freedom of a variance that one value stands for; infinite where it is known or averaged
+    correlation: Array | None = None  # (q, q) of each run's own noise between scores; none where they are independent
 
     @property
     def weights(self) -> Array:
@@ -76,8 +77,10 @@ class JointLaw:
 
     def decoded(self, full: Float[np.ndarray, "m q"], latent: Float[np.ndarray, "m t"]) -> Mixture:
         """Return the laws of the values on the scale of the transform, without the output's offset."""
-        scores = Scores(self.value, np.swapaxes(self.variance, 1, 2), self.log_weights)
-        return mixture(scores, Decoder(np.zeros(len(full)), full, latent))
+        decoder, between = Decoder(np.zeros(len(full)), full, latent), self.correlation
+        noise = None if between is None else noise_variance(self.own, full, between)
+        variance = self.variance if noise is None else np.maximum(self.variance - self.own, 0.0)
+        return mixture(Scores(self.value, np.swapaxes(variance, 1, 2), self.log_weights), decoder, noise=noise)
 
     def take(self, rows: Ints) -> "JointLaw":
         """Return the law of some of the runs."""
@@ -97,7 +100,9 @@ class JointLaw:
             for j, weight in zip(columns, weights, strict=True):
                 root = self.root(h, int(j))
                 total += share * weight**2 * (root @ root.T)
-                total[np.diag_indices(len(total))] += share * weight**2 * self.own[h, :, j]
+            between = None if self.correlation is None else self.correlation[np.ix_(columns, columns)]
+            own = noise_variance(self.own[h : h + 1][..., columns], weights[None], between)[0, :, 0]
+            total[np.diag_indices(len(total))] += share * own
         return np.asarray(total)
 
     def simulate(self, count: int, rng: np.random.Generator, columns: Ints) -> Float[np.ndarray, "count n c"]:
@@ -107,15 +112,27 @@ class JointLaw:
         out = np.empty((count, len(centre), len(columns)))
         for i in np.unique(h):
             rows = np.flatnonzero(h == i)
+            own = self._own_noise(int(i), len(rows), rng, columns)
             for place, j in enumerate(columns):
                 root = self.root(int(i), int(j))
                 drawn = rng.standard_normal((len(rows), root.shape[1])) @ root.T
-                if self.own[i, :, j].any():
-                    drawn += rng.standard_normal(drawn.shape) * np.sqrt(self.own[i, :, j])
+                if own is not None:
+                    drawn += own[:, :, place]
                 if np.isfinite(self.degrees[j]):
                     drawn *= np.sqrt(self.degrees[j] / rng.chisquare(self.degrees[j], len(rows)))[:, None]
                 out[rows, :, place] = self.value[i, :, j] - centre[:, j] + drawn
         return out
+
+    def _own_noise(self, i: int, count: int, rng: np.random.Generator, columns: Ints) -> Array | None:
+        """Return each run's own noise (count, n, c) in draw i, if there is any."""
+        variance = self.own[i][:, columns]
+        if not variance.any():
+            return None
+        shapes = rng.standard_normal((count, *variance.shape))
+        if self.correlation is not None:
+            between = self.correlation[np.ix_(columns, columns)] + 1e-12 * np.eye(len(columns))
+            shapes = shapes @ np.linalg.cholesky(between).T
+        return np.asarray(shapes * np.sqrt(variance))
 
 
 class Part(NamedTuple):

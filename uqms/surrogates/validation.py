@@ -442,7 +442,13 @@ def _law_at(surrogate: Surrogate, u: Array, group: Ints) -> JointLaw:
     variance = np.swapaxes(scores.covariance, 1, 2)[draw][:, place] + own
     weights = scores.log_weights[draw]
     return JointLaw(
-        scores.mean[draw][:, place], variance, weights, lambda h, j: root(h % draws, j)[place], own, degrees
+        scores.mean[draw][:, place],
+        variance,
+        weights,
+        lambda h, j: root(h % draws, j)[place],
+        own,
+        degrees,
+        getattr(surrogate, "noise_correlation", None),
     )
 
 
