@@ -25,11 +25,22 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms import plots as plots
     from uqms import testing as testing
     from uqms.calibration import NUTS as NUTS
+    from uqms.calibration import AutocorrelatedNoise as AutocorrelatedNoise
+    from uqms.calibration import BasisDiscrepancy as BasisDiscrepancy
+    from uqms.calibration import BinomialNoise as BinomialNoise
     from uqms.calibration import Calibration as Calibration
+    from uqms.calibration import CustomNoise as CustomNoise
     from uqms.calibration import Derived as Derived
     from uqms.calibration import GaussianNoise as GaussianNoise
+    from uqms.calibration import GPDiscrepancy as GPDiscrepancy
+    from uqms.calibration import LogNormalNoise as LogNormalNoise
+    from uqms.calibration import NegativeBinomialNoise as NegativeBinomialNoise
     from uqms.calibration import Observations as Observations
+    from uqms.calibration import OffsetDiscrepancy as OffsetDiscrepancy
+    from uqms.calibration import PoissonNoise as PoissonNoise
     from uqms.calibration import Posterior as Posterior
+    from uqms.calibration import ScaleDiscrepancy as ScaleDiscrepancy
+    from uqms.calibration import StudentTNoise as StudentTNoise
     from uqms.calibration import as_tensor as as_tensor
     from uqms.designs import extend as extend
     from uqms.designs import halton as halton
@@ -82,16 +93,21 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.surrogates import load_surrogate as load_surrogate
 
 __all__ = [
+    "AutocorrelatedNoise",
+    "BasisDiscrepancy",
     "Beta",
+    "BinomialNoise",
     "Box",
     "Calibration",
     "Condition",
     "Curve",
+    "CustomNoise",
     "Dask",
     "Derived",
     "ExecutableSimulator",
     "FailurePolicy",
     "FunctionSimulator",
+    "GPDiscrepancy",
     "Gamma",
     "GaussianNoise",
     "GaussianProcess",
@@ -100,23 +116,29 @@ __all__ = [
     "JSONFile",
     "Log",
     "LogNormal",
+    "LogNormalNoise",
     "LogUniform",
     "Logit",
     "Matern32",
     "Matern52",
     "NUTS",
+    "NegativeBinomialNoise",
     "NetCDFFile",
     "Normal",
     "Observations",
+    "OffsetDiscrepancy",
     "ParameterSpace",
     "Physics",
+    "PoissonNoise",
     "Posterior",
     "Prior",
     "Product",
     "RunStore",
     "Scalar",
+    "ScaleDiscrepancy",
     "Simulator",
     "SquaredExponential",
+    "StudentTNoise",
     "Sum",
     "Surrogate",
     "TextTable",
@@ -208,12 +230,23 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "load_surrogate",
     ),
     "calibration": (
+        "AutocorrelatedNoise",
+        "BasisDiscrepancy",
+        "BinomialNoise",
         "Calibration",
+        "CustomNoise",
         "Derived",
+        "GPDiscrepancy",
         "GaussianNoise",
+        "LogNormalNoise",
         "NUTS",
+        "NegativeBinomialNoise",
         "Observations",
+        "OffsetDiscrepancy",
+        "PoissonNoise",
         "Posterior",
+        "ScaleDiscrepancy",
+        "StudentTNoise",
         "as_tensor",
     ),
 }

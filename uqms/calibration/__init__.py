@@ -3,7 +3,18 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from uqms.calibration.noise import GaussianNoise
+from uqms.calibration.discrepancy import BasisDiscrepancy, GPDiscrepancy, OffsetDiscrepancy, ScaleDiscrepancy
+from uqms.calibration.noise import (
+    AutocorrelatedNoise,
+    BinomialNoise,
+    CustomNoise,
+    GaussianNoise,
+    LogNormalNoise,
+    NegativeBinomialNoise,
+    NoiseModel,
+    PoissonNoise,
+    StudentTNoise,
+)
 from uqms.calibration.observations import Observations
 from uqms.calibration.problem import Calibration, Derived
 from uqms.calibration.samplers import NUTS
@@ -17,12 +28,24 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NUTS",
+    "AutocorrelatedNoise",
+    "BasisDiscrepancy",
+    "BinomialNoise",
     "Calibration",
+    "CustomNoise",
     "Derived",
+    "GPDiscrepancy",
     "GaussianNoise",
+    "LogNormalNoise",
+    "NegativeBinomialNoise",
+    "NoiseModel",
     "Observations",
+    "OffsetDiscrepancy",
+    "PoissonNoise",
     "Posterior",
     "PosteriorPrediction",
+    "ScaleDiscrepancy",
+    "StudentTNoise",
     "SurrogateTensor",
     "Verdict",
     "as_tensor",

@@ -4,7 +4,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, final
@@ -14,12 +14,20 @@ import pandas as pd
 import xarray as xr
 
 from uqms._typing import Array, Ints, RandomState, as_generator
+from uqms.calibration.density import draw_rows, row_terms
+from uqms.calibration.discrepancy import NOISE
+from uqms.calibration.noise import NumPyFunctions
 from uqms.calibration.predict import (
+    NewNoise,
     PosteriorPrediction,
+    Targets,
     conditional_moments,
+    correlated_noise,
     draw_jointly,
     make_grid,
+    new_noise,
     own_cells,
+    predicted,
 )
 from uqms.calibration.problem import Calibration
 from uqms.calibration.samplers import NUTS
@@ -111,6 +119,7 @@ class Posterior:
         coords: Mapping[str, object] | None = None,
         outputs: str | Sequence[str] | None = None,
         noise: bool = False,
+        discrepancy: bool = True,
         draws: int = PREDICTIVE_DRAWS,
         rng: RandomState = 0,
     ) -> PosteriorPrediction:
@@ -129,6 +138,9 @@ class Posterior:
             Which, by name; by default the observed ones whose dims are those of `coords`.
         noise
             Whether to add measurement noise, for what a new measurement would show.
+        discrepancy
+            Whether the prediction is of reality (True, default) or of the simulator at its best parameters. Without a
+            discrepancy in the calibration the two are the same.
         draws
             How many posterior draws to use, spread evenly over the chains.
         rng
@@ -147,25 +159,27 @@ class Posterior:
             Conditions or coordinates outside of what was simulated.
         """
         names = self._outputs(outputs, coords)
-        theta, h = self._thinned(draws)
+        theta, h, latents = self._thinned(draws)
         generator = as_generator(rng)
         means, sds, samples = {}, {}, {}
         for name in names:
             grid, layout = make_grid(self.problem, name, conditions, coords), self.problem.surrogate.layouts[name]
-            noise_variance = self._noise_variance(name, theta, len(h)) if noise else np.zeros(len(h))
-            size = len(grid.targets.offset)
-            mean, variance, sample = (np.empty((len(h), size)) for _ in range(3))
-            for rows, moments in conditional_moments(self.problem, theta, h, grid.targets):
-                within = np.maximum(np.diagonal(moments.covariance, axis1=1, axis2=2), 0.0)
-                mean[rows], variance[rows] = layout.transform.moments(moments.mean, within)
-                sample[rows] = layout.transform.inverse(draw_jointly(moments, generator))
-            variance += noise_variance[:, None]
-            sample += np.sqrt(noise_variance)[:, None] * generator.standard_normal(sample.shape)
+            add = self._new_noise(name, grid.targets, theta) if noise else None
+            mean, variance, sample = (np.empty((len(h), len(grid.targets.offset))) for _ in range(3))
+            for rows, moments in conditional_moments(self.problem, theta, h, grid.targets, latents, discrepancy):
+                part = {key: values[rows] for key, values in theta.items()}
+                mean[rows], variance[rows], sample[rows] = predicted(moments, layout.transform, add, part, generator)
             unit = layout.unit
             means[name] = grid.labelled(mean.mean(axis=0), (), unit)
             sds[name] = grid.labelled(np.sqrt(variance.mean(axis=0) + mean.var(axis=0)), (), unit)
             samples[name] = grid.labelled(sample, ("sample",), unit)
-        holds = ("parameters", "surrogate", *(("noise",) if noise else ()))
+        modelled = any(term.role != NOISE for term in self.problem.noise.terms) or bool(self.problem.noise.factors)
+        holds = (
+            "parameters",
+            "surrogate",
+            *(("discrepancy",) if modelled and discrepancy else ()),
+            *(("noise",) if noise else ()),
+        )
         return PosteriorPrediction(xr.Dataset(means), xr.Dataset(sds), xr.Dataset(samples), holds)
 
     def to_netcdf(self, path: str | Path) -> None:
@@ -190,29 +204,29 @@ class Posterior:
             raise InputError(f"predict: coords are given for {sorted(coords or {})}, but the outputs have dims {dims}.")
         return tuple(outputs)
 
-    def _thinned(self, draws: int) -> tuple[dict[str, Array], Ints]:
+    def _thinned(self, draws: int) -> tuple[dict[str, Array], Ints, Array]:
         if isinstance(draws, bool) or not isinstance(draws, int | np.integer) or draws < 1:
             raise InputError(f"predict: draws is {draws!r}; give a whole number of at least 1.")
         theta = {name: self.draws[name].values.ravel() for name in self.problem.priors}
         h = self.tree["sample_stats"]["hyperparameter_draw"].values.ravel()
         picked = np.unique(np.linspace(0, len(h) - 1, min(draws, len(h))).astype(int))
-        return {name: values[picked] for name, values in theta.items()}, h[picked]
+        return {name: values[picked] for name, values in theta.items()}, h[picked], self.latents[picked]
 
-    def _noise_variance(self, output: str, theta: Mapping[str, Array], count: int) -> Array:
+    @property
+    def latents(self) -> Array:
+        """Draws (chain * draw, latents) of the standard normal latents; none where all errors are normal."""
+        if "latents" not in self.tree.children:
+            return np.zeros((self.draws.sizes["chain"] * self.draws.sizes["draw"], 0))
+        values = self.tree["latents"]["value"].values
+        return np.asarray(values.reshape(-1, values.shape[-1]))
+
+    def _new_noise(self, output: str, targets: Targets, theta: Mapping[str, Array]) -> NewNoise:
         groups = self.problem.noise
         if output not in groups.outputs:
             raise InputError(
                 f"predict: output {output!r} was not observed, so its noise is not known; say noise=False."
             )
-        group = groups.outputs.index(output)
-        cells = self.problem.cells
-        relative = cells.row_variance[cells.group[cells.row_cell] == group]
-        if not np.allclose(relative, relative[0], atol=0.0):
-            raise InputError(
-                f"predict: the noise of {output!r} was given row by row, so that of a new measurement is not known; "
-                "say noise=False and add it yourself."
-            )
-        return np.asarray(groups.values(theta, (count,))[:, group] ** 2 * relative[0])
+        return new_noise(self.problem, groups.outputs.index(output), targets)
 
 
 def _convergence(draws: xr.Dataset) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
@@ -236,7 +250,8 @@ def build_posterior(problem: Calibration, sampler: NUTS, trace: Any, seed: int) 
     shape = (raw.sizes["chain"], raw.sizes["draw"])
     theta = {name: np.ascontiguousarray(raw[name].values.reshape(-1)) for name in problem.priors}
     rng = np.random.default_rng(seed)
-    joint, pointwise, h = _leave_one_out(problem, theta, rng)
+    latents = _latents_of(problem, trace)
+    joint, pointwise, h = _leave_one_out(problem, theta, latents, rng)
     posterior = _with_derived(problem, raw.drop_attrs())
     stats = _numeric_stats(trace["sample_stats"].dataset)
     dims = ("chain", "draw")
@@ -251,10 +266,17 @@ def build_posterior(problem: Calibration, sampler: NUTS, trace: Any, seed: int) 
             "posterior": posterior.assign_coords(chain=raw.chain, draw=raw.draw),
             "sample_stats": stats,
             "log_likelihood": xr.Dataset({"value": likelihood}).assign_coords(chain=raw.chain, draw=raw.draw),
-            "observed_data": xr.Dataset({"value": xr.DataArray(problem.cells.z, dims="observation", coords=labels)}),
+            "observed_data": xr.Dataset(
+                {"value": xr.DataArray(problem.observations.value, dims="observation", coords=labels)}
+            ),
             "prior": _with_derived(problem, prior),
             "prior_predictive": _prior_predictive(problem, prior_theta, rng, labels),
-            "posterior_predictive": _posterior_predictive(problem, theta, h, shape, rng, labels),
+            "posterior_predictive": _posterior_predictive(problem, theta, latents, h, shape, rng, labels),
+            **(
+                {"latents": xr.Dataset({"value": ((*dims, "latent"), latents.reshape(*shape, -1))})}
+                if problem.latents
+                else {}
+            ),
         }
     )
     for group in tree.children.values():
@@ -265,6 +287,7 @@ def build_posterior(problem: Calibration, sampler: NUTS, trace: Any, seed: int) 
     verdict, share = judge(
         problem,
         theta,
+        latents,
         h,
         {name: r_hat[name] for name in problem.priors},
         ess,
@@ -276,24 +299,51 @@ def build_posterior(problem: Calibration, sampler: NUTS, trace: Any, seed: int) 
     return Posterior(tree, problem, verdict, share)
 
 
+def _latents_of(problem: Calibration, trace: Any) -> Array:
+    """Return the trace's draws of the latents (S, latents)."""
+    if not problem.latents:
+        values = trace["posterior"].dataset[next(iter(problem.priors))]
+        return np.zeros((values.size, 0))
+    found = trace["posterior"].dataset["latents"].values
+    return np.ascontiguousarray(found.reshape(-1, found.shape[-1]))
+
+
 def _leave_one_out(
-    problem: Calibration, theta: Mapping[str, Array], rng: np.random.Generator
+    problem: Calibration, theta: Mapping[str, Array], latents: Array, rng: np.random.Generator
 ) -> tuple[Array, Array, Ints]:
     """Return log p(z | theta) (S,), log p(z_i | other z, theta) (S, R), and a hyperparameter draw for each (S,).
 
     Leave-one-out terms of a Gaussian are in closed form: with w_i the precision of row i's noise and P the posterior
-    variance of its cell, kappa_i = w_i - w_i² P is the precision of z_i given the rest.
+    variance of its cell, kappa_i = w_i - w_i² P is the precision of z_i given the rest. With latents, rows are
+    independent given them: p(z_i | theta, latents). Rows that depend on each other share their joint density evenly.
     """
     parts: list[tuple[Array, Array, Ints]] = []
-    for sigma, values, alpha, precision in problem.log_likelihood_terms(theta):
+    for values, terms in _value_terms(problem, theta, latents):
         joint = np.logaddexp.reduce(values, axis=0)  # over (H, s)
-        terms = np.stack([_row_terms(problem, sigma, a, p) for a, p in zip(alpha, precision, strict=True)])
         without = np.logaddexp.reduce(values[:, :, None] - terms, axis=0)
         weights = np.exp(values - joint)
         chosen = (rng.random(weights.shape[1]) > np.cumsum(weights, axis=0)[:-1]).sum(axis=0)
         parts.append((joint, joint[:, None] - without, chosen))
     joints, pointwise, draws = zip(*parts, strict=True)
     return np.concatenate(joints), np.concatenate(pointwise), np.concatenate(draws)
+
+
+def _value_terms(problem: Calibration, theta: Mapping[str, Array], latents: Array) -> Iterator[tuple[Array, Array]]:
+    """Yield log w_h + log p(z | theta, h) (H, s) and log p(z_i | other z, theta, h) (H, s, R), in own units."""
+    if problem.form != "latent":
+        jacobian = problem.cells.jacobian
+        for phi, values, alpha, precision in problem.log_likelihood_terms(theta):
+            terms = np.stack([_row_terms(problem, phi, a, p) for a, p in zip(alpha, precision, strict=True)])
+            yield values + jacobian.sum(), terms + jacobian
+        return
+    start = 0
+    for y, values in problem.latent_terms(theta, latents):
+        rows = slice(start, start := start + values.shape[1])
+        phi = problem.noise.phi({name: column[rows] for name, column in theta.items()}, (values.shape[1],))
+        terms = np.empty((*values.shape, len(problem.cells.z)))
+        for at, value in row_terms(problem.cells, problem.noise, y, phi, problem.cells.z, NumPyFunctions):
+            terms[..., at] = value if value.ndim == 3 else value[..., None] / len(at)
+        yield values, terms
 
 
 def _row_terms(problem: Calibration, sigma: Array, alpha: Array, precision: Array) -> Array:
@@ -312,8 +362,8 @@ def _with_derived(problem: Calibration, draws: xr.Dataset) -> xr.Dataset:
     for name, prior in problem.priors.items():
         unit = prior.unit
         if name in problem.noise.unknown:
-            output = problem.noise.outputs[problem.noise.names.index(name)]
-            unit = unit or problem.surrogate.layouts[output].unit
+            output = problem.noise.unit_of(name)
+            unit = unit or (problem.surrogate.layouts[output].unit if output else "")
         out[name] = out[name].assign_attrs(unit=unit, description=prior.description)
     inputs = {name: draws[name] for name in problem.priors}
     for name, derived in problem.derived.items():
@@ -372,19 +422,15 @@ def _row_labels(problem: Calibration) -> dict[str, Any]:
 def _prior_predictive(
     problem: Calibration, theta: Mapping[str, Array], rng: np.random.Generator, labels: Mapping[str, Any]
 ) -> xr.Dataset:
-    from uqms.calibration.bridge import replicate
-
     count = min(500, PRIOR_DRAWS)
-    part = {name: values[:count] for name, values in theta.items()}
-    values = replicate(
-        problem.surrogate, problem.cells, problem.unit_inputs(part), problem.noise.values(part, (count,)), rng
-    )
+    values = problem.simulate({name: values[:count] for name, values in theta.items()}, rng)
     return xr.Dataset({"value": (("chain", "draw", "observation"), values[None])}).assign_coords(chain=[0], **labels)
 
 
 def _posterior_predictive(
     problem: Calibration,
     theta: Mapping[str, Array],
+    latents: Array,
     h: Ints,
     shape: tuple[int, int],
     rng: np.random.Generator,
@@ -395,11 +441,12 @@ def _posterior_predictive(
     picked = (np.arange(chains)[:, None] * draws + per_chain).ravel()
     part = {name: values[picked] for name, values in theta.items()}
     cells = problem.cells
-    out = np.empty((len(picked), len(cells.z)))
-    for rows, moments in conditional_moments(problem, part, h[picked], own_cells(cells)):
-        out[rows] = draw_jointly(moments, rng)[:, cells.row_cell]
-    sigma = problem.noise.values(part, (len(picked),))[:, cells.group][:, cells.row_cell]
-    out += sigma * np.sqrt(cells.row_variance) * rng.standard_normal(out.shape)
+    y = np.empty((len(picked), len(cells.offset)))
+    for rows, moments in conditional_moments(problem, part, h[picked], own_cells(cells), latents[picked]):
+        y[rows] = draw_jointly(moments, rng)
+    phi = problem.noise.phi(part, (len(picked),))
+    y += correlated_noise(problem, phi, rng)
+    out = draw_rows(cells, problem.noise, y, phi, rng)
     data = xr.Dataset({"value": (("chain", "draw", "observation"), out.reshape(chains, len(per_chain), -1))})
     return data.assign_coords(chain=np.arange(chains), draw=per_chain, **labels)
 

@@ -9,6 +9,8 @@ import numpy as np
 import xarray as xr
 
 from uqms._typing import Array, Ints
+from uqms.calibration import _correlated
+from uqms.calibration.density import covariance_of, noise_sd, prior_scale, slope_of_density
 from uqms.calibration.likelihood import compress
 from uqms.calibration.problem import Calibration
 
@@ -77,6 +79,7 @@ class Verdict:
 def judge(
     problem: Calibration,
     theta: Mapping[str, Array],
+    latents: Array,
     h: Ints,
     r_hat: Mapping[str, float],
     ess: Mapping[str, float],
@@ -92,6 +95,8 @@ def judge(
         The calibration.
     theta
         Draws of everything inferred, each (chains * draws,).
+    latents
+        Draws of the latents (chains * draws, latents).
     h
         Hyperparameter draw of each, (chains * draws,).
     r_hat, ess
@@ -108,14 +113,14 @@ def judge(
         _check_finite(theta, shape, asked),
     )
     finite = np.all([np.isfinite(values) for values in theta.values()], axis=0)
-    theta, h = {name: values[finite] for name, values in theta.items()}, h[finite]
+    theta, h, latents = {name: values[finite] for name, values in theta.items()}, h[finite], latents[finite]
     if len(h) == 0:
         return Verdict(convergence), xr.Dataset({name: ((), float("nan")) for name in problem.parameters})
     share = _share(problem, theta, h)
     checks = (
         *convergence,
         _check_share(problem, share),
-        _check_residuals(problem, theta),
+        _check_residuals(problem, theta, latents),
         _check_edge(problem, theta),
     )
     shares = xr.Dataset({name: ((), float(value)) for name, value in zip(problem.parameters, share, strict=True)})
@@ -159,15 +164,17 @@ def _check_finite(theta: Mapping[str, Array], shape: tuple[int, int], asked: tup
 @final
 @dataclass(frozen=True, eq=False)
 class _Linear:
-    """The problem linearised at s values of its parameters; outputs in units of their noise.
+    """The problem linearised at s values of its parameters; latent outputs in units of their independent noise.
 
-    The cell means are jacobian @ parameters + factor @ standard normals + standard normals; the parameters are in the
-    unit cube and have standard deviations `prior_sd`.
+    The cell means are jacobian @ parameters + (factor, extra) @ standard normals + standard normals; the parameters are
+    in the unit cube and have standard deviations `prior_sd`.
     """
 
     jacobian: Array  # (s, N, d)
     factor: Array  # (s, N, r), of the surrogate's error
+    extra: Array  # (s, N, e), of discrepancy and correlated noise
     prior_sd: Array  # (d,)
+    noise_sd: Array  # (s, N), of the independent noise of the cells
 
 
 def _blocks(problem: Calibration, count: int) -> list[slice]:
@@ -185,7 +192,7 @@ def _linearise(problem: Calibration, theta: Mapping[str, Array], h: Ints) -> _Li
     e, draws = cells.experiment, np.arange(len(h))
     u = problem.unit_inputs(theta)
     columns = [box.names.index(name) for name in problem.parameters]
-    sd = np.sqrt(problem.noise.values(theta, (len(h),))[:, cells.group] ** 2 / cells.weight)
+    phi = problem.noise.phi(theta, (len(h),))
     step = 1e-4
     jacobian = np.empty((len(h), len(e), len(columns)))
     for i, column in enumerate(columns):
@@ -194,15 +201,28 @@ def _linearise(problem: Calibration, theta: Mapping[str, Array], h: Ints) -> _Li
         upper, lower = (problem.surrogate.scores(u + sign * shift).mean[h, draws] for sign in (1.0, -1.0))
         slope = (upper - lower) / (2.0 * step)
         jacobian[:, :, i] = np.einsum("snq,nq->sn", slope[:, e, :], cells.basis)
-    values, vectors = np.linalg.eigh(problem.surrogate.scores(u).covariance[h, draws])  # (s, q, K), (s, q, K, K)
+    scores = problem.surrogate.scores(u)
+    mean = cells.offset + np.einsum("snq,nq->sn", scores.mean[h, draws][:, e, :], cells.basis)
+    values, vectors = np.linalg.eigh(scores.covariance[h, draws])  # (s, q, K), (s, q, K, K)
     roots = vectors * np.sqrt(np.maximum(values, 0.0))[..., None, :]
-    scores = roots.transpose(0, 2, 1, 3)[:, e] * cells.basis[:, :, None]  # (s, N, q, K)
+    errors = roots.transpose(0, 2, 1, 3)[:, e] * cells.basis[:, :, None]  # (s, N, q, K)
     truncation = _by_experiment(cells.truncation, e)
     factor = np.concatenate(
-        [scores.reshape(*sd.shape, -1), np.broadcast_to(truncation, (len(h), *truncation.shape))], axis=2
+        [errors.reshape(*mean.shape, -1), np.broadcast_to(truncation, (len(h), *truncation.shape))], axis=2
     )
+    extra, m = np.zeros((*mean.shape, 0)), np.ones_like(mean)
+    if problem.noise.terms:
+        whole = covariance_of(problem, phi, jacobian)
+        whole[:, np.arange(len(e)), np.arange(len(e))] *= 1.0 + _correlated.JITTER
+        extra = _correlated.roots(whole)
+    for output, place in problem.noise.factors.items():
+        m[:, cells.output == output] += phi[:, place, None]
+        column = np.where(cells.output == output, mean, 0.0) * prior_scale(problem.noise.settings[place])
+        extra = np.concatenate([extra, column[:, :, None]], axis=2)
+    sd = noise_sd(problem, mean * m, phi)
     prior = problem.unit_inputs(problem.prior_draws(4000, 0))[:, 0, columns]
-    return _Linear(jacobian / sd[:, :, None], factor / sd[:, :, None], prior.std(axis=0))
+    size = (m / sd)[:, :, None]
+    return _Linear(jacobian * size, factor * size, extra / sd[:, :, None], prior.std(axis=0), sd)
 
 
 def _by_experiment(truncation: Array, experiment: Ints) -> Array:
@@ -236,7 +256,9 @@ def _share(problem: Calibration, theta: Mapping[str, Array], h: Ints) -> Array:
         linear = _linearise(problem, {name: values[at] for name, values in theta.items()}, h[at])
         prior = np.diag(linear.prior_sd**-2)
         transposed = linear.jacobian.transpose(0, 2, 1)
-        for total, right in ((full, _solve(linear.factor, linear.jacobian)), (without, linear.jacobian)):
+        everything = np.concatenate([linear.factor, linear.extra], axis=2)
+        for total, factor in ((full, everything), (without, linear.extra)):
+            right = _solve(factor, linear.jacobian)
             variance = np.linalg.inv(transposed @ right + prior)
             total += variance[:, np.arange(d), np.arange(d)].sum(axis=0)
     return np.asarray(np.clip(1.0 - without / full, 0.0, 1.0))
@@ -277,7 +299,7 @@ def _lag_one(residual: Array, series: list[Ints]) -> Array:
     return np.asarray(np.sum(first * second, axis=-1) / norm)
 
 
-def _check_residuals(problem: Calibration, theta: Mapping[str, Array]) -> Check:
+def _check_residuals(problem: Calibration, theta: Mapping[str, Array], latents: Array) -> Check:
     """Compare the lag-1 correlation of the estimated noise with what the model itself, with independent noise, gives.
 
     The noise is estimated from data minus prediction as E[noise | data]: what the surrogate's error and the parameters
@@ -287,13 +309,10 @@ def _check_residuals(problem: Calibration, theta: Mapping[str, Array]) -> Check:
     series = _series(problem)
     if not series:
         return Check(name, "pass", float("nan"), "not judged: no curve with at least 4 observed coordinates")
-    cells = problem.cells
     centre = {key: np.array([np.mean(values)]) for key, values in theta.items()}
-    sigma, values, alpha, _ = next(problem.log_likelihood_terms(centre))
-    weights = np.exp(values[:, 0] - np.logaddexp.reduce(values[:, 0]))
-    sd = np.sqrt(sigma[0, cells.group] ** 2 / cells.weight)
-    found = float(_lag_one(sd * (weights @ alpha[:, 0]), series))
-    null = _null_correlations(problem, centre, int(np.argmax(weights)), series)
+    estimate, h = _estimated_noise(problem, centre, latents)
+    found = float(_lag_one(estimate, series))
+    null = _null_correlations(problem, centre, h, series)
     level = float(np.mean(null >= found))
     ok = level > AUTOCORRELATION_LEVEL
     message = f"lag-1 correlation {found:.2f}, p = {max(level, 1.0 / NULL_DRAWS):.2g} for independent noise"
@@ -304,10 +323,32 @@ def _check_residuals(problem: Calibration, theta: Mapping[str, Array]) -> Check:
     return Check(name, "pass" if ok else "warn", found, message, remedy)
 
 
+def _estimated_noise(problem: Calibration, centre: Mapping[str, Array], latents: Array) -> tuple[Array, int]:
+    """Return E[independent noise | data] (N,) in units of its sd at the posterior mean, and the hyperparameter draw.
+
+    Where noise is not normal, data are replaced by the response of a scoring step at the posterior mean of the output.
+    """
+    cells = problem.cells
+    if problem.form != "latent":
+        phi, values, alpha, _ = next(problem.log_likelihood_terms(centre))
+        weights = np.exp(values[:, 0] - np.logaddexp.reduce(values[:, 0]))
+        sd = np.sqrt(phi[0, cells.group] ** 2 / cells.weight)
+        return sd * (weights @ alpha[:, 0]), int(np.argmax(weights))
+    y, values = next(problem.latent_terms(centre, latents.mean(axis=0, keepdims=True)))
+    h = int(np.argmax(values[:, 0]))
+    linear = _linearise(problem, centre, np.array([h]))
+    phi = problem.noise.phi(centre, (1,))
+    flat, _ = problem.latent_outputs(problem.unit_inputs(centre), phi, np.zeros((1, problem.latents)))
+    step = slope_of_density(problem, y[h], phi)[0] * linear.noise_sd[0]  # working residual, in units of the noise
+    working = (y[h, 0] - flat[h, 0]) / linear.noise_sd[0] + step
+    factor = np.concatenate([linear.factor[0], linear.extra[0]], axis=1)
+    return _solve(factor, working[:, None])[:, 0], h
+
+
 def _null_correlations(problem: Calibration, centre: Mapping[str, Array], h: int, series: list[Ints]) -> Array:
     """Return lag-1 correlations of the estimated noise of data that the linearised problem draws."""
     linear = _linearise(problem, centre, np.array([h]))
-    factor = np.concatenate([linear.factor[0], linear.jacobian[0] * linear.prior_sd], axis=1)
+    factor = np.concatenate([linear.factor[0], linear.extra[0], linear.jacobian[0] * linear.prior_sd], axis=1)
     n, r = factor.shape
     rng = np.random.default_rng(0)
     found = []
