@@ -135,7 +135,9 @@ def test_an_orthogonal_gp_has_no_part_along_the_slope_of_the_mean(rng: np.random
     ]
     np.testing.assert_allclose(slope[0, :, 0], (ends[0] - ends[1]) / (2 * step), rtol=1e-6, atol=1e-7)
     K = covariance_of(problem, problem.noise.phi({"sigma": np.array([1.0])}, (1,)), slope)[0]
-    plain = uq.Calibration(curve(np.random.default_rng(0)), measured(rng), NOISE, discrepancy=uq.GPDiscrepancy(sd=0.7, length=1.0))
+    plain = uq.Calibration(
+        curve(np.random.default_rng(0)), measured(rng), NOISE, discrepancy=uq.GPDiscrepancy(sd=0.7, length=1.0)
+    )
     whole = covariance_of(plain, plain.noise.phi({"sigma": np.array([1.0])}, (1,)), slope[..., :0])[0]
     J = slope[0]
     np.testing.assert_allclose(K @ J, 0.0, atol=1e-6 * np.abs(whole @ J).max())
@@ -182,7 +184,11 @@ def test_derivatives_of_the_density(name: str, rng: np.random.Generator) -> None
     z = problem.cells.z
     value, u_bar, phi_bar = _correlated.fused_gaussian(block, u, phi, z)
     assert float(value) == pytest.approx(
-        float(problem.log_likelihood({"theta": 0.37, **{k: v for k, v in zip(problem.noise.keys, phi) if k in problem.priors}})),
+        float(
+            problem.log_likelihood(
+                {"theta": 0.37, **{k: v for k, v in zip(problem.noise.keys, phi) if k in problem.priors}}
+            )
+        ),
         rel=1e-10,
     )
     np.testing.assert_allclose(

@@ -441,10 +441,10 @@ def _posterior_predictive(
     picked = (np.arange(chains)[:, None] * draws + per_chain).ravel()
     part = {name: values[picked] for name, values in theta.items()}
     cells = problem.cells
+    phi = problem.noise.phi(part, (len(picked),))
     y = np.empty((len(picked), len(cells.offset)))
     for rows, moments in conditional_moments(problem, part, h[picked], own_cells(cells), latents[picked]):
         y[rows] = draw_jointly(moments, rng)
-    phi = problem.noise.phi(part, (len(picked),))
     y += correlated_noise(problem, phi, rng)
     out = draw_rows(cells, problem.noise, y, phi, rng)
     data = xr.Dataset({"value": (("chain", "draw", "observation"), out.reshape(chains, len(per_chain), -1))})

@@ -15,7 +15,7 @@ joint       covariance of the output at all T, without noise                 (S,
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, final
+from typing import Any, NamedTuple, final
 
 import numpy as np
 import xarray as xr
@@ -24,6 +24,7 @@ from uqms._typing import Array, Ints
 from uqms.calibration import _correlated
 from uqms.calibration._terms import ORTHOGONAL_JITTER
 from uqms.calibration.discrepancy import NOISE, ORTHOGONAL, Place, Sites, term_covariance
+from uqms.calibration.functionals import FunctionalDraws, read_off
 from uqms.calibration.likelihood import Cells, check_conditions, merge_close, right_factor
 from uqms.calibration.noise import Rows
 from uqms.calibration.problem import Calibration
@@ -295,6 +296,10 @@ def _given_latents(
         own = own + extra[:, n:, n:]
     posterior_mean = m[:, n:] * mean[:, n:] + np.einsum("spl,sl->sp", gain, eta)
     covariance = own - gain @ gain.transpose(0, 2, 1)
+    # Where the latents say everything, what is left is rounding: a correlation of it would be nonsense.
+    size = np.arange(p)
+    left = covariance[:, size, size] > 1e-10 * own[:, size, size]
+    covariance *= left[:, :, None] & left[:, None, :]
     return Moments(posterior_mean, 0.5 * (covariance + covariance.transpose(0, 2, 1)))
 
 
@@ -455,6 +460,39 @@ class PosteriorPrediction:
         tail = 0.5 * (1.0 - prob)
         bounds = self.draws.quantile([tail, 1.0 - tail], dim="sample").rename(quantile="bound")
         return bounds.assign_coords(bound=["lower", "upper"])
+
+    def functional(
+        self, function: Callable[..., Any], output: str | None = None, dim: str | None = None, **options: Any
+    ) -> FunctionalDraws:
+        """Return draws of a number read off each curve: its peak, area, half-life or a function of your own.
+
+        Parameters
+        ----------
+        function
+            One of `uqms.functionals`, or `function(curves, dim, **options)` from a DataArray to one without `dim`.
+        output
+            Which; may be left out when one was predicted.
+        dim
+            The coordinate; may be left out when the output has one.
+        **options
+            Handed to the function, e.g. `threshold=2.0`.
+
+        Raises
+        ------
+        InputError
+            When output or dim must be named, or the function returns something else.
+
+        Examples
+        --------
+        ``posterior.predict(conditions={"dose": [50, 100]}).functional(uq.functionals.peak).interval()``
+        """
+        names = [str(name) for name in self.draws.data_vars]
+        if output is None and len(names) > 1:
+            raise InputError(f"functional: which output? {names} were predicted; say output=...")
+        output = names[0] if output is None else output
+        if output not in names:
+            raise InputError(f"functional: {output!r} was not predicted, {names} were.")
+        return read_off(self.draws[output], function, dim, options)
 
 
 @final

@@ -263,7 +263,7 @@ class Calibration:
         flat = {name: np.ascontiguousarray(array.ravel()) for name, array in zip(self.priors, arrays, strict=True)}
         shape = arrays[0].shape
         if self.form == "latent":
-            if np.shape(latents) != (*shape, self.latents) and not (latents is None and not self.latents):
+            if self.latents and np.shape(latents) != (*shape, self.latents):
                 raise InputError(
                     f"log_likelihood: errors are not all normal here, so that {self.latents} latents are part of the "
                     f"density: latents has the shape {np.shape(latents)}, wanted is {(*shape, self.latents)}."
@@ -452,7 +452,7 @@ class Calibration:
         columns = [
             RealLine(*self.limits(name), prior.scale).point(points[name], np) for name, prior in self.priors.items()
         ]
-        return np.column_stack(columns)
+        return np.column_stack([*columns, points["latents"]])
 
     def _form(self) -> Literal["independent", "correlated", "latent"]:
         """Return how the likelihood is computed: closed form with independent or correlated errors, or latents."""

@@ -28,17 +28,17 @@ STEPS = 200
 
 
 def starting_points(problem: Calibration, count: int, rng: np.random.Generator) -> dict[str, Array]:
-    """Return `count` approximate draws from the posterior, by name, each of shape (count,)."""
-    names = tuple(problem.priors)
-    z = rng.standard_normal((PARTICLES, len(names)))
+    """Return `count` approximate draws from the posterior, by name, each of shape (count,); "latents" (count, latents)."""
+    size = len(problem.priors) + problem.latents
+    z = rng.standard_normal((PARTICLES, size))
     value = _log_likelihood(problem, z)
-    power, scale = 0.0, 2.38 / np.sqrt(len(names))
+    power, scale = 0.0, 2.38 / np.sqrt(size)
     for _ in range(STEPS):
         step = _next_step(value, 1.0 - power)
         weight = np.exp(step * (value - value.max()))
         chosen = rng.choice(PARTICLES, size=PARTICLES, p=weight / weight.sum())
         z, value, power = z[chosen], value[chosen], power + step
-        root = np.linalg.cholesky(np.atleast_2d(np.cov(z.T)) + 1e-20 * np.eye(len(names)))
+        root = np.linalg.cholesky(np.atleast_2d(np.cov(z.T)) + 1e-20 * np.eye(size))
         for _ in range(MOVES):
             proposal = z + scale * rng.standard_normal(z.shape) @ root.T
             proposed = _log_likelihood(problem, proposal)
@@ -49,19 +49,19 @@ def starting_points(problem: Calibration, count: int, rng: np.random.Generator) 
         if power >= 1.0:
             break
     picked = rng.choice(PARTICLES, size=count, replace=count > PARTICLES)
-    return _theta(problem, z[picked])
+    return {**_theta(problem, z[picked]), "latents": z[picked, len(problem.priors) :]}
 
 
 def _theta(problem: Calibration, z: Array) -> dict[str, Array]:
     out = {}
-    for (name, prior), column in zip(problem.priors.items(), z.T, strict=True):
+    for (name, prior), column in zip(problem.priors.items(), z.T[: len(problem.priors)], strict=True):
         low, high = (float(prior.cdf(end)) for end in problem.limits(name))
         out[name] = np.asarray(prior.quantile(low + (high - low) * ndtr(column)))
     return out
 
 
 def _log_likelihood(problem: Calibration, z: Array) -> Array:
-    value = problem.log_likelihood(_theta(problem, z))
+    value = problem.log_likelihood(_theta(problem, z), z[:, len(problem.priors) :])
     return np.where(np.isfinite(value), value, -1e300)
 
 
