@@ -496,7 +496,7 @@ class BinomialNoise:
         return {}
 
     def _trials(self, rows: Rows) -> Array:
-        return rows.trials if self.trials is None else np.full(len(rows.z), float(self.trials))
+        return rows.trials if self.trials is None else np.full(len(rows.trials), float(self.trials))
 
     def check(self, output: str, rows: Rows) -> None:
         """Raise InputError for what is no count, or more than the trials."""
