@@ -25,12 +25,17 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms import plots as plots
     from uqms import testing as testing
     from uqms.calibration import NUTS as NUTS
+    from uqms.calibration import SMC as SMC
     from uqms.calibration import Calibration as Calibration
     from uqms.calibration import Derived as Derived
     from uqms.calibration import GaussianNoise as GaussianNoise
+    from uqms.calibration import Laplace as Laplace
+    from uqms.calibration import Metropolis as Metropolis
     from uqms.calibration import Observations as Observations
     from uqms.calibration import Posterior as Posterior
+    from uqms.calibration import Sampler as Sampler
     from uqms.calibration import as_tensor as as_tensor
+    from uqms.calibration import compare_models as compare_models
     from uqms.designs import extend as extend
     from uqms.designs import halton as halton
     from uqms.designs import latin_hypercube as latin_hypercube
@@ -98,12 +103,14 @@ __all__ = [
     "HalfNormal",
     "InverseGamma",
     "JSONFile",
+    "Laplace",
     "Log",
     "LogNormal",
     "LogUniform",
     "Logit",
     "Matern32",
     "Matern52",
+    "Metropolis",
     "NUTS",
     "NetCDFFile",
     "Normal",
@@ -114,6 +121,8 @@ __all__ = [
     "Prior",
     "Product",
     "RunStore",
+    "SMC",
+    "Sampler",
     "Scalar",
     "Simulator",
     "SquaredExponential",
@@ -126,6 +135,7 @@ __all__ = [
     "Uniform",
     "__version__",
     "as_tensor",
+    "compare_models",
     "compare_surrogates",
     "designs",
     "ensemble",
@@ -211,10 +221,15 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "Calibration",
         "Derived",
         "GaussianNoise",
+        "Laplace",
+        "Metropolis",
         "NUTS",
         "Observations",
         "Posterior",
+        "SMC",
+        "Sampler",
         "as_tensor",
+        "compare_models",
     ),
 }
 _ROOMS = (
