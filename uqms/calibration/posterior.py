@@ -6,7 +6,7 @@ import json
 import math
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
@@ -502,7 +502,9 @@ def _provenance(problem: Calibration, sampler: Sampler, seed: int, verdict: Verd
 
 def _settings(sampler: object) -> dict[str, Any]:
     """Return a sampler's settings, numbers and text as they are and anything else as Python shows it."""
-    if isinstance(sampler, type) or not is_dataclass(sampler):
+    if not is_dataclass(sampler):
         return {"repr": repr(sampler)}
     plain = (bool, int, float, str, type(None))
-    return {key: value if isinstance(value, plain) else repr(value) for key, value in asdict(sampler).items()}
+    values = {field.name: getattr(sampler, field.name) for field in fields(sampler)}
+    values = {key: value.item() if isinstance(value, np.generic) else value for key, value in values.items()}
+    return {key: value if isinstance(value, plain) else repr(value) for key, value in values.items()}

@@ -89,7 +89,7 @@ class SMC:
             if found.power < 1.0:
                 raise SamplingError(
                     f"SMC: after {found.stages} stages the power is {found.power:.2g}, not 1. The "
-                    "data are far from what the prior expects, or the noise is far too small: look at problem.prior_draws."
+                    "data are far from what the prior expects, or the noise is far too small: see problem.prior_draws."
                 )
             runs.append(found)
         per_chain = {
