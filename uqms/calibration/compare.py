@@ -26,7 +26,7 @@ def compare_models(posteriors: Mapping[str, Posterior]) -> SummaryTable:
     Returns
     -------
     SummaryTable
-        By model: `elpd`, expected log predictive density of a left-out observation by PSIS-LOO, summed; `p`, effective
+        By model: `elpd`, expected log predictive density of a left-out observation by PSIS-LOO, summed, with `se`; `p`, effective
         number of parameters; `elpd_diff` to the best with its standard error `dse`; `weight` of stacking; `warning`
         when k-hats say that LOO cannot be trusted; `log_evidence` with its `mcse`, and `bayes_factor` against the first
         model of the table, NaN where there is no evidence.
@@ -60,9 +60,9 @@ def compare_models(posteriors: Mapping[str, Posterior]) -> SummaryTable:
         table = arviz_stats.compare({name: one.tree for name, one in posteriors.items()}, round_to="none")
     evidence = {name: _evidence(one) for name, one in posteriors.items()}
     out = pd.DataFrame(index=table.index)
-    for column in ("elpd", "p", "elpd_diff", "dse", "weight"):
+    for column in ("elpd", "se", "p", "elpd_diff", "dse", "weight"):
         out[column] = table[column].astype(float)
-    out["warning"] = table["warning"].astype(bool)
+    out["warning"] = table["diag_elpd"].astype(str)
     out["log_evidence"] = [evidence[name][0] for name in out.index]
     out["mcse"] = [evidence[name][1] for name in out.index]
     out["bayes_factor"] = np.exp(out["log_evidence"] - out["log_evidence"].iloc[0])

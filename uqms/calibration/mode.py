@@ -118,7 +118,7 @@ def find_modes(space: Whitened, log_density: Callable[[Array], Array], starts: i
     count, d = z.shape
 
     def evaluate(points: Array) -> Array:
-        value = log_density(points.reshape(-1, d)).reshape(points.shape[:-1])
+        value = log_density(np.clip(points, -END, END).reshape(-1, d)).reshape(points.shape[:-1])
         return np.where(np.isfinite(value) & np.all(np.abs(points) <= END, axis=-1), value, -np.inf)
 
     def gradient(z: Array, value: Array) -> Array:

@@ -202,8 +202,8 @@ def _next_step(value: Array, rest: float) -> float:
     wanted = KEEP * len(value)
     if effective(rest) >= wanted:
         return rest
-    low, high = 0.0, rest
-    for _ in range(60):
+    low, high = np.log(rest) - 600.0, np.log(rest)  # in logs: likelihoods may differ by 10^200 nats
+    for _ in range(50):
         middle = 0.5 * (low + high)
-        low, high = (middle, high) if effective(middle) >= wanted else (low, middle)
-    return max(low, 1e-12 * rest)
+        low, high = (middle, high) if effective(np.exp(middle)) >= wanted else (low, middle)
+    return float(np.exp(low))
