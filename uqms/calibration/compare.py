@@ -26,10 +26,10 @@ def compare_models(posteriors: Mapping[str, Posterior]) -> SummaryTable:
     Returns
     -------
     SummaryTable
-        By model: `elpd`, expected log predictive density of a left-out observation by PSIS-LOO, summed, with `se`; `p`, effective
-        number of parameters; `elpd_diff` to the best with its standard error `dse`; `weight` of stacking; `warning`
-        when k-hats say that LOO cannot be trusted; `log_evidence` with its `mcse`, and `bayes_factor` against the first
-        model of the table, NaN where there is no evidence.
+        By model: `elpd`, expected log predictive density of a left-out observation by PSIS-LOO, summed, with `se`; `p`,
+        effective number of parameters; `elpd_diff` to the best with its standard error `dse`; `weight` of stacking;
+        `warning` when k-hats say that LOO cannot be trusted; `log_evidence` with its `mcse`, and `bayes_factor` against
+        the first model of the table, NaN where there is no evidence.
 
     Raises
     ------

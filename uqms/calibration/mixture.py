@@ -19,11 +19,12 @@ Cotter, Roberts, Stuart & White (2013), doi:10.1214/13-STS421; Karamanis et al. 
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import final
 
 import numpy as np
 from scipy.linalg import solve_triangular
-from scipy.special import gammaln, logsumexp
+from scipy.special import gammaln
 
 from uqms._typing import Array, Ints
 
@@ -45,27 +46,29 @@ class Mixture:
     root: Array
     freedom: float = FREEDOM
 
+    @cached_property
+    def _inverse(self) -> Array:
+        """Transposed inverse roots, (K, D, D)."""
+        return np.swapaxes(np.linalg.inv(self.root), 1, 2)
+
+    @cached_property
+    def _constant(self) -> Array:
+        """Log of the weight and of the factor before each t law's kernel, (K,)."""
+        d, nu = self.centre.shape[1], self.freedom
+        log_det = np.sum(np.log(np.diagonal(self.root, axis1=1, axis2=2)), axis=1)
+        return np.asarray(
+            np.log(self.weight) + gammaln(0.5 * (nu + d)) - gammaln(0.5 * nu) - 0.5 * d * np.log(nu * np.pi) - log_det
+        )
+
     def _terms(self, z: Array) -> tuple[Array, Array]:
         """Return log w_k t_k(z), shape (n, K), and squared distances (n, K)."""
-        d = z.shape[1]
-        nu = self.freedom
-        distance = np.column_stack(
-            [
-                np.sum(solve_triangular(root, (z - centre).T, lower=True) ** 2, axis=0)
-                for centre, root in zip(self.centre, self.root, strict=True)
-            ]
-        )
-        log_det = np.sum(np.log(np.diagonal(self.root, axis1=1, axis2=2)), axis=1)
-        constant = gammaln(0.5 * (nu + d)) - gammaln(0.5 * nu) - 0.5 * d * np.log(nu * np.pi)
-        with np.errstate(divide="ignore"):
-            return (
-                np.log(self.weight) + constant - log_det - 0.5 * (nu + d) * np.log1p(distance / nu),
-                distance,
-            )
+        whitened = (z - self.centre[:, None]) @ self._inverse  # (K, n, D)
+        distance = np.sum(whitened**2, axis=2).T
+        return self._constant - 0.5 * (self.freedom + z.shape[1]) * np.log1p(distance / self.freedom), distance
 
     def log_density(self, z: Array) -> Array:
         """Return the log-density (n,)."""
-        return np.asarray(logsumexp(self._terms(z)[0], axis=1))
+        return np.asarray(np.logaddexp.reduce(self._terms(z)[0], axis=1))
 
     def component(self, z: Array, rng: np.random.Generator) -> Ints:
         """Return a component of each point (n,), drawn with the probability that it has there."""
@@ -111,7 +114,8 @@ def fit_mixture(z: Array, weight: Array, rng: np.random.Generator) -> Mixture:
     centre = weight @ z
     spread = (z - centre) * np.sqrt(weight)[:, None]
     covariance = spread.T @ spread
-    root = np.linalg.cholesky(covariance + np.diag(1e-12 * np.diag(covariance) + 1e-300))
+    rounding = (1e-15 * (1.0 + np.abs(centre))) ** 2  # less spread than that is none
+    root = np.linalg.cholesky(covariance + np.diag(1e-12 * np.diag(covariance) + rounding))
     x = solve_triangular(root, (z - centre).T, lower=True).T
     best, least = None, np.inf
     for count in COMPONENTS:
@@ -162,7 +166,7 @@ def _expectation_maximisation(
             roots[k] = np.linalg.cholesky(part.T @ part + 1e-12 * np.eye(d))
             whitened = solve_triangular(roots[k], (x - m[k]).T, lower=True)
             terms[:, k] = np.log(mass[k]) - 0.5 * np.sum(whitened**2, axis=0) - np.sum(np.log(np.diag(roots[k])))
-        total = logsumexp(terms, axis=1)
+        total = np.logaddexp.reduce(terms, axis=1)
         mean = float(weight @ total)
         share = np.exp(terms - total[:, None])
         if count == 1 or mean - last < 1e-4:

@@ -181,7 +181,8 @@ def _move(
 
 def _correlation(first: Array, second: Array) -> float:
     """Return the largest correlation of a column with its twin."""
-    first, second = first - first.mean(axis=0), second - second.mean(axis=0)
+    first, second = (x - x.mean(axis=0) for x in (first, second))
+    first, second = (x / np.maximum(np.abs(x).max(axis=0), 1e-300) for x in (first, second))  # squares may overflow
     norm = np.sqrt(np.sum(first**2, axis=0) * np.sum(second**2, axis=0))
     return float(np.max(np.sum(first * second, axis=0) / np.maximum(norm, 1e-300)))
 

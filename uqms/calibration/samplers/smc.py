@@ -86,10 +86,12 @@ class SMC:
                 correlation=self.correlation,
                 most_moves=self.moves,
             )
-            if found.power < 1.0:
+            distinct = len(np.unique(found.z, axis=0))
+            if found.power < 1.0 or distinct < max(2, self.particles // 100):
                 raise SamplingError(
-                    f"SMC: after {found.stages} stages the power is {found.power:.2g}, not 1. The "
-                    "data are far from what the prior expects, or the noise is far too small: see problem.prior_draws."
+                    f"SMC: after {found.stages} stages the power of the likelihood is {found.power:.2g} and {distinct} of "
+                    f"{self.particles} particles are distinct; it should be 1 and nearly all. The data are far from what "
+                    "the prior expects, or the noise is far too small: see problem.prior_draws."
                 )
             runs.append(found)
         per_chain = {
