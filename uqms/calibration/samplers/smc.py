@@ -89,7 +89,7 @@ class SMC:
             distinct = len(np.unique(found.z, axis=0))
             if found.power < 1.0 or distinct < max(2, self.particles // 100):
                 raise SamplingError(
-                    f"SMC: after {found.stages} stages the power of the likelihood is {found.power:.2g} (it should be 1), "
+                    f"SMC: after {found.stages} stages the power is {found.power:.2g} (it should be 1), "
                     f"and {distinct} of {self.particles} particles are distinct. The data are far from what the prior "
                     "expects, or the noise is far too small: see problem.prior_draws."
                 )
