@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms import plots as plots
     from uqms import testing as testing
     from uqms.calibration import NUTS as NUTS
+    from uqms.calibration import SMC as SMC
     from uqms.calibration import AutocorrelatedNoise as AutocorrelatedNoise
     from uqms.calibration import BasisDiscrepancy as BasisDiscrepancy
     from uqms.calibration import BinomialNoise as BinomialNoise
@@ -33,15 +34,19 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.calibration import Derived as Derived
     from uqms.calibration import GaussianNoise as GaussianNoise
     from uqms.calibration import GPDiscrepancy as GPDiscrepancy
+    from uqms.calibration import Laplace as Laplace
     from uqms.calibration import LogNormalNoise as LogNormalNoise
+    from uqms.calibration import Metropolis as Metropolis
     from uqms.calibration import NegativeBinomialNoise as NegativeBinomialNoise
     from uqms.calibration import Observations as Observations
     from uqms.calibration import OffsetDiscrepancy as OffsetDiscrepancy
     from uqms.calibration import PoissonNoise as PoissonNoise
     from uqms.calibration import Posterior as Posterior
+    from uqms.calibration import Sampler as Sampler
     from uqms.calibration import ScaleDiscrepancy as ScaleDiscrepancy
     from uqms.calibration import StudentTNoise as StudentTNoise
     from uqms.calibration import as_tensor as as_tensor
+    from uqms.calibration import compare_models as compare_models
     from uqms.designs import extend as extend
     from uqms.designs import halton as halton
     from uqms.designs import latin_hypercube as latin_hypercube
@@ -114,6 +119,7 @@ __all__ = [
     "HalfNormal",
     "InverseGamma",
     "JSONFile",
+    "Laplace",
     "Log",
     "LogNormal",
     "LogNormalNoise",
@@ -121,6 +127,7 @@ __all__ = [
     "Logit",
     "Matern32",
     "Matern52",
+    "Metropolis",
     "NUTS",
     "NegativeBinomialNoise",
     "NetCDFFile",
@@ -134,6 +141,8 @@ __all__ = [
     "Prior",
     "Product",
     "RunStore",
+    "SMC",
+    "Sampler",
     "Scalar",
     "ScaleDiscrepancy",
     "Simulator",
@@ -148,6 +157,7 @@ __all__ = [
     "Uniform",
     "__version__",
     "as_tensor",
+    "compare_models",
     "compare_surrogates",
     "designs",
     "ensemble",
@@ -238,16 +248,21 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "Derived",
         "GPDiscrepancy",
         "GaussianNoise",
+        "Laplace",
         "LogNormalNoise",
+        "Metropolis",
         "NUTS",
         "NegativeBinomialNoise",
         "Observations",
         "OffsetDiscrepancy",
         "PoissonNoise",
         "Posterior",
+        "SMC",
+        "Sampler",
         "ScaleDiscrepancy",
         "StudentTNoise",
         "as_tensor",
+        "compare_models",
     ),
 }
 _ROOMS = (

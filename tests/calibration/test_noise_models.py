@@ -75,7 +75,9 @@ def test_densities(model: NoiseModel, z: np.ndarray, parameters: Mapping[str, fl
 
 
 @pytest.mark.parametrize(("model", "z", "parameters", "expected"), SCIPY)
-def test_draws_have_the_density(model: NoiseModel, z: np.ndarray, parameters: Mapping[str, float], expected: Any) -> None:
+def test_draws_have_the_density(
+    model: NoiseModel, z: np.ndarray, parameters: Mapping[str, float], expected: Any
+) -> None:
     """E[d log p / d y] is zero under the density's own draws (Bartlett), within 4 Monte Carlo standard errors."""
     count, y, step = 20_000, outputs(model), 1e-4
     named = {name: np.full((count, 1), value) for name, value in parameters.items()}
@@ -174,7 +176,11 @@ def test_new_observations_have_the_mean_slope_zero(name: str) -> None:
     for values in drawn:
         other = problem.with_values(values)
         ends = [
-            float(other.log_likelihood({**{k: v[0] for k, v in theta.items()}, "theta": theta["theta"][0] + s * step}, eta[0]))
+            float(
+                other.log_likelihood(
+                    {**{k: v[0] for k, v in theta.items()}, "theta": theta["theta"][0] + s * step}, eta[0]
+                )
+            )
             for s in (1, -1)
         ]
         slopes.append((ends[0] - ends[1]) / (2 * step))

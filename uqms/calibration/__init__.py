@@ -17,17 +17,18 @@ from uqms.calibration.noise import (
 )
 from uqms.calibration.observations import Observations
 from uqms.calibration.problem import Calibration, Derived
-from uqms.calibration.samplers import NUTS
+from uqms.calibration.samplers import NUTS, SMC, Laplace, Metropolis, Sampler
 
 if TYPE_CHECKING:
     from uqms.calibration.bridge import SurrogateTensor as SurrogateTensor
     from uqms.calibration.bridge import as_tensor as as_tensor
+    from uqms.calibration.compare import compare_models as compare_models
+    from uqms.calibration.mode import Mode as Mode
     from uqms.calibration.posterior import Posterior as Posterior
     from uqms.calibration.predict import PosteriorPrediction as PosteriorPrediction
     from uqms.calibration.verdict import Verdict as Verdict
 
 __all__ = [
-    "NUTS",
     "AutocorrelatedNoise",
     "BasisDiscrepancy",
     "BinomialNoise",
@@ -36,7 +37,11 @@ __all__ = [
     "Derived",
     "GPDiscrepancy",
     "GaussianNoise",
+    "Laplace",
     "LogNormalNoise",
+    "Metropolis",
+    "Mode",
+    "NUTS",
     "NegativeBinomialNoise",
     "NoiseModel",
     "Observations",
@@ -44,20 +49,25 @@ __all__ = [
     "PoissonNoise",
     "Posterior",
     "PosteriorPrediction",
+    "SMC",
+    "Sampler",
     "ScaleDiscrepancy",
     "StudentTNoise",
     "SurrogateTensor",
     "Verdict",
     "as_tensor",
+    "compare_models",
 ]
 
 # PyMC and ArviZ take seconds to import; they are loaded when a posterior or a tensor is asked for.
 _LAZY = {
+    "Mode": "mode",
     "Posterior": "posterior",
     "PosteriorPrediction": "predict",
     "SurrogateTensor": "bridge",
     "Verdict": "verdict",
     "as_tensor": "bridge",
+    "compare_models": "compare",
 }
 
 

@@ -3,11 +3,12 @@
 import hashlib
 import importlib.metadata
 import json
+import math
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import numpy as np
 import pandas as pd
@@ -30,11 +31,11 @@ from uqms.calibration.predict import (
     predicted,
 )
 from uqms.calibration.problem import Calibration
-from uqms.calibration.samplers import NUTS
-from uqms.calibration.verdict import Verdict, judge
-from uqms.errors import InputError
+from uqms.calibration.samplers import Sampler
+from uqms.calibration.verdict import Verdict, judge, sampler_checks
+from uqms.errors import ConformanceError, InputError
 
-__all__ = ["Posterior", "build_posterior", "check_derived"]
+__all__ = ["Evidence", "Posterior", "build_posterior", "check_derived"]
 
 PREDICTIVE_DRAWS = 1000
 PRIOR_DRAWS = 2000
@@ -46,6 +47,13 @@ class SummaryTable(pd.DataFrame):
 
     def __repr__(self) -> str:
         return self.to_string(float_format=lambda value: f"{value:.4g}")
+
+
+class Evidence(NamedTuple):
+    """Log marginal likelihood of the data, log p(observations), and its Monte Carlo standard error."""
+
+    value: float
+    mcse: float
 
 
 @final
@@ -83,6 +91,30 @@ class Posterior:
         """Posterior draws of parameters, noise and derived quantities, dims ("chain", "draw")."""
         draws: xr.Dataset = self.tree["posterior"].dataset
         return draws
+
+    @property
+    def log_evidence(self) -> Evidence:
+        """Log marginal likelihood with its standard error, from samplers that estimate it (`SMC`, roughly `Laplace`).
+
+        Raises
+        ------
+        InputError
+            When the sampler gave none.
+        """
+        stats = self.tree["sample_stats"].dataset
+        if "log_marginal_likelihood" not in stats:
+            raise InputError(
+                "log_evidence: this sampler draws from the posterior without an estimate of the evidence. Use SMC()."
+            )
+        runs = stats["log_marginal_likelihood"].values.ravel()
+        relative = np.exp(runs - runs.max())
+        value = float(np.log(relative.mean()) + runs.max())
+        if "log_marginal_likelihood_mcse" in stats:
+            return Evidence(
+                value, float(np.sqrt(np.mean(stats["log_marginal_likelihood_mcse"].values ** 2) / len(runs)))
+            )
+        spread = relative.std(ddof=1) / relative.mean() if len(runs) > 1 else math.nan
+        return Evidence(value, float(spread / np.sqrt(len(runs))))
 
     def summary(self, prob: float = 0.95) -> "SummaryTable":
         """Return a table of mean, sd, equal-tailed interval, R-hat and effective sample sizes.
@@ -244,16 +276,25 @@ def _convergence(draws: xr.Dataset) -> tuple[dict[str, float], dict[str, float],
     )
 
 
-def build_posterior(problem: Calibration, sampler: NUTS, trace: Any, seed: int) -> Posterior:
-    """Return the posterior of a sampler's trace, with every group of its DataTree and the verdict."""
+def build_posterior(problem: Calibration, sampler: Sampler, trace: Any, seed: int) -> Posterior:
+    """Return the posterior of a sampler's trace, with every group of its DataTree and the verdict.
+
+    Raises
+    ------
+    ConformanceError
+        When the trace is not what `Sampler` says.
+    """
+    _check_trace(problem, sampler, trace)
     raw = trace["posterior"].dataset[list(problem.priors)]
+    raw = raw.assign_coords({dim: np.arange(raw.sizes[dim]) for dim in ("chain", "draw") if dim not in raw.coords})
     shape = (raw.sizes["chain"], raw.sizes["draw"])
     theta = {name: np.ascontiguousarray(raw[name].values.reshape(-1)) for name in problem.priors}
     rng = np.random.default_rng(seed)
     latents = _latents_of(problem, trace)
     joint, pointwise, h = _leave_one_out(problem, theta, latents, rng)
     posterior = _with_derived(problem, raw.drop_attrs())
-    stats = _numeric_stats(trace["sample_stats"].dataset)
+    stats = _numeric_stats(trace["sample_stats"].dataset) if "sample_stats" in trace else xr.Dataset()
+    stats = stats.assign_coords(chain=raw.chain, draw=raw.draw)
     dims = ("chain", "draw")
     stats["joint_log_likelihood"] = (dims, joint.reshape(shape))
     stats["hyperparameter_draw"] = (dims, h.reshape(shape))
@@ -283,7 +324,6 @@ def build_posterior(problem: Calibration, sampler: NUTS, trace: Any, seed: int) 
         group.attrs |= {"inference_library": "uqms", "interval": "95 % equal-tailed"}
     r_hat, bulk, tail = _convergence(posterior)
     ess = {name: min(bulk[name], tail[name]) for name in problem.priors}
-    divergences = int(stats["diverging"].sum()) if "diverging" in stats else 0
     verdict, share = judge(
         problem,
         theta,
@@ -291,9 +331,10 @@ def build_posterior(problem: Calibration, sampler: NUTS, trace: Any, seed: int) 
         h,
         {name: r_hat[name] for name in problem.priors},
         ess,
-        divergences,
+        int(stats["diverging"].sum()) if "diverging" in stats else None,
         shape,
-        (sampler.chains, sampler.draws),
+        (getattr(sampler, "chains", shape[0]), getattr(sampler, "draws", shape[1])),
+        sampler_checks(stats),
     )
     tree.attrs |= _provenance(problem, sampler, seed, verdict)
     return Posterior(tree, problem, verdict, share)
@@ -306,6 +347,35 @@ def _latents_of(problem: Calibration, trace: Any) -> Array:
         return np.zeros((values.size, 0))
     found = trace["posterior"].dataset["latents"].values
     return np.ascontiguousarray(found.reshape(-1, found.shape[-1]))
+
+
+def _check_trace(problem: Calibration, sampler: Sampler, trace: Any) -> None:
+    name = type(sampler).__name__
+    wanted = "a DataTree whose group 'posterior' has every quantity of problem.priors with dims ('chain', 'draw')"
+    try:
+        draws = trace["posterior"].dataset
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ConformanceError(f"{name}.run returned a {type(trace).__name__}; it must return {wanted}.") from error
+    lost = [key for key in problem.priors if key not in draws]
+    wrong = {key: draws[key].dims for key in problem.priors if key in draws and draws[key].dims != ("chain", "draw")}
+    if lost or wrong or not draws.sizes["chain"] * draws.sizes["draw"]:
+        raise ConformanceError(
+            f"{name}.run returned a group 'posterior' of sizes {dict(draws.sizes)} that lacks {lost} and has dims "
+            f"{wrong}; it must return {wanted}."
+        )
+    for key in problem.priors:
+        values = draws[key].values
+        bad = int(np.count_nonzero(~np.isfinite(values)))
+        if bad:
+            raise ConformanceError(f"{name}.run returned {bad} draws of {key!r} that are not finite.")
+        low, high = problem.limits(key)
+        slack = 1e-9 * max(1.0, abs(low)) if np.isinf(high - low) else 1e-9 * (high - low)
+        outside = int(np.count_nonzero((values < low - slack) | (values > high + slack)))
+        if outside:
+            raise ConformanceError(
+                f"{name}.run returned {outside} draws of {key!r} outside of [{low:g}, {high:g}], where "
+                "its prior is zero."
+            )
 
 
 def _leave_one_out(
@@ -404,7 +474,11 @@ def check_derived(problem: Calibration) -> None:
 
 
 def _numeric_stats(stats: xr.Dataset) -> xr.Dataset:
-    kept = [name for name, values in stats.data_vars.items() if values.dtype.kind in "fiub" and values.ndim == 2]
+    kept = [
+        name
+        for name, values in stats.data_vars.items()
+        if values.dtype.kind in "fiub" and values.dims in (("chain", "draw"), ("chain",))
+    ]
     return stats[kept].copy()
 
 
@@ -451,7 +525,7 @@ def _posterior_predictive(
     return data.assign_coords(chain=np.arange(chains), draw=per_chain, **labels)
 
 
-def _provenance(problem: Calibration, sampler: NUTS, seed: int, verdict: Verdict) -> dict[str, Any]:
+def _provenance(problem: Calibration, sampler: Sampler, seed: int, verdict: Verdict) -> dict[str, Any]:
     packages = ("uqms", "pymc", "nutpie", "arviz-stats", "numpy", "numba")
     versions = {}
     for name in packages:
@@ -461,7 +535,7 @@ def _provenance(problem: Calibration, sampler: NUTS, seed: int, verdict: Verdict
             versions[name] = "not installed"
     return {
         "seed": seed,
-        "sampler": json.dumps({type(sampler).__name__: asdict(sampler)}),
+        "sampler": json.dumps({type(sampler).__name__: _settings(sampler)}),
         "space": problem.space.to_json(),
         "box": json.dumps(problem.surrogate.domain.to_dict()),
         "data_sha256": hashlib.sha256(problem.cells.z.tobytes()).hexdigest(),
@@ -471,3 +545,13 @@ def _provenance(problem: Calibration, sampler: NUTS, seed: int, verdict: Verdict
         "versions": json.dumps(versions),
         "python": platform.python_version(),
     }
+
+
+def _settings(sampler: object) -> dict[str, Any]:
+    """Return a sampler's settings, numbers and text as they are and anything else as Python shows it."""
+    if not is_dataclass(sampler):
+        return {"repr": repr(sampler)}
+    plain = (bool, int, float, str, type(None))
+    values = {field.name: getattr(sampler, field.name) for field in fields(sampler)}
+    values = {key: value.item() if isinstance(value, np.generic) else value for key, value in values.items()}
+    return {key: value if isinstance(value, plain) else repr(value) for key, value in values.items()}

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, final
+from typing import TYPE_CHECKING, Any, Literal, final
 
 import numpy as np
 import xarray as xr
@@ -18,11 +18,14 @@ from uqms.calibration.discrepancy import Discrepancy
 from uqms.calibration.likelihood import add_discrepancy, arrange, check_errors_between
 from uqms.calibration.noise import NoiseModel, NumPyFunctions
 from uqms.calibration.observations import Observations
-from uqms.calibration.samplers import NUTS
+from uqms.calibration.samplers import NUTS, Sampler
 from uqms.errors import ExtrapolationError, InputError, PriorConflictWarning
 from uqms.parameters import ParameterSpace, Prior
 from uqms.surrogates.protocol import Surrogate
 from uqms.surrogates.transforms import Identity
+
+if TYPE_CHECKING:
+    from uqms.calibration.mode import Mode
 
 __all__ = ["Calibration", "Derived"]
 
@@ -408,13 +411,14 @@ class Calibration:
             out[name] = np.asarray(prior.quantile(low + (high - low) * generator.random(n)))
         return out
 
-    def sample(self, sampler: NUTS | None = None, *, rng: RandomState | None = None) -> Any:
+    def sample(self, sampler: Sampler | None = None, *, rng: RandomState | None = None) -> Any:
         """Draw from the posterior.
 
         Parameters
         ----------
         sampler
-            `NUTS(...)`; its defaults when left out.
+            `NUTS(...)` (its defaults when left out), `SMC(...)`, `Metropolis(...)`, `Laplace(...)`, or one of your own
+            that follows `Sampler`.
         rng
             Whole number or generator; stored with the result.
 
@@ -426,7 +430,9 @@ class Calibration:
         Raises
         ------
         InputError
-            When the sampler is not `NUTS(...)`, or a derived quantity cannot be computed.
+            When the sampler is none, or a derived quantity cannot be computed.
+        ConformanceError
+            When a sampler of your own returns other draws than `Sampler` says.
         InitError, SamplingInterrupted, SamplingError
             When there is no posterior that could be used.
         """
@@ -434,16 +440,48 @@ class Calibration:
 
         check_derived(self)
         sampler = NUTS() if sampler is None else sampler
-        if not isinstance(sampler, NUTS):
-            raise InputError(f"sample: sampler is {sampler!r}; give NUTS(...), e.g. NUTS(draws=2000).")
+        if isinstance(sampler, type) or not callable(getattr(sampler, "run", None)):
+            raise InputError(
+                f"sample: sampler is {sampler!r}; give NUTS(...), e.g. NUTS(draws=2000), SMC(...), Metropolis(...), "
+                "Laplace(...), or an object with run(problem, seed)."
+            )
         generator = as_generator(rng)
         seed = int(generator.integers(2**31))
         if self.mass_cut > 0:
             _logger.info("the prior is conditioned on the design box, which cuts %.2g of its mass", self.mass_cut)
-        trace = sampler.run(self.model(), seed, self._starts(np.random.default_rng([seed, 1])))
-        return build_posterior(self, sampler, trace, seed)
+        return build_posterior(self, sampler, sampler.run(self, seed), seed)
 
-    def _starts(self, rng: np.random.Generator) -> Array:
+    def maximum_a_posteriori(self, *, starts: int = 8, rng: RandomState | None = None) -> "Mode":
+        """Return the parameters at which the posterior density is largest, in a second or less.
+
+        A point says nothing of uncertainty: use it to look, or to start something else. For intervals, `sample`.
+
+        Parameters
+        ----------
+        starts
+            Points that the search starts from; they are spread as the posterior is.
+        rng
+            Whole number or generator.
+
+        Returns
+        -------
+        Mode
+            The parameters, the log-density there, and whether the starts agree.
+
+        Raises
+        ------
+        InputError
+            When `starts` is no whole number of at least 1.
+        InitError
+            When the likelihood admits no draw of the prior.
+        """
+        from uqms.calibration.mode import maximum_a_posteriori
+
+        if isinstance(starts, bool) or not isinstance(starts, int | np.integer) or starts < 1:
+            raise InputError(f"maximum_a_posteriori: starts is {starts!r}; give a whole number of at least 1.")
+        return maximum_a_posteriori(self, int(starts), as_generator(rng))
+
+    def real_line_starts(self, rng: np.random.Generator) -> Array:
         """Return starting points of the chains on the real line, in the order of `priors`."""
         from uqms.calibration.bridge import RealLine
         from uqms.calibration.starts import starting_points

@@ -14,10 +14,12 @@ from uqms.calibration.density import covariance_of, noise_sd, prior_scale, slope
 from uqms.calibration.likelihood import compress
 from uqms.calibration.problem import Calibration
 
-__all__ = ["Check", "Verdict", "judge"]
+__all__ = ["Check", "Verdict", "judge", "sampler_checks"]
 
 Status = Literal["pass", "warn", "fail"]
 R_HAT, R_HAT_FAIL = 1.01, 1.05
+APPROXIMATION, K_HAT = "approximation", 0.7
+EVIDENCE_SD = 0.5
 ESS_PER_CHAIN, ESS_FAIL = 100, 25
 SHARE_LIMIT = 0.5
 EDGE, EDGE_MASS = 0.02, 0.01
@@ -83,9 +85,10 @@ def judge(
     h: Ints,
     r_hat: Mapping[str, float],
     ess: Mapping[str, float],
-    divergences: int,
+    divergences: int | None,
     shape: tuple[int, int],
     asked: tuple[int, int],
+    of_sampler: tuple["Check", ...] = (),
 ) -> tuple[Verdict, xr.Dataset]:
     """Return the verdict and the share of the surrogate's error in every parameter.
 
@@ -102,14 +105,20 @@ def judge(
     r_hat, ess
         By parameter: rank-normalised split R-hat, and the smaller of bulk and tail effective sample size.
     divergences
-        Number of divergent draws.
+        Number of divergent draws; None when the sampler knows none.
     shape, asked
         (chains, draws) there are, and that were asked for.
+    of_sampler
+        What is particular to the sampler, from `sampler_checks`.
     """
+    approximate = any(check.name == APPROXIMATION for check in of_sampler)
     convergence = (
-        _check_r_hat(r_hat, shape[0]),
-        _check_ess(ess, shape[0]),
-        _check_divergences(divergences, shape[0] * shape[1]),
+        *of_sampler,
+        _not_judged("R-hat", "an approximation has no chains") if approximate else _check_r_hat(r_hat, shape[0]),
+        _not_judged("ESS", "see the approximation") if approximate else _check_ess(ess, shape[0]),
+        _not_judged("divergences", "the sampler has none")
+        if divergences is None
+        else _check_divergences(divergences, shape[0] * shape[1]),
         _check_finite(theta, shape, asked),
     )
     finite = np.all([np.isfinite(values) for values in theta.values()], axis=0)
@@ -127,6 +136,56 @@ def judge(
     return Verdict(checks), shares
 
 
+def sampler_checks(stats: xr.Dataset) -> tuple[Check, ...]:
+    """Return the checks of what a sampler says of itself, one number a chain.
+
+    Those are `pareto_k`, `log_marginal_likelihood` of independent runs, and `left_correlation` with its
+    `correlation_limit`.
+    """
+    checks = []
+    if "pareto_k" in stats:
+        checks.append(_check_approximation(stats))
+    elif "log_marginal_likelihood" in stats:
+        checks.append(_check_evidence(stats["log_marginal_likelihood"].values))
+    if "left_correlation" in stats and "correlation_limit" in stats:
+        left, limit = (float(stats[name].max()) for name in ("left_correlation", "correlation_limit"))
+        message = f"largest correlation with where the last stage began {left:.2f}, limit {limit:g}"
+        remedy = "Particles have hardly moved, so they tell of fewer draws: SMC(moves=500), or NUTS."
+        checks.append(Check("moves", "pass" if left <= limit else "warn", left, message, remedy))
+    return tuple(checks)
+
+
+def _check_approximation(stats: xr.Dataset) -> Check:
+    k_hat = float(stats["pareto_k"].max())
+    known = {
+        "{:.0f} mode(s)": stats.get("modes"),
+        "{:.0f} effective draws": stats.get("importance_ess"),
+    }
+    more = "".join(", " + text.format(float(value.sum())) for text, value in known.items() if value is not None)
+    trusted = k_hat <= K_HAT
+    message = f"draws of an approximation, resampled by importance weights: k-hat {k_hat:.2f}, limit {K_HAT}{more}"
+    remedy = (
+        "Good for a first look: modes that were not found are missing. Sample with NUTS() or SMC() to rely on it."
+        if trusted
+        else "The approximation does not hold the posterior's tails: sample with NUTS() or SMC()."
+    )
+    return Check(APPROXIMATION, "warn" if trusted else "fail", k_hat, message, remedy)
+
+
+def _check_evidence(runs: Array) -> Check:
+    name = "log evidence of runs"
+    if len(runs) < 2:
+        return Check(name, "pass", float("nan"), "not judged: one run")
+    spread = float(np.std(runs, ddof=1))
+    message = f"standard deviation {spread:.2f} between {len(runs)} runs, limit {EVIDENCE_SD}"
+    remedy = "Runs have found different mass, perhaps different modes: SMC(particles=8000)."
+    return Check(name, "pass" if spread <= EVIDENCE_SD else "warn", spread, message, remedy)
+
+
+def _not_judged(name: str, why: str) -> Check:
+    return Check(name, "pass", float("nan"), f"not judged: {why}")
+
+
 def _check_r_hat(r_hat: Mapping[str, float], chains: int) -> Check:
     if chains < 2:
         message, remedy = "one chain, so agreement cannot be judged", "Sample at least 4 chains: NUTS(chains=4)."
@@ -135,7 +194,7 @@ def _check_r_hat(r_hat: Mapping[str, float], chains: int) -> Check:
     worst = r_hat[name]
     status: Status = "pass" if worst <= R_HAT else "warn" if worst <= R_HAT_FAIL else "fail"
     message = f"largest {worst:.3f} ({name}), limit {R_HAT}"
-    remedy = "Chains disagree: sample longer (NUTS(tune=2000, draws=2000)); if that does not help, look for two modes."
+    remedy = "Chains disagree: sample longer (NUTS(tune=2000, draws=2000)), or look for two modes: SMC()."
     return Check("R-hat", status, float(worst), message, remedy)
 
 

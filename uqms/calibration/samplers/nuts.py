@@ -1,14 +1,18 @@
-"""Samplers as frozen settings; each turns a PyMC model into draws."""
+"""The No-U-turn sampler, by nutpie."""
 
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
 from uqms._typing import Array
-from uqms.errors import ConvergenceWarning, InitError, InputError, SamplingError, SamplingInterrupted
+from uqms.calibration.samplers._settings import check_share, check_whole, warn_of_few
+from uqms.errors import InitError, InputError, SamplingError, SamplingInterrupted
+
+if TYPE_CHECKING:
+    from uqms.calibration.problem import Calibration
 
 __all__ = ["NUTS"]
 
@@ -55,30 +59,30 @@ class NUTS:
 
     def __post_init__(self) -> None:
         for name in ("draws", "tune", "chains"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-                raise InputError(f"NUTS: {name} is {value!r}; give a whole number of at least 1.")
+            check_whole("NUTS", name, getattr(self, name))
         if self.cores is not None and (
             isinstance(self.cores, bool) or not isinstance(self.cores, int | np.integer) or self.cores < 1
         ):
             raise InputError(f"NUTS: cores is {self.cores!r}; give a whole number of at least 1, or None.")
-        number = isinstance(self.target_accept, float | np.floating)
-        if not number or not 0.5 <= self.target_accept < 1.0:
-            raise InputError(f"NUTS: target_accept is {self.target_accept!r}; give a number from 0.5 to below 1.")
-        if self.chains < 2:
-            warnings.warn(
-                f"NUTS: {self.chains} chain; whether a single chain converged cannot be told. Use 4.",
-                ConvergenceWarning,
-                stacklevel=3,
-            )
-        if self.draws < 100:
-            warnings.warn(
-                f"NUTS: {self.draws} draws a chain are too few for intervals. Use 1000.",
-                ConvergenceWarning,
-                stacklevel=3,
-            )
+        check_share("NUTS", "target_accept", self.target_accept, 0.5, 1.0)
+        warn_of_few("NUTS", self.chains, self.draws)
 
-    def run(self, model: Any, seed: int, starts: Array | None = None) -> Any:
+    def run(self, problem: "Calibration", seed: int) -> Any:
+        """Return nutpie's DataTree for a calibration; chains start where the posterior's mass is.
+
+        Raises
+        ------
+        InitError
+            When no starting point has a finite log-density.
+        SamplingInterrupted
+            When sampling stopped early; `partial` holds the draws so far.
+        SamplingError
+            When draws are missing or not finite.
+        """
+        starts = problem.real_line_starts(np.random.default_rng([seed, 1]))
+        return self.sample_model(problem.model(), seed, starts)
+
+    def sample_model(self, model: Any, seed: int, starts: Array | None = None) -> Any:
         """Return nutpie's DataTree for a PyMC model; every draw is there and finite.
 
         `starts` (n, free variables) are points on the real line, in the order of the model's variables, of which each
