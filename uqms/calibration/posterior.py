@@ -14,6 +14,8 @@ import pandas as pd
 import xarray as xr
 
 from uqms._typing import Array, Ints, RandomState, as_generator
+from uqms.calibration.answer import log_priors
+from uqms.calibration.computation import MCSE_SHARE
 from uqms.calibration.predict import (
     PosteriorPrediction,
     conditional_moments,
@@ -23,7 +25,7 @@ from uqms.calibration.predict import (
 )
 from uqms.calibration.problem import Calibration
 from uqms.calibration.samplers import NUTS
-from uqms.calibration.verdict import Verdict, judge
+from uqms.calibration.verdict import Sampled, Verdict, judge
 from uqms.errors import InputError
 
 __all__ = ["Posterior", "build_posterior", "check_derived"]
@@ -34,10 +36,34 @@ LOG_TWO_PI = float(np.log(2.0 * np.pi))
 
 
 class SummaryTable(pd.DataFrame):
-    """A pandas DataFrame that prints all its columns."""
+    """A pandas DataFrame that prints all its columns, and no digits that the number of draws does not support.
+
+    The values are not rounded. Where the Monte Carlo error of mean and limits exceeds 5 % of the sd, the last digit
+    shown of location and spread is worth at least twice that error.
+    """
 
     def __repr__(self) -> str:
-        return self.to_string(float_format=lambda value: f"{value:.4g}")
+        if not {"sd", "mcse"} <= set(self.columns):
+            return pd.DataFrame(self).to_string(float_format=_four)
+        shown = pd.DataFrame(self).astype(object)
+        for name, row in self.iterrows():
+            for column, value in row.items():
+                if isinstance(value, float):
+                    own = column in ("mean", "sd") or str(column).endswith("%")
+                    shown.loc[name, column] = _supported(value, row["sd"], row["mcse"]) if own else _four(value)
+        return shown.to_string()
+
+
+def _four(value: float) -> str:
+    return f"{value:.4g}"
+
+
+def _supported(value: float, sd: float, mcse: float) -> str:
+    """Return a number with the digits that a Monte Carlo error leaves."""
+    if not (np.isfinite(value) and 0.0 < mcse < np.inf) or mcse <= MCSE_SHARE * sd:
+        return _four(value)
+    decimals = int(np.floor(-np.log10(2.0 * mcse)))
+    return f"{round(value, decimals):.{max(decimals, 0)}f}"
 
 
 @final
@@ -48,7 +74,7 @@ class Posterior:
     Attributes
     ----------
     tree
-        ArviZ DataTree with the groups posterior, sample_stats, log_likelihood, observed_data, prior,
+        ArviZ DataTree with the groups posterior, sample_stats, log_likelihood, log_prior, observed_data, prior,
         prior_predictive and posterior_predictive.
     problem
         The calibration that it answers.
@@ -77,7 +103,10 @@ class Posterior:
         return draws
 
     def summary(self, prob: float = 0.95) -> "SummaryTable":
-        """Return a table of mean, sd, equal-tailed interval, R-hat and effective sample sizes.
+        """Return a table of mean, sd, equal-tailed interval, their Monte Carlo error, R-hat and effective sample sizes.
+
+        `mcse` is the largest Monte Carlo standard error of mean and limits, in the quantity's unit. The table prints
+        fewer digits where it exceeds 5 % of the sd; its numbers are not rounded.
 
         Raises
         ------
@@ -88,6 +117,7 @@ class Posterior:
             raise InputError(f"summary: prob is {prob!r}; give a probability between 0 and 1.")
         tail = 0.5 * (1.0 - prob)
         r_hat, bulk, tails = _convergence(self.draws)
+        errors = _monte_carlo_errors(self.draws, prob)
         rows = {}
         for name, values in self.draws.data_vars.items():
             flat = values.values.ravel()
@@ -97,6 +127,7 @@ class Posterior:
                 "sd": float(flat.std(ddof=1)),
                 f"{100 * tail:g}%": float(low),
                 f"{100 * (1 - tail):g}%": float(high),
+                "mcse": errors[str(name)],
                 "r_hat": r_hat[str(name)],
                 "ess_bulk": bulk[str(name)],
                 "ess_tail": tails[str(name)],
@@ -230,8 +261,13 @@ def _convergence(draws: xr.Dataset) -> tuple[dict[str, float], dict[str, float],
     )
 
 
-def build_posterior(problem: Calibration, sampler: NUTS, trace: Any, seed: int) -> Posterior:
-    """Return the posterior of a sampler's trace, with every group of its DataTree and the verdict."""
+def build_posterior(
+    problem: Calibration, sampler: NUTS, trace: Any, seed: int, starts: Mapping[str, Array] | None = None
+) -> Posterior:
+    """Return the posterior of a sampler's trace, with every group of its DataTree and the verdict.
+
+    `starts` are the points that chains could start from: the verdict asks whether the chains were everywhere there.
+    """
     raw = trace["posterior"].dataset[list(problem.priors)]
     shape = (raw.sizes["chain"], raw.sizes["draw"])
     theta = {name: np.ascontiguousarray(raw[name].values.reshape(-1)) for name in problem.priors}
@@ -250,6 +286,7 @@ def build_posterior(problem: Calibration, sampler: NUTS, trace: Any, seed: int) 
         {
             "posterior": posterior.assign_coords(chain=raw.chain, draw=raw.draw),
             "sample_stats": stats,
+            "log_prior": _log_prior(problem, theta, shape).assign_coords(chain=raw.chain, draw=raw.draw),
             "log_likelihood": xr.Dataset({"value": likelihood}).assign_coords(chain=raw.chain, draw=raw.draw),
             "observed_data": xr.Dataset({"value": xr.DataArray(problem.cells.z, dims="observation", coords=labels)}),
             "prior": _with_derived(problem, prior),
@@ -259,21 +296,53 @@ def build_posterior(problem: Calibration, sampler: NUTS, trace: Any, seed: int) 
     )
     for group in tree.children.values():
         group.attrs |= {"inference_library": "uqms", "interval": "95 % equal-tailed"}
-    r_hat, bulk, tail = _convergence(posterior)
-    ess = {name: min(bulk[name], tail[name]) for name in problem.priors}
-    divergences = int(stats["diverging"].sum()) if "diverging" in stats else 0
-    verdict, share = judge(
-        problem,
-        theta,
-        h,
-        {name: r_hat[name] for name in problem.priors},
-        ess,
-        divergences,
-        shape,
-        (sampler.chains, sampler.draws),
-    )
+    verdict, share = judge(problem, _sampled(problem, sampler, posterior, theta, stats, starts))
     tree.attrs |= _provenance(problem, sampler, seed, verdict)
     return Posterior(tree, problem, verdict, share)
+
+
+def _sampled(
+    problem: Calibration,
+    sampler: NUTS,
+    posterior: xr.Dataset,
+    theta: Mapping[str, Array],
+    stats: xr.Dataset,
+    starts: Mapping[str, Array] | None,
+) -> Sampled:
+    """Collect what the verdict looks at."""
+    shape = (posterior.sizes["chain"], posterior.sizes["draw"])
+    names = list(problem.priors)
+    r_hat, bulk, tail = _convergence(posterior[names])
+    errors = _monte_carlo_errors(posterior[names], 0.95)
+    return Sampled(
+        theta=theta,
+        h=stats["hyperparameter_draw"].values.ravel(),
+        shape=shape,
+        asked=(sampler.chains, sampler.draws),
+        r_hat=r_hat,
+        ess={name: min(bulk[name], tail[name]) for name in names},
+        mcse={name: errors[name] / max(float(posterior[name].std(ddof=1)), 1e-300) for name in names},
+        divergences=int(stats["diverging"].sum()) if "diverging" in stats else None,
+        energy=stats["energy"].values if "energy" in stats and shape[1] > 1 else None,
+        deepest=float(stats["maxdepth_reached"].mean()) if "maxdepth_reached" in stats else None,
+        log_likelihood=stats["joint_log_likelihood"].values.ravel(),
+        starts=starts,
+    )
+
+
+def _monte_carlo_errors(draws: xr.Dataset, prob: float) -> dict[str, float]:
+    """Return the largest Monte Carlo standard error of mean and limits of every quantity, in its own unit."""
+    import arviz_stats
+
+    tail = 0.5 * (1.0 - prob)
+    found = [arviz_stats.mcse(draws, method="mean")]
+    found += [arviz_stats.mcse(draws, method="quantile", prob=p) for p in (tail, 1.0 - tail)]
+    return {str(name): max(float(one[name]) for one in found) for name in draws.data_vars}
+
+
+def _log_prior(problem: Calibration, theta: Mapping[str, Array], shape: tuple[int, int]) -> xr.Dataset:
+    found = log_priors(problem, theta)
+    return xr.Dataset({name: (("chain", "draw"), values.reshape(shape)) for name, values in found.items()})
 
 
 def _leave_one_out(

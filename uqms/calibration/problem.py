@@ -282,6 +282,7 @@ class Calibration:
             When there is no posterior that could be used.
         """
         from uqms.calibration.posterior import build_posterior, check_derived
+        from uqms.calibration.starts import starting_points
 
         check_derived(self)
         sampler = NUTS() if sampler is None else sampler
@@ -291,15 +292,14 @@ class Calibration:
         seed = int(generator.integers(2**31))
         if self.mass_cut > 0:
             _logger.info("the prior is conditioned on the design box, which cuts %.2g of its mass", self.mass_cut)
-        trace = sampler.run(self.model(), seed, self._starts(np.random.default_rng([seed, 1])))
-        return build_posterior(self, sampler, trace, seed)
+        points = starting_points(self, STARTS, np.random.default_rng([seed, 1]))
+        trace = sampler.run(self.model(), seed, self._on_the_real_line(points))
+        return build_posterior(self, sampler, trace, seed, points)
 
-    def _starts(self, rng: np.random.Generator) -> Array:
+    def _on_the_real_line(self, points: Mapping[str, Array]) -> Array:
         """Return starting points of the chains on the real line, in the order of `priors`."""
         from uqms.calibration.bridge import RealLine
-        from uqms.calibration.starts import starting_points
 
-        points = starting_points(self, STARTS, rng)
         columns = [
             RealLine(*self.limits(name), prior.scale).point(points[name], np) for name, prior in self.priors.items()
         ]

@@ -2,158 +2,84 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal, final
+from dataclasses import dataclass, replace
+from typing import final
 
 import numpy as np
 import xarray as xr
 
 from uqms._typing import Array, Ints
+from uqms.calibration.answer import check_answer, check_prior_mass, log_priors, on_model_scale
+from uqms.calibration.checks import Check, Sampled, Status, Verdict
+from uqms.calibration.computation import check_computation, check_modes
 from uqms.calibration.likelihood import compress
+from uqms.calibration.misfit import check_misfit, check_validation
 from uqms.calibration.problem import Calibration
 
-__all__ = ["Check", "Verdict", "judge"]
+__all__ = ["Check", "Sampled", "Verdict", "fisher_information", "judge"]
 
-Status = Literal["pass", "warn", "fail"]
-R_HAT, R_HAT_FAIL = 1.01, 1.05
-ESS_PER_CHAIN, ESS_FAIL = 100, 25
 SHARE_LIMIT = 0.5
 EDGE, EDGE_MASS = 0.02, 0.01
 AUTOCORRELATION_LEVEL = 0.01
 SHARE_DRAWS, NULL_DRAWS = 200, 2000
+LOCAL_DRAWS = 100
 BLOCK = 4_000_000  # numbers in one array
 
 
-@final
-@dataclass(frozen=True)
-class Check:
-    """One check: its name, status, the figure behind it, what it means and what to do."""
-
-    name: str
-    status: Status
-    value: float
-    message: str
-    remedy: str = ""
-
-    def __str__(self) -> str:
-        text = f"{self.status.upper():<4}  {self.name}: {self.message}"
-        return text if self.status == "pass" else f"{text}\n      → {self.remedy}"
-
-
-@final
-@dataclass(frozen=True)
-class Verdict:
-    """All checks of a posterior; its status is that of the worst."""
-
-    checks: tuple[Check, ...]
-
-    @property
-    def status(self) -> Status:
-        """The worst status: pass, warn or fail."""
-        found = {check.status for check in self.checks}
-        return "fail" if "fail" in found else "warn" if "warn" in found else "pass"
-
-    @property
-    def warnings(self) -> tuple[Check, ...]:
-        """Checks that did not pass."""
-        return tuple(check for check in self.checks if check.status != "pass")
-
-    def __getitem__(self, name: str) -> Check:
-        for check in self.checks:
-            if check.name == name:
-                return check
-        raise KeyError(f"no check {name!r}; there are {[check.name for check in self.checks]}")
-
-    def __str__(self) -> str:
-        head = {
-            "pass": "Verdict: PASS. No check objects to this posterior.",
-            "warn": "Verdict: WARN. Read these before you use the intervals:",
-            "fail": "Verdict: FAIL. These intervals should not be used:",
-        }[self.status]
-        order = sorted(self.checks, key=lambda check: ("fail", "warn", "pass").index(check.status))
-        return "\n".join([head, *(str(check) for check in order)])
-
-
-def judge(
-    problem: Calibration,
-    theta: Mapping[str, Array],
-    h: Ints,
-    r_hat: Mapping[str, float],
-    ess: Mapping[str, float],
-    divergences: int,
-    shape: tuple[int, int],
-    asked: tuple[int, int],
-) -> tuple[Verdict, xr.Dataset]:
+def judge(problem: Calibration, sampled: Sampled) -> tuple[Verdict, xr.Dataset]:
     """Return the verdict and the share of the surrogate's error in every parameter.
 
-    Parameters
-    ----------
-    problem
-        The calibration.
-    theta
-        Draws of everything inferred, each (chains * draws,).
-    h
-        Hyperparameter draw of each, (chains * draws,).
-    r_hat, ess
-        By parameter: rank-normalised split R-hat, and the smaller of bulk and tail effective sample size.
-    divergences
-        Number of divergent draws.
-    shape, asked
-        (chains, draws) there are, and that were asked for.
+    Checks of the computation come first, then those of the model and its surrogate, then those of the answer.
     """
-    convergence = (
-        _check_r_hat(r_hat, shape[0]),
-        _check_ess(ess, shape[0]),
-        _check_divergences(divergences, shape[0] * shape[1]),
-        _check_finite(theta, shape, asked),
-    )
-    finite = np.all([np.isfinite(values) for values in theta.values()], axis=0)
-    theta, h = {name: values[finite] for name, values in theta.items()}, h[finite]
+    computation = check_computation(sampled)
+    finite = np.all([np.isfinite(values) for values in sampled.theta.values()], axis=0)
+    whole = bool(finite.all())
+    theta, h = {name: values[finite] for name, values in sampled.theta.items()}, sampled.h[finite]
     if len(h) == 0:
-        return Verdict(convergence), xr.Dataset({name: ((), float("nan")) for name in problem.parameters})
+        return Verdict(computation), xr.Dataset({name: ((), float("nan")) for name in problem.parameters})
+    if not whole:  # what needs chains that are whole is left out
+        sampled = replace(sampled, log_likelihood=None)
+    sampled = replace(sampled, theta=theta, h=h)
+    picked = np.unique(np.linspace(0, len(h) - 1, min(LOCAL_DRAWS, len(h))).astype(int))
+    some = {name: values[picked] for name, values in theta.items()}
+    information = fisher_information(problem, some, h[picked])
     share = _share(problem, theta, h)
     checks = (
-        *convergence,
+        *computation,
+        _check_modes(problem, sampled),
         _check_share(problem, share),
+        check_validation(problem, theta, share),
         _check_residuals(problem, theta),
+        check_misfit(problem, some, h[picked], information),
         _check_edge(problem, theta),
+        check_prior_mass(problem, theta),
+        *check_answer(problem, sampled, information),
     )
     shares = xr.Dataset({name: ((), float(value)) for name, value in zip(problem.parameters, share, strict=True)})
-    return Verdict(checks), shares
+    return Verdict(tuple(check for check in checks if check is not None)), shares
 
 
-def _check_r_hat(r_hat: Mapping[str, float], chains: int) -> Check:
-    if chains < 2:
-        message, remedy = "one chain, so agreement cannot be judged", "Sample at least 4 chains: NUTS(chains=4)."
-        return Check("R-hat", "warn", float("nan"), message, remedy)
-    name = max(r_hat, key=lambda key: r_hat[key] if np.isfinite(r_hat[key]) else np.inf)
-    worst = r_hat[name]
-    status: Status = "pass" if worst <= R_HAT else "warn" if worst <= R_HAT_FAIL else "fail"
-    message = f"largest {worst:.3f} ({name}), limit {R_HAT}"
-    remedy = "Chains disagree: sample longer (NUTS(tune=2000, draws=2000)); if that does not help, look for two modes."
-    return Check("R-hat", status, float(worst), message, remedy)
+def _check_modes(problem: Calibration, sampled: Sampled) -> Check | None:
+    if sampled.starts is None or sampled.log_likelihood is None:
+        return None
+    starts = sampled.starts
+    density = sampled.log_likelihood + np.sum(list(log_priors(problem, sampled.theta).values()), axis=0)
+    start_density = problem.log_likelihood(starts) + np.sum(list(log_priors(problem, starts).values()), axis=0)
+    draws, points = (np.column_stack(list(on_model_scale(problem, t).values())) for t in (sampled.theta, starts))
+    return check_modes(draws, density, points, np.nan_to_num(start_density, nan=-np.inf))
 
 
-def _check_ess(ess: Mapping[str, float], chains: int) -> Check:
-    name = min(ess, key=lambda key: ess[key] if np.isfinite(ess[key]) else -np.inf)
-    worst, limit = ess[name], ESS_PER_CHAIN * chains
-    status: Status = "pass" if worst >= limit else "warn" if worst >= ESS_FAIL * chains else "fail"
-    message = f"smallest of bulk and tail {worst:.0f} ({name}), limit {limit}"
-    return Check("ESS", status, float(worst), message, "Too few independent draws: raise NUTS(draws=...).")
+def fisher_information(problem: Calibration, theta: Mapping[str, Array], h: Ints) -> Array:
+    """Return J' C^-1 J of the parameters (s, d, d), each in units of its prior's sd on the surrogate's scale.
 
-
-def _check_divergences(count: int, draws: int) -> Check:
-    status: Status = "pass" if count == 0 else "warn" if count <= 0.01 * draws else "fail"
-    message = f"{count} of {draws} draws"
-    remedy = "Parts of the posterior may be missed: NUTS(target_accept=0.99), or a tighter prior."
-    return Check("divergences", status, float(count), message, remedy)
-
-
-def _check_finite(theta: Mapping[str, Array], shape: tuple[int, int], asked: tuple[int, int]) -> Check:
-    bad = sum(int(np.count_nonzero(~np.isfinite(values))) for values in theta.values())
-    ok = bad == 0 and shape == asked
-    message = f"{shape[0]} chains of {shape[1]} draws, {bad} not finite"
-    return Check("finite draws", "pass" if ok else "fail", float(bad), message, "Sampling broke off: sample again.")
+    C holds noise, surrogate error and truncation. The prior's own information is the identity in these units.
+    """
+    found = []
+    for rows in _blocks(problem, len(h)):
+        linear = _linearise(problem, {name: values[rows] for name, values in theta.items()}, h[rows])
+        scaled = linear.jacobian * linear.prior_sd
+        found.append(scaled.transpose(0, 2, 1) @ _solve(linear.factor, scaled))
+    return np.concatenate(found)
 
 
 @final
