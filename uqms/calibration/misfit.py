@@ -32,6 +32,7 @@ VALIDATION_LEVEL = 1e-3
 MATTERS = 0.1  # share of a parameter's variance, with the surrogate's error as large as the runs show
 NEAREST, AT_LEAST = 0.2, 10
 NULL_DRAWS = 20_000
+LEFT = 3.0  # degrees of freedom
 POINTS = 64
 
 
@@ -60,7 +61,8 @@ def check_misfit(problem: Calibration, theta: Mapping[str, Array], h: Ints, info
             "add a discrepancy; the intervals are too narrow until it is found."
         )
         return Check("predictive misfit", "warn", p, message, remedy)
-    if low < OVERFIT_LEVEL:
+    # With as many parameters as measurements the fit is close whatever the noise.
+    if low < OVERFIT_LEVEL and len(cells.offset) - excess >= LEFT:
         message = f"p = {low:.2g}: the measurements are closer to the model than their noise allows"
         remedy = "The noise sd is too large (a variance given as sd, or another unit), so intervals are too wide."
         return Check("predictive misfit", "warn", p, message, remedy)
