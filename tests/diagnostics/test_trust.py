@@ -141,6 +141,14 @@ def test_power_scaling_of_a_conjugate_normal(rng: np.random.Generator) -> None:
     theta = rng.normal(0.5, np.sqrt(0.5), 4000)
     prior, likelihood = norm.logpdf(theta), norm.logpdf(theta, 1.0)
     found = power_scaling({"a": theta}, prior, likelihood, (4, 1000))["a"]
+    import arviz_stats
+
+    dims = ("chain", "draw")
+    groups = {"posterior": theta, "log_prior": prior, "log_likelihood": likelihood}
+    tree = xr.DataTree.from_dict({k: xr.Dataset({"a": (dims, v.reshape(4, 1000))}) for k, v in groups.items()})
+    for group in ("prior", "likelihood"):
+        wanted = float(arviz_stats.psense(tree, group=group)["a"])
+        assert getattr(found, group) == pytest.approx(wanted, rel=0.02)
     assert found.prior == pytest.approx(found.likelihood, rel=0.3)
     assert found.prior > 0.05
     assert power_scaling({"a": theta}, np.zeros(4000), likelihood, (4, 1000))["a"].prior == 0.0

@@ -35,6 +35,7 @@ __all__ = [
 CONTRACTION, SHIFT = 0.1, 0.2
 CONFOUNDED = 0.95
 SENSITIVITY = 0.05
+POWERS = (0.99, 1.01)
 IN_TAIL = 1e-3
 MASS_CUT = 0.01
 OUTSIDE, OUTSIDE_FAIL = 0.01, 0.05
@@ -123,24 +124,31 @@ def power_scaling(
     ----------
     Kallioinen et al. (2024), doi:10.1007/s11222-023-10366-5.
     """
-    import arviz_stats
+    import arviz_stats  # noqa: F401 (gives datasets their `azstats`)
 
     dims = ("chain", "draw")
-    groups = {
-        "posterior": xr.Dataset({name: (dims, np.reshape(values, shape)) for name, values in draws.items()}),
-        "log_prior": xr.Dataset({"joint": (dims, log_prior.reshape(shape))}),
-        "log_likelihood": xr.Dataset({"joint": (dims, log_likelihood.reshape(shape))}),
-    }
-    labels = {"chain": np.arange(shape[0]), "draw": np.arange(shape[1])}
-    tree = xr.DataTree.from_dict({name: group.assign_coords(labels) for name, group in groups.items()})
+    posterior = xr.Dataset({name: (dims, np.reshape(values, shape)) for name, values in draws.items()})
     found = {}
     for kind, values in (("prior", log_prior), ("likelihood", log_likelihood)):
         if np.ptp(values) < 1e-9:  # a uniform prior stays what it is at any power
             found[kind] = dict.fromkeys(draws, 0.0)
-        else:
-            sensed = arviz_stats.psense(tree, group=kind, sample_dims=list(dims))
-            found[kind] = {name: float(sensed[name]) for name in draws}
+            continue
+        # At powers this close to one weights are nearly equal: there is no tail that would want Pareto smoothing.
+        lower, upper = (_weights((alpha - 1.0) * values).reshape(shape) for alpha in POWERS)
+        sensed = posterior.azstats.power_scale_sense(
+            lower_w=xr.DataArray(lower, dims=dims),
+            upper_w=xr.DataArray(upper, dims=dims),
+            lower_alpha=POWERS[0],
+            upper_alpha=POWERS[1],
+            sample_dims=list(dims),
+        )
+        found[kind] = {name: float(sensed[name]) for name in draws}
     return {name: Sensitivity(found["prior"][name], found["likelihood"][name]) for name in draws}
+
+
+def _weights(log_weights: Array) -> Array:
+    weights = np.exp(log_weights - log_weights.max())
+    return np.asarray(weights / weights.sum())
 
 
 def check_answer(problem: Calibration, sampled: Sampled, information: Array) -> tuple[Check, ...]:

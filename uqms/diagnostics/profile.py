@@ -27,6 +27,7 @@ __all__ = ["Profile", "profile_likelihood"]
 LEAST_POINTS = 7
 PARTICLES = 200
 FARTHEST = 5.0  # of z: the central 0.9999994 of the prior
+AT_END = 0.1
 STEPS, STEP = 60, 1e-4
 LADDER = (1.0, 0.4, 0.1, 0.01)
 TOLERANCE = 1e-4  # nats
@@ -53,7 +54,7 @@ class Profile:
     interval
         Likelihood-ratio interval; an end that the data do not give is that of the prior (or of the design box).
     bounded
-        Whether the data give the lower and the upper end.
+        Whether the data give the lower and the upper end; not where the prior of this or of another quantity does.
     """
 
     name: str
@@ -168,8 +169,11 @@ def profile_likelihood(
     others = {key: (name, column) for key, column in theta.items() if key != name}
     curve = xr.Dataset({"log_likelihood": (name, relative), **others}, coords={name: values})
     ends_of_prior = (float(values[0]), float(values[-1]))
-    bounded = (not bool(low_open), not bool(high_open))
-    interval = (first if bounded[0] else ends_of_prior[0], last if bounded[1] else ends_of_prior[1])
+    bounded = (
+        not low_open and not search.leans(found, inside, best, -1),
+        not high_open and not search.leans(found, inside, best, 1),
+    )
+    interval = (ends_of_prior[0] if low_open else first, ends_of_prior[1] if high_open else last)
     unit = problem.priors[name].unit
     return Profile(name, unit, curve, float(search.theta(best[None])[name][0]), prob, interval, bounded)
 
@@ -243,6 +247,18 @@ class _Search:
         w, value = maximise(lambda w, at: self.log_likelihood(starts[at] + w @ self.root.T), np.zeros_like(starts))
         best = int(np.argmax(value))
         return np.clip(starts[best] + self.root @ w[best], -FARTHEST, FARTHEST), float(value[best])
+
+    def leans(self, found: Array, inside: Array, best: Array, side: int) -> bool:
+        """Whether another quantity, free at the best fit, is at the end of its prior where the interval ends.
+
+        Then it is that prior, not the data, that bounds this one: of a sum, each is bounded by the range of the other.
+        """
+        rows = np.flatnonzero(inside)
+        at = int(rows[0] - 1 if side < 0 else rows[-1] + 1) if len(rows) else -1
+        if not 0 <= at < len(found):
+            return False
+        ended = np.abs(found[at]) > FARTHEST - AT_END
+        return bool(np.any((ended & (np.abs(best) < FARTHEST - AT_END))[self.others]))
 
     def first_grid(self, n: int, best: float) -> Array:
         low, high = np.quantile(self.cloud[:, self.column], [0.005, 0.995])

@@ -67,12 +67,11 @@ def profile(profiles: Profile | Sequence[Profile], *, labels: Mapping[str, str] 
         values, depth = one.curve[one.name].values, one.curve["log_likelihood"].values
         threshold = 0.5 * float(chi2.ppf(one.prob, 1))
         exponent = number_axis(ax.xaxis, float(values[0]), float(values[-1]), 4)
-        inside = (values >= one.interval[0]) & (values <= one.interval[1])
+        between = np.linspace(*one.interval, 200)
         bottom = -DEEPEST * threshold
         ax.plot(values, np.maximum(depth, 2.0 * bottom), color=BLUE, label="profile log-likelihood")
-        ax.fill_between(
-            values, bottom, np.maximum(depth, bottom), where=list(inside), color=SKY, alpha=0.4, lw=0, label="interval"
-        )
+        top = np.maximum(np.interp(between, values, depth), bottom)
+        ax.fill_between(between, bottom, top, color=SKY, alpha=0.4, lw=0, label="interval")
         ax.axhline(-threshold, color=GREY, ls=(0, (4, 1.5)), lw=1.0, label=f"{one.prob:.0%} threshold")
         ax.axvline(one.maximum, color=VERMILION, ls=(0, (1, 1)), lw=1.0, label="best fit")
         ax.set(xlim=(values[0], values[-1]), ylim=(bottom, -0.08 * bottom))
@@ -80,7 +79,7 @@ def profile(profiles: Profile | Sequence[Profile], *, labels: Mapping[str, str] 
         ax.set_title(side.get(one.bounded, f"not bounded {'above' if one.bounded[0] else 'below'}"))
         ax.set_xlabel(wrapped(label(one.name, one.unit, labels, exponent), 28))
         if index % columns == 0:
-            ax.set_ylabel("log-likelihood less its maximum")
+            ax.set_ylabel("log-likelihood − largest")
     add_legend(figure, collected(figure.axes), "outside lower center", 4 if width > 5 else 2)
     return figure
 
