@@ -17,7 +17,7 @@ import xarray as xr
 from scipy.special import ndtr, ndtri
 from scipy.stats import chi2
 
-from uqms._typing import Array, RandomState, as_generator
+from uqms._typing import Array, Bools, Ints, RandomState, as_generator
 from uqms.calibration import Calibration, Posterior
 from uqms.calibration.starts import starting_points
 from uqms.errors import InputError
@@ -178,7 +178,7 @@ def profile_likelihood(
     return Profile(name, unit, curve, float(search.theta(best[None])[name][0]), prob, interval, bounded)
 
 
-def _crossings(values: Array, relative: Array, threshold: float, best: float, inside: Array) -> tuple[float, float]:
+def _crossings(values: Array, relative: Array, threshold: float, best: float, inside: Bools) -> tuple[float, float]:
     """Return where the profile falls below the threshold, outermost; the square root of its depth is nearly linear."""
     if not inside.any():
         return best, best
@@ -248,7 +248,7 @@ class _Search:
         best = int(np.argmax(value))
         return np.clip(starts[best] + self.root @ w[best], -FARTHEST, FARTHEST), float(value[best])
 
-    def leans(self, found: Array, inside: Array, best: Array, side: int) -> bool:
+    def leans(self, found: Array, inside: Bools, best: Array, side: int) -> bool:
         """Whether another quantity, free at the best fit, is at the end of its prior where the interval ends.
 
         Then it is that prior, not the data, that bounds this one: of a sum, each is bounded by the range of the other.
@@ -289,7 +289,7 @@ class _Search:
         shift = (starts - chosen[:, self.column])[:, None] * self.slope
         base[:, self.others] = np.clip(chosen[:, self.others] + shift, -FARTHEST, FARTHEST)
 
-        def at(w: Array, rows: Array) -> Array:
+        def at(w: Array, rows: Ints) -> Array:
             z = base[rows].copy()
             z[:, self.others] += w @ self.conditional_root.T
             return self.log_likelihood(z)
@@ -300,7 +300,7 @@ class _Search:
         return np.clip(base[best], -FARTHEST, FARTHEST), value[best]
 
 
-def maximise(function: Callable[[Array, Array], Array], start: Array) -> tuple[Array, Array]:
+def maximise(function: Callable[[Array, Ints], Array], start: Array) -> tuple[Array, Array]:
     """Maximise B functions of p well-scaled variables at once (BFGS, central differences).
 
     `function` takes points (M, p) and which of the B functions each belongs to (M,). All rows go on together until none
@@ -325,6 +325,8 @@ def maximise(function: Callable[[Array, Array], Array], start: Array) -> tuple[A
         rows = np.arange(len(active))
         gain = found[rows, best] - value[active]
         better = gain > 0
+        if not better.any():
+            break
         moved, place = active[better], tried[rows, best][better]
         step = place - x[moved]
         x[moved], value[moved] = place, found[rows, best][better]
@@ -337,7 +339,7 @@ def maximise(function: Callable[[Array, Array], Array], start: Array) -> tuple[A
     return x, value
 
 
-def _gradient(function: Callable[[Array, Array], Array], x: Array, rows: Array) -> Array:
+def _gradient(function: Callable[[Array, Ints], Array], x: Array, rows: Ints) -> Array:
     p = x.shape[1]
     shift = STEP * np.eye(p)
     both = np.stack([x[:, None] + shift, x[:, None] - shift])
