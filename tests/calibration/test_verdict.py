@@ -383,6 +383,9 @@ def test_the_worst_comes_first_with_its_remedy() -> None:
         "      → try harder",
         "PASS  a: all well",
     ]
+    note = Verdict((*checks[:1], Check("d", "note", 0.5, "by the way", "say so")))
+    assert (note.status, note.warnings, [check.name for check in note.notes]) == ("pass", (), ["d"])
+    assert str(note).splitlines()[1:] == ["NOTE  d: by the way", "      → say so", "PASS  a: all well"]
     assert Verdict(checks[:2]).status == "warn"
     assert str(Verdict(checks[:2])).startswith("Verdict: WARN. Read these before you use the intervals:")
     assert got["b"].value == 1.0
