@@ -162,3 +162,21 @@ def test_a_statistic_far_from_the_model_has_a_small_p(posterior: uq.Posterior) -
 def test_what_a_statistic_has_to_return(posterior: uq.Posterior, statistic: object) -> None:
     with pytest.raises(InputError, match="predictive_check: the statistic"):
         uq.diagnostics.predictive_check(posterior, statistic)
+
+
+# --- figures --------------------------------------------------------------------------------------------------------
+
+
+def test_figures_show_what_was_found(posterior: uq.Posterior) -> None:
+    found = uq.diagnostics.identifiability(posterior)
+    bars, parts = uq.plots.identifiability(found).axes
+    assert [bar.get_width() for bar in bars.patches] == pytest.approx(found.direction_contraction.values)
+    assert np.abs(parts.images[0].get_array()) == pytest.approx(np.abs(found.directions.values))
+    profile = uq.diagnostics.profile_likelihood(posterior, "c", n=15)
+    (ax,) = uq.plots.profile(profile, labels={"c": "level"}).axes
+    assert ax.get_xlabel() == "level"
+    assert ax.lines[0].get_xdata() == pytest.approx(profile.curve["c"].values)
+    assert (ax.get_title() == "identified") == profile.identified
+    for function in (uq.plots.identifiability, uq.plots.profile):
+        with pytest.raises(InputError, match=f"plots.{function.__name__}"):
+            function([1])
