@@ -63,6 +63,7 @@ PUBLIC = [
     "compare_models",
     "compare_surrogates",
     "designs",
+    "diagnostics",
     "ensemble",
     "errors",
     "extend",

@@ -157,13 +157,7 @@ def terms_reverse(
     start = fields(data)[9]
     K, bar = np.empty((N, N)), np.empty((N, N))
     for _ in range(T):
-        family, c, b, index, role = (
-            int(data[start]),
-            int(data[start + 1]),
-            int(data[start + 2]),
-            int(data[start + 3]),
-            int(data[start + 4]),
-        )
+        family, c, index, role = int(data[start]), int(data[start + 1]), int(data[start + 3]), int(data[start + 4])
         after = _own(data, start, phi, K)
         lengths = data[start + 5 : start + 5 + c]
         at = start + 5 + c

@@ -15,6 +15,8 @@ import pandas as pd
 import xarray as xr
 
 from uqms._typing import Array, Ints, RandomState, as_generator
+from uqms.calibration.answer import log_priors
+from uqms.calibration.computation import APPROXIMATION, MCSE_SHARE, sampler_checks
 from uqms.calibration.density import draw_rows, row_terms
 from uqms.calibration.discrepancy import NOISE
 from uqms.calibration.noise import NumPyFunctions
@@ -32,7 +34,7 @@ from uqms.calibration.predict import (
 )
 from uqms.calibration.problem import Calibration
 from uqms.calibration.samplers import Sampler
-from uqms.calibration.verdict import Verdict, judge, sampler_checks
+from uqms.calibration.verdict import Sampled, Verdict, judge
 from uqms.errors import ConformanceError, InputError
 
 __all__ = ["Evidence", "Posterior", "build_posterior", "check_derived"]
@@ -43,10 +45,34 @@ LOG_TWO_PI = float(np.log(2.0 * np.pi))
 
 
 class SummaryTable(pd.DataFrame):
-    """A pandas DataFrame that prints all its columns."""
+    """A pandas DataFrame that prints all its columns, and no digits that the number of draws does not support.
+
+    The values are not rounded. Where the Monte Carlo error of mean and limits exceeds 5 % of the sd, the last digit
+    shown of location and spread is worth at least twice that error.
+    """
 
     def __repr__(self) -> str:
-        return self.to_string(float_format=lambda value: f"{value:.4g}")
+        if not {"sd", "mcse"} <= set(self.columns):
+            return pd.DataFrame(self).to_string(float_format=_four)
+        shown = pd.DataFrame(self).astype(object)
+        for name, row in self.iterrows():
+            for column, value in row.items():
+                if isinstance(value, float):
+                    own = column in ("mean", "sd") or str(column).endswith("%")
+                    shown.loc[name, column] = _supported(value, row["sd"], row["mcse"]) if own else _four(value)
+        return shown.to_string()
+
+
+def _four(value: float) -> str:
+    return f"{value:.4g}"
+
+
+def _supported(value: float, sd: float, mcse: float) -> str:
+    """Return a number with the digits that a Monte Carlo error leaves."""
+    if not (np.isfinite(value) and 0.0 < mcse < np.inf) or mcse <= MCSE_SHARE * sd:
+        return _four(value)
+    decimals = int(np.floor(-np.log10(2.0 * mcse)))
+    return f"{round(value, decimals):.{max(decimals, 0)}f}"
 
 
 class Evidence(NamedTuple):
@@ -64,7 +90,7 @@ class Posterior:
     Attributes
     ----------
     tree
-        ArviZ DataTree with the groups posterior, sample_stats, log_likelihood, observed_data, prior,
+        ArviZ DataTree with the groups posterior, sample_stats, log_likelihood, log_prior, observed_data, prior,
         prior_predictive and posterior_predictive.
     problem
         The calibration that it answers.
@@ -117,7 +143,10 @@ class Posterior:
         return Evidence(value, float(spread / np.sqrt(len(runs))))
 
     def summary(self, prob: float = 0.95) -> "SummaryTable":
-        """Return a table of mean, sd, equal-tailed interval, R-hat and effective sample sizes.
+        """Return a table of mean, sd, equal-tailed interval, their Monte Carlo error, R-hat and effective sample sizes.
+
+        `mcse` is the largest Monte Carlo standard error of mean and limits, in the quantity's unit. The table prints
+        fewer digits where it exceeds 5 % of the sd; its numbers are not rounded.
 
         Raises
         ------
@@ -128,6 +157,7 @@ class Posterior:
             raise InputError(f"summary: prob is {prob!r}; give a probability between 0 and 1.")
         tail = 0.5 * (1.0 - prob)
         r_hat, bulk, tails = _convergence(self.draws)
+        errors = _monte_carlo_errors(self.draws, prob)
         rows = {}
         for name, values in self.draws.data_vars.items():
             flat = values.values.ravel()
@@ -137,6 +167,7 @@ class Posterior:
                 "sd": float(flat.std(ddof=1)),
                 f"{100 * tail:g}%": float(low),
                 f"{100 * (1 - tail):g}%": float(high),
+                "mcse": errors[str(name)],
                 "r_hat": r_hat[str(name)],
                 "ess_bulk": bulk[str(name)],
                 "ess_tail": tails[str(name)],
@@ -306,6 +337,7 @@ def build_posterior(problem: Calibration, sampler: Sampler, trace: Any, seed: in
         {
             "posterior": posterior.assign_coords(chain=raw.chain, draw=raw.draw),
             "sample_stats": stats,
+            "log_prior": _log_prior(problem, theta, shape).assign_coords(chain=raw.chain, draw=raw.draw),
             "log_likelihood": xr.Dataset({"value": likelihood}).assign_coords(chain=raw.chain, draw=raw.draw),
             "observed_data": xr.Dataset(
                 {"value": xr.DataArray(problem.observations.value, dims="observation", coords=labels)}
@@ -322,20 +354,9 @@ def build_posterior(problem: Calibration, sampler: Sampler, trace: Any, seed: in
     )
     for group in tree.children.values():
         group.attrs |= {"inference_library": "uqms", "interval": "95 % equal-tailed"}
-    r_hat, bulk, tail = _convergence(posterior)
-    ess = {name: min(bulk[name], tail[name]) for name in problem.priors}
-    verdict, share = judge(
-        problem,
-        theta,
-        latents,
-        h,
-        {name: r_hat[name] for name in problem.priors},
-        ess,
-        int(stats["diverging"].sum()) if "diverging" in stats else None,
-        shape,
-        (getattr(sampler, "chains", shape[0]), getattr(sampler, "draws", shape[1])),
-        sampler_checks(stats),
-    )
+    found = trace["starts"].dataset if "starts" in trace else {}
+    starts = {str(name): found[name].values for name in found}
+    verdict, share = judge(problem, _sampled(problem, sampler, posterior, theta, latents, stats, starts))
     tree.attrs |= _provenance(problem, sampler, seed, verdict)
     return Posterior(tree, problem, verdict, share)
 
@@ -376,6 +397,55 @@ def _check_trace(problem: Calibration, sampler: Sampler, trace: Any) -> None:
                 f"{name}.run returned {outside} draws of {key!r} outside of [{low:g}, {high:g}], where "
                 "its prior is zero."
             )
+
+
+def _sampled(
+    problem: Calibration,
+    sampler: Sampler,
+    posterior: xr.Dataset,
+    theta: Mapping[str, Array],
+    latents: Array,
+    stats: xr.Dataset,
+    starts: Mapping[str, Array],
+) -> Sampled:
+    """Collect what the verdict looks at."""
+    shape = (posterior.sizes["chain"], posterior.sizes["draw"])
+    names = list(problem.priors)
+    r_hat, bulk, tail = _convergence(posterior[names])
+    errors = _monte_carlo_errors(posterior[names], 0.95)
+    of_sampler = sampler_checks(stats)
+    return Sampled(
+        theta=theta,
+        h=stats["hyperparameter_draw"].values.ravel(),
+        shape=shape,
+        asked=(getattr(sampler, "chains", shape[0]), getattr(sampler, "draws", shape[1])),
+        r_hat=r_hat,
+        ess={name: min(bulk[name], tail[name]) for name in names},
+        mcse={name: errors[name] / max(float(posterior[name].std(ddof=1)), 1e-300) for name in names},
+        divergences=int(stats["diverging"].sum()) if "diverging" in stats else None,
+        energy=stats["energy"].values if "energy" in stats and shape[1] > 1 else None,
+        deepest=float(stats["maxdepth_reached"].mean()) if "maxdepth_reached" in stats else None,
+        log_likelihood=stats["joint_log_likelihood"].values.ravel(),
+        starts=starts or None,
+        latents=latents,
+        of_sampler=of_sampler,
+        approximate=any(check.name == APPROXIMATION for check in of_sampler),
+    )
+
+
+def _monte_carlo_errors(draws: xr.Dataset, prob: float) -> dict[str, float]:
+    """Return the largest Monte Carlo standard error of mean and limits of every quantity, in its own unit."""
+    import arviz_stats
+
+    tail = 0.5 * (1.0 - prob)
+    found = [arviz_stats.mcse(draws, method="mean")]
+    found += [arviz_stats.mcse(draws, method="quantile", prob=p) for p in (tail, 1.0 - tail)]
+    return {str(name): max(float(one[name]) for one in found) for name in draws.data_vars}
+
+
+def _log_prior(problem: Calibration, theta: Mapping[str, Array], shape: tuple[int, int]) -> xr.Dataset:
+    found = log_priors(problem, theta)
+    return xr.Dataset({name: (("chain", "draw"), values.reshape(shape)) for name, values in found.items()})
 
 
 def _leave_one_out(

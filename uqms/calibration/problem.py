@@ -32,7 +32,6 @@ __all__ = ["Calibration", "Derived"]
 _logger = logging.getLogger(__name__)
 MASS_CUT_LIMIT = 0.01
 CONFLICT_SD = 6.0
-STARTS = 64  # points of which each chain takes one
 SCORE_CHUNK = 2_000_000  # numbers in one cross-covariance block
 
 
@@ -481,12 +480,10 @@ class Calibration:
             raise InputError(f"maximum_a_posteriori: starts is {starts!r}; give a whole number of at least 1.")
         return maximum_a_posteriori(self, int(starts), as_generator(rng))
 
-    def real_line_starts(self, rng: np.random.Generator) -> Array:
-        """Return starting points of the chains on the real line, in the order of `priors`."""
+    def on_the_real_line(self, points: Mapping[str, Array]) -> Array:
+        """Return points of `starting_points` (n, free variables) on the real line, in the order of the PyMC model."""
         from uqms.calibration.bridge import RealLine
-        from uqms.calibration.starts import starting_points
 
-        points = starting_points(self, STARTS, rng)
         columns = [
             RealLine(*self.limits(name), prior.scale).point(points[name], np) for name, prior in self.priors.items()
         ]

@@ -2,222 +2,92 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal, final
+from dataclasses import dataclass, replace
+from typing import final
 
 import numpy as np
 import xarray as xr
 
 from uqms._typing import Array, Ints
 from uqms.calibration import _correlated
+from uqms.calibration.answer import check_answer, check_prior_mass, log_priors, on_model_scale
+from uqms.calibration.checks import Check, Sampled, Status, Verdict
+from uqms.calibration.computation import check_computation, check_modes
 from uqms.calibration.density import covariance_of, noise_sd, prior_scale, slope_of_density
 from uqms.calibration.likelihood import compress
+from uqms.calibration.misfit import check_misfit, check_validation
 from uqms.calibration.problem import Calibration
 
-__all__ = ["Check", "Verdict", "judge", "sampler_checks"]
+__all__ = ["Check", "Sampled", "Verdict", "fisher_information", "judge"]
 
-Status = Literal["pass", "warn", "fail"]
-R_HAT, R_HAT_FAIL = 1.01, 1.05
-APPROXIMATION, K_HAT = "approximation", 0.7
-EVIDENCE_SD = 0.5
-ESS_PER_CHAIN, ESS_FAIL = 100, 25
 SHARE_LIMIT = 0.5
 EDGE, EDGE_MASS = 0.02, 0.01
 AUTOCORRELATION_LEVEL = 0.01
 SHARE_DRAWS, NULL_DRAWS = 200, 2000
+LOCAL_DRAWS = 100
 BLOCK = 4_000_000  # numbers in one array
 
 
-@final
-@dataclass(frozen=True)
-class Check:
-    """One check: its name, status, the figure behind it, what it means and what to do."""
-
-    name: str
-    status: Status
-    value: float
-    message: str
-    remedy: str = ""
-
-    def __str__(self) -> str:
-        text = f"{self.status.upper():<4}  {self.name}: {self.message}"
-        return text if self.status == "pass" else f"{text}\n      → {self.remedy}"
-
-
-@final
-@dataclass(frozen=True)
-class Verdict:
-    """All checks of a posterior; its status is that of the worst."""
-
-    checks: tuple[Check, ...]
-
-    @property
-    def status(self) -> Status:
-        """The worst status: pass, warn or fail."""
-        found = {check.status for check in self.checks}
-        return "fail" if "fail" in found else "warn" if "warn" in found else "pass"
-
-    @property
-    def warnings(self) -> tuple[Check, ...]:
-        """Checks that did not pass."""
-        return tuple(check for check in self.checks if check.status != "pass")
-
-    def __getitem__(self, name: str) -> Check:
-        for check in self.checks:
-            if check.name == name:
-                return check
-        raise KeyError(f"no check {name!r}; there are {[check.name for check in self.checks]}")
-
-    def __str__(self) -> str:
-        head = {
-            "pass": "Verdict: PASS. No check objects to this posterior.",
-            "warn": "Verdict: WARN. Read these before you use the intervals:",
-            "fail": "Verdict: FAIL. These intervals should not be used:",
-        }[self.status]
-        order = sorted(self.checks, key=lambda check: ("fail", "warn", "pass").index(check.status))
-        return "\n".join([head, *(str(check) for check in order)])
-
-
-def judge(
-    problem: Calibration,
-    theta: Mapping[str, Array],
-    latents: Array,
-    h: Ints,
-    r_hat: Mapping[str, float],
-    ess: Mapping[str, float],
-    divergences: int | None,
-    shape: tuple[int, int],
-    asked: tuple[int, int],
-    of_sampler: tuple["Check", ...] = (),
-) -> tuple[Verdict, xr.Dataset]:
+def judge(problem: Calibration, sampled: Sampled) -> tuple[Verdict, xr.Dataset]:
     """Return the verdict and the share of the surrogate's error in every parameter.
 
-    Parameters
-    ----------
-    problem
-        The calibration.
-    theta
-        Draws of everything inferred, each (chains * draws,).
-    latents
-        Draws of the latents (chains * draws, latents).
-    h
-        Hyperparameter draw of each, (chains * draws,).
-    r_hat, ess
-        By parameter: rank-normalised split R-hat, and the smaller of bulk and tail effective sample size.
-    divergences
-        Number of divergent draws; None when the sampler knows none.
-    shape, asked
-        (chains, draws) there are, and that were asked for.
-    of_sampler
-        What is particular to the sampler, from `sampler_checks`.
+    Checks of the computation come first, then those of the model and its surrogate, then those of the answer.
     """
-    approximate = any(check.name == APPROXIMATION for check in of_sampler)
-    convergence = (
-        *of_sampler,
-        _not_judged("R-hat", "an approximation has no chains") if approximate else _check_r_hat(r_hat, shape[0]),
-        _not_judged("ESS", "see the approximation") if approximate else _check_ess(ess, shape[0]),
-        _not_judged("divergences", "the sampler has none")
-        if divergences is None
-        else _check_divergences(divergences, shape[0] * shape[1]),
-        _check_finite(theta, shape, asked),
-    )
-    finite = np.all([np.isfinite(values) for values in theta.values()], axis=0)
-    theta, h, latents = {name: values[finite] for name, values in theta.items()}, h[finite], latents[finite]
+    computation = check_computation(sampled)
+    finite = np.all([np.isfinite(values) for values in sampled.theta.values()], axis=0)
+    whole = bool(finite.all())
+    theta, h = {name: values[finite] for name, values in sampled.theta.items()}, sampled.h[finite]
     if len(h) == 0:
-        return Verdict(convergence), xr.Dataset({name: ((), float("nan")) for name in problem.parameters})
+        return Verdict(computation), xr.Dataset({name: ((), float("nan")) for name in problem.parameters})
+    if not whole:  # what needs chains that are whole is left out
+        sampled = replace(sampled, log_likelihood=None)
+    latents = sampled.latents[finite] if sampled.latents.shape[1] else np.zeros((len(h), 0))
+    sampled = replace(sampled, theta=theta, h=h, latents=latents)
+    picked = np.unique(np.linspace(0, len(h) - 1, min(LOCAL_DRAWS, len(h))).astype(int))
+    some = {name: values[picked] for name, values in theta.items()}
+    information = fisher_information(problem, some, h[picked])
     share = _share(problem, theta, h)
     checks = (
-        *convergence,
+        *computation,
+        _check_modes(problem, sampled),
         _check_share(problem, share),
+        check_validation(problem, theta, share),
         _check_residuals(problem, theta, latents),
+        check_misfit(problem, some, latents[picked], h[picked], information),
         _check_edge(problem, theta),
+        check_prior_mass(problem, theta),
+        *check_answer(problem, sampled, information),
     )
     shares = xr.Dataset({name: ((), float(value)) for name, value in zip(problem.parameters, share, strict=True)})
-    return Verdict(checks), shares
+    return Verdict(tuple(check for check in checks if check is not None)), shares
 
 
-def sampler_checks(stats: xr.Dataset) -> tuple[Check, ...]:
-    """Return the checks of what a sampler says of itself, one number a chain.
+def _check_modes(problem: Calibration, sampled: Sampled) -> Check | None:
+    if sampled.starts is None or sampled.log_likelihood is None:
+        return None
+    starts = sampled.starts
+    latents = starts.get("latents", np.zeros((len(next(iter(starts.values()))), 0)))
+    starts = {name: values for name, values in starts.items() if name != "latents"}
+    density = sampled.log_likelihood + np.sum(list(log_priors(problem, sampled.theta).values()), axis=0)
+    density -= 0.5 * np.sum(sampled.latents**2, axis=1)
+    start_density = problem.log_likelihood(starts, latents) + np.sum(list(log_priors(problem, starts).values()), axis=0)
+    start_density -= 0.5 * np.sum(latents**2, axis=1)
+    draws, points = (np.column_stack(list(on_model_scale(problem, t).values())) for t in (sampled.theta, starts))
+    return check_modes(draws, density, points, np.nan_to_num(start_density, nan=-np.inf))
 
-    Those are `pareto_k`, `log_marginal_likelihood` of independent runs, and `left_correlation` with its
-    `correlation_limit`.
+
+def fisher_information(problem: Calibration, theta: Mapping[str, Array], h: Ints) -> Array:
+    """Return J' C^-1 J of the parameters (s, d, d), each in units of its prior's sd on the surrogate's scale.
+
+    C holds noise, surrogate error and truncation. The prior's own information is the identity in these units.
     """
-    checks = []
-    if "pareto_k" in stats:
-        checks.append(_check_approximation(stats))
-    elif "log_marginal_likelihood" in stats:
-        checks.append(_check_evidence(stats["log_marginal_likelihood"].values))
-    if "left_correlation" in stats and "correlation_limit" in stats:
-        left, limit = (float(stats[name].max()) for name in ("left_correlation", "correlation_limit"))
-        message = f"largest correlation with where the last stage began {left:.2f}, limit {limit:g}"
-        remedy = "Particles have hardly moved, so they tell of fewer draws: SMC(moves=500), or NUTS."
-        checks.append(Check("moves", "pass" if left <= limit else "warn", left, message, remedy))
-    return tuple(checks)
-
-
-def _check_approximation(stats: xr.Dataset) -> Check:
-    k_hat = float(stats["pareto_k"].max())
-    known = {
-        "{:.0f} mode(s)": stats.get("modes"),
-        "{:.0f} effective draws": stats.get("importance_ess"),
-    }
-    more = "".join(", " + text.format(float(value.sum())) for text, value in known.items() if value is not None)
-    trusted = k_hat <= K_HAT
-    message = f"draws of an approximation, resampled by importance weights: k-hat {k_hat:.2f}, limit {K_HAT}{more}"
-    remedy = (
-        "Good for a first look: modes that were not found are missing. Sample with NUTS() or SMC() to rely on it."
-        if trusted
-        else "The approximation does not hold the posterior's tails: sample with NUTS() or SMC()."
-    )
-    return Check(APPROXIMATION, "warn" if trusted else "fail", k_hat, message, remedy)
-
-
-def _check_evidence(runs: Array) -> Check:
-    name = "log evidence of runs"
-    if len(runs) < 2:
-        return Check(name, "pass", float("nan"), "not judged: one run")
-    spread = float(np.std(runs, ddof=1))
-    message = f"standard deviation {spread:.2f} between {len(runs)} runs, limit {EVIDENCE_SD}"
-    remedy = "Runs have found different mass, perhaps different modes: SMC(particles=8000)."
-    return Check(name, "pass" if spread <= EVIDENCE_SD else "warn", spread, message, remedy)
-
-
-def _not_judged(name: str, why: str) -> Check:
-    return Check(name, "pass", float("nan"), f"not judged: {why}")
-
-
-def _check_r_hat(r_hat: Mapping[str, float], chains: int) -> Check:
-    if chains < 2:
-        message, remedy = "one chain, so agreement cannot be judged", "Sample at least 4 chains: NUTS(chains=4)."
-        return Check("R-hat", "warn", float("nan"), message, remedy)
-    name = max(r_hat, key=lambda key: r_hat[key] if np.isfinite(r_hat[key]) else np.inf)
-    worst = r_hat[name]
-    status: Status = "pass" if worst <= R_HAT else "warn" if worst <= R_HAT_FAIL else "fail"
-    message = f"largest {worst:.3f} ({name}), limit {R_HAT}"
-    remedy = "Chains disagree: sample longer (NUTS(tune=2000, draws=2000)), or look for two modes: SMC()."
-    return Check("R-hat", status, float(worst), message, remedy)
-
-
-def _check_ess(ess: Mapping[str, float], chains: int) -> Check:
-    name = min(ess, key=lambda key: ess[key] if np.isfinite(ess[key]) else -np.inf)
-    worst, limit = ess[name], ESS_PER_CHAIN * chains
-    status: Status = "pass" if worst >= limit else "warn" if worst >= ESS_FAIL * chains else "fail"
-    message = f"smallest of bulk and tail {worst:.0f} ({name}), limit {limit}"
-    return Check("ESS", status, float(worst), message, "Too few independent draws: raise NUTS(draws=...).")
-
-
-def _check_divergences(count: int, draws: int) -> Check:
-    status: Status = "pass" if count == 0 else "warn" if count <= 0.01 * draws else "fail"
-    message = f"{count} of {draws} draws"
-    remedy = "Parts of the posterior may be missed: NUTS(target_accept=0.99), or a tighter prior."
-    return Check("divergences", status, float(count), message, remedy)
-
-
-def _check_finite(theta: Mapping[str, Array], shape: tuple[int, int], asked: tuple[int, int]) -> Check:
-    bad = sum(int(np.count_nonzero(~np.isfinite(values))) for values in theta.values())
-    ok = bad == 0 and shape == asked
-    message = f"{shape[0]} chains of {shape[1]} draws, {bad} not finite"
-    return Check("finite draws", "pass" if ok else "fail", float(bad), message, "Sampling broke off: sample again.")
+    found = []
+    for rows in _blocks(problem, len(h)):
+        linear = _linearise(problem, {name: values[rows] for name, values in theta.items()}, h[rows])
+        scaled = linear.jacobian * linear.prior_sd
+        whole = np.concatenate([linear.factor, linear.extra], axis=2)
+        found.append(scaled.transpose(0, 2, 1) @ _solve(whole, scaled))
+    return np.concatenate(found)
 
 
 @final

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
+import xarray as xr
 
 from uqms._typing import Array
 from uqms.calibration.samplers._settings import check_share, check_whole, warn_of_few
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from uqms.calibration.problem import Calibration
 
 __all__ = ["NUTS"]
+
+STARTS = 64  # points of which each chain takes one
 
 
 @final
@@ -79,8 +82,14 @@ class NUTS:
         SamplingError
             When draws are missing or not finite.
         """
-        starts = problem.real_line_starts(np.random.default_rng([seed, 1]))
-        return self.sample_model(problem.model(), seed, starts)
+        from uqms.calibration.starts import starting_points
+
+        points = starting_points(problem, STARTS, np.random.default_rng([seed, 1]))
+        trace = self.sample_model(problem.model(), seed, problem.on_the_real_line(points))
+        trace["starts"] = xr.Dataset(
+            {name: (("start", "latent")[: values.ndim], values) for name, values in points.items()}
+        )
+        return trace
 
     def sample_model(self, model: Any, seed: int, starts: Array | None = None) -> Any:
         """Return nutpie's DataTree for a PyMC model; every draw is there and finite.
