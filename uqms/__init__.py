@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.calibration import NUTS as NUTS
     from uqms.calibration import Calibration as Calibration
     from uqms.calibration import Derived as Derived
+    from uqms.calibration import DirectSimulator as DirectSimulator
     from uqms.calibration import GaussianNoise as GaussianNoise
     from uqms.calibration import Observations as Observations
     from uqms.calibration import Posterior as Posterior
@@ -89,6 +90,7 @@ __all__ = [
     "Curve",
     "Dask",
     "Derived",
+    "DirectSimulator",
     "ExecutableSimulator",
     "FailurePolicy",
     "FunctionSimulator",
@@ -210,6 +212,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "calibration": (
         "Calibration",
         "Derived",
+        "DirectSimulator",
         "GaussianNoise",
         "NUTS",
         "Observations",

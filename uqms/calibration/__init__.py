@@ -3,6 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from uqms.calibration.direct import DirectSimulator
 from uqms.calibration.noise import GaussianNoise
 from uqms.calibration.observations import Observations
 from uqms.calibration.problem import Calibration, Derived
@@ -19,6 +20,7 @@ __all__ = [
     "NUTS",
     "Calibration",
     "Derived",
+    "DirectSimulator",
     "GaussianNoise",
     "Observations",
     "Posterior",

@@ -10,7 +10,7 @@ import pymc as pm
 import pytensor
 import pytensor.tensor as pt
 from pymc.distributions.transforms import Transform
-from pytensor.gradient import disconnected_type
+from pytensor.gradient import disconnected_type, grad_not_implemented
 from pytensor.graph.basic import Apply
 from pytensor.graph.op import Op
 from pytensor.link.numba.dispatch.basic import (
@@ -20,7 +20,8 @@ from pytensor.link.numba.dispatch.basic import (
 )
 
 from uqms._typing import Array, Scale
-from uqms.calibration import _marginal
+from uqms.calibration import _exact, _marginal
+from uqms.calibration.direct import DirectSimulator, has_derivative, is_exact
 from uqms.calibration.likelihood import Cells, NoiseGroups, check_scale
 from uqms.errors import InputError
 from uqms.parameters import (
@@ -212,6 +213,8 @@ class ScoresOp(Op):  # type: ignore[misc]
 
     def pullback(self, inputs: Any, outputs: Any, cotangents: Any) -> Any:
         """Return the reverse derivative."""
+        if not has_derivative(self.surrogate):  # PyMC then chooses a sampler without gradients
+            return [grad_not_implemented(self, 0, inputs[0], "the simulator is a black box without a derivative")]
         bars = [
             out.zeros_like() if isinstance(bar.type, pytensor.gradient.DisconnectedType) else bar
             for out, bar in zip(outputs, cotangents, strict=True)
@@ -403,6 +406,19 @@ def unit_inputs(box: Box, theta: Mapping[str, Any], rows: int | None = None) -> 
     return pt.stack([column * ones for column in columns], axis=1)
 
 
+def exact_scores(surrogate: Surrogate, u: Any) -> Any:
+    """Return the outputs (k, q) of a simulator that is used directly, at inputs (k, d) in the unit cube."""
+    if not isinstance(surrogate, DirectSimulator) or surrogate.backend != "pytensor":
+        return ScoresOp(surrogate)(u)[0][0]
+    columns = []
+    box = surrogate.domain
+    for j, (low, high, scale) in enumerate(zip(box.lower, box.upper, box.scale, strict=True)):
+        a, b = _number(low, scale), _number(high, scale)
+        v = a + (b - a) * u[:, j]
+        columns.append(pt.exp(v) if scale == "log" else pt.sigmoid(v) if scale == "logit" else v)
+    return surrogate.expression(columns)
+
+
 def as_tensor(
     surrogate: Surrogate, theta: Mapping[str, Any], output: str | None = None, coords: Mapping[str, Any] | None = None
 ) -> SurrogateTensor:
@@ -497,6 +513,10 @@ def likelihood(surrogate: Surrogate, cells: Cells, groups: NoiseGroups, u: Any, 
 
         def logp(value: Any, u: Any, sigma: Any, rows: Any) -> Any:
             return MarginalOp()(block, u, sigma, value)[0]
+    elif is_exact(surrogate):
+
+        def logp(value: Any, u: Any, sigma: Any, rows: Any) -> Any:
+            return _exact.expression(cells, exact_scores(surrogate, u), sigma, value)
     else:
         plugged = PluggedMarginalOp(surrogate, cells)
 
@@ -528,9 +548,11 @@ def replicate(surrogate: Surrogate, cells: Cells, u: Array, sigma: Array, rng: n
     sigma = np.broadcast_to(sigma, (*lead, np.shape(sigma)[-1])).reshape(len(u), -1)
     scores = surrogate.scores(u)
     h = rng.choice(len(scores.log_weights), size=len(u), p=np.exp(scores.log_weights))
-    values, vectors = np.linalg.eigh(scores.covariance[h, draws])  # (S, q, K), (S, q, K, K)
-    normal = np.sqrt(np.maximum(values, 0.0)) * rng.standard_normal(values.shape)
-    drawn = scores.mean[h, draws] + np.einsum("sqkl,sql->skq", vectors, normal)
+    drawn = scores.mean[h, draws]
+    if not is_exact(surrogate):
+        values, vectors = np.linalg.eigh(scores.covariance[h, draws])  # (S, q, K), (S, q, K, K)
+        normal = np.sqrt(np.maximum(values, 0.0)) * rng.standard_normal(values.shape)
+        drawn = drawn + np.einsum("sqkl,sql->skq", vectors, normal)
     omega = rng.standard_normal((len(u), cells.experiments, cells.truncation.shape[1]))
     y = cells.offset + np.einsum("snq,nq->sn", drawn[:, cells.experiment], cells.basis)
     y += np.einsum("snt,nt->sn", omega[:, cells.experiment], cells.truncation)

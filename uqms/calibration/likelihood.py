@@ -9,6 +9,7 @@ import numpy as np
 from scipy.stats import studentized_range
 
 from uqms._typing import Array, Ints
+from uqms.calibration.direct import is_exact
 from uqms.calibration.noise import GaussianNoise
 from uqms.calibration.observations import Observations
 from uqms.errors import ConformanceError, DataError, DataWarning, ExtrapolationError, InputError, UnitError
@@ -17,7 +18,16 @@ from uqms.surrogates.gp import GaussianProcessSurrogate
 from uqms.surrogates.protocol import Surrogate
 from uqms.surrogates.transforms import Identity
 
-__all__ = ["Cells", "NoiseGroups", "arrange", "check_conditions", "check_errors_between", "check_scale", "merge_close"]
+__all__ = [
+    "Cells",
+    "NoiseGroups",
+    "arrange",
+    "by_experiment",
+    "check_conditions",
+    "check_errors_between",
+    "check_scale",
+    "merge_close",
+]
 
 NOISE_CHANCE = 1e-3
 CLOSE = 1e-9
@@ -110,6 +120,18 @@ def compress(factor: Array) -> Array:
     left, singular, _ = np.linalg.svd(factor, full_matrices=False)
     keep = singular > 1e-10 * max(float(singular[0]), 1e-300)
     return np.asarray(left[:, keep] * singular[keep])
+
+
+def by_experiment(truncation: Array, experiment: Ints) -> Array:
+    """Return the truncation factor with columns of its own for each experiment, no more than needed."""
+    rows = [np.flatnonzero(experiment == k) for k in np.unique(experiment)]
+    parts = [compress(truncation[r]) for r in rows]
+    out = np.zeros((len(truncation), sum(part.shape[1] for part in parts)))
+    start = 0
+    for r, part in zip(rows, parts, strict=True):
+        out[r, start : start + part.shape[1]] = part
+        start += part.shape[1]
+    return out
 
 
 def arrange(
@@ -277,7 +299,7 @@ def check_errors_between(surrogate: Surrogate, u: Array, used: Ints, asked: str)
     ConformanceError
         With what is missing.
     """
-    if isinstance(surrogate, GaussianProcessSurrogate):
+    if isinstance(surrogate, GaussianProcessSurrogate) or is_exact(surrogate):
         return
     if not surrogate.scores(u[:, :1]).covariance[..., used, :, :].any():
         warnings.warn(

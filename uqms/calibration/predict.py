@@ -21,6 +21,7 @@ import numpy as np
 import xarray as xr
 
 from uqms._typing import Array, Ints
+from uqms.calibration.direct import is_exact
 from uqms.calibration.likelihood import Cells, check_conditions, merge_close
 from uqms.calibration.problem import Calibration
 from uqms.errors import DataError, InputError
@@ -81,7 +82,7 @@ def _joint_moments(problem: Calibration, theta: Mapping[str, Array], h: Ints, ta
     means, covariances = scores.mean[h, draws], scores.covariance[h, draws]
     mean = offset + np.einsum("snq,nq->sn", means[:, index, :], basis)
     joint = np.zeros((len(h), len(index), len(index)))
-    for j in range(basis.shape[1]):
+    for j in range(0 if is_exact(problem.surrogate) else basis.shape[1]):
         joint += covariances[:, j][:, index[:, None], index[None, :]] * (basis[:, j, None] * basis[:, j])
     joint += (index[:, None] == index[None, :]) * (truncation @ truncation.T)
     return mean, joint
@@ -127,6 +128,8 @@ def conditional_moments(
 def draw_jointly(moments: Moments, rng: np.random.Generator) -> Array:
     """Return one joint draw (S, P) a posterior draw."""
     p = moments.mean.shape[1]
+    if not moments.covariance.any():  # of a simulator that is used directly
+        return moments.mean
     # Outputs of very different units stand in one covariance: a jitter is relative to each entry, never to their mean.
     sd = np.sqrt(np.maximum(np.diagonal(moments.covariance, axis1=1, axis2=2), 1e-300))
     covariance = moments.covariance / (sd[:, :, None] * sd[:, None, :])

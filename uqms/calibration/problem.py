@@ -10,12 +10,13 @@ import numpy as np
 import xarray as xr
 
 from uqms._typing import Array, ArrayLike, RandomState, as_generator
-from uqms.calibration import _marginal
+from uqms.calibration import _exact, _marginal
+from uqms.calibration.direct import has_derivative, is_exact
 from uqms.calibration.likelihood import arrange, check_errors_between
 from uqms.calibration.noise import GaussianNoise
 from uqms.calibration.observations import Observations
 from uqms.calibration.samplers import NUTS
-from uqms.errors import ExtrapolationError, InputError, PriorConflictWarning
+from uqms.errors import ConformanceError, ExtrapolationError, InputError, OutputError, PriorConflictWarning
 from uqms.parameters import ParameterSpace, Prior
 from uqms.surrogates.protocol import Surrogate
 
@@ -61,7 +62,7 @@ class Calibration:
     Parameters
     ----------
     surrogate
-        A fitted surrogate.
+        A fitted surrogate; or the simulator itself, `DirectSimulator(...)`, when it is cheap.
     observations
         `Observations`, or a DataArray named like the output.
     noise
@@ -120,7 +121,7 @@ class Calibration:
             raise InputError(f"outside is {outside!r}; give 'error' or 'extrapolate'.")
         self.surrogate = surrogate
         self.space = space if space is not None else _space_of(surrogate)
-        self.outside = outside
+        self.outside = "extrapolate" if is_exact(surrogate) else outside  # the simulator itself has no design box
         self.condition_names = tuple(name for name in surrogate.domain.names if name not in self.space.names)
         if isinstance(observations, xr.DataArray):
             names = tuple(name for name in self.condition_names if name in observations.coords)
@@ -233,6 +234,9 @@ class Calibration:
         Noise sds (s, groups); log w_h + log p(z | theta, h), shape (H, s); C^-1 (cell means - prediction) and the
         diagonal of C^-1, shape (H, s, N), with C the covariance of the cell means.
         """
+        if is_exact(self.surrogate):
+            yield from _exact.terms(self, theta)
+            return
         data, used = self.cells.flat(), self.cells.used
         count = len(next(iter(theta.values())))
         runs = int(getattr(self.surrogate, "runs", 100))
@@ -287,6 +291,12 @@ class Calibration:
         sampler = NUTS() if sampler is None else sampler
         if not isinstance(sampler, NUTS):
             raise InputError(f"sample: sampler is {sampler!r}; give NUTS(...), e.g. NUTS(draws=2000).")
+        if not has_derivative(self.surrogate):
+            raise ConformanceError(
+                "NUTS needs derivatives, which this simulator, a black box, does not have. Sample without gradients: "
+                "problem.sample(uq.SMC()); or write the function in PyTensor or JAX and say DirectSimulator(..., "
+                "backend='pytensor') or backend='jax'; or fit a surrogate, which has derivatives."
+            )
         generator = as_generator(rng)
         seed = int(generator.integers(2**31))
         if self.mass_cut > 0:
@@ -333,6 +343,8 @@ class Calibration:
                 )
 
     def _mass_cut(self) -> float:
+        if is_exact(self.surrogate):
+            return 0.0
         inside = float(self.space.mass_inside(self.surrogate.domain.select(self.parameters)))
         cut = max(0.0, 1.0 - inside)
         if cut > MASS_CUT_LIMIT and self.outside == "error":
@@ -351,12 +363,16 @@ class Calibration:
         theta = self.prior_draws(256, 0)
         u = self.unit_inputs(theta)
         scores = self.surrogate.scores(u)
+        known = np.isfinite(scores.mean).all(axis=(0, 2, 3))  # not where a simulator fails whose failures are allowed
+        if not known.any():
+            raise OutputError("The simulator fails at all of 256 draws of the prior. Check its units and the prior's.")
+        scores = scores._replace(mean=scores.mean[:, known], covariance=scores.covariance[:, known])
         weights = np.exp(scores.log_weights)
         mean = np.tensordot(weights, scores.mean, 1)[:, self.cells.experiment, :]
         predicted = self.cells.offset + np.einsum("snq,nq->sn", mean, self.cells.basis)
         variance = np.einsum("h,hsqkk->skq", weights, scores.covariance)[:, self.cells.experiment, :]
         surrogate = np.einsum("snq,nq->sn", variance, self.cells.basis**2) + np.sum(self.cells.truncation**2, axis=1)
-        sigma = self.noise.values(theta, (256,))[:, self.cells.group]
+        sigma = self.noise.values(theta, (256,))[known][:, self.cells.group]
         total = predicted.var(axis=0) + (surrogate + sigma**2 / self.cells.weight).mean(axis=0)
         off = (self.cells.cell_mean - predicted.mean(axis=0)) / np.sqrt(total)
         worst = int(np.argmax(np.abs(off)))

@@ -9,7 +9,8 @@ import numpy as np
 import xarray as xr
 
 from uqms._typing import Array, Ints
-from uqms.calibration.likelihood import compress
+from uqms.calibration.direct import is_exact
+from uqms.calibration.likelihood import by_experiment
 from uqms.calibration.problem import Calibration
 
 __all__ = ["Check", "Verdict", "judge"]
@@ -194,27 +195,22 @@ def _linearise(problem: Calibration, theta: Mapping[str, Array], h: Ints) -> _Li
         upper, lower = (problem.surrogate.scores(u + sign * shift).mean[h, draws] for sign in (1.0, -1.0))
         slope = (upper - lower) / (2.0 * step)
         jacobian[:, :, i] = np.einsum("snq,nq->sn", slope[:, e, :], cells.basis)
-    values, vectors = np.linalg.eigh(problem.surrogate.scores(u).covariance[h, draws])  # (s, q, K), (s, q, K, K)
-    roots = vectors * np.sqrt(np.maximum(values, 0.0))[..., None, :]
-    scores = roots.transpose(0, 2, 1, 3)[:, e] * cells.basis[:, :, None]  # (s, N, q, K)
-    truncation = _by_experiment(cells.truncation, e)
+    if is_exact(problem.surrogate):
+        scores = np.zeros((*sd.shape, 0))
+    else:
+        values, vectors = np.linalg.eigh(problem.surrogate.scores(u).covariance[h, draws])  # (s, q, K), (s, q, K, K)
+        roots = vectors * np.sqrt(np.maximum(values, 0.0))[..., None, :]
+        scores = roots.transpose(0, 2, 1, 3)[:, e] * cells.basis[:, :, None]  # (s, N, q, K)
+    truncation = by_experiment(cells.truncation, e)
     factor = np.concatenate(
-        [scores.reshape(*sd.shape, -1), np.broadcast_to(truncation, (len(h), *truncation.shape))], axis=2
+        [
+            scores.reshape(*sd.shape, math.prod(scores.shape[2:])),
+            np.broadcast_to(truncation, (len(h), *truncation.shape)),
+        ],
+        axis=2,
     )
     prior = problem.unit_inputs(problem.prior_draws(4000, 0))[:, 0, columns]
     return _Linear(jacobian / sd[:, :, None], factor / sd[:, :, None], prior.std(axis=0))
-
-
-def _by_experiment(truncation: Array, experiment: Ints) -> Array:
-    """Return the truncation factor with columns of its own for each experiment, no more than needed."""
-    rows = [np.flatnonzero(experiment == k) for k in np.unique(experiment)]
-    parts = [compress(truncation[r]) for r in rows]
-    out = np.zeros((len(truncation), sum(part.shape[1] for part in parts)))
-    start = 0
-    for r, part in zip(rows, parts, strict=True):
-        out[r, start : start + part.shape[1]] = part
-        start += part.shape[1]
-    return out
 
 
 def _solve(factor: Array, right: Array) -> Array:
@@ -230,6 +226,8 @@ def _share(problem: Calibration, theta: Mapping[str, Array], h: Ints) -> Array:
     """Return 1 - Var(without the surrogate's error) / Var(with it), for each parameter."""
     picked = np.unique(np.linspace(0, len(h) - 1, min(SHARE_DRAWS, len(h))).astype(int))
     d = len(problem.parameters)
+    if _has_no_error(problem):
+        return np.zeros(d)
     full, without = np.zeros(d), np.zeros(d)
     for rows in _blocks(problem, len(picked)):
         at = picked[rows]
@@ -242,7 +240,13 @@ def _share(problem: Calibration, theta: Mapping[str, Array], h: Ints) -> Array:
     return np.asarray(np.clip(1.0 - without / full, 0.0, 1.0))
 
 
+def _has_no_error(problem: Calibration) -> bool:
+    return is_exact(problem.surrogate) and not problem.cells.truncation.any()
+
+
 def _check_share(problem: Calibration, share: Array) -> Check:
+    if _has_no_error(problem):
+        return Check("surrogate error", "pass", 0.0, "none: the simulator itself was used")
     worst = int(np.argmax(share))
     name = problem.parameters[worst]
     message = f"at most {share[worst]:.0%} of a parameter's variance ({name}), limit {SHARE_LIMIT:.0%}"
@@ -250,6 +254,11 @@ def _check_share(problem: Calibration, share: Array) -> Check:
         "The surrogate, not the measurement, limits the answer: run more points where the posterior is, fit again "
         "and calibrate again."
     )
+    if is_exact(problem.surrogate):
+        remedy = (
+            "Interpolation between the simulator's coordinates, not the measurement, limits the answer: let it return "
+            "the observed coordinates themselves."
+        )
     status: Status = "pass" if share[worst] <= SHARE_LIMIT else "warn"
     return Check("surrogate error", status, float(share[worst]), message, remedy)
 
@@ -294,6 +303,8 @@ def _check_residuals(problem: Calibration, theta: Mapping[str, Array]) -> Check:
     sd = np.sqrt(sigma[0, cells.group] ** 2 / cells.weight)
     found = float(_lag_one(sd * (weights @ alpha[:, 0]), series))
     null = _null_correlations(problem, centre, int(np.argmax(weights)), series)
+    if not np.isfinite([found, *null]).all():
+        return Check(name, "pass", float("nan"), "not judged: the simulator fails at the posterior mean or next to it")
     level = float(np.mean(null >= found))
     ok = level > AUTOCORRELATION_LEVEL
     message = f"lag-1 correlation {found:.2f}, p = {max(level, 1.0 / NULL_DRAWS):.2g} for independent noise"
@@ -319,6 +330,8 @@ def _null_correlations(problem: Calibration, centre: Mapping[str, Array], h: int
 
 
 def _check_edge(problem: Calibration, theta: Mapping[str, Array]) -> Check:
+    if is_exact(problem.surrogate):
+        return Check("edge of the design box", "pass", 0.0, "there is none: the simulator itself was used")
     box = problem.surrogate.domain
     unit = problem.unit_inputs({name: theta[name] for name in problem.parameters})[:, 0, :]
     worst, where = 0.0, ""
