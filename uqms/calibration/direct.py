@@ -273,8 +273,6 @@ class DirectSimulator:
         point = dict(zip(self.space.inputs, row.tolist(), strict=True))
         try:
             got = self.function(**point)
-        except UqmsError:
-            raise
         except Exception as error:
             if self.failures == "impossible":
                 return np.full(self._q, np.nan)
