@@ -11,7 +11,7 @@ import pytensor
 import pytensor.tensor as pt
 import pytest
 import xarray as xr
-from _influenza import BOYS, DAYS, IN_BED, observation, space, sqrt_infected
+from _influenza import BOYS, DAYS, IN_BED, exact, observation, space, sqrt_infected
 from scipy.stats import norm
 
 import uqms as uq
@@ -327,23 +327,22 @@ def outbreak(beta: Any, gamma: Any) -> Any:
     return pt.exp(0.5 * i[STEPS_A_DAY - 1 :: STEPS_A_DAY])
 
 
-def influenza(function: Callable[..., Any], **settings: Any) -> uq.Calibration:
-    simulator = uq.DirectSimulator(
-        function, space=space(), outputs={"sqrt_infected": ("day",)}, coords={"day": DAYS}, **settings
-    )
+def influenza(simulator: uq.DirectSimulator) -> uq.Calibration:
     return uq.Calibration(simulator, observation(np.sqrt(IN_BED)), noise=uq.GaussianNoise(sd=SD))
 
 
 @pytest.fixture(scope="module")
 def posterior() -> uq.Posterior:
-    answer: uq.Posterior = influenza(outbreak, backend="pytensor").sample(uq.NUTS(draws=600, tune=400), rng=1)
+    outputs = {"sqrt_infected": ("day",)}
+    simulator = uq.DirectSimulator(outbreak, space=space(), outputs=outputs, coords={"day": DAYS}, backend="pytensor")
+    answer: uq.Posterior = influenza(simulator).sample(uq.NUTS(draws=600, tune=400), rng=1)
     return answer
 
 
 def test_posterior_is_that_of_quadrature(posterior: uq.Posterior) -> None:
     grid = np.meshgrid(np.linspace(1.45, 2.0, 90), np.linspace(0.33, 0.68, 90), indexing="ij")
     theta = {"beta": grid[0].ravel(), "gamma": grid[1].ravel()}
-    box = influenza(sqrt_infected, vectorized=True)
+    box = influenza(exact())
     log_likelihood = box.log_likelihood(theta)
     some = slice(0, 8100, 37)
     few = {name: values[some] for name, values in theta.items()}
