@@ -115,6 +115,9 @@ def conditional_moments(
         rows = slice(start, min(start + size, len(h)))
         part = {name: values[rows] for name, values in theta.items()}
         mean, joint = _joint_moments(problem, part, h[rows], targets)
+        if not joint.any():  # a simulator that is used directly: the data say nothing of an error that is not there
+            yield rows, Moments(mean[:, n:], joint[:, n:, n:])
+            continue
         sigma = problem.noise.values(part, (len(h[rows]),))[:, cells.group]
         data = joint[:, :n, :n].copy()
         data[:, np.arange(n), np.arange(n)] += sigma**2 / cells.weight

@@ -80,6 +80,8 @@ class Calibration:
     ------
     InputError
         Unknown outputs, missing conditions, a parameter that the surrogate does not have, an output with a transform.
+    OutputError, SimulatorFailed
+        From a simulator that is used directly, with the point at which it fails.
     ConformanceError
         Several experiments, and a surrogate of your own that knows no covariance of its errors between inputs.
     ExtrapolationError
@@ -282,6 +284,8 @@ class Calibration:
         ------
         InputError
             When the sampler is not `NUTS(...)`, or a derived quantity cannot be computed.
+        ConformanceError
+            When the sampler needs derivatives and the simulator is a black box.
         InitError, SamplingInterrupted, SamplingError
             When there is no posterior that could be used.
         """
@@ -291,7 +295,7 @@ class Calibration:
         sampler = NUTS() if sampler is None else sampler
         if not isinstance(sampler, NUTS):
             raise InputError(f"sample: sampler is {sampler!r}; give NUTS(...), e.g. NUTS(draws=2000).")
-        if not has_derivative(self.surrogate):
+        if isinstance(sampler, NUTS) and not has_derivative(self.surrogate):
             raise ConformanceError(
                 "NUTS needs derivatives, which this simulator, a black box, does not have. Sample without gradients: "
                 "problem.sample(uq.SMC()); or write the function in PyTensor or JAX and say DirectSimulator(..., "
