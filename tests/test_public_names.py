@@ -19,6 +19,7 @@ PUBLIC = [
     "Curve",
     "Dask",
     "Derived",
+    "DirectSimulator",
     "ExecutableSimulator",
     "FailurePolicy",
     "FunctionSimulator",

@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.calibration import Calibration as Calibration
     from uqms.calibration import CustomNoise as CustomNoise
     from uqms.calibration import Derived as Derived
+    from uqms.calibration import DirectSimulator as DirectSimulator
     from uqms.calibration import GaussianNoise as GaussianNoise
     from uqms.calibration import GPDiscrepancy as GPDiscrepancy
     from uqms.calibration import Laplace as Laplace
@@ -110,6 +111,7 @@ __all__ = [
     "CustomNoise",
     "Dask",
     "Derived",
+    "DirectSimulator",
     "ExecutableSimulator",
     "FailurePolicy",
     "FunctionSimulator",
@@ -248,6 +250,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "Calibration",
         "CustomNoise",
         "Derived",
+        "DirectSimulator",
         "GPDiscrepancy",
         "GaussianNoise",
         "Laplace",

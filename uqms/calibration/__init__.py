@@ -3,6 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from uqms.calibration.direct import DirectSimulator
 from uqms.calibration.discrepancy import BasisDiscrepancy, GPDiscrepancy, OffsetDiscrepancy, ScaleDiscrepancy
 from uqms.calibration.noise import (
     AutocorrelatedNoise,
@@ -35,6 +36,7 @@ __all__ = [
     "Calibration",
     "CustomNoise",
     "Derived",
+    "DirectSimulator",
     "GPDiscrepancy",
     "GaussianNoise",
     "Laplace",

@@ -10,7 +10,7 @@ import pymc as pm
 import pytensor
 import pytensor.tensor as pt
 from pymc.distributions.transforms import Transform
-from pytensor.gradient import disconnected_type
+from pytensor.gradient import disconnected_type, grad_not_implemented
 from pytensor.graph.basic import Apply
 from pytensor.graph.op import Op
 from pytensor.link.numba.dispatch.basic import (
@@ -20,8 +20,9 @@ from pytensor.link.numba.dispatch.basic import (
 )
 
 from uqms._typing import Array, Scale
-from uqms.calibration import _correlated, _marginal
+from uqms.calibration import _correlated, _exact, _marginal
 from uqms.calibration.density import row_terms, simulate, total
+from uqms.calibration.direct import DirectSimulator, has_derivative, is_exact
 from uqms.calibration.likelihood import Cells, check_scale
 from uqms.errors import InputError
 from uqms.parameters import (
@@ -213,6 +214,8 @@ class ScoresOp(Op):  # type: ignore[misc]
 
     def pullback(self, inputs: Any, outputs: Any, cotangents: Any) -> Any:
         """Return the reverse derivative."""
+        if not has_derivative(self.surrogate):  # PyMC then chooses a sampler without gradients
+            return [grad_not_implemented(self, 0, inputs[0], "the simulator is a black box without a derivative")]
         bars = [
             out.zeros_like() if isinstance(bar.type, pytensor.gradient.DisconnectedType) else bar
             for out, bar in zip(outputs, cotangents, strict=True)
@@ -577,6 +580,19 @@ def unit_inputs(box: Box, theta: Mapping[str, Any], rows: int | None = None) -> 
     return pt.stack([column * ones for column in columns], axis=1)
 
 
+def exact_scores(surrogate: Surrogate, u: Any) -> Any:
+    """Return the outputs (k, q) of a simulator that is used directly, at inputs (k, d) in the unit cube."""
+    if not isinstance(surrogate, DirectSimulator) or surrogate.backend != "pytensor":
+        return ScoresOp(surrogate)(u)[0][0]
+    columns = []
+    box = surrogate.domain
+    for j, (low, high, scale) in enumerate(zip(box.lower, box.upper, box.scale, strict=True)):
+        a, b = _number(low, scale), _number(high, scale)
+        v = a + (b - a) * u[:, j]
+        columns.append(pt.exp(v) if scale == "log" else pt.sigmoid(v) if scale == "logit" else v)
+    return surrogate.expression(columns)
+
+
 def as_tensor(
     surrogate: Surrogate, theta: Mapping[str, Any], output: str | None = None, coords: Mapping[str, Any] | None = None
 ) -> SurrogateTensor:
@@ -696,8 +712,12 @@ def likelihood(problem: Any, u: Any, values: Mapping[str, Any]) -> Any:
         block = pytensor.shared(flat, name="surrogate_and_data")
     if problem.form == "latent":
         return _latent_likelihood(problem, u, phi, block)
-    if block is None:
-        density: Any = PluggedMarginalOp(problem)
+    if is_exact(surrogate) and problem.form == "independent":
+
+        def density(u: Any, phi: Any, z: Any) -> Any:
+            return [_exact.expression(cells, exact_scores(surrogate, u), phi, z)]
+    elif block is None:
+        density = PluggedMarginalOp(problem)
     else:
         operation = MarginalOp() if problem.form == "independent" else CorrelatedOp()
 

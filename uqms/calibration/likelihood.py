@@ -10,6 +10,7 @@ from scipy.stats import studentized_range
 
 from uqms._typing import Array, Ints
 from uqms.calibration import _terms
+from uqms.calibration.direct import is_exact
 from uqms.calibration.discrepancy import NOISE, ORTHOGONAL, Discrepancy, Place, Sites, Term
 from uqms.calibration.noise import AutocorrelatedNoise, GaussianNoise, LogNormalNoise, NoiseModel, Rows, StudentTNoise
 from uqms.calibration.observations import Observations
@@ -19,7 +20,16 @@ from uqms.surrogates.gp import GaussianProcessSurrogate
 from uqms.surrogates.protocol import Surrogate
 from uqms.surrogates.transforms import IDENTITY, Identity, Log, Transform
 
-__all__ = ["Cells", "NoiseGroups", "arrange", "check_conditions", "check_errors_between", "check_scale", "merge_close"]
+__all__ = [
+    "Cells",
+    "NoiseGroups",
+    "arrange",
+    "by_experiment",
+    "check_conditions",
+    "check_errors_between",
+    "check_scale",
+    "merge_close",
+]
 
 NOISE_CHANCE = 1e-3
 CLOSE = 1e-9
@@ -218,7 +228,7 @@ class Cells:
 
 def compress(factor: Array) -> Array:
     """Return E with E E' = factor factor' and no more columns than needed."""
-    if factor.size == 0:
+    if not factor.any():
         return np.zeros((len(factor), 0))
     left, singular, _ = np.linalg.svd(factor, full_matrices=False)
     keep = singular > 1e-10 * max(float(singular[0]), 1e-300)
@@ -231,6 +241,18 @@ def right_factor(factor: Array) -> Array:
         return np.zeros((factor.shape[1], 0))
     _, singular, right = np.linalg.svd(factor, full_matrices=False)
     return np.asarray(right[singular > 1e-10 * max(float(singular[0]), 1e-300)].T)
+
+
+def by_experiment(truncation: Array, experiment: Ints) -> Array:
+    """Return the truncation factor with columns of its own for each experiment, no more than needed."""
+    rows = [np.flatnonzero(experiment == k) for k in np.unique(experiment)]
+    parts = [compress(truncation[r]) for r in rows]
+    out = np.zeros((len(truncation), sum(part.shape[1] for part in parts)))
+    start = 0
+    for r, part in zip(rows, parts, strict=True):
+        out[r, start : start + part.shape[1]] = part
+        start += part.shape[1]
+    return out
 
 
 def arrange(
@@ -449,7 +471,7 @@ def check_errors_between(surrogate: Surrogate, u: Array, used: Ints, asked: str)
     ConformanceError
         With what is missing.
     """
-    if isinstance(surrogate, GaussianProcessSurrogate):
+    if isinstance(surrogate, GaussianProcessSurrogate) or is_exact(surrogate):
         return
     if not surrogate.scores(u[:, :1]).covariance[..., used, :, :].any():
         warnings.warn(

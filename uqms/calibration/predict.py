@@ -23,6 +23,7 @@ import xarray as xr
 from uqms._typing import Array, Ints
 from uqms.calibration import _correlated
 from uqms.calibration._terms import ORTHOGONAL_JITTER
+from uqms.calibration.direct import is_exact
 from uqms.calibration.discrepancy import NOISE, ORTHOGONAL, Place, Sites, term_covariance
 from uqms.calibration.functionals import FunctionalDraws, read_off
 from uqms.calibration.likelihood import Cells, check_conditions, merge_close, right_factor
@@ -131,7 +132,7 @@ def _surrogate_moments(problem: Calibration, joint: _Joint, u: Array, h: Ints) -
     index, basis = joint.index, joint.basis
     mean = joint.offset + np.einsum("snq,nq->sn", means[:, index, :], basis)
     out = np.zeros((len(h), len(index), len(index)))
-    for j in np.flatnonzero(basis.any(axis=0)):
+    for j in () if is_exact(problem.surrogate) else np.flatnonzero(basis.any(axis=0)):
         out += covariances[:, j][:, index[:, None], index[None, :]] * (basis[:, j, None] * basis[:, j])
     out += (index[:, None] == index[None, :]) * (joint.truncation @ joint.truncation.T)
     return mean, out, Scores(means, covariances, scores.log_weights)
@@ -224,6 +225,9 @@ def conditional_moments(
         if any(term.role != NOISE for term in problem.noise.terms):
             slopes = problem.mean_slopes(problem.unit_inputs(part))[h[rows], np.arange(len(phi))]
             extra = _discrepancy_covariance(problem, joint, problem.noise.named(phi), slopes)
+        if not surrogate.any() and not extra.size:  # used directly: the data say nothing of errors that are not there
+            yield rows, Moments((m * mean)[:, n:], surrogate[:, n:, n:])
+            continue
         if problem.form == "latent":
             assert latents is not None
             found = _given_latents(problem, phi, joint, scores, mean, surrogate, m, extra, latents[rows], discrepancy)
@@ -315,6 +319,8 @@ def _inverse(root: Array) -> Array:
 def draw_jointly(moments: Moments, rng: np.random.Generator) -> Array:
     """Return one joint draw (S, P) a posterior draw."""
     p = moments.mean.shape[1]
+    if not moments.covariance.any():  # of a simulator that is used directly
+        return moments.mean
     # Outputs of very different units stand in one covariance: a jitter is relative to each entry, never to their mean.
     sd = np.sqrt(np.maximum(np.diagonal(moments.covariance, axis1=1, axis2=2), 1e-300))
     covariance = moments.covariance / (sd[:, :, None] * sd[:, None, :])

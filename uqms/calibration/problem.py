@@ -12,14 +12,15 @@ import numpy as np
 import xarray as xr
 
 from uqms._typing import Array, ArrayLike, Ints, RandomState, as_generator
-from uqms.calibration import _correlated, _marginal
+from uqms.calibration import _correlated, _exact, _marginal
 from uqms.calibration.density import outputs_of, row_terms, simulate, term_variance, total
+from uqms.calibration.direct import has_derivative, is_exact
 from uqms.calibration.discrepancy import Discrepancy
 from uqms.calibration.likelihood import add_discrepancy, arrange, check_errors_between
 from uqms.calibration.noise import NoiseModel, NumPyFunctions
 from uqms.calibration.observations import Observations
 from uqms.calibration.samplers import NUTS, Sampler
-from uqms.errors import ExtrapolationError, InputError, PriorConflictWarning
+from uqms.errors import ConformanceError, ExtrapolationError, InputError, OutputError, PriorConflictWarning
 from uqms.parameters import ParameterSpace, Prior
 from uqms.surrogates.protocol import Surrogate
 from uqms.surrogates.transforms import Identity
@@ -68,7 +69,7 @@ class Calibration:
     Parameters
     ----------
     surrogate
-        A fitted surrogate.
+        A fitted surrogate; or the simulator itself, `DirectSimulator(...)`, when it is cheap.
     observations
         `Observations`, or a DataArray named like the output.
     noise
@@ -131,7 +132,7 @@ class Calibration:
             raise InputError(f"outside is {outside!r}; give 'error' or 'extrapolate'.")
         self.surrogate = surrogate
         self.space = space if space is not None else _space_of(surrogate)
-        self.outside = outside
+        self.outside = "extrapolate" if is_exact(surrogate) else outside  # the simulator itself has no design box
         self.condition_names = tuple(name for name in surrogate.domain.names if name not in self.space.names)
         if isinstance(observations, xr.DataArray):
             names = tuple(name for name in self.condition_names if name in observations.coords)
@@ -176,7 +177,7 @@ class Calibration:
         """Which of the latents of `_correlated` are drawn: a simulator that is exact has no error."""
         k, q = self.cells.experiments, len(self.cells.used)
         count = int(_correlated.latent_count(self.structure))
-        return np.arange(k * q if getattr(self.surrogate, "exact", False) else 0, count)
+        return np.arange(k * q if is_exact(self.surrogate) else 0, count)
 
     @cached_property
     def structure(self) -> Array:
@@ -284,6 +285,9 @@ class Calibration:
         Hyperparameters (s, P); log w_h + log p(z | theta, h), shape (H, s); C^-1 (cell means - prediction) and the
         diagonal of C^-1, shape (H, s, N), with C the covariance of the cell means; on the scale of `cells.z`.
         """
+        if is_exact(self.surrogate) and self.form == "independent":
+            yield from _exact.terms(self, theta)
+            return
         used = self.cells.used
         for now in self._blocks(theta):
             scores = self.surrogate.scores(self.unit_inputs(now))
@@ -444,6 +448,12 @@ class Calibration:
                 f"sample: sampler is {sampler!r}; give NUTS(...), e.g. NUTS(draws=2000), SMC(...), Metropolis(...), "
                 "Laplace(...), or an object with run(problem, seed)."
             )
+        if isinstance(sampler, NUTS) and not has_derivative(self.surrogate):
+            raise ConformanceError(
+                "NUTS needs derivatives, which this simulator, a black box, does not have. Sample without gradients: "
+                "problem.sample(uq.SMC()); or write the function in PyTensor or JAX and say DirectSimulator(..., "
+                "backend='pytensor') or backend='jax'; or fit a surrogate, which has derivatives."
+            )
         generator = as_generator(rng)
         seed = int(generator.integers(2**31))
         if self.mass_cut > 0:
@@ -501,6 +511,11 @@ class Calibration:
         """Return prior draws (fixed seed: for checks and defaults), and mean and variance (S, N) of the latent output."""
         theta = {name: values for name, values in self.prior_draws(256, 0).items()}
         scores = self.surrogate.scores(self.unit_inputs(theta))
+        known = np.isfinite(scores.mean).all(axis=(0, 2, 3))  # not where a simulator fails whose failures are allowed
+        if not known.any():
+            raise OutputError("The simulator fails at all of 256 draws of the prior. Check its units and the prior's.")
+        scores = scores._replace(mean=scores.mean[:, known], covariance=scores.covariance[:, known])
+        theta = {name: values[known] for name, values in theta.items()}
         weights = np.exp(scores.log_weights)
         mean = np.tensordot(weights, scores.mean, 1)[:, self.cells.experiment, :]
         predicted = self.cells.offset + np.einsum("snq,nq->sn", mean, self.cells.basis)
@@ -543,6 +558,8 @@ class Calibration:
                 )
 
     def _mass_cut(self) -> float:
+        if is_exact(self.surrogate):
+            return 0.0
         inside = float(self.space.mass_inside(self.surrogate.domain.select(self.parameters)))
         cut = max(0.0, 1.0 - inside)
         if cut > MASS_CUT_LIMIT and self.outside == "error":
@@ -560,12 +577,13 @@ class Calibration:
         """Compare each observation with the prior predictive mean and sd (fixed seed: a check, no result)."""
         if self.form == "latent":
             draws = self.cells.linked(self.simulate(self.prior_draws(256, 0), 0))
+            draws = draws[np.isfinite(draws).all(axis=1)]
             size = draws.std(axis=0) + 1e-300
             off = np.zeros(len(self.cells.offset))
             off[self.cells.row_cell] = (self.cells.z - draws.mean(axis=0)) / size
         else:
             theta, predicted, surrogate = self._prior_predicted()
-            sigma = self.noise.values(theta, (256,))[:, self.cells.group]
+            sigma = self.noise.values(theta, (len(predicted),))[:, self.cells.group]
             extra = sum((term_variance(self, term, theta) for term in self.noise.terms), np.zeros(1))
             size = predicted.var(axis=0) + (surrogate + extra + sigma**2 / self.cells.weight).mean(axis=0)
             off = (self.cells.cell_mean - predicted.mean(axis=0)) / np.sqrt(size)

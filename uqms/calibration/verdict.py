@@ -14,7 +14,6 @@ from uqms.calibration.answer import check_answer, check_prior_mass, log_priors, 
 from uqms.calibration.checks import Check, Sampled, Status, Verdict
 from uqms.calibration.computation import check_computation, check_modes
 from uqms.calibration.density import covariance_of, noise_sd, prior_scale, slope_of_density
-from uqms.calibration.likelihood import compress
 from uqms.calibration.misfit import check_misfit, check_validation
 from uqms.calibration.problem import Calibration
 
@@ -132,13 +131,15 @@ def _linearise(problem: Calibration, theta: Mapping[str, Array], h: Ints) -> _Li
         jacobian[:, :, i] = np.einsum("snq,nq->sn", slope[:, e, :], cells.basis)
     scores = problem.surrogate.scores(u)
     mean = cells.offset + np.einsum("snq,nq->sn", scores.mean[h, draws][:, e, :], cells.basis)
-    values, vectors = np.linalg.eigh(scores.covariance[h, draws])  # (s, q, K), (s, q, K, K)
-    roots = vectors * np.sqrt(np.maximum(values, 0.0))[..., None, :]
-    errors = roots.transpose(0, 2, 1, 3)[:, e] * cells.basis[:, :, None]  # (s, N, q, K)
-    truncation = _by_experiment(cells.truncation, e)
-    factor = np.concatenate(
-        [errors.reshape(*mean.shape, -1), np.broadcast_to(truncation, (len(h), *truncation.shape))], axis=2
-    )
+    if is_exact(problem.surrogate):
+        errors = np.zeros((*mean.shape, 0))
+    else:
+        values, vectors = np.linalg.eigh(scores.covariance[h, draws])  # (s, q, K), (s, q, K, K)
+        roots = vectors * np.sqrt(np.maximum(values, 0.0))[..., None, :]
+        errors = roots.transpose(0, 2, 1, 3)[:, e] * cells.basis[:, :, None]  # (s, N, q, K)
+        errors = errors.reshape(*mean.shape, -1)
+    truncation = by_experiment(cells.truncation, e)
+    factor = np.concatenate([errors, np.broadcast_to(truncation, (len(h), *truncation.shape))], axis=2)
     extra, m = np.zeros((*mean.shape, 0)), np.ones_like(mean)
     if problem.noise.terms:
         whole = covariance_of(problem, phi, jacobian)
@@ -154,18 +155,6 @@ def _linearise(problem: Calibration, theta: Mapping[str, Array], h: Ints) -> _Li
     return _Linear(jacobian * size, factor * size, extra / sd[:, :, None], prior.std(axis=0), sd)
 
 
-def _by_experiment(truncation: Array, experiment: Ints) -> Array:
-    """Return the truncation factor with columns of its own for each experiment, no more than needed."""
-    rows = [np.flatnonzero(experiment == k) for k in np.unique(experiment)]
-    parts = [compress(truncation[r]) for r in rows]
-    out = np.zeros((len(truncation), sum(part.shape[1] for part in parts)))
-    start = 0
-    for r, part in zip(rows, parts, strict=True):
-        out[r, start : start + part.shape[1]] = part
-        start += part.shape[1]
-    return out
-
-
 def _solve(factor: Array, right: Array) -> Array:
     """Return (1 + factor factor')^-1 right, through the smaller side."""
     n, r = factor.shape[-2:]
@@ -179,6 +168,8 @@ def _share(problem: Calibration, theta: Mapping[str, Array], h: Ints) -> Array:
     """Return 1 - Var(without the surrogate's error) / Var(with it), for each parameter."""
     picked = np.unique(np.linspace(0, len(h) - 1, min(SHARE_DRAWS, len(h))).astype(int))
     d = len(problem.parameters)
+    if _has_no_error(problem):
+        return np.zeros(d)
     full, without = np.zeros(d), np.zeros(d)
     for rows in _blocks(problem, len(picked)):
         at = picked[rows]
@@ -193,7 +184,13 @@ def _share(problem: Calibration, theta: Mapping[str, Array], h: Ints) -> Array:
     return np.asarray(np.clip(1.0 - without / full, 0.0, 1.0))
 
 
+def _has_no_error(problem: Calibration) -> bool:
+    return is_exact(problem.surrogate) and not problem.cells.truncation.any()
+
+
 def _check_share(problem: Calibration, share: Array) -> Check:
+    if _has_no_error(problem):
+        return Check("surrogate error", "pass", 0.0, "none: the simulator itself was used")
     worst = int(np.argmax(share))
     name = problem.parameters[worst]
     message = f"at most {share[worst]:.0%} of a parameter's variance ({name}), limit {SHARE_LIMIT:.0%}"
@@ -201,6 +198,11 @@ def _check_share(problem: Calibration, share: Array) -> Check:
         "The surrogate, not the measurement, limits the answer: run more points where the posterior is, fit again "
         "and calibrate again."
     )
+    if is_exact(problem.surrogate):
+        remedy = (
+            "Interpolation between the simulator's coordinates, not the measurement, limits the answer: let it return "
+            "the observed coordinates themselves."
+        )
     status: Status = "pass" if share[worst] <= SHARE_LIMIT else "warn"
     return Check("surrogate error", status, float(share[worst]), message, remedy)
 
@@ -242,6 +244,8 @@ def _check_residuals(problem: Calibration, theta: Mapping[str, Array], latents: 
     estimate, h = _estimated_noise(problem, centre, latents)
     found = float(_lag_one(estimate, series))
     null = _null_correlations(problem, centre, h, series)
+    if not np.isfinite([found, *null]).all():
+        return Check(name, "pass", float("nan"), "not judged: the simulator fails at the posterior mean or next to it")
     level = float(np.mean(null >= found))
     ok = level > AUTOCORRELATION_LEVEL
     message = f"lag-1 correlation {found:.2f}, p = {max(level, 1.0 / NULL_DRAWS):.2g} for independent noise"
@@ -289,6 +293,8 @@ def _null_correlations(problem: Calibration, centre: Mapping[str, Array], h: int
 
 
 def _check_edge(problem: Calibration, theta: Mapping[str, Array]) -> Check:
+    if is_exact(problem.surrogate):
+        return Check("edge of the design box", "pass", 0.0, "there is none: the simulator itself was used")
     box = problem.surrogate.domain
     unit = problem.unit_inputs({name: theta[name] for name in problem.parameters})[:, 0, :]
     worst, where = 0.0, ""
