@@ -372,13 +372,9 @@ def _row_labels(problem: Calibration) -> dict[str, Any]:
 def _prior_predictive(
     problem: Calibration, theta: Mapping[str, Array], rng: np.random.Generator, labels: Mapping[str, Any]
 ) -> xr.Dataset:
-    from uqms.calibration.bridge import replicate
-
     count = min(500, PRIOR_DRAWS)
     part = {name: values[:count] for name, values in theta.items()}
-    values = replicate(
-        problem.surrogate, problem.cells, problem.unit_inputs(part), problem.noise.values(part, (count,)), rng
-    )
+    values = problem.simulate(part, rng)
     return xr.Dataset({"value": (("chain", "draw", "observation"), values[None])}).assign_coords(chain=[0], **labels)
 
 

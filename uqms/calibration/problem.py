@@ -1,9 +1,10 @@
 """The calibration problem: a surrogate, observations, noise, and the priors conditioned on the design box."""
 
+import copy
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, final
 
 import numpy as np
@@ -15,6 +16,7 @@ from uqms.calibration.likelihood import arrange, check_errors_between
 from uqms.calibration.noise import GaussianNoise
 from uqms.calibration.observations import Observations
 from uqms.calibration.samplers import NUTS
+from uqms.calibration.simulation import replicate
 from uqms.errors import ExtrapolationError, InputError, PriorConflictWarning
 from uqms.parameters import ParameterSpace, Prior
 from uqms.surrogates.protocol import Surrogate
@@ -257,6 +259,46 @@ class Calibration:
         for name, prior in self.priors.items():
             low, high = (float(prior.cdf(end)) for end in self.limits(name))
             out[name] = np.asarray(prior.quantile(low + (high - low) * generator.random(n)))
+        return out
+
+    def simulate(self, theta: Mapping[str, Array], rng: RandomState) -> Array:
+        """Return new observations of the same layout from the surrogate's law, one table for each parameter value.
+
+        Each has its own draw of the surrogate's error, joint over all inputs, of what a basis leaves out, and of the
+        noise: the law whose density `log_likelihood` is.
+
+        Parameters
+        ----------
+        theta
+            Every inferred quantity, noise included, each of shape (S,).
+        rng
+            Whole number or generator.
+
+        Returns
+        -------
+        numpy.ndarray
+            Shape (S, rows), in the order of the observations.
+        """
+        count = len(next(iter(theta.values())))
+        sigma = self.noise.values(theta, (count,))
+        return replicate(self.surrogate, self.cells, self.unit_inputs(theta), sigma, as_generator(rng))
+
+    def with_values(self, z: Array) -> "Calibration":
+        """Return the same problem with other measured values (rows,); nothing is checked or arranged anew.
+
+        Raises
+        ------
+        DataError
+            When a value is not finite.
+        InputError
+            When there is not one value a row.
+        """
+        z = np.array(z, dtype=np.float64)
+        if z.shape != self.cells.z.shape:
+            raise InputError(f"with_values: got shape {z.shape}; give one value a row, shape {self.cells.z.shape}.")
+        out = copy.copy(self)
+        out.observations = replace(self.observations, value=z)
+        out.cells = replace(self.cells, z=z)
         return out
 
     def sample(self, sampler: NUTS | None = None, *, rng: RandomState | None = None) -> Any:
