@@ -17,7 +17,7 @@ from uqms.calibration.noise import GaussianNoise
 from uqms.calibration.observations import Observations
 from uqms.calibration.samplers import NUTS
 from uqms.calibration.simulation import replicate
-from uqms.errors import ExtrapolationError, InputError, PriorConflictWarning
+from uqms.errors import DataError, ExtrapolationError, InputError, PriorConflictWarning
 from uqms.parameters import ParameterSpace, Prior
 from uqms.surrogates.protocol import Surrogate
 
@@ -296,8 +296,12 @@ class Calibration:
         z = np.array(z, dtype=np.float64)
         if z.shape != self.cells.z.shape:
             raise InputError(f"with_values: got shape {z.shape}; give one value a row, shape {self.cells.z.shape}.")
+        bad = np.flatnonzero(~np.isfinite(z))
+        if len(bad):
+            raise DataError(f"with_values: row {bad[0]} is {z[bad[0]]}; {len(bad)} such rows. Give finite numbers.")
         out = copy.copy(self)
-        out.observations = replace(self.observations, value=z)
+        out.observations = copy.copy(self.observations)
+        object.__setattr__(out.observations, "value", z)  # past the checks of a whole new table, which are slow
         out.cells = replace(self.cells, z=z)
         return out
 
