@@ -22,8 +22,7 @@ from functools import lru_cache
 from typing import final
 
 import numpy as np
-from scipy.special import gammaln
-from scipy.stats import binom
+from scipy.special import bdtr, bdtrc, gammaln
 
 from uqms._typing import Array, Bools, Ints
 from uqms.errors import InputError
@@ -131,8 +130,9 @@ def _band(n: int, points: tuple[float, ...], probability: float) -> RankBand:
 def _tails(n: int, points: Array) -> Array:
     """Return twice the smaller tail chance of every count 0...n at every point, shape (K, n + 1)."""
     counts = np.arange(n + 1)
-    below = binom.cdf(counts, n, points[:, None])
-    above = binom.sf(counts - 1, n, points[:, None])
+    below = bdtr(counts, n, points[:, None])
+    above = np.ones_like(below)  # at least none: certain
+    above[:, 1:] = bdtrc(counts[:-1], n, points[:, None])
     return np.asarray(2.0 * np.minimum(below, above))
 
 

@@ -21,7 +21,7 @@ from typing import final
 
 import numpy as np
 from scipy.linalg import solve_triangular
-from scipy.special import gammaln, logsumexp, ndtr
+from scipy.special import ndtr
 
 from uqms._typing import Array
 from uqms.calibration import Calibration
@@ -92,7 +92,8 @@ class ImportanceSampler:
         """Return `count` draws; with more points, up to three times, when too few of the weights count."""
         for attempt in range(TRIES):
             x, log_weight = self._weighted(problem, 4**attempt, rng)
-            weight = np.exp(log_weight - logsumexp(log_weight))
+            weight = np.exp(log_weight - log_weight.max())
+            weight /= weight.sum()
             ess = 1.0 / float(np.sum(weight**2))
             if ess >= 2 * count:
                 break
@@ -101,7 +102,7 @@ class ImportanceSampler:
         return FewDraws(_theta(problem, picked), ess, doubt)
 
     def _weighted(self, problem: Calibration, more: int, rng: np.random.Generator) -> tuple[Array, Array]:
-        """Return points (n, d) and log weights (n,)."""
+        """Return points (n, d) and log weights (n,), up to a constant."""
         centres = _tempered(problem, self.particles * more, rng)
         p, d = centres.shape
         width = 0.7 * (4.0 / (p * (d + 2.0))) ** (1.0 / (d + 4.0))  # below Silverman's: he smooths over two modes
@@ -109,8 +110,7 @@ class ImportanceSampler:
         n = self.proposals * more
         stretch = np.sqrt(FREEDOM / rng.chisquare(FREEDOM, size=(n, 1)))
         x = centres[np.arange(n) % p] + stretch * rng.standard_normal((n, d)) @ root.T
-        log_prior = -0.5 * np.sum(x**2, axis=1) - 0.5 * d * np.log(2.0 * np.pi)
-        log_target = _log_likelihood(problem, x) + log_prior
+        log_target = _log_likelihood(problem, x) - 0.5 * np.sum(x**2, axis=1)
         return x, log_target - _log_kernels(x, centres, root)
 
 
@@ -120,10 +120,7 @@ def _log_kernels(x: Array, centres: Array, root: Array) -> Array:
     a = solve_triangular(root, x.T, lower=True).T
     b = solve_triangular(root, centres.T, lower=True).T
     squares = np.maximum(np.sum(a**2, axis=1)[:, None] + np.sum(b**2, axis=1) - 2.0 * a @ b.T, 0.0)
-    constant = gammaln(0.5 * (FREEDOM + d)) - gammaln(0.5 * FREEDOM) - 0.5 * d * np.log(FREEDOM * np.pi)
-    constant -= np.log(len(centres)) + np.sum(np.log(np.diag(root)))
-    exponent = -0.5 * (FREEDOM + d)
-    return np.asarray(constant + logsumexp(exponent * np.log1p(squares / FREEDOM), axis=1))
+    return np.asarray(np.log(np.mean((1.0 + squares / FREEDOM) ** (-0.5 * (FREEDOM + d)), axis=1)))
 
 
 def _tempered(problem: Calibration, particles: int, rng: np.random.Generator) -> Array:

@@ -165,11 +165,11 @@ def _how(ranks: Ints, level: int) -> str:
 
     shift, spread = off(grid), off(np.abs(2.0 * grid - 1.0))
     words = {
-        f"posterior too {'narrow' if spread > 0 else 'wide'}": abs(spread),
-        f"posterior too {'low' if shift > 0 else 'high'}": abs(shift),
+        f"too {'narrow' if spread > 0 else 'wide'}": abs(spread),
+        f"too {'low' if shift > 0 else 'high'}": abs(shift),
     }
     named = [text for text, size in sorted(words.items(), key=lambda item: -item[1]) if size > NOTABLE]
-    return " and ".join(named) or "ranks uneven, neither shifted nor too wide or narrow as a whole"
+    return "draws " + " and ".join(named) if named else "ranks uneven, neither shifted nor too wide or narrow as a whole"
 
 
 def simulation_based_calibration(
