@@ -58,6 +58,7 @@ PUBLIC = [
     "as_tensor",
     "compare_surrogates",
     "designs",
+    "diagnostics",
     "ensemble",
     "errors",
     "extend",

@@ -20,6 +20,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test holds the two equal
     from uqms import designs as designs
+    from uqms import diagnostics as diagnostics
     from uqms import ensemble as ensemble
     from uqms import errors as errors
     from uqms import plots as plots
@@ -128,6 +129,7 @@ __all__ = [
     "as_tensor",
     "compare_surrogates",
     "designs",
+    "diagnostics",
     "ensemble",
     "errors",
     "extend",
@@ -219,6 +221,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
 }
 _ROOMS = (
     "designs",
+    "diagnostics",
     "ensemble",
     "errors",
     "plots",

@@ -88,7 +88,9 @@ def test_p_values_are_uniform_or_larger() -> None:
         for _ in range(400)
     ]
     for level in (0.05, 0.2, 0.5):
-        assert np.mean(np.array(p) <= level) == pytest.approx(level, abs=3.5 * np.sqrt(level * (1 - level) / 400) + 0.01)
+        assert np.mean(np.array(p) <= level) == pytest.approx(
+            level, abs=3.5 * np.sqrt(level * (1 - level) / 400) + 0.01
+        )
 
 
 @pytest.mark.parametrize(

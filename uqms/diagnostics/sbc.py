@@ -39,7 +39,7 @@ LOG_LIKELIHOOD, MISFIT = "log_likelihood", "misfit"
 COPIES = 4  # simulated data sets of each draw behind the misfit
 MISSING = -1
 DOUBTFUL = 0.02  # share of the fits
-NOTABLE = 3.0  # standard errors beyond which a mean or spread is named as the way in which ranks fail
+NOTABLE = 2.5  # standard errors beyond which a mean or spread is named as the way in which ranks fail
 R_HAT = 1.01
 INTERVALS = (0.5, 0.9)
 
@@ -169,7 +169,9 @@ def _how(ranks: Ints, level: int) -> str:
         f"too {'low' if shift > 0 else 'high'}": abs(shift),
     }
     named = [text for text, size in sorted(words.items(), key=lambda item: -item[1]) if size > NOTABLE]
-    return "draws " + " and ".join(named) if named else "ranks uneven, neither shifted nor too wide or narrow as a whole"
+    return (
+        "draws " + " and ".join(named) if named else "ranks uneven, neither shifted nor too wide or narrow as a whole"
+    )
 
 
 def simulation_based_calibration(
@@ -240,9 +242,7 @@ def simulation_based_calibration(
         truth = problem.prior_draws(1, generator)
         return truth, problem.with_values(problem.simulate(truth, generator)[0])
 
-    return rank_statistics(
-        draw_problem, n, sampler=sampler, rng=rng, quantities=quantities, draws=draws, alpha=alpha
-    )
+    return rank_statistics(draw_problem, n, sampler=sampler, rng=rng, quantities=quantities, draws=draws, alpha=alpha)
 
 
 def rank_statistics(
@@ -319,7 +319,9 @@ def rank_statistics(
     repeat = np.arange(n)
     return RankStatistics(
         xr.Dataset({name: ("repeat", np.array([row[name] for row in rows])) for name in rows[0]}, {"repeat": repeat}),
-        xr.Dataset({name: ("repeat", np.array([row[name] for row in truths])) for name in truths[0]}, {"repeat": repeat}),
+        xr.Dataset(
+            {name: ("repeat", np.array([row[name] for row in truths])) for name in truths[0]}, {"repeat": repeat}
+        ),
         pd.DataFrame(fits, index=pd.Index(repeat, name="repeat")),
         int(draws),
         float(alpha),

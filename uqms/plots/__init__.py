@@ -10,6 +10,7 @@ from uqms.plots._failures import failures
 from uqms.plots._pairs import pairs
 from uqms.plots._predictive import predictive
 from uqms.plots._prior_posterior import prior_posterior
+from uqms.plots._ranks import ranks
 from uqms.plots._validation import leave_one_out
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "pairs",
     "predictive",
     "prior_posterior",
+    "ranks",
 ]
