@@ -13,8 +13,8 @@ exact band (Säilynoja et al. 2022, doi:10.1007/s11222-022-10090-6) at 0.001 ove
 
 Planted bugs of the likelihood (`uqms.testing.LIKELIHOOD_BUGS`) have to be found in at least 95 % of 20 repeats, seeds
 1 to 20, at 0.01: those that change posteriors much with 200 repeats each, a missing determinant and doubled variances
-with 400; the right likelihood may fail in at most 2 of 20. ``--quick`` makes 100 repeats of each problem and one of each
-bug.
+with 400; the right likelihood may fail in at most 2 of 20. ``--quick`` makes 100 repeats of each problem and one of
+each bug.
 """
 
 import argparse

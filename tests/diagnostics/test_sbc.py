@@ -22,7 +22,7 @@ SUBTLE = ("determinant left out", "surrogate variance doubled")
 
 @pytest.fixture(scope="module")
 def problem() -> uq.Calibration:
-    """Two parameters, two outputs, three conditions, two replicates; the surrogate's sd is that of the noise or more."""
+    """Two parameters, two outputs, three conditions, two replicates; the surrogate's sd is above the noise's."""
     space = uq.ParameterSpace(a=uq.Uniform(0.0, 1.0), b=uq.Uniform(0.0, 1.0), conditions={"x": uq.Condition(0.0, 1.0)})
     design = uq.sobol(space, 10, rng=1)
     a, b, x = (design[name].values for name in ("a", "b", "x"))
@@ -54,7 +54,8 @@ def test_a_right_pipeline_passes(problem: uq.Calibration) -> None:
     found = simulation_based_calibration(problem, 200, rng=1, alpha=0.001)
     assert found.passed, str(found)
     assert found.quantities == ("a", "b", "log_likelihood", "misfit")
-    assert (found.fits["doubt"] == "").all() and found.fits["ess"].min() > 99
+    assert (found.fits["doubt"] == "").all()
+    assert found.fits["ess"].min() > 99
     for name, inside in (("50% covers", 0.5), ("90% covers", 0.9)):
         error = np.sqrt(inside * (1 - inside) / 200)
         assert np.abs(found.table[name] - inside).max() < 3.5 * error
@@ -151,7 +152,8 @@ class Known:
 def test_what_is_wrong_is_said(sampler: Known, how: str) -> None:
     found = simulation_based_calibration(linear(), 200, sampler=sampler, rng=1)
     assert found.table.loc["theta", "how"] == how
-    assert f"theta: {how}" in str(found) and f"theta: {how}" in repr(found)
+    assert f"theta: {how}" in str(found)
+    assert f"theta: {how}" in repr(found)
 
 
 def test_false_alarms_are_as_rare_as_said() -> None:
@@ -166,7 +168,8 @@ def test_the_importance_sampler_gives_the_exact_posterior() -> None:
     problem = linear().with_values(np.linspace(0.0, 3.0, 8))
     mean, sd = exact(problem)
     few = ImportanceSampler(particles=400, proposals=8000).draw(problem, 2000, np.random.default_rng(1))
-    assert few.doubt == "" and few.ess > 4000
+    assert few.doubt == ""
+    assert few.ess > 4000
     error = sd * np.sqrt(1.0 / 2000 + 1.0 / few.ess)
     assert few.theta["theta"].mean() == pytest.approx(mean, abs=4 * error)
     assert few.theta["theta"].std() == pytest.approx(sd, rel=4 * np.sqrt(0.5 / 2000 + 0.5 / few.ess))
@@ -190,7 +193,8 @@ def test_draws_of_nuts_are_thinned_to_nearly_independent_ones() -> None:
     problem = linear().with_values(np.linspace(0.0, 3.0, 8))
     mean, sd = exact(problem)
     few = _few_draws(uq.NUTS(draws=300, tune=300, chains=2), problem, 99, np.random.default_rng(1))
-    assert few.theta["theta"].shape == (99,) and few.ess > 99
+    assert few.theta["theta"].shape == (99,)
+    assert few.ess > 99
     assert abs(few.theta["theta"].mean() - mean) < 4 * sd / np.sqrt(99)
     with pytest.raises(InputError, match="600 draws, 700 are ranked"):
         _few_draws(uq.NUTS(draws=300, tune=300, chains=2), problem, 700, np.random.default_rng(1))
@@ -200,7 +204,8 @@ def test_draws_of_nuts_are_thinned_to_nearly_independent_ones() -> None:
 def test_fits_without_a_posterior_are_counted_and_fail() -> None:
     found = simulation_based_calibration(linear(), 50, sampler=Known(fails_below=-1.0), rng=1)
     missing = found.ranks["theta"].values < 0
-    assert 0 < missing.sum() < 25 and len(found.fits) == 50
+    assert 0 < missing.sum() < 25
+    assert len(found.fits) == 50
     assert (found.fits["doubt"][missing] == "SamplingError: no draws").all()
     assert not found.passed
     assert any(f"{missing.sum()} of 50 fits gave no posterior" in text for text in found.failures)
@@ -208,7 +213,8 @@ def test_fits_without_a_posterior_are_counted_and_fail() -> None:
 
 def test_doubtful_fits_keep_their_ranks_and_fail() -> None:
     found = simulation_based_calibration(linear(), 50, sampler=Known(doubt="3 divergent draws"), rng=1)
-    assert (found.ranks["theta"] >= 0).all() and found.table["passed"].all()
+    assert (found.ranks["theta"] >= 0).all()
+    assert found.table["passed"].all()
     assert found.failures == ("50 of 50 fits are doubtful, e.g. repeat 0: 3 divergent draws",)
 
 
@@ -225,7 +231,7 @@ def test_equal_values_share_their_ranks() -> None:
     assert found.table.loc["constant", "passed"]
 
 
-# ------------------------------------------------------------------------------------------------ a pipeline of one's own
+# ---------------------------------------------------------------------------------------------- a pipeline of one's own
 def function_problem(ell: float) -> Callable[[np.random.Generator], tuple[dict[str, float], uq.Calibration]]:
     """Return what draws a function of a Matérn process, runs five points, and calibrates with length scale `ell`."""
     x = np.linspace(0.0, 1.0, 5)
@@ -277,7 +283,7 @@ def test_what_cannot_be_meant_is_refused() -> None:
         simulation_based_calibration(problem, 10, sampler=Known(), rng=1).counts("k")
 
 
-# -------------------------------------------------------------------------------------------- what it asks of the problem
+# ------------------------------------------------------------------------------------------ what it asks of the problem
 def test_simulated_data_have_the_law_of_the_likelihood(problem: uq.Calibration) -> None:
     theta = {"a": 0.3, "b": 0.6}
     mean, covariance = dense_covariance(problem, theta, NOISES)
@@ -297,7 +303,8 @@ def test_other_values_make_the_problem_that_is_built_with_them() -> None:
     )
     theta = {"theta": np.linspace(-1.0, 1.0, 5)}
     assert new.log_likelihood(theta) == pytest.approx(built.log_likelihood(theta), rel=1e-12)
-    assert (new.observations.value == z).all() and old.cells.z.max() == old.observations.value.max() == 1.0
+    assert (new.observations.value == z).all()
+    assert old.cells.z.max() == old.observations.value.max() == 1.0
     mean, sd = exact(new)
     grid = np.linspace(-6.0, 6.0, 4001)
     density = np.exp(new.log_likelihood({"theta": grid}) + norm.logpdf(grid))

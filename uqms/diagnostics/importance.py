@@ -13,7 +13,8 @@ power       of the likelihood, chosen so that half of the effective sample stays
 kernel      multivariate t around each particle, 7 degrees of freedom              ()
 ==========  =====================================================================  ======
 
-Del Moral, Doucet & Jasra (2006), doi:10.1111/j.1467-9868.2006.00553.x; West (1993), doi:10.1111/j.2517-6161.1993.tb01911.x.
+Del Moral, Doucet & Jasra (2006), doi:10.1111/j.1467-9868.2006.00553.x; West (1993),
+doi:10.1111/j.2517-6161.1993.tb01911.x.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Simulation-based calibration: does the whole pipeline give posteriors that contain the truth as often as they say?
+"""Simulation-based calibration: whether posteriors of a whole pipeline contain the truth as often as they say.
 
 Parameters are drawn from the prior, data from the law that the likelihood claims, and the posterior given these data is
 computed as usual. The rank of the truth among L nearly independent posterior draws is then uniform on 0...L, for every
@@ -122,12 +122,8 @@ class RankStatistics:
     def __str__(self) -> str:
         n, k = len(self.fits), len(self.quantities)
         head = f"Simulation-based calibration, {n} repeats of {self.draws} draws: {'PASS' if self.passed else 'FAIL'}"
-        table = self.table.to_string(
-            formatters={
-                "p_value": "{:.2g}".format,
-                **{column: "{:.1%}".format for column in self.table if column.endswith("covers")},
-            }
-        )
+        formats: dict[str, Any] = {column: "{:.1%}".format for column in self._covers}
+        table = self.table.to_string(formatters={"p_value": "{:.2g}".format, **formats})
         doubtful = int(np.count_nonzero(self.fits["doubt"] != ""))
         foot = f"band of {1 - self.alpha / k:.3%} for each of {k} quantities; {doubtful} doubtful fit(s), none left out"
         return "\n".join([head, table, foot, *(f"FAIL  {text}" for text in self.failures)])
@@ -141,6 +137,13 @@ class RankStatistics:
             raise InputError(f"{quantity!r} was not ranked; there are {list(self.quantities)}.")
         return np.asarray(self.ranks[quantity].values)
 
+    @property
+    def _covers(self) -> dict[str, int]:
+        """Columns of the table about central intervals, and how many ranks lie outside of each on either side."""
+        level = self.draws + 1
+        cuts = [round(0.5 * (1.0 - inside) * level) for inside in INTERVALS]
+        return {f"{1 - 2 * cut / level:.0%} covers": cut for cut in cuts}
+
     def _row(self, quantity: str) -> dict[str, object]:
         ranks = self._ranks(quantity)
         ranks = ranks[ranks >= 0]
@@ -148,9 +151,8 @@ class RankStatistics:
         level = self.draws + 1
         row: dict[str, object] = {"passed": self.band.contains(counts)}
         row["p_value"] = pointwise_level(self.band.n, self.band.points, counts)[1]
-        for inside in INTERVALS:
-            cut = round(0.5 * (1.0 - inside) * level)
-            row[f"{1 - 2 * cut / level:.0%} covers"] = float(np.mean((ranks >= cut) & (ranks < level - cut)))
+        for column, cut in self._covers.items():
+            row[column] = float(np.mean((ranks >= cut) & (ranks < level - cut)))
         row["how"] = "" if row["passed"] else _how(ranks, level)
         return row
 
@@ -186,10 +188,10 @@ def simulation_based_calibration(
 ) -> RankStatistics:
     """Check the posterior of a calibration on n data sets of which the truth is known.
 
-    Use it before you believe intervals, with the layout of your own measurements: it sees mistakes of likelihood, priors
-    and sampler. Data come from the surrogate's own law (parameters from the prior, conditioned on the design box; one
-    joint draw of the surrogate's error over all inputs; truncation; noise), so it does *not* see a surrogate that is
-    wrong about the simulator: `leave_one_out` and `held_out` do. The measured values of `problem` play no role.
+    Use it before you believe intervals, with the layout of your own measurements: it sees mistakes of likelihood,
+    priors and sampler. Data come from the surrogate's own law (parameters from the prior, conditioned on the design
+    box; one joint draw of the surrogate's error over all inputs; truncation; noise), so it does *not* see a surrogate
+    that is wrong about the simulator: `leave_one_out` and `held_out` do. The measured values of `problem` play no role.
 
     Parameters
     ----------
@@ -359,7 +361,7 @@ def _truth(truth: Mapping[str, ArrayLike], problem: Calibration) -> dict[str, Ar
 def _few_draws(sampler: Any, problem: Calibration, count: int, rng: np.random.Generator) -> FewDraws:
     if callable(getattr(sampler, "draw", None)):
         few = sampler.draw(problem, count, rng)
-        if not isinstance(few, FewDraws) or any(np.shape(few.theta.get(name)) != (count,) for name in problem.priors):
+        if not isinstance(few, FewDraws) or any(len(few.theta.get(name, ())) != count for name in problem.priors):
             raise InputError(f"The sampler's draw(...) has to return FewDraws with {count} draws of each parameter.")
         return few
     posterior = problem.sample(sampler, rng=rng)

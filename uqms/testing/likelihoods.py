@@ -75,7 +75,7 @@ def _other_errors(
 
 def _sd_for_variance(covariance: Array) -> Array:
     sd = np.sqrt(np.diagonal(covariance, axis1=-2, axis2=-1))
-    return covariance / np.sqrt(np.maximum(sd[..., :, None] * sd[..., None, :], 1e-300))
+    return np.asarray(covariance / np.sqrt(np.maximum(sd[..., :, None] * sd[..., None, :], 1e-300)))
 
 
 def _doubled(right: LogLikelihood, problem: Calibration, theta: Mapping[str, ArrayLike]) -> Array:
