@@ -81,8 +81,6 @@ class RankStatistics:
     def band(self) -> RankBand:
         """The exact band that counts of ranks leave with a chance of alpha / number of quantities."""
         ranked = int(np.count_nonzero(self._ranks(self.quantities[0]) >= 0))
-        if not ranked:
-            raise SamplingError(f"None of {len(self.fits)} fits gave a posterior; the first: {self.fits['doubt'][0]}.")
         points = np.arange(1, self.draws + 1) / (self.draws + 1.0)
         return rank_band(ranked, points, 1.0 - self.alpha / len(self.quantities))
 
@@ -222,6 +220,10 @@ def simulation_based_calibration(
     ------
     InputError
         Numbers out of range, a quantity whose name is taken, or one that returns the wrong shape.
+    DataError
+        When a quantity is NaN at some draws.
+    SamplingError
+        When no fit at all gave a posterior; single ones that do not are reported in the result.
 
     References
     ----------
@@ -279,7 +281,7 @@ def rank_statistics(
 
     Raises
     ------
-    InputError
+    InputError, DataError, SamplingError
         As for `simulation_based_calibration`; also when truths are not those of the problem's parameters.
 
     References
@@ -316,6 +318,8 @@ def rank_statistics(
             rows.append(_ranked(problem, values, few.theta, own, generator))
             fits.append({"ess": few.ess, "doubt": few.doubt})
         truths.append({name: float(value[0]) for name, value in values.items()})
+    if all(row[LOG_LIKELIHOOD] == MISSING for row in rows):
+        raise SamplingError(f"None of the {n} fits gave a posterior. The first: {fits[0]['doubt']}")
     if any(set(row) != set(rows[0]) for row in rows):
         raise InputError("rank_statistics: draw_problem returned problems with different parameters; give one kind.")
     repeat = np.arange(n)

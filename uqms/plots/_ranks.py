@@ -65,7 +65,7 @@ def ranks(
     >>> surrogate = uq.GaussianProcess().fit(uq.ensemble.build(design, {"y": np.sin(design["k"].values)}))
     >>> problem = uq.Calibration(surrogate, xr.DataArray(0.5, name="y"), noise=uq.GaussianNoise(sd=0.1))
     >>> found = uq.diagnostics.simulation_based_calibration(problem, 20, rng=1)
-    >>> [ax.get_title() for ax in ranks(found).axes]
+    >>> [ax.get_title(loc="left") for ax in ranks(found).axes]
     ['k', 'log_likelihood', 'misfit']
     """
     if not isinstance(statistics, RankStatistics):
