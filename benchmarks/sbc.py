@@ -71,7 +71,7 @@ def curve() -> uq.Calibration:
     time_ = np.linspace(0.0, 2.0, 12)
     height, rate, rest = (design[name].values[:, None] for name in ("height", "rate", "rest"))
     y = xr.DataArray(height * np.exp(-rate * time_) + rest, dims=("run", "t"), coords={"t": time_})
-    settings = uq.GaussianProcess(outputs={"y": uq.Curve(components=3)}, hyperparameters="point")
+    settings = uq.GaussianProcess(outputs={"y": uq.Curve(max_scores=2)}, hyperparameters="point")
     surrogate = settings.fit(uq.ensemble.build(design, {"y": y}))
     data = xr.DataArray(np.exp(-time_[::2]), dims="t", coords={"t": time_[::2]}, name="y")
     return uq.Calibration(surrogate, data, uq.GaussianNoise(sd=uq.HalfNormal(0.05)))
