@@ -15,6 +15,8 @@ from uqms.calibration.checks import Check, Sampled, Status, Verdict
 from uqms.calibration.computation import check_computation, check_modes
 from uqms.calibration.density import covariance_of, noise_sd, prior_scale, slope_of_density
 from uqms.calibration.misfit import check_misfit, check_validation
+from uqms.calibration.direct import is_exact
+from uqms.calibration.likelihood import by_experiment
 from uqms.calibration.problem import Calibration
 
 __all__ = ["Check", "Sampled", "Verdict", "fisher_information", "judge"]
