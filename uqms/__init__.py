@@ -30,7 +30,9 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.calibration import GaussianNoise as GaussianNoise
     from uqms.calibration import Observations as Observations
     from uqms.calibration import Posterior as Posterior
+    from uqms.calibration import another_round as another_round
     from uqms.calibration import as_tensor as as_tensor
+    from uqms.calibration import refine as refine
     from uqms.designs import extend as extend
     from uqms.designs import halton as halton
     from uqms.designs import latin_hypercube as latin_hypercube
@@ -125,6 +127,7 @@ __all__ = [
     "UMBridgeSimulator",
     "Uniform",
     "__version__",
+    "another_round",
     "as_tensor",
     "compare_surrogates",
     "designs",
@@ -140,6 +143,7 @@ __all__ = [
     "leave_one_out",
     "load_surrogate",
     "plots",
+    "refine",
     "run",
     "serve",
     "sobol",
@@ -214,7 +218,9 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "NUTS",
         "Observations",
         "Posterior",
+        "another_round",
         "as_tensor",
+        "refine",
     ),
 }
 _ROOMS = (

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from uqms.calibration.bridge import as_tensor as as_tensor
     from uqms.calibration.posterior import Posterior as Posterior
     from uqms.calibration.predict import PosteriorPrediction as PosteriorPrediction
+    from uqms.calibration.refinement import Round as Round
+    from uqms.calibration.refinement import another_round as another_round
+    from uqms.calibration.refinement import refine as refine
     from uqms.calibration.verdict import Verdict as Verdict
 
 __all__ = [
@@ -23,18 +26,24 @@ __all__ = [
     "Observations",
     "Posterior",
     "PosteriorPrediction",
+    "Round",
     "SurrogateTensor",
     "Verdict",
+    "another_round",
     "as_tensor",
+    "refine",
 ]
 
 # PyMC and ArviZ take seconds to import; they are loaded when a posterior or a tensor is asked for.
 _LAZY = {
     "Posterior": "posterior",
     "PosteriorPrediction": "predict",
+    "Round": "refinement",
     "SurrogateTensor": "bridge",
     "Verdict": "verdict",
+    "another_round": "refinement",
     "as_tensor": "bridge",
+    "refine": "refinement",
 }
 
 

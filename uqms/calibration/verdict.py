@@ -334,7 +334,14 @@ def _check_edge(problem: Calibration, theta: Mapping[str, Array]) -> Check:
         f"The posterior leans on the {where}, beyond which nothing was simulated: widen the prior there if it may be "
         "wider, run a design over it and calibrate again."
     )
-    return Check("edge of the design box", "pass" if worst <= EDGE_MASS else "warn", worst, message, remedy)
+    status: Status = "pass" if worst <= EDGE_MASS else "warn"
+    if status == "warn" and problem.outside == "refined":
+        status = "fail"  # the prior goes on beyond this box: here it is the runs that end, not what is known before
+        remedy = (
+            f"The posterior leans on the {where}, where the box of the refinement cuts it: refine again, "
+            "uq.refine(posterior, n) moves the box, and calibrate again."
+        )
+    return Check("edge of the design box", status, worst, message, remedy)
 
 
 def _prior_ends(problem: Calibration, name: str) -> tuple[bool, bool]:
