@@ -93,9 +93,15 @@ def lotka_volterra(folder: Path, quick: bool) -> list[Aim]:
         previous, posterior = posterior, calibrated(runs, rounds + 1)
         print(posterior.problem.surrogate, json.loads(design.attrs["box"]), sep="\n")
         print(posterior.summary(), posterior.verdict, uq.another_round(posterior, previous), sep="\n", flush=True)
+    verification = uq.verify(posterior, uq.run(simulator, uq.verification_design(posterior, 100, rng=1)))
+    print(verification, verification.k_hat, verification.more_runs, flush=True)
     label = "Lotka-Volterra"
-    out = [aim(f"{label}: runs", runs.sizes["run"], high=1500), aim(f"{label}: rounds", rounds, high=3)]
+    out = [
+        aim(f"{label}: runs, verification included", runs.sizes["run"] + 100, high=1500),
+        aim(f"{label}: rounds", rounds, high=3),
+    ]
     out.append(aim(f"{label}: verdict does not fail", float(posterior.verdict.status != "fail"), 1.0))
+    out.append(aim(f"{label}: verification does not fail", float(verification.verdict.status != "fail"), 1.0))
     out += compared(label, posterior, summary, 0.3, (0.75, 1.3))
     if not quick:
         once = calibrated(uq.run(simulator, uq.sobol(space, runs.sizes["run"], rng=1)), 1)

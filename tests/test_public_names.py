@@ -55,6 +55,7 @@ PUBLIC = [
     "UMBridgeSimulator",
     "Uniform",
     "__version__",
+    "another_round",
     "as_tensor",
     "compare_surrogates",
     "designs",
@@ -70,10 +71,13 @@ PUBLIC = [
     "leave_one_out",
     "load_surrogate",
     "plots",
+    "refine",
     "run",
     "serve",
     "sobol",
     "testing",
+    "verification_design",
+    "verify",
 ]
 
 

@@ -37,6 +37,8 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.designs import halton as halton
     from uqms.designs import latin_hypercube as latin_hypercube
     from uqms.designs import sobol as sobol
+    from uqms.diagnostics import verification_design as verification_design
+    from uqms.diagnostics import verify as verify
     from uqms.parameters import Beta as Beta
     from uqms.parameters import Box as Box
     from uqms.parameters import Condition as Condition
@@ -148,6 +150,8 @@ __all__ = [
     "serve",
     "sobol",
     "testing",
+    "verification_design",
+    "verify",
 ]
 
 # Room -> the names that `uqms` takes from it. A room that is itself public stands in `_ROOMS`.
@@ -221,6 +225,10 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "another_round",
         "as_tensor",
         "refine",
+    ),
+    "diagnostics": (
+        "verification_design",
+        "verify",
     ),
 }
 _ROOMS = (

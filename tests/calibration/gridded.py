@@ -18,8 +18,7 @@ def grid_of(problem: uq.Calibration, size: int) -> dict[str, np.ndarray]:
         low, high = problem.limits(name)
         axes.append(low + (high - low) * middles)
     return {
-        name: axis.ravel()
-        for name, axis in zip(problem.parameters, np.meshgrid(*axes, indexing="ij"), strict=True)
+        name: axis.ravel() for name, axis in zip(problem.parameters, np.meshgrid(*axes, indexing="ij"), strict=True)
     }
 
 

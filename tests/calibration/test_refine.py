@@ -176,7 +176,7 @@ def test_two_rounds_find_a_posterior_that_one_design_of_as_many_runs_does_not() 
 
     def solved(runs: xr.Dataset, outside: str) -> uq.Posterior:
         surrogate = FITTED.fit(uq.ensemble.inside(runs))
-        return sampled(uq.Calibration(surrogate, data, {"y": noise, "z": noise}, outside=outside), 4000, 1, 400)  # type: ignore[arg-type]
+        return sampled(uq.Calibration(surrogate, data, {"y": noise, "z": noise}, outside=outside), 4000, 1)  # type: ignore[arg-type]
 
     runs = simulated(uq.sobol(space, 20, rng=1))
     first = posterior = solved(runs, "error")
@@ -192,7 +192,7 @@ def test_two_rounds_find_a_posterior_that_one_design_of_as_many_runs_does_not() 
     assert len(rounds) <= 4
     assert not uq.another_round(posterior, rounds[-2])
     # the exact posterior by quadrature in the last box, which holds all of it
-    grid = grid_of(posterior.problem, 400)
+    grid = grid_of(posterior.problem, 300)
     values = bend(grid["a"], grid["b"])
     log_density = log_prior(posterior.problem, grid)
     for name, value in exact.items():

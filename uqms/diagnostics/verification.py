@@ -124,8 +124,8 @@ class Verification:
         Of the draws, summing to one: with them they are draws from the posterior of the simulator itself. None with
         fewer than 100 draws, or where k_hat is 0.7 or more.
     more_runs
-        About how many more runs where the posterior is it takes until weights can be used; 0 when they can, None when
-        that is not known.
+        About how many more runs, beyond these, where the posterior is, until weights can be used; 0 when they can, or
+        when a surrogate that is fitted with these runs is enough. None when it is more than 240, or not known.
     surrogate
         The surrogate conditioned on the new runs too, hyperparameters and bases as they were; None where it cannot be.
     failed
@@ -236,7 +236,7 @@ def verify(posterior: Posterior, ensemble: xr.Dataset, *, rng: int = 0) -> Verif
     spread = float(ratio.std(ddof=1)) if len(ratio) > 1 else float("nan")
     k_hat, weights = _weights(ratio)
     refitted = _with_runs(problem.surrogate, runs)
-    more = _more_runs(problem, refitted, theta, len(whole), k_hat, errors.table.loc[outputs], spread, weights)
+    more = _more_runs(problem, refitted, theta, ratio, errors.table.loc[outputs], weights)
     checks = [_check_failed(failed, ensemble)]
     checks += [_check_errors(name, errors, wrong.get(name, ()), spread) for name in outputs]
     checks.append(_check_effect(theta, ratio, spread, exact))
@@ -336,9 +336,9 @@ def _weights(ratio: Array) -> tuple[float, Array | None]:
         return float("-inf"), np.full(len(ratio), 1.0 / len(ratio))
     from arviz_stats.base import array_stats
 
-    log_weights, k_hat = array_stats.psislw(ratio)
-    if not float(k_hat) < K_HAT:
-        return float(k_hat), None
+    log_weights, k_hat = array_stats.psislw(-ratio)  # it takes log-likelihoods, whose inverse the weights are
+    if not float(k_hat) < K_HAT:  # NaN: nearly all weight is that of a few draws, and a tail cannot be fitted
+        return float(k_hat) if np.isfinite(k_hat) else float("inf"), None
     weights = np.exp(log_weights - np.max(log_weights))
     return float(k_hat), np.asarray(weights / weights.sum())
 
@@ -413,6 +413,12 @@ def _check_effect(theta: Mapping[str, Array], ratio: Array, spread: float, exact
         key: float(np.cov(values, ratio)[0, 1] / values.std(ddof=1)) if np.ptp(values) > 0 else 0.0
         for key, values in theta.items()
     }
+    if not spread <= SPREAD:
+        message = (
+            f"log-likelihoods with simulator and surrogate differ by an sd of {spread:.2g} between draws: the posterior "
+            "of the simulator is another one, narrower where the surrogate's error is large in this one"
+        )
+        return Check(name, "pass", spread, message)
     worst = max(shifts, key=lambda key: abs(shifts[key]))
     error = spread / math.sqrt(len(ratio))
     message = (
@@ -432,11 +438,13 @@ def _check_weights(count: int, k_hat: float, weights: Array | None, more: int | 
     if count < LEAST_DRAWS:
         message = f"none from {count} draws, but from {LEAST_DRAWS} on; {more} more"
         return Check("weights", "pass", float("nan"), message)
-    about = f"about {more}" if more is not None else f"more than {MOST_POINTS}"
+    about = f"more than {MOST_POINTS}" if more is None else f"about {more}"
+    told = "Fit again with these runs"
+    told += "" if more == 0 else f" and with {about} more where the posterior is (uq.refine)"
     message = f"none: k-hat {k_hat:.2f}, limit {K_HAT}"
     remedy = (
-        "The posterior with the surrogate is honest only as far as its errors are what it says; that of the simulator "
-        f"is not known yet. Fit with these runs and with {about} more where the posterior is (uq.refine)."
+        "The posterior with the surrogate is honest as far as its errors are what it says; that of the simulator is "
+        f"not known yet. {told}, calibrate, and verify with new draws."
     )
     return Check("weights", "warn", k_hat, message, remedy)
 
@@ -496,48 +504,58 @@ def _more_runs(
     problem: Calibration,
     surrogate: GaussianProcessSurrogate | None,
     theta: Mapping[str, Array],
-    count: int,
-    k_hat: float,
-    rows: pd.DataFrame,
-    spread: float,
+    ratio: Array,
+    judged: pd.DataFrame,
     weights: Array | None,
 ) -> int | None:
     """Return about how many more runs it takes until draws can be reweighted.
 
-    With few draws those that are missing; otherwise so many that the sd of r, which the surrogate's variance given
-    still more runs at posterior draws foretells (variances need no outputs), falls to 1. Errors that were larger than
-    the surrogate says are taken to stay so.
+    With few draws those that are missing; otherwise so many that the sd of r where the simulator's posterior is falls
+    to 1, foretold by the surrogate's variance given these runs and still more of them (variances need no outputs).
+    Errors that were larger than the surrogate says are taken to stay so.
     """
     if weights is not None:
         return 0
-    if count < LEAST_DRAWS:
-        return LEAST_DRAWS - count
-    if surrogate is None or not np.isfinite(spread):
+    if len(ratio) < LEAST_DRAWS:
+        return LEAST_DRAWS - len(ratio)
+    if surrogate is None or not np.isfinite(ratio).all():
         return None
     cells = problem.cells
     most = max(1, MOST_POINTS // cells.experiments)
-    order = np.random.default_rng(0).permutation(count)
-    targets, others = order[: min(TARGETS, count // 4)], order[min(TARGETS, count // 4) :]
-    # Posterior draws that were run are known now; new ones are put between them.
-    at = {name: values[targets] for name, values in theta.items()}
-    u = _between(problem, theta, targets, 1)
-    pool = _between(problem, theta, np.resize(others, most), 2)
-    inflation = float(np.nanmax(np.append(rows["mahalanobis"].to_numpy(dtype=np.float64), 1.0)))
+    rng = np.random.default_rng(0)
+    likely = _tempered(ratio, TARGETS)
+    rows, others = (rng.choice(len(ratio), size=size, p=likely) for size in (TARGETS, most))
+    at = {name: values[rows] for name, values in theta.items()}
+    u, pool = (_beside(problem, theta, picked, likely, rng) for picked in (rows, others))
+    inflation = float(np.nanmax(np.append(judged["mahalanobis"].to_numpy(dtype=np.float64), 1.0)))
     steps = [step for step in (0, 10, 20, 40, 80, 160, 240) if step <= most]
     for step in steps:
         if math.sqrt(inflation * _foretold(problem, surrogate, at, u, pool[:step])) <= SPREAD:
-            return max(step, steps[1]) * cells.experiments
+            return step * cells.experiments
     return None
 
 
-def _between(problem: Calibration, theta: Mapping[str, Array], rows: Ints, seed: int) -> Array:
-    """Return inputs (n, K, d) in the unit cube that lie half way between pairs of draws: near draws, but not on them."""
+def _tempered(ratio: Array, least: int) -> Array:
+    """Return weights exp(p r) of the draws, with the largest power p <= 1 that leaves an effective sample of `least`."""
+    for power in 0.5 ** np.arange(40):
+        weights = np.exp(power * (ratio - ratio.max()))
+        weights /= weights.sum()
+        if 1.0 / np.sum(weights**2) >= least:
+            break
+    return np.asarray(weights)
+
+
+def _beside(
+    problem: Calibration, theta: Mapping[str, Array], rows: Ints, weights: Array, rng: np.random.Generator
+) -> Array:
+    """Return inputs (n, K, d) in the unit cube beside draws, as new draws of the simulator's posterior would lie."""
     u = problem.unit_inputs({name: theta[name] for name in problem.parameters})
-    rng = np.random.default_rng(seed)
     columns = [problem.surrogate.domain.names.index(name) for name in problem.parameters]
-    spread = u[:, 0, columns].std(axis=0)
+    inner = u[:, 0, columns]
+    spread = np.sqrt(weights @ (inner - weights @ inner) ** 2)
     out = u[rows].copy()
-    out[:, :, columns] += 0.5 * spread * rng.standard_normal((len(rows), 1, len(columns)))
+    gap = spread * len(weights) ** (-1.0 / len(columns))  # about that between neighbouring draws
+    out[:, :, columns] += gap * rng.standard_normal((len(rows), 1, len(columns)))
     return out
 
 
