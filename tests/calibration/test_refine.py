@@ -139,7 +139,7 @@ def test_wrong_arguments_and_chains_that_disagree() -> None:
         uq.refine(bad, 10, rng=1)
 
 
-# --------------------------------------------------------------------------------------------------- a refined surrogate
+# ------------------------------------------------------------------------------------------------- a refined surrogate
 def test_a_small_box_is_an_error_unless_it_was_refined() -> None:
     surrogate = line(uq.ParameterSpace(a=uq.Normal(0.5, 1.0), b=uq.Normal(0.5, 1.0)))
     with pytest.raises(ExtrapolationError, match="outside='refined' where uq.refine made the box"):

@@ -1,4 +1,4 @@
-"""Verification on the simulator: rates over functions drawn from the surrogate's own law, weights against quadrature."""
+"""Verification on the simulator: rates over functions drawn from the surrogate's own law, weights by quadrature."""
 
 import numpy as np
 import pytest
@@ -85,7 +85,7 @@ def test_wrong_errors_that_are_nothing_against_the_noise_only_warn() -> None:
     assert "too small against the noise" in str(found)
 
 
-# --------------------------------------------------------------------------------------------------------------- weights
+# -------------------------------------------------------------------------------------------------------------- weights
 @pytest.fixture(scope="module")
 def weighted() -> tuple[uq.Posterior, Verification]:
     """Return a posterior of 1600 draws and its verification; the simulator is `smooth`."""
@@ -149,7 +149,7 @@ def test_a_heavy_tail_of_the_weights_asks_for_more_runs() -> None:
     assert found.weights is not None
 
 
-# ---------------------------------------------------------------------------------------------------- runs and surrogate
+# -------------------------------------------------------------------------------------------------- runs and surrogate
 def test_the_surrogate_is_conditioned_on_the_new_runs() -> None:
     posterior = calibrated(surrogate(), 0.8)
     design = verification_design(posterior, 5, rng=1)
@@ -203,6 +203,34 @@ def test_every_draw_runs_at_every_condition_and_rows_are_the_datas() -> None:
     found = verify(posterior, uq.ensemble.build(design, {"y": y}, states=states))
     assert found.draws.sizes["draw"] == 11
     assert found.errors.observed.sizes["run"] == 23
+
+
+def test_curves_are_compared_where_they_were_observed() -> None:
+    days = np.arange(8.0)
+    design = uq.sobol(uq.ParameterSpace(theta=uq.Uniform(0.0, 1.0)), 8, rng=1)
+
+    def simulated(design: xr.Dataset) -> xr.Dataset:
+        theta = design["theta"].values[:, None]
+        field = theta[:, :, None] * np.array([1.0, 2.0])[:, None] + np.array([0.0, 0.1, 0.2])
+        coords = {"row": [0.0, 1.0], "column": [0.0, 1.0, 2.0]}
+        fields = xr.DataArray(field, dims=("run", "row", "column"), coords=coords)
+        return uq.ensemble.build(design, {"curve": ("day", (1.0 + theta) * days**2, days), "field": fields})
+
+    one = uq.GaussianProcess(hyperparameters="point").fit(simulated(design))
+    # a quadratic is its own cubic spline, so between the days the exact values are known too
+    curve = xr.DataArray([0.4, 8.0], dims="day", coords={"day": [0.5, 2.3]}, name="curve")
+    field = xr.DataArray([[0.6]], dims=("row", "column"), coords={"row": [1.0], "column": [2.0]}, name="field")
+    data = uq.Observations.concat([uq.Observations.from_xarray(curve), uq.Observations.from_xarray(field)])
+    problem = uq.Calibration(one, data, {"curve": uq.GaussianNoise(sd=0.5), "field": uq.GaussianNoise(sd=0.2)})
+    posterior = sampled(problem, 200, 1)
+    points = verification_design(posterior, 10, rng=1)
+    found = verify(posterior, simulated(points))
+    theta = found.draws["theta"].values
+    exact = np.zeros(10)
+    for day, value in ((0.5, 0.4), (2.3, 8.0)):
+        exact += -0.5 * ((value - (1.0 + theta) * day**2) / 0.5) ** 2 - np.log(0.5 * np.sqrt(2.0 * np.pi))
+    exact += -0.5 * ((0.6 - 2.0 * theta - 0.2) / 0.2) ** 2 - np.log(0.2 * np.sqrt(2.0 * np.pi))
+    assert np.allclose(found.draws["log_ratio"], exact - problem.log_likelihood({"theta": theta}), atol=1e-8)
 
 
 def test_runs_that_are_no_posterior_draws_are_refused() -> None:

@@ -350,7 +350,8 @@ class Calibration:
             raise ExtrapolationError(
                 f"{cut:.1%} of the prior's mass lies outside of the design box, most of it along {worst!r} (box "
                 f"[{box.lower[index]:g}, {box.upper[index]:g}], prior {self.space.priors[worst]!r}). Run a design over "
-                "the prior, narrow the prior, or say outside='extrapolate', or outside='refined' where uq.refine made the box."
+                "the prior, narrow the prior, or say outside='extrapolate', or outside='refined' where uq.refine made "
+                "the box."
             )
         return cut
 

@@ -24,7 +24,7 @@ from typing import final
 import numpy as np
 import xarray as xr
 
-from uqms._typing import Array, RandomState, as_generator
+from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.calibration.posterior import Posterior
 from uqms.calibration.problem import Calibration
 from uqms.designs import sobol
@@ -138,7 +138,7 @@ def finite_draws(posterior: Posterior) -> dict[str, Array]:
 
 
 def design_of(
-    problem: Calibration, box: Box, theta: Array, condition: Array, recipe: Mapping[str, object]
+    problem: Calibration, box: Box, theta: Array, condition: Ints, recipe: Mapping[str, object]
 ) -> xr.Dataset:
     """Return the design of parameters (n, d) in their own units, each at one of the observed conditions (n,)."""
     columns = dict(zip(problem.parameters, theta.T, strict=True))
@@ -181,22 +181,15 @@ def _box_around(problem: Calibration, theta: Array, widen: float) -> Box:
     wide = high - low > NARROW
     low[wide], high[wide] = np.minimum(low[wide], 0.0), np.maximum(high[wide], 1.0)
     reach = np.asarray(unit.from_unit(np.stack([low, high])))
-    rows = {}
+    lower, upper, hard = list(old.lower), list(old.upper), list(old.hard)
     for column, name in enumerate(problem.parameters):
         first, last = problem.space.priors[name].support
-        index = old.names.index(name)
-        # To the last digit the former ends, where these are kept.
-        lower = old.lower[index] if low[column] == 0.0 else max(float(reach[0, column]), first)
-        upper = old.upper[index] if high[column] == 1.0 else min(float(reach[1, column]), last)
-        rows[name] = (lower, upper, (lower <= first, upper >= last))
-    lower, upper, hard = (
-        tuple(
-            rows[name][i] if name in rows else (old.lower[at], old.upper[at], old.hard[at])[i]
-            for at, name in enumerate(old.names)
-        )
-        for i in range(3)
-    )
-    return Box(old.names, lower, upper, old.scale, hard)
+        at = old.names.index(name)
+        # Where a former end is kept, it is to the last digit.
+        lower[at] = lower[at] if low[column] == 0.0 else max(float(reach[0, column]), first)
+        upper[at] = upper[at] if high[column] == 1.0 else min(float(reach[1, column]), last)
+        hard[at] = (lower[at] <= first, upper[at] >= last)
+    return Box(old.names, tuple(lower), tuple(upper), old.scale, tuple(hard))
 
 
 def _metric(u: Array) -> Array:
@@ -237,7 +230,7 @@ def _widened(u: Array, widen: float, count: int, rng: np.random.Generator) -> Ar
     return np.vstack(found)[:count]
 
 
-def far_apart(points: Array, known: Array, n: int) -> Array:
+def far_apart(points: Array, known: Array, n: int) -> Ints:
     """Return which n of the points lie far from each other and from the known ones: always the farthest is next."""
     distance = np.full(len(points), np.inf)
     for start in range(0, len(known), 64):
@@ -298,8 +291,8 @@ def another_round(
     previous
         That of the round before, if there was one.
     share
-        Largest share of the surrogate's error in a parameter's variance that is accepted; a quarter makes intervals 15 %
-        wider than those of the simulator itself.
+        Largest share of the surrogate's error in a parameter's variance that is accepted; a quarter makes intervals
+        15 % wider than those of the simulator itself.
     moved
         Largest change of a posterior mean since the round before, in sds, that is accepted.
 

@@ -1,4 +1,4 @@
-"""Verification on the simulator: is the surrogate right where the posterior is, and what would the simulator say?
+"""Verification on the simulator: whether the surrogate is right where the posterior is, and what a simulator says.
 
 ==========  ====================================================================  ===========
 symbol      meaning                                                               shape
@@ -20,7 +20,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import pandas as pd
@@ -29,7 +29,7 @@ from scipy.interpolate import make_interp_spline
 from scipy.spatial import KDTree
 
 from uqms import ensemble as table
-from uqms._typing import Array, Ints, RandomState, as_generator
+from uqms._typing import Array, Bools, Ints, RandomState, as_generator
 from uqms.calibration.posterior import Posterior
 from uqms.calibration.problem import Calibration
 from uqms.calibration.refinement import design_of, finite_draws
@@ -232,7 +232,7 @@ def verify(posterior: Posterior, ensemble: xr.Dataset, *, rng: int = 0) -> Verif
     if not exact:
         ratio = np.full(len(whole), np.nan)
     outputs = [str(name) for name in problem.noise.outputs]
-    wrong = {name: words for name in outputs if (words := _off(errors.table.loc[name]))}
+    wrong = {name: words for name in outputs if (words := _off(_row(errors, name)))}
     spread = float(ratio.std(ddof=1)) if len(ratio) > 1 else float("nan")
     k_hat, weights = _weights(ratio)
     refitted = _with_runs(problem.surrogate, runs)
@@ -263,18 +263,22 @@ def _matched(problem: Calibration, draws: Mapping[str, Array], runs: xr.Dataset)
         raise InputError(f"verify: the runs have no input {lacking}; run uq.verification_design(posterior, n).")
     near = box.select(problem.parameters)
     known = np.asarray(near.to_unit(np.column_stack([draws[name] for name in problem.parameters])))
-    distance, of_draw = KDTree(known).query(near.to_unit(table.input_array(runs, near.names)), p=np.inf)
-    _refuse(distance > SAME, "is no posterior draw")
+    of_draw = _nearest(known, near.to_unit(table.input_array(runs, near.names)), "is no posterior draw")
     if not problem.condition_names:
-        return np.asarray(of_draw), np.zeros(len(of_draw), dtype=np.int64)
+        return of_draw, np.zeros(len(of_draw), dtype=np.int64)
     at = box.select(problem.condition_names)
-    places = KDTree(at.to_unit(problem.cells.conditions))
-    distance, of_condition = places.query(at.to_unit(table.input_array(runs, at.names)), p=np.inf)
-    _refuse(distance > SAME, "is at no observed condition")
-    return np.asarray(of_draw), np.asarray(of_condition)
+    inputs = at.to_unit(table.input_array(runs, at.names))
+    return of_draw, _nearest(at.to_unit(problem.cells.conditions), inputs, "is at no observed condition")
 
 
-def _refuse(bad: Array, what: str) -> None:
+def _nearest(known: Array, points: Array, otherwise: str) -> Ints:
+    """Return which of the known ones each point is."""
+    distance, place = KDTree(known).query(points, p=np.inf)
+    _refuse(np.asarray(distance) > SAME, otherwise)
+    return np.asarray(place, dtype=np.int64)
+
+
+def _refuse(bad: Bools, what: str) -> None:
     if bad.any():
         raise InputError(
             f"verify: {int(bad.sum())} of {len(bad)} runs cannot be used; completed run {int(np.argmax(bad))} {what}. "
@@ -324,7 +328,8 @@ def _at_observed(problem: Calibration, runs: xr.Dataset, place: Ints) -> Array:
                 out[:, rows] = spline(cells.coords[dim][rows])
             else:
                 at = [np.abs(layout.coords[d][:, None] - cells.coords[d][rows]).argmin(axis=0) for d in layout.dims]
-                out[:, rows] = curves[(slice(None), *at)]
+                flat = np.ravel_multi_index(at, layout.shape)
+                out[:, rows] = curves.reshape(len(curves), -1)[:, flat]
     return out
 
 
@@ -360,24 +365,26 @@ def _check_failed(failed: int, ensemble: xr.Dataset) -> Check:
     return Check("runs", "warn" if share <= FAILED else "fail", share, message, remedy)
 
 
-def _off(row: "pd.Series[object]") -> tuple[str, ...]:
+def _row(errors: Validation, name: str) -> dict[str, Any]:
+    return {str(column): errors.table.at[name, column] for column in errors.table.columns}
+
+
+def _off(row: Mapping[str, Any]) -> tuple[str, ...]:
     """Return in words what is worse than a right surrogate shows."""
     words = []
     for level in ("50%", "95%"):
-        low, _ = row[f"range_{level}"]  # type: ignore[misc]
-        if row[f"coverage_{level}"] < low:  # type: ignore[operator]
-            words.append(
-                f"{level} intervals cover {row[f'coverage_{level}']:.0%}, a right surrogate's {low:.0%} or more"
-            )
+        least, covered = row[f"range_{level}"][0], row[f"coverage_{level}"]
+        if covered < least:
+            words.append(f"{level} intervals cover {covered:.0%}, a right surrogate's {least:.0%} or more")
     for column, name in (("mahalanobis", "D²/m is"), ("largest_pivoted", "the largest pivoted error is")):
-        _, high = row[f"range_{column}"]  # type: ignore[misc]
-        if row[column] > high:  # type: ignore[operator]
-            words.append(f"{name} {row[column]:.2f}, a right surrogate's at most {high:.2f}")
+        most = row[f"range_{column}"][1]
+        if row[column] > most:
+            words.append(f"{name} {row[column]:.2f}, a right surrogate's at most {most:.2f}")
     return tuple(words)
 
 
 def _check_errors(name: str, errors: Validation, words: tuple[str, ...], spread: float) -> Check:
-    row = errors.table.loc[name]
+    row = _row(errors, name)
     value = float(row["mahalanobis"])
     if not words:
         low, high = row["range_95%"]
@@ -415,8 +422,8 @@ def _check_effect(theta: Mapping[str, Array], ratio: Array, spread: float, exact
     }
     if not spread <= SPREAD:
         message = (
-            f"log-likelihoods with simulator and surrogate differ by an sd of {spread:.2g} between draws: the posterior "
-            "of the simulator is another one, narrower where the surrogate's error is large in this one"
+            f"log-likelihoods with simulator and surrogate differ by an sd of {spread:.2g} between draws: the "
+            "posterior of the simulator is another one, narrower where the surrogate's error is large in this one"
         )
         return Check(name, "pass", spread, message)
     worst = max(shifts, key=lambda key: abs(shifts[key]))
@@ -461,7 +468,7 @@ def _with_runs(surrogate: object, runs: xr.Dataset) -> GaussianProcessSurrogate 
     if process.noise.any() or surrogate.attrs.get("noise", "none") != "none":
         return None
     u = np.asarray(surrogate.domain.to_unit(table.input_array(runs, surrogate.domain.names)))
-    distance, _ = KDTree(process.x).query(u, p=np.inf)
+    distance = np.asarray(KDTree(process.x).query(u, p=np.inf)[0])
     first = np.unique(np.round(u / SAME), axis=0, return_index=True)[1]
     rows = np.sort(first[distance[first] > SAME])
     full, values = [], []
@@ -472,10 +479,9 @@ def _with_runs(surrogate: object, runs: xr.Dataset) -> GaussianProcessSurrogate 
         values.append(seen - offset)
     scores = np.linalg.lstsq(np.vstack(full), np.hstack(values).T, rcond=None)[0].T
     bases = []
-    for basis, every, value in zip(surrogate.bases, full, values, strict=True):
-        rest = value - scores @ every.T
-        left = rest @ np.linalg.pinv(basis.truncation).T
-        bases.append(replace(basis, left_out=np.vstack([basis.left_out, left])))
+    for one, every, value in zip(surrogate.bases, full, values, strict=True):
+        left = (value - scores @ every.T) @ np.linalg.pinv(one.truncation).T
+        bases.append(replace(one, left_out=np.vstack([one.left_out, left])))
     y = process.y.copy()
     for j in range(process.q):
         y[~process.known(j), j] = np.nan
@@ -536,7 +542,7 @@ def _more_runs(
 
 
 def _tempered(ratio: Array, least: int) -> Array:
-    """Return weights exp(p r) of the draws, with the largest power p <= 1 that leaves an effective sample of `least`."""
+    """Return weights exp(p r) of the draws, with the largest p <= 1 that leaves an effective sample of `least`."""
     for power in 0.5 ** np.arange(40):
         weights = np.exp(power * (ratio - ratio.max()))
         weights /= weights.sum()

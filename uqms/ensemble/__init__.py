@@ -1,8 +1,8 @@
 """The table of runs that passes between the stages: an `xarray.Dataset` with dim ``run``.
 
 `build` makes it from arrays, `from_table` from a pandas table or CSV, `uqms.run` from a simulator; `check` says what is
-wrong with one; `combine` puts several into one; `completed` gives the runs that surrogates are fitted to, `failures` tells of the others; `to_netcdf`
-and `from_netcdf` keep it.
+wrong with one; `combine` puts several into one; `completed` gives the runs that surrogates are fitted to, `failures`
+tells of the others; `to_netcdf` and `from_netcdf` keep it.
 """
 
 from uqms.ensemble.building import build, input_columns
