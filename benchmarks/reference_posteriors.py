@@ -27,7 +27,7 @@ from scipy.integrate import solve_ivp
 
 import uqms as uq
 
-SAMPLER = uq.NUTS(draws=500, tune=500)
+SAMPLER = uq.NUTS()
 
 
 def compared(
@@ -88,7 +88,7 @@ def lotka_volterra(folder: Path, quick: bool) -> list[Aim]:
     print(posterior.summary(), posterior.verdict, uq.another_round(posterior), sep="\n", flush=True)
     while rounds < 3 and uq.another_round(posterior, previous):
         rounds += 1
-        design = uq.refine(posterior, 200, rng=rounds)
+        design = uq.refine(posterior, 300, rng=rounds)
         runs = uq.ensemble.combine(runs, uq.run(simulator, design))
         previous, posterior = posterior, calibrated(runs, rounds + 1)
         print(posterior.problem.surrogate, json.loads(design.attrs["box"]), sep="\n")
