@@ -111,6 +111,9 @@ def test_weights_recover_the_posterior_of_the_simulator(weighted: tuple[uq.Poste
     error = sd * np.sqrt(np.sum(found.weights**2))
     assert abs(row["mean_simulator"] - mean) < 4.0 * error
     assert row["sd_simulator"] == pytest.approx(sd, rel=0.1)
+    effect = found.verdict["effect on the posterior"]
+    assert effect.status == "pass"
+    assert effect.value == pytest.approx((row["mean_simulator"] - row["mean"]) / row["sd"], rel=0.01)
     assert abs(row["sd"] - sd) > 0.1 * sd  # the surrogate's posterior is not the same
 
 
@@ -119,6 +122,17 @@ def test_the_log_ratio_is_that_of_the_two_densities(weighted: tuple[uq.Posterior
     theta = found.draws["theta"].values
     exact = -0.5 * ((0.5 - smooth(theta)) / NOISE_SD) ** 2 - np.log(NOISE_SD * np.sqrt(2.0 * np.pi))
     assert np.allclose(found.draws["log_ratio"], exact - posterior.problem.log_likelihood({"theta": theta}))
+
+
+def test_the_shift_of_a_mean_is_told_from_few_draws_too() -> None:
+    # the simulator is 0.02 above a surrogate that is nearly sure: slope 3.8, noise 0.1, so the mean moves by -0.2 sd
+    one = given_surrogate(np.linspace(0, 1, 12)[:, None], smooth(np.linspace(0, 1, 12)[:, None]), ell=0.7)
+    posterior = calibrated(one, 0.5)
+    design = verification_design(posterior, 90, rng=1)
+    found = verify(posterior, uq.ensemble.build(design, {"y": smooth(design["theta"].values) + 0.02}))
+    effect = found.verdict["effect on the posterior"]
+    assert effect.value == pytest.approx(-0.2, abs=4.0 * 0.2 * np.sqrt(2.0 / 90))
+    assert found.verdict["errors of y"].status == "fail"
 
 
 def test_few_draws_are_not_reweighted() -> None:
@@ -141,6 +155,7 @@ def test_a_heavy_tail_of_the_weights_asks_for_more_runs() -> None:
     assert found.weights is None
     assert found.more_runs == 0  # a hundred runs of one parameter are enough for a surrogate, not for weights
     assert found.verdict["weights"].status == "warn"
+    assert found.verdict["effect on the posterior"].status == "warn"
     # with the new runs the surrogate is so good that its own posterior can be reweighted
     assert found.surrogate is not None
     again = calibrated(found.surrogate, 0.8, sd=0.01)

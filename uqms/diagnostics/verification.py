@@ -239,7 +239,7 @@ def verify(posterior: Posterior, ensemble: xr.Dataset, *, rng: int = 0) -> Verif
     more = _more_runs(problem, refitted, theta, ratio, errors.table.loc[outputs], weights)
     checks = [_check_failed(failed, ensemble)]
     checks += [_check_errors(name, errors, wrong.get(name, ()), spread) for name in outputs]
-    checks.append(_check_effect(theta, ratio, spread, exact))
+    checks.append(_check_effect(theta, ratio, spread, weights, exact))
     checks.append(_check_weights(len(whole), k_hat, weights, more, exact))
     data = {name: ("draw", values) for name, values in theta.items()}
     return Verification(
@@ -408,7 +408,7 @@ def _check_errors(name: str, errors: Validation, words: tuple[str, ...], spread:
     return Check(f"errors of {name}", "fail", value, message, remedy)
 
 
-def _check_effect(theta: Mapping[str, Array], ratio: Array, spread: float, exact: bool) -> Check:
+def _check_effect(theta: Mapping[str, Array], ratio: Array, spread: float, weights: Array | None, exact: bool) -> Check:
     name = "effect on the posterior"
     if not exact:
         return Check(name, "pass", float("nan"), "not judged: the simulator is stochastic, so that runs have its noise")
@@ -416,23 +416,23 @@ def _check_effect(theta: Mapping[str, Array], ratio: Array, spread: float, exact
         return Check(
             name, "warn", float("nan"), f"not judged: {len(ratio)} draws ran at all conditions", "Run more draws."
         )
-    shifts = {
-        key: float(np.cov(values, ratio)[0, 1] / values.std(ddof=1)) if np.ptp(values) > 0 else 0.0
-        for key, values in theta.items()
-    }
-    if not spread <= SPREAD:
-        message = (
-            f"log-likelihoods with simulator and surrogate differ by an sd of {spread:.2g} between draws: the "
-            "posterior of the simulator is another one, narrower where the surrogate's error is large in this one"
-        )
-        return Check(name, "pass", spread, message)
-    worst = max(shifts, key=lambda key: abs(shifts[key]))
-    error = spread / math.sqrt(len(ratio))
-    message = (
-        f"log-likelihoods with simulator and surrogate differ by an sd of {spread:.2g} between draws; the mean of "
-        f"{worst} moves by about {shifts[worst]:+.2f} ± {error:.2f} sd"
-    )
-    return Check(name, "pass", shifts[worst], message)
+    difference = f"log-likelihoods with simulator and surrogate differ by an sd of {spread:.2g} between draws"
+    if weights is None and not spread <= SPREAD:
+        message = f"{difference}: the posterior of the simulator is another one, narrower where the surrogate's error is large"
+        remedy = "The surrogate, not the measurement, limits the answer: fit with these runs and more (uq.refine)."
+        return Check(name, "warn", spread, message, remedy)
+    shifts = {key: _shift(values, ratio, weights) for key, values in theta.items()}
+    worst = max(shifts, key=lambda key: abs(shifts[key][0]))
+    shift, error = shifts[worst]
+    message = f"{difference}; the mean of {worst} moves by about {shift:+.2f} ± {error:.2f} sd"
+    return Check(name, "pass", shift, message)
+
+
+def _shift(values: Array, ratio: Array, weights: Array | None) -> tuple[float, float]:
+    """Return by how many sds the mean moves, and the standard error of that: by weights, or to first order in r."""
+    z = (values - values.mean()) / (float(values.std(ddof=1)) or 1.0)
+    terms = z * (len(z) * weights - 1.0 if weights is not None else ratio - ratio.mean())
+    return float(terms.mean()), float(terms.std(ddof=1)) / math.sqrt(len(terms))
 
 
 def _check_weights(count: int, k_hat: float, weights: Array | None, more: int | None, exact: bool) -> Check:
