@@ -100,10 +100,11 @@ def refine(posterior: Posterior, n: int, *, widen: float = 1.5, rng: RandomState
         )
     if not np.isfinite(widen) or widen < 1.0:
         raise InputError(f"refine: widen is {widen!r}; give a number of at least 1, such as 1.5.")
-    if posterior.verdict["R-hat"].status == "fail":
+    apart = [check for check in posterior.verdict.checks if check.name == "R-hat" and check.status == "fail"]
+    if apart:
         warnings.warn(
-            f"refine: the chains do not agree ({posterior.verdict['R-hat'].message}), so the points and the new box "
-            "may miss a part of the posterior. Sample longer first, or look at the next round with care.",
+            f"refine: the chains do not agree ({apart[0].message}), so the points and the new box may miss a part of "
+            "the posterior. Sample longer first, or look at the next round with care.",
             ConvergenceWarning,
             stacklevel=2,
         )

@@ -418,7 +418,7 @@ def _check_effect(theta: Mapping[str, Array], ratio: Array, spread: float, weigh
         )
     difference = f"log-likelihoods with simulator and surrogate differ by an sd of {spread:.2g} between draws"
     if weights is None and not spread <= SPREAD:
-        message = f"{difference}: the posterior of the simulator is another one, narrower where the surrogate's error is large"
+        message = f"{difference}: the posterior of the simulator is another one than this, and probably narrower"
         remedy = "The surrogate, not the measurement, limits the answer: fit with these runs and more (uq.refine)."
         return Check(name, "warn", spread, message, remedy)
     shifts = {key: _shift(values, ratio, weights) for key, values in theta.items()}
