@@ -390,7 +390,7 @@ def _check_errors(name: str, errors: Validation, words: tuple[str, ...], spread:
         low, high = row["range_95%"]
         d_low, d_high = row["range_mahalanobis"]
         message = (
-            f"no larger than the surrogate says: D²/m {value:.2f} (right: {d_low:.2f} to {d_high:.2f}), 95 % intervals cover "
+            f"no larger than is said: D²/m {value:.2f} (right: {d_low:.2f} to {d_high:.2f}), 95 % intervals cover "
             f"{row['coverage_95%']:.0%} (right: {low:.0%} to {high:.0%})"
         )
         return Check(f"errors of {name}", "pass", value, message)
