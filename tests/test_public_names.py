@@ -60,6 +60,7 @@ PUBLIC = [
     "UMBridgeSimulator",
     "Uniform",
     "__version__",
+    "another_round",
     "as_tensor",
     "compare_models",
     "compare_surrogates",
@@ -77,10 +78,13 @@ PUBLIC = [
     "leave_one_out",
     "load_surrogate",
     "plots",
+    "refine",
     "run",
     "serve",
     "sobol",
     "testing",
+    "verification_design",
+    "verify",
 ]
 
 

@@ -47,12 +47,16 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.calibration import Sampler as Sampler
     from uqms.calibration import ScaleDiscrepancy as ScaleDiscrepancy
     from uqms.calibration import StudentTNoise as StudentTNoise
+    from uqms.calibration import another_round as another_round
     from uqms.calibration import as_tensor as as_tensor
     from uqms.calibration import compare_models as compare_models
+    from uqms.calibration import refine as refine
     from uqms.designs import extend as extend
     from uqms.designs import halton as halton
     from uqms.designs import latin_hypercube as latin_hypercube
     from uqms.designs import sobol as sobol
+    from uqms.diagnostics import verification_design as verification_design
+    from uqms.diagnostics import verify as verify
     from uqms.parameters import Beta as Beta
     from uqms.parameters import Box as Box
     from uqms.parameters import Condition as Condition
@@ -159,6 +163,7 @@ __all__ = [
     "UMBridgeSimulator",
     "Uniform",
     "__version__",
+    "another_round",
     "as_tensor",
     "compare_models",
     "compare_surrogates",
@@ -176,10 +181,13 @@ __all__ = [
     "leave_one_out",
     "load_surrogate",
     "plots",
+    "refine",
     "run",
     "serve",
     "sobol",
     "testing",
+    "verification_design",
+    "verify",
 ]
 
 # Room -> the names that `uqms` takes from it. A room that is itself public stands in `_ROOMS`.
@@ -266,8 +274,14 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "Sampler",
         "ScaleDiscrepancy",
         "StudentTNoise",
+        "another_round",
         "as_tensor",
         "compare_models",
+        "refine",
+    ),
+    "diagnostics": (
+        "verification_design",
+        "verify",
     ),
 }
 _ROOMS = (

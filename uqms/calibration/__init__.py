@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from uqms.calibration.mode import Mode as Mode
     from uqms.calibration.posterior import Posterior as Posterior
     from uqms.calibration.predict import PosteriorPrediction as PosteriorPrediction
+    from uqms.calibration.refinement import Round as Round
+    from uqms.calibration.refinement import another_round as another_round
+    from uqms.calibration.refinement import refine as refine
     from uqms.calibration.verdict import Verdict as Verdict
 
 __all__ = [
@@ -51,14 +54,17 @@ __all__ = [
     "PoissonNoise",
     "Posterior",
     "PosteriorPrediction",
+    "Round",
     "SMC",
     "Sampler",
     "ScaleDiscrepancy",
     "StudentTNoise",
     "SurrogateTensor",
     "Verdict",
+    "another_round",
     "as_tensor",
     "compare_models",
+    "refine",
 ]
 
 # PyMC and ArviZ take seconds to import; they are loaded when a posterior or a tensor is asked for.
@@ -66,10 +72,13 @@ _LAZY = {
     "Mode": "mode",
     "Posterior": "posterior",
     "PosteriorPrediction": "predict",
+    "Round": "refinement",
     "SurrogateTensor": "bridge",
     "Verdict": "verdict",
+    "another_round": "refinement",
     "as_tensor": "bridge",
     "compare_models": "compare",
+    "refine": "refinement",
 }
 
 

@@ -1,6 +1,7 @@
 """The calibration problem: a surrogate, observations, noise, and the priors conditioned on the design box."""
 
 import copy
+import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -83,7 +84,9 @@ class Calibration:
     outside
         What to do when more than 1 % of the prior's mass lies outside of the design box: "error" (default), or
         "extrapolate" to use the whole prior, where the surrogate knows little and chains may wander off. With "error"
-        the prior is conditioned on the box; `mass_cut` says how much that cuts.
+        the prior is conditioned on the box; `mass_cut` says how much that cuts. "refined" is for a surrogate of runs
+        that `refine` proposed: its box was put around an earlier posterior, so that the prior's mass outside of it
+        carries no likelihood; the verdict fails when the posterior comes near an end of it.
 
     Raises
     ------
@@ -126,10 +129,15 @@ class Calibration:
         discrepancy: Discrepancy | Sequence[Discrepancy] | Mapping[str, Any] | None = None,
         space: ParameterSpace | None = None,
         derived: Mapping[str, Derived | Callable[[Mapping[str, Any]], Any]] | None = None,
-        outside: Literal["error", "extrapolate"] = "error",
+        outside: Literal["error", "extrapolate", "refined"] = "error",
     ) -> None:
-        if outside not in ("error", "extrapolate"):
-            raise InputError(f"outside is {outside!r}; give 'error' or 'extrapolate'.")
+        if outside not in ("error", "extrapolate", "refined"):
+            raise InputError(f"outside is {outside!r}; give 'error', 'extrapolate' or 'refined'.")
+        if outside == "refined" and not _is_refined(surrogate):
+            raise InputError(
+                "outside='refined' is for a surrogate whose newest runs were proposed by uq.refine(posterior, n): only "
+                "then an earlier posterior tells that nothing is lost outside of the box. Leave it out, or refine."
+            )
         self.surrogate = surrogate
         self.space = space if space is not None else _space_of(surrogate)
         self.outside = "extrapolate" if is_exact(surrogate) else outside  # the simulator itself has no design box
@@ -569,7 +577,8 @@ class Calibration:
             raise ExtrapolationError(
                 f"{cut:.1%} of the prior's mass lies outside of the design box, most of it along {worst!r} (box "
                 f"[{box.lower[index]:g}, {box.upper[index]:g}], prior {self.space.priors[worst]!r}). Run a design over "
-                "the prior, narrow the prior, or say outside='extrapolate'."
+                "the prior, narrow the prior, or say outside='extrapolate', or outside='refined' where uq.refine made "
+                "the box."
             )
         return cut
 
@@ -606,6 +615,15 @@ def _space_of(surrogate: Surrogate) -> ParameterSpace:
     if text is None:
         raise InputError("The surrogate does not know its priors; give Calibration(..., space=ParameterSpace(...)).")
     return ParameterSpace.from_json(text)
+
+
+def _is_refined(surrogate: Surrogate) -> bool:
+    """Tell whether the surrogate's box was put around an earlier posterior."""
+    text = getattr(surrogate, "attrs", {}).get("design")
+    design = None if text is None else json.loads(text)
+    if isinstance(design, dict) and design.get("method") == "verification":
+        design = design.get("of")  # runs that verified a refined posterior lie in its box
+    return isinstance(design, dict) and design.get("method") == "refine"
 
 
 def _derived(

@@ -14,9 +14,9 @@ from uqms.calibration.answer import check_answer, check_prior_mass, log_priors, 
 from uqms.calibration.checks import Check, Sampled, Status, Verdict
 from uqms.calibration.computation import check_computation, check_modes
 from uqms.calibration.density import covariance_of, noise_sd, prior_scale, slope_of_density
-from uqms.calibration.misfit import check_misfit, check_validation
 from uqms.calibration.direct import is_exact
 from uqms.calibration.likelihood import by_experiment
+from uqms.calibration.misfit import check_misfit, check_validation
 from uqms.calibration.problem import Calibration
 
 __all__ = ["Check", "Sampled", "Verdict", "fisher_information", "judge"]
@@ -312,7 +312,14 @@ def _check_edge(problem: Calibration, theta: Mapping[str, Array]) -> Check:
         f"The posterior leans on the {where}, beyond which nothing was simulated: widen the prior there if it may be "
         "wider, run a design over it and calibrate again."
     )
-    return Check("edge of the design box", "pass" if worst <= EDGE_MASS else "warn", worst, message, remedy)
+    status: Status = "pass" if worst <= EDGE_MASS else "warn"
+    if status == "warn" and problem.outside == "refined":
+        status = "fail"  # the prior goes on beyond this box: here it is the runs that end, not what is known before
+        remedy = (
+            f"The posterior leans on the {where}, where the box of the refinement cuts it: refine again, "
+            "uq.refine(posterior, n) moves the box, and calibrate again."
+        )
+    return Check("edge of the design box", status, worst, message, remedy)
 
 
 def _prior_ends(problem: Calibration, name: str) -> tuple[bool, bool]:
