@@ -25,7 +25,7 @@ __all__ = ["draw_rows", "outputs_of", "row_terms", "simulate", "term_variance", 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def outputs_of(data: Array, means: Array, covariances: Array, phi: Array, J: Array, eta: Array) -> Array:
-    """Return latent outputs (H, S, N) for scores (H, S, K, q), (H, S, q, K, K), phi (S, P), J (H, S, N, o), eta (S, L)."""
+    """Return latent outputs (H, S, N) for scores (H, S, K, q) and (H, S, q, K, K), phi, J (H, S, N, o), eta (S, L)."""
     draws, count = means.shape[:2]
     y = np.empty((draws, count, int(data[2])))
     for h in range(draws):
@@ -37,8 +37,8 @@ def outputs_of(data: Array, means: Array, covariances: Array, phi: Array, J: Arr
 def row_terms(cells: Cells, noise: NoiseGroups, y: Any, phi: Any, z: Any, xp: Any) -> list[tuple[Ints, Any]]:
     """Return, by group, which rows it has and log p(z | y): (..., R) by row, or (...) when rows depend on each other.
 
-    `y` are the latent outputs (..., N) of the cells, `phi` the hyperparameters (..., P), `z` the measured values (R,) on
-    the scale of the links. In the data's own units.
+    `y` are the latent outputs (..., N) of the cells, `phi` the hyperparameters (..., P), `z` the measured values (R,)
+    on the scale of the links. In the data's own units.
     """
     found = []
     for g, model in enumerate(noise.models):
@@ -73,7 +73,7 @@ def _response(transform: Any, latent: Any, xp: Any) -> Any:
 
 
 def draw_rows(cells: Cells, noise: NoiseGroups, y: Array, phi: Array, rng: np.random.Generator) -> Array:
-    """Return new measurements (S, R), own units, for latent outputs y (S, N) with everything but noise of the models."""
+    """Return new measurements (S, R), own units, for latent outputs y (S, N) that hold all but the models' noise."""
     out = np.empty((len(y), len(cells.z)))
     for g, model in enumerate(noise.models):
         at = np.flatnonzero(cells.row_group == g)
@@ -105,10 +105,10 @@ def term_variance(problem: "Calibration", term: Term, theta: Mapping[str, Array]
 
 
 def covariance_of(problem: "Calibration", phi: Array, slopes: Array) -> Array:
-    """Return the covariance (S, N, N) of the cells that noise terms and discrepancy add; `slopes` as in `mean_slopes`."""
+    """Return the covariance (S, N, N) that noise terms and discrepancy add to the cells; `slopes` as `mean_slopes`."""
     needed = int(problem.structure[6])
     slopes = np.ascontiguousarray(slopes[..., :needed])
-    return _all_terms(problem.structure, np.ascontiguousarray(phi), slopes)
+    return np.asarray(_all_terms(problem.structure, np.ascontiguousarray(phi), slopes))
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]

@@ -1,7 +1,7 @@
 """Discrepancy: what the simulator misses even at its best parameters, as a part of the likelihood.
 
-Measured is z = y + delta + noise. The discrepancy delta is one unknown function: all replicates of an experiment share it,
-however many there are, and so may experiments under different conditions. Without it a wrong simulator gives narrow
+Measured is z = y + delta + noise. The discrepancy delta is one unknown function: all replicates of an experiment share
+it, however many there are, and so may experiments under different conditions. Without it a wrong simulator gives narrow
 intervals around wrong parameters; with it parameters may become hard to tell from delta, which the prior on its scale
 decides. Kennedy & O'Hagan (2001), doi:10.1111/1467-9868.00294; Brynjarsdottir & O'Hagan (2014),
 doi:10.1088/0266-5611/30/11/114007.
@@ -38,7 +38,7 @@ NOISE, PLAIN, ORTHOGONAL = 0, 1, 2
 
 
 class Sites(NamedTuple):
-    """Where an output is: coordinates and conditions by name, which experiment's input, which row of the table; each (P,).
+    """Where an output is: coordinates and conditions by name, which experiment, which row of the table; each (P,).
 
     The rows are those of the observations where each cell is one, -1 elsewhere.
     """

@@ -93,7 +93,7 @@ def area(curves: xr.DataArray, dim: str) -> xr.DataArray:
     3.5
     """
     values, t = _along(curves, dim)
-    return _labelled(curves, dim, np.trapezoid(values, t, axis=-1))
+    return _labelled(curves, dim, np.asarray(np.trapezoid(values, t, axis=-1)))
 
 
 def half_life(curves: xr.DataArray, dim: str, points: int = 4) -> xr.DataArray:

@@ -41,8 +41,8 @@ NEAR = 1e-6  # of the unit cube
 class NoiseGroups:
     """What is added to the surrogate's output: noise, one model an output, and discrepancy.
 
-    All their hyperparameters stand in one vector phi: first a noise sd for each output (1 where the model has none), then
-    the others.
+    All their hyperparameters stand in one vector phi: first a noise sd for each output (1 where the model has none),
+    then the others.
 
     Attributes
     ----------
@@ -329,7 +329,7 @@ def _scales(surrogate: Surrogate, output: str, model: NoiseModel) -> tuple[Trans
         return IDENTITY, transform
     if not isinstance(transform, Log):
         raise InputError(
-            f"LogNormalNoise of {output!r}: its surrogate is not one of the logarithm, so the output may become negative. "
+            f"LogNormalNoise of {output!r}: its surrogate is not one of the logarithm, so the output may be negative. "
             f"Fit it with GaussianProcess(outputs={{{output!r}: Curve(transform=Log())}}), or Scalar for a number."
         )
     return transform, IDENTITY
@@ -585,7 +585,7 @@ def _autocorrelation(model: AutocorrelatedNoise, output: str, suffix: str, obser
         raise InputError(f"AutocorrelatedNoise of {output!r}: along={along!r}, but it has the coordinates {dims}.")
     table = observations.table
     labels = table.drop(columns=["value", "sd", along, "censored", "trials"], errors="ignore")
-    series = labels.fillna(0.0).groupby(list(labels.columns), sort=False).ngroup().to_numpy(dtype=np.int64)
+    series = labels.fillna(0.0).groupby(list(labels.columns), sort=False).ngroup().to_numpy().astype(np.int64)
     points = observations.coords[along][:, None]
 
     def place(at: Sites) -> Place:

@@ -238,8 +238,8 @@ class LogNormalNoise:
         wrong = np.flatnonzero(rows.z <= 0.0)
         if len(wrong):
             raise InputError(
-                f"LogNormalNoise: {output!r} was measured as {rows.z[wrong[0]]:g}, which has no logarithm. Values below "
-                "a detection limit are censored: Observations.from_table(..., censored=...)."
+                f"LogNormalNoise: {output!r} was measured as {rows.z[wrong[0]]:g}, which has no logarithm. Values "
+                "below a detection limit are censored: Observations.from_table(..., censored=...)."
             )
 
     def log_density(self, y: Any, rows: Rows, parameters: Mapping[str, Any], xp: Any) -> Any:
@@ -271,7 +271,7 @@ class AutocorrelatedNoise:
     length
         Along the coordinate: a number or a prior, in its unit.
     white
-        Standard deviation of independent noise beside it, a number or a prior; that of the instrument's last digit, say.
+        Standard deviation of independent noise beside it, a number or a prior; of the instrument's last digit, say.
     along
         The coordinate; may be left out when the output has one.
 
@@ -510,7 +510,8 @@ class BinomialNoise:
         wrong = np.flatnonzero(rows.z > trials)
         if len(wrong):
             raise InputError(
-                f"BinomialNoise: {output!r} was measured as {rows.z[wrong[0]]:g} of {trials[wrong[0]]:g} trials. Correct one."
+                f"BinomialNoise: {output!r} was measured as {rows.z[wrong[0]]:g} of {trials[wrong[0]]:g} trials. Correct "
+                "one of the two."
             )
 
     def log_density(self, y: Any, rows: Rows, parameters: Mapping[str, Any], xp: Any) -> Any:

@@ -290,8 +290,8 @@ class Observations:
         """Read the observations of one output from a DataArray named like the output.
 
         Dims "subject", "experiment" and "replicate" are labels, `conditions` names coords that are known inputs, every
-        other dim is a coordinate of the output. A coord "sd" holds known standard deviations, "censored" and "trials" are
-        as in `from_table`, the attribute "unit" or "units" is the unit.
+        other dim is a coordinate of the output. A coord "sd" holds known standard deviations, "censored" and "trials"
+        are as in `from_table`, the attribute "unit" or "units" is the unit.
 
         Raises
         ------

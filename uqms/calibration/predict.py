@@ -210,8 +210,7 @@ def conditional_moments(
     cells = problem.cells
     joint = _join(problem, targets)
     problem.check_errors_between(joint.conditions, "Prediction at other conditions than the observed one")
-    n, total = len(cells.offset), len(joint.index)
-    inputs = len(joint.conditions)
+    n, total, inputs = len(cells.offset), len(joint.index), len(joint.conditions)
     size = max(1, CHUNK // max(total * total, cells.basis.shape[1] * inputs * inputs))
     for start in range(0, len(h), size):
         rows = slice(start, min(start + size, len(h)))
@@ -301,8 +300,8 @@ def _given_latents(
     posterior_mean = m[:, n:] * mean[:, n:] + np.einsum("spl,sl->sp", gain, eta)
     covariance = own - gain @ gain.transpose(0, 2, 1)
     # Where the latents say everything, what is left is rounding: a correlation of it would be nonsense.
-    size = np.arange(p)
-    left = covariance[:, size, size] > 1e-10 * own[:, size, size]
+    at = np.arange(p)
+    left = covariance[:, at, at] > 1e-10 * own[:, at, at]
     covariance *= left[:, :, None] & left[:, None, :]
     return Moments(posterior_mean, 0.5 * (covariance + covariance.transpose(0, 2, 1)))
 
@@ -394,7 +393,7 @@ def new_noise(problem: Calibration, g: int, targets: Targets) -> NewNoise:
 
     def variance(phi: Array) -> Array:
         total = phi[:, g] ** 2 * own.sd[0] ** 2
-        return total if process is None else total + groups.named(phi)[process.amplitude] ** 2
+        return np.asarray(total if process is None else total + groups.named(phi)[process.amplitude] ** 2)
 
     normal = model.additive and isinstance(response, Identity)
     return NewNoise(

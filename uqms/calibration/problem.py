@@ -274,12 +274,12 @@ class Calibration:
         flat = {name: np.ascontiguousarray(array.ravel()) for name, array in zip(self.priors, arrays, strict=True)}
         shape = arrays[0].shape
         if self.form == "latent":
-            if self.latents and np.shape(latents) != (*shape, self.latents):
+            eta = np.zeros((*shape, 0)) if latents is None else np.asarray(latents, dtype=np.float64)
+            if self.latents and eta.shape != (*shape, self.latents):
                 raise InputError(
                     f"log_likelihood: errors are not all normal here, so that {self.latents} latents are part of the "
-                    f"density: latents has the shape {np.shape(latents)}, wanted is {(*shape, self.latents)}."
+                    f"density: latents has the shape {eta.shape}, wanted is {(*shape, self.latents)}."
                 )
-            eta = np.zeros((flat[self.parameters[0]].size, 0)) if latents is None else np.asarray(latents)
             eta = eta.reshape(-1, self.latents)
             parts = [np.logaddexp.reduce(values, axis=0) for _, values in self.latent_terms(flat, eta)]
             return np.concatenate(parts).reshape(shape)
@@ -368,7 +368,7 @@ class Calibration:
             yield {name: values[start : start + size] for name, values in theta.items()}
 
     def simulate(self, theta: Mapping[str, ArrayLike], rng: RandomState, latents: ArrayLike | None = None) -> Array:
-        """Draw new observations (S, R) of the same layout for S parameter values, from the law that calibration assumes.
+        """Draw new observations (S, R) of the same layout for S parameter values, from the law that is assumed.
 
         For each value: one hyperparameter draw, one joint draw of the surrogate's error for all inputs, truncation and
         discrepancy, then noise for each row. Use it for simulation-based calibration and power studies.
@@ -516,7 +516,7 @@ class Calibration:
         return "correlated" if noise.terms or noise.factors else "independent"
 
     def _prior_predicted(self) -> tuple[dict[str, Array], Array, Array]:
-        """Return prior draws (fixed seed: for checks and defaults), and mean and variance (S, N) of the latent output."""
+        """Return prior draws (fixed seed: for checks, defaults), and mean and variance (S, N) of the latent output."""
         theta = {name: values for name, values in self.prior_draws(256, 0).items()}
         scores = self.surrogate.scores(self.unit_inputs(theta))
         known = np.isfinite(scores.mean).all(axis=(0, 2, 3))  # not where a simulator fails whose failures are allowed

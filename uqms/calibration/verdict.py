@@ -153,8 +153,8 @@ def _linearise(problem: Calibration, theta: Mapping[str, Array], h: Ints) -> _Li
         extra = np.concatenate([extra, column[:, :, None]], axis=2)
     sd = noise_sd(problem, mean * m, phi)
     prior = problem.unit_inputs(problem.prior_draws(4000, 0))[:, 0, columns]
-    size = (m / sd)[:, :, None]
-    return _Linear(jacobian * size, factor * size, extra / sd[:, :, None], prior.std(axis=0), sd)
+    unit = (m / sd)[:, :, None]
+    return _Linear(jacobian * unit, factor * unit, extra / sd[:, :, None], prior.std(axis=0), sd)
 
 
 def _solve(factor: Array, right: Array) -> Array:

@@ -77,7 +77,7 @@ class Whitened:
         """Return the log-likelihood (n,); -inf where it is not finite."""
         theta = self.theta(z)
         if self.latents:
-            value = self.problem.log_likelihood(theta, latents=z[:, len(self.names) :])  # type: ignore[call-arg]
+            value = self.problem.log_likelihood(theta, latents=z[:, len(self.names) :])
         else:
             value = self.problem.log_likelihood(theta)
         return np.where(np.isfinite(value), value, -np.inf)

@@ -8,8 +8,8 @@ sd          its standard deviation: the surrogate's error given the data     (S,
 sigma       standard deviation of the noise                                  (S, P)
 ==========  ===============================================================  =========
 
-For each draw of the parameters the output is Gaussian (on the scale of its transform), so the posterior predictive is a mixture of S Gaussians whose
-quantiles are found by bisection.
+For each draw of the parameters the output is Gaussian (on the scale of its transform), so the posterior predictive is a
+mixture of S Gaussians whose quantiles are found by bisection.
 """
 
 from collections.abc import Mapping
