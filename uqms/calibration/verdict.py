@@ -232,7 +232,7 @@ def _lag_one(residual: Array, series: list[Ints]) -> Array:
     return np.asarray(np.sum(first * second, axis=-1) / norm)
 
 
-def _check_residuals(problem: Calibration, theta: Mapping[str, Array], latents: Array) -> Check:
+def _check_residuals(problem: Calibration, theta: Mapping[str, Array], latents: Array | None = None) -> Check:
     """Compare the lag-1 correlation of the estimated noise with what the model itself, with independent noise, gives.
 
     The noise is estimated from data minus prediction as E[noise | data]: what the surrogate's error and the parameters
@@ -258,7 +258,9 @@ def _check_residuals(problem: Calibration, theta: Mapping[str, Array], latents: 
     return Check(name, "pass" if ok else "warn", found, message, remedy)
 
 
-def _estimated_noise(problem: Calibration, centre: Mapping[str, Array], latents: Array) -> tuple[Array, int]:
+def _estimated_noise(
+    problem: Calibration, centre: Mapping[str, Array], latents: Array | None
+) -> tuple[Array, int]:
     """Return E[independent noise | data] (N,) in units of its sd at the posterior mean, and the hyperparameter draw.
 
     Where noise is not normal, data are replaced by the response of a scoring step at the posterior mean of the output.
@@ -269,6 +271,7 @@ def _estimated_noise(problem: Calibration, centre: Mapping[str, Array], latents:
         weights = np.exp(values[:, 0] - np.logaddexp.reduce(values[:, 0]))
         sd = np.sqrt(phi[0, cells.group] ** 2 / cells.weight)
         return sd * (weights @ alpha[:, 0]), int(np.argmax(weights))
+    assert latents is not None
     y, values = next(problem.latent_terms(centre, latents.mean(axis=0, keepdims=True)))
     h = int(np.argmax(values[:, 0]))
     linear = _linearise(problem, centre, np.array([h]))
