@@ -26,7 +26,8 @@ class Metropolis:
     A tempered pilot of each chain goes from the prior to the posterior. A mixture of t laws is fitted to all pilots,
     and chains then move by steps within its components, by new draws of it, and by differences of pilot particles. All
     that is adapted is frozen before the first kept draw. On ridges, curved ridges and ten parameters an effective draw
-    took 2 to 11 evaluations of the likelihood, of differential evolution 18 to 310, of a stretch-move ensemble 56 to
+    took
+    2 to 35 evaluations of the likelihood, of differential evolution 18 to 310, of a stretch-move ensemble 56 to
     750.
 
     Parameters
