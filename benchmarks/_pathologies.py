@@ -15,6 +15,9 @@ from scipy.stats import multivariate_t
 import uqms as uq
 from uqms.calibration.posterior import Posterior, build_posterior
 from uqms.calibration.starts import starting_points
+from uqms.surrogates import GaussianProcessSurrogate, Layout
+from uqms.surrogates.outputs import OutputBasis
+from uqms.surrogates.process import ScoreProcess
 
 CHAINS, DRAWS = 4, 500
 PROPOSALS = 8_000
@@ -233,13 +236,33 @@ def one_chain(seed: int) -> Judged:
 
 
 def funnel_problem(seed: int) -> uq.Calibration:
-    """Return a funnel: as many unknown levels as measurements, with a noise that is hardly known (Neal 2003)."""
+    """Return a funnel: as many unknown levels as measurements, with a noise that is hardly known (Neal 2003).
+
+    The surrogate is given, not fitted: each output is its level, with a tiny error that is constant over the box.
+    """
     rng = np.random.default_rng([seed, 16])
-    d = 6
-    names = [f"level_{i}" for i in range(d)]
+    d, half_width, error = 6, 12.0, 1e-3
+    names = tuple(f"level_{i}" for i in range(d))
     space = uq.ParameterSpace(**{name: uq.Normal(0.0, 3.0) for name in names})
+    process = ScoreProcess(
+        kernel=uq.Matern52(),
+        x=np.full((1, d), 1e12),
+        y=np.zeros((1, d)),
+        ell=np.full((1, d, d), 1e7),
+        variance=np.full((1, d), error**2),
+        nugget=np.zeros((1, d)),
+        jitter=np.zeros((1, d)),
+        beta=np.column_stack([np.full(d, -half_width), 2.0 * half_width * np.eye(d)])[None],
+        target=np.zeros((1, d, 1)),
+        inverse_factor=np.full((1, d, 1, 1), 1.0 / error),
+        trend_factor=np.zeros((1, d, 1, d + 1)),
+        trend_root=np.zeros((1, d, d + 1, d + 1)),
+        log_weights=np.zeros(1),
+    )
+    box = uq.Box(names, (-half_width,) * d, (half_width,) * d, ("identity",) * d, ((False, False),) * d)
     times = np.arange(float(d))
-    surrogate = fitted(space, 60, lambda *a: np.concatenate(np.broadcast_arrays(*a[:-1]), axis=1), times, seed)
+    output = OutputBasis("y", Layout(("t",), {"t": times}), np.zeros(d), np.eye(d), np.zeros((d, 0)), np.zeros(d))
+    surrogate = GaussianProcessSurrogate(box, process, (output,), {"space": space.to_json()})
     values = xr.DataArray(rng.standard_normal(d), dims="t", coords={"t": times}, name="y")
     return uq.Calibration(surrogate, values, uq.GaussianNoise(sd=uq.LogNormal(0.3, 1.5)))
 

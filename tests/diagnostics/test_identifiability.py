@@ -171,7 +171,7 @@ def test_figures_show_what_was_found(posterior: uq.Posterior) -> None:
     found = uq.diagnostics.identifiability(posterior)
     bars, parts = uq.plots.identifiability(found).axes
     assert [bar.get_width() for bar in bars.patches] == pytest.approx(found.direction_contraction.values)
-    assert np.abs(parts.images[0].get_array()) == pytest.approx(np.abs(found.directions.values))
+    assert np.abs(np.asarray(parts.images[0].get_array())) == pytest.approx(np.abs(found.directions.values))
     profile = uq.diagnostics.profile_likelihood(posterior, "c", n=15)
     (ax,) = uq.plots.profile(profile, labels={"c": "level"}).axes
     assert ax.get_xlabel() == "level"
