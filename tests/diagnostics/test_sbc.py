@@ -252,7 +252,7 @@ def test_new_functions_in_every_repeat() -> None:
     assert right.passed, str(right)
     assert right.truths["theta"].values.std() == pytest.approx(12**-0.5, rel=0.25)
     wrong = rank_statistics(function_problem(3.0), 100, sampler=SMALL, rng=1)
-    assert wrong.table.loc["theta", "how"] == "draws too narrow", str(wrong)
+    assert wrong.table.loc["theta", "how"] == "draws too narrow in the tails", str(wrong)
 
 
 def test_a_seed_gives_the_same_ranks() -> None:
