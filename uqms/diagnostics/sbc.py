@@ -169,9 +169,10 @@ def _how(ranks: Ints, level: int) -> str:
         f"too {'low' if shift > 0 else 'high'}": abs(shift),
     }
     named = [text for text, size in sorted(words.items(), key=lambda item: -item[1]) if size > NOTABLE]
-    return (
-        "draws " + " and ".join(named) if named else "ranks uneven, neither shifted nor too wide or narrow as a whole"
-    )
+    tails = off((np.abs(2.0 * grid - 1.0) > 0.9).astype(np.float64))
+    if not named and abs(tails) > NOTABLE:
+        named = [f"too {'narrow' if tails > 0 else 'wide'} in the tails"]
+    return f"draws {' and '.join(named)}" if named else "ranks uneven, but neither shifted nor too wide or too narrow"
 
 
 def simulation_based_calibration(
