@@ -400,10 +400,12 @@ class PluggedMarginalOp(Op):  # type: ignore[misc]
             )
         else:
             slopes = np.ascontiguousarray(problem.mean_slopes(u[None])[:, 0])
-            value, mean_bar[..., used], cov_bar[:, used], phi_bar, slopes_bar = _correlated.mixed_gaussian(
-                problem.structure, mean, covariance, weights, phi, z, slopes
+            value, mean_bar[..., used], cov_bar[:, used], phi_bar, slopes_bar, own_bar = _correlated.mixed_gaussian(
+                problem.structure, mean, covariance, weights, phi, z, slopes, problem.run_factor(u[None])[0]
             )
             u_bar += slopes_reverse(problem, u, slopes_bar, scores)
+            if problem.realisation is not None:
+                u_bar += problem.realisation.reverse(u, own_bar)
         outputs[0][0] = np.asarray(value)
         outputs[1][0] = u_bar + problem.surrogate.scores_reverse(u, mean_bar, cov_bar)
         outputs[2][0] = phi_bar
@@ -464,6 +466,8 @@ class PluggedOutputsReverseOp(Op):  # type: ignore[misc]
         slopes = np.ascontiguousarray(problem.mean_slopes(u[None])[:, 0])
         slopes_bar = np.zeros_like(slopes)
         phi_bar, eta_bar = np.zeros_like(phi), np.zeros_like(eta)
+        own = problem.run_factor(u[None])[0]
+        own_bar = np.zeros_like(own)
         for h in range(len(scores.mean)):
             one, two = np.empty((len(u), len(used))), np.empty((len(used), len(u), len(u)))
             mean, covariance = (np.ascontiguousarray(v) for v in (scores.mean[h][:, used], scores.covariance[h, used]))
@@ -473,16 +477,20 @@ class PluggedOutputsReverseOp(Op):  # type: ignore[misc]
                 covariance,
                 phi,
                 slopes[h],
+                own,
                 eta,
                 y_bar[h],
                 one,
                 two,
                 phi_bar,
                 slopes_bar[h],
+                own_bar,
                 eta_bar,
             )
             mean_bar[h][:, used], cov_bar[h, used] = one, two
         u_bar = slopes_reverse(problem, u, slopes_bar, scores)
+        if problem.realisation is not None:
+            u_bar += problem.realisation.reverse(u, own_bar)
         outputs[0][0] = u_bar + problem.surrogate.scores_reverse(u, mean_bar, cov_bar)
         outputs[1][0], outputs[2][0] = phi_bar, eta_bar
 
@@ -706,7 +714,8 @@ def likelihood(problem: Any, u: Any, values: Mapping[str, Any]) -> Any:
     ]
     phi = pt.stack([pt.as_tensor(column, dtype="float64") for column in columns[:count]])
     block = None
-    if isinstance(surrogate, GaussianProcessSurrogate) and surrogate.physics is None:
+    plain = isinstance(surrogate, GaussianProcessSurrogate) and surrogate.physics is None
+    if plain and problem.realisation is None:
         data = cells.flat() if problem.form == "independent" else problem.structure
         flat = np.concatenate([surrogate.process.select(cells.used).flat(), data])
         block = pytensor.shared(flat, name="surrogate_and_data")

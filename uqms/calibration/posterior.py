@@ -23,6 +23,7 @@ from uqms.calibration.noise import NumPyFunctions
 from uqms.calibration.predict import (
     NewNoise,
     PosteriorPrediction,
+    Realised,
     Targets,
     conditional_moments,
     correlated_noise,
@@ -183,6 +184,7 @@ class Posterior:
         outputs: str | Sequence[str] | None = None,
         noise: bool = False,
         discrepancy: bool = True,
+        realisation: Realised = "same",
         draws: int = PREDICTIVE_DRAWS,
         rng: RandomState = 0,
     ) -> PosteriorPrediction:
@@ -204,6 +206,10 @@ class Posterior:
         discrepancy
             Whether the prediction is of reality (True, default) or of the simulator at its best parameters. Without a
             discrepancy in the calibration the two are the same.
+        realisation
+            Of a stochastic simulator whose data are a realisation: "same" (default), the run that was observed, given
+            the data, where an experiment has one, and a new one elsewhere; "new", another run at the same parameters,
+            e.g. the next outbreak; "none", the mean of its runs (the median of an output with a transform).
         draws
             How many posterior draws to use, spread evenly over the chains.
         rng
@@ -217,10 +223,14 @@ class Posterior:
         Raises
         ------
         InputError
-            Unknown outputs, conditions or dims; noise of an output whose noise is not known.
+            Unknown outputs, conditions or dims; noise of an output whose noise is not known; another `realisation`.
         ExtrapolationError
             Conditions or coordinates outside of what was simulated.
         """
+        if realisation not in ("same", "new", "none"):
+            raise InputError(
+                f"predict: realisation is {realisation!r}; give 'same' (the observed run), 'new' or 'none' (the mean)."
+            )
         names = self._outputs(outputs, coords)
         theta, h, latents = self._thinned(draws)
         generator = as_generator(rng)
@@ -229,7 +239,8 @@ class Posterior:
             grid, layout = make_grid(self.problem, name, conditions, coords), self.problem.surrogate.layouts[name]
             add = self._new_noise(name, grid.targets, theta) if noise else None
             mean, variance, sample = (np.empty((len(h), len(grid.targets.offset))) for _ in range(3))
-            for rows, moments in conditional_moments(self.problem, theta, h, grid.targets, latents, discrepancy):
+            found = conditional_moments(self.problem, theta, h, grid.targets, latents, discrepancy, realisation)
+            for rows, moments in found:
                 part = {key: values[rows] for key, values in theta.items()}
                 mean[rows], variance[rows], sample[rows] = predicted(moments, layout.transform, add, part, generator)
             unit = layout.unit
@@ -241,9 +252,15 @@ class Posterior:
             "parameters",
             "surrogate",
             *(("discrepancy",) if modelled and discrepancy else ()),
+            *self._run_held(realisation),
             *(("noise",) if noise else ()),
         )
         return PosteriorPrediction(xr.Dataset(means), xr.Dataset(sds), xr.Dataset(samples), holds)
+
+    def _run_held(self, realisation: Realised) -> tuple[str, ...]:
+        if self.problem.realisation is None or realisation == "none":
+            return ()
+        return ("realisation",) if realisation == "same" else ("new realisation",)
 
     def to_netcdf(self, path: str | Path) -> None:
         """Write the DataTree to a netCDF file."""

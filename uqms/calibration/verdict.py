@@ -102,7 +102,7 @@ class _Linear:
 
     jacobian: Array  # (s, N, d)
     factor: Array  # (s, N, r), of the surrogate's error
-    extra: Array  # (s, N, e), of discrepancy and correlated noise
+    extra: Array  # (s, N, e), of discrepancy, correlated noise and a stochastic simulator's runs
     prior_sd: Array  # (d,)
     noise_sd: Array  # (s, N), of the independent noise of the cells
 
@@ -149,6 +149,10 @@ def _linearise(problem: Calibration, theta: Mapping[str, Array], h: Ints) -> _Li
         extra = _correlated.roots(whole)
     for output, place in problem.noise.factors.items():
         m[:, cells.output == output] += phi[:, place, None]
+    if problem.realisation is not None:  # what a run of a stochastic simulator does is no error of the surrogate
+        own = problem.realisation.by_experiment(problem.run_factor(u))
+        extra = np.concatenate([extra, own * m[:, :, None]], axis=2)
+    for output, place in problem.noise.factors.items():
         column = np.where(cells.output == output, mean, 0.0) * prior_scale(problem.noise.settings[place])
         extra = np.concatenate([extra, column[:, :, None]], axis=2)
     sd = noise_sd(problem, mean * m, phi)
@@ -258,9 +262,7 @@ def _check_residuals(problem: Calibration, theta: Mapping[str, Array], latents: 
     return Check(name, "pass" if ok else "warn", found, message, remedy)
 
 
-def _estimated_noise(
-    problem: Calibration, centre: Mapping[str, Array], latents: Array | None
-) -> tuple[Array, int]:
+def _estimated_noise(problem: Calibration, centre: Mapping[str, Array], latents: Array | None) -> tuple[Array, int]:
     """Return E[independent noise | data] (N,) in units of its sd at the posterior mean, and the hyperparameter draw.
 
     Where noise is not normal, data are replaced by the response of a scoring step at the posterior mean of the output.

@@ -402,10 +402,19 @@ class GaussianProcessSurrogate:
         """Correlation (q, q) of the simulator's noise between scores, where it was learned."""
         return None if self.noise is None else self.noise.correlation
 
-    def noise_residual(self, output: str) -> Array:
-        """Return the factor (m, t) of what the simulator's noise does to an output outside of its basis."""
+    def noise_residual(self, output: str, coords: Mapping[str, ArrayLike] | None = None) -> Array:
+        """Return the factor (m, t) of what the simulator's noise does to an output outside of its basis.
+
+        At pointwise coordinates, interpolated between the simulated ones; at all of these when None.
+        """
         index = list(self.layouts).index(output)
-        return np.zeros((len(self.bases[index].offset), 0)) if self.noise is None else self.noise.residuals[index]
+        basis = self.bases[index]
+        if self.noise is None:
+            return np.zeros((len(basis.rows(coords)[0]), 0))
+        residual = self.noise.residuals[index]
+        if coords is None:
+            return residual
+        return np.asarray(replace(basis, truncation=residual).rows(coords)[2][:, : residual.shape[1]])
 
     def noise_draws(self, u: Array, n: int, rng: np.random.Generator) -> Array:
         """Return noise (n, k, q) of the scores of new runs at `u` (k, d)."""

@@ -24,6 +24,7 @@ deviations have a kurtosis above 3, log S2 is taken as less certain.
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal, NamedTuple, final
 
 import numpy as np
@@ -32,6 +33,7 @@ from scipy.special import digamma, log_ndtr, ndtr, ndtri, polygamma
 
 from uqms._typing import Array, Bools, Ints
 from uqms.errors import DesignError, DesignWarning
+from uqms.surrogates import _fused
 from uqms.surrogates.fitting import Fitting
 from uqms.surrogates.kernels import Matern52
 from uqms.surrogates.outputs import Layout, OutputBasis, factor_of, fit_scalar, interpolation_error
@@ -107,6 +109,33 @@ class SimulatorNoise:
         """Return the expected variance of the noise of every score."""
         mean, variance, weights = self._logs(u)
         return self._expected(mean, variance, weights)
+
+    def variance_reverse(self, u: Float[np.ndarray, "k d"], bar: Float[np.ndarray, "k q"]) -> Float[np.ndarray, "k d"]:
+        """Return the derivative (k, d) of sum(variance * bar) with respect to u."""
+        mean, variance, weights = self._logs(u)
+        sd, room = np.sqrt(variance) + 1e-150, self._highest - mean
+        below = np.exp(mean + 0.5 * variance + log_ndtr(room / sd - sd))
+        # Of E f(l), l normal: E f' by the mean, E f'' / 2 by the variance; f' falls from exp(highest) to 0.
+        step = np.exp(self._highest - 0.5 * (room / sd) ** 2) / (np.sqrt(2.0 * np.pi) * sd)
+        mean_bar = weights[:, None, None] * below * bar
+        variance_bar = np.where(variance > 0.0, 0.5 * weights[:, None, None] * (below - step) * bar, 0.0)
+        covariance_bar = np.swapaxes(variance_bar, 1, 2)[..., None] * np.eye(len(u))
+        return np.asarray(_fused.scores_flat_reverse(self._flat, np.ascontiguousarray(u), mean_bar, covariance_bar))
+
+    @cached_property
+    def _flat(self) -> Array:
+        return self.process.flat()
+
+    def select(self, scores: Ints) -> "SimulatorNoise":
+        """Return the noise of some scores only, within the basis."""
+        return replace(
+            self,
+            process=self.process.select(scores),
+            centre=self.centre[scores],
+            correlation=self.correlation[np.ix_(scores, scores)],
+            residuals=(),
+            truncations=(),
+        )
 
     def variances(self, u: Float[np.ndarray, "k d"]) -> Float[np.ndarray, "levels k q"]:
         """Return equally likely variances, since they are not known: noise has longer tails than a normal law.
