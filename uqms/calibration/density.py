@@ -25,7 +25,7 @@ __all__ = ["draw_rows", "outputs_of", "row_terms", "simulate", "term_variance", 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def outputs_of(data: Array, means: Array, covariances: Array, phi: Array, J: Array, W: Array, eta: Array) -> Array:
-    """Return latent outputs (H, S, N) of scores (H, S, K, q) and (H, S, q, K, K), phi, J (H, S, N, o), W, eta (S, L)."""
+    """Return latent outputs (H, S, N): scores (H, S, K, q), (H, S, q, K, K), phi, J (H, S, N, o), W, eta (S, L)."""
     draws, count = means.shape[:2]
     y = np.empty((draws, count, int(data[2])))
     for h in range(draws):

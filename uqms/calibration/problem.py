@@ -20,7 +20,7 @@ from uqms.calibration.discrepancy import Discrepancy
 from uqms.calibration.likelihood import add_discrepancy, arrange, check_errors_between
 from uqms.calibration.noise import NoiseModel, NumPyFunctions
 from uqms.calibration.observations import Observations
-from uqms.calibration.realisation import Realisation, Runs, runs_of
+from uqms.calibration.realisation import Realisation, Runs, runs_of, warn_if_not_normal
 from uqms.calibration.samplers import NUTS, Sampler
 from uqms.errors import ConformanceError, ExtrapolationError, InputError, OutputError, PriorConflictWarning
 from uqms.parameters import ParameterSpace, Prior
@@ -109,6 +109,8 @@ class Calibration:
 
     Warns
     -----
+    DataWarning
+        When replicates of a stochastic simulator say that its noise is not normal.
     PriorConflictWarning
         When an observation is more than 6 prior-predictive standard deviations away.
 
@@ -162,6 +164,8 @@ class Calibration:
         runs = runs_of(observations, realisation, surrogate)
         self.cells, self.noise = arrange(surrogate, observations, noise, self.condition_names, runs)
         self.realisation = None if runs is None else Realisation(surrogate, self.cells, realisation)
+        if self.realisation is not None:
+            warn_if_not_normal(surrogate)
         self.discrepancy = discrepancy
         if discrepancy is not None:
             self.predictive_sd = self._predictive_sd()

@@ -18,6 +18,8 @@ Synthetic likelihood: Wood (2010), doi:10.1038/nature09319; Price et al. (2018),
 surrogates of its moments: Meeds & Welling (2014), arXiv:1401.2838.
 """
 
+import json
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,15 +31,16 @@ import pandas as pd
 from uqms._typing import Array, Ints
 from uqms.calibration.likelihood import Cells, right_factor
 from uqms.calibration.observations import Observations
-from uqms.errors import InputError
+from uqms.errors import DataWarning, InputError
 from uqms.surrogates.noise import SimulatorNoise
 from uqms.surrogates.protocol import Surrogate
 
-__all__ = ["Realisation", "Runs", "has_noise", "residual_rows", "runs_of"]
+__all__ = ["Realisation", "Runs", "has_noise", "residual_rows", "runs_of", "warn_if_not_normal"]
 
 type Runs = Literal["experiment", "replicate", "none"]
 
 ROUNDING = 1e-12  # of a correlation, so that it has a root
+LEVEL, SKEWNESS, KURTOSIS = 1e-4, 0.5, 1.5  # farther from a normal law than both by chance and in size
 STEP = 1e-5  # of the unit cube, for surrogates that know no derivative of their noise
 
 
@@ -82,6 +85,24 @@ def runs_of(observations: Observations, realisation: Runs, surrogate: Surrogate)
         )
     labels = pd.DataFrame({"experiment": observations.experiment, "replicate": observations.replicate})
     return labels.groupby(list(labels.columns), sort=False).ngroup().to_numpy().astype(np.int64)
+
+
+def warn_if_not_normal(surrogate: Surrogate) -> None:
+    """Warn when replicates say that a stochastic simulator's noise is not normal, as the likelihood takes it."""
+    text = getattr(surrogate, "attrs", {}).get("noise_normality")
+    if text is None:
+        return
+    found = json.loads(text)
+    skewness, kurtosis = float(found["skewness"]), float(found["kurtosis"])
+    if found["p"] < LEVEL and (abs(skewness) > SKEWNESS or kurtosis > KURTOSIS):
+        warnings.warn(
+            f"The simulator's noise in {found['output']!r} is not normal: over the replicates of an input its largest "
+            f"part has skewness {skewness:.2f} and excess kurtosis {kurtosis:.2f} (p = {max(found['p'], 1e-12):.1g}), "
+            "and the likelihood of one run takes it as normal. Transform the output (Curve(transform='log'), Scalar), "
+            "observe a summary that is nearer to normal, or learn the posterior from runs: uq.to_sbi(ensemble).",
+            DataWarning,
+            stacklevel=3,
+        )
 
 
 def residual_rows(surrogate: Surrogate, output: np.ndarray, coords: Mapping[str, Array]) -> Array:

@@ -1,5 +1,6 @@
 """Exact Gaussian processes of scalars and curves: settings, and what `fit` returns."""
 
+import json
 import logging
 import warnings
 from collections.abc import Mapping
@@ -243,6 +244,7 @@ class GaussianProcess:
         attrs = {key: str(runs.attrs[key]) for key in ("space", "simulator", "design") if key in runs.attrs}
         attrs |= {"runs_left_out": str(left_out), "noise": self.noise}
         attrs |= {"runs_in_part": str(in_part)} if in_part else {}
+        attrs |= {"noise_normality": json.dumps(learned.normality._asdict())} if learned is not None else {}
         return GaussianProcessSurrogate(
             box, process, tuple(bases), MappingProxyType(attrs), self.mean, learned and learned.noise
         )

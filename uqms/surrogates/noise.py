@@ -47,6 +47,7 @@ ROUNDING = 2.0 * float(np.finfo(np.float64).eps)  # of each replicate, in their 
 SAME = 1e-9  # of the unit cube: inputs that are no further apart are the same
 FLOOR = 1e-4  # of the pooled variance, a hundredth of its sd: where replicates agree more closely, less is of no matter
 SMOOTH = 16.0  # times the variance of log S2, where kurtosis is asked for: l must not follow what it is to judge
+MATTERS = 0.05  # share of the noise of an output that a score holds, where its law is looked at
 REACH = 4.0  # largest variance, as a multiple of the largest of an input
 
 
@@ -184,6 +185,15 @@ class SimulatorNoise:
         return np.asarray(np.exp(0.5 * np.minimum(self.centre + logs, self._highest)) * shapes)
 
 
+class Normality(NamedTuple):
+    """How far the noise of the replicates is from a normal law: the score of the output in which it is farthest."""
+
+    output: str
+    skewness: float
+    kurtosis: float  # less 3
+    p: float  # that normal noise has a score as far from zero skewness and excess kurtosis
+
+
 class Learned(NamedTuple):
     """The noise, and bases and scores of the means over replicates that go with it."""
 
@@ -191,6 +201,7 @@ class Learned(NamedTuple):
     variances: Array  # (g, q) of the noise of the scores
     bases: list[OutputBasis]
     scores: Array  # (g, q)
+    normality: Normality
 
 
 def learn_noise(
@@ -233,7 +244,8 @@ def learn_noise(
     standard = off / np.sqrt(variance[replicates.group])
     noise = replace(noise, correlation=_correlation(standard, count[replicates.group]))
     variances = np.where(silent | (count == 0), 0.0, variance / np.maximum(count, 1))
-    return Learned(noise, variances, [output.basis for output in outputs], y)
+    normality = _normality(outputs, standard, count[replicates.group])
+    return Learned(noise, variances, [output.basis for output in outputs], y, normality)
 
 
 def _check_replicates(replicates: Replicates, count: Ints) -> None:
@@ -303,6 +315,32 @@ def _excess_kurtosis(standard: Array, count: Ints) -> Array:
     share, freedom = np.sum(own**4 + (r - 1.0) / r**4, axis=0), np.sum(own, axis=0)
     error = np.sqrt(24.0 / np.maximum(freedom, 1.0))
     return np.asarray(np.maximum(above / np.maximum(share, 1e-300) - error, 0.0))
+
+
+def _normality(outputs: "Sequence[_Output]", standard: Array, count: Array) -> Normality:
+    """Compare skewness and kurtosis of the noise of the scores with those of normal noise.
+
+    Of deviations (N, q) from the mean of r replicates: E e³ = mu3 (1 - 1/r) (1 - 2/r). Scores that hold little of the
+    noise of their output say nothing that matters.
+    """
+    names = [output.basis.name for output in outputs for _ in range(output.off.shape[1])]
+    power = [np.sum(np.square(output.basis.basis), axis=0) * np.nanvar(output.off, axis=0) for output in outputs]
+    share = np.concatenate([each / max(float(each.sum()), 1e-300) for each in power])
+    use = np.isfinite(standard) & (count > 2)
+    r, e = np.where(use, count, 3).astype(np.float64), np.where(use, standard, 0.0)
+    own = 1.0 - 1.0 / r
+    third = np.maximum(np.sum(use * own * (1.0 - 2.0 / r), axis=0), 1e-300)
+    fourth = np.maximum(np.sum(use * (own**4 + (r - 1.0) / r**4), axis=0), 1e-300)
+    skewness = np.sum(e**3, axis=0) / third
+    kurtosis = np.sum(use * (e**4 - 3.0 * own**2), axis=0) / fourth
+    errors = np.sqrt(6.0 * np.sum(use * own**3, axis=0)) / third, np.sqrt(24.0 * np.sum(use * own**4, axis=0)) / fourth
+    off = np.maximum(
+        *(np.abs(value) / (error + 1e-300) for value, error in zip((skewness, kurtosis), errors, strict=True))
+    )
+    off = np.where((share >= MATTERS) & use.any(axis=0), off, 0.0)
+    worst = int(np.argmax(off))
+    p = float(np.minimum(1.0, 4.0 * max(int(np.sum(off > 0.0)), 1) * ndtr(-off[worst])))
+    return Normality(names[worst], float(skewness[worst]), float(kurtosis[worst]), p)
 
 
 class _Output(NamedTuple):

@@ -1,0 +1,271 @@
+"""Data that are one run of a stochastic simulator, against dense normals, quadrature and finite differences."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+from calibration.problems import given_surrogate
+from scipy.stats import multivariate_normal
+
+import uqms as uq
+from uqms.calibration.bridge import PluggedMarginalOp, PluggedOutputsOp
+from uqms.calibration.predict import conditional_moments, own_cells
+from uqms.errors import InputError
+from uqms.surrogates import GaussianProcessSurrogate
+from uqms.surrogates.kernels import Matern52
+from uqms.surrogates.noise import SimulatorNoise
+from uqms.surrogates.process import condition
+from uqms.surrogates.training import Hyperparameters
+
+CORRELATION = np.array([[1.0, 0.6], [0.6, 1.0]])
+
+
+def noise_of(x: np.ndarray, logs: np.ndarray, correlation: np.ndarray, residual: np.ndarray) -> SimulatorNoise:
+    """Return noise whose log variances at the inputs are given, between them with an error of their own."""
+    one = Hyperparameters(np.full(x.shape[1], 0.5), 0.0, 1e-12, 0.0, 1, False)
+    process = condition(Matern52(), x, logs, 1, [one] * logs.shape[1], [0.3] * logs.shape[1])
+    return SimulatorNoise(process, np.zeros(logs.shape[1]), correlation, (residual,), (np.zeros((len(residual), 0)),))
+
+
+def stochastic(names: tuple[str, ...] = ("theta", "x"), m: int = 4) -> GaussianProcessSurrogate:
+    """Return a surrogate of a curve with two scores whose correlated noise has a variance that changes over the box."""
+    rng = np.random.default_rng(3)
+    grid = np.linspace(0.0, 1.0, 4)
+    x = np.stack(np.meshgrid(*[grid] * len(names), indexing="ij"), axis=-1).reshape(-1, len(names))
+    scores = np.column_stack([np.sin(2.0 * x.sum(axis=1)), 2.0 * x[:, 0] - 1.0])
+    basis = np.column_stack([np.linspace(0.5, 1.5, m), np.linspace(1.0, -1.0, m)])
+    truncation = 0.05 * rng.standard_normal((m, 2))
+    space = uq.ParameterSpace(theta=uq.Uniform(0.0, 1.0))
+    surrogate = given_surrogate(x, scores, basis=basis, truncation=truncation, names=names, variance=0.3, space=space)
+    logs = np.column_stack([-2.0 + 1.5 * x[:, 0], -1.0 - x[:, 0] ** 2])
+    residual = 0.1 * rng.standard_normal((m, 2))
+    return replace(surrogate, noise=noise_of(x, logs, CORRELATION, residual))
+
+
+def table(experiments: int = 2, runs: int = 1, replicates: int = 2, m: int = 4) -> pd.DataFrame:
+    """Return observations of a curve in several experiments, runs and replicates."""
+    index = pd.MultiIndex.from_product([range(experiments), range(runs), range(replicates), range(m)])
+    frame = index.to_frame(index=False, name=["k", "run", "replicate", "t"])
+    rng = np.random.default_rng(5)
+    return frame.assign(y=rng.normal(0.5, 0.8, len(frame)), x=0.2 + 0.5 * frame["k"], t=frame["t"].astype(float))
+
+
+def observed(frame: pd.DataFrame) -> uq.Observations:
+    frame = frame.assign(label=frame["k"].astype(str) + "-" + frame["run"].astype(str))
+    return uq.Observations.from_table(
+        frame,
+        output="y",
+        value="y",
+        coords={"t": "t"},
+        conditions={"x": "x"},
+        experiment="label",
+        replicate="replicate",
+    )
+
+
+def dense(problem: uq.Calibration, theta: float, sigma: float, frame: pd.DataFrame, run: pd.Series) -> tuple:
+    """Return mean and covariance (R, R) of the measured rows from the definition of the likelihood, row by row."""
+    surrogate = problem.surrogate
+    u = np.column_stack([np.full(len(frame), theta), frame["x"]])
+    scores = surrogate.scores(u)
+    _, basis, truncation = surrogate.decode("y", {"t": frame["t"].to_numpy()})
+    residual = surrogate.noise.residuals[0][frame["t"].astype(int)]
+    mean = np.sum(basis * scores.mean[0], axis=1)
+    covariance = np.einsum("aj,jab,bj->ab", basis, scores.covariance[0], basis)
+    same = frame["k"].to_numpy()[:, None] == frame["k"].to_numpy()
+    covariance += same * (truncation @ truncation.T)
+    noisy = basis * np.sqrt(surrogate.noise.variance(u))
+    one = run.to_numpy()[:, None] == run.to_numpy()
+    covariance += one * (noisy @ CORRELATION @ noisy.T + residual @ residual.T)
+    return mean, covariance + sigma**2 * np.eye(len(frame))
+
+
+@pytest.mark.parametrize("mode", ["experiment", "replicate"])
+@pytest.mark.parametrize("runs", [1, 2])
+def test_likelihood_is_that_of_the_dense_normal(mode: str, runs: int) -> None:
+    frame = table(runs=runs)
+    problem = uq.Calibration(
+        stochastic(), observed(frame), noise=uq.GaussianNoise(sd=uq.HalfNormal(1.0)), realisation=mode
+    )
+    run = frame["k"].astype(str) + "-" + frame["run"].astype(str)
+    run = run + "-" + frame["replicate"].astype(str) if mode == "replicate" else run
+    for theta, sigma in ((0.13, 0.4), (0.8, 0.2)):
+        mean, covariance = dense(problem, theta, sigma, frame, run)
+        wanted = multivariate_normal(mean, covariance).logpdf(frame["y"])
+        found = problem.log_likelihood({"theta": theta, "sigma": sigma})
+        np.testing.assert_allclose(found, wanted, rtol=1e-9)
+
+
+def test_none_is_the_likelihood_of_a_surrogate_without_noise() -> None:
+    frame, surrogate = table(), stochastic()
+    settings = {"noise": uq.GaussianNoise(sd=0.3)}
+    mean = uq.Calibration(surrogate, observed(frame), realisation="none", **settings)
+    silent = uq.Calibration(replace(surrogate, noise=None), observed(frame), **settings)
+    theta = {"theta": np.linspace(0.1, 0.9, 5)}
+    assert mean.form == silent.form == "independent"
+    np.testing.assert_array_equal(mean.log_likelihood(theta), silent.log_likelihood(theta))
+    run = uq.Calibration(surrogate, observed(frame), **settings)
+    assert np.abs(run.log_likelihood(theta) - mean.log_likelihood(theta)).min() > 0.1
+
+
+def central(function: Callable[[np.ndarray], float], at: np.ndarray, step: float = 1e-5) -> np.ndarray:
+    out = np.empty_like(at)
+    for index in np.ndindex(at.shape):
+        shift = np.zeros_like(at)
+        shift[index] = step
+        out[index] = (function(at + shift) - function(at - shift)) / (2.0 * step)
+    return out
+
+
+def test_expected_variance_has_its_derivative() -> None:
+    noise = stochastic().noise
+    rng = np.random.default_rng(0)
+    u, bar = rng.random((3, 2)), rng.standard_normal((3, 2))
+    for shift in (0.0, 3.0):  # near the largest variance, where the expectation is cut, as well
+        other = replace(noise, process=replace(noise.process, beta=noise.process.beta + shift))
+        found = other.variance_reverse(u, bar)
+        wanted = central(lambda at, one=other: float(np.sum(one.variance(at) * bar)), u)
+        np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("mode", ["experiment", "replicate"])
+def test_gradient_of_the_marginal_likelihood(mode: str) -> None:
+    problem = uq.Calibration(stochastic(), observed(table(runs=2)), noise=uq.GaussianNoise(sd=0.3), realisation=mode)
+    u = problem.unit_inputs({"theta": np.array(0.4)}) + np.array([[0.0, 0.0], [0.03, 0.0]])
+    phi, op = np.array([0.3]), PluggedMarginalOp(problem)
+
+    def value(at: np.ndarray) -> list[np.ndarray]:
+        outputs: list[list] = [[None], [None], [None]]
+        op.perform(None, (at, phi, problem.cells.z), outputs)
+        return [one[0] for one in outputs]
+
+    np.testing.assert_allclose(value(u)[1], central(lambda at: float(value(at)[0]), u), rtol=1e-5, atol=1e-6)
+    wanted = central(lambda at: float(problem.log_likelihood({"theta": at[0]})), np.array([0.4]))
+    at = problem.unit_inputs({"theta": np.array(0.4)})
+    np.testing.assert_allclose(value(at)[1][:, 0].sum(), wanted[0], rtol=1e-5)
+
+
+def counts(mode: str = "experiment") -> uq.Calibration:
+    """Return a problem with sampled latents: Student's noise is not normal."""
+    frame = table(runs=2)
+    return uq.Calibration(stochastic(), observed(frame), noise=uq.StudentTNoise(sigma=0.3, nu=5.0), realisation=mode)
+
+
+def test_latents_make_the_covariance_and_have_derivatives() -> None:
+    problem = counts()
+    u = problem.unit_inputs({"theta": np.array([0.4])})
+    phi = problem.noise.phi({"theta": np.array([0.4])}, (1,))
+    n, size = len(problem.cells.offset), problem.latents
+    eta = np.vstack([np.zeros(size), np.eye(size)])
+    y = problem.latent_outputs(np.repeat(u, size + 1, axis=0), np.repeat(phi, size + 1, axis=0), eta)[0][0]
+    root = y[1:] - y[0]
+    frame = table(runs=2).query("replicate == 0").reset_index(drop=True)
+    run = frame["k"].astype(str) + "-" + frame["run"].astype(str)
+    cells = problem.cells
+    order = np.lexsort((frame["t"], frame["run"], frame["k"]))  # cells stand by experiment; runs and times within
+    place = np.lexsort((cells.coords["t"], cells.run, cells.experiment))
+    _, wanted = dense(problem, 0.4, 0.0, frame.iloc[order], run.iloc[order])
+    np.testing.assert_allclose((root.T @ root)[np.ix_(place, place)], wanted, rtol=1e-8, atol=1e-10)
+
+    rng = np.random.default_rng(1)
+    bar, eta = rng.standard_normal((1, n)), rng.standard_normal(size)
+    op = PluggedOutputsOp(problem)
+    outputs: list[list] = [[None], [None], [None]]
+    from uqms.calibration.bridge import PluggedOutputsReverseOp
+
+    PluggedOutputsReverseOp(problem).perform(None, (u[0], phi[0], eta, bar), outputs)
+
+    def value(at: np.ndarray, xi: np.ndarray) -> float:
+        out: list[list] = [[None]]
+        op.perform(None, (at, phi[0], xi), out)
+        return float(np.sum(out[0][0] * bar))
+
+    np.testing.assert_allclose(outputs[0][0], central(lambda at: value(at, eta), u[0]), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(outputs[2][0], central(lambda xi: value(u[0], xi), eta), rtol=1e-6, atol=1e-8)
+
+
+def test_new_observations_have_the_covariance_of_the_likelihood() -> None:
+    frame = table(runs=2)
+    problem = uq.Calibration(stochastic(), observed(frame), noise=uq.GaussianNoise(sd=0.3))
+    count = 40_000
+    draws = problem.simulate({"theta": np.full(count, 0.4)}, rng=1)
+    run = frame["k"].astype(str) + "-" + frame["run"].astype(str)
+    mean, covariance = dense(problem, 0.4, 0.3, frame, run)
+    sd = np.sqrt(np.diag(covariance))
+    assert np.abs((draws.mean(axis=0) - mean) / sd).max() < 5.0 / np.sqrt(count)
+    off = (np.cov(draws.T) - covariance) / np.outer(sd, sd)
+    assert np.abs(off).max() < 5.0 * np.sqrt(2.0 / count)
+
+
+@pytest.mark.parametrize("realisation", ["same", "new", "none"])
+def test_prediction_of_the_observed_run_of_a_new_one_and_of_the_mean(realisation: str) -> None:
+    frame = table(replicates=1)
+    problem = uq.Calibration(stochastic(), observed(frame), noise=uq.GaussianNoise(sd=0.3))
+    theta = {"theta": np.array([0.4])}
+    targets = replace(own_cells(problem.cells), run=None)
+    _, found = next(conditional_moments(problem, theta, np.zeros(1, dtype=np.int64), targets, realisation=realisation))
+    n = len(frame)
+    both = pd.concat([frame, frame], ignore_index=True)
+    data, other = frame["k"].astype(str), frame["k"].astype(str)
+    run = pd.concat([data, other if realisation == "same" else other + " new"], ignore_index=True)
+    mean, covariance = dense(problem, 0.4, 0.0, both, run)
+    own = covariance[n:, n:]
+    if realisation == "none":
+        silent = pd.Series([f"{i} none" for i in range(2 * n)])  # a run each: what is off the diagonal has no runs
+        own = dense(problem, 0.4, 0.0, both, silent)[1][n:, n:]
+        u = np.column_stack([np.full(n, 0.4), frame["x"]])
+        _, basis, _ = problem.surrogate.decode("y", {"t": frame["t"].to_numpy()})
+        noisy = basis * np.sqrt(problem.surrogate.noise.variance(u))
+        alone = np.einsum("nj,jl,nl->n", noisy, CORRELATION, noisy)
+        own[np.arange(n), np.arange(n)] -= alone + np.sum(
+            problem.surrogate.noise.residuals[0][frame["t"].astype(int)] ** 2, axis=1
+        )
+    inside = covariance[:n, :n] + 0.09 * np.eye(n)
+    gain = np.linalg.solve(inside, covariance[:n, n:])
+    np.testing.assert_allclose(found.mean[0], mean[n:] + gain.T @ (frame["y"] - mean[:n]), rtol=1e-8)
+    np.testing.assert_allclose(found.covariance[0], own - gain.T @ covariance[:n, n:], rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("realisation", ["same", "new"])
+def test_prediction_given_latents_averages_to_that_given_nothing(realisation: str) -> None:
+    """Over standard normal latents, mean and covariance given them are those of the prediction before the data."""
+    problem = counts("replicate")
+    count = 4000
+    rng = np.random.default_rng(2)
+    eta = rng.standard_normal((count, problem.latents))
+    theta = {"theta": np.full(count, 0.4)}
+    targets = own_cells(problem.cells)
+    found = [
+        moments
+        for _, moments in conditional_moments(
+            problem, theta, np.zeros(count, dtype=np.int64), targets, eta, realisation=realisation
+        )
+    ]
+    mean, left = np.concatenate([one.mean for one in found]), found[0].covariance[0]
+    y = problem.latent_outputs(problem.unit_inputs(theta), problem.noise.phi(theta, (count,)), eta)[0][0]
+    if realisation == "same":  # the latents say everything of the observed runs
+        np.testing.assert_allclose(mean, y, atol=1e-6)
+        return
+    whole = np.cov(mean.T) + left
+    sd = np.sqrt(np.diag(np.cov(y.T)))
+    same = problem.cells.experiment[:, None] == problem.cells.experiment
+    gap = (whole - np.cov(y.T)) / np.outer(sd, sd)
+    assert np.abs(np.diag(gap)).max() < 6.0 * np.sqrt(2.0 / count)
+    assert np.abs(gap[~same]).max() < 6.0 * np.sqrt(2.0 / count)
+
+
+def test_realisation_that_cannot_be() -> None:
+    frame, surrogate = table(), stochastic()
+    noise = uq.GaussianNoise(sd=0.3)
+    with pytest.raises(InputError, match="'experiment'"):
+        uq.Calibration(surrogate, observed(frame), noise=noise, realisation="run")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="knows no noise"):
+        uq.Calibration(replace(surrogate, noise=None), observed(frame), noise=noise, realisation="replicate")
+    single = uq.Observations.from_table(
+        frame.query("replicate == 0"), output="y", value="y", coords={"t": "t"}, conditions={"x": "x"}
+    )
+    with pytest.raises(InputError, match="no replicates"):
+        uq.Calibration(surrogate, single, noise=noise, realisation="replicate")
