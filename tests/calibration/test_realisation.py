@@ -1,19 +1,18 @@
 """Data that are one run of a stochastic simulator, against dense normals, quadrature and finite differences."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
-import xarray as xr
 from calibration.problems import given_surrogate
-from scipy.stats import multivariate_normal
+from scipy.stats import kstest, multivariate_normal
 
 import uqms as uq
-from uqms.calibration.bridge import PluggedMarginalOp, PluggedOutputsOp
 from uqms.calibration.predict import conditional_moments, own_cells
-from uqms.errors import InputError
+from uqms.errors import DataWarning, InputError
 from uqms.surrogates import GaussianProcessSurrogate
 from uqms.surrogates.kernels import Matern52
 from uqms.surrogates.noise import SimulatorNoise
@@ -133,6 +132,8 @@ def test_expected_variance_has_its_derivative() -> None:
 
 @pytest.mark.parametrize("mode", ["experiment", "replicate"])
 def test_gradient_of_the_marginal_likelihood(mode: str) -> None:
+    from uqms.calibration.bridge import PluggedMarginalOp
+
     problem = uq.Calibration(stochastic(), observed(table(runs=2)), noise=uq.GaussianNoise(sd=0.3), realisation=mode)
     u = problem.unit_inputs({"theta": np.array(0.4)}) + np.array([[0.0, 0.0], [0.03, 0.0]])
     phi, op = np.array([0.3]), PluggedMarginalOp(problem)
@@ -151,10 +152,12 @@ def test_gradient_of_the_marginal_likelihood(mode: str) -> None:
 def counts(mode: str = "experiment") -> uq.Calibration:
     """Return a problem with sampled latents: Student's noise is not normal."""
     frame = table(runs=2)
-    return uq.Calibration(stochastic(), observed(frame), noise=uq.StudentTNoise(sigma=0.3, nu=5.0), realisation=mode)
+    return uq.Calibration(stochastic(), observed(frame), noise=uq.StudentTNoise(scale=0.3, df=5.0), realisation=mode)
 
 
 def test_latents_make_the_covariance_and_have_derivatives() -> None:
+    from uqms.calibration.bridge import PluggedOutputsOp, PluggedOutputsReverseOp
+
     problem = counts()
     u = problem.unit_inputs({"theta": np.array([0.4])})
     phi = problem.noise.phi({"theta": np.array([0.4])}, (1,))
@@ -174,8 +177,6 @@ def test_latents_make_the_covariance_and_have_derivatives() -> None:
     bar, eta = rng.standard_normal((1, n)), rng.standard_normal(size)
     op = PluggedOutputsOp(problem)
     outputs: list[list] = [[None], [None], [None]]
-    from uqms.calibration.bridge import PluggedOutputsReverseOp
-
     PluggedOutputsReverseOp(problem).perform(None, (u[0], phi[0], eta, bar), outputs)
 
     def value(at: np.ndarray, xi: np.ndarray) -> float:
@@ -269,3 +270,114 @@ def test_realisation_that_cannot_be() -> None:
     )
     with pytest.raises(InputError, match="no replicates"):
         uq.Calibration(surrogate, single, noise=noise, realisation="replicate")
+
+
+# --- an autoregressive curve, whose likelihood is known exactly --------------------------------------------------------
+
+STEPS = np.arange(8.0)
+SHOCKS = np.array([[0.7 ** (i - j) if j <= i else 0.0 for j in range(8)] for i in range(8)])
+FALL = 0.7 ** (STEPS + 1.0)
+NOISE = 0.1
+UNIT = np.linspace(0.005, 0.995, 80)
+
+
+def walks(k: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return one curve for each k: level -> 0.7 level + 0.3 k + 0.1 k times a shock, from 10 on."""
+    k = np.asarray(k)[:, None]
+    return 10.0 * FALL + k * (1.0 - FALL) + 0.1 * k * rng.standard_normal((len(k), 8)) @ SHOCKS.T
+
+
+def exact_log_likelihood(k: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return log p(y | k) (grid, datasets) of the autoregressive curve with measurement noise."""
+    out = np.empty((len(k), len(y)))
+    for i, one in enumerate(k):
+        covariance = (0.1 * one) ** 2 * SHOCKS @ SHOCKS.T + NOISE**2 * np.eye(8)
+        out[i] = multivariate_normal(10.0 * FALL + one * (1.0 - FALL), covariance).logpdf(y)
+    return out
+
+
+def autoregressive(realisation: str) -> uq.Calibration:
+    """Return a problem whose surrogate knows mean and noise: scores along the eigenvectors of the shocks' covariance."""
+    x = np.linspace(0.0, 1.0, 12)[:, None]
+    k = 2.0 + 10.0 * x
+    power, basis = np.linalg.eigh(SHOCKS @ SHOCKS.T)
+    surrogate = given_surrogate(
+        x, k * ((1.0 - FALL) @ basis), basis=basis, offset=10.0 * FALL, columns=2, variance=1e-6
+    )
+    logs = np.log((0.1 * k) ** 2 * power)
+    noise = noise_of(x, logs, np.eye(8), np.zeros((8, 0)))
+    frame = pd.DataFrame({"t": STEPS, "y": 10.0 * FALL + 5.0 * (1.0 - FALL)})
+    data = uq.Observations.from_table(frame, output="y", value="y", coords={"t": "t"})
+    return uq.Calibration(
+        replace(surrogate, noise=noise), data, noise=uq.GaussianNoise(sd=NOISE), realisation=realisation
+    )
+
+
+def moments(log_density: np.ndarray) -> tuple[float, float, np.ndarray]:
+    weight = np.exp(log_density - log_density.max())
+    weight /= weight.sum()
+    mean = float(weight @ UNIT)
+    return mean, float(np.sqrt(weight @ (UNIT - mean) ** 2)), np.cumsum(weight)
+
+
+def test_posterior_of_an_autoregressive_curve_is_the_exact_one() -> None:
+    problem = autoregressive("experiment")
+    rng = np.random.default_rng(3)
+    y = walks(rng.uniform(3.0, 11.0, 10), rng) + NOISE * rng.standard_normal((10, 8))
+    exact = exact_log_likelihood(2.0 + 10.0 * UNIT, y)
+    for i, values in enumerate(y):
+        mean, sd, _ = moments(problem.with_values(values).log_likelihood({"theta": UNIT}))
+        wanted, spread, _ = moments(exact[:, i])
+        assert abs(mean - wanted) < 0.02 * spread
+        assert abs(sd / spread - 1.0) < 0.02
+
+
+def test_truths_rank_evenly_among_posterior_draws_only_with_the_realisation() -> None:
+    """Data of the simulator itself, not of the law that the problem assumes: ranks are uniform, and far off without."""
+    rng = np.random.default_rng(4)
+    truth = rng.random(150)
+    y = walks(2.0 + 10.0 * truth, rng) + NOISE * rng.standard_normal((150, 8))
+    level = {}
+    for mode in ("experiment", "none"):
+        problem, ranks = autoregressive(mode), []
+        for one, values in zip(truth, y, strict=True):
+            _, _, below = moments(problem.with_values(values).log_likelihood({"theta": UNIT}))
+            ranks.append(float(np.interp(one, UNIT, below)))
+        level[mode] = float(kstest(ranks, "uniform").pvalue)
+    assert level["experiment"] > 1e-3
+    assert level["none"] < 1e-8
+
+
+def test_laplace_and_prediction_hold_the_realisation() -> None:
+    problem = autoregressive("experiment")
+    exact = exact_log_likelihood(2.0 + 10.0 * UNIT, problem.observations.value[None])[:, 0]
+    _, spread, _ = moments(exact)
+    posterior = problem.sample(uq.Laplace(), rng=1)
+    assert abs(float(posterior.draws["theta"].std()) / spread - 1.0) < 0.2
+    sd = {
+        which: float(posterior.predict(realisation=which, coords={"t": [7.0]}).sd["y"][0])
+        for which in ("same", "new", "none")
+    }
+    k = 2.0 + 10.0 * float(posterior.draws["theta"].mean())
+    assert sd["same"] < 1.05 * NOISE  # measured, with noise of sd 0.1
+    assert abs(sd["new"] / np.sqrt((0.1 * k) ** 2 * np.sum(SHOCKS[7] ** 2) + sd["none"] ** 2) - 1.0) < 0.1
+    holds = [posterior.predict(realisation=which, draws=5).holds for which in ("same", "new", "none")]
+    assert holds == [
+        ("parameters", "surrogate", "realisation"),
+        ("parameters", "surrogate", "new realisation"),
+        ("parameters", "surrogate"),
+    ]
+    with pytest.raises(InputError, match="'same'"):
+        posterior.predict(realisation="mean")  # type: ignore[arg-type]
+
+
+def test_noise_that_is_not_normal_is_warned_of() -> None:
+    attrs = {"output": "y", "skewness": 1.1, "kurtosis": 2.0, "p": 1e-9}
+    surrogate = stochastic()
+    skewed = replace(surrogate, attrs={**surrogate.attrs, "noise_normality": json.dumps(attrs)})
+    settings = {"noise": uq.GaussianNoise(sd=0.3)}
+    with pytest.warns(DataWarning, match=r"not normal.*skewness 1\.10.*to_sbi"):
+        uq.Calibration(skewed, observed(table()), **settings)
+    uq.Calibration(skewed, observed(table()), realisation="none", **settings)
+    small = replace(skewed, attrs={**surrogate.attrs, "noise_normality": json.dumps({**attrs, "p": 0.01})})
+    uq.Calibration(small, observed(table()), **settings)
