@@ -272,7 +272,7 @@ def test_realisation_that_cannot_be() -> None:
         uq.Calibration(surrogate, single, noise=noise, realisation="replicate")
 
 
-# --- an autoregressive curve, whose likelihood is known exactly --------------------------------------------------------
+# --- an autoregressive curve, whose likelihood is known exactly -------------------------------------------------------
 
 STEPS = np.arange(8.0)
 SHOCKS = np.array([[0.7 ** (i - j) if j <= i else 0.0 for j in range(8)] for i in range(8)])
@@ -297,7 +297,7 @@ def exact_log_likelihood(k: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def autoregressive(realisation: str) -> uq.Calibration:
-    """Return a problem whose surrogate knows mean and noise: scores along the eigenvectors of the shocks' covariance."""
+    """Return a problem whose surrogate knows mean and noise: scores along eigenvectors of the shocks' covariance."""
     x = np.linspace(0.0, 1.0, 12)[:, None]
     k = 2.0 + 10.0 * x
     power, basis = np.linalg.eigh(SHOCKS @ SHOCKS.T)

@@ -23,7 +23,8 @@ def runs(design: xr.Dataset) -> xr.Dataset:
 def test_draws_come_back_in_their_own_units() -> None:
     u = np.random.default_rng(0).random((2, 500, 2))
     draws = uq.from_sbi(u, SPACE)["posterior"]
-    assert draws["k"].dims == ("chain", "draw") and draws["k"].attrs["unit"] == "1/h"
+    assert draws["k"].dims == ("chain", "draw")
+    assert draws["k"].attrs["unit"] == "1/h"
     np.testing.assert_allclose(SPACE.priors["k"].cdf(draws["k"].values), u[..., 0], atol=1e-12)
     np.testing.assert_allclose(SPACE.priors["a"].cdf(draws["a"].values), u[..., 1], atol=1e-12)
     np.testing.assert_array_equal(uq.from_sbi(u[0], SPACE)["posterior"]["a"].values, draws["a"].values[:1])

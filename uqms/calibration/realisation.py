@@ -40,7 +40,7 @@ __all__ = ["Realisation", "Runs", "has_noise", "residual_rows", "runs_of", "warn
 type Runs = Literal["experiment", "replicate", "none"]
 
 ROUNDING = 1e-12  # of a correlation, so that it has a root
-LEVEL, SKEWNESS, KURTOSIS = 1e-4, 0.5, 1.5  # farther from a normal law than both by chance and in size
+LEVEL, SKEWNESS, KURTOSIS = 1e-4, 0.5, 1.0  # farther from a normal law than both by chance and in size
 STEP = 1e-5  # of the unit cube, for surrogates that know no derivative of their noise
 
 

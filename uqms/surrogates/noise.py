@@ -48,6 +48,7 @@ SAME = 1e-9  # of the unit cube: inputs that are no further apart are the same
 FLOOR = 1e-4  # of the pooled variance, a hundredth of its sd: where replicates agree more closely, less is of no matter
 SMOOTH = 16.0  # times the variance of log S2, where kurtosis is asked for: l must not follow what it is to judge
 MATTERS = 0.05  # share of the noise of an output that a score holds, where its law is looked at
+LEAST = 4  # replicates that have a kurtosis
 REACH = 4.0  # largest variance, as a multiple of the largest of an input
 
 
@@ -244,7 +245,7 @@ def learn_noise(
     standard = off / np.sqrt(variance[replicates.group])
     noise = replace(noise, correlation=_correlation(standard, count[replicates.group]))
     variances = np.where(silent | (count == 0), 0.0, variance / np.maximum(count, 1))
-    normality = _normality(outputs, standard, count[replicates.group])
+    normality = _normality(outputs, replicates.group)
     return Learned(noise, variances, [output.basis for output in outputs], y, normality)
 
 
@@ -317,30 +318,41 @@ def _excess_kurtosis(standard: Array, count: Ints) -> Array:
     return np.asarray(np.maximum(above / np.maximum(share, 1e-300) - error, 0.0))
 
 
-def _normality(outputs: "Sequence[_Output]", standard: Array, count: Array) -> Normality:
-    """Compare skewness and kurtosis of the noise of the scores with those of normal noise.
+def _normality(outputs: "Sequence[_Output]", group: Ints) -> Normality:
+    """Compare skewness and kurtosis of the scores' noise with those of normal noise.
 
-    Of deviations (N, q) from the mean of r replicates: E e³ = mu3 (1 - 1/r) (1 - 2/r). Scores that hold little of the
-    noise of their output say nothing that matters.
+    Those of each input's replicates, which know nothing of a variance that changes between inputs, averaged: G1 and G2,
+    zero on average of normal values whatever their number (Joanes & Gill 1998, doi:10.1111/1467-9884.00122). Scores
+    that hold little of the noise of their output say nothing that matters.
     """
+    off = np.hstack([output.off for output in outputs])
     names = [output.basis.name for output in outputs for _ in range(output.off.shape[1])]
-    power = [np.sum(np.square(output.basis.basis), axis=0) * np.nanvar(output.off, axis=0) for output in outputs]
+    power = [np.sum(np.square(output.basis.basis), axis=0) * np.nansum(output.off**2, axis=0) for output in outputs]
     share = np.concatenate([each / max(float(each.sum()), 1e-300) for each in power])
-    use = np.isfinite(standard) & (count > 2)
-    r, e = np.where(use, count, 3).astype(np.float64), np.where(use, standard, 0.0)
-    own = 1.0 - 1.0 / r
-    third = np.maximum(np.sum(use * own * (1.0 - 2.0 / r), axis=0), 1e-300)
-    fourth = np.maximum(np.sum(use * (own**4 + (r - 1.0) / r**4), axis=0), 1e-300)
-    skewness = np.sum(e**3, axis=0) / third
-    kurtosis = np.sum(use * (e**4 - 3.0 * own**2), axis=0) / fourth
-    errors = np.sqrt(6.0 * np.sum(use * own**3, axis=0)) / third, np.sqrt(24.0 * np.sum(use * own**4, axis=0)) / fourth
-    off = np.maximum(
-        *(np.abs(value) / (error + 1e-300) for value, error in zip((skewness, kurtosis), errors, strict=True))
-    )
-    off = np.where((share >= MATTERS) & use.any(axis=0), off, 0.0)
-    worst = int(np.argmax(off))
-    p = float(np.minimum(1.0, 4.0 * max(int(np.sum(off > 0.0)), 1) * ndtr(-off[worst])))
-    return Normality(names[worst], float(skewness[worst]), float(kurtosis[worst]), p)
+    r = np.column_stack([output.sizes for output in outputs for _ in range(output.off.shape[1])]).astype(np.float64)
+    e = np.nan_to_num(off)
+    second, third, fourth = (_sums(group, e**order, len(r)) / np.maximum(r, 1.0) for order in (2, 3, 4))
+    use = (r >= LEAST) & (second > 0.0)
+    r, second = np.where(use, r, LEAST), np.where(use, second, 1.0)
+    skewness = third / second**1.5 * np.sqrt(r * (r - 1.0)) / (r - 2.0)
+    kurtosis = (r - 1.0) / ((r - 2.0) * (r - 3.0)) * ((r + 1.0) * (fourth / second**2 - 3.0) + 6.0)
+    of_skewness = 6.0 * r * (r - 1.0) / ((r - 2.0) * (r + 1.0) * (r + 3.0))
+    of_kurtosis = 4.0 * (r**2 - 1.0) * of_skewness / ((r - 3.0) * (r + 5.0))
+    means, far = [], []
+    for values, variance in ((skewness, of_skewness), (kurtosis, of_kurtosis)):
+        weight = np.where(use, 1.0 / variance, 0.0)
+        means.append(np.sum(weight * values, axis=0) / np.maximum(weight.sum(axis=0), 1e-300))
+        far.append(np.abs(means[-1]) * np.sqrt(weight.sum(axis=0)))
+    off_by = np.where(share >= MATTERS, np.maximum(*far), 0.0)
+    worst = int(np.argmax(off_by))
+    p = float(np.minimum(1.0, 4.0 * max(int(np.sum(off_by > 0.0)), 1) * ndtr(-off_by[worst])))
+    return Normality(names[worst], float(means[0][worst]), float(means[1][worst]), p)
+
+
+def _sums(group: Ints, values: Array, count: int) -> Array:
+    total = np.zeros((count, values.shape[1]))
+    np.add.at(total, group, values)
+    return total
 
 
 class _Output(NamedTuple):

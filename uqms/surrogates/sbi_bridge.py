@@ -149,8 +149,8 @@ def from_sbi(samples: ArrayLike, space: ParameterSpace) -> xr.DataTree:
     u = u[None] if u.ndim == 2 else u
     if u.ndim != 3 or u.shape[-1] != len(space.names):
         raise InputError(
-            f"from_sbi: samples have shape {np.shape(samples)}, wanted is (draws, {len(space.names)}) or (chains, draws, "
-            f"{len(space.names)}) for {list(space.names)}."
+            f"from_sbi: samples have shape {np.shape(samples)}, wanted is (draws, {len(space.names)}) or "
+            f"(chains, draws, {len(space.names)}) for {list(space.names)}."
         )
     if not ((u >= 0.0) & (u <= 1.0)).all():
         raise InputError(
