@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 from calibration.problems import given_surrogate
 from scipy.stats import kstest, multivariate_normal
 
@@ -381,3 +382,60 @@ def test_noise_that_is_not_normal_is_warned_of() -> None:
     uq.Calibration(skewed, observed(table()), realisation="none", **settings)
     small = replace(skewed, attrs={**surrogate.attrs, "noise_normality": json.dumps({**attrs, "p": 0.01})})
     uq.Calibration(small, observed(table()), **settings)
+
+
+# --- an epidemic, compared with a synthetic likelihood by brute force --------------------------------------------------
+
+DAYS = np.arange(1.0, 9.0)
+PEOPLE = 2000
+BETAS = np.linspace(1.0, 2.0, 26)
+
+
+def outbreaks(beta: float, runs: int, rng: np.random.Generator) -> np.ndarray:
+    """Return the square root of the infected (runs, 8 days) of a chain-binomial epidemic."""
+    susceptible, infected, out = np.full(runs, PEOPLE - 40), np.full(runs, 40), []
+    for _ in DAYS:
+        new = rng.binomial(susceptible, -np.expm1(-beta * infected / PEOPLE))
+        recovered = rng.binomial(infected, -np.expm1(-0.5))
+        susceptible, infected = susceptible - new, infected + new - recovered
+        out.append(np.sqrt(infected))
+    return np.stack(out, axis=1)
+
+
+def test_epidemic_agrees_with_a_synthetic_likelihood_by_brute_force() -> None:
+    """Mean and covariance of 1000 runs at each of 26 points, against a surrogate of 16 x 40 runs."""
+    rng, space, sd = np.random.default_rng(0), uq.ParameterSpace(beta=uq.Uniform(0.9, 2.1)), 0.3
+    design = uq.sobol(space, 16, rng=1)
+    curves = np.concatenate([outbreaks(float(beta), 40, rng) for beta in design["beta"].values])
+    runs = uq.ensemble.build(
+        {"beta": np.repeat(design["beta"].values, 40)},
+        {"y": xr.DataArray(curves, dims=("run", "day"), coords={"day": DAYS})},
+        space=space,
+    )
+    surrogate = uq.GaussianProcess(noise="heteroscedastic").fit(runs)
+    forced = []
+    for beta in BETAS:
+        many = outbreaks(float(beta), 1000, rng)
+        forced.append(multivariate_normal(many.mean(axis=0), np.cov(many.T) + sd**2 * np.eye(8)))
+    off, ratio, without = [], [], []
+    for beta in (1.3, 1.5, 1.7):
+        values = outbreaks(beta, 1, rng)[0] + sd * rng.standard_normal(8)
+        data = xr.DataArray(values, dims="day", coords={"day": DAYS}, name="y")
+        wanted = posterior_of(np.array([one.logpdf(values) for one in forced]))
+        found = {}
+        for mode in ("experiment", "none"):
+            problem = uq.Calibration(surrogate, data, noise=uq.GaussianNoise(sd=sd), realisation=mode)
+            found[mode] = posterior_of(problem.log_likelihood({"beta": BETAS}))
+        off.append((found["experiment"][0] - wanted[0]) / wanted[1])
+        ratio.append(found["experiment"][1] / wanted[1])
+        without.append(found["none"][1] / wanted[1])
+    assert np.abs(off).max() < 0.6  # the correlation of the noise between scores is one for the whole box
+    assert np.abs(np.log(ratio)).max() < 0.25
+    assert max(without) < 0.5  # taken as the mean of all outbreaks, one outbreak says far too much
+
+
+def posterior_of(log_density: np.ndarray) -> tuple[float, float]:
+    weight = np.exp(log_density - log_density.max())
+    weight /= weight.sum()
+    mean = float(weight @ BETAS)
+    return mean, float(np.sqrt(weight @ (BETAS - mean) ** 2))
