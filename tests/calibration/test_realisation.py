@@ -384,7 +384,7 @@ def test_noise_that_is_not_normal_is_warned_of() -> None:
     uq.Calibration(small, observed(table()), **settings)
 
 
-# --- an epidemic, compared with a synthetic likelihood by brute force --------------------------------------------------
+# --- an epidemic, compared with a synthetic likelihood by brute force -------------------------------------------------
 
 DAYS = np.arange(1.0, 9.0)
 PEOPLE = 2000
