@@ -408,7 +408,7 @@ def test_epidemic_agrees_with_a_synthetic_likelihood_by_brute_force() -> None:
     design = uq.sobol(space, 16, rng=1)
     curves = np.concatenate([outbreaks(float(beta), 40, rng) for beta in design["beta"].values])
     runs = uq.ensemble.build(
-        {"beta": np.repeat(design["beta"].values, 40)},
+        xr.Dataset({"beta": ("run", np.repeat(design["beta"].values, 40))}, attrs=design.attrs),
         {"y": xr.DataArray(curves, dims=("run", "day"), coords={"day": DAYS})},
         space=space,
     )
