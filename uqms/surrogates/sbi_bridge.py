@@ -188,8 +188,6 @@ def _cube(space: ParameterSpace, runs: xr.Dataset) -> Array:
 def _ends(space: ParameterSpace, runs: xr.Dataset) -> tuple[Array, Array]:
     """Return F at the ends of the design box (d,): designs follow the prior within it."""
     box = tables.get_box(runs)
-    if box is None:
-        return np.zeros(len(space.names)), np.ones(len(space.names))
     at = [box.names.index(name) for name in space.names]
     ends = [
         [float(space.priors[name].cdf(edge[i])) for name, i in zip(space.names, at, strict=True)]
