@@ -1,4 +1,4 @@
-"""The likelihood with discrepancy, correlated noise and sampled latents, against dense normals and finite differences."""
+"""Discrepancy, correlated noise and sampled latents, against dense normals and finite differences."""
 
 from collections.abc import Mapping
 from typing import Any

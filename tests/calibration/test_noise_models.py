@@ -163,7 +163,7 @@ def test_the_pymc_model_is_the_density_of_the_arrays(name: str) -> None:
 
 @pytest.mark.parametrize("name", list(MODELS))
 def test_new_observations_have_the_mean_slope_zero(name: str) -> None:
-    """E[d log p(z | theta) / d theta] = 0 under simulated data at fixed latents: density and simulation belong together."""
+    """E[d log p(z | theta) / d theta] = 0 under data simulated at fixed latents: they belong together."""
     noise, transform, data, form = MODELS[name]
     if name in ("joint", "custom") or "censored" in name or form != "latent":
         pytest.skip("not smooth, not its own draws, or in closed form and tested elsewhere")

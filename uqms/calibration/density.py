@@ -49,7 +49,8 @@ def row_terms(cells: Cells, noise: NoiseGroups, y: Any, phi: Any, z: Any, xp: An
         density = model.log_density(values, rows, parameters, xp)
         side = cells.side[at]
         if side.any():
-            tail = model.log_tail(values, rows, parameters, np.where(side == 0, 1, side), xp)  # type: ignore[attr-defined]
+            sign = np.where(side == 0, 1, side)
+            tail = model.log_tail(values, rows, parameters, sign, xp)  # type: ignore[attr-defined]
             density = xp.where(side == 0, density, tail)
         if cells.links[g].name == "log":
             density = density - np.where(side == 0, 1.0, 0.0) * rows.z
