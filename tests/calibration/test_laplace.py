@@ -15,8 +15,8 @@ from calibration.problems import (
 )
 
 import uqms as uq
-from uqms.calibration.mode import find_modes
 from uqms.calibration.computation import sampler_checks
+from uqms.calibration.mode import find_modes
 from uqms.calibration.whitened import Whitened
 from uqms.errors import InitError, InputError
 
