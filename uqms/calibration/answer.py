@@ -20,6 +20,7 @@ import xarray as xr
 from uqms._typing import Array
 from uqms.calibration.checks import Check, Sampled, Status
 from uqms.calibration.problem import Calibration
+from uqms.calibration.rescaling import rescaled
 
 __all__ = [
     "Sensitivity",
@@ -38,6 +39,7 @@ SENSITIVITY = 0.05
 POWERS = (0.99, 1.01)
 IN_TAIL = 1e-3
 MASS_CUT = 0.01
+DISCREPANCY, K_HAT = (0.5, 2.0), 0.7
 OUTSIDE, OUTSIDE_FAIL = 0.01, 0.05
 PRIOR_DRAWS = 4000
 
@@ -159,6 +161,8 @@ def check_answer(problem: Calibration, sampled: Sampled, information: Array) -> 
     ]
     if sampled.log_likelihood is not None:
         checks.append(_check_sensitivity(problem, sampled))
+        if problem.discrepancy is not None:
+            checks.append(_check_discrepancy(problem, sampled))
     return tuple(checks)
 
 
@@ -209,6 +213,23 @@ def _check_sensitivity(problem: Calibration, sampled: Sampled) -> Check:
         return Check("prior sensitivity", "warn", strength, message, remedy)
     remedy = "Prior and data both shape the answer, as they should with few data: say which prior was used, and why."
     return Check("prior sensitivity", "note" if strength > SENSITIVITY else "pass", strength, message, remedy)
+
+
+def _check_discrepancy(problem: Calibration, sampled: Sampled) -> Check:
+    assert sampled.log_likelihood is not None
+    found = [
+        rescaled(problem, sampled.theta, sampled.latents, sampled.log_likelihood, factor) for factor in DISCREPANCY
+    ]
+    worst = max(problem.parameters, key=lambda name: max(abs(one.shift[name]) for one in found))
+    shift = max(abs(one.shift[worst]) for one in found)
+    message = f"the mean of {worst} moves by {shift:.2f} sd when its prior scale is halved or doubled, limit 1"
+    if max(one.k_hat for one in found) > K_HAT:
+        message += "; a rough figure (k-hat above 0.7)"
+    remedy = (
+        f"What {worst} is depends on how large the model's error may be: report posterior.rescale_discrepancy(), argue "
+        "for the scale, GPDiscrepancy(sd=...), or measure what tells the two apart."
+    )
+    return Check("discrepancy", "warn" if shift > 1.0 else "pass", shift, message, remedy)
 
 
 def _level_in_prior(problem: Calibration, name: str, values: Array) -> float:

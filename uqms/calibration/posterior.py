@@ -33,6 +33,7 @@ from uqms.calibration.predict import (
     predicted,
 )
 from uqms.calibration.problem import Calibration
+from uqms.calibration.rescaling import rescaled
 from uqms.calibration.samplers import Sampler
 from uqms.calibration.verdict import Sampled, Verdict, judge
 from uqms.errors import ConformanceError, InputError
@@ -47,19 +48,19 @@ LOG_TWO_PI = float(np.log(2.0 * np.pi))
 class SummaryTable(pd.DataFrame):
     """A pandas DataFrame that prints all its columns, and no digits that the number of draws does not support.
 
-    The values are not rounded. Where the Monte Carlo error of mean and limits exceeds 5 % of the sd, the last digit
-    shown of location and spread is worth at least twice that error.
+    The values are not rounded. Where a number's own Monte Carlo error exceeds 5 % of the sd, its last digit shown is
+    worth about twice that error.
     """
 
     def __repr__(self) -> str:
-        if not {"sd", "mcse"} <= set(self.columns):
+        if "mcse" not in self.attrs:
             return pd.DataFrame(self).to_string(float_format=_four)
         shown = pd.DataFrame(self).astype(object)
         for name, row in self.iterrows():
             for column, value in row.items():
                 if isinstance(value, float):
-                    own = column in ("mean", "sd") or str(column).endswith("%")
-                    shown.loc[name, column] = _supported(value, row["sd"], row["mcse"]) if own else _four(value)
+                    error = self.attrs["mcse"][name].get("mean" if column == "sd" else str(column), 0.0)
+                    shown.loc[name, column] = _supported(value, row["sd"], error)
         return shown.to_string()
 
 
@@ -71,7 +72,7 @@ def _supported(value: float, sd: float, mcse: float) -> str:
     """Return a number with the digits that a Monte Carlo error leaves."""
     if not (np.isfinite(value) and 0.0 < mcse < np.inf) or mcse <= MCSE_SHARE * sd:
         return _four(value)
-    decimals = int(np.floor(-np.log10(2.0 * mcse)))
+    decimals = int(np.round(-np.log10(2.0 * mcse)))
     return f"{round(value, decimals):.{max(decimals, 0)}f}"
 
 
@@ -167,13 +168,18 @@ class Posterior:
                 "sd": float(flat.std(ddof=1)),
                 f"{100 * tail:g}%": float(low),
                 f"{100 * (1 - tail):g}%": float(high),
-                "mcse": errors[str(name)],
+                "mcse": max(errors[str(name)]),
                 "r_hat": r_hat[str(name)],
                 "ess_bulk": bulk[str(name)],
                 "ess_tail": tails[str(name)],
                 "unit": values.attrs.get("unit", ""),
             }
-        return SummaryTable(pd.DataFrame.from_dict(rows, orient="index"))
+        table = SummaryTable(pd.DataFrame.from_dict(rows, orient="index"))
+        table.attrs["mcse"] = {
+            name: dict(zip(("mean", f"{100 * tail:g}%", f"{100 * (1 - tail):g}%"), found, strict=True))
+            for name, found in errors.items()
+        }
+        return table
 
     def predict(
         self,
@@ -244,6 +250,42 @@ class Posterior:
             *(("noise",) if noise else ()),
         )
         return PosteriorPrediction(xr.Dataset(means), xr.Dataset(sds), xr.Dataset(samples), holds)
+
+    def rescale_discrepancy(self, factors: Sequence[float] = (0.5, 2.0)) -> "SummaryTable":
+        """Return how far each quantity moves when the prior scale of the discrepancy is halved or doubled.
+
+        Use it in every report of a calibration with discrepancy: a parameter that moves by its own standard deviation
+        is known only as well as the size of the model's error is.
+
+        Parameters
+        ----------
+        factors
+            Times the standard deviation of every discrepancy, or the scale of its prior.
+
+        Returns
+        -------
+        SummaryTable
+            By quantity and factor: `shift`, the change of the mean in posterior sds, and `sd_ratio`; `k_hat` of the
+            weights, above 0.7 of which the row is not to be trusted: calibrate with that scale instead.
+
+        Raises
+        ------
+        InputError
+            When the calibration has no discrepancy, or a factor is not positive.
+        """
+        if self.problem.discrepancy is None:
+            raise InputError("rescale_discrepancy: there is none; give Calibration(..., discrepancy=GPDiscrepancy()).")
+        if any(not (np.isfinite(factor) and factor > 0) for factor in factors):
+            raise InputError(f"rescale_discrepancy: factors are {list(factors)}; give positive numbers.")
+        draws = {str(name): values.values.ravel() for name, values in self.draws.data_vars.items()}
+        joint = self.tree["sample_stats"]["joint_log_likelihood"].values.ravel()
+        columns: dict[str, dict[str, float]] = {name: {} for name in draws}
+        for factor in factors:
+            found = rescaled(self.problem, draws, self.latents, joint, float(factor))
+            for name, row in columns.items():
+                row[f"shift x{factor:g}"], row[f"sd_ratio x{factor:g}"] = found.shift[name], found.ratio[name]
+                row[f"k_hat x{factor:g}"] = found.k_hat
+        return SummaryTable(pd.DataFrame.from_dict(columns, orient="index"))
 
     def to_netcdf(self, path: str | Path) -> None:
         """Write the DataTree to a netCDF file."""
@@ -421,7 +463,7 @@ def _sampled(
         asked=(getattr(sampler, "chains", shape[0]), getattr(sampler, "draws", shape[1])),
         r_hat=r_hat,
         ess={name: min(bulk[name], tail[name]) for name in names},
-        mcse={name: errors[name] / max(float(posterior[name].std(ddof=1)), 1e-300) for name in names},
+        mcse={name: max(errors[name]) / max(float(posterior[name].std(ddof=1)), 1e-300) for name in names},
         divergences=int(stats["diverging"].sum()) if "diverging" in stats else None,
         energy=stats["energy"].values if "energy" in stats and shape[1] > 1 else None,
         deepest=float(stats["maxdepth_reached"].mean()) if "maxdepth_reached" in stats else None,
@@ -433,14 +475,14 @@ def _sampled(
     )
 
 
-def _monte_carlo_errors(draws: xr.Dataset, prob: float) -> dict[str, float]:
-    """Return the largest Monte Carlo standard error of mean and limits of every quantity, in its own unit."""
+def _monte_carlo_errors(draws: xr.Dataset, prob: float) -> dict[str, tuple[float, ...]]:
+    """Return the Monte Carlo standard errors of mean and limits of every quantity, in its own unit."""
     import arviz_stats
 
     tail = 0.5 * (1.0 - prob)
     found = [arviz_stats.mcse(draws, method="mean")]
     found += [arviz_stats.mcse(draws, method="quantile", prob=p) for p in (tail, 1.0 - tail)]
-    return {str(name): max(float(one[name]) for one in found) for name in draws.data_vars}
+    return {str(name): tuple(float(one[name]) for one in found) for name in draws.data_vars}
 
 
 def _log_prior(problem: Calibration, theta: Mapping[str, Array], shape: tuple[int, int]) -> xr.Dataset:

@@ -152,7 +152,7 @@ class Calibration:
         self.observations = observations
         self._check_parameters()
         self.cells, self.noise = arrange(surrogate, observations, noise, self.condition_names)
-        self.discrepancy = discrepancy
+        self.discrepancy, self.noise_alone = discrepancy, self.noise
         if discrepancy is not None:
             self.predictive_sd = self._predictive_sd()
             self.noise = add_discrepancy(self.cells, self.noise, discrepancy, self.condition_names, self.predictive_sd)

@@ -149,8 +149,8 @@ def _linearise(problem: Calibration, theta: Mapping[str, Array], h: Ints) -> _Li
         extra = _correlated.roots(whole)
     for output, place in problem.noise.factors.items():
         m[:, cells.output == output] += phi[:, place, None]
-        column = np.where(cells.output == output, mean, 0.0) * prior_scale(problem.noise.settings[place])
-        extra = np.concatenate([extra, column[:, :, None]], axis=2)
+        gain = np.where(cells.output == output, mean, 0.0) * prior_scale(problem.noise.settings[place])
+        extra = np.concatenate([extra, gain[:, :, None]], axis=2)
     sd = noise_sd(problem, mean * m, phi)
     prior = problem.unit_inputs(problem.prior_draws(4000, 0))[:, 0, columns]
     unit = (m / sd)[:, :, None]
