@@ -270,7 +270,7 @@ def build_posterior(problem: Calibration, sampler: NUTS, trace: Any, seed: int) 
         ess,
         divergences,
         shape,
-        (sampler.chains, sampler.draws),
+        (sampler.chains, sampler.draws) if sampler.ess is None else shape,  # further blocks were checked one by one
     )
     tree.attrs |= _provenance(problem, sampler, seed, verdict)
     return Posterior(tree, problem, verdict, share)

@@ -24,7 +24,7 @@ __all__ = ["Calibration", "Derived"]
 _logger = logging.getLogger(__name__)
 MASS_CUT_LIMIT = 0.01
 CONFLICT_SD = 6.0
-STARTS = 64  # points of which each chain takes one
+STARTS = 256  # points of which each chain takes one
 SCORE_CHUNK = 2_000_000  # numbers in one cross-covariance block
 
 
@@ -281,6 +281,7 @@ class Calibration:
         InitError, SamplingInterrupted, SamplingError
             When there is no posterior that could be used.
         """
+        from uqms.calibration import compiled
         from uqms.calibration.posterior import build_posterior, check_derived
 
         check_derived(self)
@@ -291,19 +292,17 @@ class Calibration:
         seed = int(generator.integers(2**31))
         if self.mass_cut > 0:
             _logger.info("the prior is conditioned on the design box, which cuts %.2g of its mass", self.mass_cut)
-        trace = sampler.run(self.model(), seed, self._starts(np.random.default_rng([seed, 1])))
+        target = compiled.target(self)
+        model = self.model() if target is None else target
+        trace = sampler.run(model, seed, self._starts(np.random.default_rng([seed, 1])))
         return build_posterior(self, sampler, trace, seed)
 
     def _starts(self, rng: np.random.Generator) -> Array:
         """Return starting points of the chains on the real line, in the order of `priors`."""
-        from uqms.calibration.bridge import RealLine
+        from uqms.calibration.compiled import on_the_line
         from uqms.calibration.starts import starting_points
 
-        points = starting_points(self, STARTS, rng)
-        columns = [
-            RealLine(*self.limits(name), prior.scale).point(points[name], np) for name, prior in self.priors.items()
-        ]
-        return np.column_stack(columns)
+        return on_the_line(self, starting_points(self, STARTS, rng))
 
     def _check_names(self) -> None:
         taken = {*self.space.names, *self.condition_names, "observations"}

@@ -1,8 +1,10 @@
-"""Samplers as frozen settings; each turns a PyMC model into draws."""
+"""Samplers as frozen settings; each turns a PyMC model, or the compiled target of a standard problem, into draws."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, final
 
 import numpy as np
@@ -10,7 +12,11 @@ import numpy as np
 from uqms._typing import Array
 from uqms.errors import ConvergenceWarning, InitError, InputError, SamplingError, SamplingInterrupted
 
-__all__ = ["NUTS"]
+__all__ = ["LINE", "NUTS", "pick", "worst_ess"]
+
+LINE = "__line__"  # the point of the real line, beside the parameters, in draws of a compiled target
+MOST_BLOCKS = 50
+RESTART = 100  # warm-up draws of a further block
 
 
 @final
@@ -30,6 +36,10 @@ class NUTS:
         Threads; None for one a chain up to the number of processors.
     progress
         Whether to show a progress bar.
+    ess
+        Smallest bulk effective sample size that is wanted of every inferred quantity. Further blocks of `draws` follow
+        until it is reached (at most 50 blocks in all), each of the same length and with a short warm-up of its own;
+        None for one block.
 
     Raises
     ------
@@ -52,6 +62,7 @@ class NUTS:
     target_accept: float = 0.9
     cores: int | None = None
     progress: bool = False
+    ess: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("draws", "tune", "chains"):
@@ -62,6 +73,10 @@ class NUTS:
             isinstance(self.cores, bool) or not isinstance(self.cores, int | np.integer) or self.cores < 1
         ):
             raise InputError(f"NUTS: cores is {self.cores!r}; give a whole number of at least 1, or None.")
+        if self.ess is not None and (
+            isinstance(self.ess, bool) or not isinstance(self.ess, int | np.integer) or self.ess < 1
+        ):
+            raise InputError(f"NUTS: ess is {self.ess!r}; give a whole number of at least 1, or None.")
         number = isinstance(self.target_accept, float | np.floating)
         if not number or not 0.5 <= self.target_accept < 1.0:
             raise InputError(f"NUTS: target_accept is {self.target_accept!r}; give a number from 0.5 to below 1.")
@@ -79,10 +94,10 @@ class NUTS:
             )
 
     def run(self, model: Any, seed: int, starts: Array | None = None) -> Any:
-        """Return nutpie's DataTree for a PyMC model; every draw is there and finite.
+        """Return nutpie's DataTree for a PyMC model or a compiled target; every draw is there and finite.
 
         `starts` (n, free variables) are points on the real line, in the order of the model's variables, of which each
-        chain takes one; without them the chains start around the model's initial point.
+        chain takes one; without them the chains start around the model's initial point. A compiled target needs them.
 
         Raises
         ------
@@ -93,40 +108,66 @@ class NUTS:
         SamplingError
             When draws are missing or not finite.
         """
-        import nutpie
+        from uqms.calibration.compiled import Target
+        from uqms.calibration.warmup import learned, nutpie_model
 
-        self._check_start(model)
+        tune = self.tune
+        prepare: Callable[[Any], Any]
         with warnings.catch_warnings():
             # nutpie sets options of PyTensor that newer releases have renamed; nothing that a user could act on
             warnings.filterwarnings("ignore", category=DeprecationWarning)
             warnings.filterwarnings("ignore", category=FutureWarning)
-            compiled = nutpie.compile_pymc_model(model)
-            if starts is not None:
-                compiled = replace(compiled, initial_point_func=_pick(starts))
-            try:
-                trace = nutpie.sample(
-                    compiled,
-                    draws=self.draws,
-                    tune=self.tune,
-                    chains=self.chains,
-                    cores=self.cores,
-                    target_accept=self.target_accept,
-                    seed=seed,
-                    progress_bar=self.progress,
-                    save_warmup=False,
-                )
-            except RuntimeError as error:
-                if "nitialization" not in str(error):
-                    raise SamplingError(
-                        f"The sampler broke off: {error}. If the surrogate is your own, evaluate it at draws of the "
-                        "prior (problem.prior_draws) to see where it fails."
-                    ) from error
-                raise InitError(
-                    f"The sampler found no starting point with a finite log-density ({error}). Check that observations "
-                    "and noise have the scale of the simulator's output."
-                ) from error
-        self._check_draws(trace)
-        return trace
+            if isinstance(model, Target):
+                assert starts is not None  # the only caller gives them
+                target = model
+                self._check_target(target, starts)
+                settings = {"chains": self.chains, "cores": self.cores, "target_accept": self.target_accept}
+                with _readable():
+                    target, starts, tune = learned(target, self.tune, settings, seed, starts)
+                prepare = partial(nutpie_model, target)
+            else:
+                self._check_start(model)
+                prepare = _prepared(model)
+            trace = self._sample(prepare(starts), tune, seed)
+            self._check_draws(trace)
+            blocks = 1
+            while self.ess is not None and worst_ess(_inferred(trace)) < self.ess and blocks < MOST_BLOCKS:
+                more = self._sample(prepare(_line(trace)), min(self.tune, RESTART), (seed + 100 + blocks) % 2**31)
+                self._check_draws(more)
+                trace = _joined(trace, more)
+                blocks += 1
+        if self.ess is not None and worst_ess(_inferred(trace)) < self.ess:
+            warnings.warn(
+                f"NUTS: {blocks} blocks of {self.draws} draws did not reach {self.ess} effective draws. Raise "
+                "NUTS(draws=...), and look at the verdict.",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
+        return _without_line(trace)
+
+    def _sample(self, compiled: Any, tune: int, seed: int) -> Any:
+        import nutpie
+
+        with _readable():
+            return nutpie.sample(
+                compiled,
+                draws=self.draws,
+                tune=tune,
+                chains=self.chains,
+                cores=self.cores,
+                target_accept=self.target_accept,
+                seed=seed,
+                progress_bar=self.progress,
+                save_warmup=False,
+                **({} if self.ess is None else {"store_unconstrained": True}),
+            )
+
+    def _check_target(self, target: Any, starts: Array) -> None:
+        if not any(np.isfinite(target.evaluate(point)[0]) for point in starts):
+            raise InitError(
+                "The log-density of ['observations'] is not finite at any starting point. Check that observations and "
+                "noise have the scale of the simulator's output."
+            )
 
     def _check_start(self, model: Any) -> None:
         import pytensor
@@ -162,10 +203,78 @@ class NUTS:
                 )
 
 
-def _pick(starts: Array) -> Callable[[Any], Array]:
+@contextmanager
+def _readable() -> Iterator[None]:
+    """Turn what nutpie raises into errors that say what to do."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, SamplingError):
+            raise
+        if "nitialization" not in str(error):
+            raise SamplingError(
+                f"The sampler broke off: {error}. If the surrogate is your own, evaluate it at draws of the "
+                "prior (problem.prior_draws) to see where it fails."
+            ) from error
+        raise InitError(
+            f"The sampler found no starting point with a finite log-density ({error}). Check that observations "
+            "and noise have the scale of the simulator's output."
+        ) from error
+
+
+def _prepared(model: Any) -> Callable[[Array | None], Any]:
+    """Compile a PyMC model; return what gives it starts."""
+    import nutpie
+
+    compiled = nutpie.compile_pymc_model(model)
+    return lambda starts: compiled if starts is None else replace(compiled, initial_point_func=pick(starts))
+
+
+def worst_ess(draws: Any) -> float:
+    """Return the smallest bulk effective sample size of a dataset of draws."""
+    import arviz_stats
+
+    return min(float(values.min()) for values in arviz_stats.ess(draws, method="bulk").data_vars.values())
+
+
+def pick(starts: Array) -> Callable[[Any], Array]:
     """Return a function from a chain's seed to its start: chains ask in any order, their seeds are always the same."""
 
     def start(seed: Any) -> Array:
         return np.array(starts[np.random.default_rng(seed).integers(len(starts))])
 
     return start
+
+
+def _inferred(trace: Any) -> Any:
+    return _without_line(trace)["posterior"].dataset
+
+
+def _line(trace: Any) -> Array:
+    """Return all draws (n, P) on the real line: any of them starts a chain in the middle of the posterior."""
+    posterior, stats = trace["posterior"].dataset, trace["sample_stats"].dataset
+    values = posterior[LINE] if LINE in posterior else stats["unconstrained_draw"]
+    return np.asarray(values.values).reshape(-1, values.shape[-1])
+
+
+def _joined(trace: Any, more: Any) -> Any:
+    """Return the draws of both, one after the other in each chain."""
+    import xarray as xr
+
+    parts = {}
+    for name in ("posterior", "sample_stats"):
+        one, other = trace[name].dataset, more[name].dataset
+        other = other.assign_coords(draw=other["draw"] + one.sizes["draw"])
+        parts[name] = xr.concat(
+            [one, other], dim="draw", data_vars="all", coords="minimal", compat="override", join="exact"
+        )
+    return xr.DataTree.from_dict(parts)
+
+
+def _without_line(trace: Any) -> Any:
+    posterior = trace["posterior"].dataset
+    if LINE not in posterior:
+        return trace
+    import xarray as xr
+
+    return trace.assign({"posterior": xr.DataTree(posterior[[name for name in posterior.data_vars if name != LINE]])})
