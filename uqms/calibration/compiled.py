@@ -205,7 +205,7 @@ def _agrees(problem: Calibration, found: Target) -> bool:
             float(p.log_density(theta[name][i])) - math.log(np.subtract(*p.cdf(problem.limits(name)[::-1])))
             for name, p in problem.priors.items()
         )
-        slope = sum(_log_slope(row, value) for row, value in zip(found.priors, z, strict=True))
+        slope = sum(log_slope(row, value) for row, value in zip(found.priors, z, strict=True))
         value = found.evaluate(z)[0] - prior - slope
         if np.isfinite(wanted[i]) and not abs(value - wanted[i]) <= AGREEMENT * (1.0 + abs(wanted[i])):
             return False
@@ -280,7 +280,7 @@ def _line(scale: Scale, low: float, high: float, x: Array) -> Array:
     return np.asarray(-np.log(high - v)) if np.isfinite(high) else np.asarray(v)
 
 
-def _log_slope(row: Array, z: float) -> float:
+def log_slope(row: Array, z: float) -> float:
     """Return log |d parameter / dz|."""
     low, high = row[2], row[3]
     v, out = z, 0.0
@@ -315,8 +315,8 @@ def reduce(cells: Cells, groups: NoiseGroups) -> Array | None:
     """Return the data that `_target` reads, None when truncation ties outputs of different unknown noise.
 
     The numbers: experiments, scores, reduced cells, noise groups, constant; by group how many cells and what squares
-    stand beside; begin of each experiment; then value, variance beside sigma² and group (-1: none) of the reduced cells,
-    and their basis rows.
+    stand beside; begin of each experiment; then value, variance beside sigma² and group (-1: none) of the reduced
+    cells, and their basis rows.
     """
     known = np.array([not isinstance(sd, Prior) for sd in groups.sds])
     sds = np.array([1.0 if isinstance(sd, Prior) else float(sd) for sd in groups.sds])

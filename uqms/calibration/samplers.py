@@ -118,12 +118,12 @@ class NUTS:
             warnings.filterwarnings("ignore", category=DeprecationWarning)
             warnings.filterwarnings("ignore", category=FutureWarning)
             if isinstance(model, Target):
-                assert starts is not None  # the only caller gives them
-                target = model
-                self._check_target(target, starts)
+                if starts is None:
+                    raise SamplingError("A compiled target needs starting points: NUTS().run(target, seed, starts).")
+                self._check_target(model, starts)
                 settings = {"chains": self.chains, "cores": self.cores, "target_accept": self.target_accept}
                 with _readable():
-                    target, starts, tune = learned(target, self.tune, settings, seed, starts)
+                    target, starts, tune = learned(model, self.tune, settings, seed, starts)
                 prepare = partial(nutpie_model, target)
             else:
                 self._check_start(model)

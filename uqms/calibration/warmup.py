@@ -148,7 +148,7 @@ def _by_python(target: Target, begin: Callable[[Any], Array]) -> Any:
         def variables(w: Array) -> dict[str, Array]:
             out = np.empty(2 * size)
             expand(block, w, out)
-            return {**dict(zip(target.names, out[:size, None].reshape(size, 1), strict=True)), LINE: out[size:]}
+            return {**{name: np.asarray(out[i]) for i, name in enumerate(target.names)}, LINE: out[size:]}
 
         return variables
 
