@@ -43,7 +43,7 @@ def pymc_density(problem: uq.Calibration):  # noqa: ANN201
 
 
 def same_density(problem: uq.Calibration, points: int = 4) -> None:
-    """Compare gradients with PyMC's, and values with the library's densities: PyMC's constants have single precision."""
+    """Compare gradients with PyMC, and values with the library's densities: PyMC has constants in single precision."""
     found = target(problem)
     assert found is not None
     reference = pymc_density(problem)

@@ -109,7 +109,7 @@ class NUTS:
             When draws are missing or not finite.
         """
         from uqms.calibration.compiled import Target
-        from uqms.calibration.warmup import learned, nutpie_model
+        from uqms.calibration.warmup import learned
 
         tune = self.tune
         prepare: Callable[[Any], Any]
@@ -124,7 +124,7 @@ class NUTS:
                 settings = {"chains": self.chains, "cores": self.cores, "target_accept": self.target_accept}
                 with _readable():
                     target, starts, tune = learned(model, self.tune, settings, seed, starts)
-                prepare = partial(nutpie_model, target)
+                prepare = _mapped(target)
             else:
                 self._check_start(model)
                 prepare = _prepared(model)
@@ -220,6 +220,13 @@ def _readable() -> Iterator[None]:
             f"The sampler found no starting point with a finite log-density ({error}). Check that observations "
             "and noise have the scale of the simulator's output."
         ) from error
+
+
+def _mapped(target: Any) -> Callable[[Any], Any]:
+    """Return what gives starts to a compiled target."""
+    from uqms.calibration.warmup import nutpie_model
+
+    return partial(nutpie_model, target)
 
 
 def _prepared(model: Any) -> Callable[[Array | None], Any]:
