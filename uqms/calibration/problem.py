@@ -1,6 +1,8 @@
 """The calibration problem: a surrogate, observations, noise, and the priors conditioned on the design box."""
 
+import importlib
 import logging
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -284,6 +286,9 @@ class Calibration:
         from uqms.calibration import compiled
         from uqms.calibration.posterior import build_posterior, check_derived
 
+        # Two seconds of imports, beside the work that comes before the sampler needs them. A new thread also has a short
+        # stack, through which ArviZ walks when it is imported.
+        threading.Thread(target=importlib.import_module, args=("nutpie",), daemon=True).start()
         check_derived(self)
         sampler = NUTS() if sampler is None else sampler
         if not isinstance(sampler, NUTS):
