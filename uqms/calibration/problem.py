@@ -286,7 +286,7 @@ class Calibration:
         from uqms.calibration import compiled
         from uqms.calibration.posterior import build_posterior, check_derived
 
-        # Two seconds of imports, beside the work that comes before the sampler needs them. A new thread also has a short
+        # Two seconds of imports, beside the work that comes before the sampler. A new thread also has a short
         # stack, through which ArviZ walks when it is imported.
         threading.Thread(target=importlib.import_module, args=("nutpie",), daemon=True).start()
         check_derived(self)
