@@ -84,6 +84,12 @@ def ensemble(runs: int, seed: int) -> xr.Dataset:
     return uq.ensemble.build(design, {"sqrt_infected": output}, space=space())
 
 
+def exact() -> uq.DirectSimulator:
+    """Return the simulator itself, in a surrogate's place: a calibration with it gives the reference posterior."""
+    outputs = {"sqrt_infected": ("day",)}
+    return uq.DirectSimulator(sqrt_infected, space=space(), outputs=outputs, coords={"day": DAYS}, vectorized=True)
+
+
 def observation(values: Array) -> xr.DataArray:
     """Return 14 daily measurements of the output as the calibration takes them."""
     return xr.DataArray(values, dims="day", coords={"day": DAYS}, name="sqrt_infected")

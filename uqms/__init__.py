@@ -20,21 +20,43 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test holds the two equal
     from uqms import designs as designs
+    from uqms import diagnostics as diagnostics
     from uqms import ensemble as ensemble
     from uqms import errors as errors
     from uqms import plots as plots
     from uqms import testing as testing
     from uqms.calibration import NUTS as NUTS
+    from uqms.calibration import SMC as SMC
+    from uqms.calibration import AutocorrelatedNoise as AutocorrelatedNoise
+    from uqms.calibration import BasisDiscrepancy as BasisDiscrepancy
+    from uqms.calibration import BinomialNoise as BinomialNoise
     from uqms.calibration import Calibration as Calibration
+    from uqms.calibration import CustomNoise as CustomNoise
     from uqms.calibration import Derived as Derived
+    from uqms.calibration import DirectSimulator as DirectSimulator
     from uqms.calibration import GaussianNoise as GaussianNoise
+    from uqms.calibration import GPDiscrepancy as GPDiscrepancy
+    from uqms.calibration import Laplace as Laplace
+    from uqms.calibration import LogNormalNoise as LogNormalNoise
+    from uqms.calibration import Metropolis as Metropolis
+    from uqms.calibration import NegativeBinomialNoise as NegativeBinomialNoise
     from uqms.calibration import Observations as Observations
+    from uqms.calibration import OffsetDiscrepancy as OffsetDiscrepancy
+    from uqms.calibration import PoissonNoise as PoissonNoise
     from uqms.calibration import Posterior as Posterior
+    from uqms.calibration import Sampler as Sampler
+    from uqms.calibration import ScaleDiscrepancy as ScaleDiscrepancy
+    from uqms.calibration import StudentTNoise as StudentTNoise
+    from uqms.calibration import another_round as another_round
     from uqms.calibration import as_tensor as as_tensor
+    from uqms.calibration import compare_models as compare_models
+    from uqms.calibration import refine as refine
     from uqms.designs import extend as extend
     from uqms.designs import halton as halton
     from uqms.designs import latin_hypercube as latin_hypercube
     from uqms.designs import sobol as sobol
+    from uqms.diagnostics import verification_design as verification_design
+    from uqms.diagnostics import verify as verify
     from uqms.parameters import Beta as Beta
     from uqms.parameters import Box as Box
     from uqms.parameters import Condition as Condition
@@ -82,41 +104,57 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.surrogates import load_surrogate as load_surrogate
 
 __all__ = [
+    "AutocorrelatedNoise",
+    "BasisDiscrepancy",
     "Beta",
+    "BinomialNoise",
     "Box",
     "Calibration",
     "Condition",
     "Curve",
+    "CustomNoise",
     "Dask",
     "Derived",
+    "DirectSimulator",
     "ExecutableSimulator",
     "FailurePolicy",
     "FunctionSimulator",
+    "GPDiscrepancy",
     "Gamma",
     "GaussianNoise",
     "GaussianProcess",
     "HalfNormal",
     "InverseGamma",
     "JSONFile",
+    "Laplace",
     "Log",
     "LogNormal",
+    "LogNormalNoise",
     "LogUniform",
     "Logit",
     "Matern32",
     "Matern52",
+    "Metropolis",
     "NUTS",
+    "NegativeBinomialNoise",
     "NetCDFFile",
     "Normal",
     "Observations",
+    "OffsetDiscrepancy",
     "ParameterSpace",
     "Physics",
+    "PoissonNoise",
     "Posterior",
     "Prior",
     "Product",
     "RunStore",
+    "SMC",
+    "Sampler",
     "Scalar",
+    "ScaleDiscrepancy",
     "Simulator",
     "SquaredExponential",
+    "StudentTNoise",
     "Sum",
     "Surrogate",
     "TextTable",
@@ -125,9 +163,12 @@ __all__ = [
     "UMBridgeSimulator",
     "Uniform",
     "__version__",
+    "another_round",
     "as_tensor",
+    "compare_models",
     "compare_surrogates",
     "designs",
+    "diagnostics",
     "ensemble",
     "errors",
     "extend",
@@ -140,10 +181,13 @@ __all__ = [
     "leave_one_out",
     "load_surrogate",
     "plots",
+    "refine",
     "run",
     "serve",
     "sobol",
     "testing",
+    "verification_design",
+    "verify",
 ]
 
 # Room -> the names that `uqms` takes from it. A room that is itself public stands in `_ROOMS`.
@@ -208,17 +252,41 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "load_surrogate",
     ),
     "calibration": (
+        "AutocorrelatedNoise",
+        "BasisDiscrepancy",
+        "BinomialNoise",
         "Calibration",
+        "CustomNoise",
         "Derived",
+        "DirectSimulator",
+        "GPDiscrepancy",
         "GaussianNoise",
+        "Laplace",
+        "LogNormalNoise",
+        "Metropolis",
         "NUTS",
+        "NegativeBinomialNoise",
         "Observations",
+        "OffsetDiscrepancy",
+        "PoissonNoise",
         "Posterior",
+        "SMC",
+        "Sampler",
+        "ScaleDiscrepancy",
+        "StudentTNoise",
+        "another_round",
         "as_tensor",
+        "compare_models",
+        "refine",
+    ),
+    "diagnostics": (
+        "verification_design",
+        "verify",
     ),
 }
 _ROOMS = (
     "designs",
+    "diagnostics",
     "ensemble",
     "errors",
     "plots",

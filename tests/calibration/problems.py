@@ -1,7 +1,11 @@
 """Small calibration problems whose posterior is known: Gaussian processes that are given, not trained."""
 
+from collections.abc import Callable
+
 import numpy as np
 import xarray as xr
+from scipy.special import logsumexp
+from scipy.stats import multivariate_normal
 
 import uqms as uq
 from uqms.parameters import Box
@@ -116,3 +120,54 @@ def matern52(distance: np.ndarray, ell: float) -> np.ndarray:
     """Matérn-5/2 correlation, written out."""
     a = np.sqrt(5.0) * np.abs(distance) / ell
     return (1.0 + a + a**2 / 3.0) * np.exp(-a)
+
+
+class FakeProblem:
+    """What samplers see of a calibration, around a function of standard-normal parameters "a", "b", ... and latents."""
+
+    def __init__(self, log_likelihood: Callable[..., np.ndarray], parameters: int, latents: int = 0) -> None:
+        self.function, self.latents = log_likelihood, latents
+        self.priors = {name: uq.Normal(0.0, 1.0) for name in "abcdefghij"[:parameters]}
+
+    def limits(self, name: str) -> tuple[float, float]:
+        return self.priors[name].support
+
+    def log_likelihood(self, theta: dict[str, np.ndarray], **latents: np.ndarray) -> np.ndarray:
+        return self.function(theta, **latents)
+
+
+def gaussian_target(
+    d: int, correlation: float, sd: float, centre: float
+) -> tuple[Callable[[np.ndarray], np.ndarray], float, np.ndarray, np.ndarray]:
+    """Return a Gaussian log-likelihood of z (n, d); log evidence, mean and sds of its posterior with N(0, 1)^d."""
+    covariance = sd**2 * ((1.0 - correlation) * np.eye(d) + correlation)
+    m = np.full(d, centre)
+    likelihood, marginal = multivariate_normal(m, covariance), multivariate_normal(m, covariance + np.eye(d))
+    precision = np.linalg.inv(covariance)
+    posterior = np.linalg.inv(precision + np.eye(d))
+    evidence = float(marginal.logpdf(np.zeros(d)))
+    return likelihood.logpdf, evidence, posterior @ precision @ m, np.sqrt(np.diag(posterior))
+
+
+def unequal_modes() -> uq.Calibration:
+    """Return a problem whose output is (theta - 0.5)²: two modes fit alike, the prior prefers the lower 4 : 1."""
+    x = np.linspace(0.0, 1.0, 15)[:, None]
+    space = uq.ParameterSpace(theta=uq.Beta(2.0, 3.0))
+    surrogate = given_surrogate(x, 10.0 * (x - 0.5) ** 2, ell=0.6, variance=4.0, space=space)
+    return uq.Calibration(surrogate, xr.DataArray(0.9, name="y"), uq.GaussianNoise(sd=0.05))
+
+
+def by_quadrature(problem: uq.Calibration, *grids: np.ndarray) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
+    """Return log evidence, means, sds, and the posterior's weights on a grid, by the midpoint rule."""
+    axes = np.meshgrid(*grids, indexing="ij")
+    theta = {name: axis.ravel() for name, axis in zip(problem.priors, axes, strict=True)}
+    total = problem.log_likelihood(theta)
+    for name, prior in problem.priors.items():
+        low, high = problem.limits(name)
+        total = total + prior.log_density(theta[name]) - np.log(prior.cdf(high) - prior.cdf(low))
+    cell = np.prod([grid[1] - grid[0] for grid in grids])
+    evidence = float(logsumexp(total) + np.log(cell))
+    weights = np.exp(total - logsumexp(total))
+    values = np.stack(list(theta.values()))
+    mean = values @ weights
+    return evidence, mean, np.sqrt((values - mean[:, None]) ** 2 @ weights), weights

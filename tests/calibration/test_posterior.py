@@ -109,6 +109,7 @@ def test_groups_and_dims(posterior: uq.Posterior) -> None:
         "posterior",
         "sample_stats",
         "log_likelihood",
+        "log_prior",
         "observed_data",
         "prior",
         "prior_predictive",
@@ -265,7 +266,7 @@ def test_predictive_draws_hold_the_noise(posterior: uq.Posterior) -> None:
 @pytest.mark.parametrize(("prob", "names"), [(0.95, ("2.5%", "97.5%")), (0.9, ("5%", "95%")), (0.5, ("25%", "75%"))])
 def test_summary_is_that_of_the_draws(posterior: uq.Posterior, prob: float, names: tuple[str, str]) -> None:
     table = posterior.summary(prob)
-    assert list(table.columns) == ["mean", "sd", *names, "r_hat", "ess_bulk", "ess_tail", "unit"]
+    assert list(table.columns) == ["mean", "sd", *names, "mcse", "r_hat", "ess_bulk", "ess_tail", "unit"]
     assert list(table.index) == list(posterior.draws.data_vars)
     for name, values in posterior.draws.data_vars.items():
         flat = values.values.ravel()

@@ -253,7 +253,7 @@ def test_extrapolation_when_asked_for() -> None:
 
 
 def test_outside_is_error_or_extrapolate() -> None:
-    with pytest.raises(InputError, match="outside is 'ignore'; give 'error' or 'extrapolate'"):
+    with pytest.raises(InputError, match="outside is 'ignore'; give 'error', 'extrapolate' or 'refined'"):
         uq.Calibration(scalar(), number(), NOISE, outside="ignore")  # type: ignore[arg-type]
 
 

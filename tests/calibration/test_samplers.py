@@ -82,7 +82,7 @@ def test_good_settings_say_nothing_and_reach_the_sampler(sampled: dict[str, obje
         warnings.simplefilter("error")
         sampler = uq.NUTS(draws=100, tune=np.int64(50), chains=2, target_accept=0.5, cores=1)
     sampled["result"] = trace(2, 100)
-    assert sampler.run(MODEL, 7) is sampled["result"]
+    assert sampler.sample_model(MODEL, 7) is sampled["result"]
     settings = sampled["settings"]
     assert settings == {
         "draws": 100,
@@ -103,7 +103,7 @@ def test_good_settings_say_nothing_and_reach_the_sampler(sampled: dict[str, obje
 def test_a_start_without_density_names_the_term(value: float, sampled: dict[str, object]) -> None:
     model = SimpleNamespace(point_logps=lambda: {"theta": -1.0, "observations": value})
     with pytest.raises(InitError, match=r"log-density of \['observations'\] is not finite .*scale of the simulator's"):
-        uq.NUTS().run(model, 1)
+        uq.NUTS().sample_model(model, 1)
     assert "settings" not in sampled
 
 
@@ -118,13 +118,13 @@ def test_an_observation_of_another_scale_names_the_term() -> None:
 def test_no_start_that_the_sampler_can_use(sampled: dict[str, object]) -> None:
     sampled["result"] = RuntimeError("All initialization points failed")
     with pytest.raises(InitError, match="no starting point with a finite log-density .All initialization points"):
-        uq.NUTS().run(MODEL, 1)
+        uq.NUTS().sample_model(MODEL, 1)
 
 
 def test_another_failure_of_the_sampler_is_not_blamed_on_the_start(sampled: dict[str, object]) -> None:
     sampled["result"] = RuntimeError("Logp function returned error: singular matrix")
     with pytest.raises(SamplingError, match="broke off: Logp function returned error: singular") as caught:
-        uq.NUTS().run(MODEL, 1)
+        uq.NUTS().sample_model(MODEL, 1)
     assert not isinstance(caught.value, InitError)
 
 
@@ -136,7 +136,7 @@ def test_fewer_draws_than_asked_for_are_kept_apart(chains: int, draws: int, samp
     sampled["result"] = trace(chains, draws)
     message = f"stopped early: {draws} draws of {chains} chains where 1000 of 4 were asked for.*`partial`"
     with pytest.raises(SamplingInterrupted, match=message) as caught:
-        uq.NUTS().run(MODEL, 1)
+        uq.NUTS().sample_model(MODEL, 1)
     assert caught.value.partial is sampled["result"]
 
 
@@ -146,14 +146,14 @@ def test_draws_padded_with_nan_are_kept_apart(value: float, sampled: dict[str, o
     padded[2, 993:] = value
     sampled["result"] = trace(theta=np.zeros((4, 1000)), sigma=padded)
     with pytest.raises(SamplingInterrupted, match="7 of 4000 draws of 'sigma' are not finite.*no posterior") as caught:
-        uq.NUTS().run(MODEL, 1)
+        uq.NUTS().sample_model(MODEL, 1)
     assert caught.value.partial is sampled["result"]
 
 
 def test_a_posterior_without_parameters_is_none(sampled: dict[str, object]) -> None:
     sampled["result"] = {"posterior": xr.DataTree(xr.Dataset())}
     with pytest.raises(SamplingError, match="returned no parameters"):
-        uq.NUTS().run(MODEL, 1)
+        uq.NUTS().sample_model(MODEL, 1)
 
 
 @pytest.mark.parametrize("rng", [-1, 1.5, "1", True])

@@ -9,7 +9,7 @@ from calibration.problems import given_surrogate, linear_surrogate, replicates
 
 import uqms as uq
 from uqms.calibration import verdict as module
-from uqms.calibration.verdict import Check, Verdict, judge
+from uqms.calibration.verdict import Check, Sampled, Verdict, judge
 from uqms.parameters import Box
 from uqms.surrogates import GaussianProcessSurrogate
 
@@ -21,8 +21,13 @@ NAMES = (
     "divergences",
     "finite draws",
     "surrogate error",
+    "surrogate validation",
     "autocorrelated residuals",
+    "predictive misfit",
     "edge of the design box",
+    "prior mass cut",
+    "prior-dominated",
+    "confounded",
 )
 
 
@@ -58,7 +63,7 @@ def draws_of(problem: uq.Calibration, n: int = 1000, seed: int = 1) -> np.ndarra
 def verdict_on(problem: uq.Calibration, theta: np.ndarray | None = None, **changes: object) -> Verdict:
     theta = draws_of(problem) if theta is None else theta
     clean = {"r_hat": {"theta": 1.001}, "ess": {"theta": 900.0}, "divergences": 0, "shape": SHAPE, "asked": SHAPE}
-    return judge(problem, {"theta": theta}, np.zeros(len(theta), dtype=np.int64), **(clean | changes))[0]
+    return judge(problem, Sampled({"theta": theta}, np.zeros(len(theta), dtype=np.int64), **(clean | changes)))[0]
 
 
 def flags(verdict: Verdict) -> list[str]:
@@ -378,6 +383,9 @@ def test_the_worst_comes_first_with_its_remedy() -> None:
         "      → try harder",
         "PASS  a: all well",
     ]
+    note = Verdict((*checks[:1], Check("d", "note", 0.5, "by the way", "say so")))
+    assert (note.status, note.warnings, [check.name for check in note.notes]) == ("pass", (), ["d"])
+    assert str(note).splitlines()[1:] == ["NOTE  d: by the way", "      → say so", "PASS  a: all well"]
     assert Verdict(checks[:2]).status == "warn"
     assert str(Verdict(checks[:2])).startswith("Verdict: WARN. Read these before you use the intervals:")
     assert got["b"].value == 1.0

@@ -3,38 +3,82 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from uqms.calibration.noise import GaussianNoise
+from uqms.calibration.direct import DirectSimulator
+from uqms.calibration.discrepancy import BasisDiscrepancy, GPDiscrepancy, OffsetDiscrepancy, ScaleDiscrepancy
+from uqms.calibration.noise import (
+    AutocorrelatedNoise,
+    BinomialNoise,
+    CustomNoise,
+    GaussianNoise,
+    LogNormalNoise,
+    NegativeBinomialNoise,
+    NoiseModel,
+    PoissonNoise,
+    StudentTNoise,
+)
 from uqms.calibration.observations import Observations
 from uqms.calibration.problem import Calibration, Derived
-from uqms.calibration.samplers import NUTS
+from uqms.calibration.samplers import NUTS, SMC, Laplace, Metropolis, Sampler
 
 if TYPE_CHECKING:
     from uqms.calibration.bridge import SurrogateTensor as SurrogateTensor
     from uqms.calibration.bridge import as_tensor as as_tensor
+    from uqms.calibration.compare import compare_models as compare_models
+    from uqms.calibration.mode import Mode as Mode
     from uqms.calibration.posterior import Posterior as Posterior
     from uqms.calibration.predict import PosteriorPrediction as PosteriorPrediction
+    from uqms.calibration.refinement import Round as Round
+    from uqms.calibration.refinement import another_round as another_round
+    from uqms.calibration.refinement import refine as refine
     from uqms.calibration.verdict import Verdict as Verdict
 
 __all__ = [
-    "NUTS",
+    "AutocorrelatedNoise",
+    "BasisDiscrepancy",
+    "BinomialNoise",
     "Calibration",
+    "CustomNoise",
     "Derived",
+    "DirectSimulator",
+    "GPDiscrepancy",
     "GaussianNoise",
+    "Laplace",
+    "LogNormalNoise",
+    "Metropolis",
+    "Mode",
+    "NUTS",
+    "NegativeBinomialNoise",
+    "NoiseModel",
     "Observations",
+    "OffsetDiscrepancy",
+    "PoissonNoise",
     "Posterior",
     "PosteriorPrediction",
+    "Round",
+    "SMC",
+    "Sampler",
+    "ScaleDiscrepancy",
+    "StudentTNoise",
     "SurrogateTensor",
     "Verdict",
+    "another_round",
     "as_tensor",
+    "compare_models",
+    "refine",
 ]
 
 # PyMC and ArviZ take seconds to import; they are loaded when a posterior or a tensor is asked for.
 _LAZY = {
+    "Mode": "mode",
     "Posterior": "posterior",
     "PosteriorPrediction": "predict",
+    "Round": "refinement",
     "SurrogateTensor": "bridge",
     "Verdict": "verdict",
+    "another_round": "refinement",
     "as_tensor": "bridge",
+    "compare_models": "compare",
+    "refine": "refinement",
 }
 
 

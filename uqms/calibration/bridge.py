@@ -10,7 +10,7 @@ import pymc as pm
 import pytensor
 import pytensor.tensor as pt
 from pymc.distributions.transforms import Transform
-from pytensor.gradient import disconnected_type
+from pytensor.gradient import disconnected_type, grad_not_implemented
 from pytensor.graph.basic import Apply
 from pytensor.graph.op import Op
 from pytensor.link.numba.dispatch.basic import (
@@ -20,8 +20,10 @@ from pytensor.link.numba.dispatch.basic import (
 )
 
 from uqms._typing import Array, Scale
-from uqms.calibration import _marginal
-from uqms.calibration.likelihood import Cells, NoiseGroups, check_scale
+from uqms.calibration import _correlated, _exact, _marginal
+from uqms.calibration.density import row_terms, simulate, total
+from uqms.calibration.direct import DirectSimulator, has_derivative, is_exact
+from uqms.calibration.likelihood import Cells, check_scale
 from uqms.errors import InputError
 from uqms.parameters import (
     Beta,
@@ -212,6 +214,8 @@ class ScoresOp(Op):  # type: ignore[misc]
 
     def pullback(self, inputs: Any, outputs: Any, cotangents: Any) -> Any:
         """Return the reverse derivative."""
+        if not has_derivative(self.surrogate):  # PyMC then chooses a sampler without gradients
+            return [grad_not_implemented(self, 0, inputs[0], "the simulator is a black box without a derivative")]
         bars = [
             out.zeros_like() if isinstance(bar.type, pytensor.gradient.DisconnectedType) else bar
             for out, bar in zip(outputs, cotangents, strict=True)
@@ -304,39 +308,108 @@ class MarginalOp(Op):  # type: ignore[misc]
         return [disconnected_type(), bar * outputs[1], bar * outputs[2], disconnected_type()]
 
 
-@final
-class PluggedMarginalOp(Op):  # type: ignore[misc]
-    """`MarginalOp` for a surrogate of the user's own, through its protocol."""
+class CorrelatedOp(Op):  # type: ignore[misc]
+    """`MarginalOp` with discrepancy or autocorrelated noise; its derivatives are by inputs and hyperparameters."""
 
-    __props__ = ("surrogate", "cells")
+    __props__ = ()
 
-    def __init__(self, surrogate: Surrogate, cells: Cells) -> None:
-        self.surrogate, self.cells, self.data = surrogate, cells, cells.flat()
-
-    def make_node(self, u: Any, sigma: Any, z: Any) -> Apply:
+    def make_node(self, block: Any, u: Any, phi: Any, z: Any) -> Apply:
         """Describe inputs and outputs."""
-        return Apply(self, [pt.as_tensor(v) for v in (u, sigma, z)], [pt.dscalar(), pt.dmatrix(), pt.dvector()])
+        inputs = [pt.as_tensor(v) for v in (block, u, phi, z)]
+        return Apply(self, inputs, [pt.dscalar(), pt.dmatrix(), pt.dvector()])
 
     def perform(self, node: Apply, inputs: Any, outputs: Any) -> None:
         """Evaluate."""
-        u, sigma, z = (np.ascontiguousarray(v) for v in inputs)
-        scores: Scores = self.surrogate.scores(u)
-        used = self.cells.used
-        mean_bar, cov_bar = np.zeros_like(scores.mean), np.zeros_like(scores.covariance)
-        value, mean_bar[..., used], cov_bar[:, used], sigma_bar = _marginal.mixed(
-            self.data,
-            np.ascontiguousarray(scores.mean[..., used]),
-            np.ascontiguousarray(scores.covariance[:, used]),
-            np.asarray(scores.log_weights, dtype=np.float64),
-            sigma,
-            z,
-        )
-        outputs[0][0] = np.asarray(value)
-        outputs[1][0] = self.surrogate.scores_reverse(u, mean_bar, cov_bar)
-        outputs[2][0] = sigma_bar
+        found = _correlated.fused_gaussian(*(np.ascontiguousarray(v) for v in inputs))
+        outputs[0][0], outputs[1][0], outputs[2][0] = found
 
     def connection_pattern(self, node: Apply) -> list[list[bool]]:
-        """Only the value is differentiated, by inputs and noise."""
+        """Only the value is differentiated, by inputs and hyperparameters."""
+        return [[False] * 3, [True, False, False], [True, False, False], [False] * 3]
+
+    def pullback(self, inputs: Any, outputs: Any, cotangents: Any) -> Any:
+        """Scale the derivatives that the evaluation returned beside the value."""
+        bar = cotangents[0]
+        return [disconnected_type(), bar * outputs[1], bar * outputs[2], disconnected_type()]
+
+
+class OutputsOp(Op):  # type: ignore[misc]
+    """Latent output (H, N) of the cells at inputs (K, d), hyperparameters and latents."""
+
+    __props__ = ()
+
+    def make_node(self, block: Any, u: Any, phi: Any, eta: Any) -> Apply:
+        """Describe inputs and outputs."""
+        return Apply(self, [pt.as_tensor(v) for v in (block, u, phi, eta)], [pt.dmatrix()])
+
+    def perform(self, node: Apply, inputs: Any, outputs: Any) -> None:
+        """Evaluate."""
+        outputs[0][0] = _correlated.fused_outputs(*(np.ascontiguousarray(v) for v in inputs))
+
+    def connection_pattern(self, node: Apply) -> list[list[bool]]:
+        """Nothing is differentiated by the block."""
+        return [[False], [True], [True], [True]]
+
+    def pullback(self, inputs: Any, outputs: Any, cotangents: Any) -> Any:
+        """Return the reverse derivative."""
+        return [disconnected_type(), *OutputsReverseOp()(*inputs, cotangents[0])]
+
+
+class OutputsReverseOp(Op):  # type: ignore[misc]
+    """Reverse derivative of `OutputsOp`."""
+
+    __props__ = ()
+
+    def make_node(self, block: Any, u: Any, phi: Any, eta: Any, y_bar: Any) -> Apply:
+        """Describe inputs and outputs."""
+        inputs = [pt.as_tensor(v) for v in (block, u, phi, eta, y_bar)]
+        return Apply(self, inputs, [pt.dmatrix(), pt.dvector(), pt.dvector()])
+
+    def perform(self, node: Apply, inputs: Any, outputs: Any) -> None:
+        """Evaluate."""
+        found = _correlated.fused_outputs_reverse(*(np.ascontiguousarray(v) for v in inputs))
+        outputs[0][0], outputs[1][0], outputs[2][0] = found
+
+
+@final
+class PluggedMarginalOp(Op):  # type: ignore[misc]
+    """`MarginalOp` or `CorrelatedOp` for a surrogate of the user's own, through its protocol."""
+
+    __props__ = ("problem",)
+
+    def __init__(self, problem: Any) -> None:
+        self.problem, self.data = problem, problem.cells.flat()
+
+    def make_node(self, u: Any, phi: Any, z: Any) -> Apply:
+        """Describe inputs and outputs."""
+        return Apply(self, [pt.as_tensor(v) for v in (u, phi, z)], [pt.dscalar(), pt.dmatrix(), pt.dvector()])
+
+    def perform(self, node: Apply, inputs: Any, outputs: Any) -> None:
+        """Evaluate."""
+        problem = self.problem
+        u, phi, z = (np.ascontiguousarray(v) for v in inputs)
+        scores: Scores = problem.surrogate.scores(u)
+        used = problem.cells.used
+        mean_bar, cov_bar = np.zeros_like(scores.mean), np.zeros_like(scores.covariance)
+        mean, covariance = (np.ascontiguousarray(one) for one in (scores.mean[..., used], scores.covariance[:, used]))
+        weights = np.asarray(scores.log_weights, dtype=np.float64)
+        u_bar = np.zeros_like(u)
+        if problem.form == "independent":
+            value, mean_bar[..., used], cov_bar[:, used], phi_bar = _marginal.mixed(
+                self.data, mean, covariance, weights, phi, z
+            )
+        else:
+            slopes = np.ascontiguousarray(problem.mean_slopes(u[None])[:, 0])
+            value, mean_bar[..., used], cov_bar[:, used], phi_bar, slopes_bar = _correlated.mixed_gaussian(
+                problem.structure, mean, covariance, weights, phi, z, slopes
+            )
+            u_bar += slopes_reverse(problem, u, slopes_bar, scores)
+        outputs[0][0] = np.asarray(value)
+        outputs[1][0] = u_bar + problem.surrogate.scores_reverse(u, mean_bar, cov_bar)
+        outputs[2][0] = phi_bar
+
+    def connection_pattern(self, node: Apply) -> list[list[bool]]:
+        """Only the value is differentiated, by inputs and hyperparameters."""
         return [[True, False, False], [True, False, False], [False] * 3]
 
     def pullback(self, inputs: Any, outputs: Any, cotangents: Any) -> Any:
@@ -344,7 +417,96 @@ class PluggedMarginalOp(Op):  # type: ignore[misc]
         return [cotangents[0] * outputs[1], cotangents[0] * outputs[2], disconnected_type()]
 
 
-KERNEL_VERSION = 3  # raise it when a compiled kernel changes: graphs cached on disk do not look inside
+@final
+class PluggedOutputsOp(Op):  # type: ignore[misc]
+    """`OutputsOp` for a surrogate of the user's own, through its protocol."""
+
+    __props__ = ("problem",)
+
+    def __init__(self, problem: Any) -> None:
+        self.problem = problem
+
+    def make_node(self, u: Any, phi: Any, eta: Any) -> Apply:
+        """Describe inputs and outputs."""
+        return Apply(self, [pt.as_tensor(v) for v in (u, phi, eta)], [pt.dmatrix()])
+
+    def perform(self, node: Apply, inputs: Any, outputs: Any) -> None:
+        """Evaluate."""
+        u, phi, eta = (np.asarray(v)[None] for v in inputs)
+        outputs[0][0] = self.problem.latent_outputs(u, phi, eta[:, self.problem.free])[0][:, 0]
+
+    def pullback(self, inputs: Any, outputs: Any, cotangents: Any) -> Any:
+        """Return the reverse derivative."""
+        return PluggedOutputsReverseOp(self.problem)(*inputs, cotangents[0])
+
+
+@final
+class PluggedOutputsReverseOp(Op):  # type: ignore[misc]
+    """Reverse derivative of `PluggedOutputsOp`."""
+
+    __props__ = ("problem",)
+
+    def __init__(self, problem: Any) -> None:
+        self.problem = problem
+
+    def make_node(self, u: Any, phi: Any, eta: Any, y_bar: Any) -> Apply:
+        """Describe inputs and outputs."""
+        inputs = [pt.as_tensor(v) for v in (u, phi, eta, y_bar)]
+        return Apply(self, inputs, [pt.dmatrix(), pt.dvector(), pt.dvector()])
+
+    def perform(self, node: Apply, inputs: Any, outputs: Any) -> None:
+        """Evaluate."""
+        problem = self.problem
+        u, phi, eta, y_bar = (np.ascontiguousarray(v) for v in inputs)
+        scores: Scores = problem.surrogate.scores(u)
+        used = problem.cells.used
+        mean_bar, cov_bar = np.zeros_like(scores.mean), np.zeros_like(scores.covariance)
+        slopes = np.ascontiguousarray(problem.mean_slopes(u[None])[:, 0])
+        slopes_bar = np.zeros_like(slopes)
+        phi_bar, eta_bar = np.zeros_like(phi), np.zeros_like(eta)
+        for h in range(len(scores.mean)):
+            one, two = np.empty((len(u), len(used))), np.empty((len(used), len(u), len(u)))
+            mean, covariance = (np.ascontiguousarray(v) for v in (scores.mean[h][:, used], scores.covariance[h, used]))
+            _correlated.outputs_reverse(
+                problem.structure,
+                mean,
+                covariance,
+                phi,
+                slopes[h],
+                eta,
+                y_bar[h],
+                one,
+                two,
+                phi_bar,
+                slopes_bar[h],
+                eta_bar,
+            )
+            mean_bar[h][:, used], cov_bar[h, used] = one, two
+        u_bar = slopes_reverse(problem, u, slopes_bar, scores)
+        outputs[0][0] = u_bar + problem.surrogate.scores_reverse(u, mean_bar, cov_bar)
+        outputs[1][0], outputs[2][0] = phi_bar, eta_bar
+
+
+def slopes_reverse(problem: Any, u: Array, slopes_bar: Array, scores: Scores) -> Array:
+    """Return the derivative (K, d) of `problem.mean_slopes` : slopes_bar (H, N, o), that of its central differences."""
+    u_bar = np.zeros_like(u)
+    if slopes_bar.shape[-1] == 0:
+        return u_bar
+    cells, step = problem.cells, float(_correlated.jacobian_step())
+    nothing = np.zeros_like(scores.covariance)
+    for i, name in enumerate(problem.parameters):
+        mean_bar = np.zeros_like(scores.mean)
+        for k in range(len(u)):
+            at = cells.experiment == k
+            mean_bar[:, k] = slopes_bar[:, at, i] @ cells.basis[at]
+        for sign in (1.0, -1.0):
+            shifted = u.copy()
+            shifted[:, problem.surrogate.domain.names.index(name)] += sign * step
+            u_bar += problem.surrogate.scores_reverse(shifted, sign * mean_bar / (2.0 * step), nothing)
+    return u_bar
+
+
+KERNEL_VERSION = 4  # raise it when a compiled kernel changes: graphs cached on disk do not look inside
 
 
 @register_funcify_default_op_cache_key(FlatScoresOp)  # type: ignore[untyped-decorator]
@@ -362,6 +524,21 @@ def _numba_marginal(op: MarginalOp, node: Apply, **_: Any) -> Any:
     return _marginal.fused_as_arrays, KERNEL_VERSION
 
 
+@register_funcify_default_op_cache_key(CorrelatedOp)  # type: ignore[untyped-decorator]
+def _numba_correlated(op: CorrelatedOp, node: Apply, **_: Any) -> Any:
+    return _correlated.fused_gaussian, KERNEL_VERSION
+
+
+@register_funcify_default_op_cache_key(OutputsOp)  # type: ignore[untyped-decorator]
+def _numba_outputs(op: OutputsOp, node: Apply, **_: Any) -> Any:
+    return _correlated.fused_outputs, KERNEL_VERSION
+
+
+@register_funcify_default_op_cache_key(OutputsReverseOp)  # type: ignore[untyped-decorator]
+def _numba_outputs_reverse(op: OutputsReverseOp, node: Apply, **_: Any) -> Any:
+    return _correlated.fused_outputs_reverse, KERNEL_VERSION
+
+
 def _in_python(op: Any, node: Any = None, **options: Any) -> Any:
     """Evaluate in Python from compiled code, without the warning: these operations are meant to run there."""
     with warnings.catch_warnings():
@@ -369,7 +546,7 @@ def _in_python(op: Any, node: Any = None, **options: Any) -> Any:
         return generate_fallback_impl(op, node, **options)
 
 
-for _operation in (ScoresOp, ScoresReverseOp, PluggedMarginalOp):
+for _operation in (ScoresOp, ScoresReverseOp, PluggedMarginalOp, PluggedOutputsOp, PluggedOutputsReverseOp):
     numba_funcify.register(_operation)(_in_python)
 
 
@@ -401,6 +578,19 @@ def unit_inputs(box: Box, theta: Mapping[str, Any], rows: int | None = None) -> 
         return pt.stack(columns)[None, :]
     ones = pt.ones(rows) if rows is not None else pt.ones_like(next(c for c in columns if c.ndim))
     return pt.stack([column * ones for column in columns], axis=1)
+
+
+def exact_scores(surrogate: Surrogate, u: Any) -> Any:
+    """Return the outputs (k, q) of a simulator that is used directly, at inputs (k, d) in the unit cube."""
+    if not isinstance(surrogate, DirectSimulator) or surrogate.backend != "pytensor":
+        return ScoresOp(surrogate)(u)[0][0]
+    columns = []
+    box = surrogate.domain
+    for j, (low, high, scale) in enumerate(zip(box.lower, box.upper, box.scale, strict=True)):
+        a, b = _number(low, scale), _number(high, scale)
+        v = a + (b - a) * u[:, j]
+        columns.append(pt.exp(v) if scale == "log" else pt.sigmoid(v) if scale == "logit" else v)
+    return surrogate.expression(columns)
 
 
 def as_tensor(
@@ -486,54 +676,122 @@ def as_tensor(
 # --- the likelihood ---------------------------------------------------------------------------------------------------
 
 
-def likelihood(surrogate: Surrogate, cells: Cells, groups: NoiseGroups, u: Any, noise: Mapping[str, Any]) -> Any:
-    """Add the observed variable to the PyMC model in context: an observed `CustomDist` named "observations"."""
-    sds = [noise[name] if isinstance(sd, Prior) else sd for name, sd in zip(groups.names, groups.sds, strict=True)]
-    sigma = pt.stack([pt.as_tensor(sd, dtype="float64") for sd in sds])
+class PyTensorFunctions:
+    """The functions that a density may use, for expressions; `noise.NumPyFunctions` are the same for arrays."""
+
+    exp, log, log1p, sqrt, abs, where = pt.exp, pt.log, pt.log1p, pt.sqrt, pt.abs, pt.where
+    gammaln, xlogy = pt.gammaln, staticmethod(lambda x, y: x * pt.log(y))
+
+    @staticmethod
+    def log_ndtr(x: Any) -> Any:
+        """Return the log of the standard normal distribution function."""
+        return pm.distributions.dist_math.normal_lcdf(0.0, 1.0, x)
+
+    @staticmethod
+    def sum(x: Any) -> Any:
+        """Return the sum over the last axis."""
+        return x.sum(axis=-1)
+
+
+def likelihood(problem: Any, u: Any, values: Mapping[str, Any]) -> Any:
+    """Add the observed variable to the PyMC model in context: an observed `CustomDist` named "observations".
+
+    Where errors are not all normal, the standard normal variable "latents" is added too: the surrogate's error and the
+    discrepancy, given which the observations are independent.
+    """
+    cells, noise, surrogate = problem.cells, problem.noise, problem.surrogate
+    count = len(noise.outputs) if problem.form == "independent" else len(noise.keys)
+    columns = [
+        values[key] if isinstance(one, Prior) else one for key, one in zip(noise.keys, noise.settings, strict=True)
+    ]
+    phi = pt.stack([pt.as_tensor(column, dtype="float64") for column in columns[:count]])
+    block = None
     if isinstance(surrogate, GaussianProcessSurrogate) and surrogate.physics is None:
-        block = pytensor.shared(
-            np.concatenate([surrogate.process.select(cells.used).flat(), cells.flat()]), name="surrogate_and_data"
-        )
+        data = cells.flat() if problem.form == "independent" else problem.structure
+        flat = np.concatenate([surrogate.process.select(cells.used).flat(), data])
+        block = pytensor.shared(flat, name="surrogate_and_data")
+    if problem.form == "latent":
+        return _latent_likelihood(problem, u, phi, block)
+    if is_exact(surrogate) and problem.form == "independent":
 
-        def logp(value: Any, u: Any, sigma: Any, rows: Any) -> Any:
-            return MarginalOp()(block, u, sigma, value)[0]
+        def density(u: Any, phi: Any, z: Any) -> Any:
+            return [_exact.expression(cells, exact_scores(surrogate, u), phi, z)]
+    elif block is None:
+        density = PluggedMarginalOp(problem)
     else:
-        plugged = PluggedMarginalOp(surrogate, cells)
+        operation = MarginalOp() if problem.form == "independent" else CorrelatedOp()
 
-        def logp(value: Any, u: Any, sigma: Any, rows: Any) -> Any:
-            return plugged(u, sigma, value)[0]
+        def density(u: Any, phi: Any, z: Any) -> Any:
+            return operation(block, u, phi, z)
 
-    def random(u: Any, sigma: Any, rows: Any, rng: np.random.Generator, size: Any = None) -> Any:
-        return replicate(surrogate, cells, u, sigma, rng)
+    def logp(value: Any, u: Any, phi: Any, rows: Any) -> Any:
+        z, jacobian = _linked(cells, value)
+        return density(u, phi, z)[0] + jacobian
+
+    def random(u: Any, phi: Any, rows: Any, rng: np.random.Generator, size: Any = None) -> Any:
+        return _replicate(problem, u, phi, None, rng)
 
     return pm.CustomDist(
         "observations",
         u,
-        sigma,
+        phi,
         cells.row_variance,  # only tells PyMC how many rows there are
         logp=logp,
         random=random,
-        observed=cells.z,
+        observed=cells.own(cells.z),
         signature="(k,d),(g),(r)->(r)",
         dtype="float64",
     )
 
 
-def replicate(surrogate: Surrogate, cells: Cells, u: Array, sigma: Array, rng: np.random.Generator) -> Array:
-    """Draw new observations: one draw of the surrogate's error and truncation for each input, noise for each row."""
+def _linked(cells: Cells, value: Any) -> tuple[Any, Any]:
+    """Return measured values on the scale of the links, and the log-density that the change of scale adds."""
+    at = np.flatnonzero([cells.links[g].name == "log" for g in cells.row_group])
+    if not len(at):
+        return value, 0.0
+    logs = pt.log(value[at])
+    return pt.set_subtensor(value[at], logs), -pt.sum(logs)
+
+
+def _latent_likelihood(problem: Any, u: Any, phi: Any, block: Any) -> Any:
+    cells, noise, free = problem.cells, problem.noise, problem.free
+    size = int(_correlated.latent_count(problem.structure))
+    eta = pm.Normal("latents", 0.0, 1.0, shape=len(free)) if len(free) else pt.zeros(0)
+    log_weights = np.asarray(problem.surrogate.scores(np.full((1, problem.surrogate.domain.d), 0.5)).log_weights)
+    operation = PluggedOutputsOp(problem) if block is None else OutputsOp()
+
+    def logp(value: Any, u: Any, phi: Any, eta: Any, rows: Any) -> Any:
+        whole = eta if len(free) == size else pt.set_subtensor(pt.zeros(size)[free], eta)
+        y = operation(u, phi, whole) if block is None else operation(block, u, phi, whole)
+        z, _ = _linked(cells, value)
+        terms = row_terms(cells, noise, y, pt.repeat(phi[None, :], len(log_weights), axis=0), z, PyTensorFunctions)
+        return pt.logsumexp(total(terms, 2) + log_weights)
+
+    def random(u: Any, phi: Any, eta: Any, rows: Any, rng: np.random.Generator, size: Any = None) -> Any:
+        return _replicate(problem, u, phi, eta, rng)
+
+    return pm.CustomDist(
+        "observations",
+        u,
+        phi,
+        eta,
+        cells.row_variance,
+        logp=logp,
+        random=random,
+        observed=cells.own(cells.z),
+        signature="(k,d),(g),(l),(r)->(r)",
+        dtype="float64",
+    )
+
+
+def _replicate(problem: Any, u: Array, phi: Array, eta: Array | None, rng: np.random.Generator) -> Array:
+    """Draw new observations (..., R) for inputs (..., K, d): `problem.simulate`, with PyMC's axes."""
     u = np.asarray(u)
     lead = u.shape[:-2]
-    u = u.reshape(-1, *u.shape[-2:])
-    draws = np.arange(len(u))
-    sigma = np.broadcast_to(sigma, (*lead, np.shape(sigma)[-1])).reshape(len(u), -1)
-    scores = surrogate.scores(u)
-    h = rng.choice(len(scores.log_weights), size=len(u), p=np.exp(scores.log_weights))
-    values, vectors = np.linalg.eigh(scores.covariance[h, draws])  # (S, q, K), (S, q, K, K)
-    normal = np.sqrt(np.maximum(values, 0.0)) * rng.standard_normal(values.shape)
-    drawn = scores.mean[h, draws] + np.einsum("sqkl,sql->skq", vectors, normal)
-    omega = rng.standard_normal((len(u), cells.experiments, cells.truncation.shape[1]))
-    y = cells.offset + np.einsum("snq,nq->sn", drawn[:, cells.experiment], cells.basis)
-    y += np.einsum("snt,nt->sn", omega[:, cells.experiment], cells.truncation)
-    sd = sigma[:, cells.group][:, cells.row_cell] * np.sqrt(cells.row_variance)
-    out = y[:, cells.row_cell] + sd * rng.standard_normal((len(u), len(cells.z)))
+    flat_u = u.reshape(-1, *u.shape[-2:])
+    known = np.broadcast_to(phi, (*lead, np.shape(phi)[-1])).reshape(len(flat_u), -1)
+    if known.shape[1] < len(problem.noise.keys):  # the independent form knows the noise sds only, and needs no more
+        known = np.pad(known, ((0, 0), (0, len(problem.noise.keys) - known.shape[1])))
+    given = None if eta is None else np.broadcast_to(eta, (*lead, np.shape(eta)[-1])).reshape(len(flat_u), -1)
+    out = simulate(problem, flat_u, np.ascontiguousarray(known), rng, given)
     return np.asarray(out.reshape(*lead, -1))

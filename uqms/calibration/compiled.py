@@ -170,6 +170,8 @@ def target(problem: Calibration) -> Target | None:
     if not isinstance(surrogate, GaussianProcessSurrogate) or surrogate.physics is not None:
         return None
     cells = problem.cells
+    if problem.form != "independent":
+        return None
     if not all(type(prior) in _FAMILIES for prior in problem.priors.values()):
         return None
     if len(cells.used) * cells.experiments > LARGEST:
@@ -184,12 +186,12 @@ def target(problem: Calibration) -> Target | None:
         noise=np.array(
             [
                 (names.index(name), 0.0) if isinstance(sd, Prior) else (-1.0, float(sd))
-                for name, sd in zip(problem.noise.names, problem.noise.sds, strict=True)
+                for name, sd in zip(*_sds(problem.noise), strict=True)
             ]
         ),
         surrogate=surrogate.process.select(cells.used).flat(),
         data=data,
-        sizes=(cells.experiments, surrogate.domain.d, len(problem.noise.names)),
+        sizes=(cells.experiments, surrogate.domain.d, len(problem.noise.outputs)),
         map=Map.identity(len(names)),
     )
     return found if _agrees(problem, found) else None
@@ -318,14 +320,17 @@ def reduce(cells: Cells, groups: NoiseGroups) -> Array | None:
     stand beside; begin of each experiment; then value, variance beside sigma² and group (-1: none) of the reduced
     cells, and their basis rows.
     """
-    known = np.array([not isinstance(sd, Prior) for sd in groups.sds])
-    sds = np.array([1.0 if isinstance(sd, Prior) else float(sd) for sd in groups.sds])
+    _, settings = _sds(groups)
+    known = np.array([not isinstance(sd, Prior) for sd in settings])
+    sds = np.array([1.0 if isinstance(sd, Prior) else float(sd) for sd in settings])
     weight, mean, used = cells.weight, cells.cell_mean, cells.used
     count, squares = np.zeros(len(sds)), np.zeros(len(sds))
     row_group = cells.group[cells.row_cell]
     off = cells.z - mean[cells.row_cell]
     within = np.bincount(cells.row_cell, off**2 / cells.row_variance, minlength=len(mean))
-    constant = -0.5 * float(np.log(cells.row_variance).sum()) - 0.5 * len(cells.z) * LOG_TWO_PI
+    constant = (
+        float(np.sum(cells.jacobian)) - 0.5 * float(np.log(cells.row_variance).sum()) - 0.5 * len(cells.z) * LOG_TWO_PI
+    )
     for g in range(len(sds)):
         replicates = int((row_group == g).sum()) - int((cells.group == g).sum())
         sum_of_squares = float(within[cells.group == g].sum())
@@ -369,6 +374,12 @@ def reduce(cells: Cells, groups: NoiseGroups) -> Array | None:
     header = [cells.experiments, len(used), len(values), len(sds), constant]
     blocks = (header, count, squares, starts, values, variances, kinds_of, bases.ravel())
     return np.concatenate([np.asarray(block, dtype=np.float64) for block in blocks])
+
+
+def _sds(groups: NoiseGroups) -> tuple[tuple[str, ...], tuple[Prior | float, ...]]:
+    """Return names and settings of the noise sds, which come first among the hyperparameters."""
+    count = len(groups.outputs)
+    return groups.keys[:count], groups.settings[:count]
 
 
 def _independent(y: Array, basis: Array, factor: Array) -> tuple[Array, Array, Array, float]:

@@ -1,23 +1,35 @@
 """From a table of observations to the likelihood's arrays: experiments, cells, rows (letters as in `_marginal`)."""
 
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import final
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, final
 
 import numpy as np
 from scipy.stats import studentized_range
 
 from uqms._typing import Array, Ints
-from uqms.calibration.noise import GaussianNoise
+from uqms.calibration import _terms
+from uqms.calibration.direct import is_exact
+from uqms.calibration.discrepancy import NOISE, ORTHOGONAL, Discrepancy, Place, Sites, Term
+from uqms.calibration.noise import AutocorrelatedNoise, GaussianNoise, LogNormalNoise, NoiseModel, Rows, StudentTNoise
 from uqms.calibration.observations import Observations
 from uqms.errors import ConformanceError, DataError, DataWarning, ExtrapolationError, InputError, UnitError
 from uqms.parameters import Prior
 from uqms.surrogates.gp import GaussianProcessSurrogate
 from uqms.surrogates.protocol import Surrogate
-from uqms.surrogates.transforms import Identity
+from uqms.surrogates.transforms import IDENTITY, Identity, Log, Transform
 
-__all__ = ["Cells", "NoiseGroups", "arrange", "check_conditions", "check_errors_between", "check_scale", "merge_close"]
+__all__ = [
+    "Cells",
+    "NoiseGroups",
+    "arrange",
+    "by_experiment",
+    "check_conditions",
+    "check_errors_between",
+    "check_scale",
+    "merge_close",
+]
 
 NOISE_CHANCE = 1e-3
 CLOSE = 1e-9
@@ -27,31 +39,57 @@ NEAR = 1e-6  # of the unit cube
 @final
 @dataclass(frozen=True, eq=False)
 class NoiseGroups:
-    """Standard deviations of the noise: one group an output, each with a prior, a number, or known row by row.
+    """What is added to the surrogate's output: noise, one model an output, and discrepancy.
+
+    All their hyperparameters stand in one vector phi: first a noise sd for each output (1 where the model has none),
+    then the others.
 
     Attributes
     ----------
-    outputs
-        Output of each group.
-    names
-        Name of the group's parameter in the posterior; "" when the sd is known.
-    sds
-        Prior, number, or 1.0 for outputs whose rows carry their own sd.
+    outputs, models
+        Output and noise model of each group.
+    keys, settings
+        Name of each hyperparameter, and its prior or known number, shape (P,).
+    roles
+        By group: role of the noise model -> place in phi.
+    terms
+        Covariances over the cells beside the surrogate's: discrepancy and autocorrelated noise.
+    factors
+        By output: place in phi of its scale discrepancy.
     """
 
     outputs: tuple[str, ...]
-    names: tuple[str, ...]
-    sds: tuple[Prior | float, ...]
+    models: tuple[NoiseModel, ...]
+    keys: tuple[str, ...]
+    settings: tuple[Prior | float, ...]
+    roles: tuple[Mapping[str, int], ...]
+    terms: tuple[Term, ...] = ()
+    factors: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def unknown(self) -> dict[str, Prior]:
-        """Priors of the unknown standard deviations by parameter name."""
-        return {name: sd for name, sd in zip(self.names, self.sds, strict=True) if isinstance(sd, Prior)}
+        """Priors of the unknown hyperparameters by name."""
+        return {key: one for key, one in zip(self.keys, self.settings, strict=True) if isinstance(one, Prior)}
+
+    def phi(self, draws: Mapping[str, Array], shape: tuple[int, ...]) -> Array:
+        """Return all hyperparameters (*shape, P) for draws of the unknown ones."""
+        columns = [draws[k] if isinstance(one, Prior) else one for k, one in zip(self.keys, self.settings, strict=True)]
+        return np.stack([np.broadcast_to(np.asarray(c, dtype=np.float64), shape) for c in columns], axis=-1)
 
     def values(self, draws: Mapping[str, Array], shape: tuple[int, ...]) -> Array:
-        """Return the standard deviations (*shape, groups) for draws of the unknown ones."""
-        columns = [draws[n] if isinstance(sd, Prior) else sd for n, sd in zip(self.names, self.sds, strict=True)]
-        return np.stack([np.broadcast_to(np.asarray(c, dtype=np.float64), shape) for c in columns], axis=-1)
+        """Return the noise sds (*shape, groups) for draws of the unknown hyperparameters."""
+        return self.phi(draws, shape)[..., : len(self.outputs)]
+
+    def named(self, phi: Array) -> dict[str, Array]:
+        """Return the columns of phi (..., P) by name."""
+        return {key: phi[..., i] for i, key in enumerate(self.keys)}
+
+    def unit_of(self, name: str) -> str:
+        """Return the output in whose unit a hyperparameter is, "" for those that have none."""
+        for output, roles in zip(self.outputs, self.roles, strict=True):
+            if any(self.keys[at] == name for role, at in roles.items() if role in ("sigma", "sigma_ou")):
+                return output
+        return next((term.output for term in self.terms if term.amplitude == name), "")
 
 
 @final
@@ -59,7 +97,7 @@ class NoiseGroups:
 class Cells:
     """Observations arranged for the likelihood."""
 
-    z: Array  # (R,)
+    z: Array  # (R,), on the scale of `links`
     row_cell: Ints  # (R,)
     row_variance: Array  # (R,), relative to sigma²
     experiment: Ints  # (N,), sorted
@@ -70,6 +108,11 @@ class Cells:
     offset: Array  # (N,)
     basis: Array  # (N, q)
     truncation: Array  # (N, t), all latents
+    side: Ints  # (R,), 1 below a detection limit, -1 above one, 0 measured
+    limit: Array  # (R,), own units; NaN where there is none
+    trials: Array  # (R,)
+    links: tuple[Transform, ...]  # by group: measured values and the latent output are both on this scale
+    responses: tuple[Transform, ...]  # by group: its inverse turns the latent output into what noise is added to
 
     @property
     def experiments(self) -> int:
@@ -87,10 +130,51 @@ class Cells:
         return np.bincount(self.row_cell, self.z / self.row_variance, minlength=len(self.offset)) / self.weight
 
     @property
+    def row_group(self) -> Ints:
+        """Group of each row, shape (R,)."""
+        return self.group[self.row_cell]
+
+    @property
     def used(self) -> Ints:
         """Scores that some cell depends on; those of outputs that were not observed cost time and change nothing."""
         columns = np.flatnonzero(self.basis.any(axis=0))
         return columns if len(columns) else np.zeros(1, dtype=np.int64)
+
+    @property
+    def jacobian(self) -> Array:
+        """Log-density of the measured values in their own units minus that of z, by row, shape (R,)."""
+        return np.sum(self._by_group(self.z, lambda link, z: link.log_slope(link.inverse(z))), axis=0)
+
+    def own(self, z: Array) -> Array:
+        """Return values (..., R) in the data's own units."""
+        return np.sum(self._by_group(z, lambda link, values: link.inverse(values)), axis=0)
+
+    def linked(self, values: Array) -> Array:
+        """Return values (..., R) of own units on the scale of z."""
+        return np.sum(self._by_group(values, lambda link, own: link.forward(own)), axis=0)
+
+    def _by_group(self, values: Array, function: Callable[[Transform, Array], Array]) -> Array:
+        rows = self.row_group
+        out = np.zeros((len(self.links), *np.shape(values)))
+        for g, link in enumerate(self.links):
+            out[g][..., rows == g] = function(link, values[..., rows == g])
+        return out
+
+    def rows(self, g: int) -> Rows:
+        """Return what is known of the measured rows of a group."""
+        at = self.row_group == g
+        return Rows(self.z[at], np.sqrt(self.row_variance[at]), self.trials[at])
+
+    def sites(self, output: str, condition_names: tuple[str, ...]) -> tuple[Ints, Sites]:
+        """Return the cells of an output, and where they are."""
+        at = np.flatnonzero(self.output == output)
+        columns = {dim: column[at] for dim, column in self.coords.items() if not np.isnan(column[at]).all()}
+        conditions = self.conditions[self.experiment[at]]
+        columns |= {name: conditions[:, i] for i, name in enumerate(condition_names)}
+        single = len(self.row_cell) == len(self.offset)
+        return at, Sites(
+            columns, self.experiment[at], np.argsort(self.row_cell)[at] if single else np.full(len(at), -1)
+        )
 
     def flat(self) -> Array:
         """Return the block of numbers that `_marginal.marginal` reads, with the used scores only."""
@@ -102,20 +186,79 @@ class Cells:
         parts += [self.row_cell, self.row_variance, *(f.ravel() for f in factors)]
         return np.concatenate([np.asarray(part, dtype=np.float64) for part in parts])
 
+    @property
+    def compressed(self) -> Array:
+        """Truncation factor (N, t) with no more columns than one experiment needs."""
+        starts = np.searchsorted(self.experiment, np.arange(self.experiments + 1))
+        factors = [compress(self.truncation[a:b]) for a, b in zip(starts[:-1], starts[1:], strict=True)]
+        width = max(f.shape[1] for f in factors)
+        return np.concatenate([np.pad(f, ((0, 0), (0, width - f.shape[1]))) for f in factors])
+
+    def structure(self, noise: NoiseGroups, condition_names: tuple[str, ...], columns: Ints) -> Array:
+        """Return the block of numbers that `_correlated` reads, with the used scores only.
+
+        `columns` are the parameters' places among the inputs, which orthogonal discrepancies need.
+        """
+        basis, truncation, n = self.basis[:, self.used], self.compressed, len(self.offset)
+        factor = np.array([noise.factors.get(str(output), -1) for output in self.output])
+        wanted = columns if any(term.role == ORTHOGONAL for term in noise.terms) else np.zeros(0, dtype=np.int64)
+        header = [
+            self.experiments,
+            basis.shape[1],
+            n,
+            len(self.z),
+            truncation.shape[1],
+            len(noise.terms),
+            len(wanted),
+            0,
+        ]
+        parts: list[Any] = [header, self.experiment, self.group, factor, self.offset, basis.ravel(), truncation.ravel()]
+        parts += [wanted, self.row_cell, self.row_variance]
+        index = {key: i for i, key in enumerate(noise.keys)}
+        for term in noise.terms:
+            at, sites = self.sites(term.output, condition_names)
+            place = term.place(sites)
+            ids, points = np.full(n, -1.0), np.zeros((n, place.points.shape[1]))
+            extra = np.zeros((n, place.basis.shape[1]))
+            ids[at], points[at], extra[at] = place.ids, place.points, place.basis
+            parts.append([term.family, points.shape[1], extra.shape[1], index[term.amplitude], term.role])
+            parts += [[index[name] for name in term.lengths], ids, points.ravel(), extra.ravel()]
+        return np.concatenate([np.asarray(part, dtype=np.float64) for part in parts])
+
 
 def compress(factor: Array) -> Array:
     """Return E with E E' = factor factor' and no more columns than needed."""
-    if factor.size == 0:
+    if not factor.any():
         return np.zeros((len(factor), 0))
     left, singular, _ = np.linalg.svd(factor, full_matrices=False)
     keep = singular > 1e-10 * max(float(singular[0]), 1e-300)
     return np.asarray(left[:, keep] * singular[keep])
 
 
+def right_factor(factor: Array) -> Array:
+    """Return V (t, columns) with factor V = `compress(factor)`."""
+    if factor.size == 0:
+        return np.zeros((factor.shape[1], 0))
+    _, singular, right = np.linalg.svd(factor, full_matrices=False)
+    return np.asarray(right[singular > 1e-10 * max(float(singular[0]), 1e-300)].T)
+
+
+def by_experiment(truncation: Array, experiment: Ints) -> Array:
+    """Return the truncation factor with columns of its own for each experiment, no more than needed."""
+    rows = [np.flatnonzero(experiment == k) for k in np.unique(experiment)]
+    parts = [compress(truncation[r]) for r in rows]
+    out = np.zeros((len(truncation), sum(part.shape[1] for part in parts)))
+    start = 0
+    for r, part in zip(rows, parts, strict=True):
+        out[r, start : start + part.shape[1]] = part
+        start += part.shape[1]
+    return out
+
+
 def arrange(
     surrogate: Surrogate,
     observations: Observations,
-    noise: GaussianNoise | Mapping[str, GaussianNoise],
+    noise: NoiseModel | Mapping[str, NoiseModel],
     condition_names: tuple[str, ...],
 ) -> tuple[Cells, NoiseGroups]:
     """Match observations to the surrogate's outputs, coordinates and conditions.
@@ -123,14 +266,14 @@ def arrange(
     Raises
     ------
     InputError
-        Unknown outputs or conditions, conditions that are missing, several subjects, an output with a transform.
+        Unknown outputs or conditions, conditions that are missing, several subjects, noise that does not fit.
     ExtrapolationError
         Coordinates or conditions outside of what was simulated.
     UnitError
         When the unit of an observation is not that of the output.
     """
     _check_names(surrogate, observations, condition_names)
-    groups, row_variance = _noise(observations, noise)
+    groups, row_variance = _noise(observations, noise, observations.conditions)
     keys = np.column_stack([observations.conditions[name] for name in condition_names] or [np.zeros(len(observations))])
     if condition_names:
         keys = merge_close(surrogate, condition_names, keys)
@@ -141,11 +284,17 @@ def arrange(
     outputs = list(surrogate.layouts)
     row_output = np.array([outputs.index(str(name)) for name in observations.output])
     columns = [row_experiment.reshape(-1), row_output, *(np.nan_to_num(observations.coords[dim]) for dim in dims)]
+    if any(term.role == NOISE for term in groups.terms):
+        columns.append(np.arange(len(observations)))  # replicates of correlated noise do not collapse to their mean
     place = np.column_stack([np.asarray(column, dtype=np.float64) for column in columns])
     unique, first, row_cell = np.unique(place, axis=0, return_index=True, return_inverse=True)
     output = np.array([outputs[int(i)] for i in unique[:, 1]])
     coords = {dim: observations.coords[dim][first] for dim in dims}
     offset, basis, truncation = _decode(surrogate, output, coords)
+    links, responses = zip(
+        *(_scales(surrogate, *pair) for pair in zip(groups.outputs, groups.models, strict=True)), strict=True
+    )
+    side, limit = _limits(observations, groups)
     cells = Cells(
         z=np.asarray(observations.value, dtype=np.float64),
         row_cell=row_cell.reshape(-1).astype(np.int64),
@@ -158,8 +307,54 @@ def arrange(
         offset=offset,
         basis=basis,
         truncation=truncation,
+        side=side,
+        limit=limit,
+        trials=_trials(observations),
+        links=links,
+        responses=responses,
     )
-    return cells, groups
+    return replace(cells, z=cells.linked(cells.z)), groups
+
+
+def _scales(surrogate: Surrogate, output: str, model: NoiseModel) -> tuple[Transform, Transform]:
+    """Return the link of measured values and the response of the latent output: noise is on one scale or the other.
+
+    Raises
+    ------
+    InputError
+        For log-normal noise of an output whose surrogate is not of the logarithm.
+    """
+    transform = surrogate.layouts[output].transform
+    if not isinstance(model, LogNormalNoise):
+        return IDENTITY, transform
+    if not isinstance(transform, Log):
+        raise InputError(
+            f"LogNormalNoise of {output!r}: its surrogate is not one of the logarithm, so the output may be negative. "
+            f"Fit it with GaussianProcess(outputs={{{output!r}: Curve(transform=Log())}}), or Scalar for a number."
+        )
+    return transform, IDENTITY
+
+
+def _limits(observations: Observations, noise: NoiseGroups) -> tuple[Ints, Array]:
+    """Return on which side of its limit each row is, and the limits.
+
+    Raises
+    ------
+    InputError
+        For censored rows of an output whose noise model cannot say the probability of a tail.
+    """
+    side, limit = np.zeros(len(observations), dtype=np.int64), np.full(len(observations), np.nan)
+    if observations.censored is None:
+        return side, limit
+    side[observations.censored == "left"], side[observations.censored == "right"] = 1, -1
+    limit[side != 0] = observations.value[side != 0]
+    for output, model in zip(noise.outputs, noise.models, strict=True):
+        if side[observations.output == output].any() and not hasattr(model, "log_tail"):
+            raise InputError(
+                f"Observations of {output!r} are censored, which {type(model).__name__} cannot say the probability of. "
+                "Use GaussianNoise, LogNormalNoise or AutocorrelatedNoise."
+            )
+    return side, limit
 
 
 def _decode(surrogate: Surrogate, output: np.ndarray, coords: Mapping[str, Array]) -> tuple[Array, Array, Array]:
@@ -203,7 +398,6 @@ def _check_names(surrogate: Surrogate, observations: Observations, condition_nam
             f"Observations of {unknown}, but the surrogate has outputs {list(layouts)}. Rename one of them."
         )
     for name in observations.outputs:
-        check_scale(surrogate, name, "Calibration")
         rows = observations.output == name
         given = {dim for dim, column in observations.coords.items() if not np.isnan(column[rows]).all()}
         wanted = set(layouts[name].dims)
@@ -277,7 +471,7 @@ def check_errors_between(surrogate: Surrogate, u: Array, used: Ints, asked: str)
     ConformanceError
         With what is missing.
     """
-    if isinstance(surrogate, GaussianProcessSurrogate):
+    if isinstance(surrogate, GaussianProcessSurrogate) or is_exact(surrogate):
         return
     if not surrogate.scores(u[:, :1]).covariance[..., used, :, :].any():
         warnings.warn(
@@ -309,25 +503,32 @@ def check_errors_between(surrogate: Surrogate, u: Array, used: Ints, asked: str)
         )
 
 
-def _noise(observations: Observations, noise: GaussianNoise | Mapping[str, GaussianNoise]) -> tuple[NoiseGroups, Array]:
+def _noise(
+    observations: Observations, noise: NoiseModel | Mapping[str, NoiseModel], conditions: Mapping[str, Array]
+) -> tuple[NoiseGroups, Array]:
     outputs = observations.outputs
     by_output = dict(noise) if isinstance(noise, Mapping) else dict.fromkeys(outputs, noise)
     for name, model in by_output.items():
-        if not isinstance(model, GaussianNoise):
-            raise InputError(f"noise of {name!r} is {model!r}; give GaussianNoise(sd=...).")
+        if not isinstance(model, NoiseModel):
+            raise InputError(f"noise of {name!r} is {model!r}; give a noise model, e.g. GaussianNoise(sd=...).")
     if set(by_output) != set(outputs):
         raise InputError(f"noise is given for {sorted(by_output)}, but the observed outputs are {list(outputs)}.")
-    if not isinstance(noise, Mapping) and len(outputs) > 1 and noise.sd is not None:
+    scaled = isinstance(noise, GaussianNoise | AutocorrelatedNoise | StudentTNoise)
+    if scaled and len(outputs) > 1 and not (isinstance(noise, GaussianNoise) and noise.sd is None):
         raise InputError(
             f"One noise sd for the outputs {list(outputs)}: they have their own scales. Give one each: "
-            "noise={" + ", ".join(f"{name!r}: GaussianNoise(...)" for name in outputs) + "}."
+            "noise={" + ", ".join(f"{name!r}: {type(noise).__name__}(...)" for name in outputs) + "}."
         )
     variance = np.ones(len(observations))
-    names, sds = [], []
-    for output in outputs:
-        sd = by_output[output].sd
+    first: list[tuple[str, Prior | float]] = []
+    others: list[tuple[str, Prior | float]] = []
+    roles: list[dict[str, int]] = []
+    terms: list[Term] = []
+    for g, output in enumerate(outputs):
+        model = by_output[output]
+        suffix = "" if len(outputs) == 1 else f"_{output}"
         rows = observations.output == output
-        if sd is None:
+        if isinstance(model, GaussianNoise) and model.sd is None:
             if np.isnan(observations.sd[rows]).any():
                 raise InputError(
                     f"Noise of {output!r}: rows without a known sd. Name the column, from_table(..., sd=column), or "
@@ -336,13 +537,104 @@ def _noise(observations: Observations, noise: GaussianNoise | Mapping[str, Gauss
             variance[rows] = observations.sd[rows] ** 2
         elif not np.isnan(observations.sd[rows]).all():
             raise InputError(
-                f"Noise of {output!r}: the observations carry known sds, and GaussianNoise(sd=...) gives another. Use "
-                "GaussianNoise() for the known ones, or leave the sd column out."
+                f"Noise of {output!r}: the observations carry known sds, which {type(model).__name__}(...) does not "
+                "read. Use GaussianNoise() for the known ones, or leave the sd column out."
             )
-        _warn_if_variance(output, observations.value[rows], observations.sd[rows] if sd is None else sd)
-        names.append(("sigma" if len(outputs) == 1 else f"sigma_{output}") if isinstance(sd, Prior) else "")
-        sds.append(1.0 if sd is None else sd)
-    return NoiseGroups(outputs, tuple(names), tuple(sds)), variance
+        known = Rows(observations.value[rows], observations.sd[rows], _trials(observations)[rows])
+        model.check(output, known)
+        if isinstance(model, GaussianNoise):
+            _warn_if_variance(output, known.z, known.sd if model.sd is None else model.sd)
+        places: dict[str, int] = {}
+        for role, setting in model.parameters.items():
+            if role == "sigma":
+                first.append((f"sigma{suffix}", setting))
+                places[role] = g
+            else:
+                others.append((f"{role}{suffix}", setting))
+                places[role] = len(outputs) + len(others) - 1
+        if len(first) == g:
+            first.append((f"sigma{suffix}", 1.0))
+        roles.append(places)
+        if isinstance(model, AutocorrelatedNoise):
+            terms.append(_autocorrelation(model, output, suffix, observations))
+    keys, settings = zip(*first, *others, strict=True)
+    models = tuple(by_output[output] for output in outputs)
+    return NoiseGroups(outputs, models, keys, settings, tuple(roles), tuple(terms)), variance
+
+
+def _trials(observations: Observations) -> Array:
+    return np.zeros(len(observations)) if observations.trials is None else observations.trials
+
+
+def _autocorrelation(model: AutocorrelatedNoise, output: str, suffix: str, observations: Observations) -> Term:
+    """Return the process of an output: correlated within a series, that is one replicate of one experiment.
+
+    Raises
+    ------
+    InputError
+        When there is no coordinate to be correlated along.
+    """
+    rows = observations.output == output
+    dims = [dim for dim, column in observations.coords.items() if not np.isnan(column[rows]).all()]
+    if model.along is None and len(dims) != 1:
+        raise InputError(
+            f"AutocorrelatedNoise of {output!r}: it has the coordinates {dims}; say along which: along='time'."
+        )
+    along = dims[0] if model.along is None else model.along
+    if along not in dims:
+        raise InputError(f"AutocorrelatedNoise of {output!r}: along={along!r}, but it has the coordinates {dims}.")
+    table = observations.table
+    labels = table.drop(columns=["value", "sd", along, "censored", "trials"], errors="ignore")
+    series = labels.fillna(0.0).groupby(list(labels.columns), sort=False).ngroup().to_numpy().astype(np.int64)
+    points = observations.coords[along][:, None]
+
+    def place(at: Sites) -> Place:
+        return Place(series[at.rows], points[at.rows], np.zeros((len(at.rows), 0)))
+
+    return Term(output, _terms.EXPONENTIAL, NOISE, f"sigma_ou{suffix}", (f"length_ou{suffix}",), place)
+
+
+def add_discrepancy(
+    cells: Cells,
+    noise: NoiseGroups,
+    discrepancy: Discrepancy | Sequence[Discrepancy] | Mapping[str, Discrepancy | Sequence[Discrepancy]],
+    condition_names: tuple[str, ...],
+    predictive_sd: Mapping[str, float],
+) -> NoiseGroups:
+    """Return the noise with the discrepancies' terms, hyperparameters and factors.
+
+    Raises
+    ------
+    InputError
+        For outputs that were not observed, something that is no discrepancy, or two of a kind for one output.
+    """
+    by_output = dict(discrepancy) if isinstance(discrepancy, Mapping) else dict.fromkeys(noise.outputs, discrepancy)
+    unknown = sorted(set(by_output) - set(noise.outputs))
+    if unknown:
+        raise InputError(f"discrepancy is given for {unknown}, but the observed outputs are {list(noise.outputs)}.")
+    keys, settings, terms, factors = list(noise.keys), list(noise.settings), list(noise.terms), dict(noise.factors)
+    for output, given in by_output.items():
+        several = tuple(given) if isinstance(given, Sequence) else (given,)
+        suffix = "" if len(noise.outputs) == 1 else f"_{output}"
+        for one in several:
+            if not isinstance(one, Discrepancy):
+                raise InputError(
+                    f"discrepancy of {output!r} is {one!r}; give GPDiscrepancy(), OffsetDiscrepancy(), "
+                    "ScaleDiscrepancy(), BasisDiscrepancy([...]), or several of them in a list."
+                )
+            _, sites = cells.sites(output, condition_names)
+            setting = one.setting(output, suffix, sites, predictive_sd[output])
+            clash = sorted(set(setting.hyperparameters) & set(keys))
+            if clash:
+                raise InputError(
+                    f"discrepancy of {output!r}: two of the kind {type(one).__name__}. Give one of each kind."
+                )
+            if setting.factor:
+                factors[output] = len(keys)
+            keys += setting.hyperparameters
+            settings += setting.hyperparameters.values()
+            terms += setting.terms
+    return replace(noise, keys=tuple(keys), settings=tuple(settings), terms=tuple(terms), factors=factors)
 
 
 def _warn_if_variance(output: str, values: Array, sd: Array | float | Prior) -> None:

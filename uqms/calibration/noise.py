@@ -1,14 +1,134 @@
-"""Noise models: what is added to the simulator's output when it is measured."""
+"""Noise models: what is added to the simulator's output when it is measured.
 
-from dataclasses import dataclass
-from typing import final
+A model says what is inferred (`parameters`), the log-density of what was measured given the output, and how to draw it.
+Densities are written once, with the functions of `xp`: NumPy's for many values at once, PyTensor's in the model.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple, Protocol, final, runtime_checkable
 
 import numpy as np
+from scipy import special
 
+from uqms._typing import Array
 from uqms.errors import InputError
 from uqms.parameters import Prior
 
-__all__ = ["GaussianNoise"]
+__all__ = [
+    "AutocorrelatedNoise",
+    "BinomialNoise",
+    "CustomNoise",
+    "GaussianNoise",
+    "LogNormalNoise",
+    "NegativeBinomialNoise",
+    "NoiseModel",
+    "NumPyFunctions",
+    "PoissonNoise",
+    "Rows",
+    "StudentTNoise",
+]
+
+LOG_TWO_PI = float(np.log(2.0 * np.pi))
+
+
+class NumPyFunctions:
+    """The functions that a density may use, for arrays; `bridge.PyTensorFunctions` are the same for expressions."""
+
+    exp, log, log1p, sqrt, abs, where = np.exp, np.log, np.log1p, np.sqrt, np.abs, np.where
+    gammaln, log_ndtr, xlogy = special.gammaln, special.log_ndtr, special.xlogy
+
+    @staticmethod
+    def sum(x: Any) -> Any:
+        """Return the sum over the last axis."""
+        return np.sum(x, axis=-1)
+
+
+class Rows(NamedTuple):
+    """What is known of the measured rows of one output, each shape (R,).
+
+    Attributes
+    ----------
+    z
+        Measured values.
+    sd
+        Known standard deviations; NaN where not known.
+    trials
+        Number of trials of a binomial count; 0 where not given.
+    """
+
+    z: Array
+    sd: Array
+    trials: Array
+
+
+@runtime_checkable
+class NoiseModel(Protocol):
+    """What calibration needs of a noise model; `CustomNoise` makes one of two functions.
+
+    Attributes
+    ----------
+    parameters
+        By role ("sigma", "df", ...): a prior (inferred), a number (known).
+    additive
+        Normal and added to the output, so that the surrogate's error can be integrated out.
+    """
+
+    @property
+    def parameters(self) -> Mapping[str, Prior | float]:
+        """Return what the density depends on, by role."""
+        ...
+
+    @property
+    def additive(self) -> bool:
+        """Whether the noise is normal, added to the output, and independent of it."""
+        ...
+
+    def check(self, output: str, rows: Rows) -> None:
+        """Raise a typed error for values that cannot have been measured."""
+        ...
+
+    def log_density(self, y: Any, rows: Rows, parameters: Mapping[str, Any], xp: Any) -> Any:
+        """Return log p(z | y) by row, shape (..., R), or its sum over the rows, shape (...)."""
+        ...
+
+    def draw(self, y: Array, rows: Rows, parameters: Mapping[str, Array], rng: np.random.Generator) -> Array:
+        """Return new measurements, the shape of y (..., R)."""
+        ...
+
+
+def _positive(model: str, role: str, value: object, what: str) -> None:
+    """Check a number or prior of a positive quantity.
+
+    Raises
+    ------
+    InputError
+        When it is neither, or admits what is not positive.
+    """
+    if isinstance(value, Prior):
+        if value.support[0] < 0:
+            raise InputError(
+                f"{model}: the prior {value!r} admits negative values; {what} is positive. "
+                "Use HalfNormal, LogNormal, Gamma, InverseGamma or LogUniform."
+            )
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        raise InputError(f"{model}: {role} is {value!r}; give a positive number or a prior.")
+    if not (np.isfinite(value) and value > 0):
+        raise InputError(f"{model}: {role} is {value}; give a positive, finite number.")
+
+
+def _normal(z: Any, y: Any, sd: Any, xp: Any) -> Any:
+    return -0.5 * LOG_TWO_PI - xp.log(sd) - 0.5 * ((z - y) / sd) ** 2
+
+
+def _counts(model: str, output: str, z: Array) -> None:
+    wrong = np.flatnonzero((z < 0) | (z != np.round(z)))
+    if len(wrong):
+        raise InputError(
+            f"{model}: {output!r} was measured as {z[wrong[0]]:g}, which is no count (a whole number, 0 or more). Give "
+            "the counts themselves, or use GaussianNoise or LogNormalNoise for what is not counted."
+        )
 
 
 @final
@@ -34,6 +154,7 @@ class GaussianNoise:
     """
 
     sd: float | Prior | None = None
+    additive: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.sd is None:
@@ -51,3 +172,426 @@ class GaussianNoise:
             raise InputError(
                 f"GaussianNoise: sd is {self.sd}; give a positive, finite standard deviation in the output's unit."
             )
+
+    @property
+    def parameters(self) -> Mapping[str, Prior | float]:
+        """The standard deviation; 1 when each row has its own."""
+        return {"sigma": 1.0 if self.sd is None else self.sd}
+
+    def check(self, output: str, rows: Rows) -> None:
+        """Any finite value can be measured."""
+
+    def _sd(self, rows: Rows, parameters: Mapping[str, Any]) -> Any:
+        return rows.sd if self.sd is None else parameters["sigma"]
+
+    def log_density(self, y: Any, rows: Rows, parameters: Mapping[str, Any], xp: Any) -> Any:
+        """Return the normal log-density."""
+        return _normal(rows.z, y, self._sd(rows, parameters), xp)
+
+    def log_tail(self, y: Any, rows: Rows, parameters: Mapping[str, Any], side: Array, xp: Any) -> Any:
+        """Return the log-probability of a value below z (side 1) or above it (side -1)."""
+        return xp.log_ndtr(side * (rows.z - y) / self._sd(rows, parameters))
+
+    def draw(self, y: Array, rows: Rows, parameters: Mapping[str, Array], rng: np.random.Generator) -> Array:
+        """Return y plus noise."""
+        return np.asarray(y + self._sd(rows, parameters) * rng.standard_normal(np.shape(y)))
+
+
+@final
+@dataclass(frozen=True)
+class LogNormalNoise:
+    """Noise that multiplies: log z = log y + sigma times a standard normal; for concentrations, loads, titres.
+
+    The output needs a surrogate of its logarithm, `Curve(transform=Log())` or `Scalar(transform=Log())`: its error is
+    then added on the same scale, and everything stays in closed form.
+
+    Parameters
+    ----------
+    sigma
+        Standard deviation of log z: a number or a prior. 0.1 is an error of about 10 %.
+
+    Raises
+    ------
+    InputError
+        When `sigma` is not positive; at calibration, when a measured value is not positive or the surrogate is not one
+        of the logarithm.
+
+    Examples
+    --------
+    >>> LogNormalNoise(sigma=0.2).sigma
+    0.2
+    """
+
+    sigma: float | Prior
+    additive: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        _positive("LogNormalNoise", "sigma", self.sigma, "a standard deviation")
+
+    @property
+    def parameters(self) -> Mapping[str, Prior | float]:
+        """The standard deviation of the logarithm."""
+        return {"sigma": self.sigma}
+
+    def check(self, output: str, rows: Rows) -> None:
+        """Raise InputError for values that have no logarithm."""
+        wrong = np.flatnonzero(rows.z <= 0.0)
+        if len(wrong):
+            raise InputError(
+                f"LogNormalNoise: {output!r} was measured as {rows.z[wrong[0]]:g}, which has no logarithm. Values "
+                "below a detection limit are censored: Observations.from_table(..., censored=...)."
+            )
+
+    def log_density(self, y: Any, rows: Rows, parameters: Mapping[str, Any], xp: Any) -> Any:
+        """Return the normal log-density on the logarithmic scale, where y and z are."""
+        return _normal(rows.z, y, parameters["sigma"], xp)
+
+    def log_tail(self, y: Any, rows: Rows, parameters: Mapping[str, Any], side: Array, xp: Any) -> Any:
+        """Return the log-probability of a value below z (side 1) or above it (side -1)."""
+        return xp.log_ndtr(side * (rows.z - y) / parameters["sigma"])
+
+    def draw(self, y: Array, rows: Rows, parameters: Mapping[str, Array], rng: np.random.Generator) -> Array:
+        """Return y plus noise, on the logarithmic scale."""
+        return np.asarray(y + parameters["sigma"] * rng.standard_normal(np.shape(y)))
+
+
+@final
+@dataclass(frozen=True)
+class AutocorrelatedNoise:
+    """Gaussian noise whose errors resemble their predecessors: an Ornstein-Uhlenbeck process, AR(1) at equal steps.
+
+    The correlation of two errors of one series (experiment, output, replicate) is exp(-distance / length). Use it for
+    drifting instruments and dense signals. What a wrong simulator misses looks alike: noise is new with each replicate,
+    a `Discrepancy` is shared by them, and without replicates the two cannot be told apart.
+
+    Parameters
+    ----------
+    sd
+        Standard deviation of the process, a number or a prior, in the unit of the output.
+    length
+        Along the coordinate: a number or a prior, in its unit.
+    white
+        Standard deviation of independent noise beside it, a number or a prior; of the instrument's last digit, say.
+    along
+        The coordinate; may be left out when the output has one.
+
+    Raises
+    ------
+    InputError
+        When a quantity is not positive; at calibration, when the output has no such coordinate.
+
+    Examples
+    --------
+    >>> AutocorrelatedNoise(sd=0.5, length=2.0, white=0.1).length
+    2.0
+    """
+
+    sd: float | Prior
+    length: float | Prior
+    white: float | Prior
+    along: str | None = None
+    additive: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        for role in ("sd", "length", "white"):
+            _positive("AutocorrelatedNoise", role, getattr(self, role), f"its {role}")
+
+    @property
+    def parameters(self) -> Mapping[str, Prior | float]:
+        """White noise first, then the process."""
+        return {"sigma": self.white, "sigma_ou": self.sd, "length_ou": self.length}
+
+    def check(self, output: str, rows: Rows) -> None:
+        """Any finite value can be measured."""
+
+    def log_density(self, y: Any, rows: Rows, parameters: Mapping[str, Any], xp: Any) -> Any:
+        """Return the density of the white part; the process is part of y."""
+        return _normal(rows.z, y, parameters["sigma"], xp)
+
+    def log_tail(self, y: Any, rows: Rows, parameters: Mapping[str, Any], side: Array, xp: Any) -> Any:
+        """Return the log-probability of a value below z (side 1) or above it (side -1)."""
+        return xp.log_ndtr(side * (rows.z - y) / parameters["sigma"])
+
+    def draw(self, y: Array, rows: Rows, parameters: Mapping[str, Array], rng: np.random.Generator) -> Array:
+        """Return y plus the white part."""
+        return np.asarray(y + parameters["sigma"] * rng.standard_normal(np.shape(y)))
+
+
+@final
+@dataclass(frozen=True)
+class StudentTNoise:
+    """Noise with long tails, so that single outliers do not pull the answer.
+
+    Parameters
+    ----------
+    scale
+        A number or a prior, in the unit of the output; the standard deviation is larger (infinite for df <= 2).
+    df
+        Degrees of freedom, a number or a prior; 4 is the usual robust choice.
+
+    Raises
+    ------
+    InputError
+        When a quantity is not positive.
+
+    References
+    ----------
+    Lange, Little & Taylor (1989), doi:10.1080/01621459.1989.10478852.
+
+    Examples
+    --------
+    >>> StudentTNoise(scale=0.5).df
+    4.0
+    """
+
+    scale: float | Prior
+    df: float | Prior = 4.0
+    additive: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        _positive("StudentTNoise", "scale", self.scale, "a scale")
+        _positive("StudentTNoise", "df", self.df, "the number of degrees of freedom")
+
+    @property
+    def parameters(self) -> Mapping[str, Prior | float]:
+        """Scale and degrees of freedom."""
+        return {"sigma": self.scale, "df": self.df}
+
+    def check(self, output: str, rows: Rows) -> None:
+        """Any finite value can be measured."""
+
+    def log_density(self, y: Any, rows: Rows, parameters: Mapping[str, Any], xp: Any) -> Any:
+        """Return Student's log-density."""
+        s, df = parameters["sigma"], parameters["df"]
+        half = 0.5 * (df + 1.0)
+        constant = xp.gammaln(half) - xp.gammaln(0.5 * df) - 0.5 * xp.log(np.pi * df) - xp.log(s)
+        return constant - half * xp.log1p(((rows.z - y) / s) ** 2 / df)
+
+    def draw(self, y: Array, rows: Rows, parameters: Mapping[str, Array], rng: np.random.Generator) -> Array:
+        """Return y plus noise."""
+        df = np.broadcast_to(parameters["df"], np.shape(y))
+        return np.asarray(y + parameters["sigma"] * rng.standard_t(df))
+
+
+@final
+@dataclass(frozen=True)
+class PoissonNoise:
+    """Counts whose mean is the output: cases a day, spikes, cells.
+
+    The output must stay positive: a surrogate of its logarithm, `Curve(transform=Log())`, does.
+
+    Examples
+    --------
+    >>> PoissonNoise()
+    PoissonNoise()
+    """
+
+    additive: ClassVar[bool] = False
+
+    @property
+    def parameters(self) -> Mapping[str, Prior | float]:
+        """Nothing beside the mean."""
+        return {}
+
+    def check(self, output: str, rows: Rows) -> None:
+        """Raise InputError for what is no count."""
+        _counts("PoissonNoise", output, rows.z)
+
+    def log_density(self, y: Any, rows: Rows, parameters: Mapping[str, Any], xp: Any) -> Any:
+        """Return the log-probability; -inf where the mean is not positive."""
+        mean = xp.where(y > 0.0, y, 1.0)
+        return xp.where(y > 0.0, xp.xlogy(rows.z, mean) - mean - xp.gammaln(rows.z + 1.0), -np.inf)
+
+    def draw(self, y: Array, rows: Rows, parameters: Mapping[str, Array], rng: np.random.Generator) -> Array:
+        """Return counts; NaN where the mean is not positive."""
+        return np.where(y > 0.0, rng.poisson(np.where(y > 0.0, y, 1.0)), np.nan)
+
+
+@final
+@dataclass(frozen=True)
+class NegativeBinomialNoise:
+    """Counts that scatter more than Poisson's: mean y and variance y + dispersion y².
+
+    Parameters
+    ----------
+    dispersion
+        A number or a prior (1 / phi in the parametrisation with variance y + y² / phi); 0.1 adds a scatter of about
+        30 % of the mean.
+
+    Raises
+    ------
+    InputError
+        When it is not positive; at calibration, when a measured value is no count.
+
+    Examples
+    --------
+    >>> NegativeBinomialNoise(dispersion=0.1).dispersion
+    0.1
+    """
+
+    dispersion: float | Prior
+    additive: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        _positive("NegativeBinomialNoise", "dispersion", self.dispersion, "the dispersion")
+
+    @property
+    def parameters(self) -> Mapping[str, Prior | float]:
+        """The dispersion."""
+        return {"dispersion": self.dispersion}
+
+    def check(self, output: str, rows: Rows) -> None:
+        """Raise InputError for what is no count."""
+        _counts("NegativeBinomialNoise", output, rows.z)
+
+    def log_density(self, y: Any, rows: Rows, parameters: Mapping[str, Any], xp: Any) -> Any:
+        """Return the log-probability; -inf where the mean is not positive."""
+        z, phi = rows.z, 1.0 / parameters["dispersion"]
+        mean = xp.where(y > 0.0, y, 1.0)
+        binomial = xp.gammaln(z + phi) - xp.gammaln(phi) - xp.gammaln(z + 1.0)
+        value = binomial + xp.xlogy(z, mean) - (z + phi) * xp.log(mean + phi) + phi * xp.log(phi)
+        return xp.where(y > 0.0, value, -np.inf)
+
+    def draw(self, y: Array, rows: Rows, parameters: Mapping[str, Array], rng: np.random.Generator) -> Array:
+        """Return counts; NaN where the mean is not positive."""
+        phi = np.broadcast_to(1.0 / np.asarray(parameters["dispersion"]), np.shape(y))
+        mean = np.where(y > 0.0, y, 1.0)
+        return np.where(y > 0.0, rng.poisson(mean * rng.gamma(phi) / phi), np.nan)
+
+
+@final
+@dataclass(frozen=True)
+class BinomialNoise:
+    """Counts of successes: z of `trials`, each with a probability that is the output.
+
+    The output must stay between 0 and 1: a surrogate of its logit, `Curve(transform=Logit())`, does.
+
+    Parameters
+    ----------
+    trials
+        How many; None for the `trials` column of the observations.
+
+    Raises
+    ------
+    InputError
+        When it is not a whole number of at least 1; at calibration, when a count is larger than its trials.
+
+    Examples
+    --------
+    >>> BinomialNoise(trials=1000).trials
+    1000
+    """
+
+    trials: int | None = None
+    additive: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        n = self.trials
+        if n is not None and (isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1):
+            raise InputError(f"BinomialNoise: trials is {n!r}; give a whole number of at least 1.")
+
+    @property
+    def parameters(self) -> Mapping[str, Prior | float]:
+        """Nothing beside the probability."""
+        return {}
+
+    def _trials(self, rows: Rows) -> Array:
+        return rows.trials if self.trials is None else np.full(len(rows.trials), float(self.trials))
+
+    def check(self, output: str, rows: Rows) -> None:
+        """Raise InputError for what is no count, or more than the trials."""
+        _counts("BinomialNoise", output, rows.z)
+        trials = self._trials(rows)
+        if (trials < 1).any():
+            raise InputError(
+                f"BinomialNoise of {output!r}: the number of trials is not known. Say BinomialNoise(trials=...), or "
+                "name its column: Observations.from_table(..., trials=...)."
+            )
+        wrong = np.flatnonzero(rows.z > trials)
+        if len(wrong):
+            raise InputError(
+                f"BinomialNoise: {output!r} was measured as {rows.z[wrong[0]]:g} of {trials[wrong[0]]:g} trials. Correct "
+                "one of the two."
+            )
+
+    def log_density(self, y: Any, rows: Rows, parameters: Mapping[str, Any], xp: Any) -> Any:
+        """Return the log-probability; -inf where the output is no probability."""
+        n, z = self._trials(rows), rows.z
+        inside = (y > 0.0) & (y < 1.0)
+        p = xp.where(inside, y, 0.5)
+        constant = xp.gammaln(n + 1.0) - xp.gammaln(z + 1.0) - xp.gammaln(n - z + 1.0)
+        return xp.where(inside, constant + xp.xlogy(z, p) + xp.xlogy(n - z, 1.0 - p), -np.inf)
+
+    def draw(self, y: Array, rows: Rows, parameters: Mapping[str, Array], rng: np.random.Generator) -> Array:
+        """Return counts; NaN where the output is no probability."""
+        inside = (y > 0.0) & (y < 1.0)
+        n = np.broadcast_to(self._trials(rows), np.shape(y)).astype(np.int64)
+        return np.where(inside, rng.binomial(n, np.where(inside, y, 0.5)), np.nan)
+
+
+@final
+@dataclass(frozen=True)
+class CustomNoise:
+    """A measurement model of your own: a log-density and a way to draw from it.
+
+    Parameters
+    ----------
+    logp
+        `logp(z, y, parameters, xp)`: measured values z (R,), the simulator's output there y (..., R), and the
+        parameters by name. Returns log p(z | y), by row (..., R), or for all rows at once (...), when rows depend on
+        each other. Use arithmetic and the functions of `xp` only (exp, log, log1p, sqrt, abs, where, gammaln, log_ndtr,
+        xlogy, sum): it is called with arrays and with PyTensor expressions.
+    random
+        `random(y, parameters, rng)`: new measurements, the shape of y (..., R); `rng` is a numpy Generator.
+    parameters
+        By name: a prior (inferred) or a number (known). A draw's value has the shape (..., 1).
+
+    Raises
+    ------
+    InputError
+        When a function cannot be called, or a parameter is neither a prior nor a number.
+
+    Examples
+    --------
+    >>> laplace = CustomNoise(
+    ...     logp=lambda z, y, p, xp: -xp.abs(z - y) / p["scale"] - xp.log(2 * p["scale"]),
+    ...     random=lambda y, p, rng: y + p["scale"] * rng.laplace(size=y.shape),
+    ...     parameters={"scale": 0.5},
+    ... )
+    >>> float(laplace.parameters["scale"])
+    0.5
+    """
+
+    logp: Callable[[Any, Any, Mapping[str, Any], Any], Any]
+    random: Callable[[Array, Mapping[str, Array], np.random.Generator], Array]
+    parameters: Mapping[str, Prior | float] = field(default_factory=dict)
+    additive: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        for name in ("logp", "random"):
+            if not callable(getattr(self, name)):
+                raise InputError(f"CustomNoise: {name} is {getattr(self, name)!r}; give a function.")
+        for name, value in self.parameters.items():
+            number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+            if not number and not isinstance(value, Prior):
+                raise InputError(f"CustomNoise: the parameter {name!r} is {value!r}; give a prior or a number.")
+
+    def check(self, output: str, rows: Rows) -> None:
+        """Any finite value is taken; the density says what it thinks of it."""
+
+    def log_density(self, y: Any, rows: Rows, parameters: Mapping[str, Any], xp: Any) -> Any:
+        """Return what `logp` returns."""
+        return self.logp(rows.z, y, parameters, xp)
+
+    def draw(self, y: Array, rows: Rows, parameters: Mapping[str, Array], rng: np.random.Generator) -> Array:
+        """Return what `random` returns.
+
+        Raises
+        ------
+        InputError
+            When it has another shape than y.
+        """
+        drawn = np.asarray(self.random(y, parameters, rng), dtype=np.float64)
+        if drawn.shape != np.shape(y):
+            raise InputError(f"CustomNoise: random returned the shape {drawn.shape} for y of shape {np.shape(y)}.")
+        return drawn

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, final
+from typing import Any, Literal, final
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,8 @@ __all__ = ["Observations"]
 ROW_LIMIT = 500_000
 SPECIAL_DIMS = ("subject", "experiment", "replicate")
 # Columns of the table and dims of the posterior: a coordinate or condition of that name would take their place.
-RESERVED = frozenset({"output", "value", "sd", *SPECIAL_DIMS, "observation", "chain", "draw"})
+RESERVED = frozenset({"output", "value", "sd", "censored", "trials", *SPECIAL_DIMS, "observation", "chain", "draw"})
+SIDES = ("", "left", "right")
 
 
 @final
@@ -45,6 +46,11 @@ class Observations:
         Known standard deviation of each row, NaN where it is not known.
     units
         Unit by output name, empty when not said.
+    censored
+        By row: "left" where only known that the measured number is below `value` (a detection limit), "right" where it
+        is above, else "". None when there is no such row.
+    trials
+        Number of trials of each row, for binomial counts; None when not given.
 
     Raises
     ------
@@ -52,7 +58,8 @@ class Observations:
         NaN or infinite values, rows of different length, no rows or more than 500 000, or the same measurement twice
         without a replicate column.
     InputError
-        A known standard deviation that is not positive, a coordinate or condition with a name that is taken.
+        A known standard deviation or a number of trials that is not positive, something else than "left", "right" or
+        "" in `censored`, a coordinate or condition with a name that is taken.
 
     Examples
     --------
@@ -71,13 +78,16 @@ class Observations:
     replicate: Ints | None
     sd: Array
     units: Mapping[str, str] = field(default_factory=dict)
+    censored: np.ndarray | None = None
+    trials: Array | None = None
 
     def __post_init__(self) -> None:
         rows = len(self.value)
         self._check_column_names()
         columns = {"output": self.output, "subject": self.subject, "experiment": self.experiment, "sd": self.sd}
-        if self.replicate is not None:
-            columns["replicate"] = self.replicate
+        for optional in ("replicate", "censored", "trials"):
+            if getattr(self, optional) is not None:
+                columns[optional] = getattr(self, optional)
         for name, column in {**columns, **self.coords, **self.conditions}.items():
             if len(column) != rows:
                 raise DataError(
@@ -115,6 +125,18 @@ class Observations:
                 f"Observations: the known sd of row {wrong[0]} (output {str(self.output[wrong[0]])!r}) is "
                 f"{self.sd[wrong[0]]}; it must be positive and finite. Correct it, or leave the row out."
             )
+        if self.censored is not None:
+            odd = [str(side) for side in np.unique(self.censored) if side not in SIDES]
+            if odd:
+                raise InputError(
+                    f"Observations: censored holds {odd[0]!r}; give 'left' (below the value), 'right' (above it) or ''."
+                )
+        if self.trials is not None:
+            wrong = np.flatnonzero(~((self.trials >= 1) & (self.trials == np.round(self.trials))))
+            if len(wrong):
+                raise InputError(
+                    f"Observations: row {wrong[0]} has {self.trials[wrong[0]]:g} trials; give a whole number from 1 on."
+                )
         for name, column in self.conditions.items():
             if not np.isfinite(column).all():
                 row = int(np.flatnonzero(~np.isfinite(column))[0])
@@ -124,7 +146,9 @@ class Observations:
                 )
 
     def _check_duplicates(self) -> None:
-        repeated = np.flatnonzero(self.table.drop(columns=["value", "sd"]).duplicated().to_numpy())
+        repeated = np.flatnonzero(
+            self.table.drop(columns=["value", "sd", "censored", "trials"], errors="ignore").duplicated().to_numpy()
+        )
         if len(repeated):
             row = int(repeated[0])
             where = ", ".join(
@@ -142,8 +166,9 @@ class Observations:
         """The rows as a pandas DataFrame."""
         columns = {"output": self.output, "value": self.value, **self.coords, **self.conditions}
         columns |= {"subject": self.subject, "experiment": self.experiment, "sd": self.sd}
-        if self.replicate is not None:
-            columns["replicate"] = self.replicate
+        for optional in ("replicate", "censored", "trials"):
+            if getattr(self, optional) is not None:
+                columns[optional] = getattr(self, optional)
         return pd.DataFrame(columns)
 
     @property
@@ -178,6 +203,8 @@ class Observations:
         experiment: str | None = None,
         replicate: str | None = None,
         sd: str | None = None,
+        censored: str | None = None,
+        trials: str | None = None,
         unit: str = "",
         missing: Literal["error", "drop"] = "error",
     ) -> "Observations":
@@ -197,6 +224,11 @@ class Observations:
             Known input → column, or column names when they are the same.
         subject, experiment, replicate, sd
             Columns with labels, replicate numbers and known standard deviations.
+        censored
+            Column that says "left" where the value is an upper limit (below detection), "right" where it is a lower
+            one; empty or missing elsewhere.
+        trials
+            Column with the number of trials, for binomial counts.
         unit
             Unit of the values; checked against the surrogate's when both are said.
         missing
@@ -216,7 +248,7 @@ class Observations:
             raise InputError(f"table is a {type(table).__name__}; give a pandas DataFrame, e.g. pandas.read_csv(path).")
         by_name = conditions if isinstance(conditions, Mapping) else {str(name): str(name) for name in conditions}
         wanted = [value, *(coords or {}).values(), *by_name.values()]
-        wanted += [column for column in (subject, experiment, replicate, sd) if column is not None]
+        wanted += [column for column in (subject, experiment, replicate, sd, censored, trials) if column is not None]
         absent = [column for column in wanted if column not in table.columns]
         if absent:
             raise InputError(f"Columns {absent} are not in the table; it has {list(table.columns)}. Name one of those.")
@@ -243,6 +275,8 @@ class Observations:
             replicate=None if replicate is None else pd.factorize(_labels(frame, replicate))[0].astype(np.int64),
             sd=np.full(rows, np.nan) if sd is None else _numbers(frame, sd),
             units={output: unit},
+            censored=None if censored is None else frame[censored].fillna("").astype(str).to_numpy(dtype=np.str_),
+            trials=None if trials is None else _numbers(frame, trials),
         )
 
     @classmethod
@@ -256,8 +290,8 @@ class Observations:
         """Read the observations of one output from a DataArray named like the output.
 
         Dims "subject", "experiment" and "replicate" are labels, `conditions` names coords that are known inputs, every
-        other dim is a coordinate of the output. A coord "sd" holds known standard deviations, the attribute "unit" or
-        "units" the unit.
+        other dim is a coordinate of the output. A coord "sd" holds known standard deviations, "censored" and "trials"
+        are as in `from_table`, the attribute "unit" or "units" is the unit.
 
         Raises
         ------
@@ -293,6 +327,8 @@ class Observations:
             experiment="experiment" if "experiment" in frame else None,
             replicate="replicate" if "replicate" in frame else None,
             sd="sd" if "sd" in frame else None,
+            censored="censored" if "censored" in frame else None,
+            trials="trials" if "trials" in frame else None,
             unit=str(data.attrs.get("unit", data.attrs.get("units", ""))),
             missing=missing,
         )
@@ -340,7 +376,19 @@ class Observations:
             replicate=replicates,
             sd=np.concatenate([part.sd for part in tables]),
             units=_common_units(tables),
+            censored=_optional(tables, "censored", np.str_("")),
+            trials=_optional(tables, "trials", 1.0),
         )
+
+
+def _optional(tables: list[Observations], name: str, default: object) -> Any:
+    """Return the column of all tables, with the default where a table has none; None when no table has it."""
+    columns = [getattr(part, name) for part in tables]
+    if all(column is None for column in columns):
+        return None
+    return np.concatenate(
+        [np.full(len(part), default) if c is None else c for part, c in zip(tables, columns, strict=True)]
+    )
 
 
 def _common_units(tables: Iterable[Observations]) -> dict[str, str]:

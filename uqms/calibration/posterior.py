@@ -3,30 +3,41 @@
 import hashlib
 import importlib.metadata
 import json
+import math
 import platform
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
 from uqms._typing import Array, Ints, RandomState, as_generator
+from uqms.calibration.answer import log_priors
+from uqms.calibration.computation import APPROXIMATION, MCSE_SHARE, sampler_checks
+from uqms.calibration.density import draw_rows, row_terms
+from uqms.calibration.discrepancy import NOISE
+from uqms.calibration.noise import NumPyFunctions
 from uqms.calibration.predict import (
+    NewNoise,
     PosteriorPrediction,
+    Targets,
     conditional_moments,
+    correlated_noise,
     draw_jointly,
     make_grid,
+    new_noise,
     own_cells,
+    predicted,
 )
 from uqms.calibration.problem import Calibration
-from uqms.calibration.samplers import NUTS
-from uqms.calibration.verdict import Verdict, judge
-from uqms.errors import InputError
+from uqms.calibration.samplers import Sampler
+from uqms.calibration.verdict import Sampled, Verdict, judge
+from uqms.errors import ConformanceError, InputError
 
-__all__ = ["Posterior", "build_posterior", "check_derived"]
+__all__ = ["Evidence", "Posterior", "build_posterior", "check_derived"]
 
 PREDICTIVE_DRAWS = 1000
 PRIOR_DRAWS = 2000
@@ -34,10 +45,41 @@ LOG_TWO_PI = float(np.log(2.0 * np.pi))
 
 
 class SummaryTable(pd.DataFrame):
-    """A pandas DataFrame that prints all its columns."""
+    """A pandas DataFrame that prints all its columns, and no digits that the number of draws does not support.
+
+    The values are not rounded. Where the Monte Carlo error of mean and limits exceeds 5 % of the sd, the last digit
+    shown of location and spread is worth at least twice that error.
+    """
 
     def __repr__(self) -> str:
-        return self.to_string(float_format=lambda value: f"{value:.4g}")
+        if not {"sd", "mcse"} <= set(self.columns):
+            return pd.DataFrame(self).to_string(float_format=_four)
+        shown = pd.DataFrame(self).astype(object)
+        for name, row in self.iterrows():
+            for column, value in row.items():
+                if isinstance(value, float):
+                    own = column in ("mean", "sd") or str(column).endswith("%")
+                    shown.loc[name, column] = _supported(value, row["sd"], row["mcse"]) if own else _four(value)
+        return shown.to_string()
+
+
+def _four(value: float) -> str:
+    return f"{value:.4g}"
+
+
+def _supported(value: float, sd: float, mcse: float) -> str:
+    """Return a number with the digits that a Monte Carlo error leaves."""
+    if not (np.isfinite(value) and 0.0 < mcse < np.inf) or mcse <= MCSE_SHARE * sd:
+        return _four(value)
+    decimals = int(np.floor(-np.log10(2.0 * mcse)))
+    return f"{round(value, decimals):.{max(decimals, 0)}f}"
+
+
+class Evidence(NamedTuple):
+    """Log marginal likelihood of the data, log p(observations), and its Monte Carlo standard error."""
+
+    value: float
+    mcse: float
 
 
 @final
@@ -48,7 +90,7 @@ class Posterior:
     Attributes
     ----------
     tree
-        ArviZ DataTree with the groups posterior, sample_stats, log_likelihood, observed_data, prior,
+        ArviZ DataTree with the groups posterior, sample_stats, log_likelihood, log_prior, observed_data, prior,
         prior_predictive and posterior_predictive.
     problem
         The calibration that it answers.
@@ -76,8 +118,35 @@ class Posterior:
         draws: xr.Dataset = self.tree["posterior"].dataset
         return draws
 
+    @property
+    def log_evidence(self) -> Evidence:
+        """Log marginal likelihood with its standard error, from samplers that estimate it (`SMC`, roughly `Laplace`).
+
+        Raises
+        ------
+        InputError
+            When the sampler gave none.
+        """
+        stats = self.tree["sample_stats"].dataset
+        if "log_marginal_likelihood" not in stats:
+            raise InputError(
+                "log_evidence: this sampler draws from the posterior without an estimate of the evidence. Use SMC()."
+            )
+        runs = stats["log_marginal_likelihood"].values.ravel()
+        relative = np.exp(runs - runs.max())
+        value = float(np.log(relative.mean()) + runs.max())
+        if "log_marginal_likelihood_mcse" in stats:
+            return Evidence(
+                value, float(np.sqrt(np.mean(stats["log_marginal_likelihood_mcse"].values ** 2) / len(runs)))
+            )
+        spread = relative.std(ddof=1) / relative.mean() if len(runs) > 1 else math.nan
+        return Evidence(value, float(spread / np.sqrt(len(runs))))
+
     def summary(self, prob: float = 0.95) -> "SummaryTable":
-        """Return a table of mean, sd, equal-tailed interval, R-hat and effective sample sizes.
+        """Return a table of mean, sd, equal-tailed interval, their Monte Carlo error, R-hat and effective sample sizes.
+
+        `mcse` is the largest Monte Carlo standard error of mean and limits, in the quantity's unit. The table prints
+        fewer digits where it exceeds 5 % of the sd; its numbers are not rounded.
 
         Raises
         ------
@@ -88,6 +157,7 @@ class Posterior:
             raise InputError(f"summary: prob is {prob!r}; give a probability between 0 and 1.")
         tail = 0.5 * (1.0 - prob)
         r_hat, bulk, tails = _convergence(self.draws)
+        errors = _monte_carlo_errors(self.draws, prob)
         rows = {}
         for name, values in self.draws.data_vars.items():
             flat = values.values.ravel()
@@ -97,6 +167,7 @@ class Posterior:
                 "sd": float(flat.std(ddof=1)),
                 f"{100 * tail:g}%": float(low),
                 f"{100 * (1 - tail):g}%": float(high),
+                "mcse": errors[str(name)],
                 "r_hat": r_hat[str(name)],
                 "ess_bulk": bulk[str(name)],
                 "ess_tail": tails[str(name)],
@@ -111,6 +182,7 @@ class Posterior:
         coords: Mapping[str, object] | None = None,
         outputs: str | Sequence[str] | None = None,
         noise: bool = False,
+        discrepancy: bool = True,
         draws: int = PREDICTIVE_DRAWS,
         rng: RandomState = 0,
     ) -> PosteriorPrediction:
@@ -129,6 +201,9 @@ class Posterior:
             Which, by name; by default the observed ones whose dims are those of `coords`.
         noise
             Whether to add measurement noise, for what a new measurement would show.
+        discrepancy
+            Whether the prediction is of reality (True, default) or of the simulator at its best parameters. Without a
+            discrepancy in the calibration the two are the same.
         draws
             How many posterior draws to use, spread evenly over the chains.
         rng
@@ -147,25 +222,27 @@ class Posterior:
             Conditions or coordinates outside of what was simulated.
         """
         names = self._outputs(outputs, coords)
-        theta, h = self._thinned(draws)
+        theta, h, latents = self._thinned(draws)
         generator = as_generator(rng)
         means, sds, samples = {}, {}, {}
         for name in names:
             grid, layout = make_grid(self.problem, name, conditions, coords), self.problem.surrogate.layouts[name]
-            noise_variance = self._noise_variance(name, theta, len(h)) if noise else np.zeros(len(h))
-            size = len(grid.targets.offset)
-            mean, variance, sample = (np.empty((len(h), size)) for _ in range(3))
-            for rows, moments in conditional_moments(self.problem, theta, h, grid.targets):
-                within = np.maximum(np.diagonal(moments.covariance, axis1=1, axis2=2), 0.0)
-                mean[rows], variance[rows] = layout.transform.moments(moments.mean, within)
-                sample[rows] = layout.transform.inverse(draw_jointly(moments, generator))
-            variance += noise_variance[:, None]
-            sample += np.sqrt(noise_variance)[:, None] * generator.standard_normal(sample.shape)
+            add = self._new_noise(name, grid.targets, theta) if noise else None
+            mean, variance, sample = (np.empty((len(h), len(grid.targets.offset))) for _ in range(3))
+            for rows, moments in conditional_moments(self.problem, theta, h, grid.targets, latents, discrepancy):
+                part = {key: values[rows] for key, values in theta.items()}
+                mean[rows], variance[rows], sample[rows] = predicted(moments, layout.transform, add, part, generator)
             unit = layout.unit
             means[name] = grid.labelled(mean.mean(axis=0), (), unit)
             sds[name] = grid.labelled(np.sqrt(variance.mean(axis=0) + mean.var(axis=0)), (), unit)
             samples[name] = grid.labelled(sample, ("sample",), unit)
-        holds = ("parameters", "surrogate", *(("noise",) if noise else ()))
+        modelled = any(term.role != NOISE for term in self.problem.noise.terms) or bool(self.problem.noise.factors)
+        holds = (
+            "parameters",
+            "surrogate",
+            *(("discrepancy",) if modelled and discrepancy else ()),
+            *(("noise",) if noise else ()),
+        )
         return PosteriorPrediction(xr.Dataset(means), xr.Dataset(sds), xr.Dataset(samples), holds)
 
     def to_netcdf(self, path: str | Path) -> None:
@@ -190,29 +267,29 @@ class Posterior:
             raise InputError(f"predict: coords are given for {sorted(coords or {})}, but the outputs have dims {dims}.")
         return tuple(outputs)
 
-    def _thinned(self, draws: int) -> tuple[dict[str, Array], Ints]:
+    def _thinned(self, draws: int) -> tuple[dict[str, Array], Ints, Array]:
         if isinstance(draws, bool) or not isinstance(draws, int | np.integer) or draws < 1:
             raise InputError(f"predict: draws is {draws!r}; give a whole number of at least 1.")
         theta = {name: self.draws[name].values.ravel() for name in self.problem.priors}
         h = self.tree["sample_stats"]["hyperparameter_draw"].values.ravel()
         picked = np.unique(np.linspace(0, len(h) - 1, min(draws, len(h))).astype(int))
-        return {name: values[picked] for name, values in theta.items()}, h[picked]
+        return {name: values[picked] for name, values in theta.items()}, h[picked], self.latents[picked]
 
-    def _noise_variance(self, output: str, theta: Mapping[str, Array], count: int) -> Array:
+    @property
+    def latents(self) -> Array:
+        """Draws (chain * draw, latents) of the standard normal latents; none where all errors are normal."""
+        if "latents" not in self.tree.children:
+            return np.zeros((self.draws.sizes["chain"] * self.draws.sizes["draw"], 0))
+        values = self.tree["latents"]["value"].values
+        return np.asarray(values.reshape(-1, values.shape[-1]))
+
+    def _new_noise(self, output: str, targets: Targets, theta: Mapping[str, Array]) -> NewNoise:
         groups = self.problem.noise
         if output not in groups.outputs:
             raise InputError(
                 f"predict: output {output!r} was not observed, so its noise is not known; say noise=False."
             )
-        group = groups.outputs.index(output)
-        cells = self.problem.cells
-        relative = cells.row_variance[cells.group[cells.row_cell] == group]
-        if not np.allclose(relative, relative[0], atol=0.0):
-            raise InputError(
-                f"predict: the noise of {output!r} was given row by row, so that of a new measurement is not known; "
-                "say noise=False and add it yourself."
-            )
-        return np.asarray(groups.values(theta, (count,))[:, group] ** 2 * relative[0])
+        return new_noise(self.problem, groups.outputs.index(output), targets)
 
 
 def _convergence(draws: xr.Dataset) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
@@ -230,15 +307,25 @@ def _convergence(draws: xr.Dataset) -> tuple[dict[str, float], dict[str, float],
     )
 
 
-def build_posterior(problem: Calibration, sampler: NUTS, trace: Any, seed: int) -> Posterior:
-    """Return the posterior of a sampler's trace, with every group of its DataTree and the verdict."""
+def build_posterior(problem: Calibration, sampler: Sampler, trace: Any, seed: int) -> Posterior:
+    """Return the posterior of a sampler's trace, with every group of its DataTree and the verdict.
+
+    Raises
+    ------
+    ConformanceError
+        When the trace is not what `Sampler` says.
+    """
+    _check_trace(problem, sampler, trace)
     raw = trace["posterior"].dataset[list(problem.priors)]
+    raw = raw.assign_coords({dim: np.arange(raw.sizes[dim]) for dim in ("chain", "draw") if dim not in raw.coords})
     shape = (raw.sizes["chain"], raw.sizes["draw"])
     theta = {name: np.ascontiguousarray(raw[name].values.reshape(-1)) for name in problem.priors}
     rng = np.random.default_rng(seed)
-    joint, pointwise, h = _leave_one_out(problem, theta, rng)
+    latents = _latents_of(problem, trace)
+    joint, pointwise, h = _leave_one_out(problem, theta, latents, rng)
     posterior = _with_derived(problem, raw.drop_attrs())
-    stats = _numeric_stats(trace["sample_stats"].dataset)
+    stats = _numeric_stats(trace["sample_stats"].dataset) if "sample_stats" in trace else xr.Dataset()
+    stats = stats.assign_coords(chain=raw.chain, draw=raw.draw)
     dims = ("chain", "draw")
     stats["joint_log_likelihood"] = (dims, joint.reshape(shape))
     stats["hyperparameter_draw"] = (dims, h.reshape(shape))
@@ -250,50 +337,155 @@ def build_posterior(problem: Calibration, sampler: NUTS, trace: Any, seed: int) 
         {
             "posterior": posterior.assign_coords(chain=raw.chain, draw=raw.draw),
             "sample_stats": stats,
+            "log_prior": _log_prior(problem, theta, shape).assign_coords(chain=raw.chain, draw=raw.draw),
             "log_likelihood": xr.Dataset({"value": likelihood}).assign_coords(chain=raw.chain, draw=raw.draw),
-            "observed_data": xr.Dataset({"value": xr.DataArray(problem.cells.z, dims="observation", coords=labels)}),
+            "observed_data": xr.Dataset(
+                {"value": xr.DataArray(problem.observations.value, dims="observation", coords=labels)}
+            ),
             "prior": _with_derived(problem, prior),
             "prior_predictive": _prior_predictive(problem, prior_theta, rng, labels),
-            "posterior_predictive": _posterior_predictive(problem, theta, h, shape, rng, labels),
+            "posterior_predictive": _posterior_predictive(problem, theta, latents, h, shape, rng, labels),
+            **(
+                {"latents": xr.Dataset({"value": ((*dims, "latent"), latents.reshape(*shape, -1))})}
+                if problem.latents
+                else {}
+            ),
         }
     )
     for group in tree.children.values():
         group.attrs |= {"inference_library": "uqms", "interval": "95 % equal-tailed"}
-    r_hat, bulk, tail = _convergence(posterior)
-    ess = {name: min(bulk[name], tail[name]) for name in problem.priors}
-    divergences = int(stats["diverging"].sum()) if "diverging" in stats else 0
-    verdict, share = judge(
-        problem,
-        theta,
-        h,
-        {name: r_hat[name] for name in problem.priors},
-        ess,
-        divergences,
-        shape,
-        (sampler.chains, sampler.draws) if sampler.ess is None else shape,  # further blocks were checked one by one
-    )
+    found = trace["starts"].dataset if "starts" in trace else {}
+    starts = {str(name): found[name].values for name in found}
+    verdict, share = judge(problem, _sampled(problem, sampler, posterior, theta, latents, stats, starts))
     tree.attrs |= _provenance(problem, sampler, seed, verdict)
     return Posterior(tree, problem, verdict, share)
 
 
+def _latents_of(problem: Calibration, trace: Any) -> Array:
+    """Return the trace's draws of the latents (S, latents)."""
+    if not problem.latents:
+        values = trace["posterior"].dataset[next(iter(problem.priors))]
+        return np.zeros((values.size, 0))
+    found = trace["posterior"].dataset["latents"].values
+    return np.ascontiguousarray(found.reshape(-1, found.shape[-1]))
+
+
+def _check_trace(problem: Calibration, sampler: Sampler, trace: Any) -> None:
+    name = type(sampler).__name__
+    wanted = "a DataTree whose group 'posterior' has every quantity of problem.priors with dims ('chain', 'draw')"
+    try:
+        draws = trace["posterior"].dataset
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ConformanceError(f"{name}.run returned a {type(trace).__name__}; it must return {wanted}.") from error
+    lost = [key for key in problem.priors if key not in draws]
+    wrong = {key: draws[key].dims for key in problem.priors if key in draws and draws[key].dims != ("chain", "draw")}
+    if lost or wrong or not draws.sizes["chain"] * draws.sizes["draw"]:
+        raise ConformanceError(
+            f"{name}.run returned a group 'posterior' of sizes {dict(draws.sizes)} that lacks {lost} and has dims "
+            f"{wrong}; it must return {wanted}."
+        )
+    for key in problem.priors:
+        values = draws[key].values
+        bad = int(np.count_nonzero(~np.isfinite(values)))
+        if bad:
+            raise ConformanceError(f"{name}.run returned {bad} draws of {key!r} that are not finite.")
+        low, high = problem.limits(key)
+        slack = 1e-9 * max(1.0, abs(low)) if np.isinf(high - low) else 1e-9 * (high - low)
+        outside = int(np.count_nonzero((values < low - slack) | (values > high + slack)))
+        if outside:
+            raise ConformanceError(
+                f"{name}.run returned {outside} draws of {key!r} outside of [{low:g}, {high:g}], where "
+                "its prior is zero."
+            )
+
+
+def _sampled(
+    problem: Calibration,
+    sampler: Sampler,
+    posterior: xr.Dataset,
+    theta: Mapping[str, Array],
+    latents: Array,
+    stats: xr.Dataset,
+    starts: Mapping[str, Array],
+) -> Sampled:
+    """Collect what the verdict looks at."""
+    shape = (posterior.sizes["chain"], posterior.sizes["draw"])
+    names = list(problem.priors)
+    r_hat, bulk, tail = _convergence(posterior[names])
+    errors = _monte_carlo_errors(posterior[names], 0.95)
+    of_sampler = sampler_checks(stats)
+    blocks = getattr(sampler, "ess", None) is not None  # of which each was checked
+    asked = shape[1] if blocks else getattr(sampler, "draws", shape[1])
+    return Sampled(
+        theta=theta,
+        h=stats["hyperparameter_draw"].values.ravel(),
+        shape=shape,
+        asked=(getattr(sampler, "chains", shape[0]), asked),
+        r_hat=r_hat,
+        ess={name: min(bulk[name], tail[name]) for name in names},
+        mcse={name: errors[name] / max(float(posterior[name].std(ddof=1)), 1e-300) for name in names},
+        divergences=int(stats["diverging"].sum()) if "diverging" in stats else None,
+        energy=stats["energy"].values if "energy" in stats and shape[1] > 1 else None,
+        deepest=float(stats["maxdepth_reached"].mean()) if "maxdepth_reached" in stats else None,
+        log_likelihood=stats["joint_log_likelihood"].values.ravel(),
+        starts=starts or None,
+        latents=latents,
+        of_sampler=of_sampler,
+        approximate=any(check.name == APPROXIMATION for check in of_sampler),
+    )
+
+
+def _monte_carlo_errors(draws: xr.Dataset, prob: float) -> dict[str, float]:
+    """Return the largest Monte Carlo standard error of mean and limits of every quantity, in its own unit."""
+    import arviz_stats
+
+    tail = 0.5 * (1.0 - prob)
+    found = [arviz_stats.mcse(draws, method="mean")]
+    found += [arviz_stats.mcse(draws, method="quantile", prob=p) for p in (tail, 1.0 - tail)]
+    return {str(name): max(float(one[name]) for one in found) for name in draws.data_vars}
+
+
+def _log_prior(problem: Calibration, theta: Mapping[str, Array], shape: tuple[int, int]) -> xr.Dataset:
+    found = log_priors(problem, theta)
+    return xr.Dataset({name: (("chain", "draw"), values.reshape(shape)) for name, values in found.items()})
+
+
 def _leave_one_out(
-    problem: Calibration, theta: Mapping[str, Array], rng: np.random.Generator
+    problem: Calibration, theta: Mapping[str, Array], latents: Array, rng: np.random.Generator
 ) -> tuple[Array, Array, Ints]:
     """Return log p(z | theta) (S,), log p(z_i | other z, theta) (S, R), and a hyperparameter draw for each (S,).
 
     Leave-one-out terms of a Gaussian are in closed form: with w_i the precision of row i's noise and P the posterior
-    variance of its cell, kappa_i = w_i - w_i² P is the precision of z_i given the rest.
+    variance of its cell, kappa_i = w_i - w_i² P is the precision of z_i given the rest. With latents, rows are
+    independent given them: p(z_i | theta, latents). Rows that depend on each other share their joint density evenly.
     """
     parts: list[tuple[Array, Array, Ints]] = []
-    for sigma, values, alpha, precision in problem.log_likelihood_terms(theta):
+    for values, terms in _value_terms(problem, theta, latents):
         joint = np.logaddexp.reduce(values, axis=0)  # over (H, s)
-        terms = np.stack([_row_terms(problem, sigma, a, p) for a, p in zip(alpha, precision, strict=True)])
         without = np.logaddexp.reduce(values[:, :, None] - terms, axis=0)
         weights = np.exp(values - joint)
         chosen = (rng.random(weights.shape[1]) > np.cumsum(weights, axis=0)[:-1]).sum(axis=0)
         parts.append((joint, joint[:, None] - without, chosen))
     joints, pointwise, draws = zip(*parts, strict=True)
     return np.concatenate(joints), np.concatenate(pointwise), np.concatenate(draws)
+
+
+def _value_terms(problem: Calibration, theta: Mapping[str, Array], latents: Array) -> Iterator[tuple[Array, Array]]:
+    """Yield log w_h + log p(z | theta, h) (H, s) and log p(z_i | other z, theta, h) (H, s, R), in own units."""
+    if problem.form != "latent":
+        jacobian = problem.cells.jacobian
+        for phi, values, alpha, precision in problem.log_likelihood_terms(theta):
+            terms = np.stack([_row_terms(problem, phi, a, p) for a, p in zip(alpha, precision, strict=True)])
+            yield values + jacobian.sum(), terms + jacobian
+        return
+    start = 0
+    for y, values in problem.latent_terms(theta, latents):
+        rows = slice(start, start := start + values.shape[1])
+        phi = problem.noise.phi({name: column[rows] for name, column in theta.items()}, (values.shape[1],))
+        terms = np.empty((*values.shape, len(problem.cells.z)))
+        for at, value in row_terms(problem.cells, problem.noise, y, phi, problem.cells.z, NumPyFunctions):
+            terms[..., at] = value if value.ndim == 3 else value[..., None] / len(at)
+        yield values, terms
 
 
 def _row_terms(problem: Calibration, sigma: Array, alpha: Array, precision: Array) -> Array:
@@ -312,8 +504,8 @@ def _with_derived(problem: Calibration, draws: xr.Dataset) -> xr.Dataset:
     for name, prior in problem.priors.items():
         unit = prior.unit
         if name in problem.noise.unknown:
-            output = problem.noise.outputs[problem.noise.names.index(name)]
-            unit = unit or problem.surrogate.layouts[output].unit
+            output = problem.noise.unit_of(name)
+            unit = unit or (problem.surrogate.layouts[output].unit if output else "")
         out[name] = out[name].assign_attrs(unit=unit, description=prior.description)
     inputs = {name: draws[name] for name in problem.priors}
     for name, derived in problem.derived.items():
@@ -354,7 +546,11 @@ def check_derived(problem: Calibration) -> None:
 
 
 def _numeric_stats(stats: xr.Dataset) -> xr.Dataset:
-    kept = [name for name, values in stats.data_vars.items() if values.dtype.kind in "fiub" and values.ndim == 2]
+    kept = [
+        name
+        for name, values in stats.data_vars.items()
+        if values.dtype.kind in "fiub" and values.dims in (("chain", "draw"), ("chain",))
+    ]
     return stats[kept].copy()
 
 
@@ -372,19 +568,15 @@ def _row_labels(problem: Calibration) -> dict[str, Any]:
 def _prior_predictive(
     problem: Calibration, theta: Mapping[str, Array], rng: np.random.Generator, labels: Mapping[str, Any]
 ) -> xr.Dataset:
-    from uqms.calibration.bridge import replicate
-
     count = min(500, PRIOR_DRAWS)
-    part = {name: values[:count] for name, values in theta.items()}
-    values = replicate(
-        problem.surrogate, problem.cells, problem.unit_inputs(part), problem.noise.values(part, (count,)), rng
-    )
+    values = problem.simulate({name: values[:count] for name, values in theta.items()}, rng)
     return xr.Dataset({"value": (("chain", "draw", "observation"), values[None])}).assign_coords(chain=[0], **labels)
 
 
 def _posterior_predictive(
     problem: Calibration,
     theta: Mapping[str, Array],
+    latents: Array,
     h: Ints,
     shape: tuple[int, int],
     rng: np.random.Generator,
@@ -395,16 +587,17 @@ def _posterior_predictive(
     picked = (np.arange(chains)[:, None] * draws + per_chain).ravel()
     part = {name: values[picked] for name, values in theta.items()}
     cells = problem.cells
-    out = np.empty((len(picked), len(cells.z)))
-    for rows, moments in conditional_moments(problem, part, h[picked], own_cells(cells)):
-        out[rows] = draw_jointly(moments, rng)[:, cells.row_cell]
-    sigma = problem.noise.values(part, (len(picked),))[:, cells.group][:, cells.row_cell]
-    out += sigma * np.sqrt(cells.row_variance) * rng.standard_normal(out.shape)
+    phi = problem.noise.phi(part, (len(picked),))
+    y = np.empty((len(picked), len(cells.offset)))
+    for rows, moments in conditional_moments(problem, part, h[picked], own_cells(cells), latents[picked]):
+        y[rows] = draw_jointly(moments, rng)
+    y += correlated_noise(problem, phi, rng)
+    out = draw_rows(cells, problem.noise, y, phi, rng)
     data = xr.Dataset({"value": (("chain", "draw", "observation"), out.reshape(chains, len(per_chain), -1))})
     return data.assign_coords(chain=np.arange(chains), draw=per_chain, **labels)
 
 
-def _provenance(problem: Calibration, sampler: NUTS, seed: int, verdict: Verdict) -> dict[str, Any]:
+def _provenance(problem: Calibration, sampler: Sampler, seed: int, verdict: Verdict) -> dict[str, Any]:
     packages = ("uqms", "pymc", "nutpie", "arviz-stats", "numpy", "numba")
     versions = {}
     for name in packages:
@@ -414,7 +607,7 @@ def _provenance(problem: Calibration, sampler: NUTS, seed: int, verdict: Verdict
             versions[name] = "not installed"
     return {
         "seed": seed,
-        "sampler": json.dumps({type(sampler).__name__: asdict(sampler)}),
+        "sampler": json.dumps({type(sampler).__name__: _settings(sampler)}),
         "space": problem.space.to_json(),
         "box": json.dumps(problem.surrogate.domain.to_dict()),
         "data_sha256": hashlib.sha256(problem.cells.z.tobytes()).hexdigest(),
@@ -424,3 +617,13 @@ def _provenance(problem: Calibration, sampler: NUTS, seed: int, verdict: Verdict
         "versions": json.dumps(versions),
         "python": platform.python_version(),
     }
+
+
+def _settings(sampler: object) -> dict[str, Any]:
+    """Return a sampler's settings, numbers and text as they are and anything else as Python shows it."""
+    if not is_dataclass(sampler):
+        return {"repr": repr(sampler)}
+    plain = (bool, int, float, str, type(None))
+    values = {field.name: getattr(sampler, field.name) for field in fields(sampler)}
+    values = {key: value.item() if isinstance(value, np.generic) else value for key, value in values.items()}
+    return {key: value if isinstance(value, plain) else repr(value) for key, value in values.items()}

@@ -13,17 +13,25 @@ joint       covariance of the output at all T, without noise                 (S,
 ==========  ===============================================================  =================
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import final
+from typing import Any, NamedTuple, final
 
 import numpy as np
 import xarray as xr
 
 from uqms._typing import Array, Ints
-from uqms.calibration.likelihood import Cells, check_conditions, merge_close
+from uqms.calibration import _correlated
+from uqms.calibration._terms import ORTHOGONAL_JITTER
+from uqms.calibration.direct import is_exact
+from uqms.calibration.discrepancy import NOISE, ORTHOGONAL, Place, Sites, term_covariance
+from uqms.calibration.functionals import FunctionalDraws, read_off
+from uqms.calibration.likelihood import Cells, check_conditions, merge_close, right_factor
+from uqms.calibration.noise import Rows
 from uqms.calibration.problem import Calibration
 from uqms.errors import DataError, InputError
+from uqms.surrogates.process import Scores
+from uqms.surrogates.transforms import Identity, Transform
 
 __all__ = ["Moments", "PosteriorPrediction", "Targets", "conditional_moments", "own_cells"]
 
@@ -33,10 +41,12 @@ CHUNK = 4_000_000  # numbers in one covariance block
 @final
 @dataclass(frozen=True, eq=False)
 class Targets:
-    """Points to predict: which input each belongs to, and its rows of the decoder."""
+    """Points to predict: which output and input each belongs to, where it is, and its rows of the decoder."""
 
     conditions: Array  # (n, conditions), own units
     experiment: Ints  # (P,)
+    output: np.ndarray  # (P,)
+    coords: Mapping[str, Array]  # (P,)
     offset: Array  # (P,)
     basis: Array  # (P, q)
     truncation: Array  # (P, t)
@@ -45,7 +55,7 @@ class Targets:
 @final
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Mean (S, P) and covariance (S, P, P) of the output at the targets, for each posterior draw."""
+    """Mean (S, P) and covariance (S, P, P) of the latent output at the targets, for each posterior draw."""
 
     mean: Array
     covariance: Array
@@ -53,42 +63,132 @@ class Moments:
 
 def own_cells(cells: Cells) -> Targets:
     """Return the observed cells themselves as targets."""
-    return Targets(cells.conditions, cells.experiment, cells.offset, cells.basis, cells.truncation)
+    return Targets(
+        cells.conditions, cells.experiment, cells.output, cells.coords, cells.offset, cells.basis, cells.truncation
+    )
 
 
-def _different(problem: Calibration, targets: Targets) -> tuple[Array, Ints]:
-    """Return the different conditions (K, c), and which of them each of the observed and the targets' has."""
-    conditions = np.vstack([problem.cells.conditions, targets.conditions])
-    if not conditions.shape[1]:
-        return conditions[:1], np.zeros(len(conditions), dtype=np.int64)  # without conditions there is one input
-    merged = merge_close(problem.surrogate, problem.condition_names, conditions)
-    conditions, place = np.unique(merged, axis=0, return_inverse=True)
-    return conditions, place.reshape(-1)
+@final
+@dataclass(frozen=True, eq=False)
+class _Joint:
+    """Observed cells (N first) and targets together; the different inputs K that they have."""
+
+    conditions: Array  # (K, c)
+    index: Ints  # (T,)
+    output: np.ndarray  # (T,)
+    sites: Mapping[str, Array]  # (T,), coordinates and conditions
+    offset: Array  # (T,)
+    basis: Array  # (T, q)
+    truncation: Array  # (T, t)
+    rows: Ints  # (T,)
+
+    def at(self, output: str) -> tuple[Ints, Sites]:
+        """Return the points of an output, and where they are."""
+        points = np.flatnonzero(self.output == output)
+        columns = {name: column[points] for name, column in self.sites.items()}
+        known = {name: column for name, column in columns.items() if not np.isnan(column).all()}
+        return points, Sites(known, self.index[points], self.rows[points])
 
 
-def _joint_moments(problem: Calibration, theta: Mapping[str, Array], h: Ints, targets: Targets) -> tuple[Array, Array]:
-    """Return mean (S, T) and covariance (S, T, T) of the output at observed cells and targets."""
+def _join(problem: Calibration, targets: Targets) -> _Joint:
     cells = problem.cells
-    conditions, place = _different(problem, targets)
+    stacked = np.vstack([cells.conditions, targets.conditions])
+    if stacked.shape[1]:
+        stacked = merge_close(problem.surrogate, problem.condition_names, stacked)
+        conditions, place = np.unique(stacked, axis=0, return_inverse=True)
+        place = place.reshape(-1)
+    else:  # without conditions there is one input
+        conditions, place = stacked[:1], np.zeros(len(stacked), dtype=np.int64)
     index = np.concatenate(
         [place[: cells.experiments][cells.experiment], place[cells.experiments :][targets.experiment]]
     )
-    basis = np.vstack([cells.basis, targets.basis])
-    truncation = np.vstack([cells.truncation, targets.truncation])
-    offset = np.concatenate([cells.offset, targets.offset])
-    scores = problem.surrogate.scores(problem.unit_inputs(theta, conditions))
+    size = len(targets.offset)
+    names = dict.fromkeys((*cells.coords, *targets.coords))
+    missing = np.full(len(cells.offset), np.nan), np.full(size, np.nan)
+    sites = {
+        name: np.concatenate([cells.coords.get(name, missing[0]), targets.coords.get(name, missing[1])])
+        for name in names
+    }
+    sites |= {name: conditions[index, i] for i, name in enumerate(problem.condition_names)}
+    single = len(cells.row_cell) == len(cells.offset)
+    own = np.argsort(cells.row_cell) if single else np.full(len(cells.offset), -1)
+    return _Joint(
+        conditions,
+        index,
+        np.concatenate([cells.output, targets.output]),
+        sites,
+        np.concatenate([cells.offset, targets.offset]),
+        np.vstack([cells.basis, targets.basis]),
+        np.vstack([cells.truncation, targets.truncation]),
+        np.concatenate([own, np.full(size, -1)]),
+    )
+
+
+def _surrogate_moments(problem: Calibration, joint: _Joint, u: Array, h: Ints) -> tuple[Array, Array, Scores]:
+    """Return mean (S, T) and covariance (S, T, T) of the surrogate's output at cells and targets, and its scores."""
+    scores = problem.surrogate.scores(u)
     draws = np.arange(len(h))
     means, covariances = scores.mean[h, draws], scores.covariance[h, draws]
-    mean = offset + np.einsum("snq,nq->sn", means[:, index, :], basis)
-    joint = np.zeros((len(h), len(index), len(index)))
-    for j in range(basis.shape[1]):
-        joint += covariances[:, j][:, index[:, None], index[None, :]] * (basis[:, j, None] * basis[:, j])
-    joint += (index[:, None] == index[None, :]) * (truncation @ truncation.T)
-    return mean, joint
+    index, basis = joint.index, joint.basis
+    mean = joint.offset + np.einsum("snq,nq->sn", means[:, index, :], basis)
+    out = np.zeros((len(h), len(index), len(index)))
+    for j in () if is_exact(problem.surrogate) else np.flatnonzero(basis.any(axis=0)):
+        out += covariances[:, j][:, index[:, None], index[None, :]] * (basis[:, j, None] * basis[:, j])
+    out += (index[:, None] == index[None, :]) * (joint.truncation @ joint.truncation.T)
+    return mean, out, Scores(means, covariances, scores.log_weights)
+
+
+def _discrepancy_covariance(problem: Calibration, joint: _Joint, phi: Mapping[str, Array], slopes: Array) -> Array:
+    """Return the covariance (S, T, T) of the discrepancy; `slopes` (S, N, o) for those that are orthogonal to them."""
+    total, n = np.zeros((len(slopes), len(joint.index), len(joint.index))), slopes.shape[1]
+    for term in problem.noise.terms:
+        if term.role == NOISE:
+            continue
+        at, sites = joint.at(term.output)
+        place = term.place(sites)
+        own = np.zeros_like(total)
+        own[:, at[:, None], at[None, :]] = term_covariance(term, phi, place, place)
+        if term.role == ORTHOGONAL:
+            left = own[:, :, :n] @ slopes  # K J
+            inner = slopes.transpose(0, 2, 1) @ left[:, :n]
+            size = np.arange(inner.shape[1])
+            largest = np.diagonal(inner, axis1=1, axis2=2).max(axis=1)
+            inner[:, size, size] += ORTHOGONAL_JITTER * largest[:, None] + 1e-300
+            own = own - left @ np.linalg.solve(inner, left.transpose(0, 2, 1))
+        total += own
+    return total
+
+
+def _noise_covariance(problem: Calibration, phi: Mapping[str, Array], count: int) -> Array:
+    """Return the covariance (S, N, N) of noise that is correlated between cells."""
+    n = len(problem.cells.offset)
+    total = np.zeros((count, n, n))
+    for term in problem.noise.terms:
+        if term.role == NOISE:
+            at, sites = problem.cells.sites(term.output, problem.condition_names)
+            place = term.place(sites)
+            total[:, at[:, None], at[None, :]] += term_covariance(term, phi, place, place)
+    return total
+
+
+def _factors(problem: Calibration, joint: _Joint, phi: Array, discrepancy: bool) -> Array:
+    """Return 1 + the scale discrepancy at cells and targets (S, T); at targets only when it is asked for."""
+    out = np.ones((len(phi), len(joint.index)))
+    n = len(problem.cells.offset)
+    for output, place in problem.noise.factors.items():
+        at = np.flatnonzero(joint.output == output)
+        at = at if discrepancy else at[at < n]
+        out[:, at] += phi[:, place, None]
+    return out
 
 
 def conditional_moments(
-    problem: Calibration, theta: Mapping[str, Array], h: Ints, targets: Targets
+    problem: Calibration,
+    theta: Mapping[str, Array],
+    h: Ints,
+    targets: Targets,
+    latents: Array | None = None,
+    discrepancy: bool = True,
 ) -> Iterator[tuple[slice, Moments]]:
     """Yield the moments at the targets given the data, a block of posterior draws at a time.
 
@@ -102,31 +202,124 @@ def conditional_moments(
         Hyperparameter draw of each posterior draw, (S,).
     targets
         Points to predict.
+    latents
+        Draws of the latents (S, latents), where errors are not all normal: they say what the data say of the errors.
+    discrepancy
+        Whether it is part of what is predicted; it is taken out of the data either way.
     """
     cells = problem.cells
-    problem.check_errors_between(
-        _different(problem, targets)[0], "Prediction at other conditions than the observed one"
-    )
-    n, total = len(cells.offset), len(cells.offset) + len(targets.offset)
-    inputs = cells.experiments + len(targets.conditions)
-    size = max(1, CHUNK // max(total * total, problem.cells.basis.shape[1] * inputs * inputs))
+    joint = _join(problem, targets)
+    problem.check_errors_between(joint.conditions, "Prediction at other conditions than the observed one")
+    n, total, inputs = len(cells.offset), len(joint.index), len(joint.conditions)
+    size = max(1, CHUNK // max(total * total, cells.basis.shape[1] * inputs * inputs))
     for start in range(0, len(h), size):
         rows = slice(start, min(start + size, len(h)))
         part = {name: values[rows] for name, values in theta.items()}
-        mean, joint = _joint_moments(problem, part, h[rows], targets)
-        sigma = problem.noise.values(part, (len(h[rows]),))[:, cells.group]
-        data = joint[:, :n, :n].copy()
-        data[:, np.arange(n), np.arange(n)] += sigma**2 / cells.weight
-        gain = np.linalg.solve(data, joint[:, :n, n:])  # C^-1 Cov(z, y*), (S, N, P)
-        residual = cells.cell_mean - mean[:, :n]
-        posterior_mean = mean[:, n:] + np.einsum("snp,sn->sp", gain, residual)
-        covariance = joint[:, n:, n:] - joint[:, n:, :n] @ gain
-        yield rows, Moments(posterior_mean, 0.5 * (covariance + covariance.transpose(0, 2, 1)))
+        phi = problem.noise.phi(part, (len(h[rows]),))
+        mean, surrogate, scores = _surrogate_moments(
+            problem, joint, problem.unit_inputs(part, joint.conditions), h[rows]
+        )
+        m = _factors(problem, joint, phi, discrepancy)
+        extra = np.zeros((len(phi), 0, 0))
+        if any(term.role != NOISE for term in problem.noise.terms):
+            slopes = problem.mean_slopes(problem.unit_inputs(part))[h[rows], np.arange(len(phi))]
+            extra = _discrepancy_covariance(problem, joint, problem.noise.named(phi), slopes)
+        if not surrogate.any() and not extra.size:  # used directly: the data say nothing of errors that are not there
+            yield rows, Moments((m * mean)[:, n:], surrogate[:, n:, n:])
+            continue
+        if problem.form == "latent":
+            assert latents is not None
+            found = _given_latents(problem, phi, joint, scores, mean, surrogate, m, extra, latents[rows], discrepancy)
+        else:
+            found = _given_data(problem, phi, mean, surrogate, m, extra, discrepancy)
+        yield rows, found
+
+
+def _given_data(
+    problem: Calibration, phi: Array, mean: Array, surrogate: Array, m: Array, extra: Array, discrepancy: bool
+) -> Moments:
+    """Condition the joint normal law on the cell means."""
+    cells = problem.cells
+    n = len(cells.offset)
+    mean, joint = m * mean, m[:, :, None] * m[:, None, :] * surrogate
+    data = joint[:, :n, :n] + _noise_covariance(problem, problem.noise.named(phi), len(phi))
+    data[:, np.arange(n), np.arange(n)] += phi[:, cells.group] ** 2 / cells.weight
+    cross, own = joint[:, :n, n:], joint[:, n:, n:]
+    if extra.size:
+        data = data + extra[:, :n, :n]
+        if discrepancy:
+            cross, own = cross + extra[:, :n, n:], own + extra[:, n:, n:]
+    gain = np.linalg.solve(data, cross)  # C^-1 Cov(z, y*), (S, N, P)
+    residual = cells.cell_mean - mean[:, :n]
+    posterior_mean = mean[:, n:] + np.einsum("snp,sn->sp", gain, residual)
+    covariance = own - cross.transpose(0, 2, 1) @ gain
+    return Moments(posterior_mean, 0.5 * (covariance + covariance.transpose(0, 2, 1)))
+
+
+def _given_latents(
+    problem: Calibration,
+    phi: Array,
+    joint: _Joint,
+    scores: Scores,
+    mean: Array,
+    surrogate: Array,
+    m: Array,
+    extra: Array,
+    latents: Array,
+    discrepancy: bool,
+) -> Moments:
+    """Condition on the latents, which are standard normal: Cov(y*, eta) eta and the rest of the covariance."""
+    cells = problem.cells
+    n, p = len(cells.offset), len(joint.index) - len(cells.offset)
+    k, used = cells.experiments, cells.used
+    count = len(latents)
+    size = int(_correlated.latent_count(problem.structure))
+    eta = np.zeros((count, size))
+    eta[:, problem.free] = latents
+    gain = np.zeros((count, p, size))
+    observed = np.array([joint.index[np.flatnonzero(cells.experiment == e)[0]] for e in range(k)])
+    target = joint.index[n:]
+    for place, j in enumerate(used):
+        covariance = scores.covariance[:, j]
+        root = _correlated.roots(np.ascontiguousarray(covariance[:, observed[:, None], observed[None, :]]))
+        to_eta = covariance[:, target][:, :, observed] @ _inverse(root).transpose(0, 2, 1)
+        gain[:, :, np.arange(k) * len(used) + place] = joint.basis[n:, j, None] * to_eta
+    first, width = k * len(used), cells.compressed.shape[1]
+    for e in range(k):
+        right = right_factor(cells.truncation[cells.experiment == e])
+        same = np.flatnonzero(target == observed[e])
+        gain[:, same, first + e * width : first + e * width + right.shape[1]] = joint.truncation[n:][same] @ right
+    gain *= m[:, n:, None]
+    own = m[:, n:, None] * m[:, None, n:] * surrogate[:, n:, n:]
+    if discrepancy and extra.size:
+        # The sampler's root is that of all terms on the cells, noise that is correlated included.
+        whole = extra[:, :n, :n] + _noise_covariance(problem, problem.noise.named(phi), count)
+        whole[:, np.arange(n), np.arange(n)] *= 1.0 + _correlated.JITTER
+        gain[:, :, first + k * width :] = extra[:, n:, :n] @ _inverse(_correlated.roots(whole)).transpose(0, 2, 1)
+        own = own + extra[:, n:, n:]
+    posterior_mean = m[:, n:] * mean[:, n:] + np.einsum("spl,sl->sp", gain, eta)
+    covariance = own - gain @ gain.transpose(0, 2, 1)
+    # Where the latents say everything, what is left is rounding: a correlation of it would be nonsense.
+    at = np.arange(p)
+    left = covariance[:, at, at] > 1e-10 * own[:, at, at]
+    covariance *= left[:, :, None] & left[:, None, :]
+    return Moments(posterior_mean, 0.5 * (covariance + covariance.transpose(0, 2, 1)))
+
+
+def _inverse(root: Array) -> Array:
+    """Return the inverse (S, n, n) of lower roots, zero where they have a zero column."""
+    size = np.arange(root.shape[-1])
+    zero = root[:, size, size] == 0.0
+    filled = root.copy()
+    filled[:, size, size] += zero
+    return np.asarray(np.linalg.inv(filled) * ~zero[:, :, None])
 
 
 def draw_jointly(moments: Moments, rng: np.random.Generator) -> Array:
     """Return one joint draw (S, P) a posterior draw."""
     p = moments.mean.shape[1]
+    if not moments.covariance.any():  # of a simulator that is used directly
+        return moments.mean
     # Outputs of very different units stand in one covariance: a jitter is relative to each entry, never to their mean.
     sd = np.sqrt(np.maximum(np.diagonal(moments.covariance, axis1=1, axis2=2), 1e-300))
     covariance = moments.covariance / (sd[:, :, None] * sd[:, None, :])
@@ -138,6 +331,104 @@ def draw_jointly(moments: Moments, rng: np.random.Generator) -> Array:
         root = vectors * np.sqrt(np.maximum(values, 0.0))[:, None, :]
     z = rng.standard_normal(moments.mean.shape)
     return np.asarray(moments.mean + sd * np.einsum("spr,sr->sp", root, z))
+
+
+def correlated_noise(problem: Calibration, phi: Array, rng: np.random.Generator) -> Array:
+    """Return draws (S, N) of noise that is correlated between the observed cells."""
+    n = len(problem.cells.offset)
+    if not any(term.role == NOISE for term in problem.noise.terms):
+        return np.zeros((len(phi), n))
+    covariance = _noise_covariance(problem, problem.noise.named(phi), len(phi))
+    return draw_jointly(Moments(np.zeros((len(phi), n)), covariance), rng)
+
+
+class NewNoise(NamedTuple):
+    """What a new measurement of one output adds, at given targets.
+
+    Attributes
+    ----------
+    draw
+        From the latent output (S, P), hyperparameters (S, P') and a generator to measurements.
+    variance
+        From hyperparameters to the variance (S,) of normal noise on the latent scale; None when it is something else.
+    phi
+        From draws of everything inferred to hyperparameters.
+    """
+
+    draw: Callable[[Array, Array, np.random.Generator], Array]
+    variance: Callable[[Array], Array] | None
+    phi: Callable[[Mapping[str, Array]], Array]
+
+
+def new_noise(problem: Calibration, g: int, targets: Targets) -> NewNoise:
+    """Return the noise of a new series of measurements of an output.
+
+    Raises
+    ------
+    InputError
+        When it was given row by row, so that it is not known at other places.
+    """
+    groups, cells = problem.noise, problem.cells
+    output, model = groups.outputs[g], groups.models[g]
+    own = cells.rows(g)
+    for what, column in (("noise", own.sd), ("number of trials", own.trials)):
+        if not np.allclose(column, column[0], atol=0.0):
+            raise InputError(
+                f"predict: the {what} of {output!r} was given row by row, so that of a new measurement is not known; "
+                "say noise=False and add it yourself."
+            )
+    size = len(targets.offset)
+    rows = Rows(np.zeros(size), np.full(size, own.sd[0]), np.full(size, own.trials[0]))
+    process = next((term for term in groups.terms if term.output == output and term.role == NOISE), None)
+    link, response = cells.links[g], cells.responses[g]
+
+    def draw(latent: Array, phi: Array, rng: np.random.Generator) -> Array:
+        if process is not None:
+            points = targets.coords[along_of(model, problem, output)][:, None]
+            place = Place(targets.experiment, points, np.zeros((size, 0)))
+            covariance = term_covariance(process, groups.named(phi), place, place)
+            latent = latent + draw_jointly(Moments(np.zeros_like(latent), covariance), rng)
+        parameters = {role: phi[:, at, None] for role, at in groups.roles[g].items()}
+        return np.asarray(link.inverse(model.draw(response.inverse(latent), rows, parameters, rng)))
+
+    def variance(phi: Array) -> Array:
+        total = phi[:, g] ** 2 * own.sd[0] ** 2
+        return np.asarray(total if process is None else total + groups.named(phi)[process.amplitude] ** 2)
+
+    normal = model.additive and isinstance(response, Identity)
+    return NewNoise(
+        draw, variance if normal else None, lambda theta: groups.phi(theta, (len(next(iter(theta.values()))),))
+    )
+
+
+def predicted(
+    moments: Moments,
+    transform: Transform,
+    noise: NewNoise | None,
+    theta: Mapping[str, Array],
+    rng: np.random.Generator,
+) -> tuple[Array, Array, Array]:
+    """Return mean, variance and joint draws (S, P) of an output in its own unit, with noise when it is given.
+
+    Noise that is not normal adds its variance as the squared scatter of the draws: a Monte Carlo estimate.
+    """
+    within = np.maximum(np.diagonal(moments.covariance, axis1=1, axis2=2), 0.0)
+    latent = draw_jointly(moments, rng)
+    if noise is None:
+        mean, variance = transform.moments(moments.mean, within)
+        return mean, variance, np.asarray(transform.inverse(latent))
+    phi = noise.phi(theta)
+    sample = noise.draw(latent, phi, rng)
+    if noise.variance is None:
+        mean, _ = transform.moments(moments.mean, within)
+        return mean, (sample - mean) ** 2, sample
+    mean, variance = transform.moments(moments.mean, within + noise.variance(phi)[:, None])
+    return mean, variance, sample
+
+
+def along_of(model: object, problem: Calibration, output: str) -> str:
+    """Return the coordinate along which an output's noise is correlated."""
+    return str(getattr(model, "along", None) or problem.surrogate.layouts[output].dims[0])
 
 
 @final
@@ -174,6 +465,39 @@ class PosteriorPrediction:
         tail = 0.5 * (1.0 - prob)
         bounds = self.draws.quantile([tail, 1.0 - tail], dim="sample").rename(quantile="bound")
         return bounds.assign_coords(bound=["lower", "upper"])
+
+    def functional(
+        self, function: Callable[..., Any], output: str | None = None, dim: str | None = None, **options: Any
+    ) -> FunctionalDraws:
+        """Return draws of a number read off each curve: its peak, area, half-life or a function of your own.
+
+        Parameters
+        ----------
+        function
+            One of `uqms.functionals`, or `function(curves, dim, **options)` from a DataArray to one without `dim`.
+        output
+            Which; may be left out when one was predicted.
+        dim
+            The coordinate; may be left out when the output has one.
+        **options
+            Handed to the function, e.g. `threshold=2.0`.
+
+        Raises
+        ------
+        InputError
+            When output or dim must be named, or the function returns something else.
+
+        Examples
+        --------
+        ``posterior.predict(conditions={"dose": [50, 100]}).functional(uq.functionals.peak).interval()``
+        """
+        names = [str(name) for name in self.draws.data_vars]
+        if output is None and len(names) > 1:
+            raise InputError(f"functional: which output? {names} were predicted; say output=...")
+        output = names[0] if output is None else output
+        if output not in names:
+            raise InputError(f"functional: {output!r} was not predicted, {names} were.")
+        return read_off(self.draws[output], function, dim, options)
 
 
 @final
@@ -229,6 +553,8 @@ def make_grid(
     targets = Targets(
         conditions=columns,
         experiment=np.repeat(np.arange(count), p),
+        output=np.full(count * p, output),
+        coords={dim: np.tile(column, count) for dim, column in points.items()},
         offset=np.tile(offset, count),
         basis=np.tile(basis, (count, 1)),
         truncation=np.tile(truncation, (count, 1)),

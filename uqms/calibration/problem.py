@@ -1,32 +1,39 @@
 """The calibration problem: a surrogate, observations, noise, and the priors conditioned on the design box."""
 
-import importlib
+import copy
+import json
 import logging
-import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, final
 
 import numpy as np
 import xarray as xr
 
-from uqms._typing import Array, ArrayLike, RandomState, as_generator
-from uqms.calibration import _marginal
-from uqms.calibration.likelihood import arrange, check_errors_between
-from uqms.calibration.noise import GaussianNoise
+from uqms._typing import Array, ArrayLike, Ints, RandomState, as_generator
+from uqms.calibration import _correlated, _exact, _marginal
+from uqms.calibration.density import outputs_of, row_terms, simulate, term_variance, total
+from uqms.calibration.direct import has_derivative, is_exact
+from uqms.calibration.discrepancy import Discrepancy
+from uqms.calibration.likelihood import add_discrepancy, arrange, check_errors_between
+from uqms.calibration.noise import NoiseModel, NumPyFunctions
 from uqms.calibration.observations import Observations
-from uqms.calibration.samplers import NUTS
-from uqms.errors import ExtrapolationError, InputError, PriorConflictWarning
+from uqms.calibration.samplers import NUTS, Sampler
+from uqms.errors import ConformanceError, ExtrapolationError, InputError, OutputError, PriorConflictWarning
 from uqms.parameters import ParameterSpace, Prior
 from uqms.surrogates.protocol import Surrogate
+from uqms.surrogates.transforms import Identity
+
+if TYPE_CHECKING:
+    from uqms.calibration.mode import Mode
 
 __all__ = ["Calibration", "Derived"]
 
 _logger = logging.getLogger(__name__)
 MASS_CUT_LIMIT = 0.01
 CONFLICT_SD = 6.0
-STARTS = 256  # points of which each chain takes one
 SCORE_CHUNK = 2_000_000  # numbers in one cross-covariance block
 
 
@@ -63,11 +70,13 @@ class Calibration:
     Parameters
     ----------
     surrogate
-        A fitted surrogate.
+        A fitted surrogate; or the simulator itself, `DirectSimulator(...)`, when it is cheap.
     observations
         `Observations`, or a DataArray named like the output.
     noise
-        `GaussianNoise(...)`, or one an output in a mapping.
+        A noise model, e.g. `GaussianNoise(...)`, or one an output in a mapping.
+    discrepancy
+        What the simulator misses: `GPDiscrepancy()` and its like, one, several in a list, or by output in a mapping.
     space
         Parameters with their priors; by default those of the ensemble that the surrogate was trained on.
     derived
@@ -75,12 +84,15 @@ class Calibration:
     outside
         What to do when more than 1 % of the prior's mass lies outside of the design box: "error" (default), or
         "extrapolate" to use the whole prior, where the surrogate knows little and chains may wander off. With "error"
-        the prior is conditioned on the box; `mass_cut` says how much that cuts.
+        the prior is conditioned on the box; `mass_cut` says how much that cuts. "refined" is for a surrogate of runs
+        that `refine` proposed: its box was put around an earlier posterior, so that the prior's mass outside of it
+        carries no likelihood; the verdict fails when the posterior comes near an end of it.
 
     Raises
     ------
     InputError
-        Unknown outputs, missing conditions, a parameter that the surrogate does not have, an output with a transform.
+        Unknown outputs, missing conditions, a parameter that the surrogate does not have, noise or discrepancy that do
+        not fit the outputs.
     ConformanceError
         Several experiments, and a surrogate of your own that knows no covariance of its errors between inputs.
     ExtrapolationError
@@ -112,17 +124,23 @@ class Calibration:
         self,
         surrogate: Surrogate,
         observations: Observations | xr.DataArray,
-        noise: GaussianNoise | Mapping[str, GaussianNoise],
+        noise: NoiseModel | Mapping[str, NoiseModel],
         *,
+        discrepancy: Discrepancy | Sequence[Discrepancy] | Mapping[str, Any] | None = None,
         space: ParameterSpace | None = None,
         derived: Mapping[str, Derived | Callable[[Mapping[str, Any]], Any]] | None = None,
-        outside: Literal["error", "extrapolate"] = "error",
+        outside: Literal["error", "extrapolate", "refined"] = "error",
     ) -> None:
-        if outside not in ("error", "extrapolate"):
-            raise InputError(f"outside is {outside!r}; give 'error' or 'extrapolate'.")
+        if outside not in ("error", "extrapolate", "refined"):
+            raise InputError(f"outside is {outside!r}; give 'error', 'extrapolate' or 'refined'.")
+        if outside == "refined" and not _is_refined(surrogate):
+            raise InputError(
+                "outside='refined' is for a surrogate whose newest runs were proposed by uq.refine(posterior, n): only "
+                "then an earlier posterior tells that nothing is lost outside of the box. Leave it out, or refine."
+            )
         self.surrogate = surrogate
         self.space = space if space is not None else _space_of(surrogate)
-        self.outside = outside
+        self.outside = "extrapolate" if is_exact(surrogate) else outside  # the simulator itself has no design box
         self.condition_names = tuple(name for name in surrogate.domain.names if name not in self.space.names)
         if isinstance(observations, xr.DataArray):
             names = tuple(name for name in self.condition_names if name in observations.coords)
@@ -134,6 +152,13 @@ class Calibration:
         self.observations = observations
         self._check_parameters()
         self.cells, self.noise = arrange(surrogate, observations, noise, self.condition_names)
+        self.discrepancy = discrepancy
+        if discrepancy is not None:
+            self.predictive_sd = self._predictive_sd()
+            self.noise = add_discrepancy(self.cells, self.noise, discrepancy, self.condition_names, self.predictive_sd)
+            _logger.info("priors of the discrepancy: %s", {k: v for k, v in self.noise.unknown.items()})
+        self.form = self._form()
+        self._limited = self.cells.side == 1, self.cells.side == -1
         self._check_names()
         self.derived = _derived(derived or {}, (*self.parameters, *self.noise.unknown))
         self.mass_cut = self._mass_cut()
@@ -149,6 +174,25 @@ class Calibration:
     def priors(self) -> dict[str, Prior]:
         """Priors of everything that is inferred, noise included."""
         return {**{name: self.space.priors[name] for name in self.parameters}, **self.noise.unknown}
+
+    @property
+    def latents(self) -> int:
+        """Number of standard normal latents that are sampled beside the parameters: none when all errors are normal."""
+        return len(self.free) if self.form == "latent" else 0
+
+    @property
+    def free(self) -> Ints:
+        """Which of the latents of `_correlated` are drawn: a simulator that is exact has no error."""
+        k, q = self.cells.experiments, len(self.cells.used)
+        count = int(_correlated.latent_count(self.structure))
+        return np.arange(k * q if is_exact(self.surrogate) else 0, count)
+
+    @cached_property
+    def structure(self) -> Array:
+        """The block of numbers that `_correlated` reads."""
+        box = self.surrogate.domain
+        columns = np.array([box.names.index(name) for name in self.parameters], dtype=np.int64)
+        return self.cells.structure(self.noise, self.condition_names, columns)
 
     def limits(self, name: str) -> tuple[float, float]:
         """Interval that the prior of a parameter is conditioned on."""
@@ -198,10 +242,10 @@ class Calibration:
             theta: dict[str, Any] = {name: values[name] for name in self.parameters}
             theta |= dict(zip(self.condition_names, self.cells.conditions.T, strict=True))
             u = bridge.unit_inputs(self.surrogate.domain, theta, self.cells.experiments)
-            bridge.likelihood(self.surrogate, self.cells, self.noise, u, values)
+            bridge.likelihood(self, u, values)
         return model
 
-    def log_likelihood(self, theta: Mapping[str, ArrayLike]) -> Array:
+    def log_likelihood(self, theta: Mapping[str, ArrayLike], latents: ArrayLike | None = None) -> Array:
         """Return log p(observations | parameters), every error source included, for many parameter values at once.
 
         Use it for a grid or an optimiser of your own; `sample` needs none of it.
@@ -210,6 +254,9 @@ class Calibration:
         ----------
         theta
             Every inferred quantity, noise included, in its own unit: numbers or arrays of one shape (...).
+        latents
+            Where errors are not all normal (`latents` > 0): standard normal numbers (..., latents), given which the
+            density is: the surrogate's error and the discrepancy as the sampler draws them.
 
         Returns
         -------
@@ -225,32 +272,146 @@ class Calibration:
             raise InputError(f"log_likelihood: got {sorted(theta)}, wanted {sorted(self.priors)}.")
         arrays = np.broadcast_arrays(*(np.asarray(theta[name], dtype=np.float64) for name in self.priors))
         flat = {name: np.ascontiguousarray(array.ravel()) for name, array in zip(self.priors, arrays, strict=True)}
+        shape = arrays[0].shape
+        if self.form == "latent":
+            eta = np.zeros((*shape, 0)) if latents is None else np.asarray(latents, dtype=np.float64)
+            if self.latents and eta.shape != (*shape, self.latents):
+                raise InputError(
+                    f"log_likelihood: errors are not all normal here, so that {self.latents} latents are part of the "
+                    f"density: latents has the shape {eta.shape}, wanted is {(*shape, self.latents)}."
+                )
+            eta = eta.reshape(-1, self.latents)
+            parts = [np.logaddexp.reduce(values, axis=0) for _, values in self.latent_terms(flat, eta)]
+            return np.concatenate(parts).reshape(shape)
         with np.errstate(invalid="ignore"):  # data that are off by more than numbers can say give NaN, not a warning
             parts = [np.logaddexp.reduce(values, axis=0) for _, values, _, _ in self.log_likelihood_terms(flat)]
-        return np.concatenate(parts).reshape(arrays[0].shape)
+        return (np.concatenate(parts) + self.cells.jacobian.sum()).reshape(shape)
 
     def log_likelihood_terms(self, theta: Mapping[str, Array]) -> Iterator[tuple[Array, Array, Array, Array]]:
-        """Yield, a block of the S values of `theta` at a time, what the likelihood is made of.
+        """Yield, a block of the S values of `theta` at a time, what the likelihood is made of when errors are normal.
 
-        Noise sds (s, groups); log w_h + log p(z | theta, h), shape (H, s); C^-1 (cell means - prediction) and the
-        diagonal of C^-1, shape (H, s, N), with C the covariance of the cell means.
+        Hyperparameters (s, P); log w_h + log p(z | theta, h), shape (H, s); C^-1 (cell means - prediction) and the
+        diagonal of C^-1, shape (H, s, N), with C the covariance of the cell means; on the scale of `cells.z`.
         """
-        data, used = self.cells.flat(), self.cells.used
+        if is_exact(self.surrogate) and self.form == "independent":
+            yield from _exact.terms(self, theta)
+            return
+        used = self.cells.used
+        for now in self._blocks(theta):
+            scores = self.surrogate.scores(self.unit_inputs(now))
+            means = np.ascontiguousarray(scores.mean[..., used])
+            covariances = np.ascontiguousarray(scores.covariance[..., used, :, :])
+            phi = np.ascontiguousarray(self.noise.phi(now, (scores.mean.shape[1],)))
+            if self.form == "independent":
+                data, sigma = self.cells.flat(), np.ascontiguousarray(phi[:, : len(self.noise.outputs)])
+                found = [
+                    _marginal.evaluate(data, mean, cov, sigma, self.cells.z)
+                    for mean, cov in zip(means, covariances, strict=True)
+                ]
+            else:
+                slopes = self.mean_slopes(self.unit_inputs(now))
+                found = [
+                    _correlated.evaluate_gaussian(self.structure, mean, cov, phi, self.cells.z, J)
+                    for mean, cov, J in zip(means, covariances, slopes, strict=True)
+                ]
+            values, alpha, precision = (np.stack([one[i] for one in found]) for i in range(3))
+            yield phi, scores.log_weights[:, None] + values, alpha, precision
+
+    def latent_terms(self, theta: Mapping[str, Array], eta: Array) -> Iterator[tuple[Array, Array]]:
+        """Yield, a block at a time, outputs y (H, s, N) and log w_h + log p(z | theta, eta, h), shape (H, s)."""
+        start = 0
+        for now in self._blocks(theta):
+            u, phi = self.unit_inputs(now), self.noise.phi(now, (len(next(iter(now.values()))),))
+            y, log_weights = self.latent_outputs(u, phi, eta[start : start + len(phi)])
+            start += len(phi)
+            with np.errstate(all="ignore"):  # values without a density give -inf or NaN, which the callers look for
+                values = total(row_terms(self.cells, self.noise, y, phi, self.cells.z, NumPyFunctions), y.ndim)
+            yield y, log_weights[:, None] + values
+
+    def latent_outputs(self, u: Array, phi: Array, eta: Array) -> tuple[Array, Array]:
+        """Return the latent output y (H, S, N) at inputs u (S, K, d) given eta (S, free), and the log weights (H,)."""
+        used = self.cells.used
+        scores = self.surrogate.scores(u)
+        whole = np.zeros((len(phi), int(_correlated.latent_count(self.structure))))
+        whole[:, self.free] = eta
+        y = outputs_of(
+            self.structure,
+            np.ascontiguousarray(scores.mean[..., used]),
+            np.ascontiguousarray(scores.covariance[..., used, :, :]),
+            np.ascontiguousarray(phi),
+            self.mean_slopes(u),
+            whole,
+        )
+        return y, np.asarray(scores.log_weights)
+
+    def mean_slopes(self, u: Array) -> Array:
+        """Return J (H, S, N, o) at inputs (S, K, d): derivatives of the mean by the unit-cube parameters, if needed."""
+        cells, o = self.cells, int(self.structure[6])
+        if o == 0:
+            return np.zeros((len(self.surrogate.scores(u[:1]).log_weights), len(u), len(cells.offset), 0))
+        columns = [self.surrogate.domain.names.index(name) for name in self.parameters]
+        step, slopes = float(_correlated.jacobian_step()), []
+        for column in columns:
+            shift = np.zeros(u.shape[-1])
+            shift[column] = step
+            upper, lower = (self.surrogate.scores(u + sign * shift).mean for sign in (1.0, -1.0))
+            slope = ((upper - lower) / (2.0 * step))[:, :, cells.experiment, :]
+            slopes.append(np.einsum("hsnq,nq->hsn", slope, cells.basis))
+        return np.ascontiguousarray(np.stack(slopes, axis=-1))
+
+    def _blocks(self, theta: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
         count = len(next(iter(theta.values())))
         runs = int(getattr(self.surrogate, "runs", 100))
         largest = max(self.cells.experiments * max(runs, self.cells.experiments), len(self.cells.z))
         size = max(1, SCORE_CHUNK // largest)
         for start in range(0, count, size):
-            now = {name: values[start : start + size] for name, values in theta.items()}
-            scores = self.surrogate.scores(self.unit_inputs(now))
-            means, covariances = scores.mean[..., used], scores.covariance[..., used, :, :]
-            sigma = np.ascontiguousarray(self.noise.values(now, (scores.mean.shape[1],)))
-            found = [
-                _marginal.evaluate(data, np.ascontiguousarray(mean), np.ascontiguousarray(cov), sigma, self.cells.z)
-                for mean, cov in zip(means, covariances, strict=True)
-            ]
-            values, alpha, precision = (np.stack([one[i] for one in found]) for i in range(3))
-            yield sigma, scores.log_weights[:, None] + values, alpha, precision
+            yield {name: values[start : start + size] for name, values in theta.items()}
+
+    def simulate(self, theta: Mapping[str, ArrayLike], rng: RandomState, latents: ArrayLike | None = None) -> Array:
+        """Draw new observations (S, R) of the same layout for S parameter values, from the law that is assumed.
+
+        For each value: one hyperparameter draw, one joint draw of the surrogate's error for all inputs, truncation and
+        discrepancy, then noise for each row. Use it for simulation-based calibration and power studies.
+
+        Parameters
+        ----------
+        theta
+            Every inferred quantity, noise included, in its own unit: arrays (S,).
+        rng
+            Whole number or generator.
+        latents
+            Standard normal numbers (S, latents) to use where errors are not all normal; drawn when left out.
+
+        Returns
+        -------
+        numpy.ndarray
+            In the data's own units. Rows with a detection limit are what would have been measured without it.
+        """
+        generator = as_generator(rng)
+        arrays = {name: np.atleast_1d(np.asarray(values, dtype=np.float64)) for name, values in theta.items()}
+        parts, start = [], 0
+        for now in self._blocks(arrays):
+            phi = self.noise.phi(now, (len(next(iter(now.values()))),))
+            given = None if latents is None else np.asarray(latents)[start : start + len(phi)]
+            parts.append(simulate(self, self.unit_inputs(now), phi, generator, given))
+            start += len(phi)
+        return np.concatenate(parts)
+
+    def with_values(self, values: Array) -> "Calibration":
+        """Return the same problem with other measured values (R,), in the data's own units.
+
+        Rows that have a detection limit are censored when their value is beyond it.
+        """
+        values = np.array(values, dtype=np.float64)
+        other = copy.copy(self)
+        left, right = self._limited
+        cells = self.cells
+        side = np.where(left & (values <= cells.limit), 1, np.where(right & (values >= cells.limit), -1, 0))
+        values = np.where(side != 0, cells.limit, values)
+        other.cells = replace(cells, z=cells.linked(values), side=side.astype(np.int64))
+        censored = None if self.observations.censored is None else np.array(["right", "", "left"])[side + 1]
+        other.observations = replace(self.observations, value=values, censored=censored)
+        return other
 
     def prior_draws(self, n: int, rng: RandomState) -> dict[str, Array]:
         """Return n draws of every inferred quantity from its prior, conditioned as in the calibration."""
@@ -261,13 +422,14 @@ class Calibration:
             out[name] = np.asarray(prior.quantile(low + (high - low) * generator.random(n)))
         return out
 
-    def sample(self, sampler: NUTS | None = None, *, rng: RandomState | None = None) -> Any:
+    def sample(self, sampler: Sampler | None = None, *, rng: RandomState | None = None) -> Any:
         """Draw from the posterior.
 
         Parameters
         ----------
         sampler
-            `NUTS(...)`; its defaults when left out.
+            `NUTS(...)` (its defaults when left out), `SMC(...)`, `Metropolis(...)`, `Laplace(...)`, or one of your own
+            that follows `Sampler`.
         rng
             Whole number or generator; stored with the result.
 
@@ -279,39 +441,106 @@ class Calibration:
         Raises
         ------
         InputError
-            When the sampler is not `NUTS(...)`, or a derived quantity cannot be computed.
+            When the sampler is none, or a derived quantity cannot be computed.
+        ConformanceError
+            When a sampler of your own returns other draws than `Sampler` says.
         InitError, SamplingInterrupted, SamplingError
             When there is no posterior that could be used.
         """
-        from uqms.calibration import compiled
         from uqms.calibration.posterior import build_posterior, check_derived
 
-        # Two seconds of imports, beside the work that comes before the sampler. A new thread also has a short
-        # stack, through which ArviZ walks when it is imported.
-        threading.Thread(target=importlib.import_module, args=("nutpie",), daemon=True).start()
         check_derived(self)
         sampler = NUTS() if sampler is None else sampler
-        if not isinstance(sampler, NUTS):
-            raise InputError(f"sample: sampler is {sampler!r}; give NUTS(...), e.g. NUTS(draws=2000).")
+        if isinstance(sampler, type) or not callable(getattr(sampler, "run", None)):
+            raise InputError(
+                f"sample: sampler is {sampler!r}; give NUTS(...), e.g. NUTS(draws=2000), SMC(...), Metropolis(...), "
+                "Laplace(...), or an object with run(problem, seed)."
+            )
+        if isinstance(sampler, NUTS) and not has_derivative(self.surrogate):
+            raise ConformanceError(
+                "NUTS needs derivatives, which this simulator, a black box, does not have. Sample without gradients: "
+                "problem.sample(uq.SMC()); or write the function in PyTensor or JAX and say DirectSimulator(..., "
+                "backend='pytensor') or backend='jax'; or fit a surrogate, which has derivatives."
+            )
         generator = as_generator(rng)
         seed = int(generator.integers(2**31))
         if self.mass_cut > 0:
             _logger.info("the prior is conditioned on the design box, which cuts %.2g of its mass", self.mass_cut)
-        target = compiled.target(self)
-        model = self.model() if target is None else target
-        trace = sampler.run(model, seed, self._starts(np.random.default_rng([seed, 1])))
-        return build_posterior(self, sampler, trace, seed)
+        return build_posterior(self, sampler, sampler.run(self, seed), seed)
 
-    def _starts(self, rng: np.random.Generator) -> Array:
-        """Return starting points of the chains on the real line, in the order of `priors`."""
-        from uqms.calibration.compiled import on_the_line
-        from uqms.calibration.starts import starting_points
+    def maximum_a_posteriori(self, *, starts: int = 8, rng: RandomState | None = None) -> "Mode":
+        """Return the parameters at which the posterior density is largest, in a second or less.
 
-        return on_the_line(self, starting_points(self, STARTS, rng))
+        A point says nothing of uncertainty: use it to look, or to start something else. For intervals, `sample`.
+
+        Parameters
+        ----------
+        starts
+            Points that the search starts from; they are spread as the posterior is.
+        rng
+            Whole number or generator.
+
+        Returns
+        -------
+        Mode
+            The parameters, the log-density there, and whether the starts agree.
+
+        Raises
+        ------
+        InputError
+            When `starts` is no whole number of at least 1.
+        InitError
+            When the likelihood admits no draw of the prior.
+        """
+        from uqms.calibration.mode import maximum_a_posteriori
+
+        if isinstance(starts, bool) or not isinstance(starts, int | np.integer) or starts < 1:
+            raise InputError(f"maximum_a_posteriori: starts is {starts!r}; give a whole number of at least 1.")
+        return maximum_a_posteriori(self, int(starts), as_generator(rng))
+
+    def on_the_real_line(self, points: Mapping[str, Array]) -> Array:
+        """Return points of `starting_points` (n, free variables) on the real line, in the order of the PyMC model."""
+        from uqms.calibration.bridge import RealLine
+
+        columns = [
+            RealLine(*self.limits(name), prior.scale).point(points[name], np) for name, prior in self.priors.items()
+        ]
+        return np.column_stack([*columns, points["latents"]])
+
+    def _form(self) -> Literal["independent", "correlated", "latent"]:
+        """Return how the likelihood is computed: closed form with independent or correlated errors, or latents."""
+        noise, cells = self.noise, self.cells
+        normal = all(model.additive for model in noise.models) and not cells.side.any()
+        if not normal or any(not isinstance(one, Identity) for one in cells.responses):
+            return "latent"
+        return "correlated" if noise.terms or noise.factors else "independent"
+
+    def _prior_predicted(self) -> tuple[dict[str, Array], Array, Array]:
+        """Return prior draws (fixed seed: for checks, defaults), and mean and variance (S, N) of the latent output."""
+        theta = {name: values for name, values in self.prior_draws(256, 0).items()}
+        scores = self.surrogate.scores(self.unit_inputs(theta))
+        known = np.isfinite(scores.mean).all(axis=(0, 2, 3))  # not where a simulator fails whose failures are allowed
+        if not known.any():
+            raise OutputError("The simulator fails at all of 256 draws of the prior. Check its units and the prior's.")
+        scores = scores._replace(mean=scores.mean[:, known], covariance=scores.covariance[:, known])
+        theta = {name: values[known] for name, values in theta.items()}
+        weights = np.exp(scores.log_weights)
+        mean = np.tensordot(weights, scores.mean, 1)[:, self.cells.experiment, :]
+        predicted = self.cells.offset + np.einsum("snq,nq->sn", mean, self.cells.basis)
+        variance = np.einsum("h,hsqkk->skq", weights, scores.covariance)[:, self.cells.experiment, :]
+        surrogate = np.einsum("snq,nq->sn", variance, self.cells.basis**2) + np.sum(self.cells.truncation**2, axis=1)
+        return theta, predicted, surrogate
+
+    def _predictive_sd(self) -> dict[str, float]:
+        """Return the prior-predictive standard deviation of each observed output, a mean over its cells."""
+        _, predicted, surrogate = self._prior_predicted()
+        variance = predicted.var(axis=0) + surrogate.mean(axis=0)
+        return {output: float(np.sqrt(variance[self.cells.output == output].mean())) for output in self.noise.outputs}
 
     def _check_names(self) -> None:
-        taken = {*self.space.names, *self.condition_names, "observations"}
-        clash = sorted(taken & set(self.noise.unknown)) + sorted({"observations"} & set(self.space.names))
+        own = {"observations", "latents"}
+        taken = {*self.space.names, *self.condition_names, *own}
+        clash = sorted(taken & set(self.noise.unknown)) + sorted(own & set(self.space.names))
         if clash:
             raise InputError(
                 f"{clash} are names of the calibration's own noise or data as well as of an input. Rename the "
@@ -337,6 +566,8 @@ class Calibration:
                 )
 
     def _mass_cut(self) -> float:
+        if is_exact(self.surrogate):
+            return 0.0
         inside = float(self.space.mass_inside(self.surrogate.domain.select(self.parameters)))
         cut = max(0.0, 1.0 - inside)
         if cut > MASS_CUT_LIMIT and self.outside == "error":
@@ -346,23 +577,25 @@ class Calibration:
             raise ExtrapolationError(
                 f"{cut:.1%} of the prior's mass lies outside of the design box, most of it along {worst!r} (box "
                 f"[{box.lower[index]:g}, {box.upper[index]:g}], prior {self.space.priors[worst]!r}). Run a design over "
-                "the prior, narrow the prior, or say outside='extrapolate'."
+                "the prior, narrow the prior, or say outside='extrapolate', or outside='refined' where uq.refine made "
+                "the box."
             )
         return cut
 
     def _warn_of_conflict(self) -> None:
         """Compare each observation with the prior predictive mean and sd (fixed seed: a check, no result)."""
-        theta = self.prior_draws(256, 0)
-        u = self.unit_inputs(theta)
-        scores = self.surrogate.scores(u)
-        weights = np.exp(scores.log_weights)
-        mean = np.tensordot(weights, scores.mean, 1)[:, self.cells.experiment, :]
-        predicted = self.cells.offset + np.einsum("snq,nq->sn", mean, self.cells.basis)
-        variance = np.einsum("h,hsqkk->skq", weights, scores.covariance)[:, self.cells.experiment, :]
-        surrogate = np.einsum("snq,nq->sn", variance, self.cells.basis**2) + np.sum(self.cells.truncation**2, axis=1)
-        sigma = self.noise.values(theta, (256,))[:, self.cells.group]
-        total = predicted.var(axis=0) + (surrogate + sigma**2 / self.cells.weight).mean(axis=0)
-        off = (self.cells.cell_mean - predicted.mean(axis=0)) / np.sqrt(total)
+        if self.form == "latent":
+            draws = self.cells.linked(self.simulate(self.prior_draws(256, 0), 0))
+            draws = draws[np.isfinite(draws).all(axis=1)]
+            size = draws.std(axis=0) + 1e-300
+            off = np.zeros(len(self.cells.offset))
+            off[self.cells.row_cell] = (self.cells.z - draws.mean(axis=0)) / size
+        else:
+            theta, predicted, surrogate = self._prior_predicted()
+            sigma = self.noise.values(theta, (len(predicted),))[:, self.cells.group]
+            extra = sum((term_variance(self, term, theta) for term in self.noise.terms), np.zeros(1))
+            size = predicted.var(axis=0) + (surrogate + extra + sigma**2 / self.cells.weight).mean(axis=0)
+            off = (self.cells.cell_mean - predicted.mean(axis=0)) / np.sqrt(size)
         worst = int(np.argmax(np.abs(off)))
         if abs(off[worst]) > CONFLICT_SD:
             place = {dim: column[worst] for dim, column in self.cells.coords.items() if not np.isnan(column[worst])}
@@ -382,6 +615,15 @@ def _space_of(surrogate: Surrogate) -> ParameterSpace:
     if text is None:
         raise InputError("The surrogate does not know its priors; give Calibration(..., space=ParameterSpace(...)).")
     return ParameterSpace.from_json(text)
+
+
+def _is_refined(surrogate: Surrogate) -> bool:
+    """Tell whether the surrogate's box was put around an earlier posterior."""
+    text = getattr(surrogate, "attrs", {}).get("design")
+    design = None if text is None else json.loads(text)
+    if isinstance(design, dict) and design.get("method") == "verification":
+        design = design.get("of")  # runs that verified a refined posterior lie in its box
+    return isinstance(design, dict) and design.get("method") == "refine"
 
 
 def _derived(

@@ -2,172 +2,109 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal, final
+from dataclasses import dataclass, replace
+from typing import final
 
 import numpy as np
 import xarray as xr
 
 from uqms._typing import Array, Ints
-from uqms.calibration.likelihood import compress
+from uqms.calibration import _correlated
+from uqms.calibration.answer import check_answer, check_prior_mass, log_priors, on_model_scale
+from uqms.calibration.checks import Check, Sampled, Status, Verdict
+from uqms.calibration.computation import check_computation, check_modes
+from uqms.calibration.density import covariance_of, noise_sd, prior_scale, slope_of_density
+from uqms.calibration.direct import is_exact
+from uqms.calibration.likelihood import by_experiment
+from uqms.calibration.misfit import check_misfit, check_validation
 from uqms.calibration.problem import Calibration
 
-__all__ = ["Check", "Verdict", "judge"]
+__all__ = ["Check", "Sampled", "Verdict", "fisher_information", "judge"]
 
-Status = Literal["pass", "warn", "fail"]
-R_HAT, R_HAT_FAIL = 1.01, 1.05
-ESS_PER_CHAIN, ESS_FAIL = 100, 25
 SHARE_LIMIT = 0.5
 EDGE, EDGE_MASS = 0.02, 0.01
 AUTOCORRELATION_LEVEL = 0.01
 SHARE_DRAWS, NULL_DRAWS = 200, 2000
+LOCAL_DRAWS = 100
 BLOCK = 4_000_000  # numbers in one array
 
 
-@final
-@dataclass(frozen=True)
-class Check:
-    """One check: its name, status, the figure behind it, what it means and what to do."""
-
-    name: str
-    status: Status
-    value: float
-    message: str
-    remedy: str = ""
-
-    def __str__(self) -> str:
-        text = f"{self.status.upper():<4}  {self.name}: {self.message}"
-        return text if self.status == "pass" else f"{text}\n      → {self.remedy}"
-
-
-@final
-@dataclass(frozen=True)
-class Verdict:
-    """All checks of a posterior; its status is that of the worst."""
-
-    checks: tuple[Check, ...]
-
-    @property
-    def status(self) -> Status:
-        """The worst status: pass, warn or fail."""
-        found = {check.status for check in self.checks}
-        return "fail" if "fail" in found else "warn" if "warn" in found else "pass"
-
-    @property
-    def warnings(self) -> tuple[Check, ...]:
-        """Checks that did not pass."""
-        return tuple(check for check in self.checks if check.status != "pass")
-
-    def __getitem__(self, name: str) -> Check:
-        for check in self.checks:
-            if check.name == name:
-                return check
-        raise KeyError(f"no check {name!r}; there are {[check.name for check in self.checks]}")
-
-    def __str__(self) -> str:
-        head = {
-            "pass": "Verdict: PASS. No check objects to this posterior.",
-            "warn": "Verdict: WARN. Read these before you use the intervals:",
-            "fail": "Verdict: FAIL. These intervals should not be used:",
-        }[self.status]
-        order = sorted(self.checks, key=lambda check: ("fail", "warn", "pass").index(check.status))
-        return "\n".join([head, *(str(check) for check in order)])
-
-
-def judge(
-    problem: Calibration,
-    theta: Mapping[str, Array],
-    h: Ints,
-    r_hat: Mapping[str, float],
-    ess: Mapping[str, float],
-    divergences: int,
-    shape: tuple[int, int],
-    asked: tuple[int, int],
-) -> tuple[Verdict, xr.Dataset]:
+def judge(problem: Calibration, sampled: Sampled) -> tuple[Verdict, xr.Dataset]:
     """Return the verdict and the share of the surrogate's error in every parameter.
 
-    Parameters
-    ----------
-    problem
-        The calibration.
-    theta
-        Draws of everything inferred, each (chains * draws,).
-    h
-        Hyperparameter draw of each, (chains * draws,).
-    r_hat, ess
-        By parameter: rank-normalised split R-hat, and the smaller of bulk and tail effective sample size.
-    divergences
-        Number of divergent draws.
-    shape, asked
-        (chains, draws) there are, and that were asked for.
+    Checks of the computation come first, then those of the model and its surrogate, then those of the answer.
     """
-    convergence = (
-        _check_r_hat(r_hat, shape[0]),
-        _check_ess(ess, shape[0]),
-        _check_divergences(divergences, shape[0] * shape[1]),
-        _check_finite(theta, shape, asked),
-    )
-    finite = np.all([np.isfinite(values) for values in theta.values()], axis=0)
-    theta, h = {name: values[finite] for name, values in theta.items()}, h[finite]
+    computation = check_computation(sampled)
+    finite = np.all([np.isfinite(values) for values in sampled.theta.values()], axis=0)
+    whole = bool(finite.all())
+    theta, h = {name: values[finite] for name, values in sampled.theta.items()}, sampled.h[finite]
     if len(h) == 0:
-        return Verdict(convergence), xr.Dataset({name: ((), float("nan")) for name in problem.parameters})
+        return Verdict(computation), xr.Dataset({name: ((), float("nan")) for name in problem.parameters})
+    if not whole:  # what needs chains that are whole is left out
+        sampled = replace(sampled, log_likelihood=None)
+    latents = sampled.latents[finite] if sampled.latents.shape[1] else np.zeros((len(h), 0))
+    sampled = replace(sampled, theta=theta, h=h, latents=latents)
+    picked = np.unique(np.linspace(0, len(h) - 1, min(LOCAL_DRAWS, len(h))).astype(int))
+    some = {name: values[picked] for name, values in theta.items()}
+    information = fisher_information(problem, some, h[picked])
     share = _share(problem, theta, h)
     checks = (
-        *convergence,
+        *computation,
+        _check_modes(problem, sampled),
         _check_share(problem, share),
-        _check_residuals(problem, theta),
+        check_validation(problem, theta, share),
+        _check_residuals(problem, theta, latents),
+        check_misfit(problem, some, latents[picked], h[picked], information),
         _check_edge(problem, theta),
+        check_prior_mass(problem, theta),
+        *check_answer(problem, sampled, information),
     )
     shares = xr.Dataset({name: ((), float(value)) for name, value in zip(problem.parameters, share, strict=True)})
-    return Verdict(checks), shares
+    return Verdict(tuple(check for check in checks if check is not None)), shares
 
 
-def _check_r_hat(r_hat: Mapping[str, float], chains: int) -> Check:
-    if chains < 2:
-        message, remedy = "one chain, so agreement cannot be judged", "Sample at least 4 chains: NUTS(chains=4)."
-        return Check("R-hat", "warn", float("nan"), message, remedy)
-    name = max(r_hat, key=lambda key: r_hat[key] if np.isfinite(r_hat[key]) else np.inf)
-    worst = r_hat[name]
-    status: Status = "pass" if worst <= R_HAT else "warn" if worst <= R_HAT_FAIL else "fail"
-    message = f"largest {worst:.3f} ({name}), limit {R_HAT}"
-    remedy = "Chains disagree: sample longer (NUTS(tune=2000, draws=2000)); if that does not help, look for two modes."
-    return Check("R-hat", status, float(worst), message, remedy)
+def _check_modes(problem: Calibration, sampled: Sampled) -> Check | None:
+    if sampled.starts is None or sampled.log_likelihood is None:
+        return None
+    starts = sampled.starts
+    latents = starts.get("latents", np.zeros((len(next(iter(starts.values()))), 0)))
+    starts = {name: values for name, values in starts.items() if name != "latents"}
+    density = sampled.log_likelihood + np.sum(list(log_priors(problem, sampled.theta).values()), axis=0)
+    density -= 0.5 * np.sum(sampled.latents**2, axis=1)
+    start_density = problem.log_likelihood(starts, latents) + np.sum(list(log_priors(problem, starts).values()), axis=0)
+    start_density -= 0.5 * np.sum(latents**2, axis=1)
+    draws, points = (np.column_stack(list(on_model_scale(problem, t).values())) for t in (sampled.theta, starts))
+    return check_modes(draws, density, points, np.nan_to_num(start_density, nan=-np.inf))
 
 
-def _check_ess(ess: Mapping[str, float], chains: int) -> Check:
-    name = min(ess, key=lambda key: ess[key] if np.isfinite(ess[key]) else -np.inf)
-    worst, limit = ess[name], ESS_PER_CHAIN * chains
-    status: Status = "pass" if worst >= limit else "warn" if worst >= ESS_FAIL * chains else "fail"
-    message = f"smallest of bulk and tail {worst:.0f} ({name}), limit {limit}"
-    return Check("ESS", status, float(worst), message, "Too few independent draws: raise NUTS(draws=...).")
+def fisher_information(problem: Calibration, theta: Mapping[str, Array], h: Ints) -> Array:
+    """Return J' C^-1 J of the parameters (s, d, d), each in units of its prior's sd on the surrogate's scale.
 
-
-def _check_divergences(count: int, draws: int) -> Check:
-    status: Status = "pass" if count == 0 else "warn" if count <= 0.01 * draws else "fail"
-    message = f"{count} of {draws} draws"
-    remedy = "Parts of the posterior may be missed: NUTS(target_accept=0.99), or a tighter prior."
-    return Check("divergences", status, float(count), message, remedy)
-
-
-def _check_finite(theta: Mapping[str, Array], shape: tuple[int, int], asked: tuple[int, int]) -> Check:
-    bad = sum(int(np.count_nonzero(~np.isfinite(values))) for values in theta.values())
-    ok = bad == 0 and shape == asked
-    message = f"{shape[0]} chains of {shape[1]} draws, {bad} not finite"
-    return Check("finite draws", "pass" if ok else "fail", float(bad), message, "Sampling broke off: sample again.")
+    C holds noise, surrogate error and truncation. The prior's own information is the identity in these units.
+    """
+    found = []
+    for rows in _blocks(problem, len(h)):
+        linear = _linearise(problem, {name: values[rows] for name, values in theta.items()}, h[rows])
+        scaled = linear.jacobian * linear.prior_sd
+        whole = np.concatenate([linear.factor, linear.extra], axis=2)
+        found.append(scaled.transpose(0, 2, 1) @ _solve(whole, scaled))
+    return np.concatenate(found)
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class _Linear:
-    """The problem linearised at s values of its parameters; outputs in units of their noise.
+    """The problem linearised at s values of its parameters; latent outputs in units of their independent noise.
 
-    The cell means are jacobian @ parameters + factor @ standard normals + standard normals; the parameters are in the
-    unit cube and have standard deviations `prior_sd`.
+    The cell means are jacobian @ parameters + (factor, extra) @ standard normals + standard normals; the parameters are
+    in the unit cube and have standard deviations `prior_sd`.
     """
 
     jacobian: Array  # (s, N, d)
     factor: Array  # (s, N, r), of the surrogate's error
+    extra: Array  # (s, N, e), of discrepancy and correlated noise
     prior_sd: Array  # (d,)
+    noise_sd: Array  # (s, N), of the independent noise of the cells
 
 
 def _blocks(problem: Calibration, count: int) -> list[slice]:
@@ -185,7 +122,7 @@ def _linearise(problem: Calibration, theta: Mapping[str, Array], h: Ints) -> _Li
     e, draws = cells.experiment, np.arange(len(h))
     u = problem.unit_inputs(theta)
     columns = [box.names.index(name) for name in problem.parameters]
-    sd = np.sqrt(problem.noise.values(theta, (len(h),))[:, cells.group] ** 2 / cells.weight)
+    phi = problem.noise.phi(theta, (len(h),))
     step = 1e-4
     jacobian = np.empty((len(h), len(e), len(columns)))
     for i, column in enumerate(columns):
@@ -194,27 +131,30 @@ def _linearise(problem: Calibration, theta: Mapping[str, Array], h: Ints) -> _Li
         upper, lower = (problem.surrogate.scores(u + sign * shift).mean[h, draws] for sign in (1.0, -1.0))
         slope = (upper - lower) / (2.0 * step)
         jacobian[:, :, i] = np.einsum("snq,nq->sn", slope[:, e, :], cells.basis)
-    values, vectors = np.linalg.eigh(problem.surrogate.scores(u).covariance[h, draws])  # (s, q, K), (s, q, K, K)
-    roots = vectors * np.sqrt(np.maximum(values, 0.0))[..., None, :]
-    scores = roots.transpose(0, 2, 1, 3)[:, e] * cells.basis[:, :, None]  # (s, N, q, K)
-    truncation = _by_experiment(cells.truncation, e)
-    factor = np.concatenate(
-        [scores.reshape(*sd.shape, -1), np.broadcast_to(truncation, (len(h), *truncation.shape))], axis=2
-    )
+    scores = problem.surrogate.scores(u)
+    mean = cells.offset + np.einsum("snq,nq->sn", scores.mean[h, draws][:, e, :], cells.basis)
+    if is_exact(problem.surrogate):
+        errors = np.zeros((*mean.shape, 0))
+    else:
+        values, vectors = np.linalg.eigh(scores.covariance[h, draws])  # (s, q, K), (s, q, K, K)
+        roots = vectors * np.sqrt(np.maximum(values, 0.0))[..., None, :]
+        errors = roots.transpose(0, 2, 1, 3)[:, e] * cells.basis[:, :, None]  # (s, N, q, K)
+        errors = errors.reshape(*mean.shape, -1)
+    truncation = by_experiment(cells.truncation, e)
+    factor = np.concatenate([errors, np.broadcast_to(truncation, (len(h), *truncation.shape))], axis=2)
+    extra, m = np.zeros((*mean.shape, 0)), np.ones_like(mean)
+    if problem.noise.terms:
+        whole = covariance_of(problem, phi, jacobian)
+        whole[:, np.arange(len(e)), np.arange(len(e))] *= 1.0 + _correlated.JITTER
+        extra = _correlated.roots(whole)
+    for output, place in problem.noise.factors.items():
+        m[:, cells.output == output] += phi[:, place, None]
+        column = np.where(cells.output == output, mean, 0.0) * prior_scale(problem.noise.settings[place])
+        extra = np.concatenate([extra, column[:, :, None]], axis=2)
+    sd = noise_sd(problem, mean * m, phi)
     prior = problem.unit_inputs(problem.prior_draws(4000, 0))[:, 0, columns]
-    return _Linear(jacobian / sd[:, :, None], factor / sd[:, :, None], prior.std(axis=0))
-
-
-def _by_experiment(truncation: Array, experiment: Ints) -> Array:
-    """Return the truncation factor with columns of its own for each experiment, no more than needed."""
-    rows = [np.flatnonzero(experiment == k) for k in np.unique(experiment)]
-    parts = [compress(truncation[r]) for r in rows]
-    out = np.zeros((len(truncation), sum(part.shape[1] for part in parts)))
-    start = 0
-    for r, part in zip(rows, parts, strict=True):
-        out[r, start : start + part.shape[1]] = part
-        start += part.shape[1]
-    return out
+    unit = (m / sd)[:, :, None]
+    return _Linear(jacobian * unit, factor * unit, extra / sd[:, :, None], prior.std(axis=0), sd)
 
 
 def _solve(factor: Array, right: Array) -> Array:
@@ -230,19 +170,29 @@ def _share(problem: Calibration, theta: Mapping[str, Array], h: Ints) -> Array:
     """Return 1 - Var(without the surrogate's error) / Var(with it), for each parameter."""
     picked = np.unique(np.linspace(0, len(h) - 1, min(SHARE_DRAWS, len(h))).astype(int))
     d = len(problem.parameters)
+    if _has_no_error(problem):
+        return np.zeros(d)
     full, without = np.zeros(d), np.zeros(d)
     for rows in _blocks(problem, len(picked)):
         at = picked[rows]
         linear = _linearise(problem, {name: values[at] for name, values in theta.items()}, h[at])
         prior = np.diag(linear.prior_sd**-2)
         transposed = linear.jacobian.transpose(0, 2, 1)
-        for total, right in ((full, _solve(linear.factor, linear.jacobian)), (without, linear.jacobian)):
+        everything = np.concatenate([linear.factor, linear.extra], axis=2)
+        for total, factor in ((full, everything), (without, linear.extra)):
+            right = _solve(factor, linear.jacobian)
             variance = np.linalg.inv(transposed @ right + prior)
             total += variance[:, np.arange(d), np.arange(d)].sum(axis=0)
     return np.asarray(np.clip(1.0 - without / full, 0.0, 1.0))
 
 
+def _has_no_error(problem: Calibration) -> bool:
+    return is_exact(problem.surrogate) and not problem.cells.truncation.any()
+
+
 def _check_share(problem: Calibration, share: Array) -> Check:
+    if _has_no_error(problem):
+        return Check("surrogate error", "pass", 0.0, "none: the simulator itself was used")
     worst = int(np.argmax(share))
     name = problem.parameters[worst]
     message = f"at most {share[worst]:.0%} of a parameter's variance ({name}), limit {SHARE_LIMIT:.0%}"
@@ -250,6 +200,11 @@ def _check_share(problem: Calibration, share: Array) -> Check:
         "The surrogate, not the measurement, limits the answer: run more points where the posterior is, fit again "
         "and calibrate again."
     )
+    if is_exact(problem.surrogate):
+        remedy = (
+            "Interpolation between the simulator's coordinates, not the measurement, limits the answer: let it return "
+            "the observed coordinates themselves."
+        )
     status: Status = "pass" if share[worst] <= SHARE_LIMIT else "warn"
     return Check("surrogate error", status, float(share[worst]), message, remedy)
 
@@ -277,7 +232,7 @@ def _lag_one(residual: Array, series: list[Ints]) -> Array:
     return np.asarray(np.sum(first * second, axis=-1) / norm)
 
 
-def _check_residuals(problem: Calibration, theta: Mapping[str, Array]) -> Check:
+def _check_residuals(problem: Calibration, theta: Mapping[str, Array], latents: Array | None = None) -> Check:
     """Compare the lag-1 correlation of the estimated noise with what the model itself, with independent noise, gives.
 
     The noise is estimated from data minus prediction as E[noise | data]: what the surrogate's error and the parameters
@@ -287,13 +242,12 @@ def _check_residuals(problem: Calibration, theta: Mapping[str, Array]) -> Check:
     series = _series(problem)
     if not series:
         return Check(name, "pass", float("nan"), "not judged: no curve with at least 4 observed coordinates")
-    cells = problem.cells
     centre = {key: np.array([np.mean(values)]) for key, values in theta.items()}
-    sigma, values, alpha, _ = next(problem.log_likelihood_terms(centre))
-    weights = np.exp(values[:, 0] - np.logaddexp.reduce(values[:, 0]))
-    sd = np.sqrt(sigma[0, cells.group] ** 2 / cells.weight)
-    found = float(_lag_one(sd * (weights @ alpha[:, 0]), series))
-    null = _null_correlations(problem, centre, int(np.argmax(weights)), series)
+    estimate, h = _estimated_noise(problem, centre, latents)
+    found = float(_lag_one(estimate, series))
+    null = _null_correlations(problem, centre, h, series)
+    if not np.isfinite([found, *null]).all():
+        return Check(name, "pass", float("nan"), "not judged: the simulator fails at the posterior mean or next to it")
     level = float(np.mean(null >= found))
     ok = level > AUTOCORRELATION_LEVEL
     message = f"lag-1 correlation {found:.2f}, p = {max(level, 1.0 / NULL_DRAWS):.2g} for independent noise"
@@ -304,10 +258,33 @@ def _check_residuals(problem: Calibration, theta: Mapping[str, Array]) -> Check:
     return Check(name, "pass" if ok else "warn", found, message, remedy)
 
 
+def _estimated_noise(problem: Calibration, centre: Mapping[str, Array], latents: Array | None) -> tuple[Array, int]:
+    """Return E[independent noise | data] (N,) in units of its sd at the posterior mean, and the hyperparameter draw.
+
+    Where noise is not normal, data are replaced by the response of a scoring step at the posterior mean of the output.
+    """
+    cells = problem.cells
+    if problem.form != "latent":
+        phi, values, alpha, _ = next(problem.log_likelihood_terms(centre))
+        weights = np.exp(values[:, 0] - np.logaddexp.reduce(values[:, 0]))
+        sd = np.sqrt(phi[0, cells.group] ** 2 / cells.weight)
+        return sd * (weights @ alpha[:, 0]), int(np.argmax(weights))
+    assert latents is not None
+    y, values = next(problem.latent_terms(centre, latents.mean(axis=0, keepdims=True)))
+    h = int(np.argmax(values[:, 0]))
+    linear = _linearise(problem, centre, np.array([h]))
+    phi = problem.noise.phi(centre, (1,))
+    flat, _ = problem.latent_outputs(problem.unit_inputs(centre), phi, np.zeros((1, problem.latents)))
+    step = slope_of_density(problem, y[h], phi)[0] * linear.noise_sd[0]  # working residual, in units of the noise
+    working = (y[h, 0] - flat[h, 0]) / linear.noise_sd[0] + step
+    factor = np.concatenate([linear.factor[0], linear.extra[0]], axis=1)
+    return _solve(factor, working[:, None])[:, 0], h
+
+
 def _null_correlations(problem: Calibration, centre: Mapping[str, Array], h: int, series: list[Ints]) -> Array:
     """Return lag-1 correlations of the estimated noise of data that the linearised problem draws."""
     linear = _linearise(problem, centre, np.array([h]))
-    factor = np.concatenate([linear.factor[0], linear.jacobian[0] * linear.prior_sd], axis=1)
+    factor = np.concatenate([linear.factor[0], linear.extra[0], linear.jacobian[0] * linear.prior_sd], axis=1)
     n, r = factor.shape
     rng = np.random.default_rng(0)
     found = []
@@ -319,6 +296,8 @@ def _null_correlations(problem: Calibration, centre: Mapping[str, Array], h: int
 
 
 def _check_edge(problem: Calibration, theta: Mapping[str, Array]) -> Check:
+    if is_exact(problem.surrogate):
+        return Check("edge of the design box", "pass", 0.0, "there is none: the simulator itself was used")
     box = problem.surrogate.domain
     unit = problem.unit_inputs({name: theta[name] for name in problem.parameters})[:, 0, :]
     worst, where = 0.0, ""
@@ -334,7 +313,14 @@ def _check_edge(problem: Calibration, theta: Mapping[str, Array]) -> Check:
         f"The posterior leans on the {where}, beyond which nothing was simulated: widen the prior there if it may be "
         "wider, run a design over it and calibrate again."
     )
-    return Check("edge of the design box", "pass" if worst <= EDGE_MASS else "warn", worst, message, remedy)
+    status: Status = "pass" if worst <= EDGE_MASS else "warn"
+    if status == "warn" and problem.outside == "refined":
+        status = "fail"  # the prior goes on beyond this box: here it is the runs that end, not what is known before
+        remedy = (
+            f"The posterior leans on the {where}, where the box of the refinement cuts it: refine again, "
+            "uq.refine(posterior, n) moves the box, and calibrate again."
+        )
+    return Check("edge of the design box", status, worst, message, remedy)
 
 
 def _prior_ends(problem: Calibration, name: str) -> tuple[bool, bool]:

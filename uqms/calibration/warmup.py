@@ -12,7 +12,7 @@ import numpy as np
 
 from uqms._typing import Array
 from uqms.calibration.compiled import Map, Target, expanded
-from uqms.calibration.samplers import LINE, pick
+from uqms.calibration.samplers.nuts import LINE, pick
 from uqms.errors import SamplingInterrupted
 
 __all__ = ["fit_map", "learned", "nutpie_model"]

@@ -1,11 +1,12 @@
 """The table of runs that passes between the stages: an `xarray.Dataset` with dim ``run``.
 
 `build` makes it from arrays, `from_table` from a pandas table or CSV, `uqms.run` from a simulator; `check` says what is
-wrong with one; `completed` gives the runs that surrogates are fitted to, `failures` tells of the others; `to_netcdf`
-and `from_netcdf` keep it.
+wrong with one; `combine` puts several into one; `completed` gives the runs that surrogates are fitted to, `failures`
+tells of the others; `to_netcdf` and `from_netcdf` keep it.
 """
 
 from uqms.ensemble.building import build, input_columns
+from uqms.ensemble.combining import combine, inside
 from uqms.ensemble.files import from_netcdf, to_netcdf
 from uqms.ensemble.readers import from_table
 from uqms.ensemble.reporting import Failures, failures
@@ -28,6 +29,7 @@ __all__ = [
     "RunState",
     "build",
     "check",
+    "combine",
     "completed",
     "failures",
     "from_netcdf",
@@ -37,6 +39,7 @@ __all__ = [
     "input_array",
     "input_columns",
     "input_names",
+    "inside",
     "missing_entries",
     "output_names",
     "to_netcdf",

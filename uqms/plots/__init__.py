@@ -7,18 +7,23 @@ itself in a notebook; ``figure.savefig("name.pdf")`` keeps it. This is the only 
 from uqms.plots._calibration import coverage, learning_curve
 from uqms.plots._design import design
 from uqms.plots._failures import failures
+from uqms.plots._identifiability import identifiability, profile
 from uqms.plots._pairs import pairs
 from uqms.plots._predictive import predictive
 from uqms.plots._prior_posterior import prior_posterior
+from uqms.plots._ranks import ranks
 from uqms.plots._validation import leave_one_out
 
 __all__ = [
     "coverage",
     "design",
     "failures",
+    "identifiability",
     "learning_curve",
     "leave_one_out",
     "pairs",
     "predictive",
     "prior_posterior",
+    "profile",
+    "ranks",
 ]

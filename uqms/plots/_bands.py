@@ -8,8 +8,8 @@ sd          its standard deviation: the surrogate's error given the data     (S,
 sigma       standard deviation of the noise                                  (S, P)
 ==========  ===============================================================  =========
 
-For each draw of the parameters the output is Gaussian, so the posterior predictive is a mixture of S Gaussians whose
-quantiles are found by bisection.
+For each draw of the parameters the output is Gaussian (on the scale of its transform), so the posterior predictive is a
+mixture of S Gaussians whose quantiles are found by bisection.
 """
 
 from collections.abc import Mapping
@@ -20,12 +20,25 @@ from scipy.special import ndtr
 
 from uqms._typing import Array, Ints
 from uqms.calibration import Posterior
-from uqms.calibration.predict import Targets, conditional_moments, make_grid, own_cells
+from uqms.calibration.density import draw_rows
+from uqms.calibration.discrepancy import NOISE
+from uqms.calibration.predict import (
+    NewNoise,
+    Targets,
+    conditional_moments,
+    correlated_noise,
+    make_grid,
+    new_noise,
+    own_cells,
+)
+from uqms.errors import InputError
+from uqms.surrogates.transforms import Identity, Transform
 
 __all__ = ["LEVELS", "Bands", "bands_at", "bands_of_cells", "mixture_quantiles"]
 
 LEVELS = (0.025, 0.25, 0.5, 0.75, 0.975)
 DRAWS = 1000
+REPEATS = 10  # draws of the noise for each posterior draw, where it is not normal
 BLOCK = 64  # points whose joint covariance is made at once; only its diagonal is wanted
 
 
@@ -50,11 +63,12 @@ def mixture_quantiles(mean: Array, sd: Array, levels: tuple[float, ...]) -> Arra
     return 0.5 * (low + high)
 
 
-def _draws(posterior: Posterior) -> tuple[dict[str, Array], Ints]:
+def _draws(posterior: Posterior) -> tuple[dict[str, Array], Ints, Array]:
     h = posterior.tree["sample_stats"]["hyperparameter_draw"].values.ravel()
     picked = np.unique(np.linspace(0, len(h) - 1, min(DRAWS, len(h))).astype(int))
     names = posterior.problem.priors
-    return {name: posterior.draws[name].values.ravel()[picked] for name in names}, h[picked]
+    theta = {name: posterior.draws[name].values.ravel()[picked] for name in names}
+    return theta, h[picked], posterior.latents[picked]
 
 
 def _part(targets: Targets, rows: slice) -> Targets:
@@ -63,6 +77,8 @@ def _part(targets: Targets, rows: slice) -> Targets:
     return Targets(
         targets.conditions[used],
         experiment.reshape(-1).astype(np.int64),
+        targets.output[rows],
+        {dim: column[rows] for dim, column in targets.coords.items()},
         targets.offset[rows],
         targets.basis[rows],
         targets.truncation[rows],
@@ -70,16 +86,29 @@ def _part(targets: Targets, rows: slice) -> Targets:
 
 
 def _moments(posterior: Posterior, targets: Targets) -> tuple[Array, Array]:
-    theta, h = _draws(posterior)
+    """Return mean and sd (S, P) of the latent output, on the scale on which it is normal."""
+    theta, h, latents = _draws(posterior)
     size = len(targets.offset)
     mean, sd = np.empty((len(h), size)), np.empty((len(h), size))
     for start in range(0, size, BLOCK):
         points = slice(start, min(start + BLOCK, size))
-        for rows, moments in conditional_moments(posterior.problem, theta, h, _part(targets, points)):
+        part = _part(targets, points)
+        for rows, moments in conditional_moments(posterior.problem, theta, h, part, latents):
             mean[rows, points] = moments.mean
             variance = np.diagonal(moments.covariance, axis1=1, axis2=2)
             sd[rows, points] = np.sqrt(np.maximum(variance, 0.0))
     return mean, sd
+
+
+def _measured(noise: NewNoise, theta: Mapping[str, Array], mean: Array, sd: Array, transform: Transform) -> Array:
+    """Return quantiles (5, P) of a new measurement: of the mixture when its noise is normal, else of draws."""
+    phi = noise.phi(theta)
+    if noise.variance is not None:
+        total = np.sqrt(sd**2 + noise.variance(phi)[:, None])
+        return np.asarray(transform.inverse(mixture_quantiles(mean, total, LEVELS)))
+    rng = np.random.default_rng(0)
+    drawn = [noise.draw(mean + sd * rng.standard_normal(mean.shape), phi, rng) for _ in range(REPEATS)]
+    return np.quantile(np.concatenate(drawn), LEVELS, axis=0)
 
 
 def bands_at(
@@ -89,27 +118,46 @@ def bands_at(
     problem = posterior.problem
     grid = make_grid(problem, output, conditions, coords)
     mean, sd = _moments(posterior, grid.targets)
-    theta, h = _draws(posterior)
-    found = problem.surrogate.layouts[output].transform.inverse(mixture_quantiles(mean, sd, LEVELS))
-    groups = problem.noise
+    theta, _, _ = _draws(posterior)
+    transform = problem.surrogate.layouts[output].transform
+    found = transform.inverse(mixture_quantiles(mean, sd, LEVELS))
     measurement = None
-    if output in groups.outputs:
-        group = groups.outputs.index(output)
-        cells = problem.cells
-        relative = cells.row_variance[cells.group[cells.row_cell] == group]
-        if np.allclose(relative, relative[0]):  # else the noise is known row by row, and that of a new one is not
-            variance = groups.values(theta, (len(h),))[:, group, None] ** 2 * relative[0]
-            measurement = mixture_quantiles(mean, np.sqrt(sd**2 + variance), LEVELS)
+    if output in problem.noise.outputs:
+        try:
+            noise = new_noise(problem, problem.noise.outputs.index(output), grid.targets)
+        except InputError:  # known row by row, so that that of a new measurement is not known
+            noise = None
+        if noise is not None:
+            measurement = _measured(noise, theta, mean, sd, transform)
     return Bands(found, measurement), grid.targets.conditions
 
 
 def bands_of_cells(posterior: Posterior) -> Bands:
-    """Return the bands at the observed cells, (5, N); measurements are single ones with the cell's mean variance."""
-    cells = posterior.problem.cells
+    """Return the bands at the observed cells, (5, N); measurements are single ones, of a cell's first row."""
+    problem = posterior.problem
+    cells = problem.cells
     mean, sd = _moments(posterior, own_cells(cells))
-    theta, h = _draws(posterior)
-    count = np.bincount(cells.row_cell, minlength=len(cells.offset))
-    variance = np.bincount(cells.row_cell, cells.row_variance, minlength=len(cells.offset)) / count
-    sigma = posterior.problem.noise.values(theta, (len(h),))[:, cells.group]
-    measurement = mixture_quantiles(mean, np.sqrt(sd**2 + sigma**2 * variance), LEVELS)
-    return Bands(mixture_quantiles(mean, sd, LEVELS), measurement)
+    theta, h, _ = _draws(posterior)
+    phi, rng = problem.noise.phi(theta, (len(h),)), np.random.default_rng(0)
+    output, measurement = mixture_quantiles(mean, sd, LEVELS), np.empty((len(LEVELS), len(cells.offset)))
+    for g, name in enumerate(problem.noise.outputs):
+        transform, at = problem.surrogate.layouts[name].transform, cells.group == g
+        output[:, at] = transform.inverse(output[:, at])
+        if problem.noise.models[g].additive and isinstance(cells.responses[g], Identity):
+            count = np.bincount(cells.row_cell, minlength=len(cells.offset))
+            relative = np.bincount(cells.row_cell, cells.row_variance, minlength=len(cells.offset)) / count
+            variance = phi[:, g, None] ** 2 * relative[at]
+            for term in problem.noise.terms:
+                if term.role == NOISE and term.output == name:
+                    variance = variance + problem.noise.named(phi)[term.amplitude][:, None] ** 2
+            found = mixture_quantiles(mean[:, at], np.sqrt(sd[:, at] ** 2 + variance), LEVELS)
+            measurement[:, at] = transform.inverse(found)
+    if not all(one.additive for one in problem.noise.models) or problem.form == "latent":
+        drawn = []
+        for _ in range(REPEATS):
+            latent = mean + sd * rng.standard_normal(mean.shape)
+            latent += correlated_noise(problem, phi, rng)
+            drawn.append(draw_rows(cells, problem.noise, latent, phi, rng))
+        first = np.unique(cells.row_cell, return_index=True)[1]
+        measurement = np.quantile(np.concatenate(drawn)[:, first], LEVELS, axis=0)
+    return Bands(output, measurement)

@@ -194,7 +194,7 @@ def _data(posterior: Posterior, output: str, condition: Array, dim: str | None) 
     rows = np.flatnonzero(chosen[cells.row_cell])
     cell = cells.row_cell[rows]
     at = np.zeros(len(rows)) if dim is None else np.asarray(cells.coords[dim][cell])
-    return at, cells.z[rows], np.sqrt(cells.row_variance[rows])
+    return at, posterior.problem.observations.value[rows], np.sqrt(cells.row_variance[rows])
 
 
 def _condition_text(posterior: Posterior, row: Array, labels: Mapping[str, str] | None) -> str:
@@ -263,7 +263,7 @@ def _observed_places(posterior: Posterior, output: str, labels: Mapping[str, str
                 x_text="observed place, in order of " + ", ".join(posterior.problem.surrogate.layouts[output].dims),
                 bands=Bands(bands.output[:, chosen], None if measured is None else measured[:, chosen]),
                 data_x=place[cells.row_cell[rows]] + 1.0,
-                data=cells.z[rows],
+                data=posterior.problem.observations.value[rows],
                 data_sd=None,
             )
         )

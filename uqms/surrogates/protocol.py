@@ -32,6 +32,10 @@ class Surrogate(Protocol):
     `uqms.testing.check_surrogate` tells whether a surrogate of your own does all of this. A model that knows its
     variance at each input but no covariance between inputs returns NaN there: it serves a calibration of one experiment
     and is refused for several. Zeros would say that errors at neighbouring inputs are independent.
+
+    Two attributes may be there beside: ``differentiable = False`` says that `scores_reverse` cannot be asked for, so
+    that samplers with gradients are refused; ``exact = True``, that this is the simulator itself, without an error and
+    also right outside of `domain`.
     """
 
     @property

@@ -1,6 +1,15 @@
 """For those who plug in their own parts: checks that a part keeps its promises, and planted bugs that they find."""
 
+from uqms.testing.likelihoods import LIKELIHOOD_BUGS, LikelihoodBug
 from uqms.testing.planted import PLANTED_BUGS, PlantedBug
 from uqms.testing.surrogates import Check, Conformance, check_surrogate
 
-__all__ = ["PLANTED_BUGS", "Check", "Conformance", "PlantedBug", "check_surrogate"]
+__all__ = [
+    "LIKELIHOOD_BUGS",
+    "PLANTED_BUGS",
+    "Check",
+    "Conformance",
+    "LikelihoodBug",
+    "PlantedBug",
+    "check_surrogate",
+]

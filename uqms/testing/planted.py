@@ -86,12 +86,17 @@ class _Wrong:
 
 def _covariance(change: Callable[[Array], Array]) -> Callable[[Surrogate], Surrogate]:
     """Return what plants a change of the covariances (H, ..., q, k, k)."""
+    return lambda surrogate: with_covariance(surrogate, change)
+
+
+def with_covariance(surrogate: Surrogate, change: Callable[[Array], Array]) -> Surrogate:
+    """Return the surrogate with its covariances (H, ..., q, k, k) changed."""
 
     def scores(right: Callable[[Array], Scores], u: Array) -> Scores:
         found = right(u)
         return found._replace(covariance=change(found.covariance))
 
-    return lambda surrogate: _Wrong(surrogate, change_scores=scores)
+    return _Wrong(surrogate, change_scores=scores)
 
 
 def _sds(covariance: Array) -> Array:

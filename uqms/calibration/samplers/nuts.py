@@ -1,20 +1,29 @@
-"""Samplers as frozen settings; each turns a PyMC model, or the compiled target of a standard problem, into draws."""
+"""The No-U-turn sampler, by nutpie."""
 
+import importlib
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
+import xarray as xr
 
 from uqms._typing import Array
+from uqms.calibration.samplers._settings import check_share, check_whole, warn_of_few
 from uqms.errors import ConvergenceWarning, InitError, InputError, SamplingError, SamplingInterrupted
+
+if TYPE_CHECKING:
+    from uqms.calibration.compiled import Target
+    from uqms.calibration.problem import Calibration
 
 __all__ = ["LINE", "NUTS", "pick", "worst_ess"]
 
 LINE = "__line__"  # the point of the real line, beside the parameters, in draws of a compiled target
+STARTS = 256  # points of which each chain takes one
 MOST_BLOCKS = 50
 RESTART = 100  # warm-up draws of a further block
 
@@ -66,9 +75,7 @@ class NUTS:
 
     def __post_init__(self) -> None:
         for name in ("draws", "tune", "chains"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-                raise InputError(f"NUTS: {name} is {value!r}; give a whole number of at least 1.")
+            check_whole("NUTS", name, getattr(self, name))
         if self.cores is not None and (
             isinstance(self.cores, bool) or not isinstance(self.cores, int | np.integer) or self.cores < 1
         ):
@@ -77,27 +84,11 @@ class NUTS:
             isinstance(self.ess, bool) or not isinstance(self.ess, int | np.integer) or self.ess < 1
         ):
             raise InputError(f"NUTS: ess is {self.ess!r}; give a whole number of at least 1, or None.")
-        number = isinstance(self.target_accept, float | np.floating)
-        if not number or not 0.5 <= self.target_accept < 1.0:
-            raise InputError(f"NUTS: target_accept is {self.target_accept!r}; give a number from 0.5 to below 1.")
-        if self.chains < 2:
-            warnings.warn(
-                f"NUTS: {self.chains} chain; whether a single chain converged cannot be told. Use 4.",
-                ConvergenceWarning,
-                stacklevel=3,
-            )
-        if self.draws < 100:
-            warnings.warn(
-                f"NUTS: {self.draws} draws a chain are too few for intervals. Use 1000.",
-                ConvergenceWarning,
-                stacklevel=3,
-            )
+        check_share("NUTS", "target_accept", self.target_accept, 0.5, 1.0)
+        warn_of_few("NUTS", self.chains, self.draws)
 
-    def run(self, model: Any, seed: int, starts: Array | None = None) -> Any:
-        """Return nutpie's DataTree for a PyMC model or a compiled target; every draw is there and finite.
-
-        `starts` (n, free variables) are points on the real line, in the order of the model's variables, of which each
-        chain takes one; without them the chains start around the model's initial point. A compiled target needs them.
+    def run(self, problem: "Calibration", seed: int) -> Any:
+        """Return nutpie's DataTree for a calibration; chains start where the posterior's mass is.
 
         Raises
         ------
@@ -108,48 +99,81 @@ class NUTS:
         SamplingError
             When draws are missing or not finite.
         """
-        from uqms.calibration.compiled import Target
-        from uqms.calibration.warmup import learned
+        from uqms.calibration import compiled
+        from uqms.calibration.starts import starting_points
 
-        tune = self.tune
-        prepare: Callable[[Any], Any]
-        with warnings.catch_warnings():
-            # nutpie sets options of PyTensor that newer releases have renamed; nothing that a user could act on
-            warnings.filterwarnings("ignore", category=DeprecationWarning)
-            warnings.filterwarnings("ignore", category=FutureWarning)
-            if isinstance(model, Target):
-                if starts is None:
-                    raise SamplingError("A compiled target needs starting points: NUTS().run(target, seed, starts).")
-                self._check_target(model, starts)
-                settings = {"chains": self.chains, "cores": self.cores, "target_accept": self.target_accept}
-                with _readable():
-                    target, starts, tune = learned(model, self.tune, settings, seed, starts)
-                prepare = _mapped(target)
-            else:
-                self._check_start(model)
-                prepare = _prepared(model)
-            trace = self._sample(prepare(starts), tune, seed)
-            self._check_draws(trace)
-            blocks = 1
-            while self.ess is not None and worst_ess(_inferred(trace)) < self.ess and blocks < MOST_BLOCKS:
-                more = self._sample(prepare(_line(trace)), min(self.tune, RESTART), (seed + 100 + blocks) % 2**31)
-                self._check_draws(more)
-                trace = _joined(trace, more)
-                blocks += 1
-        if self.ess is not None and worst_ess(_inferred(trace)) < self.ess:
-            warnings.warn(
-                f"NUTS: {blocks} blocks of {self.draws} draws did not reach {self.ess} effective draws. Raise "
-                "NUTS(draws=...), and look at the verdict.",
-                ConvergenceWarning,
-                stacklevel=3,
+        # A second of imports, beside the work that comes before the sampler. A new thread also has a short stack, through
+        # which ArviZ walks when it is imported.
+        threading.Thread(target=importlib.import_module, args=("nutpie",), daemon=True).start()
+        points = starting_points(problem, STARTS, np.random.default_rng([seed, 1]))
+        target = compiled.target(problem)
+        if target is None:
+            trace = self.sample_model(problem.model(), seed, problem.on_the_real_line(points))
+        else:
+            trace = self.sample_target(target, seed, compiled.on_the_line(problem, points))
+        trace["starts"] = xr.Dataset(
+            {name: (("start", "latent")[: values.ndim], values) for name, values in points.items()}
+        )
+        return trace
+
+    def sample_model(self, model: Any, seed: int, starts: Array | None = None) -> Any:
+        """Return nutpie's DataTree for a PyMC model; every draw is there and finite.
+
+        `starts` (n, free variables) are points on the real line, in the order of the model's variables, of which each
+        chain takes one; without them the chains start around the model's initial point.
+
+        Raises
+        ------
+        InitError
+            When no starting point has a finite log-density.
+        SamplingInterrupted
+            When sampling stopped early; `partial` holds the draws so far.
+        SamplingError
+            When draws are missing or not finite.
+        """
+        self._check_start(model)
+        with _quiet():
+            return self._blocks(_prepared(model), starts, self.tune, seed)
+
+    def sample_target(self, target: "Target", seed: int, starts: Array) -> Any:
+        """Return nutpie's DataTree for a compiled target, in coordinates that the warm-up learns.
+
+        `starts` (n, parameters) are points on the real line of which each chain takes one. Raises as `sample_model`.
+        """
+        from uqms.calibration.warmup import learned, nutpie_model
+
+        if not any(np.isfinite(target.evaluate(point)[0]) for point in starts):
+            raise InitError(
+                "The log-density of ['observations'] is not finite at any starting point. Check that observations and "
+                "noise have the scale of the simulator's output."
             )
+        settings = {"chains": self.chains, "cores": self.cores, "target_accept": self.target_accept}
+        with _quiet():
+            with _readable():
+                target, starts, tune = learned(target, self.tune, settings, seed, starts)
+            return self._blocks(partial(nutpie_model, target), starts, tune, seed)
+
+    def _blocks(self, prepare: Callable[[Any], Any], starts: Array | None, tune: int, seed: int) -> Any:
+        """Sample one block, and others while there are too few effective draws."""
+        trace, count = self._block(prepare(starts), tune, seed), 1
+        while self.ess is not None and worst_ess(_without_line(trace)["posterior"].dataset) < self.ess:
+            if count == MOST_BLOCKS:
+                warnings.warn(
+                    f"NUTS: {count} blocks of {self.draws} draws did not reach {self.ess} effective draws. Raise "
+                    "NUTS(draws=...), and look at the verdict.",
+                    ConvergenceWarning,
+                    stacklevel=5,
+                )
+                break
+            more = self._block(prepare(_line(trace)), min(self.tune, RESTART), (seed + 100 + count) % 2**31)
+            trace, count = _joined(trace, more), count + 1
         return _without_line(trace)
 
-    def _sample(self, compiled: Any, tune: int, seed: int) -> Any:
+    def _block(self, compiled: Any, tune: int, seed: int) -> Any:
         import nutpie
 
         with _readable():
-            return nutpie.sample(
+            trace = nutpie.sample(
                 compiled,
                 draws=self.draws,
                 tune=tune,
@@ -161,13 +185,8 @@ class NUTS:
                 save_warmup=False,
                 **({} if self.ess is None else {"store_unconstrained": True}),
             )
-
-    def _check_target(self, target: Any, starts: Array) -> None:
-        if not any(np.isfinite(target.evaluate(point)[0]) for point in starts):
-            raise InitError(
-                "The log-density of ['observations'] is not finite at any starting point. Check that observations and "
-                "noise have the scale of the simulator's output."
-            )
+        self._check_draws(trace)
+        return trace
 
     def _check_start(self, model: Any) -> None:
         import pytensor
@@ -204,6 +223,15 @@ class NUTS:
 
 
 @contextmanager
+def _quiet() -> Iterator[None]:
+    """Hide that nutpie sets options of PyTensor which newer releases have renamed; nothing that a user could act on."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        yield
+
+
+@contextmanager
 def _readable() -> Iterator[None]:
     """Turn what nutpie raises into errors that say what to do."""
     try:
@@ -220,13 +248,6 @@ def _readable() -> Iterator[None]:
             f"The sampler found no starting point with a finite log-density ({error}). Check that observations "
             "and noise have the scale of the simulator's output."
         ) from error
-
-
-def _mapped(target: Any) -> Callable[[Any], Any]:
-    """Return what gives starts to a compiled target."""
-    from uqms.calibration.warmup import nutpie_model
-
-    return partial(nutpie_model, target)
 
 
 def _prepared(model: Any) -> Callable[[Array | None], Any]:
@@ -253,10 +274,6 @@ def pick(starts: Array) -> Callable[[Any], Array]:
     return start
 
 
-def _inferred(trace: Any) -> Any:
-    return _without_line(trace)["posterior"].dataset
-
-
 def _line(trace: Any) -> Array:
     """Return all draws (n, P) on the real line: any of them starts a chain in the middle of the posterior."""
     posterior, stats = trace["posterior"].dataset, trace["sample_stats"].dataset
@@ -266,8 +283,6 @@ def _line(trace: Any) -> Array:
 
 def _joined(trace: Any, more: Any) -> Any:
     """Return the draws of both, one after the other in each chain."""
-    import xarray as xr
-
     parts = {}
     for name in ("posterior", "sample_stats"):
         one, other = trace[name].dataset, more[name].dataset
@@ -282,6 +297,4 @@ def _without_line(trace: Any) -> Any:
     posterior = trace["posterior"].dataset
     if LINE not in posterior:
         return trace
-    import xarray as xr
-
     return trace.assign({"posterior": xr.DataTree(posterior[[name for name in posterior.data_vars if name != LINE]])})

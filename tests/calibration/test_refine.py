@@ -1,0 +1,222 @@
+"""Proposed points and boxes against formulas and brute force, and rounds of refinement against quadrature."""
+
+import json
+
+import numpy as np
+import pytest
+import xarray as xr
+from calibration.gridded import grid_of, log_prior, moments, posterior_of, sampled, weights_of
+from calibration.problems import given_surrogate, linear_surrogate, replicates
+
+import uqms as uq
+from uqms.calibration.refinement import _metric, _widened, far_apart
+from uqms.errors import ConvergenceWarning, ExtrapolationError, InputError
+from uqms.surrogates import GaussianProcessSurrogate
+
+NOISE = uq.GaussianNoise(sd=0.05)
+FITTED = uq.GaussianProcess(hyperparameters="point")
+
+
+def line(space: uq.ParameterSpace | None = None) -> GaussianProcessSurrogate:
+    """Return a surrogate of two parameters on the unit square whose scores are a + b."""
+    x = np.random.default_rng(0).random((12, 2))
+    return given_surrogate(x, x.sum(axis=1, keepdims=True), ell=2.0, names=("a", "b"), space=space)
+
+
+def calibration(surrogate: GaussianProcessSurrogate, value: float = 1.0, **settings: str) -> uq.Calibration:
+    """Return the calibration to one number."""
+    return uq.Calibration(surrogate, xr.DataArray(value, name="y"), NOISE, **settings)  # type: ignore[arg-type]
+
+
+def normal_posterior(space: uq.ParameterSpace | None = None, low: float = 0.0) -> uq.Posterior:
+    """Return normal draws: `a` narrow (sd 0.02 around 0.5), `b` wide."""
+    rng = np.random.default_rng(1)
+    theta = {"a": 0.5 + 0.02 * rng.standard_normal(4000), "b": low + (1.0 - low) * rng.random(4000)}
+    return posterior_of(calibration(line(space)), theta)
+
+
+# ----------------------------------------------------------------------------------------------------------- the design
+def test_a_design_that_run_takes() -> None:
+    posterior = normal_posterior()
+    design = uq.refine(posterior, 25, rng=3)
+    assert dict(design.sizes) == {"run": 25}
+    box = uq.ensemble.get_box(design)
+    assert box.contains(uq.ensemble.input_array(design)).all()
+    recipe = json.loads(design.attrs["design"])
+    assert (recipe["method"], recipe["n"], recipe["widen"]) == ("refine", 25, 1.5)
+    simulator = uq.FunctionSimulator(lambda a, b: {"y": a + b}, outputs={"y": ()})
+    runs = uq.run(simulator, design, workers=0)
+    assert json.loads(FITTED.fit(runs).attrs["design"])["method"] == "refine"
+    assert uq.refine(posterior, 25, rng=3).identical(design)
+    assert not np.array_equal(uq.refine(posterior, 25, rng=4)["a"], design["a"])
+
+
+def test_the_box_is_small_where_the_posterior_is_narrow_only() -> None:
+    posterior = normal_posterior()
+    box = uq.ensemble.get_box(uq.refine(posterior, 20, widen=2.0, rng=1))
+    low, middle, high = np.quantile(posterior.draws["a"].values, [0.001, 0.5, 0.999])
+    assert box.lower[0] == pytest.approx(middle + 2.0 * (low - middle), rel=1e-12)
+    assert box.upper[0] == pytest.approx(middle + 2.0 * (high - middle), rel=1e-12)
+    assert box.hard[0] == (False, False)
+    assert (box.lower[1], box.upper[1], box.hard[1]) == (0.0, 1.0, (True, True))  # the end of the prior
+
+
+def test_the_box_grows_where_the_posterior_leans_on_an_end_that_is_not_the_priors() -> None:
+    space = uq.ParameterSpace(a=uq.Normal(0.5, 0.1), b=uq.Normal(0.5, 0.1))
+    box = uq.ensemble.get_box(uq.refine(normal_posterior(space, low=0.3), 20, rng=1))
+    # uniform on (0.3, 1): median 0.65, 99.9 % quantile 0.9993; 1.5 times as far is 1.174 and 0.126
+    assert box.upper[1] == pytest.approx(0.65 + 1.5 * 0.3493, abs=0.02)
+    assert box.lower[1] == 0.0  # wide: the former range stays
+    assert box.hard[1] == (False, False)
+
+
+def test_points_are_in_the_box_of_a_prior_that_ends() -> None:
+    space = uq.ParameterSpace(a=uq.Uniform(0.49, 1.0), b=uq.Uniform(0.0, 1.0))
+    box = uq.ensemble.get_box(uq.refine(normal_posterior(space), 20, rng=1))
+    assert (box.lower[0], box.hard[0]) == (0.49, (True, False))
+
+
+def test_widened_candidates_have_the_covariance_asked_for() -> None:
+    rng = np.random.default_rng(5)
+    covariance = np.array([[4.0, 3.0], [3.0, 4.0]]) * 1e-4
+    u = 0.5 + rng.standard_normal((20_000, 2)) @ np.linalg.cholesky(covariance).T
+    found = np.cov(_widened(u, 2.0, 40_000, rng).T)
+    # relative Monte Carlo error of a variance: sqrt(2 / 20 000) = 0.01
+    assert np.allclose(found, 4.0 * covariance, rtol=0.05)
+    assert np.allclose(np.cov((u @ _metric(u)).T), np.eye(2), atol=1e-5)
+
+
+def test_points_lie_as_far_apart_as_brute_force_puts_them() -> None:
+    rng = np.random.default_rng(6)
+    points, known = rng.random((200, 3)), rng.random((70, 3))
+    chosen = far_apart(points, known, 12)
+    there = list(known)
+    for index in chosen:
+        nearest = [min(np.sum((point - one) ** 2) for one in there) for point in points]
+        assert nearest[index] == pytest.approx(max(nearest))
+        there.append(points[index])
+    assert len(set(chosen)) == 12
+    assert len(set(far_apart(points, np.empty((0, 3)), 12))) == 12
+
+
+def test_points_keep_away_from_each_other_and_from_runs_more_than_draws_do() -> None:
+    posterior = normal_posterior()
+    design = uq.refine(posterior, 40, rng=1)
+    u = uq.ensemble.get_box(design).to_unit(uq.ensemble.input_array(design))
+    by_chance = np.random.default_rng(0).random((40, 2))
+
+    def closest(points: np.ndarray) -> float:
+        gap = np.sqrt(np.sum((points[:, None] - points) ** 2, axis=2))
+        return float(gap[~np.eye(len(points), dtype=bool)].min())
+
+    assert closest(u) > 4.0 * closest(by_chance)
+
+
+def test_every_observed_condition_gets_its_share() -> None:
+    data = replicates(np.array([[0.1, 0.2], [0.3, 0.1], [0.2, 0.2]]), np.array([0.1, 0.5, 0.9]))
+    problem = uq.Calibration(linear_surrogate(1.0, 0.5), data, NOISE)
+    posterior = sampled(problem, 400, seed=1)
+    design = uq.refine(posterior, 30, rng=1)
+    values, counts = np.unique(design["x"].values, return_counts=True)
+    assert np.allclose(values, [0.1, 0.5, 0.9])
+    assert (counts == 10).all()
+    box = uq.ensemble.get_box(design)
+    assert (box.lower[box.names.index("x")], box.upper[box.names.index("x")]) == (0.0, 1.0)
+    with pytest.raises(InputError, match="n is 2; give a whole number of at least 3, one point for each"):
+        uq.refine(posterior, 2)
+
+
+def test_wrong_arguments_and_chains_that_disagree() -> None:
+    posterior = normal_posterior()
+    for n in (0, -3, 2.5, True):
+        with pytest.raises(InputError, match="refine: n is"):
+            uq.refine(posterior, n)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"widen is 0.5; give a number of at least 1"):
+        uq.refine(posterior, 10, widen=0.5)
+    draws = {name: posterior.draws[name].values.ravel() for name in ("a", "b")}
+    bad = posterior_of(posterior.problem, draws, r_hat=1.5)
+    with pytest.warns(ConvergenceWarning, match="may miss a part of the posterior"):
+        uq.refine(bad, 10, rng=1)
+
+
+# ------------------------------------------------------------------------------------------------- a refined surrogate
+def test_a_small_box_is_an_error_unless_it_was_refined() -> None:
+    surrogate = line(uq.ParameterSpace(a=uq.Normal(0.5, 1.0), b=uq.Normal(0.5, 1.0)))
+    with pytest.raises(ExtrapolationError, match="outside='refined' where uq.refine made the box"):
+        calibration(surrogate)
+    with pytest.raises(InputError, match="only then an earlier posterior tells"):
+        calibration(surrogate, outside="refined")
+    attrs = {**surrogate.attrs, "design": json.dumps({"method": "refine"})}
+    refined = GaussianProcessSurrogate(surrogate.domain, surrogate.process, surrogate.bases, attrs)
+    problem = calibration(refined, outside="refined")
+    assert problem.limits("a") == (0.0, 1.0)
+    # at most 2 % of uniform draws lie within 2 % of an end: allowed is 1 %
+    rng = np.random.default_rng(2)
+    theta = {"a": 0.5 + 0.01 * rng.standard_normal(4000), "b": rng.random(4000)}
+    assert posterior_of(problem, theta).verdict["edge of the design box"].status == "fail"
+    theta["b"] = 0.1 + 0.8 * theta["b"]
+    assert posterior_of(problem, theta).verdict["edge of the design box"].status == "pass"
+
+
+def bend(a: np.ndarray, b: np.ndarray) -> dict[str, np.ndarray]:
+    """Two outputs whose posterior is narrow and bent."""
+    return {"y": np.exp(1.5 * a) * np.sin(4.0 * b) + b, "z": np.cos(3.0 * a) * np.exp(b)}
+
+
+def test_two_rounds_find_a_posterior_that_one_design_of_as_many_runs_does_not() -> None:
+    space = uq.ParameterSpace(a=uq.Uniform(-1.0, 1.0), b=uq.Normal(0.5, 0.3))
+    exact = bend(np.array(0.35), np.array(0.62))
+    noise = uq.GaussianNoise(sd=0.01)
+    data = uq.Observations.concat(
+        [uq.Observations.from_xarray(xr.DataArray(float(value), name=name)) for name, value in exact.items()]
+    )
+
+    def simulated(design: xr.Dataset) -> xr.Dataset:
+        return uq.ensemble.build(design, bend(design["a"].values, design["b"].values))
+
+    def solved(runs: xr.Dataset, outside: str) -> uq.Posterior:
+        surrogate = FITTED.fit(uq.ensemble.inside(runs))
+        return sampled(uq.Calibration(surrogate, data, {"y": noise, "z": noise}, outside=outside), 4000, 1)  # type: ignore[arg-type]
+
+    runs = simulated(uq.sobol(space, 20, rng=1))
+    first = posterior = solved(runs, "error")
+    assert uq.another_round(first)
+    assert first.verdict["surrogate error"].status == "warn"
+    rounds: list[uq.Posterior] = [first]
+    for seed in (1, 2, 3):
+        runs = uq.ensemble.combine(runs, simulated(uq.refine(posterior, 12, rng=seed)))
+        posterior = solved(runs, "refined")
+        rounds.append(posterior)
+        if not uq.another_round(posterior, rounds[-2]):
+            break
+    assert len(rounds) <= 4
+    assert not uq.another_round(posterior, rounds[-2])
+    # the exact posterior by quadrature in the last box, which holds all of it
+    grid = grid_of(posterior.problem, 300)
+    values = bend(grid["a"], grid["b"])
+    log_density = log_prior(posterior.problem, grid)
+    for name, value in exact.items():
+        log_density = log_density - 0.5 * ((values[name] - value) / 0.01) ** 2
+    truth = moments(grid, weights_of(log_density))
+    once = solved(simulated(uq.sobol(space, runs.sizes["run"], rng=1)), "error")
+    for name, (mean, sd) in truth.items():
+        draws = posterior.draws[name].values
+        assert abs(draws.mean() - mean) < 0.1 * sd + 4.0 * sd / np.sqrt(4000)
+        assert draws.std() / sd == pytest.approx(1.0, abs=0.15)
+    assert float(once.surrogate_share.to_array().max()) > 0.5
+
+
+def test_whether_another_round_is_needed() -> None:
+    posterior = normal_posterior()
+    found = uq.another_round(posterior)
+    assert found.share == pytest.approx(float(posterior.surrogate_share.to_array().max()))
+    assert np.isnan(found.moved)
+    draws = {name: posterior.draws[name].values.ravel() for name in ("a", "b")}
+    moved = posterior_of(posterior.problem, {**draws, "a": draws["a"] + 0.02})
+    found = uq.another_round(posterior, moved)
+    assert found.moved == pytest.approx(0.02 / draws["a"].std(), rel=1e-9)
+    assert found
+    assert "a moved by 1.0" in str(found)
+    assert not uq.another_round(posterior, posterior, share=1.0)
+    with pytest.raises(InputError, match="share is 0; give a number above zero"):
+        uq.another_round(posterior, share=0)

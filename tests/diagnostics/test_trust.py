@@ -1,0 +1,183 @@
+"""The verdict's confusion table in short, and the closed forms behind its newer checks."""
+
+import numpy as np
+import pytest
+import xarray as xr
+from _pathologies import PATHOLOGIES
+from diagnostics.problems_of_trust import exact_draws, given_posterior, linear_problem
+from scipy.stats import chi2, kstest, norm
+
+import uqms as uq
+from uqms.calibration import computation, misfit
+from uqms.calibration.answer import power_scaling
+from uqms.calibration.posterior import SummaryTable
+from uqms.calibration.verdict import fisher_information
+from uqms.errors import ConvergenceWarning
+from uqms.surrogates.local import local_errors
+
+JACOBIAN = np.column_stack([np.ones(8), np.linspace(-1.0, 1.0, 8)])
+SD = 0.4
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", [name for name in PATHOLOGIES if name != "funnel"])
+def test_a_pathology_raises_its_flag(name: str) -> None:
+    function, wanted = PATHOLOGIES[name]
+    found = function(3)
+    assert set(found.flags) & set(wanted), found.text
+
+
+# --- computation ----------------------------------------------------------------------------------------------------
+
+
+def test_e_bfmi_is_that_of_arviz(rng: np.random.Generator) -> None:
+    import arviz_stats
+
+    energy = np.cumsum(0.3 * rng.standard_normal((3, 400)), axis=1)
+    check = computation.check_energy(energy)
+    wanted = arviz_stats.bfmi(xr.Dataset({"energy": (("chain", "draw"), energy)}))["energy"].min()
+    assert check.value == pytest.approx(float(wanted), rel=0.02)
+    assert check.status == "warn"
+    assert computation.check_energy(rng.standard_normal((3, 400))).status == "pass"
+
+
+@pytest.mark.parametrize(("share", "status"), [(0.0, "pass"), (0.01, "pass"), (0.02, "warn")])
+def test_trajectories_that_were_cut_off(share: float, status: str) -> None:
+    assert computation.check_depth(share).status == status
+
+
+@pytest.mark.parametrize(("mcse", "status"), [(0.05, "pass"), (0.06, "note"), (np.nan, "note")])
+def test_monte_carlo_error_is_a_note(mcse: float, status: str) -> None:
+    assert computation.check_monte_carlo_error({"a": mcse, "b": 0.01}).status == status
+
+
+def test_a_mode_that_no_chain_visited_is_told(rng: np.random.Generator) -> None:
+    def density(x: np.ndarray) -> np.ndarray:
+        return np.asarray(np.logaddexp(norm.logpdf(x[:, 0], -5.0), norm.logpdf(x[:, 0], 5.0)))
+
+    one = rng.standard_normal((2000, 1)) - 5.0
+    side = np.where(rng.random(64) < 0.2, 5.0, -5.0)[:, None]
+    starts = rng.standard_normal((64, 1)) + side
+    check = computation.check_modes(one, density(one), starts, density(starts))
+    assert check.status == "warn"
+    assert check.value == pytest.approx(np.mean(side > 0), abs=0.02)
+    both = np.vstack([one[:1000], one[:1000] + 10.0])
+    assert computation.check_modes(both, density(both), starts, density(starts)).status == "pass"
+    far = rng.standard_normal((64, 1)) + 30.0  # where there is no mass
+    assert computation.check_modes(one, density(one), far, density(far)).status == "pass"
+
+
+def test_a_table_prints_no_digits_that_draws_do_not_support() -> None:
+    row = {"mean": 1.23456, "sd": 0.5, "2.5%": 0.3456, "97.5%": 2.3456, "r_hat": 1.0012, "unit": "h"}
+    few, many = (str(SummaryTable([row | {"mcse": mcse}], index=["k"])) for mcse in (0.04, 0.02))
+    assert few.split("\n")[1].split() == ["k", "1.2", "0.5", "0.3", "2.3", "1.001", "h", "0.04"]
+    assert many.split("\n")[1].split() == ["k", "1.235", "0.5", "0.3456", "2.346", "1.001", "h", "0.02"]
+
+
+# --- model ----------------------------------------------------------------------------------------------------------
+
+
+def misfit_p(truth: np.ndarray, scale: float, rng: np.random.Generator) -> float:
+    data = JACOBIAN @ truth + scale * SD * rng.standard_normal(8)
+    problem = linear_problem(JACOBIAN, data, SD)
+    draws = exact_draws(JACOBIAN, data, SD, 100, rng)
+    theta, h = dict(zip("ab", draws.T, strict=True)), np.zeros(100, dtype=np.int64)
+    return misfit.check_misfit(problem, theta, h, fisher_information(problem, theta, h)).value
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_misfit_has_its_level_and_power(rng: np.random.Generator) -> None:
+    """With data from the model p is close to uniform, a little towards the middle; with twice the noise it is small."""
+    levels = np.array([misfit_p(rng.standard_normal(2), 1.0, rng) for _ in range(60)])
+    assert np.mean(levels < 0.005) <= 0.02
+    assert np.mean(levels < 0.1) < 0.22
+    assert kstest(levels, "uniform").statistic < 0.22
+    off = np.array([misfit_p(rng.standard_normal(2), 2.5, rng) for _ in range(15)])
+    assert np.mean(off < 0.005) > 0.6
+
+
+def test_the_law_of_the_distance_is_that_of_residuals(rng: np.random.Generator) -> None:
+    information = (JACOBIAN.T @ JACOBIAN / SD**2)[None]
+    null, excess = misfit._null_distances(8, information)
+    inverse = np.linalg.inv(information[0] + np.eye(2))
+    truth = rng.standard_normal((20_000, 2))
+    data = truth @ JACOBIAN.T + SD * rng.standard_normal((20_000, 8))
+    residual = data - data @ JACOBIAN @ inverse @ JACOBIAN.T / SD**2
+    found = np.sort(np.sum(residual**2, axis=1) / SD**2)
+    for i in (2000, 10_000, 19_000):
+        mcse = np.sqrt(2.0 * i * (20_000 - i) / 20_000**3) / chi2.pdf(found[i], 6)
+        assert null[i] == pytest.approx(found[i], abs=4.0 * mcse)
+    assert excess == pytest.approx(np.trace(information[0] @ inverse), rel=1e-9)
+    assert null.mean() == pytest.approx(chi2.mean(6), rel=0.05)
+
+
+def test_left_out_errors_follow_their_law_and_a_wrong_scale_is_told() -> None:
+    """Draws of the process itself: p is uniform. With scores five times as large as the surrogate says it is small."""
+    from calibration.problems import given_surrogate, matern52
+
+    rng = np.random.default_rng(5)
+    x = np.linspace(0.0, 1.0, 20)[:, None]
+    root = np.linalg.cholesky(matern52(x - x.T, 0.4) + 1e-12 * np.eye(20))
+    near, scores = np.arange(5, 15), np.zeros(1, dtype=np.int64)
+    found = [local_errors(given_surrogate(x, root @ rng.standard_normal((20, 1))), near, scores) for _ in range(200)]
+    assert kstest([one.p for one in found], "uniform").pvalue > 0.001
+    assert np.mean([one.ratio for one in found]) == pytest.approx(1.0, abs=5.0 * np.sqrt(0.2 / 200))
+    wrong = local_errors(given_surrogate(x, 5.0 * root @ rng.standard_normal((20, 1))), near, scores)
+    assert wrong.p < 1e-3
+    assert wrong.ratio > 5.0
+
+
+# --- answer ---------------------------------------------------------------------------------------------------------
+
+
+def test_fisher_information_of_a_linear_problem_is_exact(rng: np.random.Generator) -> None:
+    problem = linear_problem(JACOBIAN, rng.standard_normal(8), SD, error=0.3)
+    theta = {name: rng.standard_normal(3) for name in "ab"}
+    found = fisher_information(problem, theta, np.zeros(3, dtype=np.int64))
+    wanted = JACOBIAN.T @ JACOBIAN / (SD**2 + 0.09)
+    assert found == pytest.approx(np.tile(wanted, (3, 1, 1)), rel=0.05)  # the prior's sd is that of 4000 draws
+
+
+def test_power_scaling_of_a_conjugate_normal(rng: np.random.Generator) -> None:
+    """Prior N(0, 1), data of the same weight: both matter alike. A flat prior matters nothing."""
+    theta = rng.normal(0.5, np.sqrt(0.5), 4000)
+    prior, likelihood = norm.logpdf(theta), norm.logpdf(theta, 1.0)
+    found = power_scaling({"a": theta}, prior, likelihood, (4, 1000))["a"]
+    import arviz_stats
+
+    dims = ("chain", "draw")
+    groups = {"posterior": theta, "log_prior": prior, "log_likelihood": likelihood}
+    tree = xr.DataTree.from_dict({k: xr.Dataset({"a": (dims, v.reshape(4, 1000))}) for k, v in groups.items()})
+    for group in ("prior", "likelihood"):
+        wanted = float(arviz_stats.psense(tree, group=group)["a"])
+        assert getattr(found, group) == pytest.approx(wanted, rel=0.02)
+    assert found.prior == pytest.approx(found.likelihood, rel=0.3)
+    assert found.prior > 0.05
+    assert power_scaling({"a": theta}, np.zeros(4000), likelihood, (4, 1000))["a"].prior == 0.0
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_the_data_say_nothing_of_is_told_and_what_they_know_is_not(rng: np.random.Generator) -> None:
+    jacobian = JACOBIAN * np.array([1.0, 0.02])
+    data = jacobian @ np.array([0.5, 0.3]) + SD * rng.standard_normal(8)
+    verdict = given_posterior(linear_problem(jacobian, data, SD), exact_draws(jacobian, data, SD, 2000, rng)).verdict
+    assert verdict["prior-dominated"].status == "warn"
+    assert "next to nothing of b:" in verdict["prior-dominated"].remedy
+    assert verdict["confounded"].status == "pass"
+    data = JACOBIAN @ np.array([0.5, 0.3]) + SD * rng.standard_normal(8)
+    verdict = given_posterior(linear_problem(JACOBIAN, data, SD), exact_draws(JACOBIAN, data, SD, 4000, rng)).verdict
+    assert verdict.status == "pass", str(verdict)
+    assert verdict.warnings == ()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_prior_that_data_contradict_is_told(rng: np.random.Generator) -> None:
+    data = JACOBIAN @ np.array([4.5, 0.0]) + SD * rng.standard_normal(8)
+    verdict = given_posterior(linear_problem(JACOBIAN, data, SD), exact_draws(JACOBIAN, data, SD, 4000, rng)).verdict
+    assert verdict["prior sensitivity"].status == "warn"
+    assert "disagree about a" in verdict["prior sensitivity"].remedy
+
+
+def test_one_chain_is_warned_of_at_once() -> None:
+    with pytest.warns(ConvergenceWarning):
+        uq.NUTS(chains=1)

@@ -1,0 +1,89 @@
+"""The Gaussian likelihood of a simulator that is used directly: without scores' errors it costs a sum over the cells.
+
+Letters as in `_marginal`; C = R has noise and the error of interpolation between coordinates only, which is zero where
+measurements were made at simulated coordinates. `test_direct` holds it equal to `_marginal` with S = 0.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from uqms._typing import Array
+from uqms.calibration.likelihood import Cells, by_experiment
+
+if TYPE_CHECKING:
+    from uqms.calibration.problem import Calibration
+
+__all__ = ["cell_means", "expression", "terms"]
+
+LOG_TWO_PI = float(np.log(2.0 * np.pi))
+CHUNK = 2_000_000  # numbers in one block
+
+
+def picked(cells: Cells) -> Array | None:
+    """Return the score (N,) that each cell is, or None when some cell is a combination of several."""
+    if (
+        cells.offset.any()
+        or not ((np.count_nonzero(cells.basis, axis=1) == 1) & (cells.basis.max(axis=1) == 1.0)).all()
+    ):
+        return None
+    return np.asarray(cells.basis.argmax(axis=1))
+
+
+def cell_means(cells: Cells, mean: Any) -> Any:
+    """Return the prediction of every cell (..., N) from scores (..., K, q), arrays or tensors."""
+    place = picked(cells)
+    if place is not None:
+        return mean[..., cells.experiment, place]
+    return cells.offset + (mean[..., cells.experiment, :] * cells.basis).sum(axis=-1)
+
+
+def terms(problem: "Calibration", theta: Mapping[str, Array]) -> Iterator[tuple[Array, Array, Array, Array]]:
+    """Yield what `Calibration.log_likelihood_terms` does; where the simulator fails, the log-likelihood is -inf."""
+    cells, surrogate = problem.cells, problem.surrogate
+    factor, row = by_experiment(cells.truncation, cells.experiment), cells.row_cell
+    weight, zbar = cells.weight, cells.cell_mean
+    count = np.bincount(row, minlength=len(zbar))
+    squares = np.bincount(row, (cells.z - zbar[row]) ** 2 / cells.row_variance, minlength=len(zbar))
+    constant = -0.5 * (len(row) * LOG_TWO_PI + np.log(cells.row_variance).sum() + np.log(weight).sum())
+    total = len(next(iter(theta.values())))
+    size = max(1, CHUNK // max(cells.experiments * cells.basis.shape[1], len(zbar) * max(1, factor.shape[1])))
+    for start in range(0, total, size):
+        now = {name: values[start : start + size] for name, values in theta.items()}
+        predicted = cell_means(cells, surrogate.scores(problem.unit_inputs(now)).mean[0])
+        sigma = np.ascontiguousarray(problem.noise.values(now, (len(predicted),)))
+        variance = sigma[:, cells.group] ** 2
+        alpha, precision = (zbar - predicted) * weight / variance, weight / variance
+        quadratic = np.sum((zbar - predicted) * alpha, axis=1)
+        log_det = np.sum(np.log(variance / weight), axis=1)
+        if factor.shape[1]:
+            scaled = factor * precision[:, :, None]  # D^-1 E
+            inner = np.eye(factor.shape[1]) + factor.T @ scaled
+            lower = np.linalg.cholesky(inner)
+            half = np.linalg.solve(lower, scaled.transpose(0, 2, 1))
+            projected = np.einsum("stn,sn->st", half, zbar - predicted)
+            quadratic -= np.sum(projected**2, axis=1)
+            alpha = alpha - np.einsum("stn,st->sn", half, projected)
+            precision = precision - np.sum(half**2, axis=1)
+            log_det += 2.0 * np.sum(np.log(np.diagonal(lower, axis1=1, axis2=2)), axis=1)
+        replicates = np.sum(0.5 * (count - 1) * np.log(variance) + 0.5 * squares / variance, axis=1)
+        value = constant - replicates - 0.5 * (log_det + quadratic)
+        yield sigma, np.where(np.isnan(predicted).any(axis=1), -np.inf, value)[None], alpha[None], precision[None]
+
+
+def expression(cells: Cells, mean: Any, sigma: Any, z: Any) -> Any:
+    """Return the log-likelihood of rows z (R,) as a PyTensor expression of scores (K, q) and noise sds (groups,)."""
+    import pytensor.tensor as pt
+
+    row = cells.row_cell
+    residual = z - cell_means(cells, mean)[row]
+    precision = 1.0 / (sigma[cells.group[row]] ** 2 * cells.row_variance)
+    total = 0.5 * pt.sum(pt.log(precision) - residual**2 * precision) - 0.5 * len(row) * LOG_TWO_PI
+    factor = by_experiment(cells.truncation, cells.experiment)[row]
+    if factor.shape[1]:
+        inner = np.eye(factor.shape[1]) + pt.dot(factor.T, precision[:, None] * factor)
+        lower = pt.linalg.cholesky(inner)
+        projected = pt.linalg.solve_triangular(lower, pt.dot(factor.T, precision * residual), lower=True)
+        total += 0.5 * pt.sum(projected**2) - pt.sum(pt.log(pt.diag(lower)))
+    return pt.switch(pt.isnan(total), -np.inf, total)

@@ -1,0 +1,235 @@
+"""Checks of the answer: what data and prior each contributed, and whether the parameters can be told apart.
+
+==========  ===================================================================  ===========
+symbol      meaning                                                              shape
+==========  ===================================================================  ===========
+I           Fisher information J' C^-1 J, parameters in units of their prior sd  (s, d, d)
+lambda      eigenvalues of I: variance of the prior over that of the data        (s, d)
+=========== ==================================================================== ===========
+
+They say something about the answer, not about the computation: an interval may be computed exactly and be the prior's.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import xarray as xr
+
+from uqms._typing import Array
+from uqms.calibration.checks import Check, Sampled, Status
+from uqms.calibration.problem import Calibration
+
+__all__ = [
+    "Sensitivity",
+    "check_answer",
+    "check_prior_mass",
+    "confounding",
+    "contraction",
+    "log_priors",
+    "on_model_scale",
+    "power_scaling",
+]
+
+CONTRACTION, SHIFT = 0.1, 0.2
+CONFOUNDED = 0.95
+SENSITIVITY = 0.05
+POWERS = (0.99, 1.01)
+IN_TAIL = 1e-3
+MASS_CUT = 0.01
+OUTSIDE, OUTSIDE_FAIL = 0.01, 0.05
+PRIOR_DRAWS = 4000
+
+
+def on_model_scale(problem: Calibration, theta: Mapping[str, Array]) -> dict[str, Array]:
+    """Return every inferred quantity (S,) on a scale where relations are nearly linear.
+
+    Parameters as the surrogate takes them (unit cube; logarithms of positive ones), positive noise as logarithms.
+    """
+    box = problem.surrogate.domain
+    u = problem.unit_inputs({name: theta[name] for name in problem.parameters})[..., 0, :]
+    out = {name: u[..., box.names.index(name)] for name in problem.parameters}
+    for name, prior in problem.priors.items():
+        if name not in out:
+            positive = prior.support[0] >= 0
+            out[name] = np.log(np.maximum(theta[name], 1e-300)) if positive else np.asarray(theta[name])
+    return out
+
+
+def contraction(problem: Calibration, theta: Mapping[str, Array]) -> tuple[dict[str, float], dict[str, float]]:
+    """Return 1 - Var_post / Var_prior, and the Kolmogorov distance of posterior and prior, of every quantity."""
+    posterior = on_model_scale(problem, theta)
+    prior_theta = problem.prior_draws(PRIOR_DRAWS, 0)
+    prior = on_model_scale(problem, prior_theta)
+    contracted = {name: 1.0 - float(np.var(values) / np.var(prior[name])) for name, values in posterior.items()}
+    distance = {}
+    for name, law in problem.priors.items():
+        low, high = (float(law.cdf(end)) for end in problem.limits(name))
+        level = np.sort((law.cdf(theta[name]) - low) / (high - low))
+        steps = np.arange(len(level) + 1) / len(level)
+        distance[name] = float(max(np.max(steps[1:] - level), np.max(level - steps[:-1])))
+    return contracted, distance
+
+
+def confounding(
+    problem: Calibration, theta: Mapping[str, Array], information: Array
+) -> tuple[tuple[str, ...], Array, Array]:
+    """Return names, correlations of the posterior, and the mean size of local ones, both (p, p).
+
+    Two parameters of which only the product is known lie on a curved ridge, whose overall correlation is moderate;
+    locally, along the ridge, it is not. Local ones are those of the linearised problem around each of a few draws.
+    """
+    values = on_model_scale(problem, theta)
+    names = tuple(values)
+    stacked = np.stack(list(values.values()))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        overall = np.nan_to_num(np.atleast_2d(np.corrcoef(stacked)))
+    covariance = np.linalg.inv(information + np.eye(information.shape[-1]))
+    sd = np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
+    local = np.zeros_like(overall)
+    d = len(problem.parameters)
+    local[:d, :d] = np.mean(np.abs(covariance / (sd[:, :, None] * sd[:, None, :])), axis=0)
+    np.fill_diagonal(overall, 1.0)
+    np.fill_diagonal(local, 1.0)
+    return names, overall, local
+
+
+def log_priors(problem: Calibration, theta: Mapping[str, Array]) -> dict[str, Array]:
+    """Return the log prior density of every quantity, own units, conditioned as in the calibration."""
+    out = {}
+    for name, prior in problem.priors.items():
+        low, high = (float(prior.cdf(end)) for end in problem.limits(name))
+        out[name] = np.asarray(prior.log_density(theta[name])) - np.log(high - low)
+    return out
+
+
+@final
+@dataclass(frozen=True)
+class Sensitivity:
+    """Power-scaling sensitivities of one quantity: how fast its posterior moves with the weight of each part."""
+
+    prior: float
+    likelihood: float
+
+
+def power_scaling(
+    draws: Mapping[str, Array], log_prior: Array, log_likelihood: Array, shape: tuple[int, int]
+) -> dict[str, Sensitivity]:
+    """Return the sensitivity of every quantity to prior and likelihood raised to powers near one.
+
+    The likelihood is the joint one: leave-one-out terms do not add up to it where errors are shared.
+
+    References
+    ----------
+    Kallioinen et al. (2024), doi:10.1007/s11222-023-10366-5.
+    """
+    import arviz_stats  # noqa: F401 (gives datasets their `azstats`)
+
+    dims = ("chain", "draw")
+    posterior = xr.Dataset({name: (dims, np.reshape(values, shape)) for name, values in draws.items()})
+    found = {}
+    for kind, values in (("prior", log_prior), ("likelihood", log_likelihood)):
+        if np.ptp(values) < 1e-9:  # a uniform prior stays what it is at any power
+            found[kind] = dict.fromkeys(draws, 0.0)
+            continue
+        # At powers this close to one weights are nearly equal: there is no tail that would want Pareto smoothing.
+        lower, upper = (_weights((alpha - 1.0) * values).reshape(shape) for alpha in POWERS)
+        sensed = posterior.azstats.power_scale_sense(
+            lower_w=xr.DataArray(lower, dims=dims),
+            upper_w=xr.DataArray(upper, dims=dims),
+            lower_alpha=POWERS[0],
+            upper_alpha=POWERS[1],
+            sample_dims=list(dims),
+        )
+        found[kind] = {name: float(sensed[name]) for name in draws}
+    return {name: Sensitivity(found["prior"][name], found["likelihood"][name]) for name in draws}
+
+
+def _weights(log_weights: Array) -> Array:
+    weights = np.exp(log_weights - log_weights.max())
+    return np.asarray(weights / weights.sum())
+
+
+def check_answer(problem: Calibration, sampled: Sampled, information: Array) -> tuple[Check, ...]:
+    """Return the checks of what was learned; `information` (s, d, d) in units of the prior's sds."""
+    checks = [
+        _check_contraction(problem, sampled.theta),
+        _check_confounded(problem, sampled.theta, information),
+    ]
+    if sampled.log_likelihood is not None:
+        checks.append(_check_sensitivity(problem, sampled))
+    return tuple(checks)
+
+
+def _check_contraction(problem: Calibration, theta: Mapping[str, Array]) -> Check:
+    contracted, distance = contraction(problem, theta)
+    least = min(problem.parameters, key=lambda name: contracted[name])
+    # Two modes far apart have a large variance too, but are nowhere near the prior.
+    alike = [name for name in problem.parameters if contracted[name] < CONTRACTION and distance[name] < SHIFT]
+    status: Status = "warn" if alike else "pass"
+    message = f"least contraction {contracted[least]:.2f} ({least}), limit {CONTRACTION}"
+    names = ", ".join(alike)
+    remedy = (
+        f"The data say next to nothing of {names}: the interval is the prior's. Say so when you report it, measure "
+        "something that depends on it, or fix it."
+    )
+    return Check("prior-dominated", status, contracted[least], message, remedy)
+
+
+def _check_confounded(problem: Calibration, theta: Mapping[str, Array], information: Array) -> Check:
+    names, overall, local = confounding(problem, theta, information)
+    size = np.triu(np.maximum(np.abs(overall), local), 1)
+    first, second = np.unravel_index(int(np.argmax(size)), size.shape)
+    worst = float(size[first, second])
+    pairs = [f"{names[a]} and {names[b]}" for a, b in np.argwhere(size > CONFOUNDED)]
+    message = f"largest correlation {worst:.2f}" + (f" ({names[first]}, {names[second]})" if worst > 0 else "")
+    shown = "; ".join(pairs[:3]) + (f"; {len(pairs) - 3} more" if len(pairs) > 3 else "")
+    remedy = (
+        f"The data know a combination of {shown} far better than each: report it (derived=...), or measure what tells "
+        "them apart. uq.diagnostics.identifiability(posterior) says which combination."
+    )
+    return Check("confounded", "warn" if pairs else "pass", worst, message, remedy)
+
+
+def _check_sensitivity(problem: Calibration, sampled: Sampled) -> Check:
+    assert sampled.log_likelihood is not None
+    log_prior = np.sum(list(log_priors(problem, sampled.theta).values()), axis=0)
+    found = power_scaling(sampled.theta, log_prior, sampled.log_likelihood, sampled.shape)
+    worst = max(problem.parameters, key=lambda name: found[name].prior)
+    strength = found[worst].prior
+    level = {name: _level_in_prior(problem, name, sampled.theta[name]) for name in problem.parameters}
+    conflict = [name for name in problem.parameters if level[name] < IN_TAIL and found[name].prior > SENSITIVITY]
+    message = f"largest power-scaling sensitivity to the prior {strength:.2f} ({worst}), limit {SENSITIVITY}"
+    if conflict:
+        remedy = (
+            f"Prior and data disagree about {', '.join(conflict)}: the posterior lies in the outer 0.2 % of the prior. "
+            "Check units and the source of the prior; a wider one lets the data speak."
+        )
+        return Check("prior sensitivity", "warn", strength, message, remedy)
+    remedy = "Prior and data both shape the answer, as they should with few data: say which prior was used, and why."
+    return Check("prior sensitivity", "note" if strength > SENSITIVITY else "pass", strength, message, remedy)
+
+
+def _level_in_prior(problem: Calibration, name: str, values: Array) -> float:
+    """Return the prior probability beyond the posterior median, in its nearer tail."""
+    prior = problem.priors[name]
+    low, high = (float(prior.cdf(end)) for end in problem.limits(name))
+    level = (float(prior.cdf(float(np.median(values)))) - low) / (high - low)
+    return min(level, 1.0 - level)
+
+
+def check_prior_mass(problem: Calibration, theta: Mapping[str, Array]) -> Check:
+    """Mass of the prior that nothing was simulated for, and of the posterior when it was let out of the box."""
+    box = problem.surrogate.domain
+    columns = [box.names.index(name) for name in problem.parameters]
+    u = problem.unit_inputs({name: theta[name] for name in problem.parameters})[:, 0, columns]
+    outside = float(np.mean(np.any((u < 0.0) | (u > 1.0), axis=1)))
+    cut = problem.mass_cut
+    status: Status = "fail" if outside > OUTSIDE_FAIL else "warn" if outside > OUTSIDE or cut > MASS_CUT else "pass"
+    message = f"{cut:.2g} of the prior and {outside:.2g} of the posterior lie outside of the design box"
+    remedy = (
+        "Nothing was simulated there, and the surrogate returns to what it knew before any run: run a design over the "
+        "prior, or narrow the prior."
+    )
+    return Check("prior mass cut", status, max(cut, outside), message, remedy)

@@ -1,0 +1,177 @@
+"""Checks of the model: whether surrogate and noise, as they are said to be, explain runs and measurements.
+
+==========  ===================================================================  ===========
+symbol      meaning                                                              shape
+==========  ===================================================================  ===========
+r           cell means less prediction                                           (N,)
+C           covariance of the cell means: surrogate's error, truncation, noise   (N, N)
+T           r' C^-1 r, chi-square with N degrees of freedom at the true theta    ()
+lambda      eigenvalues of the Fisher information in units of the prior's sds    (d,)
+==========  ===================================================================  ===========
+
+At the posterior mean of a linear problem T is chi-square with N - d degrees of freedom plus sum_i chi-square_1 /
+(1 + lambda_i); over posterior draws it is larger by sum_i lambda_i / (1 + lambda_i) on average, which is taken off.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+from scipy.spatial.distance import cdist
+from scipy.stats import chi2
+
+from uqms._typing import Array, Ints
+from uqms.calibration.checks import Check, Status
+from uqms.calibration.density import draw_rows, row_terms, total
+from uqms.calibration.noise import NumPyFunctions
+from uqms.calibration.problem import Calibration
+from uqms.surrogates.gp import GaussianProcessSurrogate
+from uqms.surrogates.local import local_errors
+
+__all__ = ["check_misfit", "check_validation"]
+
+MISFIT_LEVEL, OVERFIT_LEVEL = 0.005, 0.001
+VALIDATION_LEVEL = 1e-3
+MATTERS = 0.1  # share of a parameter's variance, with the surrogate's error as large as the runs show
+NEAREST, AT_LEAST = 0.2, 10
+NULL_DRAWS = 20_000
+LEFT = 3.0  # degrees of freedom
+POINTS = 64
+REPLICATES = 8  # of the data, for each posterior draw
+
+
+def check_misfit(
+    problem: Calibration, theta: Mapping[str, Array], latents: Array, h: Ints, information: Array
+) -> Check:
+    """Compare T with its law, which knows how many parameters were fitted and what the prior held back.
+
+    Unknown noise adapts to any misfit unless replicates tell it, so the check is about noise that is known or repeated.
+    With replicates their scatter around the cell means is compared with the noise too.
+    """
+    if problem.form == "latent":
+        return _check_density(problem, theta, latents, h)
+    cells = problem.cells
+    distances, scatter = _distances(problem, theta, h)
+    null, excess = _null_distances(len(cells.offset), information)
+    at = np.searchsorted(null, distances - excess) / len(null)
+    levels, lows = [float(np.mean(1.0 - at))], [float(np.mean(at))]
+    freedom = len(cells.z) - len(cells.offset)
+    if freedom > 0:
+        levels.append(float(np.mean(chi2.sf(scatter, freedom))))
+        lows.append(float(np.mean(chi2.cdf(scatter, freedom))))
+    p = min(1.0, len(levels) * min(levels))
+    low = min(1.0, len(lows) * min(lows))
+    shown = max(p, 1.0 / len(null))
+    if p < MISFIT_LEVEL:
+        message = f"p = {shown:.2g}: the measurements are farther from the model than noise and surrogate explain"
+        remedy = (
+            "Look at uq.plots.predictive. A wrong unit or noise sd, an outlier, or a model that lacks something: then "
+            "add a discrepancy; the intervals are too narrow until it is found."
+        )
+        return Check("predictive misfit", "warn", p, message, remedy)
+    # With as many parameters as measurements the fit is close whatever the noise.
+    if low < OVERFIT_LEVEL and len(cells.offset) - excess >= LEFT:
+        message = f"p = {low:.2g}: the measurements are closer to the model than their noise allows"
+        remedy = "The noise sd is too large (a variance given as sd, or another unit), so intervals are too wide."
+        return Check("predictive misfit", "warn", p, message, remedy)
+    return Check("predictive misfit", "pass", p, f"p = {shown:.2g} that a right model fits worse")
+
+
+def _check_density(problem: Calibration, theta: Mapping[str, Array], latents: Array, h: Ints) -> Check:
+    """Compare the log-density of the data given the latents with that of data drawn from the same draws (Gelman et al.).
+
+    Posterior draws have seen the data, so the p-value is drawn towards one half: it warns late rather than wrongly.
+    Gelman, Meng & Stern (1996), Statistica Sinica 6:733.
+    """
+    cells, rng = problem.cells, np.random.default_rng(0)
+    phi = problem.noise.phi(theta, (len(h),))
+    y = problem.latent_outputs(problem.unit_inputs(theta), phi, latents)[0][h, np.arange(len(h))]
+    with np.errstate(all="ignore"):
+        own = total(row_terms(cells, problem.noise, y, phi, cells.z, NumPyFunctions), y.ndim)
+        below = []
+        for i in range(len(h)):
+            drawn = draw_rows(cells, problem.noise, np.repeat(y[i : i + 1], REPLICATES, 0), phi[[i] * REPLICATES], rng)
+            for values in drawn:
+                other = problem.with_values(values)
+                terms = row_terms(other.cells, problem.noise, y[i], phi[i], other.cells.z, NumPyFunctions)
+                below.append(total(terms, 1) <= own[i])
+    p = float(np.mean(below))
+    shown = max(p, 1.0 / len(below))
+    if p >= MISFIT_LEVEL:
+        return Check("predictive misfit", "pass", p, f"p = {shown:.2g} that a right model fits worse")
+    message = f"p = {shown:.2g}: the measurements are less likely than what the model itself would show"
+    remedy = (
+        "Look at uq.plots.predictive. A wrong unit, an outlier, noise that is too small, or a model that lacks "
+        "something: then add a discrepancy; the intervals are too narrow until it is found."
+    )
+    return Check("predictive misfit", "warn", p, message, remedy)
+
+
+def _distances(problem: Calibration, theta: Mapping[str, Array], h: Ints) -> tuple[Array, Array]:
+    """Return T, and the squared scatter of replicates in units of the noise, of each draw (s,)."""
+    cells = problem.cells
+    used = cells.used
+    basis, deviation = cells.basis[:, used], (cells.z - cells.cell_mean[cells.row_cell]) ** 2 / cells.row_variance
+    by_group = np.bincount(cells.group[cells.row_cell], deviation, minlength=int(cells.group.max()) + 1)
+    distances, scatter = [], []
+    start = 0
+    for sigma, _, alpha, _ in problem.log_likelihood_terms(theta):
+        rows = slice(start, start + len(sigma))
+        start += len(sigma)
+        at = np.arange(len(sigma))
+        mean = problem.surrogate.scores(problem.unit_inputs({k: v[rows] for k, v in theta.items()})).mean
+        mean = mean[h[rows], at][:, cells.experiment][..., used]
+        factors = np.ones(mean.shape[:2])
+        for output, place in problem.noise.factors.items():
+            factors[:, cells.output == output] += sigma[:, place, None]
+        residual = cells.cell_mean - factors * (cells.offset + np.einsum("snq,nq->sn", mean, basis))
+        distances.append(np.sum(residual * alpha[h[rows], at], axis=1))
+        scatter.append(np.sum(by_group / sigma[:, : len(by_group)] ** 2, axis=1))
+    return np.concatenate(distances), np.concatenate(scatter)
+
+
+def _null_distances(n: int, information: Array) -> tuple[Array, float]:
+    """Return sorted draws of T at the posterior mean, and what posterior draws have more on average."""
+    values = np.maximum(np.linalg.eigvalsh(information.mean(axis=0))[::-1][:n], 0.0)
+    rng = np.random.default_rng(0)
+    null = rng.chisquare(1.0, (NULL_DRAWS, len(values))) @ (1.0 / (1.0 + values))
+    if n > len(values):
+        null = null + rng.chisquare(n - len(values), NULL_DRAWS)
+    return np.sort(null), float(np.sum(values / (1.0 + values)))
+
+
+def check_validation(problem: Calibration, theta: Mapping[str, Array], share: Array) -> Check | None:
+    """Compare the left-out errors of the runs nearest to the posterior with their law; None without leave-one-out.
+
+    Errors that are larger than the surrogate says are told when they would matter for a parameter.
+    """
+    name, surrogate = "surrogate validation", problem.surrogate
+    if not isinstance(surrogate, GaussianProcessSurrogate):
+        return None
+    x = surrogate.process.x[:, : surrogate.domain.d]
+    count = len(next(iter(theta.values())))
+    picked = np.unique(np.linspace(0, count - 1, min(POINTS, count)).astype(int))
+    u = problem.unit_inputs({key: theta[key][picked] for key in problem.parameters})
+    u = u[:, np.unique(np.linspace(0, u.shape[1] - 1, min(POINTS, u.shape[1])).astype(int))].reshape(-1, x.shape[1])
+    ell = surrogate.process.ell
+    scale = np.exp(np.log(ell).mean(axis=(0, 1))) if ell.shape[-1] == x.shape[1] else np.ones(x.shape[1])
+    near = np.argsort(cdist(x / scale, u / scale).min(axis=1), kind="stable")
+    near = np.sort(near[: min(len(x), max(AT_LEAST, int(np.ceil(NEAREST * len(x)))))])
+    found = local_errors(surrogate, near, problem.cells.used)
+    if found is None:
+        return Check(name, "pass", float("nan"), "not judged: too few runs to tell errors from their law")
+    worst = float(share.max())
+    inflated = worst * found.ratio / (1.0 + worst * (found.ratio - 1.0))
+    wrong = found.p < VALIDATION_LEVEL
+    matters = inflated > MATTERS
+    status: Status = "warn" if wrong and matters else "pass"
+    message = (
+        f"left-out errors of the {len(near)} runs nearest to the posterior are {np.sqrt(found.ratio):.1f} times what "
+        f"the surrogate says, p = {max(found.p, 1e-12):.2g}"
+    )
+    if wrong and not matters:
+        message += f"; they would be {inflated:.0%} of a parameter's variance"
+    remedy = (
+        "The surrogate is surer than it should be where the posterior lives: look at uq.leave_one_out(surrogate), run "
+        "more points there, or try another kernel."
+    )
+    return Check(name, status, found.ratio, message, remedy)

@@ -1,0 +1,334 @@
+"""More runs where the posterior is: which points, in which box, and whether another round is needed.
+
+==========  ====================================================================  ===========
+symbol      meaning                                                               shape
+==========  ====================================================================  ===========
+u           parameters in the unit cube of the surrogate's box                    (S, d)
+C           covariance of the posterior's draws u                                 (d, d)
+w           `widen`: candidates have the covariance w² C                          ()
+L           L L' = C; distances between points are those of L^-1 u                (d, d)
+==========  ====================================================================  ===========
+
+A surrogate needs runs where the likelihood is not negligible under its own error, which is more than where the
+posterior will be in the end. The posterior of a few runs is honestly wide, since the surrogate's error is in it; so the
+box around it holds that of more runs. A posterior that is narrow against the box gets a box of its own: there the
+simulator is nearly linear, while length scales and variance that have to serve the whole prior serve no place well.
+"""
+
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import xarray as xr
+
+from uqms._typing import Array, Ints, RandomState, as_generator
+from uqms.calibration.posterior import Posterior
+from uqms.calibration.problem import Calibration
+from uqms.designs import sobol
+from uqms.errors import ConvergenceWarning, InputError
+from uqms.parameters import Box, ParameterSpace
+
+__all__ = ["Round", "another_round", "design_of", "finite_draws", "refine"]
+
+TAIL = 0.001  # of the draws beyond each end, before widening
+NARROW = 0.5  # of the box: a wider posterior leaves the box as it is in that parameter
+FILL = 0.2  # of the points fill the box evenly: in its corners, too, something has to be known
+CANDIDATES = (2_000, 10)  # at least so many, and so many for each point
+TRIES = 200
+SHARE, MOVED = 0.25, 0.3
+
+
+def refine(posterior: Posterior, n: int, *, widen: float = 1.5, rng: RandomState | None = None) -> xr.Dataset:
+    """Propose n points where the posterior is, for `uqms.run`.
+
+    Use it when the verdict says that the surrogate's error, not the measurement, limits the answer, and from the start
+    where the posterior will be much narrower than the prior. Points are draws of the widened posterior that lie far
+    from each other and from the runs there are; a fifth fills the box. Each is at one of the observed conditions.
+
+    Parameters
+    ----------
+    posterior
+        That of the runs there are.
+    n
+        Number of points. Ten for each parameter, or more, in each round.
+    widen
+        By how much the standard deviations of the posterior are enlarged, at least 1.
+    rng
+        Whole number or generator.
+
+    Returns
+    -------
+    xarray.Dataset
+        A design. Its box reaches `widen` times as far from the posterior's median as the draws do, but no further than
+        the prior. A parameter in which that is more than half of the former box keeps the former range, made longer
+        where the posterior leans on an end. Fit to the runs inside of the box and tell the calibration that it was
+        refined: ``settings.fit(uq.ensemble.inside(runs))``, ``Calibration(..., outside="refined")``.
+
+    Raises
+    ------
+    InputError
+        When n is no whole number above zero or less than the number of observed conditions, or widen is below 1.
+
+    Warns
+    -----
+    ConvergenceWarning
+        When the chains do not agree, so that the box may miss a part of the posterior.
+
+    References
+    ----------
+    Kandasamy, Schneider & Póczos (2015), IJCAI, "Bayesian active learning for posterior estimation"; Kennard & Stone
+    (1969), doi:10.1080/00401706.1969.10490666, for points far from each other.
+
+    Examples
+    --------
+    One round: new runs, a surrogate of all that lie in the new box, and the same calibration again::
+
+        design = uq.refine(posterior, 100, rng=2)
+        runs = uq.ensemble.combine(runs, uq.run(simulator, design))
+        surrogate = uq.GaussianProcess().fit(uq.ensemble.inside(runs))
+        posterior = uq.Calibration(surrogate, observations, noise, outside="refined").sample(rng=2)
+    """
+    problem = posterior.problem
+    conditions = problem.cells.conditions
+    if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < max(1, len(conditions)):
+        raise InputError(
+            f"refine: n is {n!r}; give a whole number of at least {max(1, len(conditions))}, one point for each of the "
+            "observed conditions."
+        )
+    if not np.isfinite(widen) or widen < 1.0:
+        raise InputError(f"refine: widen is {widen!r}; give a number of at least 1, such as 1.5.")
+    apart = [check for check in posterior.verdict.checks if check.name == "R-hat" and check.status == "fail"]
+    if apart:
+        warnings.warn(
+            f"refine: the chains do not agree ({apart[0].message}), so the points and the new box may miss a part of "
+            "the posterior. Sample longer first, or look at the next round with care.",
+            ConvergenceWarning,
+            stacklevel=2,
+        )
+    generator = as_generator(rng)
+    seed = int(generator.integers(2**31))
+    rng = np.random.default_rng(seed)
+    draws = finite_draws(posterior)
+    theta = np.column_stack([draws[name] for name in problem.parameters])
+    box = _box_around(problem, theta, widen)
+    near = box.select(problem.parameters)
+    u = np.asarray(near.to_unit(theta))
+    metric = _metric(u)
+    known = _known_runs(problem, near) @ metric
+    even = np.asarray(near.to_unit(_columns(sobol(near, CANDIDATES[0], rng=seed))))
+    count = min(round(FILL * n), n - 1)
+    chosen = even[far_apart(even @ metric, known, count)]
+    candidates = _widened(u, widen, max(CANDIDATES[0], CANDIDATES[1] * int(n)), rng)
+    more = candidates[far_apart(candidates @ metric, np.vstack([known, chosen @ metric]), int(n) - count)]
+    # By chance, so that each condition and each part of the design has both kinds of points.
+    points = rng.permutation(np.vstack([chosen, more]))
+    recipe = {"method": "refine", "n": int(n), "seed": seed, "over": "posterior", "widen": float(widen)}
+    return design_of(problem, box, np.asarray(near.from_unit(points)), np.arange(n) % max(1, len(conditions)), recipe)
+
+
+def finite_draws(posterior: Posterior) -> dict[str, Array]:
+    """Return all draws of what was inferred, each (S,), without those that are not finite."""
+    draws = {name: posterior.draws[name].values.ravel() for name in posterior.problem.priors}
+    finite = np.all([np.isfinite(values) for values in draws.values()], axis=0)
+    if not finite.any():
+        raise InputError("The posterior has no finite draws, so there is nothing to go by. Sample again.")
+    return {name: values[finite] for name, values in draws.items()}
+
+
+def design_of(
+    problem: Calibration, box: Box, theta: Array, condition: Ints, recipe: Mapping[str, object]
+) -> xr.Dataset:
+    """Return the design of parameters (n, d) in their own units, each at one of the observed conditions (n,)."""
+    columns = dict(zip(problem.parameters, theta.T, strict=True))
+    columns |= dict(zip(problem.condition_names, problem.cells.conditions[condition].T, strict=True))
+    space = _space(problem)
+    described = {name: space.attributes(name) for name in space.inputs} if space is not None else {}
+    plain = {"role": "input", "unit": "", "description": ""}
+    kinds = {name: "parameter" if name in problem.parameters else "condition" for name in box.names}
+    names = box.names if space is None else space.inputs
+    data = {
+        name: ("run", np.ascontiguousarray(columns[name]), described.get(name, {**plain, "kind": kinds[name]}))
+        for name in names
+    }
+    attrs = {"box": json.dumps(box.to_dict(), allow_nan=False), "design": json.dumps(recipe, allow_nan=False)}
+    if space is not None:
+        attrs = {"space": space.to_json(), **attrs}
+    return xr.Dataset(data, attrs=attrs)
+
+
+def _space(problem: Calibration) -> ParameterSpace | None:
+    """Return the space of all inputs: that of the calibration, or of the runs where that lacks a condition."""
+    names = set(problem.surrogate.domain.names)
+    if set(problem.space.inputs) == names:
+        return problem.space
+    text = getattr(problem.surrogate, "attrs", {}).get("space")
+    space = None if text is None else ParameterSpace.from_json(text)
+    return space if space is not None and set(space.inputs) == names else None
+
+
+def _columns(design: xr.Dataset) -> Array:
+    return np.column_stack([values.values for values in design.data_vars.values()])
+
+
+def _box_around(problem: Calibration, theta: Array, widen: float) -> Box:
+    """Return the box of the next round: smaller where the posterior is narrow, longer where it leans on an end."""
+    old = problem.surrogate.domain
+    unit = old.select(problem.parameters)
+    ends = np.quantile(unit.to_unit(theta), [TAIL, 0.5, 1.0 - TAIL], axis=0)
+    low, high = (ends[1] + widen * (ends[i] - ends[1]) for i in (0, 2))
+    wide = high - low > NARROW
+    low[wide], high[wide] = np.minimum(low[wide], 0.0), np.maximum(high[wide], 1.0)
+    reach = np.asarray(unit.from_unit(np.stack([low, high])))
+    lower, upper, hard = list(old.lower), list(old.upper), list(old.hard)
+    for column, name in enumerate(problem.parameters):
+        first, last = problem.space.priors[name].support
+        at = old.names.index(name)
+        # Where a former end is kept, it is to the last digit.
+        lower[at] = lower[at] if low[column] == 0.0 else max(float(reach[0, column]), first)
+        upper[at] = upper[at] if high[column] == 1.0 else min(float(reach[1, column]), last)
+        hard[at] = (lower[at] <= first, upper[at] >= last)
+    return Box(old.names, tuple(lower), tuple(upper), old.scale, tuple(hard))
+
+
+def _metric(u: Array) -> Array:
+    """Return M (d, d) with which u @ M has the identity as covariance."""
+    covariance = np.atleast_2d(np.cov(u.T))
+    sd = np.sqrt(np.maximum(np.diagonal(covariance), 1e-24))
+    correlation = covariance / np.outer(sd, sd) + 1e-6 * np.eye(len(sd))
+    return np.asarray(np.linalg.inv(np.linalg.cholesky(correlation) * sd[:, None]).T)
+
+
+def _known_runs(problem: Calibration, near: Box) -> Array:
+    """Return the parameters of the surrogate's runs in the unit cube of the new box, where they are known."""
+    process = getattr(problem.surrogate, "process", None)
+    if process is None:
+        return np.empty((0, near.d))
+    box = problem.surrogate.domain
+    x = np.asarray(box.from_unit(process.x))[:, [box.names.index(name) for name in near.names]]
+    u = np.asarray(near.to_unit(x))
+    return u[np.all((u >= -0.5) & (u <= 1.5), axis=1)]
+
+
+def _widened(u: Array, widen: float, count: int, rng: np.random.Generator) -> Array:
+    """Return points (count, d) inside of the unit cube with about widen² times the covariance of the draws `u`.
+
+    Each is a draw plus a normal error, so that bent and separate parts of a posterior keep their shape.
+    """
+    covariance = np.atleast_2d(np.cov(u.T))
+    root = np.linalg.cholesky(covariance + 1e-12 * np.trace(covariance) * np.eye(len(covariance)) + 1e-24)
+    found, total = [], 0
+    for _ in range(TRIES):
+        step = rng.standard_normal((count, u.shape[1])) @ root.T * np.sqrt(widen**2 - 1.0)
+        points = u[rng.integers(len(u), size=count)] + step
+        points = points[np.all((points >= 0.0) & (points <= 1.0), axis=1)]
+        found.append(points)
+        total += len(points)
+        if total >= count:
+            break
+    return np.vstack(found)[:count]
+
+
+def far_apart(points: Array, known: Array, n: int) -> Ints:
+    """Return which n of the points lie far from each other and from the known ones: always the farthest is next."""
+    distance = np.full(len(points), np.inf)
+    for start in range(0, len(known), 64):
+        gap = points[:, None, :] - known[None, start : start + 64]
+        distance = np.minimum(distance, np.sum(gap**2, axis=2).min(axis=1))
+    if not len(known):  # the first is the one in the middle
+        distance = -np.sum((points - points.mean(axis=0)) ** 2, axis=1)
+    chosen = np.empty(n, dtype=np.int64)
+    for i in range(n):
+        chosen[i] = int(np.argmax(distance))
+        if i == 0 and not len(known):
+            distance = np.full(len(points), np.inf)
+        distance = np.minimum(distance, np.sum((points - points[chosen[i]]) ** 2, axis=1))
+    return chosen
+
+
+@final
+@dataclass(frozen=True)
+class Round:
+    """Whether another round of runs is needed; it is true when it is.
+
+    Attributes
+    ----------
+    needed
+        Whether.
+    share
+        Largest share of the surrogate's error in a parameter's variance.
+    moved
+        Largest change of a posterior mean since the round before, in sds; NaN without one.
+    reasons
+        Why, in words.
+    """
+
+    needed: bool
+    share: float
+    moved: float
+    reasons: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        return self.needed
+
+    def __str__(self) -> str:
+        head = "Another round is needed" if self.needed else "No other round is needed"
+        return f"{head}: {'; '.join(self.reasons)}."
+
+
+def another_round(
+    posterior: Posterior, previous: Posterior | None = None, *, share: float = SHARE, moved: float = MOVED
+) -> Round:
+    """Tell whether more runs where the posterior is would change the answer.
+
+    Use it in a loop of `refine`, `run`, fit and calibration.
+
+    Parameters
+    ----------
+    posterior
+        The newest.
+    previous
+        That of the round before, if there was one.
+    share
+        Largest share of the surrogate's error in a parameter's variance that is accepted; a quarter makes intervals
+        15 % wider than those of the simulator itself.
+    moved
+        Largest change of a posterior mean since the round before, in sds, that is accepted.
+
+    Returns
+    -------
+    Round
+        True in an `if` when another round is needed; print it for the reasons.
+
+    Raises
+    ------
+    InputError
+        When the two have different parameters, or a limit is not positive.
+    """
+    for name, value in (("share", share), ("moved", moved)):
+        if not value > 0.0:
+            raise InputError(f"another_round: {name} is {value!r}; give a number above zero.")
+    names = posterior.problem.parameters
+    if previous is not None and previous.problem.parameters != names:
+        raise InputError(
+            f"another_round: the parameters are {list(names)}, of the round before {list(previous.problem.parameters)}."
+        )
+    shares = {name: float(posterior.surrogate_share[name]) for name in names}
+    worst = max(shares, key=lambda name: shares[name])
+    reasons = [f"the surrogate's error is {shares[worst]:.0%} of the variance of {worst}, accepted {share:.0%}"]
+    needed = not shares[worst] <= share
+    change = float("nan")
+    if previous is not None:
+        new, old = finite_draws(posterior), finite_draws(previous)
+        steps = {name: abs(float(new[name].mean() - old[name].mean())) / float(new[name].std()) for name in names}
+        most = max(steps, key=lambda name: steps[name])
+        change = steps[most]
+        reasons.append(f"{most} moved by {change:.2f} sd since the round before, accepted {moved:g}")
+        needed |= not change <= moved
+    edge = posterior.verdict["edge of the design box"]
+    if edge.status != "pass":
+        reasons.append(f"at an end of the design box: {edge.message}")
+        needed = True
+    return Round(needed, shares[worst], change, tuple(reasons))

@@ -1,0 +1,60 @@
+"""What all samplers check of their settings, and how they hand their draws back."""
+
+import warnings
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from uqms._typing import Array
+from uqms.calibration.whitened import Whitened
+from uqms.errors import ConvergenceWarning, InputError, SamplingError
+
+__all__ = ["check_share", "check_whole", "trace_of", "warn_of_few"]
+
+
+def check_whole(owner: str, name: str, value: object, *, least: int = 1) -> None:
+    """Raise InputError when a setting is no whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise InputError(f"{owner}: {name} is {value!r}; give a whole number of at least {least}.")
+
+
+def check_share(owner: str, name: str, value: object, low: float, high: float) -> None:
+    """Raise InputError when a setting is no number from `low` to below `high`."""
+    number = isinstance(value, float | np.floating)
+    if not number or not low <= value < high:  # type: ignore[operator]
+        raise InputError(f"{owner}: {name} is {value!r}; give a number from {low:g} to below {high:g}.")
+
+
+def warn_of_few(owner: str, chains: int, draws: int, what: str = "draws a chain") -> None:
+    """Warn of settings with which convergence cannot be judged, or intervals are rough."""
+    if chains < 2:
+        warnings.warn(
+            f"{owner}: {chains} chain; whether a single chain converged cannot be told. Use 4.",
+            ConvergenceWarning,
+            stacklevel=4,
+        )
+    if draws < 100:
+        warnings.warn(f"{owner}: {draws} {what} are too few for intervals. Use 1000.", ConvergenceWarning, stacklevel=4)
+
+
+def trace_of(space: Whitened, z: Array, stats: dict[str, tuple[tuple[str, ...], Array]]) -> Any:
+    """Return the DataTree of points z (chains, draws, D), with the statistics given by name as (dims, values)."""
+    chains, draws, d = z.shape
+    theta = space.theta(z.reshape(-1, d))
+    bad = [name for name, values in theta.items() if not np.all(np.isfinite(values))]
+    if bad:
+        raise SamplingError(
+            f"Draws of {bad} are not finite: the posterior lies outside of what the prior's tails hold."
+        )
+    dims = ("chain", "draw")
+    variables: dict[str, Any] = {name: (dims, values.reshape(chains, draws)) for name, values in theta.items()}
+    if space.latents:
+        variables["latents"] = ((*dims, "latent"), z[:, :, len(space.names) :])
+    coords = {"chain": np.arange(chains), "draw": np.arange(draws)}
+    return xr.DataTree.from_dict(
+        {
+            "posterior": xr.Dataset(variables, coords=coords),
+            "sample_stats": xr.Dataset(dict(stats), coords=coords),
+        }
+    )

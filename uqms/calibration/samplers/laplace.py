@@ -1,0 +1,134 @@
+"""A first look in a second: normal approximations at the modes, corrected by importance weights."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, final
+
+import numpy as np
+
+from uqms._typing import Array
+from uqms.calibration.mixture import Mixture
+from uqms.calibration.mode import find_modes, same_place
+from uqms.calibration.samplers._settings import check_whole, trace_of
+from uqms.calibration.tempering import systematic
+from uqms.calibration.whitened import Whitened
+from uqms.errors import SamplingError
+
+if TYPE_CHECKING:
+    from uqms.calibration.problem import Calibration
+
+__all__ = ["Laplace"]
+
+PROPOSALS = 4  # a draw that is kept
+FLATTEST = 0.05  # least curvature on the scale of the particles' spread
+NEGLIGIBLE = 20.0  # nats by which a mode may lie below the best
+
+
+@final
+@dataclass(frozen=True)
+class Laplace:
+    """Laplace approximation: a first look that takes a second, never the final answer.
+
+    At every mode that is found stands a t law (10 degrees of freedom) with the curvature of the log-posterior, on the
+    scale where the prior is standard normal. Its draws are resampled by Pareto-smoothed importance weights. The verdict
+    says that this is an approximation, and fails it when the weights cannot be trusted (k-hat above 0.7). Then use NUTS
+    or SMC.
+
+    Parameters
+    ----------
+    draws
+        Kept draws; four times as many are weighted.
+    starts
+        Points that the search for modes starts from.
+
+    Raises
+    ------
+    InputError
+        When a number is out of range.
+
+    References
+    ----------
+    Tierney & Kadane (1986), doi:10.1080/01621459.1986.10478240; Vehtari et al. (2024), JMLR 25:72.
+
+    Examples
+    --------
+    >>> Laplace(draws=2000).starts
+    8
+    """
+
+    draws: int = 1000
+    starts: int = 8
+
+    def __post_init__(self) -> None:
+        check_whole("Laplace", "draws", self.draws, least=10)
+        check_whole("Laplace", "starts", self.starts)
+
+    def run(self, problem: "Calibration", seed: int) -> Any:
+        """Return draws (one chain), the k-hat of their weights, and the log evidence.
+
+        Raises
+        ------
+        InitError
+            When the likelihood admits no draw of the prior.
+        SamplingError
+            When no proposal has a finite density.
+        """
+        from arviz_stats.base import array_stats
+
+        rng = np.random.default_rng(seed)
+        space = Whitened(problem)
+        law, modes = _law(space, self.starts, rng)
+        n = PROPOSALS * self.draws
+        z = law.draw(n, rng)
+        log_weight = space.log_density(z) - law.log_density(z)
+        top = float(log_weight.max())
+        if not np.isfinite(top):
+            raise SamplingError("Laplace: no draw of the approximation has a finite density. Use SMC().")
+        raw = np.exp(log_weight - top)
+        log_evidence = float(np.log(raw.mean())) + top
+        smoothed, k_hat = array_stats.psislw(-np.maximum(log_weight, top - 700.0))
+        weight = np.exp(smoothed - smoothed.max())
+        weight /= weight.sum()
+        kept = rng.permutation(systematic(weight, self.draws, rng))
+        stats = {
+            "pareto_k": float(k_hat),
+            "importance_ess": 1.0 / float(np.sum(weight**2)),
+            "modes": float(modes),
+            "log_marginal_likelihood": log_evidence,
+            "log_marginal_likelihood_mcse": float(raw.std(ddof=1) / raw.mean() / np.sqrt(n)),
+        }
+        return trace_of(space, z[kept][None], {name: (("chain",), np.array([value])) for name, value in stats.items()})
+
+
+def _law(space: Whitened, starts: int, rng: np.random.Generator) -> tuple[Mixture, int]:
+    """Return t laws at the modes, weighted by their Laplace evidence, and how many modes there are."""
+    found = find_modes(space, space.log_density, starts, rng)
+    top = float(found.value.max())
+    centres: list[Array] = []
+    roots: list[Array] = []
+    log_mass: list[float] = []
+    left = found.value > top - NEGLIGIBLE
+    while np.any(left):
+        i = int(np.argmax(np.where(left, found.value, -np.inf)))
+        left &= ~same_place(found, found.z[i])
+        root = found.root[i]
+        values, vectors = np.linalg.eigh(-_curvature(space, found.z[i], root))
+        values = np.maximum(values, FLATTEST)
+        covariance = root @ ((vectors / values) @ vectors.T) @ root.T
+        centres.append(found.z[i])
+        roots.append(np.linalg.cholesky(covariance))
+        log_mass.append(float(found.value[i]) + float(np.sum(np.log(np.diag(roots[-1])))))
+    weight = np.exp(np.array(log_mass) - max(log_mass))
+    return Mixture(weight / weight.sum(), np.stack(centres), np.stack(roots)), len(centres)
+
+
+def _curvature(space: Whitened, z: Array, root: Array, step: float = 0.05) -> Array:
+    """Return the Hessian (D, D) of the log-density at z, in coordinates x with z + root x, by one batched call."""
+    d = len(z)
+    i, j = np.triu_indices(d)
+    unit = step * np.eye(d)
+    moves = np.concatenate([unit[i] + unit[j], unit[i] - unit[j], unit[j] - unit[i], -unit[i] - unit[j]])
+    values = space.log_density(z + moves @ root.T).reshape(4, -1)
+    upper = (values[0] - values[1] - values[2] + values[3]) / (4.0 * step**2)
+    out = np.empty((d, d))
+    out[i, j] = out[j, i] = np.where(np.isfinite(upper), upper, -(i == j).astype(float))
+    return out

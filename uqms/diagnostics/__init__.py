@@ -1,0 +1,28 @@
+"""Can a posterior be trusted? What data identify, whether model and simulator agree, and whether ranks are uniform."""
+
+from uqms.diagnostics.bands import RankBand, rank_band
+from uqms.diagnostics.identifiability import Identifiability, identifiability
+from uqms.diagnostics.importance import FewDraws, ImportanceSampler
+from uqms.diagnostics.predictive import PredictiveCheck, predictive_check
+from uqms.diagnostics.profile import Profile, profile_likelihood
+from uqms.diagnostics.sbc import RankStatistics, rank_statistics, simulation_based_calibration
+from uqms.diagnostics.verification import Verification, verification_design, verify
+
+__all__ = [
+    "FewDraws",
+    "Identifiability",
+    "ImportanceSampler",
+    "PredictiveCheck",
+    "Profile",
+    "RankBand",
+    "RankStatistics",
+    "Verification",
+    "identifiability",
+    "predictive_check",
+    "profile_likelihood",
+    "rank_band",
+    "rank_statistics",
+    "simulation_based_calibration",
+    "verification_design",
+    "verify",
+]

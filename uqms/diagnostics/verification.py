@@ -1,0 +1,596 @@
+"""Verification on the simulator: whether the surrogate is right where the posterior is, and what a simulator says.
+
+==========  ====================================================================  ===========
+symbol      meaning                                                               shape
+==========  ====================================================================  ===========
+theta       posterior draws that were run, each at all observed conditions        (D,)
+y           simulated outputs at the observed coordinates, without any error      (D, N)
+r           log p(z | theta, simulator) - log p(z | theta, surrogate)             (D,)
+w           weights of the draws, smoothed exp(r) (PSIS)                          (D,)
+==========  ====================================================================  ===========
+
+The errors at the draws are judged together, against what the joint law of a right surrogate would show; see
+`uqms.surrogates.reference`. Whether errors matter is told by r: the mean of a parameter moves by Cov(theta, r), which
+is at most sd(r) posterior sds as long as r is small. Draws with the weights w are draws from the posterior of the
+simulator itself; few draws, or a heavy tail of the weights, say nothing of it.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any, final
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from scipy.interpolate import make_interp_spline
+from scipy.spatial import KDTree
+
+from uqms import ensemble as table
+from uqms._typing import Array, Bools, Ints, RandomState, as_generator
+from uqms.calibration.posterior import Posterior
+from uqms.calibration.problem import Calibration
+from uqms.calibration.refinement import design_of, finite_draws
+from uqms.calibration.verdict import Check, Verdict
+from uqms.errors import DataError, InputError
+from uqms.surrogates import GaussianProcessSurrogate, Validation, held_out
+from uqms.surrogates.process import average, condition
+from uqms.surrogates.training import Hyperparameters
+
+__all__ = ["Verification", "verification_design", "verify"]
+
+LEAST_DRAWS, K_HAT = 100, 0.7
+HARMLESS = 0.1  # sd of r below which no posterior mean moves by more than so many sds
+SAME = 1e-9  # of the unit cube
+BEYOND_4 = 0.002
+FAILED = 0.2  # of the runs: more leave a part of the posterior out
+TARGETS, MOST_POINTS = 24, 240  # of the estimate of how many more runs are needed
+SPREAD = 1.0  # sd of r at which weights begin to be useful
+
+
+def verification_design(posterior: Posterior, n: int, rng: RandomState | None = None) -> xr.Dataset:
+    """Return n posterior draws at all observed conditions, as a design for `uqms.run`.
+
+    Use it when a posterior matters: run these points, and `verify` tells whether the surrogate is right there.
+
+    Parameters
+    ----------
+    posterior
+        The posterior to verify.
+    n
+        Number of draws. From 20 on the surrogate's error is tested well; from 100 on draws can be reweighted.
+    rng
+        Whole number or generator.
+
+    Returns
+    -------
+    xarray.Dataset
+        n rows times the number of observed conditions.
+
+    Raises
+    ------
+    InputError
+        When n is no whole number above zero, or more than the posterior has different draws.
+
+    Examples
+    --------
+    ::
+
+        points = uq.verification_design(posterior, 100, rng=1)
+        print(uq.verify(posterior, uq.run(simulator, points)))
+    """
+    problem, draws = posterior.problem, finite_draws(posterior)
+    theta = np.unique(np.column_stack([draws[name] for name in problem.parameters]), axis=0)
+    if isinstance(n, bool) or not isinstance(n, int | np.integer) or not 1 <= n <= len(theta):
+        raise InputError(
+            f"verification_design: n is {n!r}; give a whole number from 1 to {len(theta)}, the number of different "
+            "posterior draws."
+        )
+    seed = int(as_generator(rng).integers(2**31))
+    theta = theta[np.random.default_rng(seed).choice(len(theta), size=int(n), replace=False)]
+    count = len(problem.cells.conditions)
+    recipe = {"method": "verification", "n": int(n), "seed": seed, "over": "posterior", "of": _earlier(problem)}
+    return design_of(
+        problem, problem.surrogate.domain, np.repeat(theta, count, axis=0), np.tile(np.arange(count), n), recipe
+    )
+
+
+def _earlier(problem: Calibration) -> object:
+    """Return how the surrogate's runs were designed."""
+    text = getattr(problem.surrogate, "attrs", {}).get("design")
+    design = None if text is None else json.loads(text)
+    return design.get("of") if isinstance(design, dict) and design.get("method") == "verification" else design
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Verification:
+    """What `verify` returns; print it.
+
+    Attributes
+    ----------
+    verdict
+        Whether the surrogate, and with it the posterior, holds on the simulator: pass, warn or fail, with reasons.
+    errors
+        The `Validation` of the new runs: errors, coverage and joint checks with the ranges of a right surrogate.
+    draws
+        The posterior draws that were run at every condition, each inferred quantity with dim "draw"; `log_ratio` is
+        the log-likelihood with the simulator less that with the surrogate.
+    k_hat
+        Tail index of the weights; NaN with fewer than 100 draws.
+    weights
+        Of the draws, summing to one: with them they are draws from the posterior of the simulator itself. None with
+        fewer than 100 draws, or where k_hat is 0.7 or more.
+    more_runs
+        About how many more runs, beyond these, where the posterior is, until weights can be used; 0 when they can, or
+        when a surrogate that is fitted with these runs is enough. None when it is more than 240, or not known.
+    surrogate
+        The surrogate conditioned on the new runs too, hyperparameters and bases as they were; None where it cannot be.
+    failed
+        Number of runs that did not complete.
+    """
+
+    verdict: Verdict
+    errors: Validation
+    draws: xr.Dataset
+    k_hat: float
+    weights: Array | None
+    more_runs: int | None
+    surrogate: GaussianProcessSurrogate | None
+    failed: int
+
+    def __str__(self) -> str:
+        head = {
+            "pass": "Verified: PASS. The surrogate holds on the simulator where the posterior is.",
+            "warn": "Verified: WARN. Read this before you rely on the surrogate:",
+            "fail": "Verified: FAIL. The surrogate is wrong where the posterior is:",
+        }[self.verdict.status]
+        return "\n".join([head, *str(self.verdict).split("\n")[1:]])
+
+    def summary(self) -> pd.DataFrame:
+        """Return mean and sd of what was inferred, with the surrogate and (weighted) with the simulator.
+
+        Raises
+        ------
+        InputError
+            When there are no weights.
+        """
+        if self.weights is None:
+            raise InputError(
+                f"summary: there are no weights (k-hat {self.k_hat:.2f}, {self.draws.sizes['draw']} draws); they take "
+                f"{LEAST_DRAWS} draws and k-hat below {K_HAT}. Fit again with the new runs, and calibrate again."
+            )
+        rows = {}
+        for name, values in self.draws.drop_vars("log_ratio").data_vars.items():
+            x = values.values
+            mean = float(self.weights @ x)
+            rows[str(name)] = {
+                "mean": float(x.mean()),
+                "sd": float(x.std()),
+                "mean_simulator": mean,
+                "sd_simulator": math.sqrt(float(self.weights @ (x - mean) ** 2)),
+            }
+        return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def verify(posterior: Posterior, ensemble: xr.Dataset, *, rng: int = 0) -> Verification:
+    """Tell whether a surrogate is right where the posterior is, from runs of the simulator at posterior draws.
+
+    Use it before a posterior is used for anything that matters.
+
+    Parameters
+    ----------
+    posterior
+        The posterior to verify.
+    ensemble
+        Runs of ``uqms.verification_design(posterior, n)``. Those that did not complete are counted and told.
+    rng
+        Seed of the simulated reference ranges.
+
+    Returns
+    -------
+    Verification
+        Verdict, errors, weights and the surrogate with the new runs in it.
+
+    Raises
+    ------
+    InputError
+        When runs are no posterior draws at observed conditions, or outputs differ from the surrogate's.
+    DataError
+        When fewer than two runs completed.
+
+    References
+    ----------
+    Bastos & O'Hagan (2009), doi:10.1198/TECH.2009.08019; Vehtari et al. (2024), JMLR 25(72), Pareto smoothed importance
+    sampling.
+
+    Examples
+    --------
+    ::
+
+        verification = uq.verify(posterior, uq.run(simulator, uq.verification_design(posterior, 100, rng=1)))
+        print(verification)
+    """
+    table.check(ensemble)
+    problem = posterior.problem
+    runs = table.completed(ensemble)
+    failed = ensemble.sizes["run"] - runs.sizes["run"]
+    if runs.sizes["run"] < 2:
+        raise DataError(
+            f"verify: {runs.sizes['run']} of {ensemble.sizes['run']} runs completed; at least two are needed. "
+            "uq.ensemble.failures(ensemble) tells why the others did not."
+        )
+    draws = finite_draws(posterior)
+    of_draw, of_condition = _matched(problem, draws, runs)
+    errors = held_out(problem.surrogate, runs, rng=rng)
+    whole, place = _whole_draws(of_draw, of_condition, len(problem.cells.conditions))
+    theta = {name: values[whole] for name, values in draws.items()}
+    ratio = _log_ratio(problem, theta, runs, place) if len(whole) else np.zeros(0)
+    exact = getattr(problem.surrogate, "attrs", {}).get("noise", "none") == "none"
+    if not exact:
+        ratio = np.full(len(whole), np.nan)
+    outputs = [str(name) for name in problem.noise.outputs]
+    wrong = {name: words for name in outputs if (words := _off(_row(errors, name)))}
+    spread = float(ratio.std(ddof=1)) if len(ratio) > 1 else float("nan")
+    k_hat, weights = _weights(ratio)
+    refitted = _with_runs(problem.surrogate, runs)
+    more = _more_runs(problem, refitted, theta, ratio, errors.table.loc[outputs], weights)
+    checks = [_check_failed(failed, ensemble)]
+    checks += [_check_errors(name, errors, wrong.get(name, ()), spread) for name in outputs]
+    checks.append(_check_effect(theta, ratio, spread, weights, exact))
+    checks.append(_check_weights(len(whole), k_hat, weights, more, exact))
+    data = {name: ("draw", values) for name, values in theta.items()}
+    return Verification(
+        verdict=Verdict(tuple(checks)),
+        errors=errors,
+        draws=xr.Dataset({**data, "log_ratio": ("draw", ratio)}),
+        k_hat=k_hat,
+        weights=weights,
+        more_runs=more,
+        surrogate=refitted,
+        failed=failed,
+    )
+
+
+# ------------------------------------------------------------------------------------------------------ which draw ran
+def _matched(problem: Calibration, draws: Mapping[str, Array], runs: xr.Dataset) -> tuple[Ints, Ints]:
+    """Return of every run its posterior draw and its observed condition."""
+    box = problem.surrogate.domain
+    lacking = [name for name in box.names if name not in table.input_names(runs)]
+    if lacking:
+        raise InputError(f"verify: the runs have no input {lacking}; run uq.verification_design(posterior, n).")
+    near = box.select(problem.parameters)
+    known = np.asarray(near.to_unit(np.column_stack([draws[name] for name in problem.parameters])))
+    of_draw = _nearest(known, near.to_unit(table.input_array(runs, near.names)), "is no posterior draw")
+    if not problem.condition_names:
+        return of_draw, np.zeros(len(of_draw), dtype=np.int64)
+    at = box.select(problem.condition_names)
+    inputs = at.to_unit(table.input_array(runs, at.names))
+    return of_draw, _nearest(at.to_unit(problem.cells.conditions), inputs, "is at no observed condition")
+
+
+def _nearest(known: Array, points: Array, otherwise: str) -> Ints:
+    """Return which of the known ones each point is."""
+    distance, place = KDTree(known).query(points, p=np.inf)
+    _refuse(np.asarray(distance) > SAME, otherwise)
+    return np.asarray(place, dtype=np.int64)
+
+
+def _refuse(bad: Bools, what: str) -> None:
+    if bad.any():
+        raise InputError(
+            f"verify: {int(bad.sum())} of {len(bad)} runs cannot be used; completed run {int(np.argmax(bad))} {what}. "
+            "Run uq.verification_design(posterior, n) of this posterior; uq.held_out takes runs anywhere else."
+        )
+
+
+def _whole_draws(of_draw: Ints, of_condition: Ints, count: int) -> tuple[Ints, Ints]:
+    """Return the draws that ran at every condition, and the position of these runs (D, count)."""
+    found = {draw: np.full(count, -1) for draw in dict.fromkeys(of_draw.tolist())}
+    for run, (draw, k) in enumerate(zip(of_draw.tolist(), of_condition.tolist(), strict=True)):
+        found[draw][k] = run
+    whole = [draw for draw, rows in found.items() if (rows >= 0).all()]
+    place = np.array([found[draw] for draw in whole], dtype=np.int64).reshape(len(whole), count)
+    return np.array(whole, dtype=np.int64), place
+
+
+# ------------------------------------------------------------------------------------------------- simulator likelihood
+def _log_ratio(problem: Calibration, theta: Mapping[str, Array], runs: xr.Dataset, place: Ints) -> Array:
+    """Return the log-likelihood of the draws with the simulator less that with the surrogate, (D,)."""
+    cells = problem.cells
+    y = _at_observed(problem, runs, place)
+    count = len(place)
+    sigma = problem.noise.values(theta, (count,))[:, cells.group][:, cells.row_cell]
+    variance = sigma**2 * cells.row_variance
+    exact = -0.5 * np.sum((cells.z - y[:, cells.row_cell]) ** 2 / variance + np.log(2.0 * np.pi * variance), axis=1)
+    return np.asarray(exact - problem.log_likelihood(theta))
+
+
+def _at_observed(problem: Calibration, runs: xr.Dataset, place: Ints) -> Array:
+    """Return what was simulated at every observed cell (D, N); between simulated coordinates by the same spline."""
+    cells = problem.cells
+    out = np.empty((len(place), len(cells.offset)))
+    for name in dict.fromkeys(map(str, cells.output)):
+        layout = problem.surrogate.layouts[name]
+        values = runs[name].transpose("run", *layout.dims).values
+        for k in range(cells.experiments):
+            rows = np.flatnonzero((cells.output == name) & (cells.experiment == k))
+            curves = values[place[:, k]]
+            if not layout.dims:
+                out[:, rows] = curves[:, None]
+            elif len(layout.dims) == 1:
+                dim = layout.dims[0]
+                grid = layout.coords[dim]
+                order = np.argsort(grid)
+                spline = make_interp_spline(grid[order], curves[:, order], k=min(3, len(grid) - 1), axis=1)
+                out[:, rows] = spline(cells.coords[dim][rows])
+            else:
+                at = [np.abs(layout.coords[d][:, None] - cells.coords[d][rows]).argmin(axis=0) for d in layout.dims]
+                flat = np.ravel_multi_index(at, layout.shape)
+                out[:, rows] = curves.reshape(len(curves), -1)[:, flat]
+    return out
+
+
+def _weights(ratio: Array) -> tuple[float, Array | None]:
+    """Return k-hat and the smoothed weights, where there are enough draws and the tail is light enough."""
+    if len(ratio) < LEAST_DRAWS or not np.isfinite(ratio).all():
+        return float("nan"), None
+    if np.ptp(ratio) < 1e-12:  # nothing to smooth
+        return float("-inf"), np.full(len(ratio), 1.0 / len(ratio))
+    from arviz_stats.base import array_stats
+
+    log_weights, k_hat = array_stats.psislw(-ratio)  # it takes log-likelihoods, whose inverse the weights are
+    if not float(k_hat) < K_HAT:  # NaN: nearly all weight is that of a few draws, and a tail cannot be fitted
+        return float(k_hat) if np.isfinite(k_hat) else float("inf"), None
+    weights = np.exp(log_weights - np.max(log_weights))
+    return float(k_hat), np.asarray(weights / weights.sum())
+
+
+# --------------------------------------------------------------------------------------------------------------- checks
+def _check_failed(failed: int, ensemble: xr.Dataset) -> Check:
+    total = ensemble.sizes["run"]
+    if not failed:
+        return Check("runs", "pass", 0.0, f"all {total} completed")
+    lost = np.flatnonzero(ensemble["state"].values != table.RunState.COMPLETED)
+    first = int(lost[0])
+    words = str(ensemble["message"].values[first]) if "message" in ensemble else ""
+    share = failed / total
+    message = f"{failed} of {total} did not complete (first run {first}{': ' if words else ''}{words}); judged without"
+    remedy = (
+        "Where the simulator does not run, nothing is verified, and the posterior reaches there: see "
+        "uq.ensemble.failures(ensemble), run them again, or restrict the prior to where it runs."
+    )
+    return Check("runs", "warn" if share <= FAILED else "fail", share, message, remedy)
+
+
+def _row(errors: Validation, name: str) -> dict[str, Any]:
+    return {str(column): errors.table.at[name, column] for column in errors.table.columns}
+
+
+def _off(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return in words what is worse than a right surrogate shows."""
+    words = []
+    for level in ("50%", "95%"):
+        least, covered = row[f"range_{level}"][0], row[f"coverage_{level}"]
+        if covered < least:
+            words.append(f"{level} intervals cover {covered:.0%}, a right surrogate's {least:.0%} or more")
+    for column, name in (("mahalanobis", "D²/m is"), ("largest_pivoted", "the largest pivoted error is")):
+        most = row[f"range_{column}"][1]
+        if row[column] > most:
+            words.append(f"{name} {row[column]:.2f}, a right surrogate's at most {most:.2f}")
+    return tuple(words)
+
+
+def _check_errors(name: str, errors: Validation, words: tuple[str, ...], spread: float) -> Check:
+    row = _row(errors, name)
+    value = float(row["mahalanobis"])
+    if not words:
+        low, high = row["range_95%"]
+        d_low, d_high = row["range_mahalanobis"]
+        message = (
+            f"no larger than is said: D²/m {value:.2f} (right: {d_low:.2f} to {d_high:.2f}), 95 % intervals cover "
+            f"{row['coverage_95%']:.0%} (right: {low:.0%} to {high:.0%})"
+        )
+        return Check(f"errors of {name}", "pass", value, message)
+    message = "larger than the surrogate says: " + "; ".join(words)
+    if spread < HARMLESS:
+        remedy = (
+            f"They are too small against the noise to move the posterior ({spread:.2g} sd at most). Do not use the "
+            "surrogate where its own error matters."
+        )
+        return Check(f"errors of {name}", "warn", value, message, remedy)
+    remedy = (
+        "Fit again with these runs, settings.fit(uq.ensemble.combine(runs, ensemble)), with another kernel if that has "
+        "been done already; calibrate and verify again."
+    )
+    return Check(f"errors of {name}", "fail", value, message, remedy)
+
+
+def _check_effect(theta: Mapping[str, Array], ratio: Array, spread: float, weights: Array | None, exact: bool) -> Check:
+    name = "effect on the posterior"
+    if not exact:
+        return Check(name, "pass", float("nan"), "not judged: the simulator is stochastic, so that runs have its noise")
+    if len(ratio) < 3:
+        return Check(
+            name, "warn", float("nan"), f"not judged: {len(ratio)} draws ran at all conditions", "Run more draws."
+        )
+    difference = f"log-likelihoods with simulator and surrogate differ by an sd of {spread:.2g} between draws"
+    if weights is None and not spread <= SPREAD:
+        message = f"{difference}: the posterior of the simulator is another one than this, and probably narrower"
+        remedy = "The surrogate, not the measurement, limits the answer: fit with these runs and more (uq.refine)."
+        return Check(name, "warn", spread, message, remedy)
+    shifts = {key: _shift(values, ratio, weights) for key, values in theta.items()}
+    worst = max(shifts, key=lambda key: abs(shifts[key][0]))
+    shift, error = shifts[worst]
+    message = f"{difference}; the mean of {worst} moves by about {shift:+.2f} ± {error:.2f} sd"
+    return Check(name, "pass", shift, message)
+
+
+def _shift(values: Array, ratio: Array, weights: Array | None) -> tuple[float, float]:
+    """Return by how many sds the mean moves, and the standard error of that: by weights, or to first order in r."""
+    z = (values - values.mean()) / (float(values.std(ddof=1)) or 1.0)
+    terms = z * (len(z) * weights - 1.0 if weights is not None else ratio - ratio.mean())
+    return float(terms.mean()), float(terms.std(ddof=1)) / math.sqrt(len(terms))
+
+
+def _check_weights(count: int, k_hat: float, weights: Array | None, more: int | None, exact: bool) -> Check:
+    if not exact:
+        return Check("weights", "pass", float("nan"), "none: the likelihood of a stochastic simulator is not known")
+    if weights is not None:
+        effective = 1.0 / float(np.sum(weights**2))
+        message = f"k-hat {k_hat:.2f}, limit {K_HAT}: {count} draws are worth {effective:.0f} of the simulator's"
+        return Check("weights", "pass", k_hat, message)
+    if count < LEAST_DRAWS:
+        message = f"none from {count} draws, but from {LEAST_DRAWS} on; {more} more"
+        return Check("weights", "pass", float("nan"), message)
+    about = f"more than {MOST_POINTS}" if more is None else f"about {more}"
+    told = "Fit again with these runs"
+    told += "" if more == 0 else f" and with {about} more where the posterior is (uq.refine)"
+    message = f"none: k-hat {k_hat:.2f}, limit {K_HAT}"
+    remedy = (
+        "The posterior with the surrogate is honest as far as its errors are what it says; that of the simulator is "
+        f"not known yet. {told}, calibrate, and verify with new draws."
+    )
+    return Check("weights", "warn", k_hat, message, remedy)
+
+
+# ------------------------------------------------------------------------------------------------ with the new runs
+def _with_runs(surrogate: object, runs: xr.Dataset) -> GaussianProcessSurrogate | None:
+    """Return the surrogate conditioned on more runs, with its hyperparameters and bases; None where it cannot be.
+
+    That is the case of noisy simulators, of cheap models, and of runs that are used in part.
+    """
+    if not isinstance(surrogate, GaussianProcessSurrogate) or surrogate.physics or surrogate.noise:
+        return None
+    process = surrogate.process
+    if process.noise.any() or surrogate.attrs.get("noise", "none") != "none":
+        return None
+    u = np.asarray(surrogate.domain.to_unit(table.input_array(runs, surrogate.domain.names)))
+    distance = np.asarray(KDTree(process.x).query(u, p=np.inf)[0])
+    first = np.unique(np.round(u / SAME), axis=0, return_index=True)[1]
+    rows = np.sort(first[distance[first] > SAME])
+    full, values = [], []
+    for name, layout in surrogate.layouts.items():
+        offset, basis, _ = surrogate.decode(name)
+        seen = layout.transform.forward(runs[name].transpose("run", *layout.dims).values[rows].reshape(len(rows), -1))
+        full.append(basis)
+        values.append(seen - offset)
+    scores = np.linalg.lstsq(np.vstack(full), np.hstack(values).T, rcond=None)[0].T
+    bases = []
+    for one, every, value in zip(surrogate.bases, full, values, strict=True):
+        left = (value - scores @ every.T) @ np.linalg.pinv(one.truncation).T
+        bases.append(replace(one, left_out=np.vstack([one.left_out, left])))
+    y = process.y.copy()
+    for j in range(process.q):
+        y[~process.known(j), j] = np.nan
+    x, y = np.vstack([process.x, u[rows]]), np.vstack([y, scores])
+    columns = process.beta.shape[2]
+    draws = [
+        condition(
+            process.kernel,
+            x,
+            y,
+            columns,
+            [
+                Hyperparameters(process.ell[h, j], float(process.nugget[h, j]), 0.0, 0.0, 0, False)
+                for j in range(process.q)
+            ],
+            list(process.variance[h]),
+        )
+        for h in range(process.draws)
+    ]
+    attrs = {**surrogate.attrs, "runs_verified": str(len(rows))}
+    conditioned = replace(average(draws), log_weights=process.log_weights)
+    return replace(surrogate, process=conditioned, bases=tuple(bases), attrs=MappingProxyType(attrs))
+
+
+def _more_runs(
+    problem: Calibration,
+    surrogate: GaussianProcessSurrogate | None,
+    theta: Mapping[str, Array],
+    ratio: Array,
+    judged: pd.DataFrame,
+    weights: Array | None,
+) -> int | None:
+    """Return about how many more runs it takes until draws can be reweighted.
+
+    With few draws those that are missing; otherwise so many that the sd of r where the simulator's posterior is falls
+    to 1, foretold by the surrogate's variance given these runs and still more of them (variances need no outputs).
+    Errors that were larger than the surrogate says are taken to stay so.
+    """
+    if weights is not None:
+        return 0
+    if len(ratio) < LEAST_DRAWS:
+        return LEAST_DRAWS - len(ratio)
+    if surrogate is None or not np.isfinite(ratio).all():
+        return None
+    cells = problem.cells
+    most = max(1, MOST_POINTS // cells.experiments)
+    rng = np.random.default_rng(0)
+    likely = _tempered(ratio, TARGETS)
+    rows, others = (rng.choice(len(ratio), size=size, p=likely) for size in (TARGETS, most))
+    at = {name: values[rows] for name, values in theta.items()}
+    u, pool = (_beside(problem, theta, picked, likely, rng) for picked in (rows, others))
+    inflation = float(np.nanmax(np.append(judged["mahalanobis"].to_numpy(dtype=np.float64), 1.0)))
+    steps = [step for step in (0, 10, 20, 40, 80, 160, 240) if step <= most]
+    for step in steps:
+        if math.sqrt(inflation * _foretold(problem, surrogate, at, u, pool[:step])) <= SPREAD:
+            return step * cells.experiments
+    return None
+
+
+def _tempered(ratio: Array, least: int) -> Array:
+    """Return weights exp(p r) of the draws, with the largest p <= 1 that leaves an effective sample of `least`."""
+    for power in 0.5 ** np.arange(40):
+        weights = np.exp(power * (ratio - ratio.max()))
+        weights /= weights.sum()
+        if 1.0 / np.sum(weights**2) >= least:
+            break
+    return np.asarray(weights)
+
+
+def _beside(
+    problem: Calibration, theta: Mapping[str, Array], rows: Ints, weights: Array, rng: np.random.Generator
+) -> Array:
+    """Return inputs (n, K, d) in the unit cube beside draws, as new draws of the simulator's posterior would lie."""
+    u = problem.unit_inputs({name: theta[name] for name in problem.parameters})
+    columns = [problem.surrogate.domain.names.index(name) for name in problem.parameters]
+    inner = u[:, 0, columns]
+    spread = np.sqrt(weights @ (inner - weights @ inner) ** 2)
+    out = u[rows].copy()
+    gap = spread * len(weights) ** (-1.0 / len(columns))  # about that between neighbouring draws
+    out[:, :, columns] += gap * rng.standard_normal((len(rows), 1, len(columns)))
+    return out
+
+
+def _foretold(
+    problem: Calibration, surrogate: GaussianProcessSurrogate, theta: Mapping[str, Array], u: Array, pool: Array
+) -> float:
+    """Return the variance of r at inputs u (T, K, d) when the pool (M, K, d) has been run too."""
+    cells = problem.cells
+    targets, experiments, d = u.shape
+    points = np.vstack([u.reshape(-1, d), pool.reshape(-1, d)])
+    scores = surrogate.scores(points)
+    h = int(np.argmax(scores.log_weights))
+    known = targets * experiments
+    mean = scores.mean[h, :known].reshape(targets, experiments, -1)
+    covariance = np.zeros((targets, len(cells.offset), len(cells.offset)))
+    e = cells.experiment
+    for j in cells.used:
+        joint = scores.covariance[h, j]
+        between, within = joint[:known, known:], joint[known:, known:]
+        jitter = 1e-9 * (float(np.trace(within)) / max(len(within), 1) + 1e-300) * np.eye(len(within))
+        left = joint[:known, :known] - between @ np.linalg.solve(within + jitter, between.T)
+        for t in range(targets):
+            own = left[t * experiments : (t + 1) * experiments, t * experiments : (t + 1) * experiments]
+            covariance[t] += own[np.ix_(e, e)] * np.outer(cells.basis[:, j], cells.basis[:, j])
+    predicted = cells.offset + np.einsum("snq,nq->sn", mean[:, e], cells.basis)
+    sigma = problem.noise.values(theta, (targets,))[:, cells.group]
+    noise = sigma**2 / cells.weight
+    slope = (cells.cell_mean - predicted) / noise
+    scaled = covariance / noise[:, :, None]
+    linear = np.einsum("tn,tnm,tm->t", slope, covariance, slope)
+    square = 0.5 * np.einsum("tnm,tmn->t", scaled, scaled)
+    return float(np.median(linear + square))

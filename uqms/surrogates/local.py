@@ -1,0 +1,73 @@
+"""Left-out errors of some of the runs against their joint law: whether a surrogate is right in one part of the box."""
+
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+from scipy.stats import beta, chi2
+
+from uqms._typing import Array, Ints
+from uqms.surrogates.gp import GaussianProcessSurrogate
+from uqms.surrogates.process import ScoreProcess
+from uqms.surrogates.validation import left_out_scores
+
+__all__ = ["LocalErrors", "local_errors"]
+
+
+@final
+@dataclass(frozen=True)
+class LocalErrors:
+    """The score that fits worst: squared errors over what the surrogate says, and their probability if it is right."""
+
+    ratio: float
+    p: float
+
+
+def local_errors(surrogate: GaussianProcessSurrogate, runs: Ints, scores: Ints) -> LocalErrors | None:
+    """Return how the left-out errors of `runs` compare with their joint law, the worst of the `scores`.
+
+    The squared Mahalanobis distance of m errors is chi-square with m degrees of freedom. Where the variance was
+    estimated from all f errors, its share of f is Beta(m / 2, (f - m) / 2). Averaged hyperparameters average the
+    probabilities. That of the worst score is multiplied by their number (Bonferroni). None when nothing can be told.
+    """
+    process = surrogate.process
+    weights = np.exp(process.log_weights)
+    ratios, levels = [], []
+    for j in scores:
+        known = process.known(int(j))
+        near = runs[known[runs]]
+        freedom = int(known.sum()) - process.beta.shape[2]
+        if len(near) < 2:
+            continue
+        found = [_distance(process, h, int(j), near) for h in range(process.draws)]
+        distance, m = (np.array(column) for column in zip(*found, strict=True))
+        if _estimated(process, int(j), freedom):
+            if m[0] >= freedom:
+                continue
+            level = beta.sf(np.minimum(distance / freedom, 1.0), 0.5 * m, 0.5 * (freedom - m))
+        else:
+            level = chi2.sf(distance, m)
+        ratios.append(float(weights @ (distance / m)))
+        levels.append(float(weights @ level))
+    if not levels:
+        return None
+    worst = int(np.argmin(levels))
+    return LocalErrors(ratios[worst], min(1.0, len(levels) * levels[worst]))
+
+
+def _distance(process: ScoreProcess, h: int, j: int, runs: Ints) -> tuple[float, int]:
+    """Return the squared Mahalanobis distance of left-out errors, and the rank of their covariance."""
+    error, variance, root = left_out_scores(process, h, j)
+    scale = np.sqrt(variance[runs])
+    values, vectors = np.linalg.eigh(_gram(root[runs] / scale[:, None]))
+    kept = values > 1e-10 * values[-1]
+    return float(np.sum((vectors[:, kept].T @ (error[runs] / scale)) ** 2 / values[kept])), int(kept.sum())
+
+
+def _gram(root: Array) -> Array:
+    return np.asarray(root @ root.T)
+
+
+def _estimated(process: ScoreProcess, j: int, freedom: int) -> bool:
+    """Whether the variance of a score was estimated in closed form, and stands for all others."""
+    return process.draws == 1 and abs(float(np.sum(process.target[0, j] ** 2)) - freedom) < 1e-6 * freedom
