@@ -56,12 +56,14 @@ class Clock:
 
     def __init__(self, begin: float) -> None:
         self.begin, self.parts, self.last = begin, {}, time.time()
+        self.cpu, self.spent = {}, time.process_time()
         self.parts["start"] = self.last - begin
 
     def lap(self, name: str) -> None:
         """Note a part of the work."""
-        now = time.time()
+        now, spent = time.time(), time.process_time()
         self.parts[name], self.last = now - self.last, now
+        self.cpu[name], self.spent = spent - self.spent, spent
 
     def stop(self, draws: Array, ess: float, **more: Any) -> Result:
         """Return the result for draws (n, 5)."""
@@ -145,7 +147,7 @@ def sampled(clock: Clock, model: Any, names: tuple[str, ...]) -> Result:
     steps = [float(trace[group]["n_steps"].sum()) for group in ("warmup_sample_stats", "sample_stats")]
     more = max(EFFECTIVE / result["ess"] - 1.0, 0.0) * steps[1] / sum(steps)
     result["extra"] = more  # of the time that sampling took
-    result["cpu"] += more * clock.parts["sample"] * min(2, os.cpu_count() or 1)
+    result["cpu"] += more * clock.cpu["sample"]
     result["wall"] += more * clock.parts["sample"]
     return result
 

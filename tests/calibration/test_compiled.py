@@ -6,8 +6,9 @@ import xarray as xr
 from calibration.problems import given_surrogate, linear_surrogate
 
 import uqms as uq
-from uqms.calibration import compiled, samplers, warmup
+from uqms.calibration import compiled, warmup
 from uqms.calibration.compiled import Map, on_the_line, target
+from uqms.calibration.samplers.nuts import worst_ess
 from uqms.parameters import Prior
 
 RNG = np.random.default_rng(0)
@@ -242,7 +243,7 @@ def test_the_posterior_is_exact_with_a_map_and_without(monkeypatch: pytest.Monke
         monkeypatch.setattr(warmup, "LEAST", least)
         draws = problem.sample(uq.NUTS(draws=800, tune=600), rng=3).draws
         values = np.stack([draws["a"].values.ravel(), draws["b"].values.ravel()])
-        effective = samplers.worst_ess(draws)
+        effective = worst_ess(draws)
         sd = np.sqrt(np.diag(covariance))
         assert np.abs(values.mean(axis=1) - mean).max() < 4.0 * sd.max() / np.sqrt(effective)
         np.testing.assert_allclose(values.std(axis=1), sd, rtol=4.0 / np.sqrt(2.0 * effective))
@@ -286,7 +287,7 @@ def ridge_law() -> tuple[np.ndarray, np.ndarray]:
 
 def test_blocks_follow_until_the_effective_draws_are_there() -> None:
     posterior = ridge().sample(uq.NUTS(draws=150, tune=400, ess=1000), rng=1)
-    assert samplers.worst_ess(posterior.draws) >= 1000
+    assert worst_ess(posterior.draws) >= 1000
     assert posterior.draws.sizes["draw"] % 150 == 0
     assert posterior.draws.sizes["draw"] > 150
     assert "finite draws" not in [check.name for check in posterior.verdict.warnings]

@@ -102,8 +102,8 @@ class NUTS:
         from uqms.calibration import compiled
         from uqms.calibration.starts import starting_points
 
-        # A second of imports, beside the work that comes before the sampler. A new thread also has a short stack, through
-        # which ArviZ walks when it is imported.
+        # A second of imports, beside the work that comes before the sampler. A new thread also has a short stack,
+        # through which ArviZ walks when it is imported.
         threading.Thread(target=importlib.import_module, args=("nutpie",), daemon=True).start()
         points = starting_points(problem, STARTS, np.random.default_rng([seed, 1]))
         target = compiled.target(problem)
