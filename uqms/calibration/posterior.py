@@ -456,11 +456,13 @@ def _sampled(
     r_hat, bulk, tail = _convergence(posterior[names])
     errors = _monte_carlo_errors(posterior[names], 0.95)
     of_sampler = sampler_checks(stats)
+    blocks = getattr(sampler, "ess", None) is not None  # of which each was checked
+    asked = shape[1] if blocks else getattr(sampler, "draws", shape[1])
     return Sampled(
         theta=theta,
         h=stats["hyperparameter_draw"].values.ravel(),
         shape=shape,
-        asked=(getattr(sampler, "chains", shape[0]), getattr(sampler, "draws", shape[1])),
+        asked=(getattr(sampler, "chains", shape[0]), asked),
         r_hat=r_hat,
         ess={name: min(bulk[name], tail[name]) for name in names},
         mcse={name: max(errors[name]) / max(float(posterior[name].std(ddof=1)), 1e-300) for name in names},
