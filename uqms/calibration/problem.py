@@ -401,8 +401,17 @@ class Calibration:
         """Return the same problem with other measured values (R,), in the data's own units.
 
         Rows that have a detection limit are censored when their value is beyond it.
+
+        Raises
+        ------
+        InputError
+            When there is not one value for each row.
+        DataError
+            When a value is not finite.
         """
         values = np.array(values, dtype=np.float64)
+        if values.shape != self.cells.z.shape:
+            raise InputError(f"with_values: got the shape {values.shape}; give one value a row, {self.cells.z.shape}.")
         other = copy.copy(self)
         left, right = self._limited
         cells = self.cells
