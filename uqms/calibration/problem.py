@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, final
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from uqms._typing import Array, ArrayLike, Ints, RandomState, as_generator
@@ -174,6 +175,11 @@ class Calibration:
     def priors(self) -> dict[str, Prior]:
         """Priors of everything that is inferred, noise included."""
         return {**{name: self.space.priors[name] for name in self.parameters}, **self.noise.unknown}
+
+    @property
+    def experiments(self) -> pd.DataFrame:
+        """Known conditions of the different inputs that were observed, a row for each; no column without conditions."""
+        return pd.DataFrame(self.cells.conditions, columns=list(self.condition_names))
 
     @property
     def latents(self) -> int:
