@@ -134,8 +134,8 @@ class LatentOutput:
         rows = self.values.type.shape[-1]
         if data.shape != (rows,) or not np.isfinite(data).all():
             raise InputError(
-                f"observe: observed has the shape {data.shape}{'' if data.shape != (rows,) else ' and holds NaN'}; give "
-                f"{rows} numbers, one for each row of the calibration's observations."
+                f"observe: observed has the shape {data.shape}, {np.count_nonzero(~np.isfinite(data))} not finite; give {rows} "
+                "numbers, one for each row of the calibration's observations."
             )
         log_weights = self.log_weights
 
@@ -154,10 +154,9 @@ class LatentOutput:
 def latent_output(
     problem: Calibration, values: Mapping[str, Any], *, name: str = "latents", own_priors: bool = False
 ) -> LatentOutput:
-    """Return the output at every observation, surrogate's error and discrepancy included, for a likelihood of your own.
+    """Return the output at every observation, surrogate's error and discrepancy included, for your own likelihood.
 
-    For mixtures with outliers, rounded or truncated measurements, counts with excess zeros, a lag or gain of the device.
-    The surrogate's error, truncation and discrepancy enter through standard normal latents that are sampled, so an
+    For mixtures with outliers, rounded measurements, counts with excess zeros, a lag or gain of the device. The surrogate's error, truncation and discrepancy enter through standard normal latents that are sampled, so an
     output with a transform (log, logit) is no obstacle: values are in the output's own unit. Draws of the noise are
     yours to add: `LatentOutput.observe`.
 
