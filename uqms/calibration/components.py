@@ -134,8 +134,8 @@ class LatentOutput:
         rows = self.values.type.shape[-1]
         if data.shape != (rows,) or not np.isfinite(data).all():
             raise InputError(
-                f"observe: observed has the shape {data.shape}, {np.count_nonzero(~np.isfinite(data))} not finite; give {rows} "
-                "numbers, one for each row of the calibration's observations."
+                f"observe: observed has the shape {data.shape}, {np.count_nonzero(~np.isfinite(data))} not finite; "
+                f"give {rows} numbers, one for each row of the calibration's observations."
             )
         log_weights = self.log_weights
 
@@ -156,9 +156,10 @@ def latent_output(
 ) -> LatentOutput:
     """Return the output at every observation, surrogate's error and discrepancy included, for your own likelihood.
 
-    For mixtures with outliers, rounded measurements, counts with excess zeros, a lag or gain of the device. The surrogate's error, truncation and discrepancy enter through standard normal latents that are sampled, so an
-    output with a transform (log, logit) is no obstacle: values are in the output's own unit. Draws of the noise are
-    yours to add: `LatentOutput.observe`.
+    For mixtures with outliers, rounded measurements, counts with excess zeros, a lag or gain of the device. The
+    surrogate's error, truncation and discrepancy enter through standard normal latents that are sampled, so an output
+    with a transform (log, logit) is no obstacle: values are in the output's own unit. The noise is yours to add, with
+    `LatentOutput.observe`.
 
     Parameters
     ----------

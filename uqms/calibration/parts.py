@@ -47,7 +47,8 @@ class JointCalibration:
     """Infer parameters from several experiments that have surrogates of their own; made by `Calibration({...})`.
 
     For a cell model that is clamped in one experiment and beats freely in another, a device that is tested on two
-    benches, a fine-scale and a coarse-scale measurement of a material. Parameters are shared by name. Experiments of one simulator under other known conditions belong into one `Calibration`, whose surrogate has correlated errors.
+    benches, a fine-scale and a coarse-scale measurement of a material. Parameters are shared by name. Experiments of
+    one simulator under other known conditions belong into one `Calibration`, whose surrogate has correlated errors.
 
     Parameters
     ----------
@@ -127,6 +128,12 @@ class JointCalibration:
             for name, part in found.items()
         }
         self.derived = named_derived(derived or {}, tuple(self.priors))
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            f"A calibration of several parts has no {name!r}, each part has its own: problem.parts[name] is that of one "
+            "part, and posterior.part(name) its posterior."
+        )
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -350,8 +357,8 @@ def _merged(surrogates: Mapping[str, Any]) -> ParameterSpace:
             first, theirs = found.setdefault(name, (part, prior))
             if theirs != prior:
                 raise InputError(
-                    f"Parts {first!r} and {part!r} have different priors of {name!r}: {theirs!r} and {prior!r}. A shared "
-                    "parameter has one prior: give space=ParameterSpace(...), or rename it in one of the simulators if "
+                    f"Parts {first!r} and {part!r} have different priors of {name!r}: {theirs!r} and {prior!r}. A "
+                    "shared parameter has one prior: give space=ParameterSpace(...), or rename it in one of the simulators if "
                     "it is not the same quantity."
                 )
     return ParameterSpace(**{name: prior for name, (_, prior) in found.items()})

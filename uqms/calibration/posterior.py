@@ -20,6 +20,7 @@ from uqms.calibration.computation import APPROXIMATION, MCSE_SHARE, sampler_chec
 from uqms.calibration.density import draw_rows, row_terms
 from uqms.calibration.discrepancy import NOISE
 from uqms.calibration.noise import NumPyFunctions
+from uqms.calibration.parts import JointCalibration
 from uqms.calibration.predict import (
     NewNoise,
     PosteriorPrediction,
@@ -32,7 +33,6 @@ from uqms.calibration.predict import (
     own_cells,
     predicted,
 )
-from uqms.calibration.parts import JointCalibration
 from uqms.calibration.problem import Calibration, Piece
 from uqms.calibration.samplers import Sampler
 from uqms.calibration.verdict import Sampled, Verdict, judge
@@ -212,7 +212,7 @@ class Posterior:
             if key != "latents" or problem.latents:
                 groups[key] = data
         tree = xr.DataTree.from_dict(groups)
-        tree.attrs |= self.tree.attrs
+        tree.attrs |= self.tree.attrs | {"box": json.dumps(problem.surrogate.domain.to_dict())}
         share = self.surrogate_share[list(problem.parameters)]
         return Posterior(tree, problem, self.verdict, share)
 
@@ -261,13 +261,13 @@ class Posterior:
         Raises
         ------
         InputError
-            Unknown outputs, conditions or dims; noise of an output whose noise is not known.
+            Unknown part, outputs, conditions or dims; noise of an output whose noise is not known.
         ExtrapolationError
             Conditions or coordinates outside of what was simulated.
         """
-        if part is not None or isinstance(self.problem, JointCalibration):
-            if part is None:
-                raise InputError(f"predict: which part? There are {list(self.problem.parts)}; say part=.")  # type: ignore[union-attr]
+        if part is None and isinstance(self.problem, JointCalibration):
+            raise InputError(f"predict: which part? There are {list(self.problem.parts)}; say part=.")
+        if part is not None:
             return self.part(part).predict(
                 conditions=conditions,
                 coords=coords,
@@ -286,8 +286,8 @@ class Posterior:
             add = self._new_noise(name, grid.targets, theta) if noise else None
             mean, variance, sample = (np.empty((len(h), len(grid.targets.offset))) for _ in range(3))
             for rows, moments in conditional_moments(self._one, theta, h, grid.targets, latents, discrepancy):
-                part = {key: values[rows] for key, values in theta.items()}
-                mean[rows], variance[rows], sample[rows] = predicted(moments, layout.transform, add, part, generator)
+                few = {key: values[rows] for key, values in theta.items()}
+                mean[rows], variance[rows], sample[rows] = predicted(moments, layout.transform, add, few, generator)
             unit = layout.unit
             means[name] = grid.labelled(mean.mean(axis=0), (), unit)
             sds[name] = grid.labelled(np.sqrt(variance.mean(axis=0) + mean.var(axis=0)), (), unit)
@@ -308,9 +308,9 @@ class Posterior:
     @property
     def _one(self) -> Calibration:
         """The calibration, where there is one surrogate."""
-        if isinstance(self._one, JointCalibration):
+        if isinstance(self.problem, JointCalibration):
             raise InputError(
-                f"This is the posterior of several parts; use posterior.part(name), {list(self.problem.parts)}."
+                f"This is the posterior of several parts; use posterior.part(name), one of {list(self.problem.parts)}."
             )
         return self.problem
 
