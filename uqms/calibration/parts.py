@@ -131,8 +131,8 @@ class JointCalibration:
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(
-            f"A calibration of several parts has no {name!r}, each part has its own: problem.parts[name] is that of one "
-            "part, and posterior.part(name) its posterior."
+            f"A calibration of several parts has no {name!r}, each part has its own: problem.parts[name] is that of "
+            "one part, and posterior.part(name) its posterior."
         )
 
     @property
@@ -358,7 +358,7 @@ def _merged(surrogates: Mapping[str, Any]) -> ParameterSpace:
             if theirs != prior:
                 raise InputError(
                     f"Parts {first!r} and {part!r} have different priors of {name!r}: {theirs!r} and {prior!r}. A "
-                    "shared parameter has one prior: give space=ParameterSpace(...), or rename it in one of the simulators if "
-                    "it is not the same quantity."
+                    "shared parameter has one prior: give space=ParameterSpace(...), or rename it in one of the "
+                    "simulators if it is not the same quantity."
                 )
     return ParameterSpace(**{name: prior for name, (_, prior) in found.items()})

@@ -282,17 +282,17 @@ class Posterior:
         generator = as_generator(rng)
         means, sds, samples = {}, {}, {}
         for name in names:
-            grid, layout = make_grid(self._one, name, conditions, coords), self._one.surrogate.layouts[name]
+            grid, layout = make_grid(self.single, name, conditions, coords), self.single.surrogate.layouts[name]
             add = self._new_noise(name, grid.targets, theta) if noise else None
             mean, variance, sample = (np.empty((len(h), len(grid.targets.offset))) for _ in range(3))
-            for rows, moments in conditional_moments(self._one, theta, h, grid.targets, latents, discrepancy):
+            for rows, moments in conditional_moments(self.single, theta, h, grid.targets, latents, discrepancy):
                 few = {key: values[rows] for key, values in theta.items()}
                 mean[rows], variance[rows], sample[rows] = predicted(moments, layout.transform, add, few, generator)
             unit = layout.unit
             means[name] = grid.labelled(mean.mean(axis=0), (), unit)
             sds[name] = grid.labelled(np.sqrt(variance.mean(axis=0) + mean.var(axis=0)), (), unit)
             samples[name] = grid.labelled(sample, ("sample",), unit)
-        modelled = any(term.role != NOISE for term in self._one.noise.terms) or bool(self._one.noise.factors)
+        modelled = any(term.role != NOISE for term in self.single.noise.terms) or bool(self.single.noise.factors)
         holds = (
             "parameters",
             "surrogate",
@@ -306,8 +306,14 @@ class Posterior:
         self.tree.to_netcdf(path, engine="h5netcdf")
 
     @property
-    def _one(self) -> Calibration:
-        """The calibration, where there is one surrogate."""
+    def single(self) -> Calibration:
+        """The calibration, where it has one surrogate.
+
+        Raises
+        ------
+        InputError
+            When it has several parts.
+        """
         if isinstance(self.problem, JointCalibration):
             raise InputError(
                 f"This is the posterior of several parts; use posterior.part(name), one of {list(self.problem.parts)}."
@@ -319,7 +325,7 @@ class Posterior:
         return {name: self.draws[name].values.ravel() for name in self.problem.priors}
 
     def _outputs(self, outputs: str | Sequence[str] | None, coords: Mapping[str, object] | None) -> tuple[str, ...]:
-        layouts = self._one.surrogate.layouts
+        layouts = self.single.surrogate.layouts
         outputs = (outputs,) if isinstance(outputs, str) else outputs
         if outputs is not None:
             unknown = [name for name in outputs if name not in layouts]
@@ -328,9 +334,9 @@ class Posterior:
             wrong = [name for name in outputs if coords is not None and set(layouts[name].dims) != set(coords)]
         else:
             outputs = [
-                name for name in self._one.noise.outputs if coords is None or set(layouts[name].dims) == set(coords)
+                name for name in self.single.noise.outputs if coords is None or set(layouts[name].dims) == set(coords)
             ]
-            wrong = [] if outputs else list(self._one.noise.outputs)
+            wrong = [] if outputs else list(self.single.noise.outputs)
         if wrong:
             dims = {name: list(layouts[name].dims) for name in wrong}
             raise InputError(f"predict: coords are given for {sorted(coords or {})}, but the outputs have dims {dims}.")
@@ -353,12 +359,12 @@ class Posterior:
         return np.asarray(values.reshape(-1, values.shape[-1]))
 
     def _new_noise(self, output: str, targets: Targets, theta: Mapping[str, Array]) -> NewNoise:
-        groups = self._one.noise
+        groups = self.single.noise
         if output not in groups.outputs:
             raise InputError(
                 f"predict: output {output!r} was not observed, so its noise is not known; say noise=False."
             )
-        return new_noise(self._one, groups.outputs.index(output), targets)
+        return new_noise(self.single, groups.outputs.index(output), targets)
 
 
 def _convergence(draws: xr.Dataset) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
@@ -645,7 +651,7 @@ def _row_labels(problem: _Problem) -> dict[str, Any]:
     columns = [{**table.coords, **table.conditions} for table in tables]
     for table, column in zip(tables, columns, strict=True):
         if table.replicate is not None:
-            column["replicate"] = table.replicate
+            column["replicate"] = table.replicate  # type: ignore[assignment]
     for name in dict.fromkeys(key for column in columns for key in column):  # NaN where a part has no such column
         missing = (np.full(size, np.nan) for size in sizes)
         found = [column.get(name, nothing) for column, nothing in zip(columns, missing, strict=True)]
