@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from uqms.calibration.components import latent_output as latent_output
     from uqms.calibration.components import observe as observe
     from uqms.calibration.mode import Mode as Mode
+    from uqms.calibration.parts import JointCalibration as JointCalibration
     from uqms.calibration.posterior import Posterior as Posterior
     from uqms.calibration.predict import PosteriorPrediction as PosteriorPrediction
     from uqms.calibration.refinement import Round as Round
@@ -45,6 +46,7 @@ __all__ = [
     "DirectSimulator",
     "GPDiscrepancy",
     "GaussianNoise",
+    "JointCalibration",
     "Laplace",
     "LatentOutput",
     "LogNormalNoise",
@@ -75,6 +77,7 @@ __all__ = [
 
 # PyMC and ArviZ take seconds to import; they are loaded when a posterior or a tensor is asked for.
 _LAZY = {
+    "JointCalibration": "parts",
     "LatentOutput": "components",
     "Mode": "mode",
     "Posterior": "posterior",

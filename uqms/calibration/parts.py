@@ -117,7 +117,7 @@ class JointCalibration:
                 observations,
                 noise[name],
                 discrepancy=(discrepancy or {}).get(name),
-                space=ParameterSpace(**priors),
+                space=_space(priors),
                 outside=outside,
             )
         self._check_used(found)
@@ -266,11 +266,12 @@ class JointCalibration:
         from uqms.calibration.posterior import build_posterior, check_derived
 
         check_derived(self)
-        sampler = checked_sampler(sampler, [part.surrogate for part in self.parts.values()])
+        chosen = checked_sampler(sampler, [part.surrogate for part in self.parts.values()])
         seed = int(as_generator(rng).integers(2**31))
         if self.mass_cut > 0:
             _logger.info("the prior is conditioned on the design boxes, which cut %.2g of its mass", self.mass_cut)
-        return build_posterior(self, sampler, sampler.run(self, seed), seed)
+        trace = chosen.run(self, seed)  # it has all that a sampler looks at
+        return build_posterior(self, chosen, trace, seed)
 
     def maximum_a_posteriori(self, *, starts: int = 8, rng: RandomState | None = None) -> "Mode":
         """Return the parameters at which the posterior density is largest; see `Calibration.maximum_a_posteriori`."""
@@ -361,4 +362,8 @@ def _merged(surrogates: Mapping[str, Any]) -> ParameterSpace:
                     "shared parameter has one prior: give space=ParameterSpace(...), or rename it in one of the "
                     "simulators if it is not the same quantity."
                 )
-    return ParameterSpace(**{name: prior for name, (_, prior) in found.items()})
+    return _space({name: prior for name, (_, prior) in found.items()})
+
+
+def _space(priors: dict[str, Prior]) -> ParameterSpace:
+    return ParameterSpace(**priors)  # type: ignore[arg-type]
