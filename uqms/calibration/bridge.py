@@ -601,6 +601,8 @@ def as_tensor(
     In a likelihood, use the covariance (or sample the error once for each input): adding the variance to each
     observation independently counts the surrogate's error as if it were noise that averages out. Keep the parameters
     inside of `surrogate.domain` (`pymc.Truncated`): outside of it the surrogate knows nothing and chains wander off.
+    For observations at coordinates and conditions of their own, with discrepancy, or of an output with a transform, use
+    `observe` or `latent_output`.
 
     Parameters
     ----------

@@ -1,13 +1,14 @@
 """The calibration problem: a surrogate, observations, noise, and the priors conditioned on the design box."""
 
 import copy
+import inspect
 import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, final, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, final, overload
 
 import numpy as np
 import pandas as pd
@@ -148,6 +149,8 @@ class Calibration:
     >>> problem.parameters
     ('k',)
     """
+
+    __signature__: ClassVar[inspect.Signature]  # that of __init__, which is what a user calls
 
     def __new__(cls, surrogate: Any = None, *arguments: Any, **settings: Any) -> Any:
         """Return a `JointCalibration` where surrogates are given by name."""
@@ -687,6 +690,10 @@ class Calibration:
                 PriorConflictWarning,
                 stacklevel=3,
             )
+
+
+_own = inspect.signature(Calibration.__init__)
+Calibration.__signature__ = _own.replace(parameters=list(_own.parameters.values())[1:], return_annotation=Calibration)
 
 
 def checked_sampler(sampler: Any, surrogates: Sequence[Surrogate]) -> Any:
