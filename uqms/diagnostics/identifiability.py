@@ -146,7 +146,9 @@ def identifiability(posterior: Posterior) -> Identifiability:
     labels = {"quantity": list(names), "other": list(names)}
     dims, parameters = ("quantity", "other"), list(problem.parameters)
     boxes = [piece.problem.surrogate.domain for piece in problem.pieces(theta)]
-    scale = {name: box.scale[box.names.index(name)] for box in boxes for name in parameters if name in box.names}
+    scale: dict[str, str] = {
+        name: box.scale[box.names.index(name)] for box in boxes for name in parameters if name in box.names
+    }
     return Identifiability(
         table=_table(posterior, problem, theta),
         correlation=xr.DataArray(overall, dims=dims, coords=labels),
