@@ -19,6 +19,7 @@ import xarray as xr
 
 from uqms._typing import Array
 from uqms.calibration.checks import Check, Sampled, Status
+from uqms.calibration.parts import JointCalibration
 from uqms.calibration.problem import Calibration
 from uqms.calibration.rescaling import rescaled
 
@@ -44,14 +45,17 @@ OUTSIDE, OUTSIDE_FAIL = 0.01, 0.05
 PRIOR_DRAWS = 4000
 
 
-def on_model_scale(problem: Calibration, theta: Mapping[str, Array]) -> dict[str, Array]:
+def on_model_scale(problem: Calibration | JointCalibration, theta: Mapping[str, Array]) -> dict[str, Array]:
     """Return every inferred quantity (S,) on a scale where relations are nearly linear.
 
     Parameters as the surrogate takes them (unit cube; logarithms of positive ones), positive noise as logarithms.
     """
-    box = problem.surrogate.domain
-    u = problem.unit_inputs({name: theta[name] for name in problem.parameters})[..., 0, :]
-    out = {name: u[..., box.names.index(name)] for name in problem.parameters}
+    found: dict[str, Array] = {}
+    for piece in problem.pieces(theta):
+        own, box = piece.problem, piece.problem.surrogate.domain
+        u = own.unit_inputs({name: piece.theta[name] for name in own.parameters})[..., 0, :]
+        found = {name: u[..., box.names.index(name)] for name in own.parameters} | found
+    out = {name: found[name] for name in problem.parameters}
     for name, prior in problem.priors.items():
         if name not in out:
             positive = prior.support[0] >= 0
@@ -59,7 +63,9 @@ def on_model_scale(problem: Calibration, theta: Mapping[str, Array]) -> dict[str
     return out
 
 
-def contraction(problem: Calibration, theta: Mapping[str, Array]) -> tuple[dict[str, float], dict[str, float]]:
+def contraction(
+    problem: Calibration | JointCalibration, theta: Mapping[str, Array]
+) -> tuple[dict[str, float], dict[str, float]]:
     """Return 1 - Var_post / Var_prior, and the Kolmogorov distance of posterior and prior, of every quantity."""
     posterior = on_model_scale(problem, theta)
     prior_theta = problem.prior_draws(PRIOR_DRAWS, 0)
@@ -75,7 +81,7 @@ def contraction(problem: Calibration, theta: Mapping[str, Array]) -> tuple[dict[
 
 
 def confounding(
-    problem: Calibration, theta: Mapping[str, Array], information: Array
+    problem: Calibration | JointCalibration, theta: Mapping[str, Array], information: Array
 ) -> tuple[tuple[str, ...], Array, Array]:
     """Return names, correlations of the posterior, and the mean size of local ones, both (p, p).
 
@@ -97,7 +103,7 @@ def confounding(
     return names, overall, local
 
 
-def log_priors(problem: Calibration, theta: Mapping[str, Array]) -> dict[str, Array]:
+def log_priors(problem: Calibration | JointCalibration, theta: Mapping[str, Array]) -> dict[str, Array]:
     """Return the log prior density of every quantity, own units, conditioned as in the calibration."""
     out = {}
     for name, prior in problem.priors.items():
@@ -153,7 +159,7 @@ def _weights(log_weights: Array) -> Array:
     return np.asarray(weights / weights.sum())
 
 
-def check_answer(problem: Calibration, sampled: Sampled, information: Array) -> tuple[Check, ...]:
+def check_answer(problem: Calibration | JointCalibration, sampled: Sampled, information: Array) -> tuple[Check, ...]:
     """Return the checks of what was learned; `information` (s, d, d) in units of the prior's sds."""
     checks = [
         _check_contraction(problem, sampled.theta),
@@ -161,12 +167,12 @@ def check_answer(problem: Calibration, sampled: Sampled, information: Array) -> 
     ]
     if sampled.log_likelihood is not None:
         checks.append(_check_sensitivity(problem, sampled))
-        if problem.discrepancy is not None:
+        if isinstance(problem, Calibration) and problem.discrepancy is not None:
             checks.append(_check_discrepancy(problem, sampled))
     return tuple(checks)
 
 
-def _check_contraction(problem: Calibration, theta: Mapping[str, Array]) -> Check:
+def _check_contraction(problem: Calibration | JointCalibration, theta: Mapping[str, Array]) -> Check:
     contracted, distance = contraction(problem, theta)
     least = min(problem.parameters, key=lambda name: contracted[name])
     # Two modes far apart have a large variance too, but are nowhere near the prior.
@@ -181,7 +187,7 @@ def _check_contraction(problem: Calibration, theta: Mapping[str, Array]) -> Chec
     return Check("prior-dominated", status, contracted[least], message, remedy)
 
 
-def _check_confounded(problem: Calibration, theta: Mapping[str, Array], information: Array) -> Check:
+def _check_confounded(problem: Calibration | JointCalibration, theta: Mapping[str, Array], information: Array) -> Check:
     names, overall, local = confounding(problem, theta, information)
     size = np.triu(np.maximum(np.abs(overall), local), 1)
     first, second = np.unravel_index(int(np.argmax(size)), size.shape)
@@ -196,7 +202,7 @@ def _check_confounded(problem: Calibration, theta: Mapping[str, Array], informat
     return Check("confounded", "warn" if pairs else "pass", worst, message, remedy)
 
 
-def _check_sensitivity(problem: Calibration, sampled: Sampled) -> Check:
+def _check_sensitivity(problem: Calibration | JointCalibration, sampled: Sampled) -> Check:
     assert sampled.log_likelihood is not None
     log_prior = np.sum(list(log_priors(problem, sampled.theta).values()), axis=0)
     found = power_scaling(sampled.theta, log_prior, sampled.log_likelihood, sampled.shape)
@@ -232,7 +238,7 @@ def _check_discrepancy(problem: Calibration, sampled: Sampled) -> Check:
     return Check("discrepancy", "warn" if shift > 1.0 else "pass", shift, message, remedy)
 
 
-def _level_in_prior(problem: Calibration, name: str, values: Array) -> float:
+def _level_in_prior(problem: Calibration | JointCalibration, name: str, values: Array) -> float:
     """Return the prior probability beyond the posterior median, in its nearer tail."""
     prior = problem.priors[name]
     low, high = (float(prior.cdf(end)) for end in problem.limits(name))

@@ -1,7 +1,7 @@
 """The one bridge to PyMC and PyTensor: priors, surrogates and the likelihood as parts of a PyTensor graph."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import singledispatch
 from typing import Any, NamedTuple, final
 
@@ -601,6 +601,8 @@ def as_tensor(
     In a likelihood, use the covariance (or sample the error once for each input): adding the variance to each
     observation independently counts the surrogate's error as if it were noise that averages out. Keep the parameters
     inside of `surrogate.domain` (`pymc.Truncated`): outside of it the surrogate knows nothing and chains wander off.
+    For observations at coordinates and conditions of their own, with discrepancy, or of an output with a transform, use
+    `observe` or `latent_output`.
 
     Parameters
     ----------
@@ -693,25 +695,20 @@ class PyTensorFunctions:
         return x.sum(axis=-1)
 
 
-def likelihood(problem: Any, u: Any, values: Mapping[str, Any]) -> Any:
-    """Add the observed variable to the PyMC model in context: an observed `CustomDist` named "observations".
+def likelihood(
+    problem: Any, u: Any, values: Mapping[str, Any], name: str = "observations", latents: Any = "latents"
+) -> Any:
+    """Add the observed variable, a `CustomDist`, to the PyMC model in context.
 
-    Where errors are not all normal, the standard normal variable "latents" is added too: the surrogate's error and the
-    discrepancy, given which the observations are independent.
+    Where errors are not all normal, a standard normal variable is added too: the surrogate's error and the discrepancy,
+    given which the observations are independent. `latents` is its name, or an expression that stands in its place.
     """
     cells, noise, surrogate = problem.cells, problem.noise, problem.surrogate
     count = len(noise.outputs) if problem.form == "independent" else len(noise.keys)
-    columns = [
-        values[key] if isinstance(one, Prior) else one for key, one in zip(noise.keys, noise.settings, strict=True)
-    ]
-    phi = pt.stack([pt.as_tensor(column, dtype="float64") for column in columns[:count]])
-    block = None
-    if isinstance(surrogate, GaussianProcessSurrogate) and surrogate.physics is None:
-        data = cells.flat() if problem.form == "independent" else problem.structure
-        flat = np.concatenate([surrogate.process.select(cells.used).flat(), data])
-        block = pytensor.shared(flat, name="surrogate_and_data")
+    phi = hyperparameters(problem, values, count)
     if problem.form == "latent":
-        return _latent_likelihood(problem, u, phi, block)
+        return _latent_likelihood(problem, u, phi, name, latents)
+    block = _block(problem, cells.flat() if problem.form == "independent" else problem.structure)
     if is_exact(surrogate) and problem.form == "independent":
 
         def density(u: Any, phi: Any, z: Any) -> Any:
@@ -732,7 +729,7 @@ def likelihood(problem: Any, u: Any, values: Mapping[str, Any]) -> Any:
         return _replicate(problem, u, phi, None, rng)
 
     return pm.CustomDist(
-        "observations",
+        name,
         u,
         phi,
         cells.row_variance,  # only tells PyMC how many rows there are
@@ -753,16 +750,50 @@ def _linked(cells: Cells, value: Any) -> tuple[Any, Any]:
     return pt.set_subtensor(value[at], logs), -pt.sum(logs)
 
 
-def _latent_likelihood(problem: Any, u: Any, phi: Any, block: Any) -> Any:
-    cells, noise, free = problem.cells, problem.noise, problem.free
+def hyperparameters(problem: Any, values: Mapping[str, Any], count: int | None = None) -> Any:
+    """Return the first `count` entries of phi: given ones of those with a prior, known numbers of the others."""
+    noise = problem.noise
+    columns = [
+        values[key] if isinstance(one, Prior) else one for key, one in zip(noise.keys, noise.settings, strict=True)
+    ]
+    return pt.stack([pt.as_tensor(column, dtype="float64") for column in columns[:count]])
+
+
+def _block(problem: Any, data: Array) -> Any:
+    """Return surrogate and data as one shared array for compiled operations; None for a surrogate of the user's own."""
+    surrogate = problem.surrogate
+    if not isinstance(surrogate, GaussianProcessSurrogate) or surrogate.physics is not None:
+        return None
+    flat = np.concatenate([surrogate.process.select(problem.cells.used).flat(), data])
+    return pytensor.shared(flat, name="surrogate_and_data")
+
+
+def latent_variable(problem: Any, name: str) -> Any:
+    """Add the standard normal latents of a problem to the PyMC model in context."""
+    return pm.Normal(name, 0.0, 1.0, shape=len(problem.free)) if len(problem.free) else pt.zeros(0)
+
+
+def latent_outputs(problem: Any) -> tuple[Callable[[Any, Any, Any], Any], Array]:
+    """Return a function from inputs (K, d), phi and latents to the latent outputs (H, N), and log weights (H,)."""
+    free, block = problem.free, _block(problem, problem.structure)
     size = int(_correlated.latent_count(problem.structure))
-    eta = pm.Normal("latents", 0.0, 1.0, shape=len(free)) if len(free) else pt.zeros(0)
-    log_weights = np.asarray(problem.surrogate.scores(np.full((1, problem.surrogate.domain.d), 0.5)).log_weights)
     operation = PluggedOutputsOp(problem) if block is None else OutputsOp()
 
-    def logp(value: Any, u: Any, phi: Any, eta: Any, rows: Any) -> Any:
+    def outputs(u: Any, phi: Any, eta: Any) -> Any:
         whole = eta if len(free) == size else pt.set_subtensor(pt.zeros(size)[free], eta)
-        y = operation(u, phi, whole) if block is None else operation(block, u, phi, whole)
+        return operation(u, phi, whole) if block is None else operation(block, u, phi, whole)
+
+    log_weights = np.asarray(problem.surrogate.scores(np.full((1, problem.surrogate.domain.d), 0.5)).log_weights)
+    return outputs, log_weights
+
+
+def _latent_likelihood(problem: Any, u: Any, phi: Any, name: str, latents: Any) -> Any:
+    cells, noise = problem.cells, problem.noise
+    eta = latent_variable(problem, latents) if isinstance(latents, str) else latents
+    outputs, log_weights = latent_outputs(problem)
+
+    def logp(value: Any, u: Any, phi: Any, eta: Any, rows: Any) -> Any:
+        y = outputs(u, phi, eta)
         z, _ = _linked(cells, value)
         terms = row_terms(cells, noise, y, pt.repeat(phi[None, :], len(log_weights), axis=0), z, PyTensorFunctions)
         return pt.logsumexp(total(terms, 2) + log_weights)
@@ -771,7 +802,7 @@ def _latent_likelihood(problem: Any, u: Any, phi: Any, block: Any) -> Any:
         return _replicate(problem, u, phi, eta, rng)
 
     return pm.CustomDist(
-        "observations",
+        name,
         u,
         phi,
         eta,

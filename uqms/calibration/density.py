@@ -45,7 +45,7 @@ def row_terms(cells: Cells, noise: NoiseGroups, y: Any, phi: Any, z: Any, xp: An
         at = np.flatnonzero(cells.row_group == g)
         rows = cells.rows(g)._replace(z=z[at])
         parameters = {role: phi[..., place, None] for role, place in noise.roles[g].items()}
-        values = _response(cells.responses[g], y[..., cells.row_cell[at]], xp)
+        values = response(cells.responses[g], y[..., cells.row_cell[at]], xp)
         density = model.log_density(values, rows, parameters, xp)
         side = cells.side[at]
         if side.any():
@@ -64,7 +64,7 @@ def total(terms: list[tuple[Ints, Any]], ndim: int) -> Any:
     return sum(sums[1:], sums[0])
 
 
-def _response(transform: Any, latent: Any, xp: Any) -> Any:
+def response(transform: Any, latent: Any, xp: Any) -> Any:
     """Return the output in its own unit, as `transform.inverse` does, for arrays and expressions."""
     if transform.name == "log":
         return xp.exp(latent)
@@ -79,7 +79,7 @@ def draw_rows(cells: Cells, noise: NoiseGroups, y: Array, phi: Array, rng: np.ra
     for g, model in enumerate(noise.models):
         at = np.flatnonzero(cells.row_group == g)
         parameters = {role: phi[:, place, None] for role, place in noise.roles[g].items()}
-        values = np.asarray(_response(cells.responses[g], y[:, cells.row_cell[at]], np))
+        values = np.asarray(response(cells.responses[g], y[:, cells.row_cell[at]], np))
         out[:, at] = cells.links[g].inverse(model.draw(values, cells.rows(g), parameters, rng))
     return out
 

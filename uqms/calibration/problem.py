@@ -1,15 +1,17 @@
 """The calibration problem: a surrogate, observations, noise, and the priors conditioned on the design box."""
 
 import copy
+import inspect
 import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, final
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, final, overload
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from uqms._typing import Array, ArrayLike, Ints, RandomState, as_generator
@@ -29,7 +31,7 @@ from uqms.surrogates.transforms import Identity
 if TYPE_CHECKING:
     from uqms.calibration.mode import Mode
 
-__all__ = ["Calibration", "Derived"]
+__all__ = ["Calibration", "Derived", "Piece"]
 
 _logger = logging.getLogger(__name__)
 MASS_CUT_LIMIT = 0.01
@@ -60,9 +62,36 @@ class Derived:
     description: str = ""
 
 
+class Piece(NamedTuple):
+    """What belongs to one surrogate: all of a `Calibration`, one part of a `JointCalibration`.
+
+    Attributes
+    ----------
+    name
+        Of the part, "" for a calibration of one surrogate.
+    problem
+        The part itself.
+    theta, latents, h
+        Its share of the draws that were given, under its own names: by name (S,), (S, latents), (S,).
+    columns
+        Places of its parameters among those of the whole.
+    """
+
+    name: str
+    problem: "Calibration"
+    theta: dict[str, Any]
+    latents: Any
+    h: Any
+    columns: Ints
+
+
 @final
 class Calibration:
     """Infer parameters from observations through a surrogate, with the surrogate's error in the likelihood.
+
+    Several experiments that have simulators of their own are given as a mapping,
+    `Calibration({"clamp": (s1, observations1), "beat": (s2, observations2)}, noise={"clamp": ..., "beat": ...})`, which
+    returns a `JointCalibration`.
 
     The likelihood holds the joint error of the surrogate (the same input shares one error, different inputs have
     correlated ones), what its basis leaves out of a curve, and the measurement noise.
@@ -70,7 +99,8 @@ class Calibration:
     Parameters
     ----------
     surrogate
-        A fitted surrogate; or the simulator itself, `DirectSimulator(...)`, when it is cheap.
+        A fitted surrogate; or the simulator itself, `DirectSimulator(...)`, when it is cheap; or several with their
+        observations, by name, see `JointCalibration`.
     observations
         `Observations`, or a DataArray named like the output.
     noise
@@ -120,11 +150,48 @@ class Calibration:
     ('k',)
     """
 
+    __signature__: ClassVar[inspect.Signature]  # that of __init__, which is what a user calls
+
+    def __new__(cls, surrogate: Any = None, *arguments: Any, **settings: Any) -> Any:
+        """Return a `JointCalibration` where surrogates are given by name."""
+        if not isinstance(surrogate, Mapping):
+            return super().__new__(cls)
+        from uqms.calibration.parts import JointCalibration
+
+        if arguments:
+            raise InputError("Calibration of several parts: give noise= by name, after the mapping of parts.")
+        return JointCalibration(surrogate, **settings)
+
+    @overload
+    def __init__(
+        self,
+        surrogate: Mapping[str, tuple[Surrogate, Observations | xr.DataArray]],
+        *,
+        noise: Mapping[str, Any],
+        discrepancy: Mapping[str, Any] | None = None,
+        space: ParameterSpace | None = None,
+        derived: Mapping[str, Derived | Callable[[Mapping[str, Any]], Any]] | None = None,
+        outside: Literal["error", "extrapolate", "refined"] = "error",
+    ) -> None: ...
+
+    @overload
     def __init__(
         self,
         surrogate: Surrogate,
         observations: Observations | xr.DataArray,
         noise: NoiseModel | Mapping[str, NoiseModel],
+        *,
+        discrepancy: Discrepancy | Sequence[Discrepancy] | Mapping[str, Any] | None = None,
+        space: ParameterSpace | None = None,
+        derived: Mapping[str, Derived | Callable[[Mapping[str, Any]], Any]] | None = None,
+        outside: Literal["error", "extrapolate", "refined"] = "error",
+    ) -> None: ...
+
+    def __init__(
+        self,
+        surrogate: Any,
+        observations: Any = None,
+        noise: Any = None,
         *,
         discrepancy: Discrepancy | Sequence[Discrepancy] | Mapping[str, Any] | None = None,
         space: ParameterSpace | None = None,
@@ -138,8 +205,11 @@ class Calibration:
                 "outside='refined' is for a surrogate whose newest runs were proposed by uq.refine(posterior, n): only "
                 "then an earlier posterior tells that nothing is lost outside of the box. Leave it out, or refine."
             )
-        self.surrogate = surrogate
-        self.space = space if space is not None else _space_of(surrogate)
+        if noise is None:
+            raise InputError("Calibration: noise is missing; give e.g. noise=GaussianNoise(sd=HalfNormal(...)).")
+        self.surrogate: Surrogate = surrogate
+        self._within: dict[str, tuple[float, float]] = {}
+        self.space = space if space is not None else space_of(surrogate)
         self.outside = "extrapolate" if is_exact(surrogate) else outside  # the simulator itself has no design box
         self.condition_names = tuple(name for name in surrogate.domain.names if name not in self.space.names)
         if isinstance(observations, xr.DataArray):
@@ -149,7 +219,7 @@ class Calibration:
             raise InputError(
                 f"observations is a {type(observations).__name__}; give Observations.from_table(...) or a DataArray."
             )
-        self.observations = observations
+        self.observations: Observations = observations
         self._check_parameters()
         self.cells, self.noise = arrange(surrogate, observations, noise, self.condition_names)
         self.discrepancy, self.noise_alone = discrepancy, self.noise
@@ -160,7 +230,7 @@ class Calibration:
         self.form = self._form()
         self._limited = self.cells.side == 1, self.cells.side == -1
         self._check_names()
-        self.derived = _derived(derived or {}, (*self.parameters, *self.noise.unknown))
+        self.derived = named_derived(derived or {}, (*self.parameters, *self.noise.unknown))
         self.mass_cut = self._mass_cut()
         self.check_errors_between(self.cells.conditions, "Calibration of several experiments")
         self._warn_of_conflict()
@@ -174,6 +244,11 @@ class Calibration:
     def priors(self) -> dict[str, Prior]:
         """Priors of everything that is inferred, noise included."""
         return {**{name: self.space.priors[name] for name in self.parameters}, **self.noise.unknown}
+
+    @property
+    def experiments(self) -> pd.DataFrame:
+        """Known conditions of the different inputs that were observed, a row for each; no column without conditions."""
+        return pd.DataFrame(self.cells.conditions, columns=list(self.condition_names))
 
     @property
     def latents(self) -> int:
@@ -196,6 +271,8 @@ class Calibration:
 
     def limits(self, name: str) -> tuple[float, float]:
         """Interval that the prior of a parameter is conditioned on."""
+        if name in self._within:
+            return self._within[name]
         prior = self.priors[name]
         if name not in self.parameters or self.outside == "extrapolate":
             return prior.support
@@ -203,6 +280,22 @@ class Calibration:
         index = box.names.index(name)
         low, high = prior.support
         return max(low, box.lower[index]), min(high, box.upper[index])
+
+    def within(self, limits: Mapping[str, tuple[float, float]], mass_cut: float) -> "Calibration":
+        """Return the same problem with priors of parameters conditioned on given limits, as a part of a whole."""
+        other = copy.copy(self)
+        other._within, other.mass_cut = dict(limits), mass_cut
+        return other
+
+    def pieces(self, theta: Mapping[str, Any], latents: Any = None, h: Any = None) -> list[Piece]:
+        """Return what belongs to each surrogate: here, of one surrogate, everything."""
+        return [Piece("", self, dict(theta), latents, h, np.arange(len(self.parameters)))]
+
+    def unit_of(self, name: str) -> str:
+        """Return the unit of an inferred quantity."""
+        unit = self.priors[name].unit
+        output = self.noise.unit_of(name) if name in self.noise.unknown else ""
+        return unit or (self.surrogate.layouts[output].unit if output else "")
 
     def __repr__(self) -> str:
         noise = ", ".join(self.noise.unknown) or "known"
@@ -459,18 +552,7 @@ class Calibration:
         from uqms.calibration.posterior import build_posterior, check_derived
 
         check_derived(self)
-        sampler = NUTS() if sampler is None else sampler
-        if isinstance(sampler, type) or not callable(getattr(sampler, "run", None)):
-            raise InputError(
-                f"sample: sampler is {sampler!r}; give NUTS(...), e.g. NUTS(draws=2000), SMC(...), Metropolis(...), "
-                "Laplace(...), or an object with run(problem, seed)."
-            )
-        if isinstance(sampler, NUTS) and not has_derivative(self.surrogate):
-            raise ConformanceError(
-                "NUTS needs derivatives, which this simulator, a black box, does not have. Sample without gradients: "
-                "problem.sample(uq.SMC()); or write the function in PyTensor or JAX and say DirectSimulator(..., "
-                "backend='pytensor') or backend='jax'; or fit a surrogate, which has derivatives."
-            )
+        sampler = checked_sampler(sampler, [self.surrogate])
         generator = as_generator(rng)
         seed = int(generator.integers(2**31))
         if self.mass_cut > 0:
@@ -619,7 +701,37 @@ class Calibration:
             )
 
 
-def _space_of(surrogate: Surrogate) -> ParameterSpace:
+_own = inspect.signature(Calibration.__init__)
+Calibration.__signature__ = _own.replace(parameters=list(_own.parameters.values())[1:], return_annotation=Calibration)
+
+
+def checked_sampler(sampler: Any, surrogates: Sequence[Surrogate]) -> Any:
+    """Return the sampler, NUTS when it was left out.
+
+    Raises
+    ------
+    InputError
+        When it is none.
+    ConformanceError
+        When it needs derivatives that a simulator does not have.
+    """
+    sampler = NUTS() if sampler is None else sampler
+    if isinstance(sampler, type) or not callable(getattr(sampler, "run", None)):
+        raise InputError(
+            f"sample: sampler is {sampler!r}; give NUTS(...), e.g. NUTS(draws=2000), SMC(...), Metropolis(...), "
+            "Laplace(...), or an object with run(problem, seed)."
+        )
+    if isinstance(sampler, NUTS) and not all(map(has_derivative, surrogates)):
+        raise ConformanceError(
+            "NUTS needs derivatives, which this simulator, a black box, does not have. Sample without gradients: "
+            "problem.sample(uq.SMC()); or write the function in PyTensor or JAX and say DirectSimulator(..., "
+            "backend='pytensor') or backend='jax'; or fit a surrogate, which has derivatives."
+        )
+    return sampler
+
+
+def space_of(surrogate: Surrogate) -> ParameterSpace:
+    """Return the space that a surrogate was trained on."""
     text = getattr(surrogate, "attrs", {}).get("space")
     if text is None:
         raise InputError("The surrogate does not know its priors; give Calibration(..., space=ParameterSpace(...)).")
@@ -635,7 +747,7 @@ def _is_refined(surrogate: Surrogate) -> bool:
     return isinstance(design, dict) and design.get("method") == "refine"
 
 
-def _derived(
+def named_derived(
     given: Mapping[str, Derived | Callable[[Mapping[str, Any]], Any]], taken: tuple[str, ...]
 ) -> dict[str, Derived]:
     out = {}

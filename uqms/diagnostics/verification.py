@@ -84,7 +84,7 @@ def verification_design(posterior: Posterior, n: int, rng: RandomState | None = 
         points = uq.verification_design(posterior, 100, rng=1)
         print(uq.verify(posterior, uq.run(simulator, points)))
     """
-    problem, draws = posterior.problem, finite_draws(posterior)
+    problem, draws = posterior.single, finite_draws(posterior)
     theta = np.unique(np.column_stack([draws[name] for name in problem.parameters]), axis=0)
     if isinstance(n, bool) or not isinstance(n, int | np.integer) or not 1 <= n <= len(theta):
         raise InputError(
@@ -217,7 +217,7 @@ def verify(posterior: Posterior, ensemble: xr.Dataset, *, rng: int = 0) -> Verif
         print(verification)
     """
     table.check(ensemble)
-    problem = posterior.problem
+    problem = posterior.single
     runs = table.completed(ensemble)
     failed = ensemble.sizes["run"] - runs.sizes["run"]
     if runs.sizes["run"] < 2:
