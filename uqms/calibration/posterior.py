@@ -397,6 +397,13 @@ def _check_trace(problem: Calibration, sampler: Sampler, trace: Any) -> None:
                 f"{name}.run returned {outside} draws of {key!r} outside of [{low:g}, {high:g}], where "
                 "its prior is zero."
             )
+    if problem.constraints:
+        broken = ~problem.conditioned_prior.allows({key: draws[key].values.ravel() for key in problem.priors})
+        if broken.any():
+            raise ConformanceError(
+                f"{name}.run returned {int(broken.sum())} draws that break {[c.text for c in problem.constraints]}: use "
+                "problem.conditioned_prior.log_terms, or Whitened, which hold the constraints."
+            )
 
 
 def _sampled(
@@ -506,6 +513,8 @@ def _with_derived(problem: Calibration, draws: xr.Dataset) -> xr.Dataset:
             unit = unit or (problem.surrogate.layouts[output].unit if output else "")
         out[name] = out[name].assign_attrs(unit=unit, description=prior.description)
     inputs = {name: draws[name] for name in problem.priors}
+    like = next(iter(inputs.values()))
+    inputs |= {name: xr.full_like(like, value).drop_attrs() for name, value in problem.fixed.items()}
     for name, derived in problem.derived.items():
         values = _derive(name, derived.function, inputs)
         out[name] = values.assign_attrs(unit=derived.unit, description=derived.description)
@@ -610,6 +619,10 @@ def _provenance(problem: Calibration, sampler: Sampler, seed: int, verdict: Verd
         "box": json.dumps(problem.surrogate.domain.to_dict()),
         "data_sha256": hashlib.sha256(problem.cells.z.tobytes()).hexdigest(),
         "mass_cut": problem.mass_cut,
+        "fixed": json.dumps(problem.fixed),
+        "constraints": json.dumps([one.text for one in problem.constraints]),
+        "prior_allowed": problem.conditioned_prior.allowed.share,
+        "prior_allowed_mcse": problem.conditioned_prior.allowed.mcse,
         "verdict": verdict.status,
         "verdict_text": str(verdict),
         "versions": json.dumps(versions),

@@ -176,7 +176,8 @@ def _share(problem: Calibration, theta: Mapping[str, Array], h: Ints) -> Array:
     for rows in _blocks(problem, len(picked)):
         at = picked[rows]
         linear = _linearise(problem, {name: values[at] for name, values in theta.items()}, h[at])
-        prior = np.diag(linear.prior_sd**-2)
+        correlation = problem.conditioned_prior.correlation(problem.parameters)
+        prior = np.linalg.inv(correlation) / np.outer(linear.prior_sd, linear.prior_sd)
         transposed = linear.jacobian.transpose(0, 2, 1)
         everything = np.concatenate([linear.factor, linear.extra], axis=2)
         for total, factor in ((full, everything), (without, linear.extra)):
