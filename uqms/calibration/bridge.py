@@ -205,23 +205,29 @@ def prior_variables(law: ConditionedPrior) -> dict[str, Any]:
     names, values = list(law.priors), {}
     places = {name: (one, j) for one in law.joint for j, name in enumerate(one.block.names)}
     last = [max((n for n in c.names if n in law.priors), key=names.index, default=names[-1]) for c in law.constraints]
+    share_at = max(last, key=names.index, default="")
     for name, prior in law.priors.items():
         own = [constraint for constraint, at in zip(law.constraints, last, strict=True) if at == name]
         if name not in places and not own:
             values[name] = prior_variable(name, prior, *law.limits[name])
         else:
-            values[name] = _dependent_variable(name, law, places.get(name), own, values)
+            values[name] = _dependent_variable(name, law, places.get(name), own, values, name == share_at)
     return values
 
 
 def _dependent_variable(
-    name: str, law: ConditionedPrior, place: Any, constraints: list[Constraint], values: Mapping[str, Any]
+    name: str,
+    law: ConditionedPrior,
+    place: Any,
+    constraints: list[Constraint],
+    values: Mapping[str, Any],
+    with_share: bool,
 ) -> Any:
     """Add a parameter whose prior depends on those before it."""
     prior, (lower, upper) = law.priors[name], law.limits[name]
     before = place[0].block.names[: place[1]] if place is not None else ()
     needed = list(dict.fromkeys([*before, *(n for c in constraints for n in c.names if n in values)]))
-    log_share = np.log(law.allowed.share) if law.constraints and name == next(reversed(law.priors)) else 0.0
+    log_share = np.log(law.allowed.share) if with_share else 0.0
 
     def density(now: Mapping[str, Any]) -> Any:
         if place is None:

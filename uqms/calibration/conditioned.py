@@ -182,8 +182,8 @@ class ConditionedPrior:
         if out.share < LEAST_ALLOWED:
             raise InputError(
                 f"constraints: {[one.text for one in self.constraints]} allow {out.share:.2%} of the prior, less "
-                f"than {LEAST_ALLOWED:.0%}. Check their direction and units; if they are meant, say them by the prior: infer "
-                "the difference or the ratio, with a prior of its own."
+                f"than {LEAST_ALLOWED:.0%}. Check their direction and units; if they are meant, say them by the prior: "
+                "infer the difference or the ratio, with a prior of its own."
             )
         return out
 

@@ -4,7 +4,7 @@ import ast
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, final
+from typing import Any, cast, final
 
 import numpy as np
 
@@ -111,10 +111,10 @@ class Constraint:
             value = self._value(node.operand, values, xp)
             return -value if isinstance(node.op, ast.USub) else value
         if isinstance(node, ast.Call):
-            assert isinstance(node.func, ast.Name)
-            return getattr(xp, node.func.id)(self._value(node.args[0], values, xp))
-        assert isinstance(node, ast.Constant) and isinstance(node.value, int | float)
-        return np.float64(node.value)
+            functions = {"log": xp.log, "exp": xp.exp, "sqrt": xp.sqrt, "abs": xp.abs}
+            return functions[ast.unparse(node.func)](self._value(node.args[0], values, xp))
+        assert isinstance(node, ast.Constant)
+        return np.float64(cast(float, node.value))
 
 
 def read_constraints(given: str | Sequence[str] | None, names: Sequence[str]) -> tuple[Constraint, ...]:

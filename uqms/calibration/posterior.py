@@ -401,8 +401,8 @@ def _check_trace(problem: Calibration, sampler: Sampler, trace: Any) -> None:
         broken = ~problem.conditioned_prior.allows({key: draws[key].values.ravel() for key in problem.priors})
         if broken.any():
             raise ConformanceError(
-                f"{name}.run returned {int(broken.sum())} draws that break {[c.text for c in problem.constraints]}: use "
-                "problem.conditioned_prior.log_terms, or Whitened, which hold the constraints."
+                f"{name}.run returned {int(broken.sum())} draws that break {[c.text for c in problem.constraints]}: "
+                "use problem.conditioned_prior.log_terms, or Whitened, which hold the constraints."
             )
 
 

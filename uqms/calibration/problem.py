@@ -177,6 +177,7 @@ class Calibration:
         self._check_names()
         self.derived = _derived(derived or {}, (*self.parameters, *self.fixed, *self.noise.unknown))
         self.mass_cut = self._mass_cut()
+        _ = self.conditioned_prior.allowed  # constraints that allow next to nothing are refused now
         self.check_errors_between(self.cells.conditions, "Calibration of several experiments")
         self._warn_of_conflict()
 
@@ -643,14 +644,9 @@ def _fixed(
         raise InputError(f"fixed: {unknown} are no inputs of the surrogate, which has {list(box.names)}.")
     for name, value in given.items():
         if name in space.conditions:
-            raise InputError(
-                f"fixed: {name!r} is a known condition: it belongs to the observations, for each experiment."
-            )
-        if (
-            isinstance(value, bool | np.bool_)
-            or not isinstance(value, int | float | np.number)
-            or not np.isfinite(value)
-        ):
+            raise InputError(f"fixed: {name!r} is a known condition: give it with the observations, by experiment.")
+        number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+        if not number or not np.isfinite(value):
             raise InputError(f"fixed: {name!r} is {value!r}; give a finite number.")
         if name in space.names and not np.isfinite(space.priors[name].log_density(value)):
             raise InputError(

@@ -28,7 +28,7 @@ __all__ = ["Whitened"]
 @final
 @dataclass(frozen=True)
 class Whitened:
-    """A calibration seen from the space where its prior is a standard normal; no likelihood there is -inf."""
+    """A calibration seen from the space where its prior is (next to) a standard normal."""
 
     problem: "Calibration"
 

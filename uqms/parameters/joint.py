@@ -559,7 +559,7 @@ def _scaled(x: Array, scale: Scale) -> Array:
 
 def _unscaled(s: Array, scale: Scale) -> Array:
     if scale == "log":
-        return np.exp(s)
+        return np.asarray(np.exp(s))
     return np.asarray(special.expit(s)) if scale == "logit" else s
 
 
@@ -570,7 +570,7 @@ def _between(u: Array, a: Array, b: Array) -> Array:
     p = np.where(mirrored, 1.0 - u, u)
     first, last = special.ndtr(low), special.ndtr(high)
     e = np.clip(special.ndtri(first + p * (last - first)), low, high)
-    return np.where(mirrored, -e, e)
+    return np.asarray(np.where(mirrored, -e, e))
 
 
 def _log_mass(a: Array, b: Array) -> Array:
