@@ -66,8 +66,10 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.parameters import Gamma as Gamma
     from uqms.parameters import HalfNormal as HalfNormal
     from uqms.parameters import InverseGamma as InverseGamma
+    from uqms.parameters import LogitNormal as LogitNormal
     from uqms.parameters import LogNormal as LogNormal
     from uqms.parameters import LogUniform as LogUniform
+    from uqms.parameters import MultivariateNormal as MultivariateNormal
     from uqms.parameters import Normal as Normal
     from uqms.parameters import ParameterSpace as ParameterSpace
     from uqms.parameters import Prior as Prior
@@ -136,9 +138,11 @@ __all__ = [
     "LogNormalNoise",
     "LogUniform",
     "Logit",
+    "LogitNormal",
     "Matern32",
     "Matern52",
     "Metropolis",
+    "MultivariateNormal",
     "NUTS",
     "NegativeBinomialNoise",
     "NetCDFFile",
@@ -207,6 +211,8 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "InverseGamma",
         "LogNormal",
         "LogUniform",
+        "LogitNormal",
+        "MultivariateNormal",
         "Normal",
         "ParameterSpace",
         "Prior",

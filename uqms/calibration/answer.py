@@ -72,9 +72,12 @@ def contraction(
     prior = on_model_scale(problem, prior_theta)
     contracted = {name: 1.0 - float(np.var(values) / np.var(prior[name])) for name, values in posterior.items()}
     distance = {}
-    for name, law in problem.priors.items():
-        low, high = (float(law.cdf(end)) for end in problem.limits(name))
-        level = np.sort((law.cdf(theta[name]) - low) / (high - low))
+    law = problem.conditioned_prior
+    levels = law.alone(theta)
+    for column, name in enumerate(problem.priors):
+        level = np.sort(levels[:, column])
+        if not law.plain:  # of a quantity alone, a block in a box and constraints make something else
+            level = np.searchsorted(np.sort(prior_theta[name]), np.sort(theta[name])) / len(prior_theta[name])
         steps = np.arange(len(level) + 1) / len(level)
         distance[name] = float(max(np.max(steps[1:] - level), np.max(level - steps[:-1])))
     return contracted, distance
@@ -93,7 +96,8 @@ def confounding(
     stacked = np.stack(list(values.values()))
     with np.errstate(invalid="ignore", divide="ignore"):
         overall = np.nan_to_num(np.atleast_2d(np.corrcoef(stacked)))
-    covariance = np.linalg.inv(information + np.eye(information.shape[-1]))
+    before = np.linalg.inv(problem.conditioned_prior.correlation(problem.parameters))  # the prior's own information
+    covariance = np.linalg.inv(information + before)
     sd = np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
     local = np.zeros_like(overall)
     d = len(problem.parameters)
@@ -104,12 +108,11 @@ def confounding(
 
 
 def log_priors(problem: Calibration | JointCalibration, theta: Mapping[str, Array]) -> dict[str, Array]:
-    """Return the log prior density of every quantity, own units, conditioned as in the calibration."""
-    out = {}
-    for name, prior in problem.priors.items():
-        low, high = (float(prior.cdf(end)) for end in problem.limits(name))
-        out[name] = np.asarray(prior.log_density(theta[name])) - np.log(high - low)
-    return out
+    """Return the log prior density of every quantity, own units, conditioned as in the calibration; they add up.
+
+    Quantities of a joint block are given those before them; "constraints" is what these add.
+    """
+    return problem.conditioned_prior.log_terms(theta)
 
 
 @final

@@ -21,6 +21,8 @@ from pytensor.link.numba.dispatch.basic import (
 
 from uqms._typing import Array, Scale
 from uqms.calibration import _correlated, _exact, _marginal
+from uqms.calibration.conditioned import ConditionedPrior
+from uqms.calibration.constraints import Constraint
 from uqms.calibration.density import row_terms, simulate, total
 from uqms.calibration.direct import DirectSimulator, has_derivative, is_exact
 from uqms.calibration.likelihood import Cells, check_scale
@@ -31,6 +33,7 @@ from uqms.parameters import (
     Gamma,
     HalfNormal,
     InverseGamma,
+    LogitNormal,
     LogNormal,
     LogUniform,
     Normal,
@@ -74,6 +77,11 @@ def _(prior: Normal, x: Any) -> Any:
 @log_density.register
 def _(prior: LogNormal, x: Any) -> Any:
     return pm.logp(pm.LogNormal.dist(np.log(prior.median), prior.sigma), x)
+
+
+@log_density.register
+def _(prior: LogitNormal, x: Any) -> Any:
+    return pm.logp(pm.LogitNormal.dist(np.log(prior.median / (1.0 - prior.median)), prior.sigma), x)
 
 
 @log_density.register
@@ -185,6 +193,79 @@ def prior_variable(name: str, prior: Prior, lower: float, upper: float) -> Any:
     start = float(prior.quantile(0.5 * (low_p + high_p)))
     return pm.CustomDist(
         name, lower, upper, logp=logp, random=random, default_transform=transform, initval=start, dtype="float64"
+    )
+
+
+def prior_variables(law: ConditionedPrior) -> dict[str, Any]:
+    """Add everything that is inferred, with its joint prior, to the PyMC model in context.
+
+    A parameter of a block has its density given those before it; a constraint is part of the density of the last
+    parameter that it mentions. Each is on the real line by itself, as without blocks and constraints.
+    """
+    names, values = list(law.priors), {}
+    places = {name: (one, j) for one in law.joint for j, name in enumerate(one.block.names)}
+    last = [max((n for n in c.names if n in law.priors), key=names.index, default=names[-1]) for c in law.constraints]
+    share_at = max(last, key=names.index, default="")
+    for name, prior in law.priors.items():
+        own = [constraint for constraint, at in zip(law.constraints, last, strict=True) if at == name]
+        if name not in places and not own:
+            values[name] = prior_variable(name, prior, *law.limits[name])
+        else:
+            values[name] = _dependent_variable(name, law, places.get(name), own, values, name == share_at)
+    return values
+
+
+def _dependent_variable(
+    name: str,
+    law: ConditionedPrior,
+    place: Any,
+    constraints: list[Constraint],
+    values: Mapping[str, Any],
+    with_share: bool,
+) -> Any:
+    """Add a parameter whose prior depends on those before it."""
+    prior, (lower, upper) = law.priors[name], law.limits[name]
+    before = place[0].block.names[: place[1]] if place is not None else ()
+    needed = list(dict.fromkeys([*before, *(n for c in constraints for n in c.names if n in values)]))
+    log_share = np.log(law.allowed.share) if with_share else 0.0
+
+    def density(now: Mapping[str, Any]) -> Any:
+        if place is None:
+            return log_density(prior, now[name]) - np.log(law.levels[name][1] - law.levels[name][0])
+        (_, block, _, _, log_mass), j = place
+        ends = zip(block.names[: j + 1], block.mean, block.sd, block.scale, strict=False)
+        w = [(scaled(now[n], scale) - mean) / sd for n, mean, sd, scale in ends]
+        row = block.factor[j]
+        weights = np.linalg.solve(block.factor[:j, :j].T, row[:j]) if j else ()
+        e = (w[j] - sum(float(c) * one for c, one in zip(weights, w[:j], strict=True))) / row[j]
+        x, scale = now[name], block.scale[j]
+        log_slope = 0.0 if scale == "identity" else pt.log(x) + (pt.log1p(-x) if scale == "logit" else 0.0)
+        constant = 0.5 * np.log(2.0 * np.pi) + np.log(row[j] * block.sd[j]) + (log_mass if j == 0 else 0.0)
+        return -0.5 * e**2 - log_slope - constant
+
+    def logp(value: Any, low: Any, high: Any, *others: Any) -> Any:
+        now = {**(law.fixed or {}), **dict(zip(needed, others, strict=True)), name: value}
+        inside = pt.and_(pt.ge(value, low), pt.le(value, high))
+        for constraint in constraints:
+            inside = pt.and_(inside, constraint.allows(now, pt))
+        return pt.switch(inside, density(now) - log_share, -np.inf)
+
+    def random(*_: Any, rng: np.random.Generator, size: Any = None) -> Any:
+        raise InputError(
+            f"The prior of {name!r} is part of a joint one that PyMC cannot draw from one variable at a time. Use "
+            "problem.prior_draws(n, rng)."
+        )
+
+    return pm.CustomDist(
+        name,
+        lower,
+        upper,
+        *(values[n] for n in needed),
+        logp=logp,
+        random=random,
+        default_transform=RealLine(lower, upper, prior.scale),
+        initval=law.centre[name],
+        dtype="float64",
     )
 
 

@@ -239,6 +239,11 @@ def _completed(
             "Give them in values if they are meant, or another variable."
         )
     given = {key: pt.as_tensor(value, dtype="float64") for key, value in values.items()}
+    if missing and not problem.conditioned_prior.plain:
+        raise InputError(
+            f"{missing} would have their own priors, but those of this calibration are joint or constrained: give "
+            "tensors for all quantities, or sample problem.model()."
+        )
     return given | {key: bridge.prior_variable(key, problem.priors[key], *problem.limits(key)) for key in missing}
 
 
@@ -255,5 +260,5 @@ def _inputs(problem: Calibration, values: Mapping[str, Any], asked: str) -> Any:
                 f"{asked}: {key!r} has the shape {shape}; wanted is a number"
                 + (f", or one for each of the {count} experiments of problem.experiments." if key in names else ".")
             )
-    theta = {key: values.get(key, recorded.get(key)) for key in names}
+    theta = {key: values.get(key, recorded.get(key)) for key in names} | problem.fixed
     return bridge.unit_inputs(problem.surrogate.domain, theta, count)

@@ -15,11 +15,13 @@ the phi_i, log p(z) = sum_i log p(z_i | theta, phi_i), each averaged over the hy
 import copy
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, final
 
 import numpy as np
 
 from uqms._typing import Array, ArrayLike, Ints, RandomState, as_generator
+from uqms.calibration.conditioned import ConditionedPrior
 from uqms.calibration.direct import is_exact
 from uqms.calibration.problem import (
     MASS_CUT_LIMIT,
@@ -146,6 +148,12 @@ class JointCalibration:
         own = {f"{part}_{key}": prior for part, one in self.parts.items() for key, prior in one.noise.unknown.items()}
         return {**{name: self.space.priors[name] for name in self.parameters}, **own}
 
+    @cached_property
+    def conditioned_prior(self) -> ConditionedPrior:
+        """The joint prior, restricted to what all design boxes share; joint blocks of a space are kept."""
+        limits = {name: self.limits(name) for name in self.priors}
+        return ConditionedPrior(self.priors, limits, self.space.blocks)
+
     @property
     def latents(self) -> int:
         """Number of standard normal latents that are sampled beside the parameters, of all parts."""
@@ -225,12 +233,7 @@ class JointCalibration:
 
     def prior_draws(self, n: int, rng: RandomState) -> dict[str, Array]:
         """Return n draws of every inferred quantity from its prior, conditioned as in the calibration."""
-        generator = as_generator(rng)
-        out = {}
-        for name, prior in self.priors.items():
-            low, high = (float(prior.cdf(end)) for end in self.limits(name))
-            out[name] = np.asarray(prior.quantile(low + (high - low) * generator.random(n)))
-        return out
+        return self.conditioned_prior.draw(n, as_generator(rng))
 
     def model(self) -> Any:
         """Return the PyMC model: quantities with their priors and an observed variable "part_observations" each."""
@@ -239,9 +242,7 @@ class JointCalibration:
         from uqms.calibration import bridge
 
         with pm.Model() as model:
-            values = {
-                name: bridge.prior_variable(name, prior, *self.limits(name)) for name, prior in self.priors.items()
-            }
+            values = bridge.prior_variables(self.conditioned_prior)
             eta = pm.Normal("latents", 0.0, 1.0, shape=self.latents) if self.latents else None
             for name, part, own, latents, _, _ in self.pieces(values, eta):
                 theta = {key: own[key] for key in part.parameters}
@@ -350,10 +351,15 @@ def _merged(surrogates: Mapping[str, Any]) -> ParameterSpace:
     Raises
     ------
     InputError
-        When two of them have different priors of the same name.
+        When two of them have different priors of the same name, or one has priors that are joint.
     """
     found: dict[str, tuple[str, Prior]] = {}
     for part, surrogate in surrogates.items():
+        if space_of(surrogate).blocks:
+            raise InputError(
+                f"The surrogate of part {part!r} was trained on a space with joint priors; say which hold for the "
+                "whole: space=ParameterSpace(...)."
+            )
         for name, prior in space_of(surrogate).priors.items():
             first, theirs = found.setdefault(name, (part, prior))
             if theirs != prior:

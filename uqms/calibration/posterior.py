@@ -514,6 +514,13 @@ def _check_trace(problem: _Problem, sampler: Sampler, trace: Any) -> None:
                 f"{name}.run returned {outside} draws of {key!r} outside of [{low:g}, {high:g}], where "
                 "its prior is zero."
             )
+    if problem.constraints:
+        broken = ~problem.conditioned_prior.allows({key: draws[key].values.ravel() for key in problem.priors})
+        if broken.any():
+            raise ConformanceError(
+                f"{name}.run returned {int(broken.sum())} draws that break {[c.text for c in problem.constraints]}: "
+                "use problem.conditioned_prior.log_terms, or Whitened, which hold the constraints."
+            )
 
 
 def _sampled(
@@ -640,6 +647,8 @@ def _with_derived(problem: _Problem, draws: xr.Dataset) -> xr.Dataset:
     for name, prior in problem.priors.items():
         out[name] = out[name].assign_attrs(unit=problem.unit_of(name), description=prior.description)
     inputs = {name: draws[name] for name in problem.priors}
+    like = next(iter(inputs.values()))
+    inputs |= {name: xr.full_like(like, value).drop_attrs() for name, value in problem.fixed.items()}
     for name, derived in problem.derived.items():
         values = _derive(name, derived.function, inputs)
         out[name] = values.assign_attrs(unit=derived.unit, description=derived.description)
@@ -760,6 +769,10 @@ def _provenance(problem: _Problem, sampler: Sampler, seed: int, verdict: Verdict
         "box": json.dumps(boxes[""] if "" in boxes else boxes),
         "data_sha256": hashlib.sha256(b"".join(piece.problem.cells.z.tobytes() for piece in parts)).hexdigest(),
         "mass_cut": problem.mass_cut,
+        "fixed": json.dumps(problem.fixed),
+        "constraints": json.dumps([one.text for one in problem.constraints]),
+        "prior_allowed": problem.conditioned_prior.allowed.share,
+        "prior_allowed_mcse": problem.conditioned_prior.allowed.mcse,
         "verdict": verdict.status,
         "verdict_text": str(verdict),
         "versions": json.dumps(versions),

@@ -16,6 +16,8 @@ import xarray as xr
 
 from uqms._typing import Array, ArrayLike, Ints, RandomState, as_generator
 from uqms.calibration import _correlated, _exact, _marginal
+from uqms.calibration.conditioned import ConditionedPrior
+from uqms.calibration.constraints import read_constraints
 from uqms.calibration.density import outputs_of, row_terms, simulate, term_variance, total
 from uqms.calibration.direct import has_derivative, is_exact
 from uqms.calibration.discrepancy import Discrepancy
@@ -109,8 +111,14 @@ class Calibration:
         What the simulator misses: `GPDiscrepancy()` and its like, one, several in a list, or by output in a mapping.
     space
         Parameters with their priors; by default those of the ensemble that the surrogate was trained on.
+    fixed
+        Parameters that are held at a number instead of inferred: ``{"gamma": 0.5}``. In a joint block the others keep
+        their distribution given that number.
+    constraints
+        Inequalities that parameters have to fulfil, such as ``["beta > gamma"]``, of numbers, parameters (fixed ones
+        too), + - * / **, log, exp, sqrt and abs. The prior is conditioned on them, evidence is relative to that.
     derived
-        Name → `Derived(...)` or a plain function of the parameters.
+        Name → `Derived(...)` or a plain function of the parameters (fixed ones too).
     outside
         What to do when more than 1 % of the prior's mass lies outside of the design box: "error" (default), or
         "extrapolate" to use the whole prior, where the surrogate knows little and chains may wander off. With "error"
@@ -122,11 +130,11 @@ class Calibration:
     ------
     InputError
         Unknown outputs, missing conditions, a parameter that the surrogate does not have, noise or discrepancy that do
-        not fit the outputs.
+        not fit the outputs, a fixed value that the prior rules out, constraints that allow less than 1 % of the prior.
     ConformanceError
         Several experiments, and a surrogate of your own that knows no covariance of its errors between inputs.
     ExtrapolationError
-        More than 1 % of the prior's mass, a condition or a coordinate outside of what was simulated.
+        More than 1 % of the prior's mass, a fixed value, a condition or a coordinate outside of what was simulated.
     DataError
         NaN among the observations.
 
@@ -183,6 +191,8 @@ class Calibration:
         *,
         discrepancy: Discrepancy | Sequence[Discrepancy] | Mapping[str, Any] | None = None,
         space: ParameterSpace | None = None,
+        fixed: Mapping[str, float] | None = None,
+        constraints: str | Sequence[str] | None = None,
         derived: Mapping[str, Derived | Callable[[Mapping[str, Any]], Any]] | None = None,
         outside: Literal["error", "extrapolate", "refined"] = "error",
     ) -> None: ...
@@ -195,6 +205,8 @@ class Calibration:
         *,
         discrepancy: Discrepancy | Sequence[Discrepancy] | Mapping[str, Any] | None = None,
         space: ParameterSpace | None = None,
+        fixed: Mapping[str, float] | None = None,
+        constraints: str | Sequence[str] | None = None,
         derived: Mapping[str, Derived | Callable[[Mapping[str, Any]], Any]] | None = None,
         outside: Literal["error", "extrapolate", "refined"] = "error",
     ) -> None:
@@ -209,9 +221,12 @@ class Calibration:
             raise InputError("Calibration: noise is missing; give e.g. noise=GaussianNoise(sd=HalfNormal(...)).")
         self.surrogate: Surrogate = surrogate
         self._within: dict[str, tuple[float, float]] = {}
-        self.space = space if space is not None else space_of(surrogate)
+        space = space if space is not None else space_of(surrogate)
         self.outside = "extrapolate" if is_exact(surrogate) else outside  # the simulator itself has no design box
-        self.condition_names = tuple(name for name in surrogate.domain.names if name not in self.space.names)
+        self.fixed = _fixed(fixed, space, surrogate, inside=self.outside != "extrapolate")
+        self.space = space.given({name: value for name, value in self.fixed.items() if name in space.names})
+        known = {*self.space.names, *self.fixed}
+        self.condition_names = tuple(name for name in surrogate.domain.names if name not in known)
         if isinstance(observations, xr.DataArray):
             names = tuple(name for name in self.condition_names if name in observations.coords)
             observations = Observations.from_xarray(observations, conditions=names)
@@ -222,16 +237,19 @@ class Calibration:
         self.observations: Observations = observations
         self._check_parameters()
         self.cells, self.noise = arrange(surrogate, observations, noise, self.condition_names)
+        self.constraints = read_constraints(constraints, (*self.priors, *self.fixed))
         self.discrepancy, self.noise_alone = discrepancy, self.noise
         if discrepancy is not None:
             self.predictive_sd = self._predictive_sd()
             self.noise = add_discrepancy(self.cells, self.noise, discrepancy, self.condition_names, self.predictive_sd)
+            self.__dict__.pop("conditioned_prior", None)  # it has the discrepancy's hyperparameters from here on
             _logger.info("priors of the discrepancy: %s", {k: v for k, v in self.noise.unknown.items()})
         self.form = self._form()
         self._limited = self.cells.side == 1, self.cells.side == -1
         self._check_names()
-        self.derived = named_derived(derived or {}, (*self.parameters, *self.noise.unknown))
+        self.derived = named_derived(derived or {}, (*self.parameters, *self.fixed, *self.noise.unknown))
         self.mass_cut = self._mass_cut()
+        _ = self.conditioned_prior.allowed  # constraints that allow next to nothing are refused now
         self.check_errors_between(self.cells.conditions, "Calibration of several experiments")
         self._warn_of_conflict()
 
@@ -242,8 +260,14 @@ class Calibration:
 
     @property
     def priors(self) -> dict[str, Prior]:
-        """Priors of everything that is inferred, noise included."""
+        """Prior of everything that is inferred, noise included, of each alone; `conditioned_prior` is the joint one."""
         return {**{name: self.space.priors[name] for name in self.parameters}, **self.noise.unknown}
+
+    @cached_property
+    def conditioned_prior(self) -> ConditionedPrior:
+        """The joint prior, restricted to the design box and by the constraints: draws, densities, the unit cube."""
+        limits = {name: self.limits(name) for name in self.priors}
+        return ConditionedPrior(self.priors, limits, self.space.blocks, self.constraints, self.fixed)
 
     @property
     def experiments(self) -> pd.DataFrame:
@@ -284,6 +308,7 @@ class Calibration:
     def within(self, limits: Mapping[str, tuple[float, float]], mass_cut: float) -> "Calibration":
         """Return the same problem with priors of parameters conditioned on given limits, as a part of a whole."""
         other = copy.copy(self)
+        other.__dict__.pop("conditioned_prior", None)
         other._within, other.mass_cut = dict(limits), mass_cut
         return other
 
@@ -299,9 +324,12 @@ class Calibration:
 
     def __repr__(self) -> str:
         noise = ", ".join(self.noise.unknown) or "known"
+        more = [f"fixed: {', '.join(f'{n} = {v:g}' for n, v in self.fixed.items())}"] if self.fixed else []
+        more += [f"constraints: {', '.join(one.text for one in self.constraints)}"] if self.constraints else []
         return (
             f"<Calibration of {', '.join(self.parameters)} (noise: {noise}) from {self.observations!r}; "
-            f"{self.cells.experiments} experiment(s); prior mass outside of the design box: {self.mass_cut:.2%}>"
+            f"{self.cells.experiments} experiment(s); prior mass outside of the design box: {self.mass_cut:.2%}"
+            f"{''.join(f'; {words}' for words in more)}>"
         )
 
     def unit_inputs(self, theta: Mapping[str, Array], conditions: Array | None = None) -> Array:
@@ -313,6 +341,8 @@ class Calibration:
         for column, name in enumerate(box.names):
             if name in self.parameters:
                 x[..., column] = np.broadcast_to(theta[name], lead)[..., None]
+            elif name in self.fixed:
+                x[..., column] = self.fixed[name]
             else:
                 x[..., column] = conditions[:, self.condition_names.index(name)]
         return np.asarray(box.to_unit(x))
@@ -329,10 +359,8 @@ class Calibration:
         from uqms.calibration import bridge
 
         with pm.Model() as model:
-            values = {
-                name: bridge.prior_variable(name, prior, *self.limits(name)) for name, prior in self.priors.items()
-            }
-            theta: dict[str, Any] = {name: values[name] for name in self.parameters}
+            values = bridge.prior_variables(self.conditioned_prior)
+            theta: dict[str, Any] = {name: values[name] for name in self.parameters} | self.fixed
             theta |= dict(zip(self.condition_names, self.cells.conditions.T, strict=True))
             u = bridge.unit_inputs(self.surrogate.domain, theta, self.cells.experiments)
             bridge.likelihood(self, u, values)
@@ -517,12 +545,7 @@ class Calibration:
 
     def prior_draws(self, n: int, rng: RandomState) -> dict[str, Array]:
         """Return n draws of every inferred quantity from its prior, conditioned as in the calibration."""
-        generator = as_generator(rng)
-        out = {}
-        for name, prior in self.priors.items():
-            low, high = (float(prior.cdf(end)) for end in self.limits(name))
-            out[name] = np.asarray(prior.quantile(low + (high - low) * generator.random(n)))
-        return out
+        return self.conditioned_prior.draw(n, as_generator(rng))
 
     def sample(self, sampler: Sampler | None = None, *, rng: RandomState | None = None) -> Any:
         """Draw from the posterior.
@@ -630,8 +653,8 @@ class Calibration:
 
     def _check_names(self) -> None:
         own = {"observations", "latents"}
-        taken = {*self.space.names, *self.condition_names, *own}
-        clash = sorted(taken & set(self.noise.unknown)) + sorted(own & set(self.space.names))
+        taken = {*self.space.names, *self.fixed, *self.condition_names, *own}
+        clash = sorted(taken & set(self.noise.unknown)) + sorted(own & {*self.space.names, *self.fixed})
         if clash:
             raise InputError(
                 f"{clash} are names of the calibration's own noise or data as well as of an input. Rename the "
@@ -728,6 +751,43 @@ def checked_sampler(sampler: Any, surrogates: Sequence[Surrogate]) -> Any:
             "backend='pytensor') or backend='jax'; or fit a surrogate, which has derivatives."
         )
     return sampler
+
+
+def _fixed(
+    given: Mapping[str, float] | None, space: ParameterSpace, surrogate: Surrogate, *, inside: bool
+) -> dict[str, float]:
+    """Return the parameters that are held at a number, in the order of the surrogate's inputs."""
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise InputError(f"fixed is {given!r}; give a mapping such as {{'gamma': 0.5}}.")
+    box = surrogate.domain
+    unknown = [name for name in given if name not in box.names]
+    if unknown:
+        raise InputError(f"fixed: {unknown} are no inputs of the surrogate, which has {list(box.names)}.")
+    for name, value in given.items():
+        if name in space.conditions:
+            raise InputError(f"fixed: {name!r} is a known condition: give it with the observations, by experiment.")
+        number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+        if not number or not np.isfinite(value):
+            raise InputError(f"fixed: {name!r} is {value!r}; give a finite number.")
+        if name in space.names and not np.isfinite(space.priors[name].log_density(value)):
+            raise InputError(
+                f"fixed: {name!r} is held at {float(value):g}, which its prior {space.priors[name]!r} rules out. Give "
+                "the calibration another space, or check the unit."
+            )
+        index = box.names.index(name)
+        low, high, scale = box.lower[index], box.upper[index], box.scale[index]
+        if inside and not low <= value <= high:
+            raise ExtrapolationError(
+                f"fixed: {name!r} is held at {float(value):g}, but was simulated between {low:g} and {high:g}. Run a "
+                "design that reaches it."
+            )
+        if (scale != "identity" and value <= 0) or (scale == "logit" and value >= 1):
+            raise InputError(f"fixed: {name!r} is {float(value):g}, of which the surrogate takes the {scale}.")
+    if set(space.names) <= set(given):
+        raise InputError(f"fixed: all parameters, {', '.join(space.names)}, are held; leave one to be inferred.")
+    return {name: float(given[name]) for name in box.names if name in given}
 
 
 def space_of(surrogate: Surrogate) -> ParameterSpace:

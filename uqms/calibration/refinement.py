@@ -143,11 +143,12 @@ def design_of(
 ) -> xr.Dataset:
     """Return the design of parameters (n, d) in their own units, each at one of the observed conditions (n,)."""
     columns = dict(zip(problem.parameters, theta.T, strict=True))
+    columns |= {name: np.full(len(theta), value) for name, value in problem.fixed.items()}
     columns |= dict(zip(problem.condition_names, problem.cells.conditions[condition].T, strict=True))
     space = _space(problem)
     described = {name: space.attributes(name) for name in space.inputs} if space is not None else {}
     plain = {"role": "input", "unit": "", "description": ""}
-    kinds = {name: "parameter" if name in problem.parameters else "condition" for name in box.names}
+    kinds = {name: "condition" if name in problem.condition_names else "parameter" for name in box.names}
     names = box.names if space is None else space.inputs
     data = {
         name: ("run", np.ascontiguousarray(columns[name]), described.get(name, {**plain, "kind": kinds[name]}))

@@ -54,7 +54,8 @@ def with_scaled_discrepancy(problem: "Calibration", factor: float) -> "Calibrati
 
     by_output = dict(given) if isinstance(given, Mapping) else dict.fromkeys(problem.noise.outputs, given)
     other = copy.copy(problem)
-    other.__dict__.pop("structure", None)
+    for cached in ("structure", "conditioned_prior"):
+        other.__dict__.pop(cached, None)
     other.discrepancy = {output: scaled(one, output) for output, one in by_output.items()}
     other.noise = add_discrepancy(
         problem.cells, problem.noise_alone, other.discrepancy, problem.condition_names, problem.predictive_sd

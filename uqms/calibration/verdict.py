@@ -211,7 +211,8 @@ def _share(problem: Calibration | JointCalibration, theta: Mapping[str, Array], 
     d = len(problem.parameters)
     if _has_no_error(problem):
         return np.zeros(d)
-    full, without = (np.tile(np.eye(d), (len(picked), 1, 1)) for _ in range(2))
+    prior = np.linalg.inv(problem.conditioned_prior.correlation(problem.parameters))  # in units of the prior's sds
+    full, without = (np.tile(prior, (len(picked), 1, 1)) for _ in range(2))
     for piece in problem.pieces({name: values[picked] for name, values in theta.items()}, None, h[picked]):
         for total, own in zip((full, without), _informations(piece.problem, piece.theta, piece.h), strict=True):
             total[:, piece.columns[:, None], piece.columns] += own

@@ -149,15 +149,14 @@ def _tempered(problem: Calibration, particles: int, rng: np.random.Generator) ->
 
 
 def _theta(problem: Calibration, x: Array) -> dict[str, Array]:
-    out = {}
-    for (name, prior), column in zip(problem.priors.items(), x.T, strict=True):
-        low, high = (float(prior.cdf(end)) for end in problem.limits(name))
-        out[name] = np.asarray(prior.quantile(low + (high - low) * ndtr(column)))
-    return out
+    return problem.conditioned_prior.from_cube(ndtr(x))
 
 
 def _log_likelihood(problem: Calibration, x: Array) -> Array:
-    value = problem.log_likelihood(_theta(problem, x))
+    theta = _theta(problem, x)
+    value = problem.log_likelihood(theta)
+    if not problem.conditioned_prior.plain:
+        value = value + problem.conditioned_prior.log_weight(theta)
     return np.where(np.isfinite(value), value, WORST)
 
 
