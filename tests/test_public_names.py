@@ -84,6 +84,7 @@ PUBLIC = [
     "errors",
     "extend",
     "from_gpytorch",
+    "from_sbi",
     "halton",
     "held_out",
     "k_fold",
@@ -99,6 +100,7 @@ PUBLIC = [
     "serve",
     "sobol",
     "testing",
+    "to_sbi",
     "verification_design",
     "verify",
 ]

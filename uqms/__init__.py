@@ -102,11 +102,13 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.surrogates import Surrogate as Surrogate
     from uqms.surrogates import compare_surrogates as compare_surrogates
     from uqms.surrogates import from_gpytorch as from_gpytorch
+    from uqms.surrogates import from_sbi as from_sbi
     from uqms.surrogates import held_out as held_out
     from uqms.surrogates import k_fold as k_fold
     from uqms.surrogates import learning_curve as learning_curve
     from uqms.surrogates import leave_one_out as leave_one_out
     from uqms.surrogates import load_surrogate as load_surrogate
+    from uqms.surrogates import to_sbi as to_sbi
 
 __all__ = [
     "AutocorrelatedNoise",
@@ -181,6 +183,7 @@ __all__ = [
     "errors",
     "extend",
     "from_gpytorch",
+    "from_sbi",
     "halton",
     "held_out",
     "k_fold",
@@ -196,6 +199,7 @@ __all__ = [
     "serve",
     "sobol",
     "testing",
+    "to_sbi",
     "verification_design",
     "verify",
 ]
@@ -257,11 +261,13 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "Surrogate",
         "compare_surrogates",
         "from_gpytorch",
+        "from_sbi",
         "held_out",
         "k_fold",
         "learning_curve",
         "leave_one_out",
         "load_surrogate",
+        "to_sbi",
     ),
     "calibration": (
         "AutocorrelatedNoise",

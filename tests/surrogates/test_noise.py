@@ -15,7 +15,8 @@ from uqms.errors import DesignError, DesignWarning, InputError
 from uqms.surrogates import GaussianProcessSurrogate
 from uqms.surrogates import training as T
 from uqms.surrogates.kernels import Matern52, correlation
-from uqms.surrogates.noise import SimulatorNoise, _log_variances, replicated
+from uqms.surrogates.noise import Normality, SimulatorNoise, _log_variances, _normality, _Output, replicated
+from uqms.surrogates.outputs import Layout, OutputBasis
 from uqms.surrogates.process import condition, draw_at, scores_at
 
 SPACE = uq.ParameterSpace(a=uq.Uniform(0.0, 1.0), b=uq.Uniform(0.0, 1.0))
@@ -460,3 +461,37 @@ def test_with_a_transform_the_prediction_is_the_median() -> None:
     assert found.mean["y"].item() == pytest.approx(np.exp(np.sin(1.5)), rel=0.2)
     drawn = found.draws(5_000, rng=1, noise=True)["y"].values.mean()
     assert drawn == pytest.approx(np.exp(np.sin(1.5) + 0.5), rel=0.25)
+
+
+# ------------------------------------------------------------------------------------------- is the noise a normal law?
+def normality(draws: Array) -> Normality:
+    """Return what is said of noise (g, r, q), with a variance that differs a hundredfold between inputs."""
+    g, r, q = draws.shape
+    noise = draws * np.exp(np.linspace(-2.3, 2.3, g))[:, None, None]
+    off = (noise - noise.mean(axis=1, keepdims=True)).reshape(g * r, q)
+    basis = OutputBasis("y", Layout(), np.zeros(q), np.eye(q), np.zeros((q, 0)))
+    output = _Output(basis, np.zeros((g, q)), off, np.full(g, r), np.zeros((q, 0)))
+    return _normality([output], np.repeat(np.arange(g), r))
+
+
+@pytest.mark.parametrize("replicates", [4, 20])
+def test_normal_noise_whose_variance_changes_is_called_normal(replicates: int) -> None:
+    rng = np.random.default_rng(replicates)
+    levels = np.array([normality(rng.standard_normal((20, replicates, 3))).p for _ in range(300)])
+    # Two statistics of three scores: Bonferroni's level holds, up to the long tail of averaged kurtoses.
+    assert np.mean(levels < 0.05) < 0.08
+    assert np.mean(levels < 1e-4) <= 1 / 300
+
+
+def test_skewed_or_long_tailed_noise_is_found() -> None:
+    rng = np.random.default_rng(1)
+    skewed = normality(rng.exponential(size=(20, 20, 1)))
+    assert skewed.p < 1e-9
+    assert 1.0 < skewed.skewness < 2.5  # 2
+    tailed = normality(rng.standard_t(5.0, size=(40, 20, 1)))
+    assert tailed.p < 1e-6
+    assert tailed.kurtosis > 1.0
+    mixed = normality(
+        np.concatenate([rng.standard_normal((20, 20, 1)), 0.1 * rng.exponential(size=(20, 20, 1))], axis=2)
+    )
+    assert mixed.p > 1e-4  # the skewed score holds a hundredth of the noise

@@ -1,6 +1,7 @@
 """The likelihood with correlated errors beside the surrogate's: Gaussian with all integrated out, or sampled latents.
 
-Two uses of the same model of the cells, f = offset + B scores + E omega, y = m f + delta (m = 1 + a scale discrepancy):
+Two uses of the same model of the cells, f = offset + B scores + E omega + W xi, y = m f + delta (m = 1 + a scale
+discrepancy); W is what one run of a stochastic simulator does beside its mean, see `realisation`:
 
 - `gaussian`: all errors are normal; the covariance C of the cell means is dense, its density in closed form;
 - `outputs`: noise is not normal (counts, censoring, long tails, an output with a transform); the surrogate's error,
@@ -9,10 +10,13 @@ Two uses of the same model of the cells, f = offset + B scores + E omega, y = m 
 ==========  ==========================================================================  ===========
 symbol      meaning                                                                     shape
 ==========  ==========================================================================  ===========
-F           covariance of f: scores' errors between inputs, truncation of an experiment  (N, N)
+W           factor of the noise of one run of the simulator, an experiment's own         (N, r)
+F           covariance of f: scores' errors between inputs, truncation and W of an      (N, N)
+            experiment
 C           m F m' + terms + D                                                          (N, N)
 Q           (alpha alpha' - C^-1) / 2, the derivative of the log-density by C           (N, N)
-eta         latents: scores (K q, experiment-major), truncation (K t), discrepancy (N)  (L,)
+eta         latents: scores (K q, experiment-major), truncation (K t), discrepancy      (L,)
+            (N), runs (K r)
 ==========  ==========================================================================  ===========
 
 Other letters as in `_marginal` and `_terms`.
@@ -90,7 +94,7 @@ def _invert(C: Array) -> tuple[Array, float]:
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _cells(data: Array, mean: Array, covariance: Array) -> tuple[Array, Array]:
+def _cells(data: Array, mean: Array, covariance: Array, W: Array) -> tuple[Array, Array]:
     """Return mean (N,) and covariance F (N, N) of f."""
     q, N, t = int(data[1]), int(data[2]), int(data[4])
     experiment, _, _, offset, basis, truncation, _, _, _, _ = fields(data)
@@ -109,6 +113,8 @@ def _cells(data: Array, mean: Array, covariance: Array) -> tuple[Array, Array]:
             if k == m:
                 for a in range(t):
                     s += truncation[i, a] * truncation[e, a]
+                for a in range(W.shape[1]):
+                    s += W[i, a] * W[e, a]
             F[i, e] = s
             F[e, i] = s
     return f, F
@@ -122,10 +128,12 @@ def gaussian(
     phi: Array,
     z: Array,
     J: Array,
+    W: Array,
     mean_bar: Array,
     cov_bar: Array,
     phi_bar: Array,
     J_bar: Array,
+    W_bar: Array,
     alpha: Array,
     precision: Array,
 ) -> float:
@@ -133,8 +141,9 @@ def gaussian(
     q, N = int(data[1]), int(data[2])
     experiment, group, factor, _, basis, _, _, _, _, _ = fields(data)
     mean_bar[:], cov_bar[:], phi_bar[:], J_bar[:], alpha[:], precision[:] = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    W_bar[:] = 0.0
     weight, zbar, squares, count, total = collapsed(data, z)
-    f, F = _cells(data, mean, covariance)
+    f, F = _cells(data, mean, covariance, W)
     m = np.ones(N)
     for i in range(N):
         if factor[i] >= 0.0:
@@ -174,6 +183,9 @@ def gaussian(
             other, bar = int(experiment[e]), m[i] * m[e] * Q[i, e]
             for j in range(q):
                 cov_bar[j, k, other] += bar * basis[i, j] * basis[e, j]
+            if k == other:
+                for a in range(W.shape[1]):
+                    W_bar[i, a] += 2.0 * bar * W[e, a]
         if factor[i] >= 0.0:
             s = alpha[i] * f[i]
             for e in range(N):
@@ -185,13 +197,14 @@ def gaussian(
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def mixed_gaussian(
-    data: Array, means: Array, covariances: Array, log_weight: Array, phi: Array, z: Array, J: Array
-) -> tuple[float, Array, Array, Array, Array]:
-    """Return log sum_h w_h p(z | scores h, phi) and its derivatives by means, covariances, phi and J (H, N, o)."""
+    data: Array, means: Array, covariances: Array, log_weight: Array, phi: Array, z: Array, J: Array, W: Array
+) -> tuple[float, Array, Array, Array, Array, Array]:
+    """Return log sum_h w_h p(z | scores h, phi) and its derivatives by means, covariances, phi, J (H, N, o), and W."""
     draws, K, q = means.shape
     N = int(data[2])
     mean_bars, cov_bars = np.empty(means.shape), np.empty(covariances.shape)
     phi_bars, J_bars = np.empty((draws, len(phi))), np.empty(J.shape)
+    W_bars, W_bar = np.empty((draws, *W.shape)), np.zeros(W.shape)
     alpha, precision, values = np.empty(N), np.empty(N), np.empty(draws)
     for h in range(draws):
         values[h] = log_weight[h] + gaussian(
@@ -201,17 +214,19 @@ def mixed_gaussian(
             phi,
             z,
             J[h],
+            W,
             mean_bars[h],
             cov_bars[h],
             phi_bars[h],
             J_bars[h],
+            W_bars[h],
             alpha,
             precision,
         )
     top = values.max()
     if top == -np.inf:
         mean_bars[:], cov_bars[:], J_bars[:] = 0.0, 0.0, 0.0
-        return top, mean_bars, cov_bars, np.zeros(len(phi)), J_bars
+        return top, mean_bars, cov_bars, np.zeros(len(phi)), J_bars, W_bar
     share = np.exp(values - top)
     norm = share.sum()
     phi_bar = np.zeros(len(phi))
@@ -221,19 +236,20 @@ def mixed_gaussian(
         cov_bars[h] *= s
         J_bars[h] *= s
         phi_bar += s * phi_bars[h]
-    return top + math.log(norm), mean_bars, cov_bars, phi_bar, J_bars
+        W_bar += s * W_bars[h]
+    return top + math.log(norm), mean_bars, cov_bars, phi_bar, J_bars, W_bar
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def evaluate_gaussian(
-    data: Array, means: Array, covariances: Array, phis: Array, z: Array, J: Array
+    data: Array, means: Array, covariances: Array, phis: Array, z: Array, J: Array, W: Array
 ) -> tuple[Array, Array, Array]:
     """Return log-likelihood (S,), alpha and precision (S, N) for S draws of scores (S, K, q), (S, q, K, K)."""
     draws, K, q = means.shape
     N = int(data[2])
     values, alpha, precision = np.empty(draws), np.empty((draws, N)), np.empty((draws, N))
     mean_bar, cov_bar, phi_bar = np.empty((K, q)), np.empty((q, K, K)), np.empty(phis.shape[1])
-    J_bar = np.empty(J.shape[1:])
+    J_bar, W_bar = np.empty(J.shape[1:]), np.empty(W.shape[1:])
     for s in range(draws):
         values[s] = gaussian(
             data,
@@ -242,10 +258,12 @@ def evaluate_gaussian(
             phis[s],
             z,
             J[s],
+            W[s],
             mean_bar,
             cov_bar,
             phi_bar,
             J_bar,
+            W_bar,
             alpha[s],
             precision[s],
         )
@@ -259,7 +277,7 @@ def evaluate_gaussian(
 def latent_count(data: Array) -> int:
     """Return how many latents eta there are."""
     K, q, N, t, T = int(data[0]), int(data[1]), int(data[2]), int(data[4]), int(data[5])
-    return K * q + K * t + (N if T > 0 else 0)
+    return K * q + K * t + (N if T > 0 else 0) + K * int(data[7])
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
@@ -318,7 +336,7 @@ def _root_reverse(L: Array, L_bar: Array) -> Array:
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def outputs(data: Array, mean: Array, covariance: Array, phi: Array, J: Array, eta: Array) -> Array:
+def outputs(data: Array, mean: Array, covariance: Array, phi: Array, J: Array, W: Array, eta: Array) -> Array:
     """Return y (N,) for one value of everything; eta (L,)."""
     K, q, N, t, T = int(data[0]), int(data[1]), int(data[2]), int(data[4]), int(data[5])
     experiment, _, factor, offset, basis, truncation, _, _, _, _ = fields(data)
@@ -329,6 +347,8 @@ def outputs(data: Array, mean: Array, covariance: Array, phi: Array, J: Array, e
             for m in range(k + 1):
                 scores[k, j] += L[k, m] * eta[m * q + j]
     omega = eta[K * q : K * q + K * t]
+    own = K * q + K * t + (N if T > 0 else 0)
+    r = W.shape[1]
     y = np.empty(N)
     for i in range(N):
         k = int(experiment[i])
@@ -337,9 +357,11 @@ def outputs(data: Array, mean: Array, covariance: Array, phi: Array, J: Array, e
             s += basis[i, j] * scores[k, j]
         for a in range(t):
             s += truncation[i, a] * omega[k * t + a]
+        for a in range(r):
+            s += W[i, a] * eta[own + k * r + a]
         y[i] = s * (1.0 + phi[int(factor[i])]) if factor[i] >= 0.0 else s
     if T > 0:
-        y += _root(_jittered(terms(data, phi, J, True, True))) @ eta[K * q + K * t :]
+        y += _root(_jittered(terms(data, phi, J, True, True))) @ eta[K * q + K * t : own]
     return y
 
 
@@ -357,15 +379,17 @@ def outputs_reverse(
     covariance: Array,
     phi: Array,
     J: Array,
+    W: Array,
     eta: Array,
     y_bar: Array,
     mean_bar: Array,
     cov_bar: Array,
     phi_bar: Array,
     J_bar: Array,
+    W_bar: Array,
     eta_bar: Array,
 ) -> None:
-    """Fill mean_bar (K, q), cov_bar (q, K, K) and J_bar (N, o); add to phi_bar and eta_bar."""
+    """Fill mean_bar (K, q), cov_bar (q, K, K) and J_bar (N, o); add to phi_bar, W_bar and eta_bar."""
     K, q, N, t, T = int(data[0]), int(data[1]), int(data[2]), int(data[4]), int(data[5])
     experiment, _, factor, offset, basis, truncation, _, _, _, _ = fields(data)
     mean_bar[:], cov_bar[:], J_bar[:] = 0.0, 0.0, 0.0
@@ -376,7 +400,8 @@ def outputs_reverse(
         for k in range(K):
             for m in range(k + 1):
                 scores[k, j] += roots[j, k, m] * eta[m * q + j]
-    first = K * q
+    first, r = K * q, W.shape[1]
+    own = K * q + K * t + (N if T > 0 else 0)
     for i in range(N):
         k = int(experiment[i])
         bar = y_bar[i]
@@ -386,12 +411,17 @@ def outputs_reverse(
                 s += basis[i, j] * scores[k, j]
             for a in range(t):
                 s += truncation[i, a] * eta[first + k * t + a]
+            for a in range(r):
+                s += W[i, a] * eta[own + k * r + a]
             phi_bar[int(factor[i])] += bar * s
             bar *= 1.0 + phi[int(factor[i])]
         for j in range(q):
             mean_bar[k, j] += basis[i, j] * bar
         for a in range(t):
             eta_bar[first + k * t + a] += truncation[i, a] * bar
+        for a in range(r):
+            eta_bar[own + k * r + a] += W[i, a] * bar
+            W_bar[i, a] += eta[own + k * r + a] * bar
     L_bar = np.empty((K, K))
     for j in range(q):
         L_bar[:] = 0.0
@@ -498,8 +528,8 @@ def fused_gaussian(block: Array, u: Array, phi: Array, z: Array) -> tuple[Array,
     draws = int(block[0])
     log_weight, data = block[6 : 6 + draws], block[block_size(block) :]
     means, covariances, kg, t, v = _scores(block, u)
-    J = _jacobian(block, data, u)
-    value, mean_bars, cov_bars, phi_bar, J_bar = mixed_gaussian(data, means, covariances, log_weight, phi, z, J)
+    J, W = _jacobian(block, data, u), np.zeros((int(data[2]), 0))
+    value, mean_bars, cov_bars, phi_bar, J_bar, _ = mixed_gaussian(data, means, covariances, log_weight, phi, z, J, W)
     u_bar = np.zeros(u.shape)
     _scores_reverse(block, u, kg, t, v, mean_bars, cov_bars, u_bar)
     _jacobian_reverse(block, data, u, J_bar, u_bar)
@@ -511,10 +541,10 @@ def fused_outputs(block: Array, u: Array, phi: Array, eta: Array) -> Array:
     """Return y (H, N) at u (K, d), hyperparameters phi and latents eta."""
     data = block[block_size(block) :]
     means, covariances, _, _, _ = _scores(block, u)
-    J = _jacobian(block, data, u)
+    J, W = _jacobian(block, data, u), np.zeros((int(data[2]), 0))
     y = np.empty((means.shape[0], int(data[2])))
     for h in range(means.shape[0]):
-        y[h] = outputs(data, means[h], covariances[h], phi, J[h], eta)
+        y[h] = outputs(data, means[h], covariances[h], phi, J[h], W, eta)
     return y
 
 
@@ -523,7 +553,8 @@ def fused_outputs_reverse(block: Array, u: Array, phi: Array, eta: Array, y_bar:
     """Return the derivatives of y : y_bar by u, phi and eta."""
     data = block[block_size(block) :]
     means, covariances, kg, t, v = _scores(block, u)
-    J = _jacobian(block, data, u)
+    J, W = _jacobian(block, data, u), np.zeros((int(data[2]), 0))
+    W_bar = np.zeros(W.shape)
     mean_bars, cov_bars, J_bars = np.empty(means.shape), np.empty(covariances.shape), np.empty(J.shape)
     u_bar, phi_bar, eta_bar = np.zeros(u.shape), np.zeros(phi.shape), np.zeros(eta.shape)
     for h in range(means.shape[0]):
@@ -533,12 +564,14 @@ def fused_outputs_reverse(block: Array, u: Array, phi: Array, eta: Array, y_bar:
             covariances[h],
             phi,
             J[h],
+            W,
             eta,
             y_bar[h],
             mean_bars[h],
             cov_bars[h],
             phi_bar,
             J_bars[h],
+            W_bar,
             eta_bar,
         )
     _scores_reverse(block, u, kg, t, v, mean_bars, cov_bars, u_bar)

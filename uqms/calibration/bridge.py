@@ -481,10 +481,12 @@ class PluggedMarginalOp(Op):  # type: ignore[misc]
             )
         else:
             slopes = np.ascontiguousarray(problem.mean_slopes(u[None])[:, 0])
-            value, mean_bar[..., used], cov_bar[:, used], phi_bar, slopes_bar = _correlated.mixed_gaussian(
-                problem.structure, mean, covariance, weights, phi, z, slopes
+            value, mean_bar[..., used], cov_bar[:, used], phi_bar, slopes_bar, own_bar = _correlated.mixed_gaussian(
+                problem.structure, mean, covariance, weights, phi, z, slopes, problem.run_factor(u[None])[0]
             )
             u_bar += slopes_reverse(problem, u, slopes_bar, scores)
+            if problem.realisation is not None:
+                u_bar += problem.realisation.reverse(u, own_bar)
         outputs[0][0] = np.asarray(value)
         outputs[1][0] = u_bar + problem.surrogate.scores_reverse(u, mean_bar, cov_bar)
         outputs[2][0] = phi_bar
@@ -545,6 +547,8 @@ class PluggedOutputsReverseOp(Op):  # type: ignore[misc]
         slopes = np.ascontiguousarray(problem.mean_slopes(u[None])[:, 0])
         slopes_bar = np.zeros_like(slopes)
         phi_bar, eta_bar = np.zeros_like(phi), np.zeros_like(eta)
+        own = problem.run_factor(u[None])[0]
+        own_bar = np.zeros_like(own)
         for h in range(len(scores.mean)):
             one, two = np.empty((len(u), len(used))), np.empty((len(used), len(u), len(u)))
             mean, covariance = (np.ascontiguousarray(v) for v in (scores.mean[h][:, used], scores.covariance[h, used]))
@@ -554,16 +558,20 @@ class PluggedOutputsReverseOp(Op):  # type: ignore[misc]
                 covariance,
                 phi,
                 slopes[h],
+                own,
                 eta,
                 y_bar[h],
                 one,
                 two,
                 phi_bar,
                 slopes_bar[h],
+                own_bar,
                 eta_bar,
             )
             mean_bar[h][:, used], cov_bar[h, used] = one, two
         u_bar = slopes_reverse(problem, u, slopes_bar, scores)
+        if problem.realisation is not None:
+            u_bar += problem.realisation.reverse(u, own_bar)
         outputs[0][0] = u_bar + problem.surrogate.scores_reverse(u, mean_bar, cov_bar)
         outputs[1][0], outputs[2][0] = phi_bar, eta_bar
 
@@ -587,7 +595,7 @@ def slopes_reverse(problem: Any, u: Array, slopes_bar: Array, scores: Scores) ->
     return u_bar
 
 
-KERNEL_VERSION = 4  # raise it when a compiled kernel changes: graphs cached on disk do not look inside
+KERNEL_VERSION = 5  # raise it when a compiled kernel changes: graphs cached on disk do not look inside
 
 
 @register_funcify_default_op_cache_key(FlatScoresOp)  # type: ignore[untyped-decorator]
@@ -841,9 +849,10 @@ def hyperparameters(problem: Any, values: Mapping[str, Any], count: int | None =
 
 
 def _block(problem: Any, data: Array) -> Any:
-    """Return surrogate and data as one shared array for compiled operations; None for a surrogate of the user's own."""
+    """Return surrogate and data as one shared array for compiled operations; None where those do not serve."""
     surrogate = problem.surrogate
-    if not isinstance(surrogate, GaussianProcessSurrogate) or surrogate.physics is not None:
+    own = isinstance(surrogate, GaussianProcessSurrogate) and surrogate.physics is None
+    if not own or problem.realisation is not None:  # the kernels know nothing of runs
         return None
     flat = np.concatenate([surrogate.process.select(problem.cells.used).flat(), data])
     return pytensor.shared(flat, name="surrogate_and_data")

@@ -24,13 +24,13 @@ __all__ = ["draw_rows", "outputs_of", "row_terms", "simulate", "term_variance", 
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def outputs_of(data: Array, means: Array, covariances: Array, phi: Array, J: Array, eta: Array) -> Array:
-    """Return latent outputs (H, S, N) for scores (H, S, K, q) and (H, S, q, K, K), phi, J (H, S, N, o), eta (S, L)."""
+def outputs_of(data: Array, means: Array, covariances: Array, phi: Array, J: Array, W: Array, eta: Array) -> Array:
+    """Return latent outputs (H, S, N): scores (H, S, K, q), (H, S, q, K, K), phi, J (H, S, N, o), W, eta (S, L)."""
     draws, count = means.shape[:2]
     y = np.empty((draws, count, int(data[2])))
     for h in range(draws):
         for s in range(count):
-            y[h, s] = _correlated.outputs(data, means[h, s], covariances[h, s], phi[s], J[h, s], eta[s])
+            y[h, s] = _correlated.outputs(data, means[h, s], covariances[h, s], phi[s], J[h, s], W[s], eta[s])
     return y
 
 

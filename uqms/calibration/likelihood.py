@@ -113,6 +113,7 @@ class Cells:
     trials: Array  # (R,)
     links: tuple[Transform, ...]  # by group: measured values and the latent output are both on this scale
     responses: tuple[Transform, ...]  # by group: its inverse turns the latent output into what noise is added to
+    run: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))  # (N,) of a stochastic simulator's, by input
 
     @property
     def experiments(self) -> int:
@@ -194,10 +195,11 @@ class Cells:
         width = max(f.shape[1] for f in factors)
         return np.concatenate([np.pad(f, ((0, 0), (0, width - f.shape[1]))) for f in factors])
 
-    def structure(self, noise: NoiseGroups, condition_names: tuple[str, ...], columns: Ints) -> Array:
+    def structure(self, noise: NoiseGroups, condition_names: tuple[str, ...], columns: Ints, own: int = 0) -> Array:
         """Return the block of numbers that `_correlated` reads, with the used scores only.
 
-        `columns` are the parameters' places among the inputs, which orthogonal discrepancies need.
+        `columns` are the parameters' places among the inputs, which orthogonal discrepancies need; `own` is how many
+        columns the noise of a stochastic simulator's run has.
         """
         basis, truncation, n = self.basis[:, self.used], self.compressed, len(self.offset)
         factor = np.array([noise.factors.get(str(output), -1) for output in self.output])
@@ -210,7 +212,7 @@ class Cells:
             truncation.shape[1],
             len(noise.terms),
             len(wanted),
-            0,
+            own,
         ]
         parts: list[Any] = [header, self.experiment, self.group, factor, self.offset, basis.ravel(), truncation.ravel()]
         parts += [wanted, self.row_cell, self.row_variance]
@@ -260,8 +262,11 @@ def arrange(
     observations: Observations,
     noise: NoiseModel | Mapping[str, NoiseModel],
     condition_names: tuple[str, ...],
+    runs: Ints | None = None,
 ) -> tuple[Cells, NoiseGroups]:
     """Match observations to the surrogate's outputs, coordinates and conditions.
+
+    `runs` (R,) says which run of a stochastic simulator each row was measured in.
 
     Raises
     ------
@@ -286,6 +291,8 @@ def arrange(
     columns = [row_experiment.reshape(-1), row_output, *(np.nan_to_num(observations.coords[dim]) for dim in dims)]
     if any(term.role == NOISE for term in groups.terms):
         columns.append(np.arange(len(observations)))  # replicates of correlated noise do not collapse to their mean
+    if runs is not None:
+        columns.append(runs)
     place = np.column_stack([np.asarray(column, dtype=np.float64) for column in columns])
     unique, first, row_cell = np.unique(place, axis=0, return_index=True, return_inverse=True)
     output = np.array([outputs[int(i)] for i in unique[:, 1]])
@@ -312,8 +319,17 @@ def arrange(
         trials=_trials(observations),
         links=links,
         responses=responses,
+        run=np.zeros(len(unique), dtype=np.int64) if runs is None else ranked(unique[:, 0], runs[first]),
     )
     return replace(cells, z=cells.linked(cells.z)), groups
+
+
+def ranked(group: Array, labels: Ints) -> Ints:
+    """Return the place (N,) of each label among those of its group."""
+    out = np.zeros(len(labels), dtype=np.int64)
+    for one in np.unique(group):
+        out[group == one] = np.unique(labels[group == one], return_inverse=True)[1].reshape(-1)
+    return out
 
 
 def _scales(surrogate: Surrogate, output: str, model: NoiseModel) -> tuple[Transform, Transform]:

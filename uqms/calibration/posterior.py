@@ -24,6 +24,7 @@ from uqms.calibration.parts import JointCalibration
 from uqms.calibration.predict import (
     NewNoise,
     PosteriorPrediction,
+    Realised,
     Targets,
     conditional_moments,
     correlated_noise,
@@ -231,6 +232,7 @@ class Posterior:
         outputs: str | Sequence[str] | None = None,
         noise: bool = False,
         discrepancy: bool = True,
+        realisation: Realised = "same",
         draws: int = PREDICTIVE_DRAWS,
         rng: RandomState = 0,
     ) -> PosteriorPrediction:
@@ -254,6 +256,10 @@ class Posterior:
         discrepancy
             Whether the prediction is of reality (True, default) or of the simulator at its best parameters. Without a
             discrepancy in the calibration the two are the same.
+        realisation
+            Of a stochastic simulator whose data are a realisation: "same" (default), the run that was observed, given
+            the data, where an experiment has one, and a new one elsewhere; "new", another run at the same parameters,
+            e.g. the next outbreak; "none", the mean of its runs (the median of an output with a transform).
         draws
             How many posterior draws to use, spread evenly over the chains.
         rng
@@ -267,10 +273,15 @@ class Posterior:
         Raises
         ------
         InputError
-            Unknown part, outputs, conditions or dims; noise of an output whose noise is not known.
+            Unknown part, outputs, conditions or dims; noise of an output whose noise is not known; another
+            `realisation`.
         ExtrapolationError
             Conditions or coordinates outside of what was simulated.
         """
+        if realisation not in ("same", "new", "none"):
+            raise InputError(
+                f"predict: realisation is {realisation!r}; give 'same' (the observed run), 'new' or 'none' (the mean)."
+            )
         if part is None and isinstance(self.problem, JointCalibration):
             raise InputError(f"predict: which part? There are {list(self.problem.parts)}; say part=.")
         if part is not None:
@@ -280,6 +291,7 @@ class Posterior:
                 outputs=outputs,
                 noise=noise,
                 discrepancy=discrepancy,
+                realisation=realisation,
                 draws=draws,
                 rng=rng,
             )
@@ -291,7 +303,8 @@ class Posterior:
             grid, layout = make_grid(self.single, name, conditions, coords), self.single.surrogate.layouts[name]
             add = self._new_noise(name, grid.targets, theta) if noise else None
             mean, variance, sample = (np.empty((len(h), len(grid.targets.offset))) for _ in range(3))
-            for rows, moments in conditional_moments(self.single, theta, h, grid.targets, latents, discrepancy):
+            found = conditional_moments(self.single, theta, h, grid.targets, latents, discrepancy, realisation)
+            for rows, moments in found:
                 few = {key: values[rows] for key, values in theta.items()}
                 mean[rows], variance[rows], sample[rows] = predicted(moments, layout.transform, add, few, generator)
             unit = layout.unit
@@ -303,6 +316,7 @@ class Posterior:
             "parameters",
             "surrogate",
             *(("discrepancy",) if modelled and discrepancy else ()),
+            *self._run_held(realisation),
             *(("noise",) if noise else ()),
         )
         return PosteriorPrediction(xr.Dataset(means), xr.Dataset(sds), xr.Dataset(samples), holds)
@@ -344,6 +358,11 @@ class Posterior:
                 row[f"shift x{factor:g}"], row[f"sd_ratio x{factor:g}"] = found.shift[name], found.ratio[name]
                 row[f"k_hat x{factor:g}"] = found.k_hat
         return SummaryTable(pd.DataFrame.from_dict(columns, orient="index"))
+
+    def _run_held(self, realisation: Realised) -> tuple[str, ...]:
+        if self.single.realisation is None or realisation == "none":
+            return ()
+        return ("realisation",) if realisation == "same" else ("new realisation",)
 
     def to_netcdf(self, path: str | Path) -> None:
         """Write the DataTree to a netCDF file."""

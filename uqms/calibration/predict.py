@@ -15,12 +15,12 @@ joint       covariance of the output at all T, without noise                 (S,
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, final
+from typing import Any, Literal, NamedTuple, final
 
 import numpy as np
 import xarray as xr
 
-from uqms._typing import Array, Ints
+from uqms._typing import Array, Bools, Ints
 from uqms.calibration import _correlated
 from uqms.calibration._terms import ORTHOGONAL_JITTER
 from uqms.calibration.direct import is_exact
@@ -29,11 +29,14 @@ from uqms.calibration.functionals import FunctionalDraws, read_off
 from uqms.calibration.likelihood import Cells, check_conditions, merge_close, right_factor
 from uqms.calibration.noise import Rows
 from uqms.calibration.problem import Calibration
+from uqms.calibration.realisation import residual_rows
 from uqms.errors import DataError, InputError
 from uqms.surrogates.process import Scores
 from uqms.surrogates.transforms import Identity, Transform
 
-__all__ = ["Moments", "PosteriorPrediction", "Targets", "conditional_moments", "own_cells"]
+__all__ = ["Moments", "PosteriorPrediction", "Realised", "Targets", "conditional_moments", "own_cells"]
+
+type Realised = Literal["same", "new", "none"]
 
 CHUNK = 4_000_000  # numbers in one covariance block
 
@@ -50,6 +53,7 @@ class Targets:
     offset: Array  # (P,)
     basis: Array  # (P, q)
     truncation: Array  # (P, t)
+    run: Ints | None = None  # (P,), of a stochastic simulator; None: the observed one where an experiment has one
 
 
 @final
@@ -64,7 +68,14 @@ class Moments:
 def own_cells(cells: Cells) -> Targets:
     """Return the observed cells themselves as targets."""
     return Targets(
-        cells.conditions, cells.experiment, cells.output, cells.coords, cells.offset, cells.basis, cells.truncation
+        cells.conditions,
+        cells.experiment,
+        cells.output,
+        cells.coords,
+        cells.offset,
+        cells.basis,
+        cells.truncation,
+        cells.run,
     )
 
 
@@ -81,6 +92,7 @@ class _Joint:
     basis: Array  # (T, q)
     truncation: Array  # (T, t)
     rows: Ints  # (T,)
+    run: Ints  # (T,), of a stochastic simulator; -1: a new one
 
     def at(self, output: str) -> tuple[Ints, Sites]:
         """Return the points of an output, and where they are."""
@@ -121,7 +133,50 @@ def _join(problem: Calibration, targets: Targets) -> _Joint:
         np.vstack([cells.basis, targets.basis]),
         np.vstack([cells.truncation, targets.truncation]),
         np.concatenate([own, np.full(size, -1)]),
+        np.concatenate([cells.run, _runs(cells, index, targets)]),
     )
+
+
+def _runs(cells: Cells, index: Ints, targets: Targets) -> Ints:
+    """Return the run of each target (P,): the observed one of its input if there is one only, else a new one."""
+    if targets.run is not None:
+        return targets.run
+    observed, own = index[: len(cells.offset)], index[len(cells.offset) :]
+    single = [one for one in np.unique(observed) if not cells.run[observed == one].any()]
+    return np.where(np.isin(own, single), 0, -1)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """What a stochastic simulator's run does at cells and targets."""
+
+    scores: Array  # (S, T, q), basis times sd
+    correlation: Array  # (q, q)
+    residual: Array  # (T, t)
+    same: Bools  # (T, T), whether two points are of one run
+    wanted: Bools  # (T,), cells, and targets whose prediction holds a run
+
+    def covariance(self) -> Array:
+        """Return the covariance (S, T, T)."""
+        both = self.same & self.wanted[:, None] & self.wanted[None, :]
+        inner = self.scores @ self.correlation @ self.scores.transpose(0, 2, 1)
+        return np.asarray(both * (inner + self.residual @ self.residual.T))
+
+
+def _run_at(problem: Calibration, joint: _Joint, u: Array, realisation: Realised) -> _Run | None:
+    """Return the runs at cells and targets for inputs u (S, K, d), None when the simulator is not stochastic."""
+    found = problem.realisation
+    if found is None:
+        return None
+    n, run = len(problem.cells.offset), joint.run.copy()
+    if realisation == "new":
+        run[n:] = -1
+    same = (joint.index[:, None] == joint.index[None, :]) & (run[:, None] == run[None, :])
+    wanted = np.ones(len(run), dtype=np.bool_)
+    wanted[n:] = realisation != "none"
+    residual = residual_rows(problem.surrogate, joint.output, joint.sites)
+    return _Run(joint.basis * found.sd(u)[:, joint.index], found.correlation, residual, same, wanted)
 
 
 def _surrogate_moments(problem: Calibration, joint: _Joint, u: Array, h: Ints) -> tuple[Array, Array, Scores]:
@@ -189,6 +244,7 @@ def conditional_moments(
     targets: Targets,
     latents: Array | None = None,
     discrepancy: bool = True,
+    realisation: Realised = "same",
 ) -> Iterator[tuple[slice, Moments]]:
     """Yield the moments at the targets given the data, a block of posterior draws at a time.
 
@@ -206,6 +262,8 @@ def conditional_moments(
         Draws of the latents (S, latents), where errors are not all normal: they say what the data say of the errors.
     discrepancy
         Whether it is part of what is predicted; it is taken out of the data either way.
+    realisation
+        Of a stochastic simulator: "same" run as was observed, a "new" one, or "none", the mean of its runs.
     """
     cells = problem.cells
     joint = _join(problem, targets)
@@ -216,9 +274,11 @@ def conditional_moments(
         rows = slice(start, min(start + size, len(h)))
         part = {name: values[rows] for name, values in theta.items()}
         phi = problem.noise.phi(part, (len(h[rows]),))
-        mean, surrogate, scores = _surrogate_moments(
-            problem, joint, problem.unit_inputs(part, joint.conditions), h[rows]
-        )
+        u = problem.unit_inputs(part, joint.conditions)
+        mean, surrogate, scores = _surrogate_moments(problem, joint, u, h[rows])
+        run = _run_at(problem, joint, u, realisation)
+        if run is not None:
+            surrogate = surrogate + run.covariance()
         m = _factors(problem, joint, phi, discrepancy)
         extra = np.zeros((len(phi), 0, 0))
         if any(term.role != NOISE for term in problem.noise.terms):
@@ -229,7 +289,9 @@ def conditional_moments(
             continue
         if problem.form == "latent":
             assert latents is not None
-            found = _given_latents(problem, phi, joint, scores, mean, surrogate, m, extra, latents[rows], discrepancy)
+            found = _given_latents(
+                problem, phi, joint, scores, mean, surrogate, m, extra, latents[rows], discrepancy, run
+            )
         else:
             found = _given_data(problem, phi, mean, surrogate, m, extra, discrepancy)
         yield rows, found
@@ -267,6 +329,7 @@ def _given_latents(
     extra: Array,
     latents: Array,
     discrepancy: bool,
+    run: _Run | None,
 ) -> Moments:
     """Condition on the latents, which are standard normal: Cov(y*, eta) eta and the rest of the covariance."""
     cells = problem.cells
@@ -289,13 +352,16 @@ def _given_latents(
         right = right_factor(cells.truncation[cells.experiment == e])
         same = np.flatnonzero(target == observed[e])
         gain[:, same, first + e * width : first + e * width + right.shape[1]] = joint.truncation[n:][same] @ right
+    if run is not None:
+        _gain_of_runs(problem, joint, run, observed, gain)
     gain *= m[:, n:, None]
     own = m[:, n:, None] * m[:, None, n:] * surrogate[:, n:, n:]
     if discrepancy and extra.size:
         # The sampler's root is that of all terms on the cells, noise that is correlated included.
         whole = extra[:, :n, :n] + _noise_covariance(problem, problem.noise.named(phi), count)
         whole[:, np.arange(n), np.arange(n)] *= 1.0 + _correlated.JITTER
-        gain[:, :, first + k * width :] = extra[:, n:, :n] @ _inverse(_correlated.roots(whole)).transpose(0, 2, 1)
+        start = first + k * width
+        gain[:, :, start : start + n] = extra[:, n:, :n] @ _inverse(_correlated.roots(whole)).transpose(0, 2, 1)
         own = own + extra[:, n:, n:]
     posterior_mean = m[:, n:] * mean[:, n:] + np.einsum("spl,sl->sp", gain, eta)
     covariance = own - gain @ gain.transpose(0, 2, 1)
@@ -304,6 +370,26 @@ def _given_latents(
     left = covariance[:, at, at] > 1e-10 * own[:, at, at]
     covariance *= left[:, :, None] & left[:, None, :]
     return Moments(posterior_mean, 0.5 * (covariance + covariance.transpose(0, 2, 1)))
+
+
+def _gain_of_runs(problem: Calibration, joint: _Joint, run: _Run, observed: Ints, gain: Array) -> None:
+    """Fill the columns of gain (S, P, L) that belong to the observed runs, which stand last among the latents."""
+    found, n = problem.realisation, len(problem.cells.offset)
+    assert found is not None
+    used, width = problem.cells.used, found.width
+    start = gain.shape[2] - problem.cells.experiments * found.columns
+    # Noise of all scores given that of the used ones, L xi: C L^-T.
+    to_scores = run.correlation[:, used] @ np.linalg.inv(found.root).T
+    both = np.concatenate(
+        [run.scores[:, n:] @ to_scores, np.tile(run.residual[n:] @ found.right, (len(gain), 1, 1))], axis=2
+    )
+    for e, place in enumerate(observed):
+        for r in range(found.runs):
+            cell = np.flatnonzero((problem.cells.experiment == e) & (problem.cells.run == r))
+            if len(cell):
+                of = np.flatnonzero(run.same[n:, cell[0]] & run.wanted[n:] & (joint.index[n:] == place))
+                at = start + e * found.columns + r * width
+                gain[:, of, at : at + width] = both[:, of]
 
 
 def _inverse(root: Array) -> Array:
@@ -444,7 +530,8 @@ class PosteriorPrediction:
     draws
         Joint draws of whole curves, with a leading dim "sample".
     holds
-        Which uncertainties are in it: "parameters", "surrogate" and, when asked for, "noise".
+        Which uncertainties are in it: "parameters", "surrogate", of a stochastic simulator "realisation" (the observed
+        run) or "new realisation", and, when asked for, "noise".
     """
 
     mean: xr.Dataset

@@ -24,6 +24,7 @@ from uqms.calibration.discrepancy import Discrepancy
 from uqms.calibration.likelihood import add_discrepancy, arrange, check_errors_between
 from uqms.calibration.noise import NoiseModel, NumPyFunctions
 from uqms.calibration.observations import Observations
+from uqms.calibration.realisation import Realisation, Runs, runs_of, warn_if_not_normal
 from uqms.calibration.samplers import NUTS, Sampler
 from uqms.errors import ConformanceError, ExtrapolationError, InputError, OutputError, PriorConflictWarning
 from uqms.parameters import ParameterSpace, Prior
@@ -96,7 +97,8 @@ class Calibration:
     returns a `JointCalibration`.
 
     The likelihood holds the joint error of the surrogate (the same input shares one error, different inputs have
-    correlated ones), what its basis leaves out of a curve, and the measurement noise.
+    correlated ones), what its basis leaves out of a curve, the measurement noise, and, of a stochastic simulator whose
+    noise the surrogate learned, that the data are one realisation of it.
 
     Parameters
     ----------
@@ -109,6 +111,11 @@ class Calibration:
         A noise model, e.g. `GaussianNoise(...)`, or one an output in a mapping.
     discrepancy
         What the simulator misses: `GPDiscrepancy()` and its like, one, several in a list, or by output in a mapping.
+    realisation
+        Of a stochastic simulator, one run is what was observed, not the mean of its runs. "experiment" (default): all
+        that is measured in one experiment (label and conditions) is one run, new in another experiment; replicates
+        share it. "replicate": each replicate is a run of its own. "none": what was measured is the simulator's *mean*,
+        e.g. an average over very many runs. Without noise in the surrogate it says nothing.
     space
         Parameters with their priors; by default those of the ensemble that the surrogate was trained on.
     fixed
@@ -129,8 +136,9 @@ class Calibration:
     Raises
     ------
     InputError
-        Unknown outputs, missing conditions, a parameter that the surrogate does not have, noise or discrepancy that do
-        not fit the outputs, a fixed value that the prior rules out, constraints that allow less than 1 % of the prior.
+        Unknown outputs, missing conditions, a parameter that the surrogate does not have, noise, discrepancy or
+        realisation that do not fit the outputs, a fixed value that the prior rules out, constraints that allow less
+        than 1 % of the prior.
     ConformanceError
         Several experiments, and a surrogate of your own that knows no covariance of its errors between inputs.
     ExtrapolationError
@@ -140,6 +148,8 @@ class Calibration:
 
     Warns
     -----
+    DataWarning
+        When replicates of a stochastic simulator say that its noise is not normal.
     PriorConflictWarning
         When an observation is more than 6 prior-predictive standard deviations away.
 
@@ -190,6 +200,7 @@ class Calibration:
         noise: NoiseModel | Mapping[str, NoiseModel],
         *,
         discrepancy: Discrepancy | Sequence[Discrepancy] | Mapping[str, Any] | None = None,
+        realisation: Runs = "experiment",
         space: ParameterSpace | None = None,
         fixed: Mapping[str, float] | None = None,
         constraints: str | Sequence[str] | None = None,
@@ -204,6 +215,7 @@ class Calibration:
         noise: Any = None,
         *,
         discrepancy: Discrepancy | Sequence[Discrepancy] | Mapping[str, Any] | None = None,
+        realisation: Runs = "experiment",
         space: ParameterSpace | None = None,
         fixed: Mapping[str, float] | None = None,
         constraints: str | Sequence[str] | None = None,
@@ -236,7 +248,11 @@ class Calibration:
             )
         self.observations: Observations = observations
         self._check_parameters()
-        self.cells, self.noise = arrange(surrogate, observations, noise, self.condition_names)
+        runs = runs_of(observations, realisation, surrogate)
+        self.cells, self.noise = arrange(surrogate, observations, noise, self.condition_names, runs)
+        self.realisation = None if runs is None else Realisation(surrogate, self.cells, realisation)
+        if self.realisation is not None:
+            warn_if_not_normal(surrogate)
         self.constraints = read_constraints(constraints, (*self.priors, *self.fixed))
         self.discrepancy, self.noise_alone = discrepancy, self.noise
         if discrepancy is not None:
@@ -291,7 +307,8 @@ class Calibration:
         """The block of numbers that `_correlated` reads."""
         box = self.surrogate.domain
         columns = np.array([box.names.index(name) for name in self.parameters], dtype=np.int64)
-        return self.cells.structure(self.noise, self.condition_names, columns)
+        own = 0 if self.realisation is None else self.realisation.columns
+        return self.cells.structure(self.noise, self.condition_names, columns, own)
 
     def limits(self, name: str) -> tuple[float, float]:
         """Interval that the prior of a parameter is conditioned on."""
@@ -430,9 +447,9 @@ class Calibration:
                     for mean, cov in zip(means, covariances, strict=True)
                 ]
             else:
-                slopes = self.mean_slopes(self.unit_inputs(now))
+                slopes, own = self.mean_slopes(self.unit_inputs(now)), self.run_factor(self.unit_inputs(now))
                 found = [
-                    _correlated.evaluate_gaussian(self.structure, mean, cov, phi, self.cells.z, J)
+                    _correlated.evaluate_gaussian(self.structure, mean, cov, phi, self.cells.z, J, own)
                     for mean, cov, J in zip(means, covariances, slopes, strict=True)
                 ]
             values, alpha, precision = (np.stack([one[i] for one in found]) for i in range(3))
@@ -461,9 +478,16 @@ class Calibration:
             np.ascontiguousarray(scores.covariance[..., used, :, :]),
             np.ascontiguousarray(phi),
             self.mean_slopes(u),
+            self.run_factor(u),
             whole,
         )
         return y, np.asarray(scores.log_weights)
+
+    def run_factor(self, u: Array) -> Array:
+        """Return the factor (S, N, r) of a stochastic simulator's run at inputs (S, K, d): r = 0 without its noise."""
+        if self.realisation is None:
+            return np.zeros((len(u), len(self.cells.offset), 0))
+        return self.realisation.factor(u)
 
     def mean_slopes(self, u: Array) -> Array:
         """Return J (H, S, N, o) at inputs (S, K, d): derivatives of the mean by the unit-cube parameters, if needed."""
@@ -484,6 +508,8 @@ class Calibration:
         count = len(next(iter(theta.values())))
         runs = int(getattr(self.surrogate, "runs", 100))
         largest = max(self.cells.experiments * max(runs, self.cells.experiments), len(self.cells.z))
+        if self.realisation is not None:
+            largest = max(largest, len(self.cells.offset) * self.realisation.columns)
         size = max(1, SCORE_CHUNK // largest)
         for start in range(0, count, size):
             yield {name: values[start : start + size] for name, values in theta.items()}
@@ -492,7 +518,8 @@ class Calibration:
         """Draw new observations (S, R) of the same layout for S parameter values, from the law that is assumed.
 
         For each value: one hyperparameter draw, one joint draw of the surrogate's error for all inputs, truncation and
-        discrepancy, then noise for each row. Use it for simulation-based calibration and power studies.
+        discrepancy, a new run of a stochastic simulator for each that was observed, then noise for each row. Use it for
+        simulation-based calibration and power studies.
 
         Parameters
         ----------
@@ -627,10 +654,13 @@ class Calibration:
         normal = all(model.additive for model in noise.models) and not cells.side.any()
         if not normal or any(not isinstance(one, Identity) for one in cells.responses):
             return "latent"
-        return "correlated" if noise.terms or noise.factors else "independent"
+        return "correlated" if noise.terms or noise.factors or self.realisation is not None else "independent"
 
     def _prior_predicted(self) -> tuple[dict[str, Array], Array, Array]:
-        """Return prior draws (fixed seed: for checks, defaults), and mean and variance (S, N) of the latent output."""
+        """Return prior draws (fixed seed: for checks, defaults), and mean and variance (S, N) of the latent output.
+
+        The variance is that of the surrogate's error, and of a stochastic simulator's runs.
+        """
         theta = {name: values for name, values in self.prior_draws(256, 0).items()}
         scores = self.surrogate.scores(self.unit_inputs(theta))
         known = np.isfinite(scores.mean).all(axis=(0, 2, 3))  # not where a simulator fails whose failures are allowed
@@ -643,6 +673,7 @@ class Calibration:
         predicted = self.cells.offset + np.einsum("snq,nq->sn", mean, self.cells.basis)
         variance = np.einsum("h,hsqkk->skq", weights, scores.covariance)[:, self.cells.experiment, :]
         surrogate = np.einsum("snq,nq->sn", variance, self.cells.basis**2) + np.sum(self.cells.truncation**2, axis=1)
+        surrogate += np.sum(self.run_factor(self.unit_inputs(theta)) ** 2, axis=2)
         return theta, predicted, surrogate
 
     def _predictive_sd(self) -> dict[str, float]:

@@ -141,7 +141,7 @@ class _Linear:
 
     jacobian: Array  # (s, N, d)
     factor: Array  # (s, N, r), of the surrogate's error
-    extra: Array  # (s, N, e), of discrepancy and correlated noise
+    extra: Array  # (s, N, e), of discrepancy, correlated noise and a stochastic simulator's runs
     prior_sd: Array  # (d,)
     noise_sd: Array  # (s, N), of the independent noise of the cells
 
@@ -190,6 +190,9 @@ def _linearise(problem: Calibration, theta: Mapping[str, Array], h: Ints) -> _Li
         m[:, cells.output == output] += phi[:, place, None]
         gain = np.where(cells.output == output, mean, 0.0) * prior_scale(problem.noise.settings[place])
         extra = np.concatenate([extra, gain[:, :, None]], axis=2)
+    if problem.realisation is not None:  # what a run of a stochastic simulator does is no error of the surrogate
+        own = problem.realisation.by_experiment(problem.run_factor(u))
+        extra = np.concatenate([extra, own * m[:, :, None]], axis=2)
     sd = noise_sd(problem, mean * m, phi)
     prior = problem.unit_inputs(problem.prior_draws(4000, 0))[:, 0, columns]
     unit = (m / sd)[:, :, None]

@@ -12,6 +12,7 @@ from uqms.surrogates.plugging import draws_from_scores, reverse_by_differences
 from uqms.surrogates.prediction import Prediction
 from uqms.surrogates.process import Scores
 from uqms.surrogates.protocol import FunctionDraws, Surrogate
+from uqms.surrogates.sbi_bridge import SbiRuns, from_sbi, to_sbi
 from uqms.surrogates.transforms import Log, Logit
 from uqms.surrogates.validation import Validation, held_out, k_fold, leave_one_out
 
@@ -31,6 +32,7 @@ __all__ = [
     "Physics",
     "Prediction",
     "Product",
+    "SbiRuns",
     "Scalar",
     "Scores",
     "SquaredExponential",
@@ -40,10 +42,12 @@ __all__ = [
     "compare_surrogates",
     "draws_from_scores",
     "from_gpytorch",
+    "from_sbi",
     "held_out",
     "k_fold",
     "learning_curve",
     "leave_one_out",
     "load_surrogate",
     "reverse_by_differences",
+    "to_sbi",
 ]

@@ -1,5 +1,6 @@
 """Exact Gaussian processes of scalars and curves: settings, and what `fit` returns."""
 
+import json
 import logging
 import warnings
 from collections.abc import Mapping
@@ -243,6 +244,7 @@ class GaussianProcess:
         attrs = {key: str(runs.attrs[key]) for key in ("space", "simulator", "design") if key in runs.attrs}
         attrs |= {"runs_left_out": str(left_out), "noise": self.noise}
         attrs |= {"runs_in_part": str(in_part)} if in_part else {}
+        attrs |= {"noise_normality": json.dumps(learned.normality._asdict())} if learned is not None else {}
         return GaussianProcessSurrogate(
             box, process, tuple(bases), MappingProxyType(attrs), self.mean, learned and learned.noise
         )
@@ -402,10 +404,19 @@ class GaussianProcessSurrogate:
         """Correlation (q, q) of the simulator's noise between scores, where it was learned."""
         return None if self.noise is None else self.noise.correlation
 
-    def noise_residual(self, output: str) -> Array:
-        """Return the factor (m, t) of what the simulator's noise does to an output outside of its basis."""
+    def noise_residual(self, output: str, coords: Mapping[str, ArrayLike] | None = None) -> Array:
+        """Return the factor (m, t) of what the simulator's noise does to an output outside of its basis.
+
+        At pointwise coordinates, interpolated between the simulated ones; at all of these when None.
+        """
         index = list(self.layouts).index(output)
-        return np.zeros((len(self.bases[index].offset), 0)) if self.noise is None else self.noise.residuals[index]
+        basis = self.bases[index]
+        if self.noise is None:
+            return np.zeros((len(basis.rows(coords)[0]), 0))
+        residual = self.noise.residuals[index]
+        if coords is None:
+            return residual
+        return np.asarray(replace(basis, truncation=residual).rows(coords)[2][:, : residual.shape[1]])
 
     def noise_draws(self, u: Array, n: int, rng: np.random.Generator) -> Array:
         """Return noise (n, k, q) of the scores of new runs at `u` (k, d)."""

@@ -24,6 +24,7 @@ deviations have a kurtosis above 3, log S2 is taken as less certain.
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal, NamedTuple, final
 
 import numpy as np
@@ -32,6 +33,7 @@ from scipy.special import digamma, log_ndtr, ndtr, ndtri, polygamma
 
 from uqms._typing import Array, Bools, Ints
 from uqms.errors import DesignError, DesignWarning
+from uqms.surrogates import _fused
 from uqms.surrogates.fitting import Fitting
 from uqms.surrogates.kernels import Matern52
 from uqms.surrogates.outputs import Layout, OutputBasis, factor_of, fit_scalar, interpolation_error
@@ -45,6 +47,8 @@ ROUNDING = 2.0 * float(np.finfo(np.float64).eps)  # of each replicate, in their 
 SAME = 1e-9  # of the unit cube: inputs that are no further apart are the same
 FLOOR = 1e-4  # of the pooled variance, a hundredth of its sd: where replicates agree more closely, less is of no matter
 SMOOTH = 16.0  # times the variance of log S2, where kurtosis is asked for: l must not follow what it is to judge
+MATTERS = 0.05  # share of the noise of an output that a score holds, where its law is looked at
+LEAST = 4  # replicates that have a kurtosis
 REACH = 4.0  # largest variance, as a multiple of the largest of an input
 
 
@@ -108,6 +112,33 @@ class SimulatorNoise:
         mean, variance, weights = self._logs(u)
         return self._expected(mean, variance, weights)
 
+    def variance_reverse(self, u: Float[np.ndarray, "k d"], bar: Float[np.ndarray, "k q"]) -> Float[np.ndarray, "k d"]:
+        """Return the derivative (k, d) of sum(variance * bar) with respect to u."""
+        mean, variance, weights = self._logs(u)
+        sd, room = np.sqrt(variance) + 1e-150, self._highest - mean
+        below = np.exp(mean + 0.5 * variance + log_ndtr(room / sd - sd))
+        # Of E f(l), l normal: E f' by the mean, E f'' / 2 by the variance; f' falls from exp(highest) to 0.
+        step = np.exp(self._highest - 0.5 * (room / sd) ** 2) / (np.sqrt(2.0 * np.pi) * sd)
+        mean_bar = weights[:, None, None] * below * bar
+        variance_bar = np.where(variance > 0.0, 0.5 * weights[:, None, None] * (below - step) * bar, 0.0)
+        covariance_bar = np.swapaxes(variance_bar, 1, 2)[..., None] * np.eye(len(u))
+        return np.asarray(_fused.scores_flat_reverse(self._flat, np.ascontiguousarray(u), mean_bar, covariance_bar))
+
+    @cached_property
+    def _flat(self) -> Array:
+        return self.process.flat()
+
+    def select(self, scores: Ints) -> "SimulatorNoise":
+        """Return the noise of some scores only, within the basis."""
+        return replace(
+            self,
+            process=self.process.select(scores),
+            centre=self.centre[scores],
+            correlation=self.correlation[np.ix_(scores, scores)],
+            residuals=(),
+            truncations=(),
+        )
+
     def variances(self, u: Float[np.ndarray, "k d"]) -> Float[np.ndarray, "levels k q"]:
         """Return equally likely variances, since they are not known: noise has longer tails than a normal law.
 
@@ -155,6 +186,15 @@ class SimulatorNoise:
         return np.asarray(np.exp(0.5 * np.minimum(self.centre + logs, self._highest)) * shapes)
 
 
+class Normality(NamedTuple):
+    """How far the noise of the replicates is from a normal law: the score of the output in which it is farthest."""
+
+    output: str
+    skewness: float
+    kurtosis: float  # less 3
+    p: float  # that normal noise has a score as far from zero skewness and excess kurtosis
+
+
 class Learned(NamedTuple):
     """The noise, and bases and scores of the means over replicates that go with it."""
 
@@ -162,6 +202,7 @@ class Learned(NamedTuple):
     variances: Array  # (g, q) of the noise of the scores
     bases: list[OutputBasis]
     scores: Array  # (g, q)
+    normality: Normality
 
 
 def learn_noise(
@@ -204,7 +245,8 @@ def learn_noise(
     standard = off / np.sqrt(variance[replicates.group])
     noise = replace(noise, correlation=_correlation(standard, count[replicates.group]))
     variances = np.where(silent | (count == 0), 0.0, variance / np.maximum(count, 1))
-    return Learned(noise, variances, [output.basis for output in outputs], y)
+    normality = _normality(outputs, replicates.group)
+    return Learned(noise, variances, [output.basis for output in outputs], y, normality)
 
 
 def _check_replicates(replicates: Replicates, count: Ints) -> None:
@@ -274,6 +316,43 @@ def _excess_kurtosis(standard: Array, count: Ints) -> Array:
     share, freedom = np.sum(own**4 + (r - 1.0) / r**4, axis=0), np.sum(own, axis=0)
     error = np.sqrt(24.0 / np.maximum(freedom, 1.0))
     return np.asarray(np.maximum(above / np.maximum(share, 1e-300) - error, 0.0))
+
+
+def _normality(outputs: "Sequence[_Output]", group: Ints) -> Normality:
+    """Compare skewness and kurtosis of the scores' noise with those of normal noise.
+
+    Those of each input's replicates, which know nothing of a variance that changes between inputs, averaged: G1 and G2,
+    zero on average of normal values whatever their number (Joanes & Gill 1998, doi:10.1111/1467-9884.00122). Scores
+    that hold little of the noise of their output say nothing that matters.
+    """
+    off = np.hstack([output.off for output in outputs])
+    names = [output.basis.name for output in outputs for _ in range(output.off.shape[1])]
+    power = [np.sum(np.square(output.basis.basis), axis=0) * np.nansum(output.off**2, axis=0) for output in outputs]
+    share = np.concatenate([each / max(float(each.sum()), 1e-300) for each in power])
+    r = np.column_stack([output.sizes for output in outputs for _ in range(output.off.shape[1])]).astype(np.float64)
+    e = np.nan_to_num(off)
+    second, third, fourth = (_sums(group, e**order, len(r)) / np.maximum(r, 1.0) for order in (2, 3, 4))
+    use = (r >= LEAST) & (second > 0.0)
+    r, second = np.where(use, r, LEAST), np.where(use, second, 1.0)
+    skewness = third / second**1.5 * np.sqrt(r * (r - 1.0)) / (r - 2.0)
+    kurtosis = (r - 1.0) / ((r - 2.0) * (r - 3.0)) * ((r + 1.0) * (fourth / second**2 - 3.0) + 6.0)
+    of_skewness = 6.0 * r * (r - 1.0) / ((r - 2.0) * (r + 1.0) * (r + 3.0))
+    of_kurtosis = 4.0 * (r**2 - 1.0) * of_skewness / ((r - 3.0) * (r + 5.0))
+    means, far = [], []
+    for values, variance in ((skewness, of_skewness), (kurtosis, of_kurtosis)):
+        weight = np.where(use, 1.0 / variance, 0.0)
+        means.append(np.sum(weight * values, axis=0) / np.maximum(weight.sum(axis=0), 1e-300))
+        far.append(np.abs(means[-1]) * np.sqrt(weight.sum(axis=0)))
+    off_by = np.where(share >= MATTERS, np.maximum(*far), 0.0)
+    worst = int(np.argmax(off_by))
+    p = float(np.minimum(1.0, 4.0 * max(int(np.sum(off_by > 0.0)), 1) * ndtr(-off_by[worst])))
+    return Normality(names[worst], float(means[0][worst]), float(means[1][worst]), p)
+
+
+def _sums(group: Ints, values: Array, count: int) -> Array:
+    total = np.zeros((count, values.shape[1]))
+    np.add.at(total, group, values)
+    return total
 
 
 class _Output(NamedTuple):
