@@ -47,8 +47,13 @@ class LikelihoodBug(NamedTuple):
         """
         right = Calibration.log_likelihood
 
-        def log_likelihood(problem: Calibration, theta: Mapping[str, ArrayLike]) -> Array:
-            return self.wrong(right, problem, theta)
+        def log_likelihood(
+            problem: Calibration, theta: Mapping[str, ArrayLike], latents: ArrayLike | None = None
+        ) -> Array:
+            def given(other: Calibration, values: Mapping[str, ArrayLike]) -> Array:
+                return right(other, values, latents)
+
+            return self.wrong(given, problem, theta)
 
         Calibration.log_likelihood = log_likelihood  # type: ignore[method-assign, assignment]
         try:
@@ -63,7 +68,7 @@ def _other_errors(
     """Return the likelihood with other variances (..., k, k) of the surrogate's errors, truncation included."""
 
     def wrong(right: LogLikelihood, problem: Calibration, theta: Mapping[str, ArrayLike]) -> Array:
-        other = copy.copy(problem)
+        other = _copy(problem)
         other.surrogate = with_covariance(problem.surrogate, change)
         rows = np.sum(problem.cells.truncation**2, axis=1)
         factor = change(rows[:, None, None])[:, 0, 0] / np.maximum(rows, 1e-300)
@@ -71,6 +76,13 @@ def _other_errors(
         return right(other, theta)
 
     return wrong
+
+
+def _copy(problem: Calibration) -> Calibration:
+    """Return a copy that forgets what was computed from its cells."""
+    other = copy.copy(problem)
+    other.__dict__.pop("structure", None)
+    return other
 
 
 def _sd_for_variance(covariance: Array) -> Array:
@@ -89,7 +101,7 @@ def _no_data(right: LogLikelihood, problem: Calibration, theta: Mapping[str, Arr
 def _first_output(right: LogLikelihood, problem: Calibration, theta: Mapping[str, ArrayLike]) -> Array:
     cells = problem.cells
     first = cells.output[cells.row_cell] == cells.output[0]
-    other = copy.copy(problem)
+    other = _copy(problem)
     other.cells = replace(cells, row_variance=np.where(first, cells.row_variance, IGNORED * cells.row_variance))
     return right(other, theta)
 
