@@ -2,10 +2,10 @@
 
     python benchmarks/geweke.py [--quick] [--seed SEED]
 
-Two ways to draw parameters and data together: parameters from the prior, then data (`problem.simulate`); or in turns, a
-Metropolis step of the parameters (and latents) given the data, with a step length that never changes, then new data
-given the parameters. If `log_likelihood`, `simulate` and priors belong together, both have the same law. Compared are the
-means of each parameter, its square, its product with the mean of the data, and the log-likelihood, after 20 000
+Two ways to draw parameters and data together: parameters from the prior, then data (`problem.simulate`); or in turns,
+a Metropolis step of the parameters (and latents) given the data, with a step length that never changes, then new data
+given the parameters. If `log_likelihood`, `simulate` and priors belong together, both have the same law. Compared are
+the means of each parameter, its square, its product with the mean of the data, and the log-likelihood, after 20 000
 iterations, with standard errors from batch means. Aims:
 
 - every difference is below 4 standard errors, for a closed form, a discrepancy, and counts (latents);

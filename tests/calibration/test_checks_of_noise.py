@@ -1,4 +1,4 @@
-"""Checks of residuals and misfit where errors are correlated or not normal: few false alarms, and what they must see."""
+"""Residuals and misfit where errors are correlated or not normal: few false alarms, and what has to be seen is."""
 
 from collections.abc import Callable
 from typing import Any

@@ -162,7 +162,7 @@ def test_prediction_with_and_without_discrepancy_is_gaussian_conditioning(name: 
 @pytest.mark.parametrize("name", ["shared", "unshared", "orthogonal"])
 @pytest.mark.filterwarnings("ignore::uqms.errors.ConvergenceWarning")
 def test_prediction_given_latents_averages_to_that_given_data(name: str) -> None:
-    """Gaussian noise through the latents: eta drawn from its exact posterior gives the prediction of the closed form."""
+    """Gaussian noise through the latents: eta of its exact posterior gives the prediction of the closed form."""
     discrepancy, kernel = CASES[name]
     problem = uq.Calibration(curve(), measured(), NORMAL, discrepancy=discrepancy)
     assert problem.form == "latent"

@@ -103,8 +103,7 @@ class ImportanceSampler:
         if problem.latents:
             raise InputError(
                 f"ImportanceSampler: errors are not all normal here, so that {problem.latents} latents are part of the "
-                "posterior, too many for importance weights. Use uq.diagnostics.TemperedSampler(), the default for such "
-                "problems."
+                "posterior, too many for importance weights. Use uq.diagnostics.TemperedSampler(), the default there."
             )
         for attempt in range(TRIES):
             x, log_weight = self._weighted(problem, 4**attempt, rng)

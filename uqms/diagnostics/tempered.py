@@ -22,6 +22,7 @@ from uqms.errors import SamplingError
 __all__ = ["TemperedSampler"]
 
 APART = 5.0  # standard errors between the means of the two runs
+TRIES, MORE = 3, 3  # with that many times the particles and moves of the one before
 
 
 @final
@@ -32,7 +33,7 @@ class TemperedSampler:
     Parameters
     ----------
     particles
-        Of both runs together.
+        Of both runs together; more are taken where something speaks against the draws.
     correlation
         Moves of a stage go on until no coordinate, nor the log-likelihood, is more correlated with where it began.
     moves
@@ -63,7 +64,7 @@ class TemperedSampler:
         check_share("TemperedSampler", "correlation", self.correlation, 0.001, 1.0)
 
     def draw(self, problem: Calibration, count: int, rng: np.random.Generator) -> FewDraws:
-        """Return `count` draws of parameters and latents.
+        """Return `count` draws of parameters and latents; with more particles, up to three times, where in doubt.
 
         Raises
         ------
@@ -71,25 +72,30 @@ class TemperedSampler:
             When the likelihood admits no draw of the prior, or the posterior was not reached.
         """
         space = Whitened(problem)
-        runs = [self._run(space, generator) for generator in rng.spawn(2)]
+        for attempt in range(TRIES):
+            picked, ess, doubt = self._drawn(space, MORE**attempt, count, rng)
+            if not doubt:
+                break
+        return FewDraws(space.theta(picked), ess, doubt, picked[:, len(space.names) :])
+
+    def _drawn(self, space: Whitened, more: int, count: int, rng: np.random.Generator) -> tuple[Array, float, str]:
+        """Return points (count, D), their effective number, and what speaks against them."""
+        runs = [self._run(space, more, generator) for generator in rng.spawn(2)]
         z = np.concatenate([run.z for run in runs])
         left = max(max(run.correlation, 0.0) for run in runs)
         distinct = min(len(np.unique(run.z, axis=0)) / len(run.z) for run in runs)
         ess = len(z) * distinct * (1.0 - left) / (1.0 + left)
         picked = z[rng.choice(len(z), size=count, replace=len(z) < count)]
-        few = space.theta(picked)
-        return FewDraws(
-            few, float(ess), _doubts(space, runs, left, self.correlation, ess, count), _latents(space, picked)
-        )
+        return picked, float(ess), _doubts(space, runs, left, self.correlation, ess, count)
 
-    def _run(self, space: Whitened, rng: np.random.Generator) -> Tempered:
+    def _run(self, space: Whitened, more: int, rng: np.random.Generator) -> Tempered:
         found = temper(
             space.log_likelihood,
             space.dimension,
-            self.particles // 2,
+            more * self.particles // 2,
             rng,
             correlation=self.correlation,
-            most_moves=self.moves,
+            most_moves=more * self.moves,
         )
         if found.power < 1.0:
             raise SamplingError(
@@ -97,10 +103,6 @@ class TemperedSampler:
                 "from what the prior expects."
             )
         return found
-
-
-def _latents(space: Whitened, z: Array) -> Array:
-    return z[:, len(space.names) :]
 
 
 def _doubts(space: Whitened, runs: list[Tempered], left: float, limit: float, ess: float, count: int) -> str:
