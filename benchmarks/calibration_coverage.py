@@ -5,8 +5,8 @@
 Simulation-based calibration draws its data from the surrogate's law; here they come from real functions, so that a
 surrogate that is surer of itself than it should be shows. Each of seven functions gets 50 designs (seeds 1 to 50), each
 with a new fit and 20 truths from the prior with data of their own; the noise sd is such that the surrogate's sd, a mean
-over prior and outputs, is 0.3, 1 and 3 times as large. Posteriors are 199 draws of `ImportanceSampler`; the interval between the
-5th and the 195th then covers 95 % exactly, if ranks are uniform. Aims, for every function and ratio:
+over prior and outputs, is 0.3, 1 and 3 times as large. Posteriors are 199 draws of `ImportanceSampler`; the interval
+between the 5th and the 195th covers 95 % exactly, if ranks are uniform. Aims, for every function and ratio:
 
 - 95 % intervals, pooled over parameters, cover 0.95 within max(0.03, 3 standard errors), clustered by design: all data
   of one design share the errors of one surrogate;
