@@ -10,6 +10,7 @@ import numpy as np
 
 from uqms._typing import Array, ArrayLike
 from uqms.calibration import Calibration
+from uqms.errors import InputError
 from uqms.testing.planted import with_covariance
 
 __all__ = ["LIKELIHOOD_BUGS", "LikelihoodBug"]
@@ -107,7 +108,15 @@ def _first_output(right: LogLikelihood, problem: Calibration, theta: Mapping[str
 
 
 def _no_determinant(right: LogLikelihood, problem: Calibration, theta: Mapping[str, ArrayLike]) -> Array:
-    """Return the log-likelihood without its normalisation: -1/2 residual' C^-1 residual, replicates included."""
+    """Return the log-likelihood without its normalisation: -1/2 residual' C^-1 residual, replicates included.
+
+    Raises
+    ------
+    InputError
+        Where errors are not all normal: there is no determinant.
+    """
+    if problem.latents:
+        raise InputError("The bug 'determinant left out' is one of normal errors; errors of this problem are not.")
     arrays = np.broadcast_arrays(*(np.asarray(values, dtype=np.float64) for values in theta.values()))
     flat = {name: array.ravel() for name, array in zip(theta, arrays, strict=True)}
     cells = problem.cells
@@ -119,6 +128,8 @@ def _no_determinant(right: LogLikelihood, problem: Calibration, theta: Mapping[s
         start += len(sigma)
         scores = problem.surrogate.scores(problem.unit_inputs({name: values[rows] for name, values in flat.items()}))
         mean = cells.offset + np.einsum("hsnq,nq->hsn", scores.mean[:, :, cells.experiment], cells.basis)
+        for output, place in problem.noise.factors.items():
+            mean[:, :, cells.output == output] *= 1.0 + sigma[:, place, None]
         quadratic = np.sum((cells.cell_mean - mean) * alpha, axis=-1)
         quadratic += np.sum(within / sigma[:, cells.group] ** 2, axis=-1)
         value = np.logaddexp.reduce(scores.log_weights[:, None] - 0.5 * quadratic, axis=0)
