@@ -17,7 +17,7 @@ Del Moral, Doucet & Jasra (2006), doi:10.1111/j.1467-9868.2006.00553.x; West (19
 doi:10.1111/j.2517-6161.1993.tb01911.x.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import final
 
 import numpy as np
@@ -50,11 +50,14 @@ class FewDraws:
         Effective sample size that they were taken from.
     doubt
         What is wrong with them in words; empty when nothing is.
+    latents
+        Where errors are not all normal (`problem.latents` > 0): draws of the latents beside them, (L, latents).
     """
 
     theta: dict[str, Array]
     ess: float
     doubt: str = ""
+    latents: Array = field(default_factory=lambda: np.zeros((0, 0)))
 
 
 @final
@@ -90,7 +93,18 @@ class ImportanceSampler:
                 raise InputError(f"ImportanceSampler: {name} is {value!r}; give a whole number of at least 50.")
 
     def draw(self, problem: Calibration, count: int, rng: np.random.Generator) -> FewDraws:
-        """Return `count` draws; with more points, up to three times, when too few of the weights count."""
+        """Return `count` draws; with more points, up to three times, when too few of the weights count.
+
+        Raises
+        ------
+        InputError
+            When errors are not all normal, so that latents are part of the posterior: too many for weights.
+        """
+        if problem.latents:
+            raise InputError(
+                f"ImportanceSampler: errors are not all normal here, so that {problem.latents} latents are part of the "
+                "posterior, too many for importance weights. Use uq.diagnostics.TemperedSampler(), the default there."
+            )
         for attempt in range(TRIES):
             x, log_weight = self._weighted(problem, 4**attempt, rng)
             weight = np.exp(log_weight - log_weight.max())
