@@ -33,6 +33,7 @@ import argparse
 import json
 import sys
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,12 +42,18 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from _influenza import DAYS, sqrt_infected
-from _report import Aim, aim, finish
+from _report import Aim, aim, binomial, finish
 from arviz_stats import mcse
+from few_runs import MeanOnly
 from scipy.integrate import solve_ivp
 from scipy.special import exprel
 
 import uqms as uq
+from uqms.calibration.posterior import _leave_one_out
+from uqms.calibration.tempering import temper
+from uqms.calibration.verdict import _share
+from uqms.calibration.whitened import Whitened
+from uqms.errors import PriorConflictWarning
 
 SAMPLER = uq.NUTS()
 
@@ -442,6 +449,67 @@ def classified(a: np.ndarray, b: np.ndarray, seed: int) -> float:
     return float(cross_val_score(network, both, np.repeat([0, 1], [len(a), len(b)]), cv=folds).mean())
 
 
+# ------------------------------------------------------------------------------------------------------------ few runs
+FEW = {
+    "influenza_school": (school, SCHOOL, SCHOOL_NOISE, 12),
+    "hiv_perelson": (hiv, uq.GaussianProcess(), HIV_NOISE, 6),
+}
+THEIRS = {"influenza_school": ("beta", "gamma"), "hiv_perelson": ("c", "delta")}
+DESIGNS, QUICK = 40, 8
+PARTICLES = 1000
+
+
+def tempered(problem: uq.Calibration, seed: int) -> tuple[dict[str, np.ndarray], float]:
+    """Return draws by tempered sequential Monte Carlo, and the share of the surrogate's error, largest of all."""
+    space, rng = Whitened(problem), np.random.default_rng([seed, 2])
+    found = temper(space.log_likelihood, space.dimension, PARTICLES, rng)
+    theta = space.theta(found.z)
+    latents = np.ascontiguousarray(found.z[:, len(space.names) :])
+    return theta, float(_share(problem, theta, _leave_one_out(problem, theta, latents, rng)[2]).max())
+
+
+def few(label: str, folder: Path, quick: bool) -> list[Aim]:
+    """Return the aims of designs so small that the surrogate's error is most of the variance."""
+    build, settings, noise, size = FEW[label]
+    simulator, space, table = build(folder)
+    summary, names, n = summary_of(folder), THEIRS[label], QUICK if quick else DESIGNS
+    covered: dict[str, list[list[bool]]] = {"on": [], "off": []}
+    width: dict[str, list[list[float]]] = {"on": [], "off": []}
+    shares = []
+    for seed in range(1, n + 1):
+        design = uq.sobol(space, size, rng=seed)
+        curves = [simulator.function(**point) for point in design.to_dataframe()[list(space.names)].to_dict("records")]
+        (output, (dim,)), places = next(iter(simulator.outputs.items())), next(iter(simulator.coords.values()))
+        surrogate = settings.fit(uq.ensemble.build(design, {output: (dim, np.array(curves), places)}, space=space))
+        for kind, used in (("on", surrogate), ("off", MeanOnly(surrogate))):
+            with warnings.catch_warnings():
+                warnings.simplefilter(
+                    "ignore", PriorConflictWarning
+                )  # conflicts of poor surrogates are what is studied
+                problem = uq.Calibration(used, table, noise, space=space)
+            draws, share = tempered(problem, seed)
+            ends = [np.quantile(draws[name], [0.025, 0.975]) for name in names]
+            covered[kind].append(
+                [bool(a < summary[name]["mean"] < b) for name, (a, b) in zip(names, ends, strict=True)]
+            )
+            width[kind].append([float(b - a) for a, b in ends])
+            if kind == "on":
+                shares.append(share)
+    tails = np.round(np.quantile(shares, [0.1, 0.5, 0.9]), 2)
+    say(f"{label}: {size} runs, {n} designs, 10, 50 and 90 % quantiles of the share of the surrogate's error: {tails}")
+    out = [aim(f"{label}, {size} runs: median share of the surrogate's error", float(np.median(shares)), 0.5, n=n)]
+    room = 0.0 if not quick else 2.0 * binomial(0.85, n)
+    for i, name in enumerate(names):
+        on, off = (float(np.mean([row[i] for row in covered[kind]])) for kind in ("on", "off"))
+        ratios = np.array([row[i] for row in width["on"]]) / (summary[name]["q0.975"] - summary[name]["q0.025"])
+        error = float(ratios.std(ddof=1) / np.sqrt(n))
+        where = f"{label}, {size} runs"
+        out.append(aim(f"{where}: coverage of {name}", on, 0.85 - room, None, binomial(on, n), n))
+        out.append(aim(f"{where}: width of {name} over the reference's", float(ratios.mean()), 1.0, None, error, n))
+        out.append(aim(f"{where}: coverage of {name}, error off", off, None, 0.8 + room, binomial(off, n), n))
+    return out
+
+
 CASES: dict[str, Callable[[Path, bool], list[Aim]]] = {
     "influenza_school": influenza_school,
     "sbibm_sir": sbibm_sir,
@@ -460,6 +528,7 @@ def main() -> int:
     parser.add_argument("--cases", type=Path, help="folder that holds a folder for each case")
     parser.add_argument("--quick", action="store_true", help="without one-shot comparisons and slow cases")
     parser.add_argument("--only", nargs="+", choices=list(CASES), default=list(CASES), help="these cases")
+    parser.add_argument("--few", action="store_true", help="also designs of too few runs, where a case has them")
     arguments = parser.parse_args()
     aims = []
     for name in arguments.only:
@@ -473,6 +542,8 @@ def main() -> int:
             began = time.perf_counter()
             aims += CASES[name](folder, arguments.quick)
             say(f"{name}: {time.perf_counter() - began:.0f} s")
+            if arguments.few and name in FEW:
+                aims += few(name, folder, arguments.quick)
     return finish(aims)
 
 

@@ -108,7 +108,8 @@ class NUTS:
         """
         import nutpie
 
-        self._check_start(model)
+        if starts is None:  # chains never see the model's own initial point, which a bounded support may not admit
+            self._check_start(model)
         with warnings.catch_warnings():
             # nutpie sets options of PyTensor that newer releases have renamed; nothing that a user could act on
             warnings.filterwarnings("ignore", category=DeprecationWarning)
