@@ -99,6 +99,11 @@ def compared(
     return out
 
 
+def simulated(simulator: uq.FunctionSimulator, design: xr.Dataset) -> xr.Dataset:
+    """Return the runs of a design, in this process: a run takes a millisecond."""
+    return uq.run(simulator, design, workers=0)
+
+
 def by_rounds(
     label: str,
     simulator: uq.FunctionSimulator,
@@ -107,13 +112,13 @@ def by_rounds(
     sizes: tuple[int, ...],
 ) -> Answer:
     """Return the posterior of a Sobol design, and of rounds of `refine` while another one is needed."""
-    runs = uq.run(simulator, uq.sobol(space, sizes[0], rng=1))
+    runs = simulated(simulator, uq.sobol(space, sizes[0], rng=1))
     rounds, previous = 0, None
     posterior = calibrate(runs, "error").sample(SAMPLER, rng=1)
     say(posterior.summary(), posterior.verdict, another := uq.another_round(posterior))
     while another and rounds + 1 < len(sizes):
         rounds += 1
-        runs = uq.ensemble.combine(runs, uq.run(simulator, uq.refine(posterior, sizes[rounds], rng=rounds)))
+        runs = uq.ensemble.combine(runs, simulated(simulator, uq.refine(posterior, sizes[rounds], rng=rounds)))
         previous, posterior = posterior, calibrate(runs, "refined").sample(SAMPLER, rng=rounds + 1)
         another = uq.another_round(posterior, previous)
         say(f"{label}, round {rounds}", posterior.summary(), posterior.verdict, another)
@@ -148,7 +153,7 @@ SCHOOL_NOISE = uq.NegativeBinomialNoise(dispersion=uq.Gamma(1.0, 5.0))  # Gamma(
 def influenza_school(folder: Path, quick: bool) -> list[Aim]:
     """Return the aims of the epidemic with negative-binomial counts."""
     simulator, space, table = school(folder)
-    runs = uq.run(simulator, uq.sobol(space, 150, rng=1))
+    runs = simulated(simulator, uq.sobol(space, 150, rng=1))
     posterior = uq.Calibration(SCHOOL.fit(runs), table, SCHOOL_NOISE).sample(SAMPLER, rng=1)
     say(posterior.summary(), posterior.verdict)
     summary = summary_of(folder)
@@ -321,7 +326,7 @@ def lotka_volterra(folder: Path, quick: bool) -> list[Aim]:
     label = "sbibm_lotka_volterra"
     answer = by_rounds(label, simulator, space, calibrate, (300, 300, 300, 300))
     posterior = answer.posterior
-    verification = uq.verify(posterior, uq.run(simulator, uq.verification_design(posterior, 100, rng=1)))
+    verification = uq.verify(posterior, simulated(simulator, uq.verification_design(posterior, 100, rng=1)))
     say(verification, verification.k_hat, verification.more_runs)
     out = [
         aim(f"{label}: runs, 100 of verification included", answer.runs + 100, high=1500),
@@ -332,7 +337,7 @@ def lotka_volterra(folder: Path, quick: bool) -> list[Aim]:
     objects = f"{label}: the verdict of a one-shot design objects"
     if quick:
         return [*out, aim(objects, None, 1.0, reason="--quick leaves it out: it takes minutes")]
-    once = calibrate(uq.run(simulator, uq.sobol(space, answer.runs, rng=1)), "error").sample(SAMPLER, rng=1)
+    once = calibrate(simulated(simulator, uq.sobol(space, answer.runs, rng=1)), "error").sample(SAMPLER, rng=1)
     say(once.summary(), once.verdict)
     warned = once.verdict["surrogate error"].status != "pass" or once.verdict.status == "fail"
     return [*out, aim(objects, float(warned), 1.0)]
