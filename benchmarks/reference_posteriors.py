@@ -461,11 +461,11 @@ def classified(a: np.ndarray, b: np.ndarray, seed: int) -> float | None:
 # ------------------------------------------------------------------------------------------------------------ few runs
 FEW = {
     "influenza_school": (school, SCHOOL, SCHOOL_NOISE, 12),
-    "hiv_perelson": (hiv, uq.GaussianProcess(), HIV_NOISE, 6),
+    "hiv_perelson": (hiv, uq.GaussianProcess(), HIV_NOISE, 8),
 }
 THEIRS = {"influenza_school": ("beta", "gamma"), "hiv_perelson": ("c", "delta")}
 DESIGNS, QUICK = 40, 8
-PARTICLES = 1000
+PARTICLES = 500
 
 
 def tempered(problem: uq.Calibration, seed: int) -> tuple[dict[str, np.ndarray], float]:
