@@ -97,13 +97,15 @@ def test_conditional_block():
 
 def test_files_equality_and_repr():
     again = uq.ParameterSpace.from_json(SPACE.to_json())
-    assert again == SPACE and hash(again) == hash(SPACE)
+    assert again == SPACE
+    assert hash(again) == hash(SPACE)
     assert pickle.loads(pickle.dumps(SPACE)) == SPACE
     assert json.loads(SPACE.to_json())["version"] == 2
     assert json.loads(uq.ParameterSpace(a=uq.Normal(0, 1)).to_json())["version"] == 1
     other = uq.ParameterSpace(uq.MultivariateNormal.correlated(0.1, a=uq.Normal(0, 1), b=uq.Normal(0, 1)))
     assert other != uq.ParameterSpace(a=uq.Normal(0, 1), b=uq.Normal(0, 1))
-    assert "CL~V 0.67" in repr(SPACE) and "LogitNormal" in SPACE._repr_html_()
+    assert "CL~V 0.67" in repr(SPACE)
+    assert "LogitNormal" in SPACE._repr_html_()
 
 
 @pytest.mark.parametrize(

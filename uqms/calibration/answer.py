@@ -195,6 +195,8 @@ def _check_confounded(problem: Calibration | JointCalibration, theta: Mapping[st
     size = np.triu(np.maximum(np.abs(overall), local), 1)
     first, second = np.unravel_index(int(np.argmax(size)), size.shape)
     worst = float(size[first, second])
+    if not np.isfinite(worst):
+        return Check("confounded", "note", worst, "not judged: the curvature of the likelihood is not finite")
     pairs = [f"{names[a]} and {names[b]}" for a, b in np.argwhere(size > CONFOUNDED)]
     message = f"largest correlation {worst:.2f}" + (f" ({names[first]}, {names[second]})" if worst > 0 else "")
     shown = "; ".join(pairs[:3]) + (f"; {len(pairs) - 3} more" if len(pairs) > 3 else "")

@@ -418,7 +418,7 @@ class Calibration:
                     f"log_likelihood: errors are not all normal here, so that {self.latents} latents are part of the "
                     f"density: latents has the shape {eta.shape}, wanted is {(*shape, self.latents)}."
                 )
-            eta = eta.reshape(-1, self.latents)
+            eta = eta.reshape(int(np.prod(shape)), self.latents)  # -1 is no number when there are none
             parts = [np.logaddexp.reduce(values, axis=0) for _, values in self.latent_terms(flat, eta)]
             return np.concatenate(parts).reshape(shape)
         with np.errstate(invalid="ignore"):  # data that are off by more than numbers can say give NaN, not a warning

@@ -131,7 +131,8 @@ class NUTS:
         SamplingError
             When draws are missing or not finite.
         """
-        self._check_start(model)
+        if starts is None:  # chains never see the model's own initial point, which a bounded support may not admit
+            self._check_start(model)
         with _quiet():
             return self._blocks(_prepared(model), starts, self.tune, seed)
 
