@@ -18,7 +18,7 @@ demo:
 
 test:
 	@sh scripts/bootstrap.sh test
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-all:
 	@sh scripts/bootstrap.sh test

@@ -74,7 +74,10 @@ def posterior_of(
     trace = xr.DataTree.from_dict({"posterior": data, "sample_stats": xr.Dataset()})
     sampler = uq.NUTS(draws=draws or shape[1], chains=chains)
     starts = starting_points(problem, 64, np.random.default_rng([seed, 1]))
-    return build_posterior(problem, sampler, trace, seed, starts)
+    trace["starts"] = xr.Dataset(
+        {name: (("start", "latent")[: values.ndim], values) for name, values in starts.items()}
+    )
+    return build_posterior(problem, sampler, trace, seed)
 
 
 def judged(posterior: Posterior) -> Judged:

@@ -73,7 +73,7 @@ def binomial(coverage: float, n: int) -> float:
     return float(np.sqrt(share * (1 - share) / (n + 4)))
 
 
-def _line(each: Aim) -> str:
+def line(each: Aim) -> str:
     """Write one aim for people."""
     mark = {True: "ok    ", False: "MISSED", None: "-     "}[each["ok"]]
     value = "not measured" if each["value"] is None else f"{each['value']:.4g}"
@@ -89,6 +89,6 @@ def _line(each: Aim) -> str:
 def finish(aims: Sequence[Aim]) -> int:
     """Print all aims, the JSON list last, and return the exit status: 1 when one was missed, else 0."""
     for each in aims:
-        print(_line(each))
+        print(line(each))
     print(json.dumps(list(aims), allow_nan=False), flush=True)
     return 1 if any(each["ok"] is False for each in aims) else 0

@@ -21,7 +21,7 @@ def check[F: Callable[..., object]](function: F) -> F:
     return function
 
 
-_njit = numba.njit
+_njit, _cfunc = numba.njit, numba.cfunc
 
 
 def _njit_of_the_bare_function(*args: Any, **options: Any) -> Any:
@@ -32,5 +32,11 @@ def _njit_of_the_bare_function(*args: Any, **options: Any) -> Any:
     return lambda function: decorate(inspect.unwrap(function))
 
 
+def _cfunc_of_the_bare_function(*args: Any, **options: Any) -> Any:
+    """Do the same for C functions."""
+    decorate = _cfunc(*args, **options)
+    return lambda function: decorate(inspect.unwrap(function))
+
+
 # This module is imported by the first function of uqms that is defined, before any kernel.
-numba.njit = _njit_of_the_bare_function
+numba.njit, numba.cfunc = _njit_of_the_bare_function, _cfunc_of_the_bare_function

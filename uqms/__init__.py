@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.calibration import GaussianNoise as GaussianNoise
     from uqms.calibration import GPDiscrepancy as GPDiscrepancy
     from uqms.calibration import Laplace as Laplace
+    from uqms.calibration import LatentOutput as LatentOutput
     from uqms.calibration import LogNormalNoise as LogNormalNoise
     from uqms.calibration import Metropolis as Metropolis
     from uqms.calibration import NegativeBinomialNoise as NegativeBinomialNoise
@@ -50,6 +51,8 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.calibration import another_round as another_round
     from uqms.calibration import as_tensor as as_tensor
     from uqms.calibration import compare_models as compare_models
+    from uqms.calibration import latent_output as latent_output
+    from uqms.calibration import observe as observe
     from uqms.calibration import refine as refine
     from uqms.designs import extend as extend
     from uqms.designs import halton as halton
@@ -63,8 +66,10 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.parameters import Gamma as Gamma
     from uqms.parameters import HalfNormal as HalfNormal
     from uqms.parameters import InverseGamma as InverseGamma
+    from uqms.parameters import LogitNormal as LogitNormal
     from uqms.parameters import LogNormal as LogNormal
     from uqms.parameters import LogUniform as LogUniform
+    from uqms.parameters import MultivariateNormal as MultivariateNormal
     from uqms.parameters import Normal as Normal
     from uqms.parameters import ParameterSpace as ParameterSpace
     from uqms.parameters import Prior as Prior
@@ -129,14 +134,17 @@ __all__ = [
     "InverseGamma",
     "JSONFile",
     "Laplace",
+    "LatentOutput",
     "Log",
     "LogNormal",
     "LogNormalNoise",
     "LogUniform",
     "Logit",
+    "LogitNormal",
     "Matern32",
     "Matern52",
     "Metropolis",
+    "MultivariateNormal",
     "NUTS",
     "NegativeBinomialNoise",
     "NetCDFFile",
@@ -179,10 +187,12 @@ __all__ = [
     "halton",
     "held_out",
     "k_fold",
+    "latent_output",
     "latin_hypercube",
     "learning_curve",
     "leave_one_out",
     "load_surrogate",
+    "observe",
     "plots",
     "refine",
     "run",
@@ -205,6 +215,8 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "InverseGamma",
         "LogNormal",
         "LogUniform",
+        "LogitNormal",
+        "MultivariateNormal",
         "Normal",
         "ParameterSpace",
         "Prior",
@@ -268,6 +280,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "GPDiscrepancy",
         "GaussianNoise",
         "Laplace",
+        "LatentOutput",
         "LogNormalNoise",
         "Metropolis",
         "NUTS",
@@ -283,6 +296,8 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "another_round",
         "as_tensor",
         "compare_models",
+        "latent_output",
+        "observe",
         "refine",
     ),
     "diagnostics": (

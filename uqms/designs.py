@@ -237,14 +237,12 @@ class _Region:
     def from_cube(self, u: Array) -> Array:
         if self.space is None or not self.prior:
             return self.box.from_unit(u)
-        low, high = self.space.to_cube(self.box.lower), self.space.to_cube(self.box.upper)
-        return np.clip(self.space.from_cube(low + u * (high - low)), self.box.lower, self.box.upper)
+        return np.clip(self.space.from_cube(u, self.box), self.box.lower, self.box.upper)
 
     def to_cube(self, x: Array) -> Array:
         if self.space is None or not self.prior:
             return self.box.to_unit(x)
-        low, high = self.space.to_cube(self.box.lower), self.space.to_cube(self.box.upper)
-        return (self.space.to_cube(x) - low) / (high - low)
+        return self.space.to_cube(x, self.box)
 
     def attributes(self, name: str) -> dict[str, str]:
         if self.space is not None:

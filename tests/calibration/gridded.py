@@ -5,7 +5,7 @@ import xarray as xr
 
 import uqms as uq
 from uqms.calibration.posterior import Posterior
-from uqms.calibration.verdict import judge
+from uqms.calibration.verdict import Sampled, judge
 
 CHAINS = 4
 
@@ -49,7 +49,8 @@ def posterior_of(problem: uq.Calibration, theta: dict[str, np.ndarray], r_hat: f
     draws = {name: values[: shape[0] * shape[1]] for name, values in theta.items()}
     h = np.zeros(shape[0] * shape[1], dtype=np.int64)
     one = dict.fromkeys(theta, r_hat)
-    verdict, share = judge(problem, draws, h, one, dict.fromkeys(theta, float(count)), 0, shape, shape)
+    ess = dict.fromkeys(theta, float(count))
+    verdict, share = judge(problem, Sampled(draws, h, shape, shape, one, ess, divergences=0))
     data = xr.Dataset({name: (("chain", "draw"), values.reshape(shape)) for name, values in draws.items()})
     return Posterior(xr.DataTree.from_dict({"posterior": data}), problem, verdict, share)
 

@@ -8,6 +8,7 @@ from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 
 import uqms as uq
+from uqms.calibration.conditioned import ConditionedPrior
 from uqms.parameters import Box
 from uqms.surrogates import GaussianProcessSurrogate, Layout, Matern52
 from uqms.surrogates.outputs import OutputBasis
@@ -131,6 +132,10 @@ class FakeProblem:
 
     def limits(self, name: str) -> tuple[float, float]:
         return self.priors[name].support
+
+    @property
+    def conditioned_prior(self) -> ConditionedPrior:
+        return ConditionedPrior(self.priors, {name: self.limits(name) for name in self.priors})
 
     def log_likelihood(self, theta: dict[str, np.ndarray], **latents: np.ndarray) -> np.ndarray:
         return self.function(theta, **latents)

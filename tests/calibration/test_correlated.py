@@ -1,4 +1,4 @@
-"""The likelihood with discrepancy, correlated noise and sampled latents, against dense normals and finite differences."""
+"""Discrepancy, correlated noise and sampled latents, against dense normals and finite differences."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -186,7 +186,7 @@ def test_derivatives_of_the_density(name: str, rng: np.random.Generator) -> None
     assert float(value) == pytest.approx(
         float(
             problem.log_likelihood(
-                {"theta": 0.37, **{k: v for k, v in zip(problem.noise.keys, phi) if k in problem.priors}}
+                {"theta": 0.37, **{k: v for k, v in zip(problem.noise.keys, phi, strict=True) if k in problem.priors}}
             )
         ),
         rel=1e-10,

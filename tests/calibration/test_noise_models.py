@@ -12,6 +12,7 @@ from calibration.problems import given_surrogate
 from scipy import stats
 
 import uqms as uq
+from uqms.calibration.density import noise_sd
 from uqms.calibration.noise import NoiseModel, NumPyFunctions, Rows
 from uqms.surrogates import GaussianProcessSurrogate, Layout
 from uqms.surrogates.outputs import OutputBasis
@@ -163,7 +164,7 @@ def test_the_pymc_model_is_the_density_of_the_arrays(name: str) -> None:
 
 @pytest.mark.parametrize("name", list(MODELS))
 def test_new_observations_have_the_mean_slope_zero(name: str) -> None:
-    """E[d log p(z | theta) / d theta] = 0 under simulated data at fixed latents: density and simulation belong together."""
+    """E[d log p(z | theta) / d theta] = 0 under data simulated at fixed latents: they belong together."""
     noise, transform, data, form = MODELS[name]
     if name in ("joint", "custom") or "censored" in name or form != "latent":
         pytest.skip("not smooth, not its own draws, or in closed form and tested elsewhere")
@@ -196,6 +197,31 @@ def test_a_limit_censors_what_is_beyond_it() -> None:
     y = other.latent_outputs(other.unit_inputs({"theta": np.array([0.4])}), np.array([[0.5]]), eta[None])[0][0, 0]
     expected = stats.norm(y[0], 0.5).logcdf(0.3) + stats.norm(y[1:], 0.5).logpdf([-3.0, 1.0, 0.2]).sum()
     assert float(other.log_likelihood(theta, eta)) == pytest.approx(expected, rel=1e-12)
+
+
+def test_an_exact_simulator_has_no_latents_under_any_noise() -> None:
+    """With nothing to be sampled beside the parameters, the density is that of the noise around the outputs."""
+    t = np.arange(T, dtype=float)
+    simulator = uq.DirectSimulator(
+        lambda a: a * t, space=uq.ParameterSpace(a=uq.Uniform(-1.0, 1.0)), outputs={"y": ("t",)}, coords={"t": t}
+    )
+    problem = uq.Calibration(simulator, observed(REALS), JOINT)
+    assert (problem.form, problem.latents) == ("latent", 0)
+    a = np.array([[-0.5, 0.1], [0.4, 0.9]])
+    wanted = [float(JOINT.logp(REALS, value * t, {}, NumPyFunctions)) for value in a.ravel()]
+    np.testing.assert_allclose(problem.log_likelihood({"a": a}), np.reshape(wanted, a.shape), rtol=1e-12)
+    assert float(problem.log_likelihood({"a": 0.4})) == pytest.approx(wanted[2], rel=1e-12)
+
+
+def test_the_end_of_a_support_says_nothing_of_the_information() -> None:
+    """z - y is exponential, half of the draws lie just above its end: the slope is 1, or infinite and left out."""
+    noise = uq.CustomNoise(
+        logp=lambda z, y, p, xp: xp.where(z > y, y - z, -np.inf),
+        random=lambda y, p, rng: y + np.where(rng.random(y.shape) < 0.5, 1e-12, 1.0),
+    )
+    problem = uq.Calibration(curve(), observed(REALS), noise)
+    sd = noise_sd(problem, np.ones((200, T)), np.ones((200, 1)))
+    assert np.mean(sd**-2) == pytest.approx(0.5, abs=4 * 0.5 / math.sqrt(32 * 200 * T))
 
 
 REFUSED = [

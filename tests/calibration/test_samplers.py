@@ -1,6 +1,7 @@
 """NUTS: settings that cannot be meant, starts that lead nowhere, and draws that are no posterior."""
 
 import warnings
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import numpy as np
@@ -105,6 +106,18 @@ def test_a_start_without_density_names_the_term(value: float, sampled: dict[str,
     with pytest.raises(InitError, match=r"log-density of \['observations'\] is not finite .*scale of the simulator's"):
         uq.NUTS().sample_model(model, 1)
     assert "settings" not in sampled
+
+
+def test_the_initial_point_of_the_model_does_not_matter_when_no_chain_starts_there(
+    sampled: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @dataclass(frozen=True)
+    class Compiled:
+        initial_point_func: object = None
+
+    monkeypatch.setattr(nutpie, "compile_pymc_model", lambda model: Compiled())
+    model = SimpleNamespace(point_logps=lambda: {"observations": -np.inf})
+    assert uq.NUTS().sample_model(model, 1, np.zeros((3, 1))) is sampled["result"]
 
 
 def test_an_observation_of_another_scale_names_the_term() -> None:

@@ -151,7 +151,7 @@ class Known:
 )
 def test_what_is_wrong_is_said(sampler: Known, how: str) -> None:
     found = simulation_based_calibration(linear(), 200, sampler=sampler, rng=1)
-    assert found.table.loc["theta", "how"] == how
+    assert str(found.table.loc["theta", "how"]).startswith(how)
     assert f"theta: {how}" in str(found)
     assert f"theta: {how}" in repr(found)
 
@@ -307,7 +307,7 @@ def test_other_values_make_the_problem_that_is_built_with_them() -> None:
     grid = np.linspace(-6.0, 6.0, 4001)
     density = np.exp(new.log_likelihood({"theta": grid}) + norm.logpdf(grid))
     assert np.sum(grid * density) / density.sum() == pytest.approx(mean, abs=1e-6 * sd)
-    with pytest.raises(uq.errors.DataError, match="row 0 is nan"):
+    with pytest.raises(uq.errors.DataError, match="row 0 .*is nan"):
         old.with_values(np.full(8, np.nan))
     with pytest.raises(InputError, match="one value a row"):
         old.with_values(z[:3])

@@ -69,9 +69,9 @@ def test_a_mode_that_no_chain_visited_is_told(rng: np.random.Generator) -> None:
 
 def test_a_table_prints_no_digits_that_draws_do_not_support() -> None:
     row = {"mean": 1.23456, "sd": 0.5, "2.5%": 0.3456, "97.5%": 2.3456, "r_hat": 1.0012, "unit": "h"}
-    few, many = (str(SummaryTable([row | {"mcse": mcse}], index=["k"])) for mcse in (0.04, 0.02))
-    assert few.split("\n")[1].split() == ["k", "1.2", "0.5", "0.3", "2.3", "1.001", "h", "0.04"]
-    assert many.split("\n")[1].split() == ["k", "1.235", "0.5", "0.3456", "2.346", "1.001", "h", "0.02"]
+    table = SummaryTable([row], index=["k"])
+    table.attrs["mcse"] = {"k": {"mean": 0.02, "2.5%": 0.04, "97.5%": 0.2}}
+    assert str(table).split("\n")[1].split() == ["k", "1.235", "0.5", "0.3", "2", "1.001", "h"]
 
 
 # --- model ----------------------------------------------------------------------------------------------------------
@@ -82,7 +82,7 @@ def misfit_p(truth: np.ndarray, scale: float, rng: np.random.Generator) -> float
     problem = linear_problem(JACOBIAN, data, SD)
     draws = exact_draws(JACOBIAN, data, SD, 100, rng)
     theta, h = dict(zip("ab", draws.T, strict=True)), np.zeros(100, dtype=np.int64)
-    return misfit.check_misfit(problem, theta, h, fisher_information(problem, theta, h)).value
+    return misfit.check_misfit(problem, theta, np.zeros((100, 0)), h, fisher_information(problem, theta, h)).value
 
 
 @pytest.mark.filterwarnings("ignore")

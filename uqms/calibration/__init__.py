@@ -24,7 +24,11 @@ if TYPE_CHECKING:
     from uqms.calibration.bridge import SurrogateTensor as SurrogateTensor
     from uqms.calibration.bridge import as_tensor as as_tensor
     from uqms.calibration.compare import compare_models as compare_models
+    from uqms.calibration.components import LatentOutput as LatentOutput
+    from uqms.calibration.components import latent_output as latent_output
+    from uqms.calibration.components import observe as observe
     from uqms.calibration.mode import Mode as Mode
+    from uqms.calibration.parts import JointCalibration as JointCalibration
     from uqms.calibration.posterior import Posterior as Posterior
     from uqms.calibration.predict import PosteriorPrediction as PosteriorPrediction
     from uqms.calibration.refinement import Round as Round
@@ -42,7 +46,9 @@ __all__ = [
     "DirectSimulator",
     "GPDiscrepancy",
     "GaussianNoise",
+    "JointCalibration",
     "Laplace",
+    "LatentOutput",
     "LogNormalNoise",
     "Metropolis",
     "Mode",
@@ -64,11 +70,15 @@ __all__ = [
     "another_round",
     "as_tensor",
     "compare_models",
+    "latent_output",
+    "observe",
     "refine",
 ]
 
 # PyMC and ArviZ take seconds to import; they are loaded when a posterior or a tensor is asked for.
 _LAZY = {
+    "JointCalibration": "parts",
+    "LatentOutput": "components",
     "Mode": "mode",
     "Posterior": "posterior",
     "PosteriorPrediction": "predict",
@@ -78,6 +88,8 @@ _LAZY = {
     "another_round": "refinement",
     "as_tensor": "bridge",
     "compare_models": "compare",
+    "latent_output": "components",
+    "observe": "components",
     "refine": "refinement",
 }
 

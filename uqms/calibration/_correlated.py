@@ -83,32 +83,14 @@ def collapsed(data: Array, z: Array) -> tuple[Array, Array, Array, Array, float]
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _invert(C: Array) -> tuple[Array, float]:
     """Return the inverse and log-determinant of a positive definite matrix; a log-determinant of inf when it is not."""
-    n = C.shape[0]
-    L = np.empty((n, n))
     log_det = 0.0
-    for j in range(n):
-        pivot = C[j, j]
-        for m in range(j):
-            pivot -= L[j, m] * L[j, m]
-        if not pivot > 0.0:
-            return L, math.inf
-        root = math.sqrt(pivot)
-        log_det += 2.0 * math.log(root)
-        L[j, j] = root
-        for i in range(j + 1, n):
-            s = C[i, j]
-            for m in range(j):
-                s -= L[i, m] * L[j, m]
-            L[i, j] = s / root
-    # L^-1 by rows, then L^-T L^-1
-    inverse = np.zeros((n, n))
-    for i in range(n):
-        inverse[i, i] = 1.0 / L[i, i]
-        for m in range(i):
-            f = L[i, m]
-            for j in range(m + 1):
-                inverse[i, j] -= f * inverse[m, j] / L[i, i]
-    return inverse.T @ inverse, log_det
+    try:
+        L = np.linalg.cholesky(C)
+    except Exception:  # numba knows no narrower one
+        return C.copy(), math.inf
+    for i in range(C.shape[0]):
+        log_det += 2.0 * math.log(L[i, i])
+    return np.ascontiguousarray(np.linalg.inv(C)), log_det
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]

@@ -211,14 +211,19 @@ def marginal(
     L = np.zeros((size, size))  # index k * q + j
     factor = np.empty((K, K))
     for j in range(q):
-        factor[:, :] = covariance[j]
+        for k in range(K):
+            for m in range(K):
+                factor[k, m] = covariance[j, k, m]
         _cholesky(factor, 0.0)
         for k in range(K):
             for m in range(k + 1):
                 L[k * q + j, m * q + j] = factor[k, m]
-    WL = np.zeros((size, size))
+    WL = np.zeros((size, size))  # element by element: arrays that are assigned to slices take seconds to compile
     for k in range(K):
-        WL[k * q : (k + 1) * q] = W[k] @ L[k * q : (k + 1) * q]
+        for j in range(q):
+            for m in range(k + 1):
+                for i in range(q):
+                    WL[k * q + j, m * q + i] = W[k, j, i] * L[k * q + i, m * q + i]
     A = L.T @ WL
     worst = 0.0
     for i in range(size):
@@ -231,14 +236,21 @@ def marginal(
     _solve_lower(A, half_m)
     M = half_m.T @ half_m
     flat_w = w.reshape(size)
-    Mw = M @ flat_w
-    quadratic -= float(flat_w @ Mw)
+    Mw = np.zeros(size)
+    for a in range(size):
+        for b in range(size):
+            Mw[a] += M[a, b] * flat_w[b]
+        quadratic -= flat_w[a] * Mw[a]
 
-    WM = np.empty((size, size))
+    WM = np.zeros((size, size))
     a_bar = np.empty(size)
     for k in range(K):
-        WM[k * q : (k + 1) * q] = W[k] @ M[k * q : (k + 1) * q]
-        a_bar[k * q : (k + 1) * q] = w[k] - W[k] @ Mw[k * q : (k + 1) * q]
+        for j in range(q):
+            a_bar[k * q + j] = w[k, j]
+            for i in range(q):
+                a_bar[k * q + j] -= W[k, j, i] * Mw[k * q + i]
+                for c in range(size):
+                    WM[k * q + j, c] += W[k, j, i] * M[k * q + i, c]
     for k in range(K):
         for m in range(K):
             for j in range(q):

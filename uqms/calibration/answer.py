@@ -19,7 +19,9 @@ import xarray as xr
 
 from uqms._typing import Array
 from uqms.calibration.checks import Check, Sampled, Status
+from uqms.calibration.parts import JointCalibration
 from uqms.calibration.problem import Calibration
+from uqms.calibration.rescaling import rescaled
 
 __all__ = [
     "Sensitivity",
@@ -38,18 +40,22 @@ SENSITIVITY = 0.05
 POWERS = (0.99, 1.01)
 IN_TAIL = 1e-3
 MASS_CUT = 0.01
+DISCREPANCY, K_HAT = (0.5, 2.0), 0.7
 OUTSIDE, OUTSIDE_FAIL = 0.01, 0.05
 PRIOR_DRAWS = 4000
 
 
-def on_model_scale(problem: Calibration, theta: Mapping[str, Array]) -> dict[str, Array]:
+def on_model_scale(problem: Calibration | JointCalibration, theta: Mapping[str, Array]) -> dict[str, Array]:
     """Return every inferred quantity (S,) on a scale where relations are nearly linear.
 
     Parameters as the surrogate takes them (unit cube; logarithms of positive ones), positive noise as logarithms.
     """
-    box = problem.surrogate.domain
-    u = problem.unit_inputs({name: theta[name] for name in problem.parameters})[..., 0, :]
-    out = {name: u[..., box.names.index(name)] for name in problem.parameters}
+    found: dict[str, Array] = {}
+    for piece in problem.pieces(theta):
+        own, box = piece.problem, piece.problem.surrogate.domain
+        u = own.unit_inputs({name: piece.theta[name] for name in own.parameters})[..., 0, :]
+        found = {name: u[..., box.names.index(name)] for name in own.parameters} | found
+    out = {name: found[name] for name in problem.parameters}
     for name, prior in problem.priors.items():
         if name not in out:
             positive = prior.support[0] >= 0
@@ -57,23 +63,28 @@ def on_model_scale(problem: Calibration, theta: Mapping[str, Array]) -> dict[str
     return out
 
 
-def contraction(problem: Calibration, theta: Mapping[str, Array]) -> tuple[dict[str, float], dict[str, float]]:
+def contraction(
+    problem: Calibration | JointCalibration, theta: Mapping[str, Array]
+) -> tuple[dict[str, float], dict[str, float]]:
     """Return 1 - Var_post / Var_prior, and the Kolmogorov distance of posterior and prior, of every quantity."""
     posterior = on_model_scale(problem, theta)
     prior_theta = problem.prior_draws(PRIOR_DRAWS, 0)
     prior = on_model_scale(problem, prior_theta)
     contracted = {name: 1.0 - float(np.var(values) / np.var(prior[name])) for name, values in posterior.items()}
     distance = {}
-    for name, law in problem.priors.items():
-        low, high = (float(law.cdf(end)) for end in problem.limits(name))
-        level = np.sort((law.cdf(theta[name]) - low) / (high - low))
+    law = problem.conditioned_prior
+    levels = law.alone(theta)
+    for column, name in enumerate(problem.priors):
+        level = np.sort(levels[:, column])
+        if not law.plain:  # of a quantity alone, a block in a box and constraints make something else
+            level = np.searchsorted(np.sort(prior_theta[name]), np.sort(theta[name])) / len(prior_theta[name])
         steps = np.arange(len(level) + 1) / len(level)
         distance[name] = float(max(np.max(steps[1:] - level), np.max(level - steps[:-1])))
     return contracted, distance
 
 
 def confounding(
-    problem: Calibration, theta: Mapping[str, Array], information: Array
+    problem: Calibration | JointCalibration, theta: Mapping[str, Array], information: Array
 ) -> tuple[tuple[str, ...], Array, Array]:
     """Return names, correlations of the posterior, and the mean size of local ones, both (p, p).
 
@@ -85,7 +96,8 @@ def confounding(
     stacked = np.stack(list(values.values()))
     with np.errstate(invalid="ignore", divide="ignore"):
         overall = np.nan_to_num(np.atleast_2d(np.corrcoef(stacked)))
-    covariance = np.linalg.inv(information + np.eye(information.shape[-1]))
+    before = np.linalg.inv(problem.conditioned_prior.correlation(problem.parameters))  # the prior's own information
+    covariance = np.linalg.inv(information + before)
     sd = np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
     local = np.zeros_like(overall)
     d = len(problem.parameters)
@@ -95,13 +107,12 @@ def confounding(
     return names, overall, local
 
 
-def log_priors(problem: Calibration, theta: Mapping[str, Array]) -> dict[str, Array]:
-    """Return the log prior density of every quantity, own units, conditioned as in the calibration."""
-    out = {}
-    for name, prior in problem.priors.items():
-        low, high = (float(prior.cdf(end)) for end in problem.limits(name))
-        out[name] = np.asarray(prior.log_density(theta[name])) - np.log(high - low)
-    return out
+def log_priors(problem: Calibration | JointCalibration, theta: Mapping[str, Array]) -> dict[str, Array]:
+    """Return the log prior density of every quantity, own units, conditioned as in the calibration; they add up.
+
+    Quantities of a joint block are given those before them; "constraints" is what these add.
+    """
+    return problem.conditioned_prior.log_terms(theta)
 
 
 @final
@@ -151,7 +162,7 @@ def _weights(log_weights: Array) -> Array:
     return np.asarray(weights / weights.sum())
 
 
-def check_answer(problem: Calibration, sampled: Sampled, information: Array) -> tuple[Check, ...]:
+def check_answer(problem: Calibration | JointCalibration, sampled: Sampled, information: Array) -> tuple[Check, ...]:
     """Return the checks of what was learned; `information` (s, d, d) in units of the prior's sds."""
     checks = [
         _check_contraction(problem, sampled.theta),
@@ -159,10 +170,12 @@ def check_answer(problem: Calibration, sampled: Sampled, information: Array) -> 
     ]
     if sampled.log_likelihood is not None:
         checks.append(_check_sensitivity(problem, sampled))
+        if isinstance(problem, Calibration) and problem.discrepancy is not None:
+            checks.append(_check_discrepancy(problem, sampled))
     return tuple(checks)
 
 
-def _check_contraction(problem: Calibration, theta: Mapping[str, Array]) -> Check:
+def _check_contraction(problem: Calibration | JointCalibration, theta: Mapping[str, Array]) -> Check:
     contracted, distance = contraction(problem, theta)
     least = min(problem.parameters, key=lambda name: contracted[name])
     # Two modes far apart have a large variance too, but are nowhere near the prior.
@@ -177,11 +190,13 @@ def _check_contraction(problem: Calibration, theta: Mapping[str, Array]) -> Chec
     return Check("prior-dominated", status, contracted[least], message, remedy)
 
 
-def _check_confounded(problem: Calibration, theta: Mapping[str, Array], information: Array) -> Check:
+def _check_confounded(problem: Calibration | JointCalibration, theta: Mapping[str, Array], information: Array) -> Check:
     names, overall, local = confounding(problem, theta, information)
     size = np.triu(np.maximum(np.abs(overall), local), 1)
     first, second = np.unravel_index(int(np.argmax(size)), size.shape)
     worst = float(size[first, second])
+    if not np.isfinite(worst):
+        return Check("confounded", "note", worst, "not judged: the curvature of the likelihood is not finite")
     pairs = [f"{names[a]} and {names[b]}" for a, b in np.argwhere(size > CONFOUNDED)]
     message = f"largest correlation {worst:.2f}" + (f" ({names[first]}, {names[second]})" if worst > 0 else "")
     shown = "; ".join(pairs[:3]) + (f"; {len(pairs) - 3} more" if len(pairs) > 3 else "")
@@ -192,7 +207,7 @@ def _check_confounded(problem: Calibration, theta: Mapping[str, Array], informat
     return Check("confounded", "warn" if pairs else "pass", worst, message, remedy)
 
 
-def _check_sensitivity(problem: Calibration, sampled: Sampled) -> Check:
+def _check_sensitivity(problem: Calibration | JointCalibration, sampled: Sampled) -> Check:
     assert sampled.log_likelihood is not None
     log_prior = np.sum(list(log_priors(problem, sampled.theta).values()), axis=0)
     found = power_scaling(sampled.theta, log_prior, sampled.log_likelihood, sampled.shape)
@@ -211,7 +226,24 @@ def _check_sensitivity(problem: Calibration, sampled: Sampled) -> Check:
     return Check("prior sensitivity", "note" if strength > SENSITIVITY else "pass", strength, message, remedy)
 
 
-def _level_in_prior(problem: Calibration, name: str, values: Array) -> float:
+def _check_discrepancy(problem: Calibration, sampled: Sampled) -> Check:
+    assert sampled.log_likelihood is not None
+    found = [
+        rescaled(problem, sampled.theta, sampled.latents, sampled.log_likelihood, factor) for factor in DISCREPANCY
+    ]
+    worst = max(problem.parameters, key=lambda name: max(abs(one.shift[name]) for one in found))
+    shift = max(abs(one.shift[worst]) for one in found)
+    message = f"the mean of {worst} moves by {shift:.2f} sd when its prior scale is halved or doubled, limit 1"
+    if max(one.k_hat for one in found) > K_HAT:
+        message += "; a rough figure (k-hat above 0.7)"
+    remedy = (
+        f"What {worst} is depends on how large the model's error may be: report posterior.rescale_discrepancy(), argue "
+        "for the scale, GPDiscrepancy(sd=...), or measure what tells the two apart."
+    )
+    return Check("discrepancy", "warn" if shift > 1.0 else "pass", shift, message, remedy)
+
+
+def _level_in_prior(problem: Calibration | JointCalibration, name: str, values: Array) -> float:
     """Return the prior probability beyond the posterior median, in its nearer tail."""
     prior = problem.priors[name]
     low, high = (float(prior.cdf(end)) for end in problem.limits(name))

@@ -1,7 +1,7 @@
 """The one bridge to PyMC and PyTensor: priors, surrogates and the likelihood as parts of a PyTensor graph."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import singledispatch
 from typing import Any, NamedTuple, final
 
@@ -21,6 +21,8 @@ from pytensor.link.numba.dispatch.basic import (
 
 from uqms._typing import Array, Scale
 from uqms.calibration import _correlated, _exact, _marginal
+from uqms.calibration.conditioned import ConditionedPrior
+from uqms.calibration.constraints import Constraint
 from uqms.calibration.density import row_terms, simulate, total
 from uqms.calibration.direct import DirectSimulator, has_derivative, is_exact
 from uqms.calibration.likelihood import Cells, check_scale
@@ -31,6 +33,7 @@ from uqms.parameters import (
     Gamma,
     HalfNormal,
     InverseGamma,
+    LogitNormal,
     LogNormal,
     LogUniform,
     Normal,
@@ -74,6 +77,11 @@ def _(prior: Normal, x: Any) -> Any:
 @log_density.register
 def _(prior: LogNormal, x: Any) -> Any:
     return pm.logp(pm.LogNormal.dist(np.log(prior.median), prior.sigma), x)
+
+
+@log_density.register
+def _(prior: LogitNormal, x: Any) -> Any:
+    return pm.logp(pm.LogitNormal.dist(np.log(prior.median / (1.0 - prior.median)), prior.sigma), x)
 
 
 @log_density.register
@@ -185,6 +193,79 @@ def prior_variable(name: str, prior: Prior, lower: float, upper: float) -> Any:
     start = float(prior.quantile(0.5 * (low_p + high_p)))
     return pm.CustomDist(
         name, lower, upper, logp=logp, random=random, default_transform=transform, initval=start, dtype="float64"
+    )
+
+
+def prior_variables(law: ConditionedPrior) -> dict[str, Any]:
+    """Add everything that is inferred, with its joint prior, to the PyMC model in context.
+
+    A parameter of a block has its density given those before it; a constraint is part of the density of the last
+    parameter that it mentions. Each is on the real line by itself, as without blocks and constraints.
+    """
+    names, values = list(law.priors), {}
+    places = {name: (one, j) for one in law.joint for j, name in enumerate(one.block.names)}
+    last = [max((n for n in c.names if n in law.priors), key=names.index, default=names[-1]) for c in law.constraints]
+    share_at = max(last, key=names.index, default="")
+    for name, prior in law.priors.items():
+        own = [constraint for constraint, at in zip(law.constraints, last, strict=True) if at == name]
+        if name not in places and not own:
+            values[name] = prior_variable(name, prior, *law.limits[name])
+        else:
+            values[name] = _dependent_variable(name, law, places.get(name), own, values, name == share_at)
+    return values
+
+
+def _dependent_variable(
+    name: str,
+    law: ConditionedPrior,
+    place: Any,
+    constraints: list[Constraint],
+    values: Mapping[str, Any],
+    with_share: bool,
+) -> Any:
+    """Add a parameter whose prior depends on those before it."""
+    prior, (lower, upper) = law.priors[name], law.limits[name]
+    before = place[0].block.names[: place[1]] if place is not None else ()
+    needed = list(dict.fromkeys([*before, *(n for c in constraints for n in c.names if n in values)]))
+    log_share = np.log(law.allowed.share) if with_share else 0.0
+
+    def density(now: Mapping[str, Any]) -> Any:
+        if place is None:
+            return log_density(prior, now[name]) - np.log(law.levels[name][1] - law.levels[name][0])
+        (_, block, _, _, log_mass), j = place
+        ends = zip(block.names[: j + 1], block.mean, block.sd, block.scale, strict=False)
+        w = [(scaled(now[n], scale) - mean) / sd for n, mean, sd, scale in ends]
+        row = block.factor[j]
+        weights = np.linalg.solve(block.factor[:j, :j].T, row[:j]) if j else ()
+        e = (w[j] - sum(float(c) * one for c, one in zip(weights, w[:j], strict=True))) / row[j]
+        x, scale = now[name], block.scale[j]
+        log_slope = 0.0 if scale == "identity" else pt.log(x) + (pt.log1p(-x) if scale == "logit" else 0.0)
+        constant = 0.5 * np.log(2.0 * np.pi) + np.log(row[j] * block.sd[j]) + (log_mass if j == 0 else 0.0)
+        return -0.5 * e**2 - log_slope - constant
+
+    def logp(value: Any, low: Any, high: Any, *others: Any) -> Any:
+        now = {**(law.fixed or {}), **dict(zip(needed, others, strict=True)), name: value}
+        inside = pt.and_(pt.ge(value, low), pt.le(value, high))
+        for constraint in constraints:
+            inside = pt.and_(inside, constraint.allows(now, pt))
+        return pt.switch(inside, density(now) - log_share, -np.inf)
+
+    def random(*_: Any, rng: np.random.Generator, size: Any = None) -> Any:
+        raise InputError(
+            f"The prior of {name!r} is part of a joint one that PyMC cannot draw from one variable at a time. Use "
+            "problem.prior_draws(n, rng)."
+        )
+
+    return pm.CustomDist(
+        name,
+        lower,
+        upper,
+        *(values[n] for n in needed),
+        logp=logp,
+        random=random,
+        default_transform=RealLine(lower, upper, prior.scale),
+        initval=law.centre[name],
+        dtype="float64",
     )
 
 
@@ -609,6 +690,8 @@ def as_tensor(
     In a likelihood, use the covariance (or sample the error once for each input): adding the variance to each
     observation independently counts the surrogate's error as if it were noise that averages out. Keep the parameters
     inside of `surrogate.domain` (`pymc.Truncated`): outside of it the surrogate knows nothing and chains wander off.
+    For observations at coordinates and conditions of their own, with discrepancy, or of an output with a transform, use
+    `observe` or `latent_output`.
 
     Parameters
     ----------
@@ -701,26 +784,20 @@ class PyTensorFunctions:
         return x.sum(axis=-1)
 
 
-def likelihood(problem: Any, u: Any, values: Mapping[str, Any]) -> Any:
-    """Add the observed variable to the PyMC model in context: an observed `CustomDist` named "observations".
+def likelihood(
+    problem: Any, u: Any, values: Mapping[str, Any], name: str = "observations", latents: Any = "latents"
+) -> Any:
+    """Add the observed variable, a `CustomDist`, to the PyMC model in context.
 
-    Where errors are not all normal, the standard normal variable "latents" is added too: the surrogate's error and the
-    discrepancy, given which the observations are independent.
+    Where errors are not all normal, a standard normal variable is added too: the surrogate's error and the discrepancy,
+    given which the observations are independent. `latents` is its name, or an expression that stands in its place.
     """
     cells, noise, surrogate = problem.cells, problem.noise, problem.surrogate
     count = len(noise.outputs) if problem.form == "independent" else len(noise.keys)
-    columns = [
-        values[key] if isinstance(one, Prior) else one for key, one in zip(noise.keys, noise.settings, strict=True)
-    ]
-    phi = pt.stack([pt.as_tensor(column, dtype="float64") for column in columns[:count]])
-    block = None
-    plain = isinstance(surrogate, GaussianProcessSurrogate) and surrogate.physics is None
-    if plain and problem.realisation is None:
-        data = cells.flat() if problem.form == "independent" else problem.structure
-        flat = np.concatenate([surrogate.process.select(cells.used).flat(), data])
-        block = pytensor.shared(flat, name="surrogate_and_data")
+    phi = hyperparameters(problem, values, count)
     if problem.form == "latent":
-        return _latent_likelihood(problem, u, phi, block)
+        return _latent_likelihood(problem, u, phi, name, latents)
+    block = _block(problem, cells.flat() if problem.form == "independent" else problem.structure)
     if is_exact(surrogate) and problem.form == "independent":
 
         def density(u: Any, phi: Any, z: Any) -> Any:
@@ -741,7 +818,7 @@ def likelihood(problem: Any, u: Any, values: Mapping[str, Any]) -> Any:
         return _replicate(problem, u, phi, None, rng)
 
     return pm.CustomDist(
-        "observations",
+        name,
         u,
         phi,
         cells.row_variance,  # only tells PyMC how many rows there are
@@ -762,16 +839,51 @@ def _linked(cells: Cells, value: Any) -> tuple[Any, Any]:
     return pt.set_subtensor(value[at], logs), -pt.sum(logs)
 
 
-def _latent_likelihood(problem: Any, u: Any, phi: Any, block: Any) -> Any:
-    cells, noise, free = problem.cells, problem.noise, problem.free
+def hyperparameters(problem: Any, values: Mapping[str, Any], count: int | None = None) -> Any:
+    """Return the first `count` entries of phi: given ones of those with a prior, known numbers of the others."""
+    noise = problem.noise
+    columns = [
+        values[key] if isinstance(one, Prior) else one for key, one in zip(noise.keys, noise.settings, strict=True)
+    ]
+    return pt.stack([pt.as_tensor(column, dtype="float64") for column in columns[:count]])
+
+
+def _block(problem: Any, data: Array) -> Any:
+    """Return surrogate and data as one shared array for compiled operations; None where those do not serve."""
+    surrogate = problem.surrogate
+    own = isinstance(surrogate, GaussianProcessSurrogate) and surrogate.physics is None
+    if not own or problem.realisation is not None:  # the kernels know nothing of runs
+        return None
+    flat = np.concatenate([surrogate.process.select(problem.cells.used).flat(), data])
+    return pytensor.shared(flat, name="surrogate_and_data")
+
+
+def latent_variable(problem: Any, name: str) -> Any:
+    """Add the standard normal latents of a problem to the PyMC model in context."""
+    return pm.Normal(name, 0.0, 1.0, shape=len(problem.free)) if len(problem.free) else pt.zeros(0)
+
+
+def latent_outputs(problem: Any) -> tuple[Callable[[Any, Any, Any], Any], Array]:
+    """Return a function from inputs (K, d), phi and latents to the latent outputs (H, N), and log weights (H,)."""
+    free, block = problem.free, _block(problem, problem.structure)
     size = int(_correlated.latent_count(problem.structure))
-    eta = pm.Normal("latents", 0.0, 1.0, shape=len(free)) if len(free) else pt.zeros(0)
-    log_weights = np.asarray(problem.surrogate.scores(np.full((1, problem.surrogate.domain.d), 0.5)).log_weights)
     operation = PluggedOutputsOp(problem) if block is None else OutputsOp()
 
-    def logp(value: Any, u: Any, phi: Any, eta: Any, rows: Any) -> Any:
+    def outputs(u: Any, phi: Any, eta: Any) -> Any:
         whole = eta if len(free) == size else pt.set_subtensor(pt.zeros(size)[free], eta)
-        y = operation(u, phi, whole) if block is None else operation(block, u, phi, whole)
+        return operation(u, phi, whole) if block is None else operation(block, u, phi, whole)
+
+    log_weights = np.asarray(problem.surrogate.scores(np.full((1, problem.surrogate.domain.d), 0.5)).log_weights)
+    return outputs, log_weights
+
+
+def _latent_likelihood(problem: Any, u: Any, phi: Any, name: str, latents: Any) -> Any:
+    cells, noise = problem.cells, problem.noise
+    eta = latent_variable(problem, latents) if isinstance(latents, str) else latents
+    outputs, log_weights = latent_outputs(problem)
+
+    def logp(value: Any, u: Any, phi: Any, eta: Any, rows: Any) -> Any:
+        y = outputs(u, phi, eta)
         z, _ = _linked(cells, value)
         terms = row_terms(cells, noise, y, pt.repeat(phi[None, :], len(log_weights), axis=0), z, PyTensorFunctions)
         return pt.logsumexp(total(terms, 2) + log_weights)
@@ -780,7 +892,7 @@ def _latent_likelihood(problem: Any, u: Any, phi: Any, block: Any) -> Any:
         return _replicate(problem, u, phi, eta, rng)
 
     return pm.CustomDist(
-        "observations",
+        name,
         u,
         phi,
         eta,

@@ -70,8 +70,8 @@ def compare_models(posteriors: Mapping[str, Posterior]) -> SummaryTable:
 
 
 def _data(posterior: Posterior) -> tuple[str, ...]:
-    observations = posterior.problem.observations
-    return (str(posterior.tree.attrs["data_sha256"]), *map(str, observations.output))
+    outputs = posterior.tree["observed_data"]["output"].values
+    return (str(posterior.tree.attrs["data_sha256"]), *map(str, outputs))
 
 
 def _evidence(posterior: Posterior) -> tuple[float, float]:

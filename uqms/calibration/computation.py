@@ -102,7 +102,7 @@ def check_r_hat(r_hat: Mapping[str, float], chains: int) -> Check:
     worst = r_hat[name]
     status: Status = "pass" if worst <= R_HAT else "warn" if worst <= R_HAT_FAIL else "fail"
     message = f"largest {worst:.3f} ({name}), limit {R_HAT}"
-    remedy = "Chains disagree: sample longer (NUTS(tune=2000, draws=2000)); if that does not help, look for two modes: SMC()."
+    remedy = "Chains disagree: sample longer (NUTS(tune=2000, draws=2000)), or look for two modes: SMC()."
     return Check("R-hat", status, float(worst), message, remedy)
 
 

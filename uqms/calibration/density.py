@@ -45,11 +45,12 @@ def row_terms(cells: Cells, noise: NoiseGroups, y: Any, phi: Any, z: Any, xp: An
         at = np.flatnonzero(cells.row_group == g)
         rows = cells.rows(g)._replace(z=z[at])
         parameters = {role: phi[..., place, None] for role, place in noise.roles[g].items()}
-        values = _response(cells.responses[g], y[..., cells.row_cell[at]], xp)
+        values = response(cells.responses[g], y[..., cells.row_cell[at]], xp)
         density = model.log_density(values, rows, parameters, xp)
         side = cells.side[at]
         if side.any():
-            tail = model.log_tail(values, rows, parameters, np.where(side == 0, 1, side), xp)  # type: ignore[attr-defined]
+            sign = np.where(side == 0, 1, side)
+            tail = model.log_tail(values, rows, parameters, sign, xp)  # type: ignore[attr-defined]
             density = xp.where(side == 0, density, tail)
         if cells.links[g].name == "log":
             density = density - np.where(side == 0, 1.0, 0.0) * rows.z
@@ -63,7 +64,7 @@ def total(terms: list[tuple[Ints, Any]], ndim: int) -> Any:
     return sum(sums[1:], sums[0])
 
 
-def _response(transform: Any, latent: Any, xp: Any) -> Any:
+def response(transform: Any, latent: Any, xp: Any) -> Any:
     """Return the output in its own unit, as `transform.inverse` does, for arrays and expressions."""
     if transform.name == "log":
         return xp.exp(latent)
@@ -78,7 +79,7 @@ def draw_rows(cells: Cells, noise: NoiseGroups, y: Array, phi: Array, rng: np.ra
     for g, model in enumerate(noise.models):
         at = np.flatnonzero(cells.row_group == g)
         parameters = {role: phi[:, place, None] for role, place in noise.roles[g].items()}
-        values = np.asarray(_response(cells.responses[g], y[:, cells.row_cell[at]], np))
+        values = np.asarray(response(cells.responses[g], y[:, cells.row_cell[at]], np))
         out[:, at] = cells.links[g].inverse(model.draw(values, cells.rows(g), parameters, rng))
     return out
 
@@ -163,7 +164,8 @@ def noise_sd(problem: "Calibration", y: Array, phi: Array, draws: int = 32) -> A
     with np.errstate(all="ignore"):
         for _ in range(draws):
             z = cells.linked(draw_rows(cells, problem.noise, y, phi, rng))
-            information += np.nan_to_num(slope_of_density(problem, y, phi, z)) ** 2 / draws
+            slope = slope_of_density(problem, y, phi, z)  # infinite beside the end of a density's support
+            information += np.where(np.isfinite(slope), slope, 0.0) ** 2 / draws
     return np.asarray(1.0 / np.sqrt(np.maximum(information, 1e-300)))
 
 

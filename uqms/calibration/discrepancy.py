@@ -140,11 +140,10 @@ def _check_scale(model: str, value: object) -> None:
                 f"{model}: the prior {value!r} admits negative values; a scale is positive. Use HalfNormal."
             )
         return
-    number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-    if not number or not (np.isfinite(value) and value > 0):  # type: ignore[operator]
-        raise InputError(
-            f"{model}: the scale is {value!r}; give a positive number, a prior, or nothing for the default."
-        )
+    if isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool):
+        if np.isfinite(value) and value > 0:
+            return
+    raise InputError(f"{model}: the scale is {value!r}; give a positive number, a prior, or nothing for the default.")
 
 
 class Setting(NamedTuple):

@@ -402,7 +402,8 @@ def check_scale(surrogate: Surrogate, output: str, asked: str) -> None:
             f"{asked}: the surrogate of {output!r} has the transform {transform}, so its error is normal on that scale "
             "and noise on the output's own: their sum has no closed form. Let the simulator return the "
             f"{transform.name} of {output!r} as an output of its own, fit that without a transform, and observe it: "
-            f"convert the measurements, and give the noise of their {transform.name}."
+            f"convert the measurements, and give the noise of their {transform.name}. Or sample the error: "
+            "latent_output gives the output in its own unit."
         )
 
 

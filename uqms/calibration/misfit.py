@@ -77,7 +77,7 @@ def check_misfit(
 
 
 def _check_density(problem: Calibration, theta: Mapping[str, Array], latents: Array, h: Ints) -> Check:
-    """Compare the log-density of the data given the latents with that of data drawn from the same draws (Gelman et al.).
+    """Compare the log-density of the data given the latents with that of data drawn from the same draws.
 
     Posterior draws have seen the data, so the p-value is drawn towards one half: it warns late rather than wrongly.
     Gelman, Meng & Stern (1996), Statistica Sinica 6:733.

@@ -80,19 +80,16 @@ def maximum_a_posteriori(problem: "Calibration", starts: int, rng: np.random.Gen
     space = Whitened(problem)
 
     def log_density(z: Array) -> Array:
-        total = space.log_likelihood(z)
-        for (name, prior), values in zip(problem.priors.items(), space.theta(z).values(), strict=True):
-            low, high = (float(prior.cdf(end)) for end in problem.limits(name))
-            total = total + prior.log_density(values) - np.log(high - low)
+        terms = problem.conditioned_prior.log_terms(space.theta(z))
+        total = space.of_data(z) + np.sum(list(terms.values()), axis=0)
         return np.asarray(total - 0.5 * np.sum(z[:, len(space.names) :] ** 2, axis=1))
 
     found = find_modes(space, log_density, starts, rng)
     best = int(np.argmax(found.value))
     theta = {name: float(values[0]) for name, values in space.theta(found.z[[best]]).items()}
     edge = -float(ndtri(1e-3))
-    at_end = tuple(
-        name for name, z in zip(space.names, found.z[best], strict=False) if abs(z) > edge and _ends(problem, name)
-    )
+    alone = ndtri(problem.conditioned_prior.alone({name: np.array([value]) for name, value in theta.items()}))[0]
+    at_end = tuple(name for name, z in zip(space.names, alone, strict=True) if abs(z) > edge and _ends(problem, name))
     values = tuple(sorted(map(float, found.value), reverse=True))
     return Mode(theta, float(found.value[best]), values, int(same_place(found, found.z[best]).sum()), at_end)
 

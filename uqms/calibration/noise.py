@@ -510,8 +510,8 @@ class BinomialNoise:
         wrong = np.flatnonzero(rows.z > trials)
         if len(wrong):
             raise InputError(
-                f"BinomialNoise: {output!r} was measured as {rows.z[wrong[0]]:g} of {trials[wrong[0]]:g} trials. Correct "
-                "one of the two."
+                f"BinomialNoise: {output!r} was measured as {rows.z[wrong[0]]:g} of {trials[wrong[0]]:g} trials. "
+                "Correct one of the two."
             )
 
     def log_density(self, y: Any, rows: Rows, parameters: Mapping[str, Any], xp: Any) -> Any:

@@ -20,6 +20,7 @@ from uqms.calibration.computation import APPROXIMATION, MCSE_SHARE, sampler_chec
 from uqms.calibration.density import draw_rows, row_terms
 from uqms.calibration.discrepancy import NOISE
 from uqms.calibration.noise import NumPyFunctions
+from uqms.calibration.parts import JointCalibration
 from uqms.calibration.predict import (
     NewNoise,
     PosteriorPrediction,
@@ -33,12 +34,15 @@ from uqms.calibration.predict import (
     own_cells,
     predicted,
 )
-from uqms.calibration.problem import Calibration
+from uqms.calibration.problem import Calibration, Piece
+from uqms.calibration.rescaling import rescaled
 from uqms.calibration.samplers import Sampler
 from uqms.calibration.verdict import Sampled, Verdict, judge
 from uqms.errors import ConformanceError, InputError
 
 __all__ = ["Evidence", "Posterior", "build_posterior", "check_derived"]
+
+type _Problem = Calibration | JointCalibration
 
 PREDICTIVE_DRAWS = 1000
 PRIOR_DRAWS = 2000
@@ -48,19 +52,19 @@ LOG_TWO_PI = float(np.log(2.0 * np.pi))
 class SummaryTable(pd.DataFrame):
     """A pandas DataFrame that prints all its columns, and no digits that the number of draws does not support.
 
-    The values are not rounded. Where the Monte Carlo error of mean and limits exceeds 5 % of the sd, the last digit
-    shown of location and spread is worth at least twice that error.
+    The values are not rounded. Where a number's own Monte Carlo error exceeds 5 % of the sd, its last digit shown is
+    worth about twice that error.
     """
 
     def __repr__(self) -> str:
-        if not {"sd", "mcse"} <= set(self.columns):
+        if "mcse" not in self.attrs:
             return pd.DataFrame(self).to_string(float_format=_four)
         shown = pd.DataFrame(self).astype(object)
         for name, row in self.iterrows():
             for column, value in row.items():
                 if isinstance(value, float):
-                    own = column in ("mean", "sd") or str(column).endswith("%")
-                    shown.loc[name, column] = _supported(value, row["sd"], row["mcse"]) if own else _four(value)
+                    error = self.attrs["mcse"][name].get("mean" if column == "sd" else str(column), 0.0)
+                    shown.loc[name, column] = _supported(value, row["sd"], error)
         return shown.to_string()
 
 
@@ -72,7 +76,7 @@ def _supported(value: float, sd: float, mcse: float) -> str:
     """Return a number with the digits that a Monte Carlo error leaves."""
     if not (np.isfinite(value) and 0.0 < mcse < np.inf) or mcse <= MCSE_SHARE * sd:
         return _four(value)
-    decimals = int(np.floor(-np.log10(2.0 * mcse)))
+    decimals = int(np.round(-np.log10(2.0 * mcse)))
     return f"{round(value, decimals):.{max(decimals, 0)}f}"
 
 
@@ -102,7 +106,7 @@ class Posterior:
     """
 
     tree: Any
-    problem: Calibration
+    problem: Calibration | JointCalibration
     verdict: Verdict
     surrogate_share: xr.Dataset
 
@@ -168,17 +172,61 @@ class Posterior:
                 "sd": float(flat.std(ddof=1)),
                 f"{100 * tail:g}%": float(low),
                 f"{100 * (1 - tail):g}%": float(high),
-                "mcse": errors[str(name)],
+                "mcse": max(errors[str(name)]),
                 "r_hat": r_hat[str(name)],
                 "ess_bulk": bulk[str(name)],
                 "ess_tail": tails[str(name)],
                 "unit": values.attrs.get("unit", ""),
             }
-        return SummaryTable(pd.DataFrame.from_dict(rows, orient="index"))
+        table = SummaryTable(pd.DataFrame.from_dict(rows, orient="index"))
+        table.attrs["mcse"] = {
+            name: dict(zip(("mean", f"{100 * tail:g}%", f"{100 * (1 - tail):g}%"), found, strict=True))
+            for name, found in errors.items()
+        }
+        return table
+
+    def part(self, name: str) -> "Posterior":
+        """Return what the joint posterior of several parts says of one: its quantities, data and surrogate.
+
+        Draws are those of the whole, from the data of all parts. Use it wherever a posterior of one surrogate is
+        wanted: `predict`, figures, `refine`, `verify`.
+
+        Raises
+        ------
+        InputError
+            When there are no parts, or none of that name.
+        """
+        if not isinstance(self.problem, JointCalibration) or name not in self.problem.parts:
+            there = list(self.problem.parts) if isinstance(self.problem, JointCalibration) else "none"
+            raise InputError(f"part: {name!r} is no part of this calibration; there are {there}.")
+        problem = self.problem.parts[name]
+        names = {key if key in problem.parameters else f"{name}_{key}": key for key in problem.priors}
+        (piece,) = (one for one in self.problem.pieces(self._flat(), self.latents) if one.name == name)
+        groups = {}
+        for key, group in self.tree.children.items():
+            data = group.dataset
+            if "part" in data.coords and "observation" in data.dims:
+                data = data.isel(observation=np.flatnonzero(data["part"].values == name)).drop_vars("part")
+            elif key == "latents":
+                shape = (self.draws.sizes["chain"], self.draws.sizes["draw"], -1)
+                data = xr.Dataset({"value": (("chain", "draw", "latent"), piece.latents.reshape(shape))})
+            elif key == "sample_stats":
+                at = list(self.problem.parts).index(name)
+                data = data.assign(hyperparameter_draw=data["hyperparameter_draw"].isel(part=at, drop=True))
+                data = data.drop_vars("part", errors="ignore")
+            elif key in ("posterior", "prior", "log_prior"):
+                data = data[[one for one in names if one in data]].rename(names)
+            if key != "latents" or problem.latents:
+                groups[key] = data
+        tree = xr.DataTree.from_dict(groups)
+        tree.attrs |= self.tree.attrs | {"box": json.dumps(problem.surrogate.domain.to_dict())}
+        share = self.surrogate_share[list(problem.parameters)]
+        return Posterior(tree, problem, self.verdict, share)
 
     def predict(
         self,
         *,
+        part: str | None = None,
         conditions: Mapping[str, object] | None = None,
         coords: Mapping[str, object] | None = None,
         outputs: str | Sequence[str] | None = None,
@@ -195,6 +243,8 @@ class Posterior:
 
         Parameters
         ----------
+        part
+            Of a calibration of several parts: whose surrogate predicts.
         conditions
             Known inputs, numbers or arrays of one length; the observed ones when left out.
         coords
@@ -223,7 +273,8 @@ class Posterior:
         Raises
         ------
         InputError
-            Unknown outputs, conditions or dims; noise of an output whose noise is not known; another `realisation`.
+            Unknown part, outputs, conditions or dims; noise of an output whose noise is not known; another
+            `realisation`.
         ExtrapolationError
             Conditions or coordinates outside of what was simulated.
         """
@@ -231,23 +282,36 @@ class Posterior:
             raise InputError(
                 f"predict: realisation is {realisation!r}; give 'same' (the observed run), 'new' or 'none' (the mean)."
             )
+        if part is None and isinstance(self.problem, JointCalibration):
+            raise InputError(f"predict: which part? There are {list(self.problem.parts)}; say part=.")
+        if part is not None:
+            return self.part(part).predict(
+                conditions=conditions,
+                coords=coords,
+                outputs=outputs,
+                noise=noise,
+                discrepancy=discrepancy,
+                realisation=realisation,
+                draws=draws,
+                rng=rng,
+            )
         names = self._outputs(outputs, coords)
         theta, h, latents = self._thinned(draws)
         generator = as_generator(rng)
         means, sds, samples = {}, {}, {}
         for name in names:
-            grid, layout = make_grid(self.problem, name, conditions, coords), self.problem.surrogate.layouts[name]
+            grid, layout = make_grid(self.single, name, conditions, coords), self.single.surrogate.layouts[name]
             add = self._new_noise(name, grid.targets, theta) if noise else None
             mean, variance, sample = (np.empty((len(h), len(grid.targets.offset))) for _ in range(3))
-            found = conditional_moments(self.problem, theta, h, grid.targets, latents, discrepancy, realisation)
+            found = conditional_moments(self.single, theta, h, grid.targets, latents, discrepancy, realisation)
             for rows, moments in found:
-                part = {key: values[rows] for key, values in theta.items()}
-                mean[rows], variance[rows], sample[rows] = predicted(moments, layout.transform, add, part, generator)
+                few = {key: values[rows] for key, values in theta.items()}
+                mean[rows], variance[rows], sample[rows] = predicted(moments, layout.transform, add, few, generator)
             unit = layout.unit
             means[name] = grid.labelled(mean.mean(axis=0), (), unit)
             sds[name] = grid.labelled(np.sqrt(variance.mean(axis=0) + mean.var(axis=0)), (), unit)
             samples[name] = grid.labelled(sample, ("sample",), unit)
-        modelled = any(term.role != NOISE for term in self.problem.noise.terms) or bool(self.problem.noise.factors)
+        modelled = any(term.role != NOISE for term in self.single.noise.terms) or bool(self.single.noise.factors)
         holds = (
             "parameters",
             "surrogate",
@@ -257,8 +321,46 @@ class Posterior:
         )
         return PosteriorPrediction(xr.Dataset(means), xr.Dataset(sds), xr.Dataset(samples), holds)
 
+    def rescale_discrepancy(self, factors: Sequence[float] = (0.5, 2.0)) -> "SummaryTable":
+        """Return how far each quantity moves when the prior scale of the discrepancy is halved or doubled.
+
+        Use it in every report of a calibration with discrepancy: a parameter that moves by its own standard deviation
+        is known only as well as the size of the model's error is.
+
+        Parameters
+        ----------
+        factors
+            Times the standard deviation of every discrepancy, or the scale of its prior.
+
+        Returns
+        -------
+        SummaryTable
+            By quantity and factor: `shift`, the change of the mean in posterior sds, and `sd_ratio`; `k_hat` of the
+            weights, above 0.7 of which the row is not to be trusted: calibrate with that scale instead.
+
+        Raises
+        ------
+        InputError
+            When the calibration has no discrepancy, or a factor is not positive.
+        """
+        if not isinstance(self.problem, Calibration):
+            raise InputError("rescale_discrepancy: take one part: posterior.part(name).rescale_discrepancy().")
+        if self.problem.discrepancy is None:
+            raise InputError("rescale_discrepancy: there is none; give Calibration(..., discrepancy=GPDiscrepancy()).")
+        if any(not (np.isfinite(factor) and factor > 0) for factor in factors):
+            raise InputError(f"rescale_discrepancy: factors are {list(factors)}; give positive numbers.")
+        draws = {str(name): values.values.ravel() for name, values in self.draws.data_vars.items()}
+        joint = self.tree["sample_stats"]["joint_log_likelihood"].values.ravel()
+        columns: dict[str, dict[str, float]] = {name: {} for name in draws}
+        for factor in factors:
+            found = rescaled(self.problem, draws, self.latents, joint, float(factor))
+            for name, row in columns.items():
+                row[f"shift x{factor:g}"], row[f"sd_ratio x{factor:g}"] = found.shift[name], found.ratio[name]
+                row[f"k_hat x{factor:g}"] = found.k_hat
+        return SummaryTable(pd.DataFrame.from_dict(columns, orient="index"))
+
     def _run_held(self, realisation: Realised) -> tuple[str, ...]:
-        if self.problem.realisation is None or realisation == "none":
+        if self.single.realisation is None or realisation == "none":
             return ()
         return ("realisation",) if realisation == "same" else ("new realisation",)
 
@@ -266,8 +368,27 @@ class Posterior:
         """Write the DataTree to a netCDF file."""
         self.tree.to_netcdf(path, engine="h5netcdf")
 
+    @property
+    def single(self) -> Calibration:
+        """The calibration, where it has one surrogate.
+
+        Raises
+        ------
+        InputError
+            When it has several parts.
+        """
+        if isinstance(self.problem, JointCalibration):
+            raise InputError(
+                f"This is the posterior of several parts; use posterior.part(name), one of {list(self.problem.parts)}."
+            )
+        return self.problem
+
+    def _flat(self) -> dict[str, Array]:
+        """Draws of everything inferred, each (chain * draw,)."""
+        return {name: self.draws[name].values.ravel() for name in self.problem.priors}
+
     def _outputs(self, outputs: str | Sequence[str] | None, coords: Mapping[str, object] | None) -> tuple[str, ...]:
-        layouts = self.problem.surrogate.layouts
+        layouts = self.single.surrogate.layouts
         outputs = (outputs,) if isinstance(outputs, str) else outputs
         if outputs is not None:
             unknown = [name for name in outputs if name not in layouts]
@@ -276,9 +397,9 @@ class Posterior:
             wrong = [name for name in outputs if coords is not None and set(layouts[name].dims) != set(coords)]
         else:
             outputs = [
-                name for name in self.problem.noise.outputs if coords is None or set(layouts[name].dims) == set(coords)
+                name for name in self.single.noise.outputs if coords is None or set(layouts[name].dims) == set(coords)
             ]
-            wrong = [] if outputs else list(self.problem.noise.outputs)
+            wrong = [] if outputs else list(self.single.noise.outputs)
         if wrong:
             dims = {name: list(layouts[name].dims) for name in wrong}
             raise InputError(f"predict: coords are given for {sorted(coords or {})}, but the outputs have dims {dims}.")
@@ -287,7 +408,7 @@ class Posterior:
     def _thinned(self, draws: int) -> tuple[dict[str, Array], Ints, Array]:
         if isinstance(draws, bool) or not isinstance(draws, int | np.integer) or draws < 1:
             raise InputError(f"predict: draws is {draws!r}; give a whole number of at least 1.")
-        theta = {name: self.draws[name].values.ravel() for name in self.problem.priors}
+        theta = self._flat()
         h = self.tree["sample_stats"]["hyperparameter_draw"].values.ravel()
         picked = np.unique(np.linspace(0, len(h) - 1, min(draws, len(h))).astype(int))
         return {name: values[picked] for name, values in theta.items()}, h[picked], self.latents[picked]
@@ -301,12 +422,12 @@ class Posterior:
         return np.asarray(values.reshape(-1, values.shape[-1]))
 
     def _new_noise(self, output: str, targets: Targets, theta: Mapping[str, Array]) -> NewNoise:
-        groups = self.problem.noise
+        groups = self.single.noise
         if output not in groups.outputs:
             raise InputError(
                 f"predict: output {output!r} was not observed, so its noise is not known; say noise=False."
             )
-        return new_noise(self.problem, groups.outputs.index(output), targets)
+        return new_noise(self.single, groups.outputs.index(output), targets)
 
 
 def _convergence(draws: xr.Dataset) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
@@ -324,7 +445,7 @@ def _convergence(draws: xr.Dataset) -> tuple[dict[str, float], dict[str, float],
     )
 
 
-def build_posterior(problem: Calibration, sampler: Sampler, trace: Any, seed: int) -> Posterior:
+def build_posterior(problem: _Problem, sampler: Sampler, trace: Any, seed: int) -> Posterior:
     """Return the posterior of a sampler's trace, with every group of its DataTree and the verdict.
 
     Raises
@@ -339,13 +460,13 @@ def build_posterior(problem: Calibration, sampler: Sampler, trace: Any, seed: in
     theta = {name: np.ascontiguousarray(raw[name].values.reshape(-1)) for name in problem.priors}
     rng = np.random.default_rng(seed)
     latents = _latents_of(problem, trace)
-    joint, pointwise, h = _leave_one_out(problem, theta, latents, rng)
+    joint, pointwise, h = _leave_one_out_of_all(problem, theta, latents, rng)
     posterior = _with_derived(problem, raw.drop_attrs())
     stats = _numeric_stats(trace["sample_stats"].dataset) if "sample_stats" in trace else xr.Dataset()
     stats = stats.assign_coords(chain=raw.chain, draw=raw.draw)
     dims = ("chain", "draw")
     stats["joint_log_likelihood"] = (dims, joint.reshape(shape))
-    stats["hyperparameter_draw"] = (dims, h.reshape(shape))
+    stats["hyperparameter_draw"] = ((*dims, "part")[: h.ndim + 1], h.reshape(*shape, *h.shape[1:]))
     labels = _row_labels(problem)
     likelihood = xr.DataArray(pointwise.reshape(*shape, -1), dims=(*dims, "observation"), coords=labels)
     prior_theta = problem.prior_draws(PRIOR_DRAWS, rng)
@@ -356,9 +477,7 @@ def build_posterior(problem: Calibration, sampler: Sampler, trace: Any, seed: in
             "sample_stats": stats,
             "log_prior": _log_prior(problem, theta, shape).assign_coords(chain=raw.chain, draw=raw.draw),
             "log_likelihood": xr.Dataset({"value": likelihood}).assign_coords(chain=raw.chain, draw=raw.draw),
-            "observed_data": xr.Dataset(
-                {"value": xr.DataArray(problem.observations.value, dims="observation", coords=labels)}
-            ),
+            "observed_data": xr.Dataset({"value": xr.DataArray(_measured(problem), dims="observation", coords=labels)}),
             "prior": _with_derived(problem, prior),
             "prior_predictive": _prior_predictive(problem, prior_theta, rng, labels),
             "posterior_predictive": _posterior_predictive(problem, theta, latents, h, shape, rng, labels),
@@ -378,7 +497,7 @@ def build_posterior(problem: Calibration, sampler: Sampler, trace: Any, seed: in
     return Posterior(tree, problem, verdict, share)
 
 
-def _latents_of(problem: Calibration, trace: Any) -> Array:
+def _latents_of(problem: _Problem, trace: Any) -> Array:
     """Return the trace's draws of the latents (S, latents)."""
     if not problem.latents:
         values = trace["posterior"].dataset[next(iter(problem.priors))]
@@ -387,7 +506,7 @@ def _latents_of(problem: Calibration, trace: Any) -> Array:
     return np.ascontiguousarray(found.reshape(-1, found.shape[-1]))
 
 
-def _check_trace(problem: Calibration, sampler: Sampler, trace: Any) -> None:
+def _check_trace(problem: _Problem, sampler: Sampler, trace: Any) -> None:
     name = type(sampler).__name__
     wanted = "a DataTree whose group 'posterior' has every quantity of problem.priors with dims ('chain', 'draw')"
     try:
@@ -414,10 +533,17 @@ def _check_trace(problem: Calibration, sampler: Sampler, trace: Any) -> None:
                 f"{name}.run returned {outside} draws of {key!r} outside of [{low:g}, {high:g}], where "
                 "its prior is zero."
             )
+    if problem.constraints:
+        broken = ~problem.conditioned_prior.allows({key: draws[key].values.ravel() for key in problem.priors})
+        if broken.any():
+            raise ConformanceError(
+                f"{name}.run returned {int(broken.sum())} draws that break {[c.text for c in problem.constraints]}: "
+                "use problem.conditioned_prior.log_terms, or Whitened, which hold the constraints."
+            )
 
 
 def _sampled(
-    problem: Calibration,
+    problem: _Problem,
     sampler: Sampler,
     posterior: xr.Dataset,
     theta: Mapping[str, Array],
@@ -431,14 +557,16 @@ def _sampled(
     r_hat, bulk, tail = _convergence(posterior[names])
     errors = _monte_carlo_errors(posterior[names], 0.95)
     of_sampler = sampler_checks(stats)
+    blocks = getattr(sampler, "ess", None) is not None  # of which each was checked
+    asked = shape[1] if blocks else getattr(sampler, "draws", shape[1])
     return Sampled(
         theta=theta,
-        h=stats["hyperparameter_draw"].values.ravel(),
+        h=stats["hyperparameter_draw"].values.reshape(shape[0] * shape[1], *stats["hyperparameter_draw"].shape[2:]),
         shape=shape,
-        asked=(getattr(sampler, "chains", shape[0]), getattr(sampler, "draws", shape[1])),
+        asked=(getattr(sampler, "chains", shape[0]), asked),
         r_hat=r_hat,
         ess={name: min(bulk[name], tail[name]) for name in names},
-        mcse={name: errors[name] / max(float(posterior[name].std(ddof=1)), 1e-300) for name in names},
+        mcse={name: max(errors[name]) / max(float(posterior[name].std(ddof=1)), 1e-300) for name in names},
         divergences=int(stats["diverging"].sum()) if "diverging" in stats else None,
         energy=stats["energy"].values if "energy" in stats and shape[1] > 1 else None,
         deepest=float(stats["maxdepth_reached"].mean()) if "maxdepth_reached" in stats else None,
@@ -450,19 +578,38 @@ def _sampled(
     )
 
 
-def _monte_carlo_errors(draws: xr.Dataset, prob: float) -> dict[str, float]:
-    """Return the largest Monte Carlo standard error of mean and limits of every quantity, in its own unit."""
+def _monte_carlo_errors(draws: xr.Dataset, prob: float) -> dict[str, tuple[float, ...]]:
+    """Return the Monte Carlo standard errors of mean and limits of every quantity, in its own unit."""
     import arviz_stats
 
     tail = 0.5 * (1.0 - prob)
     found = [arviz_stats.mcse(draws, method="mean")]
     found += [arviz_stats.mcse(draws, method="quantile", prob=p) for p in (tail, 1.0 - tail)]
-    return {str(name): max(float(one[name]) for one in found) for name in draws.data_vars}
+    return {str(name): tuple(float(one[name]) for one in found) for name in draws.data_vars}
 
 
-def _log_prior(problem: Calibration, theta: Mapping[str, Array], shape: tuple[int, int]) -> xr.Dataset:
+def _log_prior(problem: _Problem, theta: Mapping[str, Array], shape: tuple[int, int]) -> xr.Dataset:
     found = log_priors(problem, theta)
     return xr.Dataset({name: (("chain", "draw"), values.reshape(shape)) for name, values in found.items()})
+
+
+def _measured(problem: _Problem) -> Array:
+    return np.concatenate([piece.problem.observations.value for piece in _parts(problem)])
+
+
+def _parts(problem: _Problem) -> list[Piece]:
+    """Return the parts of a problem, without draws."""
+    return problem.pieces(dict.fromkeys(problem.priors))
+
+
+def _leave_one_out_of_all(
+    problem: _Problem, theta: Mapping[str, Array], latents: Array, rng: np.random.Generator
+) -> tuple[Array, Array, Ints]:
+    """Return `_leave_one_out` of all parts: the sum, all rows, and hyperparameter draws (S,) or (S, parts)."""
+    found = [_leave_one_out(one.problem, one.theta, one.latents, rng) for one in problem.pieces(theta, latents)]
+    joint, pointwise, h = zip(*found, strict=True)
+    draws = h[0] if isinstance(problem, Calibration) else np.stack(h, axis=1)
+    return np.sum(joint, axis=0), np.concatenate(pointwise, axis=1), draws
 
 
 def _leave_one_out(
@@ -514,15 +661,13 @@ def _row_terms(problem: Calibration, sigma: Array, alpha: Array, precision: Arra
     return np.asarray(-0.5 * LOG_TWO_PI + 0.5 * np.log(kappa) - 0.5 * a**2 / kappa)
 
 
-def _with_derived(problem: Calibration, draws: xr.Dataset) -> xr.Dataset:
+def _with_derived(problem: _Problem, draws: xr.Dataset) -> xr.Dataset:
     out = draws.copy()
     for name, prior in problem.priors.items():
-        unit = prior.unit
-        if name in problem.noise.unknown:
-            output = problem.noise.unit_of(name)
-            unit = unit or (problem.surrogate.layouts[output].unit if output else "")
-        out[name] = out[name].assign_attrs(unit=unit, description=prior.description)
+        out[name] = out[name].assign_attrs(unit=problem.unit_of(name), description=prior.description)
     inputs = {name: draws[name] for name in problem.priors}
+    like = next(iter(inputs.values()))
+    inputs |= {name: xr.full_like(like, value).drop_attrs() for name, value in problem.fixed.items()}
     for name, derived in problem.derived.items():
         values = _derive(name, derived.function, inputs)
         out[name] = values.assign_attrs(unit=derived.unit, description=derived.description)
@@ -548,7 +693,7 @@ def _derive(
     return xr.DataArray(np.asarray(values, dtype=np.float64), dims=like.dims, coords=like.coords)
 
 
-def check_derived(problem: Calibration) -> None:
+def check_derived(problem: _Problem) -> None:
     """Compute the derived quantities of a few prior draws: a mistake shows before the sampler has run, not after.
 
     Raises
@@ -569,19 +714,27 @@ def _numeric_stats(stats: xr.Dataset) -> xr.Dataset:
     return stats[kept].copy()
 
 
-def _row_labels(problem: Calibration) -> dict[str, Any]:
-    observations = problem.observations
-    labels: dict[str, Any] = {"observation": np.arange(len(observations))}
-    labels["output"] = ("observation", observations.output.astype(np.str_))
-    for name, column in {**observations.coords, **observations.conditions}.items():
-        labels[name] = ("observation", column)
-    if observations.replicate is not None:
-        labels["replicate"] = ("observation", observations.replicate)
+def _row_labels(problem: _Problem) -> dict[str, Any]:
+    parts = _parts(problem)
+    tables = [piece.problem.observations for piece in parts]
+    sizes = [len(table) for table in tables]
+    labels: dict[str, Any] = {"observation": np.arange(sum(sizes))}
+    if not isinstance(problem, Calibration):
+        labels["part"] = ("observation", np.repeat([piece.name for piece in parts], sizes))
+    labels["output"] = ("observation", np.concatenate([table.output.astype(np.str_) for table in tables]))
+    columns = [{**table.coords, **table.conditions} for table in tables]
+    for table, column in zip(tables, columns, strict=True):
+        if table.replicate is not None:
+            column["replicate"] = table.replicate  # type: ignore[assignment]
+    for name in dict.fromkeys(key for column in columns for key in column):  # NaN where a part has no such column
+        missing = (np.full(size, np.nan) for size in sizes)
+        found = [column.get(name, nothing) for column, nothing in zip(columns, missing, strict=True)]
+        labels[name] = ("observation", np.concatenate(found))
     return labels
 
 
 def _prior_predictive(
-    problem: Calibration, theta: Mapping[str, Array], rng: np.random.Generator, labels: Mapping[str, Any]
+    problem: _Problem, theta: Mapping[str, Array], rng: np.random.Generator, labels: Mapping[str, Any]
 ) -> xr.Dataset:
     count = min(500, PRIOR_DRAWS)
     values = problem.simulate({name: values[:count] for name, values in theta.items()}, rng)
@@ -589,7 +742,7 @@ def _prior_predictive(
 
 
 def _posterior_predictive(
-    problem: Calibration,
+    problem: _Problem,
     theta: Mapping[str, Array],
     latents: Array,
     h: Ints,
@@ -601,19 +754,27 @@ def _posterior_predictive(
     per_chain = np.unique(np.linspace(0, draws - 1, min(draws, PREDICTIVE_DRAWS // chains)).astype(int))
     picked = (np.arange(chains)[:, None] * draws + per_chain).ravel()
     part = {name: values[picked] for name, values in theta.items()}
-    cells = problem.cells
-    phi = problem.noise.phi(part, (len(picked),))
-    y = np.empty((len(picked), len(cells.offset)))
-    for rows, moments in conditional_moments(problem, part, h[picked], own_cells(cells), latents[picked]):
-        y[rows] = draw_jointly(moments, rng)
-    y += correlated_noise(problem, phi, rng)
-    out = draw_rows(cells, problem.noise, y, phi, rng)
+    drawn = [_new_rows(piece, rng) for piece in problem.pieces(part, latents[picked], h[picked])]
+    out = np.concatenate(drawn, axis=1)
     data = xr.Dataset({"value": (("chain", "draw", "observation"), out.reshape(chains, len(per_chain), -1))})
     return data.assign_coords(chain=np.arange(chains), draw=per_chain, **labels)
 
 
-def _provenance(problem: Calibration, sampler: Sampler, seed: int, verdict: Verdict) -> dict[str, Any]:
+def _new_rows(piece: Piece, rng: np.random.Generator) -> Array:
+    """Return new measurements (S, R) of the rows of a part, given the data."""
+    problem, cells = piece.problem, piece.problem.cells
+    phi = problem.noise.phi(piece.theta, (len(piece.h),))
+    y = np.empty((len(piece.h), len(cells.offset)))
+    for rows, moments in conditional_moments(problem, piece.theta, piece.h, own_cells(cells), piece.latents):
+        y[rows] = draw_jointly(moments, rng)
+    y += correlated_noise(problem, phi, rng)
+    return draw_rows(cells, problem.noise, y, phi, rng)
+
+
+def _provenance(problem: _Problem, sampler: Sampler, seed: int, verdict: Verdict) -> dict[str, Any]:
     packages = ("uqms", "pymc", "nutpie", "arviz-stats", "numpy", "numba")
+    parts = _parts(problem)
+    boxes = {piece.name: piece.problem.surrogate.domain.to_dict() for piece in parts}
     versions = {}
     for name in packages:
         try:
@@ -624,9 +785,13 @@ def _provenance(problem: Calibration, sampler: Sampler, seed: int, verdict: Verd
         "seed": seed,
         "sampler": json.dumps({type(sampler).__name__: _settings(sampler)}),
         "space": problem.space.to_json(),
-        "box": json.dumps(problem.surrogate.domain.to_dict()),
-        "data_sha256": hashlib.sha256(problem.cells.z.tobytes()).hexdigest(),
+        "box": json.dumps(boxes[""] if "" in boxes else boxes),
+        "data_sha256": hashlib.sha256(b"".join(piece.problem.cells.z.tobytes() for piece in parts)).hexdigest(),
         "mass_cut": problem.mass_cut,
+        "fixed": json.dumps(problem.fixed),
+        "constraints": json.dumps([one.text for one in problem.constraints]),
+        "prior_allowed": problem.conditioned_prior.allowed.share,
+        "prior_allowed_mcse": problem.conditioned_prior.allowed.mcse,
         "verdict": verdict.status,
         "verdict_text": str(verdict),
         "versions": json.dumps(versions),

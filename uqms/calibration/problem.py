@@ -1,19 +1,23 @@
 """The calibration problem: a surrogate, observations, noise, and the priors conditioned on the design box."""
 
 import copy
+import inspect
 import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, final
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, final, overload
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from uqms._typing import Array, ArrayLike, Ints, RandomState, as_generator
 from uqms.calibration import _correlated, _exact, _marginal
+from uqms.calibration.conditioned import ConditionedPrior
+from uqms.calibration.constraints import read_constraints
 from uqms.calibration.density import outputs_of, row_terms, simulate, term_variance, total
 from uqms.calibration.direct import has_derivative, is_exact
 from uqms.calibration.discrepancy import Discrepancy
@@ -30,7 +34,7 @@ from uqms.surrogates.transforms import Identity
 if TYPE_CHECKING:
     from uqms.calibration.mode import Mode
 
-__all__ = ["Calibration", "Derived"]
+__all__ = ["Calibration", "Derived", "Piece"]
 
 _logger = logging.getLogger(__name__)
 MASS_CUT_LIMIT = 0.01
@@ -61,9 +65,36 @@ class Derived:
     description: str = ""
 
 
+class Piece(NamedTuple):
+    """What belongs to one surrogate: all of a `Calibration`, one part of a `JointCalibration`.
+
+    Attributes
+    ----------
+    name
+        Of the part, "" for a calibration of one surrogate.
+    problem
+        The part itself.
+    theta, latents, h
+        Its share of the draws that were given, under its own names: by name (S,), (S, latents), (S,).
+    columns
+        Places of its parameters among those of the whole.
+    """
+
+    name: str
+    problem: "Calibration"
+    theta: dict[str, Any]
+    latents: Any
+    h: Any
+    columns: Ints
+
+
 @final
 class Calibration:
     """Infer parameters from observations through a surrogate, with the surrogate's error in the likelihood.
+
+    Several experiments that have simulators of their own are given as a mapping,
+    `Calibration({"clamp": (s1, observations1), "beat": (s2, observations2)}, noise={"clamp": ..., "beat": ...})`, which
+    returns a `JointCalibration`.
 
     The likelihood holds the joint error of the surrogate (the same input shares one error, different inputs have
     correlated ones), what its basis leaves out of a curve, the measurement noise, and, of a stochastic simulator whose
@@ -72,7 +103,8 @@ class Calibration:
     Parameters
     ----------
     surrogate
-        A fitted surrogate; or the simulator itself, `DirectSimulator(...)`, when it is cheap.
+        A fitted surrogate; or the simulator itself, `DirectSimulator(...)`, when it is cheap; or several with their
+        observations, by name, see `JointCalibration`.
     observations
         `Observations`, or a DataArray named like the output.
     noise
@@ -86,8 +118,14 @@ class Calibration:
         e.g. an average over very many runs. Without noise in the surrogate it says nothing.
     space
         Parameters with their priors; by default those of the ensemble that the surrogate was trained on.
+    fixed
+        Parameters that are held at a number instead of inferred: ``{"gamma": 0.5}``. In a joint block the others keep
+        their distribution given that number.
+    constraints
+        Inequalities that parameters have to fulfil, such as ``["beta > gamma"]``, of numbers, parameters (fixed ones
+        too), + - * / **, log, exp, sqrt and abs. The prior is conditioned on them, evidence is relative to that.
     derived
-        Name → `Derived(...)` or a plain function of the parameters.
+        Name → `Derived(...)` or a plain function of the parameters (fixed ones too).
     outside
         What to do when more than 1 % of the prior's mass lies outside of the design box: "error" (default), or
         "extrapolate" to use the whole prior, where the surrogate knows little and chains may wander off. With "error"
@@ -99,11 +137,12 @@ class Calibration:
     ------
     InputError
         Unknown outputs, missing conditions, a parameter that the surrogate does not have, noise, discrepancy or
-        realisation that do not fit the outputs.
+        realisation that do not fit the outputs, a fixed value that the prior rules out, constraints that allow less
+        than 1 % of the prior.
     ConformanceError
         Several experiments, and a surrogate of your own that knows no covariance of its errors between inputs.
     ExtrapolationError
-        More than 1 % of the prior's mass, a condition or a coordinate outside of what was simulated.
+        More than 1 % of the prior's mass, a fixed value, a condition or a coordinate outside of what was simulated.
     DataError
         NaN among the observations.
 
@@ -129,6 +168,31 @@ class Calibration:
     ('k',)
     """
 
+    __signature__: ClassVar[inspect.Signature]  # that of __init__, which is what a user calls
+
+    def __new__(cls, surrogate: Any = None, *arguments: Any, **settings: Any) -> Any:
+        """Return a `JointCalibration` where surrogates are given by name."""
+        if not isinstance(surrogate, Mapping):
+            return super().__new__(cls)
+        from uqms.calibration.parts import JointCalibration
+
+        if arguments:
+            raise InputError("Calibration of several parts: give noise= by name, after the mapping of parts.")
+        return JointCalibration(surrogate, **settings)
+
+    @overload
+    def __init__(
+        self,
+        surrogate: Mapping[str, tuple[Surrogate, Observations | xr.DataArray]],
+        *,
+        noise: Mapping[str, Any],
+        discrepancy: Mapping[str, Any] | None = None,
+        space: ParameterSpace | None = None,
+        derived: Mapping[str, Derived | Callable[[Mapping[str, Any]], Any]] | None = None,
+        outside: Literal["error", "extrapolate", "refined"] = "error",
+    ) -> None: ...
+
+    @overload
     def __init__(
         self,
         surrogate: Surrogate,
@@ -138,6 +202,23 @@ class Calibration:
         discrepancy: Discrepancy | Sequence[Discrepancy] | Mapping[str, Any] | None = None,
         realisation: Runs = "experiment",
         space: ParameterSpace | None = None,
+        fixed: Mapping[str, float] | None = None,
+        constraints: str | Sequence[str] | None = None,
+        derived: Mapping[str, Derived | Callable[[Mapping[str, Any]], Any]] | None = None,
+        outside: Literal["error", "extrapolate", "refined"] = "error",
+    ) -> None: ...
+
+    def __init__(
+        self,
+        surrogate: Any,
+        observations: Any = None,
+        noise: Any = None,
+        *,
+        discrepancy: Discrepancy | Sequence[Discrepancy] | Mapping[str, Any] | None = None,
+        realisation: Runs = "experiment",
+        space: ParameterSpace | None = None,
+        fixed: Mapping[str, float] | None = None,
+        constraints: str | Sequence[str] | None = None,
         derived: Mapping[str, Derived | Callable[[Mapping[str, Any]], Any]] | None = None,
         outside: Literal["error", "extrapolate", "refined"] = "error",
     ) -> None:
@@ -148,10 +229,16 @@ class Calibration:
                 "outside='refined' is for a surrogate whose newest runs were proposed by uq.refine(posterior, n): only "
                 "then an earlier posterior tells that nothing is lost outside of the box. Leave it out, or refine."
             )
-        self.surrogate = surrogate
-        self.space = space if space is not None else _space_of(surrogate)
+        if noise is None:
+            raise InputError("Calibration: noise is missing; give e.g. noise=GaussianNoise(sd=HalfNormal(...)).")
+        self.surrogate: Surrogate = surrogate
+        self._within: dict[str, tuple[float, float]] = {}
+        space = space if space is not None else space_of(surrogate)
         self.outside = "extrapolate" if is_exact(surrogate) else outside  # the simulator itself has no design box
-        self.condition_names = tuple(name for name in surrogate.domain.names if name not in self.space.names)
+        self.fixed = _fixed(fixed, space, surrogate, inside=self.outside != "extrapolate")
+        self.space = space.given({name: value for name, value in self.fixed.items() if name in space.names})
+        known = {*self.space.names, *self.fixed}
+        self.condition_names = tuple(name for name in surrogate.domain.names if name not in known)
         if isinstance(observations, xr.DataArray):
             names = tuple(name for name in self.condition_names if name in observations.coords)
             observations = Observations.from_xarray(observations, conditions=names)
@@ -159,23 +246,26 @@ class Calibration:
             raise InputError(
                 f"observations is a {type(observations).__name__}; give Observations.from_table(...) or a DataArray."
             )
-        self.observations = observations
+        self.observations: Observations = observations
         self._check_parameters()
         runs = runs_of(observations, realisation, surrogate)
         self.cells, self.noise = arrange(surrogate, observations, noise, self.condition_names, runs)
         self.realisation = None if runs is None else Realisation(surrogate, self.cells, realisation)
         if self.realisation is not None:
             warn_if_not_normal(surrogate)
-        self.discrepancy = discrepancy
+        self.constraints = read_constraints(constraints, (*self.priors, *self.fixed))
+        self.discrepancy, self.noise_alone = discrepancy, self.noise
         if discrepancy is not None:
             self.predictive_sd = self._predictive_sd()
             self.noise = add_discrepancy(self.cells, self.noise, discrepancy, self.condition_names, self.predictive_sd)
+            self.__dict__.pop("conditioned_prior", None)  # it has the discrepancy's hyperparameters from here on
             _logger.info("priors of the discrepancy: %s", {k: v for k, v in self.noise.unknown.items()})
         self.form = self._form()
         self._limited = self.cells.side == 1, self.cells.side == -1
         self._check_names()
-        self.derived = _derived(derived or {}, (*self.parameters, *self.noise.unknown))
+        self.derived = named_derived(derived or {}, (*self.parameters, *self.fixed, *self.noise.unknown))
         self.mass_cut = self._mass_cut()
+        _ = self.conditioned_prior.allowed  # constraints that allow next to nothing are refused now
         self.check_errors_between(self.cells.conditions, "Calibration of several experiments")
         self._warn_of_conflict()
 
@@ -186,8 +276,19 @@ class Calibration:
 
     @property
     def priors(self) -> dict[str, Prior]:
-        """Priors of everything that is inferred, noise included."""
+        """Prior of everything that is inferred, noise included, of each alone; `conditioned_prior` is the joint one."""
         return {**{name: self.space.priors[name] for name in self.parameters}, **self.noise.unknown}
+
+    @cached_property
+    def conditioned_prior(self) -> ConditionedPrior:
+        """The joint prior, restricted to the design box and by the constraints: draws, densities, the unit cube."""
+        limits = {name: self.limits(name) for name in self.priors}
+        return ConditionedPrior(self.priors, limits, self.space.blocks, self.constraints, self.fixed)
+
+    @property
+    def experiments(self) -> pd.DataFrame:
+        """Known conditions of the different inputs that were observed, a row for each; no column without conditions."""
+        return pd.DataFrame(self.cells.conditions, columns=list(self.condition_names))
 
     @property
     def latents(self) -> int:
@@ -211,6 +312,8 @@ class Calibration:
 
     def limits(self, name: str) -> tuple[float, float]:
         """Interval that the prior of a parameter is conditioned on."""
+        if name in self._within:
+            return self._within[name]
         prior = self.priors[name]
         if name not in self.parameters or self.outside == "extrapolate":
             return prior.support
@@ -219,11 +322,31 @@ class Calibration:
         low, high = prior.support
         return max(low, box.lower[index]), min(high, box.upper[index])
 
+    def within(self, limits: Mapping[str, tuple[float, float]], mass_cut: float) -> "Calibration":
+        """Return the same problem with priors of parameters conditioned on given limits, as a part of a whole."""
+        other = copy.copy(self)
+        other.__dict__.pop("conditioned_prior", None)
+        other._within, other.mass_cut = dict(limits), mass_cut
+        return other
+
+    def pieces(self, theta: Mapping[str, Any], latents: Any = None, h: Any = None) -> list[Piece]:
+        """Return what belongs to each surrogate: here, of one surrogate, everything."""
+        return [Piece("", self, dict(theta), latents, h, np.arange(len(self.parameters)))]
+
+    def unit_of(self, name: str) -> str:
+        """Return the unit of an inferred quantity."""
+        unit = self.priors[name].unit
+        output = self.noise.unit_of(name) if name in self.noise.unknown else ""
+        return unit or (self.surrogate.layouts[output].unit if output else "")
+
     def __repr__(self) -> str:
         noise = ", ".join(self.noise.unknown) or "known"
+        more = [f"fixed: {', '.join(f'{n} = {v:g}' for n, v in self.fixed.items())}"] if self.fixed else []
+        more += [f"constraints: {', '.join(one.text for one in self.constraints)}"] if self.constraints else []
         return (
             f"<Calibration of {', '.join(self.parameters)} (noise: {noise}) from {self.observations!r}; "
-            f"{self.cells.experiments} experiment(s); prior mass outside of the design box: {self.mass_cut:.2%}>"
+            f"{self.cells.experiments} experiment(s); prior mass outside of the design box: {self.mass_cut:.2%}"
+            f"{''.join(f'; {words}' for words in more)}>"
         )
 
     def unit_inputs(self, theta: Mapping[str, Array], conditions: Array | None = None) -> Array:
@@ -235,6 +358,8 @@ class Calibration:
         for column, name in enumerate(box.names):
             if name in self.parameters:
                 x[..., column] = np.broadcast_to(theta[name], lead)[..., None]
+            elif name in self.fixed:
+                x[..., column] = self.fixed[name]
             else:
                 x[..., column] = conditions[:, self.condition_names.index(name)]
         return np.asarray(box.to_unit(x))
@@ -251,10 +376,8 @@ class Calibration:
         from uqms.calibration import bridge
 
         with pm.Model() as model:
-            values = {
-                name: bridge.prior_variable(name, prior, *self.limits(name)) for name, prior in self.priors.items()
-            }
-            theta: dict[str, Any] = {name: values[name] for name in self.parameters}
+            values = bridge.prior_variables(self.conditioned_prior)
+            theta: dict[str, Any] = {name: values[name] for name in self.parameters} | self.fixed
             theta |= dict(zip(self.condition_names, self.cells.conditions.T, strict=True))
             u = bridge.unit_inputs(self.surrogate.domain, theta, self.cells.experiments)
             bridge.likelihood(self, u, values)
@@ -295,7 +418,7 @@ class Calibration:
                     f"log_likelihood: errors are not all normal here, so that {self.latents} latents are part of the "
                     f"density: latents has the shape {eta.shape}, wanted is {(*shape, self.latents)}."
                 )
-            eta = eta.reshape(-1, self.latents)
+            eta = eta.reshape(int(np.prod(shape)), self.latents)  # -1 is no number when there are none
             parts = [np.logaddexp.reduce(values, axis=0) for _, values in self.latent_terms(flat, eta)]
             return np.concatenate(parts).reshape(shape)
         with np.errstate(invalid="ignore"):  # data that are off by more than numbers can say give NaN, not a warning
@@ -426,8 +549,17 @@ class Calibration:
         """Return the same problem with other measured values (R,), in the data's own units.
 
         Rows that have a detection limit are censored when their value is beyond it.
+
+        Raises
+        ------
+        InputError
+            When there is not one value for each row.
+        DataError
+            When a value is not finite.
         """
         values = np.array(values, dtype=np.float64)
+        if values.shape != self.cells.z.shape:
+            raise InputError(f"with_values: got the shape {values.shape}; give one value a row, {self.cells.z.shape}.")
         other = copy.copy(self)
         left, right = self._limited
         cells = self.cells
@@ -440,12 +572,7 @@ class Calibration:
 
     def prior_draws(self, n: int, rng: RandomState) -> dict[str, Array]:
         """Return n draws of every inferred quantity from its prior, conditioned as in the calibration."""
-        generator = as_generator(rng)
-        out = {}
-        for name, prior in self.priors.items():
-            low, high = (float(prior.cdf(end)) for end in self.limits(name))
-            out[name] = np.asarray(prior.quantile(low + (high - low) * generator.random(n)))
-        return out
+        return self.conditioned_prior.draw(n, as_generator(rng))
 
     def sample(self, sampler: Sampler | None = None, *, rng: RandomState | None = None) -> Any:
         """Draw from the posterior.
@@ -475,18 +602,7 @@ class Calibration:
         from uqms.calibration.posterior import build_posterior, check_derived
 
         check_derived(self)
-        sampler = NUTS() if sampler is None else sampler
-        if isinstance(sampler, type) or not callable(getattr(sampler, "run", None)):
-            raise InputError(
-                f"sample: sampler is {sampler!r}; give NUTS(...), e.g. NUTS(draws=2000), SMC(...), Metropolis(...), "
-                "Laplace(...), or an object with run(problem, seed)."
-            )
-        if isinstance(sampler, NUTS) and not has_derivative(self.surrogate):
-            raise ConformanceError(
-                "NUTS needs derivatives, which this simulator, a black box, does not have. Sample without gradients: "
-                "problem.sample(uq.SMC()); or write the function in PyTensor or JAX and say DirectSimulator(..., "
-                "backend='pytensor') or backend='jax'; or fit a surrogate, which has derivatives."
-            )
+        sampler = checked_sampler(sampler, [self.surrogate])
         generator = as_generator(rng)
         seed = int(generator.integers(2**31))
         if self.mass_cut > 0:
@@ -568,8 +684,8 @@ class Calibration:
 
     def _check_names(self) -> None:
         own = {"observations", "latents"}
-        taken = {*self.space.names, *self.condition_names, *own}
-        clash = sorted(taken & set(self.noise.unknown)) + sorted(own & set(self.space.names))
+        taken = {*self.space.names, *self.fixed, *self.condition_names, *own}
+        clash = sorted(taken & set(self.noise.unknown)) + sorted(own & {*self.space.names, *self.fixed})
         if clash:
             raise InputError(
                 f"{clash} are names of the calibration's own noise or data as well as of an input. Rename the "
@@ -639,7 +755,74 @@ class Calibration:
             )
 
 
-def _space_of(surrogate: Surrogate) -> ParameterSpace:
+_own = inspect.signature(Calibration.__init__)
+Calibration.__signature__ = _own.replace(parameters=list(_own.parameters.values())[1:], return_annotation=Calibration)
+
+
+def checked_sampler(sampler: Any, surrogates: Sequence[Surrogate]) -> Any:
+    """Return the sampler, NUTS when it was left out.
+
+    Raises
+    ------
+    InputError
+        When it is none.
+    ConformanceError
+        When it needs derivatives that a simulator does not have.
+    """
+    sampler = NUTS() if sampler is None else sampler
+    if isinstance(sampler, type) or not callable(getattr(sampler, "run", None)):
+        raise InputError(
+            f"sample: sampler is {sampler!r}; give NUTS(...), e.g. NUTS(draws=2000), SMC(...), Metropolis(...), "
+            "Laplace(...), or an object with run(problem, seed)."
+        )
+    if isinstance(sampler, NUTS) and not all(map(has_derivative, surrogates)):
+        raise ConformanceError(
+            "NUTS needs derivatives, which this simulator, a black box, does not have. Sample without gradients: "
+            "problem.sample(uq.SMC()); or write the function in PyTensor or JAX and say DirectSimulator(..., "
+            "backend='pytensor') or backend='jax'; or fit a surrogate, which has derivatives."
+        )
+    return sampler
+
+
+def _fixed(
+    given: Mapping[str, float] | None, space: ParameterSpace, surrogate: Surrogate, *, inside: bool
+) -> dict[str, float]:
+    """Return the parameters that are held at a number, in the order of the surrogate's inputs."""
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise InputError(f"fixed is {given!r}; give a mapping such as {{'gamma': 0.5}}.")
+    box = surrogate.domain
+    unknown = [name for name in given if name not in box.names]
+    if unknown:
+        raise InputError(f"fixed: {unknown} are no inputs of the surrogate, which has {list(box.names)}.")
+    for name, value in given.items():
+        if name in space.conditions:
+            raise InputError(f"fixed: {name!r} is a known condition: give it with the observations, by experiment.")
+        number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+        if not number or not np.isfinite(value):
+            raise InputError(f"fixed: {name!r} is {value!r}; give a finite number.")
+        if name in space.names and not np.isfinite(space.priors[name].log_density(value)):
+            raise InputError(
+                f"fixed: {name!r} is held at {float(value):g}, which its prior {space.priors[name]!r} rules out. Give "
+                "the calibration another space, or check the unit."
+            )
+        index = box.names.index(name)
+        low, high, scale = box.lower[index], box.upper[index], box.scale[index]
+        if inside and not low <= value <= high:
+            raise ExtrapolationError(
+                f"fixed: {name!r} is held at {float(value):g}, but was simulated between {low:g} and {high:g}. Run a "
+                "design that reaches it."
+            )
+        if (scale != "identity" and value <= 0) or (scale == "logit" and value >= 1):
+            raise InputError(f"fixed: {name!r} is {float(value):g}, of which the surrogate takes the {scale}.")
+    if set(space.names) <= set(given):
+        raise InputError(f"fixed: all parameters, {', '.join(space.names)}, are held; leave one to be inferred.")
+    return {name: float(given[name]) for name in box.names if name in given}
+
+
+def space_of(surrogate: Surrogate) -> ParameterSpace:
+    """Return the space that a surrogate was trained on."""
     text = getattr(surrogate, "attrs", {}).get("space")
     if text is None:
         raise InputError("The surrogate does not know its priors; give Calibration(..., space=ParameterSpace(...)).")
@@ -655,7 +838,7 @@ def _is_refined(surrogate: Surrogate) -> bool:
     return isinstance(design, dict) and design.get("method") == "refine"
 
 
-def _derived(
+def named_derived(
     given: Mapping[str, Derived | Callable[[Mapping[str, Any]], Any]], taken: tuple[str, ...]
 ) -> dict[str, Derived]:
     out = {}

@@ -91,7 +91,7 @@ def refine(posterior: Posterior, n: int, *, widen: float = 1.5, rng: RandomState
         surrogate = uq.GaussianProcess().fit(uq.ensemble.inside(runs))
         posterior = uq.Calibration(surrogate, observations, noise, outside="refined").sample(rng=2)
     """
-    problem = posterior.problem
+    problem = posterior.single
     conditions = problem.cells.conditions
     if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < max(1, len(conditions)):
         raise InputError(
@@ -131,7 +131,7 @@ def refine(posterior: Posterior, n: int, *, widen: float = 1.5, rng: RandomState
 
 def finite_draws(posterior: Posterior) -> dict[str, Array]:
     """Return all draws of what was inferred, each (S,), without those that are not finite."""
-    draws = {name: posterior.draws[name].values.ravel() for name in posterior.problem.priors}
+    draws = {name: posterior.draws[name].values.ravel() for name in posterior.single.priors}
     finite = np.all([np.isfinite(values) for values in draws.values()], axis=0)
     if not finite.any():
         raise InputError("The posterior has no finite draws, so there is nothing to go by. Sample again.")
@@ -143,11 +143,12 @@ def design_of(
 ) -> xr.Dataset:
     """Return the design of parameters (n, d) in their own units, each at one of the observed conditions (n,)."""
     columns = dict(zip(problem.parameters, theta.T, strict=True))
+    columns |= {name: np.full(len(theta), value) for name, value in problem.fixed.items()}
     columns |= dict(zip(problem.condition_names, problem.cells.conditions[condition].T, strict=True))
     space = _space(problem)
     described = {name: space.attributes(name) for name in space.inputs} if space is not None else {}
     plain = {"role": "input", "unit": "", "description": ""}
-    kinds = {name: "parameter" if name in problem.parameters else "condition" for name in box.names}
+    kinds = {name: "condition" if name in problem.condition_names else "parameter" for name in box.names}
     names = box.names if space is None else space.inputs
     data = {
         name: ("run", np.ascontiguousarray(columns[name]), described.get(name, {**plain, "kind": kinds[name]}))
@@ -310,7 +311,7 @@ def another_round(
     for name, value in (("share", share), ("moved", moved)):
         if not value > 0.0:
             raise InputError(f"another_round: {name} is {value!r}; give a number above zero.")
-    names = posterior.problem.parameters
+    names = posterior.single.parameters
     if previous is not None and previous.problem.parameters != names:
         raise InputError(
             f"another_round: the parameters are {list(names)}, of the round before {list(previous.problem.parameters)}."

@@ -17,6 +17,7 @@ from uqms.calibration.density import covariance_of, noise_sd, prior_scale, slope
 from uqms.calibration.direct import is_exact
 from uqms.calibration.likelihood import by_experiment
 from uqms.calibration.misfit import check_misfit, check_validation
+from uqms.calibration.parts import JointCalibration
 from uqms.calibration.problem import Calibration
 
 __all__ = ["Check", "Sampled", "Verdict", "fisher_information", "judge"]
@@ -29,7 +30,7 @@ LOCAL_DRAWS = 100
 BLOCK = 4_000_000  # numbers in one array
 
 
-def judge(problem: Calibration, sampled: Sampled) -> tuple[Verdict, xr.Dataset]:
+def judge(problem: Calibration | JointCalibration, sampled: Sampled) -> tuple[Verdict, xr.Dataset]:
     """Return the verdict and the share of the surrogate's error in every parameter.
 
     Checks of the computation come first, then those of the model and its surrogate, then those of the answer.
@@ -48,22 +49,33 @@ def judge(problem: Calibration, sampled: Sampled) -> tuple[Verdict, xr.Dataset]:
     some = {name: values[picked] for name, values in theta.items()}
     information = fisher_information(problem, some, h[picked])
     share = _share(problem, theta, h)
+    local = _local_informations(problem, some, h[picked])
+    of_parts: list[Check | None] = []
+    pieces = zip(problem.pieces(theta, latents, h), problem.pieces(some, latents[picked], h[picked]), strict=True)
+    for (piece, few), own in zip(pieces, local, strict=True):
+        part = piece.problem
+        left = _given_others(information, own, piece.columns)
+        found = (
+            check_validation(part, piece.theta, share[piece.columns]),
+            _check_residuals(part, piece.theta, piece.latents),
+            check_misfit(part, few.theta, few.latents, few.h, left),
+            _check_edge(part, piece.theta),
+            check_prior_mass(part, piece.theta),
+        )
+        name = f" ({piece.name})" if piece.name else ""
+        of_parts += [None if check is None else replace(check, name=check.name + name) for check in found]
     checks = (
         *computation,
         _check_modes(problem, sampled),
         _check_share(problem, share),
-        check_validation(problem, theta, share),
-        _check_residuals(problem, theta, latents),
-        check_misfit(problem, some, latents[picked], h[picked], information),
-        _check_edge(problem, theta),
-        check_prior_mass(problem, theta),
+        *of_parts,
         *check_answer(problem, sampled, information),
     )
     shares = xr.Dataset({name: ((), float(value)) for name, value in zip(problem.parameters, share, strict=True)})
     return Verdict(tuple(check for check in checks if check is not None)), shares
 
 
-def _check_modes(problem: Calibration, sampled: Sampled) -> Check | None:
+def _check_modes(problem: Calibration | JointCalibration, sampled: Sampled) -> Check | None:
     if sampled.starts is None or sampled.log_likelihood is None:
         return None
     starts = sampled.starts
@@ -77,18 +89,45 @@ def _check_modes(problem: Calibration, sampled: Sampled) -> Check | None:
     return check_modes(draws, density, points, np.nan_to_num(start_density, nan=-np.inf))
 
 
-def fisher_information(problem: Calibration, theta: Mapping[str, Array], h: Ints) -> Array:
+def fisher_information(problem: Calibration | JointCalibration, theta: Mapping[str, Array], h: Ints) -> Array:
     """Return J' C^-1 J of the parameters (s, d, d), each in units of its prior's sd on the surrogate's scale.
 
-    C holds noise, surrogate error and truncation. The prior's own information is the identity in these units.
+    C holds noise, surrogate error and truncation. The prior's own information is the identity in these units. That of
+    several parts, whose errors are independent, adds up.
     """
-    found = []
+    d = len(problem.parameters)
+    out = np.zeros((len(h), d, d))
+    local = _local_informations(problem, theta, h)
+    for piece, own in zip(problem.pieces(theta, None, h), local, strict=True):
+        out[:, piece.columns[:, None], piece.columns] += own
+    return out
+
+
+def _local_informations(problem: Calibration | JointCalibration, theta: Mapping[str, Array], h: Ints) -> list[Array]:
+    """Return the information of each part on its own parameters."""
+    return [_informations(one.problem, one.theta, one.h)[0] for one in problem.pieces(theta, None, h)]
+
+
+def _informations(problem: Calibration, theta: Mapping[str, Array], h: Ints) -> tuple[Array, Array]:
+    """Return the information (s, d, d) with the surrogate's error, and without it."""
+    found, without = [], []
     for rows in _blocks(problem, len(h)):
         linear = _linearise(problem, {name: values[rows] for name, values in theta.items()}, h[rows])
         scaled = linear.jacobian * linear.prior_sd
         whole = np.concatenate([linear.factor, linear.extra], axis=2)
-        found.append(scaled.transpose(0, 2, 1) @ _solve(whole, scaled))
-    return np.concatenate(found)
+        transposed = scaled.transpose(0, 2, 1)
+        found.append(transposed @ _solve(whole, scaled))
+        without.append(transposed @ _solve(linear.extra, scaled))
+    return np.concatenate(found), np.concatenate(without)
+
+
+def _given_others(whole: Array, own: Array, columns: Ints) -> Array:
+    """Return the information of one part in units of what prior and the other parts leave of its parameters."""
+    place = columns[:, None], columns
+    before = whole + np.eye(whole.shape[-1])
+    before[:, place[0], place[1]] -= own
+    root = np.linalg.cholesky(np.linalg.inv(before)[:, place[0], place[1]])
+    return np.asarray(root.transpose(0, 2, 1) @ own @ root)
 
 
 @final
@@ -149,12 +188,11 @@ def _linearise(problem: Calibration, theta: Mapping[str, Array], h: Ints) -> _Li
         extra = _correlated.roots(whole)
     for output, place in problem.noise.factors.items():
         m[:, cells.output == output] += phi[:, place, None]
+        gain = np.where(cells.output == output, mean, 0.0) * prior_scale(problem.noise.settings[place])
+        extra = np.concatenate([extra, gain[:, :, None]], axis=2)
     if problem.realisation is not None:  # what a run of a stochastic simulator does is no error of the surrogate
         own = problem.realisation.by_experiment(problem.run_factor(u))
         extra = np.concatenate([extra, own * m[:, :, None]], axis=2)
-    for output, place in problem.noise.factors.items():
-        column = np.where(cells.output == output, mean, 0.0) * prior_scale(problem.noise.settings[place])
-        extra = np.concatenate([extra, column[:, :, None]], axis=2)
     sd = noise_sd(problem, mean * m, phi)
     prior = problem.unit_inputs(problem.prior_draws(4000, 0))[:, 0, columns]
     unit = (m / sd)[:, :, None]
@@ -170,31 +208,30 @@ def _solve(factor: Array, right: Array) -> Array:
     return np.asarray(np.linalg.solve(np.eye(n) + factor @ transposed, right))
 
 
-def _share(problem: Calibration, theta: Mapping[str, Array], h: Ints) -> Array:
+def _share(problem: Calibration | JointCalibration, theta: Mapping[str, Array], h: Ints) -> Array:
     """Return 1 - Var(without the surrogate's error) / Var(with it), for each parameter."""
     picked = np.unique(np.linspace(0, len(h) - 1, min(SHARE_DRAWS, len(h))).astype(int))
     d = len(problem.parameters)
     if _has_no_error(problem):
         return np.zeros(d)
-    full, without = np.zeros(d), np.zeros(d)
-    for rows in _blocks(problem, len(picked)):
-        at = picked[rows]
-        linear = _linearise(problem, {name: values[at] for name, values in theta.items()}, h[at])
-        prior = np.diag(linear.prior_sd**-2)
-        transposed = linear.jacobian.transpose(0, 2, 1)
-        everything = np.concatenate([linear.factor, linear.extra], axis=2)
-        for total, factor in ((full, everything), (without, linear.extra)):
-            right = _solve(factor, linear.jacobian)
-            variance = np.linalg.inv(transposed @ right + prior)
-            total += variance[:, np.arange(d), np.arange(d)].sum(axis=0)
-    return np.asarray(np.clip(1.0 - without / full, 0.0, 1.0))
+    prior = np.linalg.inv(problem.conditioned_prior.correlation(problem.parameters))  # in units of the prior's sds
+    full, without = (np.tile(prior, (len(picked), 1, 1)) for _ in range(2))
+    for piece in problem.pieces({name: values[picked] for name, values in theta.items()}, None, h[picked]):
+        for total, own in zip((full, without), _informations(piece.problem, piece.theta, piece.h), strict=True):
+            total[:, piece.columns[:, None], piece.columns] += own
+    variances = [np.linalg.inv(total)[:, np.arange(d), np.arange(d)].sum(axis=0) for total in (full, without)]
+    return np.asarray(np.clip(1.0 - variances[1] / variances[0], 0.0, 1.0))
 
 
-def _has_no_error(problem: Calibration) -> bool:
-    return is_exact(problem.surrogate) and not problem.cells.truncation.any()
+def _parts(problem: Calibration | JointCalibration) -> list[Calibration]:
+    return [problem] if isinstance(problem, Calibration) else list(problem.parts.values())
 
 
-def _check_share(problem: Calibration, share: Array) -> Check:
+def _has_no_error(problem: Calibration | JointCalibration) -> bool:
+    return all(is_exact(part.surrogate) and not part.cells.truncation.any() for part in _parts(problem))
+
+
+def _check_share(problem: Calibration | JointCalibration, share: Array) -> Check:
     if _has_no_error(problem):
         return Check("surrogate error", "pass", 0.0, "none: the simulator itself was used")
     worst = int(np.argmax(share))
@@ -204,7 +241,7 @@ def _check_share(problem: Calibration, share: Array) -> Check:
         "The surrogate, not the measurement, limits the answer: run more points where the posterior is, fit again "
         "and calibrate again."
     )
-    if is_exact(problem.surrogate):
+    if all(is_exact(part.surrogate) for part in _parts(problem)):
         remedy = (
             "Interpolation between the simulator's coordinates, not the measurement, limits the answer: let it return "
             "the observed coordinates themselves."

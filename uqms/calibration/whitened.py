@@ -12,7 +12,6 @@ The quantile of the prior at Phi(z) is the parameter, so z ~ N(0, 1) says the sa
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, final
 
 import numpy as np
@@ -29,7 +28,7 @@ __all__ = ["Whitened"]
 @final
 @dataclass(frozen=True)
 class Whitened:
-    """A calibration seen from the space where its prior is a standard normal; no likelihood there is -inf."""
+    """A calibration seen from the space where its prior is (next to) a standard normal."""
 
     problem: "Calibration"
 
@@ -48,39 +47,34 @@ class Whitened:
         """Number of columns D of z."""
         return len(self.names) + self.latents
 
-    @cached_property
-    def _ends(self) -> dict[str, tuple[float, float]]:
-        """Mass of the whole prior below the two limits that it is conditioned on."""
-        limits = {name: self.problem.limits(name) for name in self.names}
-        return {
-            name: (float(prior.cdf(limits[name][0])), float(prior.cdf(limits[name][1])))
-            for name, prior in self.problem.priors.items()
-        }
-
     def theta(self, z: Array) -> dict[str, Array]:
         """Return the quantities with a prior, each (n,), in their own units."""
-        out = {}
-        for (name, prior), column in zip(self.problem.priors.items(), z.T, strict=False):
-            low, high = self._ends[name]
-            out[name] = np.asarray(prior.quantile(low + (high - low) * ndtr(column)))
-        return out
+        return self.problem.conditioned_prior.from_cube(ndtr(z[:, : len(self.names)]))
 
     def from_theta(self, theta: Mapping[str, ArrayLike]) -> Array:
         """Return z (n, quantities with a prior) of quantities, each (n,); an end of the prior is infinite."""
-        columns = []
-        for name, prior in self.problem.priors.items():
-            low, high = self._ends[name]
-            columns.append(ndtri((np.asarray(prior.cdf(np.atleast_1d(theta[name]))) - low) / (high - low)))
-        return np.column_stack(columns)
+        return np.asarray(
+            ndtri(self.problem.conditioned_prior.to_cube({n: np.atleast_1d(theta[n]) for n in self.names}))
+        )
 
-    def log_likelihood(self, z: Array) -> Array:
-        """Return the log-likelihood (n,); -inf where it is not finite."""
+    def of_data(self, z: Array) -> Array:
+        """Return the log-likelihood (n,) of the observations alone; -inf where it is not finite."""
         theta = self.theta(z)
         if self.latents:
             value = self.problem.log_likelihood(theta, latents=z[:, len(self.names) :])
         else:
             value = self.problem.log_likelihood(theta)
         return np.where(np.isfinite(value), value, -np.inf)
+
+    def log_likelihood(self, z: Array) -> Array:
+        """Return the log-likelihood (n,); -inf where it is not finite.
+
+        Where the prior is not the image of a standard normal (a block cut by the box, constraints), the log of the
+        ratio of the two is part of it: weights, evidence and the posterior are those of the prior itself.
+        """
+        value = self.of_data(z)
+        prior = self.problem.conditioned_prior
+        return value if prior.plain else np.asarray(value + prior.log_weight(self.theta(z)))
 
     def log_density(self, z: Array) -> Array:
         """Return log-likelihood plus log-prior of z (n,), the log of the unnormalised posterior density of z."""

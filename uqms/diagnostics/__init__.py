@@ -6,6 +6,7 @@ from uqms.diagnostics.importance import FewDraws, ImportanceSampler
 from uqms.diagnostics.predictive import PredictiveCheck, predictive_check
 from uqms.diagnostics.profile import Profile, profile_likelihood
 from uqms.diagnostics.sbc import RankStatistics, rank_statistics, simulation_based_calibration
+from uqms.diagnostics.tempered import TemperedSampler
 from uqms.diagnostics.verification import Verification, verification_design, verify
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Profile",
     "RankBand",
     "RankStatistics",
+    "TemperedSampler",
     "Verification",
     "identifiability",
     "predictive_check",

@@ -10,6 +10,7 @@ import xarray as xr
 from uqms._typing import Array
 from uqms.calibration import Calibration, Posterior
 from uqms.calibration.answer import CONFOUNDED, CONTRACTION, confounding, contraction, log_priors, power_scaling
+from uqms.calibration.parts import JointCalibration
 from uqms.calibration.verdict import fisher_information
 from uqms.errors import InputError
 
@@ -136,14 +137,18 @@ def identifiability(posterior: Posterior) -> Identifiability:
         raise InputError(f"identifiability: got a {type(posterior).__name__}; give a posterior, problem.sample(...).")
     problem = posterior.problem
     theta = {name: posterior.draws[name].values.ravel() for name in problem.priors}
-    h = posterior.tree["sample_stats"]["hyperparameter_draw"].values.ravel()
+    draws = posterior.tree["sample_stats"]["hyperparameter_draw"].values
+    h = draws.reshape(-1, *draws.shape[2:])  # of each part
     picked = np.unique(np.linspace(0, len(h) - 1, min(DRAWS, len(h))).astype(int))
     information = fisher_information(problem, {name: values[picked] for name, values in theta.items()}, h[picked])
     names, overall, local = confounding(problem, theta, information)
     values, vectors = np.linalg.eigh(information.mean(axis=0))
     labels = {"quantity": list(names), "other": list(names)}
     dims, parameters = ("quantity", "other"), list(problem.parameters)
-    box = problem.surrogate.domain
+    boxes = [piece.problem.surrogate.domain for piece in problem.pieces(theta)]
+    scale: dict[str, str] = {
+        name: box.scale[box.names.index(name)] for box in boxes for name in parameters if name in box.names
+    }
     return Identifiability(
         table=_table(posterior, problem, theta),
         correlation=xr.DataArray(overall, dims=dims, coords=labels),
@@ -152,11 +157,11 @@ def identifiability(posterior: Posterior) -> Identifiability:
             vectors.T[::-1].copy(), dims=("direction", "parameter"), coords={"parameter": parameters}
         ),
         information=xr.DataArray(np.maximum(values[::-1], 0.0), dims="direction"),
-        scale={name: box.scale[box.names.index(name)] for name in parameters},
+        scale=scale,
     )
 
 
-def _table(posterior: Posterior, problem: Calibration, theta: dict[str, Array]) -> pd.DataFrame:
+def _table(posterior: Posterior, problem: Calibration | JointCalibration, theta: dict[str, Array]) -> pd.DataFrame:
     contracted, _ = contraction(problem, theta)
     joint = posterior.tree["sample_stats"]["joint_log_likelihood"].values
     log_prior = np.sum(list(log_priors(problem, theta).values()), axis=0)

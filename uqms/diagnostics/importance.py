@@ -17,7 +17,7 @@ Del Moral, Doucet & Jasra (2006), doi:10.1111/j.1467-9868.2006.00553.x; West (19
 doi:10.1111/j.2517-6161.1993.tb01911.x.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import final
 
 import numpy as np
@@ -50,11 +50,14 @@ class FewDraws:
         Effective sample size that they were taken from.
     doubt
         What is wrong with them in words; empty when nothing is.
+    latents
+        Where errors are not all normal (`problem.latents` > 0): draws of the latents beside them, (L, latents).
     """
 
     theta: dict[str, Array]
     ess: float
     doubt: str = ""
+    latents: Array = field(default_factory=lambda: np.zeros((0, 0)))
 
 
 @final
@@ -90,7 +93,18 @@ class ImportanceSampler:
                 raise InputError(f"ImportanceSampler: {name} is {value!r}; give a whole number of at least 50.")
 
     def draw(self, problem: Calibration, count: int, rng: np.random.Generator) -> FewDraws:
-        """Return `count` draws; with more points, up to three times, when too few of the weights count."""
+        """Return `count` draws; with more points, up to three times, when too few of the weights count.
+
+        Raises
+        ------
+        InputError
+            When errors are not all normal, so that latents are part of the posterior: too many for weights.
+        """
+        if problem.latents:
+            raise InputError(
+                f"ImportanceSampler: errors are not all normal here, so that {problem.latents} latents are part of the "
+                "posterior, too many for importance weights. Use uq.diagnostics.TemperedSampler(), the default there."
+            )
         for attempt in range(TRIES):
             x, log_weight = self._weighted(problem, 4**attempt, rng)
             weight = np.exp(log_weight - log_weight.max())
@@ -149,15 +163,14 @@ def _tempered(problem: Calibration, particles: int, rng: np.random.Generator) ->
 
 
 def _theta(problem: Calibration, x: Array) -> dict[str, Array]:
-    out = {}
-    for (name, prior), column in zip(problem.priors.items(), x.T, strict=True):
-        low, high = (float(prior.cdf(end)) for end in problem.limits(name))
-        out[name] = np.asarray(prior.quantile(low + (high - low) * ndtr(column)))
-    return out
+    return problem.conditioned_prior.from_cube(ndtr(x))
 
 
 def _log_likelihood(problem: Calibration, x: Array) -> Array:
-    value = problem.log_likelihood(_theta(problem, x))
+    theta = _theta(problem, x)
+    value = problem.log_likelihood(theta)
+    if not problem.conditioned_prior.plain:
+        value = value + problem.conditioned_prior.log_weight(theta)
     return np.where(np.isfinite(value), value, WORST)
 
 

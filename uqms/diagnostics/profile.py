@@ -237,8 +237,10 @@ class _Search:
     def log_likelihood(self, z: Array) -> Array:
         """Return the log-likelihood (B,), with a slope back into the range that is searched."""
         beyond = np.sum(np.maximum(np.abs(z) - FARTHEST, 0.0) ** 2, axis=1)
-        value = self.problem.log_likelihood(self.theta(z))
-        return np.where(np.isfinite(value), value, -1e300) - beyond
+        theta = self.theta(z)
+        value = self.problem.log_likelihood(theta)
+        allowed = np.isfinite(value) & self.problem.conditioned_prior.allows(theta)
+        return np.where(allowed, value, -1e300) - beyond
 
     def overall(self, start: Array | None = None) -> tuple[Array, float]:
         """Return the best fit (p,) and its log-likelihood."""

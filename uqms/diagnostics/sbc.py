@@ -19,7 +19,7 @@ Talts et al. (2018), arXiv:1804.06788; Modrák et al. (2023), doi:10.1214/23-BA1
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, final
 
@@ -31,11 +31,13 @@ from uqms._typing import Array, ArrayLike, Ints, RandomState, as_generator
 from uqms.calibration import Calibration
 from uqms.diagnostics.bands import RankBand, pointwise_level, rank_band
 from uqms.diagnostics.importance import FewDraws, ImportanceSampler
+from uqms.diagnostics.tempered import TemperedSampler
 from uqms.errors import DataError, InputError, SamplingError
 
 __all__ = ["RankStatistics", "rank_statistics", "simulation_based_calibration"]
 
-LOG_LIKELIHOOD, MISFIT = "log_likelihood", "misfit"
+LOG_LIKELIHOOD, MISFIT, LATENTS = "log_likelihood", "misfit", "latents"
+MOST_WEIGHTED = 6  # quantities that importance weights are good for
 COPIES = 4  # simulated data sets of each draw behind the misfit
 MISSING = -1
 DOUBTFUL = 0.02  # share of the fits
@@ -189,8 +191,10 @@ def simulation_based_calibration(
 
     Use it before you believe intervals, with the layout of your own measurements: it sees mistakes of likelihood,
     priors and sampler. Data come from the surrogate's own law (parameters from the prior, conditioned on the design
-    box; one joint draw of the surrogate's error over all inputs; truncation; noise), so it does *not* see a surrogate
-    that is wrong about the simulator: `leave_one_out` and `held_out` do. The measured values of `problem` play no role.
+    box; one joint draw of the surrogate's error over all inputs; truncation; discrepancy; noise), so it does *not* see
+    a surrogate that is wrong about the simulator: `leave_one_out` and `held_out` do. The measured values of `problem`
+    play no role; rows with a detection limit are censored when new values are beyond it. Where errors are not all
+    normal, the log-likelihood that is ranked is that given the latents, with the truth's own.
 
     Parameters
     ----------
@@ -199,9 +203,10 @@ def simulation_based_calibration(
     n
         Repeats; 200 see a posterior whose sd is 0.7 of the right one, or that is off by half an sd.
     sampler
-        `ImportanceSampler()` (default, for up to about six parameters); anything that `problem.sample` takes, such as
-        `NUTS(...)`, which compiles a model in each repeat and takes seconds each; or an object of your own with a
-        method ``draw(problem, count, rng)`` that returns `FewDraws`.
+        `ImportanceSampler()` (default, for up to six parameters) or `TemperedSampler()` (default for more, and where
+        errors are not all normal, so that latents are drawn beside the parameters); anything that `problem.sample`
+        takes, such as `NUTS(...)`, which compiles a model in each repeat and takes seconds each; or an object of your
+        own with a method ``draw(problem, count, rng)`` that returns `FewDraws`.
     rng
         Whole number or generator.
     quantities
@@ -245,7 +250,11 @@ def simulation_based_calibration(
 
     def draw_problem(generator: np.random.Generator) -> tuple[dict[str, Array], Calibration]:
         truth = problem.prior_draws(1, generator)
-        return truth, problem.with_values(problem.simulate(truth, generator)[0])
+        if not problem.latents:
+            return truth, problem.with_values(problem.simulate(truth, generator)[0])
+        eta = generator.standard_normal((1, problem.latents))
+        values = problem.simulate(truth, generator, eta)[0]
+        return {**truth, LATENTS: eta}, problem.with_values(values)
 
     return rank_statistics(draw_problem, n, sampler=sampler, rng=rng, quantities=quantities, draws=draws, alpha=alpha)
 
@@ -271,7 +280,8 @@ def rank_statistics(
     Parameters
     ----------
     draw_problem
-        From a generator to (truth by name, `Calibration` with its data); names are those of `problem.priors`.
+        From a generator to (truth by name, `Calibration` with its data); names are those of `problem.priors`, and
+        "latents" (problem.latents,) where errors are not all normal.
     n, sampler, rng, quantities, draws, alpha
         As for `simulation_based_calibration`.
 
@@ -302,21 +312,20 @@ def rank_statistics(
     20
     """
     _check_numbers(n, draws, alpha)
-    sampler = ImportanceSampler() if sampler is None else sampler
     own = dict(quantities or {})
     rows, truths, fits = [], [], []
     for generator in as_generator(rng).spawn(n):
         truth, problem = draw_problem(generator)
         _check_problem(problem, "draw_problem")
-        values = _truth(truth, problem)
+        values, eta = _truth(truth, problem)
         try:
-            few = _few_draws(sampler, problem, draws, generator)
+            few = _few_draws(_default(problem) if sampler is None else sampler, problem, draws, generator)
         except SamplingError as error:
             names = _names(problem, own)
             rows.append(dict.fromkeys(names, MISSING))
             fits.append({"ess": 0.0, "doubt": f"{type(error).__name__}: {error}"})
         else:
-            rows.append(_ranked(problem, values, few.theta, own, generator))
+            rows.append(_ranked(problem, values, few.theta, np.vstack([eta, few.latents]), own, generator))
             fits.append({"ess": few.ess, "doubt": few.doubt})
         truths.append({name: float(value[0]) for name, value in values.items()})
     if all(row[LOG_LIKELIHOOD] == MISSING for row in rows):
@@ -357,10 +366,19 @@ def _names(problem: Calibration, own: Mapping[str, Quantity]) -> list[str]:
     return [*names, *own]
 
 
-def _truth(truth: Mapping[str, ArrayLike], problem: Calibration) -> dict[str, Array]:
-    if set(truth) != set(problem.priors):
-        raise InputError(f"draw_problem: truths of {sorted(truth)}, but the problem infers {sorted(problem.priors)}.")
-    return {name: np.asarray(truth[name], dtype=np.float64).reshape(1) for name in problem.priors}
+def _default(problem: Calibration) -> ImportanceSampler | TemperedSampler:
+    return TemperedSampler() if problem.latents or len(problem.priors) > MOST_WEIGHTED else ImportanceSampler()
+
+
+def _truth(truth: Mapping[str, ArrayLike], problem: Calibration) -> tuple[dict[str, Array], Array]:
+    """Return the true parameters, each (1,), and latents (1, latents)."""
+    wanted = [*problem.priors, *([LATENTS] if problem.latents else [])]
+    if set(truth) != set(wanted):
+        raise InputError(f"draw_problem: truths of {sorted(truth)}, but the problem infers {sorted(wanted)}.")
+    eta = np.asarray(truth.get(LATENTS, ()), dtype=np.float64).reshape(1, -1)
+    if eta.shape[1] != problem.latents:
+        raise InputError(f"draw_problem: {eta.shape[1]} true latents, but the problem has {problem.latents}.")
+    return {name: np.asarray(truth[name], dtype=np.float64).reshape(1) for name in problem.priors}, eta
 
 
 def _few_draws(sampler: Any, problem: Calibration, count: int, rng: np.random.Generator) -> FewDraws:
@@ -368,7 +386,12 @@ def _few_draws(sampler: Any, problem: Calibration, count: int, rng: np.random.Ge
         few = sampler.draw(problem, count, rng)
         if not isinstance(few, FewDraws) or any(len(few.theta.get(name, ())) != count for name in problem.priors):
             raise InputError(f"The sampler's draw(...) has to return FewDraws with {count} draws of each parameter.")
-        return few
+        if problem.latents and few.latents.shape != (count, problem.latents):
+            raise InputError(
+                f"The sampler's draw(...) has to return FewDraws with latents of shape {(count, problem.latents)}; got "
+                f"{few.latents.shape}."
+            )
+        return few if problem.latents else replace(few, latents=np.zeros((count, 0)))
     posterior = problem.sample(sampler, rng=rng)
     table = posterior.summary().loc[list(problem.priors)]
     total = posterior.draws.sizes["chain"] * posterior.draws.sizes["draw"]
@@ -384,13 +407,14 @@ def _few_draws(sampler: Any, problem: Calibration, count: int, rng: np.random.Ge
         doubts.append(f"{ess:.0f} effective draws of {total}, {count} wanted")
     if not table["r_hat"].max() <= R_HAT:
         doubts.append(f"R-hat {table['r_hat'].max():.3f}")
-    return FewDraws(theta, ess, "; ".join(doubts))
+    return FewDraws(theta, ess, "; ".join(doubts), posterior.latents[picked])
 
 
 def _ranked(
     problem: Calibration,
     truth: Mapping[str, Array],
     theta: Mapping[str, Array],
+    eta: Array,
     own: Mapping[str, Quantity],
     rng: np.random.Generator,
 ) -> dict[str, int]:
@@ -398,8 +422,9 @@ def _ranked(
     names = _names(problem, own)
     both = {name: np.concatenate([truth[name], theta[name]]) for name in problem.priors}
     values = dict(both)
-    values[LOG_LIKELIHOOD] = np.nan_to_num(problem.log_likelihood(both), nan=-np.inf, neginf=-np.inf)
-    values[MISFIT] = _misfit(problem, both, rng)
+    log_likelihood = problem.log_likelihood(both, eta) if problem.latents else problem.log_likelihood(both)
+    values[LOG_LIKELIHOOD] = np.nan_to_num(log_likelihood, nan=-np.inf, neginf=-np.inf)
+    values[MISFIT] = _misfit(problem, both, eta, rng)
     for name, function in own.items():
         found = np.asarray(function(both, problem), dtype=np.float64)
         if found.shape != values[MISFIT].shape:
@@ -417,15 +442,19 @@ def _rank(values: Array, rng: np.random.Generator) -> int:
     return int(below + rng.integers(equal + 1))
 
 
-def _misfit(problem: Calibration, theta: Mapping[str, Array], rng: np.random.Generator) -> Array:
+def _misfit(problem: Calibration, theta: Mapping[str, Array], eta: Array, rng: np.random.Generator) -> Array:
     """Return squared distances between data and the mean of a few simulated data sets, for each draw.
 
-    Distances are relative to the spread of data at given parameters, averaged over truth and draws alike: nothing in
-    it tells which of them is the truth, so that ranks of a right posterior are uniform.
+    Distances are relative to the spread of data at given parameters and latents, averaged over truth and draws alike:
+    nothing in it tells which of them is the truth, so that ranks of a right posterior are uniform.
     """
     count = len(next(iter(theta.values())))
     repeated = {name: np.repeat(values, COPIES) for name, values in theta.items()}
-    made = problem.simulate(repeated, rng).reshape(count, COPIES, -1)
+    latents = np.repeat(eta, COPIES, axis=0) if problem.latents else None
+    cells = problem.cells
+    made = cells.linked(problem.simulate(repeated, rng, latents)).reshape(count, COPIES, -1)
+    limit = cells.linked(cells.limit)  # NaN, which fmin and fmax pass over, where there is none
+    made = np.where(cells.side == 1, np.fmax(made, limit), np.where(cells.side == -1, np.fmin(made, limit), made))
     spread = made.var(axis=1, ddof=1).mean(axis=0)
     spread = np.where(spread > 0.0, spread, 1.0)
-    return np.asarray(np.sum((problem.cells.z - made.mean(axis=1)) ** 2 / spread, axis=1))
+    return np.asarray(np.sum((cells.z - made.mean(axis=1)) ** 2 / spread, axis=1))

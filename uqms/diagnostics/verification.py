@@ -30,6 +30,7 @@ from scipy.spatial import KDTree
 
 from uqms import ensemble as table
 from uqms._typing import Array, Bools, Ints, RandomState, as_generator
+from uqms.calibration.density import covariance_of
 from uqms.calibration.posterior import Posterior
 from uqms.calibration.problem import Calibration
 from uqms.calibration.refinement import design_of, finite_draws
@@ -42,6 +43,8 @@ from uqms.surrogates.training import Hyperparameters
 __all__ = ["Verification", "verification_design", "verify"]
 
 LEAST_DRAWS, K_HAT = 100, 0.7
+STOCHASTIC = "the simulator is stochastic, so that runs have its noise"
+LATENT = "noise is not normal here, and the likelihood of the surrogate in no closed form"
 HARMLESS = 0.1  # sd of r below which no posterior mean moves by more than so many sds
 SAME = 1e-9  # of the unit cube
 BEYOND_4 = 0.002
@@ -81,7 +84,7 @@ def verification_design(posterior: Posterior, n: int, rng: RandomState | None = 
         points = uq.verification_design(posterior, 100, rng=1)
         print(uq.verify(posterior, uq.run(simulator, points)))
     """
-    problem, draws = posterior.problem, finite_draws(posterior)
+    problem, draws = posterior.single, finite_draws(posterior)
     theta = np.unique(np.column_stack([draws[name] for name in problem.parameters]), axis=0)
     if isinstance(n, bool) or not isinstance(n, int | np.integer) or not 1 <= n <= len(theta):
         raise InputError(
@@ -214,7 +217,7 @@ def verify(posterior: Posterior, ensemble: xr.Dataset, *, rng: int = 0) -> Verif
         print(verification)
     """
     table.check(ensemble)
-    problem = posterior.problem
+    problem = posterior.single
     runs = table.completed(ensemble)
     failed = ensemble.sizes["run"] - runs.sizes["run"]
     if runs.sizes["run"] < 2:
@@ -227,20 +230,21 @@ def verify(posterior: Posterior, ensemble: xr.Dataset, *, rng: int = 0) -> Verif
     errors = held_out(problem.surrogate, runs, rng=rng)
     whole, place = _whole_draws(of_draw, of_condition, len(problem.cells.conditions))
     theta = {name: values[whole] for name, values in draws.items()}
-    ratio = _log_ratio(problem, theta, runs, place) if len(whole) else np.zeros(0)
     exact = getattr(problem.surrogate, "attrs", {}).get("noise", "none") == "none"
-    if not exact:
-        ratio = np.full(len(whole), np.nan)
+    # Where errors are sampled as latents, the likelihood with the surrogate is not in closed form.
+    known = exact and problem.form != "latent"
+    ratio = _log_ratio(problem, theta, runs, place) if len(whole) and known else np.full(len(whole), np.nan)
     outputs = [str(name) for name in problem.noise.outputs]
     wrong = {name: words for name in outputs if (words := _off(_row(errors, name)))}
     spread = float(ratio.std(ddof=1)) if len(ratio) > 1 else float("nan")
     k_hat, weights = _weights(ratio)
     refitted = _with_runs(problem.surrogate, runs)
-    more = _more_runs(problem, refitted, theta, ratio, errors.table.loc[outputs], weights)
+    more = None if not known else _more_runs(problem, refitted, theta, ratio, errors.table.loc[outputs], weights)
     checks = [_check_failed(failed, ensemble)]
     checks += [_check_errors(name, errors, wrong.get(name, ()), spread) for name in outputs]
-    checks.append(_check_effect(theta, ratio, spread, weights, exact))
-    checks.append(_check_weights(len(whole), k_hat, weights, more, exact))
+    unknown = "" if known else STOCHASTIC if not exact else LATENT
+    checks.append(_check_effect(theta, ratio, spread, weights, unknown))
+    checks.append(_check_weights(len(whole), k_hat, weights, more, unknown))
     data = {name: ("draw", values) for name, values in theta.items()}
     return Verification(
         verdict=Verdict(tuple(checks)),
@@ -301,11 +305,23 @@ def _log_ratio(problem: Calibration, theta: Mapping[str, Array], runs: xr.Datase
     """Return the log-likelihood of the draws with the simulator less that with the surrogate, (D,)."""
     cells = problem.cells
     y = _at_observed(problem, runs, place)
-    count = len(place)
-    sigma = problem.noise.values(theta, (count,))[:, cells.group][:, cells.row_cell]
-    variance = sigma**2 * cells.row_variance
-    exact = -0.5 * np.sum((cells.z - y[:, cells.row_cell]) ** 2 / variance + np.log(2.0 * np.pi * variance), axis=1)
-    return np.asarray(exact - problem.log_likelihood(theta))
+    phi = problem.noise.phi(theta, (len(place),))
+    for output, at in problem.noise.factors.items():
+        y[:, cells.output == output] *= 1.0 + phi[:, at, None]
+    sd = phi[:, cells.group]
+    n = len(cells.offset)
+    slopes = problem.mean_slopes(problem.unit_inputs(theta)).mean(axis=0)
+    covariance = covariance_of(problem, phi, slopes)
+    covariance[:, np.arange(n), np.arange(n)] += sd**2 / cells.weight
+    lower = np.linalg.cholesky(covariance)
+    scaled = np.linalg.solve(lower, (cells.cell_mean - y)[:, :, None])[:, :, 0]
+    count = np.bincount(cells.row_cell, minlength=n)
+    within = (cells.z - cells.cell_mean[cells.row_cell]) ** 2 / cells.row_variance
+    squares = np.bincount(cells.row_cell, within, minlength=n)
+    exact = -0.5 * np.sum(scaled**2, axis=1) - np.sum(np.log(np.diagonal(lower, axis1=1, axis2=2)), axis=1)
+    exact -= 0.5 * np.sum((count - 1) * np.log(2.0 * np.pi * sd**2) + squares / sd**2 + np.log(cells.weight), axis=1)
+    exact -= 0.5 * (n * np.log(2.0 * np.pi) + np.log(cells.row_variance).sum())
+    return np.asarray(exact + cells.jacobian.sum() - problem.log_likelihood(theta))
 
 
 def _at_observed(problem: Calibration, runs: xr.Dataset, place: Ints) -> Array:
@@ -314,7 +330,7 @@ def _at_observed(problem: Calibration, runs: xr.Dataset, place: Ints) -> Array:
     out = np.empty((len(place), len(cells.offset)))
     for name in dict.fromkeys(map(str, cells.output)):
         layout = problem.surrogate.layouts[name]
-        values = runs[name].transpose("run", *layout.dims).values
+        values = layout.transform.forward(runs[name].transpose("run", *layout.dims).values)
         for k in range(cells.experiments):
             rows = np.flatnonzero((cells.output == name) & (cells.experiment == k))
             curves = values[place[:, k]]
@@ -408,10 +424,12 @@ def _check_errors(name: str, errors: Validation, words: tuple[str, ...], spread:
     return Check(f"errors of {name}", "fail", value, message, remedy)
 
 
-def _check_effect(theta: Mapping[str, Array], ratio: Array, spread: float, weights: Array | None, exact: bool) -> Check:
+def _check_effect(
+    theta: Mapping[str, Array], ratio: Array, spread: float, weights: Array | None, unknown: str
+) -> Check:
     name = "effect on the posterior"
-    if not exact:
-        return Check(name, "pass", float("nan"), "not judged: the simulator is stochastic, so that runs have its noise")
+    if unknown:
+        return Check(name, "pass", float("nan"), f"not judged: {unknown}")
     if len(ratio) < 3:
         return Check(
             name, "warn", float("nan"), f"not judged: {len(ratio)} draws ran at all conditions", "Run more draws."
@@ -435,9 +453,9 @@ def _shift(values: Array, ratio: Array, weights: Array | None) -> tuple[float, f
     return float(terms.mean()), float(terms.std(ddof=1)) / math.sqrt(len(terms))
 
 
-def _check_weights(count: int, k_hat: float, weights: Array | None, more: int | None, exact: bool) -> Check:
-    if not exact:
-        return Check("weights", "pass", float("nan"), "none: the likelihood of a stochastic simulator is not known")
+def _check_weights(count: int, k_hat: float, weights: Array | None, more: int | None, unknown: str) -> Check:
+    if unknown:
+        return Check("weights", "pass", float("nan"), f"none: {unknown}")
     if weights is not None:
         effective = 1.0 / float(np.sum(weights**2))
         message = f"k-hat {k_hat:.2f}, limit {K_HAT}: {count} draws are worth {effective:.0f} of the simulator's"

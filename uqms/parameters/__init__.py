@@ -1,11 +1,13 @@
 """Named parameters with priors as frozen values, known conditions, and the maps of design, surrogate and sampler."""
 
 from uqms.parameters.box import Box
+from uqms.parameters.joint import MultivariateNormal
 from uqms.parameters.priors import (
     Beta,
     Gamma,
     HalfNormal,
     InverseGamma,
+    LogitNormal,
     LogNormal,
     LogUniform,
     Moments,
@@ -25,7 +27,9 @@ __all__ = [
     "InverseGamma",
     "LogNormal",
     "LogUniform",
+    "LogitNormal",
     "Moments",
+    "MultivariateNormal",
     "Normal",
     "ParameterSpace",
     "Prior",

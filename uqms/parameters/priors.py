@@ -27,6 +27,7 @@ __all__ = [
     "HalfNormal",
     "InverseGamma",
     "LogNormal",
+    "LogitNormal",
     "LogUniform",
     "Moments",
     "Normal",
@@ -431,6 +432,74 @@ class LogNormal(Prior):
 
 @final
 @dataclass(frozen=True, repr=False)
+class LogitNormal(Prior):
+    """The logit is normally distributed: a fraction known as "about a third, give or take".
+
+    Parameters
+    ----------
+    median
+        Median, between 0 and 1.
+    sigma
+        Standard deviation of the logit, log(x / (1 - x)).
+    unit, description
+        Shown in tables and figures.
+
+    Raises
+    ------
+    InputError
+        When median is not between 0 and 1, or sigma is not a finite number above zero.
+
+    Examples
+    --------
+    >>> import uqms as uq
+    >>> uq.LogitNormal(median=0.3, sigma=0.5).quantile([0.025, 0.5, 0.975]).round(2)
+    array([0.14, 0.3 , 0.53])
+    """
+
+    median: float
+    sigma: float
+    scale: ClassVar[Scale] = "logit"
+    _domain: ClassVar[tuple[float, float]] = (0.0, 1.0)
+
+    def _check(self) -> None:
+        median = check.number("LogitNormal", "median", self.median)
+        if not 0.0 < median < 1.0:
+            raise InputError(f"LogitNormal: median is {median:g}; it has to lie between 0 and 1.")
+        self._store(median=median, sigma=check.positive("LogitNormal", "sigma", self.sigma))
+
+    @property
+    def moments(self) -> Moments:
+        """Mean and standard deviation (by quadrature: there is no closed form)."""
+        nodes, weights = _legendre()
+        z = 9.0 * (2.0 * nodes - 1.0)  # nothing of a normal is farther out
+        density = weights * np.exp(-0.5 * z * z)
+        x = special.expit(self._centre + self.sigma * z)
+        mean = float(np.sum(density * x) / np.sum(density))
+        return Moments(mean, math.sqrt(float(np.sum(density * (x - mean) ** 2) / np.sum(density))))
+
+    @property
+    def _centre(self) -> float:
+        return float(special.logit(self.median))
+
+    def _log_density(self, x: Array) -> Array:
+        z = (special.logit(x) - self._centre) / self.sigma
+        inside = -0.5 * z * z - np.log(x) - np.log1p(-x) - math.log(self.sigma) - _LOG_SQRT_2PI
+        return np.where((x == 0.0) | (x == 1.0), -np.inf, inside)
+
+    def _cdf(self, x: Array) -> Array:
+        return special.ndtr((special.logit(x) - self._centre) / self.sigma)
+
+    def _quantile(self, p: Array) -> Array:
+        return special.expit(self._centre + self.sigma * special.ndtri(p))
+
+    @classmethod
+    def _from_points(cls, points: _Points) -> Self:
+        mean, sd = _probit_line(tuple((p, float(special.logit(x))) for p, x in points))
+        return cls(float(special.expit(mean)), sd)
+
+
+@final
+@dataclass(frozen=True, repr=False)
 class TruncatedNormal(Prior):
     """A normal distribution, cut at one or two bounds.
 
@@ -773,10 +842,8 @@ class InverseGamma(Prior):
         return cls(alpha, float(special.gammainccinv(alpha, p2)) * x2)
 
 
-_FAMILIES: dict[str, type[Prior]] = {
-    family.__name__: family
-    for family in (Uniform, LogUniform, Normal, LogNormal, TruncatedNormal, HalfNormal, Beta, Gamma, InverseGamma)
-}
+_ALL = (Uniform, LogUniform, Normal, LogNormal, LogitNormal, TruncatedNormal, HalfNormal, Beta, Gamma, InverseGamma)
+_FAMILIES: dict[str, type[Prior]] = {family.__name__: family for family in _ALL}
 
 
 def prior_from_dict(data: object) -> Prior:

@@ -25,6 +25,7 @@ from uqms._typing import Array, ArrayLike, Named, RandomState, Scale, as_generat
 from uqms.errors import FormatVersionError, InputError
 from uqms.parameters import _checks as check
 from uqms.parameters.box import Box
+from uqms.parameters.joint import MultivariateNormal
 from uqms.parameters.priors import Prior, prior_from_dict
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Condition", "ParameterSpace"]
 
-_JSON_VERSION = 1
+_JSON_VERSION = 2  # written only where there are joint blocks; without them files stay as they were, version 1
 
 
 @final
@@ -81,12 +82,14 @@ class Condition:
 
 @final
 class ParameterSpace:
-    """Named uncertain parameters with independent priors, and known conditions with ranges.
+    """Named uncertain parameters with priors, independent or in joint blocks, and known conditions with ranges.
 
     It is the first line of every study: designs, surrogates and calibrations take names, units and priors from it.
 
     Parameters
     ----------
+    *blocks
+        `MultivariateNormal` for parameters that are known together; their names come first.
     conditions
         Known inputs, by name. They have a range and never a prior.
     **priors
@@ -111,15 +114,30 @@ class ParameterSpace:
     0.675...
     """
 
-    __slots__ = ("_conditions", "_priors")
+    __slots__ = ("_blocks", "_conditions", "_priors")
 
+    _blocks: tuple[MultivariateNormal, ...]
     _conditions: dict[str, Condition]
-    _priors: dict[str, Prior]
+    _priors: dict[str, Prior]  # of each parameter alone, those of the blocks first
 
-    def __init__(self, /, *, conditions: Mapping[str, Condition] | None = None, **priors: Prior) -> None:
+    def __init__(
+        self, /, *blocks: MultivariateNormal, conditions: Mapping[str, Condition] | None = None, **priors: Prior
+    ) -> None:
         known = {} if conditions is None else conditions
         if not isinstance(known, Mapping):
             raise InputError(f"conditions is {known!r}; give a mapping such as {{'dose': uq.Condition(100, 400)}}.")
+        joint: dict[str, Prior] = {}
+        for block in blocks:
+            if not isinstance(block, MultivariateNormal):
+                raise InputError(
+                    f"{block!r} ({type(block).__name__}) is no joint prior; give uq.MultivariateNormal(...) without a "
+                    "name, and priors of single parameters with theirs: beta=uq.Uniform(0, 1)."
+                )
+            twice = [name for name in block.names if name in joint or name in priors]
+            if twice:
+                raise InputError(f"{', '.join(twice)} has two priors, one of them in a block; leave one out.")
+            joint |= block.priors
+        priors = {**joint, **priors}
         if not priors:
             raise InputError("The space has no parameters; give at least one, such as beta=uq.Uniform(0, 1).")
         for name, prior in priors.items():
@@ -130,6 +148,7 @@ class ParameterSpace:
                 raise InputError(
                     f"{name!r} is a parameter and a condition; rename one or leave out the one that is not meant."
                 )
+        object.__setattr__(self, "_blocks", blocks)
         object.__setattr__(self, "_priors", dict(priors))
         object.__setattr__(self, "_conditions", dict(known))
 
@@ -137,8 +156,13 @@ class ParameterSpace:
 
     @property
     def priors(self) -> Mapping[str, Prior]:
-        """The prior of each parameter (read-only)."""
+        """The prior of each parameter alone (read-only): what `blocks` say beyond that is their correlation."""
         return MappingProxyType(self._priors)
+
+    @property
+    def blocks(self) -> tuple[MultivariateNormal, ...]:
+        """Joint priors of parameters that are known together."""
+        return self._blocks
 
     @property
     def conditions(self) -> Mapping[str, Condition]:
@@ -174,16 +198,19 @@ class ParameterSpace:
             When theta has other columns than `names`.
         """
         theta = check.columns(theta, self.names, "theta")
-        total: Array = _each([prior.log_density for prior in self._priors.values()], theta).sum(axis=-1)
+        terms = _each([prior.log_density for prior in self._priors.values()], theta)
+        for at, block in self._places():
+            terms[..., at] = block.log_terms(theta[..., at])
+        total: Array = terms.sum(axis=-1)
         return total
 
     def cdf(self, theta: ArrayLike | Named) -> Array:
-        """Return the prior's distribution function of each parameter, (..., p), at theta (..., p)."""
+        """Return the prior's distribution function of each parameter alone, (..., p), at theta (..., p)."""
         theta = check.columns(theta, self.names, "theta")
         return _each([prior.cdf for prior in self._priors.values()], theta)
 
     def quantile(self, p: ArrayLike | Named) -> Array:
-        """Return the prior's quantile of each parameter, (..., p), at probabilities (..., p)."""
+        """Return the prior's quantile of each parameter alone, (..., p), at probabilities (..., p)."""
         p = check.columns(p, self.names, "p")
         return _each([prior.quantile for prior in self._priors.values()], p)
 
@@ -199,8 +226,14 @@ class ParameterSpace:
 
         count = check.count("n", n)
         generator = as_generator(rng)
+        values = {name: value for block in self._blocks for name, value in _drawn(block, generator, count).items()}
         columns = {
-            name: ("draw", prior.draw(generator, count), self.attributes(name)) for name, prior in self._priors.items()
+            name: (
+                "draw",
+                values[name] if name in values else prior.draw(generator, count),
+                self.attributes(name),
+            )
+            for name, prior in self._priors.items()
         }
         return xr.Dataset(columns, attrs={"space": self.to_json()})
 
@@ -219,17 +252,48 @@ class ParameterSpace:
 
     # ------------------------------------------------------------------ the maps
 
-    def to_cube(self, x: ArrayLike | Named) -> Array:
-        """Return u (..., d) of inputs x (..., d): the prior's distribution function; linear for conditions."""
+    def to_cube(self, x: ArrayLike | Named, box: Box | None = None) -> Array:
+        """Return u (..., d) of inputs x (..., d): the prior's distribution function; linear for conditions.
+
+        Within a block it is that of each parameter given those before it. With a box of all inputs, the prior is
+        restricted to it, one parameter after the other.
+        """
         x = check.columns(x, self.inputs, "x")
         ranges = [_range_to_cube(c) for c in self._conditions.values()]
-        return _each([*(prior.cdf for prior in self._priors.values()), *ranges], x)
+        functions = [*(prior.cdf for prior in self._priors.values()), *ranges]
+        u = _each(functions, x)
+        if box is not None:
+            low, high = _each(functions, np.array(box.lower)), _each(functions, np.array(box.upper))
+            u = (u - low) / (high - low)
+        for at, block in self._places():
+            ends = () if box is None else (np.array(box.lower)[at], np.array(box.upper)[at])
+            u[..., at] = block.to_cube(x[..., at], *ends)
+        return u
 
-    def from_cube(self, u: ArrayLike | Named) -> Array:
-        """Return inputs x (..., d) of u (..., d): the prior's quantile; linear for conditions."""
+    def from_cube(self, u: ArrayLike | Named, box: Box | None = None) -> Array:
+        """Return inputs x (..., d) of u (..., d), the inverse of `to_cube`."""
         u = check.columns(u, self.inputs, "u")
         ranges = [_range_from_cube(c) for c in self._conditions.values()]
-        return _each([*(prior.quantile for prior in self._priors.values()), *ranges], u)
+        p = u
+        if box is not None:
+            functions = [
+                *(prior.cdf for prior in self._priors.values()),
+                *map(_range_to_cube, self._conditions.values()),
+            ]
+            low, high = _each(functions, np.array(box.lower)), _each(functions, np.array(box.upper))
+            p = low + u * (high - low)
+        x = _each([*(prior.quantile for prior in self._priors.values()), *ranges], p)
+        for at, block in self._places():
+            ends = () if box is None else (np.array(box.lower)[at], np.array(box.upper)[at])
+            x[..., at] = block.from_cube(u[..., at], *ends)
+        return x
+
+    def _places(self) -> list[tuple[slice, MultivariateNormal]]:
+        """Return the blocks with their columns."""
+        out, start = [], 0
+        for block in self._blocks:
+            out.append((slice(start, start := start + len(block.names)), block))
+        return out
 
     def to_real(self, theta: ArrayLike | Named) -> Array:
         """Return z (..., p) on the real line: log or logit of the support, or theta itself where it is unbounded."""
@@ -262,7 +326,8 @@ class ParameterSpace:
     def box(self, mass: float = 0.999) -> Box:
         """Return the central part of the prior that holds `mass` jointly, over all inputs.
 
-        Each of p parameters keeps ``mass ** (1 / p)``. What is cut is cut in equal parts at the two ends; an end of
+        Each of p parameters keeps ``mass ** (1 / p)``; correlated ones then keep at least `mass` together (Royen 2014,
+        arXiv:1408.1028). What is cut is cut in equal parts at the two ends; an end of
         the prior's support that is finite on the surrogate's scale is the box's end and nothing is cut there, so that
         all of it is cut at the other. Conditions keep their range.
 
@@ -298,6 +363,8 @@ class ParameterSpace:
     def mass_inside(self, box: Box) -> float:
         """Return the prior mass inside of a box: the product over those of the space's parameters that the box has.
 
+        That of a joint block is computed by quasi Monte Carlo, to about 1e-6.
+
         Raises
         ------
         InputError
@@ -305,10 +372,33 @@ class ParameterSpace:
         """
         self._known(box.names)
         mass = 1.0
-        for name, low, high in zip(box.names, box.lower, box.upper, strict=True):
-            if name in self._priors:
+        ends = {name: ends for name, *ends in zip(box.names, box.lower, box.upper, strict=True)}
+        joint = {name for block in self._blocks for name in block.names}
+        for name, (low, high) in ends.items():
+            if name in self._priors and name not in joint:
                 mass *= float(self._priors[name].cdf(high) - self._priors[name].cdf(low))
+        for block in self._blocks:
+            if any(name in ends for name in block.names):
+                support = [block.priors[name].support for name in block.names]
+                lower, upper = np.array([ends.get(n, s) for n, s in zip(block.names, support, strict=True)]).T
+                mass *= block.mass_inside(lower, upper)
         return mass
+
+    def given(self, values: Mapping[str, float]) -> "ParameterSpace":
+        """Return the space of the other parameters when some are known; a block becomes its conditional distribution.
+
+        Raises
+        ------
+        InputError
+            When a name is no parameter, or none is left.
+        """
+        unknown = [name for name in values if name not in self._priors]
+        if unknown:
+            raise InputError(f"given: {', '.join(unknown)} is no parameter; the space has {', '.join(self.names)}.")
+        joint = {name for block in self._blocks for name in block.names}
+        blocks = [block.given({n: v for n, v in values.items() if n in block.names}) for block in self._blocks]
+        single = {name: prior for name, prior in self._priors.items() if name not in values and name not in joint}
+        return ParameterSpace(*(b for b in blocks if b is not None), conditions=self._conditions, **single)
 
     def _known(self, names: tuple[str, ...]) -> None:
         unknown = [n for n in names if n not in self._priors and n not in self._conditions]
@@ -319,12 +409,15 @@ class ParameterSpace:
 
     def to_json(self) -> str:
         """Return the space as JSON, from which `from_json` makes an equal one, bit for bit."""
-        content = {
+        joint = {name for block in self._blocks for name in block.names}
+        content: dict[str, Any] = {
             "uqms": "ParameterSpace",
-            "version": _JSON_VERSION,
-            "parameters": {name: prior.to_dict() for name, prior in self._priors.items()},
+            "version": _JSON_VERSION if self._blocks else 1,
+            "parameters": {name: prior.to_dict() for name, prior in self._priors.items() if name not in joint},
             "conditions": {name: condition.to_dict() for name, condition in self._conditions.items()},
         }
+        if self._blocks:
+            content["blocks"] = [block.to_dict() for block in self._blocks]
         return json.dumps(content, allow_nan=False)
 
     @classmethod
@@ -339,7 +432,8 @@ class ParameterSpace:
             When a newer uqms wrote it.
         """
         own = "ParameterSpace.from_json"
-        data = check.fields(own, check.load_json(source, own), ["uqms", "version", "parameters", "conditions"])
+        wanted = ["uqms", "version", "parameters", "conditions"]
+        data = check.fields(own, check.load_json(source, own), wanted, ["blocks"])
         if data["uqms"] != "ParameterSpace":
             raise InputError(f"{own}: this is the JSON of {data['uqms']!r}, not of a ParameterSpace.")
         if not isinstance(data["version"], float) or data["version"] > _JSON_VERSION:
@@ -351,23 +445,28 @@ class ParameterSpace:
                 raise InputError(f"{own}: {key} is not a JSON object.")
         priors = {name: _named(name, prior_from_dict, value) for name, value in data["parameters"].items()}
         conditions = {name: _named(name, _condition_from_dict, value) for name, value in data["conditions"].items()}
-        return cls(conditions=conditions, **priors)
+        if not isinstance(data.get("blocks", []), list):
+            raise InputError(f"{own}: blocks is not a JSON array.")
+        blocks = [MultivariateNormal.from_dict(value) for value in data.get("blocks", [])]
+        return cls(*blocks, conditions=conditions, **priors)
 
     # ------------------------------------------------------------------ shown and compared
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ParameterSpace):
             return NotImplemented
-        return self._items() == other._items() and self.names == other.names
+        return self._items() == other._items() and self.names == other.names and self._blocks == other._blocks
 
     def __hash__(self) -> int:
-        return hash(tuple(self._items()))
+        return hash((tuple(self._items()), self._blocks))
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"A ParameterSpace cannot be changed ({name}); make a new one.")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (self._priors, self._conditions)
+        joint = {name for block in self._blocks for name in block.names}
+        single = {name: prior for name, prior in self._priors.items() if name not in joint}
+        return _rebuild, (single, self._conditions, self._blocks)
 
     def _table(self) -> list[tuple[str, ...]]:
         rows: list[tuple[str, ...]] = [("name", "prior", "unit", "central 95 %", "description")]
@@ -388,20 +487,28 @@ class ParameterSpace:
         rows = self._table()
         widths = [max(len(row[j]) for row in rows) for j in range(len(rows[0]))]
         lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
-        return "\n".join([self._title(), *(f"  {line}" for line in lines)])
+        joint = [f"  jointly: {block!r}" for block in self._blocks]
+        return "\n".join([self._title(), *(f"  {line}" for line in lines), *joint])
 
     def _repr_html_(self) -> str:
         head, *body = [[html.escape(cell) for cell in row] for row in self._table()]
         lines = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in body)
         title, heads = html.escape(self._title()), "".join(f"<th>{cell}</th>" for cell in head)
-        return f"<table><caption>{title}</caption><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table>"
+        joint = "".join(f"<p>jointly: {html.escape(repr(block))}</p>" for block in self._blocks)
+        return f"<table><caption>{title}</caption><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table>{joint}"
 
 
 type _Map = Callable[[Array, float, float], Array]
 
 
-def _rebuild(priors: dict[str, Prior], conditions: dict[str, Condition]) -> ParameterSpace:
-    return ParameterSpace(conditions=conditions, **priors)
+def _rebuild(
+    priors: dict[str, Prior], conditions: dict[str, Condition], blocks: tuple[MultivariateNormal, ...] = ()
+) -> ParameterSpace:
+    return ParameterSpace(*blocks, conditions=conditions, **priors)
+
+
+def _drawn(block: MultivariateNormal, rng: np.random.Generator, count: int) -> dict[str, Array]:
+    return dict(zip(block.names, block.draw(rng, count).T, strict=True))
 
 
 def _check_parameter(name: str, prior: object) -> None:

@@ -66,7 +66,7 @@ def mixture_quantiles(mean: Array, sd: Array, levels: tuple[float, ...]) -> Arra
 def _draws(posterior: Posterior) -> tuple[dict[str, Array], Ints, Array]:
     h = posterior.tree["sample_stats"]["hyperparameter_draw"].values.ravel()
     picked = np.unique(np.linspace(0, len(h) - 1, min(DRAWS, len(h))).astype(int))
-    names = posterior.problem.priors
+    names = posterior.single.priors
     theta = {name: posterior.draws[name].values.ravel()[picked] for name in names}
     return theta, h[picked], posterior.latents[picked]
 
@@ -93,7 +93,7 @@ def _moments(posterior: Posterior, targets: Targets) -> tuple[Array, Array]:
     for start in range(0, size, BLOCK):
         points = slice(start, min(start + BLOCK, size))
         part = _part(targets, points)
-        for rows, moments in conditional_moments(posterior.problem, theta, h, part, latents):
+        for rows, moments in conditional_moments(posterior.single, theta, h, part, latents):
             mean[rows, points] = moments.mean
             variance = np.diagonal(moments.covariance, axis1=1, axis2=2)
             sd[rows, points] = np.sqrt(np.maximum(variance, 0.0))
@@ -115,7 +115,7 @@ def bands_at(
     posterior: Posterior, output: str, conditions: Mapping[str, object] | None, coords: Mapping[str, object] | None
 ) -> tuple[Bands, Array]:
     """Return the bands of an output, (5, K * points), and the conditions (K, c) that they are for."""
-    problem = posterior.problem
+    problem = posterior.single
     grid = make_grid(problem, output, conditions, coords)
     mean, sd = _moments(posterior, grid.targets)
     theta, _, _ = _draws(posterior)
@@ -134,7 +134,7 @@ def bands_at(
 
 def bands_of_cells(posterior: Posterior) -> Bands:
     """Return the bands at the observed cells, (5, N); measurements are single ones, of a cell's first row."""
-    problem = posterior.problem
+    problem = posterior.single
     cells = problem.cells
     mean, sd = _moments(posterior, own_cells(cells))
     theta, h, _ = _draws(posterior)

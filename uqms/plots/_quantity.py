@@ -84,6 +84,8 @@ def quantities(
     if unknown:
         raise InputError(f"plots.{who}: reference has {unknown}; the posterior has {known}.")
     before = posterior.tree["prior"].dataset
+    joint = posterior.problem.conditioned_prior
+    in_blocks = {name for block in joint.blocks for name in block.names}
     out = []
     for name in wanted:
         data = posterior.draws[name]
@@ -95,7 +97,8 @@ def quantities(
                 description=str(data.attrs.get("description", "")),
                 draws=np.asarray(data.values, dtype=np.float64).ravel(),
                 limits=posterior.problem.limits(name) if prior is not None else (-np.inf, np.inf),
-                prior=prior,
+                # a block in a box and constraints change what each is alone: its draws show it
+                prior=None if joint.constraints or name in in_blocks else prior,
                 prior_draws=np.asarray(before[name].values, dtype=np.float64).ravel(),
                 reference=None if reference is None or name not in reference else float(reference[name]),
             )

@@ -10,6 +10,7 @@ import numpy as np
 
 from uqms._typing import Array, ArrayLike
 from uqms.calibration import Calibration
+from uqms.errors import InputError
 from uqms.testing.planted import with_covariance
 
 __all__ = ["LIKELIHOOD_BUGS", "LikelihoodBug"]
@@ -47,8 +48,13 @@ class LikelihoodBug(NamedTuple):
         """
         right = Calibration.log_likelihood
 
-        def log_likelihood(problem: Calibration, theta: Mapping[str, ArrayLike]) -> Array:
-            return self.wrong(right, problem, theta)
+        def log_likelihood(
+            problem: Calibration, theta: Mapping[str, ArrayLike], latents: ArrayLike | None = None
+        ) -> Array:
+            def given(other: Calibration, values: Mapping[str, ArrayLike]) -> Array:
+                return right(other, values, latents)
+
+            return self.wrong(given, problem, theta)
 
         Calibration.log_likelihood = log_likelihood  # type: ignore[method-assign, assignment]
         try:
@@ -63,7 +69,7 @@ def _other_errors(
     """Return the likelihood with other variances (..., k, k) of the surrogate's errors, truncation included."""
 
     def wrong(right: LogLikelihood, problem: Calibration, theta: Mapping[str, ArrayLike]) -> Array:
-        other = copy.copy(problem)
+        other = _copy(problem)
         other.surrogate = with_covariance(problem.surrogate, change)
         rows = np.sum(problem.cells.truncation**2, axis=1)
         factor = change(rows[:, None, None])[:, 0, 0] / np.maximum(rows, 1e-300)
@@ -71,6 +77,13 @@ def _other_errors(
         return right(other, theta)
 
     return wrong
+
+
+def _copy(problem: Calibration) -> Calibration:
+    """Return a copy that forgets what was computed from its cells."""
+    other = copy.copy(problem)
+    other.__dict__.pop("structure", None)
+    return other
 
 
 def _sd_for_variance(covariance: Array) -> Array:
@@ -89,13 +102,21 @@ def _no_data(right: LogLikelihood, problem: Calibration, theta: Mapping[str, Arr
 def _first_output(right: LogLikelihood, problem: Calibration, theta: Mapping[str, ArrayLike]) -> Array:
     cells = problem.cells
     first = cells.output[cells.row_cell] == cells.output[0]
-    other = copy.copy(problem)
+    other = _copy(problem)
     other.cells = replace(cells, row_variance=np.where(first, cells.row_variance, IGNORED * cells.row_variance))
     return right(other, theta)
 
 
 def _no_determinant(right: LogLikelihood, problem: Calibration, theta: Mapping[str, ArrayLike]) -> Array:
-    """Return the log-likelihood without its normalisation: -1/2 residual' C^-1 residual, replicates included."""
+    """Return the log-likelihood without its normalisation: -1/2 residual' C^-1 residual, replicates included.
+
+    Raises
+    ------
+    InputError
+        Where errors are not all normal: there is no determinant.
+    """
+    if problem.latents:
+        raise InputError("The bug 'determinant left out' is one of normal errors; errors of this problem are not.")
     arrays = np.broadcast_arrays(*(np.asarray(values, dtype=np.float64) for values in theta.values()))
     flat = {name: array.ravel() for name, array in zip(theta, arrays, strict=True)}
     cells = problem.cells
@@ -107,6 +128,8 @@ def _no_determinant(right: LogLikelihood, problem: Calibration, theta: Mapping[s
         start += len(sigma)
         scores = problem.surrogate.scores(problem.unit_inputs({name: values[rows] for name, values in flat.items()}))
         mean = cells.offset + np.einsum("hsnq,nq->hsn", scores.mean[:, :, cells.experiment], cells.basis)
+        for output, place in problem.noise.factors.items():
+            mean[:, :, cells.output == output] *= 1.0 + sigma[:, place, None]
         quadratic = np.sum((cells.cell_mean - mean) * alpha, axis=-1)
         quadratic += np.sum(within / sigma[:, cells.group] ** 2, axis=-1)
         value = np.logaddexp.reduce(scores.log_weights[:, None] - 0.5 * quadratic, axis=0)

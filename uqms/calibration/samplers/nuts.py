@@ -1,8 +1,12 @@
 """The No-U-turn sampler, by nutpie."""
 
+import importlib
+import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
@@ -10,14 +14,18 @@ import xarray as xr
 
 from uqms._typing import Array
 from uqms.calibration.samplers._settings import check_share, check_whole, warn_of_few
-from uqms.errors import InitError, InputError, SamplingError, SamplingInterrupted
+from uqms.errors import ConvergenceWarning, InitError, InputError, SamplingError, SamplingInterrupted
 
 if TYPE_CHECKING:
+    from uqms.calibration.compiled import Target
     from uqms.calibration.problem import Calibration
 
-__all__ = ["NUTS"]
+__all__ = ["LINE", "NUTS", "pick", "worst_ess"]
 
-STARTS = 64  # points of which each chain takes one
+LINE = "__line__"  # the point of the real line, beside the parameters, in draws of a compiled target
+STARTS = 256  # points of which each chain takes one
+MOST_BLOCKS = 50
+RESTART = 100  # warm-up draws of a further block
 
 
 @final
@@ -37,6 +45,10 @@ class NUTS:
         Threads; None for one a chain up to the number of processors.
     progress
         Whether to show a progress bar.
+    ess
+        Smallest bulk effective sample size that is wanted of every inferred quantity. Further blocks of `draws` follow
+        until it is reached (at most 50 blocks in all), each of the same length and with a short warm-up of its own;
+        None for one block.
 
     Raises
     ------
@@ -59,6 +71,7 @@ class NUTS:
     target_accept: float = 0.9
     cores: int | None = None
     progress: bool = False
+    ess: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("draws", "tune", "chains"):
@@ -67,6 +80,10 @@ class NUTS:
             isinstance(self.cores, bool) or not isinstance(self.cores, int | np.integer) or self.cores < 1
         ):
             raise InputError(f"NUTS: cores is {self.cores!r}; give a whole number of at least 1, or None.")
+        if self.ess is not None and (
+            isinstance(self.ess, bool) or not isinstance(self.ess, int | np.integer) or self.ess < 1
+        ):
+            raise InputError(f"NUTS: ess is {self.ess!r}; give a whole number of at least 1, or None.")
         check_share("NUTS", "target_accept", self.target_accept, 0.5, 1.0)
         warn_of_few("NUTS", self.chains, self.draws)
 
@@ -82,10 +99,18 @@ class NUTS:
         SamplingError
             When draws are missing or not finite.
         """
+        from uqms.calibration import compiled
         from uqms.calibration.starts import starting_points
 
+        # A second of imports, beside the work that comes before the sampler. A new thread also has a short stack,
+        # through which ArviZ walks when it is imported.
+        threading.Thread(target=importlib.import_module, args=("nutpie",), daemon=True).start()
         points = starting_points(problem, STARTS, np.random.default_rng([seed, 1]))
-        trace = self.sample_model(problem.model(), seed, problem.on_the_real_line(points))
+        target = compiled.target(problem)
+        if target is None:
+            trace = self.sample_model(problem.model(), seed, problem.on_the_real_line(points))
+        else:
+            trace = self.sample_target(target, seed, compiled.on_the_line(problem, points))
         trace["starts"] = xr.Dataset(
             {name: (("start", "latent")[: values.ndim], values) for name, values in points.items()}
         )
@@ -106,38 +131,61 @@ class NUTS:
         SamplingError
             When draws are missing or not finite.
         """
+        if starts is None:  # chains never see the model's own initial point, which a bounded support may not admit
+            self._check_start(model)
+        with _quiet():
+            return self._blocks(_prepared(model), starts, self.tune, seed)
+
+    def sample_target(self, target: "Target", seed: int, starts: Array) -> Any:
+        """Return nutpie's DataTree for a compiled target, in coordinates that the warm-up learns.
+
+        `starts` (n, parameters) are points on the real line of which each chain takes one. Raises as `sample_model`.
+        """
+        from uqms.calibration.warmup import learned, nutpie_model
+
+        if not any(np.isfinite(target.evaluate(point)[0]) for point in starts):
+            raise InitError(
+                "The log-density of ['observations'] is not finite at any starting point. Check that observations and "
+                "noise have the scale of the simulator's output."
+            )
+        settings = {"chains": self.chains, "cores": self.cores, "target_accept": self.target_accept}
+        with _quiet():
+            with _readable():
+                target, starts, tune = learned(target, self.tune, settings, seed, starts)
+            return self._blocks(partial(nutpie_model, target), starts, tune, seed)
+
+    def _blocks(self, prepare: Callable[[Any], Any], starts: Array | None, tune: int, seed: int) -> Any:
+        """Sample one block, and others while there are too few effective draws."""
+        trace, count = self._block(prepare(starts), tune, seed), 1
+        while self.ess is not None and worst_ess(_without_line(trace)["posterior"].dataset) < self.ess:
+            if count == MOST_BLOCKS:
+                warnings.warn(
+                    f"NUTS: {count} blocks of {self.draws} draws did not reach {self.ess} effective draws. Raise "
+                    "NUTS(draws=...), and look at the verdict.",
+                    ConvergenceWarning,
+                    stacklevel=5,
+                )
+                break
+            more = self._block(prepare(_line(trace)), min(self.tune, RESTART), (seed + 100 + count) % 2**31)
+            trace, count = _joined(trace, more), count + 1
+        return _without_line(trace)
+
+    def _block(self, compiled: Any, tune: int, seed: int) -> Any:
         import nutpie
 
-        self._check_start(model)
-        with warnings.catch_warnings():
-            # nutpie sets options of PyTensor that newer releases have renamed; nothing that a user could act on
-            warnings.filterwarnings("ignore", category=DeprecationWarning)
-            warnings.filterwarnings("ignore", category=FutureWarning)
-            compiled = nutpie.compile_pymc_model(model)
-            if starts is not None:
-                compiled = replace(compiled, initial_point_func=_pick(starts))
-            try:
-                trace = nutpie.sample(
-                    compiled,
-                    draws=self.draws,
-                    tune=self.tune,
-                    chains=self.chains,
-                    cores=self.cores,
-                    target_accept=self.target_accept,
-                    seed=seed,
-                    progress_bar=self.progress,
-                    save_warmup=False,
-                )
-            except RuntimeError as error:
-                if "nitialization" not in str(error):
-                    raise SamplingError(
-                        f"The sampler broke off: {error}. If the surrogate is your own, evaluate it at draws of the "
-                        "prior (problem.prior_draws) to see where it fails."
-                    ) from error
-                raise InitError(
-                    f"The sampler found no starting point with a finite log-density ({error}). Check that observations "
-                    "and noise have the scale of the simulator's output."
-                ) from error
+        with _readable():
+            trace = nutpie.sample(
+                compiled,
+                draws=self.draws,
+                tune=tune,
+                chains=self.chains,
+                cores=self.cores,
+                target_accept=self.target_accept,
+                seed=seed,
+                progress_bar=self.progress,
+                save_warmup=False,
+                **({} if self.ess is None else {"store_unconstrained": True}),
+            )
         self._check_draws(trace)
         return trace
 
@@ -175,10 +223,79 @@ class NUTS:
                 )
 
 
-def _pick(starts: Array) -> Callable[[Any], Array]:
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hide that nutpie sets options of PyTensor which newer releases have renamed; nothing that a user could act on."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        yield
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """Turn what nutpie raises into errors that say what to do."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, SamplingError):
+            raise
+        if "nitialization" not in str(error):
+            raise SamplingError(
+                f"The sampler broke off: {error}. If the surrogate is your own, evaluate it at draws of the "
+                "prior (problem.prior_draws) to see where it fails."
+            ) from error
+        raise InitError(
+            f"The sampler found no starting point with a finite log-density ({error}). Check that observations "
+            "and noise have the scale of the simulator's output."
+        ) from error
+
+
+def _prepared(model: Any) -> Callable[[Array | None], Any]:
+    """Compile a PyMC model; return what gives it starts."""
+    import nutpie
+
+    compiled = nutpie.compile_pymc_model(model)
+    return lambda starts: compiled if starts is None else replace(compiled, initial_point_func=pick(starts))
+
+
+def worst_ess(draws: Any) -> float:
+    """Return the smallest bulk effective sample size of a dataset of draws."""
+    import arviz_stats
+
+    return min(float(values.min()) for values in arviz_stats.ess(draws, method="bulk").data_vars.values())
+
+
+def pick(starts: Array) -> Callable[[Any], Array]:
     """Return a function from a chain's seed to its start: chains ask in any order, their seeds are always the same."""
 
     def start(seed: Any) -> Array:
         return np.array(starts[np.random.default_rng(seed).integers(len(starts))])
 
     return start
+
+
+def _line(trace: Any) -> Array:
+    """Return all draws (n, P) on the real line: any of them starts a chain in the middle of the posterior."""
+    posterior, stats = trace["posterior"].dataset, trace["sample_stats"].dataset
+    values = posterior[LINE] if LINE in posterior else stats["unconstrained_draw"]
+    return np.asarray(values.values).reshape(-1, values.shape[-1])
+
+
+def _joined(trace: Any, more: Any) -> Any:
+    """Return the draws of both, one after the other in each chain."""
+    parts = {}
+    for name in ("posterior", "sample_stats"):
+        one, other = trace[name].dataset, more[name].dataset
+        other = other.assign_coords(draw=other["draw"] + one.sizes["draw"])
+        parts[name] = xr.concat(
+            [one, other], dim="draw", data_vars="all", coords="minimal", compat="override", join="exact"
+        )
+    return xr.DataTree.from_dict(parts)
+
+
+def _without_line(trace: Any) -> Any:
+    posterior = trace["posterior"].dataset
+    if LINE not in posterior:
+        return trace
+    return trace.assign({"posterior": xr.DataTree(posterior[[name for name in posterior.data_vars if name != LINE]])})

@@ -1,0 +1,75 @@
+"""The posterior with another scale of the discrepancy, against closed forms."""
+
+import numpy as np
+import pytest
+from calibration.problems import linear_surrogate, replicates
+
+import uqms as uq
+from uqms.calibration.rescaling import rescaled, with_scaled_discrepancy
+
+DATA = np.array([[1.9, 2.3, 1.6, 2.1]])
+
+
+def exact(offset_sd: float) -> tuple[float, float]:
+    """Return mean and sd of theta ~ N(0, 1) from y = 2 theta + error (sd 0.2) + offset + noise (sd 0.3)."""
+    covariance = 0.09 * np.eye(4) + 0.04 + offset_sd**2
+    slope = np.full(4, 2.0)
+    precision = 1.0 + slope @ np.linalg.solve(covariance, slope)
+    return float(slope @ np.linalg.solve(covariance, DATA[0]) / precision), float(precision**-0.5)
+
+
+def problem(discrepancy: object) -> uq.Calibration:
+    data = replicates(DATA, np.array([0.5]))
+    return uq.Calibration(linear_surrogate(2.0, 0.2), data, uq.GaussianNoise(sd=0.3), discrepancy=discrepancy)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.3])
+def test_a_known_scale_is_part_of_the_likelihood(factor: float) -> None:
+    one = problem(uq.OffsetDiscrepancy(sd=0.4))
+    mean, sd = exact(0.4)
+    theta = {"theta": mean + sd * np.random.default_rng(1).standard_normal(20_000)}
+    found = rescaled(one, theta, np.zeros((20_000, 0)), one.log_likelihood(theta), factor)
+    other_mean, other_sd = exact(0.4 * factor)
+    assert found.shift["theta"] == pytest.approx((other_mean - mean) / sd, abs=0.03)
+    assert found.ratio["theta"] == pytest.approx(other_sd / sd, rel=0.05)
+    assert found.k_hat < 0.7
+
+
+def test_a_priors_scale_is_that_of_its_draws() -> None:
+    """The scale that is inferred gets another prior: weights are the ratio of the two densities."""
+    one = problem(uq.OffsetDiscrepancy(sd=uq.HalfNormal(0.4)))
+    grid = np.stack(np.meshgrid(np.linspace(-0.5, 2.5, 301), np.linspace(0.002, 2.4, 300), indexing="ij"))
+    theta = {"theta": grid[0].ravel(), "offset_sd": grid[1].ravel()}
+    value = one.log_likelihood(theta) - 0.5 * theta["theta"] ** 2
+    moments = []
+    for scale in (0.4, 0.8):
+        density = value - 0.5 * (theta["offset_sd"] / scale) ** 2
+        weight = np.exp(density - density.max())
+        weight /= weight.sum()
+        mean = float(weight @ theta["theta"])
+        moments.append((mean, float(np.sqrt(weight @ (theta["theta"] - mean) ** 2)), weight))
+    rows = np.random.default_rng(2).choice(value.size, size=40_000, p=moments[0][2])
+    draws = {name: values[rows] for name, values in theta.items()}
+    found = rescaled(one, draws, np.zeros((40_000, 0)), one.log_likelihood(draws), 2.0)
+    assert found.shift["theta"] == pytest.approx((moments[1][0] - moments[0][0]) / moments[0][1], abs=0.03)
+    assert found.ratio["theta"] == pytest.approx(moments[1][1] / moments[0][1], rel=0.05)
+
+
+def test_every_kind_can_be_scaled() -> None:
+    kinds = [
+        uq.GPDiscrepancy(sd=uq.LogNormal(median=0.2, sigma=0.5), over=["x"], length=0.3),
+        uq.OffsetDiscrepancy(),
+        uq.ScaleDiscrepancy(0.1),
+        uq.BasisDiscrepancy([lambda at: at["x"]], sd=0.3),
+    ]
+    data = replicates(np.vstack([DATA, DATA + 1.0]), np.array([0.2, 0.8]))
+    one = uq.Calibration(linear_surrogate(2.0, 0.2), data, uq.GaussianNoise(sd=0.3), discrepancy=kinds)
+    two = with_scaled_discrepancy(one, 2.0)
+    before, after = (dict(zip(each.noise.keys, each.noise.settings, strict=True)) for each in (one, two))
+    assert before.keys() == after.keys()
+    assert after["delta_sd"].quantile(0.5) == pytest.approx(0.4)  # type: ignore[union-attr]
+    assert after["offset_sd"].sd == pytest.approx(2.0 * before["offset_sd"].sd)  # type: ignore[union-attr]
+    assert after["scale"].sd == pytest.approx(0.2)  # type: ignore[union-attr]
+    assert after["basis_sd"] == pytest.approx(0.6)
+    theta = {name: float(values[0]) for name, values in one.prior_draws(1, 3).items()}
+    assert one.log_likelihood(theta) != two.log_likelihood(theta)  # the known weights' scale is part of it

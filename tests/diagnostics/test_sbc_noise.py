@@ -1,0 +1,161 @@
+"""Simulation-based calibration where errors are not normal, or not independent: short forms of the benchmark."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+from calibration.problems import FakeProblem, gaussian_target, given_surrogate, replicates
+
+import uqms as uq
+from uqms.diagnostics import (
+    FewDraws,
+    ImportanceSampler,
+    TemperedSampler,
+    rank_statistics,
+    simulation_based_calibration,
+)
+from uqms.errors import InitError, InputError
+from uqms.surrogates import GaussianProcessSurrogate, Layout
+from uqms.surrogates.outputs import OutputBasis
+from uqms.surrogates.transforms import IDENTITY, Transform
+from uqms.testing import LIKELIHOOD_BUGS
+
+SMALL = TemperedSampler(particles=300, moves=25)
+X = np.linspace(0.1, 0.9, 4)[:, None]
+
+
+def number(transform: Transform = IDENTITY) -> GaussianProcessSurrogate:
+    """Return a surrogate of a number on the scale of a transform, whose error matters."""
+    plain = given_surrogate(X, 1.2 * np.sin(5.0 * X), ell=0.25, variance=0.5)
+    (old,) = plain.bases
+    layout = Layout((), {}, transform=transform)
+    output = OutputBasis("y", layout, np.full(1, 1.0), old.basis, old.truncation, np.zeros(0), np.zeros((4, 0)))
+    return GaussianProcessSurrogate(plain.domain, plain.process, (output,), plain.attrs)
+
+
+def counts() -> uq.Calibration:
+    return uq.Calibration(number(uq.Log()), replicates(np.array([[3.0, 2.0, 4.0]])), uq.PoissonNoise())
+
+
+def censored() -> uq.Calibration:
+    data = xr.DataArray(
+        [1.0, 1.5, 0.8],
+        dims="replicate",
+        coords={"censored": ("replicate", ["left", "right", ""])},
+        name="y",
+    )
+    return uq.Calibration(number(), uq.Observations.from_xarray(data), uq.GaussianNoise(uq.HalfNormal(0.5)))
+
+
+def discrepant() -> uq.Calibration:
+    t = np.arange(4.0)
+    surrogate = given_surrogate(X, 1.2 * np.sin(5.0 * X), ell=0.25, variance=0.5, basis=np.exp(-0.3 * t)[:, None])
+    data = xr.DataArray(np.zeros((2, 4)), dims=("replicate", "t"), coords={"t": t}, name="y")
+    delta = uq.GPDiscrepancy(sd=uq.HalfNormal(0.5))
+    noise = uq.GaussianNoise(uq.HalfNormal(0.3))
+    return uq.Calibration(surrogate, uq.Observations.from_xarray(data), noise, discrepancy=delta)
+
+
+PROBLEMS: dict[str, tuple[Callable[[], uq.Calibration], Any, int]] = {
+    "counts": (counts, SMALL, 1),
+    "censored": (censored, SMALL, 1),
+    "discrepancy": (discrepant, ImportanceSampler(particles=150, proposals=400), 0),
+}
+
+
+@pytest.mark.parametrize("name", list(PROBLEMS))
+def test_right_pipelines_pass(name: str) -> None:
+    make, sampler, latents = PROBLEMS[name]
+    problem = make()
+    assert problem.latents == latents
+    found = simulation_based_calibration(problem, 50, sampler=sampler, rng=1, alpha=0.001)
+    assert found.passed, str(found)
+    assert found.quantities == (*problem.priors, "log_likelihood", "misfit")
+
+
+BUGS = {
+    "counts": ("likelihood counted twice", "data ignored", "surrogate variance dropped"),
+    "discrepancy": ("likelihood counted twice", "surrogate variance dropped"),
+}
+
+
+@pytest.mark.parametrize(("name", "said"), [(name, bug) for name, bugs in BUGS.items() for bug in bugs])
+def test_planted_bugs_are_found(name: str, said: str) -> None:
+    make, sampler, _ = PROBLEMS[name]
+    problem = make()
+    bug = next(bug for bug in LIKELIHOOD_BUGS if bug.name == said)
+    with bug.planted():
+        found = simulation_based_calibration(problem, 100, sampler=sampler, rng=1)
+    assert not found.table["passed"].all(), str(found)
+
+
+def test_planted_bugs_reach_problems_with_discrepancy() -> None:
+    """What a problem keeps of its cells is made anew where a bug changes them."""
+    problem = discrepant()
+    theta = {name: values[:1] for name, values in problem.prior_draws(1, 3).items()}
+    right = problem.log_likelihood(theta)
+    for bug in LIKELIHOOD_BUGS:
+        if bug.name == "one output only":  # there is one
+            continue
+        with bug.planted():
+            assert problem.log_likelihood(theta)[0] != pytest.approx(right[0], rel=1e-6), bug.name
+    assert problem.log_likelihood(theta) == pytest.approx(right)
+
+
+# ------------------------------------------------------------------------------------------------------- the sampler
+def test_tempered_draws_are_those_of_a_posterior_that_is_known() -> None:
+    d, function = 8, gaussian_target(8, 0.5, 0.6, 1.0)
+    log_likelihood, _, mean, sd = function
+
+    def value(theta: dict[str, np.ndarray], latents: np.ndarray) -> np.ndarray:
+        return np.asarray(log_likelihood(np.column_stack([*theta.values(), latents])))
+
+    problem: Any = FakeProblem(value, 3, d - 3)
+    few = TemperedSampler(particles=3000).draw(problem, 2000, np.random.default_rng(1))
+    assert few.doubt == ""
+    assert few.latents.shape == (2000, d - 3)
+    z = np.column_stack([*few.theta.values(), few.latents])
+    np.testing.assert_allclose(z.mean(axis=0), mean, atol=5 * sd.max() / np.sqrt(1000))
+    np.testing.assert_allclose(z.std(axis=0), sd, rtol=5 / np.sqrt(2 * 1000))
+
+
+def test_runs_that_disagree_and_few_particles_are_doubts() -> None:
+    def far(theta: dict[str, np.ndarray], latents: np.ndarray) -> np.ndarray:
+        return np.logaddexp(*(-0.5 * ((theta["a"] - m) / 0.001) ** 2 for m in (-2.0, 2.0)))
+
+    problem: Any = FakeProblem(far, 1, 1)
+    doubts = [TemperedSampler(100, moves=2).draw(problem, 99, np.random.default_rng(seed)).doubt for seed in range(3)]
+    assert all(doubts), doubts
+    with pytest.raises(InputError, match="particles is 10"):
+        TemperedSampler(particles=10)
+
+
+def test_latents_belong_to_truth_and_draws() -> None:
+    problem = counts()
+    with pytest.raises(InputError, match="too many for importance weights"):
+        simulation_based_calibration(problem, 10, sampler=ImportanceSampler(), rng=1)
+    with pytest.raises(InputError, match="'latents', 'theta'"):
+        rank_statistics(lambda rng: ({"theta": 0.5}, problem), 10, rng=1)
+
+    class Without:
+        def draw(self, problem: uq.Calibration, count: int, rng: np.random.Generator) -> FewDraws:
+            return FewDraws({"theta": rng.random(count)}, float(count))
+
+    with pytest.raises(InputError, match="latents of shape"):
+        simulation_based_calibration(problem, 10, sampler=Without(), rng=1)
+
+
+def test_draws_of_a_sampler_bring_their_latents() -> None:
+    from uqms.diagnostics.sbc import _few_draws
+
+    few = _few_draws(uq.SMC(particles=200, chains=2), counts(), 50, np.random.default_rng(1))
+    assert few.latents.shape == (50, 1)
+    assert np.unique(few.latents).size > 40
+
+
+def test_a_likelihood_that_admits_nothing_is_an_error() -> None:
+    impossible: Any = FakeProblem(lambda theta, latents: np.full(len(latents), -np.inf), 1, 1)
+    with pytest.raises(InitError, match="not finite"):
+        TemperedSampler(100).draw(impossible, 10, np.random.default_rng(1))

@@ -1,0 +1,230 @@
+"""The prior as calibration uses it: restricted to the design box, with its joint blocks and its constraints.
+
+==========  ======================================================================  ======
+symbol      meaning                                                                 shape
+==========  ======================================================================  ======
+theta       inferred quantities by name, own units                                  (n,)
+u           in the unit cube, one column a quantity                                 (n, P)
+q           law of theta when u is uniform                                          (n,)
+p           the prior: q times the weight                                           (n,)
+==========  ======================================================================  ======
+
+Independent priors restricted to a box are drawn by their quantiles, and p = q. A joint block is restricted to the box
+one parameter after the other, which is not the same as jointly: the weight says how much they differ. A constraint
+makes it zero where it is broken, and larger where it is not: p integrates to one.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple, final
+
+import numpy as np
+from scipy.special import ndtri
+
+from uqms._typing import Array, Bools
+from uqms.calibration.constraints import Constraint
+from uqms.errors import InputError
+from uqms.parameters import MultivariateNormal, Prior
+
+__all__ = ["Allowed", "ConditionedPrior"]
+
+POINTS, REPEATS = 2**12, 8
+LEAST_ALLOWED = 0.01
+BATCH = 4096
+
+
+class Allowed(NamedTuple):
+    """Share of the prior that constraints allow, and its Monte Carlo standard error."""
+
+    share: float
+    mcse: float
+
+
+class _Joint(NamedTuple):
+    """A block with its columns, its ends and the log of its mass between them."""
+
+    at: slice
+    block: MultivariateNormal
+    lower: Array
+    upper: Array
+    log_mass: float
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class ConditionedPrior:
+    """Draws, densities and the map to the unit cube of the prior of everything that is inferred."""
+
+    priors: Mapping[str, Prior]
+    limits: Mapping[str, tuple[float, float]]
+    blocks: tuple[MultivariateNormal, ...] = ()
+    constraints: tuple[Constraint, ...] = ()
+    fixed: Mapping[str, float] | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether quantities are independent and unconstrained."""
+        return not self.blocks and not self.constraints
+
+    @cached_property
+    def levels(self) -> dict[str, tuple[float, float]]:
+        """Mass of each whole prior below the two limits."""
+        return {
+            name: (float(prior.cdf(self.limits[name][0])), float(prior.cdf(self.limits[name][1])))
+            for name, prior in self.priors.items()
+        }
+
+    @cached_property
+    def joint(self) -> tuple[_Joint, ...]:
+        """The blocks, restricted to the limits."""
+        names, out = list(self.priors), []
+        for block in self.blocks:
+            first = names.index(block.names[0])
+            lower, upper = np.array([self.limits[name] for name in block.names]).T
+            whole = all(self.limits[name] == block.priors[name].support for name in block.names)
+            log_mass = 0.0 if whole else float(np.log(block.mass_inside(lower, upper)))
+            out.append(_Joint(slice(first, first + len(block.names)), block, lower, upper, log_mass))
+        return tuple(out)
+
+    def from_cube(self, u: Array) -> dict[str, Array]:
+        """Return theta, each (n,), of u (n, P)."""
+        out = {}
+        for (name, prior), column in zip(self.priors.items(), u.T, strict=True):
+            low, high = self.levels[name]
+            out[name] = np.asarray(prior.quantile(low + (high - low) * column))
+        for at, block, lower, upper, _ in self.joint:
+            x = block.from_cube(np.ascontiguousarray(u[:, at]), lower, upper)
+            out |= {name: np.clip(x[:, j], lower[j], upper[j]) for j, name in enumerate(block.names)}
+        return out
+
+    def alone(self, theta: Mapping[str, Array]) -> Array:
+        """Return the level (n, P) of each quantity in its own prior between the limits, whatever the others are."""
+        columns = []
+        for name, prior in self.priors.items():
+            low, high = self.levels[name]
+            columns.append((np.asarray(prior.cdf(np.atleast_1d(theta[name]))) - low) / (high - low))
+        return np.column_stack(columns)
+
+    def to_cube(self, theta: Mapping[str, Array]) -> Array:
+        """Return u (n, P) of theta, the inverse of `from_cube`."""
+        u = self.alone(theta)
+        for at, block, lower, upper, _ in self.joint:
+            u[:, at] = block.to_cube(self._stack(block, theta), lower, upper)
+        return u
+
+    def allows(self, theta: Mapping[str, Array]) -> Bools:
+        """Return which theta (n,) fulfil all constraints."""
+        count = len(np.atleast_1d(next(iter(theta.values()))))
+        out: Bools = np.ones(count, dtype=bool)
+        for one in self.constraints:
+            out &= one.allows({**(self.fixed or {}), **theta})
+        return out
+
+    def _box_weight(self, theta: Mapping[str, Array]) -> Array:
+        """Return the log of prod_j P(x_j inside | those before), over the blocks."""
+        total = np.zeros(len(np.atleast_1d(next(iter(theta.values())))))
+        for _, block, lower, upper, _ in self.joint:
+            total = total + block.log_inside(self._stack(block, theta), lower, upper)
+        return total
+
+    def log_weight(self, theta: Mapping[str, Array]) -> Array:
+        """Return log p - log q (n,); -inf where a constraint is broken."""
+        total = self._box_weight(theta) - sum(one.log_mass for one in self.joint)
+        if self.constraints:
+            total = np.where(self.allows(theta), total - np.log(self.allowed.share), -np.inf)
+        return total
+
+    def log_terms(self, theta: Mapping[str, Array]) -> dict[str, Array]:
+        """Return log p as a sum: of each quantity given those before it, and what constraints add as "constraints"."""
+        out = {}
+        for name, prior in self.priors.items():
+            low, high = self.levels[name]
+            out[name] = np.asarray(prior.log_density(theta[name])) - np.log(high - low)
+        for one in self.joint:
+            terms = one.block.log_terms(self._stack(one.block, theta))
+            out |= {name: terms[..., j] for j, name in enumerate(one.block.names)}
+            out[one.block.names[0]] = out[one.block.names[0]] - one.log_mass
+        if self.constraints:
+            out["constraints"] = np.where(self.allows(theta), -np.log(self.allowed.share), -np.inf)
+        return out
+
+    def draw(self, n: int, rng: np.random.Generator) -> dict[str, Array]:
+        """Return n independent draws of p: by quantiles, by rejection where there are blocks or constraints."""
+        if self.plain:
+            return self.from_cube(np.column_stack([rng.random(n) for _ in self.priors]))
+        _ = self.allowed  # raises where rejection would go on for ever
+        bound = sum(one.block.largest_log_inside(one.lower, one.upper) for one in self.joint)
+        parts: list[dict[str, Array]] = []
+        count = 0
+        while count < n:
+            theta = self.from_cube(rng.random((max(n, BATCH), len(self.priors))))
+            kept = self.allows(theta)
+            if self.joint:
+                kept &= np.log(rng.random(len(kept))) < self._box_weight(theta) - bound
+            parts.append({name: values[kept] for name, values in theta.items()})
+            count += int(kept.sum())
+        return {name: np.concatenate([part[name] for part in parts])[:n] for name in self.priors}
+
+    @cached_property
+    def allowed(self) -> Allowed:
+        """Share of the prior within the box that the constraints allow, by randomised quasi Monte Carlo.
+
+        Raises
+        ------
+        InputError
+            When it is below 1 %.
+        """
+        if not self.constraints:
+            return Allowed(1.0, 0.0)
+        shares = [float(np.average(self.allows(theta), weights=weight)) for theta, weight, _ in self._points]
+        out = Allowed(float(np.mean(shares)), float(np.std(shares, ddof=1) / np.sqrt(REPEATS)))
+        if out.share < LEAST_ALLOWED:
+            raise InputError(
+                f"constraints: {[one.text for one in self.constraints]} allow {out.share:.2%} of the prior, less "
+                f"than {LEAST_ALLOWED:.0%}. Check their direction and units; if they are meant, say them by the prior: "
+                "infer the difference or the ratio, with a prior of its own."
+            )
+        return out
+
+    @cached_property
+    def _points(self) -> list[tuple[dict[str, Array], Array, Array]]:
+        """Return theta, weight and u of the points; quantities that no constraint mentions are at their medians."""
+        from scipy.stats import qmc
+
+        mentioned = {name for one in self.constraints for name in one.names}
+        for block in self.blocks:
+            mentioned |= set(block.names)
+        columns = [i for i, name in enumerate(self.priors) if name in mentioned]
+        out = []
+        for seed in range(REPEATS):  # a fixed rule: a normalising constant is the same in each call
+            sobol = qmc.Sobol(max(len(columns), 1), scramble=True, rng=np.random.default_rng(seed))
+            u = np.full((POINTS, len(self.priors)), 0.5)
+            u[:, columns] = sobol.random(POINTS)[:, : len(columns)]
+            theta = self.from_cube(u)
+            out.append((theta, np.exp(self._box_weight(theta) - sum(one.log_mass for one in self.joint)), u))
+        return out
+
+    @cached_property
+    def centre(self) -> dict[str, float]:
+        """A point in the middle of the prior that constraints allow."""
+        u = np.full((1, len(self.priors)), 0.5)
+        theta = self.from_cube(u)
+        if not self.allows(theta)[0]:
+            points = np.concatenate([p[2] for p in self._points])
+            allowed = np.concatenate([self.allows(p[0]) for p in self._points])
+            far = np.where(allowed, np.sum(ndtri(np.clip(points, 1e-9, 1 - 1e-9)) ** 2, axis=1), np.inf)
+            theta = self.from_cube(points[[int(np.argmin(far))]])
+        return {name: float(values[0]) for name, values in theta.items()}
+
+    @staticmethod
+    def _stack(block: MultivariateNormal, theta: Mapping[str, Any]) -> Array:
+        return np.stack([np.asarray(theta[name], dtype=np.float64) for name in block.names], axis=-1)
+
+    def correlation(self, names: tuple[str, ...]) -> Array:
+        """Return the prior correlation of parameters on the surrogate's scale, of the blocks (p, p)."""
+        out = np.eye(len(names))
+        for block in self.blocks:
+            at = [names.index(name) for name in block.names]
+            out[np.ix_(at, at)] = block.correlation
+        return out

@@ -1,0 +1,375 @@
+"""Several experiments, each with a surrogate of its own, that share parameters.
+
+==========  ===================================================================  ===========
+symbol      meaning                                                              shape
+==========  ===================================================================  ===========
+theta       all parameters; each is an input of one surrogate at least           by name (S,)
+phi_i       hyperparameters of part i, named "part_hyperparameter"               by name (S,)
+z_i         observations of part i                                               (R_i,)
+==========  ===================================================================  ===========
+
+Errors of different surrogates are independent, and so are noise and discrepancy of different parts: given theta and
+the phi_i, log p(z) = sum_i log p(z_i | theta, phi_i), each averaged over the hyperparameter draws of its surrogate.
+"""
+
+import copy
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, final
+
+import numpy as np
+
+from uqms._typing import Array, ArrayLike, Ints, RandomState, as_generator
+from uqms.calibration.conditioned import ConditionedPrior
+from uqms.calibration.direct import is_exact
+from uqms.calibration.problem import (
+    MASS_CUT_LIMIT,
+    Calibration,
+    Derived,
+    Piece,
+    checked_sampler,
+    named_derived,
+    space_of,
+)
+from uqms.calibration.samplers import Sampler
+from uqms.errors import ExtrapolationError, InputError
+from uqms.parameters import ParameterSpace, Prior
+
+if TYPE_CHECKING:
+    from uqms.calibration.mode import Mode
+
+__all__ = ["JointCalibration"]
+
+_logger = logging.getLogger(__name__)
+
+
+@final
+class JointCalibration:
+    """Infer parameters from several experiments that have surrogates of their own; made by `Calibration({...})`.
+
+    For a cell model that is clamped in one experiment and beats freely in another, a device that is tested on two
+    benches, a fine-scale and a coarse-scale measurement of a material. Parameters are shared by name. Experiments of
+    one simulator under other known conditions belong into one `Calibration`, whose surrogate has correlated errors.
+
+    Parameters
+    ----------
+    parts
+        Name → (surrogate, observations).
+    noise
+        Name → what `Calibration` takes as noise.
+    discrepancy
+        Name → what `Calibration` takes as discrepancy; parts may be left out.
+    space
+        Priors of all parameters. By default those of the surrogates; a name that two of them have must have the same
+        prior in both.
+    derived
+        As in `Calibration`.
+    outside
+        As in `Calibration`. The design box is where all surrogates that have a parameter were trained.
+
+    Attributes
+    ----------
+    parts
+        Name → `Calibration` of that part, its priors conditioned as those of the whole.
+
+    Raises
+    ------
+    InputError
+        Priors that contradict each other, parts without noise, names that are unknown or taken, and what `Calibration`
+        raises for a part.
+    ExtrapolationError
+        When design boxes do not overlap, or more than 1 % of the prior's mass lies outside of what they share.
+
+    Examples
+    --------
+    >>> import numpy as np, xarray as xr, uqms as uq
+    >>> design = uq.sobol(uq.ParameterSpace(k=uq.Uniform(0.0, 2.0)), 16, rng=1)
+    >>> fit = lambda values: uq.GaussianProcess().fit(uq.ensemble.build(design, {"y": values}))
+    >>> clamp, beat = fit(np.sin(design["k"].values)), fit(np.exp(-design["k"].values))
+    >>> problem = uq.Calibration(
+    ...     {"clamp": (clamp, xr.DataArray(0.5, name="y")), "beat": (beat, xr.DataArray(0.6, name="y"))},
+    ...     noise={"clamp": uq.GaussianNoise(sd=0.1), "beat": uq.GaussianNoise(sd=uq.HalfNormal(0.1))},
+    ... )
+    >>> list(problem.priors)
+    ['k', 'beat_sigma']
+    """
+
+    def __init__(
+        self,
+        parts: Mapping[str, Any],
+        *,
+        noise: Mapping[str, Any],
+        discrepancy: Mapping[str, Any] | None = None,
+        space: ParameterSpace | None = None,
+        derived: Mapping[str, Derived | Callable[[Mapping[str, Any]], Any]] | None = None,
+        outside: Literal["error", "extrapolate", "refined"] = "error",
+    ) -> None:
+        _check_parts(parts, noise, discrepancy or {})
+        self.space = _merged({name: surrogate for name, (surrogate, _) in parts.items()}) if space is None else space
+        self.outside = outside
+        found = {}
+        for name, (surrogate, observations) in parts.items():
+            own = surrogate.domain.names if space is not None else space_of(surrogate).names
+            priors = {key: prior for key, prior in self.space.priors.items() if key in own}
+            if not priors:
+                raise InputError(f"The surrogate of part {name!r} has none of the parameters {list(self.space.names)}.")
+            found[name] = Calibration(
+                surrogate,
+                observations,
+                noise[name],
+                discrepancy=(discrepancy or {}).get(name),
+                space=_space(priors),
+                outside=outside,
+            )
+        self._check_used(found)
+        self._limits = {name: self._shared(name, found) for name in self.parameters}
+        self.mass_cut = self._mass_cut(found)
+        self.parts: dict[str, Calibration] = {
+            name: part.within({key: self._limits[key] for key in part.parameters}, self.mass_cut)
+            for name, part in found.items()
+        }
+        self.derived = named_derived(derived or {}, tuple(self.priors))
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            f"A calibration of several parts has no {name!r}, each part has its own: problem.parts[name] is that of "
+            "one part, and posterior.part(name) its posterior."
+        )
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the inferred parameters (without noise and discrepancy)."""
+        return self.space.names
+
+    @property
+    def priors(self) -> dict[str, Prior]:
+        """Priors of everything that is inferred; hyperparameters are named "part_hyperparameter"."""
+        own = {f"{part}_{key}": prior for part, one in self.parts.items() for key, prior in one.noise.unknown.items()}
+        return {**{name: self.space.priors[name] for name in self.parameters}, **own}
+
+    @cached_property
+    def conditioned_prior(self) -> ConditionedPrior:
+        """The joint prior, restricted to what all design boxes share; joint blocks of a space are kept."""
+        limits = {name: self.limits(name) for name in self.priors}
+        return ConditionedPrior(self.priors, limits, self.space.blocks)
+
+    @property
+    def latents(self) -> int:
+        """Number of standard normal latents that are sampled beside the parameters, of all parts."""
+        return sum(part.latents for part in self.parts.values())
+
+    def limits(self, name: str) -> tuple[float, float]:
+        """Interval that the prior of a quantity is conditioned on."""
+        if name in self._limits:
+            return self._limits[name]
+        return self.priors[name].support
+
+    def unit_of(self, name: str) -> str:
+        """Return the unit of an inferred quantity."""
+        for part, one in self.parts.items():
+            for key in one.priors:
+                if name == (key if key in one.parameters else f"{part}_{key}"):
+                    return one.unit_of(key)
+        raise InputError(f"unit_of: {name!r} is not inferred; there are {list(self.priors)}.")
+
+    def __repr__(self) -> str:
+        parts = "; ".join(f"{name}: {part.observations!r}" for name, part in self.parts.items())
+        return f"<JointCalibration of {', '.join(self.parameters)} from {parts}>"
+
+    def pieces(self, theta: Mapping[str, Any], latents: Any = None, h: Any = None) -> list[Piece]:
+        """Return every part with its share of draws: quantities by name, latents (S, latents) and h (S, parts)."""
+        out = []
+        for i, (name, rows) in enumerate(self._latent_columns()):
+            part = self.parts[name]
+            own = {key: theta[key if key in part.parameters else f"{name}_{key}"] for key in part.priors}
+            columns: Ints = np.array([self.parameters.index(key) for key in part.parameters])
+            eta = None if latents is None else latents[..., rows]
+            out.append(Piece(name, part, own, eta, None if h is None else h[..., i], columns))
+        return out
+
+    def log_likelihood(self, theta: Mapping[str, ArrayLike], latents: ArrayLike | None = None) -> Array:
+        """Return log p(observations | parameters), the sum over the parts; see `Calibration.log_likelihood`.
+
+        Raises
+        ------
+        InputError
+            When a quantity is missing or unknown, or latents have another shape.
+        """
+        if set(theta) != set(self.priors):
+            raise InputError(f"log_likelihood: got {sorted(theta)}, wanted {sorted(self.priors)}.")
+        arrays = np.broadcast_arrays(*(np.asarray(theta[name], dtype=np.float64) for name in self.priors))
+        eta = None if latents is None else np.asarray(latents, dtype=np.float64)
+        wanted = (*arrays[0].shape, self.latents)
+        if self.latents and (eta is None or eta.shape != wanted):
+            raise InputError(
+                f"log_likelihood: {self.latents} latents are part of the density: latents has the shape "
+                f"{None if eta is None else eta.shape}, wanted is {wanted}."
+            )
+        pieces = self.pieces(dict(zip(self.priors, arrays, strict=True)), eta)
+        values = [one.problem.log_likelihood(one.theta, one.latents if one.problem.latents else None) for one in pieces]
+        return np.asarray(np.sum(values, axis=0))
+
+    def simulate(self, theta: Mapping[str, ArrayLike], rng: RandomState, latents: ArrayLike | None = None) -> Array:
+        """Draw new observations (S, R), those of all parts after each other; see `Calibration.simulate`."""
+        generator = as_generator(rng)
+        arrays = {name: np.atleast_1d(np.asarray(values, dtype=np.float64)) for name, values in theta.items()}
+        pieces = self.pieces(arrays, None if latents is None else np.asarray(latents))
+        return np.concatenate(
+            [
+                one.problem.simulate(one.theta, generator, one.latents if one.problem.latents else None)
+                for one in pieces
+            ],
+            axis=1,
+        )
+
+    def with_values(self, values: Array) -> "JointCalibration":
+        """Return the same problem with other measured values (R,), those of all parts after each other."""
+        other = copy.copy(self)
+        ends = np.cumsum([len(part.observations) for part in self.parts.values()])[:-1]
+        split = np.split(np.asarray(values, dtype=np.float64), ends)
+        other.parts = {name: part.with_values(own) for (name, part), own in zip(self.parts.items(), split, strict=True)}
+        return other
+
+    def prior_draws(self, n: int, rng: RandomState) -> dict[str, Array]:
+        """Return n draws of every inferred quantity from its prior, conditioned as in the calibration."""
+        return self.conditioned_prior.draw(n, as_generator(rng))
+
+    def model(self) -> Any:
+        """Return the PyMC model: quantities with their priors and an observed variable "part_observations" each."""
+        import pymc as pm
+
+        from uqms.calibration import bridge
+
+        with pm.Model() as model:
+            values = bridge.prior_variables(self.conditioned_prior)
+            eta = pm.Normal("latents", 0.0, 1.0, shape=self.latents) if self.latents else None
+            for name, part, own, latents, _, _ in self.pieces(values, eta):
+                theta = {key: own[key] for key in part.parameters}
+                theta |= dict(zip(part.condition_names, part.cells.conditions.T, strict=True))
+                u = bridge.unit_inputs(part.surrogate.domain, theta, part.cells.experiments)
+                bridge.likelihood(part, u, own, f"{name}_observations", latents)
+        return model
+
+    def sample(self, sampler: Sampler | None = None, *, rng: RandomState | None = None) -> Any:
+        """Draw from the posterior; see `Calibration.sample`.
+
+        Returns
+        -------
+        Posterior
+            Draws and the verdict on all parts; `posterior.part(name)` is that of one part, for predictions and figures.
+
+        Raises
+        ------
+        InputError, ConformanceError, InitError, SamplingInterrupted, SamplingError
+            As `Calibration.sample`.
+        """
+        from uqms.calibration.posterior import build_posterior, check_derived
+
+        check_derived(self)
+        chosen = checked_sampler(sampler, [part.surrogate for part in self.parts.values()])
+        seed = int(as_generator(rng).integers(2**31))
+        if self.mass_cut > 0:
+            _logger.info("the prior is conditioned on the design boxes, which cut %.2g of its mass", self.mass_cut)
+        trace = chosen.run(self, seed)  # it has all that a sampler looks at
+        return build_posterior(self, chosen, trace, seed)
+
+    def maximum_a_posteriori(self, *, starts: int = 8, rng: RandomState | None = None) -> "Mode":
+        """Return the parameters at which the posterior density is largest; see `Calibration.maximum_a_posteriori`."""
+        return Calibration.maximum_a_posteriori(self, starts=starts, rng=rng)  # type: ignore[arg-type]
+
+    def on_the_real_line(self, points: Mapping[str, Array]) -> Array:
+        """Return points of `starting_points` (n, free variables) on the real line, in the order of the PyMC model."""
+        return Calibration.on_the_real_line(self, points)  # type: ignore[arg-type]
+
+    def _latent_columns(self) -> Iterator[tuple[str, slice]]:
+        start = 0
+        for name, part in self.parts.items():
+            yield name, slice(start, start + part.latents)
+            start += part.latents
+
+    def _check_used(self, parts: Mapping[str, Calibration]) -> None:
+        idle = [name for name in self.parameters if not any(name in part.parameters for part in parts.values())]
+        if idle:
+            raise InputError(
+                f"Parameters {idle} are inputs of none of the surrogates. Leave them out of the space, or vary them in "
+                "the runs."
+            )
+        names = [f"{part}_{key}" for part, one in parts.items() for key in one.noise.unknown]
+        own = [*self.parameters, "latents", *(f"{part}_observations" for part in parts)]
+        clash = sorted({name for name in names if (names + own).count(name) > 1} | ({"latents"} & set(self.parameters)))
+        if clash:
+            raise InputError(f"{clash} would name two quantities. Rename the parts or the parameters.")
+
+    def _shared(self, name: str, parts: Mapping[str, Calibration]) -> tuple[float, float]:
+        """Return the interval of a parameter that lies in the boxes of all surrogates that have it."""
+        limits = {part: one.limits(name) for part, one in parts.items() if name in one.parameters}
+        low, high = max(one[0] for one in limits.values()), min(one[1] for one in limits.values())
+        if low >= high:
+            raise ExtrapolationError(
+                f"The design boxes have no {name!r} in common: {limits}. Run designs over the same prior."
+            )
+        return low, high
+
+    def _mass_cut(self, parts: Mapping[str, Calibration]) -> float:
+        """Return the prior mass outside of what the boxes share."""
+        inside = {}
+        for name in self.parameters:
+            boxes = [p.surrogate.domain for p in parts.values() if name in p.parameters and not is_exact(p.surrogate)]
+            low = max([float(box.lower[box.names.index(name)]) for box in boxes], default=-np.inf)
+            high = min([float(box.upper[box.names.index(name)]) for box in boxes], default=np.inf)
+            prior = self.space.priors[name]
+            inside[name] = float(prior.cdf(high) - prior.cdf(low))
+        cut = max(0.0, 1.0 - float(np.prod(list(inside.values()))))
+        if cut > MASS_CUT_LIMIT and self.outside == "error":
+            worst = min(inside, key=lambda name: inside[name])
+            raise ExtrapolationError(
+                f"{cut:.1%} of the prior's mass lies outside of what the design boxes share, most along {worst!r}, "
+                f"which they share in [{self._limits[worst][0]:g}, {self._limits[worst][1]:g}]. Run designs over the "
+                "same prior, narrow the prior, or say outside='extrapolate'."
+            )
+        return cut
+
+
+def _check_parts(parts: Mapping[str, Any], noise: Any, discrepancy: Any) -> None:
+    wrong = [name for name, one in parts.items() if not isinstance(one, tuple) or len(one) != 2]
+    if wrong or not parts or not all(isinstance(name, str) and name for name in parts):
+        raise InputError(
+            f"Calibration of several parts: {wrong or list(parts)}; give name: (surrogate, observations) for each."
+        )
+    for what, given in (("noise", noise), ("discrepancy", discrepancy)):
+        if not isinstance(given, Mapping) or set(given) - set(parts) or (what == "noise" and set(parts) - set(given)):
+            shown = sorted(given) if isinstance(given, Mapping) else type(given).__name__
+            raise InputError(
+                f"Calibration of several parts: {what} is {shown}; give it by name of the part, {list(parts)}."
+            )
+
+
+def _merged(surrogates: Mapping[str, Any]) -> ParameterSpace:
+    """Return the space of all parameters that the surrogates were trained on.
+
+    Raises
+    ------
+    InputError
+        When two of them have different priors of the same name, or one has priors that are joint.
+    """
+    found: dict[str, tuple[str, Prior]] = {}
+    for part, surrogate in surrogates.items():
+        if space_of(surrogate).blocks:
+            raise InputError(
+                f"The surrogate of part {part!r} was trained on a space with joint priors; say which hold for the "
+                "whole: space=ParameterSpace(...)."
+            )
+        for name, prior in space_of(surrogate).priors.items():
+            first, theirs = found.setdefault(name, (part, prior))
+            if theirs != prior:
+                raise InputError(
+                    f"Parts {first!r} and {part!r} have different priors of {name!r}: {theirs!r} and {prior!r}. A "
+                    "shared parameter has one prior: give space=ParameterSpace(...), or rename it in one of the "
+                    "simulators if it is not the same quantity."
+                )
+    return _space({name: prior for name, (_, prior) in found.items()})
+
+
+def _space(priors: dict[str, Prior]) -> ParameterSpace:
+    return ParameterSpace(**priors)  # type: ignore[arg-type]

@@ -1,0 +1,163 @@
+"""Sampling a compiled target with nutpie, in coordinates that the warm-up learns.
+
+Parameters on a ridge cost a gradient sampler dozens of steps a draw. So the warm-up has three stages: two short pilots,
+from whose draws a triangular quadratic map is fitted by least squares, and the sampler's own warm-up in the mapped
+coordinates. The map only changes how fast chains move: the density is transformed exactly, whatever its coefficients.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from uqms._typing import Array
+from uqms.calibration.compiled import Map, Target, expanded
+from uqms.calibration.samplers.nuts import LINE, pick
+from uqms.errors import SamplingInterrupted
+
+__all__ = ["fit_map", "learned", "nutpie_model"]
+
+STAGES = (
+    (0.15, 0.10),
+    (0.10, 0.30),
+)  # shares of the warm-up that each pilot tunes and keeps; the rest is the sampler's
+LEAST = 400  # with a shorter warm-up there is no map
+PER_COEFFICIENT = 8  # draws that a quadratic coefficient takes
+RIDGE = 1.0  # as many draws' worth of pull towards no dependence
+
+
+def learned(target: Target, tune: int, settings: dict[str, Any], seed: int, starts: Array) -> tuple[Target, Array, int]:
+    """Return the target in learned coordinates, starts (n, P) on the real line, and what is left of the warm-up.
+
+    Raises
+    ------
+    SamplingInterrupted
+        When a pilot was stopped.
+    """
+    if tune < LEAST or len(target.names) < 2:
+        return target, starts, tune
+    target = target.with_map(fit_map(starts))
+    left = tune
+    for stage, (tuned, kept) in enumerate(STAGES):
+        count = (int(tuned * tune), int(kept * tune))
+        starts = _pilot(target, *count, settings, (seed + 1 + stage) % 2**31, starts)
+        left -= sum(count)
+        target = target.with_map(fit_map(starts))
+    return target, starts, left
+
+
+def _pilot(target: Target, tune: int, draws: int, settings: dict[str, Any], seed: int, starts: Array) -> Array:
+    import nutpie
+    import pyarrow  # type: ignore[import-untyped]
+
+    model = nutpie_model(target, starts)
+    raw = nutpie.sample(model, draws=draws, tune=tune, seed=seed, progress_bar=False, return_raw_trace=True, **settings)
+    batches, stats = raw.get_arrow_trace()
+    parts = []
+    for batch, stat in zip(batches, stats, strict=True):
+        kept = ~np.asarray(stat.column("tuning").to_numpy())
+        line = np.asarray(pyarrow.array(batch.column(LINE)).flatten()).reshape(batch.num_rows, -1)
+        parts.append(line[kept])
+    if len(parts) != settings["chains"] or any(len(part) != draws for part in parts):
+        raise SamplingInterrupted(
+            "Sampling was stopped during the warm-up, before there were draws. Sample again.", None
+        )
+    return np.concatenate(parts)
+
+
+def fit_map(z: Array) -> Map:
+    """Return the map under which points z (n, P) of the real line look most like independent standard normals."""
+    n, size = z.shape
+    centre, spread = z.mean(axis=0), z.std(axis=0) + 1e-12
+    order = np.argsort(-spread, kind="stable")  # the widest first: what is narrow given it comes after
+    found = Map(order.astype(np.float64), centre, spread, centre, spread, Map.identity(size).coefficients)
+    phi = found.features(z)
+    shift, scale, coefficients = centre.copy(), spread.copy(), [np.zeros(0)]
+    for i in range(1, size):
+        own, linear = order[i], i
+        columns = expanded(phi[:, :i])
+        if PER_COEFFICIENT * columns.shape[1] > n:
+            columns = columns[:, :linear]
+        if PER_COEFFICIENT * linear > n:
+            columns = columns[:, :0]
+        middle = columns.mean(axis=0)
+        x, y = columns - middle, z[:, own] - centre[own]
+        b = np.linalg.solve(x.T @ x + RIDGE * np.eye(x.shape[1]), x.T @ y) if x.shape[1] else np.zeros(0)
+        rest = y - x @ b
+        shift[own] = centre[own] - middle @ b
+        scale[own] = max(float(np.sqrt(rest @ rest / max(n - 1 - len(b), 1))), 1e-6 * spread[own])
+        coefficients.append(np.concatenate([b, np.zeros(i + i * (i + 1) // 2 - len(b))]))
+    return Map(found.order, shift, scale, centre, spread, tuple(coefficients))
+
+
+def nutpie_model(target: Target, starts: Array) -> Any:
+    """Return the target as a model of nutpie: variables by name, and LINE, the point of the real line.
+
+    `starts` (n, P) are points of the real line of which each chain takes one.
+    """
+    begin = pick(target.map.inverse(starts))
+    try:
+        return _by_address(target, begin)
+    except (AttributeError, ImportError, TypeError):  # nutpie's private classes may change; this costs a tenth more
+        return _by_python(target, begin)
+
+
+def _by_address(target: Target, begin: Callable[[Any], Array]) -> Any:
+    from nutpie.compile_pymc import CompiledPyMCModel
+
+    from uqms.calibration._target import density_function, expand_function
+
+    size = len(target.names)
+    shapes = [()] * size + [(size,)]
+    names = [*target.names, LINE]
+    model = CompiledPyMCModel(
+        dims={},
+        compiled_logp_func=density_function,
+        compiled_expand_func=expand_function,
+        initial_point_func=begin,
+        shared_data={},
+        shared_var_keys={},
+        user_data=target.block,
+        n_expanded=2 * size,
+        shape_info=(names, None, shapes),
+        logp_func=None,
+        expand_func=None,
+        _n_dim=size,
+        _shapes=dict(zip(names, shapes, strict=True)),
+        _coords={},
+    )
+    model._make_model(np.zeros(size))
+    return model
+
+
+def _by_python(target: Target, begin: Callable[[Any], Array]) -> Any:
+    import nutpie.compiled_pyfunc
+
+    from uqms.calibration._target import density, expand
+
+    block, size = target.block, len(target.names)
+
+    def make_density() -> Callable[..., tuple[float, Array]]:
+        def evaluate(w: Array) -> tuple[float, Array]:
+            gradient = np.empty(size)
+            return density(block, w, gradient), gradient
+
+        return evaluate
+
+    def make_expand(*_: Any) -> Callable[..., dict[str, Array]]:
+        def variables(w: Array) -> dict[str, Array]:
+            out = np.empty(2 * size)
+            expand(block, w, out)
+            return {**{name: np.asarray(out[i]) for i, name in enumerate(target.names)}, LINE: out[size:]}
+
+        return variables
+
+    return nutpie.compiled_pyfunc.from_pyfunc(
+        size,
+        make_density,
+        make_expand,
+        [np.dtype(np.float64)] * (size + 1),
+        [()] * size + [(size,)],
+        [*target.names, LINE],
+        make_initial_point_fn=begin,
+    )
