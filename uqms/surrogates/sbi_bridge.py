@@ -1,7 +1,8 @@
 """To `sbi` and back: neural posteriors and likelihoods, where a simulator's noise is not normal.
 
-Parameters stand there by their prior's distribution function, u = F(theta): uniform between 0 and 1 whatever the
-priors, so that `sbi` needs no prior of its own making and heavy tails or scales make no trouble for its networks.
+Parameters stand there by their prior's distribution function in the design box, u = F(theta), in a joint block given
+those before: uniform between 0 and 1 whatever the priors, so that `sbi` needs no prior of its own making, and heavy
+tails or scales make no trouble for its networks.
 """
 
 import warnings
@@ -15,7 +16,7 @@ from scipy.stats import kstest
 from uqms import ensemble as tables
 from uqms._typing import Array
 from uqms.errors import DataError, DesignWarning, InputError
-from uqms.parameters import ParameterSpace
+from uqms.parameters import Box, ParameterSpace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,7 +33,7 @@ class SbiRuns(NamedTuple):
     Attributes
     ----------
     prior
-        A `sbi.utils.BoxUniform` over u = F(theta), conditioned on the design box.
+        A `sbi.utils.BoxUniform` between 0 and 1 over u = F(theta), the prior in the design box.
     theta
         u of the runs, a float32 tensor (n, d).
     x
@@ -87,46 +88,38 @@ def to_sbi(ensemble: xr.Dataset, outputs: "Sequence[str] | None" = None) -> SbiR
         inference = sbi.inference.NPE(prior=runs.prior)
         inference.append_simulations(runs.theta, runs.x).train()
         u = inference.build_posterior().sample((4000,), x=observed)
-        draws = uq.from_sbi(u, space)["posterior"]
+        draws = uq.from_sbi(u, ensemble)["posterior"]
     """
     BoxUniform, torch = _sbi()
-    space = tables.get_space(ensemble)
-    if space is None:
-        raise InputError("to_sbi: the ensemble does not know its priors. Run a design of a ParameterSpace.")
-    extra = [name for name in tables.input_names(ensemble) if name not in space.names]
-    if extra:
-        raise InputError(
-            f"to_sbi: the runs vary {extra}, which have no prior. Run a design without conditions, at those of the "
-            "experiment."
-        )
+    space, box = _prior_of(ensemble, "to_sbi")
     runs = tables.completed(ensemble)
     known = tables.output_names(runs)
     names = tuple(known) if outputs is None else tuple(outputs)
     unknown = [name for name in names if name not in known]
     if unknown or not names:
         raise InputError(f"to_sbi: unknown outputs {unknown}; the ensemble has {list(known)}.")
-    u = _cube(space, runs)
+    u = space.to_cube({name: runs[name].values for name in space.names}, box)
     x = np.hstack([runs[name].transpose("run", ...).values.reshape(len(u), -1) for name in names])
     if not np.isfinite(x).all():
         raise DataError(
             f"to_sbi: {int((~np.isfinite(x).all(axis=1)).sum())} runs miss entries of {list(names)}. Drop them."
         )
-    low, high = _ends(space, runs)
-    _check_law(space, (u - low) / (high - low))
+    _check_law(space, u)
     as_tensor = {"dtype": torch.float32}
-    prior = BoxUniform(torch.as_tensor(low, **as_tensor), torch.as_tensor(high, **as_tensor))
+    d = len(space.names)
+    prior = BoxUniform(torch.zeros(d, **as_tensor), torch.ones(d, **as_tensor))
     return SbiRuns(prior, torch.as_tensor(u, **as_tensor), torch.as_tensor(x, **as_tensor))
 
 
-def from_sbi(samples: ArrayLike, space: ParameterSpace) -> xr.DataTree:
+def from_sbi(samples: ArrayLike, ensemble: xr.Dataset) -> xr.DataTree:
     """Return draws of a neural posterior in the parameters' own units, as a DataTree that ArviZ reads.
 
     Parameters
     ----------
     samples
         Draws (n, d) of u as `sbi` returns them for the runs of `to_sbi`; or (chains, n, d).
-    space
-        Of the ensemble.
+    ensemble
+        The runs that `to_sbi` was given: they carry priors and design box.
 
     Returns
     -------
@@ -136,15 +129,17 @@ def from_sbi(samples: ArrayLike, space: ParameterSpace) -> xr.DataTree:
     Raises
     ------
     InputError
-        When the shape does not fit the space, or draws lie outside of 0 and 1.
+        When the shape does not fit the priors, draws lie outside of 0 and 1, or the ensemble has no priors.
 
     Examples
     --------
     >>> import numpy as np, uqms as uq
-    >>> space = uq.ParameterSpace(k=uq.Normal(1.0, 2.0))
-    >>> float(uq.from_sbi(np.array([[0.5], [0.5]]), space)["posterior"]["k"].mean())
+    >>> design = uq.sobol(uq.ParameterSpace(k=uq.Normal(1.0, 2.0)), 8, rng=1)
+    >>> runs = uq.ensemble.build(design, {"y": design["k"].values})
+    >>> round(float(uq.from_sbi(np.array([[0.5], [0.5]]), runs)["posterior"]["k"].mean()), 6)
     1.0
     """
+    space, box = _prior_of(ensemble, "from_sbi")
     u = np.asarray(samples, dtype=np.float64)
     u = u[None] if u.ndim == 2 else u
     if u.ndim != 3 or u.shape[-1] != len(space.names):
@@ -157,11 +152,10 @@ def from_sbi(samples: ArrayLike, space: ParameterSpace) -> xr.DataTree:
             f"from_sbi: samples between {u.min():.3g} and {u.max():.3g}; those of the runs of to_sbi, F(theta), lie "
             "between 0 and 1. Sample the posterior that was trained on them."
         )
+    theta = space.from_cube(u, box)
     draws = xr.Dataset(
         {
-            name: xr.DataArray(space.priors[name].quantile(u[..., i]), dims=CHAIN_DIMS).assign_attrs(
-                space.attributes(name)
-            )
+            name: xr.DataArray(theta[..., i], dims=CHAIN_DIMS).assign_attrs(space.attributes(name))
             for i, name in enumerate(space.names)
         },
         coords={"chain": np.arange(u.shape[0]), "draw": np.arange(u.shape[1])},
@@ -181,19 +175,18 @@ def _sbi() -> tuple[Any, Any]:
     return BoxUniform, torch
 
 
-def _cube(space: ParameterSpace, runs: xr.Dataset) -> Array:
-    return np.column_stack([space.priors[name].cdf(runs[name].values) for name in space.names])
-
-
-def _ends(space: ParameterSpace, runs: xr.Dataset) -> tuple[Array, Array]:
-    """Return F at the ends of the design box (d,): designs follow the prior within it."""
-    box = tables.get_box(runs)
-    at = [box.names.index(name) for name in space.names]
-    ends = [
-        [float(space.priors[name].cdf(edge[i])) for name, i in zip(space.names, at, strict=True)]
-        for edge in (box.lower, box.upper)
-    ]
-    return np.asarray(ends[0]), np.asarray(ends[1])
+def _prior_of(ensemble: xr.Dataset, asked: str) -> tuple[ParameterSpace, Box]:
+    """Return the priors and the design box of runs whose inputs all have a prior."""
+    space = tables.get_space(ensemble)
+    if space is None:
+        raise InputError(f"{asked}: the ensemble does not know its priors. Run a design of a ParameterSpace.")
+    extra = sorted({*tables.input_names(ensemble), *space.conditions} - set(space.names))
+    if extra:
+        raise InputError(
+            f"{asked}: the runs vary {extra}, which have no prior. Run a design without conditions, at those of the "
+            "experiment."
+        )
+    return space, tables.get_box(ensemble).select(space.names)
 
 
 def _check_law(space: ParameterSpace, u: Array) -> None:
