@@ -114,7 +114,8 @@ class Constraint:
             functions = {"log": xp.log, "exp": xp.exp, "sqrt": xp.sqrt, "abs": xp.abs}
             return functions[ast.unparse(node.func)](self._value(node.args[0], values, xp))
         assert isinstance(node, ast.Constant)
-        return np.float64(cast(float, node.value))
+        value = cast(float, node.value)
+        return np.float64(value) if xp is np else xp.as_tensor(value, dtype="float64")
 
 
 def read_constraints(given: str | Sequence[str] | None, names: Sequence[str]) -> tuple[Constraint, ...]:
