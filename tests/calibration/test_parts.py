@@ -214,3 +214,14 @@ def test_the_prior_is_conditioned_on_what_all_boxes_share() -> None:
     assert draws.min() >= 0.5
     with pytest.raises(ExtrapolationError):
         uq.Calibration(parts, noise=noise, space=uq.ParameterSpace(k=uq.Uniform(0.0, 2.0)))
+
+
+def test_nuts_finds_the_closed_form_too() -> None:
+    found = joint().sample(uq.NUTS(draws=500, tune=500), rng=2)
+    sd = (1.0 + JACOBIAN @ np.linalg.solve(covariance(), JACOBIAN)) ** -0.5
+    mean = sd**2 * (JACOBIAN @ np.linalg.solve(covariance(), DATA))
+    draws = found.draws["theta"].values
+    ess = float(found.summary().loc["theta", "ess_bulk"])
+    assert draws.mean() == pytest.approx(mean, abs=4 * sd / np.sqrt(ess))
+    assert draws.std() == pytest.approx(sd, rel=6 / np.sqrt(2 * ess))
+    assert found.verdict.status != "fail"

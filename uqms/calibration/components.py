@@ -148,7 +148,11 @@ class LatentOutput:
             h = 0 if len(log_weights) == 1 else pm.Categorical.dist(logit_p=log_weights)
             return law(y[h], *given)
 
-        return pm.CustomDist(name, self.values, *parameters, dist=dist, logp=logp, observed=data, ndim_supp=1)
+        given = [pt.as_tensor(parameter) for parameter in parameters]
+        ndims = [2, *(parameter.ndim for parameter in given)]
+        return pm.CustomDist(
+            name, self.values, *given, dist=dist, logp=logp, observed=data, ndim_supp=1, ndims_params=ndims
+        )
 
 
 def latent_output(
