@@ -17,7 +17,7 @@ from uqms.surrogates import GaussianProcessSurrogate, Layout
 from uqms.surrogates.outputs import OutputBasis
 from uqms.surrogates.transforms import IDENTITY, Transform
 
-T = 16
+T = 32
 TIMES = np.arange(T, dtype=float)
 HALF = uq.HalfNormal(0.5)
 WEIGHTED = ImportanceSampler(particles=100, proposals=300)
@@ -31,7 +31,7 @@ def curve(transform: Transform = IDENTITY) -> GaussianProcessSurrogate:
         x,
         scores,
         ell=0.8,
-        basis=np.column_stack([2.0 * np.cos(0.3 * TIMES), 1.0 + 0.1 * TIMES]),
+        basis=np.column_stack([2.0 * np.cos(0.3 * TIMES), 1.0 + 0.05 * TIMES]),
         truncation=np.full((T, 1), 0.02),
         offset=np.full(T, 1.0),
     )
@@ -64,7 +64,7 @@ OWN: dict[str, Callable[[], uq.Calibration]] = {
     "Poisson": lambda: calibration(uq.PoissonNoise(), transform=uq.Log()),
     "Student t": lambda: calibration(uq.StudentTNoise(0.3)),
 }
-REPEATS = 30
+REPEATS = 15
 
 
 @pytest.mark.parametrize("name", list(OWN))
@@ -87,7 +87,7 @@ def drifting(rng: np.random.Generator) -> np.ndarray:
     for i in range(1, T):
         error[i] = 0.8 * error[i - 1] + 0.6 * error[i]
     theta = 0.3 + 0.4 * rng.random()
-    mean = 1.0 + 2.0 * np.cos(0.3 * TIMES) * np.sin(2.0 * theta) + (1.0 + 0.1 * TIMES) * theta**2
+    mean = 1.0 + 2.0 * np.cos(0.3 * TIMES) * np.sin(2.0 * theta) + (1.0 + 0.05 * TIMES) * theta**2
     return mean + error + 0.05 * rng.standard_normal(T)
 
 
@@ -98,16 +98,16 @@ def test_drifting_errors_are_seen_with_independent_noise_alone() -> None:
         "autocorrelated": calibration(uq.AutocorrelatedNoise(HALF, uq.LogNormal(5.0, 0.5), uq.HalfNormal(0.1))),
         "discrepancy": calibration(uq.GaussianNoise(uq.HalfNormal(0.3)), uq.GPDiscrepancy(sd=HALF)),
     }
-    repeats, alarms = 12, dict.fromkeys(models, 0)
+    repeats, alarms = 8, dict.fromkeys(models, 0)
     for seed in range(1, repeats + 1):
         rng = np.random.default_rng(seed)
         values = drifting(rng)
         for name, problem in models.items():
-            if name == "long tails" and seed > 6:
+            if name == "long tails" and seed > 4:
                 continue
             alarms[name] += checked(problem.with_values(values), rng)[0] == "warn"
     assert alarms["independent"] >= 0.6 * repeats, alarms
-    assert alarms["long tails"] >= 3, alarms
+    assert alarms["long tails"] >= 2, alarms
     assert alarms["autocorrelated"] <= 1, alarms
     assert alarms["discrepancy"] <= 1, alarms
 

@@ -9,6 +9,9 @@ import xarray as xr
 from calibration.problems import FakeProblem, gaussian_target, given_surrogate, replicates
 
 import uqms as uq
+from uqms.calibration.mixture import fit_mixture
+from uqms.calibration.tempering import Tempered
+from uqms.calibration.whitened import Whitened
 from uqms.diagnostics import (
     FewDraws,
     ImportanceSampler,
@@ -16,6 +19,7 @@ from uqms.diagnostics import (
     rank_statistics,
     simulation_based_calibration,
 )
+from uqms.diagnostics.tempered import _doubts
 from uqms.errors import InitError, InputError
 from uqms.surrogates import GaussianProcessSurrogate, Layout
 from uqms.surrogates.outputs import OutputBasis
@@ -122,12 +126,17 @@ def test_tempered_draws_are_those_of_a_posterior_that_is_known() -> None:
 
 
 def test_runs_that_disagree_and_few_particles_are_doubts() -> None:
-    def far(theta: dict[str, np.ndarray], latents: np.ndarray) -> np.ndarray:
-        return np.logaddexp(*(-0.5 * ((theta["a"] - m) / 0.001) ** 2 for m in (-2.0, 2.0)))
+    rng = np.random.default_rng(1)
+    space = Whitened(FakeProblem(lambda theta, latents: np.zeros(len(latents)), 1, 1))  # type: ignore[arg-type]
 
-    problem: Any = FakeProblem(far, 1, 1)
-    doubts = [TemperedSampler(100, moves=2).draw(problem, 99, np.random.default_rng(seed)).doubt for seed in range(3)]
-    assert all(doubts), doubts
+    def run(centre: float, correlation: float = 0.1) -> Tempered:
+        z = centre + 0.1 * rng.standard_normal((200, 2))
+        return Tempered(z, z[:, 0], 0.0, 1.0, 3, 9, 0.4, correlation, fit_mixture(z, np.full(200, 1.0 / 200), rng))
+
+    assert _doubts(space, [run(0.0), run(0.0)], 0.1, 0.25, 300.0, 99) == ""
+    assert "'a' of two runs are" in _doubts(space, [run(-1.0), run(1.0)], 0.1, 0.25, 300.0, 99)
+    assert _doubts(space, [run(0.0), run(0.0)], 0.1, 0.25, 50.0, 99) == "50 effective draws, 99 wanted"
+    assert "correlation of 0.60" in _doubts(space, [run(0.0), run(0.0)], 0.6, 0.25, 300.0, 99)
     with pytest.raises(InputError, match="particles is 10"):
         TemperedSampler(particles=10)
 
