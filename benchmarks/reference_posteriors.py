@@ -23,7 +23,7 @@ ball_drop_1           A simulator with the wrong law of drag, 25 runs, three bal
 sbibm_two_moons       Two separate modes, by the exact simulator: SMC finds both, weights 0.5 +- 0.05, and its draws
                       cannot be told from the reference's (C2ST below 0.65); NUTS must warn.
 
-`--few` adds, for influenza_school and hiv_perelson, the fewest runs at which more than half of the variance is the
+`--few` adds, for influenza_school and hiv_perelson, so few runs that more than half of the variance is to be the
 surrogate's error: in 40 designs the 95 % intervals cover the reference's means in at least 85 % and are wider than the
 reference's; with the error switched off they do not cover. `--quick` leaves out one-shot comparisons and the cases that
 take longer than a minute.
