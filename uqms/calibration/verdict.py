@@ -299,9 +299,7 @@ def _check_residuals(problem: Calibration, theta: Mapping[str, Array], latents: 
     return Check(name, "pass" if ok else "warn", found, message, remedy)
 
 
-def _estimated_noise(
-    problem: Calibration, centre: Mapping[str, Array], latents: Array | None
-) -> tuple[Array, int]:
+def _estimated_noise(problem: Calibration, centre: Mapping[str, Array], latents: Array | None) -> tuple[Array, int]:
     """Return E[independent noise | data] (N,) in units of its sd at the posterior mean, and the hyperparameter draw.
 
     Where noise is not normal, data are replaced by the response of a scoring step at the posterior mean of the output.
