@@ -206,8 +206,8 @@ def test_a_density_that_is_not_the_calibrations_is_refused(monkeypatch: pytest.M
 def banana(n: int, seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
     a = rng.standard_normal(n)
-    b = 0.5 * a**2 - a + 0.05 * rng.standard_normal(n)
-    return np.column_stack([b, a, 2.0 * a - b + 0.1 * rng.standard_normal(n)])
+    b = 0.25 * a**2 - 0.5 * a + 0.05 * rng.standard_normal(n)  # narrower than a, so a function of it
+    return np.column_stack([b, a, 0.3 * a - b + 0.05 * rng.standard_normal(n)])
 
 
 def test_the_map_has_a_constant_jacobian_and_an_inverse() -> None:
@@ -226,10 +226,29 @@ def test_the_map_has_a_constant_jacobian_and_an_inverse() -> None:
 
 def test_the_map_straightens_a_ridge() -> None:
     w = warmup.fit_map(banana(800, 1)).inverse(banana(4000, 3))
-    np.testing.assert_allclose(w.std(axis=0), 1.0, atol=0.15)
+    np.testing.assert_allclose(w.std(axis=0), 1.0, atol=0.1)
     np.testing.assert_allclose(np.corrcoef(w.T), np.eye(3), atol=0.08)
+    assert np.abs(w).max() < 8.0  # in the tails too
     straight = Map.identity(3)
     np.testing.assert_array_equal(straight.inverse(banana(3, 1)), banana(3, 1))
+
+
+def test_a_straight_ridge_stays_straight_far_out() -> None:
+    """1000 times longer than wide: a map that bends 5 sds out is off by hundreds of widths."""
+    rng = np.random.default_rng(5)
+    a = rng.standard_normal(1200)
+    fitted = warmup.fit_map(np.column_stack([a, a + 1e-3 * rng.standard_normal(1200)]))
+    far = np.linspace(-6.0, 6.0, 13)
+    w = fitted.inverse(np.column_stack([far, far]))
+    order = fitted.order.astype(int).tolist()
+    np.testing.assert_allclose(w[:, 1], 0.0, atol=0.8)
+    np.testing.assert_allclose(w[:, 0], (far - fitted.centre[order[0]]) / fitted.spread[order[0]], rtol=1e-12)
+    assert all(not c[1:].any() for c in fitted.coefficients)  # nothing quadratic to learn
+
+
+def test_independent_coordinates_are_left_alone() -> None:
+    fitted = warmup.fit_map(np.random.default_rng(6).standard_normal((1200, 5)))
+    assert not any(c.any() for c in fitted.coefficients)
 
 
 # --- draws -----------------------------------------------------------------------------------------------------------
