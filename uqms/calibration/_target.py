@@ -16,10 +16,10 @@ y, B, d     reduced data: value, basis row and noise variance sigma_g² + lambda
 W, w, A, M  as in `_marginal`                                                       (Kq, Kq)
 ==========  ======================================================================  ===========
 
-The map is triangular, linear in the standardised coordinates x before it and quadratic in bounded features phi of them,
-with a constant Jacobian: z_i = a_i + b_i' x + phi' Q_i phi + s_i w_i. Whatever its coefficients, the density is exact.
-A straight ridge must stay straight as far out as chains go, so x is not bounded; squares without a bound would bend more
-the further out a chain is, beyond anything that was learned.
+The map is triangular, linear in the standardised coordinates x before it and quadratic in bounded features phi of
+them, with a constant Jacobian: z_i = a_i + b_i' x + phi' Q_i phi + s_i w_i. Whatever its coefficients, the density is
+exact. A straight ridge must stay straight as far out as chains go, so x is not bounded; squares without a bound would
+bend more the further out a chain is, beyond anything that was learned.
 """
 
 import math

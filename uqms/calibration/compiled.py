@@ -84,9 +84,9 @@ class Map:
         return float(np.log(self.scale).sum())
 
     def features(self, z: Array, first: int) -> Array:
-        """Return what the coordinate after the `first` ones depends on, for points z (n, P), in the coefficients' order.
+        """Return what the coordinate behind the `first` ones depends on, for points z (n, P).
 
-        These are the standardised coordinates (n, first), then the products of the bounded ones.
+        In the coefficients' order: the standardised coordinates (n, first), then the products of the bounded ones.
         """
         from uqms.calibration._target import REACH
 
