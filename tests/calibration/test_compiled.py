@@ -260,7 +260,9 @@ def test_the_posterior_is_exact_with_a_map_and_without(monkeypatch: pytest.Monke
     mean, covariance = ridge_law()
     for least in (warmup.LEAST, 10**9):
         monkeypatch.setattr(warmup, "LEAST", least)
-        draws = problem.sample(uq.NUTS(draws=800, tune=600), rng=3).draws
+        posterior = problem.sample(uq.NUTS(draws=800, tune=600), rng=3)
+        draws = posterior.draws
+        assert int(posterior.tree["sample_stats"]["diverging"].sum()) == 0
         values = np.stack([draws["a"].values.ravel(), draws["b"].values.ravel()])
         effective = worst_ess(draws)
         sd = np.sqrt(np.diag(covariance))
@@ -312,6 +314,36 @@ def test_blocks_follow_until_the_effective_draws_are_there() -> None:
     assert "finite draws" not in [check.name for check in posterior.verdict.warnings]
     again = ridge().sample(uq.NUTS(draws=150, tune=400, ess=1000), rng=1)
     np.testing.assert_array_equal(posterior.draws["a"].values, again.draws["a"].values)
+
+
+def test_a_map_under_which_pilots_diverge_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = ridge()
+    found = target(problem)
+    assert found is not None
+    starts = on_the_line(problem, problem.prior_draws(256, 1))
+    settings = {"chains": 4, "cores": 1, "target_accept": 0.9}
+    mapped, _, left = warmup.learned(found, 400, settings, 1, starts)
+    assert mapped.map.coefficients[1].any()
+    assert left < 400
+    pilot = warmup._pilot
+    monkeypatch.setattr(warmup, "_pilot", lambda *args: (pilot(*args)[0], 1))
+    plain, first, left = warmup.learned(found, 400, settings, 1, starts)
+    assert (plain, left) == (found, 400)
+    np.testing.assert_array_equal(first, starts)
+
+
+def test_simulated_data_are_those_of_the_compiled_outputs() -> None:
+    """Given the same standard normals, products of matrices and the compiled loop give the same outputs."""
+    from uqms.calibration import density
+
+    problem = curve_problem()
+    theta = problem.prior_draws(20, 0)
+    u, phi, rows = problem.unit_inputs(theta), problem.noise.phi(theta, (20,)), np.arange(20)
+    eta = np.random.default_rng(1).standard_normal((20, len(problem.free)))
+    wanted, _ = problem.latent_outputs(u, phi, eta)
+    scores = problem.surrogate.scores(u)
+    got = density._normal_outputs(problem, scores.mean[0, rows], scores.covariance[0, rows], eta)
+    np.testing.assert_allclose(got, wanted[0], rtol=1e-12, atol=1e-12)
 
 
 def test_without_nutpies_private_classes_it_goes_on_through_python(monkeypatch: pytest.MonkeyPatch) -> None:

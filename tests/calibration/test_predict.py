@@ -87,14 +87,14 @@ def test_planted_fresh_errors_are_caught(rng: np.random.Generator, monkeypatch: 
     centre, spread, _, sd = exact(x_seen, 20, values, x_seen)
     posterior = fabricated(problem, {"theta": centre + spread * rng.standard_normal((4, 250))})
     right = posterior.predict().sd["y"].item()
-    joint = predict_module._joint_moments
+    joint = predict_module._surrogate_moments
 
-    def fresh(*args: object) -> tuple[np.ndarray, np.ndarray]:
-        mean, covariance = joint(*args)
+    def fresh(*args: object) -> tuple[np.ndarray, np.ndarray, object]:
+        mean, covariance, scores = joint(*args)
         covariance[:, :1, 1:] = covariance[:, 1:, :1] = 0.0
-        return mean, covariance
+        return mean, covariance, scores
 
-    monkeypatch.setattr(predict_module, "_joint_moments", fresh)
+    monkeypatch.setattr(predict_module, "_surrogate_moments", fresh)
     wrong = posterior.predict().sd["y"].item()
     assert right == pytest.approx(sd[0], rel=0.01)
     assert wrong > 5 * sd[0]
