@@ -206,8 +206,8 @@ def test_a_density_that_is_not_the_calibrations_is_refused(monkeypatch: pytest.M
 def banana(n: int, seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
     a = rng.standard_normal(n)
-    b = 0.5 * a**2 - a + 0.05 * rng.standard_normal(n)
-    return np.column_stack([b, a, 2.0 * a - b + 0.1 * rng.standard_normal(n)])
+    b = 0.25 * a**2 - 0.5 * a + 0.05 * rng.standard_normal(n)  # narrower than a, so a function of it
+    return np.column_stack([b, a, 0.3 * a - b + 0.05 * rng.standard_normal(n)])
 
 
 def test_the_map_has_a_constant_jacobian_and_an_inverse() -> None:
@@ -226,10 +226,29 @@ def test_the_map_has_a_constant_jacobian_and_an_inverse() -> None:
 
 def test_the_map_straightens_a_ridge() -> None:
     w = warmup.fit_map(banana(800, 1)).inverse(banana(4000, 3))
-    np.testing.assert_allclose(w.std(axis=0), 1.0, atol=0.15)
+    np.testing.assert_allclose(w.std(axis=0), 1.0, atol=0.1)
     np.testing.assert_allclose(np.corrcoef(w.T), np.eye(3), atol=0.08)
+    assert np.abs(w).max() < 8.0  # in the tails too
     straight = Map.identity(3)
     np.testing.assert_array_equal(straight.inverse(banana(3, 1)), banana(3, 1))
+
+
+def test_a_straight_ridge_stays_straight_far_out() -> None:
+    """1000 times longer than wide: a map that bends 5 sds out is off by hundreds of widths."""
+    rng = np.random.default_rng(5)
+    a = rng.standard_normal(1200)
+    fitted = warmup.fit_map(np.column_stack([a, a + 1e-3 * rng.standard_normal(1200)]))
+    far = np.linspace(-6.0, 6.0, 13)
+    w = fitted.inverse(np.column_stack([far, far]))
+    order = fitted.order.astype(int).tolist()
+    np.testing.assert_allclose(w[:, 1], 0.0, atol=0.8)
+    np.testing.assert_allclose(w[:, 0], (far - fitted.centre[order[0]]) / fitted.spread[order[0]], rtol=1e-12)
+    assert all(not c[1:].any() for c in fitted.coefficients)  # nothing quadratic to learn
+
+
+def test_independent_coordinates_are_left_alone() -> None:
+    fitted = warmup.fit_map(np.random.default_rng(6).standard_normal((1200, 5)))
+    assert not any(c.any() for c in fitted.coefficients)
 
 
 # --- draws -----------------------------------------------------------------------------------------------------------
@@ -241,7 +260,9 @@ def test_the_posterior_is_exact_with_a_map_and_without(monkeypatch: pytest.Monke
     mean, covariance = ridge_law()
     for least in (warmup.LEAST, 10**9):
         monkeypatch.setattr(warmup, "LEAST", least)
-        draws = problem.sample(uq.NUTS(draws=800, tune=600), rng=3).draws
+        posterior = problem.sample(uq.NUTS(draws=800, tune=600), rng=3)
+        draws = posterior.draws
+        assert int(posterior.tree["sample_stats"]["diverging"].sum()) == 0
         values = np.stack([draws["a"].values.ravel(), draws["b"].values.ravel()])
         effective = worst_ess(draws)
         sd = np.sqrt(np.diag(covariance))
@@ -293,6 +314,36 @@ def test_blocks_follow_until_the_effective_draws_are_there() -> None:
     assert "finite draws" not in [check.name for check in posterior.verdict.warnings]
     again = ridge().sample(uq.NUTS(draws=150, tune=400, ess=1000), rng=1)
     np.testing.assert_array_equal(posterior.draws["a"].values, again.draws["a"].values)
+
+
+def test_a_map_under_which_pilots_diverge_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = ridge()
+    found = target(problem)
+    assert found is not None
+    starts = on_the_line(problem, problem.prior_draws(256, 1))
+    settings = {"chains": 4, "cores": 1, "target_accept": 0.9}
+    mapped, _, left = warmup.learned(found, 400, settings, 1, starts)
+    assert mapped.map.coefficients[1].any()
+    assert left < 400
+    pilot = warmup._pilot
+    monkeypatch.setattr(warmup, "_pilot", lambda *args: (pilot(*args)[0], 1))
+    plain, first, left = warmup.learned(found, 400, settings, 1, starts)
+    assert (plain, left) == (found, 400)
+    np.testing.assert_array_equal(first, starts)
+
+
+def test_simulated_data_are_those_of_the_compiled_outputs() -> None:
+    """Given the same standard normals, products of matrices and the compiled loop give the same outputs."""
+    from uqms.calibration import density
+
+    problem = curve_problem()
+    theta = problem.prior_draws(20, 0)
+    u, phi, rows = problem.unit_inputs(theta), problem.noise.phi(theta, (20,)), np.arange(20)
+    eta = np.random.default_rng(1).standard_normal((20, len(problem.free)))
+    wanted, _ = problem.latent_outputs(u, phi, eta)
+    scores = problem.surrogate.scores(u)
+    got = density._normal_outputs(problem, scores.mean[0, rows], scores.covariance[0, rows], eta)
+    np.testing.assert_allclose(got, wanted[0], rtol=1e-12, atol=1e-12)
 
 
 def test_without_nutpies_private_classes_it_goes_on_through_python(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -188,6 +188,29 @@ def test_new_observations_have_the_mean_slope_zero(name: str) -> None:
     assert abs(np.mean(slopes)) < 4 * np.std(slopes) / math.sqrt(len(slopes))
 
 
+@pytest.mark.parametrize("name", [name for name, row in MODELS.items() if row[3] == "latent"])
+def test_slopes_of_many_draws_are_those_of_each(name: str) -> None:
+    """Each draw with measured values of its own; for a Poisson law the slope by a log-output is z - y."""
+    from uqms.calibration.density import slope_of_density
+
+    noise, transform, data, _ = MODELS[name]
+    problem = uq.Calibration(curve(transform), data, noise)
+    theta = problem.prior_draws(6, 3)
+    phi = problem.noise.phi(theta, (6,))
+    y, _ = problem.latent_outputs(problem.unit_inputs(theta), phi, np.zeros((6, len(problem.free))))
+    several = np.maximum(
+        problem.observations.value - np.arange(6.0)[:, None] % 2, 0.0 if transform is IDENTITY else 1.0
+    )
+    z = problem.cells.linked(several if name != "trials" else np.minimum(several, [3.0, 4.0, 9.0, 2.0]))
+    together = slope_of_density(problem, y[0], phi, z)
+    for s in range(6):
+        np.testing.assert_allclose(
+            together[s], slope_of_density(problem, y[0, s : s + 1], phi[s : s + 1], z[s : s + 1])[0], rtol=1e-4
+        )
+    if name == "poisson" and problem.cells.responses[0].name == "log":
+        np.testing.assert_allclose(together, z - np.exp(y[0]), rtol=1e-4, atol=1e-6)
+
+
 def test_a_limit_censors_what_is_beyond_it() -> None:
     problem = uq.Calibration(curve(), observed(REALS, censored=LEFT), uq.GaussianNoise(0.5))
     other = problem.with_values(np.array([0.1, -3.0, 1.0, 0.2]))  # limits: below 0.3, above 0.7

@@ -16,8 +16,10 @@ y, B, d     reduced data: value, basis row and noise variance sigma_g² + lambda
 W, w, A, M  as in `_marginal`                                                       (Kq, Kq)
 ==========  ======================================================================  ===========
 
-The map is triangular and quadratic in bounded features phi of the coordinates before it, with a constant Jacobian:
-z_i = a_i + b_i' phi + phi' Q_i phi + s_i w_i. Whatever its coefficients, the density is exact.
+The map is triangular, linear in the standardised coordinates x before it and quadratic in bounded features phi of
+them, with a constant Jacobian: z_i = a_i + b_i' x + phi' Q_i phi + s_i w_i. Whatever its coefficients, the density is
+exact. A straight ridge must stay straight as far out as chains go, so x is not bounded; squares without a bound would
+bend more the further out a chain is, beyond anything that was learned.
 """
 
 import math
@@ -36,7 +38,7 @@ HEADER = (
     12  # size, P, K, d, g, then where priors, inputs, noise, map, surrogate and data begin; last the log-determinant
 )
 PRIOR = 8  # family, scale, lower, upper (both scaled), two arguments, reference point, constant
-REACH = 4.0  # features of the map are its standardised coordinates, bounded to this
+REACH = 5.0  # features of the map are its standardised coordinates, bounded to this: x / (1 + (x / REACH)^4)^(1/4)
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
@@ -111,7 +113,8 @@ def _to_line(block: Array, w: Array, z: Array, phi: Array, slope: Array) -> None
         own = int(block[at + i])
         value = block[at + size + own] + block[at + 2 * size + own] * w[i]
         for j in range(i):
-            value += block[place] * phi[j]
+            other = int(block[at + j])
+            value += block[place] * (z[other] - block[at + 3 * size + other]) / block[at + 4 * size + other]
             place += 1
         for j in range(i):
             inner = 0.0
@@ -120,9 +123,11 @@ def _to_line(block: Array, w: Array, z: Array, phi: Array, slope: Array) -> None
                 place += 1
             value += inner * phi[j]
         z[own] = value
-        t = math.tanh((value - block[at + 3 * size + own]) / (REACH * block[at + 4 * size + own]))
-        phi[i] = REACH * t
-        slope[i] = (1.0 - t * t) / block[at + 4 * size + own]
+        x = (value - block[at + 3 * size + own]) / block[at + 4 * size + own]
+        r = (x / REACH) ** 2
+        g = 1.0 / math.sqrt(math.sqrt(1.0 + r * r))
+        phi[i] = x * g
+        slope[i] = g * g * g * g * g / block[at + 4 * size + own]
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
@@ -140,7 +145,7 @@ def _from_line(block: Array, z_bar: Array, phi: Array, slope: Array, w_bar: Arra
         linear, square = place, place + i
         for j in range(i):
             other = int(block[at + j])
-            z_bar[other] += bar * block[linear + j] * slope[j]
+            z_bar[other] += bar * block[linear + j] / block[at + 4 * size + other]
             for m in range(j + 1):
                 q = block[square] * bar
                 square += 1

@@ -83,31 +83,29 @@ class Map:
         """Log of |dz/dw|, the same everywhere."""
         return float(np.log(self.scale).sum())
 
-    def features(self, z: Array) -> Array:
-        """Return the bounded features (n, P) of points z (n, P), in the map's order."""
+    def features(self, z: Array, first: int) -> Array:
+        """Return what the coordinate behind the `first` ones depends on, for points z (n, P).
+
+        In the coefficients' order: the standardised coordinates (n, first), then the products of the bounded ones.
+        """
         from uqms.calibration._target import REACH
 
-        t = REACH * np.tanh((z - self.centre) / (REACH * self.spread))
-        return np.asarray(t[:, self.order.astype(int)])
+        x = ((z - self.centre) / self.spread)[:, self.order.astype(int)[:first]]
+        phi = x / (1.0 + (x / REACH) ** 4) ** 0.25
+        one, other = np.tril_indices(first)
+        return np.concatenate([x, phi[:, one] * phi[:, other]], axis=1)
 
     def conditional_mean(self, z: Array) -> Array:
         """Return what each coordinate of z (n, P) is expected to be given those before it, in the map's order."""
-        phi, order = self.features(z), self.order.astype(int)
-        out = np.tile(self.shift[order], (len(z), 1))
+        out = np.tile(self.shift[self.order.astype(int)], (len(z), 1))
         for i, c in enumerate(self.coefficients[1:], 1):
-            out[:, i] += expanded(phi[:, :i]) @ c
+            out[:, i] += self.features(z, i) @ c
         return out
 
     def inverse(self, z: Array) -> Array:
         """Return w (n, P) of points z (n, P)."""
         order = self.order.astype(int)
         return np.asarray((z[:, order] - self.conditional_mean(z)) / self.scale[order])
-
-
-def expanded(phi: Array) -> Array:
-    """Return features and their products (n, i + i (i + 1) / 2), in the order of the coefficients."""
-    first, second = np.tril_indices(phi.shape[1])
-    return np.concatenate([phi, phi[:, first] * phi[:, second]], axis=1)
 
 
 @final

@@ -12,15 +12,36 @@ import numpy as np
 from uqms._typing import Array, Ints
 from uqms.calibration import _correlated
 from uqms.calibration._terms import terms
+from uqms.calibration.direct import is_exact
 from uqms.calibration.discrepancy import Term, term_covariance
 from uqms.calibration.likelihood import Cells, NoiseGroups
-from uqms.calibration.noise import NumPyFunctions
+from uqms.calibration.noise import (
+    AutocorrelatedNoise,
+    BinomialNoise,
+    GaussianNoise,
+    LogNormalNoise,
+    NegativeBinomialNoise,
+    NumPyFunctions,
+    PoissonNoise,
+    StudentTNoise,
+)
 from uqms.parameters import Prior
 
 if TYPE_CHECKING:
     from uqms.calibration.problem import Calibration
 
 __all__ = ["draw_rows", "outputs_of", "row_terms", "simulate", "term_variance", "total"]
+
+# Noise whose density takes one set of measured values a draw.
+BROADCASTING = (
+    AutocorrelatedNoise,
+    BinomialNoise,
+    GaussianNoise,
+    LogNormalNoise,
+    NegativeBinomialNoise,
+    PoissonNoise,
+    StudentTNoise,
+)
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
@@ -37,13 +58,13 @@ def outputs_of(data: Array, means: Array, covariances: Array, phi: Array, J: Arr
 def row_terms(cells: Cells, noise: NoiseGroups, y: Any, phi: Any, z: Any, xp: Any) -> list[tuple[Ints, Any]]:
     """Return, by group, which rows it has and log p(z | y): (..., R) by row, or (...) when rows depend on each other.
 
-    `y` are the latent outputs (..., N) of the cells, `phi` the hyperparameters (..., P), `z` the measured values (R,)
-    on the scale of the links. In the data's own units.
+    `y` are the latent outputs (..., N) of the cells, `phi` the hyperparameters (..., P), `z` the measured values (R,),
+    or (..., R) for the library's own models, on the scale of the links. In the data's own units.
     """
     found = []
     for g, model in enumerate(noise.models):
         at = np.flatnonzero(cells.row_group == g)
-        rows = cells.rows(g)._replace(z=z[at])
+        rows = cells.rows(g)._replace(z=z[..., at])
         parameters = {role: phi[..., place, None] for role, place in noise.roles[g].items()}
         values = response(cells.responses[g], y[..., cells.row_cell[at]], xp)
         density = model.log_density(values, rows, parameters, xp)
@@ -89,9 +110,38 @@ def simulate(
 ) -> Array:
     """Draw new observations (S, R) at inputs u (S, K, d) and hyperparameters (S, P), see `Calibration.simulate`."""
     eta = rng.standard_normal((len(u), len(problem.free))) if latents is None else latents
-    y, log_weights = problem.latent_outputs(u, phi, eta)
-    h = rng.choice(len(log_weights), size=len(u), p=np.exp(log_weights - np.logaddexp.reduce(log_weights)))
-    return draw_rows(problem.cells, problem.noise, y[h, np.arange(len(u))], phi, rng)
+    if problem.form == "independent":  # products of matrices: nothing to compile before the first calibration ends
+        scores = problem.surrogate.scores(u)
+        h = _hyperparameter_draws(scores.log_weights, len(u), rng)
+        y = _normal_outputs(problem, scores.mean[h, np.arange(len(u))], scores.covariance[h, np.arange(len(u))], eta)
+        return draw_rows(problem.cells, problem.noise, y, phi, rng)
+    several, log_weights = problem.latent_outputs(u, phi, eta)
+    h = _hyperparameter_draws(log_weights, len(u), rng)
+    return draw_rows(problem.cells, problem.noise, several[h, np.arange(len(u))], phi, rng)
+
+
+def _hyperparameter_draws(log_weights: Array, count: int, rng: np.random.Generator) -> Ints:
+    return rng.choice(len(log_weights), size=count, p=np.exp(log_weights - np.logaddexp.reduce(log_weights)))
+
+
+def _normal_outputs(problem: "Calibration", means: Array, covariances: Array, eta: Array) -> Array:
+    """Return latent outputs (S, N) as `outputs_of`, for scores (S, K, q) and (S, q, K, K) without noise terms."""
+    cells, used = problem.cells, problem.cells.used
+    count, k, q = len(means), cells.experiments, len(cells.used)
+    truncation = cells.compressed
+    whole = np.zeros((count, k * (q + truncation.shape[1])))
+    whole[:, problem.free] = eta
+    scores = means[:, :, used]
+    if not is_exact(problem.surrogate):
+        own = covariances[:, used]
+        roots = np.sqrt(np.maximum(own, 0.0)) if k == 1 else _correlated.roots(own.reshape(-1, k, k)).reshape(own.shape)
+        scores = scores + np.einsum("sqkm,smq->skq", roots, whole[:, : k * q].reshape(count, k, q))
+    omega = whole[:, k * q :].reshape(count, k, -1)
+    y = np.empty((count, len(cells.offset)))
+    for e in range(k):
+        at = cells.experiment == e
+        y[:, at] = scores[:, e] @ cells.basis[np.ix_(at, used)].T + omega[:, e] @ truncation[at].T
+    return y + cells.offset
 
 
 def term_variance(problem: "Calibration", term: Term, theta: Mapping[str, Array]) -> Array:
@@ -122,32 +172,33 @@ def _all_terms(data: Array, phi: Array, slopes: Array) -> Array:
 
 def slope_of_density(problem: "Calibration", y: Array, phi: Array, z: Array | None = None) -> Array:
     """Return d log p(z | y) / d y (S, N) by central differences, for measured values z (S, R) or the data."""
-    cells, out = problem.cells, np.zeros_like(y)
     step = 1e-5 * (np.abs(y) + y.std() + 1e-12)
-    several = [cells.z] * len(y) if z is None else list(z)
-    for s, values in enumerate(several):
-        up, down = (
-            row_terms(cells, problem.noise, (y + sign * step)[s], phi[s], values, NumPyFunctions)
-            for sign in (1.0, -1.0)
-        )
-        for (at, above), (_, below) in zip(up, down, strict=True):
-            cell = cells.row_cell[at]
-            if above.ndim:
-                np.add.at(out[s], cell, (above - below) / (2.0 * step[s, cell]))
-                continue
-            for c in np.unique(cell):  # rows depend on each other: one cell at a time
-                shift = np.zeros(y.shape[1])
-                shift[c] = step[s, c]
-                ends = [
-                    dict(
-                        (int(rows[0]), value)
-                        for rows, value in row_terms(
-                            cells, problem.noise, y[s] + sign * shift, phi[s], values, NumPyFunctions
-                        )
-                    )[int(at[0])]
-                    for sign in (1.0, -1.0)
-                ]
-                out[s, c] += (ends[0] - ends[1]) / (2.0 * step[s, c])
+    if z is None:
+        return _slope(problem, y, phi, problem.cells.z, step)
+    if all(isinstance(model, BROADCASTING) for model in problem.noise.models):
+        return _slope(problem, y, phi, z, step)
+    # A density of one's own takes measured values (R,): one draw at a time.
+    rows = [slice(s, s + 1) for s in range(len(y))]
+    return np.concatenate([_slope(problem, y[at], phi[at], z[at][0], step[at]) for at in rows])
+
+
+def _slope(problem: "Calibration", y: Array, phi: Array, z: Array, step: Array) -> Array:
+    cells, out = problem.cells, np.zeros_like(y)
+
+    def ends(change: Array) -> list[tuple[Ints, Array, Array]]:
+        up, down = (row_terms(cells, problem.noise, y + sign * change, phi, z, NumPyFunctions) for sign in (1.0, -1.0))
+        return [(at, above, below) for (at, above), (_, below) in zip(up, down, strict=True)]
+
+    for g, (at, above, below) in enumerate(ends(step)):
+        cell = cells.row_cell[at]
+        if above.ndim == y.ndim:
+            np.add.at(out.T, cell, ((above - below) / (2.0 * step[:, cell])).T)
+            continue
+        for c in np.unique(cell):  # rows depend on each other: one cell at a time
+            shift = np.zeros_like(y)
+            shift[:, c] = step[:, c]
+            _, high, low = ends(shift)[g]
+            out[:, c] += (high - low) / (2.0 * step[:, c])
     return out
 
 

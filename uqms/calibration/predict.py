@@ -186,9 +186,14 @@ def _surrogate_moments(problem: Calibration, joint: _Joint, u: Array, h: Ints) -
     means, covariances = scores.mean[h, draws], scores.covariance[h, draws]
     index, basis = joint.index, joint.basis
     mean = joint.offset + np.einsum("snq,nq->sn", means[:, index, :], basis)
-    out = np.zeros((len(h), len(index), len(index)))
-    for j in () if is_exact(problem.surrogate) else np.flatnonzero(basis.any(axis=0)):
-        out += covariances[:, j][:, index[:, None], index[None, :]] * (basis[:, j, None] * basis[:, j])
+    used = np.zeros(0, dtype=np.int64) if is_exact(problem.surrogate) else np.flatnonzero(basis.any(axis=0))
+    if len(joint.conditions) == 1:  # one variance a score
+        scaled = basis[:, used] * covariances[:, used, 0, 0][:, None, :]
+        out = scaled @ basis[:, used].T
+    else:
+        out = np.zeros((len(h), len(index), len(index)))
+        for j in used:
+            out += covariances[:, j][:, index[:, None], index[None, :]] * (basis[:, j, None] * basis[:, j])
     out += (index[:, None] == index[None, :]) * (joint.truncation @ joint.truncation.T)
     return mean, out, Scores(means, covariances, scores.log_weights)
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from uqms._typing import Array
-from uqms.calibration.compiled import Map, Target, expanded
+from uqms.calibration.compiled import Map, Target
 from uqms.calibration.samplers.nuts import LINE, pick
 from uqms.errors import SamplingInterrupted
 
@@ -23,7 +23,9 @@ STAGES = (
 )  # shares of the warm-up that each pilot tunes and keeps; the rest is the sampler's
 LEAST = 400  # with a shorter warm-up there is no map
 PER_COEFFICIENT = 8  # draws that a quadratic coefficient takes
-RIDGE = 1.0  # as many draws' worth of pull towards no dependence
+FOLDS = 4
+GAIN = 0.1  # by which the mean square error must fall for a dependence to be believed
+RIDGE = 1e-3  # draws' worth of pull towards no dependence: a ridge of relative width 0.001 must not be bent by it
 
 
 def learned(target: Target, tune: int, settings: dict[str, Any], seed: int, starts: Array) -> tuple[Target, Array, int]:
@@ -36,58 +38,84 @@ def learned(target: Target, tune: int, settings: dict[str, Any], seed: int, star
     """
     if tune < LEAST or len(target.names) < 2:
         return target, starts, tune
+    plain, first = target, starts
     target = target.with_map(fit_map(starts))
-    left = tune
+    left, diverged = tune, 0
     for stage, (tuned, kept) in enumerate(STAGES):
         count = (int(tuned * tune), int(kept * tune))
-        starts = _pilot(target, *count, settings, (seed + 1 + stage) % 2**31, starts)
+        starts, diverged = _pilot(target, *count, settings, (seed + 1 + stage) % 2**31, starts)
         left -= sum(count)
         target = target.with_map(fit_map(starts))
+    if diverged:  # a ridge that no quadratic function follows: the map would make it worse
+        return plain, first, tune
     return target, starts, left
 
 
-def _pilot(target: Target, tune: int, draws: int, settings: dict[str, Any], seed: int, starts: Array) -> Array:
+def _pilot(
+    target: Target, tune: int, draws: int, settings: dict[str, Any], seed: int, starts: Array
+) -> tuple[Array, int]:
+    """Return the draws (n, P) of a short run on the real line, and how many of them diverged."""
     import nutpie
     import pyarrow  # type: ignore[import-untyped]
 
     model = nutpie_model(target, starts)
     raw = nutpie.sample(model, draws=draws, tune=tune, seed=seed, progress_bar=False, return_raw_trace=True, **settings)
     batches, stats = raw.get_arrow_trace()
-    parts = []
+    parts, diverged = [], 0
     for batch, stat in zip(batches, stats, strict=True):
         kept = ~np.asarray(stat.column("tuning").to_numpy())
         line = np.asarray(pyarrow.array(batch.column(LINE)).flatten()).reshape(batch.num_rows, -1)
         parts.append(line[kept])
+        diverged += int(np.count_nonzero(np.asarray(stat.column("diverging").to_numpy())[kept]))
     if len(parts) != settings["chains"] or any(len(part) != draws for part in parts):
         raise SamplingInterrupted(
             "Sampling was stopped during the warm-up, before there were draws. Sample again.", None
         )
-    return np.concatenate(parts)
+    return np.concatenate(parts), diverged
 
 
 def fit_map(z: Array) -> Map:
-    """Return the map under which points z (n, P) of the real line look most like independent standard normals."""
+    """Return the map under which points z (n, P) of the real line look most like independent standard normals.
+
+    A coordinate depends on those before it linearly or quadratically where that predicts points that were left out
+    better, and clearly so; else not at all. `z` may hold chains, one after the other.
+    """
     n, size = z.shape
     centre, spread = z.mean(axis=0), z.std(axis=0) + 1e-12
     order = np.argsort(-spread, kind="stable")  # the widest first: what is narrow given it comes after
     found = Map(order.astype(np.float64), centre, spread, centre, spread, Map.identity(size).coefficients)
-    phi = found.features(z)
     shift, scale, coefficients = centre.copy(), spread.copy(), [np.zeros(0)]
     for i in range(1, size):
-        own, linear = order[i], i
-        columns = expanded(phi[:, :i])
-        if PER_COEFFICIENT * columns.shape[1] > n:
-            columns = columns[:, :linear]
-        if PER_COEFFICIENT * linear > n:
-            columns = columns[:, :0]
-        middle = columns.mean(axis=0)
-        x, y = columns - middle, z[:, own] - centre[own]
-        b = np.linalg.solve(x.T @ x + RIDGE * np.eye(x.shape[1]), x.T @ y) if x.shape[1] else np.zeros(0)
-        rest = y - x @ b
-        shift[own] = centre[own] - middle @ b
-        scale[own] = max(float(np.sqrt(rest @ rest / max(n - 1 - len(b), 1))), 1e-6 * spread[own])
-        coefficients.append(np.concatenate([b, np.zeros(i + i * (i + 1) // 2 - len(b))]))
+        own, columns = order[i], found.features(z, i)
+        y = z[:, own] - centre[own]
+        count, left = 0, float(np.mean(y**2))
+        for more in (i, columns.shape[1]):  # linear, quadratic
+            if PER_COEFFICIENT * more <= n and (error := _left_out(columns[:, :more], y)) < (1.0 - GAIN) * left:
+                count, left = more, error
+        b, middle = _regression(columns[:, :count], y)
+        rest = y - middle - columns[:, :count] @ b
+        shift[own] = centre[own] + middle
+        scale[own] = max(float(np.sqrt(rest @ rest / max(n - 1 - count, 1))), 1e-6 * spread[own])
+        coefficients.append(np.concatenate([b, np.zeros(columns.shape[1] - count)]))
     return Map(found.order, shift, scale, centre, spread, tuple(coefficients))
+
+
+def _regression(columns: Array, y: Array) -> tuple[Array, float]:
+    """Return coefficients and intercept of a ridge regression."""
+    middle, mean = columns.mean(axis=0), float(y.mean())
+    x = columns - middle
+    b = np.linalg.solve(x.T @ x + RIDGE * np.eye(x.shape[1]), x.T @ (y - mean)) if x.shape[1] else np.zeros(0)
+    return b, mean - float(middle @ b)
+
+
+def _left_out(columns: Array, y: Array) -> float:
+    """Return the mean square error of predicting each fold from the others; folds are whole chains where there are."""
+    total = 0.0
+    for fold in np.array_split(np.arange(len(y)), FOLDS):
+        others = np.setdiff1d(np.arange(len(y)), fold)
+        b, middle = _regression(columns[others], y[others])
+        total += float(np.sum((y[fold] - middle - columns[fold] @ b) ** 2))
+    return total / len(y)
 
 
 def nutpie_model(target: Target, starts: Array) -> Any:
