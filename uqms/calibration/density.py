@@ -3,7 +3,8 @@
 Written once for arrays and for PyTensor expressions: `xp` has the functions of either.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numba
@@ -120,12 +121,12 @@ def _all_terms(data: Array, phi: Array, slopes: Array) -> Array:
     return out
 
 
-def slope_of_density(problem: "Calibration", y: Array, phi: Array, z: Array | None = None) -> Array:
-    """Return d log p(z | y) / d y (S, N) by central differences, for measured values z (S, R) or the data."""
-    cells, out = problem.cells, np.zeros_like(y)
+def slope_of_density(problem: "Calibration", y: Array, phi: Array, several: Sequence[Cells] | None = None) -> Array:
+    """Return d log p(z | y) / d y (S, N) by central differences, for the data or `several` others, one a draw."""
+    out = np.zeros_like(y)
     step = 1e-5 * (np.abs(y) + y.std() + 1e-12)
-    several = [cells.z] * len(y) if z is None else list(z)
-    for s, values in enumerate(several):
+    for s, cells in enumerate([problem.cells] * len(y) if several is None else several):
+        values = cells.z
         up, down = (
             row_terms(cells, problem.noise, (y + sign * step)[s], phi[s], values, NumPyFunctions)
             for sign in (1.0, -1.0)
@@ -151,10 +152,11 @@ def slope_of_density(problem: "Calibration", y: Array, phi: Array, z: Array | No
     return out
 
 
-def noise_sd(problem: "Calibration", y: Array, phi: Array, draws: int = 32) -> Array:
+def noise_sd(problem: "Calibration", y: Array, phi: Array, limits: bool = True, draws: int = 32) -> Array:
     """Return the sd (S, N) of independent normal noise that says as much about the latent output as the data do.
 
-    That of the cell means for additive noise; else 1 / sqrt(Fisher information), from draws with a fixed seed.
+    That of the cell means for additive noise; else 1 / sqrt(Fisher information), from draws with a fixed seed. A value
+    beyond a detection limit says less than a measured one; without `limits`, what it would say without them.
     """
     cells = problem.cells
     if problem.form != "latent":
@@ -163,8 +165,12 @@ def noise_sd(problem: "Calibration", y: Array, phi: Array, draws: int = 32) -> A
     information = np.zeros_like(y)
     with np.errstate(all="ignore"):
         for _ in range(draws):
-            z = cells.linked(draw_rows(cells, problem.noise, y, phi, rng))
-            information += np.nan_to_num(slope_of_density(problem, y, phi, z)) ** 2 / draws
+            drawn = draw_rows(cells, problem.noise, y, phi, rng)
+            if limits:
+                several = [problem.cells_of(values) for values in drawn]
+            else:
+                several = [replace(cells, z=z, side=np.zeros_like(cells.side)) for z in cells.linked(drawn)]
+            information += np.nan_to_num(slope_of_density(problem, y, phi, several)) ** 2 / draws
     return np.asarray(1.0 / np.sqrt(np.maximum(information, 1e-300)))
 
 

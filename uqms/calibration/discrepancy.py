@@ -34,6 +34,7 @@ __all__ = [
 ]
 
 SHARE = 0.1  # default scale, of the prior-predictive standard deviation
+CLOSE = 1e-9  # of the range: places nearer to each other are one
 NOISE, PLAIN, ORTHOGONAL = 0, 1, 2
 
 
@@ -110,6 +111,7 @@ def default_length(values: Array) -> InverseGamma:
     """
     points = np.unique(values)
     span = float(points[-1] - points[0])
+    points = points[np.append(True, np.diff(points) > CLOSE * span)]  # 0.3 and 0.1 + 0.2 are one place, not a spacing
     high = 2.0 * span
     low = min(2.0 * float(np.min(np.diff(points))), 0.5 * high)
 

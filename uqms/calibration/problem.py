@@ -17,7 +17,7 @@ from uqms.calibration import _correlated, _exact, _marginal
 from uqms.calibration.density import outputs_of, row_terms, simulate, term_variance, total
 from uqms.calibration.direct import has_derivative, is_exact
 from uqms.calibration.discrepancy import Discrepancy
-from uqms.calibration.likelihood import add_discrepancy, arrange, check_errors_between
+from uqms.calibration.likelihood import Cells, add_discrepancy, arrange, check_errors_between
 from uqms.calibration.noise import NoiseModel, NumPyFunctions
 from uqms.calibration.observations import Observations
 from uqms.calibration.samplers import NUTS, Sampler
@@ -280,7 +280,7 @@ class Calibration:
                     f"log_likelihood: errors are not all normal here, so that {self.latents} latents are part of the "
                     f"density: latents has the shape {eta.shape}, wanted is {(*shape, self.latents)}."
                 )
-            eta = eta.reshape(-1, self.latents)
+            eta = eta.reshape(len(flat[next(iter(flat))]), self.latents)
             parts = [np.logaddexp.reduce(values, axis=0) for _, values in self.latent_terms(flat, eta)]
             return np.concatenate(parts).reshape(shape)
         with np.errstate(invalid="ignore"):  # data that are off by more than numbers can say give NaN, not a warning
@@ -402,16 +402,20 @@ class Calibration:
 
         Rows that have a detection limit are censored when their value is beyond it.
         """
-        values = np.array(values, dtype=np.float64)
         other = copy.copy(self)
-        left, right = self._limited
-        cells = self.cells
-        side = np.where(left & (values <= cells.limit), 1, np.where(right & (values >= cells.limit), -1, 0))
-        values = np.where(side != 0, cells.limit, values)
-        other.cells = replace(cells, z=cells.linked(values), side=side.astype(np.int64))
+        other.cells = self.cells_of(values)
+        side = other.cells.side
+        values = np.where(side != 0, self.cells.limit, np.asarray(values, dtype=np.float64))
         censored = None if self.observations.censored is None else np.array(["right", "", "left"])[side + 1]
         other.observations = replace(self.observations, value=values, censored=censored)
         return other
+
+    def cells_of(self, values: Array) -> Cells:
+        """Return the cells with other measured values (R,), in the data's own units."""
+        cells, (left, right) = self.cells, self._limited
+        values = np.array(values, dtype=np.float64)
+        side = np.where(left & (values <= cells.limit), 1, np.where(right & (values >= cells.limit), -1, 0))
+        return replace(cells, z=cells.linked(np.where(side != 0, cells.limit, values)), side=side.astype(np.int64))
 
     def prior_draws(self, n: int, rng: RandomState) -> dict[str, Array]:
         """Return n draws of every inferred quantity from its prior, conditioned as in the calibration."""
@@ -588,8 +592,11 @@ class Calibration:
             draws = self.cells.linked(self.simulate(self.prior_draws(256, 0), 0))
             draws = draws[np.isfinite(draws).all(axis=1)]
             size = draws.std(axis=0) + 1e-300
-            off = np.zeros(len(self.cells.offset))
-            off[self.cells.row_cell] = (self.cells.z - draws.mean(axis=0)) / size
+            by_row = (self.cells.z - draws.mean(axis=0)) / size
+            # A value below a limit that is far above of what is expected is no conflict.
+            by_row = np.where(self.cells.side * by_row > 0.0, 0.0, by_row)
+            order, off = np.argsort(np.abs(by_row)), np.zeros(len(self.cells.offset))
+            off[self.cells.row_cell[order]] = by_row[order]  # the worst of each cell
         else:
             theta, predicted, surrogate = self._prior_predicted()
             sigma = self.noise.values(theta, (len(predicted),))[:, self.cells.group]
