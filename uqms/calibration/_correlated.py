@@ -281,8 +281,11 @@ def latent_count(data: Array) -> int:
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _root(S: Array) -> Array:
-    """Return lower L with L L' = S; a column of zeros where S is singular (a run at the very input)."""
+def _root(S: Array, own: bool) -> Array:
+    """Return lower L with L L' = S; a column of zeros where S is singular (a run at the very input).
+
+    Singular is what is small beside the largest variance, or beside its `own`, where units differ between rows.
+    """
     n = S.shape[0]
     L = np.zeros((n, n))
     largest = 0.0
@@ -292,7 +295,7 @@ def _root(S: Array) -> Array:
         pivot = S[j, j]
         for m in range(j):
             pivot -= L[j, m] * L[j, m]
-        if not pivot > ZERO * largest:
+        if not pivot > ZERO * (S[j, j] if own else largest):
             continue
         L[j, j] = math.sqrt(pivot)
         for i in range(j + 1, n):
@@ -304,11 +307,11 @@ def _root(S: Array) -> Array:
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def roots(S: Array) -> Array:
-    """Return the roots of several covariances (S, n, n)."""
+def roots(S: Array, own: bool = False) -> Array:
+    """Return the roots of several covariances (S, n, n); `own` for those of terms."""
     out = np.empty_like(S)
     for s in range(S.shape[0]):
-        out[s] = _root(S[s])
+        out[s] = _root(S[s], own)
     return out
 
 
@@ -342,7 +345,7 @@ def outputs(data: Array, mean: Array, covariance: Array, phi: Array, J: Array, W
     experiment, _, factor, offset, basis, truncation, _, _, _, _ = fields(data)
     scores = mean.copy()
     for j in range(q):
-        L = _root(covariance[j])
+        L = _root(covariance[j], False)
         for k in range(K):
             for m in range(k + 1):
                 scores[k, j] += L[k, m] * eta[m * q + j]
@@ -361,7 +364,7 @@ def outputs(data: Array, mean: Array, covariance: Array, phi: Array, J: Array, W
             s += W[i, a] * eta[own + k * r + a]
         y[i] = s * (1.0 + phi[int(factor[i])]) if factor[i] >= 0.0 else s
     if T > 0:
-        y += _root(_jittered(terms(data, phi, J, True, True))) @ eta[K * q + K * t : own]
+        y += _root(_jittered(terms(data, phi, J, True, True)), True) @ eta[K * q + K * t : own]
     return y
 
 
@@ -396,7 +399,7 @@ def outputs_reverse(
     scores = mean.copy()
     roots = np.empty((q, K, K))
     for j in range(q):
-        roots[j] = _root(covariance[j])
+        roots[j] = _root(covariance[j], False)
         for k in range(K):
             for m in range(k + 1):
                 scores[k, j] += roots[j, k, m] * eta[m * q + j]
@@ -432,7 +435,7 @@ def outputs_reverse(
         cov_bar[j] = _root_reverse(roots[j], L_bar)
     if T > 0:
         start = first + K * t
-        L = _root(_jittered(terms(data, phi, J, True, True)))
+        L = _root(_jittered(terms(data, phi, J, True, True)), True)
         R_bar = np.zeros((N, N))
         for i in range(N):
             for e in range(i + 1):

@@ -22,6 +22,7 @@ from uqms.calibration.checks import Check, Sampled, Status
 from uqms.calibration.parts import JointCalibration
 from uqms.calibration.problem import Calibration
 from uqms.calibration.rescaling import rescaled
+from uqms.errors import InputError
 
 __all__ = [
     "Sensitivity",
@@ -228,9 +229,12 @@ def _check_sensitivity(problem: Calibration | JointCalibration, sampled: Sampled
 
 def _check_discrepancy(problem: Calibration, sampled: Sampled) -> Check:
     assert sampled.log_likelihood is not None
-    found = [
-        rescaled(problem, sampled.theta, sampled.latents, sampled.log_likelihood, factor) for factor in DISCREPANCY
-    ]
+    try:
+        found = [
+            rescaled(problem, sampled.theta, sampled.latents, sampled.log_likelihood, factor) for factor in DISCREPANCY
+        ]
+    except InputError as error:  # a prior without a scale; draws are not lost for it
+        return Check("discrepancy", "note", float("nan"), "how it depends on its scale is not judged", str(error))
     worst = max(problem.parameters, key=lambda name: max(abs(one.shift[name]) for one in found))
     shift = max(abs(one.shift[worst]) for one in found)
     message = f"the mean of {worst} moves by {shift:.2f} sd when its prior scale is halved or doubled, limit 1"

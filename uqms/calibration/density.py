@@ -4,6 +4,7 @@ Written once for arrays and for PyTensor expressions: `xp` has the functions of 
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numba
@@ -170,23 +171,29 @@ def _all_terms(data: Array, phi: Array, slopes: Array) -> Array:
     return out
 
 
-def slope_of_density(problem: "Calibration", y: Array, phi: Array, z: Array | None = None) -> Array:
-    """Return d log p(z | y) / d y (S, N) by central differences, for measured values z (S, R) or the data."""
+def slope_of_density(
+    problem: "Calibration", y: Array, phi: Array, z: Array | None = None, cells: Cells | None = None
+) -> Array:
+    """Return d log p(z | y) / d y (S, N) by central differences, for measured values z (S, R) or the data.
+
+    `cells` says which rows are beyond a limit, where that is not as in the data.
+    """
+    cells = problem.cells if cells is None else cells
     step = 1e-5 * (np.abs(y) + y.std() + 1e-12)
     if z is None:
-        return _slope(problem, y, phi, problem.cells.z, step)
+        return _slope(cells, problem.noise, y, phi, cells.z, step)
     if all(isinstance(model, BROADCASTING) for model in problem.noise.models):
-        return _slope(problem, y, phi, z, step)
+        return _slope(cells, problem.noise, y, phi, z, step)
     # A density of one's own takes measured values (R,): one draw at a time.
     rows = [slice(s, s + 1) for s in range(len(y))]
-    return np.concatenate([_slope(problem, y[at], phi[at], z[at][0], step[at]) for at in rows])
+    return np.concatenate([_slope(cells, problem.noise, y[at], phi[at], z[at][0], step[at]) for at in rows])
 
 
-def _slope(problem: "Calibration", y: Array, phi: Array, z: Array, step: Array) -> Array:
-    cells, out = problem.cells, np.zeros_like(y)
+def _slope(cells: Cells, noise: NoiseGroups, y: Array, phi: Array, z: Array, step: Array) -> Array:
+    out = np.zeros_like(y)
 
     def ends(change: Array) -> list[tuple[Ints, Array, Array]]:
-        up, down = (row_terms(cells, problem.noise, y + sign * change, phi, z, NumPyFunctions) for sign in (1.0, -1.0))
+        up, down = (row_terms(cells, noise, y + sign * change, phi, z, NumPyFunctions) for sign in (1.0, -1.0))
         return [(at, above, below) for (at, above), (_, below) in zip(up, down, strict=True)]
 
     for g, (at, above, below) in enumerate(ends(step)):
@@ -202,10 +209,11 @@ def _slope(problem: "Calibration", y: Array, phi: Array, z: Array, step: Array) 
     return out
 
 
-def noise_sd(problem: "Calibration", y: Array, phi: Array, draws: int = 32) -> Array:
+def noise_sd(problem: "Calibration", y: Array, phi: Array, limits: bool = True, draws: int = 32) -> Array:
     """Return the sd (S, N) of independent normal noise that says as much about the latent output as the data do.
 
-    That of the cell means for additive noise; else 1 / sqrt(Fisher information), from draws with a fixed seed.
+    That of the cell means for additive noise; else 1 / sqrt(Fisher information), from draws with a fixed seed. A value
+    beyond a detection limit says less than a measured one; without `limits`, what it would say without them.
     """
     cells = problem.cells
     if problem.form != "latent":
@@ -214,8 +222,18 @@ def noise_sd(problem: "Calibration", y: Array, phi: Array, draws: int = 32) -> A
     information = np.zeros_like(y)
     with np.errstate(all="ignore"):
         for _ in range(draws):
-            z = cells.linked(draw_rows(cells, problem.noise, y, phi, rng))
-            slope = slope_of_density(problem, y, phi, z)  # infinite beside the end of a density's support
+            drawn = draw_rows(cells, problem.noise, y, phi, rng)
+            if limits and any(side.any() for side in problem._limited):
+                several = [problem.cells_of(values) for values in drawn]
+                parts = [
+                    slope_of_density(problem, y[s : s + 1], phi[s : s + 1], one.z[None], one)
+                    for s, one in enumerate(several)
+                ]
+                slope = np.concatenate(parts)
+            else:
+                free = replace(cells, side=np.zeros_like(cells.side))
+                slope = slope_of_density(problem, y, phi, cells.linked(drawn), free)
+            # infinite beside the end of a density's support
             information += np.where(np.isfinite(slope), slope, 0.0) ** 2 / draws
     return np.asarray(1.0 / np.sqrt(np.maximum(information, 1e-300)))
 

@@ -18,7 +18,17 @@ from scipy.special import gammaincc
 from uqms._typing import Array, Ints
 from uqms.calibration import _terms
 from uqms.errors import InputError
-from uqms.parameters import HalfNormal, InverseGamma, Normal, Prior
+from uqms.parameters import (
+    Gamma,
+    HalfNormal,
+    InverseGamma,
+    LogNormal,
+    LogUniform,
+    Normal,
+    Prior,
+    TruncatedNormal,
+    Uniform,
+)
 
 __all__ = [
     "BasisDiscrepancy",
@@ -34,6 +44,7 @@ __all__ = [
 ]
 
 SHARE = 0.1  # default scale, of the prior-predictive standard deviation
+CLOSE = 1e-9  # of the range: places nearer to each other are one
 NOISE, PLAIN, ORTHOGONAL = 0, 1, 2
 
 
@@ -110,6 +121,7 @@ def default_length(values: Array) -> InverseGamma:
     """
     points = np.unique(values)
     span = float(points[-1] - points[0])
+    points = points[np.append(True, np.diff(points) > CLOSE * span)]  # 0.3 and 0.1 + 0.2 are one place, not a spacing
     high = 2.0 * span
     low = min(2.0 * float(np.min(np.diff(points))), 0.5 * high)
 
@@ -436,10 +448,19 @@ def _times(sd: float | Prior | None, factor: float, predictive_sd: float) -> flo
     sd = _default_sd(predictive_sd) if sd is None else sd
     if not isinstance(sd, Prior):
         return sd * factor
-    quantiles = {p: float(sd.quantile(p)) * factor for p in (0.25, 0.75)}
     if isinstance(sd, HalfNormal):
-        return HalfNormal(sd.sd * factor, unit=sd.unit, description=sd.description)
-    return type(sd).from_quantiles(quantiles, unit=sd.unit, description=sd.description)
+        return replace(sd, sd=sd.sd * factor)
+    if isinstance(sd, Uniform | LogUniform):
+        return replace(sd, low=sd.low * factor, high=sd.high * factor)
+    if isinstance(sd, LogNormal):
+        return replace(sd, median=sd.median * factor)
+    if isinstance(sd, TruncatedNormal):
+        return replace(sd, mean=sd.mean * factor, sd=sd.sd * factor, low=sd.low * factor, high=sd.high * factor)
+    if isinstance(sd, Gamma):
+        return replace(sd, rate=sd.rate / factor)
+    if isinstance(sd, InverseGamma):
+        return replace(sd, beta=sd.beta * factor)
+    raise InputError(f"The prior {sd!r} of a discrepancy's sd cannot be scaled. Use HalfNormal, LogNormal or Gamma.")
 
 
 Discrepancy = GPDiscrepancy | OffsetDiscrepancy | ScaleDiscrepancy | BasisDiscrepancy

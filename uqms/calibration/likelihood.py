@@ -278,10 +278,10 @@ def arrange(
         When the unit of an observation is not that of the output.
     """
     _check_names(surrogate, observations, condition_names)
-    groups, row_variance = _noise(observations, noise, observations.conditions)
     keys = np.column_stack([observations.conditions[name] for name in condition_names] or [np.zeros(len(observations))])
     if condition_names:
         keys = merge_close(surrogate, condition_names, keys)
+    groups, row_variance = _noise(observations, noise, dict(zip(condition_names, keys.T, strict=False)))
     conditions, row_experiment = np.unique(keys, axis=0, return_inverse=True)
     conditions = conditions[:, : len(condition_names)]
     check_conditions(surrogate, condition_names, conditions)
@@ -560,7 +560,10 @@ def _noise(
         known = Rows(observations.value[rows], observations.sd[rows], _trials(observations)[rows])
         model.check(output, known)
         if isinstance(model, GaussianNoise):
-            _warn_if_variance(output, known.z, known.sd if model.sd is None else model.sd)
+            measured = (
+                np.ones(len(known.z), bool) if observations.censored is None else observations.censored[rows] == ""
+            )
+            _warn_if_variance(output, known.z[measured], known.sd[measured] if model.sd is None else model.sd)
         places: dict[str, int] = {}
         for role, setting in model.parameters.items():
             if role == "sigma":
@@ -573,17 +576,19 @@ def _noise(
             first.append((f"sigma{suffix}", 1.0))
         roles.append(places)
         if isinstance(model, AutocorrelatedNoise):
-            terms.append(_autocorrelation(model, output, suffix, observations))
+            terms.append(_autocorrelation(model, output, suffix, observations, conditions))
     keys, settings = zip(*first, *others, strict=True)
     models = tuple(by_output[output] for output in outputs)
     return NoiseGroups(outputs, models, keys, settings, tuple(roles), tuple(terms)), variance
 
 
 def _trials(observations: Observations) -> Array:
-    return np.zeros(len(observations)) if observations.trials is None else observations.trials
+    return np.zeros(len(observations)) if observations.trials is None else np.nan_to_num(observations.trials)
 
 
-def _autocorrelation(model: AutocorrelatedNoise, output: str, suffix: str, observations: Observations) -> Term:
+def _autocorrelation(
+    model: AutocorrelatedNoise, output: str, suffix: str, observations: Observations, conditions: Mapping[str, Array]
+) -> Term:
     """Return the process of an output: correlated within a series, that is one replicate of one experiment.
 
     Raises
@@ -600,7 +605,7 @@ def _autocorrelation(model: AutocorrelatedNoise, output: str, suffix: str, obser
     along = dims[0] if model.along is None else model.along
     if along not in dims:
         raise InputError(f"AutocorrelatedNoise of {output!r}: along={along!r}, but it has the coordinates {dims}.")
-    table = observations.table
+    table = observations.table.assign(**conditions)  # those off by rounding are one experiment
     labels = table.drop(columns=["value", "sd", along, "censored", "trials"], errors="ignore")
     series = labels.fillna(0.0).groupby(list(labels.columns), sort=False).ngroup().to_numpy().astype(np.int64)
     points = observations.coords[along][:, None]

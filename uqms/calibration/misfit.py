@@ -91,8 +91,8 @@ def _check_density(problem: Calibration, theta: Mapping[str, Array], latents: Ar
         for i in range(len(h)):
             drawn = draw_rows(cells, problem.noise, np.repeat(y[i : i + 1], REPLICATES, 0), phi[[i] * REPLICATES], rng)
             for values in drawn:
-                other = problem.with_values(values)
-                terms = row_terms(other.cells, problem.noise, y[i], phi[i], other.cells.z, NumPyFunctions)
+                other = problem.cells_of(values)
+                terms = row_terms(other, problem.noise, y[i], phi[i], other.z, NumPyFunctions)
                 below.append(total(terms, 1) <= own[i])
     p = float(np.mean(below))
     shown = max(p, 1.0 / len(below))

@@ -502,6 +502,12 @@ class BinomialNoise:
         """Raise InputError for what is no count, or more than the trials."""
         _counts("BinomialNoise", output, rows.z)
         trials = self._trials(rows)
+        other = np.flatnonzero((rows.trials > 0) & (rows.trials != trials))
+        if len(other):
+            raise InputError(
+                f"BinomialNoise of {output!r}: trials is {self.trials}, but the observations say "
+                f"{rows.trials[other[0]]:g}. Use BinomialNoise() for theirs, or leave the column out."
+            )
         if (trials < 1).any():
             raise InputError(
                 f"BinomialNoise of {output!r}: the number of trials is not known. Say BinomialNoise(trials=...), or "

@@ -50,7 +50,7 @@ class Observations:
         By row: "left" where only known that the measured number is below `value` (a detection limit), "right" where it
         is above, else "". None when there is no such row.
     trials
-        Number of trials of each row, for binomial counts; None when not given.
+        Number of trials of each row, for binomial counts, NaN where it is not known; None when not given.
 
     Raises
     ------
@@ -132,7 +132,8 @@ class Observations:
                     f"Observations: censored holds {odd[0]!r}; give 'left' (below the value), 'right' (above it) or ''."
                 )
         if self.trials is not None:
-            wrong = np.flatnonzero(~((self.trials >= 1) & (self.trials == np.round(self.trials))))
+            known = ~np.isnan(self.trials)
+            wrong = np.flatnonzero(known & ~((self.trials >= 1) & (self.trials == np.round(self.trials))))
             if len(wrong):
                 raise InputError(
                     f"Observations: row {wrong[0]} has {self.trials[wrong[0]]:g} trials; give a whole number from 1 on."
@@ -275,7 +276,7 @@ class Observations:
             replicate=None if replicate is None else pd.factorize(_labels(frame, replicate))[0].astype(np.int64),
             sd=np.full(rows, np.nan) if sd is None else _numbers(frame, sd),
             units={output: unit},
-            censored=None if censored is None else frame[censored].fillna("").astype(str).to_numpy(dtype=np.str_),
+            censored=None if censored is None else _sides(frame[censored]),
             trials=None if trials is None else _numbers(frame, trials),
         )
 
@@ -377,7 +378,7 @@ class Observations:
             sd=np.concatenate([part.sd for part in tables]),
             units=_common_units(tables),
             censored=_optional(tables, "censored", np.str_("")),
-            trials=_optional(tables, "trials", 1.0),
+            trials=_optional(tables, "trials", np.nan),
         )
 
 
@@ -402,6 +403,11 @@ def _common_units(tables: Iterable[Observations]) -> dict[str, str]:
 
 def _scalar_frame(flat: xr.Dataset) -> pd.DataFrame:
     return pd.DataFrame({str(name): [flat[name].item()] for name in flat.variables})
+
+
+def _sides(column: pd.Series) -> np.ndarray:
+    """Return a column of sides as text, "" where there is none; it may be empty or categorical."""
+    return column.astype(object).where(column.notna(), "").astype(str).to_numpy(dtype=np.str_)
 
 
 def _labels(frame: pd.DataFrame, column: str) -> "pd.Series[str]":

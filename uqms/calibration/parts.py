@@ -138,6 +138,16 @@ class JointCalibration:
         )
 
     @property
+    def fixed(self) -> dict[str, float]:
+        """Parameters that are held at a number: none, a part's space says what is inferred."""
+        return {}
+
+    @property
+    def constraints(self) -> tuple[()]:
+        """Inequalities that parameters have to fulfil: none."""
+        return ()
+
+    @property
     def parameters(self) -> tuple[str, ...]:
         """Names of the inferred parameters (without noise and discrepancy)."""
         return self.space.names

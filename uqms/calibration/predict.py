@@ -366,7 +366,7 @@ def _given_latents(
         whole = extra[:, :n, :n] + _noise_covariance(problem, problem.noise.named(phi), count)
         whole[:, np.arange(n), np.arange(n)] *= 1.0 + _correlated.JITTER
         start = first + k * width
-        gain[:, :, start : start + n] = extra[:, n:, :n] @ _inverse(_correlated.roots(whole)).transpose(0, 2, 1)
+        gain[:, :, start : start + n] = extra[:, n:, :n] @ _inverse(_correlated.roots(whole, True)).transpose(0, 2, 1)
         own = own + extra[:, n:, n:]
     posterior_mean = m[:, n:] * mean[:, n:] + np.einsum("spl,sl->sp", gain, eta)
     covariance = own - gain @ gain.transpose(0, 2, 1)
@@ -501,7 +501,7 @@ def predicted(
 ) -> tuple[Array, Array, Array]:
     """Return mean, variance and joint draws (S, P) of an output in its own unit, with noise when it is given.
 
-    Noise that is not normal adds its variance as the squared scatter of the draws: a Monte Carlo estimate.
+    With noise that is not normal, mean and variance of all are those of the draws: Monte Carlo estimates.
     """
     within = np.maximum(np.diagonal(moments.covariance, axis1=1, axis2=2), 0.0)
     latent = draw_jointly(moments, rng)
@@ -510,9 +510,8 @@ def predicted(
         return mean, variance, np.asarray(transform.inverse(latent))
     phi = noise.phi(theta)
     sample = noise.draw(latent, phi, rng)
-    if noise.variance is None:
-        mean, _ = transform.moments(moments.mean, within)
-        return mean, (sample - mean) ** 2, sample
+    if noise.variance is None:  # a count of successes is no probability: measured and latent output may differ in mean
+        return sample, np.zeros_like(sample), sample
     mean, variance = transform.moments(moments.mean, within + noise.variance(phi)[:, None])
     return mean, variance, sample
 

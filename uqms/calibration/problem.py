@@ -21,7 +21,7 @@ from uqms.calibration.constraints import read_constraints
 from uqms.calibration.density import outputs_of, row_terms, simulate, term_variance, total
 from uqms.calibration.direct import has_derivative, is_exact
 from uqms.calibration.discrepancy import Discrepancy
-from uqms.calibration.likelihood import add_discrepancy, arrange, check_errors_between
+from uqms.calibration.likelihood import Cells, add_discrepancy, arrange, check_errors_between
 from uqms.calibration.noise import NoiseModel, NumPyFunctions
 from uqms.calibration.observations import Observations
 from uqms.calibration.realisation import Realisation, Runs, runs_of, warn_if_not_normal
@@ -557,18 +557,22 @@ class Calibration:
         DataError
             When a value is not finite.
         """
-        values = np.array(values, dtype=np.float64)
-        if values.shape != self.cells.z.shape:
-            raise InputError(f"with_values: got the shape {values.shape}; give one value a row, {self.cells.z.shape}.")
+        if np.shape(values) != self.cells.z.shape:
+            raise InputError(f"with_values: got the shape {np.shape(values)}; give one value a row.")
         other = copy.copy(self)
-        left, right = self._limited
-        cells = self.cells
-        side = np.where(left & (values <= cells.limit), 1, np.where(right & (values >= cells.limit), -1, 0))
-        values = np.where(side != 0, cells.limit, values)
-        other.cells = replace(cells, z=cells.linked(values), side=side.astype(np.int64))
+        other.cells = self.cells_of(values)
+        side = other.cells.side
+        values = np.where(side != 0, self.cells.limit, np.asarray(values, dtype=np.float64))
         censored = None if self.observations.censored is None else np.array(["right", "", "left"])[side + 1]
         other.observations = replace(self.observations, value=values, censored=censored)
         return other
+
+    def cells_of(self, values: Array) -> Cells:
+        """Return the cells with other measured values (R,), in the data's own units."""
+        cells, (left, right) = self.cells, self._limited
+        values = np.array(values, dtype=np.float64)
+        side = np.where(left & (values <= cells.limit), 1, np.where(right & (values >= cells.limit), -1, 0))
+        return replace(cells, z=cells.linked(np.where(side != 0, cells.limit, values)), side=side.astype(np.int64))
 
     def prior_draws(self, n: int, rng: RandomState) -> dict[str, Array]:
         """Return n draws of every inferred quantity from its prior, conditioned as in the calibration."""
@@ -733,8 +737,11 @@ class Calibration:
             draws = self.cells.linked(self.simulate(self.prior_draws(256, 0), 0))
             draws = draws[np.isfinite(draws).all(axis=1)]
             size = draws.std(axis=0) + 1e-300
-            off = np.zeros(len(self.cells.offset))
-            off[self.cells.row_cell] = (self.cells.z - draws.mean(axis=0)) / size
+            by_row = (self.cells.z - draws.mean(axis=0)) / size
+            # A value below a limit that is far above of what is expected is no conflict.
+            by_row = np.where(self.cells.side * by_row > 0.0, 0.0, by_row)
+            order, off = np.argsort(np.abs(by_row)), np.zeros(len(self.cells.offset))
+            off[self.cells.row_cell[order]] = by_row[order]  # the worst of each cell
         else:
             theta, predicted, surrogate = self._prior_predicted()
             sigma = self.noise.values(theta, (len(predicted),))[:, self.cells.group]

@@ -156,7 +156,7 @@ def _blocks(problem: Calibration, count: int) -> list[slice]:
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def _linearise(problem: Calibration, theta: Mapping[str, Array], h: Ints) -> _Linear:
+def _linearise(problem: Calibration, theta: Mapping[str, Array], h: Ints, limits: bool = True) -> _Linear:
     cells, box = problem.cells, problem.surrogate.domain
     e, draws = cells.experiment, np.arange(len(h))
     u = problem.unit_inputs(theta)
@@ -185,7 +185,7 @@ def _linearise(problem: Calibration, theta: Mapping[str, Array], h: Ints) -> _Li
     if problem.noise.terms:
         whole = covariance_of(problem, phi, jacobian)
         whole[:, np.arange(len(e)), np.arange(len(e))] *= 1.0 + _correlated.JITTER
-        extra = _correlated.roots(whole)
+        extra = _correlated.roots(whole, True)
     for output, place in problem.noise.factors.items():
         m[:, cells.output == output] += phi[:, place, None]
         gain = np.where(cells.output == output, mean, 0.0) * prior_scale(problem.noise.settings[place])
@@ -193,7 +193,7 @@ def _linearise(problem: Calibration, theta: Mapping[str, Array], h: Ints) -> _Li
     if problem.realisation is not None:  # what a run of a stochastic simulator does is no error of the surrogate
         own = problem.realisation.by_experiment(problem.run_factor(u))
         extra = np.concatenate([extra, own * m[:, :, None]], axis=2)
-    sd = noise_sd(problem, mean * m, phi)
+    sd = noise_sd(problem, mean * m, phi, limits)
     prior = problem.unit_inputs(problem.prior_draws(4000, 0))[:, 0, columns]
     unit = (m / sd)[:, :, None]
     return _Linear(jacobian * unit, factor * unit, extra / sd[:, :, None], prior.std(axis=0), sd)
@@ -313,7 +313,7 @@ def _estimated_noise(problem: Calibration, centre: Mapping[str, Array], latents:
     assert latents is not None
     y, values = next(problem.latent_terms(centre, latents.mean(axis=0, keepdims=True)))
     h = int(np.argmax(values[:, 0]))
-    linear = _linearise(problem, centre, np.array([h]))
+    linear = _linearise(problem, centre, np.array([h]), limits=False)
     phi = problem.noise.phi(centre, (1,))
     flat, _ = problem.latent_outputs(problem.unit_inputs(centre), phi, np.zeros((1, problem.latents)))
     step = slope_of_density(problem, y[h], phi)[0] * linear.noise_sd[0]  # working residual, in units of the noise
@@ -324,7 +324,7 @@ def _estimated_noise(problem: Calibration, centre: Mapping[str, Array], latents:
 
 def _null_correlations(problem: Calibration, centre: Mapping[str, Array], h: int, series: list[Ints]) -> Array:
     """Return lag-1 correlations of the estimated noise of data that the linearised problem draws."""
-    linear = _linearise(problem, centre, np.array([h]))
+    linear = _linearise(problem, centre, np.array([h]), limits=False)
     factor = np.concatenate([linear.factor[0], linear.extra[0], linear.jacobian[0] * linear.prior_sd], axis=1)
     n, r = factor.shape
     rng = np.random.default_rng(0)
