@@ -81,6 +81,7 @@ PUBLIC = [
     "errors",
     "extend",
     "from_gpytorch",
+    "functionals",
     "halton",
     "held_out",
     "k_fold",

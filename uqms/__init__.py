@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms import diagnostics as diagnostics
     from uqms import ensemble as ensemble
     from uqms import errors as errors
+    from uqms import functionals as functionals
     from uqms import plots as plots
     from uqms import testing as testing
     from uqms.calibration import NUTS as NUTS
@@ -173,6 +174,7 @@ __all__ = [
     "errors",
     "extend",
     "from_gpytorch",
+    "functionals",
     "halton",
     "held_out",
     "k_fold",
@@ -289,6 +291,7 @@ _ROOMS = (
     "diagnostics",
     "ensemble",
     "errors",
+    "functionals",
     "plots",
     "testing",
 )

@@ -25,11 +25,11 @@ from uqms.calibration import _correlated
 from uqms.calibration._terms import ORTHOGONAL_JITTER
 from uqms.calibration.direct import is_exact
 from uqms.calibration.discrepancy import NOISE, ORTHOGONAL, Place, Sites, term_covariance
-from uqms.calibration.functionals import FunctionalDraws, read_off
 from uqms.calibration.likelihood import Cells, check_conditions, merge_close, right_factor
 from uqms.calibration.noise import Rows
 from uqms.calibration.problem import Calibration
 from uqms.errors import DataError, InputError
+from uqms.functionals import FunctionalDraws, read_off
 from uqms.surrogates.process import Scores
 from uqms.surrogates.transforms import Identity, Transform
 
