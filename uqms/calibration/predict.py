@@ -444,7 +444,7 @@ class PosteriorPrediction:
     draws
         Joint draws of whole curves, with a leading dim "sample".
     holds
-        Which uncertainties are in it: "parameters", "surrogate" and, when asked for, "noise".
+        Which uncertainties are in it: "parameters", "surrogate", "discrepancy" when there is one, "noise" when asked for.
     """
 
     mean: xr.Dataset
