@@ -19,7 +19,7 @@ from uqms.calibration.answer import log_priors
 from uqms.calibration.computation import APPROXIMATION, MCSE_SHARE, sampler_checks
 from uqms.calibration.density import draw_rows, row_terms
 from uqms.calibration.discrepancy import NOISE
-from uqms.calibration.noise import NumPyFunctions
+from uqms.calibration.noise import LogNormalNoise, NumPyFunctions
 from uqms.calibration.predict import (
     NewNoise,
     PosteriorPrediction,
@@ -37,6 +37,7 @@ from uqms.calibration.rescaling import rescaled
 from uqms.calibration.samplers import Sampler
 from uqms.calibration.verdict import Sampled, Verdict, judge
 from uqms.errors import ConformanceError, InputError
+from uqms.surrogates.transforms import Identity
 
 __all__ = ["Evidence", "Posterior", "build_posterior", "check_derived"]
 
@@ -546,14 +547,26 @@ def _with_derived(problem: Calibration, draws: xr.Dataset) -> xr.Dataset:
     for name, prior in problem.priors.items():
         unit = prior.unit
         if name in problem.noise.unknown:
-            output = problem.noise.unit_of(name)
-            unit = unit or (problem.surrogate.layouts[output].unit if output else "")
+            unit = unit or _unit(problem, name)
         out[name] = out[name].assign_attrs(unit=unit, description=prior.description)
     inputs = {name: draws[name] for name in problem.priors}
     for name, derived in problem.derived.items():
         values = _derive(name, derived.function, inputs)
         out[name] = values.assign_attrs(unit=derived.unit, description=derived.description)
     return out
+
+
+def _unit(problem: Calibration, name: str) -> str:
+    """Return the unit of a hyperparameter of noise or discrepancy; none on a logarithmic or other transformed scale."""
+    noise = problem.noise
+    output = noise.unit_of(name)
+    if not output:
+        return ""
+    layout = problem.surrogate.layouts[output]
+    if isinstance(noise.models[noise.outputs.index(output)], LogNormalNoise):
+        return ""
+    on_scale = any(term.amplitude == name and term.role != NOISE for term in noise.terms)
+    return "" if on_scale and not isinstance(layout.transform, Identity) else layout.unit
 
 
 def _derive(

@@ -444,7 +444,8 @@ class PosteriorPrediction:
     draws
         Joint draws of whole curves, with a leading dim "sample".
     holds
-        Which uncertainties are in it: "parameters", "surrogate", "discrepancy" when there is one, "noise" when asked for.
+        Which uncertainties are in it: "parameters", "surrogate", "discrepancy" when there is one and, when asked for,
+        "noise".
     """
 
     mean: xr.Dataset
