@@ -85,6 +85,7 @@ PUBLIC = [
     "extend",
     "from_gpytorch",
     "from_sbi",
+    "functionals",
     "halton",
     "held_out",
     "k_fold",

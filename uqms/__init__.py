@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms import diagnostics as diagnostics
     from uqms import ensemble as ensemble
     from uqms import errors as errors
+    from uqms import functionals as functionals
     from uqms import plots as plots
     from uqms import testing as testing
     from uqms.calibration import NUTS as NUTS
@@ -184,6 +185,7 @@ __all__ = [
     "extend",
     "from_gpytorch",
     "from_sbi",
+    "functionals",
     "halton",
     "held_out",
     "k_fold",
@@ -310,6 +312,7 @@ _ROOMS = (
     "diagnostics",
     "ensemble",
     "errors",
+    "functionals",
     "plots",
     "testing",
 )

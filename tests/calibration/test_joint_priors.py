@@ -154,7 +154,7 @@ def test_a_posterior_as_prior_equals_all_data_at_once() -> None:
     line = uq.DirectSimulator(lambda a, b, x: {"y": a + b * x}, space=space, outputs={"y": ()})
 
     def data(x: list[float], y: list[float]) -> uq.Observations:
-        values = xr.DataArray(y, dims="e", coords={"e": range(len(y)), "x": ("e", x)}, name="y")
+        values = xr.DataArray(y, dims="experiment", coords={"x": ("experiment", x)}, name="y")
         return uq.Observations.from_xarray(values, conditions=("x",))
 
     noise, sampler = uq.GaussianNoise(sd=0.4), uq.SMC(particles=4000)

@@ -14,6 +14,7 @@ from scipy import stats
 import uqms as uq
 from uqms.calibration.density import noise_sd
 from uqms.calibration.noise import NoiseModel, NumPyFunctions, Rows
+from uqms.calibration.posterior import _unit
 from uqms.surrogates import GaussianProcessSurrogate, Layout
 from uqms.surrogates.outputs import OutputBasis
 from uqms.surrogates.transforms import IDENTITY, Transform
@@ -23,7 +24,7 @@ COUNTS = np.array([3.0, 0.0, 7.0, 2.0])
 REALS = np.array([0.3, -1.2, 2.2, 0.7])
 
 
-def curve(transform: Transform = IDENTITY) -> GaussianProcessSurrogate:
+def curve(transform: Transform = IDENTITY, unit: str = "") -> GaussianProcessSurrogate:
     """Return a surrogate of a curve over t = 0..3 in theta, on the scale of a transform."""
     rng = np.random.default_rng(3)
     plain = given_surrogate(
@@ -33,7 +34,7 @@ def curve(transform: Transform = IDENTITY) -> GaussianProcessSurrogate:
         truncation=0.2 * rng.standard_normal((T, 1)),
         offset=np.full(T, 1.0),
     )
-    layout = Layout(("t",), {"t": np.arange(T, dtype=float)}, transform=transform)
+    layout = Layout(("t",), {"t": np.arange(T, dtype=float)}, unit=unit, transform=transform)
     (old,) = plain.bases
     output = OutputBasis("y", layout, old.offset, old.basis, old.truncation, np.zeros(T - 1), np.zeros((4, 1)))
     return GaussianProcessSurrogate(plain.domain, plain.process, (output,), plain.attrs)
@@ -284,3 +285,18 @@ def test_what_cannot_be_meant_is_refused(noise: NoiseModel, data: xr.DataArray, 
 def test_bad_settings_are_refused(make: Any) -> None:
     with pytest.raises(uq.errors.InputError):
         make()
+
+
+@pytest.mark.parametrize(
+    ("noise", "transform", "units"),
+    [
+        (uq.GaussianNoise(HALF), IDENTITY, {"sigma": "mg/L", "delta_sd": "mg/L", "delta_length_t": ""}),
+        (uq.LogNormalNoise(HALF), uq.Log(), {"sigma": "", "delta_sd": "", "delta_length_t": ""}),
+        (uq.GaussianNoise(HALF), uq.Log(), {"sigma": "mg/L", "delta_sd": "", "delta_length_t": ""}),
+    ],
+)
+def test_what_is_on_a_transformed_scale_has_no_unit(
+    noise: uq.GaussianNoise | uq.LogNormalNoise, transform: Transform, units: dict[str, str]
+) -> None:
+    problem = uq.Calibration(curve(transform, "mg/L"), observed(COUNTS + 1.0), noise, discrepancy=uq.GPDiscrepancy())
+    assert {name: _unit(problem, name) for name in problem.noise.unknown} == units

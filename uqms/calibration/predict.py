@@ -25,12 +25,12 @@ from uqms.calibration import _correlated
 from uqms.calibration._terms import ORTHOGONAL_JITTER
 from uqms.calibration.direct import is_exact
 from uqms.calibration.discrepancy import NOISE, ORTHOGONAL, Place, Sites, term_covariance
-from uqms.calibration.functionals import FunctionalDraws, read_off
 from uqms.calibration.likelihood import Cells, check_conditions, merge_close, right_factor
 from uqms.calibration.noise import Rows
 from uqms.calibration.problem import Calibration
 from uqms.calibration.realisation import residual_rows
 from uqms.errors import DataError, InputError
+from uqms.functionals import FunctionalDraws, read_off
 from uqms.surrogates.process import Scores
 from uqms.surrogates.transforms import Identity, Transform
 
@@ -535,7 +535,7 @@ class PosteriorPrediction:
         Joint draws of whole curves, with a leading dim "sample".
     holds
         Which uncertainties are in it: "parameters", "surrogate", of a stochastic simulator "realisation" (the observed
-        run) or "new realisation", and, when asked for, "noise".
+        run) or "new realisation", "discrepancy" when there is one and, when asked for, "noise".
     """
 
     mean: xr.Dataset

@@ -20,9 +20,9 @@ from uqms.calibration.conditioned import ConditionedPrior
 from uqms.calibration.constraints import read_constraints
 from uqms.calibration.density import outputs_of, row_terms, simulate, term_variance, total
 from uqms.calibration.direct import has_derivative, is_exact
-from uqms.calibration.discrepancy import Discrepancy
+from uqms.calibration.discrepancy import NOISE, Discrepancy
 from uqms.calibration.likelihood import Cells, add_discrepancy, arrange, check_errors_between
-from uqms.calibration.noise import NoiseModel, NumPyFunctions
+from uqms.calibration.noise import LogNormalNoise, NoiseModel, NumPyFunctions
 from uqms.calibration.observations import Observations
 from uqms.calibration.realisation import Realisation, Runs, runs_of, warn_if_not_normal
 from uqms.calibration.samplers import NUTS, Sampler
@@ -334,10 +334,16 @@ class Calibration:
         return [Piece("", self, dict(theta), latents, h, np.arange(len(self.parameters)))]
 
     def unit_of(self, name: str) -> str:
-        """Return the unit of an inferred quantity."""
-        unit = self.priors[name].unit
-        output = self.noise.unit_of(name) if name in self.noise.unknown else ""
-        return unit or (self.surrogate.layouts[output].unit if output else "")
+        """Return the unit of an inferred quantity; hyperparameters on a logarithmic or other scale have none."""
+        unit, noise = self.priors[name].unit, self.noise
+        output = noise.unit_of(name) if name in noise.unknown else ""
+        if unit or not output:
+            return unit
+        layout = self.surrogate.layouts[output]
+        if isinstance(noise.models[noise.outputs.index(output)], LogNormalNoise):
+            return ""
+        on_scale = any(term.amplitude == name and term.role != NOISE for term in noise.terms)
+        return "" if on_scale and not isinstance(layout.transform, Identity) else layout.unit
 
     def __repr__(self) -> str:
         noise = ", ".join(self.noise.unknown) or "known"

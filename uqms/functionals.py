@@ -158,6 +158,20 @@ class FunctionalDraws:
     draws: xr.DataArray
     undefined: xr.DataArray
 
+    def __repr__(self) -> str:
+        """Show mean, sd and 95 % interval, a line a condition."""
+        names = [str(n) for n, c in self.draws.coords.items() if c.dims == ("condition",) and n != "condition"]
+        found = xr.Dataset({"mean": self.mean, "sd": self.sd, "undefined": self.undefined})
+        found = found.assign({str(b): self.interval().sel(bound=b, drop=True) for b in ("lower", "upper")})
+        single = "condition" not in self.draws.dims
+        lines = []
+        for at in [found] if single else [found.isel(condition=i) for i in range(found.sizes["condition"])]:
+            label = "" if single else ", ".join(f"{name} {float(at[name]):g}" for name in names) + ": "
+            missing = f", {float(at['undefined']):.1%} without a value" if float(at["undefined"]) > 0 else ""
+            mean, sd, low, high = (float(at[key]) for key in ("mean", "sd", "lower", "upper"))
+            lines.append(f"{label}{mean:.4g} ± {sd:.2g}, 95 % {low:.4g} to {high:.4g}{missing}")
+        return f"<FunctionalDraws: {lines[0]}>" if single else "\n    ".join(["<FunctionalDraws", *lines]) + ">"
+
     @property
     def mean(self) -> xr.DataArray:
         """Mean over the draws."""
