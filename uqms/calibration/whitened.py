@@ -60,11 +60,19 @@ class Whitened:
     def of_data(self, z: Array) -> Array:
         """Return the log-likelihood (n,) of the observations alone; -inf where it is not finite."""
         theta = self.theta(z)
+        # Beyond 8 sds the probability is 1 in double precision, and the quantile of an unbounded prior is infinite.
+        finite = np.all([np.isfinite(values) for values in theta.values()], axis=0)
+        if not finite.any():
+            return np.full(len(z), -np.inf)
+        if not finite.all():
+            theta = {name: values[finite] for name, values in theta.items()}
         if self.latents:
-            value = self.problem.log_likelihood(theta, latents=z[:, len(self.names) :])
+            value = self.problem.log_likelihood(theta, latents=z[finite, len(self.names) :])
         else:
             value = self.problem.log_likelihood(theta)
-        return np.where(np.isfinite(value), value, -np.inf)
+        out = np.full(len(z), -np.inf)
+        out[finite] = np.where(np.isfinite(value), value, -np.inf)
+        return out
 
     def log_likelihood(self, z: Array) -> Array:
         """Return the log-likelihood (n,); -inf where it is not finite.
@@ -74,7 +82,11 @@ class Whitened:
         """
         value = self.of_data(z)
         prior = self.problem.conditioned_prior
-        return value if prior.plain else np.asarray(value + prior.log_weight(self.theta(z)))
+        if prior.plain:
+            return value
+        with np.errstate(invalid="ignore"):
+            weighted = value + prior.log_weight(self.theta(z))
+        return np.where(np.isfinite(value), weighted, -np.inf)
 
     def log_density(self, z: Array) -> Array:
         """Return log-likelihood plus log-prior of z (n,), the log of the unnormalised posterior density of z."""
