@@ -307,7 +307,7 @@ def _root(S: Array, own: bool) -> Array:
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def roots(S: Array, own: bool = False) -> Array:
+def roots(S: Array, own: bool) -> Array:
     """Return the roots of several covariances (S, n, n); `own` for those of terms."""
     out = np.empty_like(S)
     for s in range(S.shape[0]):

@@ -349,7 +349,7 @@ def _given_latents(
     target = joint.index[n:]
     for place, j in enumerate(used):
         covariance = scores.covariance[:, j]
-        root = _correlated.roots(np.ascontiguousarray(covariance[:, observed[:, None], observed[None, :]]))
+        root = _correlated.roots(np.ascontiguousarray(covariance[:, observed[:, None], observed[None, :]]), False)
         to_eta = covariance[:, target][:, :, observed] @ _inverse(root).transpose(0, 2, 1)
         gain[:, :, np.arange(k) * len(used) + place] = joint.basis[n:, j, None] * to_eta
     first, width = k * len(used), cells.compressed.shape[1]
