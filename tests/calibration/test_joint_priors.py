@@ -248,13 +248,15 @@ def test_nuts_with_a_block_and_a_constraint_equals_smc() -> None:
     simulator = uq.DirectSimulator(tensor, space=SPACE, outputs={"y": ()}, backend="pytensor")
     settings: dict[str, Any] = {"constraints": "a > 2 * b"}
     one = uq.Calibration(simulator, xr.DataArray(1.6, name="y"), uq.GaussianNoise(sd=0.2), **settings)
-    nuts = one.sample(uq.NUTS(draws=1000, tune=1000, cores=1), rng=1)
+    nuts = one.sample(uq.NUTS(draws=1000, tune=1000, cores=1), rng=1)  # a hard wall: chains bounce, the verdict says so
     smc = problem(constraints="a > 2 * b").sample(uq.SMC(particles=4000), rng=2)
     assert np.all(nuts.draws["a"] > 2 * nuts.draws["b"])
+    assert nuts.verdict["divergences"].status == "fail"
     for name in ("a", "b", "c"):
-        sd = float(smc.draws[name].std())
-        assert float(nuts.draws[name].mean()) == pytest.approx(float(smc.draws[name].mean()), abs=5 * sd / np.sqrt(800))
-        assert float(nuts.draws[name].std()) == pytest.approx(sd, rel=0.1)
+        sd, size = float(smc.draws[name].std()), float(nuts.summary()["ess_bulk"][name])
+        error = 5 * sd / np.sqrt(min(size, 800))
+        assert float(nuts.draws[name].mean()) == pytest.approx(float(smc.draws[name].mean()), abs=error)
+        assert float(nuts.draws[name].std()) == pytest.approx(sd, rel=5 / np.sqrt(2 * min(size, 800)))
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------

@@ -79,10 +79,8 @@ def test_right_pipelines_pass(name: str) -> None:
     assert found.quantities == (*problem.priors, "log_likelihood", "misfit")
 
 
-BUGS = {
-    "counts": ("likelihood counted twice", "data ignored", "surrogate variance dropped"),
-    "discrepancy": ("likelihood counted twice", "surrogate variance dropped"),
-}
+# Those that 100 repeats see; the others take the repeats of benchmarks/sbc.py.
+BUGS = {"counts": ("data ignored",), "discrepancy": ("likelihood counted twice",)}
 
 
 @pytest.mark.parametrize(("name", "said"), [(name, bug) for name, bugs in BUGS.items() for bug in bugs])

@@ -157,7 +157,8 @@ def gaussian(
         )
         for e in range(N):
             C[i, e] += m[i] * m[e] * F[i, e]
-        largest = max(largest, C[i, i] * weight[i] / s2)
+        if int(data[5]) == 0:  # with terms the covariance has other parts than noise and a few scores: Cholesky tells
+            largest = max(largest, C[i, i] * weight[i] / s2)
         C[i, i] += s2 / weight[i]
     if not largest < PRECISION:
         return -np.inf

@@ -771,7 +771,10 @@ class PyTensorFunctions:
     """The functions that a density may use, for expressions; `noise.NumPyFunctions` are the same for arrays."""
 
     exp, log, log1p, sqrt, abs, where = pt.exp, pt.log, pt.log1p, pt.sqrt, pt.abs, pt.where
-    gammaln, xlogy = pt.gammaln, staticmethod(lambda x, y: x * pt.log(y))
+    gammaln, xlogy = (
+        pt.gammaln,
+        staticmethod(lambda x, y: pt.switch(pt.eq(x, 0), 0.0, x * pt.log(pt.switch(pt.eq(x, 0), 1.0, y)))),
+    )
 
     @staticmethod
     def log_ndtr(x: Any) -> Any:

@@ -57,6 +57,7 @@ class Sites(NamedTuple):
     columns: Mapping[str, Array]
     experiment: Ints
     rows: Ints
+    conditions: tuple[str, ...] = ()
 
 
 class Place(NamedTuple):
@@ -259,7 +260,10 @@ class GPDiscrepancy:
 
     def _names(self, output: str, sites: Sites) -> tuple[str, ...]:
         varying = tuple(
-            name for name, column in sites.columns.items() if not np.isnan(column).any() and np.ptp(column) > 0
+            name
+            for name, column in sites.columns.items()
+            # a function of its own for each condition is none of the condition
+            if not np.isnan(column).any() and np.ptp(column) > 0 and (self.shared or name not in sites.conditions)
         )
         names = varying if self.over is None else tuple(self.over)
         unknown = [name for name in names if name not in varying]

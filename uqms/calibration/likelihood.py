@@ -173,9 +173,8 @@ class Cells:
         conditions = self.conditions[self.experiment[at]]
         columns |= {name: conditions[:, i] for i, name in enumerate(condition_names)}
         single = len(self.row_cell) == len(self.offset)
-        return at, Sites(
-            columns, self.experiment[at], np.argsort(self.row_cell)[at] if single else np.full(len(at), -1)
-        )
+        rows = np.argsort(self.row_cell)[at] if single else np.full(len(at), -1)
+        return at, Sites(columns, self.experiment[at], rows, condition_names)
 
     def flat(self) -> Array:
         """Return the block of numbers that `_marginal.marginal` reads, with the used scores only."""
@@ -578,8 +577,16 @@ def _noise(
         if isinstance(model, AutocorrelatedNoise):
             terms.append(_autocorrelation(model, output, suffix, observations, conditions))
     keys, settings = zip(*first, *others, strict=True)
+    _check_keys(keys)
     models = tuple(by_output[output] for output in outputs)
     return NoiseGroups(outputs, models, keys, settings, tuple(roles), tuple(terms)), variance
+
+
+def _check_keys(keys: Sequence[str]) -> None:
+    """Refuse two hyperparameters of one name: an output may be called like the noise of another."""
+    twice = sorted({key for key in keys if list(keys).count(key) > 1})
+    if twice:
+        raise InputError(f"Two hyperparameters would be called {twice}: rename the outputs, or the noise's parameters.")
 
 
 def _trials(observations: Observations) -> Array:

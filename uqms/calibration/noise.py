@@ -398,13 +398,13 @@ class PoissonNoise:
         _counts("PoissonNoise", output, rows.z)
 
     def log_density(self, y: Any, rows: Rows, parameters: Mapping[str, Any], xp: Any) -> Any:
-        """Return the log-probability; -inf where the mean is not positive."""
-        mean = xp.where(y > 0.0, y, 1.0)
-        return xp.where(y > 0.0, xp.xlogy(rows.z, mean) - mean - xp.gammaln(rows.z + 1.0), -np.inf)
+        """Return the log-probability; -inf where the mean is negative."""
+        mean = xp.where(y >= 0.0, y, 1.0)
+        return xp.where(y >= 0.0, xp.xlogy(rows.z, mean) - mean - xp.gammaln(rows.z + 1.0), -np.inf)
 
     def draw(self, y: Array, rows: Rows, parameters: Mapping[str, Array], rng: np.random.Generator) -> Array:
-        """Return counts; NaN where the mean is not positive."""
-        return np.where(y > 0.0, rng.poisson(np.where(y > 0.0, y, 1.0)), np.nan)
+        """Return counts; NaN where the mean is negative."""
+        return np.where(y >= 0.0, rng.poisson(np.where(y >= 0.0, y, 1.0)), np.nan)
 
 
 @final
@@ -445,18 +445,18 @@ class NegativeBinomialNoise:
         _counts("NegativeBinomialNoise", output, rows.z)
 
     def log_density(self, y: Any, rows: Rows, parameters: Mapping[str, Any], xp: Any) -> Any:
-        """Return the log-probability; -inf where the mean is not positive."""
+        """Return the log-probability; -inf where the mean is negative."""
         z, phi = rows.z, 1.0 / parameters["dispersion"]
-        mean = xp.where(y > 0.0, y, 1.0)
+        mean = xp.where(y >= 0.0, y, 1.0)
         binomial = xp.gammaln(z + phi) - xp.gammaln(phi) - xp.gammaln(z + 1.0)
         value = binomial + xp.xlogy(z, mean) - (z + phi) * xp.log(mean + phi) + phi * xp.log(phi)
-        return xp.where(y > 0.0, value, -np.inf)
+        return xp.where(y >= 0.0, value, -np.inf)
 
     def draw(self, y: Array, rows: Rows, parameters: Mapping[str, Array], rng: np.random.Generator) -> Array:
-        """Return counts; NaN where the mean is not positive."""
+        """Return counts; NaN where the mean is negative."""
         phi = np.broadcast_to(1.0 / np.asarray(parameters["dispersion"]), np.shape(y))
-        mean = np.where(y > 0.0, y, 1.0)
-        return np.where(y > 0.0, rng.poisson(mean * rng.gamma(phi) / phi), np.nan)
+        mean = np.where(y >= 0.0, y, 1.0)
+        return np.where(y >= 0.0, rng.poisson(mean * rng.gamma(phi) / phi), np.nan)
 
 
 @final
@@ -523,14 +523,14 @@ class BinomialNoise:
     def log_density(self, y: Any, rows: Rows, parameters: Mapping[str, Any], xp: Any) -> Any:
         """Return the log-probability; -inf where the output is no probability."""
         n, z = self._trials(rows), rows.z
-        inside = (y > 0.0) & (y < 1.0)
+        inside = (y >= 0.0) & (y <= 1.0)
         p = xp.where(inside, y, 0.5)
         constant = xp.gammaln(n + 1.0) - xp.gammaln(z + 1.0) - xp.gammaln(n - z + 1.0)
         return xp.where(inside, constant + xp.xlogy(z, p) + xp.xlogy(n - z, 1.0 - p), -np.inf)
 
     def draw(self, y: Array, rows: Rows, parameters: Mapping[str, Array], rng: np.random.Generator) -> Array:
         """Return counts; NaN where the output is no probability."""
-        inside = (y > 0.0) & (y < 1.0)
+        inside = (y >= 0.0) & (y <= 1.0)
         n = np.broadcast_to(self._trials(rows), np.shape(y)).astype(np.int64)
         return np.where(inside, rng.binomial(n, np.where(inside, y, 0.5)), np.nan)
 

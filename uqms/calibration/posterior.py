@@ -624,7 +624,10 @@ def _leave_one_out(
     parts: list[tuple[Array, Array, Ints]] = []
     for values, terms in _value_terms(problem, theta, latents):
         joint = np.logaddexp.reduce(values, axis=0)  # over (H, s)
-        without = np.logaddexp.reduce(values[:, :, None] - terms, axis=0)
+        # A hyperparameter draw under which the data are impossible (a mean of counts below 0) has no weight.
+        possible = np.isfinite(values)[:, :, None]
+        rest = np.where(possible, values[:, :, None] - np.where(possible, terms, 0.0), -np.inf)
+        without = np.logaddexp.reduce(rest, axis=0)
         weights = np.exp(values - joint)
         chosen = (rng.random(weights.shape[1]) > np.cumsum(weights, axis=0)[:-1]).sum(axis=0)
         parts.append((joint, joint[:, None] - without, chosen))
