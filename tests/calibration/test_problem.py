@@ -190,7 +190,7 @@ def test_an_output_without_noise() -> None:
 
 @pytest.mark.parametrize("noise", [0.1, uq.HalfNormal(1.0), {"y": 0.1}])
 def test_noise_of_another_kind(noise: object) -> None:
-    with pytest.raises(InputError, match=r"noise of 'y' is .*; give GaussianNoise\(sd=...\)"):
+    with pytest.raises(InputError, match=r"noise of 'y' is .*; give a noise model, e.g. GaussianNoise\(sd=...\)"):
         uq.Calibration(scalar(), number(), noise)  # type: ignore[arg-type]
 
 
