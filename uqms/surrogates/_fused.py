@@ -39,9 +39,14 @@ def _kernel_size(code: int, d: int) -> int:
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _shares(relative: Array) -> Array:
-    shares = np.ones(len(relative) + 1)
-    shares[1:] = relative
-    return shares / shares.sum()
+    total = 1.0  # number by number: slices that are assigned arrays take seconds to compile
+    for i in range(len(relative)):
+        total += relative[i]
+    shares = np.empty(len(relative) + 1)
+    shares[0] = 1.0 / total
+    for i in range(len(relative)):
+        shares[i + 1] = relative[i] / total
+    return shares
 
 
 @numba.njit(cache=True, nogil=True, fastmath=FAST)  # type: ignore[untyped-decorator]
