@@ -298,5 +298,7 @@ def test_bad_settings_are_refused(make: Any) -> None:
 def test_what_is_on_a_transformed_scale_has_no_unit(
     noise: uq.GaussianNoise | uq.LogNormalNoise, transform: Transform, units: dict[str, str]
 ) -> None:
-    problem = uq.Calibration(curve(transform, "mg/L"), observed(COUNTS + 1.0), noise, discrepancy=uq.GPDiscrepancy())
+    problem = uq.Calibration(
+        curve(transform, "mg/L"), observed(1.0 + 0.1 * COUNTS), noise, discrepancy=uq.GPDiscrepancy()
+    )
     assert {name: _unit(problem, name) for name in problem.noise.unknown} == units
