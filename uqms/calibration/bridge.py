@@ -771,10 +771,13 @@ class PyTensorFunctions:
     """The functions that a density may use, for expressions; `noise.NumPyFunctions` are the same for arrays."""
 
     exp, log, log1p, sqrt, abs, where = pt.exp, pt.log, pt.log1p, pt.sqrt, pt.abs, pt.where
-    gammaln, xlogy = (
-        pt.gammaln,
-        staticmethod(lambda x, y: pt.switch(pt.eq(x, 0), 0.0, x * pt.log(pt.switch(pt.eq(x, 0), 1.0, y)))),
-    )
+    gammaln = pt.gammaln
+
+    @staticmethod
+    def xlogy(x: Any, y: Any) -> Any:
+        """Return x log y, 0 where x is 0."""
+        nothing = pt.eq(x, 0)
+        return pt.switch(nothing, 0.0, x * pt.log(pt.switch(nothing, 1.0, y)))
 
     @staticmethod
     def log_ndtr(x: Any) -> Any:
