@@ -14,7 +14,6 @@ from scipy import stats
 import uqms as uq
 from uqms.calibration.density import noise_sd
 from uqms.calibration.noise import NoiseModel, NumPyFunctions, Rows
-from uqms.calibration.posterior import _unit
 from uqms.surrogates import GaussianProcessSurrogate, Layout
 from uqms.surrogates.outputs import OutputBasis
 from uqms.surrogates.transforms import IDENTITY, Transform
@@ -301,4 +300,4 @@ def test_what_is_on_a_transformed_scale_has_no_unit(
     problem = uq.Calibration(
         curve(transform, "mg/L"), observed(1.0 + 0.1 * COUNTS), noise, discrepancy=uq.GPDiscrepancy()
     )
-    assert {name: _unit(problem, name) for name in problem.noise.unknown} == units
+    assert {name: problem.unit_of(name) for name in problem.noise.unknown} == units

@@ -135,7 +135,11 @@ def _normal_outputs(problem: "Calibration", means: Array, covariances: Array, et
     scores = means[:, :, used]
     if not is_exact(problem.surrogate):
         own = covariances[:, used]
-        roots = np.sqrt(np.maximum(own, 0.0)) if k == 1 else _correlated.roots(own.reshape(-1, k, k)).reshape(own.shape)
+        roots = (
+            np.sqrt(np.maximum(own, 0.0))
+            if k == 1
+            else _correlated.roots(own.reshape(-1, k, k), False).reshape(own.shape)
+        )
         scores = scores + np.einsum("sqkm,smq->skq", roots, whole[:, : k * q].reshape(count, k, q))
     omega = whole[:, k * q :].reshape(count, k, -1)
     y = np.empty((count, len(cells.offset)))
