@@ -164,6 +164,8 @@ def on_the_line(problem: Calibration, theta: Mapping[str, Array]) -> Array:
 
 def target(problem: Calibration) -> Target | None:
     """Return the compiled log-density of a problem, None when the problem is not standard."""
+    if not isinstance(problem, Calibration):  # one of several parts
+        return None
     surrogate, names = problem.surrogate, tuple(problem.priors)
     if not isinstance(surrogate, GaussianProcessSurrogate) or surrogate.physics is not None:
         return None
