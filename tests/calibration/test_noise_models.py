@@ -247,6 +247,14 @@ def test_the_end_of_a_support_says_nothing_of_the_information() -> None:
     assert np.mean(sd**-2) == pytest.approx(0.5, abs=4 * 0.5 / math.sqrt(32 * 200 * T))
 
 
+def test_simulation_wants_every_quantity_and_its_latents() -> None:
+    problem = uq.Calibration(curve(), observed(REALS), uq.StudentTNoise(HALF))
+    with pytest.raises(uq.errors.InputError, match="simulate: got"):
+        problem.simulate({"theta": np.array([0.5])}, 1)
+    with pytest.raises(uq.errors.InputError, match="latents has the shape"):
+        problem.simulate({"theta": np.full(3, 0.5), "sigma": np.ones(3)}, 1, np.zeros((1, problem.latents)))
+
+
 REFUSED = [
     (uq.PoissonNoise(), observed(REALS), "no count"),
     (uq.BinomialNoise(5), observed(COUNTS), "of 5 trials"),

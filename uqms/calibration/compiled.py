@@ -22,6 +22,7 @@ import numpy as np
 
 from uqms._typing import Array, Scale
 from uqms.calibration.likelihood import Cells, NoiseGroups, compress
+from uqms.calibration.parts import JointCalibration
 from uqms.calibration.problem import Calibration
 from uqms.parameters import (
     Beta,
@@ -162,7 +163,7 @@ def on_the_line(problem: Calibration, theta: Mapping[str, Array]) -> Array:
     return np.column_stack(columns)
 
 
-def target(problem: Calibration) -> Target | None:
+def target(problem: Calibration | JointCalibration) -> Target | None:
     """Return the compiled log-density of a problem, None when the problem is not standard."""
     if not isinstance(problem, Calibration):  # one of several parts
         return None

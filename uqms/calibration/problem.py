@@ -540,14 +540,25 @@ class Calibration:
         -------
         numpy.ndarray
             In the data's own units. Rows with a detection limit are what would have been measured without it.
+
+        Raises
+        ------
+        InputError
+            When a quantity is missing or unknown, or latents have another shape.
         """
         generator = as_generator(rng)
-        arrays = {name: np.atleast_1d(np.asarray(values, dtype=np.float64)) for name, values in theta.items()}
+        if set(theta) != set(self.priors):
+            raise InputError(f"simulate: got {sorted(theta)}, wanted {sorted(self.priors)}.")
+        given = [np.atleast_1d(np.asarray(theta[name], dtype=np.float64)) for name in self.priors]
+        arrays = dict(zip(self.priors, np.broadcast_arrays(*given), strict=True))
+        wanted = (len(next(iter(arrays.values()))), len(self.free))
+        if latents is not None and np.shape(np.asarray(latents)) != wanted:
+            raise InputError(f"simulate: latents has the shape {np.shape(np.asarray(latents))}, wanted is {wanted}.")
         parts, start = [], 0
         for now in self._blocks(arrays):
             phi = self.noise.phi(now, (len(next(iter(now.values()))),))
-            given = None if latents is None else np.asarray(latents)[start : start + len(phi)]
-            parts.append(simulate(self, self.unit_inputs(now), phi, generator, given))
+            eta = None if latents is None else np.asarray(latents)[start : start + len(phi)]
+            parts.append(simulate(self, self.unit_inputs(now), phi, generator, eta))
             start += len(phi)
         return np.concatenate(parts)
 
