@@ -111,17 +111,18 @@ def by_rounds(
     space: uq.ParameterSpace,
     calibrate: Callable[[xr.Dataset, str], uq.Calibration],
     sizes: tuple[int, ...],
+    share: float = 0.25,
 ) -> Answer:
     """Return the posterior of a Sobol design, and of rounds of `refine` while another one is needed."""
     runs = simulated(simulator, uq.sobol(space, sizes[0], rng=1))
     rounds, previous = 0, None
     posterior = calibrate(runs, "error").sample(SAMPLER, rng=1)
-    say(posterior.summary(), posterior.verdict, another := uq.another_round(posterior))
+    say(posterior.summary(), posterior.verdict, another := uq.another_round(posterior, share=share))
     while another and rounds + 1 < len(sizes):
         rounds += 1
         runs = uq.ensemble.combine(runs, simulated(simulator, uq.refine(posterior, sizes[rounds], rng=rounds)))
         previous, posterior = posterior, calibrate(runs, "refined").sample(SAMPLER, rng=rounds + 1)
-        another = uq.another_round(posterior, previous)
+        another = uq.another_round(posterior, previous, share=share)
         say(f"{label}, round {rounds}", posterior.summary(), posterior.verdict, another)
     return Answer(posterior, runs.sizes["run"], rounds)
 
@@ -195,7 +196,7 @@ def sbibm_sir(folder: Path, quick: bool) -> list[Aim]:
             return uq.Calibration(surrogate, data, uq.BinomialNoise(trials=1000), outside=outside)
 
         label = f"sbibm_sir {index}"
-        answer = by_rounds(label, simulator, space, calibrate, (100, 50))
+        answer = by_rounds(label, simulator, space, calibrate, (100, 50), share=0.1)
         out.append(aim(f"{label}: runs", answer.runs, high=150))
         out += compared(label, answer, summary_of(folder, f"obs_{index}"), 0.15, (0.85, 1.15))
     return out

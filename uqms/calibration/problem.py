@@ -123,7 +123,7 @@ class Calibration:
         their distribution given that number.
     constraints
         Inequalities that parameters have to fulfil, such as ``["beta > gamma"]``, of numbers, parameters (fixed ones
-        too), + - * / **, log, exp, sqrt and abs. The prior is conditioned on them, evidence is relative to that.
+        too), ``+ - * / **``, log, exp, sqrt and abs. The prior is conditioned on them, evidence is relative to that.
     derived
         Name → `Derived(...)` or a plain function of the parameters (fixed ones too).
     outside

@@ -376,7 +376,7 @@ class MultivariateNormal:
         return np.asarray(np.linalg.solve(self.factor, flat.T).T.reshape(w.shape))
 
     def draw(self, rng: RandomState | None = None, size: int | tuple[int, ...] = ()) -> Array:
-        """Return independent draws, array of shape (*size, k)."""
+        """Return independent draws, of shape ``(*size, k)``."""
         shape = (size,) if isinstance(size, int) else tuple(size)
         e = as_generator(rng).standard_normal((*shape, len(self.names)))
         return self._own(e @ self.factor.T)
