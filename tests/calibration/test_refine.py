@@ -155,7 +155,10 @@ def test_a_small_box_is_an_error_unless_it_was_refined() -> None:
     theta = {"a": 0.5 + 0.01 * rng.standard_normal(4000), "b": rng.random(4000)}
     assert posterior_of(problem, theta).verdict["edge of the design box"].status == "fail"
     theta["b"] = 0.1 + 0.8 * theta["b"]
-    assert posterior_of(problem, theta).verdict["edge of the design box"].status == "pass"
+    verdict = posterior_of(problem, theta).verdict
+    assert verdict["edge of the design box"].status == "pass"
+    assert problem.mass_cut > 0.5
+    assert verdict["prior mass cut"].status == "pass"  # an earlier posterior told that nothing is lost there
 
 
 def bend(a: np.ndarray, b: np.ndarray) -> dict[str, np.ndarray]:
