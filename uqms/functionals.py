@@ -142,6 +142,21 @@ def time_above(curves: xr.DataArray, dim: str, threshold: float) -> xr.DataArray
     return _labelled(curves, dim, np.sum(part * np.diff(t), axis=-1))
 
 
+def equal_tailed[Draws: (xr.DataArray, xr.Dataset)](draws: Draws, prob: float) -> Draws:
+    """Return the equal-tailed interval of draws along "sample", dim "bound" with "lower" and "upper".
+
+    Raises
+    ------
+    InputError
+        When `prob` is not between 0 and 1.
+    """
+    if not 0.0 < prob < 1.0:
+        raise InputError(f"interval: prob is {prob!r}; give a probability between 0 and 1.")
+    tail = 0.5 * (1.0 - prob)
+    bounds = draws.quantile([tail, 1.0 - tail], dim="sample").rename(quantile="bound")
+    return bounds.assign_coords(bound=["lower", "upper"])
+
+
 @final
 @dataclass(frozen=True, eq=False)
 class FunctionalDraws:
@@ -190,11 +205,7 @@ class FunctionalDraws:
         InputError
             When `prob` is not between 0 and 1.
         """
-        if not 0.0 < prob < 1.0:
-            raise InputError(f"interval: prob is {prob!r}; give a probability between 0 and 1.")
-        tail = 0.5 * (1.0 - prob)
-        bounds = self.draws.quantile([tail, 1.0 - tail], dim="sample").rename(quantile="bound")
-        return bounds.assign_coords(bound=["lower", "upper"])
+        return equal_tailed(self.draws, prob)
 
     def probability(self, event: Callable[[xr.DataArray], xr.DataArray]) -> xr.Dataset:
         """Return the probability of an event, with its Monte Carlo standard error, by condition.

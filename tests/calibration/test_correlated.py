@@ -11,7 +11,7 @@ from scipy.stats import multivariate_normal
 
 import uqms as uq
 from uqms.calibration import _correlated
-from uqms.calibration.density import covariance_of
+from uqms.calibration.density import covariance_of, term_variance
 from uqms.surrogates import GaussianProcessSurrogate
 
 T = 5
@@ -237,3 +237,13 @@ def test_latents_integrate_to_the_closed_form(rng: np.random.Generator) -> None:
     found, error = top + np.log(weights.mean()), weights.std() / weights.mean() / np.sqrt(count)
     assert error < 0.02
     assert abs(found - float(closed.log_likelihood(theta))) < 4 * error
+
+
+@pytest.mark.parametrize("name", ["gp", "all"])
+def test_variances_of_terms_are_the_diagonal_of_their_covariance(name: str, rng: np.random.Generator) -> None:
+    problem = uq.Calibration(curve(rng), measured(rng), NOISE, discrepancy=DISCREPANCIES[name])
+    theta = problem.prior_draws(3, 1)
+    phi = problem.noise.phi(theta, (3,))
+    whole = covariance_of(problem, phi, np.zeros((3, len(problem.cells.offset), 0)))
+    found = sum(term_variance(problem, term, theta) for term in problem.noise.terms)
+    np.testing.assert_allclose(found, np.diagonal(whole, axis1=1, axis2=2), rtol=1e-12)

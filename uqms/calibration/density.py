@@ -12,9 +12,9 @@ import numpy as np
 
 from uqms._typing import Array, Ints
 from uqms.calibration import _correlated
-from uqms.calibration._terms import terms
+from uqms.calibration._terms import BASIS, terms
 from uqms.calibration.direct import is_exact
-from uqms.calibration.discrepancy import Term, term_covariance
+from uqms.calibration.discrepancy import Term
 from uqms.calibration.likelihood import Cells, NoiseGroups
 from uqms.calibration.noise import (
     AutocorrelatedNoise,
@@ -150,13 +150,13 @@ def _normal_outputs(problem: "Calibration", means: Array, covariances: Array, et
 
 
 def term_variance(problem: "Calibration", term: Term, theta: Mapping[str, Array]) -> Array:
-    """Return the variance (S, N) that a term adds to the cells."""
+    """Return the variance (S, N) that a term adds to the cells, without their covariance, which may fill the memory."""
     at, sites = problem.cells.sites(term.output, problem.condition_names)
     place = term.place(sites)
     phi = problem.noise.named(problem.noise.phi(theta, (len(next(iter(theta.values()))),)))
-    out = np.zeros((len(next(iter(phi.values()))), len(problem.cells.offset)))
-    own = term_covariance(term, phi, place, place)
-    out[:, at] = np.diagonal(own, axis1=1, axis2=2)
+    own = np.sum(place.basis**2, axis=1) if term.family == BASIS else np.ones(len(at))
+    out = np.zeros((len(phi[term.amplitude]), len(problem.cells.offset)))
+    out[:, at] = phi[term.amplitude][:, None] ** 2 * (own * (place.ids >= 0))
     return out
 
 

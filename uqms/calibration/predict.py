@@ -30,7 +30,7 @@ from uqms.calibration.noise import Rows
 from uqms.calibration.problem import Calibration
 from uqms.calibration.realisation import residual_rows
 from uqms.errors import DataError, InputError
-from uqms.functionals import FunctionalDraws, read_off
+from uqms.functionals import FunctionalDraws, equal_tailed, read_off
 from uqms.surrogates.process import Scores
 from uqms.surrogates.transforms import Identity, Transform
 
@@ -551,11 +551,7 @@ class PosteriorPrediction:
         InputError
             When `prob` is not between 0 and 1.
         """
-        if not 0.0 < prob < 1.0:
-            raise InputError(f"interval: prob is {prob!r}; give a probability between 0 and 1.")
-        tail = 0.5 * (1.0 - prob)
-        bounds = self.draws.quantile([tail, 1.0 - tail], dim="sample").rename(quantile="bound")
-        return bounds.assign_coords(bound=["lower", "upper"])
+        return equal_tailed(self.draws, prob)
 
     def functional(
         self, function: Callable[..., Any], output: str | None = None, dim: str | None = None, **options: Any
