@@ -28,12 +28,11 @@ import numba
 import numpy as np
 
 from uqms._typing import Array
-from uqms.calibration._marginal import LOG_TWO_PI, PRECISION
+from uqms.calibration._marginal import LOG_TWO_PI, PRECISION, collapsed
 from uqms.calibration._terms import fields, terms, terms_reverse
 from uqms.surrogates._fused import block_size, forward, reverse
 
 __all__ = [
-    "collapsed",
     "evaluate_gaussian",
     "fused_gaussian",
     "fused_outputs",
@@ -55,29 +54,6 @@ ZERO = 1e-14  # relative pivot below which a covariance is singular
 def jacobian_step() -> float:
     """Return the step of the central differences that give J."""
     return STEP
-
-
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def collapsed(data: Array, z: Array) -> tuple[Array, Array, Array, Array, float]:
-    """Return weight, mean, within-sum of squares and count of each cell's replicates, and a constant."""
-    N, R = int(data[2]), int(data[3])
-    parts = fields(data)
-    row_cell, row_variance = parts[7], parts[8]
-    weight, zbar, squares, count = np.zeros(N), np.zeros(N), np.zeros(N), np.zeros(N)
-    constant = 0.0
-    for r in range(R):
-        c = int(row_cell[r])
-        weight[c] += 1.0 / row_variance[r]
-        zbar[c] += z[r] / row_variance[r]
-        count[c] += 1.0
-        constant -= 0.5 * math.log(row_variance[r])
-    for c in range(N):
-        zbar[c] /= weight[c]
-    for r in range(R):
-        c = int(row_cell[r])
-        off = z[r] - zbar[c]
-        squares[c] += off * off / row_variance[r]
-    return weight, zbar, squares, count, constant
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
@@ -142,7 +118,8 @@ def gaussian(
     experiment, group, factor, _, basis, _, _, _, _, _ = fields(data)
     mean_bar[:], cov_bar[:], phi_bar[:], J_bar[:], alpha[:], precision[:] = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     W_bar[:] = 0.0
-    weight, zbar, squares, count, total = collapsed(data, z)
+    parts = fields(data)
+    weight, zbar, squares, count, total = collapsed(parts[7], parts[8], z, N)
     f, F = _cells(data, mean, covariance, W)
     m = np.ones(N)
     for i in range(N):

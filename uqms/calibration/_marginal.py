@@ -29,7 +29,7 @@ import numpy as np
 from uqms._typing import Array
 from uqms.surrogates._fused import block_size, forward, reverse
 
-__all__ = ["evaluate", "fused", "fused_as_arrays", "marginal", "mixed"]
+__all__ = ["collapsed", "evaluate", "fused", "fused_as_arrays", "marginal", "mixed"]
 
 LOG_TWO_PI = math.log(2.0 * math.pi)
 DATA_HEADER = 5
@@ -88,6 +88,26 @@ def _solve_lower(lower: Array, right: Array) -> None:
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def collapsed(row_cell: Array, row_variance: Array, z: Array, cells: int) -> tuple[Array, Array, Array, Array, float]:
+    """Return weight, mean, within-sum of squares and count of each cell's replicates (N,), and a constant."""
+    weight, zbar, squares, count = np.zeros(cells), np.zeros(cells), np.zeros(cells), np.zeros(cells)
+    constant = 0.0
+    for r in range(len(z)):
+        c = int(row_cell[r])
+        weight[c] += 1.0 / row_variance[r]
+        zbar[c] += z[r] / row_variance[r]
+        count[c] += 1.0
+        constant -= 0.5 * math.log(row_variance[r])
+    for c in range(cells):
+        zbar[c] /= weight[c]
+    for r in range(len(z)):
+        c = int(row_cell[r])
+        off = z[r] - zbar[c]
+        squares[c] += off * off / row_variance[r]
+    return weight, zbar, squares, count, constant
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def marginal(
     data: Array,
     mean: Array,
@@ -119,20 +139,7 @@ def marginal(
     at += R  # the truncation factors follow, one experiment after the other
     mean_bar[:], cov_bar[:], sigma_bar[:], alpha[:], precision[:] = 0.0, 0.0, 0.0, 0.0, 0.0
 
-    weight, zbar, squares, count = np.zeros(N), np.zeros(N), np.zeros(N), np.zeros(N)
-    total = 0.0
-    for r in range(R):
-        c = int(row_cell[r])
-        weight[c] += 1.0 / row_variance[r]
-        zbar[c] += z[r] / row_variance[r]
-        count[c] += 1.0
-        total -= 0.5 * math.log(row_variance[r])
-    for c in range(N):
-        zbar[c] /= weight[c]
-    for r in range(R):
-        c = int(row_cell[r])
-        off = z[r] - zbar[c]
-        squares[c] += off * off / row_variance[r]
+    weight, zbar, squares, count, total = collapsed(row_cell, row_variance, z, N)
     for c in range(N):
         s2 = sigma[int(group[c])] ** 2
         total -= (

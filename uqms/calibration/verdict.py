@@ -152,6 +152,8 @@ def _blocks(problem: Calibration, count: int) -> list[slice]:
     n, k, q = len(cells.offset), cells.experiments, cells.basis.shape[1]
     runs = int(getattr(problem.surrogate, "runs", 100))
     each = n * (q * k + min(n, cells.truncation.shape[1] * k) + len(problem.parameters)) + q * k * max(runs, k)
+    if problem.noise.terms:
+        each += n * n  # their covariance
     size = max(1, BLOCK // each)
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
