@@ -155,8 +155,10 @@ def of_design(function: Function, seed: int, data: int) -> list[list[Scored]]:
 def judged(name: str, ratio: float, designs: list[list[Scored]], seconds: float) -> list[Aim]:
     """Return the aims of one function and ratio; standard errors are clustered by design."""
     inside = np.array([np.mean([one.inside.mean(axis=0) for one in each], axis=0) for each in designs])
-    error = inside.std(axis=0, ddof=1) / np.sqrt(len(designs))
     share, n = inside.mean(axis=0), sum(len(each) for each in designs)
+    # By design; with few of them by chance smaller than what independent truths would give, which is the least.
+    levels = np.array([0.95, 0.5])
+    error = np.maximum(inside.std(axis=0, ddof=1) / np.sqrt(len(designs)), np.sqrt(levels * (1.0 - levels) / n))
     label = f"{name}, surrogate / noise sd {ratio:g}"
     found = []
     for i, (level, room) in enumerate(((0.95, 0.03), (0.5, 0.06))):
