@@ -283,12 +283,21 @@ def with_surmise(clock: Clock, x: Array, y: Array, z: Array) -> Result:
         thetaprior=Priors,
         method="directbayeswoodbury",
         yvar=np.full(len(z), SD**2),
-        args={"sampler": "PTLMC", "numsamp": 4000},
+        args={  # chains and temperatures as its own tests set them; half of a chain is warm-up
+            "sampler": "PTLMC",
+            "nSamples": 4000,
+            "nChains": 8,
+            "samplesPerChain": 1000,
+            "nTemperatures": 4,
+            "maxTemperature": 30,
+            "theta0": None,
+            "verbose": False,
+        },
     )
-    draws = np.asarray(result.theta.rnd(4000))
+    draws = np.asarray(result.info["thetarnd"])
     clock.lap("calibrate")
     out = clock.stop(draws, 0.0)
-    out["ess"] = effective(draws.reshape(4, -1, 5))
+    out["ess"] = effective(draws.reshape(8, -1, 5))
     more = max(EFFECTIVE / out["ess"] - 1.0, 0.0)
     out["wall"] += more * clock.parts["calibrate"]
     out["cpu"] += more * clock.parts["calibrate"]
