@@ -50,6 +50,7 @@ PUBLIC = [
     "NUTS",
     "NegativeBinomialNoise",
     "NetCDFFile",
+    "NonlinearMultiFidelity",
     "Normal",
     "Observations",
     "OffsetDiscrepancy",

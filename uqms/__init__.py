@@ -97,6 +97,7 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.surrogates import Matern32 as Matern32
     from uqms.surrogates import Matern52 as Matern52
     from uqms.surrogates import MultiFidelity as MultiFidelity
+    from uqms.surrogates import NonlinearMultiFidelity as NonlinearMultiFidelity
     from uqms.surrogates import Physics as Physics
     from uqms.surrogates import Product as Product
     from uqms.surrogates import Scalar as Scalar
@@ -152,6 +153,7 @@ __all__ = [
     "NUTS",
     "NegativeBinomialNoise",
     "NetCDFFile",
+    "NonlinearMultiFidelity",
     "Normal",
     "Observations",
     "OffsetDiscrepancy",
@@ -261,6 +263,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "Matern32",
         "Matern52",
         "MultiFidelity",
+        "NonlinearMultiFidelity",
         "Physics",
         "Product",
         "Scalar",

@@ -45,7 +45,18 @@ from uqms.surrogates.training import (
     variances_known,
 )
 
-__all__ = ["CHEAP", "DRAWS", "Sample", "at_zero", "between_share", "draws_of", "logarithms", "sample", "without_cheap"]
+__all__ = [
+    "CHEAP",
+    "DRAWS",
+    "Sample",
+    "at_zero",
+    "between_share",
+    "draws_of",
+    "evidence_at_mode",
+    "logarithms",
+    "sample",
+    "without_cheap",
+]
 
 DRAWS = 16
 DEGREES = 5.0  # of the proposal's Student t
@@ -57,11 +68,15 @@ CHEAP = (0.5, 1.0)  # mean and sd of the normal prior of a doubted cheap model's
 
 
 class Sample(NamedTuple):
-    """Weighted points p, and how many equally weighted ones they are worth."""
+    """Weighted points p, how many equally weighted ones they are worth, and the log evidence of the kernel and trend.
+
+    Evidences compare kernels with the same trend: they have a constant in common that depends on its length.
+    """
 
     points: Array  # (N, k)
     weights: Array  # (N,)
     effective: float
+    log_evidence: float = 0.0
 
 
 def sample(
@@ -93,14 +108,36 @@ def sample(
             proposals.append((centre, lower))
             parts.append(fresh)
             points = np.vstack(parts)
-            weights = _weights(values, points, len(parts[0]), (location, scale), proposals)
+            weights, evidence = _weights(values, points, len(parts[0]), (location, scale), proposals)
             effective = 1.0 / float(np.sum(weights**2))
             if turn >= ROUNDS - 1 and effective >= ENOUGH * DRAWS:
                 break
             centre = weights @ points
             spread = points - centre
             covariance = (spread * weights[:, None]).T @ spread + np.diag(1e-4 * scale**2)
-    return Sample(points, weights, effective)
+    return Sample(points, weights, effective, evidence - _log_prior_mass(scale))
+
+
+def evidence_at_mode(
+    x: Float[np.ndarray, "n d"],
+    y: Float[np.ndarray, " n"],
+    kernel: Kernel,
+    columns: int,
+    noise: Noise,
+    found: Hyperparameters,
+    cheap: Float[np.ndarray, " n"] | None = None,
+) -> float:
+    """Return the log evidence as in `Sample`, by Laplace's approximation at the trained hyperparameters."""
+    trend = trend_basis(x, columns, cheap)
+    scale = prior_of(kernel, x.shape[1], noise)[1]
+    mode, covariance = _laplace(x, y, trend, kernel, noise, found, scale)
+    volume = 0.5 * float(np.linalg.slogdet(2.0 * math.pi * covariance)[1])
+    return log_posterior(mode, x, y, trend, kernel, noise) + volume - _log_prior_mass(scale)
+
+
+def _log_prior_mass(scale: Array) -> float:
+    """Return the log integral of the priors as `log_posterior` has them."""
+    return float(np.sum(np.log(scale)) + 0.5 * len(scale) * math.log(2.0 * math.pi))
 
 
 def draws_of(found: Sample, degrees: int, noise: Noise, order: int, count: int = DRAWS) -> list[Hyperparameters]:
@@ -278,15 +315,15 @@ def _log_posteriors(points: Array, x: Array, y: Array, trend: Array, kernel: Ker
 
 def _weights(
     values: Array, points: Array, first: int, prior: tuple[Array, Array], proposals: list[tuple[Array, Array]]
-) -> Array:
-    """Return normalised weights against the mixture of all that points were drawn from."""
+) -> tuple[Array, float]:
+    """Return normalised weights against the mixture of all that points were drawn from, and their log mean."""
     total = len(points)
     each = (total - first) // len(proposals)
     logs = [math.log(first / total) + _log_normal(points, *prior)]
     logs += [math.log(each / total) + _log_student(points, centre, lower) for centre, lower in proposals]
     log_weights = values - np.logaddexp.reduce(logs, axis=0)
     weights = np.exp(log_weights - log_weights.max())
-    return np.asarray(weights / weights.sum())
+    return weights / weights.sum(), float(log_weights.max() + np.log(weights.mean()))
 
 
 def _log_normal(points: Array, location: Array, scale: Array) -> Array:

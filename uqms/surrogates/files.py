@@ -113,6 +113,7 @@ def _arrays_of(surrogate: Saved) -> dict[str, Array]:
         arrays, noise = {"log_weights": surrogate.ladder.log_weights}, None
         for t, step in enumerate(surrogate.ladder.steps):
             arrays |= _arrays_of_process(f"level{t}", step.process)
+            arrays |= {} if step.below is None else {f"level{t}.below": step.below}
     else:
         arrays, noise = _arrays_of_process("process", surrogate.process), surrogate.noise
     if noise is not None:
@@ -370,7 +371,10 @@ def _rebuild_ladder(header: Mapping[str, Any], arrays: dict[str, Array], box: Bo
             raise InputError(f"level{t} has another number of members or scores")
         if kind == "linear" and sizes["b"] < 2:
             raise InputError(f"level{t} has no coefficient of the level below")
-        steps.append(Step(process, kind))
+        below = arrays.pop(f"level{t}.below") if kind == "nonlinear" else None
+        if below is not None:
+            _agree(f"level{t}.below", below.shape, "Hqn", sizes)
+        steps.append(Step(process, kind, below))
     if len(steps) != (1 if steps[0].kind == "joint" else len(levels)):
         raise InputError(f"{len(steps)} processes for {len(levels)} levels")
     costs = MappingProxyType({str(level): float(cost) for level, cost in header["costs"].items()})

@@ -48,6 +48,7 @@ __all__ = [
     "normals_at",
     "root_at",
     "score_at",
+    "stacked",
     "scores_at",
     "sobol_points",
 ]
@@ -250,6 +251,17 @@ def average(processes: Sequence[ScoreProcess]) -> ScoreProcess:
     joined: dict[str, Any] = {name: np.concatenate([getattr(one, name) for one in processes]) for name in _BY_DRAW}
     count = sum(one.draws for one in processes)
     return replace(processes[0], **joined, log_weights=np.full(count, -np.log(count)))
+
+
+def stacked(singles: Sequence[Sequence[ScoreProcess]]) -> ScoreProcess:
+    """Return one process of members, each a sequence of processes of one score and one draw; x is that of the first."""
+    first = singles[0]
+    joined: dict[str, Any] = {
+        name: np.stack([np.stack([getattr(one, name)[0, 0] for one in scores]) for scores in singles])
+        for name in _BY_DRAW
+    }
+    y, noise = np.hstack([one.y for one in first]), np.vstack([one.noise for one in first])
+    return replace(first[0], y=y, noise=noise, log_weights=np.full(len(singles), -np.log(len(singles))), **joined)
 
 
 def scores_at(process: ScoreProcess, u: Float[np.ndarray, "*batch k d"], diagonal: bool = False) -> Scores:

@@ -34,7 +34,7 @@ from uqms.surrogates.kernels import (
     places,
 )
 
-__all__ = ["RHO", "CoKriging", "Single", "WithLower", "expanded", "kernel_from_code", "second_slope"]
+__all__ = ["NEVER", "RHO", "CoKriging", "Single", "WithLower", "expanded", "kernel_from_code", "second_slope"]
 
 Single = SquaredExponential | Matern32 | Matern52
 RHO = CHEAP  # mean and sd of the normal prior of rho, of levels that are scaled to sd 1

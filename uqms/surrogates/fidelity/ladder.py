@@ -16,7 +16,7 @@ and what these leave open of it (S) is carried on to first order. A *joint* leve
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, final
 
@@ -40,10 +40,15 @@ ANCHORS = 256
 @final
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One level: its process, with one member or one for each of the ladder's, and how the level below enters it."""
+    """One level: its process, with one member or one for each of the ladder's, and how the level below enters it.
+
+    `below` are the values (H, q, n) of the level below at the runs of a nonlinear level, its first input: they differ
+    by score and, where they are drawn, by member, so that `x` of its process holds those of the first.
+    """
 
     process: ScoreProcess
     kind: Kind
+    below: Array | None = None
 
     def inputs(self, u: Array, below: Array | None) -> Array:
         """Return the inputs of the process at `u` (..., d), with the level below at `below` (...)."""
@@ -60,17 +65,33 @@ class Step:
         """Return the member of its process that belongs to that of the ladder."""
         return h if self.process.draws > 1 else 0
 
+    def own(self, h: int, j: int) -> tuple[ScoreProcess, int, int]:
+        """Return a process, and the member and score in it that are score j of member h."""
+        return (self.process, self.at(h), j) if self.below is None else (self._singles[self.at(h)][j], 0, 0)
+
+    @cached_property
+    def _singles(self) -> list[list[ScoreProcess]]:
+        p, below = self.process, self.below
+        assert below is not None  # noqa: S101
+        return [
+            [
+                replace(p.member(h).select(np.array([j])), x=np.column_stack([below[h, j], p.x[:, 1:]]))
+                for j in range(p.q)
+            ]
+            for h in range(p.draws)
+        ]
+
     def given(self, h: int, j: int, u: Array, below: Array | None, diagonal: bool) -> tuple[Array, Array]:
         """Return m and C at `u` (s, k, d), or the variances, with the level below at its mean (s, k)."""
         cheap = below if self.kind == "linear" else None
-        return score_at(self.process, self.at(h), j, self.inputs(u, below), diagonal, cheap)
+        return score_at(*self.own(h, j), self.inputs(u, below), diagonal, cheap)
 
     def slope(self, h: int, j: int, u: Array, below: Array) -> Array:
         """Return the derivative of m by the level below at `u` (..., d)."""
         if self.kind == "linear":
             return np.full(below.shape, self.process.beta[self.at(h), j, 1])
         rows = self.inputs(u, below).reshape(-1, u.shape[-1] + 1)
-        return _Slope(self.process, self.at(h), j).value(rows).reshape(below.shape)
+        return _Slope(*self.own(h, j)).value(rows).reshape(below.shape)
 
     def amplification(self, h: int, j: int, slope: Array, diagonal: bool) -> Array:
         """Return A (s, k, k) of slopes (s, k), or its diagonal."""
@@ -78,8 +99,9 @@ class Step:
         return out + self.spread(h, j)
 
     def spread(self, h: int, j: int) -> float:
-        """Return the variance of rho."""
-        return float(np.sum(self.process.trend_root[self.at(h), j, :, 1] ** 2)) if self.kind == "linear" else 0.0
+        """Return the variance of the coefficient of the level below."""
+        root = self.process.trend_root[self.at(h), j]
+        return float(np.sum(root[:, 1] ** 2)) if self.kind in ("linear", "nonlinear") and len(root) > 1 else 0.0
 
     @cached_property
     def blocks(self) -> list[list[Array]]:
@@ -87,6 +109,8 @@ class Step:
         p = self.process
         if self.kind == "linear":
             return [[lifted(p.member(h), j).flat() for j in range(p.q)] for h in range(p.draws)]
+        if self.below is not None:
+            return [[one.flat() for one in singles] for singles in self._singles]
         return [[p.member(h).select(np.array([j])).flat() for j in range(p.q)] for h in range(p.draws)]
 
     def reverse(
@@ -105,7 +129,7 @@ class Step:
             return by, bars
         if self.kind == "nonlinear":
             slope_bar = ((cov_bar + cov_bar.T) * s) @ slope
-            by = by + slope_bar[:, None] * _Slope(self.process, self.at(h), j).derivative(rows)
+            by = by + slope_bar[:, None] * _Slope(*self.own(h, j)).derivative(rows)
         return by[:, 1:], (by[:, 0].copy(), cov_bar * self.amplification(h, j, slope[None], False)[0])
 
 
@@ -295,16 +319,17 @@ class LadderDraws:
         means = self.ladder.means(h, j, points[None])
         values = np.zeros((len(normals[0]), len(points) - a))
         for level, (step, z, xi) in enumerate(zip(self.ladder.steps, normals, xis, strict=True)):
-            p, i = step.process, step.at(h)
+            p, i, score = step.own(h, j)
             below = means[level - 1][0] if level else None
             if step.kind == "linear":
-                own = draw_at(p, i, j, points, z, xi, a, np.zeros(len(points) - a))
-                rho = p.beta[i, j, 1] + xi @ p.trend_root[i, j, :, 1]
+                own = draw_at(p, i, score, points, z, xi, a, np.zeros(len(points) - a))
+                rho = p.beta[i, score, 1] + xi @ p.trend_root[i, score, :, 1]
                 values = own + rho[:, None] * values
                 continue
-            own = draw_at(p, i, j, step.inputs(points, below), z, xi, a)
+            own = draw_at(p, i, score, step.inputs(points, below), z, xi, a)
             if below is not None:
                 slope = step.slope(h, j, points[a:], below[a:])
-                own = own + slope * (values - below[a:])
+                rho = slope + (xi @ p.trend_root[i, score, :, 1])[:, None] if p.beta.shape[2] > 1 else slope
+                own = own + rho * (values - below[a:])
             values = own
         return values
