@@ -1,4 +1,4 @@
-"""Several levels of fidelity: is the highest one predicted well and honestly, and does a misleading lower one hurt?
+"""Several levels of fidelity: the highest one is predicted well and honestly, and a misleading lower one does no harm.
 
     python benchmarks/multifidelity.py [--quick] [--only NAME]
 
@@ -57,10 +57,10 @@ def levels_of(
     functions: Mapping[str, Callable[..., Array]], designs: Mapping[str, Mapping[str, Any]], space: uq.ParameterSpace
 ) -> Any:
     """Return the runs of every level in one table."""
-    parts = []
+    parts, box = [], space.box()
     for level, function in functions.items():
         columns = {name: np.asarray(designs[level][name], dtype=float) for name in space.inputs}
-        parts.append(uq.ensemble.build(columns, {"y": function(**columns)}, fidelity=level, space=space))
+        parts.append(uq.ensemble.build(columns, {"y": function(**columns)}, fidelity=level, space=space, box=box))
     return uq.ensemble.combine(*parts)
 
 
@@ -77,7 +77,7 @@ def both(settings: Mapping[str, Any], runs: Any, points: Mapping[str, Array], tr
 
 
 def perdikaris(seed: int) -> dict[str, Error]:
-    """The one-dimensional problem."""
+    """Return the errors of one repeat in one dimension."""
     space = uq.ParameterSpace(x=uq.Uniform(0.0, 1.0))
 
     def low(x: Array) -> Array:
@@ -94,23 +94,23 @@ def perdikaris(seed: int) -> dict[str, Error]:
 
 
 def branin(x1: Array, x2: Array) -> Array:
-    """The highest level."""
+    """Return the highest level."""
     bowl = -1.275 * x1**2 / np.pi**2 + 5.0 * x1 / np.pi + x2 - 6.0
     return np.asarray(bowl**2 + (10.0 - 5.0 / (4.0 * np.pi)) * np.cos(x1) + 10.0)
 
 
 def branin_medium(x1: Array, x2: Array) -> Array:
-    """The level in the middle."""
+    """Return the level in the middle."""
     return np.asarray(10.0 * np.sqrt(branin(x1 - 2.0, x2 - 2.0)) + 2.0 * (x1 - 0.5) - 3.0 * (3.0 * x2 - 1.0) - 1.0)
 
 
 def branin_low(x1: Array, x2: Array) -> Array:
-    """The lowest level."""
+    """Return the lowest level."""
     return np.asarray(branin_medium(1.2 * (x1 + 2.0), 1.2 * (x2 + 2.0)) - 3.0 * x2 + 1.0)
 
 
 def three_levels(seed: int) -> dict[str, Error]:
-    """Branin on three levels."""
+    """Return the errors of one repeat with Branin on three levels."""
     space = uq.ParameterSpace(x1=uq.Uniform(-5.0, 10.0), x2=uq.Uniform(0.0, 15.0))
     functions = {"low": branin_low, "medium": branin_medium, "high": branin}
     designs = uq.nested(space, {"low": 80, "medium": 40, "high": 20}, rng=seed)
@@ -132,7 +132,7 @@ BOREHOLE = {
 
 
 def borehole(seed: int) -> dict[str, Error]:
-    """The flow through a borehole, m3 a year."""
+    """Return the errors of one repeat with the flow through a borehole, in m3 a year."""
     space = uq.ParameterSpace(**{name: uq.Uniform(*ends) for name, ends in BOREHOLE.items()})
 
     def flow(factor: float, start: float) -> Callable[..., Array]:
@@ -150,7 +150,7 @@ def borehole(seed: int) -> dict[str, Error]:
 
 
 def misleading(seed: int) -> dict[str, Error]:
-    """Two inputs; the lower level is another function, new in each repeat."""
+    """Return the errors of one repeat where the lower level is another function of the two inputs, new each time."""
     space = uq.ParameterSpace(a=uq.Uniform(0.0, 1.0), b=uq.Uniform(0.0, 1.0))
     rng = np.random.default_rng([seed, 1])
     waves, phases = rng.normal(0.0, 4.0, (6, 2)), rng.uniform(0.0, 2.0 * np.pi, 6)

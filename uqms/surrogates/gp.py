@@ -193,6 +193,7 @@ class GaussianProcess:
             When the runs do not determine the coefficients of the trend, and a shorter one is taken.
         """
         table.check(ensemble)
+        _check_one_level(ensemble)
         parts = self.noise == "none" and self.mean is None
         used = _used(ensemble, parts)
         runs = ensemble.isel(run=used)
@@ -549,6 +550,17 @@ class GaussianFunctionDraws:
 
 def _log_total(log_weights: Array) -> float:
     return float(np.logaddexp.reduce(log_weights))
+
+
+def _check_one_level(ensemble: xr.Dataset) -> None:
+    if "fidelity" in ensemble.coords:
+        levels = sorted(set(map(str, ensemble["fidelity"].values)))
+        if len(levels) > 1:
+            raise DataError(
+                f"The ensemble has runs of several levels of fidelity, {levels}, which one Gaussian process would mix. "
+                f"Learn from all: MultiFidelity(levels={tuple(levels)}), the cheapest first; or choose one: "
+                f"ensemble.isel(run=ensemble.fidelity == {levels[-1]!r})."
+            )
 
 
 def check_settings(settings: Mapping[str, Curve | Scalar], names: tuple[str, ...]) -> None:

@@ -82,8 +82,8 @@ def test_the_law_is_that_of_sampled_functions(monkeypatch):
     runs = 9
     process = steps[0].process
     u = np.array([[0.13], [0.32], [0.61], [0.93]])
-    first = condition(process.kernel, process.x[:runs], process.y[:runs], 1,
-                      [Hyperparameters(process.ell[0, 0], 0.0, 0.0, 0.0, 0, False)], [process.variance[0, 0]])  # fmt: skip
+    one = Hyperparameters(process.ell[0, 0], 0.0, 0.0, 0.0, 0, False)
+    first = condition(process.kernel, process.x[:runs], process.y[:runs], 1, [one], [process.variance[0, 0]])
     rng = np.random.default_rng(3)
     draws = draw_at(first, 0, 0, u, rng.standard_normal((4000, 4)), rng.standard_normal((4000, 1)))
     p, h, j = steps[1].own(0, 0)

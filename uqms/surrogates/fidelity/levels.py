@@ -84,7 +84,7 @@ def _level_of(ensemble: xr.Dataset, levels: Sequence[str]) -> np.ndarray:
             "levels together: uq.ensemble.combine(coarse, fine)."
         )
     of = ensemble["fidelity"].values.astype(str)
-    there = sorted(set(of))
+    there = sorted(set(map(str, of)))
     lacking = [level for level in levels if level not in there]
     if lacking:
         raise InputError(f"There are no runs of level {lacking[0]!r}; the ensemble has runs of {there}.")

@@ -87,6 +87,15 @@ class MultiFidelitySurrogate:
         """Number of runs of the highest level that it was trained on."""
         return len(self.highest)
 
+    def whole(self, output: str) -> Ints:
+        """Return the positions of the runs of the highest level in `process`: all of them gave all of the output."""
+        return self.highest
+
+    @property
+    def noise(self) -> None:
+        """Simulators of several levels are taken as deterministic."""
+        return None
+
     @property
     def nested(self) -> bool:
         """Whether every run of a level has one of the same inputs in the level below."""
