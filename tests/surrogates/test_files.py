@@ -214,10 +214,10 @@ def test_a_truncated_file_is_a_format_error(share: float, saved: Path) -> None: 
         load_surrogate(saved)
 
 
-@pytest.mark.parametrize("version", [3, 10**6])
+@pytest.mark.parametrize("version", [4, 10**6])
 def test_a_newer_version_says_so(version: int, saved: Path) -> None:  # case 56
     forge(saved, {"version": version, "shapes": {"process.news": [3]}})
-    with pytest.raises(FormatVersionError, match=f"version {version}, this uqms reads up to 2; update uqms"):
+    with pytest.raises(FormatVersionError, match=f"version {version}, this uqms reads up to 3; update uqms"):
         load_surrogate(saved)
 
 

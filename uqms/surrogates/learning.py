@@ -25,7 +25,7 @@ from uqms.surrogates.gp import GaussianProcessSurrogate
 from uqms.surrogates.noise import replicated
 from uqms.surrogates.prediction import Prediction
 from uqms.surrogates.protocol import Surrogate
-from uqms.surrogates.validation import Settings, Validation, folds_of, predicted
+from uqms.surrogates.validation import Settings, Validation, folds_of, judged_runs, predicted, without
 
 __all__ = ["LearningCurve", "learning_curve"]
 
@@ -104,7 +104,9 @@ def learning_curve(
     settings
         What to fit, such as `GaussianProcess()`.
     ensemble
-        Completed runs are used. Runs of the same inputs stay together.
+        Completed runs are used. Runs of the same inputs stay together. Of several levels of fidelity those of the
+        highest are counted, left out and predicted; all others are there at each size, but for those at inputs that are
+        left out.
     sizes
         Numbers of runs to fit to, at most three quarters of all; five by default, from an eighth of the runs (at least
         those of 2 d + 2 different inputs) to three quarters. Replicates count each; as they stay together, the number
@@ -139,7 +141,9 @@ def learning_curve(
     True
     """
     table.check(ensemble)
-    runs = table.completed(ensemble)
+    every = table.completed(ensemble)
+    judged = judged_runs(settings, every)
+    runs = every.isel(run=judged)
     n, d = runs.sizes["run"], len(table.input_names(runs))
     generator = as_generator(rng)
     folds = folds_of(runs, FOLDS, generator, "learning_curve")
@@ -151,7 +155,11 @@ def learning_curve(
     seed = int(generator.integers(2**31))
     found = {}
     for size in chosen:
-        fitted = [settings.fit(runs.isel(run=_nearest(group, order, size))) for order in orders]
+        kept = [_nearest(group, order, size) for order in orders]
+        fitted = [
+            settings.fit(every.isel(run=without(every, judged, held, some)))
+            for held, some in zip(folds, kept, strict=True)
+        ]
         found[size] = predicted(f"{size} runs", fitted, runs, folds, seed)
     columns = ["rmse", "q2", "log_score", "coverage_95%", "range_95%"]
     names = table.output_names(runs)

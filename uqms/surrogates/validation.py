@@ -26,6 +26,7 @@ from scipy.spatial.distance import cdist
 from uqms import ensemble as table
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.errors import DataError, InputError
+from uqms.surrogates.fidelity import MultiFidelitySurrogate
 from uqms.surrogates.gp import GaussianProcessSurrogate
 from uqms.surrogates.outputs import Layout, score_columns
 from uqms.surrogates.physics import lifted
@@ -34,7 +35,7 @@ from uqms.surrogates.protocol import Surrogate
 from uqms.surrogates.reference import BINS, LEVELS, JointLaw, Part, compared
 from uqms.surrogates.transforms import check_values
 
-__all__ = ["Settings", "Validation", "held_out", "k_fold", "leave_one_out"]
+__all__ = ["Settings", "Validation", "held_out", "judged_runs", "k_fold", "leave_one_out", "without"]
 
 SHOWN = (0.5, 0.95)
 BEYOND_4 = 0.002
@@ -45,9 +46,12 @@ ROOTS = 2e8  # bytes of the roots that are kept while their law is simulated
 
 
 class Settings(Protocol):
-    """Settings of a surrogate, such as `GaussianProcess()`."""
+    """Settings of a surrogate, such as `GaussianProcess()`.
 
-    def fit(self, ensemble: xr.Dataset) -> GaussianProcessSurrogate:
+    Where only some runs are of what is predicted (the highest level of fidelity), ``judged(ensemble)`` says which.
+    """
+
+    def fit(self, ensemble: xr.Dataset) -> Any:
         """Train on the completed runs of an ensemble."""
         ...
 
@@ -186,16 +190,18 @@ def _doubts(row: "pd.Series[Any]") -> tuple[str, ...]:
     return tuple(words)
 
 
-def leave_one_out(surrogate: GaussianProcessSurrogate, *, rng: int = 0) -> Validation:
+def leave_one_out(surrogate: GaussianProcessSurrogate | MultiFidelitySurrogate, *, rng: int = 0) -> Validation:
     """Predict every training run from all others, in closed form, and compare in the outputs' own units.
 
     Use it on every surrogate before calibration. Length scales stay as trained on all runs, which flatters few runs.
-    Runs that miss a part of an output are not counted there, but the others are predicted from them too.
+    Runs that miss a part of an output are not counted there, but the others are predicted from them too. Of several
+    levels of fidelity the runs of the highest are predicted; those of lower levels at the same inputs are kept, which
+    flatters where these are uncertain: `k_fold` leaves them out too.
 
     Parameters
     ----------
     surrogate
-        A fitted Gaussian process.
+        A fitted Gaussian process, or one of several levels of fidelity.
     rng
         Seed of the simulated reference range.
 
@@ -230,21 +236,23 @@ def leave_one_out(surrogate: GaussianProcessSurrogate, *, rng: int = 0) -> Valid
     >>> bool(leave_one_out(surrogate).table.loc["y", "q2"] > 0.999)
     True
     """
-    if not isinstance(surrogate, GaussianProcessSurrogate):
+    if not isinstance(surrogate, GaussianProcessSurrogate | MultiFidelitySurrogate):
         raise InputError(
             f"leave_one_out: a {type(surrogate).__name__} cannot be conditioned on its runs less one; that takes a "
             "fitted GaussianProcess. Compare it with runs that it has not seen: uq.held_out(surrogate, new_runs)."
         )
     process = surrogate.process
     n, q, draws = len(process.x), process.q, process.draws
+    shown = surrogate.highest if isinstance(surrogate, MultiFidelitySurrogate) else np.arange(n)
+    log_weights = process.log_weights
+    if isinstance(surrogate, MultiFidelitySurrogate) and surrogate.ladder.draws == draws:
+        log_weights = surrogate.ladder.log_weights
     error, variance = np.empty((draws, n, q)), np.empty((draws, n, q))
     roots = np.empty((draws, q, n, n))
     for h in range(draws):
         for j in range(q):
             error[h, :, j], variance[h, :, j], roots[h, j] = left_out_scores(process, h, j)
-    law = JointLaw(
-        -error, variance, process.log_weights, lambda h, j: roots[h, j], np.zeros_like(error), np.full(q, np.inf)
-    )
+    law = JointLaw(-error, variance, log_weights, lambda h, j: roots[h, j], np.zeros_like(error), np.full(q, np.inf))
     fixed = np.isfinite(_degrees(process))  # scores whose D² is fixed by the variance that they gave
     columns = dict(zip(surrogate.layouts, score_columns(surrogate.bases), strict=True))
     parts = {}
@@ -258,7 +266,8 @@ def leave_one_out(surrogate: GaussianProcessSurrogate, *, rng: int = 0) -> Valid
         full, latent = surrogate.decode(basis.name).basis, basis.truncation
         if surrogate.noise is not None:  # what was left out are means over replicates
             latent = surrogate.noise.truncations[surrogate.bases.index(basis)]
-        rest = basis.left_out[known] @ latent.T
+        place = np.searchsorted(shown, known)
+        rest = basis.left_out[place] @ latent.T
         seen = process.y[known] @ full.T
         seen += rest
         seen += basis.offset
@@ -266,8 +275,8 @@ def leave_one_out(surrogate: GaussianProcessSurrogate, *, rng: int = 0) -> Valid
         each = np.arange(len(known))  # runs here differ in their inputs
         transform = basis.layout.transform
         told = draws == 1 and not fixed[columns[basis.name]].any()
-        parts[basis.name] = [Part(known, one, full, latent, latent.shape[1], each, seen, rest, told, transform)]
-    return _validation("leave-one-out", [surrogate], parts, n, n, rng)
+        parts[basis.name] = [Part(place, one, full, latent, latent.shape[1], each, seen, rest, told, transform)]
+    return _validation("leave-one-out", [surrogate], parts, len(shown), len(shown), rng)
 
 
 def held_out(surrogate: Surrogate, ensemble: xr.Dataset, *, rng: int = 0) -> Validation:
@@ -280,7 +289,8 @@ def held_out(surrogate: Surrogate, ensemble: xr.Dataset, *, rng: int = 0) -> Val
     surrogate
         A fitted Gaussian process, or a surrogate of your own that knows the covariance of its errors between inputs.
     ensemble
-        Completed runs with the same inputs and outputs; others are left out. They may repeat inputs.
+        Completed runs with the same inputs and outputs; others are left out. They may repeat inputs. Of several levels
+        of fidelity only those of the highest are compared.
     rng
         Seed of the simulated reference range.
 
@@ -310,6 +320,8 @@ def held_out(surrogate: Surrogate, ensemble: xr.Dataset, *, rng: int = 0) -> Val
     True
     """
     table.check(ensemble)
+    if isinstance(surrogate, MultiFidelitySurrogate) and "fidelity" in ensemble.coords:
+        ensemble = ensemble.isel(run=np.flatnonzero(ensemble["fidelity"].values.astype(str) == surrogate.levels[-1]))
     runs = table.completed(ensemble)
     if runs.sizes["run"] < 2:
         raise DataError(f"held_out: {runs.sizes['run']} completed runs; at least two are needed.")
@@ -329,7 +341,8 @@ def k_fold(settings: Settings, ensemble: xr.Dataset, k: int = 5, *, rng: RandomS
     settings
         What to fit, such as `GaussianProcess()`.
     ensemble
-        Completed runs are used, partial ones are not. Runs of the same inputs stay together.
+        Completed runs are used, partial ones are not. Runs of the same inputs stay together. Of several levels of
+        fidelity the runs of the highest are predicted, from all that were made at other inputs.
     k
         Number of folds.
     rng
@@ -369,10 +382,28 @@ def k_fold(settings: Settings, ensemble: xr.Dataset, k: int = 5, *, rng: RandomS
             "Run more points to the end, and compare with new ones: uq.held_out(surrogate, new_runs)."
         )
     generator = as_generator(rng)
-    folds = folds_of(runs, k, generator, "k_fold")
-    rest = [np.setdiff1d(np.arange(runs.sizes["run"]), held) for held in folds]
-    fitted = [settings.fit(runs.isel(run=each)) for each in rest]
-    return predicted(f"{k}-fold", fitted, runs, folds, int(generator.integers(2**31)))
+    judged = judged_runs(settings, runs)
+    folds = folds_of(runs.isel(run=judged), k, generator, "k_fold")
+    fitted = [settings.fit(runs.isel(run=without(runs, judged, held))) for held in folds]
+    return predicted(f"{k}-fold", fitted, runs.isel(run=judged), folds, int(generator.integers(2**31)))
+
+
+def judged_runs(settings: Settings, runs: xr.Dataset) -> Ints:
+    """Return the positions of the runs that predictions are compared with: all, or those that the settings say."""
+    judged = getattr(settings, "judged", None)
+    return np.arange(runs.sizes["run"]) if judged is None else np.asarray(judged(runs))
+
+
+def without(runs: xr.Dataset, judged: Ints, held: Ints, kept: Ints | None = None) -> Ints:
+    """Return the positions of runs to fit to, without judged ones that are held out, or without all that are not kept.
+
+    Runs that are not judged go with those of the same inputs that are held out.
+    """
+    _, group = np.unique(table.input_array(runs), axis=0, return_inverse=True)
+    out = np.isin(group.reshape(-1), group.reshape(-1)[judged[held]])
+    if kept is not None:
+        out[np.setdiff1d(judged, judged[kept])] = True
+    return np.flatnonzero(~out)
 
 
 def predicted(

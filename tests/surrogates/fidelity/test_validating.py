@@ -1,0 +1,166 @@
+"""Left-out runs of the highest level, and what is said when an ensemble of levels cannot be learned."""
+
+import numpy as np
+import pytest
+
+import uqms as uq
+from uqms.errors import DataError, DesignError, InputError
+
+SPACE = uq.ParameterSpace(a=uq.Uniform(0.0, 1.0), b=uq.Uniform(0.0, 2.0))
+LEVELS = ("coarse", "fine")
+
+
+def runs_of(level, design, **more):
+    a, b = design["a"].values, design["b"].values
+    coarse = np.sin(5.0 * a) + b * np.cos(3.0 * a)
+    y = coarse if level == "coarse" else 2.0 * coarse + 0.3 * np.sin(4.0 * b)
+    return uq.ensemble.build(design, {"y": y}, fidelity=level, **more)
+
+
+def ensemble(coarse=20, fine=10, nested=True):
+    designs = uq.nested(SPACE, {"coarse": coarse, "fine": fine}, rng=1)
+    if not nested:
+        designs["fine"] = uq.sobol(SPACE, fine, rng=2)
+    return uq.ensemble.combine(*(runs_of(level, design) for level, design in designs.items()))
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_leave_one_out_is_a_fit_without_that_run_with_the_same_hyperparameters(nested):
+    runs = ensemble(12, 6, nested)
+    surrogate = uq.MultiFidelity(levels=LEVELS, hyperparameters="point").fit(runs)
+    found = uq.leave_one_out(surrogate)
+    assert found.runs == 6
+    process, i = surrogate.process, int(surrogate.highest[2])
+    kernel, n = process.kernel, len(process.x)
+    kept = np.delete(np.arange(n), i)
+    from uqms.surrogates.kernels import correlation
+
+    k = process.variance[0, 0] * (correlation(kernel, process.x, process.x, process.ell[0, 0]) + 1e-12 * np.eye(n))
+    f = process.x[:, :1] if not nested else None
+    trend = np.ones((n, 1)) if nested else np.column_stack([np.ones(n), f])
+    if nested:
+        low = surrogate.ladder.steps[0].process
+        where = [int(np.flatnonzero((low.x == x).all(axis=1))[0]) for x in process.x]
+        trend = np.column_stack([trend, low.y[where, 0]])
+    inverse = np.linalg.inv(k[np.ix_(kept, kept)])
+    beta = np.linalg.solve(trend[kept].T @ inverse @ trend[kept], trend[kept].T @ inverse @ process.y[kept, 0])
+    mean = trend[i] @ beta + k[i, kept] @ inverse @ (process.y[kept, 0] - trend[kept] @ beta)
+    basis = surrogate.bases[0]
+    np.testing.assert_allclose(found.mean["y"].values[2], basis.offset[0] + basis.basis[0, 0] * mean, rtol=1e-6)
+    top = runs["fidelity"].values == "fine"
+    np.testing.assert_allclose(found.observed["y"].values, runs["y"].values[top], rtol=1e-10)
+
+
+def test_k_fold_leaves_out_the_lower_levels_at_the_same_inputs():
+    runs = ensemble()
+    seen = []
+
+    class Watching:
+        def fit(self, some):
+            seen.append(some)
+            return uq.MultiFidelity(levels=LEVELS, hyperparameters="point").fit(some)
+
+        def judged(self, some):
+            return np.flatnonzero(some["fidelity"].values == "fine")
+
+    found = uq.k_fold(Watching(), runs, k=5, rng=1)
+    assert found.runs == 10
+    assert found.table.loc["y", "q2"] > 0.9
+    for some in seen:
+        counts = [int((some["fidelity"].values == level).sum()) for level in LEVELS]
+        assert counts == [18, 8]
+
+
+def test_runs_that_it_has_not_seen_are_those_of_the_highest_level():
+    surrogate = uq.MultiFidelity(levels=LEVELS, hyperparameters="point").fit(ensemble())
+    design = uq.sobol(SPACE, 8, rng=7)
+    fresh = uq.ensemble.combine(runs_of("coarse", design), runs_of("fine", design))
+    found = uq.held_out(surrogate, fresh)
+    np.testing.assert_array_equal(found.observed["y"].values, fresh["y"].values[8:])
+    assert found.table.loc["y", "q2"] > 0.95
+
+
+def test_more_runs_of_the_highest_level_are_what_is_learned_from():
+    curve = uq.learning_curve(
+        uq.MultiFidelity(levels=LEVELS, hyperparameters="point"), ensemble(32, 16), sizes=[5, 12], rng=1
+    )
+    assert list(curve.table.index.get_level_values("runs")) == [5, 12]
+
+
+def test_a_level_that_is_not_there():
+    with pytest.raises(InputError, match=r"no runs of level '3d'; the ensemble has runs of \['coarse', 'fine'\]"):
+        uq.MultiFidelity(levels=("coarse", "3d")).fit(ensemble())
+
+
+def test_runs_of_a_level_that_is_not_named():
+    more = uq.ensemble.combine(
+        ensemble(), uq.ensemble.build(uq.sobol(SPACE, 4, rng=3), {"y": np.ones(4)}, fidelity="x")
+    )
+    with pytest.raises(InputError, match="runs of level 'coarse' too"):
+        uq.MultiFidelity(levels=("x", "fine")).fit(more)
+
+
+def test_an_ensemble_without_levels():
+    with pytest.raises(DataError, match="no coordinate 'fidelity'"):
+        uq.MultiFidelity(levels=LEVELS).fit(ensemble().drop_vars("fidelity"))
+
+
+def test_too_few_runs_of_the_highest_level():
+    with pytest.raises(DesignError, match="3 different completed runs of level 'fine'; at least 4"):
+        uq.MultiFidelity(levels=LEVELS).fit(ensemble(20, 3))
+
+
+def test_a_level_of_which_no_run_completed():
+    designs = uq.nested(SPACE, {"coarse": 12, "fine": 6}, rng=1)
+    failed = runs_of("fine", designs["fine"], states=["failed"] * 6)
+    with pytest.raises(DesignError, match="No run of level 'fine' completed"):
+        uq.MultiFidelity(levels=LEVELS).fit(uq.ensemble.combine(runs_of("coarse", designs["coarse"]), failed))
+
+
+@pytest.mark.parametrize("levels", ["coarse", ("fine",), ("fine", "fine"), ("fine", 1)])
+def test_levels_that_are_none(levels):
+    with pytest.raises(InputError, match="the names of two or more levels"):
+        uq.MultiFidelity(levels=levels)
+
+
+WRONG = [{"kernel": 1}, {"trend": "cubic"}, {"hyperparameters": "x"}, {"designs": "x"}, {"outputs": {"y": 1}}]
+
+
+@pytest.mark.parametrize("change", WRONG)
+def test_settings_that_are_none(change):
+    with pytest.raises(InputError):
+        uq.MultiFidelity(levels=LEVELS, **change)
+    if not {"trend", "designs"} & set(change):
+        with pytest.raises(InputError):
+            uq.NonlinearMultiFidelity(levels=LEVELS, **change)
+
+
+def test_a_cost_of_another_level():
+    with pytest.raises(InputError, match=r"cost is .*; give a positive number for each of \['coarse', 'fine'\]"):
+        uq.MultiFidelity(levels=LEVELS, cost={"coarse": 1.0}).fit(ensemble())
+
+
+def test_a_single_gaussian_process_does_not_mix_levels():
+    with pytest.raises(DataError, match="runs of several levels"):
+        uq.GaussianProcess().fit(ensemble())
+
+
+def test_designs_of_levels_are_beginnings_of_one_sequence():
+    designs = uq.nested(SPACE, {"low": 16, "middle": 8, "high": 3}, rng=3)
+    for level, n in (("low", 16), ("middle", 8), ("high", 3)):
+        assert designs[level].equals(uq.sobol(SPACE, n, rng=3))
+    with pytest.raises(InputError, match="'high' has 9 runs, more than the level before"):
+        uq.nested(SPACE, {"low": 8, "high": 9})
+    with pytest.raises(InputError, match="level -> number of runs"):
+        uq.nested(SPACE, {})
+
+
+def test_a_level_below_that_says_nothing_has_no_part():
+    rng = np.random.default_rng(1)
+    designs = uq.nested(SPACE, {"coarse": 30, "fine": 15}, rng=1)
+    wrong = uq.ensemble.build(designs["coarse"], {"y": rng.standard_normal(30)}, fidelity="coarse")
+    runs = uq.ensemble.combine(wrong, runs_of("fine", designs["fine"]))
+    top = uq.MultiFidelity(levels=LEVELS).fit(runs).process
+    assert (top.beta[:, 0, 1] == 0.0).mean() >= 0.75
+    right = uq.MultiFidelity(levels=LEVELS).fit(ensemble(30, 15)).process
+    assert (right.beta[:, 0, 1] != 0.0).all()
