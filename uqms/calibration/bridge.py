@@ -669,6 +669,17 @@ def unit_inputs(box: Box, theta: Mapping[str, Any], rows: int | None = None) -> 
     return pt.stack([column * ones for column in columns], axis=1)
 
 
+def conditions(problem: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return by condition the values of all experiments (K,): measured ones, or tensors where they are inferred."""
+    out: dict[str, Any] = dict(zip(problem.condition_names, problem.cells.conditions.T, strict=True))
+    for key, (k, column) in problem.uncertain.items():
+        name = problem.condition_names[column]
+        if key not in values:  # a model of the user's own has something else in the place of the condition
+            continue
+        out[name] = pt.set_subtensor(pt.as_tensor(out[name], dtype="float64")[k], values[key])
+    return out
+
+
 def exact_scores(surrogate: Surrogate, u: Any) -> Any:
     """Return the outputs (k, q) of a simulator that is used directly, at inputs (k, d) in the unit cube."""
     if not isinstance(surrogate, DirectSimulator) or surrogate.backend != "pytensor":
