@@ -53,6 +53,7 @@ PUBLIC = [
     "Observations",
     "OffsetDiscrepancy",
     "ParameterSpace",
+    "Pathfinder",
     "Physics",
     "PoissonNoise",
     "Posterior",

@@ -44,6 +44,7 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.calibration import NegativeBinomialNoise as NegativeBinomialNoise
     from uqms.calibration import Observations as Observations
     from uqms.calibration import OffsetDiscrepancy as OffsetDiscrepancy
+    from uqms.calibration import Pathfinder as Pathfinder
     from uqms.calibration import PoissonNoise as PoissonNoise
     from uqms.calibration import Posterior as Posterior
     from uqms.calibration import Sampler as Sampler
@@ -153,6 +154,7 @@ __all__ = [
     "Observations",
     "OffsetDiscrepancy",
     "ParameterSpace",
+    "Pathfinder",
     "Physics",
     "PoissonNoise",
     "Posterior",
@@ -289,6 +291,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "NegativeBinomialNoise",
         "Observations",
         "OffsetDiscrepancy",
+        "Pathfinder",
         "PoissonNoise",
         "Posterior",
         "SMC",

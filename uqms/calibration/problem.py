@@ -656,8 +656,8 @@ class Calibration:
         Parameters
         ----------
         sampler
-            `NUTS(...)` (its defaults when left out), `SMC(...)`, `Metropolis(...)`, `Laplace(...)`, or one of your own
-            that follows `Sampler`.
+            `NUTS(...)` (its defaults when left out), `SMC(...)`, `Metropolis(...)`, `Laplace(...)`, `Pathfinder(...)`,
+            or one of your own that follows `Sampler`.
         rng
             Whole number or generator; stored with the result.
 
@@ -880,7 +880,7 @@ def checked_sampler(sampler: Any, surrogates: Sequence[Surrogate]) -> Any:
     if isinstance(sampler, type) or not callable(getattr(sampler, "run", None)):
         raise InputError(
             f"sample: sampler is {sampler!r}; give NUTS(...), e.g. NUTS(draws=2000), SMC(...), Metropolis(...), "
-            "Laplace(...), or an object with run(problem, seed)."
+            "Laplace(...), Pathfinder(...), or an object with run(problem, seed)."
         )
     if isinstance(sampler, NUTS) and not all(map(has_derivative, surrogates)):
         raise ConformanceError(
