@@ -50,6 +50,7 @@ PUBLIC = [
     "NegativeBinomialNoise",
     "NetCDFFile",
     "Normal",
+    "NormalMixture",
     "Observations",
     "OffsetDiscrepancy",
     "ParameterSpace",

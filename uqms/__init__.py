@@ -73,6 +73,7 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.parameters import LogUniform as LogUniform
     from uqms.parameters import MultivariateNormal as MultivariateNormal
     from uqms.parameters import Normal as Normal
+    from uqms.parameters import NormalMixture as NormalMixture
     from uqms.parameters import ParameterSpace as ParameterSpace
     from uqms.parameters import Prior as Prior
     from uqms.parameters import TruncatedNormal as TruncatedNormal
@@ -151,6 +152,7 @@ __all__ = [
     "NegativeBinomialNoise",
     "NetCDFFile",
     "Normal",
+    "NormalMixture",
     "Observations",
     "OffsetDiscrepancy",
     "ParameterSpace",
@@ -222,6 +224,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "LogitNormal",
         "MultivariateNormal",
         "Normal",
+        "NormalMixture",
         "ParameterSpace",
         "Prior",
         "TruncatedNormal",
