@@ -44,6 +44,7 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.calibration import NegativeBinomialNoise as NegativeBinomialNoise
     from uqms.calibration import Observations as Observations
     from uqms.calibration import OffsetDiscrepancy as OffsetDiscrepancy
+    from uqms.calibration import Pathfinder as Pathfinder
     from uqms.calibration import PoissonNoise as PoissonNoise
     from uqms.calibration import Posterior as Posterior
     from uqms.calibration import Sampler as Sampler
@@ -73,6 +74,7 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.parameters import LogUniform as LogUniform
     from uqms.parameters import MultivariateNormal as MultivariateNormal
     from uqms.parameters import Normal as Normal
+    from uqms.parameters import NormalMixture as NormalMixture
     from uqms.parameters import ParameterSpace as ParameterSpace
     from uqms.parameters import Prior as Prior
     from uqms.parameters import TruncatedNormal as TruncatedNormal
@@ -155,9 +157,11 @@ __all__ = [
     "NetCDFFile",
     "NonlinearMultiFidelity",
     "Normal",
+    "NormalMixture",
     "Observations",
     "OffsetDiscrepancy",
     "ParameterSpace",
+    "Pathfinder",
     "Physics",
     "PoissonNoise",
     "Posterior",
@@ -226,6 +230,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "LogitNormal",
         "MultivariateNormal",
         "Normal",
+        "NormalMixture",
         "ParameterSpace",
         "Prior",
         "TruncatedNormal",
@@ -298,6 +303,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "NegativeBinomialNoise",
         "Observations",
         "OffsetDiscrepancy",
+        "Pathfinder",
         "PoissonNoise",
         "Posterior",
         "SMC",

@@ -154,7 +154,7 @@ def test_draws_that_are_not_normal_are_refused(kind):
         "cut": np.abs(z),
         "ring": z / np.linalg.norm(z, axis=1, keepdims=True) * (1.0 + 0.05 * z[:, :1]),
     }[kind]
-    with pytest.raises(InputError, match=r"Calibrate the earlier and the new data jointly"):
+    with pytest.raises(InputError, match=r"[Cc]alibrate the earlier and the new data jointly"):
         uq.MultivariateNormal.from_draws({"a": draws[:, 0], "b": draws[:, 1]})
 
 

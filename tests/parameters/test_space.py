@@ -338,7 +338,7 @@ def test_json_that_uqms_did_not_write(text, message):
 
 def test_json_of_a_newer_version():
     with pytest.raises(FormatVersionError, match="update uqms"):
-        uq.ParameterSpace.from_json(_edited(lambda d: d.update(version=3)))
+        uq.ParameterSpace.from_json(_edited(lambda d: d.update(version=4)))
 
 
 def test_equality_hash_and_pickle():

@@ -18,7 +18,7 @@ from uqms.calibration.noise import (
 )
 from uqms.calibration.observations import Observations
 from uqms.calibration.problem import Calibration, Derived
-from uqms.calibration.samplers import NUTS, SMC, Laplace, Metropolis, Sampler
+from uqms.calibration.samplers import NUTS, SMC, Laplace, Metropolis, Pathfinder, Sampler
 
 if TYPE_CHECKING:
     from uqms.calibration.bridge import SurrogateTensor as SurrogateTensor
@@ -57,6 +57,7 @@ __all__ = [
     "NoiseModel",
     "Observations",
     "OffsetDiscrepancy",
+    "Pathfinder",
     "PoissonNoise",
     "Posterior",
     "PosteriorPrediction",

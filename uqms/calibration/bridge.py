@@ -36,7 +36,9 @@ from uqms.parameters import (
     LogitNormal,
     LogNormal,
     LogUniform,
+    MultivariateNormal,
     Normal,
+    NormalMixture,
     Prior,
     TruncatedNormal,
     Uniform,
@@ -215,6 +217,34 @@ def prior_variables(law: ConditionedPrior) -> dict[str, Any]:
     return values
 
 
+@singledispatch
+def _conditional(block: Any, s: list[Any], j: int) -> Any:
+    """Return the log-density of s_j given those before it, on the scales of a block, without its constant."""
+    raise InputError(f"No PyTensor density for the joint prior {block!r}.")
+
+
+@_conditional.register
+def _(block: MultivariateNormal, s: list[Any], j: int) -> Any:
+    w = [(one - mean) / sd for one, mean, sd in zip(s, block.mean, block.sd, strict=False)]
+    row = block.factor[j]
+    weights = np.linalg.solve(block.factor[:j, :j].T, row[:j]) if j else ()
+    e = (w[j] - sum(float(c) * one for c, one in zip(weights, w[:j], strict=True))) / row[j]
+    return -0.5 * e**2 - np.log(row[j] * block.sd[j])
+
+
+@_conditional.register
+def _(block: NormalMixture, s: list[Any], j: int) -> Any:
+    means, roots = np.array(block.means), block.roots
+    e: list[Any] = []  # of every component, given the parameters before
+    terms: list[Any] = []
+    for i in range(j + 1):
+        centre = means[:, i] + sum(roots[:, i, h] * e[h] for h in range(i))
+        e.append((s[i] - centre) / roots[:, i, i])
+        terms.append(-0.5 * e[i] ** 2 - np.log(roots[:, i, i]))
+    before = np.log(block.weights) + sum(terms[:-1])
+    return pt.logsumexp(before + terms[-1]) - pt.logsumexp(before)
+
+
 def _dependent_variable(
     name: str,
     law: ConditionedPrior,
@@ -233,15 +263,10 @@ def _dependent_variable(
         if place is None:
             return log_density(prior, now[name]) - np.log(law.levels[name][1] - law.levels[name][0])
         (_, block, _, _, log_mass), j = place
-        ends = zip(block.names[: j + 1], block.mean, block.sd, block.scale, strict=False)
-        w = [(scaled(now[n], scale) - mean) / sd for n, mean, sd, scale in ends]
-        row = block.factor[j]
-        weights = np.linalg.solve(block.factor[:j, :j].T, row[:j]) if j else ()
-        e = (w[j] - sum(float(c) * one for c, one in zip(weights, w[:j], strict=True))) / row[j]
         x, scale = now[name], block.scale[j]
         log_slope = 0.0 if scale == "identity" else pt.log(x) + (pt.log1p(-x) if scale == "logit" else 0.0)
-        constant = 0.5 * np.log(2.0 * np.pi) + np.log(row[j] * block.sd[j]) + (log_mass if j == 0 else 0.0)
-        return -0.5 * e**2 - log_slope - constant
+        s = [scaled(now[n], one) for n, one in zip(block.names[: j + 1], block.scale, strict=False)]
+        return _conditional(block, s, j) - log_slope - 0.5 * np.log(2.0 * np.pi) - (log_mass if j == 0 else 0.0)
 
     def logp(value: Any, low: Any, high: Any, *others: Any) -> Any:
         now = {**(law.fixed or {}), **dict(zip(needed, others, strict=True)), name: value}
@@ -667,6 +692,17 @@ def unit_inputs(box: Box, theta: Mapping[str, Any], rows: int | None = None) -> 
         return pt.stack(columns)[None, :]
     ones = pt.ones(rows) if rows is not None else pt.ones_like(next(c for c in columns if c.ndim))
     return pt.stack([column * ones for column in columns], axis=1)
+
+
+def conditions(problem: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return by condition the values of all experiments (K,): measured ones, or tensors where they are inferred."""
+    out: dict[str, Any] = dict(zip(problem.condition_names, problem.cells.conditions.T, strict=True))
+    for key, (k, column) in problem.uncertain.items():
+        name = problem.condition_names[column]
+        if key not in values:  # a model of the user's own has something else in the place of the condition
+            continue
+        out[name] = pt.set_subtensor(pt.as_tensor(out[name], dtype="float64")[k], values[key])
+    return out
 
 
 def exact_scores(surrogate: Surrogate, u: Any) -> Any:

@@ -173,7 +173,7 @@ def target(problem: Calibration | JointCalibration) -> Target | None:
     if not isinstance(surrogate, GaussianProcessSurrogate) or surrogate.physics is not None:
         return None
     cells = problem.cells
-    if problem.form != "independent" or problem.fixed or not problem.conditioned_prior.plain:
+    if problem.form != "independent" or problem.fixed or problem.uncertain or not problem.conditioned_prior.plain:
         return None
     if not all(type(prior) in _FAMILIES for prior in problem.priors.values()):
         return None

@@ -227,6 +227,8 @@ def _completed(
 ) -> dict[str, Any]:
     """Return all that is wanted: what was given, and variables with the problem's own priors when asked for."""
     known = {*problem.priors, *problem.condition_names}
+    replaced = {key for key, (_, column) in problem.uncertain.items() if problem.condition_names[column] in values}
+    wanted = (wanted | set(problem.uncertain)) - replaced
     unknown = sorted(set(values) - known)
     if unknown:
         raise InputError(f"{asked}: unknown quantities {unknown}; this calibration has {sorted(known)}.")
@@ -265,4 +267,8 @@ def _inputs(problem: Calibration, values: Mapping[str, Any], asked: str) -> Any:
                 + (f", or one for each of the {count} experiments of problem.experiments." if key in names else ".")
             )
     theta = {key: values.get(key, recorded.get(key)) for key in names} | problem.fixed
+    inferred = {problem.condition_names[column] for _, column in problem.uncertain.values()} - set(values)
+    if inferred:
+        found = bridge.conditions(problem, values)
+        theta |= {key: found[key] for key in inferred}
     return bridge.unit_inputs(problem.surrogate.domain, theta, count)

@@ -66,6 +66,7 @@ def _check_approximation(stats: xr.Dataset) -> Check:
     k_hat = float(stats["pareto_k"].max())
     known = {
         "{:.0f} mode(s)": stats.get("modes"),
+        "{:.0f} path(s)": stats.get("paths"),
         "{:.0f} effective draws": stats.get("importance_ess"),
     }
     more = "".join(", " + text.format(float(value.sum())) for text, value in known.items() if value is not None)

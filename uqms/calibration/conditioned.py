@@ -25,7 +25,8 @@ from scipy.special import ndtri
 from uqms._typing import Array, Bools
 from uqms.calibration.constraints import Constraint
 from uqms.errors import InputError
-from uqms.parameters import MultivariateNormal, Prior
+from uqms.parameters import Prior
+from uqms.parameters.mixture import Block
 
 __all__ = ["Allowed", "ConditionedPrior"]
 
@@ -45,7 +46,7 @@ class _Joint(NamedTuple):
     """A block with its columns, its ends and the log of its mass between them."""
 
     at: slice
-    block: MultivariateNormal
+    block: Block
     lower: Array
     upper: Array
     log_mass: float
@@ -58,7 +59,7 @@ class ConditionedPrior:
 
     priors: Mapping[str, Prior]
     limits: Mapping[str, tuple[float, float]]
-    blocks: tuple[MultivariateNormal, ...] = ()
+    blocks: tuple[Block, ...] = ()
     constraints: tuple[Constraint, ...] = ()
     fixed: Mapping[str, float] | None = None
 
@@ -218,7 +219,7 @@ class ConditionedPrior:
         return {name: float(values[0]) for name, values in theta.items()}
 
     @staticmethod
-    def _stack(block: MultivariateNormal, theta: Mapping[str, Any]) -> Array:
+    def _stack(block: Block, theta: Mapping[str, Any]) -> Array:
         return np.stack([np.asarray(theta[name], dtype=np.float64) for name in block.names], axis=-1)
 
     def correlation(self, names: tuple[str, ...]) -> Array:

@@ -114,6 +114,7 @@ class Cells:
     links: tuple[Transform, ...]  # by group: measured values and the latent output are both on this scale
     responses: tuple[Transform, ...]  # by group: its inverse turns the latent output into what noise is added to
     run: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))  # (N,) of a stochastic simulator's, by input
+    conditions_sd: Array = field(default_factory=lambda: np.zeros((0, 0)))  # (K, conditions), 0: known exactly
 
     @property
     def experiments(self) -> int:
@@ -281,8 +282,14 @@ def arrange(
     if condition_names:
         keys = merge_close(surrogate, condition_names, keys)
     groups, row_variance = _noise(observations, noise, dict(zip(condition_names, keys.T, strict=False)))
-    conditions, row_experiment = np.unique(keys, axis=0, return_inverse=True)
-    conditions = conditions[:, : len(condition_names)]
+    sds = _condition_errors(observations, condition_names)
+    # Where the measured value has an error, two experiments of the same measured value have different true ones.
+    label = np.where((sds > 0.0).any(axis=1), np.unique(observations.experiment, return_inverse=True)[1] + 1.0, 0.0)
+    conditions, start, row_experiment = np.unique(
+        np.column_stack([keys, label]), axis=0, return_index=True, return_inverse=True
+    )
+    conditions, conditions_sd = conditions[:, : len(condition_names)], sds[start]
+    _check_one_error(condition_names, sds, conditions_sd[row_experiment.reshape(-1)])
     check_conditions(surrogate, condition_names, conditions)
     dims = tuple(observations.coords)
     outputs = list(surrogate.layouts)
@@ -319,8 +326,28 @@ def arrange(
         links=links,
         responses=responses,
         run=np.zeros(len(unique), dtype=np.int64) if runs is None else ranked(unique[:, 0], runs[first]),
+        conditions_sd=conditions_sd,
     )
     return replace(cells, z=cells.linked(cells.z)), groups
+
+
+def _condition_errors(observations: Observations, condition_names: tuple[str, ...]) -> Array:
+    """Return the sd (R, conditions) of each condition's error, 0 where it is known exactly."""
+    exact = np.zeros(len(observations))
+    columns = [observations.conditions_sd.get(name, exact) for name in condition_names]
+    return np.column_stack(columns) if columns else np.zeros((len(observations), 0))
+
+
+def _check_one_error(condition_names: tuple[str, ...], sds: Array, of_experiment: Array) -> None:
+    """Refuse an experiment whose condition has two different errors."""
+    for column, name in enumerate(condition_names):
+        wrong = np.flatnonzero(sds[:, column] != of_experiment[:, column])
+        if len(wrong):
+            raise InputError(
+                f"conditions_sd: condition {name!r} has the sds {of_experiment[wrong[0], column]:g} and "
+                f"{sds[wrong[0], column]:g} in one experiment, which has one true value. Give one, or name the "
+                "experiments, experiment=column."
+            )
 
 
 def ranked(group: Array, labels: Ints) -> Ints:

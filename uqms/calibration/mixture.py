@@ -27,13 +27,12 @@ from scipy.linalg import solve_triangular
 from scipy.special import gammaln
 
 from uqms._typing import Array, Ints
+from uqms.parameters._em import POINTS_EACH, gaussian_mixture
 
 __all__ = ["Mixture", "fit_mixture"]
 
 FREEDOM = 10.0  # of the t laws: heavier tails than the particles', so that none gets stuck in a tail
 COMPONENTS = (1, 2, 4, 8)
-ITERATIONS = 25
-POINTS_EACH = 4  # effective points that a component needs, times its D + 1 (centre and widths)
 
 
 @final
@@ -121,7 +120,7 @@ def fit_mixture(z: Array, weight: Array, rng: np.random.Generator) -> Mixture:
     for count in COMPONENTS:
         if count > 1 and size < POINTS_EACH * (d + 1) * count:
             break
-        found = _expectation_maximisation(x, weight, size, count, rng)
+        found = gaussian_mixture(x, weight, size, count, rng)
         if found is None:
             break
         parameters = count * (1 + d + d * (d + 1) / 2) - 1
@@ -133,43 +132,3 @@ def fit_mixture(z: Array, weight: Array, rng: np.random.Generator) -> Mixture:
     w, m, roots, _ = best
     shrink = np.sqrt((FREEDOM - 2.0) / FREEDOM)  # so that the t law has the covariance that was found
     return Mixture(w, centre + m @ root.T, shrink * root @ roots)
-
-
-def _expectation_maximisation(
-    x: Array, weight: Array, size: float, count: int, rng: np.random.Generator
-) -> tuple[Array, Array, Array, float] | None:
-    """Return weights, centres, Cholesky factors and mean log-density of a Gaussian mixture; None when one dies out."""
-    n, d = x.shape
-    if count == 1:
-        share = np.ones((n, 1))
-    else:
-        seeds = [int(rng.choice(n, p=weight))]
-        near = np.sum((x - x[seeds[0]]) ** 2, axis=1)
-        for _ in range(count - 1):
-            chance = weight * near
-            if chance.sum() <= 0.0:
-                return None
-            seeds.append(int(rng.choice(n, p=chance / chance.sum())))
-            near = np.minimum(near, np.sum((x - x[seeds[-1]]) ** 2, axis=1))
-        distance = np.sum((x[:, None, :] - x[seeds]) ** 2, axis=2)
-        share = (distance == distance.min(axis=1, keepdims=True)).astype(float)
-        share /= share.sum(axis=1, keepdims=True)
-    last = -np.inf
-    for _ in range(ITERATIONS):
-        mass = weight @ share
-        if np.any(mass * size < POINTS_EACH * (d + 1) * (count > 1)):
-            return None
-        m = (share * weight[:, None]).T @ x / mass[:, None]
-        terms, roots = np.empty((n, count)), np.empty((count, d, d))
-        for k in range(count):
-            part = (x - m[k]) * np.sqrt(weight * share[:, k] / mass[k])[:, None]
-            roots[k] = np.linalg.cholesky(part.T @ part + 1e-12 * np.eye(d))
-            whitened = solve_triangular(roots[k], (x - m[k]).T, lower=True)
-            terms[:, k] = np.log(mass[k]) - 0.5 * np.sum(whitened**2, axis=0) - np.sum(np.log(np.diag(roots[k])))
-        total = np.logaddexp.reduce(terms, axis=1)
-        mean = float(weight @ total)
-        share = np.exp(terms - total[:, None])
-        if count == 1 or mean - last < 1e-4:
-            break
-        last = mean
-    return mass, m, roots, mean

@@ -51,6 +51,9 @@ class Observations:
         is above, else "". None when there is no such row.
     trials
         Number of trials of each row, for binomial counts, NaN where it is not known; None when not given.
+    conditions_sd
+        By condition that was itself measured with an error: the standard deviation of that error in each row, 0 where
+        it is known exactly. All rows of an experiment (label and conditions) share one true value.
 
     Raises
     ------
@@ -59,7 +62,8 @@ class Observations:
         without a replicate column.
     InputError
         A known standard deviation or a number of trials that is not positive, something else than "left", "right" or
-        "" in `censored`, a coordinate or condition with a name that is taken.
+        "" in `censored`, a coordinate or condition with a name that is taken, an error of a condition that is negative
+        or of no condition.
 
     Examples
     --------
@@ -80,6 +84,7 @@ class Observations:
     units: Mapping[str, str] = field(default_factory=dict)
     censored: np.ndarray | None = None
     trials: Array | None = None
+    conditions_sd: Mapping[str, Array] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         rows = len(self.value)
@@ -88,6 +93,7 @@ class Observations:
         for optional in ("replicate", "censored", "trials"):
             if getattr(self, optional) is not None:
                 columns[optional] = getattr(self, optional)
+        columns |= self._errors
         for name, column in {**columns, **self.coords, **self.conditions}.items():
             if len(column) != rows:
                 raise DataError(
@@ -103,8 +109,13 @@ class Observations:
         self._check_numbers()
         self._check_duplicates()
 
+    @property
+    def _errors(self) -> dict[str, Array]:
+        """Columns of the errors of conditions."""
+        return {f"{name}_sd": column for name, column in self.conditions_sd.items()}
+
     def _check_column_names(self) -> None:
-        taken = sorted(RESERVED.intersection((*self.coords, *self.conditions)))
+        taken = sorted({*RESERVED, *self._errors}.intersection((*self.coords, *self.conditions)))
         taken += sorted(set(self.coords).intersection(self.conditions))
         if taken:
             raise InputError(
@@ -146,6 +157,19 @@ class Observations:
                     "Fill it in, or leave the row out."
                 )
 
+        unknown = sorted(set(self.conditions_sd) - set(self.conditions))
+        if unknown:
+            raise InputError(
+                f"Observations: conditions_sd is given for {unknown}, but the conditions are {list(self.conditions)}."
+            )
+        for name, column in self.conditions_sd.items():
+            wrong = np.flatnonzero(~(np.isfinite(column) & (column >= 0)))
+            if len(wrong):
+                raise InputError(
+                    f"Observations: the error of condition {name!r} of row {wrong[0]} has the sd {column[wrong[0]]}; "
+                    "give a finite number of at least 0, which says that it is known exactly."
+                )
+
     def _check_duplicates(self) -> None:
         repeated = np.flatnonzero(
             self.table.drop(columns=["value", "sd", "censored", "trials"], errors="ignore").duplicated().to_numpy()
@@ -166,7 +190,7 @@ class Observations:
     def table(self) -> pd.DataFrame:
         """The rows as a pandas DataFrame."""
         columns = {"output": self.output, "value": self.value, **self.coords, **self.conditions}
-        columns |= {"subject": self.subject, "experiment": self.experiment, "sd": self.sd}
+        columns |= {"subject": self.subject, "experiment": self.experiment, "sd": self.sd, **self._errors}
         for optional in ("replicate", "censored", "trials"):
             if getattr(self, optional) is not None:
                 columns[optional] = getattr(self, optional)
@@ -206,6 +230,7 @@ class Observations:
         sd: str | None = None,
         censored: str | None = None,
         trials: str | None = None,
+        conditions_sd: Mapping[str, str | float] | None = None,
         unit: str = "",
         missing: Literal["error", "drop"] = "error",
     ) -> "Observations":
@@ -230,6 +255,10 @@ class Observations:
             one; empty or missing elsewhere.
         trials
             Column with the number of trials, for binomial counts.
+        conditions_sd
+            Known input that was measured with an error → its standard deviation, a number or a column (0 where it is
+            known exactly): ``conditions={"dose": "mg"}, conditions_sd={"dose": "mg_sd"}``. The true value is then
+            inferred for each experiment; name the experiments (`experiment=`) when two have the same measured value.
         unit
             Unit of the values; checked against the surrogate's when both are said.
         missing
@@ -250,6 +279,8 @@ class Observations:
         by_name = conditions if isinstance(conditions, Mapping) else {str(name): str(name) for name in conditions}
         wanted = [value, *(coords or {}).values(), *by_name.values()]
         wanted += [column for column in (subject, experiment, replicate, sd, censored, trials) if column is not None]
+        errors = dict(conditions_sd or {})
+        wanted += [column for column in errors.values() if isinstance(column, str)]
         absent = [column for column in wanted if column not in table.columns]
         if absent:
             raise InputError(f"Columns {absent} are not in the table; it has {list(table.columns)}. Name one of those.")
@@ -278,6 +309,7 @@ class Observations:
             units={output: unit},
             censored=None if censored is None else _sides(frame[censored]),
             trials=None if trials is None else _numbers(frame, trials),
+            conditions_sd={name: _error(frame, name, given) for name, given in errors.items()},
         )
 
     @classmethod
@@ -286,13 +318,15 @@ class Observations:
         data: xr.DataArray,
         *,
         conditions: Iterable[str] = (),
+        conditions_sd: Mapping[str, str | float] | None = None,
         missing: Literal["error", "drop"] = "error",
     ) -> "Observations":
         """Read the observations of one output from a DataArray named like the output.
 
         Dims "subject", "experiment" and "replicate" are labels, `conditions` names coords that are known inputs, every
         other dim is a coordinate of the output. A coord "sd" holds known standard deviations, "censored" and "trials"
-        are as in `from_table`, the attribute "unit" or "units" is the unit.
+        are as in `from_table`, the attribute "unit" or "units" is the unit. `conditions_sd` names a coord, or is a
+        number, for each known input that was measured with an error.
 
         Raises
         ------
@@ -330,6 +364,7 @@ class Observations:
             sd="sd" if "sd" in frame else None,
             censored="censored" if "censored" in frame else None,
             trials="trials" if "trials" in frame else None,
+            conditions_sd=conditions_sd,
             unit=str(data.attrs.get("unit", data.attrs.get("units", ""))),
             missing=missing,
         )
@@ -379,6 +414,10 @@ class Observations:
             units=_common_units(tables),
             censored=_optional(tables, "censored", np.str_("")),
             trials=_optional(tables, "trials", np.nan),
+            conditions_sd={
+                name: np.concatenate([part.conditions_sd.get(name, np.zeros(len(part))) for part in tables])
+                for name in dict.fromkeys(name for part in tables for name in part.conditions_sd)
+            },
         )
 
 
@@ -431,6 +470,15 @@ def _numbers(frame: pd.DataFrame, column: str) -> Array:
     bad = pd.to_numeric(series, errors="coerce").isna() & series.notna() if series.dtype.kind == "O" else series.notna()
     where = f": {series[bad].iloc[0]!r} in row {frame.index[bad][0]!r}" if bad.any() else ""
     raise DataError(f"Column {column!r} holds {series.dtype}{where}; numbers are wanted. {remedy}")
+
+
+def _error(frame: pd.DataFrame, name: str, given: str | float) -> Array:
+    """Return the sd of a condition's error by row."""
+    if isinstance(given, str):
+        return _numbers(frame, given)
+    if isinstance(given, bool) or not isinstance(given, int | float | np.number):
+        raise InputError(f"conditions_sd: {name!r} is {given!r}; give the name of a column, or a number.")
+    return np.full(len(frame), float(given))
 
 
 def _check_subjects(before: pd.Series, after: pd.Series) -> None:

@@ -155,7 +155,11 @@ class JointCalibration:
     @property
     def priors(self) -> dict[str, Prior]:
         """Priors of everything that is inferred; hyperparameters are named "part_hyperparameter"."""
-        own = {f"{part}_{key}": prior for part, one in self.parts.items() for key, prior in one.noise.unknown.items()}
+        own = {
+            f"{part}_{key}": prior
+            for part, one in self.parts.items()
+            for key, prior in {**one.noise.unknown, **one.true_conditions}.items()
+        }
         return {**{name: self.space.priors[name] for name in self.parameters}, **own}
 
     @cached_property
@@ -256,7 +260,7 @@ class JointCalibration:
             eta = pm.Normal("latents", 0.0, 1.0, shape=self.latents) if self.latents else None
             for name, part, own, latents, _, _ in self.pieces(values, eta):
                 theta = {key: own[key] for key in part.parameters}
-                theta |= dict(zip(part.condition_names, part.cells.conditions.T, strict=True))
+                theta |= bridge.conditions(part, own)
                 u = bridge.unit_inputs(part.surrogate.domain, theta, part.cells.experiments)
                 bridge.likelihood(part, u, own, f"{name}_observations", latents)
         return model
@@ -305,7 +309,7 @@ class JointCalibration:
                 f"Parameters {idle} are inputs of none of the surrogates. Leave them out of the space, or vary them in "
                 "the runs."
             )
-        names = [f"{part}_{key}" for part, one in parts.items() for key in one.noise.unknown]
+        names = [f"{part}_{key}" for part, one in parts.items() for key in (*one.noise.unknown, *one.uncertain)]
         own = [*self.parameters, "latents", *(f"{part}_observations" for part in parts)]
         clash = sorted({name for name in names if (names + own).count(name) > 1} | ({"latents"} & set(self.parameters)))
         if clash:

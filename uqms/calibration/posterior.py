@@ -96,7 +96,8 @@ class Posterior:
     ----------
     tree
         ArviZ DataTree with the groups posterior, sample_stats, log_likelihood, log_prior, observed_data, prior,
-        prior_predictive and posterior_predictive.
+        prior_predictive and posterior_predictive. Where conditions were measured with an error, the group "conditions"
+        has the draws of the true ones by experiment, which "posterior" has one by one.
     problem
         The calibration that it answers.
     verdict
@@ -216,8 +217,9 @@ class Posterior:
                 data = data.drop_vars("part", errors="ignore")
             elif key in ("posterior", "prior", "log_prior"):
                 data = data[[one for one in names if one in data]].rename(names)
-            if key != "latents" or problem.latents:
+            if key != "conditions" and (key != "latents" or problem.latents):
                 groups[key] = data
+        groups |= _true_conditions(problem, groups["posterior"])
         tree = xr.DataTree.from_dict(groups)
         tree.attrs |= self.tree.attrs | {"box": json.dumps(problem.surrogate.domain.to_dict())}
         share = self.surrogate_share[list(problem.parameters)]
@@ -486,6 +488,7 @@ def build_posterior(problem: _Problem, sampler: Sampler, trace: Any, seed: int) 
                 if problem.latents
                 else {}
             ),
+            **_true_conditions(problem, raw),
         }
     )
     for group in tree.children.values():
@@ -495,6 +498,25 @@ def build_posterior(problem: _Problem, sampler: Sampler, trace: Any, seed: int) 
     verdict, share = judge(problem, _sampled(problem, sampler, posterior, theta, latents, stats, starts))
     tree.attrs |= _provenance(problem, sampler, seed, verdict)
     return Posterior(tree, problem, verdict, share)
+
+
+def _true_conditions(problem: _Problem, draws: xr.Dataset) -> dict[str, xr.Dataset]:
+    """Return the group of the true conditions, dims (chain, draw, experiment); none when all are known."""
+    variables: dict[str, Any] = {}
+    for piece in _parts(problem):
+        own, before = piece.problem, f"{piece.name}_" if piece.name else ""
+        dim = f"{before}experiment"
+        for column, name in enumerate(own.condition_names):
+            at = np.flatnonzero(own.cells.conditions_sd[:, column] > 0.0)
+            if not len(at):
+                continue
+            true = xr.concat([draws[f"{before}{name}[{k}]"] for k in at], dim=dim, coords="minimal", compat="override")
+            labels = {f"{before}{name}_experiment": at} if len(at) < own.cells.experiments else {dim: at}
+            (where,) = labels
+            variables[f"{before}{name}"] = true.rename({dim: where}).assign_coords(labels).transpose(..., where)
+            variables[f"{before}{name}_measured"] = xr.DataArray(own.cells.conditions[at, column], labels, (where,))
+            variables[f"{before}{name}_sd"] = xr.DataArray(own.cells.conditions_sd[at, column], labels, (where,))
+    return {"conditions": xr.Dataset(variables).drop_attrs()} if variables else {}
 
 
 def _latents_of(problem: _Problem, trace: Any) -> Array:

@@ -54,6 +54,7 @@ class Targets:
     basis: Array  # (P, q)
     truncation: Array  # (P, t)
     run: Ints | None = None  # (P,), of a stochastic simulator; None: the observed one where an experiment has one
+    observed: Ints | None = None  # (n,), experiment whose conditions these are; -1 or None: known ones
 
 
 @final
@@ -76,6 +77,7 @@ def own_cells(cells: Cells) -> Targets:
         cells.basis,
         cells.truncation,
         cells.run,
+        np.arange(cells.experiments),
     )
 
 
@@ -93,6 +95,7 @@ class _Joint:
     truncation: Array  # (T, t)
     rows: Ints  # (T,)
     run: Ints  # (T,), of a stochastic simulator; -1: a new one
+    experiment: Ints  # (K,), observed experiment whose true conditions are inferred; -1: conditions are known
 
     def at(self, output: str) -> tuple[Ints, Sites]:
         """Return the points of an output, and where they are."""
@@ -107,10 +110,13 @@ def _join(problem: Calibration, targets: Targets) -> _Joint:
     stacked = np.vstack([cells.conditions, targets.conditions])
     if stacked.shape[1]:
         stacked = merge_close(problem.surrogate, problem.condition_names, stacked)
-        conditions, place = np.unique(stacked, axis=0, return_inverse=True)
-        place = place.reshape(-1)
+        # An experiment whose condition was measured with an error is at an input that nothing else is at.
+        labels = _inferred(problem, targets)
+        stacked, place = np.unique(np.column_stack([stacked, labels]), axis=0, return_inverse=True)
+        conditions, experiment, place = stacked[:, :-1], stacked[:, -1].astype(np.int64), place.reshape(-1)
     else:  # without conditions there is one input
         conditions, place = stacked[:1], np.zeros(len(stacked), dtype=np.int64)
+        experiment = np.full(1, -1)
     index = np.concatenate(
         [place[: cells.experiments][cells.experiment], place[cells.experiments :][targets.experiment]]
     )
@@ -134,7 +140,16 @@ def _join(problem: Calibration, targets: Targets) -> _Joint:
         np.vstack([cells.truncation, targets.truncation]),
         np.concatenate([own, np.full(size, -1)]),
         np.concatenate([cells.run, _runs(cells, index, targets)]),
+        experiment,
     )
+
+
+def _inferred(problem: Calibration, targets: Targets) -> Ints:
+    """Return of each observed experiment and target input the experiment whose true conditions it has, -1: none."""
+    of = np.full(len(targets.conditions), -1) if targets.observed is None else targets.observed
+    of = np.concatenate([np.arange(problem.cells.experiments), of])
+    known = ~np.append((problem.cells.conditions_sd > 0.0).any(axis=1), False)  # the last one is that of -1
+    return np.where(known[of], -1, of)
 
 
 def _runs(cells: Cells, index: Ints, targets: Targets) -> Ints:
@@ -279,7 +294,7 @@ def conditional_moments(
         rows = slice(start, min(start + size, len(h)))
         part = {name: values[rows] for name, values in theta.items()}
         phi = problem.noise.phi(part, (len(h[rows]),))
-        u = problem.unit_inputs(part, joint.conditions)
+        u = problem.unit_inputs(part, joint.conditions, joint.experiment)
         mean, surrogate, scores = _surrogate_moments(problem, joint, u, h[rows])
         run = _run_at(problem, joint, u, realisation)
         if run is not None:
@@ -645,6 +660,7 @@ def make_grid(
         offset=np.tile(offset, count),
         basis=np.tile(basis, (count, 1)),
         truncation=np.tile(truncation, (count, 1)),
+        observed=np.arange(count) if conditions is None else None,
     )
     return Grid(output, targets, dict(zip(names, columns.T, strict=True)), scalar, axes)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, final, ove
 import numpy as np
 import pandas as pd
 import xarray as xr
+from scipy.special import ndtr
 
 from uqms._typing import Array, ArrayLike, Ints, RandomState, as_generator
 from uqms.calibration import _correlated, _exact, _marginal
@@ -26,8 +27,15 @@ from uqms.calibration.noise import LogNormalNoise, NoiseModel, NumPyFunctions
 from uqms.calibration.observations import Observations
 from uqms.calibration.realisation import Realisation, Runs, runs_of, warn_if_not_normal
 from uqms.calibration.samplers import NUTS, Sampler
-from uqms.errors import ConformanceError, ExtrapolationError, InputError, OutputError, PriorConflictWarning
-from uqms.parameters import ParameterSpace, Prior
+from uqms.errors import (
+    ConformanceError,
+    DataWarning,
+    ExtrapolationError,
+    InputError,
+    OutputError,
+    PriorConflictWarning,
+)
+from uqms.parameters import ParameterSpace, Prior, TruncatedNormal
 from uqms.surrogates.protocol import Surrogate
 from uqms.surrogates.transforms import Identity
 
@@ -149,7 +157,8 @@ class Calibration:
     Warns
     -----
     DataWarning
-        When replicates of a stochastic simulator say that its noise is not normal.
+        When replicates of a stochastic simulator say that its noise is not normal, or more than 1 % of what a
+        condition measured with an error may be lies outside of what was simulated.
     PriorConflictWarning
         When an observation is more than 6 prior-predictive standard deviations away.
 
@@ -260,6 +269,7 @@ class Calibration:
             self.noise = add_discrepancy(self.cells, self.noise, discrepancy, self.condition_names, self.predictive_sd)
             self.__dict__.pop("conditioned_prior", None)  # it has the discrepancy's hyperparameters from here on
             _logger.info("priors of the discrepancy: %s", {k: v for k, v in self.noise.unknown.items()})
+        self._check_condition_errors()
         self.form = self._form()
         self._limited = self.cells.side == 1, self.cells.side == -1
         self._check_names()
@@ -277,7 +287,34 @@ class Calibration:
     @property
     def priors(self) -> dict[str, Prior]:
         """Prior of everything that is inferred, noise included, of each alone; `conditioned_prior` is the joint one."""
-        return {**{name: self.space.priors[name] for name in self.parameters}, **self.noise.unknown}
+        own = {name: self.space.priors[name] for name in self.parameters}
+        return {**own, **self.noise.unknown, **self.true_conditions}
+
+    @cached_property
+    def uncertain(self) -> dict[str, tuple[int, int]]:
+        """Inferred true conditions "condition[k]": which experiment (row of `experiments`) and which condition."""
+        return {
+            f"{self.condition_names[column]}[{k}]": (int(k), int(column))
+            for column, k in np.argwhere(self.cells.conditions_sd.T > 0.0)
+        }
+
+    @cached_property
+    def true_conditions(self) -> dict[str, Prior]:
+        """Law of every true condition given its measured value: normal, within the range that was simulated."""
+        box = self.surrogate.domain
+        out: dict[str, Prior] = {}
+        for key, (k, column) in self.uncertain.items():
+            name = self.condition_names[column]
+            index, known = box.names.index(name), self.space.conditions.get(name)
+            out[key] = TruncatedNormal(
+                float(self.cells.conditions[k, column]),
+                float(self.cells.conditions_sd[k, column]),
+                box.lower[index],
+                box.upper[index],
+                unit="" if known is None else known.unit,
+                description=f"true {name} of experiment {k}",
+            )
+        return out
 
     @cached_property
     def conditioned_prior(self) -> ConditionedPrior:
@@ -287,7 +324,11 @@ class Calibration:
 
     @property
     def experiments(self) -> pd.DataFrame:
-        """Known conditions of the different inputs that were observed, a row for each; no column without conditions."""
+        """Known conditions of the different inputs that were observed, a row for each; no column without conditions.
+
+        Of a condition that was measured with an error it is the measured value; the true one of row k is inferred as
+        "condition[k]".
+        """
         return pd.DataFrame(self.cells.conditions, columns=list(self.condition_names))
 
     @property
@@ -337,7 +378,7 @@ class Calibration:
         """Return the unit of an inferred quantity; hyperparameters on a logarithmic or other scale have none."""
         unit, noise = self.priors[name].unit, self.noise
         output = noise.unit_of(name) if name in noise.unknown else ""
-        if unit or not output:
+        if unit or not output or name in self.uncertain:
             return unit
         layout = self.surrogate.layouts[output]
         if isinstance(noise.models[noise.outputs.index(output)], LogNormalNoise):
@@ -349,16 +390,25 @@ class Calibration:
         noise = ", ".join(self.noise.unknown) or "known"
         more = [f"fixed: {', '.join(f'{n} = {v:g}' for n, v in self.fixed.items())}"] if self.fixed else []
         more += [f"constraints: {', '.join(one.text for one in self.constraints)}"] if self.constraints else []
+        inferred = dict.fromkeys(self.condition_names[column] for _, column in self.uncertain.values())
+        more += [f"measured with error: {', '.join(inferred)}"] if inferred else []
         return (
             f"<Calibration of {', '.join(self.parameters)} (noise: {noise}) from {self.observations!r}; "
             f"{self.cells.experiments} experiment(s); prior mass outside of the design box: {self.mass_cut:.2%}"
             f"{''.join(f'; {words}' for words in more)}>"
         )
 
-    def unit_inputs(self, theta: Mapping[str, Array], conditions: Array | None = None) -> Array:
-        """Return inputs (..., K, d) in the unit cube for parameters of shape (...) and conditions (K, c)."""
+    def unit_inputs(
+        self, theta: Mapping[str, Array], conditions: Array | None = None, experiment: Ints | None = None
+    ) -> Array:
+        """Return inputs (..., K, d) in the unit cube for parameters of shape (...) and conditions (K, c).
+
+        `experiment` (K,) says which of them are those of an observed experiment, -1 for none: there the true conditions
+        that `theta` holds take the place of measured ones.
+        """
         box = self.surrogate.domain
-        conditions = self.cells.conditions if conditions is None else conditions
+        if conditions is None:
+            conditions, experiment = self.cells.conditions, np.arange(self.cells.experiments)
         lead = np.broadcast_shapes(*(np.shape(theta[name]) for name in self.parameters))
         x = np.empty((*lead, len(conditions), box.d))
         for column, name in enumerate(box.names):
@@ -368,6 +418,11 @@ class Calibration:
                 x[..., column] = self.fixed[name]
             else:
                 x[..., column] = conditions[:, self.condition_names.index(name)]
+        for key, (k, place) in self.uncertain.items() if experiment is not None else ():
+            if key in theta:
+                column = box.names.index(self.condition_names[place])
+                for row in np.flatnonzero(experiment == k):
+                    x[..., row, column] = theta[key]
         return np.asarray(box.to_unit(x))
 
     def check_errors_between(self, conditions: Array, asked: str) -> None:
@@ -384,7 +439,7 @@ class Calibration:
         with pm.Model() as model:
             values = bridge.prior_variables(self.conditioned_prior)
             theta: dict[str, Any] = {name: values[name] for name in self.parameters} | self.fixed
-            theta |= dict(zip(self.condition_names, self.cells.conditions.T, strict=True))
+            theta |= bridge.conditions(self, values)
             u = bridge.unit_inputs(self.surrogate.domain, theta, self.cells.experiments)
             bridge.likelihood(self, u, values)
         return model
@@ -601,8 +656,8 @@ class Calibration:
         Parameters
         ----------
         sampler
-            `NUTS(...)` (its defaults when left out), `SMC(...)`, `Metropolis(...)`, `Laplace(...)`, or one of your own
-            that follows `Sampler`.
+            `NUTS(...)` (its defaults when left out), `SMC(...)`, `Metropolis(...)`, `Laplace(...)`, `Pathfinder(...)`,
+            or one of your own that follows `Sampler`.
         rng
             Whole number or generator; stored with the result.
 
@@ -705,13 +760,41 @@ class Calibration:
 
     def _check_names(self) -> None:
         own = {"observations", "latents"}
-        taken = {*self.space.names, *self.fixed, *self.condition_names, *own}
+        taken = {*self.space.names, *self.fixed, *self.condition_names, *self.uncertain, *own}
         clash = sorted(taken & set(self.noise.unknown)) + sorted(own & {*self.space.names, *self.fixed})
         if clash:
             raise InputError(
                 f"{clash} are names of the calibration's own noise or data as well as of an input. Rename the "
                 "parameter in the space and in the simulator."
             )
+
+    def _check_condition_errors(self) -> None:
+        """Refuse a discrepancy that is a function of a condition whose true value is unknown; tell of cut errors."""
+        for column in sorted({column for _, column in self.uncertain.values()}):
+            name = self.condition_names[column]
+            for term in self.noise.terms:
+                _, sites = self.cells.sites(term.output, self.condition_names)
+                if name not in sites.columns:
+                    continue
+                other = sites._replace(columns={**sites.columns, name: 1.01 * sites.columns[name] + 0.1})
+                before, after = term.place(sites), term.place(other)
+                if not (np.array_equal(before.points, after.points) and np.array_equal(before.basis, after.basis)):
+                    raise InputError(
+                        f"discrepancy of {term.output!r} is a function of {name!r}, which was measured with an error, "
+                        "so that where it is to be taken is unknown. Leave the condition out of it: "
+                        "GPDiscrepancy(over=[...]), or a function of its own for each experiment, shared=False."
+                    )
+        for key, prior in self.true_conditions.items():
+            assert isinstance(prior, TruncatedNormal)
+            cut = 1.0 - float(np.diff(ndtr((np.array(prior.support) - prior.mean) / prior.sd))[0])
+            if cut > MASS_CUT_LIMIT:
+                warnings.warn(
+                    f"{key}, measured as {prior.mean:g} with an sd of {prior.sd:g}: {cut:.0%} of what it may be lies "
+                    f"outside of the simulated range [{prior.low:g}, {prior.high:g}] and is taken to be impossible. If "
+                    "it is not, simulate a wider range, Condition(low, high).",
+                    DataWarning,
+                    stacklevel=3,
+                )
 
     def _check_parameters(self) -> None:
         box = self.surrogate.domain
@@ -797,7 +880,7 @@ def checked_sampler(sampler: Any, surrogates: Sequence[Surrogate]) -> Any:
     if isinstance(sampler, type) or not callable(getattr(sampler, "run", None)):
         raise InputError(
             f"sample: sampler is {sampler!r}; give NUTS(...), e.g. NUTS(draws=2000), SMC(...), Metropolis(...), "
-            "Laplace(...), or an object with run(problem, seed)."
+            "Laplace(...), Pathfinder(...), or an object with run(problem, seed)."
         )
     if isinstance(sampler, NUTS) and not all(map(has_derivative, surrogates)):
         raise ConformanceError(

@@ -125,8 +125,14 @@ def refine(posterior: Posterior, n: int, *, widen: float = 1.5, rng: RandomState
     more = candidates[far_apart(candidates @ metric, np.vstack([known, chosen @ metric]), int(n) - count)]
     # By chance, so that each condition and each part of the design has both kinds of points.
     points = rng.permutation(np.vstack([chosen, more]))
+    condition = np.arange(n) % max(1, len(conditions))
     recipe = {"method": "refine", "n": int(n), "seed": seed, "over": "posterior", "widen": float(widen)}
-    return design_of(problem, box, np.asarray(near.from_unit(points)), np.arange(n) % max(1, len(conditions)), recipe)
+    at = conditions[condition]
+    if problem.uncertain:  # where the experiments may have been, not where they were measured
+        picked = rng.integers(len(theta), size=int(n))
+        for key, (k, column) in problem.uncertain.items():
+            at[condition == k, column] = draws[key][picked][condition == k]
+    return design_of(problem, box, np.asarray(near.from_unit(points)), at, recipe)
 
 
 def finite_draws(posterior: Posterior) -> dict[str, Array]:
@@ -139,12 +145,12 @@ def finite_draws(posterior: Posterior) -> dict[str, Array]:
 
 
 def design_of(
-    problem: Calibration, box: Box, theta: Array, condition: Ints, recipe: Mapping[str, object]
+    problem: Calibration, box: Box, theta: Array, conditions: Array, recipe: Mapping[str, object]
 ) -> xr.Dataset:
-    """Return the design of parameters (n, d) in their own units, each at one of the observed conditions (n,)."""
+    """Return the design of parameters (n, d) at conditions (n, c), both in their own units."""
     columns = dict(zip(problem.parameters, theta.T, strict=True))
     columns |= {name: np.full(len(theta), value) for name, value in problem.fixed.items()}
-    columns |= dict(zip(problem.condition_names, problem.cells.conditions[condition].T, strict=True))
+    columns |= dict(zip(problem.condition_names, conditions.T, strict=True))
     space = _space(problem)
     described = {name: space.attributes(name) for name in space.inputs} if space is not None else {}
     plain = {"role": "input", "unit": "", "description": ""}

@@ -49,7 +49,7 @@ def judge(problem: Calibration | JointCalibration, sampled: Sampled) -> tuple[Ve
     some = {name: values[picked] for name, values in theta.items()}
     information = fisher_information(problem, some, h[picked])
     share = _share(problem, theta, h)
-    local = _local_informations(problem, some, h[picked])
+    local = _local_informations(problem, some, h[picked], conditions=True)
     of_parts: list[Check | None] = []
     pieces = zip(problem.pieces(theta, latents, h), problem.pieces(some, latents[picked], h[picked]), strict=True)
     for (piece, few), own in zip(pieces, local, strict=True):
@@ -103,13 +103,24 @@ def fisher_information(problem: Calibration | JointCalibration, theta: Mapping[s
     return out
 
 
-def _local_informations(problem: Calibration | JointCalibration, theta: Mapping[str, Array], h: Ints) -> list[Array]:
-    """Return the information of each part on its own parameters."""
-    return [_informations(one.problem, one.theta, one.h)[0] for one in problem.pieces(theta, None, h)]
+def _local_informations(
+    problem: Calibration | JointCalibration, theta: Mapping[str, Array], h: Ints, conditions: bool = False
+) -> list[Array]:
+    """Return the information of each part on its own parameters; with `conditions` on its true conditions too."""
+    found = [(one, _informations(one.problem, one.theta, one.h)[0]) for one in problem.pieces(theta, None, h)]
+    return [own if conditions else _reduced(own, len(one.columns)) for one, own in found]
+
+
+def _reduced(information: Array, d: int) -> Array:
+    """Return the information (s, d, d) on the parameters, the true conditions behind them integrated out."""
+    if information.shape[-1] == d:
+        return information
+    cross, own = information[:, :d, d:], information[:, d:, d:] + np.eye(information.shape[-1] - d)
+    return np.asarray(information[:, :d, :d] - cross @ np.linalg.solve(own, cross.transpose(0, 2, 1)))
 
 
 def _informations(problem: Calibration, theta: Mapping[str, Array], h: Ints) -> tuple[Array, Array]:
-    """Return the information (s, d, d) with the surrogate's error, and without it."""
+    """Return the information (s, d, d) with the surrogate's error, and without it; true conditions come last."""
     found, without = [], []
     for rows in _blocks(problem, len(h)):
         linear = _linearise(problem, {name: values[rows] for name, values in theta.items()}, h[rows])
@@ -123,10 +134,11 @@ def _informations(problem: Calibration, theta: Mapping[str, Array], h: Ints) -> 
 
 def _given_others(whole: Array, own: Array, columns: Ints) -> Array:
     """Return the information of one part in units of what prior and the other parts leave of its parameters."""
-    place = columns[:, None], columns
+    place, d = (columns[:, None], columns), len(columns)
     before = whole + np.eye(whole.shape[-1])
-    before[:, place[0], place[1]] -= own
-    root = np.linalg.cholesky(np.linalg.inv(before)[:, place[0], place[1]])
+    before[:, place[0], place[1]] -= _reduced(own, d)
+    root = np.tile(np.eye(own.shape[-1]), (len(own), 1, 1))  # no other part has anything on true conditions
+    root[:, :d, :d] = np.linalg.cholesky(np.linalg.inv(before)[:, place[0], place[1]])
     return np.asarray(root.transpose(0, 2, 1) @ own @ root)
 
 
@@ -136,7 +148,7 @@ class _Linear:
     """The problem linearised at s values of its parameters; latent outputs in units of their independent noise.
 
     The cell means are jacobian @ parameters + (factor, extra) @ standard normals + standard normals; the parameters are
-    in the unit cube and have standard deviations `prior_sd`.
+    in the unit cube and have standard deviations `prior_sd`. True conditions that are inferred come behind them.
     """
 
     jacobian: Array  # (s, N, d)
@@ -162,12 +174,14 @@ def _linearise(problem: Calibration, theta: Mapping[str, Array], h: Ints, limits
     cells, box = problem.cells, problem.surrogate.domain
     e, draws = cells.experiment, np.arange(len(h))
     u = problem.unit_inputs(theta)
-    columns = [box.names.index(name) for name in problem.parameters]
+    every = slice(None)
+    columns: list[tuple[slice | int, int]] = [(every, box.names.index(name)) for name in problem.parameters]
+    columns += [(k, box.names.index(problem.condition_names[place])) for k, place in problem.uncertain.values()]
     phi = problem.noise.phi(theta, (len(h),))
     step = 1e-4
     jacobian = np.empty((len(h), len(e), len(columns)))
     for i, column in enumerate(columns):
-        shift = np.zeros(box.d)
+        shift = np.zeros(u.shape[1:])
         shift[column] = step
         upper, lower = (problem.surrogate.scores(u + sign * shift).mean[h, draws] for sign in (1.0, -1.0))
         slope = (upper - lower) / (2.0 * step)
@@ -185,7 +199,7 @@ def _linearise(problem: Calibration, theta: Mapping[str, Array], h: Ints, limits
     factor = np.concatenate([errors, np.broadcast_to(truncation, (len(h), *truncation.shape))], axis=2)
     extra, m = np.zeros((*mean.shape, 0)), np.ones_like(mean)
     if problem.noise.terms:
-        whole = covariance_of(problem, phi, jacobian)
+        whole = covariance_of(problem, phi, jacobian[:, :, : len(problem.parameters)])
         whole[:, np.arange(len(e)), np.arange(len(e))] *= 1.0 + _correlated.JITTER
         extra = _correlated.roots(whole, True)
     for output, place in problem.noise.factors.items():
@@ -196,9 +210,10 @@ def _linearise(problem: Calibration, theta: Mapping[str, Array], h: Ints, limits
         own = problem.realisation.by_experiment(problem.run_factor(u))
         extra = np.concatenate([extra, own * m[:, :, None]], axis=2)
     sd = noise_sd(problem, mean * m, phi, limits)
-    prior = problem.unit_inputs(problem.prior_draws(4000, 0))[:, 0, columns]
+    prior = problem.unit_inputs(problem.prior_draws(4000, 0))
+    spread = np.array([prior[:, 0 if k is every else k, column].std() for k, column in columns])
     unit = (m / sd)[:, :, None]
-    return _Linear(jacobian * unit, factor * unit, extra / sd[:, :, None], prior.std(axis=0), sd)
+    return _Linear(jacobian * unit, factor * unit, extra / sd[:, :, None], spread, sd)
 
 
 def _solve(factor: Array, right: Array) -> Array:
@@ -220,7 +235,7 @@ def _share(problem: Calibration | JointCalibration, theta: Mapping[str, Array], 
     full, without = (np.tile(prior, (len(picked), 1, 1)) for _ in range(2))
     for piece in problem.pieces({name: values[picked] for name, values in theta.items()}, None, h[picked]):
         for total, own in zip((full, without), _informations(piece.problem, piece.theta, piece.h), strict=True):
-            total[:, piece.columns[:, None], piece.columns] += own
+            total[:, piece.columns[:, None], piece.columns] += _reduced(own, len(piece.columns))
     variances = [np.linalg.inv(total)[:, np.arange(d), np.arange(d)].sum(axis=0) for total in (full, without)]
     return np.asarray(np.clip(1.0 - variances[1] / variances[0], 0.0, 1.0))
 

@@ -85,6 +85,11 @@ def verification_design(posterior: Posterior, n: int, rng: RandomState | None = 
         print(uq.verify(posterior, uq.run(simulator, points)))
     """
     problem, draws = posterior.single, finite_draws(posterior)
+    if problem.uncertain:
+        raise InputError(
+            f"verification_design: the true conditions {list(problem.uncertain)} are unknown, so that the simulator "
+            "cannot be run at the observed ones. Test the surrogate with runs of your own: uq.held_out."
+        )
     theta = np.unique(np.column_stack([draws[name] for name in problem.parameters]), axis=0)
     if isinstance(n, bool) or not isinstance(n, int | np.integer) or not 1 <= n <= len(theta):
         raise InputError(
@@ -96,7 +101,11 @@ def verification_design(posterior: Posterior, n: int, rng: RandomState | None = 
     count = len(problem.cells.conditions)
     recipe = {"method": "verification", "n": int(n), "seed": seed, "over": "posterior", "of": _earlier(problem)}
     return design_of(
-        problem, problem.surrogate.domain, np.repeat(theta, count, axis=0), np.tile(np.arange(count), n), recipe
+        problem,
+        problem.surrogate.domain,
+        np.repeat(theta, count, axis=0),
+        np.tile(problem.cells.conditions, (int(n), 1)),
+        recipe,
     )
 
 

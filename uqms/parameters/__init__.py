@@ -2,6 +2,7 @@
 
 from uqms.parameters.box import Box
 from uqms.parameters.joint import MultivariateNormal
+from uqms.parameters.mixture import NormalMixture
 from uqms.parameters.priors import (
     Beta,
     Gamma,
@@ -31,6 +32,7 @@ __all__ = [
     "Moments",
     "MultivariateNormal",
     "Normal",
+    "NormalMixture",
     "ParameterSpace",
     "Prior",
     "TruncatedNormal",

@@ -180,7 +180,7 @@ class MultivariateNormal:
 
         Draws are compared with the block along each parameter, along 64 directions and in their distance from the
         centre: an error is raised when a probability is off by more than 0.08 somewhere (two modes, a bent ridge, a
-        long tail, a posterior that is cut off at an end). Then calibrate all data jointly instead.
+        long tail, a posterior that is cut off at an end). Then use a `NormalMixture`, or calibrate all data jointly.
 
         Parameters
         ----------
@@ -222,14 +222,15 @@ class MultivariateNormal:
         if distance > MISFIT:
             raise InputError(
                 f"{own}: no multivariate normal describes these draws: {where}, a probability is off by "
-                f"{distance:.2f} (limit {MISFIT}). Calibrate the earlier and the new data jointly, in one Calibration "
-                "with both among its observations; or try another scale."
+                f"{distance:.2f} (limit {MISFIT}). Use uq.NormalMixture, which describes several modes and skewness; "
+                "calibrate the earlier and the new data jointly, in one Calibration with both among its observations; "
+                "or try another scale."
             )
         return block
 
     @classmethod
     def from_posterior(cls, posterior: Any, names: Sequence[str] | None = None) -> Self:
-        """Return the posterior of earlier data as the prior for new ones.
+        """Return the posterior of earlier data as the prior for new ones, where it is normal; else see `NormalMixture`.
 
         It is right when the new data's errors are independent of the old data's given the parameters. The error of a
         surrogate is not: when both calibrations use the same surrogate and its error matters (the verdict says so),
@@ -249,25 +250,7 @@ class MultivariateNormal:
             When the verdict on the posterior is "fail", a name is none of its parameters, or the draws are not normal
             on their scales (see `from_draws`).
         """
-        problem = posterior.problem
-        wanted = tuple(problem.parameters) if names is None else _names(names)
-        unknown = [name for name in wanted if name not in problem.parameters]
-        if unknown:
-            raise InputError(
-                f"MultivariateNormal.from_posterior: {unknown} are no parameters of it, which are "
-                f"{list(problem.parameters)}."
-            )
-        if posterior.verdict.status == "fail":
-            raise InputError(
-                "MultivariateNormal.from_posterior: the verdict on the posterior is 'fail', so that it is no "
-                "knowledge to build on. Print posterior.verdict for what to do first."
-            )
-        return cls.from_draws(
-            {name: posterior.draws[name].values for name in wanted},
-            scale={name: problem.priors[name].scale for name in wanted},
-            units={name: problem.priors[name].unit for name in wanted},
-            descriptions={name: problem.priors[name].description for name in wanted},
-        )
+        return cls.from_draws(**draws_of_posterior("MultivariateNormal", posterior, names))
 
     def given(self, values: Mapping[str, float]) -> "MultivariateNormal | None":
         """Return the block of the other parameters when some are known: the conditional normal; None if none is left.
@@ -491,6 +474,34 @@ class MultivariateNormal:
         ]
         shown = ", ".join(pairs[:6]) + (f" and {len(pairs) - 6} more" if len(pairs) > 6 else "")
         return f"MultivariateNormal({rows}{'; correlation ' + shown if pairs else ''})"
+
+
+def draws_of_posterior(own: str, posterior: Any, names: Sequence[str] | None) -> dict[str, Any]:
+    """Return the arguments of `from_draws` for a posterior.
+
+    Raises
+    ------
+    InputError
+        When the verdict is "fail", or a name is none of its parameters.
+    """
+    problem = posterior.problem
+    wanted = tuple(problem.parameters) if names is None else _names(names)
+    unknown = [name for name in wanted if name not in problem.parameters]
+    if unknown:
+        raise InputError(
+            f"{own}.from_posterior: {unknown} are no parameters of it, which are {list(problem.parameters)}."
+        )
+    if posterior.verdict.status == "fail":
+        raise InputError(
+            f"{own}.from_posterior: the verdict on the posterior is 'fail', so that it is no knowledge to build on. "
+            "Print posterior.verdict for what to do first."
+        )
+    return {
+        "draws": {name: posterior.draws[name].values for name in wanted},
+        "scale": {name: problem.priors[name].scale for name in wanted},
+        "units": {name: problem.priors[name].unit for name in wanted},
+        "descriptions": {name: problem.priors[name].description for name in wanted},
+    }
 
 
 def _names(names: object) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ from uqms.errors import FormatVersionError, InputError
 from uqms.parameters import _checks as check
 from uqms.parameters.box import Box
 from uqms.parameters.joint import MultivariateNormal
+from uqms.parameters.mixture import Block, NormalMixture, block_from_dict
 from uqms.parameters.priors import Prior, prior_from_dict
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Condition", "ParameterSpace"]
 
-_JSON_VERSION = 2  # written only where there are joint blocks; without them files stay as they were, version 1
+_JSON_VERSION = 3  # written where there are mixtures; files with normal blocks only stay version 2, others version 1
 
 
 @final
@@ -116,19 +117,17 @@ class ParameterSpace:
 
     __slots__ = ("_blocks", "_conditions", "_priors")
 
-    _blocks: tuple[MultivariateNormal, ...]
+    _blocks: tuple[Block, ...]
     _conditions: dict[str, Condition]
     _priors: dict[str, Prior]  # of each parameter alone, those of the blocks first
 
-    def __init__(
-        self, /, *blocks: MultivariateNormal, conditions: Mapping[str, Condition] | None = None, **priors: Prior
-    ) -> None:
+    def __init__(self, /, *blocks: Block, conditions: Mapping[str, Condition] | None = None, **priors: Prior) -> None:
         known = {} if conditions is None else conditions
         if not isinstance(known, Mapping):
             raise InputError(f"conditions is {known!r}; give a mapping such as {{'dose': uq.Condition(100, 400)}}.")
         joint: dict[str, Prior] = {}
         for block in blocks:
-            if not isinstance(block, MultivariateNormal):
+            if not isinstance(block, MultivariateNormal | NormalMixture):
                 raise InputError(
                     f"{block!r} ({type(block).__name__}) is no joint prior; give uq.MultivariateNormal(...) without a "
                     "name, and priors of single parameters with theirs: beta=uq.Uniform(0, 1)."
@@ -160,7 +159,7 @@ class ParameterSpace:
         return MappingProxyType(self._priors)
 
     @property
-    def blocks(self) -> tuple[MultivariateNormal, ...]:
+    def blocks(self) -> tuple[Block, ...]:
         """Joint priors of parameters that are known together."""
         return self._blocks
 
@@ -288,7 +287,7 @@ class ParameterSpace:
             x[..., at] = block.from_cube(u[..., at], *ends)
         return x
 
-    def _places(self) -> list[tuple[slice, MultivariateNormal]]:
+    def _places(self) -> list[tuple[slice, Block]]:
         """Return the blocks with their columns."""
         out, start = [], 0
         for block in self._blocks:
@@ -412,7 +411,7 @@ class ParameterSpace:
         joint = {name for block in self._blocks for name in block.names}
         content: dict[str, Any] = {
             "uqms": "ParameterSpace",
-            "version": _JSON_VERSION if self._blocks else 1,
+            "version": _version(self._blocks),
             "parameters": {name: prior.to_dict() for name, prior in self._priors.items() if name not in joint},
             "conditions": {name: condition.to_dict() for name, condition in self._conditions.items()},
         }
@@ -447,7 +446,7 @@ class ParameterSpace:
         conditions = {name: _named(name, _condition_from_dict, value) for name, value in data["conditions"].items()}
         if not isinstance(data.get("blocks", []), list):
             raise InputError(f"{own}: blocks is not a JSON array.")
-        blocks = [MultivariateNormal.from_dict(value) for value in data.get("blocks", [])]
+        blocks = [block_from_dict(value) for value in data.get("blocks", [])]
         return cls(*blocks, conditions=conditions, **priors)
 
     # ------------------------------------------------------------------ shown and compared
@@ -502,12 +501,17 @@ type _Map = Callable[[Array, float, float], Array]
 
 
 def _rebuild(
-    priors: dict[str, Prior], conditions: dict[str, Condition], blocks: tuple[MultivariateNormal, ...] = ()
+    priors: dict[str, Prior], conditions: dict[str, Condition], blocks: tuple[Block, ...] = ()
 ) -> ParameterSpace:
     return ParameterSpace(*blocks, conditions=conditions, **priors)
 
 
-def _drawn(block: MultivariateNormal, rng: np.random.Generator, count: int) -> dict[str, Array]:
+def _version(blocks: tuple[Block, ...]) -> int:
+    """Return the oldest version of the format that can say this."""
+    return _JSON_VERSION if any(isinstance(block, NormalMixture) for block in blocks) else 2 if blocks else 1
+
+
+def _drawn(block: Block, rng: np.random.Generator, count: int) -> dict[str, Array]:
     return dict(zip(block.names, block.draw(rng, count).T, strict=True))
 
 

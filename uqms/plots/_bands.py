@@ -82,6 +82,7 @@ def _part(targets: Targets, rows: slice) -> Targets:
         targets.offset[rows],
         targets.basis[rows],
         targets.truncation[rows],
+        observed=None if targets.observed is None else targets.observed[used],
     )
 
 

@@ -16,7 +16,7 @@ from uqms.errors import SamplingError
 if TYPE_CHECKING:
     from uqms.calibration.problem import Calibration
 
-__all__ = ["Laplace"]
+__all__ = ["Laplace", "resampled"]
 
 PROPOSALS = 4  # a draw that is kept
 FLATTEST = 0.05  # least curvature on the scale of the particles' spread
@@ -72,31 +72,43 @@ class Laplace:
         SamplingError
             When no proposal has a finite density.
         """
-        from arviz_stats.base import array_stats
-
         rng = np.random.default_rng(seed)
         space = Whitened(problem)
         law, modes = _law(space, self.starts, rng)
-        n = PROPOSALS * self.draws
-        z = law.draw(n, rng)
-        log_weight = space.log_density(z) - law.log_density(z)
-        top = float(log_weight.max())
-        if not np.isfinite(top):
-            raise SamplingError("Laplace: no draw of the approximation has a finite density. Use SMC().")
-        raw = np.exp(log_weight - top)
-        log_evidence = float(np.log(raw.mean())) + top
-        smoothed, k_hat = array_stats.psislw(-np.maximum(log_weight, top - 700.0))
-        weight = np.exp(smoothed - smoothed.max())
-        weight /= weight.sum()
-        kept = rng.permutation(systematic(weight, self.draws, rng))
-        stats = {
-            "pareto_k": float(k_hat),
-            "importance_ess": 1.0 / float(np.sum(weight**2)),
-            "modes": float(modes),
-            "log_marginal_likelihood": log_evidence,
-            "log_marginal_likelihood_mcse": float(raw.std(ddof=1) / raw.mean() / np.sqrt(n)),
-        }
-        return trace_of(space, z[kept][None], {name: (("chain",), np.array([value])) for name, value in stats.items()})
+        return resampled("Laplace", space, law, self.draws, rng, {"modes": float(modes)})
+
+
+def resampled(
+    owner: str, space: Whitened, law: Mixture, draws: int, rng: np.random.Generator, more: dict[str, float]
+) -> Any:
+    """Return draws of the posterior, resampled from those of an approximation by Pareto-smoothed importance weights.
+
+    Raises
+    ------
+    SamplingError
+        When no proposal has a finite density.
+    """
+    from arviz_stats.base import array_stats
+
+    n = PROPOSALS * draws
+    z = law.draw(n, rng)
+    log_weight = space.log_density(z) - law.log_density(z)
+    top = float(log_weight.max())
+    if not np.isfinite(top):
+        raise SamplingError(f"{owner}: no draw of the approximation has a finite density. Use SMC().")
+    raw = np.exp(log_weight - top)
+    smoothed, k_hat = array_stats.psislw(-np.maximum(log_weight, top - 700.0))
+    weight = np.exp(smoothed - smoothed.max())
+    weight /= weight.sum()
+    kept = rng.permutation(systematic(weight, draws, rng))
+    stats = {
+        "pareto_k": float(k_hat),
+        "importance_ess": 1.0 / float(np.sum(weight**2)),
+        **more,
+        "log_marginal_likelihood": float(np.log(raw.mean())) + top,
+        "log_marginal_likelihood_mcse": float(raw.std(ddof=1) / raw.mean() / np.sqrt(n)),
+    }
+    return trace_of(space, z[kept][None], {name: (("chain",), np.array([value])) for name, value in stats.items()})
 
 
 def _law(space: Whitened, starts: int, rng: np.random.Generator) -> tuple[Mixture, int]:
