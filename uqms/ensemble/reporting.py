@@ -135,8 +135,10 @@ def _weights(ensemble: xr.Dataset, x: Array) -> Array | None:
         spread, points = recipe.get("over"), recipe.get("n")
     except (json.JSONDecodeError, AttributeError) as error:
         raise DataError(f"the attribute 'design' is none that uqms wrote ({error}); drop it.") from error
-    # Where runs were dropped or come from other designs too, they are spread in a way that nobody knows.
+    # Where runs were dropped, come from other designs too or were not accepted, nobody knows how they are spread.
     if space is None or spread is None or points != len(np.unique(input_array(ensemble), axis=0)):
+        return None
+    if recipe.get("rejected"):
         return None
     if spread == "prior":
         return np.ones(len(x))

@@ -1,5 +1,6 @@
 """Gaussian-process surrogates: settings, fitted values, prediction and validation."""
 
+from uqms.surrogates.classification import EventProbability, FittedProbability, SuccessProbability, reliability
 from uqms.surrogates.comparison import Comparison, compare_surrogates
 from uqms.surrogates.convert import from_gpytorch
 from uqms.surrogates.files import load_surrogate
@@ -20,6 +21,8 @@ __all__ = [
     "Comparison",
     "Curve",
     "Decoder",
+    "EventProbability",
+    "FittedProbability",
     "FunctionDraws",
     "GaussianProcess",
     "GaussianProcessSurrogate",
@@ -36,6 +39,7 @@ __all__ = [
     "Scalar",
     "Scores",
     "SquaredExponential",
+    "SuccessProbability",
     "Sum",
     "Surrogate",
     "Validation",
@@ -48,6 +52,7 @@ __all__ = [
     "learning_curve",
     "leave_one_out",
     "load_surrogate",
+    "reliability",
     "reverse_by_differences",
     "to_sbi",
 ]
