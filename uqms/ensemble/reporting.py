@@ -10,13 +10,12 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from uqms._typing import Array, Bools
-from uqms.ensemble.states import RunState
+from uqms.ensemble.states import LOST, RunState
 from uqms.ensemble.table import check_runs, get_box, get_space, input_array, input_names
 from uqms.errors import DataError
 
 __all__ = ["Failures", "Side", "failures"]
 
-_LOST = (RunState.FAILED, RunState.TIMEOUT, RunState.INVALID)
 _FEWEST = 5  # failed and other runs, below which no region is told
 _GAIN = 0.05  # by which another side of the region must tell the two apart better
 _SIDES = 3
@@ -70,7 +69,7 @@ class Failures:
     @property
     def lost(self) -> int:
         """Number of runs that gave nothing."""
-        return sum(self.counts.get(state.name.lower(), 0) for state in _LOST)
+        return sum(self.counts.get(state.name.lower(), 0) for state in LOST)
 
     def __str__(self) -> str:
         total = sum(self.counts.values())
@@ -120,7 +119,7 @@ def failures(ensemble: xr.Dataset) -> Failures:
     state = check_runs(ensemble)  # the outputs are not needed, so they may have stayed in the store
     counts = {s.name.lower(): int((state == s).sum()) for s in RunState if (state == s).any()}
     ran = state != RunState.PLANNED
-    x, lost = input_array(ensemble)[ran], np.isin(state[ran], _LOST)
+    x, lost = input_array(ensemble)[ran], np.isin(state[ran], LOST)
     weights = _weights(ensemble, x)
     share, interval = _share(x, lost, np.ones(len(x)) if weights is None else weights)
     region, inside = _region(ensemble, x, lost)

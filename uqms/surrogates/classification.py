@@ -35,9 +35,10 @@ from threadpoolctl import threadpool_limits
 
 from uqms._typing import Array, Bools, Ints, RandomState, as_generator
 from uqms.ensemble import table
-from uqms.ensemble.states import RunState
+from uqms.ensemble.states import LOST, RunState
 from uqms.errors import DataError, DesignError, InputError
 from uqms.parameters import Box
+from uqms.surrogates._latent import log_probability_and_slope
 from uqms.surrogates.averaging import draws_of, explore, inverse_curvature
 from uqms.surrogates.expectation import Sites, evidence_slope, settle, solved
 from uqms.surrogates.kernels import (
@@ -47,7 +48,6 @@ from uqms.surrogates.kernels import (
     correlation_slopes,
     hyperparameter_count,
     scale_count,
-    split,
 )
 from uqms.surrogates.prediction import named_points
 from uqms.surrogates.process import is_count, sobol_points
@@ -66,7 +66,7 @@ POINTS = 64  # of a round of the average
 STARTS = (0.5, 0.15)  # length scales, times sqrt(d)
 ANCHORS = 256
 STEP = 1e-3
-LOST = (RunState.FAILED, RunState.TIMEOUT, RunState.INVALID)
+SINGLE = 3  # kernels with a smaller code have one part
 
 
 # ------------------------------------------------------------------------------------------------------------ settings
@@ -422,27 +422,28 @@ class FittedProbability:
     def log_slope(self, u: Array) -> Array:
         """Return the derivative (k, d) of the log probability at `u` (k, d) by its inputs."""
         u = np.asarray(u, dtype=np.float64)
-        if self.base is not None:
-            steps = STEP * np.eye(self.domain.d)[:, None, :]
-            both = self.log_probability_at(np.stack([u + steps, u - steps]))
-            return np.asarray((both[0] - both[1]).T / (2.0 * STEP))
-        mean, variance = self.latent(u)
-        scale = np.sqrt(1.0 + variance)
-        z = mean / scale
-        logs = log_ndtr(z) + self.log_weights[:, None]
-        ratio = np.exp(-0.5 * z * z - 0.5 * np.log(2.0 * np.pi) - log_ndtr(z))
-        share = np.exp(logs - np.logaddexp.reduce(logs, axis=0)) * ratio
-        out = np.zeros_like(u)
-        for h in range(len(self.ell)):
-            kappa, g, _ = correlation_slopes(self.kernel, u, self.x, self.ell[h])
-            to_runs = self.variance[h] * kappa + MEAN_VARIANCE
-            back = (share[h] / scale[h])[:, None] * self.weights[h]
-            of_variance = -0.5 * share[h] * mean[h] / scale[h] ** 3
-            back -= 2.0 * of_variance[:, None] * ((to_runs @ self.factor[h].T) @ self.factor[h])
-            for slope, ell in zip(g, split(self.kernel, self.domain.d, self.ell[h])[0], strict=True):
-                pairs = self.variance[h] * back * slope
-                out += (pairs.sum(axis=1)[:, None] * u - pairs @ self.x) / ell**2
-        return out
+        if self.base is None and self.kernel.code < SINGLE:
+            return np.array([self.log_and_slope(row)[1] for row in u]).reshape(u.shape)
+        steps = STEP * np.eye(self.domain.d)[:, None, :]
+        both = self.log_probability_at(np.stack([u + steps, u - steps]))
+        return np.asarray((both[0] - both[1]).T / (2.0 * STEP))
+
+    def log_and_slope(self, u: Array) -> tuple[float, Array]:
+        """Return the log probability and its derivative (d,) at one input (d,), as a gradient sampler needs it."""
+        if self.base is not None or self.kernel.code >= SINGLE:
+            return float(self.log_probability_at(u)), self.log_slope(u[None])[0]
+        value, slope = log_probability_and_slope(
+            self.kernel.code,
+            self.x,
+            self.ell,
+            self.variance,
+            MEAN_VARIANCE,
+            self.weights,
+            self.factor,
+            self.log_weights,
+            np.ascontiguousarray(u, dtype=np.float64),
+        )
+        return float(value), np.asarray(slope)
 
     def functions(self, n: int, rng: RandomState, anchors: int = ANCHORS) -> "LatentDraws":
         """Return n draws of the whole latent function; where a draw is positive the event is the likelier one.
