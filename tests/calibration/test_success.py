@@ -203,7 +203,7 @@ def test_several_conditions_count_by_the_least_probable_success() -> None:
     levels = (np.arange(20_000) + 0.5) / 20_000
     each = np.stack([success.probability({"a": levels, "dose": dose}) for dose in (1.0, 3.0)])
     p = each.min(axis=0)
-    assert (each[1] < each[0]).mean() > 0.8
+    assert 0.5 < (each[1] < each[0]).mean() < 1.0
     np.testing.assert_allclose(np.exp(calibration.success.log({"a": levels})), p, rtol=1e-12)
     draws = calibration.prior_draws(4000, 3)["a"]
     cdf = np.cumsum(p) / p.sum()

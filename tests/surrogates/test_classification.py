@@ -200,7 +200,8 @@ def test_saves_without_pickle(success: FittedProbability, tmp_path: Path) -> Non
     same = FittedProbability.load(path)
     points = {"a": [0.2, 0.8], "b": 2.0}
     assert (same.probability(points) == success.probability(points)).all()
-    assert (same.labels == success.labels).all() and same.domain == success.domain
+    assert (same.labels == success.labels).all()
+    assert same.domain == success.domain
     with pytest.raises(FormatError, match="no surrogate"):
         uq.load_surrogate(path)
     (tmp_path / "bad.npz").write_bytes(b"\x80\x04nonsense")

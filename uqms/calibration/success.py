@@ -110,8 +110,8 @@ def read_success(
         return None
     if not isinstance(getattr(given, "domain", None), Box) or not callable(getattr(given, "log_probability_at", None)):
         raise InputError(
-            f"success is {given!r}; give what uq.SuccessProbability().fit(ensemble) returns, with the ensemble that the "
-            "surrogate was trained on, failed runs included."
+            f"success is {given!r}; give what uq.SuccessProbability().fit(ensemble) returns, with the ensemble that "
+            "the surrogate was trained on, failed runs included."
         )
     unknown = [name for name in given.domain.names if name not in surrogate.domain.names]
     if unknown:
@@ -148,8 +148,8 @@ def check_failures(problem: "Calibration", theta: Mapping[str, Array]) -> Check 
         message += f"; the prior is conditioned on success, which has {share:.1%} of it"
         status: Status = "note" if failing > FAILING else "pass"
         remedy = (
-            "The posterior lies at the edge of where the simulator works, so it depends on where that edge is: run more "
-            "points there."
+            "The posterior lies at the edge of where the simulator works, so it depends on where that edge is: run "
+            "more points there."
         )
     else:
         status = "warn" if failing > FAILING else "pass"
