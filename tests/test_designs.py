@@ -1,6 +1,7 @@
 """Designs: where the points lie, that they repeat, and that longer designs keep what was run."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -249,3 +250,50 @@ def test_designs_that_cannot_be_extended():
         uq.extend(design.assign_attrs(box=json.dumps(SPACE.box().select(["k"]).to_dict())), 4)
     with pytest.raises(DesignError, match="has no k, hn along run"):
         uq.extend(design.drop_vars(["k", "hn"]), 4)
+
+
+# --- a design that leaves out what is not accepted --------------------------------------------------------------------
+@pytest.mark.parametrize("make", [uq.sobol, uq.halton, uq.latin_hypercube])
+def test_accept_keeps_n_points_of_the_accepted_region(make: Any) -> None:
+    space = uq.ParameterSpace(a=uq.Uniform(0.0, 2.0), b=uq.LogUniform(1.0, 100.0))
+
+    def accept(points: Any) -> Any:
+        return points["a"] * points["b"] < 20.0
+
+    design = make(space, 40, rng=3, accept=accept)
+    assert design.sizes["run"] == 40
+    assert accept({name: design[name].values for name in "ab"}).all()
+    rejected = json.loads(design.attrs["design"])["rejected"]
+    assert 0.4 < 40 / (40 + rejected) < 0.95  # the region holds 0.7 of the prior
+    longer = uq.extend(design, 20, accept=accept)
+    assert longer.isel(run=slice(0, 40)).equals(design.isel(run=slice(0, 40)))
+    assert accept({name: longer[name].values for name in "ab"}).all()
+    assert len(np.unique(longer["a"].values)) == 60
+    with pytest.raises(DesignError, match="was made with accept"):
+        uq.extend(design, 20)
+    if make is not uq.latin_hypercube:  # sequences go on where they were
+        assert longer.equals(make(space, 60, rng=3, accept=accept))
+        whole = make(space, 40 + rejected, rng=3)
+        kept = np.flatnonzero(accept({name: whole[name].values for name in "ab"}))
+        np.testing.assert_array_equal(whole["a"].values[kept], design["a"].values)
+
+
+def test_accept_is_checked() -> None:
+    space = uq.ParameterSpace(a=uq.Uniform(0.0, 1.0))
+    with pytest.raises(DesignError, match="accept takes"):
+        uq.sobol(space, 8, rng=1, accept=lambda points: points["a"] > 0.999)
+    with pytest.raises(DesignError, match="accept takes 0 of"):
+        uq.latin_hypercube(space, 8, rng=1, accept=lambda points: points["a"] > 2.0)
+    with pytest.raises(InputError, match="True or False"):
+        uq.sobol(space, 8, rng=1, accept=lambda points: points["a"])
+    everything = uq.sobol(space, 8, rng=1, accept=lambda points: points["a"] >= 0.0)
+    assert everything.equals(uq.sobol(space, 8, rng=1))
+    rare = uq.sobol(space, 8, rng=1, accept=lambda points: points["a"] > 0.97)
+    assert rare.sizes["run"] == 8
+
+
+def test_share_of_failures_is_not_of_the_prior_where_points_were_rejected() -> None:
+    space = uq.ParameterSpace(a=uq.Uniform(0.0, 1.0))
+    design = uq.sobol(space, 16, rng=1, accept=lambda points: points["a"] > 0.5)
+    runs = uq.ensemble.build(design, {"y": design["a"].values}, space=space)
+    assert not uq.ensemble.failures(runs).of_prior

@@ -93,6 +93,7 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.simulators import UMBridgeSimulator as UMBridgeSimulator
     from uqms.simulators import serve as serve
     from uqms.surrogates import Curve as Curve
+    from uqms.surrogates import EventProbability as EventProbability
     from uqms.surrogates import GaussianProcess as GaussianProcess
     from uqms.surrogates import Log as Log
     from uqms.surrogates import Logit as Logit
@@ -104,6 +105,7 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.surrogates import Product as Product
     from uqms.surrogates import Scalar as Scalar
     from uqms.surrogates import SquaredExponential as SquaredExponential
+    from uqms.surrogates import SuccessProbability as SuccessProbability
     from uqms.surrogates import Sum as Sum
     from uqms.surrogates import Surrogate as Surrogate
     from uqms.surrogates import compare_surrogates as compare_surrogates
@@ -129,6 +131,7 @@ __all__ = [
     "Dask",
     "Derived",
     "DirectSimulator",
+    "EventProbability",
     "ExecutableSimulator",
     "FailurePolicy",
     "FunctionSimulator",
@@ -175,6 +178,7 @@ __all__ = [
     "Simulator",
     "SquaredExponential",
     "StudentTNoise",
+    "SuccessProbability",
     "Sum",
     "Surrogate",
     "TextTable",
@@ -262,6 +266,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     ),
     "surrogates": (
         "Curve",
+        "EventProbability",
         "GaussianProcess",
         "Log",
         "Logit",
@@ -273,6 +278,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "Product",
         "Scalar",
         "SquaredExponential",
+        "SuccessProbability",
         "Sum",
         "Surrogate",
         "compare_surrogates",

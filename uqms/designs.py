@@ -1,19 +1,20 @@
 """Designs: at which inputs a simulator is run.
 
 A design is a Dataset with dim "run" and one float64 variable for each input. Its attributes hold the space, the design
-box, and the recipe (method, number of rows, seed) from which the same points are made again.
+box, and the recipe (method, number of rows, seed) from which the same points are made again, given the same `accept`.
 
 Notation: u (n, d) points in the unit cube, x (n, d) the same points in the inputs' own units.
 """
 
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Self, final, get_args
 
 import numpy as np
 
-from uqms._typing import Array, RandomState, as_generator
+from uqms._typing import Array, Bools, RandomState, as_generator
 from uqms.errors import DesignError, InputError
 from uqms.parameters import Box, ParameterSpace
 from uqms.parameters import _checks as check
@@ -23,13 +24,23 @@ if TYPE_CHECKING:
 
 __all__ = ["extend", "halton", "latin_hypercube", "nested", "sobol"]
 
+Accept = Callable[[Mapping[str, Array]], Any]
+_logger = logging.getLogger(__name__)
 _Method = Literal["sobol", "halton", "latin_hypercube"]
 
 _MOST_ROWS = 2**24
+_LEAST, _TRIED = 0.01, 1000  # share of points that accept must take, and how many are tried before that is judged
 _CANDIDATES = 100
 
 
-def sobol(space: ParameterSpace | Box, n: int, rng: RandomState | None = None, over: Box | None = None) -> "xr.Dataset":
+def sobol(
+    space: ParameterSpace | Box,
+    n: int,
+    rng: RandomState | None = None,
+    over: Box | None = None,
+    *,
+    accept: Accept | None = None,
+) -> "xr.Dataset":
     """Return n points of a scrambled Sobol sequence; the default choice.
 
     It fills the space evenly in every projection, and `extend` continues it. Numbers of rows that are powers of two
@@ -46,6 +57,10 @@ def sobol(space: ParameterSpace | Box, n: int, rng: RandomState | None = None, o
     over
         None for the prior inside of its design box (points lie where the prior does). A `Box` fills that box
         evenly on the scale on which the surrogate sees it.
+    accept
+        Function of the points, a mapping of input name to numbers (k,) in the inputs' own units, that returns which of
+        them to run, True or False (k,). The design goes on until n are accepted, and says how many it rejected in
+        ``attrs["design"]``. With runs that failed before: ``lambda points: success.probability(points) > 0.5``.
 
     Returns
     -------
@@ -55,7 +70,9 @@ def sobol(space: ParameterSpace | Box, n: int, rng: RandomState | None = None, o
     Raises
     ------
     InputError
-        When n is no whole number above zero, or the box does not fit the space.
+        When n is no whole number above zero, the box does not fit the space, or accept returns something else.
+    DesignError
+        When accept takes less than 1 % of the points.
 
     References
     ----------
@@ -69,11 +86,16 @@ def sobol(space: ParameterSpace | Box, n: int, rng: RandomState | None = None, o
     >>> dict(design.sizes), bool((design.k < 1.0).mean() == 0.5)
     ({'run': 64}, True)
     """
-    return _design("sobol", space, n, rng, over)
+    return _design("sobol", space, n, rng, over, accept)
 
 
 def halton(
-    space: ParameterSpace | Box, n: int, rng: RandomState | None = None, over: Box | None = None
+    space: ParameterSpace | Box,
+    n: int,
+    rng: RandomState | None = None,
+    over: Box | None = None,
+    *,
+    accept: Accept | None = None,
 ) -> "xr.Dataset":
     """Return n points of a scrambled Halton sequence.
 
@@ -81,7 +103,7 @@ def halton(
 
     Parameters
     ----------
-    space, n, rng, over
+    space, n, rng, over, accept
         As for `sobol`.
 
     Returns
@@ -92,7 +114,9 @@ def halton(
     Raises
     ------
     InputError
-        When n is no whole number above zero, or the box does not fit the space.
+        When n is no whole number above zero, the box does not fit the space, or accept returns something else.
+    DesignError
+        When accept takes less than 1 % of the points.
 
     References
     ----------
@@ -104,21 +128,26 @@ def halton(
     >>> uq.halton(uq.ParameterSpace(k=uq.Uniform(0, 2)), 50, rng=1).sizes["run"]
     50
     """
-    return _design("halton", space, n, rng, over)
+    return _design("halton", space, n, rng, over, accept)
 
 
 def latin_hypercube(
-    space: ParameterSpace | Box, n: int, rng: RandomState | None = None, over: Box | None = None
+    space: ParameterSpace | Box,
+    n: int,
+    rng: RandomState | None = None,
+    over: Box | None = None,
+    *,
+    accept: Accept | None = None,
 ) -> "xr.Dataset":
     """Return a Latin hypercube of n points whose nearest neighbours are far apart (maximin).
 
     Each input is cut into n layers of equal size and every layer holds one point. Of 100 such random designs the one
     with the largest distance between its closest points (in the unit cube) is taken. Choose it when the number of runs
-    is fixed, small and no power of two.
+    is fixed, small and no power of two. With `accept`, layers are those of all points before any were rejected.
 
     Parameters
     ----------
-    space, n, rng, over
+    space, n, rng, over, accept
         As for `sobol`.
 
     Returns
@@ -129,7 +158,9 @@ def latin_hypercube(
     Raises
     ------
     InputError
-        When n is no whole number above zero, or the box does not fit the space.
+        When n is no whole number above zero, the box does not fit the space, or accept returns something else.
+    DesignError
+        When accept takes less than 1 % of the points.
 
     References
     ----------
@@ -143,7 +174,7 @@ def latin_hypercube(
     >>> sorted(int(k) for k in design.k)
     [0, 1, 2, 3, 4]
     """
-    return _design("latin_hypercube", space, n, rng, over)
+    return _design("latin_hypercube", space, n, rng, over, accept)
 
 
 def nested(
@@ -193,7 +224,9 @@ def nested(
     return {level: sobol(space, n, seed, over) for level, n in zip(runs, counts, strict=True)}
 
 
-def extend(design: "xr.Dataset", n: int, rng: RandomState | None = None) -> "xr.Dataset":
+def extend(
+    design: "xr.Dataset", n: int, rng: RandomState | None = None, *, accept: Accept | None = None
+) -> "xr.Dataset":
     """Return the design with n more rows; its old rows stay as they are, bit for bit.
 
     Sobol and Halton designs continue their sequence, so that ``extend(sobol(space, 64, rng=1), 64)`` is
@@ -208,6 +241,9 @@ def extend(design: "xr.Dataset", n: int, rng: RandomState | None = None) -> "xr.
         Number of rows to add.
     rng
         For Latin hypercubes a new seed; by default it follows from the design's own. Sequences need none.
+    accept
+        As for `sobol`, for the new rows; a function that has learned meanwhile will do. A design that was made with
+        one wants one again, since functions are not kept.
 
     Returns
     -------
@@ -217,9 +253,10 @@ def extend(design: "xr.Dataset", n: int, rng: RandomState | None = None) -> "xr.
     Raises
     ------
     InputError
-        When n is no whole number above zero.
+        When n is no whole number above zero, or accept returns something else.
     DesignError
-        When the dataset does not say how it was made.
+        When the dataset does not say how it was made, was made with `accept` and none is given, or accept takes less
+        than 1 % of the points.
 
     Examples
     --------
@@ -238,16 +275,28 @@ def extend(design: "xr.Dataset", n: int, rng: RandomState | None = None) -> "xr.
             f"The design has no {', '.join(missing)} along run; its box names {', '.join(region.box.names)}."
         )
     old = np.stack([check.real_array(design[name].values, name) for name in region.box.names], axis=-1)
-    extended = recipe.extended
+    if recipe.rejected and accept is None:
+        raise DesignError(
+            f"The design was made with accept=, which rejected {recipe.rejected} points; give extend(..., accept=) too."
+        )
+    extended, start = recipe.extended, recipe.n + recipe.rejected
     if recipe.method == "latin_hypercube":
         seed = recipe.seed if rng is None else _seed(rng)
-        u = _augment(region.to_cube(old), added, np.random.default_rng([seed, recipe.n]))
+        before = region.to_cube(old)
+
+        def points(count: int) -> Array:
+            return _augment(before, count, np.random.default_rng([seed, start]))
+
         extended = (*extended, (recipe.n, seed))
     else:
-        # Counted from the recipe, so that rows which were dropped meanwhile do not come again.
-        u = _sequence(recipe.method, region.box.d, recipe.n + added, recipe.seed)[recipe.n :]
-    longer = replace(recipe, n=recipe.n + added, extended=extended)
-    return longer.table(np.concatenate([old, region.from_cube(u)]))
+
+        def points(count: int) -> Array:
+            # Counted from the recipe, so that rows which were dropped meanwhile do not come again.
+            return _sequence(recipe.method, region.box.d, start + count, recipe.seed)[start:]
+
+    x, rejected = _accepted(points, region, added, accept, recipe.method)
+    longer = replace(recipe, n=recipe.n + added, extended=extended, rejected=recipe.rejected + rejected)
+    return longer.table(np.concatenate([old, x]))
 
 
 @final
@@ -307,6 +356,7 @@ class _Recipe:
     n: int
     seed: int
     extended: tuple[tuple[int, int], ...] = ()
+    rejected: int = 0  # points that were passed over
 
     def table(self, x: Array) -> "xr.Dataset":
         import xarray as xr
@@ -317,6 +367,8 @@ class _Recipe:
         recipe: dict[str, Any] = {"method": self.method, "n": self.n, "seed": self.seed, "over": over}
         if self.extended:
             recipe["extended"] = [list(pair) for pair in self.extended]
+        if self.rejected:
+            recipe["rejected"] = self.rejected
         attrs = {"box": json.dumps(self.region.box.to_dict(), allow_nan=False), "design": json.dumps(recipe)}
         if self.region.space is not None:
             attrs = {"space": self.region.space.to_json(), **attrs}
@@ -336,7 +388,8 @@ class _Recipe:
             data = json.loads(attrs["design"])
             region = _Region(box, space, data["over"] == "prior")
             extended = tuple((int(start), int(seed)) for start, seed in data.get("extended", ()))
-            recipe = cls(region, data["method"], check.count("n", data["n"]), _seed(data["seed"]), extended)
+            count, rejected = check.count("n", data["n"]), int(data.get("rejected", 0))
+            recipe = cls(region, data["method"], count, _seed(data["seed"]), extended, rejected)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DesignError(f"The attributes that say how the design was made cannot be read ({error}).") from None
         if region.prior and (space is None or space.inputs != box.names):
@@ -351,15 +404,71 @@ def _known() -> str:
 
 
 def _design(
-    method: _Method, space: ParameterSpace | Box, n: int, rng: RandomState | None, over: Box | None
+    method: _Method,
+    space: ParameterSpace | Box,
+    n: int,
+    rng: RandomState | None,
+    over: Box | None,
+    accept: Accept | None,
 ) -> "xr.Dataset":
     region = _Region.of(space, over)
     rows, seed = _limit(check.count("n", n)), _seed(rng)
+
+    def points(count: int) -> Array:
+        if method == "latin_hypercube":
+            return _augment(np.empty((0, region.box.d)), count, np.random.default_rng(seed))
+        return _sequence(method, region.box.d, count, seed)
+
+    x, rejected = _accepted(points, region, rows, accept, method)
+    return _Recipe(region, method, rows, seed, rejected=rejected).table(x)
+
+
+def _accepted(
+    points: Callable[[int], Array], region: _Region, n: int, accept: Accept | None, method: _Method
+) -> tuple[Array, int]:
+    """Return n points (n, d) in their own units that are accepted, and how many others stood among them.
+
+    `points` returns the first points of a sequence, or a Latin hypercube of that many, of which the surplus is left
+    out by chance.
+    """
+    if accept is None:
+        return region.from_cube(points(n)), 0
+    count = n
+    while True:
+        x = region.from_cube(points(_limit(count)))
+        kept = _which(accept, dict(zip(region.box.names, x.T, strict=True)), count)
+        taken = int(kept.sum())
+        if taken >= n:
+            break
+        if count >= _TRIED and taken < _LEAST * count:
+            raise DesignError(
+                f"accept takes {taken} of {count} points, fewer than {_LEAST:.0%}. Does it understand the inputs' own "
+                "units? If so, give the design a box that fits the accepted region: over=uq.Box(...)."
+            )
+        # A little more than the share so far asks for, and at least twice as many when nothing is known yet.
+        count = max(count + n, int(1.1 * count * n / taken) + 1) if taken else max(2 * count, _TRIED)
+        count = min(count, max(_TRIED, int(2 * n / _LEAST)))
+    places = np.flatnonzero(kept)
     if method == "latin_hypercube":
-        u = _augment(np.empty((0, region.box.d)), rows, np.random.default_rng(seed))
+        chosen = np.sort(np.random.default_rng(count).permutation(places)[:n])
+        rejected = count - n
     else:
-        u = _sequence(method, region.box.d, rows, seed)
-    return _Recipe(region, method, rows, seed).table(region.from_cube(u))
+        chosen = places[:n]
+        rejected = int(chosen[-1]) + 1 - n
+    _logger.info("accept= rejected %d of %d points (%.1f %%)", rejected, rejected + n, 100 * rejected / (rejected + n))
+    return x[chosen], rejected
+
+
+def _which(accept: Accept, points: dict[str, Array], count: int) -> Bools:
+    """Return which of the points are accepted."""
+    found = np.asarray(accept({name: values.copy() for name, values in points.items()}))
+    if found.dtype != np.bool_ or found.shape != (count,):
+        raise InputError(
+            f"accept returned {found.dtype} of shape {found.shape} for {count} points; it takes a mapping of input "
+            f"name to {count} numbers and returns True or False for each, such as "
+            "lambda points: success.probability(points) > 0.5."
+        )
+    return found
 
 
 def _seed(rng: RandomState | None) -> int:

@@ -26,6 +26,7 @@ from uqms.calibration.constraints import Constraint
 from uqms.calibration.density import row_terms, simulate, total
 from uqms.calibration.direct import DirectSimulator, has_derivative, is_exact
 from uqms.calibration.likelihood import Cells, check_scale
+from uqms.calibration.success import Success
 from uqms.errors import InputError
 from uqms.parameters import (
     Beta,
@@ -202,18 +203,21 @@ def prior_variables(law: ConditionedPrior) -> dict[str, Any]:
     """Add everything that is inferred, with its joint prior, to the PyMC model in context.
 
     A parameter of a block has its density given those before it; a constraint is part of the density of the last
-    parameter that it mentions. Each is on the real line by itself, as without blocks and constraints.
+    parameter that it mentions, and so is the probability of success. Each is on the real line by itself,
+    as without blocks and constraints.
     """
     names, values = list(law.priors), {}
     places = {name: (one, j) for one in law.joint for j, name in enumerate(one.block.names)}
     last = [max((n for n in c.names if n in law.priors), key=names.index, default=names[-1]) for c in law.constraints]
-    share_at = max(last, key=names.index, default="")
+    success_at = "" if law.success is None else max(law.success.names, key=names.index)
+    share_at = max([*last, *([success_at] if success_at else [])], key=names.index, default="")
     for name, prior in law.priors.items():
         own = [constraint for constraint, at in zip(law.constraints, last, strict=True) if at == name]
-        if name not in places and not own:
+        if name not in places and not own and name != success_at:
             values[name] = prior_variable(name, prior, *law.limits[name])
         else:
-            values[name] = _dependent_variable(name, law, places.get(name), own, values, name == share_at)
+            success = law.success if name == success_at else None
+            values[name] = _dependent_variable(name, law, places.get(name), own, success, values, name == share_at)
     return values
 
 
@@ -250,13 +254,15 @@ def _dependent_variable(
     law: ConditionedPrior,
     place: Any,
     constraints: list[Constraint],
+    success: Success | None,
     values: Mapping[str, Any],
     with_share: bool,
 ) -> Any:
     """Add a parameter whose prior depends on those before it."""
     prior, (lower, upper) = law.priors[name], law.limits[name]
     before = place[0].block.names[: place[1]] if place is not None else ()
-    needed = list(dict.fromkeys([*before, *(n for c in constraints for n in c.names if n in values)]))
+    mentioned = [n for c in constraints for n in c.names] + list(() if success is None else success.names)
+    needed = list(dict.fromkeys([*before, *(n for n in mentioned if n in values)]))
     log_share = np.log(law.allowed.share) if with_share else 0.0
 
     def density(now: Mapping[str, Any]) -> Any:
@@ -273,7 +279,10 @@ def _dependent_variable(
         inside = pt.and_(pt.ge(value, low), pt.le(value, high))
         for constraint in constraints:
             inside = pt.and_(inside, constraint.allows(now, pt))
-        return pt.switch(inside, density(now) - log_share, -np.inf)
+        total = density(now) - log_share
+        if success is not None:
+            total += LogSuccessOp(success)(pt.stack([now[n] for n in success.names]))[0]
+        return pt.switch(inside, total, -np.inf)
 
     def random(*_: Any, rng: np.random.Generator, size: Any = None) -> Any:
         raise InputError(
@@ -292,6 +301,33 @@ def _dependent_variable(
         initval=law.centre[name],
         dtype="float64",
     )
+
+
+@final
+class LogSuccessOp(Op):  # type: ignore[misc]
+    """Log probability of success at parameters (P,), and its derivative (P,)."""
+
+    __props__ = ("success",)
+
+    def __init__(self, success: Success) -> None:
+        self.success = success
+
+    def make_node(self, x: Any) -> Apply:
+        """Describe inputs and outputs."""
+        return Apply(self, [pt.as_tensor(x, dtype="float64")], [pt.dscalar(), pt.dvector()])
+
+    def perform(self, node: Apply, inputs: Any, outputs: Any) -> None:
+        """Evaluate."""
+        value, slope = self.success.log_and_slope(np.asarray(inputs[0], dtype=np.float64))
+        outputs[0][0], outputs[1][0] = np.asarray(value), slope
+
+    def connection_pattern(self, node: Apply) -> list[list[bool]]:
+        """Only the value is differentiated."""
+        return [[True, False]]
+
+    def pullback(self, inputs: Any, outputs: Any, cotangents: Any) -> Any:
+        """Scale the derivative that the evaluation returned beside the value."""
+        return [cotangents[0] * outputs[1]]
 
 
 # --- the surrogate as an expression -----------------------------------------------------------------------------------
@@ -660,7 +696,14 @@ def _in_python(op: Any, node: Any = None, **options: Any) -> Any:
         return generate_fallback_impl(op, node, **options)
 
 
-for _operation in (ScoresOp, ScoresReverseOp, PluggedMarginalOp, PluggedOutputsOp, PluggedOutputsReverseOp):
+for _operation in (
+    LogSuccessOp,
+    ScoresOp,
+    ScoresReverseOp,
+    PluggedMarginalOp,
+    PluggedOutputsOp,
+    PluggedOutputsReverseOp,
+):
     numba_funcify.register(_operation)(_in_python)
 
 

@@ -11,7 +11,8 @@ p           the prior: q times the weight                                       
 
 Independent priors restricted to a box are drawn by their quantiles, and p = q. A joint block is restricted to the box
 one parameter after the other, which is not the same as jointly: the weight says how much they differ. A constraint
-makes it zero where it is broken, and larger where it is not: p integrates to one.
+makes it zero where it is broken, and larger where it is not: p integrates to one. So does a probability of success,
+which is a factor of p.
 """
 
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ from scipy.special import ndtri
 
 from uqms._typing import Array, Bools
 from uqms.calibration.constraints import Constraint
+from uqms.calibration.success import Success
 from uqms.errors import InputError
 from uqms.parameters import Prior
 from uqms.parameters.mixture import Block
@@ -36,7 +38,7 @@ BATCH = 4096
 
 
 class Allowed(NamedTuple):
-    """Share of the prior that constraints allow, and its Monte Carlo standard error."""
+    """Share of the prior that constraints and success allow, and its Monte Carlo standard error."""
 
     share: float
     mcse: float
@@ -62,11 +64,12 @@ class ConditionedPrior:
     blocks: tuple[Block, ...] = ()
     constraints: tuple[Constraint, ...] = ()
     fixed: Mapping[str, float] | None = None
+    success: Success | None = None
 
     @property
     def plain(self) -> bool:
         """Whether quantities are independent and unconstrained."""
-        return not self.blocks and not self.constraints
+        return not self.blocks and not self.constraints and self.success is None
 
     @cached_property
     def levels(self) -> dict[str, tuple[float, float]]:
@@ -132,12 +135,17 @@ class ConditionedPrior:
     def log_weight(self, theta: Mapping[str, Array]) -> Array:
         """Return log p - log q (n,); -inf where a constraint is broken."""
         total = self._box_weight(theta) - sum(one.log_mass for one in self.joint)
-        if self.constraints:
-            total = np.where(self.allows(theta), total - np.log(self.allowed.share), -np.inf)
-        return total
+        return np.asarray(total + self._log_allowed(theta) - np.log(self.allowed.share))
+
+    def _log_allowed(self, theta: Mapping[str, Array]) -> Array:
+        """Return the log of the factor (n,) of constraints and success, up to its normalising constant."""
+        out = np.zeros(len(np.atleast_1d(next(iter(theta.values())))))
+        if self.success is not None:
+            out = out + self.success.log({name: np.atleast_1d(theta[name]) for name in self.success.names})
+        return np.where(self.allows(theta), out, -np.inf) if self.constraints else out
 
     def log_terms(self, theta: Mapping[str, Array]) -> dict[str, Array]:
-        """Return log p as a sum: of each quantity given those before it, and what constraints add as "constraints"."""
+        """Return log p as a sum: of each quantity given those before it, and what "constraints" and "success" add."""
         out = {}
         for name, prior in self.priors.items():
             low, high = self.levels[name]
@@ -146,12 +154,16 @@ class ConditionedPrior:
             terms = one.block.log_terms(self._stack(one.block, theta))
             out |= {name: terms[..., j] for j, name in enumerate(one.block.names)}
             out[one.block.names[0]] = out[one.block.names[0]] - one.log_mass
+        share = -np.log(self.allowed.share)
         if self.constraints:
-            out["constraints"] = np.where(self.allows(theta), -np.log(self.allowed.share), -np.inf)
+            out["constraints"] = np.where(self.allows(theta), share, -np.inf)
+        if self.success is not None:
+            log = self.success.log({name: np.atleast_1d(theta[name]) for name in self.success.names})
+            out["success"] = log if self.constraints else log + share
         return out
 
     def draw(self, n: int, rng: np.random.Generator) -> dict[str, Array]:
-        """Return n independent draws of p: by quantiles, by rejection where there are blocks or constraints."""
+        """Return n independent draws of p: by quantiles; by rejection where there are blocks, constraints, success."""
         if self.plain:
             return self.from_cube(np.column_stack([rng.random(n) for _ in self.priors]))
         _ = self.allowed  # raises where rejection would go on for ever
@@ -163,30 +175,37 @@ class ConditionedPrior:
             kept = self.allows(theta)
             if self.joint:
                 kept &= np.log(rng.random(len(kept))) < self._box_weight(theta) - bound
+            if self.success is not None:
+                kept &= np.log(rng.random(len(kept))) < self._log_allowed(theta)
             parts.append({name: values[kept] for name, values in theta.items()})
             count += int(kept.sum())
         return {name: np.concatenate([part[name] for part in parts])[:n] for name in self.priors}
 
     @cached_property
     def allowed(self) -> Allowed:
-        """Share of the prior within the box that the constraints allow, by randomised quasi Monte Carlo.
+        """Share of the prior within the box that constraints and success allow, by randomised quasi Monte Carlo.
 
         Raises
         ------
         InputError
             When it is below 1 %.
         """
-        if not self.constraints:
+        if not self.constraints and self.success is None:
             return Allowed(1.0, 0.0)
-        shares = [float(np.average(self.allows(theta), weights=weight)) for theta, weight, _ in self._points]
+        shares = [float(np.average(np.exp(self._log_allowed(theta)), weights=w)) for theta, w, _ in self._points]
         out = Allowed(float(np.mean(shares)), float(np.std(shares, ddof=1) / np.sqrt(REPEATS)))
-        if out.share < LEAST_ALLOWED:
+        if out.share >= LEAST_ALLOWED:
+            return out
+        if not self.constraints:
             raise InputError(
-                f"constraints: {[one.text for one in self.constraints]} allow {out.share:.2%} of the prior, less "
-                f"than {LEAST_ALLOWED:.0%}. Check their direction and units; if they are meant, say them by the prior: "
-                "infer the difference or the ratio, with a prior of its own."
+                f"failures='impossible': success has {out.share:.2%} of the prior, less than {LEAST_ALLOWED:.0%}. Move "
+                "the prior to where the simulator works, or repair the simulator."
             )
-        return out
+        raise InputError(
+            f"constraints: {[one.text for one in self.constraints]} allow {out.share:.2%} of the prior, less "
+            f"than {LEAST_ALLOWED:.0%}. Check their direction and units; if they are meant, say them by the prior: "
+            "infer the difference or the ratio, with a prior of its own."
+        )
 
     @cached_property
     def _points(self) -> list[tuple[dict[str, Array], Array, Array]]:
@@ -194,6 +213,7 @@ class ConditionedPrior:
         from scipy.stats import qmc
 
         mentioned = {name for one in self.constraints for name in one.names}
+        mentioned |= set(() if self.success is None else self.success.names)
         for block in self.blocks:
             mentioned |= set(block.names)
         columns = [i for i, name in enumerate(self.priors) if name in mentioned]
@@ -208,12 +228,13 @@ class ConditionedPrior:
 
     @cached_property
     def centre(self) -> dict[str, float]:
-        """A point in the middle of the prior that constraints allow."""
+        """A point in the middle of the prior that constraints allow, where success is as likely as not."""
         u = np.full((1, len(self.priors)), 0.5)
         theta = self.from_cube(u)
-        if not self.allows(theta)[0]:
+        if self._log_allowed(theta)[0] < np.log(0.5):
             points = np.concatenate([p[2] for p in self._points])
-            allowed = np.concatenate([self.allows(p[0]) for p in self._points])
+            logs = np.concatenate([self._log_allowed(p[0]) for p in self._points])
+            allowed = logs > min(np.log(0.5), float(logs.max()) - np.log(2.0))
             far = np.where(allowed, np.sum(ndtri(np.clip(points, 1e-9, 1 - 1e-9)) ** 2, axis=1), np.inf)
             theta = self.from_cube(points[[int(np.argmin(far))]])
         return {name: float(values[0]) for name, values in theta.items()}

@@ -65,7 +65,7 @@ class SummaryTable(pd.DataFrame):
                 if isinstance(value, float):
                     error = self.attrs["mcse"][name].get("mean" if column == "sd" else str(column), 0.0)
                     shown.loc[name, column] = _supported(value, row["sd"], error)
-        return shown.to_string()
+        return "\n".join([shown.to_string(), *self.attrs.get("remarks", [])])
 
 
 def _four(value: float) -> str:
@@ -184,6 +184,9 @@ class Posterior:
             name: dict(zip(("mean", f"{100 * tail:g}%", f"{100 * (1 - tail):g}%"), found, strict=True))
             for name, found in errors.items()
         }
+        found = {check.name: check for check in self.verdict.checks}
+        if "failed runs" in found:
+            table.attrs["remarks"] = [f"failed runs: {found['failed runs'].message}"]
         return table
 
     def part(self, name: str) -> "Posterior":
@@ -815,6 +818,7 @@ def _provenance(problem: _Problem, sampler: Sampler, seed: int, verdict: Verdict
         "mass_cut": problem.mass_cut,
         "fixed": json.dumps(problem.fixed),
         "constraints": json.dumps([one.text for one in problem.constraints]),
+        "failures": "" if getattr(problem, "success", None) is None else problem.failures,
         "prior_allowed": problem.conditioned_prior.allowed.share,
         "prior_allowed_mcse": problem.conditioned_prior.allowed.mcse,
         "verdict": verdict.status,

@@ -27,6 +27,7 @@ from uqms.calibration.noise import LogNormalNoise, NoiseModel, NumPyFunctions
 from uqms.calibration.observations import Observations
 from uqms.calibration.realisation import Realisation, Runs, runs_of, warn_if_not_normal
 from uqms.calibration.samplers import NUTS, Sampler
+from uqms.calibration.success import read_success
 from uqms.errors import (
     ConformanceError,
     DataWarning,
@@ -41,6 +42,7 @@ from uqms.surrogates.transforms import Identity
 
 if TYPE_CHECKING:
     from uqms.calibration.mode import Mode
+    from uqms.surrogates import FittedProbability
 
 __all__ = ["Calibration", "Derived", "Piece"]
 
@@ -140,6 +142,13 @@ class Calibration:
         the prior is conditioned on the box; `mass_cut` says how much that cuts. "refined" is for a surrogate of runs
         that `refine` proposed: its box was put around an earlier posterior, so that the prior's mass outside of it
         carries no likelihood; the verdict fails when the posterior comes near an end of it.
+    success
+        Where runs succeed, `SuccessProbability().fit(ensemble)`: the surrogate was trained on the successes alone.
+    failures
+        With `success`: "report" (default) tells in summary and verdict how much of the posterior lies where runs fail;
+        "impossible" says that what was measured cannot be where the simulator has no answer, as when the measured
+        patient is alive and the simulated one is not: the prior is p(θ) P(success | θ), normalised, in all draws,
+        samplers and the evidence. Of several conditions the least probable success counts.
 
     Raises
     ------
@@ -215,6 +224,8 @@ class Calibration:
         constraints: str | Sequence[str] | None = None,
         derived: Mapping[str, Derived | Callable[[Mapping[str, Any]], Any]] | None = None,
         outside: Literal["error", "extrapolate", "refined"] = "error",
+        success: "FittedProbability | None" = None,
+        failures: Literal["report", "impossible"] = "report",
     ) -> None: ...
 
     def __init__(
@@ -230,7 +241,16 @@ class Calibration:
         constraints: str | Sequence[str] | None = None,
         derived: Mapping[str, Derived | Callable[[Mapping[str, Any]], Any]] | None = None,
         outside: Literal["error", "extrapolate", "refined"] = "error",
+        success: "FittedProbability | None" = None,
+        failures: Literal["report", "impossible"] = "report",
     ) -> None:
+        if failures not in ("report", "impossible"):
+            raise InputError(f"failures is {failures!r}; give 'report' or 'impossible'.")
+        if failures == "impossible" and success is None:
+            raise InputError(
+                "failures='impossible': what fails? Give success=uq.SuccessProbability().fit(ensemble) too. (Of a "
+                "simulator that is used directly, say DirectSimulator(..., failures='impossible').)"
+            )
         if outside not in ("error", "extrapolate", "refined"):
             raise InputError(f"outside is {outside!r}; give 'error', 'extrapolate' or 'refined'.")
         if outside == "refined" and not _is_refined(surrogate):
@@ -263,6 +283,10 @@ class Calibration:
         if self.realisation is not None:
             warn_if_not_normal(surrogate)
         self.constraints = read_constraints(constraints, (*self.priors, *self.fixed))
+        self.failures = failures
+        self.success = read_success(
+            success, surrogate, self.parameters, self.fixed, self.condition_names, self.cells.conditions
+        )
         self.discrepancy, self.noise_alone = discrepancy, self.noise
         if discrepancy is not None:
             self.predictive_sd = self._predictive_sd()
@@ -318,9 +342,10 @@ class Calibration:
 
     @cached_property
     def conditioned_prior(self) -> ConditionedPrior:
-        """The joint prior, restricted to the design box and by the constraints: draws, densities, the unit cube."""
+        """The joint prior, restricted to the design box, by constraints and to success: draws, densities, the cube."""
         limits = {name: self.limits(name) for name in self.priors}
-        return ConditionedPrior(self.priors, limits, self.space.blocks, self.constraints, self.fixed)
+        success = self.success if self.failures == "impossible" else None
+        return ConditionedPrior(self.priors, limits, self.space.blocks, self.constraints, self.fixed, success)
 
     @property
     def experiments(self) -> pd.DataFrame:
@@ -392,6 +417,7 @@ class Calibration:
         more += [f"constraints: {', '.join(one.text for one in self.constraints)}"] if self.constraints else []
         inferred = dict.fromkeys(self.condition_names[column] for _, column in self.uncertain.values())
         more += [f"measured with error: {', '.join(inferred)}"] if inferred else []
+        more += [f"failures: {self.failures}"] if self.success is not None else []
         return (
             f"<Calibration of {', '.join(self.parameters)} (noise: {noise}) from {self.observations!r}; "
             f"{self.cells.experiments} experiment(s); prior mass outside of the design box: {self.mass_cut:.2%}"

@@ -19,6 +19,7 @@ from uqms.calibration.likelihood import by_experiment
 from uqms.calibration.misfit import check_misfit, check_validation
 from uqms.calibration.parts import JointCalibration
 from uqms.calibration.problem import Calibration
+from uqms.calibration.success import check_failures
 
 __all__ = ["Check", "Sampled", "Verdict", "fisher_information", "judge"]
 
@@ -61,6 +62,7 @@ def judge(problem: Calibration | JointCalibration, sampled: Sampled) -> tuple[Ve
             check_misfit(part, few.theta, few.latents, few.h, left),
             _check_edge(part, piece.theta),
             check_prior_mass(part, piece.theta),
+            check_failures(part, piece.theta),
         )
         name = f" ({piece.name})" if piece.name else ""
         of_parts += [None if check is None else replace(check, name=check.name + name) for check in found]

@@ -10,7 +10,7 @@ from uqms.ensemble.combining import combine, inside
 from uqms.ensemble.files import from_netcdf, to_netcdf
 from uqms.ensemble.readers import from_table
 from uqms.ensemble.reporting import Failures, failures
-from uqms.ensemble.states import RunState
+from uqms.ensemble.states import LOST, RunState
 from uqms.ensemble.table import (
     RESERVED,
     check,
@@ -24,6 +24,7 @@ from uqms.ensemble.table import (
 )
 
 __all__ = [
+    "LOST",
     "Failures",
     "RESERVED",
     "RunState",

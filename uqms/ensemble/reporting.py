@@ -10,13 +10,12 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from uqms._typing import Array, Bools
-from uqms.ensemble.states import RunState
+from uqms.ensemble.states import LOST, RunState
 from uqms.ensemble.table import check_runs, get_box, get_space, input_array, input_names
 from uqms.errors import DataError
 
 __all__ = ["Failures", "Side", "failures"]
 
-_LOST = (RunState.FAILED, RunState.TIMEOUT, RunState.INVALID)
 _FEWEST = 5  # failed and other runs, below which no region is told
 _GAIN = 0.05  # by which another side of the region must tell the two apart better
 _SIDES = 3
@@ -70,7 +69,7 @@ class Failures:
     @property
     def lost(self) -> int:
         """Number of runs that gave nothing."""
-        return sum(self.counts.get(state.name.lower(), 0) for state in _LOST)
+        return sum(self.counts.get(state.name.lower(), 0) for state in LOST)
 
     def __str__(self) -> str:
         total = sum(self.counts.values())
@@ -120,7 +119,7 @@ def failures(ensemble: xr.Dataset) -> Failures:
     state = check_runs(ensemble)  # the outputs are not needed, so they may have stayed in the store
     counts = {s.name.lower(): int((state == s).sum()) for s in RunState if (state == s).any()}
     ran = state != RunState.PLANNED
-    x, lost = input_array(ensemble)[ran], np.isin(state[ran], _LOST)
+    x, lost = input_array(ensemble)[ran], np.isin(state[ran], LOST)
     weights = _weights(ensemble, x)
     share, interval = _share(x, lost, np.ones(len(x)) if weights is None else weights)
     region, inside = _region(ensemble, x, lost)
@@ -135,8 +134,10 @@ def _weights(ensemble: xr.Dataset, x: Array) -> Array | None:
         spread, points = recipe.get("over"), recipe.get("n")
     except (json.JSONDecodeError, AttributeError) as error:
         raise DataError(f"the attribute 'design' is none that uqms wrote ({error}); drop it.") from error
-    # Where runs were dropped or come from other designs too, they are spread in a way that nobody knows.
+    # Where runs were dropped, come from other designs too or were not accepted, nobody knows how they are spread.
     if space is None or spread is None or points != len(np.unique(input_array(ensemble), axis=0)):
+        return None
+    if recipe.get("rejected"):
         return None
     if spread == "prior":
         return np.ones(len(x))

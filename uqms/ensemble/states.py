@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from uqms.errors import DataError
 
-__all__ = ["RunState", "flag_attrs", "state_codes"]
+__all__ = ["LOST", "RunState", "flag_attrs", "state_codes"]
 
 
 class RunState(IntEnum):
@@ -34,6 +34,10 @@ class RunState(IntEnum):
     """ended, but no output can be used: missing, not finite or of the wrong shape"""
     PARTIAL = 5
     """ended with part of its outputs; NaN stands where an entry is missing"""
+
+
+LOST = (RunState.FAILED, RunState.TIMEOUT, RunState.INVALID)
+"""States of runs that gave nothing."""
 
 
 def flag_attrs() -> dict[str, object]:

@@ -97,8 +97,8 @@ def quantities(
                 description=str(data.attrs.get("description", "")),
                 draws=np.asarray(data.values, dtype=np.float64).ravel(),
                 limits=posterior.problem.limits(name) if prior is not None else (-np.inf, np.inf),
-                # a block in a box and constraints change what each is alone: its draws show it
-                prior=None if joint.constraints or name in in_blocks else prior,
+                # a block in a box, constraints and success change what each is alone: its draws show it
+                prior=None if joint.constraints or joint.success is not None or name in in_blocks else prior,
                 prior_draws=np.asarray(before[name].values, dtype=np.float64).ravel(),
                 reference=None if reference is None or name not in reference else float(reference[name]),
             )

@@ -1,5 +1,6 @@
 """Gaussian-process surrogates: settings, fitted values, prediction and validation."""
 
+from uqms.surrogates.classification import EventProbability, FittedProbability, SuccessProbability, reliability
 from uqms.surrogates.comparison import Comparison, compare_surrogates
 from uqms.surrogates.convert import from_gpytorch
 from uqms.surrogates.fidelity import MultiFidelity, MultiFidelitySurrogate, NonlinearMultiFidelity
@@ -21,6 +22,8 @@ __all__ = [
     "Comparison",
     "Curve",
     "Decoder",
+    "EventProbability",
+    "FittedProbability",
     "FunctionDraws",
     "GaussianProcess",
     "GaussianProcessSurrogate",
@@ -40,6 +43,7 @@ __all__ = [
     "Scalar",
     "Scores",
     "SquaredExponential",
+    "SuccessProbability",
     "Sum",
     "Surrogate",
     "Validation",
@@ -52,6 +56,7 @@ __all__ = [
     "learning_curve",
     "leave_one_out",
     "load_surrogate",
+    "reliability",
     "reverse_by_differences",
     "to_sbi",
 ]

@@ -19,6 +19,7 @@ deterministic, and a small change of the data changes the draws little.
 """
 
 import math
+from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
 
@@ -53,6 +54,8 @@ __all__ = [
     "between_share",
     "draws_of",
     "evidence_at_mode",
+    "explore",
+    "inverse_curvature",
     "logarithms",
     "sample",
     "without_cheap",
@@ -92,29 +95,51 @@ def sample(
     d = x.shape[1]
     trend = trend_basis(x, columns, cheap)
     location, scale = prior_of(kernel, d, noise)
-    low, high = bounds_of(kernel, d, noise).T
-    count = 32 * (hyperparameter_count(kernel, d) + 2)
+    with threadpool_limits(1):
+        centre, covariance = _laplace(x, y, trend, kernel, noise, found, scale)
+        return explore(
+            lambda points: _log_posteriors(points, x, y, trend, kernel, noise),
+            (centre, covariance),
+            (location, scale),
+            bounds_of(kernel, d, noise),
+            32 * (hyperparameter_count(kernel, d) + 2),
+        )
+
+
+def explore(
+    log_densities: Callable[[Array], Array],
+    start: tuple[Float[np.ndarray, " k"], Float[np.ndarray, "k k"]],
+    prior: tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]],
+    bounds: Float[np.ndarray, "k 2"],
+    count: int,
+    rounds: int = ROUNDS,
+    enough: float = ENOUGH * DRAWS,
+) -> Sample:
+    """Return weighted points of a density, in rounds of `count` from where `start` (mode, covariance) says it is.
+
+    `prior` is location and scale of normal laws, from which a share of the points comes. It ends after `rounds` when
+    the points are worth `enough` equally weighted ones.
+    """
+    location, scale = prior
+    (centre, covariance), (low, high) = start, bounds.T
     quasi = qmc.Sobol(len(location) + 1, scramble=True, rng=0)
     points = location + scale * ndtri(_open(quasi.random(_power(count // 4))[:, :-1]))
-    parts = [points]
-    with threadpool_limits(1):
-        values = _log_posteriors(points, x, y, trend, kernel, noise)
-        centre, covariance = _laplace(x, y, trend, kernel, noise, found, scale)
-        proposals: list[tuple[Array, Array]] = []
-        for turn in range(ROUNDS_MORE):
-            lower = cholesky(covariance, lower=True)
-            fresh = np.clip(centre + _student(quasi.random(_power(count))) @ lower.T, low, high)
-            values = np.append(values, _log_posteriors(fresh, x, y, trend, kernel, noise))
-            proposals.append((centre, lower))
-            parts.append(fresh)
-            points = np.vstack(parts)
-            weights, evidence = _weights(values, points, len(parts[0]), (location, scale), proposals)
-            effective = 1.0 / float(np.sum(weights**2))
-            if turn >= ROUNDS - 1 and effective >= ENOUGH * DRAWS:
-                break
-            centre = weights @ points
-            spread = points - centre
-            covariance = (spread * weights[:, None]).T @ spread + np.diag(1e-4 * scale**2)
+    parts, values = [points], log_densities(points)
+    proposals: list[tuple[Array, Array]] = []
+    for turn in range(ROUNDS_MORE):
+        lower = cholesky(covariance, lower=True)
+        fresh = np.clip(centre + _student(quasi.random(_power(count))) @ lower.T, low, high)
+        values = np.append(values, log_densities(fresh))
+        proposals.append((centre, lower))
+        parts.append(fresh)
+        points = np.vstack(parts)
+        weights, evidence = _weights(values, points, len(parts[0]), (location, scale), proposals)
+        effective = 1.0 / float(np.sum(weights**2))
+        if turn >= rounds - 1 and effective >= enough:
+            break
+        centre = weights @ points
+        spread = points - centre
+        covariance = (spread * weights[:, None]).T @ spread + np.diag(1e-4 * scale**2)
     return Sample(points, weights, effective, evidence - _log_prior_mass(scale))
 
 
@@ -258,7 +283,7 @@ def between_share(
             step[i] = STEP if p[i] < location[i] else -STEP
             curvature[i] = (objective(p + step, x, y, trend, kernel, noise)[1] - base) / step[i]
             slopes[i] = (_left_out(p + step, x, y, trend, kernel, noise)[0] - mean) / step[i]
-    covariance = _inverse(curvature, scale)
+    covariance = inverse_curvature(curvature, scale)
     return np.einsum("in,ij,jn->n", slopes, covariance, slopes), variance
 
 
@@ -300,10 +325,10 @@ def _laplace(
     base = objective(mode, x, y, trend, kernel, noise)[1]
     steps = STEP * np.eye(len(mode))
     curvature = np.array([objective(mode + e, x, y, trend, kernel, noise)[1] - base for e in steps]) / STEP
-    return mode, _inverse(curvature, scale)
+    return mode, inverse_curvature(curvature, scale)
 
 
-def _inverse(curvature: Array, scale: Array) -> Array:
+def inverse_curvature(curvature: Array, scale: Array) -> Array:
     """Return a covariance from a curvature, nowhere wider than the prior."""
     values, vectors = np.linalg.eigh(0.5 * (curvature + curvature.T))
     return np.asarray((vectors / np.maximum(values, 1.0 / scale.max() ** 2)) @ vectors.T)

@@ -30,6 +30,7 @@ from uqms._typing import Array
 from uqms.ensemble.files import atomic_path
 from uqms.errors import FormatError, FormatVersionError, InputError, IntegrityError, UnsafeFileError
 from uqms.parameters import Box
+from uqms.surrogates.classification import FittedProbability
 from uqms.surrogates.fidelity.kernels import CoKriging, Single, kernel_from_code
 from uqms.surrogates.fidelity.ladder import Kind, Ladder, Step
 from uqms.surrogates.fidelity.surrogate import MultiFidelitySurrogate
@@ -41,9 +42,10 @@ from uqms.surrogates.process import ScoreProcess
 from uqms.surrogates.training import trend_columns
 from uqms.surrogates.transforms import IDENTITY, Identity, from_dict, to_dict
 
-__all__ = ["FORMAT", "VERSION", "Saved", "load_surrogate", "save_surrogate"]
+__all__ = ["FORMAT", "VERSION", "Saved", "load_probability", "load_surrogate", "save_probability", "save_surrogate"]
 
 FORMAT, VERSION = "uqms-surrogate", 3  # what has nothing new is written as 1 or 2
+PROBABILITY = "uqms-probability"
 Saved = GaussianProcessSurrogate | MultiFidelitySurrogate
 PLAUSIBLE = 64 * 2**20  # bytes that a compressed file may claim without standing in it
 LARGEST = 16 * 2**30  # bytes; 20 scores of 2 000 runs, averaged over 16 draws, are 10 GB
@@ -64,6 +66,17 @@ _PROCESS = {
     "trend_root": "Hqbb",
     "log_weights": "H",
 }  # and, where runs have known errors, "noise": "qn"
+_PROBABILITY = {
+    "x": "nd",
+    "labels": "n",
+    "ell": "Hp",
+    "variance": "H",
+    "rho": "H",
+    "weights": "Hn",
+    "factor": "Hnn",
+    "log_weights": "H",
+    "left_out": "n",
+}
 _BASIS = ("offset", "basis", "truncation", "interpolation_sd", "left_out")
 
 
@@ -95,7 +108,35 @@ def save_surrogate(surrogate: Saved, path: str | os.PathLike[str]) -> Path:
             "ensemble (uq.ensemble) and fit again: that gives the same surrogate."
         )
     arrays = _arrays_of(surrogate)
-    header = _header_of(surrogate, arrays)
+    return _write(_header_of(surrogate, arrays), arrays, path)
+
+
+def save_probability(fitted: FittedProbability, path: str | os.PathLike[str]) -> Path:
+    """Write the probability of an event to one .npz file, as `save_surrogate` writes a surrogate."""
+    from uqms import __version__
+
+    arrays: dict[str, Array] = {}
+    levels = [fitted]
+    while levels[-1].base is not None:
+        levels.append(levels[-1].base)
+    for i, level in enumerate(levels):
+        arrays |= {f"level{i}.{name}": np.asarray(getattr(level, name)) for name in _PROBABILITY}
+    arrays = {name: np.ascontiguousarray(values, dtype="<f8") for name, values in arrays.items()}
+    header = {
+        "format": PROBABILITY,
+        "version": 1,
+        "uqms": __version__,
+        "event": fitted.event,
+        "kernel": fitted.kernel.code,
+        "domain": fitted.domain.to_dict(),
+        "levels": len(levels),
+        "attrs": dict(fitted.attrs),
+        "shapes": {name: list(values.shape) for name, values in arrays.items()},
+    }
+    return _write(header, arrays, path)
+
+
+def _write(header: dict[str, Any], arrays: Mapping[str, Array], path: str | os.PathLike[str]) -> Path:
     header["sha256"] = _digest(header, arrays)
     text = np.frombuffer(json.dumps(header, allow_nan=False).encode(), dtype=np.uint8)
     target = Path(path)
@@ -216,12 +257,28 @@ def load_surrogate(path: str | os.PathLike[str]) -> Saved:
     >>> bool(same.predict({"k": 1.0}).mean["y"] == surrogate.predict({"k": 1.0}).mean["y"])
     True
     """
-    source = Path(path)
+    header, arrays = _load(Path(path), FORMAT, VERSION)
+    try:
+        return _rebuild(header, arrays)
+    except (InputError, KeyError, TypeError, AttributeError) as error:
+        raise FormatError(f"{path} describes no surrogate ({error}); fit the surrogate again.") from error
+
+
+def load_probability(path: str | os.PathLike[str]) -> FittedProbability:
+    """Read the probability of an event that `save_probability` wrote, as `load_surrogate` reads a surrogate."""
+    header, arrays = _load(Path(path), PROBABILITY, 1)
+    try:
+        return _rebuild_probability(header, arrays)
+    except (InputError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise FormatError(f"{path} describes no probability of an event ({error}); fit it again.") from error
+
+
+def _load(source: Path, format_: str, version: int) -> tuple[dict[str, Any], dict[str, Array]]:
     _refuse_other_files(source)
     try:
         with zipfile.ZipFile(source) as archive:
             members = _inspect(source, archive)
-            header = _read_header(source, archive, members)
+            header = _read_header(source, archive, members, format_, version)
             _check_declared(source, header, members)
             arrays = {name: _read(archive, member) for name, member in members.items() if name != _HEADER}
     except zipfile.BadZipFile as error:
@@ -232,10 +289,7 @@ def load_surrogate(path: str | os.PathLike[str]) -> Saved:
         raise FormatError(f"{source} cannot be read ({error}); take a copy or fit the surrogate again.") from error
     if header.get("sha256") != _digest(header, arrays):
         raise IntegrityError(f"the content of {source} is not what uqms wrote; take a copy or fit the surrogate again.")
-    try:
-        return _rebuild(header, arrays)
-    except (InputError, KeyError, TypeError, AttributeError) as error:
-        raise FormatError(f"{source} describes no surrogate ({error}); fit the surrogate again.") from error
+    return header, arrays
 
 
 def _refuse_other_files(source: Path) -> None:
@@ -299,7 +353,9 @@ def _read(archive: zipfile.ZipFile, member: _Member) -> Array:
         return np.asarray(npy.read_array(stream, allow_pickle=False))
 
 
-def _read_header(source: Path, archive: zipfile.ZipFile, members: Mapping[str, _Member]) -> dict[str, Any]:
+def _read_header(
+    source: Path, archive: zipfile.ZipFile, members: Mapping[str, _Member], format_: str, newest: int
+) -> dict[str, Any]:
     member = members.get(_HEADER)
     if member is None or member.dtype != np.uint8 or member.info.file_size > HEADER_LARGEST:
         raise FormatError(f"{source} is an .npz file but no surrogate; give one that `surrogate.save` wrote.")
@@ -307,15 +363,13 @@ def _read_header(source: Path, archive: zipfile.ZipFile, members: Mapping[str, _
         header = json.loads(_read(archive, member).tobytes().decode())
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{source} has a header that is no JSON ({error}); take a copy.") from error
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
+    if not isinstance(header, dict) or header.get("format") != format_:
         raise FormatError(f"{source} is an .npz file but no surrogate; give one that `surrogate.save` wrote.")
     version = header.get("version")
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise FormatError(f"{source} says it has format version {version!r}; this uqms reads up to {VERSION}.")
-    if version > VERSION:
-        raise FormatVersionError(
-            f"{source} has format version {version}, this uqms reads up to {VERSION}; update uqms."
-        )
+        raise FormatError(f"{source} says it has format version {version!r}; this uqms reads up to {newest}.")
+    if version > newest:
+        raise FormatVersionError(f"{source} has format version {version}, this uqms reads up to {newest}; update uqms.")
     return header
 
 
@@ -403,6 +457,28 @@ def _kernel_of_level(one: Mapping[str, Any], t: int, levels: int) -> Kernel:
     if not right.get(kind, False):
         raise InputError(f"level{t} is {kind!r} with a kernel of code {one['kernel']}")
     return kernel
+
+
+def _rebuild_probability(header: Mapping[str, Any], arrays: dict[str, Array]) -> FittedProbability:
+    for name, values in arrays.items():
+        if not np.isfinite(values).all():
+            raise InputError(f"{name} holds numbers that are not finite")
+    box, kernel = Box.from_dict(header["domain"]), from_code(header["kernel"])
+    levels = header["levels"]
+    if type(levels) is not int or levels not in (1, 2):
+        raise InputError(f"there are {levels!r} levels")
+    attrs = MappingProxyType({str(key): str(value) for key, value in header["attrs"].items()})
+    out: FittedProbability | None = None
+    for i in reversed(range(levels)):
+        parts: dict[str, Any] = {name: arrays.pop(f"level{i}.{name}") for name in _PROBABILITY}
+        sizes = {"d": box.d, "p": hyperparameter_count(kernel, box.d)}
+        for name, letters in _PROBABILITY.items():
+            _agree(f"level{i}.{name}", parts[name].shape, letters, sizes)
+        parts["labels"] = parts["labels"] > 0.5
+        out = FittedProbability(str(header["event"]), box, kernel, **parts, attrs=attrs, base=out)
+    if arrays or out is None:
+        raise InputError(f"{sorted(arrays)[:1]} belongs to nothing")
+    return out
 
 
 def _rebuild_process(

@@ -253,6 +253,8 @@ class GaussianProcess:
         _report(process, found, bases)
         attrs = {key: str(runs.attrs[key]) for key in ("space", "simulator", "design") if key in runs.attrs}
         attrs |= {"runs_left_out": str(left_out), "noise": self.noise}
+        failed = int(np.isin(ensemble["state"].values, table.LOST).sum())
+        attrs |= {"runs_failed": str(failed)} if failed else {}
         attrs |= {"runs_in_part": str(in_part)} if in_part else {}
         attrs |= {"noise_normality": json.dumps(learned.normality._asdict())} if learned is not None else {}
         return GaussianProcessSurrogate(

@@ -51,6 +51,7 @@ __all__ = [
     "nugget_of",
     "objective",
     "prior_of",
+    "pull_back",
     "subset",
     "taken",
     "train",
@@ -237,19 +238,26 @@ def objective(parameters: Array, x: Array, y: Array, trend: Array, kernel: Kerne
     # d value / d K = (w w' / s2 - Q) / 2, with Q the projected inverse; chain rule through each r² in one product.
     adjoint = 0.5 * (np.outer(weights, weights) * inverse_variance - projected)
     prior, gradient = _log_prior(parameters, kernel, d, noise)
-    at = places(kernel, d)
-    for part, slope in enumerate(g):
-        pairs = adjoint * slope
-        spread = 2.0 * (pairs.sum(axis=1) @ (x * x) - np.sum(x * (pairs @ x), axis=0))
-        columns = at[part][at[part] >= 0]
-        gradient[columns] -= spread[at[part] >= 0] * np.exp(-2.0 * parameters[columns])
-    for i, slope in enumerate(by_share):
-        gradient[scale_count(kernel, d) + i] += float(np.vdot(adjoint, slope))
+    gradient[:size] += pull_back(adjoint, g, by_share, x, parameters, kernel)
     if noise is not False:
         gradient[size] += float(np.sum(nugget * np.diagonal(adjoint)))
     if variances_known(noise):
         gradient[size] += 0.5 * (degrees - inverse_variance * squares)
     return -(value + prior), -gradient
+
+
+def pull_back(adjoint: Array, g: Array, by_share: Array, x: Array, parameters: Array, kernel: Kernel) -> Array:
+    """Return the derivative by log length scales and log shares of what has the derivative `adjoint` by kappa."""
+    at, scales = places(kernel, x.shape[1]), scale_count(kernel, x.shape[1])
+    out = np.zeros(scales + len(by_share))
+    for part, slope in enumerate(g):
+        pairs = adjoint * slope
+        spread = 2.0 * (pairs.sum(axis=1) @ (x * x) - np.sum(x * (pairs @ x), axis=0))
+        columns = at[part][at[part] >= 0]
+        out[columns] -= spread[at[part] >= 0] * np.exp(-2.0 * parameters[columns])
+    for i, slope in enumerate(by_share):
+        out[scales + i] = float(np.vdot(adjoint, slope))
+    return out
 
 
 def log_posterior(parameters: Array, x: Array, y: Array, trend: Array, kernel: Kernel, noise: Noise) -> float:

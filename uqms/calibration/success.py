@@ -1,0 +1,160 @@
+"""Where runs fail: the probability of success as a part of the prior, and what the posterior says of it.
+
+==========  ======================================================================  ======
+symbol      meaning                                                                 shape
+==========  ======================================================================  ======
+S(theta)    probability that a run at theta gives its outputs; of several           (n,)
+            conditions the smallest one, since what was measured is there at all
+P           parameters that S depends on                                            ()
+==========  ======================================================================  ======
+
+A surrogate is trained on the runs that succeeded. Where runs fail it extrapolates, and says nothing of what it would
+mean that a simulator has no answer there. With failures="report" the posterior's mass in that region is told; with
+"impossible" the prior is p(theta) S(theta) / Z, as what was measured did not fail.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, final
+
+import numpy as np
+
+from uqms._typing import Array
+from uqms.calibration.checks import Check, Status
+from uqms.errors import InputError
+from uqms.parameters import Box
+from uqms.surrogates.protocol import Surrogate
+
+if TYPE_CHECKING:
+    from uqms.calibration.problem import Calibration
+
+__all__ = ["Success", "check_failures", "read_success"]
+
+FAILING = 0.05  # of the posterior's mass, from which on the verdict warns
+STEP = 1e-4
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Success:
+    """Probability of success as a function of the parameters of a calibration."""
+
+    fitted: Any  # FittedProbability, or of the user's own: domain, log_probability_at(u)
+    names: tuple[str, ...]  # parameters that it depends on
+    fixed: Mapping[str, float]
+    condition_names: tuple[str, ...]
+    conditions: Array  # (K, c)
+
+    @property
+    def box(self) -> Box:
+        """Where it was learned."""
+        box: Box = self.fitted.domain
+        return box
+
+    def log(self, theta: Mapping[str, Any]) -> Array:
+        """Return log S of parameters of one shape (...)."""
+        lead = np.broadcast_shapes(*(np.shape(theta[name]) for name in self.names))
+        values = [np.broadcast_to(theta[name], lead).ravel() for name in self.names]
+        if not values[0].size:
+            return np.zeros(lead)
+        return np.min(self._each(np.stack(values, axis=-1)), axis=1).reshape(lead)
+
+    def _each(self, x: Array) -> Array:
+        """Return the log probability (n, K) at parameters x (n, P), under every condition."""
+        return np.asarray(self.fitted.log_probability_at(self._unit(x)), dtype=np.float64)
+
+    def _unit(self, x: Array) -> Array:
+        inputs = np.empty((len(x), len(self.conditions), self.box.d))
+        for column, name in enumerate(self.box.names):
+            if name in self.names:
+                inputs[..., column] = x[:, self.names.index(name), None]
+            elif name in self.fixed:
+                inputs[..., column] = self.fixed[name]
+            else:
+                inputs[..., column] = self.conditions[:, self.condition_names.index(name)]
+        return np.asarray(self.box.to_unit(inputs))
+
+    def log_and_slope(self, x: Array) -> tuple[float, Array]:
+        """Return log S at parameters x (P,), and its derivative (P,)."""
+        u = self._unit(x[None])[0]
+        value, slope, at = min((self._at(one) for one in u), key=lambda found: found[0])
+        stretch = np.asarray(self.box.unit_gradient(self.box.from_unit(at)))
+        columns = [self.box.names.index(name) for name in self.names]
+        return value, (slope * stretch)[columns]
+
+    def _at(self, u: Array) -> tuple[float, Array, Array]:
+        """Return the log probability at one input (d,), its derivative, and the input."""
+        if hasattr(self.fitted, "log_and_slope"):
+            return (*self.fitted.log_and_slope(u), u)
+        steps = STEP * np.eye(self.box.d)
+        found = np.asarray(self.fitted.log_probability_at(np.concatenate([u[None], u + steps, u - steps])))
+        return float(found[0]), (found[1 : 1 + self.box.d] - found[1 + self.box.d :]) / (2.0 * STEP), u
+
+
+def read_success(
+    given: Any,
+    surrogate: Surrogate,
+    parameters: tuple[str, ...],
+    fixed: Mapping[str, float],
+    condition_names: tuple[str, ...],
+    conditions: Array,
+) -> Success | None:
+    """Return the probability of success of a calibration, None when none is given.
+
+    Raises
+    ------
+    InputError
+        When it is none, or depends on other inputs than the surrogate's.
+    """
+    if given is None:
+        return None
+    if not isinstance(getattr(given, "domain", None), Box) or not callable(getattr(given, "log_probability_at", None)):
+        raise InputError(
+            f"success is {given!r}; give what uq.SuccessProbability().fit(ensemble) returns, with the ensemble that "
+            "the surrogate was trained on, failed runs included."
+        )
+    unknown = [name for name in given.domain.names if name not in surrogate.domain.names]
+    if unknown:
+        raise InputError(f"success depends on {unknown}; the surrogate's inputs are {list(surrogate.domain.names)}.")
+    names = tuple(name for name in parameters if name in given.domain.names)
+    if not names:
+        raise InputError(f"success depends on none of the parameters {list(parameters)} that are inferred.")
+    return Success(given, names, dict(fixed), condition_names, conditions)
+
+
+def check_failures(problem: "Calibration", theta: Mapping[str, Array]) -> Check | None:
+    """Return how much of the posterior lies where runs fail; a note when nothing says where that is."""
+    name = "failed runs"
+    if problem.success is None:
+        failed = int(getattr(problem.surrogate, "attrs", {}).get("runs_failed", "0"))
+        if not failed:
+            return None
+        total = failed + int(getattr(problem.surrogate, "runs", 0))
+        return Check(
+            name,
+            "note",
+            failed / total,
+            f"{failed} of {total} runs gave no outputs; the surrogate knows the others only",
+            "Nothing says whether the posterior lies where runs fail: Calibration(..., success=uq.SuccessProbability()"
+            ".fit(ensemble)) tells.",
+        )
+    p = np.exp(problem.success.log(theta))
+    failing, unlikely = float(np.mean(1.0 - p)), float(np.mean(p < 0.5))
+    message = (
+        f"{unlikely:.1%} of the posterior where success is unlikely; a run at a draw of it fails with {failing:.1%}"
+    )
+    if problem.failures == "impossible":
+        share = problem.conditioned_prior.allowed.share
+        message += f"; the prior is conditioned on success, which has {share:.1%} of it"
+        status: Status = "note" if failing > FAILING else "pass"
+        remedy = (
+            "The posterior lies at the edge of where the simulator works, so it depends on where that edge is: run "
+            "more points there."
+        )
+    else:
+        status = "warn" if failing > FAILING else "pass"
+        remedy = (
+            "The surrogate was trained on runs that succeeded and extrapolates there. Repair the simulator and run "
+            "there; or, if what was measured cannot be where the simulator has no answer, say failures='impossible'."
+        )
+    return Check(name, status, failing, message, remedy)
