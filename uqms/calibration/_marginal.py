@@ -27,9 +27,8 @@ import numba
 import numpy as np
 
 from uqms._typing import Array
-from uqms.surrogates._fused import block_size, forward, reverse
 
-__all__ = ["collapsed", "evaluate", "fused", "fused_as_arrays", "marginal", "mixed"]
+__all__ = ["collapsed", "evaluate", "fused", "marginal", "mixed"]
 
 LOG_TWO_PI = math.log(2.0 * math.pi)
 DATA_HEADER = 5
@@ -137,7 +136,15 @@ def marginal(
     at += R
     row_variance = data[at : at + R]
     at += R  # the truncation factors follow, one experiment after the other
-    mean_bar[:], cov_bar[:], sigma_bar[:], alpha[:], precision[:] = 0.0, 0.0, 0.0, 0.0, 0.0
+    for k in range(K):  # element by element: slices that are assigned to take seconds to compile
+        for j in range(q):
+            mean_bar[k, j] = 0.0
+            for m in range(K):
+                cov_bar[j, k, m] = 0.0
+    for g in range(len(sigma)):
+        sigma_bar[g] = 0.0
+    for c in range(N):
+        alpha[c], precision[c] = 0.0, 0.0
 
     weight, zbar, squares, count, total = collapsed(row_cell, row_variance, z, N)
     for c in range(N):
@@ -225,7 +232,7 @@ def marginal(
         for k in range(K):
             for m in range(k + 1):
                 L[k * q + j, m * q + j] = factor[k, m]
-    WL = np.zeros((size, size))  # element by element: arrays that are assigned to slices take seconds to compile
+    WL = np.zeros((size, size))
     for k in range(K):
         for j in range(q):
             for m in range(k + 1):
@@ -268,7 +275,6 @@ def marginal(
         for j in range(q):
             mean_bar[k, j] = a_bar[k * q + j]
 
-    sigma_bar[:] = 0.0
     for k in range(K):
         own = M[k * q : (k + 1) * q, k * q : (k + 1) * q].copy()
         for c in range(int(starts[k]), int(starts[k + 1])):
@@ -317,37 +323,17 @@ def mixed(
     return top + math.log(norm), mean_bars, cov_bars, sigma_bar
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def fused(block: Array, u: Array, sigma: Array, z: Array) -> tuple[float, Array, Array]:
     """Return log p(z | u, sigma) and its derivatives by u (K, d) and sigma.
 
     The block holds the surrogate first (`ScoreProcess.flat`) and the data behind it (`Cells.flat`).
     """
-    draws, q, n, d, b = int(block[0]), int(block[1]), int(block[2]), int(block[3]), int(block[4])
-    log_weight = block[6 : 6 + draws]
-    data = block[block_size(block) :]
-    K = int(data[0])
-    means, covariances = np.empty((draws, K, q)), np.empty((draws, q, K, K))
-    kg, t, v = np.empty((draws, q, K, n)), np.empty((draws, q, K, n)), np.empty((draws, q, K, b))
-    column = np.empty(K)
-    for h in range(draws):
-        for j in range(q):
-            forward(block, h, j, u, column, covariances[h, j], kg[h, j], t[h, j], v[h, j])
-            means[h, :, j] = column
-    value, mean_bars, cov_bars, sigma_bar = mixed(data, means, covariances, log_weight, sigma, z)
-    u_bar = np.zeros((K, d))
-    for h in range(draws):
-        for j in range(q):
-            column[:] = mean_bars[h, :, j]
-            reverse(block, h, j, u, kg[h, j], t[h, j], v[h, j], column, cov_bars[h, j], u_bar)
+    from uqms.calibration._marginal_function import function
+
+    block, u, sigma, z = (np.ascontiguousarray(one, dtype=np.float64) for one in (block, u, sigma, z))
+    u_bar, sigma_bar = np.empty(u.shape), np.empty(sigma.shape)
+    value = function(block, u, sigma, z, u_bar, sigma_bar)
     return value, u_bar, sigma_bar
-
-
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def fused_as_arrays(block: Array, u: Array, sigma: Array, z: Array) -> tuple[Array, Array, Array]:
-    """Return `fused` with the value as an array, as a PyTensor operation wants it."""
-    value, u_bar, sigma_bar = fused(block, u, sigma, z)
-    return np.asarray(value), u_bar, sigma_bar
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
