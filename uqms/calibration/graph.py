@@ -16,6 +16,7 @@ from typing import Any, final
 
 import numba
 import numpy as np
+import pandas as pd
 import pymc as pm
 import pytensor
 import pytensor.tensor as pt
@@ -129,13 +130,9 @@ def model_target(model: Any) -> ModelTarget:
 
     rewrites = ["canonicalize", "stabilize"] + ([] if model.check_bounds else ["local_remove_check_parameter"])
     density = rewrite_graph(model.logp(), include=rewrites)
-    slopes = pt.grad(density, values, null_gradients="return", disconnected_inputs="ignore")
-    if any(isinstance(slope.type, NullType) for slope in slopes):
-        raise InputError(
-            "NUTS: the model's log-density has no derivative: a part of it is a black box. Give that part a pullback "
-            "(for an Op of your own), or sample with pm.sample(step=pm.Slice()) or pm.sample_smc()."
-        )
-    slope = pt.concatenate([pt.as_tensor(one, allow_xtensor_conversion=True).ravel() for one in slopes])
+    slope = pt.concatenate(
+        [pt.as_tensor(one, allow_xtensor_conversion=True).ravel() for one in _slopes(density, values)]
+    )
     value_and_slope = clone_replace([density.astype("float64"), slope.astype("float64")], given)
 
     taken = {one.name for one in values if model.values_to_rvs[one].name != one.name}
@@ -165,6 +162,20 @@ def model_target(model: Any) -> ModelTarget:
     )
 
 
+def _slopes(density: Any, values: Sequence[Any]) -> list[Any]:
+    try:
+        slopes = pt.grad(density, values, null_gradients="return", disconnected_inputs="ignore")
+        cause = None
+    except NotImplementedError as error:
+        slopes, cause = [], error
+    if not slopes or any(isinstance(slope.type, NullType) for slope in slopes):
+        raise InputError(
+            "NUTS: the model's log-density has no derivative: a part of it is a black box. Give that part a pullback "
+            "(for an Op of your own), or sample with pm.sample(step=pm.Slice()) or pm.sample_smc()."
+        ) from cause
+    return list(slopes)
+
+
 def _check(model: Any) -> None:
     if not model.free_RVs:
         raise InputError("NUTS: the model has no free variables, so there is nothing to sample.")
@@ -187,7 +198,7 @@ def model_shapes(variables: Sequence[Any], point: Mapping[Any, Any]) -> list[tup
 
 def _coords(model: Any) -> dict[str, Any]:
     return {
-        name: np.arange(int(model.dim_lengths[name].eval())) if values is None else np.asarray(values)
+        name: pd.Index(range(int(model.dim_lengths[name].eval())) if values is None else values)
         for name, values in model.coords.items()
     }
 
@@ -376,5 +387,8 @@ def complaints(tree: Any, free: Sequence[str]) -> list[str]:
     worst = {name: float(np.nanmax(values.values)) for name, values in arviz_stats.rhat(draws).data_vars.items()}
     bad = {name: value for name, value in worst.items() if value > R_HAT}
     if bad:
-        out.append(f"chains disagree, R-hat {max(bad.values()):.3f} for {list(bad)}: do not use these draws.")
+        out.append(
+            f"chains disagree: R-hat is {max(bad.values()):.3f} (wanted: at most {R_HAT}) for {list(bad)}. Take more "
+            "draws; if that does not help, chains are in different modes."
+        )
     return out

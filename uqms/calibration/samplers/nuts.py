@@ -112,7 +112,7 @@ class NUTS:
 
             with _quiet():
                 general = graph.model_target(problem.model())
-            trace = self.sample_target(general, seed, problem.on_the_real_line(points))
+            trace = self.sample_target(general, seed, problem.on_the_real_line(points), cautious=True)
         else:
             trace = self.sample_target(target, seed, compiled.on_the_line(problem, points))
         trace["starts"] = xr.Dataset(
@@ -124,8 +124,8 @@ class NUTS:
         """Draw from the posterior of a PyMC model of your own, as fast as from that of a `Calibration`.
 
         The compiled log-density stays on disk, the warm-up learns coordinates in which up to 16 parameters are nearly
-        independent, and blocks of draws follow until `ess` is reached. More parameters are sampled with nutpie's own
-        adaptation. The posterior is exact whatever was learned.
+        independent, and blocks of draws follow until `ess` is reached. More parameters, and those for which such
+        coordinates make draws diverge, are sampled with nutpie's own adaptation. The posterior is exact in any case.
 
         Parameters
         ----------
@@ -175,17 +175,19 @@ class NUTS:
         with _quiet():
             target = graph.model_target(model)
             starts = graph.starting_points(target, model, JITTERED, np.random.default_rng([seed, 1]))
-        trace = self.sample_target(target, seed, starts, rough=True)
+        trace = self.sample_target(target, seed, starts, rough=True, cautious=True)
         tree = graph.with_data(trace, model)
         for message in graph.complaints(tree, target.free):
             warnings.warn(f"NUTS: {message}", ConvergenceWarning, stacklevel=2)
         return tree
 
-    def sample_target(self, target: "Movable", seed: int, starts: Array, *, rough: bool = False) -> Any:
+    def sample_target(
+        self, target: "Movable", seed: int, starts: Array, *, rough: bool = False, cautious: bool = False
+    ) -> Any:
         """Return nutpie's DataTree for a compiled target, in coordinates that the warm-up learns.
 
         `starts` (n, coordinates) are points on the real line of which each chain takes one; `rough` ones say nothing of
-        the posterior's shape.
+        the posterior's shape. `cautious` gives learned coordinates up where draws diverge in them.
 
         Raises
         ------
@@ -206,14 +208,24 @@ class NUTS:
         settings = {"chains": self.chains, "cores": self.cores, "target_accept": self.target_accept}
         with _quiet():
             with _readable():
-                target, starts, tune = learned(target, self.tune, settings, seed, starts, rough=rough)
-            return self._blocks(target, starts, tune, seed)
+                moved, points, left = learned(target, self.tune, settings, seed, starts, rough=rough)
+            retreat = None if moved is target or not cautious else (target, starts)
+            return self._blocks(moved, points, left, seed, retreat)
 
-    def _blocks(self, target: "Movable", starts: Array, tune: int, seed: int) -> Any:
-        """Sample one block, and others while there are too few effective draws."""
+    def _blocks(
+        self, target: "Movable", starts: Array, tune: int, seed: int, retreat: tuple["Movable", Array] | None
+    ) -> Any:
+        """Sample one block, and others while there are too few effective draws.
+
+        `retreat` is the target in its own coordinates with starts: where draws in learned ones diverge, all is done
+        again in those.
+        """
         from uqms.calibration.warmup import nutpie_model
 
         trace, count = self._block(nutpie_model(target, starts), tune, seed), 1
+        if retreat is not None and bool(trace["sample_stats"]["diverging"].any()):
+            target, starts = retreat
+            trace = self._block(nutpie_model(target, starts), self.tune, seed)
         while self.ess is not None and worst_ess(trace["posterior"].dataset[list(target.free)]) < self.ess:
             if count == MOST_BLOCKS:
                 warnings.warn(
