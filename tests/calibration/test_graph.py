@@ -110,7 +110,7 @@ def test_what_is_on_disk_is_not_compiled_again(model: pm.Model, found: ModelTarg
 def test_blocks_follow_until_the_draws_are_enough(model: pm.Model) -> None:
     tree = uq.NUTS(draws=200, tune=400, ess=1500).sample_model(model, rng=3)
     free = tree["posterior"].dataset[["sd", "share", "effect"]]
-    assert tree["posterior"].sizes["draw"] % 200 == 0
+    assert tree["posterior"].sizes["draw"] > 200
     assert min(float(v.min()) for v in arviz_stats.ess(free, method="bulk").data_vars.values()) >= 1500
 
 
@@ -158,8 +158,8 @@ def test_learned_coordinates_in_which_draws_diverge_are_given_up(monkeypatch: py
     seen = []
     block = uq.NUTS._block
 
-    def watched(self: uq.NUTS, model: object, tune: int, seed: int) -> object:
-        trace = block(self, model, tune, seed)
+    def watched(self: uq.NUTS, model: object, tune: int, seed: int, draws: int | None = None) -> object:
+        trace = block(self, model, tune, seed, draws)
         seen.append((tune, int(trace["sample_stats"]["diverging"].sum())))
         return trace
 

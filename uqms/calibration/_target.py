@@ -28,7 +28,7 @@ from uqms.calibration._map import from_line, to_line
 from uqms.calibration._marginal import PRECISION, _cholesky, _solve_lower
 from uqms.surrogates._fused import forward, reverse
 
-__all__ = ["PRIOR", "density", "density_function", "expand", "expand_function"]
+__all__ = ["PRIOR", "density_function", "expand_function"]
 
 PRIOR = 8  # family, scale, lower, upper (both scaled), two arguments, reference point, constant
 
@@ -210,10 +210,18 @@ def _reduced(
     return float(total)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def density(block: Array, w: Array, w_bar: Array) -> float:
-    """Return the log-density of w, and fill its gradient."""
-    size, K, d, g = int(block[1]), int(block[2]), int(block[3]), int(block[4])
+_POINTER = types.CPointer(types.double)
+
+
+@numba.cfunc(types.int64(types.uint64, _POINTER, _POINTER, _POINTER, _POINTER), cache=True)
+def density_function(size, point, gradient, value_at, user):  # type: ignore[no-untyped-def]
+    """Evaluate log-density and gradient as nutpie asks: 0 when all is finite, 3 or 4 for what is not.
+
+    It has no function of its own that it would call, since that would be compiled twice.
+    """
+    block = numba.carray(user, (int(user[0]),))
+    w, w_bar = numba.carray(point, (size,)), numba.carray(gradient, (size,))
+    K, d, g = int(block[2]), int(block[3]), int(block[4])
     z, phi, slope = np.empty(size), np.empty(size), np.empty(size)
     to_line(block, w, z, phi, slope)
     total = block[11]
@@ -282,7 +290,8 @@ def density(block: Array, w: Array, w_bar: Array) -> float:
         for j in range(g):
             sigma_bar[j] = sigma_bar[j] * old + s_bar[j] * new
     if not norm > 0.0:
-        return -np.inf
+        value_at[0] = -np.inf
+        return 4
     total += top + math.log(norm)
 
     at = int(block[6])
@@ -297,20 +306,8 @@ def density(block: Array, w: Array, w_bar: Array) -> float:
         if i >= 0:
             z_bar[i] += sigma_bar[j] / norm * unit[i] * by_z[i]
     from_line(block, z_bar, phi, slope, w_bar)
-    return float(total)
-
-
-_POINTER = types.CPointer(types.double)
-
-
-@numba.cfunc(types.int64(types.uint64, _POINTER, _POINTER, _POINTER, _POINTER), cache=True)
-def density_function(size, point, gradient, value, user):  # type: ignore[no-untyped-def]
-    """Evaluate as nutpie asks: 0 when all is finite, 3 or 4 for a gradient or a value that is not."""
-    block = numba.carray(user, (int(user[0]),))
-    w, w_bar = numba.carray(point, (size,)), numba.carray(gradient, (size,))
-    found = density(block, w, w_bar)
-    value[0] = found
-    if not math.isfinite(found):
+    value_at[0] = total
+    if not math.isfinite(total):
         return 4
     for i in range(size):
         if not math.isfinite(w_bar[i]):
@@ -318,21 +315,15 @@ def density_function(size, point, gradient, value, user):  # type: ignore[no-unt
     return 0
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def expand(block: Array, w: Array, out: Array) -> None:
-    """Fill theta and z, one after the other."""
-    size = int(block[1])
+@numba.cfunc(types.int64(types.uint64, types.uint64, _POINTER, _POINTER, _POINTER), cache=True)
+def expand_function(size, expanded, point, out_at, user):  # type: ignore[no-untyped-def]
+    """Return theta and z of a draw, one after the other, as nutpie asks."""
+    block = numba.carray(user, (int(user[0]),))
+    w, out = numba.carray(point, (size,)), numba.carray(out_at, (expanded,))
     z, phi, slope = np.empty(size), np.empty(size), np.empty(size)
     to_line(block, w, z, phi, slope)
     for i in range(size):
         at = int(block[5]) + i * PRIOR
         out[i] = _parameter(block[at : at + PRIOR], z[i])[1]
         out[size + i] = z[i]
-
-
-@numba.cfunc(types.int64(types.uint64, types.uint64, _POINTER, _POINTER, _POINTER), cache=True)
-def expand_function(size, expanded, point, out, user):  # type: ignore[no-untyped-def]
-    """Return the parameters of a draw as nutpie asks."""
-    block = numba.carray(user, (int(user[0]),))
-    expand(block, numba.carray(point, (size,)), numba.carray(out, (expanded,)))
     return 0

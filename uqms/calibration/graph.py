@@ -37,7 +37,7 @@ from uqms.surrogates import _fused, kernels
 __all__ = ["ModelTarget", "complaints", "model_target", "starting_points", "with_data"]
 
 R_HAT = 1.01
-MOST_MAPPED = 16  # dimensions; beyond, pilots have too few draws for quadratic features, and the map costs more
+MOST_MAPPED = 24  # dimensions; beyond, the map costs more than a simple density, with d³ / 6 coefficients
 REAL, POINTER = types.double, types.CPointer(types.double)
 DENSITY = types.int64(types.uint64, POINTER, POINTER, POINTER, POINTER)
 REPORT = types.int64(types.uint64, types.uint64, POINTER, POINTER, POINTER)
@@ -118,9 +118,9 @@ def model_target(model: Any) -> ModelTarget:
         When it has discrete variables, no free ones, no derivative, or a density that is itself random.
     """
     _check(model)
-    point = model.initial_point()
-    values = model.value_vars
-    shapes = [np.shape(point[one.name]) for one in values]
+    values = [model.rvs_to_values[one] for one in model.free_RVs]
+    point = [np.asarray(value) for value in model.initial_point().values()]  # in this order; names may be others
+    shapes = [value.shape for value in point]
     begins = np.cumsum([0, *(math.prod(shape) for shape in shapes)])
     size = int(begins[-1])
     joined = TensorType("float64", shape=(size,))("point")
@@ -135,13 +135,16 @@ def model_target(model: Any) -> ModelTarget:
     )
     value_and_slope = clone_replace([density.astype("float64"), slope.astype("float64")], given)
 
-    taken = {one.name for one in values if model.values_to_rvs[one].name != one.name}
-    reported = [one for one in model.unobserved_value_vars if one.name not in taken]
+    # All value variables come first, then transformed variables in their own units, then deterministic ones. A variable
+    # may be its own value, by name too, where a transform changes nothing.
+    first, rest = model.unobserved_value_vars[: len(values)], model.unobserved_value_vars[len(values) :]
+    plain = [one for one, free in zip(first, model.free_RVs, strict=True) if model.rvs_to_transforms.get(free) is None]
+    reported = [*plain, *rest]
     flat = pt.concatenate(
         [pt.as_tensor(one, allow_xtensor_conversion=True).ravel().astype("float64") for one in reported]
     )
     (draw,) = clone_replace([flat], given)
-    own = model_shapes(reported, dict(zip(values, (point[one.name] for one in values), strict=True)))
+    own = model_shapes(reported, dict(zip(values, point, strict=True)))
 
     functions = [_compiled(model, joined, outputs) for outputs in (value_and_slope, [draw])]
     shared = list(dict.fromkeys(one for function in functions for one in function.get_shared()))
@@ -157,7 +160,7 @@ def model_target(model: Any) -> ModelTarget:
             _c_function(functions[1], REPORT_SOURCE, REPORT, shared, arrays),
         ),
         arrays,
-        np.concatenate([np.ravel(point[one.name]).astype(np.float64) for one in values]),
+        np.concatenate([value.ravel().astype(np.float64) for value in point]),
         Map.identity(size) if size <= MOST_MAPPED else None,
     )
 

@@ -1,6 +1,7 @@
 """The No-U-turn sampler, by nutpie."""
 
 import importlib
+import math
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ STARTS = 256  # points of which each chain takes one
 JITTERED = 32  # tried around the initial point of a model of one's own
 MOST_BLOCKS = 50
 RESTART = 100  # warm-up draws of a further block
+SHORTEST, MARGIN = 0.2, 1.05  # a further block: of `draws` at least, and how much more than what is missing
 
 
 @final
@@ -46,9 +48,9 @@ class NUTS:
     progress
         Whether to show a progress bar.
     ess
-        Smallest bulk effective sample size that is wanted of every inferred quantity. Further blocks of `draws` follow
-        until it is reached (at most 50 blocks in all), each of the same length and with a short warm-up of its own;
-        None for one block.
+        Smallest bulk effective sample size that is wanted of every inferred quantity. Further blocks follow until it is
+        reached (at most 50 blocks in all), each with a short warm-up of its own and as long as seems to be missing, at
+        most `draws`; None for one block.
 
     Raises
     ------
@@ -123,7 +125,7 @@ class NUTS:
     def sample_model(self, model: Any = None, *, rng: RandomState | None = None) -> Any:
         """Draw from the posterior of a PyMC model of your own, as fast as from that of a `Calibration`.
 
-        The compiled log-density stays on disk, the warm-up learns coordinates in which up to 16 parameters are nearly
+        The compiled log-density stays on disk, the warm-up learns coordinates in which up to 24 parameters are nearly
         independent, and blocks of draws follow until `ess` is reached. More parameters, and those for which such
         coordinates make draws diverge, are sampled with nutpie's own adaptation. The posterior is exact in any case.
 
@@ -226,7 +228,10 @@ class NUTS:
         if retreat is not None and bool(trace["sample_stats"]["diverging"].any()):
             target, starts = retreat
             trace = self._block(nutpie_model(target, starts), self.tune, seed)
-        while self.ess is not None and worst_ess(trace["posterior"].dataset[list(target.free)]) < self.ess:
+        while self.ess is not None:
+            found = worst_ess(trace["posterior"].dataset[list(target.free)])
+            if not found < self.ess:
+                break
             if count == MOST_BLOCKS:
                 warnings.warn(
                     f"NUTS: {count} blocks of {self.draws} draws did not reach {self.ess} effective draws. Raise "
@@ -236,17 +241,28 @@ class NUTS:
                 )
                 break
             model = nutpie_model(target, _line(trace))
-            more = self._block(model, min(self.tune, RESTART), (seed + 100 + count) % 2**31)
+            more = self._block(
+                model,
+                min(self.tune, RESTART),
+                (seed + 100 + count) % 2**31,
+                self._missing(found, trace["posterior"].sizes["draw"]),
+            )
             trace, count = _joined(trace, more), count + 1
         return _without_line(trace)
 
-    def _block(self, compiled: Any, tune: int, seed: int) -> Any:
+    def _missing(self, found: float, draws: int) -> int:
+        """Return how long a further block should be when `draws` of each chain gave `found` effective ones."""
+        wanted = math.ceil(draws * (MARGIN * float(self.ess or 0) / max(found, 1.0) - 1.0))
+        return min(self.draws, max(wanted, math.ceil(SHORTEST * self.draws)))
+
+    def _block(self, compiled: Any, tune: int, seed: int, draws: int | None = None) -> Any:
         import nutpie
 
+        draws = self.draws if draws is None else draws
         with _readable():
             trace = nutpie.sample(
                 compiled,
-                draws=self.draws,
+                draws=draws,
                 tune=tune,
                 chains=self.chains,
                 cores=self.cores,
@@ -255,17 +271,17 @@ class NUTS:
                 progress_bar=self.progress,
                 save_warmup=False,
             )
-        self._check_draws(trace)
+        self._check_draws(trace, draws)
         return trace
 
-    def _check_draws(self, trace: Any) -> None:
+    def _check_draws(self, trace: Any, draws: int) -> None:
         posterior = trace["posterior"].dataset
         if not len(posterior.data_vars):
             raise SamplingError("The sampler returned no parameters. Are there any in the model?")
         got = (posterior.sizes["chain"], posterior.sizes["draw"])
-        if got != (self.chains, self.draws):
+        if got != (self.chains, draws):
             raise SamplingInterrupted(
-                f"Sampling stopped early: {got[1]} draws of {got[0]} chains where {self.draws} of {self.chains} were "
+                f"Sampling stopped early: {got[1]} draws of {got[0]} chains where {draws} of {self.chains} were "
                 "asked for. The partial draws are in the error's `partial`; sample again for a posterior.",
                 trace,
             )
