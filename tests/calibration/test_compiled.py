@@ -307,7 +307,6 @@ def ridge_law() -> tuple[np.ndarray, np.ndarray]:
 def test_blocks_follow_until_the_effective_draws_are_there() -> None:
     posterior = ridge().sample(uq.NUTS(draws=150, tune=400, ess=1000), rng=1)
     assert worst_ess(posterior.draws) >= 1000
-    assert posterior.draws.sizes["draw"] % 150 == 0
     assert posterior.draws.sizes["draw"] > 150
     assert "finite draws" not in [check.name for check in posterior.verdict.warnings]
     again = ridge().sample(uq.NUTS(draws=150, tune=400, ess=1000), rng=1)

@@ -239,7 +239,7 @@ def {name}(size, point, gradient, value, user):
             slope_i = z_bar[i]
             if not isfinite(slope_i):
                 return 3
-            w[i], w_bar[i] = w[i], slope_i
+            w_bar[i] = slope_i
         if not isfinite(value[0]):
             return 4
         if block[8] > 0.0:

@@ -27,7 +27,7 @@ STARTS = 256  # points of which each chain takes one
 JITTERED = 32  # tried around the initial point of a model of one's own
 MOST_BLOCKS = 50
 RESTART = 100  # warm-up draws of a further block
-SHORTEST, MARGIN = 0.2, 1.05  # a further block: of `draws` at least, and how much more than what is missing
+SHORTEST, MARGIN = 0.2, 1.1  # a further block: of `draws` at least, and how much more than what is missing
 
 
 @final
@@ -211,23 +211,22 @@ class NUTS:
         with _quiet():
             with _readable():
                 moved, points, left = learned(target, self.tune, settings, seed, starts, rough=rough)
-            retreat = None if moved is target or not cautious else (target, starts)
-            return self._blocks(moved, points, left, seed, retreat)
+            return self._blocks(moved, points, left, seed, target, starts if cautious else None)
 
     def _blocks(
-        self, target: "Movable", starts: Array, tune: int, seed: int, retreat: tuple["Movable", Array] | None
+        self, target: "Movable", starts: Array, tune: int, seed: int, own: "Movable", retreat: Array | None
     ) -> Any:
         """Sample one block, and others while there are too few effective draws.
 
-        `retreat` is the target in its own coordinates with starts: where draws in learned ones diverge, all is done
-        again in those.
+        `own` is the target in its own coordinates. With `retreat`, starts for it, all is done again in those where
+        draws in learned ones diverge.
         """
         from uqms.calibration.warmup import nutpie_model
 
         trace, count = self._block(nutpie_model(target, starts), tune, seed), 1
-        if retreat is not None and bool(trace["sample_stats"]["diverging"].any()):
-            target, starts = retreat
-            trace = self._block(nutpie_model(target, starts), self.tune, seed)
+        if retreat is not None and target is not own and bool(trace["sample_stats"]["diverging"].any()):
+            target = own
+            trace = self._block(nutpie_model(own, retreat), self.tune, seed)
         while self.ess is not None:
             found = worst_ess(trace["posterior"].dataset[list(target.free)])
             if not found < self.ess:
@@ -240,9 +239,8 @@ class NUTS:
                     stacklevel=5,
                 )
                 break
-            model = nutpie_model(target, _line(trace))
             more = self._block(
-                model,
+                nutpie_model(target, _line(trace)),
                 min(self.tune, RESTART),
                 (seed + 100 + count) % 2**31,
                 self._missing(found, trace["posterior"].sizes["draw"]),
