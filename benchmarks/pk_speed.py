@@ -8,7 +8,7 @@ its means against a posterior that was computed without a surrogate (at most 0.1
 
 - ours: `GaussianProcess().fit`, `Calibration`, `NUTS(draws=500, ess=1000)`, the whole posterior with its verdict;
 - ours in a PyMC model of one's own: `as_tensor` and `pm.MvNormal`, sampled by nutpie;
-- own model: a PyMC model of one's own with the calibration's likelihood as one operation in it;
+- own model: a PyMC model of one's own with `uq.observe` in it, sampled by `NUTS(draws=500, ess=1000).sample_model`;
 - by hand: principal components, BoTorch, a PyTensor graph with the surrogate's variance, nutpie with its defaults;
 - surmise 1.0 (PCGPwM, directbayeswoodbury, PTLMC), when it is installed.
 
@@ -180,7 +180,6 @@ def own_model(clock: Clock, x: Array, y: Array, z: Array) -> Result:
     import xarray as xr
 
     import uqms as uq
-    from uqms.calibration import bridge
 
     clock.lap("import")
     surrogate = our_surrogate(x, y)
@@ -191,11 +190,13 @@ def own_model(clock: Clock, x: Array, y: Array, z: Array) -> Result:
     with pm.Model() as model:
         unit = pm.TruncatedNormal("unit", 0.0, 1.0, lower=low, upper=high, shape=5)
         values = {name: pm.Deterministic(name, MEDIAN[i] * pt.exp(SIGMA[i] * unit[i])) for i, name in enumerate(NAMES)}
-        if hasattr(uq, "observe"):
-            uq.observe(problem, values)
-        else:
-            bridge.likelihood(problem, ((unit - low) / (high - low))[None], values)
-    return sampled(clock, model, NAMES)
+        uq.observe(problem, values)
+    posterior = uq.NUTS(draws=500, ess=EFFECTIVE).sample_model(model, rng=1)["posterior"]
+    draws = np.stack([posterior[name].values for name in NAMES], axis=-1)
+    clock.lap("sample")
+    result = clock.stop(draws.reshape(-1, len(NAMES)), 0.0)
+    result["ess"] = effective(draws)
+    return result
 
 
 def by_hand(clock: Clock, x: Array, y: Array, z: Array) -> Result:

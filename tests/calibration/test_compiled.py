@@ -160,18 +160,15 @@ def test_gradient_is_the_slope_of_the_value_through_a_map() -> None:
 
 
 def test_new_data_of_the_same_shape_need_no_compilation() -> None:
-    from uqms.calibration import _target
-
     one = target(curve_problem())
     assert one is not None
     one.evaluate(np.zeros(3))
-    before = len(_target.density.signatures)
     problem = curve_problem(times=T[:5])
     two = target(problem)
     assert two is not None
     assert len(two.block) != len(one.block)
     same_density(problem, 2)
-    assert len(_target.density.signatures) == before
+    assert two.functions == one.functions  # C functions of one signature, made once in a process
 
 
 def test_many_measurements_are_a_few_numbers() -> None:
@@ -310,7 +307,6 @@ def ridge_law() -> tuple[np.ndarray, np.ndarray]:
 def test_blocks_follow_until_the_effective_draws_are_there() -> None:
     posterior = ridge().sample(uq.NUTS(draws=150, tune=400, ess=1000), rng=1)
     assert worst_ess(posterior.draws) >= 1000
-    assert posterior.draws.sizes["draw"] % 150 == 0
     assert posterior.draws.sizes["draw"] > 150
     assert "finite draws" not in [check.name for check in posterior.verdict.warnings]
     again = ridge().sample(uq.NUTS(draws=150, tune=400, ess=1000), rng=1)

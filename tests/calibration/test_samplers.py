@@ -1,7 +1,6 @@
 """NUTS: settings that cannot be meant, starts that lead nowhere, and draws that are no posterior."""
 
 import warnings
-from dataclasses import dataclass
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +10,7 @@ import xarray as xr
 from calibration.problems import given_surrogate
 
 import uqms as uq
+from uqms.calibration import graph, warmup
 from uqms.errors import (
     ConvergenceWarning,
     InitError,
@@ -20,7 +20,8 @@ from uqms.errors import (
     SamplingInterrupted,
 )
 
-MODEL = SimpleNamespace(point_logps=lambda: {"theta": -1.0, "observations": -2.0})
+TARGET = SimpleNamespace(size=1, map=None, free=("theta",), evaluate=lambda w: (-3.0, np.zeros(1)))
+STARTS = np.zeros((3, 1))
 
 
 def trace(chains: int = 4, draws: int = 1000, **variables: np.ndarray) -> dict[str, xr.DataTree]:
@@ -39,7 +40,7 @@ def sampled(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
             raise state["result"]
         return state["result"]
 
-    monkeypatch.setattr(nutpie, "compile_pymc_model", lambda model: model)
+    monkeypatch.setattr(warmup, "nutpie_model", lambda target, starts: target)
     monkeypatch.setattr(nutpie, "sample", sample)
     return state
 
@@ -83,7 +84,7 @@ def test_good_settings_say_nothing_and_reach_the_sampler(sampled: dict[str, obje
         warnings.simplefilter("error")
         sampler = uq.NUTS(draws=100, tune=np.int64(50), chains=2, target_accept=0.5, cores=1)
     sampled["result"] = trace(2, 100)
-    assert sampler.sample_model(MODEL, 7) is sampled["result"]
+    assert sampler.sample_target(TARGET, 7, STARTS) is sampled["result"]
     settings = sampled["settings"]
     assert settings == {
         "draws": 100,
@@ -101,23 +102,35 @@ def test_good_settings_say_nothing_and_reach_the_sampler(sampled: dict[str, obje
 
 
 @pytest.mark.parametrize("value", [-np.inf, np.nan, np.inf])
-def test_a_start_without_density_names_the_term(value: float, sampled: dict[str, object]) -> None:
+def test_a_start_without_density_names_the_term(value: float) -> None:
+    target = SimpleNamespace(size=1, start=np.zeros(1), evaluate=lambda w: (value, np.zeros(1)))
     model = SimpleNamespace(point_logps=lambda: {"theta": -1.0, "observations": value})
     with pytest.raises(InitError, match=r"log-density of \['observations'\] is not finite .*scale of the simulator's"):
-        uq.NUTS().sample_model(model, 1)
-    assert "settings" not in sampled
+        graph.starting_points(target, model, 8, np.random.default_rng(0))  # type: ignore[arg-type]
 
 
-def test_the_initial_point_of_the_model_does_not_matter_when_no_chain_starts_there(
-    sampled: dict[str, object], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    @dataclass(frozen=True)
-    class Compiled:
-        initial_point_func: object = None
+def test_a_start_without_a_gradient_is_none() -> None:
+    target = SimpleNamespace(size=1, start=np.zeros(1), evaluate=lambda w: (-1.0, np.array([np.nan])))
+    model = SimpleNamespace(point_logps=lambda: {"theta": -1.0})
+    with pytest.raises(InitError, match="its gradient is not finite"):
+        graph.starting_points(target, model, 8, np.random.default_rng(0))  # type: ignore[arg-type]
 
-    monkeypatch.setattr(nutpie, "compile_pymc_model", lambda model: Compiled())
-    model = SimpleNamespace(point_logps=lambda: {"observations": -np.inf})
-    assert uq.NUTS().sample_model(model, 1, np.zeros((3, 1))) is sampled["result"]
+
+def test_a_narrow_support_is_met_closer_to_the_initial_point() -> None:
+    def evaluate(w: np.ndarray) -> tuple[float, np.ndarray]:
+        return (-1.0 if abs(w[0] - 5.0) < 0.05 else -np.inf), np.zeros(1)
+
+    target = SimpleNamespace(size=1, start=np.array([5.0]), evaluate=evaluate)
+    points = graph.starting_points(target, None, 64, np.random.default_rng(0))  # type: ignore[arg-type]
+    assert points.shape[1] == 1
+    assert (np.abs(points - 5.0) < 0.05).all()
+
+
+def test_one_start_with_a_density_is_enough(sampled: dict[str, object]) -> None:
+    target = SimpleNamespace(**{**vars(TARGET), "evaluate": lambda w: (-np.inf if w[0] == 0.0 else -1.0, np.zeros(1))})
+    assert uq.NUTS().sample_target(target, 1, np.array([[0.0], [1.0]])) is sampled["result"]
+    with pytest.raises(InitError, match=r"\['observations'\] is not finite at any starting point"):
+        uq.NUTS().sample_target(target, 1, np.zeros((4, 1)))
 
 
 def test_an_observation_of_another_scale_names_the_term() -> None:
@@ -131,13 +144,13 @@ def test_an_observation_of_another_scale_names_the_term() -> None:
 def test_no_start_that_the_sampler_can_use(sampled: dict[str, object]) -> None:
     sampled["result"] = RuntimeError("All initialization points failed")
     with pytest.raises(InitError, match="no starting point with a finite log-density .All initialization points"):
-        uq.NUTS().sample_model(MODEL, 1)
+        uq.NUTS().sample_target(TARGET, 1, STARTS)
 
 
 def test_another_failure_of_the_sampler_is_not_blamed_on_the_start(sampled: dict[str, object]) -> None:
     sampled["result"] = RuntimeError("Logp function returned error: singular matrix")
     with pytest.raises(SamplingError, match="broke off: Logp function returned error: singular") as caught:
-        uq.NUTS().sample_model(MODEL, 1)
+        uq.NUTS().sample_target(TARGET, 1, STARTS)
     assert not isinstance(caught.value, InitError)
 
 
@@ -149,7 +162,7 @@ def test_fewer_draws_than_asked_for_are_kept_apart(chains: int, draws: int, samp
     sampled["result"] = trace(chains, draws)
     message = f"stopped early: {draws} draws of {chains} chains where 1000 of 4 were asked for.*`partial`"
     with pytest.raises(SamplingInterrupted, match=message) as caught:
-        uq.NUTS().sample_model(MODEL, 1)
+        uq.NUTS().sample_target(TARGET, 1, STARTS)
     assert caught.value.partial is sampled["result"]
 
 
@@ -159,14 +172,14 @@ def test_draws_padded_with_nan_are_kept_apart(value: float, sampled: dict[str, o
     padded[2, 993:] = value
     sampled["result"] = trace(theta=np.zeros((4, 1000)), sigma=padded)
     with pytest.raises(SamplingInterrupted, match="7 of 4000 draws of 'sigma' are not finite.*no posterior") as caught:
-        uq.NUTS().sample_model(MODEL, 1)
+        uq.NUTS().sample_target(TARGET, 1, STARTS)
     assert caught.value.partial is sampled["result"]
 
 
 def test_a_posterior_without_parameters_is_none(sampled: dict[str, object]) -> None:
     sampled["result"] = {"posterior": xr.DataTree(xr.Dataset())}
     with pytest.raises(SamplingError, match="returned no parameters"):
-        uq.NUTS().sample_model(MODEL, 1)
+        uq.NUTS().sample_target(TARGET, 1, STARTS)
 
 
 @pytest.mark.parametrize("rng", [-1, 1.5, "1", True])

@@ -22,19 +22,20 @@ input (S = 0) are no special case. Replicates of a cell collapse exactly to thei
 """
 
 import math
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 
-from uqms._typing import Array
-from uqms.surrogates._fused import block_size, forward, reverse
+from uqms._typing import Array, Ints
 
-__all__ = ["collapsed", "evaluate", "fused", "fused_as_arrays", "marginal", "mixed"]
+__all__ = ["collapsed", "evaluate", "fused", "marginal", "mixed"]
 
 LOG_TWO_PI = math.log(2.0 * math.pi)
 DATA_HEADER = 5
 # Beyond this ratio of surrogate variance to noise variance, double precision loses whole nats: no density is given.
 PRECISION = 1e13
+NUMBERS = 2_000_000  # in the largest array of `evaluate`
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
@@ -137,7 +138,15 @@ def marginal(
     at += R
     row_variance = data[at : at + R]
     at += R  # the truncation factors follow, one experiment after the other
-    mean_bar[:], cov_bar[:], sigma_bar[:], alpha[:], precision[:] = 0.0, 0.0, 0.0, 0.0, 0.0
+    for k in range(K):  # element by element: slices that are assigned to take seconds to compile
+        for j in range(q):
+            mean_bar[k, j] = 0.0
+            for m in range(K):
+                cov_bar[j, k, m] = 0.0
+    for g in range(len(sigma)):
+        sigma_bar[g] = 0.0
+    for c in range(N):
+        alpha[c], precision[c] = 0.0, 0.0
 
     weight, zbar, squares, count, total = collapsed(row_cell, row_variance, z, N)
     for c in range(N):
@@ -225,7 +234,7 @@ def marginal(
         for k in range(K):
             for m in range(k + 1):
                 L[k * q + j, m * q + j] = factor[k, m]
-    WL = np.zeros((size, size))  # element by element: arrays that are assigned to slices take seconds to compile
+    WL = np.zeros((size, size))
     for k in range(K):
         for j in range(q):
             for m in range(k + 1):
@@ -268,7 +277,6 @@ def marginal(
         for j in range(q):
             mean_bar[k, j] = a_bar[k * q + j]
 
-    sigma_bar[:] = 0.0
     for k in range(K):
         own = M[k * q : (k + 1) * q, k * q : (k + 1) * q].copy()
         for c in range(int(starts[k]), int(starts[k + 1])):
@@ -317,48 +325,149 @@ def mixed(
     return top + math.log(norm), mean_bars, cov_bars, sigma_bar
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def fused(block: Array, u: Array, sigma: Array, z: Array) -> tuple[float, Array, Array]:
     """Return log p(z | u, sigma) and its derivatives by u (K, d) and sigma.
 
     The block holds the surrogate first (`ScoreProcess.flat`) and the data behind it (`Cells.flat`).
     """
-    draws, q, n, d, b = int(block[0]), int(block[1]), int(block[2]), int(block[3]), int(block[4])
-    log_weight = block[6 : 6 + draws]
-    data = block[block_size(block) :]
-    K = int(data[0])
-    means, covariances = np.empty((draws, K, q)), np.empty((draws, q, K, K))
-    kg, t, v = np.empty((draws, q, K, n)), np.empty((draws, q, K, n)), np.empty((draws, q, K, b))
-    column = np.empty(K)
-    for h in range(draws):
-        for j in range(q):
-            forward(block, h, j, u, column, covariances[h, j], kg[h, j], t[h, j], v[h, j])
-            means[h, :, j] = column
-    value, mean_bars, cov_bars, sigma_bar = mixed(data, means, covariances, log_weight, sigma, z)
-    u_bar = np.zeros((K, d))
-    for h in range(draws):
-        for j in range(q):
-            column[:] = mean_bars[h, :, j]
-            reverse(block, h, j, u, kg[h, j], t[h, j], v[h, j], column, cov_bars[h, j], u_bar)
+    from uqms.calibration._marginal_function import function
+
+    block, u, sigma, z = (np.ascontiguousarray(one, dtype=np.float64) for one in (block, u, sigma, z))
+    u_bar, sigma_bar = np.empty(u.shape), np.empty(sigma.shape)
+    value = function(block, u, sigma, z, u_bar, sigma_bar)
     return value, u_bar, sigma_bar
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def fused_as_arrays(block: Array, u: Array, sigma: Array, z: Array) -> tuple[Array, Array, Array]:
-    """Return `fused` with the value as an array, as a PyTensor operation wants it."""
-    value, u_bar, sigma_bar = fused(block, u, sigma, z)
-    return np.asarray(value), u_bar, sigma_bar
-
-
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def evaluate(data: Array, means: Array, covariances: Array, sigmas: Array, z: Array) -> tuple[Array, Array, Array]:
-    """Return log-likelihood (S,), alpha and precision (S, N) for S draws of scores (S, K, q), (S, q, K, K)."""
+    """Return log-likelihood (S,), alpha and precision (S, N) for S draws of scores (S, K, q), (S, q, K, K).
+
+    `marginal` of many draws at once, in matrix products: nothing is compiled for it.
+    """
     draws, K, q = means.shape
-    N = int(data[2])
-    values, alpha, precision = np.empty(draws), np.empty((draws, N)), np.empty((draws, N))
-    mean_bar, cov_bar, s_bar = np.empty((K, q)), np.empty((q, K, K)), np.empty(sigmas.shape[1])
-    for s in range(draws):
-        values[s] = marginal(
-            data, means[s], covariances[s], sigmas[s], z, mean_bar, cov_bar, s_bar, alpha[s], precision[s]
-        )
+    parts = _read(data)
+    t = max((factor.shape[1] for factor in parts.factors), default=0)
+    each = max(len(parts.offset) * (q + 1 + t), t * t, (K * q) ** 2)
+    step = max(1, NUMBERS // each)
+    values, alpha, precision = (
+        np.empty(draws),
+        np.zeros((draws, len(parts.offset))),
+        np.zeros((draws, len(parts.offset))),
+    )
+    with np.errstate(all="ignore"):  # what is too far off for numbers is -inf or NaN
+        for begin in range(0, draws, step):
+            now = slice(begin, begin + step)
+            found = _evaluate(parts, means[now], covariances[now], sigmas[now], z)
+            values[now], alpha[now], precision[now] = found
     return values, alpha, precision
+
+
+class _Parts(NamedTuple):
+    """What `Cells.flat` holds; `starts` and `factors` (cells, t) by experiment."""
+
+    starts: Ints
+    offset: Array
+    group: Ints
+    basis: Array
+    row_cell: Ints
+    row_variance: Array
+    factors: tuple[Array, ...]
+
+
+def _read(data: Array) -> _Parts:
+    K, q, N, R = (int(n) for n in data[:4])
+    cuts = np.cumsum([DATA_HEADER, K + 1, K, N, N, N * q, R, R])
+    starts, ranks, offset, group, basis, row_cell, row_variance = (
+        data[a:b] for a, b in zip(cuts[:-1], cuts[1:], strict=True)
+    )
+    begins = starts.astype(np.int64)
+    sizes = np.diff(begins) * ranks.astype(np.int64)
+    flat = np.split(data[cuts[-1] : cuts[-1] + sizes.sum()], np.cumsum(sizes)[:-1])
+    factors = tuple(
+        one.reshape(n, -1) if len(one) else np.zeros((n, 0)) for one, n in zip(flat, np.diff(begins), strict=True)
+    )
+    return _Parts(
+        begins, offset, group.astype(np.int64), basis.reshape(N, q), row_cell.astype(np.int64), row_variance, factors
+    )
+
+
+def _evaluate(parts: _Parts, mean: Array, covariance: Array, sigma: Array, z: Array) -> tuple[Array, Array, Array]:
+    S, K, q = mean.shape
+    N, size = len(parts.offset), K * q
+    weight = np.bincount(parts.row_cell, 1.0 / parts.row_variance, N)
+    zbar = np.bincount(parts.row_cell, z / parts.row_variance, N) / weight
+    squares = np.bincount(parts.row_cell, (z - zbar[parts.row_cell]) ** 2 / parts.row_variance, N)
+    count = np.bincount(parts.row_cell, minlength=N)
+    if (sigma == sigma[:1]).all():  # known noise: what does not depend on the draw is done once
+        sigma = sigma[:1]
+    s2 = sigma[:, parts.group] ** 2  # (S, N) or (1, N)
+    total = -0.5 * np.log(parts.row_variance).sum() - np.sum(
+        0.5 * (count - 1.0) * (LOG_TWO_PI + np.log(s2)) + 0.5 * np.log(weight) + 0.5 * squares / s2, axis=1
+    )
+    D = s2 / weight
+    W, w = np.empty((len(s2), K, q, q)), np.empty((S, K, q))
+    rg, rr, rdiag = np.empty((len(s2), N, q)), np.empty((S, N)), 1.0 / D
+    quadratic, log_det, bad = np.zeros(S), np.log(D).sum(axis=1), np.zeros(S, dtype=bool)
+    for k, E in enumerate(parts.factors):
+        at = slice(parts.starts[k], parts.starts[k + 1])
+        G, d = parts.basis[at], D[:, at]
+        residual = zbar[at] - parts.offset[at] - mean[:, k] @ G.T
+        V, r = G / d[..., None], residual / d
+        if E.shape[1]:
+            scaled = E / d[..., None]  # (S, n, t)
+            inner = np.matmul(E.T, scaled) + np.eye(E.shape[1])
+            inverse, one_log_det, wrong = _inverse(inner)
+            bad |= wrong
+            P = np.matmul(scaled, inverse)
+            log_det = log_det + one_log_det
+            V = V - np.matmul(P, np.matmul(E.T, V))
+            r = r - (np.matmul(P, (r @ E)[..., None])[..., 0] if len(P) > 1 else (r @ E) @ P[0].T)
+            rdiag[:, at] -= np.sum(P * scaled, axis=2)
+        rg[:, at], rr[:, at] = V, r
+        quadratic += np.sum(residual * r, axis=1)
+        W[:, k], w[:, k] = np.matmul(G.T, V), r @ G
+
+    spread = np.zeros((S, K, q, K, q))
+    root = _root(covariance)  # any root serves: the likelihood does not depend on which
+    for j in range(q):
+        spread[:, :, j, :, j] = root[:, j]
+    L = spread.reshape(S, size, size)
+    WL = np.matmul(W, spread.reshape(S, K, q, size)).reshape(S, size, size)
+    inverse, one_log_det, wrong = _inverse(np.matmul(np.swapaxes(L, 1, 2), WL) + np.eye(size))
+    bad |= wrong
+    M = np.matmul(np.matmul(L, inverse), np.swapaxes(L, 1, 2))
+    Mw = np.matmul(M, w.reshape(S, size, 1)).reshape(S, K, q)
+    quadratic -= np.sum(w * Mw, axis=(1, 2))
+    log_det = log_det + one_log_det
+    alpha, precision = rr.copy(), np.broadcast_to(rdiag, (S, N)).copy()
+    for k in range(K):
+        at = slice(parts.starts[k], parts.starts[k + 1])
+        own = M[:, k * q : (k + 1) * q, k * q : (k + 1) * q]
+        alpha[:, at] -= np.matmul(rg[:, at], Mw[:, k, :, None])[..., 0]
+        precision[:, at] -= np.sum(np.matmul(rg[:, at], own) * rg[:, at], axis=2)
+    values = total - 0.5 * (N * LOG_TWO_PI + log_det + quadratic)
+    values[bad], alpha[bad], precision[bad] = -np.inf, 0.0, 0.0
+    return values, alpha, precision
+
+
+def _inverse(matrix: Array) -> tuple[Array, Array, Any]:
+    """Return inverse and log-determinant of I + something positive, and where double precision is too little for it."""
+    n = matrix.shape[-1]
+    if n == 0:
+        return matrix, np.zeros(len(matrix)), np.zeros(len(matrix), dtype=bool)
+    bad = ~(np.diagonal(matrix, axis1=1, axis2=2).max(axis=1) <= PRECISION) | ~np.isfinite(matrix).all(axis=(1, 2))
+    good = np.where(bad[:, None, None], np.eye(n), 0.5 * (matrix + np.swapaxes(matrix, 1, 2)))
+    try:
+        root = np.linalg.cholesky(good)
+        return np.linalg.inv(good), 2.0 * np.log(np.diagonal(root, axis1=1, axis2=2)).sum(axis=1), bad
+    except np.linalg.LinAlgError:  # rounding brings eigenvalues below 1, but never the truth
+        values, vectors = np.linalg.eigh(good)
+        values = np.maximum(values, 1.0)
+        return np.matmul(vectors / values[:, None, :], np.swapaxes(vectors, 1, 2)), np.log(values).sum(axis=1), bad
+
+
+def _root(covariance: Array) -> Array:
+    """Return R (..., k, k) with R R' the covariance, which may be singular."""
+    if covariance.shape[-1] == 1:
+        return np.sqrt(np.maximum(covariance, 0.0))
+    values, vectors = np.linalg.eigh(np.where(np.isfinite(covariance), covariance, 0.0))
+    return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0))[..., None, :])

@@ -15,11 +15,6 @@ sigma       noise sds                                                           
 y, B, d     reduced data: value, basis row and noise variance sigma_g² + lambda     (N,), (N, q)
 W, w, A, M  as in `_marginal`                                                       (Kq, Kq)
 ==========  ======================================================================  ===========
-
-The map is triangular, linear in the standardised coordinates x before it and quadratic in bounded features phi of
-them, with a constant Jacobian: z_i = a_i + b_i' x + phi' Q_i phi + s_i w_i. Whatever its coefficients, the density is
-exact. A straight ridge must stay straight as far out as chains go, so x is not bounded; squares without a bound would
-bend more the further out a chain is, beyond anything that was learned.
 """
 
 import math
@@ -29,16 +24,13 @@ import numpy as np
 from numba import types
 
 from uqms._typing import Array
+from uqms.calibration._map import from_line, to_line
 from uqms.calibration._marginal import PRECISION, _cholesky, _solve_lower
 from uqms.surrogates._fused import forward, reverse
 
-__all__ = ["HEADER", "PRIOR", "REACH", "density", "density_function", "expand", "expand_function"]
+__all__ = ["PRIOR", "density_function", "expand_function"]
 
-HEADER = (
-    12  # size, P, K, d, g, then where priors, inputs, noise, map, surrogate and data begin; last the log-determinant
-)
 PRIOR = 8  # family, scale, lower, upper (both scaled), two arguments, reference point, constant
-REACH = 5.0  # features of the map are its standardised coordinates, bounded to this: x / (1 + (x / REACH)^4)^(1/4)
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
@@ -102,55 +94,6 @@ def _parameter(row: Array, z: float) -> tuple[float, float, float, float, float,
         value -= (a + 1.0) * v + b / theta
         by_v += b / theta - a - 1.0
     return v, theta, value + row[7], by_z + by_v * slope, slope, unit
-
-
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _to_line(block: Array, w: Array, z: Array, phi: Array, slope: Array) -> None:
-    """Fill z = map(w) with the features on the way."""
-    size, at = int(block[1]), int(block[8])
-    place = at + 5 * size
-    for i in range(size):
-        own = int(block[at + i])
-        value = block[at + size + own] + block[at + 2 * size + own] * w[i]
-        for j in range(i):
-            other = int(block[at + j])
-            value += block[place] * (z[other] - block[at + 3 * size + other]) / block[at + 4 * size + other]
-            place += 1
-        for j in range(i):
-            inner = 0.0
-            for m in range(j + 1):
-                inner += block[place] * phi[m]
-                place += 1
-            value += inner * phi[j]
-        z[own] = value
-        x = (value - block[at + 3 * size + own]) / block[at + 4 * size + own]
-        r = (x / REACH) ** 2
-        g = 1.0 / math.sqrt(math.sqrt(1.0 + r * r))
-        phi[i] = x * g
-        slope[i] = g * g * g * g * g / block[at + 4 * size + own]
-
-
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _from_line(block: Array, z_bar: Array, phi: Array, slope: Array, w_bar: Array) -> None:
-    """Fill the derivative by w from that by z, which is used up."""
-    size, at = int(block[1]), int(block[8])
-    place = at + 5 * size
-    for i in range(size):
-        place += i + i * (i + 1) // 2
-    for i in range(size - 1, -1, -1):
-        own = int(block[at + i])
-        bar = z_bar[own]
-        w_bar[i] = bar * block[at + 2 * size + own]
-        place -= i + i * (i + 1) // 2
-        linear, square = place, place + i
-        for j in range(i):
-            other = int(block[at + j])
-            z_bar[other] += bar * block[linear + j] / block[at + 4 * size + other]
-            for m in range(j + 1):
-                q = block[square] * bar
-                square += 1
-                z_bar[other] += q * phi[m] * slope[j]
-                z_bar[int(block[at + m])] += q * phi[j] * slope[m]
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
@@ -267,12 +210,20 @@ def _reduced(
     return float(total)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def density(block: Array, w: Array, w_bar: Array) -> float:
-    """Return the log-density of w, and fill its gradient."""
-    size, K, d, g = int(block[1]), int(block[2]), int(block[3]), int(block[4])
+_POINTER = types.CPointer(types.double)
+
+
+@numba.cfunc(types.int64(types.uint64, _POINTER, _POINTER, _POINTER, _POINTER), cache=True)
+def density_function(size, point, gradient, value_at, user):  # type: ignore[no-untyped-def]
+    """Evaluate log-density and gradient as nutpie asks: 0 when all is finite, 3 or 4 for what is not.
+
+    It has no function of its own that it would call, since that would be compiled twice.
+    """
+    block = numba.carray(user, (int(user[0]),))
+    w, w_bar = numba.carray(point, (size,)), numba.carray(gradient, (size,))
+    K, d, g = int(block[2]), int(block[3]), int(block[4])
     z, phi, slope = np.empty(size), np.empty(size), np.empty(size)
-    _to_line(block, w, z, phi, slope)
+    to_line(block, w, z, phi, slope)
     total = block[11]
     v, theta, z_bar, by_z, unit = np.empty(size), np.empty(size), np.empty(size), np.empty(size), np.empty(size)
     for i in range(size):
@@ -339,7 +290,8 @@ def density(block: Array, w: Array, w_bar: Array) -> float:
         for j in range(g):
             sigma_bar[j] = sigma_bar[j] * old + s_bar[j] * new
     if not norm > 0.0:
-        return -np.inf
+        value_at[0] = -np.inf
+        return 4
     total += top + math.log(norm)
 
     at = int(block[6])
@@ -353,21 +305,9 @@ def density(block: Array, w: Array, w_bar: Array) -> float:
         i = int(block[at + 2 * j])
         if i >= 0:
             z_bar[i] += sigma_bar[j] / norm * unit[i] * by_z[i]
-    _from_line(block, z_bar, phi, slope, w_bar)
-    return float(total)
-
-
-_POINTER = types.CPointer(types.double)
-
-
-@numba.cfunc(types.int64(types.uint64, _POINTER, _POINTER, _POINTER, _POINTER), cache=True)
-def density_function(size, point, gradient, value, user):  # type: ignore[no-untyped-def]
-    """Evaluate as nutpie asks: 0 when all is finite, 3 or 4 for a gradient or a value that is not."""
-    block = numba.carray(user, (int(user[0]),))
-    w, w_bar = numba.carray(point, (size,)), numba.carray(gradient, (size,))
-    found = density(block, w, w_bar)
-    value[0] = found
-    if not math.isfinite(found):
+    from_line(block, z_bar, phi, slope, w_bar)
+    value_at[0] = total
+    if not math.isfinite(total):
         return 4
     for i in range(size):
         if not math.isfinite(w_bar[i]):
@@ -375,21 +315,15 @@ def density_function(size, point, gradient, value, user):  # type: ignore[no-unt
     return 0
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def expand(block: Array, w: Array, out: Array) -> None:
-    """Fill theta and z, one after the other."""
-    size = int(block[1])
+@numba.cfunc(types.int64(types.uint64, types.uint64, _POINTER, _POINTER, _POINTER), cache=True)
+def expand_function(size, expanded, point, out_at, user):  # type: ignore[no-untyped-def]
+    """Return theta and z of a draw, one after the other, as nutpie asks."""
+    block = numba.carray(user, (int(user[0]),))
+    w, out = numba.carray(point, (size,)), numba.carray(out_at, (expanded,))
     z, phi, slope = np.empty(size), np.empty(size), np.empty(size)
-    _to_line(block, w, z, phi, slope)
+    to_line(block, w, z, phi, slope)
     for i in range(size):
         at = int(block[5]) + i * PRIOR
         out[i] = _parameter(block[at : at + PRIOR], z[i])[1]
         out[size + i] = z[i]
-
-
-@numba.cfunc(types.int64(types.uint64, types.uint64, _POINTER, _POINTER, _POINTER), cache=True)
-def expand_function(size, expanded, point, out, user):  # type: ignore[no-untyped-def]
-    """Return the parameters of a draw as nutpie asks."""
-    block = numba.carray(user, (int(user[0]),))
-    expand(block, numba.carray(point, (size,)), numba.carray(out, (expanded,)))
     return 0

@@ -656,7 +656,7 @@ def slopes_reverse(problem: Any, u: Array, slopes_bar: Array, scores: Scores) ->
     return u_bar
 
 
-KERNEL_VERSION = 5  # raise it when a compiled kernel changes: graphs cached on disk do not look inside
+KERNEL_VERSION = 6  # raise it when a compiled kernel changes: graphs cached on disk do not look inside
 
 
 @register_funcify_default_op_cache_key(FlatScoresOp)  # type: ignore[untyped-decorator]
@@ -671,7 +671,9 @@ def _numba_scores_reverse(op: FlatScoresReverseOp, node: Apply, **_: Any) -> Any
 
 @register_funcify_default_op_cache_key(MarginalOp)  # type: ignore[untyped-decorator]
 def _numba_marginal(op: MarginalOp, node: Apply, **_: Any) -> Any:
-    return _marginal.fused_as_arrays, KERNEL_VERSION
+    from uqms.calibration._marginal_function import as_operation  # compiled when it is imported
+
+    return as_operation, KERNEL_VERSION
 
 
 @register_funcify_default_op_cache_key(CorrelatedOp)  # type: ignore[untyped-decorator]
@@ -731,8 +733,8 @@ def unit_inputs(box: Box, theta: Mapping[str, Any], rows: int | None = None) -> 
     for name, low, high, scale in zip(box.names, box.lower, box.upper, box.scale, strict=True):
         a, b = _number(low, scale), _number(high, scale)
         columns.append((scaled(pt.as_tensor(theta[name], dtype="float64"), scale) - a) / (b - a))
-    if rows is None and all(column.ndim == 0 for column in columns):
-        return pt.stack(columns)[None, :]
+    if all(column.ndim == 0 for column in columns):  # a join of columns would take seconds to compile
+        return pt.stack(columns)[None, :] if rows in (None, 1) else pt.ones((rows, 1)) * pt.stack(columns)[None, :]
     ones = pt.ones(rows) if rows is not None else pt.ones_like(next(c for c in columns if c.ndim))
     return pt.stack([column * ones for column in columns], axis=1)
 

@@ -12,11 +12,12 @@ So an evaluation takes the same time for 50 measurements and 10 000. `target` co
 calibration's own likelihood, and refuses (returns None) what it does not reproduce.
 """
 
+import ctypes
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, final
+from typing import Any, Protocol, Self, final
 
 import numpy as np
 
@@ -38,7 +39,7 @@ from uqms.parameters import (
 )
 from uqms.surrogates.gp import GaussianProcessSurrogate
 
-__all__ = ["Map", "Target", "on_the_line", "target"]
+__all__ = ["Map", "Movable", "Target", "evaluate", "expand", "on_the_line", "target"]
 
 LOG_TWO_PI = math.log(2.0 * math.pi)
 SCALES: tuple[Scale, ...] = ("identity", "log", "logit")
@@ -91,7 +92,7 @@ class Map:
 
         In the coefficients' order: the standardised coordinates (n, first), then the products of the bounded ones.
         """
-        from uqms.calibration._target import REACH
+        from uqms.calibration._map import REACH
 
         x = ((z - self.centre) / self.spread)[:, self.order.astype(int)[:first]]
         phi = x / (1.0 + (x / REACH) ** 4) ** 0.25
@@ -132,6 +133,8 @@ class Target:
     data: Array
     sizes: tuple[int, int, int]  # experiments, inputs, noise groups
     map: Map
+    dims: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    coords: Mapping[str, Any] = field(default_factory=dict)
 
     def with_map(self, new: Map) -> "Target":
         """Return the same density in other coordinates."""
@@ -140,20 +143,111 @@ class Target:
     @cached_property
     def block(self) -> Array:
         """Everything as one flat block, the only thing that the compiled function reads."""
-        from uqms.calibration._target import HEADER
+        from uqms.calibration._map import HEADER
 
         parts = [self.priors.ravel(), self.inputs, self.noise.ravel(), self.map.flat(), self.surrogate, self.data]
         begins = HEADER + np.cumsum([0, *(len(part) for part in parts)])
         header = [begins[-1], len(self.names), *self.sizes, *begins[:-1], self.map.log_determinant]
         return np.concatenate([np.asarray(header, dtype=np.float64), *parts])
 
+    @property
+    def size(self) -> int:
+        """Number of coordinates."""
+        return len(self.names)
+
+    @property
+    def variables(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        """Name and shape of what is reported of a draw."""
+        return tuple((name, ()) for name in self.names)
+
+    @property
+    def free(self) -> tuple[str, ...]:
+        """Names of those whose effective draws count."""
+        return self.names
+
+    @property
+    def functions(self) -> tuple[Any, Any]:
+        """Compiled log-density, and what reports a draw."""
+        from uqms.calibration._target import density_function, expand_function
+
+        return density_function, expand_function
+
     def evaluate(self, w: Array) -> tuple[float, Array]:
         """Return log-density and gradient (P,) at w (P,)."""
-        from uqms.calibration._target import density
+        return evaluate(self.functions[0], self.block, w)
 
-        gradient = np.empty(len(w))
-        value = density(self.block, np.ascontiguousarray(w, dtype=np.float64), gradient)
-        return float(value), gradient
+
+def evaluate(function: Any, block: Array, w: Array) -> tuple[float, Array]:
+    """Return value and gradient of a compiled log-density; where it breaks off, the value is -inf.
+
+    The C function itself is called: an entry from Python would be compiled apart from it.
+    """
+    point, gradient, value = np.ascontiguousarray(w, dtype=np.float64), np.empty(len(w)), np.array(-np.inf)
+    function.ctypes(len(w), *(_pointer(array) for array in (point, gradient, value, block)))
+    return float(value), gradient
+
+
+def expand(function: Any, block: Array, w: Array, size: int) -> Array:
+    """Return the `size` numbers that a compiled function reports of a draw."""
+    point, out = np.ascontiguousarray(w, dtype=np.float64), np.empty(size)
+    function.ctypes(len(w), size, *(_pointer(array) for array in (point, out, block)))
+    return out
+
+
+def _pointer(array: Array) -> Any:
+    return array.ctypes.data_as(ctypes.POINTER(ctypes.c_double))
+
+
+class Movable(Protocol):
+    """What the sampler moves: a log-density on the real line that the warm-up may give other coordinates."""
+
+    @property
+    def size(self) -> int:
+        """Number of coordinates."""
+        ...
+
+    @property
+    def variables(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        """Name and shape of what is reported of a draw."""
+        ...
+
+    @property
+    def free(self) -> tuple[str, ...]:
+        """Names of those whose effective draws count."""
+        ...
+
+    @property
+    def dims(self) -> Mapping[str, tuple[str, ...]]:
+        """Of the variables."""
+        ...
+
+    @property
+    def coords(self) -> Mapping[str, Any]:
+        """Of the dims."""
+        ...
+
+    @property
+    def functions(self) -> tuple[Any, Any]:
+        """C functions as nutpie calls them: log-density with gradient, and report of a draw, its line last."""
+        ...
+
+    @property
+    def block(self) -> Array:
+        """The numbers that both functions read."""
+        ...
+
+    @property
+    def map(self) -> Map | None:
+        """From the sampler's coordinates to the real line; None where there is to be none."""
+        ...
+
+    def with_map(self, new: Map) -> Self:
+        """Return the same density in other coordinates."""
+        ...
+
+    def evaluate(self, w: Array) -> tuple[float, Array]:
+        """Return log-density and gradient (P,) at w (P,)."""
+        ...
 
 
 def on_the_line(problem: Calibration, theta: Mapping[str, Array]) -> Array:

@@ -5,17 +5,20 @@ from whose draws a triangular quadratic map is fitted by least squares, and the 
 coordinates. The map only changes how fast chains move: the density is transformed exactly, whatever its coefficients.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from uqms._typing import Array
-from uqms.calibration.compiled import Map, Target
+from uqms.calibration.compiled import Map, Movable, expand
 from uqms.calibration.samplers.nuts import LINE, pick
 from uqms.errors import SamplingInterrupted
 
 __all__ = ["fit_map", "learned", "nutpie_model"]
+
+type _Variables = tuple[tuple[str, tuple[int, ...]], ...]
 
 STAGES = (
     (0.15, 0.10),
@@ -28,31 +31,36 @@ GAIN = 0.1  # by which the mean square error must fall for a dependence to be be
 RIDGE = 1e-3  # draws' worth of pull towards no dependence: a ridge of relative width 0.001 must not be bent by it
 
 
-def learned(target: Target, tune: int, settings: dict[str, Any], seed: int, starts: Array) -> tuple[Target, Array, int]:
+def learned[T: Movable](
+    target: T, tune: int, settings: dict[str, Any], seed: int, starts: Array, *, rough: bool = False
+) -> tuple[T, Array, int]:
     """Return the target in learned coordinates, starts (n, P) on the real line, and what is left of the warm-up.
+
+    `rough` starts are only places with a density, which say nothing of the posterior's shape.
 
     Raises
     ------
     SamplingInterrupted
         When a pilot was stopped.
     """
-    if tune < LEAST or len(target.names) < 2:
+    if tune < LEAST or target.size < 2 or target.map is None:
         return target, starts, tune
-    plain, first = target, starts
-    target = target.with_map(fit_map(starts))
+    plain, first, moved = target, starts, target
+    if not rough:
+        moved = moved.with_map(fit_map(starts))
     left, diverged = tune, 0
     for stage, (tuned, kept) in enumerate(STAGES):
         count = (int(tuned * tune), int(kept * tune))
-        starts, diverged = _pilot(target, *count, settings, (seed + 1 + stage) % 2**31, starts)
+        starts, diverged = _pilot(moved, *count, settings, (seed + 1 + stage) % 2**31, starts)
         left -= sum(count)
-        target = target.with_map(fit_map(starts))
+        moved = moved.with_map(fit_map(starts))
     if diverged:  # a ridge that no quadratic function follows: the map would make it worse
         return plain, first, tune
-    return target, starts, left
+    return moved, starts, left
 
 
 def _pilot(
-    target: Target, tune: int, draws: int, settings: dict[str, Any], seed: int, starts: Array
+    target: Movable, tune: int, draws: int, settings: dict[str, Any], seed: int, starts: Array
 ) -> tuple[Array, int]:
     """Return the draws (n, P) of a short run on the real line, and how many of them diverged."""
     import nutpie
@@ -118,74 +126,71 @@ def _left_out(columns: Array, y: Array) -> float:
     return total / len(y)
 
 
-def nutpie_model(target: Target, starts: Array) -> Any:
+def nutpie_model(target: Movable, starts: Array) -> Any:
     """Return the target as a model of nutpie: variables by name, and LINE, the point of the real line.
 
     `starts` (n, P) are points of the real line of which each chain takes one.
     """
-    begin = pick(target.map.inverse(starts))
+    begin = pick(starts if target.map is None else target.map.inverse(starts))
+    variables = (*target.variables, (LINE, (target.size,)))
     try:
-        return _by_address(target, begin)
+        return _by_address(target, variables, begin)
     except (AttributeError, ImportError, TypeError):  # nutpie's private classes may change; this costs a tenth more
-        return _by_python(target, begin)
+        return _by_python(target, variables, begin)
 
 
-def _by_address(target: Target, begin: Callable[[Any], Array]) -> Any:
+def _by_address(target: Movable, variables: _Variables, begin: Callable[[Any], Array]) -> Any:
     from nutpie.compile_pymc import CompiledPyMCModel
 
-    from uqms.calibration._target import density_function, expand_function
-
-    size = len(target.names)
-    shapes = [()] * size + [(size,)]
-    names = [*target.names, LINE]
+    names, shapes = [name for name, _ in variables], [shape for _, shape in variables]
+    density_function, report_function = target.functions
     model = CompiledPyMCModel(
-        dims={},
+        dims=dict(target.dims),
         compiled_logp_func=density_function,
-        compiled_expand_func=expand_function,
+        compiled_expand_func=report_function,
         initial_point_func=begin,
-        shared_data={},
+        shared_data={"target": target},  # keeps what the block points to
         shared_var_keys={},
         user_data=target.block,
-        n_expanded=2 * size,
+        n_expanded=_count(variables),
         shape_info=(names, None, shapes),
         logp_func=None,
         expand_func=None,
-        _n_dim=size,
-        _shapes=dict(zip(names, shapes, strict=True)),
-        _coords={},
+        _n_dim=target.size,
+        _shapes=dict(variables),
+        _coords=dict(target.coords),
     )
-    model._make_model(np.zeros(size))
+    model._make_model(np.zeros(target.size))
     return model
 
 
-def _by_python(target: Target, begin: Callable[[Any], Array]) -> Any:
+def _by_python(target: Movable, variables: _Variables, begin: Callable[[Any], Array]) -> Any:
     import nutpie.compiled_pyfunc
 
-    from uqms.calibration._target import density, expand
-
-    block, size = target.block, len(target.names)
+    ends = np.cumsum([math.prod(shape) for _, shape in variables])
 
     def make_density() -> Callable[..., tuple[float, Array]]:
-        def evaluate(w: Array) -> tuple[float, Array]:
-            gradient = np.empty(size)
-            return density(block, w, gradient), gradient
-
-        return evaluate
+        return target.evaluate
 
     def make_expand(*_: Any) -> Callable[..., dict[str, Array]]:
-        def variables(w: Array) -> dict[str, Array]:
-            out = np.empty(2 * size)
-            expand(block, w, out)
-            return {**{name: np.asarray(out[i]) for i, name in enumerate(target.names)}, LINE: out[size:]}
+        def report(w: Array) -> dict[str, Array]:
+            parts = np.split(expand(target.functions[1], target.block, w, int(ends[-1])), ends[:-1])
+            return {name: part.reshape(shape) for (name, shape), part in zip(variables, parts, strict=True)}
 
-        return variables
+        return report
 
     return nutpie.compiled_pyfunc.from_pyfunc(
-        size,
+        target.size,
         make_density,
         make_expand,
-        [np.dtype(np.float64)] * (size + 1),
-        [()] * size + [(size,)],
-        [*target.names, LINE],
+        [np.dtype(np.float64)] * len(variables),
+        [shape for _, shape in variables],
+        [name for name, _ in variables],
+        coords=dict(target.coords),
+        dims=dict(target.dims),
         make_initial_point_fn=begin,
     )
+
+
+def _count(variables: _Variables) -> int:
+    return sum(math.prod(shape) for _, shape in variables)

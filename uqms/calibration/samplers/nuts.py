@@ -1,31 +1,33 @@
 """The No-U-turn sampler, by nutpie."""
 
 import importlib
+import math
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 import xarray as xr
 
-from uqms._typing import Array
+from uqms._typing import Array, RandomState, as_generator
 from uqms.calibration.samplers._settings import check_share, check_whole, warn_of_few
 from uqms.errors import ConvergenceWarning, InitError, InputError, SamplingError, SamplingInterrupted
 
 if TYPE_CHECKING:
-    from uqms.calibration.compiled import Target
+    from uqms.calibration.compiled import Movable
     from uqms.calibration.problem import Calibration
 
 __all__ = ["LINE", "NUTS", "pick", "worst_ess"]
 
 LINE = "__line__"  # the point of the real line, beside the parameters, in draws of a compiled target
 STARTS = 256  # points of which each chain takes one
+JITTERED = 32  # tried around the initial point of a model of one's own
 MOST_BLOCKS = 50
 RESTART = 100  # warm-up draws of a further block
+SHORTEST, MARGIN = 0.2, 1.1  # a further block: of `draws` at least, and how much more than what is missing
 
 
 @final
@@ -46,9 +48,9 @@ class NUTS:
     progress
         Whether to show a progress bar.
     ess
-        Smallest bulk effective sample size that is wanted of every inferred quantity. Further blocks of `draws` follow
-        until it is reached (at most 50 blocks in all), each of the same length and with a short warm-up of its own;
-        None for one block.
+        Smallest bulk effective sample size that is wanted of every inferred quantity. Further blocks follow until it is
+        reached (at most 50 blocks in all), each with a short warm-up of its own and as long as seems to be missing, at
+        most `draws`; None for one block.
 
     Raises
     ------
@@ -108,7 +110,11 @@ class NUTS:
         points = starting_points(problem, STARTS, np.random.default_rng([seed, 1]))
         target = compiled.target(problem)
         if target is None:
-            trace = self.sample_model(problem.model(), seed, problem.on_the_real_line(points))
+            from uqms.calibration import graph
+
+            with _quiet():
+                general = graph.model_target(problem.model())
+            trace = self.sample_target(general, seed, problem.on_the_real_line(points), cautious=True)
         else:
             trace = self.sample_target(target, seed, compiled.on_the_line(problem, points))
         trace["starts"] = xr.Dataset(
@@ -116,11 +122,74 @@ class NUTS:
         )
         return trace
 
-    def sample_model(self, model: Any, seed: int, starts: Array | None = None) -> Any:
-        """Return nutpie's DataTree for a PyMC model; every draw is there and finite.
+    def sample_model(self, model: Any = None, *, rng: RandomState | None = None) -> Any:
+        """Draw from the posterior of a PyMC model of your own, as fast as from that of a `Calibration`.
 
-        `starts` (n, free variables) are points on the real line, in the order of the model's variables, of which each
-        chain takes one; without them the chains start around the model's initial point.
+        The compiled log-density stays on disk, the warm-up learns coordinates in which up to 24 parameters are nearly
+        independent, and blocks of draws follow until `ess` is reached. More parameters, and those for which such
+        coordinates make draws diverge, are sampled with nutpie's own adaptation. The posterior is exact in any case.
+
+        Parameters
+        ----------
+        model
+            A `pymc.Model`; by default the one in context.
+        rng
+            Whole number or generator.
+
+        Returns
+        -------
+        xarray.DataTree
+            ArviZ groups: posterior (free variables in their own units and deterministic ones, with the model's dims and
+            coords), sample_stats (`diverging`, `depth`, `maxdepth_reached`, ...), observed_data and constant_data.
+
+        Raises
+        ------
+        InputError
+            Discrete variables, no free ones, no derivative, or a log-density that is itself random.
+        InitError
+            When no starting point has a finite log-density.
+        SamplingInterrupted
+            When sampling stopped early; `partial` holds the draws so far.
+        SamplingError
+            When draws are missing or not finite.
+
+        Warns
+        -----
+        ConvergenceWarning
+            When draws diverged or reached the largest tree, chains disagree, or `ess` was not reached.
+
+        Examples
+        --------
+        >>> import pymc as pm, uqms as uq
+        >>> with pm.Model():
+        ...     scale = pm.HalfNormal("scale", 1.0)
+        ...     value = pm.Normal("value", 0.0, scale, observed=[0.3, -0.8, 1.1])
+        ...     draws = uq.NUTS(draws=200, tune=300).sample_model(rng=1)["posterior"]
+        >>> dict(draws["scale"].sizes)
+        {'chain': 4, 'draw': 200}
+        """
+        import pymc as pm
+
+        from uqms.calibration import graph
+
+        model = pm.modelcontext(model)
+        seed = int(as_generator(rng).integers(2**31))
+        with _quiet():
+            target = graph.model_target(model)
+            starts = graph.starting_points(target, model, JITTERED, np.random.default_rng([seed, 1]))
+        trace = self.sample_target(target, seed, starts, rough=True, cautious=True)
+        tree = graph.with_data(trace, model)
+        for message in graph.complaints(tree, target.free):
+            warnings.warn(f"NUTS: {message}", ConvergenceWarning, stacklevel=2)
+        return tree
+
+    def sample_target(
+        self, target: "Movable", seed: int, starts: Array, *, rough: bool = False, cautious: bool = False
+    ) -> Any:
+        """Return nutpie's DataTree for a compiled target, in coordinates that the warm-up learns.
+
+        `starts` (n, coordinates) are points on the real line of which each chain takes one; `rough` ones say nothing of
+        the posterior's shape. `cautious` gives learned coordinates up where draws diverge in them.
 
         Raises
         ------
@@ -131,17 +200,7 @@ class NUTS:
         SamplingError
             When draws are missing or not finite.
         """
-        if starts is None:  # chains never see the model's own initial point, which a bounded support may not admit
-            self._check_start(model)
-        with _quiet():
-            return self._blocks(_prepared(model), starts, self.tune, seed)
-
-    def sample_target(self, target: "Target", seed: int, starts: Array) -> Any:
-        """Return nutpie's DataTree for a compiled target, in coordinates that the warm-up learns.
-
-        `starts` (n, parameters) are points on the real line of which each chain takes one. Raises as `sample_model`.
-        """
-        from uqms.calibration.warmup import learned, nutpie_model
+        from uqms.calibration.warmup import learned
 
         if not any(np.isfinite(target.evaluate(point)[0]) for point in starts):
             raise InitError(
@@ -151,13 +210,27 @@ class NUTS:
         settings = {"chains": self.chains, "cores": self.cores, "target_accept": self.target_accept}
         with _quiet():
             with _readable():
-                target, starts, tune = learned(target, self.tune, settings, seed, starts)
-            return self._blocks(partial(nutpie_model, target), starts, tune, seed)
+                moved, points, left = learned(target, self.tune, settings, seed, starts, rough=rough)
+            return self._blocks(moved, points, left, seed, target, starts if cautious else None)
 
-    def _blocks(self, prepare: Callable[[Any], Any], starts: Array | None, tune: int, seed: int) -> Any:
-        """Sample one block, and others while there are too few effective draws."""
-        trace, count = self._block(prepare(starts), tune, seed), 1
-        while self.ess is not None and worst_ess(_without_line(trace)["posterior"].dataset) < self.ess:
+    def _blocks(
+        self, target: "Movable", starts: Array, tune: int, seed: int, own: "Movable", retreat: Array | None
+    ) -> Any:
+        """Sample one block, and others while there are too few effective draws.
+
+        `own` is the target in its own coordinates. With `retreat`, starts for it, all is done again in those where
+        draws in learned ones diverge.
+        """
+        from uqms.calibration.warmup import nutpie_model
+
+        trace, count = self._block(nutpie_model(target, starts), tune, seed), 1
+        if retreat is not None and target is not own and bool(trace["sample_stats"]["diverging"].any()):
+            target = own
+            trace = self._block(nutpie_model(own, retreat), self.tune, seed)
+        while self.ess is not None:
+            found = worst_ess(trace["posterior"].dataset[list(target.free)])
+            if not found < self.ess:
+                break
             if count == MOST_BLOCKS:
                 warnings.warn(
                     f"NUTS: {count} blocks of {self.draws} draws did not reach {self.ess} effective draws. Raise "
@@ -166,17 +239,28 @@ class NUTS:
                     stacklevel=5,
                 )
                 break
-            more = self._block(prepare(_line(trace)), min(self.tune, RESTART), (seed + 100 + count) % 2**31)
+            more = self._block(
+                nutpie_model(target, _line(trace)),
+                min(self.tune, RESTART),
+                (seed + 100 + count) % 2**31,
+                self._missing(found, trace["posterior"].sizes["draw"]),
+            )
             trace, count = _joined(trace, more), count + 1
         return _without_line(trace)
 
-    def _block(self, compiled: Any, tune: int, seed: int) -> Any:
+    def _missing(self, found: float, draws: int) -> int:
+        """Return how long a further block should be when `draws` of each chain gave `found` effective ones."""
+        wanted = math.ceil(draws * (MARGIN * float(self.ess or 0) / max(found, 1.0) - 1.0))
+        return min(self.draws, max(wanted, math.ceil(SHORTEST * self.draws)))
+
+    def _block(self, compiled: Any, tune: int, seed: int, draws: int | None = None) -> Any:
         import nutpie
 
+        draws = self.draws if draws is None else draws
         with _readable():
             trace = nutpie.sample(
                 compiled,
-                draws=self.draws,
+                draws=draws,
                 tune=tune,
                 chains=self.chains,
                 cores=self.cores,
@@ -184,32 +268,18 @@ class NUTS:
                 seed=seed,
                 progress_bar=self.progress,
                 save_warmup=False,
-                **({} if self.ess is None else {"store_unconstrained": True}),
             )
-        self._check_draws(trace)
+        self._check_draws(trace, draws)
         return trace
 
-    def _check_start(self, model: Any) -> None:
-        import pytensor
-
-        # One evaluation: compiling the graph for it would cost as much as compiling it for the sampler.
-        with pytensor.config.change_flags(mode="FAST_COMPILE"):
-            terms = {name: float(value) for name, value in model.point_logps().items()}
-        bad = [name for name, value in terms.items() if not np.isfinite(value)]
-        if bad:
-            raise InitError(
-                f"The log-density of {bad} is not finite at the starting point (terms: {terms}). Check that "
-                "observations and noise have the scale of the simulator's output."
-            )
-
-    def _check_draws(self, trace: Any) -> None:
+    def _check_draws(self, trace: Any, draws: int) -> None:
         posterior = trace["posterior"].dataset
         if not len(posterior.data_vars):
             raise SamplingError("The sampler returned no parameters. Are there any in the model?")
         got = (posterior.sizes["chain"], posterior.sizes["draw"])
-        if got != (self.chains, self.draws):
+        if got != (self.chains, draws):
             raise SamplingInterrupted(
-                f"Sampling stopped early: {got[1]} draws of {got[0]} chains where {self.draws} of {self.chains} were "
+                f"Sampling stopped early: {got[1]} draws of {got[0]} chains where {draws} of {self.chains} were "
                 "asked for. The partial draws are in the error's `partial`; sample again for a posterior.",
                 trace,
             )
@@ -251,19 +321,13 @@ def _readable() -> Iterator[None]:
         ) from error
 
 
-def _prepared(model: Any) -> Callable[[Array | None], Any]:
-    """Compile a PyMC model; return what gives it starts."""
-    import nutpie
-
-    compiled = nutpie.compile_pymc_model(model)
-    return lambda starts: compiled if starts is None else replace(compiled, initial_point_func=pick(starts))
-
-
 def worst_ess(draws: Any) -> float:
-    """Return the smallest bulk effective sample size of a dataset of draws."""
+    """Return the smallest bulk effective sample size of draws; elements that are always the same have none."""
     import arviz_stats
 
-    return min(float(values.min()) for values in arviz_stats.ess(draws, method="bulk").data_vars.values())
+    sizes = arviz_stats.ess(draws, method="bulk")
+    moves = {name: np.ptp(values.values, axis=(0, 1)) > 0.0 for name, values in draws.data_vars.items()}
+    return min((float(one) for name in moves for one in sizes[name].values[moves[name]].ravel()), default=np.inf)
 
 
 def pick(starts: Array) -> Callable[[Any], Array]:
@@ -277,9 +341,8 @@ def pick(starts: Array) -> Callable[[Any], Array]:
 
 def _line(trace: Any) -> Array:
     """Return all draws (n, P) on the real line: any of them starts a chain in the middle of the posterior."""
-    posterior, stats = trace["posterior"].dataset, trace["sample_stats"].dataset
-    values = posterior[LINE] if LINE in posterior else stats["unconstrained_draw"]
-    return np.asarray(values.values).reshape(-1, values.shape[-1])
+    values = trace["posterior"].dataset[LINE].values
+    return np.asarray(values).reshape(-1, values.shape[-1])
 
 
 def _joined(trace: Any, more: Any) -> Any:

@@ -1,0 +1,269 @@
+"""A PyMC model of one's own: its density and gradient, its posterior beside nutpie's own, and what is refused."""
+
+import arviz_stats
+import numpy as np
+import nutpie
+import pymc as pm
+import pytensor.tensor as pt
+import pytest
+import xarray as xr
+from calibration.problems import given_surrogate
+
+import uqms as uq
+from uqms.calibration import graph, warmup
+from uqms.calibration.graph import ModelTarget, complaints, model_target
+from uqms.errors import ConvergenceWarning, InitError, InputError
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+SETTINGS = {"chains": 4, "cores": None, "target_accept": 0.9}
+
+
+@pytest.fixture(scope="module")
+def model() -> pm.Model:
+    """Return a model with two bounded variables, a vector with a dim, a shared array, and a calibration in it."""
+    x = np.linspace(0.0, 1.0, 5)[:, None]
+    surrogate = given_surrogate(x, np.sin(3.0 * x), names=("theta",))
+    problem = uq.Calibration(surrogate, xr.DataArray(0.7, name="y"), noise=uq.GaussianNoise(sd=uq.HalfNormal(1.0)))
+    with pm.Model(coords={"clinic": ["a", "b", "c"]}) as built:
+        weight = pm.Data("weight", np.array([1.0, 2.0, 0.5]), dims="clinic")
+        sd = pm.HalfNormal("sd", 1.0)
+        share = pm.Beta("share", 2.0, 3.0)
+        effect = pm.Normal("effect", 0.0, 1.0, dims="clinic")
+        level = pm.Deterministic("level", share * weight + 0.1 * effect, dims="clinic")
+        uq.observe(problem, {"theta": share, "sigma": 0.2 + sd})
+        pm.Normal("seen", level, 0.3 + sd, observed=np.array([0.3, 1.1, -0.2]), dims="clinic")
+    return built
+
+
+@pytest.fixture(scope="module")
+def found(model: pm.Model) -> ModelTarget:
+    return model_target(model)
+
+
+def test_density_and_gradient_are_those_of_the_model(model: pm.Model, found: ModelTarget) -> None:
+    import pytensor
+
+    with pytensor.config.change_flags(mode="FAST_COMPILE"):
+        function = model.compile_fn([model.logp(), model.dlogp()], point_fn=False, inputs=model.value_vars)
+    for seed in range(4):
+        z = np.random.default_rng(seed).standard_normal(5)
+        value, gradient = found.evaluate(z)
+        wanted, slopes = function(z[0], z[1], z[2:])
+        assert value == pytest.approx(float(wanted), rel=1e-10)
+        np.testing.assert_allclose(gradient, slopes, rtol=1e-9, atol=1e-9)
+
+
+def test_gradient_is_the_slope_of_the_value_through_a_map(found: ModelTarget) -> None:
+    z = np.random.default_rng(1).standard_normal((600, 5))
+    z[:, 3] += 0.8 * z[:, 2] ** 2
+    mapped = found.with_map(warmup.fit_map(z))
+    assert mapped.map is not None
+    w = mapped.map.inverse(z[:1])[0]
+    value, gradient = mapped.evaluate(w)
+    assert value - mapped.map.log_determinant == pytest.approx(found.evaluate(z[0])[0], rel=1e-12)
+    for i, step in enumerate(1e-5 * np.eye(5)):
+        slope = (mapped.evaluate(w + step)[0] - mapped.evaluate(w - step)[0]) / 2e-5
+        assert gradient[i] == pytest.approx(slope, rel=1e-6, abs=1e-6)
+
+
+def test_what_is_reported_of_a_draw(model: pm.Model, found: ModelTarget) -> None:
+    from uqms.calibration.compiled import expand
+
+    assert found.variables == (("effect", (3,)), ("sd", ()), ("share", ()), ("level", (3,)))
+    assert found.free == ("sd", "share", "effect")
+    z = np.random.default_rng(2).standard_normal(5)
+    out = expand(found.functions[1], found.block, z, 8 + 5)
+    sd, share = np.exp(z[0]), 1.0 / (1.0 + np.exp(-z[1]))
+    wanted = [*z[2:], sd, share, *(share * np.array([1.0, 2.0, 0.5]) + 0.1 * z[2:]), *z]
+    np.testing.assert_allclose(out, wanted, rtol=1e-12)
+
+
+def test_the_posterior_is_that_of_nutpie(model: pm.Model) -> None:
+    tree = uq.NUTS(draws=1000, tune=600).sample_model(model, rng=1)
+    with model:
+        model.set_data("weight", np.array([1.0, 2.0, 0.5]))
+    theirs = nutpie.sample(
+        nutpie.compile_pymc_model(model), draws=1000, tune=600, chains=4, seed=2, progress_bar=False
+    )["posterior"].dataset
+    ours = tree["posterior"].dataset
+    assert set(ours.data_vars) == {"sd", "share", "effect", "level"}
+    assert ours["level"].dims == ours["effect"].dims == ("chain", "draw", "clinic")
+    assert list(ours["clinic"].values) == ["a", "b", "c"]
+    for name, draws in ours.data_vars.items():
+        for power in (1, 2):
+            one, other = draws**power, theirs[name] ** power
+            errors = [arviz_stats.ess(v.to_dataset(name="v"), method="mean")["v"] for v in (one, other)]
+            mcse = np.sqrt(one.var(("chain", "draw")) / errors[0] + other.var(("chain", "draw")) / errors[1])
+            off = one.mean(("chain", "draw")) - other.mean(("chain", "draw"))
+            assert float(np.abs(off / mcse).max()) < 4.0, (name, power)
+    np.testing.assert_allclose(tree["observed_data"]["seen"], [0.3, 1.1, -0.2])
+    np.testing.assert_allclose(tree["constant_data"]["weight"], [1.0, 2.0, 0.5])
+    assert {"diverging", "depth", "maxdepth_reached", "step_size"} <= set(tree["sample_stats"].data_vars)
+    again = uq.NUTS(draws=1000, tune=600).sample_model(model, rng=1)["posterior"].dataset
+    np.testing.assert_array_equal(again["sd"].values, ours["sd"].values)
+
+
+def test_what_is_on_disk_is_not_compiled_again(model: pm.Model, found: ModelTarget) -> None:
+    assert [function.cache_hits for function in model_target(model).functions] == [1, 1]
+
+
+def test_blocks_follow_until_the_draws_are_enough(model: pm.Model) -> None:
+    tree = uq.NUTS(draws=200, tune=400, ess=1500).sample_model(model, rng=3)
+    free = tree["posterior"].dataset[["sd", "share", "effect"]]
+    assert tree["posterior"].sizes["draw"] > 200
+    assert min(float(v.min()) for v in arviz_stats.ess(free, method="bulk").data_vars.values()) >= 1500
+
+
+def test_new_data_need_no_compilation(model: pm.Model, found: ModelTarget) -> None:
+    z = np.zeros(5)
+    before = found.evaluate(z)[0]
+    with model:
+        pm.set_data({"weight": np.array([3.0, 2.0, 0.5])})
+        other = model_target(model)
+        pm.set_data({"weight": np.array([1.0, 2.0, 0.5])})
+    assert [function.cache_hits for function in other.functions] == [1, 1]
+    law = -0.5 * ((0.3 - 1.5) ** 2 - (0.3 - 0.5) ** 2) / 1.3**2  # of the first clinic
+    assert other.evaluate(z)[0] - before == pytest.approx(law, rel=1e-9)
+
+
+# --- small models: no kernel in them, so that each takes a second -----------------------------------------------------
+
+
+def ridge(sd: float, bend: float) -> pm.Model:
+    """Return b = a + bend a² within sd; a is a standard normal."""
+    with pm.Model() as model:
+        a = pm.Normal("a", 0.0, 1.0)
+        b = pm.Flat("b")
+        pm.Potential("ridge", -0.5 * ((b - a - bend * a**2) / sd) ** 2)
+    return model
+
+
+def is_standard_normal(draws: xr.DataArray, least: float) -> None:
+    for power, wanted in ((1, 0.0), (2, 1.0)):
+        got = draws**power
+        ess = float(arviz_stats.ess(got.to_dataset(name="v"), method="mean")["v"])
+        assert ess > least
+        assert float(got.mean()) == pytest.approx(wanted, abs=4.0 * float(got.std()) / np.sqrt(ess))
+
+
+def test_a_ridge_is_straightened() -> None:
+    """Without the map, chains take more than 60 steps a draw."""
+    tree = uq.NUTS(draws=500, tune=1000).sample_model(ridge(0.01, 0.0), rng=1)
+    assert float(tree["sample_stats"]["n_steps"].mean()) < 8.0
+    is_standard_normal(tree["posterior"]["a"], 800)
+
+
+@pytest.mark.filterwarnings("ignore::uqms.errors.ConvergenceWarning")  # of chains that are short for a ridge
+def test_learned_coordinates_in_which_draws_diverge_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    block = uq.NUTS._block
+
+    def watched(self: uq.NUTS, model: object, tune: int, seed: int, draws: int | None = None) -> object:
+        trace = block(self, model, tune, seed, draws)
+        seen.append((tune, int(trace["sample_stats"]["diverging"].sum())))
+        return trace
+
+    monkeypatch.setattr(uq.NUTS, "_block", watched)
+    tree = uq.NUTS(draws=1000, tune=1000).sample_model(ridge(0.1, 0.1), rng=8)
+    (first, diverged), (second, after) = seen
+    assert first == 350
+    assert diverged > 0
+    assert (second, after) == (1000, 0)
+    is_standard_normal(tree["posterior"]["a"], 300)
+
+
+def test_many_dimensions_have_no_map() -> None:
+    with pm.Model() as wide:
+        pm.Normal("x", np.arange(40.0), 2.0, shape=40)
+    target = model_target(wide)
+    assert target.map is None
+    z = np.ones(40)
+    value, gradient = target.evaluate(z)
+    off = (z - np.arange(40.0)) / 2.0
+    assert value == pytest.approx(float(-0.5 * off @ off - 40 * np.log(2.0 * np.sqrt(2.0 * np.pi))))
+    np.testing.assert_allclose(gradient, -off / 2.0)
+    tree = uq.NUTS(draws=1000, tune=300).sample_model(wide, rng=1)
+    np.testing.assert_allclose(tree["posterior"]["x"].mean(("chain", "draw")), np.arange(40.0), atol=0.2)
+
+
+def test_a_density_that_is_no_number_is_a_divergence_and_no_crash() -> None:
+    with pm.Model() as broken:
+        x = pm.Normal("x", 0.0, 1.0)
+        pm.Potential("hole", pt.switch(pt.gt(x, 1.5), np.nan, pt.switch(pt.lt(x, -1.5), -np.inf, 0.0)))
+    target = model_target(broken)
+    assert np.isnan(target.evaluate(np.array([2.0]))[0])
+    assert target.evaluate(np.array([-2.0]))[0] == -np.inf
+    with pytest.warns(ConvergenceWarning, match=r"draws diverged"):
+        tree = uq.NUTS(draws=1000, tune=300).sample_model(broken, rng=1)
+    assert float(np.abs(tree["posterior"]["x"]).max()) <= 1.5
+    assert int(tree["sample_stats"]["diverging"].sum()) > 0
+
+
+def test_no_start_is_named() -> None:
+    with pm.Model() as nowhere:
+        x = pm.Normal("x", 0.0, 1.0)
+        pm.Potential("wall", pt.switch(pt.gt(x, 50.0), 0.0, -np.inf))
+    with pytest.raises(InitError, match=r"\['wall'\] is not finite"):
+        uq.NUTS().sample_model(nowhere, rng=1)
+
+
+def test_discrete_variables_are_refused_by_name() -> None:
+    with pm.Model():
+        pm.Normal("x", 0.0, 1.0)
+        pm.Poisson("count", 3.0)
+        with pytest.raises(InputError, match=r"\['count'\] are discrete"):
+            uq.NUTS().sample_model(rng=1)
+
+
+def test_a_model_without_free_variables_is_refused() -> None:
+    with pm.Model() as empty:
+        pm.Normal("x", 0.0, 1.0, observed=1.0)
+    with pytest.raises(InputError, match="no free variables"):
+        uq.NUTS().sample_model(empty, rng=1)
+
+
+def test_a_black_box_is_refused() -> None:
+    class Box:
+        """A simulator without derivative."""
+
+    from pytensor.compile.ops import wrap_py
+
+    @wrap_py(itypes=[pt.dscalar], otypes=[pt.dscalar])
+    def box(x: np.ndarray) -> np.ndarray:
+        return np.asarray(np.sin(x))
+
+    with pm.Model() as black:
+        x = pm.Normal("x", 0.0, 1.0)
+        pm.Normal("y", box(x), 1.0, observed=0.3)
+    with pytest.raises(InputError, match="no derivative"):
+        uq.NUTS().sample_model(black, rng=1)
+
+
+def test_without_nutpies_private_classes_it_goes_on_through_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*_: object) -> object:
+        raise AttributeError("CompiledPyMCModel")
+
+    with pm.Model(coords={"part": ["p", "q"]}) as small:
+        pm.HalfNormal("s", 1.0)
+        pm.Normal("v", 0.0, 1.0, dims="part")
+    sampler = uq.NUTS(draws=500, tune=400)
+    wanted = sampler.sample_model(small, rng=2)["posterior"].dataset
+    monkeypatch.setattr(warmup, "_by_address", gone)
+    got = sampler.sample_model(small, rng=2)["posterior"].dataset
+    for name in ("s", "v"):
+        np.testing.assert_allclose(got[name].values, wanted[name].values)
+        assert got[name].dims == wanted[name].dims
+
+
+def test_complaints_say_what_is_wrong() -> None:
+    rng = np.random.default_rng(1)
+    shape = ("chain", "draw")
+    stuck = rng.standard_normal((4, 100)) + np.array([0.0, 0.0, 0.0, 3.0])[:, None]
+    stats = {"diverging": (shape, np.arange(400).reshape(4, 100) < 3), "maxdepth_reached": (shape, stuck > 4.0)}
+    tree = xr.DataTree.from_dict({"posterior": xr.Dataset({"x": (shape, stuck)}), "sample_stats": xr.Dataset(stats)})
+    diverged, deep, apart = complaints(tree, ["x"])
+    assert "3 of 400 draws diverged" in diverged
+    assert f"{int((stuck > 4.0).sum())} of 400 draws reached the largest tree" in deep
+    assert "R-hat" in apart
+    assert "['x']" in apart
+    assert graph.R_HAT == 1.01

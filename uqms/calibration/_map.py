@@ -1,0 +1,68 @@
+"""The map between what the sampler moves and the real line, compiled; `compiled.Map` has its numbers.
+
+The map is triangular, linear in the standardised coordinates x before it and quadratic in bounded features phi of
+them, with a constant Jacobian: z_i = a_i + b_i' x + phi' Q_i phi + s_i w_i. Whatever its coefficients, the density is
+exact. A straight ridge must stay straight as far out as chains go, so x is not bounded; squares without a bound would
+bend more the further out a chain is, beyond anything that was learned.
+"""
+
+import math
+
+import numba
+
+from uqms._typing import Array
+
+__all__ = ["HEADER", "REACH", "from_line", "to_line"]
+
+# A block: size, P, K, d, g, then where priors, inputs, noise, map, surrogate and data begin; last the log-determinant.
+HEADER = 12
+REACH = 5.0  # features of the map are its standardised coordinates, bounded to this: x / (1 + (x / REACH)^4)^(1/4)
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def to_line(block: Array, w: Array, z: Array, phi: Array, slope: Array) -> None:
+    """Fill z = map(w) with the features on the way."""
+    size, at = int(block[1]), int(block[8])
+    place = at + 5 * size
+    for i in range(size):
+        own = int(block[at + i])
+        value = block[at + size + own] + block[at + 2 * size + own] * w[i]
+        for j in range(i):
+            other = int(block[at + j])
+            value += block[place] * (z[other] - block[at + 3 * size + other]) / block[at + 4 * size + other]
+            place += 1
+        for j in range(i):
+            inner = 0.0
+            for m in range(j + 1):
+                inner += block[place] * phi[m]
+                place += 1
+            value += inner * phi[j]
+        z[own] = value
+        x = (value - block[at + 3 * size + own]) / block[at + 4 * size + own]
+        r = (x / REACH) ** 2
+        g = 1.0 / math.sqrt(math.sqrt(1.0 + r * r))
+        phi[i] = x * g
+        slope[i] = g * g * g * g * g / block[at + 4 * size + own]
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def from_line(block: Array, z_bar: Array, phi: Array, slope: Array, w_bar: Array) -> None:
+    """Fill the derivative by w from that by z, which is used up."""
+    size, at = int(block[1]), int(block[8])
+    place = at + 5 * size
+    for i in range(size):
+        place += i + i * (i + 1) // 2
+    for i in range(size - 1, -1, -1):
+        own = int(block[at + i])
+        bar = z_bar[own]
+        w_bar[i] = bar * block[at + 2 * size + own]
+        place -= i + i * (i + 1) // 2
+        linear, square = place, place + i
+        for j in range(i):
+            other = int(block[at + j])
+            z_bar[other] += bar * block[linear + j] / block[at + 4 * size + other]
+            for m in range(j + 1):
+                q = block[square] * bar
+                square += 1
+                z_bar[other] += q * phi[m] * slope[j]
+                z_bar[int(block[at + m])] += q * phi[j] * slope[m]
