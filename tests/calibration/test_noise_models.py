@@ -75,6 +75,17 @@ def test_densities(model: NoiseModel, z: np.ndarray, parameters: Mapping[str, fl
     np.testing.assert_allclose(found, expected(z, y), rtol=1e-12)
 
 
+@pytest.mark.parametrize("dispersion", [2e-5, 1e-5, 5e-6, 1e-8, 1e-12, 1e-16])
+def test_negative_binomial_next_to_poisson_keeps_its_digits(dispersion: float) -> None:
+    """To second order in the dispersion: log p = log p of Poisson + dispersion / 2 ((z - y)^2 - z) + ..."""
+    z, y = np.array([0.0, 3.0, 40.0]), np.array([1.5, 4.0, 30.0])
+    found = uq.NegativeBinomialNoise(1.0).log_density(y, rows(z), {"dispersion": dispersion}, NumPyFunctions)
+    first = 0.5 * ((z - y) ** 2 - z)
+    second = y**2 * (0.5 * z - y / 3.0) - z * (z - 1.0) * (2.0 * z - 1.0) / 12.0
+    expected = stats.poisson(y).logpmf(z) + dispersion * first + dispersion**2 * second
+    np.testing.assert_allclose(found, expected, rtol=0.0, atol=1e-10 + 1e6 * dispersion**3)
+
+
 @pytest.mark.parametrize(("model", "z", "parameters", "expected"), SCIPY)
 def test_draws_have_the_density(
     model: NoiseModel, z: np.ndarray, parameters: Mapping[str, float], expected: Any

@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 LOG_TWO_PI = float(np.log(2.0 * np.pi))
+STIRLING = 1e5  # from here on Stirling's series is exact to the last digit, and differences of log gamma are not
 
 
 class NumPyFunctions:
@@ -448,8 +449,13 @@ class NegativeBinomialNoise:
         """Return the log-probability; -inf where the mean is negative."""
         z, phi = rows.z, 1.0 / parameters["dispersion"]
         mean = xp.where(y >= 0.0, y, 1.0)
-        binomial = xp.gammaln(z + phi) - xp.gammaln(phi) - xp.gammaln(z + 1.0)
-        value = binomial + xp.xlogy(z, mean) - (z + phi) * xp.log(mean + phi) + phi * xp.log(phi)
+        # Log of gamma(z + phi) / (gamma(phi) phi^z): next to Poisson's law both are huge and nearly equal.
+        near = xp.where(phi < STIRLING, phi, STIRLING)
+        far = xp.where(phi < STIRLING, STIRLING, phi)
+        series = (z + far - 0.5) * xp.log1p(z / far) - z - z / (12.0 * far * (z + far))
+        exact = xp.gammaln(z + near) - xp.gammaln(near) - z * xp.log(near)
+        rising = xp.where(phi < STIRLING, exact, series)
+        value = rising - xp.gammaln(z + 1.0) + xp.xlogy(z, mean) - (z + phi) * xp.log1p(mean / phi)
         return xp.where(y >= 0.0, value, -np.inf)
 
     def draw(self, y: Array, rows: Rows, parameters: Mapping[str, Array], rng: np.random.Generator) -> Array:
