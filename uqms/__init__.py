@@ -58,6 +58,7 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.designs import extend as extend
     from uqms.designs import halton as halton
     from uqms.designs import latin_hypercube as latin_hypercube
+    from uqms.designs import nested as nested
     from uqms.designs import sobol as sobol
     from uqms.diagnostics import verification_design as verification_design
     from uqms.diagnostics import verify as verify
@@ -95,6 +96,7 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.surrogates import Logit as Logit
     from uqms.surrogates import Matern32 as Matern32
     from uqms.surrogates import Matern52 as Matern52
+    from uqms.surrogates import MultiFidelity as MultiFidelity
     from uqms.surrogates import Physics as Physics
     from uqms.surrogates import Product as Product
     from uqms.surrogates import Scalar as Scalar
@@ -145,6 +147,7 @@ __all__ = [
     "Matern32",
     "Matern52",
     "Metropolis",
+    "MultiFidelity",
     "MultivariateNormal",
     "NUTS",
     "NegativeBinomialNoise",
@@ -194,6 +197,7 @@ __all__ = [
     "learning_curve",
     "leave_one_out",
     "load_surrogate",
+    "nested",
     "observe",
     "plots",
     "refine",
@@ -229,6 +233,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "extend",
         "halton",
         "latin_hypercube",
+        "nested",
         "sobol",
     ),
     "simulators": (
@@ -255,6 +260,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "Logit",
         "Matern32",
         "Matern52",
+        "MultiFidelity",
         "Physics",
         "Product",
         "Scalar",

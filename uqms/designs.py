@@ -21,7 +21,7 @@ from uqms.parameters import _checks as check
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["extend", "halton", "latin_hypercube", "sobol"]
+__all__ = ["extend", "halton", "latin_hypercube", "nested", "sobol"]
 
 _Method = Literal["sobol", "halton", "latin_hypercube"]
 
@@ -144,6 +144,53 @@ def latin_hypercube(
     [0, 1, 2, 3, 4]
     """
     return _design("latin_hypercube", space, n, rng, over)
+
+
+def nested(
+    space: ParameterSpace | Box, runs: Mapping[str, int], rng: RandomState | None = None, over: Box | None = None
+) -> "dict[str, xr.Dataset]":
+    """Return a design for each level of fidelity: each is the beginning of the one before, and fills the space itself.
+
+    Every point at which a costly level runs is then one of the cheaper levels too, which is what autoregressive
+    surrogates want. All are beginnings of one scrambled Sobol sequence.
+
+    Parameters
+    ----------
+    space, rng, over
+        As for `sobol`.
+    runs
+        Level -> number of its runs, the cheapest level first; numbers must not grow.
+
+    Returns
+    -------
+    dict
+        Level -> design.
+
+    Raises
+    ------
+    InputError
+        When a number is no whole number above zero, or larger than the one before.
+
+    Examples
+    --------
+    >>> import uqms as uq
+    >>> space = uq.ParameterSpace(k=uq.Uniform(0, 2))
+    >>> designs = uq.nested(space, {"0d": 64, "1d": 16}, rng=1)
+    >>> bool((designs["1d"].k == designs["0d"].k[:16]).all())
+    True
+    """
+    if not isinstance(runs, Mapping) or not runs:
+        raise InputError(f"runs is {runs!r}; give level -> number of runs, the cheapest level first.")
+    counts = [check.count(f"runs of {level!r}", n) for level, n in runs.items()]
+    grows = [i for i in range(1, len(counts)) if counts[i] > counts[i - 1]]
+    if grows:
+        level = list(runs)[grows[0]]
+        raise InputError(
+            f"{level!r} has {counts[grows[0]]} runs, more than the level before ({counts[grows[0] - 1]}); list levels "
+            "from the cheapest, with most runs, to the costliest."
+        )
+    seed = _seed(rng)
+    return {level: sobol(space, n, seed, over) for level, n in zip(runs, counts, strict=True)}
 
 
 def extend(design: "xr.Dataset", n: int, rng: RandomState | None = None) -> "xr.Dataset":

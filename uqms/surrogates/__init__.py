@@ -2,6 +2,7 @@
 
 from uqms.surrogates.comparison import Comparison, compare_surrogates
 from uqms.surrogates.convert import from_gpytorch
+from uqms.surrogates.fidelity import MultiFidelity, MultiFidelitySurrogate
 from uqms.surrogates.files import load_surrogate
 from uqms.surrogates.gp import GaussianProcess, GaussianProcessSurrogate
 from uqms.surrogates.kernels import Matern32, Matern52, Product, SquaredExponential, Sum
@@ -29,6 +30,8 @@ __all__ = [
     "Logit",
     "Matern32",
     "Matern52",
+    "MultiFidelity",
+    "MultiFidelitySurrogate",
     "Physics",
     "Prediction",
     "Product",

@@ -45,7 +45,7 @@ from uqms.surrogates.training import (
     variances_known,
 )
 
-__all__ = ["DRAWS", "Sample", "between_share", "draws_of", "sample"]
+__all__ = ["CHEAP", "DRAWS", "Sample", "at_zero", "between_share", "draws_of", "logarithms", "sample", "without_cheap"]
 
 DRAWS = 16
 DEGREES = 5.0  # of the proposal's Student t
@@ -53,6 +53,7 @@ ROUNDS, ROUNDS_MORE = 3, 8
 ENOUGH = 4  # effective points for each draw that is kept
 CANDIDATES = 1024  # points among which those that stand for the normal are chosen
 STEP = 1e-3
+CHEAP = (0.5, 1.0)  # mean and sd of the normal prior of a doubted cheap model's coefficient
 
 
 class Sample(NamedTuple):
@@ -125,6 +126,67 @@ def draws_of(found: Sample, degrees: int, noise: Noise, order: int, count: int =
     ]
 
 
+def without_cheap(
+    found: Sample,
+    x: Float[np.ndarray, "n d"],
+    y: Float[np.ndarray, " n"],
+    kernel: Kernel,
+    columns: int,
+    noise: Noise,
+    cheap: Float[np.ndarray, " n"],
+) -> tuple[float, Sample]:
+    """Return the probability that the cheap model has no part in the mean, and the sample of that case.
+
+    It is that of a coefficient of zero against one of the prior `CHEAP`, by the ratio of the density of zero after and
+    before the runs (Dickey 1971, doi:10.1214/aoms/1177693507): given p the coefficient has a Student t in closed form.
+    Cheap values are thought to have the sd 1, as y has.
+    """
+    n, d = x.shape
+    trend = trend_basis(x, columns, cheap)
+    degrees = n - columns
+    at_zero, before = np.full(len(found.points), -np.inf), np.full(len(found.points), -np.inf)
+    size = found.points.shape[1] - (noise is not False)
+    for i in np.flatnonzero(found.weights > 1e-9 * found.weights.max()):
+        p = found.points[i]
+        lower, _ = factorise(correlation(kernel, x, x, np.exp(p[:size])), nugget_of(p, noise))
+        half = solve_triangular(lower, np.column_stack([trend, y]), lower=True, check_finite=False)
+        information = half[:, :-1].T @ half[:, :-1]
+        beta = np.linalg.solve(information, half[:, :-1].T @ half[:, -1])
+        variance = math.exp(-p[size]) if variances_known(noise) else 0.0
+        variance = variance or max(float(np.sum((half[:, -1] - half[:, :-1] @ beta) ** 2)), 1e-300) / degrees
+        spread = variance * float(np.linalg.inv(information)[1, 1])
+        at_zero[i] = (
+            gammaln(0.5 * (degrees + 1)) - gammaln(0.5 * degrees) - 0.5 * math.log(degrees * math.pi * spread)
+            - 0.5 * (degrees + 1) * math.log1p(beta[1] ** 2 / spread / degrees)
+        )  # fmt: skip
+        wide = CHEAP[1] ** 2 + spread
+        before[i] = -0.5 * (math.log(2.0 * math.pi * wide) + (beta[1] - CHEAP[0]) ** 2 / wide)
+    logs = np.log(np.maximum(found.weights, 1e-300))
+    zero, other = np.logaddexp.reduce(logs + at_zero), np.logaddexp.reduce(logs + before)
+    weights = np.exp(logs + at_zero - zero)
+    return float(np.exp(zero - np.logaddexp(zero, other))), Sample(
+        found.points, weights, 1.0 / float(weights @ weights)
+    )
+
+
+def at_zero(found: Sample, place: int, location: float, scale: float) -> tuple[float, Sample]:
+    """Return the probability that one p is zero, against its normal prior, and the sample of that case.
+
+    The density of zero after the runs is that of a normal kernel around each point (Silverman's width).
+    """
+    values = found.points[:, place]
+    sd = math.sqrt(float(found.weights @ (values - found.weights @ values) ** 2))
+    width = 1.06 * max(sd, 1e-6) * found.effective**-0.2
+    near = np.log(np.maximum(found.weights, 1e-300)) - 0.5 * (values / width) ** 2 - math.log(width)
+    after = np.logaddexp.reduce(near)
+    before = -0.5 * (location / scale) ** 2 - math.log(scale)
+    weights = np.exp(near - after)
+    points = found.points.copy()
+    points[:, place] = 0.0
+    share = float(np.exp(after - np.logaddexp(after, before)))
+    return share, Sample(points, weights, 1.0 / float(weights @ weights))
+
+
 def _correlation(scores: Array, weights: Array) -> Array:
     """Return the weighted correlation of normal scores."""
     off = scores - weights @ scores
@@ -147,7 +209,7 @@ def between_share(
     The derivative of the left-out mean comes from the same d evaluations as the curvature of the posterior.
     """
     trend = trend_basis(x, columns, cheap)
-    p = _logarithms(found, noise)
+    p = logarithms(found, noise)
     location, scale = prior_of(kernel, x.shape[1], noise)
     with threadpool_limits(1):
         mean, variance = _left_out(p, x, y, trend, kernel, noise)
@@ -179,7 +241,8 @@ def _left_out(p: Array, x: Array, y: Array, trend: Array, kernel: Kernel, noise:
     return y - weights / diagonal, variance / diagonal
 
 
-def _logarithms(found: Hyperparameters, noise: Noise) -> Array:
+def logarithms(found: Hyperparameters, noise: Noise) -> Array:
+    """Return p of hyperparameters."""
     return np.log(found.ell) if noise is False else np.log(np.append(found.ell, found.nugget))
 
 
@@ -196,7 +259,7 @@ def _laplace(
         return value - float(jacobian @ p), gradient - jacobian
 
     bounds = bounds_of(kernel, d, noise)
-    mode = minimize(negative, _logarithms(found, noise), jac=True, method="L-BFGS-B", bounds=bounds).x
+    mode = minimize(negative, logarithms(found, noise), jac=True, method="L-BFGS-B", bounds=bounds).x
     base = objective(mode, x, y, trend, kernel, noise)[1]
     steps = STEP * np.eye(len(mode))
     curvature = np.array([objective(mode + e, x, y, trend, kernel, noise)[1] - base for e in steps]) / STEP
@@ -273,7 +336,7 @@ def _normal_points(dims: int, count: int) -> Array:
     # Points that are few lie too near to the middle.
     if count > 2 * dims:
         points = points @ np.linalg.inv(np.linalg.cholesky(points.T @ points / count)).T
-    else:
+    elif count > 1:
         points /= points.std(axis=0)
     points.flags.writeable = False
     return points

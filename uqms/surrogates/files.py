@@ -3,9 +3,11 @@
 ==============  ======================================================================================
 member          holds
 ==============  ======================================================================================
-header.npy      JSON as bytes: format, version, kernel, design box, outputs, attrs, shapes, sha256
+header.npy      JSON as bytes: format, version, kernel (or the levels of a ladder), design box, outputs, attrs,
+                shapes, sha256
 <name>.npy      one float64 array; ``process.*`` of `ScoreProcess`, ``output<i>.*`` of the i-th output, ``noise.*`` of
-                the simulator's noise, where it was learned from replicates
+                the simulator's noise, where it was learned from replicates; of several levels of fidelity
+                ``level<t>.*`` in the place of ``process.*``, and ``log_weights`` of their members
 ==============  ======================================================================================
 
 Members are stored, not compressed, and in one order with one date: the same surrogate gives the same bytes. Everything
@@ -28,6 +30,9 @@ from uqms._typing import Array
 from uqms.ensemble.files import atomic_path
 from uqms.errors import FormatError, FormatVersionError, InputError, IntegrityError, UnsafeFileError
 from uqms.parameters import Box
+from uqms.surrogates.fidelity.kernels import CoKriging, Single, kernel_from_code
+from uqms.surrogates.fidelity.ladder import Kind, Ladder, Step
+from uqms.surrogates.fidelity.surrogate import MultiFidelitySurrogate
 from uqms.surrogates.gp import GaussianProcessSurrogate
 from uqms.surrogates.kernels import Kernel, Matern52, Product, Sum, from_code, hyperparameter_count
 from uqms.surrogates.noise import SimulatorNoise
@@ -36,9 +41,10 @@ from uqms.surrogates.process import ScoreProcess
 from uqms.surrogates.training import trend_columns
 from uqms.surrogates.transforms import IDENTITY, Identity, from_dict, to_dict
 
-__all__ = ["FORMAT", "VERSION", "load_surrogate", "save_surrogate"]
+__all__ = ["FORMAT", "VERSION", "Saved", "load_surrogate", "save_surrogate"]
 
-FORMAT, VERSION = "uqms-surrogate", 2  # what has nothing new is written as 1
+FORMAT, VERSION = "uqms-surrogate", 3  # what has nothing new is written as 1 or 2
+Saved = GaussianProcessSurrogate | MultiFidelitySurrogate
 PLAUSIBLE = 64 * 2**20  # bytes that a compressed file may claim without standing in it
 LARGEST = 16 * 2**30  # bytes; 20 scores of 2 000 runs, averaged over 16 draws, are 10 GB
 HEADER_LARGEST = 16 * 2**20
@@ -62,7 +68,7 @@ _BASIS = ("offset", "basis", "truncation", "interpolation_sd", "left_out")
 
 
 # ------------------------------------------------------------------------------------------------------------- writing
-def save_surrogate(surrogate: GaussianProcessSurrogate, path: str | os.PathLike[str]) -> Path:
+def save_surrogate(surrogate: Saved, path: str | os.PathLike[str]) -> Path:
     """Write a surrogate to one .npz file; `load_surrogate` returns it bit for bit.
 
     The file appears whole or not at all: an interrupted call leaves the old one as it was.
@@ -70,7 +76,7 @@ def save_surrogate(surrogate: GaussianProcessSurrogate, path: str | os.PathLike[
     Parameters
     ----------
     surrogate
-        What `GaussianProcess.fit` or `from_gpytorch` returned.
+        What `fit` of `GaussianProcess` or of several levels of fidelity, or `from_gpytorch`, returned.
     path
         Where to write; the name is taken as it is.
 
@@ -81,9 +87,9 @@ def save_surrogate(surrogate: GaussianProcessSurrogate, path: str | os.PathLike[
     StorageError
         When the file cannot be written.
     """
-    if not isinstance(surrogate, GaussianProcessSurrogate):
+    if not isinstance(surrogate, Saved):
         raise InputError(f"save: got a {type(surrogate).__name__}; only a GaussianProcessSurrogate can be written.")
-    if surrogate.physics is not None:
+    if isinstance(surrogate, GaussianProcessSurrogate) and surrogate.physics is not None:
         raise InputError(
             "save: the surrogate's mean is a cheap model in Python, which a file without code cannot hold. Save the "
             "ensemble (uq.ensemble) and fit again: that gives the same surrogate."
@@ -102,9 +108,13 @@ def save_surrogate(surrogate: GaussianProcessSurrogate, path: str | os.PathLike[
     return target
 
 
-def _arrays_of(surrogate: GaussianProcessSurrogate) -> dict[str, Array]:
-    arrays = _arrays_of_process("process", surrogate.process)
-    noise = surrogate.noise
+def _arrays_of(surrogate: Saved) -> dict[str, Array]:
+    if isinstance(surrogate, MultiFidelitySurrogate):
+        arrays, noise = {"log_weights": surrogate.ladder.log_weights}, None
+        for t, step in enumerate(surrogate.ladder.steps):
+            arrays |= _arrays_of_process(f"level{t}", step.process)
+    else:
+        arrays, noise = _arrays_of_process("process", surrogate.process), surrogate.noise
     if noise is not None:
         arrays |= _arrays_of_process("noise.process", noise.process)
         arrays |= {"noise.centre": noise.centre, "noise.correlation": noise.correlation}
@@ -121,7 +131,7 @@ def _arrays_of_process(prefix: str, process: ScoreProcess) -> dict[str, Array]:
     return {f"{prefix}.{name}": getattr(process, name) for name in names}
 
 
-def _header_of(surrogate: GaussianProcessSurrogate, arrays: Mapping[str, Array]) -> dict[str, Any]:
+def _header_of(surrogate: Saved, arrays: Mapping[str, Array]) -> dict[str, Any]:
     from uqms import __version__
 
     outputs: list[dict[str, Any]] = [
@@ -132,21 +142,30 @@ def _header_of(surrogate: GaussianProcessSurrogate, arrays: Mapping[str, Array])
             saved["transform"] = to_dict(basis.layout.transform)
         if basis.scores is not None:
             saved["scores"] = list(basis.scores)
-    process = surrogate.process
+    process, noise = surrogate.process, getattr(surrogate, "noise", None)
     news = any({"transform", "scores"} & set(saved) for saved in outputs) or not all(
         process.known(j).all() for j in range(process.q)
     )
-    news = news or bool(process.noise.any()) or surrogate.noise is not None
+    news = news or bool(process.noise.any()) or noise is not None
+    version, kind = 2 if news else _version(process), {"kernel": process.kernel.code}
+    if isinstance(surrogate, MultiFidelitySurrogate):
+        version, kind = VERSION, _header_of_ladder(surrogate)
     return {
         "format": FORMAT,
-        "version": VERSION if news else _version(surrogate.process),
+        "version": version,
         "uqms": __version__,
-        "kernel": surrogate.process.kernel.code,
+        **kind,
         "domain": surrogate.domain.to_dict(),
         "outputs": outputs,
         "attrs": dict(surrogate.attrs),
         "shapes": {name: list(values.shape) for name, values in arrays.items()},
     }
+
+
+def _header_of_ladder(surrogate: MultiFidelitySurrogate) -> dict[str, Any]:
+    steps = surrogate.ladder.steps
+    levels = [{"kind": step.kind, "kernel": step.process.kernel.code} for step in steps]
+    return {"ladder": levels, "levels": list(surrogate.levels), "costs": dict(surrogate.costs)}
 
 
 def _version(process: ScoreProcess) -> int:
@@ -166,7 +185,7 @@ def _digest(header: Mapping[str, Any], arrays: Mapping[str, Array]) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------------- reading
-def load_surrogate(path: str | os.PathLike[str]) -> GaussianProcessSurrogate:
+def load_surrogate(path: str | os.PathLike[str]) -> Saved:
     """Read a surrogate that `save` wrote; nothing in the file is run, and it cannot ask for more memory than it holds.
 
     Parameters
@@ -310,23 +329,76 @@ def _check_declared(source: Path, header: Mapping[str, Any], members: Mapping[st
 
 
 # ---------------------------------------------------------------------------------------------------------- rebuilding
-def _rebuild(header: Mapping[str, Any], arrays: dict[str, Array]) -> GaussianProcessSurrogate:
+def _rebuild(header: Mapping[str, Any], arrays: dict[str, Array]) -> Saved:
     """Return the surrogate; compiled code indexes its arrays unchecked, so every size must agree with every other."""
     for name, values in arrays.items():
         if not np.isfinite(values).all():
             raise InputError(f"{name} holds numbers that are not finite")
     box = Box.from_dict(header["domain"])
+    if "ladder" in header:
+        return _rebuild_ladder(header, arrays, box)
     if type(header["kernel"]) is not int:
         raise InputError(f"the kernel is {header['kernel']!r}")
     process, sizes = _rebuild_process("process", from_code(header["kernel"]), arrays, {"d": box.d})
     bases = tuple(_rebuild_basis(i, output, arrays, sizes["n"]) for i, output in enumerate(header["outputs"]))
     noise = _rebuild_noise(bases, arrays, sizes) if "noise.centre" in arrays else None
-    if set().union(*(at.tolist() for at in score_columns(bases))) != set(range(sizes["q"])):
-        raise InputError(f"{sizes['q']} scores, but the outputs have another number of them")
+    _check_used_up(bases, arrays, sizes["q"])
+    return GaussianProcessSurrogate(box, process, bases, _rebuild_attrs(header), noise=noise)
+
+
+def _check_used_up(bases: Sequence[OutputBasis], arrays: Mapping[str, Array], q: int) -> None:
+    if set().union(*(at.tolist() for at in score_columns(bases))) != set(range(q)):
+        raise InputError(f"{q} scores, but the outputs have another number of them")
     if arrays:
         raise InputError(f"{sorted(arrays)[0]} belongs to nothing")
-    attrs = {str(key): str(value) for key, value in header["attrs"].items()}
-    return GaussianProcessSurrogate(box, process, bases, MappingProxyType(attrs), noise=noise)
+
+
+def _rebuild_attrs(header: Mapping[str, Any]) -> Mapping[str, str]:
+    return MappingProxyType({str(key): str(value) for key, value in header["attrs"].items()})
+
+
+def _rebuild_ladder(header: Mapping[str, Any], arrays: dict[str, Array], box: Box) -> MultiFidelitySurrogate:
+    levels = tuple(str(level) for level in header["levels"])
+    log_weights = arrays.pop("log_weights")
+    _agree("log_weights", log_weights.shape, "H", {})
+    steps: list[Step] = []
+    for t, one in enumerate(header["ladder"]):
+        kind, kernel = one["kind"], _kernel_of_level(one, t, len(levels))
+        more = {"joint": len(levels) - 1, "nonlinear": 1}.get(kind, 0)
+        process, sizes = _rebuild_process(f"level{t}", kernel, arrays, {"d": box.d + more})
+        if process.draws not in (1, len(log_weights)) or (steps and sizes["q"] != steps[0].process.q):
+            raise InputError(f"level{t} has another number of members or scores")
+        if kind == "linear" and sizes["b"] < 2:
+            raise InputError(f"level{t} has no coefficient of the level below")
+        steps.append(Step(process, kind))
+    if len(steps) != (1 if steps[0].kind == "joint" else len(levels)):
+        raise InputError(f"{len(steps)} processes for {len(levels)} levels")
+    costs = MappingProxyType({str(level): float(cost) for level, cost in header["costs"].items()})
+    ladder = Ladder(tuple(steps), log_weights)
+    runs = MultiFidelitySurrogate(box, levels, ladder, ()).runs
+    bases = tuple(_rebuild_basis(i, output, arrays, runs) for i, output in enumerate(header["outputs"]))
+    _check_used_up(bases, arrays, ladder.top.q)
+    return MultiFidelitySurrogate(box, levels, ladder, bases, costs, _rebuild_attrs(header))
+
+
+def _kernel_of_level(one: Mapping[str, Any], t: int, levels: int) -> Kernel:
+    """Return the kernel of a level, after a check that it is one of its kind."""
+    if type(one["kernel"]) is not int:
+        raise InputError(f"the kernel is {one['kernel']!r}")
+    kind: Kind = one["kind"]
+    kernel = kernel_from_code(one["kernel"])
+    joint = isinstance(kernel, CoKriging)
+    terms = kernel.parts if isinstance(kernel, Sum) else ()
+    first = terms[0].parts if terms and isinstance(terms[0], Product) else ()
+    right = {
+        "plain": t == 0 and not joint,
+        "joint": t == 0 and isinstance(kernel, CoKriging) and kernel.levels == levels,
+        "linear": t > 0 and not joint,
+        "nonlinear": t > 0 and len(first) == 2 and len(terms) == 2 and isinstance(terms[1], Single),
+    }
+    if not right.get(kind, False):
+        raise InputError(f"level{t} is {kind!r} with a kernel of code {one['kernel']}")
+    return kernel
 
 
 def _rebuild_process(

@@ -23,10 +23,10 @@ import numpy as np
 from uqms._typing import Array, Ints
 from uqms.surrogates import averaging
 from uqms.surrogates.correlated import LeftOut, left_out_errors, with_scores_in_common
-from uqms.surrogates.kernels import Kernel, hyperparameter_count, scale_count
+from uqms.surrogates.kernels import Kernel, Structured, hyperparameter_count, scale_count
 from uqms.surrogates.outputs import OutputBasis, score_columns
 from uqms.surrogates.process import ScoreProcess, average, condition
-from uqms.surrogates.training import SUBSET, Hyperparameters, Noise, subset, taken, train, trend_basis
+from uqms.surrogates.training import SUBSET, Hyperparameters, Noise, prior_of, subset, taken, train, trend_basis
 
 __all__ = ["Fitting"]
 
@@ -38,7 +38,11 @@ LARGEST = 2**30  # bytes that averaging may take without having been asked for
 @final
 @dataclass(frozen=True, eq=False)
 class Fitting:
-    """What all scores share while they are trained."""
+    """What all scores share while they are trained.
+
+    With `doubted` the cheap model may be misleading: its part in the mean is averaged over being there or not. What has
+    another `label` has hyperparameter draws that are independent of these.
+    """
 
     x: Array
     kernel: Kernel
@@ -46,6 +50,8 @@ class Fitting:
     noise: bool | Array
     hyperparameters: Literal["auto", "averaged", "point"]
     cheap: Array | None = None
+    doubted: bool = False
+    label: str = ""
 
     def trained(self, y: Array) -> list[Hyperparameters]:
         """Return the most probable hyperparameters of every score."""
@@ -76,11 +82,14 @@ class Fitting:
         """Return the processes of every score, with draws of their hyperparameters where these matter."""
         draws = [list(found)]
         if self._averages(y, found, bases):
-            orders = _orders(bases)
+            orders = _orders(bases, self.label)
             by_score = [
-                self._ordered(y, j).draws(self.kernel, self.columns, one, orders[j]) for j, one in enumerate(found)
+                self._ordered(y, j).draws(self.kernel, self.columns, one, orders[j], self.doubted)
+                for j, one in enumerate(found)
             ]
             draws = [list(scores) for scores in zip(*by_score, strict=True)]
+        elif self.doubted:
+            draws = [[self._ordered(y, j).better(self.kernel, self.columns, one) for j, one in enumerate(found)]]
         noise = None if isinstance(self.noise, bool) else self.noise
         return average(
             [condition(self.kernel, self.x, y, self.columns, one, cheap=self.cheap, noise=noise) for one in draws]
@@ -88,7 +97,7 @@ class Fitting:
 
     def _ordered(self, y: Array, j: int) -> "_Ordered":
         cheap = None if self.cheap is None else self.cheap[:, j]
-        return _ordered(self.x, y[:, j], self._noise_of(j), cheap)
+        return _ordered(self.x, y[:, j], self._noise_of(j), cheap, isinstance(self.kernel, Structured))
 
     def _noise_of(self, j: int) -> Noise:
         if isinstance(self.noise, bool):
@@ -143,39 +152,86 @@ class _Ordered(NamedTuple):
         if not self.y.any():  # a constant output: its basis is zero, so only finite numbers are needed
             ones = np.ones(hyperparameter_count(kernel, self.x.shape[1]))
             return Hyperparameters(ones, float(self.noise is not False), 1e-12, 0.0, 0, False)
+        if not self._tells(columns):
+            return replace(self._without().trained(kernel, columns - 1), cheap=False)
         found = train(self.x, self.y, kernel, trend_basis(self.x, columns, *self.cheap), self.noise)
         return _permuted(found, kernel, np.argsort(self.inputs))
 
-    def draws(self, kernel: Kernel, columns: int, found: Hyperparameters, order: int) -> list[Hyperparameters]:
+    def draws(
+        self, kernel: Kernel, columns: int, found: Hyperparameters, order: int, doubted: bool = False
+    ) -> list[Hyperparameters]:
         """Return draws of the hyperparameters, in an order of their own."""
         if not self.y.any():
             return [found] * averaging.DRAWS
+        if not found.cheap:
+            rest = self._without().draws(kernel, columns - 1, replace(found, cheap=True), order)
+            return [replace(one, cheap=False) for one in rest]
         here = _permuted(found, kernel, self.inputs)
         points = averaging.sample(self.x, self.y, kernel, columns, self.noise, here, *self.cheap)
-        drawn = averaging.draws_of(points, len(self.y) - columns, self.noise, order)
+        degrees, without = len(self.y) - columns, []
+        if doubted:
+            share, other = self._doubt(points, kernel, columns)
+            count = round(share * averaging.DRAWS)
+            without = averaging.draws_of(other, degrees + bool(self.cheap), self.noise, order, count) if count else []
+        with_it = averaging.DRAWS - len(without)
+        drawn = averaging.draws_of(points, degrees, self.noise, order, with_it) if with_it else []
+        if without:
+            both = drawn + [replace(one, cheap=False) for one in without]
+            drawn = [both[i] for i in np.random.default_rng(order).permutation(len(both))]
         return [_permuted(draw, kernel, np.argsort(self.inputs)) for draw in drawn]
+
+    def better(self, kernel: Kernel, columns: int, found: Hyperparameters) -> Hyperparameters:
+        """Return the hyperparameters, or those without the cheap model where these are more probable."""
+        if not self.y.any() or not found.cheap or not self.cheap:
+            return found
+        here = _permuted(found, kernel, self.inputs)
+        points = averaging.Sample(averaging.logarithms(here, self.noise)[None], np.ones(1), 1.0)
+        share, _ = self._doubt(points, kernel, columns)
+        return found if share < 0.5 else replace(self._without().trained(kernel, columns - 1), cheap=False)
+
+    def _doubt(self, points: averaging.Sample, kernel: Kernel, columns: int) -> tuple[float, averaging.Sample]:
+        """Return the probability that the cheap model, or a lower level, says nothing, and the sample of that case."""
+        if self.cheap:
+            return averaging.without_cheap(points, self.x, self.y, kernel, columns, self.noise, *self.cheap)
+        place = kernel.doubted(self.x.shape[1]) if isinstance(kernel, Structured) else None
+        if place is None:
+            return 0.0, points
+        location, scale = prior_of(kernel, self.x.shape[1], self.noise)
+        return averaging.at_zero(points, place, float(location[place]), float(scale[place]))
+
+    def _tells(self, columns: int) -> bool:
+        """Tell whether the runs determine the scale of the cheap model, if there is one."""
+        trend = trend_basis(self.x, columns, *self.cheap)
+        return not self.cheap or (len(trend) > columns + 1 and np.linalg.matrix_rank(trend) == columns)
+
+    def _without(self) -> "_Ordered":
+        return self._replace(cheap=())
 
 
 def _permuted(found: Hyperparameters, kernel: Kernel, inputs: Ints) -> Hyperparameters:
     """Return hyperparameters with the length scales of every part of the kernel in another order of the inputs."""
+    if isinstance(kernel, Structured):  # whose inputs have an order of their own
+        return found
     scales = scale_count(kernel, len(inputs))
     parts = found.ell[:scales].reshape(-1, len(inputs))[:, inputs]
     return replace(found, ell=np.append(parts.ravel(), found.ell[scales:]))
 
 
-def _orders(bases: Sequence[OutputBasis]) -> list[int]:
+def _orders(bases: Sequence[OutputBasis], label: str) -> list[int]:
     """Return a number for every score, which does not depend on what other outputs there are or on their order."""
     labels: dict[int, list[str]] = {}
     for basis, columns in zip(bases, score_columns(bases), strict=True):
         for i, j in enumerate(columns):
             labels.setdefault(int(j), []).append(f"{basis.name}[{i}]")
-    return [zlib.crc32(" ".join(sorted(labels[j])).encode()) for j in sorted(labels)]
+    return [zlib.crc32(" ".join([*sorted(labels[j]), *label.split()]).encode()) for j in sorted(labels)]
 
 
-def _ordered(x: Array, y: Array, noise: Noise, cheap: Array | None) -> _Ordered:
+def _ordered(x: Array, y: Array, noise: Noise, cheap: Array | None, fixed: bool) -> _Ordered:
     known = np.flatnonzero(np.isfinite(y))
     x, y = x[known], y[known]
-    inputs = np.argsort([abs(math.fsum(x[:, j] * y)) for j in range(x.shape[1])])
+    inputs = np.arange(x.shape[1])
+    if not fixed:
+        inputs = np.argsort([abs(math.fsum(x[:, j] * y)) for j in inputs])
     rows = np.lexsort(x[:, inputs[::-1]].T)
     more = () if cheap is None else (cheap[known[rows]],)
     return _Ordered(x[np.ix_(rows, inputs)], y[rows], taken(noise, known[rows]), more, inputs)

@@ -22,7 +22,6 @@ from uqms.errors import (
     DataWarning,
     DesignError,
     DesignWarning,
-    ExtrapolationWarning,
     InputError,
     NumericalWarning,
 )
@@ -37,6 +36,7 @@ from uqms.surrogates.outputs import (
     Layout,
     OutputBasis,
     Scalar,
+    decoded,
     fit_curve,
     fit_scalar,
     score_columns,
@@ -45,12 +45,21 @@ from uqms.surrogates.outputs import (
 from uqms.surrogates.partial import PartialRuns, fit_partial, refined
 from uqms.surrogates.physics import Physics, lifted
 from uqms.surrogates.pointwise import mean_at, mean_reverse
-from uqms.surrogates.prediction import Prediction, named_points
+from uqms.surrogates.prediction import Prediction, predicted_at
 from uqms.surrogates.process import ScoreProcess, Scores, draw_at, is_count, normals_at, scores_at, sobol_points
 from uqms.surrogates.training import Hyperparameters, trend_basis, trend_columns
 from uqms.surrogates.transforms import Identity, as_transform, check_values
 
-__all__ = ["GaussianProcess", "GaussianProcessSurrogate"]
+__all__ = [
+    "GaussianProcess",
+    "GaussianProcessSurrogate",
+    "check_bounds",
+    "check_settings",
+    "columns_of",
+    "inputs_of",
+    "merge_duplicates",
+    "transformed",
+]
 
 _logger = logging.getLogger(__name__)
 ANCHORS = 1024
@@ -190,12 +199,12 @@ class GaussianProcess:
         left_out = ensemble.sizes["run"] - len(used)
         if left_out:
             _logger.info("%d of %d runs gave no outputs and are left out", left_out, ensemble.sizes["run"])
-        _check_settings(self.outputs, table.output_names(runs))
-        _check_bounds(self.outputs, runs, used)
+        check_settings(self.outputs, table.output_names(runs))
+        check_bounds(self.outputs, runs, used)
         if self.noise == "fitted":
             _check_scalars(runs)
-        box, x = _inputs(runs)
-        runs, x = _merge_duplicates(runs, x, box.names, self.noise != "none")
+        box, x = inputs_of(runs)
+        runs, x = merge_duplicates(runs, x, box.names, self.noise != "none")
         replicates = replicated(x) if self.noise == "heteroscedastic" else None
         x = x if replicates is None else replicates.x
         if len(x) < box.d + 2:
@@ -206,7 +215,7 @@ class GaussianProcess:
         bases, scores, every, missing = [], [], [], []
         for name in table.output_names(runs):
             settings = self.outputs.get(name)
-            layout, values = _transformed(name, runs[name], settings)
+            layout, values = transformed(name, runs[name], settings)
             every.append(values)
             means = values if replicates is None else replicates.means(values)[0]
             basis, of_runs, lacking = _fit_basis(name, layout, means, settings, box.d + 2, parts)
@@ -226,7 +235,7 @@ class GaussianProcess:
         cheap = None if self.mean is None else self.mean.scores(box, bases, x)
         known = np.isfinite(y)
         fewest = known[:, int(np.argmin(known.sum(axis=0)))]
-        columns = _columns(self.trend, x[fewest]) + (cheap is not None)
+        columns = columns_of(self.trend, x[fewest]) + (cheap is not None)
         if cheap is not None:
             trends = [trend_basis(x[rows], columns, cheap[rows, j]) for j, rows in enumerate(known.T)]
             _check_cheap(trends, bases)
@@ -379,19 +388,7 @@ class GaussianProcessSurrogate:
         InputError
             When there is no such output.
         """
-        names = [basis.name for basis in self.bases]
-        if output not in names:
-            raise InputError(f"The surrogate has no output {output!r}; it has {names}.")
-        index = names.index(output)
-        offset, basis, truncation = self.bases[index].rows(coords)
-        latents = [b.latent for b in self.bases]
-        if len(self.bases) == 1 and self.bases[0].scores is None:  # of many coordinates, copies take room
-            return Decoder(offset, basis, truncation)
-        full = np.zeros((len(offset), self.process.q))
-        full[:, score_columns(self.bases)[index]] = basis
-        rest = np.zeros((len(offset), sum(latents)))
-        rest[:, sum(latents[:index]) : sum(latents[: index + 1])] = truncation
-        return Decoder(offset, full, rest)
+        return decoded(self.bases, self.process.q, output, coords)
 
     def noise_at(self, u: Array) -> Array:
         """Return equally likely variances (levels, k, q) of the simulator's noise in every score at `u` (k, d)."""
@@ -443,19 +440,7 @@ class GaussianProcessSurrogate:
         ExtrapolationWarning
             When a point lies outside of the design box.
         """
-        x = named_points(self.domain.names, points)
-        inside = np.asarray(self.domain.contains(x))
-        if not inside.all():
-            first = int(np.flatnonzero(~inside)[0])
-            values = ", ".join(f"{n} = {v:g}" for n, v in zip(self.domain.names, x[first], strict=True))
-            warnings.warn(
-                f"{int((~inside).sum())} of {len(x)} points lie outside of the design box, first point {first} "
-                f"({values}): the surrogate extrapolates there. Simulate there, or restrict the points.",
-                ExtrapolationWarning,
-                stacklevel=2,
-            )
-        u = np.asarray(self.domain.to_unit(x))
-        return Prediction(self, u, self._scores_at(u, diagonal=True), inside)
+        return predicted_at(self, points, self.marginal_scores)
 
     def evaluate(self, point: Mapping[str, float]) -> dict[str, Array]:
         """Return the mean of every output at one point, as a simulator would return its outputs.
@@ -566,7 +551,8 @@ def _log_total(log_weights: Array) -> float:
     return float(np.logaddexp.reduce(log_weights))
 
 
-def _check_settings(settings: Mapping[str, Curve | Scalar], names: tuple[str, ...]) -> None:
+def check_settings(settings: Mapping[str, Curve | Scalar], names: tuple[str, ...]) -> None:
+    """Refuse settings of outputs that are not there."""
     unknown = sorted(set(settings) - set(names))
     if unknown:
         raise InputError(f"outputs: settings for {unknown}, but the ensemble has outputs {list(names)}.")
@@ -582,7 +568,7 @@ def _used(ensemble: xr.Dataset, parts: bool) -> Ints:
     return np.flatnonzero((states == table.RunState.COMPLETED) | ((states == table.RunState.PARTIAL) & ~nothing))
 
 
-def _check_bounds(settings: Mapping[str, Curve | Scalar], runs: xr.Dataset, positions: Ints) -> None:
+def check_bounds(settings: Mapping[str, Curve | Scalar], runs: xr.Dataset, positions: Ints) -> None:
     """Refuse values that a transform does not take, by the position of the run in the ensemble."""
     for name, one in settings.items():
         output = runs[name].transpose("run", ...)
@@ -607,7 +593,7 @@ def _check_scalars(runs: xr.Dataset) -> None:
             )
 
 
-def _inputs(runs: xr.Dataset) -> tuple[Box, Array]:
+def inputs_of(runs: xr.Dataset) -> tuple[Box, Array]:
     """Return the design box and the inputs in its unit cube, without inputs that are fixed."""
     box = table.get_box(runs)
     varies = (
@@ -643,7 +629,7 @@ def _inputs(runs: xr.Dataset) -> tuple[Box, Array]:
     return box, x
 
 
-def _columns(trend: str, x: Array) -> int:
+def columns_of(trend: str, x: Array) -> int:
     """Return the number of trend functions: those that were asked for, or of the longest trend that runs determine."""
     counts = trend_columns(x.shape[1])
     asked = counts[trend]
@@ -663,7 +649,8 @@ def _columns(trend: str, x: Array) -> int:
     return columns
 
 
-def _merge_duplicates(runs: xr.Dataset, x: Array, names: tuple[str, ...], noisy: bool) -> tuple[xr.Dataset, Array]:
+def merge_duplicates(runs: xr.Dataset, x: Array, names: tuple[str, ...], noisy: bool) -> tuple[xr.Dataset, Array]:
+    """Return the runs and their inputs, those that repeat others merged unless the simulator is `noisy`."""
     if len(np.unique(x, axis=0)) == len(x) or noisy:
         return runs, x
     every = {name: runs[name].transpose("run", ...).values.reshape(len(x), -1) for name in table.output_names(runs)}
@@ -706,7 +693,7 @@ def _first_known(rows: Array) -> Array:
     return np.asarray(rows[np.argmax(np.isfinite(rows), axis=0), np.arange(rows.shape[1])])
 
 
-def _transformed(name: str, output: xr.DataArray, settings: Curve | Scalar | None) -> tuple[Layout, Array]:
+def transformed(name: str, output: xr.DataArray, settings: Curve | Scalar | None) -> tuple[Layout, Array]:
     """Return the layout of an output, and its values (N, m) on the scale of its transform."""
     dims = tuple(str(dim) for dim in output.dims if dim != "run")
     if isinstance(settings, Scalar) and dims:

@@ -16,6 +16,7 @@ the other, and the shares of the terms but the first, divided by that of the fir
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -34,6 +35,7 @@ __all__ = [
     "Matern52",
     "Product",
     "SquaredExponential",
+    "Structured",
     "Sum",
     "correlation",
     "correlation_slopes",
@@ -41,6 +43,7 @@ __all__ = [
     "from_code",
     "hyperparameter_count",
     "name_of",
+    "places",
     "scale_count",
 ]
 
@@ -189,7 +192,36 @@ class Sum(_Algebra):
         return " + ".join(map(name_of, self.parts))
 
 
-Kernel = SquaredExponential | Matern32 | Matern52 | Product | Sum
+class Structured(ABC):
+    """A kernel whose inputs have several meanings, such as levels of fidelity: made by a method, not by its users.
+
+    Its parts see some of the inputs only. `ell` is the length scales that there are, one part after the other, and what
+    else it has, as positive numbers.
+    """
+
+    @property
+    @abstractmethod
+    def code(self) -> int:
+        """Number of the kernel in files; it is no kernel of compiled code."""
+
+    @abstractmethod
+    def places(self, d: int) -> Ints:
+        """Return the place in `ell` of the length scale of each part (f, d) and input, -1 where it does not see it."""
+
+    @abstractmethod
+    def more(self, d: int) -> tuple[Array, Array, Array]:
+        """Return location, sd and bounds (s,), (s,), (s, 2) of the logarithms of what else it has."""
+
+    @abstractmethod
+    def doubted(self, d: int) -> int | None:
+        """Return the place of the logarithm that is zero where a lower level says nothing, if there is one."""
+
+    @abstractmethod
+    def correlation_slopes(self, u: Array, x: Array, ell: Array) -> tuple[Array, Array, Array]:
+        """Return the correlation, g of each part (with the factors beside it), and the derivative by each other log."""
+
+
+Kernel = SquaredExponential | Matern32 | Matern52 | Product | Sum | Structured
 
 
 def _parts(kernel: object, kind: type[Sum] | type[Product]) -> tuple[Any, ...]:
@@ -244,11 +276,20 @@ def from_code(code: int) -> Kernel:
 
 def scale_count(kernel: Kernel, d: int) -> int:
     """Return the number of length scales: d for each part."""
+    if isinstance(kernel, Structured):
+        return int(kernel.places(d).max()) + 1
     return d * sum(map(len, _terms(kernel)))
+
+
+def places(kernel: Kernel, d: int) -> Ints:
+    """Return the place in `ell` of the length scale of each part (f, d) and input, -1 where it does not see it."""
+    return kernel.places(d) if isinstance(kernel, Structured) else np.arange(scale_count(kernel, d)).reshape(-1, d)
 
 
 def hyperparameter_count(kernel: Kernel, d: int) -> int:
     """Return the size of `ell`: length scales, and shares relative to the first."""
+    if isinstance(kernel, Structured):
+        return scale_count(kernel, d) + len(kernel.more(d)[0])
     return scale_count(kernel, d) + len(_terms(kernel)) - 1
 
 
@@ -311,6 +352,8 @@ def correlation(
     """Return the correlation between the rows of `u` and `x`."""
     if isinstance(kernel, _Single):
         return _single(kernel.code, u, x, ell)[0]
+    if isinstance(kernel, Structured):
+        return kernel.correlation_slopes(u, x, ell)[0]
     parts, shares = split(kernel, u.shape[1], ell)
     each = iter(parts)
     kappa = [
@@ -326,6 +369,8 @@ def correlation_slopes(
     if isinstance(kernel, _Single):
         kappa, g = _single(kernel.code, u, x, ell)
         return kappa, g[None], np.empty((0, *kappa.shape))
+    if isinstance(kernel, Structured):
+        return kernel.correlation_slopes(u, x, ell)
     parts, shares = split(kernel, u.shape[1], ell)
     each = iter(parts)
     terms, slopes = [], []
@@ -345,6 +390,8 @@ def correlation_within(
     """Return the correlation between the rows of each member of a batch."""
     if len(u) == 1:
         return correlation(kernel, u[0], u[0], ell)[None]
+    if isinstance(kernel, Structured):
+        return np.stack([correlation(kernel, one, one, ell) for one in u])
     parts, shares = split(kernel, u.shape[2], ell)
     each = iter(parts)
     total = np.zeros((len(u), u.shape[1], u.shape[1]))

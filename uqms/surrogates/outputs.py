@@ -33,8 +33,10 @@ __all__ = [
     "Layout",
     "OutputBasis",
     "Scalar",
+    "decoded",
     "factor_of",
     "fit_curve",
+    "fit_curves",
     "fit_scalar",
     "interpolation_error",
     "score_columns",
@@ -273,6 +275,29 @@ def score_columns(bases: Sequence[OutputBasis]) -> list[Ints]:
     return columns
 
 
+def decoded(bases: Sequence[OutputBasis], q: int, output: str, coords: Mapping[str, ArrayLike] | None) -> Decoder:
+    """Return the rows of one of the outputs by all q scores, at pointwise coordinates (all simulated ones when None).
+
+    Raises
+    ------
+    InputError
+        When there is no such output.
+    """
+    names = [basis.name for basis in bases]
+    if output not in names:
+        raise InputError(f"The surrogate has no output {output!r}; it has {names}.")
+    index = names.index(output)
+    offset, basis, truncation = bases[index].rows(coords)
+    latents = [b.latent for b in bases]
+    if len(bases) == 1 and bases[0].scores is None:  # of many coordinates, copies take room
+        return Decoder(offset, basis, truncation)
+    full = np.zeros((len(offset), q))
+    full[:, score_columns(bases)[index]] = basis
+    rest = np.zeros((len(offset), sum(latents)))
+    rest[:, sum(latents[:index]) : sum(latents[: index + 1])] = truncation
+    return Decoder(offset, full, rest)
+
+
 def score_names(bases: Sequence[OutputBasis]) -> list[str]:
     """Return, for each score, the names of the outputs that have it."""
     columns = score_columns(bases)
@@ -379,6 +404,48 @@ def fit_curve(
     return OutputBasis(name, layout, offset, basis, frame(truncation), between, left_out), scores
 
 
+def fit_curves(
+    name: str,
+    layout: Layout,
+    levels: Sequence[Float[np.ndarray, "n m"]],
+    partners: Sequence[Sequence[Ints]],
+    settings: Curve,
+) -> tuple[OutputBasis, list[Float[np.ndarray, "n q"]]]:
+    """Return one basis of the curves of several levels, that of the last one, and the scores of each level in it.
+
+    All levels have the same weight in the basis, each centred at its own mean. Truncation and the number of scores are
+    those of held-out runs of the last level, each left out with its `partners`: by level, the runs of the same inputs.
+    """
+    highest = levels[-1]
+    n, m = highest.shape
+    centred = [y - y.mean(axis=0) for y in levels]
+    dims = layout.dims
+    between = interpolation_error(layout.coords[dims[0]], highest) if len(dims) == 1 else np.zeros(0)
+    if np.sqrt(np.vdot(centred[-1], centred[-1]) / (n * m)) <= CONSTANT * max(highest.max(), -highest.min()):
+        offset, rest = highest.mean(axis=0), np.zeros((n, 0))
+        empty = OutputBasis(name, layout, offset, np.zeros((m, 1)), np.zeros((m, 0)), 0.0 * between, rest)
+        return empty, [np.zeros((len(y), 1)) for y in levels]
+    weights = np.sqrt(n / np.repeat([len(y) for y in levels], [len(y) for y in levels]))[:, None]
+    within, frame = _coordinates(weights * np.vstack(centred))
+    starts = np.cumsum([0, *(len(y) for y in levels)])
+    judged = np.arange(starts[-2], starts[-1])
+    folds = []
+    for i in range(min(FOLDS, n)):
+        held = np.arange(i, n, FOLDS)
+        out = [starts[t] + one[int(run)] for t, one in enumerate(partners) for run in held]
+        folds.append((held, np.concatenate([judged[held], *out]).astype(np.int64)))
+    _, singular, right = np.linalg.svd(within, full_matrices=False)
+    count, held_scores, residuals = _held_out(within, settings, right, folds, judged)
+    raw = within @ right[:count].T / weights
+    sd = np.sqrt(np.mean(raw[judged] ** 2, axis=0))
+    sd = np.maximum(sd, 1e-12 * sd.max())
+    truncation, left_out = _truncation(right, held_scores, residuals, count, float(singular[0]))
+    basis = OutputBasis(
+        name, layout, highest.mean(axis=0), frame(right[:count].T * sd), frame(truncation), between, left_out
+    )
+    return basis, np.split(raw / sd, starts[1:-1])
+
+
 def _coordinates(y: Float[np.ndarray, "n m"]) -> tuple[Float[np.ndarray, "n k"], Callable[[Array], Array]]:
     """Return rows in coordinates of an orthonormal frame, and the map of columns in its span back.
 
@@ -396,24 +463,34 @@ def _coordinates(y: Float[np.ndarray, "n m"]) -> tuple[Float[np.ndarray, "n k"],
     return np.ascontiguousarray(left * singular), lambda columns: np.asarray(y.T @ ((left / singular) @ columns))
 
 
-def _held_out(y: Array, settings: Curve, basis: Array) -> tuple[int, Array, Array]:
+def _held_out(
+    y: Array,
+    settings: Curve,
+    basis: Array,
+    folds: Sequence[tuple[Ints, Ints]] | None = None,
+    judged: Ints | None = None,
+) -> tuple[int, Array, Array]:
     """Return the number of scores, every run's scores in the basis of the other folds, and what lies outside of that.
 
     Signs are those of the basis of all runs. Trailing directions of a basis are those in which its own runs vary least:
     other runs vary there up to a million times more, and a process that is trained on such scores knows nothing of it.
+    Where only some runs are `judged`, folds say which of these are held out and which rows are left out with them; the
+    others are centred already.
     """
-    n, m = y.shape
-    limit = min(settings.max_scores, n - 2, m)
-    folds = [np.arange(i, n, FOLDS) for i in range(min(FOLDS, n))]
+    limit = min(settings.max_scores, len(y) - 2, y.shape[1])
+    judged = np.arange(len(y)) if judged is None else judged
+    n = len(judged)
+    folds = [(np.arange(i, n, FOLDS),) * 2 for i in range(min(FOLDS, n))] if folds is None else folds
     parts, variance = [], []
-    for held in folds:
-        rest = np.setdiff1d(np.arange(n), held)
-        mean = y[rest].mean(axis=0)
-        _, singular, right = np.linalg.svd(y[rest] - mean, full_matrices=False)
-        parts.append((held, y[held] - mean, right[: len(rest) - 1]))
-        variance.append(singular**2 / len(rest))
+    for held, out in folds:
+        rest = np.setdiff1d(np.arange(len(y)), out)
+        own = np.isin(rest, judged)
+        mean = y[rest[own]].mean(axis=0)
+        _, singular, right = np.linalg.svd(y[rest] - mean * own[:, None], full_matrices=False)
+        parts.append((held, y[judged[held]] - mean, right[: len(rest) - 1]))
+        variance.append(singular**2 / own.sum())
     limit = min(limit, *(len(right) for _, _, right in parts))
-    scores, residuals = np.empty((n, limit)), np.empty_like(y)
+    scores, residuals = np.empty((n, limit)), np.empty((n, y.shape[1]))
     for held, rows, right in parts:
         scores[held] = rows @ right[:limit].T
         residuals[held] = rows - scores[held] @ right[:limit]
@@ -422,8 +499,8 @@ def _held_out(y: Array, settings: Curve, basis: Array) -> tuple[int, Array, Arra
     left = 1.0 - np.cumsum(square) / sum(float(np.sum(rows**2)) for _, rows, _ in parts)
     enough = np.flatnonzero(left <= settings.tolerance)
     count = int(enough[0]) + 1 if len(enough) else limit
-    own = np.mean([one[:limit] for one in variance], axis=0)
-    overfitted = np.flatnonzero(square / n > OVERFITTED * own)
+    seen = np.mean([one[:limit] for one in variance], axis=0)
+    overfitted = np.flatnonzero(square / n > OVERFITTED * seen)
     return max(1, min([count, *overfitted[:1].tolist()])), scores, residuals
 
 

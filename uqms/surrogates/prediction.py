@@ -1,5 +1,6 @@
 """What a surrogate says at given points: mean, sd, covariance and draws of every output, in the output's own unit."""
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,13 +13,13 @@ from numpy.typing import ArrayLike
 from scipy.special import logsumexp, ndtr, ndtri
 
 from uqms._typing import Array, Bools, RandomState, as_generator
-from uqms.errors import InputError
+from uqms.errors import ExtrapolationWarning, InputError
 from uqms.surrogates.outputs import Decoder
 from uqms.surrogates.process import Scores
 from uqms.surrogates.protocol import Surrogate
 from uqms.surrogates.transforms import IDENTITY, Identity, Logit, Transform
 
-__all__ = ["Mixture", "Prediction", "mixture", "noise_variance"]
+__all__ = ["Mixture", "Prediction", "mixture", "named_points", "noise_variance", "predicted_at"]
 
 HALVINGS = 60
 CRPS_NODES, CRPS_REACH = 48, 7.0
@@ -397,6 +398,31 @@ class Prediction:
                 values += generator.standard_normal((n, len(self.u), rest.shape[1])) @ rest.T
             out[name] = self._labelled(name, self._transform(name).inverse(values), ("draw", "point"))
         return xr.Dataset(out)
+
+
+def predicted_at(
+    surrogate: Surrogate, points: Mapping[str, object] | xr.Dataset, marginal: Callable[[Array], Scores]
+) -> Prediction:
+    """Return the prediction at points in the inputs' own units, from scores whose covariance holds variances only.
+
+    Warns
+    -----
+    ExtrapolationWarning
+        When a point lies outside of the design box.
+    """
+    x = named_points(surrogate.domain.names, points)
+    inside = np.asarray(surrogate.domain.contains(x))
+    if not inside.all():
+        first = int(np.flatnonzero(~inside)[0])
+        values = ", ".join(f"{n} = {v:g}" for n, v in zip(surrogate.domain.names, x[first], strict=True))
+        warnings.warn(
+            f"{int((~inside).sum())} of {len(x)} points lie outside of the design box, first point {first} "
+            f"({values}): the surrogate extrapolates there. Simulate there, or restrict the points.",
+            ExtrapolationWarning,
+            stacklevel=3,
+        )
+    u = np.asarray(surrogate.domain.to_unit(x))
+    return Prediction(surrogate, u, marginal(u), inside)
 
 
 def _covariance(decoder: Decoder, scores: Array) -> Array:

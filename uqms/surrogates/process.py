@@ -47,6 +47,7 @@ __all__ = [
     "is_count",
     "normals_at",
     "root_at",
+    "score_at",
     "scores_at",
     "sobol_points",
 ]
@@ -54,6 +55,7 @@ __all__ = [
 
 CACHED = 2**17  # numbers of a block
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_BY_DRAW = "ell variance nugget jitter beta target inverse_factor trend_factor trend_root".split()
 
 
 class Scores(NamedTuple):
@@ -121,9 +123,13 @@ class ScoreProcess:
 
     def select(self, scores: Ints) -> "ScoreProcess":
         """Return the process of some scores only."""
-        names = "ell variance nugget jitter beta target inverse_factor trend_factor trend_root".split()
-        kept: dict[str, Any] = {name: np.ascontiguousarray(getattr(self, name)[:, scores]) for name in names}
+        kept: dict[str, Any] = {name: np.ascontiguousarray(getattr(self, name)[:, scores]) for name in _BY_DRAW}
         return replace(self, y=np.ascontiguousarray(self.y[:, scores]), noise=self.noise[scores], **kept)
+
+    def member(self, h: int) -> "ScoreProcess":
+        """Return the process of one hyperparameter draw only."""
+        kept: dict[str, Any] = {name: getattr(self, name)[h : h + 1] for name in _BY_DRAW}
+        return replace(self, log_weights=np.zeros(1), **kept)
 
     def flat(self) -> Array:
         """Return everything that prediction needs as one block of numbers, in the order that `_fused` reads."""
@@ -185,6 +191,16 @@ def _condition_known(
     return variance, jitter, beta, *everywhere, root
 
 
+def _condition_without(
+    kernel: Kernel, x: Array, y: Array, trend: Array, noise: Array, one: Hyperparameters, variance: float | None
+) -> tuple[float, float, Array, Array, Array, Array, Array]:
+    """Condition with a coefficient of zero for the cheap model, the second trend function."""
+    rest = np.delete(trend, 1, axis=1)
+    variance, jitter, beta, target, inverse, g, root = _condition_known(kernel, x, y, rest, noise, one, variance)
+    root = np.insert(np.insert(root, 1, 0.0, axis=0), 1, 0.0, axis=1)
+    return variance, jitter, np.insert(beta, 1, 0.0), target, inverse, np.insert(g, 1, 0.0, axis=1), root
+
+
 def condition(
     kernel: Kernel,
     x: Float[np.ndarray, "n d"],
@@ -203,7 +219,9 @@ def condition(
     noise = np.zeros(y.shape) if noise is None else noise
     trends = [trend_basis(x, columns, None if cheap is None else cheap[:, j]) for j in range(len(found))]
     parts = [
-        _condition_known(kernel, x, y[:, j], trends[j], noise[:, j], one, None if variance is None else variance[j])
+        (_condition_known if one.cheap else _condition_without)(
+            kernel, x, y[:, j], trends[j], noise[:, j], one, None if variance is None else variance[j]
+        )
         for j, one in enumerate(found)
     ]
     stacked = [np.stack([np.asarray(part[i]) for part in parts])[None] for i in range(7)]
@@ -229,8 +247,7 @@ def average(processes: Sequence[ScoreProcess]) -> ScoreProcess:
     """Return one process with the hyperparameter draws of several, equally weighted, on the same runs."""
     if len(processes) == 1:
         return processes[0]
-    names = "ell variance nugget jitter beta target inverse_factor trend_factor trend_root".split()
-    joined: dict[str, Any] = {name: np.concatenate([getattr(one, name) for one in processes]) for name in names}
+    joined: dict[str, Any] = {name: np.concatenate([getattr(one, name) for one in processes]) for name in _BY_DRAW}
     count = sum(one.draws for one in processes)
     return replace(processes[0], **joined, log_weights=np.full(count, -np.log(count)))
 
@@ -242,20 +259,13 @@ def scores_at(process: ScoreProcess, u: Float[np.ndarray, "*batch k d"], diagona
     """
     *batch, k, d = u.shape
     s = int(np.prod(batch))
-    rows = np.ascontiguousarray(u, dtype=np.float64).reshape(s * k, d)
+    members = np.ascontiguousarray(u, dtype=np.float64).reshape(s, k, d)
     h, q = process.draws, process.q
     mean = np.empty((h, s, k, q))
     covariance = np.empty((h, s, q, k) if diagonal else (h, s, q, k, k))
     for i in range(h):
         for j in range(q):
-            if diagonal:
-                centre, values = _marginal(process, i, j, rows)
-                covariance[i, :, j] = values.reshape(s, k)
-            else:
-                kappa = correlation(process.kernel, rows, process.x, process.ell[i, j])
-                centre, w, v = _rows(process, i, j, rows, kappa)
-                covariance[i, :, j] = _joint(process, i, j, rows.reshape(s, k, d), w, v)
-            mean[i, :, :, j] = centre.reshape(s, k)
+            mean[i, :, :, j], covariance[i, :, j] = score_at(process, i, j, members, diagonal)
     return Scores(
         mean.reshape(h, *batch, k, q),
         covariance.reshape(h, *batch, *covariance.shape[2:]),
@@ -263,14 +273,37 @@ def scores_at(process: ScoreProcess, u: Float[np.ndarray, "*batch k d"], diagona
     )
 
 
-def _marginal(process: ScoreProcess, h: int, j: int, u: Array) -> tuple[Array, Array]:
+def score_at(
+    process: ScoreProcess,
+    h: int,
+    j: int,
+    u: Float[np.ndarray, "s k d"],
+    diagonal: bool = False,
+    cheap: Float[np.ndarray, "s k"] | None = None,
+) -> tuple[Float[np.ndarray, "s k"], Array]:
+    """Return mean (s, k) and covariance (s, k, k) of score j of draw h, or its variances (s, k).
+
+    `cheap` are the values of the second trend function, where there is one that is not of the inputs.
+    """
+    s, k, d = u.shape
+    rows = np.ascontiguousarray(u, dtype=np.float64).reshape(s * k, d)
+    column = None if cheap is None else np.ascontiguousarray(cheap).reshape(-1)
+    if diagonal:
+        mean, variance = _marginal(process, h, j, rows, column)
+        return mean.reshape(s, k), variance.reshape(s, k)
+    kappa = correlation(process.kernel, rows, process.x, process.ell[h, j])
+    mean, w, v = _rows(process, h, j, rows, kappa, column)
+    return mean.reshape(s, k), _joint(process, h, j, rows.reshape(s, k, d), w, v)
+
+
+def _marginal(process: ScoreProcess, h: int, j: int, u: Array, cheap: Array | None) -> tuple[Array, Array]:
     """Return mean and variance of score j at the rows of u, in blocks that stay in the processor's cache."""
     mean, variance = np.empty(len(u)), np.empty(len(u))
     size = max(16, CACHED // len(process.x))
     for start in range(0, len(u), size):
         block = slice(start, start + size)
         kappa = correlation(process.kernel, u[block], process.x, process.ell[h, j])
-        mean[block], w, v = _rows(process, h, j, u[block], kappa)
+        mean[block], w, v = _rows(process, h, j, u[block], kappa, None if cheap is None else cheap[block])
         variance[block] = process.variance[h, j] - np.einsum("ij,ij->i", w, w) + np.einsum("ij,ij->i", v, v)
     return mean, np.maximum(variance, 0.0)
 
@@ -283,14 +316,15 @@ def draw_at(
     z: Float[np.ndarray, "draws k"],
     xi: Float[np.ndarray, "draws b"],
     anchors: int = 0,
+    cheap: Float[np.ndarray, " rest"] | None = None,
 ) -> Float[np.ndarray, "draws rest"]:
     """Return draws of score j at `u` after its first `anchors`, from standard normals z of the points, xi of the trend.
 
     The factor of the posterior covariance is the last block of the factor of the prior covariance of runs and points
     together: where runs leave almost no variance, a difference of covariances has none of its digits left. Draws at the
-    first points do not depend on those that follow.
+    first points do not depend on those that follow. `cheap` is as in `score_at`, at the points after the anchors.
     """
-    mean, v, lower = _last_block(process, h, j, u, anchors)
+    mean, v, lower = _last_block(process, h, j, u, anchors, cheap)
     return np.asarray(mean + xi @ v.T + z @ lower.T)
 
 
@@ -331,11 +365,13 @@ def _mixed(state: Any) -> Any:
 
 def root_at(process: ScoreProcess, h: int, j: int, u: Float[np.ndarray, "k d"]) -> Float[np.ndarray, "k r"]:
     """Return a root of the posterior covariance of score j between the rows of `u`, as exact as draws are."""
-    _, v, lower = _last_block(process, h, j, u, 0)
+    _, v, lower = _last_block(process, h, j, u, 0, None)
     return np.hstack([lower, v])
 
 
-def _last_block(process: ScoreProcess, h: int, j: int, u: Array, anchors: int) -> tuple[Array, Array, Array]:
+def _last_block(
+    process: ScoreProcess, h: int, j: int, u: Array, anchors: int, cheap: Array | None
+) -> tuple[Array, Array, Array]:
     known = process.known(j)
     n = int(known.sum())
     rest = n + anchors
@@ -343,7 +379,7 @@ def _last_block(process: ScoreProcess, h: int, j: int, u: Array, anchors: int) -
     kappa = correlation(process.kernel, points, points, process.ell[h, j])
     to_runs = np.zeros((len(points) - rest, len(known)))
     to_runs[:, known] = kappa[rest:, :n]
-    mean, w, v = _rows(process, h, j, u[anchors:], to_runs)
+    mean, w, v = _rows(process, h, j, u[anchors:], to_runs, cheap)
     own = process.nugget[h, j] + process.noise[j, known] / process.variance[h, j]
     kappa[np.arange(n), np.arange(n)] += own + process.jitter[h, j] - JITTER_FIRST
     lower, _ = factorise(kappa, 0.0)
@@ -354,9 +390,11 @@ def _last_block(process: ScoreProcess, h: int, j: int, u: Array, anchors: int) -
     return mean, v, block
 
 
-def _rows(process: ScoreProcess, h: int, j: int, u: Array, kappa: Array) -> tuple[Array, Array, Array]:
+def _rows(
+    process: ScoreProcess, h: int, j: int, u: Array, kappa: Array, cheap: Array | None
+) -> tuple[Array, Array, Array]:
     """Return the mean, w' and v' of score j at the rows of u, from their correlation with the runs."""
-    trend = trend_basis(u, process.beta.shape[2])
+    trend = trend_basis(u, process.beta.shape[2], cheap)
     # L^-1 is triangular, which saves half of the product; a view in Fortran's order is the transpose.
     inverse = process.inverse_factor[h, j].T
     w = dtrmm(process.variance[h, j], inverse, kappa.T, side=0, lower=0, trans_a=1).T

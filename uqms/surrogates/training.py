@@ -31,7 +31,15 @@ from threadpoolctl import threadpool_limits
 
 from uqms._typing import Array, Ints
 from uqms.errors import FitError
-from uqms.surrogates.kernels import Kernel, correlation, correlation_slopes, hyperparameter_count, scale_count
+from uqms.surrogates.kernels import (
+    Kernel,
+    Structured,
+    correlation,
+    correlation_slopes,
+    hyperparameter_count,
+    places,
+    scale_count,
+)
 
 __all__ = [
     "Hyperparameters",
@@ -77,6 +85,7 @@ class Hyperparameters:
     starts: int
     at_bound: bool
     factor: float = 1.0  # the variance over its estimate in closed form
+    cheap: bool = True  # whether the cheap model has a part in the mean, if there is one
 
 
 def trend_basis(
@@ -160,9 +169,14 @@ def prior_of(kernel: Kernel, d: int, noise: Noise) -> tuple[Array, Array]:
 @cache
 def _prior(kernel: Kernel, d: int, noisy: bool, known: bool) -> tuple[Array, Array]:
     scales, size = scale_count(kernel, d), hyperparameter_count(kernel, d)
-    location = np.full(size + noisy, math.log(0.75) + 0.5 * math.log(d))
+    location = np.full(size + noisy, math.log(0.75))
+    for part in places(kernel, d):
+        seen = part[part >= 0]
+        location[seen] += 0.5 * math.log(len(seen))
     scale = np.full(len(location), 1.3)
     location[scales:], scale[scales:] = 0.0, 2.0
+    if isinstance(kernel, Structured):
+        location[scales:size], scale[scales:size], _ = kernel.more(d)
     if noisy:
         location[size], scale[size] = 0.0 if known else math.log(1e-2), 3.0
     location.flags.writeable = scale.flags.writeable = False
@@ -173,7 +187,10 @@ def bounds_of(kernel: Kernel, d: int, noise: Noise) -> Array:
     """Return lower and upper bounds of the logarithms, shape (p, 2)."""
     scales, size = scale_count(kernel, d), hyperparameter_count(kernel, d)
     more = [] if noise is False else [SCALE_BOUNDS if variances_known(noise) else NUGGET_BOUNDS]
-    return np.log(np.array([ELL_BOUNDS] * scales + [SHARE_BOUNDS] * (size - scales) + more))
+    bounds = np.log(np.array([ELL_BOUNDS] * scales + [SHARE_BOUNDS] * (size - scales) + more))
+    if isinstance(kernel, Structured):
+        bounds[scales:size] = kernel.more(d)[2]
+    return bounds
 
 
 def _log_prior(parameters: Array, kernel: Kernel, d: int, noise: Noise) -> tuple[float, Array]:
@@ -220,13 +237,14 @@ def objective(parameters: Array, x: Array, y: Array, trend: Array, kernel: Kerne
     # d value / d K = (w w' / s2 - Q) / 2, with Q the projected inverse; chain rule through each r² in one product.
     adjoint = 0.5 * (np.outer(weights, weights) * inverse_variance - projected)
     prior, gradient = _log_prior(parameters, kernel, d, noise)
+    at = places(kernel, d)
     for part, slope in enumerate(g):
         pairs = adjoint * slope
         spread = 2.0 * (pairs.sum(axis=1) @ (x * x) - np.sum(x * (pairs @ x), axis=0))
-        columns = slice(part * d, (part + 1) * d)
-        gradient[columns] -= spread * np.exp(-2.0 * parameters[columns])
+        columns = at[part][at[part] >= 0]
+        gradient[columns] -= spread[at[part] >= 0] * np.exp(-2.0 * parameters[columns])
     for i, slope in enumerate(by_share):
-        gradient[len(g) * d + i] += float(np.vdot(adjoint, slope))
+        gradient[scale_count(kernel, d) + i] += float(np.vdot(adjoint, slope))
     if noise is not False:
         gradient[size] += float(np.sum(nugget * np.diagonal(adjoint)))
     if variances_known(noise):
@@ -289,11 +307,16 @@ def _starting_points(kernel: Kernel, d: int, count: int, noise: Noise) -> Array:
     """
     scales, size = scale_count(kernel, d), hyperparameter_count(kernel, d)
     cube = qmc.Sobol(size + 1, scramble=False).random(STARTS_MORE)[:count]
-    low, high = math.log(0.1), math.log(3.0 * math.sqrt(d))
     points = np.zeros((count, size + (noise is not False)))
-    points[:, :scales] = low + (high - low) * cube[:, :scales]
-    parts = np.repeat(np.arange(scales // d), d)
-    points[0, :scales] = math.log(0.5 * math.sqrt(d)) + math.log(APART) * (0.5 * (scales // d - 1) - parts)
+    at = places(kernel, d)
+    for part, columns in enumerate(at):
+        seen = columns[columns >= 0]
+        root = math.sqrt(len(seen))
+        low, high = math.log(0.1), math.log(3.0 * root)
+        points[:, seen] = low + (high - low) * cube[:, seen]
+        points[0, seen] = math.log(0.5 * root) + math.log(APART) * (0.5 * (len(at) - 1) - part)
+    if isinstance(kernel, Structured):
+        points[:, scales:size] = kernel.more(d)[0]
     if noise is not False:
         low, high = np.log((1e-1, 1e1) if variances_known(noise) else (1e-4, 1e-1))
         points[:, size] = low + (high - low) * cube[:, size]

@@ -1,0 +1,200 @@
+"""Autoregressive levels of fidelity: each is a multiple of the one below and something new."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal, final
+
+import numpy as np
+import xarray as xr
+
+from uqms._typing import Array, Ints
+from uqms.errors import InputError
+from uqms.surrogates.fidelity.kernels import CoKriging, Single
+from uqms.surrogates.fidelity.ladder import Ladder, Step
+from uqms.surrogates.fidelity.levels import Levels, check_levels, check_outputs, read_levels, top_runs
+from uqms.surrogates.fidelity.surrogate import MultiFidelitySurrogate
+from uqms.surrogates.fitting import Fitting
+from uqms.surrogates.kernels import Kernel, Matern52, Structured
+from uqms.surrogates.outputs import Curve, Scalar
+
+__all__ = ["MultiFidelity", "fitted_levels", "ladder_of"]
+
+
+@final
+@dataclass(frozen=True)
+class MultiFidelity:
+    """Surrogate of the highest of several levels of fidelity: many cheap runs and few costly ones.
+
+    Use it when a coarse mesh, a lumped model or loose tolerances follow the trends of the simulator that you mean: then
+    f_t(u) = rho f_(t-1)(u) + what is new in level t, and the costly runs have to teach the difference only. Where
+    levels bend or stretch each other, `NonlinearMultiFidelity` follows them. Whether a lower level says anything of the
+    next is weighed by marginal likelihood, so that a misleading one costs little.
+
+    Designs are best nested (each run of a level has one of the same inputs in the level below): `uqms.nested` makes
+    such designs. Then the levels are learned one after the other; otherwise all together (co-kriging), which costs the
+    cube of the number of all runs.
+
+    Parameters
+    ----------
+    levels
+        Names of the levels as in the ensemble's coordinate `fidelity`, the cheapest first; the last one is predicted.
+    kernel
+        As in `GaussianProcess`, of each level's own part; `Matern52()` by default.
+    trend
+        "constant" (default) or "linear", of each level's own part.
+    hyperparameters
+        "averaged", "point" or "auto", as in `GaussianProcess`.
+    outputs
+        Settings by output name, `Scalar(...)` or `Curve(...)`; those of all levels. Curves have one basis.
+    cost
+        Cost of a run by level, for `uqms.next_level`. By default what the ensemble's coordinate `cost` says, or the
+        mean of its `seconds`.
+    designs
+        "auto" (default), or "joint" for co-kriging also where designs are nested.
+
+    Raises
+    ------
+    InputError
+        When a setting is not one of those.
+
+    References
+    ----------
+    Kennedy & O'Hagan (2000), doi:10.1093/biomet/87.1.1; Le Gratiet & Garnier (2014),
+    doi:10.1615/Int.J.UncertaintyQuantification.2014006914.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import uqms as uq
+    >>> space = uq.ParameterSpace(k=uq.Uniform(0.0, 1.0))
+    >>> designs = uq.nested(space, {"coarse": 32, "fine": 8}, rng=1)
+    >>> coarse, fine = (design["k"].values for design in designs.values())
+    >>> runs = uq.ensemble.combine(
+    ...     uq.ensemble.build(designs["coarse"], {"y": np.sin(12.0 * coarse)}, fidelity="coarse"),
+    ...     uq.ensemble.build(designs["fine"], {"y": 2.0 * np.sin(12.0 * fine) + fine}, fidelity="fine"),
+    ... )
+    >>> surrogate = uq.MultiFidelity(levels=("coarse", "fine")).fit(runs)
+    >>> bool(abs(surrogate.predict({"k": 0.7}).mean["y"].item() - 2.0 * np.sin(8.4) - 0.7) < 0.05)
+    True
+    """
+
+    levels: Sequence[str]
+    kernel: Kernel = field(default_factory=Matern52)
+    trend: Literal["constant", "linear"] = "constant"
+    hyperparameters: Literal["auto", "averaged", "point"] = "auto"
+    outputs: Mapping[str, Curve | Scalar] = field(default_factory=dict)
+    cost: Mapping[str, float] | None = None
+    designs: Literal["auto", "joint"] = "auto"
+
+    def __post_init__(self) -> None:
+        check_levels(self.levels, "MultiFidelity")
+        check_outputs(self.outputs)
+        if not isinstance(self.kernel, Kernel) or isinstance(self.kernel, Structured):
+            raise InputError(f"kernel is {self.kernel!r}; give Matern52(), Matern32() or SquaredExponential().")
+        if self.trend not in ("constant", "linear"):
+            raise InputError(f"trend is {self.trend!r}; give 'constant' or 'linear'.")
+        if self.hyperparameters not in ("auto", "averaged", "point"):
+            raise InputError(f"hyperparameters is {self.hyperparameters!r}; give 'auto', 'averaged' or 'point'.")
+        if self.designs not in ("auto", "joint"):
+            raise InputError(f"designs is {self.designs!r}; give 'auto' or 'joint'.")
+
+    def fit(self, ensemble: xr.Dataset) -> MultiFidelitySurrogate:
+        """Train on the completed runs of all levels and return the surrogate of the highest.
+
+        Parameters
+        ----------
+        ensemble
+            Dataset with dim "run" and the coordinate "fidelity" along it (see `uqms.ensemble.combine`).
+
+        Returns
+        -------
+        MultiFidelitySurrogate
+            A frozen value of plain arrays.
+
+        Raises
+        ------
+        InputError
+            When the ensemble has no runs of a level, runs of a level that is not named, or settings do not fit.
+        DataError
+            Without a coordinate "fidelity", or with values that cannot be learned.
+        DesignError
+            With too few runs of a level.
+        """
+        columns = 1 if self.trend == "constant" else 1 + len(_inputs(ensemble))
+        levels = read_levels(ensemble, self.levels, self.outputs, self.cost, columns + 1)
+        if self.designs == "auto" and levels.nested:
+            steps = fitted_levels(levels, len(levels.names), self.kernel, columns, self.hyperparameters)
+        else:
+            steps = (self._jointly(levels, columns),)
+        return ladder_of(levels, steps)
+
+    def judged(self, ensemble: xr.Dataset) -> Ints:
+        """Return the positions of the runs that predictions are compared with: those of the highest level."""
+        return top_runs(ensemble, self.levels)
+
+    def _jointly(self, levels: Levels, columns: int) -> Step:
+        if not isinstance(self.kernel, Single):
+            raise InputError(
+                "Designs that are not nested take a single kernel, such as Matern52(): all levels are learned "
+                "together. Run the lower level at the inputs of the higher one too, or choose a single kernel."
+            )
+        count = len(levels.names)
+        x = [np.hstack([np.tile(_dummies(t, count), (len(u), 1)), u]) for t, u in enumerate(levels.x)]
+        kernel = CoKriging(self.kernel, count)
+        fitting = Fitting(
+            np.vstack(x), kernel, columns + count - 1, False, self.hyperparameters, label="joint", doubted=True
+        )
+        y = np.vstack(levels.y)
+        found = fitting.trained(y)
+        return Step(fitting.conditioned(y, found, levels.bases), "joint")
+
+
+def _inputs(ensemble: xr.Dataset) -> tuple[str, ...]:
+    from uqms import ensemble as table
+
+    table.check(ensemble)
+    return table.get_box(ensemble).names
+
+
+def _dummies(t: int, count: int) -> Array:
+    return np.eye(count)[t, 1:]
+
+
+def fitted_levels(
+    levels: Levels,
+    count: int,
+    kernel: Kernel,
+    columns: int,
+    hyperparameters: Literal["auto", "averaged", "point"],
+) -> tuple[Step, ...]:
+    """Return the lowest `count` levels of nested designs, one after the other."""
+    steps: list[Step] = []
+    for t in range(count):
+        cheap = levels.y[t - 1][levels.below[t]] if t else None
+        fitting = Fitting(
+            levels.x[t],
+            kernel,
+            columns + (t > 0),
+            False,
+            hyperparameters,
+            cheap,
+            doubted=t > 0,
+            label=levels.names[t],
+        )
+        found = fitting.trained(levels.y[t])
+        process = fitting.conditioned(levels.y[t], found, levels.bases)
+        steps.append(Step(process, "linear" if t else "plain"))
+    return tuple(steps)
+
+
+def ladder_of(levels: Levels, steps: Sequence[Step], log_weights: Array | None = None) -> MultiFidelitySurrogate:
+    """Return the surrogate of the highest level."""
+    draws = max(step.process.draws for step in steps)
+    if log_weights is None:
+        log_weights = np.full(draws, -np.log(draws))
+    ladder = Ladder(tuple(steps), log_weights)
+    attrs = MappingProxyType(levels.attrs)
+    return MultiFidelitySurrogate(
+        levels.box, levels.names, ladder, tuple(levels.bases), MappingProxyType(levels.costs), attrs
+    )

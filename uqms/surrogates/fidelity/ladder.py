@@ -1,0 +1,310 @@
+"""Levels of fidelity on top of each other: scores, their derivative and draws of the whole function of the highest.
+
+==========  =======================================================================  ===========
+symbol      meaning                                                                  shape
+==========  =======================================================================  ===========
+c, S        mean and covariance of the level below at the inputs                     (k,), (k, k)
+m, C        mean and covariance of a level, given the one below at its mean          (k,), (k, k)
+slope       derivative of m by c: of a linear level its coefficient rho, random      (k,)
+A           S enters C + A S: slope slope', and the variance of rho                  (k, k)
+==========  =======================================================================  ===========
+
+A *linear* level is rho times the one below plus a process; rho is one of its trend coefficients, so that mean and
+covariance are exact (Le Gratiet & Garnier 2014, doi:10.1615/Int.J.UncertaintyQuantification.2014006914). A *nonlinear*
+level is a process over (c, u); what is open of the level below is drawn, one function for each member h, at anchors,
+and what these leave open of it (S) is carried on to first order. A *joint* level is one process of all levels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, final
+
+import numpy as np
+
+from uqms._typing import Array, Ints, RandomState, as_generator
+from uqms.errors import InputError
+from uqms.surrogates._fused import scores_flat_reverse
+from uqms.surrogates.fidelity.kernels import Single, second_slope
+from uqms.surrogates.kernels import Product, Sum, correlation_slopes, places
+from uqms.surrogates.physics import lifted
+from uqms.surrogates.process import ScoreProcess, Scores, draw_at, is_count, normals_at, score_at, sobol_points
+from uqms.surrogates.training import trend_basis
+
+__all__ = ["Kind", "Ladder", "LadderDraws", "Step"]
+
+Kind = Literal["plain", "linear", "nonlinear", "joint"]
+ANCHORS = 256
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One level: its process, with one member or one for each of the ladder's, and how the level below enters it."""
+
+    process: ScoreProcess
+    kind: Kind
+
+    def inputs(self, u: Array, below: Array | None) -> Array:
+        """Return the inputs of the process at `u` (..., d), with the level below at `below` (...)."""
+        if self.kind == "nonlinear":
+            assert below is not None  # noqa: S101
+            return np.concatenate([below[..., None], u], axis=-1)
+        if self.kind == "joint":
+            dummies = np.zeros((*u.shape[:-1], self.process.x.shape[1] - u.shape[-1]))
+            dummies[..., -1] = 1.0
+            return np.concatenate([dummies, u], axis=-1)
+        return u
+
+    def at(self, h: int) -> int:
+        """Return the member of its process that belongs to that of the ladder."""
+        return h if self.process.draws > 1 else 0
+
+    def given(self, h: int, j: int, u: Array, below: Array | None, diagonal: bool) -> tuple[Array, Array]:
+        """Return m and C at `u` (s, k, d), or the variances, with the level below at its mean (s, k)."""
+        cheap = below if self.kind == "linear" else None
+        return score_at(self.process, self.at(h), j, self.inputs(u, below), diagonal, cheap)
+
+    def slope(self, h: int, j: int, u: Array, below: Array) -> Array:
+        """Return the derivative of m by the level below at `u` (..., d)."""
+        if self.kind == "linear":
+            return np.full(below.shape, self.process.beta[self.at(h), j, 1])
+        rows = self.inputs(u, below).reshape(-1, u.shape[-1] + 1)
+        return _Slope(self.process, self.at(h), j).value(rows).reshape(below.shape)
+
+    def amplification(self, h: int, j: int, slope: Array, diagonal: bool) -> Array:
+        """Return A (s, k, k) of slopes (s, k), or its diagonal."""
+        out = slope**2 if diagonal else slope[:, :, None] * slope[:, None, :]
+        return out + self.spread(h, j)
+
+    def spread(self, h: int, j: int) -> float:
+        """Return the variance of rho."""
+        return float(np.sum(self.process.trend_root[self.at(h), j, :, 1] ** 2)) if self.kind == "linear" else 0.0
+
+    @cached_property
+    def blocks(self) -> list[list[Array]]:
+        """Blocks of compiled code, by member and score; of a linear level as a function of (c, u)."""
+        p = self.process
+        if self.kind == "linear":
+            return [[lifted(p.member(h), j).flat() for j in range(p.q)] for h in range(p.draws)]
+        return [[p.member(h).select(np.array([j])).flat() for j in range(p.q)] for h in range(p.draws)]
+
+    def reverse(
+        self, h: int, j: int, u: Array, below: Array | None, slope: Array, s: Array, bars: tuple[Array, Array]
+    ) -> tuple[Array, tuple[Array, Array]]:
+        """Return the derivative (k, d) by `u` (k, d), and the bars of c and S."""
+        mean_bar, cov_bar = bars
+        if self.kind == "joint":
+            by = _reverse(self.process, self.at(h), j, self.inputs(u, None), mean_bar, cov_bar)
+            return by[:, -u.shape[1] :], bars
+        block = self.blocks[self.at(h)][j]
+        rows = u if below is None else np.column_stack([below, u])
+        by = scores_flat_reverse(block, np.ascontiguousarray(rows), mean_bar[None, :, None], cov_bar[None, None])
+        by = np.asarray(by)
+        if below is None:
+            return by, bars
+        if self.kind == "nonlinear":
+            slope_bar = ((cov_bar + cov_bar.T) * s) @ slope
+            by = by + slope_bar[:, None] * _Slope(self.process, self.at(h), j).derivative(rows)
+        return by[:, 1:], (by[:, 0].copy(), cov_bar * self.amplification(h, j, slope[None], False)[0])
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _Slope:
+    """Derivative of the mean of a nonlinear level by the level below, and the derivative of that."""
+
+    process: ScoreProcess
+    h: int
+    j: int
+
+    def _parts(self, rows: Array) -> tuple[Array, Array, Array, Array, Array, Array]:
+        p, h, j = self.process, self.h, self.j
+        d = p.x.shape[1]
+        assert isinstance(p.kernel, Sum)  # noqa: S101
+        first = p.kernel.parts[0]
+        assert isinstance(first, Product)  # noqa: S101
+        lower, part = first.parts
+        assert isinstance(lower, Single)  # noqa: S101
+        assert isinstance(part, Single)  # noqa: S101
+        ell = p.ell[h, j]
+        weights = p.inverse_factor[h, j].T @ p.target[h, j] * (p.variance[h, j] / (1.0 + ell[-1]) / ell[0])
+        t = (rows[:, :1] - p.x[:, 0]) / ell[0]
+        _, first_slope, second = second_slope(lower, t)
+        scales = ell[d + 1 : 2 * d]
+        kappa, g, _ = correlation_slopes(part, np.ascontiguousarray(rows[:, 1:]), p.x[:, 1:], scales)
+        return weights, first_slope, second, kappa, g[0], scales
+
+    def value(self, rows: Array) -> Array:
+        weights, first, _, kappa, _, _ = self._parts(rows)
+        trend = self.process.beta[self.h, self.j, 1] if self.process.beta.shape[2] > 1 else 0.0
+        return np.asarray((first * kappa) @ weights + trend)
+
+    def derivative(self, rows: Array) -> Array:
+        weights, first, second, kappa, g, scales = self._parts(rows)
+        by_lower = (second * kappa) @ weights / self.process.ell[self.h, self.j, 0]
+        pairs = first * g * weights
+        x = self.process.x[:, 1:]
+        by_u = (pairs.sum(axis=1)[:, None] * rows[:, 1:] - pairs @ x) / scales**2
+        return np.column_stack([by_lower, by_u])
+
+
+def _reverse(process: ScoreProcess, h: int, j: int, u: Array, mean_bar: Array, cov_bar: Array) -> Array:
+    """Return the derivative of sum(mean * mean_bar) + sum(covariance * cov_bar) at `u`, of any kernel."""
+    ell, s2, d = process.ell[h, j], process.variance[h, j], process.x.shape[1]
+    at = places(process.kernel, d)
+    inverse = np.where(at < 0, 0.0, ell[at] ** -2.0)
+    kappa, g, _ = correlation_slopes(process.kernel, u, process.x, ell)
+    w = s2 * kappa @ process.inverse_factor[h, j].T
+    trend, root, factor = trend_basis(u, process.beta.shape[2]), process.trend_root[h, j], process.trend_factor[h, j]
+    v = (trend - w @ factor) @ root.T
+    both = cov_bar + cov_bar.T
+    v_bar = both @ v @ root
+    w_bar = np.outer(mean_bar, process.target[h, j]) - both @ w - v_bar @ factor.T
+    kappa_bar = s2 * w_bar @ process.inverse_factor[h, j]
+    _, own, _ = correlation_slopes(process.kernel, u, u.copy(), ell)
+    out = np.zeros_like(u)
+    for part, scales in enumerate(inverse):
+        for pairs, x in ((kappa_bar * g[part], process.x), (s2 * both * own[part], u)):
+            out += (pairs.sum(axis=1)[:, None] * u - pairs @ x) * scales
+    b = process.beta.shape[2]  # constants of the levels, then the inputs, which have slopes of their own
+    linear = np.arange(1, min(b, d + 1))
+    out[:, linear - 1] += np.outer(mean_bar, process.beta[h, j, linear]) + v_bar[:, linear]
+    return out
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Ladder:
+    """The levels, the lowest first, and the log weights (H,) of their members."""
+
+    steps: tuple[Step, ...]
+    log_weights: Array
+
+    @property
+    def top(self) -> ScoreProcess:
+        """The process of the highest level."""
+        return self.steps[-1].process
+
+    @property
+    def draws(self) -> int:
+        """Number of members H."""
+        return len(self.log_weights)
+
+    def scores(self, u: Array, diagonal: bool = False) -> Scores:
+        """Return mean (H, ..., k, q) and covariance (H, ..., q, k, k), or variances, at `u` (..., k, d)."""
+        *batch, k, d = u.shape
+        members = np.ascontiguousarray(u, dtype=np.float64).reshape(-1, k, d)
+        s, h, q = len(members), self.draws, self.top.q
+        mean = np.empty((h, s, k, q))
+        covariance = np.empty((h, s, q, k) if diagonal else (h, s, q, k, k))
+        for i in range(h):
+            for j in range(q):
+                mean[i, :, :, j], covariance[i, :, j] = self.score(i, j, members, diagonal)
+        return Scores(
+            mean.reshape(h, *batch, k, q), covariance.reshape(h, *batch, *covariance.shape[2:]), self.log_weights
+        )
+
+    def score(self, h: int, j: int, u: Array, diagonal: bool = False) -> tuple[Array, Array]:
+        """Return mean and covariance of score j of member h at `u` (s, k, d)."""
+        m, s = self.steps[0].given(h, j, u, None, diagonal)
+        for step in self.steps[1:]:
+            c = m
+            m, own = step.given(h, j, u, c, diagonal)
+            s = own + step.amplification(h, j, step.slope(h, j, u, c), diagonal) * s
+        return m, s
+
+    def means(self, h: int, j: int, u: Array) -> list[Array]:
+        """Return the mean (s, k) of each level at `u` (s, k, d)."""
+        out: list[Array] = []
+        for step in self.steps:
+            out.append(step.given(h, j, u, out[-1] if out else None, True)[0])
+        return out
+
+    def reverse(self, u: Array, mean_bar: Array, covariance_bar: Array) -> Array:
+        """Return the derivative (k, d) of sum(mean * mean_bar) + sum(covariance * covariance_bar) at `u` (k, d)."""
+        u = np.ascontiguousarray(u, dtype=np.float64)
+        out = np.zeros_like(u)
+        for h in range(self.draws):
+            for j in range(self.top.q):
+                out += self._reverse(h, j, u, np.ascontiguousarray(mean_bar[h, :, j]), covariance_bar[h, j])
+        return out
+
+    def _reverse(self, h: int, j: int, u: Array, mean_bar: Array, cov_bar: Array) -> Array:
+        m, s = self.steps[0].given(h, j, u[None], None, False)
+        tape: list[tuple[Array | None, Array, Array]] = [(None, np.zeros(0), np.zeros(0))]
+        for step in self.steps[1:]:
+            c, slope = m, step.slope(h, j, u[None], m)
+            tape.append((c[0], slope[0], s[0]))
+            m, own = step.given(h, j, u[None], c, False)
+            s = own + step.amplification(h, j, slope, False) * s
+        out = np.zeros_like(u)
+        bars = mean_bar, np.ascontiguousarray(cov_bar)
+        for step, (below, slope, s_below) in zip(self.steps[::-1], tape[::-1], strict=True):
+            by, bars = step.reverse(h, j, u, below, slope, s_below, bars)
+            out += by
+        return out
+
+    def functions(self, n: int, rng: RandomState, anchors: int = ANCHORS) -> "LadderDraws":
+        """Return n draws of the whole function, exact jointly at `anchors` Sobol points of the cube and the runs."""
+        if not is_count(n, 1) or not is_count(anchors, 0):
+            raise InputError(f"functions: n is {n!r} and anchors is {anchors!r}; give whole numbers, n at least 1.")
+        generator = as_generator(rng)
+        weights = np.exp(self.log_weights - np.logaddexp.reduce(self.log_weights))
+        h = generator.choice(self.draws, size=n, p=weights / weights.sum())
+        xi = [generator.standard_normal((n, step.process.q, step.process.beta.shape[2])) for step in self.steps]
+        return LadderDraws(self, anchors, h, tuple(xi), int(generator.integers(2**63)))
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class LadderDraws:
+    """Draws of the whole function; calling evaluates every draw at inputs `u` (k, d) to (draws, k, q).
+
+    Normals belong to points, so that a call gives the same numbers again; what the anchors leave open is joint within
+    one call.
+    """
+
+    ladder: Ladder
+    anchors: int
+    members: Ints  # (draws,)
+    xi: Sequence[Array]  # of each level (draws, q, b), standard normals of the trend
+    seed: int  # of the standard normals of the anchors and of the points of a call
+
+    def __call__(self, u: Array) -> Array:
+        """Return the scores (draws, k, q); the same call gives the same numbers."""
+        unique, place = np.unique(np.asarray(u, dtype=np.float64), axis=0, return_inverse=True)
+        points = np.vstack([sobol_points(self.anchors, unique.shape[1]), unique])
+        n, a, k, q = len(self.members), self.anchors, len(unique), self.ladder.top.q
+        out = np.empty((n, k, q))
+        for j in range(q):
+            normals = []
+            for level in range(len(self.ladder.steps)):
+                generator = np.random.default_rng([self.seed, j, level])
+                at_anchors = generator.standard_normal((n, a))
+                normals.append(np.hstack([at_anchors, normals_at(unique, n, int(generator.integers(2**63)))]))
+            for h in np.unique(self.members):
+                rows = self.members == h
+                out[rows, :, j] = self._member(
+                    int(h), j, points, [z[rows] for z in normals], [one[rows, j] for one in self.xi]
+                )
+        return out[:, place.reshape(-1)]
+
+    def _member(self, h: int, j: int, points: Array, normals: list[Array], xis: list[Array]) -> Array:
+        a = self.anchors
+        means = self.ladder.means(h, j, points[None])
+        values = np.zeros((len(normals[0]), len(points) - a))
+        for level, (step, z, xi) in enumerate(zip(self.ladder.steps, normals, xis, strict=True)):
+            p, i = step.process, step.at(h)
+            below = means[level - 1][0] if level else None
+            if step.kind == "linear":
+                own = draw_at(p, i, j, points, z, xi, a, np.zeros(len(points) - a))
+                rho = p.beta[i, j, 1] + xi @ p.trend_root[i, j, :, 1]
+                values = own + rho[:, None] * values
+                continue
+            own = draw_at(p, i, j, step.inputs(points, below), z, xi, a)
+            if below is not None:
+                slope = step.slope(h, j, points[a:], below[a:])
+                own = own + slope * (values - below[a:])
+            values = own
+        return values
