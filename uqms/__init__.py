@@ -92,6 +92,7 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.simulators import serve as serve
     from uqms.surrogates import Curve as Curve
     from uqms.surrogates import GaussianProcess as GaussianProcess
+    from uqms.surrogates import LocalGaussianProcess as LocalGaussianProcess
     from uqms.surrogates import Log as Log
     from uqms.surrogates import Logit as Logit
     from uqms.surrogates import Matern32 as Matern32
@@ -138,6 +139,7 @@ __all__ = [
     "JSONFile",
     "Laplace",
     "LatentOutput",
+    "LocalGaussianProcess",
     "Log",
     "LogNormal",
     "LogNormalNoise",
@@ -256,6 +258,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "surrogates": (
         "Curve",
         "GaussianProcess",
+        "LocalGaussianProcess",
         "Log",
         "Logit",
         "Matern32",

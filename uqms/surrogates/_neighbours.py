@@ -8,9 +8,13 @@ K, k        correlation of the runs (with nugget), of runs and input       (m, m
 lambda      K^-1 (k - F M (F' K^-1 k - t)), M = (F' K^-1 F)^-1             (m,)
 P, Q        lambda = P k + Q t: K^-1 - Q F' K^-1 and K^-1 F M              (m, m), (m, b)
 error       e(u) = f(u) - lambda' y(N), whatever the trend is
+SS          (y - F beta)' K^-1 (y - F beta): how rough the output is near  scalar
+s2_a        s2 (nu + SS_a / typical) / (nu + m - b): smaller where the     scalar
+            output is smooth
 ==========  =============================================================  ==========
 
-    Cov[e_a, e_e] / s2 = k(u_a, u_e) - lambda_a' k(N_a, u_e) - lambda_e' k(N_e, u_a) + lambda_a' K(N_a, N_e) lambda_e
+    Cov[e_a, e_e] = s_a s_e [k(u_a, u_e) - lambda_a' k(N_a, u_e) - lambda_e' k(N_e, u_a)
+                             + lambda_a' K(N_a, N_e) lambda_e]
 
 That is the covariance of the errors that the predictor makes, also where two inputs have different runs: a Gram matrix,
 whatever other inputs are asked for.
@@ -102,9 +106,18 @@ def _back(L: Array, x: Array) -> None:
 
 @numba.njit(cache=True, nogil=True, fastmath=FAST)  # type: ignore[untyped-decorator]
 def _weights(
-    code: int, shares: Array, scales: Array, nugget: float, jitter: float, b: int, x: Array, runs: Ints, u: Array
-) -> tuple[Array, Array, Array, Array, Array, float]:
-    """Return lambda (m,), k (m,), L (m, m), K^-1 F (m, b), M (b, b) and the jitter of one input."""
+    code: int,
+    shares: Array,
+    scales: Array,
+    nugget: float,
+    jitter: float,
+    b: int,
+    x: Array,
+    y: Array,
+    runs: Ints,
+    u: Array,
+) -> tuple[Array, Array, Array, Array, Array, float, float]:
+    """Return lambda (m,), k (m,), L (m, m), K^-1 F (m, b), M (b, b), the jitter and SS of one input."""
     m = len(runs)
     kinds, terms, _ = layout_of(code)
     g = np.empty(len(kinds))
@@ -131,7 +144,26 @@ def _weights(
     t = np.empty(b)
     _trend(u, b, t)
     weights -= solved @ (M @ (F.T @ weights - t))
-    return weights, k, L, solved, M, used
+    rest = np.empty(m)
+    for i in range(m):
+        rest[i] = y[runs[i]]
+    rest -= F @ (M @ (solved.T @ rest))
+    squares = 0.0
+    for i in range(m):  # |L^-1 rest|^2
+        value = rest[i]
+        for c in range(i):
+            value -= L[i, c] * rest[c]
+        rest[i] = value / L[i, i]
+        squares += rest[i] * rest[i]
+    return weights, k, L, solved, M, used, squares
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _variance(variance: float, strength: float, typical: float, squares: float, degrees: int) -> float:
+    """Return s2_a; an infinite strength is s2 everywhere."""
+    if strength == np.inf:
+        return variance
+    return float(variance * (strength + squares / typical) / (strength + degrees))
 
 
 @numba.njit(cache=True, nogil=True, fastmath=FAST)  # type: ignore[untyped-decorator]
@@ -182,6 +214,8 @@ def local_scores(
     shares: Array,
     scales: Array,
     variance: float,
+    strength: float,
+    typical: float,
     nugget: float,
     jitter: float,
     b: int,
@@ -197,17 +231,19 @@ def local_scores(
     kinds, terms, _ = layout_of(code)
     g = np.empty(len(kinds))
     mean, covariance = np.empty((S, K)), np.zeros((S, K, K))
-    weights, rest, used = np.empty((K, m)), np.empty(m), np.empty(K)
+    weights, rest, used, sd = np.empty((K, m)), np.empty(m), np.empty(K), np.empty(K)
     for s in range(S):
         for a in range(K):
-            weights[a], k, L, _, _, used[a] = _weights(
-                code, shares, scales, nugget, jitter, b, x, runs[s, a], u[s, a]
+            weights[a], k, L, _, _, used[a], squares = _weights(
+                code, shares, scales, nugget, jitter, b, x, y, runs[s, a], u[s, a]
             )
             total = 0.0
             for i in range(m):
                 total += weights[a, i] * y[runs[s, a, i]]
             mean[s, a] = total
-            covariance[s, a, a] = variance * _own_variance(weights[a], k, L)
+            own = _variance(variance, strength, typical, squares, m - b)
+            covariance[s, a, a] = own * _own_variance(weights[a], k, L)
+            sd[a] = math.sqrt(own)
         if not joint:
             continue
         for a in range(K):
@@ -219,11 +255,9 @@ def local_scores(
                 total = _kappa(code, kinds, terms, shares, scales, u[s, a], u[s, e], g)
                 for i in range(m):
                     total -= weights[a, i] * rest[i]
-                    total -= weights[e, i] * _kappa(
-                        code, kinds, terms, shares, scales, x[runs[s, e, i]], u[s, a], g
-                    )
-                covariance[s, a, e] = variance * total
-                covariance[s, e, a] = variance * total
+                    total -= weights[e, i] * _kappa(code, kinds, terms, shares, scales, x[runs[s, e, i]], u[s, a], g)
+                covariance[s, a, e] = sd[a] * sd[e] * total
+                covariance[s, e, a] = covariance[s, a, e]
     return mean, covariance
 
 
@@ -245,6 +279,8 @@ def local_reverse(
     shares: Array,
     scales: Array,
     variance: float,
+    strength: float,
+    typical: float,
     nugget: float,
     jitter: float,
     b: int,
@@ -261,19 +297,20 @@ def local_reverse(
     kinds, terms, _ = layout_of(code)
     u_bar = np.zeros((K, d))
     weights, rest = np.empty((K, m)), np.empty(m)
-    used, k_of = np.empty(K), np.empty((K, m))
+    used, sd, k_of = np.empty(K), np.empty(K), np.empty((K, m))
     L_of, solved_of, M_of = np.empty((K, m, m)), np.empty((K, m, b)), np.empty((K, b, b))
     for a in range(K):
-        weights[a], k_of[a], L_of[a], solved_of[a], M_of[a], used[a] = _weights(
-            code, shares, scales, nugget, jitter, b, x, runs[a], u[a]
+        weights[a], k_of[a], L_of[a], solved_of[a], M_of[a], used[a], squares = _weights(
+            code, shares, scales, nugget, jitter, b, x, y, runs[a], u[a]
         )
+        sd[a] = math.sqrt(_variance(variance, strength, typical, squares, m - b))
     for a in range(K):
         weights_bar = np.empty(m)
         for i in range(m):
             weights_bar[i] = mean_bar[a] * y[runs[a, i]]
         k_bar = np.zeros(m)
         for e in range(K):
-            bar = variance * (covariance_bar[a, e] + covariance_bar[e, a])
+            bar = sd[a] * sd[e] * (covariance_bar[a, e] + covariance_bar[e, a])
             if bar == 0.0:
                 continue
             if e == a:
@@ -293,9 +330,7 @@ def local_reverse(
             _between(kinds, code, terms, shares, scales, diagonal, x, runs[a], runs[e], weights[e], u[e], rest)
             for i in range(m):
                 weights_bar[i] -= bar * rest[i]
-                _add_slope(
-                    code, kinds, terms, shares, scales, u[a], x[runs[e, i]], -bar * weights[e, i], u_bar[a]
-                )
+                _add_slope(code, kinds, terms, shares, scales, u[a], x[runs[e, i]], -bar * weights[e, i], u_bar[a])
             _add_slope(code, kinds, terms, shares, scales, u[a], u[e], bar, u_bar[a])
         # lambda = P k + Q t, P symmetric: k_bar += P lambda_bar, t_bar = Q' lambda_bar.
         through = weights_bar.copy()
@@ -309,9 +344,7 @@ def local_reverse(
                 F_through[c] += f[c] * through[i]
         through -= solved_of[a] @ (M_of[a] @ F_through)
         for i in range(m):
-            _add_slope(
-                code, kinds, terms, shares, scales, u[a], x[runs[a, i]], k_bar[i] + through[i], u_bar[a]
-            )
+            _add_slope(code, kinds, terms, shares, scales, u[a], x[runs[a, i]], k_bar[i] + through[i], u_bar[a])
         first = second = -1
         for c in range(b):
             if first >= 0:
@@ -337,14 +370,16 @@ def local_left_out(
     y: Array,
     runs: Ints,
     left: Ints,
-) -> tuple[Array, Array]:
-    """Return error (N,) and variance relative to s2 (N,), nugget within, of runs `left` predicted from others (N, m)."""
-    error, relative = np.empty(len(left)), np.empty(len(left))
+) -> tuple[Array, Array, Array]:
+    """Return error (N,), variance over s2 (N,) with nugget, SS (N,) of runs `left` predicted from others (N, m)."""
+    error, relative, squares = np.empty(len(left)), np.empty(len(left)), np.empty(len(left))
     for i in range(len(left)):
-        weights, k, L, _, _, used = _weights(code, shares, scales, nugget, jitter, b, x, runs[i], x[left[i]])
+        weights, k, L, _, _, used, squares[i] = _weights(
+            code, shares, scales, nugget, jitter, b, x, y, runs[i], x[left[i]]
+        )
         total = y[left[i]]
         for j in range(len(weights)):
             total -= weights[j] * y[runs[i, j]]
         error[i] = total
         relative[i] = _own_variance(weights, k, L) + nugget + used
-    return error, relative
+    return error, relative, squares
