@@ -95,6 +95,7 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.surrogates import Curve as Curve
     from uqms.surrogates import EventProbability as EventProbability
     from uqms.surrogates import GaussianProcess as GaussianProcess
+    from uqms.surrogates import LocalGaussianProcess as LocalGaussianProcess
     from uqms.surrogates import Log as Log
     from uqms.surrogates import Logit as Logit
     from uqms.surrogates import Matern32 as Matern32
@@ -144,6 +145,7 @@ __all__ = [
     "JSONFile",
     "Laplace",
     "LatentOutput",
+    "LocalGaussianProcess",
     "Log",
     "LogNormal",
     "LogNormalNoise",
@@ -268,6 +270,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "Curve",
         "EventProbability",
         "GaussianProcess",
+        "LocalGaussianProcess",
         "Log",
         "Logit",
         "Matern32",

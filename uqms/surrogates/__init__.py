@@ -8,6 +8,7 @@ from uqms.surrogates.files import load_surrogate
 from uqms.surrogates.gp import GaussianProcess, GaussianProcessSurrogate
 from uqms.surrogates.kernels import Matern32, Matern52, Product, SquaredExponential, Sum
 from uqms.surrogates.learning import LearningCurve, learning_curve
+from uqms.surrogates.neighbours import LeftOutRuns, LocalGaussianProcess, LocalGaussianProcessSurrogate
 from uqms.surrogates.outputs import Curve, Decoder, Layout, Scalar
 from uqms.surrogates.physics import Physics
 from uqms.surrogates.plugging import draws_from_scores, reverse_by_differences
@@ -29,6 +30,9 @@ __all__ = [
     "GaussianProcessSurrogate",
     "Layout",
     "LearningCurve",
+    "LeftOutRuns",
+    "LocalGaussianProcess",
+    "LocalGaussianProcessSurrogate",
     "Log",
     "Logit",
     "Matern32",
