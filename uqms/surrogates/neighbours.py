@@ -28,7 +28,7 @@ from scipy.optimize import minimize_scalar
 from scipy.spatial import cKDTree
 
 from uqms._typing import Array, Ints, RandomState, as_generator
-from uqms.ensemble import table
+from uqms.ensemble import RunState, table
 from uqms.errors import DesignError, InputError
 from uqms.parameters import Box
 from uqms.surrogates._neighbours import local_left_out, local_reverse, local_scores
@@ -149,7 +149,7 @@ class LocalGaussianProcess:
             As `GaussianProcess.fit`; DesignError also when there are no more runs than neighbours and coefficients.
         """
         table.check(ensemble)
-        used = np.flatnonzero(ensemble["state"].values == table.RunState.COMPLETED)
+        used = np.flatnonzero(ensemble["state"].values == RunState.COMPLETED)
         runs = ensemble.isel(run=used)
         box = table.get_box(runs)
         x = np.asarray(box.to_unit(table.input_array(runs, box.names)))
@@ -448,7 +448,8 @@ class LocalGaussianProcessSurrogate:
         drop = np.where(own.any(axis=1), own.argmax(axis=1), near.shape[1] - 1)
         others = near[np.arange(near.shape[1]) != drop[:, None]].reshape(len(rows), -1)
         code, shares, scales, _, _, _, nugget, jitter, b = self._settings(j)
-        return local_left_out(code, shares, scales, nugget, jitter, b, self.x, self._columns_of_y[j], others, rows)
+        found = local_left_out(code, shares, scales, nugget, jitter, b, self.x, self._columns_of_y[j], others, rows)
+        return found[0], found[1], found[2]
 
     def _tuned(self, rows: Ints) -> "LocalGaussianProcessSurrogate":
         """Return the same with what fits left-out runs best: length scales times one number, variance, its strength.
