@@ -6,7 +6,7 @@
 from Sobol designs; 2 000 new inputs judge it. Beside it `GaussianProcess` at 2 000 runs; with ``--peers``, up to
 20 000 runs, also GPyTorch's variational process (512 inducing inputs, 20 epochs), and 128 neighbours instead of 64.
 Figures: time of a fit, time of 100 000 predictions (measured on 2 000), root mean squared error over the sd of the
-output, coverage of 95 % intervals, mean log score (nats, outputs scaled to unit variance). One thread. Aims, set after a
+output, coverage of 95 % intervals, mean log score (nats, outputs of unit variance). One thread. Aims, set after a
 first run and then frozen:
 
 - 95 % intervals hold 0.92 to 0.98 of the new outputs (mean of the functions, each size), and 0.88 to 0.99 of each;
