@@ -44,9 +44,8 @@ __all__ = ["Map", "Movable", "Target", "evaluate", "expand", "on_the_line", "tar
 LOG_TWO_PI = math.log(2.0 * math.pi)
 SCALES: tuple[Scale, ...] = ("identity", "log", "logit")
 LARGEST = 64  # scores times experiments; beyond, the matrix products of the general likelihood are faster
-# Relative, between this likelihood and the calibration's own. Where a smooth function is known to 1e-5 of its range,
-# rounding of its variance moves the density far from the posterior by up to 2e-4 (72 problems, 20 points each).
-AGREEMENT = 1e-3
+AGREEMENT = 1e-6  # relative, between this likelihood and the calibration's own
+NUDGES, ROUNDING = (1e-9, 2e-9, 3e-9), 30.0  # of the parameters; times what rounding is seen to do
 
 
 @final
@@ -295,10 +294,19 @@ def target(problem: Calibration | JointCalibration) -> Target | None:
 
 
 def _agrees(problem: Calibration, found: Target) -> bool:
-    """Compare with the calibration's own likelihood at a few draws of the prior (fixed seed: a check, no result)."""
+    """Compare with the calibration's own likelihood at a few draws of the prior (fixed seed: a check, no result).
+
+    Far from the data rounding of the surrogate's variance moves a density by more than `AGREEMENT` where the output is
+    smooth. How far is seen in second differences over steps too small for anything else.
+    """
     theta = problem.prior_draws(3, 0)
-    wanted = problem.log_likelihood(theta)
     points = on_the_line(problem, theta)
+    steps = np.array([0.0, *NUDGES, *(-step for step in NUDGES)])
+    around = {name: np.ravel((1.0 + steps)[:, None] * values) for name, values in theta.items()}
+    values_around = problem.log_likelihood(around).reshape(len(steps), -1)
+    wanted, (ahead, behind) = values_around[0], np.split(values_around[1:], 2)
+    with np.errstate(invalid="ignore"):
+        limit = AGREEMENT * (1.0 + abs(wanted)) + ROUNDING * np.max(abs(ahead + behind - 2.0 * wanted), axis=0)
     for i, z in enumerate(points):
         prior = sum(
             float(p.log_density(theta[name][i])) - math.log(np.subtract(*p.cdf(problem.limits(name)[::-1])))
@@ -306,7 +314,7 @@ def _agrees(problem: Calibration, found: Target) -> bool:
         )
         slope = sum(log_slope(row, value) for row, value in zip(found.priors, z, strict=True))
         value = found.evaluate(z)[0] - prior - slope
-        if np.isfinite(wanted[i]) and not abs(value - wanted[i]) <= AGREEMENT * (1.0 + abs(wanted[i])):
+        if np.isfinite(wanted[i]) and not abs(value - wanted[i]) <= limit[i]:
             return False
         if not np.isfinite(wanted[i]) and np.isfinite(value):
             return False
