@@ -11,6 +11,7 @@ from calibration.test_noise_models import COUNTS, curve, observed
 from scipy import stats
 
 import uqms as uq
+from uqms.calibration.noise import NoiseModel
 from uqms.calibration.predict import Moments, NewNoise, predicted
 from uqms.diagnostics import simulation_based_calibration
 from uqms.errors import InputError
@@ -28,7 +29,7 @@ def counts(error: float = ERROR) -> uq.Calibration:
 
 
 @pytest.mark.parametrize("noise", [uq.PoissonNoise(), uq.NegativeBinomialNoise(0.3)])
-def test_means_that_are_often_negative_are_refused(noise: uq.NoiseModel) -> None:
+def test_means_that_are_often_negative_are_refused(noise: NoiseModel) -> None:
     with pytest.raises(InputError, match=r"of 'y': somewhere the mean is negative at \d+% .*transform=uq.Log\(\)"):
         uq.Calibration(curve(), observed(COUNTS), noise)
     with pytest.raises(InputError, match="limit 5%"):
