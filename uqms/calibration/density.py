@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numba
 import numpy as np
 
-from uqms._typing import Array, Ints
+from uqms._typing import Array, Bools, Ints
 from uqms.calibration import _correlated
 from uqms.calibration._terms import BASIS, terms
 from uqms.calibration.direct import is_exact
@@ -31,8 +31,9 @@ from uqms.parameters import Prior
 if TYPE_CHECKING:
     from uqms.calibration.problem import Calibration
 
-__all__ = ["draw_rows", "outputs_of", "row_terms", "simulate", "term_variance", "total"]
+__all__ = ["draw_rows", "latent_draws", "outputs_of", "possible", "row_terms", "simulate", "term_variance", "total"]
 
+TRIES = 100  # of errors for which the means of counts are possible
 # Noise whose density takes one set of measured values a draw.
 BROADCASTING = (
     AutocorrelatedNoise,
@@ -110,15 +111,39 @@ def simulate(
     problem: "Calibration", u: Array, phi: Array, rng: np.random.Generator, latents: Array | None = None
 ) -> Array:
     """Draw new observations (S, R) at inputs u (S, K, d) and hyperparameters (S, P), see `Calibration.simulate`."""
+    y = latent_draws(problem, u, phi, rng, latents)
+    if latents is None:  # counts have no negative mean: the law is the one given that there is none
+        for _ in range(TRIES):
+            again = np.flatnonzero(~possible(problem.cells, problem.noise, y).all(axis=1))
+            if not len(again):
+                break
+            y[again] = latent_draws(problem, u[again], phi[again], rng)
+    return draw_rows(problem.cells, problem.noise, y, phi, rng)
+
+
+def latent_draws(
+    problem: "Calibration", u: Array, phi: Array, rng: np.random.Generator, latents: Array | None = None
+) -> Array:
+    """Return latent outputs (S, N) at inputs u (S, K, d) and hyperparameters (S, P), errors drawn or given."""
     eta = rng.standard_normal((len(u), len(problem.free))) if latents is None else latents
     if problem.form == "independent":  # products of matrices: nothing to compile before the first calibration ends
         scores = problem.surrogate.scores(u)
         h = _hyperparameter_draws(scores.log_weights, len(u), rng)
-        y = _normal_outputs(problem, scores.mean[h, np.arange(len(u))], scores.covariance[h, np.arange(len(u))], eta)
-        return draw_rows(problem.cells, problem.noise, y, phi, rng)
+        return _normal_outputs(problem, scores.mean[h, np.arange(len(u))], scores.covariance[h, np.arange(len(u))], eta)
     several, log_weights = problem.latent_outputs(u, phi, eta)
     h = _hyperparameter_draws(log_weights, len(u), rng)
-    return draw_rows(problem.cells, problem.noise, several[h, np.arange(len(u))], phi, rng)
+    return np.asarray(several[h, np.arange(len(u))])
+
+
+def possible(cells: Cells, noise: NoiseGroups, y: Array) -> Bools:
+    """Return which latent outputs (..., N) the noise of their group can have as its mean; all where it has no say."""
+    out = np.ones(y.shape, dtype=np.bool_)
+    for g, model in enumerate(noise.models):
+        of = getattr(model, "possible", None)
+        if of is not None:
+            at = np.flatnonzero(cells.group == g)
+            out[..., at] = of(response(cells.responses[g], y[..., at], np))
+    return out
 
 
 def _hyperparameter_draws(log_weights: Array, count: int, rng: np.random.Generator) -> Ints:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol, final, runtime_checkable
 import numpy as np
 from scipy import special
 
-from uqms._typing import Array
+from uqms._typing import Array, Bools
 from uqms.errors import InputError
 from uqms.parameters import Prior
 
@@ -379,7 +379,9 @@ class StudentTNoise:
 class PoissonNoise:
     """Counts whose mean is the output: cases a day, spikes, cells.
 
-    The output must stay positive: a surrogate of its logarithm, `Curve(transform=Log())`, does.
+    The output must stay positive: a surrogate of its logarithm, `Curve(transform=Log())`, does. One of the output
+    itself may be negative by its error: where more than 5 % of the prior's means are, calibration refuses; below that
+    such means are ruled out, in the density (-inf) and in simulated data (drawn again) alike.
 
     Examples
     --------
@@ -397,6 +399,10 @@ class PoissonNoise:
     def check(self, output: str, rows: Rows) -> None:
         """Raise InputError for what is no count."""
         _counts("PoissonNoise", output, rows.z)
+
+    def possible(self, y: Array) -> Bools:
+        """Return where the output is a mean that counts can have."""
+        return np.asarray(y >= 0.0)
 
     def log_density(self, y: Any, rows: Rows, parameters: Mapping[str, Any], xp: Any) -> Any:
         """Return the log-probability; -inf where the mean is negative."""
@@ -445,6 +451,10 @@ class NegativeBinomialNoise:
         """Raise InputError for what is no count."""
         _counts("NegativeBinomialNoise", output, rows.z)
 
+    def possible(self, y: Array) -> Bools:
+        """Return where the output is a mean that counts can have."""
+        return np.asarray(y >= 0.0)
+
     def log_density(self, y: Any, rows: Rows, parameters: Mapping[str, Any], xp: Any) -> Any:
         """Return the log-probability; -inf where the mean is negative."""
         z, phi = rows.z, 1.0 / parameters["dispersion"]
@@ -470,7 +480,8 @@ class NegativeBinomialNoise:
 class BinomialNoise:
     """Counts of successes: z of `trials`, each with a probability that is the output.
 
-    The output must stay between 0 and 1: a surrogate of its logit, `Curve(transform=Logit())`, does.
+    The output must stay between 0 and 1: a surrogate of its logit, `Curve(transform=Logit())`, does. What is outside is
+    treated as in `PoissonNoise`.
 
     Parameters
     ----------
@@ -525,6 +536,10 @@ class BinomialNoise:
                 f"BinomialNoise: {output!r} was measured as {rows.z[wrong[0]]:g} of {trials[wrong[0]]:g} trials. "
                 "Correct one of the two."
             )
+
+    def possible(self, y: Array) -> Bools:
+        """Return where the output is a probability."""
+        return np.asarray((y >= 0.0) & (y <= 1.0))
 
     def log_density(self, y: Any, rows: Rows, parameters: Mapping[str, Any], xp: Any) -> Any:
         """Return the log-probability; -inf where the output is no probability."""

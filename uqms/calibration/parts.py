@@ -129,7 +129,8 @@ class JointCalibration:
             name: part.within({key: self._limits[key] for key in part.parameters}, self.mass_cut)
             for name, part in found.items()
         }
-        self.derived = named_derived(derived or {}, tuple(self.priors))
+        taken = {key for part in self.parts.values() for key in part.priors}  # as posterior.part(name) calls them
+        self.derived = named_derived(derived or {}, (*self.priors, *sorted(taken)))
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(

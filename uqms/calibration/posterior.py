@@ -192,8 +192,8 @@ class Posterior:
     def part(self, name: str) -> "Posterior":
         """Return what the joint posterior of several parts says of one: its quantities, data and surrogate.
 
-        Draws are those of the whole, from the data of all parts. Use it wherever a posterior of one surrogate is
-        wanted: `predict`, figures, `refine`, `verify`.
+        Draws are those of the whole, from the data of all parts; derived quantities of the whole are kept. Use it
+        wherever a posterior of one surrogate is wanted: `predict`, figures, `refine`, `verify`.
 
         Raises
         ------
@@ -219,7 +219,10 @@ class Posterior:
                 data = data.assign(hyperparameter_draw=data["hyperparameter_draw"].isel(part=at, drop=True))
                 data = data.drop_vars("part", errors="ignore")
             elif key in ("posterior", "prior", "log_prior"):
-                data = data[[one for one in names if one in data]].rename(names)
+                kept = [one for one in names if one in data]
+                data = data[kept + [one for one in self.problem.derived if one in data]].rename(
+                    {one: names[one] for one in kept}
+                )
             if key != "conditions" and (key != "latents" or problem.latents):
                 groups[key] = data
         groups |= _true_conditions(problem, groups["posterior"])

@@ -38,6 +38,7 @@ __all__ = ["Moments", "PosteriorPrediction", "Realised", "Targets", "conditional
 
 type Realised = Literal["same", "new", "none"]
 
+TRIES = 100  # of errors for which the means of counts are possible
 CHUNK = 4_000_000  # numbers in one covariance block
 
 
@@ -459,11 +460,14 @@ class NewNoise(NamedTuple):
         From hyperparameters to the variance (S,) of normal noise on the latent scale; None when it is something else.
     phi
         From draws of everything inferred to hyperparameters.
+    possible
+        From the latent output to where it is a mean that the measurement can have.
     """
 
     draw: Callable[[Array, Array, np.random.Generator], Array]
     variance: Callable[[Array], Array] | None
     phi: Callable[[Mapping[str, Array]], Array]
+    possible: Callable[[Array], Bools] = lambda latent: np.ones(np.shape(latent), dtype=np.bool_)
 
 
 def new_noise(problem: Calibration, g: int, targets: Targets) -> NewNoise:
@@ -501,9 +505,16 @@ def new_noise(problem: Calibration, g: int, targets: Targets) -> NewNoise:
         total = phi[:, g] ** 2 * own.sd[0] ** 2
         return np.asarray(total if process is None else total + groups.named(phi)[process.amplitude] ** 2)
 
+    def possible(latent: Array) -> Bools:
+        of = getattr(model, "possible", None)
+        return np.ones(np.shape(latent), dtype=np.bool_) if of is None else np.asarray(of(response.inverse(latent)))
+
     normal = model.additive and isinstance(response, Identity)
     return NewNoise(
-        draw, variance if normal else None, lambda theta: groups.phi(theta, (len(next(iter(theta.values()))),))
+        draw,
+        variance if normal else None,
+        lambda theta: groups.phi(theta, (len(next(iter(theta.values()))),)),
+        possible,
     )
 
 
@@ -524,6 +535,18 @@ def predicted(
         mean, variance = transform.moments(moments.mean, within)
         return mean, variance, np.asarray(transform.inverse(latent))
     phi = noise.phi(theta)
+    for _ in range(TRIES):  # counts have no negative mean: the law is the one given that there is none
+        again = np.flatnonzero(~noise.possible(latent).all(axis=1))
+        if not len(again):
+            break
+        few = Moments(moments.mean[again], moments.covariance[again])
+        latent[again] = draw_jointly(few, rng)
+    else:
+        raise InputError(
+            f"predict: at {len(again)} of {len(latent)} posterior draws the mean of a count is next to surely "
+            "impossible (negative, or no probability) somewhere, so that there are no new measurements. Fit the "
+            "logarithm or logit, uq.Curve(transform=uq.Log()), predict fewer places, or say noise=False."
+        )
     sample = noise.draw(latent, phi, rng)
     if noise.variance is None:  # a count of successes is no probability: measured and latent output may differ in mean
         return sample, np.zeros_like(sample), sample

@@ -19,11 +19,19 @@ from uqms._typing import Array, ArrayLike, Ints, RandomState, as_generator
 from uqms.calibration import _correlated, _exact, _marginal
 from uqms.calibration.conditioned import ConditionedPrior
 from uqms.calibration.constraints import read_constraints
-from uqms.calibration.density import outputs_of, row_terms, simulate, term_variance, total
+from uqms.calibration.density import (
+    latent_draws,
+    outputs_of,
+    possible,
+    row_terms,
+    simulate,
+    term_variance,
+    total,
+)
 from uqms.calibration.direct import has_derivative, is_exact
 from uqms.calibration.discrepancy import NOISE, Discrepancy
 from uqms.calibration.likelihood import Cells, add_discrepancy, arrange, check_errors_between
-from uqms.calibration.noise import LogNormalNoise, NoiseModel, NumPyFunctions
+from uqms.calibration.noise import BinomialNoise, LogNormalNoise, NoiseModel, NumPyFunctions
 from uqms.calibration.observations import Observations
 from uqms.calibration.realisation import Realisation, Runs, runs_of, warn_if_not_normal
 from uqms.calibration.samplers import NUTS, Sampler
@@ -49,6 +57,7 @@ __all__ = ["Calibration", "Derived", "Piece"]
 _logger = logging.getLogger(__name__)
 MASS_CUT_LIMIT = 0.01
 CONFLICT_SD = 6.0
+IMPOSSIBLE = 0.05  # of the means of a count
 SCORE_CHUNK = 2_000_000  # numbers in one cross-covariance block
 
 
@@ -301,6 +310,7 @@ class Calibration:
         self.mass_cut = self._mass_cut()
         _ = self.conditioned_prior.allowed  # constraints that allow next to nothing are refused now
         self.check_errors_between(self.cells.conditions, "Calibration of several experiments")
+        self._check_possible()
         self._warn_of_conflict()
 
     @property
@@ -620,7 +630,9 @@ class Calibration:
         Returns
         -------
         numpy.ndarray
-            In the data's own units. Rows with a detection limit are what would have been measured without it.
+            In the data's own units. Rows with a detection limit are what would have been measured without it. Counts
+            have no negative mean: errors with which one would be are drawn again, as their density is zero; NaN where
+            100 tries, or the latents that are given, leave one.
 
         Raises
         ------
@@ -856,6 +868,28 @@ class Calibration:
                 "the box."
             )
         return cut
+
+    def _check_possible(self) -> None:
+        """Refuse counts whose mean is impossible at too large a part of the prior (fixed seed)."""
+        if not any(hasattr(model, "possible") for model in self.noise.models):
+            return
+        theta, rng = self.prior_draws(256, 0), np.random.default_rng(0)
+        phi = self.noise.phi(theta, (256,))
+        y = latent_draws(self, self.unit_inputs(theta), phi, rng)
+        finite = np.isfinite(y)
+        allowed = possible(self.cells, self.noise, y)
+        for g, model in enumerate(self.noise.models):
+            at = self.cells.group == g
+            off = (~allowed & finite)[:, at].sum(axis=0) / np.maximum(finite[:, at].sum(axis=0), 1)
+            if float(off.max()) > IMPOSSIBLE:
+                output, way = self.noise.outputs[g], "Logit" if isinstance(model, BinomialNoise) else "Log"
+                what = "outside of 0 to 1" if way == "Logit" else "negative"
+                raise InputError(
+                    f"{type(model).__name__} of {output!r}: somewhere the mean is {what} at {off.max():.0%} of the "
+                    f"prior's draws (limit {IMPOSSIBLE:.0%}), the surrogate's error included, which no count has. Fit "
+                    f"the {'logit' if way == 'Logit' else 'logarithm'}, GaussianProcess(outputs={{{output!r}: "
+                    f"uq.Curve(transform=uq.{way}())}}) (uq.Scalar for a number), or run more points."
+                )
 
     def _warn_of_conflict(self) -> None:
         """Compare each observation with the prior predictive mean and sd (fixed seed: a check, no result)."""

@@ -20,6 +20,7 @@ from scipy.special import ndtr, ndtri
 from uqms._typing import Array, ArrayLike
 
 if TYPE_CHECKING:
+    from uqms.calibration.parts import JointCalibration
     from uqms.calibration.problem import Calibration
 
 __all__ = ["Whitened"]
@@ -30,7 +31,7 @@ __all__ = ["Whitened"]
 class Whitened:
     """A calibration seen from the space where its prior is (next to) a standard normal."""
 
-    problem: "Calibration"
+    problem: "Calibration | JointCalibration"
 
     @property
     def names(self) -> tuple[str, ...]:

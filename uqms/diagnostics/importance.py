@@ -25,7 +25,7 @@ from scipy.linalg import solve_triangular
 from scipy.special import ndtr
 
 from uqms._typing import Array
-from uqms.calibration import Calibration
+from uqms.calibration import Calibration, JointCalibration
 from uqms.errors import InputError
 
 __all__ = ["FewDraws", "ImportanceSampler"]
@@ -92,7 +92,7 @@ class ImportanceSampler:
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 50:
                 raise InputError(f"ImportanceSampler: {name} is {value!r}; give a whole number of at least 50.")
 
-    def draw(self, problem: Calibration, count: int, rng: np.random.Generator) -> FewDraws:
+    def draw(self, problem: Calibration | JointCalibration, count: int, rng: np.random.Generator) -> FewDraws:
         """Return `count` draws; with more points, up to three times, when too few of the weights count.
 
         Raises
@@ -116,7 +116,9 @@ class ImportanceSampler:
         doubt = "" if ess >= count else f"{ess:.0f} effective of {len(x)} weighted points, {count} draws wanted"
         return FewDraws(_theta(problem, picked), ess, doubt)
 
-    def _weighted(self, problem: Calibration, more: int, rng: np.random.Generator) -> tuple[Array, Array]:
+    def _weighted(
+        self, problem: Calibration | JointCalibration, more: int, rng: np.random.Generator
+    ) -> tuple[Array, Array]:
         """Return points (n, d) and log weights (n,), up to a constant."""
         centres = _tempered(problem, self.particles * more, rng)
         p, d = centres.shape
@@ -138,7 +140,7 @@ def _log_kernels(x: Array, centres: Array, root: Array) -> Array:
     return np.asarray(np.log(np.mean((1.0 + squares / FREEDOM) ** (-0.5 * (FREEDOM + d)), axis=1)))
 
 
-def _tempered(problem: Calibration, particles: int, rng: np.random.Generator) -> Array:
+def _tempered(problem: Calibration | JointCalibration, particles: int, rng: np.random.Generator) -> Array:
     """Return particles (p, d), approximate draws from the posterior."""
     d = len(problem.priors)
     x = rng.standard_normal((particles, d))
@@ -162,11 +164,11 @@ def _tempered(problem: Calibration, particles: int, rng: np.random.Generator) ->
     return x
 
 
-def _theta(problem: Calibration, x: Array) -> dict[str, Array]:
+def _theta(problem: Calibration | JointCalibration, x: Array) -> dict[str, Array]:
     return problem.conditioned_prior.from_cube(ndtr(x))
 
 
-def _log_likelihood(problem: Calibration, x: Array) -> Array:
+def _log_likelihood(problem: Calibration | JointCalibration, x: Array) -> Array:
     theta = _theta(problem, x)
     value = problem.log_likelihood(theta)
     if not problem.conditioned_prior.plain:

@@ -18,7 +18,7 @@ from scipy.special import ndtr, ndtri
 from scipy.stats import chi2
 
 from uqms._typing import Array, Bools, Ints, RandomState, as_generator
-from uqms.calibration import Calibration, Posterior
+from uqms.calibration import Calibration, JointCalibration, Posterior
 from uqms.calibration.starts import starting_points
 from uqms.errors import InputError
 
@@ -91,7 +91,12 @@ class Profile:
 
 
 def profile_likelihood(
-    source: Calibration | Posterior, name: str, *, n: int = 41, prob: float = 0.95, rng: RandomState = 0
+    source: Calibration | JointCalibration | Posterior,
+    name: str,
+    *,
+    n: int = 41,
+    prob: float = 0.95,
+    rng: RandomState = 0,
 ) -> Profile:
     """Maximise the likelihood over everything else, for each of `n` values of one quantity.
 
@@ -102,7 +107,7 @@ def profile_likelihood(
     Parameters
     ----------
     source
-        A calibration, or its posterior, whose draws then give the starting points.
+        A calibration, also one of several parts, or its posterior, whose draws then give the starting points.
     name
         Of a parameter, or of an unknown noise.
     n
@@ -136,7 +141,7 @@ def profile_likelihood(
     True
     """
     problem = source.problem if isinstance(source, Posterior) else source
-    if not isinstance(problem, Calibration):
+    if not isinstance(problem, Calibration | JointCalibration):
         raise InputError(f"profile_likelihood: got a {type(source).__name__}; give a Calibration or its posterior.")
     if name not in problem.priors:
         raise InputError(f"profile_likelihood: {name!r} is not inferred; give one of {list(problem.priors)}.")
@@ -193,7 +198,11 @@ def _crossings(values: Array, relative: Array, threshold: float, best: float, in
     return low, high
 
 
-def _cloud(problem: Calibration, source: Calibration | Posterior, rng: np.random.Generator) -> Array:
+def _cloud(
+    problem: Calibration | JointCalibration,
+    source: Calibration | JointCalibration | Posterior,
+    rng: np.random.Generator,
+) -> Array:
     """Return approximate posterior draws of z, (s, p)."""
     if isinstance(source, Posterior):
         flat = {name: source.draws[name].values.ravel() for name in problem.priors}
@@ -212,7 +221,7 @@ def _cloud(problem: Calibration, source: Calibration | Posterior, rng: np.random
 class _Search:
     """The likelihood on the scale of z, and a cloud of points to start from."""
 
-    def __init__(self, problem: Calibration, column: int, cloud: Array) -> None:
+    def __init__(self, problem: Calibration | JointCalibration, column: int, cloud: Array) -> None:
         self.problem, self.column, self.cloud = problem, column, cloud
         self.values = self.log_likelihood(cloud)
         p = cloud.shape[1]

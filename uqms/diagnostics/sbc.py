@@ -28,7 +28,7 @@ import pandas as pd
 import xarray as xr
 
 from uqms._typing import Array, ArrayLike, Ints, RandomState, as_generator
-from uqms.calibration import Calibration
+from uqms.calibration import Calibration, JointCalibration
 from uqms.diagnostics.bands import RankBand, pointwise_level, rank_band
 from uqms.diagnostics.importance import FewDraws, ImportanceSampler
 from uqms.diagnostics.tempered import TemperedSampler
@@ -40,12 +40,14 @@ LOG_LIKELIHOOD, MISFIT, LATENTS = "log_likelihood", "misfit", "latents"
 MOST_WEIGHTED = 6  # quantities that importance weights are good for
 COPIES = 4  # simulated data sets of each draw behind the misfit
 MISSING = -1
+TRIES = 100
 DOUBTFUL = 0.02  # share of the fits
 NOTABLE = 2.5  # standard errors beyond which a mean or spread is named as the way in which ranks fail
 R_HAT = 1.01
 INTERVALS = (0.5, 0.9)
 
-Quantity = Callable[[Mapping[str, Array], Calibration], ArrayLike]
+Problem = Calibration | JointCalibration
+Quantity = Callable[[Mapping[str, Array], Any], ArrayLike]
 
 
 @final
@@ -178,7 +180,7 @@ def _how(ranks: Ints, level: int) -> str:
 
 
 def simulation_based_calibration(
-    problem: Calibration,
+    problem: Problem,
     n: int = 200,
     *,
     sampler: Any = None,
@@ -199,7 +201,7 @@ def simulation_based_calibration(
     Parameters
     ----------
     problem
-        The calibration.
+        The calibration, also one of several parts.
     n
         Repeats; 200 see a posterior whose sd is 0.7 of the right one, or that is off by half an sd.
     sampler
@@ -248,19 +250,24 @@ def simulation_based_calibration(
     """
     _check_problem(problem, "simulation_based_calibration")
 
-    def draw_problem(generator: np.random.Generator) -> tuple[dict[str, Array], Calibration]:
-        truth = problem.prior_draws(1, generator)
-        if not problem.latents:
-            return truth, problem.with_values(problem.simulate(truth, generator)[0])
-        eta = generator.standard_normal((1, problem.latents))
-        values = problem.simulate(truth, generator, eta)[0]
+    def draw_problem(generator: np.random.Generator) -> tuple[dict[str, Array], Problem]:
+        for _ in range(TRIES):
+            truth = problem.prior_draws(1, generator)
+            if not problem.latents:
+                return truth, problem.with_values(problem.simulate(truth, generator)[0])
+            eta = generator.standard_normal((1, problem.latents))
+            values = problem.simulate(truth, generator, eta)[0]
+            if np.isfinite(
+                values
+            ).all():  # counts of a negative mean have the density zero: parameters and errors again
+                break
         return {**truth, LATENTS: eta}, problem.with_values(values)
 
     return rank_statistics(draw_problem, n, sampler=sampler, rng=rng, quantities=quantities, draws=draws, alpha=alpha)
 
 
 def rank_statistics(
-    draw_problem: Callable[[np.random.Generator], tuple[Mapping[str, ArrayLike], Calibration]],
+    draw_problem: Callable[[np.random.Generator], tuple[Mapping[str, ArrayLike], Problem]],
     n: int = 200,
     *,
     sampler: Any = None,
@@ -345,7 +352,7 @@ def rank_statistics(
 
 
 def _check_problem(problem: object, asked: str) -> None:
-    if not isinstance(problem, Calibration):
+    if not isinstance(problem, Calibration | JointCalibration):
         raise InputError(f"{asked}: the problem is a {type(problem).__name__}; give a uq.Calibration.")
 
 
@@ -357,7 +364,7 @@ def _check_numbers(n: int, draws: int, alpha: float) -> None:
         raise InputError(f"alpha is {alpha!r}; give the chance of a false alarm, e.g. 0.01.")
 
 
-def _names(problem: Calibration, own: Mapping[str, Quantity]) -> list[str]:
+def _names(problem: Problem, own: Mapping[str, Quantity]) -> list[str]:
     """Return the names of what is ranked."""
     names = [*problem.priors, LOG_LIKELIHOOD, MISFIT]
     taken = [name for name in own if name in names]
@@ -366,11 +373,11 @@ def _names(problem: Calibration, own: Mapping[str, Quantity]) -> list[str]:
     return [*names, *own]
 
 
-def _default(problem: Calibration) -> ImportanceSampler | TemperedSampler:
+def _default(problem: Problem) -> ImportanceSampler | TemperedSampler:
     return TemperedSampler() if problem.latents or len(problem.priors) > MOST_WEIGHTED else ImportanceSampler()
 
 
-def _truth(truth: Mapping[str, ArrayLike], problem: Calibration) -> tuple[dict[str, Array], Array]:
+def _truth(truth: Mapping[str, ArrayLike], problem: Problem) -> tuple[dict[str, Array], Array]:
     """Return the true parameters, each (1,), and latents (1, latents)."""
     wanted = [*problem.priors, *([LATENTS] if problem.latents else [])]
     if set(truth) != set(wanted):
@@ -381,7 +388,7 @@ def _truth(truth: Mapping[str, ArrayLike], problem: Calibration) -> tuple[dict[s
     return {name: np.asarray(truth[name], dtype=np.float64).reshape(1) for name in problem.priors}, eta
 
 
-def _few_draws(sampler: Any, problem: Calibration, count: int, rng: np.random.Generator) -> FewDraws:
+def _few_draws(sampler: Any, problem: Problem, count: int, rng: np.random.Generator) -> FewDraws:
     if callable(getattr(sampler, "draw", None)):
         few = sampler.draw(problem, count, rng)
         if not isinstance(few, FewDraws) or any(len(few.theta.get(name, ())) != count for name in problem.priors):
@@ -411,7 +418,7 @@ def _few_draws(sampler: Any, problem: Calibration, count: int, rng: np.random.Ge
 
 
 def _ranked(
-    problem: Calibration,
+    problem: Problem,
     truth: Mapping[str, Array],
     theta: Mapping[str, Array],
     eta: Array,
@@ -442,7 +449,7 @@ def _rank(values: Array, rng: np.random.Generator) -> int:
     return int(below + rng.integers(equal + 1))
 
 
-def _misfit(problem: Calibration, theta: Mapping[str, Array], eta: Array, rng: np.random.Generator) -> Array:
+def _misfit(problem: Problem, theta: Mapping[str, Array], eta: Array, rng: np.random.Generator) -> Array:
     """Return squared distances between data and the mean of a few simulated data sets, for each draw.
 
     Distances are relative to the spread of data at given parameters and latents, averaged over truth and draws alike:
@@ -451,10 +458,14 @@ def _misfit(problem: Calibration, theta: Mapping[str, Array], eta: Array, rng: n
     count = len(next(iter(theta.values())))
     repeated = {name: np.repeat(values, COPIES) for name, values in theta.items()}
     latents = np.repeat(eta, COPIES, axis=0) if problem.latents else None
-    cells = problem.cells
-    made = cells.linked(problem.simulate(repeated, rng, latents)).reshape(count, COPIES, -1)
-    limit = cells.linked(cells.limit)  # NaN, which fmin and fmax pass over, where there is none
-    made = np.where(cells.side == 1, np.fmax(made, limit), np.where(cells.side == -1, np.fmin(made, limit), made))
-    spread = made.var(axis=1, ddof=1).mean(axis=0)
-    spread = np.where(spread > 0.0, spread, 1.0)
-    return np.asarray(np.sum((cells.z - made.mean(axis=1)) ** 2 / spread, axis=1))
+    parts = [piece.problem.cells for piece in problem.pieces(dict.fromkeys(problem.priors))]
+    ends = np.cumsum([len(cells.z) for cells in parts])[:-1]
+    total = np.zeros(count)
+    for cells, drawn in zip(parts, np.split(problem.simulate(repeated, rng, latents), ends, axis=1), strict=True):
+        made = cells.linked(drawn).reshape(count, COPIES, -1)
+        limit = cells.linked(cells.limit)  # NaN, which fmin and fmax pass over, where there is none
+        made = np.where(cells.side == 1, np.fmax(made, limit), np.where(cells.side == -1, np.fmin(made, limit), made))
+        spread = made.var(axis=1, ddof=1).mean(axis=0)
+        spread = np.where(spread > 0.0, spread, 1.0)
+        total += np.sum((cells.z - made.mean(axis=1)) ** 2 / spread, axis=1)
+    return total
