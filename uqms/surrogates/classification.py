@@ -383,16 +383,16 @@ class FittedProbability:
     def _latent(self, u: Array, v: Array, diagonal: bool) -> tuple[Array, Array]:
         """Return the mean (H, k) at u, and the covariance (H, k, l) between u and v, or (H, k) of u with itself."""
         same = v is u
-        to_runs, shift = self._prior(u, self.x)
+        to_runs, shift = self.prior(u, self.x)
         halves = [rows @ factor.T for rows, factor in zip(to_runs, self.factor, strict=True)]
         mean = shift + np.stack([rows @ b for rows, b in zip(to_runs, self.weights, strict=True)])
         if diagonal:
             known = np.stack([np.einsum("ij,ij->i", half, half) for half in halves])
-            return mean, self._prior_variance(u) - known
-        others = halves if same else [r @ f.T for r, f in zip(self._prior(v, self.x)[0], self.factor, strict=True)]
-        return mean, self._prior(u, v)[0] - np.stack([a @ b.T for a, b in zip(halves, others, strict=True)])
+            return mean, self.prior_variance(u) - known
+        others = halves if same else [r @ f.T for r, f in zip(self.prior(v, self.x)[0], self.factor, strict=True)]
+        return mean, self.prior(u, v)[0] - np.stack([a @ b.T for a, b in zip(halves, others, strict=True)])
 
-    def _prior(self, u: Array, v: Array) -> tuple[Array, Array]:
+    def prior(self, u: Array, v: Array) -> tuple[Array, Array]:
         """Return the prior covariance (H, k, l) between u and v and the prior mean (H, k) at u."""
         own = [s2 * correlation(self.kernel, u, v, ell) for s2, ell in zip(self.variance, self.ell, strict=True)]
         total = np.stack(own) + MEAN_VARIANCE
@@ -401,7 +401,7 @@ class FittedProbability:
         mean, covariance = self.base.moments(u, v)
         return total + self.rho[:, None, None] ** 2 * covariance, self.rho[:, None] * mean
 
-    def _prior_variance(self, u: Array) -> Array:
+    def prior_variance(self, u: Array) -> Array:
         """Return the prior variance (H, k)."""
         own = np.tile((self.variance + MEAN_VARIANCE)[:, None], (1, len(u)))
         if self.base is None:
@@ -461,7 +461,7 @@ class FittedProbability:
             raise InputError(f"functions: n is {n!r} and anchors is {anchors!r}; give whole numbers from 1.")
         generator = as_generator(rng)
         h = generator.choice(len(self.ell), size=n, p=np.exp(self.log_weights))
-        return LatentDraws.of(self, sobol_points(anchors, self.domain.d), h, generator.standard_normal((n, anchors)))
+        return LatentDraws(self, sobol_points(anchors, self.domain.d), h, generator.standard_normal((n, anchors)))
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write it to one .npz file of arrays and JSON (no pickle); `FittedProbability.load` reads it.
@@ -497,37 +497,45 @@ class LatentDraws:
     A draw deviates from the mean by what its values at the anchors say, stretched to the variance that f has.
     """
 
-    of_: FittedProbability
+    probability: FittedProbability
     anchors: Array  # (a, d)
     hyperparameters: Ints  # (draws,)
-    roots: Array  # (H, a, a), the inverse factor of the posterior covariance of the anchors
     values: Array  # (draws, a), standard normals
 
-    @classmethod
-    def of(cls, fitted: FittedProbability, anchors: Array, h: Ints, values: Array) -> "LatentDraws":
-        """Return the draws of hyperparameters h (draws,) with standard normals (draws, a) of the anchors."""
-        roots = np.zeros((len(fitted.ell), len(anchors), len(anchors)))
-        _, covariance = fitted.latent_jointly(anchors)
-        for one in np.unique(h):
-            eigenvalues, vectors = np.linalg.eigh(covariance[one])
-            real = eigenvalues > 1e-10 * eigenvalues[-1]
-            scaled = np.where(real, np.where(real, eigenvalues, 1.0) ** -0.5, 0.0)
-            roots[one] = (vectors * scaled).T
-        return cls(fitted, anchors, h, roots, values)
+    @cached_property
+    def _anchored(self) -> tuple[Array, Array]:
+        """A k (H, a, n) of the anchors, and the inverse root (H, a, a) of their posterior covariance."""
+        fitted, anchors = self.probability, self.anchors
+        halves = np.stack([r @ f.T for r, f in zip(fitted.prior(anchors, fitted.x)[0], fitted.factor, strict=True)])
+        covariance = fitted.prior(anchors, anchors)[0] - halves @ halves.transpose(0, 2, 1)
+        eigenvalues, vectors = np.linalg.eigh(covariance)
+        real = eigenvalues > 1e-10 * eigenvalues[:, -1:]
+        scaled = np.where(real, np.where(real, eigenvalues, 1.0) ** -0.5, 0.0)
+        return halves, vectors * scaled[:, None, :]
 
     def __call__(self, u: Array) -> Array:
         """Return the latent values (draws, k); the same call gives the same numbers."""
         u = np.asarray(u, dtype=np.float64)
         out = np.empty((len(self.values), len(u)))
-        fitted = self.of_
-        mean, variance = fitted.latent(u)
-        to_anchors = fitted._latent(u, self.anchors, diagonal=False)[1]
+        size = max(1, 2**22 // max(1, len(self.anchors) * len(self.probability.ell)))
+        for start in range(0, len(u), size):
+            out[:, start : start + size] = self._some(u[start : start + size])
+        return out
+
+    def _some(self, u: Array) -> Array:
+        fitted, (anchored, roots) = self.probability, self._anchored
+        to_runs, shift = fitted.prior(u, fitted.x)
+        to_anchors = fitted.prior(u, self.anchors)[0]
+        own = fitted.prior_variance(u)
+        out = np.empty((len(self.values), len(u)))
         for h in np.unique(self.hyperparameters):
             rows = self.hyperparameters == h
-            half = to_anchors[h] @ self.roots[h].T  # (k, a): deviation = half @ z
-            captured = np.einsum("ij,ij->i", half, half)
-            stretch = np.sqrt(variance[h] / np.maximum(captured, 1e-6 * variance[h]))
-            out[rows] = mean[h] + (self.values[rows] @ half.T) * stretch
+            half = to_runs[h] @ fitted.factor[h].T
+            variance = np.maximum(own[h] - np.einsum("ij,ij->i", half, half), 1e-12)
+            loads = (to_anchors[h] - half @ anchored[h].T) @ roots[h]  # (k, a): deviation = loads @ z
+            captured = np.maximum(np.einsum("ij,ij->i", loads, loads), 1e-6 * variance)
+            mean = shift[h] + to_runs[h] @ fitted.weights[h]
+            out[rows] = mean + (self.values[rows] @ loads.T) * np.sqrt(variance / captured)
         return out
 
 
