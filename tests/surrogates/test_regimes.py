@@ -185,7 +185,7 @@ def test_calibration_through_a_jump_is_that_of_the_simulator() -> None:
     assert draws.std() == pytest.approx(sd, rel=0.1)
 
 
-# -------------------------------------------------------------------------------------------------------------- refusals
+# ------------------------------------------------------------------------------------------------------------- refusals
 def test_what_cannot_be_meant() -> None:
     with pytest.raises(InputError, match="noise='fitted'"):
         uq.Regimes(regression=uq.GaussianProcess(noise="fitted"))

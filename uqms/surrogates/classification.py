@@ -18,6 +18,7 @@ Of two levels, the latent function of the higher one is rho f_low + delta (Kenne
 the lower level, f has the prior mean rho m_low and covariance rho² C_low + K_delta.
 """
 
+import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -50,7 +51,7 @@ from uqms.surrogates.kernels import (
     scale_count,
 )
 from uqms.surrogates.prediction import named_points
-from uqms.surrogates.process import is_count, sobol_points
+from uqms.surrogates.process import is_count, scrambled_points, sobol_points
 from uqms.surrogates.training import bounds_of, prior_of, pull_back
 
 __all__ = ["EventProbability", "FittedProbability", "LatentDraws", "SuccessProbability", "reliability"]
@@ -59,6 +60,11 @@ MEAN_VARIANCE = 1.0  # c²
 SD, SD_SHARP, SD_SPREAD = 5.0, 15.0, (1.3, 0.5)  # median of s, and sd of its logarithm: for chance, for a boundary
 SD_BOUNDS = (0.1, 100.0)
 SCALE_SPREAD = 1.0  # sd of a log length scale
+DELTA_SCALE, DELTA_SD, DELTA_SPREAD = (
+    2.0,
+    0.3,
+    1.0,
+)  # of delta: length scales and s over those of a level, and its spread
 RHO, RHO_SPREAD, RHO_BOUNDS = 1.0, 0.5, (-1.0, 3.0)
 SUBSET = 300  # runs that hyperparameters are found from when there are more
 AVERAGED = 200  # runs up to which they are averaged
@@ -463,6 +469,45 @@ class FittedProbability:
         h = generator.choice(len(self.ell), size=n, p=np.exp(self.log_weights))
         return LatentDraws(self, sobol_points(anchors, self.domain.d), h, generator.standard_normal((n, anchors)))
 
+    def unsure(self, n: int, *, rng: RandomState | None = None, candidates: int = 1024) -> xr.Dataset:
+        """Return n inputs whose labels would tell most of where the border is: a design to run next.
+
+        One after the other, of a Sobol sequence, the input where the latent function is least sure to be on its side;
+        what is near to those that were chosen counts as known.
+
+        Parameters
+        ----------
+        n
+            Number of inputs.
+        rng
+            Of the candidates' scrambling.
+        candidates
+            Number of inputs that are compared.
+
+        Raises
+        ------
+        InputError
+            When n is not a whole number from 1 to the number of candidates.
+        """
+        if not is_count(candidates, 1) or not is_count(n, 1) or n > candidates:
+            raise InputError(f"unsure: n is {n!r} of {candidates!r} candidates; give a whole number from 1 to these.")
+        seed = int(as_generator(rng).integers(2**31))
+        u = scrambled_points(candidates, self.domain.d, seed)
+        mean, covariance = self.moments(u, u)
+        variance, chosen = np.diagonal(covariance).copy(), []
+        for _ in range(n):
+            score = np.abs(mean) / np.sqrt(np.maximum(variance, 1e-9))
+            score[chosen] = np.inf
+            chosen.append(int(np.argmin(score)))
+            column = covariance[:, chosen[-1]]
+            covariance = covariance - np.outer(column, column) / (1.0 + column[chosen[-1]])
+            variance = np.diagonal(covariance)
+        x = self.domain.from_unit(u[chosen])
+        role = {"role": "input", "kind": "parameter", "unit": "", "description": ""}
+        attrs = {"box": json.dumps(self.domain.to_dict(), allow_nan=False)}
+        attrs |= {"space": self.attrs["space"]} if "space" in self.attrs else {}
+        return xr.Dataset({name: ("run", x[:, j], role) for j, name in enumerate(self.domain.names)}, attrs=attrs)
+
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write it to one .npz file of arrays and JSON (no pickle); `FittedProbability.load` reads it.
 
@@ -570,9 +615,14 @@ class _Labelled:
         scale[: scale_count(self.kernel, d)] = SCALE_SPREAD
         location[-1] = np.log(SD_SHARP if self.sharp else SD)
         scale[-1] = SD_SPREAD[self.sharp]
-        if self.levels:
-            return np.append(location, RHO), np.append(scale, RHO_SPREAD)
-        return location, scale
+        if not self.levels:
+            return location, scale
+        # What the levels differ by is smoother, and smaller, than what they have in common.
+        scales = scale_count(self.kernel, d)
+        location[:scales] += np.log(DELTA_SCALE)
+        location[-1] = np.log(max(DELTA_SD * float(np.sqrt(np.mean(self.base_mean**2))), 2.0 * SD_BOUNDS[0]))
+        scale[-1] = DELTA_SPREAD
+        return np.append(location, RHO), np.append(scale, RHO_SPREAD)
 
     @property
     def bounds(self) -> Array:

@@ -138,7 +138,7 @@ class Regimes:
             rows = np.flatnonzero(labels == r)
             if len(rows) < box.d + 2:
                 raise DesignError(
-                    f"Regime {values[r]} has {len(rows)} runs of {box.d} inputs; at least d + 2 = {box.d + 2} are needed"
+                    f"Regime {values[r]} has {len(rows)} runs of {box.d} inputs; d + 2 = {box.d + 2} are needed"
                     ". Run more points there: uq.extend(design, n, accept=...)."
                 )
             with warnings.catch_warnings():
