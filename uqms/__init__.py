@@ -104,12 +104,14 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.surrogates import NonlinearMultiFidelity as NonlinearMultiFidelity
     from uqms.surrogates import Physics as Physics
     from uqms.surrogates import Product as Product
+    from uqms.surrogates import Regimes as Regimes
     from uqms.surrogates import Scalar as Scalar
     from uqms.surrogates import SquaredExponential as SquaredExponential
     from uqms.surrogates import SuccessProbability as SuccessProbability
     from uqms.surrogates import Sum as Sum
     from uqms.surrogates import Surrogate as Surrogate
     from uqms.surrogates import compare_surrogates as compare_surrogates
+    from uqms.surrogates import detect_jump as detect_jump
     from uqms.surrogates import from_gpytorch as from_gpytorch
     from uqms.surrogates import from_sbi as from_sbi
     from uqms.surrogates import held_out as held_out
@@ -172,6 +174,7 @@ __all__ = [
     "Posterior",
     "Prior",
     "Product",
+    "Regimes",
     "RunStore",
     "SMC",
     "Sampler",
@@ -194,6 +197,7 @@ __all__ = [
     "compare_models",
     "compare_surrogates",
     "designs",
+    "detect_jump",
     "diagnostics",
     "ensemble",
     "errors",
@@ -279,12 +283,14 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "NonlinearMultiFidelity",
         "Physics",
         "Product",
+        "Regimes",
         "Scalar",
         "SquaredExponential",
         "SuccessProbability",
         "Sum",
         "Surrogate",
         "compare_surrogates",
+        "detect_jump",
         "from_gpytorch",
         "from_sbi",
         "held_out",

@@ -24,7 +24,7 @@ nothing of uqms still catches it::
 
     UqmsWarning (UserWarning)
     └── DesignWarning, DataWarning, ConstantOutputWarning, NumericalWarning, ExtrapolationWarning,
-        PriorConflictWarning, ConvergenceWarning
+        PriorConflictWarning, ConvergenceWarning, RegimeWarning
 """
 
 from collections.abc import Mapping
@@ -58,6 +58,7 @@ __all__ = [
     "OutputError",
     "PathError",
     "PriorConflictWarning",
+    "RegimeWarning",
     "SamplingError",
     "SamplingInterrupted",
     "SimulatorError",
@@ -226,6 +227,10 @@ class ExtrapolationWarning(UqmsWarning):
 
 class PriorConflictWarning(UqmsWarning):
     """Observations that the prior says are next to impossible."""
+
+
+class RegimeWarning(UqmsWarning):
+    """An output that jumps between regimes, which one smooth surrogate cannot follow."""
 
 
 class ConvergenceWarning(UqmsWarning):

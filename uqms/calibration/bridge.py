@@ -52,6 +52,9 @@ from uqms.surrogates.protocol import Surrogate
 __all__ = ["SurrogateTensor", "as_tensor", "likelihood", "prior_variable"]
 
 
+NO_DERIVATIVE = "the surrogate's outputs jump, so that its likelihood has no derivative everywhere"
+
+
 # --- priors -----------------------------------------------------------------------------------------------------------
 
 
@@ -558,6 +561,8 @@ class PluggedMarginalOp(Op):  # type: ignore[misc]
 
     def pullback(self, inputs: Any, outputs: Any, cotangents: Any) -> Any:
         """Scale the derivatives that the evaluation returned beside the value."""
+        if not has_derivative(self.problem.surrogate):
+            return [grad_not_implemented(self, i, one, NO_DERIVATIVE) for i, one in enumerate(inputs)]
         return [cotangents[0] * outputs[1], cotangents[0] * outputs[2], disconnected_type()]
 
 
@@ -581,6 +586,8 @@ class PluggedOutputsOp(Op):  # type: ignore[misc]
 
     def pullback(self, inputs: Any, outputs: Any, cotangents: Any) -> Any:
         """Return the reverse derivative."""
+        if not has_derivative(self.problem.surrogate):
+            return [grad_not_implemented(self, i, one, NO_DERIVATIVE) for i, one in enumerate(inputs)]
         return PluggedOutputsReverseOp(self.problem)(*inputs, cotangents[0])
 
 

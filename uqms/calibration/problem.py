@@ -942,6 +942,13 @@ def checked_sampler(sampler: Any, surrogates: Sequence[Surrogate]) -> Any:
             f"sample: sampler is {sampler!r}; give NUTS(...), e.g. NUTS(draws=2000), SMC(...), Metropolis(...), "
             "Laplace(...), Pathfinder(...), or an object with run(problem, seed)."
         )
+    rough = [one for one in surrogates if not has_derivative(one) and not is_exact(one)]
+    if isinstance(sampler, NUTS) and rough:
+        raise ConformanceError(
+            f"NUTS needs derivatives, which a {type(rough[0]).__name__} does not have everywhere: where its outputs "
+            "jump the likelihood does, and chains with gradients do not cross that. Sample without: "
+            "problem.sample(uq.SMC()), which also finds the modes on both sides, or uq.Metropolis()."
+        )
     if isinstance(sampler, NUTS) and not all(map(has_derivative, surrogates)):
         raise ConformanceError(
             "NUTS needs derivatives, which this simulator, a black box, does not have. Sample without gradients: "

@@ -6,6 +6,7 @@ from uqms.surrogates.convert import from_gpytorch
 from uqms.surrogates.fidelity import MultiFidelity, MultiFidelitySurrogate, NonlinearMultiFidelity
 from uqms.surrogates.files import load_surrogate
 from uqms.surrogates.gp import GaussianProcess, GaussianProcessSurrogate
+from uqms.surrogates.jumps import Jump, detect_jump
 from uqms.surrogates.kernels import Matern32, Matern52, Product, SquaredExponential, Sum
 from uqms.surrogates.learning import LearningCurve, learning_curve
 from uqms.surrogates.neighbours import LeftOutRuns, LocalGaussianProcess, LocalGaussianProcessSurrogate
@@ -15,6 +16,7 @@ from uqms.surrogates.plugging import draws_from_scores, reverse_by_differences
 from uqms.surrogates.prediction import Prediction
 from uqms.surrogates.process import Scores
 from uqms.surrogates.protocol import FunctionDraws, Surrogate
+from uqms.surrogates.regimes import Regimes, RegimeSurrogate
 from uqms.surrogates.sbi_bridge import SbiRuns, from_sbi, to_sbi
 from uqms.surrogates.transforms import Log, Logit
 from uqms.surrogates.validation import Validation, held_out, k_fold, leave_one_out
@@ -28,6 +30,7 @@ __all__ = [
     "FunctionDraws",
     "GaussianProcess",
     "GaussianProcessSurrogate",
+    "Jump",
     "Layout",
     "LearningCurve",
     "LeftOutRuns",
@@ -43,6 +46,8 @@ __all__ = [
     "Physics",
     "Prediction",
     "Product",
+    "RegimeSurrogate",
+    "Regimes",
     "SbiRuns",
     "Scalar",
     "Scores",
@@ -52,6 +57,7 @@ __all__ = [
     "Surrogate",
     "Validation",
     "compare_surrogates",
+    "detect_jump",
     "draws_from_scores",
     "from_gpytorch",
     "from_sbi",

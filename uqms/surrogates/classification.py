@@ -18,6 +18,7 @@ Of two levels, the latent function of the higher one is rho f_low + delta (Kenne
 the lower level, f has the prior mean rho m_low and covariance rho² C_low + K_delta.
 """
 
+import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -50,7 +51,7 @@ from uqms.surrogates.kernels import (
     scale_count,
 )
 from uqms.surrogates.prediction import named_points
-from uqms.surrogates.process import is_count, sobol_points
+from uqms.surrogates.process import is_count, scrambled_points, sobol_points
 from uqms.surrogates.training import bounds_of, prior_of, pull_back
 
 __all__ = ["EventProbability", "FittedProbability", "LatentDraws", "SuccessProbability", "reliability"]
@@ -59,6 +60,11 @@ MEAN_VARIANCE = 1.0  # c²
 SD, SD_SHARP, SD_SPREAD = 5.0, 15.0, (1.3, 0.5)  # median of s, and sd of its logarithm: for chance, for a boundary
 SD_BOUNDS = (0.1, 100.0)
 SCALE_SPREAD = 1.0  # sd of a log length scale
+DELTA_SCALE, DELTA_SD, DELTA_SPREAD = (
+    2.0,
+    0.3,
+    1.0,
+)  # of delta: length scales and s over those of a level, and its spread
 RHO, RHO_SPREAD, RHO_BOUNDS = 1.0, 0.5, (-1.0, 3.0)
 SUBSET = 300  # runs that hyperparameters are found from when there are more
 AVERAGED = 200  # runs up to which they are averaged
@@ -383,16 +389,16 @@ class FittedProbability:
     def _latent(self, u: Array, v: Array, diagonal: bool) -> tuple[Array, Array]:
         """Return the mean (H, k) at u, and the covariance (H, k, l) between u and v, or (H, k) of u with itself."""
         same = v is u
-        to_runs, shift = self._prior(u, self.x)
+        to_runs, shift = self.prior(u, self.x)
         halves = [rows @ factor.T for rows, factor in zip(to_runs, self.factor, strict=True)]
         mean = shift + np.stack([rows @ b for rows, b in zip(to_runs, self.weights, strict=True)])
         if diagonal:
             known = np.stack([np.einsum("ij,ij->i", half, half) for half in halves])
-            return mean, self._prior_variance(u) - known
-        others = halves if same else [r @ f.T for r, f in zip(self._prior(v, self.x)[0], self.factor, strict=True)]
-        return mean, self._prior(u, v)[0] - np.stack([a @ b.T for a, b in zip(halves, others, strict=True)])
+            return mean, self.prior_variance(u) - known
+        others = halves if same else [r @ f.T for r, f in zip(self.prior(v, self.x)[0], self.factor, strict=True)]
+        return mean, self.prior(u, v)[0] - np.stack([a @ b.T for a, b in zip(halves, others, strict=True)])
 
-    def _prior(self, u: Array, v: Array) -> tuple[Array, Array]:
+    def prior(self, u: Array, v: Array) -> tuple[Array, Array]:
         """Return the prior covariance (H, k, l) between u and v and the prior mean (H, k) at u."""
         own = [s2 * correlation(self.kernel, u, v, ell) for s2, ell in zip(self.variance, self.ell, strict=True)]
         total = np.stack(own) + MEAN_VARIANCE
@@ -401,7 +407,7 @@ class FittedProbability:
         mean, covariance = self.base.moments(u, v)
         return total + self.rho[:, None, None] ** 2 * covariance, self.rho[:, None] * mean
 
-    def _prior_variance(self, u: Array) -> Array:
+    def prior_variance(self, u: Array) -> Array:
         """Return the prior variance (H, k)."""
         own = np.tile((self.variance + MEAN_VARIANCE)[:, None], (1, len(u)))
         if self.base is None:
@@ -461,7 +467,46 @@ class FittedProbability:
             raise InputError(f"functions: n is {n!r} and anchors is {anchors!r}; give whole numbers from 1.")
         generator = as_generator(rng)
         h = generator.choice(len(self.ell), size=n, p=np.exp(self.log_weights))
-        return LatentDraws.of(self, sobol_points(anchors, self.domain.d), h, generator.standard_normal((n, anchors)))
+        return LatentDraws(self, sobol_points(anchors, self.domain.d), h, generator.standard_normal((n, anchors)))
+
+    def unsure(self, n: int, *, rng: RandomState | None = None, candidates: int = 1024) -> xr.Dataset:
+        """Return n inputs whose labels would tell most of where the border is: a design to run next.
+
+        One after the other, of a Sobol sequence, the input where the latent function is least sure to be on its side;
+        what is near to those that were chosen counts as known.
+
+        Parameters
+        ----------
+        n
+            Number of inputs.
+        rng
+            Of the candidates' scrambling.
+        candidates
+            Number of inputs that are compared.
+
+        Raises
+        ------
+        InputError
+            When n is not a whole number from 1 to the number of candidates.
+        """
+        if not is_count(candidates, 1) or not is_count(n, 1) or n > candidates:
+            raise InputError(f"unsure: n is {n!r} of {candidates!r} candidates; give a whole number from 1 to these.")
+        seed = int(as_generator(rng).integers(2**31))
+        u = scrambled_points(candidates, self.domain.d, seed)
+        mean, covariance = self.moments(u, u)
+        variance, chosen = np.diagonal(covariance).copy(), []
+        for _ in range(n):
+            score = np.abs(mean) / np.sqrt(np.maximum(variance, 1e-9))
+            score[chosen] = np.inf
+            chosen.append(int(np.argmin(score)))
+            column = covariance[:, chosen[-1]]
+            covariance = covariance - np.outer(column, column) / (1.0 + column[chosen[-1]])
+            variance = np.diagonal(covariance)
+        x = self.domain.from_unit(u[chosen])
+        role = {"role": "input", "kind": "parameter", "unit": "", "description": ""}
+        attrs = {"box": json.dumps(self.domain.to_dict(), allow_nan=False)}
+        attrs |= {"space": self.attrs["space"]} if "space" in self.attrs else {}
+        return xr.Dataset({name: ("run", x[:, j], role) for j, name in enumerate(self.domain.names)}, attrs=attrs)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write it to one .npz file of arrays and JSON (no pickle); `FittedProbability.load` reads it.
@@ -497,37 +542,45 @@ class LatentDraws:
     A draw deviates from the mean by what its values at the anchors say, stretched to the variance that f has.
     """
 
-    of_: FittedProbability
+    probability: FittedProbability
     anchors: Array  # (a, d)
     hyperparameters: Ints  # (draws,)
-    roots: Array  # (H, a, a), the inverse factor of the posterior covariance of the anchors
     values: Array  # (draws, a), standard normals
 
-    @classmethod
-    def of(cls, fitted: FittedProbability, anchors: Array, h: Ints, values: Array) -> "LatentDraws":
-        """Return the draws of hyperparameters h (draws,) with standard normals (draws, a) of the anchors."""
-        roots = np.zeros((len(fitted.ell), len(anchors), len(anchors)))
-        _, covariance = fitted.latent_jointly(anchors)
-        for one in np.unique(h):
-            eigenvalues, vectors = np.linalg.eigh(covariance[one])
-            real = eigenvalues > 1e-10 * eigenvalues[-1]
-            scaled = np.where(real, np.where(real, eigenvalues, 1.0) ** -0.5, 0.0)
-            roots[one] = (vectors * scaled).T
-        return cls(fitted, anchors, h, roots, values)
+    @cached_property
+    def _anchored(self) -> tuple[Array, Array]:
+        """A k (H, a, n) of the anchors, and the inverse root (H, a, a) of their posterior covariance."""
+        fitted, anchors = self.probability, self.anchors
+        halves = np.stack([r @ f.T for r, f in zip(fitted.prior(anchors, fitted.x)[0], fitted.factor, strict=True)])
+        covariance = fitted.prior(anchors, anchors)[0] - halves @ halves.transpose(0, 2, 1)
+        eigenvalues, vectors = np.linalg.eigh(covariance)
+        real = eigenvalues > 1e-10 * eigenvalues[:, -1:]
+        scaled = np.where(real, np.where(real, eigenvalues, 1.0) ** -0.5, 0.0)
+        return halves, vectors * scaled[:, None, :]
 
     def __call__(self, u: Array) -> Array:
         """Return the latent values (draws, k); the same call gives the same numbers."""
         u = np.asarray(u, dtype=np.float64)
         out = np.empty((len(self.values), len(u)))
-        fitted = self.of_
-        mean, variance = fitted.latent(u)
-        to_anchors = fitted._latent(u, self.anchors, diagonal=False)[1]
+        size = max(1, 2**22 // max(1, len(self.anchors) * len(self.probability.ell)))
+        for start in range(0, len(u), size):
+            out[:, start : start + size] = self._some(u[start : start + size])
+        return out
+
+    def _some(self, u: Array) -> Array:
+        fitted, (anchored, roots) = self.probability, self._anchored
+        to_runs, shift = fitted.prior(u, fitted.x)
+        to_anchors = fitted.prior(u, self.anchors)[0]
+        own = fitted.prior_variance(u)
+        out = np.empty((len(self.values), len(u)))
         for h in np.unique(self.hyperparameters):
             rows = self.hyperparameters == h
-            half = to_anchors[h] @ self.roots[h].T  # (k, a): deviation = half @ z
-            captured = np.einsum("ij,ij->i", half, half)
-            stretch = np.sqrt(variance[h] / np.maximum(captured, 1e-6 * variance[h]))
-            out[rows] = mean[h] + (self.values[rows] @ half.T) * stretch
+            half = to_runs[h] @ fitted.factor[h].T
+            variance = np.maximum(own[h] - np.einsum("ij,ij->i", half, half), 1e-12)
+            loads = (to_anchors[h] - half @ anchored[h].T) @ roots[h]  # (k, a): deviation = loads @ z
+            captured = np.maximum(np.einsum("ij,ij->i", loads, loads), 1e-6 * variance)
+            mean = shift[h] + to_runs[h] @ fitted.weights[h]
+            out[rows] = mean + (self.values[rows] @ loads.T) * np.sqrt(variance / captured)
         return out
 
 
@@ -562,9 +615,14 @@ class _Labelled:
         scale[: scale_count(self.kernel, d)] = SCALE_SPREAD
         location[-1] = np.log(SD_SHARP if self.sharp else SD)
         scale[-1] = SD_SPREAD[self.sharp]
-        if self.levels:
-            return np.append(location, RHO), np.append(scale, RHO_SPREAD)
-        return location, scale
+        if not self.levels:
+            return location, scale
+        # What the levels differ by is smoother, and smaller, than what they have in common.
+        scales = scale_count(self.kernel, d)
+        location[:scales] += np.log(DELTA_SCALE)
+        location[-1] = np.log(max(DELTA_SD * float(np.sqrt(np.mean(self.base_mean**2))), 2.0 * SD_BOUNDS[0]))
+        scale[-1] = DELTA_SPREAD
+        return np.append(location, RHO), np.append(scale, RHO_SPREAD)
 
     @property
     def bounds(self) -> Array:

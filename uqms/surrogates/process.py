@@ -50,6 +50,7 @@ __all__ = [
     "score_at",
     "stacked",
     "scores_at",
+    "scrambled_points",
     "sobol_points",
 ]
 
@@ -350,6 +351,12 @@ def sobol_points(count: int, d: int) -> Float[np.ndarray, "count d"]:
     if not count:
         return np.zeros((0, d))
     return np.asarray(qmc.Sobol(d, scramble=False).random_base2((count - 1).bit_length())[:count])
+
+
+def scrambled_points(count: int, d: int, seed: int) -> Float[np.ndarray, "count d"]:
+    """Return the first points of a scrambled Sobol sequence."""
+    sobol = qmc.Sobol(d, scramble=True, rng=np.random.default_rng(seed))
+    return np.asarray(sobol.random_base2((count - 1).bit_length())[:count])
 
 
 def normals_at(u: Float[np.ndarray, "k d"], draws: int, key: int) -> Float[np.ndarray, "draws k"]:
