@@ -24,7 +24,7 @@ from uqms.calibration.discrepancy import NOISE, Discrepancy
 from uqms.calibration.likelihood import Cells, add_discrepancy, arrange, check_errors_between
 from uqms.calibration.noise import LogNormalNoise, NoiseModel, NumPyFunctions
 from uqms.calibration.observations import Observations
-from uqms.calibration.realisation import Realisation, Runs, runs_of, warn_if_not_normal
+from uqms.calibration.realisation import Realisation, Runs, runs_of, warn_if_correlation_changes, warn_if_not_normal
 from uqms.calibration.samplers import NUTS, Sampler
 from uqms.errors import ConformanceError, ExtrapolationError, InputError, OutputError, PriorConflictWarning
 from uqms.parameters import ParameterSpace, Prior
@@ -253,6 +253,7 @@ class Calibration:
         self.realisation = None if runs is None else Realisation(surrogate, self.cells, realisation)
         if self.realisation is not None:
             warn_if_not_normal(surrogate)
+            warn_if_correlation_changes(surrogate)
         self.constraints = read_constraints(constraints, (*self.priors, *self.fixed))
         self.discrepancy, self.noise_alone = discrepancy, self.noise
         if discrepancy is not None:

@@ -244,7 +244,9 @@ class GaussianProcess:
         attrs = {key: str(runs.attrs[key]) for key in ("space", "simulator", "design") if key in runs.attrs}
         attrs |= {"runs_left_out": str(left_out), "noise": self.noise}
         attrs |= {"runs_in_part": str(in_part)} if in_part else {}
-        attrs |= {"noise_normality": json.dumps(learned.normality._asdict())} if learned is not None else {}
+        if learned is not None:
+            attrs["noise_normality"] = json.dumps(learned.normality._asdict())
+            attrs["noise_drift"] = json.dumps(learned.drift._asdict())
         return GaussianProcessSurrogate(
             box, process, tuple(bases), MappingProxyType(attrs), self.mean, learned and learned.noise
         )
