@@ -1,6 +1,7 @@
 """Data that are one run of a stochastic simulator, against dense normals, quadrature and finite differences."""
 
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -384,6 +385,19 @@ def test_noise_that_is_not_normal_is_warned_of() -> None:
     uq.Calibration(small, observed(table()), **settings)
 
 
+def test_noise_whose_correlation_changes_over_the_box_is_warned_of() -> None:
+    found = {"outputs": ["y", "y"], "low": -0.4, "high": 0.7, "p": 1e-9}
+    surrogate = stochastic()
+    drifting = replace(surrogate, attrs={**surrogate.attrs, "noise_drift": json.dumps(found)})
+    settings = {"noise": uq.GaussianNoise(sd=0.3)}
+    with pytest.warns(DataWarning, match=r"changes over the design box, from -0\.40 to 0\.70.*refine"):
+        uq.Calibration(drifting, observed(table()), **settings)
+    uq.Calibration(drifting, observed(table()), realisation="none", **settings)
+    for harmless in ({"p": 0.01}, {"low": 0.4}):
+        other = replace(drifting, attrs={**surrogate.attrs, "noise_drift": json.dumps({**found, **harmless})})
+        uq.Calibration(other, observed(table()), **settings)
+
+
 # --- an epidemic, compared with a synthetic likelihood by brute force -------------------------------------------------
 
 DAYS = np.arange(1.0, 9.0)
@@ -424,14 +438,65 @@ def test_epidemic_agrees_with_a_synthetic_likelihood_by_brute_force() -> None:
         wanted = posterior_of(np.array([one.logpdf(values) for one in forced]))
         found = {}
         for mode in ("experiment", "none"):
-            problem = uq.Calibration(surrogate, data, noise=uq.GaussianNoise(sd=sd), realisation=mode)
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always", DataWarning)
+                problem = uq.Calibration(surrogate, data, noise=uq.GaussianNoise(sd=sd), realisation=mode)
+            assert any("changes over the design box" in str(w.message) for w in caught) == (mode == "experiment")
             found[mode] = posterior_of(problem.log_likelihood({"beta": BETAS}))
         off.append((found["experiment"][0] - wanted[0]) / wanted[1])
         ratio.append(found["experiment"][1] / wanted[1])
         without.append(found["none"][1] / wanted[1])
-    assert np.abs(off).max() < 0.6  # the correlation of the noise between scores is one for the whole box
+    assert np.abs(off).max() < 0.6  # the correlation of the noise changes over the box, which is told
     assert np.abs(np.log(ratio)).max() < 0.25
     assert max(without) < 0.5  # taken as the mean of all outbreaks, one outbreak says far too much
+
+
+@pytest.mark.parametrize("kind", ["scaled", "rotated"])
+def test_normal_noise_of_the_models_own_law_gives_the_exact_posterior(kind: str) -> None:
+    """Noise of three shapes whose size grows tenfold over the box; and, for contrast, shapes that turn.
+
+    Mean and covariance are known, so the exact posterior is. 32 x 50 runs: the surrogate's own part is small.
+    """
+    rng, sd, space = np.random.default_rng(1), 0.05, uq.ParameterSpace(beta=uq.Uniform(0.9, 2.1))
+    shapes = np.linalg.qr(np.cos(np.outer(DAYS - 0.5, np.arange(3)) * np.pi / 8))[0]
+    root = np.array([[0.5, 0.0, 0.0], [0.2, 0.25, 0.0], [0.0, 0.0, 0.1]])
+
+    def mean(beta: float) -> np.ndarray:
+        return shapes[:, :2] @ np.array([3.0 * np.sin(beta), 1.5 * beta**2])
+
+    def factor(beta: float) -> np.ndarray:
+        if kind == "scaled":
+            return shapes @ root * np.exp(2.0 * (beta - 1.5))
+        c, s = np.cos(1.3 * (beta - 1.5)), np.sin(1.3 * (beta - 1.5))
+        return shapes[:, :2] @ np.array([[c, -s], [s, c]]) * np.array([0.5, 0.1])
+
+    def run(beta: float, count: int) -> np.ndarray:
+        return mean(beta) + rng.standard_normal((count, factor(beta).shape[1])) @ factor(beta).T
+
+    design = uq.sobol(space, 32, rng=1)
+    betas = design["beta"].values
+    runs = uq.ensemble.build(
+        xr.Dataset({"beta": ("run", np.repeat(betas, 50))}, attrs=design.attrs),
+        {"y": xr.DataArray(np.concatenate([run(b, 50) for b in betas]), dims=("run", "day"), coords={"day": DAYS})},
+        space=space,
+    )
+    surrogate = uq.GaussianProcess(noise="heteroscedastic").fit(runs)
+    drift = json.loads(surrogate.attrs["noise_drift"])
+    assert (drift["p"] < 1e-9 and drift["high"] - drift["low"] > 0.8) == (kind == "rotated"), drift
+    if kind == "rotated":
+        return
+    exact = [multivariate_normal(mean(b), factor(b) @ factor(b).T + sd**2 * np.eye(8)) for b in BETAS]
+    off, ratio = [], []
+    data = xr.DataArray(mean(1.5), dims="day", coords={"day": DAYS}, name="y")
+    problem = uq.Calibration(surrogate, data, noise=uq.GaussianNoise(sd=sd))
+    for beta in np.linspace(1.1, 1.9, 9):
+        values = run(beta, 1)[0] + sd * rng.standard_normal(8)
+        wanted = posterior_of(np.array([one.logpdf(values) for one in exact]))
+        found = posterior_of(problem.with_values(values).log_likelihood({"beta": BETAS}))
+        off.append((found[0] - wanted[0]) / wanted[1])
+        ratio.append(found[1] / wanted[1])
+    assert np.sqrt(np.mean(np.square(off))) < 0.1, off
+    assert np.abs(np.log(ratio)).max() < 0.15, ratio
 
 
 def posterior_of(log_density: np.ndarray) -> tuple[float, float]:

@@ -1,6 +1,8 @@
 """Stochastic simulators: known noise of the runs, a variance from replicates, and the two parts of predictions."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +17,17 @@ from uqms.errors import DesignError, DesignWarning, InputError
 from uqms.surrogates import GaussianProcessSurrogate
 from uqms.surrogates import training as T
 from uqms.surrogates.kernels import Matern52, correlation
-from uqms.surrogates.noise import Normality, SimulatorNoise, _log_variances, _normality, _Output, replicated
+from uqms.surrogates.noise import (
+    Drift,
+    Normality,
+    Replicates,
+    SimulatorNoise,
+    _drift,
+    _log_variances,
+    _normality,
+    _Output,
+    replicated,
+)
 from uqms.surrogates.outputs import Layout, OutputBasis
 from uqms.surrogates.process import condition, draw_at, scores_at
 
@@ -495,3 +507,40 @@ def test_skewed_or_long_tailed_noise_is_found() -> None:
         np.concatenate([rng.standard_normal((20, 20, 1)), 0.1 * rng.exponential(size=(20, 20, 1))], axis=2)
     )
     assert mixed.p > 1e-4  # the skewed score holds a hundredth of the noise
+
+
+# ------------------------------------------------------------------------------- is its correlation one for all inputs?
+def drift(
+    correlation: Array, r: int, seed: int, draws: Callable[[np.random.Generator, tuple[int, ...]], Array]
+) -> Drift:
+    """Return what is said of two scores with the given correlation at each input, and variances that change."""
+    g, rng = len(correlation), np.random.default_rng(seed)
+    e = draws(rng, (g, r, 2))
+    e[..., 1] = correlation[:, None] * e[..., 0] + np.sqrt(1.0 - correlation**2)[:, None] * e[..., 1]
+    e *= np.exp(np.linspace(-1.0, 1.0, g))[:, None, None] * np.array([1.0, 0.6])
+    off = (e - e.mean(axis=1, keepdims=True)).reshape(g * r, 2)
+    basis = OutputBasis("y", Layout(), np.zeros(2), np.eye(2), np.zeros((2, 0)))
+    output = _Output(basis, np.zeros((g, 2)), off, np.full(g, r), np.zeros((2, 0)))
+    x = np.column_stack([np.linspace(0.0, 1.0, g), rng.random(g)])
+    return _drift([output], Replicates(x, np.repeat(np.arange(g), r)))
+
+
+NORMAL = lambda rng, shape: rng.standard_normal(shape)  # noqa: E731
+LONG = lambda rng, shape: rng.standard_t(5.0, size=shape)  # noqa: E731
+
+
+@pytest.mark.parametrize(("replicates", "draws"), [(5, NORMAL), (20, NORMAL), (20, LONG)])
+def test_a_correlation_that_is_the_same_everywhere_is_left_alone(replicates: int, draws: Any) -> None:
+    levels = np.array([drift(np.full(24, 0.6), replicates, seed, draws).p for seed in range(400)])
+    assert np.mean(levels < 0.05) < 0.085  # binomial, 0.999
+    assert np.mean(levels < 1e-4) <= 1 / 400
+
+
+def test_a_correlation_that_changes_is_found() -> None:
+    found = drift(np.linspace(-0.5, 0.7, 20), 20, 1, NORMAL)
+    assert found.p < 1e-6
+    assert (found.low, found.high) == (pytest.approx(-0.5, abs=0.25), pytest.approx(0.7, abs=0.25))
+
+
+def test_few_replicates_say_nothing_of_a_changing_correlation() -> None:
+    assert drift(np.linspace(-0.5, 0.7, 20), 3, 1, NORMAL).p == 1.0

@@ -33,7 +33,7 @@ from uqms.calibration.discrepancy import NOISE, Discrepancy
 from uqms.calibration.likelihood import Cells, add_discrepancy, arrange, check_errors_between
 from uqms.calibration.noise import BinomialNoise, LogNormalNoise, NoiseModel, NumPyFunctions
 from uqms.calibration.observations import Observations
-from uqms.calibration.realisation import Realisation, Runs, runs_of, warn_if_not_normal
+from uqms.calibration.realisation import Realisation, Runs, runs_of, warn_if_correlation_changes, warn_if_not_normal
 from uqms.calibration.samplers import NUTS, Sampler
 from uqms.calibration.success import read_success
 from uqms.errors import (
@@ -291,6 +291,7 @@ class Calibration:
         self.realisation = None if runs is None else Realisation(surrogate, self.cells, realisation)
         if self.realisation is not None:
             warn_if_not_normal(surrogate)
+            warn_if_correlation_changes(surrogate)
         self.constraints = read_constraints(constraints, (*self.priors, *self.fixed))
         self.failures = failures
         self.success = read_success(

@@ -35,12 +35,21 @@ from uqms.errors import DataWarning, InputError
 from uqms.surrogates.noise import SimulatorNoise
 from uqms.surrogates.protocol import Surrogate
 
-__all__ = ["Realisation", "Runs", "has_noise", "residual_rows", "runs_of", "warn_if_not_normal"]
+__all__ = [
+    "Realisation",
+    "Runs",
+    "has_noise",
+    "residual_rows",
+    "runs_of",
+    "warn_if_correlation_changes",
+    "warn_if_not_normal",
+]
 
 type Runs = Literal["experiment", "replicate", "none"]
 
 ROUNDING = 1e-12  # of a correlation, so that it has a root
 LEVEL, SKEWNESS, KURTOSIS = 1e-4, 0.5, 1.0  # farther from a normal law than both by chance and in size
+DRIFT = 0.5  # of a correlation, between the ends of the box
 STEP = 1e-5  # of the unit cube, for surrogates that know no derivative of their noise
 
 
@@ -100,6 +109,26 @@ def warn_if_not_normal(surrogate: Surrogate) -> None:
             f"part has skewness {skewness:.2f} and excess kurtosis {kurtosis:.2f} (p = {max(found['p'], 1e-12):.1g}), "
             "and the likelihood of one run takes it as normal. Transform the output (Curve(transform='log'), Scalar), "
             "observe a summary that is nearer to normal, or learn the posterior from runs: uq.to_sbi(ensemble).",
+            DataWarning,
+            stacklevel=3,
+        )
+
+
+def warn_if_correlation_changes(surrogate: Surrogate) -> None:
+    """Warn when replicates say that the correlation of the noise changes over the box: the likelihood takes one."""
+    text = getattr(surrogate, "attrs", {}).get("noise_drift")
+    if text is None:
+        return
+    found = json.loads(text)
+    low, high = float(found["low"]), float(found["high"])
+    if found["p"] < LEVEL and high - low > DRIFT:
+        names = " and ".join(map(repr, dict.fromkeys(found["outputs"])))
+        warnings.warn(
+            f"The correlation of the simulator's noise in {names} changes over the design box, from {low:.2f} to "
+            f"{high:.2f} between two of its parts, and the likelihood of one run takes one for the whole box: means "
+            "may be off by half a posterior sd, and sds by half. Run the simulator where the posterior is, "
+            "uq.refine(posterior, n) with replicates, so that it changes less; or learn the posterior from runs: "
+            "uq.to_sbi(ensemble).",
             DataWarning,
             stacklevel=3,
         )

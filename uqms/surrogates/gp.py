@@ -256,7 +256,9 @@ class GaussianProcess:
         failed = int(np.isin(ensemble["state"].values, table.LOST).sum())
         attrs |= {"runs_failed": str(failed)} if failed else {}
         attrs |= {"runs_in_part": str(in_part)} if in_part else {}
-        attrs |= {"noise_normality": json.dumps(learned.normality._asdict())} if learned is not None else {}
+        if learned is not None:
+            attrs["noise_normality"] = json.dumps(learned.normality._asdict())
+            attrs["noise_drift"] = json.dumps(learned.drift._asdict())
         return GaussianProcessSurrogate(
             box, process, tuple(bases), MappingProxyType(attrs), self.mean, learned and learned.noise
         )

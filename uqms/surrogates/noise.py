@@ -29,7 +29,7 @@ from typing import Literal, NamedTuple, final
 
 import numpy as np
 from jaxtyping import Float
-from scipy.special import digamma, log_ndtr, ndtr, ndtri, polygamma
+from scipy.special import chdtrc, digamma, log_ndtr, ndtr, ndtri, polygamma
 
 from uqms._typing import Array, Bools, Ints
 from uqms.errors import DesignError, DesignWarning
@@ -39,7 +39,7 @@ from uqms.surrogates.kernels import Matern52
 from uqms.surrogates.outputs import Layout, OutputBasis, factor_of, fit_scalar, interpolation_error
 from uqms.surrogates.process import ScoreProcess, draw_at, scores_at
 
-__all__ = ["Learned", "Replicates", "SimulatorNoise", "learn_noise", "replicated"]
+__all__ = ["Drift", "Learned", "Replicates", "SimulatorNoise", "learn_noise", "replicated"]
 
 NEVER = -690.0  # log variance of a score without noise
 LEVELS = 16  # of an uncertain variance
@@ -195,6 +195,15 @@ class Normality(NamedTuple):
     p: float  # that normal noise has a score as far from zero skewness and excess kurtosis
 
 
+class Drift(NamedTuple):
+    """How the correlation of the noise of two scores changes over the box: those of which that is least by chance."""
+
+    outputs: tuple[str, str]
+    low: float  # the smallest and the largest at the inputs of the runs, smoothed
+    high: float
+    p: float  # that a correlation which is the same everywhere seems to change as much
+
+
 class Learned(NamedTuple):
     """The noise, and bases and scores of the means over replicates that go with it."""
 
@@ -203,6 +212,7 @@ class Learned(NamedTuple):
     bases: list[OutputBasis]
     scores: Array  # (g, q)
     normality: Normality
+    drift: Drift
 
 
 def learn_noise(
@@ -246,7 +256,8 @@ def learn_noise(
     noise = replace(noise, correlation=_correlation(standard, count[replicates.group]))
     variances = np.where(silent | (count == 0), 0.0, variance / np.maximum(count, 1))
     normality = _normality(outputs, replicates.group)
-    return Learned(noise, variances, [output.basis for output in outputs], y, normality)
+    drift = _drift(outputs, replicates)
+    return Learned(noise, variances, [output.basis for output in outputs], y, normality, drift)
 
 
 def _check_replicates(replicates: Replicates, count: Ints) -> None:
@@ -325,10 +336,7 @@ def _normality(outputs: "Sequence[_Output]", group: Ints) -> Normality:
     zero on average of normal values whatever their number (Joanes & Gill 1998, doi:10.1111/1467-9884.00122). Scores
     that hold little of the noise of their output say nothing that matters.
     """
-    off = np.hstack([output.off for output in outputs])
-    names = [output.basis.name for output in outputs for _ in range(output.off.shape[1])]
-    power = [np.sum(np.square(output.basis.basis), axis=0) * np.nansum(output.off**2, axis=0) for output in outputs]
-    share = np.concatenate([each / max(float(each.sum()), 1e-300) for each in power])
+    off, names, share = _joined(outputs)
     r = np.column_stack([output.sizes for output in outputs for _ in range(output.off.shape[1])]).astype(np.float64)
     e = np.nan_to_num(off)
     second, third, fourth = (_sums(group, e**order, len(r)) / np.maximum(r, 1.0) for order in (2, 3, 4))
@@ -347,6 +355,48 @@ def _normality(outputs: "Sequence[_Output]", group: Ints) -> Normality:
     worst = int(np.argmax(off_by))
     p = float(np.minimum(1.0, 4.0 * max(int(np.sum(off_by > 0.0)), 1) * ndtr(-off_by[worst])))
     return Normality(names[worst], float(means[0][worst]), float(means[1][worst]), p)
+
+
+def _drift(outputs: "Sequence[_Output]", replicates: Replicates) -> Drift:
+    """Compare the correlations of the scores' noise at the inputs with one for all: the likelihood takes one.
+
+    Fisher's z of r replicates has the variance 1 / (r - 3), whatever the variances are. It is regressed on the inputs
+    and their squares. What scatters more than normal noise would does not count as a change.
+    """
+    off, names, share = _joined(outputs)
+    none = Drift((names[0], names[0]), 0.0, 0.0, 1.0)
+    x = replicates.x - replicates.x.mean(axis=0)
+    columns = np.column_stack([x, x**2 - np.mean(x**2, axis=0)])
+    matters = np.flatnonzero(share >= MATTERS)
+    found: list[Drift] = []
+    for place, i in enumerate(matters):
+        for j in matters[place + 1 :]:
+            both = np.isfinite(off[:, i]) & np.isfinite(off[:, j])
+            count = np.bincount(replicates.group[both], minlength=len(x))
+            e = np.where(both[:, None], off[:, [i, j]], 0.0)
+            one, other, product = _sums(replicates.group, np.column_stack([e**2, e[:, 0] * e[:, 1]]), len(x)).T
+            use = (count >= LEAST) & (one > 0.0) & (other > 0.0)
+            if use.sum() < columns.shape[1] + 3:
+                continue
+            root = np.sqrt(count[use] - 3.0)
+            z = np.arctanh(np.clip(product[use] / np.sqrt(one[use] * other[use]), -1.0 + 1e-9, 1.0 - 1e-9))
+            trend = np.column_stack([np.ones(len(z)), columns[use]])
+            fit = trend @ np.linalg.lstsq(root[:, None] * trend, root * z)[0]
+            middle = float(root**2 @ z / (root @ root))
+            freedom = columns.shape[1]
+            scatter = max(1.0, float(np.sum((root * (z - fit)) ** 2)) / (len(z) - freedom - 1))
+            p = float(chdtrc(freedom, np.sum((root * (fit - middle)) ** 2) / scatter))
+            found.append(Drift((names[i], names[j]), float(np.tanh(fit.min())), float(np.tanh(fit.max())), p))
+    worst = min(found, key=lambda each: each.p, default=none)
+    return worst._replace(p=min(1.0, max(len(found), 1) * worst.p))
+
+
+def _joined(outputs: "Sequence[_Output]") -> tuple[Array, list[str], Array]:
+    """Return the deviations of all scores (N, q), the output of each, and its share of that output's noise (q,)."""
+    off = np.hstack([output.off for output in outputs])
+    names = [output.basis.name for output in outputs for _ in range(output.off.shape[1])]
+    power = [np.sum(np.square(output.basis.basis), axis=0) * np.nansum(output.off**2, axis=0) for output in outputs]
+    return off, names, np.concatenate([each / max(float(each.sum()), 1e-300) for each in power])
 
 
 def _sums(group: Ints, values: Array, count: int) -> Array:
