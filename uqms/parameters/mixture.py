@@ -98,7 +98,7 @@ class NormalMixture:
     >>> uq.ParameterSpace(block, V=uq.LogNormal(30.0, 0.2)).names
     ('k', 'V')
     >>> block
-    NormalMixture(k: mean 0.4, sd 0.95; 2 components of weights 0.3, 0.7)
+    NormalMixture(k: mean 0.4, sd 0.957; 2 component(s) of weights 0.3, 0.7)
     """
 
     names: tuple[str, ...]
