@@ -2,7 +2,13 @@
 
 from uqms.surrogates.comparison import Comparison, compare_surrogates
 from uqms.surrogates.convert import from_gpytorch
-from uqms.surrogates.fidelity import MultiFidelity, MultiFidelitySurrogate, NonlinearMultiFidelity
+from uqms.surrogates.fidelity import (
+    MultiFidelity,
+    MultiFidelitySurrogate,
+    NextRun,
+    NonlinearMultiFidelity,
+    next_level,
+)
 from uqms.surrogates.files import load_surrogate
 from uqms.surrogates.gp import GaussianProcess, GaussianProcessSurrogate
 from uqms.surrogates.kernels import Matern32, Matern52, Product, SquaredExponential, Sum
@@ -32,6 +38,7 @@ __all__ = [
     "Matern52",
     "MultiFidelity",
     "MultiFidelitySurrogate",
+    "NextRun",
     "NonlinearMultiFidelity",
     "Physics",
     "Prediction",
@@ -52,6 +59,7 @@ __all__ = [
     "learning_curve",
     "leave_one_out",
     "load_surrogate",
+    "next_level",
     "reverse_by_differences",
     "to_sbi",
 ]
