@@ -103,6 +103,7 @@ PUBLIC = [
     "leave_one_out",
     "load_surrogate",
     "nested",
+    "next_level",
     "observe",
     "plots",
     "refine",

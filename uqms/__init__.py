@@ -119,6 +119,7 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.surrogates import learning_curve as learning_curve
     from uqms.surrogates import leave_one_out as leave_one_out
     from uqms.surrogates import load_surrogate as load_surrogate
+    from uqms.surrogates import next_level as next_level
     from uqms.surrogates import to_sbi as to_sbi
 
 __all__ = [
@@ -214,6 +215,7 @@ __all__ = [
     "leave_one_out",
     "load_surrogate",
     "nested",
+    "next_level",
     "observe",
     "plots",
     "refine",
@@ -298,6 +300,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "learning_curve",
         "leave_one_out",
         "load_surrogate",
+        "next_level",
         "to_sbi",
     ),
     "calibration": (

@@ -3,7 +3,13 @@
 from uqms.surrogates.classification import EventProbability, FittedProbability, SuccessProbability, reliability
 from uqms.surrogates.comparison import Comparison, compare_surrogates
 from uqms.surrogates.convert import from_gpytorch
-from uqms.surrogates.fidelity import MultiFidelity, MultiFidelitySurrogate, NonlinearMultiFidelity
+from uqms.surrogates.fidelity import (
+    MultiFidelity,
+    MultiFidelitySurrogate,
+    NextRun,
+    NonlinearMultiFidelity,
+    next_level,
+)
 from uqms.surrogates.files import load_surrogate
 from uqms.surrogates.gp import GaussianProcess, GaussianProcessSurrogate
 from uqms.surrogates.jumps import Jump, detect_jump
@@ -42,6 +48,7 @@ __all__ = [
     "Matern52",
     "MultiFidelity",
     "MultiFidelitySurrogate",
+    "NextRun",
     "NonlinearMultiFidelity",
     "Physics",
     "Prediction",
@@ -67,6 +74,7 @@ __all__ = [
     "leave_one_out",
     "load_surrogate",
     "reliability",
+    "next_level",
     "reverse_by_differences",
     "to_sbi",
 ]

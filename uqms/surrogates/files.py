@@ -206,7 +206,7 @@ def _header_of(surrogate: Saved, arrays: Mapping[str, Array]) -> dict[str, Any]:
 
 def _header_of_ladder(surrogate: MultiFidelitySurrogate) -> dict[str, Any]:
     steps = surrogate.ladder.steps
-    levels = [{"kind": step.kind, "kernel": step.process.kernel.code} for step in steps]
+    levels = [{"kind": step.kind, "kernel": step.process.kernel.code, "drawn": step.drawn} for step in steps]
     return {"ladder": levels, "levels": list(surrogate.levels), "costs": dict(surrogate.costs)}
 
 
@@ -428,7 +428,10 @@ def _rebuild_ladder(header: Mapping[str, Any], arrays: dict[str, Array], box: Bo
         below = arrays.pop(f"level{t}.below") if kind == "nonlinear" else None
         if below is not None:
             _agree(f"level{t}.below", below.shape, "Hqn", sizes)
-        steps.append(Step(process, kind, below))
+        drawn = one["drawn"]
+        if type(drawn) is not int or not 0 <= drawn < len(process.x):
+            raise InputError(f"level{t} has {drawn!r} drawn runs")
+        steps.append(Step(process, kind, below, drawn))
     if len(steps) != (1 if steps[0].kind == "joint" else len(levels)):
         raise InputError(f"{len(steps)} processes for {len(levels)} levels")
     costs = MappingProxyType({str(level): float(cost) for level, cost in header["costs"].items()})

@@ -213,6 +213,10 @@ class Structured(ABC):
         """Return location, sd and bounds (s,), (s,), (s, 2) of the logarithms of what else it has."""
 
     @abstractmethod
+    def spans(self, d: int) -> Array:
+        """Return how wide each length scale's input is, over one that fills the unit interval."""
+
+    @abstractmethod
     def doubted(self, d: int) -> int | None:
         """Return the place of the logarithm that is zero where a lower level says nothing, if there is one."""
 

@@ -177,6 +177,7 @@ def _prior(kernel: Kernel, d: int, noisy: bool, known: bool) -> tuple[Array, Arr
     scale = np.full(len(location), 1.3)
     location[scales:], scale[scales:] = 0.0, 2.0
     if isinstance(kernel, Structured):
+        location[:scales] += np.log(kernel.spans(d))
         location[scales:size], scale[scales:size], _ = kernel.more(d)
     if noisy:
         location[size], scale[size] = 0.0 if known else math.log(1e-2), 3.0
@@ -324,6 +325,7 @@ def _starting_points(kernel: Kernel, d: int, count: int, noise: Noise) -> Array:
         points[:, seen] = low + (high - low) * cube[:, seen]
         points[0, seen] = math.log(0.5 * root) + math.log(APART) * (0.5 * (len(at) - 1) - part)
     if isinstance(kernel, Structured):
+        points[:, :scales] += np.log(kernel.spans(d))
         points[:, scales:size] = kernel.more(d)[0]
     if noise is not False:
         low, high = np.log((1e-1, 1e1) if variances_known(noise) else (1e-4, 1e-1))

@@ -74,6 +74,10 @@ class CoKriging(Structured):
         bounds = np.repeat([[math.log(1e-8), math.log(1e6)], RHO_BOUNDS], t, axis=0)
         return location, np.repeat([2.0, RHO[1]], t), bounds
 
+    def spans(self, d: int) -> Array:
+        """Return ones: all length scales are of inputs in the unit cube."""
+        return np.ones(self.levels * (d - self.levels + 1))
+
     def doubted(self, d: int) -> int | None:
         """Return the place of the last rho."""
         return hyperparameter_count(self, d) - 1
@@ -164,6 +168,10 @@ class WithLower(Structured):
     def more(self, d: int) -> tuple[Array, Array, Array]:
         """Return location, sd and bounds of the log share of k_delta."""
         return np.zeros(1), np.full(1, 2.0), np.log([[1e-6, 1e6]])
+
+    def spans(self, d: int) -> Array:
+        """Return the width of a uniform law with the sd of levels, 1, and ones."""
+        return np.append(math.sqrt(12.0), np.ones(2 * (d - 1)))
 
     def doubted(self, d: int) -> int | None:
         """Return nothing: the share of k_delta tells how much the level below says."""

@@ -28,8 +28,18 @@ from uqms.surrogates._fused import scores_flat_reverse
 from uqms.surrogates.fidelity.kernels import Single, second_slope
 from uqms.surrogates.kernels import Product, Sum, correlation_slopes, places
 from uqms.surrogates.physics import lifted
-from uqms.surrogates.process import ScoreProcess, Scores, draw_at, is_count, normals_at, score_at, sobol_points
-from uqms.surrogates.training import trend_basis
+from uqms.surrogates.process import (
+    ScoreProcess,
+    Scores,
+    condition,
+    draw_at,
+    is_count,
+    normals_at,
+    score_at,
+    sobol_points,
+    stacked,
+)
+from uqms.surrogates.training import Hyperparameters, trend_basis
 
 __all__ = ["Kind", "Ladder", "LadderDraws", "Step"]
 
@@ -43,12 +53,14 @@ class Step:
     """One level: its process, with one member or one for each of the ladder's, and how the level below enters it.
 
     `below` are the values (H, q, n) of the level below at the runs of a nonlinear level, its first input: they differ
-    by score and, where they are drawn, by member, so that `x` of its process holds those of the first.
+    by score and, where they are drawn, by member, so that `x` of its process holds those of the first. The last `drawn`
+    of its runs are draws of the member's function, not of the simulator.
     """
 
     process: ScoreProcess
     kind: Kind
     below: Array | None = None
+    drawn: int = 0
 
     def inputs(self, u: Array, below: Array | None) -> Array:
         """Return the inputs of the process at `u` (..., d), with the level below at `below` (...)."""
@@ -80,6 +92,23 @@ class Step:
             ]
             for h in range(p.draws)
         ]
+
+    def simulated(self) -> "Step":
+        """Return the level given its simulated runs only, with the same hyperparameters."""
+        if not self.drawn:
+            return self
+        n = len(self.process.x) - self.drawn
+        singles = []
+        for h in range(self.process.draws):
+            scores = []
+            for j in range(self.process.q):
+                p, i, k = self.own(h, j)
+                cheap = self.kind == "plain" or bool(p.trend_root[i, k, :, 1].any())
+                one = Hyperparameters(p.ell[i, k], float(p.nugget[i, k]), 0.0, 0.0, 0, False, cheap=cheap)
+                b, s2 = p.beta.shape[2], float(p.variance[i, k])
+                scores.append(condition(p.kernel, p.x[:n], p.y[:n, k : k + 1], b, [one], [s2]))
+            singles.append(scores)
+        return Step(stacked(singles), self.kind, None if self.below is None else self.below[..., :n])
 
     def given(self, h: int, j: int, u: Array, below: Array | None, diagonal: bool) -> tuple[Array, Array]:
         """Return m and C at `u` (s, k, d), or the variances, with the level below at its mean (s, k)."""

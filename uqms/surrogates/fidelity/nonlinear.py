@@ -314,7 +314,7 @@ class _Climb:
                 of_member.append(x[:, 0])
             singles.append(scores)
             values.append(of_member)
-        return Step(stacked(singles), own.kind, np.array(values) if own.kind == "nonlinear" else None)
+        return Step(stacked(singles), own.kind, np.array(values) if own.kind == "nonlinear" else None, len(new))
 
     def _anchors(self, steps: Sequence[Step]) -> Array:
         """Return points of the cube at which lower levels are most uncertain, one after the other."""
