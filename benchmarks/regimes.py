@@ -4,8 +4,8 @@
 
 Four questions, seeds 1..k; inputs are Sobol designs in the unit cube, test points random ones.
 
-- *Alarm*: `uq.detect_jump` on a Gaussian process of n = max(24, 16 d) runs. 40 smooth functions (30 draws of processes in
-  1 to 5 inputs, squared exponential and Matérn 5/2, and 10 analytic ones) must raise it at most twice; functions that
+- *Alarm*: `uq.detect_jump` on a Gaussian process of n = max(24, 16 d) runs. 40 smooth functions (30 draws of processes
+  in 1 to 5 inputs, squared exponential and Matérn 5/2, and 10 analytic ones) must raise it at most twice; those that
   jump (two draws of processes, one a side of a plane, a curved surface or a ball, 1.5 or 3 sd apart, 1 to 4 inputs)
   at least in 90 %. The limits of the alarm were chosen once on other functions.
 - *Border*: 2 inputs, 40 runs, labels found by themselves. Within 0.1 of the border, the mean absolute error of the
