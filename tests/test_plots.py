@@ -209,6 +209,36 @@ def test_design_tells_states_apart_by_colour_and_marker() -> None:
     assert len({shape for _, shape in looks}) == 4
 
 
+def test_probability_draws_the_map_with_its_runs_and_reliability_the_curve() -> None:
+    space = uq.ParameterSpace(a=uq.LogNormal(median=2.0, sigma=0.5, unit="mg"), b=uq.Uniform(0, 1))
+    points = uq.sobol(space, 48, rng=1)
+    lost = points["a"].values > 2.5
+    states = np.where(lost, "failed", "completed")
+    runs = uq.ensemble.build(points, {"y": np.zeros(48)}, states=states)
+    success = uq.SuccessProbability(hyperparameters="point").fit(runs)
+    figure = uq.plots.probability(success)
+    ax = figure.axes[0]
+    marks = {c.get_label(): np.asarray(c.get_offsets()) for c in ax.collections if "run that" in str(c.get_label())}
+    assert len(marks["run that failed"]) == lost.sum()
+    np.testing.assert_allclose(marks["run that failed"][:, 0], points["a"].values[lost])
+    mesh = next(c for c in ax.collections if c.get_array() is not None and c.get_array().size == 81 * 81)
+    corners = {"a": list(success.domain.from_unit([[0.0, 0.0], [1.0, 1.0]])[:, 0]), "b": [0.0, 1.0]}
+    drawn = np.asarray(mesh.get_array()).reshape(81, 81)
+    np.testing.assert_allclose(drawn[[0, -1], [0, -1]], success.probability(corners), atol=1e-9)
+    assert ax.get_xscale() == "log"
+    line = uq.plots.probability(success, names=["a"], at={"b": 0.3}).axes[0].lines[0]
+    np.testing.assert_allclose(line.get_ydata(), success.probability({"a": line.get_xdata(), "b": 0.3}))
+    honest = uq.plots.reliability(success, bins=5)
+    table = success.reliability(5)
+    np.testing.assert_allclose([bar.get_height() for bar in honest.axes[1].patches], table["count"])
+    for one in (figure, honest):
+        assert_tidy(one)
+    with pytest.raises(InputError, match="plots.probability: names is"):
+        uq.plots.probability(success, names=["z"])
+    with pytest.raises(InputError, match="plots.reliability: got int"):
+        uq.plots.reliability(3)  # type: ignore[arg-type]
+
+
 def test_failures_draws_shares_intervals_and_the_region() -> None:
     space = uq.ParameterSpace(a=uq.LogNormal(median=2.0, sigma=0.5, unit="mg"), b=uq.Uniform(0, 1))
     points = uq.sobol(space, 64, rng=1)

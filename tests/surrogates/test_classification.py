@@ -251,3 +251,17 @@ def test_what_cannot_be_meant() -> None:
         uq.EventProbability("y").fit(runs)
     with pytest.raises(InputError, match="probabilities"):
         reliability(np.array([1.2]), np.array([True]))
+
+
+def test_the_least_sure_inputs_lie_at_the_border_and_apart(success: FittedProbability) -> None:
+    design = success.unsure(6, rng=1)
+    assert design.sizes["run"] == 6
+    p = success.probability(design)
+    assert np.median(np.abs(p - 0.5)) < 0.2
+    u = success.domain.to_unit(np.column_stack([design["a"].values, design["b"].values]))
+    apart = np.linalg.norm(u[:, None] - u[None, :], axis=-1)[np.triu_indices(6, 1)]
+    assert apart.min() > 0.03
+    assert success.unsure(6, rng=1).equals(design)
+    assert "space" in design.attrs  # uq.run takes it
+    with pytest.raises(InputError, match="unsure: n is 0"):
+        success.unsure(0)

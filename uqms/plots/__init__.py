@@ -11,6 +11,7 @@ from uqms.plots._identifiability import identifiability, profile
 from uqms.plots._pairs import pairs
 from uqms.plots._predictive import predictive
 from uqms.plots._prior_posterior import prior_posterior
+from uqms.plots._probability import probability, reliability
 from uqms.plots._ranks import ranks
 from uqms.plots._validation import leave_one_out
 
@@ -24,6 +25,8 @@ __all__ = [
     "pairs",
     "predictive",
     "prior_posterior",
+    "probability",
     "profile",
     "ranks",
+    "reliability",
 ]

@@ -494,7 +494,7 @@ class FittedProbability:
         seed = int(as_generator(rng).integers(2**31))
         u = scrambled_points(candidates, self.domain.d, seed)
         mean, covariance = self.moments(u, u)
-        variance, chosen = np.diagonal(covariance).copy(), []
+        variance, chosen = np.diagonal(covariance).copy(), list[int]()
         for _ in range(n):
             score = np.abs(mean) / np.sqrt(np.maximum(variance, 1e-9))
             score[chosen] = np.inf

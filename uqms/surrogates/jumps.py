@@ -201,7 +201,8 @@ def two_regimes(x: Array, y: Array, size: Array) -> Split:
         if not np.isfinite(best.gain):
             return best._replace(gain=0.0)
         height, step = _border(x, y, best.labels)
-        return best._replace(height=height, step=step)
+        labels = best.labels if 2 * best.labels.sum() <= len(x) else 1 - best.labels  # 0 has most of the runs
+        return Split(labels, best.gain, height, step)
 
 
 def _densities(grid: list[Array], y: Array, inside: Bools) -> Array:
