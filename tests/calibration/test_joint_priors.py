@@ -193,7 +193,7 @@ def on_the_box(**settings: Any) -> uq.Calibration:
     [
         {},
         {"constraints": ["a + b > 0.7 * c", "log(b) < a ** 2"]},
-        {"constraints": ["a + b > 0.7 * c + abs(a - b)"]},
+        {"constraints": ["a + b > abs(c - 0.5 * a)"]},
         {"fixed": {"b": 0.45}},
     ],
     ids=str,
