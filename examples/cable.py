@@ -31,8 +31,8 @@ RESULTS.mkdir(parents=True, exist_ok=True)
 # The model
 # ---------
 # A fibre of 2 mm, 2 µm thick, gets a short current at its beginning. Measured is the spike at 70 % of its length: its
-# height, its width at half of the height, and when it comes. NEURON lets in one model a process, so it is imported where
-# it runs.
+# height, its width at half of the height, and when it comes. NEURON holds one model in a process, so it is imported
+# where it runs.
 
 STEP = 0.01  # ms
 

@@ -75,3 +75,11 @@ def test_a_print_has_a_line_for_each_condition() -> None:
     assert f"{float(peaks.mean[1]):.4g} ± {float(peaks.sd[1]):.2g}" in lines[2]
     one = FunctionalDraws(xr.DataArray([1.0, 2.0, 3.0], dims="sample"), xr.DataArray(0.0))
     assert repr(one) == "<FunctionalDraws: 2 ± 1, 95 % 1.05 to 2.95>"
+
+
+@pytest.mark.parametrize("points", [0, 1, True, 2.5])
+def test_a_half_life_takes_two_points(points: object) -> None:
+    curve = xr.DataArray([4.0, 2.0, 1.0], dims="h", coords={"h": [0.0, 1.0, 2.0]})
+    assert float(uq.functionals.half_life(curve, "h", points=2)) == pytest.approx(1.0)
+    with pytest.raises(InputError, match="at least 2"):
+        uq.functionals.half_life(curve, "h", points=points)  # type: ignore[arg-type]

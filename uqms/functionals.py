@@ -106,7 +106,12 @@ def half_life(curves: xr.DataArray, dim: str, points: int = 4) -> xr.DataArray:
     curves, dim
         As for `peak`.
     points
-        How many of the last points to use.
+        How many of the last points to use, at least 2; all where there are fewer.
+
+    Raises
+    ------
+    InputError
+        When `points` is below 2.
 
     Examples
     --------
@@ -116,6 +121,8 @@ def half_life(curves: xr.DataArray, dim: str, points: int = 4) -> xr.DataArray:
     2.0
     """
     values, t = _along(curves, dim)
+    if isinstance(points, bool) or not isinstance(points, int | np.integer) or points < 2:
+        raise InputError(f"half_life: points is {points!r}; a slope takes a whole number of at least 2.")
     last, t = values[..., -points:], t[-points:]
     with np.errstate(invalid="ignore", divide="ignore"):
         logs = np.log(last)

@@ -11,6 +11,7 @@ from scipy.stats import multivariate_normal
 
 import uqms as uq
 from uqms.calibration import _correlated
+from uqms.calibration._terms import _projection
 from uqms.calibration.density import covariance_of, term_variance
 from uqms.surrogates import GaussianProcessSurrogate
 
@@ -113,6 +114,17 @@ def test_autocorrelated_noise_is_new_with_each_replicate(rng: np.random.Generato
         return 0.64 * float(np.exp(-abs(a["t"] - b["t"]) / 1.7)) if same else 0.0
 
     assert float(problem.log_likelihood(theta)) == pytest.approx(dense(problem, theta, extra), rel=1e-10)
+
+
+@pytest.mark.parametrize("weak", [1.0, 1e-4, 1e-5, 1e-6])
+def test_an_orthogonal_gp_has_no_part_along_a_slope_that_is_weak(weak: float) -> None:
+    """Slopes of parameters may differ a millionfold: the share of prior variance that is left along each is nought."""
+    t = np.arange(12) / 4.0
+    K = np.exp(-0.5 * (t[:, None] - t) ** 2)
+    J = np.column_stack([np.cos(t), weak * np.sin(2.0 * t)])
+    V, KJ = _projection(K, J)
+    left = np.diagonal(J.T @ (K - KJ @ V) @ J) / np.diagonal(J.T @ K @ J)
+    assert left.max() < 1e-3
 
 
 def test_an_orthogonal_gp_has_no_part_along_the_slope_of_the_mean(rng: np.random.Generator) -> None:

@@ -9,6 +9,7 @@ from calibration.problems import given_surrogate, linear_surrogate, replicates
 
 import uqms as uq
 from uqms.calibration import verdict as module
+from uqms.calibration.computation import check_divergences
 from uqms.calibration.verdict import Check, Sampled, Verdict, judge
 from uqms.parameters import Box
 from uqms.surrogates import GaussianProcessSurrogate
@@ -118,6 +119,12 @@ def test_few_independent_draws(clean: uq.Calibration, ess: float, status: str) -
     assert got["ESS"].status == status
     assert "(theta), limit 400" in got["ESS"].message
     assert flags(got) == ([] if status == "pass" else ["ESS"])
+
+
+def test_divergences_at_a_wall_lead_to_another_sampler() -> None:
+    assert "SMC()" in check_divergences(50, 4000, constrained=True).remedy
+    assert "SMC()" not in check_divergences(50, 4000).remedy
+    assert check_divergences(0, 4000, constrained=True).status == "pass"
 
 
 @pytest.mark.parametrize(("count", "status"), [(0, "pass"), (1, "warn"), (10, "warn"), (11, "fail")])

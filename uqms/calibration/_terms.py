@@ -38,6 +38,7 @@ HEADER = 8
 CONSTANT, EXPONENTIAL, MATERN52, SQUARED, BASIS = 0, 1, 2, 3, 4
 # Of the largest diagonal entry of J' K J: an orthogonal discrepancy cannot tell parameters apart that the data do not.
 ORTHOGONAL_JITTER = 1e-10
+ROUNDING = 1e-16
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
@@ -126,8 +127,10 @@ def _projection(K: Array, J: Array) -> tuple[Array, Array]:
     largest = 0.0
     for i in range(A.shape[0]):
         largest = max(largest, A[i, i])
-    for i in range(A.shape[0]):
-        A[i, i] += ORTHOGONAL_JITTER * largest + 1e-300
+    for i in range(
+        A.shape[0]
+    ):  # of each slope's own size: a weak one counts as well, down to rounding of the strongest
+        A[i, i] += ORTHOGONAL_JITTER * A[i, i] + ROUNDING * largest + 1e-300
     return np.linalg.solve(A, KJ.T.copy()), KJ
 
 

@@ -1,8 +1,8 @@
 """The one bridge to PyMC and PyTensor: priors, surrogates and the likelihood as parts of a PyTensor graph."""
 
 import warnings
-from collections.abc import Callable, Mapping
-from functools import singledispatch
+from collections.abc import Callable, Mapping, Sequence
+from functools import reduce, singledispatch
 from typing import Any, NamedTuple, final
 
 import numpy as np
@@ -22,7 +22,7 @@ from pytensor.link.numba.dispatch.basic import (
 from uqms._typing import Array, Scale
 from uqms.calibration import _correlated, _exact, _marginal
 from uqms.calibration.conditioned import ConditionedPrior
-from uqms.calibration.constraints import Constraint
+from uqms.calibration.constraints import Bounds, Constraint, evaluate, solved
 from uqms.calibration.density import row_terms, simulate, total
 from uqms.calibration.direct import DirectSimulator, has_derivative, is_exact
 from uqms.calibration.likelihood import Cells, check_scale
@@ -122,6 +122,12 @@ def scaled(x: Any, scale: Scale) -> Any:
     return pt.log(x) - pt.log1p(-x) if scale == "logit" else x
 
 
+def _on_scale(x: Any, scale: Scale, xp: Any) -> Any:
+    if scale == "identity":
+        return x
+    return xp.log(x) - (xp.log1p(-x) if scale == "logit" else 0.0)
+
+
 def _number(x: float, scale: Scale) -> float:
     with np.errstate(divide="ignore"):
         if scale == "log":
@@ -139,45 +145,77 @@ class RealLine(Transform):  # type: ignore[misc]
     name = "realline"
     ndim_supp = 0
 
-    def __init__(self, lower: float, upper: float, scale: Scale) -> None:
-        self.low, self.high, self.scale = _number(lower, scale), _number(upper, scale), scale
+    def __init__(
+        self,
+        lower: float,
+        upper: float,
+        scale: Scale,
+        bounds: Bounds | None = None,
+        fixed: Mapping[str, float] | None = None,
+        others: Sequence[str] = (),
+    ) -> None:
+        self.lower, self.upper, self.scale = lower, upper, scale
+        self.low, self.high = _number(lower, scale), _number(upper, scale)
+        self.bounds, self.fixed, self.others = bounds, fixed or {}, tuple(others)
 
     def forward(self, value: Any, *inputs: Any) -> Any:
         """Return the point of the real line."""
-        return self.point(value, pt)
+        return self.point(value, pt, self._given(inputs))
 
-    def point(self, value: Any, xp: Any) -> Any:
-        """Return the point of the real line, with the functions of `xp`: pytensor.tensor or numpy."""
-        v = value
-        if self.scale != "identity":
-            v = xp.log(value) - (xp.log1p(-value) if self.scale == "logit" else 0.0)
-        if np.isfinite(self.low) and np.isfinite(self.high):
-            return xp.log(v - self.low) - xp.log(self.high - v)
-        if np.isfinite(self.low):
-            return xp.log(v - self.low)
-        return -xp.log(self.high - v) if np.isfinite(self.high) else v
+    def point(self, value: Any, xp: Any, given: Mapping[str, Any] | None = None) -> Any:
+        """Return the point of the real line, with the functions of `xp`: pytensor.tensor or numpy.
 
-    def _scaled_value(self, z: Any) -> tuple[Any, Any]:
+        `given` are the parameters that bounds depend on.
+        """
+        low, high = self._ends(xp, given or {})
+        v = _on_scale(value, self.scale, xp)
+        if low is not None and high is not None:
+            return xp.log(v - low) - xp.log(high - v)
+        if low is not None:
+            return xp.log(v - low)
+        return -xp.log(high - v) if high is not None else v
+
+    def _given(self, inputs: Sequence[Any]) -> dict[str, Any]:
+        """Return the parameters before by name: the last inputs of the variable."""
+        return dict(zip(self.others, inputs[len(inputs) - len(self.others) :], strict=True))
+
+    def _ends(self, xp: Any, given: Mapping[str, Any]) -> tuple[Any, Any]:
+        """Return the ends on the surrogate-input scale, None for one at infinity."""
+        low = self.low if np.isfinite(self.low) else None
+        high = self.high if np.isfinite(self.high) else None
+        if self.bounds is None:
+            return low, high
+        values = {**self.fixed, **given}
+        if self.bounds.lower:
+            ends = [evaluate(one, values, xp) for one in self.bounds.lower]
+            low = _on_scale(reduce(xp.maximum, [*ends, self.lower] if low is not None else ends), self.scale, xp)
+        if self.bounds.upper:
+            ends = [evaluate(one, values, xp) for one in self.bounds.upper]
+            high = _on_scale(reduce(xp.minimum, [*ends, self.upper] if high is not None else ends), self.scale, xp)
+        return low, high
+
+    def _scaled_value(self, z: Any, inputs: Sequence[Any]) -> tuple[Any, Any]:
         """Return the value on the surrogate-input scale and the log of its derivative."""
-        if np.isfinite(self.low) and np.isfinite(self.high):
-            width = self.high - self.low
-            return self.low + width * pt.sigmoid(z), np.log(width) - pt.softplus(-z) - pt.softplus(z)
-        if np.isfinite(self.low):
-            return self.low + pt.exp(z), z
-        if np.isfinite(self.high):
-            return self.high - pt.exp(-z), -z
+        low, high = self._ends(pt, self._given(inputs))
+        if low is not None and high is not None:
+            width = high - low
+            return low + width * pt.sigmoid(z), pt.log(width) - pt.softplus(-z) - pt.softplus(z)
+        if low is not None:
+            return low + pt.exp(z), z
+        if high is not None:
+            return high - pt.exp(-z), -z
         return z, pt.zeros_like(z)
 
     def backward(self, value: Any, *inputs: Any) -> Any:
         """Return the parameter in its own unit."""
-        v, _ = self._scaled_value(value)
+        v, _ = self._scaled_value(value, inputs)
         if self.scale == "log":
             return pt.exp(v)
         return pt.sigmoid(v) if self.scale == "logit" else v
 
     def log_jac_det(self, value: Any, *inputs: Any) -> Any:
         """Return log |d parameter / d value|."""
-        v, log_slope = self._scaled_value(value)
+        v, log_slope = self._scaled_value(value, inputs)
         if self.scale == "log":
             return log_slope + v
         return log_slope - pt.softplus(-v) - pt.softplus(v) if self.scale == "logit" else log_slope
@@ -202,13 +240,23 @@ def prior_variable(name: str, prior: Prior, lower: float, upper: float) -> Any:
     )
 
 
+def real_lines(law: ConditionedPrior) -> dict[str, RealLine]:
+    """Return the map of every quantity from the real line, with the bounds that constraints set by those before it."""
+    limits = {**law.limits, **{name: (value, value) for name, value in (law.fixed or {}).items()}}
+    scales = {name: prior.scale for name, prior in law.priors.items()}
+    bounds = solved(law.constraints, limits, scales) if law.constraints else {}
+    return {name: RealLine(*law.limits[name], scale, bounds.get(name), law.fixed) for name, scale in scales.items()}
+
+
 def prior_variables(law: ConditionedPrior) -> dict[str, Any]:
     """Add everything that is inferred, with its joint prior, to the PyMC model in context.
 
     A parameter of a block has its density given those before it; a constraint is part of the density of the last
-    parameter that it mentions, and so is the probability of success. Each is on the real line by itself,
-    as without blocks and constraints.
+    parameter that it mentions, and so is the probability of success. Where constraints can be solved for one parameter
+    after the other, each is on the real line between the bounds that those before it leave, and chains never meet the
+    wall.
     """
+    lines = real_lines(law)
     names, values = list(law.priors), {}
     places = {name: (one, j) for one in law.joint for j, name in enumerate(one.block.names)}
     last = [max((n for n in c.names if n in law.priors), key=names.index, default=names[-1]) for c in law.constraints]
@@ -216,11 +264,13 @@ def prior_variables(law: ConditionedPrior) -> dict[str, Any]:
     share_at = max([*last, *([success_at] if success_at else [])], key=names.index, default="")
     for name, prior in law.priors.items():
         own = [constraint for constraint, at in zip(law.constraints, last, strict=True) if at == name]
-        if name not in places and not own and name != success_at:
+        if name not in places and not own and name != success_at and lines[name].bounds is None:
             values[name] = prior_variable(name, prior, *law.limits[name])
         else:
             success = law.success if name == success_at else None
-            values[name] = _dependent_variable(name, law, places.get(name), own, success, values, name == share_at)
+            values[name] = _dependent_variable(
+                name, law, places.get(name), own, success, values, name == share_at, lines[name]
+            )
     return values
 
 
@@ -260,12 +310,15 @@ def _dependent_variable(
     success: Success | None,
     values: Mapping[str, Any],
     with_share: bool,
+    line: RealLine,
 ) -> Any:
     """Add a parameter whose prior depends on those before it."""
     prior, (lower, upper) = law.priors[name], law.limits[name]
     before = place[0].block.names[: place[1]] if place is not None else ()
     mentioned = [n for c in constraints for n in c.names] + list(() if success is None else success.names)
     needed = list(dict.fromkeys([*before, *(n for n in mentioned if n in values)]))
+    if line.bounds is not None:
+        needed += [n for n in values if n in line.bounds.names and n not in needed]
     log_share = np.log(law.allowed.share) if with_share else 0.0
 
     def density(now: Mapping[str, Any]) -> Any:
@@ -300,7 +353,7 @@ def _dependent_variable(
         *(values[n] for n in needed),
         logp=logp,
         random=random,
-        default_transform=RealLine(lower, upper, prior.scale),
+        default_transform=RealLine(lower, upper, prior.scale, line.bounds, law.fixed, needed),
         initval=law.centre[name],
         dtype="float64",
     )

@@ -23,7 +23,7 @@ UNVISITED = 0.05  # share of starts
 LOG_DENSITY_SLACK = 3.0  # nats below the worst percent of the draws
 
 
-def check_computation(sampled: Sampled) -> tuple[Check, ...]:
+def check_computation(sampled: Sampled, constrained: bool = False) -> tuple[Check, ...]:
     """Return the checks of convergence, of the sampler's statistics and of completeness."""
     chains, draws = sampled.shape
     checks = [*sampled.of_sampler]
@@ -32,7 +32,7 @@ def check_computation(sampled: Sampled) -> tuple[Check, ...]:
     else:
         checks += [check_r_hat(sampled.r_hat, chains), check_ess(sampled.ess, chains)]
     if sampled.divergences is not None:
-        checks.append(check_divergences(sampled.divergences, chains * draws))
+        checks.append(check_divergences(sampled.divergences, chains * draws, constrained))
     if sampled.energy is not None:
         checks.append(check_energy(sampled.energy))
     if sampled.deepest is not None:
@@ -116,11 +116,16 @@ def check_ess(ess: Mapping[str, float], chains: int) -> Check:
     return Check("ESS", status, float(worst), message, "Too few independent draws: raise NUTS(draws=...).")
 
 
-def check_divergences(count: int, draws: int) -> Check:
-    """Betancourt (2017), arXiv:1701.02434."""
+def check_divergences(count: int, draws: int, constrained: bool = False) -> Check:
+    """Betancourt (2017), arXiv:1701.02434; `constrained`: inequalities between parameters may be a wall."""
     status: Status = "pass" if count == 0 else "warn" if count <= 0.01 * draws else "fail"
     message = f"{count} of {draws} draws"
     remedy = "Parts of the posterior may be missed: NUTS(target_accept=0.99), or a tighter prior."
+    if constrained:
+        remedy = (
+            "Constraints that cannot be solved for one parameter are a wall for NUTS, off which chains bounce: SMC() "
+            "sees no wall. Or write them with one occurrence of a parameter, as 'beta > gamma'."
+        )
     return Check("divergences", status, float(count), message, remedy)
 
 

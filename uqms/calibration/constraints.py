@@ -4,16 +4,18 @@ import ast
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast, final
+from typing import Any, NamedTuple, cast, final
 
 import numpy as np
 
+from uqms._typing import Array, Scale
 from uqms.errors import InputError
 
-__all__ = ["Constraint", "read_constraints"]
+__all__ = ["Bounds", "Constraint", "evaluate", "read_constraints", "solved"]
 
 FUNCTIONS = ("log", "exp", "sqrt", "abs")
 LONGEST = 500
+POINTS = 2000
 _ARITHMETIC: dict[type, Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -91,10 +93,17 @@ class Constraint:
                 f"+ - * / ** and {', '.join(FUNCTIONS)}."
             )
 
+    @property
+    def pairs(self) -> list[tuple[ast.expr, ast.expr]]:
+        """Its comparisons, the side that is to be the smaller one first."""
+        sides = [self._tree.left, *self._tree.comparators]
+        up = [isinstance(op, ast.Lt | ast.LtE) for op in self._tree.ops]
+        return [(a, b) if less else (b, a) for less, a, b in zip(up, sides[:-1], sides[1:], strict=True)]
+
     def allows(self, values: Mapping[str, Any], xp: Any = np) -> Any:
         """Return whether values fulfil it (NaN does not); `xp` is numpy, or pytensor.tensor for expressions."""
         with np.errstate(all="ignore"):
-            sides = [self._value(side, values, xp) for side in (self._tree.left, *self._tree.comparators)]
+            sides = [evaluate(side, values, xp) for side in (self._tree.left, *self._tree.comparators)]
             pairs = zip(self._tree.ops, sides[:-1], sides[1:], strict=True)
             out = None
             for op, left, right in pairs:
@@ -102,20 +111,22 @@ class Constraint:
                 out = one if out is None else out & one
         return out
 
-    def _value(self, node: ast.expr, values: Mapping[str, Any], xp: Any) -> Any:
-        if isinstance(node, ast.Name):
-            return values[node.id]
-        if isinstance(node, ast.BinOp):
-            return _ARITHMETIC[type(node.op)](self._value(node.left, values, xp), self._value(node.right, values, xp))
-        if isinstance(node, ast.UnaryOp):
-            value = self._value(node.operand, values, xp)
-            return -value if isinstance(node.op, ast.USub) else value
-        if isinstance(node, ast.Call):
-            functions = {"log": xp.log, "exp": xp.exp, "sqrt": xp.sqrt, "abs": xp.abs}
-            return functions[ast.unparse(node.func)](self._value(node.args[0], values, xp))
-        assert isinstance(node, ast.Constant)
-        value = cast(float, node.value)
-        return np.float64(value) if xp is np else xp.as_tensor(value, dtype="float64")
+
+def evaluate(node: ast.expr, values: Mapping[str, Any], xp: Any = np) -> Any:
+    """Return the value of an expression; `xp` is numpy, or pytensor.tensor for expressions."""
+    if isinstance(node, ast.Name):
+        return values[node.id]
+    if isinstance(node, ast.BinOp):
+        return _ARITHMETIC[type(node.op)](evaluate(node.left, values, xp), evaluate(node.right, values, xp))
+    if isinstance(node, ast.UnaryOp):
+        value = evaluate(node.operand, values, xp)
+        return -value if isinstance(node.op, ast.USub) else value
+    if isinstance(node, ast.Call):
+        functions = {"log": xp.log, "exp": xp.exp, "sqrt": xp.sqrt, "abs": xp.abs}
+        return functions[ast.unparse(node.func)](evaluate(node.args[0], values, xp))
+    assert isinstance(node, ast.Constant)
+    value = cast(float, node.value)
+    return np.float64(value) if xp is np else xp.as_tensor(value, dtype="float64")
 
 
 def read_constraints(given: str | Sequence[str] | None, names: Sequence[str]) -> tuple[Constraint, ...]:
@@ -136,3 +147,195 @@ def read_constraints(given: str | Sequence[str] | None, names: Sequence[str]) ->
         if unknown:
             raise InputError(f"constraints: {one.text!r} mentions {unknown}; the calibration has {list(names)}.")
     return out
+
+
+# --- solved for one parameter after the other -------------------------------------------------------------------------
+
+type _Range = tuple[float, float]
+
+
+class Bounds(NamedTuple):
+    """What a parameter has to lie between, given those before it: expressions, beside its own limits."""
+
+    lower: tuple[ast.expr, ...]
+    upper: tuple[ast.expr, ...]
+
+    @property
+    def names(self) -> set[str]:
+        """Parameters that the bounds depend on, and functions."""
+        return {node.id for side in (*self.lower, *self.upper) for node in ast.walk(side) if isinstance(node, ast.Name)}
+
+
+def solved(
+    constraints: Sequence[Constraint], limits: Mapping[str, _Range], scales: Mapping[str, Scale]
+) -> dict[str, Bounds]:
+    """Return the bounds of parameters given those before them, which together say what the constraints say.
+
+    The last parameter is solved for first; where its bounds leave it nothing, those before it must not be, so that a
+    chain of parameters within their bounds never breaks a constraint (Fourier and Motzkin's elimination). What cannot
+    be solved for sets no bounds.
+
+    Parameters
+    ----------
+    constraints
+        With one occurrence of a parameter that is to be solved for, in sums, products and quotients of known sign,
+        powers, exp, log and sqrt.
+    limits
+        Of all parameters in their order, and of fixed ones, whose two ends are equal.
+    scales
+        Of all parameters that are no fixed ones: identity, log or logit.
+    """
+    open_pairs = [pair for one in constraints for pair in one.pairs]
+    out: dict[str, Bounds] = {}
+    for name in reversed(list(scales)):
+        own = [pair for pair in open_pairs if _count(pair[0], name) + _count(pair[1], name)]
+        low, high = limits[name]
+        # An end of the scale itself is infinite on the real line: bounds must stay away from it.
+        least, most = {"identity": (-np.inf, np.inf), "log": (0.0, np.inf), "logit": (0.0, 1.0)}[scales[name]]
+        lower: list[ast.expr] = []
+        upper: list[ast.expr] = []
+        for small, large in own:
+            less = _count(small, name) == 1
+            one_side = _count(small, name) + _count(large, name) == 1
+            sides = (small, large) if less else (large, small)
+            found = _isolated(*sides, less, name, limits) if one_side else None
+            if found is None:
+                continue
+            first, last = _range(found[0], limits)
+            if found[1] and first < high and (high < most or last < most or most == np.inf):
+                upper.append(found[0])
+            if not found[1] and last > low and (low > least or first > least or least == -np.inf):
+                lower.append(found[0])
+        left: list[tuple[ast.expr, ast.expr]] = [(one, ast.Constant(high)) for one in lower if high < np.inf]
+        left += [(ast.Constant(low), one) for one in upper if low > -np.inf]
+        left += [(one, other) for one in lower for other in upper]
+        # The density knows the constraints themselves: one that is left out by mistake costs rejections, nothing else.
+        left = [pair for pair in left if not _always(*pair, limits)]
+        open_pairs = [pair for pair in open_pairs if pair not in own] + left
+        if lower or upper:
+            out[name] = Bounds(tuple(lower), tuple(upper))
+    return out
+
+
+def _always(small: ast.expr, large: ast.expr, limits: Mapping[str, _Range]) -> bool:
+    """Whether small < large at all of many points within the limits."""
+    rng = np.random.default_rng(0)
+    values: dict[str, Array] = {}
+    for name, (low, high) in limits.items():
+        far = 10.0 ** rng.uniform(-6.0, 6.0, POINTS)
+        if np.isfinite(low) and np.isfinite(high):
+            values[name] = rng.uniform(low, high, POINTS)
+        elif np.isfinite(low) or np.isfinite(high):
+            values[name] = low + far if np.isfinite(low) else high - far
+        else:
+            values[name] = rng.choice([-1.0, 1.0], POINTS) * far
+    with np.errstate(all="ignore"):
+        return bool(np.all(evaluate(small, values) < evaluate(large, values)))
+
+
+def _count(node: ast.expr, name: str) -> int:
+    return sum(isinstance(one, ast.Name) and one.id == name for one in ast.walk(node))
+
+
+def _isolated(
+    side: ast.expr, other: ast.expr, less: bool, name: str, limits: Mapping[str, _Range]
+) -> tuple[ast.expr, bool] | None:
+    """Return an expression and whether it is an upper bound of `name`, which stands in `side`, once; None when unknown.
+
+    `less`: side < other, else side > other.
+    """
+    while not isinstance(side, ast.Name):
+        if isinstance(side, ast.UnaryOp):
+            if isinstance(side.op, ast.USub):
+                other, less = ast.UnaryOp(ast.USub(), other), not less
+            side = side.operand
+            continue
+        if isinstance(side, ast.Call):
+            function, low = ast.unparse(side.func), _range(other, limits)[0]
+            if function == "log":
+                other = ast.Call(ast.Name("exp"), [other], [])
+            elif function == "exp" and low > 0.0:
+                other = ast.Call(ast.Name("log"), [other], [])
+            elif function == "sqrt" and low >= 0.0:
+                other = ast.BinOp(other, ast.Pow(), ast.Constant(2.0))
+            else:
+                return None
+            side = side.args[0]
+            continue
+        if not isinstance(side, ast.BinOp):
+            return None
+        left = _count(side.left, name) == 1
+        inner, known = (side.left, side.right) if left else (side.right, side.left)
+        low, high = _range(known, limits)
+        positive, negative = low > 0.0, high < 0.0
+        if isinstance(side.op, ast.Pow):
+            if not (left and low == high and positive and _range(inner, limits)[0] >= 0.0 <= _range(other, limits)[0]):
+                return None
+            other = ast.BinOp(other, ast.Pow(), ast.Constant(1.0 / low))
+        elif isinstance(side.op, ast.Add):
+            other = ast.BinOp(other, ast.Sub(), known)
+        elif isinstance(side.op, ast.Sub) and left:
+            other = ast.BinOp(other, ast.Add(), known)
+        elif isinstance(side.op, ast.Sub):
+            other, less = ast.BinOp(known, ast.Sub(), other), not less
+        elif isinstance(side.op, ast.Mult | ast.Div) and left and (positive or negative):
+            inverse = ast.Div() if isinstance(side.op, ast.Mult) else ast.Mult()
+            other, less = ast.BinOp(other, inverse, known), less == positive
+        elif isinstance(side.op, ast.Mult) and (positive or negative):
+            other, less = ast.BinOp(other, ast.Div(), known), less == positive
+        elif (  # known / inner < other, all positive
+            isinstance(side.op, ast.Div) and positive and _range(inner, limits)[0] >= 0.0 < _range(other, limits)[0]
+        ):
+            other, less = ast.BinOp(known, ast.Div(), other), not less
+        else:
+            return None
+        side = inner
+    return other, less
+
+
+def _range(node: ast.expr, limits: Mapping[str, _Range]) -> _Range:
+    """Return an interval that holds all values of an expression."""
+    with np.errstate(all="ignore"):
+        found = _interval(node, limits)
+    return found if not np.isnan(found).any() else (-np.inf, np.inf)
+
+
+def _interval(node: ast.expr, limits: Mapping[str, _Range]) -> _Range:
+    if isinstance(node, ast.Name):
+        return limits[node.id]
+    if isinstance(node, ast.Constant):
+        value = float(cast(float, node.value))
+        return value, value
+    if isinstance(node, ast.UnaryOp):
+        low, high = _range(node.operand, limits)
+        return (-high, -low) if isinstance(node.op, ast.USub) else (low, high)
+    if isinstance(node, ast.Call):
+        low, high = _range(node.args[0], limits)
+        function = ast.unparse(node.func)
+        if function == "abs":
+            return (0.0 if low <= 0.0 <= high else min(abs(low), abs(high))), max(abs(low), abs(high))
+        apply = {"log": np.log, "exp": np.exp, "sqrt": np.sqrt}[function]
+        return float(apply(low)), float(apply(high))
+    assert isinstance(node, ast.BinOp)
+    one, two = _range(node.left, limits), _range(node.right, limits)
+    if isinstance(node.op, ast.Add):
+        return one[0] + two[0], one[1] + two[1]
+    if isinstance(node.op, ast.Sub):
+        return one[0] - two[1], one[1] - two[0]
+    if isinstance(node.op, ast.Pow) and (one[0] < 0.0 or two[0] != two[1]):
+        return -np.inf, np.inf
+    if isinstance(node.op, ast.Div) and two[0] <= 0.0 <= two[1]:
+        if not two[0] == 0.0 < two[1]:
+            return -np.inf, np.inf
+        return (0.0 if one[0] >= 0.0 else -np.inf), (0.0 if one[1] <= 0.0 else np.inf)
+    ends = [_corner(node.op, a, b) for a in one for b in two]
+    return min(ends), max(ends)
+
+
+def _corner(op: ast.operator, a: float, b: float) -> float:
+    """Return a power, product or quotient of ends: zero times infinity is zero, that of values next to it."""
+    if isinstance(op, ast.Pow):
+        return float(np.float64(a) ** b)
+    if isinstance(op, ast.Mult):
+        return 0.0 if a == 0.0 or b == 0.0 else a * b
+    return 0.0 if a == 0.0 or np.isinf(b) else a / b

@@ -756,11 +756,9 @@ class Calibration:
 
     def on_the_real_line(self, points: Mapping[str, Array]) -> Array:
         """Return points of `starting_points` (n, free variables) on the real line, in the order of the PyMC model."""
-        from uqms.calibration.bridge import RealLine
+        from uqms.calibration.bridge import real_lines
 
-        columns = [
-            RealLine(*self.limits(name), prior.scale).point(points[name], np) for name, prior in self.priors.items()
-        ]
+        columns = [line.point(points[name], np, points) for name, line in real_lines(self.conditioned_prior).items()]
         return np.column_stack([*columns, points["latents"]])
 
     def _form(self) -> Literal["independent", "correlated", "latent"]:

@@ -36,7 +36,7 @@ def judge(problem: Calibration | JointCalibration, sampled: Sampled) -> tuple[Ve
 
     Checks of the computation come first, then those of the model and its surrogate, then those of the answer.
     """
-    computation = check_computation(sampled)
+    computation = check_computation(sampled, bool(problem.constraints))
     finite = np.all([np.isfinite(values) for values in sampled.theta.values()], axis=0)
     whole = bool(finite.all())
     theta, h = {name: values[finite] for name, values in sampled.theta.items()}, sampled.h[finite]
