@@ -199,3 +199,20 @@ def test_a_file_holds_it_to_the_last_bit(case, tmp_path):
     assert np.array_equal(same.decode("c").truncation, surrogate.decode("c").truncation)
     same.save(tmp_path / "t.npz")
     assert (tmp_path / "s.npz").read_bytes() == (tmp_path / "t.npz").read_bytes()
+
+
+def test_compiled_levels_are_those_of_matrix_products():
+    counts = {"coarse": 16, "medium": 8, "fine": 5}
+    made = uq.MultiFidelity(levels=tuple(counts)).fit(ensemble(counts, curve=True)).ladder
+    assert made._compiled is not None
+    u = np.random.default_rng(6).random((4, 2))
+    one, other = made.scores(u), made.scores(np.stack([u]))
+    np.testing.assert_allclose(one.mean, other.mean[:, 0], rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(one.covariance, other.covariance[:, 0], rtol=1e-7, atol=1e-10)
+    rng = np.random.default_rng(7)
+    bars = rng.standard_normal(one.mean.shape), rng.standard_normal(one.covariance.shape)
+    slow = sum(
+        made._reverse(h, j, u, np.ascontiguousarray(bars[0][h, :, j]), bars[1][h, j])
+        for h, j in np.ndindex(made.draws, made.top.q)
+    )
+    np.testing.assert_allclose(made.reverse(u, *bars), slow, rtol=1e-7, atol=1e-8 * np.abs(slow).max())

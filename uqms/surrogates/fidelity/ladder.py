@@ -25,6 +25,7 @@ import numpy as np
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.errors import InputError
 from uqms.surrogates._fused import scores_flat_reverse
+from uqms.surrogates.fidelity._climbing import climb, climb_reverse
 from uqms.surrogates.fidelity.kernels import Single, second_slope
 from uqms.surrogates.kernels import Product, Sum, correlation_slopes, places
 from uqms.surrogates.physics import lifted
@@ -45,6 +46,7 @@ __all__ = ["Kind", "Ladder", "LadderDraws", "Step"]
 
 Kind = Literal["plain", "linear", "nonlinear", "joint"]
 ANCHORS = 256
+FEW = 16  # inputs up to which compiled loops are faster than matrix products
 
 
 @final
@@ -244,9 +246,34 @@ class Ladder:
         """Number of members H."""
         return len(self.log_weights)
 
+    @cached_property
+    def _compiled(self) -> tuple[Array, Ints, Array] | None:
+        """Return blocks, their starts (T, H, q) and A (T, H, q) for compiled code, where all levels are linear."""
+        if not all(step.kind in ("plain", "linear") for step in self.steps):
+            return None
+        shape = len(self.steps), self.draws, self.top.q
+        starts, factor = np.zeros(shape, dtype=np.int64), np.zeros(shape)
+        parts, size = [], 0
+        for t, step in enumerate(self.steps):
+            of_step: list[list[int]] = []
+            for blocks in step.blocks:
+                of_step.append([])
+                for block in blocks:
+                    of_step[-1].append(size)
+                    parts.append(block)
+                    size += len(block)
+            for h, j in np.ndindex(shape[1:]):
+                starts[t, h, j] = of_step[step.at(h)][j]
+                if t:
+                    factor[t, h, j] = step.process.beta[step.at(h), j, 1] ** 2 + step.spread(h, j)
+        return np.concatenate(parts), starts, factor
+
     def scores(self, u: Array, diagonal: bool = False) -> Scores:
         """Return mean (H, ..., k, q) and covariance (H, ..., q, k, k), or variances, at `u` (..., k, d)."""
         *batch, k, d = u.shape
+        if not batch and not diagonal and k <= FEW and self._compiled is not None:
+            mean, joint = climb(*self._compiled, np.ascontiguousarray(u))
+            return Scores(mean, joint, self.log_weights)
         members = np.ascontiguousarray(u, dtype=np.float64).reshape(-1, k, d)
         s, h, q = len(members), self.draws, self.top.q
         mean = np.empty((h, s, k, q))
@@ -277,6 +304,9 @@ class Ladder:
     def reverse(self, u: Array, mean_bar: Array, covariance_bar: Array) -> Array:
         """Return the derivative (k, d) of sum(mean * mean_bar) + sum(covariance * covariance_bar) at `u` (k, d)."""
         u = np.ascontiguousarray(u, dtype=np.float64)
+        if self._compiled is not None:
+            bars = np.ascontiguousarray(mean_bar), np.ascontiguousarray(covariance_bar)
+            return np.asarray(climb_reverse(*self._compiled, u, *bars))
         out = np.zeros_like(u)
         for h in range(self.draws):
             for j in range(self.top.q):
