@@ -1,6 +1,7 @@
 """Jumps are found and smooth functions left alone; a surrogate with regimes obeys the protocol."""
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from scipy.stats import norm
 
 import uqms as uq
 from uqms._typing import Array
-from uqms.errors import ConformanceError, DataError, DesignError, InputError, RegimeWarning
+from uqms.errors import ConformanceError, DataError, DesignError, FormatError, InputError, RegimeWarning
 from uqms.surrogates import RegimeSurrogate
 from uqms.surrogates.jumps import find_jumps, two_regimes
 
@@ -115,6 +116,19 @@ def test_curves_with_a_constant_regime_keep_them_too() -> None:
     np.testing.assert_allclose(prediction.quantile([0.5])["infected"].values[0, 1], wanted, rtol=0.1)
 
 
+def test_saves_without_pickle(surrogate: RegimeSurrogate, tmp_path: Path) -> None:
+    same = RegimeSurrogate.load(surrogate.save(tmp_path / "regimes.npz"))
+    points = {"a": [0.2, 0.7, 0.9], "b": 0.4}
+    both = surrogate.predict(points), same.predict(points)
+    assert (both[0].mean["y"].values == both[1].mean["y"].values).all()
+    assert (both[0].interval()["y"].values == both[1].interval()["y"].values).all()
+    assert (same.labels == surrogate.labels).all()
+    assert same.names == surrogate.names
+    assert same.attrs == surrogate.attrs
+    with pytest.raises(FormatError, match="no surrogate"):
+        uq.load_surrogate(tmp_path / "regimes.npz")
+
+
 def test_members_are_whole_borders_with_the_classifiers_probability(surrogate: RegimeSurrogate) -> None:
     u = np.random.default_rng(1).random((400, 2))
     share = surrogate.regime_at(u).mean(axis=0)
@@ -173,7 +187,7 @@ def test_calibration_through_a_jump_is_that_of_the_simulator() -> None:
     problem = uq.Calibration(fitted, xr.DataArray(0.6, name="y"), uq.GaussianNoise(sd=0.1))
     with pytest.raises(ConformanceError, match=r"RegimeSurrogate .*uq.SMC"):
         problem.sample(uq.NUTS(), rng=1)
-    posterior = problem.sample(uq.SMC(particles=1000, chains=2), rng=1)
+    posterior = problem.sample(uq.SMC(particles=600, chains=2), rng=1)
     k = np.linspace(0.0, 2.0, 4001)
     weight = norm.pdf(0.6, simulator(k), 0.1)
     weight /= weight.sum()

@@ -21,7 +21,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.lib import format as npy
@@ -42,10 +42,23 @@ from uqms.surrogates.process import ScoreProcess
 from uqms.surrogates.training import trend_columns
 from uqms.surrogates.transforms import IDENTITY, Identity, from_dict, to_dict
 
-__all__ = ["FORMAT", "VERSION", "Saved", "load_probability", "load_surrogate", "save_probability", "save_surrogate"]
+if TYPE_CHECKING:
+    from uqms.surrogates.regimes import RegimeSurrogate
+
+__all__ = [
+    "FORMAT",
+    "VERSION",
+    "Saved",
+    "load_probability",
+    "load_regimes",
+    "load_surrogate",
+    "save_probability",
+    "save_regimes",
+    "save_surrogate",
+]
 
 FORMAT, VERSION = "uqms-surrogate", 3  # what has nothing new is written as 1 or 2
-PROBABILITY = "uqms-probability"
+PROBABILITY, REGIMES = "uqms-probability", "uqms-regimes"
 Saved = GaussianProcessSurrogate | MultiFidelitySurrogate
 PLAUSIBLE = 64 * 2**20  # bytes that a compressed file may claim without standing in it
 LARGEST = 16 * 2**30  # bytes; 20 scores of 2 000 runs, averaged over 16 draws, are 10 GB
@@ -113,6 +126,43 @@ def save_surrogate(surrogate: Saved, path: str | os.PathLike[str]) -> Path:
 
 def save_probability(fitted: FittedProbability, path: str | os.PathLike[str]) -> Path:
     """Write the probability of an event to one .npz file, as `save_surrogate` writes a surrogate."""
+    return _write(*_of_probability(fitted), path)
+
+
+def save_regimes(surrogate: "RegimeSurrogate", path: str | os.PathLike[str]) -> Path:
+    """Write a surrogate with regimes to one .npz file, as `save_surrogate` writes one without."""
+    from uqms import __version__
+
+    if any(one.physics is not None for one in surrogate.regimes):
+        raise InputError(
+            "save: the mean of a regime is a cheap model in Python, which a file without code cannot hold. Save the "
+            "ensemble (uq.ensemble) and fit again: that gives the same surrogate."
+        )
+    arrays, headers = {"labels": np.asarray(surrogate.labels, dtype="<f8")}, []
+    for i, one in enumerate(surrogate.regimes):
+        own = _arrays_of(one)
+        headers.append(_header_of(one, own))
+        arrays |= {f"regime{i}.{name}": values for name, values in own.items()}
+    borders = []
+    for i, border in enumerate(surrogate.borders):
+        header, own = _of_probability(border)
+        borders.append(header)
+        arrays |= {f"border{i}.{name}": values for name, values in own.items()}
+    header = {
+        "format": REGIMES,
+        "version": 1,
+        "uqms": __version__,
+        "regimes": headers,
+        "borders": borders,
+        "names": list(surrogate.names),
+        "members": surrogate.members,
+        "attrs": dict(surrogate.attrs),
+        "shapes": {name: list(values.shape) for name, values in arrays.items()},
+    }
+    return _write(header, arrays, path)
+
+
+def _of_probability(fitted: FittedProbability) -> tuple[dict[str, Any], dict[str, Array]]:
     from uqms import __version__
 
     arrays: dict[str, Array] = {}
@@ -133,7 +183,7 @@ def save_probability(fitted: FittedProbability, path: str | os.PathLike[str]) ->
         "attrs": dict(fitted.attrs),
         "shapes": {name: list(values.shape) for name, values in arrays.items()},
     }
-    return _write(header, arrays, path)
+    return header, arrays
 
 
 def _write(header: dict[str, Any], arrays: Mapping[str, Array], path: str | os.PathLike[str]) -> Path:
@@ -271,6 +321,15 @@ def load_probability(path: str | os.PathLike[str]) -> FittedProbability:
         return _rebuild_probability(header, arrays)
     except (InputError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise FormatError(f"{path} describes no probability of an event ({error}); fit it again.") from error
+
+
+def load_regimes(path: str | os.PathLike[str]) -> "RegimeSurrogate":
+    """Read a surrogate with regimes that `save_regimes` wrote, as `load_surrogate` reads one without."""
+    header, arrays = _load(Path(path), REGIMES, 1)
+    try:
+        return _rebuild_regimes(header, arrays)
+    except (InputError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise FormatError(f"{path} describes no surrogate with regimes ({error}); fit it again.") from error
 
 
 def _load(source: Path, format_: str, version: int) -> tuple[dict[str, Any], dict[str, Array]]:
@@ -460,6 +519,33 @@ def _kernel_of_level(one: Mapping[str, Any], t: int, levels: int) -> Kernel:
     if not right.get(kind, False):
         raise InputError(f"level{t} is {kind!r} with a kernel of code {one['kernel']}")
     return kernel
+
+
+def _rebuild_regimes(header: Mapping[str, Any], arrays: dict[str, Array]) -> "RegimeSurrogate":
+    from uqms.surrogates.regimes import RegimeSurrogate
+
+    def taken(prefix: str) -> dict[str, Array]:
+        return {name.removeprefix(prefix): arrays.pop(name) for name in list(arrays) if name.startswith(prefix)}
+
+    rebuilt = [_rebuild(one, taken(f"regime{i}.")) for i, one in enumerate(header["regimes"])]
+    regimes = tuple(one for one in rebuilt if isinstance(one, GaussianProcessSurrogate))
+    borders = tuple(_rebuild_probability(one, taken(f"border{i}.")) for i, one in enumerate(header["borders"]))
+    labels, names, members = arrays.pop("labels"), header["names"], header["members"]
+    if arrays:
+        raise InputError(f"{sorted(arrays)[0]} belongs to nothing")
+    count = len(regimes)
+    if len(rebuilt) != count or count < 2 or len(borders) != (1 if count == 2 else count) or len(names) != count:
+        raise InputError(f"{count} regimes with {len(borders)} borders and {len(names)} names")
+    if type(members) is not int or members < 2 or members % 2 or not all(type(name) is int for name in names):
+        raise InputError(f"there are {members!r} members and the names {names!r}")
+    if labels.ndim != 1 or not np.isin(labels, range(count)).all():
+        raise InputError("labels of the runs that are no regimes")
+    if any(box != regimes[0].domain for box in [*(one.domain for one in regimes), *(one.domain for one in borders)]):
+        raise InputError("regimes and borders have different design boxes")
+    if any(set(one.layouts) != set(regimes[0].layouts) for one in regimes):
+        raise InputError("regimes have different outputs")
+    attrs = MappingProxyType({str(key): str(value) for key, value in header["attrs"].items()})
+    return RegimeSurrogate(regimes, borders, labels.astype(np.int64), tuple(names), members, attrs)
 
 
 def _rebuild_probability(header: Mapping[str, Any], arrays: dict[str, Array]) -> FittedProbability:

@@ -17,10 +17,12 @@ regimes together: a border that is moved is moved for all of them.
 """
 
 import json
+import os
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, final
 
@@ -366,6 +368,33 @@ class RegimeSurrogate:
             drawn = one.functions(n, generator)
             draws.append(replace(drawn, hyperparameters=h[members]))
         return RegimeFunctionDraws(self, members, tuple(draws))
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the surrogate to one .npz file of arrays and JSON (no pickle); `RegimeSurrogate.load` reads it.
+
+        Raises
+        ------
+        InputError
+            When the mean of a regime is a cheap model in Python.
+        StorageError
+            When the file cannot be written.
+        """
+        from uqms.surrogates.files import save_regimes
+
+        return save_regimes(self, path)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> "RegimeSurrogate":
+        """Read what `save` wrote; nothing in the file is run.
+
+        Raises
+        ------
+        FormatError, FormatVersionError, IntegrityError, UnsafeFileError
+            As `load_surrogate`.
+        """
+        from uqms.surrogates.files import load_regimes
+
+        return load_regimes(path)
 
     def predict(self, points: Mapping[str, object] | xr.Dataset) -> Prediction:
         """Predict every output at points given in the inputs' own units; see `GaussianProcessSurrogate.predict`.
