@@ -18,6 +18,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
+from scipy.interpolate import CubicSpline
 
 import uqms as uq
 
@@ -54,15 +55,13 @@ def spike(g_na: float, g_k: float, r_a: float, c_m: float, *, segments: int) -> 
     h.finitialize(-65.0)
     h.continuerun(15.0)
     v = np.array(voltage)
-    top = int(v.argmax())
-    a, b, c = v[top - 1 : top + 2]  # a parabola through the three largest values
-    shift = 0.5 * (a - c) / (a - 2.0 * b + c)
-    peak = b - 0.25 * (a - c) * shift
-    level = 0.5 * (peak - 65.0)
-    first, last = np.flatnonzero(v > level)[[0, -1]]
-    rise = first - (v[first] - level) / (v[first] - v[first - 1])
-    fall = last + (v[last] - level) / (v[last] - v[last + 1])
-    return {"peak": float(peak), "width": STEP * float(fall - rise), "delay": STEP * (top + shift)}
+    # A spline through the steps: numbers read off the steps themselves would jump, and their jumps look like noise.
+    curve = CubicSpline(STEP * np.arange(len(v)), v)
+    extrema = curve.derivative().roots(extrapolate=False)
+    top = extrema[np.argmax(curve(extrema))]
+    crossings = curve.solve(0.5 * (curve(top) - 65.0), extrapolate=False)
+    rise, fall = crossings[crossings < top].max(), crossings[crossings > top].min()
+    return {"peak": float(curve(top)), "width": float(fall - rise), "delay": float(top)}
 
 
 simulators = {

@@ -37,6 +37,7 @@ PUBLIC = [
     "JSONFile",
     "Laplace",
     "LatentOutput",
+    "LocalGaussianProcess",
     "Log",
     "LogNormal",
     "LogNormalNoise",

@@ -160,9 +160,7 @@ def _weights(
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _variance(variance: float, strength: float, typical: float, squares: float, degrees: int) -> float:
-    """Return s2_a; an infinite strength is s2 everywhere."""
-    if strength == np.inf:
-        return variance
+    """Return s2_a."""
     return float(variance * (strength + squares / typical) / (strength + degrees))
 
 

@@ -36,6 +36,7 @@ from uqms.surrogates.fidelity.ladder import Kind, Ladder, Step
 from uqms.surrogates.fidelity.surrogate import MultiFidelitySurrogate
 from uqms.surrogates.gp import GaussianProcessSurrogate
 from uqms.surrogates.kernels import Kernel, Matern52, Product, Sum, from_code, hyperparameter_count
+from uqms.surrogates.neighbours import LocalGaussianProcessSurrogate
 from uqms.surrogates.noise import SimulatorNoise
 from uqms.surrogates.outputs import Layout, OutputBasis, score_columns
 from uqms.surrogates.process import ScoreProcess
@@ -59,7 +60,7 @@ __all__ = [
 
 FORMAT, VERSION = "uqms-surrogate", 3  # what has nothing new is written as 1 or 2
 PROBABILITY, REGIMES = "uqms-probability", "uqms-regimes"
-Saved = GaussianProcessSurrogate | MultiFidelitySurrogate
+Saved = GaussianProcessSurrogate | MultiFidelitySurrogate | LocalGaussianProcessSurrogate
 PLAUSIBLE = 64 * 2**20  # bytes that a compressed file may claim without standing in it
 LARGEST = 16 * 2**30  # bytes; 20 scores of 2 000 runs, averaged over 16 draws, are 10 GB
 HEADER_LARGEST = 16 * 2**20
@@ -90,6 +91,7 @@ _PROBABILITY = {
     "log_weights": "H",
     "left_out": "n",
 }
+_LOCAL = {"x": "nd", "y": "nq", "ell": "qp", "variance": "q", "strength": "q", "typical": "q", "nugget": "q"}
 _BASIS = ("offset", "basis", "truncation", "interpolation_sd", "left_out")
 
 
@@ -114,7 +116,9 @@ def save_surrogate(surrogate: Saved, path: str | os.PathLike[str]) -> Path:
         When the file cannot be written.
     """
     if not isinstance(surrogate, Saved):
-        raise InputError(f"save: got a {type(surrogate).__name__}; only a GaussianProcessSurrogate can be written.")
+        raise InputError(
+            f"save: got a {type(surrogate).__name__}; only what `fit` of this package returned can be written."
+        )
     if isinstance(surrogate, GaussianProcessSurrogate) and surrogate.physics is not None:
         raise InputError(
             "save: the surrogate's mean is a cheap model in Python, which a file without code cannot hold. Save the "
@@ -205,6 +209,8 @@ def _arrays_of(surrogate: Saved) -> dict[str, Array]:
         for t, step in enumerate(surrogate.ladder.steps):
             arrays |= _arrays_of_process(f"level{t}", step.process)
             arrays |= {} if step.below is None else {f"level{t}.below": step.below}
+    elif isinstance(surrogate, LocalGaussianProcessSurrogate):
+        arrays, noise = {f"local.{name}": getattr(surrogate, name) for name in _LOCAL}, None
     else:
         arrays, noise = _arrays_of_process("process", surrogate.process), surrogate.noise
     if noise is not None:
@@ -224,8 +230,6 @@ def _arrays_of_process(prefix: str, process: ScoreProcess) -> dict[str, Array]:
 
 
 def _header_of(surrogate: Saved, arrays: Mapping[str, Array]) -> dict[str, Any]:
-    from uqms import __version__
-
     outputs: list[dict[str, Any]] = [
         {"name": b.name, "dims": list(b.dims), "unit": b.layout.unit} for b in surrogate.bases
     ]
@@ -234,6 +238,12 @@ def _header_of(surrogate: Saved, arrays: Mapping[str, Array]) -> dict[str, Any]:
             saved["transform"] = to_dict(basis.layout.transform)
         if basis.scores is not None:
             saved["scores"] = list(basis.scores)
+    if isinstance(surrogate, LocalGaussianProcessSurrogate):
+        kind = {
+            "kernel": surrogate.kernel.code,
+            "local": {"columns": surrogate.columns, "neighbours": surrogate.neighbours},
+        }
+        return _header(surrogate, arrays, outputs, VERSION, kind)
     process, noise = surrogate.process, getattr(surrogate, "noise", None)
     news = any({"transform", "scores"} & set(saved) for saved in outputs) or not all(
         process.known(j).all() for j in range(process.q)
@@ -242,6 +252,14 @@ def _header_of(surrogate: Saved, arrays: Mapping[str, Array]) -> dict[str, Any]:
     version, kind = 2 if news else _version(process), {"kernel": process.kernel.code}
     if isinstance(surrogate, MultiFidelitySurrogate):
         version, kind = VERSION, _header_of_ladder(surrogate)
+    return _header(surrogate, arrays, outputs, version, kind)
+
+
+def _header(
+    surrogate: Saved, arrays: Mapping[str, Array], outputs: list[dict[str, Any]], version: int, kind: Mapping[str, Any]
+) -> dict[str, Any]:
+    from uqms import __version__
+
     return {
         "format": FORMAT,
         "version": version,
@@ -453,6 +471,8 @@ def _rebuild(header: Mapping[str, Any], arrays: dict[str, Array]) -> Saved:
         return _rebuild_ladder(header, arrays, box)
     if type(header["kernel"]) is not int:
         raise InputError(f"the kernel is {header['kernel']!r}")
+    if "local" in header:
+        return _rebuild_local(header, arrays, box)
     process, sizes = _rebuild_process("process", from_code(header["kernel"]), arrays, {"d": box.d})
     bases = tuple(_rebuild_basis(i, output, arrays, sizes["n"]) for i, output in enumerate(header["outputs"]))
     noise = _rebuild_noise(bases, arrays, sizes) if "noise.centre" in arrays else None
@@ -469,6 +489,27 @@ def _check_used_up(bases: Sequence[OutputBasis], arrays: Mapping[str, Array], q:
 
 def _rebuild_attrs(header: Mapping[str, Any]) -> Mapping[str, str]:
     return MappingProxyType({str(key): str(value) for key, value in header["attrs"].items()})
+
+
+def _rebuild_local(header: Mapping[str, Any], arrays: dict[str, Array], box: Box) -> LocalGaussianProcessSurrogate:
+    kernel, local = from_code(header["kernel"]), header["local"]
+    columns, neighbours = local["columns"], local["neighbours"]
+    parts = {name: arrays.pop(f"local.{name}") for name in _LOCAL}
+    sizes = {"d": box.d, "p": hyperparameter_count(kernel, box.d)}
+    for name, letters in _LOCAL.items():
+        _agree(f"local.{name}", parts[name].shape, letters, sizes)
+    if type(columns) is not int or columns not in trend_columns(box.d).values():
+        raise InputError(f"{columns!r} trend functions for {box.d} inputs")
+    if type(neighbours) is not int or not 2 * columns <= neighbours < sizes["n"]:
+        raise InputError(f"{neighbours!r} neighbours of {sizes['n']} runs")
+    if not all((parts[name] > 0.0).all() for name in ("ell", "variance", "strength", "typical")):
+        raise InputError("scales that are not positive")
+    bases = tuple(_rebuild_basis(i, output, arrays, 0) for i, output in enumerate(header["outputs"]))
+    _check_used_up(bases, arrays, sizes["q"])
+    attrs = _rebuild_attrs(header)
+    return LocalGaussianProcessSurrogate(
+        box, bases, kernel, **parts, columns=columns, neighbours=neighbours, attrs=attrs
+    )
 
 
 def _rebuild_ladder(header: Mapping[str, Any], arrays: dict[str, Array], box: Box) -> MultiFidelitySurrogate:

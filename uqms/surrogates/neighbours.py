@@ -18,6 +18,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, NamedTuple, final
 
@@ -46,7 +47,8 @@ __all__ = ["LeftOutRuns", "LocalGaussianProcess", "LocalGaussianProcessSurrogate
 TRAINED = 1024  # runs that length scales are learned from
 TUNED = 512  # runs that are left out to scale them and to find the variance
 CHECKED = 1000  # other runs that are left out to see whether intervals cover
-STRENGTHS = (0.1, 0.5, 2.0, 8.0, 32.0, 128.0, np.inf)  # nu, in runs
+EVERYWHERE = 1e9  # nu: the same variance in the whole box
+STRENGTHS = (0.1, 0.5, 2.0, 8.0, 32.0, 128.0, EVERYWHERE)  # nu, in runs
 RANGE = 1.5  # of the logarithm of what all length scales are multiplied by
 ANCHORS = 16
 
@@ -173,15 +175,16 @@ class LocalGaussianProcess:
             )
         process = first.process
         attrs = dict(first.attrs) | {"runs_left_out": str(ensemble.sizes["run"] - n)}
+        bases = tuple(replace(basis, left_out=basis.left_out[:0]) for basis in first.bases)
         start = LocalGaussianProcessSurrogate(
             box,
-            first.bases,
+            bases,
             self.kernel,
             x,
             y,
             process.ell[0],
             process.variance[0],
-            np.full(y.shape[1], np.inf),
+            np.full(y.shape[1], EVERYWHERE),
             np.ones(y.shape[1]),
             process.nugget[0],
             columns,
@@ -220,7 +223,7 @@ class LocalGaussianProcessSurrogate:
     ell, variance, nugget
         Length scales (q, p), variances (q,) and nuggets (q,), relative to the variance.
     strength, typical
-        How the variance follows the roughness of the output near an input (q,), see `_neighbours`; infinite: not.
+        How the variance follows the roughness of the output near an input (q,), see `_neighbours`; 1e9: not at all.
     columns
         Number of trend functions.
     neighbours
@@ -416,6 +419,12 @@ class LocalGaussianProcessSurrogate:
         """
         return mean_reverse(self, point, sensitivity)
 
+    def save(self, path: str | Path) -> None:
+        """Write the surrogate to one .npz file of arrays and JSON (no pickle); `load_surrogate` reads it."""
+        from uqms.surrogates.files import save_surrogate
+
+        save_surrogate(self, path)
+
     def left_out(self, n: int, rng: RandomState) -> LeftOutRuns:
         """Predict n runs from their neighbours without themselves, and say how many lie inside of their intervals.
 
@@ -493,6 +502,4 @@ class LocalGaussianProcessSurrogate:
 
 def _followed(variance: float, strength: float, squares: Array, degrees: int) -> Array:
     """Return the variance (N,) that follows squares (N,), which are relative to what is typical of one degree."""
-    if strength == np.inf:
-        return np.full(len(squares), variance)
     return np.asarray(variance * (strength + squares) / (strength + degrees))
