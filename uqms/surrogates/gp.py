@@ -28,7 +28,7 @@ from uqms.errors import (
 from uqms.parameters import Box
 from uqms.surrogates._fused import scores_flat_reverse
 from uqms.surrogates.fitting import Fitting
-from uqms.surrogates.kernels import Kernel, Matern52, name_of
+from uqms.surrogates.kernels import Kernel, Matern52, Structured, name_of
 from uqms.surrogates.noise import SimulatorNoise, learn_noise, replicated
 from uqms.surrogates.outputs import (
     Curve,
@@ -133,7 +133,7 @@ class GaussianProcess:
     scalars: Literal["auto", "independent"] = "auto"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.kernel, Kernel):
+        if not isinstance(self.kernel, Kernel) or isinstance(self.kernel, Structured):
             raise InputError(
                 f"kernel is {self.kernel!r}; give Matern52(), Matern32() or SquaredExponential(), or a sum or product "
                 "of them."

@@ -265,7 +265,8 @@ class Ladder:
             for h, j in np.ndindex(shape[1:]):
                 starts[t, h, j] = of_step[step.at(h)][j]
                 if t:
-                    factor[t, h, j] = step.process.beta[step.at(h), j, 1] ** 2 + step.spread(h, j)
+                    rho = step.process.beta[step.at(h), j, 1]
+                    factor[t, h, j] = step.amplification(h, j, np.full((1, 1), rho), True)[0, 0]
         return np.concatenate(parts), starts, factor
 
     def scores(self, u: Array, diagonal: bool = False) -> Scores:
