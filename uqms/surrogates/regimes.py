@@ -87,7 +87,7 @@ class Regimes:
     >>> k = design["k"].values
     >>> runs = uq.ensemble.build(design, {"y": np.where(k > 1.3, 5.0, np.sin(k))})
     >>> surrogate = uq.Regimes(labels=lambda runs: runs["y"] > 2.0).fit(runs)
-    >>> surrogate.predict({"k": [0.5, 1.9]}).mean["y"].values.round(2)
+    >>> surrogate.predict({"k": [0.5, 1.9]}).quantile(0.5)["y"].values[0].round(2)
     array([0.48, 5.  ])
     """
 

@@ -183,7 +183,8 @@ def _doubts(row: "pd.Series[Any]") -> tuple[str, ...]:
     if row["beyond_4"] > BEYOND_4:
         words.append(
             f"{row['beyond_4']:.1%} of the errors lie beyond 4 sd (a right surrogate's 0.006%): the output "
-            "changes faster in some part of the box than elsewhere, so do not trust the intervals there"
+            "changes faster in some part of the box than elsewhere, so do not trust the intervals there; "
+            "uq.detect_jump(surrogate) tells whether it jumps"
         )
     if row["q2"] < ROUGH:
         words.append(f"Q² is below {ROUGH}: little is predicted; more runs, or another quantity")
