@@ -360,7 +360,7 @@ def test_a_large_jitter_is_warned_of() -> None:
         changed = type(process)(**{**vars(process), "jitter": np.array([[jitter]])})
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            gp._report(changed, found, bases)
+            gp.report(changed, found, bases)
         assert [w.category for w in caught] == ([NumericalWarning] if jitter > 1e-9 else [])
 
 

@@ -26,7 +26,17 @@ from uqms.surrogates.correlated import LeftOut, left_out_errors, with_scores_in_
 from uqms.surrogates.kernels import Kernel, Structured, hyperparameter_count, scale_count
 from uqms.surrogates.outputs import OutputBasis, score_columns
 from uqms.surrogates.process import ScoreProcess, average, condition
-from uqms.surrogates.training import SUBSET, Hyperparameters, Noise, prior_of, subset, taken, train, trend_basis
+from uqms.surrogates.training import (
+    SUBSET,
+    Hyperparameters,
+    Noise,
+    fits_exactly,
+    prior_of,
+    subset,
+    taken,
+    train,
+    trend_basis,
+)
 
 __all__ = ["Fitting"]
 
@@ -151,17 +161,21 @@ class _Ordered(NamedTuple):
         """Return the most probable hyperparameters."""
         if not self.y.any():  # a constant output: its basis is zero, so only finite numbers are needed
             ones = np.ones(hyperparameter_count(kernel, self.x.shape[1]))
-            return Hyperparameters(ones, float(self.noise is not False), 1e-12, 0.0, 0, False)
+            noisy = float(self.noise is not False)
+            return Hyperparameters(ones, noisy, 1e-12, 0.0, 0, False, cheap=self._tells(columns))
         if not self._tells(columns):
             return replace(self._without().trained(kernel, columns - 1), cheap=False)
-        found = train(self.x, self.y, kernel, trend_basis(self.x, columns, *self.cheap), self.noise)
+        trend = trend_basis(self.x, columns, *self.cheap)
+        if self.cheap and fits_exactly(trend, self.y):
+            return Hyperparameters(np.ones(hyperparameter_count(kernel, self.x.shape[1])), 0.0, 1e-12, 0.0, 0, False)
+        found = train(self.x, self.y, kernel, trend, self.noise)
         return _permuted(found, kernel, np.argsort(self.inputs))
 
     def draws(
         self, kernel: Kernel, columns: int, found: Hyperparameters, order: int, doubted: bool = False
     ) -> list[Hyperparameters]:
         """Return draws of the hyperparameters, in an order of their own."""
-        if not self.y.any():
+        if not found.starts:  # nothing was there to train
             return [found] * averaging.DRAWS
         if not found.cheap:
             rest = self._without().draws(kernel, columns - 1, replace(found, cheap=True), order)
@@ -182,7 +196,7 @@ class _Ordered(NamedTuple):
 
     def better(self, kernel: Kernel, columns: int, found: Hyperparameters) -> Hyperparameters:
         """Return the hyperparameters, or those without the cheap model where these are more probable."""
-        if not self.y.any() or not found.cheap or not self.cheap:
+        if not found.starts or not found.cheap or not self.cheap:
             return found
         here = _permuted(found, kernel, self.inputs)
         points = averaging.Sample(averaging.logarithms(here, self.noise)[None], np.ones(1), 1.0)

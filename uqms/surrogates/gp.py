@@ -54,11 +54,14 @@ __all__ = [
     "GaussianProcess",
     "GaussianProcessSurrogate",
     "check_bounds",
+    "check_range",
     "check_settings",
     "columns_of",
     "inputs_of",
     "merge_duplicates",
+    "report",
     "transformed",
+    "warn_if_constant",
 ]
 
 _logger = logging.getLogger(__name__)
@@ -250,7 +253,7 @@ class GaussianProcess:
         if self.scalars == "auto" and cheap is None and self.noise == "none":
             fitting, y, bases, found = fitting.with_scores_in_common(y, bases, found)
         process = fitting.conditioned(y, found, bases)
-        _report(process, found, bases)
+        report(process, found, bases)
         attrs = {key: str(runs.attrs[key]) for key in ("space", "simulator", "design") if key in runs.attrs}
         attrs |= {"runs_left_out": str(left_out), "noise": self.noise}
         failed = int(np.isin(ensemble["state"].values, table.LOST).sum())
@@ -737,7 +740,7 @@ def _fit_basis(
         )
     values = values if known.all() else values[known]
     sizes = np.fmax(np.nanmax(values, axis=1), -np.nanmin(values, axis=1))
-    _check_range(name, sizes, isinstance(layout.transform, Identity))
+    check_range(name, sizes, isinstance(layout.transform, Identity))
     lacking = None
     if not whole[known].all():
         curve = settings if isinstance(settings, Curve) else Curve()
@@ -746,13 +749,7 @@ def _fit_basis(
         basis, scores = fit_curve(name, layout, values, settings if isinstance(settings, Curve) else Curve())
     else:
         basis, scores = fit_scalar(name, layout, values[:, 0])
-    if not basis.basis.any():
-        warnings.warn(
-            f"Output {name!r} is the same in every run; it is predicted as that constant. Does it depend on the "
-            "inputs?",
-            ConstantOutputWarning,
-            stacklevel=3,
-        )
+    warn_if_constant(basis)
     everywhere, left_out = (
         np.full((len(known), scores.shape[1]), np.nan),
         np.zeros((len(known), basis.left_out.shape[1])),
@@ -763,7 +760,18 @@ def _fit_basis(
     return replace(basis, left_out=left_out), everywhere, lacking
 
 
-def _check_range(name: str, sizes: Array, plain: bool) -> None:
+def warn_if_constant(basis: OutputBasis) -> None:
+    """Warn of an output that does not change over the runs."""
+    if not basis.basis.any():
+        warnings.warn(
+            f"Output {basis.name!r} is the same in every run; it is predicted as that constant. Does it depend on the "
+            "inputs?",
+            ConstantOutputWarning,
+            stacklevel=4,
+        )
+
+
+def check_range(name: str, sizes: Array, plain: bool) -> None:
     """Refuse sizes (one a run) whose squares are no numbers; warn of those that differ by many orders of magnitude."""
     largest = float(sizes.max())
     if largest > 1e140 or 0.0 < largest < 1e-140:
@@ -798,7 +806,8 @@ def _check_cheap(trends: list[Array], bases: list[OutputBasis]) -> None:
             )
 
 
-def _report(process: ScoreProcess, found: list[Hyperparameters], bases: list[OutputBasis]) -> None:
+def report(process: ScoreProcess, found: list[Hyperparameters], bases: list[OutputBasis]) -> None:
+    """Warn of scores that needed much jitter, and log those whose length scales ended at a bound."""
     names = score_names(bases)
     jitter = process.jitter.max(axis=0)
     if (jitter > 1.001e-9).any():

@@ -56,6 +56,7 @@ __all__ = [
 
 
 CACHED = 2**17  # numbers of a block
+ROUNDING = 1e-30  # variance of what is known exactly, of scores of variance 1
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _BY_DRAW = "ell variance nugget jitter beta target inverse_factor trend_factor trend_root".split()
 
@@ -171,8 +172,9 @@ def _condition_one(
     if noise.any():
         variance = 1.0 / one.nugget
     if variance is None:
-        # A constant output leaves no residual; its basis is zero, so only finite numbers are needed.
-        variance = (float(residual @ residual) / (n - columns) or 1.0) * one.factor
+        # A constant output leaves no residual; its basis is zero, so only finite numbers are needed. Nor does an output
+        # that the cheap model gives to the last digit.
+        variance = (float(residual @ residual) / (n - columns) or (ROUNDING if y.any() else 1.0)) * one.factor
     scale = np.sqrt(variance)
     # R' R = variance * information^-1, with information = C C': R = scale C^-1.
     root = scale * np.linalg.inv(np.linalg.cholesky(information)) if columns else np.zeros((0, 0))

@@ -46,6 +46,7 @@ __all__ = [
     "Noise",
     "bounds_of",
     "factorise",
+    "fits_exactly",
     "log_posterior",
     "marginal_log_likelihood",
     "nugget_of",
@@ -70,6 +71,7 @@ NUGGET_BOUNDS = (1e-8, 1e2)
 SCALE_BOUNDS = (1e-8, 1e6)  # of 1 / s2, where the variances of the noise are known
 SHARE_BOUNDS = (1e-6, 1e6)  # of a term of a sum, over that of the first
 APART = 4.0
+EXACT = 1e-10  # of y: what the trend leaves is rounding
 STARTS, STARTS_MORE, START_TOLERANCE = 2, 8, 0.1
 SUBSET = 200  # runs on which starts are compared when there are at least twice as many
 
@@ -107,6 +109,12 @@ def trend_basis(
 def trend_columns(d: int) -> dict[str, int]:
     """Return the number of trend functions of each kind of trend, the shortest first."""
     return {"constant": 1, "linear": 1 + d, "quadratic": (d + 1) * (d + 2) // 2}
+
+
+def fits_exactly(trend: Float[np.ndarray, "n b"], y: Float[np.ndarray, " n"]) -> bool:
+    """Return whether the trend leaves nothing but rounding of y, so that there is no process to train."""
+    left = y - trend @ np.linalg.lstsq(trend, y, rcond=None)[0]
+    return bool(left @ left <= EXACT**2 * (y @ y))
 
 
 def variances_known(noise: Noise) -> bool:

@@ -164,3 +164,25 @@ def test_a_level_below_that_says_nothing_has_no_part():
     assert (top.beta[:, 0, 1] == 0.0).mean() >= 0.75
     right = uq.MultiFidelity(levels=LEVELS).fit(ensemble(30, 15)).process
     assert (right.beta[:, 0, 1] != 0.0).all()
+
+
+@pytest.mark.parametrize("settings", [uq.MultiFidelity, uq.NonlinearMultiFidelity])
+def test_levels_that_agree_to_the_last_digit_and_outputs_that_never_change(settings):
+    designs = uq.nested(SPACE, {"coarse": 16, "fine": 7}, rng=1)
+
+    def build(level, dead, still):
+        a, b = designs[level]["a"].values, designs[level]["b"].values
+        outputs = {"same": np.sin(4.0 * a) + b, "dead": dead * np.cos(a), "still": still * np.cos(3.0 * a)}
+        return uq.ensemble.build(designs[level], outputs, fidelity=level)
+
+    with pytest.warns(uq.errors.ConstantOutputWarning, match="'dead'"):
+        surrogate = settings(levels=LEVELS).fit(uq.ensemble.combine(build("coarse", 1.0, 0.0), build("fine", 0.0, 1.0)))
+    alone = uq.GaussianProcess().fit(build("coarse", 1.0, 1.0).drop_vars("fidelity"))
+    point = {"a": 0.4, "b": 0.7}
+    found, wanted = surrogate.predict(point), alone.predict(point)
+    sd, drawn = wanted.sd["same"].item(), settings is uq.NonlinearMultiFidelity  # 32 draws of the lower function
+    assert found.mean["same"].item() == pytest.approx(wanted.mean["same"].item(), abs=1e-6 + 0.3 * sd * drawn)
+    assert found.sd["same"].item() == pytest.approx(sd, rel=0.5 if drawn else 0.01)
+    assert found.mean["dead"].item() == 0.0
+    assert found.sd["dead"].item() == 0.0
+    assert abs(found.mean["still"].item() - np.cos(1.2)) < 3.0 * found.sd["still"].item()

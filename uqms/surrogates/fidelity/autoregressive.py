@@ -15,6 +15,7 @@ from uqms.surrogates.fidelity.ladder import Ladder, Step
 from uqms.surrogates.fidelity.levels import Levels, check_levels, check_outputs, read_levels, top_runs
 from uqms.surrogates.fidelity.surrogate import MultiFidelitySurrogate
 from uqms.surrogates.fitting import Fitting
+from uqms.surrogates.gp import report
 from uqms.surrogates.kernels import Kernel, Matern52, Structured
 from uqms.surrogates.outputs import Curve, Scalar
 
@@ -147,7 +148,9 @@ class MultiFidelity:
         )
         y = np.vstack(levels.y)
         found = fitting.trained(y)
-        return Step(fitting.conditioned(y, found, levels.bases), "joint")
+        process = fitting.conditioned(y, found, levels.bases)
+        report(process, found, levels.bases)
+        return Step(process, "joint")
 
 
 def _inputs(ensemble: xr.Dataset) -> tuple[str, ...]:
@@ -184,6 +187,7 @@ def fitted_levels(
         )
         found = fitting.trained(levels.y[t])
         process = fitting.conditioned(levels.y[t], found, levels.bases)
+        report(process, found, levels.bases)
         steps.append(Step(process, "linear" if t else "plain"))
     return tuple(steps)
 

@@ -22,8 +22,17 @@ from uqms import ensemble as table
 from uqms._typing import Array, Ints
 from uqms.errors import DataError, DesignError, InputError
 from uqms.parameters import Box
-from uqms.surrogates.gp import check_bounds, check_settings, inputs_of, merge_duplicates, transformed
+from uqms.surrogates.gp import (
+    check_bounds,
+    check_range,
+    check_settings,
+    inputs_of,
+    merge_duplicates,
+    transformed,
+    warn_if_constant,
+)
 from uqms.surrogates.outputs import Curve, OutputBasis, Scalar, fit_curves, fit_scalar
+from uqms.surrogates.transforms import Identity
 
 __all__ = ["Levels", "check_levels", "check_outputs", "read_levels", "top_runs"]
 
@@ -149,6 +158,7 @@ def read_levels(
     bases, scores = [], []
     for name in names:
         basis, of_levels = _fit_output(name, runs, together, outputs.get(name))
+        warn_if_constant(basis)
         bases.append(basis)
         scores.append(of_levels)
     y = [np.hstack([one[t] for one in scores]) for t in range(len(levels))]
@@ -176,9 +186,7 @@ def _fit_output(
     layout, _ = transformed(name, runs[-1][name], settings)
     values = [transformed(name, one[name], settings)[1] for one in runs]
     for one in values:
-        largest = float(np.abs(one).max())
-        if largest > 1e140 or 0.0 < largest < 1e-140:
-            raise DataError(f"Output {name!r} has values of size {largest:g}; give it in a unit that is ordinary.")
+        check_range(name, np.abs(one).max(axis=1), isinstance(layout.transform, Identity))
     if layout.dims:
         partners = [[np.array([p], dtype=np.int64)[np.array([p]) >= 0] for p in one] for one in together]
         return fit_curves(name, layout, values, partners, settings if isinstance(settings, Curve) else Curve())

@@ -36,7 +36,7 @@ from uqms.surrogates.fidelity.surrogate import MultiFidelitySurrogate
 from uqms.surrogates.kernels import Matern52, SquaredExponential
 from uqms.surrogates.outputs import Curve, Scalar
 from uqms.surrogates.process import ScoreProcess, condition, draw_at, sobol_points, stacked
-from uqms.surrogates.training import Hyperparameters, log_posterior, train, trend_basis
+from uqms.surrogates.training import Hyperparameters, fits_exactly, log_posterior, train, trend_basis
 
 __all__ = ["NonlinearMultiFidelity"]
 
@@ -172,6 +172,10 @@ def _ways(kernel: Single, c: Array, x: Array, y: Array, averaged: bool, order: i
     if not y.any():
         found = Hyperparameters(np.ones(x.shape[1]), 0.0, 1e-12, 0.0, 0, False)
         return _Way("nothing", found), [_Way("nothing", found)] * MEMBERS
+    told = len(x) > 3 and np.ptp(c) > 1e-9
+    if told and fits_exactly(trend_basis(x, 2, c), y):
+        same = _Way("multiple", Hyperparameters(np.ones(x.shape[1]), 0.0, 1e-12, 0.0, 0, False))
+        return same, [same] * MEMBERS
     ways, samples, logs = [], [], []
     evidence, noise = 0.0, False
     both, rows = WithLower(SquaredExponential(), kernel), np.column_stack([c, x])
@@ -183,7 +187,7 @@ def _ways(kernel: Single, c: Array, x: Array, y: Array, averaged: bool, order: i
     else:
         evidence = averaging.evidence_at_mode(x, y, kernel, 1, noise, plain)
     logs.append(evidence)
-    if len(x) > 3 and np.ptp(c) > 1e-9:
+    if told:
         multiple = train(x, y, kernel, trend_basis(x, 2, c), noise)
         sample = averaging.Sample(averaging.logarithms(multiple, noise)[None], np.ones(1), 1.0)
         if averaged:
@@ -239,14 +243,13 @@ class _Climb:
             steps.append(step)
             found.append(of_scores)
         anchors = self._anchors(steps)
-        rng = np.random.default_rng(0)
         members: list[Step] = []
         log_weights = np.zeros(MEMBERS)
         for t in range(count):
             own, more = self._conditioned(t, members, steps[t], found[t - 1] if t else None)
             log_weights += more
             if t < count - 1:
-                own = self._with_draws(t, members, own, anchors, rng)
+                own = self._with_draws(t, members, own, anchors)
             members.append(own)
         return ladder_of(lv, members, log_weights - np.logaddexp.reduce(log_weights))
 
@@ -291,8 +294,11 @@ class _Climb:
                     weights[h] -= way.log_fit(self.kernel, point.below[0, j], x, column)
         return Step(stacked(singles), "nonlinear", np.array(values)), weights
 
-    def _with_draws(self, t: int, below: Sequence[Step], own: Step, anchors: Array, rng: np.random.Generator) -> Step:
-        """Return level t conditioned on draws of itself at anchors and at inputs of the next level too."""
+    def _with_draws(self, t: int, below: Sequence[Step], own: Step, anchors: Array) -> Step:
+        """Return level t conditioned on draws of itself at anchors and at inputs of the next level too.
+
+        Members of the second half mirror those of the first, so that the mean of all is hardly one of chance.
+        """
         lv = self.levels
         new = np.vstack([lv.x[t + 1][lv.below[t + 1] < 0], anchors])
         if not len(new):
@@ -304,7 +310,9 @@ class _Climb:
                 p, i, score = own.own(h, j)
                 c = _mean(below, h, j, new) if below else None
                 rows = own.inputs(new, c)
-                z, xi = rng.standard_normal((1, len(new))), rng.standard_normal((1, p.beta.shape[2]))
+                mirrored, pair = divmod(h, max(1, MEMBERS // 2))
+                normals = np.random.default_rng([t, j, pair]).standard_normal((1, len(new) + p.beta.shape[2]))
+                z, xi = np.split((-normals if mirrored else normals), [len(new)], axis=1)
                 drawn = draw_at(p, i, score, rows, z, xi)[0]
                 cheap = own.kind == "plain" or bool(p.trend_root[i, score, :, 1].any())
                 one = Hyperparameters(p.ell[i, score], float(p.nugget[i, score]), 0.0, 0.0, 0, False, cheap=cheap)
