@@ -164,9 +164,9 @@ class NUTS:
         >>> with pm.Model():
         ...     scale = pm.HalfNormal("scale", 1.0)
         ...     value = pm.Normal("value", 0.0, scale, observed=[0.3, -0.8, 1.1])
-        ...     draws = uq.NUTS(draws=200, tune=300).sample_model(rng=1)["posterior"]
+        ...     draws = uq.NUTS(draws=1000).sample_model(rng=1)["posterior"]
         >>> dict(draws["scale"].sizes)
-        {'chain': 4, 'draw': 200}
+        {'chain': 4, 'draw': 1000}
         """
         import pymc as pm
 
