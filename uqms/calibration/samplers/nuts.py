@@ -162,11 +162,11 @@ class NUTS:
         --------
         >>> import pymc as pm, uqms as uq
         >>> with pm.Model():
-        ...     scale = pm.HalfNormal("scale", 1.0)
-        ...     value = pm.Normal("value", 0.0, scale, observed=[0.3, -0.8, 1.1])
-        ...     draws = uq.NUTS(draws=1000).sample_model(rng=1)["posterior"]
-        >>> dict(draws["scale"].sizes)
-        {'chain': 4, 'draw': 1000}
+        ...     mean = pm.Normal("mean", 0.0, 1.0)
+        ...     value = pm.Normal("value", mean, 0.5, observed=[0.3, 0.8, 1.1])
+        ...     draws = uq.NUTS(draws=500).sample_model(rng=1)["posterior"]
+        >>> dict(draws["mean"].sizes)
+        {'chain': 4, 'draw': 500}
         """
         import pymc as pm
 
