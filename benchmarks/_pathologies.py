@@ -228,7 +228,10 @@ def aborted_chain(seed: int) -> Judged:
         return judged(posterior_of(problem, theta, seed, draws=2 * DRAWS))
     for values in theta.values():
         values[-int(rng.integers(1, DRAWS)) :] = np.nan
-    return judged(posterior_of(problem, theta, seed))
+    try:
+        return judged(posterior_of(problem, theta, seed))
+    except uq.errors.ConformanceError as error:  # draws that are not finite never become a posterior
+        return Judged(("finite draws",) if "not finite" in str(error) else ())
 
 
 def one_chain(seed: int) -> Judged:

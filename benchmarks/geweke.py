@@ -38,9 +38,9 @@ TIMES = np.array([0.0, 1.0, 2.0])
 
 
 def problem(noise: object, transform: uq.Log | None = None, discrepancy: object = None) -> uq.Calibration:
-    """Return a calibration of one parameter from a curve of few runs."""
+    """Return a calibration of one parameter from a curve of few runs, whose errors are as large as the noise."""
     design = uq.sobol(uq.ParameterSpace(a=uq.Uniform(0.0, 1.0)), 5, rng=1)
-    latent = np.sin(4.0 * design["a"].values)[:, None] * np.exp(-0.5 * TIMES)
+    latent = np.sin(9.0 * design["a"].values)[:, None] * np.exp(-0.5 * TIMES)
     y = latent if transform is None else np.exp(1.0 + latent)
     curve = uq.Curve() if transform is None else uq.Curve(transform=transform)
     data = xr.DataArray(y, dims=("run", "t"), coords={"t": TIMES})
@@ -51,7 +51,7 @@ def problem(noise: object, transform: uq.Log | None = None, discrepancy: object 
 
 
 PROBLEMS: dict[str, Callable[[], uq.Calibration]] = {
-    "closed form, unknown sd": lambda: problem(uq.GaussianNoise(uq.TruncatedNormal(0.3, 0.1, 0.1, 0.6))),
+    "closed form, unknown sd": lambda: problem(uq.GaussianNoise(uq.TruncatedNormal(0.15, 0.05, 0.05, 0.3))),
     "discrepancy": lambda: problem(uq.GaussianNoise(0.2), discrepancy=uq.GPDiscrepancy(sd=uq.Uniform(0.1, 0.6))),
     "counts": lambda: problem(uq.PoissonNoise(), uq.Log()),
 }
