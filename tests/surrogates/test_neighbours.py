@@ -166,6 +166,9 @@ def test_what_it_is_not_for_is_refused() -> None:
         uq.LocalGaussianProcess(neighbours=64).fit(ensemble(50))
     with pytest.raises(DesignError, match="6 coefficients"):
         uq.LocalGaussianProcess(neighbours=8, trend="quadratic").fit(ensemble(50))
+    both = ensemble(200).assign_coords(fidelity=("run", ["coarse"] * 100 + ["fine"] * 100))
+    with pytest.raises(DataError, match="several levels of fidelity"):
+        uq.LocalGaussianProcess(neighbours=16).fit(both)
     bad = ensemble(200)
     bad["y"][7] = np.nan
     with pytest.raises(DataError):

@@ -54,6 +54,7 @@ __all__ = [
     "GaussianProcess",
     "GaussianProcessSurrogate",
     "check_bounds",
+    "check_one_level",
     "check_range",
     "check_settings",
     "columns_of",
@@ -196,7 +197,7 @@ class GaussianProcess:
             When the runs do not determine the coefficients of the trend, and a shorter one is taken.
         """
         table.check(ensemble)
-        _check_one_level(ensemble)
+        check_one_level(ensemble)
         parts = self.noise == "none" and self.mean is None
         used = _used(ensemble, parts)
         runs = ensemble.isel(run=used)
@@ -559,7 +560,8 @@ def _log_total(log_weights: Array) -> float:
     return float(np.logaddexp.reduce(log_weights))
 
 
-def _check_one_level(ensemble: xr.Dataset) -> None:
+def check_one_level(ensemble: xr.Dataset) -> None:
+    """Refuse runs of several levels of fidelity."""
     if "fidelity" in ensemble.coords:
         levels = sorted(set(map(str, ensemble["fidelity"].values)))
         if len(levels) > 1:

@@ -33,7 +33,7 @@ from uqms.ensemble import RunState, table
 from uqms.errors import DesignError, InputError
 from uqms.parameters import Box
 from uqms.surrogates._neighbours import local_left_out, local_reverse, local_scores
-from uqms.surrogates.gp import GaussianProcess, columns_of, merge_duplicates
+from uqms.surrogates.gp import GaussianProcess, check_one_level, columns_of, merge_duplicates
 from uqms.surrogates.kernels import Kernel, Matern52, name_of, split
 from uqms.surrogates.outputs import Curve, Decoder, Layout, OutputBasis, Scalar, decoded
 from uqms.surrogates.plugging import ScoreDraws, draws_from_scores
@@ -151,6 +151,7 @@ class LocalGaussianProcess:
             As `GaussianProcess.fit`; DesignError also when there are no more runs than neighbours and coefficients.
         """
         table.check(ensemble)
+        check_one_level(ensemble)
         used = np.flatnonzero(ensemble["state"].values == RunState.COMPLETED)
         runs = ensemble.isel(run=used)
         box = table.get_box(runs)
