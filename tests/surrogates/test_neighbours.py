@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+from scipy.stats import norm
 
 import uqms as uq
 from uqms.errors import DataError, DesignError, FormatError, InputError
@@ -138,6 +139,13 @@ def test_noise_is_learned_and_left_out_of_the_prediction() -> None:
     assert np.sqrt(np.mean(error**2)) < 0.12
     assert 0.9 < np.mean(np.abs(error) < 1.96 * law.sd["y"].values) < 0.995
     assert 0.92 < fitted.left_out(1000, 1).inside_95[0] < 0.98
+    noise = np.sqrt(fitted.noise_at(np.zeros((2, 2)))[0, :, 0]) * fitted.bases[0].basis[0, 0]
+    np.testing.assert_allclose(noise, 0.3, rtol=0.06)  # 4 standard errors of the 512 runs that tell it
+    seen = xr.DataArray(2.0, name="y")
+    one = uq.Calibration(fitted, seen, uq.GaussianNoise(sd=0.4)).log_likelihood({"a": 0.5, "b": 3.0})
+    mean, sd = (getattr(fitted.predict({"a": 0.5, "b": 3.0}), what)["y"].item() for what in ("mean", "sd"))
+    wanted = norm.logpdf(2.0, mean, np.sqrt(sd**2 + 0.4**2 + noise[0] ** 2))  # a run, not the simulator's mean
+    assert np.ravel(one)[0] == pytest.approx(wanted, rel=1e-6)
 
 
 def test_a_curve_and_its_calibration_agree_with_the_exact_process() -> None:

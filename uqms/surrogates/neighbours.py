@@ -29,7 +29,7 @@ from scipy.optimize import minimize_scalar
 from scipy.spatial import cKDTree
 
 from uqms._typing import Array, Ints, RandomState, as_generator
-from uqms.ensemble import RunState, table
+from uqms.ensemble import LOST, RunState, table
 from uqms.errors import DesignError, InputError
 from uqms.parameters import Box
 from uqms.surrogates._neighbours import local_left_out, local_reverse, local_scores
@@ -193,6 +193,8 @@ class LocalGaussianProcess:
             MappingProxyType(attrs),
         )
         found = start._tuned(order[-min(TUNED, n) :])
+        failed = int(np.isin(ensemble["state"].values, LOST).sum())
+        attrs |= {"runs_failed": str(failed)} if failed else {}
         checked = found.left_out(min(CHECKED, n), generator)
         attrs["left_out"] = json.dumps({"runs": checked.runs, "inside_95": checked.inside_95.tolist()})
         return replace(found, attrs=MappingProxyType(attrs))
@@ -362,6 +364,14 @@ class LocalGaussianProcessSurrogate:
             )
         return total
 
+    def noise_at(self, u: Array) -> Array:
+        """Return the variance (1, k, q) of the simulator's noise in every score at `u` (k, d)."""
+        return np.tile(self.variance * self.nugget, (1, len(u), 1))
+
+    def noise_draws(self, u: Array, n: int, rng: np.random.Generator) -> Array:
+        """Return noise (n, k, q) of the scores of new runs at `u` (k, d)."""
+        return np.sqrt(self.noise_at(u)) * rng.standard_normal((n, len(u), len(self.variance)))
+
     def decode(self, output: str, coords: Mapping[str, ArrayLike] | None = None) -> Decoder:
         """Return the rows of an output at pointwise coordinates (all simulated ones when None).
 
@@ -483,7 +493,8 @@ class LocalGaussianProcessSurrogate:
             error, relative, squares = scaled._left_out(j, rows)
             typical = float(np.mean(squares)) / degrees
             options = []
-            for strength in STRENGTHS:
+            # Squares of noisy runs are those of their noise, which is one for the whole box.
+            for strength in STRENGTHS if self.nugget[j] == 0.0 else (EVERYWHERE,):
                 shape = relative * _followed(1.0, strength, squares / typical, degrees)
                 variance = float(np.mean(error**2 / shape))
                 options.append((float(np.mean(np.log(shape)) + np.log(variance)), strength, variance))
