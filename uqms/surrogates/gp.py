@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, final
 
@@ -32,11 +31,9 @@ from uqms.surrogates.kernels import Kernel, Matern52, Structured, name_of
 from uqms.surrogates.noise import SimulatorNoise, learn_noise, replicated
 from uqms.surrogates.outputs import (
     Curve,
-    Decoder,
     Layout,
     OutputBasis,
     Scalar,
-    decoded,
     fit_curve,
     fit_scalar,
     score_columns,
@@ -44,8 +41,7 @@ from uqms.surrogates.outputs import (
 )
 from uqms.surrogates.partial import PartialRuns, fit_partial, refined
 from uqms.surrogates.physics import Physics, lifted
-from uqms.surrogates.pointwise import mean_at, mean_reverse
-from uqms.surrogates.prediction import Prediction, predicted_at
+from uqms.surrogates.pointwise import NamedSurrogate
 from uqms.surrogates.process import ScoreProcess, Scores, draw_at, is_count, normals_at, scores_at, sobol_points
 from uqms.surrogates.training import Hyperparameters, trend_basis, trend_columns
 from uqms.surrogates.transforms import Identity, as_transform, check_values
@@ -270,7 +266,7 @@ class GaussianProcess:
 
 @final
 @dataclass(frozen=True, eq=False)
-class GaussianProcessSurrogate:
+class GaussianProcessSurrogate(NamedSurrogate):
     """A trained Gaussian process: predicts without a training library, saves without pickle.
 
     Attributes
@@ -310,26 +306,6 @@ class GaussianProcessSurrogate:
         ]
         covariance = np.concatenate([part.covariance for part in parts], axis=-2 if diagonal else -3)
         return Scores(np.concatenate([part.mean for part in parts], axis=-1), covariance, self.process.log_weights)
-
-    @property
-    def layouts(self) -> Mapping[str, Layout]:
-        """Dims, coordinates and unit of every output."""
-        return {basis.name: basis.layout for basis in self.bases}
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Names of the inputs, in order."""
-        return self.domain.names
-
-    @property
-    def outputs(self) -> Mapping[str, tuple[str, ...]]:
-        """Name of each output and its dims."""
-        return {basis.name: basis.layout.dims for basis in self.bases}
-
-    @property
-    def coords(self) -> Mapping[str, Array]:
-        """Coordinate values of every dim, shape (m,)."""
-        return {dim: values for basis in self.bases for dim, values in basis.layout.coords.items()}
 
     @property
     def runs(self) -> int:
@@ -389,16 +365,6 @@ class GaussianProcessSurrogate:
         of_c = np.column_stack([bar[:, 0] for bar in bars])
         return np.asarray(sum(bar[:, 1:] for bar in bars) + self.physics.pull_back(self.domain, self.bases, u, of_c))
 
-    def decode(self, output: str, coords: Mapping[str, ArrayLike] | None = None) -> Decoder:
-        """Return the rows of an output at pointwise coordinates (all simulated ones when None).
-
-        Raises
-        ------
-        InputError
-            When there is no such output.
-        """
-        return decoded(self.bases, self.process.q, output, coords)
-
     def noise_at(self, u: Array) -> Array:
         """Return equally likely variances (levels, k, q) of the simulator's noise in every score at `u` (k, d)."""
         if self.noise is not None:
@@ -431,75 +397,6 @@ class GaussianProcessSurrogate:
         levels = self.noise_at(u)
         return np.sqrt(levels[rng.integers(len(levels), size=n)]) * rng.standard_normal((n, len(u), self.process.q))
 
-    def predict(self, points: Mapping[str, object] | xr.Dataset) -> Prediction:
-        """Predict every output at points given in the inputs' own units.
-
-        Parameters
-        ----------
-        points
-            Mapping (or Dataset) of input name to numbers of shape (k,); single numbers are repeated.
-
-        Returns
-        -------
-        Prediction
-            Mean, sd, covariance and draws; the uncertainty is the surrogate's, without measurement noise.
-
-        Warns
-        -----
-        ExtrapolationWarning
-            When a point lies outside of the design box.
-        """
-        return predicted_at(self, points, self.marginal_scores)
-
-    def evaluate(self, point: Mapping[str, float]) -> dict[str, Array]:
-        """Return the mean of every output at one point, as a simulator would return its outputs.
-
-        Use it to put the surrogate where a simulator is expected, such as behind UM-Bridge; `predict` also says how
-        uncertain the mean is.
-
-        Parameters
-        ----------
-        point
-            One number for each input, in its own unit.
-
-        Returns
-        -------
-        dict
-            Output -> float64 array in the output's own unit, shaped by its dims.
-
-        Raises
-        ------
-        InputError
-            When a name is missing or unknown.
-        ExtrapolationError
-            When the point lies outside of the design box.
-        """
-        return mean_at(self, point)
-
-    def gradient(self, point: Mapping[str, float], sensitivity: Mapping[str, ArrayLike]) -> dict[str, float]:
-        """Return the derivative of sum(outputs * sensitivity) of the mean by each input, at one point.
-
-        Parameters
-        ----------
-        point
-            One number for each input, in its own unit.
-        sensitivity
-            Output -> weights of its entries, shaped by its dims; outputs that are left out have weight 0.
-
-        Returns
-        -------
-        dict
-            Input -> derivative.
-
-        Raises
-        ------
-        InputError
-            When a name is missing or unknown, or weights have another shape than the output.
-        ExtrapolationError
-            When the point lies outside of the design box.
-        """
-        return mean_reverse(self, point, sensitivity)
-
     def functions(self, n: int, rng: RandomState, anchors: int = ANCHORS) -> "GaussianFunctionDraws":
         """Return n draws of the whole function of scores.
 
@@ -514,12 +411,6 @@ class GaussianProcessSurrogate:
         h = generator.choice(process.draws, size=n, p=np.exp(process.log_weights - _log_total(process.log_weights)))
         xi = generator.standard_normal((n, process.q, process.beta.shape[2]))
         return GaussianFunctionDraws(self, points, h, xi, int(generator.integers(2**63)))
-
-    def save(self, path: str | Path) -> None:
-        """Write the surrogate to one .npz file of arrays and JSON (no pickle); `load_surrogate` reads it."""
-        from uqms.surrogates.files import save_surrogate
-
-        save_surrogate(self, path)
 
 
 @final

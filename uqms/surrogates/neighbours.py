@@ -18,13 +18,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, NamedTuple, final
 
 import numpy as np
 import xarray as xr
-from numpy.typing import ArrayLike
 from scipy.optimize import minimize_scalar
 from scipy.spatial import cKDTree
 
@@ -35,10 +33,9 @@ from uqms.parameters import Box
 from uqms.surrogates._neighbours import local_left_out, local_reverse, local_scores
 from uqms.surrogates.gp import GaussianProcess, check_one_level, columns_of, merge_duplicates
 from uqms.surrogates.kernels import Kernel, Matern52, name_of, split
-from uqms.surrogates.outputs import Curve, Decoder, Layout, OutputBasis, Scalar, decoded
+from uqms.surrogates.outputs import Curve, OutputBasis, Scalar
 from uqms.surrogates.plugging import ScoreDraws, draws_from_scores
-from uqms.surrogates.pointwise import mean_at, mean_reverse
-from uqms.surrogates.prediction import Prediction, predicted_at
+from uqms.surrogates.pointwise import NamedSurrogate
 from uqms.surrogates.process import Scores, is_count
 from uqms.surrogates.training import JITTER_FIRST
 
@@ -210,7 +207,7 @@ class LocalGaussianProcess:
 
 @final
 @dataclass(frozen=True, eq=False)
-class LocalGaussianProcessSurrogate:
+class LocalGaussianProcessSurrogate(NamedSurrogate):
     """A Gaussian process of many runs that predicts each input from those around it; see `LocalGaussianProcess`.
 
     Attributes
@@ -248,21 +245,6 @@ class LocalGaussianProcessSurrogate:
     columns: int
     neighbours: int
     attrs: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def layouts(self) -> Mapping[str, Layout]:
-        """Dims, coordinates and unit of every output."""
-        return {basis.name: basis.layout for basis in self.bases}
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Names of the inputs, in order."""
-        return self.domain.names
-
-    @property
-    def outputs(self) -> Mapping[str, tuple[str, ...]]:
-        """Name of each output and its dims."""
-        return {basis.name: basis.layout.dims for basis in self.bases}
 
     @property
     def runs(self) -> int:
@@ -372,69 +354,9 @@ class LocalGaussianProcessSurrogate:
         """Return noise (n, k, q) of the scores of new runs at `u` (k, d)."""
         return np.sqrt(self.noise_at(u)) * rng.standard_normal((n, len(u), len(self.variance)))
 
-    def decode(self, output: str, coords: Mapping[str, ArrayLike] | None = None) -> Decoder:
-        """Return the rows of an output at pointwise coordinates (all simulated ones when None).
-
-        Raises
-        ------
-        InputError
-            When there is no such output.
-        """
-        return decoded(self.bases, self.y.shape[1], output, coords)
-
     def functions(self, n: int, rng: RandomState) -> ScoreDraws:
         """Return n draws of the whole function of scores, joint within one call; see `draws_from_scores`."""
         return draws_from_scores(self, n, rng, ANCHORS)
-
-    def predict(self, points: Mapping[str, object] | xr.Dataset) -> Prediction:
-        """Predict every output at points given in the inputs' own units.
-
-        Parameters
-        ----------
-        points
-            Mapping (or Dataset) of input name to numbers of shape (k,); single numbers are repeated.
-
-        Returns
-        -------
-        Prediction
-            Mean, sd, covariance and draws; the uncertainty is the surrogate's, without measurement noise.
-
-        Warns
-        -----
-        ExtrapolationWarning
-            When a point lies outside of the design box.
-        """
-        return predicted_at(self, points, self.marginal_scores)
-
-    def evaluate(self, point: Mapping[str, float]) -> dict[str, Array]:
-        """Return the mean of every output at one point, as a simulator would return its outputs.
-
-        Raises
-        ------
-        InputError
-            When a name is missing or unknown.
-        ExtrapolationError
-            When the point lies outside of the design box.
-        """
-        return mean_at(self, point)
-
-    def gradient(self, point: Mapping[str, float], sensitivity: Mapping[str, ArrayLike]) -> dict[str, float]:
-        """Return the derivative of sum(outputs * sensitivity) of the mean by each input, at one point.
-
-        Raises
-        ------
-        InputError
-            When a name is missing or unknown, or weights have another shape than the output.
-        ExtrapolationError
-            When the point lies outside of the design box.
-        """
-        return mean_reverse(self, point, sensitivity)
-
-    def save(self, path: str | Path) -> None:
-        """Write the surrogate to one .npz file of arrays and JSON (no pickle); `load_surrogate` reads it."""
-        from uqms.surrogates.files import save_surrogate
-
-        save_surrogate(self, path)
 
     def left_out(self, n: int, rng: RandomState) -> LeftOutRuns:
         """Predict n runs from their neighbours without themselves, and say how many lie inside of their intervals.

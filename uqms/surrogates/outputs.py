@@ -275,8 +275,8 @@ def score_columns(bases: Sequence[OutputBasis]) -> list[Ints]:
     return columns
 
 
-def decoded(bases: Sequence[OutputBasis], q: int, output: str, coords: Mapping[str, ArrayLike] | None) -> Decoder:
-    """Return the rows of one of the outputs by all q scores, at pointwise coordinates (all simulated ones when None).
+def decoded(bases: Sequence[OutputBasis], output: str, coords: Mapping[str, ArrayLike] | None) -> Decoder:
+    """Return the rows of one of the outputs by all scores, at pointwise coordinates (all simulated ones when None).
 
     Raises
     ------
@@ -291,8 +291,9 @@ def decoded(bases: Sequence[OutputBasis], q: int, output: str, coords: Mapping[s
     latents = [b.latent for b in bases]
     if len(bases) == 1 and bases[0].scores is None:  # of many coordinates, copies take room
         return Decoder(offset, basis, truncation)
-    full = np.zeros((len(offset), q))
-    full[:, score_columns(bases)[index]] = basis
+    columns = score_columns(bases)
+    full = np.zeros((len(offset), 1 + max(int(each.max()) for each in columns)))
+    full[:, columns[index]] = basis
     rest = np.zeros((len(offset), sum(latents)))
     rest[:, sum(latents[:index]) : sum(latents[: index + 1])] = truncation
     return Decoder(offset, full, rest)

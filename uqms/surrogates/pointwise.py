@@ -3,18 +3,140 @@
 Notation: x (1, d) the point in its own units, u (1, d) in the unit cube; H hyperparameter draws.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
+import xarray as xr
 from numpy.typing import ArrayLike
 
 from uqms._typing import Array
 from uqms.errors import ExtrapolationError, InputError
-from uqms.surrogates.prediction import Mixture, mixture, named_points
+from uqms.parameters import Box
+from uqms.surrogates.outputs import Decoder, Layout, OutputBasis, decoded
+from uqms.surrogates.prediction import Mixture, Prediction, mixture, named_points, predicted_at
 from uqms.surrogates.process import Scores
 from uqms.surrogates.protocol import Surrogate
 
-__all__ = ["mean_at", "mean_reverse"]
+__all__ = ["NamedSurrogate", "mean_at", "mean_reverse"]
+
+
+class NamedSurrogate(ABC):
+    """What surrogates on a design box with output bases have in common: names, decoding, predictions, files."""
+
+    domain: Box
+    bases: tuple[OutputBasis, ...]
+
+    @abstractmethod
+    def marginal_scores(self, u: Array) -> Scores:
+        """Return mean (H, ..., k, q) and variance (H, ..., q, k) at `u` (..., k, d), for many unrelated inputs."""
+
+    @property
+    def layouts(self) -> Mapping[str, Layout]:
+        """Dims, coordinates and unit of every output."""
+        return {basis.name: basis.layout for basis in self.bases}
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the inputs, in order."""
+        return self.domain.names
+
+    @property
+    def outputs(self) -> Mapping[str, tuple[str, ...]]:
+        """Name of each output and its dims."""
+        return {basis.name: basis.layout.dims for basis in self.bases}
+
+    @property
+    def coords(self) -> Mapping[str, Array]:
+        """Coordinate values of every dim, shape (m,)."""
+        return {dim: values for basis in self.bases for dim, values in basis.layout.coords.items()}
+
+    def decode(self, output: str, coords: Mapping[str, ArrayLike] | None = None) -> Decoder:
+        """Return the rows of an output at pointwise coordinates (all simulated ones when None).
+
+        Raises
+        ------
+        InputError
+            When there is no such output.
+        """
+        return decoded(self.bases, output, coords)
+
+    def predict(self, points: Mapping[str, object] | xr.Dataset) -> Prediction:
+        """Predict every output at points given in the inputs' own units.
+
+        Parameters
+        ----------
+        points
+            Mapping (or Dataset) of input name to numbers of shape (k,); single numbers are repeated.
+
+        Returns
+        -------
+        Prediction
+            Mean, sd, covariance and draws; the uncertainty is the surrogate's, without measurement noise.
+
+        Warns
+        -----
+        ExtrapolationWarning
+            When a point lies outside of the design box.
+        """
+        return predicted_at(cast(Surrogate, self), points, self.marginal_scores)
+
+    def evaluate(self, point: Mapping[str, float]) -> dict[str, Array]:
+        """Return the mean of every output at one point, as a simulator would return its outputs.
+
+        Use it to put the surrogate where a simulator is expected, such as behind UM-Bridge; `predict` also says how
+        uncertain the mean is.
+
+        Parameters
+        ----------
+        point
+            One number for each input, in its own unit.
+
+        Returns
+        -------
+        dict
+            Output -> float64 array in the output's own unit, shaped by its dims.
+
+        Raises
+        ------
+        InputError
+            When a name is missing or unknown.
+        ExtrapolationError
+            When the point lies outside of the design box.
+        """
+        return mean_at(cast(Surrogate, self), point)
+
+    def gradient(self, point: Mapping[str, float], sensitivity: Mapping[str, ArrayLike]) -> dict[str, float]:
+        """Return the derivative of sum(outputs * sensitivity) of the mean by each input, at one point.
+
+        Parameters
+        ----------
+        point
+            One number for each input, in its own unit.
+        sensitivity
+            Output -> weights of its entries, shaped by its dims; outputs that are left out have weight 0.
+
+        Returns
+        -------
+        dict
+            Input -> derivative.
+
+        Raises
+        ------
+        InputError
+            When a name is missing or unknown, or weights have another shape than the output.
+        ExtrapolationError
+            When the point lies outside of the design box.
+        """
+        return mean_reverse(cast(Surrogate, self), point, sensitivity)
+
+    def save(self, path: str | Path) -> None:
+        """Write the surrogate to one .npz file of arrays and JSON (no pickle); `load_surrogate` reads it."""
+        from uqms.surrogates.files import save_surrogate
+
+        save_surrogate(cast(Any, self), path)
 
 
 def mean_at(surrogate: Surrogate, point: Mapping[str, object]) -> dict[str, Array]:

@@ -2,20 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import final
 
 import numpy as np
-import xarray as xr
-from numpy.typing import ArrayLike
 
 from uqms._typing import Array, Ints, RandomState
 from uqms.parameters import Box
 from uqms.surrogates.fidelity.kernels import CoKriging
 from uqms.surrogates.fidelity.ladder import Ladder, LadderDraws
-from uqms.surrogates.outputs import Decoder, Layout, OutputBasis, decoded
-from uqms.surrogates.pointwise import mean_at, mean_reverse
-from uqms.surrogates.prediction import Prediction, predicted_at
+from uqms.surrogates.outputs import OutputBasis
+from uqms.surrogates.pointwise import NamedSurrogate
 from uqms.surrogates.process import ScoreProcess, Scores
 
 __all__ = ["MultiFidelitySurrogate"]
@@ -23,7 +19,7 @@ __all__ = ["MultiFidelitySurrogate"]
 
 @final
 @dataclass(frozen=True, eq=False)
-class MultiFidelitySurrogate:
+class MultiFidelitySurrogate(NamedSurrogate):
     """The highest of several levels of fidelity, learned from runs of all of them.
 
     Attributes
@@ -48,26 +44,6 @@ class MultiFidelitySurrogate:
     bases: tuple[OutputBasis, ...]
     costs: Mapping[str, float] = field(default_factory=dict)
     attrs: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def layouts(self) -> Mapping[str, Layout]:
-        """Dims, coordinates and unit of every output."""
-        return {basis.name: basis.layout for basis in self.bases}
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Names of the inputs, in order."""
-        return self.domain.names
-
-    @property
-    def outputs(self) -> Mapping[str, tuple[str, ...]]:
-        """Name of each output and its dims."""
-        return {basis.name: basis.layout.dims for basis in self.bases}
-
-    @property
-    def coords(self) -> Mapping[str, Array]:
-        """Coordinate values of every dim, shape (m,)."""
-        return {dim: values for basis in self.bases for dim, values in basis.layout.coords.items()}
 
     @property
     def process(self) -> ScoreProcess:
@@ -130,66 +106,6 @@ class MultiFidelitySurrogate:
         """Return the derivative (k, d) of sum(mean * mean_bar) + sum(covariance * covariance_bar) at `u` (k, d)."""
         return self.ladder.reverse(u, mean_bar, covariance_bar)
 
-    def decode(self, output: str, coords: Mapping[str, ArrayLike] | None = None) -> Decoder:
-        """Return the rows of an output at pointwise coordinates (all simulated ones when None).
-
-        Raises
-        ------
-        InputError
-            When there is no such output.
-        """
-        return decoded(self.bases, self.process.q, output, coords)
-
     def functions(self, n: int, rng: RandomState) -> LadderDraws:
         """Return n draws of the whole function of scores."""
         return self.ladder.functions(n, rng)
-
-    def predict(self, points: Mapping[str, object] | xr.Dataset) -> Prediction:
-        """Predict every output of the highest level at points given in the inputs' own units.
-
-        Parameters
-        ----------
-        points
-            Mapping (or Dataset) of input name to numbers of shape (k,); single numbers are repeated.
-
-        Returns
-        -------
-        Prediction
-            Mean, sd, covariance and draws; the uncertainty is the surrogate's, without measurement noise.
-
-        Warns
-        -----
-        ExtrapolationWarning
-            When a point lies outside of the design box.
-        """
-        return predicted_at(self, points, self.marginal_scores)
-
-    def evaluate(self, point: Mapping[str, float]) -> dict[str, Array]:
-        """Return the mean of every output at one point, as a simulator would return its outputs.
-
-        Raises
-        ------
-        InputError
-            When a name is missing or unknown.
-        ExtrapolationError
-            When the point lies outside of the design box.
-        """
-        return mean_at(self, point)
-
-    def gradient(self, point: Mapping[str, float], sensitivity: Mapping[str, ArrayLike]) -> dict[str, float]:
-        """Return the derivative of sum(outputs * sensitivity) of the mean by each input, at one point.
-
-        Raises
-        ------
-        InputError
-            When a name is missing or unknown, or weights have another shape than the output.
-        ExtrapolationError
-            When the point lies outside of the design box.
-        """
-        return mean_reverse(self, point, sensitivity)
-
-    def save(self, path: str | Path) -> None:
-        """Write the surrogate to one .npz file of arrays and JSON (no pickle); `load_surrogate` reads it."""
-        from uqms.surrogates.files import save_surrogate
-
-        save_surrogate(self, path)
