@@ -292,7 +292,7 @@ def decoded(bases: Sequence[OutputBasis], output: str, coords: Mapping[str, Arra
     if len(bases) == 1 and bases[0].scores is None:  # of many coordinates, copies take room
         return Decoder(offset, basis, truncation)
     columns = score_columns(bases)
-    full = np.zeros((len(offset), 1 + max(int(each.max()) for each in columns)))
+    full = np.zeros((len(offset), 1 + max(int(each.max(initial=-1)) for each in columns)))
     full[:, columns[index]] = basis
     rest = np.zeros((len(offset), sum(latents)))
     rest[:, sum(latents[:index]) : sum(latents[: index + 1])] = truncation
