@@ -46,6 +46,9 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.calibration import OffsetDiscrepancy as OffsetDiscrepancy
     from uqms.calibration import Pathfinder as Pathfinder
     from uqms.calibration import PoissonNoise as PoissonNoise
+    from uqms.calibration import Population as Population
+    from uqms.calibration import PopulationCalibration as PopulationCalibration
+    from uqms.calibration import PopulationPosterior as PopulationPosterior
     from uqms.calibration import Posterior as Posterior
     from uqms.calibration import Sampler as Sampler
     from uqms.calibration import ScaleDiscrepancy as ScaleDiscrepancy
@@ -172,6 +175,9 @@ __all__ = [
     "Pathfinder",
     "Physics",
     "PoissonNoise",
+    "Population",
+    "PopulationCalibration",
+    "PopulationPosterior",
     "Posterior",
     "Prior",
     "Product",
@@ -323,6 +329,9 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "OffsetDiscrepancy",
         "Pathfinder",
         "PoissonNoise",
+        "Population",
+        "PopulationCalibration",
+        "PopulationPosterior",
         "Posterior",
         "SMC",
         "Sampler",
