@@ -44,7 +44,9 @@ POOLED = 8_000  # draws of single subjects
 SHARE, MOVED = 0.25, 0.3
 
 
-def refine(posterior: "Posterior | PopulationPosterior", n: int, *, widen: float = 1.5, rng: RandomState | None = None) -> xr.Dataset:
+def refine(
+    posterior: Posterior | PopulationPosterior, n: int, *, widen: float = 1.5, rng: RandomState | None = None
+) -> xr.Dataset:
     """Propose n points where the posterior is, for `uqms.run`.
 
     Use it when the verdict says that the surrogate's error, not the measurement, limits the answer, and from the start
