@@ -120,9 +120,7 @@ class SharedError:
                 one = raw @ self.weights[h][j]
                 phi[h, :, cuts[j] : cuts[j + 1]] = one
                 own[h, :, j] = np.maximum(variance - np.einsum("ij,ij->i", one, one), 0.0)
-        return Features(
-            mean.reshape(draws, *batch, -1), phi.reshape(draws, *batch, -1), own.reshape(draws, *batch, -1)
-        )
+        return Features(mean.reshape(draws, *batch, -1), phi.reshape(draws, *batch, -1), own.reshape(draws, *batch, -1))
 
     def covariance(self, u: Float[np.ndarray, "k d"]) -> Float[np.ndarray, "h q k k"]:
         """Return the covariance between inputs that all this amounts to."""
@@ -639,7 +637,9 @@ def _of_inputs(padded: _Padded, mean: Array, own: Array, sigma: Array, z: Array)
     bad |= ~(np.diagonal(H, axis1=2, axis2=3).max(axis=(1, 2)) <= PRECISION) | ~np.isfinite(H).all(axis=(1, 2, 3))
     H[bad] = np.eye(q)
     lower = np.linalg.cholesky(H)
-    half = np.linalg.solve(lower, root[..., None] * np.concatenate([np.broadcast_to(W, H.shape), w[..., None]], axis=-1))
+    half = np.linalg.solve(
+        lower, root[..., None] * np.concatenate([np.broadcast_to(W, H.shape), w[..., None]], axis=-1)
+    )
     Y, x = half[..., :q], half[..., q]
     T = W - np.matmul(np.swapaxes(Y, -1, -2), Y)
     t = w - np.matmul(np.swapaxes(Y, -1, -2), x[..., None])[..., 0]
