@@ -76,6 +76,7 @@ PUBLIC = [
     "Simulator",
     "SquaredExponential",
     "StudentTNoise",
+    "SubjectPosterior",
     "SuccessProbability",
     "Sum",
     "Surrogate",
