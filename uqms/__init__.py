@@ -35,8 +35,8 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.calibration import CustomNoise as CustomNoise
     from uqms.calibration import Derived as Derived
     from uqms.calibration import DirectSimulator as DirectSimulator
-    from uqms.calibration import GPDiscrepancy as GPDiscrepancy
     from uqms.calibration import GaussianNoise as GaussianNoise
+    from uqms.calibration import GPDiscrepancy as GPDiscrepancy
     from uqms.calibration import Laplace as Laplace
     from uqms.calibration import LatentOutput as LatentOutput
     from uqms.calibration import LogNormalNoise as LogNormalNoise

@@ -18,7 +18,7 @@ from uqms.errors import ExtrapolationError, InputError
 
 
 def posterior_of(one: uq.PopulationCalibration, draws: int, seed: int = 3) -> PopulationPosterior:
-    """Return draws around the truth that data were made with: predictions hold for any draws, and these fit the data."""
+    """Return draws around the truth that data were made with: what is tested holds for any, and these fit the data."""
     rng = np.random.default_rng(seed)
     truth, z0 = one.prior_draws(1, rng), rng.standard_normal((1, one.latents))
     truth["sigma"] = np.array([0.2])
@@ -203,9 +203,9 @@ def test_new_subjects_that_are_refused() -> None:
         found.new_subject(new_observations())
     with pytest.raises(InputError, match="5 subjects"):
         found.new_subject(observations(table()), covariates={"female": 0.0})
+    frame = new_table().assign(x=2.0)
+    bad = uq.Observations.from_table(frame, output="y", value="y", coords={"t": "t"}, conditions=["x"])
     with pytest.raises(ExtrapolationError):
-        frame = new_table().assign(x=2.0)
-        bad = uq.Observations.from_table(frame, output="y", value="y", coords={"t": "t"}, conditions=["x"])
         found.new_subject(bad, covariates={"female": 0.0})
 
 

@@ -93,6 +93,20 @@ class PopulationPosterior:
         values = self.tree["latents"]["value"].values
         return np.asarray(values.reshape(-1, values.shape[-1]))
 
+    @property
+    def single(self) -> Any:
+        """What belongs to one subject.
+
+        Raises
+        ------
+        InputError
+            Always: this is the posterior of many.
+        """
+        raise InputError(
+            "This is the posterior of a population: what asks for one set of parameters takes posterior.new_subject(...), "
+            "or the posterior of a Calibration of one subject."
+        )
+
     def flat(self) -> dict[str, Array]:
         """Return the draws of everything in `problem.priors`, each (chain * draw,)."""
         return {name: self.draws[name].values.ravel() for name in self.problem.priors}
