@@ -56,7 +56,8 @@ def observe(
         individual parameter of shape (subjects,) stands for the subjects' own values, with a law of yours; a number is
         the typical value, around which subjects are added as variables with the population's law. Of one subject,
         inputs of the surrogate may have one value for each experiment, shape (K,), in the order of
-        `problem.experiments`; so may known conditions, which then take the place of the recorded ones. Keep parameters inside of the design box
+        `problem.experiments`; so may known conditions, which then take the place of the recorded ones. Keep parameters
+        inside of the design box
         (`problem.limits(name)`, `pymc.Truncated`): outside of it the surrogate knows nothing and chains wander off.
     name
         Of the observed variable. Where errors are not all normal, standard normal latents are added as "latents", or

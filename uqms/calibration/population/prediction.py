@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Measured", "Shared", "curves", "has_features", "shared_error"]
 
-CLOUD = 600
+CLOUD, NUMBERS = 600, 8_000_000
 LIMIT, LEAST = 0.05, 200  # see `nystroem`: of few subjects too, the error at others is wanted
 
 
@@ -109,12 +109,23 @@ class Shared:
         data = problem.data
         own = problem.individuals(theta, z)
         u = data.unit_inputs(own)
-        error = shared_error(data, u, rng)
-        every = np.arange(error.process.q)
         phi = data.noise.phi(own, (len(z),))[:, : len(data.noise.outputs)]
-        law = LowRank(error, data.cells.flat(every), data.cells.unit).condition(u, phi, data.cells.z)
-        h, w = law.draw(rng)
+        error = shared_error(data, u, phi, rng)
+        every = np.arange(error.process.q)
+        likelihood = LowRank(error, data.cells.flat(every), data.cells.unit)
+        M = int(error.ranks.sum())
+        step = max(1, NUMBERS // (error.process.draws * (M * M + u.shape[1] * M)))
+        drawn = [
+            likelihood.condition(u[start : start + step], phi[start : start + step], data.cells.z).draw(rng)
+            for start in range(0, len(u), step)
+        ]
+        h, w = (np.concatenate(one) for one in zip(*drawn, strict=True))
         return cls(problem, theta, own, z, h, w, error)
+
+    def some(self, draws: Ints) -> "Shared":
+        """Return some of the draws."""
+        theta, own = ({name: values[draws] for name, values in one.items()} for one in (self.theta, self.own))
+        return Shared(self.problem, theta, own, self.z[draws], self.h[draws], self.w[draws], self.error)
 
     @property
     def sigma(self) -> Array:
@@ -173,12 +184,20 @@ class Shared:
         return np.asarray(-0.5 * np.sum(half**2, axis=2) - log_det - 0.5 * here.sum(axis=1) * np.log(2.0 * np.pi))
 
 
-def shared_error(data: "Individuals", u: Array, rng: np.random.Generator, process: Any = None) -> SharedError:
-    """Return the features of the error for a cloud of inputs, those of draws (S, K, d)."""
-    flat = u.reshape(-1, u.shape[-1])
+def shared_error(data: "Individuals", u: Array, sigma: Array, rng: np.random.Generator) -> SharedError:
+    """Return the features of the error of all scores for a cloud of inputs: those of draws (S, K, d), noise (S, g).
+
+    Features that the noise of an input's cells hides are left out; the variance at each input is exact without them.
+    """
+    flat, cells = u.reshape(-1, u.shape[-1]), data.cells
     cloud = flat[rng.choice(len(flat), size=min(CLOUD, len(flat)), replace=False)]
-    process = data.surrogate.process if process is None else process  # type: ignore[attr-defined]
-    return nystroem(process, cloud, inputs=max(data.cells.experiments, LEAST), limit=LIMIT)
+    precision = cells.weight / np.mean(sigma**2, axis=0)[cells.group]
+    with np.errstate(divide="ignore"):
+        noise = cells.experiments / (precision @ cells.basis**2)
+    process = data.surrogate.process  # type: ignore[attr-defined]
+    largest = 1e3 * process.variance.max(axis=0)  # a score that nothing was measured of
+    noise = np.minimum(noise, largest.reshape(-1)[: len(noise)] if largest.ndim == 1 else largest)
+    return nystroem(process, cloud, inputs=max(cells.experiments, LEAST), noise=noise, limit=LIMIT)
 
 
 def curves(
