@@ -23,8 +23,8 @@ a           G' (total covariance)^-1 residual = t - T y                         
 With the total covariance S = blockdiag(C) + (G F)(G F)': log|S| = sum log|C_k| + log|A|, and the quadratic form is that
 of C less (F' t)' A^-1 (F' t). Nothing divides by rho or by the surrogate's variance.
 
-Matrices are handed to BLAS and LAPACK by name, as flat arrays with an offset and the length of a row: then one version of
-each call is compiled. LAPACK's order is by columns, in which a matrix stored by rows is its transpose.
+Matrices are handed to BLAS and LAPACK by name, as flat arrays with an offset and the length of a row: then one version
+of each call is compiled. LAPACK's order is by columns, in which a matrix stored by rows is its transpose.
 """
 
 import ctypes
@@ -267,20 +267,19 @@ def _slopes(
                         s = scales[p, c]
                         u_bar[a, c] += bar * radials[p] * (u[a, c] - points[i, c]) * s * s
         return
-    moved = np.zeros(d)
+    moved = np.empty((K, d))
+    total = np.empty(K)
     for a in range(K):
-        total = 0.0
+        s = 0.0
         for i in range(n):
             g[a, i] *= kappa_bar[a, i]
-            total += g[a, i]
+            s += g[a, i]
+        total[a] = s
+    flat = points.reshape(n * d)
+    _gemm(False, False, K, d, n, 1.0, g.reshape(K * n), 0, n, flat, 0, d, 0.0, moved.reshape(K * d), 0, d)
+    for a in range(K):
         for c in range(d):
-            moved[c] = 0.0
-        for i in range(n):
-            for c in range(d):
-                moved[c] += g[a, i] * points[i, c]
-        for c in range(d):
-            s = scales[0, c]
-            u_bar[a, c] += (total * u[a, c] - moved[c]) * s * s
+            u_bar[a, c] += (total[a] * u[a, c] - moved[a, c]) * scales[0, c] * scales[0, c]
 
 
 @numba.njit(cache=True, nogil=True, fastmath=FAST)  # type: ignore[untyped-decorator]

@@ -13,8 +13,8 @@ own         s_j(u, u) - |Phi_j(u)|², exact variance less what is shared        
 
     error of score j at u = Phi_j(u) w_j + own error,  w ~ N(0, 1),  own errors independent between different inputs
 
-The variance at every input is exact. What is lost is correlation of the own errors, which are of short range: `left_out`
-says how much it is of the variances that the population's means, trends and scales depend on.
+The variance at every input is exact. What is lost is correlation of the own errors, which are of short range:
+`left_out` says how much it is of the variances that the population's means, trends and scales depend on.
 
 Snelson & Ghahramani (2005), Sparse Gaussian Processes using Pseudo-inputs (the same approximation of a prior
 covariance); Williams & Seeger (2000), Using the Nyström Method to Speed Up Kernel Machines.
@@ -29,7 +29,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.linalg import eigh
 
-from uqms._typing import Array, Ints
+from uqms._typing import Array, Bools, Ints
 from uqms.calibration._marginal import LOG_TWO_PI, NUMBERS, PRECISION
 from uqms.calibration._marginal import _read as read_cells
 from uqms.errors import InputError
@@ -40,7 +40,7 @@ from uqms.surrogates.process import _rows as rows_of
 __all__ = ["Conditional", "Features", "LowRank", "SharedError", "nystroem"]
 
 LEFT_OUT = 0.05  # of a variance, surrogate's error and noise together: more than this asks for more features
-RANKS = (10, 15, 20, 30, 45, 65, 100)  # of one score
+RANKS = (1, 3, 6, 10, 15, 20, 30, 45, 65, 100)  # of one score
 SPREAD = 2  # Nyström points a feature
 HELD_OUT = 3  # every third point of the cloud measures what is left out
 SMALLEST = 1e-10  # of the largest eigenvalue: directions below are rounding
@@ -142,7 +142,7 @@ def nystroem(
     process: ScoreProcess,
     cloud: Float[np.ndarray, "c d"],
     *,
-    inputs: int = 1,
+    inputs: int,
     noise: Float[np.ndarray, " q"] | None = None,
     limit: float = LEFT_OUT,
     ranks: tuple[int, ...] = RANKS,
@@ -150,9 +150,9 @@ def nystroem(
     """Return the shared error with as few features as the population's cloud of inputs asks for.
 
     For every score the number of features is the smallest for which the variance of every weighted sum of the errors,
-    with the measurements' noise, is within `limit` of the exact one, where weights are constant, linear and quadratic
-    in the inputs: what means, trends and scales of a population depend on. It is measured at points of the cloud that
-    nothing else uses. Where none is enough it is the largest; see `left_out`.
+    with the measurements' noise, is within `limit` of the exact one, where weights are constant, linear and square in
+    an input: what means, trends and scales of a population depend on. It is measured at points of the cloud that
+    nothing else uses. Where none is enough it is the largest, and never more than there are inputs; see `left_out`.
 
     Parameters
     ----------
@@ -176,7 +176,7 @@ def nystroem(
     """
     if isinstance(process.kernel, Structured):
         raise InputError(
-            "A low-rank error needs a kernel of the inputs alone; this one is of several fidelities. Use the exact error."
+            "A low-rank error needs a kernel of the inputs alone; this one is of several fidelities. Take the exact one."
         )
     cloud = np.ascontiguousarray(cloud, dtype=np.float64)
     least = 3 * HELD_OUT
@@ -185,6 +185,7 @@ def nystroem(
     held = np.arange(len(cloud)) % HELD_OUT == 0
     test, rest = cloud[held], cloud[~held]
     scaled = rest * _stretch(process)
+    ranks = tuple(rank for rank in ranks if rank < inputs) + ((inputs,) if inputs <= ranks[-1] else ())
     order = _spread_out(scaled, min(len(rest), SPREAD * ranks[-1]))
     noise = np.zeros(process.q) if noise is None else np.asarray(noise, dtype=np.float64) * len(test) / inputs
     sums = _weighted_sums(test)
@@ -231,12 +232,11 @@ def _off(
 
 
 def _weighted_sums(u: Array) -> Array:
-    """Return orthonormal weights (k, s) that span the constant, linear and quadratic functions of the inputs."""
+    """Return orthonormal weights (k, s) that span the constant, every input and its square."""
     centred = u - u.mean(axis=0)
     spread = centred.std(axis=0)
     centred = centred[:, spread > 1e-9] / spread[spread > 1e-9]
-    first, second = np.triu_indices(centred.shape[1])
-    design = np.column_stack([np.ones(len(u)), centred, centred[:, first] * centred[:, second]])
+    design = np.column_stack([np.ones(len(u)), centred, centred**2])
     left, singular, _ = np.linalg.svd(design, full_matrices=False)
     return np.asarray(left[:, singular > 1e-9 * singular[0]][:, : max(1, len(u) // 3)])
 
@@ -506,7 +506,7 @@ class LowRank:
         S, K, _ = phi.shape
         U, most = padded.inputs.shape
         at, there = padded.inputs, padded.there  # (U, most): inputs of each unit, and which of them are real
-        X = np.zeros((S, U, most, q, most, q))
+        X: Array = np.zeros((S, U, most, q, most, q))
         for i, rows in enumerate(places):
             left = np.matmul(phi[..., rows], one.inverse[:, rows])  # (S, K, M)
             for j, columns in enumerate(places):
@@ -516,7 +516,7 @@ class LowRank:
         real = np.repeat(there, q, axis=1)
         size = most * q
         X = X.reshape(S, U, size, size) * (real[:, :, None] & real[:, None, :])
-        T = np.zeros((S, U, most, q, most, q))
+        T: Array = np.zeros((S, U, most, q, most, q))
         for e in range(most):
             T[:, :, e, :, e, :] = one.inputs.T[:, at[:, e]] * there[:, e, None, None]
         T = T.reshape(S, U, size, size)
@@ -545,7 +545,7 @@ class _Padded(NamedTuple):
     """The cells of every input, to one number of cells and truncation columns; the inputs of every unit."""
 
     cell: Ints  # (K, c)
-    here: Array  # (K, c), which of them are real
+    here: Bools  # (K, c), which of them are real
     basis: Array  # (K, c, q)
     offset: Array  # (K, c)
     group: Ints  # (K, c)
@@ -555,7 +555,7 @@ class _Padded(NamedTuple):
     row_input: Ints
     weight: Array  # (N,)
     inputs: Ints  # (U, most)
-    there: Array  # (U, most)
+    there: Bools  # (U, most)
 
 
 def _pad(data: Array, unit: Int[np.ndarray, " K"]) -> _Padded:
@@ -580,7 +580,7 @@ def _pad(data: Array, unit: Int[np.ndarray, " K"]) -> _Padded:
     )
 
 
-def _ragged(owner: Ints, count: int) -> tuple[Ints, Array]:
+def _ragged(owner: Ints, count: int) -> tuple[Ints, Bools]:
     """Return which things each owner has (count, most), and which of these places are real."""
     sizes = np.bincount(owner, minlength=count)
     order = np.argsort(owner, kind="stable")
@@ -591,7 +591,7 @@ def _ragged(owner: Ints, count: int) -> tuple[Ints, Array]:
     return out, real
 
 
-def _of_inputs(padded: _Padded, mean: Array, own: Array, sigma: Array, z: Array) -> tuple[_Inputs, Array]:
+def _of_inputs(padded: _Padded, mean: Array, own: Array, sigma: Array, z: Array) -> tuple[_Inputs, Bools]:
     N, K = len(padded.weight), len(padded.cell)
     if (sigma == sigma[:1]).all():  # known noise: what does not depend on the draw is done once
         sigma = sigma[:1]
