@@ -176,7 +176,7 @@ def nystroem(
     """
     if isinstance(process.kernel, Structured):
         raise InputError(
-            "A low-rank error needs a kernel of the inputs alone; this one is of several fidelities. Take the exact one."
+            "A low-rank error needs a kernel of the inputs alone; this one is of several fidelities. Use the exact."
         )
     cloud = np.ascontiguousarray(cloud, dtype=np.float64)
     least = 3 * HELD_OUT
@@ -424,7 +424,7 @@ class LowRank:
         joint = np.empty((draws, count))
         own = np.empty((draws, count, 0 if joint_only else int(self.unit.max()) + 1))
         with np.errstate(all="ignore"):  # what is too far off for numbers is -inf
-            for now in self._steps(count):
+            for now in self.steps(count):
                 for h, one in enumerate(self._each(u[now], sigma[now], z)):
                     joint[h, now] = one.value
                     if not joint_only:
@@ -450,7 +450,17 @@ class LowRank:
             Features(*(np.stack([one.features[i] for one in each]) for i in range(3))),
         )
 
-    def _steps(self, count: int) -> Iterator[slice]:
+    def by_draw(
+        self, u: Float[np.ndarray, "S K d"], sigma: Float[np.ndarray, "S g"], z: Float[np.ndarray, " R"]
+    ) -> tuple[Float[np.ndarray, "H S"], Float[np.ndarray, "H S U"]]:
+        """Return log p(z | h) and log p(z_i | all but unit i, h) for every draw of hyperparameters."""
+        with np.errstate(all="ignore"):
+            each = [(one.value, self._left_out(one)) for one in self._each(u, sigma, z)]
+        values, terms = zip(*each, strict=True)
+        return np.stack(values), np.stack(terms)
+
+    def steps(self, count: int) -> Iterator[slice]:
+        """Yield slices of `count` draws whose arrays fit into memory."""
         K, q = len(self.unit), self.error.process.q
         n, m = len(self.error.process.x), len(self.error.points)
         M = int(self.error.ranks.sum())

@@ -103,8 +103,8 @@ class PopulationPosterior:
             Always: this is the posterior of many.
         """
         raise InputError(
-            "This is the posterior of a population; one set of parameters is wanted here. Calibrate one subject, or see "
-            "posterior.individuals and posterior.new_subject(...)."
+            "This is the posterior of a population; one set of parameters is wanted here. Calibrate one subject, or "
+            "see posterior.individuals and posterior.new_subject(...)."
         )
 
     def flat(self) -> dict[str, Array]:

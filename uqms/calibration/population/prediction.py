@@ -22,6 +22,7 @@ import numpy as np
 import xarray as xr
 
 from uqms._typing import Array, Bools, Ints
+from uqms.calibration.density import draw_rows
 from uqms.calibration.likelihood import Cells
 from uqms.calibration.population.lowrank import LowRank, SharedError, _by_score, _ragged, nystroem
 from uqms.calibration.predict import PosteriorPrediction, Targets, new_noise
@@ -110,7 +111,7 @@ class Shared:
         own = problem.individuals(theta, z)
         u = data.unit_inputs(own)
         phi = data.noise.phi(own, (len(z),))[:, : len(data.noise.outputs)]
-        error = shared_error(data, u, phi, rng)
+        error = shared_error(data, u, phi, rng, max(data.cells.experiments, LEAST))
         every = np.arange(error.process.q)
         likelihood = LowRank(error, data.cells.flat(every), data.cells.unit)
         M = int(error.ranks.sum())
@@ -184,8 +185,48 @@ class Shared:
         return np.asarray(-0.5 * np.sum(half**2, axis=2) - log_det - 0.5 * here.sum(axis=1) * np.log(2.0 * np.pi))
 
 
-def shared_error(data: "Individuals", u: Array, sigma: Array, rng: np.random.Generator) -> SharedError:
-    """Return the features of the error of all scores for a cloud of inputs: those of draws (S, K, d), noise (S, g).
+def low_rank(data: "Individuals", u: Array, phi: Array, rng: np.random.Generator) -> LowRank:
+    """Return the likelihood with features of the scores that matter, for a cloud of inputs; see `shared_error`."""
+    sigma, inputs = phi[:, : len(data.noise.outputs)], data.cells.experiments
+    error = shared_error(data, u, sigma, rng, inputs, data.cells.used)
+    return LowRank(error, data.cells.flat(), subjects_of(data))
+
+
+def subjects_of(data: "Individuals") -> Ints:
+    """Return for each input the place of its subject among the measured ones, shape (K,)."""
+    return np.unique(data.subjects.subject[data.cells.unit], return_inverse=True)[1].reshape(-1)
+
+
+def simulate_rows(data: "Individuals", error: SharedError, u: Array, phi: Array, rng: np.random.Generator) -> Array:
+    """Draw new observations (S, R) for inputs (S, K, d), with a new draw of the shared error for each."""
+    cells, count = data.cells, len(u)
+    out = np.empty((count, len(cells.z)))
+    step = max(1, NUMBERS // (cells.experiments * (len(error.points) + int(error.ranks.sum()))))
+    log_weights = error.process.log_weights
+    weights = np.exp(log_weights - np.logaddexp.reduce(log_weights))
+    basis, e = cells.basis[:, cells.used], cells.experiment
+    for start in range(0, count, step):
+        at = u[start : start + step]
+        s = np.arange(len(at))
+        h = rng.choice(len(weights), size=len(at), p=weights)
+        mean, features, rho = (one[h, s] for one in error.at(at))
+        w = rng.standard_normal((len(at), features.shape[-1]))
+        m = mean + _by_score(features * w[:, None, :], error.score, mean.shape[-1])
+        m += np.sqrt(rho) * rng.standard_normal(rho.shape)
+        tau = rng.standard_normal((len(at), cells.experiments, cells.truncation.shape[1]))
+        y = (
+            cells.offset
+            + np.einsum("snq,nq->sn", m[:, e], basis)
+            + np.einsum("snt,nt->sn", tau[:, e], cells.truncation)
+        )
+        out[start : start + step] = draw_rows(cells, data.noise, y, phi[start : start + step], rng)
+    return out
+
+
+def shared_error(
+    data: "Individuals", u: Array, sigma: Array, rng: np.random.Generator, inputs: int, scores: Ints | None = None
+) -> SharedError:
+    """Return the features of the error of scores, or all, for a cloud of inputs: draws (S, K, d), noise (S, g).
 
     Features that the noise of an input's cells hides are left out; the variance at each input is exact without them.
     """
@@ -195,9 +236,11 @@ def shared_error(data: "Individuals", u: Array, sigma: Array, rng: np.random.Gen
     with np.errstate(divide="ignore"):
         noise = cells.experiments / (precision @ cells.basis**2)
     process = data.surrogate.process  # type: ignore[attr-defined]
+    if scores is not None:
+        process, noise = process.select(scores), noise[scores]
     largest = 1e3 * process.variance.max(axis=0)  # a score that nothing was measured of
     noise = np.minimum(noise, largest.reshape(-1)[: len(noise)] if largest.ndim == 1 else largest)
-    return nystroem(process, cloud, inputs=max(cells.experiments, LEAST), noise=noise, limit=LIMIT)
+    return nystroem(process, cloud, inputs=inputs, noise=noise, limit=LIMIT)
 
 
 def curves(
