@@ -70,8 +70,8 @@ class ModelTarget:
         Of the model.
     functions
         Compiled log-density, and what reports a draw.
-    arrays
-        The shared arrays, whose addresses are in the block.
+    arrays, shared
+        The shared arrays, whose addresses are in the block, and the variables that they are the values of.
     start
         The model's initial point, shape (size,).
     map
@@ -85,6 +85,7 @@ class ModelTarget:
     coords: Mapping[str, Any]
     functions: tuple[Any, Any]
     arrays: tuple[Array, ...]
+    shared: tuple[Any, ...]
     start: Array
     map: Map | None
 
@@ -160,6 +161,7 @@ def model_target(model: Any) -> ModelTarget:
             _c_function(functions[1], REPORT_SOURCE, REPORT, shared, arrays),
         ),
         arrays,
+        tuple(shared),
         np.concatenate([value.ravel().astype(np.float64) for value in point]),
         Map.identity(size) if size <= MOST_MAPPED else None,
     )

@@ -1,23 +1,26 @@
 """A population in a PyMC model: its subjects as variables, the joint likelihood, and what the sampler starts from."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 import pymc as pm
+import pytensor
 import pytensor.tensor as pt
 import xarray as xr
 from scipy.optimize import minimize
 
 from uqms._typing import Array
 from uqms.calibration import bridge
+from uqms.calibration.graph import ModelTarget, model_target
 from uqms.calibration.population.layout import WALL, from_natural
 
 if TYPE_CHECKING:
     from uqms.calibration.population.problem import PopulationCalibration
     from uqms.calibration.samplers import NUTS
 
-__all__ = ["add_likelihood", "individual_variables", "run"]
+__all__ = ["Compiled", "add_likelihood", "individual_variables", "run"]
 
 STARTS, STEPS = 8, 200
 JITTER = 0.1
@@ -82,11 +85,36 @@ def add_likelihood(
     return bridge.likelihood(data, u, values, name, latents)
 
 
+@final
+class Compiled:
+    """The log-density of a population, compiled once for all measured values of one layout."""
+
+    def __init__(self) -> None:
+        self._found: tuple[ModelTarget, int] | None = None
+
+    def target(self, problem: "PopulationCalibration") -> ModelTarget:
+        """Return the density of a problem; after the first one only the measured values are exchanged."""
+        cells = problem.data.cells
+        if np.isfinite(cells.limit).any():  # which rows are censored is in the graph
+            return model_target(problem.model())
+        values = np.asarray(cells.own(cells.z), dtype=np.float64)
+        if self._found is None:
+            model = problem.model()
+            observed = model["observations"]
+            data = pytensor.shared(values, name="values", shape=values.shape)
+            model.values_to_rvs.pop(model.rvs_to_values[observed])
+            model.rvs_to_values[observed] = data
+            model.values_to_rvs[data] = observed
+            target = model_target(model)
+            (place,) = [i for i, one in enumerate(target.shared) if one is data]
+            self._found = target, place
+        target, place = self._found
+        return replace(target, arrays=(*target.arrays[:place], values, *target.arrays[place + 1 :]))
+
+
 def run(problem: "PopulationCalibration", sampler: "NUTS", seed: int) -> Any:
     """Return nutpie's DataTree with everything in `priors`, and the standard normals as "latents"."""
-    from uqms.calibration import graph
-
-    target = graph.model_target(problem.model())
+    target = problem.compiled.target(problem)
     starts = _starts(target, np.random.default_rng([seed, 1]))
     trace = sampler.sample_target(target, seed, starts, rough=True, cautious=True)
     draws = trace["posterior"].dataset
