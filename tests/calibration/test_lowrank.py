@@ -216,7 +216,8 @@ def test_each_score_has_as_many_features_as_its_noise_asks_for() -> None:
     error = nystroem(process, cloud, inputs=150, noise=np.array([1e-4, 10.0]))
     assert error.ranks[0] >= 20
     assert error.ranks[1] == 1
-    assert len(error.score) == error.ranks.sum() and (np.bincount(error.score) == error.ranks).all()
+    assert len(error.score) == error.ranks.sum()
+    assert (np.bincount(error.score) == error.ranks).all()
     assert nystroem(process, cloud, inputs=12).ranks.max() == 12  # as many as inputs are enough
 
 

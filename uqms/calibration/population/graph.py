@@ -1,7 +1,7 @@
 """A population in a PyMC model: its subjects as variables, the joint likelihood, and what the sampler starts from."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 import pymc as pm
@@ -14,6 +14,7 @@ from uqms._typing import Array
 from uqms.calibration import bridge
 from uqms.calibration.compiled import expand
 from uqms.calibration.density import noise_sd
+from uqms.calibration.graph import ModelTarget, model_target
 from uqms.calibration.population.layout import WALL, from_natural
 from uqms.calibration.population.prediction import simulate_rows
 from uqms.errors import InitError
@@ -22,11 +23,11 @@ if TYPE_CHECKING:
     from uqms.calibration.population.problem import PopulationCalibration
     from uqms.calibration.samplers import NUTS
 
-__all__ = ["add_likelihood", "individual_variables", "run"]
+__all__ = ["Compiled", "add_likelihood", "individual_variables", "run"]
 
 STARTS, STEPS = 8, 200
 JITTER = 0.1
-CENTRING, FEATURES = "centring", "surrogate_data_and_features"
+VALUES, CENTRING, FEATURES = "values", "centring", "surrogate_data_and_features"  # shared arrays
 AROUND = 16  # draws around each mode, for the cloud of inputs
 
 
@@ -119,16 +120,46 @@ def add_likelihood(
     return bridge.likelihood(data, u, values, name, latents, density, replicate)
 
 
+@final
+class Compiled:
+    """The log-density of a population, compiled once for all measured values of one layout."""
+
+    def __init__(self) -> None:
+        self._found: ModelTarget | None = None
+
+    def target(self, problem: "PopulationCalibration") -> ModelTarget:
+        """Return the density of a problem, in coordinates that are its population's; see `individual_variables`.
+
+        After the first problem only numbers are exchanged: measured values, and features of the surrogate's error.
+        """
+        cells = problem.data.cells
+        if np.isfinite(cells.limit).any():  # which rows are censored is in the graph
+            return model_target(problem.model(_centring(problem)))
+        values = np.asarray(cells.own(cells.z), dtype=np.float64)
+        if self._found is None:
+            model = problem.model(_centring(problem))
+            observed = model["observations"]
+            data = pytensor.shared(values, name=VALUES, shape=values.shape)
+            model.values_to_rvs.pop(model.rvs_to_values[observed])
+            model.rvs_to_values[observed] = data
+            model.values_to_rvs[data] = observed
+            self._found = model_target(model)
+        features = {} if problem.lowrank is None else {FEATURES: problem.lowrank.block}
+        return self._found.with_arrays(**{VALUES: values}, **features)
+
+
+def _centring(problem: "PopulationCalibration") -> Any:
+    return pytensor.shared(np.full(_shape(problem), float(bool(problem.population.centred))), name=CENTRING)
+
+
 def run(problem: "PopulationCalibration", sampler: "NUTS", seed: int) -> tuple["PopulationCalibration", Any]:
     """Return the problem with features for where its subjects are, and nutpie's DataTree of its posterior.
 
     The tree has everything in `priors`, and the standard normals as "latents".
     """
-    from uqms.calibration import graph
-
     rng = np.random.default_rng([seed, 1])
     kappa = np.full(_shape(problem), float(bool(problem.population.centred)))
-    target = graph.model_target(problem.model(pytensor.shared(kappa, name=CENTRING)))
+    target = problem.compiled.target(problem)
     points = _modes(target, target.start + JITTER * rng.standard_normal((STARTS, target.size)))
     if problem.lowrank is not None:
         problem = _with_features(problem, _calmed(problem, *_at(problem, target, points, kappa)), rng)

@@ -67,6 +67,11 @@ class Individuals(Calibration):
 
     def _units(self, observations: Observations) -> Ints | None:
         labels = list(dict.fromkeys(str(one) for one in observations.subject))
+        if labels == [""]:
+            raise InputError(
+                "population: the observations do not say whose they are. Name the column of the subjects: "
+                "Observations.from_table(df, ..., subject='id')."
+            )
         found = read_subjects(self._population, self._table, labels)
         missing = [label for label, there in zip(found.labels, found.measured, strict=True) if not there]
         if missing and self._unmeasured == "error":
@@ -276,6 +281,7 @@ class PopulationCalibration:
         self.lowrank = self._lowrank(surrogate_error)
         self.derived = named_derived(derived or {}, tuple(self.priors))
         self.mass_cut = self.data.mass_cut
+        self._compiled: list[Any] = []  # one for this problem and those with other values
         if int(self.subjects.measured.sum()) == 1:
             import warnings
 
@@ -479,6 +485,15 @@ class PopulationCalibration:
     def prior_draws(self, n: int, rng: RandomState) -> dict[str, Array]:
         """Return n draws of everything in `priors`; effects are standard normal."""
         return self.conditioned_prior.draw(n, as_generator(rng))
+
+    @property
+    def compiled(self) -> Any:
+        """The compiled log-density, shared by problems that `with_values` made of one another."""
+        from uqms.calibration.population.graph import Compiled
+
+        if not self._compiled:
+            self._compiled.append(Compiled())
+        return self._compiled[0]
 
     def model(self, centring: Any = None) -> Any:
         """Return the PyMC model: the population, its subjects and the observed variable "observations".
