@@ -53,6 +53,7 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.calibration import Sampler as Sampler
     from uqms.calibration import ScaleDiscrepancy as ScaleDiscrepancy
     from uqms.calibration import StudentTNoise as StudentTNoise
+    from uqms.calibration import SubjectPosterior as SubjectPosterior
     from uqms.calibration import another_round as another_round
     from uqms.calibration import as_tensor as as_tensor
     from uqms.calibration import compare_models as compare_models
@@ -190,6 +191,7 @@ __all__ = [
     "Simulator",
     "SquaredExponential",
     "StudentTNoise",
+    "SubjectPosterior",
     "SuccessProbability",
     "Sum",
     "Surrogate",
@@ -337,6 +339,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "Sampler",
         "ScaleDiscrepancy",
         "StudentTNoise",
+        "SubjectPosterior",
         "another_round",
         "as_tensor",
         "compare_models",

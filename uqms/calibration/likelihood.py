@@ -178,9 +178,9 @@ class Cells:
         rows = np.argsort(self.row_cell)[at] if single else np.full(len(at), -1)
         return at, Sites(columns, self.experiment[at], rows, condition_names)
 
-    def flat(self) -> Array:
-        """Return the block of numbers that `_marginal.marginal` reads, with the used scores only."""
-        basis = self.basis[:, self.used]
+    def flat(self, scores: Ints | None = None) -> Array:
+        """Return the block of numbers that `_marginal.marginal` reads, with the used scores only, or those given."""
+        basis = self.basis[:, self.used if scores is None else scores]
         starts = np.searchsorted(self.experiment, np.arange(self.experiments + 1))
         factors = [compress(self.truncation[a:b]) for a, b in zip(starts[:-1], starts[1:], strict=True)]
         header = [self.experiments, basis.shape[1], len(self.offset), len(self.z), 0]

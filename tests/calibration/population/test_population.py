@@ -119,7 +119,7 @@ def test_the_likelihood_is_that_of_the_definition(settings: dict) -> None:
 
 
 def test_errors_of_different_subjects_are_correlated() -> None:
-    """The mistake that makes a population's mean confidently wrong: the covariance without its blocks off the diagonal."""
+    """The mistake that makes a population's mean confidently wrong: no covariance between subjects."""
     one = problem()
     theta, z = one.prior_draws(1, 2), np.random.default_rng(5).standard_normal((1, one.latents))
     mean, covariance = by_hand(one, {name: values[0] for name, values in theta.items()}, z[0])

@@ -24,20 +24,30 @@ JITTER = 0.1
 
 
 def individual_variables(
-    problem: "PopulationCalibration", values: Mapping[str, Any], before: str = ""
+    problem: "PopulationCalibration", values: Mapping[str, Any], before: str = "", without: tuple[str, ...] = ()
 ) -> dict[str, Any]:
     """Add the effects of subjects and occasions to the model in context; return parameters (U,) by name.
 
-    `values` has everything about the population; names of the variables begin with `before`.
+    `values` has everything about the population but parameters `without` which it is; names begin with `before`.
     """
     population, layout = problem.population, problem.layout
     J, U = len(layout.covariates), len(layout.subject)
+    # What describes the parameters that are left out is never looked at.
+    idle = {one.name: 0.0 for one in population.effects} | {f"lkj_{a}_{b}": 0.5 for a, b in population.pairs}
+    idle |= {key: 1.0 for name in without for key in (name, f"omega_{name}")}
+    values = {**{key: one for key, one in idle.items() if key not in population.known}, **values}
     centre, omega = layout.centre(values, pt), layout.spreads(values)
     natural: list[Any] = []
     x: list[Any] = []
-    dims = {"dims": "subject"} if "subject" in pm.modelcontext(None).coords else {"shape": J}
+    coords = pm.modelcontext(None).coords.get("subject")
+    labelled = coords is not None and tuple(coords) == problem.subjects.labels
+    dims = {"dims": "subject"} if labelled else {"shape": J}
     for i, (name, row) in enumerate(zip(population.individual, layout.root(values, pt), strict=True)):
-        rest = sum(entry * x[k] for k, entry in enumerate(row[:i]) if entry is not None)
+        if name in without:
+            natural.append(pt.zeros(J))
+            x.append(None)
+            continue
+        rest = sum(entry * x[k] for k, entry in enumerate(row[:i]) if entry is not None and x[k] is not None)
         own, freedom = row[i], population.tails.get(name)
         mean = centre[i] + omega[i] * rest
         if population.centred:
@@ -53,7 +63,7 @@ def individual_variables(
         natural.append(drawn if population.centred else mean + omega[i] * own * drawn)
         x.append((drawn - mean) / (omega[i] * own) if population.centred else drawn)
     units = [one[layout.subject] if U != J or population.occasions else one for one in natural]
-    for name in population.occasions:
+    for name in (one for one in population.occasions if one not in without):
         at = population.individual.index(name)
         key = f"omega_{name}_occasion"
         gamma = values[key] if key in values else population.known[key]
@@ -61,6 +71,7 @@ def individual_variables(
     return {
         name: from_natural(one, scale, pt)
         for name, one, scale in zip(population.individual, units, population.scales, strict=True)
+        if name not in without
     }
 
 

@@ -1,8 +1,9 @@
 """The posterior of a population and of each of its subjects, around an ArviZ DataTree."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
@@ -10,22 +11,28 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from uqms._typing import Array
+from uqms._typing import Array, RandomState, as_generator
 from uqms.calibration import posterior as single
+from uqms.calibration.likelihood import check_conditions, merge_close
+from uqms.calibration.observations import Observations
 from uqms.calibration.population.layout import from_natural
-from uqms.calibration.population.problem import PopulationCalibration
+from uqms.calibration.population.prediction import Measured, Shared, curves, has_features
+from uqms.calibration.population.problem import Individuals, PopulationCalibration
 from uqms.calibration.population.terms import subject_terms
 from uqms.calibration.population.verdict import judge
+from uqms.calibration.predict import PosteriorPrediction
 from uqms.calibration.samplers import Sampler
 from uqms.calibration.verdict import Verdict
 from uqms.errors import InputError
 
 if TYPE_CHECKING:
+    from uqms.calibration.population.subject import SubjectPosterior
     from uqms.calibration.posterior import SummaryTable
 
 __all__ = ["PopulationPosterior", "build_posterior"]
 
 DIMS = ("chain", "draw")
+SHARED_DRAWS = 500
 
 
 @final
@@ -85,6 +92,20 @@ class PopulationPosterior:
         """Draws (chain * draw, latents) of the standard normals."""
         values = self.tree["latents"]["value"].values
         return np.asarray(values.reshape(-1, values.shape[-1]))
+
+    @property
+    def single(self) -> Any:
+        """What belongs to one subject.
+
+        Raises
+        ------
+        InputError
+            Always: this is the posterior of many.
+        """
+        raise InputError(
+            "This is the posterior of a population; one set of parameters is wanted here. Calibrate one subject, or see "
+            "posterior.individuals and posterior.new_subject(...)."
+        )
 
     def flat(self) -> dict[str, Array]:
         """Return the draws of everything in `problem.priors`, each (chain * draw,)."""
@@ -153,6 +174,184 @@ class PopulationPosterior:
             }
         return pd.DataFrame.from_dict(rows, orient="index")
 
+    @cached_property
+    def shared(self) -> Shared:
+        """Draws with the surrogate's error given the data, for predictions and new subjects; made once.
+
+        Raises
+        ------
+        InputError
+            When the likelihood is none for which that has a closed form.
+        """
+        return self.with_error(SHARED_DRAWS, np.random.default_rng(0))
+
+    def with_error(self, draws: int, rng: np.random.Generator) -> Shared:
+        """Return some draws, spread evenly over the chains, with the surrogate's error given the data."""
+        if not has_features(self.problem.data):
+            raise InputError(
+                "Predictions of a population are in closed form: they want uq.GaussianProcess(), normal noise on the "
+                "surrogate's scale, and no discrepancy. posterior.individuals has the parameters of every subject."
+            )
+        if isinstance(draws, bool) or not isinstance(draws, int | np.integer) or draws < 1:
+            raise InputError(f"predict: draws is {draws!r}; give a whole number of at least 1.")
+        theta, z = self.flat(), self.latents
+        picked = np.unique(np.linspace(0, len(z) - 1, min(draws, len(z))).astype(int))
+        return Shared.of(self.problem, {name: values[picked] for name, values in theta.items()}, z[picked], rng)
+
+    def predict(
+        self,
+        *,
+        subjects: str | Sequence[str] | None = None,
+        conditions: Mapping[str, object] | None = None,
+        coords: Mapping[str, object] | None = None,
+        outputs: str | Sequence[str] | None = None,
+        noise: bool = False,
+        draws: int = SHARED_DRAWS,
+        rng: RandomState = 0,
+    ) -> PosteriorPrediction:
+        """Predict outputs of the subjects given all data, at the observed or other conditions and coordinates.
+
+        Use it for individual fits, for another dose of a patient, for a subject of the table that has no data yet. The
+        surrogate's error is taken given the data of all subjects. For a patient who is not in the calibration see
+        `new_subject`.
+
+        Parameters
+        ----------
+        subjects
+            Labels; all when left out.
+        conditions
+            Known inputs, a number or one a subject. When left out, those of each subject's measurements: with several
+            of them (or several occasions) the first dim is "input", with coords "subject" and "occasion".
+        coords
+            By dim, one-dimensional; all simulated coordinates when left out.
+        outputs
+            Which, by name; by default the observed ones.
+        noise
+            Whether to add measurement noise, for what a new measurement would show.
+        draws
+            How many posterior draws to use, spread evenly over the chains.
+        rng
+            For the draws of curves.
+
+        Returns
+        -------
+        PosteriorPrediction
+            Mean, sd, joint draws and intervals; the first dim is "subject".
+
+        Raises
+        ------
+        InputError
+            Unknown subjects, outputs or conditions; a likelihood without a closed form of the error.
+        ExtrapolationError
+            Conditions or coordinates outside of what was simulated.
+
+        Notes
+        -----
+        On other conditions than the measured ones, parameters that change between occasions are those of a new one.
+        """
+        problem, data = self.problem, self.problem.data
+        names = chosen_outputs(data, outputs, coords)
+        labels = problem.subjects.labels
+        wanted = labels if subjects is None else (subjects,) if isinstance(subjects, str) else tuple(subjects)
+        unknown = [label for label in wanted if label not in labels]
+        if unknown:
+            raise InputError(
+                f"predict: unknown subjects {unknown}; there are {list(labels[:6])}{' ...' * (len(labels) > 6)}."
+            )
+        generator = as_generator(rng)
+        shared = self.shared if draws == SHARED_DRAWS else self.with_error(draws, np.random.default_rng(0))
+        place = np.array([labels.index(label) for label in wanted])
+        cells, layout = data.cells, problem.layout
+        if conditions is None:
+            of_input = layout.subject[cells.unit]
+            inputs = np.concatenate([np.flatnonzero(of_input == j) for j in place])
+            idle = [label for label, j in zip(wanted, place, strict=True) if j not in of_input]
+            if idle:
+                raise InputError(
+                    f"predict: {idle[:5]} have no measurement, so their conditions are not known: give conditions=, or "
+                    "the subjects that have."
+                )
+            u = data.unit_inputs(shared.own)[:, inputs]
+            at, owner = cells.conditions[inputs], of_input[inputs]
+            dims: dict[str, Any] = {"subject": [labels[j] for j in owner]}
+            if len(inputs) > len(place):
+                occasion = problem.subjects.occasion[cells.unit[inputs]]
+                dims = {"input": np.arange(len(inputs))} | {
+                    "subject": ("input", dims["subject"]),
+                    "occasion": ("input", occasion),
+                }
+        else:
+            at = _conditions_of(data, conditions, len(place))
+            u, inputs = self._at(shared, place, at, generator)
+            dims = {"subject": list(wanted)}
+        dims |= {name: (next(iter(dims)), at[:, i]) for i, name in enumerate(data.condition_names)}
+        return curves(shared, u, Measured.of(cells, inputs), at, dims, coords, names, noise, generator)
+
+    def _at(self, shared: Shared, place: Array, at: Array, rng: np.random.Generator) -> tuple[Array, Array]:
+        """Return inputs (S, n, d) of subjects at given conditions, and which measured inputs they are, -1 for none."""
+        problem, data, population = self.problem, self.problem.data, self.problem.population
+        natural, _ = problem.layout.natural(shared.theta, shared.z[:, : problem.layout.size])
+        natural = natural[:, place].copy()
+        for name in population.occasions:
+            key = f"omega_{name}_occasion"
+            gamma = shared.theta.get(key, population.known.get(key))
+            assert gamma is not None
+            step = np.asarray(gamma).reshape(-1, 1) * rng.standard_normal(natural.shape[:2])
+            natural[..., population.individual.index(name)] += step
+        own = {name: values for name, values in shared.own.items() if np.ndim(values) == 1}
+        for i, (name, scale) in enumerate(zip(population.individual, population.scales, strict=True)):
+            own[name] = from_natural(natural[..., i], scale)
+        u = data.unit_inputs(own, at, units=np.arange(len(place)))
+        inputs = np.full(len(place), -1)
+        if not population.occasions and not data.uncertain:
+            subject, known = problem.layout.subject[data.cells.unit], data.cells.conditions
+            both = merge_close(data.surrogate, data.condition_names, np.vstack([known, at]))
+            for i, j in enumerate(place):
+                same = np.flatnonzero((subject == j) & (both[: len(known)] == both[len(known) + i]).all(axis=1))
+                inputs[i] = same[0] if len(same) else -1
+        return u, inputs
+
+    def new_subject(
+        self,
+        observations: Observations | xr.DataArray | None = None,
+        *,
+        covariates: Mapping[str, float] | None = None,
+        rng: RandomState = 0,
+    ) -> "SubjectPosterior":
+        """Return what is known of a subject who was not in the calibration, from its own measurements and all others'.
+
+        No sampling of the population: its draws are weighted by how well they foresee the new measurements. It takes
+        less than a second, and is what a full refit would say of the new subject.
+
+        Parameters
+        ----------
+        observations
+            Its measurements so far; none for a prediction from the population alone.
+        covariates
+            By column name.
+        rng
+            For the draws.
+
+        Raises
+        ------
+        InputError
+            Covariates that are missing, several subjects, a likelihood without a closed form of the error.
+        ExtrapolationError
+            Coordinates or conditions outside of what was simulated.
+
+        Warns
+        -----
+        ConvergenceWarning
+            When the weights say that the new subject is unlike all others: then refit the population with it.
+
+        References
+        ----------
+        Vehtari et al. (2024), "Pareto smoothed importance sampling", JMLR 25:72.
+        """
+        from uqms.calibration.population.subject import subject_posterior
+
+        return subject_posterior(self, observations, dict(covariates or {}), rng)
+
     def to_netcdf(self, path: str | Path) -> None:
         """Write the DataTree to a netCDF file."""
         self.tree.to_netcdf(path, engine="h5netcdf")
@@ -209,6 +408,52 @@ def build_posterior(problem: PopulationCalibration, sampler: Sampler, trace: Any
     verdict, share = judge(problem, sampled)
     tree.attrs |= _provenance(problem, sampler, seed, verdict)
     return PopulationPosterior(tree, problem, verdict, share)
+
+
+def chosen_outputs(
+    data: Individuals, outputs: str | Sequence[str] | None, coords: Mapping[str, object] | None
+) -> tuple[str, ...]:
+    """Return the outputs to predict.
+
+    Raises
+    ------
+    InputError
+        Unknown outputs, or coordinates that are not theirs.
+    """
+    layouts = data.surrogate.layouts
+    given = (outputs,) if isinstance(outputs, str) else outputs
+    names = data.noise.outputs if given is None else tuple(given)
+    unknown = [name for name in names if name not in layouts]
+    if unknown:
+        raise InputError(f"predict: unknown outputs {unknown}; the surrogate has {list(layouts)}.")
+    if coords is not None and given is None:
+        names = tuple(name for name in names if set(layouts[name].dims) == set(coords))
+    wrong = {
+        name: list(layouts[name].dims)
+        for name in names
+        if coords is not None and set(layouts[name].dims) != set(coords)
+    }
+    if wrong or not names:
+        raise InputError(
+            f"predict: coords are given for {sorted(coords or {})}, but the outputs have dims {wrong or layouts}."
+        )
+    return names
+
+
+def _conditions_of(data: Individuals, given: Mapping[str, object], count: int) -> Array:
+    names = data.condition_names
+    if set(given) != set(names):
+        raise InputError(
+            f"predict: got conditions {sorted(given)}, the surrogate has {list(names)}. Give each of them."
+        )
+    arrays = [np.asarray(given[name], dtype=np.float64) for name in names]
+    if any(array.ndim > 1 or array.size not in (1, count) for array in arrays):
+        raise InputError(f"predict: give each condition a number, or one for each of {count} subjects.")
+    columns = (
+        np.column_stack([np.broadcast_to(array.ravel(), count) for array in arrays]) if names else np.zeros((count, 0))
+    )
+    check_conditions(data.surrogate, names, columns)
+    return columns
 
 
 def _log_prior(problem: PopulationCalibration, theta: Mapping[str, Array]) -> dict[str, Array]:
