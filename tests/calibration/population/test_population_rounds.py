@@ -8,7 +8,9 @@ from calibration.problems import given_surrogate
 from scipy.stats import norm
 
 import uqms as uq
+from uqms.calibration import PopulationPosterior
 from uqms.calibration.checks import Check
+from uqms.calibration.verdict import Verdict
 from uqms.errors import InputError
 
 SPACE = uq.ParameterSpace(a=uq.Normal(0.5, 1.0), b=uq.Normal(0.5, 1.0))
@@ -26,7 +28,7 @@ def problem(population: uq.Population = POPULATION) -> uq.PopulationCalibration:
     return uq.Calibration(surrogate, table, noise, population=population, outside="extrapolate")
 
 
-def posterior(mean: float = 0.5, share: float = 0.1, edge: str = "pass", **of: uq.Population) -> uq.PopulationPosterior:
+def posterior(mean: float = 0.5, share: float = 0.1, edge: str = "pass", **of: uq.Population) -> PopulationPosterior:
     """Return draws with a known spread, subjects at `PLACES` with an sd of `OWN`, and a shared b of 0.5 +- 0.01."""
     rng, one = np.random.default_rng(1), problem(**of)
     theta = {
@@ -41,9 +43,9 @@ def posterior(mean: float = 0.5, share: float = 0.1, edge: str = "pass", **of: u
             "latents": xr.Dataset({"value": (("chain", "draw", "latent"), effects)}),
         }
     )
-    verdict = uq.Verdict((Check("edge of the design box", edge, 0.0, "told"),))  # type: ignore[arg-type]
+    verdict = Verdict((Check("edge of the design box", edge, 0.0, "told"),))  # type: ignore[arg-type]
     shares = xr.Dataset({name: ((), share if name == "omega_a" else 0.0) for name in one.parameters})
-    return uq.PopulationPosterior(tree, one, verdict, shares)
+    return PopulationPosterior(tree, one, verdict, shares)
 
 
 def test_the_box_holds_each_widened_subject_and_the_central_part_of_new_ones() -> None:
