@@ -46,10 +46,14 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.calibration import OffsetDiscrepancy as OffsetDiscrepancy
     from uqms.calibration import Pathfinder as Pathfinder
     from uqms.calibration import PoissonNoise as PoissonNoise
+    from uqms.calibration import Population as Population
+    from uqms.calibration import PopulationCalibration as PopulationCalibration
+    from uqms.calibration import PopulationPosterior as PopulationPosterior
     from uqms.calibration import Posterior as Posterior
     from uqms.calibration import Sampler as Sampler
     from uqms.calibration import ScaleDiscrepancy as ScaleDiscrepancy
     from uqms.calibration import StudentTNoise as StudentTNoise
+    from uqms.calibration import SubjectPosterior as SubjectPosterior
     from uqms.calibration import another_round as another_round
     from uqms.calibration import as_tensor as as_tensor
     from uqms.calibration import compare_models as compare_models
@@ -172,6 +176,9 @@ __all__ = [
     "Pathfinder",
     "Physics",
     "PoissonNoise",
+    "Population",
+    "PopulationCalibration",
+    "PopulationPosterior",
     "Posterior",
     "Prior",
     "Product",
@@ -184,6 +191,7 @@ __all__ = [
     "Simulator",
     "SquaredExponential",
     "StudentTNoise",
+    "SubjectPosterior",
     "SuccessProbability",
     "Sum",
     "Surrogate",
@@ -323,11 +331,15 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "OffsetDiscrepancy",
         "Pathfinder",
         "PoissonNoise",
+        "Population",
+        "PopulationCalibration",
+        "PopulationPosterior",
         "Posterior",
         "SMC",
         "Sampler",
         "ScaleDiscrepancy",
         "StudentTNoise",
+        "SubjectPosterior",
         "another_round",
         "as_tensor",
         "compare_models",

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from uqms.calibration.components import observe as observe
     from uqms.calibration.mode import Mode as Mode
     from uqms.calibration.parts import JointCalibration as JointCalibration
+    from uqms.calibration.population.population import Population as Population
+    from uqms.calibration.population.posterior import PopulationPosterior as PopulationPosterior
+    from uqms.calibration.population.problem import PopulationCalibration as PopulationCalibration
+    from uqms.calibration.population.subject import SubjectPosterior as SubjectPosterior
     from uqms.calibration.posterior import Posterior as Posterior
     from uqms.calibration.predict import PosteriorPrediction as PosteriorPrediction
     from uqms.calibration.refinement import Round as Round
@@ -59,6 +63,9 @@ __all__ = [
     "OffsetDiscrepancy",
     "Pathfinder",
     "PoissonNoise",
+    "Population",
+    "PopulationCalibration",
+    "PopulationPosterior",
     "Posterior",
     "PosteriorPrediction",
     "Round",
@@ -66,6 +73,7 @@ __all__ = [
     "Sampler",
     "ScaleDiscrepancy",
     "StudentTNoise",
+    "SubjectPosterior",
     "SurrogateTensor",
     "Verdict",
     "another_round",
@@ -81,9 +89,13 @@ _LAZY = {
     "JointCalibration": "parts",
     "LatentOutput": "components",
     "Mode": "mode",
+    "Population": "population.population",
+    "PopulationCalibration": "population.problem",
+    "PopulationPosterior": "population.posterior",
     "Posterior": "posterior",
     "PosteriorPrediction": "predict",
     "Round": "refinement",
+    "SubjectPosterior": "population.subject",
     "SurrogateTensor": "bridge",
     "Verdict": "verdict",
     "another_round": "refinement",

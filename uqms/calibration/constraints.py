@@ -11,7 +11,7 @@ import numpy as np
 from uqms._typing import Array, Scale
 from uqms.errors import InputError
 
-__all__ = ["Bounds", "Constraint", "evaluate", "read_constraints", "solved"]
+__all__ = ["Bounds", "Constraint", "Expression", "evaluate", "read_constraints", "solved"]
 
 FUNCTIONS = ("log", "exp", "sqrt", "abs")
 LONGEST = 500
@@ -29,6 +29,72 @@ _COMPARISONS: dict[type, Callable[[Any, Any], Any]] = {
     ast.Gt: operator.gt,
     ast.GtE: operator.ge,
 }
+
+
+def _parsed(text: object, what: str, example: str) -> ast.expr:
+    """Return the syntax tree of a short text."""
+    if not isinstance(text, str) or len(text) > LONGEST:
+        raise InputError(f"{what}: {str(text)[:80]!r} is no short text such as {example!r}.")
+    try:
+        return ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise InputError(f"{what}: {text!r} cannot be read ({error}); write it as {example!r}.") from None
+
+
+def _check(node: ast.expr, found: dict[str, None], text: str, what: str, things: str) -> None:
+    """Refuse what is no arithmetic; collect the names."""
+    if isinstance(node, ast.Name):
+        found[node.id] = None
+    elif isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC:
+        _check(node.left, found, text, what, things)
+        _check(node.right, found, text, what, things)
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
+        _check(node.operand, found, text, what, things)
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in FUNCTIONS:
+        if len(node.args) != 1 or node.keywords:
+            raise InputError(f"{what}: in {text!r}, {node.func.id} takes one argument.")
+        _check(node.args[0], found, text, what, things)
+    elif not (isinstance(node, ast.Constant) and type(node.value) in (int, float)):
+        raise InputError(
+            f"{what}: {ast.unparse(node)!r} in {text!r} is not understood; use numbers, {things}, "
+            f"+ - * / ** and {', '.join(FUNCTIONS)}."
+        )
+
+
+@final
+@dataclass(frozen=True)
+class Expression:
+    """An arithmetic expression of named columns, such as ``log(weight / 70)``.
+
+    Parameters
+    ----------
+    text
+        + - * / ** of numbers and columns, log, exp, sqrt and abs.
+    what
+        Whose it is, for messages.
+
+    Raises
+    ------
+    InputError
+        When the text is anything else.
+    """
+
+    text: str
+    what: str
+    names: tuple[str, ...] = field(init=False)
+    _tree: ast.expr = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        tree, found = _parsed(self.text, self.what, "log(weight / 70)"), dict[str, None]()
+        _check(tree, found, self.text, self.what, "columns")
+        if not found:
+            raise InputError(f"{self.what}: {self.text!r} names no column.")
+        object.__setattr__(self, "names", tuple(found))
+        object.__setattr__(self, "_tree", tree)
+
+    def value(self, columns: Mapping[str, Array]) -> Array:
+        """Return its value for columns of one length."""
+        return np.asarray(evaluate(self._tree, columns), dtype=np.float64)
 
 
 @final
@@ -57,41 +123,16 @@ class Constraint:
     _tree: ast.Compare = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.text, str) or len(self.text) > LONGEST:
-            raise InputError(f"constraints: {str(self.text)[:80]!r} is no short text such as 'beta > gamma'.")
-        try:
-            tree = ast.parse(self.text.strip(), mode="eval").body
-        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            raise InputError(
-                f"constraints: {self.text!r} cannot be read ({error}); write it as 'beta > gamma'."
-            ) from None
+        tree = _parsed(self.text, "constraints", "beta > gamma")
         if not isinstance(tree, ast.Compare) or any(type(op) not in _COMPARISONS for op in tree.ops):
             raise InputError(f"constraints: {self.text!r} is no comparison by <, <=, > or >=; write 'beta > gamma'.")
         found: dict[str, None] = {}
         for side in (tree.left, *tree.comparators):
-            self._check(side, found)
+            _check(side, found, self.text, "constraints", "parameters")
         if not found:
             raise InputError(f"constraints: {self.text!r} names no parameter.")
         object.__setattr__(self, "names", tuple(found))
         object.__setattr__(self, "_tree", tree)
-
-    def _check(self, node: ast.expr, found: dict[str, None]) -> None:
-        if isinstance(node, ast.Name):
-            found[node.id] = None
-        elif isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC:
-            self._check(node.left, found)
-            self._check(node.right, found)
-        elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
-            self._check(node.operand, found)
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in FUNCTIONS:
-            if len(node.args) != 1 or node.keywords:
-                raise InputError(f"constraints: in {self.text!r}, {node.func.id} takes one argument.")
-            self._check(node.args[0], found)
-        elif not (isinstance(node, ast.Constant) and type(node.value) in (int, float)):
-            raise InputError(
-                f"constraints: {ast.unparse(node)!r} in {self.text!r} is not understood; use numbers, parameters, "
-                f"+ - * / ** and {', '.join(FUNCTIONS)}."
-            )
 
     @property
     def pairs(self) -> list[tuple[ast.expr, ast.expr]]:

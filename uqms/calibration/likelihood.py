@@ -115,6 +115,7 @@ class Cells:
     responses: tuple[Transform, ...]  # by group: its inverse turns the latent output into what noise is added to
     run: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))  # (N,) of a stochastic simulator's, by input
     conditions_sd: Array = field(default_factory=lambda: np.zeros((0, 0)))  # (K, conditions), 0: known exactly
+    unit: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))  # (K,) of a population: whose parameters
 
     @property
     def experiments(self) -> int:
@@ -177,9 +178,9 @@ class Cells:
         rows = np.argsort(self.row_cell)[at] if single else np.full(len(at), -1)
         return at, Sites(columns, self.experiment[at], rows, condition_names)
 
-    def flat(self) -> Array:
-        """Return the block of numbers that `_marginal.marginal` reads, with the used scores only."""
-        basis = self.basis[:, self.used]
+    def flat(self, scores: Ints | None = None) -> Array:
+        """Return the block of numbers that `_marginal.marginal` reads, with the used scores only, or those given."""
+        basis = self.basis[:, self.used if scores is None else scores]
         starts = np.searchsorted(self.experiment, np.arange(self.experiments + 1))
         factors = [compress(self.truncation[a:b]) for a, b in zip(starts[:-1], starts[1:], strict=True)]
         header = [self.experiments, basis.shape[1], len(self.offset), len(self.z), 0]
@@ -263,10 +264,12 @@ def arrange(
     noise: NoiseModel | Mapping[str, NoiseModel],
     condition_names: tuple[str, ...],
     runs: Ints | None = None,
+    units: Ints | None = None,
 ) -> tuple[Cells, NoiseGroups]:
     """Match observations to the surrogate's outputs, coordinates and conditions.
 
-    `runs` (R,) says which run of a stochastic simulator each row was measured in.
+    `runs` (R,) says which run of a stochastic simulator each row was measured in, `units` (R,) whose parameters it has,
+    where there are several: a subject's, on one occasion.
 
     Raises
     ------
@@ -278,6 +281,8 @@ def arrange(
         When the unit of an observation is not that of the output.
     """
     _check_names(surrogate, observations, condition_names)
+    if units is None:
+        _check_one_subject(observations)
     keys = np.column_stack([observations.conditions[name] for name in condition_names] or [np.zeros(len(observations))])
     if condition_names:
         keys = merge_close(surrogate, condition_names, keys)
@@ -285,10 +290,11 @@ def arrange(
     sds = _condition_errors(observations, condition_names)
     # Where the measured value has an error, two experiments of the same measured value have different true ones.
     label = np.where((sds > 0.0).any(axis=1), np.unique(observations.experiment, return_inverse=True)[1] + 1.0, 0.0)
+    unit = np.zeros(len(observations)) if units is None else units
     conditions, start, row_experiment = np.unique(
-        np.column_stack([keys, label]), axis=0, return_index=True, return_inverse=True
+        np.column_stack([keys, label, unit]), axis=0, return_index=True, return_inverse=True
     )
-    conditions, conditions_sd = conditions[:, : len(condition_names)], sds[start]
+    conditions, conditions_sd, unit = conditions[:, : len(condition_names)], sds[start], conditions[:, -1]
     _check_one_error(condition_names, sds, conditions_sd[row_experiment.reshape(-1)])
     check_conditions(surrogate, condition_names, conditions)
     dims = tuple(observations.coords)
@@ -327,6 +333,7 @@ def arrange(
         responses=responses,
         run=np.zeros(len(unique), dtype=np.int64) if runs is None else ranked(unique[:, 0], runs[first]),
         conditions_sd=conditions_sd,
+        unit=unit.astype(np.int64),
     )
     return replace(cells, z=cells.linked(cells.z)), groups
 
@@ -464,11 +471,14 @@ def _check_names(surrogate: Surrogate, observations: Observations, condition_nam
             f"The surrogate has the conditions {list(condition_names)}; the observations lack {missing} and have "
             f"{extra} beside. Give every condition a column: Observations.from_table(..., conditions={{name: column}})."
         )
+
+
+def _check_one_subject(observations: Observations) -> None:
     subjects = sorted(set(str(one) for one in observations.subject))
     if len(subjects) > 1:
         raise InputError(
             f"Observations of {len(subjects)} subjects ({', '.join(subjects[:4])}, …), but a Calibration has one set "
-            "of parameters. Calibrate one subject at a time."
+            "of parameters. Calibrate all of them, Calibration(..., population=uq.Population(...)), or one at a time."
         )
 
 

@@ -23,6 +23,7 @@ import xarray as xr
 from uqms._typing import Array, Bools, Ints
 from uqms.calibration import _correlated
 from uqms.calibration._terms import ORTHOGONAL_JITTER
+from uqms.calibration.density import covariance_of
 from uqms.calibration.direct import is_exact
 from uqms.calibration.discrepancy import NOISE, ORTHOGONAL, Place, Sites, term_covariance
 from uqms.calibration.likelihood import Cells, check_conditions, merge_close, right_factor
@@ -34,7 +35,7 @@ from uqms.functionals import FunctionalDraws, equal_tailed, read_off
 from uqms.surrogates.process import Scores
 from uqms.surrogates.transforms import Identity, Transform
 
-__all__ = ["Moments", "PosteriorPrediction", "Realised", "Targets", "conditional_moments", "own_cells"]
+__all__ = ["Moments", "PosteriorPrediction", "Realised", "Targets", "conditional_moments", "data_moments", "own_cells"]
 
 type Realised = Literal["same", "new", "none"]
 
@@ -56,6 +57,7 @@ class Targets:
     truncation: Array  # (P, t)
     run: Ints | None = None  # (P,), of a stochastic simulator; None: the observed one where an experiment has one
     observed: Ints | None = None  # (n,), experiment whose conditions these are; -1 or None: known ones
+    unit: Ints | None = None  # (n,), of a population: whose parameters
 
 
 @final
@@ -79,6 +81,7 @@ def own_cells(cells: Cells) -> Targets:
         cells.truncation,
         cells.run,
         np.arange(cells.experiments),
+        cells.unit,
     )
 
 
@@ -97,6 +100,7 @@ class _Joint:
     rows: Ints  # (T,)
     run: Ints  # (T,), of a stochastic simulator; -1: a new one
     experiment: Ints  # (K,), observed experiment whose true conditions are inferred; -1: conditions are known
+    unit: Ints  # (K,), of a population: whose parameters
 
     def at(self, output: str) -> tuple[Ints, Sites]:
         """Return the points of an output, and where they are."""
@@ -111,13 +115,12 @@ def _join(problem: Calibration, targets: Targets) -> _Joint:
     stacked = np.vstack([cells.conditions, targets.conditions])
     if stacked.shape[1]:
         stacked = merge_close(problem.surrogate, problem.condition_names, stacked)
-        # An experiment whose condition was measured with an error is at an input that nothing else is at.
-        labels = _inferred(problem, targets)
-        stacked, place = np.unique(np.column_stack([stacked, labels]), axis=0, return_inverse=True)
-        conditions, experiment, place = stacked[:, :-1], stacked[:, -1].astype(np.int64), place.reshape(-1)
-    else:  # without conditions there is one input
-        conditions, place = stacked[:1], np.zeros(len(stacked), dtype=np.int64)
-        experiment = np.full(1, -1)
+    # An experiment whose condition was measured with an error is at an input that nothing else is at.
+    unit = np.zeros(len(targets.conditions)) if targets.unit is None else targets.unit
+    labels = [_inferred(problem, targets), np.concatenate([cells.unit, unit])]
+    stacked, place = np.unique(np.column_stack([stacked, *labels]), axis=0, return_inverse=True)
+    conditions, experiment, units = stacked[:, :-2], stacked[:, -2].astype(np.int64), stacked[:, -1].astype(np.int64)
+    place = place.reshape(-1)
     index = np.concatenate(
         [place[: cells.experiments][cells.experiment], place[cells.experiments :][targets.experiment]]
     )
@@ -142,6 +145,7 @@ def _join(problem: Calibration, targets: Targets) -> _Joint:
         np.concatenate([own, np.full(size, -1)]),
         np.concatenate([cells.run, _runs(cells, index, targets)]),
         experiment,
+        units,
     )
 
 
@@ -295,7 +299,7 @@ def conditional_moments(
         rows = slice(start, min(start + size, len(h)))
         part = {name: values[rows] for name, values in theta.items()}
         phi = problem.noise.phi(part, (len(h[rows]),))
-        u = problem.unit_inputs(part, joint.conditions, joint.experiment)
+        u = problem.unit_inputs(part, joint.conditions, joint.experiment, joint.unit)
         mean, surrogate, scores = _surrogate_moments(problem, joint, u, h[rows])
         run = _run_at(problem, joint, u, realisation)
         if run is not None:
@@ -316,6 +320,43 @@ def conditional_moments(
         else:
             found = _given_data(problem, phi, mean, surrogate, m, extra, discrepancy)
         yield rows, found
+
+
+def data_moments(
+    problem: Calibration, theta: Mapping[str, Array], errors: bool = True
+) -> tuple[Array, Array, list[Array], list[Array]]:
+    """Return hyperparameters (S, P), log w_h (H,), and for each h mean (S, N) and covariance (S, N, N) of cell means.
+
+    Without `errors` the covariance lacks what the surrogate adds: its error and what its basis leaves out.
+    """
+    cells, n = problem.cells, len(problem.cells.offset)
+    u = problem.unit_inputs(theta)
+    phi = problem.noise.phi(theta, (len(u),))
+    scores, e, used = problem.surrogate.scores(u), cells.experiment, cells.used
+    slopes, own = problem.mean_slopes(u), problem.run_factor(u)
+    m = np.ones((len(u), n))
+    for output, place in problem.noise.factors.items():
+        m[:, cells.output == output] += phi[:, place, None]
+    means, covariances = [], []
+    for h in range(len(scores.log_weights)):
+        mean = cells.offset + np.einsum("snq,nq->sn", scores.mean[h][:, e], cells.basis)
+        C = np.zeros((len(u), n, n))
+        if errors:
+            for j in used if not is_exact(problem.surrogate) else ():
+                C += scores.covariance[h][:, j][:, e[:, None], e[None, :]] * (
+                    cells.basis[:, j, None] * cells.basis[:, j]
+                )
+            C += (e[:, None] == e[None, :]) * (cells.truncation @ cells.truncation.T)
+        if own.shape[2]:
+            runs = problem.realisation.by_experiment(own) if problem.realisation is not None else own
+            C += runs @ runs.transpose(0, 2, 1)
+        C *= m[:, :, None] * m[:, None, :]
+        if problem.noise.terms:
+            C += covariance_of(problem, phi, slopes[h])
+        C[:, np.arange(n), np.arange(n)] += phi[:, cells.group] ** 2 / cells.weight
+        means.append(m * mean)
+        covariances.append(C)
+    return phi, np.asarray(scores.log_weights), means, covariances
 
 
 def _given_data(

@@ -50,6 +50,7 @@ from uqms.surrogates.transforms import Identity
 
 if TYPE_CHECKING:
     from uqms.calibration.mode import Mode
+    from uqms.calibration.population.population import Population
     from uqms.surrogates import FittedProbability
 
 __all__ = ["Calibration", "Derived", "Piece"]
@@ -107,7 +108,6 @@ class Piece(NamedTuple):
     columns: Ints
 
 
-@final
 class Calibration:
     """Infer parameters from observations through a surrogate, with the surrogate's error in the likelihood.
 
@@ -158,6 +158,11 @@ class Calibration:
         "impossible" says that what was measured cannot be where the simulator has no answer, as when the measured
         patient is alive and the simulated one is not: the prior is p(θ) P(success | θ), normalised, in all draws,
         samplers and the evidence. Of several conditions the least probable success counts.
+    population
+        Of several subjects, how they differ, `Population(...)`: returns a `PopulationCalibration`. The observations say
+        whose each is (`subject`).
+    subjects
+        Of a population, a table with a row a subject: its covariates.
 
     Raises
     ------
@@ -199,6 +204,10 @@ class Calibration:
 
     def __new__(cls, surrogate: Any = None, *arguments: Any, **settings: Any) -> Any:
         """Return a `JointCalibration` where surrogates are given by name."""
+        if settings.get("population") is not None and cls is Calibration:
+            from uqms.calibration.population.problem import PopulationCalibration
+
+            return PopulationCalibration(surrogate, *arguments, **settings)
         if not isinstance(surrogate, Mapping):
             return super().__new__(cls)
         from uqms.calibration.parts import JointCalibration
@@ -235,6 +244,8 @@ class Calibration:
         outside: Literal["error", "extrapolate", "refined"] = "error",
         success: "FittedProbability | None" = None,
         failures: Literal["report", "impossible"] = "report",
+        population: "Population | None" = None,
+        subjects: pd.DataFrame | None = None,
     ) -> None: ...
 
     def __init__(
@@ -252,7 +263,11 @@ class Calibration:
         outside: Literal["error", "extrapolate", "refined"] = "error",
         success: "FittedProbability | None" = None,
         failures: Literal["report", "impossible"] = "report",
+        population: "Population | None" = None,
+        subjects: pd.DataFrame | None = None,
     ) -> None:
+        if subjects is not None:
+            raise InputError("subjects is for a population: Calibration(..., population=uq.Population(...)).")
         if failures not in ("report", "impossible"):
             raise InputError(f"failures is {failures!r}; give 'report' or 'impossible'.")
         if failures == "impossible" and success is None:
@@ -287,7 +302,8 @@ class Calibration:
         self.observations: Observations = observations
         self._check_parameters()
         runs = runs_of(observations, realisation, surrogate)
-        self.cells, self.noise = arrange(surrogate, observations, noise, self.condition_names, runs)
+        units = self._units(observations)
+        self.cells, self.noise = arrange(surrogate, observations, noise, self.condition_names, runs, units)
         self.realisation = None if runs is None else Realisation(surrogate, self.cells, realisation)
         if self.realisation is not None:
             warn_if_not_normal(surrogate)
@@ -318,6 +334,15 @@ class Calibration:
     def parameters(self) -> tuple[str, ...]:
         """Names of the inferred parameters (without the noise)."""
         return self.space.names
+
+    @property
+    def individual(self) -> tuple[str, ...]:
+        """Names of the parameters that differ between subjects: none, unless it is the part of a population."""
+        return ()
+
+    def _units(self, observations: Observations) -> Ints | None:
+        """Return whose parameters each row of the observations has, None where all have the same."""
+        return None
 
     @property
     def priors(self) -> dict[str, Prior]:
@@ -436,9 +461,16 @@ class Calibration:
         )
 
     def unit_inputs(
-        self, theta: Mapping[str, Array], conditions: Array | None = None, experiment: Ints | None = None
+        self,
+        theta: Mapping[str, Array],
+        conditions: Array | None = None,
+        experiment: Ints | None = None,
+        units: Ints | None = None,
     ) -> Array:
         """Return inputs (..., K, d) in the unit cube for parameters of shape (...) and conditions (K, c).
+
+        Of a population, parameters (S, U) differ between units; `units` (K,) says whose the inputs are, by default
+        those of the observed experiments.
 
         `experiment` (K,) says which of them are those of an observed experiment, -1 for none: there the true conditions
         that `theta` holds take the place of measured ones.
@@ -446,10 +478,15 @@ class Calibration:
         box = self.surrogate.domain
         if conditions is None:
             conditions, experiment = self.cells.conditions, np.arange(self.cells.experiments)
-        lead = np.broadcast_shapes(*(np.shape(theta[name]) for name in self.parameters))
+        units = self.cells.unit if units is None else units
+        by_unit = [name for name in self.individual if np.ndim(theta[name]) == 2]
+        shapes = [np.shape(theta[name])[:-1] if name in by_unit else np.shape(theta[name]) for name in self.parameters]
+        lead = np.broadcast_shapes(*shapes)
         x = np.empty((*lead, len(conditions), box.d))
         for column, name in enumerate(box.names):
-            if name in self.parameters:
+            if name in by_unit:
+                x[..., column] = theta[name][:, units]
+            elif name in self.parameters:
                 x[..., column] = np.broadcast_to(theta[name], lead)[..., None]
             elif name in self.fixed:
                 x[..., column] = self.fixed[name]

@@ -25,6 +25,8 @@ import numpy as np
 import xarray as xr
 
 from uqms._typing import Array, Ints, RandomState, as_generator
+from uqms.calibration.population.layout import from_natural
+from uqms.calibration.population.posterior import PopulationPosterior
 from uqms.calibration.posterior import Posterior
 from uqms.calibration.problem import Calibration
 from uqms.designs import sobol
@@ -38,15 +40,19 @@ NARROW = 0.5  # of the box: a wider posterior leaves the box as it is in that pa
 FILL = 0.2  # of the points fill the box evenly: in its corners, too, something has to be known
 CANDIDATES = (2_000, 10)  # at least so many, and so many for each point
 TRIES = 200
+POOLED = 8_000  # draws of single subjects
 SHARE, MOVED = 0.25, 0.3
 
 
-def refine(posterior: Posterior, n: int, *, widen: float = 1.5, rng: RandomState | None = None) -> xr.Dataset:
+def refine(
+    posterior: Posterior | PopulationPosterior, n: int, *, widen: float = 1.5, rng: RandomState | None = None
+) -> xr.Dataset:
     """Propose n points where the posterior is, for `uqms.run`.
 
     Use it when the verdict says that the surrogate's error, not the measurement, limits the answer, and from the start
     where the posterior will be much narrower than the prior. Points are draws of the widened posterior that lie far
-    from each other and from the runs there are; a fifth fills the box. Each is at one of the observed conditions.
+    from each other and from the runs there are; a fifth fills the box. Each is at one of the observed conditions. Of a
+    population they are draws of its subjects and of new ones, half and half.
 
     Parameters
     ----------
@@ -91,8 +97,10 @@ def refine(posterior: Posterior, n: int, *, widen: float = 1.5, rng: RandomState
         surrogate = uq.GaussianProcess().fit(uq.ensemble.inside(runs))
         posterior = uq.Calibration(surrogate, observations, noise, outside="refined").sample(rng=2)
     """
-    problem = posterior.single
+    problem = posterior.problem.data if isinstance(posterior, PopulationPosterior) else posterior.single
     conditions = problem.cells.conditions
+    if isinstance(posterior, PopulationPosterior):  # subjects may all have been measured at conditions of their own
+        conditions = np.unique(conditions, axis=0)[: n if isinstance(n, int) and n > 0 else None]
     if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < max(1, len(conditions)):
         raise InputError(
             f"refine: n is {n!r}; give a whole number of at least {max(1, len(conditions))}, one point for each of the "
@@ -111,7 +119,7 @@ def refine(posterior: Posterior, n: int, *, widen: float = 1.5, rng: RandomState
     generator = as_generator(rng)
     seed = int(generator.integers(2**31))
     rng = np.random.default_rng(seed)
-    draws = finite_draws(posterior)
+    draws = _of_subjects(posterior, rng) if isinstance(posterior, PopulationPosterior) else finite_draws(posterior)
     theta = np.column_stack([draws[name] for name in problem.parameters])
     box = _box_around(problem, theta, widen)
     near = box.select(problem.parameters)
@@ -133,6 +141,23 @@ def refine(posterior: Posterior, n: int, *, widen: float = 1.5, rng: RandomState
         for key, (k, column) in problem.uncertain.items():
             at[condition == k, column] = draws[key][picked][condition == k]
     return design_of(problem, box, np.asarray(near.from_unit(points)), at, recipe)
+
+
+def _of_subjects(posterior: PopulationPosterior, rng: np.random.Generator) -> dict[str, Array]:
+    """Return draws of single subjects, each (S,): the first half of those that were measured, the rest of new ones."""
+    problem, layout = posterior.problem, posterior.problem.layout
+    theta, z = posterior.flat(), posterior.latents
+    own = problem.individuals(theta, z)
+    S, units = next(iter(own[name] for name in problem.population.individual)).shape
+    picked, unit = rng.integers(S, size=POOLED), rng.integers(units, size=POOLED)
+    found = {name: values[picked, unit] if values.ndim == 2 else values[picked] for name, values in own.items()}
+    few = {name: values[picked] for name, values in theta.items()}
+    width = len(problem.population.individual) + len(problem.population.occasions)
+    new = layout.one(few, rng.standard_normal((POOLED, width)), layout.subject[unit])
+    half = np.arange(POOLED) >= POOLED // 2
+    for i, (name, scale) in enumerate(zip(problem.population.individual, problem.population.scales, strict=True)):
+        found[name] = np.where(half, from_natural(new[:, i], scale), found[name])
+    return {name: found[name] for name in (*problem.data.parameters, *problem.data.uncertain)}
 
 
 def finite_draws(posterior: Posterior) -> dict[str, Array]:

@@ -1,1 +1,1 @@
-"""Populations: individual parameters of many subjects, who share one simulator and the error of its surrogate."""
+"""Many subjects with one simulator: what they share, how they differ, and what the data say of each."""

@@ -101,6 +101,11 @@ class NUTS:
         SamplingError
             When draws are missing or not finite.
         """
+        if hasattr(problem, "population"):
+            from uqms.calibration.population import graph as of_population
+
+            with _quiet():
+                return of_population.run(problem, self, seed)  # type: ignore[arg-type]
         from uqms.calibration import compiled
         from uqms.calibration.starts import starting_points
 

@@ -1,0 +1,222 @@
+"""Predictions of subjects against the exact conditional law; a new subject against quadrature."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+from calibration.population.test_population import COVARIATES, SPACE, observations, problem, surrogate, table
+from scipy.stats import norm
+from scipy.stats import t as student
+
+import uqms as uq
+from uqms.calibration.population.lowrank import LowRank, SharedError
+from uqms.calibration.population.posterior import PopulationPosterior
+from uqms.calibration.population.prediction import Measured, Shared
+from uqms.calibration.population.subject import NewData, _inputs
+from uqms.calibration.predict import Targets, conditional_moments
+from uqms.errors import ExtrapolationError, InputError
+
+
+def posterior_of(one: uq.PopulationCalibration, draws: int, seed: int = 3) -> PopulationPosterior:
+    """Return draws around the truth that data were made with: what is tested holds for any, and these fit the data."""
+    rng = np.random.default_rng(seed)
+    truth, z0 = one.prior_draws(1, rng), rng.standard_normal((1, one.latents))
+    truth["sigma"] = np.array([0.2])
+    one = one.with_values(one.simulate(truth, rng, z0)[0])
+    other = one.prior_draws(draws, rng)
+    theta = {name: truth[name] + 0.2 * (values - values.mean()) for name, values in other.items()}
+    theta |= {
+        name: truth[name] * np.exp(0.2 * rng.standard_normal(draws)) for name in theta if name.startswith("omega")
+    }
+    theta["sigma"] = truth["sigma"] * np.exp(0.1 * rng.standard_normal(draws))
+    theta |= {name: np.clip(values, 0.05, 0.95) for name, values in theta.items() if name.startswith("lkj")}
+    z = z0 + 0.2 * rng.standard_normal((draws, one.latents))
+    groups = {
+        "posterior": xr.Dataset({name: (("chain", "draw"), values[None]) for name, values in theta.items()}),
+        "latents": xr.Dataset({"value": (("chain", "draw", "latent"), z[None])}),
+    }
+    return PopulationPosterior(xr.DataTree.from_dict(groups), one, None, None)  # type: ignore[arg-type]
+
+
+def exact_error(one: uq.PopulationCalibration, u: np.ndarray) -> SharedError:
+    """Return features that are exact at the given inputs (n, d)."""
+    return SharedError.through(one.surrogate.process, u)
+
+
+@pytest.fixture(scope="module")
+def fixed() -> tuple[uq.PopulationCalibration, Shared, np.ndarray]:
+    """Return 20 000 copies of one draw, with the shared error drawn given the data, and a new input."""
+    one = problem()
+    rng, S = np.random.default_rng(7), 20_000
+    theta = {name: np.repeat(values, S) for name, values in one.prior_draws(1, 4).items()}
+    z = np.repeat(rng.standard_normal((1, one.latents)), S, axis=0)
+    own = one.individuals(theta, z)
+    single = {name: values[:1] for name, values in own.items()}
+    u = one.data.unit_inputs(single)
+    extra = one.data.unit_inputs(single, np.array([[0.9]]), units=np.array([1]))
+    error = exact_error(one, np.concatenate([u[0], extra[0]]))
+    sigma = one.data.noise.phi(single, (1,))[:, :1]
+    every = np.arange(error.process.q)
+    law = LowRank(error, one.data.cells.flat(every), one.data.cells.unit).condition(u, sigma, one.data.cells.z)
+    step = np.linalg.solve(law.factor[0, 0].T, rng.standard_normal((law.mean.shape[2], S))).T
+    shared = Shared(one, theta, own, z, np.zeros(S, dtype=int), law.mean[0, 0] + step, error)
+    return one, shared, np.repeat(extra, S, axis=0)
+
+
+@pytest.mark.parametrize("where", ["measured", "other condition"])
+def test_draws_have_the_exact_conditional_law(fixed: tuple, where: str) -> None:
+    """At a measured input (its own cells count beside those of all others), and at another condition of a subject."""
+    one, shared, extra = fixed
+    t = np.array([0.0, 1.0, 2.0])
+    decoder = one.surrogate.decode("y", {"t": t})
+    if where == "measured":
+        k = int(np.flatnonzero(one.data.cells.unit == 2)[0])
+        u, measured = one.data.unit_inputs(shared.own)[:, [k]], Measured.of(one.data.cells, np.array([k]))
+        conditions, unit = one.data.cells.conditions[[k]], np.array([2])
+    else:
+        u, measured = extra, Measured.of(one.data.cells, np.array([-1]))
+        conditions, unit = np.array([[0.9]]), np.array([1])
+    mean, variance, draws = shared.predict(u, measured, decoder, np.random.default_rng(1))
+    targets = Targets(
+        conditions, np.zeros(3, dtype=int), np.full(3, "y"), {"t": t}, *decoder, unit=unit, observed=np.array([-1])
+    )
+    single = {name: values[:1] for name, values in shared.own.items()}
+    ((_, moments),) = conditional_moments(one.data, single, np.zeros(1, dtype=int), targets)
+    sd = np.sqrt(np.diagonal(moments.covariance[0]))
+    S = len(draws)
+    np.testing.assert_allclose(draws[:, 0].mean(axis=0), moments.mean[0], atol=4 * sd.max() / np.sqrt(S))
+    np.testing.assert_allclose(np.cov(draws[:, 0].T), moments.covariance[0], atol=6 * sd.max() ** 2 / np.sqrt(S))
+    total = variance[:, 0].mean(axis=0) + mean[:, 0].var(axis=0)
+    np.testing.assert_allclose(total, sd**2, rtol=0.05)
+
+
+def test_the_error_given_the_data_is_smaller(fixed: tuple) -> None:
+    """Fresh draws of the shared error would make bands too wide."""
+    one, shared, _ = fixed
+    fresh = np.random.default_rng(1).standard_normal(shared.w.shape)
+    assert shared.w.var(axis=0).sum() < 0.9 * fresh.var(axis=0).sum()
+
+
+def test_predictions_of_subjects_are_labelled() -> None:
+    one = problem()
+    found = posterior_of(one, 60)
+    several = found.predict(coords={"t": [0.0, 1.5]}, draws=40)
+    assert several.mean["y"].dims == ("input", "t")  # the first subject was measured under two conditions
+    assert list(several.mean["subject"].values) == ["s0", "s0", "s1", "s2", "s3", "s4"]
+    other = found.predict(subjects=["s3", "s1"], conditions={"x": [0.4, 0.1]}, draws=40, noise=True)
+    assert other.mean["y"].dims == ("subject", "t")
+    assert list(other.mean["subject"].values) == ["s3", "s1"]
+    assert other.draws["y"].shape == (40, 2, 3)
+    assert other.holds == ("parameters", "surrogate", "noise")
+    again = found.predict(subjects=["s3", "s1"], conditions={"x": [0.4, 0.1]}, draws=40, noise=True)
+    xr.testing.assert_identical(other.draws, again.draws)
+    with pytest.raises(InputError, match="unknown subjects \\['zz'\\]"):
+        found.predict(subjects="zz")
+    with pytest.raises(InputError, match="got conditions"):
+        found.predict(conditions={"dose": 1.0})
+    with pytest.raises(InputError, match="one for each of 5"):
+        found.predict(conditions={"x": [0.1, 0.2]})
+    with pytest.raises(ExtrapolationError, match="outside"):
+        found.predict(conditions={"x": 3.0})
+
+
+def one_parameter(tails: dict | None = None) -> uq.PopulationCalibration:
+    population = uq.Population(
+        SPACE, individual=("a",), covariates={"a": {"female": 0.05}}, spread=uq.HalfNormal(0.1), tails=tails or {}
+    )
+    noise = uq.GaussianNoise(sd=uq.HalfNormal(0.3))
+    return uq.Calibration(
+        surrogate(), observations(table()), noise, population=population, subjects=COVARIATES, outside="extrapolate"
+    )
+
+
+def new_table() -> pd.DataFrame:
+    return pd.DataFrame({"t": [0.0, 2.0, 1.0], "x": [0.3, 0.3, 0.8], "y": [0.9, 0.2, 0.7]})
+
+
+def new_observations(rows: int = 3) -> uq.Observations:
+    return uq.Observations.from_table(new_table()[:rows], output="y", value="y", coords={"t": "t"}, conditions=["x"])
+
+
+@pytest.mark.parametrize("tails", [{}, {"a": 3.0}])
+def test_a_new_subject_is_weighted_as_quadrature_says(tails: dict) -> None:
+    """With the draws of the population as they are, its parameter is one number: a sum over a grid, draw by draw."""
+    one = one_parameter(tails)
+    found = posterior_of(one, 200)
+    shared = found.shared
+    subject = found.new_subject(new_observations(), covariates={"female": 1.0}, rng=2)
+    assert subject.k_hat < 0.7
+    data = NewData(found, new_observations())
+    measured = Measured.of(data.cells, np.arange(data.cells.experiments))
+    law = student(3.0) if tails else norm
+    grid = law.ppf((np.arange(1000) + 0.5) / 1000)  # of equal prior mass
+    omega = shared.theta["omega_a"]
+    logs = np.empty((len(grid), len(omega)))
+    for i, x in enumerate(grid):
+        natural = (shared.theta["a"] + 0.05 + omega * x)[:, None, None]
+        u = _inputs(shared, natural, data.cells.conditions, data.cells.unit)
+        logs[i] = shared.log_likelihood(u, measured, shared.sigma).sum(axis=1)
+    weight = np.exp(logs - logs.max())
+    value = shared.theta["a"] + 0.05 + omega * grid[:, None]
+    mean = np.sum(weight * value) / weight.sum()
+    sd = np.sqrt(np.sum(weight * (value - mean) ** 2) / weight.sum())
+    draws = subject.draws["a"].values.ravel()
+    assert draws.mean() == pytest.approx(mean, abs=4 * sd / np.sqrt(subject.ess))
+    assert draws.std() == pytest.approx(sd, rel=4 / np.sqrt(subject.ess))
+    of_population = np.sum(weight * omega) / weight.sum()  # the population learns from the new subject too
+    assert subject.shared.theta["omega_a"].mean() == pytest.approx(
+        of_population, abs=4 * omega.std() / np.sqrt(min(subject.ess, 200))
+    )
+
+
+def test_measurements_one_by_one_or_at_once() -> None:
+    found = posterior_of(one_parameter(), 300)
+    at_once = found.new_subject(new_observations(), covariates={"female": 0.0}, rng=1)
+    nothing = found.new_subject(covariates={"female": 0.0}, rng=1)
+    first = nothing.update(new_observations(1), rng=1)
+    last = first.update(
+        uq.Observations.from_table(new_table()[1:], output="y", value="y", coords={"t": "t"}, conditions=["x"]), rng=1
+    )
+    a, b = at_once.draws["a"].values, last.draws["a"].values
+    assert len(last.observations) == 3
+    assert a.mean() == pytest.approx(b.mean(), abs=4 * a.std() * np.sqrt(2 / min(at_once.ess, last.ess)))
+    assert nothing.draws["a"].values.std() > first.draws["a"].values.std() > last.draws["a"].values.std()
+
+
+def test_a_new_subject_is_predicted() -> None:
+    found = posterior_of(one_parameter(), 300)
+    subject = found.new_subject(new_observations(), covariates={"female": 0.0}, rng=1)
+    own = subject.predict()
+    assert own.mean["y"].dims == ("condition", "t")
+    other = subject.predict(conditions={"x": 0.5}, coords={"t": [1.0]}, noise=True)
+    assert other.mean["y"].dims == ("t",)
+    before = found.new_subject(covariates={"female": 0.0}).predict(conditions={"x": 0.3}, coords={"t": [0.0]})
+    after = subject.predict(conditions={"x": 0.3}, coords={"t": [0.0]})
+    assert float(after.sd["y"][0]) < float(before.sd["y"][0])
+    with pytest.raises(InputError, match="which conditions"):
+        found.new_subject(covariates={"female": 0.0}).predict()
+
+
+def test_new_subjects_that_are_refused() -> None:
+    found = posterior_of(one_parameter(), 50)
+    with pytest.raises(InputError, match="wanted are \\['female'\\]"):
+        found.new_subject(new_observations())
+    with pytest.raises(InputError, match="5 subjects"):
+        found.new_subject(observations(table()), covariates={"female": 0.0})
+    frame = new_table().assign(x=2.0)
+    bad = uq.Observations.from_table(frame, output="y", value="y", coords={"t": "t"}, conditions=["x"])
+    with pytest.raises(ExtrapolationError):
+        found.new_subject(bad, covariates={"female": 0.0})
+
+
+def test_occasions_of_a_new_subject() -> None:
+    """Two visits share the subject's effect; a prediction is one of a third visit."""
+    one = problem(occasions=("a",))
+    found = posterior_of(one, 200)
+    frame = pd.concat([new_table().assign(visit="v0"), new_table().assign(visit="v1")])
+    data = uq.Observations.from_table(
+        frame, output="y", value="y", coords={"t": "t"}, conditions=["x"], experiment="visit"
+    )
+    subject = found.new_subject(data, covariates={"weight": 70.0, "female": 1.0}, rng=1)
+    assert subject.predict().mean["y"].sizes["condition"] == 4
+    assert subject.predict(conditions={"x": 0.4}).mean["y"].dims == ("t",)

@@ -1,0 +1,310 @@
+"""How the subjects of a population differ: typical values, spread, covariates, correlation, occasions."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, final
+
+import numpy as np
+import pandas as pd
+from scipy.stats import qmc
+
+from uqms._typing import Scale
+from uqms.calibration.constraints import Expression
+from uqms.calibration.population.layout import Layout, from_natural, read_subjects
+from uqms.errors import InputError
+from uqms.parameters import Beta, Box, HalfNormal, Normal, ParameterSpace, Prior
+
+__all__ = ["Covariate", "Population"]
+
+SCALES = ("identity", "log", "logit")
+SPREAD = 0.5  # scale of the half-normal prior of omega, on the log and logit scales
+OCCASION_SPREAD = 0.2
+EFFECT = 1.0  # sd of the prior of a covariate effect, on the log and logit scales
+POINTS = 2**17
+
+
+class Covariate(NamedTuple):
+    """One covariate effect: on which parameter, of which expression of the subjects' columns, how large."""
+
+    parameter: str
+    name: str  # of its size, "beta_CL_weight"
+    expression: Expression
+    prior: Prior | float
+
+
+@final
+@dataclass(frozen=True)
+class Population:
+    """Which parameters differ between subjects, and how.
+
+    Use it for measurements of several patients, animals or samples that one simulator describes: what all share and
+    how they differ is learned together, and each subject's own values borrow from the others.
+
+    Parameters
+    ----------
+    space
+        Priors. Of an individual parameter it is the prior of its typical value (the population's median for a subject
+        whose covariates are all zero), in its own unit; of the others that of the value that all subjects share.
+    individual
+        Names of the parameters that differ between subjects.
+    covariates
+        By individual parameter, expressions of the subjects' columns that move it, on its natural scale, with the prior
+        of the effect or its known number: ``{"CL": "log(weight / 70)"}``,
+        ``{"CL": {"log(weight / 70)": 0.75, "female": uq.Normal(0, 0.3)}}``. Numbers + - * / ** and log, exp, sqrt, abs.
+    spread
+        Prior of the standard deviation between subjects on the natural scale, for all or by parameter; a number when it
+        is known. By default half-normal: 0.5 on the log and logit scales, half of the prior's sd on the identity.
+    correlated
+        Whether random effects of different parameters are correlated: all (True), or the parameters that are. Their
+        correlation matrix has the prior LKJ(`lkj`).
+    lkj
+        Its concentration: 1 is uniform, larger ones prefer small correlations.
+    tails
+        By individual parameter, the degrees of freedom of Student-t random effects, for populations with outliers.
+    occasions
+        Individual parameters that also change within a subject, between occasions (the observations' `experiment`).
+    occasion_spread
+        As `spread`, between occasions. By default half-normal 0.2 on the log and logit scales.
+    scale
+        By individual parameter "log", "logit" or "identity", its natural scale; by default that of its prior.
+    centred
+        How it is sampled: False (default) the standardised effects, for few measurements a subject; True the individual
+        parameters themselves, for many. The posterior is the same.
+
+    Raises
+    ------
+    InputError
+        Names that are unknown or used twice, settings that cannot be read, an individual parameter in a joint block.
+
+    References
+    ----------
+    Betancourt & Girolami (2015), arXiv:1312.0906; Lewandowski, Kurowicka & Joe (2009), doi:10.1016/j.jmva.2009.04.008.
+
+    Examples
+    --------
+    >>> import uqms as uq
+    >>> space = uq.ParameterSpace(
+    ...     ka=uq.LogNormal(median=1.5, sigma=0.5, unit="1/h"), CL=uq.LogNormal(median=3.0, sigma=0.5, unit="L/h")
+    ... )
+    >>> population = uq.Population(space, individual=("ka", "CL"), covariates={"CL": "log(weight / 70)"})
+    >>> list(population.priors)
+    ['ka', 'CL', 'omega_ka', 'omega_CL', 'beta_CL_weight']
+    """
+
+    space: ParameterSpace
+    individual: Sequence[str]
+    covariates: Mapping[str, Any] = field(default_factory=dict)
+    spread: Any = None
+    correlated: bool | Sequence[str] = False
+    lkj: float = 2.0
+    tails: Mapping[str, float] = field(default_factory=dict)
+    occasions: Sequence[str] = ()
+    occasion_spread: Any = None
+    scale: Mapping[str, Scale] = field(default_factory=dict)
+    centred: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.space, ParameterSpace):
+            raise InputError(f"Population: space is a {type(self.space).__name__}; give a uq.ParameterSpace.")
+        individual = _names("individual", self.individual)
+        if not individual:
+            raise InputError("Population: individual is empty; name the parameters that differ between subjects.")
+        self._check_known("individual", individual, self.space.names)
+        joint = [name for block in self.space.blocks for name in block.names if name in individual]
+        if joint:
+            raise InputError(
+                f"Population: {joint} are in a joint block of the space. Give individual parameters priors of their "
+                "own; correlated=True is for what differs between subjects."
+            )
+        object.__setattr__(self, "individual", individual)
+        object.__setattr__(self, "occasions", _names("occasions", self.occasions))
+        self._check_known("occasions", self.occasions, individual)
+        for key in ("covariates", "tails", "scale"):
+            if not isinstance(getattr(self, key), Mapping):
+                raise InputError(f"Population: {key} is {getattr(self, key)!r}; give a mapping by parameter.")
+            self._check_known(key, tuple(getattr(self, key)), individual)
+        self._check_scales()
+        if not isinstance(self.correlated, bool):
+            object.__setattr__(self, "correlated", _names("correlated", self.correlated))
+            self._check_known("correlated", self.correlated, individual)
+        if isinstance(self.lkj, bool) or not isinstance(self.lkj, int | float) or not 0.0 < self.lkj < np.inf:
+            raise InputError(f"Population: lkj is {self.lkj!r}; give a positive number.")
+        for name, freedom in self.tails.items():
+            if isinstance(freedom, bool) or not isinstance(freedom, int | float) or not 2.0 < freedom < np.inf:
+                raise InputError(
+                    f"Population: tails of {name!r} is {freedom!r}; give degrees of freedom above 2, such as 4."
+                )
+        mixed = sorted(set(self.tails) & set(self.together))
+        if mixed:
+            raise InputError(f"Population: {mixed} have tails and are correlated; correlated effects are normal.")
+        if not isinstance(self.centred, bool):
+            raise InputError(f"Population: centred is {self.centred!r}; give True or False.")
+        _ = self.priors, self.known  # what cannot be read is refused now
+
+    def _check_known(self, key: str, names: Sequence[str], known: Sequence[str]) -> None:
+        lost = [name for name in names if name not in known]
+        if lost:
+            what = "parameters of the space" if key == "individual" else "individual parameters"
+            raise InputError(f"Population: {key} names {lost}; the {what} are {list(known)}.")
+
+    def _check_scales(self) -> None:
+        for name, scale in self.scale.items():
+            low, high = self.space.priors[name].support
+            if scale not in SCALES:
+                raise InputError(f"Population: scale of {name!r} is {scale!r}; give one of {list(SCALES)}.")
+            if (scale != "identity" and low < 0) or (scale == "logit" and high > 1):
+                raise InputError(
+                    f"Population: the prior of {name!r} admits [{low:g}, {high:g}], which has no {scale}. Give it "
+                    "another prior or scale."
+                )
+
+    @property
+    def shared(self) -> tuple[str, ...]:
+        """Names of the parameters that all subjects share."""
+        return tuple(name for name in self.space.names if name not in self.individual)
+
+    @property
+    def scales(self) -> tuple[Scale, ...]:
+        """Natural scale of each individual parameter."""
+        return tuple(self.scale.get(name, self.space.priors[name].scale) for name in self.individual)
+
+    @property
+    def together(self) -> tuple[str, ...]:
+        """Individual parameters whose random effects are correlated."""
+        chosen: Sequence[str] = ()
+        if not isinstance(self.correlated, bool):
+            chosen = self.correlated
+        elif self.correlated:
+            chosen = self.individual
+        return tuple(name for name in self.individual if name in chosen) if len(chosen) > 1 else ()
+
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """Pairs of correlated parameters, by rows of the lower triangle of their correlation matrix."""
+        names = self.together
+        return tuple((names[i], names[j]) for i in range(len(names)) for j in range(i))
+
+    @property
+    def effects(self) -> tuple[Covariate, ...]:
+        """All covariate effects."""
+        out: list[Covariate] = []
+        for name in self.individual:
+            given = self.covariates.get(name, ())
+            if isinstance(given, str):
+                given = {given: None}
+            elif not isinstance(given, Mapping):
+                given = dict.fromkeys(given)
+            for text, prior in given.items():
+                expression = Expression(text, "covariates")
+                size = self._default(name, EFFECT, signed=True) if prior is None else prior
+                key = f"beta_{name}_{'_'.join(expression.names)}"
+                if any(key == one.name for one in out):
+                    raise InputError(
+                        f"Population: {name!r} has two effects of {list(expression.names)}, {text!r} and "
+                        f"{next(one.expression.text for one in out if one.name == key)!r}. Make a column of one."
+                    )
+                out.append(Covariate(name, key, expression, _setting(f"covariates of {name!r}", size, signed=True)))
+        return tuple(out)
+
+    @property
+    def settings(self) -> dict[str, Prior | float]:
+        """Priors, or known numbers, of everything that describes the population."""
+        out: dict[str, Prior | float] = {name: self.space.priors[name] for name in self.individual}
+        for name in self.individual:
+            given = self.spread.get(name) if isinstance(self.spread, Mapping) else self.spread
+            value = self._default(name, SPREAD) if given is None else given
+            out[f"omega_{name}"] = _setting(f"spread of {name!r}", value)
+        for name in self.occasions:
+            given = self.occasion_spread
+            given = given.get(name) if isinstance(given, Mapping) else given
+            value = self._default(name, OCCASION_SPREAD) if given is None else given
+            out[f"omega_{name}_occasion"] = _setting(f"occasion_spread of {name!r}", value)
+        out |= {one.name: one.prior for one in self.effects}
+        size = len(self.together)
+        for one, other in self.pairs:
+            level = self.lkj + 0.5 * (size - 2 - self.together.index(other))
+            out[f"lkj_{one}_{other}"] = Beta(
+                level, level, description=f"(1 + partial correlation) / 2 of the random effects of {one} and {other}"
+            )
+        out |= {name: self.space.priors[name] for name in self.shared}
+        return out
+
+    @property
+    def priors(self) -> dict[str, Prior]:
+        """Priors of everything about the population that is inferred, by name."""
+        return {name: one for name, one in self.settings.items() if isinstance(one, Prior)}
+
+    @property
+    def known(self) -> dict[str, float]:
+        """What is known of the population, by name."""
+        return {name: one for name, one in self.settings.items() if not isinstance(one, Prior)}
+
+    def _default(self, name: str, size: float, *, signed: bool = False) -> Prior:
+        if self.scale.get(name, self.space.priors[name].scale) == "identity":
+            size *= self.space.priors[name].moments.sd
+        return Normal(0.0, size) if signed else HalfNormal(size)
+
+    def box(self, subjects: pd.DataFrame | None = None, mass: float = 0.999) -> Box:
+        """Return the box that holds the central part of the population's prior predictive: where to run the simulator.
+
+        ``uq.sobol(population.box(), n, rng=1)`` is a design over it. It is wider than the box of the space, since
+        subjects differ from the typical one.
+
+        Parameters
+        ----------
+        subjects
+            Their covariates, as `Calibration` takes them; without it the box is that of subjects whose covariates are
+            zero, and the calibration tells when others lie outside.
+        mass
+            Prior mass inside, jointly.
+
+        Raises
+        ------
+        InputError
+            When mass is not between 0 and 1, or a covariate is missing.
+        """
+        outer = self.space.box(mass)  # checks the mass, and has the conditions
+        cut = 0.5 * (1.0 - mass ** (1.0 / len(self.space.names)))
+        layout = Layout.of(self, None if subjects is None else read_subjects(self, subjects))
+        names = list(self.priors)
+        count = max(1, len(self.individual) + len(self.occasions))
+        points = qmc.Sobol(len(names) + count + 1, scramble=True, rng=np.random.default_rng(0)).random(POINTS)
+        theta = {n: np.asarray(self.priors[n].quantile(points[:, j])) for j, n in enumerate(names)}
+        z = np.asarray(Normal(0.0, 1.0).quantile(points[:, len(names) : len(names) + count]))
+        subject = (points[:, -1] * len(layout.covariates)).astype(int)
+        natural = layout.one(theta, z, subject)
+        ends = {name: (low, high) for name, low, high in zip(outer.names, outer.lower, outer.upper, strict=True)}
+        scales, hard = dict(zip(outer.names, outer.scale, strict=True)), dict(zip(outer.names, outer.hard, strict=True))
+        for j, (name, scale) in enumerate(zip(self.individual, self.scales, strict=True)):
+            low, high = np.quantile(natural[:, j], [cut, 1.0 - cut])
+            ends[name] = float(from_natural(low, scale)), float(from_natural(high, scale))
+            hard[name], scales[name] = (False, False), scale
+        lower, upper = zip(*ends.values(), strict=True)
+        return Box(outer.names, lower, upper, tuple(scales.values()), tuple(hard.values()))
+
+    def __repr__(self) -> str:
+        said = [
+            f"{name} = {one:g}" if isinstance(one, float) else f"{name} ~ {one!r}"
+            for name, one in self.settings.items()
+        ]
+        return f"<Population: individual {', '.join(self.individual)}; {'; '.join(said)}>"
+
+
+def _names(key: str, given: Any) -> tuple[str, ...]:
+    names = (given,) if isinstance(given, str) else tuple(given)
+    if len(set(names)) < len(names):
+        raise InputError(f"Population: {key} names a parameter twice: {list(names)}.")
+    return names
+
+
+def _setting(what: str, given: Any, *, signed: bool = False) -> Prior | float:
+    """Return a prior, or a known number; sds are positive."""
+    if isinstance(given, Prior):
+        if not signed and given.support[0] < 0.0:
+            raise InputError(f"Population: {what} is {given!r}, which admits negative values; give HalfNormal(...).")
+        return given
+    number = isinstance(given, int | float | np.number) and not isinstance(given, bool) and np.isfinite(given)
+    if not number or (not signed and given <= 0):
+        wanted = "a prior or a finite number" if signed else "a prior such as HalfNormal(0.3), or a positive number"
+        raise InputError(f"Population: {what} is {given!r}; give {wanted}.")
+    return float(given)

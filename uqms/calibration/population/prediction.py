@@ -1,0 +1,260 @@
+"""What the data of a population say of the outputs of its subjects, and of any other input.
+
+==========  ===================================================================  ===========
+symbol      meaning                                                              shape
+==========  ===================================================================  ===========
+S           posterior draws                                                      ()
+w           features of the surrogate's error that all inputs share              (S, M)
+m, rho      mean of the scores given w; variance of an input's own error         (S, n, q)
+G, E        rows of an input's cells by scores and truncation                    (n, c, .)
+B, E*       rows of the points to predict                                        (P, .)
+==========  ===================================================================  ===========
+
+Given a draw of the population, of its subjects and of w, different inputs are independent: what is left to learn of one
+is its own error and its truncation, from its own cells. So the cost is linear in the number of subjects.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, final
+
+import numpy as np
+import xarray as xr
+
+from uqms._typing import Array, Bools, Ints
+from uqms.calibration.likelihood import Cells
+from uqms.calibration.population.lowrank import LowRank, SharedError, _by_score, _ragged, nystroem
+from uqms.calibration.predict import PosteriorPrediction, Targets, new_noise
+from uqms.errors import InputError
+from uqms.surrogates.gp import GaussianProcessSurrogate
+
+if TYPE_CHECKING:
+    from uqms.calibration.population.problem import Individuals, PopulationCalibration
+
+__all__ = ["Measured", "Shared", "curves", "has_features", "shared_error"]
+
+CLOUD, NUMBERS = 600, 8_000_000
+LIMIT, LEAST = 0.05, 200  # see `nystroem`: of few subjects too, the error at others is wanted
+
+
+def has_features(data: "Individuals") -> bool:
+    """Tell whether the surrogate's error has features, and data and error are jointly normal."""
+    surrogate = data.surrogate
+    standard = isinstance(surrogate, GaussianProcessSurrogate) and surrogate.physics is None
+    return standard and data.form == "independent" and data.realisation is None
+
+
+class Measured(NamedTuple):
+    """Cells of n inputs, to one number of cells; what is not there is zero."""
+
+    here: Bools  # (n, c)
+    mean: Array  # (n, c)
+    offset: Array  # (n, c)
+    basis: Array  # (n, c, q)
+    truncation: Array  # (n, c, t)
+    group: Ints  # (n, c)
+    weight: Array  # (n, c)
+
+    @classmethod
+    def of(cls, cells: Cells, inputs: Ints) -> "Measured":
+        """Return the cells of some inputs, -1 for one that has none."""
+        every, real_ones = _ragged(cells.experiment, cells.experiments)
+        cell, here = every[inputs], np.asarray(real_ones, dtype=np.bool_)[inputs] & (inputs >= 0)[:, None]
+        real = here[..., None]
+        return cls(
+            here,
+            cells.cell_mean[cell] * here,
+            cells.offset[cell] * here,
+            cells.basis[cell] * real,
+            cells.truncation[cell] * real,
+            cells.group[cell],
+            np.where(here, cells.weight[cell], 1.0),
+        )
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Shared:
+    """Posterior draws of a population with the surrogate's error, as far as subjects share it, given the data.
+
+    Attributes
+    ----------
+    problem
+        The calibration.
+    theta
+        Draws of everything in `priors`, each (S,).
+    own
+        What the data see: shared quantities and noise (S,), individual parameters (S, U).
+    z
+        Standard normals, shape (S, latents).
+    h, w
+        Draw of the surrogate's hyperparameters (S,), and of the shared features (S, M).
+    error
+        The features, of all scores of the surrogate.
+    """
+
+    problem: "PopulationCalibration"
+    theta: Mapping[str, Array]
+    own: Mapping[str, Array]
+    z: Array
+    h: Ints
+    w: Array
+    error: SharedError
+
+    @classmethod
+    def of(
+        cls, problem: "PopulationCalibration", theta: Mapping[str, Array], z: Array, rng: np.random.Generator
+    ) -> "Shared":
+        """Draw the shared error for S posterior draws."""
+        data = problem.data
+        own = problem.individuals(theta, z)
+        u = data.unit_inputs(own)
+        phi = data.noise.phi(own, (len(z),))[:, : len(data.noise.outputs)]
+        error = shared_error(data, u, phi, rng)
+        every = np.arange(error.process.q)
+        likelihood = LowRank(error, data.cells.flat(every), data.cells.unit)
+        M = int(error.ranks.sum())
+        step = max(1, NUMBERS // (error.process.draws * (M * M + u.shape[1] * M)))
+        drawn = [
+            likelihood.condition(u[start : start + step], phi[start : start + step], data.cells.z).draw(rng)
+            for start in range(0, len(u), step)
+        ]
+        h, w = (np.concatenate(one) for one in zip(*drawn, strict=True))
+        return cls(problem, theta, own, z, h, w, error)
+
+    def some(self, draws: Ints) -> "Shared":
+        """Return some of the draws."""
+        theta, own = ({name: values[draws] for name, values in one.items()} for one in (self.theta, self.own))
+        return Shared(self.problem, theta, own, self.z[draws], self.h[draws], self.w[draws], self.error)
+
+    @property
+    def sigma(self) -> Array:
+        """Noise sd by output, shape (S, groups)."""
+        noise = self.problem.data.noise
+        return noise.phi(self.own, (len(self.h),))[:, : len(noise.outputs)]
+
+    def scores(self, u: Array) -> tuple[Array, Array]:
+        """Return m and rho (S, n, q) at inputs (S, n, d)."""
+        s = np.arange(len(self.h))
+        mean, phi, own = (one[self.h, s] for one in self.error.at(u))
+        return mean + _by_score(phi * self.w[:, None, :], self.error.score, mean.shape[-1]), own
+
+    def predict(
+        self, u: Array, measured: Measured, decoder: Any, rng: np.random.Generator
+    ) -> tuple[Array, Array, Array]:
+        """Return mean, variance and joint draws (S, n, P) of a latent output at the rows of a decoder."""
+        m, rho = self.scores(u)
+        offset, B, E = decoder
+        S, n, q = m.shape
+        mean = offset + m @ B.T
+        prior = np.einsum("snq,pq->snp", rho, B**2) + np.sum(E**2, axis=1)
+        e = np.sqrt(rho) * rng.standard_normal(rho.shape)
+        tau = rng.standard_normal((S, n, E.shape[1]))
+        drawn = mean + e @ B.T + tau @ E.T
+        if not measured.here.any():
+            return mean, prior, drawn
+        here, G, F = measured.here, measured.basis, measured.truncation
+        D = self.sigma[:, measured.group] ** 2 / measured.weight  # (S, n, c)
+        C = np.einsum("ncq,snq,ndq->sncd", G, rho, G, optimize=True) + F @ F.transpose(0, 2, 1)
+        at = np.arange(here.shape[1])
+        C[:, :, at, at] += np.where(here, D, 1.0)
+        residual = here * (measured.mean - measured.offset - np.einsum("ncq,snq->snc", G, m))
+        cross = np.einsum("pq,snq,ncq->snpc", B, rho, G, optimize=True) + np.einsum("pt,nct->npc", E, F, optimize=True)
+        made = np.einsum("ncq,snq->snc", G, e) + np.einsum("nct,snt->snc", F, tau)
+        made += here * np.sqrt(D) * rng.standard_normal(D.shape)
+        root = np.linalg.cholesky(C)
+        right = np.concatenate([cross.transpose(0, 1, 3, 2), residual[..., None], made[..., None]], axis=-1)
+        half = np.linalg.solve(root, right)
+        P = len(offset)
+        step = np.einsum("sncp,snc->snp", half[..., :P], half[..., P])
+        undone = np.einsum("sncp,snc->snp", half[..., :P], half[..., P + 1])
+        return mean + step, np.maximum(prior - np.sum(half[..., :P] ** 2, axis=2), 0.0), drawn + step - undone
+
+    def log_likelihood(self, u: Array, measured: Measured, sigma: Array) -> Array:
+        """Return log p(cell means) (S, n) of each of n inputs (S, n, d), given the draws."""
+        m, rho = self.scores(u)
+        here, G, F = measured.here, measured.basis, measured.truncation
+        C = np.einsum("ncq,snq,ndq->sncd", G, rho, G, optimize=True) + F @ F.transpose(0, 2, 1)
+        at = np.arange(here.shape[1])
+        C[:, :, at, at] += np.where(here, sigma[:, measured.group] ** 2 / measured.weight, 1.0)
+        residual = here * (measured.mean - measured.offset - np.einsum("ncq,snq->snc", G, m))
+        root = np.linalg.cholesky(C)
+        half = np.linalg.solve(root, residual[..., None])[..., 0]
+        log_det = np.log(np.diagonal(root, axis1=2, axis2=3)).sum(axis=2)
+        return np.asarray(-0.5 * np.sum(half**2, axis=2) - log_det - 0.5 * here.sum(axis=1) * np.log(2.0 * np.pi))
+
+
+def shared_error(data: "Individuals", u: Array, sigma: Array, rng: np.random.Generator) -> SharedError:
+    """Return the features of the error of all scores for a cloud of inputs: those of draws (S, K, d), noise (S, g).
+
+    Features that the noise of an input's cells hides are left out; the variance at each input is exact without them.
+    """
+    flat, cells = u.reshape(-1, u.shape[-1]), data.cells
+    cloud = flat[rng.choice(len(flat), size=min(CLOUD, len(flat)), replace=False)]
+    precision = cells.weight / np.mean(sigma**2, axis=0)[cells.group]
+    with np.errstate(divide="ignore"):
+        noise = cells.experiments / (precision @ cells.basis**2)
+    process = data.surrogate.process  # type: ignore[attr-defined]
+    largest = 1e3 * process.variance.max(axis=0)  # a score that nothing was measured of
+    noise = np.minimum(noise, largest.reshape(-1)[: len(noise)] if largest.ndim == 1 else largest)
+    return nystroem(process, cloud, inputs=max(cells.experiments, LEAST), noise=noise, limit=LIMIT)
+
+
+def curves(
+    shared: Shared,
+    u: Array,
+    measured: Measured,
+    conditions: Array,
+    dims: Mapping[str, Any],
+    coords: Mapping[str, object] | None,
+    outputs: Sequence[str],
+    noise: bool,
+    rng: np.random.Generator,
+) -> PosteriorPrediction:
+    """Return predictions of outputs at n inputs (S, n, d); `dims` are the coords of the first dim."""
+    data = shared.problem.data
+    (first, *_), means, sds, samples = dims, {}, {}, {}
+    for output in outputs:
+        layout = data.surrogate.layouts[output]
+        axes = {dim: np.atleast_1d(np.asarray((coords or layout.coords)[dim], dtype=np.float64)) for dim in layout.dims}
+        mesh = np.meshgrid(*axes.values(), indexing="ij")
+        points = {dim: grid.ravel() for dim, grid in zip(axes, mesh, strict=True)}
+        decoder = data.surrogate.decode(output, points if layout.dims else None)
+        mean, variance, latent = (one.reshape(len(u), -1) for one in shared.predict(u, measured, decoder, rng))
+        if noise:
+            if output not in data.noise.outputs:
+                raise InputError(
+                    f"predict: output {output!r} was not observed, so its noise is not known; say noise=False."
+                )
+            targets = targets_of(output, conditions, points, decoder)
+            add = new_noise(data, data.noise.outputs.index(output), targets)
+            phi = add.phi(shared.own)
+            sample = add.draw(latent, phi, rng)
+            assert add.variance is not None
+            variance = variance + add.variance(phi)[:, None]
+        else:
+            sample = np.asarray(layout.transform.inverse(latent))
+        mean, variance = layout.transform.moments(mean, variance)
+        shape = (u.shape[1], *(len(axis) for axis in axes.values()))
+        names, labels, attrs = (first, *axes), {**dims, **axes}, {"unit": layout.unit}
+        means[output] = xr.DataArray(mean.mean(axis=0).reshape(shape), labels, names, attrs=attrs)
+        total = np.sqrt(variance.mean(axis=0) + mean.var(axis=0)).reshape(shape)
+        sds[output] = xr.DataArray(total, labels, names, attrs=attrs)
+        samples[output] = xr.DataArray(sample.reshape(-1, *shape), labels, ("sample", *names), attrs=attrs)
+    holds = ("parameters", "surrogate", *(("noise",) if noise else ()))
+    return PosteriorPrediction(xr.Dataset(means), xr.Dataset(sds), xr.Dataset(samples), holds)
+
+
+def targets_of(output: str, conditions: Array, coords: Mapping[str, Array], decoder: Any) -> Targets:
+    """Return the points of an output at n inputs, one input after the other."""
+    offset, basis, truncation = decoder
+    n, p = len(conditions), len(offset)
+    return Targets(
+        conditions=conditions,
+        experiment=np.repeat(np.arange(n), p),
+        output=np.full(n * p, output),
+        coords={dim: np.tile(column, n) for dim, column in coords.items()},
+        offset=np.tile(offset, n),
+        basis=np.tile(basis, (n, 1)),
+        truncation=np.tile(truncation, (n, 1)),
+    )

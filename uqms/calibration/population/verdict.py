@@ -1,0 +1,195 @@
+"""The verdict on the posterior of a population.
+
+==========  ===================================================================  ===========
+symbol      meaning                                                              shape
+==========  ===================================================================  ===========
+D           quantities of the population, then standard normal effects           ()
+J           derivative of the cell means by them, each in units of its prior sd  (s, N, D)
+C           covariance of the cell means, with or without the surrogate's error  (s, N, N)
+==========  ===================================================================  ===========
+
+Around a posterior draw the problem is linear: the posterior's precision is 1 + J' C^-1 J, and what the surrogate's
+error adds to the variance of a quantity of the population is its share, with the effects integrated out.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import xarray as xr
+
+from uqms._typing import Array
+from uqms.calibration.checks import Check, Sampled, Status
+from uqms.calibration.computation import check_computation
+from uqms.calibration.direct import is_exact
+from uqms.calibration.misfit import check_misfit, check_validation
+from uqms.calibration.population.layout import from_natural
+from uqms.calibration.population.problem import PopulationCalibration
+from uqms.calibration.predict import data_moments
+from uqms.calibration.verdict import EDGE, EDGE_MASS, SHARE_LIMIT, Verdict
+
+__all__ = ["judge"]
+
+FEW_SUBJECTS = 5
+CONTRACTION = 0.1
+DRAWS, NUMBERS = 40, 20_000_000
+STEP = 1e-4
+
+
+def judge(problem: PopulationCalibration, sampled: Sampled) -> tuple[Verdict, xr.Dataset]:
+    """Return the verdict, and the share of the surrogate's error in every quantity of the population."""
+    computation = check_computation(sampled)
+    names = list(problem.population.priors)
+    finite = np.all([np.isfinite(values) for values in sampled.theta.values()], axis=0)
+    if not finite.any():
+        return Verdict(computation), xr.Dataset({name: ((), float("nan")) for name in names})
+    theta = {name: values[finite] for name, values in sampled.theta.items()}
+    sampled = replace(sampled, theta=theta, h=sampled.h[finite], latents=sampled.latents[finite])
+    z = sampled.latents
+    own = problem.individuals(theta, z)
+    checks: list[Check | None] = [*computation]
+    n, D = len(problem.data.cells.offset), len(names) + problem.layout.size
+    count = min(DRAWS, NUMBERS // (n * (n + D)), len(z))
+    share = np.full(len(names), np.nan)
+    if count >= 1:
+        picked = np.unique(np.linspace(0, len(z) - 1, count).astype(int))
+        few = {name: values[picked] for name, values in theta.items()}
+        information, share = _information(problem, few, z[picked], sampled.h[picked])
+        checks.append(_check_share(problem, names, share))
+        part = {name: values[picked] for name, values in own.items()}
+        eta = z[picked][:, problem.layout.size :]
+        checks.append(check_misfit(problem.data, part, eta, sampled.h[picked], information))
+        checks.append(check_validation(problem.data, own, np.nan_to_num(share)))
+    else:
+        checks.append(Check("surrogate error", "note", np.nan, "not judged: too many measurements for its share"))
+    checks += [_check_edge(problem, own), _check_subjects(problem), _check_prior(problem, theta)]
+    shares = xr.Dataset({name: ((), float(value)) for name, value in zip(names, share, strict=True)})
+    return Verdict(tuple(check for check in checks if check is not None)), shares
+
+
+def _information(problem: PopulationCalibration, theta: Mapping[str, Array], z: Array, h: Array) -> tuple[Array, Array]:
+    """Return J' C^-1 J (s, D, D), and the share of the surrogate's error by quantity of the population."""
+    data, draws = problem.data, np.arange(len(z))
+    jacobian = _jacobian(problem, theta, z, h)
+    own = problem.individuals(theta, z)
+    found = []
+    for errors in (True, False):
+        *_, covariances = data_moments(data, own, errors)
+        C = np.stack(covariances)[h, draws]
+        found.append(jacobian.transpose(0, 2, 1) @ np.linalg.solve(C, jacobian))
+    size = len(problem.population.priors)
+    at, one = np.arange(size), np.eye(jacobian.shape[2])
+    variances = [np.linalg.inv(one + info)[:, at, at].sum(axis=0) for info in found]
+    share = np.clip(1.0 - variances[1] / variances[0], 0.0, 1.0)
+    return found[0], np.zeros(size) if is_exact(problem.surrogate) else share
+
+
+def _jacobian(problem: PopulationCalibration, theta: Mapping[str, Array], z: Array, h: Array) -> Array:
+    data, population, layout = problem.data, problem.population, problem.layout
+    cells, draws = data.cells, np.arange(len(z))
+    effects = z[:, : layout.size]
+    _, units = layout.natural(theta, effects)
+    shared = {name: np.asarray(theta[name]) for name in population.shared}
+    others = {name: values for name, values in theta.items() if name not in population.priors}
+
+    def means(natural: Array, values: Mapping[str, Array]) -> Array:
+        own = {
+            name: from_natural(natural[..., i], scale)
+            for i, (name, scale) in enumerate(zip(population.individual, population.scales, strict=True))
+        }
+        scores = data.surrogate.scores(data.unit_inputs({**others, **values, **own}))
+        return np.asarray(np.einsum("snq,nq->sn", scores.mean[h, draws][:, cells.experiment], cells.basis))
+
+    slopes = []  # by natural value of each individual parameter
+    for i in range(len(population.individual)):
+        shift = np.zeros(len(population.individual))
+        shift[i] = STEP
+        slopes.append((means(units + shift, shared) - means(units - shift, shared)) / (2.0 * STEP))
+    slope = np.stack(slopes, axis=-1)  # (s, N, P)
+    unit = cells.unit[cells.experiment]
+    prior = problem.prior_draws(2000, 0)
+    columns = []
+    for name in population.priors:
+        size = float(prior[name].std())
+        step = STEP * size
+        up, down = ({**theta, name: theta[name] + sign * step} for sign in (1.0, -1.0))
+        if name in population.shared:
+            change = means(units, {k: up[k] for k in shared}) - means(units, {k: down[k] for k in shared})
+        else:
+            moved = layout.natural(up, effects)[1] - layout.natural(down, effects)[1]
+            change = np.einsum("snp,snp->sn", slope, moved[:, unit])
+        columns.append(change * size / (2.0 * step))
+    P, Q, first = len(population.individual), len(population.occasions), layout.sizes[0]
+    subject = layout.subject[unit]
+    rest = np.zeros((*slope.shape[:2], layout.size))
+    for k in range(P):  # each subject depends on its own effects alone, so all are moved at once
+        shift = np.zeros(layout.size)
+        shift[k:first:P] = STEP
+        moved = layout.natural(theta, effects + shift)[1] - layout.natural(theta, effects - shift)[1]
+        change = np.einsum("snp,snp->sn", slope, moved[:, unit]) / (2.0 * STEP)
+        rest[:, np.arange(len(unit)), subject * P + k] = change
+    for k in range(Q):
+        shift = np.zeros(layout.size)
+        shift[first + k :: Q] = STEP
+        moved = layout.natural(theta, effects + shift)[1] - layout.natural(theta, effects - shift)[1]
+        change = np.einsum("snp,snp->sn", slope, moved[:, unit]) / (2.0 * STEP)
+        rest[:, np.arange(len(unit)), first + unit * Q + k] = change
+    return np.concatenate([np.stack(columns, axis=-1), rest], axis=2)
+
+
+def _check_share(problem: PopulationCalibration, names: list[str], share: Array) -> Check:
+    if is_exact(problem.surrogate):
+        return Check("surrogate error", "pass", 0.0, "none: the simulator itself was used")
+    worst = int(np.argmax(share))
+    message = f"at most {share[worst]:.0%} of the variance of a quantity ({names[worst]}), limit {SHARE_LIMIT:.0%}"
+    remedy = (
+        "The surrogate, not the number of subjects, limits what is known of the population: more subjects would not "
+        "help, more runs where they lie would."
+    )
+    status: Status = "pass" if share[worst] <= SHARE_LIMIT else "warn"
+    return Check("surrogate error", status, float(share[worst]), message, remedy)
+
+
+def _check_edge(problem: PopulationCalibration, own: Mapping[str, Array]) -> Check:
+    box, worst, where = problem.surrogate.domain, 0.0, ""
+    data = problem.data
+    for name in data.individual if not is_exact(problem.surrogate) else ():
+        index = box.names.index(name)
+        unit = data.unit_inputs({key: own[key] for key in data.parameters}, units=None)[..., index]
+        hard = box.hard[index] if box.hard else (False, False)
+        for end, near in (("lower", unit < EDGE), ("upper", unit > 1.0 - EDGE)):
+            if hard[0 if end == "lower" else 1]:
+                continue
+            shares = near.mean(axis=0)
+            k = int(np.argmax(shares))
+            if shares[k] > worst:
+                label = data.subjects.labels[data.subjects.subject[data.cells.unit[k]]]
+                worst, where = float(shares[k]), f"{end} end of {name}, subject {label}"
+    message = f"at most {worst:.1%} of a subject's draws within 2 % of an edge" + (f" ({where})" if where else "")
+    remedy = (
+        f"A subject leans on the {where}, beyond which nothing was simulated: run a design over a wider box "
+        "(a wider prior of typical value or spread) and calibrate again."
+    )
+    limit = 5.0 * EDGE_MASS  # one of many subjects
+    return Check("edge of the design box", "pass" if worst <= limit else "warn", worst, message, remedy)
+
+
+def _check_subjects(problem: PopulationCalibration) -> Check:
+    count = int(problem.subjects.measured.sum())
+    status: Status = "pass" if count >= FEW_SUBJECTS else "note" if count > 1 else "warn"
+    remedy = "So few say little of how subjects differ: the prior of the spreads counts. Vary it and compare."
+    return Check("subjects", status, float(count), f"{count} with data, limit {FEW_SUBJECTS}", remedy)
+
+
+def _check_prior(problem: PopulationCalibration, theta: Mapping[str, Array]) -> Check:
+    prior = problem.prior_draws(4000, 0)
+    found = {}
+    for name in problem.population.priors:
+        found[name] = 1.0 - float(theta[name].var() / prior[name].var())
+    least = min(found, key=lambda name: found[name])
+    alike = [name for name, value in found.items() if value < CONTRACTION and not name.startswith("lkj_")]
+    message = f"least contraction {found[least]:.2f} ({least}), limit {CONTRACTION}"
+    remedy = (
+        f"The data say next to nothing of {', '.join(alike)}: the interval is the prior's. Say so when you report it."
+    )
+    return Check("prior-dominated", "note" if alike else "pass", found[least], message, remedy)
