@@ -103,9 +103,7 @@ def test_individual_fits_draw_each_subjects_own_law(posterior: PopulationPosteri
     assert len({ax.get_ylim() for ax in figure.axes}) == 1
 
 
-def test_many_subjects_are_pages_that_say_so(
-    posterior: PopulationPosterior, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_many_subjects_are_pages_that_say_so(posterior: PopulationPosterior, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_individual_fits, "A_PAGE", 4)
     first = uq.plots.individual_fits(posterior)
     assert len(first.axes) == 4
