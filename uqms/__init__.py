@@ -59,6 +59,7 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.designs import extend as extend
     from uqms.designs import halton as halton
     from uqms.designs import latin_hypercube as latin_hypercube
+    from uqms.designs import morris_design as morris_design
     from uqms.designs import nested as nested
     from uqms.designs import sobol as sobol
     from uqms.diagnostics import verification_design as verification_design
@@ -83,6 +84,7 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.runs import FailurePolicy as FailurePolicy
     from uqms.runs import RunStore as RunStore
     from uqms.runs import run as run
+    from uqms.sensitivity import elementary_effects as elementary_effects
     from uqms.simulators import ExecutableSimulator as ExecutableSimulator
     from uqms.simulators import FunctionSimulator as FunctionSimulator
     from uqms.simulators import JSONFile as JSONFile
@@ -200,6 +202,7 @@ __all__ = [
     "designs",
     "detect_jump",
     "diagnostics",
+    "elementary_effects",
     "ensemble",
     "errors",
     "extend",
@@ -214,6 +217,7 @@ __all__ = [
     "learning_curve",
     "leave_one_out",
     "load_surrogate",
+    "morris_design",
     "nested",
     "next_level",
     "observe",
@@ -252,6 +256,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "extend",
         "halton",
         "latin_hypercube",
+        "morris_design",
         "nested",
         "sobol",
     ),
@@ -335,6 +340,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "observe",
         "refine",
     ),
+    "sensitivity": ("elementary_effects",),
     "diagnostics": (
         "verification_design",
         "verify",
