@@ -96,6 +96,7 @@ PUBLIC = [
     "from_gpytorch",
     "from_sbi",
     "functionals",
+    "given_data_indices",
     "halton",
     "held_out",
     "k_fold",

@@ -85,6 +85,7 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.runs import RunStore as RunStore
     from uqms.runs import run as run
     from uqms.sensitivity import elementary_effects as elementary_effects
+    from uqms.sensitivity import given_data_indices as given_data_indices
     from uqms.simulators import ExecutableSimulator as ExecutableSimulator
     from uqms.simulators import FunctionSimulator as FunctionSimulator
     from uqms.simulators import JSONFile as JSONFile
@@ -209,6 +210,7 @@ __all__ = [
     "from_gpytorch",
     "from_sbi",
     "functionals",
+    "given_data_indices",
     "halton",
     "held_out",
     "k_fold",
@@ -340,7 +342,10 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "observe",
         "refine",
     ),
-    "sensitivity": ("elementary_effects",),
+    "sensitivity": (
+        "elementary_effects",
+        "given_data_indices",
+    ),
     "diagnostics": (
         "verification_design",
         "verify",

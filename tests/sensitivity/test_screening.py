@@ -63,9 +63,9 @@ def test_indices_equal_those_of_salib_on_the_same_runs():
     problem = {"num_vars": 6, "names": list(SPACE.names), "bounds": [[0.0, 1.0]] * 6}
     reference = morris.analyze(problem, x, g_function(x), num_levels=4, seed=1)
     for ours, theirs in (("mu", "mu"), ("mu_star", "mu_star"), ("sigma", "sigma")):
-        np.testing.assert_allclose(found.indices["y"].sel(index=ours), reference[theirs], rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(found["y"][ours], reference[theirs], rtol=1e-10, atol=1e-12)
     # SALib's half width is 1.96 sd of 1000 resamples of the mean; ours allows for 20 trajectories being few.
-    interval = found.interval()["y"].sel(index="mu_star")
+    interval = found.interval()["y"]["mu_star"]
     half = 0.5 * (interval.sel(bound="upper") - interval.sel(bound="lower")).values
     ratio = half / np.asarray(reference["mu_star_conf"])
     assert (ratio > 0.85).all()
@@ -76,7 +76,7 @@ def test_a_linear_and_a_quadratic_input():
     space = uq.ParameterSpace(a=uq.Uniform(2.0, 5.0), b=uq.Normal(0.0, 1.0), c=uq.Uniform(0.0, 1.0))
     design = uq.morris_design(space, 400, rng=1)
     found = elementary_effects(runs_of(design, lambda x: 2.0 * x[:, 0] + (2.0 * x[:, 2] - 1.0) ** 2))
-    mu, mu_star, sigma = (getattr(found, name)["y"].values for name in ("mu", "mu_star", "sigma"))
+    mu, mu_star, sigma = (found["y"][name].values for name in ("mu", "mu_star", "sigma"))
     # Over the whole range of a the output changes by 6. The square has slopes of -4/3 and 4/3 between its four levels.
     np.testing.assert_allclose([mu[0], mu_star[0]], 6.0, rtol=1e-10)
     np.testing.assert_allclose([sigma[0], mu_star[1], sigma[1]], 0.0, atol=1e-9)
@@ -95,18 +95,18 @@ def test_order_of_runs_does_not_matter_and_only_broken_steps_are_left_out():
     found = elementary_effects(failed)
     assert (found.steps, found.broken) == (48, 4)
     reference = elementary_effects(whole)
-    both = np.isfinite(found.effects["y"].values)
+    both = np.isfinite(found["y"]["effect"].values)
     assert (~both).sum() == 4
-    np.testing.assert_array_equal(found.effects["y"].values[both], reference.effects["y"].values[both])
-    by_hand = np.nanmean(np.abs(found.effects["y"].values), axis=0)
-    np.testing.assert_allclose(found.mu_star["y"], by_hand, rtol=1e-12)
-    np.testing.assert_allclose(found.sigma["y"], np.nanstd(found.effects["y"].values, axis=0, ddof=1), rtol=1e-10)
+    np.testing.assert_array_equal(found["y"]["effect"].values[both], reference["y"]["effect"].values[both])
+    by_hand = np.nanmean(np.abs(found["y"]["effect"].values), axis=0)
+    np.testing.assert_allclose(found["y"]["mu_star"], by_hand, rtol=1e-12)
+    np.testing.assert_allclose(found["y"]["sigma"], np.nanstd(found["y"]["effect"].values, axis=0, ddof=1), rtol=1e-10)
     assert "4 of 48 steps" in repr(found)
     # The same when the failed runs were dropped and the others shuffled.
     kept = uq.ensemble.completed(failed)
     kept = kept.isel(run=np.random.default_rng(1).permutation(kept.sizes["run"]))
     again = elementary_effects(kept)
-    np.testing.assert_array_equal(again.effects["y"].values, found.effects["y"].values)
+    np.testing.assert_array_equal(again["y"]["effect"].values, found["y"]["effect"].values)
 
 
 def test_points_that_two_trajectories_share_are_told_apart():
@@ -136,12 +136,14 @@ def test_curves_have_effects_at_each_coordinate():
     states = np.where(np.isnan(y).any(axis=1), "partial", "completed")
     runs = uq.ensemble.build(design, {"y": ("t", y, t), "z": design.a.values}, states=states)
     found = elementary_effects(runs)
-    assert found.mu["y"].dims == ("input", "t")
-    np.testing.assert_allclose(found.mu["y"].sel(input="a"), t, atol=1e-12)
-    assert np.isnan(found.effects["y"].sel(t=2.0)).sum() == 2
-    assert not np.isnan(found.effects["y"].sel(t=1.0)).any()
-    assert set(found.summary().index) == {("y", "a"), ("y", "b"), ("z", "a"), ("z", "b")}
-    assert found.interval()["y"].sizes == {"bound": 2, "index": 3, "input": 2, "t": 3}
+    assert found["y"]["mu"].dims == ("parameter", "t")
+    np.testing.assert_allclose(found["y"]["mu"].sel(parameter="a"), t, atol=1e-12)
+    assert np.isnan(found["y"]["effect"].sel(t=2.0)).sum() == 2
+    assert not np.isnan(found["y"]["effect"].sel(t=1.0)).any()
+    table = found.table().set_index(["output", "index", "parameter"])
+    assert table.loc[("y", "mu", "a"), "estimate"] == pytest.approx(1.0)
+    assert table.loc[("y", "mu", "a"), "effects"] == 9
+    assert found.interval()["y"].sizes == {"bound": 3, "parameter": 2, "t": 3}
 
 
 def test_what_cannot_be_meant_is_refused():

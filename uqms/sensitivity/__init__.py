@@ -1,8 +1,11 @@
 """Which inputs drive an output: indices with the surrogate's own error in every number."""
 
+from uqms.sensitivity.given_data import GivenDataIndices, given_data_indices
 from uqms.sensitivity.screening import ElementaryEffects, elementary_effects
 
 __all__ = [
     "ElementaryEffects",
+    "GivenDataIndices",
     "elementary_effects",
+    "given_data_indices",
 ]

@@ -1,4 +1,4 @@
-"""Intervals from resampled estimates, and tables of them.
+"""Intervals from resampled estimates, and outputs of runs as arrays.
 
 ==========  ===============================================================  ===========
 symbol      meaning                                                          shape
@@ -12,7 +12,6 @@ w           weights of the things, one row a resample                        (B,
 from collections.abc import Mapping
 
 import numpy as np
-import pandas as pd
 import xarray as xr
 from scipy.special import ndtr, stdtrit
 
@@ -20,15 +19,39 @@ from uqms import ensemble as table
 from uqms._typing import Array
 from uqms.errors import DataError, InputError
 
-__all__ = ["Table", "bayesian_weights", "check_prob", "chosen_outputs", "equal_tailed", "output_values", "values_at"]
+__all__ = [
+    "bayesian_weights",
+    "check_prob",
+    "chosen_outputs",
+    "equal_tailed",
+    "one_of",
+    "output_values",
+    "values_at",
+    "with_bounds",
+]
 
 
-class Table(pd.DataFrame):
-    """A pandas DataFrame that prints all of its rows and columns, and the remarks that belong to it."""
+def one_of(indices: Mapping[str, xr.Dataset], output: str, owner: str) -> xr.Dataset:
+    """Return what was found of one output.
 
-    def __repr__(self) -> str:
-        text = pd.DataFrame(self).to_string(float_format=lambda value: f"{value:.3g}")
-        return "\n".join([text, *self.attrs.get("remarks", [])])
+    Raises
+    ------
+    InputError
+        When there is none of that name.
+    """
+    if output not in indices:
+        raise InputError(f"{owner}: there is no output {output!r}; there are {', '.join(indices)}.")
+    return indices[output]
+
+
+def with_bounds(estimate: xr.DataArray, lower: Array, upper: Array) -> xr.DataArray:
+    """Return estimate, lower and upper end along a new dim "bound"."""
+    return xr.DataArray(
+        np.stack([estimate.values, lower, upper]),
+        dims=("bound", *estimate.dims),
+        coords={"bound": ["estimate", "lower", "upper"], **estimate.coords},
+        attrs=dict(estimate.attrs),
+    )
 
 
 def bayesian_weights(n: int, count: int, rng: np.random.Generator) -> Array:

@@ -11,7 +11,7 @@ sigma       its standard deviation: interactions and curvature               (d,
 ==========  ===============================================================  ===============
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -24,12 +24,13 @@ from uqms._typing import Array, RandomState, as_generator
 from uqms.designs import Trajectories, trajectories_of
 from uqms.errors import DataError, InputError
 from uqms.sensitivity._resampling import (
-    Table,
     bayesian_weights,
     check_prob,
     chosen_outputs,
     equal_tailed,
+    one_of,
     output_values,
+    with_bounds,
 )
 
 __all__ = ["ElementaryEffects", "elementary_effects"]
@@ -42,44 +43,44 @@ BLOCK = 2**24
 @final
 @dataclass(frozen=True, eq=False)
 class ElementaryEffects:
-    """What `elementary_effects` found; print it.
+    """What `elementary_effects` found.
+
+    ``result["y"]`` is a Dataset of one output with the variables
+
+    - mu: mean effect with its sign, zero also where effects cancel, dims ("parameter", coordinates of the output);
+    - mu_star: mean size of the effect, how much an input matters;
+    - sigma: standard deviation of the effect, zero for an input that enters linearly and alone;
+    - effect: of every trajectory, dims ("trajectory", "parameter", coordinates), NaN where a run failed.
+
+    All are in the output's unit: its change when the input moves over its whole range in the design, at the slope of a
+    step.
 
     Attributes
     ----------
-    effects
-        By output, dims ("trajectory", "input", ...): change of the output when the input moves over its whole range in
-        the design, at the slope of one step; NaN where a run failed.
     indices
-        By output, dims ("index", "input", ...): "mu", "mu_star" and "sigma".
+        By output.
+    inputs
+        Names of the inputs.
     steps, broken
         Number of steps that were planned, and how many lack one of their two runs in some output.
     weights
-        Of the trajectories in each resample, dims ("resample", "trajectory").
+        Of the trajectories in each resample, (bootstrap, trajectory).
     """
 
-    effects: xr.Dataset
-    indices: xr.Dataset
+    indices: Mapping[str, xr.Dataset]
+    inputs: tuple[str, ...]
     steps: int
     broken: int
-    weights: xr.DataArray
+    weights: Array
 
-    @property
-    def mu(self) -> xr.Dataset:
-        """Mean effect, with its sign: zero also where effects cancel."""
-        return self.indices.sel(index="mu", drop=True)
+    def __getitem__(self, output: str) -> xr.Dataset:
+        """Return what was found of one output."""
+        return one_of(self.indices, output, "ElementaryEffects")
 
-    @property
-    def mu_star(self) -> xr.Dataset:
-        """Mean size of the effect: how much an input matters."""
-        return self.indices.sel(index="mu_star", drop=True)
+    def interval(self, prob: float = 0.95) -> dict[str, xr.Dataset]:
+        """Return, by output, estimates and equal-tailed intervals of mu, mu_star and sigma.
 
-    @property
-    def sigma(self) -> xr.Dataset:
-        """Standard deviation of the effect: zero for an input that enters linearly and alone."""
-        return self.indices.sel(index="sigma", drop=True)
-
-    def interval(self, prob: float = 0.95) -> xr.Dataset:
-        """Return equal-tailed intervals by the bootstrap over trajectories, dims ("bound", "index", "input", ...).
+        Dim "bound" has "estimate", "lower" and "upper", by the bootstrap over trajectories.
 
         Raises
         ------
@@ -87,78 +88,81 @@ class ElementaryEffects:
             When `prob` is not between 0 and 1.
         """
         prob = check_prob("interval", prob)
-        out = {}
-        for name, effects in self.effects.data_vars.items():
-            e = effects.values.reshape(*effects.shape[:2], -1)
-            ends = np.stack(self._ends(e, prob)).reshape(2, len(INDICES), effects.shape[1], *effects.shape[2:])
-            out[name] = xr.DataArray(
-                ends, dims=("bound", "index", *effects.dims[1:]), attrs=dict(self.indices[name].attrs)
-            )
-        return xr.Dataset(out).assign_coords({"bound": ["lower", "upper"], **self.indices.coords})
+        return {name: self._between(one, prob) for name, one in self.indices.items()}
 
-    def _ends(self, e: Array, prob: float) -> tuple[Array, Array]:
-        """Return the ends (index, d, m) of intervals of effects (r, d, m), some coordinates at a time."""
-        w = self.weights.values
-        size = max(1, BLOCK // (len(w) * e.shape[1]))
-        blocks = [e[:, :, start : start + size] for start in range(0, e.shape[2], size)]
-        ends = [equal_tailed(_indices(block, w), np.isfinite(block).sum(axis=0)[None], prob) for block in blocks]
-        return np.concatenate([one[0] for one in ends], -1), np.concatenate([one[1] for one in ends], -1)
+    def _between(self, one: xr.Dataset, prob: float) -> xr.Dataset:
+        e = one["effect"].values.reshape(*one["effect"].shape[:2], -1)
+        size = max(1, BLOCK // (len(self.weights) * e.shape[1]))
+        ends: list[tuple[Array, Array]] = []
+        for start in range(0, e.shape[2], size):
+            block = e[:, :, start : start + size]
+            ends.append(equal_tailed(_indices(block, self.weights), np.isfinite(block).sum(axis=0)[None], prob))
+        low, high = (np.concatenate([pair[i] for pair in ends], -1) for i in (0, 1))
+        return xr.Dataset(
+            {
+                name: with_bounds(one[name], low[i].reshape(one[name].shape), high[i].reshape(one[name].shape))
+                for i, name in enumerate(INDICES)
+            }
+        )
 
-    def summary(self, prob: float = 0.95) -> pd.DataFrame:
-        """Return a table by output and input, the most influential first, with the interval of mu_star.
+    def table(self, prob: float = 0.95) -> pd.DataFrame:
+        """Return one row for each output, index and parameter: estimate, interval, and how many effects there are.
 
-        Indices of a curve are averaged over its coordinates (mu_star and sigma as they are, mu with its sign).
+        Of curves the indices are averaged over the coordinates.
 
         Raises
         ------
         InputError
             When `prob` is not between 0 and 1.
         """
-        prob = check_prob("summary", prob)
-        rows, w = [], self.weights.values
-        for name, effects in self.effects.data_vars.items():
-            e = effects.values.reshape(*effects.shape[:2], -1)
+        prob = check_prob("table", prob)
+        rows: list[dict[str, object]] = []
+        for name, one in self.indices.items():
+            e = one["effect"].values.reshape(*one["effect"].shape[:2], -1)
             used = np.isfinite(e).sum(axis=0).min(axis=-1)
-            size = max(1, BLOCK // (len(w) * e.shape[1]))
-            starts = range(0, e.shape[2], size)
-            total = np.sum([_indices(e[:, :, s : s + size], w).sum(axis=-1) for s in starts], axis=0) / e.shape[2]
-            low, high = equal_tailed(total, np.broadcast_to(used, total.shape[1:]), prob)
-            mean = self.indices[name].values.reshape(len(INDICES), effects.shape[1], -1).mean(axis=-1)
-            for j in np.argsort(-mean[1], kind="stable"):
-                rows.append(
-                    {
-                        "output": str(name),
-                        "input": str(effects["input"].values[j]),
-                        "mu_star": mean[1, j],
-                        "lower": low[1, j],
-                        "upper": high[1, j],
-                        "mu": mean[0, j],
-                        "sigma": mean[2, j],
-                        "effects": int(used[j]),
-                    }
-                )
-        out = Table(pd.DataFrame(rows).set_index(["output", "input"]))
-        out.attrs["remarks"] = [
-            f"lower, upper: {prob:.0%} equal-tailed interval of mu_star, by the bootstrap over "
-            f"{self.weights.sizes['trajectory']} trajectories",
-            *self._remarks(),
-        ]
-        return out
+            size = max(1, BLOCK // (len(self.weights) * e.shape[1]))
+            blocks = [_indices(e[:, :, s : s + size], self.weights) for s in range(0, e.shape[2], size)]
+            mean = np.sum([block.sum(axis=-1) for block in blocks], axis=0) / e.shape[2]
+            low, high = equal_tailed(mean, np.broadcast_to(used, mean.shape[1:]), prob)
+            for i, index in enumerate(INDICES):
+                estimate = one[index].values.reshape(len(self.inputs), -1).mean(axis=-1)
+                for j, parameter in enumerate(self.inputs):
+                    found = {"estimate": estimate[j], "lower": low[i, j], "upper": high[i, j], "effects": int(used[j])}
+                    rows.append({"output": name, "index": index, "parameter": parameter, **found})
+        return pd.DataFrame(rows)
 
-    def _remarks(self) -> list[str]:
-        if not self.broken:
-            return []
-        return [f"{self.broken} of {self.steps} steps lack one of their two runs and are left out"]
+    def summary(self, prob: float = 0.95) -> str:
+        """Return the table for people: the inputs of each output, those that matter most first."""
+        found = self.table(prob)
+        lines = []
+        for name, one in self.indices.items():
+            unit = one["effect"].attrs.get("unit", "")
+            where = " on average over its coordinates" if one["effect"].ndim > 2 else ""
+            lines.append(f"{name}{f' ({unit})' if unit else ''}: mean effect{where}, {prob:.0%} intervals")
+            mine = {
+                index: rows.set_index("parameter") for index, rows in found[found["output"] == name].groupby("index")
+            }
+            width = max(map(len, self.inputs))
+            for parameter in mine["mu_star"].sort_values("estimate", ascending=False, kind="stable").index:
+                cells = [_cell(index, mine[index].loc[parameter]) for index in ("mu_star", "mu", "sigma")]
+                lines.append(f"  {parameter:<{width}}  " + "   ".join(cells))
+        if self.broken:
+            lines.append(f"{self.broken} of {self.steps} steps lack one of their two runs and are left out")
+        return "\n".join(lines)
 
     def __repr__(self) -> str:
-        return repr(self.summary())
+        return self.summary()
+
+
+def _cell(index: str, row: pd.Series) -> str:
+    return f"{index} {row['estimate']:.3g} ({row['lower']:.3g} to {row['upper']:.3g})"
 
 
 def elementary_effects(
     ensemble: xr.Dataset,
     *,
     outputs: str | Sequence[str] | None = None,
-    resamples: int = RESAMPLES,
+    bootstrap: int = RESAMPLES,
     rng: RandomState = 0,
 ) -> ElementaryEffects:
     """Return elementary effects of an ensemble that `morris_design` was made for: which of many inputs can be left out.
@@ -175,8 +179,8 @@ def elementary_effects(
         are left out at these.
     outputs
         Which, by name; all by default. Curves have effects at each coordinate.
-    resamples
-        Number of bootstrap resamples.
+    bootstrap
+        Number of resamples.
     rng
         Of the resamples.
 
@@ -205,40 +209,32 @@ def elementary_effects(
     >>> space = uq.ParameterSpace(a=uq.Uniform(0, 1), b=uq.Uniform(0, 1), c=uq.Uniform(0, 1))
     >>> design = uq.morris_design(space, 10, rng=1)
     >>> runs = uq.ensemble.build(design, {"y": 3.0 * design.a.values + design.b.values ** 2})
-    >>> effects = uq.elementary_effects(runs)
-    >>> effects.mu_star["y"].sel(input=["a", "c"]).values.round(6)
+    >>> uq.elementary_effects(runs)["y"]["mu_star"].sel(parameter=["a", "c"]).values.round(6)
     array([3., 0.])
     """
     table.check(ensemble)
     names = chosen_outputs("elementary_effects", ensemble, outputs)
-    if isinstance(resamples, bool) or not isinstance(resamples, int | np.integer) or resamples < 100:
-        raise InputError(f"elementary_effects: resamples is {resamples!r}; give a whole number of at least 100.")
+    if isinstance(bootstrap, bool) or not isinstance(bootstrap, int | np.integer) or bootstrap < 100:
+        raise InputError(f"elementary_effects: bootstrap is {bootstrap!r}; give a whole number of at least 100.")
     walks = trajectories_of(ensemble)
     inputs = table.get_box(ensemble).names
     found, broken = {}, np.zeros(walks.moved.shape, dtype=np.bool_)
     for name in names:
         values, dims, coords = output_values(ensemble, name)
         e = _effects(walks, values)
-        broken |= np.isnan(e.reshape(*e.shape[:2], -1)).any(axis=-1)
-        _refuse_unknown(name, inputs, np.isfinite(e.reshape(*e.shape[:2], -1)).sum(axis=0).min(axis=-1), len(e))
-        found[name] = xr.DataArray(
-            e,
-            dims=("trajectory", "input", *dims),
-            coords={"input": list(inputs), **coords},
-            attrs={"unit": str(ensemble[name].attrs.get("unit", ""))},
-        )
-    effects = xr.Dataset(found)
-    weights = bayesian_weights(effects.sizes["trajectory"], int(resamples), as_generator(rng))
-    indices = xr.Dataset(
-        {
-            name: xr.DataArray(
-                _indices(one.values, np.ones((1, len(one))))[0], dims=("index", *one.dims[1:]), attrs=dict(one.attrs)
-            )
-            for name, one in effects.data_vars.items()
+        known = np.isfinite(e.reshape(*e.shape[:2], -1))
+        # By step, not by input: which step of its trajectory moved it.
+        broken |= np.take_along_axis(~known.all(axis=-1), walks.moved, axis=1)
+        _refuse_unknown(name, inputs, known.sum(axis=0).min(axis=-1), len(e))
+        unit = {"unit": str(ensemble[name].attrs.get("unit", ""))}
+        indices = _indices(e, np.ones((1, len(e))))[0]
+        variables = {
+            index: xr.DataArray(indices[i], dims=("parameter", *dims), attrs=unit) for i, index in enumerate(INDICES)
         }
-    ).assign_coords({"index": list(INDICES), **effects.coords})
-    w = xr.DataArray(weights, dims=("resample", "trajectory"))
-    return ElementaryEffects(effects, indices, broken.size, int(broken.sum()), w)
+        variables["effect"] = xr.DataArray(e, dims=("trajectory", "parameter", *dims), attrs=unit)
+        found[name] = xr.Dataset(variables, coords={"parameter": list(inputs), **coords})
+    weights = bayesian_weights(len(walks.moved), int(bootstrap), as_generator(rng))
+    return ElementaryEffects(found, inputs, broken.size, int(broken.sum()), weights)
 
 
 def _effects(walks: Trajectories, values: Array) -> Array:
