@@ -86,6 +86,7 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.runs import run as run
     from uqms.sensitivity import elementary_effects as elementary_effects
     from uqms.sensitivity import given_data_indices as given_data_indices
+    from uqms.sensitivity import shapley_effects as shapley_effects
     from uqms.simulators import ExecutableSimulator as ExecutableSimulator
     from uqms.simulators import FunctionSimulator as FunctionSimulator
     from uqms.simulators import JSONFile as JSONFile
@@ -227,6 +228,7 @@ __all__ = [
     "refine",
     "run",
     "serve",
+    "shapley_effects",
     "sobol",
     "testing",
     "to_sbi",
@@ -345,6 +347,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "sensitivity": (
         "elementary_effects",
         "given_data_indices",
+        "shapley_effects",
     ),
     "diagnostics": (
         "verification_design",

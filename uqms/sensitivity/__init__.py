@@ -2,10 +2,13 @@
 
 from uqms.sensitivity.given_data import GivenDataIndices, given_data_indices
 from uqms.sensitivity.screening import ElementaryEffects, elementary_effects
+from uqms.sensitivity.shapley import ShapleyEffects, shapley_effects
 
 __all__ = [
     "ElementaryEffects",
     "GivenDataIndices",
+    "ShapleyEffects",
     "elementary_effects",
     "given_data_indices",
+    "shapley_effects",
 ]
