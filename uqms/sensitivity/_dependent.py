@@ -128,8 +128,8 @@ def _space(surrogate: Surrogate, who: str) -> ParameterSpace:
     attrs = getattr(surrogate, "attrs", {})
     if not isinstance(attrs, Mapping) or "space" not in attrs:
         raise InputError(
-            f"{who}: the surrogate does not say which priors its inputs have; give inputs=, a ParameterSpace, a posterior "
-            "or draws by name."
+            f"{who}: the surrogate does not say which priors its inputs have; give inputs=: a ParameterSpace, a "
+            "posterior or draws by name."
         )
     return ParameterSpace.from_json(attrs["space"])
 
@@ -169,8 +169,8 @@ def _evenly(total: int, n: int) -> Ints:
 def _of_draws(inputs: object, box: Box, n: int, rng: np.random.Generator, who: str) -> dict[str, Array]:
     if not isinstance(inputs, Mapping):
         raise InputError(
-            f"{who}: inputs is a {type(inputs).__name__}; give a ParameterSpace, a posterior, or a mapping (or Dataset) "
-            "of input to draws."
+            f"{who}: inputs is a {type(inputs).__name__}; give a ParameterSpace, a posterior, or a mapping (or "
+            "Dataset) of input to draws."
         )
     columns: dict[str, Array] = {}
     for name in inputs:
@@ -196,8 +196,8 @@ def _check_inside(who: str, inside: Bools) -> None:
     share = 1.0 - float(inside.mean())
     if share > OUTSIDE:
         raise InputError(
-            f"{who}: {share:.1%} of the draws lie outside of the design box, where the surrogate knows nothing (at most "
-            "1 % are left out). Narrow the distribution, or simulate a wider design: uq.sobol(space, n, over=box)."
+            f"{who}: {share:.1%} of the draws lie outside of the design box, where the surrogate knows nothing (at "
+            "most 1 % are left out). Narrow the distribution, or simulate a wider design: uq.sobol(space, n, over=box)."
         )
     if int(inside.sum()) < LEAST // 2:
         raise InputError(f"{who}: {int(inside.sum())} draws lie inside of the design box; give at least {LEAST}.")
@@ -208,8 +208,8 @@ def _distinct(who: str, u: Array) -> Array:
     _, first = np.unique(u, axis=0, return_index=True)
     if len(first) < (1.0 - REPEATED) * len(u):
         raise InputError(
-            f"{who}: {len(u) - len(first)} of {len(u)} draws repeat others (a chain that did not move); give fewer, for "
-            "example every tenth: points=..., or a sampler that moves."
+            f"{who}: {len(u) - len(first)} of {len(u)} draws repeat others (a chain that did not move); give fewer, "
+            "for example every tenth: points=..., or a sampler that moves."
         )
     return np.asarray(u[np.sort(first)])
 

@@ -17,6 +17,7 @@ differ by on the way from one to the other is in r only as far as it is not quad
 when y is the sum of a quadratic function of x_u and of something that does not depend on x_u.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +28,7 @@ from uqms._typing import Array, Ints
 __all__ = ["Neighbours", "neighbours_of", "unexplained"]
 
 NEIGHBOURS = 4
-PER_COEFFICIENT = 8  # draws for each coefficient of the quadratic function, or it has fewer
+PER_COEFFICIENT = 12  # draws for each coefficient of the quadratic function, or it has fewer
 SMALLEST = 1e-12  # of the largest eigenvalue: a direction without spread
 
 
@@ -36,21 +37,21 @@ class Neighbours(NamedTuple):
 
     Attributes
     ----------
+    columns
+        Which inputs.
     nearest
         (M, k), the nearest others.
-    basis
-        h (M, p).
     """
 
+    columns: tuple[int, ...]
     nearest: Ints
-    basis: Array
 
 
-def neighbours_of(x: Array) -> Neighbours:
-    """Return the neighbours of draws (M, u) in the metric of their own covariance."""
-    z = _whitened(x)
+def neighbours_of(x: Array, columns: Sequence[int]) -> Neighbours:
+    """Return the neighbours of draws (M, d) in some inputs, in the metric of their own covariance."""
+    z = _whitened(x[:, list(columns)])
     _, nearest = cKDTree(z).query(z, k=NEIGHBOURS + 1)
-    return Neighbours(np.asarray(nearest[:, 1:], dtype=np.int64), np.linalg.qr(_quadratic(z))[0])
+    return Neighbours(tuple(columns), np.asarray(nearest[:, 1:], dtype=np.int64))
 
 
 def _whitened(x: Array) -> Array:
@@ -70,9 +71,10 @@ def _quadratic(z: Array) -> Array:
     return np.hstack([*first, *squares, *products])
 
 
-def unexplained(near: Neighbours, y: Array, xi: Array) -> Array:
-    """Return W_u (B, c) of functions y (M, c) with the weights xi (B, M) of the draws."""
-    h, nearest = near.basis, near.nearest
+def unexplained(near: Neighbours, x: Array, y: Array, xi: Array) -> Array:
+    """Return W_u (B, c) of functions y (M, c) at draws x (M, d) with their weights xi (B, M)."""
+    # Not kept for all subsets, as neighbours are: with many of them that would fill the memory.
+    h, nearest = np.linalg.qr(_quadratic(_whitened(x[:, list(near.columns)])))[0], near.nearest
     residual = y - h @ (h.T @ y)
     g = 0.5 * (residual[:, None, :] - residual[nearest]) ** 2
     # The fit took part of the difference: E[g] = W (1 - |h_i - h_j|^2 / 2).

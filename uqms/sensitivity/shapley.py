@@ -37,7 +37,7 @@ from uqms.surrogates import GaussianProcessSurrogate, Surrogate
 __all__ = ["ShapleyEffects", "shapley_effects"]
 
 EXACT = 10  # players up to which all subsets are taken
-ORDERS = 100  # pairs of an order and its reverse
+ORDERS = 50  # pairs of an order and its reverse
 JOINT = 512  # draws of the inputs at which functions are drawn
 LOOKED_UP = 2**19  # draws of the inputs times subsets
 LEAST_POINTS, MOST_POINTS = 1024, 8192
@@ -228,14 +228,14 @@ def shapley_effects(
     Raises
     ------
     InputError
-        When inputs are missing, unknown, repeat or lie outside of the design box, a condition is neither fixed nor given
-        a range, or numbers are out of range.
+        When inputs are missing, unknown, repeat or lie outside of the design box, a condition is neither fixed nor
+        given a range, or numbers are out of range.
 
     Notes
     -----
     What some inputs leave unexplained is estimated from the differences of nearest neighbours in them (Broto et al.
     2020), after a quadratic function of these inputs was taken out, which changes no conditional variance and nearly
-    all of the bias. All subsets up to 10 inputs (or groups), 100 random orders and their reverses beyond. What the
+    all of the bias. All subsets up to 10 inputs (or groups), 50 random orders and their reverses beyond. What the
     basis of a curve leaves out is not divided. Outputs with a transform are divided on their own scale. Of a stochastic
     simulator the effects are those of its mean.
 
@@ -312,8 +312,8 @@ def _check_room(surrogate: Surrogate, names: Sequence[str], each: int, who: str)
     size = 3 * each * max(math.prod(surrogate.layouts[name].shape) for name in names)
     if size > MOST:
         raise InputError(
-            f"{who}: the result would have {size:.1e} numbers, more than {MOST:.1e}; lower draws= or bootstrap=, or ask "
-            "for fewer coordinates: fit a surrogate to ensemble.isel(...)."
+            f"{who}: the result would have {size:.1e} numbers, more than {MOST:.1e}; lower draws= or bootstrap=, or "
+            "ask for fewer coordinates: fit a surrogate to ensemble.isel(...)."
         )
 
 
@@ -424,6 +424,7 @@ def _mean_scores(surrogate: Surrogate, u: Array) -> Array:
 class _Cloud(NamedTuple):
     """Draws of the inputs, their neighbours in every subset, and their weights."""
 
+    u: Array
     near: list[Neighbours]
     xi: Array
 
@@ -431,9 +432,9 @@ class _Cloud(NamedTuple):
 def _cloud(
     u: Array, columns: list[list[int]], game: _Game, bootstrap: int, block: int, rng: np.random.Generator
 ) -> _Cloud:
-    near = [neighbours_of(u[:, [c for player in subset for c in columns[player]]]) for subset in game.subsets]
+    near = [neighbours_of(u, [c for player in subset for c in columns[player]]) for subset in game.subsets]
     xi = np.repeat(bayesian_weights(-(-len(u) // block), bootstrap, rng), block, axis=1)[:, : len(u)]
-    return _Cloud(near, xi)
+    return _Cloud(u, near, xi)
 
 
 def _moments(cloud: _Cloud, y: Array) -> Array:
@@ -444,7 +445,7 @@ def _moments(cloud: _Cloud, y: Array) -> Array:
     w = xi / xi.sum(axis=1, keepdims=True)
     out[-2] = (w @ off**2 - (w @ off) ** 2) * m / (m - 1)
     for at, near in enumerate(cloud.near):
-        out[at] = unexplained(near, off, xi)
+        out[at] = unexplained(near, cloud.u, off, xi)
     return out
 
 
@@ -484,7 +485,7 @@ def _blocks(
     few: _Cloud,
     exact: bool,
 ) -> Iterator[tuple[Array, Array]]:
-    """Yield W of the mean (subsets, B, c), and what each draw adds to it (S, subsets, B, c), some coordinates a time."""
+    """Yield W of the mean (subsets, B, c), what each draw adds (S, subsets, B, c), some coordinates at a time."""
     offset, basis, _ = surrogate.decode(name)
     inverse: Callable[[Array], Array] = surrogate.layouts[name].transform.inverse
     s, m = len(functions), len(at_few)
