@@ -240,7 +240,7 @@ def test_designs_that_cannot_be_extended():
             json.dumps({**recipe, "n": -4}),
             json.dumps({**recipe, "seed": -1}),
         ],
-        "'morris' cannot be extended; sobol, halton, latin_hypercube can": [json.dumps({**recipe, "method": "morris"})],
+        "'grid' cannot be extended; sobol, halton, latin_hypercube can": [json.dumps({**recipe, "method": "grid"})],
     }
     for message, texts in edits.items():
         for text in texts:

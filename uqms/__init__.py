@@ -63,6 +63,7 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.designs import extend as extend
     from uqms.designs import halton as halton
     from uqms.designs import latin_hypercube as latin_hypercube
+    from uqms.designs import morris_design as morris_design
     from uqms.designs import nested as nested
     from uqms.designs import sobol as sobol
     from uqms.diagnostics import verification_design as verification_design
@@ -87,6 +88,9 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.runs import FailurePolicy as FailurePolicy
     from uqms.runs import RunStore as RunStore
     from uqms.runs import run as run
+    from uqms.sensitivity import elementary_effects as elementary_effects
+    from uqms.sensitivity import given_data_indices as given_data_indices
+    from uqms.sensitivity import shapley_effects as shapley_effects
     from uqms.simulators import ExecutableSimulator as ExecutableSimulator
     from uqms.simulators import FunctionSimulator as FunctionSimulator
     from uqms.simulators import JSONFile as JSONFile
@@ -208,12 +212,14 @@ __all__ = [
     "designs",
     "detect_jump",
     "diagnostics",
+    "elementary_effects",
     "ensemble",
     "errors",
     "extend",
     "from_gpytorch",
     "from_sbi",
     "functionals",
+    "given_data_indices",
     "halton",
     "held_out",
     "k_fold",
@@ -222,6 +228,7 @@ __all__ = [
     "learning_curve",
     "leave_one_out",
     "load_surrogate",
+    "morris_design",
     "nested",
     "next_level",
     "observe",
@@ -229,6 +236,7 @@ __all__ = [
     "refine",
     "run",
     "serve",
+    "shapley_effects",
     "sobol",
     "testing",
     "to_sbi",
@@ -260,6 +268,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "extend",
         "halton",
         "latin_hypercube",
+        "morris_design",
         "nested",
         "sobol",
     ),
@@ -346,6 +355,11 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "latent_output",
         "observe",
         "refine",
+    ),
+    "sensitivity": (
+        "elementary_effects",
+        "given_data_indices",
+        "shapley_effects",
     ),
     "diagnostics": (
         "verification_design",

@@ -1,0 +1,10 @@
+"""What follows from uncertain inputs: spread, probabilities, decisions, and what more knowledge would be worth."""
+
+from uqms.propagation.estimators import Allocation, MultifidelityMean, allocate, multifidelity_mean
+
+__all__ = [
+    "Allocation",
+    "MultifidelityMean",
+    "allocate",
+    "multifidelity_mean",
+]

@@ -1,0 +1,14 @@
+"""Which inputs drive an output: indices with the surrogate's own error in every number."""
+
+from uqms.sensitivity.given_data import GivenDataIndices, given_data_indices
+from uqms.sensitivity.screening import ElementaryEffects, elementary_effects
+from uqms.sensitivity.shapley import ShapleyEffects, shapley_effects
+
+__all__ = [
+    "ElementaryEffects",
+    "GivenDataIndices",
+    "ShapleyEffects",
+    "elementary_effects",
+    "given_data_indices",
+    "shapley_effects",
+]
