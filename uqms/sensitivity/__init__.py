@@ -1,0 +1,1 @@
+"""Which inputs drive an output: indices with the surrogate's own error in every number."""
