@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms import errors as errors
     from uqms import functionals as functionals
     from uqms import plots as plots
+    from uqms import sensitivity as sensitivity
     from uqms import testing as testing
     from uqms.calibration import NUTS as NUTS
     from uqms.calibration import SMC as SMC
@@ -83,6 +84,7 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.runs import FailurePolicy as FailurePolicy
     from uqms.runs import RunStore as RunStore
     from uqms.runs import run as run
+    from uqms.sensitivity import sobol_indices as sobol_indices
     from uqms.simulators import ExecutableSimulator as ExecutableSimulator
     from uqms.simulators import FunctionSimulator as FunctionSimulator
     from uqms.simulators import JSONFile as JSONFile
@@ -220,8 +222,10 @@ __all__ = [
     "plots",
     "refine",
     "run",
+    "sensitivity",
     "serve",
     "sobol",
+    "sobol_indices",
     "testing",
     "to_sbi",
     "verification_design",
@@ -339,6 +343,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "verification_design",
         "verify",
     ),
+    "sensitivity": ("sobol_indices",),
 }
 _ROOMS = (
     "designs",
@@ -347,6 +352,7 @@ _ROOMS = (
     "errors",
     "functionals",
     "plots",
+    "sensitivity",
     "testing",
 )
 _HOME = {name: room for room, names in _NAMES.items() for name in names}
