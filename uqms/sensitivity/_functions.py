@@ -44,7 +44,7 @@ class Functions(NamedTuple):
 def default_points(surrogate: Surrogate, columns: int, replicates: int) -> int:
     """Return the number of points of a column."""
     if isinstance(surrogate, GaussianProcessSurrogate):
-        return 128 * replicates
+        return 64 * replicates
     each = max(4, EVALUATIONS // (columns * replicates))
     return replicates * (1 << (each.bit_length() - 1))
 

@@ -218,7 +218,7 @@ def sobol_indices(
         Number of functions that are drawn.
     points
         Number of points of each of the d + 2 columns of the design (2 d + 2 with order 2), a power of two from 64. By
-        default 2048; for surrogates that are no single Gaussian process as many as make about 2000 evaluations, since
+        default 1024; for surrogates that are no single Gaussian process as many as make about 2000 evaluations, since
         the cost of joint draws there grows with the cube of that.
     bootstrap
         Number of bootstraps of the design's 16 replicates.
