@@ -12,9 +12,9 @@ averaged hyperparameters where few runs ask for it. True indices come from 2^17 
   below 0.02 has an upper end below 0.05 in 95 of 100 repeats. A repeat whose result says "too few runs" makes no claim:
   their share is printed, and where nine of ten say it the aims are not judged.
 - Morris with 60 runs says "too few runs" in every repeat.
-- "process": functions that are drawn from a process, 12 runs of two inputs, kernel known, truth by a Gauss rule: coverage
-  0.91 to 0.985, and the root mean square error over what the intervals say 0.85 to 1.15: re-drawn functions and designs
-  scatter as the surrogate's part says.
+- "process": functions that are drawn from a process, 12 runs of two inputs, kernel known, truth by a Gauss rule:
+  coverage 0.91 to 0.985, and the root mean square error over what the intervals say 0.85 to 1.15: re-drawn functions
+  and designs scatter as the surrogate's part says.
 - SALib on the true function, with as many evaluations as it takes for an error like ours, is printed beside; OpenTURNS
   where it is installed.
 

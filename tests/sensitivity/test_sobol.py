@@ -90,6 +90,22 @@ def test_the_monte_carlo_error_is_that_of_other_seeds() -> None:
         assert np.all((said / across > 0.7) & (said / across < 1.6)), said / across
 
 
+def test_salib_agrees_on_a_function_without_closed_form() -> None:
+    analyse, sample = (pytest.importorskip(f"SALib.{part}.sobol") for part in ("analyze", "sample"))
+
+    def function(u: np.ndarray) -> np.ndarray:
+        return (np.exp(u[:, 0] * u[:, 1]) + np.sin(5.0 * u[:, 2]) * u[:, 0])[:, None]
+
+    cube = {"num_vars": 3, "names": ["a", "b", "c"], "bounds": [[0.0, 1.0]] * 3}
+    y = function(sample.sample(cube, 8192, seed=1))[:, 0]
+    theirs = analyse.analyze(cube, y, num_resamples=10, seed=1)
+    result = sobol_indices(Given(function, 3), uniform(3), order=2, points=2048, draws=20, rng=1)
+    for key in ("S1", "ST", "S2"):
+        ours = result["y"][key].mean(LEAD).values
+        known = np.isfinite(theirs[key]) & np.isfinite(ours)
+        np.testing.assert_allclose(ours[known], theirs[key][known], atol=0.012)
+
+
 # --------------------------------------------------------------------------------------------------- surrogate's error
 def process(seed: int, n: int = 9, ell: float = 0.5, d: int = 2) -> GaussianProcessSurrogate:
     """Return the process of a function that is drawn from it, known at n runs."""

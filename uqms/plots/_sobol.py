@@ -48,8 +48,8 @@ def sobol(
 ) -> Figure:
     r"""Draw total and first-order indices as bars with their 95 % intervals, the largest on top.
 
-    The pale part between both bars of an input is what it does together with others. Thin lines are intervals with all
-    errors, thick ones the part of Monte Carlo: what is left of a thin line beyond it, more runs of the simulator reduce.
+    The pale part beyond the first-order bar is what an input does together with others. Thin lines are intervals with
+    all errors, thick ones the part of Monte Carlo; what a thin line is longer, more runs of the simulator reduce.
 
     Parameters
     ----------
