@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms import errors as errors
     from uqms import functionals as functionals
     from uqms import plots as plots
+    from uqms import sensitivity as sensitivity
     from uqms import testing as testing
     from uqms.calibration import NUTS as NUTS
     from uqms.calibration import SMC as SMC
@@ -91,6 +92,7 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.sensitivity import elementary_effects as elementary_effects
     from uqms.sensitivity import given_data_indices as given_data_indices
     from uqms.sensitivity import shapley_effects as shapley_effects
+    from uqms.sensitivity import sobol_indices as sobol_indices
     from uqms.simulators import ExecutableSimulator as ExecutableSimulator
     from uqms.simulators import FunctionSimulator as FunctionSimulator
     from uqms.simulators import JSONFile as JSONFile
@@ -235,9 +237,11 @@ __all__ = [
     "plots",
     "refine",
     "run",
+    "sensitivity",
     "serve",
     "shapley_effects",
     "sobol",
+    "sobol_indices",
     "testing",
     "to_sbi",
     "verification_design",
@@ -365,6 +369,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "verification_design",
         "verify",
     ),
+    "sensitivity": ("sobol_indices",),
 }
 _ROOMS = (
     "designs",
@@ -373,6 +378,7 @@ _ROOMS = (
     "errors",
     "functionals",
     "plots",
+    "sensitivity",
     "testing",
 )
 _HOME = {name: room for room, names in _NAMES.items() for name in names}

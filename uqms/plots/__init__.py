@@ -16,6 +16,7 @@ from uqms.plots._predictive import predictive
 from uqms.plots._prior_posterior import prior_posterior
 from uqms.plots._probability import probability, reliability
 from uqms.plots._ranks import ranks
+from uqms.plots._sobol import sobol, sobol_curves
 from uqms.plots._validation import leave_one_out
 from uqms.plots._vpc import visual_predictive_check
 
@@ -39,4 +40,6 @@ __all__ = [
     "reliability",
     "shrinkage",
     "visual_predictive_check",
+    "sobol",
+    "sobol_curves",
 ]

@@ -11,4 +11,7 @@ __all__ = [
     "elementary_effects",
     "given_data_indices",
     "shapley_effects",
+from uqms.sensitivity.sobol import SobolIndices, sobol_indices
+    "SobolIndices",
+    "sobol_indices",
 ]
