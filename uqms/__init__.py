@@ -79,6 +79,8 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.parameters import Prior as Prior
     from uqms.parameters import TruncatedNormal as TruncatedNormal
     from uqms.parameters import Uniform as Uniform
+    from uqms.propagation import Propagation as Propagation
+    from uqms.propagation import propagate as propagate
     from uqms.runs import Dask as Dask
     from uqms.runs import FailurePolicy as FailurePolicy
     from uqms.runs import RunStore as RunStore
@@ -175,6 +177,7 @@ __all__ = [
     "Posterior",
     "Prior",
     "Product",
+    "Propagation",
     "Regimes",
     "RunStore",
     "SMC",
@@ -218,6 +221,7 @@ __all__ = [
     "next_level",
     "observe",
     "plots",
+    "propagate",
     "refine",
     "run",
     "serve",
@@ -334,6 +338,10 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "latent_output",
         "observe",
         "refine",
+    ),
+    "propagation": (
+        "Propagation",
+        "propagate",
     ),
     "diagnostics": (
         "verification_design",

@@ -1,0 +1,5 @@
+"""What follows from uncertain inputs: spread, probabilities, decisions, and what more knowledge would be worth."""
+
+from uqms.propagation.result import Propagation, propagate
+
+__all__ = ["Propagation", "propagate"]
