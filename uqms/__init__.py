@@ -85,6 +85,8 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.parameters import Prior as Prior
     from uqms.parameters import TruncatedNormal as TruncatedNormal
     from uqms.parameters import Uniform as Uniform
+    from uqms.propagation import Propagation as Propagation
+    from uqms.propagation import propagate as propagate
     from uqms.runs import Dask as Dask
     from uqms.runs import FailurePolicy as FailurePolicy
     from uqms.runs import RunStore as RunStore
@@ -188,6 +190,7 @@ __all__ = [
     "Posterior",
     "Prior",
     "Product",
+    "Propagation",
     "Regimes",
     "RunStore",
     "SMC",
@@ -235,6 +238,7 @@ __all__ = [
     "next_level",
     "observe",
     "plots",
+    "propagate",
     "refine",
     "run",
     "sensitivity",
@@ -364,6 +368,9 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "elementary_effects",
         "given_data_indices",
         "shapley_effects",
+    "propagation": (
+        "Propagation",
+        "propagate",
     ),
     "diagnostics": (
         "verification_design",

@@ -8,3 +8,5 @@ __all__ = [
     "allocate",
     "multifidelity_mean",
 ]
+from uqms.propagation.result import Propagation, propagate
+__all__ = ["Propagation", "propagate"]
