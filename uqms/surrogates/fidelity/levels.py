@@ -116,14 +116,15 @@ def read_levels(
     levels: Sequence[str],
     outputs: Mapping[str, Curve | Scalar],
     cost: Mapping[str, float] | None,
-    coefficients: int,
+    linear: bool = False,
 ) -> Levels:
     """Return the completed runs of every level, in scores that all levels have in common.
 
     Raises
     ------
     InputError, DataError, DesignError
-        When a level has no runs or too few (of all but the lowest, 2 more than `coefficients`), or an output lacks.
+        When a level has no runs or too few (of all but the lowest, 2 more than trend coefficients: with a `linear`
+        trend one an input, the constant and the factor of the level below), or an output lacks.
     """
     table.check(ensemble)
     of = _level_of(ensemble, levels)
@@ -139,6 +140,7 @@ def read_levels(
     used = np.flatnonzero(done)
     check_bounds(outputs, ensemble.isel(run=used), used)
     box, _ = inputs_of(ensemble.isel(run=used))
+    coefficients = 2 + linear * box.d
     runs, x = [], []
     for t, level in enumerate(levels):
         own = ensemble.isel(run=np.flatnonzero(done & (of == level)))
