@@ -634,7 +634,13 @@ def _accepted(
 
 def _which(accept: Accept, points: dict[str, Array], count: int) -> Bools:
     """Return which of the points are accepted."""
-    found = np.asarray(accept({name: values.copy() for name, values in points.items()}))
+    if not callable(accept):
+        raise InputError(f"accept is {accept!r}; give a function of the points that says which of them to run.")
+    given = accept({name: values.copy() for name, values in points.items()})
+    try:
+        found = np.asarray(given)
+    except ValueError:  # rows of different lengths
+        found = np.asarray(given, dtype=object)
     if found.dtype != np.bool_ or found.shape != (count,):
         raise InputError(
             f"accept returned {found.dtype} of shape {found.shape} for {count} points; it takes a mapping of input "
