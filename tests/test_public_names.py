@@ -120,6 +120,7 @@ PUBLIC = [
     "run",
     "sensitivity",
     "serve",
+    "shapley_effects",
     "sobol",
     "sobol_indices",
     "testing",

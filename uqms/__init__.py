@@ -364,19 +364,20 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "observe",
         "refine",
     ),
+    "propagation": (
+        "Propagation",
+        "propagate",
+    ),
     "sensitivity": (
         "elementary_effects",
         "given_data_indices",
         "shapley_effects",
-    "propagation": (
-        "Propagation",
-        "propagate",
+        "sobol_indices",
     ),
     "diagnostics": (
         "verification_design",
         "verify",
     ),
-    "sensitivity": ("sobol_indices",),
 }
 _ROOMS = (
     "designs",
