@@ -143,15 +143,19 @@ class Shared:
     def predict(
         self, u: Array, measured: Measured, decoder: Any, rng: np.random.Generator
     ) -> tuple[Array, Array, Array]:
-        """Return mean, variance and joint draws (S, n, P) of a latent output at the rows of a decoder."""
+        """Return mean, variance and joint draws (S, n, P) of a latent output at the rows of a decoder.
+
+        Its arrays are the same for all inputs, (P, ...), or begin with the inputs, (n, P, ...).
+        """
         m, rho = self.scores(u)
-        offset, B, E = decoder
-        S, n, q = m.shape
-        mean = offset + m @ B.T
-        prior = np.einsum("snq,pq->snp", rho, B**2) + np.sum(E**2, axis=1)
+        n = m.shape[1]
+        offset = np.asarray(decoder[0])
+        B, E = (one if one.ndim == 3 else np.broadcast_to(one, (n, *one.shape)) for one in map(np.asarray, decoder[1:]))
+        mean = offset + np.einsum("snq,npq->snp", m, B)
+        prior = np.einsum("snq,npq->snp", rho, B**2) + np.sum(E**2, axis=2)
         e = np.sqrt(rho) * rng.standard_normal(rho.shape)
-        tau = rng.standard_normal((S, n, E.shape[1]))
-        drawn = mean + e @ B.T + tau @ E.T
+        tau = rng.standard_normal((*m.shape[:2], E.shape[2]))
+        drawn = mean + np.einsum("snq,npq->snp", e, B) + np.einsum("snt,npt->snp", tau, E)
         if not measured.here.any():
             return mean, prior, drawn
         here, G, F = measured.here, measured.basis, measured.truncation
@@ -160,16 +164,28 @@ class Shared:
         at = np.arange(here.shape[1])
         C[:, :, at, at] += np.where(here, D, 1.0)
         residual = here * (measured.mean - measured.offset - np.einsum("ncq,snq->snc", G, m))
-        cross = np.einsum("pq,snq,ncq->snpc", B, rho, G, optimize=True) + np.einsum("pt,nct->npc", E, F, optimize=True)
+        cross = np.einsum("npq,snq,ncq->snpc", B, rho, G, optimize=True) + np.einsum("npt,nct->npc", E, F)
         made = np.einsum("ncq,snq->snc", G, e) + np.einsum("nct,snt->snc", F, tau)
         made += here * np.sqrt(D) * rng.standard_normal(D.shape)
         root = np.linalg.cholesky(C)
         right = np.concatenate([cross.transpose(0, 1, 3, 2), residual[..., None], made[..., None]], axis=-1)
         half = np.linalg.solve(root, right)
-        P = len(offset)
+        P = B.shape[1]
         step = np.einsum("sncp,snc->snp", half[..., :P], half[..., P])
         undone = np.einsum("sncp,snc->snp", half[..., :P], half[..., P + 1])
         return mean + step, np.maximum(prior - np.sum(half[..., :P] ** 2, axis=2), 0.0), drawn + step - undone
+
+    def new_rows(self, rng: np.random.Generator) -> Array:
+        """Return new measurements (S, R) of the same rows of the same subjects, given the data."""
+        data = self.problem.data
+        cells, u = data.cells, data.unit_inputs(self.own)
+        measured = Measured.of(cells, np.arange(cells.experiments))
+        decoder = (measured.offset, measured.basis, measured.truncation)
+        *_, latent = self.predict(u, measured, decoder, rng)
+        cell, here = _ragged(cells.experiment, cells.experiments)
+        y = np.empty((len(u), len(cells.offset)))
+        y[:, cell[here]] = latent[:, here]
+        return draw_rows(cells, data.noise, y, data.noise.phi(self.own, (len(u),)), rng)
 
     def log_likelihood(self, u: Array, measured: Measured, sigma: Array) -> Array:
         """Return log p(cell means) (S, n) of each of n inputs (S, n, d), given the draws."""
