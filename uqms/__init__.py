@@ -79,8 +79,11 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.parameters import Prior as Prior
     from uqms.parameters import TruncatedNormal as TruncatedNormal
     from uqms.parameters import Uniform as Uniform
+    from uqms.propagation import Decision as Decision
     from uqms.propagation import Propagation as Propagation
+    from uqms.propagation import RareEvent as RareEvent
     from uqms.propagation import propagate as propagate
+    from uqms.propagation import rare_event as rare_event
     from uqms.runs import Dask as Dask
     from uqms.runs import FailurePolicy as FailurePolicy
     from uqms.runs import RunStore as RunStore
@@ -135,6 +138,7 @@ __all__ = [
     "Curve",
     "CustomNoise",
     "Dask",
+    "Decision",
     "Derived",
     "DirectSimulator",
     "EventProbability",
@@ -178,6 +182,7 @@ __all__ = [
     "Prior",
     "Product",
     "Propagation",
+    "RareEvent",
     "Regimes",
     "RunStore",
     "SMC",
@@ -222,6 +227,7 @@ __all__ = [
     "observe",
     "plots",
     "propagate",
+    "rare_event",
     "refine",
     "run",
     "serve",
@@ -340,8 +346,11 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "refine",
     ),
     "propagation": (
+        "Decision",
         "Propagation",
+        "RareEvent",
         "propagate",
+        "rare_event",
     ),
     "diagnostics": (
         "verification_design",

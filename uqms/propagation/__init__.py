@@ -1,5 +1,7 @@
 """What follows from uncertain inputs: spread, probabilities, decisions, and what more knowledge would be worth."""
 
+from uqms.propagation.decisions import Decision
+from uqms.propagation.rare import RareEvent, rare_event
 from uqms.propagation.result import Propagation, propagate
 
-__all__ = ["Propagation", "propagate"]
+__all__ = ["Decision", "Propagation", "RareEvent", "propagate", "rare_event"]
