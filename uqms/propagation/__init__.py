@@ -1,5 +1,6 @@
 """What follows from uncertain inputs: spread, probabilities, decisions, and what more knowledge would be worth."""
 
+<<<<<<< HEAD
 from uqms.propagation.estimators import Allocation, MultifidelityMean, allocate, multifidelity_mean
 from uqms.propagation.result import Propagation, propagate
 
@@ -11,3 +12,10 @@ __all__ = [
     "multifidelity_mean",
     "propagate",
 ]
+=======
+from uqms.propagation.decisions import Decision
+from uqms.propagation.rare import RareEvent, rare_event
+from uqms.propagation.result import Propagation, propagate
+
+__all__ = ["Decision", "Propagation", "RareEvent", "propagate", "rare_event"]
+>>>>>>> prop
