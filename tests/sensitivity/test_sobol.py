@@ -7,6 +7,7 @@ import pytest
 import xarray as xr
 from calibration.problems import given_surrogate
 from sensitivity.functions import ISHIGAMI, Given, forms, indices_of_g, ishigami, sobol_g, square
+from test_plots import curve_problem, posterior_of
 
 import uqms as uq
 from uqms.errors import DesignWarning, InputError
@@ -343,6 +344,17 @@ def test_dependent_inputs_are_refused_with_the_way_out() -> None:
     block = uq.MultivariateNormal(("a", "b"), (0.5, 0.5), ((0.01, 0.005), (0.005, 0.01)))  # type: ignore[arg-type]
     with pytest.raises(InputError, match="Shapley"):
         sobol_indices(process(1), uq.ParameterSpace(block))
+
+
+def test_a_posterior_is_refused_and_its_draws_are_taken_as_independent() -> None:
+    posterior = posterior_of(curve_problem())
+    surrogate = posterior.problem.surrogate
+    with pytest.raises(InputError, match=r"uq.shapley_effects.*posterior.draws\[\['theta'\]\]"):
+        sobol_indices(surrogate, posterior)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DesignWarning)
+        result = sobol_indices(surrogate, posterior.draws[["theta"]], draws=20, points=64, rng=1)
+    np.testing.assert_allclose(result["y"]["ST_whole"].mean(LEAD), [1.0], atol=0.05)
 
 
 def test_known_conditions_need_a_value_or_a_range() -> None:
