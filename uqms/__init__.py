@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms import errors as errors
     from uqms import functionals as functionals
     from uqms import plots as plots
+    from uqms import sensitivity as sensitivity
     from uqms import testing as testing
     from uqms.calibration import NUTS as NUTS
     from uqms.calibration import SMC as SMC
@@ -80,13 +81,17 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.parameters import Prior as Prior
     from uqms.parameters import TruncatedNormal as TruncatedNormal
     from uqms.parameters import Uniform as Uniform
+    from uqms.propagation import allocate as allocate
+    from uqms.propagation import multifidelity_mean as multifidelity_mean
     from uqms.runs import Dask as Dask
     from uqms.runs import FailurePolicy as FailurePolicy
     from uqms.runs import RunStore as RunStore
     from uqms.runs import run as run
+    from uqms.sensitivity import derivative_measures as derivative_measures
     from uqms.sensitivity import elementary_effects as elementary_effects
     from uqms.sensitivity import given_data_indices as given_data_indices
     from uqms.sensitivity import shapley_effects as shapley_effects
+    from uqms.sensitivity import sobol_indices as sobol_indices
     from uqms.simulators import ExecutableSimulator as ExecutableSimulator
     from uqms.simulators import FunctionSimulator as FunctionSimulator
     from uqms.simulators import JSONFile as JSONFile
@@ -197,10 +202,12 @@ __all__ = [
     "UMBridgeSimulator",
     "Uniform",
     "__version__",
+    "allocate",
     "another_round",
     "as_tensor",
     "compare_models",
     "compare_surrogates",
+    "derivative_measures",
     "designs",
     "detect_jump",
     "diagnostics",
@@ -221,15 +228,18 @@ __all__ = [
     "leave_one_out",
     "load_surrogate",
     "morris_design",
+    "multifidelity_mean",
     "nested",
     "next_level",
     "observe",
     "plots",
     "refine",
     "run",
+    "sensitivity",
     "serve",
     "shapley_effects",
     "sobol",
+    "sobol_indices",
     "testing",
     "to_sbi",
     "verification_design",
@@ -344,10 +354,16 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "observe",
         "refine",
     ),
+    "propagation": (
+        "allocate",
+        "multifidelity_mean",
+    ),
     "sensitivity": (
+        "derivative_measures",
         "elementary_effects",
         "given_data_indices",
         "shapley_effects",
+        "sobol_indices",
     ),
     "diagnostics": (
         "verification_design",
@@ -361,6 +377,7 @@ _ROOMS = (
     "errors",
     "functionals",
     "plots",
+    "sensitivity",
     "testing",
 )
 _HOME = {name: room for room, names in _NAMES.items() for name in names}

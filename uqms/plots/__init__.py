@@ -13,6 +13,7 @@ from uqms.plots._predictive import predictive
 from uqms.plots._prior_posterior import prior_posterior
 from uqms.plots._probability import probability, reliability
 from uqms.plots._ranks import ranks
+from uqms.plots._sobol import sobol, sobol_curves
 from uqms.plots._validation import leave_one_out
 
 __all__ = [
@@ -29,4 +30,6 @@ __all__ = [
     "profile",
     "ranks",
     "reliability",
+    "sobol",
+    "sobol_curves",
 ]
