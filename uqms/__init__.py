@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms import errors as errors
     from uqms import functionals as functionals
     from uqms import plots as plots
+    from uqms import sensitivity as sensitivity
     from uqms import testing as testing
     from uqms.calibration import NUTS as NUTS
     from uqms.calibration import SMC as SMC
@@ -63,6 +64,7 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.designs import extend as extend
     from uqms.designs import halton as halton
     from uqms.designs import latin_hypercube as latin_hypercube
+    from uqms.designs import morris_design as morris_design
     from uqms.designs import nested as nested
     from uqms.designs import sobol as sobol
     from uqms.diagnostics import verification_design as verification_design
@@ -83,10 +85,16 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.parameters import Prior as Prior
     from uqms.parameters import TruncatedNormal as TruncatedNormal
     from uqms.parameters import Uniform as Uniform
+    from uqms.propagation import Propagation as Propagation
+    from uqms.propagation import propagate as propagate
     from uqms.runs import Dask as Dask
     from uqms.runs import FailurePolicy as FailurePolicy
     from uqms.runs import RunStore as RunStore
     from uqms.runs import run as run
+    from uqms.sensitivity import elementary_effects as elementary_effects
+    from uqms.sensitivity import given_data_indices as given_data_indices
+    from uqms.sensitivity import shapley_effects as shapley_effects
+    from uqms.sensitivity import sobol_indices as sobol_indices
     from uqms.simulators import ExecutableSimulator as ExecutableSimulator
     from uqms.simulators import FunctionSimulator as FunctionSimulator
     from uqms.simulators import JSONFile as JSONFile
@@ -182,6 +190,7 @@ __all__ = [
     "Posterior",
     "Prior",
     "Product",
+    "Propagation",
     "Regimes",
     "RunStore",
     "SMC",
@@ -208,12 +217,14 @@ __all__ = [
     "designs",
     "detect_jump",
     "diagnostics",
+    "elementary_effects",
     "ensemble",
     "errors",
     "extend",
     "from_gpytorch",
     "from_sbi",
     "functionals",
+    "given_data_indices",
     "halton",
     "held_out",
     "k_fold",
@@ -222,14 +233,19 @@ __all__ = [
     "learning_curve",
     "leave_one_out",
     "load_surrogate",
+    "morris_design",
     "nested",
     "next_level",
     "observe",
     "plots",
+    "propagate",
     "refine",
     "run",
+    "sensitivity",
     "serve",
+    "shapley_effects",
     "sobol",
+    "sobol_indices",
     "testing",
     "to_sbi",
     "verification_design",
@@ -260,6 +276,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "extend",
         "halton",
         "latin_hypercube",
+        "morris_design",
         "nested",
         "sobol",
     ),
@@ -347,6 +364,16 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "observe",
         "refine",
     ),
+    "propagation": (
+        "Propagation",
+        "propagate",
+    ),
+    "sensitivity": (
+        "elementary_effects",
+        "given_data_indices",
+        "shapley_effects",
+        "sobol_indices",
+    ),
     "diagnostics": (
         "verification_design",
         "verify",
@@ -359,6 +386,7 @@ _ROOMS = (
     "errors",
     "functionals",
     "plots",
+    "sensitivity",
     "testing",
 )
 _HOME = {name: room for room, names in _NAMES.items() for name in names}

@@ -72,6 +72,8 @@ class ModelTarget:
         Compiled log-density, and what reports a draw.
     arrays
         The shared arrays, whose addresses are in the block.
+    labels
+        Names of the shared arrays, "" for those that have none.
     start
         The model's initial point, shape (size,).
     map
@@ -87,6 +89,15 @@ class ModelTarget:
     arrays: tuple[Array, ...]
     start: Array
     map: Map | None
+    labels: tuple[str, ...] = ()
+
+    def with_arrays(self, **new: Array) -> "ModelTarget":
+        """Return the same functions reading other numbers in the place of shared arrays, by their names."""
+        arrays = tuple(
+            np.ascontiguousarray(new[label], dtype=one.dtype) if label in new else one
+            for label, one in zip(self.labels, self.arrays, strict=True)
+        )
+        return replace(self, arrays=arrays)
 
     def with_map(self, new: Map) -> "ModelTarget":
         """Return the same density in other coordinates."""
@@ -162,6 +173,7 @@ def model_target(model: Any) -> ModelTarget:
         arrays,
         np.concatenate([value.ravel().astype(np.float64) for value in point]),
         Map.identity(size) if size <= MOST_MAPPED else None,
+        tuple(one.name or "" for one in shared),
     )
 
 

@@ -21,6 +21,7 @@ from uqms._typing import Array, ArrayLike
 
 if TYPE_CHECKING:
     from uqms.calibration.parts import JointCalibration
+    from uqms.calibration.population.problem import PopulationCalibration
     from uqms.calibration.problem import Calibration
 
 __all__ = ["Whitened"]
@@ -31,7 +32,7 @@ __all__ = ["Whitened"]
 class Whitened:
     """A calibration seen from the space where its prior is (next to) a standard normal."""
 
-    problem: "Calibration | JointCalibration"
+    problem: "Calibration | JointCalibration | PopulationCalibration"
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -5,7 +5,8 @@ computed as usual. The rank of the truth among L nearly independent posterior dr
 parameter and every function of parameters and data. Ranks of parameters alone miss whole classes of mistakes (a
 likelihood that ignores data gives back the prior, whose ranks are perfect): the joint log-likelihood is ranked too, and
 the misfit, which knows nothing of the likelihood: the squared distance between data and new data simulated at the same
-parameters.
+parameters. Of a population the parameters of its first subject are ranked beside; its random effects are drawn with the
+data, and are latents of the posterior.
 
 ==========  =====================================================================  ======
 symbol      meaning                                                                shape
@@ -28,7 +29,7 @@ import pandas as pd
 import xarray as xr
 
 from uqms._typing import Array, ArrayLike, Ints, RandomState, as_generator
-from uqms.calibration import Calibration, JointCalibration
+from uqms.calibration import NUTS, Calibration, JointCalibration, PopulationCalibration
 from uqms.diagnostics.bands import RankBand, pointwise_level, rank_band
 from uqms.diagnostics.importance import FewDraws, ImportanceSampler
 from uqms.diagnostics.tempered import TemperedSampler
@@ -40,13 +41,14 @@ LOG_LIKELIHOOD, MISFIT, LATENTS = "log_likelihood", "misfit", "latents"
 MOST_WEIGHTED = 6  # quantities that importance weights are good for
 COPIES = 4  # simulated data sets of each draw behind the misfit
 MISSING = -1
-TRIES = 100
+TRIES = 1000
 DOUBTFUL = 0.02  # share of the fits
 NOTABLE = 2.5  # standard errors beyond which a mean or spread is named as the way in which ranks fail
 R_HAT = 1.01
+BY_CHANCE = 8.0  # / effective draws: what R-hat may be off by chance, twice what four halved chains give on average
 INTERVALS = (0.5, 0.9)
 
-Problem = Calibration | JointCalibration
+Problem = Calibration | JointCalibration | PopulationCalibration
 Quantity = Callable[[Mapping[str, Array], Any], ArrayLike]
 
 
@@ -201,19 +203,20 @@ def simulation_based_calibration(
     Parameters
     ----------
     problem
-        The calibration, also one of several parts.
+        The calibration, also one of several parts, or of a population.
     n
         Repeats; 200 see a posterior whose sd is 0.7 of the right one, or that is off by half an sd.
     sampler
         `ImportanceSampler()` (default, for up to six parameters) or `TemperedSampler()` (default for more, and where
         errors are not all normal, so that latents are drawn beside the parameters); anything that `problem.sample`
-        takes, such as `NUTS(...)`, which compiles a model in each repeat and takes seconds each; or an object of your
-        own with a method ``draw(problem, count, rng)`` that returns `FewDraws`.
+        takes, such as `NUTS(...)`, which takes a second or more each (for a population it compiles once for all
+        repeats); or an object of your own with a method ``draw(problem, count, rng)`` that returns `FewDraws`.
     rng
         Whole number or generator.
     quantities
         Name to function of (draws by name, problem with its data), ranked beside the parameters, the joint
-        log-likelihood and the misfit. Each more costs a little power.
+        log-likelihood and the misfit. Each more costs a little power. Where there are latents, such as the effects of
+        subjects, draws have them as "latents" (n, latents).
     draws
         Nearly independent posterior draws of each repeat.
     alpha
@@ -256,6 +259,8 @@ def simulation_based_calibration(
             if not problem.latents:
                 return truth, problem.with_values(problem.simulate(truth, generator)[0])
             eta = generator.standard_normal((1, problem.latents))
+            if _outside(problem, truth, eta, generator):
+                continue
             values = problem.simulate(truth, generator, eta)[0]
             if np.isfinite(
                 values
@@ -351,8 +356,26 @@ def rank_statistics(
     )
 
 
+def _outside(problem: Problem, truth: Mapping[str, Array], eta: Array, rng: np.random.Generator) -> bool:
+    """Tell whether the wall around the design box keeps this draw of a population (1,) out."""
+    if not isinstance(problem, PopulationCalibration):
+        return False
+    return bool(np.log(rng.random()) > problem.data.wall(problem.individuals(truth, eta))[0])
+
+
+def _of_first_subject(problem: Problem, theta: Mapping[str, Array], eta: Array) -> dict[str, Array]:
+    """Return the parameters of a population's first subject that has data, each (n,), by "parameter[subject]"."""
+    if not isinstance(problem, PopulationCalibration):
+        return {}
+    subjects = problem.subjects
+    j = int(np.argmax(subjects.measured))
+    own = problem.layout.parameters(theta, eta[:, : problem.layout.size])
+    unit = int(np.argmax(subjects.subject == j))
+    return {f"{name}[{subjects.labels[j]}]": values[:, unit] for name, values in own.items()}
+
+
 def _check_problem(problem: object, asked: str) -> None:
-    if not isinstance(problem, Calibration | JointCalibration):
+    if not isinstance(problem, Calibration | JointCalibration | PopulationCalibration):
         raise InputError(f"{asked}: the problem is a {type(problem).__name__}; give a uq.Calibration.")
 
 
@@ -367,6 +390,9 @@ def _check_numbers(n: int, draws: int, alpha: float) -> None:
 def _names(problem: Problem, own: Mapping[str, Quantity]) -> list[str]:
     """Return the names of what is ranked."""
     names = [*problem.priors, LOG_LIKELIHOOD, MISFIT]
+    if isinstance(problem, PopulationCalibration):
+        label = problem.subjects.labels[int(np.argmax(problem.subjects.measured))]
+        names[len(problem.priors) : len(problem.priors)] = [f"{p}[{label}]" for p in problem.population.individual]
     taken = [name for name in own if name in names]
     if taken or len(set(names)) < len(names):
         raise InputError(f"quantities: the names {taken or [LOG_LIKELIHOOD, MISFIT]} are taken; choose others.")
@@ -399,22 +425,52 @@ def _few_draws(sampler: Any, problem: Problem, count: int, rng: np.random.Genera
                 f"{few.latents.shape}."
             )
         return few if problem.latents else replace(few, latents=np.zeros((count, 0)))
+    if isinstance(problem, PopulationCalibration) and isinstance(sampler, NUTS):
+        return _of_nuts(sampler, problem, count, int(rng.integers(2**31)))
     posterior = problem.sample(sampler, rng=rng)
     table = posterior.summary().loc[list(problem.priors)]
     total = posterior.draws.sizes["chain"] * posterior.draws.sizes["draw"]
     if total < count:
         raise InputError(f"The sampler gives {total} draws, {count} are ranked. Ask it for more, or for fewer ranks.")
     ess = float(table[["ess_bulk", "ess_tail"]].to_numpy().min())
-    picked = np.linspace(0, total - 1, count).round().astype(int)
+    picked = _spread(total, count)
     theta = {name: posterior.draws[name].values.ravel()[picked] for name in problem.priors}
     stats = posterior.tree["sample_stats"].dataset if "sample_stats" in posterior.tree.children else {}
     divergent = int(stats["diverging"].sum()) if "diverging" in stats else 0
+    doubt = _doubt(divergent, ess, total, count, float(table["r_hat"].max()))
+    return FewDraws(theta, ess, doubt, posterior.latents[picked])
+
+
+def _of_nuts(sampler: NUTS, problem: PopulationCalibration, count: int, seed: int) -> FewDraws:
+    """Return draws of a population without what `sample` computes beside them; its density is compiled once."""
+    import arviz_stats
+
+    trace = sampler.run(problem, seed)  # type: ignore[arg-type]
+    draws, names = trace["posterior"].dataset, list(problem.priors)
+    total = draws.sizes["chain"] * draws.sizes["draw"]
+    if total < count:
+        raise InputError(f"The sampler gives {total} draws, {count} are ranked. Ask it for more, or for fewer ranks.")
+    sizes = [arviz_stats.ess(draws[names], method=method) for method in ("bulk", "tail")]
+    ess = min(float(one[name]) for one in sizes for name in names)
+    r_hat = max(float(one) for one in arviz_stats.rhat(draws[names]).data_vars.values())
+    doubt = _doubt(int(trace["sample_stats"]["diverging"].sum()), ess, total, count, r_hat)
+    picked = _spread(total, count)
+    latents = draws["latents"].values.reshape(total, -1)
+    return FewDraws({name: draws[name].values.ravel()[picked] for name in names}, ess, doubt, latents[picked])
+
+
+def _spread(total: int, count: int) -> Ints:
+    return np.linspace(0, total - 1, count).round().astype(np.int64)
+
+
+def _doubt(divergent: int, ess: float, total: int, count: int, r_hat: float) -> str:
+    """Say what speaks against draws of chains."""
     doubts = [f"{divergent} divergent draws"] if divergent else []
     if not ess >= count:
         doubts.append(f"{ess:.0f} effective draws of {total}, {count} wanted")
-    if not table["r_hat"].max() <= R_HAT:
-        doubts.append(f"R-hat {table['r_hat'].max():.3f}")
-    return FewDraws(theta, ess, "; ".join(doubts), posterior.latents[picked])
+    if not r_hat <= R_HAT + BY_CHANCE / max(ess, 1.0):
+        doubts.append(f"R-hat {r_hat:.3f}")
+    return "; ".join(doubts)
 
 
 def _ranked(
@@ -428,12 +484,13 @@ def _ranked(
     """Return the rank of the truth for every quantity."""
     names = _names(problem, own)
     both = {name: np.concatenate([truth[name], theta[name]]) for name in problem.priors}
-    values = dict(both)
+    values = both | _of_first_subject(problem, both, eta)
     log_likelihood = problem.log_likelihood(both, eta) if problem.latents else problem.log_likelihood(both)
     values[LOG_LIKELIHOOD] = np.nan_to_num(log_likelihood, nan=-np.inf, neginf=-np.inf)
     values[MISFIT] = _misfit(problem, both, eta, rng)
+    given = both | {LATENTS: eta} if problem.latents else both
     for name, function in own.items():
-        found = np.asarray(function(both, problem), dtype=np.float64)
+        found = np.asarray(function(given, problem), dtype=np.float64)
         if found.shape != values[MISFIT].shape:
             raise InputError(f"quantities: {name!r} returned shape {found.shape}; give one number a draw.")
         values[name] = found

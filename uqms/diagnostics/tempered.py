@@ -12,7 +12,7 @@ from typing import final
 import numpy as np
 
 from uqms._typing import Array
-from uqms.calibration import Calibration, JointCalibration
+from uqms.calibration import Calibration, JointCalibration, PopulationCalibration
 from uqms.calibration.samplers._settings import check_share, check_whole
 from uqms.calibration.tempering import Tempered, temper
 from uqms.calibration.whitened import Whitened
@@ -63,7 +63,9 @@ class TemperedSampler:
         check_whole("TemperedSampler", "moves", self.moves)
         check_share("TemperedSampler", "correlation", self.correlation, 0.001, 1.0)
 
-    def draw(self, problem: Calibration | JointCalibration, count: int, rng: np.random.Generator) -> FewDraws:
+    def draw(
+        self, problem: Calibration | JointCalibration | PopulationCalibration, count: int, rng: np.random.Generator
+    ) -> FewDraws:
         """Return `count` draws of parameters and latents; with more particles, up to three times, where in doubt.
 
         Raises

@@ -13,7 +13,7 @@ from uqms.calibration.population.lowrank import LowRank, SharedError
 from uqms.calibration.population.posterior import PopulationPosterior
 from uqms.calibration.population.prediction import Measured, Shared
 from uqms.calibration.population.subject import NewData, _inputs
-from uqms.calibration.predict import Targets, conditional_moments
+from uqms.calibration.predict import Targets, conditional_moments, own_cells
 from uqms.errors import ExtrapolationError, InputError
 
 
@@ -220,3 +220,17 @@ def test_occasions_of_a_new_subject() -> None:
     subject = found.new_subject(data, covariates={"weight": 70.0, "female": 1.0}, rng=1)
     assert subject.predict().mean["y"].sizes["condition"] == 4
     assert subject.predict(conditions={"x": 0.4}).mean["y"].dims == ("t",)
+
+
+def test_new_rows_are_those_of_the_cells(fixed: tuple) -> None:
+    """New measurements of the same rows: the exact conditional law of the cells, and noise."""
+    one, shared, _ = fixed
+    rows = shared.new_rows(np.random.default_rng(3))
+    single = {name: values[:1] for name, values in shared.own.items()}
+    ((_, moments),) = conditional_moments(one.data, single, np.zeros(1, dtype=int), own_cells(one.data.cells))
+    cells = one.data.cells
+    sigma = float(shared.theta["sigma"][0])
+    sd = np.sqrt(np.diagonal(moments.covariance[0]) + sigma**2)[cells.row_cell]
+    S = len(rows)
+    np.testing.assert_allclose(rows.mean(axis=0), moments.mean[0][cells.row_cell], atol=4.5 * sd.max() / np.sqrt(S))
+    np.testing.assert_allclose(rows.std(axis=0), sd, rtol=4.5 / np.sqrt(2 * S))

@@ -118,6 +118,14 @@ def read_subjects(population: "Population", table: pd.DataFrame | None, labels: 
         table = pd.DataFrame(index=pd.Index(list(labels)))
     if not isinstance(table, pd.DataFrame):
         raise InputError(f"subjects is a {type(table).__name__}; give a pandas DataFrame with a row a subject.")
+    if isinstance(table.index, pd.MultiIndex):
+        raise InputError(
+            f"subjects: the index has the levels {list(table.index.names)}; one label a row is wanted: "
+            "df.groupby('id').first()."
+        )
+    several = [name for name in columns if list(table.columns).count(name) > 1]
+    if several:
+        raise InputError(f"subjects: the table has more than one column {several[0]!r}. Rename or drop one.")
     table = table.set_axis(table.index.astype(str), axis=0)
     twice = table.index[table.index.duplicated()]
     if len(twice):

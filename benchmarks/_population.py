@@ -1,0 +1,263 @@
+"""Small populations with a surrogate whose error is as large as the noise: what `populations.py` looks at."""
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from arviz_stats.base import array_stats
+from scipy.optimize import minimize
+
+import uqms as uq
+from uqms._typing import Array
+from uqms.calibration.population.layout import WALL
+from uqms.calibration.population.lowrank import LowRank, nystroem
+from uqms.calibration.population.prediction import Measured
+
+TIMES = np.array([0.0, 1.0, 2.0])
+CONDITIONS = (0.1, 0.35, 0.65, 0.9)
+NOISE = 0.02
+CLOUD, LATTICE = 600, 121
+FREEDOM, ROUNDS = 10.0, 4
+
+
+@cache
+def curve_surrogate(runs: int = 14) -> tuple[uq.Surrogate, uq.ParameterSpace]:
+    """Return the surrogate of a curve of an individual parameter, a shared one and a condition; few runs."""
+    space = uq.ParameterSpace(
+        a=uq.Normal(1.0, 0.15), b=uq.LogNormal(median=0.7, sigma=0.15), conditions={"x": uq.Condition(0.0, 1.0)}
+    )
+    population = uq.Population(space, individual=("a", "b"), spread={"a": 0.2, "b": 0.2})
+    design = uq.sobol(population.box(), runs, rng=1)
+    a, b, x = (design[name].values[:, None] for name in ("a", "b", "x"))
+    y = 1.5 * np.sin(1.2 * a + x) * np.exp(-b * TIMES) + 0.3 * a * TIMES * x
+    curves = xr.DataArray(y, dims=("run", "t"), coords={"t": TIMES})
+    settings = uq.GaussianProcess(outputs={"y": uq.Curve(max_scores=2)}, hyperparameters="point")
+    return settings.fit(uq.ensemble.build(design, {"y": curves})), space
+
+
+def table(subjects: int, missing: float = 0.2, seed: int = 1) -> uq.Observations:
+    """Return the layout of measurements, four conditions in turn, some missing; values are to be replaced."""
+    rng = np.random.default_rng(seed)
+    rows = [
+        {"id": f"s{j:03d}", "t": t, "x": CONDITIONS[j % len(CONDITIONS)], "y": 0.5 + 0.1 * t}
+        for j in range(subjects)
+        for t in TIMES
+        if t == TIMES[j % 3] or rng.random() > missing
+    ]
+    return uq.Observations.from_table(
+        pd.DataFrame(rows), output="y", value="y", coords={"t": "t"}, conditions=["x"], subject="id"
+    )
+
+
+def small(*, centred: bool, **settings: Any) -> uq.PopulationCalibration:
+    """Return a population of eight subjects in which two parameters differ."""
+    surrogate, space = curve_surrogate()
+    spread = {"a": uq.LogNormal(median=0.12, sigma=0.25), "b": uq.LogNormal(median=0.12, sigma=0.25)}
+    population = uq.Population(space, individual=("a", "b"), spread=spread, centred=centred, **settings)
+    return uq.Calibration(surrogate, table(8), uq.GaussianNoise(sd=0.03), population=population)
+
+
+# --- one individual parameter: subjects integrated out by quadrature --------------------------------------------------
+
+
+def one_parameter(subjects: int) -> uq.PopulationCalibration:
+    """Return a population in which one parameter differs; the surrogate's sd is above the noise's."""
+    space = uq.ParameterSpace(a=uq.Normal(1.0, 0.2), conditions={"x": uq.Condition(0.0, 1.0)})
+    population = uq.Population(space, individual=("a",), spread=uq.LogNormal(median=0.15, sigma=0.3))
+    design = uq.sobol(population.box(), 9, rng=1)
+    a, x = (design[name].values[:, None] for name in ("a", "x"))
+    y = 1.5 * np.sin(0.8 * a + 0.5 * x) + TIMES * (0.4 * np.exp(-a) * x - 0.3 * np.cos(1.5 * a + x))
+    curves = xr.DataArray(y, dims=("run", "t"), coords={"t": TIMES})
+    settings = uq.GaussianProcess(outputs={"y": uq.Curve(max_scores=2)}, hyperparameters="point")
+    surrogate = settings.fit(uq.ensemble.build(design, {"y": curves}))
+    return uq.Calibration(surrogate, table(subjects), uq.GaussianNoise(sd=NOISE), population=population)
+
+
+class Marginal:
+    """Density of a population's mean, scale and of the features w of the shared error; its subjects are summed out.
+
+    Given w, the low-rank likelihood is a product over subjects, each a sum over a lattice of values of its parameter
+    (the trapezoid rule, whose error is far below rounding for smooth integrands that vanish at the ends). Draws of the
+    subjects are points of the lattice, at which the library's likelihoods are evaluated.
+
+    ======  =======================================================================
+    p, g    combinations of condition and measured times; points of the lattice
+    V       features of the cells over their noise and own error, (p, g, cells, M)
+    e       residuals of the data without shared error, likewise, (J, g, cells)
+    ======  =======================================================================
+    """
+
+    def __init__(self, problem: uq.PopulationCalibration, rng: np.random.Generator) -> None:
+        self.problem, data = problem, problem.data
+        cells = data.cells
+        own = problem.individuals(problem.prior_draws(400, rng), rng.standard_normal((400, problem.latents)))
+        cloud = data.unit_inputs(own).reshape(-1, data.surrogate.domain.d)
+        cloud = cloud[rng.choice(len(cloud), CLOUD, replace=False)]
+        process = data.surrogate.process
+        self.error = nystroem(process, cloud, inputs=cells.experiments)
+        self.lowrank = LowRank(self.error, cells.flat(np.arange(process.q)), cells.unit)
+        self.sigma = NOISE
+        box = data.surrogate.domain
+        low, high = box.lower[0], box.upper[0]
+        self.lattice = np.linspace(low, high, LATTICE)
+        ((_, end, other, _),) = list(data.walls())
+        v = (self.lattice - end) / (other - end)
+        self.wall = -0.5 * (np.maximum(-v, 0.0) + np.maximum(v - 1.0, 0.0)) ** 2 / WALL**2
+        measured = Measured.of(cells, np.arange(cells.experiments))
+        key = np.column_stack([cells.conditions[:, 0], measured.here])
+        _, first, self.kind = np.unique(key, axis=0, return_index=True, return_inverse=True)
+        self.kind = self.kind.ravel()
+        at = cells.conditions[first]
+        u = np.stack(
+            [data.unit_inputs({"a": np.full((1, len(at)), a)}, at, units=np.arange(len(at)))[0] for a in self.lattice],
+            axis=1,
+        )
+        mean, phi, rho = (one[0] for one in self.error.at(u))  # (p, g, ...)
+        here, B, E = measured.here[first], measured.basis[first], measured.truncation[first]
+        C = np.einsum("pcq,pgq,pdq->pgcd", B, rho, B) + (E @ E.transpose(0, 2, 1))[:, None]
+        i = np.arange(here.shape[1])
+        C[..., i, i] += np.where(here, self.sigma**2, 1.0)[:, None]
+        root = np.linalg.cholesky(C)
+        self.inverse = np.linalg.inv(root)
+        by_score = np.zeros((*phi.shape[:2], B.shape[1], phi.shape[2]))
+        for j in range(process.q):
+            by_score[..., self.error.score == j] = B[:, None, :, j, None] * phi[:, :, None, self.error.score == j]
+        self.V = self.inverse @ by_score
+        self.centre = measured.offset[first][:, None] + np.einsum("pcq,pgq->pgc", B, mean)
+        self.log_det = np.log(np.diagonal(root, axis1=2, axis2=3)).sum(axis=2) + 0.5 * here.sum(axis=1)[
+            :, None
+        ] * np.log(2.0 * np.pi)
+        self.here, self.measured = measured.here, measured
+        self.M = phi.shape[2]
+        self.members = [np.flatnonzero(self.kind == p) for p in range(len(first))]
+        prior = problem.priors
+        self.prior = (prior["a"].mean, prior["a"].sd, np.log(prior["omega_a"].median), prior["omega_a"].sigma)
+
+    def of(self, problem: uq.PopulationCalibration) -> "Data":
+        """Return the density for the values of a problem of this layout."""
+        cells = problem.data.cells
+        values = Measured.of(cells, np.arange(cells.experiments)).mean
+        residual = (values[:, None] - self.centre[self.kind]) * self.here[:, None]
+        e = np.matmul(self.inverse[self.kind], residual[..., None])[..., 0]
+        return Data(self, problem, e, -0.5 * np.sum(e**2, axis=2) - self.log_det[self.kind])
+
+
+class Data:
+    """`Marginal` for given values."""
+
+    def __init__(self, layout: Marginal, problem: uq.PopulationCalibration, e: Array, constant: Array) -> None:
+        self.layout, self.problem, self.e, self.constant = layout, problem, e, constant
+
+    def terms(self, eta: Array) -> tuple[Array, Array]:
+        """Return log p(z_j | a_g, w) and log of the prior's mass, (J, g) and (g,), at eta = (mean, log scale, w)."""
+        one = self.layout
+        shift = one.V @ eta[2:]  # (p, g, c)
+        likelihood = self.constant + np.einsum("jgc,jgc->jg", self.e, shift[one.kind])
+        likelihood -= 0.5 * np.sum(shift**2, axis=2)[one.kind]
+        x = (one.lattice - eta[0]) / np.exp(eta[1])
+        step = one.lattice[1] - one.lattice[0]
+        return likelihood, -0.5 * x**2 - eta[1] - 0.5 * np.log(2.0 * np.pi) + np.log(step) + one.wall
+
+    def log_density(self, eta: Array) -> float:
+        """Return the log-density of eta, up to the evidence."""
+        return self.value_and_slope(eta)[0]
+
+    def value_and_slope(self, eta: Array) -> tuple[float, Array]:
+        """Return the log-density of eta and its derivative."""
+        one = self.layout
+        likelihood, mass = self.terms(eta)
+        joint = likelihood + mass
+        top = joint.max(axis=1, keepdims=True)
+        weight = np.exp(joint - top)
+        total = weight.sum(axis=1, keepdims=True)
+        weight /= total
+        value = float(np.sum(top) + np.sum(np.log(total)))
+        x = (one.lattice - eta[0]) / np.exp(eta[1])
+        at = weight.sum(axis=0)
+        slope = np.empty(len(eta))
+        slope[0] = at @ x / np.exp(eta[1])
+        slope[1] = at @ (x**2 - 1.0)
+        shift = one.V @ eta[2:]
+        pull = np.zeros(shift.shape)
+        for p, members in enumerate(one.members):
+            pull[p] = np.einsum("jg,jgc->gc", weight[members], self.e[members])
+            pull[p] -= weight[members].sum(axis=0)[:, None] * shift[p]
+        slope[2:] = np.einsum("pgcm,pgc->m", one.V, pull)
+        mean, sd, log_median, sigma = one.prior
+        value += -0.5 * ((eta[0] - mean) / sd) ** 2 - 0.5 * ((eta[1] - log_median) / sigma) ** 2
+        value -= 0.5 * float(eta[2:] @ eta[2:])
+        slope[0] -= (eta[0] - mean) / sd**2
+        slope[1] -= (eta[1] - log_median) / sigma**2
+        slope[2:] -= eta[2:]
+        return value, slope
+
+    def weighted(self, count: int, rng: np.random.Generator) -> tuple[Array, Array, float]:
+        """Return points (count, 2 + M), log weights (count,) that add up to one, and k-hat.
+
+        Student-t draws around the mode; once more around what these say, where the weights are uneven.
+        """
+        centre, root = self._mode()
+        for _ in range(ROUNDS):
+            D = len(centre)
+            normal = rng.standard_normal((count, D))
+            stretch = np.sqrt(FREEDOM / rng.chisquare(FREEDOM, count))
+            eta = centre + stretch[:, None] * normal @ root.T
+            square = np.sum((stretch[:, None] * normal) ** 2, axis=1)
+            proposal = -0.5 * (FREEDOM + D) * np.log1p(square / FREEDOM)
+            raw = np.array([self.log_density(one) for one in eta]) - proposal
+            log_weights, k_hat = array_stats.psislw(raw.max() - raw)
+            log_weights -= np.logaddexp.reduce(log_weights)
+            weight = np.exp(log_weights)
+            if k_hat < 0.5 and 1.0 / np.sum(weight**2) > 0.2 * count:
+                break
+            centre = weight @ eta
+            off = eta - centre
+            root = np.linalg.cholesky((off * weight[:, None]).T @ off * 1.1 + 1e-12 * np.eye(D))
+        return eta, log_weights, float(k_hat)
+
+    def _mode(self) -> tuple[Array, Array]:
+        mean, _, log_median, _ = self.layout.prior
+        start = np.concatenate([[mean, log_median], np.zeros(self.layout.M)])
+
+        def down(eta: Array) -> tuple[float, Array]:
+            value, slope = self.value_and_slope(eta)
+            return -value, -slope
+
+        eta = minimize(down, start, jac=True, method="L-BFGS-B", options={"maxiter": 500}).x
+        steps = 1e-4 * np.eye(len(eta))
+        hessian = np.array([(down(eta + one)[1] - down(eta - one)[1]) / 2e-4 for one in steps])
+        values, vectors = np.linalg.eigh(0.5 * (hessian + hessian.T))
+        return eta, (vectors / np.sqrt(np.maximum(values, 0.5))) @ vectors.T
+
+    def subjects(self, eta: Array, rng: np.random.Generator) -> tuple[Array, Array]:
+        """Return for each eta (S, 2 + M) a draw of all subjects (S, J), and log p(z, w | subjects) (S,)."""
+        drawn, logs = [], []
+        for one in eta:
+            likelihood, mass = self.terms(one)
+            joint = likelihood + mass
+            weight = np.exp(joint - joint.max(axis=1, keepdims=True))
+            levels = np.cumsum(weight, axis=1)
+            g = (levels < rng.random((len(weight), 1)) * levels[:, -1:]).sum(axis=1)
+            w = one[2:]
+            logs.append(likelihood[np.arange(len(g)), g].sum() - 0.5 * w @ w - 0.5 * len(w) * np.log(2.0 * np.pi))
+            drawn.append(self.layout.lattice[g])
+        return np.array(drawn), np.array(logs)
+
+    def likelihoods(self, eta: Array, a: Array) -> tuple[Array, Array, Array]:
+        """Return the library's low-rank and exact log-likelihood, and log p(w | subjects, z), all (S,)."""
+        data, cells = self.problem.data, self.problem.data.cells
+        a = a[:, np.argsort(cells.unit)]  # inputs are in the order of conditions
+        u = data.unit_inputs({"a": a})
+        sigma = np.full((len(a), 1), self.layout.sigma)
+        low = self.layout.lowrank.evaluate(u, sigma, cells.z)
+        law = self.layout.lowrank.condition(u, sigma, cells.z)
+        off = eta[:, 2:] - law.mean[0]
+        half = np.einsum("sji,sj->si", law.factor[0], off)
+        of_w = np.log(np.diagonal(law.factor[0], axis1=1, axis2=2)).sum(axis=1) - 0.5 * np.sum(half**2, axis=1)
+        of_w -= 0.5 * self.layout.M * np.log(2.0 * np.pi)
+        theta = {"a": eta[:, 0], "omega_a": np.exp(eta[:, 1])}
+        z = (a - eta[:, :1]) / np.exp(eta[:, 1:2])
+        exact = self.problem.log_likelihood(theta, z) - data.wall({"a": a})
+        return low, exact, of_w
