@@ -1,5 +1,6 @@
 """Small populations with a surrogate whose error is as large as the noise: what `populations.py` looks at."""
 
+import warnings
 from functools import cache
 from typing import Any
 
@@ -14,12 +15,18 @@ from uqms._typing import Array
 from uqms.calibration.population.layout import WALL
 from uqms.calibration.population.lowrank import LowRank, nystroem
 from uqms.calibration.population.prediction import Measured
+from uqms.errors import DataWarning
+from uqms.parameters import Box
+from uqms.surrogates import GaussianProcessSurrogate, Layout, Matern52
+from uqms.surrogates.outputs import OutputBasis
+from uqms.surrogates.process import ScoreProcess
 
 TIMES = np.array([0.0, 1.0, 2.0])
 CONDITIONS = (0.1, 0.35, 0.65, 0.9)
 NOISE = 0.02
 CLOUD, LATTICE = 600, 121
-FREEDOM, ROUNDS = 10.0, 4
+FREEDOM, ROUNDS = 10.0, 6
+STARTS = (-1.5, 0.0, 1.5)  # prior sds
 
 
 @cache
@@ -99,6 +106,7 @@ class Marginal:
         self.error = nystroem(process, cloud, inputs=cells.experiments)
         self.lowrank = LowRank(self.error, cells.flat(np.arange(process.q)), cells.unit)
         self.sigma = NOISE
+        self.unit = cells.unit  # inputs are in the order of conditions, subjects in that of the table
         box = data.surrogate.domain
         low, high = box.lower[0], box.upper[0]
         self.lattice = np.linspace(low, high, LATTICE)
@@ -106,7 +114,7 @@ class Marginal:
         v = (self.lattice - end) / (other - end)
         self.wall = -0.5 * (np.maximum(-v, 0.0) + np.maximum(v - 1.0, 0.0)) ** 2 / WALL**2
         measured = Measured.of(cells, np.arange(cells.experiments))
-        key = np.column_stack([cells.conditions[:, 0], measured.here])
+        key = np.column_stack([cells.conditions[:, 0], measured.basis.reshape(cells.experiments, -1)])
         _, first, self.kind = np.unique(key, axis=0, return_index=True, return_inverse=True)
         self.kind = self.kind.ravel()
         at = cells.conditions[first]
@@ -212,20 +220,34 @@ class Data:
             weight = np.exp(log_weights)
             if k_hat < 0.5 and 1.0 / np.sum(weight**2) > 0.2 * count:
                 break
+            power = 1.0
+            while 1.0 / np.sum(weight**2) < 5 * D:  # too few draws would say that the law is narrow
+                power *= 0.7
+                weight = np.exp(power * (raw - raw.max()))
+                weight /= weight.sum()
             centre = weight @ eta
             off = eta - centre
-            root = np.linalg.cholesky((off * weight[:, None]).T @ off * 1.1 + 1e-12 * np.eye(D))
+            root = np.linalg.cholesky((off * weight[:, None]).T @ off + 1e-12 * np.eye(D))
         return eta, log_weights, float(k_hat)
 
     def _mode(self) -> tuple[Array, Array]:
-        mean, _, log_median, _ = self.layout.prior
-        start = np.concatenate([[mean, log_median], np.zeros(self.layout.M)])
+        mean, sd, log_median, _ = self.layout.prior
 
         def down(eta: Array) -> tuple[float, Array]:
             value, slope = self.value_and_slope(eta)
             return -value, -slope
 
-        eta = minimize(down, start, jac=True, method="L-BFGS-B", options={"maxiter": 500}).x
+        found = [
+            minimize(
+                down,
+                np.concatenate([[mean + step * sd, log_median], np.zeros(self.layout.M)]),
+                jac=True,
+                method="L-BFGS-B",
+                options={"maxiter": 500},
+            )
+            for step in STARTS
+        ]
+        eta = min(found, key=lambda one: float(one.fun)).x
         steps = 1e-4 * np.eye(len(eta))
         hessian = np.array([(down(eta + one)[1] - down(eta - one)[1]) / 2e-4 for one in steps])
         values, vectors = np.linalg.eigh(0.5 * (hessian + hessian.T))
@@ -248,7 +270,7 @@ class Data:
     def likelihoods(self, eta: Array, a: Array) -> tuple[Array, Array, Array]:
         """Return the library's low-rank and exact log-likelihood, and log p(w | subjects, z), all (S,)."""
         data, cells = self.problem.data, self.problem.data.cells
-        a = a[:, np.argsort(cells.unit)]  # inputs are in the order of conditions
+        a = a[:, np.argsort(self.layout.unit)]
         u = data.unit_inputs({"a": a})
         sigma = np.full((len(a), 1), self.layout.sigma)
         low = self.layout.lowrank.evaluate(u, sigma, cells.z)
@@ -261,3 +283,92 @@ class Data:
         z = (a - eta[:, :1]) / np.exp(eta[:, 1:2])
         exact = self.problem.log_likelihood(theta, z) - data.wall({"a": a})
         return low, exact, of_w
+
+
+# --- a linear simulator, whose posterior is known ---------------------------------------------------------------------
+
+ERROR_SD = NOISE_SD = OMEGA = 0.5
+ELL = 2.0  # of the error over the condition, which differs between subjects: their errors are alike
+
+
+def linear_surrogate() -> uq.Surrogate:
+    """Return y = theta + error(x): one run too far away to say anything, an error that does not depend on theta."""
+    process = ScoreProcess(
+        kernel=Matern52(),
+        x=np.array([[0.5, 1e6]]),
+        y=np.zeros((1, 1)),
+        ell=np.array([[[1e7, ELL]]]),
+        variance=np.array([[ERROR_SD**2]]),
+        nugget=np.zeros((1, 1)),
+        jitter=np.zeros((1, 1)),
+        beta=np.array([[[-8.0, 16.0, 0.0]]]),
+        target=np.zeros((1, 1, 1)),
+        inverse_factor=np.full((1, 1, 1, 1), 1.0 / ERROR_SD),
+        trend_factor=np.zeros((1, 1, 1, 3)),
+        trend_root=np.zeros((1, 1, 3, 3)),
+        log_weights=np.zeros(1),
+    )
+    box = Box(("theta", "x"), (-8.0, 0.0), (8.0, 1.0), ("identity",) * 2, ((False, False), (True, True)))
+    output = OutputBasis("y", Layout(), np.zeros(1), np.ones((1, 1)), np.zeros((1, 0)), np.zeros(0))
+    space = uq.ParameterSpace(theta=uq.Normal(0.0, 1.0), conditions={"x": uq.Condition(0.0, 1.0)})
+    return GaussianProcessSurrogate(box, process, (output,), {"space": space.to_json()})
+
+
+def _places(subjects: int) -> Array:
+    return (np.arange(subjects) + 0.5) / subjects
+
+
+def _error_covariance(x: Array) -> Array:
+    a = np.sqrt(5.0) * np.abs(x[:, None] - x) / ELL
+    return ERROR_SD**2 * (1.0 + a + a**2 / 3.0) * np.exp(-a)
+
+
+def linear_population(values: Array) -> uq.PopulationCalibration:
+    """Return the population of a linear simulator for one measurement of each subject (J,)."""
+    frame = pd.DataFrame({"id": [f"s{j:02d}" for j in range(len(values))], "x": _places(len(values)), "y": values})
+    data = uq.Observations.from_table(frame, output="y", value="y", conditions=["x"], subject="id")
+    space = uq.ParameterSpace(theta=uq.Normal(0.0, 1.0), conditions={"x": uq.Condition(0.0, 1.0)})
+    population = uq.Population(space, individual=("theta",), spread=OMEGA)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataWarning)  # one subject says nothing of a spread, which is known here
+        noise = uq.GaussianNoise(sd=NOISE_SD)
+        return uq.Calibration(linear_surrogate(), data, noise, population=population)
+
+
+def linear_values(subjects: int, n: int, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Return means of populations (n,) and data (n, J), from the definition."""
+    mean = rng.standard_normal(n)
+    root = np.linalg.cholesky(_error_covariance(_places(subjects)))
+    y = mean[:, None] + OMEGA * rng.standard_normal((n, subjects)) + rng.standard_normal((n, subjects)) @ root.T
+    return mean, y + NOISE_SD * rng.standard_normal((n, subjects))
+
+
+def closed_form(values: Array) -> tuple[Array, float]:
+    """Return means (n,) and sd of the posterior of the population's mean for data (n, J)."""
+    J = values.shape[1]
+    covariance = _error_covariance(_places(J)) + (NOISE_SD**2 + OMEGA**2) * np.eye(J)
+    weights = np.linalg.solve(covariance, np.ones(J))
+    variance = 1.0 / (1.0 + weights.sum())
+    return variance * values @ weights, float(np.sqrt(variance))
+
+
+def linear_posterior(problem: uq.PopulationCalibration, values: Array) -> tuple[Array, float]:
+    """Return means (n,) and sd of the population's mean by the library's likelihood.
+
+    Log prior + likelihood is quadratic here, so that differences over steps of 1 are exact derivatives; second ones do
+    not depend on the data.
+    """
+    D = 1 + problem.latents
+
+    def density(at: Array, one: uq.PopulationCalibration) -> Array:
+        return one.log_likelihood({"theta": at[:, 0]}, at[:, 1:]) - 0.5 * np.sum(at**2, axis=1)
+
+    eye = np.eye(D)
+    first, second = np.tril_indices(D)
+    found = density(np.vstack([np.zeros(D), eye, eye[first] + eye[second]]), problem.with_values(values[0]))
+    hessian = np.empty((D, D))
+    hessian[first, second] = hessian[second, first] = found[1 + D :] - found[1 + first] - found[1 + second] + found[0]
+    covariance = np.linalg.inv(-hessian)
+    ends = [density(np.vstack([eye, -eye]), problem.with_values(row)) for row in values]
+    slopes = np.array([0.5 * (one[:D] - one[D:]) for one in ends])
+    return slopes @ covariance[0], float(np.sqrt(covariance[0, 0]))

@@ -85,8 +85,11 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.parameters import Prior as Prior
     from uqms.parameters import TruncatedNormal as TruncatedNormal
     from uqms.parameters import Uniform as Uniform
+    from uqms.propagation import Decision as Decision
     from uqms.propagation import Propagation as Propagation
+    from uqms.propagation import RareEvent as RareEvent
     from uqms.propagation import propagate as propagate
+    from uqms.propagation import rare_event as rare_event
     from uqms.runs import Dask as Dask
     from uqms.runs import FailurePolicy as FailurePolicy
     from uqms.runs import RunStore as RunStore
@@ -145,6 +148,7 @@ __all__ = [
     "Curve",
     "CustomNoise",
     "Dask",
+    "Decision",
     "Derived",
     "DirectSimulator",
     "EventProbability",
@@ -191,6 +195,7 @@ __all__ = [
     "Prior",
     "Product",
     "Propagation",
+    "RareEvent",
     "Regimes",
     "RunStore",
     "SMC",
@@ -239,6 +244,7 @@ __all__ = [
     "observe",
     "plots",
     "propagate",
+    "rare_event",
     "refine",
     "run",
     "sensitivity",
@@ -365,8 +371,11 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "refine",
     ),
     "propagation": (
+        "Decision",
         "Propagation",
+        "RareEvent",
         "propagate",
+        "rare_event",
     ),
     "sensitivity": (
         "elementary_effects",

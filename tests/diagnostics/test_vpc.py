@@ -6,12 +6,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from calibration.population.test_population import problem as curves
+from calibration.population.test_prediction import exact_error
 from calibration.problems import linear_surrogate
 from scipy.stats import beta, norm
 
 import uqms as uq
 from uqms.calibration.population.layout import WALL
+from uqms.calibration.population.lowrank import LowRank
 from uqms.calibration.population.posterior import PopulationPosterior
+from uqms.calibration.population.prediction import Shared
+from uqms.calibration.predict import Targets, conditional_moments
 from uqms.diagnostics import vpc
 from uqms.errors import InputError
 
@@ -77,6 +82,47 @@ def test_percentiles_have_the_law_of_order_statistics_and_one_error_for_all_subj
         assert drawn.mean() == pytest.approx(TYPICAL + mean + spread * middle, abs=4 * error)
         assert drawn.var() == pytest.approx(wanted, rel=4 * np.sqrt(2 / 500))
         assert wanted < 0.75 * (1.0 + spread**2 * own)  # what an error that ignores the data would give
+
+
+def test_studies_have_the_exact_law_given_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Curves with truncation: with given new effects, all measurements of a study are jointly normal given the data."""
+    one, S = curves(), 20_000
+    rng = np.random.default_rng(7)
+    theta = {name: np.repeat(values, S) for name, values in one.prior_draws(1, 4).items()}
+    z, new = (np.repeat(rng.standard_normal((1, one.latents)), S, axis=0) for _ in range(2))
+    own, other = one.individuals(theta, z), one.individuals(theta, new)
+    single = {name: values[:1] for name, values in own.items()}
+    fresh = {name: values[:1] for name, values in other.items()}
+    u = one.data.unit_inputs(single)
+    error = exact_error(one, np.concatenate([u[0], one.data.unit_inputs(fresh)[0]]))
+    sigma = one.data.noise.phi(single, (1,))[:, :1]
+    data = one.data.cells
+    law = LowRank(error, data.flat(np.arange(error.process.q)), data.unit).condition(u, sigma, data.z)
+    step = np.linalg.solve(law.factor[0, 0].T, rng.standard_normal((law.mean.shape[2], S))).T
+    shared = Shared(one, theta, own, z, np.zeros(S, dtype=int), law.mean[0, 0] + step, error)
+    posterior = PopulationPosterior(xr.DataTree(), one, None, None)  # type: ignore[arg-type]
+    posterior.__dict__["shared"] = shared
+    monkeypatch.setattr(vpc, "_effects", lambda *_: (new, 0.0))
+    drawn, _ = vpc._studies(posterior, S, np.random.default_rng(1))
+    both = {name: np.concatenate([a, fresh[name]], axis=1) if a.ndim == 2 else a for name, a in single.items()}
+    targets = Targets(
+        data.conditions,
+        data.experiment,
+        data.output,
+        data.coords,
+        data.offset,
+        data.basis,
+        data.truncation,
+        observed=np.full(data.experiments, -1),
+        unit=data.unit + len(one.subjects),
+    )
+    ((_, moments),) = conditional_moments(one.data, both, np.zeros(1, dtype=int), targets)
+    covariance = (moments.covariance[0] + sigma[0, 0] ** 2 * np.eye(len(data.offset)))[data.row_cell][:, data.row_cell]
+    sd = np.sqrt(np.diagonal(covariance))
+    np.testing.assert_allclose(drawn.mean(axis=0), moments.mean[0][data.row_cell], atol=4 * sd.max() / np.sqrt(S))
+    np.testing.assert_allclose(np.cov(drawn.T), covariance, atol=6 * sd.max() ** 2 / np.sqrt(S))
+    apart = one.observations.subject[:, None] != one.observations.subject[None]
+    assert abs(covariance[apart]).max() > 12 * sd.max() ** 2 / np.sqrt(S)  # errors of subjects that differ are common
 
 
 def test_intervals_are_quantiles_of_order_statistics() -> None:

@@ -15,7 +15,7 @@ Subjects have the covariates, conditions and coordinates of those that were meas
 surrogate's error is one function, drawn given the data, for all subjects of a study.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
@@ -411,7 +411,7 @@ def _roots(truncation: Array) -> Array:
 
 
 def _effects(
-    problem: PopulationCalibration, theta: dict[str, Array], count: int, rng: np.random.Generator
+    problem: PopulationCalibration, theta: Mapping[str, Array], count: int, rng: np.random.Generator
 ) -> tuple[Array, float]:
     """Return standard normal effects (S, size) of new subjects, given that each lies inside of the design box."""
     layout, data = problem.layout, problem.data
@@ -441,7 +441,7 @@ def _effects(
     )
 
 
-def _wall(problem: PopulationCalibration, own: dict[str, Array]) -> Array:
+def _wall(problem: PopulationCalibration, own: Mapping[str, Array]) -> Array:
     """Return the log of what is left of a subject's density (S, J) at the wall around the design box."""
     total: Array = np.zeros(np.shape(own[problem.population.individual[0]]))
     for name, low, high, scale in problem.data.walls():

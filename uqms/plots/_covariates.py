@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from uqms._typing import Array
 from uqms.calibration import PopulationPosterior
-from uqms.calibration.population.population import Covariate
+from uqms.calibration.population.population import Covariate, Population
 from uqms.diagnostics.covariates import covariate_columns, moments, own_trend
 from uqms.errors import InputError
 from uqms.plots._individual_fits import population_of
@@ -107,18 +107,9 @@ def covariates(
     alt = f"Random effects of {', '.join(wanted)} against {', '.join(one.text for one in shown)}"
     figure, axes = new_figure(len(wanted), len(shown), size, alt)
     width = size[0] / len(shown)
-    for row, name in zip(axes, wanted, strict=True):
+    for index, (row, name) in enumerate(zip(axes, wanted, strict=True)):
         for ax, column in zip(row, shown, strict=True):
-            effect = next(
-                (
-                    (k, one)
-                    for k, one in enumerate(population.effects)
-                    if one.parameter == name
-                    and column.text in (*one.expression.names[:1], one.expression.text)
-                    and (len(one.expression.names) == 1 or one.expression.text == column.text)
-                ),
-                None,
-            )
+            effect = _effect(population, name, column.text)
             if effect is None:
                 _trend(ax, posterior, name, column)
             else:
@@ -130,10 +121,18 @@ def covariates(
                 scale = population.scales[population.individual.index(name)]
                 text = (labels or {}).get(name, name)
                 ax.set_ylabel(wrapped(f"effect on {text if scale == 'identity' else f'{scale} {text}'}", 22))
-            if row is axes[-1]:
+            if index + 1 == len(wanted):
                 ax.set_xlabel(wrapped(label(column.text, "", labels), int(13 * width)))
     add_legend(figure, collected(figure.axes), "outside lower center", 2 if len(shown) > 1 else 1)
     return figure
+
+
+def _effect(population: Population, name: str, column: str) -> tuple[int, Covariate] | None:
+    """Return the effect on a parameter that is drawn over a column, with its place, None when the model has none."""
+    for k, one in enumerate(population.effects):
+        if one.parameter == name and (one.expression.names == (column,) or one.expression.text == column):
+            return k, one
+    return None
 
 
 def _points(ax: Axes, x: Array, draws: Array) -> None:
@@ -142,7 +141,7 @@ def _points(ax: Axes, x: Array, draws: Array) -> None:
     ax.axhline(0.0, color=GREY, lw=0.6, zorder=0.5)
     thin = float(np.clip(14.0 / len(x), 0.25, 0.8))
     ax.vlines(x, low, high, color=BLACK, lw=thin, alpha=0.6, label="subject, mean and 95 %")
-    ax.plot(x, draws.mean(axis=0), "o", color=BLACK, ms=2.8, mec="white", mew=0.3)
+    ax.plot(x, draws.mean(axis=0), "o", color=BLACK, ms=3.6, mec="white", mew=0.4)
 
 
 def _flat(posterior: PopulationPosterior, name: str) -> Array:

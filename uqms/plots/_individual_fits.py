@@ -134,8 +134,9 @@ def individual_fits(
             _draw_points(ax, panel, size[0] / columns)
             ax.plot(panel.x, typical, "_", color=GREY, ms=7.0, mew=1.2, label=_TYPICAL, zorder=1.9)
         ax.set_title(wrapped(panel.title, int(13.5 * size[0] / columns)))
-    _one_height(figure, posterior, name, labels)
-    figure.supxlabel(fits[0].panel.x_text, fontsize=8.5)
+        if index + columns >= len(fits):
+            ax.set_xlabel(wrapped(panel.x_text, int(13.5 * size[0] / columns)))
+    _one_height(figure, posterior, name, columns, labels)
     if note:
         figure.suptitle(note, fontsize=8.5)
     found = collected(figure.axes)
@@ -267,13 +268,16 @@ def _panel(
     )
 
 
-def _one_height(figure: Figure, posterior: PopulationPosterior, output: str, labels: Mapping[str, str] | None) -> None:
+def _one_height(
+    figure: Figure, posterior: PopulationPosterior, output: str, columns: int, labels: Mapping[str, str] | None
+) -> None:
     """Give all panels the same y axis, so that subjects can be compared."""
     limits = np.array([ax.get_ylim() for ax in figure.axes])
     low, high = float(limits[:, 0].min()), float(limits[:, 1].max())
     exponent = exponent_of(low, high)
-    for ax in figure.axes:
+    unit = posterior.problem.surrogate.layouts[output].unit
+    for index, ax in enumerate(figure.axes):
         ax.set_ylim(low, high)
         number_axis(ax.yaxis, low, high, 4, exponent)
-    unit = posterior.problem.surrogate.layouts[output].unit
-    figure.supylabel(label(output, unit, labels, exponent), fontsize=8.5)
+        if index % columns == 0:
+            ax.set_ylabel(wrapped(label(output, unit, labels, exponent), 20))

@@ -38,6 +38,7 @@ __all__ = ["effects", "individuals", "shrinkage"]
 
 MOST, COLUMNS = 9, 3
 NAMED = 30  # subjects whose labels are written
+NAMED_OUT = 6  # subjects unlike the others whose labels are written
 PREDICTED = 40_000  # draws of new subjects
 NORMAL_95 = 1.959963984540054
 
@@ -186,10 +187,10 @@ def _individual(
     else:
         ax.set_yticks([])
         ax.set_ylabel(f"{count} subjects, in order", loc="bottom")
-    middle_text = rounded(
-        [float(np.median(from_natural(typical, scale)))], float(np.std(from_natural(typical, scale)))
-    )[0]
-    ax.set_title(f"typical {middle_text}")
+    known = from_natural(typical, scale)
+    texts = rounded(np.quantile(known, [0.5, 0.025, 0.975]), float(np.std(known)))
+    between = " " if width > 2.0 else "\n"
+    ax.set_title(f"typical {texts[0]}{between}[{texts[1]}, {texts[2]}]")
     ax.set_xlabel(wrapped(label(name, problem.unit_of(name), labels, exponent), int(13 * width)))
 
 
@@ -249,7 +250,7 @@ def shrinkage(
         if index >= len(wanted):
             figure.delaxes(ax)
             continue
-        _effects_and_sds(ax, *found[index], there)
+        _effects_and_sds(ax, *found[index], there, posterior.problem.subjects.labels)
         ax.set(xlim=(0.0, right), ylim=(-reach, reach))
         number_axis(ax.xaxis, 0.0, right, 5)
         number_axis(ax.yaxis, -reach, reach, 5)
@@ -263,13 +264,21 @@ def shrinkage(
     return figure
 
 
-def _effects_and_sds(ax: Axes, sd: Array, mean: Array, there: Bools) -> None:
+def _effects_and_sds(ax: Axes, sd: Array, mean: Array, there: Bools, names: Sequence[str]) -> None:
     x = np.sin(np.linspace(0.0, 0.5 * np.pi, 100))
     edge = NORMAL_95 * np.sqrt(1.0 - x**2)
     for sign in (-1.0, 1.0):
         ax.plot(x, sign * edge, color=GREY, lw=0.9, ls=(0, (4, 1.5)), label="95 % of a normal population")
     ax.axhline(0.0, color=GREY, lw=0.6)
-    ax.plot(sd[there], mean[there], "o", color=BLUE, ms=3.4, mec="white", mew=0.4, label="subject")
+    inside = mean**2 <= NORMAL_95**2 * np.maximum(1.0 - sd**2, 0.0)
+    ax.plot(
+        *(one[there & inside] for one in (sd, mean)), "o", color=BLUE, ms=3.4, mec="white", mew=0.4, label="subject"
+    )
+    out = np.flatnonzero(there & ~inside)
+    if len(out):
+        ax.plot(sd[out], mean[out], "D", color=VERMILION, ms=3.2, label="subject unlike the others")
+    for j in out if len(out) <= NAMED_OUT else ():
+        ax.annotate(names[j], (sd[j], mean[j]), (3.5, 0.0), textcoords="offset points", va="center", fontsize=7)
     if not there.all():
         ax.plot(sd[~there], mean[~there], "s", mfc="none", color=BLACK, ms=3.4, label="subject without data")
 
@@ -342,7 +351,7 @@ def _pair(ax: Axes, posterior: PopulationPosterior, a: str, b: str, labels: Mapp
         radius = np.sqrt(-2.0 * np.log(1.0 - mass))
         x = radius * np.cos(turn)
         y = population_r * x + np.sqrt(1.0 - population_r**2) * radius * np.sin(turn)
-        ax.plot(spread[0] * x, spread[1] * y, color=SKY, lw=1.1, ls=style, label=f"{mass:.0%} of the population")
+        ax.plot(spread[0] * x, spread[1] * y, color=SKY, lw=1.1, ls=style, label=f"{100 * mass:g} % of the population")
     ax.axhline(0.0, color=GREY, lw=0.5, zorder=0.5)
     ax.axvline(0.0, color=GREY, lw=0.5, zorder=0.5)
     thin = float(np.clip(12.0 / len(means[0]), 0.25, 0.8))

@@ -4,14 +4,15 @@ from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
 from uqms.diagnostics.vpc import VisualPredictiveCheck
 from uqms.errors import InputError
 from uqms.plots._style import (
     BLACK,
-    BLUE,
     GREY,
+    ORANGE,
     PAGE,
     SKY,
     VERMILION,
@@ -65,23 +66,25 @@ def visual_predictive_check(check: VisualPredictiveCheck, *, labels: Mapping[str
     middle = one["middle"].values
     words = ", ".join(f"{100 * level:g}" for level in levels) + " %"
     nearest = int(np.argmin(np.abs(levels - 0.5)))
+    others = ", ".join(f"{100 * level:g}" for k, level in enumerate(levels) if k != nearest)
+    share = f"{100 * check.prob:g} % of studies"
     for k, level in enumerate(levels):
         inner = k == nearest
+        colour = ORANGE if inner else SKY
         lower, upper = one["lower"].values[:, k], one["upper"].values[:, k]
-        width = one["high"].values - one["low"].values
-        ax.bar(
+        box = ax.bar(
             one["low"].values,
             upper - lower,
-            width,
+            one["high"].values - one["low"].values,
             lower,
             align="edge",
-            color=BLUE if inner else SKY,
-            alpha=0.35 if inner else 0.3,
-            lw=0,
-            label=f"{check.prob:.0%} of studies: {'median' if level == 0.5 else f'{100 * level:g} %'}"
-            if inner
-            else f"{check.prob:.0%} of studies: other percentiles",
+            color=to_rgba(colour, 0.35),
+            edgecolor=colour,
+            lw=0.6,
+            label=f"{share}, {100 * level:g} %" if inner else f"{share}, {others} %",
         )
+        for patch in box:
+            patch.set_zorder(1.5 if inner else 1.0)
         style = "-" if inner else (0, (3, 1.2))
         text = f"percentiles of the data ({words})" if inner else "_nolegend_"
         ax.plot(middle, one["observed"].values[:, k], color=BLACK, lw=1.1, ls=style, label=text, zorder=4)

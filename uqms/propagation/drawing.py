@@ -41,7 +41,7 @@ from uqms.propagation.joint import joint_draws, outputs_at
 from uqms.propagation.parts import Sampling
 from uqms.surrogates import Surrogate
 
-__all__ = ["LEAD", "Drawn", "derived", "drawn_from_posterior", "drawn_from_surrogate", "read_noise"]
+__all__ = ["LEAD", "Drawn", "derived", "drawn_from_posterior", "drawn_from_surrogate", "flat_table", "read_noise"]
 
 LEAD = ("function", "sample", "discrepancy", "noise")
 MOST = 10**8  # numbers of all outputs together
@@ -374,13 +374,7 @@ def derived(drawn: Drawn, of: Mapping[str, Function | str]) -> xr.Dataset:
     """
     sizes = {dim: drawn.outputs.sizes[dim] for dim in LEAD}
     count = int(np.prod(list(sizes.values())))
-    table = xr.Dataset({name: _flat(array) for name, array in drawn.outputs.items()})
-    table = table.assign(
-        {
-            name: _flat(array.expand_dims({dim: size for dim, size in sizes.items() if dim != "sample"}))
-            for name, array in drawn.inputs.items()
-        }
-    )
+    table = flat_table(drawn.outputs, drawn.inputs)
     found = {}
     for name, function in of.items():
         value = table[function] if isinstance(function, str) else function(table)
@@ -405,10 +399,17 @@ def derived(drawn: Drawn, of: Mapping[str, Function | str]) -> xr.Dataset:
     return xr.Dataset(found)
 
 
-def _flat(array: xr.DataArray) -> xr.DataArray:
-    """Return the draws along one dim "draw"."""
-    ordered = array.transpose(*LEAD, ...)
-    rest = ordered.dims[len(LEAD) :]
-    shaped = ordered.values.reshape(-1, *(ordered.sizes[dim] for dim in rest))
-    kept = {key: one for key, one in ordered.coords.items() if not set(one.dims) & set(LEAD)}
-    return xr.DataArray(shaped, dims=("draw", *rest), coords=kept, attrs=dict(array.attrs))
+def flat_table(draws: xr.Dataset, inputs: xr.Dataset) -> xr.Dataset:
+    """Return quantities and inputs along one dim "draw", for functions of the user's: functions, samples, and so on."""
+    sizes = {dim: draws.sizes.get(dim, 1) for dim in LEAD}
+
+    def flat(array: xr.DataArray) -> xr.DataArray:
+        missing = [dim for dim in LEAD if dim not in array.dims]
+        ordered = array.expand_dims({dim: sizes[dim] for dim in missing}).transpose(*LEAD, ...)
+        rest = ordered.dims[len(LEAD) :]
+        shaped = ordered.values.reshape(-1, *(ordered.sizes[dim] for dim in rest))
+        kept = {key: one for key, one in ordered.coords.items() if not set(one.dims) & set(LEAD)}
+        return xr.DataArray(shaped, dims=("draw", *rest), coords=kept, attrs=dict(array.attrs))
+
+    columns = {str(name): flat(array) for name, array in inputs.items()}
+    return xr.Dataset(columns | {str(name): flat(array) for name, array in draws.items()})

@@ -19,7 +19,16 @@ from uqms.calibration import Posterior
 from uqms.calibration.parts import JointCalibration
 from uqms.calibration.predict import Realised
 from uqms.errors import InputError
-from uqms.propagation.drawing import LEAD, Drawn, derived, drawn_from_posterior, drawn_from_surrogate, read_noise
+from uqms.propagation.decisions import Decision, decided
+from uqms.propagation.drawing import (
+    LEAD,
+    Drawn,
+    derived,
+    drawn_from_posterior,
+    drawn_from_surrogate,
+    flat_table,
+    read_noise,
+)
 from uqms.propagation.intervals import (
     crossed_probability,
     crossed_quantile,
@@ -305,6 +314,52 @@ class Propagation:
         out = xr.Dataset(found, coords={"value": grid}, attrs={"output": name, "prob": prob})
         out["value"].attrs["unit"] = like.attrs.get("unit", "")
         return out
+
+    def decide(self, loss: Callable[[xr.Dataset, Any], Any], actions: Sequence[Any]) -> Decision:
+        """Return the expected loss of each action, the best one, and how sure that is.
+
+        Use it when the answer is not a number but what to do: treat or not, which dose, which device.
+
+        Parameters
+        ----------
+        loss
+            Function of a table and an action: the table is a Dataset with the dim "draw" that holds quantities and
+            inputs (and "condition", when there are several: an action may be one of them). It returns the loss of each
+            draw, a DataArray with the dim "draw" only, small is good. A utility is a negative loss.
+        actions
+            What may be done, at least one: names, numbers, anything.
+
+        Returns
+        -------
+        Decision
+            Print it; `value_of_information()` and `value_of_measurement()` say what knowing more would be worth.
+
+        Raises
+        ------
+        InputError
+            When there is no action, or the loss is something else than one finite number a draw.
+
+        Examples
+        --------
+        ``result.decide(lambda table, dose: (table["peak"] * dose / 100 - 2.0) ** 2, actions=[50, 100, 200])``
+        """
+        if isinstance(actions, str) or not len(actions) or len(set(map(str, actions))) < len(actions):
+            raise InputError(f"decide: actions is {actions!r}; give a sequence of different ones.")
+        table = flat_table(self.draws, self.inputs)
+        shape = tuple(self.draws.sizes.get(dim, 1) for dim in LEAD)
+        losses = []
+        for action in actions:
+            value = loss(table, action)
+            if not isinstance(value, xr.DataArray) or value.dims != ("draw",) or value.size != table.sizes["draw"]:
+                got = value.dims if isinstance(value, xr.DataArray) else type(value).__name__
+                raise InputError(
+                    f"decide: the loss of {action!r} is {got}; return a DataArray with the dim 'draw' only, such as "
+                    "0.0 * table['y'] + cost."
+                )
+            if not np.isfinite(value.values).all():
+                raise InputError(f"decide: the loss of {action!r} is not finite at every draw.")
+            losses.append(value.values.astype(np.float64).reshape(shape))
+        return decided(np.stack(losses), list(actions), self.inputs, table, self.nested, self.sampling)
 
     def table(self, prob: float = 0.95) -> pd.DataFrame:
         """Return a row for every quantity that is one number (by condition): mean, its error, sd, interval, shares.

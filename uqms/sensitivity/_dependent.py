@@ -94,7 +94,7 @@ def dependent_draws(
     names = tuple(name for name in box.names if name not in fixed)
     if not names:
         raise InputError(f"{who}: every input is fixed; let at least one vary.")
-    x = np.column_stack([np.broadcast_to(fixed.get(name, columns.get(name)), count) for name in box.names])
+    x = np.column_stack([np.full(count, fixed[name]) if name in fixed else columns[name] for name in box.names])
     inside = box.contains(x)
     _check_inside(who, inside)
     u = np.asarray(box.to_unit(x[inside]))

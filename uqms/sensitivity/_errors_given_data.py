@@ -15,7 +15,7 @@ the surrogate's function everywhere else that passes through them.
 
 import numpy as np
 
-from uqms._typing import Array
+from uqms._typing import Array, Ints
 from uqms.calibration import Posterior
 from uqms.calibration.direct import is_exact
 from uqms.calibration.predict import Targets, conditional_moments, draw_jointly
@@ -47,10 +47,10 @@ def functions_given_data(posterior: Posterior, u: Array, draws: int, rng: np.ran
     observed = problem.unit_inputs(theta)  # (S, E, d)
     if not problem.uncertain:
         _, first = np.unique(problem.cells.conditions, axis=0, return_index=True)
-        observed = observed[:, np.sort(first)]
-        experiments = np.sort(first)
+        experiments = np.sort(first).astype(np.int64)
+        observed = observed[:, experiments]
     else:
-        experiments = np.arange(problem.cells.experiments)
+        experiments = np.arange(problem.cells.experiments, dtype=np.int64)
     e, q, m = len(experiments), problem.cells.basis.shape[1], len(u)
     wanted = _scores_given_data(posterior, theta, h, latents, experiments, rng)
     found = surrogate.scores(np.vstack([u, observed.reshape(count * e, -1)]))
@@ -72,9 +72,9 @@ def functions_given_data(posterior: Posterior, u: Array, draws: int, rng: np.ran
 def _scores_given_data(
     posterior: Posterior,
     theta: dict[str, Array],
-    h: Array,
+    h: Ints,
     latents: Array,
-    experiments: Array,
+    experiments: Ints,
     rng: np.random.Generator,
 ) -> Array:
     """Return a draw (S, E, q) of the scores at the observed inputs, given the data and the parameters."""

@@ -239,13 +239,13 @@ class EventProbability:
         """
         table.check_runs(ensemble)
         runs = table.completed(ensemble)
-        labels = labels_of(self.event, runs, "event", words=False)
-        if not np.isin(labels, (0, 1)).all():
+        given = labels_of(self.event, runs, "event", words=False)
+        if not np.isin(given, (0, 1)).all():
             raise DataError(
-                f"event holds {sorted(set(labels.tolist()))[:5]}; give True where it happened and False where it did "
+                f"event holds {sorted(set(given.tolist()))[:5]}; give True where it happened and False where it did "
                 "not (or 1 and 0), such as lambda runs: runs['kind'] == 2."
             )
-        labels = labels > 0
+        labels = given > 0
         if self.levels is None:
             _check_one_level(runs, "learn from two: levels=(cheap, costly); or " + ONE_LEVEL)
             return _fitted("event", runs, labels, self.kernel, self.hyperparameters, self.sharp)

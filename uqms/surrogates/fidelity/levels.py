@@ -142,7 +142,8 @@ def read_levels(
     check_bounds(outputs, ensemble.isel(run=used), used)
     box, _ = inputs_of(ensemble.isel(run=used))
     coefficients = 2 + linear * box.d
-    runs, x = [], []
+    runs: list[xr.Dataset] = []
+    x: list[Array] = []
     for t, level in enumerate(levels):
         own = ensemble.isel(run=np.flatnonzero(done & (of == level)))
         u = np.asarray(box.to_unit(table.input_array(own, box.names)))
