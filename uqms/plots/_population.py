@@ -108,7 +108,7 @@ def individuals(
         _individual(
             ax, posterior, name, new[:, population.individual.index(name)], share, mark, size[0] / columns, labels
         )
-    add_legend(figure, collected(figure.axes), "outside lower center", 3)
+    add_legend(figure, collected(figure.axes), "outside lower center", 3 if columns > 1 else 1)
     return figure
 
 
@@ -260,7 +260,7 @@ def shrinkage(
             ax.set_xlabel("posterior sd / spread")
         if index % columns == 0:
             ax.set_ylabel("posterior mean / spread")
-    add_legend(figure, collected(figure.axes), "outside lower center", 3)
+    add_legend(figure, collected(figure.axes), "outside lower center", 3 if columns > 1 else 1)
     return figure
 
 
@@ -322,14 +322,14 @@ def effects(
     pairs = list(combinations(wanted, 2))
     columns = min(COLUMNS, len(pairs))
     rows = -(-len(pairs) // columns)
-    size = (PAGE if columns > 1 else 0.5 * PAGE, 2.5 * rows + 0.45)
+    size = (PAGE if columns > 1 else 0.5 * PAGE, 2.5 * rows + (0.45 if columns > 1 else 0.7))
     figure, axes = new_figure(rows, columns, size, f"Random effects in pairs of {', '.join(wanted)}")
     for index, ax in enumerate(axes.flat):
         if index >= len(pairs):
             figure.delaxes(ax)
             continue
         _pair(ax, posterior, *pairs[index], labels)
-    add_legend(figure, collected(figure.axes), "outside lower center", 3)
+    add_legend(figure, collected(figure.axes), "outside lower center", 3 if columns > 1 else 1)
     return figure
 
 

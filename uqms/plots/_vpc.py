@@ -81,7 +81,7 @@ def visual_predictive_check(check: VisualPredictiveCheck, *, labels: Mapping[str
             color=to_rgba(colour, 0.35),
             edgecolor=colour,
             lw=0.6,
-            label=f"{share}, {100 * level:g} %" if inner else f"{share}, {others} %",
+            label=f"{100 * level:g} %: {share}" if inner else f"{others} %: {share}",
         )
         for patch in box:
             patch.set_zorder(1.5 if inner else 1.0)
