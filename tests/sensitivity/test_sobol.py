@@ -120,7 +120,7 @@ def process(seed: int, n: int = 9, ell: float = 0.5, d: int = 2) -> GaussianProc
 @pytest.mark.parametrize("anchors", [512, 8])
 def test_draws_have_the_law_of_the_quadratic_forms(anchors: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Mean and variance of the variances over the process in closed form, by a Gauss rule on the square."""
-    monkeypatch.setattr(_functions, "ANCHORS", anchors)
+    monkeypatch.setattr(_functions, "ANCHORS", (anchors, 0, anchors))
     surrogate = process(1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DesignWarning)
@@ -180,14 +180,14 @@ def test_intervals_cover_functions_of_the_process() -> None:
 
 
 def test_what_paths_leave_out_is_in_the_totals(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_functions, "ANCHORS", 2)
+    monkeypatch.setattr(_functions, "ANCHORS", (2, 0, 2))
     surrogate = process(2, n=6, ell=0.3)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DesignWarning)
         few = sobol_indices(surrogate, draws=500, bootstrap=2, rng=1)["y"]["variance"].mean()
         monkeypatch.setattr(_functions, "_rest", lambda found: 0.0 * np.moveaxis(found.rest[found.members], 1, -1))
         without = sobol_indices(surrogate, draws=500, bootstrap=2, rng=1)["y"]["variance"].mean()
-        monkeypatch.setattr(_functions, "ANCHORS", 512)
+        monkeypatch.setattr(_functions, "ANCHORS", (512, 0, 512))
         many = sobol_indices(surrogate, draws=500, bootstrap=2, rng=1)["y"]["variance"].mean()
     assert float(few) == pytest.approx(float(many), rel=0.1)
     assert float(without) < 0.8 * float(many)

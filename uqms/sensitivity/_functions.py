@@ -14,7 +14,7 @@ from uqms.surrogates.paths import Paths, mean_path, paths
 
 __all__ = ["ANCHORS", "Functions", "default_points", "functions_of"]
 
-ANCHORS = 512
+ANCHORS = 512, 128, 1536  # at least, for each input, at most: more inputs have more directions in which errors vary
 MEMBERS = 2  # hyperparameter draws whose mean is the control variate
 EVALUATIONS = 2048  # of the joint draws of other surrogates, whose cost is the cube of it
 BLOCK = 2**14  # points at which means are evaluated at once
@@ -55,7 +55,9 @@ def functions_of(
     """Return n draws; of a Gaussian process exact at the runs and at anchors where the inputs are."""
     if isinstance(surrogate, GaussianProcessSurrogate):
         p = len(inputs.names)
-        anchors = inputs.to_box(qmc.Sobol(p, scramble=True, rng=rng).random_base2((ANCHORS - 1).bit_length())[:ANCHORS])
+        least, each, most = ANCHORS
+        count = min(max(least, each * p), most)
+        anchors = inputs.to_box(qmc.Sobol(p, scramble=True, rng=rng).random_base2((count - 1).bit_length())[:count])
         found = paths(surrogate, anchors, n, rng, pairs)
         return Functions(found, _mean_of_process(surrogate), _rest(found), False)
     drawn = surrogate.functions(n, rng)
