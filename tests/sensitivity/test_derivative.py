@@ -57,7 +57,7 @@ def test_a_normal_input_of_a_linear_function_has_an_exact_bound():
     # The law is cut at the box's ends, which takes 1 % of the variance of a normal one.
     np.testing.assert_allclose(bound[:2], share[:2], rtol=0.02)
     np.testing.assert_allclose(bound[2], share[2] * 12.0 / np.pi**2, rtol=0.02)
-    assert (bound > share * (1.0 - 1e-3)).all()
+    assert (bound > share * (1.0 - 1e-2)).all()  # the share is known to 0.2 %
     widths = [box.upper[0] - box.lower[0], np.log(box.upper[1] / box.lower[1]), 3.0]
     np.testing.assert_allclose(mean(result, "slope"), np.array([3.0, 2.0, 1.0]) / widths, rtol=1e-3)
     assert dict(result.constants) == {"a": "normal", "b": "normal", "c": "uniform"}
@@ -66,17 +66,16 @@ def test_a_normal_input_of_a_linear_function_has_an_exact_bound():
 def test_slopes_of_function_draws_have_the_law_of_the_process():
     """E[f'^2] of a Gaussian process given runs: squared slope of the mean plus the variance of the slope."""
     rng = np.random.default_rng(3)
-    x = rng.random((5, 1))
-    surrogate = given_surrogate(x, rng.standard_normal((5, 1)), ell=0.3, names=("a",))
+    surrogate = given_surrogate(np.array([[0.1], [0.4], [0.9]]), rng.standard_normal((3, 1)), ell=0.3, names=("a",))
     result = derivative_measures(surrogate, uniform(1), rng=1, draws=400, bootstrap=10)
-    h, u = 1e-3, np.linspace(0.001, 0.999, 999)
+    h, u = 1e-3, (np.arange(1000) + 0.5) / 1000
     found = surrogate.scores(np.stack([u - h, u + h], axis=-1)[..., None])
     slope = (found.mean[0, :, 1, 0] - found.mean[0, :, 0, 0]) / (2.0 * h)
     covariance = found.covariance[0, :, 0]
     variance = (covariance[:, 0, 0] + covariance[:, 1, 1] - 2.0 * covariance[:, 0, 1]) / (4.0 * h**2)
     expected = np.mean(slope**2 + variance)
     squares = (result["y"]["slope"] ** 2).mean("bootstrap").values.ravel()
-    assert np.mean(squares) == pytest.approx(expected, abs=4.0 * np.std(squares) / np.sqrt(400))
+    assert abs(np.mean(squares) - expected) < 4.0 * np.std(squares) / np.sqrt(400)
     # The slope of the mean alone would be too small by more than that.
     assert np.mean(slope**2) < expected - 8.0 * np.std(squares) / np.sqrt(400)
 

@@ -85,13 +85,13 @@ def test_intervals_are_as_wide_as_estimates_scatter():
     simulator = direct(lambda a, b, c, d: a + 2.0 * b - c + a * b, normal_space())
     estimates, errors = [], []
     for seed in range(24):
-        result = shapley_effects(simulator, rng=seed, points=256, bootstrap=60, draws=2)
+        result = shapley_effects(simulator, rng=seed, points=512, bootstrap=60, draws=2)
         estimates.append(result["y"]["Sh"].mean(LEAD).values)
         errors.append(result.error()["y"]["Sh"].sel(source="monte_carlo").values)
     ratio = np.sqrt(np.mean(np.square(errors), axis=0)) / np.std(estimates, axis=0, ddof=1)
-    # The sd of 24 is known to 15 %; second-order terms of the differences are counted twice, which is on the safe side.
-    assert (ratio > 0.65).all()
-    assert (ratio < 1.8).all()
+    # 60 repeats gave 1.2 to 1.5; the sd of 24 is known to 15 %. A jackknife's excess is on the safe side.
+    assert (ratio > 0.8).all()
+    assert ratio.mean() < 1.7
 
 
 def test_square_of_a_correlated_input():

@@ -227,7 +227,8 @@ def derivative_measures(
     v = np.concatenate([qmc.Sobol(p, scramble=True, rng=generator).random(each) for _ in range(REPLICATES)])
     v = np.clip(v, EDGE, 1.0 - EDGE)
     columns = [over.box.names.index(name) for name in over.names]
-    u, inside = over.to_box(v), _widths(over.to_box(v), columns)
+    u = over.to_box(v)
+    inside = _widths(u, columns)
     functions = _functions(surrogate, over, u, int(draws), columns, generator)
     slopes = _slopes_of_inputs(over, v, u, columns)
     xi = np.repeat(bayesian_weights(REPLICATES, int(bootstrap), generator) / len(v), each, axis=1)
@@ -247,11 +248,11 @@ def _widths(u: Array, columns: list[int]) -> tuple[Array, Array]:
 
 
 def _slopes_of_inputs(over: IndependentInputs, v: Array, u: Array, columns: list[int]) -> Array:
-    """Return du/dz (k, p): how the cube's coordinates move with the quantile level, or the normal score, of an input."""
+    """Return du/dz (k, p): how the cube's coordinates move with the level, or the normal score, of an input."""
     x = np.asarray(over.box.from_unit(u))
     gradient = over.box.unit_gradient(x)[:, columns]
     out = np.empty_like(v)
-    for j, (name, law) in enumerate(over.laws.items()):
+    for j, law in enumerate(over.laws.values()):
         at = columns[j]
         if isinstance(law, Condition):
             by_level = np.full(len(v), law.high - law.low)
