@@ -118,6 +118,7 @@ PUBLIC = [
     "sobol",
     "testing",
     "to_sbi",
+    "tornado",
     "verification_design",
     "verify",
 ]

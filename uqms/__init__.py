@@ -84,6 +84,7 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.propagation import RareEvent as RareEvent
     from uqms.propagation import propagate as propagate
     from uqms.propagation import rare_event as rare_event
+    from uqms.propagation import tornado as tornado
     from uqms.runs import Dask as Dask
     from uqms.runs import FailurePolicy as FailurePolicy
     from uqms.runs import RunStore as RunStore
@@ -234,6 +235,7 @@ __all__ = [
     "sobol",
     "testing",
     "to_sbi",
+    "tornado",
     "verification_design",
     "verify",
 ]
@@ -351,6 +353,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "RareEvent",
         "propagate",
         "rare_event",
+        "tornado",
     ),
     "diagnostics": (
         "verification_design",

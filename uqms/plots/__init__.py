@@ -12,12 +12,15 @@ from uqms.plots._pairs import pairs
 from uqms.plots._predictive import predictive
 from uqms.plots._prior_posterior import prior_posterior
 from uqms.plots._probability import probability, reliability
+from uqms.plots._propagation import density, exceedance, tornado, variance
 from uqms.plots._ranks import ranks
 from uqms.plots._validation import leave_one_out
 
 __all__ = [
     "coverage",
+    "density",
     "design",
+    "exceedance",
     "failures",
     "identifiability",
     "learning_curve",
@@ -29,4 +32,6 @@ __all__ = [
     "profile",
     "ranks",
     "reliability",
+    "tornado",
+    "variance",
 ]

@@ -1,7 +1,8 @@
 """What follows from uncertain inputs: spread, probabilities, decisions, and what more knowledge would be worth."""
 
 from uqms.propagation.decisions import Decision
+from uqms.propagation.one_by_one import tornado
 from uqms.propagation.rare import RareEvent, rare_event
 from uqms.propagation.result import Propagation, propagate
 
-__all__ = ["Decision", "Propagation", "RareEvent", "propagate", "rare_event"]
+__all__ = ["Decision", "Propagation", "RareEvent", "propagate", "rare_event", "tornado"]
