@@ -131,6 +131,7 @@ PUBLIC = [
     "sobol_indices",
     "testing",
     "to_sbi",
+    "tornado",
     "verification_design",
     "verify",
 ]

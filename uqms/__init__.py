@@ -92,6 +92,7 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.propagation import multifidelity_mean as multifidelity_mean
     from uqms.propagation import propagate as propagate
     from uqms.propagation import rare_event as rare_event
+    from uqms.propagation import tornado as tornado
     from uqms.runs import Dask as Dask
     from uqms.runs import FailurePolicy as FailurePolicy
     from uqms.runs import RunStore as RunStore
@@ -260,6 +261,7 @@ __all__ = [
     "sobol_indices",
     "testing",
     "to_sbi",
+    "tornado",
     "verification_design",
     "verify",
 ]
@@ -384,6 +386,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "rare_event",
         "allocate",
         "multifidelity_mean",
+        "tornado",
     ),
     "sensitivity": (
         "derivative_measures",
