@@ -240,7 +240,7 @@ def test_designs_that_cannot_be_extended():
             json.dumps({**recipe, "n": -4}),
             json.dumps({**recipe, "seed": -1}),
         ],
-        "'morris' cannot be extended; sobol, halton, latin_hypercube can": [json.dumps({**recipe, "method": "morris"})],
+        "'grid' cannot be extended; sobol, halton, latin_hypercube can": [json.dumps({**recipe, "method": "grid"})],
     }
     for message, texts in edits.items():
         for text in texts:
@@ -297,3 +297,9 @@ def test_share_of_failures_is_not_of_the_prior_where_points_were_rejected() -> N
     design = uq.sobol(space, 16, rng=1, accept=lambda points: points["a"] > 0.5)
     runs = uq.ensemble.build(design, {"y": design["a"].values}, space=space)
     assert not uq.ensemble.failures(runs).of_prior
+
+
+@pytest.mark.parametrize("accept", [3, lambda points: [[True], [True, False]]])
+def test_accept_that_is_no_function_or_returns_rags(accept):
+    with pytest.raises(InputError, match="accept"):
+        uq.sobol(uq.ParameterSpace(k=uq.Uniform(0.0, 2.0)), 8, rng=1, accept=accept)

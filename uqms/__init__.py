@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms import errors as errors
     from uqms import functionals as functionals
     from uqms import plots as plots
+    from uqms import sensitivity as sensitivity
     from uqms import testing as testing
     from uqms.calibration import NUTS as NUTS
     from uqms.calibration import SMC as SMC
@@ -53,6 +54,7 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.calibration import Sampler as Sampler
     from uqms.calibration import ScaleDiscrepancy as ScaleDiscrepancy
     from uqms.calibration import StudentTNoise as StudentTNoise
+    from uqms.calibration import SubjectPosterior as SubjectPosterior
     from uqms.calibration import another_round as another_round
     from uqms.calibration import as_tensor as as_tensor
     from uqms.calibration import compare_models as compare_models
@@ -62,6 +64,7 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.designs import extend as extend
     from uqms.designs import halton as halton
     from uqms.designs import latin_hypercube as latin_hypercube
+    from uqms.designs import morris_design as morris_design
     from uqms.designs import nested as nested
     from uqms.designs import sobol as sobol
     from uqms.diagnostics import verification_design as verification_design
@@ -82,10 +85,22 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.parameters import Prior as Prior
     from uqms.parameters import TruncatedNormal as TruncatedNormal
     from uqms.parameters import Uniform as Uniform
+    from uqms.propagation import Decision as Decision
+    from uqms.propagation import Propagation as Propagation
+    from uqms.propagation import RareEvent as RareEvent
+    from uqms.propagation import allocate as allocate
+    from uqms.propagation import multifidelity_mean as multifidelity_mean
+    from uqms.propagation import propagate as propagate
+    from uqms.propagation import rare_event as rare_event
     from uqms.runs import Dask as Dask
     from uqms.runs import FailurePolicy as FailurePolicy
     from uqms.runs import RunStore as RunStore
     from uqms.runs import run as run
+    from uqms.sensitivity import derivative_measures as derivative_measures
+    from uqms.sensitivity import elementary_effects as elementary_effects
+    from uqms.sensitivity import given_data_indices as given_data_indices
+    from uqms.sensitivity import shapley_effects as shapley_effects
+    from uqms.sensitivity import sobol_indices as sobol_indices
     from uqms.simulators import ExecutableSimulator as ExecutableSimulator
     from uqms.simulators import FunctionSimulator as FunctionSimulator
     from uqms.simulators import JSONFile as JSONFile
@@ -136,6 +151,7 @@ __all__ = [
     "Curve",
     "CustomNoise",
     "Dask",
+    "Decision",
     "Derived",
     "DirectSimulator",
     "EventProbability",
@@ -181,6 +197,8 @@ __all__ = [
     "Posterior",
     "Prior",
     "Product",
+    "Propagation",
+    "RareEvent",
     "Regimes",
     "RunStore",
     "SMC",
@@ -190,6 +208,7 @@ __all__ = [
     "Simulator",
     "SquaredExponential",
     "StudentTNoise",
+    "SubjectPosterior",
     "SuccessProbability",
     "Sum",
     "Surrogate",
@@ -199,19 +218,23 @@ __all__ = [
     "UMBridgeSimulator",
     "Uniform",
     "__version__",
+    "allocate",
     "another_round",
     "as_tensor",
     "compare_models",
     "compare_surrogates",
+    "derivative_measures",
     "designs",
     "detect_jump",
     "diagnostics",
+    "elementary_effects",
     "ensemble",
     "errors",
     "extend",
     "from_gpytorch",
     "from_sbi",
     "functionals",
+    "given_data_indices",
     "halton",
     "held_out",
     "k_fold",
@@ -220,14 +243,21 @@ __all__ = [
     "learning_curve",
     "leave_one_out",
     "load_surrogate",
+    "morris_design",
+    "multifidelity_mean",
     "nested",
     "next_level",
     "observe",
     "plots",
+    "propagate",
+    "rare_event",
     "refine",
     "run",
+    "sensitivity",
     "serve",
+    "shapley_effects",
     "sobol",
+    "sobol_indices",
     "testing",
     "to_sbi",
     "verification_design",
@@ -258,6 +288,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "extend",
         "halton",
         "latin_hypercube",
+        "morris_design",
         "nested",
         "sobol",
     ),
@@ -337,12 +368,29 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "Sampler",
         "ScaleDiscrepancy",
         "StudentTNoise",
+        "SubjectPosterior",
         "another_round",
         "as_tensor",
         "compare_models",
         "latent_output",
         "observe",
         "refine",
+    ),
+    "propagation": (
+        "Decision",
+        "Propagation",
+        "RareEvent",
+        "propagate",
+        "rare_event",
+        "allocate",
+        "multifidelity_mean",
+    ),
+    "sensitivity": (
+        "derivative_measures",
+        "elementary_effects",
+        "given_data_indices",
+        "shapley_effects",
+        "sobol_indices",
     ),
     "diagnostics": (
         "verification_design",
@@ -356,6 +404,7 @@ _ROOMS = (
     "errors",
     "functionals",
     "plots",
+    "sensitivity",
     "testing",
 )
 _HOME = {name: room for room, names in _NAMES.items() for name in names}

@@ -10,11 +10,11 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, Self, final, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, final
 
 import numpy as np
 
-from uqms._typing import Array, Bools, RandomState, as_generator
+from uqms._typing import Array, Bools, Ints, RandomState, as_generator
 from uqms.errors import DesignError, InputError
 from uqms.parameters import Box, ParameterSpace
 from uqms.parameters import _checks as check
@@ -22,11 +22,12 @@ from uqms.parameters import _checks as check
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["extend", "halton", "latin_hypercube", "nested", "sobol"]
+__all__ = ["Trajectories", "extend", "halton", "latin_hypercube", "morris_design", "nested", "sobol", "trajectories_of"]
 
 Accept = Callable[[Mapping[str, Array]], Any]
 _logger = logging.getLogger(__name__)
-_Method = Literal["sobol", "halton", "latin_hypercube"]
+_Method = Literal["sobol", "halton", "latin_hypercube", "morris"]
+_CONTINUED = ("sobol", "halton", "latin_hypercube")
 
 _MOST_ROWS = 2**24
 _LEAST, _TRIED = 0.01, 1000  # share of points that accept must take, and how many are tried before that is judged
@@ -224,6 +225,165 @@ def nested(
     return {level: sobol(space, n, seed, over) for level, n in zip(runs, counts, strict=True)}
 
 
+def morris_design(
+    space: ParameterSpace | Box,
+    trajectories: int,
+    *,
+    levels: int = 4,
+    rng: RandomState | None = None,
+    over: Box | None = None,
+) -> "xr.Dataset":
+    """Return trajectories that move one input at a time: the design for screening many inputs with few runs.
+
+    Each trajectory begins at a point of a grid and moves every input once, in random order, by about half of its range:
+    d + 1 runs. `elementary_effects` reads the ensemble that comes back. Ten trajectories are a common beginning; the
+    first ones of a longer design are those of a shorter one with the same seed, so that a store keeps their results.
+
+    Parameters
+    ----------
+    space
+        The space whose inputs are varied, or directly a `Box`.
+    trajectories
+        Number of trajectories, at least 2.
+    levels
+        Levels of the grid of each input, an even number: 4 are the quantiles 0, 1/3, 2/3 and 1 of the prior inside of
+        its design box.
+    rng
+        Seed, or a generator from which one is drawn; the seed is kept in the design.
+    over
+        None for quantiles of the prior. With a `Box` the grid divides that box evenly on the surrogate's scale: give
+        ``space.box(0.95)`` where the ends of the design box are too extreme to be run.
+
+    Returns
+    -------
+    xarray.Dataset
+        One variable (run) for each input, ``trajectories * (d + 1)`` runs, one trajectory after the other.
+
+    Raises
+    ------
+    InputError
+        When a number is not possible, or inputs are correlated and `over` is None: they cannot move one at a time.
+
+    References
+    ----------
+    M. D. Morris, "Factorial sampling plans for preliminary computational experiments", Technometrics 33, 1991,
+    doi:10.1080/00401706.1991.10484804.
+
+    Examples
+    --------
+    >>> import uqms as uq
+    >>> design = uq.morris_design(uq.ParameterSpace(k=uq.Uniform(0, 3), n=uq.Uniform(1, 2)), 10, rng=1)
+    >>> design.sizes["run"], sorted(set(design.k.values.round(6).tolist()))
+    (30, [0.0, 1.0, 2.0, 3.0])
+    """
+    region = _Region.of(space, over)
+    r = check.count("trajectories", trajectories)
+    if r < 2:
+        raise InputError(f"trajectories is {r}; a spread needs at least 2, and 10 are a common beginning.")
+    if check.count("levels", levels) % 2:
+        raise InputError(f"levels is {levels}; give an even number, such as 4: steps are half of the grid then.")
+    if region.prior and region.space is not None and region.space.blocks:
+        tied = [name for block in region.space.blocks for name in block.names]
+        raise InputError(
+            f"{', '.join(tied)} are correlated, so that none of them moves alone. Screen with over=space.box(), which "
+            "varies each over its own range, or ask for uq.shapley_effects, which are meant for dependent inputs."
+        )
+    seed, d = _seed(rng), region.box.d
+    rows = _limit(r * (d + 1))
+    u = _grid_walks(r, d, levels, seed).points.reshape(rows, d)
+    return _Recipe(region, "morris", rows, seed, levels=levels).table(region.from_cube(u))
+
+
+class Trajectories(NamedTuple):
+    """Trajectories of a Morris design, and which run of a dataset is which of their points.
+
+    Attributes
+    ----------
+    points
+        In the unit cube, (r, d + 1, d).
+    moved
+        Which input each step moves, (r, d).
+    step
+        By how much in the unit cube, with its sign, (r, d).
+    rows
+        Position of the run at each point, (r, d + 1); -1 where there is none.
+    """
+
+    points: Array
+    moved: Ints
+    step: Array
+    rows: Ints
+
+
+def trajectories_of(design: "xr.Dataset") -> Trajectories:
+    """Return the trajectories of a Morris design, or of an ensemble that was made from one, with its runs.
+
+    Runs are found by their inputs, so that some may be missing and their order does not matter.
+
+    Raises
+    ------
+    DesignError
+        When it was not made by `morris_design`.
+    """
+    recipe = _Recipe.of(design, ("morris",))
+    names = recipe.region.box.names
+    missing = [name for name in names if name not in design or design[name].dims != ("run",)]
+    if missing:
+        raise DesignError(f"The dataset has no {', '.join(missing)} along run; its design names {', '.join(names)}.")
+    walks = _grid_walks(recipe.n // (len(names) + 1), len(names), recipe.levels, recipe.seed)
+    x = np.stack([check.real_array(design[name].values, name) for name in names], axis=-1)
+    rows = _same_rows(recipe.region.from_cube(walks.points.reshape(recipe.n, len(names))), x)
+    return walks._replace(rows=rows.reshape(walks.points.shape[:2]))
+
+
+def _grid_walks(r: int, d: int, levels: int, seed: int) -> Trajectories:
+    """Return r random walks over the grid, each moving every input once by levels / 2 places."""
+    # One row of numbers a trajectory: those of a shorter design are the first ones of a longer.
+    numbers = np.random.default_rng(seed).random((r, 2, d))
+    start = np.floor(numbers[:, 0] * levels)
+    moved = np.argsort(numbers[:, 1], axis=1)
+    jump = np.where(start < levels // 2, levels // 2, -(levels // 2))
+    # Input j has moved at point s when its place in the order is before s.
+    place = np.argsort(moved, axis=1)
+    gone = np.arange(d + 1)[None, :, None] > place[:, None, :]
+    points = (start[:, None, :] + gone * jump[:, None, :]) / (levels - 1)
+    step = np.take_along_axis(jump, moved, axis=1) / (levels - 1)
+    return Trajectories(points, moved, step, np.full((r, d + 1), -1))
+
+
+def _same_rows(wanted: Array, there: Array) -> Ints:
+    """Return which row of `there` is each wanted one, -1 for none; equal rows are taken one after the other."""
+    codes = np.stack(
+        [_places(np.unique(w), t) for w, t in zip(wanted.T, np.vstack([wanted, there]).T, strict=True)], -1
+    )
+    _, place = np.unique(codes, axis=0, return_inverse=True)
+    place = np.where((codes < 0).any(axis=1), -1, place.reshape(-1))
+
+    def turn(values: Ints) -> Ints:
+        """Count the equal values before each one."""
+        order = np.argsort(values, kind="stable")
+        first = np.searchsorted(values[order], values[order], side="left")
+        out = np.empty_like(values)
+        out[order] = np.arange(len(values)) - first
+        return out
+
+    mine, others = place[: len(wanted)], place[len(wanted) :]
+    known = {pair: row for row, pair in enumerate(zip(others.tolist(), turn(others).tolist(), strict=True))}
+    return np.array([known.get(pair, -1) for pair in zip(mine.tolist(), turn(mine).tolist(), strict=True)])
+
+
+def _places(values: Array, x: Array) -> Ints:
+    """Return which of the increasing values each x is, but for the last digits; -1 for none."""
+    at = (
+        np.clip(np.searchsorted(values, x), 1, max(len(values) - 1, 1))
+        if len(values) > 1
+        else np.zeros(len(x), np.int64)
+    )
+    at = at - (at > 0) * (np.abs(values[at - 1] - x) < np.abs(values[at] - x))
+    near = np.abs(values[at] - x) <= 1e-9 * np.abs(values).max()
+    return np.where(near, at, -1)
+
+
 def extend(
     design: "xr.Dataset", n: int, rng: RandomState | None = None, *, accept: Accept | None = None
 ) -> "xr.Dataset":
@@ -357,6 +517,7 @@ class _Recipe:
     seed: int
     extended: tuple[tuple[int, int], ...] = ()
     rejected: int = 0  # points that were passed over
+    levels: int = 0  # of the grid of trajectories
 
     def table(self, x: Array) -> "xr.Dataset":
         import xarray as xr
@@ -369,13 +530,15 @@ class _Recipe:
             recipe["extended"] = [list(pair) for pair in self.extended]
         if self.rejected:
             recipe["rejected"] = self.rejected
+        if self.levels:
+            recipe["levels"] = self.levels
         attrs = {"box": json.dumps(self.region.box.to_dict(), allow_nan=False), "design": json.dumps(recipe)}
         if self.region.space is not None:
             attrs = {"space": self.region.space.to_json(), **attrs}
         return xr.Dataset(columns, attrs=attrs)
 
     @classmethod
-    def of(cls, design: "xr.Dataset") -> Self:
+    def of(cls, design: "xr.Dataset", methods: tuple[str, ...] = _CONTINUED) -> Self:
         attrs = getattr(design, "attrs", None)
         if not isinstance(attrs, Mapping) or "design" not in attrs or "box" not in attrs:
             raise DesignError(
@@ -389,18 +552,28 @@ class _Recipe:
             region = _Region(box, space, data["over"] == "prior")
             extended = tuple((int(start), int(seed)) for start, seed in data.get("extended", ()))
             count, rejected = check.count("n", data["n"]), int(data.get("rejected", 0))
-            recipe = cls(region, data["method"], count, _seed(data["seed"]), extended, rejected)
+            levels = int(data.get("levels", 0))
+            recipe = cls(region, data["method"], count, _seed(data["seed"]), extended, rejected, levels)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DesignError(f"The attributes that say how the design was made cannot be read ({error}).") from None
         if region.prior and (space is None or space.inputs != box.names):
             raise DesignError("The space and the box of the design have different inputs; make a new design.")
-        if recipe.method not in get_args(_Method):
-            raise DesignError(f"A design of the kind {recipe.method!r} cannot be extended; {_known()} can.")
+        if recipe.method not in methods:
+            raise DesignError(_other_method(recipe.method, methods))
         return recipe
 
 
-def _known() -> str:
-    return ", ".join(get_args(_Method))
+def _other_method(method: str, wanted: tuple[str, ...]) -> str:
+    if wanted == ("morris",):
+        return (
+            f"This is a design of the kind {method!r}, without trajectories; make one with uq.morris_design(space, 10)."
+        )
+    if method == "morris":
+        return (
+            "Trajectories are not extended: make the design again with more of them and the same seed. The first ones "
+            "are the same, and a store keeps their results."
+        )
+    return f"A design of the kind {method!r} cannot be extended; {', '.join(wanted)} can."
 
 
 def _design(
@@ -461,7 +634,13 @@ def _accepted(
 
 def _which(accept: Accept, points: dict[str, Array], count: int) -> Bools:
     """Return which of the points are accepted."""
-    found = np.asarray(accept({name: values.copy() for name, values in points.items()}))
+    if not callable(accept):
+        raise InputError(f"accept is {accept!r}; give a function of the points that says which of them to run.")
+    given = accept({name: values.copy() for name, values in points.items()})
+    try:
+        found = np.asarray(given)
+    except ValueError:  # rows of different lengths
+        found = np.asarray(given, dtype=object)
     if found.dtype != np.bool_ or found.shape != (count,):
         raise InputError(
             f"accept returned {found.dtype} of shape {found.shape} for {count} points; it takes a mapping of input "

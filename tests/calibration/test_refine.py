@@ -80,7 +80,7 @@ def test_widened_candidates_have_the_covariance_asked_for() -> None:
     rng = np.random.default_rng(5)
     covariance = np.array([[4.0, 3.0], [3.0, 4.0]]) * 1e-4
     u = 0.5 + rng.standard_normal((20_000, 2)) @ np.linalg.cholesky(covariance).T
-    found = np.cov(_widened(u, 2.0, 40_000, rng).T)
+    found = np.cov(_widened(u[:, None], 2.0, 40_000, rng).T)
     # relative Monte Carlo error of a variance: sqrt(2 / 20 000) = 0.01
     assert np.allclose(found, 4.0 * covariance, rtol=0.05)
     assert np.allclose(np.cov((u @ _metric(u)).T), np.eye(2), atol=1e-5)

@@ -1,6 +1,7 @@
 """Probabilities of events: against the exact model, by their own derivatives, on disk, and over many boundaries."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -265,3 +266,38 @@ def test_the_least_sure_inputs_lie_at_the_border_and_apart(success: FittedProbab
     assert "space" in design.attrs  # uq.run takes it
     with pytest.raises(InputError, match="unsure: n is 0"):
         success.unsure(0)
+
+
+def test_labels_and_levels_that_would_be_mixed() -> None:
+    design = uq.sobol(uq.ParameterSpace(a=uq.Uniform(0.0, 1.0)), 12, rng=1)
+    a = design["a"].values
+    one = uq.ensemble.build(design, {"y": a}, fidelity="coarse")
+    both = uq.ensemble.combine(one, uq.ensemble.build(design, {"y": a}, fidelity="fine"))
+    for labels, told in (
+        (np.where(a < 0.5, 1, 2), r"event holds \[1, 2\]"),
+        (np.where(a < 0.5, "no", "yes"), "event holds '(no|yes)'"),
+        (np.where(a < 0.5, np.inf, 0.0), "event holds inf"),
+    ):
+        with pytest.raises(DataError, match=told):
+            uq.EventProbability(lambda runs, labels=labels: labels).fit(one)
+    for settings in (uq.EventProbability(lambda runs: runs["y"] > 0.5), uq.SuccessProbability()):
+        with pytest.raises(DataError, match="several levels of fidelity"):
+            settings.fit(both)
+    third = uq.ensemble.combine(both, uq.ensemble.build(design, {"y": a}, fidelity="finest"))
+    with pytest.raises(InputError, match="'finest' too"):
+        uq.EventProbability(lambda runs: runs["y"] > 0.5, levels=("coarse", "fine")).fit(third)
+    with pytest.raises(InputError, match="give two names"):
+        uq.EventProbability("y", levels=(1, 2))  # type: ignore[arg-type]
+
+
+def test_both_levels_have_one_box() -> None:
+    def level(name: str, a: Any) -> Any:
+        return uq.ensemble.build({"a": a}, {"y": a}, fidelity=name)
+
+    runs = uq.ensemble.combine(level("coarse", np.linspace(0.2, 0.6, 9)), level("fine", np.linspace(0.0, 1.0, 6)))
+    found = uq.EventProbability(
+        lambda runs: runs["y"].values > 0.5, levels=("coarse", "fine"), hyperparameters="point"
+    ).fit(runs)
+    assert found.base is not None
+    assert (found.x.min(), found.x.max()) == (0.0, 1.0)
+    assert found.base.domain.upper == found.domain.upper == (1.0,)

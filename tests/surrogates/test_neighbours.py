@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -219,3 +220,32 @@ def test_a_saved_surrogate_predicts_the_same(surrogate: LocalGaussianProcessSurr
     damaged.save(tmp_path / "damaged.npz")
     with pytest.raises(FormatError, match="10000 neighbours of 512 runs"):
         uq.load_surrogate(tmp_path / "damaged.npz")
+
+
+def _many(y: Any) -> Any:
+    design = uq.sobol(uq.ParameterSpace(a=uq.Uniform(0.0, 1.0), b=uq.Uniform(0.0, 1.0)), 1200, rng=2)
+    return uq.ensemble.build(design, {"y": y(design["a"].values)})
+
+
+def test_runs_that_do_not_teach_the_length_scales_are_looked_at_too() -> None:
+    rest = np.random.default_rng(0).permutation(1200)[1100:]  # not among the 1 024
+
+    def with_a_few(value: float) -> Any:
+        def y(a: Any) -> Any:
+            out = np.ones(len(a)) if value > 0.0 else 1.0 + a
+            out[rest[:3]] = value
+            return out
+
+        return y
+
+    with pytest.raises(DataError, match="wants values above 0"):
+        uq.LocalGaussianProcess(neighbours=16, outputs={"y": uq.Scalar(transform="log")}).fit(_many(with_a_few(-1.0)))
+    with pytest.warns(uq.errors.ConstantOutputWarning), pytest.raises(DataError, match="all runs but 3 of 1200"):
+        uq.LocalGaussianProcess(neighbours=16).fit(_many(with_a_few(2.0)))
+
+
+def test_neighbours_that_repeat_one_input_do_not_tell_a_trend() -> None:
+    a, b = (np.repeat(column, 30) for column in np.random.default_rng(1).random((2, 20)))
+    runs = uq.ensemble.build({"a": a, "b": b}, {"y": a + 0.1 * np.random.default_rng(2).standard_normal(600)})
+    with pytest.raises(DesignError, match="do not tell the 3 coefficients"):
+        uq.LocalGaussianProcess(neighbours=16, noise="fitted", trend="linear").fit(runs)

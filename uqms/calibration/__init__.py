@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from uqms.calibration.population.population import Population as Population
     from uqms.calibration.population.posterior import PopulationPosterior as PopulationPosterior
     from uqms.calibration.population.problem import PopulationCalibration as PopulationCalibration
+    from uqms.calibration.population.subject import SubjectPosterior as SubjectPosterior
     from uqms.calibration.posterior import Posterior as Posterior
     from uqms.calibration.predict import PosteriorPrediction as PosteriorPrediction
     from uqms.calibration.refinement import Round as Round
@@ -72,6 +73,7 @@ __all__ = [
     "Sampler",
     "ScaleDiscrepancy",
     "StudentTNoise",
+    "SubjectPosterior",
     "SurrogateTensor",
     "Verdict",
     "another_round",
@@ -93,6 +95,7 @@ _LAZY = {
     "Posterior": "posterior",
     "PosteriorPrediction": "predict",
     "Round": "refinement",
+    "SubjectPosterior": "population.subject",
     "SurrogateTensor": "bridge",
     "Verdict": "verdict",
     "another_round": "refinement",

@@ -932,37 +932,35 @@ class PyTensorFunctions:
 
 
 def likelihood(
-    problem: Any, u: Any, values: Mapping[str, Any], name: str = "observations", latents: Any = "latents"
+    problem: Any,
+    u: Any,
+    values: Mapping[str, Any],
+    name: str = "observations",
+    latents: Any = "latents",
+    density: Any = None,
+    replicate: Any = None,
 ) -> Any:
     """Add the observed variable, a `CustomDist`, to the PyMC model in context.
+
+    `density` (u, phi, z) and `replicate` (u, phi, rng) take the place of the joint density, and of draws from it, of a
+    problem whose errors are all normal and independent given the inputs.
 
     Where errors are not all normal, a standard normal variable is added too: the surrogate's error and the discrepancy,
     given which the observations are independent. `latents` is its name, or an expression that stands in its place.
     """
-    cells, noise, surrogate = problem.cells, problem.noise, problem.surrogate
+    cells, noise = problem.cells, problem.noise
     count = len(noise.outputs) if problem.form == "independent" else len(noise.keys)
     phi = hyperparameters(problem, values, count)
     if problem.form == "latent":
         return _latent_likelihood(problem, u, phi, name, latents)
-    block = _block(problem, cells.flat() if problem.form == "independent" else problem.structure)
-    if is_exact(surrogate) and problem.form == "independent":
-
-        def density(u: Any, phi: Any, z: Any) -> Any:
-            return [_exact.expression(cells, exact_scores(surrogate, u), phi, z)]
-    elif block is None:
-        density = PluggedMarginalOp(problem)
-    else:
-        operation = MarginalOp() if problem.form == "independent" else CorrelatedOp()
-
-        def density(u: Any, phi: Any, z: Any) -> Any:
-            return operation(block, u, phi, z)
+    of_data = _joint_density(problem, cells) if density is None else density
 
     def logp(value: Any, u: Any, phi: Any, rows: Any) -> Any:
         z, jacobian = _linked(cells, value)
-        return density(u, phi, z)[0] + jacobian
+        return of_data(u, phi, z) + jacobian
 
     def random(u: Any, phi: Any, rows: Any, rng: np.random.Generator, size: Any = None) -> Any:
-        return _replicate(problem, u, phi, None, rng)
+        return _replicate(problem, u, phi, None, rng) if replicate is None else replicate(u, phi, rng)
 
     return pm.CustomDist(
         name,
@@ -975,6 +973,19 @@ def likelihood(
         signature="(k,d),(g),(r)->(r)",
         dtype="float64",
     )
+
+
+def _joint_density(problem: Any, cells: Cells) -> Callable[[Any, Any, Any], Any]:
+    """Return log p(z | u, phi) as a function of expressions."""
+    surrogate = problem.surrogate
+    if is_exact(surrogate) and problem.form == "independent":
+        return lambda u, phi, z: _exact.expression(cells, exact_scores(surrogate, u), phi, z)
+    block = _block(problem, cells.flat() if problem.form == "independent" else problem.structure)
+    if block is None:
+        operation = PluggedMarginalOp(problem)
+        return lambda u, phi, z: operation(u, phi, z)[0]
+    compiled = MarginalOp() if problem.form == "independent" else CorrelatedOp()
+    return lambda u, phi, z: compiled(block, u, phi, z)[0]
 
 
 def _linked(cells: Cells, value: Any) -> tuple[Any, Any]:

@@ -15,7 +15,7 @@ the H draws say of the data is averaged over the whole data set: log sum_h w_h p
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 import pymc as pm
@@ -28,11 +28,18 @@ from uqms.calibration.problem import Calibration
 from uqms.errors import InputError
 from uqms.surrogates.transforms import Identity
 
+if TYPE_CHECKING:
+    from uqms.calibration.population.problem import PopulationCalibration
+
 __all__ = ["LatentOutput", "latent_output", "observe"]
 
 
 def observe(
-    problem: Calibration, values: Mapping[str, Any], *, name: str = "observations", own_priors: bool = False
+    problem: "Calibration | PopulationCalibration",
+    values: Mapping[str, Any],
+    *,
+    name: str = "observations",
+    own_priors: bool = False,
 ) -> Any:
     """Add a calibration's observations to the PyMC model in context, its parameters being expressions of your own.
 
@@ -43,11 +50,14 @@ def observe(
     Parameters
     ----------
     problem
-        The calibration. Its own priors are not used, unless `own_priors` says so.
+        The calibration, of one subject or of a population. Its own priors are not used, unless `own_priors` says so.
     values
-        Name → tensor or number, in the quantity's own unit: every quantity of `problem.priors`. Inputs of the surrogate
-        may have one value for each experiment, shape (K,), in the order of `problem.experiments`; so may known
-        conditions, which then take the place of the recorded ones. Keep parameters inside of the design box
+        Name → tensor or number, in the quantity's own unit: every quantity of `problem.priors`. Of a population, an
+        individual parameter of shape (subjects,) stands for the subjects' own values, with a law of yours; a number is
+        the typical value, around which subjects are added as variables with the population's law. Of one subject,
+        inputs of the surrogate may have one value for each experiment, shape (K,), in the order of
+        `problem.experiments`; so may known conditions, which then take the place of the recorded ones. Keep parameters
+        inside of the design box
         (`problem.limits(name)`, `pymc.Truncated`): outside of it the surrogate knows nothing and chains wander off.
     name
         Of the observed variable. Where errors are not all normal, standard normal latents are added as "latents", or
@@ -80,8 +90,45 @@ def observe(
     ['share', 'sigma']
     """
     pm.modelcontext(None)
+    if not isinstance(problem, Calibration):
+        return _observe_population(problem, values, name, own_priors)
     values = _completed(problem, values, set(problem.priors), own_priors, "observe")
     return bridge.likelihood(problem, _inputs(problem, values, "observe"), values, name, _latents_of(name))
+
+
+def _observe_population(
+    problem: "PopulationCalibration", values: Mapping[str, Any], name: str, own_priors: bool
+) -> Any:
+    """Add a population's subjects and observations; individual parameters that are vectors are the subjects' own."""
+    from uqms.calibration.population import graph
+
+    population = problem.population
+    given = {key: pt.as_tensor(value, dtype="float64") for key, value in values.items()}
+    by_hand = {key: given[key] for key in population.individual if key in given and given[key].ndim}
+    count = len(problem.layout.subject)
+    wrong = {
+        key: one.type.shape for key, one in by_hand.items() if one.ndim > 1 or one.type.shape[0] not in (None, count)
+    }
+    if wrong:
+        raise InputError(
+            f"observe: {wrong} are no numbers; wanted is one for each of the {count} subjects (or occasions of them), "
+            "in the order of problem.subjects, or the typical value."
+        )
+    torn = set(by_hand) & set(population.together)
+    if torn and torn != set(population.together):
+        raise InputError(f"observe: {list(population.together)} are correlated; give all of them, or none.")
+    law = {f"omega_{key}" for key in by_hand} | {f"omega_{key}_occasion" for key in by_hand} | set(by_hand)
+    law |= {one.name for one in population.effects if one.parameter in by_hand}
+    law |= {f"lkj_{one}_{other}" for one, other in population.pairs if one in by_hand}
+    idle = sorted((law - set(by_hand)) & set(given))
+    if idle:
+        raise InputError(f"observe: {idle} describe parameters whose values of each subject are given; leave them out.")
+    rest = {key: one for key, one in given.items() if key not in by_hand}
+    wanted = {key for key in problem.priors if key not in law}
+    known = _completed(problem, rest, wanted, own_priors, "observe")  # type: ignore[arg-type]
+    before = "" if name == "observations" else f"{name}_"
+    own = by_hand | graph.individual_variables(problem, known, before, tuple(by_hand))
+    return graph.add_likelihood(problem, own, known, name, _latents_of(name))
 
 
 @final
@@ -226,9 +273,12 @@ def _completed(
     problem: Calibration, values: Mapping[str, Any], wanted: set[str], own_priors: bool, asked: str
 ) -> dict[str, Any]:
     """Return all that is wanted: what was given, and variables with the problem's own priors when asked for."""
-    known = {*problem.priors, *problem.condition_names}
-    replaced = {key for key, (_, column) in problem.uncertain.items() if problem.condition_names[column] in values}
-    wanted = (wanted | set(problem.uncertain)) - replaced
+    known, replaced = {*problem.priors}, set[str]()
+    if isinstance(problem, Calibration):  # conditions of a population are as recorded
+        known |= {*problem.condition_names}
+        replaced = {key for key, (_, column) in problem.uncertain.items() if problem.condition_names[column] in values}
+        wanted = wanted | set(problem.uncertain)
+    wanted = wanted - replaced
     unknown = sorted(set(values) - known)
     if unknown:
         raise InputError(f"{asked}: unknown quantities {unknown}; this calibration has {sorted(known)}.")

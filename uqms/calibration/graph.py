@@ -70,8 +70,10 @@ class ModelTarget:
         Of the model.
     functions
         Compiled log-density, and what reports a draw.
-    arrays, shared
-        The shared arrays, whose addresses are in the block, and the variables that they are the values of.
+    arrays
+        The shared arrays, whose addresses are in the block.
+    labels
+        Names of the shared arrays, "" for those that have none.
     start
         The model's initial point, shape (size,).
     map
@@ -85,9 +87,17 @@ class ModelTarget:
     coords: Mapping[str, Any]
     functions: tuple[Any, Any]
     arrays: tuple[Array, ...]
-    shared: tuple[Any, ...]
     start: Array
     map: Map | None
+    labels: tuple[str, ...] = ()
+
+    def with_arrays(self, **new: Array) -> "ModelTarget":
+        """Return the same functions reading other numbers in the place of shared arrays, by their names."""
+        arrays = tuple(
+            np.ascontiguousarray(new[label], dtype=one.dtype) if label in new else one
+            for label, one in zip(self.labels, self.arrays, strict=True)
+        )
+        return replace(self, arrays=arrays)
 
     def with_map(self, new: Map) -> "ModelTarget":
         """Return the same density in other coordinates."""
@@ -161,9 +171,9 @@ def model_target(model: Any) -> ModelTarget:
             _c_function(functions[1], REPORT_SOURCE, REPORT, shared, arrays),
         ),
         arrays,
-        tuple(shared),
         np.concatenate([value.ravel().astype(np.float64) for value in point]),
         Map.identity(size) if size <= MOST_MAPPED else None,
+        tuple(one.name or "" for one in shared),
     )
 
 

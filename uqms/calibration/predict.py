@@ -251,13 +251,11 @@ def _noise_covariance(problem: Calibration, phi: Mapping[str, Array], count: int
     return total
 
 
-def _factors(problem: Calibration, joint: _Joint, phi: Array, discrepancy: bool) -> Array:
-    """Return 1 + the scale discrepancy at cells and targets (S, T); at targets only when it is asked for."""
+def _factors(problem: Calibration, joint: _Joint, phi: Array, holds: Bools) -> Array:
+    """Return 1 + the scale discrepancy (S, T) at cells and those targets that hold it."""
     out = np.ones((len(phi), len(joint.index)))
-    n = len(problem.cells.offset)
     for output, place in problem.noise.factors.items():
-        at = np.flatnonzero(joint.output == output)
-        at = at if discrepancy else at[at < n]
+        at = np.flatnonzero((joint.output == output) & holds)
         out[:, at] += phi[:, place, None]
     return out
 
@@ -268,7 +266,7 @@ def conditional_moments(
     h: Ints,
     targets: Targets,
     latents: Array | None = None,
-    discrepancy: bool = True,
+    discrepancy: bool | Bools = True,
     realisation: Realised = "same",
 ) -> Iterator[tuple[slice, Moments]]:
     """Yield the moments at the targets given the data, a block of posterior draws at a time.
@@ -286,7 +284,7 @@ def conditional_moments(
     latents
         Draws of the latents (S, latents), where errors are not all normal: they say what the data say of the errors.
     discrepancy
-        Whether it is part of what is predicted; it is taken out of the data either way.
+        Whether it is part of what is predicted, everywhere or by target (P,); it is taken out of the data either way.
     realisation
         Of a stochastic simulator: "same" run as was observed, a "new" one, or "none", the mean of its runs.
     """
@@ -294,6 +292,8 @@ def conditional_moments(
     joint = _join(problem, targets)
     problem.check_errors_between(joint.conditions, "Prediction at other conditions than the observed one")
     n, total, inputs = len(cells.offset), len(joint.index), len(joint.conditions)
+    holds = np.concatenate([np.ones(n, dtype=np.bool_), np.broadcast_to(np.asarray(discrepancy), total - n)])
+    any_holds = bool(holds[n:].any())
     size = max(1, CHUNK // max(total * total, cells.basis.shape[1] * inputs * inputs))
     for start in range(0, len(h), size):
         rows = slice(start, min(start + size, len(h)))
@@ -304,21 +304,22 @@ def conditional_moments(
         run = _run_at(problem, joint, u, realisation)
         if run is not None:
             surrogate = surrogate + run.covariance()
-        m = _factors(problem, joint, phi, discrepancy)
+        m = _factors(problem, joint, phi, holds)
         extra = np.zeros((len(phi), 0, 0))
         if any(term.role != NOISE for term in problem.noise.terms):
             slopes = problem.mean_slopes(problem.unit_inputs(part))[h[rows], np.arange(len(phi))]
             extra = _discrepancy_covariance(problem, joint, problem.noise.named(phi), slopes)
+            extra *= holds[:, None] & holds[None, :]
         if not surrogate.any() and not extra.size:  # used directly: the data say nothing of errors that are not there
             yield rows, Moments((m * mean)[:, n:], surrogate[:, n:, n:])
             continue
         if problem.form == "latent":
             assert latents is not None
             found = _given_latents(
-                problem, phi, joint, scores, mean, surrogate, m, extra, latents[rows], discrepancy, run
+                problem, phi, joint, scores, mean, surrogate, m, extra, latents[rows], any_holds, run
             )
         else:
-            found = _given_data(problem, phi, mean, surrogate, m, extra, discrepancy)
+            found = _given_data(problem, phi, mean, surrogate, m, extra, any_holds)
         yield rows, found
 
 

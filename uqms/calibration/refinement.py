@@ -7,19 +7,24 @@ u           parameters in the unit cube of the surrogate's box                  
 C           covariance of the posterior's draws u                                 (d, d)
 w           `widen`: candidates have the covariance w² C                          ()
 L           L L' = C; distances between points are those of L^-1 u                (d, d)
+U           units: subjects on an occasion; 1 without a population                ()
 ==========  ====================================================================  ===========
 
 A surrogate needs runs where the likelihood is not negligible under its own error, which is more than where the
 posterior will be in the end. The posterior of a few runs is honestly wide, since the surrogate's error is in it; so the
 box around it holds that of more runs. A posterior that is narrow against the box gets a box of its own: there the
 simulator is nearly linear, while length scales and variance that have to serve the whole prior serve no place well.
+
+Of a population each subject is widened about its own median, by what is not known of it: how subjects differ is no
+error of theirs, and a population widened as a whole reaches far beyond all of them (measured with 12 subjects: twice to
+four times the box in each parameter). New subjects are taken as the population's posterior has them.
 """
 
 import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import final
+from typing import NamedTuple, final
 
 import numpy as np
 import xarray as xr
@@ -40,7 +45,10 @@ NARROW = 0.5  # of the box: a wider posterior leaves the box as it is in that pa
 FILL = 0.2  # of the points fill the box evenly: in its corners, too, something has to be known
 CANDIDATES = (2_000, 10)  # at least so many, and so many for each point
 TRIES = 200
-POOLED = 8_000  # draws of single subjects
+POOLED = 8_000  # draws of new subjects
+NUMBERS = 6_000_000  # of the draws of all subjects, at most
+NEW = 0.25  # of the points near the posterior of a population lie where new subjects would
+NEW_TAIL = 0.005  # of the new subjects beyond each end of the box
 SHARE, MOVED = 0.25, 0.3
 
 
@@ -52,7 +60,7 @@ def refine(
     Use it when the verdict says that the surrogate's error, not the measurement, limits the answer, and from the start
     where the posterior will be much narrower than the prior. Points are draws of the widened posterior that lie far
     from each other and from the runs there are; a fifth fills the box. Each is at one of the observed conditions. Of a
-    population they are draws of its subjects and of new ones, half and half.
+    population they are draws of its subjects, each widened about its own median, and for a quarter draws of new ones.
 
     Parameters
     ----------
@@ -69,9 +77,10 @@ def refine(
     -------
     xarray.Dataset
         A design. Its box reaches `widen` times as far from the posterior's median as the draws do, but no further than
-        the prior. A parameter in which that is more than half of the former box keeps the former range, made longer
-        where the posterior leans on an end. Fit to the runs inside of the box and tell the calibration that it was
-        refined: ``settings.fit(uq.ensemble.inside(runs))``, ``Calibration(..., outside="refined")``.
+        the prior; of a population so far for each subject, and to the central 99 % of new ones. A parameter in which
+        that is more than half of the former box keeps the former range, made longer where the posterior leans on an
+        end. Fit to the runs inside of the box and tell the calibration that it was refined:
+        ``settings.fit(uq.ensemble.inside(runs))``, ``Calibration(..., outside="refined")``.
 
     Raises
     ------
@@ -119,17 +128,18 @@ def refine(
     generator = as_generator(rng)
     seed = int(generator.integers(2**31))
     rng = np.random.default_rng(seed)
-    draws = _of_subjects(posterior, rng) if isinstance(posterior, PopulationPosterior) else finite_draws(posterior)
-    theta = np.column_stack([draws[name] for name in problem.parameters])
-    box = _box_around(problem, theta, widen)
+    cloud = _of_subjects(posterior, rng) if isinstance(posterior, PopulationPosterior) else _of_one(posterior)
+    box = _box_around(problem, cloud, widen)
     near = box.select(problem.parameters)
-    u = np.asarray(near.to_unit(theta))
-    metric = _metric(u)
+    u, new = np.asarray(near.to_unit(cloud.theta)), np.asarray(near.to_unit(cloud.new))
+    metric = _metric(np.vstack([u.reshape(-1, near.d), new]))
     known = _known_runs(problem, near) @ metric
     even = np.asarray(near.to_unit(_columns(sobol(near, CANDIDATES[0], rng=seed))))
     count = min(round(FILL * n), n - 1)
     chosen = even[far_apart(even @ metric, known, count)]
     candidates = _widened(u, widen, max(CANDIDATES[0], CANDIDATES[1] * int(n)), rng)
+    inside = new[np.all((new >= 0.0) & (new <= 1.0), axis=1)][: round(NEW * len(candidates))]
+    candidates = np.vstack([inside, candidates[len(inside) :]])
     more = candidates[far_apart(candidates @ metric, np.vstack([known, chosen @ metric]), int(n) - count)]
     # By chance, so that each condition and each part of the design has both kinds of points.
     points = rng.permutation(np.vstack([chosen, more]))
@@ -137,36 +147,61 @@ def refine(
     recipe = {"method": "refine", "n": int(n), "seed": seed, "over": "posterior", "widen": float(widen)}
     at = conditions[condition]
     if problem.uncertain:  # where the experiments may have been, not where they were measured
-        picked = rng.integers(len(theta), size=int(n))
+        picked = rng.integers(len(cloud.theta), size=int(n))
         for key, (k, column) in problem.uncertain.items():
-            at[condition == k, column] = draws[key][picked][condition == k]
+            at[condition == k, column] = cloud.conditions[key][picked][condition == k]
     return design_of(problem, box, np.asarray(near.from_unit(points)), at, recipe)
 
 
-def _of_subjects(posterior: PopulationPosterior, rng: np.random.Generator) -> dict[str, Array]:
-    """Return draws of single subjects, each (S,): the first half of those that were measured, the rest of new ones."""
+class _Cloud(NamedTuple):
+    """Draws of the simulator's parameters: of each unit (S, U, d), of new subjects (M, d), of conditions (S,)."""
+
+    theta: Array
+    new: Array
+    conditions: Mapping[str, Array]
+
+
+def _of_one(posterior: Posterior) -> _Cloud:
+    problem, draws = posterior.single, finite_draws(posterior)
+    theta = np.column_stack([draws[name] for name in problem.parameters])
+    return _Cloud(theta[:, None], np.empty((0, theta.shape[1])), {name: draws[name] for name in problem.uncertain})
+
+
+def _of_subjects(posterior: PopulationPosterior, rng: np.random.Generator) -> _Cloud:
     problem, layout = posterior.problem, posterior.problem.layout
     theta, z = posterior.flat(), posterior.latents
+    finite = _finite(theta)
+    names, individual = problem.data.parameters, problem.population.individual
+    step = max(1, len(z) * len(layout.subject) * len(names) // NUMBERS)
+    theta, z = {name: values[finite][::step] for name, values in theta.items()}, z[finite][::step]
     own = problem.individuals(theta, z)
-    S, units = next(iter(own[name] for name in problem.population.individual)).shape
-    picked, unit = rng.integers(S, size=POOLED), rng.integers(units, size=POOLED)
-    found = {name: values[picked, unit] if values.ndim == 2 else values[picked] for name, values in own.items()}
+    measured = problem.subjects.measured[layout.subject]  # others are where new ones are
+    size = (len(z), int(measured.sum()))
+    columns = [own[n][:, measured] if n in individual else np.broadcast_to(own[n][:, None], size) for n in names]
+    picked, unit = rng.integers(len(z), size=POOLED), rng.integers(len(layout.subject), size=POOLED)
     few = {name: values[picked] for name, values in theta.items()}
-    width = len(problem.population.individual) + len(problem.population.occasions)
-    new = layout.one(few, rng.standard_normal((POOLED, width)), layout.subject[unit])
-    half = np.arange(POOLED) >= POOLED // 2
-    for i, (name, scale) in enumerate(zip(problem.population.individual, problem.population.scales, strict=True)):
-        found[name] = np.where(half, from_natural(new[:, i], scale), found[name])
-    return {name: found[name] for name in (*problem.data.parameters, *problem.data.uncertain)}
+    width = len(individual) + len(problem.population.occasions)
+    natural = layout.one(few, rng.standard_normal((POOLED, width)), layout.subject[unit])
+    new = {name: own[name][picked] for name in problem.population.shared}
+    for i, (name, scale) in enumerate(zip(individual, problem.population.scales, strict=True)):
+        new[name] = from_natural(natural[:, i], scale)
+    conditions = {name: own[name] for name in problem.data.uncertain}
+    return _Cloud(np.stack(columns, axis=2), np.column_stack([new[name] for name in names]), conditions)
 
 
-def finite_draws(posterior: Posterior) -> dict[str, Array]:
+def finite_draws(posterior: Posterior | PopulationPosterior) -> dict[str, Array]:
     """Return all draws of what was inferred, each (S,), without those that are not finite."""
-    draws = {name: posterior.draws[name].values.ravel() for name in posterior.single.priors}
+    problem = posterior.problem if isinstance(posterior, PopulationPosterior) else posterior.single
+    draws = {name: posterior.draws[name].values.ravel() for name in problem.priors}
+    finite = _finite(draws)
+    return {name: values[finite] for name, values in draws.items()}
+
+
+def _finite(draws: Mapping[str, Array]) -> Array:
     finite = np.all([np.isfinite(values) for values in draws.values()], axis=0)
     if not finite.any():
         raise InputError("The posterior has no finite draws, so there is nothing to go by. Sample again.")
-    return {name: values[finite] for name, values in draws.items()}
+    return np.asarray(finite)
 
 
 def design_of(
@@ -205,12 +240,16 @@ def _columns(design: xr.Dataset) -> Array:
     return np.column_stack([values.values for values in design.data_vars.values()])
 
 
-def _box_around(problem: Calibration, theta: Array, widen: float) -> Box:
+def _box_around(problem: Calibration, cloud: _Cloud, widen: float) -> Box:
     """Return the box of the next round: smaller where the posterior is narrow, longer where it leans on an end."""
     old = problem.surrogate.domain
     unit = old.select(problem.parameters)
-    ends = np.quantile(unit.to_unit(theta), [TAIL, 0.5, 1.0 - TAIL], axis=0)
+    ends = np.quantile(unit.to_unit(cloud.theta), [TAIL, 0.5, 1.0 - TAIL], axis=0)  # (3, U, d)
     low, high = (ends[1] + widen * (ends[i] - ends[1]) for i in (0, 2))
+    low, high = low.min(axis=0), high.max(axis=0)
+    if len(cloud.new):
+        tails = np.quantile(unit.to_unit(cloud.new), [NEW_TAIL, 1.0 - NEW_TAIL], axis=0)
+        low, high = np.minimum(low, tails[0]), np.maximum(high, tails[1])
     wide = high - low > NARROW
     low[wide], high[wide] = np.minimum(low[wide], 0.0), np.maximum(high[wide], 1.0)
     reach = np.asarray(unit.from_unit(np.stack([low, high])))
@@ -245,16 +284,20 @@ def _known_runs(problem: Calibration, near: Box) -> Array:
 
 
 def _widened(u: Array, widen: float, count: int, rng: np.random.Generator) -> Array:
-    """Return points (count, d) inside of the unit cube with about widen² times the covariance of the draws `u`.
+    """Return points (count, d) in the unit cube, those of each unit with about widen² times its draws' covariance.
 
-    Each is a draw plus a normal error, so that bent and separate parts of a posterior keep their shape.
+    Each is a draw of `u` (S, U, d) and a normal error, so that bent and separate parts of a posterior keep their shape.
     """
-    covariance = np.atleast_2d(np.cov(u.T))
-    root = np.linalg.cholesky(covariance + 1e-12 * np.trace(covariance) * np.eye(len(covariance)) + 1e-24)
+    S, units, d = u.shape
+    off = u - u.mean(axis=0)
+    covariance = np.einsum("sud,sue->ude", off, off) / max(S - 1, 1)
+    ridge = 1e-12 * np.trace(covariance, axis1=1, axis2=2) + 1e-24
+    root = np.linalg.cholesky(covariance + ridge[:, None, None] * np.eye(d))
     found, total = [], 0
     for _ in range(TRIES):
-        step = rng.standard_normal((count, u.shape[1])) @ root.T * np.sqrt(widen**2 - 1.0)
-        points = u[rng.integers(len(u), size=count)] + step
+        step = rng.standard_normal((count, d)) * np.sqrt(widen**2 - 1.0)
+        row = rng.integers(S * units, size=count)
+        points = u[row // units, row % units] + np.einsum("nde,ne->nd", root[row % units], step)
         points = points[np.all((points >= 0.0) & (points <= 1.0), axis=1)]
         found.append(points)
         total += len(points)
@@ -311,7 +354,11 @@ class Round:
 
 
 def another_round(
-    posterior: Posterior, previous: Posterior | None = None, *, share: float = SHARE, moved: float = MOVED
+    posterior: Posterior | PopulationPosterior,
+    previous: Posterior | PopulationPosterior | None = None,
+    *,
+    share: float = SHARE,
+    moved: float = MOVED,
 ) -> Round:
     """Tell whether more runs where the posterior is would change the answer.
 
@@ -320,7 +367,7 @@ def another_round(
     Parameters
     ----------
     posterior
-        The newest.
+        The newest; of a population, its typical values, spreads and effects are looked at.
     previous
         That of the round before, if there was one.
     share
@@ -342,10 +389,10 @@ def another_round(
     for name, value in (("share", share), ("moved", moved)):
         if not value > 0.0:
             raise InputError(f"another_round: {name} is {value!r}; give a number above zero.")
-    names = posterior.single.parameters
-    if previous is not None and previous.problem.parameters != names:
+    names = _parameters(posterior)
+    if previous is not None and _parameters(previous) != names:
         raise InputError(
-            f"another_round: the parameters are {list(names)}, of the round before {list(previous.problem.parameters)}."
+            f"another_round: the parameters are {list(names)}, of the round before {list(_parameters(previous))}."
         )
     shares = {name: float(posterior.surrogate_share[name]) for name in names}
     worst = max(shares, key=lambda name: shares[name])
@@ -364,3 +411,9 @@ def another_round(
         reasons.append(f"at an end of the design box: {edge.message}")
         needed = True
     return Round(needed, shares[worst], change, tuple(reasons))
+
+
+def _parameters(posterior: Posterior | PopulationPosterior) -> tuple[str, ...]:
+    if isinstance(posterior, PopulationPosterior):
+        return posterior.problem.parameters
+    return posterior.single.parameters

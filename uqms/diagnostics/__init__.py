@@ -1,6 +1,7 @@
 """Can a posterior be trusted? What data identify, whether model and simulator agree, and whether ranks are uniform."""
 
 from uqms.diagnostics.bands import RankBand, rank_band
+from uqms.diagnostics.covariates import covariate_trends
 from uqms.diagnostics.identifiability import Identifiability, identifiability
 from uqms.diagnostics.importance import FewDraws, ImportanceSampler
 from uqms.diagnostics.predictive import PredictiveCheck, predictive_check
@@ -8,6 +9,7 @@ from uqms.diagnostics.profile import Profile, profile_likelihood
 from uqms.diagnostics.sbc import RankStatistics, rank_statistics, simulation_based_calibration
 from uqms.diagnostics.tempered import TemperedSampler
 from uqms.diagnostics.verification import Verification, verification_design, verify
+from uqms.diagnostics.vpc import VisualPredictiveCheck, visual_predictive_check
 
 __all__ = [
     "FewDraws",
@@ -19,6 +21,8 @@ __all__ = [
     "RankStatistics",
     "TemperedSampler",
     "Verification",
+    "VisualPredictiveCheck",
+    "covariate_trends",
     "identifiability",
     "predictive_check",
     "profile_likelihood",
@@ -27,4 +31,5 @@ __all__ = [
     "simulation_based_calibration",
     "verification_design",
     "verify",
+    "visual_predictive_check",
 ]

@@ -5,21 +5,30 @@ itself in a notebook; ``figure.savefig("name.pdf")`` keeps it. This is the only 
 """
 
 from uqms.plots._calibration import coverage, learning_curve
+from uqms.plots._covariates import covariates
 from uqms.plots._design import design
 from uqms.plots._failures import failures
 from uqms.plots._identifiability import identifiability, profile
+from uqms.plots._individual_fits import individual_fits
 from uqms.plots._pairs import pairs
+from uqms.plots._population import effects, individuals, shrinkage
 from uqms.plots._predictive import predictive
 from uqms.plots._prior_posterior import prior_posterior
 from uqms.plots._probability import probability, reliability
 from uqms.plots._ranks import ranks
+from uqms.plots._sobol import sobol, sobol_curves
 from uqms.plots._validation import leave_one_out
+from uqms.plots._vpc import visual_predictive_check
 
 __all__ = [
+    "covariates",
     "coverage",
     "design",
+    "effects",
     "failures",
     "identifiability",
+    "individual_fits",
+    "individuals",
     "learning_curve",
     "leave_one_out",
     "pairs",
@@ -29,4 +38,8 @@ __all__ = [
     "profile",
     "ranks",
     "reliability",
+    "shrinkage",
+    "visual_predictive_check",
+    "sobol",
+    "sobol_curves",
 ]

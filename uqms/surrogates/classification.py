@@ -72,6 +72,7 @@ POINTS = 64  # of a round of the average
 STARTS = (0.5, 0.15)  # length scales, times sqrt(d)
 ANCHORS = 256
 STEP = 1e-3
+ONE_LEVEL = "choose one: ensemble.isel(run=ensemble.fidelity == {!r})"
 SINGLE = 3  # kernels with a smaller code have one part
 
 
@@ -158,6 +159,7 @@ class SuccessProbability:
         elif self.partial == "ignore":
             counted &= state != RunState.PARTIAL
         runs = ensemble.isel(run=np.flatnonzero(counted))
+        _check_one_level(runs, ONE_LEVEL)
         labels = ~failed[counted]
         if len(labels) and not labels.any():
             raise DataError(
@@ -216,7 +218,12 @@ class EventProbability:
     def __post_init__(self) -> None:
         if not isinstance(self.event, str) and not callable(self.event):
             raise InputError(f"event is {self.event!r}; give the name of a variable, or a function of the ensemble.")
-        if self.levels is not None and (isinstance(self.levels, str) or len(set(self.levels)) != 2):
+        if self.levels is not None and (
+            not isinstance(self.levels, tuple | list)
+            or len(self.levels) != 2
+            or len(set(self.levels)) != 2
+            or not all(isinstance(level, str) for level in self.levels)
+        ):
             raise InputError(f"levels is {self.levels!r}; give two names, the cheap level first, or None.")
         _check_settings(self.kernel, self.hyperparameters)
 
@@ -232,17 +239,34 @@ class EventProbability:
         """
         table.check_runs(ensemble)
         runs = table.completed(ensemble)
-        labels = labels_of(self.event, runs, "event") > 0
+        given = labels_of(self.event, runs, "event", words=False)
+        if not np.isin(given, (0, 1)).all():
+            raise DataError(
+                f"event holds {sorted(set(given.tolist()))[:5]}; give True where it happened and False where it did "
+                "not (or 1 and 0), such as lambda runs: runs['kind'] == 2."
+            )
+        labels = given > 0
         if self.levels is None:
+            _check_one_level(runs, "learn from two: levels=(cheap, costly); or " + ONE_LEVEL)
             return _fitted("event", runs, labels, self.kernel, self.hyperparameters, self.sharp)
         if "fidelity" not in runs.coords and "fidelity" not in runs:
             raise DataError("levels: the ensemble has no coordinate 'fidelity'; give build(..., fidelity=).")
         of = np.asarray(runs["fidelity"].values).astype(str)
+        there = sorted(map(str, set(of)))
+        lacking = [level for level in self.levels if level not in there]
+        if lacking:
+            raise DataError(f"levels: no completed run has the fidelity {lacking[0]!r}; there are {there}.")
+        more = [level for level in there if level not in self.levels]
+        if more:
+            raise InputError(
+                f"The ensemble has runs of level {more[0]!r} too, which levels={tuple(self.levels)} does not name. "
+                "Leave them out: ensemble.isel(run=ensemble.fidelity.isin([...]))."
+            )
+        # One box for both levels: that of the cheap one may be narrower.
+        runs = runs.assign_attrs(box=json.dumps(table.get_box(runs).to_dict(), allow_nan=False))
         base = None
         for level in self.levels:
             rows = np.flatnonzero(of == level)
-            if not len(rows):
-                raise DataError(f"levels: no completed run has the fidelity {level!r}; there are {sorted(set(of))}.")
             base = _fitted(
                 "event", runs.isel(run=rows), labels[rows], self.kernel, self.hyperparameters, self.sharp, base
             )
@@ -259,7 +283,17 @@ def _check_settings(kernel: object, hyperparameters: str) -> None:
         raise InputError(f"hyperparameters is {hyperparameters!r}; give 'auto', 'averaged' or 'point'.")
 
 
-def labels_of(given: str | Callable[[xr.Dataset], Any], runs: xr.Dataset, what: str) -> Ints:
+def _check_one_level(runs: xr.Dataset, advice: str) -> None:
+    """Refuse runs of several levels of fidelity."""
+    levels = sorted(set(map(str, runs["fidelity"].values))) if "fidelity" in runs.coords else []
+    if len(levels) > 1:
+        raise DataError(
+            f"The ensemble has runs of several levels of fidelity, {levels}, which one probability would mix: "
+            f"{advice.format(levels[-1])}."
+        )
+
+
+def labels_of(given: str | Callable[[xr.Dataset], Any], runs: xr.Dataset, what: str, words: bool = True) -> Ints:
     """Return whole numbers (n,), one a run, from the name of a variable or a function of the runs."""
     if isinstance(given, str):
         if given not in runs.variables:
@@ -272,11 +306,12 @@ def labels_of(given: str | Callable[[xr.Dataset], Any], runs: xr.Dataset, what: 
     if values.shape != (runs.sizes["run"],):
         raise DataError(f"{what} has shape {values.shape} for {runs.sizes['run']} runs; give one value for each.")
     if values.dtype.kind == "f":
-        if not (np.isfinite(values).all() and (values == np.round(values)).all()):
-            raise DataError(
-                f"{what} holds {values[values != np.round(values)][:1]}; give True and False, or whole numbers."
-            )
+        whole = np.isfinite(values) & (values == np.round(values))
+        if not whole.all():
+            raise DataError(f"{what} holds {values[~whole][0]:g}; give True and False, or whole numbers.")
         values = values.astype(np.int64)
+    if values.dtype.kind not in "biu" and not words:
+        raise DataError(f"{what} holds {values[:1].tolist()[0]!r}; give True and False, or 1 and 0.")
     if values.dtype.kind not in "biu":
         values = np.unique(values.astype(str), return_inverse=True)[1]
     return np.asarray(values, dtype=np.int64).reshape(-1)

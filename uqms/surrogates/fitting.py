@@ -51,7 +51,8 @@ class Fitting:
     """What all scores share while they are trained.
 
     With `doubted` the cheap model may be misleading: its part in the mean is averaged over being there or not. What has
-    another `label` has hyperparameter draws that are independent of these.
+    another `label` has hyperparameter draws that are independent of these. Whether hyperparameters are averaged is a
+    question to the runs that are `judged`, all by default: many runs of a lower level do not make up for few.
     """
 
     x: Array
@@ -62,6 +63,7 @@ class Fitting:
     cheap: Array | None = None
     doubted: bool = False
     label: str = ""
+    judged: Ints | None = None
 
     def trained(self, y: Array) -> list[Hyperparameters]:
         """Return the most probable hyperparameters of every score."""
@@ -117,12 +119,13 @@ class Fitting:
     def _averages(self, y: Array, found: Sequence[Hyperparameters], bases: Sequence[OutputBasis]) -> bool:
         """Decide whether hyperparameters are averaged."""
         n, d = self.x.shape
-        if self.hyperparameters != "auto" or np.isfinite(y).sum(axis=0).min() <= FEW * d:
+        judged = np.arange(n) if self.judged is None else self.judged
+        if self.hyperparameters != "auto" or np.isfinite(y[judged]).sum(axis=0).min() <= FEW * d:
             return self.hyperparameters != "point"
         if averaging.DRAWS * y.shape[1] * n * n * 8 > LARGEST:
             return False
         # Fewer runs leave more open: when it does not matter with some of them, it does not with all.
-        if n >= 2 * SUBSET and not self._matters(y, found, bases, subset(n)):
+        if n >= 2 * SUBSET and self.judged is None and not self._matters(y, found, bases, subset(n)):
             return False
         return self._matters(y, found, bases, np.arange(n))
 
@@ -138,11 +141,11 @@ class Fitting:
                 both[:, known, j] = averaging.between_share(
                     self.x[rows], y[rows, j], self.kernel, self.columns, noise, one, *more
                 )
-        between, own = both
+        between, own = both if self.judged is None else both[:, np.isin(runs, self.judged)]
         for basis, columns_of in zip(bases, score_columns(bases), strict=True):
             size = np.sum(basis.basis**2, axis=0)
             spread, rest = float(np.sum(between[:, columns_of] * size)), float(np.sum(own[:, columns_of] * size))
-            rest += len(runs) * float(np.sum(basis.truncation**2))
+            rest += len(own) * float(np.sum(basis.truncation**2))
             if spread > BETWEEN * (spread + rest):
                 return True
         return False

@@ -28,10 +28,17 @@ from scipy.spatial import cKDTree
 
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.ensemble import LOST, RunState, table
-from uqms.errors import DesignError, InputError
+from uqms.errors import DataError, DesignError, InputError
 from uqms.parameters import Box
 from uqms.surrogates._neighbours import local_left_out, local_reverse, local_scores
-from uqms.surrogates.gp import GaussianProcess, check_one_level, columns_of, merge_duplicates
+from uqms.surrogates.gp import (
+    GaussianProcess,
+    check_bounds,
+    check_one_level,
+    check_settings,
+    columns_of,
+    merge_duplicates,
+)
 from uqms.surrogates.kernels import Kernel, Matern52, name_of, split
 from uqms.surrogates.outputs import Curve, OutputBasis, Scalar
 from uqms.surrogates.plugging import ScoreDraws, draws_from_scores
@@ -151,6 +158,8 @@ class LocalGaussianProcess:
         check_one_level(ensemble)
         used = np.flatnonzero(ensemble["state"].values == RunState.COMPLETED)
         runs = ensemble.isel(run=used)
+        check_settings(self.outputs, table.output_names(runs))
+        check_bounds(self.outputs, runs, used)  # of all runs: hyperparameters are learned from some
         box = table.get_box(runs)
         x = np.asarray(box.to_unit(table.input_array(runs, box.names)))
         runs, x = merge_duplicates(runs, x, box.names, self.noise != "none")
@@ -164,6 +173,7 @@ class LocalGaussianProcess:
         order = generator.permutation(n)
         few = runs.isel(run=np.sort(order[:TRAINED])).assign_attrs(box=json.dumps(box.to_dict()))
         first = self._exact().fit(few)
+        _check_constants(runs, first.bases)
         y = np.hstack([self._scores(runs, basis) for basis in first.bases])
         columns = columns_of(self.trend, x)
         if self.neighbours < 2 * columns:
@@ -189,10 +199,16 @@ class LocalGaussianProcess:
             self.neighbours,
             MappingProxyType(attrs),
         )
-        found = start._tuned(order[-min(TUNED, n) :])
+        try:
+            found = start._tuned(order[-min(TUNED, n) :])
+            checked = found.left_out(min(CHECKED, n), generator)
+        except np.linalg.LinAlgError as error:
+            raise DesignError(
+                f"The {self.neighbours} runs nearest to some input do not tell the {columns} coefficients of a "
+                f"{self.trend} trend: they repeat few different inputs. Give trend='constant', or more neighbours."
+            ) from error
         failed = int(np.isin(ensemble["state"].values, LOST).sum())
         attrs |= {"runs_failed": str(failed)} if failed else {}
-        checked = found.left_out(min(CHECKED, n), generator)
         attrs["left_out"] = json.dumps({"runs": checked.runs, "inside_95": checked.inside_95.tolist()})
         return replace(found, attrs=MappingProxyType(attrs))
 
@@ -432,6 +448,20 @@ class LocalGaussianProcessSurrogate(NamedSurrogate):
         ell = self.ell.copy()
         ell[j, :count] *= np.exp(log_factor)
         return replace(self, ell=ell)
+
+
+def _check_constants(runs: xr.Dataset, bases: tuple[OutputBasis, ...]) -> None:
+    """Refuse an output that changes, but not in the runs that teach its basis."""
+    for basis in bases:
+        values = runs[basis.name].transpose("run", ...).values
+        if not basis.basis.any() and np.ptp(values, axis=0).any():
+            moved = (values != values[:1]).reshape(len(values), -1).any(axis=1)
+            few = int(min(moved.sum(), len(moved) - moved.sum()))
+            raise DataError(
+                f"Output {basis.name!r} is the same in all runs but {few} of {len(moved)}, and none of these are among "
+                f"the {TRAINED} that length scales are learned from. Run more points where it changes, or fit those "
+                "runs by themselves."
+            )
 
 
 def _followed(variance: float, strength: float, squares: Array, degrees: int) -> Array:

@@ -73,6 +73,7 @@ SHARE_BOUNDS = (1e-6, 1e6)  # of a term of a sum, over that of the first
 APART = 4.0
 EXACT = 1e-10  # of y: what the trend leaves is rounding
 STARTS, STARTS_MORE, START_TOLERANCE = 2, 8, 0.1
+SHORT = 0.125  # of the range of starts: where the second one is
 SUBSET = 200  # runs on which starts are compared when there are at least twice as many
 
 
@@ -320,7 +321,9 @@ def marginal_log_likelihood(
 def _starting_points(kernel: Kernel, d: int, count: int, noise: Noise) -> Array:
     """Return deterministic starts: the middle of the prior's useful range first, then a Sobol sequence around it.
 
-    Parts of a sum or product start a factor apart: equal ones have equal gradients, and would stay equal.
+    The second has short length scales: an output that turns often, under a smooth kernel, looks like noise to all that
+    start in the middle, and they agree on that. Parts of a sum or product start a factor apart: equal ones have equal
+    gradients, and would stay equal.
     """
     scales, size = scale_count(kernel, d), hyperparameter_count(kernel, d)
     cube = qmc.Sobol(size + 1, scramble=False).random(STARTS_MORE)[:count]
@@ -331,6 +334,7 @@ def _starting_points(kernel: Kernel, d: int, count: int, noise: Noise) -> Array:
         root = math.sqrt(len(seen))
         low, high = math.log(0.1), math.log(3.0 * root)
         points[:, seen] = low + (high - low) * cube[:, seen]
+        points[1:2, seen] = low + (high - low) * SHORT
         points[0, seen] = math.log(0.5 * root) + math.log(APART) * (0.5 * (len(at) - 1) - part)
     if isinstance(kernel, Structured):
         points[:, :scales] += np.log(kernel.spans(d))

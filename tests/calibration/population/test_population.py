@@ -172,7 +172,7 @@ def test_the_pymc_model_has_the_same_density(settings: dict) -> None:
         )
         for k, name in enumerate(("a", "b")):
             if settings.get("centred"):
-                point[f"natural_{name}"] = natural[i, :, k]
+                point[f"effect_{name}"] = natural[i, :, k]
                 root = 1.0 if name == "a" else np.sqrt(1.0 - r[i] ** 2)
                 wanted -= 5 * np.log(omega[name][i] * root)
             else:

@@ -13,12 +13,12 @@ from uqms.calibration.population.lowrank import LowRank, SharedError
 from uqms.calibration.population.posterior import PopulationPosterior
 from uqms.calibration.population.prediction import Measured, Shared
 from uqms.calibration.population.subject import NewData, _inputs
-from uqms.calibration.predict import Targets, conditional_moments
+from uqms.calibration.predict import Targets, conditional_moments, own_cells
 from uqms.errors import ExtrapolationError, InputError
 
 
 def posterior_of(one: uq.PopulationCalibration, draws: int, seed: int = 3) -> PopulationPosterior:
-    """Return draws around the truth that data were made with: predictions hold for any draws, and these fit the data."""
+    """Return draws around the truth that data were made with: what is tested holds for any, and these fit the data."""
     rng = np.random.default_rng(seed)
     truth, z0 = one.prior_draws(1, rng), rng.standard_normal((1, one.latents))
     truth["sigma"] = np.array([0.2])
@@ -203,9 +203,9 @@ def test_new_subjects_that_are_refused() -> None:
         found.new_subject(new_observations())
     with pytest.raises(InputError, match="5 subjects"):
         found.new_subject(observations(table()), covariates={"female": 0.0})
+    frame = new_table().assign(x=2.0)
+    bad = uq.Observations.from_table(frame, output="y", value="y", coords={"t": "t"}, conditions=["x"])
     with pytest.raises(ExtrapolationError):
-        frame = new_table().assign(x=2.0)
-        bad = uq.Observations.from_table(frame, output="y", value="y", coords={"t": "t"}, conditions=["x"])
         found.new_subject(bad, covariates={"female": 0.0})
 
 
@@ -220,3 +220,17 @@ def test_occasions_of_a_new_subject() -> None:
     subject = found.new_subject(data, covariates={"weight": 70.0, "female": 1.0}, rng=1)
     assert subject.predict().mean["y"].sizes["condition"] == 4
     assert subject.predict(conditions={"x": 0.4}).mean["y"].dims == ("t",)
+
+
+def test_new_rows_are_those_of_the_cells(fixed: tuple) -> None:
+    """New measurements of the same rows: the exact conditional law of the cells, and noise."""
+    one, shared, _ = fixed
+    rows = shared.new_rows(np.random.default_rng(3))
+    single = {name: values[:1] for name, values in shared.own.items()}
+    ((_, moments),) = conditional_moments(one.data, single, np.zeros(1, dtype=int), own_cells(one.data.cells))
+    cells = one.data.cells
+    sigma = float(shared.theta["sigma"][0])
+    sd = np.sqrt(np.diagonal(moments.covariance[0]) + sigma**2)[cells.row_cell]
+    S = len(rows)
+    np.testing.assert_allclose(rows.mean(axis=0), moments.mean[0][cells.row_cell], atol=4.5 * sd.max() / np.sqrt(S))
+    np.testing.assert_allclose(rows.std(axis=0), sd, rtol=4.5 / np.sqrt(2 * S))

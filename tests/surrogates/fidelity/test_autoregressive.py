@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 import uqms as uq
+from uqms.errors import DesignWarning
 from uqms.surrogates.fidelity import ladder
 from uqms.surrogates.fidelity.kernels import CoKriging
 from uqms.surrogates.kernels import Matern52, SquaredExponential
 from uqms.surrogates.process import condition
-from uqms.surrogates.training import Hyperparameters, objective, trend_basis
+from uqms.surrogates.training import Hyperparameters, marginal_log_likelihood, objective, trend_basis
 
 SPACE = uq.ParameterSpace(a=uq.Uniform(0.0, 1.0), b=uq.Uniform(0.0, 2.0))
 
@@ -216,3 +217,85 @@ def test_compiled_levels_are_those_of_matrix_products():
         for h, j in np.ndindex(made.draws, made.top.q)
     )
     np.testing.assert_allclose(made.reverse(u, *bars), slow, rtol=1e-7, atol=1e-8 * np.abs(slow).max())
+
+
+def in_one_dimension(low, high):
+    """Return runs of two levels at their own inputs, and a smooth relation between them."""
+    space = uq.ParameterSpace(x=uq.Uniform(0.0, 1.0))
+
+    def level(name, x, y):
+        return uq.ensemble.build({"x": x}, {"y": y}, fidelity=name, space=space, box=space.box())
+
+    def coarse(x):
+        return np.sin(23.0 * x) + np.cos(9.0 * x**2)
+
+    return uq.ensemble.combine(
+        level("coarse", low, coarse(low)), level("fine", high, coarse(high) + 0.3 * np.cos(4.0 * high))
+    )
+
+
+def test_many_runs_of_a_lower_level_do_not_make_up_for_few_of_the_highest():
+    rng = np.random.default_rng(1)
+    runs = in_one_dimension(np.linspace(0.0, 1.0, 60), rng.random(8))
+    surrogate = uq.MultiFidelity(levels=("coarse", "fine")).fit(runs)
+    assert not surrogate.nested
+    assert surrogate.ladder.draws == 16  # with point estimates 95 % intervals cover 88 %
+
+
+def test_a_lower_level_of_much_larger_variance_keeps_its_digits():
+    x, few = np.linspace(0.0, 1.0, 50)[:, None], np.linspace(0.02, 0.97, 12)[:, None]
+    y, own = np.sin(8.0 * np.pi * x[:, 0]), np.cos(5.0 * few[:, 0])
+    kernel, s = CoKriging(SquaredExponential(), 2), 1e-4
+    ell, variance = (0.15, 0.3), (1e4, 1.0)
+    both = np.vstack([np.hstack([np.zeros_like(x), x]), np.hstack([np.ones_like(few), few])])
+    # With rho = 0 levels are independent, and their densities multiply.
+    joint = marginal_log_likelihood(
+        both,
+        np.append(y, own),
+        kernel,
+        np.array([*ell, s, 1.0]),
+        variance[1],
+        1e-12 * variance[1],
+        np.zeros(len(both)),
+    )
+    alone = sum(
+        marginal_log_likelihood(u, z, SquaredExponential(), np.array([scale]), v, 1e-12 * v, np.zeros(len(u)))
+        for u, z, scale, v in zip((x, few), (y, own), ell, variance, strict=True)
+    )
+    np.testing.assert_allclose(joint, alone, atol=6.0)  # of some 300
+
+
+def test_co_kriging_knows_as_much_as_the_recursion():
+    x = np.linspace(0.0, 1.0, 50)
+    some = np.random.default_rng(3).permutation(x)[:14]
+    space = uq.ParameterSpace(x=uq.Uniform(0.0, 1.0))
+
+    def level(name, x, y):
+        return uq.ensemble.build({"x": x}, {"y": y}, fidelity=name, space=space, box=space.box())
+
+    low, high = np.sin(8.0 * np.pi * x), (some - np.sqrt(2.0)) * np.sin(8.0 * np.pi * some) ** 2
+    runs = uq.ensemble.combine(level("low", x, low), level("high", some, high))
+    made = [
+        uq.MultiFidelity(levels=("low", "high"), kernel=SquaredExponential(), designs=one).fit(runs)
+        for one in ("auto", "joint")
+    ]
+    sd = [one.predict({"x": np.linspace(0.0, 1.0, 101)}).sd["y"].values.mean() for one in made]
+    assert 0.8 < sd[1] / sd[0] < 1.25
+
+
+@pytest.mark.parametrize("designs", ["auto", "joint"])
+def test_a_linear_trend_counts_the_inputs_that_vary(designs):
+    full = ensemble({"coarse": 16, "fine": 8})
+    runs = uq.ensemble.combine(
+        *(
+            uq.ensemble.build(
+                {"a": one["a"].values, "b": np.ones(one.sizes["run"])}, {"y": one["y"].values}, fidelity=f
+            )
+            for f in ("coarse", "fine")
+            for one in [full.isel(run=np.flatnonzero(full["fidelity"].values == f))]
+        )
+    )
+    settings = uq.MultiFidelity(levels=("coarse", "fine"), trend="linear", hyperparameters="point", designs=designs)
+    with pytest.warns(DesignWarning, match="left out"):
+        steps = settings.fit(runs).ladder.steps
+    assert [step.process.beta.shape[2] for step in steps] == ([2, 3] if designs == "auto" else [3])

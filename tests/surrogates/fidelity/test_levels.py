@@ -49,12 +49,12 @@ def ensemble(**more):
 
 def test_costs_are_given_or_those_of_the_runs():
     runs = ensemble()
-    assert read_levels(runs, ("low", "high"), {}, None, 2).costs == {}
+    assert read_levels(runs, ("low", "high"), {}, None).costs == {}
     runs["seconds"] = runs["seconds"].copy(data=np.repeat([2.0, 30.0], [8, 5]))
-    assert read_levels(runs, ("low", "high"), {}, None, 2).costs == {"low": 2.0, "high": 30.0}
+    assert read_levels(runs, ("low", "high"), {}, None).costs == {"low": 2.0, "high": 30.0}
     priced = runs.assign_coords(cost=("run", np.repeat([1.0, 7.0], [8, 5])))
-    assert read_levels(priced, ("low", "high"), {}, None, 2).costs == {"low": 1.0, "high": 7.0}
-    given = read_levels(priced, ("low", "high"), {}, {"low": 3.0, "high": 4.0}, 2)
+    assert read_levels(priced, ("low", "high"), {}, None).costs == {"low": 1.0, "high": 7.0}
+    given = read_levels(priced, ("low", "high"), {}, {"low": 3.0, "high": 4.0})
     assert given.costs == {"low": 3.0, "high": 4.0}
     assert given.below[1].tolist() == [0, 1, 2, 3, 4]
     assert given.y[0].std() == pytest.approx(1.0)

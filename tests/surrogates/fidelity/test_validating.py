@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 import uqms as uq
-from uqms.errors import DataError, DesignError, InputError
+from uqms.errors import DataError, DesignError, DesignWarning, InputError
+from uqms.surrogates.fidelity.levels import read_levels
 
 SPACE = uq.ParameterSpace(a=uq.Uniform(0.0, 1.0), b=uq.Uniform(0.0, 2.0))
 LEVELS = ("coarse", "fine")
@@ -186,3 +187,39 @@ def test_levels_that_agree_to_the_last_digit_and_outputs_that_never_change(setti
     assert found.mean["dead"].item() == 0.0
     assert found.sd["dead"].item() == 0.0
     assert abs(found.mean["still"].item() - np.cos(1.2)) < 3.0 * found.sd["still"].item()
+
+
+def test_levels_in_the_wrong_order():
+    with pytest.warns(DesignWarning, match="Is the order right"):
+        read_levels(ensemble(), ("fine", "coarse"), {}, None)
+
+
+def test_a_level_over_which_an_input_stands_still():
+    designs = uq.nested(SPACE, {"coarse": 20, "fine": 8}, rng=1)
+    designs["fine"]["b"].values[:] = 1.0
+    runs = uq.ensemble.combine(*(runs_of(level, design) for level, design in designs.items()))
+    with pytest.warns(DesignWarning, match=r"\['b'\] do not vary over the runs of level 'fine'"):
+        read_levels(runs, LEVELS, {}, None)
+
+
+def test_repeats_that_differ_are_of_a_level():
+    runs = ensemble().isel(run=[*range(30), 25]).copy(deep=True)
+    runs["y"].values[30] += 1.0
+    with pytest.raises(DataError, match="level 'fine' have the same inputs"):
+        read_levels(runs, LEVELS, {}, None)
+
+
+@pytest.mark.parametrize("cost", [3.0, {"coarse": "a", "fine": 1.0}, {"coarse": 1.0}, {"coarse": 0.0, "fine": 1.0}])
+def test_costs_that_are_none(cost):
+    with pytest.raises(InputError, match="give a positive number for each"):
+        read_levels(ensemble(), LEVELS, {}, cost)
+
+
+def test_proposals_stay_in_the_box():
+    surrogate = uq.MultiFidelity(levels=LEVELS, hyperparameters="point", cost={"coarse": 1.0, "fine": 2.0}).fit(
+        ensemble()
+    )
+    with pytest.raises(InputError, match="1 of 2 candidates lie outside"):
+        uq.next_level(surrogate, {"a": [0.5, 5.0], "b": 1.0})
+    with pytest.raises(InputError, match="the costs are 3"):
+        uq.next_level(surrogate, cost=3)

@@ -23,8 +23,8 @@ a           G' (total covariance)^-1 residual = t - T y                         
 With the total covariance S = blockdiag(C) + (G F)(G F)': log|S| = sum log|C_k| + log|A|, and the quadratic form is that
 of C less (F' t)' A^-1 (F' t). Nothing divides by rho or by the surrogate's variance.
 
-Matrices are handed to BLAS and LAPACK by name, as flat arrays with an offset and the length of a row: then one version of
-each call is compiled. LAPACK's order is by columns, in which a matrix stored by rows is its transpose.
+Matrices are handed to BLAS and LAPACK by name, as flat arrays with an offset and the length of a row: then one version
+of each call is compiled. LAPACK's order is by columns, in which a matrix stored by rows is its transpose.
 """
 
 import ctypes
@@ -267,20 +267,19 @@ def _slopes(
                         s = scales[p, c]
                         u_bar[a, c] += bar * radials[p] * (u[a, c] - points[i, c]) * s * s
         return
-    moved = np.zeros(d)
+    moved = np.empty((K, d))
+    total = np.empty(K)
     for a in range(K):
-        total = 0.0
+        s = 0.0
         for i in range(n):
             g[a, i] *= kappa_bar[a, i]
-            total += g[a, i]
+            s += g[a, i]
+        total[a] = s
+    flat = points.reshape(n * d)
+    _gemm(False, False, K, d, n, 1.0, g.reshape(K * n), 0, n, flat, 0, d, 0.0, moved.reshape(K * d), 0, d)
+    for a in range(K):
         for c in range(d):
-            moved[c] = 0.0
-        for i in range(n):
-            for c in range(d):
-                moved[c] += g[a, i] * points[i, c]
-        for c in range(d):
-            s = scales[0, c]
-            u_bar[a, c] += (total * u[a, c] - moved[c]) * s * s
+            u_bar[a, c] += (total[a] * u[a, c] - moved[a, c]) * scales[0, c] * scales[0, c]
 
 
 @numba.njit(cache=True, nogil=True, fastmath=FAST)  # type: ignore[untyped-decorator]
@@ -487,6 +486,251 @@ def _forward_solve(lower: Array, n: int, right: Array, m: int) -> None:
 
 
 @numba.njit(cache=True, nogil=True, fastmath=FAST)  # type: ignore[untyped-decorator]
+def _noise_of(
+    E: Array,
+    first: int,
+    last: int,
+    basis: Array,
+    rg: Array,
+    rr: Array,
+    rdiag: Array,
+    inner: Array,
+    half: Array,
+    Y: Array,
+) -> tuple[float, float]:
+    """Turn D^-1 G, D^-1 residual and diag D^-1 of an input's cells into those of R, and return what truncation adds.
+
+    That is to the log-determinant and to the quadratic form: R^-1 = D^-1 - half' half, where half is
+    (1 + E' D^-1 E)^-1/2 E' D^-1.
+    """
+    width, q = E.shape[1], basis.shape[1]
+    quadratic = 0.0
+    for a in range(width):
+        for b in range(a + 1):
+            s = 1.0 if a == b else 0.0
+            for c in range(first, last):
+                s += E[c - first, a] * E[c - first, b] * rdiag[c]
+            inner[a, b] = s
+        if not inner[a, a] <= PRECISION:
+            return np.inf, 0.0
+        for c in range(first, last):
+            half[a, c - first] = E[c - first, a] * rdiag[c]
+    log_det = _factor(inner, width)
+    _forward_solve(inner, width, half, last - first)
+    for a in range(width):
+        for j in range(q + 1):
+            Y[a, j] = 0.0
+        for c in range(first, last):
+            for j in range(q):
+                Y[a, j] += half[a, c - first] * basis[c, j]
+            Y[a, q] += half[a, c - first] * rr[c] / rdiag[c]
+        quadratic -= Y[a, q] * Y[a, q]
+    for c in range(first, last):
+        for a in range(width):
+            f = half[a, c - first]
+            for j in range(q):
+                rg[c, j] -= f * Y[a, j]
+            rr[c] -= f * Y[a, q]
+            rdiag[c] -= f * f
+    return log_det, quadratic
+
+
+@numba.njit(cache=True, nogil=True, fastmath=FAST)  # type: ignore[untyped-decorator]
+def _of_inputs(
+    data: Array,
+    sigma: Array,
+    weight: Array,
+    zbar: Array,
+    mean: Array,
+    own: Array,
+    rg: Array,
+    rr: Array,
+    rdiag: Array,
+    T: Array,
+    t: Array,
+) -> float:
+    """Fill R^-1 G (N, q), R^-1 residual, diag R^-1 (N,), T and t; return log-determinant and quadratic form of C."""
+    K, q, N, R = int(data[0]), int(data[1]), int(data[2]), int(data[3])
+    starts, widths = data[DATA_HEADER : DATA_HEADER + K + 1], data[DATA_HEADER + K + 1 : DATA_HEADER + 2 * K + 1]
+    at = DATA_HEADER + 2 * K + 1
+    offset, group = data[at : at + N], data[at + N : at + 2 * N]
+    basis = data[at + 2 * N : at + (2 + q) * N].reshape(N, q)
+    at += (2 + q) * N + 2 * R
+    most, widest = 0, 0
+    for k in range(K):
+        most, widest = max(most, int(starts[k + 1] - starts[k])), max(widest, int(widths[k]))
+    inner, half, Y = np.empty((widest, widest)), np.empty((widest, most)), np.empty((widest, q + 1))
+    W, w, H, X = np.empty((q, q)), np.empty(q), np.empty((q, q)), np.empty((q, q + 1))
+    total = 0.0
+    for k in range(K):
+        first, last, width = int(starts[k]), int(starts[k + 1]), int(widths[k])
+        for c in range(first, last):
+            p = weight[c] / sigma[int(group[c])] ** 2
+            e = zbar[c] - offset[c]
+            for j in range(q):
+                e -= basis[c, j] * mean[k, j]
+                rg[c, j] = basis[c, j] * p
+            rr[c], rdiag[c] = e * p, p
+            total += e * e * p - math.log(p)
+        if width:
+            E = data[at : at + (last - first) * width].reshape(last - first, width)
+            at += (last - first) * width
+            log_det, quadratic = _noise_of(E, first, last, basis, rg, rr, rdiag, inner, half, Y)
+            total += log_det + quadratic
+            if not total < np.inf:
+                return np.inf
+        for j in range(q):
+            w[j] = 0.0
+            for i in range(q):
+                W[j, i] = 0.0
+        for c in range(first, last):
+            for j in range(q):
+                w[j] += basis[c, j] * rr[c]
+                for i in range(q):
+                    W[j, i] += basis[c, j] * rg[c, i]
+        # C^-1 = R^-1 - R^-1 G root(rho) H^-1 root(rho) G' R^-1, H = 1 + root(rho) W root(rho)
+        for j in range(q):
+            root = math.sqrt(own[k, j])
+            for i in range(j + 1):
+                H[j, i] = root * W[j, i] * math.sqrt(own[k, i]) + (1.0 if i == j else 0.0)
+            if not H[j, j] <= PRECISION:
+                return np.inf
+            for i in range(q):
+                X[j, i] = root * W[j, i]
+            X[j, q] = root * w[j]
+        total += _factor(H, q)
+        _forward_solve(H, q, X, q + 1)
+        for j in range(q):
+            total -= X[j, q] * X[j, q]
+            e = w[j]
+            for i in range(q):
+                e -= X[i, j] * X[i, q]
+                s = W[j, i]
+                for a in range(q):
+                    s -= X[a, j] * X[a, i]
+                T[k, j, i] = s
+            t[k, j] = e
+    return float(total)
+
+
+@numba.njit(cache=True, nogil=True, fastmath=FAST)  # type: ignore[untyped-decorator]
+def _shared(ranks: Ints, phi: Array, T: Array, t: Array, c_mean: Array, y: Array, Q: Array, phi_bar: Array) -> float:
+    """Fill c (M,), y, Q and the part of phi_bar that is not of single inputs; return what sharing adds to C's forms."""
+    K, q = t.shape
+    M = len(c_mean)
+    A, right = np.zeros(M * M), np.zeros(M)
+    scaled = np.empty(K * int(ranks.max()))
+    row = 0  # where the features of score i and of score j begin
+    for i in range(q):
+        r, column = ranks[i], 0
+        for j in range(i + 1):
+            some = False
+            for k in range(K):
+                some = some or T[k, i, j] != 0.0
+            if some:
+                for k in range(K):
+                    f = T[k, i, j]
+                    for e in range(ranks[j]):
+                        scaled[k * ranks[j] + e] = f * phi[K * column + k * ranks[j] + e]
+                _gemm(True, False, ranks[j], r, K, 1.0, scaled, 0, ranks[j], phi, K * row, r, 0.0, A,
+                      column * M + row, M)  # fmt: skip
+            column += ranks[j]
+        for k in range(K):
+            f = t[k, i]
+            for e in range(r):
+                right[row + e] += f * phi[K * row + k * r + e]
+        row += r
+    for e in range(M):
+        A[e * M + e] += 1.0
+        if not A[e * M + e] <= PRECISION:
+            return np.inf
+    total = _inverted(A, M)
+    if not total < np.inf:
+        return np.inf
+    for e in range(M):
+        s = 0.0
+        for i in range(M):
+            s += A[e * M + i] * right[i]
+        c_mean[e] = s
+        total -= s * right[e]
+    column = 0
+    for j in range(q):
+        r = ranks[j]
+        for k in range(K):
+            s = 0.0
+            for e in range(r):
+                s += phi[K * column + k * r + e] * c_mean[column + e]
+                phi_bar[K * column + k * r + e] = 0.0
+            y[k, j] = s
+        row = 0
+        for i in range(q):
+            _gemm(False, False, K, r, ranks[i], 1.0, phi, K * row, ranks[i], A, row * M + column, M,
+                  0.0, scaled, 0, r)  # fmt: skip
+            for k in range(K):
+                f, s = T[k, j, i], 0.0
+                for e in range(r):
+                    s += scaled[k * r + e] * phi[K * column + k * r + e]
+                    phi_bar[K * column + k * r + e] -= f * scaled[k * r + e]
+                Q[k, i, j] = s
+            row += ranks[i]
+        column += r
+    return float(total)
+
+
+@numba.njit(cache=True, nogil=True, fastmath=FAST)  # type: ignore[untyped-decorator]
+def _slopes_of_inputs(
+    ranks: Ints,
+    phi: Array,
+    own: Array,
+    T: Array,
+    t: Array,
+    c_mean: Array,
+    y: Array,
+    Q: Array,
+    phi_bar: Array,
+    mean_bar: Array,
+    own_bar: Array,
+    covariance: Array,
+) -> None:
+    """Fill mean_bar, own_bar (K, q) and the covariance of all errors of an input given the data (K, q, q).
+
+    Their mean takes the place of y. Adds to phi_bar. Where own is 0 it was cut off there, and has no derivative.
+    """
+    K, q = t.shape
+    left, middle = np.empty((q, q)), np.empty((q, q))  # 1 - rho T, and that times Q
+    for k in range(K):
+        for j in range(q):
+            s = t[k, j]
+            for i in range(q):
+                s -= T[k, j, i] * y[k, i]
+                left[j, i] = (1.0 if i == j else 0.0) - own[k, j] * T[k, j, i]
+            mean_bar[k, j] = s
+        column = 0
+        for j in range(q):
+            p = T[k, j, j]
+            for i in range(q):
+                s = 0.0
+                for e in range(q):
+                    s += left[j, e] * Q[k, e, i]
+                    p -= T[k, j, i] * Q[k, i, e] * T[k, e, j]
+                middle[j, i] = s
+            bar = 0.5 * (mean_bar[k, j] * mean_bar[k, j] - p) if own[k, j] > 0.0 else 0.0
+            own_bar[k, j] = bar
+            at, a = K * column + k * ranks[j], mean_bar[k, j]
+            for e in range(ranks[j]):
+                phi_bar[at + e] += a * c_mean[column + e] - 2.0 * bar * phi[at + e]
+            column += ranks[j]
+        for j in range(q):
+            for i in range(q):
+                s = own[k, j] * left[i, j]  # rho - rho T rho
+                for e in range(q):
+                    s += middle[j, e] * left[i, e]
+                covariance[k, j, i] = s
+        for j in range(q):
+            y[k, j] += own[k, j] * mean_bar[k, j]
+
+
+@numba.njit(cache=True, nogil=True, fastmath=FAST)  # type: ignore[untyped-decorator]
 def _likelihood(
     data: Array,
     sigma: Array,
@@ -500,220 +744,39 @@ def _likelihood(
     phi_bar: Array,
     sigma_bar: Array,
 ) -> float:
-    """Return log p(z | mean, own, phi, sigma) and fill its derivatives; phi holds (K, r_j) of one score after another.
-
-    Where own is 0 it was cut off there, and has no derivative.
-    """
+    """Return log p(z | mean, own, phi, sigma) and fill its derivatives; phi holds (K, r_j), score after score."""
     K, q, N, R = int(data[0]), int(data[1]), int(data[2]), int(data[3])
-    at = DATA_HEADER
-    starts = data[at : at + K + 1]
-    at += K + 1
-    widths = data[at : at + K]
-    at += K
-    offset = data[at : at + N]
-    at += N
+    starts, at = data[DATA_HEADER : DATA_HEADER + K + 1], DATA_HEADER + 2 * K + 1 + N
     group = data[at : at + N]
-    at += N
-    basis = data[at : at + N * q].reshape(N, q)
-    at += N * q
-    row_cell = data[at : at + R]
-    at += R
-    row_variance = data[at : at + R]
-    at += R
+    at += N + N * q
+    weight, zbar, squares, count, total = collapsed(data[at : at + R], data[at + R : at + 2 * R], z, N)
     for i in range(len(sigma)):
         sigma_bar[i] = 0.0
-    weight, zbar, squares, count, total = collapsed(row_cell, row_variance, z, N)
     for c in range(N):
         s2 = sigma[int(group[c])] ** 2
-        total -= (
-            0.5 * (count[c] - 1.0) * (LOG_TWO_PI + math.log(s2)) + 0.5 * math.log(weight[c]) + 0.5 * squares[c] / s2
-        )
-
-    most, widest = 0, 0
-    for k in range(K):
-        most, widest = max(most, int(starts[k + 1] - starts[k])), max(widest, int(widths[k]))
-    W, w = np.zeros((K, q, q)), np.zeros((K, q))
-    T, t = np.empty((K, q, q)), np.empty((K, q))
-    rg, rr, rdiag = np.empty((N, q)), np.empty(N), np.empty(N)  # R^-1 G, R^-1 residual, diag R^-1
-    inner, half, Y = np.empty((widest, widest)), np.empty((widest, most)), np.empty((widest, q + 1))
-    H, X = np.empty((q, q)), np.empty((q, q + 1))
-    log_det, quadratic = 0.0, 0.0
-    for k in range(K):
-        first, last, width = int(starts[k]), int(starts[k + 1]), int(widths[k])
-        E = data[at : at + (last - first) * width].reshape(last - first, width)
-        at += (last - first) * width
-        for c in range(first, last):
-            d = sigma[int(group[c])] ** 2 / weight[c]
-            log_det += math.log(d)
-            e = zbar[c] - offset[c]
-            for j in range(q):
-                e -= basis[c, j] * mean[k, j]
-                rg[c, j] = basis[c, j] / d
-            rr[c] = e / d
-            rdiag[c] = 1.0 / d
-            quadratic += e * e / d
-        if width:
-            for a in range(width):
-                for b in range(a + 1):
-                    s = 1.0 if a == b else 0.0
-                    for c in range(first, last):
-                        s += E[c - first, a] * E[c - first, b] * rdiag[c]
-                    inner[a, b] = s
-                if inner[a, a] > PRECISION:
-                    return -np.inf
-                for c in range(first, last):
-                    half[a, c - first] = E[c - first, a] * rdiag[c]
-            log_det += _factor(inner, width)
-            _forward_solve(inner, width, half, last - first)
-            for a in range(width):
-                for j in range(q):
-                    Y[a, j] = 0.0
-                Y[a, q] = 0.0
-                for c in range(first, last):
-                    d = 1.0 / rdiag[c]
-                    for j in range(q):
-                        Y[a, j] += half[a, c - first] * basis[c, j]
-                    Y[a, q] += half[a, c - first] * rr[c] * d
-                quadratic -= Y[a, q] * Y[a, q]
-            for c in range(first, last):
-                for a in range(width):
-                    f = half[a, c - first]
-                    for j in range(q):
-                        rg[c, j] -= f * Y[a, j]
-                    rr[c] -= f * Y[a, q]
-                s = 0.0
-                for a in range(width):
-                    s += half[a, c - first] * half[a, c - first]
-                rdiag[c] -= s
-        for c in range(first, last):
-            for j in range(q):
-                w[k, j] += basis[c, j] * rr[c]
-                for i in range(q):
-                    W[k, j, i] += basis[c, j] * rg[c, i]
-        # C^-1 = R^-1 - R^-1 G root(rho) H^-1 root(rho) G' R^-1, H = I + root(rho) W root(rho)
-        for j in range(q):
-            root = math.sqrt(own[k, j])
-            for i in range(j + 1):
-                H[j, i] = root * W[k, j, i] * math.sqrt(own[k, i]) + (1.0 if i == j else 0.0)
-            if not H[j, j] <= PRECISION:
-                return -np.inf
-            for i in range(q):
-                X[j, i] = root * W[k, j, i]
-            X[j, q] = root * w[k, j]
-        log_det += _factor(H, q)
-        _forward_solve(H, q, X, q + 1)
-        for j in range(q):
-            quadratic -= X[j, q] * X[j, q]
-            e = w[k, j]
-            for i in range(q):
-                e -= X[i, j] * X[i, q]
-                s = W[k, j, i]
-                for a in range(q):
-                    s -= X[a, j] * X[a, i]
-                T[k, j, i] = s
-            t[k, j] = e
-
-    begins = np.zeros(q + 1, dtype=np.int64)
-    for j in range(q):
-        begins[j + 1] = begins[j] + ranks[j]
-    M = begins[q]
-    A, right, c_mean = np.zeros(M * M), np.zeros(M), np.zeros(M)
-    scaled = np.empty(K * int(ranks.max()))
-    for j in range(q):
-        r = int(ranks[j])
-        for i in range(j + 1):
-            some = False
-            for k in range(K):
-                some = some or T[k, i, j] != 0.0
-            if not some:
-                continue
-            for k in range(K):
-                f, from_, to = T[k, i, j], K * begins[j] + k * r, k * r
-                for e in range(r):
-                    scaled[to + e] = f * phi[from_ + e]
-            _gemm(True, False, ranks[i], r, K, 1.0, phi, K * begins[i], ranks[i], scaled, 0, r, 0.0, A,
-                  begins[i] * M + begins[j], M)  # fmt: skip
-        for k in range(K):
-            f, from_, to = t[k, j], K * begins[j] + k * r, begins[j]
-            for e in range(r):
-                right[to + e] += f * phi[from_ + e]
-    for e in range(M):
-        A[e * M + e] += 1.0
-        if not A[e * M + e] <= PRECISION:
-            return -np.inf
-    found = _inverted(A, M)
-    if not found > -np.inf:
+        total -= 0.5 * ((count[c] - 1.0) * math.log(s2) + count[c] * LOG_TWO_PI + math.log(weight[c]) + squares[c] / s2)
+    T, t, y, Q = np.empty((K, q, q)), np.empty((K, q)), np.empty((K, q)), np.empty((K, q, q))
+    rg, rr, rdiag, c_mean = np.empty((N, q)), np.empty(N), np.empty(N), np.empty(ranks.sum())
+    total -= 0.5 * _of_inputs(data, sigma, weight, zbar, mean, own, rg, rr, rdiag, T, t)
+    if not total > -np.inf:
         return -np.inf
-    log_det += found
-    for e in range(M):
-        s = 0.0
-        for i in range(M):
-            s += A[e * M + i] * right[i]
-        c_mean[e] = s
-        quadratic -= s * right[e]
-
-    y, Q = np.empty((K, q)), np.zeros((K, q, q))
-    for j in range(q):
-        r, begin = int(ranks[j]), K * int(begins[j])
-        for k in range(K):
-            s = 0.0
-            for e in range(r):
-                s += phi[begin + k * r + e] * c_mean[begins[j] + e]
-                phi_bar[begin + k * r + e] = 0.0
-            y[k, j] = s
-        for i in range(q):
-            _gemm(False, False, K, r, ranks[i], 1.0, phi, K * begins[i], ranks[i], A, begins[i] * M + begins[j], M,
-                  0.0, scaled, 0, r)  # fmt: skip
-            for k in range(K):
-                f, s = T[k, j, i], 0.0
-                for e in range(r):
-                    s += scaled[k * r + e] * phi[begin + k * r + e]
-                    phi_bar[begin + k * r + e] -= f * scaled[k * r + e]
-                Q[k, i, j] = s
-
-    left, covariance = np.empty((q, q)), np.empty((q, q))  # 1 - rho T; of all errors of an input, given the data
-    middle = np.empty((q, q))
-    error = np.empty(q)
+    total -= 0.5 * _shared(ranks, phi, T, t, c_mean, y, Q, phi_bar)
+    if not total > -np.inf:
+        return -np.inf
+    covariance = np.empty((K, q, q))
+    _slopes_of_inputs(ranks, phi, own, T, t, c_mean, y, Q, phi_bar, mean_bar, own_bar, covariance)
     for k in range(K):
-        for j in range(q):
-            s = t[k, j]
-            for i in range(q):
-                s -= T[k, j, i] * y[k, i]
-                left[j, i] = (1.0 if i == j else 0.0) - own[k, j] * T[k, j, i]
-            mean_bar[k, j] = s
-            error[j] = y[k, j] + own[k, j] * s
-        for j in range(q):
-            for i in range(q):
-                s = 0.0
-                for e in range(q):
-                    s += left[j, e] * Q[k, e, i]
-                middle[j, i] = s
-        for j in range(q):
-            for i in range(q):
-                s = own[k, j] * left[i, j]  # rho - rho T rho
-                for e in range(q):
-                    s += middle[j, e] * left[i, e]
-                covariance[j, i] = s
-        for j in range(q):
-            s = T[k, j, j]
-            for i in range(q):
-                for e in range(q):
-                    s -= T[k, j, i] * Q[k, i, e] * T[k, e, j]
-            own_bar[k, j] = 0.5 * (mean_bar[k, j] * mean_bar[k, j] - s) if own[k, j] > 0.0 else 0.0
-            r, begin = int(ranks[j]), K * int(begins[j]) + k * int(ranks[j])
-            for e in range(r):
-                phi_bar[begin + e] += mean_bar[k, j] * c_mean[begins[j] + e] - 2.0 * own_bar[k, j] * phi[begin + e]
         for c in range(int(starts[k]), int(starts[k + 1])):
             s, p = rr[c], rdiag[c]
             for j in range(q):
-                s -= rg[c, j] * error[j]
+                s -= rg[c, j] * y[k, j]
                 for i in range(q):
-                    p -= rg[c, j] * covariance[j, i] * rg[c, i]
+                    p -= rg[c, j] * covariance[k, j, i] * rg[c, i]
             i = int(group[c])
             sigma_bar[i] += (
                 (s * s - p) * sigma[i] / weight[c] - (count[c] - 1.0) / sigma[i] + squares[c] / sigma[i] ** 3
             )
-    return float(total - 0.5 * (N * LOG_TWO_PI + log_det + quadratic))
+    return float(total)
 
 
 # --- all of it, as a C function ---------------------------------------------------------------------------------------

@@ -68,8 +68,9 @@ class Population:
     scale
         By individual parameter "log", "logit" or "identity", its natural scale; by default that of its prior.
     centred
-        How it is sampled: False (default) the standardised effects, for few measurements a subject; True the individual
-        parameters themselves, for many. The posterior is the same.
+        How it is sampled; the posterior is the same. None (default): between the two, each effect as its data ask, once
+        the posterior's mode is known (in a model of your own as False). False: standardised effects, for few
+        measurements a subject. True: the individual parameters themselves, for many.
 
     Raises
     ------
@@ -78,7 +79,8 @@ class Population:
 
     References
     ----------
-    Betancourt & Girolami (2015), arXiv:1312.0906; Lewandowski, Kurowicka & Joe (2009), doi:10.1016/j.jmva.2009.04.008.
+    Lewandowski, Kurowicka & Joe (2009), doi:10.1016/j.jmva.2009.04.008; for `centred`, Papaspiliopoulos, Roberts &
+    Sköld (2007), doi:10.1214/088342307000000014.
 
     Examples
     --------
@@ -101,7 +103,7 @@ class Population:
     occasions: Sequence[str] = ()
     occasion_spread: Any = None
     scale: Mapping[str, Scale] = field(default_factory=dict)
-    centred: bool = False
+    centred: bool | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.space, ParameterSpace):
@@ -137,8 +139,8 @@ class Population:
         mixed = sorted(set(self.tails) & set(self.together))
         if mixed:
             raise InputError(f"Population: {mixed} have tails and are correlated; correlated effects are normal.")
-        if not isinstance(self.centred, bool):
-            raise InputError(f"Population: centred is {self.centred!r}; give True or False.")
+        if self.centred is not None and not isinstance(self.centred, bool):
+            raise InputError(f"Population: centred is {self.centred!r}; give None, True or False.")
         _ = self.priors, self.known  # what cannot be read is refused now
 
     def _check_known(self, key: str, names: Sequence[str], known: Sequence[str]) -> None:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["PopulationPosterior", "build_posterior"]
 
 DIMS = ("chain", "draw")
-SHARED_DRAWS = 500
+SHARED_DRAWS = 400
 
 
 @final
@@ -92,6 +92,20 @@ class PopulationPosterior:
         """Draws (chain * draw, latents) of the standard normals."""
         values = self.tree["latents"]["value"].values
         return np.asarray(values.reshape(-1, values.shape[-1]))
+
+    @property
+    def single(self) -> Any:
+        """What belongs to one subject.
+
+        Raises
+        ------
+        InputError
+            Always: this is the posterior of many.
+        """
+        raise InputError(
+            "This is the posterior of a population; one set of parameters is wanted here. Calibrate one subject, or "
+            "see posterior.individuals and posterior.new_subject(...)."
+        )
 
     def flat(self) -> dict[str, Array]:
         """Return the draws of everything in `problem.priors`, each (chain * draw,)."""
@@ -181,7 +195,9 @@ class PopulationPosterior:
         if isinstance(draws, bool) or not isinstance(draws, int | np.integer) or draws < 1:
             raise InputError(f"predict: draws is {draws!r}; give a whole number of at least 1.")
         theta, z = self.flat(), self.latents
-        picked = np.unique(np.linspace(0, len(z) - 1, min(draws, len(z))).astype(int))
+        chains, count = self.draws.sizes["chain"], self.draws.sizes["draw"]
+        each = np.unique(np.linspace(0, count - 1, min(count, -(-draws // chains))).astype(int))
+        picked = (np.arange(chains)[:, None] * count + each).ravel()
         return Shared.of(self.problem, {name: values[picked] for name, values in theta.items()}, z[picked], rng)
 
     def predict(
@@ -393,7 +409,15 @@ def build_posterior(problem: PopulationCalibration, sampler: Sampler, trace: Any
     sampled = single._sampled(problem, sampler, population, theta, z, stats, {})  # type: ignore[arg-type]
     verdict, share = judge(problem, sampled)
     tree.attrs |= _provenance(problem, sampler, seed, verdict)
-    return PopulationPosterior(tree, problem, verdict, share)
+    found = PopulationPosterior(tree, problem, verdict, share)
+    if has_features(problem.data):
+        rows = found.shared.new_rows(rng).reshape(shape[0], -1, len(problem.observations))
+        each = np.unique(np.linspace(0, shape[1] - 1, rows.shape[1]).astype(int))
+        predictive = xr.Dataset({"value": ((*DIMS, "observation"), rows)})
+        tree["posterior_predictive"] = xr.DataTree(
+            predictive.assign_coords(chain=raw.chain, draw=raw.draw[each], **labels)
+        )
+    return found
 
 
 def chosen_outputs(

@@ -22,6 +22,7 @@ import numpy as np
 import xarray as xr
 
 from uqms._typing import Array, Bools, Ints
+from uqms.calibration.density import draw_rows
 from uqms.calibration.likelihood import Cells
 from uqms.calibration.population.lowrank import LowRank, SharedError, _by_score, _ragged, nystroem
 from uqms.calibration.predict import PosteriorPrediction, Targets, new_noise
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Measured", "Shared", "curves", "has_features", "shared_error"]
 
-CLOUD = 600
+CLOUD, NUMBERS = 600, 8_000_000
 LIMIT, LEAST = 0.05, 200  # see `nystroem`: of few subjects too, the error at others is wanted
 
 
@@ -109,12 +110,23 @@ class Shared:
         data = problem.data
         own = problem.individuals(theta, z)
         u = data.unit_inputs(own)
-        error = shared_error(data, u, rng)
-        every = np.arange(error.process.q)
         phi = data.noise.phi(own, (len(z),))[:, : len(data.noise.outputs)]
-        law = LowRank(error, data.cells.flat(every), data.cells.unit).condition(u, phi, data.cells.z)
-        h, w = law.draw(rng)
+        error = shared_error(data, u, phi, rng, max(data.cells.experiments, LEAST))
+        every = np.arange(error.process.q)
+        likelihood = LowRank(error, data.cells.flat(every), data.cells.unit)
+        M = int(error.ranks.sum())
+        step = max(1, NUMBERS // (error.process.draws * (M * M + u.shape[1] * M)))
+        drawn = [
+            likelihood.condition(u[start : start + step], phi[start : start + step], data.cells.z).draw(rng)
+            for start in range(0, len(u), step)
+        ]
+        h, w = (np.concatenate(one) for one in zip(*drawn, strict=True))
         return cls(problem, theta, own, z, h, w, error)
+
+    def some(self, draws: Ints) -> "Shared":
+        """Return some of the draws."""
+        theta, own = ({name: values[draws] for name, values in one.items()} for one in (self.theta, self.own))
+        return Shared(self.problem, theta, own, self.z[draws], self.h[draws], self.w[draws], self.error)
 
     @property
     def sigma(self) -> Array:
@@ -131,15 +143,19 @@ class Shared:
     def predict(
         self, u: Array, measured: Measured, decoder: Any, rng: np.random.Generator
     ) -> tuple[Array, Array, Array]:
-        """Return mean, variance and joint draws (S, n, P) of a latent output at the rows of a decoder."""
+        """Return mean, variance and joint draws (S, n, P) of a latent output at the rows of a decoder.
+
+        Its arrays are the same for all inputs, (P, ...), or begin with the inputs, (n, P, ...).
+        """
         m, rho = self.scores(u)
-        offset, B, E = decoder
-        S, n, q = m.shape
-        mean = offset + m @ B.T
-        prior = np.einsum("snq,pq->snp", rho, B**2) + np.sum(E**2, axis=1)
+        n = m.shape[1]
+        offset = np.asarray(decoder[0])
+        B, E = (one if one.ndim == 3 else np.broadcast_to(one, (n, *one.shape)) for one in map(np.asarray, decoder[1:]))
+        mean = offset + np.einsum("snq,npq->snp", m, B)
+        prior = np.einsum("snq,npq->snp", rho, B**2) + np.sum(E**2, axis=2)
         e = np.sqrt(rho) * rng.standard_normal(rho.shape)
-        tau = rng.standard_normal((S, n, E.shape[1]))
-        drawn = mean + e @ B.T + tau @ E.T
+        tau = rng.standard_normal((*m.shape[:2], E.shape[2]))
+        drawn = mean + np.einsum("snq,npq->snp", e, B) + np.einsum("snt,npt->snp", tau, E)
         if not measured.here.any():
             return mean, prior, drawn
         here, G, F = measured.here, measured.basis, measured.truncation
@@ -148,16 +164,28 @@ class Shared:
         at = np.arange(here.shape[1])
         C[:, :, at, at] += np.where(here, D, 1.0)
         residual = here * (measured.mean - measured.offset - np.einsum("ncq,snq->snc", G, m))
-        cross = np.einsum("pq,snq,ncq->snpc", B, rho, G, optimize=True) + np.einsum("pt,nct->npc", E, F, optimize=True)
+        cross = np.einsum("npq,snq,ncq->snpc", B, rho, G, optimize=True) + np.einsum("npt,nct->npc", E, F)
         made = np.einsum("ncq,snq->snc", G, e) + np.einsum("nct,snt->snc", F, tau)
         made += here * np.sqrt(D) * rng.standard_normal(D.shape)
         root = np.linalg.cholesky(C)
         right = np.concatenate([cross.transpose(0, 1, 3, 2), residual[..., None], made[..., None]], axis=-1)
         half = np.linalg.solve(root, right)
-        P = len(offset)
+        P = B.shape[1]
         step = np.einsum("sncp,snc->snp", half[..., :P], half[..., P])
         undone = np.einsum("sncp,snc->snp", half[..., :P], half[..., P + 1])
         return mean + step, np.maximum(prior - np.sum(half[..., :P] ** 2, axis=2), 0.0), drawn + step - undone
+
+    def new_rows(self, rng: np.random.Generator) -> Array:
+        """Return new measurements (S, R) of the same rows of the same subjects, given the data."""
+        data = self.problem.data
+        cells, u = data.cells, data.unit_inputs(self.own)
+        measured = Measured.of(cells, np.arange(cells.experiments))
+        decoder = (measured.offset, measured.basis, measured.truncation)
+        *_, latent = self.predict(u, measured, decoder, rng)
+        cell, here = _ragged(cells.experiment, cells.experiments)
+        y = np.empty((len(u), len(cells.offset)))
+        y[:, cell[here]] = latent[:, here]
+        return draw_rows(cells, data.noise, y, data.noise.phi(self.own, (len(u),)), rng)
 
     def log_likelihood(self, u: Array, measured: Measured, sigma: Array) -> Array:
         """Return log p(cell means) (S, n) of each of n inputs (S, n, d), given the draws."""
@@ -173,12 +201,62 @@ class Shared:
         return np.asarray(-0.5 * np.sum(half**2, axis=2) - log_det - 0.5 * here.sum(axis=1) * np.log(2.0 * np.pi))
 
 
-def shared_error(data: "Individuals", u: Array, rng: np.random.Generator, process: Any = None) -> SharedError:
-    """Return the features of the error for a cloud of inputs, those of draws (S, K, d)."""
-    flat = u.reshape(-1, u.shape[-1])
+def low_rank(data: "Individuals", u: Array, phi: Array, rng: np.random.Generator) -> LowRank:
+    """Return the likelihood with features of the scores that matter, for a cloud of inputs; see `shared_error`."""
+    sigma, inputs = phi[:, : len(data.noise.outputs)], data.cells.experiments
+    error = shared_error(data, u, sigma, rng, inputs, data.cells.used)
+    return LowRank(error, data.cells.flat(), subjects_of(data))
+
+
+def subjects_of(data: "Individuals") -> Ints:
+    """Return for each input the place of its subject among the measured ones, shape (K,)."""
+    return np.unique(data.subjects.subject[data.cells.unit], return_inverse=True)[1].reshape(-1)
+
+
+def simulate_rows(data: "Individuals", error: SharedError, u: Array, phi: Array, rng: np.random.Generator) -> Array:
+    """Draw new observations (S, R) for inputs (S, K, d), with a new draw of the shared error for each."""
+    cells, count = data.cells, len(u)
+    out = np.empty((count, len(cells.z)))
+    step = max(1, NUMBERS // (cells.experiments * (len(error.points) + int(error.ranks.sum()))))
+    log_weights = error.process.log_weights
+    weights = np.exp(log_weights - np.logaddexp.reduce(log_weights))
+    basis, e = cells.basis[:, cells.used], cells.experiment
+    for start in range(0, count, step):
+        at = u[start : start + step]
+        s = np.arange(len(at))
+        h = rng.choice(len(weights), size=len(at), p=weights)
+        mean, features, rho = (one[h, s] for one in error.at(at))
+        w = rng.standard_normal((len(at), features.shape[-1]))
+        m = mean + _by_score(features * w[:, None, :], error.score, mean.shape[-1])
+        m += np.sqrt(rho) * rng.standard_normal(rho.shape)
+        tau = rng.standard_normal((len(at), cells.experiments, cells.truncation.shape[1]))
+        y = (
+            cells.offset
+            + np.einsum("snq,nq->sn", m[:, e], basis)
+            + np.einsum("snt,nt->sn", tau[:, e], cells.truncation)
+        )
+        out[start : start + step] = draw_rows(cells, data.noise, y, phi[start : start + step], rng)
+    return out
+
+
+def shared_error(
+    data: "Individuals", u: Array, sigma: Array, rng: np.random.Generator, inputs: int, scores: Ints | None = None
+) -> SharedError:
+    """Return the features of the error of scores, or all, for a cloud of inputs: draws (S, K, d), noise (S, g).
+
+    Features that the noise of an input's cells hides are left out; the variance at each input is exact without them.
+    """
+    flat, cells = u.reshape(-1, u.shape[-1]), data.cells
     cloud = flat[rng.choice(len(flat), size=min(CLOUD, len(flat)), replace=False)]
-    process = data.surrogate.process if process is None else process  # type: ignore[attr-defined]
-    return nystroem(process, cloud, inputs=max(data.cells.experiments, LEAST), limit=LIMIT)
+    precision = cells.weight / np.mean(sigma**2, axis=0)[cells.group]
+    with np.errstate(divide="ignore"):
+        noise = cells.experiments / (precision @ cells.basis**2)
+    process = data.surrogate.process  # type: ignore[attr-defined]
+    if scores is not None:
+        process, noise = process.select(scores), noise[scores]
+    largest = 1e3 * process.variance.max(axis=0)  # a score that nothing was measured of
+    noise = np.minimum(noise, largest.reshape(-1)[: len(noise)] if largest.ndim == 1 else largest)
+    return nystroem(process, cloud, inputs=inputs, noise=noise, limit=LIMIT)
 
 
 def curves(

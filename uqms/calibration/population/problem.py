@@ -34,9 +34,11 @@ from uqms.calibration.likelihood import check_errors_between
 from uqms.calibration.noise import NoiseModel
 from uqms.calibration.observations import Observations
 from uqms.calibration.population.layout import WALL, Layout, Subjects, read_subjects
+from uqms.calibration.population.lowrank import LowRank
 from uqms.calibration.population.population import Population
+from uqms.calibration.population.prediction import has_features, low_rank, simulate_rows
 from uqms.calibration.problem import MASS_CUT_LIMIT, Calibration, Derived, Piece, checked_sampler, named_derived
-from uqms.calibration.samplers import Sampler
+from uqms.calibration.samplers import NUTS, Sampler
 from uqms.errors import DataError, DataWarning, ExtrapolationError, InputError
 from uqms.parameters import Prior
 from uqms.surrogates.protocol import Surrogate
@@ -45,6 +47,8 @@ __all__ = ["Individuals", "PopulationCalibration"]
 
 _logger = logging.getLogger(__name__)
 CHECKED = 2048  # draws for the mass outside of the box
+EXACT = 100  # inputs times scores: beyond, an exact likelihood takes milliseconds
+CLOUD = 64  # draws of all subjects
 
 
 class Individuals(Calibration):
@@ -214,6 +218,10 @@ class PopulationCalibration:
         How subjects differ.
     subjects
         Table with a row a subject, its index their labels, its columns the covariates.
+    surrogate_error
+        How the surrogate's joint error is computed: "exact", between all inputs, whose cost grows with the cube of
+        their number; "low-rank", linear in it, through features that inputs share, with exact variances; "auto"
+        (default): exact up to 100 inputs times scores.
     without_data
         What to do with subjects of the table that have no measurement: "error" (default), or "predict" them from the
         population and their covariates.
@@ -251,8 +259,11 @@ class PopulationCalibration:
         discrepancy: Discrepancy | Any = None,
         derived: Mapping[str, Derived | Callable[[Mapping[str, Any]], Any]] | None = None,
         outside: Literal["error", "extrapolate", "refined"] = "error",
+        surrogate_error: Literal["auto", "exact", "low-rank"] = "auto",
         without_data: Literal["error", "predict"] = "error",
     ) -> None:
+        if surrogate_error not in ("auto", "exact", "low-rank"):
+            raise InputError(f"surrogate_error is {surrogate_error!r}; give 'auto', 'exact' or 'low-rank'.")
         if not isinstance(population, Population):
             raise InputError(f"population is a {type(population).__name__}; give uq.Population(space, individual=...).")
         if without_data not in ("error", "predict"):
@@ -267,6 +278,7 @@ class PopulationCalibration:
         clash = sorted(set(population.settings) & {*taken, "latents", "observations", "subject"})
         if clash:
             raise InputError(f"{clash} name a quantity of the population and another one. Rename the parameter.")
+        self.lowrank = self._lowrank(surrogate_error)
         self.derived = named_derived(derived or {}, tuple(self.priors))
         self.mass_cut = self.data.mass_cut
         self._compiled: list[Any] = []  # one for this problem and those with other values
@@ -286,6 +298,33 @@ class PopulationCalibration:
             f"{', '.join(self.population.individual)}; from {self.data.observations!r}; individuals outside of the "
             f"design box: {self.mass_cut:.2%}>"
         )
+
+    def _lowrank(self, asked: str) -> LowRank | None:
+        """Return the likelihood through features, for a cloud of the prior's inputs; None where errors are exact."""
+        data = self.data
+        if asked == "exact" or (asked == "auto" and data.cells.experiments * len(data.cells.used) <= EXACT):
+            return None
+        if not has_features(data):
+            few = data.cells.experiments <= EXACT
+            if asked == "auto" and (few or is_exact(self.surrogate)):
+                return None
+            raise InputError(
+                f"The surrogate's error at {data.cells.experiments} inputs is joint through features, which want "
+                "uq.GaussianProcess(), normal noise on the surrogate's scale and no discrepancy. Say "
+                "surrogate_error='exact' if you have the time: its cost grows with the cube of the number of inputs."
+            )
+        draws = self.data.prior_draws(CLOUD, 0)
+        return low_rank(data, data.unit_inputs(draws), data.noise.phi(draws, (CLOUD,)), np.random.default_rng(0))
+
+    def with_features(
+        self, theta: Mapping[str, Array], latents: Array, rng: np.random.Generator
+    ) -> "PopulationCalibration":
+        """Return the same problem with features of the error for the inputs that draws (S,) have."""
+        other = copy.copy(self)
+        own = self.individuals(theta, latents)
+        phi = self.data.noise.phi(own, (len(latents),))
+        other.lowrank = low_rank(self.data, self.data.unit_inputs(own), phi, rng)
+        return other
 
     @property
     def surrogate(self) -> Surrogate:
@@ -397,6 +436,10 @@ class PopulationCalibration:
     def of_individuals(self, own: Mapping[str, Array], eta: Array) -> Array:
         """Return log p(observations | individual parameters, what is shared) (S,), with the wall around the box."""
         data, wall = self.data, self.data.wall(own)
+        if self.lowrank is not None:
+            sigma = data.noise.phi(own, (len(wall),))[:, : len(data.noise.outputs)]
+            found = self.lowrank.evaluate(data.unit_inputs(own), sigma, data.cells.z)
+            return np.asarray(found + data.cells.jacobian.sum() + wall)
         with np.errstate(all="ignore"):
             if data.form == "latent":
                 parts = [np.logaddexp.reduce(values, axis=0) for _, values in data.latent_terms(own, eta)]
@@ -427,7 +470,11 @@ class PopulationCalibration:
                 raise InputError(f"simulate: latents has the shape {whole.shape}, wanted is {(count, self.latents)}.")
             z = whole[:, : self.layout.size]
             eta = whole[:, self.layout.size :] if whole.shape[1] > self.layout.size else None
-        return self.data.simulate(self.individuals(arrays, z), generator, eta)
+        own = self.individuals(arrays, z)
+        if self.lowrank is not None:
+            phi = self.data.noise.phi(own, (count,))
+            return simulate_rows(self.data, self.lowrank.error, self.data.unit_inputs(own), phi, generator)
+        return self.data.simulate(own, generator, eta)
 
     def with_values(self, values: Array) -> "PopulationCalibration":
         """Return the same problem with other measured values (R,), in the data's own units."""
@@ -448,8 +495,11 @@ class PopulationCalibration:
             self._compiled.append(Compiled())
         return self._compiled[0]
 
-    def model(self) -> Any:
-        """Return the PyMC model: the population, its subjects and the observed variable "observations"."""
+    def model(self, centring: Any = None) -> Any:
+        """Return the PyMC model: the population, its subjects and the observed variable "observations".
+
+        `centring` (subjects, individual parameters) between 0 and 1 says what is sampled, see `Population.centred`.
+        """
         import pymc as pm
 
         from uqms.calibration import bridge
@@ -457,7 +507,7 @@ class PopulationCalibration:
 
         with pm.Model(coords={"subject": list(self.subjects.labels)}) as model:
             values = bridge.prior_variables(self.conditioned_prior)
-            own = graph.individual_variables(self, values)
+            own = graph.individual_variables(self, values, centring=centring)
             graph.add_likelihood(self, own, values, "observations", "latents")
         return model
 
@@ -481,10 +531,15 @@ class PopulationCalibration:
         InputError, ConformanceError, InitError, SamplingInterrupted, SamplingError
             As `Calibration.sample`.
         """
+        from uqms.calibration.population import graph
         from uqms.calibration.population.posterior import build_posterior
 
         chosen = checked_sampler(sampler, [self.surrogate])
         seed = int(as_generator(rng).integers(2**31))
         if self.mass_cut > 0:
             _logger.info("the design box cuts %.2g of the individuals of the prior", self.mass_cut)
-        return build_posterior(self, chosen, chosen.run(self, seed), seed)
+        if type(chosen) is NUTS:  # features move to where the subjects are
+            problem, trace = graph.run(self, chosen, seed)
+        else:
+            problem, trace = self, chosen.run(self, seed)
+        return build_posterior(problem, chosen, trace, seed)

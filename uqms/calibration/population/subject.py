@@ -39,7 +39,7 @@ __all__ = ["SubjectPosterior", "subject_posterior"]
 PROPOSALS = 8  # for each draw of the population
 DEFENSIVE = 0.25  # of them are draws of the prior
 FREEDOM = 5.0
-STEPS, STEP = 12, 1e-3
+STEPS, REFINED, STEP = 20, 2, 1e-3
 K_HAT = 0.7
 DRAWS, KEPT = 4000, 500  # of the parameters; of those that predict curves
 
@@ -316,15 +316,7 @@ def subject_posterior(
         )
     keep = np.sort(generator.choice(len(s), min(len(s), KEPT), replace=False))
     few = s[keep]
-    state = Shared(
-        problem,
-        {name: values[few] for name, values in shared.theta.items()},
-        {name: values[few] for name, values in shared.own.items()},
-        shared.z[few],
-        shared.h[few],
-        shared.w[few],
-        shared.error,
-    )
+    state = shared.some(few)
     return SubjectPosterior(draws, posterior, observed, covariates, k_hat, ess, state, natural[keep], data)
 
 
@@ -340,12 +332,14 @@ def _sampled(law: _Law, data: NewData, rng: np.random.Generator) -> tuple[Array,
     sigma, walls = shared.sigma, list(shared.problem.data.walls())
     replicates = _within(data, sigma)
 
-    def density(z: Array) -> Array:
-        """Return log p(z) L (S,) of one z a draw."""
-        natural = law.natural(z, np.arange(S))
-        u = _inputs(shared, natural, cells.conditions, cells.unit)
+    def density(z: Array, draws: Ints | None = None) -> Array:
+        """Return log p(z) L of one z a draw, of all (S,) or those given."""
+        at = np.arange(S) if draws is None else draws
+        some = shared if draws is None else shared.some(draws)
+        natural = law.natural(z, at)
+        u = _inputs(some, natural, cells.conditions, cells.unit)
         with np.errstate(all="ignore"):
-            value = shared.log_likelihood(u, measured, sigma).sum(axis=1) + replicates
+            value = some.log_likelihood(u, measured, sigma[at]).sum(axis=1) + replicates[at]
         value -= 0.5 * np.sum(z**2, axis=1) + 0.5 * D * np.log(2.0 * np.pi)
         return np.where(np.isfinite(value), value + _wall(shared, natural, walls), -np.inf)
 
@@ -410,46 +404,62 @@ def _wall(shared: Shared, natural: Array, walls: list[Any]) -> Array:
 def _modes(density: Any, S: int, D: int) -> tuple[Array, Array]:
     """Return modes (S, D) of a density over z, and roots (S, D, D) of the inverse of its curvature there.
 
-    All draws at once: Newton's steps with derivatives by differences, halved where they do not go up.
+    All draws at once. One that stands for them finds the way, and all set out from where it ends: then a few of
+    Newton's steps with one curvature are enough. The proposal need not be exact.
     """
-    mode = np.zeros((S, D))
-    value = density(mode)
-    curvature = np.tile(np.eye(D), (S, 1, 1))
-    h = STEP
+    middle = density(np.zeros((S, D)), None)
+    one = np.argsort(middle)[[S // 2]]
+    begin = np.zeros((1, D))
+    value = density(begin, one)
     for _ in range(STEPS):
-        slope, curvature = _slopes(density, mode, value, h)
+        slope, curvature = _slopes(lambda z: density(z, one), begin, value)
         step = np.linalg.solve(curvature, slope[..., None])[..., 0]
-        length = np.sqrt(np.sum(step**2, axis=1, keepdims=True))
-        step *= np.minimum(1.0, 2.0 / np.maximum(length, 1e-300))
-        size = np.ones(S)
-        for _ in range(4):
-            trial = mode + size[:, None] * step
-            new = density(trial)
-            better = new >= value
-            mode = np.where(better[:, None], trial, mode)
-            value = np.where(better, new, value)
-            size = np.where(better, 0.0, 0.5 * size)
-            if better.all():
-                break
-        if float(np.max(length)) < 0.01:
+        step *= min(1.0, 2.0 / max(float(np.linalg.norm(step)), 1e-300))
+        begin, value, moved = _upwards(lambda z: density(z, one), begin, value, step)
+        if moved < 0.01:
             break
-    _, curvature = _slopes(density, mode, value, h)
+    mode = np.repeat(begin, S, axis=0)
+    value = density(mode, None)
+    for _ in range(REFINED):
+        slope, curvature = _slopes(lambda z: density(z, None), mode, value)
+        step = np.linalg.solve(curvature, slope[..., None])[..., 0]
+        step *= np.minimum(1.0, 2.0 / np.maximum(np.sqrt(np.sum(step**2, axis=1, keepdims=True)), 1e-300))
+        mode, value, moved = _upwards(lambda z: density(z, None), mode, value, step)
+        if moved < 0.1:  # of a standard deviation at most: the proposal's tails are heavier than that matters
+            break
+    _, curvature = _slopes(lambda z: density(z, None), mode, value)
     return mode, np.linalg.cholesky(np.linalg.inv(curvature))
 
 
-def _slopes(density: Any, z: Array, value: Array, h: float) -> tuple[Array, Array]:
+def _upwards(density: Any, z: Array, value: Array, step: Array) -> tuple[Array, Array, float]:
+    """Return points and values after a step, halved where it does not go up, and the longest that was gone."""
+    size = np.ones(len(z))
+    moved = np.zeros(len(z))
+    for _ in range(4):
+        trial = z + size[:, None] * step
+        new = density(trial)
+        better = (new >= value) & (size > 0.0)
+        moved = np.where(better, np.sqrt(np.sum((trial - z) ** 2, axis=1)), moved)
+        z, value = np.where(better[:, None], trial, z), np.where(better, new, value)
+        size = np.where(better, 0.0, 0.5 * size)
+        if not (size > 0.0).any():
+            break
+    return z, value, float(moved.max())
+
+
+def _slopes(density: Any, z: Array, value: Array) -> tuple[Array, Array]:
     """Return gradient (S, D) and minus the Hessian (S, D, D), its eigenvalues at least 1 (the prior's)."""
     S, D = z.shape
-    eye = h * np.eye(D)
+    eye = STEP * np.eye(D)
     up, down = (np.stack([density(z + sign * one) for one in eye], axis=-1) for sign in (1.0, -1.0))
     with np.errstate(invalid="ignore"):
-        slope = (up - down) / (2.0 * h)
+        slope = (up - down) / (2.0 * STEP)
         hessian = np.empty((S, D, D))
         for i in range(D):
-            hessian[:, i, i] = (up[:, i] + down[:, i] - 2.0 * value) / h**2
+            hessian[:, i, i] = (up[:, i] + down[:, i] - 2.0 * value) / STEP**2
             for j in range(i):
                 both = density(z + eye[i] + eye[j])
-                hessian[:, i, j] = hessian[:, j, i] = (both - up[:, i] - up[:, j] + value) / h**2
+                hessian[:, i, j] = hessian[:, j, i] = (both - up[:, i] - up[:, j] + value) / STEP**2
     slope, hessian = np.nan_to_num(slope), np.nan_to_num(hessian)
     values, vectors = np.linalg.eigh(-hessian)
     values = np.maximum(values, 1.0)

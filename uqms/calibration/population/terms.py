@@ -39,7 +39,13 @@ def subject_terms(
     own = problem.individuals(theta, z)
     eta = z[:, problem.layout.size :]
     wall = data.wall(own)
-    found = list(_latent(data, own, eta) if data.form == "latent" else _normal(data, own))
+    found = list(
+        _featured(problem, own)
+        if problem.lowrank
+        else _latent(data, own, eta)
+        if data.form == "latent"
+        else _normal(data, own)
+    )
     joints, terms, chosen = [], [], []
     for values, without in found:
         joint = np.logaddexp.reduce(values, axis=0)
@@ -49,6 +55,22 @@ def subject_terms(
         joints.append(joint)
         terms.append(joint[:, None] - rest)
     return np.concatenate(joints) + wall, np.concatenate(terms), np.concatenate(chosen)
+
+
+def _featured(problem: "PopulationCalibration", own: Mapping[str, Array]) -> Iterator[tuple[Array, Array]]:
+    """Yield the terms of a likelihood through features, a block of draws at a time."""
+    assert problem.lowrank is not None
+    data = problem.data
+    count = len(next(iter(own.values())))
+    fixed = data.cells.jacobian.sum()
+    log_weights = problem.lowrank.error.process.log_weights[:, None]
+    for rows in problem.lowrank.steps(count):
+        now = {name: values[rows] for name, values in own.items()}
+        sigma = data.noise.phi(now, (len(next(iter(now.values()))),))[:, : len(data.noise.outputs)]
+        values, terms = problem.lowrank.by_draw(data.unit_inputs(now), sigma, data.cells.z)
+        values = log_weights + values + fixed
+        jacobian = np.bincount(_subject_of_cell(data)[data.cells.row_cell], data.cells.jacobian)
+        yield values, values[..., None] - (terms + jacobian)
 
 
 def _subject_of_cell(data: "Individuals") -> Ints:

@@ -105,7 +105,7 @@ class NUTS:
             from uqms.calibration.population import graph as of_population
 
             with _quiet():
-                return of_population.run(problem, self, seed)  # type: ignore[arg-type]
+                return of_population.run(problem, self, seed)[1]  # type: ignore[arg-type]
         from uqms.calibration import compiled
         from uqms.calibration.starts import starting_points
 

@@ -43,7 +43,8 @@ class MultiFidelity:
     kernel
         As in `GaussianProcess`, of each level's own part; `Matern52()` by default.
     trend
-        "constant" (default) or "linear", of each level's own part.
+        "constant" (default) or "linear", of each level's own part; in co-kriging levels have constants of their own and
+        slopes in common.
     hyperparameters
         "averaged", "point" or "auto", as in `GaussianProcess`.
     outputs
@@ -122,8 +123,8 @@ class MultiFidelity:
         DesignError
             With too few runs of a level.
         """
-        columns = 1 if self.trend == "constant" else 1 + len(_inputs(ensemble))
-        levels = read_levels(ensemble, self.levels, self.outputs, self.cost, columns + 1)
+        levels = read_levels(ensemble, self.levels, self.outputs, self.cost, self.trend == "linear")
+        columns = 1 if self.trend == "constant" else 1 + levels.box.d
         if self.designs == "auto" and levels.nested:
             steps = fitted_levels(levels, len(levels.names), self.kernel, columns, self.hyperparameters)
         else:
@@ -143,21 +144,22 @@ class MultiFidelity:
         count = len(levels.names)
         x = [np.hstack([np.tile(_dummies(t, count), (len(u), 1)), u]) for t, u in enumerate(levels.x)]
         kernel = CoKriging(self.kernel, count)
+        highest = np.arange(len(levels.x[-1])) + sum(map(len, x[:-1]))
         fitting = Fitting(
-            np.vstack(x), kernel, columns + count - 1, False, self.hyperparameters, label="joint", doubted=True
+            np.vstack(x),
+            kernel,
+            columns + count - 1,
+            False,
+            self.hyperparameters,
+            label="joint",
+            doubted=True,
+            judged=highest,
         )
         y = np.vstack(levels.y)
         found = fitting.trained(y)
         process = fitting.conditioned(y, found, levels.bases)
         report(process, found, levels.bases)
         return Step(process, "joint")
-
-
-def _inputs(ensemble: xr.Dataset) -> tuple[str, ...]:
-    from uqms import ensemble as table
-
-    table.check(ensemble)
-    return table.get_box(ensemble).names
 
 
 def _dummies(t: int, count: int) -> Array:

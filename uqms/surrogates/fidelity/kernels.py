@@ -33,6 +33,7 @@ from uqms.surrogates.kernels import (
     hyperparameter_count,
     places,
 )
+from uqms.surrogates.training import JITTER_FIRST
 
 __all__ = ["NEVER", "RHO", "CoKriging", "Single", "WithLower", "expanded", "kernel_from_code", "second_slope"]
 
@@ -100,6 +101,8 @@ class CoKriging(Structured):
         each, slopes = [], []
         for r in range(t):
             kappa, g, _ = correlation_slopes(self.part, *own, scales[r])
+            if u is x:  # a lower level may vary far more than the highest, of which the jitter of all is a share
+                kappa.flat[:: len(x) + 1] += JITTER_FIRST
             weight = s[r] / total * np.outer(a[r, rows], a[r, columns])
             each.append(kappa)
             slopes.append(weight * g[0])

@@ -10,6 +10,7 @@ below[t]    for each run of level t the one of the same inputs in t - 1, or -1  
 """
 
 import logging
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
@@ -20,7 +21,7 @@ from scipy.spatial import KDTree
 
 from uqms import ensemble as table
 from uqms._typing import Array, Ints
-from uqms.errors import DataError, DesignError, InputError
+from uqms.errors import DataError, DesignError, DesignWarning, InputError
 from uqms.parameters import Box
 from uqms.surrogates.gp import (
     check_bounds,
@@ -34,7 +35,7 @@ from uqms.surrogates.gp import (
 from uqms.surrogates.outputs import Curve, OutputBasis, Scalar, fit_curves, fit_scalar
 from uqms.surrogates.transforms import Identity
 
-__all__ = ["Levels", "check_levels", "check_outputs", "read_levels", "top_runs"]
+__all__ = ["Levels", "are_costs", "check_levels", "check_outputs", "read_levels", "top_runs"]
 
 _logger = logging.getLogger(__name__)
 SAME = 1e-9  # of the box: inputs that are closer are the same
@@ -116,14 +117,15 @@ def read_levels(
     levels: Sequence[str],
     outputs: Mapping[str, Curve | Scalar],
     cost: Mapping[str, float] | None,
-    coefficients: int,
+    linear: bool = False,
 ) -> Levels:
     """Return the completed runs of every level, in scores that all levels have in common.
 
     Raises
     ------
     InputError, DataError, DesignError
-        When a level has no runs or too few (of all but the lowest, 2 more than `coefficients`), or an output lacks.
+        When a level has no runs or too few (of all but the lowest, 2 more than trend coefficients: with a `linear`
+        trend one an input, the constant and the factor of the level below), or an output lacks.
     """
     table.check(ensemble)
     of = _level_of(ensemble, levels)
@@ -139,17 +141,40 @@ def read_levels(
     used = np.flatnonzero(done)
     check_bounds(outputs, ensemble.isel(run=used), used)
     box, _ = inputs_of(ensemble.isel(run=used))
-    runs, x = [], []
+    coefficients = 2 + linear * box.d
+    runs: list[xr.Dataset] = []
+    x: list[Array] = []
     for t, level in enumerate(levels):
         own = ensemble.isel(run=np.flatnonzero(done & (of == level)))
         u = np.asarray(box.to_unit(table.input_array(own, box.names)))
-        own, u = merge_duplicates(own, u, box.names, False)
+        try:
+            own, u = merge_duplicates(own, u, box.names, False)
+        except DataError as error:
+            raise DataError(
+                f"Runs of level {level!r} have the same inputs but different outputs, and levels are taken as "
+                "deterministic. Check the table, or keep the mean of such runs."
+            ) from error
         least = max(box.d + 2, 4) if t == 0 else coefficients + SPARE
         if len(u) < least:
             why = "of the lowest level d + 2" if t == 0 else f"2 more than the {coefficients} trend coefficients"
             raise DesignError(
                 f"{len(u)} different completed runs of level {level!r}; at least {least} are needed ({why}). "
                 "Run more points of that level."
+            )
+        still = [name for name, width in zip(box.names, np.ptp(u, axis=0), strict=True) if width < 1e-9]
+        if still:
+            warnings.warn(
+                f"Inputs {still} do not vary over the runs of level {level!r}: what it adds there is unknown. Simulate "
+                "other values.",
+                DesignWarning,
+                stacklevel=3,
+            )
+        if t and len(u) > len(x[-1]):
+            warnings.warn(
+                f"There are {len(u)} runs of level {level!r}, more than of {levels[t - 1]!r} below it ({len(x[-1])}). "
+                f"Is the order right? The cheapest level comes first, and the last one, {levels[-1]!r}, is predicted.",
+                DesignWarning,
+                stacklevel=3,
             )
         runs.append(own)
         x.append(u)
@@ -203,11 +228,20 @@ def _standardised(y: Array) -> Array:
     return np.asarray(np.where(sd > 1e-13 * np.abs(y).max(axis=0, initial=0.0), centred / np.where(sd > 0, sd, 1), 0.0))
 
 
+def are_costs(cost: object, levels: Sequence[str]) -> bool:
+    """Return whether it is a positive number for each level."""
+    return (
+        isinstance(cost, Mapping)
+        and set(cost) == set(levels)
+        and all(isinstance(one, int | float | np.number) and np.isfinite(one) and one > 0 for one in cost.values())
+    )
+
+
 def _costs(runs: Sequence[xr.Dataset], levels: Sequence[str], cost: Mapping[str, float] | None) -> dict[str, float]:
     """Return the cost of a run of each level: given, or the mean of a coordinate 'cost', or of the seconds."""
     if cost is not None:
-        if set(cost) != set(levels) or not all(np.isfinite(value) and value > 0 for value in cost.values()):
-            raise InputError(f"cost is {dict(cost)!r}; give a positive number for each of {list(levels)}.")
+        if not are_costs(cost, levels):
+            raise InputError(f"cost is {cost!r}; give a positive number for each of {list(levels)}.")
         return {level: float(cost[level]) for level in levels}
     found = {}
     for level, one in zip(levels, runs, strict=True):

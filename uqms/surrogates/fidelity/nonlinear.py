@@ -132,7 +132,7 @@ class NonlinearMultiFidelity:
         DesignError
             With too few runs of a level.
         """
-        levels = read_levels(ensemble, self.levels, self.outputs, self.cost, 2)
+        levels = read_levels(ensemble, self.levels, self.outputs, self.cost)
         return _Climb(levels, self.kernel, self.hyperparameters).surrogate()
 
     def judged(self, ensemble: xr.Dataset) -> Ints:

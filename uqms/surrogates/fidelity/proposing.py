@@ -25,6 +25,7 @@ import xarray as xr
 from uqms._typing import Array, Bools
 from uqms.errors import InputError
 from uqms.surrogates.fidelity.ladder import Ladder
+from uqms.surrogates.fidelity.levels import are_costs
 from uqms.surrogates.fidelity.surrogate import MultiFidelitySurrogate
 from uqms.surrogates.prediction import named_points
 from uqms.surrogates.process import score_at, sobol_points
@@ -93,7 +94,7 @@ def next_level(
     Raises
     ------
     InputError
-        When it is another surrogate, or no costs are known.
+        When it is another surrogate, no costs are known, or candidates lie outside of the design box.
 
     Examples
     --------
@@ -115,7 +116,15 @@ def next_level(
     box = surrogate.domain
     v = sobol_points(CANDIDATES + 1, box.d)[1:]  # the first is a corner
     if candidates is not None:
-        v = np.asarray(box.to_unit(named_points(box.names, candidates)))
+        x = named_points(box.names, candidates)
+        inside = np.asarray(box.contains(x))
+        if not inside.all():
+            first = dict(zip(box.names, x[int(np.argmin(inside))].tolist(), strict=True))
+            raise InputError(
+                f"next_level: {int((~inside).sum())} of {len(x)} candidates lie outside of the design box, the first "
+                f"at {first}; leave them out, or make the design box wider."
+            )
+        v = np.asarray(box.to_unit(x))
     u = sobol_points(POINTS, box.d)
     reduction, new, total = _reductions(surrogate, u, v)
     joint = surrogate.ladder.steps[0].kind == "joint"
@@ -141,10 +150,10 @@ def next_level(
 
 
 def _costs(surrogate: MultiFidelitySurrogate, cost: Mapping[str, float] | None) -> Mapping[str, float]:
-    costs = surrogate.costs if cost is None else cost
-    if set(costs) != set(surrogate.levels) or not all(np.isfinite(one) and one > 0.0 for one in costs.values()):
+    costs = dict(surrogate.costs) if cost is None else cost
+    if not are_costs(costs, surrogate.levels):
         raise InputError(
-            f"next_level: the costs are {dict(costs)}; give a positive number for each level, such as "
+            f"next_level: the costs are {costs!r}; give a positive number for each level, such as "
             f"cost={dict.fromkeys(surrogate.levels, 1.0)}."
         )
     return costs

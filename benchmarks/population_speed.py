@@ -1,0 +1,331 @@
+"""From a new process to 400 effective draws of every population parameter, for 10, 100 and 1000 patients.
+
+    python benchmarks/population_speed.py [--quick] [--patients 10 100 1000]
+
+One-compartment oral pharmacokinetics: absorption, clearance and volume differ between patients (log-normal, 3 typical
+values and 3 spreads are unknown, and the sd of the noise), 5 measurements of the log concentration a patient, 100 runs
+of the simulator over the population's box. Both contestants read the same trained surrogate from its file:
+
+- ours: `Calibration(..., population=...)`, whose error of the surrogate is one function for all patients, and
+  `NUTS(draws=250, ess=400)`: blocks of draws follow until every quantity has 400 effective draws, those of the patients
+  too. Nothing is taken off where it has more;
+- by hand: a PyMC model with the same surrogate in matrix products for all patients at once, non-centred, its variance
+  added to each measurement as if it were noise (no joint error), sampled by nutpie with its defaults. The time of kept
+  draws is counted in proportion to the 400 effective draws that are wanted, up and down.
+
+Caches of numba and PyTensor are those that a first process of the same kind left. OMP_NUM_THREADS=1. Wall time counts,
+on a quiet machine; CPU time is printed beside it, since it suffers less from other work.
+
+Aims: with 100 patients ours is no slower. From 100 to 1000 patients the compiled likelihood with its gradient takes at
+most 12 times as long, features as they are with 100. A new patient is inferred in less than a second, population and
+shared error included. ``--quick`` leaves out the 1000 patients of both contestants (not of the likelihood).
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _report import Aim, aim, finish
+
+Array = np.ndarray
+Result = dict[str, Any]
+
+RUNS, EFFECTIVE, PATIENTS = 100, 400, (10, 100, 1000)
+DOSE = 100.0  # mg
+HOURS = np.array([0.5, 1.0, 1.5, 2.5, 4.0, 6.0, 9.0, 12.0, 16.0, 20.0])
+MEASURED = np.array([0.5, 1.5, 4.0, 9.0, 20.0])
+NAMES = ("ka", "CL", "V")  # 1/h, L/h, L
+TYPICAL, SPREAD = np.array([1.1, 4.5, 33.0]), np.array([0.3, 0.25, 0.2])
+MEDIAN, SIGMA = np.array([1.0, 5.0, 30.0]), 0.3  # of the priors of typical values
+OMEGA, NOISE = 0.3, 0.2  # scales of the half-normal priors of spreads and of the noise's sd
+SD = 0.1  # of the log concentration
+LINEAR, SECOND = 12.0, 1.0
+
+
+def log_concentration(theta: Array, hours: Array) -> Array:
+    """Return the log concentration (..., T) for parameters (..., 3)."""
+    ka, clearance, volume = (np.asarray(theta)[..., i, None] for i in range(3))
+    out = clearance / volume
+    return np.asarray(np.log(DOSE * ka / (volume * (ka - out)) * (np.exp(-out * hours) - np.exp(-ka * hours))))
+
+
+def data_of(patients: int) -> Array:
+    """Return measurements (patients, 5)."""
+    rng = np.random.default_rng(1)
+    theta = TYPICAL * np.exp(SPREAD * rng.standard_normal((patients, 3)))
+    return log_concentration(theta, MEASURED) + SD * rng.standard_normal((patients, len(MEASURED)))
+
+
+def population() -> Any:
+    """Return the population."""
+    import uqms as uq
+
+    space = uq.ParameterSpace(**{name: uq.LogNormal(m, SIGMA) for name, m in zip(NAMES, MEDIAN, strict=True)})
+    return uq.Population(space, individual=NAMES, spread=uq.HalfNormal(OMEGA))
+
+
+def train(path: Path) -> None:
+    """Run the simulator and save the surrogate."""
+    import xarray as xr
+
+    import uqms as uq
+
+    whole = population()
+    design = uq.sobol(whole.box(), RUNS, rng=1)
+    x = np.column_stack([design[name].values for name in NAMES])
+    y = xr.DataArray(log_concentration(x, HOURS), dims=("run", "hour"), coords={"hour": HOURS})
+    runs = uq.ensemble.build(design, {"log_concentration": y}, space=whole.space)
+    uq.GaussianProcess(hyperparameters="point").fit(runs).save(path)
+
+
+def observations(z: Array, first: int = 0) -> Any:
+    """Return the table of measurements of patients (n, 5)."""
+    import pandas as pd
+
+    import uqms as uq
+
+    n, m = z.shape
+    table = pd.DataFrame(
+        {"id": np.repeat(np.arange(first, first + n), m), "hour": np.tile(MEASURED, n), "value": z.ravel()}
+    )
+    return uq.Observations.from_table(
+        table, output="log_concentration", value="value", coords={"hour": "hour"}, subject="id"
+    )
+
+
+def calibration(surrogate: Any, z: Array) -> Any:
+    """Return our problem."""
+    import uqms as uq
+
+    return uq.Calibration(
+        surrogate, observations(z), noise=uq.GaussianNoise(sd=uq.HalfNormal(NOISE)), population=population()
+    )
+
+
+# --- contestants: each runs in a process of its own and prints one JSON object ----------------------------------------
+
+
+class Clock:
+    """Seconds since the process was started by the parent, and its CPU seconds."""
+
+    def __init__(self, begin: float) -> None:
+        self.begin, self.last, self.spent = begin, time.time(), time.process_time()
+        self.parts = {"start": self.last - begin}
+        self.cpu: dict[str, float] = {}
+
+    def lap(self, name: str) -> None:
+        """Note a part of the work."""
+        now, spent = time.time(), time.process_time()
+        self.parts[name], self.last = now - self.last, now
+        self.cpu[name], self.spent = spent - self.spent, spent
+
+    def stop(self, draws: dict[str, Array]) -> Result:
+        """Return the result for draws (chain, draw) of the population."""
+        wall, cpu = time.time() - self.begin, time.process_time()
+        from arviz_stats.base import array_stats
+
+        flat = {name: one.ravel() for name, one in draws.items()}
+        return {
+            "wall": wall,
+            "cpu": cpu,
+            "ess": float(min(array_stats.ess(one, method="bulk") for one in draws.values())),
+            "mean": {name: float(one.mean()) for name, one in flat.items()},
+            "sd": {name: float(one.std()) for name, one in flat.items()},
+            "parts": self.parts,
+        }
+
+
+def ours(clock: Clock, path: Path, patients: int) -> Result:
+    """Calibrate the population, then infer a new patient twice: the first time prepares what all new ones need."""
+    import uqms as uq
+
+    surrogate = uq.load_surrogate(path)
+    clock.lap("import")
+    problem = calibration(surrogate, data_of(patients))
+    clock.lap("problem")
+    posterior = problem.sample(uq.NUTS(draws=250, ess=EFFECTIVE), rng=1)
+    clock.lap("sample")
+    draws = posterior.draws
+    result = clock.stop({str(name): draws[name].values for name in draws.data_vars})
+    result["new"] = []
+    for seed in (1, 2):
+        z = log_concentration(TYPICAL * np.exp(0.2), MEASURED)[None]
+        begin = time.time()
+        posterior.new_subject(observations(z, patients + seed), rng=seed)
+        result["new"].append(time.time() - begin)
+    return result
+
+
+def by_hand(clock: Clock, path: Path, patients: int) -> Result:
+    """Write the model by hand: the surrogate's arrays in matrix products for all patients."""
+    import nutpie
+    import pymc as pm
+    import pytensor.tensor as pt
+
+    import uqms as uq
+
+    surrogate = uq.load_surrogate(path)
+    clock.lap("import")
+    z, gp, box = data_of(patients), surrogate.process, surrogate.domain
+    offset, basis, truncation = surrogate.decode("log_concentration", {"hour": MEASURED})
+    low, width = np.log(box.lower), np.log(box.upper) - np.log(box.lower)
+    with pm.Model() as model:
+        typical = pm.Normal("log_typical", np.log(MEDIAN), SIGMA, shape=3)
+        omega = pm.HalfNormal("omega", OMEGA, shape=3)
+        effect = pm.Normal("effect", 0.0, 1.0, shape=(patients, 3))
+        sd = pm.HalfNormal("sd", NOISE)
+        u = (typical + omega * effect - low) / width
+        trend = pt.concatenate([pt.ones((patients, 1)), u], axis=1)[:, : gp.beta.shape[2]]
+        means, variances = [], []
+        for j in range(gp.q):
+            a, b = u / gp.ell[0, j], gp.x / gp.ell[0, j]
+            r2 = pt.sum(a**2, axis=1)[:, None] + np.sum(b**2, axis=1) - 2.0 * a @ b.T
+            r = pt.sqrt(5.0 * pt.maximum(r2, 0.0) + 1e-12)
+            k = gp.variance[0, j] * (1.0 + r + r**2 / 3.0) * pt.exp(-r)
+            w = k @ gp.inverse_factor[0, j].T
+            v = (trend - w @ gp.trend_factor[0, j]) @ gp.trend_root[0, j].T
+            means.append(trend @ gp.beta[0, j] + w @ gp.target[0, j])
+            variances.append(gp.variance[0, j] - pt.sum(w**2, axis=1) + pt.sum(v**2, axis=1))
+        mean = offset + pt.stack(means, axis=1) @ basis.T
+        variance = pt.maximum(pt.stack(variances, axis=1), 0.0) @ (basis**2).T + np.sum(truncation**2, axis=1)
+        pm.Normal("z", mean, pt.sqrt(variance + sd**2), observed=z)
+    compiled = nutpie.compile_pymc_model(model)
+    clock.lap("compile")
+    trace = nutpie.sample(compiled, draws=1000, tune=1000, chains=4, seed=1, progress_bar=False)
+    clock.lap("sample")
+    found = trace["posterior"]
+    draws = {"sd": found["sd"].values}
+    for i, name in enumerate(NAMES):
+        draws[name] = np.exp(found["log_typical"].values[..., i])
+        draws[f"omega_{name}"] = found["omega"].values[..., i]
+    result = clock.stop(draws)
+    steps = [float(trace[group]["n_steps"].sum()) for group in ("warmup_sample_stats", "sample_stats")]
+    more = (EFFECTIVE / result["ess"] - 1.0) * steps[1] / sum(steps)
+    result["wall"] += more * clock.parts["sample"]
+    result["cpu"] += more * clock.cpu["sample"]
+    return result
+
+
+ROLES = {"ours": ours, "by hand": by_hand}
+
+
+# --- the parent -------------------------------------------------------------------------------------------------------
+
+
+def run(role: str, path: Path, patients: int, caches: Path) -> Result | None:
+    """Run one contestant in a new process and return its result, None when it failed (its words go to stderr)."""
+    environment = {
+        **os.environ,
+        "NUMBA_CACHE_DIR": str(caches / "numba"),
+        "PYTENSOR_FLAGS": f"base_compiledir={caches / 'pytensor'}",
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [sys.executable, __file__, "--role", role, "--surrogate", str(path), "--patients", str(patients)]
+    done = subprocess.run(
+        [*command, "--begin", repr(time.time())], env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        print(role, "failed:", done.stderr[-2000:], file=sys.stderr)
+        return None
+    result: Result = json.loads(done.stdout.splitlines()[-1])
+    parts = ", ".join(f"{name} {seconds:.1f}" for name, seconds in result["parts"].items())
+    print(
+        f"# {role}, {patients} patients: {result['wall']:.1f} s, CPU {result['cpu']:.1f} s, ESS {result['ess']:.0f} "
+        f"({parts})",
+        flush=True,
+    )
+    return result
+
+
+def race(path: Path, sizes: tuple[int, ...], caches: Path) -> list[Aim]:
+    """Let both contestants run, each twice: the first time fills the caches."""
+    out = []
+    for patients in PATIENTS:
+        label = f"{patients} patients"
+        limit = 1.0 if patients == 100 else None
+        if patients not in sizes:
+            out.append(aim(f"{label}: ours / by hand", None, None, limit, reason="left out this time"))
+            continue
+        found = {}
+        for role in ROLES:
+            for state in ("empty", "present"):
+                result = run(role, path, patients, caches)
+                if result is not None:
+                    out.append(aim(f"{label}, {role}, caches {state} [s]", result["wall"], n=1))
+                    found[role] = result
+        if len(found) < len(ROLES):
+            out.append(aim(f"{label}: ours / by hand", None, None, limit, reason="a process failed"))
+            continue
+        mine, theirs = found["ours"], found["by hand"]
+        for role, result in found.items():
+            out.append(aim(f"{label}, {role} [CPU s]", result["cpu"], n=1))
+            out.append(aim(f"{label}, {role}: effective draws", result["ess"], n=1))
+        out.append(aim(f"{label}: ours / by hand", mine["wall"] / theirs["wall"], None, limit, n=1))
+        out.append(aim(f"{label}: ours / by hand, CPU", mine["cpu"] / theirs["cpu"], n=1))
+        apart = max(abs(mine["mean"][name] - theirs["mean"][name]) / theirs["sd"][name] for name in theirs["mean"])
+        out.append(aim(f"{label}: means apart [sd]", apart, n=1))
+        for which, seconds in zip(("first", "second"), mine["new"], strict=True):
+            out.append(aim(f"{label}: {which} new patient [s]", seconds, None, SECOND, n=1))
+    return out
+
+
+def likelihoods(path: Path) -> list[Aim]:
+    """Measure the compiled likelihood with its gradient."""
+    import uqms as uq
+    from uqms.calibration.population.lowrank import LowRank
+
+    surrogate, times, out = uq.load_surrogate(path), {}, []
+    error = None
+    for patients in (100, 1000):
+        problem = calibration(surrogate, data_of(patients))
+        data = problem.data
+        if error is None:
+            assert problem.lowrank is not None
+            error = problem.lowrank.error
+        lowrank = LowRank(error, data.cells.flat(), data.cells.unit)
+        theta = problem.prior_draws(1, 1)
+        own = problem.individuals(theta, 0.5 * np.random.default_rng(1).standard_normal((1, problem.latents)))
+        u = data.unit_inputs(own)[0]
+        sigma, z, _ = np.array([SD]), data.cells.z, lowrank.block
+        lowrank.value_and_slopes(u, sigma, z)
+        each = []
+        for _ in range(25):
+            begin = time.thread_time()
+            lowrank.value_and_slopes(u, sigma, z)
+            each.append(time.thread_time() - begin)
+        times[patients] = float(np.median(each))
+        features = f"{len(error.score)} features"
+        out.append(aim(f"likelihood and gradient, {patients} patients, {features} [ms]", 1e3 * times[patients], n=25))
+    out.append(aim("likelihood and gradient: 1000 / 100 patients", times[1000] / times[100], None, LINEAR, n=25))
+    return out
+
+
+def main() -> int:
+    """Run the benchmark, or one contestant."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--patients", type=int, nargs="+", default=list(PATIENTS))
+    parser.add_argument("--role", choices=list(ROLES), help=argparse.SUPPRESS)
+    parser.add_argument("--surrogate", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--begin", type=float, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.role:
+        print(json.dumps(ROLES[options.role](Clock(options.begin), options.surrogate, options.patients[0])))
+        return 0
+    sizes = tuple(n for n in options.patients if n < 1000) if options.quick else tuple(options.patients)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        path = folder / "surrogate.nc"
+        train(path)
+        return finish(likelihoods(path) + race(path, sizes, folder / "caches"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""Where the next runs of a population belong, and whether they are needed, against closed forms."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+from calibration.problems import given_surrogate
+from scipy.stats import norm
+
+import uqms as uq
+from uqms.calibration import PopulationPosterior
+from uqms.calibration.checks import Check
+from uqms.calibration.verdict import Verdict
+from uqms.errors import InputError
+
+SPACE = uq.ParameterSpace(a=uq.Normal(0.5, 1.0), b=uq.Normal(0.5, 1.0))
+POPULATION = uq.Population(SPACE, individual=("a",), spread=uq.HalfNormal(0.5))
+OMEGA, OWN, PLACES = 0.05, 0.004, np.array([-1.0, 0.0, 0.5, 2.0])  # of the subjects, in omega around 0.5
+DRAWS = (4, 2000)
+
+
+def problem(population: uq.Population = POPULATION) -> uq.PopulationCalibration:
+    """Return a calibration of four subjects, one measurement each, on the unit square."""
+    x = np.random.default_rng(0).random((12, 2))
+    surrogate = given_surrogate(x, x.sum(axis=1, keepdims=True), ell=2.0, names=("a", "b"), space=SPACE)
+    frame = pd.DataFrame({"id": ["s0", "s1", "s2", "s3"], "y": np.linspace(0.5, 1.5, 4)})
+    table, noise = uq.Observations.from_table(frame, output="y", value="y", subject="id"), uq.GaussianNoise(sd=0.1)
+    return uq.Calibration(surrogate, table, noise, population=population, outside="extrapolate")
+
+
+def posterior(mean: float = 0.5, share: float = 0.1, edge: str = "pass", **of: uq.Population) -> PopulationPosterior:
+    """Return draws with a known spread, subjects at `PLACES` with an sd of `OWN`, and a shared b of 0.5 +- 0.01."""
+    rng, one = np.random.default_rng(1), problem(**of)
+    theta = {
+        "a": mean + 1e-6 * rng.standard_normal(DRAWS),
+        "omega_a": OMEGA + 1e-6 * rng.standard_normal(DRAWS),
+        "b": 0.5 + 0.01 * rng.standard_normal(DRAWS),
+    }
+    effects = PLACES + OWN / OMEGA * rng.standard_normal((*DRAWS, 4))
+    tree = xr.DataTree.from_dict(
+        {
+            "posterior": xr.Dataset({name: (("chain", "draw"), theta[name]) for name in one.priors}),
+            "latents": xr.Dataset({"value": (("chain", "draw", "latent"), effects)}),
+        }
+    )
+    verdict = Verdict((Check("edge of the design box", edge, 0.0, "told"),))  # type: ignore[arg-type]
+    shares = xr.Dataset({name: ((), share if name == "omega_a" else 0.0) for name in one.parameters})
+    return PopulationPosterior(tree, one, verdict, shares)
+
+
+def test_the_box_holds_each_widened_subject_and_the_central_part_of_new_ones() -> None:
+    box = uq.ensemble.get_box(uq.refine(posterior(), 20, widen=3.0, rng=1))
+    # 99.9 % quantiles of 8 000 draws have a standard error of 0.1 sd
+    assert box.upper[0] == pytest.approx(0.5 + 2.0 * OMEGA + 3.0 * norm.ppf(0.999) * OWN, abs=3.0 * 0.3 * OWN)
+    new = 0.5 - norm.ppf(0.995) * OMEGA  # further than the lowest subject, 0.5 - OMEGA - 0.037
+    assert box.lower[0] == pytest.approx(new, abs=0.05 * OMEGA)
+    ends = np.array([box.lower[1], box.upper[1]])
+    assert np.allclose(ends, 0.5 + np.array([-3.0, 3.0]) * norm.ppf(0.999) * 0.01, atol=0.01)
+    plain = uq.ensemble.get_box(uq.refine(posterior(), 20, widen=1.0, rng=1))
+    assert plain.upper[0] == pytest.approx(0.5 + norm.ppf(0.995) * OMEGA, abs=0.05 * OMEGA)  # of new ones, too
+
+
+def test_most_points_lie_where_a_subject_is() -> None:
+    found = uq.refine(posterior(), 100, widen=1.5, rng=2)["a"].values
+    near = np.abs(found[:, None] - (0.5 + OMEGA * PLACES)).min(axis=1) < 4.0 * 1.5 * OWN
+    # of 20 that fill the box and 20 of new subjects some fall there too
+    assert near.mean() >= 0.6
+    assert not near.all()
+
+
+def test_a_round_is_needed_for_what_is_said_of_the_population() -> None:
+    assert not uq.another_round(posterior())
+    assert uq.another_round(posterior(share=0.3)).share == pytest.approx(0.3)
+    assert uq.another_round(posterior(share=0.3))
+    assert uq.another_round(posterior(edge="warn"))
+    one = uq.another_round(posterior(), posterior(mean=0.5 + 1e-6))
+    assert one.moved == pytest.approx(1.0, abs=0.05)  # a has an sd of 1e-6
+    assert one.needed
+    other = uq.Population(SPACE, individual=("a",), spread=0.2)
+    with pytest.raises(InputError, match="of the round before"):
+        uq.another_round(posterior(), posterior(population=other))

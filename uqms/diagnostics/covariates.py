@@ -1,0 +1,194 @@
+"""How random effects go along with covariates, those of the model and others.
+
+==========  ===================================================================  =====
+symbol      meaning                                                              shape
+==========  ===================================================================  =====
+J           measured subjects                                                    ()
+m, v        posterior mean and variance of a subject's effect                    (J,)
+omega²      variance between subjects                                            ()
+r           1 - v / omega²: how much the subject's own data say                  (J,)
+c           a covariate                                                          (J,)
+==========  ===================================================================  =====
+
+A subject's own data say of its effect what the posterior says less what the population said before: the number m / r
+with variance v / r. Its differences to a straight line in c have the variance v / r + omega² = omega² / r, so the line
+is a least-squares fit with weights r. A line through the posterior means themselves would be too flat: shrinkage.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy.stats import t as student
+
+from uqms._typing import Array
+from uqms.calibration import PopulationPosterior
+from uqms.errors import DataError, InputError
+
+__all__ = ["Trend", "covariate_columns", "covariate_trends", "moments", "own_trend"]
+
+LEAST = 1e-3  # of r, for subjects of whom the data say nothing
+
+
+class Trend(NamedTuple):
+    """A straight line through the effects on a covariate, with what is unknown about it."""
+
+    level: float  # at the weighted mean
+    middle: float  # the weighted mean of the covariate
+    slope: float
+    level_sd: float
+    slope_sd: float
+    freedom: int
+
+    def slope_interval(self, prob: float) -> tuple[float, float]:
+        """Return the ends of the slope's interval."""
+        half = float(student.ppf(0.5 * (1.0 + prob), self.freedom)) * self.slope_sd
+        return self.slope - half, self.slope + half
+
+    def band(self, c: Array, prob: float) -> tuple[Array, Array, Array]:
+        """Return the line and the ends of its pointwise interval at covariates (n,)."""
+        line = self.level + self.slope * (c - self.middle)
+        half = student.ppf(0.5 * (1.0 + prob), self.freedom) * np.hypot(
+            self.level_sd, self.slope_sd * (c - self.middle)
+        )
+        return line, line - half, line + half
+
+
+def own_trend(mean: Array, variance: Array, omega2: float, covariate: Array) -> Trend:
+    """Return the line through effects with posterior mean and variance (J,), whose prior variance is omega²."""
+    r = np.clip(1.0 - variance / omega2, LEAST, 1.0)
+    middle = float(np.average(covariate, weights=r))
+    deviation, own = covariate - middle, mean / r
+    squares = float(np.sum(r * deviation**2))
+    slope = float(np.sum(r * deviation * own)) / squares
+    level = float(np.average(own, weights=r))
+    return Trend(
+        level, middle, slope, float(np.sqrt(omega2 / r.sum())), float(np.sqrt(omega2 / squares)), len(mean) - 2
+    )
+
+
+def covariate_trends(
+    posterior: PopulationPosterior,
+    subjects: pd.DataFrame | None = None,
+    *,
+    covariates: Sequence[str] | None = None,
+    prob: float = 0.95,
+) -> pd.DataFrame:
+    """Return the slope of each parameter's random effects along covariates, with an interval.
+
+    Use it to find covariates that belong into the model, and then put them there: of a covariate in the model the
+    slope is the posterior of its effect. Of others it is a straight line through what each subject's own data say of
+    its effect, which undoes shrinkage; it counts the spread between subjects as known. Of many covariates that are
+    looked at, some intervals leave out zero by chance.
+
+    Parameters
+    ----------
+    posterior
+        Of a population.
+    subjects
+        Table with a row a subject, as `Calibration` takes it, for covariates that are not in the model.
+    covariates
+        Columns to look at; all by default.
+    prob
+        Of the equal-tailed intervals.
+
+    Returns
+    -------
+    pandas.DataFrame
+        By parameter and covariate: whether it is in the model, slope on the natural scale (of log(CL) by kg, say), its
+        sd and interval. For a covariate in the model the slope is that along its expression, such as log(weight / 70).
+
+    Raises
+    ------
+    InputError
+        When it is no posterior of a population, columns are missing or there are none, fewer than 4 subjects have data.
+    DataError
+        Covariates that are not numbers, or the same for all subjects.
+
+    References
+    ----------
+    Savic & Karlsson (2009), doi:10.1208/s12248-009-9133-0, on what shrinkage does to such lines.
+    """
+    if not 0.0 < prob < 1.0:
+        raise InputError(f"covariate_trends: prob is {prob!r}; give a probability between 0 and 1.")
+    table = covariate_columns(posterior, subjects, covariates, "covariate_trends")
+    there = posterior.problem.subjects.measured
+    population, rows = posterior.problem.population, {}
+    tail = 0.5 * (1.0 - prob)
+    ends = f"{100 * tail:g}%", f"{100 * (1 - tail):g}%"
+    for name in population.individual:
+        inside = {one.expression.names: one for one in population.effects if one.parameter == name}
+        for one in inside.values():
+            if not set(one.expression.names) <= set(table.columns):
+                continue
+            known = population.known.get(one.name)
+            draws = posterior.draws[one.name].values.ravel() if known is None else np.full(2, known)
+            low, high = np.quantile(draws, [tail, 1.0 - tail])
+            rows[name, one.expression.text] = (True, draws.mean(), draws.std(ddof=1), low, high)
+        mean, variance, omega2 = moments(posterior, name)
+        for column in table.columns:
+            if (column,) in inside:
+                continue
+            trend = own_trend(mean, variance, omega2, table[column].to_numpy()[there])
+            rows[name, column] = (False, trend.slope, trend.slope_sd, *trend.slope_interval(prob))
+    columns = ["in the model", "slope", "sd", *ends]
+    out = pd.DataFrame([dict(zip(columns, row, strict=True)) for row in rows.values()], columns=columns)
+    return out.set_axis(pd.MultiIndex.from_tuples(rows, names=["parameter", "covariate"]), axis=0)
+
+
+def moments(posterior: PopulationPosterior, name: str) -> tuple[Array, Array, float]:
+    """Return posterior mean and variance (J,) of the measured subjects' effects, and the variance between subjects."""
+    there = posterior.problem.subjects.measured
+    values = posterior.effects[name].values
+    flat = values.reshape(-1, values.shape[-1])[:, there]
+    key, population = f"omega_{name}", posterior.problem.population
+    omega = posterior.draws[key].values if key in posterior.draws else np.array(population.known[key])
+    freedom = population.tails.get(name)
+    factor = 1.0 if freedom is None else freedom / (freedom - 2.0)
+    return flat.mean(axis=0), flat.var(axis=0), float(np.mean(omega**2)) * factor
+
+
+def covariate_columns(
+    posterior: PopulationPosterior, subjects: pd.DataFrame | None, covariates: Sequence[str] | None, who: str
+) -> pd.DataFrame:
+    """Return the numeric covariates to look at, a row a subject in the order of the posterior's subjects."""
+    if not isinstance(posterior, PopulationPosterior):
+        raise InputError(f"{who}: got a {type(posterior).__name__}; give the posterior of a population.")
+    known = posterior.problem.subjects
+    if int(known.measured.sum()) < 4:
+        raise InputError(f"{who}: {int(known.measured.sum())} subjects have data; a trend needs at least 4.")
+    table = known.table
+    if subjects is not None:
+        if not isinstance(subjects, pd.DataFrame):
+            raise InputError(f"{who}: subjects is a {type(subjects).__name__}; give a pandas DataFrame.")
+        more = subjects.set_axis(subjects.index.astype(str), axis=0)
+        lost = [label for label in known.labels if label not in more.index]
+        if lost or more.index.has_duplicates:
+            raise InputError(
+                f"{who}: subjects has no row for {lost[:5]} ({len(lost)}), or one twice; give a row a subject."
+            )
+        more = more.loc[list(known.labels)]
+        table = pd.concat([table, more[[one for one in more.columns if one not in table.columns]]], axis=1)
+    if isinstance(covariates, str):
+        raise InputError(f"{who}: covariates is {covariates!r}; give a sequence, [{covariates!r}].")
+    wanted = list(table.columns) if covariates is None else list(covariates)
+    unknown = [one for one in wanted if one not in table.columns]
+    if unknown or not wanted:
+        raise InputError(
+            f"{who}: covariates is {wanted}; there are {list(table.columns)}. Give a table with more columns as "
+            "subjects=, a row a subject."
+        )
+    out = {}
+    for one in wanted:
+        column = pd.to_numeric(table[one], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+        if not np.isfinite(column).all():
+            raise DataError(
+                f"{who}: covariate {one!r} has values that are no numbers, such as "
+                f"{table[one].iloc[int(np.argmin(np.isfinite(column)))]!r}. Code categories as 0 and 1, or choose with "
+                "covariates=[...]."
+            )
+        if np.ptp(column[known.measured]) == 0.0:
+            raise DataError(f"{who}: covariate {one!r} is the same for all subjects; choose with covariates=[...].")
+        out[str(one)] = column
+    return pd.DataFrame(out, index=list(known.labels))

@@ -1,0 +1,215 @@
+"""Sobol indices: bars with intervals, and curves along a coordinate."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from uqms.errors import InputError
+from uqms.plots._style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PAGE,
+    PURPLE,
+    SKY,
+    VERMILION,
+    add_legend,
+    label,
+    new_figure,
+    number_axis,
+    pick,
+    styled,
+    wrapped,
+)
+from uqms.sensitivity import SobolIndices
+
+__all__ = ["sobol", "sobol_curves"]
+
+MOST_OUTPUTS, MOST_BARS, MOST_CURVES = 9, 25, 6
+NORMAL = 1.959964
+COLOURS = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, BLACK)
+DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1)), (0, (5, 1, 1, 1)), (0, (3, 3)), (0, (8, 2)))
+
+
+@styled
+def sobol(
+    result: SobolIndices,
+    *,
+    outputs: Sequence[str] | None = None,
+    names: Sequence[str] | None = None,
+    labels: Mapping[str, str] | None = None,
+) -> Figure:
+    r"""Draw total and first-order indices as bars with their 95 % intervals, the largest on top.
+
+    The pale part beyond the first-order bar is what an input does together with others. Thin lines are intervals with
+    all errors, thick ones the part of Monte Carlo; what a thin line is longer, more runs of the simulator reduce.
+
+    Parameters
+    ----------
+    result
+        What `uq.sobol_indices` returned.
+    outputs
+        At most nine; all by default. Of curves the indices of the whole curve are drawn.
+    names
+        Inputs or groups, at most 25; all by default.
+    labels
+        What to write instead of a name, by name, for example {"beta": r"$\beta$"}.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        One panel an output.
+
+    Raises
+    ------
+    InputError
+        When it is no such result, or names are unknown or too many.
+
+    Examples
+    --------
+    >>> import uqms as uq
+    >>> design = uq.sobol(uq.ParameterSpace(a=uq.Uniform(0.0, 1.0), b=uq.Uniform(0.0, 1.0)), 16, rng=1)
+    >>> runs = uq.ensemble.build(design, {"y": 2.0 * design["a"].values + design["b"].values})
+    >>> len(sobol(uq.sobol_indices(uq.GaussianProcess().fit(runs), rng=1)).axes)
+    1
+    """
+    _check(result, "sobol")
+    known = list(result.groups)
+    shown = pick(outputs, list(result.indices), list(result.indices), MOST_OUTPUTS, "sobol")
+    wanted = pick(names, known, known, MOST_BARS, "sobol")
+    between, parts = result.interval(), result.error()
+    columns = min(3, len(shown))
+    rows = -(-len(shown) // columns)
+    height = 0.75 + 0.24 * len(wanted)
+    alt = f"Sobol indices of {', '.join(shown)} for {', '.join(wanted)}"
+    figure, axes = new_figure(rows, columns, (PAGE if columns == 3 else 3.6 * columns, rows * height + 0.35), alt)
+    for index, ax in enumerate(axes.flat):
+        if index >= len(shown):
+            ax.set_axis_off()
+            continue
+        name = shown[index]
+        end = "_whole" if "ST_whole" in result[name] else ""
+        _bars(ax, between[name], parts[name], end, wanted, labels)
+        title = (labels or {}).get(name, name) + (", whole curve" if end else "")
+        ax.set_title(wrapped(title, 30))
+        if index // columns == (len(shown) - 1 - index % columns) // columns:
+            ax.set_xlabel("share of the variance")
+    entries = {
+        "first order": Patch(color=BLUE),
+        "total": Patch(color=SKY),
+        "95 % interval": Line2D([], [], color=BLACK, lw=0.9),
+        "its Monte Carlo part": Line2D([], [], color=BLACK, lw=2.6),
+    }
+    add_legend(figure, entries, "outside lower center", 4 if columns > 1 else 2)
+    return figure
+
+
+def _bars(
+    ax: Axes, between: xr.Dataset, parts: xr.Dataset, end: str, names: list[str], labels: Mapping[str, str] | None
+) -> None:
+    total = between[f"ST{end}"].sel(bound="estimate", parameter=names).values
+    order = [names[i] for i in np.argsort(-np.nan_to_num(total), kind="stable")]
+    place = np.arange(len(order))
+    highest = 1.0
+    for kind, colour, shift, height in (("ST", SKY, 0.0, 0.76), ("S1", BLUE, 0.0, 0.4)):
+        one = between[f"{kind}{end}"].sel(parameter=order)
+        middle, low, high = (one.sel(bound=bound).values for bound in ("estimate", "lower", "upper"))
+        carlo = NORMAL * parts[f"{kind}{end}"].sel(parameter=order, source="monte_carlo").values
+        ax.barh(place + shift, np.maximum(middle, 0.0), height=height, color=colour, zorder=1)
+        at = place + (0.29 if kind == "ST" else 0.0)
+        ax.hlines(at, low, high, color=BLACK, lw=0.9, zorder=3)
+        ax.hlines(at, middle - carlo, middle + carlo, color=BLACK, lw=2.6, zorder=3)
+        highest = max(highest, float(np.nanmax(high, initial=0.0)))
+    ax.axvline(0.0, color=GREY, lw=0.7, zorder=2)
+    ax.set(xlim=(min(0.0, -0.02), 1.02 * highest), ylim=(len(order) - 0.4, -0.6))
+    ax.set_yticks(place, [wrapped((labels or {}).get(name, name), 22) for name in order])
+    number_axis(ax.xaxis, 0.0, highest, 5)
+
+
+@styled
+def sobol_curves(
+    result: SobolIndices,
+    output: str | None = None,
+    *,
+    names: Sequence[str] | None = None,
+    labels: Mapping[str, str] | None = None,
+) -> Figure:
+    r"""Draw the indices of a curve along its coordinate with 95 % bands, beside the curve's spread over the inputs.
+
+    Where the spread is small, indices are shares of little.
+
+    Parameters
+    ----------
+    result
+        What `uq.sobol_indices` returned.
+    output
+        An output with one dim; the first one by default.
+    names
+        Inputs or groups, at most six; by default those with the largest total index of the whole curve.
+    labels
+        What to write instead of a name, by name, for example {"beta": r"$\beta$"}.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Panels of the first-order index, the total index, and the sd of the output.
+
+    Raises
+    ------
+    InputError
+        When it is no such result, there is no curve of that name, or names are unknown or too many.
+    """
+    _check(result, "sobol_curves")
+    curves = {name: str(one["variance"].dims[-1]) for name, one in result.indices.items() if one["variance"].ndim == 3}
+    name = next(iter(curves), None) if output is None else output
+    if name is None or name not in curves:
+        raise InputError(f"plots.sobol_curves: output is {output!r}; curves along one coordinate are {list(curves)}.")
+    dim, one = curves[name], result[name]
+    known = list(result.groups)
+    total = one["ST_whole"].mean(("draw", "bootstrap")).values
+    largest = [known[i] for i in sorted(np.argsort(-total, kind="stable")[:MOST_CURVES])]
+    wanted = pick(names, known, largest, MOST_CURVES, "sobol_curves")
+    between = result.interval()[name]
+    grid = one[dim].values
+    figure, axes = new_figure(1, 3, (PAGE, 2.4), f"Sobol indices of {name} along {dim} for {', '.join(wanted)}")
+    entries = {}
+    top = 1.0
+    for ax, kind, title in zip(axes[0], ("S1", "ST"), ("first order", "total"), strict=False):
+        for parameter, colour, dash in zip(wanted, COLOURS, DASHES, strict=False):
+            values = between[kind].sel(parameter=parameter)
+            low, middle, high = (values.sel(bound=bound).values for bound in ("lower", "estimate", "upper"))
+            (drawn,) = ax.plot(grid, middle, color=colour, ls=dash)
+            ax.fill_between(grid, low, high, color=colour, alpha=0.2, lw=0)
+            entries[(labels or {}).get(parameter, parameter)] = drawn
+            top = max(top, float(np.nanmax(high, initial=0.0)))
+        ax.set_title(title)
+    for ax in axes[0, :2]:
+        ax.axhline(0.0, color=GREY, lw=0.7)
+        ax.set_ylim(-0.03, 1.03 * top)
+        number_axis(ax.yaxis, 0.0, top, 5)
+    axes[0, 0].set_ylabel("share of the variance")
+    spread = np.sqrt(np.maximum(one["variance"].mean(("draw", "bootstrap")).values, 0.0))
+    last = axes[0, 2]
+    last.plot(grid, spread, color=BLACK)
+    last.set_ylim(0.0, 1.08 * float(spread.max()) or 1.0)
+    power = number_axis(last.yaxis, 0.0, float(spread.max()), 4)
+    unit = str(one["variance"].attrs.get("unit", "")).removesuffix("²").strip("()")
+    last.set_title(wrapped(label(f"sd of {name}", unit, None, power), 30))
+    for ax in axes[0]:
+        exponent = number_axis(ax.xaxis, float(grid.min()), float(grid.max()), 4)
+        ax.set_xlim(float(grid.min()), float(grid.max()))
+        ax.set_xlabel(label(dim, "", labels, exponent))
+    add_legend(figure, entries, "outside lower center", len(entries))
+    return figure
+
+
+def _check(result: object, who: str) -> None:
+    if not isinstance(result, SobolIndices):
+        raise InputError(f"plots.{who}: got a {type(result).__name__}; give what uq.sobol_indices returned.")

@@ -1,0 +1,104 @@
+"""Draws of a surrogate's function after calibration: its error is the one given the data.
+
+==========  ==================================================================  ==============
+symbol      meaning                                                             shape
+==========  ==================================================================  ==============
+s           function draws, each with a posterior draw of the parameters        S
+o           the observed inputs of a posterior draw                             (E, d)
+f           scores of the function at points u and at all o together            (K, q)
+==========  ==================================================================  ==============
+
+p(f | data) is a mixture over posterior draws theta of p(f | data, theta), and given theta the data speak of f at the
+observed inputs of that theta only. So each draw takes the scores there from their law given the data, and is a draw of
+the surrogate's function everywhere else that passes through them.
+"""
+
+import numpy as np
+
+from uqms._typing import Array, Ints
+from uqms.calibration import Posterior
+from uqms.calibration.direct import is_exact
+from uqms.calibration.predict import Targets, conditional_moments, draw_jointly
+
+__all__ = ["functions_given_data", "room_for"]
+
+ROOM = 2**26  # numbers of joint covariances
+MOST = 768
+SMALLEST = 1e-10  # of the largest eigenvalue
+
+
+def room_for(posterior: Posterior, draws: int) -> tuple[int, int]:
+    """Return how many function draws at how many points fit into memory."""
+    problem = posterior.single
+    one = problem.surrogate.scores(np.full((1, problem.surrogate.domain.d), 0.5)).mean
+    most = min(MOST, int(np.sqrt(ROOM / (one.shape[0] * one.shape[-1]))))
+    observed = len(np.unique(problem.cells.conditions, axis=0)) if not problem.uncertain else problem.cells.experiments
+    draws = min(draws, max(16, most // (2 * observed)))
+    return draws, max(128, most - draws * observed)
+
+
+def functions_given_data(posterior: Posterior, u: Array, draws: int, rng: np.random.Generator) -> Array:
+    """Return the scores (S, M, q) of function draws given the data, at points u (M, d), jointly."""
+    problem = posterior.single
+    theta, h, latents = posterior._thinned(draws)
+    surrogate, count = problem.surrogate, len(h)
+    if is_exact(surrogate):
+        return np.repeat(surrogate.scores(u).mean[:1], count, axis=0)
+    observed = problem.unit_inputs(theta)  # (S, E, d)
+    if not problem.uncertain:
+        _, first = np.unique(problem.cells.conditions, axis=0, return_index=True)
+        experiments = np.sort(first).astype(np.int64)
+        observed = observed[:, experiments]
+    else:
+        experiments = np.arange(problem.cells.experiments, dtype=np.int64)
+    e, q, m = len(experiments), problem.cells.basis.shape[1], len(u)
+    wanted = _scores_given_data(posterior, theta, h, latents, experiments, rng)
+    found = surrogate.scores(np.vstack([u, observed.reshape(count * e, -1)]))
+    out = np.empty((count, m, q))
+    for one in np.unique(h):
+        rows = np.flatnonzero(h == one)
+        for j in range(q):
+            mean, covariance = found.mean[one, :, j], found.covariance[one, j]
+            root = _root(covariance)
+            f = mean + rng.standard_normal((len(rows), root.shape[1])) @ root.T
+            at = m + rows[:, None] * e + np.arange(e)  # (rows, E)
+            inner = np.linalg.pinv(covariance[at[:, :, None], at[:, None, :]], rcond=SMALLEST, hermitian=True)
+            off = wanted[rows, :, j] - np.take_along_axis(f, at, axis=1)
+            gain = np.einsum("sef,sf->se", inner, off)
+            out[rows, :, j] = f[:, :m] + np.einsum("mse,se->sm", covariance[:m, at], gain)
+    return out
+
+
+def _scores_given_data(
+    posterior: Posterior,
+    theta: dict[str, Array],
+    h: Ints,
+    latents: Array,
+    experiments: Ints,
+    rng: np.random.Generator,
+) -> Array:
+    """Return a draw (S, E, q) of the scores at the observed inputs, given the data and the parameters."""
+    problem = posterior.single
+    cells, e = problem.cells, len(experiments)
+    q, t = cells.basis.shape[1], cells.truncation.shape[1]
+    nowhere = {name: np.full(e * q, np.nan) for name in cells.coords}
+    targets = Targets(
+        conditions=cells.conditions[experiments],
+        experiment=np.repeat(np.arange(e), q),
+        output=np.full(e * q, "", dtype=cells.output.dtype),  # of no output: no discrepancy, no scale
+        coords=nowhere,
+        offset=np.zeros(e * q),
+        basis=np.tile(np.eye(q), (e, 1)),
+        truncation=np.zeros((e * q, t)),
+        observed=experiments,
+    )
+    out = np.empty((len(h), e * q))
+    for rows, moments in conditional_moments(problem, theta, h, targets, latents, False, "none"):
+        out[rows] = draw_jointly(moments, rng)
+    return out.reshape(len(h), e, q)
+
+
+def _root(covariance: Array) -> Array:
+    values, vectors = np.linalg.eigh(covariance)
+    real = values > SMALLEST * max(values[-1], 1e-300)
+    return np.asarray(vectors[:, real] * np.sqrt(values[real]))

@@ -1,0 +1,688 @@
+"""Sobol indices of a surrogate's outputs, with the surrogate's error and the Monte Carlo error in their intervals.
+
+==========  ==================================================================  ==================
+symbol      meaning                                                             shape
+==========  ==================================================================  ==================
+f           an output as a function of independent inputs; a draw is one f
+S1          Var(E[f | x_g]) / Var(f), for group g of the inputs
+ST          1 - Var(E[f | all but x_g]) / Var(f)
+S2          share of the interaction of two groups
+whole       the same of a curve: variances integrated along its coordinates
+tau         T omega, what the basis of a curve leaves out; see `outputs`        (m,)
+==========  ==================================================================  ==================
+
+The estimators and their letters are in `_pick_freeze`. Each draw's moments are those of the mean on 16 times as many
+points, plus the difference of both on its own points: what is uncertain is the difference, and it is small.
+"""
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, final
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from uqms._typing import Array, RandomState, as_generator
+from uqms.errors import DesignWarning, InputError
+from uqms.sensitivity._functions import Functions, default_points, functions_of
+from uqms.sensitivity._inputs import IndependentInputs, check_surrogate, independent_inputs
+from uqms.sensitivity._pick_freeze import (
+    REPLICATES,
+    Design,
+    Moments,
+    Products,
+    design_of,
+    of_covariance,
+    pairs_of,
+    products,
+)
+from uqms.surrogates import Surrogate
+from uqms.surrogates.outputs import Layout
+from uqms.surrogates.transforms import Identity
+
+__all__ = ["SobolIndices", "sobol_indices"]
+
+FINER = 16  # times as many points for the mean as for the draws
+PAIRS = 4  # points of a replicate at which what paths leave out is measured
+ROOM = 2**24  # numbers that are held at once while points are evaluated
+MOST = 2**28  # numbers of a result
+NOTHING = 1e-13  # of the largest variance of a curve: less is rounding
+LEAST_DRAWS = 20
+UNEXPLAINED = 0.1  # share of the variance that runs may leave open
+WIDE = 0.05  # sd of an index from the surrogate's error
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class SobolIndices:
+    """Sobol indices of every output, as draws.
+
+    ``result["y"]`` is a Dataset of one output with the variables
+
+    - S1, ST: first-order and total index, dims ("draw", "bootstrap", "parameter", coordinates of the output);
+    - S2: interaction of two parameters, with "other" as a further dim, where it was asked for; NaN on its diagonal;
+    - variance: of the output over the inputs, dims ("draw", "bootstrap", coordinates);
+    - unexplained: share of the variance that the surrogate does not know, dims (coordinates);
+    - S1_whole, ST_whole, S2_whole, unexplained_whole: of a curve or field as a whole.
+
+    Draws are functions that the runs allow, bootstraps what finitely many points do to each. Where an output does not
+    vary, its indices are NaN.
+
+    Attributes
+    ----------
+    indices
+        By output.
+    inputs
+        Names of the inputs that vary.
+    fixed
+        Values of the others.
+    groups
+        By name, the inputs of a group.
+    settings
+        Numbers of draws, points and bootstraps, mass that was cut off outside of the design box.
+    """
+
+    indices: Mapping[str, xr.Dataset]
+    inputs: tuple[str, ...]
+    fixed: Mapping[str, float]
+    groups: Mapping[str, tuple[str, ...]]
+    settings: Mapping[str, float]
+
+    def __getitem__(self, output: str) -> xr.Dataset:
+        """Return the indices of one output."""
+        if output not in self.indices:
+            raise InputError(f"SobolIndices: there is no output {output!r}; there are {', '.join(self.indices)}.")
+        return self.indices[output]
+
+    @property
+    def tree(self) -> xr.DataTree:
+        """All of it as one tree, one node an output."""
+        return xr.DataTree.from_dict({f"/{name}": dataset for name, dataset in self.indices.items()})
+
+    def interval(self, prob: float = 0.95) -> dict[str, xr.Dataset]:
+        """Return, by output, estimates and equal-tailed intervals of all indices.
+
+        Dim "bound" has "estimate" (the mean over the draws), "lower" and "upper"; both errors are in the interval.
+
+        Raises
+        ------
+        InputError
+            When `prob` is not between 0 and 1.
+        """
+        if isinstance(prob, bool) or not isinstance(prob, int | float) or not 0.0 < prob < 1.0:
+            raise InputError(f"prob is {prob!r}; give a number between 0 and 1, such as 0.95.")
+        return {name: _interval(_only_indices(one), prob) for name, one in self.indices.items()}
+
+    def error(self) -> dict[str, xr.Dataset]:
+        """Return, by output, the two parts of the sd of every index, dim "source".
+
+        "surrogate" is what more runs of the simulator reduce, "monte_carlo" what more points do.
+        """
+        return {name: _parts(_only_indices(one)) for name, one in self.indices.items()}
+
+    def table(self, prob: float = 0.95, *, pointwise: bool = False) -> pd.DataFrame:
+        """Return one row for each output, index and parameter: estimate, interval and the two parts of its sd.
+
+        Of curves those of the whole curve, or with `pointwise` those at every coordinate.
+
+        Raises
+        ------
+        InputError
+            When `prob` is not between 0 and 1.
+        """
+        between, parts = self.interval(prob), self.error()
+        rows: list[dict[str, object]] = []
+        for name, one in self.indices.items():
+            for kind in ("S1", "ST", "S2"):
+                key = f"{kind}_whole" if f"{kind}_whole" in one and not pointwise else kind
+                if key in one:
+                    rows += _rows(name, kind, between[name][key], parts[name][key])
+        return pd.DataFrame(rows)
+
+    @property
+    def too_few_runs(self) -> tuple[str, ...]:
+        """Outputs for which more runs are needed: the surrogate's error dominates what is said of them.
+
+        It leaves more than a tenth of the variance unexplained, or the sd of an index from it is above 0.05.
+        """
+        return tuple(name for name, one in self.indices.items() if _few(one))
+
+    def summary(self, prob: float = 0.95) -> str:
+        """Return the table for people: total and first-order indices, the largest first."""
+        found = self.table(prob)
+        lines = []
+        for name, one in self.indices.items():
+            curve = "S1_whole" in one
+            share = float(one["unexplained_whole" if curve else "unexplained"])
+            lines.append(
+                f"{name}{', whole curve' if curve else ''}: {prob:.0%} intervals; the surrogate leaves "
+                f"{share:.2g} of the variance open"
+            )
+            mine = found[found["output"] == name]
+            order = mine[mine["index"] == "ST"].sort_values("estimate", ascending=False)["parameter"]
+            width = max(map(len, order))
+            for parameter in order:
+                cells = [
+                    _cell(kind, mine[(mine["index"] == kind) & (mine["parameter"] == parameter)].iloc[0])
+                    for kind in ("ST", "S1")
+                ]
+                lines.append(f"  {parameter:<{width}}  " + "   ".join(cells))
+            if name in self.too_few_runs:
+                lines.append(f"  {_advice(name)}")
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return self.summary()
+
+
+def sobol_indices(
+    surrogate: Surrogate,
+    inputs: Any = None,
+    *,
+    conditions: Mapping[str, Any] | None = None,
+    outputs: Sequence[str] | None = None,
+    order: Literal[1, 2] = 1,
+    groups: Mapping[str, Sequence[str]] | None = None,
+    draws: int = 200,
+    points: int | None = None,
+    bootstrap: int = 50,
+    rng: RandomState | None = None,
+) -> SobolIndices:
+    """Tell how much of each output's variance every input explains, alone and with others, and how sure that is.
+
+    Use it when inputs are independent: over the prior, to see what matters before there are data. Intervals hold the
+    error of the surrogate, as joint draws of its whole function (errors that were independent from point to point would
+    average out, and intervals come out too narrow), and that of the Monte Carlo points. For dependent inputs, such as
+    the draws of a posterior, use Shapley effects.
+
+    Parameters
+    ----------
+    surrogate
+        What `fit` returned, or one of your own that follows `uq.Surrogate`.
+    inputs
+        Their distribution: by default the prior of the space that the surrogate was trained in. Else a
+        `ParameterSpace`, or a mapping of input to a prior, a range ``uq.Condition(low, high)``, one number (fixed), or
+        draws of it, which are taken as independent of the others. What lies outside of the design box is cut off.
+    conditions
+        Value or range of each known input.
+    outputs
+        Names; all by default.
+    order
+        2 for the interactions of pairs too, at nearly twice the cost.
+    groups
+        Name -> inputs that count as one; other inputs count by themselves.
+    draws
+        Number of functions that are drawn.
+    points
+        Number of points of each of the d + 2 columns of the design (2 d + 2 with order 2), a power of two from 64. By
+        default 1024; for surrogates that are no single Gaussian process as many as make about 2000 evaluations, since
+        the cost of joint draws there grows with the cube of that.
+    bootstrap
+        Number of bootstraps of the design's 16 replicates.
+    rng
+        Whole number or generator.
+
+    Returns
+    -------
+    SobolIndices
+        Print it; ``result["y"]["ST"]`` are draws.
+
+    Raises
+    ------
+    InputError
+        When inputs are dependent, missing, unknown or outside of the design box, a condition is neither fixed nor given
+        a range, groups overlap, or numbers are out of range.
+
+    Warns
+    -----
+    DesignWarning
+        When the surrogate's error dominates: too few runs.
+
+    Notes
+    -----
+    Outputs with a transform are decomposed on their own scale. What the basis of a curve leaves out is a function of
+    the inputs of which only the variance is known: in every draw it is divided at random between them and their
+    interaction. Of a stochastic simulator the indices are those of its mean (with a transform, of its median).
+    Estimates are not clipped: of an input that does nothing they may be slightly below zero.
+
+    References
+    ----------
+    Sobol' (2001), doi:10.1016/S0378-4754(00)00270-6; Oakley & O'Hagan (2004), doi:10.1111/j.1467-9868.2004.05304.x;
+    Le Gratiet, Cannamela & Iooss (2014), doi:10.1137/130926869; whole curves: Lamboni et al. (2011),
+    doi:10.1016/j.ress.2010.09.002, Gamboa et al. (2014), doi:10.1214/14-EJS895.
+
+    Examples
+    --------
+    >>> import uqms as uq
+    >>> space = uq.ParameterSpace(a=uq.Uniform(0.0, 1.0), b=uq.Uniform(0.0, 1.0))
+    >>> design = uq.sobol(space, 32, rng=1)
+    >>> runs = uq.ensemble.build(design, {"y": 2.0 * design["a"].values + design["b"].values})
+    >>> result = uq.sobol_indices(uq.GaussianProcess().fit(runs), rng=1)
+    >>> result["y"]["S1"].mean(("draw", "bootstrap")).values.round(2)
+    array([0.8, 0.2])
+    """
+    who = "sobol_indices"
+    surrogate = check_surrogate(surrogate, who)
+    over = independent_inputs(surrogate, inputs, conditions, who)
+    names = _outputs(surrogate, outputs, who)
+    named = _groups(over.names, groups, who)
+    _check_counts(order, draws, bootstrap, who)
+    generator = as_generator(rng)
+    columns = 2 + len(named) * (2 if order == 2 else 1)
+    n = default_points(surrogate, columns, REPLICATES) if points is None else _checked_points(points, who)
+    _check_room(surrogate, names, draws * bootstrap * len(named) * (2 + (order == 2) * len(named)), who)
+    places = [[over.names.index(name) for name in group] for group in named.values()]
+    design = design_of(places, len(over.names), FINER * n // REPLICATES, order == 2, generator)
+    pairs = np.swapaxes(_at(design, over, slice(None), PAIRS), 1, 2).reshape(-1, design.columns, over.box.d)
+    functions = functions_of(surrogate, over, draws, pairs, generator)
+    sums = _moments(surrogate, names, design, over, functions, n // REPLICATES)
+    weights = generator.multinomial(REPLICATES, np.full(REPLICATES, 1.0 / REPLICATES), size=bootstrap) / REPLICATES
+    # The variance of a mean of r values that are drawn again from themselves is (r - 1) / r of what it should be.
+    weights = 1.0 / REPLICATES + (weights - 1.0 / REPLICATES) * math.sqrt(REPLICATES / (REPLICATES - 1))
+    sizes = np.array([len(group) for group in named.values()])
+    indices = {
+        name: _dataset(surrogate.layouts[name], sums[name], weights, list(named), sizes, generator) for name in names
+    }
+    settings = {"draws": draws, "points": n, "bootstrap": bootstrap, "outside": over.outside}
+    found = SobolIndices(indices, over.names, dict(over.fixed), {k: tuple(v) for k, v in named.items()}, settings)
+    for name in found.too_few_runs:
+        warnings.warn(f"{name}: {_advice(name)}", DesignWarning, stacklevel=2)
+    return found
+
+
+# ---------------------------------------------------------------------------------------------------------- arguments
+def _outputs(surrogate: Surrogate, outputs: Sequence[str] | None, who: str) -> list[str]:
+    known = list(surrogate.layouts)
+    if isinstance(outputs, str):
+        raise InputError(f"{who}: outputs is {outputs!r}; give a sequence, [{outputs!r}].")
+    wanted = known if outputs is None else [str(name) for name in outputs]
+    unknown = [name for name in wanted if name not in known]
+    if unknown or not wanted or len(set(wanted)) < len(wanted):
+        raise InputError(f"{who}: outputs is {wanted}; give some of {known}, each once.")
+    return wanted
+
+
+def _groups(names: tuple[str, ...], groups: Mapping[str, Sequence[str]] | None, who: str) -> dict[str, list[str]]:
+    if groups is None:
+        return {name: [name] for name in names}
+    if not isinstance(groups, Mapping) or any(isinstance(value, str) for value in groups.values()):
+        raise InputError(f"{who}: groups is {groups!r}; give a mapping of name to inputs, {{'heart': ['HR', 'Emax']}}.")
+    given = {str(name): [str(one) for one in group] for name, group in groups.items()}
+    members = [name for group in given.values() for name in group]
+    unknown = sorted(set(members) - set(names))
+    twice = sorted({name for name in members if members.count(name) > 1})
+    if unknown or twice or any(not group for group in given.values()):
+        raise InputError(
+            f"{who}: groups hold {unknown} which do not vary, {twice} more than once, or none at all; the inputs that "
+            f"vary are {', '.join(names)}."
+        )
+    rest = {name: [name] for name in names if name not in members}
+    clash = sorted(set(rest) & set(given))
+    if clash:
+        raise InputError(f"{who}: {', '.join(clash)} names a group and an input outside of it; rename the group.")
+    return {**given, **rest}
+
+
+def _check_counts(order: object, draws: object, bootstrap: object, who: str) -> None:
+    if order not in (1, 2) or isinstance(order, bool):
+        raise InputError(f"{who}: order is {order!r}; give 1 (first-order and total) or 2 (interactions of pairs too).")
+    for key, value, least in (("draws", draws, LEAST_DRAWS), ("bootstrap", bootstrap, 2)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+            raise InputError(f"{who}: {key} is {value!r}; give a whole number of at least {least}.")
+
+
+def _checked_points(points: object, who: str) -> int:
+    if not isinstance(points, int | np.integer) or points < 4 * REPLICATES or points & (points - 1):
+        raise InputError(f"{who}: points is {points!r}; give a power of two of at least {4 * REPLICATES}.")
+    return int(points)
+
+
+def _check_room(surrogate: Surrogate, names: Sequence[str], each: int, who: str) -> None:
+    count = sum(math.prod(surrogate.layouts[name].shape) for name in names)
+    if each * count > MOST:
+        raise InputError(
+            f"{who}: the indices at {count} coordinates would be {each * count:.1e} numbers, {8e-9 * each * count:.0f} "
+            "GB; lower draws or bootstrap, choose outputs=, or fit fewer coordinates: ensemble.isel(t=slice(0, None, "
+            "10))."
+        )
+
+
+def _advice(name: str) -> str:
+    return (
+        f"Too few runs for {name}: the surrogate's error dominates these indices. Run more points, "
+        "uq.extend(design, n); what more runs bring, uq.learning_curve says."
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------ moments
+def _at(design: Design, over: IndependentInputs, replicates: slice, n: int) -> Array:
+    """Return u (r, c, n, d) at the first n points of some replicates."""
+    a, b = design.a[replicates, :n], design.b[replicates, :n]
+    shape = (*a.shape[:2], over.box.d)
+    ua, ub = (over.to_box(v.reshape(-1, v.shape[-1])).reshape(shape) for v in (a, b))
+    from_b = np.zeros((design.columns, over.box.d), dtype=bool)
+    from_b[:, [over.box.names.index(name) for name in over.names]] = design.from_b
+    return np.where(from_b[None, :, None, :], ub[:, None], ua[:, None])
+
+
+class _Features(NamedTuple):
+    """What the moments of one output are made of, and how they become those at its coordinates.
+
+    Attributes
+    ----------
+    layout
+        Of the output.
+    scores
+        Which of all scores it has, (f,).
+    offset, basis
+        From these scores to the transform's scale, (m,), (m, f).
+    centre
+        What is taken from the features before products are formed: of the scores, or of the output, (f,) or (m,).
+    leftover
+        Square of the truncation factor on the output's own scale, (m, t).
+    slope
+        Mean squared slope of the transform's inverse, (m,).
+    """
+
+    layout: Layout
+    scores: Array
+    offset: Array
+    basis: Array
+    centre: Array
+    leftover: Array
+    slope: Array
+
+    @property
+    def plain(self) -> bool:
+        return isinstance(self.layout.transform, Identity)
+
+    def of(self, scores: Array) -> Array:
+        """Return the features (..., f) of all scores (..., q)."""
+        own = scores[..., self.scores.astype(int)]
+        return (own if self.plain else self.decoded(own)) - self.centre
+
+    def decoded(self, own: Array) -> Array:
+        return np.asarray(self.layout.transform.inverse(self.offset + own @ self.basis.T))
+
+    def of_rest(self, rest: Array) -> Array:
+        """Return the covariance of features (..., f) of independent scores with covariances (..., q)."""
+        own = rest[..., self.scores.astype(int)]
+        return own if self.plain else (own @ (self.basis**2).T) * self.slope
+
+    def pointwise(self, moments: Moments) -> Moments:
+        """Return the moments at every coordinate (..., m)."""
+        if not self.plain:
+            return moments
+        return Moments(moments.mean @ self.basis.T, *(self.at(each) for each in moments[1:]))
+
+    def at(self, products: Array) -> Array:
+        """Return the products (..., k) at every coordinate (..., m)."""
+        return np.asarray(products @ self._square) if self.plain else products
+
+    @property
+    def _square(self) -> Array:
+        return np.asarray(np.einsum("mf,mg->fgm", self.basis, self.basis).reshape(-1, len(self.basis)))
+
+    def embedded(self, values: Array) -> Array:
+        """Return covariances of features (..., f), which are independent, as products (..., k)."""
+        if not self.plain:
+            return values
+        f = values.shape[-1]
+        out = np.zeros((*values.shape[:-1], f * f))
+        out[..., :: f + 1] = values
+        return out
+
+
+def _features(surrogate: Surrogate, name: str, mean: Array) -> _Features:
+    """Return those of an output; `mean` (k, q) are scores in the middle of the inputs."""
+    layout = surrogate.layouts[name]
+    offset, basis, truncation = surrogate.decode(name)
+    scores = np.flatnonzero(np.any(basis != 0.0, axis=0))
+    scores = scores if len(scores) else np.zeros(1, dtype=np.int64)
+    own, basis = mean[:, scores], basis[:, scores]
+    left = truncation[:, np.any(truncation != 0.0, axis=0)]
+    slope = np.ones(len(offset))
+    if isinstance(layout.transform, Identity):
+        centre = own.mean(axis=0)
+    else:
+        z = offset + own @ basis.T
+        centre = layout.transform.inverse(z).mean(axis=0)
+        slope = np.mean(layout.transform.slopes(z, np.zeros_like(z))[0] ** 2, axis=0)
+    return _Features(layout, scores.astype(np.float64), offset, basis, centre, left**2 * slope[:, None], slope)
+
+
+class _Sums(NamedTuple):
+    """What is known of one output: moments by draw and replicate, and the spread of the draws."""
+
+    features: _Features
+    moments: Moments  # (s, r, ..., k)
+    spread: Array  # (k,), mean product of the draws' deviations from their mean
+
+
+def _moments(
+    surrogate: Surrogate,
+    names: Sequence[str],
+    design: Design,
+    over: IndependentInputs,
+    functions: Functions,
+    n: int,
+) -> dict[str, _Sums]:
+    """Return the sums of every output, some replicates at a time."""
+    replicates, fine = design.a.shape[:2]
+    s, c, _, q = functions.rest.shape
+    everything = None
+    if functions.at_once:
+        u = _at(design, over, slice(None), n)
+        drawn = functions.draws(u.reshape(-1, u.shape[-1]))
+        everything = drawn.reshape(s, *u.shape[:-1], q)
+    widest = max((math.prod(surrogate.layouts[name].shape) for name in names if not _plain(surrogate, name)), default=0)
+    size = max(1, ROOM // (c * max(s * n, fine) * max(q, widest)))
+    features: dict[str, _Features] = {}
+    parts: dict[str, list[tuple[Moments, Array]]] = {name: [] for name in names}
+    for start in range(0, replicates, size):
+        block = slice(start, min(start + size, replicates))
+        u = _at(design, over, block, fine)
+        mean = functions.mean(u.reshape(-1, u.shape[-1])).reshape(1, *u.shape[:-1], q)
+        few = np.ascontiguousarray(u[:, :, :n])
+        if everything is None:
+            drawn = functions.draws(few.reshape(-1, u.shape[-1])).reshape(s, *few.shape[:-1], q)
+        else:
+            drawn = everything[:, block]
+        for name in names:
+            if name not in features:
+                features[name] = _features(surrogate, name, mean[0, :, 0].reshape(-1, q))
+            one = features[name]
+            mine, near = one.of(drawn), one.of(mean)
+            of_draws = products(mine, design.groups, not one.plain)
+            off = mine - mine.mean(axis=0)
+            spread = Products(not one.plain, off).power().sum(axis=0) / (s - 1)
+            coarse, fine_ = (products(near[:, :, :, :k], design.groups, not one.plain) for k in (n, fine))
+            total = of_draws.minus(coarse).plus(fine_)
+            parts[name].append((total, spread))
+    out = {}
+    for name in names:
+        one = features[name]
+        joined = Moments(*(np.concatenate(each, axis=1) for each in zip(*(m for m, _ in parts[name]), strict=True)))
+        spread = np.concatenate([each for _, each in parts[name]]).mean(axis=0)
+        own = one.of_rest(functions.rest)
+        rest = of_covariance(own, design.groups)
+        added = Moments(np.zeros((s, 1, 1)), *(one.embedded(each)[:, None] for each in rest[1:]))
+        out[name] = _Sums(one, joined.plus(added), spread + one.embedded(rest.power.mean(axis=0)))
+    return out
+
+
+def _plain(surrogate: Surrogate, name: str) -> bool:
+    return isinstance(surrogate.layouts[name].transform, Identity)
+
+
+# ------------------------------------------------------------------------------------------------------------ indices
+class _Shares(NamedTuple):
+    """Indices of draws and bootstraps: variance (s, b, m), first and total (s, b, g, m), second (s, b, pairs, m)."""
+
+    variance: Array
+    first: Array
+    total: Array
+    second: Array
+
+
+def _shares(moments: Moments, delta: Array, weights: Array, left: Array, parts: Array) -> _Shares:
+    """Return indices from the moments at coordinates.
+
+    Parameters
+    ----------
+    moments
+        At coordinates, (s, r, ..., m).
+    delta
+        Square of the mean that is taken off, (s, b, m).
+    weights
+        Of the replicates in each bootstrap, (b, r).
+    left
+        Variance that each omega adds, (m, t).
+    parts
+        How each draw divides it, (s, g + 1, t): the groups alone, then their interaction.
+    """
+    power, base, first, total, second = (
+        np.einsum("br,sr...->sb...", weights, each, optimize=True) for each in moments[1:]
+    )
+    added = parts @ left.T  # (s, g + 1, m)
+    variance = power - delta + left.sum(axis=1)
+    largest = float(np.max(variance, initial=0.0))
+    known = np.where(variance > NOTHING * largest, variance, np.nan)
+    interaction = added[:, None, -1:]
+    total = total + added[:, None, :-1] + interaction
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share = total / known[:, :, None]
+        middle = np.clip(np.nan_to_num(1.0 - share.mean(axis=(0, 1))), 0.0, 1.0)  # lambda (g, m)
+        centred = base - delta
+        alone = first - delta[:, :, None] - middle * centred[:, :, None] + added[:, None, :-1]
+        both = second
+        if second.shape[2]:
+            pairs = np.array(pairs_of(share.shape[2]))
+            shared = np.clip(middle[pairs[:, 0]] + middle[pairs[:, 1]] - 1.0, 0.0, 1.0)
+            closed = second - delta[:, :, None] - shared * centred[:, :, None]
+            lone = first - delta[:, :, None] - middle * centred[:, :, None]
+            both = (closed - lone[:, :, pairs[:, 0]] - lone[:, :, pairs[:, 1]]) / known[:, :, None]
+        return _Shares(variance, alone / known[:, :, None], share, both)
+
+
+def _dataset(
+    layout: Layout, sums: _Sums, weights: Array, names: list[str], sizes: Array, rng: np.random.Generator
+) -> xr.Dataset:
+    """Return the indices of one output."""
+    one = sums.features
+    s, g = sums.moments.mean.shape[0], len(names)
+    t = one.leftover.shape[1]
+    # Gamma variates over their sum are Dirichlet: as many equal parts as inputs, and one for their interaction.
+    parts = rng.standard_gamma(np.append(sizes, 1.0)[:, None], (s, g + 1, t))
+    parts /= np.maximum(parts.sum(axis=1, keepdims=True), 1e-300)
+    at = one.pointwise(sums.moments)
+    mean = np.einsum("br,srm->sbm", weights, at.mean, optimize=True)
+    found = _shares(at, mean**2, weights, one.leftover, parts)
+    spread = one.at(sums.spread) + one.leftover.sum(axis=1)
+    average = found.variance.mean(axis=(0, 1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        unexplained = np.where(average > 0.0, spread / average, np.nan)
+    data = _variables(found, unexplained, layout, "")
+    data["variance"].attrs["unit"] = f"({layout.unit})²" if layout.unit else ""
+    if layout.dims:
+        along = _weights(layout)
+        whole = Moments(*(np.sum(each * along, axis=-1, keepdims=True) for each in at))
+        left = along[None] @ one.leftover
+        of_whole = _shares(whole, np.sum(mean**2 * along, axis=-1, keepdims=True), weights, left, parts)
+        share = np.array([np.sum(along * spread) / max(float(np.sum(along * average)), 1e-300)])
+        data |= _variables(of_whole, share, Layout(), "_whole")
+        del data["variance_whole"]
+    coords: dict[str, Any] = {"parameter": names, **{dim: np.asarray(v) for dim, v in layout.coords.items()}}
+    if any("other" in each.dims for each in data.values()):
+        coords["other"] = names
+    return xr.Dataset(data, coords=coords)
+
+
+def _variables(found: _Shares, unexplained: Array, layout: Layout, end: str) -> dict[str, xr.DataArray]:
+    s, b, g, _ = found.first.shape
+    lead = ("draw", "bootstrap")
+    out = {
+        f"S1{end}": xr.DataArray(found.first.reshape(s, b, g, *layout.shape), dims=(*lead, "parameter", *layout.dims)),
+        f"ST{end}": xr.DataArray(found.total.reshape(s, b, g, *layout.shape), dims=(*lead, "parameter", *layout.dims)),
+    }
+    if found.second.shape[2]:
+        full = np.full((s, b, g, g, found.second.shape[-1]), np.nan)
+        for k, (i, j) in enumerate(pairs_of(g)):
+            full[:, :, i, j] = full[:, :, j, i] = found.second[:, :, k]
+        out[f"S2{end}"] = xr.DataArray(
+            full.reshape(s, b, g, g, *layout.shape), dims=(*lead, "parameter", "other", *layout.dims)
+        )
+    out[f"variance{end}"] = xr.DataArray(found.variance.reshape(s, b, *layout.shape), dims=(*lead, *layout.dims))
+    out[f"unexplained{end}"] = xr.DataArray(unexplained.reshape(layout.shape), dims=layout.dims)
+    return out
+
+
+def _weights(layout: Layout) -> Array:
+    """Return the weights (m,) of the trapezoidal rule along all coordinates."""
+    total = np.ones(())
+    for dim in layout.dims:
+        grid = np.asarray(layout.coords[dim], dtype=np.float64)
+        order = np.argsort(grid)
+        gaps = np.diff(grid[order])
+        each = np.ones(1) if len(grid) == 1 else np.empty(len(grid))
+        if len(grid) > 1:
+            each[order] = 0.5 * (np.append(gaps, 0.0) + np.append(0.0, gaps))
+        total = np.multiply.outer(total, each / each.sum())
+    return total.ravel()
+
+
+# ------------------------------------------------------------------------------------------------------------- tables
+def _only_indices(one: xr.Dataset) -> xr.Dataset:
+    return one[[str(key) for key in one.data_vars if str(key).startswith("S")]]
+
+
+def _interval(one: xr.Dataset, prob: float) -> xr.Dataset:
+    lead = ("draw", "bootstrap")
+    ends = one.quantile([0.5 - 0.5 * prob, 0.5 + 0.5 * prob], dim=lead, skipna=False).rename(quantile="bound")
+    ends = ends.assign_coords(bound=["lower", "upper"])
+    middle = one.mean(lead, skipna=False).expand_dims(bound=["estimate"])
+    return xr.concat([middle, ends], dim="bound")
+
+
+def _parts(one: xr.Dataset) -> xr.Dataset:
+    """Return the sds of the surrogate's and of the Monte Carlo error."""
+    between = one.mean("bootstrap", skipna=False).std("draw", ddof=1, skipna=False)
+    within: xr.Dataset = one.var("bootstrap", ddof=1, skipna=False).mean("draw", skipna=False) ** 0.5
+    return xr.concat([between, within], dim="source").assign_coords(source=["surrogate", "monte_carlo"])
+
+
+def _rows(output: str, kind: str, between: xr.DataArray, parts: xr.DataArray) -> list[dict[str, object]]:
+    dims = [dim for dim in between.dims if dim != "bound"]
+    cells = [range(between.sizes[dim]) for dim in dims]
+    rows: list[dict[str, object]] = []
+    for at in np.ndindex(*(len(each) for each in cells)):
+        place = dict(zip(dims, at, strict=True))
+        if "other" in place and place["other"] <= place["parameter"]:
+            continue
+        labels = {str(dim): between[dim].values[i] for dim, i in place.items()}
+        values = between.isel(place).values
+        errors = parts.isel(place).values
+        rows.append(
+            {"output": output, "index": kind}
+            | labels
+            | dict(zip(("estimate", "lower", "upper"), map(float, values), strict=True))
+            | {"surrogate_sd": float(errors[0]), "monte_carlo_sd": float(errors[1])}
+        )
+    return rows
+
+
+def _cell(kind: str, row: Any) -> str:
+    return (
+        f"{kind} {row['estimate']:.3f} [{row['lower']:.3f}, {row['upper']:.3f}] "
+        f"(sd: surrogate {row['surrogate_sd']:.2g}, Monte Carlo {row['monte_carlo_sd']:.2g})"
+    )
+
+
+def _few(one: xr.Dataset) -> bool:
+    end = "_whole" if "S1_whole" in one else ""
+    share = float(one[f"unexplained{end}"])
+    spread = [float(_parts(one[[f"{kind}{end}"]])[f"{kind}{end}"].isel(source=0).max()) for kind in ("S1", "ST")]
+    return share > UNEXPLAINED or max(spread) > WIDE
