@@ -23,7 +23,7 @@ from uqms.surrogates.process import ScoreProcess
 
 TIMES = np.array([0.0, 1.0, 2.0])
 CONDITIONS = (0.1, 0.35, 0.65, 0.9)
-NOISE = 0.02
+NOISE, SMALL_NOISE = 0.06, 0.03
 CLOUD, LATTICE = 600, 121
 FREEDOM, ROUNDS = 10.0, 6
 STARTS = (-1.5, 0.0, 1.5)  # prior sds
@@ -38,7 +38,7 @@ def curve_surrogate(runs: int = 14) -> tuple[uq.Surrogate, uq.ParameterSpace]:
     population = uq.Population(space, individual=("a", "b"), spread={"a": 0.2, "b": 0.2})
     design = uq.sobol(population.box(), runs, rng=1)
     a, b, x = (design[name].values[:, None] for name in ("a", "b", "x"))
-    y = 1.5 * np.sin(1.2 * a + x) * np.exp(-b * TIMES) + 0.3 * a * TIMES * x
+    y = 1.5 * np.sin(0.7 * a + 0.3 * x) * np.exp(-b * TIMES) + 0.3 * a * TIMES * x
     curves = xr.DataArray(y, dims=("run", "t"), coords={"t": TIMES})
     settings = uq.GaussianProcess(outputs={"y": uq.Curve(max_scores=2)}, hyperparameters="point")
     return settings.fit(uq.ensemble.build(design, {"y": curves})), space
@@ -58,12 +58,23 @@ def table(subjects: int, missing: float = 0.2, seed: int = 1) -> uq.Observations
     )
 
 
+def error_over_noise(problem: uq.PopulationCalibration, noise: float) -> float:
+    """Return the surrogate's sd, truncation included, over that of the noise: root mean squares over the prior."""
+    data, rng = problem.data, np.random.default_rng(0)
+    own = problem.individuals(problem.prior_draws(200, rng), rng.standard_normal((200, problem.latents)))
+    u, cells = data.unit_inputs(own), problem.data.cells
+    covariance = data.surrogate.scores(u).covariance[0]  # (s, q, k, k)
+    variance = np.diagonal(covariance, axis1=2, axis2=3)[..., cells.experiment]
+    of_cells = np.einsum("sqn,nq->sn", variance, cells.basis**2) + np.sum(cells.truncation**2, axis=1)
+    return float(np.sqrt(of_cells.mean()) / noise)
+
+
 def small(*, centred: bool, **settings: Any) -> uq.PopulationCalibration:
     """Return a population of eight subjects in which two parameters differ."""
     surrogate, space = curve_surrogate()
     spread = {"a": uq.LogNormal(median=0.12, sigma=0.25), "b": uq.LogNormal(median=0.12, sigma=0.25)}
     population = uq.Population(space, individual=("a", "b"), spread=spread, centred=centred, **settings)
-    return uq.Calibration(surrogate, table(8), uq.GaussianNoise(sd=0.03), population=population)
+    return uq.Calibration(surrogate, table(8), uq.GaussianNoise(sd=SMALL_NOISE), population=population)
 
 
 # --- one individual parameter: subjects integrated out by quadrature --------------------------------------------------
@@ -75,7 +86,7 @@ def one_parameter(subjects: int) -> uq.PopulationCalibration:
     population = uq.Population(space, individual=("a",), spread=uq.LogNormal(median=0.15, sigma=0.3))
     design = uq.sobol(population.box(), 9, rng=1)
     a, x = (design[name].values[:, None] for name in ("a", "x"))
-    y = 1.5 * np.sin(0.8 * a + 0.5 * x) + TIMES * (0.4 * np.exp(-a) * x - 0.3 * np.cos(1.5 * a + x))
+    y = 1.2 * a + 0.25 * np.sin(5.0 * x + a) + TIMES * (0.4 * a * x + 0.2 * np.cos(4.0 * x - a))
     curves = xr.DataArray(y, dims=("run", "t"), coords={"t": TIMES})
     settings = uq.GaussianProcess(outputs={"y": uq.Curve(max_scores=2)}, hyperparameters="point")
     surrogate = settings.fit(uq.ensemble.build(design, {"y": curves}))
@@ -103,7 +114,9 @@ class Marginal:
         cloud = data.unit_inputs(own).reshape(-1, data.surrogate.domain.d)
         cloud = cloud[rng.choice(len(cloud), CLOUD, replace=False)]
         process = data.surrogate.process
-        self.error = nystroem(process, cloud, inputs=cells.experiments)
+        basis = data.surrogate.decode("y", {"t": TIMES}).basis
+        noise = NOISE**2 / np.sum(basis**2, axis=0)
+        self.error = nystroem(process, cloud, inputs=cells.experiments, noise=noise)
         self.lowrank = LowRank(self.error, cells.flat(np.arange(process.q)), cells.unit)
         self.sigma = NOISE
         self.unit = cells.unit  # inputs are in the order of conditions, subjects in that of the table
@@ -221,7 +234,7 @@ class Data:
             if k_hat < 0.5 and 1.0 / np.sum(weight**2) > 0.2 * count:
                 break
             power = 1.0
-            while 1.0 / np.sum(weight**2) < 5 * D:  # too few draws would say that the law is narrow
+            while 1.0 / np.sum(weight**2) < 10 * D:  # too few draws would say that the law is narrow
                 power *= 0.7
                 weight = np.exp(power * (raw - raw.max()))
                 weight /= weight.sum()

@@ -64,7 +64,7 @@ def covered(name: str, level: float, inside: Array, reason: str | None = None) -
 def sbc(centred: bool, n: int, seed: int) -> list[Aim]:
     """Return the aims of simulation-based calibration."""
     name = f"SBC, 8 subjects, {'centred' if centred else 'non-centred'}"
-    sampler = uq.NUTS(draws=250, tune=250, target_accept=0.95 if centred else 0.9)
+    sampler = uq.NUTS(draws=300, tune=250, target_accept=0.95 if centred else 0.9)
     problem, begin = small(centred=centred), time.perf_counter()
     found = simulation_based_calibration(problem, n, sampler=sampler, rng=seed, alpha=0.001)
     reruns = 0
