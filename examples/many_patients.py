@@ -158,28 +158,23 @@ print(posterior.shrinkage().round(2))
 # %%
 # Individual fits
 # ---------------
-# Six patients, from the youngest to the oldest: measurements, the median curve, and where 95 % of new measurements
-# would lie. The prediction knows the surrogate's error given the data of all patients.
+# Six patients, from the youngest to the oldest, with their measurements. The prediction knows the surrogate's error
+# given the data of all patients.
 
-oldest_last = patients.sort_values("age").index.astype(str)
-shown = list(oldest_last[np.linspace(0, len(patients) - 1, 6).astype(int)])
-prediction = posterior.predict(subjects=shown, noise=True, rng=2)
-band = prediction.interval()["conc"]
-median = prediction.draws["conc"].median("sample")
+labels = {"conc": "concentration at 100 µg/min", "minute": "time since the end", "infusion": "infusion of"}
+by_age = list(patients.sort_values("age").index.astype(str))
+shown = [by_age[i] for i in np.linspace(0, len(by_age) - 1, 6).astype(int)]
+figures = {"individual_fits": uq.plots.individual_fits(posterior, subjects=shown, labels=labels)}
+figures["individual_fits"]
 
-fits, axes = plt.subplots(2, 3, figsize=(9.0, 5.2), sharex=True, sharey=True, layout="constrained")
-for axis, label in zip(axes.ravel(), shown, strict=True):
-    own = measured[measured["Subject"].astype(str) == label]
-    ends = (band.sel(subject=label, bound=bound) for bound in ("lower", "upper"))
-    axis.fill_between(MINUTES, *ends, color="#56B4E9", alpha=0.4, linewidth=0)
-    axis.plot(MINUTES, median.sel(subject=label), color="#0072B2")
-    axis.plot(own["minute"], own["conc"], "o", color="black", markersize=4)
-    axis.set_title(f"patient {label}, {patients.loc[int(label), 'age']:.0f} years", fontsize="medium")
-    axis.set_yscale("log")
-fits.supxlabel("minutes after the end of the infusion")
-fits.supylabel("concentration at 100 µg/min (µg/L)")
-figures = {"individual_fits": fits}
-fits
+# %%
+# Covariates
+# ----------
+# What is individual, against age and lean body mass: blue where the effect is in the model, orange where it is not. An
+# orange line that leaves out zero asks for a covariate.
+
+figures["covariates"] = uq.plots.covariates(posterior, labels={"age": "age (years)", "lbm": "lean body mass (kg)"})
+figures["covariates"]
 
 # %%
 # Clearance and age
