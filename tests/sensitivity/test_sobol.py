@@ -11,7 +11,7 @@ from test_plots import curve_problem, posterior_of
 
 import uqms as uq
 from uqms.errors import DesignWarning, InputError
-from uqms.sensitivity import SobolIndices, _functions, sobol_indices
+from uqms.sensitivity import SobolIndices, _functions, sobol, sobol_indices
 from uqms.surrogates import GaussianProcessSurrogate
 from uqms.surrogates.kernels import Matern52, correlation
 from uqms.surrogates.transforms import Log
@@ -231,6 +231,20 @@ def test_a_curve_is_its_coordinates_and_the_whole_their_average() -> None:
     assert set(result.tree.children) == {"y", "second"}
 
 
+def test_squares_at_coordinates_and_products_of_scores_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(1)
+    x = rng.random((12, 2))
+    y = np.column_stack([np.sin(4.0 * x[:, 0]) + x[:, 1], x[:, 0] * x[:, 1]])
+    basis = rng.standard_normal((5, 2))
+    surrogate = given_surrogate(x, y, basis=basis, truncation=0.01 * np.ones((5, 1)), names=("a", "b"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DesignWarning)
+        products = sobol_indices(surrogate, points=128, order=2, rng=1)["y"]
+        monkeypatch.setattr(sobol, "MOST_SCORES", 1)
+        squares = sobol_indices(surrogate, points=128, order=2, rng=1)["y"]
+    xr.testing.assert_allclose(products, squares, atol=1e-9)
+
+
 def test_what_a_basis_leaves_out_belongs_to_anyone() -> None:
     truncation = np.array([[1.0], [0.0]])
     outputs = {"y": (np.array([[1.0], [1.0]]), truncation)}
@@ -298,6 +312,16 @@ def test_several_kinds_of_surrogates_agree() -> None:
     for name, result in found.items():
         assert result.inputs == ("a", "b")
         np.testing.assert_allclose(result["y"]["ST"].mean(LEAD), total, atol=0.03, err_msg=name)
+
+
+def test_a_simulator_itself_has_no_error_of_a_surrogate() -> None:
+    space = uq.ParameterSpace(a=uq.Normal(1.0, 0.5), b=uq.LogNormal(1.0, 0.4))
+    simulator = uq.DirectSimulator(lambda a, b: a * b, space=space, outputs={"y": ()}, vectorized=True)
+    result = sobol_indices(simulator, draws=20, rng=1)
+    relative = np.array([0.25, np.expm1(0.16)])
+    total = relative * (1.0 + relative[::-1]) / (np.prod(1.0 + relative) - 1.0)
+    assert np.abs(off(result, "ST", total)).max() < 4.0
+    assert float(result.error()["y"]["ST"].sel(source="surrogate").max()) < 1e-12
 
 
 # ------------------------------------------------------------------------------------------------ seeds and bad inputs

@@ -12,7 +12,7 @@ from uqms.sensitivity._inputs import IndependentInputs
 from uqms.surrogates import GaussianProcessSurrogate, Surrogate
 from uqms.surrogates.paths import Paths, mean_path, paths
 
-__all__ = ["ANCHORS", "Functions", "default_points", "functions_of"]
+__all__ = ["ANCHORS", "Functions", "default_points", "functions_of", "is_exact"]
 
 ANCHORS = 512, 128, 1536  # at least, for each input, at most: more inputs have more directions in which errors vary
 MEMBERS = 2  # hyperparameter draws whose mean is the control variate
@@ -41,9 +41,14 @@ class Functions(NamedTuple):
     at_once: bool
 
 
+def is_exact(surrogate: Surrogate) -> bool:
+    """Return whether it is the simulator itself, without an error."""
+    return bool(getattr(surrogate, "exact", False))
+
+
 def default_points(surrogate: Surrogate, columns: int, replicates: int) -> int:
     """Return the number of points of a column."""
-    if isinstance(surrogate, GaussianProcessSurrogate):
+    if isinstance(surrogate, GaussianProcessSurrogate) or is_exact(surrogate):
         return 64 * replicates
     each = max(4, EVALUATIONS // (columns * replicates))
     return replicates * (1 << (each.bit_length() - 1))

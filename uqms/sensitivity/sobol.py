@@ -27,7 +27,7 @@ import xarray as xr
 
 from uqms._typing import Array, RandomState, as_generator
 from uqms.errors import DesignWarning, InputError
-from uqms.sensitivity._functions import Functions, default_points, functions_of
+from uqms.sensitivity._functions import Functions, default_points, functions_of, is_exact
 from uqms.sensitivity._inputs import IndependentInputs, check_surrogate, independent_inputs
 from uqms.sensitivity._pick_freeze import (
     REPLICATES,
@@ -49,6 +49,7 @@ __all__ = ["SobolIndices", "sobol_indices"]
 FINER = 16  # times as many points for the mean as for the draws
 PAIRS = 4  # points of a replicate at which what paths leave out is measured
 DEGREE = 10  # of the polynomials of main effects
+MOST_SCORES = 32  # of which all products are formed
 ROOM = 2**24  # numbers that are held at once while points are evaluated
 MOST = 2**28  # numbers of a result
 NOTHING = 1e-13  # of the largest variance of a curve: less is rounding
@@ -203,7 +204,7 @@ def sobol_indices(
     Parameters
     ----------
     surrogate
-        What `fit` returned, or one of your own that follows `uq.Surrogate`.
+        What `fit` returned, or one of your own that follows `uq.Surrogate`; `uq.DirectSimulator` is one without error.
     inputs
         Their distribution: by default the prior of the space that the surrogate was trained in. Else a
         `ParameterSpace`, or a mapping of input to a prior, a range ``uq.Condition(low, high)``, one number (fixed), or
@@ -277,7 +278,8 @@ def sobol_indices(
     n = default_points(surrogate, columns, REPLICATES) if points is None else _checked_points(points, who)
     _check_room(surrogate, names, draws * bootstrap * len(named) * (2 + (order == 2) * len(named)), who)
     places = [[over.names.index(name) for name in group] for group in named.values()]
-    design = design_of(places, len(over.names), FINER * n // REPLICATES, order == 2, generator)
+    finer = 1 if is_exact(surrogate) else FINER  # there is no difference from the mean
+    design = design_of(places, len(over.names), finer * n // REPLICATES, order == 2, generator)
     pairs = np.swapaxes(_at(design, over, slice(None), PAIRS), 1, 2).reshape(-1, design.columns, over.box.d)
     functions = functions_of(surrogate, over, draws, pairs, generator)
     sums = _moments(surrogate, names, design, over, functions, n // REPLICATES)
@@ -402,7 +404,8 @@ class _Features(NamedTuple):
 
     @property
     def plain(self) -> bool:
-        return isinstance(self.layout.transform, Identity)
+        """Whether features are scores, with all products of two; else values at coordinates, with their squares."""
+        return _by_scores(self.layout, len(self.scores))
 
     def of(self, scores: Array) -> Array:
         """Return the features (..., f) of all scores (..., q)."""
@@ -451,7 +454,7 @@ def _features(surrogate: Surrogate, name: str, mean: Array, polynomials: Array) 
     left = truncation[:, np.any(truncation != 0.0, axis=0)]
     slope = np.ones(len(offset))
     values = own
-    if not isinstance(layout.transform, Identity):
+    if not _by_scores(layout, len(scores)):
         z = offset + own @ basis.T
         values = layout.transform.inverse(z)
         slope = np.mean(layout.transform.slopes(z, np.zeros_like(z))[0] ** 2, axis=0)
@@ -509,7 +512,7 @@ def _moments(
         u = _at(design, over, slice(None), n)
         drawn = functions.draws(u.reshape(-1, u.shape[-1]))
         everything = drawn.reshape(s, *u.shape[:-1], q)
-    widest = max((math.prod(surrogate.layouts[name].shape) for name in names if not _plain(surrogate, name)), default=0)
+    widest = max(_width(surrogate, name) for name in names)
     size = max(1, ROOM // (c * max(s * n, fine) * max(q, widest)))
     features: dict[str, _Features] = {}
     parts: dict[str, list[tuple[Moments, Array]]] = {name: [] for name in names}
@@ -555,8 +558,16 @@ def _moments(
     return out
 
 
-def _plain(surrogate: Surrogate, name: str) -> bool:
-    return isinstance(surrogate.layouts[name].transform, Identity)
+def _width(surrogate: Surrogate, name: str) -> int:
+    """Return the number of features of an output beyond its scores."""
+    layout = surrogate.layouts[name]
+    scores = int(np.count_nonzero(np.any(surrogate.decode(name).basis != 0.0, axis=0)))
+    return 0 if _by_scores(layout, scores) else math.prod(layout.shape)
+
+
+def _by_scores(layout: Layout, count: int) -> bool:
+    """Return whether moments are formed of scores: they say all of an output that is linear in them."""
+    return isinstance(layout.transform, Identity) and count <= MOST_SCORES
 
 
 # ------------------------------------------------------------------------------------------------------------ indices
