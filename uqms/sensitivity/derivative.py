@@ -96,9 +96,7 @@ class DerivativeMeasures:
         for name, one in self.indices.items():
             kept = one[[key for key in ("bound", "slope", "bound_whole") if key in one]]
             # A dim cannot bear the name of a variable.
-            kept = kept.rename(
-                {key: key.replace("bound", "upper_bound") for key in kept.data_vars if "bound" in str(key)}
-            )
+            kept = kept.rename({key: f"upper_{key}" for key in ("bound", "bound_whole") if key in kept})
             ends = kept.quantile([0.5 - 0.5 * prob, 0.5 + 0.5 * prob], dim=("draw", "bootstrap"), skipna=False)
             middle = kept.mean(("draw", "bootstrap"), skipna=False).expand_dims(bound=["estimate"])
             ends = ends.rename(quantile="bound").assign_coords(bound=["lower", "upper"])
