@@ -169,7 +169,8 @@ def main() -> int:
             for name, centred in (("as the data ask", None), ("standardised effects", False), ("centred", True)):
                 other, took = sampled(calibration(surrogate, outside, centred=centred), uq.NUTS(), 1)
                 aims.append(aim(f"{name}: processor seconds", took))
-                aims += computation(name, other)
+                effective = other.summary()[["ess_bulk", "ess_tail"]].to_numpy(dtype=float).min()
+                aims.append(aim(f"{name}: least effective draws of {other.draws.sizes['draw']} x 4", effective))
     return finish(aims)
 
 
