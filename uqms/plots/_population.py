@@ -353,12 +353,12 @@ def _pair(ax: Axes, posterior: PopulationPosterior, a: str, b: str, labels: Mapp
         radius = np.sqrt(-2.0 * np.log(1.0 - mass))
         x = radius * np.cos(turn)
         y = population_r * x + np.sqrt(1.0 - population_r**2) * radius * np.sin(turn)
-        ax.plot(spread[0] * x, spread[1] * y, color=SKY, lw=1.1, ls=style, label=f"{100 * mass:g} % of the population")
+        ax.plot(spread[0] * x, spread[1] * y, color=SKY, lw=1.1, ls=points, label=f"{100 * mass:g} % of the population")
     ax.axhline(0.0, color=GREY, lw=0.5, zorder=0.5)
     ax.axvline(0.0, color=GREY, lw=0.5, zorder=0.5)
     thin = float(np.clip(12.0 / len(means[0]), 0.25, 0.8))
-    style: dict[str, Any] = {"fmt": "o", "color": BLUE, "ms": 3.0, "lw": 0, "elinewidth": thin}
-    ax.errorbar(means[0], means[1], sds[1], sds[0], label="subject, mean ± sd", **style)
+    points: dict[str, Any] = {"fmt": "o", "color": BLUE, "ms": 3.0, "lw": 0, "elinewidth": thin}
+    ax.errorbar(means[0], means[1], sds[1], sds[0], label="subject, mean ± sd", **points)
     low, high = np.quantile(r, [0.025, 0.975])
     numbers = [f"{value:.2f}".replace("-", "−") for value in (r.mean(), low, high)]
     ax.set_title(f"{text}:\n{numbers[0]} [{numbers[1]}, {numbers[2]}]")
