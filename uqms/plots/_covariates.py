@@ -117,7 +117,8 @@ def covariates(
             ax.set_title(wrapped(ax.get_title(loc="left"), int(11 * width)))
             low, high = float(column.values.min()), float(column.values.max())
             number_axis(ax.xaxis, low, high, max(3, int(1.6 * width)))
-            number_axis(ax.yaxis, *ax.get_ylim(), 4)
+            bottom, top = ax.get_ylim()
+            number_axis(ax.yaxis, bottom, top, 4)
             if ax is row[0]:
                 scale = population.scales[population.individual.index(name)]
                 text = (labels or {}).get(name, name)
