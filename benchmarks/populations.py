@@ -32,7 +32,17 @@ import time
 
 import arviz_stats
 import numpy as np
-from _population import Marginal, closed_form, linear_population, linear_posterior, linear_values, one_parameter, small
+from _population import (
+    NOISE,
+    Marginal,
+    closed_form,
+    error_over_noise,
+    linear_population,
+    linear_posterior,
+    linear_values,
+    one_parameter,
+    small,
+)
 from _report import Aim, aim, binomial, finish, line
 from arviz_stats.base import array_stats
 from scipy.stats import binom
@@ -122,21 +132,25 @@ def systematic(weight: Array, n: int, rng: np.random.Generator) -> Array:
 def nonlinear(subjects: int, n: int, seed: int) -> list[Aim]:
     """Return the aims of the nonlinear simulator."""
     name, begin = f"nonlinear, {subjects} subjects", time.perf_counter()
-    problem = one_parameter(subjects)
-    layout = Marginal(problem, np.random.default_rng(0))
+    problem, rough = (one_parameter(subjects, error) for error in ("exact", "low-rank"))
+    layout, features = Marginal(rough), []
     ranks, shifts, ratios, rounding, k_hats = [], [], [], [], []
     for rng in np.random.default_rng(seed).spawn(n):
         while True:
             truth, z = problem.prior_draws(1, rng), rng.standard_normal((1, problem.latents))
             if np.log(rng.random()) < problem.data.wall(problem.individuals(truth, z))[0]:
                 break
-        data = layout.of(problem.with_values(problem.simulate(truth, rng, z)[0]))
+        problem = problem.with_values(problem.simulate(truth, rng, z)[0])
+        data = layout.of(rough.with_values(problem.observations.value)).at_its_features(rng)
         eta, log_weights, k_hat = data.weighted(PROPOSALS, rng)
         weight = np.exp(log_weights)
         few = eta[systematic(weight, COMPARED[subjects], rng)]
         a, joint = data.subjects(few, rng)
-        low, exact, of_features = data.likelihoods(few, a)
+        low, of_features = data.of_library(few, a)
         rounding.append(np.max(np.abs(low + of_features - joint)))
+        theta, effects = data.standardised(few, a)
+        wall = problem.data.wall(problem.individuals(theta, effects))
+        exact = problem.log_likelihood(theta, effects) - wall
         log_ratio, k_exact = array_stats.psislw(-(exact - low))
         ratio = np.exp(log_ratio - np.logaddexp.reduce(log_ratio))
         mean, sd = few[:, :2].mean(axis=0), few[:, :2].std(axis=0)
@@ -144,6 +158,7 @@ def nonlinear(subjects: int, n: int, seed: int) -> list[Aim]:
         exact_sd = np.sqrt(ratio @ (few[:, :2] - exact_mean) ** 2)
         shifts.append((mean - exact_mean) / exact_sd)
         ratios.append(sd / exact_sd)
+        features.append(data.layout.M)
         k_hats.append(max(k_hat, float(np.max(k_exact))))
         # Ranks of the exact posterior where that many draws have its weights, else of the low-rank one.
         exactly = len(few) >= DRAWS
@@ -157,10 +172,12 @@ def nonlinear(subjects: int, n: int, seed: int) -> list[Aim]:
         for level, cut in ((0.95, 5), (0.5, 50)):
             inside = (placed[:, i] >= cut) & (placed[:, i] < DRAWS + 1 - cut)
             found.append(covered(f"{name}: {level:.0%} of the {quantity} covers", level, inside))
+    ratio_of_sds = error_over_noise(problem, NOISE)
+    found.append(aim(f"{name}: surrogate sd over noise sd", ratio_of_sds, low=1.0))
     limit = 4.0 / np.sqrt(EFFECTIVE)
     largest = float(np.max(np.abs(shifts)))
     spread = float(np.max(np.abs(np.log(ratios))))
-    remark = f"{layout.M} features, {seconds:.0f} s"
+    remark = f"{min(features)} to {max(features)} features, {seconds:.0f} s"
     return [
         *found,
         aim(f"{name}: low-rank less exact mean, largest, sds", largest, high=limit, n=n, reason=remark),
