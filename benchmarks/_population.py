@@ -2,7 +2,7 @@
 
 import warnings
 from functools import cache
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -68,12 +68,12 @@ def error_over_noise(problem: uq.PopulationCalibration, noise: float) -> float:
     return float(np.sqrt(of_cells.mean()) / noise)
 
 
-def small(*, centred: bool, **settings: Any) -> uq.PopulationCalibration:
-    """Return a population of eight subjects in which two parameters differ."""
+def small(*, centred: bool, subjects: int = 8) -> uq.PopulationCalibration:
+    """Return a population in which two parameters differ."""
     surrogate, space = curve_surrogate()
     spread = {"a": uq.LogNormal(median=0.12, sigma=0.25), "b": uq.LogNormal(median=0.12, sigma=0.25)}
-    population = uq.Population(space, individual=("a", "b"), spread=spread, centred=centred, **settings)
-    return uq.Calibration(surrogate, table(8), uq.GaussianNoise(sd=SMALL_NOISE), population=population)
+    population = uq.Population(space, individual=("a", "b"), spread=spread, centred=centred)
+    return uq.Calibration(surrogate, table(subjects), uq.GaussianNoise(sd=SMALL_NOISE), population=population)
 
 
 # --- one individual parameter: subjects integrated out by quadrature --------------------------------------------------
