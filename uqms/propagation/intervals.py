@@ -22,7 +22,7 @@ from uqms.propagation.parts import Parts, Sampling, crossed, effective, nested
 __all__ = ["Probability", "crossed_probability", "crossed_quantile", "nested_probability", "nested_quantile"]
 
 HALVINGS, REACH = 40, 40.0  # of log odds
-LEVELS = 16  # at which the law of a quantile's level is represented
+LEVELS = 100  # at which the law of a quantile's level is represented
 
 
 class Probability(NamedTuple):

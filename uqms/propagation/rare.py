@@ -45,7 +45,7 @@ LEVELS = 15
 ACCEPTED = 0.44  # share of moves that is aimed at
 OUTSIDE, TOLERANCE = 0.05, 0.3
 NEAR = 0.15  # correlation length of what a run says, in units of the spread of the candidates
-LAWS = 16  # points that represent a lognormal Monte Carlo error
+LAWS = 200  # points that represent a lognormal Monte Carlo error
 LARGEST = 1.0 - 2.0**-53
 NUMBERS = 2**24  # of outputs that are held at once
 
