@@ -2,7 +2,7 @@
 
 import warnings
 from functools import cache
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,6 @@ from scipy.optimize import minimize
 import uqms as uq
 from uqms._typing import Array
 from uqms.calibration.population.layout import WALL
-from uqms.calibration.population.lowrank import LowRank, nystroem
 from uqms.calibration.population.prediction import Measured
 from uqms.errors import DataWarning
 from uqms.parameters import Box
@@ -23,8 +22,8 @@ from uqms.surrogates.process import ScoreProcess
 
 TIMES = np.array([0.0, 1.0, 2.0])
 CONDITIONS = (0.1, 0.35, 0.65, 0.9)
-NOISE = 0.02
-CLOUD, LATTICE = 600, 121
+NOISE, SMALL_NOISE = 0.06, 0.03
+CLOUDS, LATTICE = 20, 121
 FREEDOM, ROUNDS = 10.0, 6
 STARTS = (-1.5, 0.0, 1.5)  # prior sds
 
@@ -38,7 +37,7 @@ def curve_surrogate(runs: int = 14) -> tuple[uq.Surrogate, uq.ParameterSpace]:
     population = uq.Population(space, individual=("a", "b"), spread={"a": 0.2, "b": 0.2})
     design = uq.sobol(population.box(), runs, rng=1)
     a, b, x = (design[name].values[:, None] for name in ("a", "b", "x"))
-    y = 1.5 * np.sin(1.2 * a + x) * np.exp(-b * TIMES) + 0.3 * a * TIMES * x
+    y = 1.5 * np.sin(0.7 * a + 0.3 * x) * np.exp(-b * TIMES) + 0.3 * a * TIMES * x
     curves = xr.DataArray(y, dims=("run", "t"), coords={"t": TIMES})
     settings = uq.GaussianProcess(outputs={"y": uq.Curve(max_scores=2)}, hyperparameters="point")
     return settings.fit(uq.ensemble.build(design, {"y": curves})), space
@@ -58,28 +57,40 @@ def table(subjects: int, missing: float = 0.2, seed: int = 1) -> uq.Observations
     )
 
 
-def small(*, centred: bool, **settings: Any) -> uq.PopulationCalibration:
-    """Return a population of eight subjects in which two parameters differ."""
+def error_over_noise(problem: uq.PopulationCalibration, noise: float) -> float:
+    """Return the surrogate's sd, truncation included, over that of the noise: root mean squares over the prior."""
+    data, rng = problem.data, np.random.default_rng(0)
+    own = problem.individuals(problem.prior_draws(200, rng), rng.standard_normal((200, problem.latents)))
+    u, cells = data.unit_inputs(own), problem.data.cells
+    covariance = data.surrogate.scores(u).covariance[0]  # (s, q, k, k)
+    variance = np.diagonal(covariance, axis1=2, axis2=3)[..., cells.experiment]
+    of_cells = np.einsum("sqn,nq->sn", variance, cells.basis**2) + np.sum(cells.truncation**2, axis=1)
+    return float(np.sqrt(of_cells.mean()) / noise)
+
+
+def small(*, centred: bool, subjects: int = 8) -> uq.PopulationCalibration:
+    """Return a population in which two parameters differ."""
     surrogate, space = curve_surrogate()
     spread = {"a": uq.LogNormal(median=0.12, sigma=0.25), "b": uq.LogNormal(median=0.12, sigma=0.25)}
-    population = uq.Population(space, individual=("a", "b"), spread=spread, centred=centred, **settings)
-    return uq.Calibration(surrogate, table(8), uq.GaussianNoise(sd=0.03), population=population)
+    population = uq.Population(space, individual=("a", "b"), spread=spread, centred=centred)
+    return uq.Calibration(surrogate, table(subjects), uq.GaussianNoise(sd=SMALL_NOISE), population=population)
 
 
 # --- one individual parameter: subjects integrated out by quadrature --------------------------------------------------
 
 
-def one_parameter(subjects: int) -> uq.PopulationCalibration:
+def one_parameter(subjects: int, surrogate_error: Literal["exact", "low-rank"]) -> uq.PopulationCalibration:
     """Return a population in which one parameter differs; the surrogate's sd is above the noise's."""
     space = uq.ParameterSpace(a=uq.Normal(1.0, 0.2), conditions={"x": uq.Condition(0.0, 1.0)})
     population = uq.Population(space, individual=("a",), spread=uq.LogNormal(median=0.15, sigma=0.3))
     design = uq.sobol(population.box(), 9, rng=1)
     a, x = (design[name].values[:, None] for name in ("a", "x"))
-    y = 1.5 * np.sin(0.8 * a + 0.5 * x) + TIMES * (0.4 * np.exp(-a) * x - 0.3 * np.cos(1.5 * a + x))
+    y = 1.2 * a + 0.25 * np.sin(5.0 * x + a) + TIMES * (0.4 * a * x + 0.2 * np.cos(4.0 * x - a))
     curves = xr.DataArray(y, dims=("run", "t"), coords={"t": TIMES})
     settings = uq.GaussianProcess(outputs={"y": uq.Curve(max_scores=2)}, hyperparameters="point")
     surrogate = settings.fit(uq.ensemble.build(design, {"y": curves}))
-    return uq.Calibration(surrogate, table(subjects), uq.GaussianNoise(sd=NOISE), population=population)
+    noise = uq.GaussianNoise(sd=NOISE)
+    return uq.Calibration(surrogate, table(subjects), noise, population=population, surrogate_error=surrogate_error)
 
 
 class Marginal:
@@ -96,20 +107,13 @@ class Marginal:
     ======  =======================================================================
     """
 
-    def __init__(self, problem: uq.PopulationCalibration, rng: np.random.Generator) -> None:
-        self.problem, data = problem, problem.data
-        cells = data.cells
-        own = problem.individuals(problem.prior_draws(400, rng), rng.standard_normal((400, problem.latents)))
-        cloud = data.unit_inputs(own).reshape(-1, data.surrogate.domain.d)
-        cloud = cloud[rng.choice(len(cloud), CLOUD, replace=False)]
-        process = data.surrogate.process
-        self.error = nystroem(process, cloud, inputs=cells.experiments)
-        self.lowrank = LowRank(self.error, cells.flat(np.arange(process.q)), cells.unit)
-        self.sigma = NOISE
+    def __init__(self, problem: uq.PopulationCalibration) -> None:
+        assert problem.lowrank is not None
+        data, error = problem.data, problem.lowrank.error
+        cells, self.error = data.cells, error
         self.unit = cells.unit  # inputs are in the order of conditions, subjects in that of the table
         box = data.surrogate.domain
-        low, high = box.lower[0], box.upper[0]
-        self.lattice = np.linspace(low, high, LATTICE)
+        self.lattice = np.linspace(box.lower[0], box.upper[0], LATTICE)
         ((_, end, other, _),) = list(data.walls())
         v = (self.lattice - end) / (other - end)
         self.wall = -0.5 * (np.maximum(-v, 0.0) + np.maximum(v - 1.0, 0.0)) ** 2 / WALL**2
@@ -122,22 +126,23 @@ class Marginal:
             [data.unit_inputs({"a": np.full((1, len(at)), a)}, at, units=np.arange(len(at)))[0] for a in self.lattice],
             axis=1,
         )
-        mean, phi, rho = (one[0] for one in self.error.at(u))  # (p, g, ...)
+        mean, phi, rho = (one[0] for one in error.at(u))  # (p, g, ...)
         here, B, E = measured.here[first], measured.basis[first], measured.truncation[first]
         C = np.einsum("pcq,pgq,pdq->pgcd", B, rho, B) + (E @ E.transpose(0, 2, 1))[:, None]
         i = np.arange(here.shape[1])
-        C[..., i, i] += np.where(here, self.sigma**2, 1.0)[:, None]
+        C[..., i, i] += np.where(here, NOISE**2, 1.0)[:, None]
         root = np.linalg.cholesky(C)
         self.inverse = np.linalg.inv(root)
         by_score = np.zeros((*phi.shape[:2], B.shape[1], phi.shape[2]))
-        for j in range(process.q):
-            by_score[..., self.error.score == j] = B[:, None, :, j, None] * phi[:, :, None, self.error.score == j]
+        for j in range(error.process.q):
+            of_score = error.score == j
+            by_score[..., of_score] = B[:, None, :, j, None] * phi[:, :, None, of_score]
         self.V = self.inverse @ by_score
         self.centre = measured.offset[first][:, None] + np.einsum("pcq,pgq->pgc", B, mean)
         self.log_det = np.log(np.diagonal(root, axis1=2, axis2=3)).sum(axis=2) + 0.5 * here.sum(axis=1)[
             :, None
         ] * np.log(2.0 * np.pi)
-        self.here, self.measured = measured.here, measured
+        self.here = measured.here
         self.M = phi.shape[2]
         self.members = [np.flatnonzero(self.kind == p) for p in range(len(first))]
         prior = problem.priors
@@ -221,7 +226,7 @@ class Data:
             if k_hat < 0.5 and 1.0 / np.sum(weight**2) > 0.2 * count:
                 break
             power = 1.0
-            while 1.0 / np.sum(weight**2) < 5 * D:  # too few draws would say that the law is narrow
+            while 1.0 / np.sum(weight**2) < 10 * D:  # too few draws would say that the law is narrow
                 power *= 0.7
                 weight = np.exp(power * (raw - raw.max()))
                 weight /= weight.sum()
@@ -267,22 +272,29 @@ class Data:
             drawn.append(self.layout.lattice[g])
         return np.array(drawn), np.array(logs)
 
-    def likelihoods(self, eta: Array, a: Array) -> tuple[Array, Array, Array]:
-        """Return the library's low-rank and exact log-likelihood, and log p(w | subjects, z), all (S,)."""
-        data, cells = self.problem.data, self.problem.data.cells
+    def of_library(self, eta: Array, a: Array) -> tuple[Array, Array]:
+        """Return the library's log-likelihood and log p(w | subjects, z), both (S,)."""
+        theta, z = self.standardised(eta, a)
+        own, lowrank = self.problem.individuals(theta, z), self.problem.lowrank
+        assert lowrank is not None
+        value = self.problem.log_likelihood(theta, z) - self.problem.data.wall(own)
+        u, sigma = self.problem.data.unit_inputs(own), np.full((len(a), 1), NOISE)
+        law = lowrank.condition(u, sigma, self.problem.data.cells.z)
+        half = np.einsum("sji,sj->si", law.factor[0], eta[:, 2:] - law.mean[0])
+        log_det = np.log(np.diagonal(law.factor[0], axis1=1, axis2=2)).sum(axis=1)
+        return value, log_det - 0.5 * np.sum(half**2, axis=1) - 0.5 * self.layout.M * np.log(2.0 * np.pi)
+
+    def standardised(self, eta: Array, a: Array) -> tuple[dict[str, Array], Array]:
+        """Return what is known of the population (S,), and standard normal effects (S, J), for subjects (S, J)."""
         a = a[:, np.argsort(self.layout.unit)]
-        u = data.unit_inputs({"a": a})
-        sigma = np.full((len(a), 1), self.layout.sigma)
-        low = self.layout.lowrank.evaluate(u, sigma, cells.z)
-        law = self.layout.lowrank.condition(u, sigma, cells.z)
-        off = eta[:, 2:] - law.mean[0]
-        half = np.einsum("sji,sj->si", law.factor[0], off)
-        of_w = np.log(np.diagonal(law.factor[0], axis1=1, axis2=2)).sum(axis=1) - 0.5 * np.sum(half**2, axis=1)
-        of_w -= 0.5 * self.layout.M * np.log(2.0 * np.pi)
-        theta = {"a": eta[:, 0], "omega_a": np.exp(eta[:, 1])}
-        z = (a - eta[:, :1]) / np.exp(eta[:, 1:2])
-        exact = self.problem.log_likelihood(theta, z) - data.wall({"a": a})
-        return low, exact, of_w
+        return {"a": eta[:, 0], "omega_a": np.exp(eta[:, 1])}, (a - eta[:, :1]) / np.exp(eta[:, 1:2])
+
+    def at_its_features(self, rng: np.random.Generator) -> "Data":
+        """Return the same data with features for where the subjects are, as the library's sampler takes them."""
+        eta = np.tile(self._mode()[0], (CLOUDS, 1))
+        theta, z = self.standardised(eta, self.subjects(eta, rng)[0])
+        moved = self.problem.with_features(theta, z, rng)
+        return Marginal(moved).of(moved)
 
 
 # --- a linear simulator, whose posterior is known ---------------------------------------------------------------------

@@ -88,12 +88,16 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.propagation import Decision as Decision
     from uqms.propagation import Propagation as Propagation
     from uqms.propagation import RareEvent as RareEvent
+    from uqms.propagation import allocate as allocate
+    from uqms.propagation import multifidelity_mean as multifidelity_mean
     from uqms.propagation import propagate as propagate
     from uqms.propagation import rare_event as rare_event
+    from uqms.propagation import tornado as tornado
     from uqms.runs import Dask as Dask
     from uqms.runs import FailurePolicy as FailurePolicy
     from uqms.runs import RunStore as RunStore
     from uqms.runs import run as run
+    from uqms.sensitivity import derivative_measures as derivative_measures
     from uqms.sensitivity import elementary_effects as elementary_effects
     from uqms.sensitivity import given_data_indices as given_data_indices
     from uqms.sensitivity import shapley_effects as shapley_effects
@@ -215,10 +219,12 @@ __all__ = [
     "UMBridgeSimulator",
     "Uniform",
     "__version__",
+    "allocate",
     "another_round",
     "as_tensor",
     "compare_models",
     "compare_surrogates",
+    "derivative_measures",
     "designs",
     "detect_jump",
     "diagnostics",
@@ -239,6 +245,7 @@ __all__ = [
     "leave_one_out",
     "load_surrogate",
     "morris_design",
+    "multifidelity_mean",
     "nested",
     "next_level",
     "observe",
@@ -254,6 +261,7 @@ __all__ = [
     "sobol_indices",
     "testing",
     "to_sbi",
+    "tornado",
     "verification_design",
     "verify",
 ]
@@ -376,8 +384,12 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "RareEvent",
         "propagate",
         "rare_event",
+        "allocate",
+        "multifidelity_mean",
+        "tornado",
     ),
     "sensitivity": (
+        "derivative_measures",
         "elementary_effects",
         "given_data_indices",
         "shapley_effects",

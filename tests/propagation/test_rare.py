@@ -74,7 +74,7 @@ def test_the_surrogates_part_is_that_of_the_closed_form(error: float, reliable: 
     assert found.subset[0] == pytest.approx(each.mean(), rel=4 * found.subset[1])
     assert found.reliable is reliable
     assert ("not good enough" in found.message) is not reliable
-    assert (found.share > 0.5) is not reliable
+    assert found.share > 0.9  # here the draws are many, and the surrogate is all that matters
     np.testing.assert_allclose(np.log([found.lower, found.upper]), np.log(np.quantile(each, [0.025, 0.975])), atol=0.5)
 
 

@@ -12,7 +12,7 @@ from calibration.test_predict import fabricated
 import uqms as uq
 from uqms.calibration import Posterior
 from uqms.errors import InputError
-from uqms.sensitivity import shapley_effects
+from uqms.sensitivity import shapley, shapley_effects
 from uqms.sensitivity._errors_given_data import functions_given_data, room_for
 
 LEAD = ("draw", "bootstrap")
@@ -85,13 +85,13 @@ def test_intervals_are_as_wide_as_estimates_scatter():
     simulator = direct(lambda a, b, c, d: a + 2.0 * b - c + a * b, normal_space())
     estimates, errors = [], []
     for seed in range(24):
-        result = shapley_effects(simulator, rng=seed, points=256, bootstrap=60, draws=2)
+        result = shapley_effects(simulator, rng=seed, points=512, bootstrap=60, draws=2)
         estimates.append(result["y"]["Sh"].mean(LEAD).values)
         errors.append(result.error()["y"]["Sh"].sel(source="monte_carlo").values)
     ratio = np.sqrt(np.mean(np.square(errors), axis=0)) / np.std(estimates, axis=0, ddof=1)
-    # The sd of 24 is known to 15 %; second-order terms of the differences are counted twice, which is on the safe side.
-    assert (ratio > 0.65).all()
-    assert (ratio < 1.8).all()
+    # 60 repeats gave 1.2 to 1.5; the sd of 24 is known to 15 %. A jackknife's excess is on the safe side.
+    assert (ratio > 0.8).all()
+    assert ratio.mean() < 1.7
 
 
 def test_square_of_a_correlated_input():
@@ -150,11 +150,9 @@ def test_curves_have_effects_along_them_and_as_a_whole():
     result = shapley_effects(simulator, rng=1)
     covariance = np.array([[1.0, 0.5], [0.5, 1.0]])
     each = np.array([linear(np.array([1.0, one]), covariance)[0] for one in t])
-    np.testing.assert_allclose(result["y"]["Sh"].mean(LEAD).transpose("t", "parameter"), each, atol=0.01)
+    assert np.abs(off(result, "Sh", each.T)).max() < 4.0
     variance = np.array([np.array([1.0, one]) @ covariance @ np.array([1.0, one]) for one in t])
-    np.testing.assert_allclose(
-        result["y"]["Sh_whole"].mean(LEAD), (each * variance[:, None]).sum(axis=0) / variance.sum(), atol=0.01
-    )
+    assert np.abs(off(result, "Sh_whole", (each * variance[:, None]).sum(axis=0) / variance.sum())).max() < 4.0
 
 
 def test_the_surrogates_error_covers_the_truth():
@@ -202,12 +200,13 @@ def calibrated() -> Posterior:
 
 def test_functions_given_the_data_have_the_law_that_is_written_out(calibrated, monkeypatch):
     problem = calibrated.single
-    theta = {"a": np.full(6000, 0.45), "b": np.full(6000, 0.6)}
+    theta = {"a": np.full(150, 0.45), "b": np.full(150, 0.6)}
     monkeypatch.setattr(
-        Posterior, "_thinned", lambda self, draws: (theta, np.zeros(6000, dtype=np.int64), np.zeros((6000, 0)))
+        Posterior, "_thinned", lambda self, draws: (theta, np.zeros(150, dtype=np.int64), np.zeros((150, 0)))
     )
     u = np.array([[0.45, 0.6, 0.2], [0.4, 0.5, 0.2], [0.8, 0.1, 0.9]])
-    scores = functions_given_data(calibrated, u, 6000, np.random.default_rng(1))
+    rng = np.random.default_rng(1)
+    scores = np.concatenate([functions_given_data(calibrated, u, 150, rng) for _ in range(40)])
     observed = np.array([[0.45, 0.6, 0.2], [0.45, 0.6, 0.7]])
     joint = problem.surrogate.scores(np.vstack([observed, u]))
     h = np.kron(np.eye(2), problem.surrogate.decode("y").basis)  # cells from scores, experiment by experiment
@@ -235,18 +234,22 @@ def test_effects_of_a_posterior(calibrated):
     assert result.fixed == {"x": 0.7}
     assert result["y"]["Sh"].sizes == {"draw": 40, "bootstrap": 50, "parameter": 2, "t": 3}
     np.testing.assert_allclose(result["y"]["Sh_whole"].sum("parameter"), 1.0, rtol=1e-9)
-    # Draws by name know nothing of the data, so that their functions scatter more.
-    surrogate = calibrated.single.surrogate
-    unaware = shapley_effects(surrogate, calibrated.draws, conditions={"x": 0.7}, rng=1, draws=40)
-    sd = [
-        one["y"]["variance"].mean("bootstrap").std("draw").mean().item() / one["y"]["variance"].mean().item()
-        for one in (result, unaware)
-    ]
-    assert sd[0] < sd[1]
     assert "95% intervals" in repr(result)
     table = result.table()
     assert set(table["index"]) == {"Sh", "S1", "ST"}
     assert {"estimate", "lower", "upper", "surrogate_sd", "monte_carlo_sd"} <= set(table)
+
+
+def test_a_posterior_asks_for_functions_given_the_data_and_its_draws_do_not(calibrated, monkeypatch):
+    def asked(*arguments):
+        raise RuntimeError("given the data")
+
+    monkeypatch.setattr(shapley, "functions_given_data", asked)
+    surrogate, settings = calibrated.single.surrogate, {"conditions": {"x": 0.7}, "rng": 1, "draws": 4}
+    with pytest.raises(RuntimeError, match="given the data"):
+        shapley_effects(surrogate, calibrated, **settings)
+    unaware = shapley_effects(surrogate, calibrated.draws, **settings)
+    assert unaware["y"]["Sh"].sizes["draw"] == 4
 
 
 def test_room_is_kept(calibrated):

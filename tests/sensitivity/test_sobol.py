@@ -7,10 +7,11 @@ import pytest
 import xarray as xr
 from calibration.problems import given_surrogate
 from sensitivity.functions import ISHIGAMI, Given, forms, indices_of_g, ishigami, sobol_g, square
+from test_plots import curve_problem, posterior_of
 
 import uqms as uq
 from uqms.errors import DesignWarning, InputError
-from uqms.sensitivity import SobolIndices, _functions, sobol_indices
+from uqms.sensitivity import SobolIndices, _functions, sobol, sobol_indices
 from uqms.surrogates import GaussianProcessSurrogate
 from uqms.surrogates.kernels import Matern52, correlation
 from uqms.surrogates.transforms import Log
@@ -119,7 +120,7 @@ def process(seed: int, n: int = 9, ell: float = 0.5, d: int = 2) -> GaussianProc
 @pytest.mark.parametrize("anchors", [512, 8])
 def test_draws_have_the_law_of_the_quadratic_forms(anchors: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Mean and variance of the variances over the process in closed form, by a Gauss rule on the square."""
-    monkeypatch.setattr(_functions, "ANCHORS", anchors)
+    monkeypatch.setattr(_functions, "ANCHORS", (anchors, 0, anchors))
     surrogate = process(1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DesignWarning)
@@ -179,14 +180,14 @@ def test_intervals_cover_functions_of_the_process() -> None:
 
 
 def test_what_paths_leave_out_is_in_the_totals(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_functions, "ANCHORS", 2)
+    monkeypatch.setattr(_functions, "ANCHORS", (2, 0, 2))
     surrogate = process(2, n=6, ell=0.3)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DesignWarning)
         few = sobol_indices(surrogate, draws=500, bootstrap=2, rng=1)["y"]["variance"].mean()
         monkeypatch.setattr(_functions, "_rest", lambda found: 0.0 * np.moveaxis(found.rest[found.members], 1, -1))
         without = sobol_indices(surrogate, draws=500, bootstrap=2, rng=1)["y"]["variance"].mean()
-        monkeypatch.setattr(_functions, "ANCHORS", 512)
+        monkeypatch.setattr(_functions, "ANCHORS", (512, 0, 512))
         many = sobol_indices(surrogate, draws=500, bootstrap=2, rng=1)["y"]["variance"].mean()
     assert float(few) == pytest.approx(float(many), rel=0.1)
     assert float(without) < 0.8 * float(many)
@@ -228,6 +229,20 @@ def test_a_curve_is_its_coordinates_and_the_whole_their_average() -> None:
     assert set(table["t"].dropna()) == {0.0, 1.0, 2.0}
     assert len(result.table().query("output == 'y' and index == 'ST'")) == 2
     assert set(result.tree.children) == {"y", "second"}
+
+
+def test_squares_at_coordinates_and_products_of_scores_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(1)
+    x = rng.random((12, 2))
+    y = np.column_stack([np.sin(4.0 * x[:, 0]) + x[:, 1], x[:, 0] * x[:, 1]])
+    basis = rng.standard_normal((5, 2))
+    surrogate = given_surrogate(x, y, basis=basis, truncation=0.01 * np.ones((5, 1)), names=("a", "b"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DesignWarning)
+        products = sobol_indices(surrogate, points=128, order=2, rng=1)["y"]
+        monkeypatch.setattr(sobol, "MOST_SCORES", 1)
+        squares = sobol_indices(surrogate, points=128, order=2, rng=1)["y"]
+    xr.testing.assert_allclose(products, squares, atol=1e-9)
 
 
 def test_what_a_basis_leaves_out_belongs_to_anyone() -> None:
@@ -299,6 +314,16 @@ def test_several_kinds_of_surrogates_agree() -> None:
         np.testing.assert_allclose(result["y"]["ST"].mean(LEAD), total, atol=0.03, err_msg=name)
 
 
+def test_a_simulator_itself_has_no_error_of_a_surrogate() -> None:
+    space = uq.ParameterSpace(a=uq.Normal(1.0, 0.5), b=uq.LogNormal(1.0, 0.4))
+    simulator = uq.DirectSimulator(lambda a, b: a * b, space=space, outputs={"y": ()}, vectorized=True)
+    result = sobol_indices(simulator, draws=20, rng=1)
+    relative = np.array([0.25, np.expm1(0.16)])
+    total = relative * (1.0 + relative[::-1]) / (np.prod(1.0 + relative) - 1.0)
+    assert np.abs(off(result, "ST", total)).max() < 4.0
+    assert float(result.error()["y"]["ST"].sel(source="surrogate").max()) < 1e-12
+
+
 # ------------------------------------------------------------------------------------------------ seeds and bad inputs
 def test_a_seed_repeats() -> None:
     surrogate = process(3)
@@ -343,6 +368,17 @@ def test_dependent_inputs_are_refused_with_the_way_out() -> None:
     block = uq.MultivariateNormal(("a", "b"), (0.5, 0.5), ((0.01, 0.005), (0.005, 0.01)))  # type: ignore[arg-type]
     with pytest.raises(InputError, match="Shapley"):
         sobol_indices(process(1), uq.ParameterSpace(block))
+
+
+def test_a_posterior_is_refused_and_its_draws_are_taken_as_independent() -> None:
+    posterior = posterior_of(curve_problem())
+    surrogate = posterior.problem.surrogate
+    with pytest.raises(InputError, match=r"uq.shapley_effects.*posterior.draws\[\['theta'\]\]"):
+        sobol_indices(surrogate, posterior)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DesignWarning)
+        result = sobol_indices(surrogate, posterior.draws[["theta"]], draws=20, points=64, rng=1)
+    np.testing.assert_allclose(result["y"]["ST_whole"].mean(LEAD), [1.0], atol=0.05)
 
 
 def test_known_conditions_need_a_value_or_a_range() -> None:

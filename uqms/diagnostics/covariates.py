@@ -114,7 +114,8 @@ def covariate_trends(
         raise InputError(f"covariate_trends: prob is {prob!r}; give a probability between 0 and 1.")
     table = covariate_columns(posterior, subjects, covariates, "covariate_trends")
     there = posterior.problem.subjects.measured
-    population, rows = posterior.problem.population, {}
+    population = posterior.problem.population
+    rows: dict[tuple[str, str], tuple[bool, float, float, float, float]] = {}
     tail = 0.5 * (1.0 - prob)
     ends = f"{100 * tail:g}%", f"{100 * (1 - tail):g}%"
     for name in population.individual:
@@ -125,7 +126,13 @@ def covariate_trends(
             known = population.known.get(one.name)
             draws = posterior.draws[one.name].values.ravel() if known is None else np.full(2, known)
             low, high = np.quantile(draws, [tail, 1.0 - tail])
-            rows[name, one.expression.text] = (True, draws.mean(), draws.std(ddof=1), low, high)
+            rows[name, one.expression.text] = (
+                True,
+                float(draws.mean()),
+                float(draws.std(ddof=1)),
+                float(low),
+                float(high),
+            )
         mean, variance, omega2 = moments(posterior, name)
         for column in table.columns:
             if (column,) in inside:

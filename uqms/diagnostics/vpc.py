@@ -212,7 +212,7 @@ def visual_predictive_check(
             f"visual_predictive_check: got a {type(posterior).__name__}; give the posterior of a population, "
             "Calibration(..., population=...).sample()."
         )
-    levels, count = _checked(levels, prob, replicates, lower_bound)
+    percentiles, count = _checked(levels, prob, replicates, lower_bound)
     problem = posterior.problem
     observations = problem.observations
     if problem.data.cells.side.any():
@@ -231,12 +231,12 @@ def visual_predictive_check(
         values, seen = factor * values + shift, factor * seen + shift
     ends = 0.5 * (1.0 - prob), 0.5 * (1.0 + prob)
     inner = [np.flatnonzero(place == b) for b in range(len(edges) - 1)]
-    replicated = np.stack([np.quantile(values[:, one], levels, axis=1).T for one in inner], axis=1)
-    observed = np.stack([np.quantile(seen[one], levels) for one in inner])
+    replicated = np.stack([np.quantile(values[:, one], percentiles, axis=1).T for one in inner], axis=1)
+    observed = np.stack([np.quantile(seen[one], percentiles) for one in inner])
     lower, median, upper = np.quantile(replicated, [ends[0], 0.5, ends[1]], axis=0)
     dims = ("bin", "level")
     coords = {
-        "level": levels,
+        "level": percentiles,
         "bin": np.arange(len(inner)),
         "low": ("bin", edges[:-1]),
         "high": ("bin", edges[1:]),
@@ -369,7 +369,7 @@ def _studies(posterior: PopulationPosterior, count: int, rng: np.random.Generato
 def _width(posterior: PopulationPosterior) -> int:
     """Return how many numbers one input of one draw needs on the way to its scores."""
     if is_exact(posterior.problem.surrogate):
-        return posterior.problem.data.cells.basis.shape[1]
+        return int(posterior.problem.data.cells.basis.shape[1])
     error = posterior.shared.error
     return max(len(error.process.x) + len(error.points), error.process.draws * len(error.score))
 

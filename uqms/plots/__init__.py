@@ -15,6 +15,7 @@ from uqms.plots._population import effects, individuals, shrinkage
 from uqms.plots._predictive import predictive
 from uqms.plots._prior_posterior import prior_posterior
 from uqms.plots._probability import probability, reliability
+from uqms.plots._propagation import density, exceedance, tornado, variance
 from uqms.plots._ranks import ranks
 from uqms.plots._sobol import sobol, sobol_curves
 from uqms.plots._validation import leave_one_out
@@ -23,8 +24,10 @@ from uqms.plots._vpc import visual_predictive_check
 __all__ = [
     "covariates",
     "coverage",
+    "density",
     "design",
     "effects",
+    "exceedance",
     "failures",
     "identifiability",
     "individual_fits",
@@ -39,7 +42,9 @@ __all__ = [
     "ranks",
     "reliability",
     "shrinkage",
-    "visual_predictive_check",
     "sobol",
     "sobol_curves",
+    "tornado",
+    "variance",
+    "visual_predictive_check",
 ]

@@ -114,9 +114,11 @@ def covariates(
                 _trend(ax, posterior, name, column)
             else:
                 _fitted(ax, posterior, *effect, column)
+            ax.set_title(wrapped(ax.get_title(loc="left"), int(11 * width)))
             low, high = float(column.values.min()), float(column.values.max())
             number_axis(ax.xaxis, low, high, max(3, int(1.6 * width)))
-            number_axis(ax.yaxis, *ax.get_ylim(), 4)
+            bottom, top = ax.get_ylim()
+            number_axis(ax.yaxis, bottom, top, 4)
             if ax is row[0]:
                 scale = population.scales[population.individual.index(name)]
                 text = (labels or {}).get(name, name)
@@ -194,4 +196,4 @@ def _fitted(ax: Axes, posterior: PopulationPosterior, k: int, one: Covariate, co
     ax.plot(grid, middle, color=BLUE, label="effect in the model")
     ends = np.quantile(size, [0.025, 0.975])
     text = f"{known[one.name]:g}, known" if one.name in known else _numbers([size.mean(), *ends], float(size.std()))
-    ax.set_title(f"{one.expression.text}: {text}" if column.text != one.expression.text else text)
+    ax.set_title(f"{one.expression.text if column.text != one.expression.text else 'effect'}: {text}")

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -108,7 +109,7 @@ def individuals(
         _individual(
             ax, posterior, name, new[:, population.individual.index(name)], share, mark, size[0] / columns, labels
         )
-    add_legend(figure, collected(figure.axes), "outside lower center", 3)
+    add_legend(figure, collected(figure.axes), "outside lower center", 3 if columns > 1 else 1)
     return figure
 
 
@@ -232,7 +233,7 @@ def shrinkage(
     posterior = population_of(posterior, "shrinkage")
     population = posterior.problem.population
     wanted = pick(names, population.individual, population.individual, MOST, "shrinkage")
-    table = posterior.shrinkage()
+    numbers = {str(key): float(value) for key, value in posterior.shrinkage()["shrinkage"].items()}
     columns = min(COLUMNS, len(wanted))
     rows = -(-len(wanted) // columns)
     size = (PAGE if columns > 1 else 0.55 * PAGE, 2.15 * rows + 0.45)
@@ -255,12 +256,13 @@ def shrinkage(
         number_axis(ax.xaxis, 0.0, right, 5)
         number_axis(ax.yaxis, -reach, reach, 5)
         name = wanted[index]
-        ax.set_title(f"{label(name, '', labels)}: shrinkage {table.loc[name, 'shrinkage']:.2f}".replace("-", "−"))
+        share = f"{numbers[name]:.2f}".replace("-", "−")
+        ax.set_title(f"{label(name, '', labels)}: shrinkage {share}")
         if index + columns >= len(wanted):
             ax.set_xlabel("posterior sd / spread")
         if index % columns == 0:
             ax.set_ylabel("posterior mean / spread")
-    add_legend(figure, collected(figure.axes), "outside lower center", 3)
+    add_legend(figure, collected(figure.axes), "outside lower center", 3 if columns > 1 else 1)
     return figure
 
 
@@ -277,7 +279,7 @@ def _effects_and_sds(ax: Axes, sd: Array, mean: Array, there: Bools, names: Sequ
     out = np.flatnonzero(there & ~inside)
     if len(out):
         ax.plot(sd[out], mean[out], "D", color=VERMILION, ms=3.2, label="subject unlike the others")
-    for j in out if len(out) <= NAMED_OUT else ():
+    for j in out.tolist() if len(out) <= NAMED_OUT else ():
         ax.annotate(names[j], (sd[j], mean[j]), (3.5, 0.0), textcoords="offset points", va="center", fontsize=7)
     if not there.all():
         ax.plot(sd[~there], mean[~there], "s", mfc="none", color=BLACK, ms=3.4, label="subject without data")
@@ -322,14 +324,14 @@ def effects(
     pairs = list(combinations(wanted, 2))
     columns = min(COLUMNS, len(pairs))
     rows = -(-len(pairs) // columns)
-    size = (PAGE if columns > 1 else 0.5 * PAGE, 2.5 * rows + 0.45)
+    size = (PAGE if columns > 1 else 0.5 * PAGE, 2.5 * rows + (0.45 if columns > 1 else 0.7))
     figure, axes = new_figure(rows, columns, size, f"Random effects in pairs of {', '.join(wanted)}")
     for index, ax in enumerate(axes.flat):
         if index >= len(pairs):
             figure.delaxes(ax)
             continue
         _pair(ax, posterior, *pairs[index], labels)
-    add_legend(figure, collected(figure.axes), "outside lower center", 3)
+    add_legend(figure, collected(figure.axes), "outside lower center", 3 if columns > 1 else 1)
     return figure
 
 
@@ -355,7 +357,8 @@ def _pair(ax: Axes, posterior: PopulationPosterior, a: str, b: str, labels: Mapp
     ax.axhline(0.0, color=GREY, lw=0.5, zorder=0.5)
     ax.axvline(0.0, color=GREY, lw=0.5, zorder=0.5)
     thin = float(np.clip(12.0 / len(means[0]), 0.25, 0.8))
-    ax.errorbar(*means, sds[1], sds[0], fmt="o", color=BLUE, ms=3.0, lw=0, elinewidth=thin, label="subject, mean ± sd")
+    points: dict[str, Any] = {"fmt": "o", "color": BLUE, "ms": 3.0, "lw": 0, "elinewidth": thin}
+    ax.errorbar(means[0], means[1], sds[1], sds[0], label="subject, mean ± sd", **points)
     low, high = np.quantile(r, [0.025, 0.975])
     numbers = [f"{value:.2f}".replace("-", "−") for value in (r.mean(), low, high)]
     ax.set_title(f"{text}:\n{numbers[0]} [{numbers[1]}, {numbers[2]}]")

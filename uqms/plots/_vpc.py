@@ -81,7 +81,7 @@ def visual_predictive_check(check: VisualPredictiveCheck, *, labels: Mapping[str
             color=to_rgba(colour, 0.35),
             edgecolor=colour,
             lw=0.6,
-            label=f"{share}, {100 * level:g} %" if inner else f"{share}, {others} %",
+            label=f"{100 * level:g} %: {share}" if inner else f"{others} %: {share}",
         )
         for patch in box:
             patch.set_zorder(1.5 if inner else 1.0)
@@ -118,8 +118,8 @@ def visual_predictive_check(check: VisualPredictiveCheck, *, labels: Mapping[str
     ax.set_xlabel(label(check.along, "", labels, across))
     name = label(check.output, str(one["observed"].attrs.get("unit", "")), labels, exponent)
     ax.set_ylabel(wrapped(f"prediction-corrected {name}" if check.corrected else name, 34))
-    told = summary.loc["all"]
-    title = f"inside {int(told['inside'])} of {int(told['of'])}, expected {told['expected']:.1f} (p = {told['p']:.2g})"
+    found, of, expected, p = (float(summary[key].iloc[-1]) for key in ("inside", "of", "expected", "p"))
+    title = f"inside {found:.0f} of {of:.0f}, expected {expected:.1f} (p = {p:.2g})"
     if check.uncorrected:
         title += f"; {check.uncorrected} values not corrected"
     ax.set_title(title)

@@ -2,6 +2,7 @@
 
 from uqms.propagation.decisions import Decision
 from uqms.propagation.estimators import Allocation, MultifidelityMean, allocate, multifidelity_mean
+from uqms.propagation.one_by_one import tornado
 from uqms.propagation.rare import RareEvent, rare_event
 from uqms.propagation.result import Propagation, propagate
 
@@ -15,4 +16,5 @@ __all__ = [
     "multifidelity_mean",
     "propagate",
     "rare_event",
+    "tornado",
 ]

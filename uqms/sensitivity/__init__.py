@@ -1,15 +1,18 @@
 """Which inputs drive an output: indices with the surrogate's own error in every number."""
 
+from uqms.sensitivity.derivative import DerivativeMeasures, derivative_measures
 from uqms.sensitivity.given_data import GivenDataIndices, given_data_indices
 from uqms.sensitivity.screening import ElementaryEffects, elementary_effects
 from uqms.sensitivity.shapley import ShapleyEffects, shapley_effects
 from uqms.sensitivity.sobol import SobolIndices, sobol_indices
 
 __all__ = [
+    "DerivativeMeasures",
     "ElementaryEffects",
     "GivenDataIndices",
     "ShapleyEffects",
     "SobolIndices",
+    "derivative_measures",
     "elementary_effects",
     "given_data_indices",
     "shapley_effects",

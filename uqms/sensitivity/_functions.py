@@ -12,9 +12,9 @@ from uqms.sensitivity._inputs import IndependentInputs
 from uqms.surrogates import GaussianProcessSurrogate, Surrogate
 from uqms.surrogates.paths import Paths, mean_path, paths
 
-__all__ = ["ANCHORS", "Functions", "default_points", "functions_of"]
+__all__ = ["ANCHORS", "Functions", "default_points", "functions_of", "is_exact"]
 
-ANCHORS = 512
+ANCHORS = 512, 128, 1536  # at least, for each input, at most: more inputs have more directions in which errors vary
 MEMBERS = 2  # hyperparameter draws whose mean is the control variate
 EVALUATIONS = 2048  # of the joint draws of other surrogates, whose cost is the cube of it
 BLOCK = 2**14  # points at which means are evaluated at once
@@ -41,9 +41,14 @@ class Functions(NamedTuple):
     at_once: bool
 
 
+def is_exact(surrogate: Surrogate) -> bool:
+    """Return whether it is the simulator itself, without an error."""
+    return bool(getattr(surrogate, "exact", False))
+
+
 def default_points(surrogate: Surrogate, columns: int, replicates: int) -> int:
     """Return the number of points of a column."""
-    if isinstance(surrogate, GaussianProcessSurrogate):
+    if isinstance(surrogate, GaussianProcessSurrogate) or is_exact(surrogate):
         return 64 * replicates
     each = max(4, EVALUATIONS // (columns * replicates))
     return replicates * (1 << (each.bit_length() - 1))
@@ -55,7 +60,9 @@ def functions_of(
     """Return n draws; of a Gaussian process exact at the runs and at anchors where the inputs are."""
     if isinstance(surrogate, GaussianProcessSurrogate):
         p = len(inputs.names)
-        anchors = inputs.to_box(qmc.Sobol(p, scramble=True, rng=rng).random_base2((ANCHORS - 1).bit_length())[:ANCHORS])
+        least, each, most = ANCHORS
+        count = min(max(least, each * p), most)
+        anchors = inputs.to_box(qmc.Sobol(p, scramble=True, rng=rng).random_base2((count - 1).bit_length())[:count])
         found = paths(surrogate, anchors, n, rng, pairs)
         return Functions(found, _mean_of_process(surrogate), _rest(found), False)
     drawn = surrogate.functions(n, rng)

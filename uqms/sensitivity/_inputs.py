@@ -179,8 +179,8 @@ def _refuse_posterior(who: str, inputs: object) -> None:
         raise InputError(
             f"{who}: the draws of a posterior are dependent, and {FACTS}: a share of variance that two inputs have in "
             "common belongs to neither. Use Shapley effects, uq.shapley_effects(surrogate, posterior), which divide "
-            "it; or, for indices as if the inputs were independent, give their draws one by one: "
-            f"{who}(surrogate, dict(posterior.draws))."
+            "it; or, for indices as if the inputs were independent, give the draws of each: "
+            f"{who}(surrogate, posterior.draws[{list(inputs.problem.parameters)}])."
         )
 
 

@@ -27,7 +27,7 @@ from uqms._typing import Array, Ints
 
 __all__ = ["Neighbours", "neighbours_of", "unexplained"]
 
-NEIGHBOURS = 4
+NEIGHBOURS = 6
 PER_COEFFICIENT = 12  # draws for each coefficient of the quadratic function, or it has fewer
 SMALLEST = 1e-12  # of the largest eigenvalue: a direction without spread
 
@@ -80,6 +80,7 @@ def unexplained(near: Neighbours, x: Array, y: Array, xi: Array) -> Array:
     # The fit took part of the difference: E[g] = W (1 - |h_i - h_j|^2 / 2).
     kept = 1.0 - 0.5 * ((h[:, None, :] - h[nearest]) ** 2).sum(axis=-1)
     g /= np.maximum(kept, 0.25)[:, :, None]
-    # A pair counts as often as both of its draws do.
-    w = (xi[:, :, None] * xi[:, nearest]).reshape(len(xi), -1)
+    # A pair changes with both of its draws, to first order: products would count what is of pairs alone three times,
+    # not twice (a jackknife's excess: Efron & Stein 1981, doi:10.1214/aos/1176345462).
+    w = (xi[:, :, None] + xi[:, nearest] - 1.0).reshape(len(xi), -1)
     return np.asarray(w @ g.reshape(-1, y.shape[1]) / w.sum(axis=1, keepdims=True))

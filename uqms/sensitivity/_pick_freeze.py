@@ -9,6 +9,7 @@ M           mean product of two columns' features, a quadratic form an output   
 delta       mean of the features                                                                    (s, r, f)
 V           E[f(A) f(A)'] - delta delta'
 V_g         E[f(B) f(AB_g)'] - delta delta' - lambda (E[f(A) f(B)'] - delta delta')
+g_g         main effect of the mean g on group g, in Legendre polynomials                           (r, c, n, f)
 T_g         E[(f(A) - f(AB_g)) (f(A) - f(AB_g))'] / 2
 ==========  ======================================================================================  ==================
 
@@ -17,6 +18,10 @@ Monte Carlo error; lambda = 1 - T_g / V takes out most of that of V_g: the estim
 small indices and that of Janon et al. for large ones (Saltelli et al. 2010, doi:10.1016/j.cpc.2009.09.018; Janon et al.
 2014, doi:10.1051/ps/2013040). T_g is Jansen's (1999, doi:10.1016/S0010-4655(98)00154-4). All are quadratic in f: with
 scores as features, those of every coordinate of a curve follow from their products of q by q.
+
+With f = g + e, V_g of f is that of g, that of e and 2 E[g_g(x) e(x)'], a mean over all points whose noise is small
+where g_g is, unlike that of products of f. For interactions and groups of several inputs products of f are taken
+throughout, so that their noise cancels.
 
 The points are replicates of a scrambled Sobol sequence, so that their differences show the Monte Carlo error.
 """
@@ -31,7 +36,7 @@ from scipy.stats import qmc
 
 from uqms._typing import Array, Bools
 
-__all__ = ["Design", "Moments", "Products", "design_of", "of_covariance", "pairs_of", "products"]
+__all__ = ["Design", "Moments", "Products", "design_of", "legendre", "of_covariance", "pairs_of", "products"]
 
 REPLICATES = 16
 
@@ -91,13 +96,15 @@ class Moments(NamedTuple):
     power
         Of a column with itself, (..., k).
     base
-        Of A with B, (..., k).
+        Of A with B, for every group (..., g, k).
     first
         Of columns that share group g only, (..., g, k).
     total
         Half of the mean squared difference of columns that differ in group g only, (..., g, k).
     second
         Of columns that share groups g and h only, (..., pairs, k).
+    second_base, second_first
+        What belongs to `second`: base (..., 1, k) and first (..., g, k) with the same noise; empty without it.
     """
 
     mean: Array
@@ -106,6 +113,8 @@ class Moments(NamedTuple):
     first: Array
     total: Array
     second: Array
+    second_base: Array
+    second_first: Array
 
     def plus(self, other: "Moments") -> "Moments":
         """Return the sums."""
@@ -167,16 +176,30 @@ def products(f: Float[np.ndarray, "s r c n f"], groups: int, diagonal: bool) -> 
         first = [0.5 * (one + of.by(0, c)) for one, c in zip(first, ba, strict=True)]
         total = [0.5 * (one + of.half_square(1, c)) for one, c in zip(total, ba, strict=True)]
         pairs = [0.5 * (of.by(ab[g], ba[h]) + of.by(ab[h], ba[g])) for g, h in pairs_of(groups)]
-    base = of.by(0, 1)
-    none = np.zeros((*base.shape[:2], 0, base.shape[-1]))
+    return _gathered(f.mean(axis=(2, 3)), of.power(), of.by(0, 1), first, total, pairs)
+
+
+def _gathered(
+    mean: Array, power: Array, base: Array, first: list[Array], total: list[Array], pairs: list[Array]
+) -> Moments:
+    alone, axis = np.stack(first, axis=-2), base[..., None, :]
+    none = np.zeros((*base.shape[:-1], 0, base.shape[-1]))
     return Moments(
-        f.mean(axis=(2, 3)),
-        of.power(),
-        base,
-        np.stack(first, axis=2),
-        np.stack(total, axis=2),
-        np.stack(pairs, axis=2) if pairs else none,
+        mean,
+        power,
+        np.repeat(axis, len(first), axis=-2),
+        alone,
+        np.stack(total, axis=-2),
+        np.stack(pairs, axis=-2) if pairs else none,
+        axis if pairs else none,
+        alone if pairs else none,
     )
+
+
+def legendre(v: Float[np.ndarray, "*any"], degree: int) -> Float[np.ndarray, "*any degree"]:
+    """Return the Legendre polynomials of degrees 1 to `degree`, orthonormal on the unit interval."""
+    every = np.polynomial.legendre.legvander(2.0 * v - 1.0, degree)[..., 1:]
+    return np.asarray(every * np.sqrt(2.0 * np.arange(1, degree + 1) + 1.0))
 
 
 def of_covariance(covariance: Float[np.ndarray, "s c c f"], groups: int) -> Moments:
@@ -195,11 +218,4 @@ def of_covariance(covariance: Float[np.ndarray, "s c c f"], groups: int) -> Mome
         total = [0.5 * (one + half_square(1, k)) for one, k in zip(total, ba, strict=True)]
         pairs = [0.5 * (covariance[:, ab[g], ba[h]] + covariance[:, ab[h], ba[g]]) for g, h in pairs_of(groups)]
     power = np.einsum("sccf->sf", covariance) / c
-    return Moments(
-        np.zeros_like(power),
-        power,
-        covariance[:, 0, 1],
-        np.stack(first, axis=1),
-        np.stack(total, axis=1),
-        np.stack(pairs, axis=1) if pairs else np.zeros((len(power), 0, power.shape[1])),
-    )
+    return _gathered(np.zeros_like(power), power, covariance[:, 0, 1], first, total, pairs)

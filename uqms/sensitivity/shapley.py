@@ -10,8 +10,8 @@ S1, ST      1 - W_i / Var(y) and W_(all but i) / Var(y)
 w           coefficients of W in Sh, one row a resample of the orders           (B, P, subsets)
 ==========  ==================================================================  ==============
 
-Indices of a function draw are those of the mean function, on many draws of the inputs, plus the difference of both on
-fewer: what is uncertain of the surrogate is the difference, and it is small.
+Function draws are evaluated at few draws of the inputs, with the mean function, which is evaluated at many, as control
+variate.
 """
 
 import itertools
@@ -469,8 +469,8 @@ def _indices(
     out = {}
     for name in names:
         found = _Effects(game, len(players))
-        for base, differences in _blocks(surrogate, name, of_mean, at_few, functions, many, few, exact):
-            found.add(base, differences)
+        for w in _blocks(surrogate, name, of_mean, at_few, functions, many, few, exact):
+            found.add(w)
         out[name] = found.dataset(surrogate, name, players)
     return out
 
@@ -484,8 +484,8 @@ def _blocks(
     many: _Cloud,
     few: _Cloud,
     exact: bool,
-) -> Iterator[tuple[Array, Array]]:
-    """Yield W of the mean (subsets, B, c), what each draw adds (S, subsets, B, c), some coordinates at a time."""
+) -> Iterator[Array]:
+    """Yield W (S, subsets, B, c) of the draws, some coordinates at a time."""
     offset, basis, _ = surrogate.decode(name)
     inverse: Callable[[Array], Array] = surrogate.layouts[name].transform.inverse
     s, m = len(functions), len(at_few)
@@ -499,12 +499,27 @@ def _blocks(
         base = _moments(many, decoded(of_mean))
         c = base.shape[-1]
         if exact:
-            yield base, np.zeros((s, *base.shape))
+            yield np.repeat(base[None], s, axis=0)
             continue
         y = np.moveaxis(decoded(functions), 0, 1).reshape(m, s * c)
         both = _moments(few, np.hstack([y, decoded(at_few)]))
         of_draws = np.moveaxis(both[..., : s * c].reshape(*both.shape[:2], s, c), 2, 0)
-        yield base, of_draws - both[None, ..., s * c :]
+        yield _corrected(of_draws, both[..., s * c :], base)
+
+
+def _corrected(of_draws: Array, of_mean: Array, base: Array) -> Array:
+    """Return W (S, subsets, B, c) of draws at few points, with the mean as control variate, whose W at many is `base`.
+
+    The coefficient is that of the variance, one for all subsets, so that what their W have in common still cancels.
+    """
+    drawn, mean = of_draws[:, -2], of_mean[-2]  # (S, B, c), (B, c)
+    off = mean - mean.mean(axis=0)
+    square = (off**2).sum(axis=0)
+    slope = (drawn * off).sum(axis=1) / np.where(square > 0.0, square, np.inf)  # (S, c)
+    found = of_draws + slope[:, None, None] * (base - of_mean)[None]
+    # A variance is positive: where the correction is larger than it, the draw is left as it is.
+    kept = found[:, -2] > 0.0
+    return np.asarray(np.where(kept[:, None], found, of_draws))
 
 
 class _Effects:
@@ -515,8 +530,8 @@ class _Effects:
         self.parts: list[Array] = []  # (4, S, B, P, c)
         self.total: Array | float = 0.0  # W summed over the coordinates, (S, subsets, B)
 
-    def add(self, base: Array, differences: Array) -> None:
-        w = base[None] + differences
+    def add(self, w: Array) -> None:
+        """Take some coordinates."""
         self.total = self.total + w.sum(axis=-1)
         self.parts.append(self._of(w))
 

@@ -27,7 +27,7 @@ import xarray as xr
 
 from uqms._typing import Array, RandomState, as_generator
 from uqms.errors import DesignWarning, InputError
-from uqms.sensitivity._functions import Functions, default_points, functions_of
+from uqms.sensitivity._functions import Functions, default_points, functions_of, is_exact
 from uqms.sensitivity._inputs import IndependentInputs, check_surrogate, independent_inputs
 from uqms.sensitivity._pick_freeze import (
     REPLICATES,
@@ -35,6 +35,7 @@ from uqms.sensitivity._pick_freeze import (
     Moments,
     Products,
     design_of,
+    legendre,
     of_covariance,
     pairs_of,
     products,
@@ -47,11 +48,13 @@ __all__ = ["SobolIndices", "sobol_indices"]
 
 FINER = 16  # times as many points for the mean as for the draws
 PAIRS = 4  # points of a replicate at which what paths leave out is measured
+DEGREE = 10  # of the polynomials of main effects
+MOST_SCORES = 32  # of which all products are formed
 ROOM = 2**24  # numbers that are held at once while points are evaluated
 MOST = 2**28  # numbers of a result
 NOTHING = 1e-13  # of the largest variance of a curve: less is rounding
 LEAST_DRAWS = 20
-UNEXPLAINED = 0.1  # share of the variance that runs may leave open
+UNEXPLAINED = 0.2  # share of the variance that runs may leave open
 WIDE = 0.05  # sd of an index from the surrogate's error
 
 
@@ -146,7 +149,7 @@ class SobolIndices:
     def too_few_runs(self) -> tuple[str, ...]:
         """Outputs for which more runs are needed: the surrogate's error dominates what is said of them.
 
-        It leaves more than a tenth of the variance unexplained, or the sd of an index from it is above 0.05.
+        It leaves more than a fifth of the variance unexplained, or the sd of an index from it is above 0.05.
         """
         return tuple(name for name, one in self.indices.items() if _few(one))
 
@@ -201,7 +204,7 @@ def sobol_indices(
     Parameters
     ----------
     surrogate
-        What `fit` returned, or one of your own that follows `uq.Surrogate`.
+        What `fit` returned, or one of your own that follows `uq.Surrogate`; `uq.DirectSimulator` is one without error.
     inputs
         Their distribution: by default the prior of the space that the surrogate was trained in. Else a
         `ParameterSpace`, or a mapping of input to a prior, a range ``uq.Condition(low, high)``, one number (fixed), or
@@ -275,7 +278,8 @@ def sobol_indices(
     n = default_points(surrogate, columns, REPLICATES) if points is None else _checked_points(points, who)
     _check_room(surrogate, names, draws * bootstrap * len(named) * (2 + (order == 2) * len(named)), who)
     places = [[over.names.index(name) for name in group] for group in named.values()]
-    design = design_of(places, len(over.names), FINER * n // REPLICATES, order == 2, generator)
+    finer = 1 if is_exact(surrogate) else FINER  # there is no difference from the mean
+    design = design_of(places, len(over.names), finer * n // REPLICATES, order == 2, generator)
     pairs = np.swapaxes(_at(design, over, slice(None), PAIRS), 1, 2).reshape(-1, design.columns, over.box.d)
     functions = functions_of(surrogate, over, draws, pairs, generator)
     sums = _moments(surrogate, names, design, over, functions, n // REPLICATES)
@@ -385,6 +389,8 @@ class _Features(NamedTuple):
         Square of the truncation factor on the output's own scale, (m, t).
     slope
         Mean squared slope of the transform's inverse, (m,).
+    effects
+        Main effects of the mean, coefficients (g, degree, f) of Legendre polynomials; zero for groups of several.
     """
 
     layout: Layout
@@ -394,10 +400,12 @@ class _Features(NamedTuple):
     centre: Array
     leftover: Array
     slope: Array
+    effects: Array
 
     @property
     def plain(self) -> bool:
-        return isinstance(self.layout.transform, Identity)
+        """Whether features are scores, with all products of two; else values at coordinates, with their squares."""
+        return _by_scores(self.layout, len(self.scores))
 
     def of(self, scores: Array) -> Array:
         """Return the features (..., f) of all scores (..., q)."""
@@ -436,8 +444,8 @@ class _Features(NamedTuple):
         return out
 
 
-def _features(surrogate: Surrogate, name: str, mean: Array) -> _Features:
-    """Return those of an output; `mean` (k, q) are scores in the middle of the inputs."""
+def _features(surrogate: Surrogate, name: str, mean: Array, polynomials: Array) -> _Features:
+    """Return those of an output, from scores (k, q) of the mean and polynomials (k, g, degree) at the same points."""
     layout = surrogate.layouts[name]
     offset, basis, truncation = surrogate.decode(name)
     scores = np.flatnonzero(np.any(basis != 0.0, axis=0))
@@ -445,13 +453,38 @@ def _features(surrogate: Surrogate, name: str, mean: Array) -> _Features:
     own, basis = mean[:, scores], basis[:, scores]
     left = truncation[:, np.any(truncation != 0.0, axis=0)]
     slope = np.ones(len(offset))
-    if isinstance(layout.transform, Identity):
-        centre = own.mean(axis=0)
-    else:
+    values = own
+    if not _by_scores(layout, len(scores)):
         z = offset + own @ basis.T
-        centre = layout.transform.inverse(z).mean(axis=0)
+        values = layout.transform.inverse(z)
         slope = np.mean(layout.transform.slopes(z, np.zeros_like(z))[0] ** 2, axis=0)
-    return _Features(layout, scores.astype(np.float64), offset, basis, centre, left**2 * slope[:, None], slope)
+    centre = values.mean(axis=0)
+    effects = np.tensordot(polynomials, values - centre, (0, 0)) / len(values)
+    return _Features(layout, scores.astype(np.float64), offset, basis, centre, left**2 * slope[:, None], slope, effects)
+
+
+def _polynomials(design: Design, replicates: slice, n: int) -> Array:
+    """Return the Legendre polynomials (r, c, n, g, degree) of every group of one input, zero for others."""
+    a, b = design.a[replicates, :n], design.b[replicates, :n]
+    single = design.from_b[2 : 2 + design.groups].sum(axis=1) == 1
+    out = np.zeros((len(a), design.columns, a.shape[1], design.groups, DEGREE))
+    for g in np.flatnonzero(single):
+        i = int(np.flatnonzero(design.from_b[2 + g])[0])
+        of_a, of_b = (legendre(v[..., i], DEGREE)[:, None] for v in (a, b))
+        out[..., g, :] = np.where(design.from_b[:, i, None, None], of_b, of_a)
+    return out
+
+
+def _cross(effects: Array, polynomials: Array, error: Array, diagonal: bool) -> Array:
+    """Return the mean product (s, r, g, k) of main effects with errors (s, r, c, n, f) of the draws."""
+    s, r, c, n, f = error.shape
+    g = effects.shape[0]
+    main = np.einsum("rxgp,gpf->rxgf", polynomials.reshape(r, c * n, g, -1), effects, optimize=True)
+    error = error.reshape(s, r, c * n, f)
+    if diagonal:
+        return np.asarray(np.einsum("rxgf,srxf->srgf", main, error, optimize=True) / (c * n))
+    product = main.reshape(1, r, c * n, g * f).swapaxes(-1, -2) @ error / (c * n)
+    return np.asarray(product.reshape(s, r, g, f * f))
 
 
 class _Sums(NamedTuple):
@@ -472,13 +505,14 @@ def _moments(
 ) -> dict[str, _Sums]:
     """Return the sums of every output, some replicates at a time."""
     replicates, fine = design.a.shape[:2]
+    single = (design.from_b[2 : 2 + design.groups].sum(axis=1) == 1)[:, None]
     s, c, _, q = functions.rest.shape
     everything = None
     if functions.at_once:
         u = _at(design, over, slice(None), n)
         drawn = functions.draws(u.reshape(-1, u.shape[-1]))
         everything = drawn.reshape(s, *u.shape[:-1], q)
-    widest = max((math.prod(surrogate.layouts[name].shape) for name in names if not _plain(surrogate, name)), default=0)
+    widest = max(_width(surrogate, name) for name in names)
     size = max(1, ROOM // (c * max(s * n, fine) * max(q, widest)))
     features: dict[str, _Features] = {}
     parts: dict[str, list[tuple[Moments, Array]]] = {name: [] for name in names}
@@ -491,16 +525,26 @@ def _moments(
             drawn = functions.draws(few.reshape(-1, u.shape[-1])).reshape(s, *few.shape[:-1], q)
         else:
             drawn = everything[:, block]
+        near_them = _polynomials(design, block, n)
         for name in names:
             if name not in features:
-                features[name] = _features(surrogate, name, mean[0, :, 0].reshape(-1, q))
+                at_all = _polynomials(design, block, fine).reshape(-1, design.groups, DEGREE)
+                features[name] = _features(surrogate, name, mean.reshape(-1, q), at_all)
             one = features[name]
             mine, near = one.of(drawn), one.of(mean)
-            of_draws = products(mine, design.groups, not one.plain)
+            of_draws, coarse, finer = (
+                products(each, design.groups, not one.plain) for each in (mine, near[:, :, :, :n], near)
+            )
+            total = of_draws.minus(coarse).plus(finer)
+            error = mine - near[:, :, :, :n]
+            of_error = products(error, design.groups, not one.plain)
+            with_main = 2.0 * _cross(one.effects, near_them, error, not one.plain)
+            total = total._replace(
+                first=np.where(single, finer.first + of_error.first + with_main, total.first),
+                base=np.where(single, finer.base + of_error.base, total.base),
+            )
             off = mine - mine.mean(axis=0)
             spread = Products(not one.plain, off).power().sum(axis=0) / (s - 1)
-            coarse, fine_ = (products(near[:, :, :, :k], design.groups, not one.plain) for k in (n, fine))
-            total = of_draws.minus(coarse).plus(fine_)
             parts[name].append((total, spread))
     out = {}
     for name in names:
@@ -514,8 +558,16 @@ def _moments(
     return out
 
 
-def _plain(surrogate: Surrogate, name: str) -> bool:
-    return isinstance(surrogate.layouts[name].transform, Identity)
+def _width(surrogate: Surrogate, name: str) -> int:
+    """Return the number of features of an output beyond its scores."""
+    layout = surrogate.layouts[name]
+    scores = int(np.count_nonzero(np.any(surrogate.decode(name).basis != 0.0, axis=0)))
+    return 0 if _by_scores(layout, scores) else math.prod(layout.shape)
+
+
+def _by_scores(layout: Layout, count: int) -> bool:
+    """Return whether moments are formed of scores: they say all of an output that is linear in them."""
+    return isinstance(layout.transform, Identity) and count <= MOST_SCORES
 
 
 # ------------------------------------------------------------------------------------------------------------ indices
@@ -544,7 +596,7 @@ def _shares(moments: Moments, delta: Array, weights: Array, left: Array, parts: 
     parts
         How each draw divides it, (s, g + 1, t): the groups alone, then their interaction.
     """
-    power, base, first, total, second = (
+    power, base, first, total, second, second_base, second_first = (
         np.einsum("br,sr...->sb...", weights, each, optimize=True) for each in moments[1:]
     )
     added = parts @ left.T  # (s, g + 1, m)
@@ -556,14 +608,14 @@ def _shares(moments: Moments, delta: Array, weights: Array, left: Array, parts: 
     with np.errstate(invalid="ignore", divide="ignore"):
         share = total / known[:, :, None]
         middle = np.clip(np.nan_to_num(1.0 - share.mean(axis=(0, 1))), 0.0, 1.0)  # lambda (g, m)
-        centred = base - delta
-        alone = first - delta[:, :, None] - middle * centred[:, :, None] + added[:, None, :-1]
+        off = delta[:, :, None]
+        alone = first - off - middle * (base - off) + added[:, None, :-1]
         both = second
         if second.shape[2]:
             pairs = np.array(pairs_of(share.shape[2]))
             shared = np.clip(middle[pairs[:, 0]] + middle[pairs[:, 1]] - 1.0, 0.0, 1.0)
-            closed = second - delta[:, :, None] - shared * centred[:, :, None]
-            lone = first - delta[:, :, None] - middle * centred[:, :, None]
+            closed = second - off - shared * (second_base - off)
+            lone = second_first - off - middle * (second_base - off)
             both = (closed - lone[:, :, pairs[:, 0]] - lone[:, :, pairs[:, 1]]) / known[:, :, None]
         return _Shares(variance, alone / known[:, :, None], share, both)
 

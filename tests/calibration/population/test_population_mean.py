@@ -4,10 +4,12 @@ import arviz_stats
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 from calibration.problems import linear_surrogate, matern52
 from scipy.stats import binom
 
 import uqms as uq
+from uqms.calibration.population.posterior import PopulationPosterior
 from uqms.errors import ConformanceError
 from uqms.surrogates import Surrogate
 from uqms.testing.planted import with_covariance
@@ -114,3 +116,43 @@ def test_draws_have_that_law_and_another_table_needs_no_compilation() -> None:
     theta, z = {"theta": np.array([w[0]])}, w[None, 1:]
     wanted = [float(first.with_values(row).log_likelihood(theta, z)[0]) for row in values]
     assert found[1] - found[0] == pytest.approx(wanted[1] - wanted[0], abs=1e-8)
+
+
+def test_a_new_subject_is_what_a_refit_of_everybody_says() -> None:
+    """Exact draws of the population in its closed form, a new subject from them; all 17 together, in closed form."""
+    rng = np.random.default_rng(4)
+    _, values = simulated(1)
+    one, S, D = problem(values[0]), 2000, 1 + SUBJECTS
+    # Of mean and standardised effects: prior N(0, 1), data = mean + omega x + error.
+    design = np.column_stack([np.ones(SUBJECTS), OMEGA * np.eye(SUBJECTS)])
+    error = ERROR_SD**2 * matern52(X[:, None] - X, ELL) + NOISE_SD**2 * np.eye(SUBJECTS)
+    covariance = np.linalg.inv(np.eye(D) + design.T @ np.linalg.solve(error, design))
+    mean = covariance @ design.T @ np.linalg.solve(error, values[0])
+    drawn = mean + rng.standard_normal((S, D)) @ np.linalg.cholesky(covariance).T
+    groups = {
+        "posterior": xr.Dataset({"theta": (("chain", "draw"), drawn[None, :, 0])}),
+        "latents": xr.Dataset({"value": (("chain", "draw", "latent"), drawn[None, :, 1:])}),
+    }
+    posterior = PopulationPosterior(xr.DataTree.from_dict(groups), one, None, None)  # type: ignore[arg-type]
+
+    x, z = np.array([*X, 0.4]), np.array([*values[0], values[0].mean() + 1.5])
+    frame = pd.DataFrame({"x": [0.4], "y": z[-1:]})
+    new = posterior.new_subject(uq.Observations.from_table(frame, output="y", value="y", conditions=["x"]), rng=1)
+
+    prior = np.ones((18, 18)) + OMEGA**2 * np.eye(18)  # of the population's mean, then of all individual values
+    prior[0, 0] = 1.0
+    of_data = prior[1:, 1:] + ERROR_SD**2 * matern52(x[:, None] - x, ELL) + NOISE_SD**2 * np.eye(17)
+    for k, (name, found) in enumerate(
+        [("mean", new.shared.theta["theta"]), ("new", new.draws["theta"].values.ravel())]
+    ):
+        row = prior[0 if k == 0 else -1, 1:]
+        before = prior[0 if k == 0 else -1, 0 if k == 0 else -1]
+        exact = row @ np.linalg.solve(of_data, z)
+        sd = np.sqrt(before - row @ np.linalg.solve(of_data, row))
+        n = min(new.ess, 500.0)  # draws of the population that are behind it
+        assert found.mean() == pytest.approx(exact, abs=4 * sd / np.sqrt(n)), name
+        assert found.std() == pytest.approx(sd, rel=4 / np.sqrt(2 * n)), name
+    assert new.k_hat < 0.7
+    # Its prior alone with independent errors would say something else, by far more than that.
+    alone = OMEGA**2 / (OMEGA**2 + ERROR_SD**2 + NOISE_SD**2)
+    assert abs(mean[0] + alone * (z[-1] - mean[0]) - exact) > 8 * sd / np.sqrt(n)

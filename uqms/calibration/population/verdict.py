@@ -17,13 +17,17 @@ from dataclasses import replace
 
 import numpy as np
 import xarray as xr
+from scipy import sparse
+from scipy.sparse.linalg import splu
+from scipy.stats import chi2
 
-from uqms._typing import Array
+from uqms._typing import Array, Ints
 from uqms.calibration.checks import Check, Sampled, Status
 from uqms.calibration.computation import check_computation
 from uqms.calibration.direct import is_exact
-from uqms.calibration.misfit import check_misfit, check_validation
+from uqms.calibration.misfit import MISFIT_LEVEL, check_misfit, check_validation
 from uqms.calibration.population.layout import from_natural
+from uqms.calibration.population.lowrank import _ragged
 from uqms.calibration.population.problem import PopulationCalibration
 from uqms.calibration.predict import data_moments
 from uqms.calibration.verdict import EDGE, EDGE_MASS, SHARE_LIMIT, Verdict
@@ -32,7 +36,7 @@ __all__ = ["judge"]
 
 FEW_SUBJECTS = 5
 CONTRACTION = 0.1
-DRAWS, NUMBERS = 40, 20_000_000
+DRAWS, FEATURED, NUMBERS = 40, 12, 20_000_000
 STEP = 1e-4
 
 
@@ -51,7 +55,12 @@ def judge(problem: PopulationCalibration, sampled: Sampled) -> tuple[Verdict, xr
     n, D = len(problem.data.cells.offset), len(names) + problem.layout.size
     count = min(DRAWS, NUMBERS // (n * (n + D)), len(z))
     share = np.full(len(names), np.nan)
-    if count >= 1:
+    if problem.lowrank is not None:
+        picked = np.unique(np.linspace(0, len(z) - 1, min(FEATURED, len(z))).astype(int))
+        few = {name: values[picked] for name, values in theta.items()}
+        share, misfit = _through_features(problem, few, z[picked], sampled.h[picked])
+        checks += [_check_share(problem, names, share), misfit, check_validation(problem.data, own, share)]
+    elif count >= 1:
         picked = np.unique(np.linspace(0, len(z) - 1, count).astype(int))
         few = {name: values[picked] for name, values in theta.items()}
         information, share = _information(problem, few, z[picked], sampled.h[picked])
@@ -70,7 +79,7 @@ def judge(problem: PopulationCalibration, sampled: Sampled) -> tuple[Verdict, xr
 def _information(problem: PopulationCalibration, theta: Mapping[str, Array], z: Array, h: Array) -> tuple[Array, Array]:
     """Return J' C^-1 J (s, D, D), and the share of the surrogate's error by quantity of the population."""
     data, draws = problem.data, np.arange(len(z))
-    jacobian = _jacobian(problem, theta, z, h)
+    jacobian = _dense(*_jacobian(problem, theta, z, h), problem.layout.size)
     own = problem.individuals(theta, z)
     found = []
     for errors in (True, False):
@@ -84,7 +93,80 @@ def _information(problem: PopulationCalibration, theta: Mapping[str, Array], z: 
     return found[0], np.zeros(size) if is_exact(problem.surrogate) else share
 
 
-def _jacobian(problem: PopulationCalibration, theta: Mapping[str, Array], z: Array, h: Array) -> Array:
+def _through_features(
+    problem: PopulationCalibration, theta: Mapping[str, Array], z: Array, h: Array
+) -> tuple[Array, Check]:
+    """Return the share by quantity of the population, and the check of misfit, at a cost linear in the subjects.
+
+    C = B + F F' with B one block an input, and the effects' part of J has one block a subject: with W' W = B^-1, the
+    posterior's precision is 1 + (W J)' W J, which is sparse, less something of the rank of the features.
+    """
+    data, cells, draws = problem.data, problem.data.cells, np.arange(len(z))
+    assert problem.lowrank is not None
+    error = problem.lowrank.error
+    hyper, rest, places = _jacobian(problem, theta, z, h)
+    own = problem.individuals(theta, z)
+    u, sigma = data.unit_inputs(own), data.noise.phi(own, (len(z),))[:, cells.group]
+    mean, phi, rho = (one[h, draws] for one in error.at(u))
+    N, H, size = len(cells.offset), hyper.shape[2], problem.layout.size
+    G = cells.basis[:, cells.used]
+    cell, here = _ragged(cells.experiment, cells.experiments)
+    residual = cells.cell_mean - cells.offset - np.einsum("snq,nq->sn", mean[:, cells.experiment], G)
+    features = G[:, error.score] * phi[:, cells.experiment]  # (s, N, M)
+    variances, distances, excess = np.zeros((2, H)), [], []
+    for s in draws:
+        D = sigma[s] ** 2 / cells.weight
+        B = np.einsum("kcq,kq,kdq->kcd", G[cell], rho[s], G[cell]) + cells.truncation[cell] @ cells.truncation[
+            cell
+        ].transpose(0, 2, 1)
+        B = B * (here[:, :, None] & here[:, None, :])
+        at = np.arange(here.shape[1])
+        B[:, at, at] += np.where(here, D[cell], 1.0)
+        inverse = np.linalg.inv(np.linalg.cholesky(B))
+        both = here[:, :, None] & here[:, None, :]
+        rows, columns = (np.broadcast_to(one, both.shape)[both] for one in (cell[:, :, None], cell[:, None, :]))
+        W = sparse.csr_matrix((inverse[both], (rows, columns)), shape=(N, N))
+        J = sparse.hstack(
+            [
+                sparse.csr_matrix(
+                    (rest[s].ravel(), (np.repeat(np.arange(N), places.shape[1]), places.ravel())), shape=(N, size)
+                ),
+                sparse.csr_matrix(hyper[s]),
+            ]
+        ).tocsr()
+        WJ, WF, Wr = (W @ J).tocsr(), W @ features[s], W @ residual[s]
+        A = np.eye(WF.shape[1]) + WF.T @ WF
+        root = np.linalg.cholesky(A)
+        U = np.linalg.solve(root, np.asarray(WJ.T @ WF).T).T
+        one = sparse.identity(size + H, format="csc")
+        for i, (scaled, low) in enumerate(((WJ, U), (sparse.diags(1.0 / np.sqrt(D)) @ J, None))):
+            solved = splu((one + scaled.T @ scaled).tocsc())
+            last = np.zeros((size + H, H))
+            last[size:] = np.eye(H)
+            covariance = solved.solve(last)[size:]
+            if low is not None:
+                X = solved.solve(low)
+                left = np.linalg.inv(np.eye(low.shape[1]) - low.T @ X)
+                covariance = covariance + X[size:] @ left @ X[size:].T
+                trace = float(np.trace(solved.solve(np.eye(size + H)))) + float(np.sum((X @ left) * X))
+                excess.append(size + H - trace)
+            variances[i] += np.diag(covariance)
+        distances.append(float(Wr @ Wr - np.sum(np.linalg.solve(root, WF.T @ Wr) ** 2)))
+    share = np.clip(1.0 - variances[1] / variances[0], 0.0, 1.0)
+    # Over posterior draws T is larger than at the posterior's mean by as much as it is smaller there than N.
+    freedom = np.maximum(N - np.array(excess), 1.0)
+    p = float(np.mean(chi2.sf(np.array(distances) - np.array(excess), freedom)))
+    if p < MISFIT_LEVEL:
+        message = f"p = {p:.2g}: the measurements are farther from the model than noise and surrogate explain"
+        remedy = "Look at individual fits. A wrong unit or noise sd, an outlier, or a model that lacks something."
+        return share, Check("predictive misfit", "warn", p, message, remedy)
+    return share, Check("predictive misfit", "pass", p, f"p = {p:.2g} that a right model fits worse")
+
+
+def _jacobian(
+    problem: PopulationCalibration, theta: Mapping[str, Array], z: Array, h: Array
+) -> tuple[Array, Array, Ints]:
+    """Return J: quantities of the population (s, N, .), and what belongs to a cell's own effects, at columns (N, .)."""
     data, population, layout = problem.data, problem.population, problem.layout
     cells, draws = data.cells, np.arange(len(z))
     effects = z[:, : layout.size]
@@ -97,8 +179,10 @@ def _jacobian(problem: PopulationCalibration, theta: Mapping[str, Array], z: Arr
             name: from_natural(natural[..., i], scale)
             for i, (name, scale) in enumerate(zip(population.individual, population.scales, strict=True))
         }
-        scores = data.surrogate.scores(data.unit_inputs({**others, **values, **own}))
-        return np.asarray(np.einsum("snq,nq->sn", scores.mean[h, draws][:, cells.experiment], cells.basis))
+        u = data.unit_inputs({**others, **values, **own})
+        mean = data.surrogate.scores(u.reshape(-1, 1, u.shape[-1])).mean  # without errors between inputs
+        mean = mean.reshape(len(mean), *u.shape[:2], -1)[h, draws]
+        return np.asarray(np.einsum("snq,nq->sn", mean[:, cells.experiment], cells.basis))
 
     slopes = []  # by natural value of each individual parameter
     for i in range(len(population.individual)):
@@ -121,20 +205,25 @@ def _jacobian(problem: PopulationCalibration, theta: Mapping[str, Array], z: Arr
         columns.append(change * size / (2.0 * step))
     P, Q, first = len(population.individual), len(population.occasions), layout.sizes[0]
     subject = layout.subject[unit]
-    rest = np.zeros((*slope.shape[:2], layout.size))
-    for k in range(P):  # each subject depends on its own effects alone, so all are moved at once
+    rest, places = np.empty((*slope.shape[:2], P + Q)), np.empty((len(unit), P + Q), dtype=np.int64)
+    for k in range(P + Q):  # each unit depends on its own effects alone, so all are moved at once
         shift = np.zeros(layout.size)
-        shift[k:first:P] = STEP
+        if k < P:
+            shift[k:first:P] = STEP
+            places[:, k] = subject * P + k
+        else:
+            shift[first + k - P :: Q] = STEP
+            places[:, k] = first + unit * Q + k - P
         moved = layout.natural(theta, effects + shift)[1] - layout.natural(theta, effects - shift)[1]
-        change = np.einsum("snp,snp->sn", slope, moved[:, unit]) / (2.0 * STEP)
-        rest[:, np.arange(len(unit)), subject * P + k] = change
-    for k in range(Q):
-        shift = np.zeros(layout.size)
-        shift[first + k :: Q] = STEP
-        moved = layout.natural(theta, effects + shift)[1] - layout.natural(theta, effects - shift)[1]
-        change = np.einsum("snp,snp->sn", slope, moved[:, unit]) / (2.0 * STEP)
-        rest[:, np.arange(len(unit)), first + unit * Q + k] = change
-    return np.concatenate([np.stack(columns, axis=-1), rest], axis=2)
+        rest[:, :, k] = np.einsum("snp,snp->sn", slope, moved[:, unit]) / (2.0 * STEP)
+    return np.stack(columns, axis=-1), rest, places
+
+
+def _dense(hyper: Array, rest: Array, places: Ints, size: int) -> Array:
+    """Return J (s, N, D)."""
+    out = np.zeros((*rest.shape[:2], size))
+    out[:, np.arange(len(places))[:, None], places] = rest
+    return np.concatenate([hyper, out], axis=2)
 
 
 def _check_share(problem: PopulationCalibration, names: list[str], share: Array) -> Check:

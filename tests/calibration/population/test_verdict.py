@@ -1,0 +1,68 @@
+"""The verdict on a population: shares through features against dense algebra."""
+
+import numpy as np
+import pytest
+from calibration.population.test_population import SPACE, observations, surrogate, table
+
+import uqms as uq
+from uqms.calibration.population.verdict import _information, _through_features
+
+
+@pytest.mark.parametrize("occasions", [(), ("a",)])
+def test_shares_through_features_are_those_of_dense_matrices(occasions: tuple[str, ...]) -> None:
+    population = uq.Population(
+        SPACE,
+        individual=("a", "b"),
+        spread={"a": uq.HalfNormal(0.05), "b": uq.HalfNormal(0.1)},
+        occasions=occasions,
+        occasion_spread=0.02,
+    )
+    frame = table(subjects=30, occasions=2 if occasions else 1)
+    frame = frame.assign(x=lambda rows: (rows["x"] * 10 % 4) / 5).drop_duplicates(["id", "t", "x", "visit"])
+    exact, close = (
+        uq.Calibration(
+            surrogate(),
+            observations(frame),
+            uq.GaussianNoise(sd=uq.HalfNormal(0.3)),
+            population=population,
+            outside="extrapolate",
+            surrogate_error=kind,
+        )
+        for kind in ("exact", "low-rank")
+    )
+    rng, S = np.random.default_rng(5), 6
+    theta = {name: values * (1.0 + 0.02 * rng.standard_normal(S)) for name, values in exact.prior_draws(1, 2).items()}
+    z = rng.standard_normal((1, exact.latents)) + 0.2 * rng.standard_normal((S, exact.latents))
+    theta["sigma"] = np.full(S, 0.2)
+    close = close.with_features(theta, z, np.random.default_rng(1))
+    h = np.zeros(S, dtype=int)
+    _, wanted = _information(exact, theta, z, h)
+    share, misfit = _through_features(close, theta, z, h)
+    assert wanted.max() > 0.2
+    np.testing.assert_allclose(share, wanted, atol=0.02)
+    assert misfit.name == "predictive misfit"
+
+
+def test_the_misfit_through_features_has_its_law() -> None:
+    """Data of the model itself pass at the truth; with five times the noise they do not."""
+    population = uq.Population(SPACE, individual=("a", "b"), spread={"a": 0.05, "b": 0.1})
+    frame = table(subjects=40).assign(x=lambda rows: (rows["x"] * 10 % 4) / 5).drop_duplicates(["id", "t", "x"])
+    one = uq.Calibration(
+        surrogate(),
+        observations(frame),
+        uq.GaussianNoise(sd=0.2),
+        population=population,
+        outside="extrapolate",
+        surrogate_error="low-rank",
+    )
+    rng = np.random.default_rng(3)
+    theta, z = one.prior_draws(1, 2), rng.standard_normal((1, one.latents))
+    many = {name: np.repeat(values, 3) for name, values in theta.items()}
+    one = one.with_features(many, np.repeat(z, 3, axis=0), rng)
+    rows = one.simulate(theta, rng, z)[0]
+    _, right = _through_features(one.with_values(rows), theta, z, np.zeros(1, dtype=int))
+    _, wrong = _through_features(
+        one.with_values(rows + 1.0 * rng.standard_normal(len(rows))), theta, z, np.zeros(1, dtype=int)
+    )
+    assert right.status == "pass"
+    assert wrong.status == "warn"
