@@ -26,9 +26,7 @@ RUNS, DRAWS, EVERY = (200, 300, 3) if SHORT else (300, 1000, 1)
 RESULTS = Path(os.environ.get("UQMS_RESULTS", "results")) / "many_patients"
 RESULTS.mkdir(parents=True, exist_ok=True)
 if SHORT:
-    print(
-        f"Short form: {RUNS} runs, 4 x {DRAWS} draws and every third patient; the whole script takes all 65, and knows more."
-    )
+    print(f"Short form: {RUNS} runs, 4 x {DRAWS} draws and every third patient; the whole script takes all 65.")
 
 # %%
 # The patients
