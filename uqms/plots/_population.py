@@ -353,7 +353,7 @@ def _pair(ax: Axes, posterior: PopulationPosterior, a: str, b: str, labels: Mapp
         radius = np.sqrt(-2.0 * np.log(1.0 - mass))
         x = radius * np.cos(turn)
         y = population_r * x + np.sqrt(1.0 - population_r**2) * radius * np.sin(turn)
-        ax.plot(spread[0] * x, spread[1] * y, color=SKY, lw=1.1, ls=points, label=f"{100 * mass:g} % of the population")
+        ax.plot(spread[0] * x, spread[1] * y, color=SKY, lw=1.1, ls=style, label=f"{100 * mass:g} % of the population")
     ax.axhline(0.0, color=GREY, lw=0.5, zorder=0.5)
     ax.axvline(0.0, color=GREY, lw=0.5, zorder=0.5)
     thin = float(np.clip(12.0 / len(means[0]), 0.25, 0.8))
