@@ -32,6 +32,7 @@ import xarray as xr
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.calibration.population.layout import from_natural
 from uqms.calibration.population.posterior import PopulationPosterior
+from uqms.calibration.population.problem import Individuals
 from uqms.calibration.posterior import Posterior
 from uqms.calibration.problem import Calibration
 from uqms.designs import sobol
@@ -255,7 +256,8 @@ def _box_around(problem: Calibration, cloud: _Cloud, widen: float) -> Box:
     reach = np.asarray(unit.from_unit(np.stack([low, high])))
     lower, upper, hard = list(old.lower), list(old.upper), list(old.hard)
     for column, name in enumerate(problem.parameters):
-        first, last = problem.space.priors[name].support
+        several = isinstance(problem, Individuals)
+        first, last = problem.support(name) if several else problem.space.priors[name].support
         at = old.names.index(name)
         # Where a former end is kept, it is to the last digit.
         lower[at] = lower[at] if low[column] == 0.0 else max(float(reach[0, column]), first)

@@ -252,11 +252,27 @@ def test_covariates_move_the_box() -> None:
         ({"individual": ("a",), "occasions": ("b",)}, "occasions names"),
         ({"individual": ("a",), "lkj": 0.0}, "lkj"),
         ({"individual": ("a",), "centred": "yes"}, "centred"),
+        ({"individual": ("a",), "spread": {"A": 0.3}}, "spread names \\['A'\\]"),
+        ({"individual": ("a",), "spread": {"c": 0.3}}, "spread names \\['c'\\]"),
+        ({"individual": ("a", "b"), "occasions": ("a",), "occasion_spread": {"b": 0.3}}, "occasion_spread names"),
+        ({"individual": ("a",), "occasion_spread": 0.3}, "no parameter changes between occasions"),
+        ({"individual": ("a",), "covariates": {"a": 0.75}}, "covariates of 'a'"),
+        ({"individual": ("a",), "covariates": {"a": uq.Normal(0.0, 1.0)}}, "covariates of 'a'"),
+        ({"individual": None}, "individual is None"),
+        ({"individual": ("a",), "correlated": None}, "correlated is None"),
+        ({"individual": ("a", "b"), "correlated": ("a",)}, "correlated names 'a' alone"),
     ],
 )
 def test_settings_that_are_refused(settings: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         uq.Population(SPACE, **settings)
+
+
+@pytest.mark.parametrize("taken", ["omega_a", "effect_a", "omega_a_occasion", "beta_a_w", "corr_b_a", "lkj_b_a"])
+def test_a_parameter_with_the_name_of_what_describes_the_population(taken: str) -> None:
+    space = uq.ParameterSpace(**{"a": uq.Normal(0.0, 1.0), "b": uq.Normal(0.0, 1.0), taken: uq.Uniform(0.0, 1.0)})
+    with pytest.raises(InputError, match=f"{taken}.*[Rr]ename"):
+        uq.Population(space, individual=("a", "b"), occasions=("a",), covariates={"a": "w"}, correlated=True)
 
 
 def test_subjects_that_are_refused() -> None:

@@ -60,6 +60,17 @@ def test_the_box_holds_each_widened_subject_and_the_central_part_of_new_ones() -
     assert plain.upper[0] == pytest.approx(0.5 + norm.ppf(0.995) * OMEGA, abs=0.05 * OMEGA)  # of new ones, too
 
 
+def test_the_typical_value_may_be_bounded_where_its_subjects_are_not() -> None:
+    space = uq.ParameterSpace(a=uq.Uniform(0.45, 0.55), b=uq.Uniform(0.49, 1.0))
+    bounded = uq.Population(space, individual=("a",), spread=uq.HalfNormal(0.5))
+    box = uq.ensemble.get_box(uq.refine(posterior(population=bounded), 20, widen=3.0, rng=1))
+    assert box.upper[0] == pytest.approx(0.5 + 2.0 * OMEGA + 3.0 * norm.ppf(0.999) * OWN, abs=3.0 * 0.3 * OWN)
+    assert box.lower[0] == pytest.approx(0.5 - norm.ppf(0.995) * OMEGA, abs=0.05 * OMEGA)
+    assert box.hard[0] == (False, False)
+    assert box.lower[1] == 0.49  # what all share is where its prior is
+    assert box.hard[1] == (True, False)
+
+
 def test_most_points_lie_where_a_subject_is() -> None:
     found = uq.refine(posterior(), 100, widen=1.5, rng=2)["a"].values
     near = np.abs(found[:, None] - (0.5 + OMEGA * PLACES)).min(axis=1) < 4.0 * 1.5 * OWN

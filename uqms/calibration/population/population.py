@@ -1,6 +1,6 @@
 """How the subjects of a population differ: typical values, spread, covariates, correlation, occasions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, final
 
@@ -125,10 +125,23 @@ class Population:
             if not isinstance(getattr(self, key), Mapping):
                 raise InputError(f"Population: {key} is {getattr(self, key)!r}; give a mapping by parameter.")
             self._check_known(key, tuple(getattr(self, key)), individual)
+        for key, known in (("spread", individual), ("occasion_spread", self.occasions)):
+            given = getattr(self, key)
+            if key == "occasion_spread" and given is not None and not self.occasions:
+                raise InputError(
+                    "Population: occasion_spread is given, but no parameter changes between occasions; name those that "
+                    "do, occasions=(...)."
+                )
+            if isinstance(given, Mapping):
+                self._check_known(key, tuple(given), known)
         self._check_scales()
         if not isinstance(self.correlated, bool):
             object.__setattr__(self, "correlated", _names("correlated", self.correlated))
             self._check_known("correlated", self.correlated, individual)
+            if len(self.correlated) == 1:
+                raise InputError(
+                    f"Population: correlated names {self.correlated[0]!r} alone; name two parameters or more, or True."
+                )
         if isinstance(self.lkj, bool) or not isinstance(self.lkj, int | float) or not 0.0 < self.lkj < np.inf:
             raise InputError(f"Population: lkj is {self.lkj!r}; give a positive number.")
         for name, freedom in self.tails.items():
@@ -142,12 +155,28 @@ class Population:
         if self.centred is not None and not isinstance(self.centred, bool):
             raise InputError(f"Population: centred is {self.centred!r}; give None, True or False.")
         _ = self.priors, self.known  # what cannot be read is refused now
+        self._check_taken()
 
     def _check_known(self, key: str, names: Sequence[str], known: Sequence[str]) -> None:
         lost = [name for name in names if name not in known]
         if lost:
             what = "parameters of the space" if key == "individual" else "individual parameters"
+            if key == "occasion_spread":
+                what = "occasions"
             raise InputError(f"Population: {key} names {lost}; the {what} are {list(known)}.")
+
+    def _check_taken(self) -> None:
+        """Refuse parameters with names that describe the population or its subjects."""
+        made = [*(f"omega_{name}" for name in self.individual), *(f"omega_{name}_occasion" for name in self.occasions)]
+        made += [*(f"effect_{name}" for name in self.individual), *(f"occasion_{name}" for name in self.occasions)]
+        made += [one.name for one in self.effects]
+        made += [f"{kind}_{one}_{other}" for kind in ("lkj", "corr") for one, other in self.pairs]
+        clash = sorted({name for name in made if name in self.space.names or made.count(name) > 1})
+        if clash:
+            raise InputError(
+                f"Population: {clash} would name a parameter of the space and what describes the population. Rename "
+                "the parameter."
+            )
 
     def _check_scales(self) -> None:
         for name, scale in self.scale.items():
@@ -194,6 +223,11 @@ class Population:
             given = self.covariates.get(name, ())
             if isinstance(given, str):
                 given = {given: None}
+            elif not isinstance(given, Mapping | list | tuple):
+                raise InputError(
+                    f"Population: covariates of {name!r} is {given!r}; give expressions of the subjects' columns, with "
+                    "priors or numbers where they are known: {'log(weight / 70)': 0.75}."
+                )
             elif not isinstance(given, Mapping):
                 given = dict.fromkeys(given)
             for text, prior in given.items():
@@ -293,6 +327,8 @@ class Population:
 
 
 def _names(key: str, given: Any) -> tuple[str, ...]:
+    if not isinstance(given, Sequence | Set):
+        raise InputError(f"Population: {key} is {given!r}; give names of parameters, such as ('CL', 'V').")
     names = (given,) if isinstance(given, str) else tuple(given)
     if len(set(names)) < len(names):
         raise InputError(f"Population: {key} names a parameter twice: {list(names)}.")

@@ -174,6 +174,17 @@ class Individuals(Calibration):
             )
         return cut
 
+    def support(self, name: str) -> tuple[float, float]:
+        """Return where a subject's parameter may be: the prior bounds the typical value, not those that differ from it.
+
+        What all subjects share is where its prior is.
+        """
+        if name not in self.individual:
+            return self.space.priors[name].support
+        scale = self._population.scales[self.individual.index(name)]
+        ends = {"log": (0.0, np.inf), "logit": (0.0, 1.0)}
+        return ends.get(scale, (-np.inf, np.inf))
+
     def wall(self, theta: Mapping[str, Array]) -> Array:
         """Return the log-density (S,) that keeps individual parameters inside of the design box."""
         total = np.zeros(len(next(iter(theta.values()))))

@@ -242,10 +242,11 @@ def _check_share(problem: PopulationCalibration, names: list[str], share: Array)
 def _check_edge(problem: PopulationCalibration, own: Mapping[str, Array]) -> Check:
     box, worst, where = problem.surrogate.domain, 0.0, ""
     data = problem.data
-    for name in data.individual if not is_exact(problem.surrogate) else ():
+    for name in data.parameters if not is_exact(problem.surrogate) else ():
         index = box.names.index(name)
         unit = data.unit_inputs({key: own[key] for key in data.parameters}, units=None)[..., index]
-        hard = box.hard[index] if box.hard else (False, False)
+        ends = zip((box.lower[index], box.upper[index]), data.support(name), strict=True)
+        hard = [end == last for end, last in ends]  # a hard end of the box is one of the typical value
         for end, near in (("lower", unit < EDGE), ("upper", unit > 1.0 - EDGE)):
             if hard[0 if end == "lower" else 1]:
                 continue
@@ -253,10 +254,11 @@ def _check_edge(problem: PopulationCalibration, own: Mapping[str, Array]) -> Che
             k = int(np.argmax(shares))
             if shares[k] > worst:
                 label = data.subjects.labels[data.subjects.subject[data.cells.unit[k]]]
-                worst, where = float(shares[k]), f"{end} end of {name}, subject {label}"
+                worst, where = float(shares[k]), f"{end} end of {name}"
+                where += f", subject {label}" if name in data.individual else ""
     message = f"at most {worst:.1%} of a subject's draws within 2 % of an edge" + (f" ({where})" if where else "")
     remedy = (
-        f"A subject leans on the {where}, beyond which nothing was simulated: run a design over a wider box "
+        f"Draws lean on the {where}, beyond which nothing was simulated: run a design over a wider box "
         "(a wider prior of typical value or spread) and calibrate again."
     )
     limit = 5.0 * EDGE_MASS  # one of many subjects
