@@ -56,13 +56,13 @@ class Recorded:
         self.surrogate = surrogate
         self.domain, self.layouts, self.attrs = surrogate.domain, surrogate.layouts, surrogate.attrs
         self.decode, self.scores, self.scores_reverse = surrogate.decode, surrogate.scores, surrogate.scores_reverse
-        self.kept: dict[tuple[str, int, float], Any] = {}
+        self.kept: dict[tuple[str, bytes], Any] = {}
         self.points: list[Array] = []
         self.seconds = 0.0
 
     def remembered(self, what: str, u: Array, answer: Callable[[Array], Any]) -> Any:
         """Return the answer at points, computed once."""
-        key = (what, len(u), float(u.sum()))
+        key = (what, u.tobytes())
         if key not in self.kept:
             start = time.perf_counter()
             self.kept[key] = answer(u)
