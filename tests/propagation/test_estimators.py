@@ -86,6 +86,25 @@ def test_control_variates_are_unbiased_with_the_variance_of_theory():
     assert expected < 0.35 * moments()[-1, -1] / 50
 
 
+def test_the_error_of_the_lower_level_counts_where_it_follows_closely():
+    """Nearly all of the variance is then that of the mean of the lower level, most of it from its own runs."""
+
+    def close(name, a, b):
+        return np.exp(0.5 * a) + 0.3 * b**2 + (0.0 if name == "fine" else 0.1 * a)
+
+    rng = np.random.default_rng(12)
+    a, b = rng.normal(size=(2, 400_000))
+    c = np.cov(close("coarse", a, b), close("fine", a, b))
+    share = c[0, 1] ** 2 / c[0, 0] / c[1, 1]
+    expected = c[1, 1] * (1.0 / 20 - (1.0 / 20 - 1.0 / 100) * share)
+    found = [
+        multifidelity_mean(runs(nested_designs(rng, {"coarse": 100, "fine": 20}), close), ("coarse", "fine"))["y"]
+        for _ in range(150)
+    ]
+    assert np.var([one["mean"].item() for one in found], ddof=1) == pytest.approx(expected, rel=0.35)
+    assert np.mean([one["sd"].item() ** 2 for one in found]) == pytest.approx(expected, rel=0.15)
+
+
 def test_coefficients_from_the_same_inputs_would_be_biased():
     """Twelve runs of a skewed function: with coefficients from all inputs the mean is off by more than by chance."""
 

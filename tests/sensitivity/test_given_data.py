@@ -154,5 +154,8 @@ def test_what_cannot_be_said_is_refused():
         given_data_indices(runs_of(uq.morris_design(SPACE, 20, rng=1)))
     with pytest.raises(InputError, match="method"):
         given_data_indices(random_runs(40, 1), method="delta")
+    mixed = random_runs(40, 1).assign_coords(fidelity=("run", np.repeat(["coarse", "fine"], 20).astype(object)))
+    with pytest.raises(DataError, match="several levels"):
+        given_data_indices(mixed)
     with pytest.raises(InputError, match="outputs"):
         given_data_indices(random_runs(40, 1), outputs="z")

@@ -105,7 +105,14 @@ def chosen_outputs(owner: str, ensemble: xr.Dataset, outputs: object) -> tuple[s
     ------
     InputError
         When one of them is not there.
+    DataError
+        When the runs are of several levels of fidelity.
     """
+    if "fidelity" in ensemble.coords and len(levels := sorted(set(map(str, ensemble["fidelity"].values)))) > 1:
+        raise DataError(
+            f"{owner}: the ensemble has runs of several levels of fidelity, {levels}; choose one: "
+            f"ensemble.isel(run=ensemble.fidelity == {levels[-1]!r})."
+        )
     known = table.output_names(ensemble)
     if outputs is None:
         return known
