@@ -183,6 +183,9 @@ def test_parts_given_data_are_those_of_the_closed_form(rng: np.random.Generator)
         simulator.sd["y"], posterior.predict(conditions={"x": x}, discrepancy=False).sd["y"], rtol=0.02
     )
     assert "discrepancy" not in simulator.variance["part"].values
+    # The error given data and theta is the same at all theta here: the bound of the mean's error is exact.
+    own = np.sqrt([gaussian(np.eye(5)[[1 + i]], np.vstack([data, theta]), covariance)[0, 0] for i in range(2)])
+    np.testing.assert_allclose(simulator.mean_error["y"].sel(source="surrogate"), own, rtol=0.06)
     # An exact tail of what is measured next.
     level = float(result.mean["y"][1]) + float(result.sd["y"][1])
     found = result.exceedance(level).isel(condition=1)
