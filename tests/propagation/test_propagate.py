@@ -193,6 +193,34 @@ def test_parts_given_data_are_those_of_the_closed_form(rng: np.random.Generator)
     assert float(found["lower"]) < 1 - ndtr(1.0) < float(found["upper"])
 
 
+def test_several_outputs_are_drawn_together_after_calibration() -> None:
+    """A curve and a number that was not observed, through functions of both."""
+    space = uq.ParameterSpace(a=uq.Uniform(0.0, 1.0))
+    design, hours = uq.sobol(space, 5, rng=1), np.array([0.0, 1.0, 2.0])
+    curve = np.sin(4.0 * design["a"].values)[:, None] * (1.0 + hours)
+    outputs = {"y": xr.DataArray(curve, dims=("run", "hour"), coords={"hour": hours}), "first": curve[:, 0]}
+    surrogate = uq.GaussianProcess(hyperparameters="point").fit(uq.ensemble.build(design, outputs, space=space))
+    data = xr.DataArray([0.9, 1.9, 2.8], dims="hour", coords={"hour": hours}, name="y")
+    problem = uq.Calibration(surrogate, data, uq.GaussianNoise(sd=0.05))
+    draws = np.random.default_rng(1).uniform(0.3, 0.5, (2, 100))
+    posterior = fabricated(problem, {"a": draws})
+    of = {
+        "sum": lambda table: table["y"].sel(hour=0.0) + table["first"],
+        "peak": lambda t: uq.functionals.peak(t["y"], "hour"),
+    }
+    result = uq.propagate(posterior, of=of, noise=False, draws=200, functions=4, rng=1)
+    assert result.draws.sizes == {"function": 4, "sample": 200}
+    predicted = posterior.predict(outputs=["y"], draws=200)
+    assert float(result.mean["peak"]) == pytest.approx(float(predicted.mean["y"].max()), abs=0.02)
+    assert float(result.mean["sum"]) == pytest.approx(2 * float(predicted.mean["y"][0]), abs=0.1)
+    with pytest.raises(InputError, match="not observed"):
+        uq.propagate(posterior, of=["first"], noise=True)
+    with pytest.raises(InputError, match="leave inputs out"):
+        uq.propagate(posterior, {"a": [0.1, 0.2]})
+    with pytest.raises(InputError, match="give True"):
+        uq.propagate(posterior, noise=0.1)
+
+
 # --------------------------------------------------------------------------------------------- inputs, functions, words
 def test_draws_of_ones_own_and_a_chain_of_functions() -> None:
     surrogate = linear_surrogate(SLOPE, 1e-4, ell_x=ELL)
