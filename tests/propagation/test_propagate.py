@@ -183,11 +183,42 @@ def test_parts_given_data_are_those_of_the_closed_form(rng: np.random.Generator)
         simulator.sd["y"], posterior.predict(conditions={"x": x}, discrepancy=False).sd["y"], rtol=0.02
     )
     assert "discrepancy" not in simulator.variance["part"].values
+    # The error given data and theta is the same at all theta here: the bound of the mean's error is exact.
+    own = np.sqrt([gaussian(np.eye(5)[[1 + i]], np.vstack([data, theta]), covariance)[0, 0] for i in range(2)])
+    np.testing.assert_allclose(simulator.mean_error["y"].sel(source="surrogate"), own, rtol=0.06)
     # An exact tail of what is measured next.
     level = float(result.mean["y"][1]) + float(result.sd["y"][1])
     found = result.exceedance(level).isel(condition=1)
     assert float(found["probability"]) == pytest.approx(1 - ndtr(1.0), abs=4 * float(found["monte_carlo"]) + 0.005)
     assert float(found["lower"]) < 1 - ndtr(1.0) < float(found["upper"])
+
+
+def test_several_outputs_are_drawn_together_after_calibration() -> None:
+    """A curve and a number that was not observed, through functions of both."""
+    space = uq.ParameterSpace(a=uq.Uniform(0.0, 1.0))
+    design, hours = uq.sobol(space, 5, rng=1), np.array([0.0, 1.0, 2.0])
+    curve = np.sin(4.0 * design["a"].values)[:, None] * (1.0 + hours)
+    outputs = {"y": xr.DataArray(curve, dims=("run", "hour"), coords={"hour": hours}), "first": curve[:, 0]}
+    surrogate = uq.GaussianProcess(hyperparameters="point").fit(uq.ensemble.build(design, outputs, space=space))
+    data = xr.DataArray([0.9, 1.9, 2.8], dims="hour", coords={"hour": hours}, name="y")
+    problem = uq.Calibration(surrogate, data, uq.GaussianNoise(sd=0.05))
+    draws = np.random.default_rng(1).uniform(0.3, 0.5, (2, 100))
+    posterior = fabricated(problem, {"a": draws})
+    of = {
+        "sum": lambda table: table["y"].sel(hour=0.0) + table["first"],
+        "peak": lambda t: uq.functionals.peak(t["y"], "hour"),
+    }
+    result = uq.propagate(posterior, of=of, noise=False, draws=200, functions=4, rng=1)
+    assert result.draws.sizes == {"function": 4, "sample": 200}
+    predicted = posterior.predict(outputs=["y"], draws=200)
+    assert float(result.mean["peak"]) == pytest.approx(float(predicted.mean["y"].max()), abs=0.02)
+    assert float(result.mean["sum"]) == pytest.approx(2 * float(predicted.mean["y"][0]), abs=0.1)
+    with pytest.raises(InputError, match="not observed"):
+        uq.propagate(posterior, of=["first"], noise=True)
+    with pytest.raises(InputError, match="leave inputs out"):
+        uq.propagate(posterior, {"a": [0.1, 0.2]})
+    with pytest.raises(InputError, match="give True"):
+        uq.propagate(posterior, noise=0.1)
 
 
 # --------------------------------------------------------------------------------------------- inputs, functions, words

@@ -15,12 +15,14 @@ Var y = P + (M + E) + discrepancy + noise. M alone is the variance of the mean o
 population would change by if the simulator itself took the surrogate's place; E averages out.
 
 Of a posterior, the surrogate's error is the one given the data, which is another one for each draw of the parameters:
-functions are nested in the draws.
+functions are nested in the draws. How errors under different parameters go together is not drawn; the error of the mean
+is then the one that they have when they rise and fall together, an upper bound.
 """
 
 from typing import Literal, NamedTuple
 
 import numpy as np
+from scipy.special import ndtri
 
 from uqms._typing import Array
 
@@ -39,7 +41,7 @@ type Sampling = Literal["independent", "repeated", "ordered"]
 class Parts(NamedTuple):
     """Parts of the variance (4, ...), in the order of `PARTS`, and the errors of the mean as standard deviations (...).
 
-    `shared` is that of the surrogate, the root of M (of nested draws an upper bound: all of the surrogate's part);
+    `shared` is that of the surrogate, the root of M (of nested draws an upper bound);
     `monte_carlo` that of the finite numbers of draws.
     """
 
@@ -89,7 +91,19 @@ def nested(y: Array) -> Parts:
     by_input = table.mean(axis=0)
     variance = np.stack([by_input.var(axis=0, ddof=1) - within / f, within - rest, own, noise])
     variance = np.maximum(variance, 0.0)
-    return Parts(variance, np.sqrt(variance[1]), np.sqrt(_mean_variance(by_input, "ordered")))
+    shared = _together(table) * variance[1] / np.maximum(within, 1e-300) if f > 1 else variance[1]
+    return Parts(variance, np.sqrt(np.minimum(shared, variance[1])), np.sqrt(_mean_variance(by_input, "ordered")))
+
+
+def _together(table: Array) -> Array:
+    """Return the variance (...) of the mean over inputs if the errors (F, S, ...) at all rose and fell together.
+
+    No way in which they go together gives a larger one. Errors at one input are taken in their order, of which F draws
+    show a part: that of the expected order statistics of F normals.
+    """
+    f = len(table)
+    ranks = ndtri((np.arange(1, f + 1) - 0.375) / (f + 0.25))  # Blom (1958)
+    return np.asarray(np.sort(table, axis=0).mean(axis=1).var(axis=0) / np.mean(ranks**2))
 
 
 def _mean_variance(values: Array, sampling: Sampling) -> Array:

@@ -40,7 +40,7 @@ from uqms.surrogates import Surrogate
 
 __all__ = ["Propagation", "propagate"]
 
-FUNCTIONS, NESTED_FUNCTIONS, POSTERIOR_DRAWS = 64, 4, 500
+FUNCTIONS, NESTED_FUNCTIONS, POSTERIOR_DRAWS = 64, 8, 500
 GRID, CUT, MARGIN = 256, 0.0005, 3.0  # of densities: points, tail of the draws, bandwidths beyond
 
 
@@ -486,7 +486,7 @@ def propagate(
     draws
         Of the inputs: 1024 of a prior (a Sobol sequence), all of yours, 500 of a posterior.
     functions
-        Of the surrogate: 64 at all draws of a prior; 4 for each draw of a posterior.
+        Of the surrogate: 64 at all draws of a prior; 8 for each draw of a posterior.
     outside
         What to do when more than 1 % of the prior or of the draws lie outside of the design box: "error" (default) or
         "extrapolate". A prior is otherwise conditioned on the box.
