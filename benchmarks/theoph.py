@@ -51,7 +51,7 @@ SPACE = uq.ParameterSpace(
 # The concentration is an analytic function of the inputs, and scores below a hundredth of its sd (0.03 mg/L, where the
 # noise is 0.7) cost time and teach nothing; what they leave out is in the truncation term.
 SETTINGS = uq.GaussianProcess(kernel=uq.SquaredExponential(), outputs={"conc": uq.Curve(tolerance=1e-4)})
-SAMPLER = uq.NUTS(draws=500, tune=500, ess=1000)
+SAMPLER = uq.NUTS(tune=500, ess=2000)  # sds of skewed posteriors, such as that of ka, take many draws
 
 
 def concentration(ka: float, CL: float, V: float, dose: float) -> np.ndarray:
