@@ -24,7 +24,9 @@ NOISE = 0.1
 def problem() -> uq.PopulationCalibration:
     x = np.random.default_rng(3).random((6, 2))
     surrogate = given_surrogate(x, 2.0 * x[:, :1] + np.sin(3.0 * x[:, 1:]), names=("a", "x"), ell=0.7, space=SPACE)
-    frame = pd.DataFrame({"id": [f"s{j}" for j in range(8)], "x": np.tile([0.1, 0.4, 0.6, 0.9], 2), "y": 1.5})
+    frame = pd.DataFrame(
+        {"id": [f"s{j}" for j in range(8)], "x": np.tile([0.1, 0.4, 0.6, 0.9], 2), "y": np.linspace(1.2, 1.9, 8)}
+    )
     data = uq.Observations.from_table(frame, output="y", value="y", conditions=["x"], subject="id")
     population = uq.Population(SPACE, individual=("a",), spread=uq.LogNormal(median=0.08, sigma=0.4))
     return uq.Calibration(surrogate, data, uq.GaussianNoise(sd=NOISE), population=population, outside="extrapolate")
