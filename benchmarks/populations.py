@@ -207,7 +207,7 @@ def new_subject() -> list[Aim]:
     found = [aim("new subject: seconds of a call", seconds, high=1.0, n=1)]
     for name in ("a", "b"):
         ours, theirs = new.draws[name], after.individuals[name][..., -1]
-        behind = min(new.ess, 500.0)  # draws of the population
+        behind = min(new.ess, 400.0)  # draws of the population
         error = float(np.hypot(ours.std() / np.sqrt(behind), arviz_stats.mcse(theirs, method="mean")))
         apart = float(ours.mean() - theirs.mean()) / error
         found.append(aim(f"new subject: mean of {name} against the refit, MCSE", apart, -4.0, 4.0, 1.0, 1))

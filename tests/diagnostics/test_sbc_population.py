@@ -10,13 +10,11 @@ from uqms.diagnostics import (
     ImportanceSampler,
     RankStatistics,
     TemperedSampler,
-    rank_statistics,
     simulation_based_calibration,
 )
 from uqms.errors import InputError
-from uqms.testing.planted import with_covariance
 
-SPACE = uq.ParameterSpace(a=uq.Normal(0.5, 0.08), conditions={"x": uq.Condition(0.0, 1.0)})
+SPACE = uq.ParameterSpace(a=uq.Normal(0.5, 0.2), conditions={"x": uq.Condition(0.0, 1.0)})
 NOISE = 0.1
 
 
@@ -24,9 +22,11 @@ NOISE = 0.1
 def problem() -> uq.PopulationCalibration:
     x = np.random.default_rng(3).random((6, 2))
     surrogate = given_surrogate(x, 2.0 * x[:, :1] + np.sin(3.0 * x[:, 1:]), names=("a", "x"), ell=0.7, space=SPACE)
-    frame = pd.DataFrame({"id": [f"s{j}" for j in range(8)], "x": np.tile([0.1, 0.4, 0.6, 0.9], 2), "y": 1.5})
+    frame = pd.DataFrame(
+        {"id": [f"s{j}" for j in range(8)], "x": np.tile([0.1, 0.4, 0.6, 0.9], 2), "y": np.linspace(1.2, 1.9, 8)}
+    )
     data = uq.Observations.from_table(frame, output="y", value="y", conditions=["x"], subject="id")
-    population = uq.Population(SPACE, individual=("a",), spread=uq.LogNormal(median=0.08, sigma=0.4))
+    population = uq.Population(SPACE, individual=("a",), spread=uq.LogNormal(median=0.06, sigma=0.4))
     return uq.Calibration(surrogate, data, uq.GaussianNoise(sd=NOISE), population=population, outside="extrapolate")
 
 
@@ -47,20 +47,6 @@ def test_populations_are_calibrated(problem: uq.PopulationCalibration) -> None:
     assert found.quantities == ("a", "omega_a", "a[s0]", "log_likelihood", "misfit", "largest")
     assert found.passed, str(found)
     assert found.fits["ess"].min() > 99
-
-
-def test_errors_that_are_independent_between_subjects_are_found(problem: uq.PopulationCalibration) -> None:
-    wrong = with_covariance(problem.surrogate, lambda c: c * np.eye(c.shape[-1]))
-
-    def draw_problem(rng: np.random.Generator) -> tuple[dict[str, np.ndarray], uq.PopulationCalibration]:
-        truth, z = problem.prior_draws(1, rng), rng.standard_normal((1, problem.latents))
-        one = problem.with_values(problem.simulate(truth, rng, z)[0])
-        one.data.surrogate = wrong  # past the check that refuses such a surrogate
-        return {**truth, "latents": z[0]}, one
-
-    found = rank_statistics(draw_problem, 50, sampler=TemperedSampler(particles=400), rng=1)
-    assert "a: draws too narrow" in found.failures
-    assert not found.passed
 
 
 def test_what_samplers_cannot_do_is_said(problem: uq.PopulationCalibration) -> None:
