@@ -46,7 +46,10 @@ def compare_models(posteriors: Mapping[str, Posterior]) -> SummaryTable:
         raise InputError("compare_models: give at least two posteriors, {'name': posterior, ...}.")
     strange = [name for name, one in posteriors.items() if not isinstance(one, Posterior)]
     if strange:
-        raise InputError(f"compare_models: {strange} are no posteriors; give what Calibration.sample returned.")
+        raise InputError(
+            f"compare_models: {strange} are no posteriors of one subject; give what Calibration.sample returned. "
+            "Those of populations have a term a subject, not a measurement: arviz.compare({name: posterior.tree, ...})."
+        )
     first, *others = posteriors
     data = {name: _data(one) for name, one in posteriors.items()}
     differ = [name for name in others if data[name] != data[first]]

@@ -90,8 +90,12 @@ def observe(
     ['share', 'sigma']
     """
     pm.modelcontext(None)
-    if not isinstance(problem, Calibration):
+    from uqms.calibration.population.problem import PopulationCalibration
+
+    if isinstance(problem, PopulationCalibration):
         return _observe_population(problem, values, name, own_priors)
+    if not isinstance(problem, Calibration):
+        raise InputError(f"observe: problem is a {type(problem).__name__}; give uq.Calibration(...), one a call.")
     values = _completed(problem, values, set(problem.priors), own_priors, "observe")
     return bridge.likelihood(problem, _inputs(problem, values, "observe"), values, name, _latents_of(name))
 
@@ -247,6 +251,11 @@ def latent_output(
     ['k', 'latents', 'sd']
     """
     pm.modelcontext(None)
+    if not isinstance(problem, Calibration):
+        raise InputError(
+            f"latent_output: problem is a {type(problem).__name__}; give the calibration of one subject, or take the "
+            "population's own likelihood, uq.observe(problem, ...)."
+        )
     noise, cells = problem.noise, problem.cells
     needed = {key for term in noise.terms for key in (term.amplitude, *term.lengths)}
     needed |= {noise.keys[place] for place in noise.factors.values()}

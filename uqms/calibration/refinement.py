@@ -108,9 +108,12 @@ def refine(
         posterior = uq.Calibration(surrogate, observations, noise, outside="refined").sample(rng=2)
     """
     problem = posterior.problem.data if isinstance(posterior, PopulationPosterior) else posterior.single
-    conditions = problem.cells.conditions
+    conditions, places = problem.cells.conditions, np.arange(len(problem.cells.conditions))
     if isinstance(posterior, PopulationPosterior):  # subjects may all have been measured at conditions of their own
-        conditions = np.unique(conditions, axis=0)[: n if isinstance(n, int) and n > 0 else None]
+        places = np.unique(conditions, axis=0, return_index=True)[1]  # in order
+        if isinstance(n, int) and 0 < n < len(places):  # all of their range
+            places = places[np.linspace(0, len(places) - 1, n).round().astype(int)]
+        conditions = conditions[places]
     if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < max(1, len(conditions)):
         raise InputError(
             f"refine: n is {n!r}; give a whole number of at least {max(1, len(conditions))}, one point for each of the "
@@ -150,7 +153,8 @@ def refine(
     if problem.uncertain:  # where the experiments may have been, not where they were measured
         picked = rng.integers(len(cloud.theta), size=int(n))
         for key, (k, column) in problem.uncertain.items():
-            at[condition == k, column] = cloud.conditions[key][picked][condition == k]
+            here = places[condition] == k
+            at[here, column] = cloud.conditions[key][picked][here]
     return design_of(problem, box, np.asarray(near.from_unit(points)), at, recipe)
 
 

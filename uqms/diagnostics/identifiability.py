@@ -134,7 +134,10 @@ def identifiability(posterior: Posterior) -> Identifiability:
     Kallioinen et al. (2024), doi:10.1007/s11222-023-10366-5.
     """
     if not isinstance(posterior, Posterior):
-        raise InputError(f"identifiability: got a {type(posterior).__name__}; give a posterior, problem.sample(...).")
+        raise InputError(
+            f"identifiability: got a {type(posterior).__name__}; give the posterior of one subject, problem.sample(...)"
+            ". Of a population posterior.shrinkage() tells what the data say of its subjects."
+        )
     problem = posterior.problem
     theta = {name: posterior.draws[name].values.ravel() for name in problem.priors}
     draws = posterior.tree["sample_stats"]["hyperparameter_draw"].values

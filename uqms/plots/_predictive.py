@@ -94,7 +94,7 @@ def predictive(
     if not isinstance(posterior, Posterior):
         raise InputError(
             f"plots.predictive: got {type(posterior).__name__}; give the posterior that Calibration(...).sample() "
-            "returns."
+            "returns for one subject. Of a population: uq.plots.individual_fits, uq.plots.visual_predictive_check."
         )
     panels: list[_Panel] = []
     for name in _outputs(posterior, output, coords):

@@ -75,7 +75,8 @@ def quantities(
     """
     if not isinstance(posterior, Posterior):
         raise InputError(
-            f"plots.{who}: got {type(posterior).__name__}; give the posterior that Calibration(...).sample() returns."
+            f"plots.{who}: got {type(posterior).__name__}; give the posterior that Calibration(...).sample() "
+            "returns for one subject. Of a population: uq.plots.individuals, uq.plots.effects, ArviZ on posterior.tree."
         )
     known = [str(name) for name in posterior.draws.data_vars]
     priors = posterior.problem.priors

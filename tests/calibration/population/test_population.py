@@ -12,6 +12,7 @@ import uqms as uq
 from uqms.calibration import bridge
 from uqms.calibration.population.layout import Layout
 from uqms.calibration.population.terms import subject_terms
+from uqms.calibration.population.verdict import _check_edge
 from uqms.errors import DataError, DataWarning, ExtrapolationError, InputError
 
 SPACE = uq.ParameterSpace(
@@ -306,6 +307,19 @@ def test_a_population_outside_of_the_box_is_an_error() -> None:
     population = uq.Population(SPACE, individual=("a",), spread=0.5)
     with pytest.raises(ExtrapolationError, match="population's prior lies outside"):
         uq.Calibration(surrogate(), observations(table()), uq.GaussianNoise(sd=0.1), population=population)
+
+
+@pytest.mark.parametrize(("name", "at", "said"), [("a", 0.999, "upper end of a, subject s"), ("c", 0.001, "end of c")])
+def test_draws_at_an_end_of_the_box_are_told(name: str, at: float, said: str) -> None:
+    """Of subjects also where the box ends with the prior, which is that of the typical one; of what all share too."""
+    one = problem()
+    own = one.individuals(one.prior_draws(20, 1), np.random.default_rng(1).standard_normal((20, one.latents)))
+    own["a"][:], own["b"][:] = 0.5, 0.5
+    assert _check_edge(one, own).status == "pass"
+    own[name][:] = at
+    found = _check_edge(one, own)
+    assert found.status == "warn"
+    assert said in found.message
 
 
 def test_one_subject_is_told() -> None:

@@ -79,6 +79,32 @@ def test_most_points_lie_where_a_subject_is() -> None:
     assert not near.all()
 
 
+@pytest.mark.parametrize("sd", [None, 0.001])
+def test_points_are_at_the_conditions_of_all_subjects(sd: float | None) -> None:
+    """More conditions than points: all of their range counts; inexact ones are drawn around what was measured there."""
+    space = uq.ParameterSpace(a=uq.Normal(0.5, 1.0), conditions={"x": uq.Condition(0.0, 1.0)})
+    x, rng = np.random.default_rng(0).random((12, 2)), np.random.default_rng(1)
+    surrogate = given_surrogate(x, x.sum(axis=1, keepdims=True), ell=2.0, names=("a", "x"), space=space)
+    known = np.linspace(0.95, 0.05, 19)
+    frame = pd.DataFrame({"id": [f"s{j}" for j in range(19)], "y": known, "x": known, "sd": sd})
+    of = {} if sd is None else {"conditions_sd": {"x": "sd"}}
+    table = uq.Observations.from_table(frame, output="y", value="y", subject="id", conditions=["x"], **of)
+    population = uq.Population(space, individual=("a",), spread=uq.HalfNormal(0.1))
+    noise = uq.GaussianNoise(sd=0.1)
+    one = uq.Calibration(surrogate, table, noise, population=population, outside="extrapolate")
+    draws = {name: np.full((1, 400), 0.1) for name in one.population.priors} | {"a": rng.normal(0.5, 0.05, (1, 400))}
+    inexact = {key: rng.normal(known[k], 0.001, (1, 400)) for key, (k, _) in one.data.uncertain.items()}
+    groups = {
+        "posterior": xr.Dataset({name: (("chain", "draw"), values) for name, values in (draws | inexact).items()}),
+        "latents": xr.Dataset({"value": (("chain", "draw", "latent"), rng.standard_normal((1, 400, one.latents)))}),
+    }
+    told = PopulationPosterior(xr.DataTree.from_dict(groups), one, Verdict(()), xr.Dataset())
+    found = np.sort(uq.refine(told, 10, rng=1)["x"].values)
+    np.testing.assert_allclose(found, np.linspace(0.05, 0.95, 10), atol=0.005)
+    assert (len(np.setdiff1d(found, known)) > 0) == (sd is not None)
+    assert len(np.unique(np.round(uq.refine(told, 40, rng=1)["x"].values / 0.05))) == 19
+
+
 def test_a_round_is_needed_for_what_is_said_of_the_population() -> None:
     assert not uq.another_round(posterior())
     assert uq.another_round(posterior(share=0.3)).share == pytest.approx(0.3)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+import pymc as pm
 import pytest
 import xarray as xr
 from calibration.population.test_population import COVARIATES, SPACE, observations, problem, surrogate, table
@@ -234,3 +235,43 @@ def test_new_rows_are_those_of_the_cells(fixed: tuple) -> None:
     S = len(rows)
     np.testing.assert_allclose(rows.mean(axis=0), moments.mean[0][cells.row_cell], atol=4.5 * sd.max() / np.sqrt(S))
     np.testing.assert_allclose(rows.std(axis=0), sd, rtol=4.5 / np.sqrt(2 * S))
+
+
+def test_a_new_subject_without_data_stays_inside_of_the_box(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one in the table who was not measured: each draw of the population counts by what is left of its subjects."""
+    population = uq.Population(SPACE, individual=("a",), spread=0.4)
+    noise = uq.GaussianNoise(sd=uq.HalfNormal(0.3))
+    monkeypatch.setattr("uqms.calibration.problem._is_refined", lambda _: True)
+    one = uq.Calibration(surrogate(), observations(table()), noise, population=population, outside="refined")
+    found = posterior_of(one, 400)
+    subject = found.new_subject(rng=1)
+    draws = subject.draws["a"].values.ravel()
+    grid = np.linspace(-2.0, 3.0, 5001)
+    wall = -0.5 * ((np.maximum(-grid, 0.0) + np.maximum(grid - 1.0, 0.0)) / 0.01) ** 2
+    weight = norm.pdf(grid, found.shared.theta["a"][:, None], 0.4).sum(axis=0) * np.exp(wall)
+    mean = np.sum(weight * grid) / weight.sum()
+    sd = np.sqrt(np.sum(weight * (grid - mean) ** 2) / weight.sum())
+    assert draws.mean() == pytest.approx(mean, abs=4 * sd / np.sqrt(len(draws)))
+    assert draws.std() == pytest.approx(sd, rel=4 / np.sqrt(2 * len(draws)))
+    assert draws.min() > -0.06
+    assert draws.max() < 1.06
+
+
+def test_what_takes_one_subject_says_where_to_go() -> None:
+    one = problem()
+    found = posterior_of(one, 40)
+    for call, message in (
+        (lambda: uq.compare_models({"a": found, "b": found}), "posteriors of one subject"),
+        (lambda: uq.plots.pairs(found), "plots.individuals"),
+        (lambda: uq.plots.predictive(found), "plots.individual_fits"),
+        (lambda: uq.diagnostics.identifiability(found), "shrinkage"),
+        (lambda: uq.diagnostics.predictive_check(found, np.max), "visual_predictive_check"),
+        (lambda: one.maximum_a_posteriori(), "Sample it"),
+        (lambda: found.predict(subjects=(), conditions={"x": 0.3}), "subjects is empty"),
+        (lambda: found.predict(subjects=1, conditions={"x": 0.3}), "unknown subjects \\['1'\\]"),
+        (lambda: found.new_subject(covariates=[70.0]), "by column name"),
+    ):
+        with pytest.raises(InputError, match=message):
+            call()
+    with pm.Model(), pytest.raises(InputError, match="one subject"):
+        uq.latent_output(one, {}, own_priors=True)

@@ -1,7 +1,7 @@
 """The posterior of a population and of each of its subjects, around an ArviZ DataTree."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -254,7 +254,11 @@ class PopulationPosterior:
         problem, data = self.problem, self.problem.data
         names = chosen_outputs(data, outputs, coords)
         labels = problem.subjects.labels
-        wanted = labels if subjects is None else (subjects,) if isinstance(subjects, str) else tuple(subjects)
+        several = not isinstance(subjects, str) and isinstance(subjects, Iterable)
+        given = labels if subjects is None else tuple(subjects) if several else (subjects,)
+        wanted = tuple(str(label) for label in given)  # labels are text, whatever they were in the table
+        if not wanted:
+            raise InputError("predict: subjects is empty; name one or more, or leave it out for all.")
         unknown = [label for label in wanted if label not in labels]
         if unknown:
             raise InputError(
@@ -352,6 +356,10 @@ class PopulationPosterior:
         """
         from uqms.calibration.population.subject import subject_posterior
 
+        if covariates is not None and not isinstance(covariates, Mapping):
+            raise InputError(
+                f"new_subject: covariates is {covariates!r}; give numbers by column name, {{'weight': 70.0}}."
+            )
         return subject_posterior(self, observations, dict(covariates or {}), rng)
 
     def to_netcdf(self, path: str | Path) -> None:

@@ -497,6 +497,19 @@ class PopulationCalibration:
         """Return n draws of everything in `priors`; effects are standard normal."""
         return self.conditioned_prior.draw(n, as_generator(rng))
 
+    def maximum_a_posteriori(self, *_: Any, **__: Any) -> Any:
+        """Refuse: spreads at the mode of spreads and effects together are far off.
+
+        Raises
+        ------
+        InputError
+            Always.
+        """
+        raise InputError(
+            "The mode of a population and of all its subjects together depends on how the subjects are written, and "
+            "its spreads are far off. Sample it, problem.sample(uq.NUTS())."
+        )
+
     @property
     def compiled(self) -> Any:
         """The compiled log-density, shared by problems that `with_values` made of one another."""

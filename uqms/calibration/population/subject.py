@@ -29,7 +29,7 @@ from uqms.calibration.observations import Observations
 from uqms.calibration.population.layout import Layout, from_natural, read_subjects
 from uqms.calibration.population.prediction import Measured, Shared, curves
 from uqms.calibration.predict import PosteriorPrediction
-from uqms.errors import ConvergenceWarning, InputError
+from uqms.errors import ConvergenceWarning, ExtrapolationError, InputError
 
 if TYPE_CHECKING:
     from uqms.calibration.population.posterior import PopulationPosterior
@@ -42,6 +42,7 @@ FREEDOM = 5.0
 STEPS, REFINED, STEP = 20, 2, 1e-3
 K_HAT = 0.7
 DRAWS, KEPT = 4000, 500  # of the parameters; of those that predict curves
+POOL = 4  # times as many draws of the population, of which those inside of the design box are taken
 
 
 @final
@@ -293,10 +294,9 @@ def subject_posterior(
         shared,
         units if population.occasions else 0,
     )
-    S = len(shared.h)
     if data is None:
-        s = np.tile(np.arange(S), -(-DRAWS // S))[:DRAWS]
-        z, k_hat, ess = generator.standard_normal((len(s), law.size)), 0.0, float(len(s))
+        z, s, ess = _from_population(law, generator)
+        k_hat = 0.0
     else:
         z, s, k_hat, ess = _sampled(law, data, generator)
     natural = law.natural(z, s)
@@ -318,6 +318,32 @@ def subject_posterior(
     few = s[keep]
     state = shared.some(few)
     return SubjectPosterior(draws, posterior, observed, covariates, k_hat, ess, state, natural[keep], data)
+
+
+def _from_population(law: _Law, rng: np.random.Generator) -> tuple[Array, Ints, float]:
+    """Return draws z (DRAWS, D) and s (DRAWS,) of a subject without measurements, and the effective number of them."""
+    shared = law.shared
+    walls = list(shared.problem.data.walls())
+    count = DRAWS * (POOL if walls else 1)
+    s = np.tile(np.arange(len(shared.h)), -(-count // len(shared.h)))[:count]
+    z = rng.standard_normal((count, law.size))
+    if not walls:
+        return z, s, float(count)
+    weights = np.exp(_wall(shared, law.natural(z, s), walls))
+    if not weights.sum() > 0.0:
+        raise ExtrapolationError(
+            "new_subject: all that the population foresees lies outside of the design box, where nothing was "
+            "simulated. Run a design over a wider box, or look at the covariates."
+        )
+    ess = min(float(weights.sum() ** 2 / np.sum(weights**2)), float(DRAWS))
+    picked = _resampled(weights / weights.sum(), rng)
+    return z[picked], s[picked], ess
+
+
+def _resampled(weights: Array, rng: np.random.Generator) -> Ints:
+    """Return DRAWS places in random order, each as often as its weight says, but for rounding (systematic)."""
+    places = (np.arange(DRAWS) + rng.random()) / DRAWS
+    return np.asarray(rng.permutation(np.minimum(np.searchsorted(np.cumsum(weights), places), len(weights) - 1)))
 
 
 def _sampled(law: _Law, data: NewData, rng: np.random.Generator) -> tuple[Array, Ints, float, float]:
@@ -372,10 +398,7 @@ def _sampled(law: _Law, data: NewData, rng: np.random.Generator) -> tuple[Array,
     log_weights, k_hat = array_stats.psislw(raw.max() - raw)  # which takes what weights are the inverse of
     weights = np.exp(log_weights - np.logaddexp.reduce(log_weights))
     ess = float(1.0 / np.sum(weights**2))
-    # Systematic resampling: each draw as often as its weight says, but for rounding.
-    places = (np.arange(DRAWS) + rng.random()) / DRAWS
-    picked = np.minimum(np.searchsorted(np.cumsum(weights), places), len(weights) - 1)
-    picked = rng.permutation(picked)
+    picked = _resampled(weights, rng)
     return z[picked], s[picked], float(np.max(k_hat)), ess
 
 
