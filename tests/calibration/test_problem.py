@@ -137,7 +137,9 @@ def test_units_that_disagree() -> None:
 
 def test_subjects_are_calibrated_one_at_a_time() -> None:
     data = xr.DataArray([1.0, 2.0], dims="subject", coords={"subject": ["ann", "bob"]}, name="y")
-    with pytest.raises(InputError, match=r"2 subjects \(ann, bob, …\).*Calibrate all of them, Calibration.*, or one at a time"):
+    with pytest.raises(
+        InputError, match=r"2 subjects \(ann, bob, …\).*Calibrate all of them, Calibration.*, or one at a time"
+    ):
         uq.Calibration(scalar(), data, NOISE)
 
 

@@ -180,7 +180,7 @@ def test_a_wrong_spread_is_seen(three_bins: PopulationPosterior) -> None:
     other = three_bins.problem.with_values(three_bins.problem.simulate(truth, 3)[0])
     settings = {"bins": 3, "replicates": 400}
     found = uq.diagnostics.visual_predictive_check(replace(three_bins, problem=other), **settings)
-    assert found.summary.loc["5%", "inside"] + found.summary.loc["95%", "inside"] <= 1
+    assert found.summary.loc["5%", "inside"] + found.summary.loc["95%", "inside"] <= 3  # of 6; 5.7 are expected
     assert found.summary.loc["all", "p"] < 0.01
     right = uq.diagnostics.visual_predictive_check(given_posterior(other, 100, omega=3.0 * OMEGA), **settings)
     assert right.summary.loc["all", "p"] > 0.05
