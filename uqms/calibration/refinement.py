@@ -260,8 +260,8 @@ def _box_around(problem: Calibration, cloud: _Cloud, widen: float) -> Box:
     reach = np.asarray(unit.from_unit(np.stack([low, high])))
     lower, upper, hard = list(old.lower), list(old.upper), list(old.hard)
     for column, name in enumerate(problem.parameters):
-        several = isinstance(problem, Individuals)
-        first, last = problem.support(name) if several else problem.space.priors[name].support
+        prior = problem.space.priors[name]
+        first, last = problem.support(name) if isinstance(problem, Individuals) else prior.support
         at = old.names.index(name)
         # Where a former end is kept, it is to the last digit.
         lower[at] = lower[at] if low[column] == 0.0 else max(float(reach[0, column]), first)

@@ -92,8 +92,8 @@ def predictive_check(
     """
     if not isinstance(posterior, Posterior):
         raise InputError(
-            f"predictive_check: got a {type(posterior).__name__}; give the posterior of one subject, problem.sample(...)"
-            ". Of a population: uq.diagnostics.visual_predictive_check(posterior)."
+            f"predictive_check: got a {type(posterior).__name__}; give the posterior of one subject, "
+            "problem.sample(...). Of a population: uq.diagnostics.visual_predictive_check(posterior)."
         )
     if group not in ("posterior", "prior"):
         raise InputError(f"predictive_check: group is {group!r}; give 'posterior' or 'prior'.")
