@@ -217,8 +217,8 @@ def _check_scales(population: Population, surrogate: Any) -> None:
         if scale not in inside.get(taken, (scale,)):
             raise InputError(
                 f"population: subjects differ in {name!r} on the {scale} scale, where it may leave the range of the "
-                f"design box's {taken} scale. Give Population(..., scale={{{name!r}: {taken!r}}}), or run a design over "
-                "population.box(), which has the population's scale."
+                f"design box's {taken} scale. Give Population(..., scale={{{name!r}: {taken!r}}}), or run a "
+                "design over population.box(), which has the population's scale."
             )
 
 
