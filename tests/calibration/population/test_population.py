@@ -1,5 +1,8 @@
 """The law of a population against closed forms, and its likelihood against brute force."""
 
+from contextlib import nullcontext
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytensor
@@ -320,6 +323,19 @@ def test_draws_at_an_end_of_the_box_are_told(name: str, at: float, said: str) ->
     found = _check_edge(one, own)
     assert found.status == "warn"
     assert said in found.message
+
+
+def test_a_box_on_a_scale_that_subjects_leave_is_refused() -> None:
+    """A negative clearance has no logarithm: the likelihood was NaN."""
+    space = uq.ParameterSpace(a=uq.LogNormal(median=1.0, sigma=0.2))
+    box = uq.parameters.Box(("a",), (1e-3,), (8.0,), ("log",))
+    given = given_surrogate(np.random.default_rng(1).random((5, 1)), np.zeros((5, 1)), names=("a",), space=space)
+    frame = pd.DataFrame({"id": ["p", "q"], "y": [0.1, 0.2]})
+    data = uq.Observations.from_table(frame, output="y", value="y", subject="id")
+    for scale, refused in (("identity", True), ("log", False)):
+        population = uq.Population(space, individual=("a",), spread=0.3, scale={"a": scale})
+        with pytest.raises(InputError, match="leave the range.*population.box") if refused else nullcontext():
+            uq.Calibration(replace(given, domain=box), data, uq.GaussianNoise(sd=0.1), population=population)
 
 
 def test_one_subject_is_told() -> None:

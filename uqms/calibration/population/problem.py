@@ -58,6 +58,7 @@ class Individuals(Calibration):
         self, population: Population, table: pd.DataFrame | None, unmeasured: str, *data: Any, **settings: Any
     ) -> None:
         self._population, self._table, self._unmeasured = population, table, unmeasured
+        _check_scales(population, data[0])
         super().__init__(*data, space=population.space, **settings)
 
     @property
@@ -203,6 +204,22 @@ class Individuals(Calibration):
             scale = box.scale[index]
             low, high = (float(density_scale(one[index], scale)) for one in (box.lower, box.upper))
             yield name, low, high, scale
+
+
+def _check_scales(population: Population, surrogate: Any) -> None:
+    """Refuse a design box on a scale that the population's subjects leave: they would have no likelihood there."""
+    box = getattr(surrogate, "domain", None)
+    inside = {"log": ("log", "logit"), "logit": ("logit",)}
+    for name, scale in zip(population.individual, population.scales, strict=True):
+        if box is None or is_exact(surrogate) or name not in box.names:
+            continue
+        taken = box.scale[box.names.index(name)]
+        if scale not in inside.get(taken, (scale,)):
+            raise InputError(
+                f"population: subjects differ in {name!r} on the {scale} scale, where it may leave the range of the "
+                f"design box's {taken} scale. Give Population(..., scale={{{name!r}: {taken!r}}}), or run a "
+                "design over population.box(), which has the population's scale."
+            )
 
 
 def density_scale(x: Any, scale: Any) -> Any:

@@ -70,7 +70,14 @@ def judge(problem: PopulationCalibration, sampled: Sampled) -> tuple[Verdict, xr
         checks.append(check_misfit(problem.data, part, eta, sampled.h[picked], information))
         checks.append(check_validation(problem.data, own, np.nan_to_num(share)))
     else:
-        checks.append(Check("surrogate error", "note", np.nan, "not judged: too many measurements for its share"))
+        checks.append(
+            Check(
+                "surrogate error",
+                "note",
+                np.nan,
+                "not judged: too many measurements for its share, and for a check of misfit",
+            )
+        )
     checks += [_check_edge(problem, own), _check_subjects(problem), _check_prior(problem, theta)]
     shares = xr.Dataset({name: ((), float(value)) for name, value in zip(names, share, strict=True)})
     return Verdict(tuple(check for check in checks if check is not None)), shares
