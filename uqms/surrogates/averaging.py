@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy.linalg import cholesky, solve_triangular
+from scipy.linalg import LinAlgError, cholesky, solve_triangular
 from scipy.optimize import minimize
 from scipy.special import chdtri, gammaln, ndtr, ndtri
 from scipy.stats import qmc
@@ -127,7 +127,7 @@ def explore(
     parts, values = [points], log_densities(points)
     proposals: list[tuple[Array, Array]] = []
     for turn in range(ROUNDS_MORE):
-        lower = cholesky(covariance, lower=True)
+        lower = _root(covariance, scale)
         fresh = np.clip(centre + _student(quasi.random(_power(count))) @ lower.T, low, high)
         values = np.append(values, log_densities(fresh))
         proposals.append((centre, lower))
@@ -141,6 +141,18 @@ def explore(
         spread = points - centre
         covariance = (spread * weights[:, None]).T @ spread + np.diag(1e-4 * scale**2)
     return Sample(points, weights, effective, evidence - _log_prior_mass(scale))
+
+
+def _root(covariance: Array, scale: Array) -> Array:
+    """Return the lower root of a covariance; of one that a density without curvature gave, in the prior's units."""
+    try:
+        return np.asarray(cholesky(covariance, lower=True))
+    except (LinAlgError, ValueError):  # an output that is exactly its trend says nothing of length scales
+        with np.errstate(all="ignore"):
+            relative = np.nan_to_num(covariance / np.outer(scale, scale), nan=0.0, posinf=1.0, neginf=-1.0)
+        values, vectors = np.linalg.eigh(0.5 * (relative + relative.T))
+        proper = (vectors * np.clip(values, 1e-4, 1.0)) @ vectors.T
+        return np.asarray(cholesky(proper * np.outer(scale, scale), lower=True))
 
 
 def evidence_at_mode(
