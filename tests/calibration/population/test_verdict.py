@@ -15,7 +15,7 @@ def test_shares_through_features_are_those_of_dense_matrices(occasions: tuple[st
         individual=("a", "b"),
         spread={"a": uq.HalfNormal(0.05), "b": uq.HalfNormal(0.1)},
         occasions=occasions,
-        occasion_spread=0.02,
+        occasion_spread=0.02 if occasions else None,
     )
     frame = table(subjects=30, occasions=2 if occasions else 1)
     frame = frame.assign(x=lambda rows: (rows["x"] * 10 % 4) / 5).drop_duplicates(["id", "t", "x", "visit"])
