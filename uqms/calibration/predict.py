@@ -23,7 +23,7 @@ import xarray as xr
 from uqms._typing import Array, Bools, Ints
 from uqms.calibration import _correlated
 from uqms.calibration._terms import ORTHOGONAL_JITTER
-from uqms.calibration.density import covariance_of
+from uqms.calibration.density import covariance_of, noise_sd
 from uqms.calibration.direct import is_exact
 from uqms.calibration.discrepancy import NOISE, ORTHOGONAL, Place, Sites, term_covariance
 from uqms.calibration.likelihood import Cells, check_conditions, merge_close, right_factor
@@ -328,7 +328,8 @@ def data_moments(
 ) -> tuple[Array, Array, list[Array], list[Array]]:
     """Return hyperparameters (S, P), log w_h (H,), and for each h mean (S, N) and covariance (S, N, N) of cell means.
 
-    Without `errors` the covariance lacks what the surrogate adds: its error and what its basis leaves out.
+    Without `errors` the covariance lacks what the surrogate adds: its error and what its basis leaves out. Noise that
+    is not normal counts as the normal noise that says as much, see `noise_sd`.
     """
     cells, n = problem.cells, len(problem.cells.offset)
     u = problem.unit_inputs(theta)
@@ -354,7 +355,7 @@ def data_moments(
         C *= m[:, :, None] * m[:, None, :]
         if problem.noise.terms:
             C += covariance_of(problem, phi, slopes[h])
-        C[:, np.arange(n), np.arange(n)] += phi[:, cells.group] ** 2 / cells.weight
+        C[:, np.arange(n), np.arange(n)] += noise_sd(problem, m * mean, phi) ** 2
         means.append(m * mean)
         covariances.append(C)
     return phi, np.asarray(scores.log_weights), means, covariances

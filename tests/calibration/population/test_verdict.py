@@ -6,6 +6,7 @@ from calibration.population.test_population import SPACE, observations, surrogat
 
 import uqms as uq
 from uqms.calibration.population.verdict import _information, _through_features
+from uqms.calibration.predict import data_moments
 
 
 @pytest.mark.parametrize("occasions", [(), ("a",)])
@@ -66,3 +67,14 @@ def test_the_misfit_through_features_has_its_law() -> None:
     )
     assert right.status == "pass"
     assert wrong.status == "warn"
+
+
+def test_noise_that_is_not_normal_counts_as_much_as_it_says() -> None:
+    """Fisher's information of Student-t noise is (df + 1) / (df + 3) / scale², not that of a unit sd."""
+    population = uq.Population(SPACE, individual=("a",), spread=0.02)
+    noise = uq.StudentTNoise(scale=0.05, df=4.0)
+    one = uq.Calibration(surrogate(), observations(table()), noise, population=population, outside="extrapolate")
+    theta, z = one.prior_draws(4, 1), np.random.default_rng(2).standard_normal((4, one.latents))
+    *_, covariances = data_moments(one.data, one.individuals(theta, z), errors=False)
+    variance = np.diagonal(covariances[0], axis1=1, axis2=2)
+    assert variance.mean() == pytest.approx(0.05**2 * 7.0 / 5.0, rel=0.25)  # from 32 draws a cell
