@@ -3,11 +3,16 @@
 import os
 import sys
 from pathlib import Path
+from typing import Any
+from weakref import WeakSet
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 os.environ.setdefault("UQMS_EXAMPLES_SHORT", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+
+from matplotlib.figure import Figure  # noqa: E402
+from sphinx_gallery.scrapers import figure_rst  # noqa: E402
 
 import uqms  # noqa: E402
 
@@ -37,7 +42,27 @@ autodoc_member_order = "bysource"
 numpydoc_show_class_members = False
 numpydoc_class_members_toctree = False
 
+shown: WeakSet[Figure] = WeakSet()
+
+
+def figures_of_no_window(block: Any, block_vars: dict[str, Any], conf: dict[str, Any]) -> str:
+    """Show the figures that a block made with `uq.plots`, which pyplot does not know of."""
+    values = [
+        each
+        for value in block_vars["example_globals"].values()
+        for each in (value.values() if isinstance(value, dict) else (value,))
+    ]
+    paths = []
+    for figure in values:
+        if isinstance(figure, Figure) and not hasattr(figure, "number") and figure not in shown:
+            shown.add(figure)
+            paths.append(next(block_vars["image_path_iterator"]))
+            figure.savefig(paths[-1])
+    return str(figure_rst(paths, conf["src_dir"]))
+
+
 sphinx_gallery_conf = {
+    "image_scrapers": ("matplotlib", figures_of_no_window),
     "examples_dirs": str(HERE.parent / "examples"),
     "gallery_dirs": "gallery",
     # Every example is executed, and one that fails fails the build; but those that need a cluster.
