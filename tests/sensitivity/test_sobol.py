@@ -399,3 +399,15 @@ def test_other_things_are_no_surrogates() -> None:
         sobol_indices(uq.GaussianProcess())  # type: ignore[arg-type]
     with pytest.raises(InputError, match="give inputs="):
         sobol_indices(Given(ishigami, 3))
+
+
+def test_point_estimates_are_told() -> None:
+    space = uq.ParameterSpace(a=uq.Uniform(0.0, 1.0), b=uq.Uniform(0.0, 1.0))
+    design = uq.sobol(space, 24, rng=1)
+    runs = uq.ensemble.build(design, {"y": np.sin(3.0 * design["a"].values) + design["b"].values})
+    told = {}
+    for how in ("point", "averaged"):
+        result = sobol_indices(uq.GaussianProcess(hyperparameters=how).fit(runs), draws=20, points=64, rng=1)  # type: ignore[arg-type]
+        told[how] = "point estimates" in result.summary()
+        assert result.settings["point_estimated"] == (how == "point")
+    assert told == {"point": True, "averaged": False}

@@ -85,7 +85,8 @@ class SobolIndices:
     groups
         By name, the inputs of a group.
     settings
-        Numbers of draws, points and bootstraps, mass that was cut off outside of the design box.
+        Numbers of draws, points and bootstraps, mass that was cut off outside of the design box, and whether the
+        surrogate's hyperparameters are point estimates.
     """
 
     indices: Mapping[str, xr.Dataset]
@@ -175,6 +176,11 @@ class SobolIndices:
                 lines.append(f"  {parameter:<{width}}  " + "   ".join(cells))
             if name in self.too_few_runs:
                 lines.append(f"  {_advice(name)}")
+        if self.settings.get("point_estimated"):
+            lines.append(
+                "Hyperparameters of the surrogate are point estimates, with which a weak input may seem to do nothing at "
+                'all; fit with GaussianProcess(hyperparameters="averaged") where it matters.'
+            )
         return "\n".join(lines)
 
     def __repr__(self) -> str:
@@ -291,6 +297,7 @@ def sobol_indices(
         name: _dataset(surrogate.layouts[name], sums[name], weights, list(named), sizes, generator) for name in names
     }
     settings = {"draws": draws, "points": n, "bootstrap": bootstrap, "outside": over.outside}
+    settings["point_estimated"] = bool(getattr(surrogate, "point_estimated", False))
     found = SobolIndices(indices, over.names, dict(over.fixed), {k: tuple(v) for k, v in named.items()}, settings)
     for name in found.too_few_runs:
         warnings.warn(f"{name}: {_advice(name)}", DesignWarning, stacklevel=2)
