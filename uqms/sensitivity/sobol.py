@@ -178,8 +178,8 @@ class SobolIndices:
                 lines.append(f"  {_advice(name)}")
         if self.settings.get("point_estimated"):
             lines.append(
-                "Hyperparameters of the surrogate are point estimates, with which a weak input may seem to do nothing at "
-                'all; fit with GaussianProcess(hyperparameters="averaged") where it matters.'
+                "The surrogate's hyperparameters are point estimates, with which a weak input may seem to do nothing; "
+                'fit with GaussianProcess(hyperparameters="averaged") where it matters.'
             )
         return "\n".join(lines)
 
