@@ -28,6 +28,7 @@ from scipy.linalg.blas import dtrmm
 
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.errors import InputError
+from uqms.surrogates._radial import radial
 from uqms.surrogates.gp import GaussianProcessSurrogate
 from uqms.surrogates.kernels import Structured, correlation, layout_of, split
 from uqms.surrogates.process import is_count, normals_at
@@ -246,7 +247,8 @@ def _correlations(kernel: object, u: Array, z: Array, ell: Array) -> Iterator[tu
             product: Array | None = None
             for kind, (left, right), of in zip(kinds, sides, terms, strict=True):
                 if of == term:
-                    value = _radial(int(kind), left[block] @ right)
+                    value = left[block] @ right
+                    radial(int(kind), value)
                     product = value if product is None else product * value
             assert product is not None
             if count > 1:
@@ -254,22 +256,3 @@ def _correlations(kernel: object, u: Array, z: Array, ell: Array) -> Iterator[tu
             total = product if total is None else total + product
         assert total is not None
         yield block, total
-
-
-def _radial(kind: int, r2: Array) -> Array:
-    """Return kappa of squared distances in length scales, times 3 or 5 for Matérn 3/2 and 5/2; they are overwritten."""
-    np.maximum(r2, 0.0, out=r2)
-    if kind == 0:
-        r2 *= -0.5
-        return np.asarray(np.exp(r2, out=r2))
-    a = np.sqrt(r2)
-    if kind == 1:
-        r2[:] = a
-    else:
-        r2 *= 1.0 / 3.0
-        r2 += a
-    r2 += 1.0
-    np.negative(a, out=a)
-    np.exp(a, out=a)
-    r2 *= a
-    return r2
