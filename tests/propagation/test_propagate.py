@@ -350,6 +350,14 @@ def test_bad_inputs_raise_typed_errors(settings: dict, error: type[Exception], w
         uq.propagate(SURROGATE, **settings)
 
 
+def test_noise_that_outputs_cannot_have_is_refused() -> None:
+    space = uq.ParameterSpace(a=uq.Normal(0.0, 1.0))
+    simulator = uq.DirectSimulator(lambda a: a, space=space, outputs={"y": ()}, vectorized=True)
+    for noise in (uq.PoissonNoise(), uq.LogNormalNoise(0.1)):
+        with pytest.raises(InputError, match=r"50.*% of the draws of 'y'.*PoissonNoise|LogNormalNoise"):
+            uq.propagate(simulator, noise={"y": noise}, rng=1)
+
+
 def test_more_bad_inputs(prior: uq.Propagation) -> None:
     with pytest.raises(InputError, match="a surrogate or a posterior"):
         uq.propagate("surrogate")

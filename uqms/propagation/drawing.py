@@ -135,7 +135,7 @@ def drawn_from_surrogate(
         if noise:
             y = np.repeat(y, WITHIN, axis=3)
             if name in noise:
-                y = _measured(noise[name], y, parameters[name], rng)
+                y = _measured(name, noise[name], y, parameters[name], rng)
         found[name] = _labelled(y, axes[name], points, surrogate.layouts[name].unit)
     holds = ("parameters", *(() if is_exact(surrogate) else ("surrogate",)), *(("noise",) if noise else ()))
     table = _inputs_table({name: (column, "") for name, column in points.values.items()})
@@ -205,13 +205,23 @@ def _noise_parameters(noise: Mapping[str, object], s: int, rng: np.random.Genera
     return out
 
 
-def _measured(one: object, y: Array, parameters: Mapping[str, Array], rng: np.random.Generator) -> Array:
+def _measured(name: str, one: object, y: Array, parameters: Mapping[str, Array], rng: np.random.Generator) -> Array:
     model = one if isinstance(one, NoiseModel) else GaussianNoise(sd=float(one))  # type: ignore[arg-type]
     rows = Rows(np.zeros(y.shape[-1]), np.ones(y.shape[-1]), np.zeros(y.shape[-1]))
     shaped = {role: value[:, None, None, None, None] for role, value in parameters.items()}
-    if isinstance(model, LogNormalNoise):
-        return np.asarray(np.exp(model.draw(np.log(y), rows, shaped, rng)))
-    return np.asarray(model.draw(y, rows, shaped, rng))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        if isinstance(model, LogNormalNoise):
+            drawn = np.asarray(np.exp(model.draw(np.log(y), rows, shaped, rng)))
+        else:
+            drawn = np.asarray(model.draw(y, rows, shaped, rng))
+    impossible = float(np.mean(~np.isfinite(drawn) & np.isfinite(y)))
+    if impossible:
+        raise InputError(
+            f"propagate: {impossible:.2%} of the draws of {name!r}, the lowest {float(np.nanmin(y)):.4g}, are means "
+            f"that a measurement with {type(model).__name__} cannot have. Fit the logarithm or logit, "
+            "uq.Scalar(transform=uq.Log()), or give another noise."
+        )
+    return drawn
 
 
 # ---------------------------------------------------------------------------------------------------- after calibration
