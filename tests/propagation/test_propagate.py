@@ -183,9 +183,28 @@ def test_parts_given_data_are_those_of_the_closed_form(rng: np.random.Generator)
         simulator.sd["y"], posterior.predict(conditions={"x": x}, discrepancy=False).sd["y"], rtol=0.02
     )
     assert "discrepancy" not in simulator.variance["part"].values
-    # The error given data and theta is the same at all theta here: the bound of the mean's error is exact.
-    own = np.sqrt([gaussian(np.eye(5)[[1 + i]], np.vstack([data, theta]), covariance)[0, 0] for i in range(2)])
-    np.testing.assert_allclose(simulator.mean_error["y"].sel(source="surrogate"), own, rtol=0.06)
+    # With the simulator known, e at both conditions is, and the data say something else of theta, too.
+    of = {"y": "y", "theta": lambda table: table["theta"]}
+    both = uq.propagate(posterior, of=of, conditions={"x": x}, discrepancy=False, draws=2000, rng=1)
+    quantities = [np.array([[SLOPE, 1.0, 0, 0, 0]]), np.array([[SLOPE, 0, 1.0, 0, 0]]), theta]
+    known = np.vstack([data, np.eye(5)[[1, 2]]])
+    left = np.array([gaussian(one, known, covariance)[0, 0] for one in quantities])
+    shared = np.sqrt([gaussian(one, data, covariance)[0, 0] - v for one, v in zip(quantities, left, strict=True)])
+    error = both.mean_error.sel(source="surrogate")
+    np.testing.assert_allclose([*error["y"].values, float(error["theta"])], shared, rtol=0.03, atol=0.03)
+    real = [one + np.eye(5)[[3]] for one in quantities[:2]]  # the discrepancy gives way when the simulator is known
+    moved = np.sqrt([float((gaussian(v, data, covariance) - gaussian(v, known, covariance))[0, 0]) for v in real])
+    np.testing.assert_allclose(result.mean_error["y"].sel(source="surrogate"), moved, rtol=0.03, atol=0.03)
+    # Quantiles and probabilities under one function: normal, of the variance that is left, around a mean that errs.
+    ends = both.quantile([0.9])["y"].isel(quantile=0, condition=1)
+    middle = float(both.mean["y"][1])
+    inner = middle + np.sqrt(left[1]) * ndtri(0.9)
+    np.testing.assert_allclose(ends[1:], inner + ndtri([0.025, 0.975]) * shared[1], atol=0.08)
+    level = middle + 1.0
+    by_function = norm.sf(level, middle + shared[1] * ndtri((np.arange(4000) + 0.5) / 4000), np.sqrt(left[1]))
+    found = both.exceedance(level, "y").isel(condition=1)
+    assert float(found["surrogate"]) == pytest.approx(by_function.std(), rel=0.1)
+    np.testing.assert_allclose([found["lower"], found["upper"]], np.quantile(by_function, [0.025, 0.975]), atol=0.06)
     # An exact tail of what is measured next.
     level = float(result.mean["y"][1]) + float(result.sd["y"][1])
     found = result.exceedance(level).isel(condition=1)
@@ -329,6 +348,14 @@ THETA = {"theta": np.zeros(5)}
 def test_bad_inputs_raise_typed_errors(settings: dict, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         uq.propagate(SURROGATE, **settings)
+
+
+def test_noise_that_outputs_cannot_have_is_refused() -> None:
+    space = uq.ParameterSpace(a=uq.Normal(0.0, 1.0))
+    simulator = uq.DirectSimulator(lambda a: a, space=space, outputs={"y": ()}, vectorized=True)
+    for noise in (uq.PoissonNoise(), uq.LogNormalNoise(0.1)):
+        with pytest.raises(InputError, match=r"50.*% of the draws of 'y'.*PoissonNoise|LogNormalNoise"):
+            uq.propagate(simulator, noise={"y": noise}, rng=1)
 
 
 def test_more_bad_inputs(prior: uq.Propagation) -> None:

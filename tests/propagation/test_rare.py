@@ -155,3 +155,16 @@ def test_bad_inputs_raise_typed_errors() -> None:
         uq.rare_event(linear_surrogate(1.0, 0.1), 1.0, conditions={"x": [0.1, 0.2]})
     with pytest.raises(InputError, match="whole number"):
         uq.rare_event(simulator, 1.0, samples=100).next_points(0)
+
+
+@pytest.mark.parametrize("step", [1.0, 0.25])
+def test_a_quantity_with_few_values_is_climbed(step: float) -> None:
+    """Many points of a level have the value of its threshold: y rounded down passes 3.5 where y passes 4 or 3.75."""
+    space = uq.ParameterSpace(a=uq.Normal(0.0, 1.0), b=uq.Normal(0.0, 1.0))
+    simulator = uq.DirectSimulator(lambda a, b: (a + b) / np.sqrt(2.0), space=space, outputs={"y": ()}, vectorized=True)
+    found = uq.rare_event(simulator, 3.55, of=lambda table: np.floor(table["y"] / step) * step, rng=1)
+    truth = norm.sf(np.ceil(3.55 / step) * step)
+    assert found.probability / truth == pytest.approx(1.0, abs=4.0 * found.variation)
+    assert found.subset[0] / truth == pytest.approx(1.0, abs=4.0 * found.subset[1])
+    with pytest.raises(SamplingError, match="100% give 0, none goes beyond"):
+        uq.rare_event(simulator, 0.5, of=lambda table: (table["y"] > 5.0).astype(float), rng=1)

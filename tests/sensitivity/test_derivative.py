@@ -99,6 +99,29 @@ def test_curves_and_transforms():
     assert "whole curve" in repr(result)
 
 
+def test_a_curve_that_starts_at_one_value_has_a_bound_as_a_whole():
+    t = np.array([0.0, 1.0, 3.0])
+    space = uq.ParameterSpace(a=uq.Uniform(0.0, 1.0), b=uq.Uniform(0.0, 1.0))
+    simulator = uq.DirectSimulator(
+        lambda a, b: 0.1 + t * a + t**2 * b, space=space, outputs={"y": ("t",)}, coords={"t": t}, units={"y": "mm"}
+    )
+    one = derivative_measures(simulator, rng=1, draws=2)["y"]
+    assert np.isnan(one["bound"].sel(t=0.0)).all()
+    weights = np.array([0.5, 1.5, 1.0])  # trapezoidal rule
+    squares = np.stack([t, t**2]) ** 2 @ weights
+    np.testing.assert_allclose(one["bound_whole"].mean(LEAD), squares / squares.sum() * 12.0 / np.pi**2, rtol=0.01)
+    assert one["variance"].attrs["unit"] == "(mm)²"
+
+
+def test_the_monte_carlo_error_is_that_of_other_seeds():
+    space = uq.ParameterSpace(a=uq.Uniform(0.0, 1.0), b=uq.Uniform(0.0, 1.0))
+    simulator = uq.DirectSimulator(lambda a, b: np.sin(3.0 * a) + b**2, space=space, outputs={"y": ()}, vectorized=True)
+    found = [derivative_measures(simulator, rng=seed, points=256, draws=2)["y"]["bound"] for seed in range(60)]
+    across = np.std([one.mean(LEAD) for one in found], axis=0, ddof=1)
+    said = np.sqrt(np.mean([one.var("bootstrap", ddof=1).mean("draw") for one in found], axis=0))
+    np.testing.assert_allclose(said / across, 1.0, atol=0.3)
+
+
 def test_what_cannot_be_meant_is_refused():
     surrogate = Given(ishigami, 3)
     block = uq.MultivariateNormal(("a", "b"), mean=[0.5, 0.5], covariance=[[0.01, 0.005], [0.005, 0.01]])
@@ -106,5 +129,6 @@ def test_what_cannot_be_meant_is_refused():
         derivative_measures(surrogate, uq.ParameterSpace(block, c=uq.Uniform(0.0, 1.0)))
     with pytest.raises(InputError, match="given by draws"):
         derivative_measures(surrogate, {**uniform(3), "a": np.linspace(0.0, 1.0, 500)})
-    with pytest.raises(InputError, match="points"):
-        derivative_measures(surrogate, uniform(3), points=10)
+    for points in (0, 10, 1000, True):
+        with pytest.raises(InputError, match="power of two"):
+            derivative_measures(surrogate, uniform(3), points=points)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import xarray as xr
 from scipy.stats import ks_2samp
 
 import uqms as uq
@@ -159,3 +160,19 @@ def test_what_cannot_be_said_is_refused():
         given_data_indices(mixed)
     with pytest.raises(InputError, match="outputs"):
         given_data_indices(random_runs(40, 1), outputs="z")
+
+
+def test_where_a_curve_does_not_vary_there_are_no_indices_and_rows_say_where_they_are():
+    space = uq.ParameterSpace(a=uq.Uniform(0, 1), b=uq.Uniform(0, 1))
+    design = uq.latin_hypercube(space, 60, rng=1)
+    y = 0.1 + np.array([0.0, 1.0, 3.0]) * design.a.values[:, None]
+    runs = uq.ensemble.build(design, {"y": xr.DataArray(y, dims=("run", "lead"), coords={"lead": ["I", "II", "III"]})})
+    for method, index in (("bins", "S1"), ("hsic", "hsic")):
+        found = uq.given_data_indices(runs, method=method, bootstrap=20)
+        assert np.isnan(found["y"][index].sel(lead="I")).all()
+        assert np.isfinite(found["y"][index].sel(lead=["II", "III"])).all()
+    assert "a, lead III" in repr(found)
+    assert "does not vary" in repr(found)
+    flat = uq.ensemble.build(design, {"y": 0.1 + 1e-17 * design.a.values})
+    with pytest.raises(DataError, match="the same in all"):
+        uq.given_data_indices(flat)

@@ -4,7 +4,9 @@ import itertools
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
+import scipy.signal
 import xarray as xr
 from calibration.problems import given_surrogate
 from calibration.test_predict import fabricated
@@ -12,7 +14,7 @@ from calibration.test_predict import fabricated
 import uqms as uq
 from uqms.calibration import Posterior
 from uqms.errors import InputError
-from uqms.sensitivity import shapley, shapley_effects
+from uqms.sensitivity import _errors_given_data, shapley, shapley_effects
 from uqms.sensitivity._errors_given_data import functions_given_data, room_for
 
 LEAD = ("draw", "bootstrap")
@@ -152,6 +154,7 @@ def test_curves_have_effects_along_them_and_as_a_whole():
     each = np.array([linear(np.array([1.0, one]), covariance)[0] for one in t])
     assert np.abs(off(result, "Sh", each.T)).max() < 4.0
     variance = np.array([np.array([1.0, one]) @ covariance @ np.array([1.0, one]) for one in t])
+    variance *= np.array([0.25, 0.5, 0.25])  # integrated along the coordinate
     assert np.abs(off(result, "Sh_whole", (each * variance[:, None]).sum(axis=0) / variance.sum())).max() < 4.0
 
 
@@ -252,10 +255,66 @@ def test_a_posterior_asks_for_functions_given_the_data_and_its_draws_do_not(cali
     assert unaware["y"]["Sh"].sizes["draw"] == 4
 
 
-def test_room_is_kept(calibrated):
-    draws, points = room_for(calibrated, 64)
-    assert draws == 64
-    assert draws * 2 + points <= 768
+def test_functions_of_many_conditions_are_drawn_some_at_a_time(calibrated, monkeypatch):
+    assert room_for(calibrated, 64) == 768 - 64 * 2
+    asked = []
+    surrogate = type(calibrated.single.surrogate)
+    scores = surrogate.scores
+
+    def recorded(self, u):
+        asked.append(u.shape[-2])
+        return scores(self, u)
+
+    monkeypatch.setattr(surrogate, "scores", recorded)
+    whole = functions_given_data(calibrated, np.full((8, 3), 0.5), 64, np.random.default_rng(1))
+    monkeypatch.setattr(_errors_given_data, "MOST", 24)
+    asked.clear()
+    parts = functions_given_data(calibrated, np.full((8, 3), 0.5), 64, np.random.default_rng(1))
+    assert max(asked) <= 24
+    assert whole.shape == parts.shape
+    sd = whole.std(axis=0) / 8.0
+    assert (np.abs(whole.mean(axis=0) - parts.mean(axis=0)) < 4.5 * np.sqrt(2.0) * sd).all()
+    monkeypatch.setattr(_errors_given_data, "MOST", 0)
+    with pytest.raises(InputError, match=r"2 conditions.*posterior\.draws"):
+        shapley_effects(calibrated, conditions={"x": 0.5})
+
+
+def test_inputs_of_a_few_values():
+    """A dose that is one of two: neighbours of draws that are equal in it are any of them."""
+    rng = np.random.default_rng(1)
+    dose, a = rng.integers(0, 2, 4000).astype(float), rng.random(4000)
+    space = uq.ParameterSpace(a=uq.Uniform(0.0, 1.0), dose=uq.Uniform(0.0, 1.0))
+    simulator = direct(lambda a, dose: (2.0 * dose - 1.0) * (a - 0.2), space)
+    result = shapley_effects(simulator, pd.DataFrame({"a": a, "dose": dose}), rng=1, draws=2)
+    variance, lone = 1.0 / 12.0 + 0.09, 0.09  # Var E[y | dose], while E[y | a] is 0 for every a
+    truth = {"Sh": [0.5 - 0.5 * lone / variance, 0.5 + 0.5 * lone / variance], "S1": [0.0, lone / variance]}
+    for key, values in truth.items():
+        assert np.abs(off(result, key, values)).max() < 4.0
+        assert result.error()["y"][key].sel(source="monte_carlo").max() < 0.025
+
+
+def test_draws_of_a_chain_have_a_larger_monte_carlo_error():
+    space = uq.ParameterSpace(a=uq.Uniform(-9.0, 9.0), b=uq.Uniform(-9.0, 9.0))
+    simulator = direct(lambda a, b: a + b**2, space)
+    estimates, errors = [], []
+    for seed in range(12):
+        steps = np.random.default_rng(seed).standard_normal((2000, 2)) * np.sqrt(1.0 - 0.95**2)
+        x = scipy.signal.lfilter([1.0], [1.0, -0.95], steps, axis=0)
+        result = shapley_effects(simulator, {"a": x[:, 0], "b": x[:, 1]}, rng=1, draws=2)
+        estimates.append(result["y"]["Sh"].mean(LEAD).values[0])
+        errors.append(result.error()["y"]["Sh"].sel(source="monte_carlo").values[0])
+    assert np.mean(errors) == pytest.approx(np.std(estimates, ddof=1), rel=0.45)  # known to 20 % from 12
+    assert np.mean(errors) > 3.0 * 0.012  # what 2000 independent draws have
+
+
+def test_an_output_that_does_not_vary_has_no_effects():
+    t = np.array([0.0, 1.0])
+    space = normal_space(np.array([[1.0, 0.5], [0.5, 1.0]]))
+    simulator = uq.DirectSimulator(lambda a, b: 0.1 + t * a, space=space, outputs={"y": ("t",)}, coords={"t": t})
+    one = shapley_effects(simulator, rng=1, draws=2)["y"]
+    assert np.isnan(one["Sh"].sel(t=0.0)).all()
+    np.testing.assert_allclose(one["Sh_whole"].mean(LEAD), one["Sh"].sel(t=1.0).mean(LEAD))
+    assert "does not vary" in repr(shapley_effects(direct(lambda a, b: 0.1 + 0.0 * a, space), rng=1, draws=2))
 
 
 def test_what_cannot_be_meant_is_refused(calibrated):

@@ -285,6 +285,13 @@ def test_an_output_that_does_not_vary_has_no_indices() -> None:
     np.testing.assert_allclose(result["y"]["ST_whole"].mean(LEAD), [1.0, 0.0], atol=5e-3)
 
 
+def test_an_output_that_varies_by_rounding_only_has_no_indices() -> None:
+    outputs = {"y": (np.array([[1.0]]), np.zeros((1, 0)))}
+    result = sobol_indices(Given(lambda u: 0.1 + 1e-17 * u[:, :1], 2, outputs=outputs), uniform(2), draws=20, rng=1)
+    assert np.isnan(result["y"][["S1", "ST", "unexplained"]].to_array()).all()
+    assert repr(result) == "y: does not vary, so that nothing drives it"
+
+
 # -------------------------------------------------------------------------------------------------- kinds of surrogate
 def test_several_kinds_of_surrogates_agree() -> None:
     space = uq.ParameterSpace(a=uq.Uniform(0.5, 2.0), b=uq.LogNormal(1.0, 0.3), conditions={"dose": uq.Condition(1, 3)})
@@ -352,7 +359,8 @@ def test_a_seed_repeats() -> None:
         ({"draws": 3}, "draws is 3"),
         ({"points": 100}, "power of two"),
         ({"bootstrap": True}, "bootstrap is True"),
-        ({"groups": {"g": ("a", "z")}}, "'z'"),
+        ({"groups": {"g": ("a", "z")}}, "z which do not vary"),
+        ({"groups": {"g": ()}}, "nothing in 'g'"),
         ({"groups": {"g": ("a",), "h": ("a",)}}, "more than once"),
         ({"groups": {"b": ("a",)}}, "rename the group"),
         ({"groups": {"g": "a"}}, "mapping of name"),

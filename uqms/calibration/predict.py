@@ -14,7 +14,7 @@ joint       covariance of the output at all T, without noise                 (S,
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, final
 
 import numpy as np
@@ -268,6 +268,7 @@ def conditional_moments(
     latents: Array | None = None,
     discrepancy: bool | Bools = True,
     realisation: Realised = "same",
+    errors: bool = True,
 ) -> Iterator[tuple[slice, Moments]]:
     """Yield the moments at the targets given the data, a block of posterior draws at a time.
 
@@ -287,9 +288,12 @@ def conditional_moments(
         Whether it is part of what is predicted, everywhere or by target (P,); it is taken out of the data either way.
     realisation
         Of a stochastic simulator: "same" run as was observed, a "new" one, or "none", the mean of its runs.
+    errors
+        Whether the surrogate has an error; without it what its mean says were the simulator itself.
     """
     cells = problem.cells
     joint = _join(problem, targets)
+    joint = joint if errors else replace(joint, truncation=np.zeros_like(joint.truncation))
     problem.check_errors_between(joint.conditions, "Prediction at other conditions than the observed one")
     n, total, inputs = len(cells.offset), len(joint.index), len(joint.conditions)
     holds = np.concatenate([np.ones(n, dtype=np.bool_), np.broadcast_to(np.asarray(discrepancy), total - n)])
@@ -302,6 +306,8 @@ def conditional_moments(
         u = problem.unit_inputs(part, joint.conditions, joint.experiment, joint.unit)
         mean, surrogate, scores = _surrogate_moments(problem, joint, u, h[rows])
         run = _run_at(problem, joint, u, realisation)
+        if not errors:
+            surrogate, scores = np.zeros_like(surrogate), scores._replace(covariance=np.zeros_like(scores.covariance))
         if run is not None:
             surrogate = surrogate + run.covariance()
         m = _factors(problem, joint, phi, holds)

@@ -227,31 +227,42 @@ def _solve(factor: Array, right: Array) -> Array:
     return np.asarray(np.linalg.solve(np.eye(n) + factor @ transposed, right))
 
 
-def _share(problem: Calibration | JointCalibration, theta: Mapping[str, Array], h: Ints) -> Array:
-    """Return 1 - Var(without the surrogate's error) / Var(with it), for each parameter."""
+def linear_covariances(
+    problem: Calibration | JointCalibration, theta: Mapping[str, Array], h: Ints
+) -> tuple[Array, Array]:
+    """Return the covariance (d, d) that data leave of the parameters, and that without the surrogate's error.
+
+    Of the problem linearised at a few of the draws, and averaged over them; parameters are those of the unit cube in
+    units of their prior's sds.
+    """
     picked = np.unique(np.linspace(0, len(h) - 1, min(SHARE_DRAWS, len(h))).astype(int))
-    d = len(problem.parameters)
-    if _has_no_error(problem):
-        return np.zeros(d)
-    prior = np.linalg.inv(problem.conditioned_prior.correlation(problem.parameters))  # in units of the prior's sds
+    prior = np.linalg.inv(problem.conditioned_prior.correlation(problem.parameters))
     full, without = (np.tile(prior, (len(picked), 1, 1)) for _ in range(2))
     for piece in problem.pieces({name: values[picked] for name, values in theta.items()}, None, h[picked]):
         for total, own in zip((full, without), _informations(piece.problem, piece.theta, piece.h), strict=True):
             total[:, piece.columns[:, None], piece.columns] += _reduced(own, len(piece.columns))
-    variances = [np.linalg.inv(total)[:, np.arange(d), np.arange(d)].sum(axis=0) for total in (full, without)]
-    return np.asarray(np.clip(1.0 - variances[1] / variances[0], 0.0, 1.0))
+    return np.linalg.inv(full).mean(axis=0), np.linalg.inv(without).mean(axis=0)
+
+
+def _share(problem: Calibration | JointCalibration, theta: Mapping[str, Array], h: Ints) -> Array:
+    """Return 1 - Var(without the surrogate's error) / Var(with it), for each parameter."""
+    if has_no_error(problem):
+        return np.zeros(len(problem.parameters))
+    full, without = linear_covariances(problem, theta, h)
+    return np.asarray(np.clip(1.0 - np.diagonal(without) / np.diagonal(full), 0.0, 1.0))
 
 
 def _parts(problem: Calibration | JointCalibration) -> list[Calibration]:
     return [problem] if isinstance(problem, Calibration) else list(problem.parts.values())
 
 
-def _has_no_error(problem: Calibration | JointCalibration) -> bool:
+def has_no_error(problem: Calibration | JointCalibration) -> bool:
+    """Return whether the simulator itself is used, at its own coordinates."""
     return all(is_exact(part.surrogate) and not part.cells.truncation.any() for part in _parts(problem))
 
 
 def _check_share(problem: Calibration | JointCalibration, share: Array) -> Check:
-    if _has_no_error(problem):
+    if has_no_error(problem):
         return Check("surrogate error", "pass", 0.0, "none: the simulator itself was used")
     worst = int(np.argmax(share))
     name = problem.parameters[worst]

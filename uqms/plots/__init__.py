@@ -17,6 +17,7 @@ from uqms.plots._prior_posterior import prior_posterior
 from uqms.plots._probability import probability, reliability
 from uqms.plots._propagation import density, exceedance, tornado, variance
 from uqms.plots._ranks import ranks
+from uqms.plots._sensitivity import derivative_bounds, morris, shapley, shapley_curves
 from uqms.plots._sobol import sobol, sobol_curves
 from uqms.plots._validation import leave_one_out
 from uqms.plots._vpc import visual_predictive_check
@@ -25,6 +26,7 @@ __all__ = [
     "covariates",
     "coverage",
     "density",
+    "derivative_bounds",
     "design",
     "effects",
     "exceedance",
@@ -34,6 +36,7 @@ __all__ = [
     "individuals",
     "learning_curve",
     "leave_one_out",
+    "morris",
     "pairs",
     "predictive",
     "prior_posterior",
@@ -41,6 +44,8 @@ __all__ = [
     "profile",
     "ranks",
     "reliability",
+    "shapley",
+    "shapley_curves",
     "shrinkage",
     "sobol",
     "sobol_curves",

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import xarray as xr
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -28,9 +29,9 @@ from uqms.plots._style import (
     styled,
     wrapped,
 )
-from uqms.sensitivity import SobolIndices
+from uqms.sensitivity import ShapleyEffects, SobolIndices
 
-__all__ = ["sobol", "sobol_curves"]
+__all__ = ["curves_of", "sobol", "sobol_curves"]
 
 MOST_OUTPUTS, MOST_BARS, MOST_CURVES = 9, 25, 6
 NORMAL = 1.959964
@@ -167,21 +168,37 @@ def sobol_curves(
         When it is no such result, there is no curve of that name, or names are unknown or too many.
     """
     _check(result, "sobol_curves")
+    return curves_of(result, result.interval(), output, (("S1", "first order"), ("ST", "total")), names, labels)
+
+
+def curves_of(
+    result: SobolIndices | ShapleyEffects,
+    intervals: Mapping[str, xr.Dataset],
+    output: str | None,
+    kinds: Sequence[tuple[str, str]],
+    names: Sequence[str] | None,
+    labels: Mapping[str, str] | None,
+) -> Figure:
+    """Draw shares of the variance along a coordinate, a panel a kind, the last kind choosing which inputs are shown."""
+    sobol = isinstance(result, SobolIndices)
+    who = "sobol_curves" if sobol else "shapley_curves"
     curves = {name: str(one["variance"].dims[-1]) for name, one in result.indices.items() if one["variance"].ndim == 3}
     name = next(iter(curves), None) if output is None else output
     if name is None or name not in curves:
-        raise InputError(f"plots.sobol_curves: output is {output!r}; curves along one coordinate are {list(curves)}.")
+        raise InputError(f"plots.{who}: output is {output!r}; curves along one coordinate are {list(curves)}.")
     dim, one = curves[name], result[name]
     known = list(result.groups)
-    total = one["ST_whole"].mean(("draw", "bootstrap")).values
-    largest = [known[i] for i in sorted(np.argsort(-total, kind="stable")[:MOST_CURVES])]
-    wanted = pick(names, known, largest, MOST_CURVES, "sobol_curves")
-    between = result.interval()[name]
+    size = one[f"{kinds[-1][0]}_whole"].mean(("draw", "bootstrap")).values
+    largest = [known[i] for i in sorted(np.argsort(-size, kind="stable")[:MOST_CURVES])]
+    wanted = pick(names, known, largest, MOST_CURVES, who)
+    between = intervals[name]
     grid = one[dim].values
-    figure, axes = new_figure(1, 3, (PAGE, 2.4), f"Sobol indices of {name} along {dim} for {', '.join(wanted)}")
-    entries = {}
-    top = 1.0
-    for ax, kind, title in zip(axes[0], ("S1", "ST"), ("first order", "total"), strict=False):
+    alt = f"{'Sobol indices' if sobol else 'Shapley effects'} of {name} along {dim} for {', '.join(wanted)}"
+    panels = len(kinds) + 1
+    figure, axes = new_figure(1, panels, (PAGE if panels > 2 else 5.6, 2.4), alt)
+    entries: dict[str, Artist] = {}
+    top, bottom = 1.0, -0.03
+    for ax, (kind, title) in zip(axes[0], kinds, strict=False):
         for parameter, colour, dash in zip(wanted, COLOURS, DASHES, strict=False):
             values = between[kind].sel(parameter=parameter)
             low, middle, high = (values.sel(bound=bound).values for bound in ("lower", "estimate", "upper"))
@@ -190,13 +207,13 @@ def sobol_curves(
             entries[(labels or {}).get(parameter, parameter)] = drawn
             top = max(top, float(np.nanmax(high, initial=0.0)))
         ax.set_title(title)
-    for ax in axes[0, :2]:
+    for ax in axes[0, : len(kinds)]:
         ax.axhline(0.0, color=GREY, lw=0.7)
-        ax.set_ylim(-0.03, 1.03 * top)
+        ax.set_ylim(bottom, 1.03 * top)
         number_axis(ax.yaxis, 0.0, top, 5)
     axes[0, 0].set_ylabel("share of the variance")
     spread = np.sqrt(np.maximum(one["variance"].mean(("draw", "bootstrap")).values, 0.0))
-    last = axes[0, 2]
+    last = axes[0, -1]
     last.plot(grid, spread, color=BLACK)
     last.set_ylim(0.0, 1.08 * float(spread.max()) or 1.0)
     power = number_axis(last.yaxis, 0.0, float(spread.max()), 4)

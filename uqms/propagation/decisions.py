@@ -164,12 +164,21 @@ class Decision:
 
 
 def decided(
-    losses: Array, actions: Sequence[Any], inputs: xr.Dataset, outputs: xr.Dataset, of_nested: bool, sampling: Sampling
+    losses: Array,
+    actions: Sequence[Any],
+    inputs: xr.Dataset,
+    outputs: xr.Dataset,
+    of_nested: bool,
+    sampling: Sampling,
+    left: Sequence[Array | None],
 ) -> Decision:
-    """Return the decision that follows from losses (A, F, S, D, N) of actions."""
+    """Return the decision that follows from losses (A, F, S, D, N) of actions.
+
+    `left` is the variance of each that would be left if the simulator were known, as `nested` takes it.
+    """
     table = np.stack([losses.mean(axis=(1, 2, 3, 4)), *np.zeros((2, len(losses)))])
     for a, loss in enumerate(losses):
-        parts = nested(loss) if of_nested else crossed(loss, sampling)
+        parts = nested(loss, left[a]) if of_nested else crossed(loss, sampling)
         table[1:, a] = float(parts.shared), float(parts.monte_carlo)
     means = losses.mean(axis=(3, 4))
     columns = {

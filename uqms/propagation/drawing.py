@@ -34,6 +34,7 @@ from uqms.calibration.predict import (
     new_noise,
 )
 from uqms.calibration.problem import Calibration
+from uqms.calibration.verdict import has_no_error
 from uqms.errors import DataError, InputError
 from uqms.parameters import Prior
 from uqms.propagation.inputs import Points, read_points
@@ -68,6 +69,9 @@ class Drawn(NamedTuple):
         Share of prior or draws outside of the design box.
     sampling
         How the draws of the inputs go together.
+    known
+        After a calibration: outputs with one function of the surrogate in the simulator's place; None where the
+        surrogate has no error.
     """
 
     outputs: xr.Dataset
@@ -76,6 +80,7 @@ class Drawn(NamedTuple):
     nested: bool
     outside: float
     sampling: Sampling
+    known: xr.Dataset | None = None
 
 
 def _coordinates(layout: Any, coords: Mapping[str, object] | None) -> dict[str, Array]:
@@ -130,7 +135,7 @@ def drawn_from_surrogate(
         if noise:
             y = np.repeat(y, WITHIN, axis=3)
             if name in noise:
-                y = _measured(noise[name], y, parameters[name], rng)
+                y = _measured(name, noise[name], y, parameters[name], rng)
         found[name] = _labelled(y, axes[name], points, surrogate.layouts[name].unit)
     holds = ("parameters", *(() if is_exact(surrogate) else ("surrogate",)), *(("noise",) if noise else ()))
     table = _inputs_table({name: (column, "") for name, column in points.values.items()})
@@ -200,13 +205,23 @@ def _noise_parameters(noise: Mapping[str, object], s: int, rng: np.random.Genera
     return out
 
 
-def _measured(one: object, y: Array, parameters: Mapping[str, Array], rng: np.random.Generator) -> Array:
+def _measured(name: str, one: object, y: Array, parameters: Mapping[str, Array], rng: np.random.Generator) -> Array:
     model = one if isinstance(one, NoiseModel) else GaussianNoise(sd=float(one))  # type: ignore[arg-type]
     rows = Rows(np.zeros(y.shape[-1]), np.ones(y.shape[-1]), np.zeros(y.shape[-1]))
     shaped = {role: value[:, None, None, None, None] for role, value in parameters.items()}
-    if isinstance(model, LogNormalNoise):
-        return np.asarray(np.exp(model.draw(np.log(y), rows, shaped, rng)))
-    return np.asarray(model.draw(y, rows, shaped, rng))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        if isinstance(model, LogNormalNoise):
+            drawn = np.asarray(np.exp(model.draw(np.log(y), rows, shaped, rng)))
+        else:
+            drawn = np.asarray(model.draw(y, rows, shaped, rng))
+    impossible = float(np.mean(~np.isfinite(drawn) & np.isfinite(y)))
+    if impossible:
+        raise InputError(
+            f"propagate: {impossible:.2%} of the draws of {name!r}, the lowest {float(np.nanmin(y)):.4g}, are means "
+            f"that a measurement with {type(model).__name__} cannot have. Fit the logarithm or logit, "
+            "uq.Scalar(transform=uq.Log()), or give another noise."
+        )
+    return drawn
 
 
 # ---------------------------------------------------------------------------------------------------- after calibration
@@ -245,7 +260,8 @@ def drawn_from_posterior(
     ):
         y[rows] = _drawn(moments, d, p, modelled, rng)
     y = y.reshape(f, s, d, 1, p)
-    found = {}
+    found, known, exact = {}, {}, has_no_error(problem)
+    single = np.empty((0, p)) if exact else _of_one_function(problem, theta, latents, targets, modelled, realisation)
     for grid, cut in zip(grids, cuts, strict=True):
         layout, part = layouts[grid.output], np.repeat(y[..., cut], n, axis=3)
         if noise:
@@ -261,9 +277,30 @@ def drawn_from_posterior(
         else:
             part = np.asarray(layout.transform.inverse(part))
         found[grid.output] = grid.labelled(part, LEAD, layout.unit)
+        if not exact:
+            alone = np.asarray(layout.transform.inverse(single[:, cut]))[None, :, None, None]
+            known[grid.output] = grid.labelled(alone, LEAD, layout.unit)
     table = _inputs_table({name: (values, problem.unit_of(name)) for name, values in theta.items()})
-    held = [name for name, there in (("discrepancy", modelled), ("noise", noise)) if there]
-    return Drawn(xr.Dataset(found), table, ("parameters", "surrogate", *held), True, 0.0, "ordered")
+    held = [name for name, there in (("surrogate", not exact), ("discrepancy", modelled), ("noise", noise)) if there]
+    one = xr.Dataset(known) if known else None
+    return Drawn(xr.Dataset(found), table, ("parameters", *held), True, 0.0, "ordered", one)
+
+
+def _of_one_function(
+    problem: Calibration,
+    theta: Mapping[str, Array],
+    latents: Array,
+    targets: Targets,
+    modelled: bool,
+    realisation: Realised,
+) -> Array:
+    """Return the mean (S, P) of what is predicted if the surrogate's likeliest mean were the simulator itself."""
+    likeliest = int(np.argmax(problem.surrogate.scores(np.full((1, problem.surrogate.domain.d), 0.5)).log_weights))
+    h = np.full(len(latents), likeliest)
+    out = np.empty((len(latents), len(targets.offset)))
+    for rows, moments in conditional_moments(problem, theta, h, targets, latents, modelled, realisation, errors=False):
+        out[rows] = moments.mean
+    return out
 
 
 def _together(grids: Sequence[Grid]) -> tuple[Targets, list[slice]]:

@@ -14,15 +14,16 @@ probability is ever known to be zero); over the functions it is a mixture of tho
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import betainc, betaincinv, expit
+from scipy.special import betainc, betaincinv, expit, ndtri
 
 from uqms._typing import Array, Bools
-from uqms.propagation.parts import Parts, Sampling, crossed, effective, nested
+from uqms.propagation.parts import Parts, Sampling, crossed, effective, mean_variance
 
 __all__ = ["Probability", "crossed_probability", "crossed_quantile", "nested_probability", "nested_quantile"]
 
 HALVINGS, REACH = 40, 40.0  # of log odds
 LEVELS = 100  # at which the law of a quantile's level is represented
+NORMALS = 64  # that represent functions after a calibration
 
 
 class Probability(NamedTuple):
@@ -72,21 +73,37 @@ def _mixture_quantile(p: Array, n: Array, level: float) -> Array:
     return np.asarray(expit(0.5 * (low + high)))
 
 
-def nested_probability(event: Bools, prob: float) -> Probability:
-    """Return the probability of an event (F, S, D, N, ...) whose functions belong to one draw of the inputs each.
+def nested_probability(y: Array, level: float, below: bool, parts: Parts, prob: float) -> Probability:
+    """Return the probability that draws (F, S, D, N, ...) whose functions belong to one input each pass a level.
 
-    The surrogate's part is an upper bound. The interval is that of the Beta law with both parts of the variance.
+    Functions are those of `_functions`: the mixture is over them.
     """
-    y = event.astype(np.float64)
-    parts = nested(y)
-    value, n = y.mean(axis=(0, 1, 2, 3)), effective(y.mean(axis=(0, 2, 3)), "ordered")
-    error = _never_zero(value, n, parts.monte_carlo)
-    variance = error**2 + parts.shared**2
-    room = np.maximum((value * n + 0.5) * ((1.0 - value) * n + 0.5) / (n + 1.0) ** 2, 1e-300)
-    size = np.clip(room / variance - 1.0, 0.0, n)
+    event = (y < level) if below else (y > level)
+    value, n = event.mean(axis=(0, 1, 2, 3)), effective(event.mean(axis=(0, 2, 3)), "ordered")
+    z, centred, shift = _functions(y, parts)
+    by_function = np.stack(
+        [
+            ((centred < level - one) if below else (centred > level - one)).mean(axis=(0, 1, 2, 3))
+            for one in z.reshape(-1, *(1,) * shift.ndim) * shift
+        ]
+    )
     tail = 0.5 * (1.0 - prob)
-    low, high = (betaincinv(size * value + 0.5, size * (1.0 - value) + 0.5, level) for level in (tail, 1.0 - tail))
-    return Probability(value, low, high, parts.shared, error)
+    low, high = (_mixture_quantile(by_function, n, end) for end in (tail, 1.0 - tail))
+    sampled = np.sqrt(mean_variance(event.mean(axis=(0, 2, 3)), "ordered"))
+    return Probability(value, low, high, by_function.std(axis=0), _never_zero(value, n, sampled))
+
+
+def _functions(y: Array, parts: Parts) -> tuple[Array, Array, Array]:
+    """Return equally likely normals (K,), draws (F, S, D, N, ...) around their mean, and how far a normal shifts them.
+
+    With the simulator itself in the surrogate's place the mean would be another one, by `parts.shared`, and the draws
+    would vary less by as much.
+    """
+    total = parts.variance.sum(axis=0)
+    mean = y.mean(axis=(0, 1, 2, 3))
+    shrunk = np.sqrt(np.maximum(1.0 - parts.shared**2 / np.where(total > 0.0, total, np.inf), 0.0))
+    z = ndtri((np.arange(NORMALS) + 0.5) / NORMALS)
+    return z / z.std(), mean + shrunk * (y - mean), parts.shared
 
 
 def crossed_quantile(y: Array, level: float, sampling: Sampling, prob: float) -> tuple[Array, Array, Array]:
@@ -100,13 +117,15 @@ def crossed_quantile(y: Array, level: float, sampling: Sampling, prob: float) ->
     return pooled, low, high
 
 
-def nested_quantile(y: Array, level: float, prob: float) -> tuple[Array, Array, Array]:
-    """Return the quantile and the ends of its interval, which is that of the Monte Carlo error alone, all (...)."""
+def nested_quantile(y: Array, level: float, parts: Parts, prob: float) -> tuple[Array, Array, Array]:
+    """Return the quantile of draws (F, S, D, N, ...) whose functions belong to one input each, and its interval."""
     pooled = np.quantile(y, level, axis=(0, 1, 2, 3))
     n = float(np.min(effective(y.mean(axis=(0, 2, 3)), "ordered")))
+    z, centred, shift = _functions(y, parts)
+    found = np.quantile(centred, _levels(level, n), axis=(0, 1, 2, 3))  # (LEVELS, ...)
+    every = found[:, None] + z.reshape(-1, *(1,) * shift.ndim) * shift
     tail = 0.5 * (1.0 - prob)
-    ends = betaincinv(level * n + 0.5, (1.0 - level) * n + 0.5, [tail, 1.0 - tail])
-    low, high = np.quantile(y, ends, axis=(0, 1, 2, 3))
+    low, high = np.quantile(every, [tail, 1.0 - tail], axis=(0, 1))
     return pooled, low, high
 
 

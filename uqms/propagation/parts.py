@@ -15,14 +15,13 @@ Var y = P + (M + E) + discrepancy + noise. M alone is the variance of the mean o
 population would change by if the simulator itself took the surrogate's place; E averages out.
 
 Of a posterior, the surrogate's error is the one given the data, which is another one for each draw of the parameters:
-functions are nested in the draws. How errors under different parameters go together is not drawn; the error of the mean
-is then the one that they have when they rise and fall together, an upper bound.
+functions are nested in the draws. How far the mean would move with the simulator itself in the surrogate's place is
+then in both of the first two parts, since the data would say something else of the parameters, too: see `one_function`.
 """
 
 from typing import Literal, NamedTuple
 
 import numpy as np
-from scipy.special import ndtri
 
 from uqms._typing import Array
 
@@ -41,8 +40,7 @@ type Sampling = Literal["independent", "repeated", "ordered"]
 class Parts(NamedTuple):
     """Parts of the variance (4, ...), in the order of `PARTS`, and the errors of the mean as standard deviations (...).
 
-    `shared` is that of the surrogate, the root of M (of nested draws an upper bound);
-    `monte_carlo` that of the finite numbers of draws.
+    `shared` is that of the surrogate, the root of M; `monte_carlo` that of the finite numbers of draws.
     """
 
     variance: Array
@@ -74,7 +72,7 @@ def crossed(y: Array, sampling: Sampling) -> Parts:
         shared = by_function.var(axis=0, ddof=1) - both / s
     parameter = inputs - both / f
     variance = np.stack([parameter, shared + both - rest, own, noise])
-    sampled = _mean_variance(by_input, sampling) + np.maximum(both, 0.0) * (1.0 - 1.0 / f) / s
+    sampled = mean_variance(by_input, sampling) + np.maximum(both, 0.0) * (1.0 - 1.0 / f) / s
     return Parts(
         np.maximum(variance, 0.0),
         np.sqrt(np.maximum(shared, 0.0)),
@@ -82,31 +80,24 @@ def crossed(y: Array, sampling: Sampling) -> Parts:
     )
 
 
-def nested(y: Array) -> Parts:
-    """Return the parts of draws (F, S, D, N, ...) of which the F functions of an input belong to it alone."""
+def nested(y: Array, left: Array | None = None) -> Parts:
+    """Return the parts of draws (F, S, D, N, ...) of which the F functions of an input belong to it alone.
+
+    `left` (...) is the variance that inputs would still make if the simulator itself took the surrogate's place; None
+    where the surrogate has no error.
+    """
     f, _, d, n = y.shape[:4]
     table, own, noise = _inner(y)
     rest = own / d + noise / (d * n)
     within = table.var(axis=0, ddof=1).mean(axis=0) if f > 1 else rest
     by_input = table.mean(axis=0)
-    variance = np.stack([by_input.var(axis=0, ddof=1) - within / f, within - rest, own, noise])
-    variance = np.maximum(variance, 0.0)
-    shared = _together(table) * variance[1] / np.maximum(within, 1e-300) if f > 1 else variance[1]
-    return Parts(variance, np.sqrt(np.minimum(shared, variance[1])), np.sqrt(_mean_variance(by_input, "ordered")))
+    parameter, surrogate = by_input.var(axis=0, ddof=1) - within / f, within - rest
+    variance = np.maximum(np.stack([parameter, surrogate, own, noise]), 0.0)
+    shared = np.zeros_like(parameter) if left is None else np.maximum(variance[0] + variance[1] - left, 0.0)
+    return Parts(variance, np.sqrt(shared), np.sqrt(mean_variance(by_input, "ordered")))
 
 
-def _together(table: Array) -> Array:
-    """Return the variance (...) of the mean over inputs if the errors (F, S, ...) at all rose and fell together.
-
-    No way in which they go together gives a larger one. Errors at one input are taken in their order, of which F draws
-    show a part: that of the expected order statistics of F normals.
-    """
-    f = len(table)
-    ranks = ndtri((np.arange(1, f + 1) - 0.375) / (f + 0.25))  # Blom (1958)
-    return np.asarray(np.sort(table, axis=0).mean(axis=1).var(axis=0) / np.mean(ranks**2))
-
-
-def _mean_variance(values: Array, sampling: Sampling) -> Array:
+def mean_variance(values: Array, sampling: Sampling) -> Array:
     """Return the variance (...) of the mean of values (S, ...)."""
     s = len(values)
     plain = np.asarray(values.var(axis=0, ddof=1) / s)
@@ -122,5 +113,5 @@ def _mean_variance(values: Array, sampling: Sampling) -> Array:
 def effective(values: Array, sampling: Sampling) -> Array:
     """Return how many independent draws (...) values (S, ...) are worth for their mean."""
     plain = values.var(axis=0, ddof=1) / len(values)
-    ratio = plain / np.maximum(_mean_variance(values, sampling), 1e-300)
+    ratio = plain / np.maximum(mean_variance(values, sampling), 1e-300)
     return np.asarray(len(values) * np.where(plain > 0.0, np.minimum(ratio, MOST_WORTH), 1.0))

@@ -41,7 +41,9 @@ from uqms.surrogates import Surrogate
 __all__ = ["RareEvent", "rare_event"]
 
 STEP = 0.1  # probability of a level
-LEVELS = 15
+LEVELS = 15  # of that probability, after which an event is given up
+PLATEAU = 0.5  # share of the points of a level that may have one value
+FEW = 10  # seeds of a level, at least, whose spread says how far to step
 ACCEPTED = 0.44  # share of moves that is aimed at
 OUTSIDE, TOLERANCE = 0.05, 0.3
 NEAR = 0.15  # correlation length of what a run says, in units of the spread of the candidates
@@ -399,25 +401,34 @@ def _climb(event: _Event, n: int, rng: np.random.Generator) -> tuple[Array, floa
     """Return points of the event (N, D), its probability and coefficient of variation, and the thresholds passed."""
     v = rng.standard_normal((n, event.size))
     g = event.at(v)
-    seeds = max(int(STEP * n), 10)
+    seeds = max(int(STEP * n), FEW)
     log_p, squared, scale, correlation = 0.0, 0.0, 0.6, 0.0
     levels: list[float] = []
-    for _ in range(LEVELS):
+    while log_p > (LEVELS - 0.5) * np.log(STEP):
         happened = int(np.count_nonzero(g > 0.0))
         if happened >= seeds:
             share = happened / n
             squared += (1.0 - share) / (share * n) * (1.0 + correlation)
             return v[g > 0.0], float(np.exp(log_p) * share), float(np.sqrt(squared)), tuple(levels)
-        order = np.argsort(-g, kind="stable")
-        level = float(0.5 * (g[order[seeds - 1]] + g[order[seeds]]))
-        share = seeds / n
+        last = np.partition(g, n - seeds)[n - seeds]
+        # A quantity with few values has many points at the last one: all of them go on, or only those beyond it.
+        chosen = g >= last if np.mean(g >= last) <= PLATEAU else g > last
+        if not chosen.any():
+            raise SamplingError(
+                f"rare_event: of {n} inputs {np.mean(g == last):.0%} give {event.threshold + event.sign * last:.4g}, "
+                f"none goes beyond it, and the threshold {event.threshold:.4g} is not reached. Take more samples=, or "
+                "let of= return a number that changes gradually, such as the one before it was rounded or compared."
+            )
+        level = float(0.5 * (g[chosen].min() + g[~chosen].max()))
+        share = float(chosen.mean())
         squared += (1.0 - share) / (share * n) * (1.0 + correlation)
         log_p += float(np.log(share))
         levels.append(event.threshold + event.sign * level)
-        v, g, scale, correlation = _chains(event, v[order[:seeds]], g[order[:seeds]], level, n, scale, rng)
+        order = np.argsort(-g, kind="stable")[: int(chosen.sum())]
+        v, g, scale, correlation = _chains(event, v[order], g[order], level, n, scale, rng)
     raise SamplingError(
-        f"rare_event: after {LEVELS} levels the quantity is at {levels[-1]:.4g}, and the threshold at "
-        f"{event.threshold:.4g} is not reached: its probability is below {STEP**LEVELS:.0e}. Can it be reached at all?"
+        f"rare_event: after {len(levels)} levels the quantity is at {levels[-1]:.4g}, and the threshold at "
+        f"{event.threshold:.4g} is not reached: its probability is below {np.exp(log_p):.0e}. Can it be reached at all?"
     )
 
 
@@ -425,7 +436,7 @@ def _chains(
     event: _Event, v: Array, g: Array, level: float, n: int, scale: float, rng: np.random.Generator
 ) -> tuple[Array, Array, float, float]:
     """Return n points beyond a level by chains from points there, the scale of steps, and their correlation."""
-    own = np.clip(v.std(axis=0), 1e-3, None)
+    own = np.clip(v.std(axis=0), 1e-3, None) if len(v) >= FEW else np.ones(v.shape[1])
     length = -(-n // len(v))
     parts, values = [v], [g]
     for step in range(1, length):
@@ -438,8 +449,8 @@ def _chains(
         values.append(g)
         scale *= float(np.exp((taken.mean() - ACCEPTED) / np.sqrt(step)))
     chains = np.stack(values)  # (length, seeds)
-    goal = 0.0 if np.mean(chains > 0.0) >= STEP else float(np.quantile(chains, 1.0 - STEP))
-    gamma = _correlation(chains > goal)
+    happens = chains > 0.0
+    gamma = _correlation(happens if happens.mean() >= STEP else chains >= np.quantile(chains, 1.0 - STEP))
     return np.concatenate(parts)[:n], chains.ravel()[:n], scale, gamma
 
 

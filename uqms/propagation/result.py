@@ -35,7 +35,8 @@ from uqms.propagation.intervals import (
     nested_probability,
     nested_quantile,
 )
-from uqms.propagation.parts import PARTS, Sampling, crossed, nested
+from uqms.propagation.one_function import OneFunction, one_function
+from uqms.propagation.parts import PARTS, Parts, Sampling, crossed, nested
 from uqms.surrogates import Surrogate
 
 __all__ = ["Propagation", "propagate"]
@@ -66,6 +67,9 @@ class Propagation:
     sampling
         How the draws of the inputs go together, from which the Monte Carlo errors come: "repeated" Sobol sequences of a
         prior, "ordered" draws that may depend on those before (batch means), or "independent" ones.
+    one_function
+        After a calibration: the quantities if the surrogate's mean were the simulator itself, from which the
+        surrogate's part of errors comes. None before, and where the surrogate has no error.
     """
 
     draws: xr.Dataset
@@ -74,6 +78,7 @@ class Propagation:
     nested: bool
     outside: float
     sampling: Sampling
+    one_function: OneFunction | None = None
 
     def __repr__(self) -> str:
         """Show the table of all single numbers, and which curves there are."""
@@ -104,22 +109,29 @@ class Propagation:
         return np.asarray(array.values), array.isel(dict.fromkeys(LEAD, 0), drop=True)
 
     def _each(
-        self, function: Callable[[Array], Array], lead: tuple[str, ...] = (), squared: bool = False
+        self, function: Callable[[Array, Parts], Array], lead: tuple[str, ...] = (), squared: bool = False
     ) -> xr.Dataset:
         found = {}
         for name in map(str, self.draws):
             y, like = self.full(name)
             unit = like.attrs.get("unit", "")
-            out = xr.DataArray(function(y), dims=(*lead, *like.dims), coords=like.coords)
+            out = xr.DataArray(function(y, self._parts[name]), dims=(*lead, *like.dims), coords=like.coords)
             found[name] = out.assign_attrs(unit=f"({unit})²" if squared and unit else unit)
         return xr.Dataset(found)
+
+    def _left(self, name: str) -> Array | None:
+        """Return the variance of a quantity over the inputs if the simulator were known."""
+        if self.one_function is None:
+            return None
+        values = self.one_function.quantities[name].transpose(*LEAD, ...).values
+        return self.one_function.left(np.asarray(values)[0, :, 0, 0])
 
     @cached_property
     def _parts(self) -> dict[str, Any]:
         out = {}
         for name in map(str, self.draws):
             y, _ = self.full(name)
-            out[name] = nested(y) if self.nested else crossed(y, self.sampling)
+            out[name] = nested(y, self._left(name)) if self.nested else crossed(y, self.sampling)
         return out
 
     def one(self, output: str | None) -> str:
@@ -141,7 +153,7 @@ class Propagation:
     @property
     def mean(self) -> xr.Dataset:
         """Mean of every quantity."""
-        return self._each(lambda y: np.asarray(y.mean(axis=(0, 1, 2, 3))))
+        return self._each(lambda y, _: np.asarray(y.mean(axis=(0, 1, 2, 3))))
 
     @property
     def sd(self) -> xr.Dataset:
@@ -170,7 +182,8 @@ class Propagation:
         """Standard deviations of the error of `mean`, dim "source": "surrogate" and "Monte Carlo".
 
         That of the surrogate is how far the mean would move if the simulator itself took its place: more runs lower
-        it. More draws lower the other. After a calibration the first is an upper bound.
+        it. More draws lower the other. After a calibration the data would then say something else of the parameters,
+        too, which is a part of the first, as far as the problem is linear within the posterior.
         """
         found = {}
         for name in map(str, self.draws):
@@ -188,8 +201,8 @@ class Propagation:
         q
             Probabilities between 0 and 1.
         prob
-            Of the intervals, bounds "lower" and "upper" beside the "estimate": they hold the surrogate's error and
-            the Monte Carlo error; after a calibration the latter only.
+            Of the intervals, bounds "lower" and "upper" beside the "estimate": they hold the surrogate's error (after
+            a calibration that given the data, which shifts all draws of a quantity) and the Monte Carlo error.
 
         Raises
         ------
@@ -203,9 +216,9 @@ class Propagation:
         levels = _levels(q)
         _check_prob(prob)
 
-        def each(y: Array) -> Array:
+        def each(y: Array, parts: Parts) -> Array:
             if self.nested:
-                return np.stack([np.stack(nested_quantile(y, level, prob)) for level in levels])
+                return np.stack([np.stack(nested_quantile(y, level, parts, prob)) for level in levels])
             return np.stack([np.stack(crossed_quantile(y, level, self.sampling, prob)) for level in levels])
 
         found = self._each(each, ("quantile", "bound"))
@@ -221,7 +234,7 @@ class Propagation:
         """
         _check_prob(prob)
         ends = [0.5 - 0.5 * prob, 0.5 + 0.5 * prob]
-        found = self._each(lambda y: np.asarray(np.quantile(y, ends, axis=(0, 1, 2, 3))), ("bound",))
+        found = self._each(lambda y, _: np.asarray(np.quantile(y, ends, axis=(0, 1, 2, 3))), ("bound",))
         return found.assign_coords(bound=["lower", "upper"])
 
     def exceedance(
@@ -262,8 +275,10 @@ class Propagation:
         y, like = self.full(name)
         rows = []
         for level in levels:
-            event = y < level if below else y > level
-            found = nested_probability(event, prob) if self.nested else crossed_probability(event, self.sampling, prob)
+            if self.nested:
+                found = nested_probability(y, level, below, self._parts[name], prob)
+            else:
+                found = crossed_probability(y < level if below else y > level, self.sampling, prob)
             rows.append(np.stack(found))
         keys = ("probability", "lower", "upper", "surrogate", "monte_carlo")
         values = np.stack(rows, axis=1)
@@ -347,19 +362,12 @@ class Propagation:
             raise InputError(f"decide: actions is {actions!r}; give a sequence of different ones.")
         table = flat_table(self.draws, self.inputs)
         shape = tuple(self.draws.sizes.get(dim, 1) for dim in LEAD)
-        losses = []
-        for action in actions:
-            value = loss(table, action)
-            if not isinstance(value, xr.DataArray) or value.dims != ("draw",) or value.size != table.sizes["draw"]:
-                got = value.dims if isinstance(value, xr.DataArray) else type(value).__name__
-                raise InputError(
-                    f"decide: the loss of {action!r} is {got}; return a DataArray with the dim 'draw' only, such as "
-                    "0.0 * table['y'] + cost."
-                )
-            if not np.isfinite(value.values).all():
-                raise InputError(f"decide: the loss of {action!r} is not finite at every draw.")
-            losses.append(value.values.astype(np.float64).reshape(shape))
-        return decided(np.stack(losses), list(actions), self.inputs, table, self.nested, self.sampling)
+        losses = np.stack([_loss_of(loss, table, action).reshape(shape) for action in actions])
+        left: list[Array | None] = [None] * len(actions)
+        if self.one_function is not None:
+            known = flat_table(self.one_function.quantities, self.inputs)
+            left = [self.one_function.left(_loss_of(loss, known, action)) for action in actions]
+        return decided(losses, list(actions), self.inputs, table, self.nested, self.sampling, left)
 
     def table(self, prob: float = 0.95) -> pd.DataFrame:
         """Return a row for every quantity that is one number (by condition): mean, its error, sd, interval, shares.
@@ -398,6 +406,20 @@ class Propagation:
                     "unit": mean.attrs.get("unit", ""),
                 }
         return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _loss_of(loss: Callable[[xr.Dataset, Any], Any], table: xr.Dataset, action: Any) -> Array:
+    """Return the loss of an action at every draw of a table."""
+    value = loss(table, action)
+    if not isinstance(value, xr.DataArray) or value.dims != ("draw",) or value.size != table.sizes["draw"]:
+        got = value.dims if isinstance(value, xr.DataArray) else type(value).__name__
+        raise InputError(
+            f"decide: the loss of {action!r} is {got}; return a DataArray with the dim 'draw' only, such as "
+            "0.0 * table['y'] + cost."
+        )
+    if not np.isfinite(value.values).all():
+        raise InputError(f"decide: the loss of {action!r} is not finite at every draw.")
+    return np.asarray(value.values, dtype=np.float64)
 
 
 def _levels(q: ArrayLike) -> Array:
@@ -563,7 +585,7 @@ def propagate(
             outside,
             generator,
         )
-    return _result(drawn, wanted)
+    return _result(drawn, wanted, cast(Posterior, source) if after else None)
 
 
 def _wanted(of: Any, outputs: list[str]) -> tuple[dict[str, Any], list[str]]:
@@ -579,12 +601,18 @@ def _wanted(of: Any, outputs: list[str]) -> tuple[dict[str, Any], list[str]]:
     return given, outputs if functions else list(dict.fromkeys(given.values()))
 
 
-def _result(drawn: Drawn, wanted: Mapping[str, Any]) -> Propagation:
-    found = (
-        derived(drawn, wanted)
-        if any(callable(one) for one in wanted.values())
-        else xr.Dataset({name: drawn.outputs[one] for name, one in wanted.items()})
-    )
+def _result(drawn: Drawn, wanted: Mapping[str, Any], posterior: Posterior | None) -> Propagation:
+    found = _quantities(drawn, wanted)
+    one = None
+    if posterior is not None and drawn.known is not None:
+        theta = {str(name): column.values for name, column in drawn.inputs.items()}
+        one = one_function(posterior, theta, _quantities(drawn._replace(outputs=drawn.known), wanted))
     single = [dim for dim in LEAD[2:] if found.sizes[dim] == 1]
     found = found.isel(dict.fromkeys(single, 0), drop=True)
-    return Propagation(found, drawn.inputs, drawn.holds, drawn.nested, drawn.outside, drawn.sampling)
+    return Propagation(found, drawn.inputs, drawn.holds, drawn.nested, drawn.outside, drawn.sampling, one)
+
+
+def _quantities(drawn: Drawn, wanted: Mapping[str, Any]) -> xr.Dataset:
+    if any(callable(one) for one in wanted.values()):
+        return derived(drawn, wanted)
+    return xr.Dataset({name: drawn.outputs[one] for name, one in wanted.items()})

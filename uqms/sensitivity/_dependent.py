@@ -4,22 +4,23 @@ Notation: x (n, p) draws of the p inputs that vary; u (n, d) the same in the uni
 ones.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from uqms._typing import Array, Bools, Ints
 from uqms.calibration import Posterior
 from uqms.errors import InputError
 from uqms.parameters import Box, Condition, ParameterSpace
+from uqms.sensitivity._inputs import OUTSIDE, space_of
 from uqms.surrogates import Surrogate
 
-__all__ = ["DependentDraws", "dependent_draws", "players_of"]
+__all__ = ["DependentDraws", "dependent_draws"]
 
-OUTSIDE = 0.01  # mass outside of the design box that is refused
 LEAST = 200
 REPEATED = 0.02
 
@@ -72,9 +73,10 @@ def dependent_draws(
     if isinstance(inputs, Posterior):
         columns, block = _of_posterior(inputs, n)
     elif inputs is None or isinstance(inputs, ParameterSpace):
-        columns = _of_space(_space(surrogate, who) if inputs is None else inputs, box, given, n, rng, who)
+        columns = _of_space(space_of(surrogate, who) if inputs is None else inputs, box, given, n, rng, who)
     else:
         columns = _of_draws(inputs, box, n, rng, who)
+        block = max(1, round(max(_correlation_time(values) for values in columns.values())))
     columns = {name: values for name, values in columns.items() if name in box.names and name not in given}
     count = len(next(iter(columns.values()))) if columns else n
     fixed: dict[str, float] = {}
@@ -124,20 +126,10 @@ def _conditions(conditions: object, box: Box, who: str) -> dict[str, Condition |
     return out
 
 
-def _space(surrogate: Surrogate, who: str) -> ParameterSpace:
-    attrs = getattr(surrogate, "attrs", {})
-    if not isinstance(attrs, Mapping) or "space" not in attrs:
-        raise InputError(
-            f"{who}: the surrogate does not say which priors its inputs have; give inputs=: a ParameterSpace, a "
-            "posterior or draws by name."
-        )
-    return ParameterSpace.from_json(attrs["space"])
-
-
 def _of_space(
     space: ParameterSpace, box: Box, given: Mapping[str, object], n: int, rng: np.random.Generator, who: str
 ) -> dict[str, Array]:
-    """Return draws of the prior, some more than n: what lies outside of the box is left out later."""
+    """Return n draws of the prior; those outside of the box are left out later."""
     open_ = [name for name in space.conditions if name in box.names and name not in given]
     if open_:
         ends = space.conditions[open_[0]]
@@ -167,10 +159,10 @@ def _evenly(total: int, n: int) -> Ints:
 
 
 def _of_draws(inputs: object, box: Box, n: int, rng: np.random.Generator, who: str) -> dict[str, Array]:
-    if not isinstance(inputs, Mapping):
+    if not isinstance(inputs, Mapping | pd.DataFrame):
         raise InputError(
-            f"{who}: inputs is a {type(inputs).__name__}; give a ParameterSpace, a posterior, or a mapping (or "
-            "Dataset) of input to draws."
+            f"{who}: inputs is a {type(inputs).__name__}; give a ParameterSpace, a posterior, or draws by name: a "
+            "mapping, a DataFrame or a Dataset."
         )
     columns: dict[str, Array] = {}
     for name in inputs:
@@ -192,6 +184,20 @@ def _of_draws(inputs: object, box: Box, n: int, rng: np.random.Generator, who: s
     return {name: np.broadcast_to(values, count)[picked] for name, values in columns.items()}
 
 
+def _correlation_time(x: Array) -> float:
+    """Return how many neighbouring draws (n,) are about as good as one, 1 for independent ones.
+
+    Autocorrelations are added up as long as pairs of them are above the noise (Geyer 1992, doi:10.1214/ss/1177011137).
+    """
+    n, off = len(x), x - x.mean()
+    spectrum = np.abs(np.fft.rfft(off, 2 * n)) ** 2
+    rho = np.fft.irfft(spectrum)[:n] / max(float(off @ off), 1e-300)
+    pairs = rho[: n - n % 2].reshape(-1, 2).sum(axis=1)
+    noise = 2.0 / np.sqrt(n)
+    last = int(np.argmax(pairs < noise)) if (pairs < noise).any() else len(pairs)
+    return max(1.0, 2.0 * float(pairs[:last].sum()) - 1.0)
+
+
 def _check_inside(who: str, inside: Bools) -> None:
     share = 1.0 - float(inside.mean())
     if share > OUTSIDE:
@@ -208,33 +214,8 @@ def _distinct(who: str, u: Array) -> Array:
     _, first = np.unique(u, axis=0, return_index=True)
     if len(first) < (1.0 - REPEATED) * len(u):
         raise InputError(
-            f"{who}: {len(u) - len(first)} of {len(u)} draws repeat others (a chain that did not move); give fewer, "
-            "for example every tenth: points=..., or a sampler that moves."
+            f"{who}: {len(u) - len(first)} of {len(u)} draws repeat others in all inputs, which have to take different "
+            "values. Of a chain that did not move give fewer, for example every tenth: points=..., or use a sampler "
+            "that moves."
         )
     return np.asarray(u[np.sort(first)])
-
-
-def players_of(names: tuple[str, ...], groups: Mapping[str, Sequence[str]] | None, who: str) -> dict[str, list[str]]:
-    """Return the groups of inputs among which the variance is divided: those given, and each other input by itself.
-
-    Raises
-    ------
-    InputError
-        When groups overlap, name what does not vary, or bear the name of another input.
-    """
-    if groups is None:
-        return {name: [name] for name in names}
-    if not isinstance(groups, Mapping) or any(isinstance(value, str) for value in groups.values()):
-        raise InputError(f"{who}: groups is {groups!r}; give a mapping of name to inputs, {{'heart': ['HR', 'Emax']}}.")
-    given = {str(name): [str(one) for one in group] for name, group in groups.items()}
-    members = [name for group in given.values() for name in group]
-    unknown = sorted(set(members) - set(names))
-    twice = sorted({name for name in members if members.count(name) > 1})
-    rest = {name: [name] for name in names if name not in members}
-    clash = sorted(set(rest) & set(given))
-    if unknown or twice or clash or any(not group for group in given.values()):
-        raise InputError(
-            f"{who}: groups hold {unknown} which do not vary, {twice} more than once, {clash} as the name of another "
-            f"input, or nothing; the inputs that vary are {', '.join(names)}."
-        )
-    return {**given, **rest}

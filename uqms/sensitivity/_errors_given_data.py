@@ -16,43 +16,74 @@ the surrogate's function everywhere else that passes through them.
 import numpy as np
 
 from uqms._typing import Array, Ints
-from uqms.calibration import Posterior
+from uqms.calibration import Calibration, Posterior
 from uqms.calibration.direct import is_exact
 from uqms.calibration.predict import Targets, conditional_moments, draw_jointly
+from uqms.errors import InputError
+from uqms.surrogates import Surrogate
 
 __all__ = ["functions_given_data", "room_for"]
 
 ROOM = 2**26  # numbers of joint covariances
-MOST = 768
+LEAST, MOST = 128, 768  # points
 SMALLEST = 1e-10  # of the largest eigenvalue
 
 
-def room_for(posterior: Posterior, draws: int) -> tuple[int, int]:
-    """Return how many function draws at how many points fit into memory."""
-    problem = posterior.single
-    one = problem.surrogate.scores(np.full((1, problem.surrogate.domain.d), 0.5)).mean
-    most = min(MOST, int(np.sqrt(ROOM / (one.shape[0] * one.shape[-1]))))
-    observed = len(np.unique(problem.cells.conditions, axis=0)) if not problem.uncertain else problem.cells.experiments
-    draws = min(draws, max(16, most // (2 * observed)))
-    return draws, max(128, most - draws * observed)
+def room_for(posterior: Posterior, draws: int) -> int:
+    """Return at how many points functions may be drawn jointly.
+
+    Raises
+    ------
+    InputError
+        When there are too many observed conditions.
+    """
+    most, observed = _most(posterior), len(_observed(posterior.single))
+    if observed > 2 * most:
+        raise InputError(
+            f"shapley_effects: the data are of {observed} conditions, and functions can be drawn given the data of "
+            f"{2 * most}. Give the draws, posterior.draws, instead of the posterior: then functions are those that "
+            "runs allow, which makes intervals wider."
+        )
+    return max(LEAST, most - min(draws * observed, most // 2))
+
+
+def _most(posterior: Posterior) -> int:
+    """Return at how many points, observed ones included, a joint covariance fits into memory."""
+    surrogate = posterior.single.surrogate
+    one = surrogate.scores(np.full((1, surrogate.domain.d), 0.5)).mean
+    return min(MOST, int(np.sqrt(ROOM / (one.shape[0] * one.shape[-1]))))
+
+
+def _observed(problem: Calibration) -> Ints:
+    """Return an experiment of each different observed input."""
+    if problem.uncertain:
+        return np.arange(problem.cells.experiments, dtype=np.int64)
+    _, first = np.unique(problem.cells.conditions, axis=0, return_index=True)
+    return np.sort(first).astype(np.int64)
 
 
 def functions_given_data(posterior: Posterior, u: Array, draws: int, rng: np.random.Generator) -> Array:
     """Return the scores (S, M, q) of function draws given the data, at points u (M, d), jointly."""
     problem = posterior.single
     theta, h, latents = posterior._thinned(draws)
-    surrogate, count = problem.surrogate, len(h)
-    if is_exact(surrogate):
-        return np.repeat(surrogate.scores(u).mean[:1], count, axis=0)
-    observed = problem.unit_inputs(theta)  # (S, E, d)
-    if not problem.uncertain:
-        _, first = np.unique(problem.cells.conditions, axis=0, return_index=True)
-        experiments = np.sort(first).astype(np.int64)
-        observed = observed[:, experiments]
-    else:
-        experiments = np.arange(problem.cells.experiments, dtype=np.int64)
-    e, q, m = len(experiments), problem.cells.basis.shape[1], len(u)
+    if is_exact(problem.surrogate):
+        return np.repeat(problem.surrogate.scores(u).mean[:1], len(h), axis=0)
+    experiments = _observed(problem)
+    observed = problem.unit_inputs(theta)[:, experiments]  # (S, E, d)
     wanted = _scores_given_data(posterior, theta, h, latents, experiments, rng)
+    # Different functions need no joint law: as many at a time as fit.
+    size = max(1, (_most(posterior) - len(u)) // len(experiments))
+    parts = [slice(start, start + size) for start in range(0, len(h), size)]
+    return np.concatenate(
+        [_through(problem.surrogate, u, observed[some], wanted[some], h[some], rng) for some in parts]
+    )
+
+
+def _through(
+    surrogate: Surrogate, u: Array, observed: Array, wanted: Array, h: Ints, rng: np.random.Generator
+) -> Array:
+    """Return the scores (S, M, q) at u of functions that have the scores `wanted` (S, E, q) at inputs (S, E, d)."""
+    (count, e, q), m = wanted.shape, len(u)
     found = surrogate.scores(np.vstack([u, observed.reshape(count * e, -1)]))
     out = np.empty((count, m, q))
     for one in np.unique(h):

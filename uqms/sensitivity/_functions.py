@@ -12,7 +12,7 @@ from uqms.sensitivity._inputs import IndependentInputs
 from uqms.surrogates import GaussianProcessSurrogate, Surrogate
 from uqms.surrogates.paths import Paths, mean_path, paths
 
-__all__ = ["ANCHORS", "Functions", "default_points", "functions_of", "is_exact"]
+__all__ = ["ANCHORS", "Functions", "default_points", "functions_of", "is_exact", "mean_of"]
 
 ANCHORS = 512, 128, 1536  # at least, for each input, at most: more inputs have more directions in which errors vary
 MEMBERS = 2  # hyperparameter draws whose mean is the control variate
@@ -77,7 +77,7 @@ def functions_of(
 
     c = pairs.shape[1]
     q = at(pairs[:1, 0]).shape[-1]
-    return Functions(at, _mean_of(surrogate), np.zeros((n, c, c, q)), True)
+    return Functions(at, mean_of(surrogate), np.zeros((n, c, c, q)), True)
 
 
 def _rest(found: Paths) -> Array:
@@ -93,7 +93,8 @@ def _mean_of_process(surrogate: GaussianProcessSurrogate) -> Callable[[Array], A
     return lambda u: np.asarray(sum(part(u)[0] for part in parts) / len(parts))
 
 
-def _mean_of(surrogate: Surrogate) -> Callable[[Array], Array]:
+def mean_of(surrogate: Surrogate) -> Callable[[Array], Array]:
+    """Return the mean of a surrogate over its hyperparameter draws: u (k, d) to scores (k, q)."""
     marginal = getattr(surrogate, "marginal_scores", None)
 
     def at(u: Array) -> Array:

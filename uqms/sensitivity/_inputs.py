@@ -16,7 +16,7 @@ from uqms.errors import InputError
 from uqms.parameters import Box, Condition, ParameterSpace, Prior
 from uqms.surrogates import Surrogate
 
-__all__ = ["IndependentInputs", "check_surrogate", "independent_inputs", "space_of"]
+__all__ = ["OUTSIDE", "IndependentInputs", "check_surrogate", "independent_inputs", "space_of"]
 
 OUTSIDE = 0.01  # mass outside of the design box that is refused
 LEAST_DRAWS = 100
@@ -96,7 +96,7 @@ def space_of(surrogate: Surrogate, who: str) -> ParameterSpace:
     if not isinstance(attrs, Mapping) or "space" not in attrs:
         raise InputError(
             f"{who}: the surrogate does not say which priors its inputs have; give inputs=, a ParameterSpace or a "
-            f"mapping of {', '.join(surrogate.domain.names)} to distributions."
+            f"mapping of {', '.join(surrogate.domain.names)} to distributions or draws."
         )
     return ParameterSpace.from_json(attrs["space"])
 

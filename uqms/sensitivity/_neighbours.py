@@ -28,6 +28,7 @@ from uqms._typing import Array, Ints
 __all__ = ["Neighbours", "neighbours_of", "unexplained"]
 
 NEIGHBOURS = 6
+TIE = 1e-9  # sds of an input within which draws are equal
 PER_COEFFICIENT = 12  # draws for each coefficient of the quadratic function, or it has fewer
 SMALLEST = 1e-12  # of the largest eigenvalue: a direction without spread
 
@@ -47,9 +48,11 @@ class Neighbours(NamedTuple):
     nearest: Ints
 
 
-def neighbours_of(x: Array, columns: Sequence[int]) -> Neighbours:
+def neighbours_of(x: Array, columns: Sequence[int], rng: np.random.Generator) -> Neighbours:
     """Return the neighbours of draws (M, d) in some inputs, in the metric of their own covariance."""
     z = _whitened(x[:, list(columns)])
+    # Of draws that are equal in these inputs (doses, counts) any are neighbours, not always the first few.
+    z = z + TIE * rng.standard_normal(z.shape)
     _, nearest = cKDTree(z).query(z, k=NEIGHBOURS + 1)
     return Neighbours(tuple(columns), np.asarray(nearest[:, 1:], dtype=np.int64))
 

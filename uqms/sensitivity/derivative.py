@@ -30,6 +30,8 @@ from scipy.stats import qmc
 from uqms._typing import Array, RandomState, as_generator
 from uqms.errors import InputError
 from uqms.parameters import Condition, LogUniform, Prior, Uniform
+from uqms.sensitivity._draws import along, checked_points, flattened, wanted_outputs
+from uqms.sensitivity._functions import is_exact
 from uqms.sensitivity._inputs import IndependentInputs, check_surrogate, independent_inputs
 from uqms.sensitivity._resampling import bayesian_weights, check_prob, one_of
 from uqms.surrogates import GaussianProcessSurrogate, Surrogate
@@ -58,7 +60,9 @@ class DerivativeMeasures:
     - slope: root mean square of the derivative by the input, in the output's unit over the input's, or over its
       logarithm (logit) where the surrogate takes that, same dims;
     - variance: of the output, dims ("draw", "bootstrap", coordinates);
-    - bound_whole: of a curve as a whole.
+    - bound_whole: of a curve as a whole, variances integrated along its coordinates.
+
+    Where an output does not vary, its bounds are NaN.
 
     Attributes
     ----------
@@ -125,6 +129,9 @@ class DerivativeMeasures:
         lines = []
         for name, one in self.indices.items():
             where = ", whole curve" if "bound_whole" in one else ""
+            if found.loc[found["output"] == name, "estimate"].isna().all():
+                lines.append(f"{name}: does not vary, so that nothing drives it")
+                continue
             lines.append(f"{name}{where}: total index is at most, {prob:.0%} intervals")
             mine = found[found["output"] == name].sort_values("estimate", ascending=False, kind="stable")
             width = max(map(len, self.inputs))
@@ -165,8 +172,8 @@ def derivative_measures(
     draws
         Number of functions that are drawn.
     points
-        Number of points at which slopes are taken; by default 1024, for surrogates that are no single Gaussian process
-        as many as make 1536 joint evaluations.
+        Number of points at which slopes are taken, a power of two from 64; by default 1024, for surrogates that are no
+        single Gaussian process as many as make 1536 joint evaluations.
     bootstrap
         Number of bootstraps of the points' 16 replicates.
     rng
@@ -210,18 +217,15 @@ def derivative_measures(
     numbers = [name for name, law in over.laws.items() if not isinstance(law, Prior | Condition)]
     if numbers:
         raise InputError(f"{who}: {', '.join(numbers)} is given by draws, and the bound needs a prior, or a range.")
-    known = list(surrogate.layouts)
-    names = known if outputs is None else [outputs] if isinstance(outputs, str) else list(outputs)
-    if not names or set(names) - set(known):
-        raise InputError(f"{who}: outputs is {outputs!r}; give some of {known}.")
-    for what, value, least in (("draws", draws, 2), ("bootstrap", bootstrap, 10), ("points", points or 64, 64)):
+    names = wanted_outputs(surrogate, outputs, who)
+    for what, value, least in (("draws", draws, 2), ("bootstrap", bootstrap, 10)):
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
             raise InputError(f"{who}: {what} is {value!r}; give a whole number of at least {least}.")
     generator = as_generator(rng)
     p = len(over.names)
-    wide = isinstance(surrogate, GaussianProcessSurrogate)
-    count = points or (POINTS if wide else max(64, EVALUATIONS // (1 + 2 * p)))
-    each = 1 << max(2, (count // REPLICATES).bit_length() - 1)
+    wide = isinstance(surrogate, GaussianProcessSurrogate) or is_exact(surrogate)
+    count = POINTS if wide else 1 << max(6, (EVALUATIONS // (1 + 2 * p)).bit_length() - 1)
+    each = (count if points is None else checked_points(points, 4 * REPLICATES, who)) // REPLICATES
     v = np.concatenate([qmc.Sobol(p, scramble=True, rng=generator).random(each) for _ in range(REPLICATES)])
     v = np.clip(v, EDGE, 1.0 - EDGE)
     columns = [over.box.names.index(name) for name in over.names]
@@ -229,8 +233,16 @@ def derivative_measures(
     inside = _widths(u, columns)
     functions = _functions(surrogate, over, u, int(draws), columns, generator)
     slopes = _slopes_of_inputs(over, v, u, columns)
-    xi = np.repeat(bayesian_weights(REPLICATES, int(bootstrap), generator) / len(v), each, axis=1)
-    found = {name: _measures(surrogate, name, functions, u, inside, columns, slopes, xi, over) for name in names}
+    # The Bayesian bootstrap's variance is (r - 1) / (r + 1) of the unbiased one of a mean of r values.
+    weights = bayesian_weights(REPLICATES, int(bootstrap), generator)
+    weights = 1.0 + (weights - 1.0) * math.sqrt((REPLICATES + 1.0) / (REPLICATES - 1.0))
+    xi = np.repeat(weights / len(v), each, axis=1)
+    # All of them in one call, in which the draws of any surrogate are joint.
+    drawn = functions.at(_neighbours(u, inside, columns).reshape(-1, u.shape[1]))
+    scores = drawn.reshape(len(drawn), len(u), 1 + 2 * p, -1)
+    found = {
+        name: _measures(surrogate, name, scores, functions.rest, inside, columns, slopes, xi, over) for name in names
+    }
     laws = {name: "uniform" if _is_uniform(law) else "normal" for name, law in over.laws.items()}
     return DerivativeMeasures(found, over.names, dict(over.fixed), laws)
 
@@ -243,6 +255,15 @@ def _widths(u: Array, columns: list[int]) -> tuple[Array, Array]:
     """Return how far the points of a difference lie below and above u (k, p): inside of the box at its edges."""
     x = u[:, columns]
     return np.minimum(STEP, np.maximum(x, 0.0)), np.minimum(STEP, np.maximum(1.0 - x, 0.0))
+
+
+def _neighbours(u: Array, inside: tuple[Array, Array], columns: list[int]) -> Array:
+    """Return every point and those below and above it along each input, (k, 1 + 2 p, d)."""
+    points = np.repeat(u[:, None, :], 1 + 2 * len(columns), axis=1)
+    for j, column in enumerate(columns):
+        points[:, 1 + 2 * j, column] -= inside[0][:, j]
+        points[:, 2 + 2 * j, column] += inside[1][:, j]
+    return points
 
 
 def _slopes_of_inputs(over: IndependentInputs, v: Array, u: Array, columns: list[int]) -> Array:
@@ -298,26 +319,20 @@ def _functions(
 def _measures(
     surrogate: Surrogate,
     name: str,
-    functions: _Functions,
-    u: Array,
+    scores: Array,
+    left_out: Array,
     inside: tuple[Array, Array],
     columns: list[int],
     slopes: Array,
     xi: Array,
     over: IndependentInputs,
 ) -> xr.Dataset:
+    """Return the measures of an output from scores (S, k, 1 + 2 p, q) at points and beside them."""
     offset, basis, _ = surrogate.decode(name)
     layout = surrogate.layouts[name]
     inverse = layout.transform.inverse
     k, p = slopes.shape
-    points = np.repeat(u[:, None, :], 1 + 2 * p, axis=1)
-    for j, column in enumerate(columns):
-        points[:, 1 + 2 * j, column] -= inside[0][:, j]
-        points[:, 2 + 2 * j, column] += inside[1][:, j]
-    # All of them in one call, in which the draws of any surrogate are joint.
-    scores = functions.at(points.reshape(-1, u.shape[1]))
     s, m = len(scores), len(offset)
-    scores = scores.reshape(s, k, 1 + 2 * p, -1)
     width = (inside[0] + inside[1]).T[None, :, :]  # (1, p, k)
     square, raw = np.empty((s, len(xi), p, m)), np.empty((s, len(xi), p, m))
     variance = np.empty((s, len(xi), m))
@@ -332,7 +347,7 @@ def _measures(
         mean = np.einsum("bk,skc->sbc", xi, middle)
         second = np.einsum("bk,skc->sbc", xi, (middle - middle.mean(axis=1, keepdims=True)) ** 2)
         off = mean - middle.mean(axis=1)[:, None]
-        variance[..., part] = (second - off**2) * k / (k - 1)
+        variance[..., part] = flattened((second - off**2) * k / (k - 1), mean)
         low, high = y[:, :, 1::2], y[:, :, 2::2]
         derivative = np.moveaxis(high - low, 2, 1) / width[..., None]  # (s, p, k, c)
         # Slopes that the draws leave out: of the scores, on the scale of the output by its local derivative.
@@ -340,9 +355,7 @@ def _measures(
         local = (np.asarray(inverse(linear[:, :, 0] + step)) - np.asarray(inverse(linear[:, :, 0] - step))) / (
             2.0 * step
         )
-        rest = (
-            np.einsum("spq,cq->spc", functions.rest, basis[part] ** 2) if functions.rest.any() else np.zeros((s, p, 1))
-        )
+        rest = np.einsum("spq,cq->spc", left_out, basis[part] ** 2) if left_out.any() else np.zeros((s, p, 1))
         squared = derivative**2 + rest[:, :, None, :] * (local**2)[:, None]
         square[..., part] = np.einsum("bk,kp,spkc->sbpc", xi, slopes**2, squared, optimize=True)
         raw[..., part] = np.einsum("bk,spkc->sbpc", xi, squared, optimize=True) / shown[:, None] ** 2
@@ -356,8 +369,12 @@ def _measures(
         "variance": (("draw", "bootstrap", *layout.dims), variance.reshape(s, len(xi), *shape)),
     }
     if layout.dims:
-        out["bound_whole"] = (lead, bounded.sum(axis=-1) / safe.sum(axis=-1)[..., None])
-    return xr.Dataset(out, coords={"parameter": list(over.names), **layout.coords})
+        w = along(layout.dims, layout.coords)
+        whole = variance @ w
+        out["bound_whole"] = (lead, (bounded @ w) / np.where(whole > 0.0, whole, np.nan)[..., None])
+    found = xr.Dataset(out, coords={"parameter": list(over.names), **layout.coords})
+    found["variance"].attrs["unit"] = f"({layout.unit})²" if layout.unit else ""
+    return found
 
 
 def _ends(over: IndependentInputs, column: int) -> float:

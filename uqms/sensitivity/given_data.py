@@ -27,6 +27,7 @@ import xarray as xr
 from uqms import ensemble as table
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.errors import DataError, InputError
+from uqms.sensitivity._draws import along, flattened, is_flat
 from uqms.sensitivity._resampling import check_prob, chosen_outputs, one_of, output_values, with_bounds
 
 __all__ = ["GivenDataIndices", "given_data_indices"]
@@ -52,7 +53,9 @@ class GivenDataIndices:
       "bootstrap" is the estimate of all runs, its spread the sampling error;
     - floor: the 95 % quantile of the index of an input that has nothing to do with the output, by shuffling the output;
     - variance: of the output over the runs;
-    - S1_whole: of a curve as a whole, variances added up along its coordinates.
+    - S1_whole: of a curve as a whole, variances integrated along its coordinates.
+
+    Where a curve does not vary, its indices are NaN.
 
     Attributes
     ----------
@@ -94,8 +97,13 @@ class GivenDataIndices:
         out = {}
         for name, one in self.indices.items():
             kinds = [key for key in (index, f"{index}_whole") if key in one]
-            ends = {key: one[key].quantile([0.5 - 0.5 * prob, 0.5 + 0.5 * prob], "bootstrap").values for key in kinds}
-            out[name] = xr.Dataset({key: with_bounds(one[key].mean("bootstrap"), *ends[key]) for key in kinds})
+            ends = {
+                key: one[key].quantile([0.5 - 0.5 * prob, 0.5 + 0.5 * prob], "bootstrap", skipna=False).values
+                for key in kinds
+            }
+            out[name] = xr.Dataset(
+                {key: with_bounds(one[key].mean("bootstrap", skipna=False), *ends[key]) for key in kinds}
+            )
         return out
 
     def table(self, prob: float = 0.95, *, pointwise: bool = False) -> pd.DataFrame:
@@ -128,11 +136,20 @@ class GivenDataIndices:
             mine = found[found["output"] == name].sort_values("estimate", ascending=False, kind="stable")
             left = f", {self.left_out[name]} left out" if self.left_out[name] else ""
             lines.append(f"{name}: {NAMES[self.method]} from {self.runs[name]} runs{left}, {prob:.0%} intervals")
-            width = max(map(len, self.inputs))
-            for _, row in mine.iterrows():
+            whole = f"{NAMES[self.method]}_whole" in self.indices[name]
+            dims = [] if whole else [str(dim) for dim in self.indices[name]["variance"].dims]
+            words = [
+                ", ".join([str(row["parameter"]), *(f"{dim} {_word(row[dim])}" for dim in dims)])
+                for _, row in mine.iterrows()
+            ]
+            width = max(map(len, words))
+            for word, (_, row) in zip(words, mine.iterrows(), strict=True):
+                if np.isnan(row["estimate"]):
+                    lines.append(f"  {word:<{width}}  does not vary")
+                    continue
                 below = "" if row["estimate"] > row["floor"] else "   no more than chance"
                 cell = f"{row['estimate']:.2f} ({row['lower']:.2f} to {row['upper']:.2f})"
-                lines.append(f"  {row['parameter']:<{width}}  {cell}{below}")
+                lines.append(f"  {word:<{width}}  {cell}{below}")
         lines.append(_SPREAD[self.over])
         if any(self.left_out.values()):
             lines.append("given that a run succeeds: where the others lie, uqms.ensemble.failures(ensemble) says")
@@ -140,6 +157,10 @@ class GivenDataIndices:
 
     def __repr__(self) -> str:
         return self.summary()
+
+
+def _word(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 _SPREAD = {
@@ -269,7 +290,7 @@ def _check_runs(own: str, name: str, y: Array, method: Method) -> None:
             f"{own}: 'hsic' compares all pairs, and {len(y)} runs are too many; give {MOST_PAIRED} of them: "
             f"ensemble.isel(run=slice(0, {MOST_PAIRED}))."
         )
-    if (y == y[0]).all():
+    if is_flat(y.var(axis=0, ddof=1), y.mean(axis=0)).all():
         raise DataError(f"{own}: {name!r} is the same in all {len(y)} runs, so that nothing drives it.")
 
 
@@ -283,8 +304,10 @@ def _dataset(
     inputs: tuple[str, ...],
     rng: np.random.Generator,
 ) -> xr.Dataset:
-    n, m = y.shape
+    n = len(y)
     shape = [len(coords[dim]) for dim in dims]
+    variance = flattened(y.var(axis=0, ddof=1), y.mean(axis=0))
+    y = np.where(variance > 0.0, y, 0.0)  # without rounding
     everything = np.arange(n)[None]
     estimate = _by_order(method, v, y, everything, rng)[0]
     half = np.argsort(rng.random((halves, n)), axis=1)[:, : n // 2]
@@ -292,15 +315,17 @@ def _dataset(
     # Shuffled outputs: the order of the runs, against inputs in their own.
     chance = np.argsort(rng.random((halves, n)), axis=1)
     by_chance = np.stack([_by_order(method, v[order], y, everything, rng)[0] for order in chance])
+    for each in (estimate, spread, by_chance):
+        each[..., variance == 0.0] = np.nan
     index = NAMES[method]
-    variance = y.var(axis=0, ddof=1)
     variables = {
         index: (("bootstrap", "parameter", *dims), _around(estimate, spread).reshape(halves, len(inputs), *shape)),
         "floor": (("parameter", *dims), np.quantile(by_chance, 0.95, axis=0).reshape(len(inputs), *shape)),
         "variance": (dims, variance.reshape(shape)),
     }
     if dims and index == "S1":
-        share = variance / variance.sum()
+        share = variance * along(dims, coords)
+        share /= share.sum()
         whole, of_halves, of_chance = (np.nansum(part * share, axis=-1) for part in (estimate, spread, by_chance))
         variables["S1_whole"] = (("bootstrap", "parameter"), _around(whole, of_halves))
         variables["floor_whole"] = (("parameter",), np.quantile(of_chance, 0.95, axis=0))

@@ -28,8 +28,20 @@ from uqms._typing import Array, RandomState, as_generator
 from uqms.calibration import Posterior
 from uqms.calibration.direct import is_exact
 from uqms.errors import InputError
-from uqms.sensitivity._dependent import DependentDraws, dependent_draws, players_of
+from uqms.sensitivity._dependent import DependentDraws, dependent_draws
+from uqms.sensitivity._draws import (
+    along,
+    check_room,
+    flattened,
+    interval_of,
+    only_indices,
+    parts_of,
+    wanted_groups,
+    wanted_outputs,
+)
 from uqms.sensitivity._errors_given_data import functions_given_data, room_for
+from uqms.sensitivity._functions import mean_of
+from uqms.sensitivity._inputs import check_surrogate
 from uqms.sensitivity._neighbours import Neighbours, neighbours_of, unexplained
 from uqms.sensitivity._resampling import bayesian_weights, check_prob, one_of
 from uqms.surrogates import GaussianProcessSurrogate, Surrogate
@@ -42,8 +54,8 @@ JOINT = 512  # draws of the inputs at which functions are drawn
 LOOKED_UP = 2**19  # draws of the inputs times subsets
 LEAST_POINTS, MOST_POINTS = 1024, 8192
 BLOCK = 2**23  # numbers that are held at once
+LEAST_BLOCKS = 16  # of neighbouring draws that are resampled together
 MOST = 2**27  # numbers of a result
-MEANS = 2**14  # points at which means are evaluated at once
 
 
 @final
@@ -58,7 +70,7 @@ class ShapleyEffects:
     - S1: share that goes when the input becomes known, what it has in common with others included;
     - ST: share that stays when all others are known;
     - variance: of the output, dims ("draw", "bootstrap", coordinates);
-    - Sh_whole, S1_whole, ST_whole: of a curve as a whole, variances added up along its coordinates.
+    - Sh_whole, S1_whole, ST_whole: of a curve as a whole, variances integrated along its coordinates.
 
     Draws are functions that the runs allow (after calibration: and the data), bootstraps what finitely many draws of
     the inputs and, with many inputs, finitely many orders of them do to each.
@@ -99,14 +111,14 @@ class ShapleyEffects:
             When `prob` is not between 0 and 1.
         """
         prob = check_prob("interval", prob)
-        return {name: _interval(_only_indices(one), prob) for name, one in self.indices.items()}
+        return {name: interval_of(only_indices(one), prob) for name, one in self.indices.items()}
 
     def error(self) -> dict[str, xr.Dataset]:
         """Return, by output, the two parts of the sd of every index, dim "source".
 
         "surrogate" is what more runs of the simulator (or more data) reduce, "monte_carlo" what more points do.
         """
-        return {name: _parts(_only_indices(one)) for name, one in self.indices.items()}
+        return {name: parts_of(only_indices(one)) for name, one in self.indices.items()}
 
     def table(self, prob: float = 0.95, *, pointwise: bool = False) -> pd.DataFrame:
         """Return one row for each output, index and parameter: estimate, interval and the two parts of its sd.
@@ -141,6 +153,9 @@ class ShapleyEffects:
         lines = []
         for name, one in self.indices.items():
             where = ", whole curve" if "Sh_whole" in one else ""
+            if found.loc[found["output"] == name, "estimate"].isna().all():
+                lines.append(f"{name}: does not vary, so that nothing drives it")
+                continue
             lines.append(f"{name}{where}: shares of the variance, {prob:.0%} intervals")
             mine = {kind: rows.set_index("parameter") for kind, rows in found[found["output"] == name].groupby("index")}
             order = mine["Sh"].sort_values("estimate", ascending=False, kind="stable").index
@@ -152,24 +167,6 @@ class ShapleyEffects:
 
     def __repr__(self) -> str:
         return self.summary()
-
-
-def _only_indices(one: xr.Dataset) -> xr.Dataset:
-    return one[[str(key) for key in one.data_vars if str(key).startswith("S")]]
-
-
-def _interval(one: xr.Dataset, prob: float) -> xr.Dataset:
-    lead = ("draw", "bootstrap")
-    ends = one.quantile([0.5 - 0.5 * prob, 0.5 + 0.5 * prob], dim=lead, skipna=False).rename(quantile="bound")
-    middle = one.mean(lead, skipna=False).expand_dims(bound=["estimate"])
-    return xr.concat([middle, ends.assign_coords(bound=["lower", "upper"])], dim="bound")
-
-
-def _parts(one: xr.Dataset) -> xr.Dataset:
-    """Return the sds of the surrogate's and of the Monte Carlo error."""
-    between = one.mean("bootstrap", skipna=False).std("draw", skipna=False)
-    within: xr.Dataset = one.var("bootstrap", ddof=1, skipna=False).mean("draw", skipna=False) ** 0.5
-    return xr.concat([between, within], dim="source").assign_coords(source=["surrogate", "monte_carlo"])
 
 
 def _cell(kind: str, row: pd.Series) -> str:
@@ -201,9 +198,10 @@ def shapley_effects(
         What `fit` returned, or one of your own that follows `uq.Surrogate`. Or a posterior, for its own surrogate.
     inputs
         The distribution: by default the prior of the space that the surrogate was trained in, correlations included
-        (or the posterior, where that was given). Else a `ParameterSpace`, a posterior, or a mapping (or Dataset) of
-        input to joint draws, which only have to be draws: nothing is assumed of their law. With the posterior of
-        the same surrogate, function draws are those that runs and data allow.
+        (or the posterior, where that was given). Else a `ParameterSpace`, a posterior, or joint draws by name: a
+        mapping, a DataFrame or a Dataset, in the order of their chain if they come from one (how far draws depend on
+        those before is in the Monte Carlo error); nothing else is assumed of their law. With the posterior of the same
+        surrogate, function draws are those that runs and data allow.
     conditions
         Value, or range ``uq.Condition(low, high)``, of each known input.
     outputs
@@ -259,12 +257,8 @@ def shapley_effects(
     if isinstance(surrogate, Posterior):
         inputs = surrogate if inputs is None else inputs
         surrogate = surrogate.single.surrogate
-    if not isinstance(surrogate, Surrogate):
-        raise InputError(
-            f"{who}: got a {type(surrogate).__name__}; give a fitted surrogate, uq.GaussianProcess().fit(ensemble), a "
-            "posterior, or anything that follows uq.Surrogate."
-        )
-    names = _outputs(surrogate, outputs, who)
+    surrogate = check_surrogate(surrogate, who)
+    names = wanted_outputs(surrogate, outputs, who)
     for what, value, least in (("draws", draws, 2), ("bootstrap", bootstrap, 10)):
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
             raise InputError(f"{who}: {what} is {value!r}; give a whole number of at least {least}.")
@@ -274,13 +268,13 @@ def shapley_effects(
     over = dependent_draws(
         surrogate, inputs, conditions, MOST_POINTS if points is None else int(points), generator, who
     )
-    players = players_of(over.names, groups, who)
+    players = wanted_groups(over.names, groups, who)
     columns = [[surrogate.domain.names.index(name) for name in group] for group in players.values()]
     game = _game(len(players), bootstrap, generator)
     if points is None:
         most = max(LEAST_POINTS, min(MOST_POINTS, LOOKED_UP // max(1, len(game.subsets))))
         over = _thinned(over, most)
-    _check_room(surrogate, names, int(draws) * int(bootstrap) * len(players), who)
+    check_room(surrogate, names, 3 * int(draws) * int(bootstrap) * len(players), MOST, who)
     u, functions = _function_draws(surrogate, inputs, over, int(draws), generator)
     indices = _indices(surrogate, names, over, u, functions, columns, game, list(players), bootstrap, generator)
     settings = {
@@ -294,27 +288,6 @@ def shapley_effects(
     }
     groups_ = {name: tuple(group) for name, group in players.items()}
     return ShapleyEffects(indices, over.names, dict(over.fixed), groups_, settings)
-
-
-# ---------------------------------------------------------------------------------------------------------- arguments
-def _outputs(surrogate: Surrogate, outputs: Sequence[str] | None, who: str) -> list[str]:
-    known = list(surrogate.layouts)
-    if isinstance(outputs, str):
-        raise InputError(f"{who}: outputs is {outputs!r}; give a sequence, [{outputs!r}].")
-    wanted = known if outputs is None else [str(name) for name in outputs]
-    unknown = [name for name in wanted if name not in known]
-    if unknown or not wanted or len(set(wanted)) < len(wanted):
-        raise InputError(f"{who}: outputs is {wanted}; give some of {known}, each once.")
-    return wanted
-
-
-def _check_room(surrogate: Surrogate, names: Sequence[str], each: int, who: str) -> None:
-    size = 3 * each * max(math.prod(surrogate.layouts[name].shape) for name in names)
-    if size > MOST:
-        raise InputError(
-            f"{who}: the result would have {size:.1e} numbers, more than {MOST:.1e}; lower draws= or bootstrap=, or "
-            "ask for fewer coordinates: fit a surrogate to ensemble.isel(...)."
-        )
 
 
 def _thinned(over: DependentDraws, most: int) -> DependentDraws:
@@ -395,8 +368,7 @@ def _function_draws(
         few = _thinned(over, LEAST_POINTS).u[:2]
         return few, np.repeat(surrogate.scores(few).mean[:1], draws, axis=0)
     if posterior is not None:
-        draws, most = room_for(posterior, draws)
-        u = _thinned(over, most).u
+        u = _thinned(over, room_for(posterior, draws)).u
         return u, functions_given_data(posterior, u, draws, rng)
     u = _thinned(over, JOINT).u
     # One call is joint at all of its points, so that anchors would only cost.
@@ -406,19 +378,6 @@ def _function_draws(
         else surrogate.functions(draws, rng)
     )
     return u, np.asarray(drawn(u))
-
-
-def _mean_scores(surrogate: Surrogate, u: Array) -> Array:
-    """Return the mean of the scores (M, q)."""
-    marginal = getattr(surrogate, "marginal_scores", None)
-    out = []
-    for start in range(0, len(u), MEANS):
-        block = u[start : start + MEANS]
-        found = surrogate.scores(block[:, None, :]) if marginal is None else marginal(block)
-        mean = found.mean[..., 0, :] if marginal is None else found.mean
-        weights = np.exp(found.log_weights - np.logaddexp.reduce(found.log_weights))
-        out.append(np.tensordot(weights, mean, 1))
-    return np.concatenate(out)
 
 
 class _Cloud(NamedTuple):
@@ -432,7 +391,8 @@ class _Cloud(NamedTuple):
 def _cloud(
     u: Array, columns: list[list[int]], game: _Game, bootstrap: int, block: int, rng: np.random.Generator
 ) -> _Cloud:
-    near = [neighbours_of(u, [c for player in subset for c in columns[player]]) for subset in game.subsets]
+    near = [neighbours_of(u, [c for player in subset for c in columns[player]], rng) for subset in game.subsets]
+    block = max(1, min(block, len(u) // LEAST_BLOCKS))
     xi = np.repeat(bayesian_weights(-(-len(u) // block), bootstrap, rng), block, axis=1)[:, : len(u)]
     return _Cloud(u, near, xi)
 
@@ -443,7 +403,7 @@ def _moments(cloud: _Cloud, y: Array) -> Array:
     out = np.zeros((len(cloud.near) + 2, len(xi), y.shape[1]))
     off = y - y.mean(axis=0)
     w = xi / xi.sum(axis=1, keepdims=True)
-    out[-2] = (w @ off**2 - (w @ off) ** 2) * m / (m - 1)
+    out[-2] = flattened((w @ off**2 - (w @ off) ** 2) * m / (m - 1), y.mean(axis=0))
     for at, near in enumerate(cloud.near):
         out[at] = unexplained(near, cloud.u, off, xi)
     return out
@@ -462,15 +422,18 @@ def _indices(
     rng: np.random.Generator,
 ) -> dict[str, xr.Dataset]:
     many = _cloud(over.u, columns, game, bootstrap, over.block, rng)
-    of_mean = _mean_scores(surrogate, over.u)
+    mean = mean_of(surrogate)
+    of_mean = mean(over.u)
     exact = is_exact(surrogate)
     few = many if exact else _cloud(u, columns, game, bootstrap, max(1, over.block * len(u) // len(over.u)), rng)
-    at_few = _mean_scores(surrogate, u)
+    at_few = mean(u)
     out = {}
     for name in names:
-        found = _Effects(game, len(players))
+        found, layout, done = _Effects(game, len(players)), surrogate.layouts[name], 0
+        weights = along(layout.dims, layout.coords)
         for w in _blocks(surrogate, name, of_mean, at_few, functions, many, few, exact):
-            found.add(w)
+            found.add(w, weights[done : done + w.shape[-1]])
+            done += w.shape[-1]
         out[name] = found.dataset(surrogate, name, players)
     return out
 
@@ -528,11 +491,11 @@ class _Effects:
     def __init__(self, game: _Game, players: int) -> None:
         self.game, self.players = game, players
         self.parts: list[Array] = []  # (4, S, B, P, c)
-        self.total: Array | float = 0.0  # W summed over the coordinates, (S, subsets, B)
+        self.total: Array | float = 0.0  # W integrated along the coordinates, (S, subsets, B)
 
-    def add(self, w: Array) -> None:
-        """Take some coordinates."""
-        self.total = self.total + w.sum(axis=-1)
+    def add(self, w: Array, weights: Array) -> None:
+        """Take W (S, subsets, B, c) at some coordinates, which count with `weights` (c,)."""
+        self.total = self.total + w @ weights
         self.parts.append(self._of(w))
 
     def _of(self, w: Array) -> Array:
@@ -543,7 +506,7 @@ class _Effects:
         shapley = np.einsum("bpu,subc->sbpc", weights, w, optimize=True) / safe[:, :, None]
         everyone = range(self.players)
         if self.players == 1:
-            one = np.ones_like(shapley)
+            one = np.where(np.isnan(shapley), np.nan, 1.0)
             return np.stack([shapley, one, one, np.broadcast_to(variance[:, :, None], shapley.shape)])
         alone = [self.game.place((player,)) for player in everyone]
         others = [self.game.place(tuple(p for p in everyone if p != player)) for player in everyone]
@@ -555,12 +518,13 @@ class _Effects:
         layout = surrogate.layouts[name]
         found = np.concatenate(self.parts, axis=-1)
         lead, shape = ("draw", "bootstrap", "parameter"), layout.shape
-        variables = {
+        variables: dict[str, Any] = {
             kind: ((*lead, *layout.dims), found[i].reshape(*found[i].shape[:3], *shape))
             for i, kind in enumerate(("Sh", "S1", "ST"))
         }
         variance = found[3, :, :, 0].reshape(*found.shape[1:3], *shape)
-        variables["variance"] = (("draw", "bootstrap", *layout.dims), variance)
+        unit = {"unit": f"({layout.unit})²" if layout.unit else ""}
+        variables["variance"] = (("draw", "bootstrap", *layout.dims), variance, unit)
         if layout.dims:
             whole = self._of(np.asarray(self.total)[..., None])[..., 0]
             variables |= {f"{kind}_whole": (lead, whole[i]) for i, kind in enumerate(("Sh", "S1", "ST"))}

@@ -27,6 +27,17 @@ import xarray as xr
 
 from uqms._typing import Array, RandomState, as_generator
 from uqms.errors import DesignWarning, InputError
+from uqms.sensitivity._draws import (
+    along,
+    check_room,
+    checked_points,
+    interval_of,
+    is_flat,
+    only_indices,
+    parts_of,
+    wanted_groups,
+    wanted_outputs,
+)
 from uqms.sensitivity._functions import Functions, default_points, functions_of, is_exact
 from uqms.sensitivity._inputs import IndependentInputs, check_surrogate, independent_inputs
 from uqms.sensitivity._pick_freeze import (
@@ -40,6 +51,7 @@ from uqms.sensitivity._pick_freeze import (
     pairs_of,
     products,
 )
+from uqms.sensitivity._resampling import check_prob, one_of
 from uqms.surrogates import Surrogate
 from uqms.surrogates.outputs import Layout
 from uqms.surrogates.transforms import Identity
@@ -97,9 +109,7 @@ class SobolIndices:
 
     def __getitem__(self, output: str) -> xr.Dataset:
         """Return the indices of one output."""
-        if output not in self.indices:
-            raise InputError(f"SobolIndices: there is no output {output!r}; there are {', '.join(self.indices)}.")
-        return self.indices[output]
+        return one_of(self.indices, output, "SobolIndices")
 
     @property
     def tree(self) -> xr.DataTree:
@@ -116,16 +126,15 @@ class SobolIndices:
         InputError
             When `prob` is not between 0 and 1.
         """
-        if isinstance(prob, bool) or not isinstance(prob, int | float) or not 0.0 < prob < 1.0:
-            raise InputError(f"prob is {prob!r}; give a number between 0 and 1, such as 0.95.")
-        return {name: _interval(_only_indices(one), prob) for name, one in self.indices.items()}
+        prob = check_prob("interval", prob)
+        return {name: interval_of(only_indices(one), prob) for name, one in self.indices.items()}
 
     def error(self) -> dict[str, xr.Dataset]:
         """Return, by output, the two parts of the sd of every index, dim "source".
 
         "surrogate" is what more runs of the simulator reduce, "monte_carlo" what more points do.
         """
-        return {name: _parts(_only_indices(one)) for name, one in self.indices.items()}
+        return {name: parts_of(only_indices(one)) for name, one in self.indices.items()}
 
     def table(self, prob: float = 0.95, *, pointwise: bool = False) -> pd.DataFrame:
         """Return one row for each output, index and parameter: estimate, interval and the two parts of its sd.
@@ -161,11 +170,14 @@ class SobolIndices:
         for name, one in self.indices.items():
             curve = "S1_whole" in one
             share = float(one["unexplained_whole" if curve else "unexplained"])
+            mine = found[found["output"] == name]
+            if mine["estimate"].isna().all():
+                lines.append(f"{name}: does not vary, so that nothing drives it")
+                continue
             lines.append(
                 f"{name}{', whole curve' if curve else ''}: {prob:.0%} intervals; the surrogate leaves "
                 f"{share:.2g} of the variance open"
             )
-            mine = found[found["output"] == name]
             order = mine[mine["index"] == "ST"].sort_values("estimate", ascending=False)["parameter"]
             width = max(map(len, order))
             for parameter in order:
@@ -276,13 +288,17 @@ def sobol_indices(
     who = "sobol_indices"
     surrogate = check_surrogate(surrogate, who)
     over = independent_inputs(surrogate, inputs, conditions, who)
-    names = _outputs(surrogate, outputs, who)
-    named = _groups(over.names, groups, who)
+    names = wanted_outputs(surrogate, outputs, who)
+    named = wanted_groups(over.names, groups, who)
     _check_counts(order, draws, bootstrap, who)
     generator = as_generator(rng)
     columns = 2 + len(named) * (2 if order == 2 else 1)
-    n = default_points(surrogate, columns, REPLICATES) if points is None else _checked_points(points, who)
-    _check_room(surrogate, names, draws * bootstrap * len(named) * (2 + (order == 2) * len(named)), who)
+    n = (
+        default_points(surrogate, columns, REPLICATES)
+        if points is None
+        else checked_points(points, 4 * REPLICATES, who)
+    )
+    check_room(surrogate, names, draws * bootstrap * len(named) * (2 + (order == 2) * len(named)), MOST, who)
     places = [[over.names.index(name) for name in group] for group in named.values()]
     finer = 1 if is_exact(surrogate) else FINER  # there is no difference from the mean
     design = design_of(places, len(over.names), finer * n // REPLICATES, order == 2, generator)
@@ -305,60 +321,12 @@ def sobol_indices(
 
 
 # ---------------------------------------------------------------------------------------------------------- arguments
-def _outputs(surrogate: Surrogate, outputs: Sequence[str] | None, who: str) -> list[str]:
-    known = list(surrogate.layouts)
-    if isinstance(outputs, str):
-        raise InputError(f"{who}: outputs is {outputs!r}; give a sequence, [{outputs!r}].")
-    wanted = known if outputs is None else [str(name) for name in outputs]
-    unknown = [name for name in wanted if name not in known]
-    if unknown or not wanted or len(set(wanted)) < len(wanted):
-        raise InputError(f"{who}: outputs is {wanted}; give some of {known}, each once.")
-    return wanted
-
-
-def _groups(names: tuple[str, ...], groups: Mapping[str, Sequence[str]] | None, who: str) -> dict[str, list[str]]:
-    if groups is None:
-        return {name: [name] for name in names}
-    if not isinstance(groups, Mapping) or any(isinstance(value, str) for value in groups.values()):
-        raise InputError(f"{who}: groups is {groups!r}; give a mapping of name to inputs, {{'heart': ['HR', 'Emax']}}.")
-    given = {str(name): [str(one) for one in group] for name, group in groups.items()}
-    members = [name for group in given.values() for name in group]
-    unknown = sorted(set(members) - set(names))
-    twice = sorted({name for name in members if members.count(name) > 1})
-    if unknown or twice or any(not group for group in given.values()):
-        raise InputError(
-            f"{who}: groups hold {unknown} which do not vary, {twice} more than once, or none at all; the inputs that "
-            f"vary are {', '.join(names)}."
-        )
-    rest = {name: [name] for name in names if name not in members}
-    clash = sorted(set(rest) & set(given))
-    if clash:
-        raise InputError(f"{who}: {', '.join(clash)} names a group and an input outside of it; rename the group.")
-    return {**given, **rest}
-
-
 def _check_counts(order: object, draws: object, bootstrap: object, who: str) -> None:
     if order not in (1, 2) or isinstance(order, bool):
         raise InputError(f"{who}: order is {order!r}; give 1 (first-order and total) or 2 (interactions of pairs too).")
     for key, value, least in (("draws", draws, LEAST_DRAWS), ("bootstrap", bootstrap, 2)):
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
             raise InputError(f"{who}: {key} is {value!r}; give a whole number of at least {least}.")
-
-
-def _checked_points(points: object, who: str) -> int:
-    if not isinstance(points, int | np.integer) or points < 4 * REPLICATES or points & (points - 1):
-        raise InputError(f"{who}: points is {points!r}; give a power of two of at least {4 * REPLICATES}.")
-    return int(points)
-
-
-def _check_room(surrogate: Surrogate, names: Sequence[str], each: int, who: str) -> None:
-    count = sum(math.prod(surrogate.layouts[name].shape) for name in names)
-    if each * count > MOST:
-        raise InputError(
-            f"{who}: the indices at {count} coordinates would be {each * count:.1e} numbers, {8e-9 * each * count:.0f} "
-            "GB; lower draws or bootstrap, choose outputs=, or fit fewer coordinates: ensemble.isel(t=slice(0, None, "
-            "10))."
-        )
 
 
 def _advice(name: str) -> str:
@@ -413,6 +381,11 @@ class _Features(NamedTuple):
     def plain(self) -> bool:
         """Whether features are scores, with all products of two; else values at coordinates, with their squares."""
         return _by_scores(self.layout, len(self.scores))
+
+    @property
+    def size(self) -> Array:
+        """How large the output is, on the scale of its variance (m,)."""
+        return np.abs(self.offset + self.basis @ self.centre) if self.plain else np.abs(self.centre)
 
     def of(self, scores: Array) -> Array:
         """Return the features (..., f) of all scores (..., q)."""
@@ -587,7 +560,7 @@ class _Shares(NamedTuple):
     second: Array
 
 
-def _shares(moments: Moments, delta: Array, weights: Array, left: Array, parts: Array) -> _Shares:
+def _shares(moments: Moments, delta: Array, weights: Array, left: Array, parts: Array, size: Array) -> _Shares:
     """Return indices from the moments at coordinates.
 
     Parameters
@@ -602,6 +575,8 @@ def _shares(moments: Moments, delta: Array, weights: Array, left: Array, parts: 
         Variance that each omega adds, (m, t).
     parts
         How each draw divides it, (s, g + 1, t): the groups alone, then their interaction.
+    size
+        Of the output, (m,): what varies by rounding only has no indices.
     """
     power, base, first, total, second, second_base, second_first = (
         np.einsum("br,sr...->sb...", weights, each, optimize=True) for each in moments[1:]
@@ -609,7 +584,7 @@ def _shares(moments: Moments, delta: Array, weights: Array, left: Array, parts: 
     added = parts @ left.T  # (s, g + 1, m)
     variance = power - delta + left.sum(axis=1)
     largest = float(np.max(variance, initial=0.0))
-    known = np.where(variance > NOTHING * largest, variance, np.nan)
+    known = np.where((variance > NOTHING * largest) & ~is_flat(variance, size), variance, np.nan)
     interaction = added[:, None, -1:]
     total = total + added[:, None, :-1] + interaction
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -639,19 +614,20 @@ def _dataset(
     parts /= np.maximum(parts.sum(axis=1, keepdims=True), 1e-300)
     at = one.pointwise(sums.moments)
     mean = np.einsum("br,srm->sbm", weights, at.mean, optimize=True)
-    found = _shares(at, mean**2, weights, one.leftover, parts)
+    size = one.size
+    found = _shares(at, mean**2, weights, one.leftover, parts, size)
     spread = one.at(sums.spread) + one.leftover.sum(axis=1)
     average = found.variance.mean(axis=(0, 1))
     with np.errstate(invalid="ignore", divide="ignore"):
-        unexplained = np.where(average > 0.0, spread / average, np.nan)
+        unexplained = np.where(is_flat(average, size), np.nan, spread / average)
     data = _variables(found, unexplained, layout, "")
     data["variance"].attrs["unit"] = f"({layout.unit})²" if layout.unit else ""
     if layout.dims:
-        along = _weights(layout)
-        whole = Moments(*(np.sum(each * along, axis=-1, keepdims=True) for each in at))
-        left = along[None] @ one.leftover
-        of_whole = _shares(whole, np.sum(mean**2 * along, axis=-1, keepdims=True), weights, left, parts)
-        share = np.array([np.sum(along * spread) / max(float(np.sum(along * average)), 1e-300)])
+        w = along(layout.dims, layout.coords)
+        whole = Moments(*(np.sum(each * w, axis=-1, keepdims=True) for each in at))
+        delta, left = np.sum(mean**2 * w, axis=-1, keepdims=True), w[None] @ one.leftover
+        of_whole = _shares(whole, delta, weights, left, parts, np.max(size, keepdims=True))
+        share = np.array([np.sum(w * spread) / max(float(np.sum(w * average)), 1e-300)])
         data |= _variables(of_whole, share, Layout(), "_whole")
         del data["variance_whole"]
     coords: dict[str, Any] = {"parameter": names, **{dim: np.asarray(v) for dim, v in layout.coords.items()}}
@@ -679,40 +655,7 @@ def _variables(found: _Shares, unexplained: Array, layout: Layout, end: str) -> 
     return out
 
 
-def _weights(layout: Layout) -> Array:
-    """Return the weights (m,) of the trapezoidal rule along all coordinates."""
-    total = np.ones(())
-    for dim in layout.dims:
-        grid = np.asarray(layout.coords[dim], dtype=np.float64)
-        order = np.argsort(grid)
-        gaps = np.diff(grid[order])
-        each = np.ones(1) if len(grid) == 1 else np.empty(len(grid))
-        if len(grid) > 1:
-            each[order] = 0.5 * (np.append(gaps, 0.0) + np.append(0.0, gaps))
-        total = np.multiply.outer(total, each / each.sum())
-    return total.ravel()
-
-
 # ------------------------------------------------------------------------------------------------------------- tables
-def _only_indices(one: xr.Dataset) -> xr.Dataset:
-    return one[[str(key) for key in one.data_vars if str(key).startswith("S")]]
-
-
-def _interval(one: xr.Dataset, prob: float) -> xr.Dataset:
-    lead = ("draw", "bootstrap")
-    ends = one.quantile([0.5 - 0.5 * prob, 0.5 + 0.5 * prob], dim=lead, skipna=False).rename(quantile="bound")
-    ends = ends.assign_coords(bound=["lower", "upper"])
-    middle = one.mean(lead, skipna=False).expand_dims(bound=["estimate"])
-    return xr.concat([middle, ends], dim="bound")
-
-
-def _parts(one: xr.Dataset) -> xr.Dataset:
-    """Return the sds of the surrogate's and of the Monte Carlo error."""
-    between = one.mean("bootstrap", skipna=False).std("draw", ddof=1, skipna=False)
-    within: xr.Dataset = one.var("bootstrap", ddof=1, skipna=False).mean("draw", skipna=False) ** 0.5
-    return xr.concat([between, within], dim="source").assign_coords(source=["surrogate", "monte_carlo"])
-
-
 def _rows(output: str, kind: str, between: xr.DataArray, parts: xr.DataArray) -> list[dict[str, object]]:
     dims = [dim for dim in between.dims if dim != "bound"]
     cells = [range(between.sizes[dim]) for dim in dims]
@@ -743,5 +686,5 @@ def _cell(kind: str, row: Any) -> str:
 def _few(one: xr.Dataset) -> bool:
     end = "_whole" if "S1_whole" in one else ""
     share = float(one[f"unexplained{end}"])
-    spread = [float(_parts(one[[f"{kind}{end}"]])[f"{kind}{end}"].isel(source=0).max()) for kind in ("S1", "ST")]
+    spread = [float(parts_of(one[[f"{kind}{end}"]])[f"{kind}{end}"].isel(source=0).max()) for kind in ("S1", "ST")]
     return share > UNEXPLAINED or max(spread) > WIDE
