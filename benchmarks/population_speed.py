@@ -201,7 +201,7 @@ def by_hand(clock: Clock, path: Path, patients: int) -> Result:
     trace = nutpie.sample(compiled, draws=1000, tune=1000, chains=4, seed=1, progress_bar=False)
     clock.lap("sample")
     found = trace["posterior"]
-    draws = {"sd": found["sd"].values}
+    draws = {"sigma": found["sd"].values}
     for i, name in enumerate(NAMES):
         draws[name] = np.exp(found["log_typical"].values[..., i])
         draws[f"omega_{name}"] = found["omega"].values[..., i]

@@ -94,9 +94,9 @@ def add_likelihood(
     theta: dict[str, Any] = {key: one[unit] for key, one in own.items()}
     theta |= {key: values[key] for key in problem.population.shared}
     theta |= bridge.conditions(data, values)
-    walls = []
+    walls, measured = [], np.flatnonzero(problem.subjects.measured[problem.layout.subject])
     for key, low, high, scale in data.walls():
-        u = (bridge.scaled(own[key], scale) - low) / (high - low)
+        u = (bridge.scaled(own[key][measured], scale) - low) / (high - low)
         walls.append(-0.5 * pt.sum((pt.maximum(-u, 0.0) + pt.maximum(u - 1.0, 0.0)) ** 2) / WALL**2)
     if walls:
         pm.Potential(f"{name}_wall", sum(walls))
