@@ -17,7 +17,7 @@ in each repeat.
   population's mean and scale cover in the exact 99 % window of 200 repeats. Subjects are summed out by quadrature given
   the features of the low-rank error, and draws weighted by PSIS; at drawn subjects the library's low-rank likelihood is
   what was summed (to rounding), and its exact one gives the weights of the exact posterior: means differ by less than 4
-  MCSE at 400 effective draws, as do sds. Fits with k-hat above 0.7, at most 2 %, keep their ranks.
+  MCSE at 400 effective draws, as do sds. Fits with k-hat above 0.7, at most 2 %, count too.
 - *new subject*: `posterior.new_subject(...)` after a fit of eight subjects against a fit of all nine, both with NUTS:
   means of its parameters differ by less than 4 MCSE, and the call takes less than a second (the second call: draws of
   the shared error are made once).
@@ -55,7 +55,7 @@ from uqms._typing import Array
 from uqms.diagnostics import simulation_based_calibration
 from uqms.testing.planted import with_covariance
 
-DRAWS = 199  # ranked; 5...194 is 95 %, 50...149 is 50 %
+EXACTLY = 199  # draws with weights of the exact posterior, at least, to be judged by
 PROPOSALS = 1000
 COMPARED = {32: 200, 300: 64}  # draws at which the exact likelihood is evaluated
 EFFECTIVE = 400
@@ -137,7 +137,7 @@ def nonlinear(subjects: int, n: int, seed: int) -> list[Aim]:
     name, begin = f"nonlinear, {subjects} subjects", time.perf_counter()
     problem, rough = (one_parameter(subjects, error) for error in ("exact", "low-rank"))
     layout, features = Marginal(rough), []
-    ranks, shifts, ratios, rounding, k_hats = [], [], [], [], []
+    levels, shifts, ratios, rounding, k_hats = [], [], [], [], []
     for rng in np.random.default_rng(seed).spawn(n):
         while True:
             truth, z = problem.prior_draws(1, rng), rng.standard_normal((1, problem.latents))
@@ -163,17 +163,18 @@ def nonlinear(subjects: int, n: int, seed: int) -> list[Aim]:
         ratios.append(sd / exact_sd)
         features.append(data.layout.M)
         k_hats.append(max(k_hat, float(np.max(k_exact))))
-        # Ranks of the exact posterior where that many draws have its weights, else of the low-rank one.
-        exactly = len(few) >= DRAWS
-        drawn = few[systematic(ratio, DRAWS, rng)] if exactly else eta[systematic(weight, DRAWS, rng)]
+        # Levels of the exact posterior where enough draws have its weights, else of the low-rank one. By weights: draws
+        # that are repeated as often as their weights say have fewer different values, and ranks among them lie too
+        # often at the ends.
+        drawn, mass = (few, ratio) if len(few) >= EXACTLY else (eta, weight)
         at = np.array([truth["a"][0], np.log(truth["omega_a"][0])])
-        ranks.append([np.count_nonzero(drawn[:, i] < at[i]) for i in range(2)])
+        levels.append(mass @ (drawn[:, :2] < at))
     seconds = time.perf_counter() - begin
-    placed, doubtful = np.array(ranks), float(np.mean(np.array(k_hats) > 0.7))
+    placed, doubtful = np.array(levels), float(np.mean(np.array(k_hats) > 0.7))
     found = []
     for i, quantity in enumerate(("mean", "scale")):
-        for level, cut in ((0.95, 5), (0.5, 50)):
-            inside = (placed[:, i] >= cut) & (placed[:, i] < DRAWS + 1 - cut)
+        for level in (0.95, 0.5):
+            inside = np.abs(placed[:, i] - 0.5) <= 0.5 * level
             found.append(covered(f"{name}: {level:.0%} of the {quantity} covers", level, inside))
     ratio_of_sds = error_over_noise(problem, NOISE)
     found.append(aim(f"{name}: surrogate sd over noise sd", ratio_of_sds, low=1.0))
