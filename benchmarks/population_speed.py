@@ -7,11 +7,11 @@ values and 3 spreads are unknown, and the sd of the noise), 5 measurements of th
 of the simulator over the population's box. Both contestants read the same trained surrogate from its file:
 
 - ours: `Calibration(..., population=...)`, whose error of the surrogate is one function for all patients, and
-  `NUTS(draws=250, tune=400, ess=400)`: blocks of draws follow until every quantity of the population has 400 effective
+  `NUTS(draws=250, tune=400, target_accept=0.8, ess=400)`: blocks of draws follow until every quantity of the population has 400 effective
   draws. Nothing is taken off where it has more; verdict, predictions of the data and shared error are included;
 - by hand: a PyMC model with the same surrogate in matrix products for all patients at once, non-centred, its variance
   added to each measurement as if it were noise (no joint error), sampled by nutpie with 400 draws of warm-up too, its
-  other settings as they come. The time of 250 kept draws is counted in proportion to the 400 effective draws that are
+  other settings as they come (the same acceptance of 0.8). The time of 250 kept draws is counted in proportion to the 400 effective draws that are
   wanted, up and down. What it says of the population is too sure: intervals are printed beside each other.
 
 Caches of numba and PyTensor are those that a first process of the same kind left, which keeps 20 draws. A time limit
@@ -155,7 +155,7 @@ def ours(clock: Clock, path: Path, patients: int, brief: bool) -> Result:
     clock.lap("import")
     problem = calibration(surrogate, data_of(patients))
     clock.lap("problem")
-    sampler = uq.NUTS(draws=20, tune=20) if brief else uq.NUTS(draws=250, tune=TUNE, ess=EFFECTIVE)
+    sampler = uq.NUTS(draws=20, tune=20) if brief else uq.NUTS(draws=250, tune=TUNE, target_accept=0.8, ess=EFFECTIVE)
     posterior = problem.sample(sampler, rng=1)
     clock.lap("sample")
     draws = posterior.draws
