@@ -7,12 +7,12 @@ values and 3 spreads are unknown, and the sd of the noise), 5 measurements of th
 of the simulator over the population's box. Both contestants read the same trained surrogate from its file:
 
 - ours: `Calibration(..., population=...)`, whose error of the surrogate is one function for all patients, and
-  `NUTS(draws=250, tune=400, target_accept=0.8, ess=400)`: blocks of draws follow until every quantity of the population has 400 effective
-  draws. Nothing is taken off where it has more; verdict, predictions of the data and shared error are included;
+  `NUTS(draws=250, tune=400, target_accept=0.8, ess=400)`: blocks of draws follow until every quantity of the population
+  has 400 effective draws. Nothing is taken off where it has more; verdict, new measurements and shared error included;
 - by hand: a PyMC model with the same surrogate in matrix products for all patients at once, non-centred, its variance
-  added to each measurement as if it were noise (no joint error), sampled by nutpie with 400 draws of warm-up too, its
-  other settings as they come (the same acceptance of 0.8). The time of 250 kept draws is counted in proportion to the 400 effective draws that are
-  wanted, up and down. What it says of the population is too sure: intervals are printed beside each other.
+  added to each measurement as if it were noise (no joint error), sampled by nutpie with 400 draws of warm-up and an
+  acceptance of 0.8 too. The time of 250 kept draws is counted in proportion to the 400 effective draws that are wanted,
+  up and down. What it says of the population is too sure: the sds of both are compared.
 
 Caches of numba and PyTensor are those that a first process of the same kind left, which keeps 20 draws. A time limit
 (`--limit` seconds of each process) leaves out what a small machine has no time for, with ok = null.
