@@ -18,7 +18,7 @@ from scipy.special import ndtr, ndtri
 from scipy.stats import chi2
 
 from uqms._typing import Array, Bools, Ints, RandomState, as_generator
-from uqms.calibration import Calibration, JointCalibration, Posterior
+from uqms.calibration import Calibration, JointCalibration, PopulationCalibration, PopulationPosterior, Posterior
 from uqms.calibration.starts import starting_points
 from uqms.errors import InputError
 
@@ -91,7 +91,7 @@ class Profile:
 
 
 def profile_likelihood(
-    source: Calibration | JointCalibration | Posterior,
+    source: Calibration | JointCalibration | Posterior | PopulationCalibration | PopulationPosterior,
     name: str,
     *,
     n: int = 41,
@@ -141,6 +141,13 @@ def profile_likelihood(
     True
     """
     problem = source.problem if isinstance(source, Posterior) else source
+    if isinstance(source, PopulationCalibration | PopulationPosterior):
+        raise InputError(
+            "profile_likelihood: the likelihood of a population's quantity is an integral over all its subjects, and "
+            "its maximum over them misleads (spreads of zero). What the data say: posterior.summary(), "
+            "'prior-dominated' in posterior.verdict, posterior.shrinkage(). Of one subject give a Calibration of its "
+            "rows alone."
+        )
     if not isinstance(problem, Calibration | JointCalibration):
         raise InputError(f"profile_likelihood: got a {type(source).__name__}; give a Calibration or its posterior.")
     if name not in problem.priors:

@@ -28,9 +28,7 @@ from uqms.calibration import PopulationCalibration, PopulationPosterior
 from uqms.calibration.density import draw_rows
 from uqms.calibration.direct import is_exact
 from uqms.calibration.discrepancy import NOISE
-from uqms.calibration.population.layout import WALL
 from uqms.calibration.population.prediction import Measured, Shared
-from uqms.calibration.population.problem import density_scale
 from uqms.errors import ExtrapolationError, InputError
 
 __all__ = ["VisualPredictiveCheck", "rows_of", "visual_predictive_check"]
@@ -426,7 +424,7 @@ def _effects(
     for attempt in range(TRIES):
         rows = np.flatnonzero(open_.any(axis=1))
         own = problem.individuals({name: values[rows] for name, values in theta.items()}, z[rows])
-        stay = np.log(rng.random((len(rows), J))) < _wall(problem, own)
+        stay = np.log(rng.random((len(rows), J))) < data.walls_of_subjects(own)
         open_[rows] &= ~stay
         if attempt == 0:
             first = float(open_.mean())
@@ -439,16 +437,6 @@ def _effects(
         f"visual_predictive_check: of {TRIES} new subjects of one draw of the population none lies in the design box, "
         "so that nothing is known of their outputs. Run a design over uq.sobol(population.box(), n)."
     )
-
-
-def _wall(problem: PopulationCalibration, own: Mapping[str, Array]) -> Array:
-    """Return the log of what is left of a subject's density (S, J) at the wall around the design box."""
-    total: Array = np.zeros(np.shape(own[problem.population.individual[0]]))
-    for name, low, high, scale in problem.data.walls():
-        u = (density_scale(own[name], scale) - low) / (high - low)
-        total -= 0.5 * (np.maximum(-u, 0.0) + np.maximum(u - 1.0, 0.0)) ** 2 / WALL**2
-    subject = problem.layout.subject  # sorted; every subject has a unit
-    return np.asarray(np.add.reduceat(total, np.searchsorted(subject, np.arange(len(problem.subjects))), axis=1))
 
 
 # ---------------------------------------------------------------------------------------------------------- correction

@@ -15,7 +15,7 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from uqms._typing import Array, RandomState, as_generator
-from uqms.calibration import Posterior
+from uqms.calibration import PopulationPosterior, Posterior, SubjectPosterior
 from uqms.calibration.parts import JointCalibration
 from uqms.calibration.predict import Realised
 from uqms.errors import InputError
@@ -463,7 +463,7 @@ def _densities(values: Array, apart: bool) -> tuple[Array, Array]:
 
 # --------------------------------------------------------------------------------------------------------- the function
 def propagate(
-    source: Surrogate | Posterior,
+    source: Surrogate | Posterior | PopulationPosterior | SubjectPosterior,
     inputs: Any = None,
     *,
     of: str | Sequence[str] | Mapping[str, str | Callable[[xr.Dataset], Any]] | None = None,
@@ -539,6 +539,13 @@ def propagate(
     >>> bool(abs(result.mean["half"] - 0.5 * np.exp(0.3**2 / 8)) < 0.002)
     True
     """
+    if isinstance(source, PopulationPosterior | SubjectPosterior):
+        raise InputError(
+            f"propagate: got a {type(source).__name__}; say whose parameters are meant. Of a subject who was not in "
+            "it: patient = posterior.new_subject(...), then uq.propagate(surrogate, patient.draws, "
+            "conditions={...}); of one who was: posterior.individuals.sel(subject=...). These draw the surrogate's "
+            "error without the data; patient.predict(...) and posterior.predict(...) draw it given them."
+        )
     after = isinstance(source, Posterior)
     if not after and not isinstance(source, Surrogate):
         raise InputError(f"propagate: got a {type(source).__name__}; give a surrogate or a posterior.")

@@ -11,6 +11,8 @@ from scipy.stats import multivariate_normal, norm
 import uqms as uq
 from uqms.calibration import bridge
 from uqms.calibration.noise import NoiseModel
+from uqms.calibration.population.posterior import _new_rows, build_posterior
+from uqms.calibration.population.prediction import Shared
 from uqms.calibration.population.terms import subject_terms
 from uqms.errors import InputError
 
@@ -112,6 +114,31 @@ def test_noise_that_is_not_normal(two_outputs: object, kind: str) -> None:
         wanted = prior[i] + norm.logpdf(z[i]).sum()
         wanted += one.log_likelihood({name: values[i] for name, values in theta.items()}, z[i])
         assert float(density(point)) == pytest.approx(wanted, rel=1e-7)
+
+
+def test_new_measurements_of_noise_that_is_not_normal(two_outputs: object) -> None:
+    """The group is there, and for normal noise, whose law is known, what it does agrees with the features' way."""
+    one = of_noise(two_outputs, {"y": uq.StudentTNoise(scale=0.1, df=4.0), "e": uq.GaussianNoise(sd=0.05)})
+    rng, shape = np.random.default_rng(1), (4, 150)
+    theta, z = one.prior_draws(600, rng), rng.standard_normal((600, one.latents))
+    draws = {name: (("chain", "draw"), values.reshape(shape)) for name, values in theta.items()}
+    draws["latents"] = (("chain", "draw", "latent"), z.reshape(*shape, -1))
+    stats = {"diverging": (("chain", "draw"), np.zeros(shape, dtype=bool))}
+    trace = xr.DataTree.from_dict({"posterior": xr.Dataset(draws), "sample_stats": xr.Dataset(stats)})
+    tree = build_posterior(one, uq.NUTS(), trace, 1).tree
+    values = tree["posterior_predictive"]["value"]
+    assert values.sizes == {"chain": 4, "draw": 100, "observation": len(one.observations)}
+    assert np.isfinite(values.values).all()
+    assert list(values["subject"].values) == list(one.observations.subject)
+    normal = of_noise(two_outputs, {"y": uq.GaussianNoise(sd=0.1), "e": uq.GaussianNoise(sd=0.05)})
+    known, z = {name: np.repeat(v, 20_000) for name, v in normal.prior_draws(1, 4).items()}, np.zeros((20_000, 0))
+    z = np.repeat(rng.standard_normal((1, normal.latents)), 20_000, axis=0)
+    found, _ = _new_rows(normal, known, z, np.zeros(20_000, dtype=int), (1, 20_000), rng)
+    other = Shared.of(normal, known, z, rng).new_rows(rng)
+    sd = other.std(axis=0)
+    error = sd * np.sqrt(1.0 / found.shape[1] + 1.0 / len(other))
+    np.testing.assert_array_less(np.abs(found[0].mean(axis=0) - other.mean(axis=0)), 4.0 * error)
+    np.testing.assert_allclose(found[0].std(axis=0), sd, rtol=4.0 / np.sqrt(2 * found.shape[1]))
 
 
 def test_features_take_the_place_of_the_exact_error() -> None:

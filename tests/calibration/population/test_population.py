@@ -1,5 +1,6 @@
 """The law of a population against closed forms, and its likelihood against brute force."""
 
+import warnings
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -323,6 +324,9 @@ def test_draws_at_an_end_of_the_box_are_told(name: str, at: float, said: str) ->
     found = _check_edge(one, own)
     assert found.status == "warn"
     assert said in found.message
+    one.data.outside = "refined"  # where the runs end, not the prior: as a single subject's verdict says
+    assert _check_edge(one, own).status == "fail"
+    assert "refine again" in _check_edge(one, own).remedy
 
 
 def test_a_box_on_a_scale_that_subjects_leave_is_refused() -> None:
@@ -336,6 +340,22 @@ def test_a_box_on_a_scale_that_subjects_leave_is_refused() -> None:
         population = uq.Population(space, individual=("a",), spread=0.3, scale={"a": scale})
         with pytest.raises(InputError, match="leave the range.*population.box") if refused else nullcontext():
             uq.Calibration(replace(given, domain=box), data, uq.GaussianNoise(sd=0.1), population=population)
+
+
+def test_occasions_that_nobody_has_two_of_are_told() -> None:
+    """Spreads between occasions and between subjects are then one: what they share is the prior's choice."""
+    population = uq.Population(SPACE, individual=("a",), occasions=("a",), spread=0.05, occasion_spread=0.05)
+    settings = {"noise": uq.GaussianNoise(sd=0.1), "population": population, "outside": "extrapolate"}
+    with pytest.warns(DataWarning, match=r"No subject was measured on two occasions.*\['a'\]"):
+        uq.Calibration(surrogate(), observations(table()), **settings)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        uq.Calibration(surrogate(), observations(table(occasions=2)), **settings)
+    unnamed = uq.Observations.from_table(
+        table(), output="y", value="y", coords={"t": "t"}, conditions=["x"], subject="id"
+    )
+    with pytest.raises(InputError, match="on which one.*experiment='visit'"):
+        uq.Calibration(surrogate(), unnamed, **settings)
 
 
 def test_one_subject_is_told() -> None:

@@ -118,6 +118,14 @@ def test_draws_have_that_law_and_another_table_needs_no_compilation() -> None:
     assert found[1] - found[0] == pytest.approx(wanted[1] - wanted[0], abs=1e-8)
 
 
+def test_effective_draws_are_those_of_the_population(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the verdict counts them; the least of many subjects' would ask for more and more draws with their number."""
+    seen: list[list[str]] = []
+    monkeypatch.setattr("uqms.calibration.samplers.nuts.worst_ess", lambda draws: seen.append(list(draws)) or np.inf)
+    uq.NUTS(draws=100, tune=50, ess=50).run(problem(simulated(1)[1][0]), 1)
+    assert seen == [["theta"]]
+
+
 def test_a_new_subject_is_what_a_refit_of_everybody_says() -> None:
     """Exact draws of the population in its closed form, a new subject from them; all 17 together, in closed form."""
     rng = np.random.default_rng(4)

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pymc as pm
+import pytensor
 import pytest
 import xarray as xr
 from calibration.population.test_population import COVARIATES, SPACE, observations, problem, surrogate, table
@@ -15,7 +16,7 @@ from uqms.calibration.population.posterior import PopulationPosterior
 from uqms.calibration.population.prediction import Measured, Shared
 from uqms.calibration.population.subject import NewData, _inputs
 from uqms.calibration.predict import Targets, conditional_moments, own_cells
-from uqms.errors import ExtrapolationError, InputError
+from uqms.errors import ExtrapolationError, ExtrapolationWarning, InputError
 
 
 def posterior_of(one: uq.PopulationCalibration, draws: int, seed: int = 3) -> PopulationPosterior:
@@ -238,7 +239,7 @@ def test_new_rows_are_those_of_the_cells(fixed: tuple) -> None:
 
 
 def test_a_new_subject_without_data_stays_inside_of_the_box(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As one in the table who was not measured: each draw of the population counts by what is left of its subjects."""
+    """As one in the table who was not measured: the law of each draw of the population is cut at the box."""
     population = uq.Population(SPACE, individual=("a",), spread=0.4)
     noise = uq.GaussianNoise(sd=uq.HalfNormal(0.3))
     monkeypatch.setattr("uqms.calibration.problem._is_refined", lambda _: True)
@@ -248,13 +249,93 @@ def test_a_new_subject_without_data_stays_inside_of_the_box(monkeypatch: pytest.
     draws = subject.draws["a"].values.ravel()
     grid = np.linspace(-2.0, 3.0, 5001)
     wall = -0.5 * ((np.maximum(-grid, 0.0) + np.maximum(grid - 1.0, 0.0)) / 0.01) ** 2
-    weight = norm.pdf(grid, found.shared.theta["a"][:, None], 0.4).sum(axis=0) * np.exp(wall)
+    laws = norm.pdf(grid, found.shared.theta["a"][:, None], 0.4) * np.exp(wall)
+    weight = np.sum(laws / laws.sum(axis=1, keepdims=True), axis=0)
     mean = np.sum(weight * grid) / weight.sum()
     sd = np.sqrt(np.sum(weight * (grid - mean) ** 2) / weight.sum())
     assert draws.mean() == pytest.approx(mean, abs=4 * sd / np.sqrt(len(draws)))
     assert draws.std() == pytest.approx(sd, rel=4 / np.sqrt(2 * len(draws)))
     assert draws.min() > -0.06
     assert draws.max() < 1.06
+
+
+def refined(monkeypatch: pytest.MonkeyPatch, labels: int) -> uq.PopulationCalibration:
+    """Return a population whose prior reaches beyond the box, with `labels` subjects without data."""
+    population = uq.Population(SPACE, individual=("a",), spread=uq.HalfNormal(0.4))
+    monkeypatch.setattr("uqms.calibration.problem._is_refined", lambda _: True)
+    subjects = pd.DataFrame(index=[*(f"s{j}" for j in range(5)), *(f"new{j}" for j in range(labels))])
+    return uq.Calibration(
+        surrogate(),
+        observations(table()),
+        uq.GaussianNoise(sd=0.2),
+        population=population,
+        subjects=subjects,
+        outside="refined",
+        without_data="predict",
+    )
+
+
+def test_subjects_without_data_do_not_weigh_the_population(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its density is that without them, whatever they are; their draws are the law of each draw, cut at the box."""
+    without, more = refined(monkeypatch, 0), refined(monkeypatch, 3)
+    rng = np.random.default_rng(1)
+    theta, z = without.prior_draws(6, rng), 2.0 * rng.standard_normal((6, 5))
+    wanted = without.log_likelihood(theta, z)
+    far = np.concatenate([z, np.full((6, 3), 30.0)], axis=1)
+    np.testing.assert_allclose(more.log_likelihood(theta, far), wanted, rtol=1e-12)
+    with pytensor.config.change_flags(mode="FAST_COMPILE"):
+        model = more.model()
+        wall = model.compile_logp(vars=model.potentials, jacobian=False)
+    point = dict(zip((one.name for one in model.value_vars), model.initial_point().values(), strict=True))
+    moved = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 50.0, 0.0, 0.0])
+    assert float(wall(point | {"effect_a": moved})) == pytest.approx(0.0, abs=1e-12)
+    assert float(wall(point | {"effect_a": moved[::-1].copy()})) < -100.0  # the third one has data
+    S = 20_000
+    one = {"a": np.full(S, 0.7), "omega_a": np.full(S, 0.4), "b": np.full(S, 0.4), "c": np.full(S, 0.5)}
+    inside = more.inside(one, np.zeros((S, 8)), rng)
+    assert (inside[:, :5] == 0.0).all()  # those that have data stay where they are
+    a = 0.7 + 0.4 * inside[:, 5:]
+    grid = np.linspace(-2.0, 3.0, 5001)
+    weight = norm.pdf(grid, 0.7, 0.4) * np.exp(
+        -0.5 * ((np.maximum(-grid, 0.0) + np.maximum(grid - 1.0, 0.0)) / 0.01) ** 2
+    )
+    mean = np.sum(weight * grid) / weight.sum()
+    sd = np.sqrt(np.sum(weight * (grid - mean) ** 2) / weight.sum())
+    np.testing.assert_allclose(a.mean(axis=0), mean, atol=4.0 * sd / np.sqrt(S))
+    np.testing.assert_allclose(a.std(axis=0), sd, rtol=4.0 / np.sqrt(2 * S))
+    nobody = {**one, "a": np.full(S, 30.0)}
+    with pytest.warns(ExtrapolationWarning, match="100.0% of the draws of subjects without data"):
+        more.inside({name: values[:50] for name, values in nobody.items()}, np.zeros((50, 8)), rng)
+
+
+def test_a_condition_that_differs_by_rounding_is_the_measured_one() -> None:
+    """The patient's own curve counts there: 0.1 + 0.2 is 0.3."""
+    subject = posterior_of(one_parameter(), 60).new_subject(new_observations(), covariates={"female": 1.0}, rng=1)
+    exact, close, other = (
+        subject.predict(conditions={"x": x}, coords={"t": [0.0]}).sd["y"].item() for x in (0.3, 0.1 + 0.2, 0.3 + 1e-6)
+    )
+    assert close == pytest.approx(exact, rel=1e-9)
+    assert other > 1.001 * exact
+
+
+def test_draws_of_a_subject_go_through_propagate() -> None:
+    found = posterior_of(one_parameter(), 60)
+    patient = found.new_subject(new_observations(), covariates={"female": 1.0}, rng=1)
+    for posterior in (found, patient):
+        with pytest.raises(InputError, match="say whose parameters"):
+            uq.propagate(posterior)
+    given = {"conditions": {"x": 0.3}, "coords": {"t": [0.0, 1.0]}, "rng": 1}
+    result = uq.propagate(found.problem.surrogate, patient.draws, outside="extrapolate", **given)
+    surrogate = found.problem.surrogate
+    x = np.column_stack([patient.draws[name].values.ravel() for name in ("a", "b", "c")] + [np.full(4000, 0.3)])
+    scores = surrogate.scores(surrogate.domain.to_unit(x)[:, None])
+    offset, basis, _ = surrogate.decode("y", {"t": np.array([0.0, 1.0])})
+    wanted = offset + (scores.mean[0, :, 0] @ basis.T).mean(axis=0)
+    sd = np.sqrt((scores.covariance[0, :, :, 0, 0] @ (basis**2).T).mean(axis=0))
+    np.testing.assert_allclose(result.mean["y"], wanted, atol=4.0 * sd.max() / np.sqrt(64))  # functions drawn
+    for source in (found, found.problem):
+        with pytest.raises(InputError, match="integral over all its subjects"):
+            uq.diagnostics.profile_likelihood(source, "a")
 
 
 def test_what_takes_one_subject_says_where_to_go() -> None:

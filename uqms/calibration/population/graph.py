@@ -1,6 +1,7 @@
 """A population in a PyMC model: its subjects as variables, the joint likelihood, and what the sampler starts from."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
@@ -94,9 +95,9 @@ def add_likelihood(
     theta: dict[str, Any] = {key: one[unit] for key, one in own.items()}
     theta |= {key: values[key] for key in problem.population.shared}
     theta |= bridge.conditions(data, values)
-    walls = []
+    walls, measured = [], np.flatnonzero(problem.subjects.measured[problem.layout.subject])
     for key, low, high, scale in data.walls():
-        u = (bridge.scaled(own[key], scale) - low) / (high - low)
+        u = (bridge.scaled(own[key][measured], scale) - low) / (high - low)
         walls.append(-0.5 * pt.sum((pt.maximum(-u, 0.0) + pt.maximum(u - 1.0, 0.0)) ** 2) / WALL**2)
     if walls:
         pm.Potential(f"{name}_wall", sum(walls))
@@ -171,6 +172,8 @@ def run(problem: "PopulationCalibration", sampler: "NUTS", seed: int) -> tuple["
         points = _recentred(problem, target, points, kappa, moved)
         kappa, target = moved, target.with_arrays(**{CENTRING: moved})
     starts = np.concatenate([point + JITTER * rng.standard_normal((4, target.size)) for point in points])
+    # Effective draws are counted of the population, as in the verdict: the least of hundreds of numbers is noise.
+    target = replace(target, free=tuple(name for name in target.free if name in problem.priors))
     trace = sampler.sample_target(target, seed, starts, rough=True, cautious=True)
     draws = trace["posterior"].dataset
     kept = draws[list(problem.priors)]

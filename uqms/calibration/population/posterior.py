@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from uqms._typing import Array, RandomState, as_generator
+from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.calibration import posterior as single
 from uqms.calibration.likelihood import check_conditions, merge_close
 from uqms.calibration.observations import Observations
@@ -33,6 +33,7 @@ __all__ = ["PopulationPosterior", "build_posterior"]
 
 DIMS = ("chain", "draw")
 SHARED_DRAWS = 400
+WORK, LEAST_DRAWS = 1e11, 40  # of new measurements without features: operations in all, and draws at least
 
 
 @final
@@ -380,8 +381,8 @@ def build_posterior(problem: PopulationCalibration, sampler: Sampler, trace: Any
     raw = raw.assign_coords({dim: np.arange(raw.sizes[dim]) for dim in DIMS if dim not in raw.coords})
     shape = (raw.sizes["chain"], raw.sizes["draw"])
     theta = {name: np.ascontiguousarray(raw[name].values.reshape(-1)) for name in problem.priors}
-    z = single._latents_of(problem, trace)  # type: ignore[arg-type]
     rng = np.random.default_rng(seed)
+    z = problem.inside(theta, single._latents_of(problem, trace), rng)  # type: ignore[arg-type]
     joint, by_subject, h = subject_terms(problem, theta, z, rng)
     population = _population(problem, raw.drop_attrs())
     stats = single._numeric_stats(trace["sample_stats"].dataset) if "sample_stats" in trace else xr.Dataset()
@@ -421,11 +422,32 @@ def build_posterior(problem: PopulationCalibration, sampler: Sampler, trace: Any
     if has_features(problem.data):
         rows = found.shared.new_rows(rng).reshape(shape[0], -1, len(problem.observations))
         each = np.unique(np.linspace(0, shape[1] - 1, rows.shape[1]).astype(int))
-        predictive = xr.Dataset({"value": ((*DIMS, "observation"), rows)})
-        tree["posterior_predictive"] = xr.DataTree(
-            predictive.assign_coords(chain=raw.chain, draw=raw.draw[each], **labels)
-        )
+    else:
+        rows, each = _new_rows(problem, theta, z, h, shape, rng)
+    predictive = xr.Dataset({"value": ((*DIMS, "observation"), rows)})
+    tree["posterior_predictive"] = xr.DataTree(predictive.assign_coords(chain=raw.chain, draw=raw.draw[each], **labels))
     return found
+
+
+def _new_rows(
+    problem: PopulationCalibration,
+    theta: Mapping[str, Array],
+    z: Array,
+    h: Ints,
+    shape: tuple[int, int],
+    rng: np.random.Generator,
+) -> tuple[Array, Ints]:
+    """Return new measurements (chain, few draws, R) given the data, and which draws, by the exact conditional law.
+
+    Its cost grows with the cube of the number of cells, so there are fewer draws of more data.
+    """
+    chains, draws = shape
+    count = int(np.clip(WORK / (2 * len(problem.data.cells.offset)) ** 3, LEAST_DRAWS, SHARED_DRAWS))
+    each = np.unique(np.linspace(0, draws - 1, min(draws, -(-count // chains))).astype(int))
+    picked = (np.arange(chains)[:, None] * draws + each).ravel()
+    part = {name: values[picked] for name, values in theta.items()}
+    (piece,) = problem.pieces(part, z[picked], h[picked])
+    return single._new_rows(piece, rng).reshape(chains, len(each), -1), each
 
 
 def chosen_outputs(

@@ -39,7 +39,7 @@ from uqms.calibration.population.population import Population
 from uqms.calibration.population.prediction import has_features, low_rank, simulate_rows
 from uqms.calibration.problem import MASS_CUT_LIMIT, Calibration, Derived, Piece, checked_sampler, named_derived
 from uqms.calibration.samplers import NUTS, Sampler
-from uqms.errors import DataError, DataWarning, ExtrapolationError, InputError
+from uqms.errors import DataError, DataWarning, ExtrapolationError, ExtrapolationWarning, InputError
 from uqms.parameters import Prior
 from uqms.surrogates.protocol import Surrogate
 
@@ -49,6 +49,7 @@ _logger = logging.getLogger(__name__)
 CHECKED = 2048  # draws for the mass outside of the box
 EXACT = 100  # inputs times scores: beyond, an exact likelihood takes milliseconds
 CLOUD = 64  # draws of all subjects
+TRIES = 200  # of effects inside of the design box
 
 
 class Individuals(Calibration):
@@ -87,9 +88,16 @@ class Individuals(Calibration):
             self.layout = Layout.of(self._population, found)
             return subject
         occasions = [str(one) for one in observations.experiment]
+        if set(occasions) == {""}:
+            raise InputError(
+                f"population: {list(self._population.occasions)} change between occasions, and the observations do not "
+                "say on which one each was made. Name their column, Observations.from_table(df, ..., "
+                "experiment='visit'), or leave occasions out."
+            )
         pairs = dict.fromkeys(zip(subject.tolist(), occasions, strict=True))
         pairs |= dict.fromkeys((j, "") for j, there in enumerate(found.measured) if not there)
         order = sorted(pairs, key=lambda pair: pair[0])
+        self.occasions = int(np.bincount([j for j, _ in pairs]).max())
         self.subjects = Subjects(
             found.labels,
             found.covariates,
@@ -187,12 +195,21 @@ class Individuals(Calibration):
         return ends.get(scale, (-np.inf, np.inf))
 
     def wall(self, theta: Mapping[str, Array]) -> Array:
-        """Return the log-density (S,) that keeps individual parameters inside of the design box."""
-        total = np.zeros(len(next(iter(theta.values()))))
+        """Return the log-density (S,) that keeps individual parameters inside of the design box.
+
+        Those of subjects that have data: where others may be is not what the population is judged by. A wall around
+        them too would weigh the population by what it has inside of the box, once for each of them.
+        """
+        return np.asarray(self.walls_of_subjects(theta)[:, self.subjects.measured].sum(axis=1))
+
+    def walls_of_subjects(self, theta: Mapping[str, Array]) -> Array:
+        """Return the log of what is left of the density of each subject (S, J) at the wall around the design box."""
+        total = np.zeros((len(next(iter(theta.values()))), len(self.layout.subject)))
         for name, low, high, scale in self.walls():
             u = (density_scale(theta[name], scale) - low) / (high - low)
-            total -= 0.5 * np.sum((np.maximum(-u, 0.0) + np.maximum(u - 1.0, 0.0)) ** 2, axis=1) / WALL**2
-        return total
+            total -= 0.5 * (np.maximum(-u, 0.0) + np.maximum(u - 1.0, 0.0)) ** 2 / WALL**2
+        first = np.searchsorted(self.layout.subject, np.arange(len(self.subjects)))  # sorted; each has a unit
+        return np.asarray(np.add.reduceat(total, first, axis=1))
 
     def walls(self) -> Iterator[tuple[str, float, float, Any]]:
         """Yield name, ends on the surrogate's scale, and that scale of the individual parameters that have walls."""
@@ -316,6 +333,16 @@ class PopulationCalibration:
             warnings.warn(
                 "One subject has data, which says nothing of how subjects differ: spreads are those of their priors. "
                 "Calibrate it alone, Calibration(...) without population=, or measure more subjects.",
+                DataWarning,
+                stacklevel=3,
+            )
+        if population.occasions and self.data.occasions < 2:
+            import warnings
+
+            warnings.warn(
+                f"No subject was measured on two occasions, so that the data cannot tell how "
+                f"{list(population.occasions)} change between them from how subjects differ: the priors alone divide "
+                "what is seen among the two spreads. Leave occasions out, or see whether `experiment` has the visits.",
                 DataWarning,
                 stacklevel=3,
             )
@@ -474,6 +501,46 @@ class PopulationCalibration:
                 return np.concatenate(parts) + wall
             parts = [np.logaddexp.reduce(values, axis=0) for _, values, _, _ in data.log_likelihood_terms(own)]
         return np.asarray(np.concatenate(parts) + data.cells.jacobian.sum() + wall)
+
+    def inside(self, theta: Mapping[str, Array], latents: Array, rng: np.random.Generator) -> Array:
+        """Return the standard normals (S, latents) with effects of subjects without data that are in the design box.
+
+        Given a draw of the population they have its law, cut at the box, since nothing was simulated outside of it.
+
+        Warns
+        -----
+        ExtrapolationWarning
+            When some draws of the population have next to nobody inside of the box.
+        """
+        data, layout, free = self.data, self.layout, ~self.subjects.measured
+        if not free.any() or not any(True for _ in data.walls()):
+            return latents
+        owner = np.concatenate(
+            [
+                np.repeat(np.arange(len(self.subjects)), len(self.population.individual)),
+                np.repeat(layout.subject, len(self.population.occasions)),
+            ]
+        )
+        out, rows = latents.copy(), np.arange(len(latents))
+        open_ = np.tile(free, (len(out), 1))
+        for _ in range(TRIES):
+            fresh = rng.standard_normal((len(rows), layout.size))
+            out[rows, : layout.size] = np.where(open_[rows][:, owner], fresh, out[rows, : layout.size])
+            own = self.individuals({name: values[rows] for name, values in theta.items()}, out[rows])
+            open_[rows] &= np.log(rng.random((len(rows), len(free)))) >= data.walls_of_subjects(own)
+            rows = np.flatnonzero(open_.any(axis=1))
+            if not len(rows):
+                return out
+        import warnings
+
+        warnings.warn(
+            f"{open_.sum() / (free.sum() * len(out)):.1%} of the draws of subjects without data lie outside of the "
+            "design box, where nothing was simulated: their predictions extrapolate. Run a design over a wider box, or "
+            "look at their covariates.",
+            ExtrapolationWarning,
+            stacklevel=3,
+        )
+        return out
 
     def simulate(self, theta: Mapping[str, ArrayLike], rng: RandomState, latents: ArrayLike | None = None) -> Array:
         """Draw new observations (S, R) of the same layout; effects are drawn where `latents` (S, latents) are left out.

@@ -25,6 +25,7 @@ import xarray as xr
 from scipy.special import gammaln
 
 from uqms._typing import Array, Ints, RandomState, as_generator
+from uqms.calibration.likelihood import merge_close
 from uqms.calibration.observations import Observations
 from uqms.calibration.population.layout import Layout, from_natural, read_subjects
 from uqms.calibration.population.prediction import Measured, Shared, curves
@@ -159,9 +160,10 @@ class SubjectPosterior:
             at = _conditions_of(data, conditions, max(lengths, default=1))
             units, inputs = np.zeros(len(at), dtype=int), np.full(len(at), -1)
             if self.data is not None and not population.occasions:
-                for i, row in enumerate(at):
-                    same = np.flatnonzero((self.data.cells.conditions == row).all(axis=1))
-                    inputs[i] = same[0] if len(same) else -1
+                known = self.data.cells.conditions
+                both = merge_close(data.surrogate, data.condition_names, np.vstack([known, at]))
+                same = (both[len(known) :, None] == both[: len(known)]).all(axis=2)  # (n, measured)
+                inputs = np.where(same.any(axis=1), same.argmax(axis=1), -1)
             if population.occasions:  # a new occasion
                 natural = _new_occasion(self, generator)
         u = _inputs(self.shared, natural, at, units)
@@ -330,6 +332,9 @@ def _from_population(law: _Law, rng: np.random.Generator) -> tuple[Array, Ints, 
     if not walls:
         return z, s, float(count)
     weights = np.exp(_wall(shared, law.natural(z, s), walls))
+    inside = np.bincount(s, weights)
+    # Nothing was measured that could tell draws of the population from each other: each counts as much, its law is cut.
+    weights = np.divide(weights, inside[s], out=np.zeros(count), where=inside[s] > 0.0)
     if not weights.sum() > 0.0:
         raise ExtrapolationError(
             "new_subject: all that the population foresees lies outside of the design box, where nothing was "

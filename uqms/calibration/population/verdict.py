@@ -268,8 +268,14 @@ def _check_edge(problem: PopulationCalibration, own: Mapping[str, Array]) -> Che
         f"Draws lean on the {where}, beyond which nothing was simulated: run a design over a wider box "
         "(a wider prior of typical value or spread) and calibrate again."
     )
-    limit = 5.0 * EDGE_MASS  # one of many subjects
-    return Check("edge of the design box", "pass" if worst <= limit else "warn", worst, message, remedy)
+    status: Status = "pass" if worst <= 5.0 * EDGE_MASS else "warn"  # one of many subjects
+    if status == "warn" and data.outside == "refined":
+        status = "fail"  # as for one subject: the prior goes on beyond this box, and it is the runs that end here
+        remedy = (
+            f"Draws lean on the {where}, where the box of the refinement cuts them: refine again, "
+            "uq.refine(posterior, n) moves the box, and calibrate again."
+        )
+    return Check("edge of the design box", status, worst, message, remedy)
 
 
 def _check_subjects(problem: PopulationCalibration) -> Check:

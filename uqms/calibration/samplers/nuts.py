@@ -48,7 +48,8 @@ class NUTS:
     progress
         Whether to show a progress bar.
     ess
-        Smallest bulk effective sample size that is wanted of every inferred quantity. Further blocks follow until it is
+        Smallest bulk effective sample size that is wanted of every inferred quantity (of a population: of what
+        describes it, not of each subject). Further blocks follow until it is
         reached (at most 50 blocks in all), each with a short warm-up of its own and as long as seems to be missing, at
         most `draws`; None for one block.
 
