@@ -102,6 +102,8 @@ def _functions(y: Array, parts: Parts) -> tuple[Array, Array, Array]:
     total = parts.variance.sum(axis=0)
     mean = y.mean(axis=(0, 1, 2, 3))
     shrunk = np.sqrt(np.maximum(1.0 - parts.shared**2 / np.where(total > 0.0, total, np.inf), 0.0))
+    if not parts.shared.any():
+        return np.zeros(1), y, parts.shared
     z = ndtri((np.arange(NORMALS) + 0.5) / NORMALS)
     return z / z.std(), mean + shrunk * (y - mean), parts.shared
 

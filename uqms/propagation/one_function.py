@@ -14,7 +14,8 @@ The surrogate's error and the parameters go together given the data: had the sim
 place, the data would have said something else of the parameters. What would still vary then is Var(m) b'V0 b / b'V b;
 what the quantity varies more than that is the variance of its mean over the functions that runs and data allow. Exact
 for a linear simulator and normal errors. The ratio is that of the linearised problem, the variance that of the draws,
-so that nothing is left open where the surrogate has no error.
+so that nothing is left open where the surrogate has no error. Of one part of a calibration of several, V and V0 are
+what its own data leave.
 """
 
 from collections.abc import Mapping

@@ -7,12 +7,13 @@ import numpy as np
 from scipy.stats import qmc
 
 from uqms._typing import Array
+from uqms.calibration.direct import is_exact
 from uqms.errors import InputError
 from uqms.sensitivity._inputs import IndependentInputs
 from uqms.surrogates import GaussianProcessSurrogate, Surrogate
 from uqms.surrogates.paths import Paths, mean_path, paths
 
-__all__ = ["ANCHORS", "Functions", "default_points", "functions_of", "is_exact", "mean_of"]
+__all__ = ["ANCHORS", "Functions", "default_points", "functions_of", "mean_of"]
 
 ANCHORS = 512, 128, 1536  # at least, for each input, at most: more inputs have more directions in which errors vary
 MEMBERS = 2  # hyperparameter draws whose mean is the control variate
@@ -39,11 +40,6 @@ class Functions(NamedTuple):
     mean: Callable[[Array], Array]
     rest: Array
     at_once: bool
-
-
-def is_exact(surrogate: Surrogate) -> bool:
-    """Return whether it is the simulator itself, without an error."""
-    return bool(getattr(surrogate, "exact", False))
 
 
 def default_points(surrogate: Surrogate, columns: int, replicates: int) -> int:

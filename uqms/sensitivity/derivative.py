@@ -28,10 +28,10 @@ from scipy.special import ndtri
 from scipy.stats import qmc
 
 from uqms._typing import Array, RandomState, as_generator
+from uqms.calibration.direct import is_exact
 from uqms.errors import InputError
 from uqms.parameters import Condition, LogUniform, Prior, Uniform
 from uqms.sensitivity._draws import along, checked_points, flattened, wanted_outputs
-from uqms.sensitivity._functions import is_exact
 from uqms.sensitivity._inputs import IndependentInputs, check_surrogate, independent_inputs
 from uqms.sensitivity._resampling import bayesian_weights, check_prob, one_of
 from uqms.surrogates import GaussianProcessSurrogate, Surrogate

@@ -234,7 +234,8 @@ def shapley_effects(
     What some inputs leave unexplained is estimated from the differences of nearest neighbours in them (Broto et al.
     2020), after a quadratic function of these inputs was taken out, which changes no conditional variance and nearly
     all of the bias. All subsets up to 10 inputs (or groups), 50 random orders and their reverses beyond. What the
-    basis of a curve leaves out is not divided. Outputs with a transform are divided on their own scale. Of a stochastic
+    basis of a curve leaves out is not divided. Estimates are not clipped: of an input that does nothing they may be
+    slightly below zero. Outputs with a transform are divided on their own scale. Of a stochastic
     simulator the effects are those of its mean.
 
     References

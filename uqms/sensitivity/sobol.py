@@ -26,6 +26,7 @@ import pandas as pd
 import xarray as xr
 
 from uqms._typing import Array, RandomState, as_generator
+from uqms.calibration.direct import is_exact
 from uqms.errors import DesignWarning, InputError
 from uqms.sensitivity._draws import (
     along,
@@ -38,7 +39,7 @@ from uqms.sensitivity._draws import (
     wanted_groups,
     wanted_outputs,
 )
-from uqms.sensitivity._functions import Functions, default_points, functions_of, is_exact
+from uqms.sensitivity._functions import Functions, default_points, functions_of
 from uqms.sensitivity._inputs import IndependentInputs, check_surrogate, independent_inputs
 from uqms.sensitivity._pick_freeze import (
     REPLICATES,
