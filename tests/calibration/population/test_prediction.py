@@ -99,6 +99,15 @@ def test_the_error_given_the_data_is_smaller(fixed: tuple) -> None:
     assert shared.w.var(axis=0).sum() < 0.9 * fresh.var(axis=0).sum()
 
 
+def test_scores_are_the_same_a_few_draws_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = posterior_of(problem(), 30).shared
+    u = shared.problem.data.unit_inputs(shared.own)
+    whole = shared.scores(u)
+    monkeypatch.setattr("uqms.calibration.population.prediction.NUMBERS", 2000)
+    for one, other in zip(whole, shared.scores(u), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-12)
+
+
 def test_predictions_of_subjects_are_labelled() -> None:
     one = problem()
     found = posterior_of(one, 60)

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 from calibration.population.test_population import SPACE, observations, surrogate, table
+from scipy import sparse
 
 import uqms as uq
-from uqms.calibration.population.verdict import _information, _through_features
+from uqms.calibration.population.verdict import _information, _through_features, _trace
 from uqms.calibration.predict import data_moments
 
 
@@ -78,3 +79,15 @@ def test_noise_that_is_not_normal_counts_as_much_as_it_says() -> None:
     *_, covariances = data_moments(one.data, one.individuals(theta, z), errors=False)
     variance = np.diagonal(covariances[0], axis1=1, axis2=2)
     assert variance.mean() == pytest.approx(0.05**2 * 7.0 / 5.0, rel=0.25)  # from 32 draws a cell
+
+
+def test_the_trace_of_an_inverse_takes_a_block_a_subject() -> None:
+    """Subjects with two effects, some with occasions, in any order; three quantities that all share."""
+    rng = np.random.default_rng(1)
+    owner = np.array([0, 0, 1, 1, 2, 2, 0, 2, 2])
+    root = rng.standard_normal((12, 12))
+    dense = root @ root.T + 5.0 * np.eye(12)
+    dense[:9, :9] *= owner[:, None] == owner
+    inverse = np.linalg.inv(dense)
+    found = _trace(sparse.csc_matrix(dense), owner, inverse[:, 9:])
+    assert found == pytest.approx(np.trace(inverse), rel=1e-12)

@@ -136,9 +136,15 @@ class Shared:
 
     def scores(self, u: Array) -> tuple[Array, Array]:
         """Return m and rho (S, n, q) at inputs (S, n, d)."""
-        s = np.arange(len(self.h))
-        mean, phi, own = (one[self.h, s] for one in self.error.at(u))
-        return mean + _by_score(phi * self.w[:, None, :], self.error.score, mean.shape[-1]), own
+        error, found = self.error, []
+        width = error.process.draws * (len(error.points) + len(error.process.x) + len(error.score))
+        step = max(1, NUMBERS // (u.shape[1] * width))  # features of all draws and inputs at once would fill gigabytes
+        for start in range(0, len(u), step):
+            now = slice(start, start + step)
+            h, w = self.h[now], self.w[now]
+            mean, phi, own = (one[h, np.arange(len(h))] for one in error.at(u[now]))
+            found.append((mean + _by_score(phi * w[:, None, :], error.score, mean.shape[-1]), own))
+        return np.concatenate([one for one, _ in found]), np.concatenate([own for _, own in found])
 
     def predict(
         self, u: Array, measured: Measured, decoder: Any, rng: np.random.Generator

@@ -14,6 +14,7 @@ error adds to the variance of a quantity of the population is its share, with th
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -120,6 +121,7 @@ def _through_features(
     cell, here = _ragged(cells.experiment, cells.experiments)
     residual = cells.cell_mean - cells.offset - np.einsum("snq,nq->sn", mean[:, cells.experiment], G)
     features = G[:, error.score] * phi[:, cells.experiment]  # (s, N, M)
+    owner = _owners(problem)
     variances, distances, excess = np.zeros((2, H)), [], []
     for s in draws:
         D = sigma[s] ** 2 / cells.weight
@@ -147,15 +149,17 @@ def _through_features(
         U = np.linalg.solve(root, np.asarray(WJ.T @ WF).T).T
         one = sparse.identity(size + H, format="csc")
         for i, (scaled, low) in enumerate(((WJ, U), (sparse.diags(1.0 / np.sqrt(D)) @ J, None))):
-            solved = splu((one + scaled.T @ scaled).tocsc())
+            precision = (one + scaled.T @ scaled).tocsc()
+            solved = splu(precision)
             last = np.zeros((size + H, H))
             last[size:] = np.eye(H)
-            covariance = solved.solve(last)[size:]
+            last = solved.solve(last)
+            covariance = last[size:]
             if low is not None:
                 X = solved.solve(low)
                 left = np.linalg.inv(np.eye(low.shape[1]) - low.T @ X)
                 covariance = covariance + X[size:] @ left @ X[size:].T
-                trace = float(np.trace(solved.solve(np.eye(size + H)))) + float(np.sum((X @ left) * X))
+                trace = _trace(precision, owner, last) + float(np.sum((X @ left) * X))
                 excess.append(size + H - trace)
             variances[i] += np.diag(covariance)
         distances.append(float(Wr @ Wr - np.sum(np.linalg.solve(root, WF.T @ Wr) ** 2)))
@@ -168,6 +172,32 @@ def _through_features(
         remedy = "Look at individual fits. A wrong unit or noise sd, an outlier, or a model that lacks something."
         return share, Check("predictive misfit", "warn", p, message, remedy)
     return share, Check("predictive misfit", "pass", p, f"p = {p:.2g} that a right model fits worse")
+
+
+def _owners(problem: PopulationCalibration) -> Ints:
+    """Return the subject of every standard normal effect (size,)."""
+    layout, (P, Q) = problem.layout, (len(problem.population.individual), len(problem.population.occasions))
+    return np.concatenate([np.repeat(np.arange(len(layout.covariates)), P), np.repeat(layout.subject, Q)])
+
+
+def _trace(precision: Any, owner: Ints, last: Array) -> float:
+    """Return the trace of the inverse of a precision whose effects have one block a subject, linear in the subjects.
+
+    `last` are the last columns of the inverse (D, H), those of what all share. With E the blocks and C the covariance
+    of what all share, that of the effects is E^-1 + L C^-1 L', where L are their rows of `last`.
+    """
+    size = len(owner)
+    members, real = _ragged(owner, int(owner.max()) + 1)
+    place = np.empty(size, dtype=np.int64)
+    place[members[real]] = np.broadcast_to(np.arange(members.shape[1]), members.shape)[real]
+    entries = precision[:size, :size].tocoo()
+    blocks = np.zeros((*members.shape, members.shape[1]))
+    blocks[owner[entries.row], place[entries.row], place[entries.col]] = entries.data
+    at = np.arange(members.shape[1])
+    blocks[:, at, at] += ~real
+    inner = np.diagonal(np.linalg.inv(blocks), axis1=1, axis2=2)[real].sum()
+    effects, shared = last[:size], last[size:]
+    return float(inner + np.sum(np.linalg.solve(shared, effects.T) * effects.T) + np.trace(shared))
 
 
 def _jacobian(
