@@ -27,7 +27,6 @@ shared error included. ``--quick`` races with 10 patients only.
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -116,6 +115,14 @@ def calibration(surrogate: Any, z: Array) -> Any:
 # --- contestants: each runs in a process of its own and prints one JSON object ----------------------------------------
 
 
+def _peak() -> float | None:
+    """Return the most memory of this process in MB; `getrusage` would tell that of the parent where it is larger."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return None
+    return next(float(line.split()[1]) / 1024.0 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+
+
 class Clock:
     """Seconds since the process was started by the parent, and its CPU seconds."""
 
@@ -143,7 +150,7 @@ class Clock:
             "mean": {name: float(one.mean()) for name, one in flat.items()},
             "sd": {name: float(one.std()) for name, one in flat.items()},
             "parts": self.parts,
-            "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0,
+            "memory": _peak(),
         }
 
 
@@ -248,7 +255,7 @@ def run(role: str, path: Path, patients: int, caches: Path, brief: bool, limit: 
     parts = ", ".join(f"{name} {seconds:.1f}" for name, seconds in result["parts"].items())
     print(
         f"# {role}, {patients} patients{', 20 draws' * brief}: {result['wall']:.1f} s, CPU {result['cpu']:.1f} s, ESS "
-        f"{result['ess']:.0f}, {result['memory']:.0f} MB ({parts})",
+        f"{result['ess']:.0f}, {result['memory'] or 0.0:.0f} MB ({parts})",
         flush=True,
     )
     return result
@@ -274,7 +281,7 @@ def race(path: Path, sizes: tuple[int, ...], caches: Path, seconds: float) -> li
                 out.append(aim(f"{label}, {role} [s]", result["wall"], n=1))
                 out.append(aim(f"{label}, {role} [CPU s]", result["cpu"], n=1))
                 out.append(aim(f"{label}, {role}: effective draws", result["ess"], n=1))
-                out.append(aim(f"{label}, {role}: memory [MB]", result["memory"], n=1))
+                out.append(aim(f"{label}, {role}: memory [MB]", result["memory"], n=1, reason="the whole process"))
         if len(found) < len(ROLES):
             out.append(aim(f"{label}: ours / by hand", None, None, limit, reason="a process failed or took too long"))
             continue
