@@ -164,7 +164,11 @@ def test_learned_coordinates_in_which_draws_diverge_are_given_up(monkeypatch: py
         return trace
 
     monkeypatch.setattr(uq.NUTS, "_block", watched)
-    tree = uq.NUTS(draws=1000, tune=1000).sample_model(ridge(0.1, 0.1), rng=8)
+    for seed in range(1, 13):  # which ones diverge hangs on the last digits of the machine; half of them do
+        seen.clear()
+        tree = uq.NUTS(draws=1000, tune=1000).sample_model(ridge(0.1, 0.1), rng=seed)
+        if len(seen) > 1:
+            break
     (first, diverged), (second, after) = seen
     assert first == 350
     assert diverged > 0
