@@ -11,7 +11,7 @@ from matplotlib.patches import Patch
 
 from uqms._typing import Array
 from uqms.errors import InputError
-from uqms.plots._sobol import MOST_BARS, MOST_OUTPUTS, NORMAL, curves_of
+from uqms.plots._sobol import MOST_BARS, MOST_OUTPUTS, NORMAL, check_result, curves_of, list_inputs, panels_of
 from uqms.plots._style import (
     BLACK,
     BLUE,
@@ -80,22 +80,16 @@ def shapley(
     >>> len(shapley(uq.shapley_effects(simulator, draws=2, rng=1)).axes)
     1
     """
-    _check(result, ShapleyEffects, "shapley", "uq.shapley_effects returned")
+    check_result(result, ShapleyEffects, "shapley", "uq.shapley_effects returned")
     known = list(result.groups)
     shown = pick(outputs, list(result.indices), list(result.indices), MOST_OUTPUTS, "shapley")
     wanted = pick(names, known, known, MOST_BARS, "shapley")
     between, parts = result.interval(), result.error()
-    columns = min(3, len(shown))
-    rows = -(-len(shown) // columns)
-    height = 0.75 + 0.34 * len(wanted)
+    whole = {name: "_whole" if "Sh_whole" in result[name] else "" for name in shown}
     alt = f"Shapley effects of {', '.join(wanted)} on {', '.join(shown)}"
-    figure, axes = new_figure(rows, columns, (PAGE if columns == 3 else 3.6 * columns, rows * height + 0.5), alt)
-    for index, ax in enumerate(axes.flat):
-        if index >= len(shown):
-            ax.set_axis_off()
-            continue
-        name = shown[index]
-        end = "_whole" if "Sh_whole" in result[name] else ""
+    figure, axes = panels_of(whole, 0.75 + 0.34 * len(wanted), 0.5, alt, labels)
+    for name, ax in axes.items():
+        end = whole[name]
         ends = {
             kind: between[name][f"{kind}{end}"].transpose("bound", "parameter").sel(parameter=wanted).values
             for kind in ("Sh", "S1", "ST")
@@ -115,12 +109,9 @@ def shapley(
         least, most = float(np.nanmin(every, initial=0.0)), float(np.nanmax(every, initial=0.0))
         room = 0.02 * (most - least or 1.0)
         ax.axvline(0.0, color=GREY, lw=0.7, zorder=2)
-        ax.set(xlim=(least - room, most + room), ylim=(len(order) - 0.4, -0.6))
-        ax.set_yticks(place, [wrapped((labels or {}).get(wanted[i], wanted[i]), 22) for i in order])
+        ax.set_xlim(least - room, most + room)
+        list_inputs(ax, [wanted[i] for i in order], labels)
         number_axis(ax.xaxis, least, most, 5)
-        ax.set_title(wrapped((labels or {}).get(name, name) + (", whole curve" if end else ""), 30))
-        if index // columns == (len(shown) - 1 - index % columns) // columns:
-            ax.set_xlabel("share of the variance")
     entries: dict[str, Artist] = {
         "Shapley effect": Patch(color=BLUE),
         "95 % interval": Line2D([], [], color=BLACK, lw=0.9),
@@ -128,7 +119,7 @@ def shapley(
         "alone, S1": Line2D([], [], color=SKY, marker="o", ms=3.5, lw=0.9),
         "given all others, ST": Line2D([], [], color=VERMILION, marker="s", ms=3.5, lw=0.9),
     }
-    add_legend(figure, entries, "outside lower center", 5 if columns == 3 else 3 if columns == 2 else 2)
+    add_legend(figure, entries, "outside lower center", {1: 2, 2: 3}.get(len(shown), 5))
     return figure
 
 
@@ -165,7 +156,7 @@ def shapley_curves(
     InputError
         When it is no such result, there is no curve of that name, or names are unknown or too many.
     """
-    _check(result, ShapleyEffects, "shapley_curves", "uq.shapley_effects returned")
+    check_result(result, ShapleyEffects, "shapley_curves", "uq.shapley_effects returned")
     return curves_of(result, result.interval(), output, (("Sh", "Shapley effect"),), names, labels)
 
 
@@ -213,7 +204,7 @@ def morris(
     >>> len(morris(uq.elementary_effects(runs)).axes)
     2
     """
-    _check(result, ElementaryEffects, "morris", "uq.elementary_effects returned")
+    check_result(result, ElementaryEffects, "morris", "uq.elementary_effects returned")
     name = next(iter(result.indices)) if output is None else output
     unit = str(result[name]["effect"].attrs.get("unit", ""))
     table = result.table()
@@ -323,9 +314,9 @@ def derivative_bounds(
     >>> len(derivative_bounds(uq.derivative_measures(simulator, draws=2, rng=1)).axes)
     1
     """
-    _check(result, DerivativeMeasures, "derivative_bounds", "uq.derivative_measures returned")
+    check_result(result, DerivativeMeasures, "derivative_bounds", "uq.derivative_measures returned")
     if total is not None:
-        _check(total, SobolIndices, "derivative_bounds", "uq.sobol_indices returned for total=")
+        check_result(total, SobolIndices, "derivative_bounds", "uq.sobol_indices returned for total=")
     known = list(result.inputs)
     shown = pick(outputs, list(result.indices), list(result.indices), MOST_OUTPUTS, "derivative_bounds")
     wanted = pick(names, known, known, MOST_BARS, "derivative_bounds")
@@ -336,17 +327,11 @@ def derivative_bounds(
         )
     between = result.interval()
     indices = None if total is None else total.interval()
-    columns = min(3, len(shown))
-    rows = -(-len(shown) // columns)
-    height = 0.75 + 0.24 * len(wanted)
+    whole = {name: "_whole" if "bound_whole" in result[name] else "" for name in shown}
     alt = f"Upper bounds of total Sobol indices of {', '.join(wanted)} for {', '.join(shown)}"
-    figure, axes = new_figure(rows, columns, (PAGE if columns == 3 else 3.6 * columns, rows * height + 0.35), alt)
-    for index, ax in enumerate(axes.flat):
-        if index >= len(shown):
-            ax.set_axis_off()
-            continue
-        name = shown[index]
-        end = "_whole" if "bound_whole" in result[name] else ""
+    figure, axes = panels_of(whole, 0.75 + 0.24 * len(wanted), 0.35, alt, labels)
+    for name, ax in axes.items():
+        end = whole[name]
         one = between[name][f"upper_bound{end}"].transpose("bound", "parameter").sel(parameter=wanted).values
         one = np.maximum(np.nan_to_num(one, nan=LEAST), LEAST)
         order = np.argsort(-one[0], kind="stable")
@@ -364,11 +349,8 @@ def derivative_bounds(
         ends = 0.7 * least, max(2.0, 1.4 * most)
         log_axis(ax, "x", *ends)
         ax.axvspan(1.0, ends[1], color=GREY, alpha=0.18, lw=0, zorder=0)
-        ax.set(xlim=ends, ylim=(len(order) - 0.4, -0.6))
-        ax.set_yticks(place, [wrapped((labels or {}).get(wanted[i], wanted[i]), 22) for i in order])
-        ax.set_title(wrapped((labels or {}).get(name, name) + (", whole curve" if end else ""), 30))
-        if index // columns == (len(shown) - 1 - index % columns) // columns:
-            ax.set_xlabel("share of the variance")
+        ax.set_xlim(*ends)
+        list_inputs(ax, [wanted[i] for i in order], labels)
     entries: dict[str, Artist] = {
         "upper bound": Line2D([], [], color=BLUE, marker="o", ms=4.5, lw=0),
         "95 % interval": Line2D([], [], color=BLACK, lw=0.9),
@@ -376,10 +358,5 @@ def derivative_bounds(
     }
     if total is not None:
         entries["total index"] = Line2D([], [], color=VERMILION, marker="s", ms=3.5, lw=0.9)
-    add_legend(figure, entries, "outside lower center", 4 if columns > 1 else 2)
+    add_legend(figure, entries, "outside lower center", 4 if len(shown) > 1 else 2)
     return figure
-
-
-def _check(result: object, kind: type, who: str, words: str) -> None:
-    if not isinstance(result, kind):
-        raise InputError(f"plots.{who}: got a {type(result).__name__}; give what {words}.")

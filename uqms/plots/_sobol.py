@@ -31,7 +31,7 @@ from uqms.plots._style import (
 )
 from uqms.sensitivity import ShapleyEffects, SobolIndices
 
-__all__ = ["curves_of", "sobol", "sobol_curves"]
+__all__ = ["check_result", "curves_of", "list_inputs", "panels_of", "sobol", "sobol_curves"]
 
 MOST_OUTPUTS, MOST_BARS, MOST_CURVES = 9, 25, 6
 NORMAL = 1.959964
@@ -81,34 +81,23 @@ def sobol(
     >>> len(sobol(uq.sobol_indices(uq.GaussianProcess().fit(runs), rng=1)).axes)
     1
     """
-    _check(result, "sobol")
+    check_result(result, SobolIndices, "sobol", "uq.sobol_indices returned")
     known = list(result.groups)
     shown = pick(outputs, list(result.indices), list(result.indices), MOST_OUTPUTS, "sobol")
     wanted = pick(names, known, known, MOST_BARS, "sobol")
     between, parts = result.interval(), result.error()
-    columns = min(3, len(shown))
-    rows = -(-len(shown) // columns)
-    height = 0.75 + 0.24 * len(wanted)
+    ends = {name: "_whole" if "ST_whole" in result[name] else "" for name in shown}
     alt = f"Sobol indices of {', '.join(shown)} for {', '.join(wanted)}"
-    figure, axes = new_figure(rows, columns, (PAGE if columns == 3 else 3.6 * columns, rows * height + 0.35), alt)
-    for index, ax in enumerate(axes.flat):
-        if index >= len(shown):
-            ax.set_axis_off()
-            continue
-        name = shown[index]
-        end = "_whole" if "ST_whole" in result[name] else ""
-        _bars(ax, between[name], parts[name], end, wanted, labels)
-        title = (labels or {}).get(name, name) + (", whole curve" if end else "")
-        ax.set_title(wrapped(title, 30))
-        if index // columns == (len(shown) - 1 - index % columns) // columns:
-            ax.set_xlabel("share of the variance")
+    figure, axes = panels_of(ends, 0.75 + 0.24 * len(wanted), 0.35, alt, labels)
+    for name, ax in axes.items():
+        _bars(ax, between[name], parts[name], ends[name], wanted, labels)
     entries = {
         "first order": Patch(color=BLUE),
         "total": Patch(color=SKY),
         "95 % interval": Line2D([], [], color=BLACK, lw=0.9),
         "its Monte Carlo part": Line2D([], [], color=BLACK, lw=2.6),
     }
-    add_legend(figure, entries, "outside lower center", 4 if columns > 1 else 2)
+    add_legend(figure, entries, "outside lower center", 4 if len(shown) > 1 else 2)
     return figure
 
 
@@ -129,8 +118,8 @@ def _bars(
         ax.hlines(at, middle - carlo, middle + carlo, color=BLACK, lw=2.6, zorder=3)
         highest = max(highest, float(np.nanmax(high, initial=0.0)))
     ax.axvline(0.0, color=GREY, lw=0.7, zorder=2)
-    ax.set(xlim=(min(0.0, -0.02), 1.02 * highest), ylim=(len(order) - 0.4, -0.6))
-    ax.set_yticks(place, [wrapped((labels or {}).get(name, name), 22) for name in order])
+    ax.set_xlim(-0.02, 1.02 * highest)
+    list_inputs(ax, order, labels)
     number_axis(ax.xaxis, 0.0, highest, 5)
 
 
@@ -167,7 +156,7 @@ def sobol_curves(
     InputError
         When it is no such result, there is no curve of that name, or names are unknown or too many.
     """
-    _check(result, "sobol_curves")
+    check_result(result, SobolIndices, "sobol_curves", "uq.sobol_indices returned")
     return curves_of(result, result.interval(), output, (("S1", "first order"), ("ST", "total")), names, labels)
 
 
@@ -227,6 +216,33 @@ def curves_of(
     return figure
 
 
-def _check(result: object, who: str) -> None:
-    if not isinstance(result, SobolIndices):
-        raise InputError(f"plots.{who}: got a {type(result).__name__}; give what uq.sobol_indices returned.")
+def panels_of(
+    ends: Mapping[str, str], height: float, below: float, alt: str, labels: Mapping[str, str] | None
+) -> tuple[Figure, dict[str, Axes]]:
+    """Return a figure of shares of the variance and its panels, one an output; `ends` says "_whole" of curves.
+
+    Panels are `height` inches high, with `below` inches for the legend.
+    """
+    columns = min(3, len(ends))
+    rows = -(-len(ends) // columns)
+    figure, axes = new_figure(rows, columns, (PAGE if columns == 3 else 3.6 * columns, rows * height + below), alt)
+    for ax in axes.flat[len(ends) :]:
+        ax.set_axis_off()
+    found = dict(zip(ends, axes.flat, strict=False))
+    for index, (name, ax) in enumerate(found.items()):
+        ax.set_title(wrapped((labels or {}).get(name, name) + (", whole curve" if ends[name] else ""), 30))
+        if index // columns == (len(ends) - 1 - index % columns) // columns:
+            ax.set_xlabel("share of the variance")
+    return figure, found
+
+
+def list_inputs(ax: Axes, order: Sequence[str], labels: Mapping[str, str] | None) -> None:
+    """Write the names of inputs at 0, 1, ... from the top."""
+    ax.set_ylim(len(order) - 0.4, -0.6)
+    ax.set_yticks(np.arange(len(order)), [wrapped((labels or {}).get(name, name), 22) for name in order])
+
+
+def check_result(result: object, kind: type, who: str, words: str) -> None:
+    """Refuse what is no such result."""
+    if not isinstance(result, kind):
+        raise InputError(f"plots.{who}: got a {type(result).__name__}; give what {words}.")

@@ -17,6 +17,7 @@ is 1 % of its width thick.
 
 import copy
 import logging
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Any, Literal, final
@@ -328,8 +329,6 @@ class PopulationCalibration:
         self.mass_cut = self.data.mass_cut
         self._compiled: list[Any] = []  # one for this problem and those with other values
         if int(self.subjects.measured.sum()) == 1:
-            import warnings
-
             warnings.warn(
                 "One subject has data, which says nothing of how subjects differ: spreads are those of their priors. "
                 "Calibrate it alone, Calibration(...) without population=, or measure more subjects.",
@@ -337,8 +336,6 @@ class PopulationCalibration:
                 stacklevel=3,
             )
         if population.occasions and self.data.occasions < 2:
-            import warnings
-
             warnings.warn(
                 f"No subject was measured on two occasions, so that the data cannot tell how "
                 f"{list(population.occasions)} change between them from how subjects differ: the priors alone divide "
@@ -531,8 +528,6 @@ class PopulationCalibration:
             rows = np.flatnonzero(open_.any(axis=1))
             if not len(rows):
                 return out
-        import warnings
-
         warnings.warn(
             f"{open_.sum() / (free.sum() * len(out)):.1%} of the draws of subjects without data lie outside of the "
             "design box, where nothing was simulated: their predictions extrapolate. Run a design over a wider box, or "
