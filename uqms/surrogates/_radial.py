@@ -70,7 +70,7 @@ def _decay(a: float) -> float:
 def radial(kind: int, r2: Array) -> None:
     """Make correlations of squared distances in length scales, times 3 or 5 for Matérn 3/2 and 5/2.
 
-    `kind` is 0 for the squared exponential, 1 and 2 for the Matérns.
+    `kind` is 0 for the squared exponential, 1 and 2 for the Matérns; `r2` is contiguous, of any shape.
     """
     flat = r2.ravel()
     if kind == 0:
