@@ -169,14 +169,14 @@ def nonlinear(subjects: int, n: int, seed: int) -> list[Aim]:
         ratios.append(sd / exact_sd)
         errors.append([np.sqrt(np.sum((more * one) ** 2, axis=0)) for one in (off, 0.5 * (off**2 - 1.0))])
         features.append(data.layout.M)
-        # Levels of the exact posterior where enough draws have its weights, else of the low-rank one. By weights: draws
-        # that are repeated as often as their weights say have fewer different values, and ranks among them lie too
-        # often at the ends.
+        # Levels of the low-rank posterior from all weighted draws, and of the exact one by what its weights change
+        # where enough draws have them. Draws that are repeated as often as their weights say have fewer different
+        # values, and ranks among them lie too often at the ends.
         exactly = len(few) >= EXACTLY
-        drawn, mass = (few, ratio) if exactly else (eta, weight)
         k_hats.append(max(k_hat, float(np.max(k_exact))) if exactly else k_hat)
         at = np.array([truth["a"][0], np.log(truth["omega_a"][0])])
-        levels.append(mass @ (drawn[:, :2] < at))
+        level = weight @ (eta[:, :2] < at)
+        levels.append(level + exactly * ((ratio - 1.0 / len(few)) @ (few[:, :2] < at)))
     seconds = time.perf_counter() - begin
     placed, doubtful = np.array(levels), float(np.mean(np.array(k_hats) > 0.7))
     found = []

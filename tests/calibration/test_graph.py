@@ -7,11 +7,14 @@ import pymc as pm
 import pytensor.tensor as pt
 import pytest
 import xarray as xr
+from arviz_stats.base import array_stats
 from calibration.problems import given_surrogate
 
 import uqms as uq
 from uqms.calibration import graph, warmup
+from uqms.calibration.compiled import Linear
 from uqms.calibration.graph import ModelTarget, complaints, model_target
+from uqms.calibration.samplers import nuts
 from uqms.errors import ConvergenceWarning, InitError, InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -64,6 +67,18 @@ def test_gradient_is_the_slope_of_the_value_through_a_map(found: ModelTarget) ->
     for i, step in enumerate(1e-5 * np.eye(5)):
         slope = (mapped.evaluate(w + step)[0] - mapped.evaluate(w - step)[0]) / 2e-5
         assert gradient[i] == pytest.approx(slope, rel=1e-6, abs=1e-6)
+
+
+def test_gradient_is_the_slope_of_the_value_through_a_linear_map(found: ModelTarget) -> None:
+    rng = np.random.default_rng(3)
+    z, matrix = rng.standard_normal(5), np.eye(5) + 0.4 * rng.standard_normal((5, 5))  # not symmetric
+    mapped = found.with_map(Linear(rng.standard_normal(5), matrix))
+    assert mapped.map is not None
+    w = mapped.map.inverse(z[None])[0]
+    value, gradient = mapped.evaluate(w)
+    plain, slope = found.evaluate(z)
+    assert value - np.log(abs(np.linalg.det(matrix))) == pytest.approx(plain, rel=1e-12)
+    np.testing.assert_allclose(gradient, matrix.T @ slope, rtol=1e-11, atol=1e-11)
 
 
 def test_what_is_reported_of_a_draw(model: pm.Model, found: ModelTarget) -> None:
@@ -188,6 +203,51 @@ def test_many_dimensions_have_no_map() -> None:
     np.testing.assert_allclose(gradient, -off / 2.0)
     tree = uq.NUTS(draws=1000, tune=300).sample_model(wide, rng=1)
     np.testing.assert_allclose(tree["posterior"]["x"].mean(("chain", "draw")), np.arange(40.0), atol=0.2)
+
+
+def test_second_derivatives_straighten_many_coordinates_that_move_together() -> None:
+    sds = np.linspace(0.1, 3.0, 40)
+    covariance = np.outer(sds, sds) * (0.1 * np.eye(40) + 0.9)
+    with pm.Model() as together:
+        pm.MvNormal("x", np.arange(40.0), covariance)
+    target, sampler = model_target(together), uq.NUTS(draws=500, tune=250, target_accept=0.8)
+    starts = np.arange(40.0) + 0.1 * sds * np.random.default_rng(1).standard_normal((8, 40))
+    moved, _, left = warmup.learned(target, 250, SETTINGS, 1, starts, rough=True, many=True)
+    assert isinstance(moved.map, Linear)
+    assert left == 250 - 73
+    np.testing.assert_allclose(moved.map.matrix @ moved.map.matrix.T, covariance, rtol=1e-4, atol=1e-6)
+    assert warmup.learned(target, 140, SETTINGS, 1, starts, rough=True, many=True)[0] is target
+    found = {}
+    for many in (True, False):
+        trace = sampler.sample_target(target, 1, starts, rough=True, many=many)
+        middle = (trace["posterior"]["x"].values - np.arange(40.0)) @ (1.0 / sds) / 40.0  # what is widest of all
+        found[many], squares = array_stats.ess(middle), array_stats.ess(middle**2)
+        if many:
+            assert abs(middle.mean()) < 4.0 * np.sqrt(0.9025 / found[many])
+            assert middle.var() == pytest.approx(0.9025, abs=4.0 * 0.9025 * np.sqrt(2.0 / squares))
+    assert found[True] > 1000  # of 2000 draws
+    assert found[True] > 20.0 * found[False]
+
+
+@pytest.mark.parametrize(("share", "warmups"), [(0.01, [127]), (-1.0, [127, 200])])
+def test_a_linear_map_in_which_more_draws_diverge_is_given_up(
+    share: float, warmups: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pm.Model() as wide:
+        pm.Normal("x", 0.0, 1.0, shape=30)
+    block, seen = uq.NUTS._block, []
+
+    def noted(self: uq.NUTS, compiled: object, tune: int, seed: int, draws: int | None = None) -> object:
+        seen.append(tune)
+        return block(self, compiled, tune, seed, draws)
+
+    monkeypatch.setattr(uq.NUTS, "_block", noted)
+    monkeypatch.setattr(nuts, "DIVERGED", share)  # none diverges here: more than -1 does
+    starts = 0.1 * np.random.default_rng(1).standard_normal((8, 30))
+    sampler = uq.NUTS(draws=500, tune=200, target_accept=0.8)
+    trace = sampler.sample_target(model_target(wide), 1, starts, rough=True, cautious=True, many=True)
+    assert seen == warmups
+    np.testing.assert_allclose(trace["posterior"]["x"].std(("chain", "draw")), 1.0, atol=0.1)
 
 
 def test_a_density_that_is_no_number_is_a_divergence_and_no_crash() -> None:

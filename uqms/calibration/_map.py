@@ -1,9 +1,11 @@
-"""The map between what the sampler moves and the real line, compiled; `compiled.Map` has its numbers.
+"""The maps between what the sampler moves and the real line, compiled; `compiled.Map` and `Linear` have their numbers.
 
 The map is triangular, linear in the standardised coordinates x before it and quadratic in bounded features phi of
 them, with a constant Jacobian: z_i = a_i + b_i' x + phi' Q_i phi + s_i w_i. Whatever its coefficients, the density is
 exact. A straight ridge must stay straight as far out as chains go, so x is not bounded; squares without a bound would
 bend more the further out a chain is, beyond anything that was learned.
+
+Of hundreds of coordinates it is linear, z = a + A w.
 """
 
 import math
@@ -12,9 +14,10 @@ import numba
 
 from uqms._typing import Array
 
-__all__ = ["HEADER", "REACH", "from_line", "to_line"]
+__all__ = ["HEADER", "REACH", "from_line", "from_line_straight", "to_line", "to_line_straight"]
 
 # A block: size, P, K, d, g, then where priors, inputs, noise, map, surrogate and data begin; last the log-determinant.
+# Of a model's graph: where a linear map begins (in place of the surrogate), and the shared arrays (of the data).
 HEADER = 12
 REACH = 5.0  # features of the map are its standardised coordinates, bounded to this: x / (1 + (x / REACH)^4)^(1/4)
 
@@ -66,3 +69,29 @@ def from_line(block: Array, z_bar: Array, phi: Array, slope: Array, w_bar: Array
                 square += 1
                 z_bar[other] += q * phi[m] * slope[j]
                 z_bar[int(block[at + m])] += q * phi[j] * slope[m]
+
+
+@numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})  # type: ignore[untyped-decorator]
+def to_line_straight(block: Array, w: Array, z: Array) -> None:
+    """Fill z = a + A w."""
+    size, at = int(block[1]), int(block[9])
+    for i in range(size):
+        begin = at + size + i * size
+        row = block[begin : begin + size]
+        value = block[at + i]
+        for j in range(size):
+            value += row[j] * w[j]
+        z[i] = value
+
+
+@numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})  # type: ignore[untyped-decorator]
+def from_line_straight(block: Array, z_bar: Array, w_bar: Array) -> None:
+    """Fill the derivative by w from that by z."""
+    size, at = int(block[1]), int(block[9])
+    for j in range(size):
+        w_bar[j] = 0.0
+    for i in range(size):
+        begin = at + size + i * size
+        row, bar = block[begin : begin + size], z_bar[i]
+        for j in range(size):
+            w_bar[j] += row[j] * bar

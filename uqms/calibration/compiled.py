@@ -39,7 +39,7 @@ from uqms.parameters import (
 )
 from uqms.surrogates.gp import GaussianProcessSurrogate
 
-__all__ = ["Map", "Movable", "Target", "evaluate", "expand", "on_the_line", "target"]
+__all__ = ["Linear", "Map", "Movable", "Target", "evaluate", "expand", "on_the_line", "target"]
 
 LOG_TWO_PI = math.log(2.0 * math.pi)
 SCALES: tuple[Scale, ...] = ("identity", "log", "logit")
@@ -109,6 +109,36 @@ class Map:
         """Return w (n, P) of points z (n, P)."""
         order = self.order.astype(int)
         return np.asarray((z[:, order] - self.conditional_mean(z)) / self.scale[order])
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """A linear map z = shift + matrix w from what the sampler moves to the real line.
+
+    Attributes
+    ----------
+    shift
+        Shape (P,).
+    matrix
+        Shape (P, P), not singular.
+    """
+
+    shift: Array
+    matrix: Array
+
+    def flat(self) -> Array:
+        """Return the numbers that compiled code reads."""
+        return np.concatenate([self.shift, self.matrix.ravel()])
+
+    @cached_property
+    def log_determinant(self) -> float:
+        """Log of |dz/dw|, the same everywhere."""
+        return float(np.linalg.slogdet(self.matrix)[1])
+
+    def inverse(self, z: Array) -> Array:
+        """Return w (n, P) of points z (n, P)."""
+        return np.asarray(np.linalg.solve(self.matrix, (z - self.shift).T).T)
 
 
 @final
@@ -236,12 +266,12 @@ class Movable(Protocol):
         ...
 
     @property
-    def map(self) -> Map | None:
+    def map(self) -> Map | Linear | None:
         """From the sampler's coordinates to the real line; None where there is to be none."""
         ...
 
-    def with_map(self, new: Map) -> Self:
-        """Return the same density in other coordinates."""
+    def with_map(self, new: Any) -> Self:
+        """Return the same density in other coordinates; those whose map may be None take a `Linear` one too."""
         ...
 
     def evaluate(self, w: Array) -> tuple[float, Array]:

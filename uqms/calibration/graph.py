@@ -30,7 +30,7 @@ from pytensor.tensor.type import TensorType
 
 from uqms._typing import Array
 from uqms.calibration import _correlated, _map, _marginal
-from uqms.calibration.compiled import Map, evaluate
+from uqms.calibration.compiled import Linear, Map, evaluate
 from uqms.errors import InitError, InputError
 from uqms.surrogates import _fused, kernels
 
@@ -77,7 +77,7 @@ class ModelTarget:
     start
         The model's initial point, shape (size,).
     map
-        From the sampler's coordinates to the real line; None beyond `MOST_MAPPED` coordinates.
+        From the sampler's coordinates to the real line; beyond `MOST_MAPPED` coordinates none or a linear one.
     """
 
     size: int
@@ -88,7 +88,7 @@ class ModelTarget:
     functions: tuple[Any, Any]
     arrays: tuple[Array, ...]
     start: Array
-    map: Map | None
+    map: Map | Linear | None
     labels: tuple[str, ...] = ()
 
     def with_arrays(self, **new: Array) -> "ModelTarget":
@@ -99,7 +99,7 @@ class ModelTarget:
         )
         return replace(self, arrays=arrays)
 
-    def with_map(self, new: Map) -> "ModelTarget":
+    def with_map(self, new: Map | Linear) -> "ModelTarget":
         """Return the same density in other coordinates."""
         return replace(self, map=new)
 
@@ -112,7 +112,7 @@ class ModelTarget:
         header = np.zeros(_map.HEADER)
         header[0], header[1], header[10] = begin + len(shared), self.size, begin
         if self.map is not None:
-            header[8], header[11] = _map.HEADER, self.map.log_determinant
+            header[9 if isinstance(self.map, Linear) else 8], header[11] = _map.HEADER, self.map.log_determinant
         return np.concatenate([header, flat, shared.view(np.float64)])
 
     def evaluate(self, w: Array) -> tuple[float, Array]:
@@ -242,6 +242,8 @@ def {name}(size, point, gradient, value, user):
     try:
         if block[8] > 0.0:
             to_line(block, w, z, phi, slope)
+        elif block[9] > 0.0:
+            to_line_straight(block, w, z)
         else:
             for i in range(size):
                 z[i] = w[i]
@@ -254,9 +256,12 @@ def {name}(size, point, gradient, value, user):
             w_bar[i] = slope_i
         if not isfinite(value[0]):
             return 4
-        if block[8] > 0.0:
+        if block[8] > 0.0 or block[9] > 0.0:
             own = w_bar.copy()
-            from_line(block, own, phi, slope, w_bar)
+            if block[8] > 0.0:
+                from_line(block, own, phi, slope, w_bar)
+            else:
+                from_line_straight(block, own, w_bar)
             value[0] += block[11]
             for i in range(size):
                 if not isfinite(w_bar[i]):
@@ -275,6 +280,8 @@ def {name}(size, expanded, point, out, user):
     try:
         if block[8] > 0.0:
             to_line(block, w, z, phi, slope)
+        elif block[9] > 0.0:
+            to_line_straight(block, w, z)
         else:
             for i in range(size):
                 z[i] = w[i]
@@ -316,6 +323,8 @@ def _c_function(function: Any, source: str, signature: Any, shared: Sequence[Any
         "graph": graph,
         "to_line": _map.to_line,
         "from_line": _map.from_line,
+        "to_line_straight": _map.to_line_straight,
+        "from_line_straight": _map.from_line_straight,
     }
     made = compile_numba_function_src(text, name, global_env=own, cache_key=key)
     return numba.cfunc(signature, cache=key is not None)(made)

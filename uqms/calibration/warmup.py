@@ -3,16 +3,21 @@
 Parameters on a ridge cost a gradient sampler dozens of steps a draw. So the warm-up has three stages: two short pilots,
 from whose draws a triangular quadratic map is fitted by least squares, and the sampler's own warm-up in the mapped
 coordinates. The map only changes how fast chains move: the density is transformed exactly, whatever its coefficients.
+
+Of hundreds of parameters draws of a pilot do not tell the covariance, but second derivatives at some of them do:
+effects of a hundred patients all move with the surrogate's error, which they share. Their map is linear.
 """
 
 import math
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
 from uqms._typing import Array
-from uqms.calibration.compiled import Map, Movable, expand
+from uqms.calibration.compiled import Linear, Map, Movable, expand
 from uqms.calibration.samplers.nuts import LINE, pick
 from uqms.errors import SamplingInterrupted
 
@@ -29,21 +34,30 @@ PER_COEFFICIENT = 8  # draws that a quadratic coefficient takes
 FOLDS = 4
 GAIN = 0.1  # by which the mean square error must fall for a dependence to be believed
 RIDGE = 1e-3  # draws' worth of pull towards no dependence: a ridge of relative width 0.001 must not be bent by it
+MOST_STRAIGHT = 1000  # coordinates of a linear map, whose product must cost little beside a gradient
+LEAST_STRAIGHT = 150  # with a shorter warm-up there is none
+PILOT, DEPTH = (2, 60, 13), 6  # chains, warm-up and draws of its pilot, and the depth of its trees
+POINTS = 8  # where second derivatives are taken
+STEP = 1e-3  # of differences, in sds of the pilot
+LONGEST = 20.0  # of a direction, in these sds: where the density is flat or convex second derivatives say nothing
 
 
 def learned[T: Movable](
-    target: T, tune: int, settings: dict[str, Any], seed: int, starts: Array, *, rough: bool = False
+    target: T, tune: int, settings: dict[str, Any], seed: int, starts: Array, *, rough: bool = False, many: bool = False
 ) -> tuple[T, Array, int]:
     """Return the target in learned coordinates, starts (n, P) on the real line, and what is left of the warm-up.
 
-    `rough` starts are only places with a density, which say nothing of the posterior's shape.
+    `rough` starts are only places with a density, which say nothing of the posterior's shape. `many` allows a linear
+    map where a target has too many coordinates for another one.
 
     Raises
     ------
     SamplingInterrupted
         When a pilot was stopped.
     """
-    if tune < LEAST or target.size < 2 or target.map is None:
+    if many and target.map is None and tune >= LEAST_STRAIGHT and target.size <= MOST_STRAIGHT:
+        return _straightened(target, tune, settings, seed, starts)
+    if tune < LEAST or target.size < 2 or not isinstance(target.map, Map):
         return target, starts, tune
     plain, first, moved = target, starts, target
     if not rough:
@@ -57,6 +71,33 @@ def learned[T: Movable](
     if diverged:  # a ridge that no quadratic function follows: the map would make it worse
         return plain, first, tune
     return moved, starts, left
+
+
+def _straightened[T: Movable](
+    target: T, tune: int, settings: dict[str, Any], seed: int, starts: Array
+) -> tuple[T, Array, int]:
+    chains, tuned, kept = PILOT
+    short = {**settings, "chains": min(chains, settings["chains"]), "maxdepth": DEPTH}
+    line, _ = _pilot(target, tuned, kept, short, (seed + 1) % 2**31, starts)
+    spread = line.std(axis=0) + 1e-12
+    places = line[np.linspace(len(line) - 1, 0, POINTS, endpoint=False).astype(int)]
+    with ThreadPoolExecutor(settings["cores"] or os.cpu_count()) as pool:  # compiled code lets go of Python
+        found = list(pool.map(lambda z: _curvature(target, z, spread), places))
+    curvature = np.mean(found, axis=0)
+    if not np.isfinite(curvature).all():
+        return target, starts, tune
+    values, vectors = np.linalg.eigh(curvature)
+    root = (vectors / np.sqrt(np.maximum(np.abs(values), LONGEST**-2))) @ vectors.T  # in the pilot's sds
+    straight = Linear(places.mean(axis=0), spread[:, None] * root)
+    return target.with_map(straight), places, tune - tuned - kept
+
+
+def _curvature(target: Movable, z: Array, spread: Array) -> Array:
+    """Return minus the second derivatives (P, P) at z (P,) of the real line, by differences, in units of `spread`."""
+    here = target.evaluate(z)[1]
+    slopes = [target.evaluate(z + step)[1] - here for step in np.diag(STEP * spread)]
+    scaled = -np.array(slopes) * spread / STEP
+    return 0.5 * (scaled + scaled.T)
 
 
 def _pilot(

@@ -4,7 +4,7 @@
 symbol      meaning                                                              shape
 ==========  ===================================================================  ============
 k           surrogate input u_k, with its cells; K of them                       (K, d)
-V           Nyström points, the same for all scores                              (m, d)
+V           Nyström points; score j uses the first m_j of them                        (m, d)
 W           w(u)' = (L^-1 k(x, u))' of all inputs; L, v, t as in `process`       (K, n)
 P_j         fixed matrix of score j: Phi_j = [k(u, V), w', v'] P_j               (m+n+b, r_j)
 Phi_j       features; error of score j: Phi_j(u_k) w_j + what is its own         (K, r_j)
@@ -806,15 +806,15 @@ def _function(block_at, length, u_at, K, d, sigma_at, groups, z_at, rows, u_bar_
     at = block_size(block)
     data = block[at:]
     at += _data_size(data)
-    m = int(block[at])
-    ranks = np.empty(q, dtype=np.int64)
+    most = int(block[at])
+    ranks, counts = np.empty(q, dtype=np.int64), np.empty(q, dtype=np.int64)
     for j in range(q):
-        ranks[j] = int(block[at + 1 + j])
-    at += 1 + q
-    points = block[at : at + m * d].reshape(m, d)
-    at += m * d
+        ranks[j], counts[j] = int(block[at + 1 + j]), int(block[at + 1 + q + j])
+    at += 1 + 2 * q
+    points = block[at : at + most * d].reshape(most, d)
+    at += most * d
     M = ranks.sum()
-    W, g, g_points, v = np.empty((q, K, n)), np.empty((q, K, n)), np.empty((q, K, m)), np.empty((q, K, b))
+    W, g, g_points, v = np.empty((q, K, n)), np.empty((q, K, n)), np.empty((q, K * most)), np.empty((q, K, b))
     phi, phi_bar = np.empty(K * M), np.empty(K * M)
     mean, own, mean_bar, own_bar = np.empty((K, q)), np.empty((K, q)), np.empty((K, q)), np.empty((K, q))
     part, s_bar = np.empty((K, d)), np.empty(groups)
@@ -828,10 +828,10 @@ def _function(block_at, length, u_at, K, d, sigma_at, groups, z_at, rows, u_bar_
         begin = 0
         here = at
         for j in range(q):
-            r = ranks[j]
+            r, m = ranks[j], counts[j]
             P = block[here : here + (m + n + b) * r].reshape(m + n + b, r)
             here += (m + n + b) * r
-            _features(block, r, points, P, h, j, u, W[j], g[j], g_points[j], v[j], mean,
+            _features(block, r, points[:m], P, h, j, u, W[j], g[j], g_points[j, : K * m].reshape(K, m), v[j], mean,
                       phi[K * begin : K * (begin + r)].reshape(K, r), own)  # fmt: skip
             begin += r
         value = block[HEADER + h] + _likelihood(
@@ -846,11 +846,11 @@ def _function(block_at, length, u_at, K, d, sigma_at, groups, z_at, rows, u_bar_
         begin = 0
         here = at
         for j in range(q):
-            r = ranks[j]
+            r, m = ranks[j], counts[j]
             P = block[here : here + (m + n + b) * r].reshape(m + n + b, r)
             here += (m + n + b) * r
-            _features_reverse(block, r, points, P, h, j, u, W[j], g[j], g_points[j], v[j], mean_bar,
-                              phi_bar[K * begin : K * (begin + r)].reshape(K, r), own_bar, part)  # fmt: skip
+            _features_reverse(block, r, points[:m], P, h, j, u, W[j], g[j], g_points[j, : K * m].reshape(K, m), v[j],
+                              mean_bar, phi_bar[K * begin : K * (begin + r)].reshape(K, r), own_bar, part)  # fmt: skip
             begin += r
         at = here
         largest = max(top, value)

@@ -1,6 +1,8 @@
 """A population in a PyMC model: its subjects as variables, the joint likelihood, and what the sampler starts from."""
 
+import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, final
 
@@ -174,7 +176,7 @@ def run(problem: "PopulationCalibration", sampler: "NUTS", seed: int) -> tuple["
     starts = np.concatenate([point + JITTER * rng.standard_normal((4, target.size)) for point in points])
     # Effective draws are counted of the population, as in the verdict: the least of hundreds of numbers is noise.
     target = replace(target, free=tuple(name for name in target.free if name in problem.priors))
-    trace = sampler.sample_target(target, seed, starts, rough=True, cautious=True)
+    trace = sampler.sample_target(target, seed, starts, rough=True, cautious=True, many=True)
     draws = trace["posterior"].dataset
     kept = draws[list(problem.priors)]
     shape = (draws.sizes["chain"], draws.sizes["draw"], -1)
@@ -334,11 +336,11 @@ def _modes(target: Any, points: Array) -> Array:
             return 1e12, np.zeros_like(w)
         return -value, -slope
 
-    found = []
-    for begin in points:
-        best = minimize(down, begin, jac=True, method="L-BFGS-B", options={"maxiter": STEPS})
-        if best.fun < 1e11:
-            found.append((float(best.fun), best.x))
+    def search(begin: Array) -> Any:
+        return minimize(down, begin, jac=True, method="L-BFGS-B", options={"maxiter": STEPS})
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # compiled code lets go of Python
+        found = [(float(best.fun), best.x) for best in pool.map(search, points) if best.fun < 1e11]
     if not found:
         raise InitError(
             "The log-density of ['observations'] is not finite at any starting point. Check that observations and "

@@ -5,7 +5,7 @@ symbol      meaning                                                             
 ==========  ======================================================================  ==============
 S_j(u, u')  posterior covariance of score j between inputs, as in `process`
 V           Nyström points: a few that stand for the population's cloud of inputs   (m, d)
-P_j         fixed matrix; Phi_j(u) = S_j(u, V) U lambda^-1/2 Q, whose columns are   (m+n+b, r_j)
+P_j         fixed matrix; Phi_j(u) = S_j(u, V) U lambda^-1/2 Q, whose columns are   (m_j+n+b, r_j)
             the directions in which Phi varies most over the cloud
 Phi         features of all scores side by side, M = sum_j r_j                      (..., k, M)
 own         s_j(u, u) - |Phi_j(u)|², exact variance less what is shared             (..., k, q)
@@ -72,9 +72,9 @@ class SharedError:
     process
         The scores that matter.
     points
-        Nyström points, shape (m, d).
+        Nyström points, shape (m, d); a score of few features uses the first of them, m_j.
     weights
-        P of every draw of hyperparameters and score.
+        P of every draw of hyperparameters and score, each (m_j + n + b, r_j).
     left_out
         By score, the largest relative error of a variance that the population depends on; NaN when not measured.
     """
@@ -88,6 +88,12 @@ class SharedError:
     def ranks(self) -> Ints:
         """Number of features of each score, shape (q,)."""
         return np.array([one.shape[1] for one in self.weights[0]])
+
+    @property
+    def counts(self) -> Ints:
+        """Number of Nyström points of each score, shape (q,)."""
+        n, b = len(self.process.x), self.process.beta.shape[2]
+        return np.array([len(one) - n - b for one in self.weights[0]])
 
     @property
     def score(self) -> Ints:
@@ -106,13 +112,13 @@ class SharedError:
         process = self.process
         *batch, d = u.shape
         rows = np.ascontiguousarray(u, dtype=np.float64).reshape(-1, d)
-        draws, ranks = process.draws, self.ranks
+        draws, ranks, counts = process.draws, self.ranks, self.counts
         mean, own = (np.empty((draws, len(rows), process.q)) for _ in range(2))
         phi = np.empty((draws, len(rows), ranks.sum()))
         cuts = np.cumsum([0, *ranks])
         for h in range(draws):
             for j in range(process.q):
-                raw, mean[h, :, j], variance = _raw(process, h, j, rows, self.points)
+                raw, mean[h, :, j], variance = _raw(process, h, j, rows, self.points[: counts[j]])
                 one = raw @ self.weights[h][j]
                 phi[h, :, cuts[j] : cuts[j + 1]] = one
                 own[h, :, j] = np.maximum(variance - np.einsum("ij,ij->i", one, one), 0.0)
@@ -129,7 +135,7 @@ class SharedError:
 
     def flat(self) -> Array:
         """Return the block of numbers that `_lowrank` reads behind the surrogate and the data."""
-        parts = [np.array([len(self.points), *self.ranks], dtype=np.float64), self.points.ravel()]
+        parts = [np.array([len(self.points), *self.ranks, *self.counts], dtype=np.float64), self.points.ravel()]
         parts += [one.ravel() for several in self.weights for one in several]
         return np.concatenate(parts)
 
@@ -197,7 +203,7 @@ def nystroem(
             chosen[j], left_out[j] = max(chosen[j], rank), max(left_out[j], found)
     points = rest[order[: SPREAD * int(chosen.max())]]
     weights = [
-        [_directions(process, h, j, points, rest)[:, : chosen[j]] for j in range(process.q)]
+        [_directions(process, h, j, points[: SPREAD * chosen[j]], rest)[:, : chosen[j]] for j in range(process.q)]
         for h in range(process.draws)
     ]
     return SharedError(process, points, _same_ranks(weights), left_out)

@@ -26,6 +26,7 @@ LINE = "__line__"  # the point of the real line, beside the parameters, in draws
 STARTS = 256  # points of which each chain takes one
 JITTERED = 32  # tried around the initial point of a model of one's own
 MOST_BLOCKS = 50
+DIVERGED = 0.01  # more draws than this, and a linear map is given up; a few diverge in any coordinates of so many
 RESTART = 100  # warm-up draws of a further block
 SHORTEST, MARGIN = 0.2, 1.1  # a further block: of `draws` at least, and how much more than what is missing
 
@@ -190,12 +191,20 @@ class NUTS:
         return tree
 
     def sample_target(
-        self, target: "Movable", seed: int, starts: Array, *, rough: bool = False, cautious: bool = False
+        self,
+        target: "Movable",
+        seed: int,
+        starts: Array,
+        *,
+        rough: bool = False,
+        cautious: bool = False,
+        many: bool = False,
     ) -> Any:
         """Return nutpie's DataTree for a compiled target, in coordinates that the warm-up learns.
 
         `starts` (n, coordinates) are points on the real line of which each chain takes one; `rough` ones say nothing of
-        the posterior's shape. `cautious` gives learned coordinates up where draws diverge in them.
+        the posterior's shape. `cautious` gives learned coordinates up where draws diverge in them. `many` is for
+        targets of hundreds of coordinates whose gradient is costly.
 
         Raises
         ------
@@ -216,7 +225,7 @@ class NUTS:
         settings = {"chains": self.chains, "cores": self.cores, "target_accept": self.target_accept}
         with _quiet():
             with _readable():
-                moved, points, left = learned(target, self.tune, settings, seed, starts, rough=rough)
+                moved, points, left = learned(target, self.tune, settings, seed, starts, rough=rough, many=many)
             return self._blocks(moved, points, left, seed, target, starts if cautious else None)
 
     def _blocks(
@@ -230,7 +239,7 @@ class NUTS:
         from uqms.calibration.warmup import nutpie_model
 
         trace, count = self._block(nutpie_model(target, starts), tune, seed), 1
-        if retreat is not None and target is not own and bool(trace["sample_stats"]["diverging"].any()):
+        if retreat is not None and target is not own and _diverged(trace, 0.0 if own.map is not None else DIVERGED):
             target = own
             trace = self._block(nutpie_model(own, retreat), self.tune, seed)
         while self.ess is not None:
@@ -325,6 +334,10 @@ def _readable() -> Iterator[None]:
             f"The sampler found no starting point with a finite log-density ({error}). Check that observations "
             "and noise have the scale of the simulator's output."
         ) from error
+
+
+def _diverged(trace: Any, share: float) -> bool:
+    return float(trace["sample_stats"]["diverging"].mean()) > share
 
 
 def worst_ess(draws: Any) -> float:
