@@ -1,6 +1,8 @@
 """A population in a PyMC model: its subjects as variables, the joint likelihood, and what the sampler starts from."""
 
+import importlib
 import os
+import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -160,6 +162,8 @@ def run(problem: "PopulationCalibration", sampler: "NUTS", seed: int) -> tuple["
 
     The tree has everything in `priors`, and the standard normals as "latents".
     """
+    # Seconds of imports, beside the work that comes before the sampler.
+    threading.Thread(target=importlib.import_module, args=("nutpie",), daemon=True).start()
     rng = np.random.default_rng([seed, 1])
     kappa = np.full(_shape(problem), float(bool(problem.population.centred)))
     target = problem.compiled.target(problem)
