@@ -205,6 +205,19 @@ def test_parts_given_data_are_those_of_the_closed_form(rng: np.random.Generator)
     found = both.exceedance(level, "y").isel(condition=1)
     assert float(found["surrogate"]) == pytest.approx(by_function.std(), rel=0.1)
     np.testing.assert_allclose([found["lower"], found["upper"]], np.quantile(by_function, [0.025, 0.975]), atol=0.06)
+    found = both.density("y", condition=1)
+    centres = middle + shared[1] * ndtri((np.arange(1000) + 0.5) / 1000)
+    band = np.quantile(norm.pdf(found["value"].values[:, None], centres, np.sqrt(left[1])), [0.025, 0.975], axis=1)
+    highest = norm.pdf(0.0) / np.sqrt(left[1])
+    off = np.abs(np.stack([found["lower"], found["upper"]]) - band) / highest
+    assert off.max() < 0.15  # 64 functions stand for all
+    assert off.mean() < 0.03
+    # Means of two losses that err together: the first is least where that of y is 0.6 below what is expected.
+    decision = both.decide(
+        lambda t, half: (1.0 - half) * t["y"].isel(condition=1) + half * middle - 0.6 * half, [0.0, 0.5]
+    )
+    expected = norm.cdf(-0.6 / shared[1])
+    np.testing.assert_allclose(decision.table["probability_best"], [expected, 1.0 - expected], atol=0.05)
     # An exact tail of what is measured next.
     level = float(result.mean["y"][1]) + float(result.sd["y"][1])
     found = result.exceedance(level).isel(condition=1)

@@ -15,7 +15,7 @@ polynomials and kinks of the normal scores of z, as many as leave-one-out errors
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import combinations_with_replacement
+from itertools import combinations, combinations_with_replacement
 from math import comb
 from typing import Any, final
 
@@ -27,6 +27,7 @@ from scipy.stats import rankdata
 
 from uqms._typing import Array, RandomState, as_generator
 from uqms.errors import DataError, InputError
+from uqms.propagation.one_function import OneFunction
 from uqms.propagation.parts import Sampling, crossed, nested
 
 __all__ = ["Decision", "decided"]
@@ -52,7 +53,7 @@ class Decision:
     table
         By action: expected `loss`, its errors as standard deviations (`error_surrogate`, `error_monte_carlo`), and
         `probability_best`: how sure it is that this action has the smallest expected loss, given the surrogate's error
-        and the finite number of draws. After a calibration the surrogate's error is in the losses themselves.
+        and the finite number of draws. After a calibration the surrogate's error is the one given the data.
     best
         The action with the smallest expected loss.
     """
@@ -170,35 +171,56 @@ def decided(
     outputs: xr.Dataset,
     of_nested: bool,
     sampling: Sampling,
-    left: Sequence[Array | None],
+    known: Array | None,
+    one_function: OneFunction | None,
 ) -> Decision:
     """Return the decision that follows from losses (A, F, S, D, N) of actions.
 
-    `left` is the variance of each that would be left if the simulator were known, as `nested` takes it.
+    After a calibration `known` are those under one function of the surrogate (A, S).
     """
     table = np.stack([losses.mean(axis=(1, 2, 3, 4)), *np.zeros((2, len(losses)))])
+    shared = np.zeros((len(losses), len(losses)))
+    if known is not None and one_function is not None:
+        shared = _shared(losses, known, one_function)
     for a, loss in enumerate(losses):
-        parts = nested(loss, left[a]) if of_nested else crossed(loss, sampling)
-        table[1:, a] = float(parts.shared), float(parts.monte_carlo)
+        parts = nested(loss) if of_nested else crossed(loss, sampling)
+        table[1:, a] = np.sqrt(shared[a, a]) if of_nested else float(parts.shared), float(parts.monte_carlo)
     means = losses.mean(axis=(3, 4))
     columns = {
         "loss": table[0],
         "error_surrogate": table[1],
         "error_monte_carlo": table[2],
-        "probability_best": _probability_best(means, of_nested),
+        "probability_best": _probability_best(means, of_nested, shared),
     }
     frame = pd.DataFrame(columns, index=pd.Index(list(actions), name="action"))
     return Decision(frame, list(actions)[int(np.argmin(table[0]))], means, inputs, outputs, of_nested, sampling)
 
 
-def _probability_best(losses: Array, of_nested: bool) -> Array:
+def _shared(losses: Array, known: Array, one_function: OneFunction) -> Array:
+    """Return the covariance (A, A) of the errors of expected losses that are the surrogate's, given the data."""
+
+    def variance(y: Array, m: Array) -> float:
+        return float(nested(y, one_function.left(m)).shared) ** 2
+
+    out = np.diag([variance(y, m) for y, m in zip(losses, known, strict=True)])
+    for a, b in combinations(range(len(losses)), 2):
+        apart = variance(losses[a] - losses[b], known[a] - known[b])
+        out[a, b] = out[b, a] = 0.5 * (out[a, a] + out[b, b] - apart)
+    return out
+
+
+def _probability_best(losses: Array, of_nested: bool, shared: Array) -> Array:
     """Return how often each action (A,) is the best one, over functions and over reweighted draws of the inputs."""
     a, f, s = losses.shape
     rng = np.random.default_rng(0)
     weights = rng.exponential(size=(max(REPEATS // f, 1) if not of_nested else REPEATS, s))  # Bayesian bootstrap
     weights /= weights.sum(axis=1, keepdims=True)
-    table = losses.mean(axis=1, keepdims=True) if of_nested else losses
-    best = np.argmin(table @ weights.T, axis=0)  # (F, REPEATS)
+    table = (losses.mean(axis=1, keepdims=True) if of_nested else losses) @ weights.T  # (A, F, REPEATS)
+    if of_nested:
+        values, vectors = np.linalg.eigh(shared)
+        root = vectors * np.sqrt(np.maximum(values, 0.0))
+        table += (root @ rng.standard_normal((a, len(weights))))[:, None]
+    best = np.argmin(table, axis=0)
     return np.bincount(best.ravel(), minlength=a) / best.size
 
 

@@ -19,7 +19,14 @@ from scipy.special import betainc, betaincinv, expit, ndtri
 from uqms._typing import Array, Bools
 from uqms.propagation.parts import Parts, Sampling, crossed, effective, mean_variance
 
-__all__ = ["Probability", "crossed_probability", "crossed_quantile", "nested_probability", "nested_quantile"]
+__all__ = [
+    "Probability",
+    "crossed_probability",
+    "crossed_quantile",
+    "functions_given_data",
+    "nested_probability",
+    "nested_quantile",
+]
 
 HALVINGS, REACH = 40, 40.0  # of log odds
 LEVELS = 100  # at which the law of a quantile's level is represented
@@ -76,11 +83,11 @@ def _mixture_quantile(p: Array, n: Array, level: float) -> Array:
 def nested_probability(y: Array, level: float, below: bool, parts: Parts, prob: float) -> Probability:
     """Return the probability that draws (F, S, D, N, ...) whose functions belong to one input each pass a level.
 
-    Functions are those of `_functions`: the mixture is over them.
+    Functions are those of `functions_given_data`: the mixture is over them.
     """
     event = (y < level) if below else (y > level)
     value, n = event.mean(axis=(0, 1, 2, 3)), effective(event.mean(axis=(0, 2, 3)), "ordered")
-    z, centred, shift = _functions(y, parts)
+    z, centred, shift = functions_given_data(y, parts)
     by_function = np.stack(
         [
             ((centred < level - one) if below else (centred > level - one)).mean(axis=(0, 1, 2, 3))
@@ -93,7 +100,7 @@ def nested_probability(y: Array, level: float, below: bool, parts: Parts, prob: 
     return Probability(value, low, high, by_function.std(axis=0), _never_zero(value, n, sampled))
 
 
-def _functions(y: Array, parts: Parts) -> tuple[Array, Array, Array]:
+def functions_given_data(y: Array, parts: Parts) -> tuple[Array, Array, Array]:
     """Return equally likely normals (K,), draws (F, S, D, N, ...) around their mean, and how far a normal shifts them.
 
     With the simulator itself in the surrogate's place the mean would be another one, by `parts.shared`, and the draws
@@ -123,7 +130,7 @@ def nested_quantile(y: Array, level: float, parts: Parts, prob: float) -> tuple[
     """Return the quantile of draws (F, S, D, N, ...) whose functions belong to one input each, and its interval."""
     pooled = np.quantile(y, level, axis=(0, 1, 2, 3))
     n = float(np.min(effective(y.mean(axis=(0, 2, 3)), "ordered")))
-    z, centred, shift = _functions(y, parts)
+    z, centred, shift = functions_given_data(y, parts)
     found = np.quantile(centred, _levels(level, n), axis=(0, 1, 2, 3))  # (LEVELS, ...)
     every = found[:, None] + z.reshape(-1, *(1,) * shift.ndim) * shift
     tail = 0.5 * (1.0 - prob)

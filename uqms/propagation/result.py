@@ -32,6 +32,7 @@ from uqms.propagation.drawing import (
 from uqms.propagation.intervals import (
     crossed_probability,
     crossed_quantile,
+    functions_given_data,
     nested_probability,
     nested_quantile,
 )
@@ -298,8 +299,8 @@ class Propagation:
         output
             Which quantity; may be left out when there is one.
         prob
-            Of the band "lower" to "upper": the densities under different functions of the surrogate. After a
-            calibration there is no band.
+            Of the band "lower" to "upper": the densities under different functions of the surrogate, after a
+            calibration those that are likely given the data (which shift all draws). Without an error there is none.
         **at
             Where along its other dims: the nearest coordinate, ``hour=3.0``; the number of a condition.
 
@@ -320,7 +321,10 @@ class Propagation:
         index = tuple(_nearest(like, str(dim), at[str(dim)]) for dim in like.dims)
         where: Any = (..., *index)
         values = y[where].reshape(len(y), -1)
-        grid, each = _densities(values, not self.nested)
+        if self.nested:
+            z, centred, shift = functions_given_data(y, self._parts[name])
+            values = centred[where].ravel() + z[:, None] * shift[index]
+        grid, each = _densities(values)
         tail = 0.5 * (1.0 - prob)
         found = {"density": ("value", each.mean(axis=0))}
         if len(each) > 1:
@@ -363,11 +367,11 @@ class Propagation:
         table = flat_table(self.draws, self.inputs)
         shape = tuple(self.draws.sizes.get(dim, 1) for dim in LEAD)
         losses = np.stack([_loss_of(loss, table, action).reshape(shape) for action in actions])
-        left: list[Array | None] = [None] * len(actions)
+        known = None
         if self.one_function is not None:
-            known = flat_table(self.one_function.quantities, self.inputs)
-            left = [self.one_function.left(_loss_of(loss, known, action)) for action in actions]
-        return decided(losses, list(actions), self.inputs, table, self.nested, self.sampling, left)
+            of_one = flat_table(self.one_function.quantities, self.inputs)
+            known = np.stack([_loss_of(loss, of_one, action) for action in actions])
+        return decided(losses, list(actions), self.inputs, table, self.nested, self.sampling, known, self.one_function)
 
     def table(self, prob: float = 0.95) -> pd.DataFrame:
         """Return a row for every quantity that is one number (by condition): mean, its error, sd, interval, shares.
@@ -442,12 +446,11 @@ def _nearest(like: xr.DataArray, dim: str, value: float) -> int:
     return int(np.argmin(np.abs(np.asarray(like[dim].values, dtype=np.float64) - value)))
 
 
-def _densities(values: Array, apart: bool) -> tuple[Array, Array]:
-    """Return a grid (GRID,) and the densities (F, GRID) of values (F, n), or of all together (1, GRID).
+def _densities(values: Array) -> tuple[Array, Array]:
+    """Return a grid (GRID,) and the densities (F, GRID) of values (F, n).
 
     Gaussian kernels on a histogram of four bins a point, with Silverman's bandwidth.
     """
-    values = values if apart else values.reshape(1, -1)
     spread = float(min(values.std(), np.subtract(*np.quantile(values, [0.75, 0.25])) / 1.349) or values.std())
     width = 0.9 * (spread or 1e-12 * max(1.0, float(np.abs(values).max()))) * values.shape[1] ** -0.2
     low, high = np.quantile(values, [CUT, 1.0 - CUT]) + np.array([-MARGIN, MARGIN]) * width
