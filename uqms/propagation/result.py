@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from numpy.typing import ArrayLike
+from scipy.special import ndtri
 
 from uqms._typing import Array, RandomState, as_generator
 from uqms.calibration import PopulationPosterior, Posterior, SubjectPosterior
@@ -43,6 +44,7 @@ from uqms.surrogates import Surrogate
 __all__ = ["Propagation", "propagate"]
 
 FUNCTIONS, NESTED_FUNCTIONS, POSTERIOR_DRAWS = 64, 8, 500
+SHIFTED = 400  # functions given the data, of densities
 GRID, CUT, MARGIN = 256, 0.0005, 3.0  # of densities: points, tail of the draws, bandwidths beyond
 
 
@@ -321,10 +323,12 @@ class Propagation:
         index = tuple(_nearest(like, str(dim), at[str(dim)]) for dim in like.dims)
         where: Any = (..., *index)
         values = y[where].reshape(len(y), -1)
-        if self.nested:
-            z, centred, shift = functions_given_data(y, self._parts[name])
-            values = centred[where].ravel() + z[:, None] * shift[index]
-        grid, each = _densities(values)
+        grid, each = _densities(values.reshape(1, -1) if self.nested else values)
+        if self.nested and self._parts[name].shared[index] > 0.0:
+            _, centred, shift = functions_given_data(y, self._parts[name])
+            x, (one,) = _densities(centred[where].reshape(1, -1))
+            z = ndtri((np.arange(SHIFTED) + 0.5) / SHIFTED)
+            each = np.interp(grid - z[:, None] * shift[index], x, one, 0.0, 0.0)
         tail = 0.5 * (1.0 - prob)
         found = {"density": ("value", each.mean(axis=0))}
         if len(each) > 1:
