@@ -79,12 +79,12 @@ def _straightened[T: Movable](
     chains, tuned, kept = PILOT
     short = {**settings, "chains": min(chains, settings["chains"]), "maxdepth": DEPTH}
     line, _ = _pilot(target, tuned, kept, short, (seed + 1) % 2**31, starts)
-    spread = line.std(axis=0) + 1e-12
+    spread = line.std(axis=0)
     places = line[np.linspace(len(line) - 1, 0, POINTS, endpoint=False).astype(int)]
     with ThreadPoolExecutor(settings["cores"] or os.cpu_count()) as pool:  # compiled code lets go of Python
         found = list(pool.map(lambda z: _curvature(target, z, spread), places))
     curvature = np.mean(found, axis=0)
-    if not np.isfinite(curvature).all():
+    if not np.isfinite(curvature).all() or not (spread > 0.0).all():  # where the pilot stuck
         return target, starts, tune
     values, vectors = np.linalg.eigh(curvature)
     root = (vectors / np.sqrt(np.maximum(np.abs(values), LONGEST**-2))) @ vectors.T  # in the pilot's sds

@@ -1,10 +1,8 @@
 """A population in a PyMC model: its subjects as variables, the joint likelihood, and what the sampler starts from."""
 
 import importlib
-import os
 import threading
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, final
 
@@ -340,11 +338,11 @@ def _modes(target: Any, points: Array) -> Array:
             return 1e12, np.zeros_like(w)
         return -value, -slope
 
-    def search(begin: Array) -> Any:
-        return minimize(down, begin, jac=True, method="L-BFGS-B", options={"maxiter": STEPS})
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # compiled code lets go of Python
-        found = [(float(best.fun), best.x) for best in pool.map(search, points) if best.fun < 1e11]
+    found = []
+    for begin in points:  # one after the other: in threads this search ends elsewhere each time
+        best = minimize(down, begin, jac=True, method="L-BFGS-B", options={"maxiter": STEPS})
+        if best.fun < 1e11:
+            found.append((float(best.fun), best.x))
     if not found:
         raise InitError(
             "The log-density of ['observations'] is not finite at any starting point. Check that observations and "
