@@ -45,7 +45,7 @@ Array = np.ndarray
 Result = dict[str, Any]
 
 RUNS, EFFECTIVE, PATIENTS = 100, 400, (10, 100, 1000)
-TUNE = {"ours": 200, "by hand": 400}  # 400 is nutpie's own choice
+TUNE, DRAWS = {"ours": 200, "by hand": 400}, {"ours": 400, "by hand": 250}  # 400 of warm-up is nutpie's own choice
 DOSE = 100.0  # mg
 HOURS = np.array([0.5, 1.0, 1.5, 2.5, 4.0, 6.0, 9.0, 12.0, 16.0, 20.0])
 MEASURED = np.array([0.5, 1.5, 4.0, 9.0, 20.0])
@@ -178,13 +178,11 @@ def ours(clock: Clock, path: Path, patients: int, brief: bool) -> Result:
     clock.lap("import")
     problem = calibration(surrogate, data_of(patients))
     clock.lap("problem")
-    sampler = (
-        uq.NUTS(draws=20, tune=20) if brief else uq.NUTS(draws=250, tune=TUNE["ours"], target_accept=0.8, ess=EFFECTIVE)
-    )
+    draws, tune = (20, 20) if brief else (DRAWS["ours"], TUNE["ours"])
+    sampler = uq.NUTS(draws=draws, tune=tune, target_accept=0.8, ess=None if brief else EFFECTIVE)
     posterior = problem.sample(sampler, rng=1)
     clock.lap("sample")
-    draws = posterior.draws
-    result = clock.stop({str(name): draws[name].values for name in draws.data_vars})
+    result = clock.stop({str(name): values.values for name, values in posterior.draws.data_vars.items()})
     target = posterior.problem.compiled.target(posterior.problem)
     begin = time.perf_counter()
     for _ in range(GRADIENTS):
@@ -237,7 +235,7 @@ def by_hand(clock: Clock, path: Path, patients: int, brief: bool) -> Result:
         pm.Normal("z", mean, pt.sqrt(variance + sd**2), observed=z)
     compiled = nutpie.compile_pymc_model(model)
     clock.lap("compile")
-    draws, tune = (20, 20) if brief else (250, TUNE["by hand"])
+    draws, tune = (20, 20) if brief else (DRAWS["by hand"], TUNE["by hand"])
     trace = nutpie.sample(compiled, draws=draws, tune=tune, chains=4, seed=1, progress_bar=False)
     clock.lap("sample")
     found = trace["posterior"]

@@ -4,9 +4,9 @@
 symbol      meaning                                                              shape
 ==========  ===================================================================  ============
 k           surrogate input u_k, with its cells; K of them                       (K, d)
-V           Nyström points; score j uses the first m_j of them                        (m, d)
+V           Nyström points; score j uses the first m_j of them                   (m, d)
 W           w(u)' = (L^-1 k(x, u))' of all inputs; L, v, t as in `process`       (K, n)
-P_j         fixed matrix of score j: Phi_j = [k(u, V), w', v'] P_j               (m+n+b, r_j)
+P_j         fixed matrix of score j: Phi_j = [k(u, V), w', v'] P_j               (m_j+n+b, r_j)
 Phi_j       features; error of score j: Phi_j(u_k) w_j + what is its own         (K, r_j)
 rho         what is its own: exact variance minus |Phi_j|², not below 0          (K, q)
 D, E, G     noise variance, truncation rows, basis rows of an input's cells      (c_k, .)
