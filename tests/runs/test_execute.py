@@ -402,6 +402,49 @@ def test_a_script_without_a_main_guard_runs_once(tmp_path):
     assert out.stdout.splitlines() == ["top level", "[3.0, 6.0, 12.0]"]
 
 
+LATE = """
+import os, sys, time
+from pathlib import Path
+
+here = Path(os.environ["HERE"])
+if any("popen_loky" in word for word in sys.orig_argv):
+    try:
+        (here / "first").touch(exist_ok=False)
+    except FileExistsError:
+        while not (here / "ending").exists():
+            time.sleep(0.01)
+"""
+
+SLOW_TO_END = """
+import multiprocessing.util, time
+from pathlib import Path
+from uqms.runs import run
+from uqms.simulators import FunctionSimulator
+
+here = Path(__file__).parent
+
+def end():
+    (here / "ending").touch()
+    time.sleep(2.0)
+
+def model(a):
+    multiprocessing.util.Finalize(None, end, exitpriority=1)
+    return a
+
+run(FunctionSimulator(model, outputs={"y": ()}), {"a": [1.0, 2.0]}, workers=2)
+print("done")
+"""
+
+
+def test_a_worker_that_still_starts_when_all_is_done_stays_silent(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(LATE)
+    (tmp_path / "script.py").write_text(SLOW_TO_END)
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)]), "HERE": str(tmp_path)}
+    out = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert (out.returncode, out.stdout, out.stderr) == (0, "done\n", "")
+    assert (tmp_path / "first").exists()
+
+
 def test_it_is_light():
     code = "import sys, uqms.runs; print({'torch', 'pymc', 'pytensor', 'matplotlib', 'gpytorch'} & set(sys.modules))"
     out = subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True, text=True).stdout

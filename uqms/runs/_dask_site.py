@@ -174,4 +174,4 @@ class _Process(MarkedProcess):
 
 
 class _Context(Context):
-    Process = _Process
+    kind = _Process

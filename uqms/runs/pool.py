@@ -136,7 +136,7 @@ class Local:
     cannot end itself, because it is stopped or waits inside the system, is ended from here.
     """
 
-    def __init__(self, payload: bytes, workers: int, timeout: float | None, context: Any = None) -> None:
+    def __init__(self, payload: bytes, workers: int, timeout: float | None, context: Context | None = None) -> None:
         self.workers = workers
         self._context = context or Context()
         self._payload = payload
@@ -176,6 +176,7 @@ class Local:
         if self._flying:  # pebble asks politely first, for seconds
             end_all(lambda processes: family(processes, workers))
         self._pool.stop()
+        self._context.end_late(set(self._workers()))
         self._pool.join()
         self._sweep()
         # What a run that completed has left, in a session and an environment of its own, goes to another parent now.

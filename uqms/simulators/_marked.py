@@ -1,7 +1,9 @@
 """How worker processes are started. The child loads this module, so it imports little."""
 
 import secrets
+from collections.abc import Container
 from typing import Any
+from weakref import WeakSet
 
 from loky.backend.context import LokyContext
 from loky.backend.process import LokyProcess
@@ -37,4 +39,24 @@ class MarkedProcess(LokyProcess):  # type: ignore[misc]
 class Context(LokyContext):  # type: ignore[misc]
     """What a pool starts its processes with."""
 
-    Process = MarkedProcess
+    kind: type[MarkedProcess] = MarkedProcess
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._made: WeakSet[MarkedProcess] = WeakSet()
+
+    def Process(self, *args: Any, **options: Any) -> MarkedProcess:  # noqa: N802
+        """Return a process that is not started yet."""
+        process = self.kind(*args, **options)
+        self._made.add(process)
+        return process
+
+    def end_late(self, ready: Container[int]) -> None:
+        """End processes that still start.
+
+        A pool that closes takes away the semaphores first; who has yet to open them would write a traceback to the
+        user's screen.
+        """
+        for process in list(self._made):
+            if process.pid is not None and process.pid not in ready:
+                process.terminate()
