@@ -175,7 +175,15 @@ class Data:
 
     def log_density(self, eta: Array) -> float:
         """Return the log-density of eta, up to the evidence."""
-        return self.value_and_slope(eta)[0]
+        likelihood, mass = self.terms(eta)
+        joint = likelihood + mass
+        top = joint.max(axis=1, keepdims=True)
+        return self._value(top, np.exp(joint - top).sum(axis=1), eta)
+
+    def _value(self, top: Array, total: Array, eta: Array) -> float:
+        mean, sd, log_median, sigma = self.layout.prior
+        prior = ((eta[0] - mean) / sd) ** 2 + ((eta[1] - log_median) / sigma) ** 2 + float(eta[2:] @ eta[2:])
+        return float(np.sum(top) + np.sum(np.log(total)) - 0.5 * prior)
 
     def value_and_slope(self, eta: Array) -> tuple[float, Array]:
         """Return the log-density of eta and its derivative."""
@@ -186,7 +194,6 @@ class Data:
         weight = np.exp(joint - top)
         total = weight.sum(axis=1, keepdims=True)
         weight /= total
-        value = float(np.sum(top) + np.sum(np.log(total)))
         x = (one.lattice - eta[0]) / np.exp(eta[1])
         at = weight.sum(axis=0)
         slope = np.empty(len(eta))
@@ -199,12 +206,10 @@ class Data:
             pull[p] -= weight[members].sum(axis=0)[:, None] * shift[p]
         slope[2:] = np.einsum("pgcm,pgc->m", one.V, pull)
         mean, sd, log_median, sigma = one.prior
-        value += -0.5 * ((eta[0] - mean) / sd) ** 2 - 0.5 * ((eta[1] - log_median) / sigma) ** 2
-        value -= 0.5 * float(eta[2:] @ eta[2:])
         slope[0] -= (eta[0] - mean) / sd**2
         slope[1] -= (eta[1] - log_median) / sigma**2
         slope[2:] -= eta[2:]
-        return value, slope
+        return self._value(top, total, eta), slope
 
     def weighted(self, count: int, rng: np.random.Generator) -> tuple[Array, Array, float]:
         """Return points (count, 2 + M), log weights (count,) that add up to one, and k-hat.

@@ -50,7 +50,7 @@ from scipy.integrate import solve_ivp
 from scipy.special import exprel
 
 import uqms as uq
-from uqms.calibration.posterior import _leave_one_out
+from uqms.calibration.assembly import leave_one_out
 from uqms.calibration.tempering import temper
 from uqms.calibration.verdict import _share
 from uqms.calibration.whitened import Whitened
@@ -476,7 +476,7 @@ def tempered(problem: uq.Calibration, seed: int) -> tuple[dict[str, np.ndarray],
     found = temper(space.log_likelihood, space.dimension, PARTICLES, rng)
     theta = space.theta(found.z)
     latents = np.ascontiguousarray(found.z[:, len(space.names) :])
-    return theta, float(_share(problem, theta, _leave_one_out(problem, theta, latents, rng)[2]).max())
+    return theta, float(_share(problem, theta, leave_one_out(problem, theta, latents, rng)[2]).max())
 
 
 def few(label: str, folder: Path, quick: bool) -> list[Aim]:

@@ -212,18 +212,18 @@ def test_second_derivatives_straighten_many_coordinates_that_move_together() -> 
         pm.MvNormal("x", np.arange(40.0), covariance)
     target, sampler = model_target(together), uq.NUTS(draws=500, tune=250, target_accept=0.8)
     starts = np.arange(40.0) + 0.1 * sds * np.random.default_rng(1).standard_normal((8, 40))
-    moved, _, left = warmup.learned(target, 250, SETTINGS, 1, starts, rough=True, many=True)
+    moved, _, left = warmup.learned(target, 250, SETTINGS, 1, starts, rough=True, linear=True)
     assert isinstance(moved.map, Linear)
     assert left == 250 - 73
     np.testing.assert_allclose(moved.map.matrix @ moved.map.matrix.T, covariance, rtol=1e-4, atol=1e-6)
-    assert warmup.learned(target, 140, SETTINGS, 1, starts, rough=True, many=True)[0] is target
+    assert warmup.learned(target, 140, SETTINGS, 1, starts, rough=True, linear=True)[0] is target
     found = {}
-    for many in (True, False):
-        trace = sampler.sample_target(target, 1, starts, rough=True, many=many)
+    for linear in (True, False):
+        trace = sampler.sample_target(target, 1, starts, rough=True, linear=linear)
         middle = (trace["posterior"]["x"].values - np.arange(40.0)) @ (1.0 / sds) / 40.0  # what is widest of all
-        found[many], squares = array_stats.ess(middle), array_stats.ess(middle**2)
-        if many:
-            assert abs(middle.mean()) < 4.0 * np.sqrt(0.9025 / found[many])
+        found[linear], squares = array_stats.ess(middle), array_stats.ess(middle**2)
+        if linear:
+            assert abs(middle.mean()) < 4.0 * np.sqrt(0.9025 / found[linear])
             assert middle.var() == pytest.approx(0.9025, abs=4.0 * 0.9025 * np.sqrt(2.0 / squares))
     assert found[True] > 1000  # of 2000 draws
     assert found[True] > 20.0 * found[False]
@@ -245,7 +245,7 @@ def test_a_linear_map_in_which_more_draws_diverge_is_given_up(
     monkeypatch.setattr(nuts, "DIVERGED", share)  # none diverges here: more than -1 does
     starts = 0.1 * np.random.default_rng(1).standard_normal((8, 30))
     sampler = uq.NUTS(draws=500, tune=200, target_accept=0.8)
-    trace = sampler.sample_target(model_target(wide), 1, starts, rough=True, cautious=True, many=True)
+    trace = sampler.sample_target(model_target(wide), 1, starts, rough=True, cautious=True, linear=True)
     assert seen == warmups
     np.testing.assert_allclose(trace["posterior"]["x"].std(("chain", "draw")), 1.0, atol=0.1)
 

@@ -82,7 +82,7 @@ def test_compiled_gradient_equals_central_differences(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_leave_one_out_terms_are_the_conditional_densities(seed: int) -> None:
-    from uqms.calibration.posterior import _leave_one_out
+    from uqms.calibration.assembly import leave_one_out
 
     problem, theta, sigma = random_problem(seed)
     mean, covariance = dense_covariance(problem, theta, sigma)
@@ -91,7 +91,7 @@ def test_leave_one_out_terms_are_the_conditional_densities(seed: int) -> None:
     kappa = np.diag(precision)
     expected = -0.5 * np.log(2 * np.pi) + 0.5 * np.log(kappa) - 0.5 * scaled**2 / kappa
     arrays = {name: np.array([value]) for name, value in theta.items()}
-    joint, pointwise, _ = _leave_one_out(
+    joint, pointwise, _ = leave_one_out(
         problem, arrays, np.zeros((len(next(iter(arrays.values()))), 0)), np.random.default_rng(0)
     )
     np.testing.assert_allclose(pointwise[0], expected, rtol=1e-8, atol=1e-8)

@@ -279,7 +279,8 @@ class JointCalibration:
         InputError, ConformanceError, InitError, SamplingInterrupted, SamplingError
             As `Calibration.sample`.
         """
-        from uqms.calibration.posterior import build_posterior, check_derived
+        from uqms.calibration.assembly import check_derived
+        from uqms.calibration.posterior import build_posterior
 
         check_derived(self)
         chosen = checked_sampler(sampler, [part.surrogate for part in self.parts.values()])

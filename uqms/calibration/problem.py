@@ -751,7 +751,8 @@ class Calibration:
         InitError, SamplingInterrupted, SamplingError
             When there is no posterior that could be used.
         """
-        from uqms.calibration.posterior import build_posterior, check_derived
+        from uqms.calibration.assembly import check_derived
+        from uqms.calibration.posterior import build_posterior
 
         check_derived(self)
         sampler = checked_sampler(sampler, [self.surrogate])

@@ -43,11 +43,18 @@ LONGEST = 20.0  # of a direction, in these sds: where the density is flat or con
 
 
 def learned[T: Movable](
-    target: T, tune: int, settings: dict[str, Any], seed: int, starts: Array, *, rough: bool = False, many: bool = False
+    target: T,
+    tune: int,
+    settings: dict[str, Any],
+    seed: int,
+    starts: Array,
+    *,
+    rough: bool = False,
+    linear: bool = False,
 ) -> tuple[T, Array, int]:
     """Return the target in learned coordinates, starts (n, P) on the real line, and what is left of the warm-up.
 
-    `rough` starts are only places with a density, which say nothing of the posterior's shape. `many` allows a linear
+    `rough` starts are only places with a density, which say nothing of the posterior's shape. `linear` allows a linear
     map where a target has too many coordinates for another one.
 
     Raises
@@ -55,7 +62,7 @@ def learned[T: Movable](
     SamplingInterrupted
         When a pilot was stopped.
     """
-    if many and target.map is None and tune >= LEAST_STRAIGHT and target.size <= MOST_STRAIGHT:
+    if linear and target.map is None and tune >= LEAST_STRAIGHT and target.size <= MOST_STRAIGHT:
         return _straightened(target, tune, settings, seed, starts)
     if tune < LEAST or target.size < 2 or not isinstance(target.map, Map):
         return target, starts, tune

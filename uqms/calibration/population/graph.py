@@ -1,7 +1,5 @@
 """A population in a PyMC model: its subjects as variables, the joint likelihood, and what the sampler starts from."""
 
-import importlib
-import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, final
@@ -20,6 +18,7 @@ from uqms.calibration.density import noise_sd
 from uqms.calibration.graph import ModelTarget, model_target
 from uqms.calibration.population.layout import WALL, from_natural
 from uqms.calibration.population.prediction import simulate_rows
+from uqms.calibration.samplers._settings import import_beside
 from uqms.errors import InitError
 
 if TYPE_CHECKING:
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Compiled", "add_likelihood", "individual_variables", "run"]
 
 STARTS, STEPS = 8, 200
+ROUGHLY = 60  # steps of a search after which features are chosen, and which then goes on
 JITTER = 0.1
 VALUES, CENTRING, FEATURES = "values", "centring", "surrogate_data_and_features"  # shared arrays
 AROUND = 16  # draws around each mode, for the cloud of inputs
@@ -160,12 +160,12 @@ def run(problem: "PopulationCalibration", sampler: "NUTS", seed: int) -> tuple["
 
     The tree has everything in `priors`, and the standard normals as "latents".
     """
-    # Seconds of imports, beside the work that comes before the sampler.
-    threading.Thread(target=importlib.import_module, args=("nutpie",), daemon=True).start()
+    import_beside("nutpie")
     rng = np.random.default_rng([seed, 1])
     kappa = np.full(_shape(problem), float(bool(problem.population.centred)))
     target = problem.compiled.target(problem)
-    points = _modes(target, target.start + JITTER * rng.standard_normal((STARTS, target.size)))
+    begin = target.start + JITTER * rng.standard_normal((STARTS, target.size))
+    points = _modes(target, begin, STEPS if problem.lowrank is None else ROUGHLY)
     if problem.lowrank is not None:
         problem = _with_features(problem, _calmed(problem, *_at(problem, target, points, kappa)), rng)
         assert problem.lowrank is not None
@@ -178,7 +178,7 @@ def run(problem: "PopulationCalibration", sampler: "NUTS", seed: int) -> tuple["
     starts = np.concatenate([point + JITTER * rng.standard_normal((4, target.size)) for point in points])
     # Effective draws are counted of the population, as in the verdict: the least of hundreds of numbers is noise.
     target = replace(target, free=tuple(name for name in target.free if name in problem.priors))
-    trace = sampler.sample_target(target, seed, starts, rough=True, cautious=True, many=True)
+    trace = sampler.sample_target(target, seed, starts, rough=True, cautious=True, linear=True)
     draws = trace["posterior"].dataset
     kept = draws[list(problem.priors)]
     shape = (draws.sizes["chain"], draws.sizes["draw"], -1)
@@ -323,7 +323,7 @@ def _standard_normals(problem: "PopulationCalibration", flat: Mapping[str, Array
     return np.concatenate(parts, axis=1)
 
 
-def _modes(target: Any, points: Array) -> Array:
+def _modes(target: Any, points: Array, steps: int = STEPS) -> Array:
     """Return points (n, P) of the real line near modes, where searches from given points end.
 
     Raises
@@ -340,7 +340,7 @@ def _modes(target: Any, points: Array) -> Array:
 
     found = []
     for begin in points:  # one after the other: in threads this search ends elsewhere each time
-        best = minimize(down, begin, jac=True, method="L-BFGS-B", options={"maxiter": STEPS})
+        best = minimize(down, begin, jac=True, method="L-BFGS-B", options={"maxiter": steps})
         if best.fun < 1e11:
             found.append((float(best.fun), best.x))
     if not found:

@@ -12,7 +12,7 @@ import pandas as pd
 import xarray as xr
 
 from uqms._typing import Array, Ints, RandomState, as_generator
-from uqms.calibration import posterior as single
+from uqms.calibration import assembly
 from uqms.calibration.likelihood import check_conditions, merge_close
 from uqms.calibration.observations import Observations
 from uqms.calibration.population.layout import from_natural
@@ -20,6 +20,7 @@ from uqms.calibration.population.prediction import Measured, Shared, curves, has
 from uqms.calibration.population.problem import Individuals, PopulationCalibration
 from uqms.calibration.population.terms import subject_terms
 from uqms.calibration.population.verdict import judge
+from uqms.calibration.posterior import Posterior, SummaryTable
 from uqms.calibration.predict import PosteriorPrediction
 from uqms.calibration.samplers import Sampler
 from uqms.calibration.verdict import Verdict
@@ -27,7 +28,6 @@ from uqms.errors import InputError
 
 if TYPE_CHECKING:
     from uqms.calibration.population.subject import SubjectPosterior
-    from uqms.calibration.posterior import SummaryTable
 
 __all__ = ["PopulationPosterior", "build_posterior"]
 
@@ -122,7 +122,7 @@ class PopulationPosterior:
         """
         hidden = [name for name in self.draws.data_vars if str(name).startswith("lkj_")]
         few = xr.DataTree.from_dict({"posterior": self.draws.drop_vars(hidden)})
-        return single.Posterior(few, self.problem, self.verdict, self.surrogate_share).summary(prob)  # type: ignore[arg-type]
+        return Posterior(few, self.problem, self.verdict, self.surrogate_share).summary(prob)  # type: ignore[arg-type]
 
     def individual_summary(self, prob: float = 0.95) -> pd.DataFrame:
         """Return mean, sd and equal-tailed interval of each subject's parameters, by parameter and subject.
@@ -376,22 +376,22 @@ def build_posterior(problem: PopulationCalibration, sampler: Sampler, trace: Any
     ConformanceError
         When the trace is not what `Sampler` says.
     """
-    single._check_trace(problem, sampler, trace)  # type: ignore[arg-type]
+    assembly.check_trace(problem, sampler, trace)  # type: ignore[arg-type]
     raw = trace["posterior"].dataset[list(problem.priors)]
     raw = raw.assign_coords({dim: np.arange(raw.sizes[dim]) for dim in DIMS if dim not in raw.coords})
     shape = (raw.sizes["chain"], raw.sizes["draw"])
     theta = {name: np.ascontiguousarray(raw[name].values.reshape(-1)) for name in problem.priors}
     rng = np.random.default_rng(seed)
-    z = problem.inside(theta, single._latents_of(problem, trace), rng)  # type: ignore[arg-type]
+    z = problem.inside(theta, assembly.latents_of(problem, trace), rng)  # type: ignore[arg-type]
     joint, by_subject, h = subject_terms(problem, theta, z, rng)
     population = _population(problem, raw.drop_attrs())
-    stats = single._numeric_stats(trace["sample_stats"].dataset) if "sample_stats" in trace else xr.Dataset()
+    stats = assembly.numeric_stats(trace["sample_stats"].dataset) if "sample_stats" in trace else xr.Dataset()
     stats = stats.assign_coords(chain=raw.chain, draw=raw.draw)
     stats["joint_log_likelihood"] = (DIMS, joint.reshape(shape))
     stats["hyperparameter_draw"] = (DIMS, h.reshape(shape))
     measured = [label for label, there in zip(problem.subjects.labels, problem.subjects.measured, strict=True) if there]
     likelihood = xr.DataArray(by_subject.reshape(*shape, -1), dims=(*DIMS, "subject"), coords={"subject": measured})
-    prior_theta = problem.prior_draws(single.PRIOR_DRAWS, rng)
+    prior_theta = problem.prior_draws(assembly.PRIOR_DRAWS, rng)
     prior = xr.Dataset({name: (DIMS, values[None]) for name, values in prior_theta.items()}).assign_coords(chain=[0])
     labels = row_labels(problem)
     few = {name: values[:100] for name, values in prior_theta.items()}
@@ -415,7 +415,7 @@ def build_posterior(problem: PopulationCalibration, sampler: Sampler, trace: Any
     tree = xr.DataTree.from_dict(groups)
     for group in tree.children.values():
         group.attrs |= {"inference_library": "uqms", "interval": "95 % equal-tailed"}
-    sampled = single._sampled(problem, sampler, population, theta, z, stats, {})  # type: ignore[arg-type]
+    sampled = assembly.sampled(problem, sampler, population, theta, z, stats, {})  # type: ignore[arg-type]
     verdict, share = judge(problem, sampled)
     tree.attrs |= _provenance(problem, sampler, seed, verdict)
     found = PopulationPosterior(tree, problem, verdict, share)
@@ -447,7 +447,7 @@ def _new_rows(
     picked = (np.arange(chains)[:, None] * draws + each).ravel()
     part = {name: values[picked] for name, values in theta.items()}
     (piece,) = problem.pieces(part, z[picked], h[picked])
-    return single._new_rows(piece, rng).reshape(chains, len(each), -1), each
+    return assembly.new_rows(piece, rng).reshape(chains, len(each), -1), each
 
 
 def chosen_outputs(
@@ -502,7 +502,7 @@ def _log_prior(problem: PopulationCalibration, theta: Mapping[str, Array]) -> di
 
 def _population(problem: PopulationCalibration, draws: xr.Dataset) -> xr.Dataset:
     """Return draws of the population with correlations and derived quantities of the typical subject."""
-    out = single._with_derived(problem, draws)  # type: ignore[arg-type]
+    out = assembly.with_derived(problem, draws)  # type: ignore[arg-type]
     found = problem.layout.correlations({name: draws[name].values for name in problem.priors})
     for name, values in found.items():
         out[name] = (draws[next(iter(problem.priors))].dims, values)
@@ -568,7 +568,7 @@ def row_labels(problem: PopulationCalibration) -> dict[str, Any]:
 
 
 def _provenance(problem: PopulationCalibration, sampler: Sampler, seed: int, verdict: Verdict) -> dict[str, Any]:
-    found = single._provenance(_AsSingle(problem), sampler, seed, verdict)  # type: ignore[arg-type]
+    found = assembly.provenance(_AsSingle(problem), sampler, seed, verdict)  # type: ignore[arg-type]
     return found | {"population": repr(problem.population), "subjects": json.dumps(list(problem.subjects.labels))}
 
 

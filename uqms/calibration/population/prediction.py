@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Measured", "Shared", "curves", "has_features", "shared_error"]
 
-CLOUD, NUMBERS = 600, 8_000_000
+CLOUD, NUMBERS = 1200, 8_000_000
 LIMIT, LEAST = 0.05, 200  # see `nystroem`: of few subjects too, the error at others is wanted
 
 

@@ -1,5 +1,7 @@
-"""What all samplers check of their settings, and how they hand their draws back."""
+"""What samplers share: checks of their settings, an import, and how they hand their draws back."""
 
+import importlib
+import threading
 import warnings
 from typing import Any
 
@@ -10,7 +12,7 @@ from uqms._typing import Array
 from uqms.calibration.whitened import Whitened
 from uqms.errors import ConvergenceWarning, InputError, SamplingError
 
-__all__ = ["check_share", "check_whole", "trace_of", "warn_of_few"]
+__all__ = ["check_share", "check_whole", "import_beside", "trace_of", "warn_of_few"]
 
 
 def check_whole(owner: str, name: str, value: object, *, least: int = 1) -> None:
@@ -24,6 +26,14 @@ def check_share(owner: str, name: str, value: object, low: float, high: float) -
     number = isinstance(value, float | np.floating)
     if not number or not low <= value < high:  # type: ignore[operator]
         raise InputError(f"{owner}: {name} is {value!r}; give a number from {low:g} to below {high:g}.")
+
+
+def import_beside(module: str) -> None:
+    """Import what takes seconds beside the work that comes before it is used.
+
+    A new thread also has a short stack, through which ArviZ walks when nutpie imports it.
+    """
+    threading.Thread(target=importlib.import_module, args=(module,), daemon=True).start()
 
 
 def warn_of_few(owner: str, chains: int, draws: int, what: str = "draws a chain") -> None:

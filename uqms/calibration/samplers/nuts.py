@@ -1,8 +1,6 @@
 """The No-U-turn sampler, by nutpie."""
 
-import importlib
 import math
-import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from uqms._typing import Array, RandomState, as_generator
-from uqms.calibration.samplers._settings import check_share, check_whole, warn_of_few
+from uqms.calibration.samplers._settings import check_share, check_whole, import_beside, warn_of_few
 from uqms.errors import ConvergenceWarning, InitError, InputError, SamplingError, SamplingInterrupted
 
 if TYPE_CHECKING:
@@ -111,9 +109,7 @@ class NUTS:
         from uqms.calibration import compiled
         from uqms.calibration.starts import starting_points
 
-        # A second of imports, beside the work that comes before the sampler. A new thread also has a short stack,
-        # through which ArviZ walks when it is imported.
-        threading.Thread(target=importlib.import_module, args=("nutpie",), daemon=True).start()
+        import_beside("nutpie")
         points = starting_points(problem, STARTS, np.random.default_rng([seed, 1]))
         target = compiled.target(problem)
         if target is None:
@@ -198,12 +194,12 @@ class NUTS:
         *,
         rough: bool = False,
         cautious: bool = False,
-        many: bool = False,
+        linear: bool = False,
     ) -> Any:
         """Return nutpie's DataTree for a compiled target, in coordinates that the warm-up learns.
 
         `starts` (n, coordinates) are points on the real line of which each chain takes one; `rough` ones say nothing of
-        the posterior's shape. `cautious` gives learned coordinates up where draws diverge in them. `many` is for
+        the posterior's shape. `cautious` gives learned coordinates up where draws diverge in them. `linear` is for
         targets of hundreds of coordinates whose gradient is costly.
 
         Raises
@@ -225,7 +221,7 @@ class NUTS:
         settings = {"chains": self.chains, "cores": self.cores, "target_accept": self.target_accept}
         with _quiet():
             with _readable():
-                moved, points, left = learned(target, self.tune, settings, seed, starts, rough=rough, many=many)
+                moved, points, left = learned(target, self.tune, settings, seed, starts, rough=rough, linear=linear)
             return self._blocks(moved, points, left, seed, target, starts if cautious else None)
 
     def _blocks(

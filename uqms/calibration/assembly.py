@@ -1,0 +1,417 @@
+"""Groups of a posterior's DataTree, and what else is computed from a sampler's draws."""
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from uqms._typing import Array, Ints
+from uqms.calibration.answer import log_priors
+from uqms.calibration.computation import APPROXIMATION, sampler_checks
+from uqms.calibration.density import draw_rows, row_terms
+from uqms.calibration.noise import NumPyFunctions
+from uqms.calibration.parts import JointCalibration
+from uqms.calibration.predict import conditional_moments, correlated_noise, draw_jointly, own_cells
+from uqms.calibration.problem import Calibration, Piece
+from uqms.calibration.samplers import Sampler
+from uqms.calibration.verdict import Sampled, Verdict
+from uqms.errors import ConformanceError, InputError
+
+__all__ = [
+    "check_derived",
+    "check_trace",
+    "convergence",
+    "latents_of",
+    "leave_one_out",
+    "leave_one_out_of_all",
+    "log_prior",
+    "measured",
+    "monte_carlo_errors",
+    "new_rows",
+    "numeric_stats",
+    "posterior_predictive",
+    "prior_predictive",
+    "provenance",
+    "row_labels",
+    "sampled",
+    "true_conditions",
+    "with_derived",
+]
+
+type _Problem = Calibration | JointCalibration
+
+PREDICTIVE_DRAWS = 1000
+PRIOR_DRAWS = 2000
+LOG_TWO_PI = float(np.log(2.0 * np.pi))
+
+
+def true_conditions(problem: _Problem, draws: xr.Dataset) -> dict[str, xr.Dataset]:
+    """Return the group of the true conditions, dims (chain, draw, experiment); none when all are known."""
+    variables: dict[str, Any] = {}
+    for piece in parts_of(problem):
+        own, before = piece.problem, f"{piece.name}_" if piece.name else ""
+        dim = f"{before}experiment"
+        for column, name in enumerate(own.condition_names):
+            at = np.flatnonzero(own.cells.conditions_sd[:, column] > 0.0)
+            if not len(at):
+                continue
+            true = xr.concat([draws[f"{before}{name}[{k}]"] for k in at], dim=dim, coords="minimal", compat="override")
+            labels = {f"{before}{name}_experiment": at} if len(at) < own.cells.experiments else {dim: at}
+            (where,) = labels
+            variables[f"{before}{name}"] = true.rename({dim: where}).assign_coords(labels).transpose(..., where)
+            variables[f"{before}{name}_measured"] = xr.DataArray(own.cells.conditions[at, column], labels, (where,))
+            variables[f"{before}{name}_sd"] = xr.DataArray(own.cells.conditions_sd[at, column], labels, (where,))
+    return {"conditions": xr.Dataset(variables).drop_attrs()} if variables else {}
+
+
+def latents_of(problem: _Problem, trace: Any) -> Array:
+    """Return the trace's draws of the latents (S, latents)."""
+    if not problem.latents:
+        values = trace["posterior"].dataset[next(iter(problem.priors))]
+        return np.zeros((values.size, 0))
+    found = trace["posterior"].dataset["latents"].values
+    return np.ascontiguousarray(found.reshape(-1, found.shape[-1]))
+
+
+def check_trace(problem: _Problem, sampler: Sampler, trace: Any) -> None:
+    """Check that a trace is what `Sampler` says.
+
+    Raises
+    ------
+    ConformanceError
+        When it is not.
+    """
+    name = type(sampler).__name__
+    wanted = "a DataTree whose group 'posterior' has every quantity of problem.priors with dims ('chain', 'draw')"
+    try:
+        draws = trace["posterior"].dataset
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ConformanceError(f"{name}.run returned a {type(trace).__name__}; it must return {wanted}.") from error
+    lost = [key for key in problem.priors if key not in draws]
+    wrong = {key: draws[key].dims for key in problem.priors if key in draws and draws[key].dims != ("chain", "draw")}
+    if lost or wrong or not draws.sizes["chain"] * draws.sizes["draw"]:
+        raise ConformanceError(
+            f"{name}.run returned a group 'posterior' of sizes {dict(draws.sizes)} that lacks {lost} and has dims "
+            f"{wrong}; it must return {wanted}."
+        )
+    for key in problem.priors:
+        values = draws[key].values
+        bad = int(np.count_nonzero(~np.isfinite(values)))
+        if bad:
+            raise ConformanceError(f"{name}.run returned {bad} draws of {key!r} that are not finite.")
+        low, high = problem.limits(key)
+        slack = 1e-9 * max(1.0, abs(low)) if np.isinf(high - low) else 1e-9 * (high - low)
+        outside = int(np.count_nonzero((values < low - slack) | (values > high + slack)))
+        if outside:
+            raise ConformanceError(
+                f"{name}.run returned {outside} draws of {key!r} outside of [{low:g}, {high:g}], where "
+                "its prior is zero."
+            )
+    if problem.constraints:
+        broken = ~problem.conditioned_prior.allows({key: draws[key].values.ravel() for key in problem.priors})
+        if broken.any():
+            raise ConformanceError(
+                f"{name}.run returned {int(broken.sum())} draws that break {[c.text for c in problem.constraints]}: "
+                "use problem.conditioned_prior.log_terms, or Whitened, which hold the constraints."
+            )
+
+
+def sampled(
+    problem: _Problem,
+    sampler: Sampler,
+    posterior: xr.Dataset,
+    theta: Mapping[str, Array],
+    latents: Array,
+    stats: xr.Dataset,
+    starts: Mapping[str, Array],
+) -> Sampled:
+    """Collect what the verdict looks at."""
+    shape = (posterior.sizes["chain"], posterior.sizes["draw"])
+    names = list(problem.priors)
+    r_hat, bulk, tail = convergence(posterior[names])
+    errors = monte_carlo_errors(posterior[names], 0.95)
+    of_sampler = sampler_checks(stats)
+    blocks = getattr(sampler, "ess", None) is not None  # of which each was checked
+    asked = shape[1] if blocks else getattr(sampler, "draws", shape[1])
+    return Sampled(
+        theta=theta,
+        h=stats["hyperparameter_draw"].values.reshape(shape[0] * shape[1], *stats["hyperparameter_draw"].shape[2:]),
+        shape=shape,
+        asked=(getattr(sampler, "chains", shape[0]), asked),
+        r_hat=r_hat,
+        ess={name: min(bulk[name], tail[name]) for name in names},
+        mcse={name: max(errors[name]) / max(float(posterior[name].std(ddof=1)), 1e-300) for name in names},
+        divergences=int(stats["diverging"].sum()) if "diverging" in stats else None,
+        energy=stats["energy"].values if "energy" in stats and shape[1] > 1 else None,
+        deepest=float(stats["maxdepth_reached"].mean()) if "maxdepth_reached" in stats else None,
+        log_likelihood=stats["joint_log_likelihood"].values.ravel(),
+        starts=starts or None,
+        latents=latents,
+        of_sampler=of_sampler,
+        approximate=any(check.name == APPROXIMATION for check in of_sampler),
+    )
+
+
+def convergence(draws: xr.Dataset) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
+    """Return R-hat, bulk and tail effective sample sizes by name."""
+    import arviz_stats
+
+    if draws.sizes["chain"] < 2:
+        r_hat = {str(name): float("nan") for name in draws.data_vars}
+    else:
+        r_hat = {str(name): float(value) for name, value in arviz_stats.rhat(draws, method="rank").data_vars.items()}
+    bulk, tail = (arviz_stats.ess(draws, method=method) for method in ("bulk", "tail"))
+    return (
+        r_hat,
+        {str(name): float(value) for name, value in bulk.data_vars.items()},
+        {str(name): float(value) for name, value in tail.data_vars.items()},
+    )
+
+
+def monte_carlo_errors(draws: xr.Dataset, prob: float) -> dict[str, tuple[float, ...]]:
+    """Return the Monte Carlo standard errors of mean and limits of every quantity, in its own unit."""
+    import arviz_stats
+
+    tail = 0.5 * (1.0 - prob)
+    found = [arviz_stats.mcse(draws, method="mean")]
+    found += [arviz_stats.mcse(draws, method="quantile", prob=p) for p in (tail, 1.0 - tail)]
+    return {str(name): tuple(float(one[name]) for one in found) for name in draws.data_vars}
+
+
+def log_prior(problem: _Problem, theta: Mapping[str, Array], shape: tuple[int, int]) -> xr.Dataset:
+    """Return the log-density of each prior at draws."""
+    found = log_priors(problem, theta)
+    return xr.Dataset({name: (("chain", "draw"), values.reshape(shape)) for name, values in found.items()})
+
+
+def measured(problem: _Problem) -> Array:
+    """Return the values of all parts, (R,)."""
+    return np.concatenate([piece.problem.observations.value for piece in parts_of(problem)])
+
+
+def parts_of(problem: _Problem) -> list[Piece]:
+    """Return the parts of a problem, without draws."""
+    return problem.pieces(dict.fromkeys(problem.priors))
+
+
+def leave_one_out_of_all(
+    problem: _Problem, theta: Mapping[str, Array], latents: Array, rng: np.random.Generator
+) -> tuple[Array, Array, Ints]:
+    """Return `leave_one_out` of all parts: the sum, all rows, and hyperparameter draws (S,) or (S, parts)."""
+    found = [leave_one_out(one.problem, one.theta, one.latents, rng) for one in problem.pieces(theta, latents)]
+    joint, pointwise, h = zip(*found, strict=True)
+    draws = h[0] if isinstance(problem, Calibration) else np.stack(h, axis=1)
+    return np.sum(joint, axis=0), np.concatenate(pointwise, axis=1), draws
+
+
+def leave_one_out(
+    problem: Calibration, theta: Mapping[str, Array], latents: Array, rng: np.random.Generator
+) -> tuple[Array, Array, Ints]:
+    """Return log p(z | theta) (S,), log p(z_i | other z, theta) (S, R), and a hyperparameter draw for each (S,).
+
+    Leave-one-out terms of a Gaussian are in closed form: with w_i the precision of row i's noise and P the posterior
+    variance of its cell, kappa_i = w_i - w_i² P is the precision of z_i given the rest. With latents, rows are
+    independent given them: p(z_i | theta, latents). Rows that depend on each other share their joint density evenly.
+    """
+    parts: list[tuple[Array, Array, Ints]] = []
+    for values, terms in _value_terms(problem, theta, latents):
+        joint = np.logaddexp.reduce(values, axis=0)  # over (H, s)
+        # A hyperparameter draw under which the data are impossible (a mean of counts below 0) has no weight.
+        possible = np.isfinite(values)[:, :, None]
+        rest = np.where(possible, values[:, :, None] - np.where(possible, terms, 0.0), -np.inf)
+        without = np.logaddexp.reduce(rest, axis=0)
+        weights = np.exp(values - joint)
+        chosen = (rng.random(weights.shape[1]) > np.cumsum(weights, axis=0)[:-1]).sum(axis=0)
+        parts.append((joint, joint[:, None] - without, chosen))
+    joints, pointwise, draws = zip(*parts, strict=True)
+    return np.concatenate(joints), np.concatenate(pointwise), np.concatenate(draws)
+
+
+def _value_terms(problem: Calibration, theta: Mapping[str, Array], latents: Array) -> Iterator[tuple[Array, Array]]:
+    """Yield log w_h + log p(z | theta, h) (H, s) and log p(z_i | other z, theta, h) (H, s, R), in own units."""
+    if problem.form != "latent":
+        jacobian = problem.cells.jacobian
+        for phi, values, alpha, precision in problem.log_likelihood_terms(theta):
+            terms = np.stack([_row_terms(problem, phi, a, p) for a, p in zip(alpha, precision, strict=True)])
+            yield values + jacobian.sum(), terms + jacobian
+        return
+    start = 0
+    for y, values in problem.latent_terms(theta, latents):
+        rows = slice(start, start := start + values.shape[1])
+        phi = problem.noise.phi({name: column[rows] for name, column in theta.items()}, (values.shape[1],))
+        terms = np.empty((*values.shape, len(problem.cells.z)))
+        for at, value in row_terms(problem.cells, problem.noise, y, phi, problem.cells.z, NumPyFunctions):
+            terms[..., at] = value if value.ndim == 3 else value[..., None] / len(at)
+        yield values, terms
+
+
+def _row_terms(problem: Calibration, sigma: Array, alpha: Array, precision: Array) -> Array:
+    cells = problem.cells
+    c = cells.row_cell
+    cell_noise = sigma[:, cells.group] ** 2 / cells.weight
+    cell_variance = cell_noise - cell_noise**2 * precision
+    w = 1.0 / (sigma[:, cells.group][:, c] ** 2 * cells.row_variance)
+    kappa = w - w**2 * cell_variance[:, c]
+    a = w * (cells.z - cells.cell_mean[c] + (cell_noise * alpha)[:, c])
+    return np.asarray(-0.5 * LOG_TWO_PI + 0.5 * np.log(kappa) - 0.5 * a**2 / kappa)
+
+
+def with_derived(problem: _Problem, draws: xr.Dataset) -> xr.Dataset:
+    """Return draws with units, descriptions and derived quantities."""
+    out = draws.copy()
+    for name, prior in problem.priors.items():
+        out[name] = out[name].assign_attrs(unit=problem.unit_of(name), description=prior.description)
+    inputs = {name: draws[name] for name in problem.priors}
+    like = next(iter(inputs.values()))
+    inputs |= {name: xr.full_like(like, value).drop_attrs() for name, value in problem.fixed.items()}
+    for name, derived in problem.derived.items():
+        values = _derive(name, derived.function, inputs)
+        out[name] = values.assign_attrs(unit=derived.unit, description=derived.description)
+    return out
+
+
+def _derive(
+    name: str, function: Callable[[Mapping[str, Any]], Any], inputs: Mapping[str, xr.DataArray]
+) -> xr.DataArray:
+    like = next(iter(inputs.values()))
+    try:
+        values = function(inputs)
+    except Exception as error:
+        raise InputError(
+            f"derived: {name!r} failed with {type(error).__name__}: {error}. It is given {list(inputs)}, an array each."
+        ) from error
+    if np.shape(values) != like.shape or np.asarray(values).dtype.kind not in "fiub":
+        raise InputError(
+            f"derived: {name!r} returned {type(values).__name__} of shape {np.shape(values)}; it must return one "
+            f"number a draw, here of shape {like.shape}, computed with arithmetic or numpy functions from the mapping "
+            "it is given."
+        )
+    return xr.DataArray(np.asarray(values, dtype=np.float64), dims=like.dims, coords=like.coords)
+
+
+def check_derived(problem: _Problem) -> None:
+    """Compute the derived quantities of a few prior draws: a mistake shows before the sampler has run, not after.
+
+    Raises
+    ------
+    InputError
+        When a function fails, or does not return one number a draw.
+    """
+    draws = problem.prior_draws(6, 0)
+    with_derived(problem, xr.Dataset({n: (("chain", "draw"), v.reshape(2, 3)) for n, v in draws.items()}))
+
+
+def numeric_stats(stats: xr.Dataset) -> xr.Dataset:
+    """Return statistics of draws or chains that are numbers."""
+    kept = [
+        name
+        for name, values in stats.data_vars.items()
+        if values.dtype.kind in "fiub" and values.dims in (("chain", "draw"), ("chain",))
+    ]
+    return stats[kept].copy()
+
+
+def row_labels(problem: _Problem) -> dict[str, Any]:
+    """Return the coords of the dim "observation"."""
+    parts = parts_of(problem)
+    tables = [piece.problem.observations for piece in parts]
+    sizes = [len(table) for table in tables]
+    labels: dict[str, Any] = {"observation": np.arange(sum(sizes))}
+    if not isinstance(problem, Calibration):
+        labels["part"] = ("observation", np.repeat([piece.name for piece in parts], sizes))
+    labels["output"] = ("observation", np.concatenate([table.output.astype(np.str_) for table in tables]))
+    columns = [{**table.coords, **table.conditions} for table in tables]
+    for table, column in zip(tables, columns, strict=True):
+        if table.replicate is not None:
+            column["replicate"] = table.replicate  # type: ignore[assignment]
+    for name in dict.fromkeys(key for column in columns for key in column):  # NaN where a part has no such column
+        missing = (np.full(size, np.nan) for size in sizes)
+        found = [column.get(name, nothing) for column, nothing in zip(columns, missing, strict=True)]
+        labels[name] = ("observation", np.concatenate(found))
+    return labels
+
+
+def prior_predictive(
+    problem: _Problem, theta: Mapping[str, Array], rng: np.random.Generator, labels: Mapping[str, Any]
+) -> xr.Dataset:
+    """Return simulated measurements at draws of the prior."""
+    count = min(500, PRIOR_DRAWS)
+    values = problem.simulate({name: values[:count] for name, values in theta.items()}, rng)
+    return xr.Dataset({"value": (("chain", "draw", "observation"), values[None])}).assign_coords(chain=[0], **labels)
+
+
+def posterior_predictive(
+    problem: _Problem,
+    theta: Mapping[str, Array],
+    latents: Array,
+    h: Ints,
+    shape: tuple[int, int],
+    rng: np.random.Generator,
+    labels: Mapping[str, Any],
+) -> xr.Dataset:
+    """Return new measurements, given the data, at some of the draws (S, ...) of the posterior."""
+    chains, draws = shape
+    per_chain = np.unique(np.linspace(0, draws - 1, min(draws, PREDICTIVE_DRAWS // chains)).astype(int))
+    picked = (np.arange(chains)[:, None] * draws + per_chain).ravel()
+    part = {name: values[picked] for name, values in theta.items()}
+    drawn = [new_rows(piece, rng) for piece in problem.pieces(part, latents[picked], h[picked])]
+    out = np.concatenate(drawn, axis=1)
+    data = xr.Dataset({"value": (("chain", "draw", "observation"), out.reshape(chains, len(per_chain), -1))})
+    return data.assign_coords(chain=np.arange(chains), draw=per_chain, **labels)
+
+
+def new_rows(piece: Piece, rng: np.random.Generator) -> Array:
+    """Return new measurements (S, R) of the rows of a part, given the data."""
+    problem, cells = piece.problem, piece.problem.cells
+    phi = problem.noise.phi(piece.theta, (len(piece.h),))
+    y = np.empty((len(piece.h), len(cells.offset)))
+    for rows, moments in conditional_moments(problem, piece.theta, piece.h, own_cells(cells), piece.latents):
+        y[rows] = draw_jointly(moments, rng)
+    y += correlated_noise(problem, phi, rng)
+    return draw_rows(cells, problem.noise, y, phi, rng)
+
+
+def provenance(problem: _Problem, sampler: Sampler, seed: int, verdict: Verdict) -> dict[str, Any]:
+    """Return what a reader needs to compute the posterior again."""
+    packages = ("uqms", "pymc", "nutpie", "arviz-stats", "numpy", "numba")
+    parts = parts_of(problem)
+    boxes = {piece.name: piece.problem.surrogate.domain.to_dict() for piece in parts}
+    versions = {}
+    for name in packages:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:  # uqms used from a source folder that was not installed
+            versions[name] = "not installed"
+    return {
+        "seed": seed,
+        "sampler": json.dumps({type(sampler).__name__: _settings(sampler)}),
+        "space": problem.space.to_json(),
+        "box": json.dumps(boxes[""] if "" in boxes else boxes),
+        "data_sha256": hashlib.sha256(b"".join(piece.problem.cells.z.tobytes() for piece in parts)).hexdigest(),
+        "mass_cut": problem.mass_cut,
+        "fixed": json.dumps(problem.fixed),
+        "constraints": json.dumps([one.text for one in problem.constraints]),
+        "failures": "" if getattr(problem, "success", None) is None else problem.failures,
+        "prior_allowed": problem.conditioned_prior.allowed.share,
+        "prior_allowed_mcse": problem.conditioned_prior.allowed.mcse,
+        "verdict": verdict.status,
+        "verdict_text": str(verdict),
+        "versions": json.dumps(versions),
+        "python": platform.python_version(),
+    }
+
+
+def _settings(sampler: object) -> dict[str, Any]:
+    """Return a sampler's settings, numbers and text as they are and anything else as Python shows it."""
+    if not is_dataclass(sampler):
+        return {"repr": repr(sampler)}
+    plain = (bool, int, float, str, type(None))
+    values = {field.name: getattr(sampler, field.name) for field in fields(sampler)}
+    values = {key: value.item() if isinstance(value, np.generic) else value for key, value in values.items()}
+    return {key: value if isinstance(value, plain) else repr(value) for key, value in values.items()}
