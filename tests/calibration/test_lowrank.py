@@ -170,11 +170,11 @@ def test_variance_is_exact_everywhere_and_covariance_at_the_points() -> None:
 def test_features_keep_the_variances_that_a_population_depends_on() -> None:
     rng = np.random.default_rng(7)
     process = process_of(Matern52(), d=3, n=40, q=1)
-    cloud = 0.5 + 0.15 * rng.standard_normal((600, 3))
+    cloud, several = 0.5 + 0.15 * rng.standard_normal((600, 3)), 0.5 + 0.15 * rng.standard_normal((16, 200, 3))
     noise = np.array([1e-3])
-    error = nystroem(process, cloud, inputs=200, noise=noise)
+    error = nystroem(process, cloud, several, noise=noise)
     assert error.left_out[0] <= LEFT_OUT
-    fewer = nystroem(process, cloud, inputs=200, noise=noise, ranks=(int(error.ranks[0]) // 2,))
+    fewer = nystroem(process, cloud, several, noise=noise, ranks=(int(error.ranks[0]) // 2,))
     assert fewer.left_out[0] > LEFT_OUT
 
     u = 0.5 + 0.15 * rng.standard_normal((200, 3))
@@ -197,11 +197,9 @@ def test_left_out_is_what_the_dense_covariances_say() -> None:
 
     rng = np.random.default_rng(8)
     process = process_of(Matern52(), d=2, n=20, q=1)
-    cloud = 0.5 + 0.2 * rng.standard_normal((300, 2))
-    error = nystroem(process, cloud, inputs=60, noise=np.array([0.01]), ranks=(4,))
-    test, found = cloud[::3], []
-    for k in range(16):  # populations of half the points, hence with less information than 60 inputs have
-        one = test[(k * 100 // 16 + np.arange(50)) % 100]
+    cloud, several = 0.5 + 0.2 * rng.standard_normal((300, 2)), 0.5 + 0.2 * rng.standard_normal((9, 50, 2))
+    error, found = nystroem(process, cloud, several, inputs=60, noise=np.array([0.01]), ranks=(4,)), []
+    for one in several:  # some of 60 inputs, with as much more noise
         centred = one - one.mean(axis=0)
         weights = np.linalg.qr(np.column_stack([np.ones(50), centred, centred**2]))[0]
         exact, ours = (
@@ -217,19 +215,20 @@ def test_points_at_the_edge_are_among_those_that_stand_for_all() -> None:
     rng = np.random.default_rng(3)
     cloud = np.concatenate([0.5 + 0.02 * rng.standard_normal((590, 2)), 3.0 + 0.01 * rng.standard_normal((10, 2))])
     cloud = cloud[rng.permutation(600)]
-    error = nystroem(process, cloud, inputs=60, ranks=(6,))
+    error = nystroem(process, cloud, cloud.reshape(10, 60, 2), ranks=(6,))
     share = error.at(cloud).own[0, :, 0] / scores_at(process, cloud).covariance[0, 0].diagonal()
     assert share[cloud[:, 0] > 2.0].max() < 0.01  # ten neighbours have one error, not ten
 
 
 def test_each_score_has_as_many_features_as_its_noise_asks_for() -> None:
     process = process_of(Matern52(), d=3, n=40)
-    cloud = np.random.default_rng(9).random((300, 3))
-    error = nystroem(process, cloud, inputs=150, noise=np.array([1e-4, 10.0]))
+    rng = np.random.default_rng(9)
+    cloud, several = rng.random((300, 3)), rng.random((4, 150, 3))
+    error = nystroem(process, cloud, several, noise=np.array([1e-4, 10.0]))
     assert error.ranks[0] >= 20
     assert error.ranks[1] == 1
     np.testing.assert_array_equal(np.bincount(error.score), error.ranks)
-    assert nystroem(process, cloud, inputs=12).ranks.max() == 12  # as many as inputs are enough
+    assert nystroem(process, cloud, several[:, :12]).ranks.max() == 12  # as many as inputs are enough
 
 
 def test_a_score_that_is_known_exactly_has_features_of_zero() -> None:
@@ -240,7 +239,7 @@ def test_a_score_that_is_known_exactly_has_features_of_zero() -> None:
 
 def test_a_small_cloud_is_refused() -> None:
     with pytest.raises(InputError, match="A cloud of 4 inputs is too small"):
-        nystroem(process_of(Matern52()), np.zeros((4, 2)), inputs=3)
+        nystroem(process_of(Matern52()), np.zeros((4, 2)), np.zeros((1, 3, 2)))
 
 
 # --- many draws at once -----------------------------------------------------------------------------------------------

@@ -1,13 +1,20 @@
 """The verdict on a population: shares through features against dense algebra."""
 
+import copy
+
 import numpy as np
 import pytest
 from calibration.population.test_population import SPACE, observations, surrogate, table
 from scipy import sparse
+from scipy.linalg import eigh
 
 import uqms as uq
-from uqms.calibration.population.verdict import _information, _through_features, _trace
+from uqms.calibration.population.lowrank import LowRank
+from uqms.calibration.population.prediction import noise_of_scores, subjects_of
+from uqms.calibration.population.shared_error import nystroem
+from uqms.calibration.population.verdict import _check_features, _information, _through_features, _trace
 from uqms.calibration.predict import data_moments
+from uqms.surrogates.process import scores_at
 
 
 @pytest.mark.parametrize("occasions", [(), ("a",)])
@@ -91,3 +98,47 @@ def test_the_trace_of_an_inverse_takes_a_block_a_subject() -> None:
     inverse = np.linalg.inv(dense)
     found = _trace(sparse.csc_matrix(dense), owner, inverse[:, 9:])
     assert found == pytest.approx(np.trace(inverse), rel=1e-12)
+
+
+def test_features_that_miss_what_subjects_have_in_common_are_told() -> None:
+    population = uq.Population(SPACE, individual=("a", "b"), spread={"a": 0.05, "b": 0.1})
+    frame = table(subjects=40).assign(x=lambda rows: (rows["x"] * 10 % 4) / 5).drop_duplicates(["id", "t", "x"])
+    one = uq.Calibration(
+        surrogate(),
+        observations(frame),
+        uq.GaussianNoise(sd=0.02),
+        population=population,
+        outside="extrapolate",
+        surrogate_error="low-rank",
+    )
+    assert one.lowrank is not None
+    rng, S = np.random.default_rng(4), 5
+    theta, z = one.prior_draws(60, 2), rng.standard_normal((60, one.latents))
+    one = one.with_features(theta, z, rng)
+    theta, z = {name: values[:S] for name, values in theta.items()}, z[:S]
+    h = np.zeros(S, dtype=int)
+    right = _check_features(one, theta, z, h)
+    assert right.status == "pass"
+    assert 0.0 < right.value < 0.1
+
+    u = one.data.unit_inputs(one.individuals(theta, z))
+    poor, process = copy.copy(one), one.lowrank.error.process
+    error = nystroem(process, u.reshape(-1, u.shape[-1]), u, ranks=(1,))
+    poor.lowrank = LowRank(error, one.data.cells.flat(), subjects_of(one.data))
+    wrong = _check_features(poor, theta, z, h)
+    assert wrong.status == "warn"
+    assert f"{process.q} features" in wrong.message
+
+    # By dense matrices: the worst of sums with weights that are constant, linear and square in the inputs.
+    noise, found = noise_of_scores(one.data, np.full((S, 1), 0.02), process, one.data.cells.used), []
+    for at in u:
+        centred = (at - at.mean(axis=0))[:, at.std(axis=0) > 1e-9]
+        q, _ = np.linalg.qr(np.column_stack([np.ones(len(at)), centred, centred**2]))
+        exact, ours = scores_at(process, at).covariance[0], error.covariance(at)[0]
+        found.append(
+            [
+                np.abs(eigh(q.T @ a @ q + v * np.eye(q.shape[1]), q.T @ b @ q + v * np.eye(q.shape[1]))[0] - 1.0).max()
+                for a, b, v in zip(exact, ours, noise, strict=True)
+            ]
+        )
+    assert wrong.value == pytest.approx(np.quantile(found, 0.75, axis=0).max(), rel=1e-6)

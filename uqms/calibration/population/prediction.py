@@ -28,13 +28,15 @@ from uqms.calibration.population.lowrank import LowRank, SharedError, _by_score,
 from uqms.calibration.predict import PosteriorPrediction, Targets, new_noise
 from uqms.errors import InputError
 from uqms.surrogates.gp import GaussianProcessSurrogate
+from uqms.surrogates.process import ScoreProcess
 
 if TYPE_CHECKING:
     from uqms.calibration.population.problem import Individuals, PopulationCalibration
 
 __all__ = ["Measured", "Shared", "curves", "has_features", "shared_error"]
 
-CLOUD, NUMBERS = 1200, 8_000_000
+CLOUD, NUMBERS = 800, 8_000_000
+POPULATIONS, BLOCK = 16, 400  # by which features are chosen, and most inputs of each
 LIMIT, LEAST = 0.05, 200  # see `nystroem`: of few subjects too, the error at others is wanted
 
 
@@ -252,17 +254,31 @@ def shared_error(
 
     Features that the noise of an input's cells hides are left out; the variance at each input is exact without them.
     """
-    flat, cells = u.reshape(-1, u.shape[-1]), data.cells
+    apart = len(u) > 2  # every third draw is a population that features are measured by, not made of
+    held, rest = (u[::3], u[np.arange(len(u)) % 3 > 0]) if apart else (u, u)
+    flat = rest.reshape(-1, u.shape[-1])
     cloud = flat[rng.choice(len(flat), size=min(CLOUD, len(flat)), replace=False)]
+    together = min(-(-inputs // u.shape[1]), len(held))  # draws that make one population
+    count = len(held) // together
+    several = held[: count * together].reshape(count, -1, u.shape[-1])
+    picked = np.unique(np.linspace(0, count - 1, min(count, POPULATIONS)).astype(int))[:, None]
+    size = several.shape[1]
+    populations = several[picked, (rng.integers(size, size=picked.shape) + np.arange(min(size, BLOCK))) % size]
+    process = data.surrogate.process  # type: ignore[attr-defined]
+    if scores is not None:
+        process = process.select(scores)
+    noise = noise_of_scores(data, sigma, process, scores)
+    return nystroem(process, cloud, populations, inputs=inputs, noise=noise, limit=LIMIT)
+
+
+def noise_of_scores(data: "Individuals", sigma: Array, process: ScoreProcess, scores: Ints | None = None) -> Array:
+    """Return the mean variance of the noise in scores, or all, at one input, (q,), for the noise's sds (S, g)."""
+    cells = data.cells
     precision = cells.weight / np.mean(sigma**2, axis=0)[cells.group]
     with np.errstate(divide="ignore"):
         noise = cells.experiments / (precision @ cells.basis**2)
-    process = data.surrogate.process  # type: ignore[attr-defined]
-    if scores is not None:
-        process, noise = process.select(scores), noise[scores]
     largest = 1e3 * process.variance.max(axis=0)  # a score that nothing was measured of
-    noise = np.minimum(noise, largest.reshape(-1)[: len(noise)] if largest.ndim == 1 else largest)
-    return nystroem(process, cloud, inputs=inputs, noise=noise, limit=LIMIT)
+    return np.asarray(np.minimum(noise if scores is None else noise[scores], largest))
 
 
 def curves(

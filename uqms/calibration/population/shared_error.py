@@ -38,8 +38,8 @@ __all__ = ["Features", "SharedError", "nystroem"]
 LEFT_OUT = 0.05  # of a variance, surrogate's error and noise together: more than this asks for more features
 RANKS = (1, 3, 6, 10, 15, 20, 25, 30, 37, 45, 54, 65, 80, 100)  # of one score
 SPREAD = 2  # Nyström points a feature
-HELD_OUT = 3  # every third point of the cloud measures what is left out
-POPULATIONS, QUANTILE = 16, 0.75  # parts of these points, each a population, and how many are within limits
+QUANTILE = 0.75  # of populations are within limits
+LEAST = 6  # points of a cloud
 SMALLEST = 1e-10  # of the largest eigenvalue: directions below are rounding
 
 
@@ -135,6 +135,16 @@ class SharedError:
         out[:, :, at, at] += np.moveaxis(own, -1, 0)
         return np.moveaxis(out, 0, 1)
 
+    def off(self, u: Float[np.ndarray, "k d"], h: int, noise: Float[np.ndarray, " q"]) -> Float[np.ndarray, " q"]:
+        """Return by score the relative error of a variance, as in `left_out`, of the population that has these inputs.
+
+        `noise` is as in `nystroem`.
+        """
+        sums, ours = _weighted_sums(u), self.covariance(u)[h]
+        exact = (_covariance(self.process, h, j, u) for j in range(self.process.q))
+        pairs = zip(exact, ours, noise, strict=True)
+        return np.array([_off(sums.T @ one @ sums, sums.T @ other @ sums, own) for one, other, own in pairs])
+
     def flat(self) -> Array:
         """Return the block of numbers that `_lowrank` reads behind the surrogate and the data."""
         parts = [np.array([len(self.points), *self.ranks, *self.counts], dtype=np.float64), self.points.ravel()]
@@ -145,8 +155,9 @@ class SharedError:
 def nystroem(
     process: ScoreProcess,
     cloud: Float[np.ndarray, "c d"],
+    populations: Float[np.ndarray, "p k d"],
     *,
-    inputs: int,
+    inputs: int | None = None,
     noise: Float[np.ndarray, " q"] | None = None,
     limit: float = LEFT_OUT,
     ranks: tuple[int, ...] = RANKS,
@@ -155,19 +166,21 @@ def nystroem(
 
     For every score the number of features is the smallest for which the variance of every weighted sum of the errors,
     with the measurements' noise, is within `limit` of the exact one, where weights are constant, linear and square in
-    an input: what means, trends and scales of a population depend on. It is measured in many populations, parts of the
-    cloud that nothing else uses, of which three in four have to be within: the worst would ask for ever more features
-    for the sake of two outliers beside each other. Where none is enough it is the largest, and never more than there
-    are inputs; see `left_out`.
+    an input: what means, trends and scales of a population depend on. Three in four populations
+    have to be within: the worst would ask for ever more features for the sake of two outliers beside each other. Where
+    none is enough it is the largest, and never more than there are inputs; see `left_out`.
 
     Parameters
     ----------
     process
         The scores that matter.
     cloud
-        Inputs where the population is or may be, a thousand in any order but a sorted one, shape (c, d).
+        Inputs where the population is or may be, some hundreds, of which features are made, shape (c, d).
+    populations
+        All inputs, or many that belong together, of each of some populations that the cloud does not have. Inputs of
+        one subject under several conditions are closer to each other than those of a cloud.
     inputs
-        How many different inputs there are.
+        How many different inputs there are; None: as many as each population has.
     noise
         Variance of the noise in each score at one input, (q,): 1 / (G' R^-1 G)_jj of its cells. None: no noise.
     limit
@@ -185,57 +198,50 @@ def nystroem(
             "A low-rank error needs a kernel of the inputs alone; this one is of several fidelities. Take the exact."
         )
     cloud = np.ascontiguousarray(cloud, dtype=np.float64)
-    least = 3 * HELD_OUT
-    if len(cloud) < least:
-        raise InputError(f"A cloud of {len(cloud)} inputs is too small to choose features by; give at least {least}.")
-    held = np.arange(len(cloud)) % HELD_OUT == 0
-    test, rest = cloud[held], cloud[~held]
+    if len(cloud) < LEAST:
+        raise InputError(f"A cloud of {len(cloud)} inputs is too small to choose features by; give at least {LEAST}.")
+    size = populations.shape[1]
+    inputs = size if inputs is None else inputs
     ranks = tuple(rank for rank in ranks if rank < inputs) + ((inputs,) if inputs <= ranks[-1] else ())
-    order = _spread_out(rest * _stretch(process), _all_scores(process, rest), min(len(rest), SPREAD * ranks[-1]))
-    several = _Populations(test, min(inputs, max(len(test) // 2, least // HELD_OUT)))
-    noise = np.zeros(process.q) if noise is None else np.asarray(noise, dtype=np.float64) * several.size / inputs
+    order = _spread_out(cloud * _stretch(process), _all_scores(process, cloud), min(len(cloud), SPREAD * ranks[-1]))
+    noise = np.zeros(process.q) if noise is None else np.asarray(noise, dtype=np.float64) * size / inputs
+    sums = [_weighted_sums(one) for one in populations]
     chosen, left_out = np.zeros(process.q, dtype=np.int64), np.zeros(process.q)
     for j in range(process.q):
         for h in range(process.draws):
-            exact = several.variances(_covariance(process, h, j, test))
+            exact = [w.T @ _covariance(process, h, j, one) @ w for one, w in zip(populations, sums, strict=True)]
             for rank in ranks:
-                points = rest[order[: SPREAD * rank]]
-                raw, _, variance = _raw(process, h, j, test, points)
-                phi = raw @ _directions(process, h, j, points, rest)[:, :rank]
-                own = np.maximum(variance - np.einsum("ij,ij->i", phi, phi), 0.0)
-                found = _off(exact, several.variances(phi @ phi.T + np.diag(own)), noise[j])
+                points = cloud[order[: SPREAD * rank]]
+                directions = _directions(process, h, j, points, cloud)[:, :rank]
+                off = [
+                    _off(right, _through(process, h, j, one, points, directions, w), noise[j])
+                    for right, one, w in zip(exact, populations, sums, strict=True)
+                ]
+                found = float(np.quantile(off, QUANTILE))
                 if found <= limit:
                     break
             chosen[j], left_out[j] = max(chosen[j], rank), max(left_out[j], found)
-    points = rest[order[: SPREAD * int(chosen.max())]]
+    points = cloud[order[: SPREAD * int(chosen.max())]]
     weights = [
-        [_directions(process, h, j, points[: SPREAD * chosen[j]], rest)[:, : chosen[j]] for j in range(process.q)]
+        [_directions(process, h, j, points[: SPREAD * chosen[j]], cloud)[:, : chosen[j]] for j in range(process.q)]
         for h in range(process.draws)
     ]
     return SharedError(process, points, _same_ranks(weights), left_out)
 
 
-class _Populations:
-    """Parts of a cloud, each a population, and the weighted sums over its inputs."""
-
-    def __init__(self, cloud: Array, size: int) -> None:
-        begin = np.linspace(0, len(cloud), POPULATIONS, endpoint=False).astype(int)
-        self.size = size
-        self.members = [(first + np.arange(size)) % len(cloud) for first in begin]
-        self.sums = [_weighted_sums(cloud[one]) for one in self.members]
-
-    def variances(self, covariance: Array) -> list[Array]:
-        """Return the covariance of the sums (k, k) of each population for the cloud's."""
-        return [sums.T @ covariance[np.ix_(one, one)] @ sums for one, sums in zip(self.members, self.sums, strict=True)]
+def _through(process: ScoreProcess, h: int, j: int, u: Array, points: Array, directions: Array, sums: Array) -> Array:
+    """Return the covariance of weighted sums (k, k) through features, the rest being each input's own."""
+    raw, _, variance = _raw(process, h, j, u, points)
+    phi = raw @ directions
+    own = np.maximum(variance - np.einsum("ij,ij->i", phi, phi), 0.0)
+    half = phi.T @ sums
+    return np.asarray(half.T @ half + (sums.T * own) @ sums)
 
 
-def _off(exact: list[Array], ours: list[Array], noise: float) -> float:
-    """Return the relative error of the variance of the worst weighted sum, in three of four populations."""
-    found = []
-    for one, other in zip(exact, ours, strict=True):
-        floor = (noise + 1e-12 * max(float(np.trace(one)), 1e-300)) * np.eye(len(one))  # the identity is sums.T @ sums
-        found.append(np.max(np.abs(eigh(one + floor, other + floor, eigvals_only=True) - 1.0)))
-    return float(np.quantile(found, QUANTILE))
+def _off(exact: Array, ours: Array, noise: float) -> float:
+    """Return the relative error of the variance of the worst weighted sum."""
+    floor = (noise + 1e-12 * max(float(np.trace(exact)), 1e-300)) * np.eye(len(exact))  # the identity is sums.T @ sums
+    return float(np.max(np.abs(eigh(exact + floor, ours + floor, eigvals_only=True) - 1.0)))
 
 
 def _weighted_sums(u: Array) -> Array:

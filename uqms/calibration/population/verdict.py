@@ -29,7 +29,9 @@ from uqms.calibration.direct import is_exact
 from uqms.calibration.misfit import MISFIT_LEVEL, check_misfit, check_validation
 from uqms.calibration.population.layout import from_natural
 from uqms.calibration.population.lowrank import _ragged
+from uqms.calibration.population.prediction import noise_of_scores
 from uqms.calibration.population.problem import PopulationCalibration
+from uqms.calibration.population.shared_error import QUANTILE
 from uqms.calibration.predict import data_moments
 from uqms.calibration.verdict import EDGE, EDGE_MASS, SHARE_LIMIT, Verdict
 
@@ -38,6 +40,7 @@ __all__ = ["judge"]
 FEW_SUBJECTS = 5
 CONTRACTION = 0.1
 DRAWS, FEATURED, NUMBERS = 40, 12, 20_000_000
+COMPARED, FEATURES_LIMIT = 400, 0.1  # inputs, and twice what features are chosen for: 5 % of a sd
 STEP = 1e-4
 
 
@@ -60,7 +63,8 @@ def judge(problem: PopulationCalibration, sampled: Sampled) -> tuple[Verdict, xr
         picked = np.unique(np.linspace(0, len(z) - 1, min(FEATURED, len(z))).astype(int))
         few = {name: values[picked] for name, values in theta.items()}
         share, misfit = _through_features(problem, few, z[picked], sampled.h[picked])
-        checks += [_check_share(problem, names, share), misfit, check_validation(problem.data, own, share)]
+        checks += [_check_share(problem, names, share), _check_features(problem, few, z[picked], sampled.h[picked])]
+        checks += [misfit, check_validation(problem.data, own, share)]
     elif count >= 1:
         picked = np.unique(np.linspace(0, len(z) - 1, count).astype(int))
         few = {name: values[picked] for name, values in theta.items()}
@@ -274,6 +278,25 @@ def _check_share(problem: PopulationCalibration, names: list[str], share: Array)
     )
     status: Status = "pass" if share[worst] <= SHARE_LIMIT else "warn"
     return Check("surrogate error", status, float(share[worst]), message, remedy)
+
+
+def _check_features(problem: PopulationCalibration, theta: Mapping[str, Array], z: Array, h: Array) -> Check:
+    """Compare the joint error through features with the exact one, at the subjects of posterior draws."""
+    assert problem.lowrank is not None
+    data, error = problem.data, problem.lowrank.error
+    own = problem.individuals(theta, z)
+    u, sigma = data.unit_inputs(own), data.noise.phi(own, (len(z),))[:, : len(data.noise.outputs)]
+    at = np.unique(np.linspace(0, u.shape[1] - 1, min(u.shape[1], COMPARED)).astype(int))
+    noise = noise_of_scores(data, sigma, error.process, data.cells.used) * len(at) / u.shape[1]
+    found = np.array([error.off(one[at], int(k), noise) for one, k in zip(u, h, strict=True)])  # (s, q)
+    off = float(np.quantile(found, QUANTILE, axis=0).max())
+    message = (
+        f"variances of what subjects have in common are {off:.1%} off through {len(error.score)} features, limit "
+        f"{FEATURES_LIMIT:.0%}"
+    )
+    status: Status = "pass" if off <= FEATURES_LIMIT else "warn"
+    remedy = "Calibration(..., surrogate_error='exact') counts the surrogate's error as it is, at its price."
+    return Check("joint error", status, off, message, remedy)
 
 
 def _check_edge(problem: PopulationCalibration, own: Mapping[str, Array]) -> Check:
