@@ -13,7 +13,7 @@ from scipy.stats import t as student
 import uqms as uq
 from uqms.calibration.population.lowrank import LowRank, SharedError
 from uqms.calibration.population.posterior import PopulationPosterior
-from uqms.calibration.population.prediction import Measured, Shared
+from uqms.calibration.population.prediction import Measured, Shared, some_inputs, subjects_of
 from uqms.calibration.population.subject import NewData, _inputs
 from uqms.calibration.predict import Targets, conditional_moments, own_cells
 from uqms.errors import ExtrapolationError, ExtrapolationWarning, InputError
@@ -368,3 +368,14 @@ def test_what_takes_one_subject_says_where_to_go() -> None:
             call()
     with pm.Model(), pytest.raises(InputError, match="one subject"):
         uq.latent_output(one, {}, own_priors=True)
+
+
+def test_features_are_measured_by_whole_subjects(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = problem().data
+    subject = subjects_of(data)
+    np.testing.assert_array_equal(some_inputs(data), np.arange(len(subject)))
+    monkeypatch.setattr("uqms.calibration.population.prediction.BLOCK", len(subject) // 2)
+    few = some_inputs(data)
+    assert 0 < len(few) < len(subject)
+    for one in np.unique(subject[few]):
+        assert set(np.flatnonzero(subject == one)) <= set(few)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["Measured", "Shared", "curves", "has_features", "shared_error"]
 
 CLOUD, NUMBERS = 800, 8_000_000
-POPULATIONS, BLOCK = 16, 400  # by which features are chosen, and most inputs of each
+POPULATIONS, BLOCK = 16, 400  # by which features are measured, and about how many inputs of each
 LIMIT, LEAST = 0.05, 200  # see `nystroem`: of few subjects too, the error at others is wanted
 
 
@@ -260,15 +260,21 @@ def shared_error(
     cloud = flat[rng.choice(len(flat), size=min(CLOUD, len(flat)), replace=False)]
     together = min(-(-inputs // u.shape[1]), len(held))  # draws that make one population
     count = len(held) // together
-    several = held[: count * together].reshape(count, -1, u.shape[-1])
-    picked = np.unique(np.linspace(0, count - 1, min(count, POPULATIONS)).astype(int))[:, None]
-    size = several.shape[1]
-    populations = several[picked, (rng.integers(size, size=picked.shape) + np.arange(min(size, BLOCK))) % size]
+    several = held[: count * together, some_inputs(data)].reshape(count, -1, u.shape[-1])
+    populations = several[np.unique(np.linspace(0, count - 1, min(count, POPULATIONS)).astype(int))]
     process = data.surrogate.process  # type: ignore[attr-defined]
     if scores is not None:
         process = process.select(scores)
     noise = noise_of_scores(data, sigma, process, scores)
     return nystroem(process, cloud, populations, inputs=inputs, noise=noise, limit=LIMIT)
+
+
+def some_inputs(data: "Individuals") -> Ints:
+    """Return which inputs the features are measured by: all, or all of as many subjects as are enough."""
+    subject = subjects_of(data)
+    count = int(subject.max()) + 1
+    picked = np.linspace(0, count - 1, max(1, min(count, BLOCK * count // len(subject)))).astype(int)
+    return np.flatnonzero(np.isin(subject, picked))
 
 
 def noise_of_scores(data: "Individuals", sigma: Array, process: ScoreProcess, scores: Ints | None = None) -> Array:

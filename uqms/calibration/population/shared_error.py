@@ -166,9 +166,9 @@ def nystroem(
 
     For every score the number of features is the smallest for which the variance of every weighted sum of the errors,
     with the measurements' noise, is within `limit` of the exact one, where weights are constant, linear and square in
-    an input: what means, trends and scales of a population depend on. Three in four populations
-    have to be within: the worst would ask for ever more features for the sake of two outliers beside each other. Where
-    none is enough it is the largest, and never more than there are inputs; see `left_out`.
+    an input: what means, trends and scales of a population depend on. Three in four populations have to be within: the
+    worst would ask for ever more features for the sake of two outliers beside each other. Where none is enough it is
+    the largest, and never more than there are inputs; see `left_out`.
 
     Parameters
     ----------

@@ -29,7 +29,7 @@ from uqms.calibration.direct import is_exact
 from uqms.calibration.misfit import MISFIT_LEVEL, check_misfit, check_validation
 from uqms.calibration.population.layout import from_natural
 from uqms.calibration.population.lowrank import _ragged
-from uqms.calibration.population.prediction import noise_of_scores
+from uqms.calibration.population.prediction import noise_of_scores, some_inputs
 from uqms.calibration.population.problem import PopulationCalibration
 from uqms.calibration.population.shared_error import QUANTILE
 from uqms.calibration.predict import data_moments
@@ -40,7 +40,7 @@ __all__ = ["judge"]
 FEW_SUBJECTS = 5
 CONTRACTION = 0.1
 DRAWS, FEATURED, NUMBERS = 40, 12, 20_000_000
-COMPARED, FEATURES_LIMIT = 400, 0.1  # inputs, and twice what features are chosen for: 5 % of a sd
+FEATURES_LIMIT = 0.1  # twice what features are chosen for: 5 % of a sd
 STEP = 1e-4
 
 
@@ -286,7 +286,7 @@ def _check_features(problem: PopulationCalibration, theta: Mapping[str, Array], 
     data, error = problem.data, problem.lowrank.error
     own = problem.individuals(theta, z)
     u, sigma = data.unit_inputs(own), data.noise.phi(own, (len(z),))[:, : len(data.noise.outputs)]
-    at = np.unique(np.linspace(0, u.shape[1] - 1, min(u.shape[1], COMPARED)).astype(int))
+    at = some_inputs(data)
     noise = noise_of_scores(data, sigma, error.process, data.cells.used) * len(at) / u.shape[1]
     found = np.array([error.off(one[at], int(k), noise) for one, k in zip(u, h, strict=True)])  # (s, q)
     off = float(np.quantile(found, QUANTILE, axis=0).max())
