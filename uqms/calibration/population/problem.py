@@ -50,6 +50,7 @@ _logger = logging.getLogger(__name__)
 CHECKED = 2048  # draws for the mass outside of the box
 EXACT = 100  # inputs times scores: beyond, an exact likelihood takes milliseconds
 CLOUD = 64  # draws of all subjects
+PREDICTED = 25_600  # inputs for the check against the prior
 TRIES = 200  # of effects inside of the design box
 
 
@@ -133,7 +134,7 @@ class Individuals(Calibration):
         check_errors_between(self.surrogate, u[:, :2], self.cells.used, asked)
 
     def _prior_predicted(self) -> tuple[dict[str, Array], Array, Array]:
-        theta = self.prior_draws(256, 0)
+        theta = self.prior_draws(int(np.clip(PREDICTED // self.cells.experiments, 64, 256)), 0)
         u, cells = self.unit_inputs(theta), self.cells
         scores = self.surrogate.scores(u.reshape(-1, 1, u.shape[-1]))  # errors between inputs are not looked at
         weights = np.exp(scores.log_weights)

@@ -37,7 +37,7 @@ __all__ = ["Features", "SharedError", "nystroem"]
 
 LEFT_OUT = 0.05  # of a variance, surrogate's error and noise together: more than this asks for more features
 RANKS = (1, 3, 6, 10, 15, 20, 25, 30, 37, 45, 54, 65, 80, 100)  # of one score
-SPREAD = 2  # Nyström points a feature
+SPREAD = 3  # Nyström points a feature
 QUANTILE = 0.75  # of populations are within limits
 LEAST = 6  # points of a cloud
 SMALLEST = 1e-10  # of the largest eigenvalue: directions below are rounding
@@ -210,12 +210,12 @@ def nystroem(
     for j in range(process.q):
         for h in range(process.draws):
             exact = [w.T @ _covariance(process, h, j, one) @ w for one, w in zip(populations, sums, strict=True)]
+            raw = [_raw(process, h, j, one, cloud[order])[::2] for one in populations]
             for rank in ranks:
-                points = cloud[order[: SPREAD * rank]]
-                directions = _directions(process, h, j, points, cloud)[:, :rank]
+                directions = _directions(process, h, j, cloud[order[: SPREAD * rank]], cloud)[:, :rank]
                 off = [
-                    _off(right, _through(process, h, j, one, points, directions, w), noise[j])
-                    for right, one, w in zip(exact, populations, sums, strict=True)
+                    _off(right, _through(*one, len(order), directions, w), noise[j])
+                    for right, one, w in zip(exact, raw, sums, strict=True)
                 ]
                 found = float(np.quantile(off, QUANTILE))
                 if found <= limit:
@@ -229,10 +229,14 @@ def nystroem(
     return SharedError(process, points, _same_ranks(weights), left_out)
 
 
-def _through(process: ScoreProcess, h: int, j: int, u: Array, points: Array, directions: Array, sums: Array) -> Array:
-    """Return the covariance of weighted sums (k, k) through features, the rest being each input's own."""
-    raw, _, variance = _raw(process, h, j, u, points)
-    phi = raw @ directions
+def _through(raw: Array, variance: Array, points: int, directions: Array, sums: Array) -> Array:
+    """Return the covariance of weighted sums (k, k) through features of the first of all points of `raw`.
+
+    The rest of the variance is each input's own.
+    """
+    rest = raw.shape[1] - points
+    first = len(directions) - rest
+    phi = raw[:, :first] @ directions[:first] + raw[:, points:] @ directions[first:]
     own = np.maximum(variance - np.einsum("ij,ij->i", phi, phi), 0.0)
     half = phi.T @ sums
     return np.asarray(half.T @ half + (sums.T * own) @ sums)
