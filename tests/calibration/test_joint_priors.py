@@ -30,7 +30,9 @@ def product(a: Any, b: Any, c: Any) -> dict[str, Any]:
 def problem(
     space: uq.ParameterSpace = SPACE, y: float = 1.6, backend: Any = "numpy", **settings: Any
 ) -> uq.Calibration:
-    simulator = uq.DirectSimulator(product, space=space, outputs={"y": ()}, backend=backend)
+    simulator = uq.DirectSimulator(
+        product, space=space, outputs={"y": ()}, backend=backend, vectorized=backend == "numpy"
+    )
     return uq.Calibration(simulator, xr.DataArray(y, name="y"), uq.GaussianNoise(sd=0.2), **settings)
 
 
@@ -151,7 +153,7 @@ def test_derived_quantities_know_fixed_parameters_and_carry_units() -> None:
 def test_a_posterior_as_prior_equals_all_data_at_once() -> None:
     """Linear and Gaussian: y = a + b x has a normal posterior in closed form."""
     space = uq.ParameterSpace(a=uq.Normal(0.0, 1.0), b=uq.Normal(0.0, 1.0), conditions={"x": uq.Condition(0.0, 2.0)})
-    line = uq.DirectSimulator(lambda a, b, x: {"y": a + b * x}, space=space, outputs={"y": ()})
+    line = uq.DirectSimulator(lambda a, b, x: {"y": a + b * x}, space=space, outputs={"y": ()}, vectorized=True)
 
     def data(x: list[float], y: list[float]) -> uq.Observations:
         values = xr.DataArray(y, dims="experiment", coords={"x": ("experiment", x)}, name="y")
