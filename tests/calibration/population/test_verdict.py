@@ -52,18 +52,23 @@ def test_shares_through_features_are_those_of_dense_matrices(occasions: tuple[st
     assert misfit.name == "predictive misfit"
 
 
-def test_the_misfit_through_features_has_its_law() -> None:
-    """Data of the model itself pass at the truth; with five times the noise they do not."""
+def through_features(sd: float) -> uq.PopulationCalibration:
+    """Return a population of known spreads and noise, whose error is joint through features."""
     population = uq.Population(SPACE, individual=("a", "b"), spread={"a": 0.05, "b": 0.1})
     frame = table(subjects=40).assign(x=lambda rows: (rows["x"] * 10 % 4) / 5).drop_duplicates(["id", "t", "x"])
-    one = uq.Calibration(
+    return uq.Calibration(
         surrogate(),
         observations(frame),
-        uq.GaussianNoise(sd=0.2),
+        uq.GaussianNoise(sd=sd),
         population=population,
         outside="extrapolate",
         surrogate_error="low-rank",
     )
+
+
+def test_the_misfit_through_features_has_its_law() -> None:
+    """Data of the model itself pass at the truth; with five times the noise they do not."""
+    one = through_features(0.2)
     rng = np.random.default_rng(3)
     theta, z = one.prior_draws(1, 2), rng.standard_normal((1, one.latents))
     many = {name: np.repeat(values, 3) for name, values in theta.items()}
@@ -101,16 +106,7 @@ def test_the_trace_of_an_inverse_takes_a_block_a_subject() -> None:
 
 
 def test_features_that_miss_what_subjects_have_in_common_are_told() -> None:
-    population = uq.Population(SPACE, individual=("a", "b"), spread={"a": 0.05, "b": 0.1})
-    frame = table(subjects=40).assign(x=lambda rows: (rows["x"] * 10 % 4) / 5).drop_duplicates(["id", "t", "x"])
-    one = uq.Calibration(
-        surrogate(),
-        observations(frame),
-        uq.GaussianNoise(sd=0.02),
-        population=population,
-        outside="extrapolate",
-        surrogate_error="low-rank",
-    )
+    one = through_features(0.02)
     assert one.lowrank is not None
     rng, S = np.random.default_rng(4), 5
     theta, z = one.prior_draws(60, 2), rng.standard_normal((60, one.latents))

@@ -37,7 +37,7 @@ __all__ = ["Measured", "Shared", "curves", "has_features", "shared_error"]
 
 CLOUD, NUMBERS = 800, 8_000_000
 POPULATIONS, BLOCK = 16, 400  # by which features are measured, and about how many inputs of each
-LIMIT, LEAST = 0.05, 200  # see `nystroem`: of few subjects too, the error at others is wanted
+LIMIT, LEAST = 0.025, 200  # see `nystroem`: of few subjects too, the error at others is wanted
 
 
 def has_features(data: "Individuals") -> bool:

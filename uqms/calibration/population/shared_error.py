@@ -140,10 +140,12 @@ class SharedError:
 
         `noise` is as in `nystroem`.
         """
-        sums, ours = _weighted_sums(u), self.covariance(u)[h]
-        exact = (_covariance(self.process, h, j, u) for j in range(self.process.q))
-        pairs = zip(exact, ours, noise, strict=True)
-        return np.array([_off(sums.T @ one @ sums, sums.T @ other @ sums, own) for one, other, own in pairs])
+        sums, found = _weighted_sums(u), []
+        for j, count in enumerate(self.counts):
+            raw, _, variance = _raw(self.process, h, j, u, self.points[:count])
+            ours = _through(raw, variance, count, self.weights[h][j], sums)
+            found.append(_off(sums.T @ _covariance(self.process, h, j, u) @ sums, ours, noise[j]))
+        return np.array(found)
 
     def flat(self) -> Array:
         """Return the block of numbers that `_lowrank` reads behind the surrogate and the data."""

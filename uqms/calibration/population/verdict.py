@@ -40,7 +40,7 @@ __all__ = ["judge"]
 FEW_SUBJECTS = 5
 CONTRACTION = 0.1
 DRAWS, FEATURED, NUMBERS = 40, 12, 20_000_000
-FEATURES_LIMIT = 0.1  # twice what features are chosen for: 5 % of a sd
+FEATURES_LIMIT = 0.1  # of a variance: 5 % of a sd
 STEP = 1e-4
 
 
