@@ -974,6 +974,21 @@ def test_programs_end_with_the_server_and_when_their_client_leaves(tmp_path, end
             process.kill()
 
 
+def test_a_signal_that_does_not_wake_the_main_thread_ends_the_server():
+    # As one that comes between the interpreter's last look for signals and the wait: interrupt_main only notes it.
+    code = """
+import _thread, signal, threading, uqms as uq
+from uqms.simulators.umbridge import serve
+threading.Timer(0.5, _thread.interrupt_main, [signal.SIGTERM]).start()
+serve(uq.FunctionSimulator(lambda a: a, outputs={"y": ()}), port=0)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL) as process:
+        try:
+            assert process.wait(timeout=30) == 0
+        finally:
+            process.kill()
+
+
 def test_without_aiohttp(monkeypatch):
     monkeypatch.setattr(server, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r'pip install "uqms\[umbridge\]"'), UMBridgeServer(Model()):

@@ -6,6 +6,7 @@ import contextlib
 import re
 import signal
 import threading
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -236,7 +237,8 @@ def serve(
     )
     with contextlib.suppress(KeyboardInterrupt), _interrupted_by_sigterm(), server as url:
         print(f"UM-Bridge models {', '.join(server._served)} at {url}; Ctrl+C ends it.", flush=True)
-        threading.Event().wait()
+        while True:  # a signal that comes just before a wait without end would be noticed only after it
+            time.sleep(0.2)
 
 
 @contextlib.contextmanager
