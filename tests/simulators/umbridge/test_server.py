@@ -977,14 +977,18 @@ def test_programs_end_with_the_server_and_when_their_client_leaves(tmp_path, end
 def test_a_signal_that_does_not_wake_the_main_thread_ends_the_server():
     # As one that comes between the interpreter's last look for signals and the wait: interrupt_main only notes it.
     code = """
-import _thread, signal, threading, uqms as uq
+import _thread, signal, sys, threading, uqms as uq
 from uqms.simulators.umbridge import serve
-threading.Timer(0.5, _thread.interrupt_main, [signal.SIGTERM]).start()
+threading.Thread(target=lambda: (sys.stdin.readline(), _thread.interrupt_main(signal.SIGTERM)), daemon=True).start()
 serve(uq.FunctionSimulator(lambda a: a, outputs={"y": ()}), port=0)
 """
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL) as process:
+    arguments = [sys.executable, "-c", code]
+    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
-            assert process.wait(timeout=30) == 0
+            process.stdout.readline()
+            time.sleep(0.3)  # it waits
+            print("now", file=process.stdin, flush=True)
+            assert process.wait(timeout=10) == 0
         finally:
             process.kill()
 
