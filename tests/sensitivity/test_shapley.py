@@ -205,7 +205,7 @@ def test_functions_given_the_data_have_the_law_that_is_written_out(calibrated, m
     problem = calibrated.single
     theta = {"a": np.full(150, 0.45), "b": np.full(150, 0.6)}
     monkeypatch.setattr(
-        Posterior, "_thinned", lambda self, draws: (theta, np.zeros(150, dtype=np.int64), np.zeros((150, 0)))
+        _errors_given_data, "thinned", lambda _, draws: (theta, np.zeros(draws, dtype=np.int64), np.zeros((draws, 0)))
     )
     u = np.array([[0.45, 0.6, 0.2], [0.4, 0.5, 0.2], [0.8, 0.1, 0.9]])
     rng = np.random.default_rng(1)

@@ -32,7 +32,7 @@ from uqms.calibration.samplers import Sampler
 from uqms.calibration.verdict import Verdict, judge
 from uqms.errors import InputError
 
-__all__ = ["Evidence", "Posterior", "build_posterior"]
+__all__ = ["Evidence", "Posterior", "build_posterior", "thinned"]
 
 type _Problem = Calibration | JointCalibration
 
@@ -292,7 +292,7 @@ class Posterior:
                 rng=rng,
             )
         names = self._outputs(outputs, coords)
-        theta, h, latents = self._thinned(draws)
+        theta, h, latents = thinned(self, draws)
         generator = as_generator(rng)
         means, sds, samples = {}, {}, {}
         for name in names:
@@ -401,14 +401,6 @@ class Posterior:
             raise InputError(f"predict: coords are given for {sorted(coords or {})}, but the outputs have dims {dims}.")
         return tuple(outputs)
 
-    def _thinned(self, draws: int) -> tuple[dict[str, Array], Ints, Array]:
-        if isinstance(draws, bool) or not isinstance(draws, int | np.integer) or draws < 1:
-            raise InputError(f"predict: draws is {draws!r}; give a whole number of at least 1.")
-        theta = self._flat()
-        h = self.tree["sample_stats"]["hyperparameter_draw"].values.ravel()
-        picked = np.unique(np.linspace(0, len(h) - 1, min(draws, len(h))).astype(int))
-        return {name: values[picked] for name, values in theta.items()}, h[picked], self.latents[picked]
-
     @property
     def latents(self) -> Array:
         """Draws (chain * draw, latents) of the standard normal latents; none where all errors are normal."""
@@ -424,6 +416,22 @@ class Posterior:
                 f"predict: output {output!r} was not observed, so its noise is not known; say noise=False."
             )
         return new_noise(self.single, groups.outputs.index(output), targets)
+
+
+def thinned(posterior: Posterior, draws: int) -> tuple[dict[str, Array], Ints, Array]:
+    """Return at most `draws` draws (S,), spread evenly over the chains, their hyperparameters' (S,) and latents (S, L).
+
+    Raises
+    ------
+    InputError
+        When draws is not a number of draws.
+    """
+    if isinstance(draws, bool) or not isinstance(draws, int | np.integer) or draws < 1:
+        raise InputError(f"predict: draws is {draws!r}; give a whole number of at least 1.")
+    h = posterior.tree["sample_stats"]["hyperparameter_draw"].values.ravel()
+    picked = np.unique(np.linspace(0, len(h) - 1, min(draws, len(h))).astype(int))
+    theta = {name: posterior.draws[name].values.ravel()[picked] for name in posterior.problem.priors}
+    return theta, h[picked], posterior.latents[picked]
 
 
 def build_posterior(problem: _Problem, sampler: Sampler, trace: Any, seed: int) -> Posterior:

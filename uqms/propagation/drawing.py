@@ -22,7 +22,7 @@ from uqms.calibration.noise import (
     NoiseModel,
     Rows,
 )
-from uqms.calibration.posterior import Posterior
+from uqms.calibration.posterior import Posterior, thinned
 from uqms.calibration.predict import (
     Grid,
     Moments,
@@ -240,7 +240,7 @@ def drawn_from_posterior(
     """Return draws of the named outputs given the data, all outputs, conditions and coordinates jointly."""
     problem = posterior.single
     _check_coords(problem.surrogate, names, coords)
-    theta, latents = _thinned(posterior, draws)
+    theta, _, latents = thinned(posterior, draws)
     layouts = problem.surrogate.layouts
     axes = {name: _coordinates(layouts[name], coords) for name in names}
     grids = [make_grid(problem, name, conditions, axes[name] or None) for name in names]
@@ -336,14 +336,6 @@ def _twice(targets: Targets) -> Targets:
         basis=np.tile(targets.basis, (2, 1)),
         truncation=np.tile(targets.truncation, (2, 1)),
     )
-
-
-def _thinned(posterior: Posterior, draws: int) -> tuple[dict[str, Array], Array]:
-    """Return at most `draws` of the posterior's draws (S,), spread evenly over the chains, and their latents."""
-    theta = {name: posterior.draws[name].values.ravel() for name in posterior.single.priors}
-    count = len(next(iter(theta.values())))
-    picked = np.unique(np.linspace(0, count - 1, min(draws, count)).astype(int))
-    return {name: values[picked] for name, values in theta.items()}, posterior.latents[picked]
 
 
 def _hyperparameters(

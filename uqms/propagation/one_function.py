@@ -26,7 +26,7 @@ import numpy as np
 import xarray as xr
 
 from uqms._typing import Array
-from uqms.calibration.posterior import Posterior
+from uqms.calibration.posterior import Posterior, thinned
 from uqms.calibration.verdict import linear_covariances
 
 __all__ = ["OneFunction", "one_function"]
@@ -71,5 +71,5 @@ def one_function(posterior: Posterior, theta: Mapping[str, Array], quantities: x
         return np.asarray(problem.unit_inputs(draws)[:, 0, columns])
 
     spread = scaled(problem.prior_draws(4000, 0)).std(axis=0)
-    drawn, h, _ = posterior._thinned(len(next(iter(theta.values()))))
+    drawn, h, _ = thinned(posterior, len(next(iter(theta.values()))))
     return OneFunction(quantities, scaled(theta) / spread, *linear_covariances(problem, drawn, h))

@@ -18,6 +18,7 @@ import numpy as np
 from uqms._typing import Array, Ints
 from uqms.calibration import Calibration, Posterior
 from uqms.calibration.direct import is_exact
+from uqms.calibration.posterior import thinned
 from uqms.calibration.predict import Targets, conditional_moments, draw_jointly
 from uqms.errors import InputError
 from uqms.surrogates import Surrogate
@@ -65,7 +66,7 @@ def _observed(problem: Calibration) -> Ints:
 def functions_given_data(posterior: Posterior, u: Array, draws: int, rng: np.random.Generator) -> Array:
     """Return the scores (S, M, q) of function draws given the data, at points u (M, d), jointly."""
     problem = posterior.single
-    theta, h, latents = posterior._thinned(draws)
+    theta, h, latents = thinned(posterior, draws)
     if is_exact(problem.surrogate):
         return np.repeat(problem.surrogate.scores(u).mean[:1], len(h), axis=0)
     experiments = _observed(problem)
