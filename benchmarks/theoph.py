@@ -49,8 +49,8 @@ SPACE = uq.ParameterSpace(
     conditions={"dose": uq.Condition(250.0, 350.0, unit="mg")},
 )
 # The concentration is an analytic function of the inputs. What the scores leave out is taken for an error: 0.04 to 0.06
-# mg/L at a tolerance of 1e-4, where the noise is 0.7 and its mean was once 0.153 sd too small. Of the 0.1 sd that is left
-# about half is the linear interpolation between the hours (the closed form, interpolated, gives 0.05).
+# mg/L at a tolerance of 1e-4, where the noise is 0.7 and its mean was once 0.153 sd too small. Of the 0.1 sd that is
+# left about half is the linear interpolation between the hours (the closed form, interpolated, gives 0.05).
 SETTINGS = uq.GaussianProcess(kernel=uq.SquaredExponential(), outputs={"conc": uq.Curve(tolerance=1e-5)})
 SAMPLER = uq.NUTS(tune=500, ess=2000)  # sds of skewed posteriors, such as that of ka, take many draws
 
