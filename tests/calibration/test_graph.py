@@ -71,8 +71,10 @@ def test_gradient_is_the_slope_of_the_value_through_a_map(found: ModelTarget) ->
 
 def test_gradient_is_the_slope_of_the_value_through_a_linear_map(found: ModelTarget) -> None:
     rng = np.random.default_rng(3)
-    z, matrix = rng.standard_normal(5), np.eye(5) + 0.4 * rng.standard_normal((5, 5))  # not symmetric
-    mapped = found.with_map(Linear(rng.standard_normal(5), matrix))
+    z, directions = rng.standard_normal(5), np.linalg.qr(rng.standard_normal((5, 2)))[0].T
+    scale, stretch = np.array([0.2, 3.0, 1.0, 0.7, 1.5]), np.array([4.0, 0.3])
+    matrix = scale[:, None] * (np.eye(5) + directions.T * (stretch - 1.0) @ directions)
+    mapped = found.with_map(Linear(rng.standard_normal(5), scale, directions, stretch))
     assert mapped.map is not None
     w = mapped.map.inverse(z[None])[0]
     value, gradient = mapped.evaluate(w)
@@ -215,7 +217,10 @@ def test_second_derivatives_straighten_many_coordinates_that_move_together() -> 
     moved, _, left = warmup.learned(target, 250, SETTINGS, 1, starts, rough=True, linear=True)
     assert isinstance(moved.map, Linear)
     assert left == 250 - 73
-    np.testing.assert_allclose(moved.map.matrix @ moved.map.matrix.T, covariance, rtol=1e-4, atol=1e-6)
+    matrix = moved.map.scale[:, None] * (
+        np.eye(40) + moved.map.directions.T * (moved.map.stretch - 1.0) @ moved.map.directions
+    )
+    np.testing.assert_allclose(matrix @ matrix.T, covariance, rtol=1e-4, atol=1e-6)
     assert warmup.learned(target, 140, SETTINGS, 1, starts, rough=True, linear=True)[0] is target
     found = {}
     for linear in (True, False):
@@ -227,6 +232,35 @@ def test_second_derivatives_straighten_many_coordinates_that_move_together() -> 
             assert middle.var() == pytest.approx(0.9025, abs=4.0 * 0.9025 * np.sqrt(2.0 / squares))
     assert found[True] > 1000  # of 2000 draws
     assert found[True] > 20.0 * found[False]
+
+
+def test_outermost_directions_of_a_matrix_are_found_and_equal_values_are_no_end() -> None:
+    rng = np.random.default_rng(4)
+    values = np.ones(120)
+    values[:3] = 1e-3, 0.02, 40.0
+    vectors = np.linalg.qr(rng.standard_normal((120, 120)))[0]
+    matrix = vectors * values @ vectors.T
+    both = np.stack([0.5 * matrix, 1.5 * matrix])
+    found, directions = warmup._spectrum(lambda v: both @ v, 120, 20, rng)  # four different ones: a search ends there
+    np.testing.assert_allclose(directions @ directions.T, np.eye(20), atol=1e-10)
+    np.testing.assert_allclose(found, np.outer([0.5, 1.5], [1e-3, 0.02, *np.ones(17), 40.0]), rtol=1e-8)
+    np.testing.assert_allclose(matrix @ directions.T, directions.T * found.mean(axis=0), atol=1e-6)
+    found, _ = warmup._spectrum(lambda v: both @ v * np.nan, 120, 20, rng)
+    assert np.isnan(found).all()
+
+
+def test_no_direction_is_stretched_by_curvatures_that_cancel(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pm.Model() as waves:
+        first, _ = pm.Flat("first"), pm.Normal("rest", 0.0, 1.0, shape=29)
+        pm.Potential("wave", pt.cos(3.0 * first))
+    target, line = model_target(waves), np.random.default_rng(5).standard_normal((26, 30))
+    line[:, 0] = 0.1
+    line[[3, 9, 15, 21], 0] = np.pi / 3.0 - 0.1  # at half of the places the curvature is -9 cos 0.3 there
+    monkeypatch.setattr(warmup, "_pilot", lambda *_: (line, 0))
+    moved, _, _ = warmup.learned(target, 200, SETTINGS, 1, line, rough=True, linear=True)
+    assert isinstance(moved.map, Linear)
+    one = moved.map.inverse(np.stack([moved.map.shift, moved.map.shift + np.eye(30)[0]]))
+    assert np.linalg.norm(one[1] - one[0]) == pytest.approx(np.sqrt(9.0 * np.cos(0.3)), rel=1e-3)
 
 
 @pytest.mark.parametrize(("share", "warmups"), [(0.01, [127]), (-1.0, [127, 200])])

@@ -5,12 +5,13 @@ them, with a constant Jacobian: z_i = a_i + b_i' x + phi' Q_i phi + s_i w_i. Wha
 exact. A straight ridge must stay straight as far out as chains go, so x is not bounded; squares without a bound would
 bend more the further out a chain is, beyond anything that was learned.
 
-Of hundreds of coordinates it is linear, z = a + A w.
+Of hundreds of coordinates it is linear, z = a + s (w + V' (t - 1) V w): scales, and stretches along orthonormal rows V.
 """
 
 import math
 
 import numba
+import numpy as np
 
 from uqms._typing import Array
 
@@ -72,26 +73,39 @@ def from_line(block: Array, z_bar: Array, phi: Array, slope: Array, w_bar: Array
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})  # type: ignore[untyped-decorator]
-def to_line_straight(block: Array, w: Array, z: Array) -> None:
-    """Fill z = a + A w."""
+def _stretched(block: Array, x: Array) -> None:
+    """Replace x by x + V' (t - 1) V x."""
     size, at = int(block[1]), int(block[9])
-    for i in range(size):
-        begin = at + size + i * size
+    count, first = int(block[at]), at + 1 + 2 * size
+    along = np.empty(count)
+    for k in range(count):
+        begin = first + count + k * size
         row = block[begin : begin + size]
-        value = block[at + i]
-        for j in range(size):
-            value += row[j] * w[j]
-        z[i] = value
+        value = 0.0
+        for i in range(size):
+            value += row[i] * x[i]
+        along[k] = (block[first + k] - 1.0) * value
+    for k in range(count):
+        begin = first + count + k * size
+        row, value = block[begin : begin + size], along[k]
+        for i in range(size):
+            x[i] += row[i] * value
 
 
-@numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def to_line_straight(block: Array, w: Array, z: Array) -> None:
+    """Fill z = a + s (w + V' (t - 1) V w)."""
+    size, at = int(block[1]), int(block[9])
+    z[:] = w
+    _stretched(block, z)
+    for i in range(size):
+        z[i] = block[at + 1 + i] + block[at + 1 + size + i] * z[i]
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def from_line_straight(block: Array, z_bar: Array, w_bar: Array) -> None:
     """Fill the derivative by w from that by z."""
     size, at = int(block[1]), int(block[9])
-    for j in range(size):
-        w_bar[j] = 0.0
     for i in range(size):
-        begin = at + size + i * size
-        row, bar = block[begin : begin + size], z_bar[i]
-        for j in range(size):
-            w_bar[j] += row[j] * bar
+        w_bar[i] = block[at + 1 + size + i] * z_bar[i]
+    _stretched(block, w_bar)

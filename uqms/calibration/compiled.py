@@ -114,31 +114,37 @@ class Map:
 @final
 @dataclass(frozen=True, eq=False)
 class Linear:
-    """A linear map z = shift + matrix w from what the sampler moves to the real line.
+    """A linear map z = shift + scale (w + V' (stretch - 1) V w) from what the sampler moves to the real line.
 
     Attributes
     ----------
-    shift
+    shift, scale
         Shape (P,).
-    matrix
-        Shape (P, P), not singular.
+    directions
+        V, shape (k, P): orthonormal rows.
+    stretch
+        Along each of them, shape (k,), above 0.
     """
 
     shift: Array
-    matrix: Array
+    scale: Array
+    directions: Array
+    stretch: Array
 
     def flat(self) -> Array:
         """Return the numbers that compiled code reads."""
-        return np.concatenate([self.shift, self.matrix.ravel()])
+        parts = ([len(self.stretch)], self.shift, self.scale, self.stretch, self.directions.ravel())
+        return np.concatenate([np.asarray(part, dtype=np.float64) for part in parts])
 
-    @cached_property
+    @property
     def log_determinant(self) -> float:
         """Log of |dz/dw|, the same everywhere."""
-        return float(np.linalg.slogdet(self.matrix)[1])
+        return float(np.log(self.scale).sum() + np.log(self.stretch).sum())
 
     def inverse(self, z: Array) -> Array:
         """Return w (n, P) of points z (n, P)."""
-        return np.asarray(np.linalg.solve(self.matrix, (z - self.shift).T).T)
+        y = (z - self.shift) / self.scale
+        return np.asarray(y + (y @ self.directions.T * (1.0 / self.stretch - 1.0)) @ self.directions)
 
 
 @final

@@ -5,7 +5,8 @@ from whose draws a triangular quadratic map is fitted by least squares, and the 
 coordinates. The map only changes how fast chains move: the density is transformed exactly, whatever its coefficients.
 
 Of hundreds of parameters draws of a pilot do not tell the covariance, but second derivatives at some of them do:
-effects of a hundred patients all move with the surrogate's error, which they share. Their map is linear.
+effects of a hundred patients all move with the surrogate's error, which they share. Their map is linear: a scale of
+each, and stretches along the directions that stand out.
 """
 
 import math
@@ -34,12 +35,13 @@ PER_COEFFICIENT = 8  # draws that a quadratic coefficient takes
 FOLDS = 4
 GAIN = 0.1  # by which the mean square error must fall for a dependence to be believed
 RIDGE = 1e-3  # draws' worth of pull towards no dependence: a ridge of relative width 0.001 must not be bent by it
-MOST_STRAIGHT = 1000  # coordinates of a linear map, whose product must cost little beside a gradient
 LEAST_STRAIGHT = 150  # with a shorter warm-up there is none
 PILOT, DEPTH = (2, 60, 13), 6  # chains, warm-up and draws of its pilot, and the depth of its trees
 POINTS = 8  # where second derivatives are taken
-STEP = 1e-3  # of differences, in sds of the pilot
-LONGEST = 20.0  # of a direction, in these sds: where the density is flat or convex second derivatives say nothing
+STEP = 1e-3  # of differences, on the scale of each coordinate
+DIRECTIONS = 100  # in which a linear map stretches
+ROUNDED = 1e-8  # of what is largest: nothing but rounding
+LONGEST = 50.0  # of a direction, on this scale: where the density is flat or convex second derivatives say nothing
 
 
 def learned[T: Movable](
@@ -62,7 +64,7 @@ def learned[T: Movable](
     SamplingInterrupted
         When a pilot was stopped.
     """
-    if linear and target.map is None and tune >= LEAST_STRAIGHT and target.size <= MOST_STRAIGHT:
+    if linear and target.map is None and tune >= LEAST_STRAIGHT:
         return _straightened(target, tune, settings, seed, starts)
     if tune < LEAST or target.size < 2 or not isinstance(target.map, Map):
         return target, starts, tune
@@ -86,25 +88,62 @@ def _straightened[T: Movable](
     chains, tuned, kept = PILOT
     short = {**settings, "chains": min(chains, settings["chains"]), "maxdepth": DEPTH}
     line, _ = _pilot(target, tuned, kept, short, (seed + 1) % 2**31, starts)
-    spread = line.std(axis=0)
-    places = line[np.linspace(len(line) - 1, 0, POINTS, endpoint=False).astype(int)]
     with ThreadPoolExecutor(settings["cores"] or os.cpu_count()) as pool:  # compiled code lets go of Python
-        found = list(pool.map(lambda z: _curvature(target, z, spread), places))
-    curvature = np.mean(found, axis=0)
-    if not np.isfinite(curvature).all() or not (spread > 0.0).all():  # where the pilot stuck
+        slopes = np.array(list(pool.map(lambda z: target.evaluate(z)[1], line)))
+        # The mean square of slopes is the mean curvature: a pilot too short to tell how wide its draws are tells this.
+        curved = np.mean(slopes**2, axis=0)
+        if not np.all((0.0 < curved) & (curved < np.inf) & (line.std(axis=0) > 0.0)):  # where the pilot stuck
+            return target, starts, tune
+        scale = 1.0 / np.sqrt(curved)
+        which = np.linspace(len(line) - 1, 0, POINTS, endpoint=False).astype(int)
+        places = line[which]
+
+        def curvature(v: Array) -> Array:
+            """Return minus the second derivatives at each place times v, shape (places, P), in units of `scale`."""
+            step = STEP * scale * v
+            ahead = pool.map(lambda z: target.evaluate(z + step)[1], places)
+            return np.asarray((slopes[which] - np.array(list(ahead))) * scale / STEP)
+
+        values, vectors = _spectrum(curvature, target.size, min(target.size, DIRECTIONS), np.random.default_rng(seed))
+    if not np.isfinite(values).all():
         return target, starts, tune
-    values, vectors = np.linalg.eigh(curvature)
-    root = (vectors / np.sqrt(np.maximum(np.abs(values), LONGEST**-2))) @ vectors.T  # in the pilot's sds
-    straight = Linear(places.mean(axis=0), spread[:, None] * root)
+    # Where curvature differs between places its mean may be near 0, and a stretch by that too large for all of them.
+    wide = 1.0 / np.sqrt(np.maximum(np.sqrt(np.mean(values**2, axis=0)), LONGEST**-2))
+    usual = float(np.median(wide))  # of the directions that were not looked for
+    straight = Linear(places.mean(axis=0), usual * scale, vectors, wide / usual)
     return target.with_map(straight), places, tune - tuned - kept
 
 
-def _curvature(target: Movable, z: Array, spread: Array) -> Array:
-    """Return minus the second derivatives (P, P) at z (P,) of the real line, by differences, in units of `spread`."""
-    here = target.evaluate(z)[1]
-    slopes = [target.evaluate(z + step)[1] - here for step in np.diag(STEP * spread)]
-    scaled = -np.array(slopes) * spread / STEP
-    return 0.5 * (scaled + scaled.T)
+def _spectrum(
+    product: Callable[[Array], Array], size: int, count: int, rng: np.random.Generator
+) -> tuple[Array, Array]:
+    """Return the outermost directions (k, P) of a mean of symmetric matrices, by Lanczos, and their curvatures.
+
+    `product` returns each matrix times a vector, shape (matrices, P). Directions are orthonormal, all there are where
+    `count` is `size`. Curvatures v' A v, shape (matrices, k), are not finite where products are not.
+    """
+    basis, images = np.zeros((count, size)), []
+    rest, largest = rng.standard_normal(size), 0.0
+    for i in range(count):
+        basis[i] = rest / np.linalg.norm(rest)
+        images.append(product(basis[i]))
+        mean = images[-1].mean(axis=0)
+        if not np.isfinite(mean).all():
+            return np.full((1, count), np.nan), basis
+        rest, largest = _beside(basis[: i + 1], mean), max(largest, float(np.linalg.norm(mean)))
+        if np.linalg.norm(rest) <= ROUNDED * largest:  # these span all that the first one leads to
+            rest = _beside(basis[: i + 1], rng.standard_normal(size))
+    projected = np.stack(images, axis=1) @ basis.T
+    mean = projected.mean(axis=0)
+    _, vectors = np.linalg.eigh(0.5 * (mean + mean.T))
+    return np.sum(vectors * (projected @ vectors), axis=1), vectors.T @ basis
+
+
+def _beside(basis: Array, x: Array) -> Array:
+    """Return the part of x (P,) that is orthogonal to the rows of a basis (k, P)."""
+    for _ in range(2):  # once leaves what rounding adds
+        x = x - basis.T @ (basis @ x)
+    return x
 
 
 def _pilot(
