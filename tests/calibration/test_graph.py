@@ -245,6 +245,9 @@ def test_outermost_directions_of_a_matrix_are_found_and_equal_values_are_no_end(
     np.testing.assert_allclose(directions @ directions.T, np.eye(20), atol=1e-10)
     np.testing.assert_allclose(found, np.outer([0.5, 1.5], [1e-3, 0.02, *np.ones(17), 40.0]), rtol=1e-8)
     np.testing.assert_allclose(matrix @ directions.T, directions.T * found.mean(axis=0), atol=1e-6)
+    found, directions = warmup._spectrum(lambda v: np.zeros((1, 120)), 120, 20, rng)  # nor are values of exactly 0
+    np.testing.assert_array_equal(found, np.zeros((1, 20)))
+    np.testing.assert_allclose(directions @ directions.T, np.eye(20), atol=1e-10)
     found, _ = warmup._spectrum(lambda v: both @ v * np.nan, 120, 20, rng)
     assert np.isnan(found).all()
 

@@ -121,6 +121,7 @@ def _spectrum(
 
     `product` returns each matrix times a vector, shape (matrices, P). Directions are orthonormal, all there are where
     `count` is `size`. Curvatures v' A v, shape (matrices, k), are not finite where products are not.
+    SciPy's `eigsh` goes on until directions have converged, which no map needs, and then each matrix has its turn.
     """
     basis, images = np.zeros((count, size)), []
     rest, largest = rng.standard_normal(size), 0.0
