@@ -427,7 +427,7 @@ def thinned(posterior: Posterior, draws: int) -> tuple[dict[str, Array], Ints, A
         When draws is not a number of draws.
     """
     if isinstance(draws, bool) or not isinstance(draws, int | np.integer) or draws < 1:
-        raise InputError(f"predict: draws is {draws!r}; give a whole number of at least 1.")
+        raise InputError(f"draws is {draws!r}; give a whole number of at least 1.")
     h = posterior.tree["sample_stats"]["hyperparameter_draw"].values.ravel()
     picked = np.unique(np.linspace(0, len(h) - 1, min(draws, len(h))).astype(int))
     theta = {name: posterior.draws[name].values.ravel()[picked] for name in posterior.problem.priors}
