@@ -4,9 +4,9 @@
 
 One-compartment oral pharmacokinetics: absorption, clearance and volume differ between patients (log-normal, 3 typical
 values and 3 spreads are unknown, and the sd of the noise), 5 measurements of the log concentration a patient, 200 runs
-of the simulator over the population's box, with which our verdict accepts the surrogate (with `--runs 100` its error is
-above the noise and nearly all that is unknown of the population: the posterior is then far from normal, and takes both
-ways of sampling much longer). Both contestants read the same trained surrogate from its file:
+of the simulator over the population's box, with which our verdict accepts the surrogate of 100 patients. (With
+`--runs 100` its error is above the noise and makes nine tenths of a variance of the population: the verdict warns, and
+the posterior is far from normal.) Both contestants read the same trained surrogate from its file:
 
 - ours: `Calibration(..., population=...)`, whose error of the surrogate is one function for all patients, and
   `NUTS(draws=400, tune=200, target_accept=0.8, ess=400)`: blocks of draws follow until every quantity of the population
@@ -26,8 +26,8 @@ process) leaves out what a small machine has no time for, with ok = null. OMP_NU
 quiet machine; CPU time is printed beside it, since it suffers less from other work.
 
 Aims: with 100 patients ours is no slower. From 100 to 1000 patients the compiled likelihood with its gradient takes at
-most 12 times as long, features as they are with 100, and so does the whole. A new patient is inferred in less than a second, population and
-shared error included. ``--quick`` races with 10 patients only.
+most 12 times as long, features as they are with 100, and so does the whole. A new patient is inferred in less than a
+second, population and shared error included. ``--quick`` races with 10 patients only.
 """
 
 import argparse

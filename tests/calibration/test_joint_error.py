@@ -38,7 +38,8 @@ def coverage(x: np.ndarray, copies: int, truncation_sd: float = 0.0, repeats: in
     truncation = np.full((1, 1), truncation_sd) if truncation_sd else None
     surrogate = linear_surrogate(1.0, ERROR_SD, ell_x=ELL, truncation=truncation)
     log_prior = -0.5 * GRID**2
-    layout = uq.Calibration(surrogate, replicates(simulate(np.random.default_rng(0), x, copies, truncation_sd)[1], x), uq.GaussianNoise(sd=NOISE_SD))
+    _, first = simulate(np.random.default_rng(0), x, copies, truncation_sd)
+    layout = uq.Calibration(surrogate, replicates(first, x), uq.GaussianNoise(sd=NOISE_SD))
     hits = 0
     for seed in range(1, repeats + 1):
         theta, values = simulate(np.random.default_rng(seed), x, copies, truncation_sd)
