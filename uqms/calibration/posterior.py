@@ -291,6 +291,8 @@ class Posterior:
                 draws=draws,
                 rng=rng,
             )
+        if isinstance(draws, bool) or not isinstance(draws, int | np.integer) or draws < 1:
+            raise InputError(f"predict: draws is {draws!r}; give a whole number of at least 1.")
         names = self._outputs(outputs, coords)
         theta, h, latents = thinned(self, draws)
         generator = as_generator(rng)
@@ -419,15 +421,7 @@ class Posterior:
 
 
 def thinned(posterior: Posterior, draws: int) -> tuple[dict[str, Array], Ints, Array]:
-    """Return at most `draws` draws (S,), spread evenly over the chains, their hyperparameters' (S,) and latents (S, L).
-
-    Raises
-    ------
-    InputError
-        When draws is not a number of draws.
-    """
-    if isinstance(draws, bool) or not isinstance(draws, int | np.integer) or draws < 1:
-        raise InputError(f"draws is {draws!r}; give a whole number of at least 1.")
+    """Return at most `draws` (1 or more) draws (S,), evenly over chains, their hyperparameters' (S,) and latents (S, L)."""
     h = posterior.tree["sample_stats"]["hyperparameter_draw"].values.ravel()
     picked = np.unique(np.linspace(0, len(h) - 1, min(draws, len(h))).astype(int))
     theta = {name: posterior.draws[name].values.ravel()[picked] for name in posterior.problem.priors}
