@@ -421,7 +421,7 @@ class Posterior:
 
 
 def thinned(posterior: Posterior, draws: int) -> tuple[dict[str, Array], Ints, Array]:
-    """Return at most `draws` (1 or more) draws (S,), evenly over chains, their hyperparameters' (S,) and latents (S, L)."""
+    """Return at most `draws` draws (S,), evenly over chains, their hyperparameters' (S,) and latents (S, L)."""
     h = posterior.tree["sample_stats"]["hyperparameter_draw"].values.ravel()
     picked = np.unique(np.linspace(0, len(h) - 1, min(draws, len(h))).astype(int))
     theta = {name: posterior.draws[name].values.ravel()[picked] for name in posterior.problem.priors}
