@@ -86,6 +86,38 @@ def test_kill_tree_leaves_nothing_of_a_program_that_keeps_forking(number):
         assert living(number) == set()
 
 
+def test_kill_tree_is_patient_where_a_look_takes_longer_than_its_patience(number, monkeypatch):
+    # As on a busy machine with thousands of processes: what is forked during a look turns up in the next one.
+    def slow():
+        seen = look()
+        time.sleep(0.3)
+        return seen
+
+    look = processes.snapshot
+    program = shell('while :; do sleep "$1" & sleep 0.02; done', number)
+    wait_for(lambda: len(living(number)) >= 3)
+    monkeypatch.setattr(processes, "snapshot", slow)
+    monkeypatch.setattr(processes, "_PATIENCE", 0.2)
+    processes.kill_tree(program.pid)
+    program.wait(1.0)
+    assert living(number) == set()
+
+
+def test_what_does_not_die_and_what_goes_on_to_appear_ends_the_patience(monkeypatch):
+    monkeypatch.setattr(processes, "_PATIENCE", 0.2)
+    monkeypatch.setattr(processes, "_LONGEST", 0.6)
+    monkeypatch.setattr(processes, "_send", lambda pid, what: True)
+    there = processes.Process(parent=1, session=0, lives=True)
+    monkeypatch.setattr(processes, "snapshot", lambda: dict.fromkeys(range(2, 10**4), there))
+    started = time.monotonic()
+    assert processes.end_all(lambda _: {2}) == {2}
+    assert 0.2 <= time.monotonic() - started < 0.5
+    more = iter(range(3, 10**4))
+    started = time.monotonic()
+    processes.end_all(lambda _: {next(more)} if time.monotonic() - started < 30 else set())
+    assert 0.6 <= time.monotonic() - started < 5
+
+
 @pytest.mark.parametrize("itself", [True, False])
 def test_kill_tree(number, itself):
     program = shell(

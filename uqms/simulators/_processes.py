@@ -34,6 +34,7 @@ MARK = "UQMS_RUN"  # the variable by which what a run has started is known, wher
 
 _PR_SET_CHILD_SUBREAPER = 36
 _PATIENCE = 2.0  # seconds for what the system does not let die, such as a process that waits for a network disk
+_LONGEST = 60.0  # seconds for what goes on to appear, such as a program each of whose processes starts more
 _subreaper = False
 
 
@@ -115,9 +116,12 @@ def kill_runs_of(pid: int) -> None:
 def end_all(find: Callable[[Processes], set[int]]) -> set[int]:
     """Kill the processes that `find` gives until it gives none that lives, and return them; never the caller.
 
-    It gives up after two seconds: then something is left that the system does not let die.
+    It gives up after two seconds in which nothing new turned up: then something is left that the system does not let
+    die. One look can take longer than that where thousands of processes run, and whoever forks would be killed before
+    what it has forked meanwhile was found.
     """
     untouchable = {0, 1, os.getpid()}
+    last = time.monotonic() + _LONGEST
     until = time.monotonic() + _PATIENCE
     ended: set[int] = set()
     while time.monotonic() < until:
@@ -128,10 +132,14 @@ def end_all(find: Callable[[Processes], set[int]]) -> set[int]:
             quiet = 0 if fresh else quiet + 1 if stopped else 2
             untouchable |= {pid for pid in fresh if not _send(pid, signal.SIGSTOP)}
             stopped |= fresh - untouchable
+            if fresh - ended:
+                until = min(time.monotonic() + _PATIENCE, last)
         if not stopped:
             break
         for pid in stopped:
             _send(pid, signal.SIGKILL)
+        if stopped - ended:
+            until = min(time.monotonic() + _PATIENCE, last)
         ended |= stopped
         # It takes the system a moment, in which orphans may already be out of sight for `find`.
         while _living(stopped, snapshot()) and time.monotonic() < until:
