@@ -259,3 +259,22 @@ def test_variances_of_terms_are_the_diagonal_of_their_covariance(name: str, rng:
     whole = covariance_of(problem, phi, np.zeros((3, len(problem.cells.offset), 0)))
     found = sum(term_variance(problem, term, theta) for term in problem.noise.terms)
     np.testing.assert_allclose(found, np.diagonal(whole, axis1=1, axis2=2), rtol=1e-12)
+
+
+@pytest.mark.parametrize("count", [1, 2, 300])
+def test_the_root_of_many_inputs_that_are_close_to_each_other(count: int) -> None:
+    # The error of a surrogate at hundreds of subjects has the rank of its runs, to rounding: without care 40 sds off.
+    rng = np.random.default_rng(3)
+    runs = rng.random((9, 2))
+    x = np.column_stack([rng.normal(0.4, 0.1, count), rng.choice([0.1, 0.35, 0.65, 0.9], count)])
+
+    def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return 3.0 * np.exp(-0.5 * np.sum((a[:, None] - b) ** 2, axis=2) / 0.7**2)
+
+    inverse = np.linalg.inv(kernel(runs, runs) + 1e-6 * np.eye(9))
+    covariance = kernel(x, x) - kernel(x, runs) @ inverse @ kernel(runs, x)
+    covariance = 0.5 * (covariance + covariance.T)
+    (root,) = _correlated.roots(covariance[None], False)
+    assert np.abs(root @ root.T - covariance).max() <= 1.1e-15 * max(count, 4) ** 2 * covariance.max()
+    if count == 1:
+        assert root[0, 0] == np.sqrt(covariance[0, 0])
