@@ -63,7 +63,7 @@ def discrepant() -> uq.Calibration:
 
 
 PROBLEMS: dict[str, tuple[Callable[[], uq.Calibration], Any, int]] = {
-    "counts": (counts, SMALL, 1),
+    "counts": (counts, None, 1),  # importance weights
     "censored": (censored, SMALL, 1),
     "discrepancy": (discrepant, ImportanceSampler(particles=150, proposals=400), 0),
 }
@@ -123,6 +123,49 @@ def test_tempered_draws_are_those_of_a_posterior_that_is_known() -> None:
     np.testing.assert_allclose(z.std(axis=0), sd, rtol=5 / np.sqrt(2 * 1000))
 
 
+def test_weighted_draws_of_parameters_and_latents_are_those_of_the_posterior() -> None:
+    problem, count = counts(), 4000
+    few = ImportanceSampler().draw(problem, count, np.random.default_rng(1))
+    assert few.doubt == ""
+    assert few.latents.shape == (count, 1)
+    theta, eta = (one.ravel() for one in np.meshgrid(np.linspace(0.0, 1.0, 401), np.linspace(-6.0, 6.0, 301)))
+    log_density = problem.log_likelihood({"theta": theta}, eta[:, None]) - 0.5 * eta**2
+    weight = np.exp(log_density - log_density.max())
+    weight /= weight.sum()
+    for drawn, grid in (
+        (few.theta["theta"], theta),
+        (few.latents[:, 0], eta),
+        (few.theta["theta"] * few.latents[:, 0], theta * eta),
+    ):
+        mean = float(weight @ grid)
+        sd = float(np.sqrt(weight @ (grid - mean) ** 2))
+        assert abs(drawn.mean() - mean) < 4.0 * sd / np.sqrt(few.ess)
+        assert drawn.std() == pytest.approx(sd, rel=4.0 / np.sqrt(2.0 * few.ess))
+
+
+def test_weights_take_the_likelihood_that_is_sampled() -> None:
+    problem, rng = counts(), np.random.default_rng(1)
+    right = ImportanceSampler().draw(problem, 500, rng).theta["theta"]
+    bug = next(bug for bug in LIKELIHOOD_BUGS if bug.name == "data ignored")
+    with bug.planted():
+        wrong = ImportanceSampler().draw(problem, 500, rng).theta["theta"]
+    assert abs(wrong.std() - np.sqrt(1 / 12)) < 0.03  # that of the prior
+    assert right.std() < 0.9 * wrong.std() or abs(right.mean() - wrong.mean()) > 0.05
+
+
+def test_without_a_normal_approximation_weights_refuse_and_the_default_goes_on() -> None:
+    from uqms.diagnostics.sbc import _default_draws
+
+    design = uq.sobol(uq.ParameterSpace(k=uq.Uniform(0.0, 2.0)), 8, rng=1)
+    runs = uq.ensemble.build(design, {"y": np.sin(design["k"].values)})
+    averaged = uq.GaussianProcess(hyperparameters="averaged").fit(runs)
+    problem = uq.Calibration(averaged, replicates(np.array([[0.7, 0.9]])), uq.StudentTNoise(scale=0.1))
+    with pytest.raises(InputError, match=r"no normal approximation.*TemperedSampler"):
+        ImportanceSampler().draw(problem, 20, np.random.default_rng(1))
+    few = _default_draws(problem, 50, np.random.default_rng(1))
+    assert (few.doubt, few.latents.shape) == ("", (50, problem.latents))
+
+
 def test_runs_that_disagree_and_few_particles_are_doubts() -> None:
     rng = np.random.default_rng(1)
     space = Whitened(FakeProblem(lambda theta, latents: np.zeros(len(latents)), 1, 1))  # type: ignore[arg-type]
@@ -141,8 +184,6 @@ def test_runs_that_disagree_and_few_particles_are_doubts() -> None:
 
 def test_latents_belong_to_truth_and_draws() -> None:
     problem = counts()
-    with pytest.raises(InputError, match="too many for importance weights"):
-        simulation_based_calibration(problem, 10, sampler=ImportanceSampler(), rng=1)
     with pytest.raises(InputError, match="'latents', 'theta'"):
         rank_statistics(lambda rng: ({"theta": 0.5}, problem), 10, rng=1)
 

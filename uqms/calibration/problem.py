@@ -618,6 +618,29 @@ class Calibration:
         )
         return y, np.asarray(scores.log_weights)
 
+    def latent_map(self, u: Array, phi: Array) -> tuple[Array, Array, Array]:
+        """Return y0 (H, S, N) and B (H, S, N, free), with the latent output y0 + B eta, and the log weights (H,)."""
+        used, free, S = self.cells.used, self.free, len(phi)
+        scores = self.surrogate.scores(u)
+        n = len(free) + 1
+        whole = np.zeros((S, n, int(_correlated.latent_count(self.structure))))
+        whole[:, np.arange(1, n), free] = 1.0
+
+        def copied(values: Array, axis: int) -> Array:
+            return np.ascontiguousarray(np.repeat(values, n, axis=axis))
+
+        y = outputs_of(
+            self.structure,
+            copied(scores.mean[..., used], 1),
+            copied(scores.covariance[..., used, :, :], 1),
+            copied(phi, 0),
+            copied(self.mean_slopes(u), 1),
+            copied(self.run_factor(u), 0),
+            whole.reshape(S * n, -1),
+        ).reshape(len(scores.mean), S, n, -1)
+        y0 = y[:, :, 0]
+        return y0, np.moveaxis(y[:, :, 1:] - y0[:, :, None], 2, 3), np.asarray(scores.log_weights)
+
     def run_factor(self, u: Array) -> Array:
         """Return the factor (S, N, r) of a stochastic simulator's run at inputs (S, K, d): r = 0 without its noise."""
         if self.realisation is None:

@@ -3,7 +3,8 @@
 Simulation-based calibration needs hundreds of small posteriors. The prior's draws are brought to the posterior by a
 short tempered sequential Monte Carlo, which finds every mode; kernels around its particles are then the proposal of an
 importance sampler, whose weights correct what is left: the draws are those of the posterior itself, and their effective
-number says how well that worked.
+number says how well that worked. Where errors are not all normal, latents are integrated out by their normal
+approximation given the parameters, drawn from it beside the proposals, and weighted with them.
 
 ==========  =====================================================================  ======
 symbol      meaning                                                                shape
@@ -21,11 +22,13 @@ from dataclasses import dataclass, field
 from typing import final
 
 import numpy as np
+from arviz_stats.base import array_stats
 from scipy.linalg import solve_triangular
 from scipy.special import ndtr
 
 from uqms._typing import Array
 from uqms.calibration import Calibration, JointCalibration
+from uqms.calibration.latents import conditional_latents, has_conditional
 from uqms.errors import InputError
 
 __all__ = ["FewDraws", "ImportanceSampler"]
@@ -34,6 +37,9 @@ MOVES, ACCEPTANCE, KEPT = 2, 0.3, 0.5
 STEPS = 200
 FREEDOM = 7.0
 TRIES = 3  # each with four times as many points as the one before
+ROUNDS, HOPELESS = 6, 20  # where there are latents: of proposals; effective draws below which more would not help
+LATENTS = 8  # draws of the latents for each point
+K_HAT = 0.7  # of the weights, beyond which their tail is too heavy
 WORST = -1e300
 
 
@@ -98,37 +104,58 @@ class ImportanceSampler:
         Raises
         ------
         InputError
-            When errors are not all normal, so that latents are part of the posterior: too many for weights.
+            When errors are not all normal, and the latents that are part of the posterior have no normal approximation:
+            hyperparameters are averaged, there are several parts, or rows of a noise model depend on each other.
         """
-        if problem.latents:
+        if problem.latents and not has_conditional(problem):
             raise InputError(
                 f"ImportanceSampler: errors are not all normal here, so that {problem.latents} latents are part of the "
-                "posterior, too many for importance weights. Use uq.diagnostics.TemperedSampler(), the default there."
+                "posterior, too many for importance weights, and they have no normal approximation given the "
+                "parameters. Use uq.diagnostics.TemperedSampler(), the default there."
             )
         for attempt in range(TRIES):
-            x, log_weight = self._weighted(problem, 4**attempt, rng)
-            weight = np.exp(log_weight - log_weight.max())
-            weight /= weight.sum()
-            ess = 1.0 / float(np.sum(weight**2))
-            if ess >= 2 * count:
+            x, latents, log_weight, ess = self._weighted(problem, 4**attempt, 2 * count, rng)
+            if ess >= 2 * count or (problem.latents and (attempt == 1 or ess < HOPELESS)):
                 break
-        picked = x[rng.choice(len(x), size=count, p=weight)]
+        weight = np.exp(log_weight - log_weight.max())
+        picked = rng.choice(len(x), size=count, p=weight / weight.sum())
         doubt = "" if ess >= count else f"{ess:.0f} effective of {len(x)} weighted points, {count} draws wanted"
-        return FewDraws(_theta(problem, picked), ess, doubt)
+        if not doubt and problem.latents and _k_hat(log_weight) > K_HAT:
+            doubt = f"k-hat of the weights is {_k_hat(log_weight):.2f}"
+        return FewDraws(_theta(problem, x[picked]), ess, doubt, latents[picked])
 
     def _weighted(
-        self, problem: Calibration | JointCalibration, more: int, rng: np.random.Generator
-    ) -> tuple[Array, Array]:
-        """Return points (n, d) and log weights (n,), up to a constant."""
-        centres = _tempered(problem, self.particles * more, rng)
+        self, problem: Calibration | JointCalibration, more: int, wanted: int, rng: np.random.Generator
+    ) -> tuple[Array, Array, Array, float]:
+        """Return points (n, d), latents (n, latents), log weights (n,), up to a constant, and their effective number.
+
+        With latents each point costs little beside the particles: they are added until as many count as are wanted.
+        """
+        particles = self.particles * more * (2 if problem.latents else 1)
+        centres = _tempered(problem, particles, rng)
         p, d = centres.shape
         width = 0.7 * (4.0 / (p * (d + 2.0))) ** (1.0 / (d + 4.0))  # below Silverman's: he smooths over two modes
         root = width * np.linalg.cholesky(np.atleast_2d(np.cov(centres.T)) + 1e-18 * np.eye(d))
-        n = self.proposals * more
-        stretch = np.sqrt(FREEDOM / rng.chisquare(FREEDOM, size=(n, 1)))
-        x = centres[np.arange(n) % p] + stretch * rng.standard_normal((n, d)) @ root.T
-        log_target = _log_likelihood(problem, x) - 0.5 * np.sum(x**2, axis=1)
-        return x, log_target - _log_kernels(x, centres, root)
+        n, found = self.proposals * more, []
+        for _ in range(ROUNDS if problem.latents else 1):
+            stretch = np.sqrt(FREEDOM / rng.chisquare(FREEDOM, size=(n, 1)))
+            x = centres[np.arange(n) % p] + stretch * rng.standard_normal((n, d)) @ root.T
+            if problem.latents:
+                value, latents = _with_latents(problem, x, rng)
+            else:
+                value, latents = _log_likelihood(problem, x), np.zeros((n, 0))
+            found.append((x, latents, value - 0.5 * np.sum(x**2, axis=1) - _log_kernels(x, centres, root)))
+            log_weight = np.concatenate([one[2] for one in found])
+            weight = np.exp(log_weight - log_weight.max())
+            ess = float(weight.sum() ** 2 / np.sum(weight**2))
+            if ess >= wanted:
+                break
+        return np.concatenate([one[0] for one in found]), np.concatenate([one[1] for one in found]), log_weight, ess
+
+
+def _k_hat(log_weight: Array) -> float:
+    top = float(log_weight.max())
+    return float(array_stats.psislw(top - np.maximum(log_weight, top - 700.0))[1])
 
 
 def _log_kernels(x: Array, centres: Array, root: Array) -> Array:
@@ -169,8 +196,41 @@ def _theta(problem: Calibration | JointCalibration, x: Array) -> dict[str, Array
 
 
 def _log_likelihood(problem: Calibration | JointCalibration, x: Array) -> Array:
+    """Return the log-likelihood (n,), by Laplace's approximation where there are latents."""
     theta = _theta(problem, x)
-    value = problem.log_likelihood(theta)
+    if problem.latents:
+        assert isinstance(problem, Calibration)
+        value = np.concatenate([given.log_marginal for given in conditional_latents(problem, theta)])
+    else:
+        value = problem.log_likelihood(theta)
+    return _admitted(problem, theta, value)
+
+
+def _with_latents(problem: Calibration | JointCalibration, x: Array, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Return a draw of the latents for each point, and estimates of the likelihood (n,) in logs, right on average.
+
+    One of several draws is taken in proportion to its weight, whose mean is the estimate; times the likelihood that is
+    sampled over that of the approximation's own sums, so that a mistake in the former is not covered up.
+    """
+    assert isinstance(problem, Calibration)
+    theta, values, latents = _theta(problem, x), [], []
+    for given in conditional_latents(problem, theta):
+        eta, log_weight, log_likelihood = given.draw(LATENTS, rng)
+        log_weight = np.where(np.isfinite(log_weight), log_weight, WORST)
+        total = np.logaddexp.reduce(log_weight, axis=0)
+        cumulative = np.cumsum(np.exp(log_weight - total), axis=0)
+        at = np.arange(eta.shape[1])
+        chosen = np.minimum(np.sum(rng.random(len(at)) > cumulative, axis=0), LATENTS - 1)
+        latents.append(eta[chosen, at])
+        values.append(total - np.log(LATENTS) - log_likelihood[chosen, at])
+    picked = np.concatenate(latents)
+    with np.errstate(invalid="ignore"):
+        value = np.concatenate(values) + problem.log_likelihood(theta, picked)
+    return _admitted(problem, theta, value), picked
+
+
+def _admitted(problem: Calibration | JointCalibration, theta: dict[str, Array], value: Array) -> Array:
+    """Return values (n,) with the log of the prior's ratio to the law of x; WORST where they are not finite."""
     if not problem.conditioned_prior.plain:
         value = value + problem.conditioned_prior.log_weight(theta)
     return np.where(np.isfinite(value), value, WORST)

@@ -30,6 +30,7 @@ import xarray as xr
 
 from uqms._typing import Array, ArrayLike, Ints, RandomState, as_generator
 from uqms.calibration import NUTS, Calibration, JointCalibration, PopulationCalibration
+from uqms.calibration.latents import has_conditional
 from uqms.diagnostics.bands import RankBand, pointwise_level, rank_band
 from uqms.diagnostics.importance import FewDraws, ImportanceSampler
 from uqms.diagnostics.tempered import TemperedSampler
@@ -208,9 +209,10 @@ def simulation_based_calibration(
         Repeats; 200 see a posterior whose sd is 0.7 of the right one, or that is off by half an sd.
     sampler
         `ImportanceSampler()` (default, for up to six parameters) or `TemperedSampler()` (default for more, and where
-        errors are not all normal, so that latents are drawn beside the parameters); anything that `problem.sample`
-        takes, such as `NUTS(...)`, which takes a second or more each (for a population it compiles once for all
-        repeats); or an object of your own with a method ``draw(problem, count, rng)`` that returns `FewDraws`.
+        errors are not all normal, so that latents are drawn beside the parameters, and weights do not suffice);
+        anything that `problem.sample` takes, such as `NUTS(...)`, which takes a second or more each (for a population
+        it compiles once for all repeats); or an object of your own with a method ``draw(problem, count, rng)`` that
+        returns `FewDraws`.
     rng
         Whole number or generator.
     quantities
@@ -331,7 +333,11 @@ def rank_statistics(
         _check_problem(problem, "draw_problem")
         values, eta = _truth(truth, problem)
         try:
-            few = _few_draws(_default(problem) if sampler is None else sampler, problem, draws, generator)
+            few = (
+                _default_draws(problem, draws, generator)
+                if sampler is None
+                else (_few_draws(sampler, problem, draws, generator))
+            )
         except SamplingError as error:
             names = _names(problem, own)
             rows.append(dict.fromkeys(names, MISSING))
@@ -399,8 +405,14 @@ def _names(problem: Problem, own: Mapping[str, Quantity]) -> list[str]:
     return [*names, *own]
 
 
-def _default(problem: Problem) -> ImportanceSampler | TemperedSampler:
-    return TemperedSampler() if problem.latents or len(problem.priors) > MOST_WEIGHTED else ImportanceSampler()
+def _default_draws(problem: Problem, count: int, rng: np.random.Generator) -> FewDraws:
+    """Return draws by importance weights, or by tempering where those do not suffice."""
+    few_parameters = len(problem.priors) <= MOST_WEIGHTED
+    if few_parameters and (not problem.latents or has_conditional(problem)):
+        few = _few_draws(ImportanceSampler(), problem, count, rng)
+        if not (few.doubt and problem.latents):
+            return few
+    return _few_draws(TemperedSampler(), problem, count, rng)
 
 
 def _truth(truth: Mapping[str, ArrayLike], problem: Problem) -> tuple[dict[str, Array], Array]:
