@@ -1,9 +1,9 @@
 """Nearly independent posterior draws of parameters and latents, by tempered sequential Monte Carlo, without compiling.
 
 Where errors are not all normal the density is that of parameters and latents together, ten to fifty numbers: too many
-for importance weights. Two runs of `uqms.calibration.tempering` bring particles from the prior to the posterior; what
-speaks against them is that they disagree, that particles still know where the last stage began, or that few are
-distinct.
+for importance weights, where a normal approximation of the latents (`uqms.calibration.latents`) does not suffice. Two
+runs of `uqms.calibration.tempering` bring particles from the prior to the posterior; what speaks against them is that
+they disagree, that particles still know where the last stage began, or that few are distinct.
 """
 
 from dataclasses import dataclass
