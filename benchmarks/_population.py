@@ -24,7 +24,7 @@ TIMES = np.array([0.0, 1.0, 2.0])
 CONDITIONS = (0.1, 0.35, 0.65, 0.9)
 NOISE, SMALL_NOISE = 0.06, 0.03
 CLOUDS, LATTICE = 20, 121
-FREEDOM, ROUNDS = 10.0, 6
+FREEDOM, ROUNDS, EARLY, ENOUGH = 10.0, 7, 3, 200
 STARTS = (-1.5, 0.0, 1.5)  # prior sds
 
 
@@ -214,11 +214,12 @@ class Data:
     def weighted(self, count: int, rng: np.random.Generator) -> tuple[Array, Array, float]:
         """Return points (count, 2 + M), log weights (count,) that add up to one, and k-hat.
 
-        Student-t draws around the mode; once more around what these say, where the weights are uneven.
+        Student-t draws around the mode; once more around what these say, where the weights are uneven, and twice as
+        many from the fourth round on.
         """
         centre, root = self._mode()
-        for _ in range(ROUNDS):
-            D = len(centre)
+        for k in range(ROUNDS):
+            D, count = len(centre), count if k < EARLY else 2 * count
             normal = rng.standard_normal((count, D))
             stretch = np.sqrt(FREEDOM / rng.chisquare(FREEDOM, count))
             eta = centre + stretch[:, None] * normal @ root.T
@@ -228,7 +229,7 @@ class Data:
             log_weights, k_hat = array_stats.psislw(raw.max() - raw)
             log_weights -= np.logaddexp.reduce(log_weights)
             weight = np.exp(log_weights)
-            if k_hat < 0.5 and 1.0 / np.sum(weight**2) > 0.2 * count:
+            if k_hat < 0.5 and 1.0 / np.sum(weight**2) > ENOUGH:
                 break
             power = 1.0
             while 1.0 / np.sum(weight**2) < 10 * D:  # too few draws would say that the law is narrow

@@ -82,8 +82,13 @@ class Conditional:
         share /= share.sum(axis=0)
         which = np.minimum((rng.random((count, s, 1)) > np.cumsum(share, axis=0).T).sum(axis=2), M - 1)
         xi = rng.standard_normal((count, s, L)) * np.sqrt(FREEDOM / rng.chisquare(FREEDOM, size=(count, s, 1)))
-        inverse = np.swapaxes(np.linalg.inv(self.roots), 2, 3)[which, np.arange(s)]
-        eta = self.modes[which, np.arange(s)] + (inverse @ xi[..., None])[..., 0]
+        around = np.stack(
+            [
+                m + np.einsum("skl,csk->csl", np.linalg.inv(root), xi)
+                for m, root in zip(self.modes, self.roots, strict=True)
+            ]
+        )
+        eta = np.take_along_axis(around, which[None, ..., None], axis=0)[0]
         y = self.y0 + np.einsum("snl,csl->csn", self.B, eta)
         f_of = _by_cell(self.problem)
         f = np.stack([f_of(one, self.phi).sum(axis=1) for one in y])
