@@ -24,11 +24,12 @@ from typing import final
 import numpy as np
 from arviz_stats.base import array_stats
 from scipy.linalg import solve_triangular
-from scipy.special import ndtr
+from scipy.special import gammaln, ndtr
 
 from uqms._typing import Array
 from uqms.calibration import Calibration, JointCalibration
 from uqms.calibration.latents import conditional_latents, has_conditional
+from uqms.calibration.mixture import Mixture, fit_mixture
 from uqms.errors import InputError
 
 __all__ = ["FewDraws", "ImportanceSampler"]
@@ -37,7 +38,8 @@ MOVES, ACCEPTANCE, KEPT = 2, 0.3, 0.5
 STEPS = 200
 FREEDOM = 7.0
 TRIES = 3  # each with four times as many points as the one before
-ROUNDS, HOPELESS = 6, 20  # where there are latents: of proposals; effective draws below which more would not help
+# Where there are latents: rounds of proposals, and effective draws a dimension that a mixture is fitted to.
+ROUNDS, SPARE = 8, 20
 LATENTS = 8  # draws of the latents for each point
 K_HAT = 0.7  # of the weights, beyond which their tail is too heavy
 WORST = -1e300
@@ -115,7 +117,7 @@ class ImportanceSampler:
             )
         for attempt in range(TRIES):
             x, latents, log_weight, ess = self._weighted(problem, 4**attempt, 2 * count, rng)
-            if ess >= 2 * count or (problem.latents and (attempt == 1 or ess < HOPELESS)):
+            if ess >= 2 * count or (problem.latents and attempt == 1):
                 break
         weight = np.exp(log_weight - log_weight.max())
         picked = rng.choice(len(x), size=count, p=weight / weight.sum())
@@ -129,28 +131,49 @@ class ImportanceSampler:
     ) -> tuple[Array, Array, Array, float]:
         """Return points (n, d), latents (n, latents), log weights (n,), up to a constant, and their effective number.
 
-        With latents each point costs little beside the particles: they are added until as many count as are wanted.
+        With latents points cost little beside the particles: there are more, from mixtures that fit what is known,
+        until as many count as are wanted. Weights are those of the mixture of all proposals (Cornuet et al. 2012,
+        doi:10.1111/j.1467-9469.2011.00756.x).
         """
-        particles = self.particles * more * (2 if problem.latents else 1)
-        centres = _tempered(problem, particles, rng)
+        centres = _tempered(problem, self.particles * more * (2 if problem.latents else 1), rng)
         p, d = centres.shape
         width = 0.7 * (4.0 / (p * (d + 2.0))) ** (1.0 / (d + 4.0))  # below Silverman's: he smooths over two modes
         root = width * np.linalg.cholesky(np.atleast_2d(np.cov(centres.T)) + 1e-18 * np.eye(d))
-        n, found = self.proposals * more, []
-        for _ in range(ROUNDS if problem.latents else 1):
-            stretch = np.sqrt(FREEDOM / rng.chisquare(FREEDOM, size=(n, 1)))
-            x = centres[np.arange(n) % p] + stretch * rng.standard_normal((n, d)) @ root.T
-            if problem.latents:
-                value, latents = _with_latents(problem, x, rng)
-            else:
-                value, latents = _log_likelihood(problem, x), np.zeros((n, 0))
-            found.append((x, latents, value - 0.5 * np.sum(x**2, axis=1) - _log_kernels(x, centres, root)))
-            log_weight = np.concatenate([one[2] for one in found])
-            weight = np.exp(log_weight - log_weight.max())
-            ess = float(weight.sum() ** 2 / np.sum(weight**2))
-            if ess >= wanted:
+        n = self.proposals * more
+        stretch = np.sqrt(FREEDOM / rng.chisquare(FREEDOM, size=(n, 1)))
+        x = centres[np.arange(n) % p] + stretch * rng.standard_normal((n, d)) @ root.T
+        if not problem.latents:
+            log_weight = _log_likelihood(problem, x) - 0.5 * np.sum(x**2, axis=1) - _log_kernels(x, centres, root)
+            return x, np.zeros((n, 0)), log_weight, _effective(log_weight)
+        value, latents = _with_latents(problem, x, rng)
+        mixtures: list[Mixture] = []
+        for _ in range(ROUNDS):
+            proposals = np.stack([_log_kernels(x, centres, root), *(one.log_density(x) for one in mixtures)])
+            log_weight = value - 0.5 * np.sum(x**2, axis=1) - np.logaddexp.reduce(proposals, axis=0)
+            ess = _effective(log_weight)
+            if ess >= wanted or len(mixtures) == ROUNDS - 1:
                 break
-        return np.concatenate([one[0] for one in found]), np.concatenate([one[1] for one in found]), log_weight, ess
+            mixtures.append(fit_mixture(x, _tempered_weight(log_weight, SPARE * (d + 1)), rng))
+            new = mixtures[-1].draw(n, rng)
+            value_new, latents_new = _with_latents(problem, new, rng)
+            x, value, latents = (
+                np.concatenate([old, added]) for old, added in ((x, new), (value, value_new), (latents, latents_new))
+            )
+        return x, latents, log_weight, ess
+
+
+def _effective(log_weight: Array) -> float:
+    weight = np.exp(log_weight - log_weight.max())
+    return float(weight.sum() ** 2 / np.sum(weight**2))
+
+
+def _tempered_weight(log_weight: Array, least: float) -> Array:
+    """Return weights that sum to one, flattened until as many count as `least` says."""
+    power = 1.0
+    while _effective(power * log_weight) < least and power > 1e-3:
+        power *= 0.8
+    weight = np.exp(power * (log_weight - log_weight.max()))
+    return np.asarray(weight / weight.sum())
 
 
 def _k_hat(log_weight: Array) -> float:
@@ -159,12 +182,14 @@ def _k_hat(log_weight: Array) -> float:
 
 
 def _log_kernels(x: Array, centres: Array, root: Array) -> Array:
-    """Return the log-density (n,) of equal t kernels around the centres (p, d), up to a constant."""
+    """Return the log-density (n,) of equal t kernels around the centres (p, d)."""
     d = centres.shape[1]
     a = solve_triangular(root, x.T, lower=True).T
     b = solve_triangular(root, centres.T, lower=True).T
     squares = np.maximum(np.sum(a**2, axis=1)[:, None] + np.sum(b**2, axis=1) - 2.0 * a @ b.T, 0.0)
-    return np.asarray(np.log(np.mean((1.0 + squares / FREEDOM) ** (-0.5 * (FREEDOM + d)), axis=1)))
+    constant = gammaln(0.5 * (FREEDOM + d)) - gammaln(0.5 * FREEDOM) - 0.5 * d * np.log(FREEDOM * np.pi)
+    constant -= float(np.sum(np.log(np.diagonal(root))))
+    return np.asarray(constant + np.log(np.mean((1.0 + squares / FREEDOM) ** (-0.5 * (FREEDOM + d)), axis=1)))
 
 
 def _tempered(problem: Calibration | JointCalibration, particles: int, rng: np.random.Generator) -> Array:
