@@ -41,7 +41,7 @@ TRIES = 3  # each with four times as many points as the one before
 # Where there are latents: rounds of proposals, and effective draws a dimension that a mixture is fitted to.
 ROUNDS, SPARE = 8, 20
 LATENTS = 8  # draws of the latents for each point
-K_HAT = 0.7  # of the weights, beyond which their tail is too heavy
+K_HAT, UNEVEN = 0.7, 0.5  # of the weights, beyond which their tail is too heavy; share that counts
 WORST = -1e300
 
 
@@ -122,7 +122,8 @@ class ImportanceSampler:
         weight = np.exp(log_weight - log_weight.max())
         picked = rng.choice(len(x), size=count, p=weight / weight.sum())
         doubt = "" if ess >= count else f"{ess:.0f} effective of {len(x)} weighted points, {count} draws wanted"
-        if not doubt and problem.latents and _k_hat(log_weight) > K_HAT:
+        uneven = problem.latents and ess < UNEVEN * len(x)  # the tail of weights that are all alike says nothing
+        if not doubt and uneven and _k_hat(log_weight) > K_HAT:
             doubt = f"k-hat of the weights is {_k_hat(log_weight):.2f}"
         return FewDraws(_theta(problem, x[picked]), ess, doubt, latents[picked])
 
