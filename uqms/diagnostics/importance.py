@@ -38,8 +38,8 @@ MOVES, ACCEPTANCE, KEPT = 2, 0.3, 0.5
 STEPS = 200
 FREEDOM = 7.0
 TRIES = 3  # each with four times as many points as the one before
-# Where there are latents: rounds of proposals, and effective draws a dimension that a mixture is fitted to.
-ROUNDS, SPARE = 8, 20
+# Where there are latents: rounds of more proposals, and effective draws a dimension that a mixture is fitted to.
+ROUNDS, SPARE = 7, 20
 LATENTS = 8  # draws of the latents for each point
 K_HAT, UNEVEN = 0.7, 0.5  # of the weights, beyond which their tail is too heavy; share that counts
 WORST = -1e300
@@ -140,27 +140,28 @@ class ImportanceSampler:
         p, d = centres.shape
         width = 0.7 * (4.0 / (p * (d + 2.0))) ** (1.0 / (d + 4.0))  # below Silverman's: he smooths over two modes
         root = width * np.linalg.cholesky(np.atleast_2d(np.cov(centres.T)) + 1e-18 * np.eye(d))
-        n = self.proposals * more
+        n = self.proposals * (1 if problem.latents else more)
         stretch = np.sqrt(FREEDOM / rng.chisquare(FREEDOM, size=(n, 1)))
         x = centres[np.arange(n) % p] + stretch * rng.standard_normal((n, d)) @ root.T
+        proposal = _log_kernels(x, centres, root)
         if not problem.latents:
-            log_weight = _log_likelihood(problem, x) - 0.5 * np.sum(x**2, axis=1) - _log_kernels(x, centres, root)
+            log_weight = _log_likelihood(problem, x) - 0.5 * np.sum(x**2, axis=1) - proposal
             return x, np.zeros((n, 0)), log_weight, _effective(log_weight)
         value, latents = _with_latents(problem, x, rng)
         mixtures: list[Mixture] = []
-        for _ in range(ROUNDS):
-            proposals = np.stack([_log_kernels(x, centres, root), *(one.log_density(x) for one in mixtures)])
-            log_weight = value - 0.5 * np.sum(x**2, axis=1) - np.logaddexp.reduce(proposals, axis=0)
+        while True:
+            log_weight = value - 0.5 * np.sum(x**2, axis=1) - proposal
             ess = _effective(log_weight)
-            if ess >= wanted or len(mixtures) == ROUNDS - 1:
-                break
+            if ess >= wanted or len(mixtures) == ROUNDS:
+                return x, latents, log_weight, ess
             mixtures.append(fit_mixture(x, _tempered_weight(log_weight, SPARE * (d + 1)), rng))
+            proposal = np.logaddexp(proposal, mixtures[-1].log_density(x))
             new = mixtures[-1].draw(n, rng)
+            terms = [_log_kernels(new, centres, root), *(one.log_density(new) for one in mixtures)]
             value_new, latents_new = _with_latents(problem, new, rng)
-            x, value, latents = (
-                np.concatenate([old, added]) for old, added in ((x, new), (value, value_new), (latents, latents_new))
-            )
-        return x, latents, log_weight, ess
+            x, latents = np.concatenate([x, new]), np.concatenate([latents, latents_new])
+            value = np.concatenate([value, value_new])
+            proposal = np.concatenate([proposal, np.logaddexp.reduce(terms, axis=0)])
 
 
 def _effective(log_weight: Array) -> float:
