@@ -117,13 +117,13 @@ class ImportanceSampler:
             )
         for attempt in range(TRIES):
             x, latents, log_weight, ess = self._weighted(problem, 4**attempt, 2 * count, rng)
-            if ess >= 2 * count or (problem.latents and attempt == 1):
+            enough = ess >= 2 * count and not (problem.latents and _heavy(log_weight, ess))
+            if enough or (problem.latents and attempt == 1):
                 break
         weight = np.exp(log_weight - log_weight.max())
         picked = rng.choice(len(x), size=count, p=weight / weight.sum())
         doubt = "" if ess >= count else f"{ess:.0f} effective of {len(x)} weighted points, {count} draws wanted"
-        uneven = problem.latents and ess < UNEVEN * len(x)  # the tail of weights that are all alike says nothing
-        if not doubt and uneven and _k_hat(log_weight) > K_HAT:
+        if not doubt and problem.latents and _heavy(log_weight, ess):
             doubt = f"k-hat of the weights is {_k_hat(log_weight):.2f}"
         return FewDraws(_theta(problem, x[picked]), ess, doubt, latents[picked])
 
@@ -152,7 +152,7 @@ class ImportanceSampler:
         while True:
             log_weight = value - 0.5 * np.sum(x**2, axis=1) - proposal
             ess = _effective(log_weight)
-            if ess >= wanted or len(mixtures) == ROUNDS:
+            if (ess >= wanted and not _heavy(log_weight, ess)) or len(mixtures) == ROUNDS:
                 return x, latents, log_weight, ess
             mixtures.append(fit_mixture(x, _tempered_weight(log_weight, SPARE * (d + 1)), rng))
             proposal = np.logaddexp(proposal, mixtures[-1].log_density(x))
@@ -176,6 +176,11 @@ def _tempered_weight(log_weight: Array, least: float) -> Array:
         power *= 0.8
     weight = np.exp(power * (log_weight - log_weight.max()))
     return np.asarray(weight / weight.sum())
+
+
+def _heavy(log_weight: Array, ess: float) -> bool:
+    """Tell whether the weights' tail is too heavy; that of weights which are all alike says nothing."""
+    return ess < UNEVEN * len(log_weight) and _k_hat(log_weight) > K_HAT
 
 
 def _k_hat(log_weight: Array) -> float:
