@@ -18,6 +18,7 @@ Del Moral, Doucet & Jasra (2006), doi:10.1111/j.1467-9868.2006.00553.x; West (19
 doi:10.1111/j.2517-6161.1993.tb01911.x.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import final
 
@@ -26,7 +27,7 @@ from arviz_stats.base import array_stats
 from scipy.linalg import solve_triangular
 from scipy.special import gammaln, ndtr
 
-from uqms._typing import Array
+from uqms._typing import Array, Bools
 from uqms.calibration import Calibration, JointCalibration
 from uqms.calibration.latents import conditional_latents, has_conditional
 from uqms.calibration.mixture import Mixture, fit_mixture
@@ -229,43 +230,64 @@ def _theta(problem: Calibration | JointCalibration, x: Array) -> dict[str, Array
 
 def _log_likelihood(problem: Calibration | JointCalibration, x: Array) -> Array:
     """Return the log-likelihood (n,), by Laplace's approximation where there are latents."""
-    theta = _theta(problem, x)
-    if problem.latents:
+
+    def value(theta: dict[str, Array]) -> Array:
+        if not problem.latents:
+            return problem.log_likelihood(theta)
         assert isinstance(problem, Calibration)
-        value = np.concatenate([given.log_marginal for given in conditional_latents(problem, theta)])
-    else:
-        value = problem.log_likelihood(theta)
-    return _admitted(problem, theta, value)
+        return np.concatenate([given.log_marginal for given in conditional_latents(problem, theta)])
+
+    return _admitted(problem, x, value)
 
 
 def _with_latents(problem: Calibration | JointCalibration, x: Array, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Return a draw of the latents for each point, and estimates of the likelihood (n,) in logs, right on average.
+    """Return estimates of the likelihood (n,) in logs, right on average, and a draw of the latents for each point.
 
     One of several draws is taken in proportion to its weight, whose mean is the estimate; times the likelihood that is
     sampled over that of the approximation's own sums, so that a mistake in the former is not covered up.
     """
     assert isinstance(problem, Calibration)
-    theta, values, latents = _theta(problem, x), [], []
-    for given in conditional_latents(problem, theta):
-        eta, log_weight, log_likelihood = given.draw(LATENTS, rng)
-        log_weight = np.where(np.isfinite(log_weight), log_weight, WORST)
-        total = np.logaddexp.reduce(log_weight, axis=0)
-        cumulative = np.cumsum(np.exp(log_weight - total), axis=0)
-        at = np.arange(eta.shape[1])
-        chosen = np.minimum(np.sum(rng.random(len(at)) > cumulative, axis=0), LATENTS - 1)
-        latents.append(eta[chosen, at])
-        values.append(total - np.log(LATENTS) - log_likelihood[chosen, at])
-    picked = np.concatenate(latents)
-    with np.errstate(invalid="ignore"):
-        value = np.concatenate(values) + problem.log_likelihood(theta, picked)
-    return _admitted(problem, theta, value), picked
+    latents = np.zeros((len(x), problem.latents))
+
+    def value(theta: dict[str, Array]) -> Array:
+        values, picked = [], []
+        for given in conditional_latents(problem, theta):
+            eta, log_weight, log_likelihood = given.draw(LATENTS, rng)
+            log_weight = np.where(np.isfinite(log_weight), log_weight, WORST)
+            total = np.logaddexp.reduce(log_weight, axis=0)
+            cumulative = np.cumsum(np.exp(log_weight - total), axis=0)
+            at = np.arange(eta.shape[1])
+            chosen = np.minimum(np.sum(rng.random(len(at)) > cumulative, axis=0), LATENTS - 1)
+            picked.append(eta[chosen, at])
+            values.append(total - np.log(LATENTS) - log_likelihood[chosen, at])
+        inside = _possible(_theta(problem, x))
+        latents[inside] = np.concatenate(picked)
+        with np.errstate(invalid="ignore"):
+            return np.concatenate(values) + problem.log_likelihood(theta, latents[inside])
+
+    return _admitted(problem, x, value), latents
 
 
-def _admitted(problem: Calibration | JointCalibration, theta: dict[str, Array], value: Array) -> Array:
-    """Return values (n,) with the log of the prior's ratio to the law of x; WORST where they are not finite."""
+def _possible(theta: dict[str, Array]) -> Bools:
+    """Tell which values are finite: beyond 8 sds the quantile of a prior without ends is infinite."""
+    return np.asarray(np.all([np.isfinite(values) for values in theta.values()], axis=0))
+
+
+def _admitted(
+    problem: Calibration | JointCalibration, x: Array, log_likelihood: Callable[[dict[str, Array]], Array]
+) -> Array:
+    """Return log-likelihoods (n,) with the log of the prior's ratio to the law of x; WORST where none is finite."""
+    theta = _theta(problem, x)
+    inside = _possible(theta)
+    out = np.full(len(x), WORST)
+    if not inside.any():
+        return out
+    theta = {name: values[inside] for name, values in theta.items()}
+    value = log_likelihood(theta)
     if not problem.conditioned_prior.plain:
         value = value + problem.conditioned_prior.log_weight(theta)
-    return np.where(np.isfinite(value), value, WORST)
+    out[inside] = np.where(np.isfinite(value), value, WORST)
+    return out
 
 
 def _next_step(value: Array, rest: float) -> float:
