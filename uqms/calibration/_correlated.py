@@ -267,7 +267,7 @@ def _root(S: Array, own: bool) -> Array:
 
     Where many inputs are close to each other, pivots are sums of rounding errors, and what is divided by their roots
     grows from column to column (300 subjects: draws were up to 40 sds off). So the largest variance adds to each pivot
-    what keeps such growth below one, which is far below what a draw could show: 5e-6 of its sd at 300 inputs.
+    what keeps such growth below one, which is far below what a draw could show: 1e-5 of its sd at 300 inputs.
     """
     n = S.shape[0]
     L = np.zeros((n, n))
