@@ -212,10 +212,10 @@ class Data:
         return self._value(top, total, eta), slope
 
     def weighted(self, count: int, rng: np.random.Generator) -> tuple[Array, Array, float]:
-        """Return points (count, 2 + M), log weights (count,) that add up to one, and k-hat.
+        """Return points (n, 2 + M), log weights (n,) that add up to one, and k-hat.
 
-        Student-t draws around the mode; once more around what these say, where the weights are uneven, and twice as
-        many from the fourth round on.
+        `count` Student-t draws around the mode; once more around what these say, where the weights are uneven, and
+        twice as many as before from the fourth round on.
         """
         centre, root = self._mode()
         for k in range(ROUNDS):

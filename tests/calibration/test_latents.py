@@ -1,6 +1,7 @@
 """Normal approximations of the latents given the parameters: closed forms, quadrature, and two modes."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ NORMAL = uq.CustomNoise(
 )
 
 
-def curve(noise: NoiseModel | None = None, **settings: object) -> uq.Calibration:
+def curve(noise: NoiseModel = NORMAL, discrepancy: Any = None) -> uq.Calibration:
     """Return a calibration on a curve with two replicates."""
     t = np.arange(5.0)
     basis = np.column_stack([np.exp(-0.3 * t), 0.3 * t * np.exp(-0.5 * t)])
@@ -30,7 +31,7 @@ def curve(noise: NoiseModel | None = None, **settings: object) -> uq.Calibration
     surrogate = given_surrogate(X, scores, ell=0.25, variance=0.5, basis=basis, truncation=0.05 * np.eye(5)[:, :2])
     values = np.array([[1.0, 0.8, 0.5, 0.4, 0.3], [1.1, 0.6, 0.5, 0.5, 0.1]])
     data = xr.DataArray(values, dims=("replicate", "t"), coords={"t": t}, name="y")
-    return uq.Calibration(surrogate, uq.Observations.from_xarray(data), NORMAL if noise is None else noise, **settings)  # type: ignore[arg-type]
+    return uq.Calibration(surrogate, uq.Observations.from_xarray(data), noise, discrepancy=discrepancy)
 
 
 def number(noise: NoiseModel, values: list[float]) -> uq.Calibration:

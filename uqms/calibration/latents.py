@@ -9,7 +9,7 @@ symbol      meaning                                                             
 ==========  ======================================================================  =========
 y           outputs, y0 + B eta                                                     (s, N)
 f           log p(data | y), summed over the rows of a cell                         (s, N)
-delta       step in y that changes f by about one: slopes and curvatures over it    (s, N)
+delta       step in y that changes f by at most two: slopes and curvatures over it  (s, N)
 H           precision of eta: 1 + B' diag(curvature of -f) B                        (s, L, L)
 ==========  ======================================================================  =========
 

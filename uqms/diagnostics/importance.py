@@ -155,7 +155,9 @@ class ImportanceSampler:
             ess = _effective(log_weight)
             if (ess >= wanted and not _heavy(log_weight, ess)) or len(mixtures) == ROUNDS:
                 return x, latents, log_weight, ess
-            mixtures.append(fit_mixture(x, _tempered_weight(log_weight, SPARE * (d + 1)), rng))
+            # Too few points would say that the law is narrow: flattened until enough of them count.
+            weight = np.exp(_next_step(log_weight, 1.0, SPARE * (d + 1)) * (log_weight - log_weight.max()))
+            mixtures.append(fit_mixture(x, weight / weight.sum(), rng))
             proposal = np.logaddexp(proposal, mixtures[-1].log_density(x))
             new = mixtures[-1].draw(n, rng)
             terms = [_log_kernels(new, centres, root), *(one.log_density(new) for one in mixtures)]
@@ -168,15 +170,6 @@ class ImportanceSampler:
 def _effective(log_weight: Array) -> float:
     weight = np.exp(log_weight - log_weight.max())
     return float(weight.sum() ** 2 / np.sum(weight**2))
-
-
-def _tempered_weight(log_weight: Array, least: float) -> Array:
-    """Return weights that sum to one, flattened until as many count as `least` says."""
-    power = 1.0
-    while _effective(power * log_weight) < least and power > 1e-3:
-        power *= 0.8
-    weight = np.exp(power * (log_weight - log_weight.max()))
-    return np.asarray(weight / weight.sum())
 
 
 def _heavy(log_weight: Array, ess: float) -> bool:
@@ -207,7 +200,7 @@ def _tempered(problem: Calibration | JointCalibration, particles: int, rng: np.r
     value = _log_likelihood(problem, x)
     power, scale = 0.0, 2.38 / np.sqrt(d)
     for _ in range(STEPS):
-        step = _next_step(value, 1.0 - power)
+        step = _next_step(value, 1.0 - power, KEPT * particles)
         weight = np.exp(step * (value - value.max()))
         chosen = rng.choice(particles, size=particles, p=weight / weight.sum())
         x, value, power = x[chosen], value[chosen], power + step
@@ -231,7 +224,7 @@ def _theta(problem: Calibration | JointCalibration, x: Array) -> dict[str, Array
 def _log_likelihood(problem: Calibration | JointCalibration, x: Array) -> Array:
     """Return the log-likelihood (n,), by Laplace's approximation where there are latents."""
 
-    def value(theta: dict[str, Array]) -> Array:
+    def value(theta: dict[str, Array], _: Bools) -> Array:
         if not problem.latents:
             return problem.log_likelihood(theta)
         assert isinstance(problem, Calibration)
@@ -249,7 +242,7 @@ def _with_latents(problem: Calibration | JointCalibration, x: Array, rng: np.ran
     assert isinstance(problem, Calibration)
     latents = np.zeros((len(x), problem.latents))
 
-    def value(theta: dict[str, Array]) -> Array:
+    def value(theta: dict[str, Array], inside: Bools) -> Array:
         values, picked = [], []
         for given in conditional_latents(problem, theta):
             eta, log_weight, log_likelihood = given.draw(LATENTS, rng)
@@ -260,7 +253,6 @@ def _with_latents(problem: Calibration | JointCalibration, x: Array, rng: np.ran
             chosen = np.minimum(np.sum(rng.random(len(at)) > cumulative, axis=0), LATENTS - 1)
             picked.append(eta[chosen, at])
             values.append(total - np.log(LATENTS) - log_likelihood[chosen, at])
-        inside = _possible(_theta(problem, x))
         latents[inside] = np.concatenate(picked)
         with np.errstate(invalid="ignore"):
             return np.concatenate(values) + problem.log_likelihood(theta, latents[inside])
@@ -268,41 +260,33 @@ def _with_latents(problem: Calibration | JointCalibration, x: Array, rng: np.ran
     return _admitted(problem, x, value), latents
 
 
-def _possible(theta: dict[str, Array]) -> Bools:
-    """Tell which values are finite: beyond 8 sds the quantile of a prior without ends is infinite."""
-    return np.asarray(np.all([np.isfinite(values) for values in theta.values()], axis=0))
-
-
 def _admitted(
-    problem: Calibration | JointCalibration, x: Array, log_likelihood: Callable[[dict[str, Array]], Array]
+    problem: Calibration | JointCalibration, x: Array, log_likelihood: Callable[[dict[str, Array], Bools], Array]
 ) -> Array:
-    """Return log-likelihoods (n,) with the log of the prior's ratio to the law of x; WORST where none is finite."""
+    """Return log-likelihoods (n,) with the log of the prior's ratio to the law of x; WORST where none is finite.
+
+    `log_likelihood` gets the parameters of the points at which they are finite, and which these are: beyond 8 sds the
+    quantile of a prior without ends is infinite.
+    """
     theta = _theta(problem, x)
-    inside = _possible(theta)
+    inside = np.asarray(np.all([np.isfinite(values) for values in theta.values()], axis=0))
     out = np.full(len(x), WORST)
     if not inside.any():
         return out
     theta = {name: values[inside] for name, values in theta.items()}
-    value = log_likelihood(theta)
+    value = log_likelihood(theta, inside)
     if not problem.conditioned_prior.plain:
         value = value + problem.conditioned_prior.log_weight(theta)
     out[inside] = np.where(np.isfinite(value), value, WORST)
     return out
 
 
-def _next_step(value: Array, rest: float) -> float:
-    """Return the step of the power that leaves half of the effective sample, at most `rest`."""
-    off = value - value.max()
-
-    def effective(step: float) -> float:
-        weight = np.exp(step * off)
-        return float(weight.sum() ** 2 / np.sum(weight**2))
-
-    least = KEPT * len(value)
-    if effective(rest) >= least:
+def _next_step(value: Array, rest: float, least: float) -> float:
+    """Return the step of the power that leaves an effective sample of at least `least`, at most `rest`."""
+    if _effective(rest * value) >= least:
         return rest
     low, high = 0.0, rest
     for _ in range(30):
         middle = 0.5 * (low + high)
-        low, high = (middle, high) if effective(middle) >= least else (low, middle)
+        low, high = (middle, high) if _effective(middle * value) >= least else (low, middle)
     return max(low, 1e-9 * rest)

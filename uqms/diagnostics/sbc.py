@@ -333,11 +333,7 @@ def rank_statistics(
         _check_problem(problem, "draw_problem")
         values, eta = _truth(truth, problem)
         try:
-            few = (
-                _default_draws(problem, draws, generator)
-                if sampler is None
-                else (_few_draws(sampler, problem, draws, generator))
-            )
+            few = _few_draws(sampler, problem, draws, generator)
         except SamplingError as error:
             names = _names(problem, own)
             rows.append(dict.fromkeys(names, MISSING))
@@ -427,6 +423,8 @@ def _truth(truth: Mapping[str, ArrayLike], problem: Problem) -> tuple[dict[str, 
 
 
 def _few_draws(sampler: Any, problem: Problem, count: int, rng: np.random.Generator) -> FewDraws:
+    if sampler is None:
+        return _default_draws(problem, count, rng)
     if callable(getattr(sampler, "draw", None)):
         few = sampler.draw(problem, count, rng)
         if not isinstance(few, FewDraws) or any(len(few.theta.get(name, ())) != count for name in problem.priors):
