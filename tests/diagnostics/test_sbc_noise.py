@@ -145,13 +145,18 @@ def test_weighted_draws_of_parameters_and_latents_are_those_of_the_posterior() -
 
 
 def test_weights_take_the_likelihood_that_is_sampled() -> None:
-    problem, rng = counts(), np.random.default_rng(1)
-    right = ImportanceSampler().draw(problem, 2000, rng).theta["theta"]
+    problem, rng, count = counts(), np.random.default_rng(1), 2000
+    right = ImportanceSampler().draw(problem, count, rng)
     bug = next(bug for bug in LIKELIHOOD_BUGS if bug.name == "data ignored")
     with bug.planted():
-        wrong = ImportanceSampler().draw(problem, 2000, rng).theta["theta"]
-    assert kstest(wrong, "uniform").pvalue > 0.001  # the prior
-    assert kstest(right, "uniform").pvalue < 1e-6
+        wrong = ImportanceSampler().draw(problem, count, rng)
+    # 0.1 % of a law's own samples are further from it; draws from weighted points have the error of both.
+    off, limit = (
+        np.array([kstest(few.theta["theta"], "uniform").statistic for few in (wrong, right)]),
+        np.array([1.95 * np.sqrt(1.0 / few.ess + 1.0 / count) for few in (wrong, right)]),
+    )
+    assert off[0] < limit[0]  # the prior
+    assert off[1] > 3.0 * limit[1]
 
 
 def test_without_a_normal_approximation_weights_refuse_and_the_default_goes_on() -> None:

@@ -37,7 +37,8 @@ __all__ = ["Conditional", "conditional_latents", "has_conditional"]
 
 Density = Callable[[Array, Array], Array]  # of outputs (s, N) and hyperparameters (s, P)
 
-ITERATIONS, HALVINGS = 12, 4
+ITERATIONS, HALVINGS = 24, 4
+SHORT = 12  # steps of at most a prior sd of an output, so that no mode is jumped over; then twice the one before
 ENOUGH = 0.02  # nats that Newton's last step gained
 SEARCH, WIDEST = 25, 2.0  # halvings of delta, and what f may change by over it
 TAIL = 1e-3  # nats by which a density lies above its tangent: it is not log-concave
@@ -171,6 +172,8 @@ def _newton(f_of: Density, phi: Array, y0: Array, B: Array, eta: Array) -> tuple
         H[going] = np.eye(L) + np.swapaxes(B_now, 1, 2) @ (curvature[:, :, None] * B_now)
         pull = np.einsum("snl,sn->sl", B_now, slope) - eta[going]
         step = np.linalg.solve(H[going], pull[..., None])[..., 0]
+        moved = np.abs(np.einsum("snl,sl->sn", B_now, step)) * np.sqrt(sharpest[going] / SHARPEST)
+        step /= np.maximum(moved.max(axis=1, keepdims=True) / 2.0 ** max(0, iteration - SHORT), 1.0)
         gained, length, left = np.zeros(len(going)), 1.0, np.arange(len(going))
         for _ in range(HALVINGS):
             at = going[left]
