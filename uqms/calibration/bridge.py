@@ -894,8 +894,9 @@ def as_tensor(
     left = basis[None, :, :, None] * joint.transpose(1, 0, 2)[:, None, :, :]  # (k, N, q, k)
     covariance = pt.tensordot(left, pt.as_tensor(basis), [[2], [1]])  # (k, N, k, N)
     k = u.shape[0]
-    covariance += pt.eye(k)[:, None, :, None] * rest[None, :, None, :]
-    diagonal = pt.diagonal(joint, axis1=1, axis2=2)  # (q, k)
+    eye = pt.eye(k)
+    covariance += eye[:, None, :, None] * rest[None, :, None, :]
+    diagonal = pt.sum(joint * eye, axis=2)  # (q, k); that of pt.diagonal has a derivative that compiles slowly
     variance = diagonal.T @ (basis**2).T + np.diag(rest)
     if len(weights) > 1:
         shift = (means - score_mean) @ basis.T  # (H, k, N)
