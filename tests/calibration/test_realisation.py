@@ -167,6 +167,9 @@ def test_latents_make_the_covariance_and_have_derivatives() -> None:
     eta = np.vstack([np.zeros(size), np.eye(size)])
     y = problem.latent_outputs(np.repeat(u, size + 1, axis=0), np.repeat(phi, size + 1, axis=0), eta)[0][0]
     root = y[1:] - y[0]
+    y0, B, _ = problem.latent_map(u, phi)
+    np.testing.assert_allclose(y0[0, 0], y[0], rtol=1e-12)
+    np.testing.assert_allclose(B[0, 0].T, root, rtol=0, atol=1e-12)
     frame = table(runs=2).query("replicate == 0").reset_index(drop=True)
     run = frame["k"].astype(str) + "-" + frame["run"].astype(str)
     cells = problem.cells

@@ -39,6 +39,7 @@ __all__ = [
     "fused_outputs_reverse",
     "jacobian_step",
     "latent_count",
+    "linear_outputs",
     "mixed_gaussian",
     "outputs",
     "outputs_reverse",
@@ -350,6 +351,43 @@ def outputs(data: Array, mean: Array, covariance: Array, phi: Array, J: Array, W
     if T > 0:
         y += _root(_jittered(terms(data, phi, J, True, True)), True) @ eta[K * q + K * t : own]
     return y
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def linear_outputs(data: Array, mean: Array, covariance: Array, phi: Array, J: Array, W: Array) -> tuple[Array, Array]:
+    """Return y0 (N,) and B (N, L), with which `outputs` are y0 + B eta: its roots are taken once."""
+    K, q, N, t, T = int(data[0]), int(data[1]), int(data[2]), int(data[4]), int(data[5])
+    experiment, _, factor, offset, basis, truncation, _, _, _, _ = fields(data)
+    first, r = K * q, W.shape[1]
+    own = first + K * t + (N if T > 0 else 0)
+    y, B = np.empty(N), np.zeros((N, latent_count(data)))
+    for j in range(q):
+        L = _root(covariance[j], False)
+        for i in range(N):
+            k = int(experiment[i])
+            for m in range(k + 1):
+                B[i, m * q + j] = basis[i, j] * L[k, m]
+    for i in range(N):
+        k = int(experiment[i])
+        s = offset[i]
+        for j in range(q):
+            s += basis[i, j] * mean[k, j]
+        for a in range(t):
+            B[i, first + k * t + a] = truncation[i, a]
+        for a in range(r):
+            B[i, own + k * r + a] = W[i, a]
+        y[i] = s
+        if factor[i] >= 0.0:
+            scale = 1.0 + phi[int(factor[i])]
+            y[i] *= scale
+            for m in range(B.shape[1]):
+                B[i, m] *= scale
+    if T > 0:
+        R = _root(_jittered(terms(data, phi, J, True, True)), True)
+        for i in range(N):
+            for e in range(N):
+                B[i, first + K * t + e] = R[i, e]
+    return y, B
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]

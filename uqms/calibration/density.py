@@ -31,7 +31,17 @@ from uqms.parameters import Prior
 if TYPE_CHECKING:
     from uqms.calibration.problem import Calibration
 
-__all__ = ["draw_rows", "latent_draws", "outputs_of", "possible", "row_terms", "simulate", "term_variance", "total"]
+__all__ = [
+    "draw_rows",
+    "latent_draws",
+    "maps_of",
+    "outputs_of",
+    "possible",
+    "row_terms",
+    "simulate",
+    "term_variance",
+    "total",
+]
 
 TRIES = 100  # of errors for which the means of counts are possible
 # Noise whose density takes one set of measured values a draw.
@@ -55,6 +65,18 @@ def outputs_of(data: Array, means: Array, covariances: Array, phi: Array, J: Arr
         for s in range(count):
             y[h, s] = _correlated.outputs(data, means[h, s], covariances[h, s], phi[s], J[h, s], W[s], eta[s])
     return y
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def maps_of(data: Array, means: Array, covariances: Array, phi: Array, J: Array, W: Array) -> tuple[Array, Array]:
+    """Return y0 (H, S, N) and B (H, S, N, L) of latent outputs y0 + B eta; arguments as those of `outputs_of`."""
+    draws, count = means.shape[:2]
+    y = np.empty((draws, count, int(data[2])))
+    B = np.empty((draws, count, int(data[2]), _correlated.latent_count(data)))
+    for h in range(draws):
+        for s in range(count):
+            y[h, s], B[h, s] = _correlated.linear_outputs(data, means[h, s], covariances[h, s], phi[s], J[h, s], W[s])
+    return y, B
 
 
 def row_terms(cells: Cells, noise: NoiseGroups, y: Any, phi: Any, z: Any, xp: Any) -> list[tuple[Ints, Any]]:

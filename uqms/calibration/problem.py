@@ -21,6 +21,7 @@ from uqms.calibration.conditioned import ConditionedPrior
 from uqms.calibration.constraints import read_constraints
 from uqms.calibration.density import (
     latent_draws,
+    maps_of,
     outputs_of,
     possible,
     row_terms,
@@ -620,26 +621,17 @@ class Calibration:
 
     def latent_map(self, u: Array, phi: Array) -> tuple[Array, Array, Array]:
         """Return y0 (H, S, N) and B (H, S, N, free), with the latent output y0 + B eta, and the log weights (H,)."""
-        used, free, S = self.cells.used, self.free, len(phi)
+        used = self.cells.used
         scores = self.surrogate.scores(u)
-        n = len(free) + 1
-        whole = np.zeros((S, n, int(_correlated.latent_count(self.structure))))
-        whole[:, np.arange(1, n), free] = 1.0
-
-        def copied(values: Array, axis: int) -> Array:
-            return np.ascontiguousarray(np.repeat(values, n, axis=axis))
-
-        y = outputs_of(
+        y0, B = maps_of(
             self.structure,
-            copied(scores.mean[..., used], 1),
-            copied(scores.covariance[..., used, :, :], 1),
-            copied(phi, 0),
-            copied(self.mean_slopes(u), 1),
-            copied(self.run_factor(u), 0),
-            whole.reshape(S * n, -1),
-        ).reshape(len(scores.mean), S, n, -1)
-        y0 = y[:, :, 0]
-        return y0, np.moveaxis(y[:, :, 1:] - y0[:, :, None], 2, 3), np.asarray(scores.log_weights)
+            np.ascontiguousarray(scores.mean[..., used]),
+            np.ascontiguousarray(scores.covariance[..., used, :, :]),
+            np.ascontiguousarray(phi),
+            self.mean_slopes(u),
+            self.run_factor(u),
+        )
+        return y0, B[..., self.free], np.asarray(scores.log_weights)
 
     def run_factor(self, u: Array) -> Array:
         """Return the factor (S, N, r) of a stochastic simulator's run at inputs (S, K, d): r = 0 without its noise."""
