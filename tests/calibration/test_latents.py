@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from calibration.problems import given_surrogate, replicates
+from scipy.stats import multivariate_normal
 
 import uqms as uq
 from uqms._typing import Array
@@ -23,15 +24,19 @@ NORMAL = uq.CustomNoise(
 )
 
 
-def curve(noise: NoiseModel = NORMAL, discrepancy: Any = None) -> uq.Calibration:
-    """Return a calibration on a curve with two replicates."""
+def surrogate_of_curve() -> uq.Surrogate:
+    """Return a surrogate of a curve at five times, far off between four runs."""
     t = np.arange(5.0)
     basis = np.column_stack([np.exp(-0.3 * t), 0.3 * t * np.exp(-0.5 * t)])
     scores = np.column_stack([1.2 * np.sin(5.0 * X[:, 0]), np.cos(4.0 * X[:, 0])])
-    surrogate = given_surrogate(X, scores, ell=0.25, variance=0.5, basis=basis, truncation=0.05 * np.eye(5)[:, :2])
+    return given_surrogate(X, scores, ell=0.25, variance=0.5, basis=basis, truncation=0.05 * np.eye(5)[:, :2])
+
+
+def curve(noise: NoiseModel = NORMAL, discrepancy: Any = None) -> uq.Calibration:
+    """Return a calibration on a curve with two replicates."""
     values = np.array([[1.0, 0.8, 0.5, 0.4, 0.3], [1.1, 0.6, 0.5, 0.5, 0.1]])
-    data = xr.DataArray(values, dims=("replicate", "t"), coords={"t": t}, name="y")
-    return uq.Calibration(surrogate, uq.Observations.from_xarray(data), noise, discrepancy=discrepancy)
+    data = xr.DataArray(values, dims=("replicate", "t"), coords={"t": np.arange(5.0)}, name="y")
+    return uq.Calibration(surrogate_of_curve(), uq.Observations.from_xarray(data), noise, discrepancy=discrepancy)
 
 
 def number(noise: NoiseModel, values: list[float]) -> uq.Calibration:
@@ -84,6 +89,36 @@ def test_normal_noise_gives_the_closed_form(delta: object) -> None:
     weight = np.exp(log_weight - wanted)
     error = weight.std(axis=0) / np.sqrt(len(weight))
     assert np.max(np.abs(weight.mean(axis=0) - 1.0) / error) < 4.5  # of 200
+
+
+@pytest.mark.parametrize("sd", [0.3, 0.003])
+def test_detection_limits_give_the_probability_of_a_normal_law(sd: float) -> None:
+    """With a small sd the mode lies at the edge of what the limits allow, far from where the mass is."""
+    limits, sides = np.array([0.9, 0.8, 0.5, 0.4, 0.3]), np.array(["right", "left", "left", "left", "left"])
+    coords = {"t": np.arange(5.0), "censored": ("t", sides)}
+    data = xr.DataArray(limits, dims="t", coords=coords, name="y")
+    # A row's own error, so that the limits bind several latents.
+    own = uq.GPDiscrepancy(sd=0.4, length=0.5)
+    problem = uq.Calibration(surrogate_of_curve(), data, uq.GaussianNoise(sd=sd), discrepancy=own)
+    theta = problem.prior_draws(40, 1)
+    found = one(problem, theta)
+    assert len(found.modes) == 1
+    lower, upper = np.where(sides == "right", limits, -np.inf), np.where(sides == "left", limits, np.inf)
+    wanted = [
+        multivariate_normal(y0, B @ B.T + sd**2 * np.eye(5), maxpts=10**6, abseps=1e-9, seed=1).cdf(
+            upper, lower_limit=lower
+        )
+        for y0, B in zip(found.y0, found.B, strict=True)
+    ]
+    likely = np.array(wanted) > 1e-4  # what the numerical integral is precise for
+    assert likely.sum() > 20
+    wanted_log = np.log(np.array(wanted)[likely])
+    np.testing.assert_allclose(found.log_marginal[likely], wanted_log, atol=0.25)
+    _, log_weight, _ = found.draw(4000, np.random.default_rng(2))
+    weight = np.exp(log_weight[:, likely] - wanted_log)
+    error = weight.std(axis=0) / np.sqrt(len(weight))
+    assert error.max() < 0.05
+    assert np.max(np.abs(weight.mean(axis=0) - 1.0) / error) < 4.5
 
 
 NOISES: dict[str, tuple[NoiseModel, list[float]]] = {

@@ -2,7 +2,9 @@
 
 Where errors are not all normal, the surrogate's error and discrepancies are latents eta beside the parameters, a dozen
 or more. Given the parameters the outputs are linear in them, and their posterior is close to normal: Newton's method
-finds its mode, a t law around it is the proposal of importance weights. What is left to explore are the parameters.
+finds its mode. Where the density of the data is log-concave, expectation propagation goes on from there: a mode at the
+edge of what a detection limit allows says little of where the mass is. A t law around mode or mean is the proposal of
+importance weights. What is left to explore are the parameters.
 
 ==========  ======================================================================  =========
 symbol      meaning                                                                 shape
@@ -10,13 +12,14 @@ symbol      meaning                                                             
 y           outputs, y0 + B eta                                                     (s, N)
 f           log p(data | y), summed over the rows of a cell                         (s, N)
 delta       step in y that changes f by at most two: slopes and curvatures over it  (s, N)
-H           precision of eta: 1 + B' diag(curvature of -f) B                        (s, L, L)
+H           precision of eta: 1 + B' diag(tau) B, tau the curvature of -f, or that  (s, L, L)
+            of the normal factor exp(nu y - tau y^2 / 2) with the moments of exp(f)
 ==========  ======================================================================  =========
 
 Steps are as wide as the density is, so that kinks (a density like Laplace's) have the curvature that counts.
 
 Tierney & Kadane (1986), doi:10.1080/01621459.1986.10478240; Rue, Martino & Chopin (2009),
-doi:10.1111/j.1467-9868.2008.00700.x.
+doi:10.1111/j.1467-9868.2008.00700.x; Minka (2001), arXiv:1301.2294; Rasmussen & Williams (2006), section 3.6.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -47,6 +50,9 @@ APART = 0.5  # sds between modes that are two
 LEAST_SHARE = 0.05  # of the draws, for a mode that is next to negligible
 SHARPEST = 1e10  # curvature beside that of the prior: more than that a precision in float64 does not hold
 FREEDOM = 7.0
+PASSES, DAMPING = 16, 0.8  # of expectation propagation, all cells at once
+SETTLED, CLOSE = 0.1, 0.3  # sds of an output that a pass moved it, relative for its sd: of the last, and good enough
+NODES = np.linspace(-6.0, 6.0, 41)  # of integrals over an output: its sds
 NONE = -1e280  # a log-density of what has none, which may be multiplied by zero
 MEMORY = 4_000_000  # numbers at a time
 
@@ -54,14 +60,14 @@ MEMORY = 4_000_000  # numbers at a time
 @final
 @dataclass(frozen=True, eq=False)
 class Conditional:
-    """The posterior of the latents given the parameters: normal approximations at one or two modes.
+    """The posterior of the latents given the parameters: a normal approximation, or one at each of two modes.
 
     Attributes
     ----------
     modes, roots, log_weights
-        Of each mode (M, s, L), the root of the precision there (M, s, L, L), its share, in logs (M, s).
+        Of each mode (or mean) (M, s, L), the root of the precision (M, s, L, L), its share, in logs (M, s).
     log_marginal
-        Laplace's approximation of the log-likelihood with the latents integrated out, (s,).
+        The approximations' log-likelihood with the latents integrated out, (s,).
     """
 
     problem: "Calibration"
@@ -120,7 +126,7 @@ def conditional_latents(problem: "Calibration", theta: Mapping[str, Array]) -> I
     """Yield, a block of the values of `theta` (S,) at a time, the law of the latents given them and the data."""
     cells, count = problem.cells, len(next(iter(theta.values())))
     each = (problem.latents + 1) * (len(cells.used) * cells.experiments**2 + len(cells.offset))
-    size = max(1, MEMORY // each)
+    size = max(1, MEMORY // max(each, len(NODES) * (len(cells.offset) + len(cells.z))))
     for start in range(0, count, size):
         now = {name: values[start : start + size] for name, values in theta.items()}
         phi = problem.noise.phi(now, (len(next(iter(now.values()))),))
@@ -129,11 +135,16 @@ def conditional_latents(problem: "Calibration", theta: Mapping[str, Array]) -> I
 
 
 def _approximated(problem: "Calibration", phi: Array, y0: Array, B: Array) -> Conditional:
-    """Return the approximations from the prior's mode, and from near the data where the density has long tails."""
+    """Return moments where the density is log-concave, else the mode from the prior's and that from near the data."""
     f_of = _by_cell(problem)
     s, _, L = B.shape
     spread = np.maximum(np.sqrt(np.sum(B**2, axis=2)), 1e-150)
-    first, root, value, long_tails = _newton(f_of, phi, y0, B, np.zeros((s, L)))
+    first, root, value, long_tails, sites = _newton(f_of, phi, y0, B, np.zeros((s, L)))
+    at = np.flatnonzero(~long_tails)
+    if len(at):
+        mean, matched, mass, close = _matched(f_of, phi[at], y0[at], B[at], sites[0][at], sites[1][at])
+        at = at[close]
+        first[at], root[at], value[at] = mean[close], matched[close], mass[close]
     at = np.flatnonzero(long_tails)
     modes, roots, values = np.stack([first, first]), np.stack([root, root]), np.stack([value, np.full(s, -np.inf)])
     if not len(at):
@@ -145,15 +156,17 @@ def _approximated(problem: "Calibration", phi: Array, y0: Array, B: Array) -> Co
     pull = (REACH / spread[at]) ** 2
     H = np.eye(L) + np.swapaxes(B[at], 1, 2) @ (pull[:, :, None] * B[at])
     begin = np.linalg.solve(H, np.einsum("snl,sn->sl", B[at], pull * (goal - y0[at]))[..., None])[..., 0]
-    modes[1, at], roots[1, at], values[1, at], _ = _newton(f_of, phi[at], y0[at], B[at], begin)
+    modes[1, at], roots[1, at], values[1, at], _, _ = _newton(f_of, phi[at], y0[at], B[at], begin)
     apart = np.sum(np.einsum("slm,sl->sm", root, modes[1] - modes[0]) ** 2, axis=1) > APART**2
     values[1, ~apart] = -np.inf
     total = np.logaddexp(values[0], values[1])
     return Conditional(problem, phi, y0, B, modes, roots, values - total, total)
 
 
-def _newton(f_of: Density, phi: Array, y0: Array, B: Array, eta: Array) -> tuple[Array, Array, Array, Bools]:
-    """Return mode (s, L), root of the precision, log of the mass around it (s,), and whether tails were met (s,)."""
+def _newton(
+    f_of: Density, phi: Array, y0: Array, B: Array, eta: Array
+) -> tuple[Array, Array, Array, Bools, tuple[Array, Array]]:
+    """Return mode (s, L), root of the precision, log of the mass around it, whether tails were met (s,); tau and nu."""
     s, _, L = B.shape
     y = y0 + np.einsum("snl,sl->sn", B, eta)
     f = f_of(y, phi)
@@ -161,14 +174,20 @@ def _newton(f_of: Density, phi: Array, y0: Array, B: Array, eta: Array) -> tuple
     delta = np.maximum(np.sqrt(np.sum(B**2, axis=2)), 1e-150)
     sharpest = SHARPEST / delta**2
     H = np.broadcast_to(np.eye(L), (s, L, L)).copy()
+    tau, nu = np.zeros_like(y0), np.zeros_like(y0)
     long_tails = np.zeros(s, dtype=bool)
     going = np.arange(s)
     for iteration in range(ITERATIONS):
+        if iteration == SHORT:  # others go on with moments
+            going = going[long_tails[going]]
+            if not len(going):
+                break
         B_now, phi_now = B[going], phi[going]
         width = delta[going] if iteration == 0 else 2.0 * delta[going]
         delta[going], slope, curvature = _slopes(f_of, y[going], phi_now, f[going], width)
         long_tails[going] = (curvature * delta[going] ** 2 < -TAIL).any(axis=1)
         curvature = np.clip(curvature, 0.0, sharpest[going])
+        tau[going], nu[going] = curvature, slope + curvature * y[going]
         H[going] = np.eye(L) + np.swapaxes(B_now, 1, 2) @ (curvature[:, :, None] * B_now)
         pull = np.einsum("snl,sn->sl", B_now, slope) - eta[going]
         step = np.linalg.solve(H[going], pull[..., None])[..., 0]
@@ -193,7 +212,57 @@ def _newton(f_of: Density, phi: Array, y0: Array, B: Array, eta: Array) -> tuple
         if not len(going):
             break
     root = np.linalg.cholesky(H)
-    return eta, root, value - _log_det(root), long_tails
+    return eta, root, value - _log_det(root), long_tails, (tau, nu)
+
+
+def _matched(
+    f_of: Density, phi: Array, y0: Array, B: Array, tau: Array, nu: Array
+) -> tuple[Array, Array, Array, Bools]:
+    """Return mean (s, L), root of the precision, log of the mass (s,), and for which s moments came close to it.
+
+    Each cell's factor exp(f) has the place of a normal one, exp(nu y - tau y^2 / 2) times a constant, that gives its
+    output the same mean and variance beside all others.
+    """
+    s, _, L = B.shape
+    sharpest = SHARPEST / np.maximum(np.sum(B**2, axis=2), 1e-300)
+    tau, nu = tau.copy(), nu.copy()
+    mean, root, mass = np.zeros((s, L)), np.broadcast_to(np.eye(L), (s, L, L)).copy(), np.full(s, -np.inf)
+    close = np.zeros(s, dtype=bool)
+    going = np.arange(s)
+    for _ in range(PASSES):
+        B_now, y_now, t, n = B[going], y0[going], tau[going], nu[going]
+        root_now = np.linalg.cholesky(np.eye(L) + np.swapaxes(B_now, 1, 2) @ (t[:, :, None] * B_now))
+        V = np.linalg.solve(root_now, np.swapaxes(B_now, 1, 2))  # (s, L, N)
+        h = np.einsum("sln,sn->sl", V, n - t * y_now)
+        mean[going] = np.linalg.solve(np.swapaxes(root_now, 1, 2), h[..., None])[..., 0]
+        root[going] = root_now
+        shift, v = np.einsum("sln,sl->sn", V, h), np.maximum(np.sum(V**2, axis=1), 1e-300)
+        m = y_now + shift
+        # All but the cell's own factor, and exp(f) in its place; differences from m, whose sd can be tiny beside it.
+        rest = np.maximum(1.0 / v - t, 1e-12 / v)
+        off = (m * t - n) / rest
+        e = np.sqrt(v) * NODES[:, None, None]
+        f = f_of((m + e).reshape(-1, m.shape[1]), np.tile(phi[going], (len(NODES), 1))).reshape(e.shape)
+        f -= 0.5 * rest * (e - off) ** 2
+        top = f.max(axis=0)
+        with np.errstate(invalid="ignore"):
+            weight = np.exp(f - top)
+            total = weight.sum(axis=0)
+            new_m = np.sum(weight * e, axis=0) / total
+            new_v = np.maximum(np.sum(weight * (e - new_m) ** 2, axis=0) / total, 0.01 * v)
+            integral = top + np.log(total * (NODES[1] - NODES[0]) / np.sqrt(2.0 * np.pi)) + 0.5 * rest * off**2
+            new_t = np.clip(1.0 / new_v - rest, 0.0, sharpest[going])
+            new_n = m * new_t + new_m * (rest + new_t) - rest * off
+            moved = np.maximum(np.abs(new_m) / np.sqrt(v), np.abs(np.sqrt(new_v / v) - 1.0)).max(axis=1)
+        factors = integral - n * shift + 0.5 * t * shift * (m + y_now)
+        mass[going] = factors.sum(axis=1) + 0.5 * np.sum(h**2, axis=1) - _log_det(root_now)
+        close[going] = moved < CLOSE
+        tau[going] += DAMPING * np.nan_to_num(new_t - t)
+        nu[going] += DAMPING * np.nan_to_num(new_n - n)
+        going = going[moved >= SETTLED]  # where it is no number, Newton's mode stays
+        if not len(going):
+            break
+    return mean, root, mass, close & np.isfinite(mass)
 
 
 def _log_det(root: Array) -> Array:
