@@ -222,7 +222,7 @@ def _theta(problem: Calibration | JointCalibration, x: Array) -> dict[str, Array
 
 
 def _log_likelihood(problem: Calibration | JointCalibration, x: Array) -> Array:
-    """Return the log-likelihood (n,), by Laplace's approximation where there are latents."""
+    """Return the log-likelihood (n,), by normal approximations where there are latents."""
 
     def value(theta: dict[str, Array], _: Bools) -> Array:
         if not problem.latents:
