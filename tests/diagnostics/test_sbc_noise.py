@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import xarray as xr
 from calibration.problems import FakeProblem, gaussian_target, given_surrogate, replicates
+from calibration.test_latents import behind_limits
 from scipy.stats import kstest
 
 import uqms as uq
+from uqms.calibration import latents
 from uqms.calibration.mixture import fit_mixture
 from uqms.calibration.tempering import Tempered
 from uqms.calibration.whitened import Whitened
@@ -157,6 +159,20 @@ def test_weights_take_the_likelihood_that_is_sampled() -> None:
     )
     assert off[0] < limit[0]  # the prior
     assert off[1] > 3.0 * limit[1]
+
+
+def test_approximations_that_miss_the_mass_are_a_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem, matched = behind_limits(0.1), latents._matched
+    assert ImportanceSampler().draw(problem, 99, np.random.default_rng(1)).doubt == ""
+
+    def never_close(*arguments: Any) -> tuple[np.ndarray, ...]:
+        *moments, close = matched(*arguments)
+        return *moments, np.zeros_like(close)
+
+    # What is left are modes at the edge of what the limits allow; effective draws and k-hat do not show it.
+    monkeypatch.setattr(latents, "_matched", never_close)
+    doubt = ImportanceSampler().draw(problem, 99, np.random.default_rng(1)).doubt
+    assert "beside their normal approximations" in doubt
 
 
 def test_without_a_normal_approximation_weights_refuse_and_the_default_goes_on() -> None:

@@ -42,8 +42,10 @@ TRIES = 3  # each with four times as many points as the one before
 # Where there are latents: rounds of more proposals, and effective draws a dimension that a mixture is fitted to.
 ROUNDS, SPARE = 7, 20
 LATENTS = 8  # draws of the latents for each point
+GAP = 0.3  # nats between normal approximations and weighted draws of the latents: right ones had up to 0.2
 K_HAT, UNEVEN = 0.7, 0.5  # of the weights, beyond which their tail is too heavy; share that counts
 WORST = -1e300
+MEMORY = 4_000_000  # numbers at a time
 
 
 @final
@@ -117,7 +119,7 @@ class ImportanceSampler:
                 "parameters. Use uq.diagnostics.TemperedSampler(), the default there."
             )
         for attempt in range(TRIES):
-            x, latents, log_weight, ess = self._weighted(problem, 4**attempt, 2 * count, rng)
+            x, latents, log_weight, ess, gap = self._weighted(problem, 4**attempt, 2 * count, rng)
             enough = ess >= 2 * count and not (problem.latents and _heavy(log_weight, ess))
             if enough or (problem.latents and attempt == 1):
                 break
@@ -126,12 +128,17 @@ class ImportanceSampler:
         doubt = "" if ess >= count else f"{ess:.0f} effective of {len(x)} weighted points, {count} draws wanted"
         if not doubt and problem.latents and _heavy(log_weight, ess):
             doubt = f"k-hat of the weights is {_k_hat(log_weight):.2f}"
+        if not doubt and abs(gap) > GAP:
+            # Then their tails may lie elsewhere too, and weights do not show where no draw is.
+            doubt = f"draws of the latents weigh {gap:+.2f} nats beside their normal approximations"
         return FewDraws(_theta(problem, x[picked]), ess, doubt, latents[picked])
 
     def _weighted(
         self, problem: Calibration | JointCalibration, more: int, wanted: int, rng: np.random.Generator
-    ) -> tuple[Array, Array, Array, float]:
-        """Return points (n, d), latents (n, latents), log weights (n,), up to a constant, and their effective number.
+    ) -> tuple[Array, Array, Array, float, float]:
+        """Return points (n, d), latents (n, latents), log weights (n,), up to a constant, their effective number, gap.
+
+        The gap is a weighted mean: estimates of the likelihood by draws of the latents less normal approximations.
 
         With latents points cost little beside the particles: there are more, from mixtures that fit what is known,
         until as many count as are wanted. Weights are those of the mixture of all proposals (Cornuet et al. 2012,
@@ -141,28 +148,35 @@ class ImportanceSampler:
         p, d = centres.shape
         width = 0.7 * (4.0 / (p * (d + 2.0))) ** (1.0 / (d + 4.0))  # below Silverman's: he smooths over two modes
         root = width * np.linalg.cholesky(np.atleast_2d(np.cov(centres.T)) + 1e-18 * np.eye(d))
-        n = self.proposals * (1 if problem.latents else more)
+        n = self.proposals * more
         stretch = np.sqrt(FREEDOM / rng.chisquare(FREEDOM, size=(n, 1)))
         x = centres[np.arange(n) % p] + stretch * rng.standard_normal((n, d)) @ root.T
         proposal = _log_kernels(x, centres, root)
         if not problem.latents:
             log_weight = _log_likelihood(problem, x) - 0.5 * np.sum(x**2, axis=1) - proposal
-            return x, np.zeros((n, 0)), log_weight, _effective(log_weight)
-        value, latents = _with_latents(problem, x, rng)
+            return x, np.zeros((n, 0)), log_weight, _effective(log_weight), 0.0
+        value, latents, gaps = _with_latents(problem, x, rng)
         mixtures: list[Mixture] = []
         while True:
             log_weight = value - 0.5 * np.sum(x**2, axis=1) - proposal
             ess = _effective(log_weight)
             if (ess >= wanted and not _heavy(log_weight, ess)) or len(mixtures) == ROUNDS:
-                return x, latents, log_weight, ess
+                return (
+                    x,
+                    latents,
+                    log_weight,
+                    ess,
+                    float(np.average(gaps, weights=np.exp(log_weight - log_weight.max()))),
+                )
             # Too few points would say that the law is narrow: flattened until enough of them count.
             weight = np.exp(_next_step(log_weight, 1.0, SPARE * (d + 1)) * (log_weight - log_weight.max()))
             mixtures.append(fit_mixture(x, weight / weight.sum(), rng))
             proposal = np.logaddexp(proposal, mixtures[-1].log_density(x))
             new = mixtures[-1].draw(n, rng)
             terms = [_log_kernels(new, centres, root), *(one.log_density(new) for one in mixtures)]
-            value_new, latents_new = _with_latents(problem, new, rng)
+            value_new, latents_new, gaps_new = _with_latents(problem, new, rng)
             x, latents = np.concatenate([x, new]), np.concatenate([latents, latents_new])
+            gaps = np.concatenate([gaps, gaps_new])
             value = np.concatenate([value, value_new])
             proposal = np.concatenate([proposal, np.logaddexp.reduce(terms, axis=0)])
 
@@ -184,13 +198,17 @@ def _k_hat(log_weight: Array) -> float:
 
 def _log_kernels(x: Array, centres: Array, root: Array) -> Array:
     """Return the log-density (n,) of equal t kernels around the centres (p, d)."""
-    d = centres.shape[1]
-    a = solve_triangular(root, x.T, lower=True).T
+    p, d = centres.shape
+    whole = solve_triangular(root, x.T, lower=True).T
     b = solve_triangular(root, centres.T, lower=True).T
-    squares = np.maximum(np.sum(a**2, axis=1)[:, None] + np.sum(b**2, axis=1) - 2.0 * a @ b.T, 0.0)
+    size, means = max(1, MEMORY // p), []
+    for start in range(0, len(x), size):
+        a = whole[start : start + size]
+        squares = np.maximum(np.sum(a**2, axis=1)[:, None] + np.sum(b**2, axis=1) - 2.0 * a @ b.T, 0.0)
+        means.append(np.mean((1.0 + squares / FREEDOM) ** (-0.5 * (FREEDOM + d)), axis=1))
     constant = gammaln(0.5 * (FREEDOM + d)) - gammaln(0.5 * FREEDOM) - 0.5 * d * np.log(FREEDOM * np.pi)
     constant -= float(np.sum(np.log(np.diagonal(root))))
-    return np.asarray(constant + np.log(np.mean((1.0 + squares / FREEDOM) ** (-0.5 * (FREEDOM + d)), axis=1)))
+    return np.asarray(constant + np.log(np.concatenate(means)))
 
 
 def _tempered(problem: Calibration | JointCalibration, particles: int, rng: np.random.Generator) -> Array:
@@ -233,17 +251,20 @@ def _log_likelihood(problem: Calibration | JointCalibration, x: Array) -> Array:
     return _admitted(problem, x, value)
 
 
-def _with_latents(problem: Calibration | JointCalibration, x: Array, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Return estimates of the likelihood (n,) in logs, right on average, and a draw of the latents for each point.
+def _with_latents(
+    problem: Calibration | JointCalibration, x: Array, rng: np.random.Generator
+) -> tuple[Array, Array, Array]:
+    """Return estimates of the likelihood (n,) in logs, right on average, draws of the latents (n, L), and gaps (n,).
 
     One of several draws is taken in proportion to its weight, whose mean is the estimate; times the likelihood that is
-    sampled over that of the approximation's own sums, so that a mistake in the former is not covered up.
+    sampled over that of the approximation's own sums, so that a mistake in the former is not covered up. Gaps are
+    what estimates by these sums are above the normal approximation.
     """
     assert isinstance(problem, Calibration)
-    latents = np.zeros((len(x), problem.latents))
+    latents, gaps = np.zeros((len(x), problem.latents)), np.zeros(len(x))
 
     def value(theta: dict[str, Array], inside: Bools) -> Array:
-        values, picked = [], []
+        values, picked, above = [], [], []
         for given in conditional_latents(problem, theta):
             eta, log_weight, log_likelihood = given.draw(LATENTS, rng)
             log_weight = np.where(np.isfinite(log_weight), log_weight, WORST)
@@ -252,12 +273,14 @@ def _with_latents(problem: Calibration | JointCalibration, x: Array, rng: np.ran
             at = np.arange(eta.shape[1])
             chosen = np.minimum(np.sum(rng.random(len(at)) > cumulative, axis=0), LATENTS - 1)
             picked.append(eta[chosen, at])
-            values.append(total - np.log(LATENTS) - log_likelihood[chosen, at])
-        latents[inside] = np.concatenate(picked)
+            total -= np.log(LATENTS)
+            above.append(np.nan_to_num(total - given.log_marginal))
+            values.append(total - log_likelihood[chosen, at])
+        latents[inside], gaps[inside] = np.concatenate(picked), np.concatenate(above)
         with np.errstate(invalid="ignore"):
             return np.concatenate(values) + problem.log_likelihood(theta, latents[inside])
 
-    return _admitted(problem, x, value), latents
+    return _admitted(problem, x, value), latents, gaps
 
 
 def _admitted(
