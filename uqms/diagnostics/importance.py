@@ -20,7 +20,7 @@ doi:10.1111/j.2517-6161.1993.tb01911.x.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import final
+from typing import NamedTuple, final
 
 import numpy as np
 from arviz_stats.base import array_stats
@@ -69,6 +69,19 @@ class FewDraws:
     ess: float
     doubt: str = ""
     latents: Array = field(default_factory=lambda: np.zeros((0, 0)))
+
+
+class Weighted(NamedTuple):
+    """Points (n, d), latents (n, L), log weights (n,) up to a constant, and how many points these are worth.
+
+    `gap` is by how much draws of the latents say more than their normal approximations of the log-likelihood: a mean.
+    """
+
+    x: Array
+    latents: Array
+    log_weight: Array
+    ess: float
+    gap: float
 
 
 @final
@@ -135,10 +148,8 @@ class ImportanceSampler:
 
     def _weighted(
         self, problem: Calibration | JointCalibration, more: int, wanted: int, rng: np.random.Generator
-    ) -> tuple[Array, Array, Array, float, float]:
-        """Return points (n, d), latents (n, latents), log weights (n,), up to a constant, their effective number, gap.
-
-        The gap is a weighted mean: estimates of the likelihood by draws of the latents less normal approximations.
+    ) -> Weighted:
+        """Return weighted points of the posterior.
 
         With latents points cost little beside the particles: there are more, from mixtures that fit what is known,
         until as many count as are wanted. Weights are those of the mixture of all proposals (Cornuet et al. 2012,
@@ -154,20 +165,15 @@ class ImportanceSampler:
         proposal = _log_kernels(x, centres, root)
         if not problem.latents:
             log_weight = _log_likelihood(problem, x) - 0.5 * np.sum(x**2, axis=1) - proposal
-            return x, np.zeros((n, 0)), log_weight, _effective(log_weight), 0.0
+            return Weighted(x, np.zeros((n, 0)), log_weight, _effective(log_weight), 0.0)
         value, latents, gaps = _with_latents(problem, x, rng)
         mixtures: list[Mixture] = []
         while True:
             log_weight = value - 0.5 * np.sum(x**2, axis=1) - proposal
             ess = _effective(log_weight)
             if (ess >= wanted and not _heavy(log_weight, ess)) or len(mixtures) == ROUNDS:
-                return (
-                    x,
-                    latents,
-                    log_weight,
-                    ess,
-                    float(np.average(gaps, weights=np.exp(log_weight - log_weight.max()))),
-                )
+                gap = float(np.average(gaps, weights=np.exp(log_weight - log_weight.max())))
+                return Weighted(x, latents, log_weight, ess, gap)
             # Too few points would say that the law is narrow: flattened until enough of them count.
             weight = np.exp(_next_step(log_weight, 1.0, SPARE * (d + 1)) * (log_weight - log_weight.max()))
             mixtures.append(fit_mixture(x, weight / weight.sum(), rng))
