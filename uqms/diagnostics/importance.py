@@ -92,9 +92,9 @@ class ImportanceSampler:
     Parameters
     ----------
     particles
-        Of the sequential Monte Carlo.
+        Of the sequential Monte Carlo, in the first try; four times as many in each that follows.
     proposals
-        Points that are weighted.
+        Points that are weighted, likewise.
 
     Raises
     ------
