@@ -119,7 +119,7 @@ def test_detection_limits_give_the_probability_of_a_normal_law(sd: float) -> Non
     likely = np.array(wanted) > 1e-4  # what the numerical integral is precise for
     assert likely.sum() > 10
     wanted_log = np.log(np.array(wanted)[likely])
-    np.testing.assert_allclose(found.log_marginal[likely], wanted_log, atol=0.25)
+    np.testing.assert_allclose(found.log_marginal[likely], wanted_log, atol=0.15)
     _, log_weight, _ = found.draw(4000, np.random.default_rng(2))
     weight = np.exp(log_weight[:, likely] - wanted_log)
     error = weight.std(axis=0) / np.sqrt(len(weight))
