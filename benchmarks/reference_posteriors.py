@@ -54,7 +54,7 @@ from uqms.calibration.assembly import leave_one_out
 from uqms.calibration.tempering import temper
 from uqms.calibration.verdict import _share
 from uqms.calibration.whitened import Whitened
-from uqms.errors import PriorConflictWarning
+from uqms.errors import DataWarning, PriorConflictWarning
 
 SAMPLER = uq.NUTS()
 
@@ -494,9 +494,9 @@ def few(label: str, folder: Path, quick: bool) -> list[Aim]:
         surrogate = settings.fit(uq.ensemble.build(design, {output: (dim, np.array(curves), places)}, space=space))
         for kind, used in (("on", surrogate), ("off", MeanOnly(surrogate))):
             with warnings.catch_warnings():
-                warnings.simplefilter(
-                    "ignore", PriorConflictWarning
-                )  # conflicts of poor surrogates are what is studied
+                # Conflicts of poor surrogates and one that says it has no error are what is studied.
+                for one in (PriorConflictWarning, DataWarning):
+                    warnings.simplefilter("ignore", one)
                 problem = uq.Calibration(used, table, noise, space=space)
             draws, share = tempered(problem, seed)
             ends = [np.quantile(draws[name], [0.025, 0.975]) for name in names]

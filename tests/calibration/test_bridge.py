@@ -32,8 +32,8 @@ PRIORS = [
 ]
 
 
-@drawing_forward
 @pytest.mark.parametrize("prior", PRIORS, ids=lambda prior: type(prior).__name__)
+@pytest.mark.usefixtures("interpreted")
 def test_prior_in_the_model_is_the_prior_conditioned_on_the_box(prior: uq.Prior) -> None:
     low, high = (float(prior.quantile(p)) for p in (0.01, 0.95))
     with pm.Model() as model:
@@ -59,6 +59,7 @@ def test_prior_in_the_model_is_the_prior_conditioned_on_the_box(prior: uq.Prior)
     assert np.abs(uniform.mean() - 0.5) < 4 / np.sqrt(12 * 2000)
 
 
+@pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize(("low", "high"), [(-np.inf, np.inf), (0.5, np.inf), (-np.inf, 0.5), (0.5, 2.0)])
 def test_real_line_covers_half_open_intervals(low: float, high: float) -> None:
     transform = bridge.RealLine(low, high, "identity")
@@ -84,6 +85,7 @@ def fitted_curve(hyperparameters: Literal["averaged", "point"]) -> uq.Surrogate:
     return uq.GaussianProcess(hyperparameters=hyperparameters).fit(runs)
 
 
+@pytest.mark.usefixtures("interpreted")
 def test_tensor_equals_numpy_and_its_gradient_finite_differences(rng: np.random.Generator) -> None:
     surrogate = fitted_curve("averaged")
     a, b = pt.dvector("a"), pt.dvector("b")
@@ -168,6 +170,7 @@ class Plugged:
         return self.inner.scores_reverse(u, mean_bar, covariance_bar)
 
 
+@pytest.mark.usefixtures("interpreted")
 def test_a_plugged_in_surrogate_gives_the_same_model(rng: np.random.Generator) -> None:
     values, x = 1.0 + rng.standard_normal((2, 3)), np.array([0.2, 0.7])
     noise = uq.GaussianNoise(sd=uq.HalfNormal(1.0))

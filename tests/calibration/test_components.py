@@ -196,7 +196,7 @@ def test_two_calibrations_and_a_law_of_ones_own_share_a_parameter(
     assert draws.std() == pytest.approx(sd, rel=6 / np.sqrt(2 * ess))
 
 
-@drawing_forward
+@pytest.mark.usefixtures("interpreted")
 def test_forward_draws_of_all_have_the_joint_law(three_in_one: tuple[pm.Model, np.ndarray, np.ndarray]) -> None:
     model, _, covariance = three_in_one
     with model:

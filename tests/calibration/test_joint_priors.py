@@ -190,6 +190,7 @@ def on_the_box(**settings: Any) -> uq.Calibration:
     return uq.Calibration(surrogate, xr.DataArray(1.4, name="y"), noise, **settings)
 
 
+@pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize(
     "settings",
     [

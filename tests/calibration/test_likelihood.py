@@ -187,6 +187,7 @@ def test_noise_too_small_for_double_precision_gives_no_density_instead_of_a_fals
     assert (values == -np.inf).all()
 
 
+@pytest.mark.usefixtures("interpreted")
 def test_scores_of_outputs_that_were_not_observed_change_nothing(rng: np.random.Generator) -> None:
     space = uq.ParameterSpace(k=uq.Uniform(0.5, 2.0))
     design = uq.sobol(space, 20, rng=1)
