@@ -103,6 +103,8 @@ def trend_basis(
     if cheap is not None:
         return trend_basis(np.column_stack([cheap, x]), columns)
     extended = np.column_stack([np.ones(len(x)), x])
+    if columns <= extended.shape[1]:
+        return np.ascontiguousarray(extended[:, :columns])
     first, second = (index[:columns] for index in np.triu_indices(extended.shape[1]))
     return np.ascontiguousarray(extended[:, first] * extended[:, second])
 
