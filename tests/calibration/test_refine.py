@@ -64,10 +64,33 @@ def test_the_box_is_small_where_the_posterior_is_narrow_only() -> None:
 def test_the_box_grows_where_the_posterior_leans_on_an_end_that_is_not_the_priors() -> None:
     space = uq.ParameterSpace(a=uq.Normal(0.5, 0.1), b=uq.Normal(0.5, 0.1))
     box = uq.ensemble.get_box(uq.refine(normal_posterior(space, low=0.3), 20, rng=1))
-    # uniform on (0.3, 1): median 0.65, 99.9 % quantile 0.9993; 1.5 times as far is 1.174 and 0.126
-    assert box.upper[1] == pytest.approx(0.65 + 1.5 * 0.3493, abs=0.02)
+    # uniform on (0.3, 1): the 99.9 % quantile is 0.9993, and what is cut off may be half as long as the box
+    assert box.upper[1] == pytest.approx(0.9993 + 0.5, abs=0.002)
     assert box.lower[1] == 0.0  # wide: the former range stays
     assert box.hard[1] == (False, False)
+
+
+def test_what_a_box_has_cut_off_is_in_the_next_one_in_all_parameters() -> None:
+    """A correlated normal that ends at 1.2 sd in b: the next box holds 99.7 % of the whole one, in a too."""
+    rng, sd = np.random.default_rng(2), 0.06
+    z = rng.standard_normal((20_000, 2))
+    a, b = 0.5 - 0.04 * (0.9 * z[:, 0] + np.sqrt(0.19) * z[:, 1]), 1.0 + sd * (z[:, 0] - 1.2)
+    kept = np.flatnonzero(b < 1.0)[:16_000]
+    space = uq.ParameterSpace(a=uq.Normal(0.5, 0.1), b=uq.Normal(0.5, 0.1))
+    draws = {"a": a[kept], "b": b[kept]}
+    box = uq.ensemble.get_box(uq.refine(posterior_of(calibration(line(space)), draws), 20, rng=1))
+    assert (np.array([a.min(), b.min()]) > box.lower).all()
+    assert (np.quantile([a, b], 0.997, axis=1) < box.upper).all()
+    # Regression of a on b: all of the range of b beyond its end moves the lower end of a by so much.
+    low, high = np.quantile(draws["b"], [0.001, 0.999])
+    expected = np.quantile(draws["a"], 0.001) - 0.04 / sd * 0.9 * (high - low)
+    assert box.lower[0] == pytest.approx(expected, abs=0.004)
+    # Where the prior itself ends nothing is cut off.
+    ends = uq.ParameterSpace(a=uq.Normal(0.5, 0.1), b=uq.Uniform(0.0, 1.0))
+    box = uq.ensemble.get_box(uq.refine(posterior_of(calibration(line(ends)), draws), 20, rng=1))
+    assert box.upper[1] == 1.0
+    low, middle = np.quantile(draws["a"], [0.001, 0.5])
+    assert box.lower[0] == pytest.approx(middle + 1.5 * (low - middle), rel=1e-12)
 
 
 def test_points_are_in_the_box_of_a_prior_that_ends() -> None:

@@ -29,12 +29,14 @@ from typing import NamedTuple, final
 import numpy as np
 import xarray as xr
 
-from uqms._typing import Array, Ints, RandomState, as_generator
+from uqms._typing import Array, Bools, Ints, RandomState, as_generator
 from uqms.calibration.population.layout import from_natural
 from uqms.calibration.population.posterior import PopulationPosterior
 from uqms.calibration.population.problem import Individuals
+from uqms.calibration.population.verdict import SUBJECT_EDGE_MASS
 from uqms.calibration.posterior import Posterior
 from uqms.calibration.problem import Calibration
+from uqms.calibration.verdict import EDGE, EDGE_MASS
 from uqms.designs import sobol
 from uqms.errors import ConvergenceWarning, InputError
 from uqms.parameters import Box, ParameterSpace
@@ -78,9 +80,11 @@ def refine(
     -------
     xarray.Dataset
         A design. Its box reaches `widen` times as far from the posterior's median as the draws do, but no further than
-        the prior; of a population so far for each subject, and to the central 99 % of new ones. A parameter in which
-        that is more than half of the former box keeps the former range, made longer where the posterior leans on an
-        end. Fit to the runs inside of the box and tell the calibration that it was refined:
+        the prior; of a population so far for each subject, and to the central 99 % of new ones. Where the posterior
+        leans on an end that is not the prior's it reaches further, by the range of the draws or half of the former box,
+        and in other parameters by as much as regression on this one says. A parameter in which the box would be more
+        than half of the former one keeps the former range, made longer where the posterior leans on an end. Fit to the
+        runs inside of the box and tell the calibration that it was refined:
         ``settings.fit(uq.ensemble.inside(runs))``, ``Calibration(..., outside="refined")``.
 
     Raises
@@ -251,7 +255,12 @@ def _box_around(problem: Calibration, cloud: _Cloud, widen: float) -> Box:
     unit = old.select(problem.parameters)
     ends = np.quantile(unit.to_unit(cloud.theta), [TAIL, 0.5, 1.0 - TAIL], axis=0)  # (3, U, d)
     low, high = (ends[1] + widen * (ends[i] - ends[1]) for i in (0, 2))
-    low, high = low.min(axis=0), high.max(axis=0)
+    support = np.array([_support(problem, name) for name in problem.parameters]).T
+    closed = np.stack([unit.lower <= support[0], unit.upper >= support[1]])
+    limit = SUBJECT_EDGE_MASS if isinstance(problem, Individuals) else EDGE_MASS
+    below, above = _cut_off(np.asarray(unit.to_unit(cloud.theta)), ends[2] - ends[0], closed, limit)
+    low = np.minimum(low, np.where(below < 0.0, ends[0] + below, low)).min(axis=0)
+    high = np.maximum(high, np.where(above > 0.0, ends[2] + above, high)).max(axis=0)
     if len(cloud.new):
         tails = np.quantile(unit.to_unit(cloud.new), [NEW_TAIL, 1.0 - NEW_TAIL], axis=0)
         low, high = np.minimum(low, tails[0]), np.maximum(high, tails[1])
@@ -260,14 +269,33 @@ def _box_around(problem: Calibration, cloud: _Cloud, widen: float) -> Box:
     reach = np.asarray(unit.from_unit(np.stack([low, high])))
     lower, upper, hard = list(old.lower), list(old.upper), list(old.hard)
     for column, name in enumerate(problem.parameters):
-        of_prior = problem.space.priors[name].support
-        first, last = problem.support(name) if isinstance(problem, Individuals) else of_prior
+        first, last = _support(problem, name)
         at = old.names.index(name)
         # Where a former end is kept, it is to the last digit.
         lower[at] = lower[at] if low[column] == 0.0 else max(float(reach[0, column]), first)
         upper[at] = upper[at] if high[column] == 1.0 else min(float(reach[1, column]), last)
         hard[at] = (lower[at] <= first, upper[at] >= last)
     return Box(old.names, tuple(lower), tuple(upper), old.scale, tuple(hard))
+
+
+def _support(problem: Calibration, name: str) -> tuple[float, float]:
+    return problem.support(name) if isinstance(problem, Individuals) else problem.space.priors[name].support
+
+
+def _cut_off(u: Array, ranges: Array, closed: Bools, limit: float) -> tuple[Array, Array]:
+    """Return how far the posterior may go on below and above draws u (S, U, d) with these ranges, each (U, d).
+
+    Where it leans on an end of the box that is not the prior's (`closed`, (2, d)), what the box has cut off may be as
+    long as what is there. Regression on this parameter, which a cut leaves as it is, says where the others go with it.
+    """
+    leans = np.stack([u < EDGE, u > 1.0 - EDGE]).mean(axis=1) > limit
+    way = np.array([-1.0, 1.0])[:, None, None] * np.minimum(ranges, NARROW)
+    beyond = np.where(leans & ~closed[:, None], way, 0.0)  # (2, U, d)
+    off = u - u.mean(axis=0)
+    covariance = np.einsum("sud,sue->ude", off, off)
+    slopes = covariance / np.maximum(np.einsum("udd->ud", covariance), 1e-300)[:, :, None]
+    moved = beyond[..., None] * slopes  # of each parameter by each that is cut
+    return moved.min(axis=(0, 2), initial=0.0), moved.max(axis=(0, 2), initial=0.0)
 
 
 def _metric(u: Array) -> Array:

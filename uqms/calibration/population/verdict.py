@@ -33,11 +33,12 @@ from uqms.calibration.population.prediction import noise_of_scores, some_inputs
 from uqms.calibration.population.problem import PopulationCalibration
 from uqms.calibration.population.shared_error import QUANTILE
 from uqms.calibration.predict import data_moments
-from uqms.calibration.verdict import EDGE, EDGE_MASS, SHARE_LIMIT, Verdict
+from uqms.calibration.verdict import EDGE, SHARE_LIMIT, Verdict
 
 __all__ = ["judge"]
 
 FEW_SUBJECTS = 5
+SUBJECT_EDGE_MASS = 0.05  # of a subject's draws: it is one of many
 CONTRACTION = 0.1
 DRAWS, FEATURED, NUMBERS = 40, 12, 20_000_000
 FEATURES_LIMIT = 0.1  # of a variance: 5 % of a sd
@@ -321,7 +322,7 @@ def _check_edge(problem: PopulationCalibration, own: Mapping[str, Array]) -> Che
         f"Draws lean on the {where}, beyond which nothing was simulated: run a design over a wider box "
         "(a wider prior of typical value or spread) and calibrate again."
     )
-    status: Status = "pass" if worst <= 5.0 * EDGE_MASS else "warn"  # one of many subjects
+    status: Status = "pass" if worst <= SUBJECT_EDGE_MASS else "warn"
     if status == "warn" and data.outside == "refined":
         status = "fail"  # as for one subject: the prior goes on beyond this box, and it is the runs that end here
         remedy = (
