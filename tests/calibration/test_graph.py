@@ -18,6 +18,7 @@ from uqms.calibration.samplers import nuts
 from uqms.errors import ConvergenceWarning, InitError, InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+NONE = np.empty((0, 0), dtype=np.int64)  # no coordinates that belong together
 SETTINGS = {"chains": 4, "cores": None, "target_accept": 0.9}
 
 
@@ -73,8 +74,12 @@ def test_gradient_is_the_slope_of_the_value_through_a_linear_map(found: ModelTar
     rng = np.random.default_rng(3)
     z, directions = rng.standard_normal(5), np.linalg.qr(rng.standard_normal((5, 2)))[0].T
     scale, stretch = np.array([0.2, 3.0, 1.0, 0.7, 1.5]), np.array([4.0, 0.3])
-    matrix = scale[:, None] * (np.eye(5) + directions.T * (stretch - 1.0) @ directions)
-    mapped = found.with_map(Linear(rng.standard_normal(5), scale, directions, stretch))
+    groups, roots = np.array([[0, 3], [4, 1]]), rng.standard_normal((2, 2, 2))
+    root = np.eye(5)
+    for group, one in zip(groups, roots, strict=True):
+        root[np.ix_(group, group)] = one
+    matrix = scale[:, None] * root @ (np.eye(5) + directions.T * (stretch - 1.0) @ directions)
+    mapped = found.with_map(Linear(rng.standard_normal(5), scale, directions, stretch, groups, roots))
     assert mapped.map is not None
     w = mapped.map.inverse(z[None])[0]
     value, gradient = mapped.evaluate(w)
@@ -214,17 +219,17 @@ def test_second_derivatives_straighten_many_coordinates_that_move_together() -> 
         pm.MvNormal("x", np.arange(40.0), covariance)
     target, sampler = model_target(together), uq.NUTS(draws=500, tune=250, target_accept=0.8)
     starts = np.arange(40.0) + 0.1 * sds * np.random.default_rng(1).standard_normal((8, 40))
-    moved, _, left = warmup.learned(target, 250, SETTINGS, 1, starts, rough=True, linear=True)
+    moved, _, left = warmup.learned(target, 250, SETTINGS, 1, starts, rough=True, groups=NONE)
     assert isinstance(moved.map, Linear)
     assert left == 250 - 73
     matrix = moved.map.scale[:, None] * (
         np.eye(40) + moved.map.directions.T * (moved.map.stretch - 1.0) @ moved.map.directions
     )
     np.testing.assert_allclose(matrix @ matrix.T, covariance, rtol=1e-4, atol=1e-6)
-    assert warmup.learned(target, 140, SETTINGS, 1, starts, rough=True, linear=True)[0] is target
+    assert warmup.learned(target, 140, SETTINGS, 1, starts, rough=True, groups=NONE)[0] is target
     found = {}
     for linear in (True, False):
-        trace = sampler.sample_target(target, 1, starts, rough=True, linear=linear)
+        trace = sampler.sample_target(target, 1, starts, rough=True, groups=NONE if linear else None)
         middle = (trace["posterior"]["x"].values - np.arange(40.0)) @ (1.0 / sds) / 40.0  # what is widest of all
         found[linear], squares = array_stats.ess(middle), array_stats.ess(middle**2)
         if linear:
@@ -232,6 +237,29 @@ def test_second_derivatives_straighten_many_coordinates_that_move_together() -> 
             assert middle.var() == pytest.approx(0.9025, abs=4.0 * 0.9025 * np.sqrt(2.0 / squares))
     assert found[True] > 1000  # of 2000 draws
     assert found[True] > 20.0 * found[False]
+
+
+def test_what_belongs_together_needs_no_directions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two correlated parameters of each of 60 subjects, and one that moves all of them: three directions are enough."""
+    rng, n = np.random.default_rng(6), 60
+    sds, r = rng.uniform(0.1, 3.0, (n, 2)), rng.uniform(0.9, 0.99, n)
+    covariance = 4.0 * np.outer(sds.T, sds.T)
+    for i in range(n):
+        covariance[np.ix_([i, n + i], [i, n + i])] += np.outer(sds[i], sds[i]) * [[1.0, r[i]], [r[i], 1.0]]
+    with pm.Model() as pairs:
+        pm.MvNormal("x", np.zeros(2 * n), covariance)
+    line = np.linalg.cholesky(covariance) @ rng.standard_normal((2 * n, 26))
+    monkeypatch.setattr(warmup, "_pilot", lambda *_: (line.T, 0))
+    monkeypatch.setattr(warmup, "DIRECTIONS", 3)
+    target, spreads = model_target(pairs), {}
+    for groups in (NONE, np.arange(2 * n).reshape(2, n).T):
+        moved, _, _ = warmup.learned(target, 200, SETTINGS, 1, line.T, rough=True, groups=groups)
+        assert isinstance(moved.map, Linear)
+        whitened = moved.map.inverse(moved.map.shift + np.linalg.cholesky(covariance).T)
+        values = np.linalg.svd(whitened, compute_uv=False)  # sds in the map's coordinates
+        spreads[len(groups)] = values[0] / values[-1]
+    assert spreads[n] < 3.0
+    assert spreads[0] > 10.0
 
 
 def test_outermost_directions_of_a_matrix_are_found_and_equal_values_are_no_end() -> None:
@@ -260,7 +288,7 @@ def test_no_direction_is_stretched_by_curvatures_that_cancel(monkeypatch: pytest
     line[:, 0] = 0.1
     line[[3, 9, 15, 21], 0] = np.pi / 3.0 - 0.1  # at half of the places the curvature is -9 cos 0.3 there
     monkeypatch.setattr(warmup, "_pilot", lambda *_: (line, 0))
-    moved, _, _ = warmup.learned(target, 200, SETTINGS, 1, line, rough=True, linear=True)
+    moved, _, _ = warmup.learned(target, 200, SETTINGS, 1, line, rough=True, groups=NONE)
     assert isinstance(moved.map, Linear)
     one = moved.map.inverse(np.stack([moved.map.shift, moved.map.shift + np.eye(30)[0]]))
     assert np.linalg.norm(one[1] - one[0]) == pytest.approx(np.sqrt(9.0 * np.cos(0.3)), rel=1e-3)
@@ -282,7 +310,7 @@ def test_a_linear_map_in_which_more_draws_diverge_is_given_up(
     monkeypatch.setattr(nuts, "DIVERGED", share)  # none diverges here: more than -1 does
     starts = 0.1 * np.random.default_rng(1).standard_normal((8, 30))
     sampler = uq.NUTS(draws=500, tune=200, target_accept=0.8)
-    trace = sampler.sample_target(model_target(wide), 1, starts, rough=True, cautious=True, linear=True)
+    trace = sampler.sample_target(model_target(wide), 1, starts, rough=True, cautious=True, groups=NONE)
     assert seen == warmups
     np.testing.assert_allclose(trace["posterior"]["x"].std(("chain", "draw")), 1.0, atol=0.1)
 

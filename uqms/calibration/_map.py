@@ -5,7 +5,8 @@ them, with a constant Jacobian: z_i = a_i + b_i' x + phi' Q_i phi + s_i w_i. Wha
 exact. A straight ridge must stay straight as far out as chains go, so x is not bounded; squares without a bound would
 bend more the further out a chain is, beyond anything that was learned.
 
-Of hundreds of coordinates it is linear, z = a + s (w + V' (t - 1) V w): scales, and stretches along orthonormal rows V.
+Of hundreds of coordinates it is linear, z = a + s R (w + V' (t - 1) V w): scales, roots R of what belongs together (the
+parameters of a subject), and stretches along orthonormal rows V.
 """
 
 import math
@@ -76,7 +77,7 @@ def from_line(block: Array, z_bar: Array, phi: Array, slope: Array, w_bar: Array
 def _stretched(block: Array, x: Array) -> None:
     """Replace x by x + V' (t - 1) V x."""
     size, at = int(block[1]), int(block[9])
-    count, first = int(block[at]), at + 1 + 2 * size
+    count, first = int(block[at]), at + 3 + 2 * size
     along = np.empty(count)
     for k in range(count):
         begin = first + count + k * size
@@ -93,19 +94,40 @@ def _stretched(block: Array, x: Array) -> None:
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def to_line_straight(block: Array, w: Array, z: Array) -> None:
-    """Fill z = a + s (w + V' (t - 1) V w)."""
+def _rooted(block: Array, x: Array, transposed: bool) -> None:
+    """Replace x by R x, or by R' x."""
     size, at = int(block[1]), int(block[9])
+    count, groups, m = int(block[at]), int(block[at + 1]), int(block[at + 2])
+    members = at + 3 + 2 * size + count * (1 + size)
+    root, old = members + groups * m, np.empty(m)
+    for _ in range(groups):
+        for i in range(m):
+            old[i] = x[int(block[members + i])]
+        for i in range(m):
+            value = 0.0
+            for j in range(m):
+                value += old[j] * (block[root + j * m + i] if transposed else block[root + i * m + j])
+            x[int(block[members + i])] = value
+        members += m
+        root += m * m
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def to_line_straight(block: Array, w: Array, z: Array) -> None:
+    """Fill z = a + s R (w + V' (t - 1) V w)."""
+    size, at = int(block[1]), int(block[9]) + 3
     z[:] = w
     _stretched(block, z)
+    _rooted(block, z, False)
     for i in range(size):
-        z[i] = block[at + 1 + i] + block[at + 1 + size + i] * z[i]
+        z[i] = block[at + i] + block[at + size + i] * z[i]
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def from_line_straight(block: Array, z_bar: Array, w_bar: Array) -> None:
     """Fill the derivative by w from that by z."""
-    size, at = int(block[1]), int(block[9])
+    size, at = int(block[1]), int(block[9]) + 3
     for i in range(size):
-        w_bar[i] = block[at + 1 + size + i] * z_bar[i]
+        w_bar[i] = block[at + size + i] * z_bar[i]
+    _rooted(block, w_bar, True)
     _stretched(block, w_bar)

@@ -21,7 +21,7 @@ from typing import Any, Protocol, Self, final
 
 import numpy as np
 
-from uqms._typing import Array, Scale
+from uqms._typing import Array, Ints, Scale
 from uqms.calibration.likelihood import Cells, NoiseGroups, compress
 from uqms.calibration.parts import JointCalibration
 from uqms.calibration.problem import Calibration
@@ -114,7 +114,7 @@ class Map:
 @final
 @dataclass(frozen=True, eq=False)
 class Linear:
-    """A linear map z = shift + scale (w + V' (stretch - 1) V w) from what the sampler moves to the real line.
+    """A linear map z = shift + scale R (w + V' (stretch - 1) V w) from what the sampler moves to the real line.
 
     Attributes
     ----------
@@ -124,26 +124,35 @@ class Linear:
         V, shape (k, P): orthonormal rows.
     stretch
         Along each of them, shape (k,), above 0.
+    groups
+        Coordinates that belong together, shape (J, m); each is in one group at most.
+    roots
+        R, shape (J, m, m): a matrix for each group. Other coordinates stay as they are.
     """
 
     shift: Array
     scale: Array
     directions: Array
     stretch: Array
+    groups: Ints
+    roots: Array
 
     def flat(self) -> Array:
         """Return the numbers that compiled code reads."""
-        parts = ([len(self.stretch)], self.shift, self.scale, self.stretch, self.directions.ravel())
-        return np.concatenate([np.asarray(part, dtype=np.float64) for part in parts])
+        counts = (len(self.stretch), *self.groups.shape)
+        parts = (counts, self.shift, self.scale, self.stretch, self.directions, self.groups, self.roots)
+        return np.concatenate([np.ravel(np.asarray(part, dtype=np.float64)) for part in parts])
 
     @property
     def log_determinant(self) -> float:
         """Log of |dz/dw|, the same everywhere."""
-        return float(np.log(self.scale).sum() + np.log(self.stretch).sum())
+        _, each = np.linalg.slogdet(self.roots)
+        return float(np.log(self.scale).sum() + np.log(self.stretch).sum() + each.sum())
 
     def inverse(self, z: Array) -> Array:
         """Return w (n, P) of points z (n, P)."""
         y = (z - self.shift) / self.scale
+        y[:, self.groups] = np.linalg.solve(self.roots, y[:, self.groups, None])[..., 0]
         return np.asarray(y + (y @ self.directions.T * (1.0 / self.stretch - 1.0)) @ self.directions)
 
 

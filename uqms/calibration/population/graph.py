@@ -11,7 +11,7 @@ import pytensor.tensor as pt
 import xarray as xr
 from scipy.optimize import minimize
 
-from uqms._typing import Array
+from uqms._typing import Array, Ints
 from uqms.calibration import bridge
 from uqms.calibration.compiled import expand
 from uqms.calibration.density import noise_sd
@@ -176,15 +176,25 @@ def run(problem: "PopulationCalibration", sampler: "NUTS", seed: int) -> tuple["
         points = _recentred(problem, target, points, kappa, moved)
         kappa, target = moved, target.with_arrays(**{CENTRING: moved})
     starts = np.concatenate([point + JITTER * rng.standard_normal((4, target.size)) for point in points])
+    groups = _of_subjects(problem, target)
     # Effective draws are counted of the population, as in the verdict: the least of hundreds of numbers is noise.
     target = replace(target, free=tuple(name for name in target.free if name in problem.priors))
-    trace = sampler.sample_target(target, seed, starts, rough=True, cautious=True, linear=True)
+    trace = sampler.sample_target(target, seed, starts, rough=True, cautious=True, groups=groups)
     draws = trace["posterior"].dataset
     kept = draws[list(problem.priors)]
     shape = (draws.sizes["chain"], draws.sizes["draw"], -1)
     flat = {str(name): values.values.reshape(shape[0] * shape[1], -1) for name, values in draws.data_vars.items()}
     kept["latents"] = (("chain", "draw", "latent"), _standard_normals(problem, flat, kappa).reshape(shape))
     return problem, trace.assign({"posterior": xr.DataTree(kept)})
+
+
+def _of_subjects(problem: "PopulationCalibration", target: ModelTarget) -> Ints:
+    """Return the coordinates of each subject's effects, shape (J, P)."""
+    shapes = dict(target.variables)
+    sizes = [int(np.prod(shapes[name], dtype=int)) for name in target.free]
+    begins = dict(zip(target.free, np.cumsum([0, *sizes[:-1]]), strict=True))
+    first = np.array([begins[f"effect_{name}"] for name in problem.population.individual], dtype=np.int64)
+    return np.arange(len(problem.layout.covariates))[:, None] + first
 
 
 def _shape(problem: "PopulationCalibration") -> tuple[int, int]:

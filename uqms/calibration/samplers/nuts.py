@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, final
 import numpy as np
 import xarray as xr
 
-from uqms._typing import Array, RandomState, as_generator
+from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.calibration.samplers._settings import check_share, check_whole, import_beside, warn_of_few
 from uqms.errors import ConvergenceWarning, InitError, InputError, SamplingError, SamplingInterrupted
 
@@ -194,13 +194,13 @@ class NUTS:
         *,
         rough: bool = False,
         cautious: bool = False,
-        linear: bool = False,
+        groups: Ints | None = None,
     ) -> Any:
         """Return nutpie's DataTree for a compiled target, in coordinates that the warm-up learns.
 
         `starts` (n, coordinates) are points on the real line of which each chain takes one; `rough` ones say nothing of
-        the posterior's shape. `cautious` gives learned coordinates up where draws diverge in them. `linear` is for
-        targets of hundreds of coordinates whose gradient is costly.
+        the posterior's shape. `cautious` gives learned coordinates up where draws diverge in them. `groups` are for
+        targets of hundreds of coordinates whose gradient is costly: which of them belong together, see `Linear`.
 
         Raises
         ------
@@ -221,7 +221,7 @@ class NUTS:
         settings = {"chains": self.chains, "cores": self.cores, "target_accept": self.target_accept}
         with _quiet():
             with _readable():
-                moved, points, left = learned(target, self.tune, settings, seed, starts, rough=rough, linear=linear)
+                moved, points, left = learned(target, self.tune, settings, seed, starts, rough=rough, groups=groups)
             return self._blocks(moved, points, left, seed, target, starts if cautious else None)
 
     def _blocks(
