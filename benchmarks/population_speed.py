@@ -20,7 +20,7 @@ The time of kept draws is counted in proportion to the 400 effective draws that 
 down, by gradients at their time one by one, and of the model by hand up or down. The surrogate's sd over that of the
 noise and its largest share of a variance of the population are printed.
 
-Caches of numba and PyTensor are those that a first process of the same kind left, which keeps 20 draws. Then both run
+Caches of numba and PyTensor are those that a first process of the same kind left, which keeps 5 draws. Then both run
 in turn, with seeds 1 to N (5; once with 1000 patients), and medians are told. A time limit (`--limit` seconds of each
 process) leaves out what a small machine has no time for, with ok = null. OMP_NUM_THREADS=1. Wall time counts, on a
 quiet machine; CPU time is printed beside it, since it suffers less from other work.
@@ -49,6 +49,7 @@ Result = dict[str, Any]
 
 RUNS, EFFECTIVE, PATIENTS = 200, 400, (10, 100, 1000)
 TUNE, DRAWS = {"ours": 200, "by hand": 400}, {"ours": 400, "by hand": 250}  # 400 of warm-up is nutpie's own choice
+BRIEF = 5  # draws of a process that fills the caches, whose steps no warm-up has fitted
 DOSE = 100.0  # mg
 HOURS = np.array([0.5, 1.0, 1.5, 2.5, 4.0, 6.0, 9.0, 12.0, 16.0, 20.0])
 MEASURED = np.array([0.5, 1.5, 4.0, 9.0, 20.0])
@@ -181,7 +182,7 @@ def ours(clock: Clock, path: Path, patients: int, seed: int, brief: bool) -> Res
     clock.lap("import")
     problem = calibration(surrogate, data_of(patients))
     clock.lap("problem")
-    draws, tune = (20, 20) if brief else (DRAWS["ours"], TUNE["ours"])
+    draws, tune = (BRIEF, BRIEF) if brief else (DRAWS["ours"], TUNE["ours"])
     sampler = uq.NUTS(draws=draws, tune=tune, target_accept=0.8, ess=None if brief else EFFECTIVE)
     posterior = problem.sample(sampler, rng=seed)
     clock.lap("sample")
@@ -241,7 +242,7 @@ def by_hand(clock: Clock, path: Path, patients: int, seed: int, brief: bool) -> 
         pm.Normal("z", mean, pt.sqrt(variance + sd**2), observed=z)
     compiled = nutpie.compile_pymc_model(model)
     clock.lap("compile")
-    draws, tune = (20, 20) if brief else (DRAWS["by hand"], TUNE["by hand"])
+    draws, tune = (BRIEF, BRIEF) if brief else (DRAWS["by hand"], TUNE["by hand"])
     trace = nutpie.sample(compiled, draws=draws, tune=tune, chains=4, seed=seed, progress_bar=False)
     clock.lap("sample")
     found = trace["posterior"]
@@ -285,8 +286,8 @@ def run(role: str, path: Path, patients: int, seed: int, caches: Path, brief: bo
     result: Result = json.loads(done.stdout.splitlines()[-1])
     parts = ", ".join(f"{name} {seconds:.1f}" for name, seconds in result["parts"].items())
     print(
-        f"# {role}, {patients} patients{', 20 draws' * brief}: {result['wall']:.1f} s, CPU {result['cpu']:.1f} s, ESS "
-        f"{result['ess']:.0f}, {result['memory'] or 0.0:.0f} MB ({parts})",
+        f"# {role}, {patients} patients{f', {BRIEF} draws' * brief}: {result['wall']:.1f} s, CPU {result['cpu']:.1f} s"
+        f", ESS {result['ess']:.0f}, {result['memory'] or 0.0:.0f} MB ({parts})",
         flush=True,
     )
     return result
@@ -304,7 +305,7 @@ def race(path: Path, sizes: tuple[int, ...], repeats: int, caches: Path, seconds
         firsts = {role: run(role, path, patients, 1, caches, True, seconds) for role in ROLES}
         for role, first in firsts.items():
             if first is not None:
-                out.append(aim(f"{label}, {role}, 20 draws, caches empty [s]", first["wall"], n=1))
+                out.append(aim(f"{label}, {role}, {BRIEF} draws, caches empty [s]", first["wall"], n=1))
         found: dict[str, list[Result]] = {role: [] for role in ROLES}
         for seed in range(1, (1 if patients > 100 else repeats) + 1):
             for role in ROLES:
