@@ -240,7 +240,7 @@ def test_second_derivatives_straighten_many_coordinates_that_move_together() -> 
 
 
 def test_what_belongs_together_needs_no_directions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two correlated parameters of each of 60 subjects, and one that moves all of them: three directions are enough."""
+    """Two correlated parameters of each of 60 subjects, and one that moves all of them: few directions are enough."""
     rng, n = np.random.default_rng(6), 60
     sds, r = rng.uniform(0.1, 3.0, (n, 2)), rng.uniform(0.9, 0.99, n)
     covariance = 4.0 * np.outer(sds.T, sds.T)
@@ -250,7 +250,7 @@ def test_what_belongs_together_needs_no_directions(monkeypatch: pytest.MonkeyPat
         pm.MvNormal("x", np.zeros(2 * n), covariance)
     line = np.linalg.cholesky(covariance) @ rng.standard_normal((2 * n, 26))
     monkeypatch.setattr(warmup, "_pilot", lambda *_: (line.T, 0))
-    monkeypatch.setattr(warmup, "DIRECTIONS", 3)
+    monkeypatch.setattr(warmup, "DIRECTIONS", 8)
     target, spreads = model_target(pairs), {}
     for groups in (NONE, np.arange(2 * n).reshape(2, n).T):
         moved, _, _ = warmup.learned(target, 200, SETTINGS, 1, line.T, rough=True, groups=groups)
@@ -260,6 +260,17 @@ def test_what_belongs_together_needs_no_directions(monkeypatch: pytest.MonkeyPat
         spreads[len(groups)] = values[0] / values[-1]
     assert spreads[n] < 3.0
     assert spreads[0] > 10.0
+
+
+def test_what_is_flat_at_a_few_places_is_no_wider_than_its_slopes_say() -> None:
+    rng = np.random.default_rng(7)
+    groups, slopes = np.arange(6).reshape(3, 2), rng.standard_normal((26, 3, 2)) * [0.5, 3.0]
+    roots = warmup._roots(lambda v: np.zeros((warmup.POINTS, 6)), slopes, groups, 6, rng)
+    expected = np.zeros((3, 2, 2))
+    expected[:, [0, 1], [0, 1]] = 1.0 / np.sqrt(np.mean(slopes**2, axis=0))
+    np.testing.assert_allclose(np.abs(roots), expected, atol=1e-12)
+    roots = warmup._roots(lambda v: np.full((warmup.POINTS, 6), np.nan), slopes, groups, 6, rng)
+    np.testing.assert_array_equal(roots, np.broadcast_to(np.eye(2), (3, 2, 2)))
 
 
 def test_outermost_directions_of_a_matrix_are_found_and_equal_values_are_no_end() -> None:

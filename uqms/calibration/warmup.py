@@ -38,7 +38,7 @@ RIDGE = 1e-3  # draws' worth of pull towards no dependence: a ridge of relative 
 LEAST_STRAIGHT = 150  # with a shorter warm-up there is none
 PILOT, DEPTH = (2, 60, 13), 6  # chains, warm-up and draws of its pilot, and the depth of its trees
 POINTS = 8  # where second derivatives are taken
-PROBES = 4  # of the curvature within groups
+PROBES = 16  # of the curvature within groups
 STEP = 1e-3  # of differences, on the scale of each coordinate
 DIRECTIONS = 40  # in which a linear map stretches once groups have roots: 320 gave trees no shorter (200 patients)
 ROUNDED = 1e-8  # of what is largest: nothing but rounding
@@ -106,7 +106,7 @@ def _straightened[T: Movable](
             ahead = pool.map(lambda z: target.evaluate(z + step)[1], places)
             return np.asarray((slopes[which] - np.array(list(ahead))) * scale / STEP)
 
-        roots = _roots(curvature, groups, target.size, rng)
+        roots = _roots(curvature, (slopes * scale)[:, groups], groups, target.size, rng)
 
         def rooted(v: Array) -> Array:
             v = v.copy()
@@ -132,11 +132,14 @@ def _wide(curvatures: Array) -> Array:
     return np.asarray(1.0 / np.sqrt(np.maximum(np.sqrt(np.mean(curvatures**2, axis=0)), LONGEST**-2)))
 
 
-def _roots(product: Callable[[Array], Array], groups: Ints, size: int, rng: np.random.Generator) -> Array:
+def _roots(
+    product: Callable[[Array], Array], slopes: Array, groups: Ints, size: int, rng: np.random.Generator
+) -> Array:
     """Return a root (J, m, m) of the inverse of the curvature within each group, of some symmetric matrices.
 
     `product` as in `_spectrum`. One product tells a column of all groups at once. What it holds of other groups has
-    random signs and is averaged over `PROBES`.
+    random signs and is averaged over `PROBES`. Among thousands of directions there are some that are flat at all places
+    by chance: none is taken for wider than its slopes at all draws, shape (n, J, m), say.
     """
     J, m = groups.shape
     if m < 2:  # one coordinate has its scale
@@ -153,7 +156,9 @@ def _roots(product: Callable[[Array], Array], groups: Ints, size: int, rng: np.r
     within = 0.5 * (within + within.swapaxes(2, 3))
     _, vectors = np.linalg.eigh(within.mean(axis=0))
     along = np.einsum("jae,pjab,jbe->pje", vectors, within, vectors)
-    return np.asarray(vectors * _wide(along)[:, None, :])
+    steep = np.mean(np.einsum("jae,nja->nje", vectors, slopes) ** 2, axis=0)
+    wide = np.minimum(_wide(along), 1.0 / np.sqrt(np.maximum(steep, LONGEST**-2)))
+    return np.asarray(vectors * wide[:, None, :])
 
 
 def _spectrum(
