@@ -36,11 +36,11 @@ FOLDS = 4
 GAIN = 0.1  # by which the mean square error must fall for a dependence to be believed
 RIDGE = 1e-3  # draws' worth of pull towards no dependence: a ridge of relative width 0.001 must not be bent by it
 LEAST_STRAIGHT = 150  # with a shorter warm-up there is none
-PILOT, DEPTH = (2, 60, 13), 6  # chains, warm-up and draws of its pilot, and the depth of its trees
+PILOT, DEPTH = (2, 40, 13), 5  # chains, warm-up and draws of its pilot, and the depth of its trees
 POINTS = 8  # where second derivatives are taken
 PROBES = 16  # of the curvature within groups
 STEP = 1e-3  # of differences, on the scale of each coordinate
-DIRECTIONS = 320  # in which a linear map stretches; 40 did as well where groups hold all effects (100 and 200 patients)
+FEWEST, DIRECTIONS = 40, 320  # in which a linear map stretches: as many more than FEWEST as are in no group
 ROUNDED = 1e-8  # of what is largest: nothing but rounding
 LONGEST = 50.0  # of a direction, on this scale: where the density is flat or convex second derivatives say nothing
 
@@ -115,7 +115,8 @@ def _straightened[T: Movable](
             found[:, groups] = np.einsum("jba,pjb->pja", roots, found[:, groups])
             return found
 
-        values, vectors = _spectrum(rooted, target.size, min(target.size, DIRECTIONS), rng)
+        count = min(target.size, DIRECTIONS, FEWEST + target.size - groups.size)
+        values, vectors = _spectrum(rooted, target.size, count, rng)
     if not np.isfinite(values).all():
         return target, starts, tune
     wide = _wide(values)

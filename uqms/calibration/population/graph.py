@@ -14,10 +14,10 @@ from scipy.optimize import minimize
 from uqms._typing import Array, Ints
 from uqms.calibration import bridge
 from uqms.calibration.compiled import expand
-from uqms.calibration.density import noise_sd
 from uqms.calibration.graph import ModelTarget, model_target
 from uqms.calibration.population.layout import WALL, from_natural
 from uqms.calibration.population.prediction import simulate_rows
+from uqms.calibration.population.start import calmed, centring, likely
 from uqms.calibration.samplers._settings import import_beside
 from uqms.errors import InitError
 
@@ -29,7 +29,9 @@ __all__ = ["Compiled", "add_likelihood", "individual_variables", "run"]
 
 STARTS, STEPS = 8, 200
 ROUGHLY = 60  # steps of a search after which features are chosen, and which then goes on
-JITTER = 0.1
+JITTER, CHAINS = 0.1, 4  # starts at each mode
+SETTLING = 2  # times that spreads and noise follow from effects, and effects from them
+REACH, HALVINGS = 20.0, 50  # of a search along one coordinate
 VALUES, CENTRING, FEATURES = "values", "centring", "surrogate_data_and_features"  # shared arrays
 AROUND = 16  # draws around each mode, for the cloud of inputs
 
@@ -164,18 +166,29 @@ def run(problem: "PopulationCalibration", sampler: "NUTS", seed: int) -> tuple["
     rng = np.random.default_rng([seed, 1])
     kappa = np.full(_shape(problem), float(bool(problem.population.centred)))
     target = problem.compiled.target(problem)
+    settles = problem.data.form == "independent" and target.map is None
     begin = target.start + JITTER * rng.standard_normal((STARTS, target.size))
     points = _modes(target, begin, STEPS if problem.lowrank is None else ROUGHLY)
     if problem.lowrank is not None:
-        problem = _with_features(problem, _calmed(problem, *_at(problem, target, points, kappa)), rng)
+        problem = _with_features(problem, calmed(problem, *_at(problem, target, points, kappa)), rng)
         assert problem.lowrank is not None
         target = target.with_arrays(**{FEATURES: problem.lowrank.block})
-        points = _modes(target, points)
+        points = points if settles else _modes(target, points)
+    if settles:
+        points = _settled(problem, target, points, kappa, rng)
     if problem.population.centred is None:
-        moved = centring(problem, *_calmed(problem, *_at(problem, target, points[:1], kappa)))
-        points = _recentred(problem, target, points, kappa, moved)
-        kappa, target = moved, target.with_arrays(**{CENTRING: moved})
-    starts = np.concatenate([point + JITTER * rng.standard_normal((4, target.size)) for point in points])
+        theta, z = _at(problem, target, points, kappa)
+        first = {name: values[:1] for name, values in theta.items()}, z[:1]
+        kappa = centring(problem, *(first if settles else calmed(problem, *first)))
+        target = target.with_arrays(**{CENTRING: kappa})
+        points = _placed(problem, target, points, theta, z, kappa)
+    if settles:
+        starts = _likely(problem, target, points, kappa, rng, CHAINS)[1]
+        shared = np.setdiff1d(np.arange(target.size), _of_subjects(problem, target))
+        width = min(JITTER, 0.5 / np.sqrt(len(kappa)))  # what all share is known the better, the more subjects
+        starts[:, shared] += width * rng.standard_normal((len(starts), len(shared)))
+    else:
+        starts = np.concatenate([point + JITTER * rng.standard_normal((CHAINS, target.size)) for point in points])
     groups = _of_subjects(problem, target)
     # Effective draws are counted of the population, as in the verdict: the least of hundreds of numbers is noise.
     target = replace(target, free=tuple(name for name in target.free if name in problem.priors))
@@ -190,9 +203,7 @@ def run(problem: "PopulationCalibration", sampler: "NUTS", seed: int) -> tuple["
 
 def _of_subjects(problem: "PopulationCalibration", target: ModelTarget) -> Ints:
     """Return the coordinates of each subject's effects, shape (J, P)."""
-    shapes = dict(target.variables)
-    sizes = [int(np.prod(shapes[name], dtype=int)) for name in target.free]
-    begins = dict(zip(target.free, np.cumsum([0, *sizes[:-1]]), strict=True))
+    begins, _ = _coordinates(target)
     first = np.array([begins[f"effect_{name}"] for name in problem.population.individual], dtype=np.int64)
     return np.arange(len(problem.layout.covariates))[:, None] + first
 
@@ -209,32 +220,6 @@ def _at(problem: "PopulationCalibration", target: Any, points: Array, kappa: Arr
     parts = np.split(np.array(rows), np.cumsum(sizes)[:-1], axis=1)
     flat = {name: part for (name, _), part in zip(target.variables, parts, strict=True)}
     return {name: flat[name][:, 0] for name in problem.priors}, _standard_normals(problem, flat, kappa)
-
-
-def _calmed(problem: "PopulationCalibration", theta: Mapping[str, Array], z: Array) -> tuple[dict[str, Array], Array]:
-    """Return the same individual parameters with spreads that are theirs.
-
-    At the joint mode of spreads and standardised effects the spreads are several times too large and the effects too
-    small.
-    """
-    population, layout = problem.population, problem.layout
-    size, out = layout.size, dict(theta)
-    natural, _ = layout.natural(theta, z[:, :size])
-    columns = {name: values[:, None] for name, values in theta.items()}
-    centre, root = layout.centre(columns), layout.root(columns)
-    _, y = layout.standardised(z[:, :size])
-    x = np.empty_like(natural)
-    for i, name in enumerate(population.individual):
-        effect = natural[..., i] - centre[i]
-        omega = layout.spreads(theta)[i]
-        if f"omega_{name}" in theta:
-            freedom = population.tails.get(name, np.inf)
-            tail = 1.0 if np.isinf(freedom) else (freedom - 2.0) / freedom
-            omega = np.maximum(np.sqrt(tail * np.mean(effect**2, axis=1)), 1e-3 * omega)
-            out[f"omega_{name}"] = omega
-        rest = sum(entry * x[..., k] for k, entry in enumerate(root[i][:i]) if entry is not None)
-        x[..., i] = (effect / np.reshape(omega, (-1, 1)) - rest) / root[i][i]
-    return out, np.concatenate([layout.standard_normals(x, y), z[:, size:]], axis=1)
 
 
 def _with_features(
@@ -254,64 +239,73 @@ def _with_features(
     return problem.with_features(theta, z, rng)
 
 
-def centring(problem: "PopulationCalibration", theta: Mapping[str, Array], z: Array) -> Array:
-    """Return kappa (J, P) for one draw: how much of the prior's variance of each effect its own data take away.
-
-    With kappa = 1 - posterior variance / omega², what is sampled is least correlated with the population's mean.
-    """
-    population, layout, data = problem.population, problem.layout, problem.data
-    P = len(population.individual)
-    _, units = layout.natural(theta, z[:, : layout.size])
-    cells = data.cells
-    others = {name: np.asarray(values) for name, values in theta.items() if name not in population.individual}
-
-    def means(natural: Array) -> Array:
-        own = {
-            name: from_natural(natural[..., i], scale)
-            for i, (name, scale) in enumerate(zip(population.individual, population.scales, strict=True))
-        }
-        u = data.unit_inputs({**others, **own})
-        scores = data.surrogate.scores(u.reshape(-1, 1, u.shape[-1]))
-        weights = np.exp(scores.log_weights)
-        mean = np.tensordot(weights, scores.mean, 1)[:, 0][cells.experiment]
-        variance = np.tensordot(weights, scores.covariance[..., 0, 0], 1)[cells.experiment]
-        return np.stack([cells.offset + np.sum(mean * cells.basis, axis=1), np.sum(variance * cells.basis**2, axis=1)])
-
-    step = 1e-3
-    slopes = [(means(units + step * one)[0] - means(units - step * one)[0]) / (2.0 * step) for one in np.eye(P)]
-    J = np.stack(slopes, axis=-1)  # (N, P)
-    phi = data.noise.phi(others, (1,))[0]
-    effective = phi[cells.group] ** 2 / cells.weight if data.form == "independent" else np.full(len(J), np.inf)
-    if data.form != "independent":
-        effective = noise_sd(data, means(units)[0][None], phi[None])[0] ** 2
-    variance = effective + means(units)[1] + np.sum(cells.truncation**2, axis=1)
-    subject = layout.subject[cells.unit[cells.experiment]]
-    count = len(layout.covariates)
-    information = np.zeros((count, P, P))
-    np.add.at(information, subject, J[:, :, None] * J[:, None, :] / variance[:, None, None])
-    omega = np.array([float(np.ravel(one)[0]) for one in layout.spreads(theta)])
-    scaled = np.eye(P) + information * omega[:, None] * omega
-    left = np.diagonal(np.linalg.inv(scaled), axis1=1, axis2=2)
-    return np.asarray(np.clip(1.0 - np.nan_to_num(left, nan=1.0), 0.0, 1.0))
-
-
-def _recentred(problem: "PopulationCalibration", target: Any, points: Array, before: Array, after: Array) -> Array:
-    """Return points (n, P) of the real line in coordinates with another centring."""
+def _placed(problem: "PopulationCalibration", target: Any, points: Array, theta: Any, z: Array, kappa: Array) -> Array:
+    """Return points (n, P) of the real line that have given spreads, noise and effects; the rest stays as it is."""
     population, layout = problem.population, problem.layout
-    theta, z = _at(problem, target, points, before)
-    x, _ = layout.standardised(z[:, : layout.size])
-    columns = {name: values[:, None] for name, values in theta.items()}
-    centre, omega, root = layout.centre(columns), layout.spreads(columns), layout.root(columns)
-    out, shapes, start = points.copy(), dict(target.variables), 0
-    for name in target.free:  # the coordinates of effects are effects themselves
-        size = int(np.prod(shapes[name], dtype=int))
-        if name.startswith("effect_") and name[7:] in population.individual:
-            i = population.individual.index(name[7:])
-            rest = sum(entry * x[..., k] for k, entry in enumerate(root[i][:i]) if entry is not None)
-            mean, spread, kappa = centre[i] + omega[i] * rest, omega[i] * root[i][i], after[:, i]
-            out[:, start : start + size] = kappa * mean + np.asarray(spread) ** kappa * x[..., i]
-        start += size
+    out = points.copy()
+    begins, sizes = _coordinates(target)
+    for i, name in enumerate(population.individual):  # the coordinates of effects are effects themselves
+        x, columns = layout.standardised(z[:, : layout.size])[0], {key: one[:, None] for key, one in theta.items()}
+        centre, spreads, root = layout.centre(columns), layout.spreads(columns), layout.root(columns)
+        rest = sum(entry * x[..., k] for k, entry in enumerate(root[i][:i]) if entry is not None)
+        mean, spread = centre[i] + spreads[i] * rest, spreads[i] * root[i][i]
+        at = begins[f"effect_{name}"]
+        out[:, at : at + sizes[f"effect_{name}"]] = kappa[:, i] * mean + np.asarray(spread) ** kappa[:, i] * x[..., i]
+    names = _scales(problem)
+    if not names:
+        return out
+    places, wanted = [begins[name] for name in names], np.column_stack([theta[name] for name in names])
+    low, high = out[:, places] - REACH, out[:, places] + REACH
+    for _ in range(HALVINGS):  # each is an increasing function of its own coordinate
+        out[:, places] = 0.5 * (low + high)
+        now, _ = _at(problem, target, out, kappa)
+        below = np.column_stack([now[name] for name in names]) < wanted
+        low, high = np.where(below, out[:, places], low), np.where(below, high, out[:, places])
     return out
+
+
+def _settled(
+    problem: "PopulationCalibration", target: Any, points: Array, kappa: Array, rng: np.random.Generator
+) -> Array:
+    """Return points (n, P) near modes of effects given spreads and noise that they and their variances tell."""
+    begins, _ = _coordinates(target)
+    held = np.array([begins[name] for name in _scales(problem)], dtype=np.int64)
+    for _ in range(SETTLING):
+        middles, _ = _likely(problem, target, points, kappa, rng, 1)
+        points = _modes(target, middles, ROUGHLY, held)
+    return points
+
+
+def _likely(
+    problem: "PopulationCalibration", target: Any, points: Array, kappa: Array, rng: np.random.Generator, count: int
+) -> tuple[Array, Array]:
+    """Return `likely` middles (n, P) and draws (n count, P) on the real line, for points of it (n, P)."""
+    theta, z = _at(problem, target, points, kappa)
+    found = [
+        likely(problem, {name: values[[i]] for name, values in theta.items()}, z[[i]], rng, count)
+        for i in range(len(points))
+    ]
+    said = {name: np.concatenate([one[0][name] for one in found]) for name in theta}
+    several = {name: np.repeat(values, count) for name, values in said.items()}
+    middles, draws = (np.concatenate([one[which] for one in found]) for which in (1, 2))
+    return (
+        _placed(problem, target, points, said, middles, kappa),
+        _placed(problem, target, np.repeat(points, count, axis=0), several, draws, kappa),
+    )
+
+
+def _scales(problem: "PopulationCalibration") -> list[str]:
+    """Return the names of unknown spreads and noise sds."""
+    names = [f"omega_{name}" for name in problem.population.individual]
+    names += problem.data.noise.keys[: len(problem.data.noise.outputs)]
+    return [name for name in names if name in problem.priors]
+
+
+def _coordinates(target: Any) -> tuple[dict[str, int], dict[str, int]]:
+    """Return where the coordinates of each free variable begin, and how many there are."""
+    shapes = dict(target.variables)
+    sizes = {name: int(np.prod(shapes[name], dtype=int)) for name in target.free}
+    return dict(zip(sizes, np.cumsum([0, *sizes.values()])[:-1].tolist(), strict=True)), sizes
 
 
 def _standard_normals(problem: "PopulationCalibration", flat: Mapping[str, Array], kappa: Array) -> Array:
@@ -333,8 +327,8 @@ def _standard_normals(problem: "PopulationCalibration", flat: Mapping[str, Array
     return np.concatenate(parts, axis=1)
 
 
-def _modes(target: Any, points: Array, steps: int = STEPS) -> Array:
-    """Return points (n, P) of the real line near modes, where searches from given points end.
+def _modes(target: Any, points: Array, steps: int = STEPS, held: Ints | None = None) -> Array:
+    """Return points (n, P) of the real line near modes, where searches from given points end; some may be held.
 
     Raises
     ------
@@ -346,6 +340,8 @@ def _modes(target: Any, points: Array, steps: int = STEPS) -> Array:
         value, slope = target.evaluate(w)
         if not np.isfinite(value) or not np.isfinite(slope).all():
             return 1e12, np.zeros_like(w)
+        if held is not None:
+            slope[held] = 0.0
         return -value, -slope
 
     found = []
