@@ -26,9 +26,10 @@ sbibm_two_moons       Two separate modes, by the exact simulator: SMC finds both
 
 `--few` adds, for influenza_school and hiv_perelson, so few runs that more than half of the variance is to be the
 surrogate's error: in 40 designs the 95 % intervals cover the reference's means in at least 85 % and are wider than the
-reference's; with the error switched off they do not cover. Noise is unknown in both, and takes up what a surrogate
-misses; so both are told with the noise at the reference's mean, too. `--quick` leaves out one-shot comparisons and the
-cases that take longer than a minute.
+reference's; with the error switched off they are to cover in less than 80 %, which they do not (HIV 100 %; 81 % and
+100 % with 5 runs): errors are smaller than these surrogates say, and the reference's mean is in the middle of what
+noise leaves open. `few_runs.py` has a case where intervals without the error fail. `--quick` leaves out one-shot
+comparisons and the cases that take longer than a minute.
 """
 
 import argparse
@@ -463,12 +464,8 @@ def classified(a: np.ndarray, b: np.ndarray, seed: int) -> float | None:
 
 # ------------------------------------------------------------------------------------------------------------ few runs
 FEW = {
-    "influenza_school": (school, SCHOOL, SCHOOL_NOISE, 12),
+    "influenza_school": (school, SCHOOL, SCHOOL_NOISE, 16),
     "hiv_perelson": (hiv, uq.GaussianProcess(), HIV_NOISE, 8),
-}
-KNOWN = {  # noise at the reference's mean
-    "influenza_school": lambda summary: uq.NegativeBinomialNoise(dispersion=summary["phi_inv"]["mean"]),
-    "hiv_perelson": lambda summary: uq.GaussianNoise(sd=summary["sigma_log10"]["mean"]),
 }
 THEIRS = {"influenza_school": ("beta", "gamma"), "hiv_perelson": ("c", "delta")}
 DESIGNS, QUICK = 40, 8
@@ -489,7 +486,7 @@ def few(label: str, folder: Path, quick: bool) -> list[Aim]:
     build, settings, noise, size = FEW[label]
     simulator, space, table = build(folder)
     summary, names, n = summary_of(folder), THEIRS[label], QUICK if quick else DESIGNS
-    covered: dict[str, list[list[bool]]] = {kind: [] for kind in ("on", "off", "noise known", "noise known, off")}
+    covered: dict[str, list[list[bool]]] = {kind: [] for kind in ("on", "off")}
     width: dict[str, list[list[float]]] = {kind: [] for kind in covered}
     shares = []
     for seed in range(1, n + 1):
@@ -498,12 +495,12 @@ def few(label: str, folder: Path, quick: bool) -> list[Aim]:
         (output, (dim,)), places = next(iter(simulator.outputs.items())), next(iter(simulator.coords.values()))
         surrogate = settings.fit(uq.ensemble.build(design, {output: (dim, np.array(curves), places)}, space=space))
         for kind in covered:
-            used = MeanOnly(surrogate) if kind.endswith("off") else surrogate
+            used = MeanOnly(surrogate) if kind == "off" else surrogate
             with warnings.catch_warnings():
                 # Conflicts of poor surrogates and one that says it has no error are what is studied.
                 for one in (PriorConflictWarning, DataWarning):
                     warnings.simplefilter("ignore", one)
-                problem = uq.Calibration(used, table, KNOWN[label](summary) if "known" in kind else noise, space=space)
+                problem = uq.Calibration(used, table, noise, space=space)
             draws, share = tempered(problem, seed)
             ends = [np.quantile(draws[name], [0.025, 0.975]) for name in names]
             covered[kind].append(
@@ -517,16 +514,13 @@ def few(label: str, folder: Path, quick: bool) -> list[Aim]:
     out = [aim(f"{label}, {size} runs: median share of the surrogate's error", float(np.median(shares)), 0.5, n=n)]
     room = 0.0 if not quick else 2.0 * binomial(0.85, n)
     for i, name in enumerate(names):
-        on, off, known, known_off = (float(np.mean([row[i] for row in rows])) for rows in covered.values())
+        on, off = (float(np.mean([row[i] for row in rows])) for rows in covered.values())
         ratios = np.array([row[i] for row in width["on"]]) / (summary[name]["q0.975"] - summary[name]["q0.025"])
         error = float(ratios.std(ddof=1) / np.sqrt(n))
         where = f"{label}, {size} runs"
         out.append(aim(f"{where}: coverage of {name}", on, 0.85 - room, None, binomial(on, n), n))
         out.append(aim(f"{where}: width of {name} over the reference's", float(ratios.mean()), 1.0, None, error, n))
         out.append(aim(f"{where}: coverage of {name}, error off", off, None, 0.8 + room, binomial(off, n), n))
-        out.append(aim(f"{where}: coverage of {name}, noise known", known, None, None, binomial(known, n), n))
-        label_off = f"{where}: coverage of {name}, noise known, error off"
-        out.append(aim(label_off, known_off, None, None, binomial(known_off, n), n))
     return out
 
 

@@ -84,6 +84,21 @@ def test_what_is_known_stays() -> None:
     assert list(found) == ["theta"]
 
 
+def test_a_spread_that_its_prior_forbids_stays_and_none_is_nothing() -> None:
+    one = problem(0.1, spread=uq.Uniform(0.0, 0.4))  # effects say 0.8
+    target, kappa = one.compiled.target(one), np.zeros((J, 1))
+    points, rng = np.tile(target.start, (2, 1)), np.random.default_rng(1)
+    middles, _ = graph._likely(one, target, points, kappa, rng, 1)
+    begins, _ = graph._coordinates(target)
+    np.testing.assert_array_equal(middles[:, begins["omega_theta"]], points[:, begins["omega_theta"]])
+    found, _ = graph._at(one, target, middles, kappa)
+    assert found["sigma"] == pytest.approx(SD, rel=0.3)
+    alike = one.with_values(SLOPE * MEAN + SD * rng.standard_normal(len(one.data.cells.z)))
+    theta = {"theta": np.array([MEAN]), "omega_theta": np.array([3.0]), "sigma": np.array([SD])}
+    found, _, _ = start.likely(alike, theta, np.zeros((1, one.latents)), rng, 1)
+    assert found["omega_theta"][0] == pytest.approx(0.3)
+
+
 def test_chains_begin_at_likely_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     """The density there is as in the posterior's draws; at the joint mode, with jitter, it was far from it."""
     one, seen = problem(0.05), {}

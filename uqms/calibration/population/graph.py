@@ -261,6 +261,8 @@ def _placed(problem: "PopulationCalibration", target: Any, points: Array, theta:
         now, _ = _at(problem, target, out, kappa)
         below = np.column_stack([now[name] for name in names]) < wanted
         low, high = np.where(below, out[:, places], low), np.where(below, high, out[:, places])
+    beyond = np.abs(out[:, places] - points[:, places]) > 0.99 * REACH  # no value of its prior
+    out[:, places] = np.where(beyond, points[:, places], out[:, places])
     return out
 
 

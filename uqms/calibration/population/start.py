@@ -36,7 +36,8 @@ __all__ = ["calmed", "centring", "likely", "standardised"]
 
 STEP = 1e-3  # of differences, on the natural scale
 ROUNDS = 50  # of expectation and maximisation
-NARROWEST = 1e-3  # of what a spread or a noise's sd was
+NARROWEST = 1e-3  # of what a spread was
+LEAST = 0.1  # of a spread or a noise's sd at the mode: 0 is the likeliest of some, and no likely draw
 
 
 class _Linear(NamedTuple):
@@ -152,7 +153,7 @@ def likely(
     omega, sd, tails = _spreads(problem, theta), linear.phi[:groups].copy(), _tails(problem)
     free = np.array([f"omega_{name}" in theta for name in names])
     unknown = np.array([key in theta for key in data.noise.keys[:groups]])
-    variances, least = omega**2 / tails, NARROWEST**2 * np.concatenate([omega**2, sd**2])
+    variances, least = omega**2 / tails, LEAST**2 * np.concatenate([omega**2, sd**2])
     measured = np.unique(subject)
     rows = np.bincount(cells.row_group, minlength=groups)
     apart = (cells.z - cells.cell_mean[cells.row_cell]) ** 2 / cells.row_variance
