@@ -91,6 +91,8 @@ def test_a_spread_that_its_prior_forbids_stays_and_none_is_nothing() -> None:
     middles, _ = graph._likely(one, target, points, kappa, rng, 1)
     begins, _ = graph._coordinates(target)
     np.testing.assert_array_equal(middles[:, begins["omega_theta"]], points[:, begins["omega_theta"]])
+    wrong = np.where(np.arange(target.size) == 3, [[np.nan], [0.5]], middles)
+    np.testing.assert_array_equal(graph._finite(target, wrong, points), np.stack([points[0], wrong[1]]))
     found, _ = graph._at(one, target, middles, kappa)
     assert found["sigma"] == pytest.approx(SD, rel=0.3)
     alike = one.with_values(SLOPE * MEAN + SD * rng.standard_normal(len(one.data.cells.z)))

@@ -290,10 +290,17 @@ def _likely(
     said = {name: np.concatenate([one[0][name] for one in found]) for name in theta}
     several = {name: np.repeat(values, count) for name, values in said.items()}
     middles, draws = (np.concatenate([one[which] for one in found]) for which in (1, 2))
+    before = np.repeat(points, count, axis=0)
     return (
-        _placed(problem, target, points, said, middles, kappa),
-        _placed(problem, target, np.repeat(points, count, axis=0), several, draws, kappa),
+        _finite(target, _placed(problem, target, points, said, middles, kappa), points),
+        _finite(target, _placed(problem, target, before, several, draws, kappa), before),
     )
+
+
+def _finite(target: Any, points: Array, others: Array) -> Array:
+    """Return points (n, P) of the real line, and others in the place of those that have no density."""
+    good = np.array([np.isfinite(target.evaluate(point)[0]) for point in points])
+    return np.where(good[:, None], points, others)
 
 
 def _scales(problem: "PopulationCalibration") -> list[str]:

@@ -155,7 +155,7 @@ def likely(
     unknown = np.array([key in theta for key in data.noise.keys[:groups]])
     variances, least = omega**2 / tails, LEAST**2 * np.concatenate([omega**2, sd**2])
     measured = np.unique(subject)
-    rows = np.bincount(cells.row_group, minlength=groups)
+    rows = np.maximum(np.bincount(cells.row_group, minlength=groups), 1)
     apart = (cells.z - cells.cell_mean[cells.row_cell]) ** 2 / cells.row_variance
     squares = np.bincount(cells.row_group, apart, minlength=groups)
     for _ in range(ROUNDS):
