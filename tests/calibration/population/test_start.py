@@ -13,7 +13,7 @@ SLOPE, MEAN, OMEGA, SD = 2.0, 0.7, 0.8, 0.6
 
 
 def problem(error: float, spread: object = None, sd: object = None) -> uq.PopulationCalibration:
-    """Return a balanced one-way model: y = SLOPE (MEAN + omega x_j) + noise, with M values of each subject."""
+    """Return a one-way model: y = SLOPE (MEAN + omega x_j) + noise, with M or M - 1 values of each subject."""
     rng = np.random.default_rng(3)
     own = MEAN + OMEGA * rng.standard_normal(J)
     y = SLOPE * own[:, None] + SD * rng.standard_normal((J, M))

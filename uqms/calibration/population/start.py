@@ -32,7 +32,7 @@ from uqms.calibration.population.layout import from_natural
 if TYPE_CHECKING:
     from uqms.calibration.population.problem import PopulationCalibration
 
-__all__ = ["calmed", "centring", "likely", "standardised"]
+__all__ = ["calmed", "centring", "likely"]
 
 STEP = 1e-3  # of differences, on the natural scale
 ROUNDS = 50  # of expectation and maximisation
