@@ -5,11 +5,11 @@ import pytest
 import xarray as xr
 from _pathologies import PATHOLOGIES
 from diagnostics.problems_of_trust import exact_draws, given_posterior, linear_problem
-from scipy.stats import chi2, kstest, norm
+from scipy.stats import chi2, kstest, norm, truncnorm
 
 import uqms as uq
 from uqms.calibration import computation, misfit
-from uqms.calibration.answer import power_scaling
+from uqms.calibration.answer import check_ends, power_scaling
 from uqms.calibration.posterior import SummaryTable
 from uqms.calibration.verdict import fisher_information
 from uqms.errors import ConvergenceWarning
@@ -181,3 +181,48 @@ def test_a_prior_that_data_contradict_is_told(rng: np.random.Generator) -> None:
 def test_one_chain_is_warned_of_at_once() -> None:
     with pytest.warns(ConvergenceWarning):
         uq.NUTS(chains=1)
+
+
+# --- ends of priors ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", ["lower", "upper"])
+@pytest.mark.parametrize(("beyond", "status"), [(0.0, "pass"), (2.0, "pass"), (3.5, "warn"), (8.0, "warn")])
+def test_data_that_lie_beyond_an_end_of_a_prior_are_told(
+    side: str, beyond: float, status: str, rng: np.random.Generator
+) -> None:
+    """A normal of sd 0.1 cut off at 2; it is centred so many sds beyond."""
+    z = truncnorm(beyond, np.inf).rvs(20_000, random_state=rng) - beyond
+    sign = 1.0 if side == "lower" else -1.0
+    ends = (2.0, np.nan) if side == "lower" else (np.nan, 2.0)
+    inner = {"b": rng.normal(0.0, 1.0, 20_000)}
+    check = check_ends({"a": 2.0 + sign * 0.1 * z, **inner}, {"a": ends, "b": (-30.0, 30.0)}, {"a": 0.1, "b": 1.0})
+    assert check.status == status
+    if beyond >= 2.0:
+        assert check.value == pytest.approx(beyond, abs=0.15)
+        assert f"{side} end of the prior of a" in check.message
+        assert (" a: draws pile up" in check.remedy) == (status == "warn")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("beyond", "status"), [(1.0, "pass"), (6.0, "warn")])
+def test_a_flat_prior_that_ends_too_early_is_told_though_no_power_of_it_matters(
+    beyond: float, status: str, rng: np.random.Generator
+) -> None:
+    """A straight line: the prior of its level ends some sds away from where data put it, and the slope makes up."""
+    sd, data = 0.05, JACOBIAN @ np.array([0.5, 0.3]) + 0.05 * rng.standard_normal(8)
+    jacobian = JACOBIAN + np.array([0.0, 1.0])
+    precision = jacobian.T @ jacobian / sd**2 + np.diag([0.0, 1.0])
+    mean = np.linalg.solve(precision, jacobian.T @ data / sd**2)
+    left = np.sqrt(np.linalg.inv(precision)[0, 0])
+    end = mean[0] + beyond * left
+    space = uq.ParameterSpace(a=uq.Uniform(float(end), 3.0), b=uq.Normal(0.0, 1.0))
+    inner = linear_problem(jacobian, data, sd)
+    problem = uq.Calibration(inner.surrogate, inner.observations, uq.GaussianNoise(sd=sd), space=space)
+    a = mean[0] + left * truncnorm(beyond, np.inf).rvs(4000, random_state=rng)
+    b = mean[1] - precision[1, 0] / precision[1, 1] * (a - mean[0]) + rng.standard_normal(4000) / precision[1, 1] ** 0.5
+    verdict = given_posterior(problem, np.column_stack([a, b])).verdict
+    assert verdict["end of a prior"].status == status
+    assert verdict["end of a prior"].value == pytest.approx(beyond, abs=0.3 if status == "warn" else 1.0)
+    assert verdict["prior sensitivity"].status == "pass"
+    assert verdict["edge of the design box"].status == "pass"

@@ -10,6 +10,7 @@ lambda      eigenvalues of I: variance of the prior over that of the data       
 They say something about the answer, not about the computation: an interval may be computed exactly and be the prior's.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
@@ -23,13 +24,16 @@ from uqms.calibration.parts import JointCalibration
 from uqms.calibration.problem import Calibration
 from uqms.calibration.rescaling import rescaled
 from uqms.errors import InputError
+from uqms.parameters import Prior
 
 __all__ = [
     "Sensitivity",
     "check_answer",
+    "check_ends",
     "check_prior_mass",
     "confounding",
     "contraction",
+    "ends_of",
     "log_priors",
     "on_model_scale",
     "power_scaling",
@@ -43,6 +47,7 @@ IN_TAIL = 1e-3
 MASS_CUT = 0.01
 DISCREPANCY, K_HAT = (0.5, 2.0), 0.7
 OUTSIDE, OUTSIDE_FAIL = 0.01, 0.05
+BEYOND = 3.0  # sds beyond an end of the prior
 PRIOR_DRAWS = 4000
 
 
@@ -168,6 +173,7 @@ def check_answer(problem: Calibration | JointCalibration, sampled: Sampled, info
     checks = [
         _check_contraction(problem, sampled.theta),
         _check_confounded(problem, sampled.theta, information),
+        _check_ends(problem, sampled.theta, information),
     ]
     if sampled.log_likelihood is not None:
         checks.append(_check_sensitivity(problem, sampled))
@@ -189,6 +195,67 @@ def _check_contraction(problem: Calibration | JointCalibration, theta: Mapping[s
         "something that depends on it, or fix it."
     )
     return Check("prior-dominated", status, contracted[least], message, remedy)
+
+
+def check_ends(draws: Mapping[str, Array], ends: Mapping[str, tuple[float, float]], sd: Mapping[str, float]) -> Check:
+    """Return how far beyond an end of their own priors the data put quantities.
+
+    A normal of standard deviation s that is centred k s beyond an end leaves draws d away from it in the mean, and
+    k = s / d - 2 d / s up to 0.1 for k of 2 and more. So a truth that happens to lie at an end of a right prior passes.
+
+    Parameters
+    ----------
+    draws
+        Draws of each quantity, on a scale where the problem is nearly linear.
+    ends
+        Ends of each one's prior on that scale, where its density is not zero; NaN where there is none.
+    sd
+        What noise, the surrogate's error and the other quantities leave of each, were there no end.
+    """
+    worst, where, beyond = -np.inf, "", []
+    for name, values in draws.items():
+        for side, end in zip(("lower", "upper"), ends[name], strict=True):
+            if not np.isfinite(end):
+                continue
+            relative = max(float(np.mean(np.abs(values - end))) / sd[name], 1e-12)
+            k = 1.0 / relative - 2.0 * relative
+            if k > worst:
+                worst, where = k, f"{side} end of the prior of {name}"
+            if k > BEYOND:
+                beyond.append(name)
+    if worst <= 1.0:
+        return Check("end of a prior", "pass", worst, "no posterior piles up at an end of its prior")
+    message = f"data point {worst:.1f} sd beyond the {where}, limit {BEYOND:.0f}"
+    remedy = (
+        f"Prior and data disagree about {', '.join(beyond)}: draws pile up at an end of the prior, and intervals say "
+        "where that end is. Check units and what the model lacks; widen the prior if more is possible."
+    )
+    return Check("end of a prior", "warn" if beyond else "pass", worst, message, remedy)
+
+
+def ends_of(prior: Prior, limits: tuple[float, float]) -> tuple[bool, bool]:
+    """Whether a quantity's own prior ends at each of the limits it is conditioned on, with a density that is not zero.
+
+    Where the box of the runs ends before, it is the edge of the design that is looked at.
+    """
+    pairs = zip(limits, prior.support, strict=True)
+    low, high = (math.isclose(end, last) and bool(np.isfinite(prior.log_density(end))) for end, last in pairs)
+    return low, high
+
+
+def _check_ends(problem: Calibration | JointCalibration, theta: Mapping[str, Array], information: Array) -> Check:
+    prior = np.linalg.inv(problem.conditioned_prior.correlation(problem.parameters))
+    left = np.sqrt(np.diagonal(np.linalg.inv(prior + information).mean(axis=0)))
+    before = on_model_scale(problem, problem.prior_draws(PRIOR_DRAWS, 0))
+    sd = {name: float(s * np.std(before[name])) for name, s in zip(problem.parameters, left, strict=True)}
+    with np.errstate(all="ignore"):  # ends at infinity
+        at = on_model_scale(problem, {name: np.array(problem.limits(name)) for name in problem.priors})
+    ends = {}
+    for name, (low, high) in at.items():
+        here = ends_of(problem.priors[name], problem.limits(name))
+        ends[name] = (float(low) if here[0] else np.nan, float(high) if here[1] else np.nan)
+    values = on_model_scale(problem, theta)
+    return check_ends({name: values[name] for name in problem.parameters}, ends, sd)
 
 
 def _check_confounded(problem: Calibration | JointCalibration, theta: Mapping[str, Array], information: Array) -> Check:

@@ -7,12 +7,22 @@ import pytest
 from calibration.population.test_population import SPACE, observations, surrogate, table
 from scipy import sparse
 from scipy.linalg import eigh
+from scipy.stats import truncnorm
 
 import uqms as uq
+from uqms.calibration.checks import Sampled, Verdict
 from uqms.calibration.population.lowrank import LowRank
 from uqms.calibration.population.prediction import noise_of_scores, subjects_of
 from uqms.calibration.population.shared_error import nystroem
-from uqms.calibration.population.verdict import _check_features, _information, _through_features, _trace
+from uqms.calibration.population.verdict import (
+    _check_ends,
+    _check_features,
+    _information,
+    _share,
+    _through_features,
+    _trace,
+    judge,
+)
 from uqms.calibration.predict import data_moments
 from uqms.surrogates.process import scores_at
 
@@ -46,7 +56,9 @@ def test_shares_through_features_are_those_of_dense_matrices(occasions: tuple[st
     close = close.with_features(theta, z, np.random.default_rng(1))
     h = np.zeros(S, dtype=int)
     _, wanted = _information(exact, theta, z, h)
-    share, misfit = _through_features(close, theta, z, h)
+    variances, misfit = _through_features(close, theta, z, h)
+    np.testing.assert_allclose(variances, wanted, rtol=0.03)
+    wanted, share = _share(exact, wanted), _share(close, variances)
     assert wanted.max() > 0.2
     np.testing.assert_allclose(share, wanted, atol=0.02)
     assert misfit.name == "predictive misfit"
@@ -138,3 +150,44 @@ def test_features_that_miss_what_subjects_have_in_common_are_told() -> None:
             ]
         )
     assert wrong.value == pytest.approx(np.quantile(found, 0.75, axis=0).max(), rel=1e-6)
+
+
+def test_a_spread_whose_prior_ends_far_below_what_data_say_is_told() -> None:
+    """Draws of normals cut off at an end of their priors, in units of what data leave of them."""
+    spread = {"a": uq.Uniform(0.01, 0.05), "b": uq.HalfNormal(0.1)}
+    population = uq.Population(SPACE, individual=("a", "b"), spread=spread)
+    frame = table(subjects=8).drop_duplicates(["id", "t", "x"])
+    noise = uq.GaussianNoise(sd=0.2)
+    one = uq.Calibration(
+        surrogate(), observations(frame), noise, population=population, outside="extrapolate", surrogate_error="exact"
+    )
+    prior, rng = one.prior_draws(20_000, 1), np.random.default_rng(2)
+    variances = {name: 0.01 for name in population.priors}
+    for beyond, status in ((1.0, "pass"), (5.0, "warn")):
+        z = truncnorm(beyond, np.inf).rvs(20_000, random_state=rng) - beyond
+        theta = prior | {
+            "omega_a": 0.05 - 0.1 * prior["omega_a"].std() * z
+        }  # that of b has half its mass by its end, 0
+        check = _check_ends(one, theta, np.array(list(variances.values())))
+        assert check.status == status
+        if status == "warn":
+            assert check.value == pytest.approx(beyond, abs=0.25)
+            assert "upper end of the prior of omega_a" in check.message
+    assert "end of a prior" in [check.name for check in judged(one).checks]
+
+
+def judged(one: uq.PopulationCalibration) -> Verdict:
+    """Return the verdict on draws of the prior, as if a sampler had returned them."""
+    prior, latents = one.prior_draws(400, 3), np.random.default_rng(4).standard_normal((400, one.latents))
+    return judge(
+        one,
+        Sampled(
+            prior,
+            np.zeros(400, dtype=int),
+            (4, 100),
+            (4, 100),
+            dict.fromkeys(prior, 1.0),
+            dict.fromkeys(prior, 400.0),
+            latents=latents,
+        ),
+    )[0]

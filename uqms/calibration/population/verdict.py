@@ -23,6 +23,7 @@ from scipy.sparse.linalg import splu
 from scipy.stats import chi2
 
 from uqms._typing import Array, Ints
+from uqms.calibration.answer import check_ends, ends_of
 from uqms.calibration.checks import Check, Sampled, Status
 from uqms.calibration.computation import check_computation
 from uqms.calibration.direct import is_exact
@@ -59,17 +60,19 @@ def judge(problem: PopulationCalibration, sampled: Sampled) -> tuple[Verdict, xr
     checks: list[Check | None] = [*computation]
     n, D = len(problem.data.cells.offset), len(names) + problem.layout.size
     count = min(DRAWS, NUMBERS // (n * (n + D)), len(z))
-    share = np.full(len(names), np.nan)
+    share, ends = np.full(len(names), np.nan), None
     if problem.lowrank is not None:
         picked = np.unique(np.linspace(0, len(z) - 1, min(FEATURED, len(z))).astype(int))
         few = {name: values[picked] for name, values in theta.items()}
-        share, misfit = _through_features(problem, few, z[picked], sampled.h[picked])
+        variances, misfit = _through_features(problem, few, z[picked], sampled.h[picked])
+        share, ends = _share(problem, variances), _check_ends(problem, theta, variances[0])
         checks += [_check_share(problem, names, share), _check_features(problem, few, z[picked], sampled.h[picked])]
         checks += [misfit, check_validation(problem.data, own, share)]
     elif count >= 1:
         picked = np.unique(np.linspace(0, len(z) - 1, count).astype(int))
         few = {name: values[picked] for name, values in theta.items()}
-        information, share = _information(problem, few, z[picked], sampled.h[picked])
+        information, variances = _information(problem, few, z[picked], sampled.h[picked])
+        share, ends = _share(problem, variances), _check_ends(problem, theta, variances[0])
         checks.append(_check_share(problem, names, share))
         part = {name: values[picked] for name, values in own.items()}
         eta = z[picked][:, problem.layout.size :]
@@ -84,13 +87,13 @@ def judge(problem: PopulationCalibration, sampled: Sampled) -> tuple[Verdict, xr
                 "not judged: too many measurements for its share, and for a check of misfit",
             )
         )
-    checks += [_check_edge(problem, own), _check_subjects(problem), _check_prior(problem, theta)]
+    checks += [_check_edge(problem, own), _check_subjects(problem), _check_prior(problem, theta), ends]
     shares = xr.Dataset({name: ((), float(value)) for name, value in zip(names, share, strict=True)})
     return Verdict(tuple(check for check in checks if check is not None)), shares
 
 
 def _information(problem: PopulationCalibration, theta: Mapping[str, Array], z: Array, h: Array) -> tuple[Array, Array]:
-    """Return J' C^-1 J (s, D, D), and the share of the surrogate's error by quantity of the population."""
+    """Return J' C^-1 J (s, D, D), and the variances left of the population with the surrogate's error and without."""
     data, draws = problem.data, np.arange(len(z))
     jacobian = _dense(*_jacobian(problem, theta, z, h), problem.layout.size)
     own = problem.individuals(theta, z)
@@ -101,15 +104,20 @@ def _information(problem: PopulationCalibration, theta: Mapping[str, Array], z: 
         found.append(jacobian.transpose(0, 2, 1) @ np.linalg.solve(C, jacobian))
     size = len(problem.population.priors)
     at, one = np.arange(size), np.eye(jacobian.shape[2])
-    variances = [np.linalg.inv(one + info)[:, at, at].sum(axis=0) for info in found]
-    share = np.clip(1.0 - variances[1] / variances[0], 0.0, 1.0)
-    return found[0], np.zeros(size) if is_exact(problem.surrogate) else share
+    return found[0], np.stack([np.linalg.inv(one + info)[:, at, at].mean(axis=0) for info in found])
+
+
+def _share(problem: PopulationCalibration, variances: Array) -> Array:
+    """Return the share of the surrogate's error in every quantity of the population."""
+    if is_exact(problem.surrogate):
+        return np.zeros(variances.shape[1])
+    return np.asarray(np.clip(1.0 - variances[1] / variances[0], 0.0, 1.0))
 
 
 def _through_features(
     problem: PopulationCalibration, theta: Mapping[str, Array], z: Array, h: Array
 ) -> tuple[Array, Check]:
-    """Return the share by quantity of the population, and the check of misfit, at a cost linear in the subjects.
+    """Return the variances as `_information` does, and the check of misfit, at a cost linear in the subjects.
 
     C = B + F F' with B one block an input, and the effects' part of J has one block a subject: with W' W = B^-1, the
     posterior's precision is 1 + (W J)' W J, which is sparse, less something of the rank of the features.
@@ -166,17 +174,16 @@ def _through_features(
                 covariance = covariance + X[size:] @ left @ X[size:].T
                 trace = _trace(precision, owner, last) + float(np.sum((X @ left) * X))
                 excess.append(size + H - trace)
-            variances[i] += np.diag(covariance)
+            variances[i] += np.diag(covariance) / len(z)
         distances.append(float(Wr @ Wr - np.sum(np.linalg.solve(root, WF.T @ Wr) ** 2)))
-    share = np.clip(1.0 - variances[1] / variances[0], 0.0, 1.0)
     # Over posterior draws T is larger than at the posterior's mean by as much as it is smaller there than N.
     freedom = np.maximum(N - np.array(excess), 1.0)
     p = float(np.mean(chi2.sf(np.array(distances) - np.array(excess), freedom)))
     if p < MISFIT_LEVEL:
         message = f"p = {p:.2g}: the measurements are farther from the model than noise and surrogate explain"
         remedy = "Look at individual fits. A wrong unit or noise sd, an outlier, or a model that lacks something."
-        return share, Check("predictive misfit", "warn", p, message, remedy)
-    return share, Check("predictive misfit", "pass", p, f"p = {p:.2g} that a right model fits worse")
+        return variances, Check("predictive misfit", "warn", p, message, remedy)
+    return variances, Check("predictive misfit", "pass", p, f"p = {p:.2g} that a right model fits worse")
 
 
 def _owners(problem: PopulationCalibration) -> Ints:
@@ -233,10 +240,10 @@ def _jacobian(
         slopes.append((means(units + shift, shared) - means(units - shift, shared)) / (2.0 * STEP))
     slope = np.stack(slopes, axis=-1)  # (s, N, P)
     unit = cells.unit[cells.experiment]
-    prior = problem.prior_draws(2000, 0)
+    prior_sd = _prior_sd(problem)
     columns = []
     for name in population.priors:
-        size = float(prior[name].std())
+        size = prior_sd[name]
         step = STEP * size
         up, down = ({**theta, name: theta[name] + sign * step} for sign in (1.0, -1.0))
         if name in population.shared:
@@ -259,6 +266,11 @@ def _jacobian(
         moved = layout.natural(theta, effects + shift)[1] - layout.natural(theta, effects - shift)[1]
         rest[:, :, k] = np.einsum("snp,snp->sn", slope, moved[:, unit]) / (2.0 * STEP)
     return np.stack(columns, axis=-1), rest, places
+
+
+def _prior_sd(problem: PopulationCalibration) -> dict[str, float]:
+    draws = problem.prior_draws(2000, 0)
+    return {name: float(draws[name].std()) for name in problem.population.priors}
 
 
 def _dense(hyper: Array, rest: Array, places: Ints, size: int) -> Array:
@@ -337,6 +349,16 @@ def _check_subjects(problem: PopulationCalibration) -> Check:
     status: Status = "pass" if count >= FEW_SUBJECTS else "note" if count > 1 else "warn"
     remedy = "So few say little of how subjects differ: the prior of the spreads counts. Vary it and compare."
     return Check("subjects", status, float(count), f"{count} with data, limit {FEW_SUBJECTS}", remedy)
+
+
+def _check_ends(problem: PopulationCalibration, theta: Mapping[str, Array], variances: Array) -> Check:
+    prior_sd, ends, sd = _prior_sd(problem), {}, {}
+    for name, variance in zip(prior_sd, variances, strict=True):
+        limits = problem.limits(name)
+        low, high = ends_of(problem.priors[name], limits)
+        ends[name] = (limits[0] if low else np.nan, limits[1] if high else np.nan)
+        sd[name] = float(np.sqrt(variance)) * prior_sd[name]
+    return check_ends({name: theta[name] for name in prior_sd}, ends, sd)
 
 
 def _check_prior(problem: PopulationCalibration, theta: Mapping[str, Array]) -> Check:
