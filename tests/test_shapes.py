@@ -23,3 +23,9 @@ def test_a_wrong_shape_inside_the_package_is_an_error(outputs: object) -> None:
 def test_compiled_kernels_compile() -> None:
     fused = importlib.import_module("uqms.surrogates._fused")
     assert fused.block_size(np.array([1.0, 1.0, 2.0, 2.0, 1.0, 2.0])) > 0
+
+
+def test_what_has_no_shape_in_its_types_is_left_as_it_is(outputs: object) -> None:
+    space = importlib.import_module("uqms.parameters.space")
+    assert not hasattr(space.ParameterSpace.names.fget, "__wrapped__")
+    assert hasattr(outputs.trend_basis, "__wrapped__")  # type: ignore[attr-defined]
