@@ -224,7 +224,7 @@ def check_ends(draws: Mapping[str, Array], ends: Mapping[str, tuple[float, float
             if k > BEYOND:
                 beyond.append(name)
     if worst <= 1.0:
-        return Check("end of a prior", "pass", worst, "no posterior piles up at an end of its prior")
+        return Check("end of a prior", "pass", max(worst, 0.0), "no posterior piles up at an end of its prior")
     message = f"data point {worst:.1f} sd beyond the {where}, limit {BEYOND:.0f}"
     remedy = (
         f"Prior and data disagree about {', '.join(beyond)}: draws pile up at an end of the prior, and intervals say "
