@@ -252,6 +252,7 @@ def mutants(repeats: int, quick: bool) -> list[Aim]:
     alarms = float(np.mean([not _checked(problem, 200, seed).passed for seed in range(1, repeats + 1)]))
     error = binomial(alarms, repeats)
     aims.append(aim("right likelihood: fails", alarms, high=2.0 / 20 if not quick else 0.0, mcse=error, n=repeats))
+    print(line(aims[-1]), flush=True)
     for bug in LIKELIHOOD_BUGS:
         n = 400 if bug.name in SUBTLE else 200
         with bug.planted():
@@ -259,6 +260,7 @@ def mutants(repeats: int, quick: bool) -> list[Aim]:
         aims.append(
             aim(f"planted bug found: {bug.name} ({n})", share, low=0.95, mcse=binomial(share, repeats), n=repeats)
         )
+        print(line(aims[-1]), flush=True)
     return aims
 
 
