@@ -204,6 +204,12 @@ def test_data_that_lie_beyond_an_end_of_a_prior_are_told(
         assert (" a: draws pile up" in check.remedy) == (status == "warn")
 
 
+def test_an_end_that_cannot_be_judged_is_not_passed() -> None:
+    one = {"a": np.linspace(0.0, 1.0, 50)}
+    assert check_ends(one, {"a": (0.0, 1.0)}, {"a": float("nan")}).status == "note"
+    assert check_ends(one, {"a": (float("nan"), float("nan"))}, {"a": float("nan")}).status == "pass"
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("beyond", "status"), [(1.0, "pass"), (6.0, "warn")])
 def test_a_flat_prior_that_ends_too_early_is_told_though_no_power_of_it_matters(

@@ -213,6 +213,11 @@ def check_ends(draws: Mapping[str, Array], ends: Mapping[str, tuple[float, float
         What noise, the surrogate's error and the other quantities leave of each, were there no end.
     """
     worst, where, beyond = -np.inf, "", []
+    unknown = [
+        name for name, pair in ends.items() if name in draws and np.isfinite(pair).any() and not 0 < sd[name] < np.inf
+    ]
+    if unknown:
+        return Check("end of a prior", "note", np.nan, f"not judged: the curvature along {unknown[0]} is not finite")
     for name, values in draws.items():
         for side, end in zip(("lower", "upper"), ends[name], strict=True):
             if not np.isfinite(end):
