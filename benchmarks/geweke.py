@@ -5,8 +5,8 @@
 Two ways to draw parameters and data together: parameters from the prior, then data (`problem.simulate`); or in turns,
 a Metropolis step of the parameters (and latents) given the data, with a step length that never changes, then new data
 given the parameters. If `log_likelihood`, `simulate` and priors belong together, both have the same law. Compared are
-the means of each parameter, its square, its product with the mean of the data, and the log-likelihood, after 20 000
-iterations, with standard errors from batch means. Aims:
+the means of each parameter and latent, its square, its product with the mean of the data, and the log-likelihood, after
+20 000 iterations, with standard errors from batch means. Aims:
 
 - every difference is below 4 standard errors, for a closed form, a discrepancy, and counts (latents);
 - with planted bugs of the likelihood at least one is above 4.
@@ -64,8 +64,8 @@ def statistics(space: Whitened, z: Array, values: Array, log_likelihood: Array) 
     columns = {}
     for name, one in theta.items():
         columns |= {name: one, f"{name}²": one**2, f"{name} y": one * level}
-    if space.latents:
-        columns |= {"latent² ": z[:, -1] ** 2, "latent y": z[:, -1] * level}
+    for k, latent in enumerate(z[:, len(theta) :].T, start=1):  # which of them carries the surrogate's error differs
+        columns |= {f"latent {k}²": latent**2, f"latent {k} y": latent * level}
     columns |= {"y²": level**2, "log-likelihood": log_likelihood}
     return list(columns), np.column_stack(list(columns.values()))
 

@@ -29,6 +29,7 @@ NAMES = (
     "prior mass cut",
     "prior-dominated",
     "confounded",
+    "end of a prior",
 )
 
 
