@@ -33,7 +33,7 @@ from uqms.calibration.whitened import Whitened
 from uqms.errors import PriorConflictWarning
 from uqms.testing import LIKELIHOOD_BUGS
 
-STEP, BATCHES, LIMIT = 0.6, 40, 4.0
+STEP, BATCHES, LIMIT = 0.9, 40, 4.0
 BUGS = ("surrogate variance dropped", "likelihood counted twice")  # one that ignores data leaves the joint law as it is
 TIMES = np.array([0.0, 1.0, 2.0])
 
