@@ -2,7 +2,7 @@
 
 Only functions with a shape in their annotations, such as ``x: Float[np.ndarray, "n d"]``, are checked. Public functions
 have none: they take what users have, check it themselves, and their errors are what tests want to see. All others are
-left as they are: a wrapper around each takes a third of the time of tests that call small functions often.
+left as they are: a wrapper around each takes up to half of the time of tests that call small functions often.
 """
 
 import inspect

@@ -1,6 +1,7 @@
 """The checks of array shapes are on in this test run, and leave compiled functions alone."""
 
 import importlib
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -8,13 +9,13 @@ from jaxtyping import TypeCheckError
 
 
 @pytest.fixture(scope="module")
-def outputs() -> object:
+def outputs() -> ModuleType:
     """Return a module of uqms with shapes in its types."""
     return importlib.import_module("uqms.surrogates.training")
 
 
-def test_a_wrong_shape_inside_the_package_is_an_error(outputs: object) -> None:
-    trend_basis = outputs.trend_basis  # type: ignore[attr-defined]
+def test_a_wrong_shape_inside_the_package_is_an_error(outputs: ModuleType) -> None:
+    trend_basis = outputs.trend_basis
     assert trend_basis(np.ones((3, 2)), 1).shape == (3, 1)
     with pytest.raises(TypeCheckError, match="trend_basis"):
         trend_basis(np.ones(3), 1)
@@ -25,7 +26,7 @@ def test_compiled_kernels_compile() -> None:
     assert fused.block_size(np.array([1.0, 1.0, 2.0, 2.0, 1.0, 2.0])) > 0
 
 
-def test_what_has_no_shape_in_its_types_is_left_as_it_is(outputs: object) -> None:
+def test_what_has_no_shape_in_its_types_is_left_as_it_is(outputs: ModuleType) -> None:
     space = importlib.import_module("uqms.parameters.space")
     assert not hasattr(space.ParameterSpace.names.fget, "__wrapped__")
-    assert hasattr(outputs.trend_basis, "__wrapped__")  # type: ignore[attr-defined]
+    assert hasattr(outputs.trend_basis, "__wrapped__")

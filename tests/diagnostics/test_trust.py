@@ -210,7 +210,6 @@ def test_an_end_that_cannot_be_judged_is_not_passed() -> None:
     assert check_ends(one, {"a": (float("nan"), float("nan"))}, {"a": float("nan")}).status == "pass"
 
 
-@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("beyond", "status"), [(1.0, "pass"), (6.0, "warn")])
 def test_a_flat_prior_that_ends_too_early_is_told_though_no_power_of_it_matters(
     beyond: float, status: str, rng: np.random.Generator

@@ -212,17 +212,17 @@ def check_ends(draws: Mapping[str, Array], ends: Mapping[str, tuple[float, float
     sd
         What noise, the surrogate's error and the other quantities leave of each, were there no end.
     """
-    worst, where, beyond = -np.inf, "", []
-    unknown = [
-        name for name, pair in ends.items() if name in draws and np.isfinite(pair).any() and not 0 < sd[name] < np.inf
-    ]
+    judged = [name for name in draws if np.isfinite(ends[name]).any()]
+    unknown = [name for name in judged if not 0.0 < sd[name] < np.inf]
     if unknown:
-        return Check("end of a prior", "note", np.nan, f"not judged: the curvature along {unknown[0]} is not finite")
-    for name, values in draws.items():
+        message = f"not judged: the curvature along {', '.join(unknown)} is not finite"
+        return Check("end of a prior", "note", np.nan, message, "Look at uq.plots.prior_posterior.")
+    worst, where, beyond = -np.inf, "", []
+    for name in judged:
         for side, end in zip(("lower", "upper"), ends[name], strict=True):
             if not np.isfinite(end):
                 continue
-            relative = max(float(np.mean(np.abs(values - end))) / sd[name], 1e-12)
+            relative = max(float(np.mean(np.abs(draws[name] - end))) / sd[name], 1e-12)
             k = 1.0 / relative - 2.0 * relative
             if k > worst:
                 worst, where = k, f"{side} end of the prior of {name}"

@@ -162,13 +162,11 @@ def test_a_spread_whose_prior_ends_far_below_what_data_say_is_told() -> None:
         surrogate(), observations(frame), noise, population=population, outside="extrapolate", surrogate_error="exact"
     )
     prior, rng = one.prior_draws(20_000, 1), np.random.default_rng(2)
-    variances = {name: 0.01 for name in population.priors}
+    variances = np.full(len(population.priors), 0.01)
+    width = 0.1 * prior["omega_a"].std()  # omega_b has half of its draws near its lower end, 0, and passes
     for beyond, status in ((1.0, "pass"), (5.0, "warn")):
         z = truncnorm(beyond, np.inf).rvs(20_000, random_state=rng) - beyond
-        theta = prior | {
-            "omega_a": 0.05 - 0.1 * prior["omega_a"].std() * z
-        }  # that of b has half its mass by its end, 0
-        check = _check_ends(one, theta, np.array(list(variances.values())))
+        check = _check_ends(one, prior | {"omega_a": 0.05 - width * z}, variances)
         assert check.status == status
         if status == "warn":
             assert check.value == pytest.approx(beyond, abs=0.25)
@@ -179,15 +177,6 @@ def test_a_spread_whose_prior_ends_far_below_what_data_say_is_told() -> None:
 def judged(one: uq.PopulationCalibration) -> Verdict:
     """Return the verdict on draws of the prior, as if a sampler had returned them."""
     prior, latents = one.prior_draws(400, 3), np.random.default_rng(4).standard_normal((400, one.latents))
-    return judge(
-        one,
-        Sampled(
-            prior,
-            np.zeros(400, dtype=int),
-            (4, 100),
-            (4, 100),
-            dict.fromkeys(prior, 1.0),
-            dict.fromkeys(prior, 400.0),
-            latents=latents,
-        ),
-    )[0]
+    good, enough = dict.fromkeys(prior, 1.0), dict.fromkeys(prior, 400.0)
+    sampled = Sampled(prior, np.zeros(400, dtype=int), (4, 100), (4, 100), good, enough, latents=latents)
+    return judge(one, sampled)[0]

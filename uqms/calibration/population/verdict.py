@@ -84,7 +84,7 @@ def judge(problem: PopulationCalibration, sampled: Sampled) -> tuple[Verdict, xr
                 "surrogate error",
                 "note",
                 np.nan,
-                "not judged: too many measurements for its share, and for a check of misfit",
+                "not judged: too many measurements for its share, and for checks of misfit and of ends of priors",
             )
         )
     checks += [_check_edge(problem, own), _check_subjects(problem), _check_prior(problem, theta), ends]
