@@ -123,6 +123,8 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.surrogates import NonlinearMultiFidelity as NonlinearMultiFidelity
     from uqms.surrogates import Physics as Physics
     from uqms.surrogates import Product as Product
+    from uqms.surrogates import RadialKernel as RadialKernel
+    from uqms.surrogates import RationalQuadratic as RationalQuadratic
     from uqms.surrogates import Regimes as Regimes
     from uqms.surrogates import Scalar as Scalar
     from uqms.surrogates import SquaredExponential as SquaredExponential
@@ -199,7 +201,9 @@ __all__ = [
     "Prior",
     "Product",
     "Propagation",
+    "RadialKernel",
     "RareEvent",
+    "RationalQuadratic",
     "Regimes",
     "RunStore",
     "SMC",
@@ -324,6 +328,8 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "NonlinearMultiFidelity",
         "Physics",
         "Product",
+        "RadialKernel",
+        "RationalQuadratic",
         "Regimes",
         "Scalar",
         "SquaredExponential",

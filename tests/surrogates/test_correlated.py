@@ -181,7 +181,7 @@ def test_files_hold_which_scores_an_output_has(surrogate: GaussianProcessSurroga
     with np.load(path) as archive:
         held = dict(archive)
     header = json.loads(held.pop("header").tobytes())
-    assert header["version"] == 2
+    assert header["version"] == 4
     for scores in ([0, 2], [0, 0], [1], [0, -1], [0, 1.0], "01"):
         header["outputs"][0]["scores"] = scores
         header["sha256"] = files._digest(header, held)

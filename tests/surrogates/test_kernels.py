@@ -1,5 +1,6 @@
-"""Sums and products of kernels: against their definition, GPyTorch and finite differences, from training to files."""
+"""Kernels of one's own, sums and products: against their definition, GPyTorch and finite differences, up to files."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import gpytorch
@@ -10,18 +11,46 @@ import torch
 import uqms as uq
 from uqms._typing import Array
 from uqms.errors import FormatError, InputError
-from uqms.surrogates import Matern32, Matern52, Product, SquaredExponential, Sum, averaging, load_surrogate
+from uqms.surrogates import (
+    Matern32,
+    Matern52,
+    Product,
+    RadialKernel,
+    RationalQuadratic,
+    SquaredExponential,
+    Sum,
+    averaging,
+    load_surrogate,
+)
+from uqms.surrogates import files
 from uqms.surrogates import kernels as K
 from uqms.surrogates import training as T
 from uqms.surrogates._fused import block_size, scores_flat, scores_flat_reverse
+from uqms.surrogates.kernel_files import description_of
 from uqms.surrogates.process import ScoreProcess, condition, draw_at, scores_at
 from uqms.surrogates.training import Hyperparameters
+
+
+@dataclass(frozen=True)
+class Own(RadialKernel):
+    """A rational quadratic as a user writes one."""
+
+    alpha: float = 1.5
+
+    def radial(self, r2: float) -> tuple[float, float]:
+        base = 1.0 + r2 / (2.0 * self.alpha)
+        return base**-self.alpha, -(base ** (-self.alpha - 1.0))
+
 
 PLUS = Matern52() + SquaredExponential()
 TIMES = Matern52() * Matern32()
 BOTH = SquaredExponential() * Matern32() + Matern52() + Matern32()
-KERNELS = (PLUS, TIMES, BOTH)
+OWN, OWN_PLUS, OWN_TIMES = Own(), Own(0.7) + Matern52() * Own(3.0), SquaredExponential() * Own()
+KERNELS = (PLUS, TIMES, BOTH, OWN, OWN_PLUS, OWN_TIMES)
 ELLS = {
+    OWN: np.array([0.6, 0.5]),
+    OWN_PLUS: np.array([0.6, 0.5, 1.2, 0.9, 0.4, 0.7, 0.8]),
+    OWN_TIMES: np.array([0.3, 0.25, 0.6, 0.45]),
     PLUS: np.array([0.3, 0.5, 1.2, 0.9, 0.4]),
     TIMES: np.array([0.6, 0.5, 1.2, 0.9]),
     BOTH: np.array([0.6, 0.5, 1.2, 0.9, 0.4, 0.7, 2.0, 0.3, 0.8, 1.7]),
@@ -45,6 +74,10 @@ def defined(kernel: K.Kernel, a: Array, b: Array, ell: Array) -> Array:
         value = np.ones((len(a), len(b)))
         for part in term.parts if isinstance(term, Product) else (term,):
             scales, at = ell[at : at + 2], at + 2
+            if isinstance(part, Own):
+                squares = np.sum(((a[:, None] - b) / scales) ** 2, axis=2)
+                value = value * (1.0 + squares / (2.0 * part.alpha)) ** -part.alpha
+                continue
             base = RBF(scales) if part == SquaredExponential() else Matern(scales, nu={1: 1.5, 2: 2.5}[part.code])
             value = value * base(a, b)
         values.append(value)
@@ -61,13 +94,13 @@ def theirs(kernel: K.Kernel, ell: Array) -> gpytorch.kernels.Kernel:
     for share, term in zip(shares / shares.sum(), terms, strict=True):
         product = None
         for part in term.parts if isinstance(term, Product) else (term,):
-            smooth = part == SquaredExponential()
-            one = (
-                gpytorch.kernels.RBFKernel(ard_num_dims=2)
-                if smooth
-                else gpytorch.kernels.MaternKernel(nu=1.5 if part == Matern32() else 2.5, ard_num_dims=2)
-            )
-            one = one.double()
+            if isinstance(part, Own):
+                one = gpytorch.kernels.RQKernel(ard_num_dims=2).double()
+                one.alpha = torch.tensor(part.alpha, dtype=torch.float64)
+            elif part == SquaredExponential():
+                one = gpytorch.kernels.RBFKernel(ard_num_dims=2).double()
+            else:
+                one = gpytorch.kernels.MaternKernel(nu=1.5 if part == Matern32() else 2.5, ard_num_dims=2).double()
             one.lengthscale = torch.tensor(ell[at : at + 2])
             at += 2
             product = one if product is None else product * one
@@ -91,13 +124,9 @@ def test_sums_and_products_are_values() -> None:
     assert Matern52() + SquaredExponential() == Sum((Matern52(), SquaredExponential()))
     assert Matern52() + Matern32() + Matern52() == Sum((Matern52(), Matern32(), Matern52()))
     assert Matern52() * Matern32() * Matern52() == Product((Matern52(), Matern32(), Matern52()))
+    assert str(OWN_PLUS) == "Own(alpha=0.7) + Matern52 * Own(alpha=3.0)"
     assert str(BOTH) == "SquaredExponential * Matern32 + Matern52 + Matern32"
-    for kernel in (*KERNELS, SquaredExponential(), Matern32(), Matern52(), Sum((SquaredExponential(),) * 8)):
-        assert K.from_code(kernel.code) == kernel
-    assert len({kernel.code for kernel in KERNELS}) == 3
-    for code in (-1, 3, 7, 4**20, 2 * 4**2, 4 + 3, 16 + 12):
-        with pytest.raises(InputError, match="no kernel of code"):
-            K.from_code(code)
+    assert BOTH.layout().tolist() == [0, 0, 1, 0, 2, 1, 1, 2]  # code and term of each part
 
 
 def test_kernels_that_are_none_are_refused() -> None:
@@ -128,6 +157,22 @@ def test_the_correlation_is_its_definition_and_gpytorchs(kernel: K.Kernel) -> No
     within = K.correlation_within(kernel, batch, ELLS[kernel])
     for i in range(4):
         np.testing.assert_allclose(within[i], defined(kernel, batch[i], batch[i], ELLS[kernel]), rtol=1e-10)
+
+
+def test_the_rational_quadratic_is_a_kernel_of_ones_own() -> None:
+    x = np.random.default_rng(2).random((9, 2))
+    for ours, own in zip(
+        K.correlation_slopes(RationalQuadratic(1.5), x, x, ELLS[OWN]),
+        K.correlation_slopes(OWN, x, x, ELLS[OWN]),
+        strict=True,
+    ):
+        np.testing.assert_allclose(ours, own, rtol=1e-14)
+    assert K.correlation(RationalQuadratic(1e7), x, x, ELLS[OWN]) == pytest.approx(
+        K.correlation(SquaredExponential(), x, x, ELLS[OWN]), abs=1e-6
+    )
+    for alpha in (0.0, -1.0, np.inf, np.nan, True, "2"):
+        with pytest.raises(InputError, match="give a positive number"):
+            RationalQuadratic(alpha)  # type: ignore[arg-type]
 
 
 # ------------------------------------------------------------------------------------------------------------- training
@@ -200,7 +245,7 @@ def test_a_sum_finds_the_two_scales_that_data_have() -> None:
     assert found.objective > T.train(x, y, Matern32(), T.trend_basis(x, 1), False).objective + 3.0
 
 
-@pytest.mark.parametrize("kernel", [PLUS, TIMES])
+@pytest.mark.parametrize("kernel", [PLUS, TIMES, OWN])
 @pytest.mark.parametrize("noisy", [False, True])
 def test_hyperparameters_are_averaged(kernel: K.Kernel, noisy: bool) -> None:
     x, y = problem(15)
@@ -263,7 +308,7 @@ def table(n: int = 30) -> object:
     return uq.ensemble.build({"a": x[:, 0], "b": x[:, 1]}, {"y": 3.0 + 2.0 * y})
 
 
-@pytest.mark.parametrize("kernel", [PLUS, TIMES])
+@pytest.mark.parametrize("kernel", [PLUS, TIMES, OWN, OWN_TIMES])
 def test_a_fitted_surrogate_predicts_and_comes_back_from_its_file(kernel: K.Kernel, tmp_path: Path) -> None:
     fitted = uq.GaussianProcess(kernel=kernel).fit(table())
     assert str(kernel) in repr(fitted)
@@ -283,7 +328,7 @@ def test_a_file_with_hyperparameters_of_another_kernel_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fitted = uq.GaussianProcess(kernel=PLUS, hyperparameters="point").fit(table())
-    monkeypatch.setattr(Sum, "code", TIMES.code)
+    monkeypatch.setattr(files, "description_of", lambda kernel: description_of(TIMES))
     fitted.save(tmp_path / "s.npz")
     monkeypatch.undo()
     with pytest.raises(FormatError, match="process.ell has shape"):

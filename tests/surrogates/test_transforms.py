@@ -342,7 +342,7 @@ def test_transforms_are_saved(surrogate: GaussianProcessSurrogate, tmp_path: Pat
     assert a.quantile([0.1, 0.9]).identical(b.quantile([0.1, 0.9]))
     with np.load(tmp_path / "x.npz") as held:
         header = json.loads(held["header"].tobytes())
-    assert header["version"] == 2  # what knows no transforms must not read it
+    assert header["version"] == 4
     assert header["outputs"][1]["transform"] == {"name": "logit", "lower": 0.0, "upper": 100.0}
 
 

@@ -716,7 +716,7 @@ def slopes_reverse(problem: Any, u: Array, slopes_bar: Array, scores: Scores) ->
     return u_bar
 
 
-KERNEL_VERSION = 6  # raise it when a compiled kernel changes: graphs cached on disk do not look inside
+KERNEL_VERSION = 7  # raise it when a compiled kernel changes: graphs cached on disk do not look inside
 
 
 @register_funcify_default_op_cache_key(FlatScoresOp)  # type: ignore[untyped-decorator]

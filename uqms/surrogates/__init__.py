@@ -13,7 +13,16 @@ from uqms.surrogates.fidelity import (
 from uqms.surrogates.files import load_surrogate
 from uqms.surrogates.gp import GaussianProcess, GaussianProcessSurrogate
 from uqms.surrogates.jumps import Jump, detect_jump
-from uqms.surrogates.kernels import Matern32, Matern52, Product, SquaredExponential, Sum
+from uqms.surrogates.kernels import (
+    Kernel,
+    Matern32,
+    Matern52,
+    Product,
+    RadialKernel,
+    RationalQuadratic,
+    SquaredExponential,
+    Sum,
+)
 from uqms.surrogates.learning import LearningCurve, learning_curve
 from uqms.surrogates.neighbours import LeftOutRuns, LocalGaussianProcess, LocalGaussianProcessSurrogate
 from uqms.surrogates.outputs import Curve, Decoder, Layout, Scalar
@@ -37,6 +46,7 @@ __all__ = [
     "GaussianProcess",
     "GaussianProcessSurrogate",
     "Jump",
+    "Kernel",
     "Layout",
     "LearningCurve",
     "LeftOutRuns",
@@ -53,6 +63,8 @@ __all__ = [
     "Physics",
     "Prediction",
     "Product",
+    "RadialKernel",
+    "RationalQuadratic",
     "RegimeSurrogate",
     "Regimes",
     "SbiRuns",

@@ -1,5 +1,8 @@
 """The compiled prediction of `ScoreProcess.flat()` and its reverse derivative; letters as in `process`.
 
+The block begins with H, q, n, d, b, the number of the kernel's parts, H log weights, `Kernel.layout` (two numbers for
+each part) and the inputs x. What each draw and score have follows, see `ScoreProcess.flat`.
+
 One pass over each row of L^-1 gives w = L^-1 k and t = L^-T w, from which value and derivative follow. `scores_at` in
 `process` is the same algebra in matrix products for many points; a test holds the two to 1e-10 of each other.
 """
@@ -7,34 +10,56 @@ One pass over each row of L^-1 gives w = L^-1 k and t = L^-T w, from which value
 import numba
 import numpy as np
 
-from uqms._typing import Array
-from uqms.surrogates.kernels import FAST, composite_of, correlation_of, layout_of
+from uqms._typing import Array, Ints
+from uqms.surrogates.kernels import FAST, SINGLE, composite_of, correlation_of, layout_of
 
-__all__ = ["block_size", "forward", "reverse", "scores_flat", "scores_flat_reverse"]
+__all__ = [
+    "HEADER",
+    "block_size",
+    "forward",
+    "inputs_at",
+    "kernel_of",
+    "kernel_size",
+    "reverse",
+    "score_size",
+    "scores_flat",
+    "scores_flat_reverse",
+]
 
 HEADER = 6
-SINGLE = 3  # codes below are single kernels, whose loops are kept free of the sums and products
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def block_size(block: Array) -> int:
     """Return how many numbers the flat block of a process has; others may stand behind it."""
     draws, q, n, d = int(block[0]), int(block[1]), int(block[2]), int(block[3])
-    return int(HEADER + draws + n * d + draws * q * _score_size(block))
+    return int(inputs_at(block) + n * d + draws * q * score_size(block))
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _score_size(block: Array) -> int:
-    n, d, b, code = int(block[2]), int(block[3]), int(block[4]), int(block[5])
-    return int(_kernel_size(code, d) + 1 + b + 2 * n + n * n + 2 * n * b + b * b)
+def kernel_of(block: Array) -> tuple[int, Ints, Ints]:
+    """Return the code of the kernel, and code and term of each part; see `layout_of`."""
+    at = HEADER + int(block[0])
+    return layout_of(block[at : at + 2 * int(block[5])])  # type: ignore[no-any-return]
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _kernel_size(code: int, d: int) -> int:
-    if code < SINGLE:
-        return d
-    kinds, _, terms = layout_of(code)
-    return int(len(kinds) * d + terms - 1)
+def inputs_at(block: Array) -> int:
+    """Return where the inputs x begin."""
+    return int(HEADER + int(block[0]) + 2 * int(block[5]))
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def kernel_size(block: Array) -> int:
+    """Return how many hyperparameters the kernel has: length scales, and shares of the terms but the first."""
+    return int(int(block[5]) * int(block[3]) + int(block[inputs_at(block) - 1]))
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def score_size(block: Array) -> int:
+    """Return how many numbers each draw and score have."""
+    n, b = int(block[2]), int(block[4])
+    return int(kernel_size(block) + 1 + b + 2 * n + n * n + 2 * n * b + b * b)
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
@@ -54,14 +79,13 @@ def forward(
     block: Array, h: int, j: int, u: Array, mean: Array, covariance: Array, kg: Array, t: Array, v: Array
 ) -> None:
     """Fill mean (k,), covariance (k, k) of score j, and the work arrays that `reverse` needs."""
-    draws, q, n, d, b = int(block[0]), int(block[1]), int(block[2]), int(block[3]), int(block[4])
-    code = int(block[5])
-    at = HEADER + draws
+    q, n, d, b = int(block[1]), int(block[2]), int(block[3]), int(block[4])
+    code, codes, terms = kernel_of(block)
+    at = inputs_at(block)
     x = block[at : at + n * d].reshape(n, d)
-    at += n * d + (h * q + j) * _score_size(block)
-    size = _kernel_size(code, d)
-    kinds, terms, _ = layout_of(code)
-    parts = len(kinds)
+    at += n * d + (h * q + j) * score_size(block)
+    size = kernel_size(block)
+    parts = len(codes)
     inverse_ell = block[at : at + d]
     each_inverse_ell = block[at : at + parts * d].reshape(parts, d)
     shares = _shares(block[at + parts * d : at + size])
@@ -84,7 +108,8 @@ def forward(
         for i in range(n):
             t[a, i] = 0.0
             if code >= SINGLE:
-                kv[i] = variance * composite_of(kinds, terms, shares, each_inverse_ell, u[a], x[i], radials)
+                kv[i] = variance * composite_of(codes, terms, shares, each_inverse_ell, u[a], x[i], radials)
+                kg[a, i] = variance * radials[0]  # all there is, where the kernel has one part
                 continue
             r2 = 0.0
             for c in range(d):
@@ -122,7 +147,7 @@ def forward(
     for a in range(k):
         for e in range(a + 1):
             if code >= SINGLE:
-                s = variance * composite_of(kinds, terms, shares, each_inverse_ell, u[a], u[e], radials)
+                s = variance * composite_of(codes, terms, shares, each_inverse_ell, u[a], u[e], radials)
             else:
                 r2 = 0.0
                 for c in range(d):
@@ -144,14 +169,13 @@ def reverse(
     block: Array, h: int, j: int, u: Array, kg: Array, t: Array, v: Array, mean_bar: Array, cov_bar: Array, u_bar: Array
 ) -> None:
     """Add to u_bar (k, d) the derivative of mean · mean_bar + covariance : cov_bar (cov_bar symmetric)."""
-    draws, q, n, d, b = int(block[0]), int(block[1]), int(block[2]), int(block[3]), int(block[4])
-    code = int(block[5])
-    at = HEADER + draws
+    q, n, d, b = int(block[1]), int(block[2]), int(block[3]), int(block[4])
+    code, codes, terms = kernel_of(block)
+    at = inputs_at(block)
     x = block[at : at + n * d].reshape(n, d)
-    at += n * d + (h * q + j) * _score_size(block)
-    size = _kernel_size(code, d)
-    kinds, terms, _ = layout_of(code)
-    parts = len(kinds)
+    at += n * d + (h * q + j) * score_size(block)
+    size = kernel_size(block)
+    parts = len(codes)
     inverse_ell = block[at : at + d]
     each_inverse_ell = block[at : at + parts * d].reshape(parts, d)
     shares = _shares(block[at + parts * d : at + size])
@@ -180,7 +204,7 @@ def reverse(
             for c in range(b):
                 v_bar[c] += bar * v[e, c]
             if e != a and code >= SINGLE:
-                composite_of(kinds, terms, shares, each_inverse_ell, u[a], u[e], radials)
+                composite_of(codes, terms, shares, each_inverse_ell, u[a], u[e], radials)
                 for p in range(parts):
                     for c in range(d):
                         step = (u[a, c] - u[e, c]) * each_inverse_ell[p, c]
@@ -209,9 +233,9 @@ def reverse(
             if second == d:
                 first += 1
                 second = first
-        if code >= SINGLE:
+        if parts > 1:
             for i in range(n):
-                composite_of(kinds, terms, shares, each_inverse_ell, u[a], x[i], radials)
+                composite_of(codes, terms, shares, each_inverse_ell, u[a], x[i], radials)
                 for p in range(parts):
                     for c in range(d):
                         step = (u[a, c] - x[i, c]) * each_inverse_ell[p, c]

@@ -9,7 +9,7 @@ import numba
 import numpy as np
 
 from uqms._typing import Array
-from uqms.surrogates.kernels import correlation_of
+from uqms.surrogates.kernels import part_of
 
 __all__ = ["log_probability_and_slope"]
 
@@ -26,7 +26,7 @@ def log_probability_and_slope(
     log_weights: Array,
     u: Array,
 ) -> tuple[float, Array]:
-    """Return log P and its derivative (d,) at one input u (d,), for a single kernel with number `code`."""
+    """Return log P and its derivative (d,) at one input u (d,), for a kernel of one part with number `code`."""
     H, (n, d) = len(variance), x.shape
     logs, slopes = np.empty(H), np.empty((H, d))
     k, g = np.empty(n), np.empty(n)
@@ -36,7 +36,7 @@ def log_probability_and_slope(
             for c in range(d):
                 step = (u[c] - x[i, c]) / ell[h, c]
                 r2 += step * step
-            kappa, radial = correlation_of(code, r2)
+            kappa, radial = part_of(code, r2)
             k[i], g[i] = variance[h] * kappa + constant, variance[h] * radial
         t = factor[h] @ k
         back = factor[h].T @ t

@@ -26,8 +26,7 @@ import numba
 import numpy as np
 
 from uqms._typing import Array, Ints
-from uqms.surrogates._fused import SINGLE
-from uqms.surrogates.kernels import FAST, composite_of, correlation_of, layout_of
+from uqms.surrogates.kernels import FAST, SINGLE, composite_of, correlation_of, layout_of
 
 __all__ = ["local_left_out", "local_reverse", "local_scores"]
 
@@ -35,10 +34,10 @@ STEPS = 10  # of the jitter, each ten times the one before
 
 
 @numba.njit(cache=True, nogil=True, fastmath=FAST)  # type: ignore[untyped-decorator]
-def _kappa(code: int, kinds: Ints, terms: Ints, shares: Array, scales: Array, a: Array, b: Array, g: Array) -> float:
+def _kappa(code: int, codes: Ints, terms: Ints, shares: Array, scales: Array, a: Array, b: Array, g: Array) -> float:
     """Return the correlation between two inputs and fill g (parts,) of its slope; scales (parts, d) are inverse."""
     if code >= SINGLE:
-        return float(composite_of(kinds, terms, shares, scales, a, b, g))
+        return float(composite_of(codes, terms, shares, scales, a, b, g))
     r2 = 0.0
     for c in range(len(a)):
         step = (a[c] - b[c]) * scales[0, c]
@@ -106,7 +105,7 @@ def _back(L: Array, x: Array) -> None:
 
 @numba.njit(cache=True, nogil=True, fastmath=FAST)  # type: ignore[untyped-decorator]
 def _weights(
-    code: int,
+    layout: Array,
     shares: Array,
     scales: Array,
     nugget: float,
@@ -119,15 +118,15 @@ def _weights(
 ) -> tuple[Array, Array, Array, Array, Array, float, float]:
     """Return lambda (m,), k (m,), L (m, m), K^-1 F (m, b), M (b, b), the jitter and SS of one input."""
     m = len(runs)
-    kinds, terms, _ = layout_of(code)
-    g = np.empty(len(kinds))
+    code, codes, terms = layout_of(layout)
+    g = np.empty(len(codes))
     K = np.empty((m, m))
     k = np.empty(m)
     for i in range(m):
         for j in range(i):
-            K[i, j] = _kappa(code, kinds, terms, shares, scales, x[runs[i]], x[runs[j]], g)
+            K[i, j] = _kappa(code, codes, terms, shares, scales, x[runs[i]], x[runs[j]], g)
         K[i, i] = 1.0 + nugget
-        k[i] = _kappa(code, kinds, terms, shares, scales, u, x[runs[i]], g)
+        k[i] = _kappa(code, codes, terms, shares, scales, u, x[runs[i]], g)
     L, used = _factorise(K, jitter)
     solved = np.empty((m, b))
     F = np.empty((m, b))
@@ -181,7 +180,7 @@ def _own_variance(weights: Array, k: Array, L: Array) -> float:
 
 @numba.njit(cache=True, nogil=True, fastmath=FAST)  # type: ignore[untyped-decorator]
 def _between(
-    kinds: Ints,
+    codes: Ints,
     code: int,
     terms: Ints,
     shares: Array,
@@ -195,20 +194,20 @@ def _between(
     out: Array,
 ) -> None:
     """Fill out (m,) = k(N_here, u) - K(N_here, N_there) weights, u the input whose runs and weights are `there`."""
-    g = np.empty(len(kinds))
+    g = np.empty(len(codes))
     for i in range(len(here)):
-        s = _kappa(code, kinds, terms, shares, scales, x[here[i]], u, g)
+        s = _kappa(code, codes, terms, shares, scales, x[here[i]], u, g)
         for j in range(len(there)):
             value = 1.0 + diagonal
             if here[i] != there[j]:
-                value = _kappa(code, kinds, terms, shares, scales, x[here[i]], x[there[j]], g)
+                value = _kappa(code, codes, terms, shares, scales, x[here[i]], x[there[j]], g)
             s -= value * weights[j]
         out[i] = s
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def local_scores(
-    code: int,
+    layout: Array,
     shares: Array,
     scales: Array,
     variance: float,
@@ -226,14 +225,14 @@ def local_scores(
     """Return mean (S, k) and covariance (S, k, k), its diagonal only unless `joint`, at u (S, k, d), runs (S, k, m)."""
     S, K, _ = u.shape
     m = runs.shape[2]
-    kinds, terms, _ = layout_of(code)
-    g = np.empty(len(kinds))
+    code, codes, terms = layout_of(layout)
+    g = np.empty(len(codes))
     mean, covariance = np.empty((S, K)), np.zeros((S, K, K))
     weights, rest, used, sd = np.empty((K, m)), np.empty(m), np.empty(K), np.empty(K)
     for s in range(S):
         for a in range(K):
             weights[a], k, L, _, _, used[a], squares = _weights(
-                code, shares, scales, nugget, jitter, b, x, y, runs[s, a], u[s, a]
+                layout, shares, scales, nugget, jitter, b, x, y, runs[s, a], u[s, a]
             )
             total = 0.0
             for i in range(m):
@@ -248,12 +247,12 @@ def local_scores(
             for e in range(a):
                 diagonal = nugget + max(used[a], used[e])
                 _between(
-                    kinds, code, terms, shares, scales, diagonal, x, runs[s, a], runs[s, e], weights[e], u[s, e], rest
+                    codes, code, terms, shares, scales, diagonal, x, runs[s, a], runs[s, e], weights[e], u[s, e], rest
                 )
-                total = _kappa(code, kinds, terms, shares, scales, u[s, a], u[s, e], g)
+                total = _kappa(code, codes, terms, shares, scales, u[s, a], u[s, e], g)
                 for i in range(m):
                     total -= weights[a, i] * rest[i]
-                    total -= weights[e, i] * _kappa(code, kinds, terms, shares, scales, x[runs[s, e, i]], u[s, a], g)
+                    total -= weights[e, i] * _kappa(code, codes, terms, shares, scales, x[runs[s, e, i]], u[s, a], g)
                 covariance[s, a, e] = sd[a] * sd[e] * total
                 covariance[s, e, a] = covariance[s, a, e]
     return mean, covariance
@@ -261,19 +260,19 @@ def local_scores(
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _add_slope(
-    code: int, kinds: Ints, terms: Ints, shares: Array, scales: Array, a: Array, b: Array, bar: float, out: Array
+    code: int, codes: Ints, terms: Ints, shares: Array, scales: Array, a: Array, b: Array, bar: float, out: Array
 ) -> None:
     """Add to out (d,) bar times the derivative of the correlation by its first input."""
-    g = np.empty(len(kinds))
-    _kappa(code, kinds, terms, shares, scales, a, b, g)
-    for p in range(len(kinds)):
+    g = np.empty(len(codes))
+    _kappa(code, codes, terms, shares, scales, a, b, g)
+    for p in range(len(codes)):
         for c in range(len(a)):
             out[c] += bar * g[p] * (a[c] - b[c]) * scales[p, c] * scales[p, c]
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def local_reverse(
-    code: int,
+    layout: Array,
     shares: Array,
     scales: Array,
     variance: float,
@@ -292,14 +291,14 @@ def local_reverse(
     """Return the derivative (k, d) at u (k, d), runs (k, m), with the runs of every input held."""
     K, d = u.shape
     m = runs.shape[1]
-    kinds, terms, _ = layout_of(code)
+    code, codes, terms = layout_of(layout)
     u_bar = np.zeros((K, d))
     weights, rest = np.empty((K, m)), np.empty(m)
     used, sd, k_of = np.empty(K), np.empty(K), np.empty((K, m))
     L_of, solved_of, M_of = np.empty((K, m, m)), np.empty((K, m, b)), np.empty((K, b, b))
     for a in range(K):
         weights[a], k_of[a], L_of[a], solved_of[a], M_of[a], used[a], squares = _weights(
-            code, shares, scales, nugget, jitter, b, x, y, runs[a], u[a]
+            layout, shares, scales, nugget, jitter, b, x, y, runs[a], u[a]
         )
         sd[a] = math.sqrt(_variance(variance, strength, typical, squares, m - b))
     for a in range(K):
@@ -325,11 +324,11 @@ def local_reverse(
                     k_bar[i] -= bar * weights[a, i]
                 continue
             diagonal = nugget + max(used[a], used[e])
-            _between(kinds, code, terms, shares, scales, diagonal, x, runs[a], runs[e], weights[e], u[e], rest)
+            _between(codes, code, terms, shares, scales, diagonal, x, runs[a], runs[e], weights[e], u[e], rest)
             for i in range(m):
                 weights_bar[i] -= bar * rest[i]
-                _add_slope(code, kinds, terms, shares, scales, u[a], x[runs[e, i]], -bar * weights[e, i], u_bar[a])
-            _add_slope(code, kinds, terms, shares, scales, u[a], u[e], bar, u_bar[a])
+                _add_slope(code, codes, terms, shares, scales, u[a], x[runs[e, i]], -bar * weights[e, i], u_bar[a])
+            _add_slope(code, codes, terms, shares, scales, u[a], u[e], bar, u_bar[a])
         # lambda = P k + Q t, P symmetric: k_bar += P lambda_bar, t_bar = Q' lambda_bar.
         through = weights_bar.copy()
         _back(L_of[a], through)
@@ -342,7 +341,7 @@ def local_reverse(
                 F_through[c] += f[c] * through[i]
         through -= solved_of[a] @ (M_of[a] @ F_through)
         for i in range(m):
-            _add_slope(code, kinds, terms, shares, scales, u[a], x[runs[a, i]], k_bar[i] + through[i], u_bar[a])
+            _add_slope(code, codes, terms, shares, scales, u[a], x[runs[a, i]], k_bar[i] + through[i], u_bar[a])
         first = second = -1
         for c in range(b):
             if first >= 0:
@@ -358,7 +357,7 @@ def local_reverse(
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def local_left_out(
-    code: int,
+    layout: Array,
     shares: Array,
     scales: Array,
     nugget: float,
@@ -373,7 +372,7 @@ def local_left_out(
     error, relative, squares = np.empty(len(left)), np.empty(len(left)), np.empty(len(left))
     for i in range(len(left)):
         weights, k, L, _, _, used, squares[i] = _weights(
-            code, shares, scales, nugget, jitter, b, x, y, runs[i], x[left[i]]
+            layout, shares, scales, nugget, jitter, b, x, y, runs[i], x[left[i]]
         )
         total = y[left[i]]
         for j in range(len(weights)):

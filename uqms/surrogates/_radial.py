@@ -14,8 +14,9 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from uqms._typing import Array
+from uqms.surrogates.kernels import SINGLE, part_of
 
-__all__ = ["radial"]
+__all__ = ["factor_of", "radial"]
 
 MAGIC = 6755399441055744.0  # 1.5 * 2^52: adding it rounds to a whole number, which the last bits then hold
 PER_LOG2 = 1.4426950408889634
@@ -66,17 +67,25 @@ def _decay(a: float) -> float:
     return p * _as_float((_as_bits(shifted) + 1023) << 52)  # type: ignore[no-any-return]
 
 
-@numba.njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")  # type: ignore[untyped-decorator]
-def radial(kind: int, r2: Array) -> None:
-    """Make correlations of squared distances in length scales, times 3 or 5 for Matérn 3/2 and 5/2.
+def factor_of(code: int) -> float:
+    """Return by what `radial` takes squared distances: 3 and 5 for Matérn 3/2 and 5/2."""
+    return (1.0, 3.0, 5.0)[code] if code < SINGLE else 1.0
 
-    `kind` is 0 for the squared exponential, 1 and 2 for the Matérns; `r2` is contiguous, of any shape.
+
+@numba.njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")  # type: ignore[untyped-decorator]
+def radial(code: int, r2: Array) -> None:
+    """Make correlations of squared distances in length scales, times `factor_of(code)`.
+
+    `code` is that of `kernels`; `r2` is contiguous, of any shape.
     """
     flat = r2.ravel()
-    if kind == 0:
+    if code >= SINGLE:
+        for i in range(flat.size):
+            flat[i] = part_of(code, max(flat[i], 0.0))[0]
+    elif code == 0:
         for i in range(flat.size):
             flat[i] = _decay(0.5 * max(flat[i], 0.0))
-    elif kind == 1:
+    elif code == 1:
         for i in range(flat.size):
             a = np.sqrt(max(flat[i], 0.0))
             flat[i] = (1.0 + a) * _decay(a)

@@ -73,7 +73,6 @@ STARTS = (0.5, 0.15)  # length scales, times sqrt(d)
 ANCHORS = 256
 STEP = 1e-3
 ONE_LEVEL = "choose one: ensemble.isel(run=ensemble.fidelity == {!r})"
-SINGLE = 3  # kernels with a smaller code have one part
 
 
 # ------------------------------------------------------------------------------------------------------------ settings
@@ -460,10 +459,16 @@ class FittedProbability:
         between = np.einsum("h,hk,hl->kl", w, mean - centre, other - w @ other)
         return centre, np.tensordot(w, covariance, 1) + between
 
+    @property
+    def _one_part(self) -> int | None:
+        """Code of the kernel where it has one part and there is no level below: compiled code has its derivative."""
+        layout = self.kernel.layout()
+        return None if self.base is not None or layout is None or len(layout) != 2 else int(layout[0])
+
     def log_slope(self, u: Array) -> Array:
         """Return the derivative (k, d) of the log probability at `u` (k, d) by its inputs."""
         u = np.asarray(u, dtype=np.float64)
-        if self.base is None and self.kernel.code < SINGLE:
+        if self._one_part is not None:
             return np.array([self.log_and_slope(row)[1] for row in u]).reshape(u.shape)
         steps = STEP * np.eye(self.domain.d)[:, None, :]
         both = self.log_probability_at(np.stack([u + steps, u - steps]))
@@ -471,10 +476,10 @@ class FittedProbability:
 
     def log_and_slope(self, u: Array) -> tuple[float, Array]:
         """Return the log probability and its derivative (d,) at one input (d,), as a gradient sampler needs it."""
-        if self.base is not None or self.kernel.code >= SINGLE:
+        if self._one_part is None:
             return float(self.log_probability_at(u)), self.log_slope(u[None])[0]
         value, slope = log_probability_and_slope(
-            self.kernel.code,
+            self._one_part,
             self.x,
             self.ell,
             self.variance,

@@ -3,8 +3,8 @@
 ==============  ======================================================================================
 member          holds
 ==============  ======================================================================================
-header.npy      JSON as bytes: format, version, kernel (or the levels of a ladder), design box, outputs, attrs,
-                shapes, sha256
+header.npy      JSON as bytes: format, version, kernel as in `kernel_files` (or the levels of a ladder), design box,
+                outputs, attrs, shapes, sha256
 <name>.npy      one float64 array; ``process.*`` of `ScoreProcess`, ``output<i>.*`` of the i-th output, ``noise.*`` of
                 the simulator's noise, where it was learned from replicates; of several levels of fidelity
                 ``level<t>.*`` in the place of ``process.*``, and ``log_weights`` of their members
@@ -18,7 +18,7 @@ import hashlib
 import json
 import os
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -31,11 +31,12 @@ from uqms.ensemble.files import atomic_path
 from uqms.errors import FormatError, FormatVersionError, InputError, IntegrityError, UnsafeFileError
 from uqms.parameters import Box
 from uqms.surrogates.classification import FittedProbability
-from uqms.surrogates.fidelity.kernels import CoKriging, Single, kernel_from_code
+from uqms.surrogates.fidelity.kernels import CoKriging
 from uqms.surrogates.fidelity.ladder import Kind, Ladder, Step
 from uqms.surrogates.fidelity.surrogate import MultiFidelitySurrogate
 from uqms.surrogates.gp import GaussianProcessSurrogate
-from uqms.surrogates.kernels import Kernel, Matern52, Product, Sum, from_code, hyperparameter_count
+from uqms.surrogates.kernel_files import UnknownKernelError, description_of, kernel_of_code, kernel_of_description
+from uqms.surrogates.kernels import Kernel, Matern52, SquaredExponential, Stationary, hyperparameter_count
 from uqms.surrogates.neighbours import LocalGaussianProcessSurrogate
 from uqms.surrogates.noise import SimulatorNoise
 from uqms.surrogates.outputs import Layout, OutputBasis, score_columns
@@ -58,7 +59,8 @@ __all__ = [
     "save_surrogate",
 ]
 
-FORMAT, VERSION = "uqms-surrogate", 3  # what has nothing new is written as 1 or 2
+VERSION = 4  # of all formats; before it a kernel was a number
+FORMAT = "uqms-surrogate"
 PROBABILITY, REGIMES = "uqms-probability", "uqms-regimes"
 Saved = GaussianProcessSurrogate | MultiFidelitySurrogate | LocalGaussianProcessSurrogate
 PLAUSIBLE = 64 * 2**20  # bytes that a compressed file may claim without standing in it
@@ -154,7 +156,7 @@ def save_regimes(surrogate: "RegimeSurrogate", path: str | os.PathLike[str]) -> 
         arrays |= {f"border{i}.{name}": values for name, values in own.items()}
     header = {
         "format": REGIMES,
-        "version": 1,
+        "version": VERSION,
         "uqms": __version__,
         "regimes": headers,
         "borders": borders,
@@ -178,10 +180,10 @@ def _of_probability(fitted: FittedProbability) -> tuple[dict[str, Any], dict[str
     arrays = {name: np.ascontiguousarray(values, dtype="<f8") for name, values in arrays.items()}
     header = {
         "format": PROBABILITY,
-        "version": 1,
+        "version": VERSION,
         "uqms": __version__,
         "event": fitted.event,
-        "kernel": fitted.kernel.code,
+        "kernel": description_of(fitted.kernel),
         "domain": fitted.domain.to_dict(),
         "levels": len(levels),
         "attrs": dict(fitted.attrs),
@@ -238,31 +240,27 @@ def _header_of(surrogate: Saved, arrays: Mapping[str, Array]) -> dict[str, Any]:
             saved["transform"] = to_dict(basis.layout.transform)
         if basis.scores is not None:
             saved["scores"] = list(basis.scores)
-    if isinstance(surrogate, LocalGaussianProcessSurrogate):
-        kind = {
-            "kernel": surrogate.kernel.code,
-            "local": {"columns": surrogate.columns, "neighbours": surrogate.neighbours},
-        }
-        return _header(surrogate, arrays, outputs, VERSION, kind)
-    process, noise = surrogate.process, getattr(surrogate, "noise", None)
-    news = any({"transform", "scores"} & set(saved) for saved in outputs) or not all(
-        process.known(j).all() for j in range(process.q)
-    )
-    news = news or bool(process.noise.any()) or noise is not None
-    version, kind = 2 if news else _version(process), {"kernel": process.kernel.code}
+    return _header(surrogate, arrays, outputs, _kind(surrogate))
+
+
+def _kind(surrogate: Saved) -> dict[str, Any]:
+    """Return the kernel, and what only a surrogate of its kind has."""
     if isinstance(surrogate, MultiFidelitySurrogate):
-        version, kind = VERSION, _header_of_ladder(surrogate)
-    return _header(surrogate, arrays, outputs, version, kind)
+        return _header_of_ladder(surrogate)
+    if isinstance(surrogate, LocalGaussianProcessSurrogate):
+        local = {"columns": surrogate.columns, "neighbours": surrogate.neighbours}
+        return {"kernel": description_of(surrogate.kernel), "local": local}
+    return {"kernel": description_of(surrogate.process.kernel)}
 
 
 def _header(
-    surrogate: Saved, arrays: Mapping[str, Array], outputs: list[dict[str, Any]], version: int, kind: Mapping[str, Any]
+    surrogate: Saved, arrays: Mapping[str, Array], outputs: list[dict[str, Any]], kind: Mapping[str, Any]
 ) -> dict[str, Any]:
     from uqms import __version__
 
     return {
         "format": FORMAT,
-        "version": version,
+        "version": VERSION,
         "uqms": __version__,
         **kind,
         "domain": surrogate.domain.to_dict(),
@@ -274,14 +272,8 @@ def _header(
 
 def _header_of_ladder(surrogate: MultiFidelitySurrogate) -> dict[str, Any]:
     steps = surrogate.ladder.steps
-    levels = [{"kind": step.kind, "kernel": step.process.kernel.code, "drawn": step.drawn} for step in steps]
+    levels = [{"kind": step.kind, "kernel": description_of(step.process.kernel), "drawn": step.drawn} for step in steps]
     return {"ladder": levels, "levels": list(surrogate.levels), "costs": dict(surrogate.costs)}
-
-
-def _version(process: ScoreProcess) -> int:
-    """Return the first format version that has what the process needs, so that older readers read what they can."""
-    more = process.beta.shape[2] > 1 + process.x.shape[1] or isinstance(process.kernel, Sum | Product)
-    return 2 if more else 1
 
 
 def _digest(header: Mapping[str, Any], arrays: Mapping[str, Array]) -> str:
@@ -325,37 +317,48 @@ def load_surrogate(path: str | os.PathLike[str]) -> Saved:
     >>> bool(same.predict({"k": 1.0}).mean["y"] == surrogate.predict({"k": 1.0}).mean["y"])
     True
     """
-    header, arrays = _load(Path(path), FORMAT, VERSION)
-    try:
-        return _rebuild(header, arrays)
-    except (InputError, KeyError, TypeError, AttributeError) as error:
-        raise FormatError(f"{path} describes no surrogate ({error}); fit the surrogate again.") from error
+    return _loaded(Path(path), FORMAT, "surrogate", _rebuild)
 
 
 def load_probability(path: str | os.PathLike[str]) -> FittedProbability:
     """Read the probability of an event that `save_probability` wrote, as `load_surrogate` reads a surrogate."""
-    header, arrays = _load(Path(path), PROBABILITY, 1)
-    try:
-        return _rebuild_probability(header, arrays)
-    except (InputError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise FormatError(f"{path} describes no probability of an event ({error}); fit it again.") from error
+    return _loaded(Path(path), PROBABILITY, "probability of an event", _rebuild_probability)
 
 
 def load_regimes(path: str | os.PathLike[str]) -> "RegimeSurrogate":
     """Read a surrogate with regimes that `save_regimes` wrote, as `load_surrogate` reads one without."""
-    header, arrays = _load(Path(path), REGIMES, 1)
+    return _loaded(Path(path), REGIMES, "surrogate with regimes", _rebuild_regimes)
+
+
+def _loaded[Held](
+    source: Path, format_: str, what: str, rebuild: Callable[[Mapping[str, Any], dict[str, Array]], Held]
+) -> Held:
+    header, arrays = _load(source, format_)
     try:
-        return _rebuild_regimes(header, arrays)
+        return rebuild(_upgraded(header) if header["version"] < VERSION else header, arrays)
+    except UnknownKernelError as error:
+        raise FormatError(f"{source}: {error}") from error
     except (InputError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise FormatError(f"{path} describes no surrogate with regimes ({error}); fit it again.") from error
+        raise FormatError(f"{source} describes no {what} ({error}); fit it again.") from error
 
 
-def _load(source: Path, format_: str, version: int) -> tuple[dict[str, Any], dict[str, Array]]:
+def _upgraded(header: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a header of format versions 1 to 3 as one of version 4: its kernels, inner ones too, were numbers."""
+    new = dict(header)
+    if "kernel" in new:
+        new["kernel"] = description_of(kernel_of_code(new["kernel"]))
+    for inner in ("ladder", "regimes", "borders"):
+        if inner in new:
+            new[inner] = [_upgraded(one) for one in new[inner]]
+    return new
+
+
+def _load(source: Path, format_: str) -> tuple[dict[str, Any], dict[str, Array]]:
     _refuse_other_files(source)
     try:
         with zipfile.ZipFile(source) as archive:
             members = _inspect(source, archive)
-            header = _read_header(source, archive, members, format_, version)
+            header = _read_header(source, archive, members, format_)
             _check_declared(source, header, members)
             arrays = {name: _read(archive, member) for name, member in members.items() if name != _HEADER}
     except zipfile.BadZipFile as error:
@@ -431,7 +434,7 @@ def _read(archive: zipfile.ZipFile, member: _Member) -> Array:
 
 
 def _read_header(
-    source: Path, archive: zipfile.ZipFile, members: Mapping[str, _Member], format_: str, newest: int
+    source: Path, archive: zipfile.ZipFile, members: Mapping[str, _Member], format_: str
 ) -> dict[str, Any]:
     member = members.get(_HEADER)
     if member is None or member.dtype != np.uint8 or member.info.file_size > HEADER_LARGEST:
@@ -444,9 +447,11 @@ def _read_header(
         raise FormatError(f"{source} is an .npz file but no surrogate; give one that `surrogate.save` wrote.")
     version = header.get("version")
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise FormatError(f"{source} says it has format version {version!r}; this uqms reads up to {newest}.")
-    if version > newest:
-        raise FormatVersionError(f"{source} has format version {version}, this uqms reads up to {newest}; update uqms.")
+        raise FormatError(f"{source} says it has format version {version!r}; this uqms reads up to {VERSION}.")
+    if version > VERSION:
+        raise FormatVersionError(
+            f"{source} has format version {version}, this uqms reads up to {VERSION}; update uqms."
+        )
     return header
 
 
@@ -469,11 +474,9 @@ def _rebuild(header: Mapping[str, Any], arrays: dict[str, Array]) -> Saved:
     box = Box.from_dict(header["domain"])
     if "ladder" in header:
         return _rebuild_ladder(header, arrays, box)
-    if type(header["kernel"]) is not int:
-        raise InputError(f"the kernel is {header['kernel']!r}")
     if "local" in header:
         return _rebuild_local(header, arrays, box)
-    process, sizes = _rebuild_process("process", from_code(header["kernel"]), arrays, {"d": box.d})
+    process, sizes = _rebuild_process("process", _stationary(header["kernel"]), arrays, {"d": box.d})
     bases = tuple(_rebuild_basis(i, output, arrays, sizes["n"]) for i, output in enumerate(header["outputs"]))
     noise = _rebuild_noise(bases, arrays, sizes) if "noise.centre" in arrays else None
     _check_used_up(bases, arrays, sizes["q"])
@@ -492,7 +495,7 @@ def _rebuild_attrs(header: Mapping[str, Any]) -> Mapping[str, str]:
 
 
 def _rebuild_local(header: Mapping[str, Any], arrays: dict[str, Array], box: Box) -> LocalGaussianProcessSurrogate:
-    kernel, local = from_code(header["kernel"]), header["local"]
+    kernel, local = _stationary(header["kernel"]), header["local"]
     columns, neighbours = local["columns"], local["neighbours"]
     parts = {name: arrays.pop(f"local.{name}") for name in _LOCAL}
     sizes = {"d": box.d, "p": hyperparameter_count(kernel, box.d)}
@@ -544,21 +547,24 @@ def _rebuild_ladder(header: Mapping[str, Any], arrays: dict[str, Array], box: Bo
 
 def _kernel_of_level(one: Mapping[str, Any], t: int, levels: int) -> Kernel:
     """Return the kernel of a level, after a check that it is one of its kind."""
-    if type(one["kernel"]) is not int:
-        raise InputError(f"the kernel is {one['kernel']!r}")
     kind: Kind = one["kind"]
-    kernel = kernel_from_code(one["kernel"])
-    joint = isinstance(kernel, CoKriging)
-    terms = kernel.parts if isinstance(kernel, Sum) else ()
-    first = terms[0].parts if terms and isinstance(terms[0], Product) else ()
+    kernel = kernel_of_description(one["kernel"])
+    terms = kernel.terms if isinstance(kernel, Stationary) else ()
     right = {
-        "plain": t == 0 and not joint,
+        "plain": t == 0 and len(terms) > 0,
         "joint": t == 0 and isinstance(kernel, CoKriging) and kernel.levels == levels,
-        "linear": t > 0 and not joint,
-        "nonlinear": t > 0 and len(first) == 2 and len(terms) == 2 and isinstance(terms[1], Single),
+        "linear": t > 0 and len(terms) > 0,
+        "nonlinear": t > 0 and [len(term) for term in terms] == [2, 1] and terms[0][0] == SquaredExponential(),
     }
     if not right.get(kind, False):
-        raise InputError(f"level{t} is {kind!r} with a kernel of code {one['kernel']}")
+        raise InputError(f"level{t} is {kind!r} with the kernel {kernel}")
+    return kernel
+
+
+def _stationary(description: object) -> Stationary:
+    kernel = kernel_of_description(description)
+    if not isinstance(kernel, Stationary):
+        raise InputError(f"the kernel {kernel} is of levels of fidelity")
     return kernel
 
 
@@ -593,7 +599,7 @@ def _rebuild_probability(header: Mapping[str, Any], arrays: dict[str, Array]) ->
     for name, values in arrays.items():
         if not np.isfinite(values).all():
             raise InputError(f"{name} holds numbers that are not finite")
-    box, kernel = Box.from_dict(header["domain"]), from_code(header["kernel"])
+    box, kernel = Box.from_dict(header["domain"]), _stationary(header["kernel"])
     levels = header["levels"]
     if type(levels) is not int or levels not in (1, 2):
         raise InputError(f"there are {levels!r} levels")

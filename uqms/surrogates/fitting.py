@@ -23,7 +23,7 @@ import numpy as np
 from uqms._typing import Array, Ints
 from uqms.surrogates import averaging
 from uqms.surrogates.correlated import LeftOut, left_out_errors, with_scores_in_common
-from uqms.surrogates.kernels import Kernel, Structured, hyperparameter_count, scale_count
+from uqms.surrogates.kernels import Kernel, hyperparameter_count, scale_count
 from uqms.surrogates.outputs import OutputBasis, score_columns
 from uqms.surrogates.process import ScoreProcess, average, condition
 from uqms.surrogates.training import (
@@ -109,7 +109,7 @@ class Fitting:
 
     def _ordered(self, y: Array, j: int) -> "_Ordered":
         cheap = None if self.cheap is None else self.cheap[:, j]
-        return _ordered(self.x, y[:, j], self._noise_of(j), cheap, isinstance(self.kernel, Structured))
+        return _ordered(self.x, y[:, j], self._noise_of(j), cheap, self.kernel.exchangeable)
 
     def _noise_of(self, j: int) -> Noise:
         if isinstance(self.noise, bool):
@@ -210,7 +210,7 @@ class _Ordered(NamedTuple):
         """Return the probability that the cheap model, or a lower level, says nothing, and the sample of that case."""
         if self.cheap:
             return averaging.without_cheap(points, self.x, self.y, kernel, columns, self.noise, *self.cheap)
-        place = kernel.doubted(self.x.shape[1]) if isinstance(kernel, Structured) else None
+        place = kernel.doubted(self.x.shape[1])
         if place is None:
             return 0.0, points
         location, scale = prior_of(kernel, self.x.shape[1], self.noise)
@@ -227,7 +227,7 @@ class _Ordered(NamedTuple):
 
 def _permuted(found: Hyperparameters, kernel: Kernel, inputs: Ints) -> Hyperparameters:
     """Return hyperparameters with the length scales of every part of the kernel in another order of the inputs."""
-    if isinstance(kernel, Structured):  # whose inputs have an order of their own
+    if not kernel.exchangeable:
         return found
     scales = scale_count(kernel, len(inputs))
     parts = found.ell[:scales].reshape(-1, len(inputs))[:, inputs]
@@ -243,11 +243,11 @@ def _orders(bases: Sequence[OutputBasis], label: str) -> list[int]:
     return [zlib.crc32(" ".join([*sorted(labels[j]), *label.split()]).encode()) for j in sorted(labels)]
 
 
-def _ordered(x: Array, y: Array, noise: Noise, cheap: Array | None, fixed: bool) -> _Ordered:
+def _ordered(x: Array, y: Array, noise: Noise, cheap: Array | None, exchangeable: bool) -> _Ordered:
     known = np.flatnonzero(np.isfinite(y))
     x, y = x[known], y[known]
     inputs = np.arange(x.shape[1])
-    if not fixed:
+    if exchangeable:
         inputs = np.argsort([abs(math.fsum(x[:, j] * y)) for j in inputs])
     rows = np.lexsort(x[:, inputs[::-1]].T)
     more = () if cheap is None else (cheap[known[rows]],)

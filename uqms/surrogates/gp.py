@@ -27,7 +27,7 @@ from uqms.errors import (
 from uqms.parameters import Box
 from uqms.surrogates._fused import scores_flat_reverse
 from uqms.surrogates.fitting import Fitting
-from uqms.surrogates.kernels import Kernel, Matern52, Structured, name_of
+from uqms.surrogates.kernels import Kernel, Matern52, Stationary
 from uqms.surrogates.noise import SimulatorNoise, learn_noise, replicated
 from uqms.surrogates.outputs import (
     Curve,
@@ -133,7 +133,7 @@ class GaussianProcess:
     scalars: Literal["auto", "independent"] = "auto"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.kernel, Kernel) or isinstance(self.kernel, Structured):
+        if not isinstance(self.kernel, Stationary):
             raise InputError(
                 f"kernel is {self.kernel!r}; give Matern52(), Matern32() or SquaredExponential(), or a sum or product "
                 "of them."
@@ -336,7 +336,7 @@ class GaussianProcessSurrogate(NamedSurrogate):
         left += f", {self.attrs['runs_in_part']} in part" if "runs_in_part" in self.attrs else ""
         return (
             f"<GaussianProcessSurrogate: {self.runs} runs ({left}) of {', '.join(self.domain.names)} → "
-            f"{outputs}; {name_of(self.process.kernel)}{estimated}>"
+            f"{outputs}; {self.process.kernel}{estimated}>"
         )
 
     def scores(self, u: Array) -> Scores:

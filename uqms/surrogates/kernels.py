@@ -1,30 +1,40 @@
-"""Stationary kernels, and the compiled kernel algebra that training, prediction and likelihoods share.
+"""Kernels: the protocol of one's own, their sums and products, and the compiled algebra that all of uqms shares.
 
-==========  ===================================================  ==================
-symbol      meaning                                              shape
-==========  ===================================================  ==================
-u           inputs in the unit cube of the design box            (k, d)
-x           training inputs, same map                            (n, d)
-ell         length scales, one an input                          (d,)
-kappa       correlation, a function f(r) of r = |(u - x) / ell|  (k, n)
-g           f'(r) / r, so that d kappa / d u = g (u - x) / ell²  (k, n)
-==========  ===================================================  ==================
+==========  =======================================================  ==================
+symbol      meaning                                                  shape
+==========  =======================================================  ==================
+u           inputs in the unit cube of the design box                (k, d)
+x           training inputs, same map                                (n, d)
+ell         length scales, one per input                             (d,)
+r2          squared scaled distance, |(u - x) / ell|²                (k, n)
+kappa       correlation, a function f(r) of r = |(u - x) / ell|      (k, n)
+g           f'(r) / r, so that d kappa / d u = g (u - x) / ell²      (k, n)
+==========  =======================================================  ==================
 
 A sum of products has kappa = sum over terms t of w_t times the product over its parts of their kappa, with shares w_t
 that sum to 1. Each part has its own length scales. `ell` (p,) is then the length scales of all parts, one part after
 the other, and the shares of the terms but the first, divided by that of the first: positive numbers throughout.
+
+Compiled code knows a part by a number, its *code*. The three common kernels have the codes 0, 1, 2 and loops of their
+own. The code of any other kernel is the address of its compiled function, so that the loops need not know the kernel
+when they are compiled. An address holds in one process only: files store names and settings (`kernel_files`).
 """
 
 import math
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import namedtuple
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from typing import Any, ClassVar, final
 
 import numba
 import numpy as np
 from jaxtyping import Float
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba.core import cgutils, types
+from numba.core.errors import NumbaError
+from numba.extending import intrinsic
 
 from uqms._typing import Array, Ints
 from uqms.errors import InputError
@@ -34,87 +44,308 @@ __all__ = [
     "Matern32",
     "Matern52",
     "Product",
+    "RadialKernel",
+    "RationalQuadratic",
     "SquaredExponential",
+    "Stationary",
     "Structured",
     "Sum",
     "correlation",
     "correlation_slopes",
     "correlation_within",
-    "from_code",
     "hyperparameter_count",
-    "name_of",
     "places",
     "scale_count",
+    "settings_of",
 ]
 
 # Sums may be re-ordered for speed; NaN and infinity keep their meaning.
 FAST = {"reassoc", "contract", "arcp", "nsz"}
 TILE = 16  # columns that are mirrored together, so that both sides stay in the processor's cache
+SINGLE = 3  # codes below are kernels with loops of their own; compiled code calls all others by their address
+LARGEST_ADDRESS = 2**53  # codes stand among float64 numbers
+MAX_PARTS = 8  # of a sum or product
+SHARE_BOUNDS, SHARE_SPREAD = (1e-6, 1e6), 2.0  # of a term's share over that of the first; sd of its logarithm
 
 
-class _Algebra:
-    """Sums and products with + and *."""
+# ------------------------------------------------------------------------------------------------------- the protocol
+class Kernel(ABC):
+    """What training, prediction and calibration ask of a kernel; to write one, derive from `RadialKernel`.
 
-    def __add__(self, other: "Kernel") -> "Sum":
+    A kernel is a frozen value. Its *parts* are correlations of a scaled distance, each with its own length scales.
+    """
+
+    exchangeable: ClassVar[bool] = False
+    """Whether the kernel treats all inputs alike, so that they may be re-ordered."""
+
+    @abstractmethod
+    def places(self, d: int) -> Ints:
+        """Return the place in `ell` of the length scale of each part (f, d) and input, -1 where it does not see it."""
+
+    @abstractmethod
+    def more(self, d: int) -> tuple[Array, Array, Array]:
+        """Return location, sd and bounds (s,), (s,), (s, 2) of the logarithms of what else `ell` has."""
+
+    @abstractmethod
+    def correlation_slopes(self, u: Array, x: Array, ell: Array) -> tuple[Array, Array, Array]:
+        """Return the correlation, g of each part (with the factors beside it), and the derivative by each other log."""
+
+    def correlation(self, u: Array, x: Array, ell: Array) -> Array:
+        """Return the correlation (k, n) alone."""
+        return self.correlation_slopes(u, x, ell)[0]
+
+    def correlation_within(self, u: Array, ell: Array) -> Array:
+        """Return the correlation (s, k, k) between the rows of each member of a batch (s, k, d)."""
+        return np.stack([self.correlation(one, one, ell) for one in u])
+
+    def spans(self, d: int) -> Array:
+        """Return how wide each length scale's input is, over one that fills the unit interval."""
+        return np.ones(scale_count(self, d))
+
+    def doubted(self, d: int) -> int | None:
+        """Return the place of the logarithm that is zero where a lower level says nothing, if there is one."""
+        return None
+
+    def layout(self) -> Array | None:
+        """Return code and term of each part, (2 f,), for compiled code; None when it does not know the kernel."""
+        return None
+
+    def __str__(self) -> str:
+        return type(self).__name__
+
+
+class Structured(Kernel):
+    """A kernel whose inputs have several meanings, such as levels of fidelity: made by a method, not by its users."""
+
+
+class Stationary(Kernel):
+    """A radial kernel, or a sum or product of them; `+` and `*` combine any two."""
+
+    exchangeable = True
+
+    @property
+    @abstractmethod
+    def terms(self) -> tuple[tuple["RadialKernel", ...], ...]:
+        """The terms of the sum, each as the factors of its product."""
+
+    def __add__(self, other: "Stationary") -> "Sum":
         return Sum((*_parts(self, Sum), *_parts(other, Sum)))
 
-    def __mul__(self, other: "Kernel") -> "Product":
+    def __mul__(self, other: "Stationary") -> "Product":
         return Product((*_parts(self, Product), *_parts(other, Product)))
+
+    def places(self, d: int) -> Ints:
+        """Return the place in `ell` of the length scale of each part (f, d) and input."""
+        return np.arange(d * sum(map(len, self.terms))).reshape(-1, d)
+
+    def more(self, d: int) -> tuple[Array, Array, Array]:
+        """Return location, sd and bounds of the logarithms of the shares."""
+        count = len(self.terms) - 1
+        bounds = np.repeat(np.log([SHARE_BOUNDS]), count, axis=0)
+        return np.zeros(count), np.full(count, SHARE_SPREAD), bounds
+
+    def layout(self) -> Array:
+        """Return code and term of each part, (2 f,)."""
+        pairs = [(part.code, index) for index, term in enumerate(self.terms) for part in term]
+        return np.array(pairs, dtype=np.float64).ravel()
+
+    def correlation(self, u: Array, x: Array, ell: Array) -> Array:
+        """Return the correlation (k, n)."""
+        parts, shares = split(self, u.shape[1], ell)
+        each = iter(parts)
+        kappa = [_product([_single(part.code, u, x, next(each))[0] for part in term]) for term in self.terms]
+        return kappa[0] if len(kappa) == 1 else np.tensordot(shares, kappa, 1)
+
+    def correlation_slopes(self, u: Array, x: Array, ell: Array) -> tuple[Array, Array, Array]:
+        """Return the correlation, g of each part (with the factors beside it), and its derivative by each log share."""
+        parts, shares = split(self, u.shape[1], ell)
+        each = iter(parts)
+        terms, slopes = [], []
+        for share, term in zip(shares, self.terms, strict=True):
+            pairs = [_single(part.code, u, x, next(each)) for part in term]
+            terms.append(_product([kappa for kappa, _ in pairs]))
+            if len(self.terms) == len(term) == 1:  # without copies: nearly all kernels are single ones
+                return terms[0], pairs[0][1][None], np.empty((0, *terms[0].shape))
+            for i, (_, g) in enumerate(pairs):
+                slopes.append(math.prod([kappa for j, (kappa, _) in enumerate(pairs) if j != i], start=share * g))
+        total = terms[0] if len(terms) == 1 else np.tensordot(shares, terms, 1)
+        by_share = [share * (one - total) for share, one in zip(shares[1:], terms[1:], strict=True)]
+        return total, np.stack(slopes), np.array(by_share).reshape(-1, *total.shape)
+
+    def correlation_within(self, u: Array, ell: Array) -> Array:
+        """Return the correlation (s, k, k) between the rows of each member of a batch."""
+        if len(u) == 1:
+            return self.correlation(u[0], u[0], ell)[None]
+        parts, shares = split(self, u.shape[2], ell)
+        each = iter(parts)
+        total = np.zeros((len(u), u.shape[1], u.shape[1]))
+        for share, term in zip(shares, self.terms, strict=True):
+            product = np.full_like(total, share)
+            for part in term:
+                scaled = u / next(each)
+                r = np.sqrt(np.sum((scaled[:, :, None, :] - scaled[:, None, :, :]) ** 2, axis=-1))
+                kappa, _ = _single(part.code, r.reshape(-1, 1), np.zeros((1, 1)), np.ones(1))
+                product *= kappa.reshape(r.shape)
+            total += product
+        return total
+
+
+class RadialKernel(Stationary):
+    """Correlation as a function of the squared scaled distance, with one length scale per input: the base of your own.
+
+    Derive a frozen dataclass and write one method, `radial(self, r2)`. Its fields are settings: numbers that stay as
+    they are, while the length scales are learned. uqms compiles the method with numba, so it uses numbers, functions
+    of `math` and its own fields. Check it with `uqms.testing.check_kernel` before you trust it.
+
+    Raises
+    ------
+    InputError
+        When it is first used: if the class is no frozen dataclass, a field is no number, or `radial` does not compile.
+
+    References
+    ----------
+    Rasmussen & Williams (2006), Gaussian Processes for Machine Learning, section 4.2.1,
+    doi:10.7551/mitpress/3206.001.0001.
+
+    Examples
+    --------
+    >>> from dataclasses import dataclass
+    >>> import uqms as uq
+    >>> @dataclass(frozen=True)
+    ... class InverseMultiquadric(uq.RadialKernel):
+    ...     def radial(self, r2):
+    ...         kappa = 1.0 / (1.0 + r2) ** 0.5
+    ...         return kappa, -(kappa**3)
+    >>> uq.testing.check_kernel(InverseMultiquadric()).failed
+    ('file',)
+    """
+
+    @abstractmethod
+    def radial(self, r2: float) -> tuple[float, float]:
+        """Return kappa and g at the squared scaled distance r2 >= 0.
+
+        kappa is the correlation f(r) of r = sqrt(r2), with f(0) = 1, and g = f'(r) / r = 2 d kappa / d r2.
+        Both must be finite at r2 = 0.
+        """
+
+    @property
+    def code(self) -> int:
+        """Number by which compiled code knows the kernel in this process: the address of its compiled function."""
+        return int(_compiled(self).address)
+
+    @property
+    def terms(self) -> tuple[tuple["RadialKernel", ...], ...]:
+        """One term of one factor."""
+        return ((self,),)
+
+    def __str__(self) -> str:
+        return repr(self).removesuffix("()")
 
 
 @final
 @dataclass(frozen=True)
-class SquaredExponential(_Algebra):
+class SquaredExponential(RadialKernel):
     """Squared-exponential (Gaussian, RBF) kernel with one length scale an input: for outputs that are analytic.
 
     When in doubt use `Matern52`, which does not believe in infinite smoothness.
 
     Examples
     --------
-    >>> SquaredExponential().code
-    0
+    >>> kappa, g = SquaredExponential().radial(2.0)
+    >>> print(f"{kappa:.4f} {g:.4f}")
+    0.3679 -0.3679
     """
 
-    code: ClassVar[int] = 0
+    code: ClassVar[int] = 0  # type: ignore[misc]
+
+    def radial(self, r2: float) -> tuple[float, float]:
+        """Return kappa and g."""
+        return correlation_of(0, r2)  # type: ignore[no-any-return]
 
 
 @final
 @dataclass(frozen=True)
-class Matern32(_Algebra):
+class Matern32(RadialKernel):
     """Matérn kernel of smoothness 3/2 with one length scale an input: for outputs with kinks.
 
     Examples
     --------
-    >>> Matern32().code
-    1
+    >>> kappa, g = Matern32().radial(2.0)
+    >>> print(f"{kappa:.4f} {g:.4f}")
+    0.2978 -0.2590
     """
 
-    code: ClassVar[int] = 1
+    code: ClassVar[int] = 1  # type: ignore[misc]
+
+    def radial(self, r2: float) -> tuple[float, float]:
+        """Return kappa and g."""
+        return correlation_of(1, r2)  # type: ignore[no-any-return]
 
 
 @final
 @dataclass(frozen=True)
-class Matern52(_Algebra):
+class Matern52(RadialKernel):
     """Matérn kernel of smoothness 5/2 with one length scale an input: the default for simulators.
 
     Examples
     --------
-    >>> Matern52().code
-    2
+    >>> kappa, g = Matern52().radial(2.0)
+    >>> print(f"{kappa:.4f} {g:.4f}")
+    0.3173 -0.2937
     """
 
-    code: ClassVar[int] = 2
+    code: ClassVar[int] = 2  # type: ignore[misc]
 
-
-_Single = SquaredExponential | Matern32 | Matern52
-_KINDS: tuple[_Single, ...] = (SquaredExponential(), Matern32(), Matern52())
-PLUS = 3  # the digit between the terms of a sum, beside those of the single kernels
-MOST = 8  # single kernels in a sum or product; codes are kept among float64 numbers
+    def radial(self, r2: float) -> tuple[float, float]:
+        """Return kappa and g."""
+        return correlation_of(2, r2)  # type: ignore[no-any-return]
 
 
 @final
 @dataclass(frozen=True)
-class Product(_Algebra):
+class RationalQuadratic(RadialKernel):
+    """Rational quadratic kernel: a mixture of squared exponentials of many length scales, for smooth outputs.
+
+    Use it for outputs that vary on several scales at once. It tends to `SquaredExponential` as alpha grows.
+
+    Parameters
+    ----------
+    alpha
+        How far the length scales of the mixture reach; positive, and not learned.
+
+    Raises
+    ------
+    InputError
+        When alpha is not positive.
+
+    References
+    ----------
+    Rasmussen & Williams (2006), Gaussian Processes for Machine Learning, equation 4.19,
+    doi:10.7551/mitpress/3206.001.0001.
+
+    Examples
+    --------
+    >>> kappa, g = RationalQuadratic(alpha=1.0).radial(2.0)
+    >>> print(f"{kappa:.4f} {g:.4f}")
+    0.5000 -0.2500
+    """
+
+    alpha: float = 2.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.alpha, bool) or not isinstance(self.alpha, int | float) or not 0.0 < self.alpha < math.inf:
+            raise InputError(f"RationalQuadratic: alpha is {self.alpha!r}; give a positive number such as 2.0.")
+
+    def radial(self, r2: float) -> tuple[float, float]:
+        """Return kappa and g."""
+        base = 1.0 + r2 / (2.0 * self.alpha)
+        kappa = base**-self.alpha
+        return kappa, -kappa / base
+
+
+@final
+@dataclass(frozen=True)
+class Product(Stationary):
     """Product of kernels, each with its own length scales; write it with `*`.
 
     Use it where an effect of one scale is modulated on another. A product is as rough as its roughest part.
@@ -135,23 +366,28 @@ class Product(_Algebra):
     True
     """
 
-    parts: tuple[_Single, ...]
+    parts: tuple[RadialKernel, ...]
 
     def __post_init__(self) -> None:
-        _check("Product", self.parts, _Single, "single kernels such as Matern52(); write a * b + a * c for a * (b + c)")
+        _check(
+            "Product",
+            self.parts,
+            RadialKernel,
+            "single kernels such as Matern52(); write a * b + a * c for a * (b + c)",
+        )
 
     @property
-    def code(self) -> int:
-        """Number by which compiled code and files know the kernel."""
-        return _code(_terms(self))
+    def terms(self) -> tuple[tuple[RadialKernel, ...], ...]:
+        """One term."""
+        return (self.parts,)
 
     def __str__(self) -> str:
-        return " * ".join(map(name_of, self.parts))
+        return " * ".join(map(str, self.parts))
 
 
 @final
 @dataclass(frozen=True)
-class Sum(_Algebra):
+class Sum(Stationary):
     """Sum of kernels or products of them, each with its own length scales and share of the variance; write it with `+`.
 
     Use it where a smooth trend over the whole box carries a rougher, shorter variation. Each part adds d + 1
@@ -178,123 +414,73 @@ class Sum(_Algebra):
     'SquaredExponential + Matern52 * Matern32'
     """
 
-    parts: tuple[_Single | Product, ...]
+    parts: tuple[RadialKernel | Product, ...]
 
     def __post_init__(self) -> None:
-        _check("Sum", self.parts, _Single | Product, "single kernels or products of them")
+        _check("Sum", self.parts, RadialKernel | Product, "single kernels or products of them")
 
     @property
-    def code(self) -> int:
-        """Number by which compiled code and files know the kernel."""
-        return _code(_terms(self))
+    def terms(self) -> tuple[tuple[RadialKernel, ...], ...]:
+        """One term for each part."""
+        return tuple(part.terms[0] for part in self.parts)
 
     def __str__(self) -> str:
-        return " + ".join(map(name_of, self.parts))
-
-
-class Structured(ABC):
-    """A kernel whose inputs have several meanings, such as levels of fidelity: made by a method, not by its users.
-
-    Its parts see some of the inputs only. `ell` is the length scales that there are, one part after the other, and what
-    else it has, as positive numbers.
-    """
-
-    @property
-    @abstractmethod
-    def code(self) -> int:
-        """Number of the kernel in files; it is no kernel of compiled code."""
-
-    @abstractmethod
-    def places(self, d: int) -> Ints:
-        """Return the place in `ell` of the length scale of each part (f, d) and input, -1 where it does not see it."""
-
-    @abstractmethod
-    def more(self, d: int) -> tuple[Array, Array, Array]:
-        """Return location, sd and bounds (s,), (s,), (s, 2) of the logarithms of what else it has."""
-
-    @abstractmethod
-    def spans(self, d: int) -> Array:
-        """Return how wide each length scale's input is, over one that fills the unit interval."""
-
-    @abstractmethod
-    def doubted(self, d: int) -> int | None:
-        """Return the place of the logarithm that is zero where a lower level says nothing, if there is one."""
-
-    @abstractmethod
-    def correlation_slopes(self, u: Array, x: Array, ell: Array) -> tuple[Array, Array, Array]:
-        """Return the correlation, g of each part (with the factors beside it), and the derivative by each other log."""
-
-
-Kernel = SquaredExponential | Matern32 | Matern52 | Product | Sum | Structured
+        return " + ".join(map(str, self.parts))
 
 
 def _parts(kernel: object, kind: type[Sum] | type[Product]) -> tuple[Any, ...]:
     return kernel.parts if isinstance(kernel, kind) else (kernel,)
 
 
-def name_of(kernel: object) -> str:
-    """Return the kernel as it is written, without brackets."""
-    return str(kernel) if isinstance(kernel, Product | Sum) else type(kernel).__name__
-
-
 def _check(what: str, parts: object, kinds: object, wanted: str) -> None:
     if not isinstance(parts, tuple) or len(parts) < 2 or not all(isinstance(one, kinds) for one in parts):  # type: ignore[arg-type]
         raise InputError(f"{what}: parts are {parts!r}; give a tuple of at least two {wanted}.")
     count = sum(len(_parts(one, Product)) for one in parts)
-    if count > MOST:
-        raise InputError(f"{what}: {count} single kernels; at most {MOST}. Runs cannot tell that many apart.")
+    if count > MAX_PARTS:
+        raise InputError(f"{what}: {count} single kernels; at most {MAX_PARTS}. Runs cannot tell that many apart.")
+
+
+def _product(factors: list[Array]) -> Array:
+    return factors[0] if len(factors) == 1 else np.asarray(math.prod(factors[1:], start=factors[0]))
+
+
+# ------------------------------------------------------------------------------------------------- what there is to ask
+@cache
+def scale_count(kernel: Kernel, d: int) -> int:
+    """Return the number of length scales: d for each part, unless it does not see some inputs."""
+    return int(kernel.places(d).max()) + 1
 
 
 @cache
-def _terms(kernel: Kernel) -> tuple[tuple[int, ...], ...]:
-    """Return the codes of the parts of each term."""
-    terms = kernel.parts if isinstance(kernel, Sum) else (kernel,)
-    return tuple(tuple(one.code for one in (t.parts if isinstance(t, Product) else (t,))) for t in terms)
-
-
-def _code(terms: Sequence[Sequence[int]]) -> int:
-    """Return the digits of the parts in base 4, terms kept apart by a 3, behind a leading 1."""
-    digits = [1]
-    for index, term in enumerate(terms):
-        digits += [PLUS] * (index > 0) + list(term)
-    return sum(digit * 4**place for place, digit in enumerate(reversed(digits)))
-
-
-def from_code(code: int) -> Kernel:
-    """Return the kernel with that code.
-
-    Raises
-    ------
-    InputError
-        When there is none.
-    """
-    if code in range(len(_KINDS)):
-        return _KINDS[code]
-    digits = np.base_repr(code, 4) if 0 < code < 4 ** (2 * MOST) else "0"
-    products = [tuple(_KINDS[int(digit)] for digit in term) for term in digits[1:].split(str(PLUS))]
-    if digits[0] != "1" or not all(products):
-        raise InputError(f"there is no kernel of code {code}")
-    terms = [Product(one) if len(one) > 1 else one[0] for one in products]
-    return Sum(tuple(terms)) if len(terms) > 1 else terms[0]
-
-
-def scale_count(kernel: Kernel, d: int) -> int:
-    """Return the number of length scales: d for each part."""
-    if isinstance(kernel, Structured):
-        return int(kernel.places(d).max()) + 1
-    return d * sum(map(len, _terms(kernel)))
+def hyperparameter_count(kernel: Kernel, d: int) -> int:
+    """Return the size of `ell`: length scales, and shares relative to the first."""
+    return scale_count(kernel, d) + len(kernel.more(d)[0])
 
 
 def places(kernel: Kernel, d: int) -> Ints:
     """Return the place in `ell` of the length scale of each part (f, d) and input, -1 where it does not see it."""
-    return kernel.places(d) if isinstance(kernel, Structured) else np.arange(scale_count(kernel, d)).reshape(-1, d)
+    return kernel.places(d)
 
 
-def hyperparameter_count(kernel: Kernel, d: int) -> int:
-    """Return the size of `ell`: length scales, and shares relative to the first."""
-    if isinstance(kernel, Structured):
-        return scale_count(kernel, d) + len(kernel.more(d)[0])
-    return scale_count(kernel, d) + len(_terms(kernel)) - 1
+def correlation(
+    kernel: Kernel, u: Float[np.ndarray, "k d"], x: Float[np.ndarray, "n d"], ell: Float[np.ndarray, " p"]
+) -> Float[np.ndarray, "k n"]:
+    """Return the correlation between the rows of `u` and `x`."""
+    return kernel.correlation(u, x, ell)
+
+
+def correlation_slopes(
+    kernel: Kernel, u: Float[np.ndarray, "k d"], x: Float[np.ndarray, "n d"], ell: Float[np.ndarray, " p"]
+) -> tuple[Float[np.ndarray, "k n"], Float[np.ndarray, "f k n"], Float[np.ndarray, "s k n"]]:
+    """Return the correlation, g of each part (with the factors beside it), and its derivative by each other log."""
+    return kernel.correlation_slopes(u, x, ell)
+
+
+def correlation_within(
+    kernel: Kernel, u: Float[np.ndarray, "s k d"], ell: Float[np.ndarray, " p"]
+) -> Float[np.ndarray, "s k k"]:
+    """Return the correlation between the rows of each member of a batch."""
+    return kernel.correlation_within(u, ell)
 
 
 def split(
@@ -306,9 +492,78 @@ def split(
     return ell[:at].reshape(-1, d), shares / shares.sum()
 
 
+# ----------------------------------------------------------------------------------------- a kernel's own compiled code
+def settings_of(kernel: RadialKernel) -> dict[str, int | float]:
+    """Return the settings of a radial kernel by name.
+
+    Raises
+    ------
+    InputError
+        When its class is no frozen dataclass, or a field is no finite number.
+    """
+    cls = type(kernel)
+    frozen = is_dataclass(cls) and cls.__dataclass_params__.frozen  # type: ignore[attr-defined]
+    if not frozen or cls.__eq__ is object.__eq__:
+        raise InputError(
+            f"the kernel {cls.__name__} is no frozen dataclass, so two equal ones would differ; write "
+            f"@dataclass(frozen=True) above `class {cls.__name__}`."
+        )
+    settings = {part.name: getattr(kernel, part.name) for part in fields(kernel)}  # type: ignore[arg-type]
+    for name, value in settings.items():
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            raise InputError(
+                f"{cls.__name__}.{name} is {value!r}; a kernel's fields are finite numbers. Give int or float."
+            )
+    return settings
+
+
+@cache
+def _compiled(kernel: RadialKernel) -> Any:
+    """Return the kernel's compiled function; it is kept as long as the process, since blocks hold its address."""
+    name, settings = type(kernel).__name__, settings_of(kernel)
+    # numba knows no instances of classes, but the fields of a named tuple.
+    own = namedtuple(name, [*settings, "unused"], rename=True)(*settings.values(), 0)  # noqa: PYI024
+    radial = numba.njit(error_model="numpy")(type(kernel).radial)
+
+    def fill(r2, out):  # type: ignore[no-untyped-def]
+        kappa, g = radial(own, r2)
+        out[0], out[1] = kappa, g
+
+    try:
+        compiled = numba.cfunc(types.void(types.float64, types.CPointer(types.float64)))(fill)
+    except NumbaError as error:
+        lines = [line.strip() for line in re.sub(r"\x1b\[\d*m", "", str(error)).splitlines()]
+        reason = next((line for line in lines if line and not line.startswith("Failed in")), "")
+        raise InputError(
+            f"{name}.radial(self, r2) cannot be compiled by numba ({reason}). Use numbers, functions of `math` "
+            "and the kernel's own fields, and return two numbers: the correlation and its radial slope g."
+        ) from error
+    if not 0 < compiled.address < LARGEST_ADDRESS:
+        raise InputError(f"{name}: its compiled function stands at {compiled.address}, which no float64 holds exactly.")
+    return compiled
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _called(typing: Any, address: Any, r2: Any) -> Any:
+    """Return kappa and g from the compiled function at an address."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        double = ir.DoubleType()
+        out = cgutils.alloca_once(builder, double, size=2)
+        both = [out, builder.gep(out, [ir.Constant(ir.IntType(32), 1)])]
+        for place in both:  # a function that raises leaves them as they are
+            builder.store(ir.Constant(double, float("nan")), place)
+        function = ir.FunctionType(ir.VoidType(), [double, double.as_pointer()])
+        builder.call(builder.inttoptr(arguments[0], function.as_pointer()), [arguments[1], out])
+        return context.make_tuple(builder, signature.return_type, [builder.load(place) for place in both])
+
+    return types.UniTuple(types.float64, 2)(types.int64, types.float64), code
+
+
+# ------------------------------------------------------------------------------------------------ one kernel, compiled
 @numba.njit(cache=True, nogil=True, fastmath=FAST, inline="always")  # type: ignore[untyped-decorator]
 def correlation_of(code: int, r2: float) -> tuple[float, float]:
-    """Return kappa and g for a squared scaled distance."""
+    """Return kappa and g of a kernel with a loop of its own, for a squared scaled distance."""
     if code == 0:
         value = math.exp(-0.5 * r2)
         return value, -value
@@ -321,6 +576,14 @@ def correlation_of(code: int, r2: float) -> tuple[float, float]:
     return (1.0 + a + a * a / 3.0) * value, -(5.0 / 3.0) * (1.0 + a) * value
 
 
+@numba.njit(cache=True, nogil=True, fastmath=FAST, inline="always")  # type: ignore[untyped-decorator]
+def part_of(code: int, r2: float) -> tuple[float, float]:
+    """Return kappa and g of any kernel."""
+    if code < SINGLE:
+        return correlation_of(code, r2)  # type: ignore[no-any-return]
+    return _called(code, r2)  # type: ignore[no-any-return]
+
+
 @numba.njit(cache=True, nogil=True, fastmath=FAST)  # type: ignore[untyped-decorator]
 def _cross(code: int, u: Array, x: Array, inverse_ell: Array, kappa: Array, g: Array) -> None:
     for i in range(u.shape[0]):
@@ -329,7 +592,13 @@ def _cross(code: int, u: Array, x: Array, inverse_ell: Array, kappa: Array, g: A
             for c in range(u.shape[1]):
                 step = (u[i, c] - x[j, c]) * inverse_ell[c]
                 r2 += step * step
-            kappa[i, j], g[i, j] = correlation_of(code, r2)
+            g[i, j] = r2
+        if code >= SINGLE:
+            for j in range(x.shape[0]):
+                kappa[i, j], g[i, j] = _called(code, g[i, j])
+            continue
+        for j in range(x.shape[0]):
+            kappa[i, j], g[i, j] = correlation_of(code, g[i, j])
 
 
 @numba.njit(cache=True, nogil=True, fastmath=FAST)  # type: ignore[untyped-decorator]
@@ -342,71 +611,16 @@ def _own(code: int, x: Array, columns: Array, inverse_ell: Array, kappa: Array, 
             for j in range(i + 1):
                 step = (x[i, c] - columns[c, j]) * inverse_ell[c]
                 r2[j] += step * step
+        if code >= SINGLE:
+            for j in range(i + 1):
+                kappa[i, j], g[i, j] = _called(code, r2[j])
+            continue
         for j in range(i + 1):
             kappa[i, j], g[i, j] = correlation_of(code, r2[j])
     for first in range(0, x.shape[0], TILE):
         for i in range(first, x.shape[0]):
             for j in range(first, min(first + TILE, i)):
                 kappa[j, i], g[j, i] = kappa[i, j], g[i, j]
-
-
-def correlation(
-    kernel: Kernel, u: Float[np.ndarray, "k d"], x: Float[np.ndarray, "n d"], ell: Float[np.ndarray, " p"]
-) -> Float[np.ndarray, "k n"]:
-    """Return the correlation between the rows of `u` and `x`."""
-    if isinstance(kernel, _Single):
-        return _single(kernel.code, u, x, ell)[0]
-    if isinstance(kernel, Structured):
-        return kernel.correlation_slopes(u, x, ell)[0]
-    parts, shares = split(kernel, u.shape[1], ell)
-    each = iter(parts)
-    kappa = [
-        math.prod([_single(code, u, x, next(each))[0] for code in term], start=np.ones(())) for term in _terms(kernel)
-    ]
-    return kappa[0] if len(kappa) == 1 else np.tensordot(shares, kappa, 1)
-
-
-def correlation_slopes(
-    kernel: Kernel, u: Float[np.ndarray, "k d"], x: Float[np.ndarray, "n d"], ell: Float[np.ndarray, " p"]
-) -> tuple[Float[np.ndarray, "k n"], Float[np.ndarray, "f k n"], Float[np.ndarray, "s k n"]]:
-    """Return the correlation, g of each part (with the factors beside it), and its derivative by each log share."""
-    if isinstance(kernel, _Single):
-        kappa, g = _single(kernel.code, u, x, ell)
-        return kappa, g[None], np.empty((0, *kappa.shape))
-    if isinstance(kernel, Structured):
-        return kernel.correlation_slopes(u, x, ell)
-    parts, shares = split(kernel, u.shape[1], ell)
-    each = iter(parts)
-    terms, slopes = [], []
-    for share, term in zip(shares, _terms(kernel), strict=True):
-        pairs = [_single(code, u, x, next(each)) for code in term]
-        terms.append(math.prod([kappa for kappa, _ in pairs], start=np.ones(())))
-        for i, (_, g) in enumerate(pairs):
-            slopes.append(math.prod([kappa for j, (kappa, _) in enumerate(pairs) if j != i], start=share * g))
-    total = terms[0] if len(terms) == 1 else np.tensordot(shares, terms, 1)
-    by_share = [share * (one - total) for share, one in zip(shares[1:], terms[1:], strict=True)]
-    return total, np.stack(slopes), np.array(by_share).reshape(-1, *total.shape)
-
-
-def correlation_within(
-    kernel: Kernel, u: Float[np.ndarray, "s k d"], ell: Float[np.ndarray, " p"]
-) -> Float[np.ndarray, "s k k"]:
-    """Return the correlation between the rows of each member of a batch."""
-    if len(u) == 1:
-        return correlation(kernel, u[0], u[0], ell)[None]
-    if isinstance(kernel, Structured):
-        return np.stack([correlation(kernel, one, one, ell) for one in u])
-    parts, shares = split(kernel, u.shape[2], ell)
-    each = iter(parts)
-    total = np.zeros((len(u), u.shape[1], u.shape[1]))
-    for share, term in zip(shares, _terms(kernel), strict=True):
-        product = np.full_like(total, share)
-        for code in term:
-            scaled = u / next(each)
-            r = np.sqrt(np.sum((scaled[:, :, None, :] - scaled[:, None, :, :]) ** 2, axis=-1))
-            product *= _single(code, r.reshape(-1, 1), np.zeros((1, 1)), np.ones(1))[0].reshape(r.shape)
-        total += product
-    return total
 
 
 def _single(code: int, u: Array, x: Array, ell: Array) -> tuple[Array, Array]:
@@ -421,32 +635,24 @@ def _single(code: int, u: Array, x: Array, ell: Array) -> tuple[Array, Array]:
 
 # ------------------------------------------------------------------------------------- sums and products, compiled
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def layout_of(code: int) -> tuple[Ints, Ints, int]:
-    """Return code and term of each part, and the number of terms; a single kernel is a sum of one term."""
-    digits = np.empty(32, dtype=np.int64)
-    count = 0
-    rest = code
-    while rest > 1:
-        digits[count] = rest % 4
-        rest //= 4
-        count += 1
-    if code < 4:
-        digits[0], count = code, 1
-    kinds, terms = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.int64)
-    parts, term = 0, 0
-    for place in range(count - 1, -1, -1):
-        if digits[place] == 3:
-            term += 1
-        else:
-            kinds[parts], terms[parts] = digits[place], term
-            parts += 1
-    return kinds[:parts], terms[:parts], term + 1
+def layout_of(layout: Array) -> tuple[int, Ints, Ints]:
+    """Return the code of the whole kernel, and code and term of each part, from `Kernel.layout`.
+
+    The code of the whole is below `SINGLE` only for a single kernel with a loop of its own; for all others there is
+    `composite_of`.
+    """
+    count = len(layout) // 2
+    codes, terms = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.int64)
+    for part in range(count):
+        codes[part], terms[part] = np.int64(layout[2 * part]), np.int64(layout[2 * part + 1])
+    whole = codes[0] if count == 1 and codes[0] < SINGLE else np.int64(SINGLE)
+    return whole, codes, terms
 
 
 @numba.njit(cache=True, nogil=True, fastmath=FAST)  # type: ignore[untyped-decorator]
-def composite_of(kinds: Ints, terms: Ints, shares: Array, inverse_ell: Array, u: Array, x: Array, g: Array) -> float:
+def composite_of(codes: Ints, terms: Ints, shares: Array, inverse_ell: Array, u: Array, x: Array, g: Array) -> float:
     """Return kappa of a sum of products between two inputs, and fill g of each part."""
-    count = len(kinds)
+    count = len(codes)
     total = 0.0
     first = 0
     while first < count:
@@ -457,7 +663,7 @@ def composite_of(kinds: Ints, terms: Ints, shares: Array, inverse_ell: Array, u:
             for c in range(len(u)):
                 step = (u[c] - x[c]) * inverse_ell[last, c]
                 r2 += step * step
-            kappa, radial = correlation_of(kinds[last], r2)
+            kappa, radial = part_of(codes[last], r2)
             # What stands before a part multiplies its slope; what stands behind it multiplies those before.
             g[last] = product * radial
             for before in range(first, last):

@@ -39,7 +39,7 @@ from uqms.surrogates.gp import (
     columns_of,
     merge_duplicates,
 )
-from uqms.surrogates.kernels import Kernel, Matern52, name_of, split
+from uqms.surrogates.kernels import Matern52, Stationary, split
 from uqms.surrogates.outputs import Curve, OutputBasis, Scalar
 from uqms.surrogates.plugging import ScoreDraws, draws_from_scores
 from uqms.surrogates.pointwise import NamedSurrogate
@@ -117,7 +117,7 @@ class LocalGaussianProcess:
     True
     """
 
-    kernel: Kernel = field(default_factory=Matern52)
+    kernel: Stationary = field(default_factory=Matern52)
     trend: Literal["constant", "linear", "quadratic"] = "constant"
     noise: Literal["none", "fitted"] = "none"
     outputs: Mapping[str, Curve | Scalar] = field(default_factory=dict)
@@ -250,7 +250,7 @@ class LocalGaussianProcessSurrogate(NamedSurrogate):
 
     domain: Box
     bases: tuple[OutputBasis, ...]
-    kernel: Kernel
+    kernel: Stationary
     x: Array
     y: Array
     ell: Array
@@ -275,7 +275,7 @@ class LocalGaussianProcessSurrogate(NamedSurrogate):
             held = f"; 95 % intervals hold at least {min(found['inside_95']):.0%} of {found['runs']} left-out runs"
         return (
             f"<LocalGaussianProcessSurrogate: {self.runs} runs ({self.attrs.get('runs_left_out', '0')} left out) of "
-            f"{', '.join(self.domain.names)} → {', '.join(counts)}; {name_of(self.kernel)}, {self.neighbours} "
+            f"{', '.join(self.domain.names)} → {', '.join(counts)}; {self.kernel}, {self.neighbours} "
             f"neighbours{held}>"
         )
 
@@ -300,10 +300,10 @@ class LocalGaussianProcessSurrogate(NamedSurrogate):
         _, found = self._trees[j].query(u * scales, self.neighbours + more)
         return np.asarray(found, dtype=np.int64)
 
-    def _settings(self, j: int) -> tuple[int, Array, Array, float, float, float, float, float, int]:
+    def _settings(self, j: int) -> tuple[Array, Array, Array, float, float, float, float, float, int]:
         shares, scales = self._kernels[j]
         return (
-            self.kernel.code,
+            self.kernel.layout(),
             shares,
             scales,
             float(self.variance[j]),

@@ -28,9 +28,9 @@ from scipy.linalg.blas import dtrmm
 
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.errors import InputError
-from uqms.surrogates._radial import radial
+from uqms.surrogates._radial import factor_of, radial
 from uqms.surrogates.gp import GaussianProcessSurrogate
-from uqms.surrogates.kernels import Structured, correlation, layout_of, split
+from uqms.surrogates.kernels import Kernel, correlation, layout_of, split
 from uqms.surrogates.process import is_count, normals_at
 from uqms.surrogates.training import JITTER_FIRST, factorise, trend_basis
 
@@ -220,7 +220,7 @@ def _rest(surrogate: GaussianProcessSurrogate, group: _Group, lower: Array, at: 
     return np.asarray(total * np.outer(scale, scale))
 
 
-def _correlations(kernel: object, u: Array, z: Array, ell: Array) -> Iterator[tuple[slice, Array]]:
+def _correlations(kernel: Kernel, u: Array, z: Array, ell: Array) -> Iterator[tuple[slice, Array]]:
     """Return the correlation of blocks of the rows of `u` with `z`.
 
     Squared distances are products of matrices, several times faster than their sums and right to rounding of the
@@ -228,15 +228,16 @@ def _correlations(kernel: object, u: Array, z: Array, ell: Array) -> Iterator[tu
     """
     d, size = u.shape[1], max(16, BLOCK // max(1, len(z)))
     blocks = [slice(start, start + size) for start in range(0, len(u), size)]
-    if isinstance(kernel, Structured):
+    layout = kernel.layout()
+    if layout is None:
         yield from ((block, correlation(kernel, u[block], z, ell)) for block in blocks)
         return
-    code = kernel.code  # type: ignore[attr-defined]
-    kinds, terms, count = layout_of(code)
-    parts, shares = split(kernel, d, ell)  # type: ignore[arg-type]
+    _, codes, terms = layout_of(layout)
+    count = int(terms[-1]) + 1
+    parts, shares = split(kernel, d, ell)
     sides = []
-    for kind, scales in zip(kinds, parts, strict=True):
-        factor = np.sqrt((1.0, 3.0, 5.0)[kind]) / scales
+    for code, scales in zip(codes, parts, strict=True):
+        factor = np.sqrt(factor_of(int(code))) / scales
         left, right = u * factor, z * factor
         left = np.column_stack([left, np.ones(len(u)), np.sum(left * left, axis=1)])
         right = np.column_stack([-2.0 * right, np.sum(right * right, axis=1), np.ones(len(z))])
@@ -245,10 +246,10 @@ def _correlations(kernel: object, u: Array, z: Array, ell: Array) -> Iterator[tu
         total: Array | None = None
         for term in range(count):
             product: Array | None = None
-            for kind, (left, right), of in zip(kinds, sides, terms, strict=True):
+            for code, (left, right), of in zip(codes, sides, terms, strict=True):
                 if of == term:
                     value = left[block] @ right
-                    radial(int(kind), value)
+                    radial(int(code), value)
                     product = value if product is None else product * value
             assert product is not None
             if count > 1:

@@ -138,8 +138,11 @@ class ScoreProcess:
         """Return everything that prediction needs as one block of numbers, in the order that `_fused` reads."""
         n, d = self.x.shape
         b, scales = self.beta.shape[2], scale_count(self.kernel, d)
-        parts = [np.array([self.draws, self.q, n, d, b, self.kernel.code], dtype=np.float64), self.log_weights]
-        parts.append(self.x.ravel())
+        layout = self.kernel.layout()
+        if layout is None:
+            raise InputError(f"compiled prediction does not know the kernel {self.kernel}; use scores_at.")
+        header = np.array([self.draws, self.q, n, d, b, len(layout) // 2], dtype=np.float64)
+        parts = [header, self.log_weights, layout, self.x.ravel()]
         for h in range(self.draws):
             for j in range(self.q):
                 g = self.trend_factor[h, j]

@@ -33,7 +33,6 @@ from uqms._typing import Array, Ints
 from uqms.errors import FitError
 from uqms.surrogates.kernels import (
     Kernel,
-    Structured,
     correlation,
     correlation_slopes,
     hyperparameter_count,
@@ -69,7 +68,6 @@ JITTER_FIRST, JITTER_LAST = 1e-12, 1e-6
 ELL_BOUNDS = (1e-2, 1e3)
 NUGGET_BOUNDS = (1e-8, 1e2)
 SCALE_BOUNDS = (1e-8, 1e6)  # of 1 / s2, where the variances of the noise are known
-SHARE_BOUNDS = (1e-6, 1e6)  # of a term of a sum, over that of the first
 APART = 4.0
 EXACT = 1e-10  # of y: what the trend leaves is rounding
 STARTS, STARTS_MORE, START_TOLERANCE = 2, 8, 0.1
@@ -186,10 +184,8 @@ def _prior(kernel: Kernel, d: int, noisy: bool, known: bool) -> tuple[Array, Arr
         seen = part[part >= 0]
         location[seen] += 0.5 * math.log(len(seen))
     scale = np.full(len(location), 1.3)
-    location[scales:], scale[scales:] = 0.0, 2.0
-    if isinstance(kernel, Structured):
-        location[:scales] += np.log(kernel.spans(d))
-        location[scales:size], scale[scales:size], _ = kernel.more(d)
+    location[:scales] += np.log(kernel.spans(d))
+    location[scales:size], scale[scales:size], _ = kernel.more(d)
     if noisy:
         location[size], scale[size] = 0.0 if known else math.log(1e-2), 3.0
     location.flags.writeable = scale.flags.writeable = False
@@ -198,12 +194,9 @@ def _prior(kernel: Kernel, d: int, noisy: bool, known: bool) -> tuple[Array, Arr
 
 def bounds_of(kernel: Kernel, d: int, noise: Noise) -> Array:
     """Return lower and upper bounds of the logarithms, shape (p, 2)."""
-    scales, size = scale_count(kernel, d), hyperparameter_count(kernel, d)
-    more = [] if noise is False else [SCALE_BOUNDS if variances_known(noise) else NUGGET_BOUNDS]
-    bounds = np.log(np.array([ELL_BOUNDS] * scales + [SHARE_BOUNDS] * (size - scales) + more))
-    if isinstance(kernel, Structured):
-        bounds[scales:size] = kernel.more(d)[2]
-    return bounds
+    of_noise = [] if noise is False else [SCALE_BOUNDS if variances_known(noise) else NUGGET_BOUNDS]
+    ell, more = np.log([ELL_BOUNDS] * scale_count(kernel, d)), kernel.more(d)[2]
+    return np.concatenate([ell, more, np.log(of_noise).reshape(-1, 2)])
 
 
 def _log_prior(parameters: Array, kernel: Kernel, d: int, noise: Noise) -> tuple[float, Array]:
@@ -338,9 +331,8 @@ def _starting_points(kernel: Kernel, d: int, count: int, noise: Noise) -> Array:
         points[:, seen] = low + (high - low) * cube[:, seen]
         points[1:2, seen] = low + (high - low) * SHORT
         points[0, seen] = math.log(0.5 * root) + math.log(APART) * (0.5 * (len(at) - 1) - part)
-    if isinstance(kernel, Structured):
-        points[:, :scales] += np.log(kernel.spans(d))
-        points[:, scales:size] = kernel.more(d)[0]
+    points[:, :scales] += np.log(kernel.spans(d))
+    points[:, scales:size] = kernel.more(d)[0]
     if noise is not False:
         low, high = np.log((1e-1, 1e1) if variances_known(noise) else (1e-4, 1e-1))
         points[:, size] = low + (high - low) * cube[:, size]

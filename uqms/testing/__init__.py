@@ -1,5 +1,6 @@
 """For those who plug in their own parts: checks that a part keeps its promises, and planted bugs that they find."""
 
+from uqms.testing.kernel_conformance import check_kernel
 from uqms.testing.likelihoods import LIKELIHOOD_BUGS, LikelihoodBug
 from uqms.testing.planted import PLANTED_BUGS, PlantedBug
 from uqms.testing.surrogates import Check, Conformance, check_surrogate
@@ -11,5 +12,6 @@ __all__ = [
     "Conformance",
     "LikelihoodBug",
     "PlantedBug",
+    "check_kernel",
     "check_surrogate",
 ]

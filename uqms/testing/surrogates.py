@@ -75,15 +75,18 @@ class Check(NamedTuple):
 @final
 @dataclass(frozen=True)
 class Conformance:
-    """What `check_surrogate` found.
+    """What `check_surrogate` or `check_kernel` found.
 
     Attributes
     ----------
     checks
         One a promise, in order; what follows from one that is not kept is not judged.
+    what
+        What was checked.
     """
 
     checks: tuple[Check, ...]
+    what: str = "surrogate"
 
     @property
     def ok(self) -> bool:
@@ -107,7 +110,7 @@ class Conformance:
 
     def __str__(self) -> str:
         passed = sum(check.ok is True for check in self.checks)
-        lines = [f"surrogate: {passed} of {len(self.checks)} checks passed, {len(self.failed)} failed"]
+        lines = [f"{self.what}: {passed} of {len(self.checks)} checks passed, {len(self.failed)} failed"]
         lines += [f"  {check}" for check in self.checks]
         if self.failed and self.one_experiment:
             lines.append("  It can be used in a calibration of one experiment, not of several: see what failed.")
@@ -130,7 +133,7 @@ class Conformance:
             lines = [f"  {check}" for check in self.checks if check.ok is what]
             verb = "are failed" if self.failed else "could not be judged"
             raise ConformanceError(
-                f"{len(lines)} of {len(self.checks)} checks of the surrogate {verb}:\n" + "\n".join(lines)
+                f"{len(lines)} of {len(self.checks)} checks of the {self.what} {verb}:\n" + "\n".join(lines)
             )
 
 

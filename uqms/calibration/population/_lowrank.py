@@ -39,8 +39,8 @@ from numba.extending import get_cython_function_address
 
 from uqms._typing import Array, Ints
 from uqms.calibration._marginal import DATA_HEADER, LOG_TWO_PI, PRECISION, collapsed
-from uqms.surrogates._fused import HEADER, SINGLE, _kernel_size, _score_size, _shares, block_size
-from uqms.surrogates.kernels import FAST, composite_of, layout_of
+from uqms.surrogates._fused import HEADER, _shares, block_size, inputs_at, kernel_of, kernel_size, score_size
+from uqms.surrogates.kernels import FAST, SINGLE, composite_of
 
 __all__ = ["as_operation", "function", "fused"]
 
@@ -190,6 +190,8 @@ def _exp(x: float) -> float:
 @numba.njit(cache=True, nogil=True, fastmath=FAST)  # type: ignore[untyped-decorator]
 def _correlations(
     code: int,
+    codes: Ints,
+    terms: Ints,
     variance: float,
     scales: Array,
     shares: Array,
@@ -206,11 +208,10 @@ def _correlations(
     K, d = u.shape
     n = len(points)
     if code >= SINGLE:
-        kinds, terms, _ = layout_of(code)
-        radials = np.empty(len(kinds))
+        radials = np.empty(len(codes))
         for a in range(K):
             for i in range(n):
-                kappa[a, i] = variance * composite_of(kinds, terms, shares, scales, u[a], points[i], radials)
+                kappa[a, i] = variance * composite_of(codes, terms, shares, scales, u[a], points[i], radials)
         return
     for c in range(d):
         for i in range(n):
@@ -243,6 +244,8 @@ def _correlations(
 @numba.njit(cache=True, nogil=True, fastmath=FAST)  # type: ignore[untyped-decorator]
 def _slopes(
     code: int,
+    codes: Ints,
+    terms: Ints,
     variance: float,
     scales: Array,
     shares: Array,
@@ -256,13 +259,12 @@ def _slopes(
     K, d = u.shape
     n = len(points)
     if code >= SINGLE:
-        kinds, terms, _ = layout_of(code)
-        radials = np.empty(len(kinds))
+        radials = np.empty(len(codes))
         for a in range(K):
             for i in range(n):
-                composite_of(kinds, terms, shares, scales, u[a], points[i], radials)
+                composite_of(codes, terms, shares, scales, u[a], points[i], radials)
                 bar = kappa_bar[a, i] * variance
-                for p in range(len(kinds)):
+                for p in range(len(codes)):
                     for c in range(d):
                         s = scales[p, c]
                         u_bar[a, c] += bar * radials[p] * (u[a, c] - points[i, c]) * s * s
@@ -334,13 +336,13 @@ def _features(
     own: Array,
 ) -> None:
     """Fill W (K, n), g (K, n), g_points (K, m), v (K, b), column j of mean and own (K, q), and phi (K, rank)."""
-    draws, q, n, d, b, code = int(block[0]), int(block[1]), int(block[2]), int(block[3]), int(block[4]), int(block[5])
+    q, n, d, b = int(block[1]), int(block[2]), int(block[3]), int(block[4])
+    code, codes, terms = kernel_of(block)
     K, m = u.shape[0], len(points)
-    at = HEADER + draws
+    at = inputs_at(block)
     x = block[at : at + n * d].reshape(n, d)
-    at += n * d + (h * q + j) * _score_size(block)
-    size = _kernel_size(code, d)
-    parts = 1 if code < SINGLE else len(layout_of(code)[0])
+    at += n * d + (h * q + j) * score_size(block)
+    size, parts = kernel_size(block), len(codes)
     scales = block[at : at + parts * d].reshape(parts, d)
     shares = _shares(block[at + parts * d : at + size])
     variance = block[at + size]
@@ -352,7 +354,7 @@ def _features(
     root_at = g_at + 2 * n * b
 
     columns = np.empty((d, max(n, m)))
-    _correlations(code, variance, scales, shares, u, x, columns, W, g)
+    _correlations(code, codes, terms, variance, scales, shares, u, x, columns, W, g)
     flat_w, flat_v, flat_phi, flat_p = W.reshape(K * n), v.reshape(K * b), phi.reshape(K * rank), P.reshape(-1)
     _times_lower(True, K, n, block, factor_at, flat_w, 0)
     rest = np.empty((K, b))
@@ -369,7 +371,7 @@ def _features(
         _gemm(False, False, K, b, n, -1.0, flat_w, 0, n, block, g_at, b, 1.0, flat_rest, 0, b)
         _gemm(False, True, K, b, b, 1.0, flat_rest, 0, b, block, root_at, b, 0.0, flat_v, 0, b)
     kv = np.empty((K, m))
-    _correlations(code, variance, scales, shares, u, points, columns, kv, g_points)
+    _correlations(code, codes, terms, variance, scales, shares, u, points, columns, kv, g_points)
     _gemm(False, False, K, rank, m, 1.0, kv.reshape(K * m), 0, m, flat_p, 0, rank, 0.0, flat_phi, 0, rank)
     _gemm(False, False, K, rank, n, 1.0, flat_w, 0, n, flat_p, m * rank, rank, 1.0, flat_phi, 0, rank)
     if b:
@@ -407,13 +409,13 @@ def _features_reverse(
 
     `phi_bar` holds already what own does through the features.
     """
-    draws, q, n, d, b, code = int(block[0]), int(block[1]), int(block[2]), int(block[3]), int(block[4]), int(block[5])
+    q, n, d, b = int(block[1]), int(block[2]), int(block[3]), int(block[4])
+    code, codes, terms = kernel_of(block)
     K, m = u.shape[0], len(points)
-    at = HEADER + draws
+    at = inputs_at(block)
     x = block[at : at + n * d].reshape(n, d)
-    at += n * d + (h * q + j) * _score_size(block)
-    size = _kernel_size(code, d)
-    parts = 1 if code < SINGLE else len(layout_of(code)[0])
+    at += n * d + (h * q + j) * score_size(block)
+    size, parts = kernel_size(block), len(codes)
     scales = block[at : at + parts * d].reshape(parts, d)
     shares = _shares(block[at + parts * d : at + size])
     variance = block[at + size]
@@ -444,10 +446,10 @@ def _features_reverse(
                 t_bar[a, c] += mean_bar[a, j] * beta[c]
         _trend_reverse(u, t_bar, u_bar)
     _times_lower(False, K, n, block, factor_at, flat_w, 0)
-    _slopes(code, variance, scales, shares, u, x, W, g, u_bar)
+    _slopes(code, codes, terms, variance, scales, shares, u, x, W, g, u_bar)
     kv_bar = np.empty((K, m))
     _gemm(False, True, K, m, rank, 1.0, flat_phi, 0, rank, flat_p, 0, rank, 0.0, kv_bar.reshape(K * m), 0, m)
-    _slopes(code, variance, scales, shares, u, points, kv_bar, g_points, u_bar)
+    _slopes(code, codes, terms, variance, scales, shares, u, points, kv_bar, g_points, u_bar)
 
 
 # --- the likelihood, given features -----------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from scipy.linalg import eigh
 
 from uqms._typing import Array, Ints
 from uqms.errors import InputError
-from uqms.surrogates.kernels import Structured, correlation, places
+from uqms.surrogates.kernels import correlation, places
 from uqms.surrogates.process import ScoreProcess
 from uqms.surrogates.process import _rows as rows_of
 
@@ -195,7 +195,7 @@ def nystroem(
     InputError
         When the cloud has too few points, or the kernel is one that compiled code does not know.
     """
-    if isinstance(process.kernel, Structured):
+    if process.kernel.layout() is None:
         raise InputError(
             "A low-rank error needs a kernel of the inputs alone; this one is of several fidelities. Take the exact."
         )

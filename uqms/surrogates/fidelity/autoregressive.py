@@ -10,13 +10,13 @@ import xarray as xr
 
 from uqms._typing import Array, Ints
 from uqms.errors import InputError
-from uqms.surrogates.fidelity.kernels import CoKriging, Single
+from uqms.surrogates.fidelity.kernels import CoKriging
 from uqms.surrogates.fidelity.ladder import Ladder, Step
 from uqms.surrogates.fidelity.levels import Levels, check_levels, check_outputs, read_levels, top_runs
 from uqms.surrogates.fidelity.surrogate import MultiFidelitySurrogate
 from uqms.surrogates.fitting import Fitting
 from uqms.surrogates.gp import report
-from uqms.surrogates.kernels import Kernel, Matern52, Structured
+from uqms.surrogates.kernels import Kernel, Matern52, RadialKernel, Stationary
 from uqms.surrogates.outputs import Curve, Scalar
 
 __all__ = ["MultiFidelity", "fitted_levels", "ladder_of"]
@@ -92,7 +92,7 @@ class MultiFidelity:
     def __post_init__(self) -> None:
         check_levels(self.levels, "MultiFidelity")
         check_outputs(self.outputs)
-        if not isinstance(self.kernel, Kernel) or isinstance(self.kernel, Structured):
+        if not isinstance(self.kernel, Stationary):
             raise InputError(f"kernel is {self.kernel!r}; give Matern52(), Matern32() or SquaredExponential().")
         if self.trend not in ("constant", "linear"):
             raise InputError(f"trend is {self.trend!r}; give 'constant' or 'linear'.")
@@ -136,7 +136,7 @@ class MultiFidelity:
         return top_runs(ensemble, self.levels)
 
     def _jointly(self, levels: Levels, columns: int) -> Step:
-        if not isinstance(self.kernel, Single):
+        if not isinstance(self.kernel, RadialKernel):
             raise InputError(
                 "Designs that are not nested take a single kernel, such as Matern52(): all levels are learned "
                 "together. Run the lower level at the inputs of the higher one too, or choose a single kernel."

@@ -21,27 +21,24 @@ from uqms._typing import Array, Ints
 from uqms.errors import InputError
 from uqms.surrogates.averaging import CHEAP
 from uqms.surrogates.kernels import (
-    Kernel,
     Matern32,
     Matern52,
     Product,
+    RadialKernel,
     SquaredExponential,
     Structured,
     Sum,
     correlation_slopes,
-    from_code,
     hyperparameter_count,
     places,
 )
 from uqms.surrogates.training import JITTER_FIRST
 
-__all__ = ["NEVER", "RHO", "CoKriging", "Single", "WithLower", "expanded", "kernel_from_code", "second_slope"]
+__all__ = ["NEVER", "RHO", "CoKriging", "WithLower", "expanded", "second_slope"]
 
-Single = SquaredExponential | Matern32 | Matern52
 RHO = CHEAP  # mean and sd of the normal prior of rho, of levels that are scaled to sd 1
 RHO_BOUNDS = (-10.0, 10.0)
 NEVER = 1e30
-COKRIGING = -1000  # codes of co-kriging: this, less 10 T, less the code of the part
 
 
 @final
@@ -54,13 +51,12 @@ class CoKriging(Structured):
     exponential.
     """
 
-    part: Single
+    part: RadialKernel
     levels: int
 
-    @property
-    def code(self) -> int:
-        """Number of the kernel in files."""
-        return COKRIGING - 10 * self.levels - self.part.code
+    def __post_init__(self) -> None:
+        if not isinstance(self.part, RadialKernel) or type(self.levels) is not int or not 2 <= self.levels <= 64:
+            raise InputError(f"CoKriging: part is {self.part!r} and levels {self.levels!r}; give Matern52() and 2.")
 
     def places(self, d: int) -> Ints:
         """Return the place in `ell` of each length scale."""
@@ -74,10 +70,6 @@ class CoKriging(Structured):
         location = np.repeat([0.0, RHO[0]], t)
         bounds = np.repeat([[math.log(1e-8), math.log(1e6)], RHO_BOUNDS], t, axis=0)
         return location, np.repeat([2.0, RHO[1]], t), bounds
-
-    def spans(self, d: int) -> Array:
-        """Return ones: all length scales are of inputs in the unit cube."""
-        return np.ones(self.levels * (d - self.levels + 1))
 
     def doubted(self, d: int) -> int | None:
         """Return the place of the last rho."""
@@ -148,13 +140,8 @@ class WithLower(Structured):
     that never matter where a part does not see an input.
     """
 
-    lower: Single
-    part: Single
-
-    @property
-    def code(self) -> int:
-        """Number of the kernel in files: that of `full`."""
-        return self.full.code
+    lower: RadialKernel
+    part: RadialKernel
 
     @property
     def full(self) -> Sum:
@@ -176,10 +163,6 @@ class WithLower(Structured):
         """Return the width of a uniform law with the sd of levels, 1, and ones."""
         return np.append(math.sqrt(12.0), np.ones(2 * (d - 1)))
 
-    def doubted(self, d: int) -> int | None:
-        """Return nothing: the share of k_delta tells how much the level below says."""
-        return None
-
     def correlation_slopes(self, u: Array, x: Array, ell: Array) -> tuple[Array, Array, Array]:
         """Return the correlation, g of each part, and the derivative by the log share."""
         return correlation_slopes(self.full, u, x, expanded(self, u.shape[1], ell))
@@ -194,7 +177,7 @@ def expanded(kernel: WithLower, d: int, ell: Array) -> Array:
     return out
 
 
-def second_slope(kernel: Single, t: Array) -> tuple[Array, Array, Array]:
+def second_slope(kernel: RadialKernel, t: Array) -> tuple[Array, Array, Array]:
     """Return a kernel of one scaled distance t, and its first and second derivative by it."""
     if isinstance(kernel, SquaredExponential):
         value = np.exp(-0.5 * t * t)
@@ -203,24 +186,7 @@ def second_slope(kernel: Single, t: Array) -> tuple[Array, Array, Array]:
         a = math.sqrt(3.0) * np.abs(t)
         value = np.exp(-a)
         return (1.0 + a) * value, -3.0 * t * value, -3.0 * (1.0 - a) * value
+    assert isinstance(kernel, Matern52)  # noqa: S101
     a = math.sqrt(5.0) * np.abs(t)
     value = np.exp(-a)
     return (1.0 + a + a * a / 3.0) * value, -5.0 / 3.0 * t * (1.0 + a) * value, -5.0 / 3.0 * (1.0 + a - a * a) * value
-
-
-def kernel_from_code(code: int) -> Kernel:
-    """Return the kernel with that code, of levels or not.
-
-    Raises
-    ------
-    InputError
-        When there is none.
-    """
-    if code >= 0:
-        return from_code(code)
-    levels, part = divmod(COKRIGING - code, 10)
-    if not 2 <= levels <= 64 or part not in (0, 1, 2):
-        raise InputError(f"there is no kernel of code {code}")
-    single = from_code(part)
-    assert isinstance(single, Single)  # noqa: S101
-    return CoKriging(single, levels)

@@ -16,9 +16,9 @@ and what these leave open of it (S) is carried on to first order. A *joint* leve
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Literal, final
+from typing import Any, Literal, final
 
 import numpy as np
 
@@ -26,8 +26,8 @@ from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.errors import InputError
 from uqms.surrogates._fused import scores_flat_reverse
 from uqms.surrogates.fidelity._climbing import climb, climb_reverse
-from uqms.surrogates.fidelity.kernels import Single, second_slope
-from uqms.surrogates.kernels import Product, Sum, correlation_slopes, places
+from uqms.surrogates.fidelity.kernels import second_slope
+from uqms.surrogates.kernels import Stationary, correlation_slopes, places
 from uqms.surrogates.physics import lifted
 from uqms.surrogates.process import (
     ScoreProcess,
@@ -144,6 +144,10 @@ class Step:
             return [[one.flat() for one in singles] for singles in self._singles]
         return [[p.member(h).select(np.array([j])).flat() for j in range(p.q)] for h in range(p.draws)]
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the fields only: blocks may hold addresses, which are of this process."""
+        return {part.name: getattr(self, part.name) for part in fields(self)}
+
     def reverse(
         self, h: int, j: int, u: Array, below: Array | None, slope: Array, s: Array, bars: tuple[Array, Array]
     ) -> tuple[Array, tuple[Array, Array]]:
@@ -176,12 +180,8 @@ class _Slope:
     def _parts(self, rows: Array) -> tuple[Array, Array, Array, Array, Array, Array]:
         p, h, j = self.process, self.h, self.j
         d = p.x.shape[1]
-        assert isinstance(p.kernel, Sum)  # noqa: S101
-        first = p.kernel.parts[0]
-        assert isinstance(first, Product)  # noqa: S101
-        lower, part = first.parts
-        assert isinstance(lower, Single)  # noqa: S101
-        assert isinstance(part, Single)  # noqa: S101
+        assert isinstance(p.kernel, Stationary)  # noqa: S101
+        (lower, part), _ = p.kernel.terms
         ell = p.ell[h, j]
         weights = p.inverse_factor[h, j].T @ p.target[h, j] * (p.variance[h, j] / (1.0 + ell[-1]) / ell[0])
         t = (rows[:, :1] - p.x[:, 0]) / ell[0]

@@ -29,11 +29,11 @@ from uqms._typing import Array, Ints
 from uqms.errors import InputError
 from uqms.surrogates import averaging
 from uqms.surrogates.fidelity.autoregressive import fitted_levels, ladder_of
-from uqms.surrogates.fidelity.kernels import NEVER, Single, WithLower, expanded
+from uqms.surrogates.fidelity.kernels import NEVER, WithLower, expanded
 from uqms.surrogates.fidelity.ladder import Ladder, Step
 from uqms.surrogates.fidelity.levels import Levels, check_levels, check_outputs, read_levels, top_runs
 from uqms.surrogates.fidelity.surrogate import MultiFidelitySurrogate
-from uqms.surrogates.kernels import Matern52, SquaredExponential
+from uqms.surrogates.kernels import Matern52, RadialKernel, SquaredExponential
 from uqms.surrogates.outputs import Curve, Scalar
 from uqms.surrogates.process import ScoreProcess, condition, draw_at, sobol_points, stacked
 from uqms.surrogates.training import Hyperparameters, fits_exactly, log_posterior, train, trend_basis
@@ -97,7 +97,7 @@ class NonlinearMultiFidelity:
     """
 
     levels: Sequence[str]
-    kernel: Single = field(default_factory=Matern52)
+    kernel: RadialKernel = field(default_factory=Matern52)
     hyperparameters: Literal["auto", "averaged", "point"] = "auto"
     outputs: Mapping[str, Curve | Scalar] = field(default_factory=dict)
     cost: Mapping[str, float] | None = None
@@ -105,7 +105,7 @@ class NonlinearMultiFidelity:
     def __post_init__(self) -> None:
         check_levels(self.levels, "NonlinearMultiFidelity")
         check_outputs(self.outputs)
-        if not isinstance(self.kernel, Single):
+        if not isinstance(self.kernel, RadialKernel):
             raise InputError(f"kernel is {self.kernel!r}; give Matern52(), Matern32() or SquaredExponential().")
         if self.hyperparameters not in ("auto", "averaged", "point"):
             raise InputError(f"hyperparameters is {self.hyperparameters!r}; give 'auto', 'averaged' or 'point'.")
@@ -146,7 +146,7 @@ class _Way(NamedTuple):
     kind: Literal["function", "multiple", "nothing"]
     one: Hyperparameters
 
-    def conditioned(self, kernel: Single, c: Array, x: Array, y: Array) -> ScoreProcess:
+    def conditioned(self, kernel: RadialKernel, c: Array, x: Array, y: Array) -> ScoreProcess:
         """Return the process over (c, x), of the same kernel and trend functions in all ways."""
         d, both = x.shape[1], WithLower(SquaredExponential(), kernel)
         if self.kind == "function":
@@ -156,7 +156,7 @@ class _Way(NamedTuple):
         whole = replace(self.one, ell=ell, cheap=self.kind == "multiple")
         return condition(both.full, np.column_stack([c, x]), y[:, None], 2, [whole])
 
-    def log_fit(self, kernel: Single, c: Array, x: Array, y: Array) -> float:
+    def log_fit(self, kernel: RadialKernel, c: Array, x: Array, y: Array) -> float:
         """Return how probable the runs are with these values of the level below, up to a constant."""
         if self.kind == "nothing" or not y.any():
             return 0.0
@@ -167,7 +167,7 @@ class _Way(NamedTuple):
         return log_posterior(p, np.column_stack([c, x]), y, np.ones((len(x), 1)), both, False)
 
 
-def _ways(kernel: Single, c: Array, x: Array, y: Array, averaged: bool, order: int) -> tuple[_Way, list[_Way]]:
+def _ways(kernel: RadialKernel, c: Array, x: Array, y: Array, averaged: bool, order: int) -> tuple[_Way, list[_Way]]:
     """Return the most probable way, and one for each member."""
     if not y.any():
         found = Hyperparameters(np.ones(x.shape[1]), 0.0, 1e-12, 0.0, 0, False)
@@ -229,7 +229,7 @@ class _Climb:
     """The levels, one after the other."""
 
     levels: Levels
-    kernel: Single
+    kernel: RadialKernel
     hyperparameters: Literal["auto", "averaged", "point"]
 
     def surrogate(self) -> MultiFidelitySurrogate:
