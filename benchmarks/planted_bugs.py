@@ -27,7 +27,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 COPIED = ("uqms", "tests", "benchmarks")
 LIMIT = 900.0  # seconds of one bug
-FROZEN = "tests/frozen/test_frozen.py::test_values_and_gradients_are_the_frozen_ones"
+FROZEN = "tests/frozen/test_frozen.py"
 CALIBRATION = "uqms/calibration"
 
 
@@ -50,9 +50,14 @@ class Outcome(NamedTuple):
     seconds: float
 
 
-def frozen(*names: str) -> tuple[str, ...]:
-    """Return the tests of frozen problems."""
-    return tuple(f"{FROZEN}[{name}]" for name in names)
+def values(*names: str) -> tuple[str, ...]:
+    """Return the tests of frozen log-likelihoods, which arrays give."""
+    return tuple(f"{FROZEN}::test_log_likelihoods_are_the_frozen_ones[{name}]" for name in names)
+
+
+def models(*names: str) -> tuple[str, ...]:
+    """Return the tests of frozen densities and gradients of PyMC models, which compiled code gives."""
+    return tuple(f"{FROZEN}::test_densities_and_gradients_of_the_model_are_the_frozen_ones[{name}]" for name in names)
 
 
 def tests(file: str, *names: str) -> tuple[str, ...]:
@@ -72,7 +77,7 @@ BUGS = (
         f"{CALIBRATION}/_marginal.py",
         "    root = _root(covariance)  # any root serves",
         "    covariance = covariance * np.eye(K)\n    root = _root(covariance)  # any root serves",
-        (*DENSE, *frozen("scalar_replicates", "own_surrogate")),
+        (*DENSE, *values("scalar_replicates", "own_surrogate")),
     ),
     Bug(
         "covariance between inputs dropped (compiled)",
@@ -81,7 +86,7 @@ BUGS = (
         "                factor[k, m] = covariance[j, k, m] if k == m else 0.0\n",
         (
             *tests("calibration/test_compiled.py", "test_replicates_at_several_conditions_with_row_by_row_noise"),
-            *frozen("scalar_replicates"),
+            *models("scalar_replicates"),
         ),
     ),
     Bug(
@@ -92,7 +97,7 @@ BUGS = (
         "    label = label + (0.0 if observations.replicate is None else observations.replicate)\n",
         (
             *tests("calibration/test_joint_error.py", "test_replicates_share_one_error"),
-            *frozen("scalar_averaged", "curve_conditions_replicates"),
+            *values("scalar_averaged", "curve_conditions_replicates"),
         ),
     ),
     Bug(
@@ -100,63 +105,63 @@ BUGS = (
         f"{CALIBRATION}/_marginal.py",
         "            inner = np.matmul(E.T, scaled) + np.eye(E.shape[1])\n",
         "            inner = 0.0 * np.matmul(E.T, scaled) + np.eye(E.shape[1])\n",
-        (*DENSE, *frozen("curve_conditions_replicates")),
+        (*DENSE, *values("curve_conditions_replicates")),
     ),
     Bug(
         "truncation per replicate (compiled)",
         f"{CALIBRATION}/_marginal.py",
         "                        s += E[i, a] * E[i, b] * rdiag[first + i]\n",
         "                        s += E[i, a] * E[i, b] * rdiag[first + i] / count[first + i]\n",
-        (*SLOPES, *frozen("curve_conditions_replicates")),
+        (*SLOPES, *models("curve_conditions_replicates")),
     ),
     Bug(
         "sd for variance",
         f"{CALIBRATION}/_marginal.py",
         "    s2 = sigma[:, parts.group] ** 2  # (S, N) or (1, N)\n",
         "    s2 = sigma[:, parts.group]  # (S, N) or (1, N)\n",
-        (*DENSE, *frozen("scalar_one")),
+        (*DENSE, *values("scalar_one")),
     ),
     Bug(
         "factor 1/2 in a log-determinant (arrays)",
         f"{CALIBRATION}/_marginal.py",
         "    quadratic -= np.sum(w * Mw, axis=(1, 2))\n    log_det = log_det + one_log_det\n",
         "    quadratic -= np.sum(w * Mw, axis=(1, 2))\n    log_det = log_det + 0.5 * one_log_det\n",
-        (*DENSE, *frozen("scalar_one")),
+        (*DENSE, *values("scalar_one")),
     ),
     Bug(
         "factor 1/2 in a log-determinant (compiled)",
         f"{CALIBRATION}/_marginal.py",
         "    log_det += _cholesky(A, 1.0)\n",
         "    log_det += 0.5 * _cholesky(A, 1.0)\n",
-        (*SLOPES, *frozen("scalar_one")),
+        (*SLOPES, *models("scalar_one")),
     ),
     Bug(
         "within-cell sum of squares left out",
         f"{CALIBRATION}/_marginal.py",
         "        squares[c] += off * off / row_variance[r]\n",
         "        squares[c] += 0.0 * off\n",
-        (*SLOPES, *frozen("scalar_replicates")),
+        (*SLOPES, *models("scalar_replicates")),
     ),
     Bug(
         "count of replicates left out of the normalising constant",
         f"{CALIBRATION}/_marginal.py",
         "        0.5 * (count - 1.0) * (LOG_TWO_PI + np.log(s2)) + 0.5",
         "        0.5 * (LOG_TWO_PI + np.log(s2)) + 0.5",
-        (*DENSE, *frozen("scalar_replicates")),
+        (*DENSE, *values("scalar_replicates")),
     ),
     Bug(
         "noise of another output",
         f"{CALIBRATION}/likelihood.py",
         "        group=np.array([groups.outputs.index(str(name)) for name in output], dtype=np.int64),\n",
         "        group=np.zeros(len(output), dtype=np.int64),\n",
-        frozen("several_outputs", "correlated_scalars"),
+        values("several_outputs", "correlated_scalars"),
     ),
     Bug(
         "averaging of hyperparameters as a mean of log-densities",
         f"{CALIBRATION}/_marginal.py",
         "    return top + math.log(norm), mean_bars, cov_bars, sigma_bar\n",
         "    return (np.exp(log_weight) * values).sum(), mean_bars, cov_bars, sigma_bar\n",
-        (*tests("calibration/test_compiled.py", "test_hyperparameter_draws_are_averaged"), *frozen("scalar_averaged")),
+        (*tests("calibration/test_compiled.py", "test_hyperparameter_draws_are_averaged"), *models("scalar_averaged")),
     ),
     Bug(
         "averaging of hyperparameters takes the best of them",
@@ -165,7 +170,7 @@ BUGS = (
         "parts = [np.max(values, axis=0) for _, values, _, _ in self.log_likelihood_terms(flat)]\n",
         (
             *tests("calibration/test_likelihood.py", "test_hyperparameter_draws_are_averaged_over_the_whole_data_set"),
-            *frozen("curve_averaged"),
+            *values("curve_averaged"),
         ),
     ),
     Bug(
@@ -173,14 +178,14 @@ BUGS = (
         f"{CALIBRATION}/_marginal.py",
         "(s * s - p) * sigma[g] / weight[c] - (count[c] - 1.0) / sigma[g]",
         "(s * s - p) * sigma[g] / weight[c] + (count[c] - 1.0) / sigma[g]",
-        (*SLOPES, *frozen("scalar_replicates")),
+        (*SLOPES, *models("scalar_replicates")),
     ),
     Bug(
         "gradient by the covariance is half of itself",
         f"{CALIBRATION}/_marginal.py",
         "                cov_bar[j, k, m] = 0.5 * (a_bar",
         "                cov_bar[j, k, m] = 0.25 * (a_bar",
-        (*SLOPES, *frozen("scalar_one")),
+        (*SLOPES, *models("scalar_one")),
     ),
     Bug(
         "Jacobian of a transform of the data left out",
@@ -189,7 +194,7 @@ BUGS = (
         "        return np.concatenate(parts).reshape(shape)\n",
         (
             *tests("calibration/test_likelihood.py", "test_units_of_the_data_carry_a_jacobian"),
-            *frozen("log_lognormal"),
+            *values("log_lognormal"),
         ),
     ),
     Bug(
@@ -197,7 +202,7 @@ BUGS = (
         f"{CALIBRATION}/_exact.py",
         "            quadratic -= np.sum(projected**2, axis=1)\n",
         "            quadratic -= 0.0 * np.sum(projected**2, axis=1)\n",
-        frozen("direct_between_coordinates"),
+        values("direct_between_coordinates"),
     ),
     # ------------------------------------------------------------------ correlated noise, discrepancy, realisation
     Bug(
@@ -205,14 +210,14 @@ BUGS = (
         f"{CALIBRATION}/_terms.py",
         "        value = math.exp(-r)\n        return value, value / r if r > 0.0 else 0.0\n",
         "        value = 1.0 if r == 0.0 else math.exp(-1.0)\n        return value, value / r if r > 0.0 else 0.0\n",
-        (*tests(CORRELATED, "test_autocorrelated_noise_is_new_with_each_replicate"), *frozen("curve_autocorrelated")),
+        (*tests(CORRELATED, "test_autocorrelated_noise_is_new_with_each_replicate"), *values("curve_autocorrelated")),
     ),
     Bug(
         "noise of a series shared by replicates",
         f"{CALIBRATION}/likelihood.py",
         'labels = table.drop(columns=["value", "sd", along,',
         'labels = table.drop(columns=["value", "replicate", "sd", along,',
-        (*tests(CORRELATED, "test_autocorrelated_noise_is_new_with_each_replicate"), *frozen("curve_autocorrelated")),
+        (*tests(CORRELATED, "test_autocorrelated_noise_is_new_with_each_replicate"), *values("curve_autocorrelated")),
     ),
     Bug(
         "discrepancy not shared by experiments",
@@ -222,7 +227,7 @@ BUGS = (
         "            ids = at.experiment\n            return Place(ids, np.column_stack(",
         (
             *tests(CORRELATED, "test_a_gp_over_time_and_condition_is_the_dense_normal"),
-            *frozen("discrepancy_gp_over_time"),
+            *values("discrepancy_gp_over_time"),
         ),
     ),
     Bug(
@@ -230,7 +235,7 @@ BUGS = (
         f"{CALIBRATION}/_terms.py",
         "            K[i, j] = amplitude * amplitude * value\n",
         "            K[i, j] = amplitude * value\n",
-        (*tests(CORRELATED, "test_an_unshared_gp_an_offset_and_a_factor"), *frozen("discrepancy_offset")),
+        (*tests(CORRELATED, "test_an_unshared_gp_an_offset_and_a_factor"), *values("discrepancy_offset")),
     ),
     Bug(
         "orthogonal projection left out",
@@ -239,7 +244,7 @@ BUGS = (
         "            total += K - 0.0 * (KJ @ V)\n",
         (
             *tests(CORRELATED, "test_an_orthogonal_gp_has_no_part_along_the_slope_of_the_mean"),
-            *frozen("discrepancy_gp_orthogonal"),
+            *values("discrepancy_gp_orthogonal"),
         ),
     ),
     Bug(
@@ -247,21 +252,21 @@ BUGS = (
         f"{CALIBRATION}/_terms.py",
         "            J_bar -= 2.0 * rest @ (Q @ V.T)\n",
         "            J_bar -= 0.0 * rest @ (Q @ V.T)\n",
-        (*tests(CORRELATED, "test_derivatives_of_the_density"), *frozen("discrepancy_gp_orthogonal")),
+        (*tests(CORRELATED, "test_derivatives_of_the_density"), *models("discrepancy_gp_orthogonal")),
     ),
     Bug(
         "scale discrepancy without the surrogate's error",
         f"{CALIBRATION}/_correlated.py",
         "            C[i, e] += m[i] * m[e] * F[i, e]\n",
         "            C[i, e] += F[i, e]\n",
-        (*tests(CORRELATED, "test_an_unshared_gp_an_offset_and_a_factor"), *frozen("discrepancy_scale")),
+        (*tests(CORRELATED, "test_an_unshared_gp_an_offset_and_a_factor"), *values("discrepancy_scale")),
     ),
     Bug(
         "derivative by a length scale has its sign wrong",
         f"{CALIBRATION}/_terms.py",
         "                        phi_bar[int(lengths[m])] += weight * step",
         "                        phi_bar[int(lengths[m])] -= weight * step",
-        (*tests(CORRELATED, "test_derivatives_of_the_density"), *frozen("discrepancy_gp_over_time")),
+        (*tests(CORRELATED, "test_derivatives_of_the_density"), *models("discrepancy_gp_over_time")),
     ),
     Bug(
         "noise of a run left out between the cells of a run",
@@ -270,7 +275,7 @@ BUGS = (
         "                    s += W[i, a] * W[e, a] if i == e else 0.0\n",
         (
             *tests("calibration/test_realisation.py", "test_likelihood_is_that_of_the_dense_normal"),
-            *frozen("realisation_of_each_experiment"),
+            *values("realisation_of_each_experiment"),
         ),
     ),
     # ------------------------------------------------------------------ latents
@@ -281,7 +286,7 @@ BUGS = (
         "            s += truncation[i, a] * omega[a]\n",
         (
             *tests("calibration/test_latents.py", "test_outputs_are_linear_in_the_latents"),
-            *frozen("curve_student", "own_surrogate_student"),
+            *values("curve_student", "own_surrogate_student"),
         ),
     ),
     Bug(
@@ -289,21 +294,21 @@ BUGS = (
         f"{CALIBRATION}/likelihood.py",
         '    side[observations.censored == "left"], side[observations.censored == "right"] = 1, -1\n',
         '    side[observations.censored == "left"], side[observations.censored == "right"] = -1, 1\n',
-        frozen("scalar_censored", "curve_censored"),
+        values("scalar_censored", "curve_censored"),
     ),
     Bug(
         "logarithm's Jacobian for censored rows too",
         f"{CALIBRATION}/density.py",
         "            density = density - np.where(side == 0, 1.0, 0.0) * rows.z\n",
         "            density = density - rows.z\n",
-        frozen("log_lognormal_censored"),
+        values("log_lognormal_censored"),
     ),
     Bug(
         "noise of a transformed output on the transformed scale",
         f"{CALIBRATION}/density.py",
         '    if transform.name == "log":\n        return xp.exp(latent)\n',
         '    if transform.name == "log":\n        return latent\n',
-        frozen("log_gaussian", "log_poisson"),
+        values("log_gaussian", "log_poisson"),
     ),
     # ------------------------------------------------------------------ priors
     Bug(
@@ -311,7 +316,7 @@ BUGS = (
         f"{CALIBRATION}/bridge.py",
         "    log_mass = np.log(high_p - low_p)\n",
         "    log_mass = 0.0\n",
-        frozen("priors_cut_by_the_box"),
+        models("priors_cut_by_the_box"),
     ),
     Bug(
         "share that constraints allow not normalised",
@@ -327,7 +332,7 @@ BUGS = (
         "            return low + width * pt.sigmoid(z), pt.log(width)\n",
         (
             *tests("calibration/test_joint_priors.py", "test_model_has_the_density_of_the_problem_and_its_gradient"),
-            *frozen("priors_first"),
+            *models("priors_first"),
         ),
     ),
     Bug(
@@ -337,7 +342,7 @@ BUGS = (
         "                for row in np.flatnonzero(experiment == k)[:0]:\n",
         (
             *tests("calibration/test_condition_errors.py", "test_likelihood_is_that_at_the_true_conditions"),
-            *frozen("scalar_conditions_with_error"),
+            *values("scalar_conditions_with_error"),
         ),
     ),
     # ------------------------------------------------------------------ several simulators, populations
@@ -348,7 +353,7 @@ BUGS = (
         "        return np.asarray(np.sum(values, axis=0) + values[0])\n",
         (
             *tests("calibration/test_parts.py", "test_likelihood_is_the_dense_gaussian_of_all_data"),
-            *frozen("parts"),
+            *values("parts"),
         ),
     ),
     Bug(
@@ -358,7 +363,7 @@ BUGS = (
         "                own[h, :, j] = 0.0 * variance\n",
         (
             *tests("calibration/test_lowrank.py", "test_variance_is_exact_everywhere_and_covariance_at_the_points"),
-            *frozen("population_many"),
+            *values("population_many"),
         ),
     ),
     Bug(
@@ -368,7 +373,7 @@ BUGS = (
         "            bar = 0.0 * p\n",
         (
             *tests("calibration/test_lowrank.py", "test_gradient_is_that_of_finite_differences"),
-            *frozen("population_many"),
+            *models("population_many"),
         ),
     ),
     Bug(
@@ -376,7 +381,7 @@ BUGS = (
         f"{CALIBRATION}/_marginal.py",
         "        spread[:, :, j, :, j] = root[:, j]\n",
         "        spread[:, :, j, :, j] = root[:, j] * np.eye(K)\n",
-        (*tests(POPULATION, "test_the_likelihood_is_that_of_the_definition"), *frozen("population_few")),
+        (*tests(POPULATION, "test_the_likelihood_is_that_of_the_definition"), *values("population_few")),
     ),
     Bug(
         "correlated effects: the root's diagonal is 1",
@@ -385,7 +390,7 @@ BUGS = (
         "        rows.append([*row, 1.0])\n",
         (
             *tests(POPULATION, "test_the_likelihood_is_that_of_the_definition"),
-            *frozen("population_correlated_covariates"),
+            *values("population_correlated_covariates"),
         ),
     ),
     Bug(
@@ -395,7 +400,7 @@ BUGS = (
         "                    value = value + 0.0 * size * self.covariates[:, j]\n",
         (
             *tests(POPULATION, "test_the_likelihood_is_that_of_the_definition"),
-            *frozen("population_correlated_covariates"),
+            *values("population_correlated_covariates"),
         ),
     ),
     Bug(
@@ -403,7 +408,7 @@ BUGS = (
         f"{CALIBRATION}/population/problem.py",
         "self.walls_of_subjects(theta)[:, self.subjects.measured].sum(axis=1)",
         "self.walls_of_subjects(theta).sum(axis=1)",
-        frozen("population_without_data_walls"),
+        values("population_without_data_walls"),
     ),
 )
 
@@ -439,7 +444,7 @@ def run_tests(folder: Path, names: tuple[str, ...]) -> tuple[dict[str, str], str
         "XDG_CACHE_HOME": str(folder / "cache"),
     }
     environment.setdefault("OMP_NUM_THREADS", "1")
-    command = [sys.executable, "-m", "pytest", "-q", "-rA", "--tb=line", "-p", "no:cacheprovider", *names]
+    command = [sys.executable, "-m", "pytest", "-q", "-rA", "--tb=line", "-p", "no:cacheprovider", "-m", "", *names]
     try:
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=LIMIT)
     except subprocess.TimeoutExpired:
