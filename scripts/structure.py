@@ -1,0 +1,376 @@
+"""Print the structure of the package as tables: lines, import circles, branching on types, names that leak.
+
+    python scripts/structure.py                  # the working tree
+    python scripts/structure.py --files          # a row a file too
+    python scripts/structure.py --against main   # before and after, "before" being a revision
+
+A room is a folder or a file of `uqms`, as in docs/architecture.md. Code lines have neither blank lines nor comments nor
+docstrings. Only the standard library is needed.
+"""
+
+import argparse
+import ast
+import io
+import re
+import subprocess
+import sys
+import tarfile
+import tokenize
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+PACKAGE = "uqms"
+TOP, TYPES, INSIDE = "top-level", "type-only", "in functions"
+LAYOUT = {
+    tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER,
+    tokenize.ENCODING,
+}  # fmt: skip
+PATTERNS = {
+    "uses of is_exact(...)": r"(?<!def )\bis_exact\(",
+    "comparisons of .form": r"\.form (?:==|!=|in|not in) ",
+    "hasattr(problem, ...)": r"\bhasattr\((?:self\.)?problem\b",
+    "problem: Any": r"\bproblem: Any\b",
+}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One module that a file imports, and where: at the top, for type checkers only, or inside of a function."""
+
+    module: str
+    names: tuple[str, ...]
+    kind: str
+
+
+class File:
+    """One Python file, parsed."""
+
+    def __init__(self, path: str, source: str) -> None:
+        self.path, self.source = path, source
+        self.tree = ast.parse(source)
+        parts = PurePosixPath(path).with_suffix("").parts
+        self.is_package = parts[-1] == "__init__"
+        self.module = ".".join(parts[:-1] if self.is_package else parts)
+
+    @property
+    def package(self) -> str:
+        """Package that holds the file."""
+        return self.module if self.is_package else self.module.rpartition(".")[0]
+
+    @property
+    def room(self) -> str:
+        """Top-level folder or file."""
+        parts = self.module.split(".")
+        return parts[1] if len(parts) > 1 else f"{PACKAGE} itself"
+
+    @property
+    def lines(self) -> int:
+        """Number of all lines."""
+        return len(self.source.splitlines())
+
+    @cached_property
+    def code(self) -> set[int]:
+        """Numbers of the lines that hold code."""
+        held: set[int] = set()
+        for token in tokenize.generate_tokens(io.StringIO(self.source).readline):
+            if token.type not in LAYOUT:
+                held.update(range(token.start[0], token.end[0] + 1))
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and node.body:
+                first = node.body[0]
+                if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+                    if isinstance(first.value.value, str):
+                        held.difference_update(range(first.lineno, (first.end_lineno or first.lineno) + 1))
+        return held
+
+    @cached_property
+    def text(self) -> str:
+        """The code lines alone, without comments at their ends."""
+        lines = self.source.splitlines()
+        for token in tokenize.generate_tokens(io.StringIO(self.source).readline):
+            if token.type == tokenize.COMMENT:
+                row, column = token.start
+                lines[row - 1] = lines[row - 1][:column]
+        return "\n".join(lines[row - 1] for row in sorted(self.code))
+
+    @cached_property
+    def imports(self) -> list[Import]:
+        """What it imports, everywhere."""
+        return list(self._imports(self.tree.body, TOP))
+
+    def _imports(self, body: Iterable[ast.AST], kind: str) -> Iterator[Import]:
+        for node in body:
+            if isinstance(node, ast.Import):
+                yield from (Import(alias.name, (), kind) for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                yield Import(self._absolute(node), tuple(alias.name for alias in node.names), kind)
+            elif isinstance(node, ast.If) and _is_type_checking(node.test):
+                yield from self._imports(node.body, TYPES)
+                yield from self._imports(node.orelse, kind)
+            elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+                yield from self._imports(ast.iter_child_nodes(node), INSIDE)
+            else:
+                yield from self._imports(ast.iter_child_nodes(node), kind)
+
+    def _absolute(self, node: ast.ImportFrom) -> str:
+        if not node.level:
+            return node.module or ""
+        parts = self.package.split(".")
+        base = parts[: len(parts) - node.level + 1]
+        return ".".join([*base, *([node.module] if node.module else [])])
+
+
+def _is_type_checking(test: ast.AST) -> bool:
+    name = test.attr if isinstance(test, ast.Attribute) else test.id if isinstance(test, ast.Name) else ""
+    return name == "TYPE_CHECKING"
+
+
+def _tests_surrogates(node: ast.AST) -> bool:
+    """Return whether this is isinstance(..., a class named like a surrogate)."""
+    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "isinstance"):
+        return False
+    return len(node.args) == 2 and "Surrogate" in ast.unparse(node.args[1])
+
+
+class Structure:
+    """What is counted of all files of a tree."""
+
+    def __init__(self, sources: Mapping[str, str]) -> None:
+        self.files = [File(path, source) for path, source in sorted(sources.items())]
+        self.by_module = {file.module: file for file in self.files}
+
+    @property
+    def rooms(self) -> list[str]:
+        """Names of all rooms."""
+        return sorted({file.room for file in self.files})
+
+    def sizes(self, room: str) -> tuple[int, int, int]:
+        """Return files, lines and code lines of a room."""
+        own = [file for file in self.files if file.room == room]
+        return len(own), sum(file.lines for file in own), sum(len(file.code) for file in own)
+
+    def targets(self, file: File, kinds: Sequence[str]) -> set[str]:
+        """Return the modules of this tree that a file imports in the given ways."""
+        found = set()
+        for one in file.imports:
+            if one.kind not in kinds:
+                continue
+            modules = [f"{one.module}.{name}" for name in one.names]
+            inner = [module for module in modules if module in self.by_module]
+            found.update(inner)
+            if len(inner) < len(modules) or not modules:
+                found.add(one.module)
+        return (found & set(self.by_module)) - {file.module}
+
+    def circles(self, room: str, kinds: Sequence[str]) -> list[list[str]]:
+        """Return the groups of files of a room that import each other, the largest first."""
+        inside = {file.module for file in self.files if file.room == room}
+        graph = {module: self.targets(self.by_module[module], kinds) & inside for module in sorted(inside)}
+        groups = [sorted(group) for group in strongly_connected(graph) if len(group) > 1]
+        return sorted(groups, key=lambda group: (-len(group), group))
+
+    @cached_property
+    def operations(self) -> list[str]:
+        """Names of the PyTensor operations: classes that descend from `Op`."""
+        bases = {}
+        for node in self._nodes:
+            if isinstance(node, ast.ClassDef):
+                bases[node.name] = [ast.unparse(base).rpartition(".")[2] for base in node.bases]
+        found: set[str] = set()
+        while new := {name for name, of in bases.items() if name not in found and {"Op", *found} & set(of)}:
+            found |= new
+        return sorted(found)
+
+    @cached_property
+    def counts(self) -> dict[str, int]:
+        """Numbers of what should become few."""
+        text = "\n".join(file.text for file in self.files)
+        found = {name: len(re.findall(pattern, text)) for name, pattern in PATTERNS.items()}
+        return {
+            "PyTensor Op classes": len(self.operations),
+            "isinstance(..., ...Surrogate)": sum(map(_tests_surrogates, self._nodes)),
+            **found,
+            "underscore names imported across packages": len(self.leaks),
+            "file names used more than once": len(self.duplicates),
+        }
+
+    @property
+    def _nodes(self) -> Iterator[ast.AST]:
+        return (node for file in self.files for node in ast.walk(file.tree))
+
+    @cached_property
+    def leaks(self) -> list[str]:
+        """Names with an underscore that a file imports from a package which it is not in."""
+        found = []
+        for file in self.files:
+            for one in file.imports:
+                if one.module.split(".")[0] != PACKAGE:
+                    continue
+                for module, name in self._owned(one):
+                    owner = module
+                    if not (file.package == owner or file.package.startswith(f"{owner}.")):
+                        found.append(f"{file.path}: {module}.{name}")
+        return found
+
+    def _owned(self, one: Import) -> Iterator[tuple[str, str]]:
+        """Yield the package that owns an underscore name, and the name."""
+        parts = one.module.split(".")
+        private = [i for i, part in enumerate(parts) if part.startswith("_")]
+        if private:  # a private module, or something in it
+            yield ".".join(parts[: private[0]]), ".".join([*parts[private[0] :], ",".join(one.names)])
+            return
+        file = self.by_module.get(one.module)
+        owner = one.module if file is None or file.is_package else one.module.rpartition(".")[0]
+        for name in one.names:
+            if name.startswith("_") and not name.startswith("__"):
+                yield owner, name
+
+    @cached_property
+    def duplicates(self) -> dict[str, list[str]]:
+        """Paths by file name, of names that several files have."""
+        names = defaultdict(list)
+        for file in self.files:
+            name = PurePosixPath(file.path).name
+            if not name.startswith("__"):
+                names[name].append(file.path)
+        return {name: paths for name, paths in sorted(names.items()) if len(paths) > 1}
+
+
+def strongly_connected(graph: Mapping[str, set[str]]) -> list[set[str]]:
+    """Return the strongly connected components of a graph (Tarjan 1972, doi:10.1137/0201010), without recursion."""
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    on_stack: set[str] = set()
+    found: list[set[str]] = []
+    for root in graph:
+        if root in index:
+            continue
+        work = [(root, iter(sorted(graph[root])))]
+        index[root] = low[root] = len(index)
+        stack.append(root)
+        on_stack.add(root)
+        while work:
+            node, children = work[-1]
+            child = next(children, None)
+            if child is None:
+                work.pop()
+                if work:
+                    low[work[-1][0]] = min(low[work[-1][0]], low[node])
+                if low[node] == index[node]:
+                    group = set()
+                    while node not in group:
+                        last = stack.pop()
+                        on_stack.discard(last)
+                        group.add(last)
+                    found.append(group)
+            elif child not in index:
+                index[child] = low[child] = len(index)
+                stack.append(child)
+                on_stack.add(child)
+                work.append((child, iter(sorted(graph[child]))))
+            elif child in on_stack:
+                low[node] = min(low[node], index[child])
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------------- reading
+def working_tree(root: Path) -> dict[str, str]:
+    """Return the sources of the package below a folder, by path."""
+    return {
+        path.relative_to(root).as_posix(): path.read_text(encoding="utf-8")
+        for path in sorted((root / PACKAGE).rglob("*.py"))
+    }
+
+
+def at_revision(root: Path, revision: str) -> dict[str, str]:
+    """Return the sources of the package at a git revision, by path."""
+    done = subprocess.run(
+        ["git", "archive", "--format=tar", revision, PACKAGE], cwd=root, capture_output=True, check=False
+    )
+    if done.returncode:
+        raise SystemExit(f"git archive {revision}: {done.stderr.decode().strip()}")
+    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
+        members = [member for member in archive.getmembers() if member.isfile() and member.name.endswith(".py")]
+        return {member.name: archive.extractfile(member).read().decode("utf-8") for member in members}  # type: ignore[union-attr]
+
+
+# ------------------------------------------------------------------------------------------------------------ printing
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return rows as text, the first column to the left and the others to the right."""
+    cells = [[str(cell) for cell in row] for row in (head, *rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in cells
+    ]
+    return "\n".join(line.rstrip() for line in (lines[0], "  ".join("-" * width for width in widths), *lines[1:]))
+
+
+def circle_sizes(groups: Sequence[Sequence[str]]) -> str:
+    """Return "17 + 2" for a circle of 17 files and one of 2, "0" for none."""
+    return " + ".join(str(len(group)) for group in groups) or "0"
+
+
+def report(trees: Sequence[Structure], files: bool = False) -> str:
+    """Return all tables; of two trees the first is before and the second after."""
+    ends = [""] if len(trees) == 1 else [" before", " after"]
+
+    def head(*names: str) -> list[str]:
+        return [f"{name}{end}" for name in names for end in ends]
+
+    def of_each(values: Sequence[Sequence[object]]) -> list[object]:
+        return [one for column in zip(*values, strict=True) for one in column]
+
+    rooms = sorted({room for tree in trees for room in tree.rooms})
+    rows = [[room, *of_each([tree.sizes(room) for tree in trees])] for room in rooms]
+    sums = [tuple(sum(tree.sizes(room)[i] for room in rooms) for i in range(3)) for tree in trees]
+    rows.append(["all", *of_each(sums)])
+    parts = [table(["room", *head("files", "lines", "code")], rows)]
+    if files:
+        sizes = [{file.path: (file.lines, len(file.code)) for file in tree.files} for tree in trees]
+        paths = sorted({path for one in sizes for path in one})
+        rows = [[path, *of_each([one.get(path, ("-", "-")) for one in sizes])] for path in paths]
+        parts.append(table(["file", *head("lines", "code")], rows))
+    ways = ((TOP,), (TOP, INSIDE), (TOP, TYPES), (TOP, INSIDE, TYPES))
+    names = ("top-level", "+ in functions", "+ type-only", "+ both")
+    rows = [
+        [room, *of_each([[circle_sizes(tree.circles(room, way)) for way in ways] for tree in trees])]
+        for room in rooms
+        if any(tree.circles(room, ways[-1]) for tree in trees)
+    ]
+    parts.append("Files in import circles, by the imports that count\n" + table(["room", *head(*names)], rows))
+    rows = [[name, *of_each([[tree.counts[name]] for tree in trees])] for name in trees[0].counts]
+    parts.append(table(["to become few", *head("count")], rows))
+    last = trees[-1]
+    details = [f"Op classes: {', '.join(last.operations)}"]
+    details += [f"{name}: {', '.join(paths)}" for name, paths in last.duplicates.items()]
+    owners = Counter(one.partition(": ")[2].rpartition(".")[0] for one in last.leaks)
+    details += [f"{count} x {owner}" for owner, count in owners.most_common()] if files else []
+    details += last.leaks if files else []
+    parts.append("\n".join(details))
+    return "\n\n".join(parts)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--files", action="store_true", help="a row a file, and every name that leaks")
+    parser.add_argument("--against", metavar="REVISION", help="print a git revision before the working tree")
+    parser.add_argument("--root", type=Path, default=Path(__file__).resolve().parent.parent, help="of the project")
+    given = parser.parse_args(arguments)
+    trees = [Structure(working_tree(given.root))]
+    if given.against:
+        trees.insert(0, Structure(at_revision(given.root, given.against)))
+    print(report(trees, given.files))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,133 @@
+"""The structure that `scripts/structure.py` prints, of a tree so small that it can be counted by hand."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
+try:
+    import structure
+finally:
+    sys.path.pop(0)
+
+SOURCES = {
+    "uqms/__init__.py": '"""The package."""\n',
+    "uqms/far/__init__.py": "from uqms.near import helper\n",
+    "uqms/far/files.py": "from uqms.near._inner import part\nfrom uqms.near.helper import _secret, shown\n",
+    "uqms/near/__init__.py": "",
+    "uqms/near/_inner.py": '''"""Words.
+
+More words.
+"""
+
+import math  # a comment
+
+
+def part(problem: Any) -> str:
+    """Return text."""
+    from uqms.near import helper
+
+    # a comment
+    return """two
+lines"""
+''',
+    "uqms/near/helper.py": """from typing import TYPE_CHECKING
+
+from uqms.near._inner import part
+
+if TYPE_CHECKING:
+    from .files import Third
+
+_secret = shown = 1
+""",
+    "uqms/near/files.py": '''import uqms.near.helper
+from pytensor.graph import Op
+
+
+class First(Op):
+    """An operation."""
+
+
+class Second(First):
+    def is_exact(self): ...
+
+
+class Third:
+    def text(self, s):
+        """is_exact(s)."""
+        if is_exact(s) and isinstance(s, (A, GaussianProcessSurrogate)) and s.form == "x":  # is_exact(s)
+            return hasattr(self.problem, "population")
+''',
+}
+
+
+@pytest.fixture
+def tree() -> structure.Structure:
+    return structure.Structure(SOURCES)
+
+
+def test_lines_and_code_lines(tree: structure.Structure) -> None:
+    assert tree.sizes("uqms itself") == (1, 1, 0)
+    assert tree.sizes("far") == (2, 3, 3)
+    inner = tree.by_module["uqms.near._inner"]
+    assert (inner.lines, sorted(inner.code)) == (15, [6, 9, 11, 14, 15])
+
+
+def test_circles_by_the_kind_of_import(tree: structure.Structure) -> None:
+    assert tree.circles("near", (structure.TOP,)) == []
+    assert tree.circles("near", (structure.TOP, structure.INSIDE)) == [["uqms.near._inner", "uqms.near.helper"]]
+    assert tree.circles("near", (structure.TOP, structure.TYPES)) == [["uqms.near.files", "uqms.near.helper"]]
+    everything = (structure.TOP, structure.INSIDE, structure.TYPES)
+    assert [len(group) for group in tree.circles("near", everything)] == [3]
+    assert tree.circles("far", everything) == []
+
+
+def test_components_of_a_graph() -> None:
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": {"e"}, "e": {"d"}, "f": {"a"}, "g": set()}
+    found = sorted(sorted(group) for group in structure.strongly_connected(graph))
+    assert found == [["a", "b", "c"], ["d", "e"], ["f"], ["g"]]
+
+
+def test_counts(tree: structure.Structure) -> None:
+    assert tree.operations == ["First", "Second"]
+    assert tree.counts == {
+        "PyTensor Op classes": 2,
+        "uses of is_exact(...)": 1,
+        "isinstance(..., ...Surrogate)": 1,
+        "comparisons of .form": 1,
+        "hasattr(problem, ...)": 1,
+        "problem: Any": 1,
+        "underscore names imported across packages": 2,
+        "file names used more than once": 1,
+    }
+    assert tree.leaks == ["uqms/far/files.py: uqms.near._inner.part", "uqms/far/files.py: uqms.near._secret"]
+    assert tree.duplicates == {"files.py": ["uqms/far/files.py", "uqms/near/files.py"]}
+
+
+def test_before_and_after(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path, source in SOURCES.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(source)
+
+    def git(*words: str) -> None:
+        name = ("-c", "user.name=x", "-c", "user.email=x@y", "-c", "commit.gpgsign=false")
+        subprocess.run(["git", *name, *words], cwd=tmp_path, check=True, capture_output=True)
+
+    git("init")
+    git("add", "uqms")
+    git("commit", "-m", "before")
+    (tmp_path / "uqms/far/files.py").unlink()
+    (tmp_path / "uqms/near/new.py").write_text("x = 1\n\ny = 2\n")
+    structure.main(["--root", str(tmp_path), "--against", "HEAD", "--files"])
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["far", "2", "1", "3", "1", "3", "1"] in rows  # files, lines and code, before and after each
+    assert ["uqms/near/new.py", "-", "3", "-", "2"] in rows
+    assert ["near", "0", "0", "2", "2", "2", "2", "3", "3"] in rows
+    assert ["underscore", "names", "imported", "across", "packages", "2", "0"] in rows
+
+
+def test_a_revision_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="git archive nowhere"):
+        structure.main(["--root", str(tmp_path), "--against", "nowhere"])
