@@ -201,7 +201,7 @@ BUGS = (
         "        return (np.concatenate(parts) + self.cells.jacobian.sum()).reshape(shape)\n",
         "        return np.concatenate(parts).reshape(shape)\n",
         (
-            *tests("calibration/test_likelihood.py", "test_units_of_the_data_carry_a_jacobian"),
+            *tests("calibration/test_noise_models.py", "test_the_pymc_model_is_the_density_of_the_arrays[log-normal]"),
             *values("log_lognormal"),
         ),
     ),
