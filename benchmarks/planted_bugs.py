@@ -91,13 +91,21 @@ BUGS = (
     ),
     Bug(
         "error independent per replicate",
+        f"{CALIBRATION}/_marginal.py",
+        "    root = _root(covariance)  # any root serves",
+        "    covariance = covariance / np.sqrt(count[parts.starts[:-1], None] * count[parts.starts[:-1]])\n"
+        "    root = _root(covariance)  # any root serves",
+        (*DENSE, *values("scalar_replicates", "curve_conditions_replicates")),
+    ),
+    Bug(
+        "truncation per replicate (cells)",
         f"{CALIBRATION}/likelihood.py",
         "    unit = np.zeros(len(observations)) if units is None else units\n",
         "    unit = np.zeros(len(observations)) if units is None else units\n"
         "    label = label + (0.0 if observations.replicate is None else observations.replicate)\n",
         (
-            *tests("calibration/test_joint_error.py", "test_replicates_share_one_error"),
-            *values("scalar_averaged", "curve_conditions_replicates"),
+            *tests(CORRELATED, "test_an_unshared_gp_an_offset_and_a_factor"),
+            *values("curve_conditions_replicates", "discrepancy_offset"),
         ),
     ),
     Bug(
@@ -193,7 +201,7 @@ BUGS = (
         "        return (np.concatenate(parts) + self.cells.jacobian.sum()).reshape(shape)\n",
         "        return np.concatenate(parts).reshape(shape)\n",
         (
-            *tests("calibration/test_likelihood.py", "test_units_of_the_data_carry_a_jacobian"),
+            *tests("calibration/test_noise_models.py", "test_the_pymc_model_is_the_density_of_the_arrays[log-normal]"),
             *values("log_lognormal"),
         ),
     ),
