@@ -39,7 +39,6 @@ from _influenza import (
 from _report import Aim, aim, binomial, finish
 
 import uqms as uq
-from uqms.calibration import _marginal
 from uqms.errors import PriorConflictWarning
 from uqms.surrogates.outputs import Decoder
 from uqms.surrogates.process import Scores
@@ -125,17 +124,10 @@ def exact_log_density(z: Array) -> Callable[[Array], Array]:
 
 def surrogate_log_density(problem: uq.Calibration) -> Callable[[Array], Array]:
     """Return log prior + log-likelihood of a calibration, through the code that the sampler runs."""
-    cells, data = problem.cells, problem.cells.flat()
 
     def part(u: Array) -> Array:
         x = BOX.from_unit(u)
-        scores = problem.surrogate.scores(problem.unit_inputs(dict(zip(NAMES, x.T, strict=True))))
-        sigma = np.full((len(u), 1), NOISE)
-        terms = [
-            weight + _marginal.evaluate(data, np.ascontiguousarray(mean), np.ascontiguousarray(cov), sigma, cells.z)[0]
-            for weight, mean, cov in zip(scores.log_weights, scores.mean, scores.covariance, strict=True)
-        ]
-        return np.logaddexp.reduce(np.stack(terms), axis=0) + log_prior(u)
+        return problem.log_likelihood(dict(zip(NAMES, x.T, strict=True))) + log_prior(u)
 
     return lambda u: np.concatenate([part(u[start : start + CHUNK]) for start in range(0, len(u), CHUNK)])
 

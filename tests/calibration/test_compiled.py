@@ -1,12 +1,14 @@
 """The compiled log-density: the PyMC model's value and gradient, exact maps, the posterior of the plain path."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import xarray as xr
 from calibration.problems import given_surrogate, linear_surrogate
 
 import uqms as uq
-from uqms.calibration import compiled, warmup
+from uqms.calibration import blocks, compiled, warmup
 from uqms.calibration.compiled import Map, on_the_line, target
 from uqms.calibration.samplers.nuts import worst_ess
 from uqms.parameters import Prior
@@ -179,22 +181,21 @@ def test_many_measurements_are_a_few_numbers() -> None:
     )
     data = xr.DataArray(rng.standard_normal(3000), dims="t", coords={"t": np.arange(3000.0)}, name="y")
     for sd, cells in ((0.5, 3), (uq.HalfNormal(1.0), 5)):
-        found = target(
-            uq.Calibration(surrogate, data, uq.GaussianNoise(sd=sd))
-        )  # `target` compares with the likelihood
+        problem = uq.Calibration(surrogate, data, uq.GaussianNoise(sd=sd))
+        found = target(problem)  # compares with the likelihood
         assert found is not None
-        assert int(found.data[2]) == cells
+        assert compiled.reduced(problem.cells, problem.noise).rows == cells
 
 
 def test_a_density_that_is_not_the_calibrations_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = curve_problem()
-    right = compiled.reduce(problem.cells, problem.noise)
+    right = compiled.reduced(problem.cells, problem.noise)
     assert right is not None
-    wrong = right.copy()
-    wrong[4] += 1e-3
-    monkeypatch.setattr(compiled, "reduce", lambda *_: right)
+    data = right.data.copy()
+    data[int(data[blocks.Data._fields.index("constant")])] += 1e-3
+    monkeypatch.setattr(compiled, "reduced", lambda *_: right)
     assert target(problem) is not None
-    monkeypatch.setattr(compiled, "reduce", lambda *_: wrong)
+    monkeypatch.setattr(compiled, "reduced", lambda *_: replace(right, data=data))
     assert target(problem) is None
 
 

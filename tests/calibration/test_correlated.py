@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
-from calibration.problems import given_surrogate, matern52
+from calibration.problems import compiled_at, given_surrogate, matern52
 from scipy.stats import multivariate_normal
 
 import uqms as uq
-from uqms.calibration import _correlated
+from uqms.calibration import _latent_outputs
 from uqms.calibration._terms import _projection
 from uqms.calibration.density import covariance_of, term_variance
 from uqms.surrogates import GaussianProcessSurrogate
@@ -194,7 +194,7 @@ def test_derivatives_of_the_density(name: str, rng: np.random.Generator) -> None
     problem = uq.Calibration(curve(rng), measured(rng), NOISE, discrepancy=DISCREPANCIES[name])
     block, u, phi = blocks(problem, rng)
     z = problem.cells.z
-    value, u_bar, phi_bar = _correlated.fused_gaussian(block, u, phi, z)
+    value, u_bar, phi_bar = compiled_at(problem, u, phi, z)
     assert float(value) == pytest.approx(
         float(
             problem.log_likelihood(
@@ -204,10 +204,10 @@ def test_derivatives_of_the_density(name: str, rng: np.random.Generator) -> None
         rel=1e-10,
     )
     np.testing.assert_allclose(
-        u_bar, central(lambda at: float(_correlated.fused_gaussian(block, at, phi, z)[0]), u), rtol=2e-5, atol=2e-5
+        u_bar, central(lambda at: float(compiled_at(problem, at, phi, z)[0]), u), rtol=2e-5, atol=2e-5
     )
     np.testing.assert_allclose(
-        phi_bar, central(lambda at: float(_correlated.fused_gaussian(block, u, at, z)[0]), phi), rtol=1e-5, atol=1e-6
+        phi_bar, central(lambda at: float(compiled_at(problem, u, at, z)[0]), phi), rtol=1e-5, atol=1e-6
     )
 
 
@@ -216,12 +216,12 @@ def test_derivatives_of_the_latent_outputs(name: str, rng: np.random.Generator) 
     problem = uq.Calibration(curve(rng), measured(rng), uq.StudentTNoise(scale=0.5), discrepancy=DISCREPANCIES[name])
     assert problem.form == "latent"
     block, u, phi = blocks(problem, rng)
-    eta = rng.standard_normal(int(_correlated.latent_count(problem.structure)))
+    eta = rng.standard_normal(int(_latent_outputs.latent_count(problem.structure)))
     weight = rng.standard_normal((1, len(problem.cells.offset)))
-    u_bar, phi_bar, eta_bar = _correlated.fused_outputs_reverse(block, u, phi, eta, weight)
+    u_bar, phi_bar, eta_bar = _latent_outputs.fused_outputs_reverse(block, u, phi, eta, weight)
 
     def value(u: np.ndarray, phi: np.ndarray, eta: np.ndarray) -> float:
-        return float(np.sum(weight * _correlated.fused_outputs(block, u, phi, eta)))
+        return float(np.sum(weight * _latent_outputs.fused_outputs(block, u, phi, eta)))
 
     np.testing.assert_allclose(eta_bar, central(lambda at: value(u, phi, at), eta), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(u_bar, central(lambda at: value(at, phi, eta), u), rtol=3e-5, atol=3e-5)
@@ -274,7 +274,7 @@ def test_the_root_of_many_inputs_that_are_close_to_each_other(count: int) -> Non
     inverse = np.linalg.inv(kernel(runs, runs) + 1e-6 * np.eye(9))
     covariance = kernel(x, x) - kernel(x, runs) @ inverse @ kernel(runs, x)
     covariance = 0.5 * (covariance + covariance.T)
-    (root,) = _correlated.roots(covariance[None], False)
+    (root,) = _latent_outputs.roots(covariance[None], False)
     assert np.abs(root @ root.T - covariance).max() <= 1.1e-15 * max(count, 4) ** 2 * covariance.max()
     if count == 1:
         assert root[0, 0] == np.sqrt(covariance[0, 0])

@@ -15,7 +15,7 @@ from _influenza import BOYS, DAYS, IN_BED, exact, observation, space, sqrt_infec
 from scipy.stats import norm
 
 import uqms as uq
-from uqms.calibration import _exact, bridge
+from uqms.calibration import bridge
 from uqms.calibration.starts import starting_points
 from uqms.errors import ConformanceError, InputError, OutputError, SimulatorFailed
 
@@ -111,7 +111,7 @@ def test_likelihood_is_that_of_a_surrogate_whose_covariance_is_zero(hours: np.nd
 def test_pytensor_expression_has_the_same_value_and_the_derivative(hours: np.ndarray) -> None:
     one = problem(direct(decay_tensor, backend="pytensor"), hours)
     u, sigma = pt.dmatrix("u"), pt.dvector("sigma")
-    value = _exact.expression(one.cells, bridge.exact_scores(one.surrogate, u), sigma, one.cells.z)
+    value = bridge.joint_density(one)(u, sigma, one.cells.z)
     compiled = pytensor.function([u, sigma], [value, *pytensor.grad(value, [u, sigma])], mode="FAST_COMPILE")
     theta = {name: values[1] for name, values in theta_of(one).items()}
     inputs, sds = one.unit_inputs(theta), one.noise.values(theta, ())

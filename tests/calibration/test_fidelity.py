@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 
 import uqms as uq
-from uqms.calibration import _marginal
 from uqms.surrogates.fidelity import nonlinear
 
 HOURS = np.array([0.5, 1.0, 2.0, 3.0, 5.0, 8.0])
@@ -68,15 +67,8 @@ def moments(log_likelihood):
 
 
 def through(problem):
-    cells, data = problem.cells, problem.cells.flat()
     x = BOX.from_unit(GRID)
-    scores = problem.surrogate.scores(problem.unit_inputs(dict(zip(SPACE.inputs, x.T, strict=True))))
-    sigma = np.full((len(x), 1), NOISE)
-    parts = [
-        weight + _marginal.evaluate(data, np.ascontiguousarray(mean), np.ascontiguousarray(cov), sigma, cells.z)[0]
-        for weight, mean, cov in zip(scores.log_weights, scores.mean, scores.covariance, strict=True)
-    ]
-    return moments(np.logaddexp.reduce(np.stack(parts), axis=0))
+    return moments(problem.log_likelihood(dict(zip(SPACE.inputs, x.T, strict=True))))
 
 
 def exact(data):

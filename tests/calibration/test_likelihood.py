@@ -5,11 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import xarray as xr
-from calibration.problems import dense_covariance, given_surrogate, linear_surrogate, replicates
+from calibration.problems import compiled_at, dense_covariance, given_surrogate, linear_surrogate, replicates
 from scipy.stats import multivariate_normal
 
 import uqms as uq
-from uqms.calibration import _marginal
 from uqms.surrogates import GaussianProcessSurrogate
 
 # Random problems have random data, of which the prior may well say that they are impossible.
@@ -63,18 +62,17 @@ def test_log_likelihood_is_the_multivariate_normal_of_the_raw_rows(seed: int) ->
 @pytest.mark.parametrize("seed", range(30))
 def test_compiled_gradient_equals_central_differences(seed: int) -> None:
     problem, theta, sigma = random_problem(seed)
-    block = np.concatenate([problem.surrogate.process.flat(), problem.cells.flat()])
     u = problem.unit_inputs({name: np.array(value) for name, value in theta.items()})
     z = problem.cells.z
-    value, u_bar, sigma_bar = _marginal.fused(block, u, sigma, z)
+    value, u_bar, sigma_bar = compiled_at(problem, u, sigma, z)
     assert value == pytest.approx(float(problem.log_likelihood(theta)), rel=1e-9, abs=1e-9)
     step = 1e-5
     for index in np.ndindex(*u.shape):
         shift = np.zeros_like(u)
         shift[index] = step
-        upper, lower = (_marginal.fused(block, u + sign * shift, sigma, z)[0] for sign in (1.0, -1.0))
+        upper, lower = (compiled_at(problem, u + sign * shift, sigma, z)[0] for sign in (1.0, -1.0))
         assert u_bar[index] == pytest.approx((upper - lower) / (2 * step), rel=1e-5, abs=1e-5 * max(1.0, abs(value)))
-    upper, lower = (_marginal.fused(block, u, sigma * (1.0 + sign * step), z)[0] for sign in (1.0, -1.0))
+    upper, lower = (compiled_at(problem, u, sigma * (1.0 + sign * step), z)[0] for sign in (1.0, -1.0))
     assert sigma_bar[0] * sigma[0] == pytest.approx(
         (upper - lower) / (2 * step), rel=1e-5, abs=1e-5 * max(1.0, abs(value))
     )
@@ -122,12 +120,11 @@ def test_hyperparameter_draws_are_averaged_over_the_whole_data_set(rng: np.rando
     ]
     expected = np.logaddexp(np.log(0.3) + parts[0], np.log(0.7) + parts[1])
     assert both.log_likelihood({"theta": 0.37}) == pytest.approx(float(expected), rel=1e-10)
-    block = np.concatenate([both.surrogate.process.flat(), both.cells.flat()])
 
     def value(u: float) -> float:
-        return _marginal.fused(block, np.array([[u]]), np.array([0.2]), both.cells.z)[0]
+        return compiled_at(both, np.array([[u]]), np.array([0.2]), both.cells.z)[0]
 
-    gradient = _marginal.fused(block, np.array([[0.37]]), np.array([0.2]), both.cells.z)[1][0, 0]
+    gradient = compiled_at(both, np.array([[0.37]]), np.array([0.2]), both.cells.z)[1][0, 0]
     assert value(0.37) == pytest.approx(float(expected), rel=1e-10)
     assert gradient == pytest.approx((value(0.37 + 1e-5) - value(0.37 - 1e-5)) / 2e-5, rel=1e-5)
 
@@ -253,14 +250,13 @@ def test_sums_products_and_quadratic_trends_are_in_the_compiled_likelihood(setti
     at = {"theta": 0.4}
     mean, covariance = dense_covariance(problem, at, np.array([0.2]))
     expected = multivariate_normal(mean, covariance).logpdf(problem.cells.z)
-    block = np.concatenate([surrogate.process.flat(), problem.cells.flat()])
     u, z, sigma = problem.unit_inputs({"theta": np.array(0.4)}), problem.cells.z, np.array([0.2])
-    value, u_bar, _ = _marginal.fused(block, u, sigma, z)
+    value, u_bar, _ = compiled_at(problem, u, sigma, z)
     assert value == pytest.approx(expected, rel=1e-8)
     for index in np.ndindex(*u.shape):
         shift = np.zeros_like(u)
         shift[index] = 1e-5
-        upper, lower = (_marginal.fused(block, u + sign * shift, sigma, z)[0] for sign in (1.0, -1.0))
+        upper, lower = (compiled_at(problem, u + sign * shift, sigma, z)[0] for sign in (1.0, -1.0))
         assert u_bar[index] == pytest.approx((upper - lower) / 2e-5, rel=1e-4, abs=1e-4)
 
 

@@ -1,7 +1,7 @@
 """The low-rank error against dense covariances, the exact kernel, finite differences and scipy."""
 
 import pickle
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pymc as pm
@@ -10,23 +10,26 @@ import pytensor.tensor as pt
 import pytest
 from scipy.stats import multivariate_normal
 
-from uqms.calibration import _marginal
+import uqms as uq
+from uqms.calibration import _process_gaussian, bridge
+from uqms.calibration.gaussian import GaussianLikelihood, process_block
 from uqms.calibration.graph import model_target
+from uqms.calibration.likelihood import Cells, NoiseGroups
 from uqms.calibration.population.lowrank import LowRank
-from uqms.calibration.population.operation import LowRankOp, log_density
 from uqms.calibration.population.shared_error import LEFT_OUT, SharedError, nystroem
 from uqms.errors import InputError
 from uqms.surrogates import Matern32, Matern52, SquaredExponential
 from uqms.surrogates.process import ScoreProcess, average, condition, scores_at
 from uqms.surrogates.training import Hyperparameters
+from uqms.surrogates.transforms import IDENTITY
 
-SIGMA = np.array([0.1, 0.2])
+SIGMA, OUTPUTS = np.array([0.1, 0.2]), ("a", "b")
 
 
 class Data(NamedTuple):
-    """Cells as `Cells.flat` has them, and what they are made of."""
+    """Cells and their parts."""
 
-    flat: np.ndarray
+    cells: Cells
     experiment: np.ndarray
     offset: np.ndarray
     group: np.ndarray
@@ -59,13 +62,41 @@ def data_of(sizes: list[int], q: int, width: int = 0, copies: int = 2) -> Data:
     """Return cells of inputs with the given numbers of them, all different."""
     rng = np.random.default_rng(2)
     K, N = len(sizes), sum(sizes)
-    starts = np.cumsum([0, *sizes])
     basis, truncation = rng.standard_normal((N, q)), 0.2 * rng.standard_normal((N, width))
     row_cell = np.repeat(np.arange(N), copies)
     variance, offset, group = rng.uniform(0.5, 2.0, N * copies), rng.standard_normal(N), np.arange(N) % 2
-    parts = [[K, q, N, N * copies, 0], starts, np.full(K, width), offset, group, basis.ravel(), row_cell, variance]
-    flat = np.concatenate([np.asarray(one, dtype=float) for one in [*parts, truncation.ravel()]])
-    return Data(flat, np.repeat(np.arange(K), sizes), offset, group, basis, truncation, row_cell, variance)
+    experiment, nothing = np.repeat(np.arange(K), sizes), np.zeros(N * copies)
+    cells = Cells(
+        z=nothing,
+        row_cell=row_cell,
+        row_variance=variance,
+        experiment=experiment,
+        conditions=np.zeros((K, 0)),
+        output=np.array(OUTPUTS)[group],
+        coords={},
+        group=group,
+        offset=offset,
+        basis=basis,
+        truncation=truncation,
+        side=nothing.astype(np.int64),
+        limit=nothing,
+        trials=nothing,
+        links=(IDENTITY,) * 2,
+        responses=(IDENTITY,) * 2,
+    )
+    return Data(cells, experiment, offset, group, basis, truncation, row_cell, variance)
+
+
+def likelihood_of(data: Data, error: SharedError | None = None) -> GaussianLikelihood:
+    """Return the likelihood of cells with unknown noise of two outputs, through the features of an error if given."""
+    noise, keys = uq.GaussianNoise(sd=1.0), tuple(f"sigma_{name}" for name in OUTPUTS)
+    groups = NoiseGroups(OUTPUTS, (noise, noise), keys, (1.0, 1.0), ({"sigma": 0}, {"sigma": 1}))
+    return GaussianLikelihood.of(data.cells, groups, ranks=None if error is None else error.ranks)
+
+
+def low_rank(error: SharedError, data: Data, unit: np.ndarray) -> LowRank:
+    """Return the likelihood of cells through features."""
+    return LowRank(error, likelihood_of(data, error), unit)
 
 
 def dense(data: Data, mean: np.ndarray, joint: np.ndarray, sigma: np.ndarray = SIGMA) -> tuple[np.ndarray, np.ndarray]:
@@ -79,6 +110,11 @@ def dense(data: Data, mean: np.ndarray, joint: np.ndarray, sigma: np.ndarray = S
     return centre[rows], cells[np.ix_(rows, rows)] + np.diag(noise)
 
 
+def log_density(lowrank: LowRank, u: Any, sigma: Any, z: np.ndarray) -> Any:
+    """Return the likelihood as a PyTensor expression."""
+    return bridge.ProcessGaussianOp()(pytensor.shared(lowrank.block), u, pt.as_tensor(sigma), z)[0]
+
+
 @pytest.fixture(scope="module")
 def several() -> tuple[LowRank, Data, np.ndarray, np.ndarray]:
     """Two draws of hyperparameters, units of one to three inputs, five features a score, truncation and replicates."""
@@ -88,7 +124,7 @@ def several() -> tuple[LowRank, Data, np.ndarray, np.ndarray]:
     error = SharedError.through(process, rng.random((5, 2)))
     u = rng.random((3, 7, 2))
     z = rng.multivariate_normal(*dense(data, error.at(u[0]).mean[0], error.covariance(u[0])[0]))
-    return LowRank(error, data.flat, np.array([0, 1, 1, 2, 3, 3, 3])), data, u, z
+    return low_rank(error, data, np.array([0, 1, 1, 2, 3, 3, 3])), data, u, z
 
 
 # --- the compiled kernel ----------------------------------------------------------------------------------------------
@@ -100,11 +136,11 @@ def test_through_the_inputs_themselves_it_is_the_exact_likelihood(kernel: object
     process = process_of(kernel, columns=columns, ells=(0.5, 0.8))
     rng = np.random.default_rng(4)
     data, u = data_of([3] * 8, 2, width=1), rng.random((8, 2))
-    lowrank = LowRank(SharedError.through(process, u), data.flat, np.arange(8))
+    lowrank = low_rank(SharedError.through(process, u), data, np.arange(8))
     scores = scores_at(process, u)
     z = rng.multivariate_normal(*dense(data, scores.mean[0], scores.covariance[0]))
     value, by_u, by_sigma = lowrank.value_and_slopes(u, SIGMA, z)
-    exact, wanted_u, wanted_sigma = _marginal.fused(np.concatenate([process.flat(), data.flat]), u, SIGMA, z)
+    exact, wanted_u, wanted_sigma = _process_gaussian.at(process_block(process, likelihood_of(data)), u, SIGMA, z)
     assert value == pytest.approx(exact, abs=1e-8)
     np.testing.assert_allclose(by_u, wanted_u, atol=1e-6 * np.abs(wanted_u).max())
     np.testing.assert_allclose(by_sigma, wanted_sigma, rtol=1e-7)
@@ -127,7 +163,7 @@ def test_gradient_is_that_of_finite_differences(kernel: object) -> None:
     rng = np.random.default_rng(5)
     data, u = data_of([2, 1, 3, 2], 2, width=1), rng.random((4, 2))
     error = SharedError.through(process, rng.random((3, 2)))
-    lowrank = LowRank(error, data.flat, np.arange(4))
+    lowrank = low_rank(error, data, np.arange(4))
     z = rng.multivariate_normal(*dense(data, error.at(u).mean[0], error.covariance(u)[0]))
     _, by_u, by_sigma = lowrank.value_and_slopes(u, SIGMA, z)
 
@@ -345,7 +381,7 @@ def test_operation_has_value_and_gradient_in_compiled_models(
     in_python = pytensor.function([at, sd], [density, *pytensor.grad(density, [at, sd])], mode="FAST_COMPILE")
     for found, wanted in zip(in_python(u[0], SIGMA), (value, by_u, by_sigma), strict=True):
         np.testing.assert_allclose(found, wanted, rtol=1e-12)
-    assert LowRankOp() == pickle.loads(pickle.dumps(LowRankOp()))
+    assert bridge.ProcessGaussianOp() == pickle.loads(pickle.dumps(bridge.ProcessGaussianOp()))
 
     with pm.Model() as model:
         inputs = pm.Normal("inputs", 0.0, 1.0, shape=u[0].shape)

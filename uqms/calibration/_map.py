@@ -18,8 +18,8 @@ from uqms._typing import Array
 
 __all__ = ["HEADER", "REACH", "from_line", "from_line_straight", "to_line", "to_line_straight"]
 
-# A block: size, P, K, d, g, then where priors, inputs, noise, map, surrogate and data begin; last the log-determinant.
-# Of a model's graph: where a linear map begins (in place of the surrogate), and the shared arrays (of the data).
+# A block: size, P, K, d, hyperparameters, then where priors, inputs, noise, map and likelihood begin, and the end; last
+# the log-determinant. Of a model's graph: where a linear map begins (instead of the likelihood), and the shared arrays.
 HEADER = 12
 REACH = 5.0  # features of the map are its standardised coordinates, bounded to this: x / (1 + (x / REACH)^4)^(1/4)
 

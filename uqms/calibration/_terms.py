@@ -93,7 +93,7 @@ def kappa_of(family: int, r: float) -> tuple[float, float]:
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _own(data: Array, at: int, phi: Array, K: Array) -> int:
     """Fill K (N, N) with the covariance of the term that starts at `at`; return where the next one starts."""
-    N = int(data[2])
+    N = K.shape[0]
     family, c, b, amplitude = int(data[at]), int(data[at + 1]), int(data[at + 2]), phi[int(data[at + 3])]
     lengths = data[at + 5 : at + 5 + c]
     at += 5 + c
@@ -135,10 +135,9 @@ def _projection(K: Array, J: Array) -> tuple[Array, Array]:
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def terms(data: Array, phi: Array, J: Array, first: bool, second: bool) -> Array:
-    """Return the sum (N, N) of the terms' covariances: of noise (`first`), of discrepancy (`second`)."""
-    N, T = int(data[2]), int(data[5])
-    at = fields(data)[9]
+def terms(data: Array, T: int, N: int, phi: Array, J: Array, first: bool, second: bool) -> Array:
+    """Return the sum (N, N) of the covariances of T terms: of noise (`first`), of discrepancy (`second`)."""
+    at = 0
     total, K = np.zeros((N, N)), np.empty((N, N))
     for _ in range(T):
         role = int(data[at + 4])  # 0 noise, 1 discrepancy, 2 orthogonal discrepancy
@@ -153,11 +152,11 @@ def terms(data: Array, phi: Array, J: Array, first: bool, second: bool) -> Array
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def terms_reverse(
-    data: Array, phi: Array, J: Array, first: bool, second: bool, Q: Array, phi_bar: Array, J_bar: Array
+    data: Array, T: int, phi: Array, J: Array, first: bool, second: bool, Q: Array, phi_bar: Array, J_bar: Array
 ) -> None:
     """Add to phi_bar (P,) and J_bar (N, o) the derivatives of Q : `terms`."""
-    N, T = int(data[2]), int(data[5])
-    start = fields(data)[9]
+    N = Q.shape[0]
+    start = 0
     K, bar = np.empty((N, N)), np.empty((N, N))
     for _ in range(T):
         family, c, index, role = int(data[start]), int(data[start + 1]), int(data[start + 3]), int(data[start + 4])

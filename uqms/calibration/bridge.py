@@ -20,11 +20,12 @@ from pytensor.link.numba.dispatch.basic import (
 )
 
 from uqms._typing import Array, Scale
-from uqms.calibration import _correlated, _exact, _marginal
+from uqms.calibration import _gaussian, _latent_outputs
 from uqms.calibration.conditioned import ConditionedPrior
 from uqms.calibration.constraints import Bounds, Constraint, evaluate, solved
 from uqms.calibration.density import row_terms, simulate, total
 from uqms.calibration.direct import DirectSimulator, has_derivative, is_exact
+from uqms.calibration.gaussian import block_of, cell_means
 from uqms.calibration.likelihood import Cells, check_scale
 from uqms.calibration.success import Success
 from uqms.errors import InputError
@@ -480,34 +481,37 @@ class FlatScoresReverseOp(Op):  # type: ignore[misc]
         outputs[0][0] = _fused.scores_flat_reverse(*(np.ascontiguousarray(v) for v in inputs))
 
 
-class MarginalOp(Op):  # type: ignore[misc]
-    """Log-likelihood of the observations, with its derivatives by inputs (K, d) and noise sds as further outputs."""
+class GaussianOp(Op):  # type: ignore[misc]
+    """Gaussian log-likelihood of parts (H, size), with its derivatives by parts and hyperparameters as more outputs.
+
+    Data come first, log weights (H,) behind the parts, measured values last; see `GaussianLikelihood`.
+    """
 
     __props__ = ()
 
-    def make_node(self, block: Any, u: Any, sigma: Any, z: Any) -> Apply:
+    def make_node(self, data: Any, parts: Any, log_weights: Any, phi: Any, z: Any) -> Apply:
         """Describe inputs and outputs."""
-        inputs = [pt.as_tensor(v) for v in (block, u, sigma, z)]
+        inputs = [pt.as_tensor(v) for v in (data, parts, log_weights, phi, z)]
         return Apply(self, inputs, [pt.dscalar(), pt.dmatrix(), pt.dvector()])
 
     def perform(self, node: Apply, inputs: Any, outputs: Any) -> None:
         """Evaluate."""
-        block, u, sigma, z = (np.ascontiguousarray(v) for v in inputs)
-        value, u_bar, sigma_bar = _marginal.fused(block, u, sigma, z)
-        outputs[0][0], outputs[1][0], outputs[2][0] = np.asarray(value), u_bar, sigma_bar
+        found = _gaussian.mixed(*(np.ascontiguousarray(v) for v in inputs))
+        outputs[0][0], outputs[1][0], outputs[2][0] = found
 
     def connection_pattern(self, node: Apply) -> list[list[bool]]:
-        """Only the value is differentiated, by inputs and noise."""
-        return [[False] * 3, [True, False, False], [True, False, False], [False] * 3]
+        """Only the value is differentiated, by parts and hyperparameters."""
+        nothing, value = [False] * 3, [True, False, False]
+        return [nothing, value, nothing, value, nothing]
 
     def pullback(self, inputs: Any, outputs: Any, cotangents: Any) -> Any:
         """Scale the derivatives that the evaluation returned beside the value."""
         bar = cotangents[0]
-        return [disconnected_type(), bar * outputs[1], bar * outputs[2], disconnected_type()]
+        return [disconnected_type(), bar * outputs[1], disconnected_type(), bar * outputs[2], disconnected_type()]
 
 
-class CorrelatedOp(Op):  # type: ignore[misc]
-    """`MarginalOp` with discrepancy or autocorrelated noise; its derivatives are by inputs and hyperparameters."""
+class ProcessGaussianOp(Op):  # type: ignore[misc]
+    """`GaussianOp` with the library's own Gaussian process in front of it: from inputs (K, d), all compiled."""
 
     __props__ = ()
 
@@ -518,7 +522,9 @@ class CorrelatedOp(Op):  # type: ignore[misc]
 
     def perform(self, node: Apply, inputs: Any, outputs: Any) -> None:
         """Evaluate."""
-        found = _correlated.fused_gaussian(*(np.ascontiguousarray(v) for v in inputs))
+        from uqms.calibration import _process_gaussian
+
+        found = _process_gaussian.at(*(np.ascontiguousarray(v) for v in inputs))
         outputs[0][0], outputs[1][0], outputs[2][0] = found
 
     def connection_pattern(self, node: Apply) -> list[list[bool]]:
@@ -529,6 +535,48 @@ class CorrelatedOp(Op):  # type: ignore[misc]
         """Scale the derivatives that the evaluation returned beside the value."""
         bar = cotangents[0]
         return [disconnected_type(), bar * outputs[1], bar * outputs[2], disconnected_type()]
+
+
+@final
+class JointErrorOp(Op):  # type: ignore[misc]
+    """Parts (H, size) of the joint error of any surrogate at inputs (K, d), for `GaussianOp`."""
+
+    __props__ = ("problem",)
+
+    def __init__(self, problem: Any) -> None:
+        self.problem = problem
+
+    def make_node(self, u: Any) -> Apply:
+        """Describe inputs and outputs."""
+        return Apply(self, [pt.as_tensor(u, dtype="float64")], [pt.dmatrix()])
+
+    def perform(self, node: Apply, inputs: Any, outputs: Any) -> None:
+        """Evaluate."""
+        outputs[0][0] = self.problem.parts(np.asarray(inputs[0])[None])[0][:, 0]
+
+    def pullback(self, inputs: Any, outputs: Any, cotangents: Any) -> Any:
+        """Return the reverse derivative."""
+        if not has_derivative(self.problem.surrogate):
+            return [grad_not_implemented(self, 0, inputs[0], NO_DERIVATIVE)]
+        return [JointErrorReverseOp(self.problem)(inputs[0], cotangents[0])]
+
+
+@final
+class JointErrorReverseOp(Op):  # type: ignore[misc]
+    """Reverse derivative of `JointErrorOp`."""
+
+    __props__ = ("problem",)
+
+    def __init__(self, problem: Any) -> None:
+        self.problem = problem
+
+    def make_node(self, u: Any, parts_bar: Any) -> Apply:
+        """Describe inputs and outputs."""
+        return Apply(self, [pt.as_tensor(v) for v in (u, parts_bar)], [pt.dmatrix()])
+
+    def perform(self, node: Apply, inputs: Any, outputs: Any) -> None:
+        """Evaluate."""
+        outputs[0][0] = self.problem.parts_reverse(*(np.ascontiguousarray(v) for v in inputs))
 
 
 class OutputsOp(Op):  # type: ignore[misc]
@@ -542,7 +590,7 @@ class OutputsOp(Op):  # type: ignore[misc]
 
     def perform(self, node: Apply, inputs: Any, outputs: Any) -> None:
         """Evaluate."""
-        outputs[0][0] = _correlated.fused_outputs(*(np.ascontiguousarray(v) for v in inputs))
+        outputs[0][0] = _latent_outputs.fused_outputs(*(np.ascontiguousarray(v) for v in inputs))
 
     def connection_pattern(self, node: Apply) -> list[list[bool]]:
         """Nothing is differentiated by the block."""
@@ -565,58 +613,8 @@ class OutputsReverseOp(Op):  # type: ignore[misc]
 
     def perform(self, node: Apply, inputs: Any, outputs: Any) -> None:
         """Evaluate."""
-        found = _correlated.fused_outputs_reverse(*(np.ascontiguousarray(v) for v in inputs))
+        found = _latent_outputs.fused_outputs_reverse(*(np.ascontiguousarray(v) for v in inputs))
         outputs[0][0], outputs[1][0], outputs[2][0] = found
-
-
-@final
-class PluggedMarginalOp(Op):  # type: ignore[misc]
-    """`MarginalOp` or `CorrelatedOp` for a surrogate of the user's own, through its protocol."""
-
-    __props__ = ("problem",)
-
-    def __init__(self, problem: Any) -> None:
-        self.problem, self.data = problem, problem.cells.flat()
-
-    def make_node(self, u: Any, phi: Any, z: Any) -> Apply:
-        """Describe inputs and outputs."""
-        return Apply(self, [pt.as_tensor(v) for v in (u, phi, z)], [pt.dscalar(), pt.dmatrix(), pt.dvector()])
-
-    def perform(self, node: Apply, inputs: Any, outputs: Any) -> None:
-        """Evaluate."""
-        problem = self.problem
-        u, phi, z = (np.ascontiguousarray(v) for v in inputs)
-        scores: Scores = problem.surrogate.scores(u)
-        used = problem.cells.used
-        mean_bar, cov_bar = np.zeros_like(scores.mean), np.zeros_like(scores.covariance)
-        mean, covariance = (np.ascontiguousarray(one) for one in (scores.mean[..., used], scores.covariance[:, used]))
-        weights = np.asarray(scores.log_weights, dtype=np.float64)
-        u_bar = np.zeros_like(u)
-        if problem.form == "independent":
-            value, mean_bar[..., used], cov_bar[:, used], phi_bar = _marginal.mixed(
-                self.data, mean, covariance, weights, phi, z
-            )
-        else:
-            slopes = np.ascontiguousarray(problem.mean_slopes(u[None])[:, 0])
-            value, mean_bar[..., used], cov_bar[:, used], phi_bar, slopes_bar, own_bar = _correlated.mixed_gaussian(
-                problem.structure, mean, covariance, weights, phi, z, slopes, problem.run_factor(u[None])[0]
-            )
-            u_bar += slopes_reverse(problem, u, slopes_bar, scores)
-            if problem.realisation is not None:
-                u_bar += problem.realisation.reverse(u, own_bar)
-        outputs[0][0] = np.asarray(value)
-        outputs[1][0] = u_bar + problem.surrogate.scores_reverse(u, mean_bar, cov_bar)
-        outputs[2][0] = phi_bar
-
-    def connection_pattern(self, node: Apply) -> list[list[bool]]:
-        """Only the value is differentiated, by inputs and hyperparameters."""
-        return [[True, False, False], [True, False, False], [False] * 3]
-
-    def pullback(self, inputs: Any, outputs: Any, cotangents: Any) -> Any:
-        """Scale the derivatives that the evaluation returned beside the value."""
-        if not has_derivative(self.problem.surrogate):
-            return [grad_not_implemented(self, i, one, NO_DERIVATIVE) for i, one in enumerate(inputs)]
-        return [cotangents[0] * outputs[1], cotangents[0] * outputs[2], disconnected_type()]
 
 
 @final
@@ -673,7 +671,7 @@ class PluggedOutputsReverseOp(Op):  # type: ignore[misc]
         for h in range(len(scores.mean)):
             one, two = np.empty((len(u), len(used))), np.empty((len(used), len(u), len(u)))
             mean, covariance = (np.ascontiguousarray(v) for v in (scores.mean[h][:, used], scores.covariance[h, used]))
-            _correlated.outputs_reverse(
+            _latent_outputs.outputs_reverse(
                 problem.structure,
                 mean,
                 covariance,
@@ -690,33 +688,14 @@ class PluggedOutputsReverseOp(Op):  # type: ignore[misc]
                 eta_bar,
             )
             mean_bar[h][:, used], cov_bar[h, used] = one, two
-        u_bar = slopes_reverse(problem, u, slopes_bar, scores)
+        u_bar = problem.slopes_reverse(u, slopes_bar, scores)
         if problem.realisation is not None:
             u_bar += problem.realisation.reverse(u, own_bar)
         outputs[0][0] = u_bar + problem.surrogate.scores_reverse(u, mean_bar, cov_bar)
         outputs[1][0], outputs[2][0] = phi_bar, eta_bar
 
 
-def slopes_reverse(problem: Any, u: Array, slopes_bar: Array, scores: Scores) -> Array:
-    """Return the derivative (K, d) of `problem.mean_slopes` : slopes_bar (H, N, o), that of its central differences."""
-    u_bar = np.zeros_like(u)
-    if slopes_bar.shape[-1] == 0:
-        return u_bar
-    cells, step = problem.cells, float(_correlated.jacobian_step())
-    nothing = np.zeros_like(scores.covariance)
-    for i, name in enumerate(problem.parameters):
-        mean_bar = np.zeros_like(scores.mean)
-        for k in range(len(u)):
-            at = cells.experiment == k
-            mean_bar[:, k] = slopes_bar[:, at, i] @ cells.basis[at]
-        for sign in (1.0, -1.0):
-            shifted = u.copy()
-            shifted[:, problem.surrogate.domain.names.index(name)] += sign * step
-            u_bar += problem.surrogate.scores_reverse(shifted, sign * mean_bar / (2.0 * step), nothing)
-    return u_bar
-
-
-KERNEL_VERSION = 7  # raise it when a compiled kernel changes: graphs cached on disk do not look inside
+KERNEL_VERSION = 8  # raise it when a compiled kernel changes: graphs cached on disk do not look inside
 
 
 @register_funcify_default_op_cache_key(FlatScoresOp)  # type: ignore[untyped-decorator]
@@ -729,26 +708,26 @@ def _numba_scores_reverse(op: FlatScoresReverseOp, node: Apply, **_: Any) -> Any
     return _fused.scores_flat_reverse, KERNEL_VERSION
 
 
-@register_funcify_default_op_cache_key(MarginalOp)  # type: ignore[untyped-decorator]
-def _numba_marginal(op: MarginalOp, node: Apply, **_: Any) -> Any:
-    from uqms.calibration._marginal_function import as_operation  # compiled when it is imported
-
-    return as_operation, KERNEL_VERSION
+@register_funcify_default_op_cache_key(GaussianOp)  # type: ignore[untyped-decorator]
+def _numba_gaussian(op: GaussianOp, node: Apply, **_: Any) -> Any:
+    return _gaussian.mixed, KERNEL_VERSION
 
 
-@register_funcify_default_op_cache_key(CorrelatedOp)  # type: ignore[untyped-decorator]
-def _numba_correlated(op: CorrelatedOp, node: Apply, **_: Any) -> Any:
-    return _correlated.fused_gaussian, KERNEL_VERSION
+@register_funcify_default_op_cache_key(ProcessGaussianOp)  # type: ignore[untyped-decorator]
+def _numba_process(op: ProcessGaussianOp, node: Apply, **_: Any) -> Any:
+    from uqms.calibration import _process_gaussian  # compiled when it is imported
+
+    return _process_gaussian.at, KERNEL_VERSION
 
 
 @register_funcify_default_op_cache_key(OutputsOp)  # type: ignore[untyped-decorator]
 def _numba_outputs(op: OutputsOp, node: Apply, **_: Any) -> Any:
-    return _correlated.fused_outputs, KERNEL_VERSION
+    return _latent_outputs.fused_outputs, KERNEL_VERSION
 
 
 @register_funcify_default_op_cache_key(OutputsReverseOp)  # type: ignore[untyped-decorator]
 def _numba_outputs_reverse(op: OutputsReverseOp, node: Apply, **_: Any) -> Any:
-    return _correlated.fused_outputs_reverse, KERNEL_VERSION
+    return _latent_outputs.fused_outputs_reverse, KERNEL_VERSION
 
 
 def _in_python(op: Any, node: Any = None, **options: Any) -> Any:
@@ -762,7 +741,8 @@ for _operation in (
     LogSuccessOp,
     ScoresOp,
     ScoresReverseOp,
-    PluggedMarginalOp,
+    JointErrorOp,
+    JointErrorReverseOp,
     PluggedOutputsOp,
     PluggedOutputsReverseOp,
 ):
@@ -949,12 +929,11 @@ def likelihood(
     Where errors are not all normal, a standard normal variable is added too: the surrogate's error and the discrepancy,
     given which the observations are independent. `latents` is its name, or an expression that stands in its place.
     """
-    cells, noise = problem.cells, problem.noise
-    count = len(noise.outputs) if problem.form == "independent" else len(noise.keys)
-    phi = hyperparameters(problem, values, count)
+    cells = problem.cells
+    phi = hyperparameters(problem, values)
     if problem.form == "latent":
         return _latent_likelihood(problem, u, phi, name, latents)
-    of_data = _joint_density(problem, cells) if density is None else density
+    of_data = joint_density(problem) if density is None else density
 
     def logp(value: Any, u: Any, phi: Any, rows: Any) -> Any:
         z, jacobian = _linked(cells, value)
@@ -976,17 +955,23 @@ def likelihood(
     )
 
 
-def _joint_density(problem: Any, cells: Cells) -> Callable[[Any, Any, Any], Any]:
+def joint_density(problem: Any) -> Callable[[Any, Any, Any], Any]:
     """Return log p(z | u, phi) as a function of expressions."""
-    surrogate = problem.surrogate
-    if is_exact(surrogate) and problem.form == "independent":
-        return lambda u, phi, z: _exact.expression(cells, exact_scores(surrogate, u), phi, z)
-    block = _block(problem, cells.flat() if problem.form == "independent" else problem.structure)
-    if block is None:
-        operation = PluggedMarginalOp(problem)
-        return lambda u, phi, z: operation(u, phi, z)[0]
-    compiled = MarginalOp() if problem.form == "independent" else CorrelatedOp()
-    return lambda u, phi, z: compiled(block, u, phi, z)[0]
+    block = shared_block(problem)
+    if block is not None:
+        return lambda u, phi, z: ProcessGaussianOp()(block, u, phi, z)[0]
+    surrogate, likelihood, cells = problem.surrogate, problem.gaussian, problem.cells
+    data = pytensor.shared(likelihood.data, name="data")
+    log_weights = np.asarray(surrogate.scores(np.full((1, surrogate.domain.d), 0.5)).log_weights, dtype=np.float64)
+    if is_exact(surrogate) and not likelihood.slopes:
+        fixed = np.concatenate([np.ravel(part) for part in likelihood.fixed_rows(cells, None, 1)])
+
+        def parts(u: Any) -> Any:
+            return pt.concatenate([cell_means(cells, exact_scores(surrogate, u)), fixed])[None]
+
+    else:
+        parts = JointErrorOp(problem)
+    return lambda u, phi, z: GaussianOp()(data, parts(u), log_weights, phi, z)[0]
 
 
 def _linked(cells: Cells, value: Any) -> tuple[Any, Any]:
@@ -998,22 +983,34 @@ def _linked(cells: Cells, value: Any) -> tuple[Any, Any]:
     return pt.set_subtensor(value[at], logs), -pt.sum(logs)
 
 
-def hyperparameters(problem: Any, values: Mapping[str, Any], count: int | None = None) -> Any:
-    """Return the first `count` entries of phi: given ones of those with a prior, known numbers of the others."""
+def hyperparameters(problem: Any, values: Mapping[str, Any]) -> Any:
+    """Return phi: given entries where there is a prior, known numbers for the others."""
     noise = problem.noise
     columns = [
         values[key] if isinstance(one, Prior) else one for key, one in zip(noise.keys, noise.settings, strict=True)
     ]
-    return pt.stack([pt.as_tensor(column, dtype="float64") for column in columns[:count]])
+    return pt.stack([pt.as_tensor(column, dtype="float64") for column in columns])
+
+
+def _compiled(problem: Any) -> bool:
+    """Whether compiled code knows the surrogate; it knows nothing of a stochastic simulator's runs."""
+    surrogate = problem.surrogate
+    own = isinstance(surrogate, GaussianProcessSurrogate) and surrogate.physics is None
+    return own and problem.realisation is None
+
+
+def shared_block(problem: Any) -> Any:
+    """Return surrogate and data as one shared array for `ProcessGaussianOp`; None where that does not serve."""
+    if not _compiled(problem):
+        return None
+    return pytensor.shared(block_of(problem), name="surrogate_and_data")
 
 
 def _block(problem: Any, data: Array) -> Any:
-    """Return surrogate and data as one shared array for compiled operations; None where those do not serve."""
-    surrogate = problem.surrogate
-    own = isinstance(surrogate, GaussianProcessSurrogate) and surrogate.physics is None
-    if not own or problem.realisation is not None:  # the kernels know nothing of runs
+    """Return surrogate and data as one shared array for `OutputsOp`; None where that does not serve."""
+    if not _compiled(problem):
         return None
-    flat = np.concatenate([surrogate.process.select(problem.cells.used).flat(), data])
+    flat = np.concatenate([problem.surrogate.process.select(problem.cells.used).flat(), data])
     return pytensor.shared(flat, name="surrogate_and_data")
 
 
@@ -1025,7 +1022,7 @@ def latent_variable(problem: Any, name: str) -> Any:
 def latent_outputs(problem: Any) -> tuple[Callable[[Any, Any, Any], Any], Array]:
     """Return a function from inputs (K, d), phi and latents to the latent outputs (H, N), and log weights (H,)."""
     free, block = problem.free, _block(problem, problem.structure)
-    size = int(_correlated.latent_count(problem.structure))
+    size = int(_latent_outputs.latent_count(problem.structure))
     operation = PluggedOutputsOp(problem) if block is None else OutputsOp()
 
     def outputs(u: Any, phi: Any, eta: Any) -> Any:
@@ -1070,8 +1067,6 @@ def _replicate(problem: Any, u: Array, phi: Array, eta: Array | None, rng: np.ra
     lead = u.shape[:-2]
     flat_u = u.reshape(-1, *u.shape[-2:])
     known = np.broadcast_to(phi, (*lead, np.shape(phi)[-1])).reshape(len(flat_u), -1)
-    if known.shape[1] < len(problem.noise.keys):  # the independent form knows the noise sds only, and needs no more
-        known = np.pad(known, ((0, 0), (0, len(problem.noise.keys) - known.shape[1])))
     given = None if eta is None else np.broadcast_to(eta, (*lead, np.shape(eta)[-1])).reshape(len(flat_u), -1)
     out = simulate(problem, flat_u, np.ascontiguousarray(known), rng, given)
     return np.asarray(out.reshape(*lead, -1))

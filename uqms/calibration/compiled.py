@@ -1,15 +1,8 @@
 """Standard problems without a PyMC model: what the compiled log-density of `_target` needs, from a calibration.
 
 A problem is standard when its surrogate is the library's own Gaussian process, its noise Gaussian, and its priors
-those of `uqms.parameters`. Everything in the likelihood that does not depend on the parameters is done once, here:
-
-- rows of one cell collapse to their weighted mean;
-- noise and truncation of an experiment's cells become independent by a rotation (the singular vectors of the
-  truncation's factor), each with a variance sigma² + lambda;
-- cells of equal variance are projected on the space of their basis rows, and the rest is a sum of squares.
-
-So an evaluation takes the same time for 50 measurements and 10 000. `target` compares a few values with the
-calibration's own likelihood, and refuses (returns None) what it does not reproduce.
+those of `uqms.parameters`. `target` compares a few values with the calibration's own likelihood, and refuses (returns
+None) what it does not reproduce.
 """
 
 import ctypes
@@ -22,7 +15,7 @@ from typing import Any, Protocol, Self, final
 import numpy as np
 
 from uqms._typing import Array, Ints, Scale
-from uqms.calibration.likelihood import Cells, NoiseGroups, compress
+from uqms.calibration.gaussian import block_of, reduced
 from uqms.calibration.parts import JointCalibration
 from uqms.calibration.problem import Calibration
 from uqms.parameters import (
@@ -41,9 +34,7 @@ from uqms.surrogates.gp import GaussianProcessSurrogate
 
 __all__ = ["Linear", "Map", "Movable", "Target", "evaluate", "expand", "on_the_line", "target"]
 
-LOG_TWO_PI = math.log(2.0 * math.pi)
 SCALES: tuple[Scale, ...] = ("identity", "log", "logit")
-LARGEST = 64  # scores times experiments; beyond, the matrix products of the general likelihood are faster
 AGREEMENT = 1e-6  # relative, between this likelihood and the calibration's own
 NUDGES, ROUNDING = (1e-9, 2e-9, 3e-9), 30.0  # of the parameters; times what rounding is seen to do
 
@@ -173,10 +164,10 @@ class Target:
     priors: Array  # (P, 8)
     inputs: Array
     noise: Array  # (g, 2)
-    surrogate: Array
-    data: Array
-    sizes: tuple[int, int, int]  # experiments, inputs, noise groups
+    likelihood: Array  # block of `_process_gaussian`
+    sizes: tuple[int, int, int]  # experiments, inputs, hyperparameters
     map: Map
+    constant: float = 0.0  # of the log-likelihood
     dims: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     coords: Mapping[str, Any] = field(default_factory=dict)
 
@@ -189,9 +180,9 @@ class Target:
         """Everything as one flat block, the only thing that the compiled function reads."""
         from uqms.calibration._map import HEADER
 
-        parts = [self.priors.ravel(), self.inputs, self.noise.ravel(), self.map.flat(), self.surrogate, self.data]
+        parts = [self.priors.ravel(), self.inputs, self.noise.ravel(), self.map.flat(), self.likelihood]
         begins = HEADER + np.cumsum([0, *(len(part) for part in parts)])
-        header = [begins[-1], len(self.names), *self.sizes, *begins[:-1], self.map.log_determinant]
+        header = [begins[-1], len(self.names), *self.sizes, *begins, self.map.log_determinant + self.constant]
         return np.concatenate([np.asarray(header, dtype=np.float64), *parts])
 
     @property
@@ -310,29 +301,28 @@ def target(problem: Calibration | JointCalibration) -> Target | None:
     surrogate, names = problem.surrogate, tuple(problem.priors)
     if not isinstance(surrogate, GaussianProcessSurrogate) or surrogate.physics is not None:
         return None
-    cells = problem.cells
-    if problem.form != "independent" or problem.fixed or problem.uncertain or not problem.conditioned_prior.plain:
+    if problem.form == "latent" or problem.realisation is not None:
+        return None
+    if problem.fixed or problem.uncertain or not problem.conditioned_prior.plain:
         return None
     if not all(type(prior) in _FAMILIES for prior in problem.priors.values()):
         return None
-    if len(cells.used) * cells.experiments > LARGEST:
-        return None
-    data = reduce(cells, problem.noise)
-    if data is None:
-        return None
+    cells, noise = problem.cells, problem.noise
+    # Numbers that no parameter changes are summed up where that is possible; the Jacobian of the data's scale is one.
+    likelihood = reduced(cells, noise) or problem.gaussian
     found = Target(
         names=names,
         priors=np.array([_prior(prior, *problem.limits(name)) for name, prior in problem.priors.items()]),
         inputs=_inputs(problem, names),
         noise=np.array(
             [
-                (names.index(name), 0.0) if isinstance(sd, Prior) else (-1.0, float(sd))
-                for name, sd in zip(*_sds(problem.noise), strict=True)
+                (names.index(name), 0.0) if isinstance(setting, Prior) else (-1.0, float(setting))
+                for name, setting in zip(noise.keys, noise.settings, strict=True)
             ]
         ),
-        surrogate=surrogate.process.select(cells.used).flat(),
-        data=data,
-        sizes=(cells.experiments, surrogate.domain.d, len(problem.noise.outputs)),
+        likelihood=block_of(problem, likelihood),
+        constant=float(np.sum(cells.jacobian)),
+        sizes=(cells.experiments, surrogate.domain.d, len(noise.keys)),
         map=Map.identity(len(names)),
     )
     return found if _agrees(problem, found) else None
@@ -458,106 +448,3 @@ def _inputs(problem: Calibration, names: tuple[str, ...]) -> Array:
         rows.append([own, SCALES.index(scale), a, b - a])
     fixed = problem.unit_inputs({name: np.asarray(value[0]) for name, value in problem.prior_draws(1, 0).items()})
     return np.concatenate([np.ravel(rows), np.reshape(fixed, (cells.experiments, box.d)).ravel()]).astype(np.float64)
-
-
-# --- the likelihood's data --------------------------------------------------------------------------------------------
-
-
-def reduce(cells: Cells, groups: NoiseGroups) -> Array | None:
-    """Return the data that `_target` reads, None when truncation ties outputs of different unknown noise.
-
-    The numbers: experiments, scores, reduced cells, noise groups, constant; by group how many cells and what squares
-    stand beside; begin of each experiment; then value, variance beside sigma² and group (-1: none) of the reduced
-    cells, and their basis rows.
-    """
-    _, settings = _sds(groups)
-    known = np.array([not isinstance(sd, Prior) for sd in settings])
-    sds = np.array([1.0 if isinstance(sd, Prior) else float(sd) for sd in settings])
-    weight, mean, used = cells.weight, cells.cell_mean, cells.used
-    count, squares = np.zeros(len(sds)), np.zeros(len(sds))
-    row_group = cells.group[cells.row_cell]
-    off = cells.z - mean[cells.row_cell]
-    within = np.bincount(cells.row_cell, off**2 / cells.row_variance, minlength=len(mean))
-    constant = (
-        float(np.sum(cells.jacobian)) - 0.5 * float(np.log(cells.row_variance).sum()) - 0.5 * len(cells.z) * LOG_TWO_PI
-    )
-    for g in range(len(sds)):
-        replicates = int((row_group == g).sum()) - int((cells.group == g).sum())
-        sum_of_squares = float(within[cells.group == g].sum())
-        if known[g]:
-            constant -= replicates * math.log(sds[g]) + 0.5 * sum_of_squares / sds[g] ** 2
-        else:
-            count[g] += replicates
-            squares[g] += sum_of_squares
-    # Cells on the scale where the noise is sigma² alone, or 1 when it is known.
-    root = np.sqrt(weight) / sds[cells.group]
-    constant -= float(np.log(sds[cells.group]).sum())
-    y, basis, factor = root * (mean - cells.offset), root[:, None] * cells.basis[:, used], cells.truncation
-    factor = root[:, None] * factor
-    parts: list[tuple[Array, Array, Array, Array]] = []
-    starts = [0]
-    for k in range(cells.experiments):
-        here = cells.experiment == k
-        kinds = np.where(known[cells.group], -1, cells.group)
-        total = 0
-        tied = compress(factor[here])
-        for kind in np.unique(kinds[here]):
-            inside = kinds[here] == kind
-            if np.abs(tied[inside] @ tied[~inside].T).max(initial=0.0) > 1e-12 * np.abs(tied).max(initial=0.0) ** 2:
-                return None
-            rows = np.flatnonzero(here)[inside]
-            values, variances, bases, rest = _independent(y[rows], basis[rows], factor[rows])
-            left = len(rows) - len(values)
-            if kind < 0:
-                deviation = np.sqrt(1.0 + variances)
-                constant -= float(np.log(deviation).sum()) + 0.5 * rest
-                values, bases, rest = _project(values / deviation, bases / deviation[:, None])
-                constant -= 0.5 * rest
-                variances = np.ones(len(values))
-            else:
-                count[kind] += left
-                squares[kind] += rest
-            parts.append((values, variances, np.full(len(values), float(kind)), bases))
-            total += len(values)
-        starts.append(starts[-1] + total)
-    values, variances, kinds_of, bases = (np.concatenate([part[i] for part in parts]) for i in range(4))
-    header = [cells.experiments, len(used), len(values), len(sds), constant]
-    blocks = (header, count, squares, starts, values, variances, kinds_of, bases.ravel())
-    return np.concatenate([np.asarray(block, dtype=np.float64) for block in blocks])
-
-
-def _sds(groups: NoiseGroups) -> tuple[tuple[str, ...], tuple[Prior | float, ...]]:
-    """Return names and settings of the noise sds, which come first among the hyperparameters."""
-    count = len(groups.outputs)
-    return groups.keys[:count], groups.settings[:count]
-
-
-def _independent(y: Array, basis: Array, factor: Array) -> tuple[Array, Array, Array, float]:
-    """Return values, variances beside the noise, basis rows and the sum of squares of what no basis row reaches."""
-    n = len(y)
-    left, singular = np.zeros((n, 0)), np.zeros(0)
-    if factor.shape[1]:
-        left, singular, _ = np.linalg.svd(factor, full_matrices=False)
-        keep = singular > 1e-10 * max(float(singular[0]), 1e-300)
-        left, singular = left[:, keep], singular[keep]
-    seen_y, seen_basis = left.T @ y, left.T @ basis
-    rest_y, rest_basis, rest = _project(y - left @ seen_y, basis - left @ seen_basis, n - left.shape[1])
-    values = np.concatenate([seen_y, rest_y])
-    variances = np.concatenate([singular**2, np.zeros(len(rest_y))])
-    return values, variances, np.vstack([seen_basis, rest_basis]), rest
-
-
-def _project(y: Array, basis: Array, rank: int | None = None) -> tuple[Array, Array, float]:
-    """Return y and basis on an orthonormal basis of the columns, and the sum of squares of the rest of y.
-
-    `rank` is the dimension of the space that y and basis live in: there are no more columns than that.
-    """
-    left, singular, right = np.linalg.svd(basis, full_matrices=False)
-    largest = float(singular[0]) if len(singular) else 0.0
-    keep = singular > 1e-13 * max(largest, 1e-300)
-    if rank is not None:
-        keep &= np.arange(len(singular)) < rank
-    left = left[:, keep]
-    inside = left.T @ y
-    outside = y - left @ inside
-    return inside, singular[keep, None] * right[keep], float(outside @ outside)

@@ -11,8 +11,8 @@ import numba
 import numpy as np
 
 from uqms._typing import Array, Bools, Ints
-from uqms.calibration import _correlated
-from uqms.calibration._terms import BASIS, terms
+from uqms.calibration import _latent_outputs
+from uqms.calibration._terms import BASIS, fields, terms
 from uqms.calibration.direct import is_exact
 from uqms.calibration.discrepancy import Term
 from uqms.calibration.likelihood import Cells, NoiseGroups
@@ -63,7 +63,7 @@ def outputs_of(data: Array, means: Array, covariances: Array, phi: Array, J: Arr
     y = np.empty((draws, count, int(data[2])))
     for h in range(draws):
         for s in range(count):
-            y[h, s] = _correlated.outputs(data, means[h, s], covariances[h, s], phi[s], J[h, s], W[s], eta[s])
+            y[h, s] = _latent_outputs.outputs(data, means[h, s], covariances[h, s], phi[s], J[h, s], W[s], eta[s])
     return y
 
 
@@ -72,10 +72,12 @@ def maps_of(data: Array, means: Array, covariances: Array, phi: Array, J: Array,
     """Return y0 (H, S, N) and B (H, S, N, L) of latent outputs y0 + B eta; arguments as those of `outputs_of`."""
     draws, count = means.shape[:2]
     y = np.empty((draws, count, int(data[2])))
-    B = np.empty((draws, count, int(data[2]), _correlated.latent_count(data)))
+    B = np.empty((draws, count, int(data[2]), _latent_outputs.latent_count(data)))
     for h in range(draws):
         for s in range(count):
-            y[h, s], B[h, s] = _correlated.linear_outputs(data, means[h, s], covariances[h, s], phi[s], J[h, s], W[s])
+            y[h, s], B[h, s] = _latent_outputs.linear_outputs(
+                data, means[h, s], covariances[h, s], phi[s], J[h, s], W[s]
+            )
     return y, B
 
 
@@ -185,7 +187,7 @@ def _normal_outputs(problem: "Calibration", means: Array, covariances: Array, et
         roots = (
             np.sqrt(np.maximum(own, 0.0))
             if k == 1
-            else _correlated.roots(own.reshape(-1, k, k), False).reshape(own.shape)
+            else _latent_outputs.roots(own.reshape(-1, k, k), False).reshape(own.shape)
         )
         scores = scores + np.einsum("sqkm,smq->skq", roots, whole[:, : k * q].reshape(count, k, q))
     omega = whole[:, k * q :].reshape(count, k, -1)
@@ -218,7 +220,7 @@ def covariance_of(problem: "Calibration", phi: Array, slopes: Array) -> Array:
 def _all_terms(data: Array, phi: Array, slopes: Array) -> Array:
     out = np.empty((len(phi), int(data[2]), int(data[2])))
     for s in range(len(phi)):
-        out[s] = terms(data, phi[s], slopes[s], True, True)
+        out[s] = terms(data[fields(data)[9] :], int(data[5]), int(data[2]), phi[s], slopes[s], True, True)
     return out
 
 

@@ -29,7 +29,7 @@ from pytensor.link.numba.cache import CACHED_SRC_FUNCTIONS, compile_numba_functi
 from pytensor.tensor.type import TensorType
 
 from uqms._typing import Array
-from uqms.calibration import _correlated, _map, _marginal
+from uqms.calibration import _gaussian, _latent_outputs, _map, _process_gaussian
 from uqms.calibration.compiled import Linear, Map, evaluate
 from uqms.errors import InitError, InputError
 from uqms.surrogates import _fused, kernels
@@ -333,7 +333,9 @@ def _c_function(function: Any, source: str, signature: Any, shared: Sequence[Any
 @cache
 def _kernels() -> str:
     """Return a digest of the compiled parts of this library, which keys of graphs do not look into."""
-    sources = "".join(inspect.getsource(module) for module in (kernels, _fused, _marginal, _correlated, _map))
+    sources = "".join(
+        inspect.getsource(module) for module in (kernels, _fused, _gaussian, _process_gaussian, _latent_outputs, _map)
+    )
     return hashlib.sha256(sources.encode()).hexdigest()
 
 

@@ -197,7 +197,7 @@ class Cells:
         return np.concatenate([np.pad(f, ((0, 0), (0, width - f.shape[1]))) for f in factors])
 
     def structure(self, noise: NoiseGroups, condition_names: tuple[str, ...], columns: Ints, own: int = 0) -> Array:
-        """Return the block of numbers that `_correlated` reads, with the used scores only.
+        """Return the block of numbers that `_latent_outputs` reads, with the used scores only.
 
         `columns` are the parameters' places among the inputs, which orthogonal discrepancies need; `own` is how many
         columns the noise of a stochastic simulator's run has.

@@ -21,7 +21,7 @@ import numpy as np
 import xarray as xr
 
 from uqms._typing import Array, Bools, Ints
-from uqms.calibration import _correlated
+from uqms.calibration import _latent_outputs
 from uqms.calibration._terms import ORTHOGONAL_JITTER
 from uqms.calibration.density import covariance_of, noise_sd
 from uqms.calibration.direct import is_exact
@@ -406,7 +406,7 @@ def _given_latents(
     n, p = len(cells.offset), len(joint.index) - len(cells.offset)
     k, used = cells.experiments, cells.used
     count = len(latents)
-    size = int(_correlated.latent_count(problem.structure))
+    size = int(_latent_outputs.latent_count(problem.structure))
     eta = np.zeros((count, size))
     eta[:, problem.free] = latents
     gain = np.zeros((count, p, size))
@@ -414,7 +414,7 @@ def _given_latents(
     target = joint.index[n:]
     for place, j in enumerate(used):
         covariance = scores.covariance[:, j]
-        root = _correlated.roots(np.ascontiguousarray(covariance[:, observed[:, None], observed[None, :]]), False)
+        root = _latent_outputs.roots(np.ascontiguousarray(covariance[:, observed[:, None], observed[None, :]]), False)
         to_eta = covariance[:, target][:, :, observed] @ _inverse(root).transpose(0, 2, 1)
         gain[:, :, np.arange(k) * len(used) + place] = joint.basis[n:, j, None] * to_eta
     first, width = k * len(used), cells.compressed.shape[1]
@@ -429,9 +429,11 @@ def _given_latents(
     if discrepancy and extra.size:
         # The sampler's root is that of all terms on the cells, noise that is correlated included.
         whole = extra[:, :n, :n] + _noise_covariance(problem, problem.noise.named(phi), count)
-        whole[:, np.arange(n), np.arange(n)] *= 1.0 + _correlated.JITTER
+        whole[:, np.arange(n), np.arange(n)] *= 1.0 + _latent_outputs.JITTER
         start = first + k * width
-        gain[:, :, start : start + n] = extra[:, n:, :n] @ _inverse(_correlated.roots(whole, True)).transpose(0, 2, 1)
+        gain[:, :, start : start + n] = extra[:, n:, :n] @ _inverse(_latent_outputs.roots(whole, True)).transpose(
+            0, 2, 1
+        )
         own = own + extra[:, n:, n:]
     posterior_mean = m[:, n:] * mean[:, n:] + np.einsum("spl,sl->sp", gain, eta)
     covariance = own - gain @ gain.transpose(0, 2, 1)

@@ -16,7 +16,7 @@ import xarray as xr
 from scipy.special import ndtr
 
 from uqms._typing import Array, ArrayLike, Ints, RandomState, as_generator
-from uqms.calibration import _correlated, _exact, _marginal
+from uqms.calibration import _latent_outputs
 from uqms.calibration.conditioned import ConditionedPrior
 from uqms.calibration.constraints import read_constraints
 from uqms.calibration.density import (
@@ -31,6 +31,7 @@ from uqms.calibration.density import (
 )
 from uqms.calibration.direct import has_derivative, is_exact
 from uqms.calibration.discrepancy import NOISE, Discrepancy
+from uqms.calibration.gaussian import GaussianLikelihood, cell_means, cell_means_reverse
 from uqms.calibration.likelihood import Cells, add_discrepancy, arrange, check_errors_between
 from uqms.calibration.noise import BinomialNoise, LogNormalNoise, NoiseModel, NumPyFunctions
 from uqms.calibration.observations import Observations
@@ -46,6 +47,7 @@ from uqms.errors import (
     PriorConflictWarning,
 )
 from uqms.parameters import ParameterSpace, Prior, TruncatedNormal
+from uqms.surrogates.process import Scores
 from uqms.surrogates.protocol import Surrogate
 from uqms.surrogates.transforms import Identity
 
@@ -400,14 +402,14 @@ class Calibration:
 
     @property
     def free(self) -> Ints:
-        """Which of the latents of `_correlated` are drawn: a simulator that is exact has no error."""
+        """Which of the latents of `_latent_outputs` are drawn: a simulator that is exact has no error."""
         k, q = self.cells.experiments, len(self.cells.used)
-        count = int(_correlated.latent_count(self.structure))
+        count = int(_latent_outputs.latent_count(self.structure))
         return np.arange(k * q if is_exact(self.surrogate) else 0, count)
 
     @cached_property
     def structure(self) -> Array:
-        """The block of numbers that `_correlated` reads."""
+        """The block of numbers that `_latent_outputs` reads."""
         box = self.surrogate.domain
         columns = np.array([box.names.index(name) for name in self.parameters], dtype=np.int64)
         own = 0 if self.realisation is None else self.realisation.columns
@@ -567,29 +569,61 @@ class Calibration:
         Hyperparameters (s, P); log w_h + log p(z | theta, h), shape (H, s); C^-1 (cell means - prediction) and the
         diagonal of C^-1, shape (H, s, N), with C the covariance of the cell means; on the scale of `cells.z`.
         """
-        if is_exact(self.surrogate) and self.form == "independent":
-            yield from _exact.terms(self, theta)
-            return
-        used = self.cells.used
+        likelihood = self.gaussian
         for now in self._blocks(theta):
-            scores = self.surrogate.scores(self.unit_inputs(now))
-            means = np.ascontiguousarray(scores.mean[..., used])
-            covariances = np.ascontiguousarray(scores.covariance[..., used, :, :])
-            phi = np.ascontiguousarray(self.noise.phi(now, (scores.mean.shape[1],)))
-            if self.form == "independent":
-                data, sigma = self.cells.flat(), np.ascontiguousarray(phi[:, : len(self.noise.outputs)])
-                found = [
-                    _marginal.evaluate(data, mean, cov, sigma, self.cells.z)
-                    for mean, cov in zip(means, covariances, strict=True)
-                ]
-            else:
-                slopes, own = self.mean_slopes(self.unit_inputs(now)), self.run_factor(self.unit_inputs(now))
-                found = [
-                    _correlated.evaluate_gaussian(self.structure, mean, cov, phi, self.cells.z, J, own)
-                    for mean, cov, J in zip(means, covariances, slopes, strict=True)
-                ]
+            u, phi = self.unit_inputs(now), self.noise.phi(now, (len(next(iter(now.values()))),))
+            parts, log_weights = self.parts(u)
+            found = [likelihood.evaluate(one, phi) for one in parts]
             values, alpha, precision = (np.stack([one[i] for one in found]) for i in range(3))
-            yield phi, scores.log_weights[:, None] + values, alpha, precision
+            yield phi, log_weights[:, None] + values, alpha, precision
+
+    @cached_property
+    def gaussian(self) -> GaussianLikelihood:
+        """The likelihood where all errors are normal, of the parts that `parts` returns."""
+        return GaussianLikelihood.of(
+            self.cells,
+            self.noise,
+            self.condition_names,
+            columns=len(self.parameters),
+            runs=0 if self.realisation is None else self.realisation.columns,
+            exact=is_exact(self.surrogate),
+        )
+
+    def parts(self, u: Array) -> tuple[Array, Array]:
+        """Return the parts (H, S, size) of the surrogate's joint error at inputs u (S, K, d), and log weights (H,)."""
+        scores, likelihood, cells = self.surrogate.scores(u), self.gaussian, self.cells
+        exact = is_exact(self.surrogate)
+        used, slopes = cells.used[:0] if exact else cells.used, self.mean_slopes(u)
+        rows: list[Any] = [None] * len(scores.mean)
+        if likelihood.varying:
+            fixed = likelihood.fixed_rows(cells, None if exact else self.run_factor(u), len(u))
+            offset = np.broadcast_to(cells.offset, (len(u), len(cells.offset)))
+            rows = [(cell_means(cells, mean) if exact else offset, *fixed) for mean in scores.mean]
+        parts = [
+            likelihood.parts(mean[..., used], covariance[:, used], row, slope)
+            for mean, covariance, row, slope in zip(scores.mean, scores.covariance, rows, slopes, strict=True)
+        ]
+        return np.stack(parts), np.asarray(scores.log_weights)
+
+    def parts_reverse(self, u: Array, bar: Array) -> Array:
+        """Return the derivative (K, d) of `parts` : bar (H, size) at inputs (K, d)."""
+        likelihood, cells, used = self.gaussian, self.cells, self.cells.used
+        exact, out = is_exact(self.surrogate), np.zeros_like(u)
+        scores = self.surrogate.scores(u)
+        mean_bar, cov_bar = np.zeros_like(scores.mean), np.zeros_like(scores.covariance)
+        found = [likelihood.cotangents(one) for one in bar]
+        for h, one in enumerate(found):
+            if exact:
+                assert one.rows is not None
+                mean_bar[h] = cell_means_reverse(cells, one.rows[0])
+            else:
+                mean_bar[h][:, used], cov_bar[h, used] = one.mean, one.by_score()
+        if likelihood.slopes:
+            out += self.slopes_reverse(u, np.stack([one.slopes for one in found]), scores)
+        if self.realisation is not None:
+            runs = sum(likelihood.runs_of(cells, one.rows[2]) for one in found if one.rows is not None)
+            out += self.realisation.reverse(u, np.asarray(runs))
+        return np.asarray(out + self.surrogate.scores_reverse(u, mean_bar, cov_bar))
 
     def latent_terms(self, theta: Mapping[str, Array], eta: Array) -> Iterator[tuple[Array, Array]]:
         """Yield, a block at a time, outputs y (H, s, N) and log w_h + log p(z | theta, eta, h), shape (H, s)."""
@@ -606,7 +640,7 @@ class Calibration:
         """Return the latent output y (H, S, N) at inputs u (S, K, d) given eta (S, free), and the log weights (H,)."""
         used = self.cells.used
         scores = self.surrogate.scores(u)
-        whole = np.zeros((len(phi), int(_correlated.latent_count(self.structure))))
+        whole = np.zeros((len(phi), int(_latent_outputs.latent_count(self.structure))))
         whole[:, self.free] = eta
         y = outputs_of(
             self.structure,
@@ -645,7 +679,7 @@ class Calibration:
         if o == 0:
             return np.zeros((len(self.surrogate.scores(u[:1]).log_weights), len(u), len(cells.offset), 0))
         columns = [self.surrogate.domain.names.index(name) for name in self.parameters]
-        step, slopes = float(_correlated.jacobian_step()), []
+        step, slopes = float(_latent_outputs.jacobian_step()), []
         for column in columns:
             shift = np.zeros(u.shape[-1])
             shift[column] = step
@@ -653,6 +687,24 @@ class Calibration:
             slope = ((upper - lower) / (2.0 * step))[:, :, cells.experiment, :]
             slopes.append(np.einsum("hsnq,nq->hsn", slope, cells.basis))
         return np.ascontiguousarray(np.stack(slopes, axis=-1))
+
+    def slopes_reverse(self, u: Array, slopes_bar: Array, scores: Scores) -> Array:
+        """Return the derivative (K, d) of `mean_slopes` : slopes_bar (H, N, o), that of its central differences."""
+        u_bar = np.zeros_like(u)
+        if slopes_bar.shape[-1] == 0:
+            return u_bar
+        cells, step = self.cells, float(_latent_outputs.jacobian_step())
+        nothing = np.zeros_like(scores.covariance)
+        for i, name in enumerate(self.parameters):
+            mean_bar = np.zeros_like(scores.mean)
+            for k in range(len(u)):
+                at = cells.experiment == k
+                mean_bar[:, k] = slopes_bar[:, at, i] @ cells.basis[at]
+            for sign in (1.0, -1.0):
+                shifted = u.copy()
+                shifted[:, self.surrogate.domain.names.index(name)] += sign * step
+                u_bar += self.surrogate.scores_reverse(shifted, sign * mean_bar / (2.0 * step), nothing)
+        return u_bar
 
     def _blocks(self, theta: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
         count = len(next(iter(theta.values())))

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from uqms._typing import Array, Ints
-from uqms.calibration import _correlated
+from uqms.calibration import _latent_outputs
 from uqms.calibration.answer import check_answer, check_prior_mass, log_priors, on_model_scale
 from uqms.calibration.checks import Check, Sampled, Status, Verdict
 from uqms.calibration.computation import check_computation, check_modes
@@ -202,8 +202,8 @@ def _linearise(problem: Calibration, theta: Mapping[str, Array], h: Ints, limits
     extra, m = np.zeros((*mean.shape, 0)), np.ones_like(mean)
     if problem.noise.terms:
         whole = covariance_of(problem, phi, jacobian[:, :, : len(problem.parameters)])
-        whole[:, np.arange(len(e)), np.arange(len(e))] *= 1.0 + _correlated.JITTER
-        extra = _correlated.roots(whole, True)
+        whole[:, np.arange(len(e)), np.arange(len(e))] *= 1.0 + _latent_outputs.JITTER
+        extra = _latent_outputs.roots(whole, True)
     for output, place in problem.noise.factors.items():
         m[:, cells.output == output] += phi[:, place, None]
         gain = np.where(cells.output == output, mean, 0.0) * prior_scale(problem.noise.settings[place])

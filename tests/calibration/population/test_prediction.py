@@ -13,7 +13,7 @@ from scipy.stats import t as student
 import uqms as uq
 from uqms.calibration.population.lowrank import LowRank, SharedError
 from uqms.calibration.population.posterior import PopulationPosterior
-from uqms.calibration.population.prediction import Measured, Shared, some_inputs, subjects_of
+from uqms.calibration.population.prediction import Measured, Shared, featured, some_inputs, subjects_of
 from uqms.calibration.population.subject import NewData, _inputs
 from uqms.calibration.predict import Targets, conditional_moments, own_cells
 from uqms.errors import ExtrapolationError, ExtrapolationWarning, InputError
@@ -59,7 +59,7 @@ def fixed() -> tuple[uq.PopulationCalibration, Shared, np.ndarray]:
     error = exact_error(one, np.concatenate([u[0], extra[0]]))
     sigma = one.data.noise.phi(single, (1,))[:, :1]
     every = np.arange(error.process.q)
-    law = LowRank(error, one.data.cells.flat(every), one.data.cells.unit).condition(u, sigma, one.data.cells.z)
+    law = LowRank(error, featured(one.data, error, every), one.data.cells.unit).condition(u, sigma, one.data.cells.z)
     step = np.linalg.solve(law.factor[0, 0].T, rng.standard_normal((law.mean.shape[2], S))).T
     shared = Shared(one, theta, own, z, np.zeros(S, dtype=int), law.mean[0, 0] + step, error)
     return one, shared, np.repeat(extra, S, axis=0)

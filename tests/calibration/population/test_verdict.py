@@ -12,7 +12,7 @@ from scipy.stats import truncnorm
 import uqms as uq
 from uqms.calibration.checks import Sampled, Verdict
 from uqms.calibration.population.lowrank import LowRank
-from uqms.calibration.population.prediction import noise_of_scores, subjects_of
+from uqms.calibration.population.prediction import featured, noise_of_scores, subjects_of
 from uqms.calibration.population.shared_error import nystroem
 from uqms.calibration.population.verdict import (
     _check_ends,
@@ -132,7 +132,7 @@ def test_features_that_miss_what_subjects_have_in_common_are_told() -> None:
     u = one.data.unit_inputs(one.individuals(theta, z))
     poor, process = copy.copy(one), one.lowrank.error.process
     error = nystroem(process, u.reshape(-1, u.shape[-1]), u, ranks=(1,))
-    poor.lowrank = LowRank(error, one.data.cells.flat(), subjects_of(one.data))
+    poor.lowrank = LowRank(error, featured(one.data, error, one.data.cells.used), subjects_of(one.data))
     wrong = _check_features(poor, theta, z, h)
     assert wrong.status == "warn"
     assert f"{process.q} features" in wrong.message

@@ -108,19 +108,17 @@ def add_likelihood(
     u = bridge.unit_inputs(data.surrogate.domain, theta, data.cells.experiments)
     if problem.lowrank is None:
         return bridge.likelihood(data, u, values, name, latents)
-    from uqms.calibration.population.operation import log_density
-
-    lowrank, groups = problem.lowrank, len(data.noise.keys)
+    lowrank = problem.lowrank
+    block = pytensor.shared(lowrank.block, name=FEATURES)
 
     def replicate(u: Array, phi: Array, rng: np.random.Generator) -> Array:
         lead = np.shape(u)[:-2]
         flat = np.reshape(u, (-1, *np.shape(u)[-2:]))
         known = np.broadcast_to(phi, (*lead, np.shape(phi)[-1])).reshape(len(flat), -1)
-        known = np.pad(known, ((0, 0), (0, groups - known.shape[1])))
         return simulate_rows(data, lowrank.error, flat, known, rng).reshape(*lead, -1)
 
     def density(u: Any, phi: Any, z: Any) -> Any:
-        return log_density(lowrank, u, phi, z)
+        return bridge.ProcessGaussianOp()(block, u, phi, z)[0]
 
     return bridge.likelihood(data, u, values, name, latents, density, replicate)
 

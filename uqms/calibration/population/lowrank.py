@@ -1,6 +1,6 @@
 """The likelihood of many inputs with the error of `shared_error`: compiled, of many draws at once, and given data.
 
-Letters as in `_lowrank`, which is the same algebra with derivatives.
+Letters as in `_gaussian`, which is the same algebra with derivatives.
 """
 
 from collections.abc import Iterator
@@ -9,12 +9,15 @@ from functools import cached_property
 from typing import NamedTuple, final
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from uqms._typing import Array, Bools, Ints
-from uqms.calibration._marginal import LOG_TWO_PI, NUMBERS, PRECISION
-from uqms.calibration._marginal import _read as read_cells
+from uqms.calibration import _gaussian
+from uqms.calibration._gaussian import LOG_TWO_PI, PRECISION
+from uqms.calibration.gaussian import GaussianLikelihood, process_block
 from uqms.calibration.population.shared_error import Features, SharedError, nystroem
+
+NUMBERS = 2_000_000  # in the largest array
 
 __all__ = ["Conditional", "Features", "LowRank", "SharedError", "nystroem"]
 
@@ -83,56 +86,66 @@ class LowRank:
     ----------
     error
         Of the scores that the data depend on.
-    data
-        `Cells.flat()`.
+    likelihood
+        Of the data, whose parts are the mean of these scores, their own variances and their features.
     unit
         Which unit (subject, or occasion of one) every input belongs to, shape (K,): 0, 1, ...
     """
 
     error: SharedError
-    data: Array
+    likelihood: GaussianLikelihood
     unit: Ints
 
     @cached_property
     def block(self) -> Array:
-        """Everything as one flat block, which `_lowrank.fused` reads."""
-        return np.concatenate([self.error.process.flat(), self.data, self.error.flat()])
+        """Everything as one flat block, which `_process_gaussian` reads."""
+        return process_block(self.error.process, self.likelihood, self.error.flat())
 
     def value_and_slopes(
         self, u: Float[np.ndarray, "K d"], sigma: Float[np.ndarray, " g"], z: Float[np.ndarray, " R"]
     ) -> tuple[float, Array, Array]:
         """Return log p(z | u, sigma) and its derivatives, compiled."""
-        from uqms.calibration.population._lowrank import fused
+        from uqms.calibration import _process_gaussian
 
-        return fused(self.block, u, sigma, z)
+        value, u_bar, sigma_bar = _process_gaussian.at(self.block, u, sigma, z)
+        return float(value), u_bar, sigma_bar
 
     def evaluate(
         self, u: Float[np.ndarray, "S K d"], sigma: Float[np.ndarray, "S g"], z: Float[np.ndarray, " R"]
     ) -> Float[np.ndarray, " S"]:
         """Return the log-likelihood of S draws."""
-        return self.by_unit(u, sigma, z, joint_only=True)[0]
+        log_weights, out = self.error.process.log_weights, np.empty((self.error.process.draws, len(u)))
+        for now in self.steps(len(u)):
+            features = self.error.at(u[now])
+            for h in range(len(out)):
+                parts = self._parts(Features(*(one[h] for one in features)))
+                out[h, now] = self.likelihood.evaluate(parts, sigma[now], z, precisions=False)[0]
+        return np.asarray(np.logaddexp.reduce(out + log_weights[:, None], axis=0))
+
+    def _parts(self, features: Features) -> Array:
+        """Return the parts of the likelihood (S, size) for features of one draw of hyperparameters."""
+        mean, phi, own = features
+        cuts = np.cumsum([0, *self.error.ranks])
+        blocks = [mean, own, *(phi[..., a:b] for a, b in zip(cuts[:-1], cuts[1:], strict=True))]
+        return np.concatenate([one.reshape(len(mean), -1) for one in blocks], axis=1)
 
     def by_unit(
         self,
         u: Float[np.ndarray, "S K d"],
         sigma: Float[np.ndarray, "S g"],
         z: Float[np.ndarray, " R"],
-        joint_only: bool = False,
     ) -> tuple[Float[np.ndarray, " S"], Float[np.ndarray, "S U"]]:
         """Return the log-likelihood of S draws, and log p(z_i | all but unit i) of every unit in closed form."""
         count, draws = len(u), self.error.process.draws
         logs = self.error.process.log_weights[:, None]
         joint = np.empty((draws, count))
-        own = np.empty((draws, count, 0 if joint_only else int(self.unit.max()) + 1))
+        own = np.empty((draws, count, int(self.unit.max()) + 1))
         with np.errstate(all="ignore"):  # what is too far off for numbers is -inf
             for now in self.steps(count):
                 for h, one in enumerate(self._each(u[now], sigma[now], z)):
                     joint[h, now] = one.value
-                    if not joint_only:
-                        own[h, now] = self._left_out(one)
+                    own[h, now] = self._left_out(one)
         total = np.logaddexp.reduce(joint + logs, axis=0)
-        if joint_only:
-            return total, own[0]
         without = np.logaddexp.reduce(joint[..., None] - own + logs[..., None], axis=0)
         return total, total[:, None] - without
 
@@ -170,7 +183,27 @@ class LowRank:
 
     @cached_property
     def _padded(self) -> "_Padded":
-        return _pad(self.data, self.unit)
+        return _Padded(*_ragged(np.asarray(self.unit), int(np.max(self.unit)) + 1))
+
+    def _inputs(self, features: Features, sigma: Array, z: Array) -> "tuple[_Inputs, Bools]":
+        """Return what every input's cells say about its scores, and the draws for which that cannot be computed."""
+        likelihood, N = self.likelihood, self.likelihood.rows
+        row_cell, row_variance = likelihood.field("row_cell").astype(np.int64), likelihood.field("row_variance")
+        weight, group = likelihood.field("weight"), likelihood.field("group").astype(np.int64)
+        zbar = np.bincount(row_cell, z / row_variance, N) / weight
+        squares = np.bincount(row_cell, (z - zbar[row_cell]) ** 2 / row_variance, N)
+        count = np.bincount(row_cell, minlength=N)
+        T, t, each = _gaussian.of_inputs(
+            likelihood.data, np.ascontiguousarray(self._parts(features)), np.ascontiguousarray(sigma), zbar
+        )
+        s2 = sigma[:, group] ** 2
+        replicates = count * LOG_TWO_PI + (count - 1.0) * np.log(s2) + np.log(weight) + squares / s2
+        starts = likelihood.field("starts").astype(np.int64)
+        constant = np.bincount(np.repeat(np.arange(len(starts) - 1), np.diff(starts))[row_cell], np.log(row_variance))
+        constant = constant + np.add.reduceat(replicates, starts[:-1], axis=1) + each
+        bad = ~np.isfinite(constant).all(axis=1)
+        T[bad], t[bad] = 0.0, 0.0
+        return _Inputs(constant, T, t), bad
 
     def _each(self, u: Array, sigma: Array, z: Array) -> "Iterator[_One]":
         """Yield what belongs to each draw of hyperparameters."""
@@ -179,11 +212,10 @@ class LowRank:
             yield self._one(Features(mean[h], phi[h], own[h]), sigma, z)
 
     def _one(self, features: Features, sigma: Array, z: Array) -> "_One":
-        padded, score = self._padded, self.error.score
-        mean, phi, own = features
-        inputs, bad = _of_inputs(padded, mean, own, sigma, z)
-        S, K, q = mean.shape
-        M = phi.shape[-1]
+        phi = features.phi
+        inputs, bad = self._inputs(features, sigma, z)
+        S, _, M = phi.shape
+        score = self.error.score
         cuts = np.cumsum([0, *self.error.ranks])
         places = [slice(a, b) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
         A = np.empty((S, M, M))
@@ -253,42 +285,10 @@ class _One(NamedTuple):
 
 
 class _Padded(NamedTuple):
-    """The cells of every input, to one number of cells and truncation columns; the inputs of every unit."""
+    """The inputs of every unit, to one number of them."""
 
-    cell: Ints  # (K, c)
-    here: Bools  # (K, c), which of them are real
-    basis: Array  # (K, c, q)
-    offset: Array  # (K, c)
-    group: Ints  # (K, c)
-    truncation: Array  # (K, c, t)
-    row_cell: Ints
-    row_variance: Array
-    row_input: Ints
-    weight: Array  # (N,)
     inputs: Ints  # (U, most)
-    there: Bools  # (U, most)
-
-
-def _pad(data: Array, unit: Int[np.ndarray, " K"]) -> _Padded:
-    parts = read_cells(data)
-    sizes = np.diff(parts.starts)
-    cell, here = _ragged(np.repeat(np.arange(len(sizes)), sizes), len(sizes))
-    N, t = len(parts.offset), max((one.shape[1] for one in parts.factors), default=0)
-    truncation = np.concatenate([np.pad(one, ((0, 0), (0, t - one.shape[1]))) for one in parts.factors])
-    real = here[..., None]
-    return _Padded(
-        cell,
-        here,
-        parts.basis[cell] * real,
-        parts.offset[cell] * here,
-        parts.group[cell],
-        truncation[cell] * real,
-        parts.row_cell,
-        parts.row_variance,
-        np.repeat(np.arange(len(sizes)), sizes)[parts.row_cell],
-        np.bincount(parts.row_cell, 1.0 / parts.row_variance, N),
-        *_ragged(np.asarray(unit), int(np.max(unit)) + 1),
-    )
+    there: Bools  # (U, most), which of them are real
 
 
 def _ragged(owner: Ints, count: int) -> tuple[Ints, Bools]:
@@ -300,67 +300,6 @@ def _ragged(owner: Ints, count: int) -> tuple[Ints, Bools]:
     real = np.zeros(out.shape, dtype=np.bool_)
     out[owner[order], place], real[owner[order], place] = order, True
     return out, real
-
-
-def _of_inputs(padded: _Padded, mean: Array, own: Array, sigma: Array, z: Array) -> tuple[_Inputs, Bools]:
-    N, K = len(padded.weight), len(padded.cell)
-    if (sigma == sigma[:1]).all():  # known noise: what does not depend on the draw is done once
-        sigma = sigma[:1]
-    zbar = np.bincount(padded.row_cell, z / padded.row_variance, N) / padded.weight
-    squares = np.bincount(padded.row_cell, (z - zbar[padded.row_cell]) ** 2 / padded.row_variance, N)
-    count = np.bincount(padded.row_cell, minlength=N)
-    cell, here = padded.cell, padded.here
-    s2 = sigma[:, padded.group] ** 2  # (S, K, c)
-    constant = np.bincount(padded.row_input, np.log(padded.row_variance), K) + np.sum(
-        here
-        * (
-            count[cell] * LOG_TWO_PI
-            + (count[cell] - 1.0) * np.log(s2)
-            + np.log(padded.weight[cell])
-            + squares[cell] / s2
-            + np.log(s2 / padded.weight[cell])
-        ),
-        axis=2,
-    )
-    precision = here * padded.weight[cell] / s2
-    e = here * (zbar[cell] - padded.offset - np.matmul(padded.basis, mean[..., None])[..., 0])
-    G, E = padded.basis, padded.truncation
-    RG, Re = G * precision[..., None], e * precision
-    if E.shape[2]:
-        scaled = E * precision[..., None]
-        inner = np.matmul(np.swapaxes(scaled, -1, -2), E)
-        inner[..., np.arange(E.shape[2]), np.arange(E.shape[2])] += 1.0
-        bad = ~(np.diagonal(inner, axis1=2, axis2=3).max(axis=(1, 2)) <= PRECISION)
-        inner[bad] = np.eye(E.shape[2])
-        P = np.matmul(scaled, np.linalg.inv(inner))
-        constant = constant + np.linalg.slogdet(inner)[1]
-        RG = RG - np.matmul(P, np.matmul(np.swapaxes(scaled, -1, -2), G))
-        Re = Re - np.matmul(P, np.matmul(np.swapaxes(scaled, -1, -2), e[..., None]))[..., 0]
-        bad = np.broadcast_to(bad, (len(mean),)).copy()
-    else:
-        bad = np.zeros(len(mean), dtype=np.bool_)
-    W = np.matmul(np.swapaxes(G, -1, -2), RG)
-    w = np.matmul(np.swapaxes(G, -1, -2), Re[..., None])[..., 0]
-    root = np.sqrt(own)
-    q = own.shape[-1]
-    H = root[..., :, None] * W * root[..., None, :]
-    H[..., np.arange(q), np.arange(q)] += 1.0
-    bad |= ~(np.diagonal(H, axis1=2, axis2=3).max(axis=(1, 2)) <= PRECISION) | ~np.isfinite(H).all(axis=(1, 2, 3))
-    H[bad] = np.eye(q)
-    lower = np.linalg.cholesky(H)
-    half = np.linalg.solve(
-        lower, root[..., None] * np.concatenate([np.broadcast_to(W, H.shape), w[..., None]], axis=-1)
-    )
-    Y, x = half[..., :q], half[..., q]
-    T = W - np.matmul(np.swapaxes(Y, -1, -2), Y)
-    t = w - np.matmul(np.swapaxes(Y, -1, -2), x[..., None])[..., 0]
-    constant = (
-        constant
-        + 2.0 * np.log(np.diagonal(lower, axis1=2, axis2=3)).sum(axis=2)
-        + np.sum(e * Re, axis=2)
-        - np.sum(x * x, axis=2)
-    )
-    return _Inputs(constant, T, t), bad
 
 
 def _by_score(values: Array, score: Ints, q: int) -> Array:

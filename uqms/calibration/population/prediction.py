@@ -23,6 +23,7 @@ import xarray as xr
 
 from uqms._typing import Array, Bools, Ints
 from uqms.calibration.density import draw_rows
+from uqms.calibration.gaussian import GaussianLikelihood
 from uqms.calibration.likelihood import Cells
 from uqms.calibration.population.lowrank import LowRank, SharedError, _by_score, _ragged, nystroem
 from uqms.calibration.predict import PosteriorPrediction, Targets, new_noise
@@ -115,7 +116,7 @@ class Shared:
         phi = data.noise.phi(own, (len(z),))[:, : len(data.noise.outputs)]
         error = shared_error(data, u, phi, rng, max(data.cells.experiments, LEAST))
         every = np.arange(error.process.q)
-        likelihood = LowRank(error, data.cells.flat(every), data.cells.unit)
+        likelihood = LowRank(error, featured(data, error, every), data.cells.unit)
         M = int(error.ranks.sum())
         step = max(1, NUMBERS // (error.process.draws * (M * M + u.shape[1] * M)))
         drawn = [
@@ -213,7 +214,12 @@ def low_rank(data: "Individuals", u: Array, phi: Array, rng: np.random.Generator
     """Return the likelihood with features of the scores that matter, for a cloud of inputs; see `shared_error`."""
     sigma, inputs = phi[:, : len(data.noise.outputs)], data.cells.experiments
     error = shared_error(data, u, sigma, rng, inputs, data.cells.used)
-    return LowRank(error, data.cells.flat(), subjects_of(data))
+    return LowRank(error, featured(data, error, data.cells.used), subjects_of(data))
+
+
+def featured(data: "Individuals", error: SharedError, scores: Ints) -> GaussianLikelihood:
+    """Return the likelihood of the data through the features of an error."""
+    return GaussianLikelihood.of(data.cells, data.noise, data.condition_names, ranks=error.ranks, used=scores)
 
 
 def subjects_of(data: "Individuals") -> Ints:

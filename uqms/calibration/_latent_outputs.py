@@ -1,25 +1,18 @@
-"""The likelihood with correlated errors beside the surrogate's: Gaussian with all integrated out, or sampled latents.
+"""The outputs of the cells where noise is not normal, of sampled latents: counts, censoring, long tails, transforms.
 
-Two uses of the same model of the cells, f = offset + B scores + E omega + W xi, y = m f + delta (m = 1 + a scale
-discrepancy); W is what one run of a stochastic simulator does beside its mean, see `realisation`:
-
-- `gaussian`: all errors are normal; the covariance C of the cell means is dense, its density in closed form;
-- `outputs`: noise is not normal (counts, censoring, long tails, an output with a transform); the surrogate's error,
-  truncation and discrepancy are L eta with eta standard normal, which the sampler draws beside the parameters.
+The outputs are y = m (offset + B scores + E omega + W xi) + delta, m = 1 + a scale discrepancy, W what one run of a
+stochastic simulator does beside its mean (`realisation`). The surrogate's error, truncation and discrepancy are L eta
+with eta standard normal, which the sampler draws beside the parameters.
 
 ==========  ==========================================================================  ===========
 symbol      meaning                                                                     shape
 ==========  ==========================================================================  ===========
 W           factor of the noise of one run of the simulator, an experiment's own         (N, r)
-F           covariance of f: scores' errors between inputs, truncation and W of an      (N, N)
-            experiment
-C           m F m' + terms + D                                                          (N, N)
-Q           (alpha alpha' - C^-1) / 2, the derivative of the log-density by C           (N, N)
 eta         latents: scores (K q, experiment-major), truncation (K t), discrepancy      (L,)
             (N), runs (K r)
 ==========  ==========================================================================  ===========
 
-Other letters as in `_marginal` and `_terms`.
+Other letters as in `_gaussian` and `_terms`.
 """
 
 import math
@@ -28,19 +21,15 @@ import numba
 import numpy as np
 
 from uqms._typing import Array
-from uqms.calibration._marginal import LOG_TWO_PI, PRECISION, collapsed
 from uqms.calibration._terms import fields, terms, terms_reverse
 from uqms.surrogates._fused import block_size, forward, reverse
 
 __all__ = [
-    "evaluate_gaussian",
-    "fused_gaussian",
     "fused_outputs",
     "fused_outputs_reverse",
     "jacobian_step",
     "latent_count",
     "linear_outputs",
-    "mixed_gaussian",
     "outputs",
     "outputs_reverse",
     "roots",
@@ -56,198 +45,6 @@ ZERO = 1e-14  # relative pivot below which a covariance is singular
 def jacobian_step() -> float:
     """Return the step of the central differences that give J."""
     return STEP
-
-
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _invert(C: Array) -> tuple[Array, float]:
-    """Return the inverse and log-determinant of a positive definite matrix; a log-determinant of inf when it is not."""
-    log_det = 0.0
-    try:
-        L = np.linalg.cholesky(C)
-    except Exception:  # numba knows no narrower one
-        return C.copy(), math.inf
-    for i in range(C.shape[0]):
-        log_det += 2.0 * math.log(L[i, i])
-    return np.ascontiguousarray(np.linalg.inv(C)), log_det
-
-
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _cells(data: Array, mean: Array, covariance: Array, W: Array) -> tuple[Array, Array]:
-    """Return mean (N,) and covariance F (N, N) of f."""
-    q, N, t = int(data[1]), int(data[2]), int(data[4])
-    experiment, _, _, offset, basis, truncation, _, _, _, _ = fields(data)
-    f, F = np.empty(N), np.empty((N, N))
-    for i in range(N):
-        k = int(experiment[i])
-        s = offset[i]
-        for j in range(q):
-            s += basis[i, j] * mean[k, j]
-        f[i] = s
-        for e in range(i + 1):
-            m = int(experiment[e])
-            s = 0.0
-            for j in range(q):
-                s += basis[i, j] * basis[e, j] * covariance[j, k, m]
-            if k == m:
-                for a in range(t):
-                    s += truncation[i, a] * truncation[e, a]
-                for a in range(W.shape[1]):
-                    s += W[i, a] * W[e, a]
-            F[i, e] = s
-            F[e, i] = s
-    return f, F
-
-
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def gaussian(
-    data: Array,
-    mean: Array,
-    covariance: Array,
-    phi: Array,
-    z: Array,
-    J: Array,
-    W: Array,
-    mean_bar: Array,
-    cov_bar: Array,
-    phi_bar: Array,
-    J_bar: Array,
-    W_bar: Array,
-    alpha: Array,
-    precision: Array,
-) -> float:
-    """Return log p(z | scores, phi); fill its derivatives, alpha = C^-1 residual and precision = diag C^-1 (N,)."""
-    q, N = int(data[1]), int(data[2])
-    experiment, group, factor, _, basis, _, _, _, _, _ = fields(data)
-    mean_bar[:], cov_bar[:], phi_bar[:], J_bar[:], alpha[:], precision[:] = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-    W_bar[:] = 0.0
-    parts = fields(data)
-    weight, zbar, squares, count, total = collapsed(parts[7], parts[8], z, N)
-    f, F = _cells(data, mean, covariance, W)
-    m = np.ones(N)
-    for i in range(N):
-        if factor[i] >= 0.0:
-            m[i] += phi[int(factor[i])]
-    C = terms(data, phi, J, True, True)
-    largest = 0.0
-    for i in range(N):
-        s2 = phi[int(group[i])] ** 2
-        total -= (
-            0.5 * (count[i] - 1.0) * (LOG_TWO_PI + math.log(s2)) + 0.5 * math.log(weight[i]) + 0.5 * squares[i] / s2
-        )
-        for e in range(N):
-            C[i, e] += m[i] * m[e] * F[i, e]
-        if int(data[5]) == 0:  # with terms the covariance has other parts than noise and a few scores: Cholesky tells
-            largest = max(largest, C[i, i] * weight[i] / s2)
-        C[i, i] += s2 / weight[i]
-    if not largest < PRECISION:
-        return -np.inf
-    inverse, log_det = _invert(C)
-    if log_det == math.inf:
-        return -np.inf
-    residual = zbar - m * f
-    alpha[:] = inverse @ residual
-    quadratic = float(residual @ alpha)
-    Q = np.empty((N, N))
-    for i in range(N):
-        precision[i] = inverse[i, i]
-        for e in range(N):
-            Q[i, e] = 0.5 * (alpha[i] * alpha[e] - inverse[i, e])
-    for i in range(N):
-        k, g = int(experiment[i]), int(group[i])
-        for j in range(q):
-            mean_bar[k, j] += m[i] * basis[i, j] * alpha[i]
-        phi_bar[g] += (
-            2.0 * Q[i, i] * phi[g] / weight[i] - (count[i] - 1.0) / phi[g] + squares[i] / (phi[g] * phi[g] * phi[g])
-        )
-        for e in range(N):
-            other, bar = int(experiment[e]), m[i] * m[e] * Q[i, e]
-            for j in range(q):
-                cov_bar[j, k, other] += bar * basis[i, j] * basis[e, j]
-            if k == other:
-                for a in range(W.shape[1]):
-                    W_bar[i, a] += 2.0 * bar * W[e, a]
-        if factor[i] >= 0.0:
-            s = alpha[i] * f[i]
-            for e in range(N):
-                s += 2.0 * Q[i, e] * F[i, e] * m[e]
-            phi_bar[int(factor[i])] += s
-    terms_reverse(data, phi, J, True, True, Q, phi_bar, J_bar)
-    return float(total - 0.5 * (N * LOG_TWO_PI + log_det + quadratic))
-
-
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def mixed_gaussian(
-    data: Array, means: Array, covariances: Array, log_weight: Array, phi: Array, z: Array, J: Array, W: Array
-) -> tuple[float, Array, Array, Array, Array, Array]:
-    """Return log sum_h w_h p(z | scores h, phi) and its derivatives by means, covariances, phi, J (H, N, o), and W."""
-    draws, K, q = means.shape
-    N = int(data[2])
-    mean_bars, cov_bars = np.empty(means.shape), np.empty(covariances.shape)
-    phi_bars, J_bars = np.empty((draws, len(phi))), np.empty(J.shape)
-    W_bars, W_bar = np.empty((draws, *W.shape)), np.zeros(W.shape)
-    alpha, precision, values = np.empty(N), np.empty(N), np.empty(draws)
-    for h in range(draws):
-        values[h] = log_weight[h] + gaussian(
-            data,
-            means[h],
-            covariances[h],
-            phi,
-            z,
-            J[h],
-            W,
-            mean_bars[h],
-            cov_bars[h],
-            phi_bars[h],
-            J_bars[h],
-            W_bars[h],
-            alpha,
-            precision,
-        )
-    top = values.max()
-    if top == -np.inf:
-        mean_bars[:], cov_bars[:], J_bars[:] = 0.0, 0.0, 0.0
-        return top, mean_bars, cov_bars, np.zeros(len(phi)), J_bars, W_bar
-    share = np.exp(values - top)
-    norm = share.sum()
-    phi_bar = np.zeros(len(phi))
-    for h in range(draws):
-        s = share[h] / norm
-        mean_bars[h] *= s
-        cov_bars[h] *= s
-        J_bars[h] *= s
-        phi_bar += s * phi_bars[h]
-        W_bar += s * W_bars[h]
-    return top + math.log(norm), mean_bars, cov_bars, phi_bar, J_bars, W_bar
-
-
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def evaluate_gaussian(
-    data: Array, means: Array, covariances: Array, phis: Array, z: Array, J: Array, W: Array
-) -> tuple[Array, Array, Array]:
-    """Return log-likelihood (S,), alpha and precision (S, N) for S draws of scores (S, K, q), (S, q, K, K)."""
-    draws, K, q = means.shape
-    N = int(data[2])
-    values, alpha, precision = np.empty(draws), np.empty((draws, N)), np.empty((draws, N))
-    mean_bar, cov_bar, phi_bar = np.empty((K, q)), np.empty((q, K, K)), np.empty(phis.shape[1])
-    J_bar, W_bar = np.empty(J.shape[1:]), np.empty(W.shape[1:])
-    for s in range(draws):
-        values[s] = gaussian(
-            data,
-            means[s],
-            covariances[s],
-            phis[s],
-            z,
-            J[s],
-            W[s],
-            mean_bar,
-            cov_bar,
-            phi_bar,
-            J_bar,
-            W_bar,
-            alpha[s],
-            precision[s],
-        )
-    return values, alpha, precision
 
 
 # --- latents that are sampled -----------------------------------------------------------------------------------------
@@ -349,7 +146,7 @@ def outputs(data: Array, mean: Array, covariance: Array, phi: Array, J: Array, W
             s += W[i, a] * eta[own + k * r + a]
         y[i] = s * (1.0 + phi[int(factor[i])]) if factor[i] >= 0.0 else s
     if T > 0:
-        y += _root(_jittered(terms(data, phi, J, True, True)), True) @ eta[K * q + K * t : own]
+        y += _root(_jittered(terms(data[fields(data)[9] :], T, N, phi, J, True, True)), True) @ eta[K * q + K * t : own]
     return y
 
 
@@ -383,7 +180,7 @@ def linear_outputs(data: Array, mean: Array, covariance: Array, phi: Array, J: A
             for m in range(B.shape[1]):
                 B[i, m] *= scale
     if T > 0:
-        R = _root(_jittered(terms(data, phi, J, True, True)), True)
+        R = _root(_jittered(terms(data[fields(data)[9] :], T, N, phi, J, True, True)), True)
         for i in range(N):
             for e in range(N):
                 B[i, first + K * t + e] = R[i, e]
@@ -457,14 +254,14 @@ def outputs_reverse(
         cov_bar[j] = _root_reverse(roots[j], L_bar)
     if T > 0:
         start = first + K * t
-        L = _root(_jittered(terms(data, phi, J, True, True)), True)
+        L = _root(_jittered(terms(data[fields(data)[9] :], T, N, phi, J, True, True)), True)
         R_bar = np.zeros((N, N))
         for i in range(N):
             for e in range(i + 1):
                 R_bar[i, e] = y_bar[i] * eta[start + e]
                 eta_bar[start + e] += L[i, e] * y_bar[i]
         Q = _jittered(_root_reverse(L, R_bar))
-        terms_reverse(data, phi, J, True, True, Q, phi_bar, J_bar)
+        terms_reverse(data[fields(data)[9] :], T, phi, J, True, True, Q, phi_bar, J_bar)
 
 
 # --- both, with the surrogate in front of the data in one block -------------------------------------------------------
@@ -545,20 +342,6 @@ def _scores_reverse(
         for j in range(mean_bars.shape[2]):
             column[:] = mean_bars[h, :, j]
             reverse(block, h, j, u, kg[h, j], t[h, j], v[h, j], column, cov_bars[h, j], u_bar)
-
-
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def fused_gaussian(block: Array, u: Array, phi: Array, z: Array) -> tuple[Array, Array, Array]:
-    """Return log p(z | u, phi) and its derivatives by u (K, d) and phi; the data stand behind the surrogate."""
-    draws = int(block[0])
-    log_weight, data = block[6 : 6 + draws], block[block_size(block) :]
-    means, covariances, kg, t, v = _scores(block, u)
-    J, W = _jacobian(block, data, u), np.zeros((int(data[2]), 0))
-    value, mean_bars, cov_bars, phi_bar, J_bar, _ = mixed_gaussian(data, means, covariances, log_weight, phi, z, J, W)
-    u_bar = np.zeros(u.shape)
-    _scores_reverse(block, u, kg, t, v, mean_bars, cov_bars, u_bar)
-    _jacobian_reverse(block, data, u, J_bar, u_bar)
-    return np.asarray(value), u_bar, phi_bar
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]

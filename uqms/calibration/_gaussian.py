@@ -1,0 +1,981 @@
+"""The Gaussian likelihood, compiled once: from the surrogate's joint error, noise and data to value and derivatives.
+
+The rows of an input k are y = m (offset + B (mean + error) + E omega) + noise, with the surrogate's error integrated
+out. The covariance R of the noise is diagonal, a sum of Ornstein-Uhlenbeck processes along series of rows and
+independent noise (both linear in the rows), or dense. All rows are whitened by R first, X -> R^-1/2 X; what follows
+knows only noise of unit variance, and its derivatives go back through the whitening.
+
+==========  =======================================================================  =================
+symbol      meaning                                                                  shape
+==========  =======================================================================  =================
+k           surrogate input, with its rows; K of them
+mean        of the scores                                                            (K, q)
+lambda      variance of the errors that are each input's own (idiosyncratic)         (K, q)
+S, Phi      covariance of the errors between inputs, all scores; or its features     (K q, K q), (K, r_j)
+B, E        basis and truncation rows; omega ~ N(0, 1) is new with each input        (N, q), (N, t)
+m           1 + scale discrepancy                                                    (N,)
+X           whitened m [B, E] and residual                                           (N, p + 1), p = q + t
+V, v        X_k' X_k without and with the residual                                   (p, p), (p,)
+H           1 + root(Lambda) V root(Lambda), Lambda = diag(lambda, 1)                (p, p)
+T, t        V - V root(Lambda) H^-1 root(Lambda) V, the same of v                    (p, p), (p,)
+A           1 + sum_k F_k' T_k F_k, F the Cholesky factor of S, or the features      (M, M)
+y, Q        mean and covariance of the shared errors given the data                  (K, q), (K, q, q)
+e, Sigma    mean and covariance of all errors of an input given the data             (p,), (p, p)
+alpha       C^-1 residual, C the covariance of the rows                              (N,)
+precision   diagonal of C^-1                                                         (N,)
+==========  =======================================================================  =================
+
+log|C| = log|R| + sum log|H_k| + log|A|. Nothing divides by a variance of the surrogate, so that runs at the very input
+are no special case. Derivatives: dl/dr = -alpha, dl/dX_k = alpha e' - X_k Sigma, dl/dlambda = (a² - P) / 2,
+dl/dS = (a a' - P) / 2 with a = t - T y and P = T - T Q T.
+"""
+
+import math
+
+import numba
+import numpy as np
+
+from uqms._native import A1, A2, A3, NONE, B, F, I, deferred, native
+from uqms._typing import Array
+from uqms.calibration import blocks
+from uqms.calibration._blas import factor, gemm, inverted, solve_lower
+from uqms.calibration._terms import terms, terms_reverse
+from uqms.calibration.blocks import view
+from uqms.surrogates.kernels import FAST
+
+__all__ = [
+    "DENSE",
+    "FEATURES",
+    "LOG_TWO_PI",
+    "OWN",
+    "PRECISION",
+    "SERIES",
+    "SHARED",
+    "batch",
+    "collapse",
+    "functions_for",
+    "gaussian",
+    "gaussian_at",
+    "parts_at",
+    "sizes_of",
+]
+
+LOG_TWO_PI = math.log(2.0 * math.pi)
+# Beyond this ratio of surrogate variance to noise variance, double precision loses whole nats: no density is given.
+PRECISION = 1e13
+OWN, SHARED, FEATURES = 0, 1, 2  # forms of the error between inputs: none, a covariance, features
+INDEPENDENT, SERIES, DENSE = 0, 1, 2  # structures of the noise
+VALUE, SLOPES, PRECISIONS = 0, 1, 2  # what is asked for; alpha comes with either of the last two
+SMALL = 4096  # products of fewer numbers are faster without BLAS
+
+SIZES, CONSTANT, COUNT, SQUARES, STARTS, VALUES = (
+    blocks.Data._fields.index(name) for name in ("sizes", "constant", "count", "squares", "starts", "value")
+)
+OWN_VARIANCE, WEIGHT, GROUP, SCALE, OFFSET, BASIS, TRUNCATION = (
+    blocks.Data._fields.index(name) for name in ("own", "weight", "group", "scale", "offset", "basis", "truncation")
+)
+RANKS, ORDER, FRESH, GAP, AMPLITUDE, LENGTH, TERMS = (
+    blocks.Data._fields.index(name) for name in ("ranks", "order", "fresh", "gap", "amplitude", "length", "terms")
+)
+ROW_CELL, ROW_VARIANCE, FUNCTIONS = (
+    blocks.Data._fields.index(name) for name in ("row_cell", "row_variance", "functions")
+)
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def sizes_of(data: Array) -> tuple[int, int, int, int, int, int, int, int, int, int, bool]:
+    """Return K, q, N, t, g, P, o, number of terms, form, structure, and whether basis and truncation are parts."""
+    s = view(data, SIZES)
+    return (
+        int(s[0]),
+        int(s[1]),
+        int(s[2]),
+        int(s[3]),
+        int(s[4]),
+        int(s[5]),
+        int(s[6]),
+        int(s[7]),
+        int(s[8]),
+        int(s[9]),
+        s[10] > 0.0,
+    )
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def parts_at(data: Array) -> tuple[int, int, int, int, int, int]:
+    """Return where the parts of the joint error begin: lambda, S or Phi, offset, basis, truncation, J; then the end.
+
+    The mean begins at 0. There is no lambda beside a covariance, and no S or Phi without shared errors.
+    """
+    K, q, N, t, _, _, o, _, form, _, varying = sizes_of(data)
+    shared = K * q + (0 if form == SHARED else K * q)
+    offset = shared
+    if form == SHARED:
+        offset += K * q * K * q
+    elif form == FEATURES:
+        ranks = view(data, RANKS)
+        for j in range(q):
+            offset += K * int(ranks[j])
+    rows = N if varying else 0
+    J = offset + rows * (1 + q + t)
+    return shared, offset, offset + rows, offset + rows * (1 + q), J, J + N * o
+
+
+@native(NONE, A1, A1, A1, A1)
+def collapse(data: Array, z: Array, value: Array, squares: Array) -> None:
+    """Fill the value of each row (N,) and the sums of squares (g,) for measured values z (R,)."""
+    row_cell, row_variance, weight = view(data, ROW_CELL), view(data, ROW_VARIANCE), view(data, WEIGHT)
+    group = view(data, GROUP)
+    if not len(row_cell):
+        value[:], squares[:] = view(data, VALUES), view(data, SQUARES)
+        return
+    value[:], squares[:] = 0.0, 0.0
+    for r in range(len(z)):
+        value[int(row_cell[r])] += z[r] / row_variance[r]
+    for c in range(len(value)):
+        value[c] /= weight[c]
+    for r in range(len(z)):
+        c = int(row_cell[r])
+        off = z[r] - value[c]
+        squares[int(group[c])] += off * off / row_variance[r]
+
+
+# --- the noise --------------------------------------------------------------------------------------------------------
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _step(data: Array, i: int, phi: Array) -> tuple[float, float, float, float]:
+    """Return the process's variance at place i of the order, a and 1 - a² for its correlation a with the place before.
+
+    Last its length.
+    """
+    place = int(view(data, AMPLITUDE)[i])
+    if place < 0:
+        return 0.0, 0.0, 1.0, 1.0
+    length = phi[int(view(data, LENGTH)[i])]
+    if view(data, FRESH)[i] > 0.0:
+        return phi[place] ** 2, 0.0, 1.0, length
+    step = view(data, GAP)[i] / length
+    return phi[place] ** 2, math.exp(-step), -math.expm1(-2.0 * step), length
+
+
+@native(F, A1, A1, A1, A2, A1, A1, fastmath=FAST)
+def _whiten_series(data: Array, phi: Array, d: Array, X: Array, total: Array, before: Array) -> float:
+    """Replace X (N, m) by R^-1/2 X; fill the innovations' variances and those of the process before each row (N,).
+
+    A Kalman filter along each series: R is D plus a Markov process. Returns log|R|.
+    """
+    N, m = X.shape
+    order = view(data, ORDER)
+    state = np.zeros(m)
+    log_det, after = 0.0, 0.0
+    for i in range(N):
+        c = int(order[i])
+        s2, a, new, _ = _step(data, i, phi)
+        P = a * a * after + s2 * new
+        S = P + d[c]
+        root, gain = 1.0 / math.sqrt(S), P / S
+        if s2 == 0.0:
+            for j in range(m):
+                X[c, j] *= root
+        else:
+            for j in range(m):
+                expected = a * state[j]
+                off = X[c, j] - expected
+                X[c, j] = off * root
+                state[j] = expected + gain * off
+        after = P * d[c] / S
+        total[c], before[c] = S, P
+        log_det += math.log(S)
+    return log_det
+
+
+@native(NONE, A1, A1, A1, A2, A2, A1, A1, A2, A1, A1, fastmath=FAST)
+def _whiten_series_reverse(
+    data: Array,
+    phi: Array,
+    d: Array,
+    X: Array,
+    original: Array,
+    total: Array,
+    before: Array,
+    X_bar: Array,
+    d_bar: Array,
+    phi_bar: Array,
+) -> None:
+    """Turn the derivative by whitened X into that by X, in place; fill that by d and add to that by phi.
+
+    The log-likelihood's own log|R| is taken into account.
+    """
+    N, m = X.shape
+    order, fresh = view(data, ORDER), view(data, FRESH)
+    state_bar = np.zeros(m)
+    after_bar = 0.0  # of the variance before the next row
+    for i in range(N - 1, -1, -1):
+        c = int(order[i])
+        S, P = total[c], before[c]
+        root, gain = 1.0 / math.sqrt(S), P / S
+        s2, _, _, _ = _step(data, i, phi)
+        S_bar = -0.5 / S
+        if s2 == 0.0:
+            for j in range(m):
+                S_bar -= 0.5 * X_bar[c, j] * X[c, j] / S
+                X_bar[c, j] *= root
+            d_bar[c] = S_bar
+            after_bar = 0.0
+            continue
+        follows = i + 1 < N and fresh[i + 1] == 0.0
+        a, new, length = 0.0, 1.0, 1.0
+        if follows:
+            _, a, new, length = _step(data, i + 1, phi)
+        a_bar, gain_bar = 0.0, 0.0
+        for j in range(m):
+            off = X[c, j] / root
+            post_bar = 0.0
+            if follows:
+                post_bar = a * state_bar[j]
+                a_bar += state_bar[j] * (original[c, j] - off + gain * off)
+            gain_bar += post_bar * off
+            S_bar -= 0.5 * X_bar[c, j] * X[c, j] / S
+            off_bar = X_bar[c, j] * root + gain * post_bar
+            state_bar[j] = post_bar - off_bar
+            X_bar[c, j] = off_bar
+        post_bar, s2_bar = 0.0, 0.0
+        if follows:
+            a_bar += after_bar * 2.0 * a * (P * d[c] / S - s2)
+            s2_bar += after_bar * new
+            post_bar = a * a * after_bar
+            phi_bar[int(view(data, LENGTH)[i + 1])] += a_bar * a * view(data, GAP)[i + 1] / (length * length)
+        S_bar -= post_bar * P * d[c] / (S * S) + gain_bar * P / (S * S)
+        P_bar = post_bar * d[c] / S + gain_bar / S + S_bar
+        d_bar[c] = post_bar * P / S + S_bar
+        if fresh[i] > 0.0:
+            s2_bar += P_bar
+            for j in range(m):
+                state_bar[j] = 0.0
+            after_bar = 0.0
+        else:
+            after_bar = P_bar
+        place = int(view(data, AMPLITUDE)[i])
+        phi_bar[place] += 2.0 * phi[place] * s2_bar
+
+
+@native(NONE, A1, A1, A1, A1, A2, A1, fastmath=FAST)
+def _turned_series(data: Array, phi: Array, total: Array, before: Array, X: Array, diagonal: Array) -> None:
+    """Replace X (N, m) by R^-1/2' X and fill the diagonal of R^-1 (N,)."""
+    N, m = X.shape
+    order, fresh = view(data, ORDER), view(data, FRESH)
+    state, spread = np.zeros(m), 0.0
+    for i in range(N - 1, -1, -1):
+        c = int(order[i])
+        S = total[c]
+        root, gain = 1.0 / math.sqrt(S), before[c] / S
+        a = 0.0
+        if i + 1 < N and fresh[i + 1] == 0.0:
+            _, a, _, _ = _step(data, i + 1, phi)
+        diagonal[c] = 1.0 / S + (a * gain) ** 2 * spread
+        spread = 1.0 / S + (a * (1.0 - gain)) ** 2 * spread
+        for j in range(m):
+            after = a * state[j]
+            value = X[c, j] * root + gain * after
+            state[j] = after - value
+            X[c, j] = value
+
+
+@deferred(A2, A1, A1, A1, A2)
+def _dense(data: Array, phi: Array, d: Array, J: Array) -> Array:
+    """Return R (N, N) with its terms of noise and discrepancy."""
+    R = terms(view(data, TERMS), sizes_of(data)[7], len(d), phi, J, True, True)
+    for c in range(len(d)):
+        R[c, c] += d[c]
+    return R
+
+
+# --- what is each input's own -----------------------------------------------------------------------------------------
+
+
+@numba.njit(cache=True, nogil=True, fastmath=FAST)  # type: ignore[untyped-decorator]
+def _gram(X: Array, first: int, last: int, out: Array) -> None:
+    """Fill out (m, m) with X' X over the rows from `first` to `last`."""
+    m = X.shape[1]
+    if (last - first) * m * m > SMALL:
+        gemm(True, False, m, m, last - first, 1.0, X.reshape(-1), first * m, m, X.reshape(-1), first * m, m,
+             0.0, out.reshape(-1), 0, m)  # fmt: skip
+        return
+    for a in range(m):
+        for b in range(a + 1):
+            out[a, b] = 0.0
+    for c in range(first, last):
+        for a in range(m):
+            x = X[c, a]
+            for b in range(a + 1):
+                out[a, b] += x * X[c, b]
+    for a in range(m):
+        for b in range(a):
+            out[b, a] = out[a, b]
+
+
+@numba.njit(cache=True, nogil=True, fastmath=FAST)  # type: ignore[untyped-decorator]
+def _factor(matrix: Array, n: int) -> float:
+    """Factor 1 + something positive in place (lower) and return its log-determinant: no pivot is below 1."""
+    log_det = 0.0
+    for j in range(n):
+        pivot = matrix[j, j]
+        for e in range(j):
+            pivot -= matrix[j, e] * matrix[j, e]
+        root = math.sqrt(max(pivot, 1.0))
+        log_det += 2.0 * math.log(root)
+        matrix[j, j] = root
+        for i in range(j + 1, n):
+            s = matrix[i, j]
+            for e in range(j):
+                s -= matrix[i, e] * matrix[j, e]
+            matrix[i, j] = s / root
+    return log_det
+
+
+@numba.njit(cache=True, nogil=True, fastmath=FAST)  # type: ignore[untyped-decorator]
+def _forward_solve(lower: Array, n: int, right: Array) -> None:
+    """Replace the first n rows of `right` by lower^-1 of them."""
+    m = right.shape[1]
+    for i in range(n):
+        for j in range(i):
+            f = lower[i, j]
+            for c in range(m):
+                right[i, c] -= f * right[j, c]
+        inverse = 1.0 / lower[i, i]
+        for c in range(m):
+            right[i, c] *= inverse
+
+
+@native(F, A1, I, A2, A2, A3, A1, fastmath=FAST)
+def _of_inputs(starts: Array, q: int, X: Array, lam: Array, T: Array, each: Array) -> float:
+    """Fill T (K, p, p + 1), with t in its last column, and what each input adds to -2 log p (K,); return the sum.
+
+    That is of whitened rows, with the inputs' own errors.
+    """
+    K, m = lam.shape[0], X.shape[1]
+    p = m - 1
+    V, H, half = np.empty((m, m)), np.empty((p, p)), np.empty((p, m))
+    roots, active = np.empty(p), np.empty(p, dtype=np.int64)
+    total = 0.0
+    for k in range(K):
+        _gram(X, int(starts[k]), int(starts[k + 1]), V)
+        before = total
+        total += V[p, p]
+        n = 0
+        for j in range(p):
+            variance = lam[k, j] if j < q else 1.0
+            if variance > 0.0:
+                active[n], roots[n] = j, math.sqrt(variance)
+                n += 1
+        for a in range(n):
+            for b in range(a + 1):
+                H[a, b] = roots[a] * V[active[a], active[b]] * roots[b]
+            H[a, a] += 1.0
+            if not H[a, a] <= PRECISION:
+                return np.inf
+            for c in range(m):
+                half[a, c] = roots[a] * V[active[a], c]
+        total += _factor(H, n)
+        _forward_solve(H, n, half)
+        for a in range(n):
+            total -= half[a, p] * half[a, p]
+        for i in range(p):
+            for c in range(m):
+                T[k, i, c] = V[i, c]
+        for a in range(n):
+            for i in range(p):
+                f = half[a, i]
+                for c in range(m):
+                    T[k, i, c] -= f * half[a, c]
+        each[k] = total - before
+    return total
+
+
+# --- what inputs share ------------------------------------------------------------------------------------------------
+
+
+@numba.njit(cache=True, nogil=True, fastmath=FAST)  # type: ignore[untyped-decorator]
+def _root(S: Array, L: Array) -> None:
+    """Fill L (n, n) with the lower Cholesky factor of S, which may be singular: then a column of zeros."""
+    n = S.shape[0]
+    for j in range(n):
+        for i in range(n):
+            L[i, j] = 0.0
+        pivot = S[j, j]
+        for e in range(j):
+            pivot -= L[j, e] * L[j, e]
+        if not pivot > 1e-14 * S[j, j]:
+            continue
+        L[j, j] = math.sqrt(pivot)
+        for i in range(j + 1, n):
+            s = S[i, j]
+            for e in range(j):
+                s -= L[i, e] * L[j, e]
+            L[i, j] = s / L[j, j]
+
+
+@numba.njit(cache=True, nogil=True, fastmath=FAST)  # type: ignore[untyped-decorator]
+def _by_block(T: Array, q: int, right: Array, out: Array) -> None:
+    """Fill out (K q, n) with blockdiag(T) right."""
+    K, n = T.shape[0], right.shape[1]
+    for k in range(K):
+        for i in range(q):
+            row = k * q + i
+            for c in range(n):
+                out[row, c] = 0.0
+            for j in range(q):
+                f = T[k, i, j]
+                if f != 0.0:
+                    for c in range(n):
+                        out[row, c] += f * right[k * q + j, c]
+
+
+@native(F, A2, A3, I, A2, A3, A2, A2, B, fastmath=FAST)
+def _shared(S: Array, T: Array, q: int, y: Array, Q: Array, a: Array, S_bar: Array, slopes: bool) -> float:
+    """Fill y, Q, a = t - T y and the derivative by S; return what shared errors add to -2 log p."""
+    K, p = T.shape[0], T.shape[1]
+    n = K * q
+    L, TL, A = np.empty((n, n)), np.empty((n, n)), np.empty(n * n)
+    _root(S, L)
+    _by_block(T, q, L, TL)
+    gemm(True, False, n, n, n, 1.0, L.reshape(-1), 0, n, TL.reshape(-1), 0, n, 0.0, A, 0, n)
+    right, centre = np.zeros(n), np.zeros(n)
+    for k in range(K):
+        for j in range(q):
+            for e in range(k * q + j + 1):
+                right[e] += L[k * q + j, e] * T[k, j, p]
+    for e in range(n):
+        A[e * n + e] += 1.0
+        if not A[e * n + e] <= PRECISION:
+            return np.inf
+    total = inverted(A, n)
+    if not total < np.inf:
+        return np.inf
+    for e in range(n):
+        s = 0.0
+        for i in range(n):
+            s += A[e * n + i] * right[i]
+        centre[e] = s
+        total -= s * right[e]
+    for k in range(K):
+        for j in range(q):
+            s = 0.0
+            for e in range(k * q + j + 1):
+                s += L[k * q + j, e] * centre[e]
+            y[k, j] = s
+    for k in range(K):
+        for j in range(q):
+            s = T[k, j, p]
+            for i in range(q):
+                s -= T[k, j, i] * y[k, i]
+            a[k, j] = s
+    LA, M = TL, np.empty((n, n))
+    gemm(False, False, n, n, n, 1.0, L.reshape(-1), 0, n, A, 0, n, 0.0, LA.reshape(-1), 0, n)
+    gemm(False, True, n, n, n, 1.0, LA.reshape(-1), 0, n, L.reshape(-1), 0, n, 0.0, M.reshape(-1), 0, n)
+    for k in range(K):
+        for j in range(q):
+            for i in range(q):
+                Q[k, j, i] = M[k * q + j, k * q + i]
+    if not slopes:
+        return total
+    TM = LA
+    _by_block(T, q, M, TM)
+    for row in range(n):
+        k, j = row // q, row % q
+        for column in range(n):
+            m, i = column // q, column % q
+            s = -T[k, j, i] if k == m else 0.0
+            for e in range(q):
+                s += TM[row, m * q + e] * T[m, e, i]
+            S_bar[row, column] = 0.5 * (a[k, j] * a[m, i] + s)
+    return total
+
+
+@deferred(F, A1, A1, A3, I, A2, A3, A2, A1, fastmath=FAST)
+def _features(ranks: Array, phi: Array, T: Array, q: int, y: Array, Q: Array, a: Array, phi_bar: Array) -> float:
+    """Fill y, Q, a = t - T y and the derivative by the features (K, r_j), score after score; return as `_shared`.
+
+    The derivative is that at a fixed lambda.
+    """
+    K, p = T.shape[0], T.shape[1]
+    M, widest = 0, 0
+    for j in range(q):
+        M, widest = M + int(ranks[j]), max(widest, int(ranks[j]))
+    A, right, centre = np.zeros(M * M), np.zeros(M), np.zeros(M)
+    scaled = np.empty(K * widest)
+    row = 0  # where the features of score i and of score j begin
+    for i in range(q):
+        r, column = int(ranks[i]), 0
+        for j in range(i + 1):
+            width, some = int(ranks[j]), False
+            for k in range(K):
+                some = some or T[k, i, j] != 0.0
+            if some:
+                for k in range(K):
+                    f = T[k, i, j]
+                    for e in range(width):
+                        scaled[k * width + e] = f * phi[K * column + k * width + e]
+                gemm(True, False, width, r, K, 1.0, scaled, 0, width, phi, K * row, r, 0.0, A, column * M + row, M)
+            column += width
+        for k in range(K):
+            f = T[k, i, p]
+            for e in range(r):
+                right[row + e] += f * phi[K * row + k * r + e]
+        row += r
+    for e in range(M):
+        A[e * M + e] += 1.0
+        if not A[e * M + e] <= PRECISION:
+            return np.inf
+    total = inverted(A, M)
+    if not total < np.inf:
+        return np.inf
+    for e in range(M):
+        s = 0.0
+        for i in range(M):
+            s += A[e * M + i] * right[i]
+        centre[e] = s
+        total -= s * right[e]
+    column = 0
+    for j in range(q):
+        r = int(ranks[j])
+        for k in range(K):
+            s = 0.0
+            for e in range(r):
+                s += phi[K * column + k * r + e] * centre[column + e]
+                phi_bar[K * column + k * r + e] = 0.0
+            y[k, j] = s
+        row = 0
+        for i in range(q):
+            width = int(ranks[i])
+            gemm(False, False, K, r, width, 1.0, phi, K * row, width, A, row * M + column, M, 0.0, scaled, 0, r)
+            for k in range(K):
+                f, s = T[k, j, i], 0.0
+                for e in range(r):
+                    s += scaled[k * r + e] * phi[K * column + k * r + e]
+                    phi_bar[K * column + k * r + e] -= f * scaled[k * r + e]
+                Q[k, i, j] = s
+            row += width
+        column += r
+    for k in range(K):
+        column = 0
+        for j in range(q):
+            s = T[k, j, p]
+            for i in range(q):
+                s -= T[k, j, i] * y[k, i]
+            a[k, j] = s
+            r = int(ranks[j])
+            for e in range(r):
+                phi_bar[K * column + k * r + e] += s * centre[column + e]
+            column += r
+    return total
+
+
+# --- all of it --------------------------------------------------------------------------------------------------------
+
+
+@native(NONE, A1, I, A2, A2, A3, A2, A3, A2, A3, fastmath=FAST)
+def _given_data(
+    starts: Array, q: int, X: Array, lam: Array, T: Array, y: Array, Q: Array, X_bar: Array, Sigma: Array
+) -> None:
+    """Fill Sigma (K, p, p) and the derivative by the whitened rows, whose last column is then -alpha, whitened."""
+    K, m = lam.shape[0], X.shape[1]
+    p = m - 1
+    left, middle, e, variance = np.empty((p, q)), np.empty((p, q)), np.empty(p), np.empty(p)
+    flat, flat_bar, flat_sigma = X.reshape(-1), X_bar.reshape(-1), Sigma.reshape(-1)
+    for k in range(K):
+        for i in range(p):
+            variance[i] = lam[k, i] if i < q else 1.0
+            s = T[k, i, p]
+            for j in range(q):
+                s -= T[k, i, j] * y[k, j]
+                left[i, j] = (1.0 if i == j else 0.0) - variance[i] * T[k, i, j]
+            e[i] = (y[k, i] if i < q else 0.0) + variance[i] * s
+        for i in range(p):
+            for j in range(q):
+                s = 0.0
+                for c in range(q):
+                    s += left[i, c] * Q[k, c, j]
+                middle[i, j] = s
+        for i in range(p):
+            for j in range(i + 1):
+                s = (variance[i] if i == j else 0.0) - variance[i] * T[k, i, j] * variance[j]
+                for c in range(q):
+                    s += middle[i, c] * left[j, c]
+                Sigma[k, i, j] = s
+                Sigma[k, j, i] = s
+        first, last = int(starts[k]), int(starts[k + 1])
+        if (last - first) * p * p > SMALL:
+            gemm(False, False, last - first, p, p, -1.0, flat, first * m, m, flat_sigma, k * p * p, p,
+                 0.0, flat_bar, first * m, m)  # fmt: skip
+        else:
+            for c in range(first, last):
+                for i in range(p):
+                    s = 0.0
+                    for j in range(p):
+                        s += X[c, j] * Sigma[k, j, i]
+                    X_bar[c, i] = -s
+        for c in range(first, last):
+            s = X[c, p]
+            for i in range(p):
+                s -= X[c, i] * e[i]
+            X_bar[c, p] = -s
+            for i in range(p):
+                X_bar[c, i] += s * e[i]
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _inverse(lower: Array) -> Array:
+    """Return (lower lower')^-1."""
+    n = lower.shape[0]
+    out = np.zeros((n, n))
+    for i in range(n):
+        out[i, i] = 1.0
+    solve_lower(False, n, n, lower.reshape(-1), out.reshape(-1))
+    solve_lower(True, n, n, lower.reshape(-1), out.reshape(-1))
+    return out
+
+
+@deferred(NONE, A1, A1, A2, A2, A2, A2, A3, A1, A1, A2, fastmath=FAST)
+def _dense_reverse(
+    data: Array,
+    phi: Array,
+    J: Array,
+    R: Array,
+    X: Array,
+    X_bar: Array,
+    Sigma: Array,
+    d_bar: Array,
+    phi_bar: Array,
+    J_bar: Array,
+) -> None:
+    """Turn the derivative by whitened rows into that by rows, and fill those by d, phi and J; R is its factor.
+
+    Dense noise ties all rows to each other, so there is one input whose Sigma is that of all errors.
+    """
+    N, m = X.shape
+    p = m - 1
+    solve_lower(True, N, m, R.reshape(-1), X_bar.reshape(-1))
+    bar = _inverse(R)  # C^-1 = R^-1 - (R^-1/2' X) Sigma (R^-1/2' X)'
+    B, BS = X[:, :p].copy(), np.empty((N, p))
+    solve_lower(True, N, p, R.reshape(-1), B.reshape(-1))
+    gemm(False, False, N, p, p, 1.0, B.reshape(-1), 0, p, Sigma.reshape(-1), 0, p, 0.0, BS.reshape(-1), 0, p)
+    gemm(False, True, N, N, p, 0.5, BS.reshape(-1), 0, p, B.reshape(-1), 0, p, -0.5, bar.reshape(-1), 0, N)
+    for i in range(N):
+        for j in range(N):
+            bar[i, j] += 0.5 * X_bar[i, p] * X_bar[j, p]
+        d_bar[i] = bar[i, i]
+    for i in range(J_bar.shape[0]):
+        for j in range(J_bar.shape[1]):
+            J_bar[i, j] = 0.0
+    terms_reverse(view(data, TERMS), sizes_of(data)[7], phi, J, True, True, bar, phi_bar, J_bar)
+
+
+@native(NONE, A1, A1, A2, A2, A2, A3, A1, A1, A1, A1, fastmath=FAST)
+def _precisions(
+    data: Array,
+    phi: Array,
+    R: Array,
+    X: Array,
+    X_bar: Array,
+    Sigma: Array,
+    total_variance: Array,
+    before: Array,
+    alpha: Array,
+    precision: Array,
+) -> None:
+    """Fill alpha and the diagonal of C^-1 (N,)."""
+    N, m = X.shape
+    p = m - 1
+    starts = view(data, STARTS)
+    rows = np.empty((N, m))
+    for c in range(N):
+        for j in range(p):
+            rows[c, j] = X[c, j]
+        rows[c, p] = -X_bar[c, p]
+    if R.shape[0]:
+        solve_lower(True, N, m, R.reshape(-1), rows.reshape(-1))
+        inverse = _inverse(R)
+        for c in range(N):
+            precision[c] = inverse[c, c]
+    else:
+        _turned_series(data, phi, total_variance, before, rows, precision)
+    for k in range(Sigma.shape[0]):
+        for c in range(int(starts[k]), int(starts[k + 1])):
+            alpha[c] = rows[c, p]
+            for i in range(p):
+                s = 0.0
+                for j in range(p):
+                    s += Sigma[k, i, j] * rows[c, j]
+                precision[c] -= rows[c, i] * s
+
+
+@native(NONE, A1, A1, A1, A1, A2, A1, A1, A1, A2, fastmath=FAST)
+def _rows(
+    data: Array, parts: Array, phi: Array, value: Array, X: Array, d: Array, f: Array, factors: Array, lam: Array
+) -> None:
+    """Fill X (N, p + 1) before whitening, variance of the independent noise, prediction f, m (N,) and lambda (K, q)."""
+    K, q, N, t, _, _, _, _, form, _, varying = sizes_of(data)
+    _, offset_at, basis_at, truncation_at, J_at, _ = parts_at(data)
+    starts, group, weight, scale = view(data, STARTS), view(data, GROUP), view(data, WEIGHT), view(data, SCALE)
+    own_variance, mean = view(data, OWN_VARIANCE), parts[: K * q].reshape(K, q)
+    if varying:
+        offset = parts[offset_at:basis_at]
+        basis = parts[basis_at:truncation_at].reshape(N, q)
+        truncation = parts[truncation_at:J_at].reshape(N, t)
+    else:
+        offset = view(data, OFFSET)
+        basis, truncation = view(data, BASIS).reshape(N, q), view(data, TRUNCATION).reshape(N, t)
+    for k in range(K):
+        for j in range(q):
+            lam[k, j] = 0.0 if form == SHARED else max(parts[K * q + k * q + j], 0.0)
+        for c in range(int(starts[k]), int(starts[k + 1])):
+            at = int(group[c])
+            d[c] = own_variance[c] + (phi[at] * phi[at] / weight[c] if at >= 0 else 0.0)
+            factors[c] = 1.0 + (phi[int(scale[c])] if scale[c] >= 0.0 else 0.0)
+            s = offset[c]
+            for j in range(q):
+                s += basis[c, j] * mean[k, j]
+                X[c, j] = factors[c] * basis[c, j]
+            for j in range(t):
+                X[c, q + j] = factors[c] * truncation[c, j]
+            f[c] = s
+            X[c, q + t] = value[c] - factors[c] * s
+
+
+dense, dense_reverse, features = _dense.call, _dense_reverse.call, _features.call
+
+
+@native(F, A1, A1, A1, A1, A1, I, A1, A1, A1, A1, fastmath=FAST)
+def gaussian(
+    data: Array,
+    parts: Array,
+    phi: Array,
+    value: Array,
+    squares: Array,
+    asked: int,
+    parts_bar: Array,
+    phi_bar: Array,
+    alpha: Array,
+    precision: Array,
+) -> float:
+    """Return log p(data | parts, phi) and fill what is asked for: its derivatives and alpha, or alpha and precision.
+
+    `parts` are those of the surrogate's joint error as `parts_at` says, and their derivatives have the same order.
+    `value` (N,) and `squares` (g,) take the place of the data's own.
+    """
+    K, q, N, t, g, P, o, _, form, structure, varying = sizes_of(data)
+    functions = view(data, FUNCTIONS)
+    lambda_at = K * q
+    shared_at, offset_at, basis_at, truncation_at, J_at, end = parts_at(data)
+    p = q + t
+    m = p + 1
+    starts, group, weight, scale = view(data, STARTS), view(data, GROUP), view(data, WEIGHT), view(data, SCALE)
+    replicates = view(data, COUNT)
+    mean = parts[: K * q].reshape(K, q)
+    basis, truncation = view(data, BASIS).reshape(-1, q), view(data, TRUNCATION).reshape(-1, t)
+    if varying:
+        basis = parts[basis_at:truncation_at].reshape(N, q)
+        truncation = parts[truncation_at:J_at].reshape(N, t)
+    J = parts[J_at:end].reshape(N, o)
+
+    total = float(view(data, CONSTANT)[0])
+    for i in range(g):
+        s = phi[i]
+        total -= replicates[i] * math.log(s) + 0.5 * squares[i] / (s * s)
+    X, d, f, factors, lam = np.empty((N, m)), np.empty(N), np.empty(N), np.empty(N), np.empty((K, q))
+    _rows(data, parts, phi, value, X, d, f, factors, lam)
+    original = X
+    total_variance, before = np.empty(N), np.empty(N)
+    if structure == DENSE:
+        R = dense(functions[0], data, phi, d, J)
+        log_det = factor(R.reshape(-1), N)
+        if not log_det < np.inf:
+            return -np.inf
+        solve_lower(False, N, m, R.reshape(-1), X.reshape(-1))
+    else:
+        R = np.empty((0, 0))
+        if structure == SERIES:
+            original = X.copy()
+        log_det = _whiten_series(data, phi, d, X, total_variance, before)
+
+    T, y, Q, a = np.empty((K, p, m)), np.zeros((K, q)), np.zeros((K, q, q)), np.empty((K, q))
+    added = log_det + _of_inputs(starts, q, X, lam, T, np.empty(K))
+    if not added < np.inf:
+        return -np.inf
+    if form == SHARED:
+        S = parts[shared_at:offset_at].reshape(K * q, K * q)
+        added += _shared(S, T, q, y, Q, a, parts_bar[shared_at:offset_at].reshape(K * q, K * q), asked == SLOPES)
+    elif form == FEATURES:
+        added += features(
+            functions[2], view(data, RANKS), parts[shared_at:offset_at], T, q, y, Q, a, parts_bar[shared_at:offset_at]
+        )
+    else:
+        for k in range(K):
+            for j in range(q):
+                a[k, j] = T[k, j, p]
+    total -= 0.5 * added
+    if not total > -np.inf:
+        return -np.inf
+    if asked == VALUE:
+        return total
+
+    X_bar, Sigma = np.empty((N, m)), np.empty((K, p, p))
+    _given_data(starts, q, X, lam, T, y, Q, X_bar, Sigma)
+    if asked == PRECISIONS:
+        _precisions(data, phi, R, X, X_bar, Sigma, total_variance, before, alpha, precision)
+        return total
+
+    for k in range(K):
+        for j in range(q):
+            parts_bar[k * q + j] = a[k, j]
+            if form == SHARED:
+                continue
+            s = T[k, j, j]
+            for i in range(q):
+                for e in range(q):
+                    s -= T[k, j, i] * Q[k, i, e] * T[k, e, j]
+            bar = 0.5 * (a[k, j] * a[k, j] - s) if lam[k, j] > 0.0 else 0.0  # where it was cut off it has no derivative
+            parts_bar[lambda_at + k * q + j] = bar
+    for i in range(P):
+        phi_bar[i] = 0.0
+    for i in range(g):
+        s = phi[i]
+        phi_bar[i] = squares[i] / (s * s * s) - replicates[i] / s
+    d_bar = np.empty(N)
+    if structure == DENSE:
+        dense_reverse(functions[1], data, phi, J, R, X, X_bar, Sigma, d_bar, phi_bar, parts_bar[J_at:end].reshape(N, o))
+    else:
+        _whiten_series_reverse(data, phi, d, X, original, total_variance, before, X_bar, d_bar, phi_bar)
+    for k in range(K):
+        for c in range(int(starts[k]), int(starts[k + 1])):
+            alpha[c] = -X_bar[c, p]
+            at = int(group[c])
+            if at >= 0:
+                phi_bar[at] += 2.0 * d_bar[c] * phi[at] / weight[c]
+            if scale[c] >= 0.0:
+                s = alpha[c] * f[c]
+                for j in range(q):
+                    s += X_bar[c, j] * basis[c, j]
+                for j in range(t):
+                    s += X_bar[c, q + j] * truncation[c, j]
+                phi_bar[int(scale[c])] += s
+            if varying:
+                parts_bar[offset_at + c] = factors[c] * alpha[c]
+                for j in range(q):
+                    parts_bar[basis_at + c * q + j] = factors[c] * (X_bar[c, j] + alpha[c] * mean[k, j])
+                for j in range(t):
+                    parts_bar[truncation_at + c * t + j] = factors[c] * X_bar[c, q + j]
+    return total
+
+
+def functions_for(form: int, structure: int) -> list[float]:
+    """Return the addresses of what `gaussian` calls for a form of the error and a structure of the noise, else 0."""
+    dense = structure == DENSE
+    return [
+        _dense.address if dense else 0.0,
+        _dense_reverse.address if dense else 0.0,
+        _features.address if form == FEATURES else 0.0,
+    ]
+
+
+# --- from Python ------------------------------------------------------------------------------------------------------
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def gaussian_at(
+    data: Array, parts: Array, phi: Array, value: Array, squares: Array, asked: int
+) -> tuple[float, Array, Array, Array, Array]:
+    """Return what `gaussian` does: value, parts_bar, phi_bar, alpha and precision."""
+    parts_bar, phi_bar = np.zeros(len(parts)), np.zeros(len(phi))
+    alpha, precision = np.zeros(len(value)), np.zeros(len(value))
+    out = gaussian(data, parts, phi, value, squares, asked, parts_bar, phi_bar, alpha, precision)
+    return out, parts_bar, phi_bar, alpha, precision
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def batch(
+    data: Array, parts: Array, phi: Array, value: Array, squares: Array, asked: int
+) -> tuple[Array, Array, Array]:
+    """Return log p (S,), and alpha and precision (S, N) where asked for, at parts (S, size) and phi (S, P).
+
+    `value` (S or 1, N) and `squares` (S or 1, g) are the measured values.
+    """
+    S, N = parts.shape[0], value.shape[1]
+    rows = S if asked != VALUE else 1
+    out, alpha, precision = np.empty(S), np.zeros((rows, N)), np.zeros((rows, N))
+    parts_bar, phi_bar = np.empty(parts.shape[1]), np.empty(phi.shape[1])
+    for s in range(S):
+        i, j = s % value.shape[0], s % rows
+        out[s] = gaussian(
+            data, parts[s], phi[s], value[i], squares[i], asked, parts_bar, phi_bar, alpha[j], precision[j]
+        )
+    return out, alpha, precision
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def of_inputs(data: Array, parts: Array, phi: Array, value: Array) -> tuple[Array, Array, Array]:
+    """Return T (S, K, q, q), t (S, K, q) and what each input adds to -2 log p (S, K), at parts (S, size), phi (S, P).
+
+    That is before what inputs share, for noise that is not dense; without constants of the measurements. Infinite
+    where double precision is too little.
+    """
+    K, q, N, t = sizes_of(data)[:4]
+    S, p = len(parts), q + t
+    T, right, each = np.empty((S, K, q, q)), np.empty((S, K, q)), np.empty((S, K))
+    X, d, f, factors, lam = np.empty((N, p + 1)), np.empty(N), np.empty(N), np.empty(N), np.empty((K, q))
+    whole, before, total = np.empty((K, p, p + 1)), np.empty(N), np.empty(N)
+    starts = view(data, STARTS)
+    for s in range(S):
+        _rows(data, parts[s], phi[s], value, X, d, f, factors, lam)
+        _whiten_series(data, phi[s], d, X, total, before)
+        if not _of_inputs(starts, q, X, lam, whole, each[s]) < np.inf:
+            each[s] = np.inf
+        for k in range(K):
+            for c in range(int(starts[k]), int(starts[k + 1])):
+                each[s, k] += math.log(total[c])
+            for i in range(q):
+                right[s, k, i] = whole[k, i, p]
+                for j in range(q):
+                    T[s, k, i, j] = whole[k, i, j]
+    return T, right, each
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def collapse_into(data: Array, z: Array, value: Array, squares: Array) -> None:
+    """Call `collapse`."""
+    collapse(data, z, value, squares)
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def mixed(data: Array, parts: Array, log_weights: Array, phi: Array, z: Array) -> tuple[Array, Array, Array]:
+    """Return log sum_h w_h p(z | parts h, phi), shape (), and its derivatives by parts (H, size) and phi (P,).
+
+    Hyperparameter draws are averaged over the whole data set: one h for all coordinates, replicates and experiments.
+    """
+    data, parts = np.ascontiguousarray(data), np.ascontiguousarray(parts)
+    phi, z = np.ascontiguousarray(phi), np.ascontiguousarray(z)
+    H, size = parts.shape
+    value, squares = np.empty(sizes_of(data)[2]), np.empty(sizes_of(data)[4])
+    collapse(data, z, value, squares)
+    bars, phi_bars, values, alpha = np.zeros((H, size)), np.zeros((H, len(phi))), np.empty(H), np.empty(len(value))
+    for h in range(H):
+        values[h] = log_weights[h] + gaussian(
+            data, parts[h], phi, value, squares, SLOPES, bars[h], phi_bars[h], alpha, alpha
+        )
+    top, norm = values.max(), 0.0
+    out, phi_bar = np.empty(()), np.zeros(len(phi))
+    if not top > -np.inf:
+        out[()] = -np.inf
+        return out, np.zeros((H, size)), phi_bar
+    for h in range(H):
+        norm += math.exp(values[h] - top)
+    for h in range(H):
+        share = math.exp(values[h] - top) / norm
+        for i in range(size):
+            bars[h, i] = bars[h, i] * share if share > 0.0 else 0.0
+        for i in range(len(phi)):
+            phi_bar[i] += phi_bars[h, i] * share if share > 0.0 else 0.0
+    out[()] = top + math.log(norm)
+    return out, bars, phi_bar

@@ -1,0 +1,273 @@
+"""The Gaussian likelihood of the library's own Gaussian process, compiled: from inputs u to value and derivatives.
+
+One function serves one subject, several experiments, autocorrelated noise, discrepancy and populations. It averages
+over draws h of the process's hyperparameters, one draw after the other: what was summed is scaled down when a larger
+one comes. Letters as in `_gaussian`; `_fused` predicts the scores, `population/_features` makes features of them.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+
+from uqms._native import A1, A2, A3, NONE, F, I, deferred, native
+from uqms._typing import Array
+from uqms.calibration._gaussian import (
+    BASIS,
+    FEATURES,
+    OWN,
+    SHARED,
+    SLOPES,
+    STARTS,
+    collapse,
+    gaussian,
+    parts_at,
+    sizes_of,
+)
+from uqms.calibration.blocks import view
+from uqms.calibration.population import _features
+from uqms.calibration.population._features import features_size
+from uqms.surrogates._fused import HEADER, forward, reverse
+
+__all__ = ["Problem", "at", "functions_for", "process_gaussian"]
+
+STEP = 1e-4  # of the unit cube, for the derivative of the mean that orthogonal discrepancies need
+
+
+class Problem(NamedTuple):
+    """The fields of a block: the process (`ScoreProcess.flat`), the data, and what some problems have beside.
+
+    Attributes
+    ----------
+    process, data
+        Surrogate and measurements, see `blocks.Data`.
+    shared
+        Features of the error that inputs share (`SharedError.flat`).
+    columns
+        Which inputs of the process the parameters are, where an orthogonal discrepancy asks for it.
+    functions
+        Addresses, see `functions_for`.
+    """
+
+    process: Any
+    data: Any
+    shared: Any
+    columns: Any
+    functions: Any
+
+
+PROCESS, DATA, FEATURE_BLOCK, COLUMNS, FUNCTIONS = range(len(Problem._fields))
+
+
+@native(NONE, A1, I, I, A2, A1, A2, A2, A2, A2)
+def score_forward(
+    block: Array, h: int, j: int, u: Array, mean: Array, covariance: Array, kg: Array, t: Array, v: Array
+) -> None:
+    """Call `forward`, which is compiled with its callers."""
+    forward(block, h, j, u, mean, covariance, kg, t, v)
+
+
+@native(NONE, A1, I, I, A2, A2, A2, A2, A1, A2, A2)
+def score_reverse(
+    block: Array, h: int, j: int, u: Array, kg: Array, t: Array, v: Array, mean_bar: Array, cov_bar: Array, u_bar: Array
+) -> None:
+    """Call `reverse`."""
+    reverse(block, h, j, u, kg, t, v, mean_bar, cov_bar, u_bar)
+
+
+@deferred(NONE, A1, I, A1, A1, A2, A2)
+def _slopes(process: Array, h: int, data: Array, columns: Array, u: Array, J: Array) -> None:
+    """Fill J (N, o), the derivative of the mean of the rows by the parameters, by central differences."""
+    K, q, N = sizes_of(data)[:3]
+    starts, basis = view(data, STARTS), view(data, BASIS).reshape(N, q)
+    inputs, scores, n, b = u.shape[0], int(process[1]), int(process[2]), int(process[4])
+    kg, t, v = np.empty((inputs, n)), np.empty((inputs, n)), np.empty((inputs, b))
+    column, joint, slope = np.empty(inputs), np.empty((inputs, inputs)), np.empty(inputs * scores)
+    for i in range(len(columns)):
+        slope[:] = 0.0
+        for side in range(2):
+            sign = 2.0 * side - 1.0
+            shifted = u.copy()
+            shifted[:, int(columns[i])] += sign * STEP
+            for j in range(scores):
+                score_forward(process, h, j, shifted, column, joint, kg, t, v)
+                for k in range(inputs):
+                    slope[k * scores + j] += sign * column[k] / (2.0 * STEP)
+        for k in range(K):
+            for c in range(int(starts[k]), int(starts[k + 1])):
+                s = 0.0
+                for j in range(q):
+                    s += basis[c, j] * slope[k * q + j]
+                J[c, i] = s
+
+
+@deferred(NONE, A1, I, A1, A1, A2, A2, A2)
+def _slopes_reverse(process: Array, h: int, data: Array, columns: Array, u: Array, J_bar: Array, u_bar: Array) -> None:
+    """Add to u_bar the derivative of J : J_bar, exactly that of the central differences."""
+    K, q, N = sizes_of(data)[:3]
+    starts, basis = view(data, STARTS), view(data, BASIS).reshape(N, q)
+    inputs, scores, n, b = u.shape[0], int(process[1]), int(process[2]), int(process[4])
+    kg, t, v = np.empty((inputs, n)), np.empty((inputs, n)), np.empty((inputs, b))
+    column, joint, nothing = np.empty(inputs), np.empty((inputs, inputs)), np.zeros((inputs, inputs))
+    slope_bar, bar = np.empty(inputs * scores), np.empty(inputs)
+    for i in range(len(columns)):
+        slope_bar[:] = 0.0
+        for k in range(K):
+            for c in range(int(starts[k]), int(starts[k + 1])):
+                for j in range(q):
+                    slope_bar[k * q + j] += basis[c, j] * J_bar[c, i]
+        for side in range(2):
+            sign = 2.0 * side - 1.0
+            shifted = u.copy()
+            shifted[:, int(columns[i])] += sign * STEP
+            for j in range(scores):
+                for k in range(inputs):
+                    bar[k] = sign * slope_bar[k * scores + j] / (2.0 * STEP)
+                score_forward(process, h, j, shifted, column, joint, kg, t, v)
+                score_reverse(process, h, j, shifted, kg, t, v, bar, nothing, u_bar)
+
+
+slopes, slopes_reverse = _slopes.call, _slopes_reverse.call
+features, features_reverse = _features.features.call, _features.features_reverse.call
+
+
+@native(NONE, A1, I, I, A2, A1, A3, A3, A3, A3)
+def _joint_error(
+    process: Array, h: int, form: int, u: Array, parts: Array, covariance: Array, kg: Array, t: Array, v: Array
+) -> None:
+    """Fill mean, and variance or covariance between inputs, in the order of the parts."""
+    K, q = u.shape[0], int(process[1])
+    column = np.empty(K)
+    n = K * q
+    for j in range(q):
+        score_forward(process, h, j, u, column, covariance[j], kg[j], t[j], v[j])
+        for k in range(K):
+            parts[k * q + j] = column[k]
+            if form == OWN:
+                parts[n + k * q + j] = covariance[j, k, k]
+            else:
+                for m in range(K):
+                    parts[n + (k * q + j) * n + m * q + j] = covariance[j, k, m]
+
+
+@native(NONE, A1, I, I, A2, A1, A3, A3, A3, A3, A2)
+def _joint_error_reverse(
+    process: Array,
+    h: int,
+    form: int,
+    u: Array,
+    parts_bar: Array,
+    covariance: Array,
+    kg: Array,
+    t: Array,
+    v: Array,
+    u_bar: Array,
+) -> None:
+    """Add to u_bar the derivative of what `_joint_error` fills; `covariance` is overwritten."""
+    K, q = u.shape[0], int(process[1])
+    column = np.empty(K)
+    n = K * q
+    for j in range(q):
+        for k in range(K):
+            column[k] = parts_bar[k * q + j]
+            for m in range(K):
+                if form == SHARED:
+                    covariance[j, k, m] = parts_bar[n + (k * q + j) * n + m * q + j]
+                else:
+                    covariance[j, k, m] = parts_bar[n + k * q + j] if k == m else 0.0
+        score_reverse(process, h, j, u, kg[j], t[j], v[j], column, covariance[j], u_bar)
+
+
+@native(F, A1, A2, A1, A1, A2, A1)
+def process_gaussian(block: Array, u: Array, phi: Array, z: Array, u_bar: Array, phi_bar: Array) -> float:
+    """Return log p(z | u, phi) and fill its derivatives by u (K, d) and phi (P,)."""
+    process, data, functions = view(block, PROCESS), view(block, DATA), view(block, FUNCTIONS)
+    shared, columns = view(block, FEATURE_BLOCK), view(block, COLUMNS)
+    (K, d), draws, q, n, b = u.shape, int(process[0]), int(process[1]), int(process[2]), int(process[4])
+    _, _, N, _, g, P, o, _, form, _, _ = sizes_of(data)
+    _, _, _, _, J_at, size = parts_at(data)
+    value, squares = np.empty(N), np.empty(g)
+    collapse(data, z, value, squares)
+    parts, parts_bar, alpha, part, one_phi_bar = (
+        np.zeros(size),
+        np.zeros(size),
+        np.empty(N),
+        np.empty((K, d)),
+        np.empty(P),
+    )
+    inputs = 0 if form == FEATURES else K
+    covariance, kg, t, v = (
+        np.empty((q, inputs, inputs)),
+        np.empty((q, inputs, n)),
+        np.empty((q, inputs, n)),
+        np.empty((q, inputs, b)),
+    )
+    work = np.empty(features_size(shared, K, q, n, b) if form == FEATURES else 0)
+    top, norm = -np.inf, 0.0
+    for k in range(K):
+        for c in range(d):
+            u_bar[k, c] = 0.0
+    for i in range(P):
+        phi_bar[i] = 0.0
+    for h in range(draws):
+        if form == FEATURES:
+            features(functions[0], process, shared, h, u, parts, work)
+        else:
+            _joint_error(process, h, form, u, parts, covariance, kg, t, v)
+        if o:
+            slopes(functions[2], process, h, data, columns, u, parts[J_at:size].reshape(N, o))
+        log_density = process[HEADER + h] + gaussian(
+            data, parts, phi, value, squares, SLOPES, parts_bar, one_phi_bar, alpha, alpha
+        )
+        if not log_density > -np.inf:
+            continue
+        for k in range(K):
+            for c in range(d):
+                part[k, c] = 0.0
+        if form == FEATURES:
+            features_reverse(functions[1], process, shared, h, u, parts, parts_bar, work, part)
+        else:
+            _joint_error_reverse(process, h, form, u, parts_bar, covariance, kg, t, v, part)
+        if o:
+            slopes_reverse(functions[3], process, h, data, columns, u, parts_bar[J_at:size].reshape(N, o), part)
+        largest = max(top, log_density)
+        old, new = math.exp(top - largest), math.exp(log_density - largest)
+        top, norm = largest, norm * old + new
+        for k in range(K):
+            for c in range(d):
+                u_bar[k, c] = u_bar[k, c] * old + part[k, c] * new
+        for i in range(P):
+            phi_bar[i] = phi_bar[i] * old + one_phi_bar[i] * new
+    if not norm > 0.0:
+        return -np.inf
+    for k in range(K):
+        for c in range(d):
+            u_bar[k, c] /= norm
+    for i in range(P):
+        phi_bar[i] /= norm
+    return top + math.log(norm)
+
+
+def functions_for(form: int, orthogonal: bool) -> list[float]:
+    """Return the addresses of what `process_gaussian` calls for a form of the error between inputs, else 0."""
+    return [
+        _features.features.address if form == FEATURES else 0.0,
+        _features.features_reverse.address if form == FEATURES else 0.0,
+        _slopes.address if orthogonal else 0.0,
+        _slopes_reverse.address if orthogonal else 0.0,
+    ]
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def at(block: Array, u: Array, phi: Array, z: Array) -> tuple[Array, Array, Array]:
+    """Return value () and derivatives by u and phi as arrays, as a PyTensor operation wants them."""
+    block, u, phi, z = (
+        np.ascontiguousarray(block),
+        np.ascontiguousarray(u),
+        np.ascontiguousarray(phi),
+        np.ascontiguousarray(z),
+    )
+    value, u_bar, phi_bar = np.empty(()), np.empty(u.shape), np.empty(phi.shape)
+    value[()] = process_gaussian(block, u, phi, z, u_bar, phi_bar)
+    return value, u_bar, phi_bar

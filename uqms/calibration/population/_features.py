@@ -1,0 +1,386 @@
+"""The features of `shared_error` compiled, with their derivatives: linear in the number of inputs.
+
+==========  ===================================================================  ============
+symbol      meaning                                                              shape
+==========  ===================================================================  ============
+V           Nyström points; score j uses the first m_j of them                   (m, d)
+W           w(u)' = (L^-1 k(x, u))' of all inputs; L, v, t as in `process`       (K, n)
+P_j         fixed matrix of score j: Phi_j = [k(u, V), w', v'] P_j               (m_j+n+b, r_j)
+Phi_j       features; error of score j: Phi_j(u_k) w_j + what is its own         (K, r_j)
+lambda      what is its own: exact variance minus |Phi_j|², not below 0          (K, q)
+==========  ===================================================================  ============
+"""
+
+import math
+
+import numba
+import numpy as np
+
+from uqms._native import A1, A2, NONE, I, deferred, native
+from uqms._typing import Array, Ints
+from uqms.calibration._blas import gemm, times_lower
+from uqms.surrogates._fused import _shares, inputs_at, kernel_of, kernel_size, score_size
+from uqms.surrogates.kernels import FAST, SINGLE, composite_of
+
+__all__ = ["features", "features_reverse", "features_size"]
+
+# --- kernels ----------------------------------------------------------------------------------------------------------
+
+LOG2_E, MAGIC = 1.0 / math.log(2.0), 1.5 * 2.0**52  # adding it rounds to an integer, which stands in the last bits
+LN2_HIGH, LN2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10  # ln 2 = their sum
+
+
+@numba.njit(cache=True, nogil=True, fastmath={"contract"})  # type: ignore[untyped-decorator]
+def _exp(x: float) -> float:
+    """Return exp(x) of x <= 0 to the last digit or two, in steps that the compiler takes for several x at a time."""
+    x = max(x, -700.0)
+    shifted = x * LOG2_E + MAGIC
+    n = shifted - MAGIC
+    f = (x - n * LN2_HIGH) - n * LN2_LOW
+    p = 1.0 / 6227020800.0
+    p = p * f + 1.0 / 479001600.0
+    p = p * f + 1.0 / 39916800.0
+    p = p * f + 1.0 / 3628800.0
+    p = p * f + 1.0 / 362880.0
+    p = p * f + 1.0 / 40320.0
+    p = p * f + 1.0 / 5040.0
+    p = p * f + 1.0 / 720.0
+    p = p * f + 1.0 / 120.0
+    p = p * f + 1.0 / 24.0
+    p = p * f + 1.0 / 6.0
+    p = p * f + 0.5
+    p = p * f + 1.0
+    p = p * f + 1.0
+    power = (np.float64(shifted).view(np.int64) << np.int64(52)) + (np.int64(1023) << np.int64(52))
+    return float(p * np.int64(power).view(np.float64))
+
+
+@numba.njit(cache=True, nogil=True, fastmath=FAST)  # type: ignore[untyped-decorator]
+def _correlations(
+    code: int,
+    codes: Ints,
+    terms: Ints,
+    variance: float,
+    scales: Array,
+    shares: Array,
+    u: Array,
+    points: Array,
+    columns: Array,
+    kappa: Array,
+    g: Array,
+) -> None:
+    """Fill kappa and g (K, n), times the variance, between inputs and points (n, d); `scales` (parts, d) are inverse.
+
+    Sums and products of kernels leave g empty: `_slopes` takes it again. `columns` (d, n) is work space.
+    """
+    K, d = u.shape
+    n = len(points)
+    if code >= SINGLE:
+        radials = np.empty(len(codes))
+        for a in range(K):
+            for i in range(n):
+                kappa[a, i] = variance * composite_of(codes, terms, shares, scales, u[a], points[i], radials)
+        return
+    for c in range(d):
+        for i in range(n):
+            columns[c, i] = points[i, c] * scales[0, c]
+    for a in range(K):
+        r2 = g[a]
+        for i in range(n):
+            r2[i] = 0.0
+        for c in range(d):
+            at = u[a, c] * scales[0, c]
+            for i in range(n):
+                step = at - columns[c, i]
+                r2[i] += step * step
+        if code == 0:
+            for i in range(n):
+                value = variance * _exp(-0.5 * r2[i])
+                kappa[a, i], g[a, i] = value, -value
+        elif code == 1:
+            for i in range(n):
+                r = math.sqrt(3.0 * r2[i])
+                value = variance * _exp(-r)
+                kappa[a, i], g[a, i] = (1.0 + r) * value, -3.0 * value
+        else:
+            for i in range(n):
+                r = math.sqrt(5.0 * r2[i])
+                value = variance * _exp(-r)
+                kappa[a, i], g[a, i] = (1.0 + r + r * r / 3.0) * value, -(5.0 / 3.0) * (1.0 + r) * value
+
+
+@numba.njit(cache=True, nogil=True, fastmath=FAST)  # type: ignore[untyped-decorator]
+def _slopes(
+    code: int,
+    codes: Ints,
+    terms: Ints,
+    variance: float,
+    scales: Array,
+    shares: Array,
+    u: Array,
+    points: Array,
+    kappa_bar: Array,
+    g: Array,
+    u_bar: Array,
+) -> None:
+    """Add to u_bar (K, d) the derivative of kappa : kappa_bar; g is overwritten."""
+    K, d = u.shape
+    n = len(points)
+    if code >= SINGLE:
+        radials = np.empty(len(codes))
+        for a in range(K):
+            for i in range(n):
+                composite_of(codes, terms, shares, scales, u[a], points[i], radials)
+                bar = kappa_bar[a, i] * variance
+                for p in range(len(codes)):
+                    for c in range(d):
+                        s = scales[p, c]
+                        u_bar[a, c] += bar * radials[p] * (u[a, c] - points[i, c]) * s * s
+        return
+    moved = np.empty((K, d))
+    total = np.empty(K)
+    for a in range(K):
+        s = 0.0
+        for i in range(n):
+            g[a, i] *= kappa_bar[a, i]
+            s += g[a, i]
+        total[a] = s
+    flat = points.reshape(n * d)
+    gemm(False, False, K, d, n, 1.0, g.reshape(K * n), 0, n, flat, 0, d, 0.0, moved.reshape(K * d), 0, d)
+    for a in range(K):
+        for c in range(d):
+            u_bar[a, c] += (total[a] * u[a, c] - moved[a, c]) * scales[0, c] * scales[0, c]
+
+
+@numba.njit(cache=True, nogil=True, fastmath=FAST)  # type: ignore[untyped-decorator]
+def _trend(u: Array, t: Array) -> None:
+    """Fill the trend functions (K, b), see `training.trend_basis`."""
+    K, d = u.shape
+    for a in range(K):
+        first = second = -1
+        for c in range(t.shape[1]):
+            t[a, c] = (1.0 if first < 0 else u[a, first]) * (1.0 if second < 0 else u[a, second])
+            second += 1
+            if second == d:
+                first += 1
+                second = first
+
+
+@numba.njit(cache=True, nogil=True, fastmath=FAST)  # type: ignore[untyped-decorator]
+def _trend_reverse(u: Array, t_bar: Array, u_bar: Array) -> None:
+    """Add to u_bar (K, d) the derivative of the trend functions : t_bar (K, b)."""
+    K, d = u.shape
+    for a in range(K):
+        first = second = -1
+        for c in range(t_bar.shape[1]):
+            if first >= 0:
+                u_bar[a, first] += t_bar[a, c] * u[a, second]
+            if second >= 0:
+                u_bar[a, second] += t_bar[a, c] * (1.0 if first < 0 else u[a, first])
+            second += 1
+            if second == d:
+                first += 1
+                second = first
+
+
+# --- features ---------------------------------------------------------------------------------------------------------
+
+
+@native(NONE, A1, I, A2, A2, I, I, A2, A2, A2, A2, A2, A2, A2, A2, fastmath=FAST)
+def _score(
+    block: Array,
+    rank: int,
+    points: Array,
+    P: Array,
+    h: int,
+    j: int,
+    u: Array,
+    W: Array,
+    g: Array,
+    g_points: Array,
+    v: Array,
+    mean: Array,
+    phi: Array,
+    own: Array,
+) -> None:
+    """Fill W (K, n), g (K, n), g_points (K, m), v (K, b), column j of mean and own (K, q), and phi (K, rank)."""
+    q, n, d, b = int(block[1]), int(block[2]), int(block[3]), int(block[4])
+    code, codes, terms = kernel_of(block)
+    K, m = u.shape[0], len(points)
+    at = inputs_at(block)
+    x = block[at : at + n * d].reshape(n, d)
+    at += n * d + (h * q + j) * score_size(block)
+    size, parts = kernel_size(block), len(codes)
+    scales = block[at : at + parts * d].reshape(parts, d)
+    shares = _shares(block[at + parts * d : at + size])
+    variance = block[at + size]
+    at += size + 1
+    beta = block[at : at + b]
+    target = block[at + b : at + b + n]
+    at += b + 2 * n
+    factor_at, g_at = at, at + n * n
+    root_at = g_at + 2 * n * b
+
+    columns = np.empty((d, max(n, m)))
+    _correlations(code, codes, terms, variance, scales, shares, u, x, columns, W, g)
+    flat_w, flat_v, flat_phi, flat_p = W.reshape(K * n), v.reshape(K * b), phi.reshape(K * rank), P.reshape(-1)
+    times_lower(True, K, n, block, factor_at, flat_w, 0)
+    rest = np.empty((K, b))
+    flat_rest = rest.reshape(K * b)
+    _trend(u, rest)
+    for a in range(K):
+        total = 0.0
+        for c in range(b):
+            total += rest[a, c] * beta[c]
+        for i in range(n):
+            total += W[a, i] * target[i]
+        mean[a, j] = total
+    if b:
+        gemm(False, False, K, b, n, -1.0, flat_w, 0, n, block, g_at, b, 1.0, flat_rest, 0, b)
+        gemm(False, True, K, b, b, 1.0, flat_rest, 0, b, block, root_at, b, 0.0, flat_v, 0, b)
+    kv = np.empty((K, m))
+    _correlations(code, codes, terms, variance, scales, shares, u, points, columns, kv, g_points)
+    gemm(False, False, K, rank, m, 1.0, kv.reshape(K * m), 0, m, flat_p, 0, rank, 0.0, flat_phi, 0, rank)
+    gemm(False, False, K, rank, n, 1.0, flat_w, 0, n, flat_p, m * rank, rank, 1.0, flat_phi, 0, rank)
+    if b:
+        gemm(False, False, K, rank, b, 1.0, flat_v, 0, b, flat_p, (m + n) * rank, rank, 1.0, flat_phi, 0, rank)
+    for a in range(K):
+        s = variance
+        for i in range(n):
+            s -= W[a, i] * W[a, i]
+        for c in range(b):
+            s += v[a, c] * v[a, c]
+        for i in range(rank):
+            s -= phi[a, i] * phi[a, i]
+        own[a, j] = max(s, 0.0)
+
+
+@native(NONE, A1, I, A2, A2, I, I, A2, A2, A2, A2, A2, A2, A2, A2, A2, fastmath=FAST)
+def _score_reverse(
+    block: Array,
+    rank: int,
+    points: Array,
+    P: Array,
+    h: int,
+    j: int,
+    u: Array,
+    W: Array,
+    g: Array,
+    g_points: Array,
+    v: Array,
+    mean_bar: Array,
+    phi_bar: Array,
+    own_bar: Array,
+    u_bar: Array,
+) -> None:
+    """Add to u_bar the derivative of what `_score` filled; W, g and g_points are overwritten.
+
+    `phi_bar` holds already what own does through the features.
+    """
+    q, n, d, b = int(block[1]), int(block[2]), int(block[3]), int(block[4])
+    code, codes, terms = kernel_of(block)
+    K, m = u.shape[0], len(points)
+    at = inputs_at(block)
+    x = block[at : at + n * d].reshape(n, d)
+    at += n * d + (h * q + j) * score_size(block)
+    size, parts = kernel_size(block), len(codes)
+    scales = block[at : at + parts * d].reshape(parts, d)
+    shares = _shares(block[at + parts * d : at + size])
+    variance = block[at + size]
+    at += size + 1
+    beta = block[at : at + b]
+    target = block[at + b : at + b + n]
+    at += b + 2 * n
+    factor_at, g_at = at, at + n * n
+    root_at = g_at + 2 * n * b
+
+    flat_w, flat_p, flat_phi = W.reshape(K * n), P.reshape(-1), phi_bar.reshape(K * rank)
+    for a in range(K):  # W becomes its own derivative
+        s, e = -2.0 * own_bar[a, j], mean_bar[a, j]
+        for i in range(n):
+            W[a, i] = s * W[a, i] + e * target[i]
+    gemm(False, True, K, n, rank, 1.0, flat_phi, 0, rank, flat_p, m * rank, rank, 1.0, flat_w, 0, n)
+    if b:
+        v_bar, t_bar = np.empty((K, b)), np.empty((K, b))
+        flat_v, flat_t = v_bar.reshape(K * b), t_bar.reshape(K * b)
+        for a in range(K):
+            for c in range(b):
+                v_bar[a, c] = 2.0 * own_bar[a, j] * v[a, c]
+        gemm(False, True, K, b, rank, 1.0, flat_phi, 0, rank, flat_p, (m + n) * rank, rank, 1.0, flat_v, 0, b)
+        gemm(False, False, K, b, b, 1.0, flat_v, 0, b, block, root_at, b, 0.0, flat_t, 0, b)
+        gemm(False, True, K, n, b, -1.0, flat_t, 0, b, block, g_at, b, 1.0, flat_w, 0, n)
+        for a in range(K):
+            for c in range(b):
+                t_bar[a, c] += mean_bar[a, j] * beta[c]
+        _trend_reverse(u, t_bar, u_bar)
+    times_lower(False, K, n, block, factor_at, flat_w, 0)
+    _slopes(code, codes, terms, variance, scales, shares, u, x, W, g, u_bar)
+    kv_bar = np.empty((K, m))
+    gemm(False, True, K, m, rank, 1.0, flat_phi, 0, rank, flat_p, 0, rank, 0.0, kv_bar.reshape(K * m), 0, m)
+    _slopes(code, codes, terms, variance, scales, shares, u, points, kv_bar, g_points, u_bar)
+
+
+# --- all scores -------------------------------------------------------------------------------------------------------
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def features_size(shared: Array, K: int, q: int, n: int, b: int) -> int:
+    """Return how many numbers the work space of `features` has: W, g, g at the points, and v of each score."""
+    return q * K * (2 * n + b + int(shared[0]))
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _weights_at(shared: Array, h: int, q: int, n: int, b: int, d: int) -> int:
+    """Return where the matrices P of draw h begin in the block of `SharedError.flat`."""
+    most, size = int(shared[0]), 0
+    for j in range(q):
+        size += (int(shared[1 + q + j]) + n + b) * int(shared[1 + j])
+    return 1 + 2 * q + most * d + h * size
+
+
+@deferred(NONE, A1, A1, I, A2, A1, A1)
+def features(process: Array, shared: Array, h: int, u: Array, parts: Array, work: Array) -> None:
+    """Fill mean, lambda and the features, score after score, in the order of the likelihood's parts."""
+    (K, d), q, n, b = u.shape, int(process[1]), int(process[2]), int(process[4])
+    most, here = int(shared[0]), _weights_at(shared, h, q, n, b, d)
+    points = shared[1 + 2 * q : 1 + 2 * q + most * d].reshape(most, d)
+    mean, own = parts[: K * q].reshape(K, q), parts[K * q : 2 * K * q].reshape(K, q)
+    begin, size = 2 * K * q, K * (2 * n + b + most)
+    for j in range(q):
+        r, m, at = int(shared[1 + j]), int(shared[1 + q + j]), j * size
+        P = shared[here : here + (m + n + b) * r].reshape(m + n + b, r)
+        W, g = work[at : at + K * n].reshape(K, n), work[at + K * n : at + 2 * K * n].reshape(K, n)
+        v = work[at + 2 * K * n : at + K * (2 * n + b)].reshape(K, b)
+        g_points = work[at + K * (2 * n + b) : at + K * (2 * n + b + m)].reshape(K, m)
+        phi = parts[begin : begin + K * r].reshape(K, r)
+        _score(process, r, points[:m], P, h, j, u, W, g, g_points, v, mean, phi, own)
+        here += (m + n + b) * r
+        begin += K * r
+
+
+@deferred(NONE, A1, A1, I, A2, A1, A1, A1, A2)
+def features_reverse(
+    process: Array, shared: Array, h: int, u: Array, parts: Array, parts_bar: Array, work: Array, u_bar: Array
+) -> None:
+    """Add to u_bar the derivative of what `features` filled; `parts_bar` and `work` are overwritten.
+
+    What lambda does through the features, -2 lambda_bar Phi, joins the derivative by the features here.
+    """
+    (K, d), q, n, b = u.shape, int(process[1]), int(process[2]), int(process[4])
+    most, here = int(shared[0]), _weights_at(shared, h, q, n, b, d)
+    points = shared[1 + 2 * q : 1 + 2 * q + most * d].reshape(most, d)
+    mean_bar, own_bar = parts_bar[: K * q].reshape(K, q), parts_bar[K * q : 2 * K * q].reshape(K, q)
+    begin, size = 2 * K * q, K * (2 * n + b + most)
+    for j in range(q):
+        r, m, at = int(shared[1 + j]), int(shared[1 + q + j]), j * size
+        P = shared[here : here + (m + n + b) * r].reshape(m + n + b, r)
+        W, g = work[at : at + K * n].reshape(K, n), work[at + K * n : at + 2 * K * n].reshape(K, n)
+        v = work[at + 2 * K * n : at + K * (2 * n + b)].reshape(K, b)
+        g_points = work[at + K * (2 * n + b) : at + K * (2 * n + b + m)].reshape(K, m)
+        phi_bar = parts_bar[begin : begin + K * r].reshape(K, r)
+        for k in range(K):
+            for e in range(r):
+                phi_bar[k, e] -= 2.0 * own_bar[k, j] * parts[begin + k * r + e]
+        _score_reverse(process, r, points[:m], P, h, j, u, W, g, g_points, v, mean_bar, phi_bar, own_bar, u_bar)
+        here += (m + n + b) * r
+        begin += K * r
