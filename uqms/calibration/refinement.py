@@ -29,6 +29,7 @@ from typing import NamedTuple, final
 import numpy as np
 import xarray as xr
 
+from uqms._threads import single_threaded
 from uqms._typing import Array, Bools, Ints, RandomState, as_generator
 from uqms.calibration.population.layout import from_natural
 from uqms.calibration.population.posterior import PopulationPosterior
@@ -55,6 +56,7 @@ NEW_TAIL = 0.005  # of the new subjects beyond each end of the box
 SHARE, MOVED = 0.25, 0.3
 
 
+@single_threaded
 def refine(
     posterior: Posterior | PopulationPosterior, n: int, *, widen: float = 1.5, rng: RandomState | None = None
 ) -> xr.Dataset:

@@ -25,6 +25,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from uqms._threads import single_threaded
 from uqms._typing import Array, RandomState, as_generator
 from uqms.calibration.direct import is_exact
 from uqms.errors import DesignWarning, InputError
@@ -200,6 +201,7 @@ class SobolIndices:
         return self.summary()
 
 
+@single_threaded
 def sobol_indices(
     surrogate: Surrogate,
     inputs: Any = None,

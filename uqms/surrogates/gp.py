@@ -14,6 +14,7 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from uqms import ensemble as table
+from uqms._threads import single_threaded
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.errors import (
     ConstantOutputWarning,
@@ -161,6 +162,7 @@ class GaussianProcess:
         if self.hyperparameters not in ("auto", "averaged", "point"):
             raise InputError(f"hyperparameters is {self.hyperparameters!r}; give 'auto', 'averaged' or 'point'.")
 
+    @single_threaded
     def fit(self, ensemble: xr.Dataset) -> "GaussianProcessSurrogate":
         """Train on the completed and partial runs of an ensemble and return the surrogate.
 

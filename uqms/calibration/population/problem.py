@@ -26,6 +26,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from uqms._threads import single_threaded
 from uqms._typing import Array, ArrayLike, Ints, RandomState, as_generator
 from uqms.calibration import density
 from uqms.calibration.conditioned import ConditionedPrior
@@ -145,6 +146,7 @@ class Individuals(Calibration):
         surrogate += np.sum(self.run_factor(u) ** 2, axis=2)
         return theta, predicted, surrogate
 
+    @single_threaded
     def simulate(self, theta: Mapping[str, ArrayLike], rng: RandomState, latents: ArrayLike | None = None) -> Array:
         """Draw new observations (S, R) for what all share (S,) and individual parameters (S, U)."""
         generator, parts, start = as_generator(rng), [], 0
@@ -295,6 +297,7 @@ class PopulationCalibration:
     Gelman et al. (2013), Bayesian Data Analysis, ch. 5 and 19; Wakefield (1996), doi:10.1080/01621459.1996.10476666.
     """
 
+    @single_threaded
     def __init__(
         self,
         surrogate: Surrogate,
@@ -457,6 +460,7 @@ class PopulationCalibration:
         eta = np.asarray(latents)
         return [Piece("", self.data, self.individuals(theta, eta), eta[:, self.layout.size :], h, columns)]
 
+    @single_threaded
     def log_likelihood(self, theta: Mapping[str, ArrayLike], latents: ArrayLike | None = None) -> Array:
         """Return log p(observations | population, effects), every error source included, for many draws at once.
 
@@ -538,6 +542,7 @@ class PopulationCalibration:
         )
         return out
 
+    @single_threaded
     def simulate(self, theta: Mapping[str, ArrayLike], rng: RandomState, latents: ArrayLike | None = None) -> Array:
         """Draw new observations (S, R) of the same layout; effects are drawn where `latents` (S, latents) are left out.
 
@@ -615,6 +620,7 @@ class PopulationCalibration:
             graph.add_likelihood(self, own, values, "observations", "latents")
         return model
 
+    @single_threaded
     def sample(self, sampler: Sampler | None = None, *, rng: RandomState | None = None) -> Any:
         """Draw from the posterior of the population and of all subjects.
 

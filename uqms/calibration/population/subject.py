@@ -24,6 +24,7 @@ import pandas as pd
 import xarray as xr
 from scipy.special import gammaln
 
+from uqms._threads import single_threaded
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.calibration.likelihood import merge_close
 from uqms.calibration.observations import Observations
@@ -104,6 +105,7 @@ class SubjectPosterior:
             }
         return pd.DataFrame.from_dict(rows, orient="index")
 
+    @single_threaded
     def update(self, observations: Observations | xr.DataArray, *, rng: RandomState = 0) -> "SubjectPosterior":
         """Return the posterior with more measurements of the same subject.
 
@@ -117,6 +119,7 @@ class SubjectPosterior:
         whole = Observations.concat([*before, more])
         return subject_posterior(self.population, whole, dict(self.covariates), rng)
 
+    @single_threaded
     def predict(
         self,
         *,

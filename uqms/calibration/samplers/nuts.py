@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, final
 import numpy as np
 import xarray as xr
 
+from uqms._threads import single_threaded
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.calibration.samplers._settings import check_share, check_whole, import_beside, warn_of_few
 from uqms.errors import ConvergenceWarning, InitError, InputError, SamplingError, SamplingInterrupted
@@ -125,6 +126,7 @@ class NUTS:
         )
         return trace
 
+    @single_threaded
     def sample_model(self, model: Any = None, *, rng: RandomState | None = None) -> Any:
         """Draw from the posterior of a PyMC model of your own, as fast as from that of a `Calibration`.
 
