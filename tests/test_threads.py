@@ -285,7 +285,9 @@ OF_POPULATIONS: dict[str, Callable[[PopulationPosterior], object]] = {
     "log_likelihood": lambda p: p.problem.log_likelihood(p.problem.prior_draws(2, 1), np.zeros((2, p.problem.latents))),
     "simulate": lambda p: p.problem.simulate(p.problem.prior_draws(2, 1), 1),
     "predict": lambda p: p.predict(draws=4, rng=1),
-    "new_subject": lambda p: p.new_subject(covariates={"weight": 70.0, "female": 0.0}).predict(rng=1),
+    "new_subject": lambda p: p.new_subject(covariates={"weight": 70.0, "female": 0.0}).predict(
+        conditions={"x": 0.5}, rng=1
+    ),
 }
 
 
