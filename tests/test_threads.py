@@ -19,7 +19,7 @@ from uqms._threads import one_thread, single_threaded
 from uqms.calibration.population.posterior import PopulationPosterior
 from uqms.calibration.posterior import Posterior
 from uqms.diagnostics import identifiability, profile_likelihood, verify
-from uqms.errors import InputError
+from uqms.errors import ExtrapolationWarning, InputError
 from uqms.runs.pool import usable_cpus
 from uqms.surrogates import GaussianProcessSurrogate, held_out, kernels
 
@@ -312,6 +312,12 @@ def test_a_population_is_sampled_in_one_thread(patients: PopulationPosterior) ->
     with pytest.raises(InputError, match=r"^\{1\}$"):
         patients.problem.sample(Fails(), rng=1)
     assert blas() == {2}
+
+
+def test_a_warning_names_the_line_of_the_user(surrogate: GaussianProcessSurrogate) -> None:
+    with pytest.warns(ExtrapolationWarning) as record:
+        surrogate.predict({"a": np.array([2.0]), "b": np.array([0.5]), "c": np.array([0.5])})
+    assert {warning.filename for warning in record} == {__file__}
 
 
 # --- draws ------------------------------------------------------------------------------------------------------------

@@ -39,6 +39,7 @@ from uqms.calibration.realisation import Realisation, Runs, runs_of, warn_if_cor
 from uqms.calibration.samplers import NUTS, Sampler
 from uqms.calibration.success import read_success
 from uqms.errors import (
+    PACKAGE,
     ConformanceError,
     DataWarning,
     ExtrapolationError,
@@ -889,7 +890,7 @@ class Calibration:
                     f"outside of the simulated range [{prior.low:g}, {prior.high:g}] and is taken to be impossible. If "
                     "it is not, simulate a wider range, Condition(low, high).",
                     DataWarning,
-                    stacklevel=3,
+                    skip_file_prefixes=PACKAGE,
                 )
 
     def _check_parameters(self) -> None:
@@ -976,7 +977,7 @@ class Calibration:
                 f"prior-predictive standard deviations {'above' if off[worst] > 0 else 'below'} what the prior "
                 "expects. Check units and scale, or widen the prior.",
                 PriorConflictWarning,
-                stacklevel=3,
+                skip_file_prefixes=PACKAGE,
             )
 
 

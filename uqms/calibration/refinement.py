@@ -39,7 +39,7 @@ from uqms.calibration.posterior import Posterior
 from uqms.calibration.problem import Calibration
 from uqms.calibration.verdict import EDGE, EDGE_MASS
 from uqms.designs import sobol
-from uqms.errors import ConvergenceWarning, InputError
+from uqms.errors import PACKAGE, ConvergenceWarning, InputError
 from uqms.parameters import Box, ParameterSpace
 
 __all__ = ["Round", "another_round", "design_of", "finite_draws", "refine"]
@@ -133,7 +133,7 @@ def refine(
             f"refine: the chains do not agree ({apart[0].message}), so the points and the new box may miss a part of "
             "the posterior. Sample longer first, or look at the next round with care.",
             ConvergenceWarning,
-            stacklevel=2,
+            skip_file_prefixes=PACKAGE,
         )
     generator = as_generator(rng)
     seed = int(generator.integers(2**31))

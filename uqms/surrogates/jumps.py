@@ -30,7 +30,7 @@ from scipy.spatial.distance import cdist
 
 from uqms._threads import one_thread
 from uqms._typing import Array, Bools, Ints
-from uqms.errors import InputError, RegimeWarning
+from uqms.errors import PACKAGE, InputError, RegimeWarning
 from uqms.surrogates.gp import GaussianProcessSurrogate
 from uqms.surrogates.kernels import Matern52, correlation
 from uqms.surrogates.outputs import score_columns
@@ -145,7 +145,7 @@ def detect_jump(surrogate: GaussianProcessSurrogate) -> Jump:
             "has a process for each and a classifier for the border; or find the quantity that tells the regimes apart "
             "and give it as labels.",
             RegimeWarning,
-            stacklevel=2,
+            skip_file_prefixes=PACKAGE,
         )
     return out
 

@@ -14,7 +14,7 @@ from scipy.special import logsumexp, ndtr, ndtri
 
 from uqms._threads import single_threaded
 from uqms._typing import Array, Bools, RandomState, as_generator
-from uqms.errors import ExtrapolationWarning, InputError
+from uqms.errors import PACKAGE, ExtrapolationWarning, InputError
 from uqms.surrogates.outputs import Decoder
 from uqms.surrogates.process import Scores
 from uqms.surrogates.protocol import Surrogate
@@ -422,7 +422,7 @@ def predicted_at(
             f"{int((~inside).sum())} of {len(x)} points lie outside of the design box, first point {first} "
             f"({values}): the surrogate extrapolates there. Simulate there, or restrict the points.",
             ExtrapolationWarning,
-            stacklevel=3,
+            skip_file_prefixes=PACKAGE,
         )
     u = np.asarray(surrogate.domain.to_unit(x))
     return Prediction(surrogate, u, marginal(u), inside)

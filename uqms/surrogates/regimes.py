@@ -34,7 +34,7 @@ from numpy.typing import ArrayLike
 from uqms._threads import single_threaded
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.ensemble import LOST, table
-from uqms.errors import ConstantOutputWarning, DataError, DesignError, ExtrapolationWarning, InputError
+from uqms.errors import PACKAGE, ConstantOutputWarning, DataError, DesignError, ExtrapolationWarning, InputError
 from uqms.parameters import Box
 from uqms.surrogates.classification import FittedProbability, LatentDraws, classified, labels_of
 from uqms.surrogates.gp import GaussianFunctionDraws, GaussianProcess, GaussianProcessSurrogate
@@ -417,7 +417,7 @@ class RegimeSurrogate:
                 f"{int((~inside).sum())} of {len(x)} points lie outside of the design box: the surrogate extrapolates "
                 "there. Simulate there, or restrict the points.",
                 ExtrapolationWarning,
-                stacklevel=2,
+                skip_file_prefixes=PACKAGE,
             )
         u = np.asarray(self.domain.to_unit(x))
         return Prediction(self, u, self.marginal_scores(u), inside)

@@ -41,7 +41,7 @@ from uqms.calibration.population.population import Population
 from uqms.calibration.population.prediction import has_features, low_rank, simulate_rows
 from uqms.calibration.problem import MASS_CUT_LIMIT, Calibration, Derived, Piece, checked_sampler, named_derived
 from uqms.calibration.samplers import NUTS, Sampler
-from uqms.errors import DataError, DataWarning, ExtrapolationError, ExtrapolationWarning, InputError
+from uqms.errors import PACKAGE, DataError, DataWarning, ExtrapolationError, ExtrapolationWarning, InputError
 from uqms.parameters import Prior
 from uqms.surrogates.protocol import Surrogate
 
@@ -337,7 +337,7 @@ class PopulationCalibration:
                 "One subject has data, which says nothing of how subjects differ: spreads are those of their priors. "
                 "Calibrate it alone, Calibration(...) without population=, or measure more subjects.",
                 DataWarning,
-                stacklevel=3,
+                skip_file_prefixes=PACKAGE,
             )
         if population.occasions and self.data.occasions < 2:
             warnings.warn(
@@ -345,7 +345,7 @@ class PopulationCalibration:
                 f"{list(population.occasions)} change between them from how subjects differ: the priors alone divide "
                 "what is seen among the two spreads. Leave occasions out, or see whether `experiment` has the visits.",
                 DataWarning,
-                stacklevel=3,
+                skip_file_prefixes=PACKAGE,
             )
 
     def __repr__(self) -> str:
@@ -538,7 +538,7 @@ class PopulationCalibration:
             "design box, where nothing was simulated: their predictions extrapolate. Run a design over a wider box, or "
             "look at their covariates.",
             ExtrapolationWarning,
-            stacklevel=3,
+            skip_file_prefixes=PACKAGE,
         )
         return out
 

@@ -31,7 +31,7 @@ from uqms.calibration.observations import Observations
 from uqms.calibration.population.layout import Layout, from_natural, read_subjects
 from uqms.calibration.population.prediction import Measured, Shared, curves
 from uqms.calibration.predict import PosteriorPrediction
-from uqms.errors import ConvergenceWarning, ExtrapolationError, InputError
+from uqms.errors import PACKAGE, ConvergenceWarning, ExtrapolationError, InputError
 
 if TYPE_CHECKING:
     from uqms.calibration.population.posterior import PopulationPosterior
@@ -317,7 +317,7 @@ def subject_posterior(
             f"new_subject: k-hat of the weights is {k_hat:.2f} (limit {K_HAT}): the subject is unlike those of the "
             "population, so that its draws say little. Calibrate all again with this subject among them.",
             ConvergenceWarning,
-            stacklevel=3,
+            skip_file_prefixes=PACKAGE,
         )
     keep = np.sort(generator.choice(len(s), min(len(s), KEPT), replace=False))
     few = s[keep]
