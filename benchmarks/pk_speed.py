@@ -1,6 +1,6 @@
 """From a new process to 1000 effective draws: ours beside the model that a strong user writes by hand, and surmise.
 
-    python benchmarks/pk_speed.py [--quick] [--cost]
+    python benchmarks/pk_speed.py [--quick] [--cost] [--only ROLE ...] [--threads N]
 
 Two-compartment oral pharmacokinetics: 5 parameters, 200 runs, 50 times, Gaussian noise of known sd. Runs are made
 beforehand; the clock of a repeat starts when its process does and stops when the draws are there. Every repeat checks
@@ -16,13 +16,17 @@ Who has not 1000 effective draws of the worst parameter is given the time that m
 proportion, everything else as it was. Where ours has more, nothing is taken off.
 
 Caches: each repeat begins with empty ones of numba and PyTensor ("empty"), and is made once more with what the first
-process left in them ("present"); Python's own byte code is there. Medians of five; OMP_NUM_THREADS=1. Wall time
-counts, on a quiet machine; ratios of CPU time are printed beside it, since they suffer less from other work.
+process left in them ("present"); Python's own byte code is there. Medians of five. All contestants have the threads
+that their libraries take by default (``--threads`` sets another number for all). Wall time counts, on a quiet machine;
+ratios of CPU time are printed beside it, since they suffer less from other work.
 
 Aims: caches present, 6 times less than by hand and 4 times less than surmise; empty, 2 and 1.5 times; a second
 calibration in the process, with new data of the same shape, 8 times less than the whole run by hand; in one's own PyMC
-model ("own model") half of these. ``--cost`` prints the time of a gradient and of what comes before it for 50 to 5000
-runs and 1 to 10 000 measurements, without aims. ``--quick`` makes one repeat.
+model ("own model") half of these. Ours also runs with OMP_NUM_THREADS=1: a calibration with default threads takes at
+most 1.1 times the CPU seconds of that, and its means are the same numbers; the search for starting points takes at most
+a tenth of a calibration's CPU seconds. ``--only`` names the contestants, and ``--cost`` prints the time of a gradient
+and of what comes before it for 50 to 5000 runs and 1 to 10 000 measurements, without aims. ``--quick`` makes one
+repeat.
 """
 
 import argparse
@@ -122,15 +126,34 @@ def ours(clock: Clock, x: Array, y: Array, z: Array) -> Result:
     clock.lap("calibrate")
     first = clock.stop(draws.reshape(-1, 5), 0.0)
     first["ess"] = effective(draws)
+    starts = timed_starts()  # of the second calibration: beside the first one modules are imported
     begin, cpu = time.time(), time.process_time()
     again = stacked(calibrate(measured(1), 2))
     first["second"] = {
         "wall": time.time() - begin,
         "cpu": time.process_time() - cpu,
+        "starts": sum(starts),
         "ess": effective(again),
         "mean": again.reshape(-1, 5).mean(axis=0).tolist(),
     }
     return first
+
+
+def timed_starts() -> list[float]:
+    """Return a list that takes the CPU seconds of each search for starting points from now on."""
+    from uqms.calibration import starts
+
+    seconds: list[float] = []
+    original = starts.starting_points
+
+    def timed(*arguments: Any) -> Any:
+        begin = time.process_time()
+        points = original(*arguments)
+        seconds.append(time.process_time() - begin)
+        return points
+
+    starts.starting_points = timed
+    return seconds
 
 
 def sampled(clock: Clock, model: Any, names: tuple[str, ...]) -> Result:
@@ -311,13 +334,16 @@ ROLES = {"ours": ours, "in PyMC": in_pymc, "own model": own_model, "by hand": by
 # --- the parent -------------------------------------------------------------------------------------------------------
 
 
-def run(role: str, folder: Path, caches: Path) -> Result | None:
-    """Run one contestant in a new process and return its result, None when it failed (its words go to stderr)."""
-    environment = {
-        **os.environ,
+def run(role: str, folder: Path, caches: Path, threads: int | None) -> Result | None:
+    """Run one contestant in a new process and return its result, None when it failed (its words go to stderr).
+
+    Whatever the environment says, libraries take their default number of threads, or `threads`.
+    """
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    environment |= {
         "NUMBA_CACHE_DIR": str(caches / "numba"),
         "PYTENSOR_FLAGS": f"base_compiledir={caches / 'pytensor'}",
-        "OMP_NUM_THREADS": "1",
+        **({} if threads is None else {"OMP_NUM_THREADS": str(threads)}),
     }
     command = [sys.executable, __file__, "--role", role, "--folder", str(folder), "--begin", repr(time.time())]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -326,7 +352,10 @@ def run(role: str, folder: Path, caches: Path) -> Result | None:
         return None
     result: Result = json.loads(done.stdout.splitlines()[-1])
     parts = ", ".join(f"{name} {seconds:.1f}" for name, seconds in result["parts"].items())
-    print(f"# {role}: {result['wall']:.1f} s, CPU {result['cpu']:.1f} s, ESS {result['ess']:.0f} ({parts})", flush=True)
+    which = role if threads is None else f"{role}, OMP_NUM_THREADS={threads}"
+    print(
+        f"# {which}: {result['wall']:.1f} s, CPU {result['cpu']:.1f} s, ESS {result['ess']:.0f} ({parts})", flush=True
+    )
     return result
 
 
@@ -340,8 +369,8 @@ def off(results: list[Result], truth: tuple[Array, Array]) -> float:
     return float(max(np.abs((np.array(result["mean"]) - truth[0]) / truth[1]).max() for result in results))
 
 
-def race(repeats: int) -> list[Aim]:
-    """Let all contestants run."""
+def race(repeats: int, only: list[str] | None, threads: int | None) -> list[Aim]:
+    """Let the contestants run, all of them unless `only` names some."""
     import uqms as uq
 
     space = uq.ParameterSpace(**{n: uq.LogNormal(m, s) for n, m, s in zip(NAMES, MEDIAN, SIGMA, strict=True)})
@@ -349,7 +378,8 @@ def race(repeats: int) -> list[Aim]:
     x = np.column_stack([design[name].values for name in NAMES])
     truths = [reference(measured(which)) for which in (0, 1)]
     surmise = importlib.util.find_spec("surmise") is not None
-    roles = [role for role in ROLES if role != "surmise" or surmise]
+    roles = [role for role in only or ROLES if role != "surmise" or surmise]
+    single: list[Result] = []
     found: dict[tuple[str, str], list[Result]] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -358,9 +388,13 @@ def race(repeats: int) -> list[Aim]:
             for role in roles:  # in turns, so that other work on the machine meets all of them
                 caches = folder / f"{role}-{repeat}".replace(" ", "_")
                 for state in ("empty", "present"):
-                    result = run(role, folder, caches)
+                    result = run(role, folder, caches, threads)
                     if result is not None:
                         found.setdefault((role, state), []).append(result)
+                if role == "ours":
+                    result = run(role, folder, caches, 1)
+                    if result is not None:
+                        single.append(result)
     out = []
     for (role, state), results in found.items():
         n = len(results)
@@ -379,12 +413,14 @@ def race(repeats: int) -> list[Aim]:
             wanted = None if factor is None else low * factor
             theirs, mine = found.get((peer, state)), found.get((role, state))
             if theirs is None or mine is None:
-                reason = "surmise is not installed" if peer == "surmise" and not surmise else "a process failed"
+                reason = "surmise is not installed" if peer == "surmise" and not surmise else "left out, or it failed"
                 out.append(aim(label, None, wanted, reason=reason))
                 continue
             out.append(aim(label, median(theirs, "wall") / median(mine, "wall"), wanted, n=len(mine)))
             out.append(aim(f"{label}, CPU", median(theirs, "cpu") / median(mine, "cpu"), n=len(mine)))
     mine, theirs = found.get(("ours", "present")), found.get(("by hand", "present"))
+    if mine is not None and single:
+        out += of_threads(mine, single)
     if mine is not None and theirs is not None:
         second = [result["second"] for result in mine]
         out.append(aim("second calibration [s]", median(second, "wall"), n=len(second)))
@@ -394,6 +430,22 @@ def race(repeats: int) -> list[Aim]:
         out.append(aim("by hand / second calibration", ratio, 8.0, n=len(second)))
         out.append(aim("by hand / second calibration, CPU", median(theirs, "cpu") / median(second, "cpu")))
     return out
+
+
+def of_threads(default: list[Result], single: list[Result]) -> list[Aim]:
+    """Compare our calibrations with default threads and with one, and say what starting points take of them.
+
+    The second calibration of each process is compared: the first one imports modules.
+    """
+    many, one = ([result["second"] for result in results] for results in (default, single))
+    ratio = median(many, "cpu") / median(one, "cpu")
+    apart = max(np.abs(np.subtract(a["mean"], b["mean"])).max() for a in many for b in one)
+    share = statistics.median(result["starts"] / result["cpu"] for result in many)
+    return [
+        aim("ours: CPU, default threads / one thread", ratio, None, 1.1, n=len(many)),
+        aim("ours: difference of means, default threads and one thread", float(apart), None, 0.0, n=len(many)),
+        aim("ours: starts, share of CPU", share, None, 0.1, n=len(many)),
+    ]
 
 
 # --- cost -------------------------------------------------------------------------------------------------------------
@@ -484,6 +536,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one repeat")
     parser.add_argument("--cost", action="store_true", help="cost against runs and measurements")
+    parser.add_argument("--only", nargs="+", choices=ROLES, metavar="ROLE", help=f"contestants: {', '.join(ROLES)}")
+    parser.add_argument("--threads", type=int, help="OMP_NUM_THREADS of all; by default it is not set")
     parser.add_argument("--role", choices=ROLES, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--begin", type=float, help=argparse.SUPPRESS)
@@ -496,7 +550,7 @@ def main() -> int:
             result = ROLES[given.role](clock, data["x"], data["y"], data["z"])
         print(json.dumps(result))
         return 0
-    return finish(cost(given.quick) if given.cost else race(1 if given.quick else 5))
+    return finish(cost(given.quick) if given.cost else race(1 if given.quick else 5, given.only, given.threads))
 
 
 if __name__ == "__main__":

@@ -21,10 +21,11 @@ The time of kept draws is counted in proportion to the 400 effective draws that 
 gradients at their time one by one, of the model by hand by its share of all gradients. The surrogate's sd over
 that of the noise and its largest share of a variance of the population are printed.
 
-Caches of numba and PyTensor are those that a first process of the same kind left, which keeps 5 draws. Then both run
-in turn, with seeds 1 to N (5; once with 1000 patients), and medians are told. A time limit (`--limit` seconds of each
-process) leaves out what a small machine has no time for, with ok = null. OMP_NUM_THREADS=1. Wall time counts, on a
-quiet machine; CPU time is printed beside it, since it suffers less from other work.
+Caches of numba and PyTensor are those that a first process of the same kind left, which keeps 5 draws. Then both run in
+turn, with seeds 1 to N (5; once with 1000 patients), and medians are told. A time limit (`--limit` seconds of each
+process) leaves out what a small machine has no time for, with ok = null. Both have the threads that their libraries
+take by default (`--threads` sets another number for both). Wall time counts, on a quiet machine; CPU time is printed
+beside it, since it suffers less from other work.
 
 Aims: with 100 patients ours is no slower. From 100 to 1000 patients the compiled likelihood with its gradient takes at
 most 12 times as long, features as they are with 100, and so does the whole. A new patient is inferred in less than a
@@ -274,7 +275,6 @@ def run(role: str, path: Path, patients: int, seed: int, caches: Path, brief: bo
         **os.environ,
         "NUMBA_CACHE_DIR": str(caches / "numba"),
         "PYTENSOR_FLAGS": f"base_compiledir={caches / 'pytensor'}",
-        "OMP_NUM_THREADS": "1",
     }
     command = [sys.executable, __file__, "--role", role, "--surrogate", str(path), "--patients", str(patients)]
     command += ["--seed", str(seed), "--begin", repr(time.time()), *(["--brief"] if brief else [])]
@@ -387,6 +387,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=RUNS, help="runs of the simulator that the surrogate learns from")
     parser.add_argument("--limit", type=float, default=3.0 * 3600.0, help="seconds of one process")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, help="OMP_NUM_THREADS of both; by default it is not set")
     parser.add_argument("--seed", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--brief", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--role", choices=list(ROLES), help=argparse.SUPPRESS)
@@ -397,6 +398,10 @@ def main() -> int:
         clock, patients = Clock(options.begin), options.patients[0]
         print(json.dumps(ROLES[options.role](clock, options.surrogate, patients, options.seed, options.brief)))
         return 0
+    for variable in [name for name in os.environ if name.endswith("_NUM_THREADS")]:
+        del os.environ[variable]  # whatever the environment says
+    if options.threads is not None:
+        os.environ["OMP_NUM_THREADS"] = str(options.threads)  # of the contestants' processes
     sizes = tuple(n for n in options.patients if n < 100) if options.quick else tuple(options.patients)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -27,6 +27,7 @@ nothing of uqms still catches it::
         PriorConflictWarning, ConvergenceWarning, RegimeWarning
 """
 
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -72,6 +73,8 @@ __all__ = [
     "UqmsError",
     "UqmsWarning",
 ]
+
+PACKAGE = (os.path.dirname(__file__) + os.sep,)  # frames that a warning skips: it names the line of the user's own code
 
 
 class UqmsError(Exception):

@@ -61,6 +61,7 @@ class DirectSimulator:
     function
         Called as ``function(**point)`` with each parameter and condition by name. Returns a mapping output -> number or
         array; when there is one output, its value alone will do.
+        A calibration calls it with BLAS limited to one thread.
     space
         Parameters with their priors, and the conditions. The whole prior is used: there is no design box.
     outputs

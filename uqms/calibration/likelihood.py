@@ -14,7 +14,7 @@ from uqms.calibration.direct import is_exact
 from uqms.calibration.discrepancy import NOISE, ORTHOGONAL, Discrepancy, Place, Sites, Term
 from uqms.calibration.noise import AutocorrelatedNoise, GaussianNoise, LogNormalNoise, NoiseModel, Rows, StudentTNoise
 from uqms.calibration.observations import Observations
-from uqms.errors import ConformanceError, DataError, DataWarning, ExtrapolationError, InputError, UnitError
+from uqms.errors import PACKAGE, ConformanceError, DataError, DataWarning, ExtrapolationError, InputError, UnitError
 from uqms.parameters import Prior
 from uqms.surrogates.gp import GaussianProcessSurrogate
 from uqms.surrogates.protocol import Surrogate
@@ -531,7 +531,7 @@ def check_errors_between(surrogate: Surrogate, u: Array, used: Ints, asked: str)
             f"The {type(surrogate).__name__} says that it has no errors at all. Unless it is exact, intervals leave "
             "out its own error and are too narrow: return the covariance of its errors from `scores`.",
             DataWarning,
-            stacklevel=4,
+            skip_file_prefixes=PACKAGE,
         )
     if u.shape[1] < 2:
         return
@@ -715,5 +715,5 @@ def _warn_if_variance(output: str, values: Array, sd: Array | float | Prior) -> 
             f"The noise sd of {output!r}, {size:g}, is larger than the whole range of its observations, {spread:g}. "
             "Was a variance given in its place?",
             DataWarning,
-            stacklevel=5,
+            skip_file_prefixes=PACKAGE,
         )

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, final
 
 import numpy as np
 
+from uqms._threads import single_threaded
 from uqms._typing import Array, ArrayLike, Ints, RandomState, as_generator
 from uqms.calibration.conditioned import ConditionedPrior
 from uqms.calibration.direct import is_exact
@@ -95,6 +96,7 @@ class JointCalibration:
     ['k', 'beat_sigma']
     """
 
+    @single_threaded
     def __init__(
         self,
         parts: Mapping[str, Any],
@@ -203,6 +205,7 @@ class JointCalibration:
             out.append(Piece(name, part, own, eta, None if h is None else h[..., i], columns))
         return out
 
+    @single_threaded
     def log_likelihood(self, theta: Mapping[str, ArrayLike], latents: ArrayLike | None = None) -> Array:
         """Return log p(observations | parameters), the sum over the parts; see `Calibration.log_likelihood`.
 
@@ -225,6 +228,7 @@ class JointCalibration:
         values = [one.problem.log_likelihood(one.theta, one.latents if one.problem.latents else None) for one in pieces]
         return np.asarray(np.sum(values, axis=0))
 
+    @single_threaded
     def simulate(self, theta: Mapping[str, ArrayLike], rng: RandomState, latents: ArrayLike | None = None) -> Array:
         """Draw new observations (S, R), those of all parts after each other; see `Calibration.simulate`."""
         generator = as_generator(rng)
@@ -266,6 +270,7 @@ class JointCalibration:
                 bridge.likelihood(part, u, own, f"{name}_observations", latents)
         return model
 
+    @single_threaded
     def sample(self, sampler: Sampler | None = None, *, rng: RandomState | None = None) -> Any:
         """Draw from the posterior; see `Calibration.sample`.
 
@@ -290,6 +295,7 @@ class JointCalibration:
         trace = chosen.run(self, seed)  # it has all that a sampler looks at
         return build_posterior(self, chosen, trace, seed)
 
+    @single_threaded
     def maximum_a_posteriori(self, *, starts: int = 8, rng: RandomState | None = None) -> "Mode":
         """Return the parameters at which the posterior density is largest; see `Calibration.maximum_a_posteriori`."""
         return Calibration.maximum_a_posteriori(self, starts=starts, rng=rng)  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from uqms._threads import single_threaded
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.calibration import assembly
 from uqms.calibration.computation import MCSE_SHARE
@@ -219,6 +220,7 @@ class Posterior:
         share = self.surrogate_share[list(problem.parameters)]
         return Posterior(tree, problem, self.verdict, share)
 
+    @single_threaded
     def predict(
         self,
         *,
@@ -319,6 +321,7 @@ class Posterior:
         )
         return PosteriorPrediction(xr.Dataset(means), xr.Dataset(sds), xr.Dataset(samples), holds)
 
+    @single_threaded
     def rescale_discrepancy(self, factors: Sequence[float] = (0.5, 2.0)) -> "SummaryTable":
         """Return how far each quantity moves when the prior scale of the discrepancy is halved or doubled.
 

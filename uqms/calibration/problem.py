@@ -15,6 +15,7 @@ import pandas as pd
 import xarray as xr
 from scipy.special import ndtr
 
+from uqms._threads import single_threaded
 from uqms._typing import Array, ArrayLike, Ints, RandomState, as_generator
 from uqms.calibration import _latent_outputs
 from uqms.calibration.conditioned import ConditionedPrior
@@ -39,6 +40,7 @@ from uqms.calibration.realisation import Realisation, Runs, runs_of, warn_if_cor
 from uqms.calibration.samplers import NUTS, Sampler
 from uqms.calibration.success import read_success
 from uqms.errors import (
+    PACKAGE,
     ConformanceError,
     DataWarning,
     ExtrapolationError,
@@ -251,6 +253,7 @@ class Calibration:
         subjects: pd.DataFrame | None = None,
     ) -> None: ...
 
+    @single_threaded
     def __init__(
         self,
         surrogate: Any,
@@ -521,6 +524,7 @@ class Calibration:
             bridge.likelihood(self, u, values)
         return model
 
+    @single_threaded
     def log_likelihood(self, theta: Mapping[str, ArrayLike], latents: ArrayLike | None = None) -> Array:
         """Return log p(observations | parameters), every error source included, for many parameter values at once.
 
@@ -716,6 +720,7 @@ class Calibration:
         for start in range(0, count, size):
             yield {name: values[start : start + size] for name, values in theta.items()}
 
+    @single_threaded
     def simulate(self, theta: Mapping[str, ArrayLike], rng: RandomState, latents: ArrayLike | None = None) -> Array:
         """Draw new observations (S, R) of the same layout for S parameter values, from the law that is assumed.
 
@@ -793,6 +798,7 @@ class Calibration:
         """Return n draws of every inferred quantity from its prior, conditioned as in the calibration."""
         return self.conditioned_prior.draw(n, as_generator(rng))
 
+    @single_threaded
     def sample(self, sampler: Sampler | None = None, *, rng: RandomState | None = None) -> Any:
         """Draw from the posterior.
 
@@ -829,6 +835,7 @@ class Calibration:
             _logger.info("the prior is conditioned on the design box, which cuts %.2g of its mass", self.mass_cut)
         return build_posterior(self, sampler, sampler.run(self, seed), seed)
 
+    @single_threaded
     def maximum_a_posteriori(self, *, starts: int = 8, rng: RandomState | None = None) -> "Mode":
         """Return the parameters at which the posterior density is largest, in a second or less.
 
@@ -935,7 +942,7 @@ class Calibration:
                     f"outside of the simulated range [{prior.low:g}, {prior.high:g}] and is taken to be impossible. If "
                     "it is not, simulate a wider range, Condition(low, high).",
                     DataWarning,
-                    stacklevel=3,
+                    skip_file_prefixes=PACKAGE,
                 )
 
     def _check_parameters(self) -> None:
@@ -1022,7 +1029,7 @@ class Calibration:
                 f"prior-predictive standard deviations {'above' if off[worst] > 0 else 'below'} what the prior "
                 "expects. Check units and scale, or widen the prior.",
                 PriorConflictWarning,
-                stacklevel=3,
+                skip_file_prefixes=PACKAGE,
             )
 
 

@@ -31,7 +31,7 @@ import pandas as pd
 from uqms._typing import Array, Ints
 from uqms.calibration.likelihood import Cells, right_factor
 from uqms.calibration.observations import Observations
-from uqms.errors import DataWarning, InputError
+from uqms.errors import PACKAGE, DataWarning, InputError
 from uqms.surrogates.noise import SimulatorNoise
 from uqms.surrogates.protocol import Surrogate
 
@@ -110,7 +110,7 @@ def warn_if_not_normal(surrogate: Surrogate) -> None:
             "and the likelihood of one run takes it as normal. Transform the output (Curve(transform='log'), Scalar), "
             "observe a summary that is nearer to normal, or learn the posterior from runs: uq.to_sbi(ensemble).",
             DataWarning,
-            stacklevel=3,
+            skip_file_prefixes=PACKAGE,
         )
 
 
@@ -130,7 +130,7 @@ def warn_if_correlation_changes(surrogate: Surrogate) -> None:
             "uq.refine(posterior, n) with replicates, so that it changes less; or learn the posterior from runs: "
             "uq.to_sbi(ensemble).",
             DataWarning,
-            stacklevel=3,
+            skip_file_prefixes=PACKAGE,
         )
 
 

@@ -29,6 +29,7 @@ from typing import NamedTuple, final
 import numpy as np
 import xarray as xr
 
+from uqms._threads import single_threaded
 from uqms._typing import Array, Bools, Ints, RandomState, as_generator
 from uqms.calibration.population.layout import from_natural
 from uqms.calibration.population.posterior import PopulationPosterior
@@ -38,7 +39,7 @@ from uqms.calibration.posterior import Posterior
 from uqms.calibration.problem import Calibration
 from uqms.calibration.verdict import EDGE, EDGE_MASS
 from uqms.designs import sobol
-from uqms.errors import ConvergenceWarning, InputError
+from uqms.errors import PACKAGE, ConvergenceWarning, InputError
 from uqms.parameters import Box, ParameterSpace
 
 __all__ = ["Round", "another_round", "design_of", "finite_draws", "refine"]
@@ -55,6 +56,7 @@ NEW_TAIL = 0.005  # of the new subjects beyond each end of the box
 SHARE, MOVED = 0.25, 0.3
 
 
+@single_threaded
 def refine(
     posterior: Posterior | PopulationPosterior, n: int, *, widen: float = 1.5, rng: RandomState | None = None
 ) -> xr.Dataset:
@@ -131,7 +133,7 @@ def refine(
             f"refine: the chains do not agree ({apart[0].message}), so the points and the new box may miss a part of "
             "the posterior. Sample longer first, or look at the next round with care.",
             ConvergenceWarning,
-            stacklevel=2,
+            skip_file_prefixes=PACKAGE,
         )
     generator = as_generator(rng)
     seed = int(generator.integers(2**31))

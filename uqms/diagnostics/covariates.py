@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
+from uqms._threads import single_threaded
 from uqms._typing import Array
 from uqms.calibration import PopulationPosterior
 from uqms.errors import DataError, InputError
@@ -68,6 +69,7 @@ def own_trend(mean: Array, variance: Array, omega2: float, covariate: Array) -> 
     )
 
 
+@single_threaded
 def covariate_trends(
     posterior: PopulationPosterior,
     subjects: pd.DataFrame | None = None,

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from uqms._threads import single_threaded
 from uqms._typing import Array
 from uqms.calibration import Calibration, Posterior
 from uqms.calibration.answer import CONFOUNDED, CONTRACTION, confounding, contraction, log_priors, power_scaling
@@ -101,6 +102,7 @@ class Identifiability:
         return "\n".join(lines)
 
 
+@single_threaded
 def identifiability(posterior: Posterior) -> Identifiability:
     """Tell what the data taught about every quantity and combination, and what is the prior's.
 

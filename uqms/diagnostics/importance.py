@@ -284,7 +284,7 @@ def _with_latents(
             values.append(total - log_likelihood[chosen, at])
         latents[inside], gaps[inside] = np.concatenate(picked), np.concatenate(above)
         with np.errstate(invalid="ignore"):
-            return np.concatenate(values) + problem.log_likelihood(theta, latents[inside])
+            return np.asarray(np.concatenate(values) + problem.log_likelihood(theta, latents[inside]))
 
     return _admitted(problem, x, value), latents, gaps
 

@@ -7,6 +7,7 @@ from typing import Literal, final
 import numpy as np
 import xarray as xr
 
+from uqms._threads import single_threaded
 from uqms._typing import Array
 from uqms.calibration import Posterior
 from uqms.errors import InputError
@@ -44,6 +45,7 @@ class PredictiveCheck:
         )
 
 
+@single_threaded
 def predictive_check(
     posterior: Posterior,
     statistic: Callable[[xr.DataArray], xr.DataArray],

@@ -17,6 +17,7 @@ import xarray as xr
 from scipy.special import ndtr, ndtri
 from scipy.stats import chi2
 
+from uqms._threads import single_threaded
 from uqms._typing import Array, Bools, Ints, RandomState, as_generator
 from uqms.calibration import Calibration, JointCalibration, PopulationCalibration, PopulationPosterior, Posterior
 from uqms.calibration.starts import starting_points
@@ -90,6 +91,7 @@ class Profile:
         return f"<Profile of {self.words}>"
 
 
+@single_threaded
 def profile_likelihood(
     source: Calibration | JointCalibration | Posterior | PopulationCalibration | PopulationPosterior,
     name: str,

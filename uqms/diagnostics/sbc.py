@@ -28,6 +28,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from uqms._threads import single_threaded
 from uqms._typing import Array, ArrayLike, Ints, RandomState, as_generator
 from uqms.calibration import NUTS, Calibration, JointCalibration, PopulationCalibration
 from uqms.calibration.latents import has_conditional
@@ -182,6 +183,7 @@ def _how(ranks: Ints, level: int) -> str:
     return f"draws {' and '.join(named)}" if named else "ranks uneven, but neither shifted nor too wide or too narrow"
 
 
+@single_threaded
 def simulation_based_calibration(
     problem: Problem,
     n: int = 200,
@@ -273,6 +275,7 @@ def simulation_based_calibration(
     return rank_statistics(draw_problem, n, sampler=sampler, rng=rng, quantities=quantities, draws=draws, alpha=alpha)
 
 
+@single_threaded
 def rank_statistics(
     draw_problem: Callable[[np.random.Generator], tuple[Mapping[str, ArrayLike], Problem]],
     n: int = 200,

@@ -29,6 +29,7 @@ from scipy.interpolate import make_interp_spline
 from scipy.spatial import KDTree
 
 from uqms import ensemble as table
+from uqms._threads import single_threaded
 from uqms._typing import Array, Bools, Ints, RandomState, as_generator
 from uqms.calibration.density import covariance_of
 from uqms.calibration.posterior import Posterior
@@ -53,6 +54,7 @@ TARGETS, MOST_POINTS = 24, 240  # of the estimate of how many more runs are need
 SPREAD = 1.0  # sd of r at which weights begin to be useful
 
 
+@single_threaded
 def verification_design(posterior: Posterior, n: int, rng: RandomState | None = None) -> xr.Dataset:
     """Return n posterior draws at all observed conditions, as a design for `uqms.run`.
 
@@ -187,6 +189,7 @@ class Verification:
         return pd.DataFrame.from_dict(rows, orient="index")
 
 
+@single_threaded
 def verify(posterior: Posterior, ensemble: xr.Dataset, *, rng: int = 0) -> Verification:
     """Tell whether a surrogate is right where the posterior is, from runs of the simulator at posterior draws.
 

@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from uqms._threads import single_threaded
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.calibration import PopulationCalibration, PopulationPosterior
 from uqms.calibration.density import draw_rows
@@ -137,6 +138,7 @@ class VisualPredictiveCheck:
         return "\n".join(lines)
 
 
+@single_threaded
 def visual_predictive_check(
     posterior: PopulationPosterior,
     *,

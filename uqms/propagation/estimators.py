@@ -24,6 +24,7 @@ import xarray as xr
 from scipy.special import stdtrit
 
 from uqms import ensemble as table
+from uqms._threads import single_threaded
 from uqms._typing import Array, Bools, Ints, RandomState, as_generator
 from uqms.errors import DataError, InputError
 from uqms.parameters import ParameterSpace
@@ -116,6 +117,7 @@ class MultifidelityMean:
         return self.summary()
 
 
+@single_threaded
 def multifidelity_mean(
     ensemble: xr.Dataset,
     levels: Sequence[str],

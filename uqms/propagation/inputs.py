@@ -22,7 +22,7 @@ from uqms._typing import Array
 from uqms.calibration.conditioned import ConditionedPrior
 from uqms.calibration.direct import is_exact
 from uqms.calibration.problem import space_of
-from uqms.errors import DataError, ExtrapolationError, ExtrapolationWarning, InputError
+from uqms.errors import PACKAGE, DataError, ExtrapolationError, ExtrapolationWarning, InputError
 from uqms.parameters import ParameterSpace
 from uqms.propagation.parts import REPEATS, Sampling
 from uqms.surrogates import Surrogate
@@ -211,5 +211,5 @@ def _share_outside(surrogate: Surrogate, x: Array, outside: str) -> float:
             f"{said}; the surrogate knows nothing there. Run a design that reaches them, leave them out, or say "
             "outside='extrapolate'."
         )
-    warnings.warn(f"{said}: the surrogate extrapolates there.", ExtrapolationWarning, stacklevel=4)
+    warnings.warn(f"{said}: the surrogate extrapolates there.", ExtrapolationWarning, skip_file_prefixes=PACKAGE)
     return share

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from uqms._threads import single_threaded
 from uqms._typing import RandomState
 from uqms.calibration.problem import space_of
 from uqms.errors import InputError
@@ -18,6 +19,7 @@ __all__ = ["tornado"]
 FUNCTIONS = 256
 
 
+@single_threaded
 def tornado(
     surrogate: Surrogate,
     *,

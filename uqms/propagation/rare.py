@@ -26,6 +26,7 @@ import numpy as np
 import xarray as xr
 from scipy.special import ndtr, ndtri
 
+from uqms._threads import single_threaded
 from uqms._typing import Array, Bools, Ints, RandomState, as_generator
 from uqms.calibration.conditioned import ConditionedPrior
 from uqms.calibration.direct import is_exact
@@ -233,6 +234,7 @@ class _Event:
         return np.asarray(g)
 
 
+@single_threaded
 def rare_event(
     surrogate: Surrogate,
     threshold: float,

@@ -15,6 +15,7 @@ import xarray as xr
 from numpy.typing import ArrayLike
 from scipy.special import ndtri
 
+from uqms._threads import single_threaded
 from uqms._typing import Array, RandomState, as_generator
 from uqms.calibration import PopulationPosterior, Posterior, SubjectPosterior
 from uqms.calibration.parts import JointCalibration
@@ -469,6 +470,7 @@ def _densities(values: Array) -> tuple[Array, Array]:
 
 
 # --------------------------------------------------------------------------------------------------------- the function
+@single_threaded
 def propagate(
     source: Surrogate | Posterior | PopulationPosterior | SubjectPosterior,
     inputs: Any = None,

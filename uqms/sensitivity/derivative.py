@@ -27,6 +27,7 @@ import xarray as xr
 from scipy.special import ndtri
 from scipy.stats import qmc
 
+from uqms._threads import single_threaded
 from uqms._typing import Array, RandomState, as_generator
 from uqms.calibration.direct import is_exact
 from uqms.errors import InputError
@@ -145,6 +146,7 @@ class DerivativeMeasures:
         return self.summary()
 
 
+@single_threaded
 def derivative_measures(
     surrogate: Surrogate,
     inputs: Any = None,

@@ -25,6 +25,7 @@ import pandas as pd
 import xarray as xr
 
 from uqms import ensemble as table
+from uqms._threads import single_threaded
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.errors import DataError, InputError
 from uqms.sensitivity._draws import along, flattened, is_flat
@@ -170,6 +171,7 @@ _SPREAD = {
 }
 
 
+@single_threaded
 def given_data_indices(
     ensemble: xr.Dataset,
     *,

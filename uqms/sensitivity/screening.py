@@ -20,6 +20,7 @@ import pandas as pd
 import xarray as xr
 
 from uqms import ensemble as table
+from uqms._threads import single_threaded
 from uqms._typing import Array, RandomState, as_generator
 from uqms.designs import Trajectories, trajectories_of
 from uqms.errors import DataError, InputError
@@ -159,6 +160,7 @@ def _cell(index: str, row: pd.Series) -> str:
     return f"{index} {row['estimate']:.3g} ({row['lower']:.3g} to {row['upper']:.3g})"
 
 
+@single_threaded
 def elementary_effects(
     ensemble: xr.Dataset,
     *,

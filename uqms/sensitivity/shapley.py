@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from uqms._threads import single_threaded
 from uqms._typing import Array, RandomState, as_generator
 from uqms.calibration import Posterior
 from uqms.calibration.direct import is_exact
@@ -173,6 +174,7 @@ def _cell(kind: str, row: pd.Series) -> str:
     return f"{kind} {row['estimate']:.2f} ({row['lower']:.2f} to {row['upper']:.2f})"
 
 
+@single_threaded
 def shapley_effects(
     surrogate: Surrogate | Posterior,
     inputs: Any = None,

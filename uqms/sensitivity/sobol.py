@@ -25,9 +25,10 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from uqms._threads import single_threaded
 from uqms._typing import Array, RandomState, as_generator
 from uqms.calibration.direct import is_exact
-from uqms.errors import DesignWarning, InputError
+from uqms.errors import PACKAGE, DesignWarning, InputError
 from uqms.sensitivity._draws import (
     along,
     check_room,
@@ -200,6 +201,7 @@ class SobolIndices:
         return self.summary()
 
 
+@single_threaded
 def sobol_indices(
     surrogate: Surrogate,
     inputs: Any = None,
@@ -317,7 +319,7 @@ def sobol_indices(
     settings["point_estimated"] = bool(getattr(surrogate, "point_estimated", False))
     found = SobolIndices(indices, over.names, dict(over.fixed), {k: tuple(v) for k, v in named.items()}, settings)
     for name in found.too_few_runs:
-        warnings.warn(f"{name}: {_advice(name)}", DesignWarning, stacklevel=2)
+        warnings.warn(f"{name}: {_advice(name)}", DesignWarning, skip_file_prefixes=PACKAGE)
     return found
 
 

@@ -29,8 +29,8 @@ from scipy.linalg import LinAlgError, cholesky, solve_triangular
 from scipy.optimize import minimize
 from scipy.special import chdtri, gammaln, ndtr, ndtri
 from scipy.stats import qmc
-from threadpoolctl import threadpool_limits
 
+from uqms._threads import one_thread
 from uqms._typing import Array
 from uqms.surrogates.kernels import Kernel, correlation, hyperparameter_count, scale_count
 from uqms.surrogates.training import (
@@ -95,7 +95,7 @@ def sample(
     d = x.shape[1]
     trend = trend_basis(x, columns, cheap)
     location, scale = prior_of(kernel, d, noise)
-    with threadpool_limits(1):
+    with one_thread():
         centre, covariance = _laplace(x, y, trend, kernel, noise, found, scale)
         return explore(
             lambda points: _log_posteriors(points, x, y, trend, kernel, noise),
@@ -285,7 +285,7 @@ def between_share(
     trend = trend_basis(x, columns, cheap)
     p = logarithms(found, noise)
     location, scale = prior_of(kernel, x.shape[1], noise)
-    with threadpool_limits(1):
+    with one_thread():
         mean, variance = _left_out(p, x, y, trend, kernel, noise)
         base = objective(p, x, y, trend, kernel, noise)[1]
         curvature = np.empty((len(p), len(p)))

@@ -32,8 +32,8 @@ import pandas as pd
 import xarray as xr
 from scipy.optimize import minimize
 from scipy.special import log_ndtr, ndtr
-from threadpoolctl import threadpool_limits
 
+from uqms._threads import one_thread, single_threaded
 from uqms._typing import Array, Bools, Ints, RandomState, as_generator
 from uqms.ensemble import table
 from uqms.ensemble.states import LOST, RunState
@@ -136,6 +136,7 @@ class SuccessProbability:
             raise InputError(f"timeout is {self.timeout!r}; give 'failure' or 'ignore'.")
         _check_settings(self.kernel, self.hyperparameters)
 
+    @single_threaded
     def fit(self, ensemble: xr.Dataset) -> "FittedProbability":
         """Learn from the states of the runs.
 
@@ -226,6 +227,7 @@ class EventProbability:
             raise InputError(f"levels is {self.levels!r}; give two names, the cheap level first, or None.")
         _check_settings(self.kernel, self.hyperparameters)
 
+    @single_threaded
     def fit(self, ensemble: xr.Dataset) -> "FittedProbability":
         """Learn from the completed runs; what is returned is the probability at the last of the levels.
 
@@ -375,6 +377,7 @@ class FittedProbability:
             f"{', '.join(self.domain.names)}{lower}; left-out Brier score {self.brier:.3f}{draws}>"
         )
 
+    @single_threaded
     def probability(self, points: Mapping[str, object] | xr.Dataset) -> Array:
         """Return the probability (k,) of the event at points in the inputs' own units.
 
@@ -509,6 +512,7 @@ class FittedProbability:
         h = generator.choice(len(self.ell), size=n, p=np.exp(self.log_weights))
         return LatentDraws(self, sobol_points(anchors, self.domain.d), h, generator.standard_normal((n, anchors)))
 
+    @single_threaded
     def unsure(self, n: int, *, rng: RandomState | None = None, candidates: int = 1024) -> xr.Dataset:
         """Return n inputs whose labels would tell most of where the border is: a design to run next.
 
@@ -785,7 +789,7 @@ def classified(
         return _Labelled(np.ascontiguousarray(x[which]), y[which], kernel, sharp, *own)
 
     whole = labelled(np.arange(len(x)))
-    with threadpool_limits(1):
+    with one_thread():
         some = labelled(rows)
         mode, _ = some.mode()
         averaged = hyperparameters == "averaged" or (hyperparameters == "auto" and len(x) <= AVERAGED)

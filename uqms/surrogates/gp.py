@@ -14,8 +14,10 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from uqms import ensemble as table
+from uqms._threads import single_threaded
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.errors import (
+    PACKAGE,
     ConstantOutputWarning,
     DataError,
     DataWarning,
@@ -161,6 +163,7 @@ class GaussianProcess:
         if self.hyperparameters not in ("auto", "averaged", "point"):
             raise InputError(f"hyperparameters is {self.hyperparameters!r}; give 'auto', 'averaged' or 'point'.")
 
+    @single_threaded
     def fit(self, ensemble: xr.Dataset) -> "GaussianProcessSurrogate":
         """Train on the completed and partial runs of an ensemble and return the surrogate.
 
@@ -518,7 +521,7 @@ def inputs_of(runs: xr.Dataset) -> tuple[Box, Array]:
         warnings.warn(
             f"Inputs {fixed} are the same in every run; they are left out of the surrogate.",
             DesignWarning,
-            stacklevel=3,
+            skip_file_prefixes=PACKAGE,
         )
         box = box.select(tuple(name for name in box.names if name not in fixed))
     x = np.asarray(box.to_unit(table.input_array(runs, box.names)))
@@ -529,14 +532,14 @@ def inputs_of(runs: xr.Dataset) -> tuple[Box, Array]:
             f"Inputs {still} do not vary over the runs although the design box is wide: their effect is unknown and "
             "predictions at other values fall back to the prior. Simulate other values.",
             DesignWarning,
-            stacklevel=3,
+            skip_file_prefixes=PACKAGE,
         )
     elif len(x) > box.d and box.d > 1 and np.linalg.svd(x - x.mean(axis=0), compute_uv=False)[-1] < 1e-8 * len(x):
         warnings.warn(
             f"Inputs {list(box.names)} are collinear over the runs: their effects cannot be told apart. Use a "
             "space-filling design such as uq.sobol.",
             DesignWarning,
-            stacklevel=3,
+            skip_file_prefixes=PACKAGE,
         )
     return box, x
 
@@ -555,7 +558,7 @@ def columns_of(trend: str, x: Array) -> int:
                     f"runs that vary in every input are needed); the trend is {kind}. Run more points, or ask for "
                     f"trend={kind!r}.",
                     DesignWarning,
-                    stacklevel=3,
+                    skip_file_prefixes=PACKAGE,
                 )
             break
     return columns
@@ -584,7 +587,7 @@ def merge_duplicates(runs: xr.Dataset, x: Array, names: tuple[str, ...], noisy: 
     warnings.warn(
         f"{len(x) - len(unique)} runs repeat the inputs and outputs of others; they are merged.",
         DataWarning,
-        stacklevel=3,
+        skip_file_prefixes=PACKAGE,
     )
     kept = np.sort(first)
     merged = runs.isel(run=kept)
@@ -660,7 +663,7 @@ def warn_if_constant(basis: OutputBasis) -> None:
             f"Output {basis.name!r} is the same in every run; it is predicted as that constant. Does it depend on the "
             "inputs?",
             ConstantOutputWarning,
-            stacklevel=4,
+            skip_file_prefixes=PACKAGE,
         )
 
 
@@ -674,7 +677,7 @@ def check_range(name: str, sizes: Array, plain: bool) -> None:
             f"Output {name!r} spans more than 12 orders of magnitude over the runs ({sizes[sizes > 0.0].min():g} to "
             f"{largest:g}). Let the simulator return its logarithm, or give it transform='log' if it is positive.",
             DataWarning,
-            stacklevel=4,
+            skip_file_prefixes=PACKAGE,
         )
 
 
@@ -709,7 +712,7 @@ def report(process: ScoreProcess, found: list[Hyperparameters], bases: list[Outp
             f"A score of output {names[worst]!r} needed a relative jitter of {jitter[worst]:.0e}: runs lie very close "
             "together or the output is smoother than the kernel. Try Matern52(), or remove near-duplicates.",
             NumericalWarning,
-            stacklevel=3,
+            skip_file_prefixes=PACKAGE,
         )
     bound = sorted({name for name, one in zip(names, found, strict=True) if one.at_bound})
     if bound:

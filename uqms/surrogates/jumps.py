@@ -27,10 +27,10 @@ from typing import NamedTuple, final
 import numpy as np
 from scipy.linalg import solve_triangular
 from scipy.spatial.distance import cdist
-from threadpoolctl import threadpool_limits
 
+from uqms._threads import one_thread
 from uqms._typing import Array, Bools, Ints
-from uqms.errors import InputError, RegimeWarning
+from uqms.errors import PACKAGE, InputError, RegimeWarning
 from uqms.surrogates.gp import GaussianProcessSurrogate
 from uqms.surrogates.kernels import Matern52, correlation
 from uqms.surrogates.outputs import score_columns
@@ -145,7 +145,7 @@ def detect_jump(surrogate: GaussianProcessSurrogate) -> Jump:
             "has a process for each and a classifier for the border; or find the quantity that tells the regimes apart "
             "and give it as labels.",
             RegimeWarning,
-            stacklevel=2,
+            skip_file_prefixes=PACKAGE,
         )
     return out
 
@@ -187,7 +187,7 @@ def two_regimes(x: Array, y: Array, size: Array) -> Split:
     keep = size > 1e-3 * size.max()
     y = y[:, keep] if keep.any() else y[:, :1]
     smallest = max(SMALLEST, x.shape[1] + 2)
-    with threadpool_limits(1):
+    with one_thread():
         grid = [correlation(Matern52(), x, x, _ell(scale, x.shape[1])) for scale in SCALES]
         everyone = np.ones(len(x), dtype=bool)
         one = _densities(grid, y, everyone)

@@ -26,6 +26,7 @@ import xarray as xr
 from scipy.optimize import minimize_scalar
 from scipy.spatial import cKDTree
 
+from uqms._threads import single_threaded
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.ensemble import LOST, RunState, table
 from uqms.errors import DataError, DesignError, InputError
@@ -136,6 +137,7 @@ class LocalGaussianProcess:
             self.kernel, self.trend, self.noise, "point", outputs=self.outputs, scalars="independent"
         )
 
+    @single_threaded
     def fit(self, ensemble: xr.Dataset) -> "LocalGaussianProcessSurrogate":
         """Learn hyperparameters and bases from some of the completed runs, and keep all for prediction.
 

@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
 
+from uqms._threads import single_threaded
 from uqms._typing import Array
 from uqms.errors import ExtrapolationError, InputError
 from uqms.parameters import Box
@@ -63,6 +64,7 @@ class NamedSurrogate(ABC):
         """
         return decoded(self.bases, output, coords)
 
+    @single_threaded
     def predict(self, points: Mapping[str, object] | xr.Dataset) -> Prediction:
         """Predict every output at points given in the inputs' own units.
 
@@ -83,6 +85,7 @@ class NamedSurrogate(ABC):
         """
         return predicted_at(cast(Surrogate, self), points, self.marginal_scores)
 
+    @single_threaded
     def evaluate(self, point: Mapping[str, float]) -> dict[str, Array]:
         """Return the mean of every output at one point, as a simulator would return its outputs.
 
@@ -108,6 +111,7 @@ class NamedSurrogate(ABC):
         """
         return mean_at(cast(Surrogate, self), point)
 
+    @single_threaded
     def gradient(self, point: Mapping[str, float], sensitivity: Mapping[str, ArrayLike]) -> dict[str, float]:
         """Return the derivative of sum(outputs * sensitivity) of the mean by each input, at one point.
 

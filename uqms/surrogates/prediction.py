@@ -12,8 +12,9 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from scipy.special import logsumexp, ndtr, ndtri
 
+from uqms._threads import single_threaded
 from uqms._typing import Array, Bools, RandomState, as_generator
-from uqms.errors import ExtrapolationWarning, InputError
+from uqms.errors import PACKAGE, ExtrapolationWarning, InputError
 from uqms.surrogates.outputs import Decoder
 from uqms.surrogates.process import Scores
 from uqms.surrogates.protocol import Surrogate
@@ -336,6 +337,7 @@ class Prediction:
         ends = self.quantile([0.5 - 0.5 * mass, 0.5 + 0.5 * mass], noise=noise).rename({"quantile": "bound"})
         return ends.assign_coords(bound=["lower", "upper"])
 
+    @single_threaded
     def covariance(self, output: str) -> Array:
         """Return the joint covariance of an output over points and coordinates, shape (k, m, k, m).
 
@@ -370,6 +372,7 @@ class Prediction:
             out += np.einsum("h,ham,hbn->ambn", weights, shifts, shifts, optimize=True)
         return np.asarray(out)
 
+    @single_threaded
     def draws(self, n: int, rng: RandomState, *, noise: bool = False) -> xr.Dataset:
         """Return n joint draws of every output at the points, dims ("draw", "point", ...).
 
@@ -419,7 +422,7 @@ def predicted_at(
             f"{int((~inside).sum())} of {len(x)} points lie outside of the design box, first point {first} "
             f"({values}): the surrogate extrapolates there. Simulate there, or restrict the points.",
             ExtrapolationWarning,
-            stacklevel=3,
+            skip_file_prefixes=PACKAGE,
         )
     u = np.asarray(surrogate.domain.to_unit(x))
     return Prediction(surrogate, u, marginal(u), inside)

@@ -31,9 +31,10 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import ArrayLike
 
+from uqms._threads import single_threaded
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.ensemble import LOST, table
-from uqms.errors import ConstantOutputWarning, DataError, DesignError, ExtrapolationWarning, InputError
+from uqms.errors import PACKAGE, ConstantOutputWarning, DataError, DesignError, ExtrapolationWarning, InputError
 from uqms.parameters import Box
 from uqms.surrogates.classification import FittedProbability, LatentDraws, classified, labels_of
 from uqms.surrogates.gp import GaussianFunctionDraws, GaussianProcess, GaussianProcessSurrogate
@@ -113,6 +114,7 @@ class Regimes:
         if not is_count(self.members, 2) or self.members % 2:
             raise InputError(f"members is {self.members!r}; give an even whole number from 2.")
 
+    @single_threaded
     def fit(self, ensemble: xr.Dataset) -> "RegimeSurrogate":
         """Learn from the completed runs.
 
@@ -396,6 +398,7 @@ class RegimeSurrogate:
 
         return load_regimes(path)
 
+    @single_threaded
     def predict(self, points: Mapping[str, object] | xr.Dataset) -> Prediction:
         """Predict every output at points given in the inputs' own units; see `GaussianProcessSurrogate.predict`.
 
@@ -414,7 +417,7 @@ class RegimeSurrogate:
                 f"{int((~inside).sum())} of {len(x)} points lie outside of the design box: the surrogate extrapolates "
                 "there. Simulate there, or restrict the points.",
                 ExtrapolationWarning,
-                stacklevel=2,
+                skip_file_prefixes=PACKAGE,
             )
         u = np.asarray(self.domain.to_unit(x))
         return Prediction(self, u, self.marginal_scores(u), inside)

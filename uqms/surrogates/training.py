@@ -27,8 +27,8 @@ from jaxtyping import Float
 from scipy.linalg import lapack, solve_triangular
 from scipy.optimize import minimize
 from scipy.stats import qmc
-from threadpoolctl import threadpool_limits
 
+from uqms._threads import one_thread
 from uqms._typing import Array, Ints
 from uqms.errors import FitError
 from uqms.surrogates.kernels import (
@@ -379,7 +379,7 @@ def train(
         )
         return float(result.fun), np.asarray(result.x)
 
-    with threadpool_limits(1):  # two BLAS threads on 200 x 200 matrices are several times slower than one
+    with one_thread():  # two BLAS threads on 200 x 200 matrices are several times slower than one
         for index, start in enumerate(starts):
             found.append(climb(start, rows))
             if index == STARTS - 1:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from uqms._threads import single_threaded
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.calibration import assembly
 from uqms.calibration.likelihood import check_conditions, merge_close
@@ -201,6 +202,7 @@ class PopulationPosterior:
         picked = (np.arange(chains)[:, None] * count + each).ravel()
         return Shared.of(self.problem, {name: values[picked] for name, values in theta.items()}, z[picked], rng)
 
+    @single_threaded
     def predict(
         self,
         *,
@@ -318,6 +320,7 @@ class PopulationPosterior:
                 inputs[i] = same[0] if len(same) else -1
         return u, inputs
 
+    @single_threaded
     def new_subject(
         self,
         observations: Observations | xr.DataArray | None = None,

@@ -26,6 +26,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from uqms._threads import single_threaded
 from uqms._typing import Array, ArrayLike, Ints, RandomState, as_generator
 from uqms.calibration import density
 from uqms.calibration.conditioned import ConditionedPrior
@@ -40,7 +41,7 @@ from uqms.calibration.population.population import Population
 from uqms.calibration.population.prediction import has_features, low_rank, simulate_rows
 from uqms.calibration.problem import MASS_CUT_LIMIT, Calibration, Derived, Piece, checked_sampler, named_derived
 from uqms.calibration.samplers import NUTS, Sampler
-from uqms.errors import DataError, DataWarning, ExtrapolationError, ExtrapolationWarning, InputError
+from uqms.errors import PACKAGE, DataError, DataWarning, ExtrapolationError, ExtrapolationWarning, InputError
 from uqms.parameters import Prior
 from uqms.surrogates.protocol import Surrogate
 
@@ -145,6 +146,7 @@ class Individuals(Calibration):
         surrogate += np.sum(self.run_factor(u) ** 2, axis=2)
         return theta, predicted, surrogate
 
+    @single_threaded
     def simulate(self, theta: Mapping[str, ArrayLike], rng: RandomState, latents: ArrayLike | None = None) -> Array:
         """Draw new observations (S, R) for what all share (S,) and individual parameters (S, U)."""
         generator, parts, start = as_generator(rng), [], 0
@@ -295,6 +297,7 @@ class PopulationCalibration:
     Gelman et al. (2013), Bayesian Data Analysis, ch. 5 and 19; Wakefield (1996), doi:10.1080/01621459.1996.10476666.
     """
 
+    @single_threaded
     def __init__(
         self,
         surrogate: Surrogate,
@@ -334,7 +337,7 @@ class PopulationCalibration:
                 "One subject has data, which says nothing of how subjects differ: spreads are those of their priors. "
                 "Calibrate it alone, Calibration(...) without population=, or measure more subjects.",
                 DataWarning,
-                stacklevel=3,
+                skip_file_prefixes=PACKAGE,
             )
         if population.occasions and self.data.occasions < 2:
             warnings.warn(
@@ -342,7 +345,7 @@ class PopulationCalibration:
                 f"{list(population.occasions)} change between them from how subjects differ: the priors alone divide "
                 "what is seen among the two spreads. Leave occasions out, or see whether `experiment` has the visits.",
                 DataWarning,
-                stacklevel=3,
+                skip_file_prefixes=PACKAGE,
             )
 
     def __repr__(self) -> str:
@@ -457,6 +460,7 @@ class PopulationCalibration:
         eta = np.asarray(latents)
         return [Piece("", self.data, self.individuals(theta, eta), eta[:, self.layout.size :], h, columns)]
 
+    @single_threaded
     def log_likelihood(self, theta: Mapping[str, ArrayLike], latents: ArrayLike | None = None) -> Array:
         """Return log p(observations | population, effects), every error source included, for many draws at once.
 
@@ -534,10 +538,11 @@ class PopulationCalibration:
             "design box, where nothing was simulated: their predictions extrapolate. Run a design over a wider box, or "
             "look at their covariates.",
             ExtrapolationWarning,
-            stacklevel=3,
+            skip_file_prefixes=PACKAGE,
         )
         return out
 
+    @single_threaded
     def simulate(self, theta: Mapping[str, ArrayLike], rng: RandomState, latents: ArrayLike | None = None) -> Array:
         """Draw new observations (S, R) of the same layout; effects are drawn where `latents` (S, latents) are left out.
 
@@ -615,6 +620,7 @@ class PopulationCalibration:
             graph.add_likelihood(self, own, values, "observations", "latents")
         return model
 
+    @single_threaded
     def sample(self, sampler: Sampler | None = None, *, rng: RandomState | None = None) -> Any:
         """Draw from the posterior of the population and of all subjects.
 

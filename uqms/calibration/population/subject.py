@@ -24,13 +24,14 @@ import pandas as pd
 import xarray as xr
 from scipy.special import gammaln
 
+from uqms._threads import single_threaded
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.calibration.likelihood import merge_close
 from uqms.calibration.observations import Observations
 from uqms.calibration.population.layout import Layout, from_natural, read_subjects
 from uqms.calibration.population.prediction import Measured, Shared, curves
 from uqms.calibration.predict import PosteriorPrediction
-from uqms.errors import ConvergenceWarning, ExtrapolationError, InputError
+from uqms.errors import PACKAGE, ConvergenceWarning, ExtrapolationError, InputError
 
 if TYPE_CHECKING:
     from uqms.calibration.population.posterior import PopulationPosterior
@@ -104,6 +105,7 @@ class SubjectPosterior:
             }
         return pd.DataFrame.from_dict(rows, orient="index")
 
+    @single_threaded
     def update(self, observations: Observations | xr.DataArray, *, rng: RandomState = 0) -> "SubjectPosterior":
         """Return the posterior with more measurements of the same subject.
 
@@ -117,6 +119,7 @@ class SubjectPosterior:
         whole = Observations.concat([*before, more])
         return subject_posterior(self.population, whole, dict(self.covariates), rng)
 
+    @single_threaded
     def predict(
         self,
         *,
@@ -314,7 +317,7 @@ def subject_posterior(
             f"new_subject: k-hat of the weights is {k_hat:.2f} (limit {K_HAT}): the subject is unlike those of the "
             "population, so that its draws say little. Calibrate all again with this subject among them.",
             ConvergenceWarning,
-            stacklevel=3,
+            skip_file_prefixes=PACKAGE,
         )
     keep = np.sort(generator.choice(len(s), min(len(s), KEPT), replace=False))
     few = s[keep]

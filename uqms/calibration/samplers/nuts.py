@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, final
 import numpy as np
 import xarray as xr
 
+from uqms._threads import single_threaded
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.calibration.samplers._settings import check_share, check_whole, import_beside, warn_of_few
-from uqms.errors import ConvergenceWarning, InitError, InputError, SamplingError, SamplingInterrupted
+from uqms.errors import PACKAGE, ConvergenceWarning, InitError, InputError, SamplingError, SamplingInterrupted
 
 if TYPE_CHECKING:
     from uqms.calibration.compiled import Movable
@@ -125,6 +126,7 @@ class NUTS:
         )
         return trace
 
+    @single_threaded
     def sample_model(self, model: Any = None, *, rng: RandomState | None = None) -> Any:
         """Draw from the posterior of a PyMC model of your own, as fast as from that of a `Calibration`.
 
@@ -183,7 +185,7 @@ class NUTS:
         trace = self.sample_target(target, seed, starts, rough=True, cautious=True)
         tree = graph.with_data(trace, model)
         for message in graph.complaints(tree, target.free):
-            warnings.warn(f"NUTS: {message}", ConvergenceWarning, stacklevel=2)
+            warnings.warn(f"NUTS: {message}", ConvergenceWarning, skip_file_prefixes=PACKAGE)
         return tree
 
     def sample_target(
@@ -247,7 +249,7 @@ class NUTS:
                     f"NUTS: {count} blocks of {self.draws} draws did not reach {self.ess} effective draws. Raise "
                     "NUTS(draws=...), and look at the verdict.",
                     ConvergenceWarning,
-                    stacklevel=5,
+                    skip_file_prefixes=PACKAGE,
                 )
                 break
             more = self._block(

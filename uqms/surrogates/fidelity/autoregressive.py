@@ -8,6 +8,7 @@ from typing import Literal, final
 import numpy as np
 import xarray as xr
 
+from uqms._threads import single_threaded
 from uqms._typing import Array, Ints
 from uqms.errors import InputError
 from uqms.surrogates.fidelity.kernels import CoKriging
@@ -101,6 +102,7 @@ class MultiFidelity:
         if self.designs not in ("auto", "joint"):
             raise InputError(f"designs is {self.designs!r}; give 'auto' or 'joint'.")
 
+    @single_threaded
     def fit(self, ensemble: xr.Dataset) -> MultiFidelitySurrogate:
         """Train on the completed runs of all levels and return the surrogate of the highest.
 

@@ -21,7 +21,7 @@ from scipy.spatial import KDTree
 
 from uqms import ensemble as table
 from uqms._typing import Array, Ints
-from uqms.errors import DataError, DesignError, DesignWarning, InputError
+from uqms.errors import PACKAGE, DataError, DesignError, DesignWarning, InputError
 from uqms.parameters import Box
 from uqms.surrogates.gp import (
     check_bounds,
@@ -167,14 +167,14 @@ def read_levels(
                 f"Inputs {still} do not vary over the runs of level {level!r}: what it adds there is unknown. Simulate "
                 "other values.",
                 DesignWarning,
-                stacklevel=3,
+                skip_file_prefixes=PACKAGE,
             )
         if t and len(u) > len(x[-1]):
             warnings.warn(
                 f"There are {len(u)} runs of level {level!r}, more than of {levels[t - 1]!r} below it ({len(x[-1])}). "
                 f"Is the order right? The cheapest level comes first, and the last one, {levels[-1]!r}, is predicted.",
                 DesignWarning,
-                stacklevel=3,
+                skip_file_prefixes=PACKAGE,
             )
         runs.append(own)
         x.append(u)

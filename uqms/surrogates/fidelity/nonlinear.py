@@ -25,6 +25,7 @@ from typing import Literal, NamedTuple, final
 import numpy as np
 import xarray as xr
 
+from uqms._threads import single_threaded
 from uqms._typing import Array, Ints
 from uqms.errors import InputError
 from uqms.surrogates import averaging
@@ -110,6 +111,7 @@ class NonlinearMultiFidelity:
         if self.hyperparameters not in ("auto", "averaged", "point"):
             raise InputError(f"hyperparameters is {self.hyperparameters!r}; give 'auto', 'averaged' or 'point'.")
 
+    @single_threaded
     def fit(self, ensemble: xr.Dataset) -> MultiFidelitySurrogate:
         """Train on the completed runs of all levels and return the surrogate of the highest.
 
