@@ -32,7 +32,7 @@ from uqms.calibration.density import (
 )
 from uqms.calibration.direct import has_derivative, is_exact
 from uqms.calibration.discrepancy import NOISE, Discrepancy
-from uqms.calibration.gaussian import GaussianLikelihood, cell_means, cell_means_reverse
+from uqms.calibration.gaussian import GaussianLikelihood, cell_means, cell_means_reverse, reduced
 from uqms.calibration.likelihood import Cells, add_discrepancy, arrange, check_errors_between
 from uqms.calibration.noise import BinomialNoise, LogNormalNoise, NoiseModel, NumPyFunctions
 from uqms.calibration.observations import Observations
@@ -564,7 +564,7 @@ class Calibration:
             parts = [np.logaddexp.reduce(values, axis=0) for _, values in self.latent_terms(flat, eta)]
             return np.concatenate(parts).reshape(shape)
         with np.errstate(invalid="ignore"):  # data that are off by more than numbers can say give NaN, not a warning
-            parts = [np.logaddexp.reduce(values, axis=0) for _, values, _, _ in self.log_likelihood_terms(flat)]
+            parts = [np.logaddexp.reduce(values, axis=0) for values in self.log_likelihood_values(flat)]
         return (np.concatenate(parts) + self.cells.jacobian.sum()).reshape(shape)
 
     def log_likelihood_terms(self, theta: Mapping[str, Array]) -> Iterator[tuple[Array, Array, Array, Array]]:
@@ -581,17 +581,42 @@ class Calibration:
             values, alpha, precision = (np.stack([one[i] for one in found]) for i in range(3))
             yield phi, log_weights[:, None] + values, alpha, precision
 
-    @cached_property
+    def log_likelihood_values(self, theta: Mapping[str, Array]) -> Iterator[Array]:
+        """Yield log w_h + log p(z | theta, h), shape (H, s), a block of the S values of `theta` at a time."""
+        likelihood = self.fewest
+        for now in self._blocks(theta):
+            u, phi = self.unit_inputs(now), self.noise.phi(now, (len(next(iter(now.values()))),))
+            parts, log_weights = self.parts(u)
+            yield log_weights[:, None] + np.stack([likelihood.evaluate(one, phi, precisions=False)[0] for one in parts])
+
+    @property
     def gaussian(self) -> GaussianLikelihood:
         """The likelihood where all errors are normal, of the parts that `parts` returns."""
-        return GaussianLikelihood.of(
-            self.cells,
-            self.noise,
-            self.condition_names,
-            columns=len(self.parameters),
-            runs=0 if self.realisation is None else self.realisation.columns,
-            exact=is_exact(self.surrogate),
+        return self._of_data(
+            "gaussian",
+            lambda: GaussianLikelihood.of(
+                self.cells,
+                self.noise,
+                self.condition_names,
+                columns=len(self.parameters),
+                runs=0 if self.realisation is None else self.realisation.columns,
+                exact=is_exact(self.surrogate),
+            ),
         )
+
+    @property
+    def fewest(self) -> GaussianLikelihood:
+        """The likelihood with as few rows as it depends on, for values alone; `gaussian` where that is not possible."""
+        whole = self.gaussian
+        return whole if whole.varying else self._of_data("fewest", lambda: reduced(self.cells, self.noise) or whole)
+
+    def _of_data(self, name: str, made: Callable[[], GaussianLikelihood]) -> GaussianLikelihood:
+        """Return what was made for these cells and this noise; copies with other data make it anew."""
+        known: dict[str, Any] = self.__dict__.setdefault("_made", {})
+        found = known.get(name)
+        if found is None or found[0] is not self.cells or found[1] is not self.noise:
+            self.__dict__["_made"] = known | {name: (self.cells, self.noise, made())}
+        return self.__dict__["_made"][name][2]  # type: ignore[no-any-return]
 
     def parts(self, u: Array) -> tuple[Array, Array]:
         """Return the parts (H, S, size) of the surrogate's joint error at inputs u (S, K, d), and log weights (H,)."""

@@ -348,7 +348,7 @@ def _hyperparameters(
     if problem.form == "latent":
         parts = [values for _, values in problem.latent_terms(theta, latents)]
     else:
-        parts = [values for _, values, _, _ in problem.log_likelihood_terms(theta)]
+        parts = list(problem.log_likelihood_values(theta))
     values = np.concatenate(parts, axis=1)
     below = np.cumsum(np.exp(values - np.logaddexp.reduce(values, axis=0)), axis=0)[:-1]
     return np.asarray((rng.random((f, 1, values.shape[1])) > below[None]).sum(axis=1))

@@ -501,7 +501,7 @@ class PopulationCalibration:
             if data.form == "latent":
                 parts = [np.logaddexp.reduce(values, axis=0) for _, values in data.latent_terms(own, eta)]
                 return np.concatenate(parts) + wall
-            parts = [np.logaddexp.reduce(values, axis=0) for _, values, _, _ in data.log_likelihood_terms(own)]
+            parts = [np.logaddexp.reduce(values, axis=0) for values in data.log_likelihood_values(own)]
         return np.asarray(np.concatenate(parts) + data.cells.jacobian.sum() + wall)
 
     def inside(self, theta: Mapping[str, Array], latents: Array, rng: np.random.Generator) -> Array:
