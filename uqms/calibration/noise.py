@@ -1,7 +1,8 @@
 """Noise models: what is added to the simulator's output when it is measured.
 
 A model says what is inferred (`parameters`), the log-density of what was measured given the output, and how to draw it.
-Densities are written once, with the functions of `xp`: NumPy's for many values at once, PyTensor's in the model.
+Densities are written once, with the functions of `xp` (`uqms.parameters.functions`): NumPy's for many values at once,
+PyTensor's in the model.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, Protocol, final, runtime_checkable
 
 import numpy as np
-from scipy import special
 
 from uqms._typing import Array, Bools
 from uqms.errors import InputError
@@ -23,7 +23,6 @@ __all__ = [
     "LogNormalNoise",
     "NegativeBinomialNoise",
     "NoiseModel",
-    "NumPyFunctions",
     "PoissonNoise",
     "Rows",
     "StudentTNoise",
@@ -31,18 +30,6 @@ __all__ = [
 
 LOG_TWO_PI = float(np.log(2.0 * np.pi))
 STIRLING = 1e5  # from here on Stirling's series is exact to the last digit, and differences of log gamma are not
-
-
-class NumPyFunctions:
-    """The functions that a density may use, for arrays; `bridge.PyTensorFunctions` are the same for expressions."""
-
-    exp, log, log1p, sqrt, abs, where = np.exp, np.log, np.log1p, np.sqrt, np.abs, np.where
-    gammaln, log_ndtr, xlogy = special.gammaln, special.log_ndtr, special.xlogy
-
-    @staticmethod
-    def sum(x: Any) -> Any:
-        """Return the sum over the last axis."""
-        return np.sum(x, axis=-1)
 
 
 class Rows(NamedTuple):

@@ -31,6 +31,7 @@ from uqms._typing import Array, RandomState, as_generator
 from uqms.calibration.direct import is_exact
 from uqms.errors import InputError
 from uqms.parameters import Condition, LogUniform, Prior, Uniform
+from uqms.parameters.scale import SCALES
 from uqms.sensitivity._draws import along, checked_points, flattened, wanted_outputs
 from uqms.sensitivity._inputs import IndependentInputs, check_surrogate, independent_inputs
 from uqms.sensitivity._resampling import bayesian_weights, check_prob, one_of
@@ -380,9 +381,5 @@ def _measures(
 def _ends(over: IndependentInputs, column: int) -> float:
     """Return the width of the design box on the scale on which the surrogate takes an input."""
     low, high = over.box.lower[column], over.box.upper[column]
-    scale = over.box.scale[column]
-    if scale == "log":
-        return math.log(high / low)
-    if scale == "logit":
-        return math.log(high / (1.0 - high)) - math.log(low / (1.0 - low))
-    return high - low
+    scale = SCALES[over.box.scale[column]]
+    return float(scale.forward(high) - scale.forward(low))

@@ -2,6 +2,7 @@
 
 from uqms.testing.likelihoods import LIKELIHOOD_BUGS, LikelihoodBug
 from uqms.testing.planted import PLANTED_BUGS, PlantedBug
+from uqms.testing.priors import check_prior
 from uqms.testing.surrogates import Check, Conformance, check_surrogate
 
 __all__ = [
@@ -11,5 +12,6 @@ __all__ = [
     "Conformance",
     "LikelihoodBug",
     "PlantedBug",
+    "check_prior",
     "check_surrogate",
 ]

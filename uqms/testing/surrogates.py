@@ -37,7 +37,7 @@ STANDARD_ERRORS = 5.0
 STEPS = (1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
 MEMBERS = ("domain", "layouts", "scores", "scores_reverse", "decode", "functions")
 TINY = "not judged, since errors are tiny (sd below 0.003 of the output's spread); check a surrogate of fewer runs"
-Need = Literal["one experiment", "several experiments"]
+Need = Literal["one experiment", "several experiments", "every use"]
 
 
 class Check(NamedTuple):
@@ -48,7 +48,8 @@ class Check(NamedTuple):
     name
         What is checked.
     needed_for
-        "one experiment" (a single input) or "several experiments" (errors at different inputs).
+        "one experiment" (a single input) or "several experiments" (errors at different inputs) for a surrogate; "every
+        use" for other parts.
     ok
         Whether the promise is kept; None where it could not be judged.
     measured, limit
@@ -75,15 +76,18 @@ class Check(NamedTuple):
 @final
 @dataclass(frozen=True)
 class Conformance:
-    """What `check_surrogate` found.
+    """What `check_surrogate` or `check_prior` found.
 
     Attributes
     ----------
     checks
         One a promise, in order; what follows from one that is not kept is not judged.
+    part
+        What was checked: "surrogate" or "prior".
     """
 
     checks: tuple[Check, ...]
+    part: str = "surrogate"
 
     @property
     def ok(self) -> bool:
@@ -107,11 +111,11 @@ class Conformance:
 
     def __str__(self) -> str:
         passed = sum(check.ok is True for check in self.checks)
-        lines = [f"surrogate: {passed} of {len(self.checks)} checks passed, {len(self.failed)} failed"]
+        lines = [f"{self.part}: {passed} of {len(self.checks)} checks passed, {len(self.failed)} failed"]
         lines += [f"  {check}" for check in self.checks]
-        if self.failed and self.one_experiment:
+        if self.failed and self.one_experiment and self.part == "surrogate":
             lines.append("  It can be used in a calibration of one experiment, not of several: see what failed.")
-        if not self.failed and not self.ok:
+        if not self.failed and not self.ok and self.part == "surrogate":
             lines.append(
                 "  Some promises could not be judged: check a surrogate of fewer runs, whose errors are larger."
             )
@@ -130,7 +134,7 @@ class Conformance:
             lines = [f"  {check}" for check in self.checks if check.ok is what]
             verb = "are failed" if self.failed else "could not be judged"
             raise ConformanceError(
-                f"{len(lines)} of {len(self.checks)} checks of the surrogate {verb}:\n" + "\n".join(lines)
+                f"{len(lines)} of {len(self.checks)} checks of the {self.part} {verb}:\n" + "\n".join(lines)
             )
 
 

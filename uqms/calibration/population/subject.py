@@ -31,6 +31,7 @@ from uqms.calibration.population.layout import Layout, from_natural, read_subjec
 from uqms.calibration.population.prediction import Measured, Shared, curves
 from uqms.calibration.predict import PosteriorPrediction
 from uqms.errors import ConvergenceWarning, ExtrapolationError, InputError
+from uqms.parameters.scale import SCALES
 
 if TYPE_CHECKING:
     from uqms.calibration.population.posterior import PopulationPosterior
@@ -418,13 +419,12 @@ def _within(data: NewData, sigma: Array) -> Array:
 
 def _wall(shared: Shared, natural: Array, walls: list[Any]) -> Array:
     from uqms.calibration.population.layout import WALL
-    from uqms.calibration.population.problem import density_scale
 
     population, total = shared.problem.population, np.zeros(len(natural))
     for name, low, high, scale in walls:
         i = population.individual.index(name)
         own = from_natural(natural[..., i], population.scales[i])
-        u = (density_scale(own, scale) - low) / (high - low)
+        u = (SCALES[scale].forward(own) - low) / (high - low)
         total -= 0.5 * np.sum((np.maximum(-u, 0.0) + np.maximum(u - 1.0, 0.0)) ** 2, axis=1) / WALL**2
     return total
 

@@ -1,4 +1,4 @@
-"""Checks of arguments that the modules of this room share."""
+"""Checks of arguments that all rooms share: what was got, what is accepted, and how to mend it."""
 
 import json
 import keyword
