@@ -17,8 +17,8 @@ MODULES: dict[str, set[str]] = {
     **{name: set() for name in _NOWHERE},
     "cloudpickle": {"simulators/process.py", "runs/pool.py"},
 }
-# A module that only a variable names: one file follows the imports of the user's own function; the other imports a module
-# that a file names, after its source was seen to define the class that is wanted.
+# A module that only a variable names: one file follows the imports of the user's own function; the other imports a
+# module that a file names, after its source was seen to define the class that is wanted.
 FOLLOWS = {"simulators/_identity.py", "_import_names.py"}
 BUILTINS = {"eval", "exec", "compile", "__import__", "__builtins__"}
 NAMES = BUILTINS | {

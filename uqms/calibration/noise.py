@@ -11,6 +11,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol, final, runtime_checkable
 
 import numpy as np
 
+from uqms import _checks as check
 from uqms._typing import Array, Bools
 from uqms.errors import InputError
 from uqms.parameters import Prior
@@ -491,8 +492,7 @@ class BinomialNoise:
 
     def __post_init__(self) -> None:
         n = self.trials
-        if n is not None and (isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1):
-            raise InputError(f"BinomialNoise: trials is {n!r}; give a whole number of at least 1.")
+        check.whole("BinomialNoise", "trials", n, optional=True)
 
     @property
     def parameters(self) -> Mapping[str, Prior | float]:

@@ -15,6 +15,7 @@ import pandas as pd
 import xarray as xr
 from scipy.special import ndtr
 
+from uqms import _checks as check
 from uqms._typing import Array, ArrayLike, Ints, RandomState, as_generator
 from uqms.calibration import _correlated, _exact, _marginal
 from uqms.calibration.conditioned import ConditionedPrior
@@ -805,8 +806,7 @@ class Calibration:
         """
         from uqms.calibration.mode import maximum_a_posteriori
 
-        if isinstance(starts, bool) or not isinstance(starts, int | np.integer) or starts < 1:
-            raise InputError(f"maximum_a_posteriori: starts is {starts!r}; give a whole number of at least 1.")
+        check.whole("maximum_a_posteriori", "starts", starts)
         return maximum_a_posteriori(self, int(starts), as_generator(rng))
 
     def on_the_real_line(self, points: Mapping[str, Array]) -> Array:

@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
+from uqms import _checks as check
 from uqms._typing import Array
 from uqms.calibration import PopulationPosterior
 from uqms.errors import DataError, InputError
@@ -110,8 +111,7 @@ def covariate_trends(
     ----------
     Savic & Karlsson (2009), doi:10.1208/s12248-009-9133-0, on what shrinkage does to such lines.
     """
-    if not 0.0 < prob < 1.0:
-        raise InputError(f"covariate_trends: prob is {prob!r}; give a probability between 0 and 1.")
+    check.probability("covariate_trends", "prob", prob)
     table = covariate_columns(posterior, subjects, covariates, "covariate_trends")
     there = posterior.problem.subjects.measured
     population = posterior.problem.population

@@ -20,7 +20,6 @@ from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, final
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 
 from uqms._typing import Array
 from uqms.errors import InputError
@@ -142,6 +141,8 @@ def _integral(log_density: Callable[[Array], Array], low: Array, high: Array) ->
 
 def _panels(log_density: Callable[[Array], Array], label: str) -> tuple[Array, Array]:
     """Return edges (m + 1,) and masses (m,) of panels that hold the mass."""
+    from scipy.optimize import minimize_scalar
+
     values = log_density(SEARCHED)
     best = int(np.argmax(values))
     if not np.isfinite(values[best]):

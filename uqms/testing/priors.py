@@ -40,8 +40,8 @@ def check_prior(prior: Prior) -> Conformance:
     """Check that a prior of your own does what designs, calibration and files rely on.
 
     Use it in a test of your class, for a few values of its arguments. It finds a density without its normalising
-    constant, a distribution function or quantiles of another distribution, wrong moments, a density that differs between
-    arrays and expressions or has no derivative, and a class that a file cannot name.
+    constant, a distribution function or quantiles of another distribution, wrong moments, a density that differs
+    between arrays and expressions or has no derivative, and a class that a file cannot name.
 
     Parameters
     ----------
@@ -51,8 +51,8 @@ def check_prior(prior: Prior) -> Conformance:
     Returns
     -------
     Conformance
-        `print` it, ask it for `ok`, `failed` or `table`, or let it `raise_failed`. Errors that the prior raises are failed
-        checks that quote them.
+        `print` it, ask it for `ok`, `failed` or `table`, or let it `raise_failed`. Errors that the prior raises are
+        failed checks that quote them.
 
     Raises
     ------

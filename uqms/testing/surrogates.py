@@ -21,8 +21,9 @@ from typing import Any, Literal, NamedTuple, final
 import numpy as np
 import pandas as pd
 
+from uqms import _checks as check
 from uqms._typing import Array, Bools, RandomState, as_generator
-from uqms.errors import ConformanceError, InputError
+from uqms.errors import ConformanceError
 from uqms.parameters import Box
 from uqms.surrogates import Layout, Scores, Surrogate
 
@@ -175,8 +176,7 @@ def check_surrogate(surrogate: Surrogate, *, rng: RandomState = 0, draws: int = 
     >>> uq.testing.check_surrogate(surrogate).ok
     True
     """
-    if isinstance(draws, bool) or not isinstance(draws, int) or draws < 500:
-        raise InputError(f"check_surrogate: draws is {draws!r}; give a whole number of at least 500.")
+    check.whole("check_surrogate", "draws", draws, least=500)
     probe = _Probe(surrogate, draws, int(as_generator(rng).integers(2**31)))
     done: dict[str, Check] = {}
     for one in CHECKS:

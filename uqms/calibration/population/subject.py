@@ -24,6 +24,7 @@ import pandas as pd
 import xarray as xr
 from scipy.special import gammaln
 
+from uqms import _checks as check
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.calibration.likelihood import merge_close
 from uqms.calibration.observations import Observations
@@ -90,8 +91,7 @@ class SubjectPosterior:
         InputError
             When `prob` is not between 0 and 1.
         """
-        if not 0.0 < prob < 1.0:
-            raise InputError(f"summary: prob is {prob!r}; give a probability between 0 and 1.")
+        check.probability("summary", "prob", prob)
         tail, rows = 0.5 * (1.0 - prob), {}
         for name, values in self.draws.data_vars.items():
             flat = values.values.ravel()
