@@ -84,7 +84,7 @@ class Prior(ABC):
     ...     def _log_density(self, x, xp):
     ...         return xp.log(self.rate) - self.rate * x
     >>> prior = Exponential(0.5)
-    >>> prior.quantile(0.5).round(6), round(prior.moments.mean, 6)
+    >>> round(float(prior.quantile(0.5)), 6), round(prior.moments.mean, 6)
     (1.386294, 2.0)
     """
 
