@@ -75,7 +75,7 @@ BUGS = (
     Bug(
         "covariance between inputs dropped",
         f"{CALIBRATION}/_gaussian.py",
-        "            for e in range(j):\n                s -= L[i, e] * L[j, e]\n            L[i, j] = s / L[j, j]\n\n\n",
+        "                s -= L[i, e] * L[j, e]\n            L[i, j] = s / L[j, j]\n\n\n",
         "            L[i, j] = 0.0 * s\n\n\n",
         (*DENSE, *values("scalar_replicates", "own_surrogate"), *models("scalar_replicates")),
     ),
@@ -306,8 +306,8 @@ BUGS = (
     Bug(
         "noise of a transformed output on the transformed scale",
         f"{CALIBRATION}/density.py",
-        '    if transform.name == "log":\n        return xp.exp(latent)\n',
-        '    if transform.name == "log":\n        return latent\n',
+        "        values = cells.responses[g].inverse(y[..., cells.row_cell[at]], xp)\n",
+        "        values = y[..., cells.row_cell[at]]\n",
         values("log_gaussian", "log_poisson"),
     ),
     # ------------------------------------------------------------------ priors
@@ -327,9 +327,9 @@ BUGS = (
     ),
     Bug(
         "Jacobian of the map to unconstrained space left out",
-        f"{CALIBRATION}/bridge.py",
-        "            return low + width * pt.sigmoid(z), pt.log(width) - pt.softplus(-z) - pt.softplus(z)\n",
-        "            return low + width * pt.sigmoid(z), pt.log(width)\n",
+        "uqms/parameters/scale.py",
+        "            slope = xp.log(self.high - self.low) - xp.softplus(-z) - xp.softplus(z)\n",
+        "            slope = xp.log(self.high - self.low) + 0.0 * z\n",
         (
             *tests("calibration/test_joint_priors.py", "test_model_has_the_density_of_the_problem_and_its_gradient"),
             *models("priors_first"),

@@ -6,13 +6,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Array", "ArrayLike", "Bools", "Ints", "Named", "RandomState", "Scale", "as_generator"]
+__all__ = ["Array", "ArrayLike", "Bools", "Ints", "Named", "RandomState", "ScaleName", "as_generator"]
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 Named = Mapping[str, ArrayLike]
-Scale = Literal["identity", "log", "logit"]
+ScaleName = Literal["identity", "log", "logit"]
 RandomState = int | np.random.Generator
 
 

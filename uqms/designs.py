@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, final
 
 import numpy as np
 
+from uqms import _checks as check
 from uqms._typing import Array, Bools, Ints, RandomState, as_generator
 from uqms.errors import DesignError, InputError
 from uqms.parameters import Box, ParameterSpace
-from uqms.parameters import _checks as check
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -11,6 +11,7 @@ from typing import Any, final
 import numpy as np
 import xarray as xr
 
+from uqms import _checks as check
 from uqms._typing import Array
 from uqms.errors import DataError, InputError
 
@@ -121,7 +122,7 @@ def half_life(curves: xr.DataArray, dim: str, points: int = 4) -> xr.DataArray:
     2.0
     """
     values, t = _along(curves, dim)
-    if isinstance(points, bool) or not isinstance(points, int | np.integer) or points < 2:
+    if not check.is_whole(points, 2):
         raise InputError(f"half_life: points is {points!r}; a slope takes a whole number of at least 2.")
     last, t = values[..., -points:], t[-points:]
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -157,8 +158,7 @@ def equal_tailed[Draws: (xr.DataArray, xr.Dataset)](draws: Draws, prob: float) -
     InputError
         When `prob` is not between 0 and 1.
     """
-    if not 0.0 < prob < 1.0:
-        raise InputError(f"interval: prob is {prob!r}; give a probability between 0 and 1.")
+    check.probability("interval", "prob", prob)
     tail = 0.5 * (1.0 - prob)
     bounds = draws.quantile([tail, 1.0 - tail], dim="sample").rename(quantile="bound")
     return bounds.assign_coords(bound=["lower", "upper"])

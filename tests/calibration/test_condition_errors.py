@@ -87,7 +87,7 @@ def test_likelihood_is_that_at_the_true_conditions(form: str) -> None:
 
 
 def _student(problem: uq.Calibration) -> tuple[Any, ...]:
-    from uqms.calibration.noise import NumPyFunctions
+    from uqms.parameters.functions import NumPyFunctions
 
     return problem.cells.rows(0), {"sigma": 0.2, "df": 4.0}, NumPyFunctions
 

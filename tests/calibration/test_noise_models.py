@@ -13,7 +13,8 @@ from scipy import stats
 
 import uqms as uq
 from uqms.calibration.density import noise_sd
-from uqms.calibration.noise import NoiseModel, NumPyFunctions, Rows
+from uqms.calibration.noise import NoiseModel, Rows
+from uqms.parameters.functions import NumPyFunctions
 from uqms.surrogates import GaussianProcessSurrogate, Layout
 from uqms.surrogates.outputs import OutputBasis
 from uqms.surrogates.transforms import IDENTITY, Transform

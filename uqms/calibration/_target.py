@@ -24,6 +24,7 @@ from numba import types
 from uqms._typing import Array
 from uqms.calibration._map import from_line, to_line
 from uqms.calibration._process_gaussian import process_gaussian
+from uqms.parameters.compiled_density import BETA, GAMMA, INVERSE_GAMMA, LOG_NORMAL, LOG_UNIFORM, NORMAL
 
 __all__ = ["PRIOR", "density_function", "expand_function"]
 
@@ -70,24 +71,24 @@ def _parameter(row: Array, z: float) -> tuple[float, float, float, float, float,
         unit = theta * (1.0 - theta)
         value -= _softplus(-v) + _softplus(v)
         by_v = 1.0 - 2.0 * theta
-    if family == 1:  # log-uniform
+    if family == LOG_UNIFORM:
         value -= v
         by_v -= 1.0
-    elif family == 2:  # normal, cut or not: a mean, b sd, c the standardised point of reference
+    elif family == NORMAL:  # truncated or not: a mean, b sd, c the standardised point of reference
         t = (theta - a) / b
         value -= 0.5 * (t - c) * (t + c)
         by_v -= t / b * unit
-    elif family == 3:  # log-normal
+    elif family == LOG_NORMAL:
         t = (v - a) / b
         value -= 0.5 * (t - c) * (t + c) + v
         by_v -= t / b + 1.0
-    elif family == 4:  # beta
+    elif family == BETA:
         value -= (a - 1.0) * _softplus(-v) + (b - 1.0) * _softplus(v)
         by_v += (a - 1.0) * (1.0 - theta) - (b - 1.0) * theta
-    elif family == 5:  # gamma
+    elif family == GAMMA:
         value += (a - 1.0) * v - b * theta
         by_v += a - 1.0 - b * theta
-    elif family == 6:  # inverse gamma
+    elif family == INVERSE_GAMMA:
         value -= (a + 1.0) * v + b / theta
         by_v += b / theta - a - 1.0
     return v, theta, value + row[7], by_z + by_v * slope, slope, unit

@@ -15,13 +15,13 @@ from uqms._typing import Array, Ints
 from uqms.calibration.answer import log_priors
 from uqms.calibration.computation import APPROXIMATION, sampler_checks
 from uqms.calibration.density import draw_rows, row_terms
-from uqms.calibration.noise import NumPyFunctions
 from uqms.calibration.parts import JointCalibration
 from uqms.calibration.predict import conditional_moments, correlated_noise, draw_jointly, own_cells
 from uqms.calibration.problem import Calibration, Piece
 from uqms.calibration.samplers import Sampler
 from uqms.calibration.verdict import Sampled, Verdict
 from uqms.errors import ConformanceError, InputError
+from uqms.parameters.functions import NumPyFunctions
 
 __all__ = [
     "check_derived",

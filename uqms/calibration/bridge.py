@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from functools import reduce, singledispatch
+from functools import reduce
 from typing import Any, NamedTuple, final
 
 import numpy as np
@@ -11,7 +11,7 @@ import pytensor
 import pytensor.tensor as pt
 from pymc.distributions.transforms import Transform
 from pytensor.gradient import disconnected_type, grad_not_implemented
-from pytensor.graph.basic import Apply
+from pytensor.graph.basic import Apply, Variable
 from pytensor.graph.op import Op
 from pytensor.link.numba.dispatch.basic import (
     generate_fallback_impl,
@@ -19,7 +19,7 @@ from pytensor.link.numba.dispatch.basic import (
     register_funcify_default_op_cache_key,
 )
 
-from uqms._typing import Array, Scale
+from uqms._typing import Array, ScaleName
 from uqms.calibration import _gaussian, _latent_outputs
 from uqms.calibration.conditioned import ConditionedPrior
 from uqms.calibration.constraints import Bounds, Constraint, evaluate, solved
@@ -29,22 +29,8 @@ from uqms.calibration.gaussian import block_of, cell_means
 from uqms.calibration.likelihood import Cells, check_scale
 from uqms.calibration.success import Success
 from uqms.errors import InputError
-from uqms.parameters import (
-    Beta,
-    Box,
-    Gamma,
-    HalfNormal,
-    InverseGamma,
-    LogitNormal,
-    LogNormal,
-    LogUniform,
-    MultivariateNormal,
-    Normal,
-    NormalMixture,
-    Prior,
-    TruncatedNormal,
-    Uniform,
-)
+from uqms.parameters import Box, Prior
+from uqms.parameters.scale import SCALES, Interval
 from uqms.surrogates import _fused
 from uqms.surrogates.gp import GaussianProcessSurrogate
 from uqms.surrogates.process import Scores
@@ -57,83 +43,6 @@ NO_DERIVATIVE = "the surrogate's outputs jump, so that its likelihood has no der
 
 
 # --- priors -----------------------------------------------------------------------------------------------------------
-
-
-@singledispatch
-def log_density(prior: Prior, x: Any) -> Any:
-    """Return the log-density of a prior as a PyTensor expression."""
-    raise InputError(f"No PyTensor density for the prior {prior!r}; use one of the families of uqms.parameters.")
-
-
-@log_density.register
-def _(prior: Uniform, x: Any) -> Any:
-    return pm.logp(pm.Uniform.dist(prior.low, prior.high), x)
-
-
-@log_density.register
-def _(prior: LogUniform, x: Any) -> Any:
-    inside = pt.and_(pt.ge(x, prior.low), pt.le(x, prior.high))
-    return pt.switch(inside, -pt.log(x) - np.log(np.log(prior.high / prior.low)), -np.inf)
-
-
-@log_density.register
-def _(prior: Normal, x: Any) -> Any:
-    return pm.logp(pm.Normal.dist(prior.mean, prior.sd), x)
-
-
-@log_density.register
-def _(prior: LogNormal, x: Any) -> Any:
-    return pm.logp(pm.LogNormal.dist(np.log(prior.median), prior.sigma), x)
-
-
-@log_density.register
-def _(prior: LogitNormal, x: Any) -> Any:
-    return pm.logp(pm.LogitNormal.dist(np.log(prior.median / (1.0 - prior.median)), prior.sigma), x)
-
-
-@log_density.register
-def _(prior: TruncatedNormal, x: Any) -> Any:
-    return pm.logp(pm.TruncatedNormal.dist(prior.mean, prior.sd, lower=prior.low, upper=prior.high), x)
-
-
-@log_density.register
-def _(prior: HalfNormal, x: Any) -> Any:
-    return pm.logp(pm.HalfNormal.dist(prior.sd), x)
-
-
-@log_density.register
-def _(prior: Beta, x: Any) -> Any:
-    return pm.logp(pm.Beta.dist(prior.alpha, prior.beta), x)
-
-
-@log_density.register
-def _(prior: Gamma, x: Any) -> Any:
-    return pm.logp(pm.Gamma.dist(prior.shape, prior.rate), x)
-
-
-@log_density.register
-def _(prior: InverseGamma, x: Any) -> Any:
-    return pm.logp(pm.InverseGamma.dist(prior.alpha, prior.beta), x)
-
-
-def scaled(x: Any, scale: Scale) -> Any:
-    """Return x on the surrogate-input scale."""
-    if scale == "log":
-        return pt.log(x)
-    return pt.log(x) - pt.log1p(-x) if scale == "logit" else x
-
-
-def _on_scale(x: Any, scale: Scale, xp: Any) -> Any:
-    if scale == "identity":
-        return x
-    return xp.log(x) - (xp.log1p(-x) if scale == "logit" else 0.0)
-
-
-def _number(x: float, scale: Scale) -> float:
-    with np.errstate(divide="ignore"):
-        if scale == "log":
-            return float(np.log(x))
-        return float(np.log(x) - np.log1p(-x)) if scale == "logit" else float(x)
 
 
 @final
@@ -150,76 +59,50 @@ class RealLine(Transform):  # type: ignore[misc]
         self,
         lower: float,
         upper: float,
-        scale: Scale,
+        scale: ScaleName,
         bounds: Bounds | None = None,
         fixed: Mapping[str, float] | None = None,
         others: Sequence[str] = (),
     ) -> None:
-        self.lower, self.upper, self.scale = lower, upper, scale
-        self.low, self.high = _number(lower, scale), _number(upper, scale)
+        self.lower, self.upper, self.interval = lower, upper, Interval.of(lower, upper, SCALES[scale])
         self.bounds, self.fixed, self.others = bounds, fixed or {}, tuple(others)
 
     def forward(self, value: Any, *inputs: Any) -> Any:
         """Return the point of the real line."""
-        return self.point(value, pt, self._given(inputs))
+        return self.point(value, PyTensorFunctions, self._given(inputs))
 
     def point(self, value: Any, xp: Any, given: Mapping[str, Any] | None = None) -> Any:
-        """Return the point of the real line, with the functions of `xp`: pytensor.tensor or numpy.
+        """Return the point of the real line, with the functions of `xp`.
 
         `given` are the parameters that bounds depend on.
         """
-        low, high = self._ends(xp, given or {})
-        v = _on_scale(value, self.scale, xp)
-        if low is not None and high is not None:
-            return xp.log(v - low) - xp.log(high - v)
-        if low is not None:
-            return xp.log(v - low)
-        return -xp.log(high - v) if high is not None else v
+        return self._between(xp, given or {}).to_real(value, xp)
+
+    def backward(self, value: Any, *inputs: Any) -> Any:
+        """Return the parameter in its own unit."""
+        return self._between(PyTensorFunctions, self._given(inputs)).from_real(value, PyTensorFunctions)
+
+    def log_jac_det(self, value: Any, *inputs: Any) -> Any:
+        """Return log |d parameter / d value|."""
+        return self._between(PyTensorFunctions, self._given(inputs)).log_jacobian(value, PyTensorFunctions)
 
     def _given(self, inputs: Sequence[Any]) -> dict[str, Any]:
         """Return the parameters before by name: the last inputs of the variable."""
         return dict(zip(self.others, inputs[len(inputs) - len(self.others) :], strict=True))
 
-    def _ends(self, xp: Any, given: Mapping[str, Any]) -> tuple[Any, Any]:
-        """Return the ends on the surrogate-input scale, None for one at infinity."""
-        low = self.low if np.isfinite(self.low) else None
-        high = self.high if np.isfinite(self.high) else None
+    def _between(self, xp: Any, given: Mapping[str, Any]) -> Interval:
+        """Return the interval that the bounds leave."""
         if self.bounds is None:
-            return low, high
-        values = {**self.fixed, **given}
+            return self.interval
+        values, scale = {**self.fixed, **given}, self.interval.scale
+        low, high = self.interval.low, self.interval.high
         if self.bounds.lower:
             ends = [evaluate(one, values, xp) for one in self.bounds.lower]
-            low = _on_scale(reduce(xp.maximum, [*ends, self.lower] if low is not None else ends), self.scale, xp)
+            low = scale.forward(reduce(xp.maximum, [*ends, self.lower] if low is not None else ends), xp)
         if self.bounds.upper:
             ends = [evaluate(one, values, xp) for one in self.bounds.upper]
-            high = _on_scale(reduce(xp.minimum, [*ends, self.upper] if high is not None else ends), self.scale, xp)
-        return low, high
-
-    def _scaled_value(self, z: Any, inputs: Sequence[Any]) -> tuple[Any, Any]:
-        """Return the value on the surrogate-input scale and the log of its derivative."""
-        low, high = self._ends(pt, self._given(inputs))
-        if low is not None and high is not None:
-            width = high - low
-            return low + width * pt.sigmoid(z), pt.log(width) - pt.softplus(-z) - pt.softplus(z)
-        if low is not None:
-            return low + pt.exp(z), z
-        if high is not None:
-            return high - pt.exp(-z), -z
-        return z, pt.zeros_like(z)
-
-    def backward(self, value: Any, *inputs: Any) -> Any:
-        """Return the parameter in its own unit."""
-        v, _ = self._scaled_value(value, inputs)
-        if self.scale == "log":
-            return pt.exp(v)
-        return pt.sigmoid(v) if self.scale == "logit" else v
-
-    def log_jac_det(self, value: Any, *inputs: Any) -> Any:
-        """Return log |d parameter / d value|."""
-        v, log_slope = self._scaled_value(value, inputs)
-        if self.scale == "log":
-            return log_slope + v
-        return log_slope - pt.softplus(-v) - pt.softplus(v) if self.scale == "logit" else log_slope
+            high = scale.forward(reduce(xp.minimum, [*ends, self.upper] if high is not None else ends), xp)
+        return Interval(low, high, scale)
 
 
 def prior_variable(name: str, prior: Prior, lower: float, upper: float) -> Any:
@@ -229,7 +112,7 @@ def prior_variable(name: str, prior: Prior, lower: float, upper: float) -> Any:
 
     def logp(value: Any, low: Any, high: Any) -> Any:
         inside = pt.and_(pt.ge(value, low), pt.le(value, high))
-        return pt.switch(inside, log_density(prior, value) - log_mass, -np.inf)
+        return pt.switch(inside, prior.log_density(value, PyTensorFunctions) - log_mass, -np.inf)
 
     def random(low: Any, high: Any, rng: np.random.Generator, size: Any = None) -> Any:
         return prior.quantile(low_p + (high_p - low_p) * rng.random(size))
@@ -275,34 +158,6 @@ def prior_variables(law: ConditionedPrior) -> dict[str, Any]:
     return values
 
 
-@singledispatch
-def _conditional(block: Any, s: list[Any], j: int) -> Any:
-    """Return the log-density of s_j given those before it, on the scales of a block, without its constant."""
-    raise InputError(f"No PyTensor density for the joint prior {block!r}.")
-
-
-@_conditional.register
-def _(block: MultivariateNormal, s: list[Any], j: int) -> Any:
-    w = [(one - mean) / sd for one, mean, sd in zip(s, block.mean, block.sd, strict=False)]
-    row = block.factor[j]
-    weights = np.linalg.solve(block.factor[:j, :j].T, row[:j]) if j else ()
-    e = (w[j] - sum(float(c) * one for c, one in zip(weights, w[:j], strict=True))) / row[j]
-    return -0.5 * e**2 - np.log(row[j] * block.sd[j])
-
-
-@_conditional.register
-def _(block: NormalMixture, s: list[Any], j: int) -> Any:
-    means, roots = np.array(block.means), block.roots
-    e: list[Any] = []  # of every component, given the parameters before
-    terms: list[Any] = []
-    for i in range(j + 1):
-        centre = means[:, i] + sum(roots[:, i, h] * e[h] for h in range(i))
-        e.append((s[i] - centre) / roots[:, i, i])
-        terms.append(-0.5 * e[i] ** 2 - np.log(roots[:, i, i]))
-    before = np.log(block.weights) + sum(terms[:-1])
-    return pt.logsumexp(before + terms[-1]) - pt.logsumexp(before)
-
-
 def _dependent_variable(
     name: str,
     law: ConditionedPrior,
@@ -324,18 +179,16 @@ def _dependent_variable(
 
     def density(now: Mapping[str, Any]) -> Any:
         if place is None:
-            return log_density(prior, now[name]) - np.log(law.levels[name][1] - law.levels[name][0])
+            return prior.log_density(now[name], PyTensorFunctions) - np.log(law.levels[name][1] - law.levels[name][0])
         (_, block, _, _, log_mass), j = place
-        x, scale = now[name], block.scale[j]
-        log_slope = 0.0 if scale == "identity" else pt.log(x) + (pt.log1p(-x) if scale == "logit" else 0.0)
-        s = [scaled(now[n], one) for n, one in zip(block.names[: j + 1], block.scale, strict=False)]
-        return _conditional(block, s, j) - log_slope - 0.5 * np.log(2.0 * np.pi) - (log_mass if j == 0 else 0.0)
+        before = [now[n] for n in block.names[: j + 1]]
+        return block.conditional_log_density(before, PyTensorFunctions) - (log_mass if j == 0 else 0.0)
 
     def logp(value: Any, low: Any, high: Any, *others: Any) -> Any:
         now = {**(law.fixed or {}), **dict(zip(needed, others, strict=True)), name: value}
         inside = pt.and_(pt.ge(value, low), pt.le(value, high))
         for constraint in constraints:
-            inside = pt.and_(inside, constraint.allows(now, pt))
+            inside = pt.and_(inside, constraint.allows(now, PyTensorFunctions))
         total = density(now) - log_share
         if success is not None:
             total += LogSuccessOp(success)(pt.stack([now[n] for n in success.names]))[0]
@@ -771,8 +624,9 @@ def unit_inputs(box: Box, theta: Mapping[str, Any], rows: int | None = None) -> 
     """Return inputs (k, d) in the unit cube from named tensors or numbers of shape () or (k,)."""
     columns = []
     for name, low, high, scale in zip(box.names, box.lower, box.upper, box.scale, strict=True):
-        a, b = _number(low, scale), _number(high, scale)
-        columns.append((scaled(pt.as_tensor(theta[name], dtype="float64"), scale) - a) / (b - a))
+        forward = SCALES[scale].forward
+        a, b = float(forward(low)), float(forward(high))
+        columns.append((forward(pt.as_tensor(theta[name], dtype="float64"), PyTensorFunctions) - a) / (b - a))
     if all(column.ndim == 0 for column in columns):  # a join of columns would take seconds to compile
         return pt.stack(columns)[None, :] if rows in (None, 1) else pt.ones((rows, 1)) * pt.stack(columns)[None, :]
     ones = pt.ones(rows) if rows is not None else pt.ones_like(next(c for c in columns if c.ndim))
@@ -797,9 +651,8 @@ def exact_scores(surrogate: Surrogate, u: Any) -> Any:
     columns = []
     box = surrogate.domain
     for j, (low, high, scale) in enumerate(zip(box.lower, box.upper, box.scale, strict=True)):
-        a, b = _number(low, scale), _number(high, scale)
-        v = a + (b - a) * u[:, j]
-        columns.append(pt.exp(v) if scale == "log" else pt.sigmoid(v) if scale == "logit" else v)
+        a, b = float(SCALES[scale].forward(low)), float(SCALES[scale].forward(high))
+        columns.append(SCALES[scale].inverse(a + (b - a) * u[:, j], PyTensorFunctions))
     return surrogate.expression(columns)
 
 
@@ -889,27 +742,72 @@ def as_tensor(
 # --- the likelihood ---------------------------------------------------------------------------------------------------
 
 
-class PyTensorFunctions:
-    """The functions that a density may use, for expressions; `noise.NumPyFunctions` are the same for arrays."""
+SQRT_2 = float(np.sqrt(2.0))
 
-    exp, log, log1p, sqrt, abs, where = pt.exp, pt.log, pt.log1p, pt.sqrt, pt.abs, pt.where
-    gammaln = pt.gammaln
+
+def _float64(x: Any) -> Any:
+    """Return an expression; PyTensor itself takes a number such as 0.5 as float32, and so its logarithm."""
+    return x if isinstance(x, Variable) else pt.constant(np.asarray(x, dtype=np.float64))
+
+
+def _double(function: Callable[[Any], Any]) -> Any:
+    return staticmethod(lambda x: function(_float64(x)))
+
+
+class PyTensorFunctions:
+    """The functions that a formula may use, for expressions: those of `uqms.parameters.functions.NumPyFunctions`."""
+
+    exp, log, log1p, sqrt, abs = map(_double, (pt.exp, pt.log, pt.log1p, pt.sqrt, pt.abs))
+    gammaln, expit, softplus, zeros_like = map(_double, (pt.gammaln, pt.sigmoid, pt.softplus, pt.zeros_like))
+    where, maximum, minimum, isinf = pt.where, pt.maximum, pt.minimum, pt.isinf
+
+    @staticmethod
+    def asarray(x: Any) -> Any:
+        """Return an expression of float64."""
+        return _float64(x)
+
+    @staticmethod
+    def clip(x: Any, low: float, high: float) -> Any:
+        """Return x within two bounds, of which infinite ones leave no trace in the graph."""
+        x = pt.maximum(x, low) if np.isfinite(low) else x
+        return pt.minimum(x, high) if np.isfinite(high) else x
+
+    @staticmethod
+    def logit(x: Any) -> Any:
+        """Return log(x / (1 - x))."""
+        x = _float64(x)
+        return pt.log(x) - pt.log1p(-x)
 
     @staticmethod
     def xlogy(x: Any, y: Any) -> Any:
         """Return x log y, 0 where x is 0."""
+        x, y = _float64(x), _float64(y)
         nothing = pt.eq(x, 0)
         return pt.switch(nothing, 0.0, x * pt.log(pt.switch(nothing, 1.0, y)))
 
     @staticmethod
+    def xlog1py(x: Any, y: Any) -> Any:
+        """Return x log(1 + y), 0 where x is 0."""
+        x, y = _float64(x), _float64(y)
+        nothing = pt.eq(x, 0)
+        return pt.switch(nothing, 0.0, x * pt.log1p(pt.switch(nothing, 0.0, y)))
+
+    @staticmethod
     def log_ndtr(x: Any) -> Any:
-        """Return the log of the standard normal distribution function."""
-        return pm.distributions.dist_math.normal_lcdf(0.0, 1.0, x)
+        """Return the log of the standard normal distribution function; PyMC's is in single precision in part."""
+        x = _float64(x)
+        below, above = pt.minimum(x, 0.0) / SQRT_2, pt.maximum(x, 0.0) / SQRT_2  # neither overflows, nor its derivative
+        return pt.switch(x < 0.0, pt.log(0.5 * pt.erfcx(-below)) - below**2, pt.log1p(-0.5 * pt.erfc(above)))
 
     @staticmethod
     def sum(x: Any) -> Any:
         """Return the sum over the last axis."""
         return x.sum(axis=-1)
+
+    @staticmethod
+    def logsumexp(x: Any) -> Any:
+        """Return the log of the sum of exponentials over the last axis."""
+        return pt.logsumexp(x, axis=-1)
 
 
 def likelihood(

@@ -14,27 +14,16 @@ from typing import Any, Protocol, Self, final
 
 import numpy as np
 
-from uqms._typing import Array, Ints, Scale
+from uqms._typing import Array, Ints
 from uqms.calibration.gaussian import block_of, reduced
 from uqms.calibration.parts import JointCalibration
 from uqms.calibration.problem import Calibration
-from uqms.parameters import (
-    Beta,
-    Gamma,
-    HalfNormal,
-    InverseGamma,
-    LogNormal,
-    LogUniform,
-    Normal,
-    Prior,
-    TruncatedNormal,
-    Uniform,
-)
+from uqms.parameters import Prior
+from uqms.parameters.scale import SCALES, Interval
 from uqms.surrogates.gp import GaussianProcessSurrogate
 
 __all__ = ["Linear", "Map", "Movable", "Target", "evaluate", "expand", "on_the_line", "target"]
 
-SCALES: tuple[Scale, ...] = ("identity", "log", "logit")
 AGREEMENT = 1e-6  # relative, between this likelihood and the calibration's own
 NUDGES, ROUNDING = (1e-9, 2e-9, 3e-9), 30.0  # of the parameters; times what rounding is seen to do
 
@@ -287,11 +276,11 @@ class Movable(Protocol):
 
 def on_the_line(problem: Calibration, theta: Mapping[str, Array]) -> Array:
     """Return points of the real line (n, P), in the order of `problem.priors`, for parameters, each (n,)."""
-    columns = []
-    for name, prior in problem.priors.items():
-        low, high = (float(_scaled(end, prior.scale)) for end in problem.limits(name))
-        columns.append(_line(prior.scale, low, high, theta[name]))
-    return np.column_stack(columns)
+    return np.column_stack([interval.to_real(theta[name]) for name, interval in _intervals(problem).items()])
+
+
+def _intervals(problem: Calibration) -> dict[str, Interval]:
+    return {name: Interval.of(*problem.limits(name), SCALES[p.scale]) for name, p in problem.priors.items()}
 
 
 def target(problem: Calibration | JointCalibration) -> Target | None:
@@ -305,14 +294,15 @@ def target(problem: Calibration | JointCalibration) -> Target | None:
         return None
     if problem.fixed or problem.uncertain or not problem.conditioned_prior.plain:
         return None
-    if not all(type(prior) in _FAMILIES for prior in problem.priors.values()):
+    priors = [_prior(prior, *problem.limits(name)) for name, prior in problem.priors.items()]
+    if any(row is None for row in priors):
         return None
     cells, noise = problem.cells, problem.noise
     # Numbers that no parameter changes are summed up where that is possible; the Jacobian of the data's scale is one.
     likelihood = reduced(cells, noise) or problem.gaussian
     found = Target(
         names=names,
-        priors=np.array([_prior(prior, *problem.limits(name)) for name, prior in problem.priors.items()]),
+        priors=np.array(priors),
         inputs=_inputs(problem, names),
         noise=np.array(
             [
@@ -347,7 +337,7 @@ def _agrees(problem: Calibration, found: Target) -> bool:
             float(p.log_density(theta[name][i])) - math.log(np.subtract(*p.cdf(problem.limits(name)[::-1])))
             for name, p in problem.priors.items()
         )
-        slope = sum(log_slope(row, value) for row, value in zip(found.priors, z, strict=True))
+        slope = sum(float(one.log_jacobian(value)) for one, value in zip(_intervals(problem).values(), z, strict=True))
         value = found.evaluate(z)[0] - prior - slope
         if np.isfinite(wanted[i]) and not abs(value - wanted[i]) <= limit[i]:
             return False
@@ -358,84 +348,21 @@ def _agrees(problem: Calibration, found: Target) -> bool:
 
 # --- priors -----------------------------------------------------------------------------------------------------------
 
-_FAMILIES: dict[type[Prior], int] = {
-    Uniform: 0,
-    LogUniform: 1,
-    Normal: 2,
-    TruncatedNormal: 2,
-    HalfNormal: 2,
-    LogNormal: 3,
-    Beta: 4,
-    Gamma: 5,
-    InverseGamma: 6,
-}
 
+def _prior(prior: Prior, lower: float, upper: float) -> list[float] | None:
+    """Return the numbers of one prior, conditioned on [lower, upper]; None for one that has no compiled density.
 
-def _scaled(x: Array | float, scale: Scale) -> Any:
-    with np.errstate(divide="ignore"):
-        if scale == "log":
-            return np.log(x)
-        return np.log(x) - np.log1p(-np.asarray(x)) if scale == "logit" else np.asarray(x, dtype=np.float64)
-
-
-def _prior(prior: Prior, lower: float, upper: float) -> list[float]:
-    """Return the numbers of one prior, conditioned on [lower, upper]; the last makes the density integrate to 1."""
+    The last number makes the density integrate to 1.
+    """
     low_p, high_p = float(prior.cdf(lower)), float(prior.cdf(upper))
     x = float(prior.quantile(0.5 * (low_p + high_p)))
-    v = float(_scaled(x, prior.scale))
-    a = b = c = 0.0
-    at_x = 0.0  # the part of the log-density that depends on the parameter, at x
-    match prior:
-        case LogUniform():
-            at_x = -v
-        case Normal() | TruncatedNormal():
-            a, b = prior.mean, prior.sd
-            c = (x - a) / b
-        case HalfNormal():
-            b = prior.sd
-            c = x / b
-        case LogNormal():
-            a, b = math.log(prior.median), prior.sigma
-            c = (v - a) / b
-            at_x = -v
-        case Beta():
-            a, b = prior.alpha, prior.beta
-            at_x = -(a - 1.0) * np.logaddexp(0.0, -v) - (b - 1.0) * np.logaddexp(0.0, v)
-        case Gamma():
-            a, b = prior.shape, prior.rate
-            at_x = (a - 1.0) * v - b * x
-        case InverseGamma():
-            a, b = prior.alpha, prior.beta
-            at_x = -(a + 1.0) * v - b / x
-    constant = float(prior.log_density(x)) - at_x - math.log(high_p - low_p)
-    ends = (float(_scaled(lower, prior.scale)), float(_scaled(upper, prior.scale)))
-    return [_FAMILIES[type(prior)], SCALES.index(prior.scale), *ends, a, b, c, constant]
-
-
-def _line(scale: Scale, low: float, high: float, x: Array) -> Array:
-    """Return points of the real line for values of one parameter, between ends on its scale."""
-    v = _scaled(x, scale)
-    if np.isfinite(low) and np.isfinite(high):
-        return np.asarray(np.log(v - low) - np.log(high - v))
-    if np.isfinite(low):
-        return np.asarray(np.log(v - low))
-    return np.asarray(-np.log(high - v)) if np.isfinite(high) else np.asarray(v)
-
-
-def log_slope(row: Array, z: float) -> float:
-    """Return log |d parameter / dz|."""
-    low, high = row[2], row[3]
-    v, out = z, 0.0
-    if np.isfinite(low) and np.isfinite(high):
-        v = low + (high - low) / (1.0 + math.exp(-z))
-        out = math.log(high - low) - float(np.logaddexp(0.0, z) + np.logaddexp(0.0, -z))
-    elif np.isfinite(low):
-        v, out = low + math.exp(z), z
-    elif np.isfinite(high):
-        v, out = high - math.exp(-z), -z
-    if SCALES[int(row[1])] == "log":
-        return out + v
-    return out - float(np.logaddexp(0.0, v) + np.logaddexp(0.0, -v)) if SCALES[int(row[1])] == "logit" else out
+    compiled = prior.compiled(x)
+    if compiled is None:
+        return None
+    constant = float(prior.log_density(x)) - compiled.value - math.log(high_p - low_p)
+    scale = SCALES[prior.scale]
+    ends = (float(scale.forward(lower)), float(scale.forward(upper)))
+    return [compiled.family, scale.code, *ends, compiled.a, compiled.b, compiled.reference, constant]
 
 
 def _inputs(problem: Calibration, names: tuple[str, ...]) -> Array:
@@ -443,8 +370,8 @@ def _inputs(problem: Calibration, names: tuple[str, ...]) -> Array:
     box, cells = problem.surrogate.domain, problem.cells
     rows = []
     for name, low, high, scale in zip(box.names, box.lower, box.upper, box.scale, strict=True):
-        a, b = float(_scaled(low, scale)), float(_scaled(high, scale))
+        a, b = (float(SCALES[scale].forward(end)) for end in (low, high))
         own = names.index(name) if name in problem.parameters else -1
-        rows.append([own, SCALES.index(scale), a, b - a])
+        rows.append([own, SCALES[scale].code, a, b - a])
     fixed = problem.unit_inputs({name: np.asarray(value[0]) for name, value in problem.prior_draws(1, 0).items()})
     return np.concatenate([np.ravel(rows), np.reshape(fixed, (cells.experiments, box.d)).ravel()]).astype(np.float64)

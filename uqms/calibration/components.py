@@ -23,7 +23,6 @@ import pytensor.tensor as pt
 
 from uqms._typing import Array
 from uqms.calibration import bridge
-from uqms.calibration.density import response
 from uqms.calibration.problem import Calibration
 from uqms.errors import InputError
 from uqms.surrogates.transforms import Identity
@@ -269,7 +268,7 @@ def latent_output(
     for g, output in enumerate(noise.outputs):
         at, transform = np.flatnonzero(cells.row_group == g), problem.surrogate.layouts[output].transform
         if not isinstance(transform, Identity):
-            rows = pt.set_subtensor(rows[:, at], response(transform, rows[:, at], bridge.PyTensorFunctions))
+            rows = pt.set_subtensor(rows[:, at], transform.inverse(rows[:, at], bridge.PyTensorFunctions))
     fixed = pt.specify_shape(rows, (len(log_weights), len(cells.z)))
     return LatentOutput(fixed, log_weights - np.logaddexp.reduce(log_weights))
 

@@ -8,8 +8,10 @@ from typing import Any, NamedTuple, cast, final
 
 import numpy as np
 
-from uqms._typing import Array, Scale
+from uqms._typing import Array, ScaleName
 from uqms.errors import InputError
+from uqms.parameters.functions import NumPyFunctions
+from uqms.parameters.scale import SCALES
 
 __all__ = ["Bounds", "Constraint", "Expression", "evaluate", "read_constraints", "solved"]
 
@@ -141,8 +143,8 @@ class Constraint:
         up = [isinstance(op, ast.Lt | ast.LtE) for op in self._tree.ops]
         return [(a, b) if less else (b, a) for less, a, b in zip(up, sides[:-1], sides[1:], strict=True)]
 
-    def allows(self, values: Mapping[str, Any], xp: Any = np) -> Any:
-        """Return whether values fulfil it (NaN does not); `xp` is numpy, or pytensor.tensor for expressions."""
+    def allows(self, values: Mapping[str, Any], xp: Any = NumPyFunctions) -> Any:
+        """Return whether values fulfil it (NaN does not); with the functions of `xp`."""
         with np.errstate(all="ignore"):
             sides = [evaluate(side, values, xp) for side in (self._tree.left, *self._tree.comparators)]
             pairs = zip(self._tree.ops, sides[:-1], sides[1:], strict=True)
@@ -153,8 +155,8 @@ class Constraint:
         return out
 
 
-def evaluate(node: ast.expr, values: Mapping[str, Any], xp: Any = np) -> Any:
-    """Return the value of an expression; `xp` is numpy, or pytensor.tensor for expressions."""
+def evaluate(node: ast.expr, values: Mapping[str, Any], xp: Any = NumPyFunctions) -> Any:
+    """Return the value of an expression; with the functions of `xp`."""
     if isinstance(node, ast.Name):
         return values[node.id]
     if isinstance(node, ast.BinOp):
@@ -167,7 +169,7 @@ def evaluate(node: ast.expr, values: Mapping[str, Any], xp: Any = np) -> Any:
         return functions[ast.unparse(node.func)](evaluate(node.args[0], values, xp))
     assert isinstance(node, ast.Constant)
     value = cast(float, node.value)
-    return np.float64(value) if xp is np else xp.as_tensor(value, dtype="float64")
+    return xp.asarray(value)
 
 
 def read_constraints(given: str | Sequence[str] | None, names: Sequence[str]) -> tuple[Constraint, ...]:
@@ -208,7 +210,7 @@ class Bounds(NamedTuple):
 
 
 def solved(
-    constraints: Sequence[Constraint], limits: Mapping[str, _Range], scales: Mapping[str, Scale]
+    constraints: Sequence[Constraint], limits: Mapping[str, _Range], scales: Mapping[str, ScaleName]
 ) -> dict[str, Bounds]:
     """Return the bounds of parameters given those before them, which together say what the constraints say.
 
@@ -232,7 +234,7 @@ def solved(
         own = [pair for pair in open_pairs if _count(pair[0], name) + _count(pair[1], name)]
         low, high = limits[name]
         # An end of the scale itself is infinite on the real line: bounds must stay away from it.
-        least, most = {"identity": (-np.inf, np.inf), "log": (0.0, np.inf), "logit": (0.0, 1.0)}[scales[name]]
+        least, most = SCALES[scales[name]].domain
         lower: list[ast.expr] = []
         upper: list[ast.expr] = []
         for small, large in own:

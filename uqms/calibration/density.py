@@ -22,11 +22,11 @@ from uqms.calibration.noise import (
     GaussianNoise,
     LogNormalNoise,
     NegativeBinomialNoise,
-    NumPyFunctions,
     PoissonNoise,
     StudentTNoise,
 )
 from uqms.parameters import Prior
+from uqms.parameters.functions import NumPyFunctions
 
 if TYPE_CHECKING:
     from uqms.calibration.problem import Calibration
@@ -92,7 +92,7 @@ def row_terms(cells: Cells, noise: NoiseGroups, y: Any, phi: Any, z: Any, xp: An
         at = np.flatnonzero(cells.row_group == g)
         rows = cells.rows(g)._replace(z=z[..., at])
         parameters = {role: phi[..., place, None] for role, place in noise.roles[g].items()}
-        values = response(cells.responses[g], y[..., cells.row_cell[at]], xp)
+        values = cells.responses[g].inverse(y[..., cells.row_cell[at]], xp)
         density = model.log_density(values, rows, parameters, xp)
         side = cells.side[at]
         if side.any():
@@ -111,22 +111,13 @@ def total(terms: list[tuple[Ints, Any]], ndim: int) -> Any:
     return sum(sums[1:], sums[0])
 
 
-def response(transform: Any, latent: Any, xp: Any) -> Any:
-    """Return the output in its own unit, as `transform.inverse` does, for arrays and expressions."""
-    if transform.name == "log":
-        return xp.exp(latent)
-    if transform.name == "logit":
-        return transform.lower + (transform.upper - transform.lower) / (1.0 + xp.exp(-latent))
-    return latent
-
-
 def draw_rows(cells: Cells, noise: NoiseGroups, y: Array, phi: Array, rng: np.random.Generator) -> Array:
     """Return new measurements (S, R), own units, for latent outputs y (S, N) that hold all but the models' noise."""
     out = np.empty((len(y), len(cells.z)))
     for g, model in enumerate(noise.models):
         at = np.flatnonzero(cells.row_group == g)
         parameters = {role: phi[:, place, None] for role, place in noise.roles[g].items()}
-        values = np.asarray(response(cells.responses[g], y[:, cells.row_cell[at]], np))
+        values = np.asarray(cells.responses[g].inverse(y[:, cells.row_cell[at]]))
         out[:, at] = cells.links[g].inverse(model.draw(values, cells.rows(g), parameters, rng))
     return out
 
@@ -166,7 +157,7 @@ def possible(cells: Cells, noise: NoiseGroups, y: Array) -> Bools:
         of = getattr(model, "possible", None)
         if of is not None:
             at = np.flatnonzero(cells.group == g)
-            out[..., at] = of(response(cells.responses[g], y[..., at], np))
+            out[..., at] = of(cells.responses[g].inverse(y[..., at]))
     return out
 
 

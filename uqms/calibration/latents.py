@@ -31,7 +31,7 @@ from scipy.special import gammaln
 
 from uqms._typing import Array, Bools
 from uqms.calibration.density import row_terms
-from uqms.calibration.noise import NumPyFunctions
+from uqms.parameters.functions import NumPyFunctions
 
 if TYPE_CHECKING:
     from uqms.calibration.problem import Calibration

@@ -22,8 +22,8 @@ from scipy.stats import chi2
 from uqms._typing import Array, Ints
 from uqms.calibration.checks import Check, Status
 from uqms.calibration.density import draw_rows, row_terms, total
-from uqms.calibration.noise import NumPyFunctions
 from uqms.calibration.problem import Calibration
+from uqms.parameters.functions import NumPyFunctions
 from uqms.surrogates.gp import GaussianProcessSurrogate
 from uqms.surrogates.local import local_errors
 

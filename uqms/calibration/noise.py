@@ -1,7 +1,8 @@
 """Noise models: what is added to the simulator's output when it is measured.
 
 A model says what is inferred (`parameters`), the log-density of what was measured given the output, and how to draw it.
-Densities are written once, with the functions of `xp`: NumPy's for many values at once, PyTensor's in the model.
+Densities are written once, with the functions of `xp` (`uqms.parameters.functions`): NumPy's for many values at once,
+PyTensor's in the model.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, Protocol, final, runtime_checkable
 
 import numpy as np
-from scipy import special
 
+from uqms import _checks as check
 from uqms._typing import Array, Bools
 from uqms.errors import InputError
 from uqms.parameters import Prior
@@ -23,7 +24,6 @@ __all__ = [
     "LogNormalNoise",
     "NegativeBinomialNoise",
     "NoiseModel",
-    "NumPyFunctions",
     "PoissonNoise",
     "Rows",
     "StudentTNoise",
@@ -31,18 +31,6 @@ __all__ = [
 
 LOG_TWO_PI = float(np.log(2.0 * np.pi))
 STIRLING = 1e5  # from here on Stirling's series is exact to the last digit, and differences of log gamma are not
-
-
-class NumPyFunctions:
-    """The functions that a density may use, for arrays; `bridge.PyTensorFunctions` are the same for expressions."""
-
-    exp, log, log1p, sqrt, abs, where = np.exp, np.log, np.log1p, np.sqrt, np.abs, np.where
-    gammaln, log_ndtr, xlogy = special.gammaln, special.log_ndtr, special.xlogy
-
-    @staticmethod
-    def sum(x: Any) -> Any:
-        """Return the sum over the last axis."""
-        return np.sum(x, axis=-1)
 
 
 class Rows(NamedTuple):
@@ -504,8 +492,7 @@ class BinomialNoise:
 
     def __post_init__(self) -> None:
         n = self.trials
-        if n is not None and (isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1):
-            raise InputError(f"BinomialNoise: trials is {n!r}; give a whole number of at least 1.")
+        check.whole("BinomialNoise", "trials", n, optional=True)
 
     @property
     def parameters(self) -> Mapping[str, Prior | float]:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from uqms import _checks as check
 from uqms._threads import single_threaded
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.calibration import assembly
@@ -148,8 +149,7 @@ class Posterior:
         InputError
             When `prob` is not between 0 and 1.
         """
-        if not 0.0 < prob < 1.0:
-            raise InputError(f"summary: prob is {prob!r}; give a probability between 0 and 1.")
+        check.probability("summary", "prob", prob)
         tail = 0.5 * (1.0 - prob)
         r_hat, bulk, tails = assembly.convergence(self.draws)
         errors = assembly.monte_carlo_errors(self.draws, prob)
@@ -293,8 +293,7 @@ class Posterior:
                 draws=draws,
                 rng=rng,
             )
-        if isinstance(draws, bool) or not isinstance(draws, int | np.integer) or draws < 1:
-            raise InputError(f"predict: draws is {draws!r}; give a whole number of at least 1.")
+        check.whole("predict", "draws", draws)
         names = self._outputs(outputs, coords)
         theta, h, latents = thinned(self, draws)
         generator = as_generator(rng)

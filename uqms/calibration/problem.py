@@ -15,6 +15,7 @@ import pandas as pd
 import xarray as xr
 from scipy.special import ndtr
 
+from uqms import _checks as check
 from uqms._threads import single_threaded
 from uqms._typing import Array, ArrayLike, Ints, RandomState, as_generator
 from uqms.calibration import _latent_outputs
@@ -34,7 +35,7 @@ from uqms.calibration.direct import has_derivative, is_exact
 from uqms.calibration.discrepancy import NOISE, Discrepancy
 from uqms.calibration.gaussian import GaussianLikelihood, cell_means, cell_means_reverse, reduced
 from uqms.calibration.likelihood import Cells, add_discrepancy, arrange, check_errors_between
-from uqms.calibration.noise import BinomialNoise, LogNormalNoise, NoiseModel, NumPyFunctions
+from uqms.calibration.noise import BinomialNoise, LogNormalNoise, NoiseModel
 from uqms.calibration.observations import Observations
 from uqms.calibration.realisation import Realisation, Runs, runs_of, warn_if_correlation_changes, warn_if_not_normal
 from uqms.calibration.samplers import NUTS, Sampler
@@ -49,6 +50,8 @@ from uqms.errors import (
     PriorConflictWarning,
 )
 from uqms.parameters import ParameterSpace, Prior, TruncatedNormal
+from uqms.parameters.functions import NumPyFunctions
+from uqms.parameters.scale import SCALES
 from uqms.surrogates.process import Scores
 from uqms.surrogates.protocol import Surrogate
 from uqms.surrogates.transforms import Identity
@@ -887,15 +890,17 @@ class Calibration:
         """
         from uqms.calibration.mode import maximum_a_posteriori
 
-        if isinstance(starts, bool) or not isinstance(starts, int | np.integer) or starts < 1:
-            raise InputError(f"maximum_a_posteriori: starts is {starts!r}; give a whole number of at least 1.")
+        check.whole("maximum_a_posteriori", "starts", starts)
         return maximum_a_posteriori(self, int(starts), as_generator(rng))
 
     def on_the_real_line(self, points: Mapping[str, Array]) -> Array:
         """Return points of `starting_points` (n, free variables) on the real line, in the order of the PyMC model."""
         from uqms.calibration.bridge import real_lines
 
-        columns = [line.point(points[name], np, points) for name, line in real_lines(self.conditioned_prior).items()]
+        columns = [
+            line.point(points[name], NumPyFunctions, points)
+            for name, line in real_lines(self.conditioned_prior).items()
+        ]
         return np.column_stack([*columns, points["latents"]])
 
     def _form(self) -> Literal["independent", "correlated", "latent"]:
@@ -982,7 +987,7 @@ class Calibration:
         for name in self.parameters if self.outside == "extrapolate" else ():
             scale = box.scale[box.names.index(name)]
             low, high = self.space.priors[name].support
-            if (scale != "identity" and low < 0) or (scale == "logit" and high > 1):
+            if not SCALES[scale].takes(low, high):
                 raise InputError(
                     f"outside='extrapolate': the prior of {name!r} admits [{low:g}, {high:g}], but the surrogate "
                     f"takes its {scale}. Use a prior within that, or a design whose prior is on the same scale."
@@ -1124,7 +1129,7 @@ def _fixed(
                 f"fixed: {name!r} is held at {float(value):g}, but was simulated between {low:g} and {high:g}. Run a "
                 "design that reaches it."
             )
-        if (scale != "identity" and value <= 0) or (scale == "logit" and value >= 1):
+        if not np.isfinite(SCALES[scale].forward(float(value))):
             raise InputError(f"fixed: {name!r} is {float(value):g}, of which the surrogate takes the {scale}.")
     if set(space.names) <= set(given):
         raise InputError(f"fixed: all parameters, {', '.join(space.names)}, are held; leave one to be inferred.")

@@ -29,6 +29,7 @@ from typing import NamedTuple, final
 import numpy as np
 import xarray as xr
 
+from uqms import _checks as check
 from uqms._threads import single_threaded
 from uqms._typing import Array, Bools, Ints, RandomState, as_generator
 from uqms.calibration.population.layout import from_natural
@@ -120,7 +121,7 @@ def refine(
         if isinstance(n, int) and 0 < n < len(places):  # all of their range
             places = places[np.linspace(0, len(places) - 1, n).round().astype(int)]
         conditions = conditions[places]
-    if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < max(1, len(conditions)):
+    if not check.is_whole(n, max(1, len(conditions))):
         raise InputError(
             f"refine: n is {n!r}; give a whole number of at least {max(1, len(conditions))}, one point for each of the "
             "observed conditions."

@@ -24,6 +24,7 @@ from typing import final
 import numpy as np
 from scipy.special import bdtr, bdtrc, gammaln
 
+from uqms import _checks as check
 from uqms._typing import Array, Bools, Ints
 from uqms.errors import InputError
 
@@ -97,7 +98,7 @@ def rank_band(n: int, points: Array, probability: float) -> RankBand:
     True
     """
     points = np.asarray(points, dtype=np.float64)
-    if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
+    if not check.is_whole(n, 1):
         raise InputError(f"rank_band: n is {n!r}; give the number of ranks, a whole number of at least 1.")
     if points.ndim != 1 or not len(points) or not np.all(np.diff([0.0, *points, 1.0]) > 0):
         raise InputError("rank_band: points must be increasing numbers between 0 and 1, e.g. np.arange(1, 100) / 100.")

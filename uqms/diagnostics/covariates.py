@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
+from uqms import _checks as check
 from uqms._threads import single_threaded
 from uqms._typing import Array
 from uqms.calibration import PopulationPosterior
@@ -112,8 +113,7 @@ def covariate_trends(
     ----------
     Savic & Karlsson (2009), doi:10.1208/s12248-009-9133-0, on what shrinkage does to such lines.
     """
-    if not 0.0 < prob < 1.0:
-        raise InputError(f"covariate_trends: prob is {prob!r}; give a probability between 0 and 1.")
+    check.probability("covariate_trends", "prob", prob)
     table = covariate_columns(posterior, subjects, covariates, "covariate_trends")
     there = posterior.problem.subjects.measured
     population = posterior.problem.population

@@ -27,6 +27,7 @@ from arviz_stats.base import array_stats
 from scipy.linalg import solve_triangular
 from scipy.special import gammaln, ndtr
 
+from uqms import _checks as check
 from uqms._typing import Array, Bools
 from uqms.calibration import Calibration, JointCalibration
 from uqms.calibration.latents import conditional_latents, has_conditional
@@ -113,8 +114,7 @@ class ImportanceSampler:
     def __post_init__(self) -> None:
         for name in ("particles", "proposals"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 50:
-                raise InputError(f"ImportanceSampler: {name} is {value!r}; give a whole number of at least 50.")
+            check.whole("ImportanceSampler", name, value, least=50)
 
     def draw(self, problem: Calibration | JointCalibration, count: int, rng: np.random.Generator) -> FewDraws:
         """Return `count` draws; with more points, up to three times, when too few of the weights count.

@@ -17,6 +17,7 @@ import xarray as xr
 from scipy.special import ndtr, ndtri
 from scipy.stats import chi2
 
+from uqms import _checks as check
 from uqms._threads import single_threaded
 from uqms._typing import Array, Bools, Ints, RandomState, as_generator
 from uqms.calibration import Calibration, JointCalibration, PopulationCalibration, PopulationPosterior, Posterior
@@ -154,10 +155,8 @@ def profile_likelihood(
         raise InputError(f"profile_likelihood: got a {type(source).__name__}; give a Calibration or its posterior.")
     if name not in problem.priors:
         raise InputError(f"profile_likelihood: {name!r} is not inferred; give one of {list(problem.priors)}.")
-    if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < LEAST_POINTS:
-        raise InputError(f"profile_likelihood: n is {n!r}; give a whole number of at least {LEAST_POINTS}.")
-    if not 0.0 < prob < 1.0:
-        raise InputError(f"profile_likelihood: prob is {prob!r}; give a probability between 0 and 1.")
+    check.whole("profile_likelihood", "n", n, least=LEAST_POINTS)
+    check.probability("profile_likelihood", "prob", prob)
     search = _Search(problem, list(problem.priors).index(name), _cloud(problem, source, as_generator(rng)))
     threshold = 0.5 * float(chi2.ppf(prob, 1))
     best, top = search.overall()

@@ -28,6 +28,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from uqms import _checks as check
 from uqms._threads import single_threaded
 from uqms._typing import Array, ArrayLike, Ints, RandomState, as_generator
 from uqms.calibration import NUTS, Calibration, JointCalibration, PopulationCalibration
@@ -386,7 +387,7 @@ def _check_problem(problem: object, asked: str) -> None:
 
 def _check_numbers(n: int, draws: int, alpha: float) -> None:
     for name, value, least in (("n", n, 10), ("draws", draws, 9)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        if not check.is_whole(value, least):
             raise InputError(f"{name} is {value!r}; give a whole number of at least {least}.")
     if not 0.0 < alpha < 1.0:
         raise InputError(f"alpha is {alpha!r}; give the chance of a false alarm, e.g. 0.01.")

@@ -11,9 +11,10 @@ from typing import final
 
 import numpy as np
 
+from uqms import _checks as check
 from uqms._typing import Array
 from uqms.calibration import Calibration, JointCalibration, PopulationCalibration
-from uqms.calibration.samplers._settings import check_share, check_whole
+from uqms.calibration.samplers._settings import check_share
 from uqms.calibration.tempering import Tempered, temper
 from uqms.calibration.whitened import Whitened
 from uqms.diagnostics.importance import FewDraws
@@ -59,8 +60,8 @@ class TemperedSampler:
     moves: int = 40
 
     def __post_init__(self) -> None:
-        check_whole("TemperedSampler", "particles", self.particles, least=100)
-        check_whole("TemperedSampler", "moves", self.moves)
+        check.whole("TemperedSampler", "particles", self.particles, least=100)
+        check.whole("TemperedSampler", "moves", self.moves)
         check_share("TemperedSampler", "correlation", self.correlation, 0.001, 1.0)
 
     def draw(

@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from uqms import _checks as check
 from uqms._threads import single_threaded
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.calibration import PopulationCalibration, PopulationPosterior
@@ -263,9 +264,8 @@ def _checked(levels: Sequence[float], prob: float, replicates: int, lower_bound:
     found = np.atleast_1d(np.asarray(levels, dtype=np.float64))
     if found.ndim != 1 or not len(found) or not np.all((found > 0.0) & (found < 1.0)) or np.any(np.diff(found) <= 0.0):
         raise InputError(f"visual_predictive_check: levels is {levels!r}; give increasing numbers between 0 and 1.")
-    if not 0.0 < prob < 1.0:
-        raise InputError(f"visual_predictive_check: prob is {prob!r}; give a probability between 0 and 1.")
-    if isinstance(replicates, bool) or not isinstance(replicates, int | np.integer) or replicates < 40:
+    check.probability("visual_predictive_check", "prob", prob)
+    if not check.is_whole(replicates, 40):
         raise InputError(
             f"visual_predictive_check: replicates is {replicates!r}; give a whole number of at least 40, since the "
             "ends of the intervals are quantiles of so many studies."

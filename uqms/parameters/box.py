@@ -6,14 +6,14 @@ Notation: x (..., d) inputs in their own units; s their log, logit or x itself; 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Self, cast, final, get_args
+from typing import Any, Literal, Self, cast, final
 
 import numpy as np
-from scipy import special
 
-from uqms._typing import Array, ArrayLike, Bools, Scale
+from uqms import _checks as check
+from uqms._typing import Array, ArrayLike, Bools, ScaleName
 from uqms.errors import InputError
-from uqms.parameters import _checks as check
+from uqms.parameters.scale import SCALES
 
 __all__ = ["Box"]
 
@@ -54,7 +54,7 @@ class Box:
     names: tuple[str, ...]
     lower: tuple[float, ...]
     upper: tuple[float, ...]
-    scale: tuple[Scale, ...] = ()
+    scale: tuple[ScaleName, ...] = ()
     hard: tuple[tuple[bool, bool], ...] = ()
 
     def __post_init__(self) -> None:
@@ -102,19 +102,13 @@ class Box:
         """Return u (..., d) of inputs x (..., d): scale, then affine from the box to [0, 1]; nothing is clipped."""
         x = check.columns(x, self.names, "x")
         low, width = self._ends
-        return (self._scaled(x) - low) / width
+        return (self._by_column("forward", x) - low) / width
 
     def from_unit(self, u: ArrayLike) -> Array:
         """Return inputs x (..., d) of u (..., d), the inverse of `to_unit`."""
         u = check.columns(u, self.names, "u")
         low, width = self._ends
-        x = low + u * width
-        with np.errstate(all="ignore"):
-            for j, scale in enumerate(self.scale):
-                if scale == "log":
-                    x[..., j] = np.exp(x[..., j])
-                elif scale == "logit":
-                    x[..., j] = special.expit(x[..., j])
+        x = self._by_column("inverse", low + u * width)
         # exp and expit of a rounded end may miss the end by a last digit.
         x = np.where(u == 0.0, np.asarray(self.lower), x)
         return np.where(u == 1.0, np.asarray(self.upper), x)
@@ -122,14 +116,7 @@ class Box:
     def unit_gradient(self, x: ArrayLike) -> Array:
         """Return du/dx (..., d), elementwise, at inputs x (..., d)."""
         x = check.columns(x, self.names, "x")
-        slope = np.ones_like(x)
-        with np.errstate(all="ignore"):
-            for j, scale in enumerate(self.scale):
-                if scale == "log":
-                    slope[..., j] = 1.0 / x[..., j]
-                elif scale == "logit":
-                    slope[..., j] = 1.0 / (x[..., j] * (1.0 - x[..., j]))
-        return slope / self._ends[1]
+        return self._by_column("derivative", x) / self._ends[1]
 
     def contains(self, x: ArrayLike, tolerance: float = 1e-9) -> Bools:
         """Return whether the points x (..., d) are inside, up to `tolerance` in unit coordinates (NaN is outside)."""
@@ -166,29 +153,29 @@ class Box:
     @property
     def _ends(self) -> tuple[Array, Array]:
         """Lower end and width (d,) on the inputs' scales."""
-        low, high = self._scaled(np.asarray(self.lower)), self._scaled(np.asarray(self.upper))
+        low, high = (self._by_column("forward", np.asarray(end)) for end in (self.lower, self.upper))
         with np.errstate(over="ignore"):
             return low, high - low
 
-    def _scaled(self, x: Array) -> Array:
-        s = np.array(x, dtype=np.float64)
-        with np.errstate(all="ignore"):
-            for j, scale in enumerate(self.scale):
-                if scale == "log":
-                    s[..., j] = np.log(s[..., j])
-                elif scale == "logit":
-                    s[..., j] = special.logit(s[..., j])
-        return s
+    def _by_column(self, method: Literal["forward", "inverse", "derivative"], x: Array) -> Array:
+        """Return what a method of each input's scale makes of its column of x (..., d)."""
+        out = np.array(x, dtype=np.float64)
+        for j, name in enumerate(self.scale):
+            out[..., j] = getattr(SCALES[name], method)(out[..., j])
+        return out
 
 
 def _check_row(name: str, lower: float, upper: float, scale: object, hard: object) -> None:
-    if scale not in get_args(Scale):
-        raise InputError(f"Box: {name} has the scale {scale!r}; give one of {', '.join(get_args(Scale))}.")
+    if scale not in SCALES:
+        raise InputError(f"Box: {name} has the scale {scale!r}; give one of {', '.join(SCALES)}.")
     if not (isinstance(hard, tuple | list) and len(hard) == 2 and all(isinstance(h, bool | np.bool_) for h in hard)):
         raise InputError(f"Box: {name} has hard = {hard!r}; give (lower, upper) as two bool.")
     if not lower < upper:
         raise InputError(f"Box: {name} goes from {lower:g} to {upper:g}; the lower end has to be below the upper end.")
-    if scale == "log" and lower <= 0.0:
-        raise InputError(f"Box: {name} has a log scale and begins at {lower:g}; it has to begin above 0.")
-    if scale == "logit" and not (lower > 0.0 and upper < 1.0):
-        raise InputError(f"Box: {name} has a logit scale and goes from {lower:g} to {upper:g}; stay between 0 and 1.")
+    low, high = SCALES[cast(str, scale)].domain
+    if math.isinf(high) and lower <= low:
+        raise InputError(f"Box: {name} has a {scale} scale and begins at {lower:g}; it has to begin above {low:g}.")
+    if not (lower > low and upper < high):
+        raise InputError(
+            f"Box: {name} has a {scale} scale and goes from {lower:g} to {upper:g}; stay between {low:g} and {high:g}."
+        )

@@ -22,19 +22,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, Self, cast, final, get_args
+from typing import Any, Self, cast, final
 
 import numpy as np
 from scipy import special
 
-from uqms._typing import Array, ArrayLike, RandomState, Scale, as_generator
+from uqms import _checks as check
+from uqms._typing import Array, ArrayLike, RandomState, ScaleName, as_generator
 from uqms.errors import InputError
-from uqms.parameters import _checks as check
+from uqms.parameters.functions import NumPyFunctions
 from uqms.parameters.priors import LogitNormal, LogNormal, Normal, Prior
+from uqms.parameters.scale import SCALES
 
 __all__ = ["MultivariateNormal"]
 
-_FAMILY: dict[type[Prior], Scale] = {Normal: "identity", LogNormal: "log", LogitNormal: "logit"}
+_NORMAL_ON: dict[ScaleName, type[Normal | LogNormal | LogitNormal]] = {
+    "identity": Normal,
+    "log": LogNormal,
+    "logit": LogitNormal,
+}
 POINTS = 2**13  # of the quasi Monte Carlo for the mass of a box: correct to about 1e-6
 DIRECTIONS = 64
 MISFIT = 0.08
@@ -84,7 +90,7 @@ class MultivariateNormal:
     names: tuple[str, ...]
     mean: tuple[float, ...]
     covariance: tuple[tuple[float, ...], ...]
-    scale: tuple[Scale, ...] = ()
+    scale: tuple[ScaleName, ...] = ()
     units: tuple[str, ...] = field(default=(), kw_only=True)
     descriptions: tuple[str, ...] = field(default=(), kw_only=True)
 
@@ -100,9 +106,9 @@ class MultivariateNormal:
             )
         _check_covariance(names, mean, covariance)
         scale = _by_name("scale", self.scale, names, "identity")
-        wrong = {n: s for n, s in zip(names, scale, strict=True) if s not in get_args(Scale)}
+        wrong = {n: s for n, s in zip(names, scale, strict=True) if s not in SCALES}
         if wrong:
-            raise InputError(f"MultivariateNormal: scale is {wrong}; give one of {', '.join(get_args(Scale))}.")
+            raise InputError(f"MultivariateNormal: scale is {wrong}; give one of {', '.join(SCALES)}.")
         symmetric = 0.5 * (covariance + covariance.T)
         values = {
             "names": names,
@@ -141,7 +147,7 @@ class MultivariateNormal:
         ('CL', 'V')
         """
         for name, prior in priors.items():
-            if type(prior) not in _FAMILY:
+            if prior.normal_on_scale is None:
                 raise InputError(
                     f"MultivariateNormal.correlated: {name} is {prior!r}; a correlation is defined here between "
                     "Normal, LogNormal and LogitNormal priors."
@@ -155,12 +161,12 @@ class MultivariateNormal:
                 f"MultivariateNormal.correlated: correlation is {given.tolist()}; {k} parameters want a matrix "
                 f"{(k, k)} with ones on its diagonal."
             )
-        scale = tuple(_FAMILY[type(prior)] for prior in priors.values())
-        where = [_mean_and_sd(prior) for prior in priors.values()]
-        sd = np.array([s for _, s in where])
+        scale = tuple(prior.scale for prior in priors.values())
+        where = [one for prior in priors.values() if (one := prior.normal_on_scale) is not None]
+        sd = np.array([one.sd for one in where])
         return cls(
             tuple(priors),
-            cast(Any, [m for m, _ in where]),
+            cast(Any, [one.mean for one in where]),
             cast(Any, given * np.outer(sd, sd)),
             scale,
             units=tuple(prior.unit for prior in priors.values()),
@@ -172,7 +178,7 @@ class MultivariateNormal:
         cls,
         draws: Mapping[str, ArrayLike],
         *,
-        scale: Scale | Mapping[str, Scale] | Sequence[Scale] = "identity",
+        scale: ScaleName | Mapping[str, ScaleName] | Sequence[ScaleName] = "identity",
         units: Mapping[str, str] | None = None,
         descriptions: Mapping[str, str] | None = None,
     ) -> Self:
@@ -204,8 +210,8 @@ class MultivariateNormal:
                 f"{own}: the numbers of draws are {[len(c) for c in columns]}; give at least {LEAST_DRAWS} of each, "
                 "equally many."
             )
-        scales = cast(tuple[Scale, ...], _by_name("scale", scale, names, "identity"))
-        s = np.column_stack([_scaled(column, one) for column, one in zip(columns, scales, strict=True)])
+        scales = cast(tuple[ScaleName, ...], _by_name("scale", scale, names, "identity"))
+        s = np.column_stack([SCALES[one].forward(column) for column, one in zip(columns, scales, strict=True)])
         bad = [name for name, column in zip(names, s.T, strict=True) if not np.isfinite(column).all()]
         if bad:
             raise InputError(f"{own}: draws of {bad} are not finite on their scale; choose another one.")
@@ -269,7 +275,7 @@ class MultivariateNormal:
             return None
         if not known:
             return self
-        s = np.array([_scaled(np.asarray(float(values[self.names[j]])), self.scale[j]) for j in known])
+        s = np.array([SCALES[self.scale[j]].forward(float(values[self.names[j]])) for j in known])
         if not np.isfinite(s).all():
             raise InputError(f"MultivariateNormal.given: {dict(values)} is impossible on the scale of the block.")
         mean, covariance = np.array(self.mean), np.array(self.covariance)
@@ -297,13 +303,8 @@ class MultivariateNormal:
         for name, mean, sd, scale, unit, description in rows:
             words = {"unit": unit, "description": description}
             try:
-                if scale == "identity":
-                    out[name] = Normal(mean, float(sd), **words)
-                elif scale == "log":
-                    out[name] = LogNormal(math.exp(mean), float(sd), **words)
-                else:
-                    out[name] = LogitNormal(float(special.expit(mean)), float(sd), **words)
-            except (InputError, OverflowError) as error:
+                out[name] = _NORMAL_ON[scale](float(SCALES[scale].inverse(mean)), float(sd), **words)
+            except InputError as error:
                 raise InputError(
                     f"MultivariateNormal: the mean of {name} is {mean:g} on its {scale} scale, which is no value of "
                     f"a parameter ({error}). Means are those of the {scale}."
@@ -327,14 +328,12 @@ class MultivariateNormal:
 
     def standardised(self, x: Array) -> Array:
         """Return w (..., k) of parameters x (..., k)."""
+        s = on_scales(x, self.scale)
         with np.errstate(all="ignore"):
-            s = np.stack([_scaled(x[..., j], scale) for j, scale in enumerate(self.scale)], axis=-1)
             return np.asarray((s - np.array(self.mean)) / self.sd)
 
     def _own(self, w: Array) -> Array:
-        s = np.array(self.mean) + self.sd * w
-        with np.errstate(over="ignore"):
-            return np.stack([_unscaled(s[..., j], scale) for j, scale in enumerate(self.scale)], axis=-1)
+        return in_own_units(np.array(self.mean) + self.sd * w, self.scale)
 
     def log_terms(self, x: ArrayLike) -> Array:
         """Return the log-density of each parameter given those before it (..., k); their sum is the joint one.
@@ -353,6 +352,20 @@ class MultivariateNormal:
     def log_density(self, x: ArrayLike) -> Array:
         """Return the joint log-density (...) of parameters x (..., k), in their own units."""
         return np.asarray(self.log_terms(x).sum(axis=-1))
+
+    def conditional_log_density(self, x: Sequence[Any], xp: Any = NumPyFunctions) -> Any:
+        """Return the log-density of the last of the first parameters x, given those before it.
+
+        That of the same parameter in `log_terms`, for arrays or expressions inside of the support.
+        """
+        j = len(x) - 1
+        rows = zip(x, self.scale, self.mean, self.sd, strict=False)
+        w = [(SCALES[scale].forward(one, xp) - mean) / sd for one, scale, mean, sd in rows]
+        row = self.factor[j]
+        weights = np.linalg.solve(self.factor[:j, :j].T, row[:j]) if j else ()
+        e = (w[j] - sum(float(c) * one for c, one in zip(weights, w[:j], strict=True))) / row[j]
+        normal = -0.5 * e**2 - math.log(row[j] * self.sd[j]) - 0.5 * math.log(2.0 * math.pi)
+        return normal + SCALES[self.scale[j]].log_derivative(x[j], xp)
 
     def _independent(self, w: Array) -> Array:
         flat = w.reshape(-1, w.shape[-1])
@@ -554,24 +567,14 @@ def _check_covariance(names: tuple[str, ...], mean: Array, covariance: Array) ->
         )
 
 
-def _mean_and_sd(prior: Prior) -> tuple[float, float]:
-    if isinstance(prior, Normal):
-        return prior.mean, prior.sd
-    assert isinstance(prior, LogNormal | LogitNormal)
-    return float(_scaled(np.asarray(prior.median), prior.scale)), prior.sigma
+def on_scales(x: Array, scales: Sequence[ScaleName]) -> Array:
+    """Return s (..., k) of parameters x (..., k)."""
+    return np.stack([SCALES[name].forward(x[..., j]) for j, name in enumerate(scales)], axis=-1)
 
 
-def _scaled(x: Array, scale: Scale) -> Array:
-    with np.errstate(all="ignore"):
-        if scale == "log":
-            return np.log(x)
-        return np.asarray(special.logit(x)) if scale == "logit" else x
-
-
-def _unscaled(s: Array, scale: Scale) -> Array:
-    if scale == "log":
-        return np.asarray(np.exp(s))
-    return np.asarray(special.expit(s)) if scale == "logit" else s
+def in_own_units(s: Array, scales: Sequence[ScaleName]) -> Array:
+    """Return x (..., k) of s (..., k)."""
+    return np.stack([SCALES[name].inverse(s[..., j]) for j, name in enumerate(scales)], axis=-1)
 
 
 def _between(u: Array, a: Array, b: Array) -> Array:

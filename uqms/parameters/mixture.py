@@ -27,10 +27,11 @@ import numpy as np
 from scipy import special
 from scipy.linalg import solve_triangular
 
-from uqms._typing import Array, ArrayLike, RandomState, Scale, as_generator
+from uqms import _checks as check
+from uqms._typing import Array, ArrayLike, RandomState, ScaleName, as_generator
 from uqms.errors import InputError
-from uqms.parameters import _checks as check
 from uqms.parameters._em import POINTS_EACH, gaussian_mixture
+from uqms.parameters.functions import NumPyFunctions
 from uqms.parameters.joint import (
     DIRECTIONS,
     LEAST_DRAWS,
@@ -42,11 +43,12 @@ from uqms.parameters.joint import (
     _kolmogorov,
     _log_mass,
     _names,
-    _scaled,
-    _unscaled,
     draws_of_posterior,
+    in_own_units,
+    on_scales,
 )
 from uqms.parameters.priors import Moments, Prior
+from uqms.parameters.scale import SCALES
 
 __all__ = ["Block", "NormalMixture"]
 
@@ -105,7 +107,7 @@ class NormalMixture:
     weights: tuple[float, ...]
     means: tuple[tuple[float, ...], ...]
     covariances: tuple[tuple[tuple[float, ...], ...], ...]
-    scale: tuple[Scale, ...] = ()
+    scale: tuple[ScaleName, ...] = ()
     units: tuple[str, ...] = field(default=(), kw_only=True)
     descriptions: tuple[str, ...] = field(default=(), kw_only=True)
 
@@ -145,7 +147,7 @@ class NormalMixture:
         cls,
         draws: Mapping[str, ArrayLike],
         *,
-        scale: Scale | Mapping[str, Scale] | Sequence[Scale] = "identity",
+        scale: ScaleName | Mapping[str, ScaleName] | Sequence[ScaleName] = "identity",
         units: Mapping[str, str] | None = None,
         descriptions: Mapping[str, str] | None = None,
     ) -> Self:
@@ -188,8 +190,8 @@ class NormalMixture:
                 f"{own}: the numbers of draws are {[len(c) for c in columns]}; give at least {LEAST_DRAWS} of each, "
                 "equally many."
             )
-        scales = cast(tuple[Scale, ...], _by_name("scale", scale, names, "identity"))
-        s = np.column_stack([_scaled(column, one) for column, one in zip(columns, scales, strict=True)])
+        scales = cast(tuple[ScaleName, ...], _by_name("scale", scale, names, "identity"))
+        s = np.column_stack([SCALES[one].forward(column) for column, one in zip(columns, scales, strict=True)])
         bad = [name for name, column in zip(names, s.T, strict=True) if not np.isfinite(column).all()]
         if bad:
             raise InputError(f"{own}: draws of {bad} are not finite on their scale; choose another one.")
@@ -267,7 +269,7 @@ class NormalMixture:
         if any(part is None for part in rest):
             return None
         known = [self.names.index(name) for name in values]
-        s = np.array([_scaled(np.asarray(float(values[self.names[j]])), self.scale[j]) for j in known])
+        s = np.array([SCALES[self.scale[j]].forward(float(values[self.names[j]])) for j in known])
         log_weights = np.log(self.weights)
         for c, part in enumerate(self.parts):
             root = np.linalg.cholesky(np.array(part.covariance)[np.ix_(known, known)])
@@ -339,10 +341,6 @@ class NormalMixture:
         """Correlation matrix (k, k) of the whole on the scales."""
         return self._moments[1] / np.outer(self.sd, self.sd)
 
-    def _scale(self, x: Array) -> Array:
-        with np.errstate(all="ignore"):
-            return np.stack([_scaled(x[..., j], scale) for j, scale in enumerate(self.scale)], axis=-1)
-
     def _steps(self, s: Array) -> Iterator[tuple[Array, Array, Array]]:
         """Yield for each j log weights (..., c), means (..., c) and sds (c,) of s_j given those before it.
 
@@ -359,7 +357,7 @@ class NormalMixture:
             with np.errstate(all="ignore"):
                 e[..., j] = (s[..., j, None] - centre) / own
                 log_weights = log_weights - 0.5 * e[..., j] ** 2 - np.log(own)
-                log_weights = log_weights - _log_sum(log_weights)[..., None]
+                log_weights = log_weights - NumPyFunctions.logsumexp(log_weights)[..., None]
 
     def log_terms(self, x: ArrayLike) -> Array:
         """Return the log-density of each parameter given those before it (..., k); their sum is the joint one.
@@ -369,28 +367,40 @@ class NormalMixture:
         x = check.real_array(x, "x")
         alone = np.stack([prior.log_density(x[..., j]) for j, prior in enumerate(self._priors.values())], axis=-1)
         outside = np.any(np.isneginf(alone), axis=-1, keepdims=True)
-        s = np.where(outside, np.array(self.mean), self._scale(x))
+        s = np.where(outside, np.array(self.mean), on_scales(x, self.scale))
         terms = np.empty(s.shape)
         for j, (log_weights, centre, own) in enumerate(self._steps(s)):
             z = (s[..., j, None] - centre) / own
-            terms[..., j] = _log_sum(log_weights - 0.5 * z**2 - np.log(own)) - LOG_ROOT_TWO_PI
-            terms[..., j] += _log_slope(x[..., j], self.scale[j])
+            terms[..., j] = NumPyFunctions.logsumexp(log_weights - 0.5 * z**2 - np.log(own)) - LOG_ROOT_TWO_PI
+            terms[..., j] += SCALES[self.scale[j]].log_derivative(x[..., j])
         return np.where(outside, -np.inf, terms)
 
     def log_density(self, x: ArrayLike) -> Array:
         """Return the joint log-density (...) of parameters x (..., k), in their own units."""
         return np.asarray(self.log_terms(x).sum(axis=-1))
 
-    def _own(self, s: Array) -> Array:
-        with np.errstate(over="ignore"):
-            return np.stack([_unscaled(s[..., j], scale) for j, scale in enumerate(self.scale)], axis=-1)
+    def conditional_log_density(self, x: Sequence[Any], xp: Any = NumPyFunctions) -> Any:
+        """Return the log-density of the last of the first parameters x, given those before it.
+
+        That of the same parameter in `log_terms`, for arrays or expressions inside of the support.
+        """
+        means, roots = np.array(self.means), self.roots
+        e: list[Any] = []  # of every component, given the parameters before
+        terms: list[Any] = []
+        for i, (one, name) in enumerate(zip(x, self.scale, strict=False)):
+            centre = means[:, i] + sum(roots[:, i, h] * e[h] for h in range(i))
+            e.append((SCALES[name].forward(xp.asarray(one), xp)[..., None] - centre) / roots[:, i, i])
+            terms.append(-0.5 * e[i] ** 2 - np.log(roots[:, i, i]))
+        before = np.log(self.weights) + sum(terms[:-1])
+        normal = xp.logsumexp(before + terms[-1]) - xp.logsumexp(before) - LOG_ROOT_TWO_PI
+        return normal + SCALES[self.scale[len(x) - 1]].log_derivative(x[-1], xp)
 
     def draw(self, rng: RandomState | None = None, size: int | tuple[int, ...] = ()) -> Array:
         """Return independent draws, of shape ``(*size, k)``."""
         shape, generator = (size,) if isinstance(size, int) else tuple(size), as_generator(rng)
         c = generator.choice(len(self.weights), size=shape, p=self.weights)
         e = generator.standard_normal((*shape, len(self.names)))
-        return self._own(np.array(self.means)[c] + np.einsum("...ij,...j->...i", self.roots[c], e))
+        return in_own_units(np.array(self.means)[c] + np.einsum("...ij,...j->...i", self.roots[c], e), self.scale)
 
     # ------------------------------------------------------------------ the cube, and a box
 
@@ -400,12 +410,12 @@ class NormalMixture:
         s = np.zeros_like(u)
         for j, (log_weights, centre, own) in enumerate(self._steps(s)):
             s[..., j] = _quantile(u[..., j], log_weights, centre, own, a[j], b[j])
-        return self._own(s)
+        return in_own_units(s, self.scale)
 
     def to_cube(self, x: Array, lower: ArrayLike | None = None, upper: ArrayLike | None = None) -> Array:
         """Return u (..., k) of x (..., k), the inverse of `from_cube`."""
         a, b = self._ends(lower, upper)
-        s = self._scale(x)
+        s = on_scales(x, self.scale)
         u = np.empty_like(s)
         for j, (log_weights, centre, own) in enumerate(self._steps(s)):
             below = _mixed_mass(log_weights, centre, own, a[j], s[..., j])
@@ -415,7 +425,7 @@ class NormalMixture:
     def log_inside(self, x: Array, lower: ArrayLike, upper: ArrayLike) -> Array:
         """Return log prod_j P(x_j in its interval | those before it), shape (...)."""
         a, b = self._ends(lower, upper)
-        s = self._scale(x)
+        s = on_scales(x, self.scale)
         return np.asarray(sum(_mixed_mass(*step, a[j], b[j]) for j, step in enumerate(self._steps(s))))
 
     def largest_log_inside(self, lower: ArrayLike, upper: ArrayLike) -> float:
@@ -435,8 +445,8 @@ class NormalMixture:
 
     def _ends(self, lower: ArrayLike | None, upper: ArrayLike | None) -> tuple[Array, Array]:
         k = len(self.names)
-        a = np.full(k, -np.inf) if lower is None else self._scale(np.asarray(lower, dtype=np.float64))
-        b = np.full(k, np.inf) if upper is None else self._scale(np.asarray(upper, dtype=np.float64))
+        a = np.full(k, -np.inf) if lower is None else on_scales(np.asarray(lower, dtype=np.float64), self.scale)
+        b = np.full(k, np.inf) if upper is None else on_scales(np.asarray(upper, dtype=np.float64), self.scale)
         return a, b
 
     def _misfit(self, s: Array) -> tuple[float, str]:
@@ -518,18 +528,20 @@ class _Alone(Prior):
     def _check(self) -> None:
         """Do nothing: the mixture has checked them."""
 
-    def _log_density(self, x: Array) -> Array:
-        z = (_scaled(x, self.scale)[..., None] - np.array(self.means)) / np.array(self.sds)
-        inside = _log_sum(np.log(self.weights) - 0.5 * z**2 - np.log(self.sds)) - LOG_ROOT_TWO_PI
-        return np.where(np.isinf(_scaled(x, self.scale)), -np.inf, inside + _log_slope(x, self.scale))
+    def _log_density(self, x: Any, xp: Any) -> Any:
+        scale = SCALES[self.scale]
+        s = scale.forward(x, xp)
+        z = (s[..., None] - np.array(self.means)) / np.array(self.sds)
+        inside = xp.logsumexp(np.log(self.weights) - 0.5 * z**2 - np.log(self.sds)) - LOG_ROOT_TWO_PI
+        return xp.where(xp.isinf(s), -np.inf, inside + scale.log_derivative(x, xp))
 
     def _cdf(self, x: Array) -> Array:
-        s = _scaled(x, self.scale)
+        s = SCALES[self.scale].forward(x)
         return np.exp(_mixed_mass(np.log(self.weights), np.array(self.means), np.array(self.sds), -np.inf, s))
 
     def _quantile(self, p: Array) -> Array:
         arrays = np.log(self.weights), np.array(self.means), np.array(self.sds)
-        return _unscaled(_quantile(p, *arrays, -np.inf, np.inf), self.scale)
+        return np.asarray(SCALES[self.scale].inverse(_quantile(p, *arrays, -np.inf, np.inf)))
 
     @classmethod
     def _from_points(cls, points: Any) -> Self:
@@ -540,7 +552,7 @@ class _Alone(Prior):
         """Mean and standard deviation, by quadrature over the quantiles on a scale that has no closed form."""
         z, weight = np.polynomial.hermite_e.hermegauss(64)
         s = np.array(self.means)[:, None] + np.array(self.sds)[:, None] * z
-        x, w = _unscaled(s, self.scale), np.array(self.weights)[:, None] * weight / weight.sum()
+        x, w = SCALES[self.scale].inverse(s), np.array(self.weights)[:, None] * weight / weight.sum()
         mean = float(np.sum(w * x))
         return Moments(mean, math.sqrt(float(np.sum(w * (x - mean) ** 2))))
 
@@ -563,8 +575,7 @@ class _Plain(_Alone):
 class _Log(_Alone):
     """Of a positive parameter."""
 
-    scale: ClassVar[Scale] = "log"
-    _domain: ClassVar[tuple[float, float]] = (0.0, math.inf)
+    scale: ClassVar[ScaleName] = "log"
 
 
 @final
@@ -572,37 +583,20 @@ class _Log(_Alone):
 class _Logit(_Alone):
     """Of a fraction."""
 
-    scale: ClassVar[Scale] = "logit"
-    _domain: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    scale: ClassVar[ScaleName] = "logit"
 
 
-_ALONE: dict[Scale, type[_Alone]] = {"identity": _Plain, "log": _Log, "logit": _Logit}
+_ALONE: dict[ScaleName, type[_Alone]] = {"identity": _Plain, "log": _Log, "logit": _Logit}
 
 
 # --- mixtures in one dimension ----------------------------------------------------------------------------------------
-
-
-def _log_slope(x: Array, scale: Scale) -> Array:
-    """Return log |ds/dx|."""
-    with np.errstate(all="ignore"):
-        if scale == "identity":
-            return np.zeros(np.shape(x))
-        return -np.log(x) - (np.log1p(-x) if scale == "logit" else 0.0)
-
-
-def _log_sum(terms: Array) -> Array:
-    """Return the log of the sum of exponentials over the last axis; SciPy's function takes several times as long."""
-    top = terms.max(axis=-1, keepdims=True)
-    with np.errstate(all="ignore"):
-        found = top[..., 0] + np.log(np.sum(np.exp(terms - top), axis=-1))
-    return np.where(np.isneginf(top[..., 0]), -np.inf, found)
 
 
 def _mixed_mass(log_weights: Array, centre: Array, own: Array, a: ArrayLike, b: ArrayLike) -> Array:
     """Return the log of the mass (...) between a and b (...) of mixtures (..., c), each from its nearer tail."""
     with np.errstate(invalid="ignore"):
         low, high = ((np.asarray(end)[..., None] - centre) / own for end in (a, b))
-    return _log_sum(log_weights + _log_mass(low, high))
+    return np.asarray(NumPyFunctions.logsumexp(log_weights + _log_mass(low, high)))
 
 
 def _quantile(u: Array, log_weights: Array, centre: Array, own: Array, a: ArrayLike, b: ArrayLike) -> Array:

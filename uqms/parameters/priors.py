@@ -12,14 +12,29 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
-from typing import Any, ClassVar, NamedTuple, Self, final
+from typing import Any, ClassVar, Self, final
 
 import numpy as np
 from scipy import special
 
-from uqms._typing import Array, ArrayLike, RandomState, Scale, as_generator
+from uqms import _checks as check
+from uqms import _import_names as import_names
+from uqms._typing import Array, ArrayLike, RandomState, ScaleName, as_generator
 from uqms.errors import InputError
-from uqms.parameters import _checks as check
+from uqms.parameters import numerical
+from uqms.parameters.compiled_density import (
+    BETA,
+    GAMMA,
+    INVERSE_GAMMA,
+    LOG_NORMAL,
+    LOG_UNIFORM,
+    NORMAL,
+    UNIFORM,
+    CompiledDensity,
+)
+from uqms.parameters.functions import NumPyFunctions
+from uqms.parameters.moments import Moments
+from uqms.parameters.scale import LOGIT, SCALES
 
 __all__ = [
     "Beta",
@@ -40,16 +55,15 @@ _LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
 _Points = tuple[tuple[float, float], ...]
 
 
-class Moments(NamedTuple):
-    """Mean and standard deviation of a distribution (inf where it has none)."""
-
-    mean: float
-    sd: float
-
-
 @dataclass(frozen=True, repr=False)
 class Prior(ABC):
-    """What every prior offers; use one of its families.
+    """Distribution of one parameter: use one of its families, or write your own.
+
+    A prior of your own is a frozen dataclass with the support, the scale and the method `_log_density`. As in
+    `scipy.stats.rv_continuous`, the public methods add checks of arguments and the ends of the support. Distribution
+    function, quantiles and moments are computed numerically unless you give `_cdf`, `_quantile` and `moments`. Define
+    the class in a module that can be imported, since files store its name. `uqms.testing.check_prior` tells whether it
+    is right.
 
     Parameters
     ----------
@@ -57,60 +71,97 @@ class Prior(ABC):
         Unit of the parameter, as shown in tables and figures.
     description
         A few words for tables and figures.
+
+    Examples
+    --------
+    >>> from dataclasses import dataclass
+    >>> import uqms as uq
+    >>> @dataclass(frozen=True, repr=False)
+    ... class Exponential(uq.Prior):
+    ...     rate: float
+    ...     scale = "log"
+    ...
+    ...     def _log_density(self, x, xp):
+    ...         return xp.log(self.rate) - self.rate * x
+    >>> prior = Exponential(0.5)
+    >>> round(float(prior.quantile(0.5)), 6), round(prior.moments.mean, 6)
+    (1.386294, 2.0)
     """
 
     unit: str = field(default="", kw_only=True)
     description: str = field(default="", kw_only=True)
 
-    scale: ClassVar[Scale] = "identity"
+    scale: ClassVar[ScaleName] = "identity"
     """Map of the parameter before it enters a surrogate: "identity", "log" or "logit"."""
-    _domain: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
+    _domain: ClassVar[tuple[float, float] | None] = None
     _quantiles_needed: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
+        if self.scale not in SCALES:
+            raise InputError(f"{self._name()}: scale is {self.scale!r}; give one of {', '.join(SCALES)}.")
         check.text(self._name(), "unit", self.unit)
         check.text(self._name(), "description", self.description)
         self._check()
 
-    @abstractmethod
     def _check(self) -> None:
-        """Check the family's own arguments and store them as floats."""
+        """Check the arguments of the family and store numbers as floats; finite ones unless this is overridden."""
+        for key, value in self._arguments().items():
+            if not isinstance(value, str | tuple):
+                self._store(**{key: check.number(self._name(), key, value)})
 
     @abstractmethod
-    def _log_density(self, x: Array) -> Array:
-        """Log-density inside the support."""
+    def _log_density(self, x: Any, xp: Any) -> Any:
+        """Return the log-density at x inside of the support, with the functions of xp.
 
-    @abstractmethod
+        `xp` has the functions of `uqms.parameters.functions.NumPyFunctions`: x may be an array or an expression.
+        """
+
     def _cdf(self, x: Array) -> Array:
-        """Distribution function inside the support."""
+        """Return the distribution function inside of the support."""
+        return numerical.table(self).cdf(x)
 
-    @abstractmethod
     def _quantile(self, p: Array) -> Array:
-        """Quantile for p in [0, 1]."""
+        """Return the quantile for p in [0, 1]."""
+        return numerical.table(self).quantile(p)
 
     @classmethod
-    @abstractmethod
     def _from_points(cls, points: _Points) -> Self:
         """Return the prior that has the quantiles (p, x)."""
+        raise InputError(f"{cls.__name__} has no rule for quantiles; give its arguments, or override _from_points.")
 
     @property
-    @abstractmethod
     def moments(self) -> Moments:
         """Mean and standard deviation of the distribution."""
+        return numerical.table(self).moments
 
     @property
     def support(self) -> tuple[float, float]:
-        """Ends of the support; the density is zero outside of them."""
-        return self._domain
+        """Ends of the support; the density is zero outside of them. By default the domain of the scale."""
+        return self._domain or SCALES[self.scale].domain
 
-    def log_density(self, x: ArrayLike) -> Array:
-        """Return the log of the density at `x`; -inf outside of the support, NaN where `x` is NaN."""
-        x = check.real_array(x, "x")
+    @property
+    def normal_on_scale(self) -> Moments | None:
+        """Mean and sd on the scale where the parameter is normally distributed there; else None."""
+        return None
+
+    def compiled(self, x: float) -> CompiledDensity | None:
+        """Return the numbers of the compiled density around `x`; None where there is no compiled code.
+
+        Calibration then evaluates `log_density` as an expression, which is slower by a small factor.
+        """
+        return None
+
+    def log_density(self, x: Any, xp: Any = NumPyFunctions) -> Any:
+        """Return the log of the density at `x`; -inf outside of the support, NaN where `x` is NaN.
+
+        With the functions `xp` of PyTensor, `x` is an expression.
+        """
+        x = xp.asarray(x)
         low, high = self.support
         with np.errstate(all="ignore"):
-            inside = self._log_density(np.clip(x, low, high))
-        out: Array = np.where((x < low) | (x > high) | np.isinf(x), -np.inf, inside)[()]
-        return out
+            inside = self._log_density(xp.clip(x, low, high), xp)
+            out = xp.where((x < low) | (x > high) | xp.isinf(x), -np.inf, inside)
+        return out[()]
 
     def cdf(self, x: ArrayLike) -> Array:
         """Return the probability of a value below `x`."""
@@ -156,26 +207,34 @@ class Prior(ABC):
         >>> uq.Normal.from_quantiles({0.025: 1.0, 0.975: 3.0})
         Normal(mean=2.0, sd=0.510...)
         """
-        points = _check_points(cls.__name__, quantiles, cls._quantiles_needed, cls._domain)
+        domain = cls._domain or SCALES[cls.scale].domain
+        points = _check_points(cls.__name__, quantiles, cls._quantiles_needed, domain)
         return replace(_solved(cls.__name__, points, cls._from_points), unit=unit, description=description)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the prior as a JSON object, from which `prior_from_dict` builds it again."""
-        arguments = {key: check.to_number(value) for key, value in self._arguments().items()}
-        return {"prior": self._name(), **arguments, "unit": self.unit, "description": self.description}
+        """Return the prior as a JSON object, from which `prior_from_dict` builds it again.
+
+        The families of uqms are stored by name, a class of your own by "module:name".
+        """
+        kind = type(self).__name__ if type(self) in _FAMILIES.values() else import_names.name_of(type(self))
+        arguments = {key: _to_json(value) for key, value in self._arguments().items()}
+        return {"prior": kind, **arguments, "unit": self.unit, "description": self.description}
 
     def _name(self) -> str:
         return type(self).__name__
 
-    def _arguments(self) -> dict[str, float]:
+    def _arguments(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(self) if not f.kw_only}
 
-    def _store(self, **values: float) -> None:
+    def _store(self, **values: Any) -> None:
         for key, value in values.items():
             object.__setattr__(self, key, value)
 
     def _shown(self, number: Callable[[float], str]) -> list[str]:
-        return [f"{key}={number(value)}" for key, value in self._arguments().items()]
+        return [
+            f"{key}={number(value) if isinstance(value, float) else repr(value)}"
+            for key, value in self._arguments().items()
+        ]
 
     @property
     def label(self) -> str:
@@ -234,8 +293,12 @@ class Uniform(Prior):
         """Mean and standard deviation."""
         return Moments(0.5 * self.low + 0.5 * self.high, (self.high - self.low) / math.sqrt(12.0))
 
-    def _log_density(self, x: Array) -> Array:
+    def _log_density(self, x: Any, xp: Any) -> Any:
         return -math.log(self.high - self.low) + 0.0 * x
+
+    def compiled(self, x: float) -> CompiledDensity | None:
+        """Return the numbers of the compiled density around `x`."""
+        return CompiledDensity(UNIFORM)
 
     def _cdf(self, x: Array) -> Array:
         return (x - self.low) / (self.high - self.low)
@@ -276,8 +339,7 @@ class LogUniform(Prior):
 
     low: float
     high: float
-    scale: ClassVar[Scale] = "log"
-    _domain: ClassVar[tuple[float, float]] = (0.0, math.inf)
+    scale: ClassVar[ScaleName] = "log"
 
     def _check(self) -> None:
         low, high = (check.positive(self._name(), key, value) for key, value in self._arguments().items())
@@ -302,8 +364,12 @@ class LogUniform(Prior):
         mean = (1.0 - q) / w
         return Moments(self.high * mean, self.high * math.sqrt((1.0 - q * q) / (2.0 * w) - mean * mean))
 
-    def _log_density(self, x: Array) -> Array:
-        return -np.log(x) - math.log(self._width)
+    def _log_density(self, x: Any, xp: Any) -> Any:
+        return -xp.log(x) - math.log(self._width)
+
+    def compiled(self, x: float) -> CompiledDensity | None:
+        """Return the numbers of the compiled density around `x`."""
+        return CompiledDensity(LOG_UNIFORM, -math.log(x))
 
     def _cdf(self, x: Array) -> Array:
         return (np.log(x) - math.log(self.low)) / self._width
@@ -356,9 +422,18 @@ class Normal(Prior):
         """Mean and standard deviation."""
         return Moments(self.mean, self.sd)
 
-    def _log_density(self, x: Array) -> Array:
+    @property
+    def normal_on_scale(self) -> Moments:
+        """Mean and sd on the scale."""
+        return Moments(self.mean, self.sd)
+
+    def _log_density(self, x: Any, xp: Any) -> Any:
         z = (x - self.mean) / self.sd
         return -0.5 * z * z - math.log(self.sd) - _LOG_SQRT_2PI
+
+    def compiled(self, x: float) -> CompiledDensity | None:
+        """Return the numbers of the compiled density around `x`."""
+        return CompiledDensity(NORMAL, 0.0, self.mean, self.sd, (x - self.mean) / self.sd)
 
     def _cdf(self, x: Array) -> Array:
         return special.ndtr((x - self.mean) / self.sd)
@@ -399,8 +474,7 @@ class LogNormal(Prior):
 
     median: float
     sigma: float
-    scale: ClassVar[Scale] = "log"
-    _domain: ClassVar[tuple[float, float]] = (0.0, math.inf)
+    scale: ClassVar[ScaleName] = "log"
 
     def _check(self) -> None:
         self._store(**{key: check.positive("LogNormal", key, value) for key, value in self._arguments().items()})
@@ -412,11 +486,21 @@ class LogNormal(Prior):
             mean = self.median * np.exp(0.5 * self.sigma * self.sigma)
             return Moments(float(mean), float(mean * np.sqrt(np.expm1(self.sigma * self.sigma))))
 
-    def _log_density(self, x: Array) -> Array:
-        log_x = np.log(x)
+    @property
+    def normal_on_scale(self) -> Moments:
+        """Mean and sd on the scale."""
+        return Moments(math.log(self.median), self.sigma)
+
+    def _log_density(self, x: Any, xp: Any) -> Any:
+        log_x = xp.log(x)
         z = (log_x - math.log(self.median)) / self.sigma
         inside = -0.5 * z * z - log_x - math.log(self.sigma) - _LOG_SQRT_2PI
-        return np.where(x == 0.0, -np.inf, inside)
+        return xp.where(x <= 0.0, -np.inf, inside)
+
+    def compiled(self, x: float) -> CompiledDensity | None:
+        """Return the numbers of the compiled density around `x`."""
+        log_x, centre = math.log(x), math.log(self.median)
+        return CompiledDensity(LOG_NORMAL, -log_x, centre, self.sigma, (log_x - centre) / self.sigma)
 
     def _cdf(self, x: Array) -> Array:
         return special.ndtr((np.log(x) - math.log(self.median)) / self.sigma)
@@ -458,8 +542,7 @@ class LogitNormal(Prior):
 
     median: float
     sigma: float
-    scale: ClassVar[Scale] = "logit"
-    _domain: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    scale: ClassVar[ScaleName] = "logit"
 
     def _check(self) -> None:
         median = check.number("LogitNormal", "median", self.median)
@@ -473,29 +556,34 @@ class LogitNormal(Prior):
         nodes, weights = _legendre()
         z = 9.0 * (2.0 * nodes - 1.0)  # nothing of a normal is farther out
         density = weights * np.exp(-0.5 * z * z)
-        x = special.expit(self._centre + self.sigma * z)
+        x = LOGIT.inverse(self._centre + self.sigma * z)
         mean = float(np.sum(density * x) / np.sum(density))
         return Moments(mean, math.sqrt(float(np.sum(density * (x - mean) ** 2) / np.sum(density))))
 
     @property
     def _centre(self) -> float:
-        return float(special.logit(self.median))
+        return float(LOGIT.forward(self.median))
 
-    def _log_density(self, x: Array) -> Array:
-        z = (special.logit(x) - self._centre) / self.sigma
-        inside = -0.5 * z * z - np.log(x) - np.log1p(-x) - math.log(self.sigma) - _LOG_SQRT_2PI
-        return np.where((x == 0.0) | (x == 1.0), -np.inf, inside)
+    @property
+    def normal_on_scale(self) -> Moments:
+        """Mean and sd on the scale."""
+        return Moments(self._centre, self.sigma)
+
+    def _log_density(self, x: Any, xp: Any) -> Any:
+        z = (LOGIT.forward(x, xp) - self._centre) / self.sigma
+        inside = -0.5 * z * z + LOGIT.log_derivative(x, xp) - math.log(self.sigma) - _LOG_SQRT_2PI
+        return xp.where((x <= 0.0) | (x >= 1.0), -np.inf, inside)
 
     def _cdf(self, x: Array) -> Array:
-        return special.ndtr((special.logit(x) - self._centre) / self.sigma)
+        return np.asarray(special.ndtr((LOGIT.forward(x) - self._centre) / self.sigma))
 
     def _quantile(self, p: Array) -> Array:
-        return special.expit(self._centre + self.sigma * special.ndtri(p))
+        return np.asarray(LOGIT.inverse(self._centre + self.sigma * special.ndtri(p)))
 
     @classmethod
     def _from_points(cls, points: _Points) -> Self:
-        mean, sd = _probit_line(tuple((p, float(special.logit(x))) for p, x in points))
-        return cls(float(special.expit(mean)), sd)
+        mean, sd = _probit_line(tuple((p, float(LOGIT.forward(x))) for p, x in points))
+        return cls(float(LOGIT.inverse(mean)), sd)
 
 
 @final
@@ -561,8 +649,12 @@ class TruncatedNormal(Prior):
     def _cut(self) -> "_Cut":
         return _Cut.of(self.mean, self.sd, self.low, self.high)
 
-    def _log_density(self, x: Array) -> Array:
+    def _log_density(self, x: Any, xp: Any) -> Any:
         return self._cut.log_density((x - self.mean) / self.sd) - math.log(self.sd)
+
+    def compiled(self, x: float) -> CompiledDensity | None:
+        """Return the numbers of the compiled density around `x`."""
+        return CompiledDensity(NORMAL, 0.0, self.mean, self.sd, (x - self.mean) / self.sd)
 
     def _cdf(self, x: Array) -> Array:
         return self._cut.cdf((x - self.mean) / self.sd)
@@ -645,7 +737,7 @@ class HalfNormal(Prior):
     """
 
     sd: float
-    _domain: ClassVar[tuple[float, float]] = (0.0, math.inf)
+    _domain: ClassVar[tuple[float, float] | None] = (0.0, math.inf)
     _quantiles_needed: ClassVar[int] = 1
 
     def _check(self) -> None:
@@ -656,9 +748,13 @@ class HalfNormal(Prior):
         """Mean and standard deviation of the distribution (not of the normal before it is cut)."""
         return Moments(self.sd * math.sqrt(2.0 / math.pi), self.sd * math.sqrt(1.0 - 2.0 / math.pi))
 
-    def _log_density(self, x: Array) -> Array:
+    def _log_density(self, x: Any, xp: Any) -> Any:
         z = x / self.sd
         return math.log(2.0) - 0.5 * z * z - math.log(self.sd) - _LOG_SQRT_2PI
+
+    def compiled(self, x: float) -> CompiledDensity | None:
+        """Return the numbers of the compiled density around `x`."""
+        return CompiledDensity(NORMAL, 0.0, 0.0, self.sd, x / self.sd)
 
     def _cdf(self, x: Array) -> Array:
         return special.erf(x / (self.sd * math.sqrt(2.0)))
@@ -698,8 +794,7 @@ class Beta(Prior):
 
     alpha: float
     beta: float
-    scale: ClassVar[Scale] = "logit"
-    _domain: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    scale: ClassVar[ScaleName] = "logit"
 
     def _check(self) -> None:
         self._store(**{key: check.positive("Beta", key, value) for key, value in self._arguments().items()})
@@ -711,9 +806,15 @@ class Beta(Prior):
         mean, rest = self.alpha / total, self.beta / total
         return Moments(mean, math.sqrt(mean * rest / (total + 1.0)))
 
-    def _log_density(self, x: Array) -> Array:
-        powers = special.xlogy(self.alpha - 1.0, x) + special.xlog1py(self.beta - 1.0, -x)
+    def _log_density(self, x: Any, xp: Any) -> Any:
+        powers = xp.xlogy(self.alpha - 1.0, x) + xp.xlog1py(self.beta - 1.0, -x)
         return powers - float(special.betaln(self.alpha, self.beta))
+
+    def compiled(self, x: float) -> CompiledDensity | None:
+        """Return the numbers of the compiled density around `x`."""
+        v, a, b = float(LOGIT.forward(x)), self.alpha, self.beta
+        value = -(a - 1.0) * np.logaddexp(0.0, -v) - (b - 1.0) * np.logaddexp(0.0, v)
+        return CompiledDensity(BETA, float(value), a, b)
 
     def _cdf(self, x: Array) -> Array:
         return special.betainc(self.alpha, self.beta, x)
@@ -754,8 +855,7 @@ class Gamma(Prior):
 
     shape: float
     rate: float
-    scale: ClassVar[Scale] = "log"
-    _domain: ClassVar[tuple[float, float]] = (0.0, math.inf)
+    scale: ClassVar[ScaleName] = "log"
 
     def _check(self) -> None:
         self._store(**{key: check.positive("Gamma", key, value) for key, value in self._arguments().items()})
@@ -765,9 +865,14 @@ class Gamma(Prior):
         """Mean and standard deviation."""
         return Moments(self.shape / self.rate, math.sqrt(self.shape) / self.rate)
 
-    def _log_density(self, x: Array) -> Array:
+    def _log_density(self, x: Any, xp: Any) -> Any:
         t = self.rate * x
-        return special.xlogy(self.shape - 1.0, t) - t - float(special.gammaln(self.shape)) + math.log(self.rate)
+        return xp.xlogy(self.shape - 1.0, t) - t - float(special.gammaln(self.shape)) + math.log(self.rate)
+
+    def compiled(self, x: float) -> CompiledDensity | None:
+        """Return the numbers of the compiled density around `x`."""
+        value = (self.shape - 1.0) * math.log(x) - self.rate * x
+        return CompiledDensity(GAMMA, value, self.shape, self.rate)
 
     def _cdf(self, x: Array) -> Array:
         return special.gammainc(self.shape, self.rate * x)
@@ -811,8 +916,7 @@ class InverseGamma(Prior):
 
     alpha: float
     beta: float
-    scale: ClassVar[Scale] = "log"
-    _domain: ClassVar[tuple[float, float]] = (0.0, math.inf)
+    scale: ClassVar[ScaleName] = "log"
 
     def _check(self) -> None:
         self._store(**{key: check.positive("InverseGamma", key, value) for key, value in self._arguments().items()})
@@ -823,10 +927,15 @@ class InverseGamma(Prior):
         mean = self.beta / (self.alpha - 1.0) if self.alpha > 1.0 else math.inf
         return Moments(mean, mean / math.sqrt(self.alpha - 2.0) if self.alpha > 2.0 else math.inf)
 
-    def _log_density(self, x: Array) -> Array:
+    def _log_density(self, x: Any, xp: Any) -> Any:
         t = self.beta / x
-        inside = (self.alpha + 1.0) * np.log(t) - t - float(special.gammaln(self.alpha)) - math.log(self.beta)
-        return np.where(np.isinf(t), -np.inf, inside)
+        inside = (self.alpha + 1.0) * xp.log(t) - t - float(special.gammaln(self.alpha)) - math.log(self.beta)
+        return xp.where(xp.isinf(t), -np.inf, inside)
+
+    def compiled(self, x: float) -> CompiledDensity | None:
+        """Return the numbers of the compiled density around `x`."""
+        value = -(self.alpha + 1.0) * math.log(x) - self.beta / x
+        return CompiledDensity(INVERSE_GAMMA, value, self.alpha, self.beta)
 
     def _cdf(self, x: Array) -> Array:
         return special.gammaincc(self.alpha, self.beta / x)
@@ -852,16 +961,28 @@ def prior_from_dict(data: object) -> Prior:
     Raises
     ------
     InputError
-        When the family is unknown or the object holds other keys than it should.
+        When the family is unknown, a class of your own cannot be imported or is no prior, or the object holds other
+        keys than it should.
     """
     kind = data.get("prior") if isinstance(data, Mapping) else None
-    if not isinstance(kind, str) or kind not in _FAMILIES:
+    if not isinstance(kind, str) or not (kind in _FAMILIES or import_names.is_name(kind)):
         raise InputError(f"There is no prior {kind!r}; known ones are {', '.join(_FAMILIES)}.")
-    family = _FAMILIES[kind]
+    family = _FAMILIES[kind] if kind in _FAMILIES else import_names.class_named(kind, Prior)  # type: ignore[type-abstract]
     own = [f.name for f in fields(family) if not f.kw_only]
     values = check.fields(kind, data, ["prior", *own], ["unit", "description"])
-    arguments: dict[str, Any] = {key: check.from_number(values[key]) for key in own}
+    arguments: dict[str, Any] = {key: _from_json(values[key]) for key in own}
     return family(**arguments, **{key: values[key] for key in ("unit", "description") if key in values})
+
+
+def _to_json(value: Any) -> Any:
+    """Return a field as JSON: numbers, text, and tuples of them."""
+    if isinstance(value, tuple):
+        return [_to_json(one) for one in value]
+    return value if isinstance(value, str) else check.to_number(value)
+
+
+def _from_json(value: Any) -> Any:
+    return tuple(_from_json(one) for one in value) if isinstance(value, list) else check.from_number(value)
 
 
 @final
@@ -904,7 +1025,7 @@ class _Cut:
         """The mass, relative to the numbers whose difference it is."""
         return self.mass / float(_mills(self.a)) if self.tail else self.mass
 
-    def log_density(self, z: Array) -> Array:
+    def log_density(self, z: Any) -> Any:
         z = -z if self.mirrored else z
         if self.tail:
             return -0.5 * (z - self.a) * (z + self.a) - math.log(self.mass)

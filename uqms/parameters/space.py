@@ -19,15 +19,15 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self, final
 
 import numpy as np
-from scipy import special
 
-from uqms._typing import Array, ArrayLike, Named, RandomState, Scale, as_generator
+from uqms import _checks as check
+from uqms._typing import Array, ArrayLike, Named, RandomState, ScaleName, as_generator
 from uqms.errors import FormatVersionError, InputError
-from uqms.parameters import _checks as check
 from uqms.parameters.box import Box
 from uqms.parameters.joint import MultivariateNormal
 from uqms.parameters.mixture import Block, NormalMixture, block_from_dict
 from uqms.parameters.priors import Prior, prior_from_dict
+from uqms.parameters.scale import SCALES, Interval
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -297,12 +297,12 @@ class ParameterSpace:
     def to_real(self, theta: ArrayLike | Named) -> Array:
         """Return z (..., p) on the real line: log or logit of the support, or theta itself where it is unbounded."""
         theta = check.columns(theta, self.names, "theta")
-        return self._per_support(_to_real, theta)
+        return _each([interval.to_real for interval in self._intervals()], theta)
 
     def from_real(self, z: ArrayLike | Named) -> Array:
         """Return theta (..., p) of z (..., p), the inverse of `to_real`."""
         z = check.columns(z, self.names, "z")
-        return self._per_support(_from_real, z)
+        return _each([interval.from_real for interval in self._intervals()], z)
 
     def log_jacobian(self, z: ArrayLike | Named) -> Array:
         """Return ``log |d theta / d z|`` (...), summed over the parameters, at z (..., p).
@@ -310,15 +310,11 @@ class ParameterSpace:
         The density of z is ``log_density(from_real(z)) + log_jacobian(z)``.
         """
         z = check.columns(z, self.names, "z")
-        total: Array = self._per_support(_log_jacobian, z).sum(axis=-1)
+        total: Array = _each([interval.log_jacobian for interval in self._intervals()], z).sum(axis=-1)
         return total
 
-    def _per_support(self, function: "_Map", values: Array) -> Array:
-        def column(prior: Prior) -> Callable[[Array], Array]:
-            return lambda v: function(v, *prior.support)
-
-        with np.errstate(all="ignore"):
-            return _each([column(prior) for prior in self._priors.values()], values)
+    def _intervals(self) -> list[Interval]:
+        return [Interval.of(*prior.support) for prior in self._priors.values()]
 
     # ------------------------------------------------------------------ the box
 
@@ -352,7 +348,7 @@ class ParameterSpace:
             raise InputError(f"box: mass is {mass:g}; give a probability between 0 and 1, such as 0.999.")
         cut = -math.expm1(math.log(mass) / len(self._priors))
         sides = [_sides(name, prior, cut) for name, prior in self._priors.items()]
-        scales: list[Scale] = [prior.scale for prior in self._priors.values()]
+        scales: list[ScaleName] = [prior.scale for prior in self._priors.values()]
         for condition in self._conditions.values():
             sides.append((condition.low, condition.high, (True, True)))
             scales.append("identity")
@@ -497,9 +493,6 @@ class ParameterSpace:
         return f"<table><caption>{title}</caption><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table>{joint}"
 
 
-type _Map = Callable[[Array, float, float], Array]
-
-
 def _rebuild(
     priors: dict[str, Prior], conditions: dict[str, Condition], blocks: tuple[Block, ...] = ()
 ) -> ParameterSpace:
@@ -556,42 +549,10 @@ def _range_from_cube(condition: Condition) -> Callable[[Array], Array]:
     return lambda u: np.where(u == 1.0, condition.high, condition.low + u * (condition.high - condition.low))
 
 
-def _to_real(x: Array, low: float, high: float) -> Array:
-    if math.isinf(low) and math.isinf(high):
-        return x
-    if math.isinf(high):
-        return np.log(x - low)
-    if math.isinf(low):
-        return -np.log(high - x)
-    return np.log(x - low) - np.log(high - x)
-
-
-def _from_real(z: Array, low: float, high: float) -> Array:
-    if math.isinf(low) and math.isinf(high):
-        return z
-    if math.isinf(high):
-        return low + np.exp(z)
-    if math.isinf(low):
-        return high - np.exp(-z)
-    # From the nearer end, so that values near either end keep their digits.
-    width = high - low
-    return np.where(z < 0.0, low + width * special.expit(z), high - width * special.expit(-z))
-
-
-def _log_jacobian(z: Array, low: float, high: float) -> Array:
-    if math.isinf(low) and math.isinf(high):
-        return np.zeros_like(z)
-    if math.isinf(high):
-        return z
-    if math.isinf(low):
-        return -z
-    return math.log(high - low) + special.log_expit(z) + special.log_expit(-z)
-
-
 def _sides(name: str, prior: Prior, cut: float) -> tuple[float, float, tuple[bool, bool]]:
     """Return the ends of the box for one parameter, and which of them are hard."""
     low, high = prior.support
-    finite = {"identity": (-math.inf, math.inf), "log": (0.0, math.inf), "logit": (0.0, 1.0)}[prior.scale]
+    finite = SCALES[prior.scale].domain
     hard = (low > finite[0], high < finite[1])
     if not hard[0]:
         low = float(prior.quantile(cut if hard[1] else 0.5 * cut))

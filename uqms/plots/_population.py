@@ -13,6 +13,7 @@ from uqms.calibration import PopulationPosterior
 from uqms.calibration.population.layout import Layout, from_natural, to_natural
 from uqms.diagnostics.covariates import moments
 from uqms.errors import InputError
+from uqms.parameters.scale import SCALES
 from uqms.plots._density import density
 from uqms.plots._individual_fits import population_of
 from uqms.plots._style import (
@@ -167,7 +168,7 @@ def _individual(
         grid, values = found
         x = from_natural(grid, scale)
         if scale == "logit":
-            values = values / (x * (1.0 - x))  # of the parameter itself, as the axis
+            values = values * SCALES[scale].derivative(x)  # of the parameter itself, as the axis
         ax.fill_between(x, 0.0, 0.9 * top * values / values.max(), color=colour, alpha=0.3, lw=0)
         ax.plot(x, 0.9 * top * values / values.max(), color=colour, lw=1.1, label=text)
     ends = np.quantile(from_natural(new, scale), [0.002, 0.998])

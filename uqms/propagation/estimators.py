@@ -23,6 +23,7 @@ import pandas as pd
 import xarray as xr
 from scipy.special import stdtrit
 
+from uqms import _checks as check
 from uqms import ensemble as table
 from uqms._threads import single_threaded
 from uqms._typing import Array, Bools, Ints, RandomState, as_generator
@@ -85,8 +86,7 @@ class MultifidelityMean:
         InputError
             When `prob` is not between 0 and 1.
         """
-        if isinstance(prob, bool) or not isinstance(prob, int | float) or not 0.0 < prob < 1.0:
-            raise InputError(f"interval: prob is {prob!r}; give a number between 0 and 1, such as 0.95.")
+        check.probability("interval", "prob", prob)
         out = {}
         for name, one in self.estimates.items():
             half = stdtrit(one["degrees"], 0.5 + 0.5 * prob) * one["sd"]

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from uqms import _checks as check
 from uqms._threads import single_threaded
 from uqms._typing import RandomState
 from uqms.calibration.problem import space_of
@@ -75,8 +76,7 @@ def tornado(
     """
     if not isinstance(surrogate, Surrogate):
         raise InputError(f"tornado: got a {type(surrogate).__name__}; give a surrogate.")
-    if isinstance(prob, bool) or not 0.0 < prob < 1.0:
-        raise InputError(f"tornado: prob is {prob!r}; give a probability between 0 and 1.")
+    check.probability("tornado", "prob", prob)
     space = space_of(surrogate) if inputs is None else inputs
     unknown = [name for name in space.names if name not in surrogate.domain.names]
     if unknown:

@@ -26,6 +26,7 @@ import numpy as np
 import xarray as xr
 from scipy.special import ndtr, ndtri
 
+from uqms import _checks as check
 from uqms._threads import single_threaded
 from uqms._typing import Array, Bools, Ints, RandomState, as_generator
 from uqms.calibration.conditioned import ConditionedPrior
@@ -307,8 +308,7 @@ def rare_event(
     """
     event = _read(surrogate, threshold, of, inputs, conditions, below)
     for key, count, least in (("samples", samples, 100), ("functions", functions, 2)):
-        if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < least:
-            raise InputError(f"rare_event: {key} is {count!r}; give a whole number of at least {least}.")
+        check.whole("rare_event", key, count, least=least)
     if isinstance(tolerance, bool) or not tolerance > 0.0:
         raise InputError(f"rare_event: tolerance is {tolerance!r}; give a positive number.")
     generator = as_generator(rng)

@@ -15,6 +15,7 @@ import xarray as xr
 from numpy.typing import ArrayLike
 from scipy.special import ndtri
 
+from uqms import _checks as check
 from uqms._threads import single_threaded
 from uqms._typing import Array, RandomState, as_generator
 from uqms.calibration import PopulationPosterior, Posterior, SubjectPosterior
@@ -218,7 +219,7 @@ class Propagation:
         ``result.quantile([0.05, 0.95]).sel(bound="estimate")``
         """
         levels = _levels(q)
-        _check_prob(prob)
+        check.probability("quantile", "prob", prob)
 
         def each(y: Array, parts: Parts) -> Array:
             if self.nested:
@@ -236,7 +237,7 @@ class Propagation:
         InputError
             When `prob` is not between 0 and 1.
         """
-        _check_prob(prob)
+        check.probability("interval", "prob", prob)
         ends = [0.5 - 0.5 * prob, 0.5 + 0.5 * prob]
         found = self._each(lambda y, _: np.asarray(np.quantile(y, ends, axis=(0, 1, 2, 3))), ("bound",))
         return found.assign_coords(bound=["lower", "upper"])
@@ -270,7 +271,7 @@ class Propagation:
             When the quantity is unknown or must be named, a threshold is not finite, or `prob` is not between 0 and 1.
         """
         name = self.one(output)
-        _check_prob(prob)
+        check.probability("exceedance", "prob", prob)
         levels = np.atleast_1d(np.asarray(threshold, dtype=np.float64))
         if levels.ndim != 1 or not np.isfinite(levels).all():
             raise InputError(
@@ -313,7 +314,7 @@ class Propagation:
             When the quantity is a curve and `at` does not say where.
         """
         name = self.one(output)
-        _check_prob(prob)
+        check.probability("density", "prob", prob)
         unknown = sorted(set(at) - self._rest(name))
         missing = sorted(self._rest(name) - set(at))
         if unknown or missing:
@@ -438,11 +439,6 @@ def _levels(q: ArrayLike) -> Array:
     return levels
 
 
-def _check_prob(prob: float) -> None:
-    if isinstance(prob, bool) or not isinstance(prob, int | float) or not 0.0 < prob < 1.0:
-        raise InputError(f"prob is {prob!r}; give a probability between 0 and 1, such as 0.95.")
-
-
 def _nearest(like: xr.DataArray, dim: str, value: float) -> int:
     if dim == "condition":
         if not 0 <= int(value) < like.sizes[dim]:
@@ -560,8 +556,7 @@ def propagate(
         raise InputError(f"propagate: got a {type(source).__name__}; give a surrogate or a posterior.")
     for key, count in (("draws", draws), ("functions", functions)):
         least = 2 if key == "draws" or not after else 1
-        if count is not None and (isinstance(count, bool) or not isinstance(count, int | np.integer) or count < least):
-            raise InputError(f"propagate: {key} is {count!r}; give a whole number of at least {least}.")
+        check.whole("propagate", key, count, least=least, optional=True)
     generator = as_generator(rng)
     if after:
         posterior = cast(Posterior, source)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from uqms import _checks as check
 from uqms._typing import Array, Ints, Named
 from uqms.errors import InputError
 from uqms.runs.campaign import Campaign, sorted_columns
@@ -76,7 +77,7 @@ def plan_runs(simulator: Simulator, columns: dict[str, Array], fidelity: str, re
     InputError
         When replicates or a seed are asked of a simulator without chance, or a seed is missing for one with chance.
     """
-    if isinstance(replicates, bool) or not isinstance(replicates, int | np.integer) or replicates < 1:
+    if not check.is_whole(replicates, 1):
         raise InputError(f"replicates is {replicates!r}; give a whole number >= 1.")
     if not isinstance(fidelity, str):
         raise InputError(f"fidelity is {fidelity!r}; give a word, such as 'coarse'.")
@@ -90,7 +91,7 @@ def plan_runs(simulator: Simulator, columns: dict[str, Array], fidelity: str, re
                 "argument does: FunctionSimulator(..., seed='seed')."
             )
         return Plan(campaign, x, rows, None, None)
-    if isinstance(rng, bool) or not isinstance(rng, int | np.integer) or rng < 0:
+    if not check.is_whole(rng, 0):
         raise InputError(
             f"rng is {rng!r}, and the simulator takes a seed; give a whole number >= 0, from which the seed of every "
             "run follows. (A generator gives other seeds in the next call, which would then repeat every run.)"

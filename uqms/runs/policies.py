@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import final
 
+from uqms import _checks as check
 from uqms.ensemble import RunState
 from uqms.errors import InputError
 
@@ -49,7 +50,7 @@ class FailurePolicy:
     stop_above: float = 1.0
 
     def __post_init__(self) -> None:
-        if isinstance(self.attempts, bool) or not isinstance(self.attempts, int) or self.attempts < 1:
+        if not check.is_whole(self.attempts, 1):
             raise InputError(f"attempts is {self.attempts!r}; give a whole number >= 1 (1 tries nothing again).")
         for name, most, wanted in (("backoff", _LONGEST, "seconds >= 0"), ("stop_above", 1.0, "a share from 0 to 1")):
             value = getattr(self, name)

@@ -21,7 +21,6 @@ from uqms.errors import DataError, InputError
 
 __all__ = [
     "bayesian_weights",
-    "check_prob",
     "chosen_outputs",
     "equal_tailed",
     "one_of",
@@ -83,19 +82,6 @@ def values_at(ordered: Array, level: Array) -> Array:
     below = np.minimum(np.floor(place).astype(np.int64), len(ordered) - 2)
     low, high = (np.take_along_axis(ordered, (below + i)[None], 0)[0] for i in (0, 1))
     return np.asarray(low + (place - below) * (high - low))
-
-
-def check_prob(owner: str, prob: float) -> float:
-    """Return a probability strictly between 0 and 1.
-
-    Raises
-    ------
-    InputError
-        When it is something else.
-    """
-    if isinstance(prob, bool) or not isinstance(prob, int | float) or not 0.0 < prob < 1.0:
-        raise InputError(f"{owner}: prob is {prob!r}; give a probability between 0 and 1, such as 0.95.")
-    return float(prob)
 
 
 def chosen_outputs(owner: str, ensemble: xr.Dataset, outputs: object) -> tuple[str, ...]:

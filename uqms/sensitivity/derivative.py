@@ -27,14 +27,16 @@ import xarray as xr
 from scipy.special import ndtri
 from scipy.stats import qmc
 
+from uqms import _checks as check
 from uqms._threads import single_threaded
 from uqms._typing import Array, RandomState, as_generator
 from uqms.calibration.direct import is_exact
 from uqms.errors import InputError
 from uqms.parameters import Condition, LogUniform, Prior, Uniform
+from uqms.parameters.scale import SCALES
 from uqms.sensitivity._draws import along, checked_points, flattened, wanted_outputs
 from uqms.sensitivity._inputs import IndependentInputs, check_surrogate, independent_inputs
-from uqms.sensitivity._resampling import bayesian_weights, check_prob, one_of
+from uqms.sensitivity._resampling import bayesian_weights, one_of
 from uqms.surrogates import GaussianProcessSurrogate, Surrogate
 from uqms.surrogates.paths import paths
 
@@ -96,7 +98,7 @@ class DerivativeMeasures:
         InputError
             When `prob` is not between 0 and 1.
         """
-        prob = check_prob("interval", prob)
+        prob = check.probability("interval", "prob", prob)
         out = {}
         for name, one in self.indices.items():
             kept = one[[key for key in ("bound", "slope", "bound_whole") if key in one]]
@@ -221,8 +223,7 @@ def derivative_measures(
         raise InputError(f"{who}: {', '.join(numbers)} is given by draws, and the bound needs a prior, or a range.")
     names = wanted_outputs(surrogate, outputs, who)
     for what, value, least in (("draws", draws, 2), ("bootstrap", bootstrap, 10)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-            raise InputError(f"{who}: {what} is {value!r}; give a whole number of at least {least}.")
+        check.whole(who, what, value, least=least)
     generator = as_generator(rng)
     p = len(over.names)
     wide = isinstance(surrogate, GaussianProcessSurrogate) or is_exact(surrogate)
@@ -382,9 +383,5 @@ def _measures(
 def _ends(over: IndependentInputs, column: int) -> float:
     """Return the width of the design box on the scale on which the surrogate takes an input."""
     low, high = over.box.lower[column], over.box.upper[column]
-    scale = over.box.scale[column]
-    if scale == "log":
-        return math.log(high / low)
-    if scale == "logit":
-        return math.log(high / (1.0 - high)) - math.log(low / (1.0 - low))
-    return high - low
+    scale = SCALES[over.box.scale[column]]
+    return float(scale.forward(high) - scale.forward(low))

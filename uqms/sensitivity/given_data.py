@@ -24,12 +24,13 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from uqms import _checks as check
 from uqms import ensemble as table
 from uqms._threads import single_threaded
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.errors import DataError, InputError
 from uqms.sensitivity._draws import along, flattened, is_flat
-from uqms.sensitivity._resampling import check_prob, chosen_outputs, one_of, output_values, with_bounds
+from uqms.sensitivity._resampling import chosen_outputs, one_of, output_values, with_bounds
 
 __all__ = ["GivenDataIndices", "given_data_indices"]
 
@@ -93,7 +94,7 @@ class GivenDataIndices:
         InputError
             When `prob` is not between 0 and 1.
         """
-        prob = check_prob("interval", prob)
+        prob = check.probability("interval", "prob", prob)
         index = NAMES[self.method]
         out = {}
         for name, one in self.indices.items():
@@ -251,8 +252,7 @@ def given_data_indices(
             "others, more than by chance: its indices would be wrong by 0.1 to 0.3. Use method='bins'."
         )
     bootstrap = (OF_PAIRS if method == "hsic" else BOOTSTRAP) if bootstrap is None else bootstrap
-    if isinstance(bootstrap, bool) or not isinstance(bootstrap, int | np.integer) or bootstrap < 20:
-        raise InputError(f"{own}: bootstrap is {bootstrap!r}; give a whole number of at least 20.")
+    check.whole(own, "bootstrap", bootstrap, least=20)
     names, generator = chosen_outputs(own, ensemble, outputs), as_generator(rng)
     box = table.get_box(ensemble)
     v = np.asarray(box.to_unit(table.input_array(ensemble, box.names)))

@@ -19,14 +19,14 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from uqms import _checks as check
 from uqms import ensemble as table
 from uqms._threads import single_threaded
 from uqms._typing import Array, RandomState, as_generator
 from uqms.designs import Trajectories, trajectories_of
-from uqms.errors import DataError, InputError
+from uqms.errors import DataError
 from uqms.sensitivity._resampling import (
     bayesian_weights,
-    check_prob,
     chosen_outputs,
     equal_tailed,
     one_of,
@@ -89,7 +89,7 @@ class ElementaryEffects:
         InputError
             When `prob` is not between 0 and 1.
         """
-        prob = check_prob("interval", prob)
+        prob = check.probability("interval", "prob", prob)
         return {name: self._between(one, prob) for name, one in self.indices.items()}
 
     def _between(self, one: xr.Dataset, prob: float) -> xr.Dataset:
@@ -117,7 +117,7 @@ class ElementaryEffects:
         InputError
             When `prob` is not between 0 and 1.
         """
-        prob = check_prob("table", prob)
+        prob = check.probability("table", "prob", prob)
         rows: list[dict[str, object]] = []
         for name, one in self.indices.items():
             e = one["effect"].values.reshape(*one["effect"].shape[:2], -1)
@@ -217,8 +217,7 @@ def elementary_effects(
     """
     table.check(ensemble)
     names = chosen_outputs("elementary_effects", ensemble, outputs)
-    if isinstance(bootstrap, bool) or not isinstance(bootstrap, int | np.integer) or bootstrap < 100:
-        raise InputError(f"elementary_effects: bootstrap is {bootstrap!r}; give a whole number of at least 100.")
+    check.whole("elementary_effects", "bootstrap", bootstrap, least=100)
     walks = trajectories_of(ensemble)
     inputs = table.get_box(ensemble).names
     found, broken = {}, np.zeros(walks.moved.shape, dtype=np.bool_)

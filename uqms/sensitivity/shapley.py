@@ -24,11 +24,11 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from uqms import _checks as check
 from uqms._threads import single_threaded
 from uqms._typing import Array, RandomState, as_generator
 from uqms.calibration import Posterior
 from uqms.calibration.direct import is_exact
-from uqms.errors import InputError
 from uqms.sensitivity._dependent import DependentDraws, dependent_draws
 from uqms.sensitivity._draws import (
     along,
@@ -44,7 +44,7 @@ from uqms.sensitivity._errors_given_data import functions_given_data, room_for
 from uqms.sensitivity._functions import mean_of
 from uqms.sensitivity._inputs import check_surrogate
 from uqms.sensitivity._neighbours import Neighbours, neighbours_of, unexplained
-from uqms.sensitivity._resampling import bayesian_weights, check_prob, one_of
+from uqms.sensitivity._resampling import bayesian_weights, one_of
 from uqms.surrogates import GaussianProcessSurrogate, Surrogate
 
 __all__ = ["ShapleyEffects", "shapley_effects"]
@@ -111,7 +111,7 @@ class ShapleyEffects:
         InputError
             When `prob` is not between 0 and 1.
         """
-        prob = check_prob("interval", prob)
+        prob = check.probability("interval", "prob", prob)
         return {name: interval_of(only_indices(one), prob) for name, one in self.indices.items()}
 
     def error(self) -> dict[str, xr.Dataset]:
@@ -263,10 +263,8 @@ def shapley_effects(
     surrogate = check_surrogate(surrogate, who)
     names = wanted_outputs(surrogate, outputs, who)
     for what, value, least in (("draws", draws, 2), ("bootstrap", bootstrap, 10)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-            raise InputError(f"{who}: {what} is {value!r}; give a whole number of at least {least}.")
-    if points is not None and (isinstance(points, bool) or not isinstance(points, int | np.integer) or points < 200):
-        raise InputError(f"{who}: points is {points!r}; give a whole number of at least 200.")
+        check.whole(who, what, value, least=least)
+    check.whole(who, "points", points, least=200, optional=True)
     generator = as_generator(rng)
     over = dependent_draws(
         surrogate, inputs, conditions, MOST_POINTS if points is None else int(points), generator, who

@@ -25,6 +25,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from uqms import _checks as check
 from uqms._threads import single_threaded
 from uqms._typing import Array, RandomState, as_generator
 from uqms.calibration.direct import is_exact
@@ -53,7 +54,7 @@ from uqms.sensitivity._pick_freeze import (
     pairs_of,
     products,
 )
-from uqms.sensitivity._resampling import check_prob, one_of
+from uqms.sensitivity._resampling import one_of
 from uqms.surrogates import Surrogate
 from uqms.surrogates.outputs import Layout
 from uqms.surrogates.transforms import Identity
@@ -128,7 +129,7 @@ class SobolIndices:
         InputError
             When `prob` is not between 0 and 1.
         """
-        prob = check_prob("interval", prob)
+        prob = check.probability("interval", "prob", prob)
         return {name: interval_of(only_indices(one), prob) for name, one in self.indices.items()}
 
     def error(self) -> dict[str, xr.Dataset]:
@@ -328,8 +329,7 @@ def _check_counts(order: object, draws: object, bootstrap: object, who: str) -> 
     if order not in (1, 2) or isinstance(order, bool):
         raise InputError(f"{who}: order is {order!r}; give 1 (first-order and total) or 2 (interactions of pairs too).")
     for key, value, least in (("draws", draws, LEAST_DRAWS), ("bootstrap", bootstrap, 2)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-            raise InputError(f"{who}: {key} is {value!r}; give a whole number of at least {least}.")
+        check.whole(who, key, value, least=least)
 
 
 def _advice(name: str) -> str:

@@ -33,6 +33,7 @@ import xarray as xr
 from scipy.optimize import minimize
 from scipy.special import log_ndtr, ndtr
 
+from uqms import _checks as check
 from uqms._threads import one_thread, single_threaded
 from uqms._typing import Array, Bools, Ints, RandomState, as_generator
 from uqms.ensemble import table
@@ -51,7 +52,7 @@ from uqms.surrogates.kernels import (
     scale_count,
 )
 from uqms.surrogates.prediction import named_points
-from uqms.surrogates.process import is_count, scrambled_points, sobol_points
+from uqms.surrogates.process import scrambled_points, sobol_points
 from uqms.surrogates.training import bounds_of, prior_of, pull_back
 
 __all__ = ["EventProbability", "FittedProbability", "LatentDraws", "SuccessProbability", "reliability"]
@@ -506,7 +507,7 @@ class FittedProbability:
         InputError
             When n or anchors is not positive.
         """
-        if not is_count(n, 1) or not is_count(anchors, 1):
+        if not check.is_whole(n, 1) or not check.is_whole(anchors, 1):
             raise InputError(f"functions: n is {n!r} and anchors is {anchors!r}; give whole numbers from 1.")
         generator = as_generator(rng)
         h = generator.choice(len(self.ell), size=n, p=np.exp(self.log_weights))
@@ -533,7 +534,7 @@ class FittedProbability:
         InputError
             When n is not a whole number from 1 to the number of candidates.
         """
-        if not is_count(candidates, 1) or not is_count(n, 1) or n > candidates:
+        if not check.is_whole(candidates, 1) or not check.is_whole(n, 1) or n > candidates:
             raise InputError(f"unsure: n is {n!r} of {candidates!r} candidates; give a whole number from 1 to these.")
         seed = int(as_generator(rng).integers(2**31))
         u = scrambled_points(candidates, self.domain.d, seed)
@@ -863,7 +864,7 @@ def reliability(probability: Array, happened: Bools, bins: int = 10) -> pd.DataF
     from uqms.ensemble.reporting import wilson
 
     p, seen = np.asarray(probability, dtype=np.float64), np.asarray(happened, dtype=bool)
-    if p.shape != seen.shape or p.ndim != 1 or not ((p >= 0.0) & (p <= 1.0)).all() or not is_count(bins, 1):
+    if p.shape != seen.shape or p.ndim != 1 or not ((p >= 0.0) & (p <= 1.0)).all() or not check.is_whole(bins, 1):
         raise InputError(f"reliability: probabilities {p.shape} between 0 and 1 and events {seen.shape}, bins from 1.")
     place = np.minimum((p * bins).astype(int), bins - 1)
     count = np.bincount(place, minlength=bins)

@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
 
+from uqms import _checks as check
 from uqms import ensemble as table
 from uqms._threads import single_threaded
 from uqms._typing import Array, Ints, RandomState, as_generator
@@ -44,7 +45,7 @@ from uqms.surrogates.outputs import (
 from uqms.surrogates.partial import PartialRuns, fit_partial, refined
 from uqms.surrogates.physics import Physics, lifted
 from uqms.surrogates.pointwise import NamedSurrogate
-from uqms.surrogates.process import ScoreProcess, Scores, draw_at, is_count, normals_at, scores_at, sobol_points
+from uqms.surrogates.process import ScoreProcess, Scores, draw_at, normals_at, scores_at, sobol_points
 from uqms.surrogates.training import Hyperparameters, trend_basis, trend_columns
 from uqms.surrogates.transforms import Identity, as_transform, check_values
 
@@ -406,7 +407,7 @@ class GaussianProcessSurrogate(NamedSurrogate):
         The draws are exact jointly at `anchors` Sobol points of the box and the runs; anywhere else they are the
         conditional mean given those plus a draw of the residual, which is joint within one call.
         """
-        if not is_count(n, 1) or not is_count(anchors, 0):
+        if not check.is_whole(n, 1) or not check.is_whole(anchors, 0):
             raise InputError(f"functions: n is {n!r} and anchors is {anchors!r}; give whole numbers, n at least 1.")
         generator = as_generator(rng)
         process = self.process

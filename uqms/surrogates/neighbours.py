@@ -26,6 +26,7 @@ import xarray as xr
 from scipy.optimize import minimize_scalar
 from scipy.spatial import cKDTree
 
+from uqms import _checks as check
 from uqms._threads import single_threaded
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.ensemble import LOST, RunState, table
@@ -44,7 +45,7 @@ from uqms.surrogates.kernels import Matern52, Stationary, split
 from uqms.surrogates.outputs import Curve, OutputBasis, Scalar
 from uqms.surrogates.plugging import ScoreDraws, draws_from_scores
 from uqms.surrogates.pointwise import NamedSurrogate
-from uqms.surrogates.process import Scores, is_count
+from uqms.surrogates.process import Scores
 from uqms.surrogates.training import JITTER_FIRST
 
 __all__ = ["LeftOutRuns", "LocalGaussianProcess", "LocalGaussianProcessSurrogate"]
@@ -127,7 +128,7 @@ class LocalGaussianProcess:
     def __post_init__(self) -> None:
         if self.noise not in ("none", "fitted"):
             raise InputError(f"noise is {self.noise!r}; give 'none' (deterministic simulator) or 'fitted'.")
-        if not is_count(self.neighbours, 8):
+        if not check.is_whole(self.neighbours, 8):
             raise InputError(f"neighbours is {self.neighbours!r}; give a whole number, at least 8.")
         self._exact()
 
@@ -384,7 +385,7 @@ class LocalGaussianProcessSurrogate(NamedSurrogate):
         InputError
             When n is not from 1 to the number of runs.
         """
-        if not is_count(n, 1) or n > self.runs:
+        if not check.is_whole(n, 1) or n > self.runs:
             raise InputError(f"left_out: n is {n!r}; give a whole number from 1 to {self.runs}.")
         rows = as_generator(rng).choice(self.runs, size=n, replace=False)
         pairs = [

@@ -26,12 +26,13 @@ from jaxtyping import Float
 from scipy.linalg import solve_triangular
 from scipy.linalg.blas import dtrmm
 
+from uqms import _checks as check
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.errors import InputError
 from uqms.surrogates._radial import factor_of, radial
 from uqms.surrogates.gp import GaussianProcessSurrogate
 from uqms.surrogates.kernels import Kernel, correlation, layout_of, split
-from uqms.surrogates.process import is_count, normals_at
+from uqms.surrogates.process import normals_at
 from uqms.surrogates.training import JITTER_FIRST, factorise, trend_basis
 
 __all__ = ["Paths", "mean_path", "paths"]
@@ -126,7 +127,7 @@ def paths(
     InputError
         When n is below 1.
     """
-    if not is_count(n, 1):
+    if not check.is_whole(n, 1):
         raise InputError(f"paths: n is {n!r}; give a whole number from 1.")
     generator = as_generator(rng)
     process = surrogate.process

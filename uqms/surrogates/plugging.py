@@ -6,9 +6,10 @@ from typing import final
 
 import numpy as np
 
+from uqms import _checks as check
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.errors import ConformanceError, InputError
-from uqms.surrogates.process import Scores, is_count, normals_at, sobol_points
+from uqms.surrogates.process import Scores, normals_at, sobol_points
 from uqms.surrogates.protocol import Surrogate
 
 __all__ = ["ScoreDraws", "draws_from_scores", "reverse_by_differences"]
@@ -88,7 +89,7 @@ def draws_from_scores(surrogate: Surrogate, n: int, rng: RandomState, anchors: i
     >>> draws(np.array([[0.2], [0.7]])).shape
     (5, 2, 1)
     """
-    if not is_count(n, 1) or not is_count(anchors, 1):
+    if not check.is_whole(n, 1) or not check.is_whole(anchors, 1):
         raise InputError(f"draws_from_scores: n is {n!r} and anchors is {anchors!r}; give whole numbers from 1.")
     generator = as_generator(rng)
     points = sobol_points(anchors, surrogate.domain.d)

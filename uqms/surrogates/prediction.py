@@ -60,12 +60,12 @@ class Mixture(NamedTuple):
         each = self.mean + ndtri(level) * np.sqrt(self.variance)
         low, high = each.min(axis=0), each.max(axis=0)
         if len(self.weights) == 1:
-            return self.transform.inverse(low)
+            return np.asarray(self.transform.inverse(low))
         for _ in range(HALVINGS):
             middle = 0.5 * (low + high)
             below = self._cdf(middle) < level
             low, high = np.where(below, middle, low), np.where(below, high, middle)
-        return self.transform.inverse(0.5 * (low + high))
+        return np.asarray(self.transform.inverse(0.5 * (low + high)))
 
     def interval(self, mass: float) -> tuple[Array, Array]:
         """Return the ends of the equal-tailed interval, both (k, m)."""
@@ -79,7 +79,7 @@ class Mixture(NamedTuple):
         total = np.zeros(z.shape)
         for weight, mean, variance in zip(self.weights, self.mean, self.variance, strict=True):
             total += weight * ndtr((z - mean) / np.sqrt(variance + TINY))
-        return total
+        return np.asarray(total)
 
     def log_density(self, values: Array) -> Array:
         """Return the log density at `values` (k, m), minus infinity where there is no such output."""
@@ -107,7 +107,7 @@ class Mixture(NamedTuple):
             for j in range(i):
                 both = _mean_distance(mean - self.mean[j], variance + self.variance[j])
                 total -= weight * self.weights[j] * both
-        return total
+        return np.asarray(total)
 
     def _crps_by_quadrature(self, z: Array) -> Array:
         sd = np.sqrt(self.variance)
@@ -121,7 +121,7 @@ class Mixture(NamedTuple):
                 at = start + 0.5 * (node + 1.0) * (end - start)
                 slope = np.exp(-self.transform.log_slope(self.transform.inverse(at)))
                 total += 0.5 * weight * (end - start) * (self._cdf(at) - above) ** 2 * slope
-        return total
+        return np.asarray(total)
 
 
 def _mean_distance(shift: Array, variance: Array) -> Array:

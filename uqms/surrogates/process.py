@@ -44,7 +44,6 @@ __all__ = [
     "average",
     "condition",
     "draw_at",
-    "is_count",
     "normals_at",
     "root_at",
     "score_at",
@@ -344,11 +343,6 @@ def draw_at(
     """
     mean, v, lower = _last_block(process, h, j, u, anchors, cheap)
     return np.asarray(mean + xi @ v.T + z @ lower.T)
-
-
-def is_count(value: object, least: int) -> bool:
-    """Return whether a value is a whole number of at least `least`."""
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and int(value) >= least
 
 
 def sobol_points(count: int, d: int) -> Float[np.ndarray, "count d"]:

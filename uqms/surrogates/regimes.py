@@ -31,6 +31,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import ArrayLike
 
+from uqms import _checks as check
 from uqms._threads import single_threaded
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.ensemble import LOST, table
@@ -42,7 +43,7 @@ from uqms.surrogates.jumps import find_jumps
 from uqms.surrogates.kernels import Kernel, Matern52
 from uqms.surrogates.outputs import Decoder, Layout
 from uqms.surrogates.prediction import Prediction, named_points
-from uqms.surrogates.process import Scores, is_count, sobol_points
+from uqms.surrogates.process import Scores, sobol_points
 
 __all__ = ["RegimeSurrogate", "Regimes"]
 
@@ -111,7 +112,7 @@ class Regimes:
             )
         if not isinstance(self.kernel, Kernel):
             raise InputError(f"kernel is {self.kernel!r}; give Matern52(), Matern32() or SquaredExponential().")
-        if not is_count(self.members, 2) or self.members % 2:
+        if not check.is_whole(self.members, 2) or self.members % 2:
             raise InputError(f"members is {self.members!r}; give an even whole number from 2.")
 
     @single_threaded
@@ -361,7 +362,7 @@ class RegimeSurrogate:
         InputError
             When n is not positive.
         """
-        if not is_count(n, 1):
+        if not check.is_whole(n, 1):
             raise InputError(f"functions: n is {n!r}; give a whole number from 1.")
         generator = as_generator(rng)
         members = generator.integers(self.members, size=n)

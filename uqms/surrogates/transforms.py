@@ -25,6 +25,8 @@ from scipy.special import expit
 
 from uqms._typing import Array, Bools
 from uqms.errors import DataError, InputError
+from uqms.parameters.functions import NumPyFunctions
+from uqms.parameters.scale import LOG, Interval
 
 __all__ = ["IDENTITY", "Identity", "Log", "Logit", "Transform", "as_transform", "check_values", "from_dict", "to_dict"]
 
@@ -43,8 +45,8 @@ class Identity:
         """Return z."""
         return y
 
-    def inverse(self, z: Array) -> Array:
-        """Return y."""
+    def inverse(self, z: Any, xp: Any = NumPyFunctions) -> Any:
+        """Return y, with the functions of xp."""
         return z
 
     def log_slope(self, y: Array) -> Array:
@@ -83,12 +85,11 @@ class Log:
 
     def forward(self, y: Array) -> Array:
         """Return z."""
-        with np.errstate(divide="ignore"):
-            return np.asarray(np.log(np.maximum(y, 0.0)))
+        return np.asarray(LOG.forward(np.maximum(y, 0.0)))
 
-    def inverse(self, z: Array) -> Array:
-        """Return y."""
-        return np.asarray(np.exp(z))
+    def inverse(self, z: Any, xp: Any = NumPyFunctions) -> Any:
+        """Return y, with the functions of xp."""
+        return LOG.inverse(z, xp)
 
     def log_slope(self, y: Array) -> Array:
         """Return log g'(y)."""
@@ -148,24 +149,24 @@ class Logit:
             raise InputError(f"Logit: lower is {self.lower:g} and upper {self.upper:g}; give the smaller one first.")
 
     @property
+    def _interval(self) -> Interval:
+        return Interval.of(float(self.lower), float(self.upper))
+
+    @property
     def _width(self) -> float:
         return float(self.upper) - float(self.lower)
 
     def forward(self, y: Array) -> Array:
         """Return z."""
-        inside = np.clip(y, self.lower, self.upper)
-        with np.errstate(divide="ignore"):
-            return np.asarray(np.log(inside - self.lower) - np.log(self.upper - inside))
+        return np.asarray(self._interval.to_real(np.clip(y, self.lower, self.upper)))
 
-    def inverse(self, z: Array) -> Array:
-        """Return y."""
-        return np.clip(self.lower + self._width * expit(z), self.lower, self.upper)
+    def inverse(self, z: Any, xp: Any = NumPyFunctions) -> Any:
+        """Return y, with the functions of xp."""
+        return self._interval.from_real(z, xp)
 
     def log_slope(self, y: Array) -> Array:
         """Return log g'(y)."""
-        inside = np.clip(y, self.lower, self.upper)
-        with np.errstate(divide="ignore"):
-            return np.asarray(np.log(self._width) - np.log(inside - self.lower) - np.log(self.upper - inside))
+        return np.asarray(-self._interval.log_jacobian(self.forward(y)))
 
     def outside(self, y: Array) -> Bools:
         """Return where y has no z."""

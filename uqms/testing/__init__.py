@@ -3,6 +3,7 @@
 from uqms.testing.kernel_conformance import check_kernel
 from uqms.testing.likelihoods import LIKELIHOOD_BUGS, LikelihoodBug
 from uqms.testing.planted import PLANTED_BUGS, PlantedBug
+from uqms.testing.priors import check_prior
 from uqms.testing.surrogates import Check, Conformance, check_surrogate
 
 __all__ = [
@@ -13,5 +14,6 @@ __all__ = [
     "LikelihoodBug",
     "PlantedBug",
     "check_kernel",
+    "check_prior",
     "check_surrogate",
 ]

@@ -21,8 +21,9 @@ from typing import Any, Literal, NamedTuple, final
 import numpy as np
 import pandas as pd
 
+from uqms import _checks as check
 from uqms._typing import Array, Bools, RandomState, as_generator
-from uqms.errors import ConformanceError, InputError
+from uqms.errors import ConformanceError
 from uqms.parameters import Box
 from uqms.surrogates import Layout, Scores, Surrogate
 
@@ -37,7 +38,7 @@ STANDARD_ERRORS = 5.0
 STEPS = (1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
 MEMBERS = ("domain", "layouts", "scores", "scores_reverse", "decode", "functions")
 TINY = "not judged, since errors are tiny (sd below 0.003 of the output's spread); check a surrogate of fewer runs"
-Need = Literal["one experiment", "several experiments"]
+Need = Literal["one experiment", "several experiments", "every use"]
 
 
 class Check(NamedTuple):
@@ -48,7 +49,8 @@ class Check(NamedTuple):
     name
         What is checked.
     needed_for
-        "one experiment" (a single input) or "several experiments" (errors at different inputs).
+        "one experiment" (a single input) or "several experiments" (errors at different inputs) for a surrogate; "every
+        use" for other parts.
     ok
         Whether the promise is kept; None where it could not be judged.
     measured, limit
@@ -75,7 +77,7 @@ class Check(NamedTuple):
 @final
 @dataclass(frozen=True)
 class Conformance:
-    """What `check_surrogate` or `check_kernel` found.
+    """What `check_surrogate`, `check_kernel` or `check_prior` found.
 
     Attributes
     ----------
@@ -112,9 +114,9 @@ class Conformance:
         passed = sum(check.ok is True for check in self.checks)
         lines = [f"{self.what}: {passed} of {len(self.checks)} checks passed, {len(self.failed)} failed"]
         lines += [f"  {check}" for check in self.checks]
-        if self.failed and self.one_experiment:
+        if self.failed and self.one_experiment and self.what == "surrogate":
             lines.append("  It can be used in a calibration of one experiment, not of several: see what failed.")
-        if not self.failed and not self.ok:
+        if not self.failed and not self.ok and self.what == "surrogate":
             lines.append(
                 "  Some promises could not be judged: check a surrogate of fewer runs, whose errors are larger."
             )
@@ -174,8 +176,7 @@ def check_surrogate(surrogate: Surrogate, *, rng: RandomState = 0, draws: int = 
     >>> uq.testing.check_surrogate(surrogate).ok
     True
     """
-    if isinstance(draws, bool) or not isinstance(draws, int) or draws < 500:
-        raise InputError(f"check_surrogate: draws is {draws!r}; give a whole number of at least 500.")
+    check.whole("check_surrogate", "draws", draws, least=500)
     probe = _Probe(surrogate, draws, int(as_generator(rng).integers(2**31)))
     done: dict[str, Check] = {}
     for one in CHECKS:

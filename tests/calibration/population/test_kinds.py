@@ -15,6 +15,7 @@ from uqms.calibration.population.posterior import _new_rows, build_posterior
 from uqms.calibration.population.prediction import Shared
 from uqms.calibration.population.terms import subject_terms
 from uqms.errors import InputError
+from uqms.parameters.functions import NumPyFunctions
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +106,7 @@ def test_noise_that_is_not_normal(two_outputs: object, kind: str) -> None:
     prior = np.sum(list(one.conditioned_prior.log_terms(theta).values()), axis=0)
     for i in range(2):
         point = {
-            model.rvs_to_values[model[name]].name: np.asarray(line.point(theta[name][i], np, {}))
+            model.rvs_to_values[model[name]].name: np.asarray(line.point(theta[name][i], NumPyFunctions, {}))
             for name, line in lines.items()
         }
         point |= {f"effect_{name}": x[i, :, k] for k, name in enumerate(one.population.individual)}

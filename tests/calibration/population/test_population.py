@@ -18,6 +18,7 @@ from uqms.calibration.population.layout import Layout
 from uqms.calibration.population.terms import subject_terms
 from uqms.calibration.population.verdict import _check_edge
 from uqms.errors import DataError, DataWarning, ExtrapolationError, InputError
+from uqms.parameters.functions import NumPyFunctions
 
 SPACE = uq.ParameterSpace(
     a=uq.Normal(0.5, 0.05),
@@ -167,7 +168,7 @@ def test_the_pymc_model_has_the_same_density(settings: dict) -> None:
     prior = np.sum(list(one.conditioned_prior.log_terms(theta).values()), axis=0)
     for i in range(3):
         point = {
-            model.rvs_to_values[model[name]].name: np.asarray(line.point(theta[name][i], np, {}))
+            model.rvs_to_values[model[name]].name: np.asarray(line.point(theta[name][i], NumPyFunctions, {}))
             for name, line in lines.items()
         }
         wanted = (

@@ -20,6 +20,7 @@ from uqms.calibration.population.prediction import simulate_rows
 from uqms.calibration.population.start import calmed, centring, likely
 from uqms.calibration.samplers._settings import import_beside
 from uqms.errors import InitError
+from uqms.parameters.scale import SCALES
 
 if TYPE_CHECKING:
     from uqms.calibration.population.problem import PopulationCalibration
@@ -56,13 +57,14 @@ def individual_variables(
     idle = {one.name: 0.0 for one in population.effects} | {f"lkj_{a}_{b}": 0.5 for a, b in population.pairs}
     idle |= {key: 1.0 for name in without for key in (name, f"omega_{name}")}
     values = {**{key: one for key, one in idle.items() if key not in population.known}, **values}
-    centre, omega = layout.centre(values, pt), layout.spreads(values)
+    xp = bridge.PyTensorFunctions
+    centre, omega = layout.centre(values, xp), layout.spreads(values)
     natural: list[Any] = []
     x: list[Any] = []
     coords = pm.modelcontext(None).coords.get("subject")
     labelled = coords is not None and tuple(coords) == problem.subjects.labels
     dims = {"dims": "subject"} if labelled else {"shape": J}
-    for i, (name, row) in enumerate(zip(population.individual, layout.root(values, pt), strict=True)):
+    for i, (name, row) in enumerate(zip(population.individual, layout.root(values, xp), strict=True)):
         if name in without:
             natural.append(pt.zeros(J))
             x.append(None)
@@ -85,7 +87,7 @@ def individual_variables(
         gamma = values[key] if key in values else population.known[key]
         units[at] = units[at] + gamma * pm.Normal(f"{before}occasion_{name}", 0.0, 1.0, shape=U)
     return {
-        name: from_natural(one, scale, pt)
+        name: from_natural(one, scale, xp)
         for name, one, scale in zip(population.individual, units, population.scales, strict=True)
         if name not in without
     }
@@ -101,7 +103,7 @@ def add_likelihood(
     theta |= bridge.conditions(data, values)
     walls, measured = [], np.flatnonzero(problem.subjects.measured[problem.layout.subject])
     for key, low, high, scale in data.walls():
-        u = (bridge.scaled(own[key][measured], scale) - low) / (high - low)
+        u = (SCALES[scale].forward(own[key][measured], bridge.PyTensorFunctions) - low) / (high - low)
         walls.append(-0.5 * pt.sum((pt.maximum(-u, 0.0) + pt.maximum(u - 1.0, 0.0)) ** 2) / WALL**2)
     if walls:
         pm.Potential(f"{name}_wall", sum(walls))

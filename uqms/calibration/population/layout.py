@@ -23,11 +23,13 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 import pandas as pd
-from scipy.special import expit, logit, ndtr, ndtri
+from scipy.special import ndtr, ndtri
 from scipy.stats import t as student
 
-from uqms._typing import Array, Ints, Scale
+from uqms._typing import Array, Ints, ScaleName
 from uqms.errors import DataError, InputError
+from uqms.parameters.functions import NumPyFunctions
+from uqms.parameters.scale import SCALES
 
 if TYPE_CHECKING:
     from uqms.calibration.population.population import Population
@@ -37,25 +39,17 @@ __all__ = ["WALL", "Layout", "Subjects", "correlation_root", "from_natural", "re
 WALL = 0.01  # of the design box's width
 
 
-def from_natural(v: Any, scale: Scale, xp: Any = np) -> Any:
+def from_natural(v: Any, scale: ScaleName, xp: Any = NumPyFunctions) -> Any:
     """Return parameters in their own unit for values on the natural scale."""
-    if scale == "log":
-        return xp.exp(v)
-    if scale == "logit":
-        return expit(v) if xp is np else xp.sigmoid(v)
-    return v
+    return SCALES[scale].inverse(v, xp)
 
 
-def to_natural(x: Any, scale: Scale, xp: Any = np) -> Any:
+def to_natural(x: Any, scale: ScaleName, xp: Any = NumPyFunctions) -> Any:
     """Return values on the natural scale of parameters in their own unit."""
-    if scale == "log":
-        return xp.log(x)
-    if scale == "logit":
-        return logit(x) if xp is np else xp.log(x) - xp.log1p(-x)
-    return x
+    return SCALES[scale].forward(x, xp)
 
 
-def correlation_root(levels: Sequence[Any], size: int, xp: Any = np) -> list[list[Any]]:
+def correlation_root(levels: Sequence[Any], size: int, xp: Any = NumPyFunctions) -> list[list[Any]]:
     """Return the lower root L of a correlation matrix, by rows, from (1 + partial correlation) / 2 of each pair."""
     given = iter(levels)
     rows: list[list[Any]] = []
@@ -199,7 +193,7 @@ class Layout:
         """Number of standard normal effects."""
         return sum(self.sizes)
 
-    def centre(self, theta: Mapping[str, Any], xp: Any = np) -> list[Any]:
+    def centre(self, theta: Mapping[str, Any], xp: Any = NumPyFunctions) -> list[Any]:
         """Return by parameter the natural value (..., J) that is expected of each subject, given draws (..., 1)."""
         p, known = self.population, self.population.known
         out = []
@@ -218,7 +212,7 @@ class Layout:
         names = [f"omega_{name}" for name in self.population.individual]
         return [theta[name] if name in theta else known[name] for name in names]
 
-    def root(self, theta: Mapping[str, Any], xp: Any = np) -> list[list[Any]]:
+    def root(self, theta: Mapping[str, Any], xp: Any = NumPyFunctions) -> list[list[Any]]:
         """Return L (P, P) by rows, lower, with zeros left out as None."""
         p = self.population
         names = [f"lkj_{one}_{other}" for one, other in p.pairs]

@@ -8,15 +8,15 @@ import numpy as np
 import pandas as pd
 from scipy.stats import qmc
 
-from uqms._typing import Scale
+from uqms._typing import ScaleName
 from uqms.calibration.constraints import Expression
 from uqms.calibration.population.layout import Layout, from_natural, read_subjects
 from uqms.errors import InputError
 from uqms.parameters import Beta, Box, HalfNormal, Normal, ParameterSpace, Prior
+from uqms.parameters.scale import SCALES
 
 __all__ = ["Covariate", "Population"]
 
-SCALES = ("identity", "log", "logit")
 SPREAD = 0.5  # scale of the half-normal prior of omega, on the log and logit scales
 OCCASION_SPREAD = 0.2
 EFFECT = 1.0  # sd of the prior of a covariate effect, on the log and logit scales
@@ -102,7 +102,7 @@ class Population:
     tails: Mapping[str, float] = field(default_factory=dict)
     occasions: Sequence[str] = ()
     occasion_spread: Any = None
-    scale: Mapping[str, Scale] = field(default_factory=dict)
+    scale: Mapping[str, ScaleName] = field(default_factory=dict)
     centred: bool | None = None
 
     def __post_init__(self) -> None:
@@ -183,7 +183,7 @@ class Population:
             low, high = self.space.priors[name].support
             if scale not in SCALES:
                 raise InputError(f"Population: scale of {name!r} is {scale!r}; give one of {list(SCALES)}.")
-            if (scale != "identity" and low < 0) or (scale == "logit" and high > 1):
+            if not SCALES[scale].takes(low, high):
                 raise InputError(
                     f"Population: the prior of {name!r} admits [{low:g}, {high:g}], which has no {scale}. Give it "
                     "another prior or scale."
@@ -195,7 +195,7 @@ class Population:
         return tuple(name for name in self.space.names if name not in self.individual)
 
     @property
-    def scales(self) -> tuple[Scale, ...]:
+    def scales(self) -> tuple[ScaleName, ...]:
         """Natural scale of each individual parameter."""
         return tuple(self.scale.get(name, self.space.priors[name].scale) for name in self.individual)
 

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from uqms import _checks as check
 from uqms._threads import single_threaded
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.calibration import assembly
@@ -133,8 +134,7 @@ class PopulationPosterior:
         InputError
             When `prob` is not between 0 and 1.
         """
-        if not 0.0 < prob < 1.0:
-            raise InputError(f"individual_summary: prob is {prob!r}; give a probability between 0 and 1.")
+        check.probability("individual_summary", "prob", prob)
         tail, rows = 0.5 * (1.0 - prob), {}
         for name, values in self.individuals.data_vars.items():
             flat = values.values.reshape(-1, values.sizes["subject"])
@@ -194,8 +194,7 @@ class PopulationPosterior:
                 "Predictions of a population are in closed form: they want uq.GaussianProcess(), normal noise on the "
                 "surrogate's scale, and no discrepancy. posterior.individuals has the parameters of every subject."
             )
-        if isinstance(draws, bool) or not isinstance(draws, int | np.integer) or draws < 1:
-            raise InputError(f"predict: draws is {draws!r}; give a whole number of at least 1.")
+        check.whole("predict", "draws", draws)
         theta, z = self.flat(), self.latents
         chains, count = self.draws.sizes["chain"], self.draws.sizes["draw"]
         each = np.unique(np.linspace(0, count - 1, min(count, -(-draws // chains))).astype(int))

@@ -43,6 +43,7 @@ from uqms.calibration.problem import MASS_CUT_LIMIT, Calibration, Derived, Piece
 from uqms.calibration.samplers import NUTS, Sampler
 from uqms.errors import PACKAGE, DataError, DataWarning, ExtrapolationError, ExtrapolationWarning, InputError
 from uqms.parameters import Prior
+from uqms.parameters.scale import SCALES
 from uqms.surrogates.protocol import Surrogate
 
 __all__ = ["Individuals", "PopulationCalibration"]
@@ -194,9 +195,7 @@ class Individuals(Calibration):
         """
         if name not in self.individual:
             return self.space.priors[name].support
-        scale = self._population.scales[self.individual.index(name)]
-        ends = {"log": (0.0, np.inf), "logit": (0.0, 1.0)}
-        return ends.get(scale, (-np.inf, np.inf))
+        return SCALES[self._population.scales[self.individual.index(name)]].domain
 
     def wall(self, theta: Mapping[str, Array]) -> Array:
         """Return the log-density (S,) that keeps individual parameters inside of the design box.
@@ -210,7 +209,7 @@ class Individuals(Calibration):
         """Return the log of what is left of the density of each subject (S, J) at the wall around the design box."""
         total = np.zeros((len(next(iter(theta.values()))), len(self.layout.subject)))
         for name, low, high, scale in self.walls():
-            u = (density_scale(theta[name], scale) - low) / (high - low)
+            u = (SCALES[scale].forward(theta[name]) - low) / (high - low)
             total -= 0.5 * (np.maximum(-u, 0.0) + np.maximum(u - 1.0, 0.0)) ** 2 / WALL**2
         first = np.searchsorted(self.layout.subject, np.arange(len(self.subjects)))  # sorted; each has a unit
         return np.asarray(np.add.reduceat(total, first, axis=1))
@@ -223,32 +222,23 @@ class Individuals(Calibration):
         for name in self.individual:
             index = box.names.index(name)
             scale = box.scale[index]
-            low, high = (float(density_scale(one[index], scale)) for one in (box.lower, box.upper))
+            low, high = (float(SCALES[scale].forward(one[index])) for one in (box.lower, box.upper))
             yield name, low, high, scale
 
 
 def _check_scales(population: Population, surrogate: Any) -> None:
     """Refuse a design box on a scale that the population's subjects leave: they would have no likelihood there."""
     box = getattr(surrogate, "domain", None)
-    inside = {"log": ("log", "logit"), "logit": ("logit",)}
     for name, scale in zip(population.individual, population.scales, strict=True):
         if box is None or is_exact(surrogate) or name not in box.names:
             continue
         taken = box.scale[box.names.index(name)]
-        if scale not in inside.get(taken, (scale,)):
+        if not SCALES[taken].takes(*SCALES[scale].domain):
             raise InputError(
                 f"population: subjects differ in {name!r} on the {scale} scale, where it may leave the range of the "
                 f"design box's {taken} scale. Give Population(..., scale={{{name!r}: {taken!r}}}), or run a "
                 "design over population.box(), which has the population's scale."
             )
-
-
-def density_scale(x: Any, scale: Any) -> Any:
-    """Return values on the scale on which the surrogate takes them."""
-    with np.errstate(divide="ignore"):
-        if scale == "log":
-            return np.log(x)
-        return np.log(x) - np.log1p(-np.asarray(x)) if scale == "logit" else x
 
 
 @final

@@ -24,6 +24,7 @@ import pandas as pd
 import xarray as xr
 from scipy.special import gammaln
 
+from uqms import _checks as check
 from uqms._threads import single_threaded
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.calibration.likelihood import merge_close
@@ -32,6 +33,7 @@ from uqms.calibration.population.layout import Layout, from_natural, read_subjec
 from uqms.calibration.population.prediction import Measured, Shared, curves
 from uqms.calibration.predict import PosteriorPrediction
 from uqms.errors import PACKAGE, ConvergenceWarning, ExtrapolationError, InputError
+from uqms.parameters.scale import SCALES
 
 if TYPE_CHECKING:
     from uqms.calibration.population.posterior import PopulationPosterior
@@ -90,8 +92,7 @@ class SubjectPosterior:
         InputError
             When `prob` is not between 0 and 1.
         """
-        if not 0.0 < prob < 1.0:
-            raise InputError(f"summary: prob is {prob!r}; give a probability between 0 and 1.")
+        check.probability("summary", "prob", prob)
         tail, rows = 0.5 * (1.0 - prob), {}
         for name, values in self.draws.data_vars.items():
             flat = values.values.ravel()
@@ -421,13 +422,12 @@ def _within(data: NewData, sigma: Array) -> Array:
 
 def _wall(shared: Shared, natural: Array, walls: list[Any]) -> Array:
     from uqms.calibration.population.layout import WALL
-    from uqms.calibration.population.problem import density_scale
 
     population, total = shared.problem.population, np.zeros(len(natural))
     for name, low, high, scale in walls:
         i = population.individual.index(name)
         own = from_natural(natural[..., i], population.scales[i])
-        u = (density_scale(own, scale) - low) / (high - low)
+        u = (SCALES[scale].forward(own) - low) / (high - low)
         total -= 0.5 * np.sum((np.maximum(-u, 0.0) + np.maximum(u - 1.0, 0.0)) ** 2, axis=1) / WALL**2
     return total
 

@@ -19,8 +19,8 @@ import numpy as np
 
 from uqms._typing import Array, Ints
 from uqms.calibration.density import row_terms
-from uqms.calibration.noise import NumPyFunctions
 from uqms.calibration.predict import data_moments
+from uqms.parameters.functions import NumPyFunctions
 
 if TYPE_CHECKING:
     from uqms.calibration.population.problem import Individuals, PopulationCalibration

@@ -12,13 +12,7 @@ from uqms._typing import Array
 from uqms.calibration.whitened import Whitened
 from uqms.errors import ConvergenceWarning, InputError, SamplingError
 
-__all__ = ["check_share", "check_whole", "import_beside", "trace_of", "warn_of_few"]
-
-
-def check_whole(owner: str, name: str, value: object, *, least: int = 1) -> None:
-    """Raise InputError when a setting is no whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise InputError(f"{owner}: {name} is {value!r}; give a whole number of at least {least}.")
+__all__ = ["check_share", "import_beside", "trace_of", "warn_of_few"]
 
 
 def check_share(owner: str, name: str, value: object, low: float, high: float) -> None:

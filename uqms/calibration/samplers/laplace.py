@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
+from uqms import _checks as check
 from uqms._typing import Array
 from uqms.calibration.mixture import Mixture
 from uqms.calibration.mode import find_modes, same_place
-from uqms.calibration.samplers._settings import check_whole, trace_of
+from uqms.calibration.samplers._settings import trace_of
 from uqms.calibration.tempering import systematic
 from uqms.calibration.whitened import Whitened
 from uqms.errors import SamplingError
@@ -59,8 +60,8 @@ class Laplace:
     starts: int = 8
 
     def __post_init__(self) -> None:
-        check_whole("Laplace", "draws", self.draws, least=10)
-        check_whole("Laplace", "starts", self.starts)
+        check.whole("Laplace", "draws", self.draws, least=10)
+        check.whole("Laplace", "starts", self.starts)
 
     def run(self, problem: "Calibration", seed: int) -> Any:
         """Return draws (one chain), the k-hat of their weights, and the log evidence.

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
+from uqms import _checks as check
 from uqms._typing import Array
 from uqms.calibration.mixture import Mixture, fit_mixture
-from uqms.calibration.samplers._settings import check_whole, trace_of, warn_of_few
+from uqms.calibration.samplers._settings import trace_of, warn_of_few
 from uqms.calibration.tempering import ACCEPTANCE, temper
 from uqms.calibration.whitened import Whitened
 from uqms.errors import SamplingError
@@ -65,8 +66,8 @@ class Metropolis:
 
     def __post_init__(self) -> None:
         for name in ("draws", "tune", "chains", "thin"):
-            check_whole("Metropolis", name, getattr(self, name))
-        check_whole("Metropolis", "particles", self.particles, least=10)
+            check.whole("Metropolis", name, getattr(self, name))
+        check.whole("Metropolis", "particles", self.particles, least=10)
         warn_of_few("Metropolis", self.chains, self.draws)
 
     def run(self, problem: "Calibration", seed: int) -> Any:

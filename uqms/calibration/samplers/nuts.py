@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, final
 import numpy as np
 import xarray as xr
 
+from uqms import _checks as check
 from uqms._threads import single_threaded
 from uqms._typing import Array, Ints, RandomState, as_generator
-from uqms.calibration.samplers._settings import check_share, check_whole, import_beside, warn_of_few
-from uqms.errors import PACKAGE, ConvergenceWarning, InitError, InputError, SamplingError, SamplingInterrupted
+from uqms.calibration.samplers._settings import check_share, import_beside, warn_of_few
+from uqms.errors import PACKAGE, ConvergenceWarning, InitError, SamplingError, SamplingInterrupted
 
 if TYPE_CHECKING:
     from uqms.calibration.compiled import Movable
@@ -78,15 +79,9 @@ class NUTS:
 
     def __post_init__(self) -> None:
         for name in ("draws", "tune", "chains"):
-            check_whole("NUTS", name, getattr(self, name))
-        if self.cores is not None and (
-            isinstance(self.cores, bool) or not isinstance(self.cores, int | np.integer) or self.cores < 1
-        ):
-            raise InputError(f"NUTS: cores is {self.cores!r}; give a whole number of at least 1, or None.")
-        if self.ess is not None and (
-            isinstance(self.ess, bool) or not isinstance(self.ess, int | np.integer) or self.ess < 1
-        ):
-            raise InputError(f"NUTS: ess is {self.ess!r}; give a whole number of at least 1, or None.")
+            check.whole("NUTS", name, getattr(self, name))
+        check.whole("NUTS", "cores", self.cores, optional=True)
+        check.whole("NUTS", "ess", self.ess, optional=True)
         check_share("NUTS", "target_accept", self.target_accept, 0.5, 1.0)
         warn_of_few("NUTS", self.chains, self.draws)
 

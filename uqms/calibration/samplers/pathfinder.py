@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, final
 import numpy as np
 import xarray as xr
 
+from uqms import _checks as check
 from uqms._typing import Array
 from uqms.calibration.mixture import Mixture
 from uqms.calibration.mode import Climb, bfgs
-from uqms.calibration.samplers._settings import check_whole
 from uqms.calibration.samplers.laplace import NEGLIGIBLE, resampled
 from uqms.calibration.tempering import Tempered, temper
 from uqms.calibration.whitened import Whitened
@@ -84,8 +84,8 @@ class Pathfinder:
     paths: int = 8
 
     def __post_init__(self) -> None:
-        check_whole("Pathfinder", "draws", self.draws, least=10)
-        check_whole("Pathfinder", "paths", self.paths)
+        check.whole("Pathfinder", "draws", self.draws, least=10)
+        check.whole("Pathfinder", "paths", self.paths)
 
     def run(self, problem: "Calibration", seed: int) -> Any:
         """Return draws (one chain), the k-hat of their weights, and the log evidence.

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
-from uqms.calibration.samplers._settings import check_share, check_whole, trace_of, warn_of_few
+from uqms import _checks as check
+from uqms.calibration.samplers._settings import check_share, trace_of, warn_of_few
 from uqms.calibration.tempering import temper
 from uqms.calibration.whitened import Whitened
 from uqms.errors import SamplingError
@@ -60,7 +61,7 @@ class SMC:
 
     def __post_init__(self) -> None:
         for name in ("particles", "chains", "moves"):
-            check_whole("SMC", name, getattr(self, name), least=10 if name == "particles" else 1)
+            check.whole("SMC", name, getattr(self, name), least=10 if name == "particles" else 1)
         check_share("SMC", "correlation", self.correlation, 0.001, 1.0)
         warn_of_few("SMC", self.chains, self.particles, "particles")
 

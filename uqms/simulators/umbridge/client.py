@@ -10,6 +10,7 @@ from typing import final
 
 import numpy as np
 
+from uqms import _checks as check
 from uqms._typing import Array, ArrayLike
 from uqms.errors import InputError, OutputError, SimulatorError, SimulatorNotFound, SimulatorTimeout
 from uqms.simulators._declare import Declared, Setting, declared
@@ -350,7 +351,7 @@ class UMBridgeSimulator:
 def _check_limits(timeout: object, retries: object, token: object) -> None:
     if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0):
         raise InputError(f"timeout is {timeout!r}; give seconds above 0, or None for the run's deadline alone.")
-    if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
+    if not check.is_whole(retries, 0):
         raise InputError(f"retries is {retries!r}; give a whole number >= 0.")
     if token is not None and (not isinstance(token, str) or not re.fullmatch(r"[\x21-\x7e]+", token)):
         raise InputError("token must be a text of printable ASCII without spaces.")

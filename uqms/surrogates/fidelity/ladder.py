@@ -22,6 +22,7 @@ from typing import Any, Literal, final
 
 import numpy as np
 
+from uqms import _checks as check
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.errors import InputError
 from uqms.surrogates._fused import scores_flat_reverse
@@ -34,7 +35,6 @@ from uqms.surrogates.process import (
     Scores,
     condition,
     draw_at,
-    is_count,
     normals_at,
     score_at,
     sobol_points,
@@ -331,7 +331,7 @@ class Ladder:
 
     def functions(self, n: int, rng: RandomState, anchors: int = ANCHORS) -> "LadderDraws":
         """Return n draws of the whole function, exact jointly at `anchors` Sobol points of the cube and the runs."""
-        if not is_count(n, 1) or not is_count(anchors, 0):
+        if not check.is_whole(n, 1) or not check.is_whole(anchors, 0):
             raise InputError(f"functions: n is {n!r} and anchors is {anchors!r}; give whole numbers, n at least 1.")
         generator = as_generator(rng)
         weights = np.exp(self.log_weights - np.logaddexp.reduce(self.log_weights))

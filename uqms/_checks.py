@@ -1,4 +1,4 @@
-"""Checks of arguments that the modules of this room share."""
+"""Checks of arguments that all rooms share: what was got, what is accepted, and how to mend it."""
 
 import json
 import keyword
@@ -160,8 +160,32 @@ def load_json(source: str | bytes, owner: str) -> Any:
         raise InputError(f"{owner}: this is not JSON that uqms wrote ({error}).") from None
 
 
+def is_whole(value: object, least: int) -> bool:
+    """Return whether a value is a whole number of at least `least`; bool is none."""
+    return not isinstance(value, bool | np.bool_) and isinstance(value, numbers.Integral) and int(value) >= least
+
+
+def whole(owner: str, field: str, value: object, *, least: int = 1, optional: bool = False) -> None:
+    """Raise unless `value` is a whole number of at least `least`, or None where it is `optional`."""
+    if not (is_whole(value, least) or (optional and value is None)):
+        hint = ", or None" if optional else ""
+        raise InputError(f"{owner}: {field} is {value!r}; give a whole number of at least {least}{hint}.")
+
+
+def is_number(value: object) -> bool:
+    """Return whether a value is a finite real number; bool is none."""
+    return not isinstance(value, bool | np.bool_) and isinstance(value, numbers.Real) and math.isfinite(value)
+
+
+def probability(owner: str, field: str, value: object) -> float:
+    """Return `value` as a float strictly between 0 and 1."""
+    if not (is_number(value) and 0.0 < float(value) < 1.0):  # type: ignore[arg-type]
+        raise InputError(f"{owner}: {field} is {value!r}; give a probability between 0 and 1, such as 0.95.")
+    return float(value)  # type: ignore[arg-type]
+
+
 def count(field: str, value: object) -> int:
     """Return `value` as an int above zero."""
-    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Integral) or value < 1:
+    if not is_whole(value, 1):
         raise InputError(f"{field} is {value!r}; give a whole number above 0.")
-    return int(value)
+    return int(value)  # type: ignore[call-overload, no-any-return]
