@@ -81,6 +81,8 @@ class Case:
                 np.where(along_places, SD, -1),
                 np.where(along_places, LENGTH, -1),
                 [],
+                [],
+                [],
                 _gaussian.functions_for(self.form, self.structure),
             )
         )

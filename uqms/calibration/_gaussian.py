@@ -123,10 +123,10 @@ def parts_at(data: Array) -> tuple[int, int, int, int, int, int]:
 
 @native(NONE, A1, A1, A1, A1)
 def collapse(data: Array, z: Array, value: Array, squares: Array) -> None:
-    """Fill the value of each row (N,) and the sums of squares (g,) for measured values z (R,)."""
+    """Fill the value of each row (N,) and the sums of squares (g,) for measured values z (R,), or those of the data."""
     row_cell, row_variance, weight = view(data, ROW_CELL), view(data, ROW_VARIANCE), view(data, WEIGHT)
     group = view(data, GROUP)
-    if not len(row_cell):
+    if not len(row_cell) or not len(z):
         value[:], squares[:] = view(data, VALUES), view(data, SQUARES)
         return
     value[:], squares[:] = 0.0, 0.0
@@ -143,24 +143,31 @@ def collapse(data: Array, z: Array, value: Array, squares: Array) -> None:
 # --- the noise --------------------------------------------------------------------------------------------------------
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _step(data: Array, i: int, phi: Array) -> tuple[float, float, float, float]:
-    """Return the process's variance at place i of the order, a and 1 - a² for its correlation a with the place before.
-
-    Last its length.
+@native(NONE, A1, A1, A2, fastmath=FAST)
+def _steps(data: Array, phi: Array, steps: Array) -> None:
+    """Fill, for each place of the order (N, 4): variance of the process, a and 1 - a² for its correlation a with the
+    place before, and its length. Without a process the variance is 0.
     """
-    place = int(view(data, AMPLITUDE)[i])
-    if place < 0:
-        return 0.0, 0.0, 1.0, 1.0
-    length = phi[int(view(data, LENGTH)[i])]
-    if view(data, FRESH)[i] > 0.0:
-        return phi[place] ** 2, 0.0, 1.0, length
-    step = view(data, GAP)[i] / length
-    return phi[place] ** 2, math.exp(-step), -math.expm1(-2.0 * step), length
+    amplitude, lengths, fresh, gap = view(data, AMPLITUDE), view(data, LENGTH), view(data, FRESH), view(data, GAP)
+    known_gap, known_length, a, new = -1.0, -1.0, 0.0, 1.0
+    for i in range(steps.shape[0]):
+        place = int(amplitude[i])
+        if place < 0:
+            steps[i, 0], steps[i, 1], steps[i, 2], steps[i, 3] = 0.0, 0.0, 1.0, 1.0
+            continue
+        length = phi[int(lengths[i])]
+        steps[i, 0], steps[i, 3] = phi[place] ** 2, length
+        if fresh[i] > 0.0:
+            steps[i, 1], steps[i, 2] = 0.0, 1.0
+            continue
+        if gap[i] != known_gap or length != known_length:  # most recordings have equal steps
+            known_gap, known_length = gap[i], length
+            a, new = math.exp(-gap[i] / length), -math.expm1(-2.0 * gap[i] / length)
+        steps[i, 1], steps[i, 2] = a, new
 
 
-@native(F, A1, A1, A1, A2, A1, A1, fastmath=FAST)
-def _whiten_series(data: Array, phi: Array, d: Array, X: Array, total: Array, before: Array) -> float:
+@native(F, A1, A2, A1, A2, A1, A1, fastmath=FAST)
+def _whiten_series(data: Array, steps: Array, d: Array, X: Array, total: Array, before: Array) -> float:
     """Replace X (N, m) by R^-1/2 X; fill the innovations' variances and those of the process before each row (N,).
 
     A Kalman filter along each series: R is D plus a Markov process. Returns log|R|.
@@ -171,7 +178,7 @@ def _whiten_series(data: Array, phi: Array, d: Array, X: Array, total: Array, be
     log_det, after = 0.0, 0.0
     for i in range(N):
         c = int(order[i])
-        s2, a, new, _ = _step(data, i, phi)
+        s2, a, new = steps[i, 0], steps[i, 1], steps[i, 2]
         P = a * a * after + s2 * new
         S = P + d[c]
         root, gain = 1.0 / math.sqrt(S), P / S
@@ -190,10 +197,11 @@ def _whiten_series(data: Array, phi: Array, d: Array, X: Array, total: Array, be
     return log_det
 
 
-@native(NONE, A1, A1, A1, A2, A2, A1, A1, A2, A1, A1, fastmath=FAST)
+@native(NONE, A1, A1, A2, A1, A2, A2, A1, A1, A2, A1, A1, fastmath=FAST)
 def _whiten_series_reverse(
     data: Array,
     phi: Array,
+    steps: Array,
     d: Array,
     X: Array,
     original: Array,
@@ -215,7 +223,7 @@ def _whiten_series_reverse(
         c = int(order[i])
         S, P = total[c], before[c]
         root, gain = 1.0 / math.sqrt(S), P / S
-        s2, _, _, _ = _step(data, i, phi)
+        s2 = steps[i, 0]
         S_bar = -0.5 / S
         if s2 == 0.0:
             for j in range(m):
@@ -227,7 +235,7 @@ def _whiten_series_reverse(
         follows = i + 1 < N and fresh[i + 1] == 0.0
         a, new, length = 0.0, 1.0, 1.0
         if follows:
-            _, a, new, length = _step(data, i + 1, phi)
+            a, new, length = steps[i + 1, 1], steps[i + 1, 2], steps[i + 1, 3]
         a_bar, gain_bar = 0.0, 0.0
         for j in range(m):
             off = X[c, j] / root
@@ -260,8 +268,8 @@ def _whiten_series_reverse(
         phi_bar[place] += 2.0 * phi[place] * s2_bar
 
 
-@native(NONE, A1, A1, A1, A1, A2, A1, fastmath=FAST)
-def _turned_series(data: Array, phi: Array, total: Array, before: Array, X: Array, diagonal: Array) -> None:
+@native(NONE, A1, A2, A1, A1, A2, A1, fastmath=FAST)
+def _turned_series(data: Array, steps: Array, total: Array, before: Array, X: Array, diagonal: Array) -> None:
     """Replace X (N, m) by R^-1/2' X and fill the diagonal of R^-1 (N,)."""
     N, m = X.shape
     order, fresh = view(data, ORDER), view(data, FRESH)
@@ -272,7 +280,7 @@ def _turned_series(data: Array, phi: Array, total: Array, before: Array, X: Arra
         root, gain = 1.0 / math.sqrt(S), before[c] / S
         a = 0.0
         if i + 1 < N and fresh[i + 1] == 0.0:
-            _, a, _, _ = _step(data, i + 1, phi)
+            a = steps[i + 1, 1]
         diagonal[c] = 1.0 / S + (a * gain) ** 2 * spread
         spread = 1.0 / S + (a * (1.0 - gain)) ** 2 * spread
         for j in range(m):
@@ -672,10 +680,10 @@ def _dense_reverse(
     terms_reverse(view(data, TERMS), sizes_of(data)[7], phi, J, True, True, bar, phi_bar, J_bar)
 
 
-@native(NONE, A1, A1, A2, A2, A2, A3, A1, A1, A1, A1, fastmath=FAST)
+@native(NONE, A1, A2, A2, A2, A2, A3, A1, A1, A1, A1, fastmath=FAST)
 def _precisions(
     data: Array,
-    phi: Array,
+    steps: Array,
     R: Array,
     X: Array,
     X_bar: Array,
@@ -700,7 +708,7 @@ def _precisions(
         for c in range(N):
             precision[c] = inverse[c, c]
     else:
-        _turned_series(data, phi, total_variance, before, rows, precision)
+        _turned_series(data, steps, total_variance, before, rows, precision)
     for k in range(Sigma.shape[0]):
         for c in range(int(starts[k]), int(starts[k + 1])):
             alpha[c] = rows[c, p]
@@ -787,7 +795,7 @@ def gaussian(
     X, d, f, factors, lam = np.empty((N, m)), np.empty(N), np.empty(N), np.empty(N), np.empty((K, q))
     _rows(data, parts, phi, value, X, d, f, factors, lam)
     original = X
-    total_variance, before = np.empty(N), np.empty(N)
+    total_variance, before, steps = np.empty(N), np.empty(N), np.empty((N, 4))
     if structure == DENSE:
         R = dense(functions[0], data, phi, d, J)
         log_det = factor(R.reshape(-1), N)
@@ -798,7 +806,8 @@ def gaussian(
         R = np.empty((0, 0))
         if structure == SERIES:
             original = X.copy()
-        log_det = _whiten_series(data, phi, d, X, total_variance, before)
+        _steps(data, phi, steps)
+        log_det = _whiten_series(data, steps, d, X, total_variance, before)
 
     T, y, Q, a = np.empty((K, p, m)), np.zeros((K, q)), np.zeros((K, q, q)), np.empty((K, q))
     added = log_det + _of_inputs(starts, q, X, lam, T, np.empty(K))
@@ -824,7 +833,7 @@ def gaussian(
     X_bar, Sigma = np.empty((N, m)), np.empty((K, p, p))
     _given_data(starts, q, X, lam, T, y, Q, X_bar, Sigma)
     if asked == PRECISIONS:
-        _precisions(data, phi, R, X, X_bar, Sigma, total_variance, before, alpha, precision)
+        _precisions(data, steps, R, X, X_bar, Sigma, total_variance, before, alpha, precision)
         return total
 
     for k in range(K):
@@ -847,7 +856,7 @@ def gaussian(
     if structure == DENSE:
         dense_reverse(functions[1], data, phi, J, R, X, X_bar, Sigma, d_bar, phi_bar, parts_bar[J_at:end].reshape(N, o))
     else:
-        _whiten_series_reverse(data, phi, d, X, original, total_variance, before, X_bar, d_bar, phi_bar)
+        _whiten_series_reverse(data, phi, steps, d, X, original, total_variance, before, X_bar, d_bar, phi_bar)
     for k in range(K):
         for c in range(int(starts[k]), int(starts[k + 1])):
             alpha[c] = -X_bar[c, p]
@@ -925,11 +934,12 @@ def of_inputs(data: Array, parts: Array, phi: Array, value: Array) -> tuple[Arra
     S, p = len(parts), q + t
     T, right, each = np.empty((S, K, q, q)), np.empty((S, K, q)), np.empty((S, K))
     X, d, f, factors, lam = np.empty((N, p + 1)), np.empty(N), np.empty(N), np.empty(N), np.empty((K, q))
-    whole, before, total = np.empty((K, p, p + 1)), np.empty(N), np.empty(N)
+    whole, before, total, steps = np.empty((K, p, p + 1)), np.empty(N), np.empty(N), np.empty((N, 4))
     starts = view(data, STARTS)
     for s in range(S):
         _rows(data, parts[s], phi[s], value, X, d, f, factors, lam)
-        _whiten_series(data, phi[s], d, X, total, before)
+        _steps(data, phi[s], steps)
+        _whiten_series(data, steps, d, X, total, before)
         if not _of_inputs(starts, q, X, lam, whole, each[s]) < np.inf:
             each[s] = np.inf
         for k in range(K):
