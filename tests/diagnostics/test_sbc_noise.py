@@ -72,6 +72,7 @@ PROBLEMS: dict[str, tuple[Callable[[], uq.Calibration], Any, int]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(PROBLEMS))
 def test_right_pipelines_pass(name: str) -> None:
     make, sampler, latents = PROBLEMS[name]
@@ -86,6 +87,7 @@ def test_right_pipelines_pass(name: str) -> None:
 BUGS = {"counts": ("data ignored",), "discrepancy": ("likelihood counted twice",)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "said"), [(name, bug) for name, bugs in BUGS.items() for bug in bugs])
 def test_planted_bugs_are_found(name: str, said: str) -> None:
     make, sampler, _ = PROBLEMS[name]
