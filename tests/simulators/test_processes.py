@@ -250,7 +250,7 @@ def test_the_deadline_of_the_run_counts_too_and_comes_a_little_earlier(go, monke
     seen = []
     with deadline(0.25):
         go("sleep", "60")
-    assert seen == [0.25 - supervised._TOLD_BEFORE]
+    assert 0.0 < seen[0] == 0.25 - supervised._TOLD_BEFORE < 0.25
 
 
 @pytest.mark.parametrize(

@@ -751,10 +751,10 @@ def test_a_flood_of_new_connections_is_queued():
     one, held, go = UMBridgeServer(Model(), port=0), threading.Event(), threading.Event()
     with one as url, contextlib.ExitStack() as opened:
         one._running[0].loop.call_soon_threadsafe(lambda: (held.set(), go.wait(GUARD)))
+        opened.callback(go.set)
         assert held.wait(GUARD)
         for _ in range(300):  # nobody accepts them yet: without a place in the queue, a client waits until its timeout
             opened.enter_context(socket.create_connection(("127.0.0.1", int(url.rsplit(":")[-1])), timeout=5.0))
-        go.set()
 
 
 def test_web_pages_do_not_reach_a_local_server(url):
