@@ -256,6 +256,7 @@ def test_a_level_that_does_not_pay_is_left_out():
     assert useless.gain == pytest.approx(1.0, rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["mfmc", "mlmc"])
 def test_a_plan_is_carried_out_with_the_error_it_says(method):
     def mesh(name, a, b):

@@ -121,6 +121,7 @@ def misbehave(a):
     return a
 
 
+@pytest.mark.slow
 def test_failures_are_told_as_on_one_machine(client):
     tables = []
     for workers in (2, client):
@@ -253,6 +254,7 @@ def test_a_lost_dask_worker_costs_no_run(client, tmp_path):
     np.testing.assert_array_equal(table["y"], np.arange(20.0))
 
 
+@pytest.mark.slow
 def test_a_point_that_ends_its_dask_worker_each_time_is_given_up_and_no_other(client, tmp_path):
     def kills_its_dask_worker(a):
         if a == 5:
@@ -271,6 +273,7 @@ def test_a_point_that_ends_its_dask_worker_each_time_is_given_up_and_no_other(cl
     wait_for(lambda: client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks)) == 0)
 
 
+@pytest.mark.slow
 def test_a_dask_worker_that_has_stopped_loses_its_points_to_the_others(client, monkeypatch):
     monkeypatch.setattr("uqms.runs.dask._PATIENCE", 2.0)
     monkeypatch.setattr("uqms.runs._dask_site._BEATS", 3)  # on the scheduler, which is in this process
@@ -366,6 +369,7 @@ def test_threads_of_this_process_as_workers():
     np.testing.assert_array_equal(table["y"], [np.nan, 7.0, 8.0])
 
 
+@pytest.mark.slow
 def test_a_cluster_with_certificates():
     security = distributed.security.Security.temporary()
     with local_cluster(n_workers=1, security=security, protocol="tls://") as cluster:

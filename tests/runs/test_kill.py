@@ -17,7 +17,7 @@ def reference(tmp_path_factory):
     return finish_script(tmp_path_factory.mktemp("whole"))
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (2, 3))])
 def test_a_kill_loses_and_repeats_nothing_that_was_kept(tmp_path, seed, reference):
     outcome = kill_once(tmp_path, seed, reference)
     assert outcome.kept_and_repeated == 0

@@ -19,8 +19,18 @@ KILLS = 5  # of each kind; benchmarks/kill_campaign.py makes more
     ("way", "state", "words"),
     [
         ("exit", RunState.FAILED, "SimulatorFailed: the worker process died (exit code 5)"),
-        ("segfault", RunState.FAILED, "SimulatorFailed: the worker process died (signal SIGSEGV)"),
-        ("kill", RunState.FAILED, "SimulatorFailed: the worker process died (signal SIGKILL: out of memory?)"),
+        pytest.param(
+            "segfault",
+            RunState.FAILED,
+            "SimulatorFailed: the worker process died (signal SIGSEGV)",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "kill",
+            RunState.FAILED,
+            "SimulatorFailed: the worker process died (signal SIGKILL: out of memory?)",
+            marks=pytest.mark.slow,
+        ),
         ("stop", RunState.TIMEOUT, "SimulatorTimeout: no end after 0.5 s, killed"),
     ],
 )
@@ -76,7 +86,14 @@ def test_odd_exceptions_of_workers_cost_their_own_run_only(tmp_path):
     ]
 
 
-@pytest.mark.parametrize(("kind", "runs"), [("sleeping", 4), ("holding the lock", 10), ("waiting for a child", 4)])
+@pytest.mark.parametrize(
+    ("kind", "runs"),
+    [
+        pytest.param("sleeping", 4, marks=pytest.mark.slow),
+        pytest.param("holding the lock", 10, marks=pytest.mark.slow),
+        ("waiting for a child", 4),
+    ],
+)
 def test_what_hangs_ignores_signals_and_forks_is_gone_after_its_deadline(tmp_path, kind, runs):
     assert kind in HANGS
     outcome = hang(tmp_path, kind, runs, workers=4)

@@ -380,6 +380,7 @@ def test_the_end_of_a_program_is_told_by_the_system():
         assert program.returncode is None  # nobody has waited for it: its number cannot belong to another one yet
 
 
+@pytest.mark.slow
 def test_hanging_simulators_are_gone_at_their_deadline(tmp_path):
     ensemble, seen, left = campaign(10, tmp_path)
     assert (ensemble["state"].values == RunState.TIMEOUT).all()

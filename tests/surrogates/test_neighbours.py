@@ -110,6 +110,7 @@ def test_it_keeps_the_protocol() -> None:
     assert not found.failed, str(found)
 
 
+@pytest.mark.slow
 def test_intervals_cover_draws_of_a_process() -> None:
     """Three functions of a Matérn-5/2 process, 1 200 runs, 400 new inputs; errors far apart are independent."""
     rng = np.random.default_rng(4)
