@@ -274,18 +274,21 @@ def test_a_point_that_ends_its_dask_worker_each_time_is_given_up_and_no_other(cl
 
 
 @pytest.mark.slow
-def test_a_dask_worker_that_has_stopped_loses_its_points_to_the_others(client, monkeypatch):
+def test_a_dask_worker_that_has_stopped_loses_its_points_to_the_others(monkeypatch):
     monkeypatch.setattr("uqms.runs.dask._PATIENCE", 2.0)
     monkeypatch.setattr("uqms.runs._dask_site._BEATS", 3)  # on the scheduler, which is in this process
-    pid = next(iter(client.run(os.getpid).values()))
-    try:
-        with DaskBackend(client, payload_of(one(lambda a: time.sleep(0.1) or a)), 0.5) as backend:
-            os.kill(pid, signal.SIGSTOP)
-            records = drive(backend, [{"a": float(a)} for a in range(12)], patience=2 * GUARD)
-            os.kill(pid, signal.SIGCONT)
-        assert {record.state for record in records.values()} == {RunState.COMPLETED}
-    finally:
-        os.kill(pid, signal.SIGCONT)
+    # A cluster of its own: on a busy machine one that stood still may not come back to it.
+    with local_cluster() as cluster, distributed.Client(cluster, set_as_default=False) as client:
+        pid = next(iter(client.run(os.getpid).values()))
+        try:
+            with DaskBackend(client, payload_of(one(lambda a: time.sleep(0.1) or a)), 0.5) as backend:
+                os.kill(pid, signal.SIGSTOP)
+                records = drive(backend, [{"a": float(a)} for a in range(12)])
+                os.kill(pid, signal.SIGCONT)
+            assert {record.state for record in records.values()} == {RunState.COMPLETED}
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
 
 def test_workers_that_have_fallen_silent_are_left_out(client, monkeypatch):
