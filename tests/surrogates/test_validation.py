@@ -95,6 +95,7 @@ def outside(seed: int, factor: float = 1.0) -> tuple[bool, bool]:
     return sides[0], sides[1]
 
 
+@pytest.mark.slow
 def test_reference_range_holds_the_coverage_of_right_surrogates() -> None:
     """Of 100 right surrogates about one leaves the 99 % range."""
     found = np.array([outside(seed) for seed in range(1, 101)])
@@ -298,6 +299,7 @@ def test_mahalanobis_and_pivoted_errors_by_brute_force() -> None:
     assert found.table.loc["y", "largest_pivoted"] == pytest.approx(np.abs(found.pivoted["error"]).max())
 
 
+@pytest.mark.slow
 def test_mahalanobis_with_an_estimated_variance_follows_f() -> None:
     """Known length scales, estimated trend and variance: D²/m is F(m, n - 1) exactly, and its range that of F."""
     one = Hyperparameters(np.full(2, 0.5), 0.0, 1e-12, 0.0, 1, False)
