@@ -148,6 +148,7 @@ def test_weighted_draws_of_parameters_and_latents_are_those_of_the_posterior() -
         assert drawn.std() == pytest.approx(sd, rel=4.0 / np.sqrt(2.0 * few.ess))
 
 
+@pytest.mark.slow
 def test_weights_take_the_likelihood_that_is_sampled() -> None:
     problem, rng, count = counts(), np.random.default_rng(1), 2000
     right = ImportanceSampler().draw(problem, count, rng)

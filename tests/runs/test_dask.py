@@ -237,6 +237,7 @@ def test_a_run_that_is_called_off_ends_on_its_worker(client, tmp_path):
     assert len(pids.read_text().split()) == 2
 
 
+@pytest.mark.slow
 def test_a_lost_dask_worker_costs_no_run(client, tmp_path):
     marker = tmp_path / "killed"
 
@@ -322,6 +323,7 @@ with distributed.Client(sys.argv[1], set_as_default=False) as client:
 """
 
 
+@pytest.mark.slow
 def test_runs_end_on_the_cluster_when_the_coordinator_is_killed(client, tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT.replace("PIDS", repr(str(tmp_path / "pids"))))
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -336,6 +338,7 @@ def test_runs_end_on_the_cluster_when_the_coordinator_is_killed(client, tmp_path
 
 
 # ---------------------------------------------------------------------------------------------------- kinds of clusters
+@pytest.mark.slow
 def test_workers_that_come_later_and_have_several_threads(tmp_path, caplog):
     def busy(a):
         time.sleep(0.2)
@@ -463,6 +466,7 @@ def test_what_cannot_be_loaded_on_a_worker(client, tmp_path, monkeypatch):
         run(simulator, {"a": [1.0]}, workers=client)
 
 
+@pytest.mark.slow
 def test_a_scheduler_that_goes_ends_the_campaign_and_loses_nothing(tmp_path):
     with local_cluster(n_workers=1) as cluster:
         with distributed.Client(cluster.scheduler_address, set_as_default=False, timeout=GUARD) as client:

@@ -115,6 +115,7 @@ def test_independent_inputs_share_their_interactions():
     np.testing.assert_allclose(result["y"]["Sh"].mean(LEAD), [0.4357, 0.4424, 0.1218], atol=0.03)
 
 
+@pytest.mark.slow
 def test_many_inputs_by_random_orders():
     d = 12
     rng = np.random.default_rng(1)

@@ -245,6 +245,7 @@ def test_left_out_pit_is_that_of_a_refit() -> None:
     np.testing.assert_allclose(found.pit["y"], expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_ranges_of_the_coverage_curve_hold_right_surrogates_at_all_levels() -> None:
     """Of 100 right surrogates about one leaves the 99 % range at any one level, and of the PIT at any one bin."""
     outside_of = np.zeros(19), np.zeros(10)
@@ -405,6 +406,7 @@ def test_k_fold_predicts_each_run_from_fits_without_its_fold() -> None:
     assert found.table.loc["y", "mahalanobis"] == pytest.approx(np.mean(found.pivoted["error"] ** 2))
 
 
+@pytest.mark.slow
 def test_k_fold_ranges_hold_right_surrogates() -> None:
     """Folds are taken as independent; of 15 right kernels with enough runs hardly one leaves its ranges."""
     left = np.zeros(2)
