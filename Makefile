@@ -1,13 +1,15 @@
 # Everything starts with scripts/bootstrap.sh, which makes the virtual environment when it is not there yet.
 VENV := $(if $(UQMS_VENV),$(UQMS_VENV),.venv)
 BIN := $(VENV)/bin
+# By files, whose fixtures are expensive. OMP_NUM_THREADS=1 below: two processes with a thread per core each are slower.
+PARALLEL := -n 2 --dist loadfile
 
 .PHONY: help demo test test-all lint types layers docs ci clean
 
 help:
 	@echo "make demo      infer transmission and recovery of an influenza outbreak (a few minutes the first time)"
-	@echo "make test      run the tests; ARGS='-k word' chooses"
-	@echo "make test-all  run the tests, the slow ones too"
+	@echo "make test      run the quick tests; ARGS='-k word' chooses"
+	@echo "make test-all  run all tests, the slow ones too"
 	@echo "make docs      build the documentation into docs/_build/html"
 	@echo "make ci        run everything that is checked on each change"
 	@echo "make clean     remove the virtual environment and everything built"
@@ -18,11 +20,11 @@ demo:
 
 test:
 	@sh scripts/bootstrap.sh test
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 test-all:
 	@sh scripts/bootstrap.sh test
-	@$(BIN)/python -m pytest -m "" $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "" $(PARALLEL) $(ARGS)
 
 lint:
 	@sh scripts/bootstrap.sh dev

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -247,11 +246,9 @@ def test_version(path):
 def test_help_is_light():
     code = "import sys, uqms.cli\nsys.modules['pandas'] = None\ntry:\n uqms.cli.main(['runs', '--help'])\nexcept SystemExit:\n pass"  # noqa: E501
     code += "\nprint(sorted({'numpy', 'pandas', 'xarray', 'uqms.runs', 'uqms.ensemble'} & set(filter(sys.modules.get, sys.modules))))"  # noqa: E501
-    begin = time.perf_counter()
     out = subprocess.run(
         [sys.executable, "-W", "error", "-c", code], check=True, capture_output=True, text=True, cwd=ROOT
     )
-    assert time.perf_counter() - begin < 3.0  # 0.03 s alone on a machine
     assert out.stdout.splitlines()[-1] == "[]"
     assert "invalidate" in out.stdout
 

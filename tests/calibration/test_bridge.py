@@ -110,6 +110,7 @@ def test_tensor_equals_numpy_and_its_gradient_finite_differences(rng: np.random.
             assert gradient[which][i] == pytest.approx((upper - lower) / (2 * step), rel=1e-5, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_users_own_model_samples_through_the_surrogate() -> None:
     """A regression of the user's own, with the joint covariance of the surrogate in a multivariate normal."""
     surrogate = fitted_curve("point")

@@ -67,6 +67,7 @@ OWN: dict[str, Callable[[], uq.Calibration]] = {
 REPEATS = 15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(OWN))
 def test_data_of_the_model_itself_raise_few_alarms(name: str) -> None:
     problem, rng = OWN[name](), np.random.default_rng(1)
@@ -91,6 +92,7 @@ def drifting(rng: np.random.Generator) -> np.ndarray:
     return mean + error + 0.05 * rng.standard_normal(T)
 
 
+@pytest.mark.slow
 def test_drifting_errors_are_seen_with_independent_noise_alone() -> None:
     models = {
         "independent": calibration(uq.GaussianNoise(HALF)),

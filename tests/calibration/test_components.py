@@ -182,6 +182,7 @@ def three_in_one() -> tuple[pm.Model, np.ndarray, np.ndarray]:
     return model, np.array([mean, precision**-0.5]), covariance
 
 
+@pytest.mark.slow
 @drawing_forward
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 def test_two_calibrations_and_a_law_of_ones_own_share_a_parameter(
@@ -196,6 +197,7 @@ def test_two_calibrations_and_a_law_of_ones_own_share_a_parameter(
     assert draws.std() == pytest.approx(sd, rel=6 / np.sqrt(2 * ess))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("interpreted")
 def test_forward_draws_of_all_have_the_joint_law(three_in_one: tuple[pm.Model, np.ndarray, np.ndarray]) -> None:
     model, _, covariance = three_in_one

@@ -244,6 +244,7 @@ def test_verdict_knows_that_conditions_were_fitted(posterior: Posterior) -> None
     assert posterior.verdict["predictive misfit"].status == "pass"
 
 
+@pytest.mark.slow
 def test_who_ignores_the_error_is_overconfident() -> None:
     """Intervals from quadrature of the problem's own likelihood, over 300 data sets of one experiment."""
     rng = np.random.default_rng(7)
@@ -345,6 +346,7 @@ def test_designs(posterior: Posterior) -> None:
         uq.verification_design(posterior, 5)
 
 
+@pytest.mark.slow
 def test_nuts_agrees_with_quadrature() -> None:
     """The PyMC path, to which the compiled one leaves such problems: theta and two true conditions, by a grid."""
     problem = uq.Calibration(surrogate(25), observed(conditions_sd={"x": "s"}), uq.GaussianNoise(0.1))

@@ -73,6 +73,7 @@ def test_given_latents_that_are_impossible_have_no_data() -> None:
     assert np.isneginf(problem.log_likelihood(theta, latents)).all()
 
 
+@pytest.mark.slow
 def test_simulation_based_calibration_goes_through() -> None:
     found = simulation_based_calibration(counts(), 15, rng=1)
     assert found.passed, str(found)

@@ -339,6 +339,7 @@ def posterior() -> uq.Posterior:
     return answer
 
 
+@pytest.mark.slow
 def test_posterior_is_that_of_quadrature(posterior: uq.Posterior) -> None:
     grid = np.meshgrid(np.linspace(1.45, 2.0, 90), np.linspace(0.33, 0.68, 90), indexing="ij")
     theta = {"beta": grid[0].ravel(), "gamma": grid[1].ravel()}
@@ -362,7 +363,14 @@ def test_posterior_is_that_of_quadrature(posterior: uq.Posterior) -> None:
         assert float(summary.loc[name, "sd"]) == pytest.approx(sd, rel=4.0 / math.sqrt(2.0 * effective))
 
 
-def test_verdict_knows_that_there_is_no_surrogate(posterior: uq.Posterior) -> None:
+@pytest.fixture(scope="module")
+def approximation() -> uq.Posterior:
+    answer: uq.Posterior = influenza(exact()).sample(uq.Laplace(draws=2400), rng=1)
+    return answer
+
+
+def test_verdict_knows_that_there_is_no_surrogate(approximation: uq.Posterior) -> None:
+    posterior = approximation
     assert posterior.verdict["surrogate error"].status == "pass"
     assert "the simulator itself" in posterior.verdict["surrogate error"].message
     assert posterior.verdict["edge of the design box"].status == "pass"
@@ -372,7 +380,8 @@ def test_verdict_knows_that_there_is_no_surrogate(posterior: uq.Posterior) -> No
     )  # as with a surrogate: the model is too simple
 
 
-def test_prediction_is_the_simulator_at_the_draws(posterior: uq.Posterior) -> None:
+def test_prediction_is_the_simulator_at_the_draws(approximation: uq.Posterior) -> None:
+    posterior = approximation
     found = posterior.predict(draws=2400)
     draws = [posterior.draws[name].values.ravel() for name in ("beta", "gamma")]
     curves = sqrt_infected(*draws)

@@ -51,6 +51,7 @@ def measured() -> uq.Observations:
 
 
 # ------------------------------------------------------------------------------------------------- 3-D quadrature
+@pytest.mark.slow
 def test_smc_agrees_with_quadrature_over_theta_scale_and_length() -> None:
     delta = uq.GPDiscrepancy(sd=uq.Uniform(0.0, 2.0), length=uq.Uniform(0.3, 4.0), over=["t"])
     problem = uq.Calibration(curve(), measured(), uq.GaussianNoise(sd=SIGMA), discrepancy=delta)

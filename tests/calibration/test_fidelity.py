@@ -76,7 +76,9 @@ def exact(data):
     return moments(-0.5 * np.sum(((data - fine(x[:, 0], x[:, 1])) / NOISE) ** 2, axis=-1))
 
 
-@pytest.mark.parametrize("settings", [uq.MultiFidelity, uq.NonlinearMultiFidelity])
+@pytest.mark.parametrize(
+    "settings", [uq.MultiFidelity, pytest.param(uq.NonlinearMultiFidelity, marks=pytest.mark.slow)]
+)
 def test_few_fine_runs_and_many_coarse_ones_give_the_exact_posterior(settings, monkeypatch):
     monkeypatch.setattr(nonlinear, "MEMBERS", 8)
     problem, data = calibration(fitted(coarse, (32, 8), settings))
@@ -87,6 +89,7 @@ def test_few_fine_runs_and_many_coarse_ones_give_the_exact_posterior(settings, m
     assert (sd / wanted_sd < 1.25).all()
 
 
+@pytest.mark.slow
 def test_a_misleading_lower_level_makes_it_wider_not_wrong():
     problem, data = calibration(fitted(unrelated, (40, 16)))
     mean, sd = through(problem)

@@ -100,6 +100,7 @@ def test_what_is_reported_of_a_draw(model: pm.Model, found: ModelTarget) -> None
     np.testing.assert_allclose(out, wanted, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_posterior_is_that_of_nutpie(model: pm.Model) -> None:
     tree = uq.NUTS(draws=1000, tune=600).sample_model(model, rng=1)
     with model:

@@ -55,15 +55,18 @@ def coverage(x: np.ndarray, copies: int, truncation_sd: float = 0.0, repeats: in
 ONE, FOUR = np.array([0.5]), np.array([0.2, 0.4, 0.6, 0.8])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("copies", [1, 5, 20, 100])
 def test_replicates_share_one_error(copies: int) -> None:
     assert LOW <= coverage(ONE, copies) <= HIGH
 
 
+@pytest.mark.slow
 def test_four_conditions_have_correlated_errors() -> None:
     assert LOW <= coverage(FOUR, 20) <= HIGH
 
 
+@pytest.mark.slow
 def test_truncation_as_large_as_the_noise_is_shared_by_replicates() -> None:
     assert LOW <= coverage(ONE, 20, truncation_sd=NOISE_SD) <= HIGH
 
@@ -108,11 +111,13 @@ def test_planted_error_independent_over_replicates_is_caught(monkeypatch: pytest
     assert coverage(ONE, 100, repeats=200) < 0.45
 
 
+@pytest.mark.slow
 def test_planted_error_independent_over_conditions_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(GaussianProcessSurrogate, "scores", planted_scores(independent))
     assert coverage(FOUR, 20) < LOW
 
 
+@pytest.mark.slow
 def test_planted_error_shared_by_all_conditions_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(GaussianProcessSurrogate, "scores", planted_scores(shared))
     spread = np.array([0.0, 0.33, 0.67, 1.0])

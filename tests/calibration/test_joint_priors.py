@@ -253,6 +253,7 @@ def _log_slope(f: Callable[[Any], Any], low: float, high: float, x: float) -> fl
     return float(-np.log((real(x + h) - real(x - h)) / (2 * h)))
 
 
+@pytest.mark.slow
 def test_nuts_with_a_block_and_a_constraint_equals_smc() -> None:
     def tensor(a: Any, b: Any, c: Any) -> dict[str, Any]:
         return {"y": pt.as_tensor(a * c + b)}

@@ -1,8 +1,7 @@
 """A first look: the Laplace approximation, its k-hat and what the verdict says of it, and modes."""
 
-import time
-
 import numpy as np
+import pytensor
 import pytest
 import xarray as xr
 from calibration.problems import (
@@ -142,9 +141,8 @@ def test_a_mode_at_the_end_of_the_prior_is_told() -> None:
 
 def test_a_first_look_does_not_compile(linear: uq.Calibration, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uq.Calibration, "model", lambda self: pytest.fail("compiled a model"))
-    start = time.perf_counter()
+    monkeypatch.setattr(pytensor, "function", lambda *args, **options: pytest.fail("compiled a function"))
     uq.Laplace().run(linear, 2)
-    assert time.perf_counter() - start < 5.0
 
 
 def test_no_likelihood_anywhere() -> None:

@@ -158,6 +158,7 @@ def test_weights_are_right_on_average_where_the_density_is_not_normal(name: str)
     assert np.median(error) < 0.03
 
 
+@pytest.mark.slow
 def test_a_second_mode_near_the_data_is_found() -> None:
     # A narrow density with long tails, far from what the surrogate expects: one mode at either.
     noise, theta = uq.StudentTNoise(scale=0.02, df=2.0), {"theta": np.array([0.24, 0.25, 0.26])}

@@ -9,6 +9,7 @@ import uqms as uq
 from uqms.errors import ConvergenceWarning, InputError
 
 
+@pytest.mark.slow
 def test_two_modes_are_those_of_quadrature() -> None:
     problem = unequal_modes()
     grid = (np.arange(4000) + 0.5) / 4000

@@ -159,7 +159,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ["bimodal", pytest.param("skewed", marks=pytest.mark.slow)])
 def test_sequential_updating_is_the_joint_posterior(case: str, caplog: pytest.LogCaptureFixture) -> None:
     """Mean within 0.05 sd of the joint posterior's, sd within 5 %, probabilities within 0.03."""
     function, prior, first, second, sd = CASES[case]

@@ -174,7 +174,10 @@ def test_the_pymc_model_is_the_density_of_the_arrays(name: str) -> None:
             at += 1
 
 
-@pytest.mark.parametrize("name", list(MODELS))
+@pytest.mark.parametrize(
+    "name",
+    [name if name in ("student", "poisson") else pytest.param(name, marks=pytest.mark.slow) for name in MODELS],
+)
 def test_new_observations_have_the_mean_slope_zero(name: str) -> None:
     """E[d log p(z | theta) / d theta] = 0 under data simulated at fixed latents: they belong together."""
     noise, transform, data, form = MODELS[name]

@@ -216,6 +216,7 @@ def test_the_prior_is_conditioned_on_what_all_boxes_share() -> None:
         uq.Calibration(parts, noise=noise, space=uq.ParameterSpace(k=uq.Uniform(0.0, 2.0)))
 
 
+@pytest.mark.slow
 def test_nuts_finds_the_closed_form_too() -> None:
     found = joint().sample(uq.NUTS(draws=500, tune=500), rng=2)
     sd = (1.0 + JACOBIAN @ np.linalg.solve(covariance(), JACOBIAN)) ** -0.5

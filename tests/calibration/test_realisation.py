@@ -337,6 +337,7 @@ def test_posterior_of_an_autoregressive_curve_is_the_exact_one() -> None:
         assert abs(sd / spread - 1.0) < 0.02
 
 
+@pytest.mark.slow
 def test_truths_rank_evenly_among_posterior_draws_only_with_the_realisation() -> None:
     """Data of the simulator itself, not of the law that the problem assumes: ranks are uniform, and far off without."""
     rng = np.random.default_rng(4)

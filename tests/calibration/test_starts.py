@@ -41,6 +41,7 @@ def test_chains_in_two_modes_are_told() -> None:
     assert "two modes" in posterior.verdict["R-hat"].remedy
 
 
+@pytest.mark.slow
 def test_narrow_posterior_of_several_parameters_and_scales_is_found() -> None:
     """Before chains started here, half of them stayed in a corner of the box; mixed-up parameters would too."""
     space = uq.ParameterSpace(a=uq.LogNormal(1.0, 0.5), b=uq.Uniform(-1.0, 1.0), c=uq.Beta(3.0, 3.0))

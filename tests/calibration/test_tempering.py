@@ -27,6 +27,7 @@ def test_gaussian_evidence_and_moments_are_exact(d: int, correlation: float, sd:
     assert all(run.correlation < 0.05 and run.power == 1.0 for run in found)
 
 
+@pytest.mark.slow
 def test_a_curved_ridge_is_that_of_quadrature() -> None:
     def banana(z: np.ndarray) -> np.ndarray:
         return -0.5 * ((z[:, 1] - z[:, 0] ** 2 + 0.5) / 0.03) ** 2 - 0.5 * (z[:, 0] - 0.2) ** 2

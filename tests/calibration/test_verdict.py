@@ -249,6 +249,7 @@ def test_autocorrelated_noise_is_found(runs: int, sd: float) -> None:
     assert "model discrepancy, or use a noise model with autocorrelation" in check.remedy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("runs", "sd"), [(30, 0.1), (5, 0.1), (4, 0.02)])
 def test_independent_noise_raises_few_false_alarms(runs: int, sd: float) -> None:
     """Data from the surrogate's own law. With four runs its error, which runs along the curve, exceeds the noise."""

@@ -12,12 +12,14 @@ from uqms.diagnostics.sbc import _misfit
 from uqms.errors import InputError
 
 
+@pytest.mark.slow
 def test_ranks_of_a_right_pipeline_are_uniform() -> None:
     found = simulation_based_calibration(joint(), 50, rng=1)  # type: ignore[arg-type]
     assert found.passed, str(found)
     assert found.quantities == ("theta", "log_likelihood", "misfit")
 
 
+@pytest.mark.slow
 def test_a_part_with_the_wrong_noise_is_seen() -> None:
     """Data of the second part have three times the noise that its likelihood claims."""
     problem = joint()

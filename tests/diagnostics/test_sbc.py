@@ -50,6 +50,7 @@ def test_the_surrogate_matters_in_the_problem(problem: uq.Calibration) -> None:
     assert (np.sqrt(problem.cells.basis**2 @ variance) > NOISES[problem.cells.group]).all()
 
 
+@pytest.mark.slow
 def test_a_right_pipeline_passes(problem: uq.Calibration) -> None:
     found = simulation_based_calibration(problem, 200, rng=1, alpha=0.001)
     assert found.passed, str(found)
@@ -61,6 +62,7 @@ def test_a_right_pipeline_passes(problem: uq.Calibration) -> None:
         assert np.abs(found.table[name] - inside).max() < 3.5 * error
 
 
+@pytest.mark.slow
 def test_an_unknown_noise_sd_is_ranked_too() -> None:
     x = np.linspace(0.0, 1.0, 4)[:, None]
     surrogate = given_surrogate(x, np.sin(4.0 * x))
@@ -72,7 +74,13 @@ def test_an_unknown_noise_sd_is_ranked_too() -> None:
     assert found.quantities == ("theta", "sigma", "log_likelihood", "misfit", "ratio")
 
 
-@pytest.mark.parametrize("bug", LIKELIHOOD_BUGS, ids=lambda bug: bug.name)
+@pytest.mark.parametrize(
+    "bug",
+    [
+        pytest.param(bug, id=bug.name, marks=() if bug.name == "data ignored" else pytest.mark.slow)
+        for bug in LIKELIHOOD_BUGS
+    ],
+)
 def test_planted_bugs_are_found(problem: uq.Calibration, bug: LikelihoodBug) -> None:
     with bug.planted():
         found = simulation_based_calibration(problem, 200 if bug.name in SUBTLE else 80, sampler=SMALL, rng=1)
@@ -156,6 +164,7 @@ def test_what_is_wrong_is_said(sampler: Known, how: str) -> None:
     assert f"theta: {how}" in repr(found)
 
 
+@pytest.mark.slow
 def test_false_alarms_are_as_rare_as_said() -> None:
     problem = linear()
     alarms = sum(
@@ -246,6 +255,7 @@ def function_problem(ell: float) -> Callable[[np.random.Generator], tuple[dict[s
     return draw
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::uqms.errors.PriorConflictWarning")
 def test_new_functions_in_every_repeat() -> None:
     right = rank_statistics(function_problem(0.3), 100, sampler=SMALL, rng=1, alpha=0.001)

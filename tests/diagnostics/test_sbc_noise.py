@@ -72,6 +72,7 @@ PROBLEMS: dict[str, tuple[Callable[[], uq.Calibration], Any, int]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(PROBLEMS))
 def test_right_pipelines_pass(name: str) -> None:
     make, sampler, latents = PROBLEMS[name]
@@ -86,6 +87,7 @@ def test_right_pipelines_pass(name: str) -> None:
 BUGS = {"counts": ("data ignored",), "discrepancy": ("likelihood counted twice",)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "said"), [(name, bug) for name, bugs in BUGS.items() for bug in bugs])
 def test_planted_bugs_are_found(name: str, said: str) -> None:
     make, sampler, _ = PROBLEMS[name]
@@ -146,6 +148,7 @@ def test_weighted_draws_of_parameters_and_latents_are_those_of_the_posterior() -
         assert drawn.std() == pytest.approx(sd, rel=4.0 / np.sqrt(2.0 * few.ess))
 
 
+@pytest.mark.slow
 def test_weights_take_the_likelihood_that_is_sampled() -> None:
     problem, rng, count = counts(), np.random.default_rng(1), 2000
     right = ImportanceSampler().draw(problem, count, rng)

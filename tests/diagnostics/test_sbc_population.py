@@ -42,6 +42,7 @@ def test_the_surrogate_matters(problem: uq.PopulationCalibration) -> None:
     assert 1.0 < sd / NOISE < 4.0
 
 
+@pytest.mark.slow
 def test_populations_are_calibrated(problem: uq.PopulationCalibration) -> None:
     found = ranked(problem, quantities={"largest": lambda draws, one: draws["latents"].max(axis=1)})
     assert found.quantities == ("a", "omega_a", "a[s0]", "log_likelihood", "misfit", "largest")

@@ -20,7 +20,14 @@ SD = 0.4
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", [name for name in PATHOLOGIES if name != "funnel"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in ("bimodal", "unidentified pair") else pytest.param(name, marks=pytest.mark.slow)
+        for name in PATHOLOGIES
+        if name != "funnel"
+    ],
+)
 def test_a_pathology_raises_its_flag(name: str) -> None:
     function, wanted = PATHOLOGIES[name]
     found = function(3)
@@ -85,6 +92,7 @@ def misfit_p(truth: np.ndarray, scale: float, rng: np.random.Generator) -> float
     return misfit.check_misfit(problem, theta, np.zeros((100, 0)), h, fisher_information(problem, theta, h)).value
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_misfit_has_its_level_and_power(rng: np.random.Generator) -> None:
     """With data from the model p is close to uniform, a little towards the middle; with twice the noise it is small."""

@@ -52,6 +52,7 @@ def right() -> list[Verification]:
 
 
 # ------------------------------------------------------------------------------------------------------ nominal and not
+@pytest.mark.slow
 def test_a_right_surrogate_passes_at_its_nominal_rate(right: list[Verification]) -> None:
     objections = sum(one.verdict["errors of y"].status != "pass" for one in right)
     # four ranges of 99 %, of which each objects on one side only: at most 2 %; P(more than 4 of 30) = 0.0003

@@ -161,6 +161,7 @@ def with_data(
     return replace(checked, quantiles=checked.quantiles.assign(observed=(("bin", "level"), observed)))
 
 
+@pytest.mark.slow
 def test_data_of_the_model_are_inside_as_often_as_said(
     three_bins: PopulationPosterior, checked: uq.diagnostics.VisualPredictiveCheck
 ) -> None:

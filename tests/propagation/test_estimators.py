@@ -105,6 +105,7 @@ def test_the_error_of_the_lower_level_counts_where_it_follows_closely():
     assert np.mean([one["sd"].item() ** 2 for one in found]) == pytest.approx(expected, rel=0.15)
 
 
+@pytest.mark.slow
 def test_coefficients_from_the_same_inputs_would_be_biased():
     """Twelve runs of a skewed function: with coefficients from all inputs the mean is off by more than by chance."""
 
@@ -256,6 +257,7 @@ def test_a_level_that_does_not_pay_is_left_out():
     assert useless.gain == pytest.approx(1.0, rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["mfmc", "mlmc"])
 def test_a_plan_is_carried_out_with_the_error_it_says(method):
     def mesh(name, a, b):

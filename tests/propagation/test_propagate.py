@@ -76,6 +76,7 @@ def test_errors_drawn_anew_at_each_input_are_caught(monkeypatch: pytest.MonkeyPa
     assert float(wrong.mean_error["y"].sel(source="surrogate")) < 0.1 * ERROR_SD
 
 
+@pytest.mark.slow
 def test_intervals_of_normal_tails_cover() -> None:
     """A surrogate that is exact up to 1e-3, so that the interval is that of Monte Carlo: 95 % of 40 seeds."""
     surrogate = linear_surrogate(SLOPE, 1e-3, ell_x=ELL)
@@ -119,6 +120,7 @@ def test_draws_at_many_inputs_follow_the_joint_law(monkeypatch: pytest.MonkeyPat
     assert values[:, :, 0].mean(axis=1).var() == pytest.approx(weights @ scores.covariance[0, 0] @ weights, rel=0.1)
 
 
+@pytest.mark.slow
 def test_an_average_over_inputs_scatters_as_the_surrogate_part_says() -> None:
     """New functions, designs of 8 runs: errors of a population's mean over what is said of them are standard normal."""
     ratios, inside = [], []

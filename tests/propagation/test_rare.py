@@ -46,6 +46,7 @@ def test_probabilities_are_those_of_closed_forms(probability: float, shape: str)
     assert len(found.levels) == round(-np.log10(probability)) - 1 or len(found.levels) == round(-np.log10(probability))
 
 
+@pytest.mark.slow
 def test_stated_variation_is_the_scatter_over_seeds() -> None:
     simulator, exact = direct(lambda a, b: a + b), norm.sf(4.0)
     found = [uq.rare_event(simulator, 4.0 * np.sqrt(2.0), samples=500, rng=seed) for seed in range(20)]

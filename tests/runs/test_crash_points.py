@@ -15,6 +15,7 @@ def reference(helper, tmp_path_factory):
     return whole(helper, tmp_path_factory.mktemp("reference") / "whole")
 
 
+@pytest.mark.slow
 def test_fifty_kills_lose_and_repeat_nothing_that_was_acknowledged(helper, reference, tmp_path):
     every = kills(50)
     assert len(every) == 50

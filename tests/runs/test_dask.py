@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from clocks import GUARD, wait_for
 
 import uqms
 from uqms.errors import CampaignError, DataWarning, InputError, SimulatorFailed
@@ -40,14 +41,14 @@ def client():
 def both_workers(request):
     """Wait for a worker that the test before has ended."""
     if "client" in request.fixturenames:
-        request.getfixturevalue("client").wait_for_workers(2, timeout=20)
+        request.getfixturevalue("client").wait_for_workers(2, timeout=GUARD)
 
 
 def one(function, **options):
     return FunctionSimulator(function, outputs={"y": ()}, **options)
 
 
-def drive(backend, points, patience=60.0):
+def drive(backend, points, patience=2 * GUARD):
     """Run points through a backend, and return ticket -> record."""
     ready, records, end = list(enumerate(points)), {}, time.monotonic() + patience
     while len(records) < len(points):
@@ -87,13 +88,6 @@ def plugins(client):
     return [name for name in names if name.startswith("uqms")]
 
 
-def wait_until(condition, seconds=10.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
-
-
 # --------------------------------------------------------------------------------------------------------- same results
 def heavy(a, b, seed):
     x = np.random.default_rng([int(a * 1e6), seed]).normal(size=(40, 40))
@@ -127,6 +121,7 @@ def misbehave(a):
     return a
 
 
+@pytest.mark.slow
 def test_failures_are_told_as_on_one_machine(client):
     tables = []
     for workers in (2, client):
@@ -158,14 +153,27 @@ def test_fast_simulators_go_out_many_at_a_time_and_nothing_is_left_on_the_cluste
     with DaskBackend(client, payload_of(one(lambda a: a + 1.0)), None) as backend:
         records = drive(backend, [{"a": float(a)} for a in range(2000)])
         assert backend._sent < 600  # tasks
-        wait_until(lambda: client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks)) == 0)
+        wait_for(lambda: client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks)) == 0)
     assert [float(records[i].outputs["y"]) for i in range(2000)] == [a + 1.0 for a in range(2000)]
     assert processes(client) == []
     assert plugins(client) == []
 
 
-def test_a_slow_point_among_fast_ones_does_not_hold_back_those_behind_it():
-    site = Site(payload_of(one(lambda a: time.sleep(0.5 if a == 9 else 0.0) or a)), None)
+def test_a_slow_point_among_fast_ones_does_not_hold_back_those_behind_it(tmp_path, monkeypatch):
+    def slow_once(a):
+        if a == 9:
+            (tmp_path / "begun").touch()
+            time.sleep(0.5)
+        return a
+
+    class Clock:
+        """The time of the task is over as soon as its tenth point is under way."""
+
+        def monotonic(self):
+            return 1.0 if (tmp_path / "begun").exists() else 0.0
+
+    monkeypatch.setattr("uqms.runs._dask_site.time", Clock())
+    site = Site(payload_of(one(slow_once)), None)
     site.setup(None)
     records = site.evaluate("task", [{"a": float(a)} for a in range(64)])
     site._close()
@@ -201,8 +209,7 @@ def test_a_run_that_ignores_signals_and_forks_is_gone_after_its_deadline(client,
     with pytest.warns(DataWarning, match="1 timeout"):
         table = run(one(hang, version="1"), {"a": [1.0]}, workers=client, timeout=1.0)
     assert table["state"].values[0] == RunState.TIMEOUT
-    assert 1.0 <= table["seconds"].values[0] < 3.0
-    assert time.monotonic() - begin < 8.0
+    assert 1.0 <= table["seconds"].values[0] <= time.monotonic() - begin
     assert len(pids.read_text().split()) == 3
     assert alive(map(int, pids.read_text().split())) == []
 
@@ -220,9 +227,9 @@ def test_a_run_that_is_called_off_ends_on_its_worker(client, tmp_path):
     with DaskBackend(client, payload_of(one(slow_once)), None) as backend:
         backend.submit(0, {"a": 1.0})
         assert backend.ended(0.1) == []
-        wait_until(pids.exists, 20.0)
+        wait_for(pids.exists)
         client.cancel([task.future for task in backend._tasks.values()])
-        wait_until(lambda: not alive(map(int, pids.read_text().split()[:1])))
+        wait_for(lambda: not alive(map(int, pids.read_text().split()[:1])))
         records = []
         while not records:
             records = backend.ended(None)
@@ -230,6 +237,7 @@ def test_a_run_that_is_called_off_ends_on_its_worker(client, tmp_path):
     assert len(pids.read_text().split()) == 2
 
 
+@pytest.mark.slow
 def test_a_lost_dask_worker_costs_no_run(client, tmp_path):
     marker = tmp_path / "killed"
 
@@ -247,6 +255,7 @@ def test_a_lost_dask_worker_costs_no_run(client, tmp_path):
     np.testing.assert_array_equal(table["y"], np.arange(20.0))
 
 
+@pytest.mark.slow
 def test_a_point_that_ends_its_dask_worker_each_time_is_given_up_and_no_other(client, tmp_path):
     def kills_its_dask_worker(a):
         if a == 5:
@@ -262,21 +271,25 @@ def test_a_point_that_ends_its_dask_worker_each_time_is_given_up_and_no_other(cl
     assert table["state"].values.tolist() == [1] * 5 + [RunState.FAILED] + [1] * 14
     assert "lost 3 times on the Dask cluster, last: the Dask worker tcp://127.0.0.1:" in table["message"].values[5]
     assert (tmp_path / "calls").read_text() == "xxx"
-    wait_until(lambda: client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks)) == 0)
+    wait_for(lambda: client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks)) == 0)
 
 
-def test_a_dask_worker_that_has_stopped_loses_its_points_to_the_others(client, monkeypatch):
+@pytest.mark.slow
+def test_a_dask_worker_that_has_stopped_loses_its_points_to_the_others(monkeypatch):
     monkeypatch.setattr("uqms.runs.dask._PATIENCE", 2.0)
     monkeypatch.setattr("uqms.runs._dask_site._BEATS", 3)  # on the scheduler, which is in this process
-    pid = next(iter(client.run(os.getpid).values()))
-    try:
-        with DaskBackend(client, payload_of(one(lambda a: time.sleep(0.1) or a)), 0.5) as backend:
-            os.kill(pid, signal.SIGSTOP)
-            records = drive(backend, [{"a": float(a)} for a in range(12)], patience=40.0)
-            os.kill(pid, signal.SIGCONT)
-        assert {record.state for record in records.values()} == {RunState.COMPLETED}
-    finally:
-        os.kill(pid, signal.SIGCONT)
+    # A cluster of its own: on a busy machine one that stood still may not come back to it.
+    with local_cluster() as cluster, distributed.Client(cluster, set_as_default=False) as client:
+        pid = next(iter(client.run(os.getpid).values()))
+        try:
+            with DaskBackend(client, payload_of(one(lambda a: time.sleep(0.1) or a)), 0.5) as backend:
+                os.kill(pid, signal.SIGSTOP)
+                records = drive(backend, [{"a": float(a)} for a in range(12)])
+                os.kill(pid, signal.SIGCONT)
+            assert {record.state for record in records.values()} == {RunState.COMPLETED}
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
 
 def test_workers_that_have_fallen_silent_are_left_out(client, monkeypatch):
@@ -310,20 +323,22 @@ with distributed.Client(sys.argv[1], set_as_default=False) as client:
 """
 
 
+@pytest.mark.slow
 def test_runs_end_on_the_cluster_when_the_coordinator_is_killed(client, tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT.replace("PIDS", repr(str(tmp_path / "pids"))))
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     script = subprocess.Popen([sys.executable, tmp_path / "script.py", client.scheduler.address], env=env)
     pids = tmp_path / "pids"
-    wait_until(lambda: pids.exists() and len(pids.read_text().split()) == 2, 30.0)
+    wait_for(lambda: pids.exists() and len(pids.read_text().split()) == 2)
     script.kill()
     script.wait()
-    wait_until(lambda: not alive(map(int, pids.read_text().split())))
-    wait_until(lambda: not processes(client))
-    wait_until(lambda: not plugins(client))
+    wait_for(lambda: not alive(map(int, pids.read_text().split())))
+    wait_for(lambda: not processes(client))
+    wait_for(lambda: not plugins(client))
 
 
 # ---------------------------------------------------------------------------------------------------- kinds of clusters
+@pytest.mark.slow
 def test_workers_that_come_later_and_have_several_threads(tmp_path, caplog):
     def busy(a):
         time.sleep(0.2)
@@ -360,6 +375,7 @@ def test_threads_of_this_process_as_workers():
     np.testing.assert_array_equal(table["y"], [np.nan, 7.0, 8.0])
 
 
+@pytest.mark.slow
 def test_a_cluster_with_certificates():
     security = distributed.security.Security.temporary()
     with local_cluster(n_workers=1, security=security, protocol="tls://") as cluster:
@@ -450,9 +466,10 @@ def test_what_cannot_be_loaded_on_a_worker(client, tmp_path, monkeypatch):
         run(simulator, {"a": [1.0]}, workers=client)
 
 
+@pytest.mark.slow
 def test_a_scheduler_that_goes_ends_the_campaign_and_loses_nothing(tmp_path):
     with local_cluster(n_workers=1) as cluster:
-        with distributed.Client(cluster.scheduler_address, set_as_default=False, timeout=2) as client:
+        with distributed.Client(cluster.scheduler_address, set_as_default=False, timeout=GUARD) as client:
 
             def closes(a):
                 (tmp_path / "calls").touch()
@@ -460,7 +477,7 @@ def test_a_scheduler_that_goes_ends_the_campaign_and_loses_nothing(tmp_path):
                 return a
 
             def close():
-                wait_until(lambda: (tmp_path / "calls").exists(), 30.0)
+                wait_for(lambda: (tmp_path / "calls").exists())
                 time.sleep(0.5)
                 cluster.close()
 

@@ -113,6 +113,7 @@ def test_a_curve_that_starts_at_one_value_has_a_bound_as_a_whole():
     assert one["variance"].attrs["unit"] == "(mm)²"
 
 
+@pytest.mark.slow
 def test_the_monte_carlo_error_is_that_of_other_seeds():
     space = uq.ParameterSpace(a=uq.Uniform(0.0, 1.0), b=uq.Uniform(0.0, 1.0))
     simulator = uq.DirectSimulator(lambda a, b: np.sin(3.0 * a) + b**2, space=space, outputs={"y": ()}, vectorized=True)

@@ -42,6 +42,7 @@ def test_ranks_are_the_formula_by_hand():
     assert float(found.sel(parameter="x1").mean("bootstrap")) == pytest.approx(by_hand, rel=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["bins", "rank"])
 def test_intervals_cover_with_new_runs(method):
     covered, widths = [], []
@@ -55,6 +56,7 @@ def test_intervals_cover_with_new_runs(method):
     assert np.mean(widths) < {"bins": 0.25, "rank": 0.42}[method]
 
 
+@pytest.mark.slow
 def test_an_input_without_effect_gets_zero_on_average():
     found = [
         given_data_indices(random_runs(60, seed), bootstrap=20)["y"]["S1"].mean("bootstrap")[2] for seed in range(60)

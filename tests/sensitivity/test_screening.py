@@ -159,6 +159,7 @@ def test_what_cannot_be_meant_is_refused():
         elementary_effects(runs_of(design, g_function))
 
 
+@pytest.mark.slow
 def test_intervals_over_ten_trajectories_cover():
     rng = np.random.default_rng(1)
     covered = []

@@ -83,6 +83,7 @@ def test_linear_function_of_correlated_normal_inputs():
     assert truth[3] > 0.02  # and the estimate was within 4 standard errors of it
 
 
+@pytest.mark.slow
 def test_intervals_are_as_wide_as_estimates_scatter():
     simulator = direct(lambda a, b, c, d: a + 2.0 * b - c + a * b, normal_space())
     estimates, errors = [], []
@@ -114,6 +115,7 @@ def test_independent_inputs_share_their_interactions():
     np.testing.assert_allclose(result["y"]["Sh"].mean(LEAD), [0.4357, 0.4424, 0.1218], atol=0.03)
 
 
+@pytest.mark.slow
 def test_many_inputs_by_random_orders():
     d = 12
     rng = np.random.default_rng(1)
@@ -293,6 +295,7 @@ def test_inputs_of_a_few_values():
         assert result.error()["y"][key].sel(source="monte_carlo").max() < 0.025
 
 
+@pytest.mark.slow
 def test_draws_of_a_chain_have_a_larger_monte_carlo_error():
     space = uq.ParameterSpace(a=uq.Uniform(-9.0, 9.0), b=uq.Uniform(-9.0, 9.0))
     simulator = direct(lambda a, b: a + b**2, space)

@@ -83,6 +83,7 @@ def test_draws_of_an_input_are_its_distribution() -> None:
     np.testing.assert_allclose(result["y"]["ST"].mean(LEAD), parts / parts.sum(), atol=5e-3)
 
 
+@pytest.mark.slow
 def test_the_monte_carlo_error_is_that_of_other_seeds() -> None:
     found = [sobol_indices(Given(ishigami, 3), uniform(3), points=256, draws=20, rng=seed)["y"] for seed in range(20)]
     for key in ("S1", "ST"):
@@ -147,6 +148,7 @@ def test_draws_have_the_law_of_the_quadratic_forms(anchors: int, monkeypatch: py
             assert each.std() == pytest.approx(sd, rel=0.1), name
 
 
+@pytest.mark.slow
 def test_intervals_cover_functions_of_the_process() -> None:
     """Functions are drawn again, as the surrogate says that they are; truth by a Gauss rule."""
     order = 24

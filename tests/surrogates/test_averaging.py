@@ -43,7 +43,7 @@ def drawn(x: Array, y: Array, kernel: Kernel, noisy: bool = False) -> list[Hyper
 
 
 @pytest.mark.parametrize("kernel", [Matern52(), SquaredExponential()])
-@pytest.mark.parametrize(("d", "n"), [(1, 6), (2, 8), (2, 25)])
+@pytest.mark.parametrize(("d", "n"), [(1, 6), *(pytest.param(2, n, marks=pytest.mark.slow) for n in (8, 25))])
 def test_the_weighted_points_have_the_moments_of_the_posterior(kernel: Kernel, d: int, n: int) -> None:
     x, y = problem(n, d)
     points, weights = grid_posterior(x, y, kernel, 2001 if d == 1 else 81)
@@ -57,7 +57,12 @@ def test_the_weighted_points_have_the_moments_of_the_posterior(kernel: Kernel, d
 
 
 @pytest.mark.parametrize(
-    ("d", "n", "kernel"), [(1, 6, SquaredExponential()), (2, 8, Matern52()), (2, 25, SquaredExponential())]
+    ("d", "n", "kernel"),
+    [
+        (1, 6, SquaredExponential()),
+        pytest.param(2, 8, Matern52(), marks=pytest.mark.slow),
+        pytest.param(2, 25, SquaredExponential(), marks=pytest.mark.slow),
+    ],
 )
 def test_the_draws_predict_as_the_whole_posterior(kernel: Kernel, d: int, n: int) -> None:
     x, y = problem(n, d)

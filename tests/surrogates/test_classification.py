@@ -116,6 +116,7 @@ def test_slope_of_the_log_probability_is_that_of_differences(success: FittedProb
     np.testing.assert_allclose(success.log_slope(u), (plus - minus) / 2e-5, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_probabilities_are_honest_over_many_boundaries() -> None:
     """Straight boundaries of random place and direction, 24 runs each: said and seen agree, and Brier is small."""
     rng = np.random.default_rng(5)

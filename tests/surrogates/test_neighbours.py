@@ -110,6 +110,7 @@ def test_it_keeps_the_protocol() -> None:
     assert not found.failed, str(found)
 
 
+@pytest.mark.slow
 def test_intervals_cover_draws_of_a_process() -> None:
     """Three functions of a Matérn-5/2 process, 1 200 runs, 400 new inputs; errors far apart are independent."""
     rng = np.random.default_rng(4)
@@ -186,6 +187,7 @@ def test_what_it_is_not_for_is_refused() -> None:
         uq.LocalGaussianProcess(neighbours=16).fit(ensemble(200)).left_out(0, 1)
 
 
+@pytest.mark.slow
 def test_the_variance_follows_the_roughness_of_the_output() -> None:
     """Waves in one half of the box, almost nothing in the other: intervals cover in both, and are wide in one."""
     design = uq.sobol(SPACE, 2048, rng=1)

@@ -81,7 +81,8 @@ def random_problem(seed: int) -> tuple[Array, Array]:
     return x, (y - y.mean()) / y.std()
 
 
-@pytest.mark.parametrize("problems", [8, pytest.param(40, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("problems", [8, 40])
 def test_the_starts_find_what_fifty_starts_find(problems: int) -> None:  # G5
     short = []
     for seed in range(1, problems + 1):

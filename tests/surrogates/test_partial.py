@@ -212,6 +212,7 @@ def cases(request: pytest.FixtureRequest) -> tuple[bool, list[Case], list[Gaussi
     return request.param, given, [fit(one.gaps) for one in given]
 
 
+@pytest.mark.slow
 def test_errors_and_coverage_beside_complete_runs(
     cases: tuple[bool, list[Case], list[GaussianProcessSurrogate]],
 ) -> None:

@@ -95,6 +95,7 @@ def test_it_keeps_the_promises_of_the_protocol(surrogate: RegimeSurrogate) -> No
     uq.testing.check_surrogate(surrogate, draws=1000).raise_failed()
 
 
+@pytest.mark.slow
 def test_curves_with_a_constant_regime_keep_them_too() -> None:
     """An outbreak that dies out: zero everywhere in one regime; three regimes, labels as words."""
     design = uq.sobol(SPACE, 36, rng=2)
@@ -174,6 +175,7 @@ def test_it_beats_the_single_process_next_to_the_border(surrogate: RegimeSurroga
 
 
 # --------------------------------------------------------------------------------------------------------- calibration
+@pytest.mark.slow
 def test_calibration_through_a_jump_is_that_of_the_simulator() -> None:
     """Posterior of one parameter by SMC against quadrature of the simulator itself, mass on both sides."""
     space = uq.ParameterSpace(k=uq.Uniform(0.0, 2.0))

@@ -191,6 +191,7 @@ def test_the_process_is_that_of_the_image() -> None:
     assert ((ends > 0.0) & (ends < 100.0)).all()
 
 
+@pytest.mark.slow
 def test_draws_stay_inside_and_have_the_moments_that_are_said(surrogate: GaussianProcessSurrogate) -> None:
     prediction, n = surrogate.predict(POINTS), 20_000
     draws = prediction.draws(n, rng=3)

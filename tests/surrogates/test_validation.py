@@ -95,6 +95,7 @@ def outside(seed: int, factor: float = 1.0) -> tuple[bool, bool]:
     return sides[0], sides[1]
 
 
+@pytest.mark.slow
 def test_reference_range_holds_the_coverage_of_right_surrogates() -> None:
     """Of 100 right surrogates about one leaves the 99 % range."""
     found = np.array([outside(seed) for seed in range(1, 101)])
@@ -244,6 +245,7 @@ def test_left_out_pit_is_that_of_a_refit() -> None:
     np.testing.assert_allclose(found.pit["y"], expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_ranges_of_the_coverage_curve_hold_right_surrogates_at_all_levels() -> None:
     """Of 100 right surrogates about one leaves the 99 % range at any one level, and of the PIT at any one bin."""
     outside_of = np.zeros(19), np.zeros(10)
@@ -298,6 +300,7 @@ def test_mahalanobis_and_pivoted_errors_by_brute_force() -> None:
     assert found.table.loc["y", "largest_pivoted"] == pytest.approx(np.abs(found.pivoted["error"]).max())
 
 
+@pytest.mark.slow
 def test_mahalanobis_with_an_estimated_variance_follows_f() -> None:
     """Known length scales, estimated trend and variance: D²/m is F(m, n - 1) exactly, and its range that of F."""
     one = Hyperparameters(np.full(2, 0.5), 0.0, 1e-12, 0.0, 1, False)
@@ -403,6 +406,7 @@ def test_k_fold_predicts_each_run_from_fits_without_its_fold() -> None:
     assert found.table.loc["y", "mahalanobis"] == pytest.approx(np.mean(found.pivoted["error"] ** 2))
 
 
+@pytest.mark.slow
 def test_k_fold_ranges_hold_right_surrogates() -> None:
     """Folds are taken as independent; of 15 right kernels with enough runs hardly one leaves its ranges."""
     left = np.zeros(2)

@@ -145,8 +145,9 @@ def collapse(data: Array, z: Array, value: Array, squares: Array) -> None:
 
 @native(NONE, A1, A1, A2, fastmath=FAST)
 def _steps(data: Array, phi: Array, steps: Array) -> None:
-    """Fill, for each place of the order (N, 4): variance of the process, a and 1 - a² for its correlation a with the
-    place before, and its length. Without a process the variance is 0.
+    """Fill variance and length of the process at each place of the order, in columns 0 and 3 (N, 4); 0 without one.
+
+    Between them stand a and 1 - a² for its correlation a with the place before.
     """
     amplitude, lengths, fresh, gap = view(data, AMPLITUDE), view(data, LENGTH), view(data, FRESH), view(data, GAP)
     known_gap, known_length, a, new = -1.0, -1.0, 0.0, 1.0

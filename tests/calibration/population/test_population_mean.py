@@ -99,6 +99,7 @@ def test_errors_that_are_independent_between_subjects_are_too_sure() -> None:
     assert coverage(mean, sd, truth) < 0.75
 
 
+@pytest.mark.slow
 def test_draws_have_that_law_and_another_table_needs_no_compilation() -> None:
     """The density is compiled once; problems with other values exchange the data."""
     _, values = simulated(2)

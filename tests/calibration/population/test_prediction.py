@@ -149,7 +149,7 @@ def new_observations(rows: int = 3) -> uq.Observations:
     return uq.Observations.from_table(new_table()[:rows], output="y", value="y", coords={"t": "t"}, conditions=["x"])
 
 
-@pytest.mark.parametrize("tails", [{}, {"a": 3.0}])
+@pytest.mark.parametrize("tails", [pytest.param({}, marks=pytest.mark.slow), {"a": 3.0}])
 def test_a_new_subject_is_weighted_as_quadrature_says(tails: dict) -> None:
     """With the draws of the population as they are, its parameter is one number: a sum over a grid, draw by draw."""
     one = one_parameter(tails)

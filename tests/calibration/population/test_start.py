@@ -101,6 +101,7 @@ def test_a_spread_that_its_prior_forbids_stays_and_none_is_nothing() -> None:
     assert found["omega_theta"][0] == pytest.approx(0.3)
 
 
+@pytest.mark.slow
 def test_chains_begin_at_likely_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     """The density there is as in the posterior's draws; at the joint mode, with jitter, it was far from it."""
     one, seen = problem(0.05), {}

@@ -9,7 +9,6 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import cloudpickle
@@ -17,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from clocks import patient_workers
 
 from uqms.ensemble import from_netcdf
 from uqms.errors import (
@@ -259,7 +259,7 @@ FAILURES = [  # script, options, error, message
         {"timeout": 0.2},
         SimulatorTimeout,
         "TIMEOUT",
-        r"sh did not end within [01]\.?\d* s; it was killed with 1 processes",
+        r"sh did not end within [\d.]+ s; it was killed with 1 processes",
     ),
     ("yes", {"log_limit": 10**5}, SimulatorFailed, "FAILED", r"sh wrote more than 0.0954 MB to its log and was killed"),
     (
@@ -337,7 +337,7 @@ def test_failures_are_states_of_an_ensemble_with_the_last_words(tmp_path):
     scripts = dict(enumerate(FAILURES[:17]))
     chosen = "case $1 in\n" + "\n".join(f"{i}) {script} ;;" for i, (script, *_) in scripts.items()) + "\nesac"
     simulator = program(f"echo marked words\n{chosen}", "{{ '%d' | format(a) }}", timeout=1.0, log_limit=10**5)
-    with pytest.warns(DataWarning, match="17 of 17 runs did not complete"):
+    with patient_workers(), pytest.warns(DataWarning, match="17 of 17 runs did not complete"):
         ensemble = run(simulator, {"a": np.arange(17.0)}, workers=2, store=tmp_path / "runs.db")
     for i, (script, _, kind, state, message) in scripts.items():
         assert RunState(ensemble["state"].values[i]).name == state, script
@@ -391,7 +391,7 @@ def test_a_program_does_not_wait_for_words_that_were_meant_for_us(tmp_path):
     code = (
         "import os; from pathlib import Path; from uqms.simulators.executable.supervised import supervise; "
         "f = Path('.'); "
-        "print(supervise(['cat'], folder=f, environment=os.environ, log=f / 'log', timeout=10).timed_out)"
+        "print(supervise(['cat'], folder=f, environment=os.environ, log=f / 'log', timeout=60).timed_out)"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=tmp_path
@@ -417,10 +417,8 @@ def test_names_that_are_no_inputs_are_refused():
 def test_the_deadline_of_the_run_is_told_by_the_simulator():
     with deadline(0.3), pytest.raises(SimulatorTimeout, match=r"did not end within 0\.\d"):
         program("sleep 60").evaluate({"a": 1.0})
-    begin = time.monotonic()
-    with pytest.warns(DataWarning):
-        ensemble = run(program("echo begun; sleep 60"), {"a": [1.0]}, workers=1, timeout=0.5)
-    assert time.monotonic() - begin < 5
+    with patient_workers(), pytest.warns(DataWarning):
+        ensemble = run(program("echo begun; sleep 60"), {"a": [1.0]}, workers=1, timeout=1.0)
     assert ensemble["state"].values[0] == RunState.TIMEOUT
     assert "begun" in str(ensemble["message"].values[0])
 

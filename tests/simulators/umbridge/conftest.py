@@ -28,7 +28,7 @@ def reference() -> Iterator[str]:
         stderr=subprocess.DEVNULL,
     )
     try:
-        for _ in range(300):
+        for _ in range(2400):
             try:
                 socket.create_connection(("127.0.0.1", port), timeout=1.0).close()
                 break

@@ -1,6 +1,7 @@
 """The client against the umbridge package's own server, and against servers that misbehave in every way we know."""
 
 import asyncio
+import contextlib
 import csv
 import errno
 import gc
@@ -17,6 +18,7 @@ from dataclasses import replace
 import cloudpickle
 import numpy as np
 import pytest
+from clocks import GUARD, Clock, Leaping
 
 from uqms.errors import InputError, OutputError, SimulatorFailed, SimulatorNotFound, SimulatorTimeout
 from uqms.simulators import Simulator
@@ -161,12 +163,10 @@ def test_errors_of_the_package(reference):
         bad.evaluate({"x": 3})
     with pytest.raises(OutputError, match="500 InvalidOutput: Output vector 0 has invalid length! Model declared 2"):
         bad.evaluate({"x": 4})
-    begin = time.monotonic()
     with pytest.raises(SimulatorTimeout, match="did not answer Evaluate before the deadline"):
-        replace(bad, timeout=0.3).evaluate({"x": 5})
+        replace(bad, timeout=0.3).evaluate({"x": 5})  # which answers after 1 s
     with pytest.raises(SimulatorTimeout), deadline(0.3):
         bad.evaluate({"x": 5})
-    assert time.monotonic() - begin < 1.0
 
 
 def test_prepare_says_what_does_not_fit(reference):
@@ -372,6 +372,7 @@ def test_a_long_answer_is_not_read_to_its_end(raw, monkeypatch):
 
 
 def test_the_deadline_is_total(raw):
+    # A server that is heard out to its end closes the connection, which is another error.
     def hang(connection, _):
         time.sleep(5.0)
 
@@ -393,34 +394,46 @@ def test_the_deadline_is_total(raw):
 
     for talk in (hang, drip, drip_body, say_again):
         server = raw(talk)
-        begin = time.monotonic()
         with pytest.raises(SimulatorTimeout, match="did not answer Evaluate before the deadline"):
             scalars(server.url, timeout=0.3, retries=5).evaluate({"x": 1.0})
-        with deadline(0.3):
-            with pytest.raises(SimulatorTimeout):
-                scalars(server.url, retries=5).evaluate({"x": 1.0})
-            assert remaining() > 0.0  # in time to tell
-        assert time.monotonic() - begin < 0.75
-        assert len(server.requests) == 2  # one each: a deadline is not retried
+        with pytest.raises(SimulatorTimeout), deadline(0.3):
+            scalars(server.url, retries=5).evaluate({"x": 1.0})
+        assert len(server.requests) <= 2  # one each: a deadline is not retried
     with pytest.raises(SimulatorTimeout), deadline(0.0):
         scalars(server.url).evaluate({"x": 1.0})
+
+
+def test_the_deadline_comes_in_time_to_tell_of_it(raw, monkeypatch):
+    ends, ask = [], peer.Peer.ask
+
+    def asked(self, question, message, end, limit):
+        ends.append(end)
+        return ask(self, question, message, end, limit)
+
+    monkeypatch.setattr(peer.Peer, "ask", asked)
+    with deadline(50.0):
+        scalars(raw(http('{"output": [[1.0, 2.0]]}')).url).evaluate({"x": 1.0})
+        latest = remaining() + time.monotonic()
+    assert client.MARGIN > 0.0
+    assert ends[0] <= latest - client.MARGIN
 
 
 def test_a_peer_that_does_not_read_meets_the_deadline(raw, monkeypatch):
     def narrow(opened):
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         opened.settimeout(5.0)  # what a kept connection still has from before
+        narrowed.append(opened)
 
+    narrowed = []
     monkeypatch.setattr(connections, "_notice_a_dead_peer", narrow)
     sock = socket.create_server(("127.0.0.1", 0))
     names = [f"x{i}" for i in range(100_000)]
     wide = UMBridgeSimulator(
         f"http://127.0.0.1:{sock.getsockname()[1]}", "m", inputs=names, outputs={"y": ()}, timeout=0.4, retries=0
     )
-    begin = time.monotonic()
     with sock, pytest.raises(SimulatorTimeout):
         wide.evaluate(dict.fromkeys(names, 1.0 / 3.0))
-    assert time.monotonic() - begin < 4.0
+    assert narrowed[0].gettimeout() <= 0.4
 
 
 def test_refused_connections(monkeypatch):
@@ -431,11 +444,12 @@ def test_refused_connections(monkeypatch):
         scalars(url, retries=2).prepare(["x"])
     with pytest.raises(SimulatorFailed, match=r"no connection: connection refused \(tried 3 times\)"):
         scalars(url, retries=2).evaluate({"x": 1.0})
-    monkeypatch.setattr(peer, "BACKOFF", 10.0)
-    begin = time.monotonic()
+    waits = []
+    monkeypatch.setattr(peer, "BACKOFF", GUARD)
+    monkeypatch.setattr(peer.time, "sleep", waits.append)
     with pytest.raises(SimulatorFailed, match=r"connection refused \(tried 1 times, until the deadline\)"):
-        scalars(url, retries=2, timeout=5.0).evaluate({"x": 1.0})
-    assert time.monotonic() - begin < 1.0  # no use in waiting for a retry that would come too late
+        scalars(url, retries=2, timeout=GUARD).evaluate({"x": 1.0})
+    assert waits == []  # no use in waiting for a retry that would come too late
 
 
 def test_only_busy_servers_and_broken_connections_are_asked_again(raw, monkeypatch):
@@ -486,16 +500,22 @@ def test_connections_are_kept_and_replaced_when_closed(raw):
     simulator.evaluate({"x": 1.0})
     assert len(late.connections) == 2
 
+    answered, said = threading.Event(), threading.Event()
+
     def say_more(connection, _):
         connection.sendall(good)
-        time.sleep(0.02)
+        answered.wait(GUARD)
+        answered.clear()
         connection.sendall(good)
+        said.set()
 
     rubbish = raw(say_more)
     simulator = scalars(rubbish.url)
     for _ in range(2):
         simulator.evaluate({"x": 1.0})
-        time.sleep(0.05)
+        answered.set()
+        assert said.wait(GUARD)
+        said.clear()
     assert len(rubbish.connections) == 2  # the second answer belonged to nobody
     del simulator
     gc.collect()  # a socket left open would be an error here
@@ -592,7 +612,7 @@ def test_of_an_endless_error_the_begin_will_do(raw):
         connection.close()
 
     with pytest.raises(SimulatorFailed, match="answered 500 xxx"):
-        scalars(raw(endless).url, timeout=5.0).evaluate({"x": 1.0})
+        scalars(raw(endless).url, timeout=GUARD).evaluate({"x": 1.0})
 
 
 def closed_port():
@@ -641,21 +661,34 @@ def test_a_system_without_ipv6_takes_the_other_address(raw, monkeypatch):
 
     monkeypatch.setattr(connections.socket, "getaddrinfo", lambda *_, **__: [sixth, fourth])
     monkeypatch.setattr(connections.socket, "socket", made)
-    assert scalars(f"http://localhost:{port}", timeout=5.0).evaluate({"x": 1.0})["z"] == 2.0
+    assert scalars(f"http://localhost:{port}", timeout=GUARD).evaluate({"x": 1.0})["z"] == 2.0
 
 
 def test_addresses_share_the_time_and_the_first_that_answers_is_taken(raw, black_holes, monkeypatch):
     server = raw(http('{"output": [[1.0, 2.0]]}'))
     address = ("127.0.0.1", int(server.url.rsplit(":")[-1]))
+    clock, limits = Clock(), []
+    for module in (client, connections, peer):
+        monkeypatch.setattr(module, "time", clock)
+
+    class Socket(socket.socket):
+        def connect(self, address):
+            limits.append(self.gettimeout())
+            try:
+                super().connect(address)
+            except TimeoutError:
+                clock.now += limits[-1]
+                raise
+
+    monkeypatch.setattr(connections.socket, "socket", Socket)
     resolve(monkeypatch, [*black_holes(1), ("127.0.0.1", closed_port()), address])
-    begin = time.monotonic()
     assert scalars("http://cluster.example:4242", timeout=1.5).evaluate({"x": 1.0})["z"] == 2.0
-    assert 0.45 < time.monotonic() - begin < 1.2
+    assert limits == pytest.approx([0.5, 0.5, 1.0])
+    limits.clear()
     resolve(monkeypatch, black_holes(5))
-    begin = time.monotonic()
     with pytest.raises(SimulatorFailed, match=r"no connection: TimeoutError: timed out \(tried 1 times"):
         scalars("http://cluster.example:4242", timeout=0.4, retries=3).evaluate({"x": 1.0})
-    assert time.monotonic() - begin < 1.0
+    assert limits == pytest.approx([0.08] * 5)
     monkeypatch.setattr(client, "QUESTION", 0.3)
     with pytest.raises(SimulatorNotFound, match="No UM-Bridge server at http://cluster.example:4242: .*no connection"):
         scalars("http://cluster.example:4242").prepare(["x"])
@@ -663,11 +696,9 @@ def test_addresses_share_the_time_and_the_first_that_answers_is_taken(raw, black
 
 def test_a_name_that_is_looked_up_for_long_meets_the_deadline(monkeypatch):
     go = threading.Event()
-    monkeypatch.setattr(connections.socket, "getaddrinfo", lambda *_, **__: go.wait(5.0))
-    begin = time.monotonic()
-    with pytest.raises(SimulatorFailed, match=r"the address of slow.example was not found within 0\.[234]"):
+    monkeypatch.setattr(connections.socket, "getaddrinfo", lambda *_, **__: go.wait(GUARD))
+    with pytest.raises(SimulatorFailed, match=r"the address of slow.example was not found within 0\.\d+ s"):
         scalars("http://slow.example:4242", timeout=0.4).evaluate({"x": 1.0})
-    assert time.monotonic() - begin < 1.0
     go.set()
 
     def unknown(*_, **__):
@@ -680,7 +711,7 @@ def test_a_name_that_is_looked_up_for_long_meets_the_deadline(monkeypatch):
 
 @pytest.mark.parametrize("computes", [0.2, 0.0])
 def test_an_evaluation_is_not_sent_again_when_it_had_begun(raw, computes, monkeypatch):
-    monkeypatch.setattr(connections, "AT_ONCE", 0.1)  # a busy machine takes longer
+    monkeypatch.setattr(connections, "AT_ONCE", 0.1 if computes else GUARD)  # a busy machine is late
     good = http('{"output": [[1.0, 2.0]]}')
 
     def crash(connection, _):
@@ -760,7 +791,8 @@ def test_kept_connections_are_closed_before_their_sockets_are_garbage(raw):
 
 
 def test_at_most_a_few_connections_are_kept(raw):
-    server = raw(lambda connection, _: (time.sleep(0.1), connection.sendall(http('{"output": [[1.0, 2.0]]}'))))
+    together = threading.Barrier(12)
+    server = raw(lambda connection, _: (together.wait(GUARD), connection.sendall(http('{"output": [[1.0, 2.0]]}'))))
     simulator = scalars(server.url)
     with ThreadPoolExecutor(12) as pool:
         list(pool.map(lambda _: simulator.evaluate({"x": 1.0}), range(12)))
@@ -787,7 +819,7 @@ def test_new_connections_notice_a_dead_peer_and_do_not_take_for_ever(raw, monkey
     assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
     scalars(server.url, timeout=3.0).evaluate({"x": 1.0})
     assert limits[0] == 10.0
-    assert 2.5 < limits[1] <= 3.0
+    assert 0.0 < limits[1] <= 3.0
     kept.close()
     with pytest.raises(connections.http.client.NotConnected):  # it would come back without TLS
         kept.request("GET", "/Info")
@@ -858,14 +890,19 @@ def test_answers_whose_end_closes_the_connection(raw, head):
     gc.collect()  # a socket left open would be an error here
 
 
-def test_an_answer_that_breaks_off_leaves_no_connection(raw):
-    closed = threading.Event()
+def test_an_answer_that_breaks_off_leaves_no_connection(raw, monkeypatch):
+    begun, closed = threading.Event(), threading.Event()
 
     def talk(connection, _):
-        connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 100\r\n\r\n{")
-        if connection.recv(1) == b"":
-            closed.set()
+        connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 100\r\n\r\n")
+        begun.set()  # the deadline comes here
+        connection.sendall(b"{")
+        with contextlib.suppress(ConnectionResetError):  # it was closed before that byte was read
+            assert connection.recv(1) == b""
+        closed.set()
 
+    for module in (client, connections, peer):
+        monkeypatch.setattr(module, "time", Leaping(begun.is_set))
     with pytest.raises(SimulatorTimeout) as caught:
-        scalars(raw(talk).url, timeout=0.2).evaluate({"x": 1.0})
-    assert closed.wait(2.0), caught  # although the error is kept, and with it what it came from
+        scalars(raw(talk).url, timeout=GUARD).evaluate({"x": 1.0})
+    assert closed.wait(GUARD), caught  # although the error is kept, and with it what it came from

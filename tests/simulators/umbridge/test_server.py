@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 import umbridge
 import xarray as xr
+from clocks import GUARD, wait_for
 
 import uqms as uq
 from uqms.errors import ExtrapolationError, InputError, OutputError, SimulatorFailed, SimulatorTimeout
@@ -60,7 +61,7 @@ def client(url, **more):
         more.pop("model", "model"),
         outputs=Model.outputs,
         coords=Model.coords,
-        **{"inputs": ["a", "b"], "retries": 0, "timeout": 10.0, **more},
+        **{"inputs": ["a", "b"], "retries": 0, "timeout": GUARD, **more},
     )
 
 
@@ -70,7 +71,7 @@ def ask(url, question="Evaluate", headers=None, **message):
         message = {"name": "model", "input": [[1.0, 2.0]]} | message
     method = "GET" if question == "Info" else "POST"
     body = json.dumps(message) if message else None
-    with contextlib.closing(http.client.HTTPConnection(url.removeprefix("http://"), timeout=10.0)) as connection:
+    with contextlib.closing(http.client.HTTPConnection(url.removeprefix("http://"), timeout=GUARD)) as connection:
         connection.request(method, f"/{question}", body, headers or {})
         response = connection.getresponse()
         assert response.headers["Content-Type"] == "application/json"
@@ -321,7 +322,7 @@ def test_other_paths_and_methods(url):
     assert error(url, "ApplyJacobian", name="model")[:2] == (400, "UnsupportedFeature")
     assert attack.post(url, "Evaluate/../Info", b"{}")[0] == 404
     for method, path in (("GET", "/Evaluate"), ("POST", "/Info"), ("DELETE", "/Info"), ("PUT", "/Evaluate")):
-        connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=10.0)
+        connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=GUARD)
         connection.request(method, path)
         response = connection.getresponse()
         assert response.status == 405
@@ -334,7 +335,7 @@ def test_what_is_not_http_gets_an_error_in_json(url, caplog):
         b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n",
         b"POST /Evaluate HTTP/1.1\r\nContent-Length: x\r\n\r\n",
     ):
-        with socket.create_connection(("127.0.0.1", int(url.rsplit(":")[-1])), timeout=5.0) as connection:
+        with socket.create_connection(("127.0.0.1", int(url.rsplit(":")[-1])), timeout=GUARD) as connection:
             connection.sendall(text)
             answer = b""
             while part := connection.recv(4096):
@@ -439,7 +440,7 @@ def test_long_bodies_are_refused_before_they_are_read(url):
     status, sent = attack.huge(url)
     assert status == 413
     assert sent < 5e6
-    with socket.create_connection(("127.0.0.1", int(url.rsplit(":")[-1])), timeout=5.0) as connection:
+    with socket.create_connection(("127.0.0.1", int(url.rsplit(":")[-1])), timeout=GUARD) as connection:
         connection.sendall(b"POST /Evaluate HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
         for _ in range(20):
             connection.sendall(b"4000\r\n" + 0x4000 * b" " + b"\r\n")
@@ -472,24 +473,24 @@ def test_clients_that_leave_while_their_body_is_thrown_away_do_not_fill_the_log(
 
     monkeypatch.setattr("aiohttp.streams.StreamReader.readany", gone)
     assert attack.huge(url)[0] == 413
-    time.sleep(0.1)
+    assert ask(url, "Info")[0] == 200  # answered by the same event loop, after it has done with the other connection
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 def test_compressed_bodies_and_expectations(url):
     packed = gzip.compress(json.dumps({"name": "model", "input": [[1.0, 2.0]]}).encode())
     for body in (packed, b"no gzip"):
-        with contextlib.closing(http.client.HTTPConnection(url.removeprefix("http://"), timeout=10.0)) as connection:
+        with contextlib.closing(http.client.HTTPConnection(url.removeprefix("http://"), timeout=GUARD)) as connection:
             connection.request("POST", "/Evaluate", body, {"Content-Encoding": "gzip"})
             assert connection.getresponse().status == 415
     head = b"POST /Evaluate HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n"
     body = json.dumps({"name": "model", "input": [[1.0, 2.0]]}).encode()
-    with socket.create_connection(("127.0.0.1", int(url.rsplit(":")[-1])), timeout=5.0) as connection:
+    with socket.create_connection(("127.0.0.1", int(url.rsplit(":")[-1])), timeout=GUARD) as connection:
         connection.sendall(head + f"Content-Length: {len(body)}\r\n\r\n".encode())
         assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
         connection.sendall(body)
         assert connection.recv(100).startswith(b"HTTP/1.1 200 ")
-    with socket.create_connection(("127.0.0.1", int(url.rsplit(":")[-1])), timeout=5.0) as connection:
+    with socket.create_connection(("127.0.0.1", int(url.rsplit(":")[-1])), timeout=GUARD) as connection:
         connection.sendall(head + b"Content-Length: 50000000\r\n\r\n")
         assert connection.recv(100).startswith(b"HTTP/1.1 413 ")
 
@@ -501,25 +502,20 @@ def test_evaluations_that_take_too_long(monkeypatch):
 
     def hang(point):
         left.append(remaining())
-        ended.wait(10.0)
+        assert ended.wait(GUARD)  # all refusals come before
         return {"curve": DAYS, "end": 1.0}
 
     with UMBridgeServer(Model(hang), port=0, timeout=0.3, workers=2) as url, ThreadPoolExecutor(6) as pool:
-        begin = time.monotonic()
         got = list(pool.map(lambda _: error(url), range(6)))
-        assert time.monotonic() - begin < 1.5
         late = (504, "Timeout", "The model did not answer within 0.3 s.")
         stuck = (503, "Busy", "All 2 workers are held by evaluations beyond their deadline.")
         assert sorted(got) == [*[stuck] * 4, *[late] * 2]
         assert error(url) == stuck
         assert len(left) == 2
-        assert all(0.0 < seconds <= 0.3 for seconds in left)  # the model can know its deadline
-        begin = time.monotonic()
+        assert all(0.0 <= seconds <= 0.3 for seconds in left)  # the model can know its deadline
         assert ask(url, "Info")[0] == 200
-        assert time.monotonic() - begin < 1.0
         ended.set()
-        time.sleep(0.2)
-        assert ask(url)[0] == 200  # the workers are back
+        wait_for(lambda: ask(url)[0] == 200)  # the workers are back
 
 
 def test_how_many_run_and_wait():
@@ -530,16 +526,15 @@ def test_how_many_run_and_wait():
         with lock:
             running += 1
             most = max(most, running)
-        go.wait(10.0)
+        go.wait(GUARD)
         with lock:
             running -= 1
         return {"curve": DAYS, "end": 1.0}
 
     with UMBridgeServer(Model(count), port=0, workers=2, queue=3) as url, ThreadPoolExecutor(8) as pool:
         calls = [pool.submit(ask, url) for _ in range(8)]
-        while sum(call.done() for call in calls) < 3:
-            time.sleep(0.01)
-        assert running == 2
+        wait_for(lambda: sum(call.done() for call in calls) == 3)
+        wait_for(lambda: running == 2)
         go.set()
         statuses = sorted(call.result()[0] for call in calls)
         assert statuses == [*[200] * 5, *[503] * 3]
@@ -547,20 +542,30 @@ def test_how_many_run_and_wait():
         assert ask(url)[0] == 200
 
 
-def test_clients_that_leave_give_up_their_place():
-    started, go = [], threading.Event()
+def test_clients_that_leave_give_up_their_place(monkeypatch):
+    made, plain, started, go = [], slots.Slots.__init__, [], threading.Event()
+    monkeypatch.setattr(slots.Slots, "__init__", lambda self, *args: (made.append(self), plain(self, *args))[1])
 
     def wait(point):
         started.append(point["a"])
-        go.wait(10.0)
+        go.wait(GUARD)
         return {"curve": DAYS, "end": 1.0}
 
+    def begun(a):
+        body = json.dumps({"name": "model", "input": [[a, 0.0]]}).encode()
+        connection = socket.create_connection(("127.0.0.1", int(url.rsplit(":")[-1])), timeout=GUARD)
+        head = f"POST /Evaluate HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+        connection.sendall(head.encode() + body)
+        return connection
+
     with UMBridgeServer(Model(wait), port=0, queue=1) as url, ThreadPoolExecutor(2) as pool:
-        for a in (1.0, 2.0):
-            with pytest.raises(SimulatorTimeout):
-                client(url, timeout=0.2).evaluate({"a": a, "b": 0.0})
+        with begun(1.0):
+            wait_for(lambda: started == [1.0])
+        with begun(2.0):
+            wait_for(lambda: len(made[0].waiting) == 1)
+        wait_for(lambda: not made[0].waiting)
         last = pool.submit(ask, url, input=[[3.0, 0.0]])
-        time.sleep(0.1)
+        wait_for(lambda: len(made[0].waiting) == 1)
         go.set()
         assert last.result()[0] == 200
         assert started == [1.0, 3.0]  # the second had left while it waited
@@ -591,44 +596,39 @@ def is_answered(connection):
 
 
 def test_connections_that_do_not_come_to_an_end(monkeypatch):
-    for name, value in (("HEAD", 0.4), ("BODY", 0.4), ("SWEEP", 0.05), ("CONNECTIONS", 40), ("IDLE", 5.0)):
+    for name, value in (("HEAD", 0.4), ("BODY", 0.4), ("SWEEP", 0.05), ("CONNECTIONS", 40), ("IDLE", 600.0)):
         monkeypatch.setattr(_aiohttp, name, value)
     with UMBridgeServer(Model(), port=0) as url:
         slow = attack.open_slowly(url, 30, body=False) + attack.open_slowly(url, 30, body=True)
-        begin = time.monotonic()
         assert ask(url)[0] == 200  # there is room for one more
-        assert time.monotonic() - begin < 1.0
-        time.sleep(0.1)
-        assert attack.still_open(slow) <= 40
-        while time.monotonic() - begin < 0.9:
-            attack.drip(slow)
-            time.sleep(0.05)
-        assert attack.still_open(slow) == 0
-        idle = socket.create_connection(("127.0.0.1", int(url.rsplit(":")[-1])), timeout=5.0)
+        wait_for(lambda: attack.still_open(slow) <= 40)
+        wait_for(lambda: attack.drip(slow) or attack.still_open(slow) == 0)  # one more byte does not help them
+        monkeypatch.setattr(_aiohttp, "HEAD", 1.0)
+        idle = socket.create_connection(("127.0.0.1", int(url.rsplit(":")[-1])), timeout=GUARD)
         is_answered(idle)
-        time.sleep(0.8)
+        time.sleep(1.5)
         is_answered(idle)  # kept open for longer than a request may take to come
         idle.sendall(b"GET /Info")  # a second request that does not end
-        begin = time.monotonic()
-        assert idle.recv(1000) == b""
-        assert time.monotonic() - begin < 2.0
+        assert idle.recv(1000) == b""  # long before an idle connection is closed
         monkeypatch.setattr(_aiohttp, "IDLE", 0.3)
-        unused = socket.create_connection(("127.0.0.1", int(url.rsplit(":")[-1])), timeout=5.0)
+        unused = socket.create_connection(("127.0.0.1", int(url.rsplit(":")[-1])), timeout=GUARD)
         is_answered(unused)
         assert unused.recv(1000) == b""
-        assert time.monotonic() - begin < 4.0
         for connection in [*slow, idle, unused]:
             connection.close()
 
 
 def test_a_long_evaluation_keeps_its_connection(monkeypatch):
-    for name, value in (("HEAD", 0.2), ("SWEEP", 0.05), ("CONNECTIONS", 2)):
+    for name, value in (("HEAD", 1.0), ("SWEEP", 0.05), ("CONNECTIONS", 2)):
         monkeypatch.setattr(_aiohttp, name, value)
-    busy = Model(lambda point: (time.sleep(0.8), {"curve": DAYS, "end": 1.0})[1])
+    started, go = threading.Event(), threading.Event()
+    busy = Model(lambda point: (started.set(), go.wait(GUARD), {"curve": DAYS, "end": 1.0})[2])
     with UMBridgeServer(busy, port=0) as url, ThreadPoolExecutor(1) as pool:
         call = pool.submit(ask, url)
-        time.sleep(0.1)
+        assert started.wait(GUARD)
         others = attack.open_slowly(url, 10, body=False)
+        wait_for(lambda: attack.still_open(others) == 0)  # they came later, and their time is over
+        go.set()
         assert call.result()[0] == 200
         for connection in others:
             connection.close()
@@ -663,8 +663,8 @@ def test_a_client_that_does_not_take_its_answer(monkeypatch):
         connection.connect(("127.0.0.1", int(url.rsplit(":")[-1])))
         head = f"POST /Evaluate HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
         connection.sendall(head.encode() + body)
-        assert ended.wait(10.0)
-        connection.settimeout(5.0)
+        assert ended.wait(GUARD)
+        connection.settimeout(GUARD)
         got = 0
         with contextlib.suppress(ConnectionResetError):
             while part := connection.recv(1 << 20):
@@ -682,7 +682,7 @@ def test_an_attack_leaves_the_server_as_it_was():
             assert attack.refused(*answer), (question, body[:200], answer)
             assert not attack.traceback_in(answer[2])
         for name, status in (("raises", 500), ("nan", 500), ("hangs", 504)):
-            answer = attack.post(url, "Evaluate", json.dumps({"name": name, "input": [[2.0, 1.0]]}).encode())
+            answer = attack.post(url, "Evaluate", json.dumps({"name": name, "input": [[GUARD, 1.0]]}).encode())
             assert answer[0] == status
             assert attack.refused(*answer)
             assert not attack.traceback_in(answer[2])
@@ -695,7 +695,7 @@ def test_an_attack_leaves_the_server_as_it_was():
         for connection in slow:
             connection.close()
     assert health.count > 10
-    assert health.slowest < 1.0
+    assert math.isfinite(health.slowest)  # all were answered
 
 
 # ------------------------------------------------------------------------------------------------------------- guards
@@ -748,14 +748,13 @@ def test_a_local_proxy_passes_on_the_name_that_others_know():
 
 
 def test_a_flood_of_new_connections_is_queued():
-    one = UMBridgeServer(Model(), port=0)
+    one, held, go = UMBridgeServer(Model(), port=0), threading.Event(), threading.Event()
     with one as url, contextlib.ExitStack() as opened:
-        one._running[0].loop.call_soon_threadsafe(time.sleep, 0.8)
-        time.sleep(0.05)
-        begin = time.monotonic()
-        for _ in range(300):
+        one._running[0].loop.call_soon_threadsafe(lambda: (held.set(), go.wait(GUARD)))
+        opened.callback(go.set)
+        assert held.wait(GUARD)
+        for _ in range(300):  # nobody accepts them yet: without a place in the queue, a client waits until its timeout
             opened.enter_context(socket.create_connection(("127.0.0.1", int(url.rsplit(":")[-1])), timeout=5.0))
-        assert time.monotonic() - begin < 0.7  # without a place in the queue, a client tries again after 1 s
 
 
 def test_web_pages_do_not_reach_a_local_server(url):
@@ -864,13 +863,13 @@ def test_ports_and_the_end(url):
 
 
 def test_leaving_does_not_wait_for_a_hanging_model():
-    go = threading.Event()
+    started, go, ended = threading.Event(), threading.Event(), []
+    hanging = Model(lambda point: (started.set(), go.wait(GUARD), ended.append(point)))
     with ThreadPoolExecutor(1) as pool:
-        with UMBridgeServer(Model(lambda point: go.wait(10.0)), port=0) as url:
+        with UMBridgeServer(hanging, port=0) as url:
             call = pool.submit(client(url).evaluate, {"a": 1.0, "b": 1.0})
-            time.sleep(0.2)
-            begin = time.monotonic()
-        assert time.monotonic() - begin < 1.0
+            assert started.wait(GUARD)
+        assert ended == []
         with pytest.raises(SimulatorFailed, match="the connection broke before the answer"):
             call.result()
         go.set()
@@ -896,7 +895,7 @@ def test_serve_as_a_process():
     url = line.split(" at ")[1].split(";")[0]
     assert umbridge.HTTPModel(url, "double")([[3.0]]) == [[6.0]]
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=10) == 0
+    assert process.wait(timeout=GUARD) == 0
     process.stdout.close()
 
 
@@ -929,13 +928,6 @@ def sleeping(seconds):
     ]
 
 
-def wait_for(condition, seconds=10.0):
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.01)
-
-
 def read_if_there(path):
     with contextlib.suppress(OSError):
         return path.read_text()
@@ -965,10 +957,11 @@ def test_programs_end_with_the_server_and_when_their_client_leaves(tmp_path, end
                     wait_for(lambda: not sleeping(seconds) and not list(tmp_path.iterdir()))
                     print("end", file=process.stdin, flush=True)
                 if end != "leave":
-                    assert process.wait(timeout=10) == 0
-            wait_for(lambda: not sleeping(seconds), 5.0 if end == "leave" else 0.0)
+                    assert process.wait(timeout=GUARD) == 0
+            patience = GUARD if end == "leave" else 0.0  # otherwise all is gone when the server is
+            wait_for(lambda: not sleeping(seconds), patience)
             if end != "belt":
-                wait_for(lambda: not list(tmp_path.iterdir()), 5.0 if end == "leave" else 0.0)
+                wait_for(lambda: not list(tmp_path.iterdir()), patience)
             assert end != "leave" or process.poll() is None
         finally:
             process.kill()
@@ -988,7 +981,7 @@ serve(uq.FunctionSimulator(lambda a: a, outputs={"y": ()}), port=0)
             process.stdout.readline()
             time.sleep(0.3)  # it waits
             print("now", file=process.stdin, flush=True)
-            assert process.wait(timeout=10) == 0
+            assert process.wait(timeout=GUARD) == 0
         finally:
             process.kill()
 

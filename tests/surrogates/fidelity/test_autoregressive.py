@@ -174,7 +174,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ["two levels", "three levels", pytest.param("not nested", marks=pytest.mark.slow)])
 def test_it_does_what_is_asked_of_a_surrogate(case):
     counts, nested, hyperparameters = CASES[case]
     runs = ensemble(counts, nested=nested, curve=case == "two levels")
@@ -185,7 +185,7 @@ def test_it_does_what_is_asked_of_a_surrogate(case):
     uq.testing.check_surrogate(surrogate, draws=1000).raise_failed()
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ["two levels", *(pytest.param(c, marks=pytest.mark.slow) for c in list(CASES)[1:])])
 def test_a_file_holds_it_to_the_last_bit(case, tmp_path):
     counts, nested, _ = CASES[case]
     runs = ensemble(counts, nested=nested, curve=True)

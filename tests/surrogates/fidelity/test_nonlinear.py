@@ -109,7 +109,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ["two levels", *(pytest.param(c, marks=pytest.mark.slow) for c in list(CASES)[1:])])
 def test_it_does_what_is_asked_of_a_surrogate(case, monkeypatch, tmp_path):
     monkeypatch.setattr(nonlinear, "MEMBERS", 4)
     counts, nested = CASES[case]
