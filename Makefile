@@ -24,7 +24,7 @@ test:
 
 test-all:
 	@sh scripts/bootstrap.sh test
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "" $(PARALLEL) $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "" --jaxtyping-packages=uqms,shapes.check $(PARALLEL) $(ARGS)
 
 lint:
 	@sh scripts/bootstrap.sh dev

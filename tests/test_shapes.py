@@ -1,4 +1,4 @@
-"""The checks of array shapes are on in this test run, and leave compiled functions alone."""
+"""The checks of array shapes that `make test-all` switches on are on, and leave compiled functions alone."""
 
 import importlib
 from types import ModuleType
@@ -6,6 +6,13 @@ from types import ModuleType
 import numpy as np
 import pytest
 from jaxtyping import TypeCheckError
+
+
+@pytest.fixture(autouse=True)
+def switched_on(request: pytest.FixtureRequest) -> None:
+    """Skip where shapes are not checked: that takes a quarter of the time of the quick tests."""
+    if not request.config.getoption("jaxtyping_packages"):
+        pytest.skip("shapes are checked by make test-all")
 
 
 @pytest.fixture(scope="module")
