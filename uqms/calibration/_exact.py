@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy import sparse
 
 from uqms._typing import Array
 from uqms.calibration.likelihood import Cells, by_experiment
@@ -21,28 +22,25 @@ LOG_TWO_PI = float(np.log(2.0 * np.pi))
 CHUNK = 2_000_000  # numbers in one block
 
 
-def picked(cells: Cells) -> Array | None:
-    """Return the score (N,) that each cell is, or None when some cell is a combination of several."""
-    if (
-        cells.offset.any()
-        or not ((np.count_nonzero(cells.basis, axis=1) == 1) & (cells.basis.max(axis=1) == 1.0)).all()
-    ):
-        return None
-    return np.asarray(cells.basis.argmax(axis=1))
-
-
 def cell_means(cells: Cells, mean: Any) -> Any:
-    """Return the prediction of every cell (..., N) from scores (..., K, q), arrays or tensors."""
-    place = picked(cells)
-    if place is not None:
-        return mean[..., cells.experiment, place]
-    return cells.offset + (mean[..., cells.experiment, :] * cells.basis).sum(axis=-1)
+    """Return the prediction of every cell (..., N) from scores (..., K, q), arrays or tensors.
+
+    A cell is one of the simulator's outputs, or, between its coordinates, a sum of several: (N, width) of them.
+    """
+    basis = sparse.csr_array(cells.basis)
+    width = np.diff(basis.indptr)
+    place = np.arange(int(width.max(initial=1))) < width[:, None]
+    column, weight = np.zeros(place.shape, dtype=np.int64), np.zeros(place.shape)
+    column[place], weight[place] = basis.indices, basis.data
+    if place.shape[1] == 1 and (weight == 1.0).all() and not cells.offset.any():
+        return mean[..., cells.experiment, column[:, 0]]
+    return cells.offset + (mean[..., cells.experiment[:, None], column] * weight).sum(axis=-1)
 
 
 def terms(problem: "Calibration", theta: Mapping[str, Array]) -> Iterator[tuple[Array, Array, Array, Array]]:
     """Yield what `Calibration.log_likelihood_terms` does; where the simulator fails, the log-likelihood is -inf."""
     cells, surrogate = problem.cells, problem.surrogate
-    factor, row = by_experiment(cells.truncation, cells.experiment), cells.row_cell
+    factor, row = by_experiment(cells), cells.row_cell
     weight, zbar = cells.weight, cells.cell_mean
     count = np.bincount(row, minlength=len(zbar))
     squares = np.bincount(row, (cells.z - zbar[row]) ** 2 / cells.row_variance, minlength=len(zbar))
@@ -51,7 +49,7 @@ def terms(problem: "Calibration", theta: Mapping[str, Array]) -> Iterator[tuple[
     size = max(1, CHUNK // max(cells.experiments * cells.basis.shape[1], len(zbar) * max(1, factor.shape[1])))
     for start in range(0, total, size):
         now = {name: values[start : start + size] for name, values in theta.items()}
-        predicted = cell_means(cells, surrogate.scores(problem.unit_inputs(now)).mean[0])
+        predicted = cells.offset + cells.at(surrogate.scores(problem.unit_inputs(now)).mean[0])
         sigma = np.ascontiguousarray(problem.noise.values(now, (len(predicted),)))
         variance = sigma[:, cells.group] ** 2
         alpha, precision = (zbar - predicted) * weight / variance, weight / variance
@@ -80,7 +78,7 @@ def expression(cells: Cells, mean: Any, sigma: Any, z: Any) -> Any:
     residual = z - cell_means(cells, mean)[row]
     precision = 1.0 / (sigma[cells.group[row]] ** 2 * cells.row_variance)
     total = 0.5 * pt.sum(pt.log(precision) - residual**2 * precision) - 0.5 * len(row) * LOG_TWO_PI
-    factor = by_experiment(cells.truncation, cells.experiment)[row]
+    factor = by_experiment(cells)[row]
     if factor.shape[1]:
         inner = np.eye(factor.shape[1]) + pt.dot(factor.T, precision[:, None] * factor)
         lower = pt.linalg.cholesky(inner)

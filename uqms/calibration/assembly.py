@@ -17,7 +17,7 @@ from uqms.calibration.computation import APPROXIMATION, sampler_checks
 from uqms.calibration.density import draw_rows, row_terms
 from uqms.calibration.noise import NumPyFunctions
 from uqms.calibration.parts import JointCalibration
-from uqms.calibration.predict import conditional_moments, correlated_noise, draw_jointly, own_cells
+from uqms.calibration.predict import conditional_moments, correlated_noise, own_cells
 from uqms.calibration.problem import Calibration, Piece
 from uqms.calibration.samplers import Sampler
 from uqms.calibration.verdict import Sampled, Verdict
@@ -372,7 +372,7 @@ def new_rows(piece: Piece, rng: np.random.Generator) -> Array:
     phi = problem.noise.phi(piece.theta, (len(piece.h),))
     y = np.empty((len(piece.h), len(cells.offset)))
     for rows, moments in conditional_moments(problem, piece.theta, piece.h, own_cells(cells), piece.latents):
-        y[rows] = draw_jointly(moments, rng)
+        y[rows] = moments.draw(rng)
     y += correlated_noise(problem, phi, rng)
     return draw_rows(cells, problem.noise, y, phi, rng)
 

@@ -15,7 +15,7 @@ from uqms.calibration import _correlated
 from uqms.calibration._terms import BASIS, terms
 from uqms.calibration.direct import is_exact
 from uqms.calibration.discrepancy import Term
-from uqms.calibration.likelihood import Cells, NoiseGroups
+from uqms.calibration.likelihood import Cells, NoiseGroups, times_basis
 from uqms.calibration.noise import (
     AutocorrelatedNoise,
     BinomialNoise,
@@ -176,10 +176,9 @@ def _normal_outputs(problem: "Calibration", means: Array, covariances: Array, et
     """Return latent outputs (S, N) as `outputs_of`, for scores (S, K, q) and (S, q, K, K) without noise terms."""
     cells, used = problem.cells, problem.cells.used
     count, k, q = len(means), cells.experiments, len(cells.used)
-    truncation = cells.compressed
-    whole = np.zeros((count, k * (q + truncation.shape[1])))
+    whole = np.zeros((count, problem.latent_count))
     whole[:, problem.free] = eta
-    scores = means[:, :, used]
+    scores = means
     if not is_exact(problem.surrogate):
         own = covariances[:, used]
         roots = (
@@ -187,13 +186,10 @@ def _normal_outputs(problem: "Calibration", means: Array, covariances: Array, et
             if k == 1
             else _correlated.roots(own.reshape(-1, k, k), False).reshape(own.shape)
         )
-        scores = scores + np.einsum("sqkm,smq->skq", roots, whole[:, : k * q].reshape(count, k, q))
-    omega = whole[:, k * q :].reshape(count, k, -1)
-    y = np.empty((count, len(cells.offset)))
-    for e in range(k):
-        at = cells.experiment == e
-        y[:, at] = scores[:, e] @ cells.basis[np.ix_(at, used)].T + omega[:, e] @ truncation[at].T
-    return y + cells.offset
+        scores = means.copy()
+        scores[:, :, used] += np.einsum("sqkm,smq->skq", roots, whole[:, : k * q].reshape(count, k, q))
+    y, omega = cells.at(scores), whole[:, k * q :].reshape(count, k, -1)
+    return y + times_basis(cells.compressed, cells.experiment, omega) + cells.offset
 
 
 def term_variance(problem: "Calibration", term: Term, theta: Mapping[str, Array]) -> Array:

@@ -1,0 +1,224 @@
+"""Noise that is correlated along a coordinate as a Markov chain: products with roots and inverses in linear time.
+
+An Ornstein-Uhlenbeck process depends on its past through its last value alone, so that a Kalman filter goes once along
+the N cells where a Cholesky factor of their covariance would take N³ operations.
+
+==========  ==========================================================================  ======
+symbol      meaning                                                                     shape
+==========  ==========================================================================  ======
+N           a² exp(-|points - points'| / length) within a series, plus white variances   (N, N)
+W           whitening: W N W' = 1; lower triangular in the order of the series          (N, N)
+rho         correlation of a cell's process with that of its predecessor, 0: none       (N,)
+p, s        variance of process and of the measured value, given the predecessors       (N,)
+k           p / s, the part of an innovation that goes on                               (N,)
+==========  ==========================================================================  ======
+
+Kalman (1960), doi:10.1115/1.3662552; de Jong (1989), doi:10.1080/01621459.1989.10478878, for the backward recursion.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+import numba
+import numpy as np
+
+from uqms._typing import Array, Ints
+from uqms.calibration.discrepancy import NOISE
+
+if TYPE_CHECKING:
+    from uqms.calibration.problem import Calibration
+
+__all__ = ["Chains", "MarkovNoise", "Series", "noise_of", "only_noise"]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Series:
+    """Cells whose errors are correlated, by series.
+
+    Attributes
+    ----------
+    cells
+        Which they are, shape (n,).
+    ids, points
+        Series and place of each, shape (n,).
+    amplitude, length
+        Places of a and of the length among the hyperparameters.
+    """
+
+    cells: Ints
+    ids: Ints
+    points: Array
+    amplitude: int
+    length: int
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class MarkovNoise:
+    """Noise of N cells: independent, or of the given series; each cell is in one of them at most.
+
+    Parameters
+    ----------
+    group, weight
+        Of each cell (N,): place of its white noise's sd among the hyperparameters, and the factor by which the variance
+        is smaller.
+    series
+        Those that are correlated.
+    """
+
+    group: Ints
+    weight: Array
+    series: Sequence[Series] = ()
+
+    def at(self, phi: Array) -> "Chains":
+        """Return the noise for hyperparameters (S, P)."""
+        alone = np.ones(len(self.group), dtype=np.bool_)
+        for one in self.series:
+            alone[one.cells] = False
+        inside = [np.lexsort((one.points, one.ids)) for one in self.series]
+        order = np.concatenate(
+            [*(one.cells[at] for one, at in zip(self.series, inside, strict=True)), np.flatnonzero(alone)]
+        )
+        white = (phi[:, self.group] ** 2 / self.weight)[:, order]
+        rho, fresh = np.zeros(white.shape), np.zeros(white.shape)
+        start = 0
+        for one, at in zip(self.series, inside, strict=True):
+            place = slice(start, start := start + len(at))
+            step = np.append(np.inf, np.where(np.diff(one.ids[at]) == 0, np.diff(one.points[at]), np.inf))
+            steps = step / phi[:, one.length, None]
+            rho[:, place], fresh[:, place] = np.exp(-steps), -np.expm1(-2.0 * steps) * phi[:, one.amplitude, None] ** 2
+        variance, gain = _filtered(rho, fresh, white)
+        return Chains(order, rho, fresh, variance, gain)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Chains:
+    """Noise of N cells for S values of its hyperparameters; arrays (S, N) are in the order of the series."""
+
+    order: Ints  # (N,): which cell comes at each place
+    rho: Array
+    fresh: Array  # variance of the process given its predecessor
+    variance: Array  # s
+    gain: Array  # k
+
+    def whiten(self, x: Array) -> Array:
+        """Return W x for columns x (S, N, m)."""
+        out = np.ascontiguousarray(x[:, self.order])
+        _whiten(self.rho, self.variance, self.gain, out)
+        return self._back(out)
+
+    def whiten_transposed(self, x: Array) -> Array:
+        """Return W' x for columns x (S, N, m)."""
+        out = np.ascontiguousarray(x[:, self.order])
+        _whiten_transposed(self.rho, self.variance, self.gain, out)
+        return self._back(out)
+
+    @property
+    def log_determinant(self) -> Array:
+        """Log-determinant of N, shape (S,)."""
+        return np.asarray(np.log(self.variance).sum(axis=1))
+
+    @property
+    def inverse_diagonal(self) -> Array:
+        """Diagonal of the inverse of N, shape (S, N)."""
+        return self._back(_inverse_diagonal(self.rho, self.variance, self.gain))
+
+    def process(self, normals: Array) -> Array:
+        """Return draws (S, N) of the process without the white noise, from standard normal numbers (S, N)."""
+        out = normals[:, self.order] * np.sqrt(self.fresh)
+        _accumulate(self.rho, out)
+        return self._back(out)
+
+    def _back(self, ordered: Array) -> Array:
+        out = np.empty_like(ordered)
+        out[:, self.order] = ordered
+        return out
+
+
+def noise_of(problem: "Calibration") -> MarkovNoise:
+    """Return the normal noise of a problem's cells: white, and the processes of autocorrelated models."""
+    cells, noise = problem.cells, problem.noise
+    series = []
+    for term in noise.terms:
+        if term.role == NOISE:
+            at, sites = cells.sites(term.output, problem.condition_names)
+            place, (length,) = term.place(sites), term.lengths
+            keys = noise.keys.index(term.amplitude), noise.keys.index(length)
+            series.append(Series(at, place.ids, place.points[:, 0], *keys))
+    return MarkovNoise(cells.group, cells.weight, tuple(series))
+
+
+def only_noise(problem: "Calibration") -> bool:
+    """Return whether the cells have normal noise and nothing else beside the simulator or surrogate itself."""
+    noise = problem.noise
+    terms = all(term.role == NOISE for term in noise.terms)
+    return problem.form != "latent" and terms and not noise.factors and problem.realisation is None
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _filtered(rho: Array, fresh: Array, white: Array) -> tuple[Array, Array]:
+    variance, gain = np.empty(rho.shape), np.empty(rho.shape)
+    for s in range(rho.shape[0]):
+        left = 0.0  # variance of the predecessor's process, given all before and itself
+        for i in range(rho.shape[1]):
+            r = rho[s, i]
+            p = r * r * left + fresh[s, i]
+            variance[s, i] = p + white[s, i]
+            gain[s, i] = p / variance[s, i]
+            left = p * (white[s, i] / variance[s, i])
+    return variance, gain
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _whiten(rho: Array, variance: Array, gain: Array, x: Array) -> None:
+    draws, n, m = x.shape
+    mean = np.empty(m)
+    for s in range(draws):
+        mean[:] = 0.0  # of the process, given all before
+        for i in range(n):
+            r, k, scale = rho[s, i], gain[s, i], 1.0 / np.sqrt(variance[s, i])
+            for c in range(m):
+                before = r * mean[c]
+                error = x[s, i, c] - before
+                mean[c] = before + k * error
+                x[s, i, c] = error * scale
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _whiten_transposed(rho: Array, variance: Array, gain: Array, x: Array) -> None:
+    """Replace x by W' x: the steps of `_whiten` are linear in x and are reversed one by one."""
+    draws, n, m = x.shape
+    bar = np.empty(m)
+    for s in range(draws):
+        bar[:] = 0.0  # of the mean behind a step
+        for i in range(n - 1, -1, -1):
+            r, k, scale = rho[s, i], gain[s, i], 1.0 / np.sqrt(variance[s, i])
+            for c in range(m):
+                error = x[s, i, c] * scale + k * bar[c]
+                x[s, i, c] = error
+                bar[c] = r * (bar[c] - error)
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _inverse_diagonal(rho: Array, variance: Array, gain: Array) -> Array:
+    draws, n = rho.shape
+    out = np.empty((draws, n))
+    for s in range(draws):
+        after = 0.0  # information that the successors have on the mean behind a step
+        for i in range(n - 1, -1, -1):
+            k, r = gain[s, i], rho[s, i]
+            out[s, i] = 1.0 / variance[s, i] + k * k * after
+            after = r * r * (1.0 / variance[s, i] + (1.0 - k) * (1.0 - k) * after)
+    return out
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _accumulate(rho: Array, x: Array) -> None:
+    for s in range(x.shape[0]):
+        last = 0.0
+        for i in range(x.shape[1]):
+            last = rho[s, i] * last + x[s, i]
+            x[s, i] = last
