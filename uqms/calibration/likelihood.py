@@ -25,13 +25,13 @@ from uqms.surrogates.transforms import IDENTITY, Identity, Log, Transform
 
 __all__ = [
     "Cells",
+    "Errors",
     "NoiseGroups",
     "arrange",
     "by_experiment",
     "check_conditions",
     "check_errors_between",
     "check_scale",
-    "compress",
     "decoded_at",
     "dense",
     "merge_close",
@@ -218,6 +218,11 @@ class Cells:
             self.z,
         )
 
+    def errors(self, exact: bool) -> "Errors":
+        """Return the errors of the cells; a simulator that is `exact` has none of its scores."""
+        used = np.zeros(0, dtype=np.int64) if exact else self.used
+        return Errors.of(self.basis, self.truncation, self.experiment, self.experiments, used)
+
     @cached_property
     def projected(self) -> "Cells":
         """Fewer cells, of weight 1, that say as much of scores and truncation under independent noise, see `Reduced`.
@@ -324,6 +329,56 @@ def times_basis(basis: Any, experiment: Ints, values: Array) -> Array:
         rows = np.flatnonzero(experiment == k)
         out[..., rows] = values[..., k, :] @ basis[rows].T
     return out
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Errors:
+    """The errors x of which a surrogate's outputs at some points are made: scores by input, each input's truncation.
+
+    Attributes
+    ----------
+    design
+        From x to the points, shape (T, r).
+    used
+        Scores that have errors.
+    inputs
+        How many inputs there are.
+    """
+
+    design: Array
+    used: Ints
+    inputs: int
+
+    @classmethod
+    def of(cls, basis: Any, truncation: Array, index: Ints, inputs: int, used: Ints) -> "Errors":
+        """Return those of points (T,) with the given rows of basis and truncation, at one of the inputs each."""
+        scores = np.zeros((len(index), inputs, len(used)))
+        if len(used):
+            scores[np.arange(len(index)), index] = dense(basis[:, used])
+        parts = [(np.flatnonzero(index == k), compress(truncation[index == k])) for k in range(inputs)]
+        left_out, start = np.zeros((len(index), sum(part.shape[1] for _, part in parts))), 0
+        for at, part in parts:
+            left_out[at, start : start + part.shape[1]] = part
+            start += part.shape[1]
+        return cls(np.hstack([scores.reshape(len(index), -1), left_out]), used, inputs)
+
+    @property
+    def size(self) -> int:
+        """Number of errors r."""
+        return int(self.design.shape[1])
+
+    def root(self, covariances: Array) -> Array:
+        """Return a root (S, r, r) of the covariance of x for those of the scores (S, q, K, K)."""
+        count, k, q = len(covariances), self.inputs, len(self.used)
+        out = np.tile(np.eye(self.size), (count, 1, 1))
+        if q:
+            values, vectors = np.linalg.eigh(covariances[:, self.used])
+            spread = np.zeros((count, k, q, k, q))
+            for j, each in enumerate((vectors * np.sqrt(np.maximum(values, 0.0))[..., None, :]).swapaxes(0, 1)):
+                spread[:, :, j, :, j] = each
+            out[:, : k * q, : k * q] = spread.reshape(count, k * q, k * q)
+        return out
 
 
 def compress(factor: Array) -> Array:

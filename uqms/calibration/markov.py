@@ -18,18 +18,29 @@ Kalman (1960), doi:10.1115/1.3662552; de Jong (1989), doi:10.1080/01621459.1989.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, NamedTuple, final
 
 import numba
 import numpy as np
 
 from uqms._typing import Array, Ints
+from uqms.calibration._marginal import LOG_TWO_PI
 from uqms.calibration.discrepancy import NOISE
 
 if TYPE_CHECKING:
     from uqms.calibration.problem import Calibration
 
-__all__ = ["Chains", "MarkovNoise", "Series", "noise_of", "only_noise"]
+__all__ = [
+    "Chains",
+    "GivenData",
+    "MarkovNoise",
+    "Series",
+    "given_data",
+    "inverse_terms",
+    "log_density",
+    "noise_of",
+    "only_noise",
+]
 
 
 @final
@@ -105,16 +116,16 @@ class Chains:
     gain: Array  # k
 
     def whiten(self, x: Array) -> Array:
-        """Return W x for columns x (S, N, m)."""
-        out = np.ascontiguousarray(x[:, self.order])
-        _whiten(self.rho, self.variance, self.gain, out)
-        return self._back(out)
+        """Return W x for columns x (S or 1, N, m), shape (S, N, m), in the order of the series."""
+        out = np.empty((len(self.rho), *x.shape[1:]))
+        _whiten(self.order, self.rho, self.variance, self.gain, np.ascontiguousarray(x), out)
+        return out
 
     def whiten_transposed(self, x: Array) -> Array:
-        """Return W' x for columns x (S, N, m)."""
-        out = np.ascontiguousarray(x[:, self.order])
-        _whiten_transposed(self.rho, self.variance, self.gain, out)
-        return self._back(out)
+        """Return W' x for columns x (S, N, m) in the order of the series; rows of what is returned are cells."""
+        out = np.empty(x.shape)
+        _whiten_transposed(self.order, self.rho, self.variance, self.gain, np.ascontiguousarray(x), out)
+        return out
 
     @property
     def log_determinant(self) -> Array:
@@ -136,6 +147,66 @@ class Chains:
         out = np.empty_like(ordered)
         out[:, self.order] = ordered
         return out
+
+
+class GivenData(NamedTuple):
+    """What data with such noise say of errors x, where they are G x + noise and x = R times standard normal numbers.
+
+    Attributes
+    ----------
+    left
+        R A^-1/2 with A = 1 + R' G' N^-1 G R, shape (S, r, r): its product with its transpose is the covariance of x.
+    projected
+        A^-1/2' R' G' N^-1 residual, shape (S, r): left @ projected is the mean of x.
+    residual, design
+        W residual and W G, shapes (S, N) and (S, N, r).
+    log_determinant
+        Of the covariance of the data, shape (S,).
+    """
+
+    left: Array
+    projected: Array
+    residual: Array
+    design: Array
+    log_determinant: Array
+
+    @property
+    def factor(self) -> Array:
+        """W G left, shape (S, N, r)."""
+        return np.matmul(self.design, self.left)
+
+
+def given_data(chains: Chains, G: Array, root: Array, residual: Array) -> GivenData:
+    """Return what residuals (S, N) say of errors with the design G (N, r) and the prior roots (S, r, r)."""
+    r = G.shape[1]
+    design, left_over = chains.whiten(G[None]), chains.whiten(residual[..., None])
+    transposed = np.swapaxes(design, 1, 2)
+    inner = np.matmul(np.swapaxes(root, 1, 2), np.matmul(np.matmul(transposed, design), root)) + np.eye(r)
+    inner = 0.5 * (inner + np.swapaxes(inner, 1, 2))
+    # a draw whose numbers are too large for a density must not spoil the others
+    known = np.isfinite(inner).all(axis=(1, 2)) & np.isfinite(left_over).all(axis=(1, 2))
+    lower = np.linalg.cholesky(np.where(known[:, None, None], inner, np.eye(r)))
+    left = np.swapaxes(np.linalg.solve(lower, np.swapaxes(root, 1, 2)), 1, 2)
+    projected = np.matmul(np.swapaxes(left, 1, 2), np.matmul(transposed, left_over))[..., 0]
+    log_det = chains.log_determinant + 2.0 * np.log(np.diagonal(lower, axis1=1, axis2=2)).sum(axis=1)
+    log_det = np.where(known, log_det, np.inf)
+    return GivenData(left, projected, left_over[..., 0], design, log_det)
+
+
+def log_density(found: GivenData) -> Array:
+    """Return the log-density (S,) of normal residuals; -inf where the numbers are too large for a density."""
+    with np.errstate(all="ignore"):
+        quadratic = np.sum(found.residual**2, axis=1) - np.sum(found.projected**2, axis=1)
+        values = -0.5 * (found.residual.shape[1] * LOG_TWO_PI + found.log_determinant + quadratic)
+    return np.where(np.isfinite(found.log_determinant), values, -np.inf)
+
+
+def inverse_terms(chains: Chains, found: GivenData) -> tuple[Array, Array]:
+    """Return alpha = C^-1 residual and precision = diag C^-1, both (S, N), with C = N + G R R' G'."""
+    with np.errstate(all="ignore"):
+        left = found.residual - np.matmul(found.factor, found.projected[..., None])[..., 0]
+        whole = chains.whiten_transposed(np.concatenate([found.factor, left[..., None]], axis=2))
+        return whole[..., -1], chains.inverse_diagonal - np.sum(whole[..., :-1] ** 2, axis=2)
 
 
 def noise_of(problem: "Calibration") -> MarkovNoise:
@@ -173,32 +244,33 @@ def _filtered(rho: Array, fresh: Array, white: Array) -> tuple[Array, Array]:
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _whiten(rho: Array, variance: Array, gain: Array, x: Array) -> None:
-    draws, n, m = x.shape
+def _whiten(order: Ints, rho: Array, variance: Array, gain: Array, x: Array, out: Array) -> None:
+    draws, n, m = out.shape
     mean = np.empty(m)
     for s in range(draws):
+        at = s if len(x) > 1 else 0
         mean[:] = 0.0  # of the process, given all before
         for i in range(n):
-            r, k, scale = rho[s, i], gain[s, i], 1.0 / np.sqrt(variance[s, i])
+            r, k, scale, cell = rho[s, i], gain[s, i], 1.0 / np.sqrt(variance[s, i]), order[i]
             for c in range(m):
                 before = r * mean[c]
-                error = x[s, i, c] - before
+                error = x[at, cell, c] - before
                 mean[c] = before + k * error
-                x[s, i, c] = error * scale
+                out[s, i, c] = error * scale
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _whiten_transposed(rho: Array, variance: Array, gain: Array, x: Array) -> None:
-    """Replace x by W' x: the steps of `_whiten` are linear in x and are reversed one by one."""
+def _whiten_transposed(order: Ints, rho: Array, variance: Array, gain: Array, x: Array, out: Array) -> None:
+    """Return W' x: the steps of `_whiten` are linear in x and are reversed one by one."""
     draws, n, m = x.shape
     bar = np.empty(m)
     for s in range(draws):
         bar[:] = 0.0  # of the mean behind a step
         for i in range(n - 1, -1, -1):
-            r, k, scale = rho[s, i], gain[s, i], 1.0 / np.sqrt(variance[s, i])
+            r, k, scale, cell = rho[s, i], gain[s, i], 1.0 / np.sqrt(variance[s, i]), order[i]
             for c in range(m):
                 error = x[s, i, c] * scale + k * bar[c]
-                x[s, i, c] = error
+                out[s, cell, c] = error
                 bar[c] = r * (bar[c] - error)
 
 

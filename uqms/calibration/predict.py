@@ -28,15 +28,15 @@ from uqms.calibration.direct import is_exact
 from uqms.calibration.discrepancy import NOISE, ORTHOGONAL, Sites, term_covariance
 from uqms.calibration.likelihood import (
     Cells,
+    Errors,
     check_conditions,
-    compress,
     decoded_at,
     merge_close,
     right_factor,
     stacked,
     times_basis,
 )
-from uqms.calibration.markov import MarkovNoise, Series, noise_of, only_noise
+from uqms.calibration.markov import MarkovNoise, Series, given_data, noise_of, only_noise
 from uqms.calibration.noise import Rows
 from uqms.calibration.problem import Calibration
 from uqms.calibration.realisation import residual_rows
@@ -406,7 +406,7 @@ def conditional_moments(
     holds = np.concatenate([np.ones(n, dtype=np.bool_), np.broadcast_to(np.asarray(discrepancy), total - n)])
     any_holds = bool(holds[n:].any())
     if normal:
-        errors_of = _Errors.of(problem, joint)
+        errors_of = Errors.of(joint.basis, joint.truncation, joint.index, len(joint.conditions), _used(problem, joint))
         if errors_of.size <= total:
             yield from _through_errors(problem, errors_of, joint, theta, h)
             return
@@ -441,60 +441,8 @@ def conditional_moments(
         yield rows, found
 
 
-@final
-@dataclass(frozen=True, eq=False)
-class _Errors:
-    """The errors of which cells and targets are made, x: scores by input, then each input's truncation.
-
-    Attributes
-    ----------
-    design
-        From x to cells and targets, shape (T, r).
-    used
-        Scores that have errors.
-    inputs
-        How many inputs there are.
-    """
-
-    design: Array
-    used: Ints
-    inputs: int
-
-    @classmethod
-    def of(cls, problem: Calibration, joint: _Joint) -> "_Errors":
-        """Return those of a calibration."""
-        used, inputs = _used(problem, joint), len(joint.conditions)
-        rows = [np.flatnonzero(joint.index == k) for k in range(inputs)]
-        scores = np.zeros((len(joint.index), inputs, len(used)))
-        if len(used):
-            for k, at in enumerate(rows):
-                scores[at, k] = joint.basis[at][:, used]
-        parts = [compress(joint.truncation[at]) for at in rows]
-        ends = np.cumsum([0, *(part.shape[1] for part in parts)])
-        truncation = np.zeros((len(joint.index), ends[-1]))
-        for at, part, start in zip(rows, parts, ends[:-1], strict=True):
-            truncation[at, start : start + part.shape[1]] = part
-        return cls(np.hstack([scores.reshape(len(joint.index), -1), truncation]), used, inputs)
-
-    @property
-    def size(self) -> int:
-        """Number of errors r."""
-        return int(self.design.shape[1])
-
-    def root(self, covariances: Array) -> Array:
-        """Return a root (S, r, r) of the prior covariance of x for those of the scores (S, q, K, K)."""
-        count, k, q = len(covariances), self.inputs, len(self.used)
-        out = np.tile(np.eye(self.size), (count, 1, 1))
-        values, vectors = np.linalg.eigh(covariances[:, self.used])
-        spread = np.zeros((count, k, q, k, q))
-        for j, each in enumerate((vectors * np.sqrt(np.maximum(values, 0.0))[..., None, :]).swapaxes(0, 1)):
-            spread[:, :, j, :, j] = each
-        out[:, : k * q, : k * q] = spread.reshape(count, k * q, k * q)
-        return out
-
-
 def _through_errors(
-    problem: Calibration, errors: _Errors, joint: _Joint, theta: Mapping[str, Array], h: Ints
+    problem: Calibration, errors: Errors, joint: _Joint, theta: Mapping[str, Array], h: Ints
 ) -> Iterator[tuple[slice, FactoredMoments]]:
     """Yield the moments at the targets given the data: x has the covariance R (1 + R' G' N^-1 G R)^-1 R'."""
     cells, noise = problem.cells, noise_of(problem)
@@ -510,15 +458,9 @@ def _through_errors(
         if not r:
             yield rows, FactoredMoments(mean[:, n:], wanted, np.zeros((len(u), 0, 0)))
             continue
-        residual = cells.cell_mean - mean[:, :n]
-        both = np.concatenate([np.broadcast_to(G, (len(u), *G.shape)), residual[..., None]], axis=2)
-        both = noise.at(problem.noise.phi(part, (len(u),))).whiten(both)
-        information = np.matmul(np.swapaxes(both[..., :r], 1, 2), both)
-        root = errors.root(scores.covariance[h[rows], draws])
-        inner = np.matmul(np.swapaxes(root, 1, 2), np.matmul(information[..., :r], root)) + np.eye(r)
-        lower = np.linalg.cholesky(0.5 * (inner + np.swapaxes(inner, 1, 2)))
-        left = np.swapaxes(np.linalg.solve(lower, np.swapaxes(root, 1, 2)), 1, 2)  # R L^-T
-        x = np.matmul(left, np.matmul(np.swapaxes(left, 1, 2), information[..., r:]))[..., 0]
+        chains = noise.at(problem.noise.phi(part, (len(u),)))
+        found = given_data(chains, G, errors.root(scores.covariance[h[rows], draws]), cells.cell_mean - mean[:, :n])
+        x, left = np.matmul(found.left, found.projected[..., None])[..., 0], found.left
         yield rows, FactoredMoments(mean[:, n:] + x @ wanted.T, wanted, left)
 
 

@@ -32,6 +32,15 @@ from uqms.calibration.density import (
 from uqms.calibration.direct import has_derivative, is_exact
 from uqms.calibration.discrepancy import NOISE, ORTHOGONAL, Discrepancy
 from uqms.calibration.likelihood import Cells, add_discrepancy, arrange, check_errors_between, times_basis
+from uqms.calibration.markov import (
+    Chains,
+    GivenData,
+    given_data,
+    inverse_terms,
+    log_density,
+    noise_of,
+    only_noise,
+)
 from uqms.calibration.noise import BinomialNoise, LogNormalNoise, NoiseModel, NumPyFunctions
 from uqms.calibration.observations import Observations
 from uqms.calibration.realisation import Realisation, Runs, runs_of, warn_if_correlation_changes, warn_if_not_normal
@@ -569,6 +578,10 @@ class Calibration:
 
     def log_likelihood_values(self, theta: Mapping[str, Array]) -> Iterator[Array]:
         """Yield log w_h + log p(z | theta, h), shape (H, s), as `log_likelihood_terms` does, without terms by cell."""
+        if self.form == "correlated" and only_noise(self):
+            for _, log_weights, _, given in self._autocorrelated(theta):
+                yield log_weights + np.stack([log_density(one) for one in given])
+            return
         if is_exact(self.surrogate) or self.form != "independent":
             yield from (values for _, values, _, _ in self.log_likelihood_terms(theta))
             return
@@ -591,6 +604,12 @@ class Calibration:
         if is_exact(self.surrogate) and self.form == "independent":
             yield from _exact.terms(self, theta)
             return
+        if self.form == "correlated" and only_noise(self):
+            for phi, log_weights, chains, given in self._autocorrelated(theta):
+                values = log_weights + np.stack([log_density(one) for one in given])
+                both = [inverse_terms(chains, one) for one in given]
+                yield phi, values, *(np.stack([one[i] for one in both]) for i in range(2))
+            return
         used = self.cells.used
         for now in self._blocks(theta):
             scores = self.surrogate.scores(self.unit_inputs(now))
@@ -607,6 +626,18 @@ class Calibration:
                 ]
             values, alpha, precision = (np.stack([one[i] for one in found]) for i in range(3))
             yield phi, scores.log_weights[:, None] + values, alpha, precision
+
+    def _autocorrelated(self, theta: Mapping[str, Array]) -> Iterator[tuple[Array, Array, Chains, list[GivenData]]]:
+        """Yield, where noise is a Markov chain along each series, hyperparameters, log w_h, noise and its data by h."""
+        cells, noise, errors = self.cells, noise_of(self), self.cells.errors(is_exact(self.surrogate))
+        for now in self._blocks(theta, len(cells.offset) * (errors.size + 1)):
+            phi = self.noise.phi(now, (len(next(iter(now.values()))),))
+            scores, chains, data = self.surrogate.scores(self.unit_inputs(now)), noise.at(phi), cells.cell_mean
+            found = [
+                given_data(chains, errors.design, errors.root(covariance), data - cells.offset - cells.at(mean))
+                for mean, covariance in zip(scores.mean, scores.covariance, strict=True)
+            ]
+            yield phi, scores.log_weights[:, None], chains, found
 
     def latent_terms(self, theta: Mapping[str, Array], eta: Array) -> Iterator[tuple[Array, Array]]:
         """Yield, a block at a time, outputs y (H, s, N) and log w_h + log p(z | theta, eta, h), shape (H, s)."""
@@ -670,10 +701,11 @@ class Calibration:
             slopes.append(cells.at((upper - lower) / (2.0 * step)))
         return np.ascontiguousarray(np.stack(slopes, axis=-1))
 
-    def _blocks(self, theta: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
+    def _blocks(self, theta: Mapping[str, Array], least: int = 1) -> Iterator[dict[str, Array]]:
+        """Yield parts of `theta` whose arrays fit into memory; each value takes `least` numbers or more."""
         count = len(next(iter(theta.values())))
         runs = int(getattr(self.surrogate, "runs", 100))
-        largest = max(self.cells.experiments * max(runs, self.cells.experiments), len(self.cells.z))
+        largest = max(self.cells.experiments * max(runs, self.cells.experiments), len(self.cells.z), least)
         if self.realisation is not None:
             largest = max(largest, len(self.cells.offset) * self.realisation.columns)
         size = max(1, SCORE_CHUNK // largest)
