@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from scipy.stats import multivariate_normal
 
 from uqms._typing import Array
-from uqms.calibration.markov import Chains, MarkovNoise, Series
+from uqms.calibration.markov import Chains, MarkovNoise, Series, given_data, inverse_terms, log_density
 
 N, S = 23, 3
 
@@ -78,3 +79,48 @@ def test_short_steps_keep_their_digits() -> None:
     noise = MarkovNoise(np.array([0, 0]), np.ones(2), (Series(np.arange(2), np.zeros(2, int), points, 1, 2),))
     chains = noise.at(np.array([[1e-12, 1.0, 1.0]]))
     assert chains.fresh[0, 1] == pytest.approx(2e-13, rel=1e-9)
+
+
+@pytest.fixture(scope="module")
+def errors() -> tuple[Array, Array, Array]:
+    """Design of four errors, roots of their prior covariances, and residuals."""
+    rng = np.random.default_rng(4)
+    return rng.standard_normal((N, 4)), rng.standard_normal((S, 4, 4)), rng.standard_normal((S, N))
+
+
+def test_density_and_terms_by_cell_are_those_of_the_dense_normal(
+    noise: MarkovNoise, phi: Array, chains: Chains, errors: tuple[Array, Array, Array]
+) -> None:
+    G, root, residual = errors
+    found = given_data(chains, G, root, residual)
+    values, (alpha, precision) = log_density(found), inverse_terms(chains, found)
+    for s in range(S):
+        C = dense(noise, phi[s]) + G @ root[s] @ root[s].T @ G.T
+        assert values[s] == pytest.approx(multivariate_normal(np.zeros(N), C).logpdf(residual[s]), rel=1e-11)
+        np.testing.assert_allclose(alpha[s], np.linalg.solve(C, residual[s]), rtol=1e-9, atol=1e-10)
+        np.testing.assert_allclose(precision[s], np.diag(np.linalg.inv(C)), rtol=1e-10)
+
+
+def test_errors_given_data_are_those_of_the_dense_normal(
+    noise: MarkovNoise, phi: Array, chains: Chains, errors: tuple[Array, Array, Array]
+) -> None:
+    G, root, residual = errors
+    found = given_data(chains, G, root, residual)
+    for s in range(S):
+        prior = root[s] @ root[s].T
+        gain = np.linalg.solve(dense(noise, phi[s]) + G @ prior @ G.T, G @ prior).T
+        np.testing.assert_allclose(found.left[s] @ found.projected[s], gain @ residual[s], atol=1e-11)
+        np.testing.assert_allclose(found.left[s] @ found.left[s].T, prior - gain @ G @ prior, atol=1e-11)
+
+
+def test_one_draw_that_is_too_large_for_a_density_leaves_the_others(
+    chains: Chains, errors: tuple[Array, Array, Array]
+) -> None:
+    G, root, residual = errors
+    wanted = log_density(given_data(chains, G, root, residual))
+    broken = root.copy()
+    broken[1] = 1e200
+    with np.errstate(all="ignore"):
+        found = log_density(given_data(chains, G, broken, residual))
+    assert found[1] == -np.inf
+    np.testing.assert_allclose(found[[0, 2]], wanted[[0, 2]], rtol=1e-13)

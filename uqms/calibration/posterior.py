@@ -27,6 +27,7 @@ from uqms.calibration.predict import (
     predicted,
 )
 from uqms.calibration.problem import Calibration
+from uqms.calibration.progress import progress
 from uqms.calibration.rescaling import rescaled
 from uqms.calibration.samplers import Sampler
 from uqms.calibration.verdict import Verdict, judge
@@ -303,10 +304,12 @@ class Posterior:
             mean, sample = (np.empty((len(h), len(grid.targets.offset))) for _ in range(2))
             variance = np.zeros(len(grid.targets.offset))
             found = conditional_moments(self.single, theta, h, grid.targets, latents, discrepancy, realisation)
-            for rows, moments in found:
-                few = {key: values[rows] for key, values in theta.items()}
-                mean[rows], own, sample[rows] = predicted(moments, layout.transform, add, few, generator)
-                variance += own * len(moments.mean) / len(h)
+            with progress(len(h), f"prediction of {name}") as bar:
+                for rows, moments in found:
+                    few = {key: values[rows] for key, values in theta.items()}
+                    mean[rows], own, sample[rows] = predicted(moments, layout.transform, add, few, generator)
+                    variance += own * len(moments.mean) / len(h)
+                    bar.update(len(moments.mean))
             unit = layout.unit
             means[name] = grid.labelled(mean.mean(axis=0), (), unit)
             sds[name] = grid.labelled(np.sqrt(variance + mean.var(axis=0)), (), unit)

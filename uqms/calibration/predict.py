@@ -31,6 +31,7 @@ from uqms.calibration.likelihood import (
     Errors,
     check_conditions,
     decoded_at,
+    dense,
     merge_close,
     right_factor,
     stacked,
@@ -310,8 +311,8 @@ def _surrogate_moments(problem: Calibration, joint: _Joint, u: Array, h: Ints) -
     mean = joint.offset + times_basis(basis, index, means)
     used = _used(problem, joint)
     if len(joint.conditions) == 1:  # one variance a score
-        scaled = basis[:, used] * covariances[:, used, 0, 0][:, None, :]
-        out = scaled @ basis[:, used].T
+        rows = dense(basis[:, used])
+        out = (rows * covariances[:, used, 0, 0][:, None, :]) @ rows.T
     else:
         out = np.zeros((len(h), len(index), len(index)))
         for j in used:
@@ -547,7 +548,7 @@ def _given_latents(
     gain = np.zeros((count, p, size))
     observed = np.array([joint.index[np.flatnonzero(cells.experiment == e)[0]] for e in range(k)])
     target = joint.index[n:]
-    for place, j in enumerate(used):
+    for place, j in enumerate(used if not is_exact(problem.surrogate) else ()):
         covariance = scores.covariance[:, j]
         root = _correlated.roots(np.ascontiguousarray(covariance[:, observed[:, None], observed[None, :]]), False)
         to_eta = covariance[:, target][:, :, observed] @ _inverse(root).transpose(0, 2, 1)

@@ -20,6 +20,7 @@ from uqms.calibration.markov import Chains, noise_of, only_noise
 from uqms.calibration.misfit import check_misfit, check_validation
 from uqms.calibration.parts import JointCalibration
 from uqms.calibration.problem import Calibration
+from uqms.calibration.progress import progress
 from uqms.calibration.success import check_failures
 
 __all__ = ["Check", "Sampled", "Verdict", "fisher_information", "judge"]
@@ -373,11 +374,13 @@ def _null_correlations(problem: Calibration, centre: Mapping[str, Array], h: int
     n, r = factor.shape
     rng = np.random.default_rng(0)
     found = []
-    for start in range(0, NULL_DRAWS, size := max(1, BLOCK // n)):
-        count = min(size, NULL_DRAWS - start)
-        data = factor @ rng.standard_normal((r, count)) + rng.standard_normal((n, count))
-        estimate = linear.independent(_solve(factor, data)[None])[0]
-        found.append(_lag_one(estimate.T, series))
+    with progress(NULL_DRAWS, "residuals of simulated data") as bar:
+        for start in range(0, NULL_DRAWS, size := max(1, BLOCK // n)):
+            count = min(size, NULL_DRAWS - start)
+            data = factor @ rng.standard_normal((r, count)) + rng.standard_normal((n, count))
+            estimate = linear.independent(_solve(factor, data)[None])[0]
+            found.append(_lag_one(estimate.T, series))
+            bar.update(count)
     return np.concatenate(found)
 
 
