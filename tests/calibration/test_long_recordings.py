@@ -14,6 +14,7 @@ from scipy.interpolate import make_interp_spline
 import uqms as uq
 from uqms._typing import Array
 from uqms.calibration import progress as progress_module
+from uqms.calibration.density import latent_draws
 from uqms.calibration.likelihood import Errors, times_basis
 from uqms.calibration.posterior import build_posterior
 from uqms.calibration.predict import conditional_moments, data_moments, own_cells
@@ -90,7 +91,7 @@ def peak(function: Callable[[], object]) -> float:
 def test_memory_of_every_step_grows_with_the_samples(way: str, noise: str) -> None:
     """Four times the samples take at most five times the memory: what is quadratic would take sixteen times that."""
     taken: list[dict[str, float]] = []
-    for samples in (1000, 4000):
+    for samples in (500, 2000):
         found, at = simulator(samples, way), {}
         at["construct"] = peak(lambda: problem_of(samples, way, noise, found))  # noqa: B023
         problem = problem_of(samples, way, noise, found)
@@ -210,3 +211,18 @@ def test_progress_shows_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> 
         shown[kind] = stream.getvalue()
     assert "log-likelihood" in shown[Terminal]
     assert shown[io.StringIO] == ""
+
+
+def test_simulated_recordings_have_the_covariance_of_the_likelihood() -> None:
+    """Of white and autocorrelated noise, errors of scores and truncation, each standard normal number has a column."""
+    problem = problem_of(30, "surrogate", "autocorrelated")
+    theta = draws(problem, 1)
+    at = {name: np.repeat(values, problem.latent_count + 1) for name, values in theta.items()}
+    u, phi = problem.unit_inputs(at), problem.noise.phi(at, (problem.latent_count + 1,))
+    eta = np.vstack([np.zeros(problem.latent_count), np.eye(problem.latent_count)])
+    y = latent_draws(problem, u, phi, np.random.default_rng(0), eta)
+    root = y[1:] - y[0]
+    _, _, (mean, *_), (wanted, *_) = data_moments(problem, theta)
+    np.testing.assert_allclose(y[0], mean[0], atol=1e-12)
+    white = np.diag(problem.noise.values(theta, (1,))[0, problem.cells.group] ** 2)
+    np.testing.assert_allclose(root.T @ root, wanted[0] - white, atol=1e-9 * wanted[0].max())

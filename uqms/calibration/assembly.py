@@ -239,7 +239,7 @@ def _given_the_rest(values: Array, joint: Array, terms: Array) -> Array:
     # A hyperparameter draw under which the data are impossible (a mean of counts below 0) has no weight.
     possible = np.isfinite(values)[:, :, None]
     if len(values) == 1 and possible.all():
-        return terms[0]
+        return np.asarray(terms[0])
     rest = np.where(possible, values[:, :, None] - np.where(possible, terms, 0.0), -np.inf)
     return np.asarray(joint[:, None] - np.logaddexp.reduce(rest, axis=0))
 

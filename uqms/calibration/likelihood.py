@@ -150,7 +150,7 @@ class Cells:
     def used(self) -> Ints:
         """Scores that some cell depends on; those of outputs that were not observed cost time and change nothing."""
         basis = self.basis
-        columns = np.unique(basis.indices) if sparse.issparse(basis) else np.flatnonzero(basis.any(axis=0))
+        columns = np.unique(basis.indices) if is_sparse(basis) else np.flatnonzero(basis.any(axis=0))
         return np.asarray(columns, dtype=np.int64) if len(columns) else np.zeros(1, dtype=np.int64)
 
     @property
@@ -306,15 +306,20 @@ class Cells:
         return np.concatenate([np.asarray(part, dtype=np.float64) for part in parts])
 
 
+def is_sparse(matrix: Any) -> bool:
+    """Return whether a matrix is a sparse one of SciPy."""
+    return bool(sparse.issparse(matrix))
+
+
 def dense(matrix: Any) -> Array:
     """Return a matrix that may be sparse as an array."""
-    return np.asarray(matrix.toarray() if sparse.issparse(matrix) else matrix)
+    return np.asarray(matrix.toarray() if is_sparse(matrix) else matrix)
 
 
 def times_basis(basis: Any, experiment: Ints, values: Array) -> Array:
     """Return rows (N, q) of a basis, dense or sparse, times values (..., K, q) of each one's experiment: (..., N)."""
     *lead, inputs, q = values.shape
-    if sparse.issparse(basis):
+    if is_sparse(basis):
         entries = basis.tocoo()
         row, column = entries.coords
         column = experiment[row] * q + column
@@ -587,7 +592,7 @@ def decoded_at(
 
 def stacked(bases: Sequence[Any]) -> Any:
     """Return rows of bases below each other, sparse where one of them is."""
-    if any(sparse.issparse(basis) for basis in bases):
+    if any(is_sparse(basis) for basis in bases):
         return sparse.csr_array(sparse.vstack([sparse.csr_array(basis) for basis in bases]))
     return np.concatenate(bases)
 

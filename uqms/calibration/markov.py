@@ -173,7 +173,7 @@ class GivenData(NamedTuple):
     @property
     def factor(self) -> Array:
         """W G left, shape (S, N, r)."""
-        return np.matmul(self.design, self.left)
+        return np.asarray(np.matmul(self.design, self.left))
 
 
 def given_data(chains: Chains, G: Array, root: Array, residual: Array) -> GivenData:

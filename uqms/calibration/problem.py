@@ -418,7 +418,7 @@ class Calibration:
         """Number of all latents of `_correlated`, those of an error that an exact simulator has not included."""
         k, own = self.cells.experiments, 0 if self.realisation is None else self.realisation.columns
         discrepancy = len(self.cells.offset) if self.noise.terms else 0
-        return k * (len(self.cells.used) + self.cells.compressed.shape[1] + own) + discrepancy
+        return int(k * (len(self.cells.used) + self.cells.compressed.shape[1] + own) + discrepancy)
 
     @cached_property
     def structure(self) -> Array:
@@ -607,8 +607,8 @@ class Calibration:
         if self.form == "correlated" and only_noise(self):
             for phi, log_weights, chains, given in self._autocorrelated(theta):
                 values = log_weights + np.stack([log_density(one) for one in given])
-                both = [inverse_terms(chains, one) for one in given]
-                yield phi, values, *(np.stack([one[i] for one in both]) for i in range(2))
+                alpha, precision = zip(*(inverse_terms(chains, one) for one in given), strict=True)
+                yield phi, values, np.stack(alpha), np.stack(precision)
             return
         used = self.cells.used
         for now in self._blocks(theta):
