@@ -1,4 +1,6 @@
-"""Array shapes in types, checked while all tests run (`make test-all`): the option `--jaxtyping-packages` of pytest names `shapes.check`.
+"""Array shapes in types, checked while all tests run (`make test-all`), with pytest's option `--jaxtyping-packages`.
+
+The option names `shapes.check`.
 
 Only functions with a shape in their annotations, such as ``x: Float[np.ndarray, "n d"]``, are checked. Public functions
 have none: they take what users have, check it themselves, and their errors are what tests want to see. All others are

@@ -1,5 +1,8 @@
 """Prediction after calibration against joint Gaussians that are written out by hand."""
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -87,14 +90,13 @@ def test_planted_fresh_errors_are_caught(rng: np.random.Generator, monkeypatch: 
     centre, spread, _, sd = exact(x_seen, 20, values, x_seen)
     posterior = fabricated(problem, {"theta": centre + spread * rng.standard_normal((4, 250))})
     right = posterior.predict().sd["y"].item()
-    moments = predict_module._surrogate_moments
+    errors_of = predict_module.Errors.of
 
-    def fresh(*args: object) -> tuple[np.ndarray, np.ndarray, object]:
-        mean, covariance, scores = moments(*args)
-        covariance[:, :1, 1:] = covariance[:, 1:, :1] = 0.0
-        return mean, covariance, scores
+    def fresh(*args: Any) -> Any:
+        errors = errors_of(*args)
+        return replace(errors, design=np.where(np.arange(len(errors.design))[:, None] < 1, 0.0, errors.design))
 
-    monkeypatch.setattr(predict_module, "_surrogate_moments", fresh)
+    monkeypatch.setattr(predict_module.Errors, "of", fresh)
     wrong = posterior.predict().sd["y"].item()
     assert right == pytest.approx(sd[0], rel=0.01)
     assert wrong > 5 * sd[0]

@@ -16,8 +16,9 @@ from uqms.calibration.answer import log_priors
 from uqms.calibration.computation import APPROXIMATION, sampler_checks
 from uqms.calibration.density import draw_rows, row_terms
 from uqms.calibration.parts import JointCalibration
-from uqms.calibration.predict import conditional_moments, correlated_noise, draw_jointly, own_cells
+from uqms.calibration.predict import conditional_moments, correlated_noise, own_cells
 from uqms.calibration.problem import Calibration, Piece
+from uqms.calibration.progress import progress
 from uqms.calibration.samplers import Sampler
 from uqms.calibration.verdict import Sampled, Verdict
 from uqms.errors import ConformanceError, InputError
@@ -219,18 +220,28 @@ def leave_one_out(
     variance of its cell, kappa_i = w_i - w_i² P is the precision of z_i given the rest. With latents, rows are
     independent given them: p(z_i | theta, latents). Rows that depend on each other share their joint density evenly.
     """
-    parts: list[tuple[Array, Array, Ints]] = []
-    for values, terms in _value_terms(problem, theta, latents):
-        joint = np.logaddexp.reduce(values, axis=0)  # over (H, s)
-        # A hyperparameter draw under which the data are impossible (a mean of counts below 0) has no weight.
-        possible = np.isfinite(values)[:, :, None]
-        rest = np.where(possible, values[:, :, None] - np.where(possible, terms, 0.0), -np.inf)
-        without = np.logaddexp.reduce(rest, axis=0)
-        weights = np.exp(values - joint)
-        chosen = (rng.random(weights.shape[1]) > np.cumsum(weights, axis=0)[:-1]).sum(axis=0)
-        parts.append((joint, joint[:, None] - without, chosen))
-    joints, pointwise, draws = zip(*parts, strict=True)
-    return np.concatenate(joints), np.concatenate(pointwise), np.concatenate(draws)
+    count = len(next(iter(theta.values())))
+    joints, draws, pointwise = np.empty(count), np.empty(count, dtype=np.int64), np.empty((count, len(problem.cells.z)))
+    start = 0
+    with progress(count, "log-likelihood") as bar:
+        for values, terms in _value_terms(problem, theta, latents):
+            rows = slice(start, start := start + values.shape[1])
+            joints[rows] = np.logaddexp.reduce(values, axis=0)  # over (H, s)
+            pointwise[rows] = _given_the_rest(values, joints[rows], terms)
+            weights = np.exp(values - joints[rows])
+            draws[rows] = (rng.random(weights.shape[1]) > np.cumsum(weights, axis=0)[:-1]).sum(axis=0)
+            bar.update(values.shape[1])
+    return joints, pointwise, draws
+
+
+def _given_the_rest(values: Array, joint: Array, terms: Array) -> Array:
+    """Return log p(z_i | other z, theta) (s, R), averaged over the hyperparameter draws given the other rows."""
+    # A hyperparameter draw under which the data are impossible (a mean of counts below 0) has no weight.
+    possible = np.isfinite(values)[:, :, None]
+    if len(values) == 1 and possible.all():
+        return np.asarray(terms[0])
+    rest = np.where(possible, values[:, :, None] - np.where(possible, terms, 0.0), -np.inf)
+    return np.asarray(joint[:, None] - np.logaddexp.reduce(rest, axis=0))
 
 
 def _value_terms(problem: Calibration, theta: Mapping[str, Array], latents: Array) -> Iterator[tuple[Array, Array]]:
@@ -371,8 +382,10 @@ def new_rows(piece: Piece, rng: np.random.Generator) -> Array:
     problem, cells = piece.problem, piece.problem.cells
     phi = problem.noise.phi(piece.theta, (len(piece.h),))
     y = np.empty((len(piece.h), len(cells.offset)))
-    for rows, moments in conditional_moments(problem, piece.theta, piece.h, own_cells(cells), piece.latents):
-        y[rows] = draw_jointly(moments, rng)
+    with progress(len(y), "posterior predictive") as bar:
+        for rows, moments in conditional_moments(problem, piece.theta, piece.h, own_cells(cells), piece.latents):
+            y[rows] = moments.draw(rng)
+            bar.update(len(moments.mean))
     y += correlated_noise(problem, phi, rng)
     return draw_rows(cells, problem.noise, y, phi, rng)
 

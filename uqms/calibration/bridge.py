@@ -920,7 +920,7 @@ def latent_variable(problem: Any, name: str) -> Any:
 def latent_outputs(problem: Any) -> tuple[Callable[[Any, Any, Any], Any], Array]:
     """Return a function from inputs (K, d), phi and latents to the latent outputs (H, N), and log weights (H,)."""
     free, block = problem.free, _block(problem, problem.structure)
-    size = int(_latent_outputs.latent_count(problem.structure))
+    size = problem.latent_count
     operation = PluggedOutputsOp(problem) if block is None else OutputsOp()
 
     def outputs(u: Any, phi: Any, eta: Any) -> Any:

@@ -15,7 +15,8 @@ from uqms.calibration import _latent_outputs
 from uqms.calibration._terms import BASIS, fields, terms
 from uqms.calibration.direct import is_exact
 from uqms.calibration.discrepancy import Term
-from uqms.calibration.likelihood import Cells, NoiseGroups
+from uqms.calibration.likelihood import Cells, NoiseGroups, times_basis
+from uqms.calibration.markov import noise_of, only_noise
 from uqms.calibration.noise import (
     AutocorrelatedNoise,
     BinomialNoise,
@@ -141,10 +142,10 @@ def latent_draws(
 ) -> Array:
     """Return latent outputs (S, N) at inputs u (S, K, d) and hyperparameters (S, P), errors drawn or given."""
     eta = rng.standard_normal((len(u), len(problem.free))) if latents is None else latents
-    if problem.form == "independent":  # products of matrices: nothing to compile before the first calibration ends
-        scores = problem.surrogate.scores(u)
+    if only_noise(problem):  # products of matrices: nothing to compile before the first calibration ends
+        scores, draws = problem.surrogate.scores(u), np.arange(len(u))
         h = _hyperparameter_draws(scores.log_weights, len(u), rng)
-        return _normal_outputs(problem, scores.mean[h, np.arange(len(u))], scores.covariance[h, np.arange(len(u))], eta)
+        return _normal_outputs(problem, scores.mean[h, draws], scores.covariance[h, draws], phi, eta)
     several, log_weights = problem.latent_outputs(u, phi, eta)
     h = _hyperparameter_draws(log_weights, len(u), rng)
     return np.asarray(several[h, np.arange(len(u))])
@@ -165,14 +166,13 @@ def _hyperparameter_draws(log_weights: Array, count: int, rng: np.random.Generat
     return rng.choice(len(log_weights), size=count, p=np.exp(log_weights - np.logaddexp.reduce(log_weights)))
 
 
-def _normal_outputs(problem: "Calibration", means: Array, covariances: Array, eta: Array) -> Array:
-    """Return latent outputs (S, N) as `outputs_of`, for scores (S, K, q) and (S, q, K, K) without noise terms."""
+def _normal_outputs(problem: "Calibration", means: Array, covariances: Array, phi: Array, eta: Array) -> Array:
+    """Return latent outputs (S, N) as `outputs_of`, for scores (S, K, q) and (S, q, K, K), autocorrelated noise in."""
     cells, used = problem.cells, problem.cells.used
     count, k, q = len(means), cells.experiments, len(cells.used)
-    truncation = cells.compressed
-    whole = np.zeros((count, k * (q + truncation.shape[1])))
+    whole = np.zeros((count, problem.latent_count))
     whole[:, problem.free] = eta
-    scores = means[:, :, used]
+    scores = means
     if not is_exact(problem.surrogate):
         own = covariances[:, used]
         roots = (
@@ -180,13 +180,13 @@ def _normal_outputs(problem: "Calibration", means: Array, covariances: Array, et
             if k == 1
             else _latent_outputs.roots(own.reshape(-1, k, k), False).reshape(own.shape)
         )
-        scores = scores + np.einsum("sqkm,smq->skq", roots, whole[:, : k * q].reshape(count, k, q))
-    omega = whole[:, k * q :].reshape(count, k, -1)
-    y = np.empty((count, len(cells.offset)))
-    for e in range(k):
-        at = cells.experiment == e
-        y[:, at] = scores[:, e] @ cells.basis[np.ix_(at, used)].T + omega[:, e] @ truncation[at].T
-    return y + cells.offset
+        scores = means.copy()
+        scores[:, :, used] += np.einsum("sqkm,smq->skq", roots, whole[:, : k * q].reshape(count, k, q))
+    truncation = cells.compressed
+    begin, end = k * q, k * (q + truncation.shape[1])
+    y = cells.at(scores) + cells.offset
+    y += times_basis(truncation, cells.experiment, whole[:, begin:end].reshape(count, k, -1))
+    return y + noise_of(problem).at(phi).process(whole[:, end:]) if problem.noise.terms else y
 
 
 def term_variance(problem: "Calibration", term: Term, theta: Mapping[str, Array]) -> Array:

@@ -21,11 +21,20 @@ from typing import Any, Literal, final
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
+from scipy import sparse
 
 from uqms._typing import Array, RandomState
 from uqms.errors import ConformanceError, InputError, OutputError, SimulatorFailed, UqmsError
 from uqms.parameters import Box, ParameterSpace
-from uqms.surrogates.outputs import INTERVALS, Decoder, Layout, OutputBasis, interpolation_error
+from uqms.surrogates.outputs import (
+    INTERVALS,
+    Decoder,
+    Layout,
+    OutputBasis,
+    interpolation_error,
+    nearest,
+    spline_weights,
+)
 from uqms.surrogates.process import Scores, sobol_points
 from uqms.surrogates.protocol import FunctionDraws, Surrogate
 
@@ -68,8 +77,7 @@ class DirectSimulator:
         Name of each output and its dims, ``()`` for a scalar: ``{"conc": ("day",), "peak": ()}``.
     coords
         Values of every dim, shape (m,): ``{"day": days}``. Give those that were observed: what lies between them is
-        interpolated, and the error of that is measured at 64 points and counted. A calibration holds matrices of
-        observations by coordinates: up to a few thousand of these.
+        interpolated, and the error of that is measured at 64 points and counted.
     units
         Units of the outputs.
     backend
@@ -204,21 +212,47 @@ class DirectSimulator:
         InputError
             When there is no such output.
         """
+        offset, basis, truncation = self.sparse_decode(output, coords)
+        return Decoder(offset, basis.toarray(), truncation)
+
+    def sparse_decode(
+        self, output: str, coords: Mapping[str, ArrayLike] | None = None
+    ) -> tuple[Array, sparse.csr_array, Array]:
+        """Return offset (N,), basis (N, q) and truncation (N, t) as `decode` does, the basis as a sparse matrix.
+
+        A coordinate of the simulator's own is one of its outputs: the basis has one entry a row there, where a dense
+        one of 10 000 coordinates takes 800 MB.
+
+        Raises
+        ------
+        InputError
+            When there is no such output.
+        """
         names = list(self.layouts)
         if output not in names:
             raise InputError(f"The simulator has no output {output!r}; it has {names}.")
         widths = [max(0, layout.shape[0] - 1) if len(layout.dims) == 1 else 0 for layout in self.layouts.values()]
         widths = [min(width, INTERVALS) if width > 1 else 0 for width in widths]  # of the omegas of interpolation
         index = names.index(output)
-        layout, place = self.layouts[output], self._places[output]
-        m = place.stop - place.start
+        layout, columns = self.layouts[output], self._places[output]
+        m = columns.stop - columns.start
         sd = self._interpolation_sd(output) if _between(layout, coords) else np.zeros(widths[index] and m - 1)
-        own = OutputBasis(output, layout, np.zeros(m), np.eye(m), np.zeros((m, 0)), sd)
-        offset, basis, truncation = own.rows(coords)
-        full, rest = np.zeros((len(offset), self._q)), np.zeros((len(offset), sum(widths)))
-        full[:, place] = basis
-        rest[:, sum(widths[:index]) : sum(widths[: index + 1])] = truncation
-        return Decoder(offset, full, rest)
+        own = OutputBasis(output, layout, np.zeros(m), np.zeros((m, 0)), np.zeros((m, 0)), sd)
+        if coords is None:
+            place, between, bumps = np.arange(m), np.zeros(m, dtype=np.bool_), np.zeros((m, own.latent))
+        else:
+            place, between, bumps = own.locate(coords)
+        row, column, weight = np.flatnonzero(~between), place[~between], np.ones(int((~between).sum()))
+        if coords is not None and between.any():
+            (dim,) = layout.dims
+            at = np.asarray(coords[dim], dtype=np.float64).reshape(-1)[between]
+            found = spline_weights(layout.coords[dim], at).tocoo()
+            row = np.concatenate([row, np.flatnonzero(between)[found.coords[0]]])
+            column, weight = np.concatenate([column, found.coords[1]]), np.concatenate([weight, found.data])
+        basis = sparse.csr_array((weight, (row, columns.start + column)), shape=(len(place), self._q))
+        truncation = np.zeros((len(place), sum(widths)))
+        truncation[:, sum(widths[:index]) : sum(widths[: index + 1])] = bumps
+        return np.zeros(len(place)), basis, truncation
 
     def functions(self, n: int, rng: RandomState) -> FunctionDraws:
         """Return n draws of the whole function, which are all the same one."""
@@ -452,6 +486,6 @@ def _between(layout: Layout, coords: Mapping[str, ArrayLike] | None) -> bool:
     if coords is None or len(layout.dims) != 1 or set(coords) != set(layout.dims):
         return False
     grid = layout.coords[layout.dims[0]]
-    at = np.asarray(coords[layout.dims[0]], dtype=np.float64).reshape(-1, 1)
+    at = np.asarray(coords[layout.dims[0]], dtype=np.float64).reshape(-1)
     slack = 1e-9 * max(float(np.ptp(grid)), float(np.abs(grid).max()), 1e-300)
-    return bool((np.abs(at - grid).min(axis=1) > slack).any())
+    return bool((np.abs(at - grid[nearest(grid, at)]) > slack).any())

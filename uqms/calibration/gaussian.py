@@ -15,13 +15,14 @@ from functools import cached_property
 from typing import Any, final
 
 import numpy as np
+from scipy import sparse
 
 from uqms._typing import Array, Ints
 from uqms.calibration import _gaussian, blocks
 from uqms.calibration._gaussian import DENSE, FEATURES, INDEPENDENT, LOG_TWO_PI, OWN, SERIES, SHARED
 from uqms.calibration._terms import EXPONENTIAL
 from uqms.calibration.discrepancy import NOISE, ORTHOGONAL
-from uqms.calibration.likelihood import Cells, NoiseGroups, compress
+from uqms.calibration.likelihood import Cells, NoiseGroups, compress, dense
 from uqms.parameters import Prior
 from uqms.surrogates.process import ScoreProcess
 
@@ -91,7 +92,7 @@ class GaussianLikelihood:
         K, used = cells.experiments, cells.used if used is None else used
         used = used[:0] if exact else used
         q, N = len(used), len(cells.offset)
-        basis, truncation = cells.basis[:, used], cells.compressed
+        basis, truncation = dense(cells.basis[:, used]), cells.compressed
         structure = _structure(noise)
         varying = varying or exact or runs > 0
         form = FEATURES if ranks is not None else OWN if exact or K == 1 else SHARED
@@ -230,7 +231,7 @@ class GaussianLikelihood:
         """
         K, q, N, t, *_ = self.sizes
         tied = K < self.inputs
-        basis = cells.basis[:, cells.used] if q else np.zeros((N, 0))
+        basis = cells.used_basis if q else np.zeros((N, 0))
         truncation = cells.compressed
         if tied:
             basis, truncation = (_spread(one, cells.experiment, self.inputs) for one in (basis, truncation))
@@ -302,32 +303,32 @@ class Cotangents:
         return np.stack([block[:, j, :, j] for j in range(q)]) if q else np.zeros((0, K, K))
 
 
-def picked(cells: Cells) -> Array | None:
-    """Return the score (N,) that each cell is, or None when some cell is a combination of several."""
-    if (
-        cells.offset.any()
-        or not ((np.count_nonzero(cells.basis, axis=1) == 1) & (cells.basis.max(axis=1) == 1.0)).all()
-    ):
-        return None
-    return np.asarray(cells.basis.argmax(axis=1))
-
-
 def cell_means(cells: Cells, mean: Any) -> Any:
-    """Return the prediction of every cell (..., N) from scores (..., K, q), arrays or tensors."""
-    place = picked(cells)
-    if place is not None:
-        return mean[..., cells.experiment, place]
-    return cells.offset + (mean[..., cells.experiment, :] * cells.basis).sum(axis=-1)
+    """Return the prediction of every cell (..., N) from scores (..., K, q), arrays or tensors.
+
+    A cell is one of the simulator's outputs, or, between its coordinates, a sum of several: (N, width) of them.
+    """
+    column, weight = _entries(cells)
+    if column.shape[1] == 1 and (weight == 1.0).all() and not cells.offset.any():
+        return mean[..., cells.experiment, column[:, 0]]
+    return cells.offset + (mean[..., cells.experiment[:, None], column] * weight).sum(axis=-1)
 
 
 def cell_means_reverse(cells: Cells, bar: Array) -> Array:
     """Return the derivative (K, q) by the scores from that by the prediction of every cell (N,)."""
-    out, place = np.zeros((cells.experiments, cells.basis.shape[1])), picked(cells)
-    if place is not None:
-        np.add.at(out, (cells.experiment, place), bar)
-    else:
-        np.add.at(out, cells.experiment, bar[:, None] * cells.basis)
+    out, (column, weight) = np.zeros((cells.experiments, cells.basis.shape[1])), _entries(cells)
+    np.add.at(out, (cells.experiment[:, None], column), bar[:, None] * weight)
     return out
+
+
+def _entries(cells: Cells) -> tuple[Ints, Array]:
+    """Return which scores each cell depends on, and how, both (N, width)."""
+    basis = sparse.csr_array(cells.basis)
+    width = np.diff(basis.indptr)
+    place = np.arange(int(width.max(initial=1))) < width[:, None]
+    column, weight = np.zeros(place.shape, dtype=np.int64), np.zeros(place.shape)
+    column[place], weight[place] = basis.indices, basis.data
+    return column, weight
 
 
 def collapsed(data: Array, z: Array, rows: int, groups: int) -> tuple[Array, Array]:
@@ -451,7 +452,7 @@ def reduced(cells: Cells, noise: NoiseGroups) -> GaussianLikelihood | None:
     # Cells on the scale where the noise is sigma² alone, or 1 when it is known.
     root = np.sqrt(weight) / sds[cells.group]
     constant -= float(np.log(sds[cells.group]).sum())
-    y, basis = root * (mean - cells.offset), root[:, None] * cells.basis[:, used]
+    y, basis = root * (mean - cells.offset), root[:, None] * cells.used_basis
     factor = root[:, None] * cells.truncation
     parts: list[tuple[Array, Array, Array, Array]] = []
     starts = [0]

@@ -3,9 +3,11 @@
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, final
 
 import numpy as np
+from scipy import sparse
 from scipy.stats import studentized_range
 
 from uqms._typing import Array, Ints
@@ -22,18 +24,24 @@ from uqms.surrogates.transforms import IDENTITY, Identity, Log, Transform
 
 __all__ = [
     "Cells",
+    "Errors",
     "NoiseGroups",
     "arrange",
     "by_experiment",
     "check_conditions",
     "check_errors_between",
     "check_scale",
+    "decoded_at",
+    "dense",
     "merge_close",
+    "stacked",
+    "times_basis",
 ]
 
 NOISE_CHANCE = 1e-3
 CLOSE = 1e-9
 NEAR = 1e-6  # of the unit cube
+FEW_EXPERIMENTS = 32  # beyond, cells are so few by experiment that a loop over these costs more than it saves
 
 
 @final
@@ -106,7 +114,7 @@ class Cells:
     coords: Mapping[str, Array]  # (N,)
     group: Ints  # (N,)
     offset: Array  # (N,)
-    basis: Array  # (N, q)
+    basis: Any  # (N, q), sparse where the scores are the simulator's own outputs
     truncation: Array  # (N, t), all latents
     side: Ints  # (R,), 1 below a detection limit, -1 above one, 0 measured
     limit: Array  # (R,), own units; NaN where there is none
@@ -137,11 +145,27 @@ class Cells:
         """Group of each row, shape (R,)."""
         return self.group[self.row_cell]
 
-    @property
+    @cached_property
     def used(self) -> Ints:
         """Scores that some cell depends on; those of outputs that were not observed cost time and change nothing."""
-        columns = np.flatnonzero(self.basis.any(axis=0))
-        return columns if len(columns) else np.zeros(1, dtype=np.int64)
+        basis = self.basis
+        columns = np.unique(basis.indices) if is_sparse(basis) else np.flatnonzero(basis.any(axis=0))
+        return np.asarray(columns, dtype=np.int64) if len(columns) else np.zeros(1, dtype=np.int64)
+
+    @property
+    def used_basis(self) -> Array:
+        """Basis (N, used) of the used scores as a dense matrix."""
+        return dense(self.basis[:, self.used])
+
+    def at(self, values: Array) -> Array:
+        """Return the basis times values (..., K, q) of the scores at each cell's experiment, shape (..., N)."""
+        return times_basis(self.basis, self.experiment, values)
+
+    @cached_property
+    def factors(self) -> tuple[Array, ...]:
+        """Truncation factor (cells, t) of each experiment, with no more columns than needed."""
+        starts = np.searchsorted(self.experiment, np.arange(self.experiments + 1))
+        return tuple(compress(self.truncation[a:b]) for a, b in zip(starts[:-1], starts[1:], strict=True))
 
     @property
     def jacobian(self) -> Array:
@@ -178,23 +202,59 @@ class Cells:
         rows = np.argsort(self.row_cell)[at] if single else np.full(len(at), -1)
         return at, Sites(columns, self.experiment[at], rows, condition_names)
 
-    def flat(self, scores: Ints | None = None) -> Array:
-        """Return the block of numbers that `_marginal.marginal` reads, with the used scores only, or those given."""
-        basis = self.basis[:, self.used if scores is None else scores]
-        starts = np.searchsorted(self.experiment, np.arange(self.experiments + 1))
-        factors = [compress(self.truncation[a:b]) for a, b in zip(starts[:-1], starts[1:], strict=True)]
-        header = [self.experiments, basis.shape[1], len(self.offset), len(self.z), 0]
-        parts = [header, starts, [f.shape[1] for f in factors], self.offset, self.group, basis.ravel()]
-        parts += [self.row_cell, self.row_variance, *(f.ravel() for f in factors)]
-        return np.concatenate([np.asarray(part, dtype=np.float64) for part in parts])
+    def errors(self, exact: bool) -> "Errors":
+        """Return the errors of the cells; a simulator that is `exact` has none of its scores."""
+        used = np.zeros(0, dtype=np.int64) if exact else self.used
+        return Errors.of(self.basis, self.truncation, self.experiment, self.experiments, used)
+
+    @cached_property
+    def projected(self) -> "Cells":
+        """Fewer cells, of weight 1, that say as much of scores and truncation under independent noise.
+
+        They are sums of the cells of one experiment and noise group, whose weights span those of basis and truncation.
+        They have no place: coordinates are NaN.
+        """
+        root, basis = np.sqrt(self.weight), self.used_basis
+        frames: list[tuple[Ints, Array]] = []
+        for k in range(self.experiments):
+            for g in np.unique(self.group[self.experiment == k]):
+                rows = np.flatnonzero((self.experiment == k) & (self.group == g))
+                whole = root[rows, None] * np.hstack(
+                    [basis[rows], self.factors[k][self.group[self.experiment == k] == g]]
+                )
+                few = len(rows) > 2 * whole.shape[1]
+                frames.append((rows, np.linalg.qr(whole)[0] if few else np.eye(len(rows))))
+
+        def of(values: Array) -> Array:
+            return np.concatenate([frame.T @ (root[rows, None] * values[rows]) for rows, frame in frames])
+
+        first = np.repeat([rows[0] for rows, _ in frames], [frame.shape[1] for _, frame in frames])
+        basis, size = np.zeros((len(first), self.basis.shape[1])), len(first)
+        basis[:, self.used] = of(self.used_basis)
+        values = of(np.column_stack([self.offset, self.cell_mean]))
+        return replace(
+            self,
+            z=values[:, 1],
+            row_cell=np.arange(size),
+            row_variance=np.ones(size),
+            experiment=self.experiment[first],
+            output=self.output[first],
+            coords={dim: np.full(size, np.nan) for dim in self.coords},
+            group=self.group[first],
+            offset=values[:, 0],
+            basis=basis,
+            truncation=of(self.truncation),
+            side=np.zeros(size, dtype=np.int64),
+            limit=np.full(size, np.nan),
+            trials=np.zeros(size),
+            run=np.zeros(size, dtype=np.int64),
+        )
 
     @property
     def compressed(self) -> Array:
         """Truncation factor (N, t) with no more columns than one experiment needs."""
-        starts = np.searchsorted(self.experiment, np.arange(self.experiments + 1))
-        factors = [compress(self.truncation[a:b]) for a, b in zip(starts[:-1], starts[1:], strict=True)]
-        width = max(f.shape[1] for f in factors)
-        return np.concatenate([np.pad(f, ((0, 0), (0, width - f.shape[1]))) for f in factors])
+        width = max(f.shape[1] for f in self.factors)
+        return np.concatenate([np.pad(f, ((0, 0), (0, width - f.shape[1]))) for f in self.factors])
 
     def structure(self, noise: NoiseGroups, condition_names: tuple[str, ...], columns: Ints, own: int = 0) -> Array:
         """Return the block of numbers that `_latent_outputs` reads, with the used scores only.
@@ -202,7 +262,7 @@ class Cells:
         `columns` are the parameters' places among the inputs, which orthogonal discrepancies need; `own` is how many
         columns the noise of a stochastic simulator's run has.
         """
-        basis, truncation, n = self.basis[:, self.used], self.compressed, len(self.offset)
+        basis, truncation, n = self.used_basis, self.compressed, len(self.offset)
         factor = np.array([noise.factors.get(str(output), -1) for output in self.output])
         wanted = columns if any(term.role == ORTHOGONAL for term in noise.terms) else np.zeros(0, dtype=np.int64)
         header = [
@@ -229,9 +289,90 @@ class Cells:
         return np.concatenate([np.asarray(part, dtype=np.float64) for part in parts])
 
 
+def is_sparse(matrix: Any) -> bool:
+    """Return whether a matrix is a sparse one of SciPy."""
+    return bool(sparse.issparse(matrix))
+
+
+def dense(matrix: Any) -> Array:
+    """Return a matrix that may be sparse as an array."""
+    return np.asarray(matrix.toarray() if is_sparse(matrix) else matrix)
+
+
+def times_basis(basis: Any, experiment: Ints, values: Array) -> Array:
+    """Return rows (N, q) of a basis, dense or sparse, times values (..., K, q) of each one's experiment: (..., N)."""
+    *lead, inputs, q = values.shape
+    if is_sparse(basis):
+        entries = basis.tocoo()
+        row, column = entries.coords
+        column = experiment[row] * q + column
+        if len(row) == basis.shape[0] and (entries.data == 1.0).all() and (row == np.arange(len(row))).all():
+            return np.asarray(values.reshape(*lead, inputs * q)[..., column])  # each is one of the values
+        whole = sparse.csr_array((entries.data, (row, column)), shape=(basis.shape[0], inputs * q))
+        return np.asarray((whole @ values.reshape(-1, inputs * q).T).T.reshape(*lead, basis.shape[0]))
+    if len(present := np.unique(experiment)) > FEW_EXPERIMENTS:
+        return np.asarray(np.einsum("...nq,nq->...n", values[..., experiment, :], basis))
+    out = np.empty((*lead, len(basis)))
+    for k in present:  # a product of matrices takes no room for a copy of the values at every cell
+        rows = np.flatnonzero(experiment == k)
+        out[..., rows] = values[..., k, :] @ basis[rows].T
+    return out
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Errors:
+    """The errors x of which a surrogate's outputs at some points are made: scores by input, each input's truncation.
+
+    Attributes
+    ----------
+    design
+        From x to the points, shape (T, r).
+    used
+        Scores that have errors.
+    inputs
+        How many inputs there are.
+    """
+
+    design: Array
+    used: Ints
+    inputs: int
+
+    @classmethod
+    def of(cls, basis: Any, truncation: Array, index: Ints, inputs: int, used: Ints) -> "Errors":
+        """Return those of points (T,) with the given rows of basis and truncation, at one of the inputs each."""
+        scores = np.zeros((len(index), inputs, len(used)))
+        if len(used):
+            scores[np.arange(len(index)), index] = dense(basis[:, used])
+        parts = [(np.flatnonzero(index == k), compress(truncation[index == k])) for k in range(inputs)]
+        left_out, start = np.zeros((len(index), sum(part.shape[1] for _, part in parts))), 0
+        for at, part in parts:
+            left_out[at, start : start + part.shape[1]] = part
+            start += part.shape[1]
+        return cls(np.hstack([scores.reshape(len(index), -1), left_out]), used, inputs)
+
+    @property
+    def size(self) -> int:
+        """Number of errors r."""
+        return int(self.design.shape[1])
+
+    def root(self, covariances: Array) -> Array:
+        """Return a root (S, r, r) of the covariance of x for those of the scores (S, q, K, K)."""
+        count, k, q = len(covariances), self.inputs, len(self.used)
+        out = np.tile(np.eye(self.size), (count, 1, 1))
+        if q:
+            values, vectors = np.linalg.eigh(covariances[:, self.used])
+            spread = np.zeros((count, k, q, k, q))
+            for j, each in enumerate((vectors * np.sqrt(np.maximum(values, 0.0))[..., None, :]).swapaxes(0, 1)):
+                spread[:, :, j, :, j] = each
+            out[:, : k * q, : k * q] = spread.reshape(count, k * q, k * q)
+        return out
+
+
 def compress(factor: Array) -> Array:
     """Return E with E E' = factor factor' and no more columns than needed."""
-    if not factor.any():
+    factor = factor[:, factor.any(axis=0)]
+    if not factor.shape[1]:
         return np.zeros((len(factor), 0))
     left, singular, _ = np.linalg.svd(factor, full_matrices=False)
     keep = singular > 1e-10 * max(float(singular[0]), 1e-300)
@@ -246,14 +387,12 @@ def right_factor(factor: Array) -> Array:
     return np.asarray(right[singular > 1e-10 * max(float(singular[0]), 1e-300)].T)
 
 
-def by_experiment(truncation: Array, experiment: Ints) -> Array:
+def by_experiment(cells: Cells) -> Array:
     """Return the truncation factor with columns of its own for each experiment, no more than needed."""
-    rows = [np.flatnonzero(experiment == k) for k in np.unique(experiment)]
-    parts = [compress(truncation[r]) for r in rows]
-    out = np.zeros((len(truncation), sum(part.shape[1] for part in parts)))
+    out = np.zeros((len(cells.offset), sum(part.shape[1] for part in cells.factors)))
     start = 0
-    for r, part in zip(rows, parts, strict=True):
-        out[r, start : start + part.shape[1]] = part
+    for k, part in enumerate(cells.factors):
+        out[cells.experiment == k, start : start + part.shape[1]] = part
         start += part.shape[1]
     return out
 
@@ -309,7 +448,7 @@ def arrange(
     unique, first, row_cell = np.unique(place, axis=0, return_index=True, return_inverse=True)
     output = np.array([outputs[int(i)] for i in unique[:, 1]])
     coords = {dim: observations.coords[dim][first] for dim in dims}
-    offset, basis, truncation = _decode(surrogate, output, coords)
+    offset, basis, truncation = _decode(surrogate, output, coords, as_sparse=units is None)
     links, responses = zip(
         *(_scales(surrogate, *pair) for pair in zip(groups.outputs, groups.models, strict=True)), strict=True
     )
@@ -406,19 +545,39 @@ def _limits(observations: Observations, noise: NoiseGroups) -> tuple[Ints, Array
     return side, limit
 
 
-def _decode(surrogate: Surrogate, output: np.ndarray, coords: Mapping[str, Array]) -> tuple[Array, Array, Array]:
-    parts: list[tuple[Ints, Array, Array, Array]] = []
+def _decode(
+    surrogate: Surrogate, output: np.ndarray, coords: Mapping[str, Array], as_sparse: bool
+) -> tuple[Array, Any, Array]:
+    """Return offset, basis and truncation of every cell; a sparse basis where the surrogate has one and may give it."""
+    parts: list[tuple[Ints, Array, Any, Array]] = []
     for name in dict.fromkeys(str(one) for one in output):
         rows = np.flatnonzero(output == name)
         dims = surrogate.layouts[name].dims
-        decoder = surrogate.decode(name, {dim: coords[dim][rows] for dim in dims} if dims else None)
-        offset, basis, truncation = decoder
+        at = {dim: coords[dim][rows] for dim in dims} if dims else None
+        offset, basis, truncation = decoded_at(surrogate, name, at, as_sparse)
         if not dims:
-            offset, basis, truncation = (np.repeat(part, len(rows), axis=0) for part in decoder)
+            same = np.zeros(len(rows), dtype=np.int64)
+            offset, basis, truncation = offset[same], basis[same], truncation[same]
         parts.append((rows, offset, basis, truncation))
     order = np.argsort(np.concatenate([rows for rows, *_ in parts]))
-    offset, basis, truncation = (np.concatenate([part[i] for part in parts])[order] for i in (1, 2, 3))
+    offsets, bases, truncations = ([part[i] for part in parts] for i in (1, 2, 3))
+    return np.concatenate(offsets)[order], stacked(bases)[order], np.concatenate(truncations)[order]
+
+
+def decoded_at(
+    surrogate: Surrogate, output: str, coords: Mapping[str, Array] | None, as_sparse: bool = True
+) -> tuple[Array, Any, Array]:
+    """Return offset, basis and truncation of an output, the basis sparse where the surrogate offers that."""
+    own = getattr(surrogate, "sparse_decode", None) if as_sparse else None
+    offset, basis, truncation = surrogate.decode(output, coords) if own is None else own(output, coords)
     return offset, basis, truncation
+
+
+def stacked(bases: Sequence[Any]) -> Any:
+    """Return rows of bases below each other, sparse where one of them is."""
+    if any(is_sparse(basis) for basis in bases):
+        return sparse.csr_array(sparse.vstack([sparse.csr_array(basis) for basis in bases]))
+    return np.concatenate(bases)
 
 
 def check_scale(surrogate: Surrogate, output: str, asked: str) -> None:

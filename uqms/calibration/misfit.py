@@ -109,8 +109,7 @@ def _check_density(problem: Calibration, theta: Mapping[str, Array], latents: Ar
 def _distances(problem: Calibration, theta: Mapping[str, Array], h: Ints) -> tuple[Array, Array]:
     """Return T, and the squared scatter of replicates in units of the noise, of each draw (s,)."""
     cells = problem.cells
-    used = cells.used
-    basis, deviation = cells.basis[:, used], (cells.z - cells.cell_mean[cells.row_cell]) ** 2 / cells.row_variance
+    deviation = (cells.z - cells.cell_mean[cells.row_cell]) ** 2 / cells.row_variance
     by_group = np.bincount(cells.group[cells.row_cell], deviation, minlength=int(cells.group.max()) + 1)
     distances, scatter = [], []
     start = 0
@@ -119,11 +118,11 @@ def _distances(problem: Calibration, theta: Mapping[str, Array], h: Ints) -> tup
         start += len(sigma)
         at = np.arange(len(sigma))
         mean = problem.surrogate.scores(problem.unit_inputs({k: v[rows] for k, v in theta.items()})).mean
-        mean = mean[h[rows], at][:, cells.experiment][..., used]
-        factors = np.ones(mean.shape[:2])
+        predicted = cells.offset + cells.at(mean[h[rows], at])
+        factors = np.ones(predicted.shape)
         for output, place in problem.noise.factors.items():
             factors[:, cells.output == output] += sigma[:, place, None]
-        residual = cells.cell_mean - factors * (cells.offset + np.einsum("snq,nq->sn", mean, basis))
+        residual = cells.cell_mean - factors * predicted
         distances.append(np.sum(residual * alpha[h[rows], at], axis=1))
         scatter.append(np.sum(by_group / sigma[:, : len(by_group)] ** 2, axis=1))
     return np.concatenate(distances), np.concatenate(scatter)

@@ -29,6 +29,7 @@ from uqms.calibration.predict import (
     predicted,
 )
 from uqms.calibration.problem import Calibration
+from uqms.calibration.progress import progress
 from uqms.calibration.rescaling import rescaled
 from uqms.calibration.samplers import Sampler
 from uqms.calibration.verdict import Verdict, judge
@@ -301,14 +302,18 @@ class Posterior:
         for name in names:
             grid, layout = make_grid(self.single, name, conditions, coords), self.single.surrogate.layouts[name]
             add = self._new_noise(name, grid.targets, theta) if noise else None
-            mean, variance, sample = (np.empty((len(h), len(grid.targets.offset))) for _ in range(3))
+            mean, sample = (np.empty((len(h), len(grid.targets.offset))) for _ in range(2))
+            variance = np.zeros(len(grid.targets.offset))
             found = conditional_moments(self.single, theta, h, grid.targets, latents, discrepancy, realisation)
-            for rows, moments in found:
-                few = {key: values[rows] for key, values in theta.items()}
-                mean[rows], variance[rows], sample[rows] = predicted(moments, layout.transform, add, few, generator)
+            with progress(len(h), f"prediction of {name}") as bar:
+                for rows, moments in found:
+                    few = {key: values[rows] for key, values in theta.items()}
+                    mean[rows], own, sample[rows] = predicted(moments, layout.transform, add, few, generator)
+                    variance += own * len(moments.mean) / len(h)
+                    bar.update(len(moments.mean))
             unit = layout.unit
             means[name] = grid.labelled(mean.mean(axis=0), (), unit)
-            sds[name] = grid.labelled(np.sqrt(variance.mean(axis=0) + mean.var(axis=0)), (), unit)
+            sds[name] = grid.labelled(np.sqrt(variance + mean.var(axis=0)), (), unit)
             samples[name] = grid.labelled(sample, ("sample",), unit)
         modelled = any(term.role != NOISE for term in self.single.noise.terms) or bool(self.single.noise.factors)
         holds = (

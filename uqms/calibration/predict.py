@@ -25,8 +25,19 @@ from uqms.calibration import _latent_outputs
 from uqms.calibration._terms import ORTHOGONAL_JITTER
 from uqms.calibration.density import covariance_of, noise_sd
 from uqms.calibration.direct import is_exact
-from uqms.calibration.discrepancy import NOISE, ORTHOGONAL, Place, Sites, term_covariance
-from uqms.calibration.likelihood import Cells, check_conditions, merge_close, right_factor
+from uqms.calibration.discrepancy import NOISE, ORTHOGONAL, Sites, term_covariance
+from uqms.calibration.likelihood import (
+    Cells,
+    Errors,
+    check_conditions,
+    decoded_at,
+    dense,
+    merge_close,
+    right_factor,
+    stacked,
+    times_basis,
+)
+from uqms.calibration.markov import MarkovNoise, Series, given_data, noise_of, only_noise
 from uqms.calibration.noise import Rows
 from uqms.calibration.problem import Calibration
 from uqms.calibration.realisation import residual_rows
@@ -35,7 +46,17 @@ from uqms.functionals import FunctionalDraws, equal_tailed, read_off
 from uqms.surrogates.process import Scores
 from uqms.surrogates.transforms import Identity, Transform
 
-__all__ = ["Moments", "PosteriorPrediction", "Realised", "Targets", "conditional_moments", "data_moments", "own_cells"]
+__all__ = [
+    "AnyMoments",
+    "FactoredMoments",
+    "Moments",
+    "PosteriorPrediction",
+    "Realised",
+    "Targets",
+    "conditional_moments",
+    "data_moments",
+    "own_cells",
+]
 
 type Realised = Literal["same", "new", "none"]
 
@@ -53,7 +74,7 @@ class Targets:
     output: np.ndarray  # (P,)
     coords: Mapping[str, Array]  # (P,)
     offset: Array  # (P,)
-    basis: Array  # (P, q)
+    basis: Any  # (P, q), dense or sparse
     truncation: Array  # (P, t)
     run: Ints | None = None  # (P,), of a stochastic simulator; None: the observed one where an experiment has one
     observed: Ints | None = None  # (n,), experiment whose conditions these are; -1 or None: known ones
@@ -67,6 +88,83 @@ class Moments:
 
     mean: Array
     covariance: Array
+
+    @property
+    def variance(self) -> Array:
+        """Variances (S, P)."""
+        return np.maximum(np.diagonal(self.covariance, axis1=1, axis2=2), 0.0)
+
+    @property
+    def mean_variance(self) -> Array:
+        """Variances (P,) in the mean over the draws."""
+        return np.asarray(self.variance.mean(axis=0))
+
+    def of(self, rows: Ints) -> "Moments":
+        """Return the moments of some of the draws."""
+        return Moments(self.mean[rows], self.covariance[rows])
+
+    def draw(self, rng: np.random.Generator) -> Array:
+        """Return one joint draw (S, P) a posterior draw."""
+        p = self.mean.shape[1]
+        # Outputs of very different units stand in one covariance: a jitter is relative to each entry, never to their
+        # mean.
+        sd = np.sqrt(np.maximum(np.diagonal(self.covariance, axis1=1, axis2=2), 1e-300))
+        covariance = self.covariance / (sd[:, :, None] * sd[:, None, :])
+        covariance[:, np.arange(p), np.arange(p)] += 1e-10
+        try:
+            root = np.linalg.cholesky(covariance)
+        except np.linalg.LinAlgError:
+            values, vectors = np.linalg.eigh(covariance)
+            root = vectors * np.sqrt(np.maximum(values, 0.0))[:, None, :]
+        z = rng.standard_normal(self.mean.shape)
+        return np.asarray(self.mean + sd * np.einsum("spr,sr->sp", root, z))
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class FactoredMoments:
+    """Mean (S, P), and the covariance as design root root' design', which is smaller where targets are many.
+
+    Attributes
+    ----------
+    mean
+        Shape (S, P).
+    design, root
+        Shapes (P, r) and (S, r, r).
+    """
+
+    mean: Array
+    design: Array
+    root: Array
+
+    @property
+    def covariance(self) -> Array:
+        """Covariances (S, P, P)."""
+        factor = np.matmul(self.design, self.root)
+        return np.asarray(np.matmul(factor, np.swapaxes(factor, 1, 2)))
+
+    @property
+    def variance(self) -> Array:
+        """Variances (S, P)."""
+        return np.stack([np.sum((self.design @ root) ** 2, axis=1) for root in self.root])
+
+    @property
+    def mean_variance(self) -> Array:
+        """Variances (P,) in the mean over the draws."""
+        inner = np.matmul(self.root, np.swapaxes(self.root, 1, 2)).mean(axis=0)
+        return np.maximum(np.sum(self.design @ inner * self.design, axis=1), 0.0)
+
+    def of(self, rows: Ints) -> "FactoredMoments":
+        """Return the moments of some of the draws."""
+        return FactoredMoments(self.mean[rows], self.design, self.root[rows])
+
+    def draw(self, rng: np.random.Generator) -> Array:
+        """Return one joint draw (S, P) a posterior draw."""
+        z = rng.standard_normal((len(self.mean), self.root.shape[2], 1))
+        return np.asarray(self.mean + np.matmul(self.root, z)[..., 0] @ self.design.T)
+
+
+type AnyMoments = Moments | FactoredMoments
 
 
 def own_cells(cells: Cells) -> Targets:
@@ -95,7 +193,7 @@ class _Joint:
     output: np.ndarray  # (T,)
     sites: Mapping[str, Array]  # (T,), coordinates and conditions
     offset: Array  # (T,)
-    basis: Array  # (T, q)
+    basis: Any  # (T, q), dense or sparse
     truncation: Array  # (T, t)
     rows: Ints  # (T,)
     run: Ints  # (T,), of a stochastic simulator; -1: a new one
@@ -112,14 +210,14 @@ class _Joint:
 
 def _join(problem: Calibration, targets: Targets) -> _Joint:
     cells = problem.cells
-    stacked = np.vstack([cells.conditions, targets.conditions])
-    if stacked.shape[1]:
-        stacked = merge_close(problem.surrogate, problem.condition_names, stacked)
+    both = np.vstack([cells.conditions, targets.conditions])
+    if both.shape[1]:
+        both = merge_close(problem.surrogate, problem.condition_names, both)
     # An experiment whose condition was measured with an error is at an input that nothing else is at.
     unit = np.zeros(len(targets.conditions)) if targets.unit is None else targets.unit
     labels = [_inferred(problem, targets), np.concatenate([cells.unit, unit])]
-    stacked, place = np.unique(np.column_stack([stacked, *labels]), axis=0, return_inverse=True)
-    conditions, experiment, units = stacked[:, :-2], stacked[:, -2].astype(np.int64), stacked[:, -1].astype(np.int64)
+    both, place = np.unique(np.column_stack([both, *labels]), axis=0, return_inverse=True)
+    conditions, experiment, units = both[:, :-2], both[:, -2].astype(np.int64), both[:, -1].astype(np.int64)
     place = place.reshape(-1)
     index = np.concatenate(
         [place[: cells.experiments][cells.experiment], place[cells.experiments :][targets.experiment]]
@@ -140,7 +238,7 @@ def _join(problem: Calibration, targets: Targets) -> _Joint:
         np.concatenate([cells.output, targets.output]),
         sites,
         np.concatenate([cells.offset, targets.offset]),
-        np.vstack([cells.basis, targets.basis]),
+        stacked([cells.basis, targets.basis]),
         np.vstack([cells.truncation, targets.truncation]),
         np.concatenate([own, np.full(size, -1)]),
         np.concatenate([cells.run, _runs(cells, index, targets)]),
@@ -199,17 +297,22 @@ def _run_at(problem: Calibration, joint: _Joint, u: Array, realisation: Realised
     return _Run(joint.basis * found.sd(u)[:, joint.index], found.correlation, residual, same, wanted)
 
 
+def _used(problem: Calibration, joint: _Joint) -> Ints:
+    """Return the scores whose errors matter to cells or targets."""
+    return np.zeros(0, dtype=np.int64) if is_exact(problem.surrogate) else np.flatnonzero(joint.basis.any(axis=0))
+
+
 def _surrogate_moments(problem: Calibration, joint: _Joint, u: Array, h: Ints) -> tuple[Array, Array, Scores]:
     """Return mean (S, T) and covariance (S, T, T) of the surrogate's output at cells and targets, and its scores."""
     scores = problem.surrogate.scores(u)
     draws = np.arange(len(h))
     means, covariances = scores.mean[h, draws], scores.covariance[h, draws]
     index, basis = joint.index, joint.basis
-    mean = joint.offset + np.einsum("snq,nq->sn", means[:, index, :], basis)
-    used = np.zeros(0, dtype=np.int64) if is_exact(problem.surrogate) else np.flatnonzero(basis.any(axis=0))
+    mean = joint.offset + times_basis(basis, index, means)
+    used = _used(problem, joint)
     if len(joint.conditions) == 1:  # one variance a score
-        scaled = basis[:, used] * covariances[:, used, 0, 0][:, None, :]
-        out = scaled @ basis[:, used].T
+        rows = dense(basis[:, used])
+        out = (rows * covariances[:, used, 0, 0][:, None, :]) @ rows.T
     else:
         out = np.zeros((len(h), len(index), len(index)))
         for j in used:
@@ -269,8 +372,11 @@ def conditional_moments(
     discrepancy: bool | Bools = True,
     realisation: Realised = "same",
     errors: bool = True,
-) -> Iterator[tuple[slice, Moments]]:
+) -> Iterator[tuple[slice, AnyMoments]]:
     """Yield the moments at the targets given the data, a block of posterior draws at a time.
+
+    Through the errors of scores and truncation, of which there are few, or through cells and targets, whichever are
+    fewer.
 
     Parameters
     ----------
@@ -291,6 +397,8 @@ def conditional_moments(
     errors
         Whether the surrogate has an error; without it what its mean says were the simulator itself.
     """
+    if normal := only_noise(problem):
+        problem = problem.with_few_cells()
     cells = problem.cells
     joint = _join(problem, targets)
     joint = joint if errors else replace(joint, truncation=np.zeros_like(joint.truncation))
@@ -298,6 +406,11 @@ def conditional_moments(
     n, total, inputs = len(cells.offset), len(joint.index), len(joint.conditions)
     holds = np.concatenate([np.ones(n, dtype=np.bool_), np.broadcast_to(np.asarray(discrepancy), total - n)])
     any_holds = bool(holds[n:].any())
+    if normal:
+        errors_of = Errors.of(joint.basis, joint.truncation, joint.index, len(joint.conditions), _used(problem, joint))
+        if errors_of.size <= total:
+            yield from _through_errors(problem, errors_of, joint, theta, h)
+            return
     size = max(1, CHUNK // max(total * total, cells.basis.shape[1] * inputs * inputs))
     for start in range(0, len(h), size):
         rows = slice(start, min(start + size, len(h)))
@@ -317,7 +430,7 @@ def conditional_moments(
             extra = _discrepancy_covariance(problem, joint, problem.noise.named(phi), slopes)
             extra *= holds[:, None] & holds[None, :]
         if not surrogate.any() and not extra.size:  # used directly: the data say nothing of errors that are not there
-            yield rows, Moments((m * mean)[:, n:], surrogate[:, n:, n:])
+            yield rows, FactoredMoments((m * mean)[:, n:], np.zeros((total - n, 0)), np.zeros((len(phi), 0, 0)))
             continue
         if problem.form == "latent":
             assert latents is not None
@@ -327,6 +440,29 @@ def conditional_moments(
         else:
             found = _given_data(problem, phi, mean, surrogate, m, extra, any_holds)
         yield rows, found
+
+
+def _through_errors(
+    problem: Calibration, errors: Errors, joint: _Joint, theta: Mapping[str, Array], h: Ints
+) -> Iterator[tuple[slice, FactoredMoments]]:
+    """Yield the moments at the targets given the data: x has the covariance R (1 + R' G' N^-1 G R)^-1 R'."""
+    cells, noise = problem.cells, noise_of(problem)
+    n, total, r = len(cells.offset), len(joint.index), errors.size
+    G, wanted = errors.design[:n], errors.design[n:]
+    size = max(1, CHUNK // max(total, n * (r + 1), r * r, cells.basis.shape[1] * errors.inputs**2))
+    for start in range(0, len(h), size):
+        rows = slice(start, min(start + size, len(h)))
+        part = {name: values[rows] for name, values in theta.items()}
+        u = problem.unit_inputs(part, joint.conditions, joint.experiment, joint.unit)
+        scores, draws = problem.surrogate.scores(u), np.arange(len(u))
+        mean = joint.offset + times_basis(joint.basis, joint.index, scores.mean[h[rows], draws])
+        if not r:
+            yield rows, FactoredMoments(mean[:, n:], wanted, np.zeros((len(u), 0, 0)))
+            continue
+        chains = noise.at(problem.noise.phi(part, (len(u),)))
+        found = given_data(chains, G, errors.root(scores.covariance[h[rows], draws]), cells.cell_mean - mean[:, :n])
+        x, left = np.matmul(found.left, found.projected[..., None])[..., 0], found.left
+        yield rows, FactoredMoments(mean[:, n:] + x @ wanted.T, wanted, left)
 
 
 def data_moments(
@@ -347,7 +483,7 @@ def data_moments(
         m[:, cells.output == output] += phi[:, place, None]
     means, covariances = [], []
     for h in range(len(scores.log_weights)):
-        mean = cells.offset + np.einsum("snq,nq->sn", scores.mean[h][:, e], cells.basis)
+        mean = cells.offset + cells.at(scores.mean[h])
         C = np.zeros((len(u), n, n))
         if errors:
             for j in used if not is_exact(problem.surrogate) else ():
@@ -412,7 +548,7 @@ def _given_latents(
     gain = np.zeros((count, p, size))
     observed = np.array([joint.index[np.flatnonzero(cells.experiment == e)[0]] for e in range(k)])
     target = joint.index[n:]
-    for place, j in enumerate(used):
+    for place, j in enumerate(used if not is_exact(problem.surrogate) else ()):
         covariance = scores.covariance[:, j]
         root = _latent_outputs.roots(np.ascontiguousarray(covariance[:, observed[:, None], observed[None, :]]), False)
         to_eta = covariance[:, target][:, :, observed] @ _inverse(root).transpose(0, 2, 1)
@@ -473,31 +609,12 @@ def _inverse(root: Array) -> Array:
     return np.asarray(np.linalg.inv(filled) * ~zero[:, :, None])
 
 
-def draw_jointly(moments: Moments, rng: np.random.Generator) -> Array:
-    """Return one joint draw (S, P) a posterior draw."""
-    p = moments.mean.shape[1]
-    if not moments.covariance.any():  # of a simulator that is used directly
-        return moments.mean
-    # Outputs of very different units stand in one covariance: a jitter is relative to each entry, never to their mean.
-    sd = np.sqrt(np.maximum(np.diagonal(moments.covariance, axis1=1, axis2=2), 1e-300))
-    covariance = moments.covariance / (sd[:, :, None] * sd[:, None, :])
-    covariance[:, np.arange(p), np.arange(p)] += 1e-10
-    try:
-        root = np.linalg.cholesky(covariance)
-    except np.linalg.LinAlgError:
-        values, vectors = np.linalg.eigh(covariance)
-        root = vectors * np.sqrt(np.maximum(values, 0.0))[:, None, :]
-    z = rng.standard_normal(moments.mean.shape)
-    return np.asarray(moments.mean + sd * np.einsum("spr,sr->sp", root, z))
-
-
 def correlated_noise(problem: Calibration, phi: Array, rng: np.random.Generator) -> Array:
     """Return draws (S, N) of noise that is correlated between the observed cells."""
     n = len(problem.cells.offset)
     if not any(term.role == NOISE for term in problem.noise.terms):
         return np.zeros((len(phi), n))
-    covariance = _noise_covariance(problem, problem.noise.named(phi), len(phi))
-    return draw_jointly(Moments(np.zeros((len(phi), n)), covariance), rng)
+    return noise_of(problem).at(phi).process(rng.standard_normal((len(phi), n)))
 
 
 class NewNoise(NamedTuple):
@@ -545,10 +662,11 @@ def new_noise(problem: Calibration, g: int, targets: Targets) -> NewNoise:
 
     def draw(latent: Array, phi: Array, rng: np.random.Generator) -> Array:
         if process is not None:
-            points = targets.coords[along_of(model, problem, output)][:, None]
-            place = Place(targets.experiment, points, np.zeros((size, 0)))
-            covariance = term_covariance(process, groups.named(phi), place, place)
-            latent = latent + draw_jointly(Moments(np.zeros_like(latent), covariance), rng)
+            points = targets.coords[along_of(model, problem, output)]
+            keys = groups.keys.index(process.amplitude), groups.keys.index(process.lengths[0])
+            series = Series(np.arange(size), targets.experiment, points, *keys)
+            chains = MarkovNoise(np.full(size, g), np.ones(size), (series,)).at(phi)
+            latent = latent + chains.process(rng.standard_normal(np.shape(latent)))
         parameters = {role: phi[:, at, None] for role, at in groups.roles[g].items()}
         return np.asarray(link.inverse(model.draw(response.inverse(latent), rows, parameters, rng)))
 
@@ -570,28 +688,26 @@ def new_noise(problem: Calibration, g: int, targets: Targets) -> NewNoise:
 
 
 def predicted(
-    moments: Moments,
+    moments: AnyMoments,
     transform: Transform,
     noise: NewNoise | None,
     theta: Mapping[str, Array],
     rng: np.random.Generator,
 ) -> tuple[Array, Array, Array]:
-    """Return mean, variance and joint draws (S, P) of an output in its own unit, with noise when it is given.
+    """Return mean (S, P), variance in the mean over the draws (P,), and joint draws (S, P), in the output's own unit.
 
-    With noise that is not normal, mean and variance of all are those of the draws: Monte Carlo estimates.
+    With noise when it is given. Where that is not normal, mean and variance are those of the draws: Monte Carlo
+    estimates.
     """
-    within = np.maximum(np.diagonal(moments.covariance, axis1=1, axis2=2), 0.0)
-    latent = draw_jointly(moments, rng)
+    latent = moments.draw(rng)
     if noise is None:
-        mean, variance = transform.moments(moments.mean, within)
-        return mean, variance, np.asarray(transform.inverse(latent))
+        return *_moments_of(moments, transform, np.zeros(len(latent))), np.asarray(transform.inverse(latent))
     phi = noise.phi(theta)
     for _ in range(TRIES):  # counts have no negative mean: the law is the one given that there is none
         again = np.flatnonzero(~noise.possible(latent).all(axis=1))
         if not len(again):
             break
-        few = Moments(moments.mean[again], moments.covariance[again])
-        latent[again] = draw_jointly(few, rng)
+        latent[again] = moments.of(again).draw(rng)
     else:
         raise InputError(
             f"predict: at {len(again)} of {len(latent)} posterior draws the mean of a count is next to surely "
@@ -600,9 +716,16 @@ def predicted(
         )
     sample = noise.draw(latent, phi, rng)
     if noise.variance is None:  # a count of successes is no probability: measured and latent output may differ in mean
-        return sample, np.zeros_like(sample), sample
-    mean, variance = transform.moments(moments.mean, within + noise.variance(phi)[:, None])
-    return mean, variance, sample
+        return sample, np.zeros(sample.shape[1]), sample
+    return *_moments_of(moments, transform, noise.variance(phi)), sample
+
+
+def _moments_of(moments: AnyMoments, transform: Transform, more: Array) -> tuple[Array, Array]:
+    """Return mean (S, P), and variance in the mean over the draws (P,), with `more` variance (S,) of each draw."""
+    if isinstance(transform, Identity):
+        return moments.mean, moments.mean_variance + more.mean()
+    mean, variance = transform.moments(moments.mean, moments.variance + more[:, None])
+    return mean, np.asarray(variance.mean(axis=0))
 
 
 def along_of(model: object, problem: Calibration, output: str) -> str:
@@ -724,7 +847,7 @@ def make_grid(
     axes = {dim: np.atleast_1d(np.asarray((coords or layout.coords)[dim], dtype=np.float64)) for dim in layout.dims}
     mesh = np.meshgrid(*axes.values(), indexing="ij")
     points = {dim: grid.ravel() for dim, grid in zip(axes, mesh, strict=True)}
-    offset, basis, truncation = problem.surrogate.decode(output, points if layout.dims else None)
+    offset, basis, truncation = decoded_at(problem.surrogate, output, points if layout.dims else None)
     count, p = len(columns), len(offset)
     targets = Targets(
         conditions=columns,
@@ -732,7 +855,7 @@ def make_grid(
         output=np.full(count * p, output),
         coords={dim: np.tile(column, count) for dim, column in points.items()},
         offset=np.tile(offset, count),
-        basis=np.tile(basis, (count, 1)),
+        basis=stacked([basis] * count),
         truncation=np.tile(truncation, (count, 1)),
         observed=np.arange(count) if conditions is None else None,
     )

@@ -32,9 +32,9 @@ from uqms.calibration.density import (
     total,
 )
 from uqms.calibration.direct import has_derivative, is_exact
-from uqms.calibration.discrepancy import NOISE, Discrepancy
+from uqms.calibration.discrepancy import NOISE, ORTHOGONAL, Discrepancy
 from uqms.calibration.gaussian import GaussianLikelihood, cell_means, cell_means_reverse, reduced
-from uqms.calibration.likelihood import Cells, add_discrepancy, arrange, check_errors_between
+from uqms.calibration.likelihood import Cells, add_discrepancy, arrange, check_errors_between, times_basis
 from uqms.calibration.noise import BinomialNoise, LogNormalNoise, NoiseModel
 from uqms.calibration.observations import Observations
 from uqms.calibration.realisation import Realisation, Runs, runs_of, warn_if_correlation_changes, warn_if_not_normal
@@ -410,8 +410,14 @@ class Calibration:
     def free(self) -> Ints:
         """Which of the latents of `_latent_outputs` are drawn: a simulator that is exact has no error."""
         k, q = self.cells.experiments, len(self.cells.used)
-        count = int(_latent_outputs.latent_count(self.structure))
-        return np.arange(k * q if is_exact(self.surrogate) else 0, count)
+        return np.arange(k * q if is_exact(self.surrogate) else 0, self.latent_count)
+
+    @property
+    def latent_count(self) -> int:
+        """Number of all latents of `_latent_outputs`, those of an error that an exact simulator has not included."""
+        k, own = self.cells.experiments, 0 if self.realisation is None else self.realisation.columns
+        discrepancy = len(self.cells.offset) if self.noise.terms else 0
+        return int(k * (len(self.cells.used) + self.cells.compressed.shape[1] + own) + discrepancy)
 
     @cached_property
     def structure(self) -> Array:
@@ -672,7 +678,7 @@ class Calibration:
         """Return the latent output y (H, S, N) at inputs u (S, K, d) given eta (S, free), and the log weights (H,)."""
         used = self.cells.used
         scores = self.surrogate.scores(u)
-        whole = np.zeros((len(phi), int(_latent_outputs.latent_count(self.structure))))
+        whole = np.zeros((len(phi), self.latent_count))
         whole[:, self.free] = eta
         y = outputs_of(
             self.structure,
@@ -707,8 +713,8 @@ class Calibration:
 
     def mean_slopes(self, u: Array) -> Array:
         """Return J (H, S, N, o) at inputs (S, K, d): derivatives of the mean by the unit-cube parameters, if needed."""
-        cells, o = self.cells, int(self.structure[6])
-        if o == 0:
+        cells = self.cells
+        if not any(term.role == ORTHOGONAL for term in self.noise.terms):
             return np.zeros((len(self.surrogate.scores(u[:1]).log_weights), len(u), len(cells.offset), 0))
         columns = [self.surrogate.domain.names.index(name) for name in self.parameters]
         step, slopes = float(_latent_outputs.jacobian_step()), []
@@ -716,8 +722,7 @@ class Calibration:
             shift = np.zeros(u.shape[-1])
             shift[column] = step
             upper, lower = (self.surrogate.scores(u + sign * shift).mean for sign in (1.0, -1.0))
-            slope = ((upper - lower) / (2.0 * step))[:, :, cells.experiment, :]
-            slopes.append(np.einsum("hsnq,nq->hsn", slope, cells.basis))
+            slopes.append(cells.at((upper - lower) / (2.0 * step)))
         return np.ascontiguousarray(np.stack(slopes, axis=-1))
 
     def slopes_reverse(self, u: Array, slopes_bar: Array, scores: Scores) -> Array:
@@ -725,13 +730,9 @@ class Calibration:
         u_bar = np.zeros_like(u)
         if slopes_bar.shape[-1] == 0:
             return u_bar
-        cells, step = self.cells, float(_latent_outputs.jacobian_step())
-        nothing = np.zeros_like(scores.covariance)
+        step, nothing = float(_latent_outputs.jacobian_step()), np.zeros_like(scores.covariance)
         for i, name in enumerate(self.parameters):
-            mean_bar = np.zeros_like(scores.mean)
-            for k in range(len(u)):
-                at = cells.experiment == k
-                mean_bar[:, k] = slopes_bar[:, at, i] @ cells.basis[at]
+            mean_bar = np.stack([cell_means_reverse(self.cells, one) for one in slopes_bar[..., i]])
             for sign in (1.0, -1.0):
                 shifted = u.copy()
                 shifted[:, self.surrogate.domain.names.index(name)] += sign * step
@@ -739,6 +740,7 @@ class Calibration:
         return u_bar
 
     def _blocks(self, theta: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
+        """Yield parts of `theta` whose arrays fit into memory."""
         count = len(next(iter(theta.values())))
         runs = int(getattr(self.surrogate, "runs", 100))
         largest = max(self.cells.experiments * max(runs, self.cells.experiments), len(self.cells.z))
@@ -813,6 +815,17 @@ class Calibration:
         values = np.where(side != 0, self.cells.limit, np.asarray(values, dtype=np.float64))
         censored = None if self.observations.censored is None else np.array(["right", "", "left"])[side + 1]
         other.observations = replace(self.observations, value=values, censored=censored)
+        return other
+
+    def with_few_cells(self) -> "Calibration":
+        """Return a problem of as few cells as say what the data say of parameters and errors; itself if there is none.
+
+        Under independent noise many cells of one experiment say what a few sums of them say, see `Cells.projected`.
+        """
+        if self.form != "independent" or is_exact(self.surrogate):
+            return self
+        other = copy.copy(self)
+        other.cells = self.cells.projected
         return other
 
     def cells_of(self, values: Array) -> Cells:
@@ -917,18 +930,19 @@ class Calibration:
         The variance is that of the surrogate's error, and of a stochastic simulator's runs.
         """
         theta = {name: values for name, values in self.prior_draws(256, 0).items()}
-        scores = self.surrogate.scores(self.unit_inputs(theta))
+        scores, cells = self.surrogate.scores(self.unit_inputs(theta)), self.cells
         known = np.isfinite(scores.mean).all(axis=(0, 2, 3))  # not where a simulator fails whose failures are allowed
         if not known.any():
             raise OutputError("The simulator fails at all of 256 draws of the prior. Check its units and the prior's.")
-        scores = scores._replace(mean=scores.mean[:, known], covariance=scores.covariance[:, known])
-        theta = {name: values[known] for name, values in theta.items()}
-        weights = np.exp(scores.log_weights)
-        mean = np.tensordot(weights, scores.mean, 1)[:, self.cells.experiment, :]
-        predicted = self.cells.offset + np.einsum("snq,nq->sn", mean, self.cells.basis)
-        variance = np.einsum("h,hsqkk->skq", weights, scores.covariance)[:, self.cells.experiment, :]
-        surrogate = np.einsum("snq,nq->sn", variance, self.cells.basis**2) + np.sum(self.cells.truncation**2, axis=1)
-        surrogate += np.sum(self.run_factor(self.unit_inputs(theta)) ** 2, axis=2)
+        theta, weights = {name: values[known] for name, values in theta.items()}, np.exp(scores.log_weights)
+        predicted = cells.offset + cells.at(np.tensordot(weights, scores.mean[:, known], 1))
+        surrogate = np.tile(np.sum(cells.truncation**2, axis=1), (len(predicted), 1))
+        if not is_exact(self.surrogate):
+            variance = np.diagonal(scores.covariance, axis1=-2, axis2=-1)[:, known]  # (H, S, q, K)
+            of_scores = np.swapaxes(np.tensordot(weights, variance, 1), 1, 2)
+            surrogate += times_basis(cells.basis**2, cells.experiment, of_scores)
+        if self.realisation is not None:
+            surrogate += np.sum(self.run_factor(self.unit_inputs(theta)) ** 2, axis=2)
         return theta, predicted, surrogate
 
     def _predictive_sd(self) -> dict[str, float]:

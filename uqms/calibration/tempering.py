@@ -26,6 +26,7 @@ import numpy as np
 
 from uqms._typing import Array, Ints
 from uqms.calibration.mixture import Mixture, fit_mixture
+from uqms.calibration.progress import progress
 from uqms.errors import InitError
 
 __all__ = ["Tempered", "systematic", "temper"]
@@ -101,19 +102,22 @@ def temper(
     z, value, log_evidence = _admitted(log_likelihood, dimension, particles, rng)
     power, length, stages, moves = 0.0, 1.0, 0, 0
     accepted, left, mixture = float("nan"), float("nan"), None
-    while power < 1.0 and stages < STAGES:
-        step = _next_step(value, 1.0 - power)
-        log_weight = step * (value - value.max())
-        weight = np.exp(log_weight)
-        log_evidence += float(np.log(weight.mean()) + step * value.max())
-        weight /= weight.sum()
-        mixture = fit_mixture(z, weight, rng)
-        chosen = systematic(weight, particles, rng)
-        power = 1.0 if step >= 1.0 - power else power + step
-        z, value, length, accepted, left, used = _move(
-            log_likelihood, z[chosen], value[chosen], power, mixture, length, rng, correlation, most_moves
-        )
-        stages, moves = stages + 1, moves + used
+    with progress(None, "tempering", "stage") as bar:
+        while power < 1.0 and stages < STAGES:
+            step = _next_step(value, 1.0 - power)
+            log_weight = step * (value - value.max())
+            weight = np.exp(log_weight)
+            log_evidence += float(np.log(weight.mean()) + step * value.max())
+            weight /= weight.sum()
+            mixture = fit_mixture(z, weight, rng)
+            chosen = systematic(weight, particles, rng)
+            power = 1.0 if step >= 1.0 - power else power + step
+            z, value, length, accepted, left, used = _move(
+                log_likelihood, z[chosen], value[chosen], power, mixture, length, rng, correlation, most_moves
+            )
+            stages, moves = stages + 1, moves + used
+            bar.set_postfix(power=f"{power:.2g}", refresh=False)
+            bar.update()
     assert mixture is not None
     order = rng.permutation(particles)  # neighbours have one ancestor; the order of draws must not say that
     return Tempered(z[order], value[order], log_evidence, power, stages, moves, accepted, left, mixture)

@@ -16,9 +16,11 @@ from uqms.calibration.computation import check_computation, check_modes
 from uqms.calibration.density import covariance_of, noise_sd, prior_scale, slope_of_density
 from uqms.calibration.direct import is_exact
 from uqms.calibration.likelihood import by_experiment
+from uqms.calibration.markov import Chains, noise_of, only_noise
 from uqms.calibration.misfit import check_misfit, check_validation
 from uqms.calibration.parts import JointCalibration
 from uqms.calibration.problem import Calibration
+from uqms.calibration.progress import progress
 from uqms.calibration.success import check_failures
 
 __all__ = ["Check", "Sampled", "Verdict", "fisher_information", "judge"]
@@ -124,6 +126,7 @@ def _reduced(information: Array, d: int) -> Array:
 def _informations(problem: Calibration, theta: Mapping[str, Array], h: Ints) -> tuple[Array, Array]:
     """Return the information (s, d, d) with the surrogate's error, and without it; true conditions come last."""
     found, without = [], []
+    problem = problem.with_few_cells()
     for rows in _blocks(problem, len(h)):
         linear = _linearise(problem, {name: values[rows] for name, values in theta.items()}, h[rows])
         scaled = linear.jacobian * linear.prior_sd
@@ -147,27 +150,36 @@ def _given_others(whole: Array, own: Array, columns: Ints) -> Array:
 @final
 @dataclass(frozen=True, eq=False)
 class _Linear:
-    """The problem linearised at s values of its parameters; latent outputs in units of their independent noise.
+    """The problem linearised at s values of its parameters; latent outputs in units of their noise.
 
-    The cell means are jacobian @ parameters + (factor, extra) @ standard normals + standard normals; the parameters are
-    in the unit cube and have standard deviations `prior_sd`. True conditions that are inferred come behind them.
+    The cell means, divided by the sd of their independent noise or whitened by the noise that is a Markov chain, are
+    jacobian @ parameters + (factor, extra) @ standard normals + standard normals; the parameters are in the unit cube
+    and have standard deviations `prior_sd`. True conditions that are inferred come behind them.
     """
 
     jacobian: Array  # (s, N, d)
     factor: Array  # (s, N, r), of the surrogate's error
-    extra: Array  # (s, N, e), of discrepancy, correlated noise and a stochastic simulator's runs
+    extra: Array  # (s, N, e), of discrepancy and a stochastic simulator's runs
     prior_sd: Array  # (d,)
     noise_sd: Array  # (s, N), of the independent noise of the cells
+    chains: Chains | None  # noise that is autocorrelated; cells are then whitened by it
+
+    def independent(self, residual: Array) -> Array:
+        """Return what residuals (s, N, m) say of the independent noise in units of its sd, E[noise | all noise]."""
+        if self.chains is None:
+            return residual
+        return self.noise_sd[..., None] * self.chains.whiten_transposed(residual)
 
 
 def _blocks(problem: Calibration, count: int) -> list[slice]:
     """Return slices of `count` draws whose arrays fit into memory."""
     cells = problem.cells
-    n, k, q = len(cells.offset), cells.experiments, cells.basis.shape[1]
+    n, k, q = len(cells.offset), cells.experiments, 0 if is_exact(problem.surrogate) else len(cells.used)
     runs = int(getattr(problem.surrogate, "runs", 100))
-    each = n * (q * k + min(n, cells.truncation.shape[1] * k) + len(problem.parameters)) + q * k * max(runs, k)
-    if problem.noise.terms:
-        each += n * n  # their covariance
+    each = n * (q * k + sum(one.shape[1] for one in cells.factors) + len(problem.parameters)) + q * k * max(runs, k)
+    each += k * cells.basis.shape[1]
+    if not only_noise(problem):
+        each += n * n  # covariance of discrepancy
     size = max(1, BLOCK // each)
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
@@ -186,21 +198,22 @@ def _linearise(problem: Calibration, theta: Mapping[str, Array], h: Ints, limits
         shift = np.zeros(u.shape[1:])
         shift[column] = step
         upper, lower = (problem.surrogate.scores(u + sign * shift).mean[h, draws] for sign in (1.0, -1.0))
-        slope = (upper - lower) / (2.0 * step)
-        jacobian[:, :, i] = np.einsum("snq,nq->sn", slope[:, e, :], cells.basis)
+        jacobian[:, :, i] = cells.at((upper - lower) / (2.0 * step))
     scores = problem.surrogate.scores(u)
-    mean = cells.offset + np.einsum("snq,nq->sn", scores.mean[h, draws][:, e, :], cells.basis)
+    mean = cells.offset + cells.at(scores.mean[h, draws])
     if is_exact(problem.surrogate):
         errors = np.zeros((*mean.shape, 0))
     else:
-        values, vectors = np.linalg.eigh(scores.covariance[h, draws])  # (s, q, K), (s, q, K, K)
+        values, vectors = np.linalg.eigh(scores.covariance[h, draws][:, cells.used])  # (s, q, K), (s, q, K, K)
         roots = vectors * np.sqrt(np.maximum(values, 0.0))[..., None, :]
-        errors = roots.transpose(0, 2, 1, 3)[:, e] * cells.basis[:, :, None]  # (s, N, q, K)
+        errors = roots.transpose(0, 2, 1, 3)[:, e] * cells.used_basis[:, :, None]  # (s, N, q, K)
         errors = errors.reshape(*mean.shape, -1)
-    truncation = by_experiment(cells.truncation, e)
+    truncation = by_experiment(cells)
     factor = np.concatenate([errors, np.broadcast_to(truncation, (len(h), *truncation.shape))], axis=2)
-    extra, m = np.zeros((*mean.shape, 0)), np.ones_like(mean)
-    if problem.noise.terms:
+    extra, m, chains = np.zeros((*mean.shape, 0)), np.ones_like(mean), None
+    if problem.noise.terms and only_noise(problem):
+        chains = noise_of(problem).at(phi)
+    elif problem.noise.terms:
         whole = covariance_of(problem, phi, jacobian[:, :, : len(problem.parameters)])
         whole[:, np.arange(len(e)), np.arange(len(e))] *= 1.0 + _latent_outputs.JITTER
         extra = _latent_outputs.roots(whole, True)
@@ -214,8 +227,10 @@ def _linearise(problem: Calibration, theta: Mapping[str, Array], h: Ints, limits
     sd = noise_sd(problem, mean * m, phi, limits)
     prior = problem.unit_inputs(problem.prior_draws(4000, 0))
     spread = np.array([prior[:, 0 if k is every else k, column].std() for k, column in columns])
+    if chains is not None:
+        return _Linear(chains.whiten(jacobian), chains.whiten(factor), extra, spread, sd, chains)
     unit = (m / sd)[:, :, None]
-    return _Linear(jacobian * unit, factor * unit, extra / sd[:, :, None], spread, sd)
+    return _Linear(jacobian * unit, factor * unit, extra / sd[:, :, None], spread, sd, None)
 
 
 def _solve(factor: Array, right: Array) -> Array:
@@ -359,10 +374,13 @@ def _null_correlations(problem: Calibration, centre: Mapping[str, Array], h: int
     n, r = factor.shape
     rng = np.random.default_rng(0)
     found = []
-    for start in range(0, NULL_DRAWS, size := max(1, BLOCK // n)):
-        count = min(size, NULL_DRAWS - start)
-        data = factor @ rng.standard_normal((r, count)) + rng.standard_normal((n, count))
-        found.append(_lag_one(_solve(factor, data).T, series))
+    with progress(NULL_DRAWS, "residuals of simulated data") as bar:
+        for start in range(0, NULL_DRAWS, size := max(1, BLOCK // n)):
+            count = min(size, NULL_DRAWS - start)
+            data = factor @ rng.standard_normal((r, count)) + rng.standard_normal((n, count))
+            estimate = linear.independent(_solve(factor, data)[None])[0]
+            found.append(_lag_one(estimate.T, series))
+            bar.update(count)
     return np.concatenate(found)
 
 

@@ -96,8 +96,7 @@ def _moments(posterior: Posterior, targets: Targets) -> tuple[Array, Array]:
         part = _part(targets, points)
         for rows, moments in conditional_moments(posterior.single, theta, h, part, latents):
             mean[rows, points] = moments.mean
-            variance = np.diagonal(moments.covariance, axis1=1, axis2=2)
-            sd[rows, points] = np.sqrt(np.maximum(variance, 0.0))
+            sd[rows, points] = np.sqrt(moments.variance)
     return mean, sd
 
 

@@ -14,6 +14,7 @@ import xarray as xr
 from uqms._typing import Array, Ints
 from uqms.calibration.direct import is_exact
 from uqms.calibration.discrepancy import NOISE
+from uqms.calibration.likelihood import stacked
 from uqms.calibration.noise import (
     AutocorrelatedNoise,
     BinomialNoise,
@@ -24,8 +25,8 @@ from uqms.calibration.noise import (
 )
 from uqms.calibration.posterior import Posterior, thinned
 from uqms.calibration.predict import (
+    AnyMoments,
     Grid,
-    Moments,
     NewNoise,
     Realised,
     Targets,
@@ -318,7 +319,7 @@ def _together(grids: Sequence[Grid]) -> tuple[Targets, list[slice]]:
         np.concatenate([one.output for one in every]),
         coords,
         np.concatenate([one.offset for one in every]),
-        np.vstack([one.basis for one in every]),
+        stacked([one.basis for one in every]),
         np.vstack([one.truncation for one in every]),
         observed=every[0].observed,
     )
@@ -333,7 +334,7 @@ def _twice(targets: Targets) -> Targets:
         output=np.tile(targets.output, 2),
         coords={dim: np.tile(column, 2) for dim, column in targets.coords.items()},
         offset=np.tile(targets.offset, 2),
-        basis=np.tile(targets.basis, (2, 1)),
+        basis=stacked([targets.basis] * 2),
         truncation=np.tile(targets.truncation, (2, 1)),
     )
 
@@ -360,18 +361,17 @@ def _noise_of(problem: Calibration, grid: Grid) -> NewNoise:
     return new_noise(problem, problem.noise.outputs.index(grid.output), grid.targets)
 
 
-def _drawn(moments: Moments, d: int, p: int, modelled: bool, rng: np.random.Generator) -> Array:
+def _drawn(moments: AnyMoments, d: int, p: int, modelled: bool, rng: np.random.Generator) -> Array:
     """Return joint draws (S, D, P); with a discrepancy all D of them share what is drawn of the simulator's output."""
+    if not modelled:
+        return moments.draw(rng)[:, None]
     mean, covariance = moments.mean, moments.covariance
     count = len(mean)
     if not covariance.any():
         return np.repeat(mean[:, None, -p:], d, axis=1)
     sd = np.sqrt(np.maximum(np.diagonal(covariance, axis1=1, axis2=2), 1e-300))
     root = sd[:, :, None] * _lower(covariance / (sd[:, :, None] * sd[:, None, :]))
-    z = rng.standard_normal((count, 1, root.shape[1]))
-    if not modelled:
-        return np.asarray(mean[:, None] + z @ root.transpose(0, 2, 1))
-    z = np.repeat(z, d, axis=1)
+    z = np.repeat(rng.standard_normal((count, 1, root.shape[1])), d, axis=1)
     z[:, :, p:] = rng.standard_normal((count, d, p))
     return np.asarray(mean[:, None, p:] + z @ root[:, p:].transpose(0, 2, 1))
 

@@ -19,7 +19,7 @@ from uqms._typing import Array, Ints
 from uqms.calibration import Calibration, Posterior
 from uqms.calibration.direct import is_exact
 from uqms.calibration.posterior import thinned
-from uqms.calibration.predict import Targets, conditional_moments, draw_jointly
+from uqms.calibration.predict import Targets, conditional_moments
 from uqms.errors import InputError
 from uqms.surrogates import Surrogate
 
@@ -126,7 +126,7 @@ def _scores_given_data(
     )
     out = np.empty((len(h), e * q))
     for rows, moments in conditional_moments(problem, theta, h, targets, latents, False, "none"):
-        out[rows] = draw_jointly(moments, rng)
+        out[rows] = moments.draw(rng)
     return out.reshape(len(h), e, q)
 
 

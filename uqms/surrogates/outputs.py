@@ -21,7 +21,9 @@ from typing import Literal, NamedTuple, final
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
+from scipy import sparse
 from scipy.interpolate import BSpline, make_interp_spline
+from scipy.sparse.linalg import splu
 
 from uqms._typing import Array, Bools, Ints
 from uqms.errors import DataError, ExtrapolationError, InputError
@@ -39,8 +41,10 @@ __all__ = [
     "fit_curves",
     "fit_scalar",
     "interpolation_error",
+    "nearest",
     "score_columns",
     "score_names",
+    "spline_weights",
 ]
 
 FOLDS = 10
@@ -49,6 +53,7 @@ BLOCK = 4096  # coordinates that are decomposed at once
 ROOM = 2**21  # numbers of curves that are interpolated at once
 INTERVALS = 128  # between coordinates of a curve that have an omega of their own
 ROUNDING = 1e-12  # of the largest singular value
+ROUNDED_WEIGHT = 1e-18  # of a coordinate's value in what is interpolated
 CONSTANT = 1e-13  # an output whose sd is below this share of its size is constant up to rounding
 
 
@@ -208,7 +213,7 @@ class OutputBasis:
                 return self.offset, self.basis, self.truncation
             padding = np.zeros((len(self.offset), self.latent - self.truncation.shape[1]))
             return self.offset, self.basis, np.hstack([self.truncation, padding])
-        place, between, bumps = self._interpolate(coords)
+        place, between, bumps = self.locate(coords)
         offset, basis, truncation = (part[place] for part in (self.offset, self.basis, self.truncation))
         if between.any():
             (dim,) = self.dims
@@ -222,8 +227,16 @@ class OutputBasis:
             )
         return offset, basis, np.hstack([truncation, bumps])
 
-    def _interpolate(self, coords: Mapping[str, ArrayLike]) -> tuple[Ints, Bools, Array]:
-        """Return the nearest entry of every point, which points lie between entries, and their interpolation errors."""
+    def locate(self, coords: Mapping[str, ArrayLike]) -> tuple[Ints, Bools, Array]:
+        """Return the nearest entry of every point, which points lie between entries, and their interpolation errors.
+
+        Raises
+        ------
+        ExtrapolationError
+            Outside of the simulated coordinates.
+        DataError
+            When a dim is missing, or lies between simulated coordinates of an output with several dims.
+        """
         if set(coords) != set(self.dims):
             raise DataError(
                 f"Output {self.name!r} has coordinates {list(self.dims)}, got {sorted(coords)}. "
@@ -236,14 +249,14 @@ class OutputBasis:
         for dim in self.dims:
             grid, at = self.coords[dim], np.broadcast_to(points[dim], count)
             self._check_range(dim, grid, at)
-            nearest = _nearest(grid, at)
-            off_grid = np.abs(grid[nearest] - at) > 1e-9 * max(float(np.ptp(grid)), float(np.abs(grid).max()), 1e-300)
+            closest = nearest(grid, at)
+            off_grid = np.abs(grid[closest] - at) > 1e-9 * max(float(np.ptp(grid)), float(np.abs(grid).max()), 1e-300)
             if off_grid.any():
                 self._check_can_interpolate(dim, grid, at[off_grid])
                 interval, height = _bump(grid, at[off_grid])
                 column = interval * bumps.shape[1] // len(self.interpolation_sd)
                 bumps[np.flatnonzero(off_grid), column] = height * self.interpolation_sd[interval]
-            place, between = place * len(grid) + nearest, between | off_grid
+            place, between = place * len(grid) + closest, between | off_grid
         return place, between, bumps
 
     def _check_range(self, dim: str, grid: Array, at: Array) -> None:
@@ -308,7 +321,8 @@ def score_names(bases: Sequence[OutputBasis]) -> list[str]:
     ]
 
 
-def _nearest(grid: Array, at: Array) -> Ints:
+def nearest(grid: Array, at: Array) -> Ints:
+    """Return which entry (N,) of `grid`, in any order, is nearest to each of the points `at` (N,)."""
     order = np.argsort(grid, kind="stable")
     upper = np.clip(np.searchsorted(grid[order], at), 1, max(1, len(grid) - 1))
     pair = order[np.stack([upper - 1, np.minimum(upper, len(grid) - 1)])]
@@ -318,6 +332,23 @@ def _nearest(grid: Array, at: Array) -> Ints:
 def _spline(grid: Array, values: Float[np.ndarray, "m c"]) -> BSpline:
     order = np.argsort(grid)
     return make_interp_spline(grid[order], values[order], k=min(3, len(grid) - 1))
+
+
+def spline_weights(grid: Array, at: Array) -> sparse.csr_array:
+    """Return the matrix (N, m) that interpolates values at `grid` (m,) to points `at` (N,), as `OutputBasis.rows` does.
+
+    The weights of a spline fall off exponentially with the distance; those that rounding hides are left out.
+    """
+    m, order = len(grid), np.argsort(grid)
+    spline = make_interp_spline(grid[order], np.zeros(m), k=min(3, m - 1))
+    values, wanted = (BSpline.design_matrix(x, spline.t, spline.k) for x in (grid[order], at))
+    solver, parts = splu(values.T.tocsc()), []
+    for start in range(0, len(at), size := max(1, ROOM // m)):  # of many coordinates, a dense matrix takes room
+        weights = solver.solve(wanted[start : start + size].T.toarray()).T
+        weights[np.abs(weights) < ROUNDED_WEIGHT] = 0.0
+        parts.append(sparse.csr_array(weights))
+    found = sparse.vstack(parts).tocoo()
+    return sparse.csr_array((found.data, (found.coords[0], order[found.coords[1]])), shape=(len(at), m))
 
 
 def _bump(grid: Array, at: Array) -> tuple[Ints, Array]:
@@ -353,8 +384,8 @@ def _from_the_left(grid: Array, y: Array) -> Array:
     if m >= 9:
         coarse = np.sqrt(np.mean(_leave_out(grid, y, 4)[1]))
         reduction = float(np.clip(np.sqrt(np.mean(mean_square)) / max(coarse, 1e-300), 1.0 / 16.0, 1.0))
-    nearest = _nearest(left_out.astype(np.float64), np.arange(m - 1, dtype=np.float64) + 0.5)
-    return np.asarray(reduction * np.sqrt(mean_square[nearest]))
+    closest = nearest(left_out.astype(np.float64), np.arange(m - 1, dtype=np.float64) + 0.5)
+    return np.asarray(reduction * np.sqrt(mean_square[closest]))
 
 
 def _leave_out(grid: Array, y: Array, step: int) -> tuple[Ints, Array]:
