@@ -125,5 +125,5 @@ def test_one_draw_that_is_too_large_for_a_density_leaves_the_others(
     broken[1] = 1e200
     with np.errstate(all="ignore"):
         found = log_density(given_data(chains, G, broken, residual))
-    assert found[1] == -np.inf
+    assert not np.isfinite(found[1])
     np.testing.assert_allclose(found[[0, 2]], wanted[[0, 2]], rtol=1e-13)
