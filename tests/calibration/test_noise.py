@@ -36,7 +36,8 @@ def test_a_standard_deviation_is_positive_and_finite(sd: float) -> None:
 
 @pytest.mark.parametrize("sd", [True, np.True_, "0.5", b"1", [0.5], (0.5,), np.array([0.5]), 1j, np.complex128(1)])
 def test_a_standard_deviation_is_a_number(sd: object) -> None:
-    with pytest.raises(InputError, match=re.escape(f"GaussianNoise: sd is {sd!r}; give a positive number, a prior")):
+    message = f"GaussianNoise: sd is {sd!r}; give a positive, finite standard deviation in the output's unit, a prior"
+    with pytest.raises(InputError, match=re.escape(message)):
         uq.GaussianNoise(sd=sd)  # type: ignore[arg-type]
 
 

@@ -156,6 +156,7 @@ def test_both_namespaces_have_the_same_functions() -> None:
         ("clip", (np.array([-2.0, 0.2, 3.0]), -1.0, 1.0)),
         ("clip", (np.array([-2.0, 0.2, 3.0]), -np.inf, 1.0)),
         ("where", (np.array([True, False]), np.array([1.0, 2.0]), -np.inf)),
+        ("between", (-1.0, 2.0, np.array([-800.0, -3.0, 0.0, 0.1, 40.0]))),
         ("sum", (np.arange(6.0).reshape(2, 3),)),
         ("logsumexp", (np.array([[-1e3, -1e3], [0.0, 700.0], [-np.inf, -np.inf]]),)),
     ],

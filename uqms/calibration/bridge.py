@@ -800,6 +800,12 @@ class PyTensorFunctions:
         return pt.switch(x < 0.0, pt.log(0.5 * pt.erfcx(-below)) - below**2, pt.log1p(-0.5 * pt.erfc(above)))
 
     @staticmethod
+    def between(low: Any, high: Any, z: Any) -> Any:
+        """Return low + (high - low) expit(z), from the nearer end: values near either end keep their digits."""
+        low, high, z = _float64(low), _float64(high), _float64(z)
+        return pt.switch(z < 0.0, low + (high - low) * pt.sigmoid(z), high - (high - low) * pt.sigmoid(-z))
+
+    @staticmethod
     def sum(x: Any) -> Any:
         """Return the sum over the last axis."""
         return x.sum(axis=-1)

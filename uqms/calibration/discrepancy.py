@@ -17,6 +17,7 @@ from scipy.special import gammaincc
 
 from uqms._typing import Array, Ints
 from uqms.calibration import _terms
+from uqms.calibration.noise import check_positive
 from uqms.errors import InputError
 from uqms.parameters import (
     Gamma,
@@ -145,18 +146,9 @@ def _beta(alpha: float, length: float, probability: float) -> float:
 
 
 def _check_scale(model: str, value: object) -> None:
-    if value is None:
-        return
-    if isinstance(value, Prior):
-        if value.support[0] < 0:
-            raise InputError(
-                f"{model}: the prior {value!r} admits negative values; a scale is positive. Use HalfNormal."
-            )
-        return
-    if isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool):
-        if np.isfinite(value) and value > 0:
-            return
-    raise InputError(f"{model}: the scale is {value!r}; give a positive number, a prior, or nothing for the default.")
+    if value is not None:
+        give = "a positive number, a prior, or nothing for the default"
+        check_positive(model, "the scale", value, "a scale", give)
 
 
 class Setting(NamedTuple):

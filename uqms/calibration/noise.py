@@ -27,6 +27,7 @@ __all__ = [
     "PoissonNoise",
     "Rows",
     "StudentTNoise",
+    "check_positive",
 ]
 
 LOG_TWO_PI = float(np.log(2.0 * np.pi))
@@ -86,25 +87,22 @@ class NoiseModel(Protocol):
         ...
 
 
-def _positive(model: str, role: str, value: object, what: str) -> None:
-    """Check a number or prior of a positive quantity.
+def check_positive(owner: str, field: str, value: object, what: str, give: str = "") -> None:
+    """Check a setting that is a positive number (known) or a prior of a positive quantity (inferred).
 
     Raises
     ------
     InputError
-        When it is neither, or admits what is not positive.
+        When it is neither, or admits what is not positive; `give` says what else is accepted.
     """
     if isinstance(value, Prior):
         if value.support[0] < 0:
             raise InputError(
-                f"{model}: the prior {value!r} admits negative values; {what} is positive. "
+                f"{owner}: the prior {value!r} admits negative values; {what} is positive. "
                 "Use HalfNormal, LogNormal, Gamma, InverseGamma or LogUniform."
             )
-        return
-    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
-        raise InputError(f"{model}: {role} is {value!r}; give a positive number or a prior.")
-    if not (np.isfinite(value) and value > 0):
-        raise InputError(f"{model}: {role} is {value}; give a positive, finite number.")
+    elif not (check.is_number(value) and value > 0):  # type: ignore[operator]
+        raise InputError(f"{owner}: {field} is {value!r}; give {give or 'a positive, finite number or a prior'}.")
 
 
 def _normal(z: Any, y: Any, sd: Any, xp: Any) -> Any:
@@ -146,21 +144,9 @@ class GaussianNoise:
     additive: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.sd is None:
-            return
-        if isinstance(self.sd, Prior):
-            if self.sd.support[0] < 0:
-                raise InputError(
-                    f"GaussianNoise: the prior {self.sd!r} admits negative values; a standard deviation is positive. "
-                    "Use HalfNormal, LogNormal, Gamma, InverseGamma or LogUniform."
-                )
-            return
-        if isinstance(self.sd, bool) or not isinstance(self.sd, int | float | np.integer | np.floating):
-            raise InputError(f"GaussianNoise: sd is {self.sd!r}; give a positive number, a prior or nothing.")
-        if not (np.isfinite(self.sd) and self.sd > 0):
-            raise InputError(
-                f"GaussianNoise: sd is {self.sd}; give a positive, finite standard deviation in the output's unit."
-            )
+        if self.sd is not None:
+            give = "a positive, finite standard deviation in the output's unit, a prior or nothing"
+            check_positive("GaussianNoise", "sd", self.sd, "a standard deviation", give)
 
     @property
     def parameters(self) -> Mapping[str, Prior | float]:
@@ -215,7 +201,7 @@ class LogNormalNoise:
     additive: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _positive("LogNormalNoise", "sigma", self.sigma, "a standard deviation")
+        check_positive("LogNormalNoise", "sigma", self.sigma, "a standard deviation")
 
     @property
     def parameters(self) -> Mapping[str, Prior | float]:
@@ -283,7 +269,7 @@ class AutocorrelatedNoise:
 
     def __post_init__(self) -> None:
         for role in ("sd", "length", "white"):
-            _positive("AutocorrelatedNoise", role, getattr(self, role), f"its {role}")
+            check_positive("AutocorrelatedNoise", role, getattr(self, role), f"its {role}")
 
     @property
     def parameters(self) -> Mapping[str, Prior | float]:
@@ -338,8 +324,8 @@ class StudentTNoise:
     additive: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        _positive("StudentTNoise", "scale", self.scale, "a scale")
-        _positive("StudentTNoise", "df", self.df, "the number of degrees of freedom")
+        check_positive("StudentTNoise", "scale", self.scale, "a scale")
+        check_positive("StudentTNoise", "df", self.df, "the number of degrees of freedom")
 
     @property
     def parameters(self) -> Mapping[str, Prior | float]:
@@ -428,7 +414,7 @@ class NegativeBinomialNoise:
     additive: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        _positive("NegativeBinomialNoise", "dispersion", self.dispersion, "the dispersion")
+        check_positive("NegativeBinomialNoise", "dispersion", self.dispersion, "the dispersion")
 
     @property
     def parameters(self) -> Mapping[str, Prior | float]:

@@ -6,6 +6,7 @@ Notation: x (..., d) inputs in their own units; s their log, logit or x itself; 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, Self, cast, final
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy as np
 from uqms import _checks as check
 from uqms._typing import Array, ArrayLike, Bools, ScaleName
 from uqms.errors import InputError
-from uqms.parameters.scale import SCALES
+from uqms.parameters.scale import IDENTITY, SCALES
 
 __all__ = ["Box"]
 
@@ -116,7 +117,8 @@ class Box:
     def unit_gradient(self, x: ArrayLike) -> Array:
         """Return du/dx (..., d), elementwise, at inputs x (..., d)."""
         x = check.columns(x, self.names, "x")
-        return self._by_column("derivative", x) / self._ends[1]
+        slope = [SCALES[name].derivative(x[..., j]) for j, name in enumerate(self.scale)]
+        return np.asarray(np.stack(slope, axis=-1) / self._ends[1])
 
     def contains(self, x: ArrayLike, tolerance: float = 1e-9) -> Bools:
         """Return whether the points x (..., d) are inside, up to `tolerance` in unit coordinates (NaN is outside)."""
@@ -150,18 +152,19 @@ class Box:
         """
         return cls(**check.fields("Box", data, ["names", "lower", "upper", "scale", "hard"]))
 
-    @property
+    @cached_property
     def _ends(self) -> tuple[Array, Array]:
         """Lower end and width (d,) on the inputs' scales."""
         low, high = (self._by_column("forward", np.asarray(end)) for end in (self.lower, self.upper))
         with np.errstate(over="ignore"):
             return low, high - low
 
-    def _by_column(self, method: Literal["forward", "inverse", "derivative"], x: Array) -> Array:
+    def _by_column(self, method: Literal["forward", "inverse"], x: Array) -> Array:
         """Return what a method of each input's scale makes of its column of x (..., d)."""
         out = np.array(x, dtype=np.float64)
         for j, name in enumerate(self.scale):
-            out[..., j] = getattr(SCALES[name], method)(out[..., j])
+            if SCALES[name] is not IDENTITY:
+                out[..., j] = getattr(SCALES[name], method)(out[..., j])
         return out
 
 

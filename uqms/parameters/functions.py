@@ -20,7 +20,7 @@ class NumPyFunctions:
 
     `exp`, `log`, `log1p`, `sqrt`, `abs`, `where`, `maximum`, `minimum`, `clip`, `isinf` and `zeros_like` are those of
     NumPy; `gammaln`, `log_ndtr`, `xlogy`, `xlog1py`, `logit` and `expit` those of `scipy.special`; `softplus` is
-    log(1 + exp(x)). `sum` and `logsumexp` act on the last axis.
+    log(1 + exp(x)). `sum` and `logsumexp` act on the last axis. `between(low, high, z)` is low + (high - low) expit(z).
     """
 
     exp, log, log1p, sqrt, abs, where = np.exp, np.log, np.log1p, np.sqrt, np.abs, np.where
@@ -43,6 +43,12 @@ class NumPyFunctions:
     def softplus(x: Any) -> Any:
         """Return log(1 + exp(x))."""
         return np.logaddexp(0.0, x)
+
+    @staticmethod
+    def between(low: Any, high: Any, z: Any) -> Any:
+        """Return low + (high - low) expit(z), from the nearer end: values near either end keep their digits."""
+        distance = (high - low) * special.expit(-np.abs(z))
+        return np.where(np.less(z, 0.0), low + distance, high - distance)
 
     @staticmethod
     def sum(x: Any) -> Any:

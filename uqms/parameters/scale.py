@@ -223,6 +223,4 @@ class Interval:
                 return self.low + xp.exp(z)
             if self.low is None:
                 return self.high - xp.exp(-z)
-            # From the nearer end, so that values near either end keep their digits.
-            width = self.high - self.low
-            return xp.where(z < 0.0, self.low + width * xp.expit(z), self.high - width * xp.expit(-z))
+            return xp.between(self.low, self.high, z)

@@ -170,7 +170,7 @@ def _moments(probe: _Probe) -> float:
     if not np.isfinite(sd):
         return off / (1.0 + abs(mean))
     spread = np.sqrt(float(probe.pieces(lambda x: (x - mean) ** 2).sum()))
-    return max(off / sd, abs(spread / sd - 1.0))
+    return float(max(off / sd, abs(spread / sd - 1.0)))
 
 
 def _expression(probe: _Probe) -> tuple[Any, Any]:

@@ -8,8 +8,10 @@ import numpy as np
 import pandas as pd
 from scipy.stats import qmc
 
+from uqms import _checks as check
 from uqms._typing import ScaleName
 from uqms.calibration.constraints import Expression
+from uqms.calibration.noise import check_positive
 from uqms.calibration.population.layout import Layout, from_natural, read_subjects
 from uqms.errors import InputError
 from uqms.parameters import Beta, Box, HalfNormal, Normal, ParameterSpace, Prior
@@ -337,12 +339,8 @@ def _names(key: str, given: Any) -> tuple[str, ...]:
 
 def _setting(what: str, given: Any, *, signed: bool = False) -> Prior | float:
     """Return a prior, or a known number; sds are positive."""
-    if isinstance(given, Prior):
-        if not signed and given.support[0] < 0.0:
-            raise InputError(f"Population: {what} is {given!r}, which admits negative values; give HalfNormal(...).")
-        return given
-    number = isinstance(given, int | float | np.number) and not isinstance(given, bool) and np.isfinite(given)
-    if not number or (not signed and given <= 0):
-        wanted = "a prior or a finite number" if signed else "a prior such as HalfNormal(0.3), or a positive number"
-        raise InputError(f"Population: {what} is {given!r}; give {wanted}.")
-    return float(given)
+    if not signed:
+        check_positive("Population", what, given, what, "a prior such as HalfNormal(0.3), or a positive number")
+    elif not (isinstance(given, Prior) or check.is_number(given)):
+        raise InputError(f"Population: {what} is {given!r}; give a prior or a finite number.")
+    return given if isinstance(given, Prior) else float(given)
