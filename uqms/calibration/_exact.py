@@ -16,7 +16,7 @@ from uqms.calibration.likelihood import Cells, by_experiment
 if TYPE_CHECKING:
     from uqms.calibration.problem import Calibration
 
-__all__ = ["cell_means", "expression", "terms"]
+__all__ = ["cell_means", "expression", "terms", "values"]
 
 LOG_TWO_PI = float(np.log(2.0 * np.pi))
 CHUNK = 2_000_000  # numbers in one block
@@ -35,6 +35,27 @@ def cell_means(cells: Cells, mean: Any) -> Any:
     if place.shape[1] == 1 and (weight == 1.0).all() and not cells.offset.any():
         return mean[..., cells.experiment, column[:, 0]]
     return cells.offset + (mean[..., cells.experiment[:, None], column] * weight).sum(axis=-1)
+
+
+def values(problem: "Calibration", theta: Mapping[str, Array]) -> Iterator[Array]:
+    """Yield the log-likelihoods (1, s) alone: a sum of squares by noise group where nothing is interpolated."""
+    cells, groups = problem.cells, len(problem.noise.outputs)
+    if any(factor.shape[1] for factor in cells.factors):
+        yield from (found for _, found, _, _ in terms(problem, theta))
+        return
+    row, count = cells.row_cell, np.bincount(cells.row_group, minlength=groups)
+    root, zbar = np.sqrt(cells.weight), cells.cell_mean
+    within = np.bincount(cells.row_group, (cells.z - zbar[row]) ** 2 / cells.row_variance, groups)
+    constant = -0.5 * (len(row) * LOG_TWO_PI + np.log(cells.row_variance).sum())
+    size = max(1, CHUNK // max(cells.experiments * cells.basis.shape[1], len(zbar)))
+    for start in range(0, len(next(iter(theta.values()))), size):
+        now = {name: given[start : start + size] for name, given in theta.items()}
+        mean = problem.surrogate.scores(problem.unit_inputs(now)).mean[0]
+        residual = root * (zbar - cells.offset - cells.at(mean))
+        squares = [np.einsum("sn,sn->s", part, part) for part in (residual[:, cells.group == g] for g in range(groups))]
+        sigma = problem.noise.values(now, (len(mean),))
+        found = constant - np.sum(count * np.log(sigma) + 0.5 * (within + np.stack(squares, 1)) / sigma**2, axis=1)
+        yield np.where(np.isnan(residual).any(axis=1), -np.inf, found)[None]
 
 
 def terms(problem: "Calibration", theta: Mapping[str, Array]) -> Iterator[tuple[Array, Array, Array, Array]]:

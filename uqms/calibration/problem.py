@@ -582,7 +582,10 @@ class Calibration:
             for _, log_weights, _, given in self._autocorrelated(theta):
                 yield log_weights + np.stack([log_density(one) for one in given])
             return
-        if is_exact(self.surrogate) or self.form != "independent":
+        if is_exact(self.surrogate) and self.form == "independent":
+            yield from _exact.values(self, theta)
+            return
+        if self.form != "independent":
             yield from (values for _, values, _, _ in self.log_likelihood_terms(theta))
             return
         used = self.cells.used
