@@ -609,9 +609,9 @@ class Calibration:
             return
         if self.form == "correlated" and only_noise(self):
             for phi, log_weights, chains, given in self._autocorrelated(theta):
-                values = log_weights + np.stack([log_density(one) for one in given])
-                alpha, precision = zip(*(inverse_terms(chains, one) for one in given), strict=True)
-                yield phi, values, np.stack(alpha), np.stack(precision)
+                values = np.asarray(log_weights + np.stack([log_density(one) for one in given]))
+                by_draw = [inverse_terms(chains, one) for one in given]
+                yield phi, values, np.stack([one for one, _ in by_draw]), np.stack([one for _, one in by_draw])
             return
         used = self.cells.used
         for now in self._blocks(theta):
