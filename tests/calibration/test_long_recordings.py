@@ -7,6 +7,7 @@ import tracemalloc
 from collections.abc import Callable
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from scipy.interpolate import make_interp_spline
@@ -122,6 +123,42 @@ def test_predictions_through_errors_are_those_through_cells(
     np.testing.assert_allclose(through_errors.covariance, through_cells.covariance, atol=1e-8 * scale)
     np.testing.assert_allclose(through_errors.variance, through_cells.variance, atol=1e-8 * scale)
     np.testing.assert_allclose(through_errors.mean_variance, through_cells.mean_variance, atol=1e-8 * scale)
+
+
+@pytest.mark.parametrize("noise", NOISES)
+@pytest.mark.parametrize("way", WAYS)
+def test_values_alone_are_those_with_terms_by_cell(way: str, noise: str) -> None:
+    problem = problem_of(40, way, noise)
+    theta = draws(problem, 5)
+    with_terms = np.concatenate([values for _, values, _, _ in problem.log_likelihood_terms(theta)], axis=1)
+    alone = np.concatenate(list(problem.log_likelihood_values(theta)), axis=1)
+    np.testing.assert_allclose(alone, with_terms, rtol=1e-12)
+
+
+def test_values_of_replicates_and_two_outputs_used_directly_are_those_with_terms() -> None:
+    """Two noise groups, replicates that collapse to their mean, and a simulator that fails at some points."""
+    times = np.array([0.0, 0.5, 1.0])
+    direct = uq.DirectSimulator(
+        lambda rate, frequency: {"current": np.exp(-rate * times), "peak": frequency if rate < 2.4 else np.nan},
+        space=SPACE,
+        outputs={"current": ("time",), "peak": ()},
+        coords={"time": times},
+        failures="impossible",
+    )
+    table = pd.DataFrame(
+        {"time": np.tile(times, 2), "value": [1.0, 0.4, 0.2, 1.1, 0.3, 0.1], "again": [0] * 3 + [1] * 3}
+    )
+    current = uq.Observations.from_table(
+        table, output="current", value="value", coords={"time": "time"}, replicate="again"
+    )
+    peak = uq.Observations.from_table(pd.DataFrame({"value": [6.1]}), output="peak", value="value")
+    noise = {"current": uq.GaussianNoise(sd=uq.HalfNormal(0.2)), "peak": uq.GaussianNoise(sd=0.3)}
+    problem = uq.Calibration(direct, uq.Observations.concat([current, peak]), noise=noise)
+    theta = problem.prior_draws(20, 1)
+    with_terms = np.concatenate([values for _, values, _, _ in problem.log_likelihood_terms(theta)], axis=1)
+    assert 0 < np.isneginf(with_terms).sum() < 20
+    alone = np.concatenate(list(problem.log_likelihood_values(theta)), axis=1)
+    np.testing.assert_allclose(alone, with_terms, rtol=1e-12)
 
 
 @pytest.mark.parametrize("noise", NOISES)

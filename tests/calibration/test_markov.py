@@ -78,7 +78,7 @@ def test_short_steps_keep_their_digits() -> None:
     points = np.array([0.0, 1e-13])
     noise = MarkovNoise(np.array([0, 0]), np.ones(2), (Series(np.arange(2), np.zeros(2, int), points, 1, 2),))
     chains = noise.at(np.array([[1e-12, 1.0, 1.0]]))
-    assert chains.fresh[0, 1] == pytest.approx(2e-13, rel=1e-9)
+    assert chains.fresh[0, 1] == pytest.approx(2e-13, rel=1e-9, abs=0.0)
 
 
 @pytest.fixture(scope="module")
