@@ -297,7 +297,7 @@ def _dense(data: Array, phi: Array, d: Array, J: Array) -> Array:
     R = terms(view(data, TERMS), sizes_of(data)[7], len(d), phi, J, True, True)
     for c in range(len(d)):
         R[c, c] += d[c]
-    return R
+    return R  # type: ignore[no-any-return]
 
 
 # --- what is each input's own -----------------------------------------------------------------------------------------
@@ -488,7 +488,7 @@ def _shared(S: Array, T: Array, q: int, y: Array, Q: Array, a: Array, S_bar: Arr
             for i in range(q):
                 Q[k, j, i] = M[k * q + j, k * q + i]
     if not slopes:
-        return total
+        return float(total)
     TM = LA
     _by_block(T, q, M, TM)
     for row in range(n):
@@ -499,7 +499,7 @@ def _shared(S: Array, T: Array, q: int, y: Array, Q: Array, a: Array, S_bar: Arr
             for e in range(q):
                 s += TM[row, m * q + e] * T[m, e, i]
             S_bar[row, column] = 0.5 * (a[k, j] * a[m, i] + s)
-    return total
+    return float(total)
 
 
 @deferred(F, A1, A1, A3, I, A2, A3, A2, A1, fastmath=FAST)
@@ -578,7 +578,7 @@ def _features(ranks: Array, phi: Array, T: Array, q: int, y: Array, Q: Array, a:
             for e in range(r):
                 phi_bar[K * column + k * r + e] += s * centre[column + e]
             column += r
-    return total
+    return float(total)
 
 
 # --- all of it --------------------------------------------------------------------------------------------------------
@@ -829,13 +829,13 @@ def gaussian(
     if not total > -np.inf:
         return -np.inf
     if asked == VALUE:
-        return total
+        return float(total)
 
     X_bar, Sigma = np.empty((N, m)), np.empty((K, p, p))
     _given_data(starts, q, X, lam, T, y, Q, X_bar, Sigma)
     if asked == PRECISIONS:
         _precisions(data, steps, R, X, X_bar, Sigma, total_variance, before, alpha, precision)
-        return total
+        return float(total)
 
     for k in range(K):
         for j in range(q):
@@ -877,7 +877,7 @@ def gaussian(
                     parts_bar[basis_at + c * q + j] = factors[c] * (X_bar[c, j] + alpha[c] * mean[k, j])
                 for j in range(t):
                     parts_bar[truncation_at + c * t + j] = factors[c] * X_bar[c, q + j]
-    return total
+    return float(total)
 
 
 def functions_for(form: int, structure: int) -> list[float]:

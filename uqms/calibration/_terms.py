@@ -116,7 +116,7 @@ def _own(data: Array, at: int, phi: Array, K: Array) -> int:
                     value = kappa_of(family, math.sqrt(r2))[0]
             K[i, j] = amplitude * amplitude * value
             K[j, i] = K[i, j]
-    return at + N * b
+    return int(at + N * b)
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]

@@ -283,7 +283,8 @@ class GaussianLikelihood:
             value, squares = collapsed(self.data, np.ascontiguousarray(z, dtype=np.float64), len(value), len(squares))
         asked = _gaussian.PRECISIONS if precisions else _gaussian.VALUE
         parts, phi = np.ascontiguousarray(parts), np.ascontiguousarray(phi)
-        return _gaussian.batch(self.data, parts, phi, value[None], squares[None], asked)
+        out, alpha, precision = _gaussian.batch(self.data, parts, phi, value[None], squares[None], asked)
+        return out, alpha, precision
 
 
 @final
@@ -316,8 +317,10 @@ def cell_means(cells: Cells, mean: Any) -> Any:
 
 def cell_means_reverse(cells: Cells, bar: Array) -> Array:
     """Return the derivative (K, q) by the scores from that by the prediction of every cell (N,)."""
-    out, (column, weight) = np.zeros((cells.experiments, cells.basis.shape[1])), _entries(cells)
-    np.add.at(out, (cells.experiment[:, None], column), bar[:, None] * weight)
+    column, weight = _entries(cells)
+    out = np.zeros((cells.experiments, cells.basis.shape[1]))
+    flat = cells.experiment[:, None] * out.shape[1] + column
+    np.add.at(out.reshape(-1), flat, bar[:, None] * weight)
     return out
 
 
@@ -416,7 +419,7 @@ def process_block(
     from uqms.calibration import _process_gaussian  # compiled when it is imported
 
     functions = _process_gaussian.functions_for(likelihood.form, likelihood.slopes > 0)
-    fields = (process.flat(), likelihood.data, [] if shared is None else shared, columns, functions)
+    fields: tuple[Any, ...] = (process.flat(), likelihood.data, [] if shared is None else shared, columns, functions)
     return blocks.pack(_process_gaussian.Problem(*fields))
 
 

@@ -168,7 +168,7 @@ def _moments(probe: _Probe) -> float:
         return 0.0
     off = abs(float(probe.pieces(lambda x: x - mean).sum()))
     if not np.isfinite(sd):
-        return off / (1.0 + abs(mean))
+        return float(off / (1.0 + abs(mean)))
     spread = np.sqrt(float(probe.pieces(lambda x: (x - mean) ** 2).sum()))
     return float(max(off / sd, abs(spread / sd - 1.0)))
 
