@@ -20,9 +20,9 @@ from uqms.surrogates import (
     SquaredExponential,
     Sum,
     averaging,
+    files,
     load_surrogate,
 )
-from uqms.surrogates import files
 from uqms.surrogates import kernels as K
 from uqms.surrogates import training as T
 from uqms.surrogates._fused import block_size, scores_flat, scores_flat_reverse
