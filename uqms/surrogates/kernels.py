@@ -231,7 +231,11 @@ class RadialKernel(Stationary):
     @property
     def code(self) -> int:
         """Number by which compiled code knows the kernel in this process: the address of its compiled function."""
-        return int(_compiled(self).address)
+        try:
+            return int(_compiled(self).address)
+        except TypeError:
+            settings_of(self)  # which says why it cannot be hashed
+            raise
 
     @property
     def terms(self) -> tuple[tuple["RadialKernel", ...], ...]:
