@@ -95,7 +95,9 @@ def several() -> tuple[LowRank, Data, np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("columns", [1, 3, 6])
-@pytest.mark.parametrize("kernel", [SquaredExponential(), Matern32(), Matern52(), RationalQuadratic(), ("a sum",)], ids=str)
+@pytest.mark.parametrize(
+    "kernel", [SquaredExponential(), Matern32(), Matern52(), RationalQuadratic(), ("a sum",)], ids=str
+)
 def test_through_the_inputs_themselves_it_is_the_exact_likelihood(kernel: object, columns: int) -> None:
     process = process_of(kernel, columns=columns, ells=(0.5, 0.8))
     rng = np.random.default_rng(4)
@@ -121,7 +123,9 @@ def test_value_is_the_normal_density_of_the_dense_low_rank_covariance(
         assert lowrank.value_and_slopes(one, SIGMA, z)[0] == pytest.approx(wanted, rel=1e-10)
 
 
-@pytest.mark.parametrize("kernel", [SquaredExponential(), Matern32(), Matern52(), RationalQuadratic(), ("a sum",)], ids=str)
+@pytest.mark.parametrize(
+    "kernel", [SquaredExponential(), Matern32(), Matern52(), RationalQuadratic(), ("a sum",)], ids=str
+)
 def test_gradient_is_that_of_finite_differences(kernel: object) -> None:
     process = process_of(kernel, columns=6, ells=(0.6, 0.9))
     rng = np.random.default_rng(5)
