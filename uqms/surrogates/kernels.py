@@ -24,7 +24,7 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections import namedtuple
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any, ClassVar, final
 
@@ -260,7 +260,7 @@ class SquaredExponential(RadialKernel):
     0.3679 -0.3679
     """
 
-    code: ClassVar[int] = 0  # type: ignore[misc]
+    code: ClassVar[int] = 0
 
     def radial(self, r2: float) -> tuple[float, float]:
         """Return kappa and g."""
@@ -279,7 +279,7 @@ class Matern32(RadialKernel):
     0.2978 -0.2590
     """
 
-    code: ClassVar[int] = 1  # type: ignore[misc]
+    code: ClassVar[int] = 1
 
     def radial(self, r2: float) -> tuple[float, float]:
         """Return kappa and g."""
@@ -298,7 +298,7 @@ class Matern52(RadialKernel):
     0.3173 -0.2937
     """
 
-    code: ClassVar[int] = 2  # type: ignore[misc]
+    code: ClassVar[int] = 2
 
     def radial(self, r2: float) -> tuple[float, float]:
         """Return kappa and g."""
@@ -506,7 +506,7 @@ def settings_of(kernel: RadialKernel) -> dict[str, int | float]:
         When its class is no frozen dataclass, or a field is no finite number.
     """
     cls = type(kernel)
-    frozen = is_dataclass(cls) and cls.__dataclass_params__.frozen  # type: ignore[attr-defined]
+    frozen = getattr(getattr(cls, "__dataclass_params__", None), "frozen", False)
     if not frozen or cls.__eq__ is object.__eq__:
         raise InputError(
             f"the kernel {cls.__name__} is no frozen dataclass, so two equal ones would differ; write "
@@ -526,7 +526,8 @@ def _compiled(kernel: RadialKernel) -> Any:
     """Return the kernel's compiled function; it is kept as long as the process, since blocks hold its address."""
     name, settings = type(kernel).__name__, settings_of(kernel)
     # numba knows no instances of classes, but the fields of a named tuple.
-    own = namedtuple(name, [*settings, "unused"], rename=True)(*settings.values(), 0)  # noqa: PYI024
+    made: Any = namedtuple(name, [*settings, "unused"], rename=True)  # noqa: PYI024
+    own = made(*settings.values(), 0)
     radial = numba.njit(error_model="numpy")(type(kernel).radial)
 
     def fill(r2, out):  # type: ignore[no-untyped-def]
@@ -650,7 +651,7 @@ def layout_of(layout: Array) -> tuple[int, Ints, Ints]:
     for part in range(count):
         codes[part], terms[part] = np.int64(layout[2 * part]), np.int64(layout[2 * part + 1])
     whole = codes[0] if count == 1 and codes[0] < SINGLE else np.int64(SINGLE)
-    return whole, codes, terms
+    return whole, codes, terms  # type: ignore[return-value]
 
 
 @numba.njit(cache=True, nogil=True, fastmath=FAST)  # type: ignore[untyped-decorator]
