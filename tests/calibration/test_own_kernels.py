@@ -14,6 +14,8 @@ import uqms as uq
 from uqms.calibration.compiled import on_the_line, target
 from uqms.surrogates import GaussianProcessSurrogate
 from uqms.surrogates.kernels import Stationary
+from uqms.surrogates.process import condition
+from uqms.surrogates.training import Hyperparameters
 
 SPACE = uq.ParameterSpace(theta=uq.Uniform(0.0, 1.0), conditions={"x": uq.Condition(0.0, 1.0)})
 
@@ -119,7 +121,8 @@ def population_of(kernel: Stationary, surrogate_error: str) -> uq.PopulationCali
     x = rng.random((12, 2))
     scores = np.column_stack([np.sin(3.0 * x[:, 0]) + x[:, 1], x[:, 1] - x[:, 0]])
     given = given_surrogate(x, scores, names=("a", "b"), ell=0.8, space=POPULATION)
-    surrogate = replace(given, process=replace(given.process, kernel=kernel))
+    one = Hyperparameters(np.full(2, 0.8), 0.0, 1e-12, 0.0, 1, False)
+    surrogate = replace(given, process=condition(kernel, x, scores, 1, [one] * 2, [1.0] * 2))
     rows = [{"id": f"s{j}", "t": t, "y": rng.normal(0.5, 0.3)} for j in range(6) for t in (0.0, 1.0)]
     data = uq.Observations.from_table(pd.DataFrame(rows), output="y", value="y", coords={"t": "t"}, subject="id")
     population = uq.Population(
