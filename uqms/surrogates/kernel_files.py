@@ -15,7 +15,7 @@ import math
 import reprlib
 import sys
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
@@ -142,7 +142,7 @@ def _class_of(name: str) -> Any:
             f"the kernel {name} is needed, and the module {module_name} has no {qualname}. Give the class its old name "
             "again" + _advice(module_name)
         )
-    if not isinstance(found, type) or not issubclass(found, Kernel) or not is_dataclass(found):
+    if not isinstance(found, type) or not issubclass(found, Kernel) or not hasattr(found, "__dataclass_fields__"):
         raise InputError(f"{name} is no kernel")
     return found
 
