@@ -240,6 +240,7 @@ def test_a_file_imports_nothing_but_modules_that_define_the_class(
         named("builtins:list"),
         named("uqms:RunStore", path=1),
         named("uqms:RadialKernel"),
+        named("uqms:GaussianNoise", sd=1.0),
         named("uqms.surrogates.kernels:Stationary"),
         named("uqms.surrogates.kernels:settings_of", kernel=1),
         named(f"{__name__}:Outer"),
