@@ -18,6 +18,14 @@ def code_of(page: Path) -> str:
     return "\n".join(re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S))
 
 
+def modules_of(page: Path) -> dict[str, str]:
+    """Return the modules of a page by file name: code with a caption, which the page's other code imports."""
+    found = re.findall(
+        r"^```{code-block} python\n:caption: (\w+\.py)\n\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S
+    )
+    return dict(found)
+
+
 def names_in(code: str) -> set[str]:
     """Return the names that code takes from uqms."""
     return set(re.findall(r"\buq\.(\w+)", code))
@@ -58,4 +66,7 @@ def test_the_code_of_a_page_runs(
     if missing := needs(page):
         pytest.skip(f"not there yet: {', '.join(missing)}")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, code in modules_of(page).items():
+        (tmp_path / name).write_text(code, encoding="utf-8")
     exec(compile(code_of(page), page.name, "exec"), reader())

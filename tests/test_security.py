@@ -17,9 +17,9 @@ MODULES: dict[str, set[str]] = {
     **{name: set() for name in _NOWHERE},
     "cloudpickle": {"simulators/process.py", "runs/pool.py"},
 }
-# A module that only a variable names: one file follows the imports of the user's own function; the other imports a
-# module that a file names, after its source was seen to define the class that is wanted.
-FOLLOWS = {"simulators/_identity.py", "_import_names.py"}
+# A module that only a variable names: one file follows the imports of the user's own function; the others import the
+# module of a user's own prior or kernel, after its source was seen to define the class that is wanted.
+FOLLOWS = {"simulators/_identity.py", "_import_names.py", "surrogates/kernel_files.py"}
 BUILTINS = {"eval", "exec", "compile", "__import__", "__builtins__"}
 NAMES = BUILTINS | {
     "os.system",

@@ -235,6 +235,8 @@ def test_known_sds_are_not_silently_left_out() -> None:
     [
         {"kernel": uq.Matern52() + uq.SquaredExponential()},
         {"kernel": uq.Matern52() * uq.Matern32()},
+        {"kernel": uq.RationalQuadratic(0.8)},
+        {"kernel": uq.RationalQuadratic(0.8) + uq.Matern52() * uq.RationalQuadratic(2.0)},
         {"trend": "quadratic"},
     ],
 )

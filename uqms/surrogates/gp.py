@@ -139,8 +139,9 @@ class GaussianProcess:
         if not isinstance(self.kernel, Stationary):
             raise InputError(
                 f"kernel is {self.kernel!r}; give Matern52(), Matern32() or SquaredExponential(), or a sum or product "
-                "of them."
+                "of them, or of kernels of your own that derive from uqms.RadialKernel."
             )
+        self.kernel.layout()  # a kernel that does not compile is refused before there are runs
         if self.trend not in ("constant", "linear", "quadratic"):
             raise InputError(f"trend is {self.trend!r}; give 'constant', 'linear' or 'quadratic'.")
         if self.mean is not None and not isinstance(self.mean, Physics):

@@ -12,9 +12,10 @@ that name, and can call nothing but kernels.
 import ast
 import importlib
 import math
+import reprlib
 import sys
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
@@ -98,10 +99,10 @@ def kernel_of_description(description: object, depth: int = DEPTH) -> Kernel:
         When it describes no kernel.
     """
     if not isinstance(description, dict) or set(description) != {"class", "settings"} or not depth:
-        raise InputError(f"the kernel is {description!r}")
+        raise InputError(f"the kernel is {reprlib.repr(description)}")
     name, settings = description["class"], description["settings"]
     if not isinstance(name, str) or not isinstance(settings, dict):
-        raise InputError(f"the kernel is {description!r}")
+        raise InputError(f"the kernel is {reprlib.repr(description)}")
     cls = _class_of(name)
     known = {part.name for part in fields(cls) if part.init}
     if set(settings) != known:
@@ -112,7 +113,7 @@ def kernel_of_description(description: object, depth: int = DEPTH) -> Kernel:
     except InputError:
         raise
     except Exception as error:  # of the user's own class
-        raise InputError(f"the kernel {name} does not take the settings {settings} ({error})") from error
+        raise InputError(f"the kernel {name} does not take the settings {reprlib.repr(settings)} ({error})") from error
     if not isinstance(kernel, Kernel):
         raise InputError(f"the kernel {name} made a {type(kernel).__name__}")
     if isinstance(kernel, RadialKernel):
@@ -126,7 +127,7 @@ def _value(value: object, depth: int) -> object:
     if isinstance(value, list):
         return tuple(kernel_of_description(one, depth - 1) for one in value)
     if not isinstance(value, int | float) or not math.isfinite(value):
-        raise InputError(f"a kernel has the setting {value!r}")
+        raise InputError(f"a kernel has the setting {reprlib.repr(value)}")
     return value
 
 
@@ -141,7 +142,7 @@ def _class_of(name: str) -> Any:
             f"the kernel {name} is needed, and the module {module_name} has no {qualname}. Give the class its old name "
             "again" + _advice(module_name)
         )
-    if not isinstance(found, type) or not issubclass(found, Kernel) or not is_dataclass(found):
+    if not isinstance(found, type) or not issubclass(found, Kernel) or not hasattr(found, "__dataclass_fields__"):
         raise InputError(f"{name} is no kernel")
     return found
 
