@@ -6,6 +6,7 @@ they are loaded. So deep compiled code takes seconds to compile, not minutes. A 
 address, which stands among the numbers that its caller reads: it is compiled when somebody asks for the address.
 """
 
+import inspect
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any, final
@@ -91,9 +92,14 @@ def _call(wanted: Any, target: Callable[[Any, Any, Any], Any], behind: int) -> A
             context.call_conv.return_status_propagate(builder, status)
         return value
 
-    # An intrinsic has a fixed number of arguments, read off its signature.
     types_of = (F,) * behind + tuple(wanted.args)
-    names = ", ".join(f"a{i}" for i in range(len(types_of)))
-    scope: dict[str, Any] = {"result": wanted.return_type(*types_of), "codegen": codegen}
-    exec(f"def call(typing, {names}):\n    return result, codegen", scope)
-    return intrinsic(scope["call"])
+    signature = wanted.return_type(*types_of)
+
+    def call(typing: Any, *arguments: Any) -> Any:
+        return signature, codegen
+
+    # An intrinsic has a fixed number of arguments, read off its signature.
+    names = ["typing", *(f"argument_{i}" for i in range(len(types_of)))]
+    kind_of = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    call.__signature__ = inspect.Signature([inspect.Parameter(name, kind_of) for name in names])  # type: ignore[attr-defined]
+    return intrinsic(call)
