@@ -214,8 +214,10 @@ class RadialKernel(Stationary):
     ...     def radial(self, r2):
     ...         kappa = 1.0 / (1.0 + r2) ** 0.5
     ...         return kappa, -(kappa**3)
-    >>> uq.testing.check_kernel(InverseMultiquadric()).failed
-    ('file',)
+    >>> InverseMultiquadric().radial(3.0)
+    (0.5, -0.125)
+    >>> str(InverseMultiquadric() + uq.Matern52())
+    'InverseMultiquadric + Matern52'
     """
 
     @abstractmethod

@@ -19,8 +19,9 @@ import numpy as np
 
 from uqms._typing import Array, RandomState, as_generator
 from uqms.errors import InputError
+from uqms.surrogates import RadialKernel
 from uqms.surrogates.kernel_files import UnknownKernelError, description_of, kernel_of_description
-from uqms.surrogates.kernels import RadialKernel, correlation, settings_of
+from uqms.surrogates.kernels import correlation, settings_of
 from uqms.testing.surrogates import Check, Conformance
 
 __all__ = ["check_kernel"]
