@@ -3,7 +3,7 @@
 from uqms.testing.kernel_conformance import check_kernel
 from uqms.testing.likelihoods import LIKELIHOOD_BUGS, LikelihoodBug
 from uqms.testing.planted import PLANTED_BUGS, PlantedBug
-from uqms.testing.priors import check_prior
+from uqms.testing.prior_conformance import check_prior
 from uqms.testing.surrogates import Check, Conformance, check_surrogate
 
 __all__ = [
