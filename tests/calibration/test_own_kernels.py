@@ -40,19 +40,21 @@ class Mine(uq.RadialKernel):
         return (1.0 + a + a * a / 3.0) * math.exp(-a), -(5.0 / 3.0) * (1.0 + a) * math.exp(-a)
 
 
-def surrogate_of(kernel: Stationary, hyperparameters: Literal["averaged", "point"]) -> GaussianProcessSurrogate:
+def surrogate_of(
+    kernel: Stationary, hyperparameters: Literal["averaged", "point"], rate: float
+) -> GaussianProcessSurrogate:
     design = uq.sobol(SPACE, 12, rng=1)
-    y = np.sin(1.4 * design["theta"].values) + 0.3 * design["x"].values ** 2
+    y = np.sin(rate * design["theta"].values) + 0.25 * rate * design["x"].values ** 2
     runs = uq.ensemble.build(design, {"y": y}, space=SPACE)
     return uq.GaussianProcess(kernel, hyperparameters=hyperparameters).fit(runs)
 
 
 def problem_of(
-    kernel: Stationary, noise: object, hyperparameters: Literal["averaged", "point"] = "averaged"
+    kernel: Stationary, noise: object, hyperparameters: Literal["averaged", "point"] = "averaged", rate: float = 4.0
 ) -> uq.Calibration:
     values = np.random.default_rng(8).normal(0.8, 0.05, (3, 2))
     data = replicates(values, np.array([0.2, 0.5, 0.9]))
-    return uq.Calibration(surrogate_of(kernel, hyperparameters), data, noise=noise)  # type: ignore[arg-type]
+    return uq.Calibration(surrogate_of(kernel, hyperparameters, rate), data, noise=noise)  # type: ignore[arg-type]
 
 
 KERNELS = [Cauchy(), Cauchy(1.5) + Mine() * uq.Matern32()]
@@ -99,7 +101,7 @@ def test_latent_errors_have_the_slope_of_differences(interpreted: None) -> None:
 
 
 def test_draws_have_the_mean_and_sd_of_the_posterior_on_a_grid() -> None:
-    problem = problem_of(KERNELS[1], uq.GaussianNoise(sd=0.1))
+    problem = problem_of(KERNELS[1], uq.GaussianNoise(sd=0.1), rate=1.4)  # increasing: one mode
     theta = np.linspace(0.0, 1.0, 2001)[1:-1]
     logs = problem.log_likelihood({"theta": theta})
     weights = np.exp(logs - logs.max())
