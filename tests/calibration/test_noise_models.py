@@ -8,6 +8,7 @@ import numpy as np
 import pytensor
 import pytest
 import xarray as xr
+from calibration.own_noise import Laplace, ZeroInflatedPoisson
 from calibration.problems import given_surrogate
 from scipy import stats
 
@@ -133,6 +134,9 @@ MODELS: dict[str, tuple[NoiseModel, Transform, xr.DataArray, str]] = {
     ),
     "custom": (LAPLACE, IDENTITY, observed(REALS), "latent"),
     "joint": (JOINT, IDENTITY, observed(REALS), "latent"),
+    "own": (Laplace(HALF), IDENTITY, observed(REALS), "latent"),
+    "own censored": (Laplace(HALF), IDENTITY, observed(REALS, censored=LEFT), "latent"),
+    "own counts": (ZeroInflatedPoisson(uq.Beta(2.0, 5.0)), uq.Log(), observed(COUNTS), "latent"),
 }
 
 
