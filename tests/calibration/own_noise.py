@@ -39,7 +39,7 @@ class ZeroInflatedPoisson(NoiseModel):
     def log_density(self, y, rows, parameters, xp):
         mean, q = xp.where(y >= 0.0, y, 1.0), parameters["missed"]
         count = (1.0 - q) * xp.exp(xp.xlogy(rows.z, mean) - mean - xp.gammaln(rows.z + 1.0))
-        return xp.where(y >= 0.0, xp.log(count + q * (rows.z == 0.0)), -np.inf)
+        return xp.where(y >= 0.0, xp.log(count + xp.where(rows.z > 0.0, 0.0, q)), -np.inf)
 
     def draw(self, y, rows, parameters, rng):
         seen = rng.random(y.shape) >= parameters["missed"]

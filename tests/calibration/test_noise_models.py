@@ -159,7 +159,7 @@ def test_the_pymc_model_is_the_density_of_the_arrays(name: str) -> None:
                 point[value.name] = eta
                 continue
             transform_of = model.rvs_to_transforms[variable]
-            point[value.name] = np.asarray(transform_of.point(theta[variable.name], np))
+            point[value.name] = np.asarray(transform_of.point(theta[variable.name], NumPyFunctions))
         found = model.compile_logp(vars=[model["observations"]])
         # PyTensor's erfcx has eight digits
         assert float(found(point)) == pytest.approx(expected, rel=1e-8 if "censored" in name else 1e-9)

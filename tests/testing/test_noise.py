@@ -93,6 +93,13 @@ class NoSlope(Laplace):
         return super().log_density(y, rows, parameters, xp)
 
 
+class EqualToZero(ZeroInflatedPoisson):
+    def log_density(self, y, rows, parameters, xp):
+        mean = xp.where(y >= 0.0, y, 1.0)
+        count = xp.exp(xp.xlogy(rows.z, mean) - mean - xp.gammaln(rows.z + 1.0)) * (1.0 - parameters["missed"])
+        return xp.where(y >= 0.0, xp.log(count + xp.where(rows.z == 0.0, parameters["missed"], 0.0)), -np.inf)
+
+
 class FirstRow(Laplace):
     def draw(self, y, rows, parameters, rng):
         return super().draw(y, rows, parameters, rng)[..., :1]
@@ -115,6 +122,7 @@ BUGS = [
     (SaysNormal(HALF), ADDITIVE),
     (NumPyOnly(HALF), SAME),
     (NoSlope(HALF), SLOPE),
+    (EqualToZero(uq.Beta(2, 5)), SAME),
     (FirstRow(HALF), SHAPES),
     (UnknownScale(HALF), PARAMETERS),
     (NegativeMeans(0.2), LIMITS),

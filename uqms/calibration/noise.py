@@ -42,7 +42,7 @@ class Rows(NamedTuple):
     Attributes
     ----------
     z
-        Measured values.
+        Measured values; an expression where `y` is one.
     sd
         Known standard deviations; NaN where not known.
     trials

@@ -287,8 +287,9 @@ def _function(probe: _Probe, slopes: bool) -> tuple[Any, Array, Array]:
 
     y, z = probe.values()
     at, theta = pt.dvector("y"), pt.dvector("theta")
+    measured = pt.constant(z)  # values are expressions too, for which == is no comparison of numbers
     parameters = {role: theta[i, None] for i, role in enumerate(probe.model.parameters)}
-    value = probe.model.log_density(at, probe.rows(z), parameters, PyTensorFunctions)
+    value = probe.model.log_density(at, probe.rows(z)._replace(z=measured), parameters, PyTensorFunctions)
     outputs = [value]
     if slopes:
         outputs += pytensor.grad(value.sum(), [at, theta], disconnected_inputs="ignore")
@@ -385,7 +386,8 @@ CHECKS: tuple[tuple[str, float, str, Callable[[_Probe], float]], ...] = (
     (
         "expressions equal arrays",
         SAME,
-        "log_density has to use the functions of xp for everything that depends on y or the parameters.",
+        "log_density has to use the functions of xp for everything that depends on y, rows.z or the parameters. All "
+        "three may be expressions, of which == is always False: write xp.where(rows.z > 0.0, ..., ...).",
         _same,
     ),
     (
