@@ -151,11 +151,12 @@ class NoiseModel(ABC):
         if not is_dataclass(own):
             raise InputError(f"{type(self).__name__}: decorate the class with @dataclass(frozen=True).")
         values = {one.name: getattr(self, one.name) for one in fields(own)}
-        return {
+        found: dict[str, Any] = {
             role: one
             for role, one in values.items()
             if isinstance(one, Prior | int | float | np.integer | np.floating) and not isinstance(one, bool)
         }
+        return found
 
     def check(self, output: str, rows: Rows) -> None:
         """Raise a typed error for values that cannot have been measured."""
