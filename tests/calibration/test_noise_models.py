@@ -8,6 +8,7 @@ import numpy as np
 import pytensor
 import pytest
 import xarray as xr
+from calibration.own_noise import Laplace, ZeroInflatedPoisson
 from calibration.problems import given_surrogate
 from scipy import stats
 
@@ -133,6 +134,9 @@ MODELS: dict[str, tuple[NoiseModel, Transform, xr.DataArray, str]] = {
     ),
     "custom": (LAPLACE, IDENTITY, observed(REALS), "latent"),
     "joint": (JOINT, IDENTITY, observed(REALS), "latent"),
+    "own": (Laplace(HALF), IDENTITY, observed(REALS), "latent"),
+    "own censored": (Laplace(HALF), IDENTITY, observed(REALS, censored=LEFT), "latent"),
+    "own counts": (ZeroInflatedPoisson(uq.Beta(2.0, 5.0)), uq.Log(), observed(COUNTS), "latent"),
 }
 
 
@@ -155,7 +159,7 @@ def test_the_pymc_model_is_the_density_of_the_arrays(name: str) -> None:
                 point[value.name] = eta
                 continue
             transform_of = model.rvs_to_transforms[variable]
-            point[value.name] = np.asarray(transform_of.point(theta[variable.name], np))
+            point[value.name] = np.asarray(transform_of.point(theta[variable.name], NumPyFunctions))
         found = model.compile_logp(vars=[model["observations"]])
         # PyTensor's erfcx has eight digits
         assert float(found(point)) == pytest.approx(expected, rel=1e-8 if "censored" in name else 1e-9)

@@ -17,15 +17,6 @@ from uqms.calibration.direct import is_exact
 from uqms.calibration.discrepancy import Term
 from uqms.calibration.likelihood import Cells, NoiseGroups, times_basis
 from uqms.calibration.markov import noise_of, only_noise
-from uqms.calibration.noise import (
-    AutocorrelatedNoise,
-    BinomialNoise,
-    GaussianNoise,
-    LogNormalNoise,
-    NegativeBinomialNoise,
-    PoissonNoise,
-    StudentTNoise,
-)
 from uqms.parameters import Prior
 from uqms.parameters.functions import NumPyFunctions
 
@@ -45,16 +36,6 @@ __all__ = [
 ]
 
 TRIES = 100  # of errors for which the means of counts are possible
-# Noise whose density takes one set of measured values a draw.
-BROADCASTING = (
-    AutocorrelatedNoise,
-    BinomialNoise,
-    GaussianNoise,
-    LogNormalNoise,
-    NegativeBinomialNoise,
-    PoissonNoise,
-    StudentTNoise,
-)
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
@@ -155,10 +136,10 @@ def possible(cells: Cells, noise: NoiseGroups, y: Array) -> Bools:
     """Return which latent outputs (..., N) the noise of their group can have as its mean; all where it has no say."""
     out = np.ones(y.shape, dtype=np.bool_)
     for g, model in enumerate(noise.models):
-        of = getattr(model, "possible", None)
-        if of is not None:
-            at = np.flatnonzero(cells.group == g)
-            out[..., at] = of(cells.responses[g].inverse(y[..., at]))
+        if not np.isfinite(model.limits).any():
+            continue
+        at = np.flatnonzero(cells.group == g)
+        out[..., at] = model.possible(cells.responses[g].inverse(y[..., at]))
     return out
 
 
@@ -226,7 +207,7 @@ def slope_of_density(
     step = 1e-5 * (np.abs(y) + y.std() + 1e-12)
     if z is None:
         return _slope(cells, problem.noise, y, phi, cells.z, step)
-    if all(isinstance(model, BROADCASTING) for model in problem.noise.models):
+    if all(model.broadcasts for model in problem.noise.models):
         return _slope(cells, problem.noise, y, phi, z, step)
     # A density of one's own takes measured values (R,): one draw at a time.
     rows = [slice(s, s + 1) for s in range(len(y))]

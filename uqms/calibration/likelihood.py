@@ -14,7 +14,7 @@ from uqms._typing import Array, Ints
 from uqms.calibration import _terms
 from uqms.calibration.direct import is_exact
 from uqms.calibration.discrepancy import NOISE, ORTHOGONAL, Discrepancy, Place, Sites, Term
-from uqms.calibration.noise import AutocorrelatedNoise, GaussianNoise, LogNormalNoise, NoiseModel, Rows, StudentTNoise
+from uqms.calibration.noise import NoiseModel, Process, Rows
 from uqms.calibration.observations import Observations
 from uqms.errors import PACKAGE, ConformanceError, DataError, DataWarning, ExtrapolationError, InputError, UnitError
 from uqms.parameters import Prior
@@ -94,8 +94,8 @@ class NoiseGroups:
 
     def unit_of(self, name: str) -> str:
         """Return the output in whose unit a hyperparameter is, "" for those that have none."""
-        for output, roles in zip(self.outputs, self.roles, strict=True):
-            if any(self.keys[at] == name for role, at in roles.items() if role in ("sigma", "sigma_ou")):
+        for output, model, roles in zip(self.outputs, self.models, self.roles, strict=True):
+            if any(self.keys[at] == name for role, at in roles.items() if role in model.scaled):
                 return output
         return next((term.output for term in self.terms if term.amplitude == name), "")
 
@@ -513,12 +513,13 @@ def _scales(surrogate: Surrogate, output: str, model: NoiseModel) -> tuple[Trans
         For log-normal noise of an output whose surrogate is not of the logarithm.
     """
     transform = surrogate.layouts[output].transform
-    if not isinstance(model, LogNormalNoise):
+    if model.link == "identity":
         return IDENTITY, transform
     if not isinstance(transform, Log):
         raise InputError(
-            f"LogNormalNoise of {output!r}: its surrogate is not one of the logarithm, so the output may be negative. "
-            f"Fit it with GaussianProcess(outputs={{{output!r}: Curve(transform=Log())}}), or Scalar for a number."
+            f"{type(model).__name__} of {output!r}: its surrogate is not one of the logarithm, so the output may be "
+            f"negative. Fit it with GaussianProcess(outputs={{{output!r}: Curve(transform=Log())}}), or Scalar for a "
+            "number."
         )
     return transform, IDENTITY
 
@@ -540,7 +541,7 @@ def _limits(observations: Observations, noise: NoiseGroups) -> tuple[Ints, Array
         if side[observations.output == output].any() and not hasattr(model, "log_tail"):
             raise InputError(
                 f"Observations of {output!r} are censored, which {type(model).__name__} cannot say the probability of. "
-                "Use GaussianNoise, LogNormalNoise or AutocorrelatedNoise."
+                "Use GaussianNoise, LogNormalNoise or AutocorrelatedNoise, or give your own model `log_tail`."
             )
     return side, limit
 
@@ -722,11 +723,13 @@ def _noise(
     by_output = dict(noise) if isinstance(noise, Mapping) else dict.fromkeys(outputs, noise)
     for name, model in by_output.items():
         if not isinstance(model, NoiseModel):
-            raise InputError(f"noise of {name!r} is {model!r}; give a noise model, e.g. GaussianNoise(sd=...).")
+            raise InputError(
+                f"noise of {name!r} is {model!r}; give a noise model, e.g. GaussianNoise(sd=...), or an instance of a "
+                "subclass of uqms.calibration.NoiseModel."
+            )
     if set(by_output) != set(outputs):
         raise InputError(f"noise is given for {sorted(by_output)}, but the observed outputs are {list(outputs)}.")
-    scaled = isinstance(noise, GaussianNoise | AutocorrelatedNoise | StudentTNoise)
-    if scaled and len(outputs) > 1 and not (isinstance(noise, GaussianNoise) and noise.sd is None):
+    if isinstance(noise, NoiseModel) and noise.scaled and len(outputs) > 1:
         raise InputError(
             f"One noise sd for the outputs {list(outputs)}: they have their own scales. Give one each: "
             "noise={" + ", ".join(f"{name!r}: {type(noise).__name__}(...)" for name in outputs) + "}."
@@ -740,7 +743,7 @@ def _noise(
         model = by_output[output]
         suffix = "" if len(outputs) == 1 else f"_{output}"
         rows = observations.output == output
-        if isinstance(model, GaussianNoise) and model.sd is None:
+        if "sd" in model.columns:
             if np.isnan(observations.sd[rows]).any():
                 raise InputError(
                     f"Noise of {output!r}: rows without a known sd. Name the column, from_table(..., sd=column), or "
@@ -754,11 +757,10 @@ def _noise(
             )
         known = Rows(observations.value[rows], observations.sd[rows], _trials(observations)[rows])
         model.check(output, known)
-        if isinstance(model, GaussianNoise):
-            measured = (
-                np.ones(len(known.z), bool) if observations.censored is None else observations.censored[rows] == ""
-            )
-            _warn_if_variance(output, known.z[measured], known.sd[measured] if model.sd is None else model.sd)
+        known_sd = model.known_sd(known)
+        if known_sd is not None:
+            measured = slice(None) if observations.censored is None else observations.censored[rows] == ""
+            _warn_if_variance(output, known.z[measured], known_sd[measured])
         places: dict[str, int] = {}
         for role, setting in model.parameters.items():
             if role == "sigma":
@@ -770,8 +772,8 @@ def _noise(
         if len(first) == g:
             first.append((f"sigma{suffix}", 1.0))
         roles.append(places)
-        if isinstance(model, AutocorrelatedNoise):
-            terms.append(_autocorrelation(model, output, suffix, observations, conditions))
+        if model.process is not None:
+            terms.append(_autocorrelation(model, model.process, output, suffix, observations, conditions))
     keys, settings = zip(*first, *others, strict=True)
     _check_keys(keys)
     models = tuple(by_output[output] for output in outputs)
@@ -790,7 +792,12 @@ def _trials(observations: Observations) -> Array:
 
 
 def _autocorrelation(
-    model: AutocorrelatedNoise, output: str, suffix: str, observations: Observations, conditions: Mapping[str, Array]
+    model: NoiseModel,
+    process: Process,
+    output: str,
+    suffix: str,
+    observations: Observations,
+    conditions: Mapping[str, Array],
 ) -> Term:
     """Return the process of an output: correlated within a series, that is one replicate of one experiment.
 
@@ -801,13 +808,13 @@ def _autocorrelation(
     """
     rows = observations.output == output
     dims = [dim for dim, column in observations.coords.items() if not np.isnan(column[rows]).all()]
-    if model.along is None and len(dims) != 1:
+    if process.along is None and len(dims) != 1:
         raise InputError(
-            f"AutocorrelatedNoise of {output!r}: it has the coordinates {dims}; say along which: along='time'."
+            f"{type(model).__name__} of {output!r}: it has the coordinates {dims}; say along which: along='time'."
         )
-    along = dims[0] if model.along is None else model.along
+    along = dims[0] if process.along is None else process.along
     if along not in dims:
-        raise InputError(f"AutocorrelatedNoise of {output!r}: along={along!r}, but it has the coordinates {dims}.")
+        raise InputError(f"{type(model).__name__} of {output!r}: along={along!r}, but it has the coordinates {dims}.")
     table = observations.table.assign(**conditions)  # those off by rounding are one experiment
     labels = table.drop(columns=["value", "sd", along, "censored", "trials"], errors="ignore")
     series = labels.fillna(0.0).groupby(list(labels.columns), sort=False).ngroup().to_numpy().astype(np.int64)
@@ -816,7 +823,7 @@ def _autocorrelation(
     def place(at: Sites) -> Place:
         return Place(series[at.rows], points[at.rows], np.zeros((len(at.rows), 0)))
 
-    return Term(output, _terms.EXPONENTIAL, NOISE, f"sigma_ou{suffix}", (f"length_ou{suffix}",), place)
+    return Term(output, _terms.EXPONENTIAL, NOISE, f"{process.sd}{suffix}", (f"{process.length}{suffix}",), place)
 
 
 def add_discrepancy(
@@ -862,8 +869,8 @@ def add_discrepancy(
     return replace(noise, keys=tuple(keys), settings=tuple(settings), terms=tuple(terms), factors=factors)
 
 
-def _warn_if_variance(output: str, values: Array, sd: Array | float | Prior) -> None:
-    if isinstance(sd, Prior) or len(values) < 3:
+def _warn_if_variance(output: str, values: Array, sd: Array) -> None:
+    if len(values) < 3:
         return
     size, spread = float(np.mean(sd)), float(np.ptp(values))
     if size <= spread:

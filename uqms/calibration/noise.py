@@ -5,9 +5,11 @@ Densities are written once, with the functions of `xp` (`uqms.parameters.functio
 PyTensor's in the model.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple, Protocol, final, runtime_checkable
+from dataclasses import dataclass, fields, is_dataclass
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal, NamedTuple, final
 
 import numpy as np
 
@@ -25,6 +27,7 @@ __all__ = [
     "NegativeBinomialNoise",
     "NoiseModel",
     "PoissonNoise",
+    "Process",
     "Rows",
     "StudentTNoise",
     "check_positive",
@@ -40,7 +43,7 @@ class Rows(NamedTuple):
     Attributes
     ----------
     z
-        Measured values.
+        Measured values; an expression where `y` is one.
     sd
         Known standard deviations; NaN where not known.
     trials
@@ -52,39 +55,133 @@ class Rows(NamedTuple):
     trials: Array
 
 
-@runtime_checkable
-class NoiseModel(Protocol):
-    """What calibration needs of a noise model; `CustomNoise` makes one of two functions.
+class Process(NamedTuple):
+    """Noise of one series that resembles its predecessors: an Ornstein-Uhlenbeck process beside the density.
 
     Attributes
     ----------
-    parameters
-        By role ("sigma", "df", ...): a prior (inferred), a number (known).
-    additive
-        Normal and added to the output, so that the surrogate's error can be integrated out.
+    sd, length
+        Roles of the parameters that are its standard deviation and its length.
+    along
+        The coordinate; None for the only one of the output.
     """
+
+    sd: str
+    length: str
+    along: str | None
+
+
+class NoiseModel(ABC):
+    """What is added to an output when it is measured; subclass it for a noise model of your own.
+
+    A subclass is a frozen dataclass whose fields are the parameters, each a number (known) or a prior (inferred). It
+    needs `log_density` and `draw`; what else it may say has a default. `CustomNoise` makes one of two functions;
+    `uqms.testing.check_noise` tells whether a model is right.
+
+    Attributes
+    ----------
+    additive
+        Normal with the standard deviation `sigma`, added to the output, and independent of it, so that the surrogate's
+        error can be integrated out. False by default.
+    broadcasts
+        Whether `log_density` takes one set of measured values a draw, z of shape (..., R). True by default.
+    columns
+        Columns of the observations that it reads beside the values: "sd", "trials". None by default.
+    counts
+        Whether measured values are whole numbers, 0 or more. False by default.
+    limits
+        Between which ends the output has to be: (0, inf) for the mean of a count. All numbers by default.
+    link
+        "log" when noise is added to the logarithm of the output, so that `y` and `rows.z` are logarithms. "identity" by
+        default.
+    process
+        Correlated noise beside the density. None by default.
+    scaled
+        Roles of positive parameters that are in the unit of the output. None by default.
+
+    Examples
+    --------
+    >>> @dataclass(frozen=True)
+    ... class LaplaceNoise(NoiseModel):
+    ...     scale: float | Prior
+    ...     scaled = ("scale",)
+    ...
+    ...     def log_density(self, y, rows, parameters, xp):
+    ...         b = parameters["scale"]
+    ...         return -xp.abs(rows.z - y) / b - xp.log(2.0 * b)
+    ...
+    ...     def draw(self, y, rows, parameters, rng):
+    ...         return y + parameters["scale"] * rng.laplace(size=y.shape)
+    >>> LaplaceNoise(scale=0.5).parameters
+    {'scale': 0.5}
+    """
+
+    additive: ClassVar[bool] = False
+    broadcasts: ClassVar[bool] = True
+    counts: ClassVar[bool] = False
+    limits: ClassVar[tuple[float, float]] = (-np.inf, np.inf)
+    link: ClassVar[Literal["identity", "log"]] = "identity"
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        for role, value in self.parameters.items():
+            if role in self.scaled:
+                _positive(name, role, value, f"its {role}")
+            elif not isinstance(value, Prior) and not np.isfinite(value):
+                raise InputError(f"{name}: {role} is {value}; give a finite number or a prior.")
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of the observations that are read beside the values."""
+        return ()
+
+    @property
+    def process(self) -> Process | None:
+        """Correlated noise beside the density."""
+        return None
+
+    @property
+    def scaled(self) -> tuple[str, ...]:
+        """Roles of positive parameters in the unit of the output."""
+        return ()
 
     @property
     def parameters(self) -> Mapping[str, Prior | float]:
-        """Return what the density depends on, by role."""
-        ...
-
-    @property
-    def additive(self) -> bool:
-        """Whether the noise is normal, added to the output, and independent of it."""
-        ...
+        """What the density depends on, by role: a prior (inferred) or a number (known); the fields that are one."""
+        own: Any = self
+        if not is_dataclass(own):
+            raise InputError(f"{type(self).__name__}: decorate the class with @dataclass(frozen=True).")
+        values = {one.name: getattr(self, one.name) for one in fields(own)}
+        found: dict[str, Any] = {
+            role: one
+            for role, one in values.items()
+            if isinstance(one, Prior | int | float | np.integer | np.floating) and not isinstance(one, bool)
+        }
+        return found
 
     def check(self, output: str, rows: Rows) -> None:
         """Raise a typed error for values that cannot have been measured."""
-        ...
+        if self.counts:
+            _counts(type(self).__name__, output, rows.z)
 
+    def known_sd(self, rows: Rows) -> Array | None:
+        """Return the standard deviation (R,) where it is known and in the output's unit, else None."""
+        return None
+
+    def possible(self, y: Array) -> Bools:
+        """Return where outputs are between the `limits`."""
+        low, high = self.limits
+        if not np.isfinite(low) and not np.isfinite(high):
+            return np.ones(np.shape(y), dtype=np.bool_)
+        return np.asarray((y >= low) & (y <= high))
+
+    @abstractmethod
     def log_density(self, y: Any, rows: Rows, parameters: Mapping[str, Any], xp: Any) -> Any:
-        """Return log p(z | y) by row, shape (..., R), or its sum over the rows, shape (...)."""
-        ...
+        """Return log p(z | y) by row, shape (..., R), or its sum over the rows, shape (...), of rows that depend."""
 
+    @abstractmethod
     def draw(self, y: Array, rows: Rows, parameters: Mapping[str, Array], rng: np.random.Generator) -> Array:
         """Return new measurements, the shape of y (..., R)."""
-        ...
 
 
 def check_positive(owner: str, field: str, value: object, what: str, give: str = "") -> None:
@@ -120,7 +217,7 @@ def _counts(model: str, output: str, z: Array) -> None:
 
 @final
 @dataclass(frozen=True)
-class GaussianNoise:
+class GaussianNoise(NoiseModel):
     """Independent Gaussian measurement error with a known or unknown standard deviation.
 
     Parameters
@@ -153,8 +250,21 @@ class GaussianNoise:
         """The standard deviation; 1 when each row has its own."""
         return {"sigma": 1.0 if self.sd is None else self.sd}
 
-    def check(self, output: str, rows: Rows) -> None:
-        """Any finite value can be measured."""
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The standard deviations, when they are those of the observations."""
+        return ("sd",) if self.sd is None else ()
+
+    @property
+    def scaled(self) -> tuple[str, ...]:
+        """The standard deviation, when it is one of the model."""
+        return () if self.sd is None else ("sigma",)
+
+    def known_sd(self, rows: Rows) -> Array | None:
+        """Return the standard deviations of the rows, None when they are inferred."""
+        if isinstance(self.sd, Prior):
+            return None
+        return rows.sd if self.sd is None else np.full(len(rows.z), float(self.sd))
 
     def _sd(self, rows: Rows, parameters: Mapping[str, Any]) -> Any:
         return rows.sd if self.sd is None else parameters["sigma"]
@@ -174,7 +284,7 @@ class GaussianNoise:
 
 @final
 @dataclass(frozen=True)
-class LogNormalNoise:
+class LogNormalNoise(NoiseModel):
     """Noise that multiplies: log z = log y + sigma times a standard normal; for concentrations, loads, titres.
 
     The output needs a surrogate of its logarithm, `Curve(transform=Log())` or `Scalar(transform=Log())`: its error is
@@ -199,6 +309,7 @@ class LogNormalNoise:
 
     sigma: float | Prior
     additive: ClassVar[bool] = True
+    link: ClassVar[Literal["identity", "log"]] = "log"
 
     def __post_init__(self) -> None:
         check_positive("LogNormalNoise", "sigma", self.sigma, "a standard deviation")
@@ -232,7 +343,7 @@ class LogNormalNoise:
 
 @final
 @dataclass(frozen=True)
-class AutocorrelatedNoise:
+class AutocorrelatedNoise(NoiseModel):
     """Gaussian noise whose errors resemble their predecessors: an Ornstein-Uhlenbeck process, AR(1) at equal steps.
 
     The correlation of two errors of one series (experiment, output, replicate) is exp(-distance / length). Use it for
@@ -266,6 +377,7 @@ class AutocorrelatedNoise:
     white: float | Prior
     along: str | None = None
     additive: ClassVar[bool] = True
+    scaled: ClassVar[tuple[str, ...]] = ("sigma", "sigma_ou")
 
     def __post_init__(self) -> None:
         for role in ("sd", "length", "white"):
@@ -276,8 +388,10 @@ class AutocorrelatedNoise:
         """White noise first, then the process."""
         return {"sigma": self.white, "sigma_ou": self.sd, "length_ou": self.length}
 
-    def check(self, output: str, rows: Rows) -> None:
-        """Any finite value can be measured."""
+    @property
+    def process(self) -> Process:
+        """Correlated within a series."""
+        return Process("sigma_ou", "length_ou", self.along)
 
     def log_density(self, y: Any, rows: Rows, parameters: Mapping[str, Any], xp: Any) -> Any:
         """Return the density of the white part; the process is part of y."""
@@ -294,7 +408,7 @@ class AutocorrelatedNoise:
 
 @final
 @dataclass(frozen=True)
-class StudentTNoise:
+class StudentTNoise(NoiseModel):
     """Noise with long tails, so that single outliers do not pull the answer.
 
     Parameters
@@ -321,7 +435,7 @@ class StudentTNoise:
 
     scale: float | Prior
     df: float | Prior = 4.0
-    additive: ClassVar[bool] = False
+    scaled: ClassVar[tuple[str, ...]] = ("sigma",)
 
     def __post_init__(self) -> None:
         check_positive("StudentTNoise", "scale", self.scale, "a scale")
@@ -331,9 +445,6 @@ class StudentTNoise:
     def parameters(self) -> Mapping[str, Prior | float]:
         """Scale and degrees of freedom."""
         return {"sigma": self.scale, "df": self.df}
-
-    def check(self, output: str, rows: Rows) -> None:
-        """Any finite value can be measured."""
 
     def log_density(self, y: Any, rows: Rows, parameters: Mapping[str, Any], xp: Any) -> Any:
         """Return Student's log-density."""
@@ -350,7 +461,7 @@ class StudentTNoise:
 
 @final
 @dataclass(frozen=True)
-class PoissonNoise:
+class PoissonNoise(NoiseModel):
     """Counts whose mean is the output: cases a day, spikes, cells.
 
     The output must stay positive: a surrogate of its logarithm, `Curve(transform=Log())`, does. One of the output
@@ -363,20 +474,13 @@ class PoissonNoise:
     PoissonNoise()
     """
 
-    additive: ClassVar[bool] = False
+    counts: ClassVar[bool] = True
+    limits: ClassVar[tuple[float, float]] = (0.0, np.inf)
 
     @property
     def parameters(self) -> Mapping[str, Prior | float]:
         """Nothing beside the mean."""
         return {}
-
-    def check(self, output: str, rows: Rows) -> None:
-        """Raise InputError for what is no count."""
-        _counts("PoissonNoise", output, rows.z)
-
-    def possible(self, y: Array) -> Bools:
-        """Return where the output is a mean that counts can have."""
-        return np.asarray(y >= 0.0)
 
     def log_density(self, y: Any, rows: Rows, parameters: Mapping[str, Any], xp: Any) -> Any:
         """Return the log-probability; -inf where the mean is negative."""
@@ -390,7 +494,7 @@ class PoissonNoise:
 
 @final
 @dataclass(frozen=True)
-class NegativeBinomialNoise:
+class NegativeBinomialNoise(NoiseModel):
     """Counts that scatter more than Poisson's: mean y and variance y + dispersion y².
 
     Parameters
@@ -411,7 +515,8 @@ class NegativeBinomialNoise:
     """
 
     dispersion: float | Prior
-    additive: ClassVar[bool] = False
+    counts: ClassVar[bool] = True
+    limits: ClassVar[tuple[float, float]] = (0.0, np.inf)
 
     def __post_init__(self) -> None:
         check_positive("NegativeBinomialNoise", "dispersion", self.dispersion, "the dispersion")
@@ -420,14 +525,6 @@ class NegativeBinomialNoise:
     def parameters(self) -> Mapping[str, Prior | float]:
         """The dispersion."""
         return {"dispersion": self.dispersion}
-
-    def check(self, output: str, rows: Rows) -> None:
-        """Raise InputError for what is no count."""
-        _counts("NegativeBinomialNoise", output, rows.z)
-
-    def possible(self, y: Array) -> Bools:
-        """Return where the output is a mean that counts can have."""
-        return np.asarray(y >= 0.0)
 
     def log_density(self, y: Any, rows: Rows, parameters: Mapping[str, Any], xp: Any) -> Any:
         """Return the log-probability; -inf where the mean is negative."""
@@ -451,7 +548,7 @@ class NegativeBinomialNoise:
 
 @final
 @dataclass(frozen=True)
-class BinomialNoise:
+class BinomialNoise(NoiseModel):
     """Counts of successes: z of `trials`, each with a probability that is the output.
 
     The output must stay between 0 and 1: a surrogate of its logit, `Curve(transform=Logit())`, does. What is outside is
@@ -474,7 +571,8 @@ class BinomialNoise:
     """
 
     trials: int | None = None
-    additive: ClassVar[bool] = False
+    counts: ClassVar[bool] = True
+    limits: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     def __post_init__(self) -> None:
         n = self.trials
@@ -484,6 +582,11 @@ class BinomialNoise:
     def parameters(self) -> Mapping[str, Prior | float]:
         """Nothing beside the probability."""
         return {}
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The numbers of trials, when they are those of the observations."""
+        return ("trials",) if self.trials is None else ()
 
     def _trials(self, rows: Rows) -> Array:
         return rows.trials if self.trials is None else np.full(len(rows.trials), float(self.trials))
@@ -510,10 +613,6 @@ class BinomialNoise:
                 "Correct one of the two."
             )
 
-    def possible(self, y: Array) -> Bools:
-        """Return where the output is a probability."""
-        return np.asarray((y >= 0.0) & (y <= 1.0))
-
     def log_density(self, y: Any, rows: Rows, parameters: Mapping[str, Any], xp: Any) -> Any:
         """Return the log-probability; -inf where the output is no probability."""
         n, z = self._trials(rows), rows.z
@@ -531,7 +630,7 @@ class BinomialNoise:
 
 @final
 @dataclass(frozen=True)
-class CustomNoise:
+class CustomNoise(NoiseModel):
     """A measurement model of your own: a log-density and a way to draw from it.
 
     Parameters
@@ -564,8 +663,8 @@ class CustomNoise:
 
     logp: Callable[[Any, Any, Mapping[str, Any], Any], Any]
     random: Callable[[Array, Mapping[str, Array], np.random.Generator], Array]
-    parameters: Mapping[str, Prior | float] = field(default_factory=dict)
-    additive: ClassVar[bool] = False
+    parameters: Mapping[str, Prior | float] = MappingProxyType({})
+    broadcasts: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         for name in ("logp", "random"):
@@ -575,9 +674,6 @@ class CustomNoise:
             number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
             if not number and not isinstance(value, Prior):
                 raise InputError(f"CustomNoise: the parameter {name!r} is {value!r}; give a prior or a number.")
-
-    def check(self, output: str, rows: Rows) -> None:
-        """Any finite value is taken; the density says what it thinks of it."""
 
     def log_density(self, y: Any, rows: Rows, parameters: Mapping[str, Any], xp: Any) -> Any:
         """Return what `logp` returns."""

@@ -35,7 +35,7 @@ from uqms.calibration.direct import has_derivative, is_exact
 from uqms.calibration.discrepancy import NOISE, ORTHOGONAL, Discrepancy
 from uqms.calibration.gaussian import GaussianLikelihood, cell_means, cell_means_reverse, reduced
 from uqms.calibration.likelihood import Cells, add_discrepancy, arrange, check_errors_between, times_basis
-from uqms.calibration.noise import BinomialNoise, LogNormalNoise, NoiseModel
+from uqms.calibration.noise import NoiseModel
 from uqms.calibration.observations import Observations
 from uqms.calibration.realisation import Realisation, Runs, runs_of, warn_if_correlation_changes, warn_if_not_normal
 from uqms.calibration.samplers import NUTS, Sampler
@@ -457,8 +457,6 @@ class Calibration:
         if unit or not output or name in self.uncertain:
             return unit
         layout = self.surrogate.layouts[output]
-        if isinstance(noise.models[noise.outputs.index(output)], LogNormalNoise):
-            return ""
         on_scale = any(term.amplitude == name and term.role != NOISE for term in noise.terms)
         return "" if on_scale and not isinstance(layout.transform, Identity) else layout.unit
 
@@ -1026,7 +1024,7 @@ class Calibration:
 
     def _check_possible(self) -> None:
         """Refuse counts whose mean is impossible at too large a part of the prior (fixed seed)."""
-        if not any(hasattr(model, "possible") for model in self.noise.models):
+        if not any(np.isfinite(model.limits).any() for model in self.noise.models):
             return
         theta, rng = self.prior_draws(256, 0), np.random.default_rng(0)
         phi = self.noise.phi(theta, (256,))
@@ -1037,8 +1035,9 @@ class Calibration:
             at = self.cells.group == g
             off = (~allowed & finite)[:, at].sum(axis=0) / np.maximum(finite[:, at].sum(axis=0), 1)
             if float(off.max()) > IMPOSSIBLE:
-                output, way = self.noise.outputs[g], "Logit" if isinstance(model, BinomialNoise) else "Log"
-                what = "outside of 0 to 1" if way == "Logit" else "negative"
+                output, (low, high) = self.noise.outputs[g], model.limits
+                way = "Logit" if np.isfinite(high) else "Log"
+                what = "negative" if (low, high) == (0.0, np.inf) else f"outside of {low:g} to {high:g}"
                 raise InputError(
                     f"{type(model).__name__} of {output!r}: somewhere the mean is {what} at {off.max():.0%} of the "
                     f"prior's draws (limit {IMPOSSIBLE:.0%}), the surrogate's error included, which no count has. Fit "

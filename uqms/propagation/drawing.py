@@ -16,10 +16,7 @@ from uqms.calibration.direct import is_exact
 from uqms.calibration.discrepancy import NOISE
 from uqms.calibration.likelihood import stacked
 from uqms.calibration.noise import (
-    AutocorrelatedNoise,
-    BinomialNoise,
     GaussianNoise,
-    LogNormalNoise,
     NoiseModel,
     Rows,
 )
@@ -185,8 +182,7 @@ def read_noise(noise: object, names: Sequence[str]) -> dict[str, object]:
         number = isinstance(one, int | float | np.integer | np.floating) and not isinstance(one, bool)
         if number and 0.0 < float(cast(float, one)) < np.inf:
             continue
-        unusable = isinstance(one, AutocorrelatedNoise | BinomialNoise) or one == GaussianNoise()
-        if number or not isinstance(one, NoiseModel) or unusable:
+        if number or not isinstance(one, NoiseModel) or one.columns or one.process is not None:
             raise InputError(
                 f"propagate: the noise of {name!r} is {one!r}; give a positive standard deviation in its unit, or a "
                 "noise model whose measurements are independent, such as uq.GaussianNoise(sd=...)."
@@ -211,7 +207,7 @@ def _measured(name: str, one: object, y: Array, parameters: Mapping[str, Array],
     rows = Rows(np.zeros(y.shape[-1]), np.ones(y.shape[-1]), np.zeros(y.shape[-1]))
     shaped = {role: value[:, None, None, None, None] for role, value in parameters.items()}
     with np.errstate(invalid="ignore", divide="ignore"):
-        if isinstance(model, LogNormalNoise):
+        if model.link == "log":
             drawn = np.asarray(np.exp(model.draw(np.log(y), rows, shaped, rng)))
         else:
             drawn = np.asarray(model.draw(y, rows, shaped, rng))

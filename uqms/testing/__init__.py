@@ -2,6 +2,7 @@
 
 from uqms.testing.kernel_conformance import check_kernel
 from uqms.testing.likelihoods import LIKELIHOOD_BUGS, LikelihoodBug
+from uqms.testing.noise import check_noise
 from uqms.testing.planted import PLANTED_BUGS, PlantedBug
 from uqms.testing.prior_conformance import check_prior
 from uqms.testing.surrogates import Check, Conformance, check_surrogate
@@ -14,6 +15,7 @@ __all__ = [
     "LikelihoodBug",
     "PlantedBug",
     "check_kernel",
+    "check_noise",
     "check_prior",
     "check_surrogate",
 ]

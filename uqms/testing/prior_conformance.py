@@ -27,7 +27,7 @@ from uqms.parameters.priors import prior_from_dict
 from uqms.parameters.scale import SCALES, Interval
 from uqms.testing.surrogates import Check, Conformance
 
-__all__ = ["check_prior"]
+__all__ = ["check_prior", "judged"]
 
 LEVELS = np.array([1e-6, 1e-3, 0.01, 0.05, 0.15, 0.3, 0.5, 0.7, 0.85, 0.95, 0.99, 0.999, 1.0 - 1e-6])
 PROBES = np.linspace(0.003, 0.997, 41)
@@ -68,7 +68,7 @@ def check_prior(prior: Prior) -> Conformance:
     if not isinstance(prior, Prior):
         raise InputError(f"check_prior: got {prior!r} ({type(prior).__name__}); give an instance of a uqms.Prior.")
     probe = _Probe(prior)
-    return Conformance(tuple(_judged(*one, probe) for one in CHECKS), "prior")
+    return Conformance(tuple(judged(*one, probe) for one in CHECKS), "prior")
 
 
 @final
@@ -118,7 +118,8 @@ class _Probe:
         return self.pieces(lambda _: 1.0)
 
 
-def _judged(name: str, limit: float, why: str, measure: Callable[[_Probe], float], probe: _Probe) -> Check:
+def judged[P](name: str, limit: float, why: str, measure: Callable[[P], float], probe: P) -> Check:
+    """Return whether a measured figure is within its limit; an error is a failed check that quotes it."""
     try:
         with np.errstate(all="ignore"):
             measured = measure(probe)

@@ -77,7 +77,7 @@ class Check(NamedTuple):
 @final
 @dataclass(frozen=True)
 class Conformance:
-    """What `check_surrogate`, `check_kernel` or `check_prior` found.
+    """What `check_surrogate`, `check_kernel`, `check_prior` or `check_noise` found.
 
     Attributes
     ----------
