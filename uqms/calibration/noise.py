@@ -126,7 +126,7 @@ class NoiseModel(ABC):
         name = type(self).__name__
         for role, value in self.parameters.items():
             if role in self.scaled:
-                _positive(name, role, value, f"its {role}")
+                check_positive(name, role, value, f"its {role}")
             elif not isinstance(value, Prior) and not np.isfinite(value):
                 raise InputError(f"{name}: {role} is {value}; give a finite number or a prior.")
 

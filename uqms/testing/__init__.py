@@ -2,7 +2,7 @@
 
 from uqms.testing.kernel_conformance import check_kernel
 from uqms.testing.likelihoods import LIKELIHOOD_BUGS, LikelihoodBug
-from uqms.testing.noise import check_noise
+from uqms.testing.noise_conformance import check_noise
 from uqms.testing.planted import PLANTED_BUGS, PlantedBug
 from uqms.testing.prior_conformance import check_prior
 from uqms.testing.surrogates import Check, Conformance, check_surrogate

@@ -23,7 +23,7 @@ from uqms.calibration.noise import NoiseModel, Rows
 from uqms.errors import InputError
 from uqms.parameters import Prior
 from uqms.parameters.functions import NumPyFunctions
-from uqms.testing.priors import judged
+from uqms.testing.prior_conformance import judged
 from uqms.testing.surrogates import Conformance
 
 __all__ = ["check_noise"]
