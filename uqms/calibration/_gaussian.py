@@ -795,6 +795,11 @@ def gaussian(
         total -= replicates[i] * math.log(s) + 0.5 * squares[i] / (s * s)
     X, d, f, factors, lam = np.empty((N, m)), np.empty(N), np.empty(N), np.empty(N), np.empty((K, q))
     _rows(data, parts, phi, value, X, d, f, factors, lam)
+    own_variance = view(data, OWN_VARIANCE)
+    for c in range(N):
+        at = int(group[c])
+        if at >= 0 and own_variance[c] * weight[c] > PRECISION * phi[at] * phi[at]:
+            return -np.inf
     original = X
     total_variance, before, steps = np.empty(N), np.empty(N), np.empty((N, 4))
     if structure == DENSE:

@@ -19,7 +19,7 @@ from scipy import sparse
 
 from uqms._typing import Array, Ints
 from uqms.calibration import _gaussian, blocks
-from uqms.calibration._gaussian import DENSE, FEATURES, INDEPENDENT, LOG_TWO_PI, OWN, SERIES, SHARED
+from uqms.calibration._gaussian import DENSE, FEATURES, INDEPENDENT, LOG_TWO_PI, OWN, PRECISION, SERIES, SHARED
 from uqms.calibration._terms import EXPONENTIAL
 from uqms.calibration.discrepancy import NOISE, ORTHOGONAL
 from uqms.calibration.likelihood import Cells, NoiseGroups, compress, dense
@@ -431,8 +431,8 @@ def reduced(cells: Cells, noise: NoiseGroups) -> GaussianLikelihood | None:
 
     Noise and truncation of the rows of an input become independent by a rotation (the singular vectors of the
     truncation's factor), each with a variance sigma² + lambda; rows of equal variance are projected on the space of
-    their basis rows, and the rest is a sum of squares. Where truncation ties rows of different unknown noise that is
-    not possible.
+    their basis rows, and the rest is a sum of squares. That is not possible where truncation ties rows of different
+    unknown noise, or is more than double precision holds beside the noise.
     """
     if noise.terms or noise.factors:
         return None
@@ -471,6 +471,8 @@ def reduced(cells: Cells, noise: NoiseGroups) -> GaussianLikelihood | None:
             values, variances, bases, rest = _independent(y[rows], basis[rows], factor[rows])
             left = len(rows) - len(values)
             if kind < 0:
+                if variances.max(initial=0.0) > PRECISION:
+                    return None
                 deviation = np.sqrt(1.0 + variances)
                 constant -= float(np.log(deviation).sum()) + 0.5 * rest
                 values, bases, rest = _project(values / deviation, bases / deviation[:, None])

@@ -371,8 +371,7 @@ class Errors:
 
 def compress(factor: Array) -> Array:
     """Return E with E E' = factor factor' and no more columns than needed."""
-    factor = factor[:, factor.any(axis=0)]
-    if not factor.shape[1]:
+    if not factor.any():
         return np.zeros((len(factor), 0))
     left, singular, _ = np.linalg.svd(factor, full_matrices=False)
     keep = singular > 1e-10 * max(float(singular[0]), 1e-300)
