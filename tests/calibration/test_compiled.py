@@ -342,7 +342,7 @@ def test_simulated_data_are_those_of_the_compiled_outputs() -> None:
     eta = np.random.default_rng(1).standard_normal((20, len(problem.free)))
     wanted, _ = problem.latent_outputs(u, phi, eta)
     scores = problem.surrogate.scores(u)
-    got = density._normal_outputs(problem, scores.mean[0, rows], scores.covariance[0, rows], eta)
+    got = density._normal_outputs(problem, scores.mean[0, rows], scores.covariance[0, rows], phi, eta)
     np.testing.assert_allclose(got, wanted[0], rtol=1e-12, atol=1e-12)
 
 
