@@ -134,16 +134,16 @@ def test_expected_variance_has_its_derivative() -> None:
 
 @pytest.mark.parametrize("mode", ["experiment", "replicate"])
 def test_gradient_of_the_marginal_likelihood(mode: str) -> None:
-    from uqms.calibration.bridge import PluggedMarginalOp
+    import pytensor
+    import pytensor.tensor as pt
+
+    from uqms.calibration.bridge import joint_density
 
     problem = uq.Calibration(stochastic(), observed(table(runs=2)), noise=uq.GaussianNoise(sd=0.3), realisation=mode)
     u = problem.unit_inputs({"theta": np.array(0.4)}) + np.array([[0.0, 0.0], [0.03, 0.0]])
-    phi, op = np.array([0.3]), PluggedMarginalOp(problem)
-
-    def value(at: np.ndarray) -> list[np.ndarray]:
-        outputs: list[list] = [[None], [None], [None]]
-        op.perform(None, (at, phi, problem.cells.z), outputs)
-        return [one[0] for one in outputs]
+    inputs = pt.dmatrix("u")
+    density = joint_density(problem)(inputs, np.array([0.3]), problem.cells.z)
+    value = pytensor.function([inputs], [density, pytensor.grad(density, inputs)], mode="FAST_COMPILE")
 
     np.testing.assert_allclose(value(u)[1], central(lambda at: float(value(at)[0]), u), rtol=1e-5, atol=1e-6)
     wanted = central(lambda at: float(problem.log_likelihood({"theta": at[0]})), np.array([0.4]))
