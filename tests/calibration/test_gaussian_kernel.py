@@ -83,7 +83,6 @@ class Case:
                 [],
                 [],
                 [],
-                _gaussian.functions_for(self.form, self.structure),
             )
         )
 

@@ -53,7 +53,6 @@ __all__ = [
     "SHARED",
     "batch",
     "collapse",
-    "functions_for",
     "gaussian",
     "gaussian_at",
     "parts_at",
@@ -77,9 +76,7 @@ OWN_VARIANCE, WEIGHT, GROUP, SCALE, OFFSET, BASIS, TRUNCATION = (
 RANKS, ORDER, FRESH, GAP, AMPLITUDE, LENGTH, TERMS = (
     blocks.Data._fields.index(name) for name in ("ranks", "order", "fresh", "gap", "amplitude", "length", "terms")
 )
-ROW_CELL, ROW_VARIANCE, FUNCTIONS = (
-    blocks.Data._fields.index(name) for name in ("row_cell", "row_variance", "functions")
-)
+ROW_CELL, ROW_VARIANCE = (blocks.Data._fields.index(name) for name in ("row_cell", "row_variance"))
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
@@ -753,9 +750,6 @@ def _rows(
             X[c, q + t] = value[c] - factors[c] * s
 
 
-dense, dense_reverse, features = _dense.call, _dense_reverse.call, _features.call
-
-
 @native(F, A1, A1, A1, A1, A1, I, A1, A1, A1, A1, fastmath=FAST)
 def gaussian(
     data: Array,
@@ -775,7 +769,6 @@ def gaussian(
     `value` (N,) and `squares` (g,) take the place of the data's own.
     """
     K, q, N, t, g, P, o, _, form, structure, varying = sizes_of(data)
-    functions = view(data, FUNCTIONS)
     lambda_at = K * q
     shared_at, offset_at, basis_at, truncation_at, J_at, end = parts_at(data)
     p = q + t
@@ -803,7 +796,7 @@ def gaussian(
     original = X
     total_variance, before, steps = np.empty(N), np.empty(N), np.empty((N, 4))
     if structure == DENSE:
-        R = dense(functions[0], data, phi, d, J)
+        R = _dense(data, phi, d, J)
         log_det = factor(R.reshape(-1), N)
         if not log_det < np.inf:
             return -np.inf
@@ -823,9 +816,7 @@ def gaussian(
         S = parts[shared_at:offset_at].reshape(K * q, K * q)
         added += _shared(S, T, q, y, Q, a, parts_bar[shared_at:offset_at].reshape(K * q, K * q), asked == SLOPES)
     elif form == FEATURES:
-        added += features(
-            functions[2], view(data, RANKS), parts[shared_at:offset_at], T, q, y, Q, a, parts_bar[shared_at:offset_at]
-        )
+        added += _features(view(data, RANKS), parts[shared_at:offset_at], T, q, y, Q, a, parts_bar[shared_at:offset_at])
     else:
         for k in range(K):
             for j in range(q):
@@ -860,7 +851,7 @@ def gaussian(
         phi_bar[i] = squares[i] / (s * s * s) - replicates[i] / s
     d_bar = np.empty(N)
     if structure == DENSE:
-        dense_reverse(functions[1], data, phi, J, R, X, X_bar, Sigma, d_bar, phi_bar, parts_bar[J_at:end].reshape(N, o))
+        _dense_reverse(data, phi, J, R, X, X_bar, Sigma, d_bar, phi_bar, parts_bar[J_at:end].reshape(N, o))
     else:
         _whiten_series_reverse(data, phi, steps, d, X, original, total_variance, before, X_bar, d_bar, phi_bar)
     for k in range(K):
@@ -883,16 +874,6 @@ def gaussian(
                 for j in range(t):
                     parts_bar[truncation_at + c * t + j] = factors[c] * X_bar[c, q + j]
     return float(total)
-
-
-def functions_for(form: int, structure: int) -> list[float]:
-    """Return the addresses of what `gaussian` calls for a form of the error and a structure of the noise, else 0."""
-    dense = structure == DENSE
-    return [
-        _dense.address if dense else 0.0,
-        _dense_reverse.address if dense else 0.0,
-        _features.address if form == FEATURES else 0.0,
-    ]
 
 
 # --- from Python ------------------------------------------------------------------------------------------------------

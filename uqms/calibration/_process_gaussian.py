@@ -26,11 +26,10 @@ from uqms.calibration._gaussian import (
     sizes_of,
 )
 from uqms.calibration.blocks import view
-from uqms.calibration.population import _features
-from uqms.calibration.population._features import features_size
+from uqms.calibration.population._features import features, features_reverse, features_size
 from uqms.surrogates._fused import HEADER, forward, reverse
 
-__all__ = ["Problem", "at", "functions_for", "process_gaussian"]
+__all__ = ["Problem", "at", "process_gaussian"]
 
 STEP = 1e-4  # of the unit cube, for the derivative of the mean that orthogonal discrepancies need
 
@@ -46,18 +45,15 @@ class Problem(NamedTuple):
         Features of the error that inputs share (`SharedError.flat`).
     columns
         Which inputs of the process the parameters are, where an orthogonal discrepancy asks for it.
-    functions
-        Addresses, see `functions_for`.
     """
 
     process: Any
     data: Any
     shared: Any
     columns: Any
-    functions: Any
 
 
-PROCESS, DATA, FEATURE_BLOCK, COLUMNS, FUNCTIONS = range(len(Problem._fields))
+PROCESS, DATA, FEATURE_BLOCK, COLUMNS = range(len(Problem._fields))
 
 
 @native(NONE, A1, I, I, A2, A1, A2, A2, A2, A2)
@@ -77,7 +73,7 @@ def score_reverse(
 
 
 @deferred(NONE, A1, I, A1, A1, A2, A2)
-def _slopes(process: Array, h: int, data: Array, columns: Array, u: Array, J: Array) -> None:
+def slopes(process: Array, h: int, data: Array, columns: Array, u: Array, J: Array) -> None:
     """Fill J (N, o), the derivative of the mean of the rows by the parameters, by central differences."""
     K, q, N = sizes_of(data)[:3]
     starts, basis = view(data, STARTS), view(data, BASIS).reshape(N, q)
@@ -103,7 +99,7 @@ def _slopes(process: Array, h: int, data: Array, columns: Array, u: Array, J: Ar
 
 
 @deferred(NONE, A1, I, A1, A1, A2, A2, A2)
-def _slopes_reverse(process: Array, h: int, data: Array, columns: Array, u: Array, J_bar: Array, u_bar: Array) -> None:
+def slopes_reverse(process: Array, h: int, data: Array, columns: Array, u: Array, J_bar: Array, u_bar: Array) -> None:
     """Add to u_bar the derivative of J : J_bar, exactly that of the central differences."""
     K, q, N = sizes_of(data)[:3]
     starts, basis = view(data, STARTS), view(data, BASIS).reshape(N, q)
@@ -126,10 +122,6 @@ def _slopes_reverse(process: Array, h: int, data: Array, columns: Array, u: Arra
                     bar[k] = sign * slope_bar[k * scores + j] / (2.0 * STEP)
                 score_forward(process, h, j, shifted, column, joint, kg, t, v)
                 score_reverse(process, h, j, shifted, kg, t, v, bar, nothing, u_bar)
-
-
-slopes, slopes_reverse = _slopes.call, _slopes_reverse.call
-features, features_reverse = _features.features.call, _features.features_reverse.call
 
 
 @native(NONE, A1, I, I, A2, A1, A3, A3, A3, A3)
@@ -182,7 +174,7 @@ def _joint_error_reverse(
 @native(F, A1, A2, A1, A1, A2, A1)
 def process_gaussian(block: Array, u: Array, phi: Array, z: Array, u_bar: Array, phi_bar: Array) -> float:
     """Return log p(z | u, phi) and fill its derivatives by u (K, d) and phi (P,)."""
-    process, data, functions = view(block, PROCESS), view(block, DATA), view(block, FUNCTIONS)
+    process, data = view(block, PROCESS), view(block, DATA)
     shared, columns = view(block, FEATURE_BLOCK), view(block, COLUMNS)
     (K, d), draws, q, n, b = u.shape, int(process[0]), int(process[1]), int(process[2]), int(process[4])
     _, _, N, _, g, P, o, _, form, _, _ = sizes_of(data)
@@ -212,11 +204,11 @@ def process_gaussian(block: Array, u: Array, phi: Array, z: Array, u_bar: Array,
         phi_bar[i] = 0.0
     for h in range(draws):
         if form == FEATURES:
-            features(functions[0], process, shared, h, u, parts, work)
+            features(process, shared, h, u, parts, work)
         else:
             _joint_error(process, h, form, u, parts, covariance, kg, t, v)
         if o:
-            slopes(functions[2], process, h, data, columns, u, parts[J_at:size].reshape(N, o))
+            slopes(process, h, data, columns, u, parts[J_at:size].reshape(N, o))
         log_density = process[HEADER + h] + gaussian(
             data, parts, phi, value, squares, SLOPES, parts_bar, one_phi_bar, alpha, alpha
         )
@@ -226,11 +218,11 @@ def process_gaussian(block: Array, u: Array, phi: Array, z: Array, u_bar: Array,
             for c in range(d):
                 part[k, c] = 0.0
         if form == FEATURES:
-            features_reverse(functions[1], process, shared, h, u, parts, parts_bar, work, part)
+            features_reverse(process, shared, h, u, parts, parts_bar, work, part)
         else:
             _joint_error_reverse(process, h, form, u, parts_bar, covariance, kg, t, v, part)
         if o:
-            slopes_reverse(functions[3], process, h, data, columns, u, parts_bar[J_at:size].reshape(N, o), part)
+            slopes_reverse(process, h, data, columns, u, parts_bar[J_at:size].reshape(N, o), part)
         largest = max(top, log_density)
         old, new = math.exp(top - largest), math.exp(log_density - largest)
         top, norm = largest, norm * old + new
@@ -247,16 +239,6 @@ def process_gaussian(block: Array, u: Array, phi: Array, z: Array, u_bar: Array,
     for i in range(P):
         phi_bar[i] /= norm
     return top + math.log(norm)
-
-
-def functions_for(form: int, orthogonal: bool) -> list[float]:
-    """Return the addresses of what `process_gaussian` calls for a form of the error between inputs, else 0."""
-    return [
-        _features.features.address if form == FEATURES else 0.0,
-        _features.features_reverse.address if form == FEATURES else 0.0,
-        _slopes.address if orthogonal else 0.0,
-        _slopes_reverse.address if orthogonal else 0.0,
-    ]
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]

@@ -58,8 +58,6 @@ class Data(NamedTuple):
     row_cell, row_variance
         Which row of these a measured value belongs to, and its variance in units of the noise's, shape (R,); empty
         where rows are combinations of measured values, which are then those of the data.
-    functions
-        Addresses of what is compiled only where it is needed, see `_gaussian.functions_for`.
     """
 
     sizes: Any
@@ -84,4 +82,3 @@ class Data(NamedTuple):
     terms: Any
     row_cell: Any
     row_variance: Any
-    functions: Any

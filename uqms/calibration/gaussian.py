@@ -135,7 +135,6 @@ class GaussianLikelihood:
             terms=np.concatenate(terms) if terms else [],
             row_cell=cells.row_cell,
             row_variance=cells.row_variance,
-            functions=_gaussian.functions_for(form, structure),
         )
         return cls(blocks.pack(fields), K, q)
 
@@ -418,8 +417,7 @@ def process_block(
     """Return the block of a process and data; `shared` are the numbers of `SharedError.flat`."""
     from uqms.calibration import _process_gaussian  # compiled when it is imported
 
-    functions = _process_gaussian.functions_for(likelihood.form, likelihood.slopes > 0)
-    fields: tuple[Any, ...] = (process.flat(), likelihood.data, [] if shared is None else shared, columns, functions)
+    fields: tuple[Any, ...] = (process.flat(), likelihood.data, [] if shared is None else shared, columns)
     return blocks.pack(_process_gaussian.Problem(*fields))
 
 
@@ -510,7 +508,6 @@ def reduced(cells: Cells, noise: NoiseGroups) -> GaussianLikelihood | None:
         terms=[],
         row_cell=[],
         row_variance=[],
-        functions=_gaussian.functions_for(form, INDEPENDENT),
     )
     return GaussianLikelihood(blocks.pack(fields), K, q)
 
