@@ -1,6 +1,9 @@
 """The compiled Gaussian likelihood against the density of a dense normal distribution, and its derivatives."""
 
+import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -189,3 +192,18 @@ def test_a_surrogate_that_is_far_more_uncertain_than_the_noise_has_no_density() 
     parts = case.parts.copy()
     parts[case.K * case.q + 1] = 1e15
     assert _gaussian.gaussian_at(case.data, parts, case.phi, case.y, case.squares, _gaussian.SLOPES)[0] == -np.inf
+
+
+def test_data_serve_another_process(tmp_path: Path) -> None:
+    """What is compiled late is found by name: data hold no address."""
+    case = CASES[5]  # features are compiled when they are first called
+    expected = case.dense(case.parts, case.phi)[0]
+    np.savez(tmp_path / "x.npz", data=case.data, parts=case.parts, phi=case.phi, y=case.y, squares=case.squares)
+    code = (
+        "import sys, numpy as np; from uqms.calibration import _gaussian; x = np.load(sys.argv[1]); "
+        "print(_gaussian.gaussian_at(x['data'], x['parts'], x['phi'], x['y'], x['squares'], 1)[0])"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "x.npz")], capture_output=True, text=True, check=True
+    )
+    assert float(told.stdout) == pytest.approx(expected, rel=1e-10)
