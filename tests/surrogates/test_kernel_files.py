@@ -15,7 +15,7 @@ import pytest
 import uqms as uq
 from uqms.errors import FormatError, InputError
 from uqms.surrogates import Kernel, RadialKernel, load_surrogate
-from uqms.surrogates.fidelity.kernels import CoKriging
+from uqms.surrogates.cokriging import CoKriging
 from uqms.surrogates.kernel_files import (
     UnknownKernelError,
     description_of,
@@ -263,8 +263,8 @@ def test_what_is_no_kernel_is_not_called(description: dict[str, object]) -> None
         (named("uqms:Sum", parts=[named("uqms:Matern52")]), "at least two"),
         (named("uqms:Sum", parts=3), "at least two"),
         (named("uqms:Product", parts=[named("uqms:Sum", parts=[named("uqms:Matern52")] * 2)] * 2), "at least two"),
-        (named("uqms.surrogates.fidelity.kernels:CoKriging", part=named("uqms:Matern52"), levels=2.0), "levels 2.0"),
-        (named("uqms.surrogates.fidelity.kernels:CoKriging", part=1, levels=2), "part is 1"),
+        (named("uqms.surrogates.cokriging:CoKriging", part=named("uqms:Matern52"), levels=2.0), "levels 2.0"),
+        (named("uqms.surrogates.cokriging:CoKriging", part=1, levels=2), "part is 1"),
         (named("x"), "no import name|no import name of a kernel"),
         (named("../x:Y"), "no import name"),
         (named("uqms:Matern52()"), "no import name"),

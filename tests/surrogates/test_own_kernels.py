@@ -14,7 +14,7 @@ import uqms as uq
 from uqms._typing import Array
 from uqms.errors import ConformanceError, InputError
 from uqms.surrogates import RadialKernel, kernels
-from uqms.surrogates.fidelity.kernels import WithLower, expanded
+from uqms.surrogates.cokriging import WithLower, expanded
 from uqms.surrogates.fidelity.ladder import _Slope
 from uqms.surrogates.kernels import Stationary
 from uqms.surrogates.paths import mean_path, paths

@@ -17,17 +17,14 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, final
+from typing import Protocol, final
 
 import numpy as np
 
-from uqms._typing import Array
+from uqms._typing import Array, ScaleName
 from uqms.errors import InputError
 from uqms.parameters.moments import Moments
 from uqms.parameters.scale import SCALES, Interval
-
-if TYPE_CHECKING:
-    from uqms.parameters.priors import Prior
 
 __all__ = ["Table", "table"]
 
@@ -41,8 +38,27 @@ _X, _W = np.polynomial.legendre.leggauss(16)
 NODES, WEIGHTS = 0.5 * (_X + 1.0), 0.5 * _W
 
 
+class Density(Protocol):
+    """What is asked of a prior: a density on its support, and the scale on which it is smooth."""
+
+    @property
+    def support(self) -> tuple[float, float]:
+        """Where the density is positive."""
+
+    @property
+    def scale(self) -> ScaleName:
+        """Name of the scale, see `SCALES`."""
+
+    @property
+    def label(self) -> str:
+        """Name for messages."""
+
+    def log_density(self, x: Array) -> Array:
+        """Return the log-density, elementwise."""
+
+
 @lru_cache(maxsize=256)
-def table(prior: "Prior") -> "Table":
+def table(prior: Density) -> "Table":
     """Return the distribution function of a prior, from its density.
 
     Raises

@@ -41,8 +41,10 @@ from uqms.ensemble.states import LOST, RunState
 from uqms.errors import DataError, DesignError, InputError
 from uqms.parameters import Box
 from uqms.surrogates._latent import log_probability_and_slope
+from uqms.surrogates.archive import Stored, loaded, write
 from uqms.surrogates.averaging import draws_of, explore, inverse_curvature
 from uqms.surrogates.expectation import Sites, evidence_slope, settle, solved
+from uqms.surrogates.kernel_files import description_of
 from uqms.surrogates.kernels import (
     Kernel,
     Matern52,
@@ -53,6 +55,7 @@ from uqms.surrogates.kernels import (
 )
 from uqms.surrogates.prediction import named_points
 from uqms.surrogates.process import scrambled_points, sobol_points
+from uqms.surrogates.stored import agree, stationary
 from uqms.surrogates.training import bounds_of, prior_of, pull_back
 
 __all__ = ["EventProbability", "FittedProbability", "LatentDraws", "SuccessProbability", "reliability"]
@@ -72,6 +75,19 @@ AVERAGED = 200  # runs up to which they are averaged
 POINTS = 64  # of a round of the average
 STARTS = (0.5, 0.15)  # length scales, times sqrt(d)
 ANCHORS = 256
+FORMAT = "uqms-probability"
+# Of what a file holds; the letters as in `stored`.
+_STORED = {
+    "x": "nd",
+    "labels": "n",
+    "ell": "Hp",
+    "variance": "H",
+    "rho": "H",
+    "weights": "Hn",
+    "factor": "Hnn",
+    "log_weights": "H",
+    "left_out": "n",
+}
 STEP = 1e-3
 ONE_LEVEL = "choose one: ensemble.isel(run=ensemble.fidelity == {!r})"
 
@@ -561,9 +577,7 @@ class FittedProbability:
         StorageError
             When the file cannot be written.
         """
-        from uqms.surrogates.files import save_probability
-
-        return save_probability(self, path)
+        return write(FORMAT, self.stored(), path)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> "FittedProbability":
@@ -574,9 +588,36 @@ class FittedProbability:
         FormatError, FormatVersionError, IntegrityError, UnsafeFileError
             As `load_surrogate`.
         """
-        from uqms.surrogates.files import load_probability
+        return loaded(path, FORMAT, "probability of an event", FittedProbability.restored)
 
-        return load_probability(path)
+    def stored(self) -> Stored:
+        """Return what a file holds of it: a header of JSON and arrays."""
+        levels = [self] if self.base is None else [self, self.base]
+        arrays = {
+            f"level{i}.{name}": np.asarray(getattr(one, name)) for i, one in enumerate(levels) for name in _STORED
+        }
+        header = {"event": self.event, "kernel": description_of(self.kernel), "domain": self.domain.to_dict()}
+        return Stored(header | {"levels": len(levels), "attrs": dict(self.attrs)}, arrays)
+
+    @classmethod
+    def restored(cls, header: Mapping[str, Any], arrays: dict[str, Array]) -> "FittedProbability":
+        """Return the probability of which a file holds this; arrays are taken out of the mapping."""
+        box, kernel = Box.from_dict(header["domain"]), stationary(header["kernel"])
+        levels = header["levels"]
+        if type(levels) is not int or levels not in (1, 2):
+            raise InputError(f"there are {levels!r} levels")
+        attrs = MappingProxyType({str(key): str(value) for key, value in header["attrs"].items()})
+        out: FittedProbability | None = None
+        for i in reversed(range(levels)):
+            parts: dict[str, Any] = {name: arrays.pop(f"level{i}.{name}") for name in _STORED}
+            sizes = {"d": box.d, "p": hyperparameter_count(kernel, box.d)}
+            for name, letters in _STORED.items():
+                agree(f"level{i}.{name}", parts[name].shape, letters, sizes)
+            parts["labels"] = parts["labels"] > 0.5
+            out = cls(str(header["event"]), box, kernel, **parts, attrs=attrs, base=out)
+        if arrays or out is None:
+            raise InputError(f"{sorted(arrays)[:1]} belongs to nothing")
+        return out
 
 
 @final

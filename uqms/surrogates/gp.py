@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
-from typing import Literal, final
+from typing import Any, Literal, final
 
 import numpy as np
 import xarray as xr
@@ -29,7 +29,9 @@ from uqms.errors import (
 )
 from uqms.parameters import Box
 from uqms.surrogates._fused import scores_flat_reverse
+from uqms.surrogates.archive import Stored
 from uqms.surrogates.fitting import Fitting
+from uqms.surrogates.kernel_files import description_of
 from uqms.surrogates.kernels import Kernel, Matern52, Stationary
 from uqms.surrogates.noise import SimulatorNoise, learn_noise, replicated
 from uqms.surrogates.outputs import (
@@ -46,6 +48,18 @@ from uqms.surrogates.partial import PartialRuns, fit_partial, refined
 from uqms.surrogates.physics import Physics, lifted
 from uqms.surrogates.pointwise import NamedSurrogate
 from uqms.surrogates.process import ScoreProcess, Scores, draw_at, normals_at, scores_at, sobol_points
+from uqms.surrogates.stored import (
+    arrays_of_bases,
+    arrays_of_noise,
+    arrays_of_process,
+    check_used_up,
+    described,
+    rebuilt_attrs,
+    rebuilt_bases,
+    rebuilt_noise,
+    rebuilt_process,
+    stationary,
+)
 from uqms.surrogates.training import Hyperparameters, trend_basis, trend_columns
 from uqms.surrogates.transforms import Identity, as_transform, check_values
 
@@ -343,6 +357,34 @@ class GaussianProcessSurrogate(NamedSurrogate):
             f"<GaussianProcessSurrogate: {self.runs} runs ({left}) of {', '.join(self.domain.names)} → "
             f"{outputs}; {self.process.kernel}{estimated}>"
         )
+
+    def stored(self) -> Stored:
+        """Return what a file holds of it: a header of JSON and arrays.
+
+        Raises
+        ------
+        InputError
+            When its mean is a cheap model in Python.
+        """
+        if self.physics is not None:
+            raise InputError(
+                "save: the surrogate's mean is a cheap model in Python, which a file without code cannot hold. Save "
+                "the ensemble (uq.ensemble) and fit again: that gives the same surrogate."
+            )
+        arrays = arrays_of_process("process", self.process) | arrays_of_bases(self.bases)
+        arrays |= {} if self.noise is None else arrays_of_noise(self.noise)
+        kernel = description_of(self.process.kernel)
+        return Stored({"kernel": kernel, **described(self.domain, self.bases, self.attrs)}, arrays)
+
+    @classmethod
+    def restored(cls, header: Mapping[str, Any], arrays: dict[str, Array]) -> "GaussianProcessSurrogate":
+        """Return the surrogate of which a file holds this; arrays are taken out of the mapping."""
+        box = Box.from_dict(header["domain"])
+        process, sizes = rebuilt_process("process", stationary(header["kernel"]), arrays, {"d": box.d})
+        bases = rebuilt_bases(header, arrays, sizes["n"])
+        noise = rebuilt_noise(bases, arrays, sizes) if "noise.centre" in arrays else None
+        check_used_up(bases, arrays, sizes["q"])
+        return cls(box, process, bases, rebuilt_attrs(header), noise=noise)
 
     def scores(self, u: Array) -> Scores:
         """Return mean (H, ..., k, q) and covariance between inputs (H, ..., q, k, k) at `u` (..., k, d)."""

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from uqms.errors import InputError
-from uqms.surrogates.fidelity.kernels import CoKriging
+from uqms.surrogates.cokriging import CoKriging
 from uqms.surrogates.kernels import (
     Kernel,
     Matern32,

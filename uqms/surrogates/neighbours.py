@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
-from typing import Literal, NamedTuple, final
+from typing import Any, Literal, NamedTuple, final
 
 import numpy as np
 import xarray as xr
@@ -33,6 +33,7 @@ from uqms.ensemble import LOST, RunState, table
 from uqms.errors import DataError, DesignError, InputError
 from uqms.parameters import Box
 from uqms.surrogates._neighbours import local_left_out, local_reverse, local_scores
+from uqms.surrogates.archive import Stored
 from uqms.surrogates.gp import (
     GaussianProcess,
     check_bounds,
@@ -41,12 +42,22 @@ from uqms.surrogates.gp import (
     columns_of,
     merge_duplicates,
 )
-from uqms.surrogates.kernels import Matern52, Stationary, split
+from uqms.surrogates.kernel_files import description_of
+from uqms.surrogates.kernels import Matern52, Stationary, hyperparameter_count, split
 from uqms.surrogates.outputs import Curve, OutputBasis, Scalar
 from uqms.surrogates.plugging import ScoreDraws, draws_from_scores
 from uqms.surrogates.pointwise import NamedSurrogate
 from uqms.surrogates.process import Scores
-from uqms.surrogates.training import JITTER_FIRST
+from uqms.surrogates.stored import (
+    agree,
+    arrays_of_bases,
+    check_used_up,
+    described,
+    rebuilt_attrs,
+    rebuilt_bases,
+    stationary,
+)
+from uqms.surrogates.training import JITTER_FIRST, trend_columns
 
 __all__ = ["LeftOutRuns", "LocalGaussianProcess", "LocalGaussianProcessSurrogate"]
 
@@ -55,6 +66,8 @@ TUNED = 512  # runs that are left out to scale them and to find the variance
 CHECKED = 1000  # other runs that are left out to see whether intervals cover
 EVERYWHERE = 1e9  # nu: the same variance in the whole box
 STRENGTHS = (0.1, 0.5, 2.0, 8.0, 32.0, 128.0, EVERYWHERE)  # nu, in runs
+# Of what a file holds; the letters as in `stored`.
+_STORED = {"x": "nd", "y": "nq", "ell": "qp", "variance": "q", "strength": "q", "typical": "q", "nugget": "q"}
 RANGE = 1.5  # of the logarithm of what all length scales are multiplied by
 ANCHORS = 16
 
@@ -281,6 +294,34 @@ class LocalGaussianProcessSurrogate(NamedSurrogate):
             f"{', '.join(self.domain.names)} → {', '.join(counts)}; {self.kernel}, {self.neighbours} "
             f"neighbours{held}>"
         )
+
+    def stored(self) -> Stored:
+        """Return what a file holds of it: a header of JSON and arrays."""
+        local = {"columns": self.columns, "neighbours": self.neighbours}
+        header = {"kernel": description_of(self.kernel), "local": local}
+        arrays = {f"local.{name}": getattr(self, name) for name in _STORED} | arrays_of_bases(self.bases)
+        return Stored(header | described(self.domain, self.bases, self.attrs), arrays)
+
+    @classmethod
+    def restored(cls, header: Mapping[str, Any], arrays: dict[str, Array]) -> "LocalGaussianProcessSurrogate":
+        """Return the surrogate of which a file holds this; arrays are taken out of the mapping."""
+        box = Box.from_dict(header["domain"])
+        kernel, local = stationary(header["kernel"]), header["local"]
+        columns, neighbours = local["columns"], local["neighbours"]
+        parts = {name: arrays.pop(f"local.{name}") for name in _STORED}
+        sizes = {"d": box.d, "p": hyperparameter_count(kernel, box.d)}
+        for name, letters in _STORED.items():
+            agree(f"local.{name}", parts[name].shape, letters, sizes)
+        if type(columns) is not int or columns not in trend_columns(box.d).values():
+            raise InputError(f"{columns!r} trend functions for {box.d} inputs")
+        if type(neighbours) is not int or not 2 * columns <= neighbours < sizes["n"]:
+            raise InputError(f"{neighbours!r} neighbours of {sizes['n']} runs")
+        if not all((parts[name] > 0.0).all() for name in ("ell", "variance", "strength", "typical")):
+            raise InputError("scales that are not positive")
+        bases = rebuilt_bases(header, arrays, 0)
+        check_used_up(bases, arrays, sizes["q"])
+        attrs = rebuilt_attrs(header)
+        return cls(box, bases, kernel, **parts, columns=columns, neighbours=neighbours, attrs=attrs)
 
     @cached_property
     def _kernels(self) -> list[tuple[Array, Array]]:

@@ -3,10 +3,11 @@
 Notation: x (1, d) the point in its own units, u (1, d) in the unit cube; H hyperparameter draws.
 """
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import xarray as xr
@@ -16,10 +17,12 @@ from uqms._threads import single_threaded
 from uqms._typing import Array
 from uqms.errors import ExtrapolationError, InputError
 from uqms.parameters import Box
+from uqms.surrogates.archive import Stored, write
 from uqms.surrogates.outputs import Decoder, Layout, OutputBasis, decoded
 from uqms.surrogates.prediction import Mixture, Prediction, mixture, named_points, predicted_at
 from uqms.surrogates.process import Scores
 from uqms.surrogates.protocol import Surrogate
+from uqms.surrogates.stored import FORMAT
 
 __all__ = ["NamedSurrogate", "mean_at", "mean_reverse"]
 
@@ -136,11 +139,34 @@ class NamedSurrogate(ABC):
         """
         return mean_reverse(cast(Surrogate, self), point, sensitivity)
 
-    def save(self, path: str | Path) -> None:
-        """Write the surrogate to one .npz file of arrays and JSON (no pickle); `load_surrogate` reads it."""
-        from uqms.surrogates.files import save_surrogate
+    @abstractmethod
+    def stored(self) -> Stored:
+        """Return what a file holds of it: a header of JSON and arrays.
 
-        save_surrogate(cast(Any, self), path)
+        Raises
+        ------
+        InputError
+            When there is code in it, such as a cheap model in Python as its mean.
+        """
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the surrogate to one .npz file of arrays and JSON (no pickle); `load_surrogate` reads it.
+
+        The file appears whole or not at all, and gives the same surrogate bit for bit.
+
+        Parameters
+        ----------
+        path
+            Where to write; the name is taken as it is.
+
+        Raises
+        ------
+        InputError
+            When there is code in it, such as a cheap model in Python as its mean.
+        StorageError
+            When the file cannot be written.
+        """
+        return write(FORMAT, self.stored(), path)
 
 
 def mean_at(surrogate: Surrogate, point: Mapping[str, object]) -> dict[str, Array]:

@@ -37,6 +37,7 @@ from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.ensemble import LOST, table
 from uqms.errors import PACKAGE, ConstantOutputWarning, DataError, DesignError, ExtrapolationWarning, InputError
 from uqms.parameters import Box
+from uqms.surrogates.archive import Stored, loaded, write
 from uqms.surrogates.classification import FittedProbability, LatentDraws, classified, labels_of
 from uqms.surrogates.gp import GaussianFunctionDraws, GaussianProcess, GaussianProcessSurrogate
 from uqms.surrogates.jumps import find_jumps
@@ -44,12 +45,14 @@ from uqms.surrogates.kernels import Kernel, Matern52
 from uqms.surrogates.outputs import Decoder, Layout
 from uqms.surrogates.prediction import Prediction, named_points
 from uqms.surrogates.process import Scores, sobol_points
+from uqms.surrogates.stored import rebuilt_attrs
 
 __all__ = ["RegimeSurrogate", "Regimes"]
 
 MEMBERS = 64
 ANCHORS, NEAR_BORDER, CANDIDATES = 64, 192, 2048
 MOST = 8  # regimes
+FORMAT = "uqms-regimes"
 
 
 @final
@@ -382,9 +385,7 @@ class RegimeSurrogate:
         StorageError
             When the file cannot be written.
         """
-        from uqms.surrogates.files import save_regimes
-
-        return save_regimes(self, path)
+        return write(FORMAT, self.stored(), path)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> "RegimeSurrogate":
@@ -395,9 +396,54 @@ class RegimeSurrogate:
         FormatError, FormatVersionError, IntegrityError, UnsafeFileError
             As `load_surrogate`.
         """
-        from uqms.surrogates.files import load_regimes
+        return loaded(path, FORMAT, "surrogate with regimes", RegimeSurrogate.restored)
 
-        return load_regimes(path)
+    def stored(self) -> Stored:
+        """Return what a file holds of it: a header of JSON and arrays.
+
+        Raises
+        ------
+        InputError
+            When the mean of a regime is a cheap model in Python.
+        """
+        regimes, borders = [one.stored() for one in self.regimes], [one.stored() for one in self.borders]
+        arrays = {"labels": np.asarray(self.labels, dtype=np.float64)}
+        for what, parts in (("regime", regimes), ("border", borders)):
+            for i, one in enumerate(parts):
+                arrays |= {f"{what}{i}.{name}": values for name, values in one.arrays.items()}
+        header = {"regimes": [one.header for one in regimes], "borders": [one.header for one in borders]}
+        more = {"names": list(self.names), "members": self.members, "attrs": dict(self.attrs)}
+        return Stored(header | more, arrays)
+
+    @classmethod
+    def restored(cls, header: Mapping[str, Any], arrays: dict[str, Array]) -> "RegimeSurrogate":
+        """Return the surrogate of which a file holds this; arrays are taken out of the mapping."""
+
+        def taken(prefix: str) -> dict[str, Array]:
+            return {name.removeprefix(prefix): arrays.pop(name) for name in list(arrays) if name.startswith(prefix)}
+
+        regimes = tuple(
+            GaussianProcessSurrogate.restored(one, taken(f"regime{i}.")) for i, one in enumerate(header["regimes"])
+        )
+        borders = tuple(
+            FittedProbability.restored(one, taken(f"border{i}.")) for i, one in enumerate(header["borders"])
+        )
+        labels, names, members = arrays.pop("labels"), header["names"], header["members"]
+        if arrays:
+            raise InputError(f"{sorted(arrays)[0]} belongs to nothing")
+        count = len(regimes)
+        if count < 2 or len(borders) != (1 if count == 2 else count) or len(names) != count:
+            raise InputError(f"{count} regimes with {len(borders)} borders and {len(names)} names")
+        if type(members) is not int or members < 2 or members % 2 or not all(type(name) is int for name in names):
+            raise InputError(f"there are {members!r} members and the names {names!r}")
+        if labels.ndim != 1 or not np.isin(labels, range(count)).all():
+            raise InputError("labels of the runs that are no regimes")
+        if any(one.domain != regimes[0].domain for one in (*regimes, *borders)):
+            raise InputError("regimes and borders have different design boxes")
+        if any(set(one.layouts) != set(regimes[0].layouts) for one in regimes):
+            raise InputError("regimes have different outputs")
+        attrs = rebuilt_attrs(header)
+        return cls(regimes, borders, labels.astype(np.int64), tuple(names), members, attrs)
 
     @single_threaded
     def predict(self, points: Mapping[str, object] | xr.Dataset) -> Prediction:

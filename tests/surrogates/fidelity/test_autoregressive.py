@@ -5,8 +5,8 @@ import pytest
 
 import uqms as uq
 from uqms.errors import DesignWarning
+from uqms.surrogates.cokriging import CoKriging
 from uqms.surrogates.fidelity import ladder
-from uqms.surrogates.fidelity.kernels import CoKriging
 from uqms.surrogates.kernels import Matern52, SquaredExponential
 from uqms.surrogates.process import condition
 from uqms.surrogates.training import Hyperparameters, marginal_log_likelihood, objective, trend_basis

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import uqms as uq
+from uqms.surrogates.cokriging import WithLower, expanded, second_slope
 from uqms.surrogates.fidelity import nonlinear
-from uqms.surrogates.fidelity.kernels import WithLower, expanded, second_slope
 from uqms.surrogates.fidelity.ladder import _Slope
 from uqms.surrogates.kernels import Matern32, Matern52, SquaredExponential
 from uqms.surrogates.plugging import reverse_by_differences

@@ -5,7 +5,7 @@ import pytest
 
 import uqms as uq
 from uqms.errors import InputError
-from uqms.surrogates.fidelity.kernels import CoKriging
+from uqms.surrogates.cokriging import CoKriging
 from uqms.surrogates.fidelity.ladder import Ladder, Step
 from uqms.surrogates.fidelity.proposing import POINTS
 from uqms.surrogates.process import condition, sobol_points

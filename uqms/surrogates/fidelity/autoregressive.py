@@ -11,7 +11,7 @@ import xarray as xr
 from uqms._threads import single_threaded
 from uqms._typing import Array, Ints
 from uqms.errors import InputError
-from uqms.surrogates.fidelity.kernels import CoKriging
+from uqms.surrogates.cokriging import CoKriging
 from uqms.surrogates.fidelity.ladder import Ladder, Step
 from uqms.surrogates.fidelity.levels import Levels, check_levels, check_outputs, read_levels, top_runs
 from uqms.surrogates.fidelity.surrogate import MultiFidelitySurrogate

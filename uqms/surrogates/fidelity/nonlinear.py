@@ -29,8 +29,8 @@ from uqms._threads import single_threaded
 from uqms._typing import Array, Ints
 from uqms.errors import InputError
 from uqms.surrogates import averaging
+from uqms.surrogates.cokriging import NEVER, WithLower, expanded
 from uqms.surrogates.fidelity.autoregressive import fitted_levels, ladder_of
-from uqms.surrogates.fidelity.kernels import NEVER, WithLower, expanded
 from uqms.surrogates.fidelity.ladder import Ladder, Step
 from uqms.surrogates.fidelity.levels import Levels, check_levels, check_outputs, read_levels, top_runs
 from uqms.surrogates.fidelity.surrogate import MultiFidelitySurrogate

@@ -2,17 +2,32 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import final
+from types import MappingProxyType
+from typing import Any, final
 
 import numpy as np
 
 from uqms._typing import Array, Ints, RandomState
+from uqms.errors import InputError
 from uqms.parameters import Box
-from uqms.surrogates.fidelity.kernels import CoKriging
-from uqms.surrogates.fidelity.ladder import Ladder, LadderDraws
+from uqms.surrogates.archive import Stored
+from uqms.surrogates.cokriging import CoKriging
+from uqms.surrogates.fidelity.ladder import Kind, Ladder, LadderDraws, Step
+from uqms.surrogates.kernel_files import description_of, kernel_of_description
+from uqms.surrogates.kernels import Kernel, SquaredExponential, Stationary
 from uqms.surrogates.outputs import OutputBasis
 from uqms.surrogates.pointwise import NamedSurrogate
 from uqms.surrogates.process import ScoreProcess, Scores
+from uqms.surrogates.stored import (
+    agree,
+    arrays_of_bases,
+    arrays_of_process,
+    check_used_up,
+    described,
+    rebuilt_attrs,
+    rebuilt_bases,
+    rebuilt_process,
+)
 
 __all__ = ["MultiFidelitySurrogate"]
 
@@ -94,6 +109,51 @@ class MultiFidelitySurrogate(NamedSurrogate):
             f"{kind.get(self.ladder.steps[-1].kind, 'plain')}, {estimated}>"
         )
 
+    def stored(self) -> Stored:
+        """Return what a file holds of it: a header of JSON and arrays."""
+        arrays = {"log_weights": self.ladder.log_weights}
+        for t, step in enumerate(self.ladder.steps):
+            arrays |= arrays_of_process(f"level{t}", step.process)
+            arrays |= {} if step.below is None else {f"level{t}.below": step.below}
+        steps = [
+            {"kind": step.kind, "kernel": description_of(step.process.kernel), "drawn": step.drawn}
+            for step in self.ladder.steps
+        ]
+        header = {"ladder": steps, "levels": list(self.levels), "costs": dict(self.costs)}
+        return Stored(header | described(self.domain, self.bases, self.attrs), arrays | arrays_of_bases(self.bases))
+
+    @classmethod
+    def restored(cls, header: Mapping[str, Any], arrays: dict[str, Array]) -> "MultiFidelitySurrogate":
+        """Return the surrogate of which a file holds this; arrays are taken out of the mapping."""
+        box = Box.from_dict(header["domain"])
+        levels = tuple(str(level) for level in header["levels"])
+        log_weights = arrays.pop("log_weights")
+        agree("log_weights", log_weights.shape, "H", {})
+        steps: list[Step] = []
+        for t, one in enumerate(header["ladder"]):
+            kind, kernel = one["kind"], _kernel_of_level(one, t, len(levels))
+            more = {"joint": len(levels) - 1, "nonlinear": 1}.get(kind, 0)
+            process, sizes = rebuilt_process(f"level{t}", kernel, arrays, {"d": box.d + more})
+            if process.draws not in (1, len(log_weights)) or (steps and sizes["q"] != steps[0].process.q):
+                raise InputError(f"level{t} has another number of members or scores")
+            if kind == "linear" and sizes["b"] < 2:
+                raise InputError(f"level{t} has no coefficient of the level below")
+            below = arrays.pop(f"level{t}.below") if kind == "nonlinear" else None
+            if below is not None:
+                agree(f"level{t}.below", below.shape, "Hqn", sizes)
+            drawn = one["drawn"]
+            if type(drawn) is not int or not 0 <= drawn < len(process.x):
+                raise InputError(f"level{t} has {drawn!r} drawn runs")
+            steps.append(Step(process, kind, below, drawn))
+        if len(steps) != (1 if steps[0].kind == "joint" else len(levels)):
+            raise InputError(f"{len(steps)} processes for {len(levels)} levels")
+        costs = MappingProxyType({str(level): float(cost) for level, cost in header["costs"].items()})
+        ladder = Ladder(tuple(steps), log_weights)
+        runs = cls(box, levels, ladder, ()).runs
+        bases = rebuilt_bases(header, arrays, runs)
+        check_used_up(bases, arrays, ladder.top.q)
+        return cls(box, levels, ladder, bases, costs, rebuilt_attrs(header))
+
     def scores(self, u: Array) -> Scores:
         """Return mean (H, ..., k, q) and covariance between inputs (H, ..., q, k, k) at `u` (..., k, d)."""
         return self.ladder.scores(np.asarray(u, dtype=np.float64))
@@ -109,3 +169,19 @@ class MultiFidelitySurrogate(NamedSurrogate):
     def functions(self, n: int, rng: RandomState) -> LadderDraws:
         """Return n draws of the whole function of scores."""
         return self.ladder.functions(n, rng)
+
+
+def _kernel_of_level(one: Mapping[str, Any], t: int, levels: int) -> Kernel:
+    """Return the kernel of a level, after a check that it is one of its kind."""
+    kind: Kind = one["kind"]
+    kernel = kernel_of_description(one["kernel"])
+    terms = kernel.terms if isinstance(kernel, Stationary) else ()
+    right = {
+        "plain": t == 0 and len(terms) > 0,
+        "joint": t == 0 and isinstance(kernel, CoKriging) and kernel.levels == levels,
+        "linear": t > 0 and len(terms) > 0,
+        "nonlinear": t > 0 and [len(term) for term in terms] == [2, 1] and terms[0][0] == SquaredExponential(),
+    }
+    if not right.get(kind, False):
+        raise InputError(f"level{t} is {kind!r} with the kernel {kernel}")
+    return kernel
