@@ -438,7 +438,7 @@ class RegimeSurrogate:
             raise InputError(f"there are {members!r} members and the names {names!r}")
         if labels.ndim != 1 or not np.isin(labels, range(count)).all():
             raise InputError("labels of the runs that are no regimes")
-        if any(one.domain != regimes[0].domain for one in (*regimes, *borders)):
+        if any(box != regimes[0].domain for box in [one.domain for one in regimes] + [one.domain for one in borders]):
             raise InputError("regimes and borders have different design boxes")
         if any(set(one.layouts) != set(regimes[0].layouts) for one in regimes):
             raise InputError("regimes have different outputs")
