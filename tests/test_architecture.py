@@ -64,6 +64,8 @@ def test_the_contracts_hold_with_every_room_there(copy: Path) -> None:
         ("surrogates", "import uqms.simulators", "Statistics never start a simulator"),
         ("calibration", "import uqms.runs", "Statistics never start a simulator"),
         ("diagnostics", "from uqms import simulators", "Statistics never start a simulator"),
+        ("surrogates/process", "import uqms.surrogates.gp", "No circles inside of a room"),
+        ("parameters/numerical", "def late():\n    import uqms.parameters.priors", "No circles inside of a room"),
         ("attic", "", "Imports only go downwards"),
     ],
 )
