@@ -19,7 +19,7 @@ MODULES: dict[str, set[str]] = {
 }
 # A module that only a variable names: one file follows the imports of the user's own function; the others import the
 # module of a user's own prior or kernel, after its source was seen to define the class that is wanted.
-FOLLOWS = {"simulators/_identity.py", "_import_names.py", "surrogates/kernel_files.py"}
+FOLLOWS = {"simulators/_identity.py", "_import_names.py"}
 BUILTINS = {"eval", "exec", "compile", "__import__", "__builtins__"}
 NAMES = BUILTINS | {
     "os.system",

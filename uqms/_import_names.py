@@ -10,11 +10,17 @@ import importlib
 import importlib.util
 import keyword
 import sys
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import PathFinder
+from pathlib import Path
+from typing import Any
 
 from uqms.errors import InputError
 
-__all__ = ["class_named", "importable", "is_name", "name_of"]
+__all__ = ["UnknownClassError", "class_named", "importable", "is_name", "name_of"]
+
+
+class UnknownClassError(InputError):
+    """A class cannot be imported; the text says how to make it so."""
 
 
 def name_of(cls: type) -> str:
@@ -30,32 +36,36 @@ def is_name(text: str) -> bool:
 
 def importable(cls: type) -> bool:
     """Return whether another process can find a class by its name: not one of a script, a notebook or a function."""
-    return _defines(cls.__module__, cls.__qualname__)
+    source = _source(cls.__module__)
+    return source is not None and _defines(source, cls.__qualname__)
 
 
-def class_named[T](text: str, base: type[T]) -> type[T]:
-    """Return the class that a file names, a subclass of `base`.
+def class_named[T](text: str, base: type[T], kind: str) -> type[T]:
+    """Return the class that a file names, a subclass of `base`, which is called `kind` in messages.
 
     Raises
     ------
+    UnknownClassError
+        When the module cannot be found or imported, or does not define the class.
     InputError
-        When the module cannot be found, does not define the class, or the class is no subclass of `base`.
+        When the text is no name, or what it names is no subclass of `base`.
     """
-    known = [cls for cls in _subclasses(base) if name_of(cls) == text]
+    known = [cls for cls in _subclasses(base) if name_of(cls) == text and cls.__module__ in sys.modules]
     if known:
         return known[-1]  # the one defined last, where a notebook's cell ran several times
+    if not is_name(text):
+        raise InputError(f"{text!r} is no import name of a {kind}")
     module, _, qualname = text.partition(":")
-    if not _defines(module, qualname):
-        raise InputError(
-            f"The file needs the class {text!r}, which is not found here. Put the file {module.split('.')[0]}.py that "
-            f"defines {qualname} where Python finds it (beside your script, or installed), or define the class before "
-            "you load the file."
-        )
-    found: object = importlib.import_module(module)
+    found: Any = _module(text, module, qualname, kind)
     for part in qualname.split("."):
         found = getattr(found, part, None)
+    if found is None:
+        raise UnknownClassError(
+            f"the {kind} {text} is needed, and the module {module} has no {qualname}. Give the class its old name again"
+            + _advice(module)
+        )
     if not (isinstance(found, type) and issubclass(found, base)):
-        raise InputError(f"The file names {text!r}, which is no subclass of {base.__name__}.")
+        raise InputError(f"{text} is no {kind}")
     return found
 
 
@@ -67,36 +77,63 @@ def _subclasses[T](base: type[T]) -> list[type[T]]:
     return [one for cls in base.__subclasses__() for one in (cls, *_subclasses(cls))]
 
 
-def _defines(module: str, qualname: str) -> bool:
-    """Return whether the source of a module defines a class, without running the module or its packages."""
-    if not _identifiers(module) or not _identifiers(qualname) or module.split(".")[0] in sys.stdlib_module_names:
-        return False
-    spec = _spec(module)
-    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
-        return False
+def _module(text: str, module: str, qualname: str, kind: str) -> Any:
+    """Return the module, importing it only if its source defines the class."""
+    if module in sys.modules:
+        return sys.modules[module]
+    source = _source(module)
+    if source is None:
+        raise UnknownClassError(
+            f"the {kind} {text} is needed, and there is no module {module}. Put the file that defines "
+            f"`class {qualname}` where Python finds it (beside your script, or in PYTHONPATH)" + _advice(module)
+        )
+    if not _defines(source, qualname):
+        raise UnknownClassError(
+            f"the {kind} {text} is needed, and {source} has no `class {qualname}`; it was not imported. Give the "
+            "class its old name again" + _advice(module)
+        )
     try:
-        with open(spec.origin, encoding="utf-8") as stream:
-            body = ast.parse(stream.read()).body
-    except (OSError, ValueError, SyntaxError):
-        return False
-    for part in qualname.split("."):
-        inner = next((node for node in body if isinstance(node, ast.ClassDef) and node.name == part), None)
-        if inner is None:
-            return False
-        body = inner.body
-    return True
+        return importlib.import_module(module)
+    except Exception as error:
+        raise UnknownClassError(
+            f"the {kind} {text} is needed, and importing {module} failed ({type(error).__name__}: {error}). Try "
+            f"`import {module}` by itself first."
+        ) from error
 
 
-def _spec(module: str) -> ModuleSpec | None:
+def _advice(module: str) -> str:
+    if module == "__main__":
+        return (
+            ". It was defined in a script or notebook: define it here before loading, or move it to a module, import "
+            "it from there and save again."
+        )
+    return ", or make anew what was saved."
+
+
+def _source(module: str) -> Path | None:
+    """Return the file of a module without importing anything, packages that it is in included."""
     first, *rest = module.split(".")
     try:
-        spec = importlib.util.find_spec(first)
-        name = first
+        spec, full = importlib.util.find_spec(first), first
         for part in rest:
             if spec is None or spec.submodule_search_locations is None:
                 return None
-            name = f"{name}.{part}"
-            spec = PathFinder.find_spec(name, list(spec.submodule_search_locations))
+            full = f"{full}.{part}"
+            spec = PathFinder.find_spec(full, list(spec.submodule_search_locations))
     except (ImportError, ValueError):
         return None
-    return spec
+    return None if spec is None or not spec.origin or not spec.origin.endswith(".py") else Path(spec.origin)
+
+
+def _defines(source: Path, qualname: str) -> bool:
+    """Return whether a source has a class statement of that name, with a base; the source is read, not run."""
+    try:
+        body: list[ast.stmt] = ast.parse(source.read_bytes()).body
+    except (SyntaxError, ValueError, OSError):
+        return False
+    for name in qualname.split("."):
+        classes = [one for one in body if isinstance(one, ast.ClassDef) and one.name == name]
+        if not classes:
+            return False
+        body = classes[-1].body
+    return bool(classes[-1].bases)

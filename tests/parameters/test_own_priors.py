@@ -150,10 +150,20 @@ print(os.path.exists("ran"))
     done = run(script, tmp_path)
     lines = done.stdout.strip().split("\n")
     assert len(lines) == 8, done.stderr
-    for line, name in zip(lines, ("campaign", "package", "nowhere", "os", "argparse"), strict=False):
-        assert f"is not found here. Put the file {name}.py that defines" in line
+    for line, what in zip(
+        lines,
+        (
+            "campaign.py has no `class Weibull`; it was not imported",
+            "there is no module package.part. Put the file that defines `class Weibull` where Python finds it",
+            "there is no module nowhere. Put",
+            "os:system is no prior",
+            "argparse:Action is no prior",
+        ),
+        strict=False,
+    ):
+        assert what in line
     assert "There is no prior 'a b:C'" in lines[5]
-    assert lines[6] == "The file names 'impostor:Weibull', which is no subclass of Prior."
+    assert "impostor.py has no `class Weibull`; it was not imported" in lines[6]  # of no base
     assert lines[7] == "False"
 
 

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 import uqms as uq
+from uqms._import_names import UnknownClassError
 from uqms.errors import FormatError, InputError
 from uqms.surrogates import Kernel, RadialKernel, load_surrogate
 from uqms.surrogates.cokriging import CoKriging
 from uqms.surrogates.kernel_files import (
-    UnknownKernelError,
     description_of,
     kernel_of_code,
     kernel_of_description,
@@ -216,7 +216,7 @@ def test_a_file_imports_nothing_but_modules_that_define_the_class(
         "own_package.inner:Mine",
         "own_package.inner:More",
     ):
-        with pytest.raises(UnknownKernelError, match="it was not imported"):
+        with pytest.raises(UnknownClassError, match="it was not imported"):
             kernel_of_description(named(name))
     for name in (
         "own_broken:Mine",
@@ -225,7 +225,7 @@ def test_a_file_imports_nothing_but_modules_that_define_the_class(
         "own_package.none:Mine",
         "own_package.inner.x:Y",
     ):
-        with pytest.raises(UnknownKernelError, match=r"it was not imported|there is no module"):
+        with pytest.raises(UnknownClassError, match=r"it was not imported|there is no module"):
             kernel_of_description(named(name))
     assert capsys.readouterr().out == ""
     assert not {"this", "antigravity", "own_package", "own_broken"} & set(sys.modules)

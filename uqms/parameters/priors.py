@@ -967,7 +967,7 @@ def prior_from_dict(data: object) -> Prior:
     kind = data.get("prior") if isinstance(data, Mapping) else None
     if not isinstance(kind, str) or not (kind in _FAMILIES or import_names.is_name(kind)):
         raise InputError(f"There is no prior {kind!r}; known ones are {', '.join(_FAMILIES)}.")
-    family = _FAMILIES[kind] if kind in _FAMILIES else import_names.class_named(kind, Prior)  # type: ignore[type-abstract]
+    family = _FAMILIES[kind] if kind in _FAMILIES else import_names.class_named(kind, Prior, "prior")  # type: ignore[type-abstract]
     own = [f.name for f in fields(family) if not f.kw_only]
     values = check.fields(kind, data, ["prior", *own], ["unit", "description"])
     arguments: dict[str, Any] = {key: _from_json(values[key]) for key in own}

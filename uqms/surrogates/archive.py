@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.lib import format as npy
 
+from uqms._import_names import UnknownClassError
 from uqms._typing import Array
 from uqms.ensemble.files import atomic_path
 from uqms.errors import FormatError, FormatVersionError, InputError, IntegrityError, UnsafeFileError
-from uqms.surrogates.kernel_files import UnknownKernelError, description_of, kernel_of_code
+from uqms.surrogates.kernel_files import description_of, kernel_of_code
 
 __all__ = ["VERSION", "Stored", "digest", "loaded", "write"]
 
@@ -85,7 +86,7 @@ def loaded[Held](
             if not np.isfinite(values).all():
                 raise InputError(f"{name} holds numbers that are not finite")
         return rebuild(_upgraded(header) if header["version"] < VERSION else header, arrays)
-    except UnknownKernelError as error:
+    except UnknownClassError as error:
         raise FormatError(f"{source}: {error}") from error
     except (InputError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise FormatError(f"{source} describes no {what} ({error}); fit it again.") from error

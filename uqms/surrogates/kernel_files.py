@@ -4,22 +4,18 @@ A kernel is ``{"class": "package.module:Class", "settings": {...}}``. Settings a
 co-kriging kernel) or lists of kernels (the parts of a sum or product). Kernels of uqms that are public are named
 ``uqms:Class``, wherever they live.
 
-A file is not trusted. Reading it imports a module only after the module's source was found to define that class, and
-only calls the class with the settings when it is a kernel. So a file can name no module but those that hold a class of
-that name, and can call nothing but kernels.
+A file is not trusted: see `_import_names` for what is imported, and only a class that is a kernel is called with the
+settings.
 """
 
-import ast
-import importlib
 import math
 import reprlib
 import sys
 from collections.abc import Mapping
 from dataclasses import fields
-from importlib.machinery import PathFinder
-from pathlib import Path
 from typing import Any
 
+from uqms._import_names import class_named, name_of
 from uqms.errors import InputError
 from uqms.surrogates.cokriging import CoKriging
 from uqms.surrogates.kernels import (
@@ -33,16 +29,12 @@ from uqms.surrogates.kernels import (
     settings_of,
 )
 
-__all__ = ["UnknownKernelError", "description_of", "kernel_of_code", "kernel_of_description"]
+__all__ = ["description_of", "kernel_of_code", "kernel_of_description"]
 
 DEPTH = 4  # a sum of products of kernels is two deep
 COKRIGING = -1000  # codes of co-kriging in old files: this, less 10 T, less the code of the part
 OLD_CODES: tuple[RadialKernel, ...] = (SquaredExponential(), Matern32(), Matern52())
 OLD_PLUS, OLD_PARTS = 3, 8  # the digit between the terms of a sum in old files, and how many parts there were at most
-
-
-class UnknownKernelError(Exception):
-    """The class of a kernel cannot be imported; the text says how to make it so."""
 
 
 # ------------------------------------------------------------------------------------------------------------- writing
@@ -72,19 +64,16 @@ def _import_name(cls: type) -> str:
 
     if getattr(uqms, cls.__name__, None) is cls:
         return f"uqms:{cls.__name__}"
-    name = f"{cls.__module__}:{cls.__qualname__}"
-    if _attribute(sys.modules.get(cls.__module__), cls.__qualname__) is not cls:
+    name = name_of(cls)
+    found: Any = sys.modules.get(cls.__module__)
+    for part in cls.__qualname__.split("."):
+        found = getattr(found, part, None)
+    if found is not cls:
         raise InputError(
             f"the kernel {name} cannot be saved: a file holds the import name of its class, and this one is not found "
             f"by that. Define `class {cls.__name__}` at the top level of a module, not inside a function."
         )
     return name
-
-
-def _attribute(module: Any, qualname: str) -> Any:
-    for name in qualname.split("."):
-        module = getattr(module, name, None)
-    return module
 
 
 # ------------------------------------------------------------------------------------------------------------- reading
@@ -93,7 +82,7 @@ def kernel_of_description(description: object, depth: int = DEPTH) -> Kernel:
 
     Raises
     ------
-    UnknownKernelError
+    UnknownClassError
         When its class cannot be imported.
     InputError
         When it describes no kernel.
@@ -103,8 +92,10 @@ def kernel_of_description(description: object, depth: int = DEPTH) -> Kernel:
     name, settings = description["class"], description["settings"]
     if not isinstance(name, str) or not isinstance(settings, dict):
         raise InputError(f"the kernel is {reprlib.repr(description)}")
-    cls = _class_of(name)
-    known = {part.name for part in fields(cls) if part.init}
+    cls = class_named(name, Kernel, "kernel")  # type: ignore[type-abstract]
+    if not hasattr(cls, "__dataclass_fields__"):
+        raise InputError(f"{name} is no kernel: it is no dataclass")
+    known = {part.name for part in fields(cls) if part.init}  # type: ignore[arg-type]
     if set(settings) != known:
         raise InputError(f"the kernel {name} has the settings {sorted(known)}, the file {sorted(settings)}")
     values = {key: _value(one, depth) for key, one in settings.items()}
@@ -129,82 +120,6 @@ def _value(value: object, depth: int) -> object:
     if not isinstance(value, int | float) or not math.isfinite(value):
         raise InputError(f"a kernel has the setting {reprlib.repr(value)}")
     return value
-
-
-def _class_of(name: str) -> Any:
-    """Return the class that an import name stands for, after a check that it is a kernel."""
-    module_name, _, qualname = name.partition(":")
-    if not all(part.isidentifier() for part in [*module_name.split("."), *qualname.split(".")]):
-        raise InputError(f"{name!r} is no import name of a kernel")
-    found = _attribute(_module(name, module_name, qualname), qualname)
-    if found is None:
-        raise UnknownKernelError(
-            f"the kernel {name} is needed, and the module {module_name} has no {qualname}. Give the class its old name "
-            "again" + _advice(module_name)
-        )
-    if not isinstance(found, type) or not issubclass(found, Kernel) or not hasattr(found, "__dataclass_fields__"):
-        raise InputError(f"{name} is no kernel")
-    return found
-
-
-def _module(name: str, module_name: str, qualname: str) -> Any:
-    """Return the module, importing it only if its source defines the class."""
-    if module_name in sys.modules:
-        return sys.modules[module_name]
-    source = _source(module_name)
-    if source is None:
-        raise UnknownKernelError(
-            f"the kernel {name} is needed, and there is no module {module_name}. Put the file that defines "
-            f"`class {qualname}` where Python finds it (beside your script, or in PYTHONPATH)" + _advice(module_name)
-        )
-    if not _defines(source, qualname):
-        raise UnknownKernelError(
-            f"the kernel {name} is needed, and {source} has no `class {qualname}`; it was not imported. Give the "
-            "class its old name again" + _advice(module_name)
-        )
-    try:
-        return importlib.import_module(module_name)
-    except Exception as error:
-        raise UnknownKernelError(
-            f"the kernel {name} is needed, and importing {module_name} failed ({type(error).__name__}: {error}). Try "
-            f"`import {module_name}` by itself first."
-        ) from error
-
-
-def _advice(module_name: str) -> str:
-    if module_name == "__main__":
-        return (
-            ". It was defined in a script or notebook: define it here before loading, or move it to a module, import "
-            "it from there and save the surrogate again."
-        )
-    return ", or fit the surrogate again."
-
-
-def _source(module_name: str) -> Path | None:
-    """Return the file of a module without importing anything, packages that it is in included."""
-    path: Any = None
-    full = ""
-    for part in module_name.split("."):
-        full = f"{full}.{part}" if full else part
-        spec = PathFinder.find_spec(full, path)
-        if spec is None:
-            return None
-        path = spec.submodule_search_locations
-    return None if spec is None or not spec.origin or not spec.origin.endswith(".py") else Path(spec.origin)
-
-
-def _defines(source: Path, qualname: str) -> bool:
-    """Return whether a source has a class statement of that name; the source is read, not run."""
-    try:
-        body: list[ast.stmt] = ast.parse(source.read_bytes()).body
-    except (SyntaxError, ValueError, OSError):
-        return False
-    for name in qualname.split("."):
-        classes = [one for one in body if isinstance(one, ast.ClassDef) and one.name == name]
-        if not classes:
-            return False
-        body = classes[-1].body
-    return bool(classes[-1].bases)
 
 
 # ----------------------------------------------------------------------------------------------- codes of old files

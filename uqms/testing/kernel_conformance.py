@@ -17,10 +17,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from uqms._import_names import UnknownClassError
 from uqms._typing import Array, RandomState, as_generator
 from uqms.errors import InputError
 from uqms.surrogates import RadialKernel
-from uqms.surrogates.kernel_files import UnknownKernelError, description_of, kernel_of_description
+from uqms.surrogates.kernel_files import description_of, kernel_of_description
 from uqms.surrogates.kernels import correlation, settings_of
 from uqms.testing.surrogates import Check, Conformance
 
@@ -196,6 +197,6 @@ def _positive_definite(kernel: RadialKernel, generator: np.random.Generator) -> 
 def _file(kernel: RadialKernel) -> _Measured:
     try:
         same = kernel_of_description(json.loads(json.dumps(description_of(kernel), allow_nan=False)))
-    except UnknownKernelError as error:
+    except UnknownClassError as error:
         raise InputError(str(error)) from error
     return _Measured(float(same != kernel), 0.0, f"a file gives {same!r} back.")
