@@ -33,6 +33,7 @@ from uqms.parameters import Box, Prior
 from uqms.parameters.scale import SCALES, Interval
 from uqms.surrogates import _fused
 from uqms.surrogates.gp import GaussianProcessSurrogate
+from uqms.surrogates.outputs import Decoder
 from uqms.surrogates.process import Scores
 from uqms.surrogates.protocol import Surrogate
 
@@ -513,42 +514,44 @@ class PluggedOutputsReverseOp(Op):  # type: ignore[misc]
         """Evaluate."""
         problem = self.problem
         u, phi, eta, y_bar = (np.ascontiguousarray(v) for v in inputs)
-        scores: Scores = problem.surrogate.scores(u)
-        used = problem.cells.used
-        mean_bar, cov_bar = np.zeros_like(scores.mean), np.zeros_like(scores.covariance)
-        slopes = np.ascontiguousarray(problem.mean_slopes(u[None])[:, 0])
-        slopes_bar = np.zeros_like(slopes)
-        phi_bar, eta_bar = np.zeros_like(phi), np.zeros_like(eta)
-        own = problem.run_factor(u[None])[0]
-        own_bar = np.zeros_like(own)
-        for h in range(len(scores.mean)):
-            one, two = np.empty((len(u), len(used))), np.empty((len(used), len(u), len(u)))
-            mean, covariance = (np.ascontiguousarray(v) for v in (scores.mean[h][:, used], scores.covariance[h, used]))
+        found = problem.joint_error(u[None])
+        scores = Scores(found.scores.mean[:, 0], found.scores.covariance[:, 0], found.scores.log_weights)
+        means, covariances, phis, slopes, own, *rows = problem.latent_parts(found, u[None], phi[None])
+        bars = [np.zeros_like(one) for one in (means[:, 0], covariances[:, 0], slopes[:, 0])]
+        phi_bar, eta_bar, own_bar = np.zeros_like(phi), np.zeros_like(eta), np.zeros_like(own[0])
+        q, t = (one.shape[-1] for one in rows[1:])
+        rows_bar = np.zeros((len(means), y_bar.shape[1] if problem.cells.by_input is not None else 0, 1 + q + t))
+        for h in range(len(means)):
             _latent_outputs.outputs_reverse(
                 problem.structure,
-                mean,
-                covariance,
-                phi,
-                slopes[h],
-                own,
+                means[h, 0],
+                covariances[h, 0],
+                phis[0],
+                slopes[h, 0],
+                own[0],
+                *(one[h % len(one), 0] for one in rows),
                 eta,
                 y_bar[h],
-                one,
-                two,
+                bars[0][h],
+                bars[1][h],
                 phi_bar,
-                slopes_bar[h],
+                bars[2][h],
                 own_bar,
+                rows_bar[h],
                 eta_bar,
             )
-            mean_bar[h][:, used], cov_bar[h, used] = one, two
-        u_bar = problem.slopes_reverse(u, slopes_bar, scores)
+        u_bar = problem.slopes_reverse(u, bars[2], scores)
         if problem.realisation is not None:
             u_bar += problem.realisation.reverse(u, own_bar)
-        outputs[0][0] = u_bar + problem.surrogate.scores_reverse(u, mean_bar, cov_bar)
+        outputs[0][0] = u_bar + problem.joint_error_reverse(
+            u,
+            problem.all_scores(scores, *bars[:2]),
+            Decoder(rows_bar[..., 0], rows_bar[..., 1 : 1 + q], rows_bar[..., 1 + q :]),
+        )
         outputs[1][0], outputs[2][0] = phi_bar, eta_bar
 
 
-KERNEL_VERSION = 8  # raise it when a compiled kernel changes: graphs cached on disk do not look inside
+KERNEL_VERSION = 9  # raise it when a compiled kernel changes: graphs cached on disk do not look inside
 
 
 @register_funcify_default_op_cache_key(FlatScoresOp)  # type: ignore[untyped-decorator]
@@ -868,7 +871,7 @@ def joint_density(problem: Any) -> Callable[[Any, Any, Any], Any]:
     data = pytensor.shared(likelihood.data, name="data")
     log_weights = np.asarray(surrogate.scores(np.full((1, surrogate.domain.d), 0.5)).log_weights, dtype=np.float64)
     if is_exact(surrogate) and not likelihood.slopes:
-        fixed = np.concatenate([np.ravel(part) for part in likelihood.fixed_rows(cells, None, 1)])
+        fixed = np.concatenate([np.ravel(part) for part in likelihood.rows_of(cells, 1)[1:]])
 
         def parts(u: Any) -> Any:
             return pt.concatenate([cell_means(cells, exact_scores(surrogate, u)), fixed])[None]

@@ -25,7 +25,7 @@ from uqms.surrogates.kernels import (
 )
 from uqms.surrogates.learning import LearningCurve, learning_curve
 from uqms.surrogates.neighbours import LeftOutRuns, LocalGaussianProcess, LocalGaussianProcessSurrogate
-from uqms.surrogates.outputs import Curve, Decoder, Layout, Scalar
+from uqms.surrogates.outputs import Curve, Decoder, InputDecoder, Layout, Scalar
 from uqms.surrogates.physics import Physics
 from uqms.surrogates.plugging import draws_from_scores, reverse_by_differences
 from uqms.surrogates.prediction import Prediction
@@ -45,6 +45,7 @@ __all__ = [
     "FunctionDraws",
     "GaussianProcess",
     "GaussianProcessSurrogate",
+    "InputDecoder",
     "Jump",
     "Kernel",
     "Layout",
