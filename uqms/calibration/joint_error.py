@@ -17,7 +17,7 @@ E           truncation rows                                                     
 ==========  ===================================================================  =======================================
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, final
 
 import numpy as np
@@ -138,6 +138,12 @@ class OutputLaw:
     def mean(self) -> Array:
         """Shape (S, T)."""
         return outputs_of_scores(self.rows, self.index, self.score_mean)
+
+    def without_errors(self) -> "OutputLaw":
+        """Return the law of a surrogate that has no error: its mean."""
+        rows = self.rows._replace(truncation=np.zeros_like(self.rows.truncation))
+        covariance = np.zeros_like(self.score_covariance) if len(self.used) else self.score_covariance
+        return replace(self, score_covariance=covariance, rows=rows)
 
     @property
     def covariance(self) -> Array:

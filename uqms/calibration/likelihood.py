@@ -29,7 +29,6 @@ __all__ = [
     "Errors",
     "NoiseGroups",
     "arrange",
-    "by_experiment",
     "check_conditions",
     "check_errors_between",
     "check_scale",
@@ -399,16 +398,6 @@ def right_factor(factor: Array) -> Array:
         return np.zeros((factor.shape[1], 0))
     _, singular, right = np.linalg.svd(factor, full_matrices=False)
     return np.asarray(right[singular > 1e-10 * max(float(singular[0]), 1e-300)].T)
-
-
-def by_experiment(cells: Cells) -> Array:
-    """Return the truncation factor with columns of its own for each experiment, no more than needed."""
-    out = np.zeros((len(cells.offset), sum(part.shape[1] for part in cells.factors)))
-    start = 0
-    for k, part in enumerate(cells.factors):
-        out[cells.experiment == k, start : start + part.shape[1]] = part
-        start += part.shape[1]
-    return out
 
 
 def arrange(
