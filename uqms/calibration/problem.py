@@ -634,8 +634,16 @@ class Calibration:
     @cached_property
     def correlated_scores(self) -> bool:
         """Whether the errors of the surrogate's scores are correlated with each other."""
-        middle = np.full((1, self.surrogate.domain.d), 0.5)
-        return not is_exact(self.surrogate) and self.surrogate.scores(middle).correlated
+        return not is_exact(self.surrogate) and self._middle.correlated
+
+    @cached_property
+    def _hyperparameter_draws(self) -> int:
+        return 1 if is_exact(self.surrogate) else len(self._middle.log_weights)
+
+    @property
+    def _middle(self) -> Scores:
+        """The scores at the middle of the box: their shapes are the same everywhere."""
+        return self.surrogate.scores(np.full((1, self.surrogate.domain.d), 0.5))
 
     @property
     def used(self) -> Ints:
@@ -758,7 +766,7 @@ class Calibration:
         """Return J (H, S, N, o) at inputs (S, K, d): derivatives of the mean by the unit-cube parameters, if needed."""
         cells = self.cells
         if not any(term.role == ORTHOGONAL for term in self.noise.terms):
-            return np.zeros((len(self.surrogate.scores(u[:1]).log_weights), len(u), len(cells.offset), 0))
+            return np.zeros((self._hyperparameter_draws, len(u), len(cells.offset), 0))
         columns = [self.surrogate.domain.names.index(name) for name in self.parameters]
         step, slopes = float(_latent_outputs.jacobian_step()), []
         for column in columns:
