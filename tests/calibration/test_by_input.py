@@ -169,3 +169,68 @@ def test_the_latent_form_has_the_same_law_and_gradient(case: str, conditions: tu
     outputs, _ = problem.latent_outputs(u, phi, eta)
     np.testing.assert_allclose(outputs, y0 + np.einsum("hsnl,sl->hsn", B, eta), rtol=1e-12)
     check_gradient(problem)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_as_tensor_has_the_joint_law_and_its_gradient(case: str, rng: np.random.Generator) -> None:
+    surrogate, u = toy(**CASES[case]), rng.random((2, 3))
+    theta = pytensor.tensor.dmatrix()
+    x = np.asarray(BOX.from_unit(u))
+    found = uq.as_tensor(
+        surrogate, {name: theta[:, i] for i, name in enumerate(BOX.names)}, "curve", {"time": TIMES}
+    )
+    weight = [rng.standard_normal(shape) for shape in ((2, 3), (2, 3), (2, 3, 2, 3))]
+    total = sum((part * one).sum() for part, one in zip(found, weight, strict=True))
+    outputs = [*found, total, pytensor.grad(total, theta)]
+    with pytensor.config.change_flags(mode="FAST_COMPILE"):
+        function = pytensor.function([theta], outputs)
+    mean, variance, covariance, _, slope = function(x)
+    laws = brute(surrogate, u, np.repeat([0, 1], 3), np.tile(TIMES, 2))
+    wanted = sum(np.exp(w) * m for m, _, w in laws)
+    spread = sum(np.exp(w) * (C + np.outer(m - wanted, m - wanted)) for m, C, w in laws)
+    np.testing.assert_allclose(mean.ravel(), wanted, rtol=1e-12)
+    np.testing.assert_allclose(covariance.reshape(6, 6), spread, rtol=1e-10, atol=1e-13)
+    np.testing.assert_allclose(variance.ravel(), np.diag(spread), rtol=1e-10)
+    differences = np.empty_like(x)
+    for place in np.ndindex(x.shape):
+        shift = np.zeros_like(x)
+        shift[place] = 1e-6
+        differences[place] = (function(x + shift)[3] - function(x - shift)[3]) / 2e-6
+    np.testing.assert_allclose(slope, differences, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_prediction_from_scores_is_the_joint_law(case: str, rng: np.random.Generator) -> None:
+    surrogate, u = toy(**CASES[case]), rng.random((2, 3))
+    at = {name: column for name, column in zip(BOX.names, np.asarray(BOX.from_unit(u)).T, strict=True)}
+    found = uq.surrogates.predict_from_scores(surrogate, at)
+    laws = brute(surrogate, u, np.repeat([0, 1], 5), np.tile(surrogate.times, 2))
+    wanted = sum(np.exp(w) * m for m, _, w in laws)
+    spread = sum(np.exp(w) * (C + np.outer(m - wanted, m - wanted)) for m, C, w in laws)
+    np.testing.assert_allclose(found.mean["curve"].values.ravel(), wanted, rtol=1e-12)
+    np.testing.assert_allclose(found.variance["curve"].values.ravel(), np.diag(spread), rtol=1e-10)
+    np.testing.assert_allclose(found.covariance("curve").reshape(10, 10), spread, rtol=1e-10, atol=1e-13)
+    draws = found.draws(4000, 1)["curve"].values.reshape(4000, -1)
+    error = np.sqrt(np.diag(spread) / 4000)
+    assert np.abs((draws.mean(axis=0) - wanted) / error).max() < 4.5
+    centred = draws - wanted
+    products = centred[:, :, None] * centred[:, None, :]
+    assert np.abs((products.mean(axis=0) - spread) / (products.std(axis=0) / 4000**0.5)).max() < 4.5
+
+
+def test_draws_from_the_scores_of_correlated_ones_pass_the_suite() -> None:
+    uq.testing.check_surrogate(FromScores(toy(draws=2)), draws=2000).raise_failed()
+
+
+class FromScores:
+    """The toy, with derivative and function draws that are made of its scores."""
+
+    def __init__(self, inner: ToySurrogate) -> None:
+        self.inner = inner
+        self.domain, self.layouts, self.scores, self.decode = inner.domain, inner.layouts, inner.scores, inner.decode
+
+    def scores_reverse(self, u: np.ndarray, mean_bar: np.ndarray, covariance_bar: np.ndarray) -> np.ndarray:
+        return uq.surrogates.reverse_by_differences(self.scores, u, mean_bar, covariance_bar)
+
+    def functions(self, n: int, rng: Any) -> Any:
+        return uq.surrogates.draws_from_scores(self, n, rng, anchors=32)
