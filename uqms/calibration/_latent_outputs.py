@@ -7,6 +7,8 @@ with eta standard normal, which the sampler draws beside the parameters.
 ==========  ==========================================================================  ===========
 symbol      meaning                                                                     shape
 ==========  ==========================================================================  ===========
+S           covariances of the scores between inputs; of correlated scores, one of all   (q, K, K)
+            of them, input by input                                                      (1, K q, K q)
 W           factor of the noise of one run of the simulator, an experiment's own         (N, r)
 eta         latents: scores (K q, experiment-major), truncation (K t), discrepancy      (L,)
             (N), runs (K r)
@@ -121,16 +123,71 @@ def _root_reverse(L: Array, L_bar: Array) -> Array:
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def outputs(data: Array, mean: Array, covariance: Array, phi: Array, J: Array, W: Array, eta: Array) -> Array:
-    """Return y (N,) for one value of everything; eta (L,)."""
-    K, q, N, t, T = int(data[0]), int(data[1]), int(data[2]), int(data[4]), int(data[5])
-    experiment, _, factor, offset, basis, truncation, _, _, _, _ = fields(data)
-    scores = mean.copy()
+def _score_roots(S: Array) -> Array:
+    """Return the roots (m, n, n) of S (m, n, n): of each score, or one of all of them."""
+    L = np.empty_like(S)
+    for j in range(S.shape[0]):
+        L[j] = _root(S[j], False)
+    return L
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _errors(L: Array, eta: Array, scores: Array) -> None:
+    """Add the errors L eta to scores (K, q)."""
+    K, q = scores.shape
+    if L.shape[1] != K:
+        for i in range(K * q):
+            for m in range(i + 1):
+                scores[i // q, i % q] += L[0, i, m] * eta[m]
+        return
     for j in range(q):
-        L = _root(covariance[j], False)
         for k in range(K):
             for m in range(k + 1):
-                scores[k, j] += L[k, m] * eta[m * q + j]
+                scores[k, j] += L[j, k, m] * eta[m * q + j]
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _errors_reverse(L: Array, eta: Array, scores_bar: Array, S_bar: Array, eta_bar: Array) -> None:
+    """Fill the derivative by S, and add that by eta, of errors whose derivative is scores_bar (K, q)."""
+    K, q = scores_bar.shape
+    n = L.shape[1]
+    L_bar = np.empty((n, n))
+    if n != K:
+        L_bar[:] = 0.0
+        for i in range(n):
+            for m in range(i + 1):
+                L_bar[i, m] = scores_bar[i // q, i % q] * eta[m]
+                eta_bar[m] += L[0, i, m] * scores_bar[i // q, i % q]
+        S_bar[0] = _root_reverse(L[0], L_bar)
+        return
+    for j in range(q):
+        L_bar[:] = 0.0
+        for k in range(K):
+            for m in range(k + 1):
+                L_bar[k, m] = scores_bar[k, j] * eta[m * q + j]
+                eta_bar[m * q + j] += L[j, k, m] * scores_bar[k, j]
+        S_bar[j] = _root_reverse(L[j], L_bar)
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def outputs(
+    data: Array,
+    mean: Array,
+    covariance: Array,
+    phi: Array,
+    J: Array,
+    W: Array,
+    offset: Array,
+    basis: Array,
+    truncation: Array,
+    eta: Array,
+) -> Array:
+    """Return y (N,) for one value of everything; rows of the data's inputs, eta (L,)."""
+    K, q, N, t, T = int(data[0]), int(data[1]), int(data[2]), int(data[4]), int(data[5])
+    parts = fields(data)
+    experiment, factor = parts[0], parts[2]
+    scores = mean.copy()
+    _errors(_score_roots(covariance), eta, scores)
     omega = eta[K * q : K * q + K * t]
     own = K * q + K * t + (N if T > 0 else 0)
     r = W.shape[1]
@@ -151,19 +208,34 @@ def outputs(data: Array, mean: Array, covariance: Array, phi: Array, J: Array, W
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def linear_outputs(data: Array, mean: Array, covariance: Array, phi: Array, J: Array, W: Array) -> tuple[Array, Array]:
+def linear_outputs(
+    data: Array,
+    mean: Array,
+    covariance: Array,
+    phi: Array,
+    J: Array,
+    W: Array,
+    offset: Array,
+    basis: Array,
+    truncation: Array,
+) -> tuple[Array, Array]:
     """Return y0 (N,) and B (N, L), with which `outputs` are y0 + B eta: its roots are taken once."""
     K, q, N, t, T = int(data[0]), int(data[1]), int(data[2]), int(data[4]), int(data[5])
-    experiment, _, factor, offset, basis, truncation, _, _, _, _ = fields(data)
+    parts = fields(data)
+    experiment, factor = parts[0], parts[2]
     first, r = K * q, W.shape[1]
     own = first + K * t + (N if T > 0 else 0)
     y, B = np.empty(N), np.zeros((N, latent_count(data)))
-    for j in range(q):
-        L = _root(covariance[j], False)
-        for i in range(N):
-            k = int(experiment[i])
-            for m in range(k + 1):
-                B[i, m * q + j] = basis[i, j] * L[k, m]
+    L = _score_roots(covariance)
+    for i in range(N):
+        k = int(experiment[i])
+        for j in range(q):
+            if L.shape[1] != K:
+                for m in range(k * q + j + 1):
+                    B[i, m] += basis[i, j] * L[0, k * q + j, m]
+            else:
+                for m in range(k + 1):
+                    B[i, m * q + j] = basis[i, j] * L[j, k, m]
     for i in range(N):
         k = int(experiment[i])
         s = offset[i]
@@ -202,6 +274,9 @@ def outputs_reverse(
     phi: Array,
     J: Array,
     W: Array,
+    offset: Array,
+    basis: Array,
+    truncation: Array,
     eta: Array,
     y_bar: Array,
     mean_bar: Array,
@@ -209,19 +284,20 @@ def outputs_reverse(
     phi_bar: Array,
     J_bar: Array,
     W_bar: Array,
+    rows_bar: Array,
     eta_bar: Array,
 ) -> None:
-    """Fill mean_bar (K, q), cov_bar (q, K, K) and J_bar (N, o); add to phi_bar, W_bar and eta_bar."""
+    """Fill mean_bar (K, q), cov_bar and J_bar (N, o); add to phi_bar, W_bar and eta_bar.
+
+    Where rows_bar has rows, it is filled with derivatives by offset, basis and truncation, (N, 1 + q + t).
+    """
     K, q, N, t, T = int(data[0]), int(data[1]), int(data[2]), int(data[4]), int(data[5])
-    experiment, _, factor, offset, basis, truncation, _, _, _, _ = fields(data)
+    parts = fields(data)
+    experiment, factor = parts[0], parts[2]
     mean_bar[:], cov_bar[:], J_bar[:] = 0.0, 0.0, 0.0
     scores = mean.copy()
-    roots = np.empty((q, K, K))
-    for j in range(q):
-        roots[j] = _root(covariance[j], False)
-        for k in range(K):
-            for m in range(k + 1):
-                scores[k, j] += roots[j, k, m] * eta[m * q + j]
+    roots = _score_roots(covariance)
+    _errors(roots, eta, scores)
     first, r = K * q, W.shape[1]
     own = K * q + K * t + (N if T > 0 else 0)
     for i in range(N):
@@ -244,14 +320,13 @@ def outputs_reverse(
         for a in range(r):
             eta_bar[own + k * r + a] += W[i, a] * bar
             W_bar[i, a] += eta[own + k * r + a] * bar
-    L_bar = np.empty((K, K))
-    for j in range(q):
-        L_bar[:] = 0.0
-        for k in range(K):
-            for m in range(k + 1):
-                L_bar[k, m] = mean_bar[k, j] * eta[m * q + j]
-                eta_bar[m * q + j] += roots[j, k, m] * mean_bar[k, j]
-        cov_bar[j] = _root_reverse(roots[j], L_bar)
+        if rows_bar.shape[0] > 0:
+            rows_bar[i, 0] = bar
+            for j in range(q):
+                rows_bar[i, 1 + j] = bar * scores[k, j]
+            for a in range(t):
+                rows_bar[i, 1 + q + a] = bar * eta[first + k * t + a]
+    _errors_reverse(roots, eta, mean_bar, cov_bar, eta_bar)
     if T > 0:
         start = first + K * t
         L = _root(_jittered(terms(data[fields(data)[9] :], T, N, phi, J, True, True)), True)
@@ -351,8 +426,9 @@ def fused_outputs(block: Array, u: Array, phi: Array, eta: Array) -> Array:
     means, covariances, _, _, _ = _scores(block, u)
     J, W = _jacobian(block, data, u), np.zeros((int(data[2]), 0))
     y = np.empty((means.shape[0], int(data[2])))
+    _, _, _, offset, basis, truncation, _, _, _, _ = fields(data)
     for h in range(means.shape[0]):
-        y[h] = outputs(data, means[h], covariances[h], phi, J[h], W, eta)
+        y[h] = outputs(data, means[h], covariances[h], phi, J[h], W, offset, basis, truncation, eta)
     return y
 
 
@@ -365,6 +441,8 @@ def fused_outputs_reverse(block: Array, u: Array, phi: Array, eta: Array, y_bar:
     W_bar = np.zeros(W.shape)
     mean_bars, cov_bars, J_bars = np.empty(means.shape), np.empty(covariances.shape), np.empty(J.shape)
     u_bar, phi_bar, eta_bar = np.zeros(u.shape), np.zeros(phi.shape), np.zeros(eta.shape)
+    _, _, _, offset, basis, truncation, _, _, _, _ = fields(data)
+    no_rows = np.empty((0, 0))
     for h in range(means.shape[0]):
         outputs_reverse(
             data,
@@ -373,6 +451,9 @@ def fused_outputs_reverse(block: Array, u: Array, phi: Array, eta: Array, y_bar:
             phi,
             J[h],
             W,
+            offset,
+            basis,
+            truncation,
             eta,
             y_bar[h],
             mean_bars[h],
@@ -380,6 +461,7 @@ def fused_outputs_reverse(block: Array, u: Array, phi: Array, eta: Array, y_bar:
             phi_bar,
             J_bars[h],
             W_bar,
+            no_rows,
             eta_bar,
         )
     _scores_reverse(block, u, kg, t, v, mean_bars, cov_bars, u_bar)

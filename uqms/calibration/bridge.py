@@ -33,6 +33,7 @@ from uqms.parameters import Box, Prior
 from uqms.parameters.scale import SCALES, Interval
 from uqms.surrogates import _fused
 from uqms.surrogates.gp import GaussianProcessSurrogate
+from uqms.surrogates.outputs import Decoder, InputDecoder
 from uqms.surrogates.process import Scores
 from uqms.surrogates.protocol import Surrogate
 
@@ -245,19 +246,21 @@ class LogSuccessOp(Op):  # type: ignore[misc]
 
 @final
 class ScoresOp(Op):  # type: ignore[misc]
-    """Mean (H, k, q) and covariance (H, q, k, k) of a surrogate's scores at inputs (k, d), any surrogate."""
+    """Mean (H, k, q) and covariance (H, q, k, k) of a surrogate's scores at inputs (k, d), any surrogate.
 
-    __props__ = ("surrogate",)
+    Of correlated scores the covariance has the shape (H, k, q, k, q).
+    """
 
-    def __init__(self, surrogate: Surrogate) -> None:
-        self.surrogate = surrogate
+    __props__ = ("surrogate", "correlated")
+
+    def __init__(self, surrogate: Surrogate, correlated: bool = False) -> None:
+        self.surrogate, self.correlated = surrogate, correlated
 
     def make_node(self, u: Any) -> Apply:
         """Describe inputs and outputs."""
         u = pt.as_tensor(u, dtype="float64")
-        return Apply(
-            self, [u], [pt.tensor(dtype="float64", shape=(None,) * 3), pt.tensor(dtype="float64", shape=(None,) * 4)]
-        )
+        shapes = (None,) * 3, (None,) * (5 if self.correlated else 4)
+        return Apply(self, [u], [pt.tensor(dtype="float64", shape=shape) for shape in shapes])
 
     def perform(self, node: Apply, inputs: Any, outputs: Any) -> None:
         """Evaluate."""
@@ -291,6 +294,53 @@ class ScoresReverseOp(Op):  # type: ignore[misc]
     def perform(self, node: Apply, inputs: Any, outputs: Any) -> None:
         """Evaluate."""
         outputs[0][0] = self.surrogate.scores_reverse(*(np.ascontiguousarray(v) for v in inputs))
+
+
+@final
+class RowsOp(Op):  # type: ignore[misc]
+    """Offset (H, k, N), basis (H, k, N, q) and truncation (H, k, N, t) of rows that depend on inputs (k, d)."""
+
+    __props__ = ("decoder",)
+
+    def __init__(self, decoder: InputDecoder) -> None:
+        self.decoder = decoder
+
+    def make_node(self, u: Any) -> Apply:
+        """Describe inputs and outputs."""
+        shapes = [pt.tensor(dtype="float64", shape=(None,) * n) for n in (3, 4, 4)]
+        return Apply(self, [pt.as_tensor(u, dtype="float64")], shapes)
+
+    def perform(self, node: Apply, inputs: Any, outputs: Any) -> None:
+        """Evaluate."""
+        for output, part in zip(outputs, self.decoder.at(np.asarray(inputs[0])), strict=True):
+            output[0] = np.ascontiguousarray(part)
+
+    def pullback(self, inputs: Any, outputs: Any, cotangents: Any) -> Any:
+        """Return the reverse derivative."""
+        bars = [
+            out.zeros_like() if isinstance(bar.type, pytensor.gradient.DisconnectedType) else bar
+            for out, bar in zip(outputs, cotangents, strict=True)
+        ]
+        return [RowsReverseOp(self.decoder)(inputs[0], *bars)]
+
+
+@final
+class RowsReverseOp(Op):  # type: ignore[misc]
+    """Reverse derivative of `RowsOp`."""
+
+    __props__ = ("decoder",)
+
+    def __init__(self, decoder: InputDecoder) -> None:
+        self.decoder = decoder
+
+    def make_node(self, u: Any, *bars: Any) -> Apply:
+        """Describe inputs and outputs."""
+        return Apply(self, [pt.as_tensor(v) for v in (u, *bars)], [pt.dmatrix()])
+
+    def perform(self, node: Apply, inputs: Any, outputs: Any) -> None:
+        """Evaluate."""
+        u, *bars = (np.ascontiguousarray(v) for v in inputs)
+        outputs[0][0] = self.decoder.reverse(u, Decoder(*bars))
 
 
 class FlatScoresOp(Op):  # type: ignore[misc]
@@ -513,42 +563,44 @@ class PluggedOutputsReverseOp(Op):  # type: ignore[misc]
         """Evaluate."""
         problem = self.problem
         u, phi, eta, y_bar = (np.ascontiguousarray(v) for v in inputs)
-        scores: Scores = problem.surrogate.scores(u)
-        used = problem.cells.used
-        mean_bar, cov_bar = np.zeros_like(scores.mean), np.zeros_like(scores.covariance)
-        slopes = np.ascontiguousarray(problem.mean_slopes(u[None])[:, 0])
-        slopes_bar = np.zeros_like(slopes)
-        phi_bar, eta_bar = np.zeros_like(phi), np.zeros_like(eta)
-        own = problem.run_factor(u[None])[0]
-        own_bar = np.zeros_like(own)
-        for h in range(len(scores.mean)):
-            one, two = np.empty((len(u), len(used))), np.empty((len(used), len(u), len(u)))
-            mean, covariance = (np.ascontiguousarray(v) for v in (scores.mean[h][:, used], scores.covariance[h, used]))
+        found = problem.joint_error(u[None])
+        scores = Scores(found.scores.mean[:, 0], found.scores.covariance[:, 0], found.scores.log_weights)
+        means, covariances, phis, slopes, own, *rows = problem.latent_parts(found, u[None], phi[None])
+        bars = [np.zeros_like(one) for one in (means[:, 0], covariances[:, 0], slopes[:, 0])]
+        phi_bar, eta_bar, own_bar = np.zeros_like(phi), np.zeros_like(eta), np.zeros_like(own[0])
+        q, t = (one.shape[-1] for one in rows[1:])
+        rows_bar = np.zeros((len(means), y_bar.shape[1] if problem.cells.by_input is not None else 0, 1 + q + t))
+        for h in range(len(means)):
             _latent_outputs.outputs_reverse(
                 problem.structure,
-                mean,
-                covariance,
-                phi,
-                slopes[h],
-                own,
+                means[h, 0],
+                covariances[h, 0],
+                phis[0],
+                slopes[h, 0],
+                own[0],
+                *(one[h % len(one), 0] for one in rows),
                 eta,
                 y_bar[h],
-                one,
-                two,
+                bars[0][h],
+                bars[1][h],
                 phi_bar,
-                slopes_bar[h],
+                bars[2][h],
                 own_bar,
+                rows_bar[h],
                 eta_bar,
             )
-            mean_bar[h][:, used], cov_bar[h, used] = one, two
-        u_bar = problem.slopes_reverse(u, slopes_bar, scores)
+        u_bar = problem.slopes_reverse(u, bars[2], scores)
         if problem.realisation is not None:
             u_bar += problem.realisation.reverse(u, own_bar)
-        outputs[0][0] = u_bar + problem.surrogate.scores_reverse(u, mean_bar, cov_bar)
+        outputs[0][0] = u_bar + problem.joint_error_reverse(
+            u,
+            problem.all_scores(scores, *bars[:2]),
+            Decoder(rows_bar[..., 0], rows_bar[..., 1 : 1 + q], rows_bar[..., 1 + q :]),
+        )
         outputs[1][0], outputs[2][0] = phi_bar, eta_bar
 
 
-KERNEL_VERSION = 8  # raise it when a compiled kernel changes: graphs cached on disk do not look inside
+KERNEL_VERSION = 9  # raise it when a compiled kernel changes: graphs cached on disk do not look inside
 
 
 @register_funcify_default_op_cache_key(FlatScoresOp)  # type: ignore[untyped-decorator]
@@ -594,6 +646,8 @@ for _operation in (
     LogSuccessOp,
     ScoresOp,
     ScoresReverseOp,
+    RowsOp,
+    RowsReverseOp,
     JointErrorOp,
     JointErrorReverseOp,
     PluggedOutputsOp,
@@ -710,14 +764,20 @@ def as_tensor(
         output = outputs[0]
     if output in outputs:
         check_scale(surrogate, output, "as_tensor")
-    offset, basis, truncation = surrogate.decode(output, coords)
+    decoder = surrogate.decode(output, coords)
     u = unit_inputs(surrogate.domain, theta)
     if isinstance(surrogate, GaussianProcessSurrogate) and surrogate.physics is None:
         log_weights = surrogate.process.log_weights
         means, covariances = FlatScoresOp()(pytensor.shared(surrogate.process.flat()), u)
     else:
-        log_weights = surrogate.scores(np.full((1, len(names)), 0.5)).log_weights
-        means, covariances = ScoresOp(surrogate)(u)
+        found = surrogate.scores(np.full((1, len(names)), 0.5))
+        log_weights = found.log_weights
+        means, covariances = ScoresOp(surrogate, found.correlated)(u)
+        if found.correlated or isinstance(decoder, InputDecoder):
+            weights = np.exp(log_weights - np.logaddexp.reduce(log_weights))
+            return _joint_tensor(decoder, u, means, covariances, weights)
+    assert isinstance(decoder, Decoder)
+    offset, basis, truncation = decoder
     weights = np.exp(log_weights - np.logaddexp.reduce(log_weights))
     score_mean = pt.tensordot(weights, means, [[0], [0]])
     joint = pt.tensordot(weights, covariances, [[0], [0]])  # (q, k, k)
@@ -736,6 +796,31 @@ def as_tensor(
         spread = pt.tensordot((weights[:, None, None] * shift), shift, [[0], [0]])
         covariance += spread
         variance += pt.tensordot(weights, shift**2, [[0], [0]])
+    return SurrogateTensor(mean, variance, covariance)
+
+
+def _joint_tensor(
+    decoder: Decoder | InputDecoder, u: Any, means: Any, covariances: Any, weights: Array
+) -> SurrogateTensor:
+    """Return a surrogate whose rows depend on the input, or whose scores are correlated, as expressions."""
+    if isinstance(decoder, InputDecoder):
+        offset, basis, truncation = RowsOp(decoder)(u)  # (H or 1, k, N, ...)
+    else:
+        offset, basis, truncation = (pt.as_tensor(one)[None, None] for one in decoder)
+        basis, truncation = (pt.repeat(one, u.shape[0], axis=1) for one in (basis, truncation))
+    k, q, N = u.shape[0], means.shape[2], offset.shape[2]
+    eye = pt.eye(k)
+    if covariances.ndim == 4:  # (H, q, k, k), of scores that are independent
+        covariances = covariances.transpose(0, 2, 1, 3)[..., None] * pt.eye(q)[None, None, :, None, :]
+    each = offset + pt.sum(basis * means[:, :, None, :], axis=3)  # (H, k, N)
+    spread = (eye[None, :, None, :, None] * basis[:, :, :, None, :]).reshape((-1, k * N, k * q))
+    of_scores = pt.matmul(pt.matmul(spread, covariances.reshape((-1, k * q, k * q))), spread.transpose(0, 2, 1))
+    rest = pt.matmul(truncation, truncation.transpose(0, 1, 3, 2))  # (H, k, N, N)
+    covariance = of_scores.reshape((-1, k, N, k, N)) + eye[None, :, None, :, None] * rest[:, :, :, None, :]
+    mean = pt.tensordot(weights, each, [[0], [0]])
+    shift = each - mean
+    covariance = pt.tensordot(weights, covariance + shift[:, :, :, None, None] * shift[:, None, None], [[0], [0]])
+    variance = pt.sum(covariance * eye[:, None, :, None] * pt.eye(N)[None, :, None, :], axis=(2, 3))
     return SurrogateTensor(mean, variance, covariance)
 
 
@@ -868,7 +953,7 @@ def joint_density(problem: Any) -> Callable[[Any, Any, Any], Any]:
     data = pytensor.shared(likelihood.data, name="data")
     log_weights = np.asarray(surrogate.scores(np.full((1, surrogate.domain.d), 0.5)).log_weights, dtype=np.float64)
     if is_exact(surrogate) and not likelihood.slopes:
-        fixed = np.concatenate([np.ravel(part) for part in likelihood.fixed_rows(cells, None, 1)])
+        fixed = np.concatenate([np.ravel(part) for part in likelihood.rows_of(cells, 1)[1:]])
 
         def parts(u: Any) -> Any:
             return pt.concatenate([cell_means(cells, exact_scores(surrogate, u)), fixed])[None]

@@ -15,6 +15,7 @@ from uqms.calibration import _latent_outputs
 from uqms.calibration._terms import BASIS, fields, terms
 from uqms.calibration.direct import is_exact
 from uqms.calibration.discrepancy import Term
+from uqms.calibration.joint_error import OutputLaw, outputs_of_scores
 from uqms.calibration.likelihood import Cells, NoiseGroups, times_basis
 from uqms.calibration.markov import noise_of, only_noise
 from uqms.parameters import Prior
@@ -39,26 +40,72 @@ TRIES = 100  # of errors for which the means of counts are possible
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def outputs_of(data: Array, means: Array, covariances: Array, phi: Array, J: Array, W: Array, eta: Array) -> Array:
-    """Return latent outputs (H, S, N): scores (H, S, K, q), (H, S, q, K, K), phi, J (H, S, N, o), W, eta (S, L)."""
+def outputs_of(
+    data: Array,
+    means: Array,
+    covariances: Array,
+    phi: Array,
+    J: Array,
+    W: Array,
+    offset: Array,
+    basis: Array,
+    truncation: Array,
+    eta: Array,
+) -> Array:
+    """Return latent outputs (H, S, N).
+
+    Of scores (H, S, K, q), their covariances (H, S, ...) as in `_latent_outputs`, phi, J (H, S, N, o), W, rows (H or 1,
+    S or 1, N, ...) and eta (S, L).
+    """
     draws, count = means.shape[:2]
     y = np.empty((draws, count, int(data[2])))
     for h in range(draws):
         for s in range(count):
-            y[h, s] = _latent_outputs.outputs(data, means[h, s], covariances[h, s], phi[s], J[h, s], W[s], eta[s])
+            i, j = h % offset.shape[0], s % offset.shape[1]
+            y[h, s] = _latent_outputs.outputs(
+                data,
+                means[h, s],
+                covariances[h, s],
+                phi[s],
+                J[h, s],
+                W[s],
+                offset[i, j],
+                basis[i, j],
+                truncation[i, j],
+                eta[s],
+            )
     return y
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def maps_of(data: Array, means: Array, covariances: Array, phi: Array, J: Array, W: Array) -> tuple[Array, Array]:
+def maps_of(
+    data: Array,
+    means: Array,
+    covariances: Array,
+    phi: Array,
+    J: Array,
+    W: Array,
+    offset: Array,
+    basis: Array,
+    truncation: Array,
+) -> tuple[Array, Array]:
     """Return y0 (H, S, N) and B (H, S, N, L) of latent outputs y0 + B eta; arguments as those of `outputs_of`."""
     draws, count = means.shape[:2]
     y = np.empty((draws, count, int(data[2])))
     B = np.empty((draws, count, int(data[2]), _latent_outputs.latent_count(data)))
     for h in range(draws):
         for s in range(count):
+            i, j = h % offset.shape[0], s % offset.shape[1]
             y[h, s], B[h, s] = _latent_outputs.linear_outputs(
-                data, means[h, s], covariances[h, s], phi[s], J[h, s], W[s]
+                data,
+                means[h, s],
+                covariances[h, s],
+                phi[s],
+                J[h, s],
+                W[s],
+                offset[i, j],
+                basis[i, j],
+                truncation[i, j],
             )
     return y, B
 
@@ -124,9 +171,9 @@ def latent_draws(
     """Return latent outputs (S, N) at inputs u (S, K, d) and hyperparameters (S, P), errors drawn or given."""
     eta = rng.standard_normal((len(u), len(problem.free))) if latents is None else latents
     if only_noise(problem):  # products of matrices: nothing to compile before the first calibration ends
-        scores, draws = problem.surrogate.scores(u), np.arange(len(u))
-        h = _hyperparameter_draws(scores.log_weights, len(u), rng)
-        return _normal_outputs(problem, scores.mean[h, draws], scores.covariance[h, draws], phi, eta)
+        found = problem.joint_error(u)
+        h = _hyperparameter_draws(found.scores.log_weights, len(u), rng)
+        return _normal_outputs(problem, found.given(h), phi, eta)
     several, log_weights = problem.latent_outputs(u, phi, eta)
     h = _hyperparameter_draws(log_weights, len(u), rng)
     return np.asarray(several[h, np.arange(len(u))])
@@ -147,27 +194,39 @@ def _hyperparameter_draws(log_weights: Array, count: int, rng: np.random.Generat
     return rng.choice(len(log_weights), size=count, p=np.exp(log_weights - np.logaddexp.reduce(log_weights)))
 
 
-def _normal_outputs(problem: "Calibration", means: Array, covariances: Array, phi: Array, eta: Array) -> Array:
-    """Return latent outputs (S, N) as `outputs_of`, for scores (S, K, q) and (S, q, K, K), autocorrelated noise in."""
+def _normal_outputs(problem: "Calibration", law: OutputLaw, phi: Array, eta: Array) -> Array:
+    """Return latent outputs (S, N) as `outputs_of`, of a law with S draws, autocorrelated noise in."""
     cells, used = problem.cells, problem.cells.used
-    count, k, q = len(means), cells.experiments, len(cells.used)
+    count, k, q = len(phi), cells.experiments, len(cells.used)
     whole = np.zeros((count, problem.latent_count))
     whole[:, problem.free] = eta
-    scores = means
+    scores = law.score_mean
     if not is_exact(problem.surrogate):
-        own = covariances[:, used]
-        roots = (
-            np.sqrt(np.maximum(own, 0.0))
-            if k == 1
-            else _latent_outputs.roots(own.reshape(-1, k, k), False).reshape(own.shape)
-        )
-        scores = means.copy()
-        scores[:, :, used] += np.einsum("sqkm,smq->skq", roots, whole[:, : k * q].reshape(count, k, q))
-    truncation = cells.compressed
-    begin, end = k * q, k * (q + truncation.shape[1])
-    y = cells.at(scores) + cells.offset
-    y += times_basis(truncation, cells.experiment, whole[:, begin:end].reshape(count, k, -1))
-    return y + noise_of(problem).at(phi).process(whole[:, end:]) if problem.noise.terms else y
+        scores = scores.copy()
+        scores[:, :, used] += _score_errors(law, used, whole[:, : k * q])
+    t = cells.compressed.shape[1]
+    omega = whole[:, k * q : k * (q + t)].reshape(count, k, t)
+    y = outputs_of_scores(law.rows, cells.experiment, scores)
+    if law.fixed:
+        y += times_basis(cells.compressed, cells.experiment, omega)
+    else:
+        y += np.einsum("snt,snt->sn", law.rows.truncation, omega[:, cells.experiment])
+    return y + noise_of(problem).at(phi).process(whole[:, k * (q + t) :]) if problem.noise.terms else y
+
+
+def _score_errors(law: OutputLaw, used: Ints, eta: Array) -> Array:
+    """Return the errors (S, K, q) of the used scores for standard normals (S, K q)."""
+    count, k, q = len(eta), law.score_mean.shape[1], len(used)
+    if law.correlated:
+        whole = law.score_covariance[:, :, used][..., used].reshape(count, k * q, k * q)
+        return np.asarray(np.einsum("sab,sb->sa", _latent_outputs.roots(whole, False), eta).reshape(count, k, q))
+    own = law.score_covariance[:, used]
+    roots = (
+        np.sqrt(np.maximum(own, 0.0))
+        if k == 1
+        else _latent_outputs.roots(own.reshape(-1, k, k), False).reshape(own.shape)
+    )
+    return np.asarray(np.einsum("sqkm,smq->skq", roots, eta.reshape(count, k, q)))
 
 
 def term_variance(problem: "Calibration", term: Term, theta: Mapping[str, Array]) -> Array:

@@ -24,6 +24,7 @@ from uqms.calibration._terms import EXPONENTIAL
 from uqms.calibration.discrepancy import NOISE, ORTHOGONAL
 from uqms.calibration.likelihood import Cells, NoiseGroups, compress, dense
 from uqms.parameters import Prior
+from uqms.surrogates.outputs import Decoder
 from uqms.surrogates.process import ScoreProcess
 
 __all__ = [
@@ -65,6 +66,7 @@ class GaussianLikelihood:
         runs: int = 0,
         exact: bool = False,
         varying: bool = False,
+        correlated: bool = False,
         ranks: Ints | None = None,
         used: Ints | None = None,
     ) -> "GaussianLikelihood":
@@ -84,6 +86,8 @@ class GaussianLikelihood:
             The outputs themselves are the parts, without an error: those of a simulator that is used directly.
         varying
             Offset, basis and truncation depend on the input, and are parts too.
+        correlated
+            The errors of scores are correlated with each other, so that their covariance is a part at one input too.
         ranks
             Number of features of each score, where inputs share their errors through features.
         used
@@ -95,7 +99,7 @@ class GaussianLikelihood:
         basis, truncation = dense(cells.basis[:, used]), cells.compressed
         structure = _structure(noise)
         varying = varying or exact or runs > 0
-        form = FEATURES if ranks is not None else OWN if exact or K == 1 else SHARED
+        form = FEATURES if ranks is not None else OWN if exact or (K == 1 and not correlated) else SHARED
         terms, starts = [], np.searchsorted(cells.experiment, np.arange(K + 1))
         tied = structure == DENSE and K > 1
         if tied:
@@ -200,15 +204,13 @@ class GaussianLikelihood:
         out = np.zeros((S, self.size))
         out[:, : K * q] = mean.reshape(S, -1)
         at = K * q
-        whole = covariance.ndim == 3
         if self.form == OWN:
-            variance = covariance[:, np.arange(q), np.arange(q)] if whole else covariance[:, :, 0, 0]
             if q:
-                out[:, at : at + q] = variance
+                out[:, at : at + q] = covariance[:, :, 0, 0]
             at += self.sizes[0] * q
         else:
             block = out[:, at : at + (K * q) ** 2].reshape(S, K, q, K, q)
-            if whole:
+            if covariance.ndim == 3:
                 block[:] = covariance.reshape(block.shape)
             else:
                 for j in range(q):
@@ -223,28 +225,40 @@ class GaussianLikelihood:
             out[:, at:] = slopes.reshape(S, -1)
         return out
 
-    def fixed_rows(self, cells: Cells, runs: Array | None, count: int) -> tuple[Array, Array]:
-        """Return basis (count, N, q) and truncation (count, N, t) of `count` draws where they are parts.
+    def rows_of(
+        self, cells: Cells, count: int, rows: Decoder | None = None, runs: Array | None = None
+    ) -> tuple[Array, Array, Array]:
+        """Return offset (count, N), basis (count, N, q) and truncation (count, N, t) where they are parts.
 
-        `runs` (count, N, r) is what one run of a stochastic simulator does.
+        `rows` (count, N, ...) are those that depend on the input, by default those of the cells; `runs` (count, N, r)
+        is what one run of a stochastic simulator does.
         """
-        K, q, N, t, *_ = self.sizes
-        tied = K < self.inputs
-        basis = cells.used_basis if q else np.zeros((N, 0))
-        truncation = cells.compressed
-        if tied:
+        q, N, t = self.scores, self.rows, self.sizes[3]
+        if rows is None:
+            fixed = cells.offset, cells.used_basis if q else np.zeros((N, 0)), cells.compressed
+            rows = Decoder(*(np.broadcast_to(one, (count, *one.shape)) for one in fixed))
+        offset, basis, truncation = rows
+        if tied := self.sizes[0] < self.inputs:
             basis, truncation = (_spread(one, cells.experiment, self.inputs) for one in (basis, truncation))
+        if runs is None:
+            return offset, basis, truncation
         out = np.zeros((count, N, t))
-        out[:, :, : truncation.shape[1]] = truncation
-        if runs is not None and tied:
-            spread = out[:, :, truncation.shape[1] :].reshape(count, N, self.inputs, -1)
-            spread[:, np.arange(N), cells.experiment] = runs
-        elif runs is not None:
-            out[:, :, truncation.shape[1] :] = runs
-        return np.broadcast_to(basis, (count, *basis.shape)), out
+        out[:, :, : truncation.shape[2]] = truncation
+        if tied:
+            runs = _spread(runs, cells.experiment, self.inputs)
+        out[:, :, truncation.shape[2] :] = runs
+        return offset, basis, out
+
+    def own_rows(self, cells: Cells, rows: tuple[Array, Array, Array]) -> Decoder:
+        """Return derivatives (N, ...) by rows that depend on the input from those by what `rows_of` returns."""
+        offset, basis, truncation = rows
+        if self.sizes[0] < self.inputs:
+            at = np.arange(self.rows), cells.experiment
+            basis, truncation = (one.reshape(len(one), self.inputs, -1)[at] for one in (basis, truncation))
+        return Decoder(offset, basis, truncation)
 
     def runs_of(self, cells: Cells, truncation: Array) -> Array:
-        """Return the columns (N, r) of one run of a stochastic simulator among those of `fixed_rows` (N, t)."""
+        """Return the columns (N, r) of one run of a stochastic simulator among those of `rows_of` (N, t)."""
         N, own = len(truncation), cells.compressed.shape[1]
         if self.sizes[0] == self.inputs:
             return truncation[:, own:]
@@ -354,10 +368,11 @@ def _squares(cells: Cells, groups: int) -> Array:
 
 
 def _spread(columns: Array, experiment: Ints, count: int) -> Array:
-    """Return rows (N, K c) whose columns stand in the place of their experiment."""
-    out = np.zeros((len(columns), count, columns.shape[1]))
-    out[np.arange(len(columns)), experiment] = columns
-    return out.reshape(len(columns), -1)
+    """Return rows (..., N, K c) of columns (..., N, c) that stand in the place of their experiment."""
+    *lead, n, c = columns.shape
+    out = np.zeros((*lead, n, count, c))
+    out[..., np.arange(n), experiment, :] = columns
+    return out.reshape(*lead, n, count * c)
 
 
 def _described(cells: Cells, noise: NoiseGroups, term: Any, condition_names: tuple[str, ...]) -> Array:
@@ -424,7 +439,7 @@ def process_block(
 # --- data whose noise is independent ----------------------------------------------------------------------------------
 
 
-def reduced(cells: Cells, noise: NoiseGroups) -> GaussianLikelihood | None:
+def reduced(cells: Cells, noise: NoiseGroups, correlated: bool = False) -> GaussianLikelihood | None:
     """Return the likelihood with as few rows as the scores ask for; None where it is not one of such rows.
 
     Noise and truncation of the rows of an input become independent by a rotation (the singular vectors of the
@@ -484,7 +499,7 @@ def reduced(cells: Cells, noise: NoiseGroups) -> GaussianLikelihood | None:
         starts.append(starts[-1] + total)
     values, variances, kinds_of, bases = (np.concatenate([part[i] for part in parts]) for i in range(4))
     K, q, N = cells.experiments, len(used), len(values)
-    form = OWN if K == 1 else SHARED
+    form = OWN if K == 1 and not correlated else SHARED
     fields = blocks.Data(
         sizes=[K, q, N, 0, count, len(noise.keys), 0, 0, form, INDEPENDENT, 0],
         constant=[constant],

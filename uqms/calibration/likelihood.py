@@ -12,6 +12,7 @@ from scipy.stats import studentized_range
 
 from uqms._typing import Array, Ints
 from uqms.calibration import _terms
+from uqms.calibration.by_input import RowsByInput, placeholder, rows_by_input
 from uqms.calibration.direct import is_exact
 from uqms.calibration.discrepancy import NOISE, ORTHOGONAL, Discrepancy, Place, Sites, Term
 from uqms.calibration.noise import NoiseModel, Process, Rows
@@ -19,6 +20,7 @@ from uqms.calibration.observations import Observations
 from uqms.errors import PACKAGE, ConformanceError, DataError, DataWarning, ExtrapolationError, InputError, UnitError
 from uqms.parameters import Prior
 from uqms.surrogates.gp import GaussianProcessSurrogate
+from uqms.surrogates.outputs import InputDecoder
 from uqms.surrogates.protocol import Surrogate
 from uqms.surrogates.transforms import IDENTITY, Identity, Log, Transform
 
@@ -27,7 +29,6 @@ __all__ = [
     "Errors",
     "NoiseGroups",
     "arrange",
-    "by_experiment",
     "check_conditions",
     "check_errors_between",
     "check_scale",
@@ -103,7 +104,11 @@ class NoiseGroups:
 @final
 @dataclass(frozen=True, eq=False)
 class Cells:
-    """Observations arranged for the likelihood."""
+    """Observations arranged for the likelihood.
+
+    Where rows of the surrogate depend on the input, `by_input` has them, and their offset, basis and truncation here
+    are NaN.
+    """
 
     z: Array  # (R,), on the scale of `links`
     row_cell: Ints  # (R,)
@@ -124,6 +129,7 @@ class Cells:
     run: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))  # (N,) of a stochastic simulator's, by input
     conditions_sd: Array = field(default_factory=lambda: np.zeros((0, 0)))  # (K, conditions), 0: known exactly
     unit: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))  # (K,) of a population: whose parameters
+    by_input: RowsByInput | None = None
 
     @property
     def experiments(self) -> int:
@@ -252,7 +258,9 @@ class Cells:
 
     @property
     def compressed(self) -> Array:
-        """Truncation factor (N, t) with no more columns than one experiment needs."""
+        """Truncation factor (N, t) with no more columns than one experiment needs; all where it depends on the input."""
+        if self.by_input is not None:
+            return self.truncation
         width = max(f.shape[1] for f in self.factors)
         return np.concatenate([np.pad(f, ((0, 0), (0, width - f.shape[1]))) for f in self.factors])
 
@@ -357,8 +365,14 @@ class Errors:
         return int(self.design.shape[1])
 
     def root(self, covariances: Array) -> Array:
-        """Return a root (S, r, r) of the covariance of x for those of the scores (S, q, K, K)."""
+        """Return a root (S, r, r) of the covariance of x for those of the scores (S, q, K, K), or (S, K, q, K, q)."""
         count, k, q = len(covariances), self.inputs, len(self.used)
+        if covariances.ndim == 5:
+            out = np.tile(np.eye(self.size), (count, 1, 1))
+            whole = covariances[:, :, self.used][..., self.used].reshape(count, k * q, k * q)
+            values, vectors = np.linalg.eigh(whole)
+            out[:, : k * q, : k * q] = vectors * np.sqrt(np.maximum(values, 0.0))[:, None, :]
+            return out
         out = np.tile(np.eye(self.size), (count, 1, 1))
         if q:
             values, vectors = np.linalg.eigh(covariances[:, self.used])
@@ -384,16 +398,6 @@ def right_factor(factor: Array) -> Array:
         return np.zeros((factor.shape[1], 0))
     _, singular, right = np.linalg.svd(factor, full_matrices=False)
     return np.asarray(right[singular > 1e-10 * max(float(singular[0]), 1e-300)].T)
-
-
-def by_experiment(cells: Cells) -> Array:
-    """Return the truncation factor with columns of its own for each experiment, no more than needed."""
-    out = np.zeros((len(cells.offset), sum(part.shape[1] for part in cells.factors)))
-    start = 0
-    for k, part in enumerate(cells.factors):
-        out[cells.experiment == k, start : start + part.shape[1]] = part
-        start += part.shape[1]
-    return out
 
 
 def arrange(
@@ -452,11 +456,12 @@ def arrange(
         *(_scales(surrogate, *pair) for pair in zip(groups.outputs, groups.models, strict=True)), strict=True
     )
     side, limit = _limits(observations, groups)
+    experiment = unique[:, 0].astype(np.int64)
     cells = Cells(
         z=np.asarray(observations.value, dtype=np.float64),
         row_cell=row_cell.reshape(-1).astype(np.int64),
         row_variance=row_variance,
-        experiment=unique[:, 0].astype(np.int64),
+        experiment=experiment,
         conditions=conditions,
         output=output,
         coords=coords,
@@ -472,6 +477,7 @@ def arrange(
         run=np.zeros(len(unique), dtype=np.int64) if runs is None else ranked(unique[:, 0], runs[first]),
         conditions_sd=conditions_sd,
         unit=unit.astype(np.int64),
+        by_input=rows_by_input(surrogate, output, coords, experiment),
     )
     return replace(cells, z=cells.linked(cells.z)), groups
 
@@ -567,9 +573,15 @@ def _decode(
 def decoded_at(
     surrogate: Surrogate, output: str, coords: Mapping[str, Array] | None, as_sparse: bool = True
 ) -> tuple[Array, Any, Array]:
-    """Return offset, basis and truncation of an output, the basis sparse where the surrogate offers that."""
+    """Return offset, basis and truncation of an output, the basis sparse where the surrogate offers that.
+
+    They are NaN where they depend on the input.
+    """
     own = getattr(surrogate, "sparse_decode", None) if as_sparse else None
-    offset, basis, truncation = surrogate.decode(output, coords) if own is None else own(output, coords)
+    decoder = surrogate.decode(output, coords) if own is None else own(output, coords)
+    offset, basis, truncation = (
+        placeholder(decoder, surrogate.domain.d) if isinstance(decoder, InputDecoder) else decoder
+    )
     return offset, basis, truncation
 
 
@@ -685,7 +697,7 @@ def check_errors_between(surrogate: Surrogate, u: Array, used: Ints, asked: str)
     """
     if isinstance(surrogate, GaussianProcessSurrogate) or is_exact(surrogate):
         return
-    if not surrogate.scores(u[:, :1]).covariance[..., used, :, :].any():
+    if not surrogate.scores(u[:, :1]).by_score[..., used, :, :].any():
         warnings.warn(
             f"The {type(surrogate).__name__} says that it has no errors at all. Unless it is exact, intervals leave "
             "out its own error and are too narrow: return the covariance of its errors from `scores`.",
@@ -696,7 +708,7 @@ def check_errors_between(surrogate: Surrogate, u: Array, used: Ints, asked: str)
         return
     first = u[:, 0]
     near = first + np.where(first > 0.5, -NEAR, NEAR)
-    covariance = surrogate.scores(np.stack([first, near, first, u[:, 1]], axis=1)).covariance[..., used, :, :]
+    covariance = surrogate.scores(np.stack([first, near, first, u[:, 1]], axis=1)).by_score[..., used, :, :]
     what = ""
     if np.isnan(covariance).any():
         what = "says that it does not know the covariance of its errors between different inputs (NaN)"

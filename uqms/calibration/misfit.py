@@ -116,9 +116,8 @@ def _distances(problem: Calibration, theta: Mapping[str, Array], h: Ints) -> tup
     for sigma, _, alpha, _ in problem.log_likelihood_terms(theta):
         rows = slice(start, start + len(sigma))
         start += len(sigma)
-        at = np.arange(len(sigma))
-        mean = problem.surrogate.scores(problem.unit_inputs({k: v[rows] for k, v in theta.items()})).mean
-        predicted = cells.offset + cells.at(mean[h[rows], at])
+        at, u = np.arange(len(sigma)), problem.unit_inputs({k: v[rows] for k, v in theta.items()})
+        predicted = problem.joint_error(u).given(h[rows]).mean
         factors = np.ones(predicted.shape)
         for output, place in problem.noise.factors.items():
             factors[:, cells.output == output] += sigma[:, place, None]

@@ -23,9 +23,11 @@ import xarray as xr
 from uqms._typing import Array, Bools, Ints
 from uqms.calibration import _latent_outputs
 from uqms.calibration._terms import ORTHOGONAL_JITTER
+from uqms.calibration.by_input import RowsByInput, rows_by_input
 from uqms.calibration.density import covariance_of, noise_sd
 from uqms.calibration.direct import is_exact
 from uqms.calibration.discrepancy import NOISE, ORTHOGONAL, Sites, term_covariance
+from uqms.calibration.joint_error import JointError, OutputLaw
 from uqms.calibration.likelihood import (
     Cells,
     Errors,
@@ -35,7 +37,6 @@ from uqms.calibration.likelihood import (
     merge_close,
     right_factor,
     stacked,
-    times_basis,
 )
 from uqms.calibration.markov import MarkovNoise, Series, given_data, noise_of, only_noise
 from uqms.calibration.noise import Rows
@@ -199,6 +200,7 @@ class _Joint:
     run: Ints  # (T,), of a stochastic simulator; -1: a new one
     experiment: Ints  # (K,), observed experiment whose true conditions are inferred; -1: conditions are known
     unit: Ints  # (K,), of a population: whose parameters
+    by_input: RowsByInput | None = None
 
     def at(self, output: str) -> tuple[Ints, Sites]:
         """Return the points of an output, and where they are."""
@@ -232,10 +234,11 @@ def _join(problem: Calibration, targets: Targets) -> _Joint:
     sites |= {name: conditions[index, i] for i, name in enumerate(problem.condition_names)}
     single = len(cells.row_cell) == len(cells.offset)
     own = np.argsort(cells.row_cell) if single else np.full(len(cells.offset), -1)
+    output = np.concatenate([cells.output, targets.output])
     return _Joint(
         conditions,
         index,
-        np.concatenate([cells.output, targets.output]),
+        output,
         sites,
         np.concatenate([cells.offset, targets.offset]),
         stacked([cells.basis, targets.basis]),
@@ -244,6 +247,7 @@ def _join(problem: Calibration, targets: Targets) -> _Joint:
         np.concatenate([cells.run, _runs(cells, index, targets)]),
         experiment,
         units,
+        rows_by_input(problem.surrogate, output, sites, index),
     )
 
 
@@ -300,25 +304,6 @@ def _run_at(problem: Calibration, joint: _Joint, u: Array, realisation: Realised
 def _used(problem: Calibration, joint: _Joint) -> Ints:
     """Return the scores whose errors matter to cells or targets."""
     return np.zeros(0, dtype=np.int64) if is_exact(problem.surrogate) else np.flatnonzero(joint.basis.any(axis=0))
-
-
-def _surrogate_moments(problem: Calibration, joint: _Joint, u: Array, h: Ints) -> tuple[Array, Array, Scores]:
-    """Return mean (S, T) and covariance (S, T, T) of the surrogate's output at cells and targets, and its scores."""
-    scores = problem.surrogate.scores(u)
-    draws = np.arange(len(h))
-    means, covariances = scores.mean[h, draws], scores.covariance[h, draws]
-    index, basis = joint.index, joint.basis
-    mean = joint.offset + times_basis(basis, index, means)
-    used = _used(problem, joint)
-    if len(joint.conditions) == 1:  # one variance a score
-        rows = dense(basis[:, used])
-        out = (rows * covariances[:, used, 0, 0][:, None, :]) @ rows.T
-    else:
-        out = np.zeros((len(h), len(index), len(index)))
-        for j in used:
-            out += covariances[:, j][:, index[:, None], index[None, :]] * (basis[:, j, None] * basis[:, j])
-    out += (index[:, None] == index[None, :]) * (joint.truncation @ joint.truncation.T)
-    return mean, out, Scores(means, covariances, scores.log_weights)
 
 
 def _discrepancy_covariance(problem: Calibration, joint: _Joint, phi: Mapping[str, Array], slopes: Array) -> Array:
@@ -401,26 +386,30 @@ def conditional_moments(
         problem = problem.with_few_cells()
     cells = problem.cells
     joint = _join(problem, targets)
-    joint = joint if errors else replace(joint, truncation=np.zeros_like(joint.truncation))
+    if not errors and joint.by_input is None:
+        joint = replace(joint, truncation=np.zeros_like(joint.truncation))
     problem.check_errors_between(joint.conditions, "Prediction at other conditions than the observed one")
     n, total, inputs = len(cells.offset), len(joint.index), len(joint.conditions)
     holds = np.concatenate([np.ones(n, dtype=np.bool_), np.broadcast_to(np.asarray(discrepancy), total - n)])
     any_holds = bool(holds[n:].any())
-    if normal:
-        errors_of = Errors.of(joint.basis, joint.truncation, joint.index, len(joint.conditions), _used(problem, joint))
+    used = _used(problem, joint)
+    if normal and joint.by_input is None:
+        errors_of = Errors.of(joint.basis, joint.truncation, joint.index, len(joint.conditions), used)
         if errors_of.size <= total:
             yield from _through_errors(problem, errors_of, joint, theta, h)
             return
-    size = max(1, CHUNK // max(total * total, cells.basis.shape[1] * inputs * inputs))
+    q = cells.basis.shape[1]
+    together = problem.correlated_scores or joint.by_input is not None
+    size = max(1, CHUNK // max(total * total, q * inputs * (max(total, q * inputs) if together else inputs)))
     for start in range(0, len(h), size):
         rows = slice(start, min(start + size, len(h)))
         part = {name: values[rows] for name, values in theta.items()}
         phi = problem.noise.phi(part, (len(h[rows]),))
         u = problem.unit_inputs(part, joint.conditions, joint.experiment, joint.unit)
-        mean, surrogate, scores = _surrogate_moments(problem, joint, u, h[rows])
+        law = JointError.of(problem.surrogate, joint, joint.index, u, used).given(h[rows])
+        law = law if errors else law.without_errors()
+        mean, surrogate = law.mean, law.covariance
         run = _run_at(problem, joint, u, realisation)
-        if not errors:
-            surrogate, scores = np.zeros_like(surrogate), scores._replace(covariance=np.zeros_like(scores.covariance))
         if run is not None:
             surrogate = surrogate + run.covariance()
         m = _factors(problem, joint, phi, holds)
@@ -434,9 +423,7 @@ def conditional_moments(
             continue
         if problem.form == "latent":
             assert latents is not None
-            found = _given_latents(
-                problem, phi, joint, scores, mean, surrogate, m, extra, latents[rows], any_holds, run
-            )
+            found = _given_latents(problem, phi, joint, law, mean, surrogate, m, extra, latents[rows], any_holds, run)
         else:
             found = _given_data(problem, phi, mean, surrogate, m, extra, any_holds)
         yield rows, found
@@ -454,13 +441,13 @@ def _through_errors(
         rows = slice(start, min(start + size, len(h)))
         part = {name: values[rows] for name, values in theta.items()}
         u = problem.unit_inputs(part, joint.conditions, joint.experiment, joint.unit)
-        scores, draws = problem.surrogate.scores(u), np.arange(len(u))
-        mean = joint.offset + times_basis(joint.basis, joint.index, scores.mean[h[rows], draws])
+        law = JointError.of(problem.surrogate, joint, joint.index, u, errors.used).given(h[rows])
+        mean = law.mean
         if not r:
             yield rows, FactoredMoments(mean[:, n:], wanted, np.zeros((len(u), 0, 0)))
             continue
         chains = noise.at(problem.noise.phi(part, (len(u),)))
-        found = given_data(chains, G, errors.root(scores.covariance[h[rows], draws]), cells.cell_mean - mean[:, :n])
+        found = given_data(chains, G, errors.root(law.score_covariance), cells.cell_mean - mean[:, :n])
         x, left = np.matmul(found.left, found.projected[..., None])[..., 0], found.left
         yield rows, FactoredMoments(mean[:, n:] + x @ wanted.T, wanted, left)
 
@@ -476,21 +463,15 @@ def data_moments(
     cells, n = problem.cells, len(problem.cells.offset)
     u = problem.unit_inputs(theta)
     phi = problem.noise.phi(theta, (len(u),))
-    scores, e, used = problem.surrogate.scores(u), cells.experiment, cells.used
+    joint, count = problem.joint_error(u), len(u)
     slopes, own = problem.mean_slopes(u), problem.run_factor(u)
-    m = np.ones((len(u), n))
+    m = np.ones((count, n))
     for output, place in problem.noise.factors.items():
         m[:, cells.output == output] += phi[:, place, None]
     means, covariances = [], []
-    for h in range(len(scores.log_weights)):
-        mean = cells.offset + cells.at(scores.mean[h])
-        C = np.zeros((len(u), n, n))
-        if errors:
-            for j in used if not is_exact(problem.surrogate) else ():
-                C += scores.covariance[h][:, j][:, e[:, None], e[None, :]] * (
-                    cells.basis[:, j, None] * cells.basis[:, j]
-                )
-            C += (e[:, None] == e[None, :]) * (cells.truncation @ cells.truncation.T)
+    for h in range(len(joint.scores.log_weights)):
+        law = joint.given(np.full(count, h))
+        mean, C = law.mean, law.covariance if errors else np.zeros((count, n, n))
         if own.shape[2]:
             runs = problem.realisation.by_experiment(own) if problem.realisation is not None else own
             C += runs @ runs.transpose(0, 2, 1)
@@ -500,7 +481,7 @@ def data_moments(
         C[:, np.arange(n), np.arange(n)] += noise_sd(problem, m * mean, phi) ** 2
         means.append(m * mean)
         covariances.append(C)
-    return phi, np.asarray(scores.log_weights), means, covariances
+    return phi, np.asarray(joint.scores.log_weights), means, covariances
 
 
 def _given_data(
@@ -528,7 +509,7 @@ def _given_latents(
     problem: Calibration,
     phi: Array,
     joint: _Joint,
-    scores: Scores,
+    law: OutputLaw,
     mean: Array,
     surrogate: Array,
     m: Array,
@@ -548,16 +529,19 @@ def _given_latents(
     gain = np.zeros((count, p, size))
     observed = np.array([joint.index[np.flatnonzero(cells.experiment == e)[0]] for e in range(k)])
     target = joint.index[n:]
-    for place, j in enumerate(used if not is_exact(problem.surrogate) else ()):
-        covariance = scores.covariance[:, j]
+    if law.correlated or not law.fixed:
+        gain[:, :, : k * len(used)] = _gain_of_scores(law, used, observed, target, n)
+    for place, j in enumerate(used if law.fixed and not law.correlated and not is_exact(problem.surrogate) else ()):
+        covariance = law.score_covariance[:, j]
         root = _latent_outputs.roots(np.ascontiguousarray(covariance[:, observed[:, None], observed[None, :]]), False)
         to_eta = covariance[:, target][:, :, observed] @ _inverse(root).transpose(0, 2, 1)
         gain[:, :, np.arange(k) * len(used) + place] = joint.basis[n:, j, None] * to_eta
     first, width = k * len(used), cells.compressed.shape[1]
+    truncation = law.rows.truncation
     for e in range(k):
-        right = right_factor(cells.truncation[cells.experiment == e])
+        right = right_factor(cells.truncation[cells.experiment == e]) if cells.by_input is None else np.eye(width)
         same = np.flatnonzero(target == observed[e])
-        gain[:, same, first + e * width : first + e * width + right.shape[1]] = joint.truncation[n:][same] @ right
+        gain[:, same, first + e * width : first + e * width + right.shape[1]] = truncation[..., n + same, :] @ right
     if run is not None:
         _gain_of_runs(problem, joint, run, observed, gain)
     gain *= m[:, n:, None]
@@ -578,6 +562,28 @@ def _given_latents(
     left = covariance[:, at, at] > 1e-10 * own[:, at, at]
     covariance *= left[:, :, None] & left[:, None, :]
     return Moments(posterior_mean, 0.5 * (covariance + covariance.transpose(0, 2, 1)))
+
+
+def _gain_of_scores(law: OutputLaw, used: Ints, observed: Ints, target: Ints, n: int) -> Array:
+    """Return Cov(y*, eta) (S, P, K q) of the latents of the scores' errors, where they or the rows are joint."""
+    mean = law.score_mean[..., used]
+    S, inputs, q = mean.shape
+    kept = law.score_covariance
+    kept = kept[:, :, used][..., used] if law.correlated else kept[:, used]
+    C = Scores(mean, kept, np.zeros(0)).joint.reshape(S, inputs, q, inputs, q)
+    seen, k = C[:, :, :, observed], len(observed)
+    if law.correlated:
+        whole = seen[:, observed].reshape(S, k * q, k * q)
+        to_eta = seen.reshape(S, inputs * q, k * q) @ _inverse(_latent_outputs.roots(whole, False)).transpose(0, 2, 1)
+    else:
+        to_eta = np.zeros((S, inputs, q, k, q))
+        for j in range(q):
+            root = _latent_outputs.roots(np.ascontiguousarray(seen[:, observed, j, :, j]), False)
+            to_eta[:, :, j, :, j] = seen[:, :, j, :, j] @ _inverse(root).transpose(0, 2, 1)
+    rows = dense(law.rows.basis[..., n:, :])[..., used] if law.fixed else law.rows.basis[:, n:][..., used]
+    rows = np.broadcast_to(rows, (S, len(target), q))
+    to_eta = to_eta.reshape(S, inputs, q, k * q)[:, target]
+    return np.asarray(np.einsum("spj,spjl->spl", rows, to_eta))
 
 
 def _gain_of_runs(problem: Calibration, joint: _Joint, run: _Run, observed: Ints, gain: Array) -> None:

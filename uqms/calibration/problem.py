@@ -5,7 +5,7 @@ import inspect
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, final, overload
@@ -34,7 +34,8 @@ from uqms.calibration.density import (
 from uqms.calibration.direct import has_derivative, is_exact
 from uqms.calibration.discrepancy import NOISE, ORTHOGONAL, Discrepancy
 from uqms.calibration.gaussian import GaussianLikelihood, cell_means, cell_means_reverse, reduced
-from uqms.calibration.likelihood import Cells, add_discrepancy, arrange, check_errors_between, times_basis
+from uqms.calibration.joint_error import JointError, averaged_marginals
+from uqms.calibration.likelihood import Cells, add_discrepancy, arrange, check_errors_between
 from uqms.calibration.noise import NoiseModel
 from uqms.calibration.observations import Observations
 from uqms.calibration.realisation import Realisation, Runs, runs_of, warn_if_correlation_changes, warn_if_not_normal
@@ -52,6 +53,7 @@ from uqms.errors import (
 from uqms.parameters import ParameterSpace, Prior, TruncatedNormal
 from uqms.parameters.functions import NumPyFunctions
 from uqms.parameters.scale import SCALES
+from uqms.surrogates.outputs import Decoder
 from uqms.surrogates.process import Scores
 from uqms.surrogates.protocol import Surrogate
 from uqms.surrogates.transforms import Identity
@@ -608,6 +610,8 @@ class Calibration:
                 columns=len(self.parameters),
                 runs=0 if self.realisation is None else self.realisation.columns,
                 exact=is_exact(self.surrogate),
+                varying=self.cells.by_input is not None,
+                correlated=self.correlated_scores,
             ),
         )
 
@@ -615,7 +619,9 @@ class Calibration:
     def fewest(self) -> GaussianLikelihood:
         """The likelihood with as few rows as it depends on, for values alone; `gaussian` where that is not possible."""
         whole = self.gaussian
-        return whole if whole.varying else self._of_data("fewest", lambda: reduced(self.cells, self.noise) or whole)
+        return whole if whole.varying else self._of_data(
+            "fewest", lambda: reduced(self.cells, self.noise, self.correlated_scores) or whole
+        )
 
     def _of_data(self, name: str, made: Callable[[], GaussianLikelihood]) -> GaussianLikelihood:
         """Return what was made for these cells and this noise; copies with other data make it anew."""
@@ -625,41 +631,94 @@ class Calibration:
             self.__dict__["_made"] = known | {name: (self.cells, self.noise, made())}
         return self.__dict__["_made"][name][2]  # type: ignore[no-any-return]
 
+    @cached_property
+    def correlated_scores(self) -> bool:
+        """Whether the errors of the surrogate's scores are correlated with each other."""
+        return not is_exact(self.surrogate) and self._middle.correlated
+
+    @cached_property
+    def _hyperparameter_draws(self) -> int:
+        return 1 if is_exact(self.surrogate) else len(self._middle.log_weights)
+
+    @property
+    def _middle(self) -> Scores:
+        """The scores at the middle of the box: their shapes are the same everywhere."""
+        return self.surrogate.scores(np.full((1, self.surrogate.domain.d), 0.5))
+
+    @property
+    def used(self) -> Ints:
+        """Scores with errors that the data depend on: a simulator that is exact has none."""
+        return self.cells.used[:0] if is_exact(self.surrogate) else self.cells.used
+
+    def joint_error(self, u: Array) -> JointError:
+        """Return what the surrogate says of the outputs at the cells for inputs u (S, K, d), its joint error."""
+        return JointError.of(self.surrogate, self.cells, self.cells.experiment, u, self.used)
+
+    def joint_error_reverse(self, u: Array, bars: Scores, rows: Decoder | None = None) -> Array:
+        """Return the derivative (K, d) of sum(scores * bars) + sum(rows of the cells * rows) at inputs u (K, d).
+
+        `rows` (H, N, ...) are needed where rows depend on the input.
+        """
+        out = np.asarray(self.surrogate.scores_reverse(u, bars.mean, bars.covariance))
+        if self.cells.by_input is None:
+            return out
+        assert rows is not None
+        return out + self.cells.by_input.reverse(u, rows)
+
+    def all_scores(self, scores: Scores, mean_bar: Array, covariance_bar: Array) -> Scores:
+        """Return derivatives by all scores (H, K, q) from those by the used ones, covariances as in `latent_parts`."""
+        used, (H, K, _) = self.cells.used, scores.mean.shape
+        mean, covariance = np.zeros_like(scores.mean), np.zeros_like(scores.covariance)
+        mean[..., used] = mean_bar
+        if scores.correlated:
+            at = np.ix_(np.arange(H), np.arange(K), used, np.arange(K), used)
+            covariance[at] = covariance_bar.reshape(H, K, len(used), K, len(used))
+        else:
+            covariance[:, used] = covariance_bar
+        return Scores(mean, covariance, scores.log_weights)
+
     def parts(self, u: Array) -> tuple[Array, Array]:
         """Return the parts (H, S, size) of the surrogate's joint error at inputs u (S, K, d), and log weights (H,)."""
-        scores, likelihood, cells = self.surrogate.scores(u), self.gaussian, self.cells
-        exact = is_exact(self.surrogate)
-        used, slopes = cells.used[:0] if exact else cells.used, self.mean_slopes(u)
+        found, likelihood, cells = self.joint_error(u), self.gaussian, self.cells
+        scores, used, slopes = found.scores, found.used, self.mean_slopes(u)
         rows: list[Any] = [None] * len(scores.mean)
         if likelihood.varying:
-            fixed = likelihood.fixed_rows(cells, None if exact else self.run_factor(u), len(u))
-            offset = np.broadcast_to(cells.offset, (len(u), len(cells.offset)))
-            rows = [(cell_means(cells, mean) if exact else offset, *fixed) for mean in scores.mean]
+            runs = self.run_factor(u) if self.realisation is not None else None
+            for h in range(len(rows)):
+                own = Decoder(*(one[h % len(one)] for one in found.rows)) if cells.by_input is not None else None
+                rows[h] = likelihood.rows_of(cells, len(u), own, runs)
+            if is_exact(self.surrogate):
+                rows = [(cell_means(cells, mean), *one[1:]) for mean, one in zip(scores.mean, rows, strict=True)]
+        covariance = _of_used(scores, used)
         parts = [
-            likelihood.parts(mean[..., used], covariance[:, used], row, slope)
-            for mean, covariance, row, slope in zip(scores.mean, scores.covariance, rows, slopes, strict=True)
+            likelihood.parts(mean[..., used], *rest)
+            for mean, *rest in zip(scores.mean, covariance, rows, slopes, strict=True)
         ]
         return np.stack(parts), np.asarray(scores.log_weights)
 
     def parts_reverse(self, u: Array, bar: Array) -> Array:
         """Return the derivative (K, d) of `parts` : bar (H, size) at inputs (K, d)."""
-        likelihood, cells, used = self.gaussian, self.cells, self.cells.used
-        exact, out = is_exact(self.surrogate), np.zeros_like(u)
-        scores = self.surrogate.scores(u)
-        mean_bar, cov_bar = np.zeros_like(scores.mean), np.zeros_like(scores.covariance)
+        likelihood, cells, scores = self.gaussian, self.cells, self.surrogate.scores(u)
+        out, rows = np.zeros_like(u), None
         found = [likelihood.cotangents(one) for one in bar]
-        for h, one in enumerate(found):
-            if exact:
-                assert one.rows is not None
-                mean_bar[h] = cell_means_reverse(cells, one.rows[0])
-            else:
-                mean_bar[h][:, used], cov_bar[h, used] = one.mean, one.by_score()
+        if is_exact(self.surrogate):
+            bars = Scores(
+                np.stack([cell_means_reverse(cells, one.rows[0]) for one in found if one.rows is not None]),
+                np.zeros_like(scores.covariance),
+                scores.log_weights,
+            )
+        else:
+            covariances = [one.covariance if scores.correlated else one.by_score() for one in found]
+            bars = self.all_scores(scores, np.stack([one.mean for one in found]), np.stack(covariances))
         if likelihood.slopes:
             out += self.slopes_reverse(u, np.stack([one.slopes for one in found]), scores)
         if self.realisation is not None:
             runs = sum(likelihood.runs_of(cells, one.rows[2]) for one in found if one.rows is not None)
             out += self.realisation.reverse(u, np.asarray(runs))
-        return np.asarray(out + self.surrogate.scores_reverse(u, mean_bar, cov_bar))
+        if cells.by_input is not None:
+            each = [likelihood.own_rows(cells, one.rows) for one in found if one.rows is not None]
+            rows = Decoder(*(np.stack(several) for several in zip(*each, strict=True)))
+        return out + self.joint_error_reverse(u, bars, rows)
 
     def latent_terms(self, theta: Mapping[str, Array], eta: Array) -> Iterator[tuple[Array, Array]]:
         """Yield, a block at a time, outputs y (H, s, N) and log w_h + log p(z | theta, eta, h), shape (H, s)."""
@@ -674,34 +733,28 @@ class Calibration:
 
     def latent_outputs(self, u: Array, phi: Array, eta: Array) -> tuple[Array, Array]:
         """Return the latent output y (H, S, N) at inputs u (S, K, d) given eta (S, free), and the log weights (H,)."""
-        used = self.cells.used
-        scores = self.surrogate.scores(u)
         whole = np.zeros((len(phi), self.latent_count))
         whole[:, self.free] = eta
-        y = outputs_of(
-            self.structure,
-            np.ascontiguousarray(scores.mean[..., used]),
-            np.ascontiguousarray(scores.covariance[..., used, :, :]),
-            np.ascontiguousarray(phi),
-            self.mean_slopes(u),
-            self.run_factor(u),
-            whole,
-        )
-        return y, np.asarray(scores.log_weights)
+        found = self.joint_error(u)
+        y = outputs_of(self.structure, *self.latent_parts(found, u, phi), whole)
+        return y, np.asarray(found.scores.log_weights)
 
     def latent_map(self, u: Array, phi: Array) -> tuple[Array, Array, Array]:
         """Return y0 (H, S, N) and B (H, S, N, free), with the latent output y0 + B eta, and the log weights (H,)."""
-        used = self.cells.used
-        scores = self.surrogate.scores(u)
-        y0, B = maps_of(
-            self.structure,
-            np.ascontiguousarray(scores.mean[..., used]),
-            np.ascontiguousarray(scores.covariance[..., used, :, :]),
-            np.ascontiguousarray(phi),
-            self.mean_slopes(u),
-            self.run_factor(u),
-        )
-        return y0, B[..., self.free], np.asarray(scores.log_weights)
+        found = self.joint_error(u)
+        y0, B = maps_of(self.structure, *self.latent_parts(found, u, phi))
+        return y0, B[..., self.free], np.asarray(found.scores.log_weights)
+
+    def latent_parts(self, found: JointError, u: Array, phi: Array) -> tuple[Array, ...]:
+        """Return what `outputs_of` takes between the structure and the latents."""
+        cells, scores = self.cells, found.scores
+        covariance = _of_used(scores, cells.used)
+        covariance = covariance[:, :, None] if scores.correlated else covariance
+        rows: Iterable[Array] = found.rows
+        if found.fixed:
+            rows = (one[None, None] for one in (cells.offset, cells.used_basis, cells.compressed))
+        parts = scores.mean[..., cells.used], covariance, phi, self.mean_slopes(u), self.run_factor(u), *rows
+        return tuple(np.ascontiguousarray(one) for one in parts)
 
     def run_factor(self, u: Array) -> Array:
         """Return the factor (S, N, r) of a stochastic simulator's run at inputs (S, K, d): r = 0 without its noise."""
@@ -713,35 +766,47 @@ class Calibration:
         """Return J (H, S, N, o) at inputs (S, K, d): derivatives of the mean by the unit-cube parameters, if needed."""
         cells = self.cells
         if not any(term.role == ORTHOGONAL for term in self.noise.terms):
-            return np.zeros((len(self.surrogate.scores(u[:1]).log_weights), len(u), len(cells.offset), 0))
+            return np.zeros((self._hyperparameter_draws, len(u), len(cells.offset), 0))
         columns = [self.surrogate.domain.names.index(name) for name in self.parameters]
         step, slopes = float(_latent_outputs.jacobian_step()), []
         for column in columns:
             shift = np.zeros(u.shape[-1])
             shift[column] = step
-            upper, lower = (self.surrogate.scores(u + sign * shift).mean for sign in (1.0, -1.0))
-            slopes.append(cells.at((upper - lower) / (2.0 * step)))
+            upper, lower = (self.joint_error(u + sign * shift).mean for sign in (1.0, -1.0))
+            slopes.append((upper - lower) / (2.0 * step))
         return np.ascontiguousarray(np.stack(slopes, axis=-1))
 
     def slopes_reverse(self, u: Array, slopes_bar: Array, scores: Scores) -> Array:
         """Return the derivative (K, d) of `mean_slopes` : slopes_bar (H, N, o), that of its central differences."""
-        u_bar = np.zeros_like(u)
+        u_bar, cells, experiment = np.zeros_like(u), self.cells, self.cells.experiment
         if slopes_bar.shape[-1] == 0:
             return u_bar
         step, nothing = float(_latent_outputs.jacobian_step()), np.zeros_like(scores.covariance)
         for i, name in enumerate(self.parameters):
-            mean_bar = np.stack([cell_means_reverse(self.cells, one) for one in slopes_bar[..., i]])
             for sign in (1.0, -1.0):
-                shifted = u.copy()
+                bar, shifted, rows = sign * slopes_bar[..., i] / (2.0 * step), u.copy(), None
                 shifted[:, self.surrogate.domain.names.index(name)] += sign * step
-                u_bar += self.surrogate.scores_reverse(shifted, sign * mean_bar / (2.0 * step), nothing)
+                if cells.by_input is None:
+                    mean_bar = np.stack([cell_means_reverse(cells, one) for one in bar])
+                else:
+                    basis = cells.by_input.at(shifted[None]).basis[:, 0]
+                    mean_bar, weighted = np.zeros_like(scores.mean), bar[..., None] * basis
+                    for own, one in zip(mean_bar, weighted, strict=True):
+                        np.add.at(own, experiment, one)
+                    basis_bar = bar[..., None] * self.surrogate.scores(shifted).mean[:, experiment]
+                    rows = Decoder(bar, basis_bar, np.zeros((*bar.shape, cells.by_input.latents)))
+                bars = Scores(mean_bar, nothing, scores.log_weights)
+                u_bar += self.joint_error_reverse(shifted, bars, rows)
         return u_bar
 
     def _blocks(self, theta: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
         """Yield parts of `theta` whose arrays fit into memory."""
         count = len(next(iter(theta.values())))
         runs = int(getattr(self.surrogate, "runs", 100))
-        largest = max(self.cells.experiments * max(runs, self.cells.experiments), len(self.cells.z))
+        K = self.cells.experiments
+        largest = max(K * max(runs, K), len(self.cells.z), (K * len(self.used)) ** 2 if self.correlated_scores else 0)
+        if self.cells.by_input is not None:
+            largest = max(largest, self.cells.by_input.points * (self.cells.by_input.scores + self.latent_count))
         if self.realisation is not None:
             largest = max(largest, len(self.cells.offset) * self.realisation.columns)
         size = max(1, SCORE_CHUNK // largest)
@@ -820,7 +885,7 @@ class Calibration:
 
         Under independent noise many cells of one experiment say what a few sums of them say, see `Cells.projected`.
         """
-        if self.form != "independent" or is_exact(self.surrogate):
+        if self.form != "independent" or is_exact(self.surrogate) or self.cells.by_input is not None:
             return self
         other = copy.copy(self)
         other.cells = self.cells.projected
@@ -927,21 +992,15 @@ class Calibration:
 
         The variance is that of the surrogate's error, and of a stochastic simulator's runs.
         """
-        theta = {name: values for name, values in self.prior_draws(256, 0).items()}
-        scores, cells = self.surrogate.scores(self.unit_inputs(theta)), self.cells
-        known = np.isfinite(scores.mean).all(axis=(0, 2, 3))  # not where a simulator fails whose failures are allowed
+        theta, cells = self.prior_draws(256, 0), self.cells
+        u = self.unit_inputs(theta)
+        predicted, surrogate = averaged_marginals(self.surrogate, cells, cells.experiment, u, self.used)
+        known = np.isfinite(predicted).all(axis=1)  # not where a simulator fails whose failures are allowed
         if not known.any():
             raise OutputError("The simulator fails at all of 256 draws of the prior. Check its units and the prior's.")
-        theta, weights = {name: values[known] for name, values in theta.items()}, np.exp(scores.log_weights)
-        predicted = cells.offset + cells.at(np.tensordot(weights, scores.mean[:, known], 1))
-        surrogate = np.tile(np.sum(cells.truncation**2, axis=1), (len(predicted), 1))
-        if not is_exact(self.surrogate):
-            variance = np.diagonal(scores.covariance, axis1=-2, axis2=-1)[:, known]  # (H, S, q, K)
-            of_scores = np.swapaxes(np.tensordot(weights, variance, 1), 1, 2)
-            surrogate += times_basis(cells.basis**2, cells.experiment, of_scores)
         if self.realisation is not None:
-            surrogate += np.sum(self.run_factor(self.unit_inputs(theta)) ** 2, axis=2)
-        return theta, predicted, surrogate
+            surrogate += np.sum(self.run_factor(u) ** 2, axis=2)
+        return {name: values[known] for name, values in theta.items()}, predicted[known], surrogate[known]
 
     def _predictive_sd(self) -> dict[str, float]:
         """Return the prior-predictive standard deviation of each observed output, a mean over its cells."""
@@ -1078,6 +1137,14 @@ class Calibration:
 
 _own = inspect.signature(Calibration.__init__)
 Calibration.__signature__ = _own.replace(parameters=list(_own.parameters.values())[1:], return_annotation=Calibration)
+
+
+def _of_used(scores: Scores, used: Ints) -> Array:
+    """Return the covariances (H, S, q', K, K) of some scores, (H, S, K q', K q') of correlated ones."""
+    if not scores.correlated:
+        return np.asarray(scores.covariance[:, :, used])
+    H, S, K, _ = scores.mean.shape
+    return np.asarray(scores.covariance[..., used, :, :][..., used].reshape(H, S, K * len(used), K * len(used)))
 
 
 def checked_sampler(sampler: Any, surrogates: Sequence[Surrogate]) -> Any:

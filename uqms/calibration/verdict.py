@@ -15,7 +15,6 @@ from uqms.calibration.checks import Check, Sampled, Status, Verdict
 from uqms.calibration.computation import check_computation, check_modes
 from uqms.calibration.density import covariance_of, noise_sd, prior_scale, slope_of_density
 from uqms.calibration.direct import is_exact
-from uqms.calibration.likelihood import by_experiment
 from uqms.calibration.markov import Chains, noise_of, only_noise
 from uqms.calibration.misfit import check_misfit, check_validation
 from uqms.calibration.parts import JointCalibration
@@ -176,7 +175,8 @@ def _blocks(problem: Calibration, count: int) -> list[slice]:
     cells = problem.cells
     n, k, q = len(cells.offset), cells.experiments, 0 if is_exact(problem.surrogate) else len(cells.used)
     runs = int(getattr(problem.surrogate, "runs", 100))
-    each = n * (q * k + sum(one.shape[1] for one in cells.factors) + len(problem.parameters)) + q * k * max(runs, k)
+    latents = k * cells.compressed.shape[1] if cells.by_input is not None else sum(one.shape[1] for one in cells.factors)
+    each = n * (q * k + latents + len(problem.parameters)) + q * k * max(runs, q * k if problem.correlated_scores else k)
     each += k * cells.basis.shape[1]
     if not only_noise(problem):
         each += n * n  # covariance of discrepancy
@@ -186,8 +186,7 @@ def _blocks(problem: Calibration, count: int) -> list[slice]:
 
 def _linearise(problem: Calibration, theta: Mapping[str, Array], h: Ints, limits: bool = True) -> _Linear:
     cells, box = problem.cells, problem.surrogate.domain
-    e, draws = cells.experiment, np.arange(len(h))
-    u = problem.unit_inputs(theta)
+    e, u = cells.experiment, problem.unit_inputs(theta)
     every = slice(None)
     columns: list[tuple[slice | int, int]] = [(every, box.names.index(name)) for name in problem.parameters]
     columns += [(k, box.names.index(problem.condition_names[place])) for k, place in problem.uncertain.values()]
@@ -197,19 +196,10 @@ def _linearise(problem: Calibration, theta: Mapping[str, Array], h: Ints, limits
     for i, column in enumerate(columns):
         shift = np.zeros(u.shape[1:])
         shift[column] = step
-        upper, lower = (problem.surrogate.scores(u + sign * shift).mean[h, draws] for sign in (1.0, -1.0))
-        jacobian[:, :, i] = cells.at((upper - lower) / (2.0 * step))
-    scores = problem.surrogate.scores(u)
-    mean = cells.offset + cells.at(scores.mean[h, draws])
-    if is_exact(problem.surrogate):
-        errors = np.zeros((*mean.shape, 0))
-    else:
-        values, vectors = np.linalg.eigh(scores.covariance[h, draws][:, cells.used])  # (s, q, K), (s, q, K, K)
-        roots = vectors * np.sqrt(np.maximum(values, 0.0))[..., None, :]
-        errors = roots.transpose(0, 2, 1, 3)[:, e] * cells.used_basis[:, :, None]  # (s, N, q, K)
-        errors = errors.reshape(*mean.shape, -1)
-    truncation = by_experiment(cells)
-    factor = np.concatenate([errors, np.broadcast_to(truncation, (len(h), *truncation.shape))], axis=2)
+        upper, lower = (problem.joint_error(u + sign * shift).given(h).mean for sign in (1.0, -1.0))
+        jacobian[:, :, i] = (upper - lower) / (2.0 * step)
+    law = problem.joint_error(u).given(h)
+    mean, factor = law.mean, law.factor
     extra, m, chains = np.zeros((*mean.shape, 0)), np.ones_like(mean), None
     if problem.noise.terms and only_noise(problem):
         chains = noise_of(problem).at(phi)

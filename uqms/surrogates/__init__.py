@@ -25,9 +25,9 @@ from uqms.surrogates.kernels import (
 )
 from uqms.surrogates.learning import LearningCurve, learning_curve
 from uqms.surrogates.neighbours import LeftOutRuns, LocalGaussianProcess, LocalGaussianProcessSurrogate
-from uqms.surrogates.outputs import Curve, Decoder, Layout, Scalar
+from uqms.surrogates.outputs import Curve, Decoder, InputDecoder, Layout, Scalar
 from uqms.surrogates.physics import Physics
-from uqms.surrogates.plugging import draws_from_scores, reverse_by_differences
+from uqms.surrogates.plugging import draws_from_scores, predict_from_scores, reverse_by_differences
 from uqms.surrogates.prediction import Prediction
 from uqms.surrogates.process import Scores
 from uqms.surrogates.protocol import FunctionDraws, Surrogate
@@ -45,6 +45,7 @@ __all__ = [
     "FunctionDraws",
     "GaussianProcess",
     "GaussianProcessSurrogate",
+    "InputDecoder",
     "Jump",
     "Kernel",
     "Layout",
@@ -87,6 +88,7 @@ __all__ = [
     "load_surrogate",
     "reliability",
     "next_level",
+    "predict_from_scores",
     "reverse_by_differences",
     "to_sbi",
 ]

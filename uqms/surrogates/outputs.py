@@ -16,7 +16,7 @@ understates what it leaves out (by 1.5 to 1.9 in sd at 30 runs).
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, final
+from typing import Literal, NamedTuple, Protocol, final, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -32,6 +32,7 @@ from uqms.surrogates.transforms import IDENTITY, Log, Logit, Transform, as_trans
 __all__ = [
     "Curve",
     "Decoder",
+    "InputDecoder",
     "Layout",
     "OutputBasis",
     "Scalar",
@@ -138,12 +139,34 @@ class Decoder(NamedTuple):
     Attributes
     ----------
     offset, basis, truncation
-        Shapes (N,), (N, q), (N, t).
+        Shapes (N,), (N, q), (N, t); those that an `InputDecoder` returns begin with the axes of the inputs.
     """
 
     offset: Array
     basis: Array
     truncation: Array
+
+
+@runtime_checkable
+class InputDecoder(Protocol):
+    """Rows of an output that depend on the input: y(u) = offset(u) + basis(u) @ scores(u) + truncation(u) @ omega.
+
+    Use it for what the simulator's output does beside the scores: an offset that is a known function of the inputs, a
+    basis that a chain of models makes of the scores of its members, a truncation that is larger in a part of the box.
+    `Surrogate.decode` returns it in place of a `Decoder`.
+    """
+
+    def at(self, u: Array) -> Decoder:
+        """Return the rows at inputs `u` (..., k, d).
+
+        Offset (H, ..., k, N), basis (H, ..., k, N, q) and truncation (H, ..., k, N, t), with one entry in place of H
+        where all hyperparameter draws have the same rows.
+        """
+        ...
+
+    def reverse(self, u: Array, bar: Decoder) -> Array:
+        """Return the derivative (k, d) of sum(offset * bar.offset) + ... at `u` (k, d), `bar` as what `at` returns."""
+        ...
 
 
 @final

@@ -1,18 +1,20 @@
-"""What a surrogate of your own may leave to uqms: its derivative and its function draws, both from `scores` alone."""
+"""What a surrogate of your own may leave to uqms: derivative, function draws and prediction, all from `scores` alone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import final
 
 import numpy as np
+import xarray as xr
 
 from uqms import _checks as check
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.errors import ConformanceError, InputError
+from uqms.surrogates.prediction import Prediction, predicted_at
 from uqms.surrogates.process import Scores, normals_at, sobol_points
 from uqms.surrogates.protocol import Surrogate
 
-__all__ = ["ScoreDraws", "draws_from_scores", "reverse_by_differences"]
+__all__ = ["ScoreDraws", "draws_from_scores", "predict_from_scores", "reverse_by_differences"]
 
 STEP = 1e-4  # of the unit cube
 SMALLEST = 1e-10  # share of the largest eigenvalue
@@ -33,7 +35,8 @@ def reverse_by_differences(
     u
         Inputs in the unit cube, (k, d).
     mean_bar, covariance_bar
-        Weights (H, k, q) and (H, q, k, k); where a weight is zero, a covariance that is not known does not matter.
+        Weights (H, k, q), and (H, q, k, k) or (H, k, q, k, q); where a weight is zero, a covariance that is not known
+        does not matter.
 
     Returns
     -------
@@ -51,7 +54,8 @@ def reverse_by_differences(
     shift = STEP * np.eye(k * d).reshape(k * d, k, d)
     found = scores(np.concatenate([u + shift, u - shift]))
     covariance = np.where(covariance_bar[:, None] == 0.0, 0.0, found.covariance)
-    value = np.einsum("hskq,hkq->s", found.mean, mean_bar) + np.einsum("hsqkl,hqkl->s", covariance, covariance_bar)
+    value = np.einsum("hskq,hkq->s", found.mean, mean_bar)
+    value += (covariance * covariance_bar[:, None]).reshape(len(covariance), 2 * k * d, -1).sum(axis=(0, 2))
     return np.asarray((value[: k * d] - value[k * d :]).reshape(k, d) / (2.0 * STEP))
 
 
@@ -97,7 +101,8 @@ def draws_from_scores(surrogate: Surrogate, n: int, rng: RandomState, anchors: i
     _check_known(surrogate, scores)
     log_weights = scores.log_weights
     h = generator.choice(len(log_weights), size=n, p=np.exp(log_weights - np.logaddexp.reduce(log_weights)))
-    return ScoreDraws(surrogate, points, _inverse_root(scores.covariance), h, int(generator.integers(2**63)))
+    covariance = scores.joint[:, None] if scores.correlated else scores.covariance
+    return ScoreDraws(surrogate, points, _inverse_root(covariance), h, int(generator.integers(2**63)))
 
 
 @final
@@ -107,26 +112,72 @@ class ScoreDraws:
 
     surrogate: Surrogate
     anchors: Array  # (a, d)
-    inverse_root: Array  # (H, q, a, a), its square is the pseudo-inverse of the anchors' covariance
+    inverse_root: Array  # (H, q, a, a), or (H, 1, a q, a q): its square is the pseudo-inverse of the anchors' covariance
     hyperparameters: Ints  # (draws,)
     seed: int  # of the standard normals of the anchors and of the points of a call
 
     def __call__(self, u: Array) -> Array:
         """Return the scores (draws, k, q); the same call gives the same numbers."""
         u, place = np.unique(np.asarray(u, dtype=np.float64), axis=0, return_inverse=True)
-        mean, covariance, _ = self.surrogate.scores(np.vstack([self.anchors, u]))
-        n, a, k, q = len(self.hyperparameters), len(self.anchors), len(u), mean.shape[-1]
-        out = np.empty((n, k, q))
+        scores = self.surrogate.scores(np.vstack([self.anchors, u]))
+        mean, n, a = scores.mean, len(self.hyperparameters), len(self.anchors)
+        k, q = len(u), mean.shape[-1]
+        # Scores that are correlated with each other are drawn together, as one of q times as many inputs.
+        covariance, width = (scores.joint[:, None], q) if scores.correlated else (scores.covariance, 1)
+        a, out = a * width, np.empty((n, k, q))
         for h in np.unique(self.hyperparameters):
             rows = self.hyperparameters == h
-            for j in range(q):
+            for j in range(covariance.shape[1]):
                 at_anchors = covariance[h, j, a:, :a] @ self.inverse_root[h, j]  # (k, a)
                 rest = _root(covariance[h, j, a:, a:] - at_anchors @ at_anchors.T)
                 generator = np.random.default_rng([self.seed, j])
                 z = generator.standard_normal((n, a))[rows]
-                own = normals_at(u, n, int(generator.integers(2**63)))[rows]
-                out[rows, :, j] = mean[h, a:, j] + z @ at_anchors.T + own @ rest.T
+                keys = [int(generator.integers(2**63)) for _ in range(width)]
+                own = np.stack([normals_at(u, n, key)[rows] for key in keys], axis=-1).reshape(len(z), -1)
+                error = (z @ at_anchors.T + own @ rest.T).reshape(len(z), k, width)
+                columns = slice(None) if width > 1 else slice(j, j + 1)
+                out[rows, :, columns] = mean[h, len(self.anchors) :, columns] + error
         return out[:, place.reshape(-1)]
+
+
+def predict_from_scores(surrogate: Surrogate, points: Mapping[str, object] | xr.Dataset) -> Prediction:
+    """Return the prediction of a surrogate at points from its `scores`, as a `predict` of its own may.
+
+    Use it to look at a surrogate of your own as at a fitted one: means, intervals and draws of its outputs, in their
+    own units.
+
+    Parameters
+    ----------
+    surrogate
+        Anything that follows `uqms.Surrogate`.
+    points
+        Values of every input in its own unit, numbers or arrays of one length.
+
+    Raises
+    ------
+    InputError
+        When an input is missing or unknown, or lengths differ.
+
+    Warns
+    -----
+    ExtrapolationWarning
+        When a point lies outside of the design box.
+
+    Examples
+    --------
+    >>> import uqms as uq
+    >>> toy = uq.testing.ToySurrogate(uq.ParameterSpace(a=uq.Uniform(0.0, 1.0)).box())
+    >>> predict_from_scores(toy, {"a": [0.2, 0.7]}).mean["curve"].dims
+    ('point', 'time')
+    """
+
+    def marginal(u: Array) -> Scores:
+        found = surrogate.scores(u[:, None])
+        mean, covariance = found.mean[:, :, 0], found.covariance
+        own = covariance[:, :, 0, :, 0] if found.correlated else np.swapaxes(covariance[..., 0, 0], 1, 2)
+        return Scores(mean, own, found.log_weights)
+
+    return predicted_at(surrogate, points, marginal)
 
 
 def _check_known(surrogate: Surrogate, scores: Scores) -> None:

@@ -14,10 +14,10 @@ from scipy.special import logsumexp, ndtr, ndtri
 
 from uqms._threads import single_threaded
 from uqms._typing import Array, Bools, RandomState, as_generator
-from uqms.errors import PACKAGE, ExtrapolationWarning, InputError
-from uqms.surrogates.outputs import Decoder
+from uqms.errors import PACKAGE, ConformanceError, ExtrapolationWarning, InputError
+from uqms.surrogates.outputs import Decoder, InputDecoder
 from uqms.surrogates.process import Scores
-from uqms.surrogates.protocol import Surrogate
+from uqms.surrogates.protocol import FunctionDraws, Surrogate
 from uqms.surrogates.transforms import IDENTITY, Identity, Logit, Transform
 
 __all__ = ["Mixture", "Prediction", "mixture", "named_points", "noise_variance", "predicted_at"]
@@ -133,19 +133,34 @@ def _mean_distance(shift: Array, variance: Array) -> Array:
 
 
 def mixture(scores: Scores, decoder: Decoder, transform: Transform = IDENTITY, noise: Array | None = None) -> Mixture:
-    """Return the laws of an output from scores whose covariance holds variances only.
+    """Return the laws of an output at k points from scores whose covariance holds no covariances between points.
 
-    `noise` (levels, k, m) are equally likely variances of noise, as many as hyperparameter draws if there are several.
+    Variances (H, q, k) of the scores, or covariances (H, k, q, q) of correlated ones. Rows are fixed, or those of an
+    `InputDecoder` at the points. `noise` (levels, k, m) are equally likely variances of noise, as many as
+    hyperparameter draws if there are several.
     """
-    rest = np.sum(decoder.truncation**2, axis=1)
-    mean = decoder.offset + scores.mean @ decoder.basis.T
-    variance = np.swapaxes(scores.covariance, -1, -2) @ (decoder.basis**2).T + rest
+    rest = np.sum(decoder.truncation**2, axis=-1)
+    mean = _decoded(decoder, scores.mean)
+    if scores.covariance.ndim == 4:
+        basis = np.broadcast_to(decoder.basis, (*mean.shape, decoder.basis.shape[-1]))
+        variance = np.einsum("hkmi,hkij,hkmj->hkm", basis, scores.covariance, basis, optimize=True) + rest
+    elif decoder.basis.ndim == 2:
+        variance = np.swapaxes(scores.covariance, -1, -2) @ (decoder.basis**2).T + rest
+    else:
+        variance = np.einsum("hqk,hkmq->hkm", scores.covariance, decoder.basis**2) + rest
     weights = np.exp(scores.log_weights - np.logaddexp.reduce(scores.log_weights))
     if noise is not None:
         variance = variance + noise
         if len(noise) > len(mean):
             mean, weights = np.repeat(mean, len(noise), axis=0), np.full(len(noise), 1.0 / len(noise))
     return Mixture(mean, variance, weights, transform)
+
+
+def _decoded(rows: Decoder, scores: Array) -> Array:
+    """Return offset + basis times scores (H, k, q) at k points, (H, k, m)."""
+    if rows.basis.ndim == 2:
+        return np.asarray(rows.offset + scores @ rows.basis.T)
+    return np.asarray(rows.offset + np.einsum("hkq,hkmq->hkm", scores, rows.basis))
 
 
 def noise_variance(
@@ -206,9 +221,14 @@ class Prediction:
         InputError
             When there is no such output, or with `noise` of a surrogate that does not know it.
         """
+        rows = self._rows(output)
+        variances = self._noise(output, rows, slice(None)) if noise else None
+        return mixture(self.scores, rows, self._transform(output), variances)
+
+    def _rows(self, output: str) -> Decoder:
+        """Return the rows of an output, those of an `InputDecoder` at the points."""
         decoder = self.surrogate.decode(output)
-        variances = self._noise(output, decoder, slice(None)) if noise else None
-        return mixture(self.scores, decoder, self._transform(output), variances)
+        return decoder.at(self.u) if isinstance(decoder, InputDecoder) else decoder
 
     @cached_property
     def _score_noise(self) -> Array:
@@ -227,6 +247,11 @@ class Prediction:
 
     def _noise(self, output: str, decoder: Decoder, rows: slice) -> Array:
         """Return those (levels, k, m) in some coordinates of an output."""
+        if decoder.basis.ndim > 2:
+            raise InputError(
+                f"noise: the rows of {output!r} depend on the input, and a simulator's noise is learned for rows that "
+                "do not. Leave noise=True out: what remains is the uncertainty of the mean."
+            )
         correlation = getattr(self.surrogate, "noise_correlation", None)
         total = noise_variance(self._score_noise, decoder.basis[rows], correlation)
         return np.asarray(total + np.sum(self._residual(output)[rows] ** 2, axis=1))
@@ -234,20 +259,20 @@ class Prediction:
     def _residual(self, output: str) -> Array:
         """Return the factor (m, t) of what the noise does outside of the basis."""
         of = getattr(self.surrogate, "noise_residual", None)
-        return np.zeros((len(self.surrogate.decode(output).offset), 0)) if of is None else np.asarray(of(output))
+        return np.zeros((self._rows(output).offset.shape[-1], 0)) if of is None else np.asarray(of(output))
 
     def _transform(self, output: str) -> Transform:
         return self.surrogate.layouts[output].transform
 
     def _by_coordinates(self, output: str, ask: Callable[[Mixture], Array], noise: bool = False) -> Array:
         """Return what `ask` gives, some coordinates at a time: the laws of all need H times the room of the answer."""
-        decoder, transform = self.surrogate.decode(output), self._transform(output)
+        decoder, transform = self._rows(output), self._transform(output)
         levels = len(self._score_noise) if noise else 1
         size = max(1, BLOCK // max(1, levels * self.scores.mean[..., 0].size))
-        blocks = [slice(start, start + size) for start in range(0, len(decoder.offset), size)]
+        blocks = [slice(start, start + size) for start in range(0, decoder.offset.shape[-1], size)]
 
         def law(rows: slice) -> Mixture:
-            part = Decoder(*(each[rows] for each in decoder))
+            part = Decoder(decoder.offset[..., rows], decoder.basis[..., rows, :], decoder.truncation[..., rows, :])
             return mixture(self.scores, part, transform, self._noise(output, decoder, rows) if noise else None)
 
         return np.concatenate([ask(law(rows)) for rows in blocks], -1)
@@ -348,7 +373,7 @@ class Prediction:
         InputError
             When there is no such output, or its transform is a logit: that has no closed form.
         """
-        decoder, transform = self.surrogate.decode(output), self._transform(output)
+        rows, transform = self._rows(output), self._transform(output)
         joint = self.surrogate.scores(self.u)
         weights = np.exp(joint.log_weights - np.logaddexp.reduce(joint.log_weights))
         if isinstance(transform, Logit):
@@ -356,17 +381,20 @@ class Prediction:
                 f"covariance: {output!r} is the image of a normal law under {transform}, and covariances of that are "
                 "not in closed form. Take them from draws: prediction.draws(2000, rng=1)."
             )
-        if isinstance(transform, Identity):
-            out = _covariance(decoder, np.tensordot(weights, joint.covariance, 1))
-            shifts = (joint.mean - np.tensordot(weights, joint.mean, 1)) @ decoder.basis.T
+        plain = isinstance(transform, Identity)
+        if plain and rows.basis.ndim == 2:
+            out = _covariance(rows, np.tensordot(weights, joint.covariance, 1))
+            shifts = (joint.mean - np.tensordot(weights, joint.mean, 1)) @ rows.basis.T
         else:
-            out = np.zeros((len(self.u), len(decoder.offset)) * 2)
-            means = np.empty((len(weights), *out.shape[:2]))
+            means = _decoded(rows, joint.mean)
+            out = np.zeros(means.shape[1:] * 2)
             for h, weight in enumerate(weights):
-                normal = _covariance(decoder, joint.covariance[h])
-                variance = np.einsum("amam->am", normal)
-                means[h] = transform.moments(decoder.offset + joint.mean[h] @ decoder.basis.T, variance)[0]
-                out += weight * np.multiply.outer(means[h], means[h]) * np.expm1(normal)
+                own = Decoder(*(one[h % len(one)] for one in rows)) if rows.basis.ndim > 2 else rows
+                normal = _covariance(own, joint.covariance[h])
+                if not plain:
+                    means[h] = transform.moments(means[h], np.einsum("amam->am", normal))[0]
+                    normal = np.multiply.outer(means[h], means[h]) * np.expm1(normal)
+                out += weight * normal
             shifts = means - np.tensordot(weights, means, 1)
         if len(weights) > 1:
             out += np.einsum("h,ham,hbn->ambn", weights, shifts, shifts, optimize=True)
@@ -386,16 +414,17 @@ class Prediction:
         if n < 1:
             raise InputError(f"draws: n is {n!r}; ask for at least one draw.")
         generator = as_generator(rng)
-        scores = self.surrogate.functions(n, generator)(self.u)
+        functions = self.surrogate.functions(n, generator)
+        scores = functions(self.u)
         own = self._of_noise("noise_draws") if noise else None
         scores = scores if own is None else scores + own(self.u, n, generator)
         out: dict[str, xr.DataArray] = {}
         latent = None
         for name in self.surrogate.layouts:
-            decoder = self.surrogate.decode(name)
+            rows = rows_of_draws(self._rows(name), functions)
             if latent is None:
-                latent = generator.standard_normal((n, len(self.u), decoder.truncation.shape[1]))
-            values = decoder.offset + scores @ decoder.basis.T + latent @ decoder.truncation.T
+                latent = generator.standard_normal((n, len(self.u), rows.truncation.shape[-1]))
+            values = _decoded(rows, scores) + _decoded(Decoder(np.zeros(1), rows.truncation, rows.truncation), latent)
             if own is not None:
                 rest = self._residual(name)
                 values += generator.standard_normal((n, len(self.u), rest.shape[1])) @ rest.T
@@ -428,11 +457,40 @@ def predicted_at(
     return Prediction(surrogate, u, marginal(u), inside)
 
 
-def _covariance(decoder: Decoder, scores: Array) -> Array:
-    """Return the covariance (k, m, k, m) of normal outputs from that of the scores (q, k, k)."""
-    out = np.einsum("mj,jab,nj->ambn", decoder.basis, scores, decoder.basis, optimize=True)
-    index = np.arange(scores.shape[-1])
-    out[index, :, index, :] += decoder.truncation @ decoder.truncation.T
+def rows_of_draws(rows: Decoder, functions: FunctionDraws) -> Decoder:
+    """Return rows with those (n, k, m, ...) of every function draw where hyperparameter draws have their own.
+
+    Raises
+    ------
+    ConformanceError
+        When the draws do not say which hyperparameters they have.
+    """
+    if rows.basis.ndim == 2 or len(rows.offset) == 1:
+        return rows
+    which = getattr(functions, "hyperparameters", None)
+    if which is None:
+        raise ConformanceError(
+            "Rows differ between hyperparameter draws, and the function draws do not say which they have: give them an "
+            "attribute `hyperparameters` (n,), places among the log weights."
+        )
+    return Decoder(*(one[which] for one in rows))
+
+
+def _covariance(rows: Decoder, scores: Array) -> Array:
+    """Return the covariance (k, m, k, m) of normal outputs from that of the scores (q, k, k) or (k, q, k, q).
+
+    Rows are fixed, or those of each point, (k, m, ...).
+    """
+    k = scores.shape[-2] if scores.ndim == 3 else len(scores)
+    basis, truncation = rows.basis, rows.truncation
+    if scores.ndim == 3 and basis.ndim == 2:
+        out = np.einsum("mj,jab,nj->ambn", basis, scores, basis, optimize=True)
+    else:
+        basis = np.broadcast_to(basis, (k, *basis.shape[-2:]))
+        spelled = "amj,jab,bnj->ambn" if scores.ndim == 3 else "ami,aibj,bnj->ambn"
+        out = np.einsum(spelled, basis, scores, basis, optimize=True)
+    index = np.arange(k)
+    out[index, :, index, :] += truncation @ np.swapaxes(truncation, -1, -2)
     return np.asarray(out)
 
 

@@ -68,7 +68,9 @@ class Scores(NamedTuple):
     mean
         Shape (H, ..., k, q).
     covariance
-        Shape (H, ..., q, k, k): entry [h, ..., j, a, b] is the covariance of score j between inputs a and b.
+        Of scores whose errors are independent of each other, shape (H, ..., q, k, k): entry [h, ..., j, a, b] is the
+        covariance of score j between inputs a and b. Of scores whose errors are correlated, shape (H, ..., k, q, k, q):
+        entry [h, ..., a, i, b, j] is the covariance of score i at input a and score j at input b.
     log_weights
         Log weights of the hyperparameter draws, shape (H,).
     """
@@ -76,6 +78,29 @@ class Scores(NamedTuple):
     mean: Array
     covariance: Array
     log_weights: Array
+
+    @property
+    def correlated(self) -> bool:
+        """Whether the covariance joins scores."""
+        return self.covariance.ndim == self.mean.ndim + 2
+
+    @property
+    def by_score(self) -> Array:
+        """Covariance (H, ..., q, k, k) of each score between inputs, without those between scores."""
+        if not self.correlated:
+            return self.covariance
+        return np.asarray(np.moveaxis(np.diagonal(self.covariance, axis1=-3, axis2=-1), -1, -3))
+
+    @property
+    def joint(self) -> Array:
+        """Covariance (H, ..., k q, k q) of the scores at all inputs, input by input."""
+        *lead, k, q = self.mean.shape
+        if self.correlated:
+            return self.covariance.reshape(*lead, k * q, k * q)
+        out = np.zeros((*lead, k, q, k, q))
+        for j in range(q):
+            out[..., :, j, :, j] = self.covariance[..., j, :, :]
+        return out.reshape(*lead, k * q, k * q)
 
 
 @final

@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 
 from uqms._typing import Array, RandomState
 from uqms.parameters import Box
-from uqms.surrogates.outputs import Decoder, Layout
+from uqms.surrogates.outputs import Decoder, InputDecoder, Layout
 from uqms.surrogates.process import Scores
 
 __all__ = ["FunctionDraws", "Surrogate"]
@@ -27,7 +27,13 @@ class Surrogate(Protocol):
     """A random function from the unit cube of a design box to scores, and the linear map from scores to outputs.
 
     The error of a surrogate is one random function: the same input has one error, different inputs have correlated
-    errors. That is why `scores` returns covariances *between inputs* and not variances.
+    errors. That is why `scores` returns covariances *between inputs* and not variances:
+
+        y(u) = offset(u) + basis(u) [mean(u) + error(u)] + truncation(u) omega
+
+    Mostly the errors of different scores are independent, and offset, basis and truncation are the same over the box.
+    Where errors are correlated between scores, `scores` returns the joint covariance, see `Scores`; where offset, basis
+    or truncation depend on the input, `decode` returns an `InputDecoder`.
 
     `uqms.testing.check_surrogate` tells whether a surrogate of your own does all of this. A model that knows its
     variance at each input but no covariance between inputs returns NaN there: it serves a calibration of one experiment
@@ -49,17 +55,21 @@ class Surrogate(Protocol):
         ...
 
     def scores(self, u: Array) -> Scores:
-        """Return mean (H, ..., k, q) and covariance (H, ..., q, k, k) at inputs `u` (..., k, d)."""
+        """Return mean (H, ..., k, q) and covariance (H, ..., q, k, k) or (H, ..., k, q, k, q) at `u` (..., k, d)."""
         ...
 
     def scores_reverse(self, u: Array, mean_bar: Array, covariance_bar: Array) -> Array:
         """Return the derivative (k, d) of sum(mean * mean_bar) + sum(covariance * covariance_bar) at `u` (k, d)."""
         ...
 
-    def decode(self, output: str, coords: Mapping[str, ArrayLike] | None = None) -> Decoder:
+    def decode(self, output: str, coords: Mapping[str, ArrayLike] | None = None) -> Decoder | InputDecoder:
         """Return the rows of an output at pointwise coordinates (all simulated ones when None)."""
         ...
 
     def functions(self, n: int, rng: RandomState) -> FunctionDraws:
-        """Return n draws of the whole function."""
+        """Return n draws of the whole function.
+
+        Where hyperparameter draws have rows of their own (an `InputDecoder`), the draws say which each belongs to: an
+        attribute `hyperparameters` (n,).
+        """
         ...

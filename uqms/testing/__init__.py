@@ -6,6 +6,7 @@ from uqms.testing.noise_conformance import check_noise
 from uqms.testing.planted import PLANTED_BUGS, PlantedBug
 from uqms.testing.prior_conformance import check_prior
 from uqms.testing.surrogates import Check, Conformance, check_surrogate
+from uqms.testing.toy import ToySurrogate
 
 __all__ = [
     "LIKELIHOOD_BUGS",
@@ -14,6 +15,7 @@ __all__ = [
     "Conformance",
     "LikelihoodBug",
     "PlantedBug",
+    "ToySurrogate",
     "check_kernel",
     "check_noise",
     "check_prior",

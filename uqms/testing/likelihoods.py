@@ -126,8 +126,8 @@ def _no_determinant(right: LogLikelihood, problem: Calibration, theta: Mapping[s
     for sigma, log_values, alpha, _ in problem.log_likelihood_terms(flat):
         rows = slice(start, start + len(sigma))
         start += len(sigma)
-        scores = problem.surrogate.scores(problem.unit_inputs({name: values[rows] for name, values in flat.items()}))
-        mean = cells.offset + np.einsum("hsnq,nq->hsn", scores.mean[:, :, cells.experiment], cells.basis)
+        joint = problem.joint_error(problem.unit_inputs({name: values[rows] for name, values in flat.items()}))
+        scores, mean = joint.scores, joint.mean
         for output, place in problem.noise.factors.items():
             mean[:, :, cells.output == output] *= 1.0 + sigma[:, place, None]
         quadratic = np.sum((cells.cell_mean - mean) * alpha, axis=-1)

@@ -5,6 +5,8 @@ symbol      meaning                                                             
 ==========  ======================================================================  ===============
 u           probe inputs: random, then the first again, then one beside the first    (k, d)
 V           variances, the diagonals of the covariances                             (H, q, k)
+C           covariances: of each score between inputs, or of correlated scores jointly  (H, q, k, k),
+                                                                                    (H, k, q, k, q)
 size²       of each score: variance of its mean over the probes, and largest V      (q,)
 e           draws less the mean of the hyperparameter mixture                       (draws, k, q)
 ==========  ======================================================================  ===============
@@ -22,10 +24,10 @@ import numpy as np
 import pandas as pd
 
 from uqms import _checks as check
-from uqms._typing import Array, Bools, RandomState, as_generator
+from uqms._typing import Array, Bools, Ints, RandomState, as_generator
 from uqms.errors import ConformanceError
 from uqms.parameters import Box
-from uqms.surrogates import Layout, Scores, Surrogate
+from uqms.surrogates import Decoder, InputDecoder, Layout, Scores, Surrogate
 
 __all__ = ["Check", "Conformance", "check_surrogate"]
 
@@ -256,13 +258,21 @@ class _Probe:
     @cached_property
     def size2(self) -> Array:
         """Shape (q,)."""
-        spread = self.at_u.mean.var(axis=1).max(axis=0) + diagonals(self.at_u.covariance).max(axis=(0, 2))
+        spread = self.at_u.mean.var(axis=1).max(axis=0) + diagonals(self.at_u.by_score).max(axis=(0, 2))
         return np.where(spread > 0.0, spread, 1.0)
 
     @cached_property
     def largest(self) -> Array:
         """Largest variance (H, q, 1) of each score, without what is rounding."""
-        return np.maximum(diagonals(self.at_u.covariance).max(axis=2), JUDGED * self.size2)[..., None]
+        return np.maximum(diagonals(self.at_u.by_score).max(axis=2), JUDGED * self.size2)[..., None]
+
+    @cached_property
+    def scale(self) -> Array:
+        """What covariances (H, ...) at k inputs are judged by: `largest`, of two scores their geometric mean."""
+        if not self.at_u.correlated:
+            return self.largest[..., None]
+        root = np.sqrt(self.largest[..., 0])
+        return np.asarray(root[:, None, :, None, None] * root[:, None, None, None, :])
 
     @cached_property
     def judged(self) -> Bools:
@@ -272,10 +282,18 @@ class _Probe:
     @cached_property
     def mixture(self) -> tuple[Array, Array]:
         """Mean (k, q) and covariance (q, k, k) of the mixture of hyperparameter draws."""
-        w, (mean, covariance, _) = np.exp(self.at_u.log_weights), self.at_u
+        w, mean, covariance = np.exp(self.at_u.log_weights), self.at_u.mean, self.at_u.by_score
         centre = np.einsum("h,hkq->kq", w, mean)
         shift = mean - centre
         return centre, np.einsum("h,hqkl->qkl", w, covariance) + np.einsum("h,hkq,hlq->qkl", w, shift, shift)
+
+    @cached_property
+    def joint_mixture(self) -> Array:
+        """Covariance (k, q, k, q) of the mixture, between scores too."""
+        w, mean = np.exp(self.at_u.log_weights), self.at_u.mean
+        joint = self.at_u.joint.reshape(*mean.shape, *mean.shape[1:])
+        shift = mean - self.mixture[0]
+        return np.asarray(np.tensordot(w, joint + np.einsum("hki,hlj->hkilj", shift, shift), 1))
 
     @cached_property
     def few_draws(self) -> Any:
@@ -300,7 +318,7 @@ class _Probe:
     def apart(self, one: Scores, other: Scores) -> float:
         """Return the largest difference between scores, relative to the variances and to a thousandth of the size."""
         means = 1e3 * np.abs(one.mean - other.mean) / np.sqrt(self.size2)
-        covariances = np.abs(one.covariance - other.covariance) / self.largest[..., None]
+        covariances = np.abs(one.covariance - other.covariance) / self.scale
         covariances = np.where(np.isnan(one.covariance) & np.isnan(other.covariance), 0.0, covariances)
         return float(np.nan_to_num(max(means.max(), covariances.max()), nan=np.inf))
 
@@ -355,11 +373,14 @@ def _shapes(p: _Probe) -> _Found:
                 what = getattr(part, "dtype", type(part).__name__)
                 found.append(f"{name} is {what}; variances need float64, give a numpy array of it")
         draws, q = np.shape(log_weights)[:1], np.shape(mean)[-1:]
+        joint = (*draws, k, *q, k, *q)
         wanted = {"mean": (*draws, k, *q), "covariance": (*draws, *q, k, k), "log_weights": draws}
         for name, part in (("mean", mean), ("covariance", covariance), ("log_weights", log_weights)):
-            if np.shape(part) != wanted[name] or len(draws) == 0:
-                found.append(f"at {k} inputs {name} has shape {np.shape(part)}, not {wanted[name]}")
-        if not found and not (np.isfinite(mean).all() and np.isfinite(diagonals(covariance)).all()):
+            if (name, np.shape(part)) != ("covariance", joint) and np.shape(part) != wanted[name] or len(draws) == 0:
+                more = f", or {joint} of correlated scores" if name == "covariance" else ""
+                found.append(f"at {k} inputs {name} has shape {np.shape(part)}, not {wanted[name]}{more}")
+        known = scores.by_score if not found and isinstance(scores, Scores) else covariance
+        if not found and not (np.isfinite(mean).all() and np.isfinite(diagonals(known)).all()):
             found.append(f"at {k} inputs means or variances are not finite")
     return _complaints(found)
 
@@ -375,7 +396,7 @@ def _weights(p: _Probe) -> _Found:
 
 
 def _variances(p: _Probe) -> _Found:
-    lowest = (diagonals(p.at_u.covariance) / p.largest).min()
+    lowest = (diagonals(p.at_u.by_score) / p.largest).min()
     why = "A variance is negative, by rounding or by mistake: cut the diagonal with np.maximum(..., 0.0)."
     return _Found(max(0.0, -float(lowest)), 0, why)
 
@@ -396,12 +417,13 @@ def _purity(p: _Probe) -> _Found:
 def _batch(p: _Probe) -> _Found:
     u = np.random.default_rng([p.seed, 1]).random((2, 3, 4, p.d))
     together = p.scores(u)
-    h, q = p.at_u.covariance.shape[:2]
-    if together.mean.shape != (h, 2, 3, 4, q) or together.covariance.shape != (h, 2, 3, q, 4, 4):
+    h, _, q = p.at_u.mean.shape
+    wanted = (h, 2, 3, 4, q, 4, q) if p.at_u.correlated else (h, 2, 3, q, 4, 4)
+    if together.mean.shape != (h, 2, 3, 4, q) or together.covariance.shape != wanted:
         return _complaints(
             [
                 f"at inputs of shape (2, 3, 4, d) mean and covariance have shapes {together.mean.shape} and "
-                f"{together.covariance.shape}, not {(h, 2, 3, 4, q)} and {(h, 2, 3, q, 4, 4)}"
+                f"{together.covariance.shape}, not {(h, 2, 3, 4, q)} and {wanted}"
             ]
         )
     places = [(i, j) for i in range(2) for j in range(3)]
@@ -416,10 +438,18 @@ def _decode(p: _Probe) -> _Found:
     found, q, latents = [], p.at_u.mean.shape[-1], set()
     for name, layout in p.surrogate.layouts.items():
         n = int(np.prod(layout.shape, dtype=int))
-        offset, basis, truncation = p.surrogate.decode(name)
-        latent = np.shape(truncation)[1:2]
+        decoder = p.surrogate.decode(name)
+        lead = (len(p.u),) if isinstance(decoder, InputDecoder) else ()
+        offset, basis, truncation = _rows(decoder, p.u)
+        if lead:
+            lead = (len(p.at_u.mean) if np.shape(offset)[:1] != (1,) else 1, *lead)
+        latent = np.shape(truncation)[len(lead) + 1 : len(lead) + 2]
         latents.add(latent)
-        wanted = {"offset": (offset, (n,)), "basis": (basis, (n, q)), "truncation": (truncation, (n, *latent))}
+        wanted = {
+            "offset": (offset, (*lead, n)),
+            "basis": (basis, (*lead, n, q)),
+            "truncation": (truncation, (*lead, n, *latent)),
+        }
         for part, (values, shape) in wanted.items():
             if np.shape(values) != shape or np.asarray(values).dtype != np.float64 or not np.isfinite(values).all():
                 found.append(f"{part} of {name!r} has shape {np.shape(values)}; give {shape}, float64 and finite")
@@ -428,6 +458,11 @@ def _decode(p: _Probe) -> _Found:
             f"truncations have columns {sorted(latents)}; give all of them, zero where they are another output's"
         )
     return _complaints(found)
+
+
+def _rows(decoder: Any, u: Array) -> Any:
+    """Return offset, basis and truncation: of an `InputDecoder` those at inputs (k, d)."""
+    return decoder.at(u.copy()) if isinstance(decoder, InputDecoder) else decoder
 
 
 def _decode_at(p: _Probe) -> _Found:
@@ -439,16 +474,61 @@ def _decode_at(p: _Probe) -> _Found:
         places = [rng.integers(size, size=5) for size in layout.shape]
         coords = {dim: np.asarray(layout.coords[dim])[i] for dim, i in zip(layout.dims, places, strict=True)}
         rows = np.ravel_multi_index(places, layout.shape)
-        for part, whole in zip(p.surrogate.decode(name, coords), p.surrogate.decode(name), strict=True):
-            if np.shape(part) != np.shape(whole[rows]):
+        here, everywhere = (_rows(p.surrogate.decode(name, at), p.u[:3]) for at in (coords, None))
+        lead = np.ndim(everywhere[0]) - 1
+        for part, whole in zip(here, everywhere, strict=True):
+            picked = np.take(whole, rows, axis=lead)
+            if np.shape(part) != np.shape(picked):
                 return _Found(np.inf, 1e-9, f"At 5 points of {name!r} a part has shape {np.shape(part)}.")
-            off = max(
-                off, float(np.abs(part - whole[rows]).max(initial=0.0)) / float(np.abs(whole).max(initial=1e-300))
-            )
+            off = max(off, float(np.abs(part - picked).max(initial=0.0)) / float(np.abs(whole).max(initial=1e-300)))
     if not some:
         raise _Nothing("No output has coordinates.", True)
     why = "Rows at simulated coordinates, one value of each dim a point, are not those of decode(output)."
     return _Found(off, 1e-9, why)
+
+
+def _by_input(p: _Probe) -> list[tuple[str, InputDecoder]]:
+    """Return the outputs whose rows depend on the input, by name."""
+    decoders = {name: p.surrogate.decode(name) for name in p.surrogate.layouts}
+    found = [(name, one) for name, one in decoders.items() if isinstance(one, InputDecoder)]
+    if not found:
+        raise _Nothing("The rows of no output depend on the input.", True)
+    return found
+
+
+def _rows_batch(p: _Probe) -> _Found:
+    u, off = np.random.default_rng([p.seed, 6]).random((2, 3, 4, p.d)), 0.0
+    for name, decoder in _by_input(p):
+        several, given = decoder.at(u), u.copy()
+        for i, j in ((0, 0), (1, 2)):
+            for part, whole in zip(decoder.at(u[i, j]), several, strict=True):
+                shape = (len(part), 2, 3, *part.shape[1:])
+                if whole.shape != shape:
+                    return _complaints([f"at inputs (2, 3, 4, d) a part of {name!r} has shape {whole.shape}, not {shape}"])
+                off = max(off, float(np.abs(whole[:, i, j] - part).max(initial=0.0) / max(np.abs(part).max(initial=0.0), 1e-300)))
+        if (given != u).any():
+            return _complaints([f"rows of {name!r} changed the inputs that they were given; work on a copy"])
+    return _Found(off, 1e-9, "Rows of a batch (..., k, d) are not those of its members.")
+
+
+def _rows_derivative(p: _Probe) -> _Found:
+    off, u = 0.0, p.u[:3]
+    for name, decoder in _by_input(p):
+        bar = Decoder(*(p.random(7 + i, *part.shape) for i, part in enumerate(decoder.at(u))))
+        own = decoder.reverse(u.copy(), bar)
+        if np.shape(own) != u.shape:
+            raise ConformanceError(f"reverse of {name!r} has shape {np.shape(own)} at inputs {u.shape}; give theirs.")
+        shift = np.eye(u.size).reshape(u.size, *u.shape)
+
+        def value(at: Array, decoder: InputDecoder = decoder, bar: Decoder = bar) -> Array:
+            """Return sum(rows * bar) at inputs (s, k, d), shape (s,)."""
+            parts = zip(decoder.at(at), bar, strict=True)
+            return sum((part * one[:, None]).reshape(len(part), len(at), -1).sum(axis=(0, 2)) for part, one in parts)  # type: ignore[return-value]
+
+        differences = [(value(u + step * shift) - value(u - step * shift)) / (2.0 * step) for step in STEPS]
+        errors = np.abs(np.array(differences) - np.ravel(own)).max(axis=1)
+        off = max(off, float(errors.min() / max(np.abs(own).max(), np.abs(differences).max(axis=1).min(), 1e-300)))
+    return _Found(off, 1e-3, "reverse is not the derivative of the rows by the unit cube's inputs; compare with differences.")
 
 
 def _unknown_output(p: _Probe) -> _Found:
@@ -472,7 +552,7 @@ def _derivative(
         unit = np.eye(u.size).reshape(u.size, *u.shape)
         found = p.scores(np.concatenate([u + sign * step * unit for step in STEPS for sign in (1.0, -1.0)]))
         value = np.einsum("hskq,hkq->s", found.mean, mean_bar)
-        value += np.einsum("hsqkl,hqkl->s", found.covariance, covariance_bar)
+        value += (found.covariance * covariance_bar[:, None]).reshape(*found.mean.shape[:2], -1).sum(axis=(0, 2))
         plus, minus = np.moveaxis(value.reshape(len(STEPS), 2, u.size), 1, 0)
         by_step.append((plus - minus) / (2.0 * np.array(STEPS)[:, None]))
     derivative, differences = np.concatenate(own), np.concatenate(by_step, axis=1)
@@ -482,10 +562,14 @@ def _derivative(
 
 
 def _bars(p: _Probe, count: int, k: int, mean: float, covariance: float) -> tuple[list[Array], list[Array]]:
-    h, q = p.at_u.covariance.shape[:2]
+    h, _, q = p.at_u.mean.shape
     means = mean * p.random(3, count, h, k, q) / np.sqrt(p.size2)
-    covariances = covariance * p.random(4, count, h, q, k, k) / p.largest[..., None]
-    covariances *= p.judged[..., None, None]
+    shape = (h, k, q, k, q) if p.at_u.correlated else (h, q, k, k)
+    covariances = covariance * p.random(4, count, *shape) / p.scale
+    if p.at_u.correlated:
+        covariances *= p.judged[:, None, :, None, None] & p.judged[:, None, None, None, :]
+    else:
+        covariances *= p.judged[..., None, None]
     return list(means), list(covariances)
 
 
@@ -503,17 +587,23 @@ def _derivative_variance(p: _Probe) -> _Found:
 
 
 # ----------------------------------------------------------------------------------------------- errors between inputs
+def _some(scores: Scores, rows: Ints) -> Scores:
+    """Return the scores at some of the inputs."""
+    c = scores.covariance
+    c = c[:, rows][:, :, :, rows] if scores.correlated else c[:, :, rows][..., rows]
+    return Scores(scores.mean[:, rows], c, scores.log_weights)
+
+
 def _order(p: _Probe) -> _Found:
     to = np.random.default_rng([p.seed, 5]).permutation(len(p.u))
-    expected = Scores(p.at_u.mean[:, to], p.at_u.covariance[:, :, to][..., to], p.at_u.log_weights)
+    expected = _some(p.at_u, to)
     return _Found(p.apart(p.scores(p.u[to]), expected), SAME, "Another order of the inputs gives other scores.")
 
 
 def _subsets(p: _Probe) -> _Found:
     off = 0.0
     for rows in ([0], [3], [6, 1, 4]):
-        expected = Scores(p.at_u.mean[:, rows], p.at_u.covariance[:, :, rows][..., rows], p.at_u.log_weights)
-        off = max(off, p.apart(p.scores(p.u[rows]), expected))
+        off = max(off, p.apart(p.scores(p.u[rows]), _some(p.at_u, np.array(rows))))
     why = "Scores of some of the inputs are not a part of those of all: which other inputs are asked for changes them."
     return _Found(off, SAME, why)
 
@@ -529,14 +619,21 @@ def _known(p: _Probe) -> _Found:
 
 def _symmetric(p: _Probe) -> _Found:
     c = p.at_u.covariance
-    off = np.abs(c - np.swapaxes(c, 2, 3)) / p.largest[..., None]
-    return _Found(float(off.max()), SAME, "Covariances between inputs are not symmetric.")
+    turned = c.transpose(0, 3, 4, 1, 2) if p.at_u.correlated else np.swapaxes(c, 2, 3)
+    off = np.abs(c - turned) / p.scale
+    return _Found(float(off.max()), SAME, "Covariances between inputs, and between scores, are not symmetric.")
 
 
 def _semi_definite(p: _Probe) -> _Found:
     p.need_errors()
-    c = p.at_u.covariance
-    lowest = np.linalg.eigvalsh(0.5 * (c + np.swapaxes(c, 2, 3)) / p.largest[..., None])[p.judged].min()
+    c = p.at_u.covariance / p.scale
+    if p.at_u.correlated:
+        h, k, q = p.at_u.mean.shape
+        c = np.where(p.judged[:, None, :, None, None] & p.judged[:, None, None, None, :], c, 0.0)
+        c = c.reshape(h, k * q, k * q)
+    else:
+        c = c[p.judged]
+    lowest = np.linalg.eigvalsh(0.5 * (c + np.swapaxes(c, -1, -2))).min()
     why = "A covariance has a negative eigenvalue, so that no random function has it."
     return _Found(max(0.0, -float(lowest)), 1e-2, why)
 
@@ -545,7 +642,7 @@ def _correlation(p: _Probe, other: Array) -> float:
     """Return the lowest correlation of errors at probes and at others, each with its own, where errors are clear."""
     p.need_errors()
     u = p.u[:INPUTS]
-    covariance = p.scores(np.stack([u, other], axis=1)).covariance  # (H, INPUTS, q, 2, 2)
+    covariance = p.scores(np.stack([u, other], axis=1)).by_score  # (H, INPUTS, q, 2, 2)
     variance = diagonals(covariance).min(axis=-1)
     clear = variance > np.maximum(0.1 * p.largest[..., 0], JUDGED * p.size2)[:, None, :]
     if not clear.any():
@@ -657,6 +754,38 @@ def _draws_covariance(p: _Probe) -> _Found:
     return _Found(float(off.max()), STANDARD_ERRORS, why)
 
 
+def _draws_between(p: _Probe) -> _Found:
+    e, covariance = p.draw_errors, p.joint_mixture
+    q = e.shape[-1]
+    if q == 1:
+        raise _Nothing("There is one score.", True)
+    found = np.einsum("nki,nkj->kij", e, e) / p.draws
+    fourth = np.einsum("nki,nkj->kij", e**2, e**2) / p.draws
+    said = np.einsum("kikj->kij", covariance)
+    standard_error = np.sqrt(np.maximum(fourth - found**2, 0.0) / p.draws)
+    sds = np.sqrt(np.maximum(np.einsum("kii->ki", said), 0.0))
+    standard_error += 1e-3 * sds[:, :, None] * sds[:, None, :] + 1e-300
+    small = ROUNDING * np.sqrt(p.size2[:, None] * p.size2)
+    off = np.maximum(np.abs(found - said) - small, 0.0) / standard_error
+    _, i, j = np.unravel_index(int(off.argmax()), off.shape)
+    why = (
+        f"The covariance of scores {i} and {j} at one input, over {p.draws} draws, is not what scores say (measured: "
+        "their distance in standard errors). Errors of correlated scores have a covariance of the shape (H, k, q, k, "
+        "q); a shape of (H, q, k, k) says that they are independent."
+    )
+    return _Found(float(off.max()), STANDARD_ERRORS, why)
+
+
+def _draws_hyperparameters(p: _Probe) -> _Found:
+    draws = max(np.shape(decoder.at(p.u[:1])[0])[0] for _, decoder in _by_input(p))
+    if draws == 1:
+        raise _Nothing("All hyperparameter draws have the same rows.", True)
+    which = getattr(p.few_draws, "hyperparameters", None)
+    right = which is not None and np.shape(which) == (400,) and (np.isin(which, np.arange(draws))).all()
+    why = "Hyperparameter draws have rows of their own: say which each function draw has, by its `hyperparameters` (n,)."
+    return _Found(0 if right else 1, 0, why)
+
+
 CHECKS = (
     _Asked("members", "one experiment", (), _members),
     _Asked("domain", "one experiment", ("members",), _domain),
@@ -669,6 +798,8 @@ CHECKS = (
     _Asked("decode", "one experiment", ("shapes", "layouts"), _decode),
     _Asked("decode at coordinates", "one experiment", ("decode",), _decode_at),
     _Asked("decode of an unknown output", "one experiment", ("members",), _unknown_output),
+    _Asked("rows of a batch", "one experiment", ("decode",), _rows_batch),
+    _Asked("derivative of the rows", "one experiment", ("rows of a batch",), _rows_derivative),
     _Asked("derivative of the mean", "one experiment", ("batch",), _derivative_mean),
     _Asked("derivative of the variance", "one experiment", ("batch",), _derivative_variance),
     _Asked("order of inputs", "several experiments", ("shapes",), _order),
@@ -692,4 +823,11 @@ CHECKS = (
         ("draws: shape", "weights", "variances"),
         _draws_covariance,
     ),
+    _Asked(
+        "draws: covariance of scores",
+        "several experiments",
+        ("draws: shape", "weights", "variances"),
+        _draws_between,
+    ),
+    _Asked("draws: hyperparameters", "several experiments", ("draws: shape", "decode"), _draws_hyperparameters),
 )

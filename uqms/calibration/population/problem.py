@@ -32,6 +32,7 @@ from uqms.calibration import density
 from uqms.calibration.conditioned import ConditionedPrior
 from uqms.calibration.direct import is_exact
 from uqms.calibration.discrepancy import Discrepancy
+from uqms.calibration.joint_error import averaged_marginals
 from uqms.calibration.likelihood import check_errors_between
 from uqms.calibration.noise import NoiseModel
 from uqms.calibration.observations import Observations
@@ -138,12 +139,7 @@ class Individuals(Calibration):
     def _prior_predicted(self) -> tuple[dict[str, Array], Array, Array]:
         theta = self.prior_draws(int(np.clip(PREDICTED // self.cells.experiments, 64, 256)), 0)
         u, cells = self.unit_inputs(theta), self.cells
-        scores = self.surrogate.scores(u.reshape(-1, 1, u.shape[-1]))  # errors between inputs are not looked at
-        weights = np.exp(scores.log_weights)
-        mean = np.tensordot(weights, scores.mean, 1).reshape(*u.shape[:2], -1)[:, cells.experiment]
-        variance = np.tensordot(weights, scores.covariance[..., 0, 0], 1).reshape(*u.shape[:2], -1)[:, cells.experiment]
-        predicted = cells.offset + np.einsum("snq,nq->sn", mean, cells.basis)
-        surrogate = np.einsum("snq,nq->sn", variance, cells.basis**2) + np.sum(cells.truncation**2, axis=1)
+        predicted, surrogate = averaged_marginals(self.surrogate, cells, cells.experiment, u, self.used)
         surrogate += np.sum(self.run_factor(u) ** 2, axis=2)
         return theta, predicted, surrogate
 

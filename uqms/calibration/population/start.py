@@ -27,6 +27,7 @@ import numpy as np
 
 from uqms._typing import Array, Ints
 from uqms.calibration.density import noise_sd
+from uqms.calibration.joint_error import averaged_marginals
 from uqms.calibration.population.layout import from_natural
 
 if TYPE_CHECKING:
@@ -63,16 +64,11 @@ def _linear(problem: "PopulationCalibration", theta: Mapping[str, Array], z: Arr
             for i, (name, scale) in enumerate(zip(population.individual, population.scales, strict=True))
         }
         u = data.unit_inputs({**others, **own})
-        scores = data.surrogate.scores(u.reshape(-1, 1, u.shape[-1]))
-        weights = np.exp(scores.log_weights)
-        mean = np.tensordot(weights, scores.mean, 1)[:, 0][cells.experiment]
-        variance = np.tensordot(weights, scores.covariance[..., 0, 0], 1)[cells.experiment]
-        return np.stack([cells.offset + np.sum(mean * cells.basis, axis=1), np.sum(variance * cells.basis**2, axis=1)])
+        return np.stack(averaged_marginals(data.surrogate, cells, cells.experiment, u, data.used))[:, 0]
 
     slopes = [(means(units + STEP * one)[0] - means(units - STEP * one)[0]) / (2.0 * STEP) for one in np.eye(size)]
     predicted, variance = means(units)
     subject = layout.subject[cells.unit[cells.experiment]]
-    variance = variance + np.sum(cells.truncation**2, axis=1)
     phi = data.noise.phi(others, (1,))[0]
     return _Linear(np.stack(slopes, axis=-1), cells.cell_mean - predicted, predicted, variance, phi, subject)
 

@@ -27,6 +27,7 @@ from uqms.calibration.answer import check_ends, ends_of
 from uqms.calibration.checks import Check, Sampled, Status
 from uqms.calibration.computation import check_computation
 from uqms.calibration.direct import is_exact
+from uqms.calibration.joint_error import means_apart
 from uqms.calibration.misfit import MISFIT_LEVEL, check_misfit, check_validation
 from uqms.calibration.population.layout import from_natural
 from uqms.calibration.population.lowrank import _ragged
@@ -229,9 +230,7 @@ def _jacobian(
             for i, (name, scale) in enumerate(zip(population.individual, population.scales, strict=True))
         }
         u = data.unit_inputs({**others, **values, **own})
-        mean = data.surrogate.scores(u.reshape(-1, 1, u.shape[-1])).mean  # without errors between inputs
-        mean = mean.reshape(len(mean), *u.shape[:2], -1)[h, draws]
-        return np.asarray(np.einsum("snq,nq->sn", mean[:, cells.experiment], cells.basis))
+        return np.asarray(means_apart(data.surrogate, cells, cells.experiment, u)[h, draws])
 
     slopes = []  # by natural value of each individual parameter
     for i in range(len(population.individual)):
