@@ -548,7 +548,7 @@ class PluggedOutputsReverseOp(Op):  # type: ignore[misc]
         outputs[1][0], outputs[2][0] = phi_bar, eta_bar
 
 
-KERNEL_VERSION = 8  # raise it when a compiled kernel changes: graphs cached on disk do not look inside
+KERNEL_VERSION = 9  # raise it when a compiled kernel changes: graphs cached on disk do not look inside
 
 
 @register_funcify_default_op_cache_key(FlatScoresOp)  # type: ignore[untyped-decorator]
