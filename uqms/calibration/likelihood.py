@@ -88,6 +88,13 @@ class NoiseGroups:
         """Return the noise sds (*shape, groups) for draws of the unknown hyperparameters."""
         return self.phi(draws, shape)[..., : len(self.outputs)]
 
+    def scales(self, output: np.ndarray, phi: Array) -> Array:
+        """Return 1 + the scale discrepancy (S, T) of outputs (T,), for hyperparameters (S, P)."""
+        out = np.ones((len(phi), len(output)))
+        for name, place in self.factors.items():
+            out[:, output == name] += phi[:, place, None]
+        return out
+
     def named(self, phi: Array) -> dict[str, Array]:
         """Return the columns of phi (..., P) by name."""
         return {key: phi[..., i] for i, key in enumerate(self.keys)}

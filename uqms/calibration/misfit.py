@@ -21,7 +21,7 @@ from scipy.stats import chi2
 
 from uqms._typing import Array, Ints
 from uqms.calibration.checks import Check, Status
-from uqms.calibration.density import draw_rows, row_terms, total
+from uqms.calibration.density import draw_rows, expected_outputs, row_terms, total
 from uqms.calibration.problem import Calibration
 from uqms.parameters.functions import NumPyFunctions
 from uqms.surrogates.gp import GaussianProcessSurrogate
@@ -117,12 +117,8 @@ def _distances(problem: Calibration, theta: Mapping[str, Array], h: Ints) -> tup
         rows = slice(start, start + len(sigma))
         start += len(sigma)
         at = np.arange(len(sigma))
-        mean = problem.surrogate.scores(problem.unit_inputs({k: v[rows] for k, v in theta.items()})).mean
-        predicted = cells.offset + cells.at(mean[h[rows], at])
-        factors = np.ones(predicted.shape)
-        for output, place in problem.noise.factors.items():
-            factors[:, cells.output == output] += sigma[:, place, None]
-        residual = cells.cell_mean - factors * predicted
+        predicted, _ = cells.responded(expected_outputs(problem, {k: v[rows] for k, v in theta.items()}, h[rows]))
+        residual = cells.cell_mean - predicted
         distances.append(np.sum(residual * alpha[h[rows], at], axis=1))
         scatter.append(np.sum(by_group / sigma[:, : len(by_group)] ** 2, axis=1))
     return np.concatenate(distances), np.concatenate(scatter)
