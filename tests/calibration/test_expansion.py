@@ -1,5 +1,6 @@
 """The closed form of transformed outputs to first order, beside dense normal distributions and quadrature."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,9 @@ from scipy.stats import multivariate_normal
 
 import uqms as uq
 from tests.frozen import fits
+from tests.frozen import problems as frozen_problems
 from tests.frozen.problems import TWO, calibrated, curves, observed, positive
+from tests.frozen.values import VALUES
 from uqms.calibration import _process_gaussian
 from uqms.calibration.assembly import leave_one_out
 from uqms.calibration.expansion import LOSS_LIMIT, check_expansion, log_ratios, measured_loss, pilot_loss
@@ -226,6 +229,25 @@ def test_misfit_and_information_are_those_of_the_expansion(name: str) -> None:
     J = np.column_stack(columns) * spread
     found = fisher_information(problem, draws, np.zeros(1, dtype=np.int64))[0]
     np.testing.assert_allclose(found, J.T @ np.linalg.solve(C, J), rtol=2e-4)
+
+
+FROZEN: dict[str, Callable[[dict[str, float]], dict[str, Any]]] = {
+    "log_gaussian_first_order": lambda theta: {},
+    "log_gaussian_first_order_averaged_discrepancy": lambda theta: {
+        "delta": gp(theta["delta_sd"], 2.0),
+        "m": 1.0 + theta["scale"],
+    },
+    "log_autocorrelated_first_order": lambda theta: {"noise": ou(theta["sigma_ou"], 1.3)},
+    "logit_gaussian_first_order": lambda theta: {},
+}
+
+
+@pytest.mark.parametrize("name", list(FROZEN))
+def test_frozen_densities_are_those_of_dense_normals(name: str) -> None:
+    problem = frozen_problems.PROBLEMS[name]()
+    for point in json.loads(VALUES.read_text())[name]["log_likelihood"]:
+        theta = point["theta"]
+        assert Dense(problem, theta, **FROZEN[name](theta)).log_density == pytest.approx(point["value"], rel=1e-9)
 
 
 # ------------------------------------------------------------------------------------------------------- the loss
