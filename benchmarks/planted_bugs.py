@@ -68,6 +68,7 @@ def tests(file: str, *names: str) -> tuple[str, ...]:
 DENSE = tests("calibration/test_likelihood.py", "test_log_likelihood_is_the_multivariate_normal_of_the_raw_rows")
 SLOPES = tests("calibration/test_likelihood.py", "test_compiled_gradient_equals_central_differences")
 CORRELATED = "calibration/test_correlated.py"
+EXPANSION = "calibration/test_expansion.py"
 POPULATION = "calibration/population/test_population.py"
 
 BUGS = (
@@ -193,7 +194,7 @@ BUGS = (
     Bug(
         "error of the simulator's interpolation left out",
         f"{CALIBRATION}/_gaussian.py",
-        "                X[c, q + j] = factors[c] * truncation[c, j]\n",
+        "                X[c, q + j] = gain * truncation[c, j]\n",
         "                X[c, q + j] = 0.0 * truncation[c, j]\n",
         values("direct_between_coordinates"),
     ),
@@ -257,8 +258,8 @@ BUGS = (
     Bug(
         "scale discrepancy without the surrogate's error",
         f"{CALIBRATION}/_gaussian.py",
-        "                X[c, j] = factors[c] * basis[c, j]\n",
-        "                X[c, j] = basis[c, j]\n",
+        "                X[c, j] = gain * basis[c, j]\n",
+        "                X[c, j] = slope[c] * basis[c, j]\n",
         (*tests(CORRELATED, "test_an_unshared_gp_an_offset_and_a_factor"), *values("discrepancy_scale")),
     ),
     Bug(
@@ -277,6 +278,34 @@ BUGS = (
             *tests("calibration/test_realisation.py", "test_likelihood_is_that_of_the_dense_normal"),
             *values("realisation_of_each_experiment"),
         ),
+    ),
+    # ------------------------------------------------------------------ transformed outputs to first order
+    Bug(
+        "slope of a transformed output taken as constant",
+        f"{CALIBRATION}/_gaussian.py",
+        "                bent = (factors[c] * error_bar + slope_bar[c]) * slopes[1]\n",
+        "                bent = 0.0 * slopes[1]\n",
+        (
+            *tests("calibration/test_gaussian_kernel.py", "test_slopes_are_differences_of_the_dense_density"),
+            *models("log_gaussian_first_order"),
+        ),
+    ),
+    Bug(
+        "discrepancy of a transformed output in the output's unit",
+        f"{CALIBRATION}/_gaussian.py",
+        "                R[i, j] += slope[i] * slope[j] * delta[i, j]\n",
+        "                R[i, j] += delta[i, j]\n",
+        (
+            *tests(EXPANSION, "test_the_likelihood_is_the_dense_normal_of_the_expansion[discrepancy, scale]"),
+            *values("log_gaussian_first_order_averaged_discrepancy"),
+        ),
+    ),
+    Bug(
+        "errors given the data without the slope of a transformed output",
+        f"{CALIBRATION}/predict.py",
+        "        design = slope[..., None] * G if cells.transformed else G\n",
+        "        design = G\n",
+        tests(EXPANSION, "test_rows_given_the_rest_and_moments_are_those_of_the_dense_normal[log]"),
     ),
     # ------------------------------------------------------------------ latents
     Bug(

@@ -27,6 +27,7 @@ class Case:
     q: int
     n: int
     t: int
+    transformed: bool = False  # the surrogate is of the logarithm of some rows, the logit of others
 
     def __post_init__(self) -> None:
         rng = np.random.default_rng(17 * self.form + 5 * self.structure + self.varying + self.K)
@@ -36,6 +37,7 @@ class Case:
         self.own, self.weight = 0.1 + 0.3 * rng.random(N), rng.integers(1, 4, N).astype(float)
         self.scale = np.where(rng.random(N) < 0.5, SCALE, -1)
         self.offset, self.basis, self.truncation = rng.normal(size=N), rng.normal(size=(N, q)), rng.normal(size=(N, t))
+        self.response = np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 1.0], [2.0, -1.0, 3.0]])[rng.integers(0, 3, N)]
         self.y, self.count, self.squares = rng.normal(size=N), np.array([2.0, 3.0]), np.array([1.0, 0.4])
         self.phi = np.array([0.5, 0.7, 0.6, 1.3, 0.2])
         self.points, self.series = 3.0 * rng.random(N), np.full(N, -1)
@@ -76,6 +78,7 @@ class Case:
                 self.weight,
                 self.group,
                 self.scale,
+                self.response if self.transformed else [],
                 *fixed,
                 np.full(q, RANK) if self.form == FEATURES else [],
                 order,
@@ -114,15 +117,30 @@ class Case:
         G = G.reshape(N, K * q)
         same = self.input[:, None] == self.input
         m = np.where(self.scale >= 0, 1.0 + phi[SCALE], 1.0)
-        C = m[:, None] * (G @ (0.5 * (S + S.T)) @ G.T + same * (truncation @ truncation.T)) * m
+        s = m * (offset + G @ mean)
+        f, slope = self.respond(s)
+        left = (slope * m)[:, None]
+        C = left * (G @ (0.5 * (S + S.T)) @ G.T + same * (truncation @ truncation.T)) * left.T
         C += np.diag(self.own + np.where(self.group >= 0, phi[self.group] ** 2 / self.weight, 0.0))
         together = (self.series[:, None] == self.series) & (self.series >= 0)
         C += together * phi[SD] ** 2 * np.exp(-np.abs(self.points[:, None] - self.points) / phi[LENGTH])
-        residual = self.y - m * (offset + G @ mean)
+        residual = self.y - f
         inverse = np.linalg.inv(C)
         value = 0.3 - np.sum(self.count * np.log(phi[:2]) + 0.5 * self.squares / phi[:2] ** 2)
         value -= 0.5 * (np.linalg.slogdet(C)[1] + residual @ inverse @ residual)
         return float(value), inverse @ residual, np.diag(inverse)
+
+    def respond(self, s: Array) -> tuple[Array, Array]:
+        """Return the rows in the unit of the noise, and their slopes."""
+        if not self.transformed:
+            return s, np.ones_like(s)
+        kind, low, high = self.response.T
+
+        def f(s: Array) -> Array:  # also at complex arguments, whose imaginary part is an exact derivative
+            return np.where(kind == 2, low + (high - low) / (1.0 + np.exp(-s)), np.where(kind == 1, np.exp(s), s))
+
+        step = 1e-20j
+        return f(s), np.imag(f(s + step)) / step.imag
 
     def slope(self, parts: Array, phi: Array, step: float = 1e-6) -> tuple[Array, Array]:
         """Return central differences of the dense log-density by parts and phi."""
@@ -145,6 +163,9 @@ CASES = [
     Case(SHARED, SERIES, True, K=3, q=2, n=7, t=2),
     Case(FEATURES, INDEPENDENT, True, K=4, q=3, n=6, t=2),
     Case(FEATURES, SERIES, False, K=4, q=2, n=6, t=1),
+    Case(OWN, INDEPENDENT, False, K=1, q=3, n=9, t=2, transformed=True),
+    Case(SHARED, SERIES, True, K=3, q=2, n=7, t=2, transformed=True),
+    Case(FEATURES, INDEPENDENT, False, K=4, q=2, n=6, t=1, transformed=True),
 ]
 
 

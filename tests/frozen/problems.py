@@ -383,7 +383,25 @@ def log_lognormal_censored() -> Any:
 
 @problem
 def log_gaussian() -> Any:
-    return calibrated("log", observed(positive(2)), NORMAL)
+    return calibrated("log", observed(positive(2)), NORMAL, expansion="none")
+
+
+@problem
+def log_gaussian_first_order() -> Any:
+    return calibrated("log", observed(positive(2)), NORMAL, expansion="first-order")
+
+
+@problem
+def log_gaussian_first_order_averaged_discrepancy() -> Any:
+    delta = [uq.GPDiscrepancy(sd=SD, length=2.0, over=["t"]), uq.ScaleDiscrepancy(sd=0.1)]
+    data = observed(positive(2))
+    return calibrated("log_averaged", data, NORMAL, discrepancy=delta, expansion="first-order")
+
+
+@problem
+def log_autocorrelated_first_order() -> Any:
+    noise = uq.AutocorrelatedNoise(sd=uq.HalfNormal(0.4), length=1.3, white=SD)
+    return calibrated("log", observed(positive(2)), noise, expansion="first-order")
 
 
 @problem
@@ -399,7 +417,13 @@ def log_negative_binomial_averaged() -> Any:
 @problem
 def logit_gaussian() -> Any:
     frame = curves(TWO).assign(y=lambda f: 1.0 / (1.0 + np.exp(-2.0 * f["y"])))
-    return calibrated("logit", observed(frame), uq.GaussianNoise(sd=uq.HalfNormal(0.1)))
+    return calibrated("logit", observed(frame), uq.GaussianNoise(sd=uq.HalfNormal(0.1)), expansion="none")
+
+
+@problem
+def logit_gaussian_first_order() -> Any:
+    frame = curves(TWO).assign(y=lambda f: 1.0 / (1.0 + np.exp(-2.0 * f["y"])))
+    return calibrated("logit", observed(frame), uq.GaussianNoise(sd=uq.HalfNormal(0.1)), expansion="first-order")
 
 
 @problem

@@ -1,9 +1,11 @@
 """The Gaussian likelihood, compiled once: from the surrogate's joint error, noise and data to value and derivatives.
 
-The rows of an input k are y = m (offset + B (mean + error) + E omega) + noise, with the surrogate's error integrated
-out. The covariance R of the noise is diagonal, a sum of Ornstein-Uhlenbeck processes along series of rows and
-independent noise (both linear in the rows), or dense. All rows are whitened by R first, X -> R^-1/2 X; what follows
-knows only noise of unit variance, and its derivatives go back through the whitening.
+The rows of an input k are y = f(m (offset + B (mean + error) + E omega)) + noise, with the surrogate's error integrated
+out. f is the identity; or, where the surrogate is one of the logarithm or logit, their inverse: then rows are expanded
+to first order in the errors, f(s) + f'(s) m (B error + E omega), and a discrepancy, which is on the scale of s, is
+multiplied by f'(s). The covariance R of the noise is diagonal, a sum of Ornstein-Uhlenbeck processes along series of
+rows and independent noise (both linear in the rows), or dense. All rows are whitened by R first, X -> R^-1/2 X; what
+follows knows only noise of unit variance, and its derivatives go back through the whitening.
 
 ==========  =======================================================================  =================
 symbol      meaning                                                                  shape
@@ -14,7 +16,8 @@ lambda      variance of the errors that are each input's own (idiosyncratic)    
 S, Phi      covariance of the errors between inputs, all scores; or its features     (K q, K q), (K, r_j)
 B, E        basis and truncation rows; omega ~ N(0, 1) is new with each input        (N, q), (N, t)
 m           1 + scale discrepancy                                                    (N,)
-X           whitened m [B, E] and residual                                           (N, p + 1), p = q + t
+s, f, f'    m (offset + B mean), the output there in the noise's unit, its slope     (N,)
+X           whitened f' m [B, E] and residual                                        (N, p + 1), p = q + t
 V, v        X_k' X_k without and with the residual                                   (p, p), (p,)
 H           1 + root(Lambda) V root(Lambda), Lambda = diag(lambda, 1)                (p, p)
 T, t        V - V root(Lambda) H^-1 root(Lambda) V, the same of v                    (p, p), (p,)
@@ -27,7 +30,7 @@ precision   diagonal of C^-1                                                    
 
 log|C| = log|R| + sum log|H_k| + log|A|. Nothing divides by a variance of the surrogate, so that runs at the very input
 are no special case. Derivatives: dl/dr = -alpha, dl/dX_k = alpha e' - X_k Sigma, dl/dlambda = (a² - P) / 2,
-dl/dS = (a a' - P) / 2 with a = t - T y and P = T - T Q T.
+dl/dS = (a a' - P) / 2 with a = t - T y and P = T - T Q T; those by f' go to s, hence to mean, offset and basis.
 """
 
 import math
@@ -70,9 +73,10 @@ SMALL = 4096  # products of fewer numbers are faster without BLAS
 SIZES, CONSTANT, COUNT, SQUARES, STARTS, VALUES = (
     blocks.Data._fields.index(name) for name in ("sizes", "constant", "count", "squares", "starts", "value")
 )
-OWN_VARIANCE, WEIGHT, GROUP, SCALE, OFFSET, BASIS, TRUNCATION = (
-    blocks.Data._fields.index(name) for name in ("own", "weight", "group", "scale", "offset", "basis", "truncation")
+OWN_VARIANCE, WEIGHT, GROUP, SCALE, RESPONSE = (
+    blocks.Data._fields.index(name) for name in ("own", "weight", "group", "scale", "response")
 )
+OFFSET, BASIS, TRUNCATION = (blocks.Data._fields.index(name) for name in ("offset", "basis", "truncation"))
 RANKS, ORDER, FRESH, GAP, AMPLITUDE, LENGTH, TERMS = (
     blocks.Data._fields.index(name) for name in ("ranks", "order", "fresh", "gap", "amplitude", "length", "terms")
 )
@@ -135,6 +139,24 @@ def collapse(data: Array, z: Array, value: Array, squares: Array) -> None:
         c = int(row_cell[r])
         off = z[r] - value[c]
         squares[int(group[c])] += off * off / row_variance[r]
+
+
+@native(F, A1, I, F, A1)
+def _respond(response: Array, c: int, s: float, slopes: Array) -> float:
+    """Return the output f(s) of row c in the unit of its noise, and fill its first two derivatives by s."""
+    kind = response[3 * c]
+    if kind == 1.0:
+        slopes[0] = slopes[1] = value = math.exp(s)
+        return value
+    if kind == 2.0:
+        low, high = response[3 * c + 1], response[3 * c + 2]
+        far = math.exp(-abs(s))
+        near = 1.0 / (1.0 + far)
+        slopes[0] = (high - low) * far * near * near
+        slopes[1] = slopes[0] * (1.0 - far) * near * (-1.0 if s > 0.0 else 1.0)
+        return high - (high - low) * far * near if s > 0.0 else low + (high - low) * far * near
+    slopes[0], slopes[1] = 1.0, 0.0
+    return s
 
 
 # --- the noise --------------------------------------------------------------------------------------------------------
@@ -288,11 +310,17 @@ def _turned_series(data: Array, steps: Array, total: Array, before: Array, X: Ar
             X[c, j] = value
 
 
-@deferred(A2, A1, A1, A1, A2)
-def _dense(data: Array, phi: Array, d: Array, J: Array) -> Array:
-    """Return R (N, N) with its terms of noise and discrepancy."""
-    R = terms(view(data, TERMS), sizes_of(data)[7], len(d), phi, J, True, True)
-    for c in range(len(d)):
+@deferred(A2, A1, A1, A1, A2, A1)
+def _dense(data: Array, phi: Array, d: Array, J: Array, slope: Array) -> Array:
+    """Return R (N, N) with its terms of noise and discrepancy, which is on the surrogate's scale."""
+    numbers, count, N, scaled = view(data, TERMS), sizes_of(data)[7], len(d), len(view(data, RESPONSE)) > 0
+    R = terms(numbers, count, N, phi, J, True, not scaled)
+    if scaled:
+        delta = terms(numbers, count, N, phi, J, False, True)
+        for i in range(N):
+            for j in range(N):
+                R[i, j] += slope[i] * slope[j] * delta[i, j]
+    for c in range(N):
         R[c, c] += d[c]
     return R  # type: ignore[no-any-return]
 
@@ -643,7 +671,7 @@ def _inverse(lower: Array) -> Array:
     return out
 
 
-@deferred(NONE, A1, A1, A2, A2, A2, A2, A3, A1, A1, A2, fastmath=FAST)
+@deferred(NONE, A1, A1, A2, A2, A2, A2, A3, A1, A1, A1, A2, A1, fastmath=FAST)
 def _dense_reverse(
     data: Array,
     phi: Array,
@@ -652,13 +680,16 @@ def _dense_reverse(
     X: Array,
     X_bar: Array,
     Sigma: Array,
+    slope: Array,
     d_bar: Array,
     phi_bar: Array,
     J_bar: Array,
+    slope_bar: Array,
 ) -> None:
     """Turn the derivative by whitened rows into that by rows, and fill those by d, phi and J; R is its factor.
 
-    Dense noise ties all rows to each other, so there is one input whose Sigma is that of all errors.
+    Add to that by the rows' slopes. Dense noise ties all rows to each other, so there is one input whose Sigma is that
+    of all errors.
     """
     N, m = X.shape
     p = m - 1
@@ -675,7 +706,17 @@ def _dense_reverse(
     for i in range(J_bar.shape[0]):
         for j in range(J_bar.shape[1]):
             J_bar[i, j] = 0.0
-    terms_reverse(view(data, TERMS), sizes_of(data)[7], phi, J, True, True, bar, phi_bar, J_bar)
+    numbers, count, scaled = view(data, TERMS), sizes_of(data)[7], len(view(data, RESPONSE)) > 0
+    terms_reverse(numbers, count, phi, J, True, not scaled, bar, phi_bar, J_bar)
+    if scaled:
+        delta = terms(numbers, count, N, phi, J, False, True)
+        for i in range(N):
+            for j in range(N):
+                slope_bar[i] += (bar[i, j] + bar[j, i]) * delta[i, j] * slope[j]
+        for i in range(N):
+            for j in range(N):
+                bar[i, j] *= slope[i] * slope[j]
+        terms_reverse(numbers, count, phi, J, False, True, bar, phi_bar, J_bar)
 
 
 @native(NONE, A1, A2, A2, A2, A2, A3, A1, A1, A1, A1, fastmath=FAST)
@@ -717,15 +758,25 @@ def _precisions(
                 precision[c] -= rows[c, i] * s
 
 
-@native(NONE, A1, A1, A1, A1, A2, A1, A1, A1, A2, fastmath=FAST)
+@native(NONE, A1, A1, A1, A1, A2, A1, A1, A1, A1, A2, fastmath=FAST)
 def _rows(
-    data: Array, parts: Array, phi: Array, value: Array, X: Array, d: Array, f: Array, factors: Array, lam: Array
+    data: Array,
+    parts: Array,
+    phi: Array,
+    value: Array,
+    X: Array,
+    d: Array,
+    f: Array,
+    factors: Array,
+    slope: Array,
+    lam: Array,
 ) -> None:
-    """Fill X (N, p + 1) before whitening, variance of the independent noise, prediction f, m (N,) and lambda (K, q)."""
+    """Fill X (N, p + 1) before whitening, variance of the independent noise, s / m, m and f' (N,), lambda (K, q)."""
     K, q, N, t, _, _, _, _, form, _, varying = sizes_of(data)
     _, offset_at, basis_at, truncation_at, J_at, _ = parts_at(data)
     starts, group, weight, scale = view(data, STARTS), view(data, GROUP), view(data, WEIGHT), view(data, SCALE)
     own_variance, mean = view(data, OWN_VARIANCE), parts[: K * q].reshape(K, q)
+    response, slopes = view(data, RESPONSE), np.ones(2)
     if varying:
         offset = parts[offset_at:basis_at]
         basis = parts[basis_at:truncation_at].reshape(N, q)
@@ -743,11 +794,15 @@ def _rows(
             s = offset[c]
             for j in range(q):
                 s += basis[c, j] * mean[k, j]
-                X[c, j] = factors[c] * basis[c, j]
-            for j in range(t):
-                X[c, q + j] = factors[c] * truncation[c, j]
             f[c] = s
-            X[c, q + t] = value[c] - factors[c] * s
+            s *= factors[c]
+            X[c, q + t] = value[c] - (_respond(response, c, s, slopes) if len(response) else s)
+            slope[c] = slopes[0]
+            gain = factors[c] * slope[c]
+            for j in range(q):
+                X[c, j] = gain * basis[c, j]
+            for j in range(t):
+                X[c, q + j] = gain * truncation[c, j]
 
 
 @native(F, A1, A1, A1, A1, A1, I, A1, A1, A1, A1, fastmath=FAST)
@@ -774,7 +829,7 @@ def gaussian(
     p = q + t
     m = p + 1
     starts, group, weight, scale = view(data, STARTS), view(data, GROUP), view(data, WEIGHT), view(data, SCALE)
-    replicates = view(data, COUNT)
+    replicates, response, slopes = view(data, COUNT), view(data, RESPONSE), np.ones(2)
     mean = parts[: K * q].reshape(K, q)
     basis, truncation = view(data, BASIS).reshape(-1, q), view(data, TRUNCATION).reshape(-1, t)
     if varying:
@@ -787,7 +842,8 @@ def gaussian(
         s = phi[i]
         total -= replicates[i] * math.log(s) + 0.5 * squares[i] / (s * s)
     X, d, f, factors, lam = np.empty((N, m)), np.empty(N), np.empty(N), np.empty(N), np.empty((K, q))
-    _rows(data, parts, phi, value, X, d, f, factors, lam)
+    slope = np.empty(N)
+    _rows(data, parts, phi, value, X, d, f, factors, slope, lam)
     own_variance = view(data, OWN_VARIANCE)
     for c in range(N):
         at = int(group[c])
@@ -796,7 +852,7 @@ def gaussian(
     original = X
     total_variance, before, steps = np.empty(N), np.empty(N), np.empty((N, 4))
     if structure == DENSE:
-        R = _dense(data, phi, d, J)
+        R = _dense(data, phi, d, J, slope)
         log_det = factor(R.reshape(-1), N)
         if not log_det < np.inf:
             return -np.inf
@@ -849,9 +905,10 @@ def gaussian(
     for i in range(g):
         s = phi[i]
         phi_bar[i] = squares[i] / (s * s * s) - replicates[i] / s
-    d_bar = np.empty(N)
+    d_bar, slope_bar = np.empty(N), np.zeros(N)
     if structure == DENSE:
-        _dense_reverse(data, phi, J, R, X, X_bar, Sigma, d_bar, phi_bar, parts_bar[J_at:end].reshape(N, o))
+        J_bar = parts_bar[J_at:end].reshape(N, o)
+        _dense_reverse(data, phi, J, R, X, X_bar, Sigma, slope, d_bar, phi_bar, J_bar, slope_bar)
     else:
         _whiten_series_reverse(data, phi, steps, d, X, original, total_variance, before, X_bar, d_bar, phi_bar)
     for k in range(K):
@@ -860,19 +917,28 @@ def gaussian(
             at = int(group[c])
             if at >= 0:
                 phi_bar[at] += 2.0 * d_bar[c] * phi[at] / weight[c]
+            s_bar = alpha[c] * slope[c]  # of the latent output at the mean of the errors
+            error_bar = 0.0  # of the slope, by the errors that it multiplies
+            if scale[c] >= 0.0 or len(response):
+                for j in range(q):
+                    error_bar += X_bar[c, j] * basis[c, j]
+                for j in range(t):
+                    error_bar += X_bar[c, q + j] * truncation[c, j]
+            if len(response):
+                _respond(response, c, factors[c] * f[c], slopes)
+                bent = (factors[c] * error_bar + slope_bar[c]) * slopes[1]
+                s_bar += bent
+                for j in range(q):
+                    parts_bar[k * q + j] += factors[c] * basis[c, j] * bent
             if scale[c] >= 0.0:
-                s = alpha[c] * f[c]
-                for j in range(q):
-                    s += X_bar[c, j] * basis[c, j]
-                for j in range(t):
-                    s += X_bar[c, q + j] * truncation[c, j]
-                phi_bar[int(scale[c])] += s
+                phi_bar[int(scale[c])] += s_bar * f[c] + slope[c] * error_bar
             if varying:
-                parts_bar[offset_at + c] = factors[c] * alpha[c]
+                gain = factors[c] * slope[c]
+                parts_bar[offset_at + c] = factors[c] * s_bar
                 for j in range(q):
-                    parts_bar[basis_at + c * q + j] = factors[c] * (X_bar[c, j] + alpha[c] * mean[k, j])
+                    parts_bar[basis_at + c * q + j] = gain * X_bar[c, j] + factors[c] * s_bar * mean[k, j]
                 for j in range(t):
-                    parts_bar[truncation_at + c * t + j] = factors[c] * X_bar[c, q + j]
+                    parts_bar[truncation_at + c * t + j] = gain * X_bar[c, q + j]
     return float(total)
 
 
@@ -921,10 +987,11 @@ def of_inputs(data: Array, parts: Array, phi: Array, value: Array) -> tuple[Arra
     S, p = len(parts), q + t
     T, right, each = np.empty((S, K, q, q)), np.empty((S, K, q)), np.empty((S, K))
     X, d, f, factors, lam = np.empty((N, p + 1)), np.empty(N), np.empty(N), np.empty(N), np.empty((K, q))
+    slope = np.empty(N)
     whole, before, total, steps = np.empty((K, p, p + 1)), np.empty(N), np.empty(N), np.empty((N, 4))
     starts = view(data, STARTS)
     for s in range(S):
-        _rows(data, parts[s], phi[s], value, X, d, f, factors, lam)
+        _rows(data, parts[s], phi[s], value, X, d, f, factors, slope, lam)
         _steps(data, phi[s], steps)
         _whiten_series(data, steps, d, X, total, before)
         if not _of_inputs(starts, q, X, lam, whole, each[s]) < np.inf:

@@ -14,9 +14,9 @@ import xarray as xr
 from uqms._typing import Array, Ints
 from uqms.calibration.answer import log_priors
 from uqms.calibration.computation import APPROXIMATION, sampler_checks
-from uqms.calibration.density import draw_rows, row_terms
+from uqms.calibration.density import correlated_noise, draw_rows, row_terms
 from uqms.calibration.parts import JointCalibration
-from uqms.calibration.predict import conditional_moments, correlated_noise, own_cells
+from uqms.calibration.predict import conditional_moments, own_cells
 from uqms.calibration.problem import Calibration, Piece
 from uqms.calibration.progress import progress
 from uqms.calibration.samplers import Sampler
@@ -386,8 +386,7 @@ def new_rows(piece: Piece, rng: np.random.Generator) -> Array:
         for rows, moments in conditional_moments(problem, piece.theta, piece.h, own_cells(cells), piece.latents):
             y[rows] = moments.draw(rng)
             bar.update(len(moments.mean))
-    y += correlated_noise(problem, phi, rng)
-    return draw_rows(cells, problem.noise, y, phi, rng)
+    return draw_rows(cells, problem.noise, y, phi, rng, correlated_noise(problem, phi, rng))
 
 
 def provenance(problem: _Problem, sampler: Sampler, seed: int, verdict: Verdict) -> dict[str, Any]:

@@ -256,7 +256,7 @@ def latent_output(
             "population's own likelihood, uq.observe(problem, ...)."
         )
     noise, cells = problem.noise, problem.cells
-    needed = {key for term in noise.terms for key in (term.amplitude, *term.lengths)}
+    needed = {key for term in problem.inside.terms for key in (term.amplitude, *term.lengths)}
     needed |= {noise.keys[place] for place in noise.factors.values()}
     wanted = {key for key in problem.priors if key in problem.parameters or key in needed}
     values = _completed(problem, values, wanted, own_priors, "latent_output")

@@ -3,7 +3,7 @@
 Written once for arrays and for PyTensor expressions: `xp` has the functions of either.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from uqms._typing import Array, Bools, Ints
 from uqms.calibration import _latent_outputs
 from uqms.calibration._terms import BASIS, fields, terms
 from uqms.calibration.direct import is_exact
-from uqms.calibration.discrepancy import Term
+from uqms.calibration.discrepancy import NOISE, Term, term_covariance
 from uqms.calibration.joint_error import OutputLaw, outputs_of_scores
 from uqms.calibration.likelihood import Cells, NoiseGroups, times_basis
 from uqms.calibration.markov import noise_of, only_noise
@@ -25,9 +25,12 @@ if TYPE_CHECKING:
     from uqms.calibration.problem import Calibration
 
 __all__ = [
+    "correlated_noise",
     "draw_rows",
+    "expected_outputs",
     "latent_draws",
     "maps_of",
+    "noise_covariance",
     "outputs_of",
     "possible",
     "row_terms",
@@ -140,13 +143,19 @@ def total(terms: list[tuple[Ints, Any]], ndim: int) -> Any:
     return sum(sums[1:], sums[0])
 
 
-def draw_rows(cells: Cells, noise: NoiseGroups, y: Array, phi: Array, rng: np.random.Generator) -> Array:
-    """Return new measurements (S, R), own units, for latent outputs y (S, N) that hold all but the models' noise."""
+def draw_rows(
+    cells: Cells, noise: NoiseGroups, y: Array, phi: Array, rng: np.random.Generator, process: Array | None = None
+) -> Array:
+    """Return new measurements (S, R), own units, for latent outputs y (S, N) that hold all but the models' noise.
+
+    `process` (S, N) is correlated noise that they do not hold, in the unit that noise is added in.
+    """
     out = np.empty((len(y), len(cells.z)))
     for g, model in enumerate(noise.models):
         at = np.flatnonzero(cells.row_group == g)
         parameters = {role: phi[:, place, None] for role, place in noise.roles[g].items()}
         values = np.asarray(cells.responses[g].inverse(y[:, cells.row_cell[at]]))
+        values = values if process is None else values + process[:, cells.row_cell[at]]
         out[:, at] = cells.links[g].inverse(model.draw(values, cells.rows(g), parameters, rng))
     return out
 
@@ -162,13 +171,27 @@ def simulate(
             if not len(again):
                 break
             y[again] = latent_draws(problem, u[again], phi[again], rng)
-    return draw_rows(problem.cells, problem.noise, y, phi, rng)
+    outside = [term for term in problem.noise.terms if term not in problem.inside.terms]
+    return draw_rows(problem.cells, problem.noise, y, phi, rng, correlated_noise(problem, phi, rng, outside))
+
+
+def correlated_noise(
+    problem: "Calibration", phi: Array, rng: np.random.Generator, terms: Sequence[Term] | None = None
+) -> Array | None:
+    """Return draws (S, N) of noise that is correlated between cells, None without: of `terms`, or of all there are."""
+    terms = [term for term in problem.noise.terms if term.role == NOISE] if terms is None else terms
+    if not terms:
+        return None
+    return noise_of(problem, terms).at(phi).process(rng.standard_normal((len(phi), len(problem.cells.offset))))
 
 
 def latent_draws(
     problem: "Calibration", u: Array, phi: Array, rng: np.random.Generator, latents: Array | None = None
 ) -> Array:
-    """Return latent outputs (S, N) at inputs u (S, K, d) and hyperparameters (S, P), errors drawn or given."""
+    """Return latent outputs (S, N) at inputs u (S, K, d) and hyperparameters (S, P), errors drawn or given.
+
+    They hold all but the models' noise, and but the process of an output whose surrogate models a transform of it.
+    """
     eta = rng.standard_normal((len(u), len(problem.free))) if latents is None else latents
     if only_noise(problem):  # products of matrices: nothing to compile before the first calibration ends
         found = problem.joint_error(u)
@@ -177,6 +200,12 @@ def latent_draws(
     several, log_weights = problem.latent_outputs(u, phi, eta)
     h = _hyperparameter_draws(log_weights, len(u), rng)
     return np.asarray(several[h, np.arange(len(u))])
+
+
+def expected_outputs(problem: "Calibration", theta: Mapping[str, Array], h: Ints) -> Array:
+    """Return the latent output (S, N) of draws and their hyperparameter draws (S,), where all errors are zero."""
+    mean = problem.joint_error(problem.unit_inputs(theta)).given(h).mean
+    return mean * problem.noise.scales(problem.cells.output, problem.noise.phi(theta, (len(h),)))
 
 
 def possible(cells: Cells, noise: NoiseGroups, y: Array) -> Bools:
@@ -211,7 +240,8 @@ def _normal_outputs(problem: "Calibration", law: OutputLaw, phi: Array, eta: Arr
         y += times_basis(cells.compressed, cells.experiment, omega)
     else:
         y += np.einsum("snt,snt->sn", law.rows.truncation, omega[:, cells.experiment])
-    return y + noise_of(problem).at(phi).process(whole[:, k * (q + t) :]) if problem.noise.terms else y
+    inside = problem.inside.terms
+    return y + noise_of(problem, inside).at(phi).process(whole[:, k * (q + t) :]) if inside else y
 
 
 def _score_errors(law: OutputLaw, used: Ints, eta: Array) -> Array:
@@ -240,11 +270,31 @@ def term_variance(problem: "Calibration", term: Term, theta: Mapping[str, Array]
     return out
 
 
-def covariance_of(problem: "Calibration", phi: Array, slopes: Array) -> Array:
-    """Return the covariance (S, N, N) that noise terms and discrepancy add to the cells; `slopes` as `mean_slopes`."""
+def noise_covariance(problem: "Calibration", phi: Mapping[str, Array], count: int, terms: Sequence[Term]) -> Array:
+    """Return the covariance (count, N, N) of noise that is correlated between cells, of those of the terms that are."""
+    n = len(problem.cells.offset)
+    total = np.zeros((count, n, n))
+    for term in terms:
+        if term.role == NOISE:
+            at, sites = problem.cells.sites(term.output, problem.condition_names)
+            place = term.place(sites)
+            total[:, at[:, None], at[None, :]] += term_covariance(term, phi, place, place)
+    return total
+
+
+def covariance_of(problem: "Calibration", phi: Array, slopes: Array, gain: Array | None = None) -> Array:
+    """Return the covariance (S, N, N) that noise terms and discrepancy add to the cells; `slopes` as `mean_slopes`.
+
+    `gain` (S, N) are the slopes of the cells by their latent outputs, of which a discrepancy is a part; 1 without it.
+    """
     needed = int(problem.structure[6])
     slopes = np.ascontiguousarray(slopes[..., :needed])
-    return np.asarray(_all_terms(problem.structure, np.ascontiguousarray(phi), slopes))
+    inside = np.asarray(_all_terms(problem.structure, np.ascontiguousarray(phi), slopes))
+    if gain is None:
+        return inside
+    outside = [term for term in problem.noise.terms if term not in problem.inside.terms]
+    inside *= gain[:, :, None] * gain[:, None, :]
+    return inside + noise_covariance(problem, problem.noise.named(phi), len(phi), outside)
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
@@ -296,8 +346,9 @@ def _slope(cells: Cells, noise: NoiseGroups, y: Array, phi: Array, z: Array, ste
 def noise_sd(problem: "Calibration", y: Array, phi: Array, limits: bool = True, draws: int = 32) -> Array:
     """Return the sd (S, N) of independent normal noise that says as much about the latent output as the data do.
 
-    That of the cell means for additive noise; else 1 / sqrt(Fisher information), from draws with a fixed seed. A value
-    beyond a detection limit says less than a measured one; without `limits`, what it would say without them.
+    That of the cell means for additive noise, in its own unit; else 1 / sqrt(Fisher information), from draws with a
+    fixed seed. A value beyond a detection limit says less than a measured one; without `limits`, what it would say
+    without them.
     """
     cells = problem.cells
     if problem.form != "latent":

@@ -127,6 +127,7 @@ class GaussianLikelihood:
             weight=weight,
             group=cells.group,
             scale=[noise.factors.get(str(output), -1) for output in cells.output],
+            response=_responses(cells),
             offset=[] if varying else cells.offset,
             basis=[] if varying else basis,
             truncation=[] if varying else truncation,
@@ -362,6 +363,11 @@ def _structure(noise: NoiseGroups) -> int:
     return SERIES if single and len(processes) == len(noise.terms) else DENSE
 
 
+def _responses(cells: Cells) -> Any:
+    """Return what compiled code knows of the response of each row (N, 3), nothing where all are the identity."""
+    return np.array([one.numbers for one in cells.responses])[cells.group] if cells.transformed else []
+
+
 def _squares(cells: Cells, groups: int) -> Array:
     off = cells.z - cells.cell_mean[cells.row_cell]
     return np.bincount(cells.row_group, off**2 / cells.row_variance, minlength=groups)
@@ -445,9 +451,10 @@ def reduced(cells: Cells, noise: NoiseGroups, correlated: bool = False) -> Gauss
     Noise and truncation of the rows of an input become independent by a rotation (the singular vectors of the
     truncation's factor), each with a variance sigma² + lambda; rows of equal variance are projected on the space of
     their basis rows, and the rest is a sum of squares. That is not possible where truncation ties rows of different
-    unknown noise, or is more than double precision holds beside the noise.
+    unknown noise, or is more than double precision holds beside the noise; nor where the surrogate models a transformed
+    output, since its slope changes from row to row and with the parameters.
     """
-    if noise.terms or noise.factors:
+    if noise.terms or noise.factors or cells.transformed:
         return None
     count = len(noise.outputs)
     settings = noise.settings[:count]
@@ -511,6 +518,7 @@ def reduced(cells: Cells, noise: NoiseGroups, correlated: bool = False) -> Gauss
         weight=np.ones(N),
         group=kinds_of,
         scale=np.full(N, -1),
+        response=[],
         offset=np.zeros(N),
         basis=bases,
         truncation=[],

@@ -89,6 +89,13 @@ class NoiseGroups:
         """Return the noise sds (*shape, groups) for draws of the unknown hyperparameters."""
         return self.phi(draws, shape)[..., : len(self.outputs)]
 
+    def scales(self, output: np.ndarray, phi: Array) -> Array:
+        """Return 1 + the scale discrepancy (S, T) of outputs (T,), for hyperparameters (S, P)."""
+        out = np.ones((len(phi), len(output)))
+        for name, place in self.factors.items():
+            out[:, output == name] += phi[:, place, None]
+        return out
+
     def named(self, phi: Array) -> dict[str, Array]:
         """Return the columns of phi (..., P) by name."""
         return {key: phi[..., i] for i, key in enumerate(self.keys)}
@@ -145,6 +152,25 @@ class Cells:
     def cell_mean(self) -> Array:
         """Weighted mean of each cell's replicates, shape (N,)."""
         return np.bincount(self.row_cell, self.z / self.row_variance, minlength=len(self.offset)) / self.weight
+
+    @property
+    def transformed(self) -> bool:
+        """Whether noise is added to another scale than that of the surrogate, for some output."""
+        return any(not isinstance(one, Identity) for one in self.responses)
+
+    def responded(self, y: Array, group: Ints | None = None) -> tuple[Array, Array]:
+        """Return latent outputs y (..., T) in the unit that noise is added in, and the slope of one by the other.
+
+        This is the expansion to first order that the closed form uses of outputs whose surrogate models their logarithm
+        or logit. `group` (T,) is that of the cells unless it is given; the response of -1 is the identity.
+        """
+        group = self.group if group is None else group
+        value, slope = np.array(y, dtype=np.float64), np.ones(np.shape(y))
+        for g, one in enumerate(self.responses):
+            if not isinstance(one, Identity):
+                at = np.flatnonzero(group == g)
+                value[..., at], slope[..., at] = one.inverse(y[..., at]), one.inverse_slope(y[..., at])
+        return value, slope
 
     @property
     def row_group(self) -> Ints:

@@ -24,7 +24,7 @@ import numba
 import numpy as np
 
 from uqms._typing import Array, Ints
-from uqms.calibration.discrepancy import NOISE
+from uqms.calibration.discrepancy import NOISE, Term
 
 if TYPE_CHECKING:
     from uqms.calibration.problem import Calibration
@@ -174,9 +174,9 @@ class GivenData(NamedTuple):
 
 
 def given_data(chains: Chains, G: Array, root: Array, residual: Array) -> GivenData:
-    """Return what residuals (S, N) say of errors with the design G (N, r) and the prior roots (S, r, r)."""
-    r = G.shape[1]
-    design, left_over = chains.whiten(G[None]), chains.whiten(residual[..., None])
+    """Return what residuals (S, N) say of errors with the design G (N, r) or (S, N, r) and prior roots (S, r, r)."""
+    r = G.shape[-1]
+    design, left_over = chains.whiten(G if G.ndim == 3 else G[None]), chains.whiten(residual[..., None])
     transposed = np.swapaxes(design, 1, 2)
     inner = np.matmul(np.swapaxes(root, 1, 2), np.matmul(np.matmul(transposed, design), root)) + np.eye(r)
     inner = 0.5 * (inner + np.swapaxes(inner, 1, 2))
@@ -190,11 +190,14 @@ def given_data(chains: Chains, G: Array, root: Array, residual: Array) -> GivenD
     return GivenData(left, projected, left_over[..., 0], design, log_det)
 
 
-def noise_of(problem: "Calibration") -> MarkovNoise:
-    """Return the normal noise of a problem's cells: white, and the processes of autocorrelated models."""
+def noise_of(problem: "Calibration", terms: Sequence[Term] | None = None) -> MarkovNoise:
+    """Return the normal noise of a problem's cells: white, and the processes of autocorrelated models.
+
+    They are those of `terms`, of all that the problem has unless it is given.
+    """
     cells, noise = problem.cells, problem.noise
     series = []
-    for term in noise.terms:
+    for term in noise.terms if terms is None else terms:
         if term.role == NOISE:
             at, sites = cells.sites(term.output, problem.condition_names)
             place, (length,) = term.place(sites), term.lengths

@@ -21,7 +21,7 @@ from scipy.stats import chi2
 
 from uqms._typing import Array, Ints
 from uqms.calibration.checks import Check, Status
-from uqms.calibration.density import draw_rows, row_terms, total
+from uqms.calibration.density import draw_rows, expected_outputs, row_terms, total
 from uqms.calibration.problem import Calibration
 from uqms.parameters.functions import NumPyFunctions
 from uqms.surrogates.gp import GaussianProcessSurrogate
@@ -116,12 +116,9 @@ def _distances(problem: Calibration, theta: Mapping[str, Array], h: Ints) -> tup
     for sigma, _, alpha, _ in problem.log_likelihood_terms(theta):
         rows = slice(start, start + len(sigma))
         start += len(sigma)
-        at, u = np.arange(len(sigma)), problem.unit_inputs({k: v[rows] for k, v in theta.items()})
-        predicted = problem.joint_error(u).given(h[rows]).mean
-        factors = np.ones(predicted.shape)
-        for output, place in problem.noise.factors.items():
-            factors[:, cells.output == output] += sigma[:, place, None]
-        residual = cells.cell_mean - factors * predicted
+        at = np.arange(len(sigma))
+        predicted, _ = cells.responded(expected_outputs(problem, {k: v[rows] for k, v in theta.items()}, h[rows]))
+        residual = cells.cell_mean - predicted
         distances.append(np.sum(residual * alpha[h[rows], at], axis=1))
         scatter.append(np.sum(by_group / sigma[:, : len(by_group)] ** 2, axis=1))
     return np.concatenate(distances), np.concatenate(scatter)

@@ -28,6 +28,7 @@ from uqms.calibration.problem import (
     MASS_CUT_LIMIT,
     Calibration,
     Derived,
+    Expansion,
     Piece,
     checked_sampler,
     named_derived,
@@ -68,6 +69,9 @@ class JointCalibration:
         As in `Calibration`.
     outside
         As in `Calibration`. The design box is where all surrogates that have a parameter were trained.
+    expansion
+        As in `Calibration`, one for all parts or by name. It is measured at parameters that a part's own data leave
+        plausible.
 
     Attributes
     ----------
@@ -106,8 +110,9 @@ class JointCalibration:
         space: ParameterSpace | None = None,
         derived: Mapping[str, Derived | Callable[[Mapping[str, Any]], Any]] | None = None,
         outside: Literal["error", "extrapolate", "refined"] = "error",
+        expansion: Expansion | Mapping[str, Expansion] = "measured",
     ) -> None:
-        _check_parts(parts, noise, discrepancy or {})
+        _check_parts(parts, noise, discrepancy or {}, expansion if isinstance(expansion, Mapping) else {})
         self.space = _merged({name: surrogate for name, (surrogate, _) in parts.items()}) if space is None else space
         self.outside = outside
         found = {}
@@ -123,6 +128,7 @@ class JointCalibration:
                 discrepancy=(discrepancy or {}).get(name),
                 space=_space(priors),
                 outside=outside,
+                expansion=expansion.get(name, "measured") if isinstance(expansion, Mapping) else expansion,
             )
         self._check_used(found)
         self._limits = {name: self._shared(name, found) for name in self.parameters}
@@ -353,13 +359,13 @@ class JointCalibration:
         return cut
 
 
-def _check_parts(parts: Mapping[str, Any], noise: Any, discrepancy: Any) -> None:
+def _check_parts(parts: Mapping[str, Any], noise: Any, discrepancy: Any, expansion: Any) -> None:
     wrong = [name for name, one in parts.items() if not isinstance(one, tuple) or len(one) != 2]
     if wrong or not parts or not all(isinstance(name, str) and name for name in parts):
         raise InputError(
             f"Calibration of several parts: {wrong or list(parts)}; give name: (surrogate, observations) for each."
         )
-    for what, given in (("noise", noise), ("discrepancy", discrepancy)):
+    for what, given in (("noise", noise), ("discrepancy", discrepancy), ("expansion", expansion)):
         if not isinstance(given, Mapping) or set(given) - set(parts) or (what == "noise" and set(parts) - set(given)):
             shown = sorted(given) if isinstance(given, Mapping) else type(given).__name__
             raise InputError(

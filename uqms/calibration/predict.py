@@ -24,7 +24,7 @@ from uqms._typing import Array, Bools, Ints
 from uqms.calibration import _latent_outputs
 from uqms.calibration._terms import ORTHOGONAL_JITTER
 from uqms.calibration.by_input import RowsByInput, rows_by_input
-from uqms.calibration.density import covariance_of, noise_sd
+from uqms.calibration.density import covariance_of, noise_covariance, noise_sd
 from uqms.calibration.direct import is_exact
 from uqms.calibration.discrepancy import NOISE, ORTHOGONAL, Sites, term_covariance
 from uqms.calibration.joint_error import JointError, OutputLaw
@@ -106,6 +106,10 @@ class Moments:
 
     def draw(self, rng: np.random.Generator) -> Array:
         """Return one joint draw (S, P) a posterior draw."""
+        return next(self.draws(1, rng))
+
+    def draws(self, count: int, rng: np.random.Generator) -> Iterator[Array]:
+        """Yield several joint draws (S, P) a posterior draw."""
         p = self.mean.shape[1]
         # Outputs of very different units stand in one covariance: a jitter is relative to each entry, never to their
         # mean.
@@ -117,8 +121,9 @@ class Moments:
         except np.linalg.LinAlgError:
             values, vectors = np.linalg.eigh(covariance)
             root = vectors * np.sqrt(np.maximum(values, 0.0))[:, None, :]
-        z = rng.standard_normal(self.mean.shape)
-        return np.asarray(self.mean + sd * np.einsum("spr,sr->sp", root, z))
+        for _ in range(count):
+            z = rng.standard_normal(self.mean.shape)
+            yield np.asarray(self.mean + sd * np.einsum("spr,sr->sp", root, z))
 
 
 @final
@@ -161,8 +166,13 @@ class FactoredMoments:
 
     def draw(self, rng: np.random.Generator) -> Array:
         """Return one joint draw (S, P) a posterior draw."""
-        z = rng.standard_normal((len(self.mean), self.root.shape[2], 1))
-        return np.asarray(self.mean + np.matmul(self.root, z)[..., 0] @ self.design.T)
+        return next(self.draws(1, rng))
+
+    def draws(self, count: int, rng: np.random.Generator) -> Iterator[Array]:
+        """Yield several joint draws (S, P) a posterior draw."""
+        for _ in range(count):
+            z = rng.standard_normal((len(self.mean), self.root.shape[2], 1))
+            yield np.asarray(self.mean + np.matmul(self.root, z)[..., 0] @ self.design.T)
 
 
 type AnyMoments = Moments | FactoredMoments
@@ -327,18 +337,6 @@ def _discrepancy_covariance(problem: Calibration, joint: _Joint, phi: Mapping[st
     return total
 
 
-def _noise_covariance(problem: Calibration, phi: Mapping[str, Array], count: int) -> Array:
-    """Return the covariance (S, N, N) of noise that is correlated between cells."""
-    n = len(problem.cells.offset)
-    total = np.zeros((count, n, n))
-    for term in problem.noise.terms:
-        if term.role == NOISE:
-            at, sites = problem.cells.sites(term.output, problem.condition_names)
-            place = term.place(sites)
-            total[:, at[:, None], at[None, :]] += term_covariance(term, phi, place, place)
-    return total
-
-
 def _factors(problem: Calibration, joint: _Joint, phi: Array, holds: Bools) -> Array:
     """Return 1 + the scale discrepancy (S, T) at cells and those targets that hold it."""
     out = np.ones((len(phi), len(joint.index)))
@@ -447,7 +445,9 @@ def _through_errors(
             yield rows, FactoredMoments(mean[:, n:], wanted, np.zeros((len(u), 0, 0)))
             continue
         chains = noise.at(problem.noise.phi(part, (len(u),)))
-        found = given_data(chains, G, errors.root(law.score_covariance), cells.cell_mean - mean[:, :n])
+        value, slope = cells.responded(mean[:, :n])
+        design = slope[..., None] * G if cells.transformed else G
+        found = given_data(chains, design, errors.root(law.score_covariance), cells.cell_mean - value)
         x, left = np.matmul(found.left, found.projected[..., None])[..., 0], found.left
         yield rows, FactoredMoments(mean[:, n:] + x @ wanted.T, wanted, left)
 
@@ -458,28 +458,28 @@ def data_moments(
     """Return hyperparameters (S, P), log w_h (H,), and for each h mean (S, N) and covariance (S, N, N) of cell means.
 
     Without `errors` the covariance lacks what the surrogate adds: its error and what its basis leaves out. Noise that
-    is not normal counts as the normal noise that says as much, see `noise_sd`.
+    is not normal counts as the normal noise that says as much, see `noise_sd`: both are then those of latent outputs.
     """
     cells, n = problem.cells, len(problem.cells.offset)
     u = problem.unit_inputs(theta)
     phi = problem.noise.phi(theta, (len(u),))
     joint, count = problem.joint_error(u), len(u)
     slopes, own = problem.mean_slopes(u), problem.run_factor(u)
-    m = np.ones((count, n))
-    for output, place in problem.noise.factors.items():
-        m[:, cells.output == output] += phi[:, place, None]
+    m = problem.noise.scales(cells.output, phi)
     means, covariances = [], []
     for h in range(len(joint.scores.log_weights)):
         law = joint.given(np.full(count, h))
-        mean, C = law.mean, law.covariance if errors else np.zeros((count, n, n))
+        mean, C = m * law.mean, law.covariance if errors else np.zeros((count, n, n))
+        value, slope = (mean, np.ones_like(mean)) if problem.form == "latent" else cells.responded(mean)
         if own.shape[2]:
             runs = problem.realisation.by_experiment(own) if problem.realisation is not None else own
             C += runs @ runs.transpose(0, 2, 1)
-        C *= m[:, :, None] * m[:, None, :]
+        gain = m * slope
+        C *= gain[:, :, None] * gain[:, None, :]
         if problem.noise.terms:
-            C += covariance_of(problem, phi, slopes[h])
-        C[:, np.arange(n), np.arange(n)] += noise_sd(problem, m * mean, phi) ** 2
-        means.append(m * mean)
+            C += covariance_of(problem, phi, slopes[h], slope)
+        C[:, np.arange(n), np.arange(n)] += noise_sd(problem, mean, phi) ** 2
+        means.append(value)
         covariances.append(C)
     return phi, np.asarray(joint.scores.log_weights), means, covariances
 
@@ -487,19 +487,22 @@ def data_moments(
 def _given_data(
     problem: Calibration, phi: Array, mean: Array, surrogate: Array, m: Array, extra: Array, discrepancy: bool
 ) -> Moments:
-    """Condition the joint normal law on the cell means."""
+    """Condition the joint normal law of latent outputs on the cell means, which are linear in them to first order."""
     cells = problem.cells
     n = len(cells.offset)
     mean, joint = m * mean, m[:, :, None] * m[:, None, :] * surrogate
-    data = joint[:, :n, :n] + _noise_covariance(problem, problem.noise.named(phi), len(phi))
-    data[:, np.arange(n), np.arange(n)] += phi[:, cells.group] ** 2 / cells.weight
-    cross, own = joint[:, :n, n:], joint[:, n:, n:]
+    data, cross, own = joint[:, :n, :n], joint[:, :n, n:], joint[:, n:, n:]
     if extra.size:
         data = data + extra[:, :n, :n]
         if discrepancy:
             cross, own = cross + extra[:, :n, n:], own + extra[:, n:, n:]
+    value, slope = cells.responded(mean[:, :n])
+    cross = slope[:, :, None] * cross
+    data = slope[:, :, None] * slope[:, None, :] * data
+    data += noise_covariance(problem, problem.noise.named(phi), len(phi), problem.noise.terms)
+    data[:, np.arange(n), np.arange(n)] += phi[:, cells.group] ** 2 / cells.weight
     gain = np.linalg.solve(data, cross)  # C^-1 Cov(z, y*), (S, N, P)
-    residual = cells.cell_mean - mean[:, :n]
+    residual = cells.cell_mean - value
     posterior_mean = mean[:, n:] + np.einsum("snp,sn->sp", gain, residual)
     covariance = own - cross.transpose(0, 2, 1) @ gain
     return Moments(posterior_mean, 0.5 * (covariance + covariance.transpose(0, 2, 1)))
@@ -548,7 +551,7 @@ def _given_latents(
     own = m[:, n:, None] * m[:, None, n:] * surrogate[:, n:, n:]
     if discrepancy and extra.size:
         # The sampler's root is that of all terms on the cells, noise that is correlated included.
-        whole = extra[:, :n, :n] + _noise_covariance(problem, problem.noise.named(phi), count)
+        whole = extra[:, :n, :n] + noise_covariance(problem, problem.noise.named(phi), count, problem.noise.terms)
         whole[:, np.arange(n), np.arange(n)] *= 1.0 + _latent_outputs.JITTER
         start = first + k * width
         gain[:, :, start : start + n] = extra[:, n:, :n] @ _inverse(_latent_outputs.roots(whole, True)).transpose(
@@ -615,14 +618,6 @@ def _inverse(root: Array) -> Array:
     return np.asarray(np.linalg.inv(filled) * ~zero[:, :, None])
 
 
-def correlated_noise(problem: Calibration, phi: Array, rng: np.random.Generator) -> Array:
-    """Return draws (S, N) of noise that is correlated between the observed cells."""
-    n = len(problem.cells.offset)
-    if not any(term.role == NOISE for term in problem.noise.terms):
-        return np.zeros((len(phi), n))
-    return noise_of(problem).at(phi).process(rng.standard_normal((len(phi), n)))
-
-
 class NewNoise(NamedTuple):
     """What a new measurement of one output adds, at given targets.
 
@@ -667,14 +662,15 @@ def new_noise(problem: Calibration, g: int, targets: Targets) -> NewNoise:
     link, response = cells.links[g], cells.responses[g]
 
     def draw(latent: Array, phi: Array, rng: np.random.Generator) -> Array:
+        values = response.inverse(latent)
         if process is not None:
             points = targets.coords[along_of(model, problem, output)]
             keys = groups.keys.index(process.amplitude), groups.keys.index(process.lengths[0])
             series = Series(np.arange(size), targets.experiment, points, *keys)
             chains = MarkovNoise(np.full(size, g), np.ones(size), (series,)).at(phi)
-            latent = latent + chains.process(rng.standard_normal(np.shape(latent)))
+            values = values + chains.process(rng.standard_normal(np.shape(latent)))
         parameters = {role: phi[:, at, None] for role, at in groups.roles[g].items()}
-        return np.asarray(link.inverse(model.draw(response.inverse(latent), rows, parameters, rng)))
+        return np.asarray(link.inverse(model.draw(values, rows, parameters, rng)))
 
     def variance(phi: Array) -> Array:
         total = phi[:, g] ** 2 * own.sd[0] ** 2

@@ -35,7 +35,7 @@ from uqms.calibration.direct import has_derivative, is_exact
 from uqms.calibration.discrepancy import NOISE, ORTHOGONAL, Discrepancy
 from uqms.calibration.gaussian import GaussianLikelihood, cell_means, cell_means_reverse, reduced
 from uqms.calibration.joint_error import JointError, averaged_marginals
-from uqms.calibration.likelihood import Cells, add_discrepancy, arrange, check_errors_between
+from uqms.calibration.likelihood import Cells, NoiseGroups, add_discrepancy, arrange, check_errors_between
 from uqms.calibration.noise import NoiseModel
 from uqms.calibration.observations import Observations
 from uqms.calibration.realisation import Realisation, Runs, runs_of, warn_if_correlation_changes, warn_if_not_normal
@@ -63,7 +63,9 @@ if TYPE_CHECKING:
     from uqms.calibration.population.population import Population
     from uqms.surrogates import FittedProbability
 
-__all__ = ["Calibration", "Derived", "Piece"]
+__all__ = ["Calibration", "Derived", "Expansion", "Piece"]
+
+type Expansion = Literal["measured", "first-order", "none"]
 
 _logger = logging.getLogger(__name__)
 MASS_CUT_LIMIT = 0.01
@@ -168,6 +170,14 @@ class Calibration:
         "impossible" says that what was measured cannot be where the simulator has no answer, as when the measured
         patient is alive and the simulated one is not: the prior is p(θ) P(success | θ), normalised, in all draws,
         samplers and the evidence. Of several conditions the least probable success counts.
+    expansion
+        How the surrogate's error enters where the surrogate models the logarithm or logit of an output and noise is
+        Gaussian in the output's own unit. "first-order" integrates it out in closed form, with the output expanded to
+        first order in the error around the surrogate's mean (delta method); "none" samples the error as standard normal
+        latents beside the parameters, which is exact and takes several times as long. "measured" (default) expands
+        where that changes the log-likelihood by less than 0.05 nats on average, measured at parameters that the data
+        leave plausible (a short run with a fixed seed: `expansion_loss`), and samples the error otherwise. The verdict
+        measures it again at draws of the posterior. Of other outputs and noise models it says nothing.
     population
         Of several subjects, how they differ, `Population(...)`: returns a `PopulationCalibration`. The observations say
         whose each is (`subject`).
@@ -236,6 +246,7 @@ class Calibration:
         space: ParameterSpace | None = None,
         derived: Mapping[str, Derived | Callable[[Mapping[str, Any]], Any]] | None = None,
         outside: Literal["error", "extrapolate", "refined"] = "error",
+        expansion: Expansion | Mapping[str, Expansion] = "measured",
     ) -> None: ...
 
     @overload
@@ -254,6 +265,7 @@ class Calibration:
         outside: Literal["error", "extrapolate", "refined"] = "error",
         success: "FittedProbability | None" = None,
         failures: Literal["report", "impossible"] = "report",
+        expansion: Expansion = "measured",
         population: "Population | None" = None,
         subjects: pd.DataFrame | None = None,
     ) -> None: ...
@@ -274,6 +286,7 @@ class Calibration:
         outside: Literal["error", "extrapolate", "refined"] = "error",
         success: "FittedProbability | None" = None,
         failures: Literal["report", "impossible"] = "report",
+        expansion: Expansion = "measured",
         population: "Population | None" = None,
         subjects: pd.DataFrame | None = None,
     ) -> None:
@@ -286,6 +299,8 @@ class Calibration:
                 "failures='impossible': what fails? Give success=uq.SuccessProbability().fit(ensemble) too. (Of a "
                 "simulator that is used directly, say DirectSimulator(..., failures='impossible').)"
             )
+        if expansion not in ("measured", "first-order", "none"):
+            raise InputError(f"expansion is {expansion!r}; give 'measured', 'first-order' or 'none'.")
         if outside not in ("error", "extrapolate", "refined"):
             raise InputError(f"outside is {outside!r}; give 'error', 'extrapolate' or 'refined'.")
         if outside == "refined" and not _is_refined(surrogate):
@@ -331,7 +346,8 @@ class Calibration:
             self.__dict__.pop("conditioned_prior", None)  # it has the discrepancy's hyperparameters from here on
             _logger.info("priors of the discrepancy: %s", {k: v for k, v in self.noise.unknown.items()})
         self._check_condition_errors()
-        self.form = self._form()
+        self.form = self._form(expansion)
+        self.expansion_loss = float("nan")
         self._limited = self.cells.side == 1, self.cells.side == -1
         self._check_names()
         self.derived = named_derived(derived or {}, (*self.parameters, *self.fixed, *self.noise.unknown))
@@ -339,6 +355,8 @@ class Calibration:
         _ = self.conditioned_prior.allowed  # constraints that allow next to nothing are refused now
         self.check_errors_between(self.cells.conditions, "Calibration of several experiments")
         self._check_possible()
+        if expansion == "measured" and self.cells.transformed and self.form != "latent":
+            self._measure_expansion()
         self._warn_of_conflict()
 
     @property
@@ -418,8 +436,19 @@ class Calibration:
     def latent_count(self) -> int:
         """Number of all latents of `_latent_outputs`, those of an error that an exact simulator has not included."""
         k, own = self.cells.experiments, 0 if self.realisation is None else self.realisation.columns
-        discrepancy = len(self.cells.offset) if self.noise.terms else 0
+        discrepancy = len(self.cells.offset) if self.inside.terms else 0
         return int(k * (len(self.cells.used) + self.cells.compressed.shape[1] + own) + discrepancy)
+
+    @property
+    def inside(self) -> NoiseGroups:
+        """The noise with those terms that are part of the latent output.
+
+        The process of autocorrelated noise is not where the surrogate models a transform of the output: noise is in the
+        output's own unit, and a discrepancy on the scale of the surrogate.
+        """
+        noise, cells = self.noise, self.cells
+        identity = {o for o, one in zip(noise.outputs, cells.responses, strict=True) if isinstance(one, Identity)}
+        return replace(noise, terms=tuple(t for t in noise.terms if t.role != NOISE or t.output in identity))
 
     @cached_property
     def structure(self) -> Array:
@@ -427,7 +456,7 @@ class Calibration:
         box = self.surrogate.domain
         columns = np.array([box.names.index(name) for name in self.parameters], dtype=np.int64)
         own = 0 if self.realisation is None else self.realisation.columns
-        return self.cells.structure(self.noise, self.condition_names, columns, own)
+        return self.cells.structure(self.inside, self.condition_names, columns, own)
 
     def limits(self, name: str) -> tuple[float, float]:
         """Interval that the prior of a parameter is conditioned on."""
@@ -469,6 +498,9 @@ class Calibration:
         inferred = dict.fromkeys(self.condition_names[column] for _, column in self.uncertain.values())
         more += [f"measured with error: {', '.join(inferred)}"] if inferred else []
         more += [f"failures: {self.failures}"] if self.success is not None else []
+        if self.cells.transformed and np.isfinite(self.expansion_loss):
+            used = "error sampled" if self.form == "latent" else "used"
+            more.append(f"first-order expansion: {used} (loss {self.expansion_loss:.2g} nats)")
         return (
             f"<Calibration of {', '.join(self.parameters)} (noise: {noise}) from {self.observations!r}; "
             f"{self.cells.experiments} experiment(s); prior mass outside of the design box: {self.mass_cut:.2%}"
@@ -619,8 +651,10 @@ class Calibration:
     def fewest(self) -> GaussianLikelihood:
         """The likelihood with as few rows as it depends on, for values alone; `gaussian` where that is not possible."""
         whole = self.gaussian
-        return whole if whole.varying else self._of_data(
-            "fewest", lambda: reduced(self.cells, self.noise, self.correlated_scores) or whole
+        return (
+            whole
+            if whole.varying
+            else self._of_data("fewest", lambda: reduced(self.cells, self.noise, self.correlated_scores) or whole)
         )
 
     def _of_data(self, name: str, made: Callable[[], GaussianLikelihood]) -> GaussianLikelihood:
@@ -979,13 +1013,53 @@ class Calibration:
         ]
         return np.column_stack([*columns, points["latents"]])
 
-    def _form(self) -> Literal["independent", "correlated", "latent"]:
-        """Return how the likelihood is computed: closed form with independent or correlated errors, or latents."""
+    def _form(self, expansion: Expansion) -> Literal["independent", "correlated", "latent"]:
+        """Return how the likelihood is computed: closed form with independent or correlated errors, or latents.
+
+        Rows that are expanded to first order in the errors are among the correlated ones.
+
+        Raises
+        ------
+        InputError
+            When an expansion is asked for of noise that is not Gaussian, or latents with autocorrelated noise.
+        """
         noise, cells = self.noise, self.cells
         normal = all(model.additive for model in noise.models) and not cells.side.any()
-        if not normal or any(not isinstance(one, Identity) for one in cells.responses):
+        if cells.transformed and not normal and expansion == "first-order":
+            raise InputError(
+                "expansion='first-order' is for Gaussian noise without detection limits: with others the surrogate's "
+                "error has no closed form. Leave it out, which samples the error."
+            )
+        if not normal or (cells.transformed and expansion == "none"):
+            self._check_sampled("")
             return "latent"
-        return "correlated" if noise.terms or noise.factors or self.realisation is not None else "independent"
+        more = noise.terms or noise.factors or cells.transformed or self.realisation is not None
+        return "correlated" if more else "independent"
+
+    def _measure_expansion(self) -> None:
+        """Sample the surrogate's error of transformed outputs where the first-order expansion is not good enough."""
+        from uqms.calibration.expansion import LOSS_LIMIT, pilot_loss
+
+        loss = pilot_loss(self)
+        self.expansion_loss = loss.nats
+        if not loss.small:
+            self._check_sampled(
+                f" The closed form needs a smaller error: its first-order expansion changes the log-likelihood by "
+                f"{loss.nats:.2g} nats, limit {LOSS_LIMIT:g}."
+            )
+            self.form = "latent"
+        _logger.info("first-order expansion of transformed outputs: loss %.2g nats, form %s", loss.nats, self.form)
+
+    def _check_sampled(self, why: str) -> None:
+        """Refuse to sample the error of a transformed output whose noise is autocorrelated, in its own unit."""
+        lost = [one.output for one in self.noise.terms if one not in self.inside.terms]
+        if lost:
+            raise InputError(
+                f"Autocorrelated noise of {lost[0]!r} is in the output's own unit, while the surrogate models its "
+                f"{self.surrogate.layouts[lost[0]].transform.name}: the surrogate's error cannot be sampled beside "
+                f"it.{why} Run more points where the data are, fit {lost[0]!r} without a transform, or use GaussianNoise. "
+                "expansion='first-order' takes the closed form as it is."
+            )
 
     def _prior_predicted(self) -> tuple[dict[str, Array], Array, Array]:
         """Return prior draws (fixed seed: for checks, defaults), and mean and variance (S, N) of the latent output.
@@ -1106,7 +1180,7 @@ class Calibration:
 
     def _warn_of_conflict(self) -> None:
         """Compare each observation with the prior predictive mean and sd (fixed seed: a check, no result)."""
-        if self.form == "latent":
+        if self.form == "latent" or self.cells.transformed:
             draws = self.cells.linked(self.simulate(self.prior_draws(256, 0), 0))
             draws = draws[np.isfinite(draws).all(axis=1)]
             size = draws.std(axis=0) + 1e-300

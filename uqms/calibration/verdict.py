@@ -15,6 +15,7 @@ from uqms.calibration.checks import Check, Sampled, Status, Verdict
 from uqms.calibration.computation import check_computation, check_modes
 from uqms.calibration.density import covariance_of, noise_sd, prior_scale, slope_of_density
 from uqms.calibration.direct import is_exact
+from uqms.calibration.expansion import check_expansion
 from uqms.calibration.markov import Chains, noise_of, only_noise
 from uqms.calibration.misfit import check_misfit, check_validation
 from uqms.calibration.parts import JointCalibration
@@ -61,6 +62,7 @@ def judge(problem: Calibration | JointCalibration, sampled: Sampled) -> tuple[Ve
             check_validation(part, piece.theta, share[piece.columns]),
             _check_residuals(part, piece.theta, piece.latents),
             check_misfit(part, few.theta, few.latents, few.h, left),
+            check_expansion(part, few.theta, few.h),
             _check_edge(part, piece.theta),
             check_prior_mass(part, piece.theta),
             check_failures(part, piece.theta),
@@ -175,8 +177,12 @@ def _blocks(problem: Calibration, count: int) -> list[slice]:
     cells = problem.cells
     n, k, q = len(cells.offset), cells.experiments, 0 if is_exact(problem.surrogate) else len(cells.used)
     runs = int(getattr(problem.surrogate, "runs", 100))
-    latents = k * cells.compressed.shape[1] if cells.by_input is not None else sum(one.shape[1] for one in cells.factors)
-    each = n * (q * k + latents + len(problem.parameters)) + q * k * max(runs, q * k if problem.correlated_scores else k)
+    latents = (
+        k * cells.compressed.shape[1] if cells.by_input is not None else sum(one.shape[1] for one in cells.factors)
+    )
+    each = n * (q * k + latents + len(problem.parameters)) + q * k * max(
+        runs, q * k if problem.correlated_scores else k
+    )
     each += k * cells.basis.shape[1]
     if not only_noise(problem):
         each += n * n  # covariance of discrepancy
@@ -200,26 +206,28 @@ def _linearise(problem: Calibration, theta: Mapping[str, Array], h: Ints, limits
         jacobian[:, :, i] = (upper - lower) / (2.0 * step)
     law = problem.joint_error(u).given(h)
     mean, factor = law.mean, law.factor
-    extra, m, chains = np.zeros((*mean.shape, 0)), np.ones_like(mean), None
+    extra, m, chains = np.zeros((*mean.shape, 0)), problem.noise.scales(cells.output, phi), None
+    slope = np.ones_like(mean) if problem.form == "latent" else cells.responded(m * mean)[1]
+    gain = m * slope
     if problem.noise.terms and only_noise(problem):
         chains = noise_of(problem).at(phi)
     elif problem.noise.terms:
-        whole = covariance_of(problem, phi, jacobian[:, :, : len(problem.parameters)])
+        whole = covariance_of(problem, phi, jacobian[:, :, : len(problem.parameters)], slope)
         whole[:, np.arange(len(e)), np.arange(len(e))] *= 1.0 + _latent_outputs.JITTER
         extra = _latent_outputs.roots(whole, True)
     for output, place in problem.noise.factors.items():
-        m[:, cells.output == output] += phi[:, place, None]
-        gain = np.where(cells.output == output, mean, 0.0) * prior_scale(problem.noise.settings[place])
-        extra = np.concatenate([extra, gain[:, :, None]], axis=2)
+        of_scale = np.where(cells.output == output, slope * mean, 0.0) * prior_scale(problem.noise.settings[place])
+        extra = np.concatenate([extra, of_scale[:, :, None]], axis=2)
     if problem.realisation is not None:  # what a run of a stochastic simulator does is no error of the surrogate
         own = problem.realisation.by_experiment(problem.run_factor(u))
-        extra = np.concatenate([extra, own * m[:, :, None]], axis=2)
+        extra = np.concatenate([extra, own * gain[:, :, None]], axis=2)
     sd = noise_sd(problem, mean * m, phi, limits)
     prior = problem.unit_inputs(problem.prior_draws(4000, 0))
     spread = np.array([prior[:, 0 if k is every else k, column].std() for k, column in columns])
     if chains is not None:
+        jacobian, factor = gain[:, :, None] * jacobian, gain[:, :, None] * factor
         return _Linear(chains.whiten(jacobian), chains.whiten(factor), extra, spread, sd, chains)
-    unit = (m / sd)[:, :, None]
+    unit = (gain / sd)[:, :, None]
     return _Linear(jacobian * unit, factor * unit, extra / sd[:, :, None], spread, sd, None)
 
 

@@ -318,12 +318,11 @@ def _log_ratio(problem: Calibration, theta: Mapping[str, Array], runs: xr.Datase
     cells = problem.cells
     y = _at_observed(problem, runs, place)
     phi = problem.noise.phi(theta, (len(place),))
-    for output, at in problem.noise.factors.items():
-        y[:, cells.output == output] *= 1.0 + phi[:, at, None]
+    y, gain = cells.responded(y * problem.noise.scales(cells.output, phi))
     sd = phi[:, cells.group]
     n = len(cells.offset)
     slopes = problem.mean_slopes(problem.unit_inputs(theta)).mean(axis=0)
-    covariance = covariance_of(problem, phi, slopes)
+    covariance = covariance_of(problem, phi, slopes, gain)
     covariance[:, np.arange(n), np.arange(n)] += sd**2 / cells.weight
     lower = np.linalg.cholesky(covariance)
     scaled = np.linalg.solve(lower, (cells.cell_mean - y)[:, :, None])[:, :, 0]
@@ -616,7 +615,8 @@ def _foretold(
         for t in range(targets):
             own = left[t * experiments : (t + 1) * experiments, t * experiments : (t + 1) * experiments]
             covariance[t] += own[np.ix_(e, e)] * np.outer(cells.basis[:, j], cells.basis[:, j])
-    predicted = cells.offset + np.einsum("snq,nq->sn", mean[:, e], cells.basis)
+    predicted, gain = cells.responded(cells.offset + np.einsum("snq,nq->sn", mean[:, e], cells.basis))
+    covariance *= gain[:, :, None] * gain[:, None, :]
     sigma = problem.noise.values(theta, (targets,))[:, cells.group]
     noise = sigma**2 / cells.weight
     slope = (cells.cell_mean - predicted) / noise

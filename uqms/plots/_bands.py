@@ -20,13 +20,12 @@ from scipy.special import ndtr
 
 from uqms._typing import Array, Ints
 from uqms.calibration import Posterior
-from uqms.calibration.density import draw_rows
+from uqms.calibration.density import correlated_noise, draw_rows
 from uqms.calibration.discrepancy import NOISE
 from uqms.calibration.predict import (
     NewNoise,
     Targets,
     conditional_moments,
-    correlated_noise,
     make_grid,
     new_noise,
     own_cells,
@@ -152,12 +151,11 @@ def bands_of_cells(posterior: Posterior) -> Bands:
                     variance = variance + problem.noise.named(phi)[term.amplitude][:, None] ** 2
             found = mixture_quantiles(mean[:, at], np.sqrt(sd[:, at] ** 2 + variance), LEVELS)
             measurement[:, at] = transform.inverse(found)
-    if not all(one.additive for one in problem.noise.models) or problem.form == "latent":
+    if not all(one.additive for one in problem.noise.models) or problem.form == "latent" or cells.transformed:
         drawn = []
         for _ in range(REPEATS):
             latent = mean + sd * rng.standard_normal(mean.shape)
-            latent += correlated_noise(problem, phi, rng)
-            drawn.append(draw_rows(cells, problem.noise, latent, phi, rng))
+            drawn.append(draw_rows(cells, problem.noise, latent, phi, rng, correlated_noise(problem, phi, rng)))
         first = np.unique(cells.row_cell, return_index=True)[1]
         measurement = np.quantile(np.concatenate(drawn)[:, first], LEVELS, axis=0)
     return Bands(output, measurement)

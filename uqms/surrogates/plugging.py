@@ -112,7 +112,9 @@ class ScoreDraws:
 
     surrogate: Surrogate
     anchors: Array  # (a, d)
-    inverse_root: Array  # (H, q, a, a), or (H, 1, a q, a q): its square is the pseudo-inverse of the anchors' covariance
+    inverse_root: (
+        Array  # (H, q, a, a), or (H, 1, a q, a q): its square is the pseudo-inverse of the anchors' covariance
+    )
     hyperparameters: Ints  # (draws,)
     seed: int  # of the standard normals of the anchors and of the points of a call
 

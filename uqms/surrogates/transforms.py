@@ -49,6 +49,15 @@ class Identity:
         """Return y, with the functions of xp."""
         return z
 
+    @property
+    def numbers(self) -> tuple[float, float, float]:
+        """What compiled code knows it by: kind (0 identity, 1 log, 2 logit), and the ends of y where it has some."""
+        return 0.0, 0.0, 1.0
+
+    def inverse_slope(self, z: Array) -> Array:
+        """Return dy / dz."""
+        return np.ones_like(z)
+
     def log_slope(self, y: Array) -> Array:
         """Return log g'(y)."""
         return np.zeros_like(y)
@@ -90,6 +99,15 @@ class Log:
     def inverse(self, z: Any, xp: Any = NumPyFunctions) -> Any:
         """Return y, with the functions of xp."""
         return LOG.inverse(z, xp)
+
+    @property
+    def numbers(self) -> tuple[float, float, float]:
+        """What compiled code knows it by: kind (0 identity, 1 log, 2 logit), and the ends of y where it has some."""
+        return 1.0, 0.0, 1.0
+
+    def inverse_slope(self, z: Array) -> Array:
+        """Return dy / dz."""
+        return np.asarray(LOG.inverse(z))
 
     def log_slope(self, y: Array) -> Array:
         """Return log g'(y)."""
@@ -163,6 +181,15 @@ class Logit:
     def inverse(self, z: Any, xp: Any = NumPyFunctions) -> Any:
         """Return y, with the functions of xp."""
         return self._interval.from_real(z, xp)
+
+    @property
+    def numbers(self) -> tuple[float, float, float]:
+        """What compiled code knows it by: kind (0 identity, 1 log, 2 logit), and the ends of y where it has some."""
+        return 2.0, float(self.lower), float(self.upper)
+
+    def inverse_slope(self, z: Array) -> Array:
+        """Return dy / dz."""
+        return np.asarray(self._width * expit(z) * expit(-z))
 
     def log_slope(self, y: Array) -> Array:
         """Return log g'(y)."""

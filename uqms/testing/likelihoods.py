@@ -130,7 +130,7 @@ def _no_determinant(right: LogLikelihood, problem: Calibration, theta: Mapping[s
         scores, mean = joint.scores, joint.mean
         for output, place in problem.noise.factors.items():
             mean[:, :, cells.output == output] *= 1.0 + sigma[:, place, None]
-        quadratic = np.sum((cells.cell_mean - mean) * alpha, axis=-1)
+        quadratic = np.sum((cells.cell_mean - cells.responded(mean)[0]) * alpha, axis=-1)
         quadratic += np.sum(within / sigma[:, cells.group] ** 2, axis=-1)
         value = np.logaddexp.reduce(scores.log_weights[:, None] - 0.5 * quadratic, axis=0)
         found.append(np.where(np.isfinite(log_values).any(axis=0), value, -np.inf))

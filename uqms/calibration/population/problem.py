@@ -65,7 +65,7 @@ class Individuals(Calibration):
     ) -> None:
         self._population, self._table, self._unmeasured = population, table, unmeasured
         _check_scales(population, data[0])
-        super().__init__(*data, space=population.space, **settings)
+        super().__init__(*data, space=population.space, expansion="none", **settings)
 
     @property
     def individual(self) -> tuple[str, ...]:

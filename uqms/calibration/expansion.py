@@ -1,0 +1,119 @@
+"""The loss of the first-order expansion of transformed outputs, in nats.
+
+Where the surrogate models the logarithm or logit of an output and noise is normal in the output's own unit, the closed
+form expands the output to first order around the mean of the surrogate. How much that changes the log-likelihood is
+known from draws of the errors given the data, which are normal under the expansion:
+
+    p(z | theta) / p1(z | theta) = E1[ p(z | s) / p1(z | s) ],
+
+and the ratio is next to one wherever the expansion can be used, so that a few draws tell.
+
+==========  =====================================================================  ======
+symbol      meaning                                                                shape
+==========  =====================================================================  ======
+s           latent outputs, on the scale of the surrogate                          (S, N)
+p, p1       densities, exact and to first order; E1 is over s given z under p1
+W           whitening of the noise                                                 (N, N)
+==========  =====================================================================  ======
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from uqms._typing import Array, Ints
+from uqms.calibration.checks import Check
+from uqms.calibration.density import expected_outputs
+from uqms.calibration.markov import noise_of
+from uqms.calibration.predict import conditional_moments, own_cells
+from uqms.calibration.tempering import temper
+from uqms.calibration.whitened import Whitened
+from uqms.errors import InitError
+
+if TYPE_CHECKING:
+    from uqms.calibration.problem import Calibration
+
+__all__ = ["LOSS_LIMIT", "Loss", "check_expansion", "log_ratios", "measured_loss", "pilot_loss"]
+
+LOSS_LIMIT = 0.05  # nats
+PAIRS = 64  # of draws of the errors
+POINTS = 32  # values of the parameters
+PARTICLES, CORRELATION, MOVES = 128, 0.5, 3
+
+
+class Loss(NamedTuple):
+    """The mean of |log p - log p1| over values of the parameters, and how much the draws of the errors may be off."""
+
+    nats: float
+    error: float
+
+    @property
+    def small(self) -> bool:
+        """Whether the expansion can be used: below the limit, and known to be."""
+        return bool(self.nats + 2.0 * self.error < LOSS_LIMIT)
+
+
+def log_ratios(problem: "Calibration", theta: Mapping[str, Array], h: Ints) -> Iterator[tuple[Array, Array]]:
+    """Yield log p - log p1 (s,) and its Monte Carlo standard error, a block of values of the parameters (S,) at a time.
+
+    The draws of the errors have a fixed seed: the same problem has the same loss.
+    """
+    cells, noise, rng = problem.cells, noise_of(problem), np.random.default_rng(0)
+    for rows, moments in conditional_moments(problem, theta, h, own_cells(cells)):
+        now = {name: values[rows] for name, values in theta.items()}
+        chains = noise.at(problem.noise.phi(now, (len(moments.mean),)))
+        centre = expected_outputs(problem, now, h[rows])
+        value, slope = cells.responded(centre)
+        with np.errstate(all="ignore"):  # an expansion that is far off gives what is no number, and is not used
+            pairs = []
+            for s in moments.draws(PAIRS, rng):
+                both = []
+                for one in (s, 2.0 * moments.mean - s):  # what is odd in the errors cancels
+                    exact, first = cells.responded(one)[0], value + slope * (one - centre)
+                    residuals = chains.whiten(cells.cell_mean[:, None] - np.stack([exact, first], axis=2))
+                    both.append(0.5 * np.sum(residuals[..., 1] ** 2 - residuals[..., 0] ** 2, axis=1))
+                pairs.append(np.logaddexp(*both) - np.log(2.0))
+            logs = np.stack(pairs)
+            top = logs.max(axis=0)
+            ratios = np.exp(logs - top)
+            mean = ratios.mean(axis=0)
+            yield top + np.log(mean), ratios.std(axis=0) / mean / np.sqrt(PAIRS)
+
+
+def measured_loss(problem: "Calibration", theta: Mapping[str, Array], h: Ints) -> Loss:
+    """Return the loss in the mean over values of the parameters and their hyperparameter draws, each (S,)."""
+    ratios, errors = (np.concatenate(one) for one in zip(*log_ratios(problem, theta, h), strict=True))
+    return Loss(float(np.mean(np.abs(ratios))), float(np.mean(errors)))
+
+
+def pilot_loss(problem: "Calibration") -> Loss:
+    """Return the loss at parameters that the data leave plausible, of a short tempered run with a fixed seed.
+
+    It is not finite where that cannot be judged.
+    """
+    rng = np.random.default_rng(0)
+    space = Whitened(problem)
+    try:
+        found = temper(space.log_likelihood, space.dimension, PARTICLES, rng, correlation=CORRELATION, most_moves=MOVES)
+    except InitError:
+        return Loss(np.inf, np.inf)
+    theta = space.theta(found.z[:POINTS])
+    values = np.concatenate(list(problem.log_likelihood_values(theta)), axis=1)
+    below = np.cumsum(np.exp(values - np.logaddexp.reduce(values, axis=0)), axis=0)[:-1]
+    h = (((np.arange(POINTS) + 0.5) / POINTS) > below).sum(axis=0)
+    return measured_loss(problem, theta, h)
+
+
+def check_expansion(problem: "Calibration", theta: Mapping[str, Array], h: Ints) -> Check | None:
+    """Measure the loss at posterior draws; None where nothing is expanded."""
+    if problem.form == "latent" or not problem.cells.transformed:
+        return None
+    picked = np.unique(np.linspace(0, len(h) - 1, min(POINTS, len(h))).astype(int))
+    loss = measured_loss(problem, {name: values[picked] for name, values in theta.items()}, h[picked])
+    message = f"the log-likelihood is off by {loss.nats:.2g} nats on average, limit {LOSS_LIMIT:g}"
+    remedy = (
+        "The surrogate's error is too large for the closed form with its transform. Calibrate again with "
+        "expansion='none', which samples the error, or run more points where the posterior is."
+    )
+    return Check("first-order expansion", "pass" if loss.nats < LOSS_LIMIT else "warn", loss.nats, message, remedy)
