@@ -172,7 +172,7 @@ def _normal_outputs(problem: "Calibration", means: Array, covariances: Array, ph
 
 def term_variance(problem: "Calibration", term: Term, theta: Mapping[str, Array]) -> Array:
     """Return the variance (S, N) that a term adds to the cells, without their covariance, which may fill the memory."""
-    at, sites = problem.cells.sites(term.output, problem.condition_names)
+    at, sites = problem.cells.sites(term.group, problem.condition_names)
     place = term.place(sites)
     phi = problem.noise.named(problem.noise.phi(theta, (len(next(iter(theta.values()))),)))
     own = np.sum(place.basis**2, axis=1) if term.family == BASIS else np.ones(len(at))

@@ -120,8 +120,8 @@ def _distances(problem: Calibration, theta: Mapping[str, Array], h: Ints) -> tup
         mean = problem.surrogate.scores(problem.unit_inputs({k: v[rows] for k, v in theta.items()})).mean
         predicted = cells.offset + cells.at(mean[h[rows], at])
         factors = np.ones(predicted.shape)
-        for output, place in problem.noise.factors.items():
-            factors[:, cells.output == output] += sigma[:, place, None]
+        for group, place in problem.noise.factors.items():
+            factors[:, cells.group == group] += sigma[:, place, None]
         residual = cells.cell_mean - factors * predicted
         distances.append(np.sum(residual * alpha[h[rows], at], axis=1))
         scatter.append(np.sum(by_group / sigma[:, : len(by_group)] ** 2, axis=1))
