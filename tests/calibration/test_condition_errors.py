@@ -286,11 +286,12 @@ def test_parts_and_a_model_of_ones_own() -> None:
 
     settings: dict[str, Any] = {"noise": {"one": uq.GaussianNoise(0.2), "two": uq.GaussianNoise(0.2)}}
     data = observed(conditions_sd={"x": "s"})
-    joint = uq.Calibration({"one": (surrogate(), data), "two": (surrogate(), known())}, **settings)
+    joint = uq.Calibration({"one": (surrogate(), data), "two": (surrogate(8), known())}, **settings)
     assert list(joint.priors) == ["theta", "one_x[0]", "one_x[1]"]
     at = {"theta": 0.4, "one_x[0]": 0.33, "one_x[1]": 0.22}
-    single = uq.Calibration(surrogate(), known(), uq.GaussianNoise(0.2)).log_likelihood({"theta": 0.4})
-    np.testing.assert_allclose(joint.log_likelihood(at), 2.0 * single, rtol=1e-12)
+    each = [uq.Calibration(surrogate(count), known(), uq.GaussianNoise(0.2)) for count in (7, 8)]
+    expected = sum(one.log_likelihood({"theta": 0.4}) for one in each)
+    np.testing.assert_allclose(joint.log_likelihood(at), expected, rtol=1e-12)
     problem = uq.Calibration(surrogate(), data, uq.GaussianNoise(0.2))
     with pm.Model() as model:
         uq.observe(problem, {"theta": 0.4}, own_priors=True)

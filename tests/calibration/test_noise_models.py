@@ -25,9 +25,9 @@ COUNTS = np.array([3.0, 0.0, 7.0, 2.0])
 REALS = np.array([0.3, -1.2, 2.2, 0.7])
 
 
-def curve(transform: Transform = IDENTITY, unit: str = "") -> GaussianProcessSurrogate:
+def curve(transform: Transform = IDENTITY, unit: str = "", seed: int = 3) -> GaussianProcessSurrogate:
     """Return a surrogate of a curve over t = 0..3 in theta, on the scale of a transform."""
-    rng = np.random.default_rng(3)
+    rng = np.random.default_rng(seed)
     plain = given_surrogate(
         np.linspace(0.1, 0.9, 4)[:, None],
         rng.standard_normal((4, 2)),

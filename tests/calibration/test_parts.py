@@ -130,7 +130,7 @@ def mixed() -> JointCalibration:
         {
             "counts": (curve(Log()), observed(COUNTS)),
             "reals": (curve(), observed(REALS)),
-            "robust": (curve(), observed(REALS)),
+            "robust": (curve(seed=4), observed(REALS)),
         },
         noise={"counts": uq.PoissonNoise(), "reals": uq.GaussianNoise(HALF), "robust": uq.StudentTNoise(HALF, 4.0)},
         discrepancy={"reals": uq.OffsetDiscrepancy()},

@@ -4,7 +4,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -55,8 +55,8 @@ LOG_TWO_PI = float(np.log(2.0 * np.pi))
 def true_conditions(problem: _Problem, draws: xr.Dataset) -> dict[str, xr.Dataset]:
     """Return the group of the true conditions, dims (chain, draw, experiment); none when all are known."""
     variables: dict[str, Any] = {}
-    for piece in parts_of(problem):
-        own, before = piece.problem, f"{piece.name}_" if piece.name else ""
+    for part, own in parts_of(problem).items():
+        before = f"{part}_" if part else ""
         dim = f"{before}experiment"
         for column, name in enumerate(own.condition_names):
             at = np.flatnonzero(own.cells.conditions_sd[:, column] > 0.0)
@@ -193,22 +193,33 @@ def log_prior(problem: _Problem, theta: Mapping[str, Array], shape: tuple[int, i
 
 def measured(problem: _Problem) -> Array:
     """Return the values of all parts, (R,)."""
-    return np.concatenate([piece.problem.observations.value for piece in parts_of(problem)])
+    return np.concatenate([part.observations.value for part in parts_of(problem).values()])
 
 
-def parts_of(problem: _Problem) -> list[Piece]:
-    """Return the parts of a problem, without draws."""
-    return problem.pieces(dict.fromkeys(problem.priors))
+def parts_of(problem: _Problem) -> Mapping[str, Calibration]:
+    """Return the parts of a problem by name; "" of one that has no parts."""
+    return {"": problem} if isinstance(problem, Calibration) else problem.parts
+
+
+def _of_all_rows(pieces: Sequence[Piece], found: Sequence[Array]) -> Array:
+    """Return values (S, R) of all measurements from those of each piece."""
+    out = np.empty((len(found[0]), sum(len(piece.rows) for piece in pieces)))
+    for piece, values in zip(pieces, found, strict=True):
+        out[:, piece.rows] = values
+    return out
 
 
 def leave_one_out_of_all(
     problem: _Problem, theta: Mapping[str, Array], latents: Array, rng: np.random.Generator
 ) -> tuple[Array, Array, Ints]:
     """Return `leave_one_out` of all parts: the sum, all rows, and hyperparameter draws (S,) or (S, parts)."""
-    found = [leave_one_out(one.problem, one.theta, one.latents, rng) for one in problem.pieces(theta, latents)]
-    joint, pointwise, h = zip(*found, strict=True)
-    draws = h[0] if isinstance(problem, Calibration) else np.stack(h, axis=1)
-    return np.sum(joint, axis=0), np.concatenate(pointwise, axis=1), draws
+    pieces = problem.pieces(theta, latents)
+    joint, pointwise, h = zip(*(leave_one_out(one.problem, one.theta, one.latents, rng) for one in pieces), strict=True)
+    draws = h[0]
+    if not isinstance(problem, Calibration):  # parts with one surrogate have one draw of its hyperparameters
+        by_part = {name: own for one, own in zip(pieces, h, strict=True) for name in one.parts}
+        draws = np.stack([by_part[name] for name in problem.parts], axis=1)
+    return np.sum(joint, axis=0), _of_all_rows(pieces, pointwise), draws
 
 
 def leave_one_out(
@@ -331,11 +342,11 @@ def numeric_stats(stats: xr.Dataset) -> xr.Dataset:
 def row_labels(problem: _Problem) -> dict[str, Any]:
     """Return the coords of the dim "observation"."""
     parts = parts_of(problem)
-    tables = [piece.problem.observations for piece in parts]
+    tables = [part.observations for part in parts.values()]
     sizes = [len(table) for table in tables]
     labels: dict[str, Any] = {"observation": np.arange(sum(sizes))}
     if not isinstance(problem, Calibration):
-        labels["part"] = ("observation", np.repeat([piece.name for piece in parts], sizes))
+        labels["part"] = ("observation", np.repeat(list(parts), sizes))
     labels["output"] = ("observation", np.concatenate([table.output.astype(np.str_) for table in tables]))
     columns = [{**table.coords, **table.conditions} for table in tables]
     for table, column in zip(tables, columns, strict=True):
@@ -371,8 +382,8 @@ def posterior_predictive(
     per_chain = np.unique(np.linspace(0, draws - 1, min(draws, PREDICTIVE_DRAWS // chains)).astype(int))
     picked = (np.arange(chains)[:, None] * draws + per_chain).ravel()
     part = {name: values[picked] for name, values in theta.items()}
-    drawn = [new_rows(piece, rng) for piece in problem.pieces(part, latents[picked], h[picked])]
-    out = np.concatenate(drawn, axis=1)
+    pieces = problem.pieces(part, latents[picked], h[picked])
+    out = _of_all_rows(pieces, [new_rows(piece, rng) for piece in pieces])
     data = xr.Dataset({"value": (("chain", "draw", "observation"), out.reshape(chains, len(per_chain), -1))})
     return data.assign_coords(chain=np.arange(chains), draw=per_chain, **labels)
 
@@ -393,7 +404,7 @@ def provenance(problem: _Problem, sampler: Sampler, seed: int, verdict: Verdict)
     """Return what a reader needs to compute the posterior again."""
     packages = ("uqms", "pymc", "nutpie", "arviz-stats", "numpy", "numba")
     parts = parts_of(problem)
-    boxes = {piece.name: piece.problem.surrogate.domain.to_dict() for piece in parts}
+    boxes = {name: part.surrogate.domain.to_dict() for name, part in parts.items()}
     versions = {}
     for name in packages:
         try:
@@ -405,7 +416,7 @@ def provenance(problem: _Problem, sampler: Sampler, seed: int, verdict: Verdict)
         "sampler": json.dumps({type(sampler).__name__: _settings(sampler)}),
         "space": problem.space.to_json(),
         "box": json.dumps(boxes[""] if "" in boxes else boxes),
-        "data_sha256": hashlib.sha256(b"".join(piece.problem.cells.z.tobytes() for piece in parts)).hexdigest(),
+        "data_sha256": hashlib.sha256(b"".join(part.cells.z.tobytes() for part in parts.values())).hexdigest(),
         "mass_cut": problem.mass_cut,
         "fixed": json.dumps(problem.fixed),
         "constraints": json.dumps([one.text for one in problem.constraints]),

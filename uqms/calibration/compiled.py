@@ -285,8 +285,11 @@ def _intervals(problem: Calibration) -> dict[str, Interval]:
 
 def target(problem: Calibration | JointCalibration) -> Target | None:
     """Return the compiled log-density of a problem, None when the problem is not standard."""
-    if not isinstance(problem, Calibration):  # one of several parts
-        return None
+    if not isinstance(problem, Calibration):
+        pieces = problem.pieces(dict.fromkeys(problem.priors))
+        if len(pieces) > 1:  # several surrogates
+            return None
+        problem = pieces[0].problem
     surrogate, names = problem.surrogate, tuple(problem.priors)
     if not isinstance(surrogate, GaussianProcessSurrogate) or surrogate.physics is not None:
         return None

@@ -205,7 +205,7 @@ def latent_draws(
 def expected_outputs(problem: "Calibration", theta: Mapping[str, Array], h: Ints) -> Array:
     """Return the latent output (S, N) of draws and their hyperparameter draws (S,), where all errors are zero."""
     mean = problem.joint_error(problem.unit_inputs(theta)).given(h).mean
-    return mean * problem.noise.scales(problem.cells.output, problem.noise.phi(theta, (len(h),)))
+    return mean * problem.noise.scales(problem.cells.group, problem.noise.phi(theta, (len(h),)))
 
 
 def possible(cells: Cells, noise: NoiseGroups, y: Array) -> Bools:
@@ -261,7 +261,7 @@ def _score_errors(law: OutputLaw, used: Ints, eta: Array) -> Array:
 
 def term_variance(problem: "Calibration", term: Term, theta: Mapping[str, Array]) -> Array:
     """Return the variance (S, N) that a term adds to the cells, without their covariance, which may fill the memory."""
-    at, sites = problem.cells.sites(term.output, problem.condition_names)
+    at, sites = problem.cells.sites(term.group, problem.condition_names)
     place = term.place(sites)
     phi = problem.noise.named(problem.noise.phi(theta, (len(next(iter(theta.values()))),)))
     own = np.sum(place.basis**2, axis=1) if term.family == BASIS else np.ones(len(at))
@@ -276,7 +276,7 @@ def noise_covariance(problem: "Calibration", phi: Mapping[str, Array], count: in
     total = np.zeros((count, n, n))
     for term in terms:
         if term.role == NOISE:
-            at, sites = problem.cells.sites(term.output, problem.condition_names)
+            at, sites = problem.cells.sites(term.group, problem.condition_names)
             place = term.place(sites)
             total[:, at[:, None], at[None, :]] += term_covariance(term, phi, place, place)
     return total

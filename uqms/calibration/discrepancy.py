@@ -78,6 +78,8 @@ class Term:
     ----------
     output
         Whose cells it belongs to.
+    group
+        Which noise group these cells are: of several parts with one surrogate, an output has one in each.
     family, role
         Codes of `_terms`; noise, discrepancy or orthogonal discrepancy.
     amplitude, lengths
@@ -92,6 +94,7 @@ class Term:
     amplitude: str
     lengths: tuple[str, ...]
     place: Callable[[Sites], Place]
+    group: int = 0
 
 
 def term_covariance(term: Term, phi: Mapping[str, Array], a: Place, b: Place) -> Array:

@@ -126,7 +126,7 @@ class GaussianLikelihood:
             own=np.zeros(N),
             weight=weight,
             group=cells.group,
-            scale=[noise.factors.get(str(output), -1) for output in cells.output],
+            scale=[noise.factors.get(int(g), -1) for g in cells.group],
             response=_responses(cells),
             offset=[] if varying else cells.offset,
             basis=[] if varying else basis,
@@ -359,7 +359,7 @@ def _structure(noise: NoiseGroups) -> int:
     if not noise.terms:
         return INDEPENDENT
     processes = [term for term in noise.terms if term.role == NOISE and term.family == EXPONENTIAL]
-    single = len({term.output for term in processes}) == len(processes)
+    single = len({term.group for term in processes}) == len(processes)
     return SERIES if single and len(processes) == len(noise.terms) else DENSE
 
 
@@ -384,7 +384,7 @@ def _spread(columns: Array, experiment: Ints, count: int) -> Array:
 def _described(cells: Cells, noise: NoiseGroups, term: Any, condition_names: tuple[str, ...]) -> Array:
     """Return the numbers by which `_terms` knows a term."""
     index, n = {key: i for i, key in enumerate(noise.keys)}, len(cells.offset)
-    at, sites = cells.sites(term.output, condition_names)
+    at, sites = cells.sites(term.group, condition_names)
     place = term.place(sites)
     ids, points = np.full(n, -1.0), np.zeros((n, place.points.shape[1]))
     extra = np.zeros((n, place.basis.shape[1]))
@@ -412,7 +412,7 @@ def _along(cells: Cells, noise: NoiseGroups, condition_names: tuple[str, ...], s
     index = {key: i for i, key in enumerate(noise.keys)}
     begin = 0
     for term in noise.terms if structure == SERIES else ():
-        at, sites = cells.sites(term.output, condition_names)
+        at, sites = cells.sites(term.group, condition_names)
         place = term.place(sites)
         _, inverse = np.unique(place.ids, return_inverse=True)
         series[at], position[at] = begin + inverse.reshape(-1), place.points[:, 0]

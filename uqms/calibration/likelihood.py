@@ -10,7 +10,7 @@ import numpy as np
 from scipy import sparse
 from scipy.stats import studentized_range
 
-from uqms._typing import Array, Ints
+from uqms._typing import Array, Bools, Ints
 from uqms.calibration import _terms
 from uqms.calibration.by_input import RowsByInput, placeholder, rows_by_input
 from uqms.calibration.direct import is_exact
@@ -64,7 +64,9 @@ class NoiseGroups:
     terms
         Covariances over the cells beside the surrogate's: discrepancy and autocorrelated noise.
     factors
-        By output: place in phi of its scale discrepancy.
+        By group: place in phi of its scale discrepancy.
+    parts
+        By group: the part of a calibration of several parts that it belongs to, "" for the problem's own.
     """
 
     outputs: tuple[str, ...]
@@ -73,12 +75,33 @@ class NoiseGroups:
     settings: tuple[Prior | float, ...]
     roles: tuple[Mapping[str, int], ...]
     terms: tuple[Term, ...] = ()
-    factors: Mapping[str, int] = field(default_factory=dict)
+    factors: Mapping[int, int] = field(default_factory=dict)
+    parts: tuple[str, ...] = ()
 
     @property
     def unknown(self) -> dict[str, Prior]:
         """Priors of the unknown hyperparameters by name."""
         return {key: one for key, one in zip(self.keys, self.settings, strict=True) if isinstance(one, Prior)}
+
+    def group_of(self, output: str) -> int:
+        """Return the problem's own group of an output, -1 where it was not observed."""
+        return next((g for g in np.flatnonzero(self.own).tolist() if self.outputs[g] == output), -1)
+
+    @property
+    def own(self) -> Bools:
+        """Which groups (g,) are the problem's own, and not those of other parts."""
+        return np.array([not part for part in self.parts or [""] * len(self.outputs)])
+
+    @property
+    def modelled(self) -> bool:
+        """Whether one of the problem's own outputs has a discrepancy."""
+        groups = [*(term.group for term in self.terms if term.role != NOISE), *self.factors]
+        return bool(self.own[groups].any()) if groups else False
+
+    @property
+    def own_outputs(self) -> tuple[str, ...]:
+        """Outputs that the problem itself observed, without those of other parts."""
+        return tuple(self.outputs[g] for g in np.flatnonzero(self.own))
 
     def phi(self, draws: Mapping[str, Array], shape: tuple[int, ...]) -> Array:
         """Return all hyperparameters (*shape, P) for draws of the unknown ones."""
@@ -89,11 +112,11 @@ class NoiseGroups:
         """Return the noise sds (*shape, groups) for draws of the unknown hyperparameters."""
         return self.phi(draws, shape)[..., : len(self.outputs)]
 
-    def scales(self, output: np.ndarray, phi: Array) -> Array:
-        """Return 1 + the scale discrepancy (S, T) of outputs (T,), for hyperparameters (S, P)."""
-        out = np.ones((len(phi), len(output)))
-        for name, place in self.factors.items():
-            out[:, output == name] += phi[:, place, None]
+    def scales(self, group: Ints, phi: Array) -> Array:
+        """Return 1 + the scale discrepancy (S, T) of points of noise groups (T,), for hyperparameters (S, P)."""
+        out = np.ones((len(phi), len(group)))
+        for g, place in self.factors.items():
+            out[:, group == g] += phi[:, place, None]
         return out
 
     def named(self, phi: Array) -> dict[str, Array]:
@@ -224,15 +247,21 @@ class Cells:
         at = self.row_group == g
         return Rows(self.z[at], np.sqrt(self.row_variance[at]), self.trials[at])
 
-    def sites(self, output: str, condition_names: tuple[str, ...]) -> tuple[Ints, Sites]:
-        """Return the cells of an output, and where they are."""
-        at = np.flatnonzero(self.output == output)
+    def sites(self, group: int, condition_names: tuple[str, ...]) -> tuple[Ints, Sites]:
+        """Return the cells of a noise group, and where they are."""
+        at = np.flatnonzero(self.group == group)
         columns = {dim: column[at] for dim, column in self.coords.items() if not np.isnan(column[at]).all()}
         conditions = self.conditions[self.experiment[at]]
         columns |= {name: conditions[:, i] for i, name in enumerate(condition_names)}
-        single = len(self.row_cell) == len(self.offset)
-        rows = np.argsort(self.row_cell)[at] if single else np.full(len(at), -1)
-        return at, Sites(columns, self.experiment[at], rows, condition_names)
+        return at, Sites(columns, self.experiment[at], self.row_of[at], condition_names)
+
+    @cached_property
+    def row_of(self) -> Ints:
+        """The row (N,) of each cell that has one row, -1 for those of several."""
+        rows, single = np.full(len(self.offset), -1), np.bincount(self.row_cell, minlength=len(self.offset)) == 1
+        of_single = np.flatnonzero(single[self.row_cell])
+        rows[self.row_cell[of_single]] = of_single
+        return rows
 
     def errors(self, exact: bool) -> "Errors":
         """Return the errors of the cells; a simulator that is `exact` has none of its scores."""
@@ -297,7 +326,7 @@ class Cells:
         columns the noise of a stochastic simulator's run has.
         """
         basis, truncation, n = self.used_basis, self.compressed, len(self.offset)
-        factor = np.array([noise.factors.get(str(output), -1) for output in self.output])
+        factor = np.array([noise.factors.get(int(g), -1) for g in self.group])
         wanted = columns if any(term.role == ORTHOGONAL for term in noise.terms) else np.zeros(0, dtype=np.int64)
         header = [
             self.experiments,
@@ -313,7 +342,7 @@ class Cells:
         parts += [wanted, self.row_cell, self.row_variance]
         index = {key: i for i, key in enumerate(noise.keys)}
         for term in noise.terms:
-            at, sites = self.sites(term.output, condition_names)
+            at, sites = self.sites(term.group, condition_names)
             place = term.place(sites)
             ids, points = np.full(n, -1.0), np.zeros((n, place.points.shape[1]))
             extra = np.zeros((n, place.basis.shape[1]))
@@ -810,7 +839,9 @@ def _noise(
             first.append((f"sigma{suffix}", 1.0))
         roles.append(places)
         if model.process is not None:
-            terms.append(_autocorrelation(model, model.process, output, suffix, observations, conditions))
+            terms.append(
+                replace(_autocorrelation(model, model.process, output, suffix, observations, conditions), group=g)
+            )
     keys, settings = zip(*first, *others, strict=True)
     _check_keys(keys)
     models = tuple(by_output[output] for output in outputs)
@@ -883,6 +914,7 @@ def add_discrepancy(
         raise InputError(f"discrepancy is given for {unknown}, but the observed outputs are {list(noise.outputs)}.")
     keys, settings, terms, factors = list(noise.keys), list(noise.settings), list(noise.terms), dict(noise.factors)
     for output, given in by_output.items():
+        g = noise.group_of(output)
         several = tuple(given) if isinstance(given, Sequence) else (given,)
         suffix = "" if len(noise.outputs) == 1 else f"_{output}"
         for one in several:
@@ -891,7 +923,7 @@ def add_discrepancy(
                     f"discrepancy of {output!r} is {one!r}; give GPDiscrepancy(), OffsetDiscrepancy(), "
                     "ScaleDiscrepancy(), BasisDiscrepancy([...]), or several of them in a list."
                 )
-            _, sites = cells.sites(output, condition_names)
+            _, sites = cells.sites(g, condition_names)
             setting = one.setting(output, suffix, sites, predictive_sd[output])
             clash = sorted(set(setting.hyperparameters) & set(keys))
             if clash:
@@ -899,10 +931,10 @@ def add_discrepancy(
                     f"discrepancy of {output!r}: two of the kind {type(one).__name__}. Give one of each kind."
                 )
             if setting.factor:
-                factors[output] = len(keys)
+                factors[g] = len(keys)
             keys += setting.hyperparameters
             settings += setting.hyperparameters.values()
-            terms += setting.terms
+            terms += [replace(term, group=g) for term in setting.terms]
     return replace(noise, keys=tuple(keys), settings=tuple(settings), terms=tuple(terms), factors=factors)
 
 

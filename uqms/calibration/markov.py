@@ -199,7 +199,7 @@ def noise_of(problem: "Calibration", terms: Sequence[Term] | None = None) -> Mar
     series = []
     for term in noise.terms if terms is None else terms:
         if term.role == NOISE:
-            at, sites = cells.sites(term.output, problem.condition_names)
+            at, sites = cells.sites(term.group, problem.condition_names)
             place, (length,) = term.place(sites), term.lengths
             keys = noise.keys.index(term.amplitude), noise.keys.index(length)
             series.append(Series(at, place.ids, place.points[:, 0], *keys))

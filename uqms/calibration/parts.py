@@ -10,11 +10,12 @@ z_i         observations of part i                                              
 
 Errors of different surrogates are independent, and so are noise and discrepancy of different parts: given theta and
 the phi_i, log p(z) = sum_i log p(z_i | theta, phi_i), each averaged over the hyperparameter draws of its surrogate.
+Parts with one surrogate share its error and are one term of this sum, see `sharing`.
 """
 
 import copy
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, final
 
@@ -35,6 +36,7 @@ from uqms.calibration.problem import (
     space_of,
 )
 from uqms.calibration.samplers import Sampler
+from uqms.calibration.sharing import by_surrogate, together
 from uqms.errors import ExtrapolationError, InputError
 from uqms.parameters import ParameterSpace, Prior
 
@@ -51,8 +53,11 @@ class JointCalibration:
     """Infer parameters from several experiments that have surrogates of their own; made by `Calibration({...})`.
 
     For a cell model that is clamped in one experiment and beats freely in another, a device that is tested on two
-    benches, a fine-scale and a coarse-scale measurement of a material. Parameters are shared by name. Experiments of
-    one simulator under other known conditions belong into one `Calibration`, whose surrogate has correlated errors.
+    benches, a fine-scale and a coarse-scale measurement of a material. Parameters are shared by name.
+
+    Parts may have the same surrogate, when measurements of one simulator differ in their noise or discrepancy: they
+    share its error, as experiments in one `Calibration` do. The same are one object, and equal ones, such as a
+    surrogate that was loaded twice from a file. Errors of different surrogates are independent.
 
     Parameters
     ----------
@@ -76,7 +81,7 @@ class JointCalibration:
     Attributes
     ----------
     parts
-        Name → `Calibration` of that part, its priors conditioned as those of the whole.
+        Name → `Calibration` of that part alone, its priors conditioned as those of the whole.
 
     Raises
     ------
@@ -137,6 +142,9 @@ class JointCalibration:
             name: part.within({key: self._limits[key] for key in part.parameters}, self.mass_cut)
             for name, part in found.items()
         }
+        self._sharing = by_surrogate({name: part.surrogate for name, part in self.parts.items()})
+        self._check_views()
+        self._wholes = self._together()
         taken = {key for part in self.parts.values() for key in part.priors}  # as posterior.part(name) calls them
         self.derived = named_derived(derived or {}, (*self.priors, *sorted(taken)))
 
@@ -164,12 +172,11 @@ class JointCalibration:
     @property
     def priors(self) -> dict[str, Prior]:
         """Priors of everything that is inferred; hyperparameters are named "part_hyperparameter"."""
-        own = {
-            f"{part}_{key}": prior
-            for part, one in self.parts.items()
-            for key, prior in {**one.noise.unknown, **one.true_conditions}.items()
-        }
-        return {**{name: self.space.priors[name] for name in self.parameters}, **own}
+        out = {name: self.space.priors[name] for name in self.parameters}
+        for names, whole in zip(self._sharing, self._wholes, strict=True):
+            before = _before(names)
+            out |= {f"{before}{key}": prior for key, prior in {**whole.noise.unknown, **whole.true_conditions}.items()}
+        return out
 
     @cached_property
     def conditioned_prior(self) -> ConditionedPrior:
@@ -180,7 +187,7 @@ class JointCalibration:
     @property
     def latents(self) -> int:
         """Number of standard normal latents that are sampled beside the parameters, of all parts."""
-        return sum(part.latents for part in self.parts.values())
+        return sum(whole.latents for whole in self._wholes)
 
     def limits(self, name: str) -> tuple[float, float]:
         """Interval that the prior of a quantity is conditioned on."""
@@ -201,15 +208,31 @@ class JointCalibration:
         return f"<JointCalibration of {', '.join(self.parameters)} from {parts}>"
 
     def pieces(self, theta: Mapping[str, Any], latents: Any = None, h: Any = None) -> list[Piece]:
-        """Return every part with its share of draws: quantities by name, latents (S, latents) and h (S, parts)."""
-        out = []
-        for i, (name, rows) in enumerate(self._latent_columns()):
-            part = self.parts[name]
-            own = {key: theta[key if key in part.parameters else f"{name}_{key}"] for key in part.priors}
-            columns: Ints = np.array([self.parameters.index(key) for key in part.parameters])
-            eta = None if latents is None else latents[..., rows]
-            out.append(Piece(name, part, own, eta, None if h is None else h[..., i], columns))
+        """Return what belongs to each surrogate: quantities by name, latents (S, latents) and h (S, parts)."""
+        out: list[Piece] = []
+        every = list(self.parts)
+        starts = np.cumsum([0, *(len(part.observations) for part in self.parts.values())])
+        start = 0
+        for names, whole in zip(self._sharing, self._wholes, strict=True):
+            before = _before(names)
+            own = {key: theta[key if key in whole.parameters else f"{before}{key}"] for key in whole.priors}
+            columns: Ints = np.array([self.parameters.index(key) for key in whole.parameters])
+            eta = None if latents is None else latents[..., start : (start := start + whole.latents)]
+            at = [every.index(name) for name in names]
+            rows = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in at])
+            of_one = None if h is None else h[..., at[0]]
+            out.append(Piece(", ".join(names), whole, own, eta, of_one, columns, rows, names))
         return out
+
+    def seen_from(self, name: str) -> Calibration:
+        """Return the problem of a part, with the data of the others that have its surrogate."""
+        (names,) = (names for names in self._sharing if name in names)
+        return self.parts[name] if len(names) == 1 else together({one: self.parts[one] for one in names}, name)
+
+    def _together(self) -> tuple[Calibration, ...]:
+        """Return the problem of each surrogate."""
+        groups = [{name: self.parts[name] for name in names} for names in self._sharing]
+        return tuple(next(iter(group.values())) if len(group) == 1 else together(group) for group in groups)
 
     @single_threaded
     def log_likelihood(self, theta: Mapping[str, ArrayLike], latents: ArrayLike | None = None) -> Array:
@@ -238,15 +261,13 @@ class JointCalibration:
     def simulate(self, theta: Mapping[str, ArrayLike], rng: RandomState, latents: ArrayLike | None = None) -> Array:
         """Draw new observations (S, R), those of all parts after each other; see `Calibration.simulate`."""
         generator = as_generator(rng)
-        arrays = {name: np.atleast_1d(np.asarray(values, dtype=np.float64)) for name, values in theta.items()}
+        given = np.broadcast_arrays(*(np.atleast_1d(np.asarray(v, dtype=np.float64)) for v in theta.values()))
+        arrays = dict(zip(theta, given, strict=True))
         pieces = self.pieces(arrays, None if latents is None else np.asarray(latents))
-        return np.concatenate(
-            [
-                one.problem.simulate(one.theta, generator, one.latents if one.problem.latents else None)
-                for one in pieces
-            ],
-            axis=1,
-        )
+        out = np.empty((len(given[0]), sum(len(part.observations) for part in self.parts.values())))
+        for one in pieces:
+            out[:, one.rows] = one.problem.simulate(one.theta, generator, one.latents if one.problem.latents else None)
+        return out
 
     def with_values(self, values: Array) -> "JointCalibration":
         """Return the same problem with other measured values (R,), those of all parts after each other."""
@@ -254,6 +275,7 @@ class JointCalibration:
         ends = np.cumsum([len(part.observations) for part in self.parts.values()])[:-1]
         split = np.split(np.asarray(values, dtype=np.float64), ends)
         other.parts = {name: part.with_values(own) for (name, part), own in zip(self.parts.items(), split, strict=True)}
+        other._wholes = other._together()
         return other
 
     def prior_draws(self, n: int, rng: RandomState) -> dict[str, Array]:
@@ -261,7 +283,10 @@ class JointCalibration:
         return self.conditioned_prior.draw(n, as_generator(rng))
 
     def model(self) -> Any:
-        """Return the PyMC model: quantities with their priors and an observed variable "part_observations" each."""
+        """Return the PyMC model: quantities with their priors and an observed variable "part_observations" each.
+
+        Parts with one surrogate have one of theirs together, "first_second_observations".
+        """
         import pymc as pm
 
         from uqms.calibration import bridge
@@ -269,11 +294,12 @@ class JointCalibration:
         with pm.Model() as model:
             values = bridge.prior_variables(self.conditioned_prior)
             eta = pm.Normal("latents", 0.0, 1.0, shape=self.latents) if self.latents else None
-            for name, part, own, latents, _, _ in self.pieces(values, eta):
+            for piece in self.pieces(values, eta):
+                part, own = piece.problem, piece.theta
                 theta = {key: own[key] for key in part.parameters}
                 theta |= bridge.conditions(part, own)
                 u = bridge.unit_inputs(part.surrogate.domain, theta, part.cells.experiments)
-                bridge.likelihood(part, u, own, f"{name}_observations", latents)
+                bridge.likelihood(part, u, own, f"{'_'.join(piece.parts)}_observations", piece.latents)
         return model
 
     @single_threaded
@@ -310,12 +336,6 @@ class JointCalibration:
         """Return points of `starting_points` (n, free variables) on the real line, in the order of the PyMC model."""
         return Calibration.on_the_real_line(self, points)  # type: ignore[arg-type]
 
-    def _latent_columns(self) -> Iterator[tuple[str, slice]]:
-        start = 0
-        for name, part in self.parts.items():
-            yield name, slice(start, start + part.latents)
-            start += part.latents
-
     def _check_used(self, parts: Mapping[str, Calibration]) -> None:
         idle = [name for name in self.parameters if not any(name in part.parameters for part in parts.values())]
         if idle:
@@ -328,6 +348,15 @@ class JointCalibration:
         clash = sorted({name for name in names if (names + own).count(name) > 1} | ({"latents"} & set(self.parameters)))
         if clash:
             raise InputError(f"{clash} would name two quantities. Rename the parts or the parameters.")
+
+    def _check_views(self) -> None:
+        """Refuse a name that two quantities would have in `posterior.part(name)`."""
+        for names in self._sharing:
+            own = {name: {*self.parts[name].noise.unknown, *self.parts[name].uncertain} for name in names}
+            for name in names:
+                others = {f"{other}_{key}" for other in names if other != name for key in own[other]}
+                if clash := sorted(others & own[name]):
+                    raise InputError(f"{clash} would name two quantities of part {name!r}. Rename the parts.")
 
     def _shared(self, name: str, parts: Mapping[str, Calibration]) -> tuple[float, float]:
         """Return the interval of a parameter that lies in the boxes of all surrogates that have it."""
@@ -357,6 +386,11 @@ class JointCalibration:
                 "same prior, narrow the prior, or say outside='extrapolate'."
             )
         return cut
+
+
+def _before(names: tuple[str, ...]) -> str:
+    """Return what stands before the names of one part; those of several with one surrogate are those of the whole."""
+    return f"{names[0]}_" if len(names) == 1 else ""
 
 
 def _check_parts(parts: Mapping[str, Any], noise: Any, discrepancy: Any, expansion: Any) -> None:

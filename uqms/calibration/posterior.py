@@ -16,7 +16,6 @@ from uqms._threads import single_threaded
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.calibration import assembly
 from uqms.calibration.computation import MCSE_SHARE
-from uqms.calibration.discrepancy import NOISE
 from uqms.calibration.parts import JointCalibration
 from uqms.calibration.predict import (
     NewNoise,
@@ -183,7 +182,9 @@ class Posterior:
         """Return what the joint posterior of several parts says of one: its quantities, data and surrogate.
 
         Draws are those of the whole, from the data of all parts; derived quantities of the whole are kept. Use it
-        wherever a posterior of one surrogate is wanted: `predict`, figures, `refine`, `verify`.
+        wherever a posterior of one surrogate is wanted: `predict`, figures, `refine`, `verify`. Where other parts have
+        the same surrogate, predictions hold what their data say of its error, and their hyperparameters are among the
+        draws, called "part_hyperparameter".
 
         Raises
         ------
@@ -193,9 +194,11 @@ class Posterior:
         if not isinstance(self.problem, JointCalibration) or name not in self.problem.parts:
             there = list(self.problem.parts) if isinstance(self.problem, JointCalibration) else "none"
             raise InputError(f"part: {name!r} is no part of this calibration; there are {there}.")
-        problem = self.problem.parts[name]
-        names = {key if key in problem.parameters else f"{name}_{key}": key for key in problem.priors}
-        (piece,) = (one for one in self.problem.pieces(self._flat(), self.latents) if one.name == name)
+        part, problem = self.problem.parts[name], self.problem.seen_from(name)
+        names = {
+            f"{name}_{key}" if key in part.priors and key not in part.parameters else key: key for key in problem.priors
+        }
+        (piece,) = (one for one in self.problem.pieces(self._flat(), self.latents) if name in one.parts)
         groups = {}
         for key, group in self.tree.children.items():
             data = group.dataset
@@ -215,7 +218,7 @@ class Posterior:
                 )
             if key != "conditions" and (key != "latents" or problem.latents):
                 groups[key] = data
-        groups |= assembly.true_conditions(problem, groups["posterior"])
+        groups |= assembly.true_conditions(part, groups["posterior"])
         tree = xr.DataTree.from_dict(groups)
         tree.attrs |= self.tree.attrs | {"box": json.dumps(problem.surrogate.domain.to_dict())}
         share = self.surrogate_share[list(problem.parameters)]
@@ -315,11 +318,10 @@ class Posterior:
             means[name] = grid.labelled(mean.mean(axis=0), (), unit)
             sds[name] = grid.labelled(np.sqrt(variance + mean.var(axis=0)), (), unit)
             samples[name] = grid.labelled(sample, ("sample",), unit)
-        modelled = any(term.role != NOISE for term in self.single.noise.terms) or bool(self.single.noise.factors)
         holds = (
             "parameters",
             "surrogate",
-            *(("discrepancy",) if modelled and discrepancy else ()),
+            *(("discrepancy",) if self.single.noise.modelled and discrepancy else ()),
             *self._run_held(realisation),
             *(("noise",) if noise else ()),
         )
@@ -402,9 +404,11 @@ class Posterior:
             wrong = [name for name in outputs if coords is not None and set(layouts[name].dims) != set(coords)]
         else:
             outputs = [
-                name for name in self.single.noise.outputs if coords is None or set(layouts[name].dims) == set(coords)
+                name
+                for name in self.single.noise.own_outputs
+                if coords is None or set(layouts[name].dims) == set(coords)
             ]
-            wrong = [] if outputs else list(self.single.noise.outputs)
+            wrong = [] if outputs else list(self.single.noise.own_outputs)
         if wrong:
             dims = {name: list(layouts[name].dims) for name in wrong}
             raise InputError(f"predict: coords are given for {sorted(coords or {})}, but the outputs have dims {dims}.")
@@ -419,12 +423,12 @@ class Posterior:
         return np.asarray(values.reshape(-1, values.shape[-1]))
 
     def _new_noise(self, output: str, targets: Targets, theta: Mapping[str, Array]) -> NewNoise:
-        groups = self.single.noise
-        if output not in groups.outputs:
+        group = self.single.noise.group_of(output)
+        if group < 0:
             raise InputError(
                 f"predict: output {output!r} was not observed, so its noise is not known; say noise=False."
             )
-        return new_noise(self.single, groups.outputs.index(output), targets)
+        return new_noise(self.single, group, targets)
 
 
 def thinned(posterior: Posterior, draws: int) -> tuple[dict[str, Array], Ints, Array]:

@@ -80,6 +80,7 @@ class Targets:
     run: Ints | None = None  # (P,), of a stochastic simulator; None: the observed one where an experiment has one
     observed: Ints | None = None  # (n,), experiment whose conditions these are; -1 or None: known ones
     unit: Ints | None = None  # (n,), of a population: whose parameters
+    group: Ints | None = None  # (P,), noise group whose discrepancy they have; None: the problem's own of the output
 
 
 @final
@@ -191,6 +192,7 @@ def own_cells(cells: Cells) -> Targets:
         cells.run,
         np.arange(cells.experiments),
         cells.unit,
+        cells.group,
     )
 
 
@@ -202,6 +204,7 @@ class _Joint:
     conditions: Array  # (K, c)
     index: Ints  # (T,)
     output: np.ndarray  # (T,)
+    group: Ints  # (T,), -1: of an output that was not observed
     sites: Mapping[str, Array]  # (T,), coordinates and conditions
     offset: Array  # (T,)
     basis: Any  # (T, q), dense or sparse
@@ -212,9 +215,9 @@ class _Joint:
     unit: Ints  # (K,), of a population: whose parameters
     by_input: RowsByInput | None = None
 
-    def at(self, output: str) -> tuple[Ints, Sites]:
-        """Return the points of an output, and where they are."""
-        points = np.flatnonzero(self.output == output)
+    def at(self, group: int) -> tuple[Ints, Sites]:
+        """Return the points of a noise group, and where they are."""
+        points = np.flatnonzero(self.group == group)
         columns = {name: column[points] for name, column in self.sites.items()}
         known = {name: column for name, column in columns.items() if not np.isnan(column).all()}
         return points, Sites(known, self.index[points], self.rows[points])
@@ -242,23 +245,30 @@ def _join(problem: Calibration, targets: Targets) -> _Joint:
         for name in names
     }
     sites |= {name: conditions[index, i] for i, name in enumerate(problem.condition_names)}
-    single = len(cells.row_cell) == len(cells.offset)
-    own = np.argsort(cells.row_cell) if single else np.full(len(cells.offset), -1)
     output = np.concatenate([cells.output, targets.output])
     return _Joint(
         conditions,
         index,
         output,
+        np.concatenate([cells.group, _groups(problem, targets)]),
         sites,
         np.concatenate([cells.offset, targets.offset]),
         stacked([cells.basis, targets.basis]),
         np.vstack([cells.truncation, targets.truncation]),
-        np.concatenate([own, np.full(size, -1)]),
+        np.concatenate([cells.row_of, np.full(size, -1)]),
         np.concatenate([cells.run, _runs(cells, index, targets)]),
         experiment,
         units,
         rows_by_input(problem.surrogate, output, sites, index),
     )
+
+
+def _groups(problem: Calibration, targets: Targets) -> Ints:
+    """Return the noise group of each target (P,), -1 for outputs that were not observed."""
+    if targets.group is not None:
+        return targets.group
+    known = {name: problem.noise.group_of(str(name)) for name in np.unique(targets.output)}
+    return np.array([known[name] for name in targets.output], dtype=np.int64)
 
 
 def _inferred(problem: Calibration, targets: Targets) -> Ints:
@@ -322,7 +332,7 @@ def _discrepancy_covariance(problem: Calibration, joint: _Joint, phi: Mapping[st
     for term in problem.noise.terms:
         if term.role == NOISE:
             continue
-        at, sites = joint.at(term.output)
+        at, sites = joint.at(term.group)
         place = term.place(sites)
         own = np.zeros_like(total)
         own[:, at[:, None], at[None, :]] = term_covariance(term, phi, place, place)
@@ -340,8 +350,8 @@ def _discrepancy_covariance(problem: Calibration, joint: _Joint, phi: Mapping[st
 def _factors(problem: Calibration, joint: _Joint, phi: Array, holds: Bools) -> Array:
     """Return 1 + the scale discrepancy (S, T) at cells and those targets that hold it."""
     out = np.ones((len(phi), len(joint.index)))
-    for output, place in problem.noise.factors.items():
-        at = np.flatnonzero((joint.output == output) & holds)
+    for group, place in problem.noise.factors.items():
+        at = np.flatnonzero((joint.group == group) & holds)
         out[:, at] += phi[:, place, None]
     return out
 
@@ -465,7 +475,7 @@ def data_moments(
     phi = problem.noise.phi(theta, (len(u),))
     joint, count = problem.joint_error(u), len(u)
     slopes, own = problem.mean_slopes(u), problem.run_factor(u)
-    m = problem.noise.scales(cells.output, phi)
+    m = problem.noise.scales(cells.group, phi)
     means, covariances = [], []
     for h in range(len(joint.scores.log_weights)):
         law = joint.given(np.full(count, h))
@@ -658,7 +668,7 @@ def new_noise(problem: Calibration, g: int, targets: Targets) -> NewNoise:
             )
     size = len(targets.offset)
     rows = Rows(np.zeros(size), np.full(size, own.sd[0]), np.full(size, own.trials[0]))
-    process = next((term for term in groups.terms if term.output == output and term.role == NOISE), None)
+    process = next((term for term in groups.terms if term.group == g and term.role == NOISE), None)
     link, response = cells.links[g], cells.responses[g]
 
     def draw(latent: Array, phi: Array, rng: np.random.Generator) -> Array:
@@ -846,6 +856,7 @@ def make_grid(
     layout = problem.surrogate.layouts[output]
     names = problem.condition_names
     columns, scalar = _conditions(problem, conditions)
+    own = _own_experiments(problem)
     axes = {dim: np.atleast_1d(np.asarray((coords or layout.coords)[dim], dtype=np.float64)) for dim in layout.dims}
     mesh = np.meshgrid(*axes.values(), indexing="ij")
     points = {dim: grid.ravel() for dim, grid in zip(axes, mesh, strict=True)}
@@ -859,15 +870,22 @@ def make_grid(
         offset=np.tile(offset, count),
         basis=stacked([basis] * count),
         truncation=np.tile(truncation, (count, 1)),
-        observed=np.arange(count) if conditions is None else None,
+        observed=own if conditions is None else None,
     )
     return Grid(output, targets, dict(zip(names, columns.T, strict=True)), scalar, axes)
+
+
+def _own_experiments(problem: Calibration) -> Ints:
+    """Return the experiments that the problem itself observed, without those of other parts with its surrogate."""
+    cells = problem.cells
+    return np.unique(cells.experiment[problem.noise.own[cells.group]])
 
 
 def _conditions(problem: Calibration, given: Mapping[str, object] | None) -> tuple[Array, bool]:
     names = problem.condition_names
     if given is None:
-        return problem.cells.conditions, problem.cells.experiments == 1
+        own = _own_experiments(problem)
+        return problem.cells.conditions[own], len(own) == 1
     if set(given) != set(names):
         raise InputError(
             f"predict: got conditions {sorted(given)}, the surrogate has {list(names)}. Give each of them."

@@ -40,6 +40,7 @@ from uqms.calibration.noise import NoiseModel
 from uqms.calibration.observations import Observations
 from uqms.calibration.realisation import Realisation, Runs, runs_of, warn_if_correlation_changes, warn_if_not_normal
 from uqms.calibration.samplers import NUTS, Sampler
+from uqms.calibration.sharing import together
 from uqms.calibration.success import read_success
 from uqms.errors import (
     PACKAGE,
@@ -110,6 +111,10 @@ class Piece(NamedTuple):
         Its share of the draws that were given, under its own names: by name (S,), (S, latents), (S,).
     columns
         Places of its parameters among those of the whole.
+    rows
+        Places of its measurements among those of the whole.
+    parts
+        Names of the parts that it is, several when they have one surrogate.
     """
 
     name: str
@@ -118,6 +123,8 @@ class Piece(NamedTuple):
     latents: Any
     h: Any
     columns: Ints
+    rows: Ints
+    parts: tuple[str, ...] = ("",)
 
 
 class Calibration:
@@ -312,6 +319,8 @@ class Calibration:
             raise InputError("Calibration: noise is missing; give e.g. noise=GaussianNoise(sd=HalfNormal(...)).")
         self.surrogate: Surrogate = surrogate
         self._within: dict[str, tuple[float, float]] = {}
+        self.members: Mapping[str, Calibration] = {}  # of several parts with one surrogate, by name
+        self.seen_from = ""  # one of them
         space = space if space is not None else space_of(surrogate)
         self.outside = "extrapolate" if is_exact(surrogate) else outside  # the simulator itself has no design box
         self.fixed = _fixed(fixed, space, surrogate, inside=self.outside != "extrapolate")
@@ -479,7 +488,7 @@ class Calibration:
 
     def pieces(self, theta: Mapping[str, Any], latents: Any = None, h: Any = None) -> list[Piece]:
         """Return what belongs to each surrogate: here, of one surrogate, everything."""
-        return [Piece("", self, dict(theta), latents, h, np.arange(len(self.parameters)))]
+        return [Piece("", self, dict(theta), latents, h, np.arange(len(self.parameters)), np.arange(len(self.cells.z)))]
 
     def unit_of(self, name: str) -> str:
         """Return the unit of an inferred quantity; hyperparameters on a logarithmic or other scale have none."""
@@ -906,6 +915,10 @@ class Calibration:
         """
         if np.shape(values) != self.cells.z.shape:
             raise InputError(f"with_values: got the shape {np.shape(values)}; give one value a row.")
+        if self.members:
+            ends = np.cumsum([len(part.observations) for part in self.members.values()])[:-1]
+            each = zip(self.members.items(), np.split(np.asarray(values), ends), strict=True)
+            return together({name: part.with_values(own) for (name, part), own in each}, self.seen_from)
         other = copy.copy(self)
         other.cells = self.cells_of(values)
         side = other.cells.side
@@ -1097,7 +1110,7 @@ class Calibration:
         for column in sorted({column for _, column in self.uncertain.values()}):
             name = self.condition_names[column]
             for term in self.noise.terms:
-                _, sites = self.cells.sites(term.output, self.condition_names)
+                _, sites = self.cells.sites(term.group, self.condition_names)
                 if name not in sites.columns:
                     continue
                 other = sites._replace(columns={**sites.columns, name: 1.01 * sites.columns[name] + 0.1})

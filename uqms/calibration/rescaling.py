@@ -13,6 +13,7 @@ import numpy as np
 
 from uqms._typing import Array
 from uqms.calibration.likelihood import add_discrepancy
+from uqms.calibration.sharing import together
 from uqms.parameters import Prior
 
 if TYPE_CHECKING:
@@ -44,6 +45,12 @@ class Rescaled(NamedTuple):
 
 def with_scaled_discrepancy(problem: "Calibration", factor: float) -> "Calibration":
     """Return the problem with `factor` times the standard deviation (or its prior's scale) of every discrepancy."""
+    if problem.members:
+        scaled_parts = {
+            name: part if part.discrepancy is None else with_scaled_discrepancy(part, factor)
+            for name, part in problem.members.items()
+        }
+        return together(scaled_parts, problem.seen_from)
     given = problem.discrepancy
     assert given is not None
 

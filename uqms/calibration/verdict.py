@@ -206,7 +206,7 @@ def _linearise(problem: Calibration, theta: Mapping[str, Array], h: Ints, limits
         jacobian[:, :, i] = (upper - lower) / (2.0 * step)
     law = problem.joint_error(u).given(h)
     mean, factor = law.mean, law.factor
-    extra, m, chains = np.zeros((*mean.shape, 0)), problem.noise.scales(cells.output, phi), None
+    extra, m, chains = np.zeros((*mean.shape, 0)), problem.noise.scales(cells.group, phi), None
     slope = np.ones_like(mean) if problem.form == "latent" else cells.responded(m * mean)[1]
     gain = m * slope
     if problem.noise.terms and only_noise(problem):
@@ -215,8 +215,8 @@ def _linearise(problem: Calibration, theta: Mapping[str, Array], h: Ints, limits
         whole = covariance_of(problem, phi, jacobian[:, :, : len(problem.parameters)], slope)
         whole[:, np.arange(len(e)), np.arange(len(e))] *= 1.0 + _latent_outputs.JITTER
         extra = _latent_outputs.roots(whole, True)
-    for output, place in problem.noise.factors.items():
-        of_scale = np.where(cells.output == output, slope * mean, 0.0) * prior_scale(problem.noise.settings[place])
+    for group, place in problem.noise.factors.items():
+        of_scale = np.where(cells.group == group, slope * mean, 0.0) * prior_scale(problem.noise.settings[place])
         extra = np.concatenate([extra, of_scale[:, :, None]], axis=2)
     if problem.realisation is not None:  # what a run of a stochastic simulator does is no error of the surrogate
         own = problem.realisation.by_experiment(problem.run_factor(u))
@@ -298,9 +298,9 @@ def _series(problem: Calibration) -> list[Ints]:
     cells = problem.cells
     series = []
     for k in range(cells.experiments):
-        for output in dict.fromkeys(cells.output):
-            rows = np.flatnonzero((cells.experiment == k) & (cells.output == output))
-            dims = problem.surrogate.layouts[str(output)].dims
+        for group in dict.fromkeys(cells.group.tolist()):
+            rows = np.flatnonzero((cells.experiment == k) & (cells.group == group))
+            dims = problem.surrogate.layouts[problem.noise.outputs[group]].dims
             if len(dims) == 1 and len(rows) >= 4:
                 series.append(rows[np.argsort(cells.coords[dims[0]][rows])])
     return series

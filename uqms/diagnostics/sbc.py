@@ -529,11 +529,10 @@ def _misfit(problem: Problem, theta: Mapping[str, Array], eta: Array, rng: np.ra
     count = len(next(iter(theta.values())))
     repeated = {name: np.repeat(values, COPIES) for name, values in theta.items()}
     latents = np.repeat(eta, COPIES, axis=0) if problem.latents else None
-    parts = [piece.problem.cells for piece in problem.pieces(dict.fromkeys(problem.priors))]
-    ends = np.cumsum([len(cells.z) for cells in parts])[:-1]
-    total = np.zeros(count)
-    for cells, drawn in zip(parts, np.split(problem.simulate(repeated, rng, latents), ends, axis=1), strict=True):
-        made = cells.linked(drawn).reshape(count, COPIES, -1)
+    total, simulated = np.zeros(count), problem.simulate(repeated, rng, latents)
+    for piece in problem.pieces(dict.fromkeys(problem.priors)):
+        cells = piece.problem.cells
+        made = cells.linked(simulated[:, piece.rows]).reshape(count, COPIES, -1)
         limit = cells.linked(cells.limit)  # NaN, which fmin and fmax pass over, where there is none
         made = np.where(cells.side == 1, np.fmax(made, limit), np.where(cells.side == -1, np.fmin(made, limit), made))
         spread = made.var(axis=1, ddof=1).mean(axis=0)

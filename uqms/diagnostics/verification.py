@@ -246,7 +246,7 @@ def verify(posterior: Posterior, ensemble: xr.Dataset, *, rng: int = 0) -> Verif
     # Where errors are sampled as latents, the likelihood with the surrogate is not in closed form.
     known = exact and problem.form != "latent"
     ratio = _log_ratio(problem, theta, runs, place) if len(whole) and known else np.full(len(whole), np.nan)
-    outputs = [str(name) for name in problem.noise.outputs]
+    outputs = [str(name) for name in problem.noise.own_outputs]
     wrong = {name: words for name in outputs if (words := _off(_row(errors, name)))}
     spread = float(ratio.std(ddof=1)) if len(ratio) > 1 else float("nan")
     k_hat, weights = _weights(ratio)
@@ -318,7 +318,7 @@ def _log_ratio(problem: Calibration, theta: Mapping[str, Array], runs: xr.Datase
     cells = problem.cells
     y = _at_observed(problem, runs, place)
     phi = problem.noise.phi(theta, (len(place),))
-    y, gain = cells.responded(y * problem.noise.scales(cells.output, phi))
+    y, gain = cells.responded(y * problem.noise.scales(cells.group, phi))
     sd = phi[:, cells.group]
     n = len(cells.offset)
     slopes = problem.mean_slopes(problem.unit_inputs(theta)).mean(axis=0)

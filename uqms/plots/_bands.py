@@ -82,6 +82,7 @@ def _part(targets: Targets, rows: slice) -> Targets:
         targets.basis[rows],
         targets.truncation[rows],
         observed=None if targets.observed is None else targets.observed[used],
+        group=None if targets.group is None else targets.group[rows],
     )
 
 
@@ -121,9 +122,9 @@ def bands_at(
     transform = problem.surrogate.layouts[output].transform
     found = transform.inverse(mixture_quantiles(mean, sd, LEVELS))
     measurement = None
-    if output in problem.noise.outputs:
+    if (group := problem.noise.group_of(output)) >= 0:
         try:
-            noise = new_noise(problem, problem.noise.outputs.index(output), grid.targets)
+            noise = new_noise(problem, group, grid.targets)
         except InputError:  # known row by row, so that that of a new measurement is not known
             noise = None
         if noise is not None:
@@ -147,7 +148,7 @@ def bands_of_cells(posterior: Posterior) -> Bands:
             relative = np.bincount(cells.row_cell, cells.row_variance, minlength=len(cells.offset)) / count
             variance = phi[:, g, None] ** 2 * relative[at]
             for term in problem.noise.terms:
-                if term.role == NOISE and term.output == name:
+                if term.role == NOISE and term.group == g:
                     variance = variance + problem.noise.named(phi)[term.amplitude][:, None] ** 2
             found = mixture_quantiles(mean[:, at], np.sqrt(sd[:, at] ** 2 + variance), LEVELS)
             measurement[:, at] = transform.inverse(found)

@@ -109,7 +109,7 @@ def _outputs(posterior: Posterior, output: str | None, coords: Mapping[str, obje
             raise InputError(f"plots.predictive: unknown output {output!r}; the surrogate has {list(layouts)}.")
         names = [output]
     else:
-        names = list(posterior.problem.noise.outputs)
+        names = list(posterior.problem.noise.own_outputs)
     fitting = [name for name in names if coords is None or set(layouts[name].dims) == set(coords)]
     if not fitting:
         dims = {name: list(layouts[name].dims) for name in names}
@@ -155,7 +155,7 @@ def _curves(
     if coords is not None:
         x = np.sort(np.atleast_1d(np.asarray(coords[dim], dtype=np.float64)))
     bands, rows = bands_at(posterior, output, conditions, {dim: x})
-    observed = conditions is None and output in posterior.problem.noise.outputs
+    observed = conditions is None and output in posterior.problem.noise.own_outputs
     panels = []
     for k, row in enumerate(rows):
         part = slice(k * len(x), (k + 1) * len(x))
@@ -190,7 +190,7 @@ def _data(posterior: Posterior, output: str, condition: Array, dim: str | None) 
     """Return coordinates, values and relative sds of the data at a condition."""
     cells = posterior.problem.cells
     same = (cells.conditions == condition).all(axis=1)
-    chosen = same[cells.experiment] & (cells.output == output)
+    chosen = same[cells.experiment] & (cells.group == posterior.problem.noise.group_of(output))
     rows = np.flatnonzero(chosen[cells.row_cell])
     cell = cells.row_cell[rows]
     at = np.zeros(len(rows)) if dim is None else np.asarray(cells.coords[dim][cell])
@@ -214,7 +214,7 @@ def _scalars(
     bands, rows = bands_at(posterior, output, conditions, None)
     problem = posterior.problem
     found = [_data(posterior, output, row, None) for row in rows]
-    observed = conditions is None and output in problem.noise.outputs
+    observed = conditions is None and output in problem.noise.own_outputs
     keep = [k for k in range(len(rows)) if not observed or len(found[k][1])]
     numeric = len(problem.condition_names) == 1
     x = rows[keep, 0] if numeric else np.arange(len(keep), dtype=np.float64)
@@ -246,7 +246,7 @@ def _observed_places(posterior: Posterior, output: str, labels: Mapping[str, str
     bands, cells = bands_of_cells(posterior), posterior.problem.cells
     panels = []
     for k in range(cells.experiments):
-        chosen = np.flatnonzero((cells.experiment == k) & (cells.output == output))
+        chosen = np.flatnonzero((cells.experiment == k) & (cells.group == posterior.problem.noise.group_of(output)))
         if not len(chosen):
             continue
         place = np.full(len(cells.output), -1)

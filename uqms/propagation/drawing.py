@@ -13,7 +13,6 @@ import xarray as xr
 
 from uqms._typing import Array, Ints
 from uqms.calibration.direct import is_exact
-from uqms.calibration.discrepancy import NOISE
 from uqms.calibration.likelihood import stacked
 from uqms.calibration.noise import (
     GaussianNoise,
@@ -242,8 +241,7 @@ def drawn_from_posterior(
     axes = {name: _coordinates(layouts[name], coords) for name in names}
     grids = [make_grid(problem, name, conditions, axes[name] or None) for name in names]
     targets, cuts = _together(grids)
-    terms = any(term.role != NOISE for term in problem.noise.terms)
-    modelled = discrepancy and (terms or bool(problem.noise.factors))
+    modelled = discrepancy and problem.noise.modelled
     f = 1 if is_exact(problem.surrogate) and not modelled else functions
     s, p, d, n = len(latents), len(targets.offset), WITHIN if modelled else 1, WITHIN if noise else 1
     _check_size(f * s * d * n * p)
@@ -352,9 +350,9 @@ def _hyperparameters(
 
 
 def _noise_of(problem: Calibration, grid: Grid) -> NewNoise:
-    if grid.output not in problem.noise.outputs:
+    if (group := problem.noise.group_of(grid.output)) < 0:
         raise InputError(f"propagate: output {grid.output!r} was not observed, so its noise is not known: noise=False.")
-    return new_noise(problem, problem.noise.outputs.index(grid.output), grid.targets)
+    return new_noise(problem, group, grid.targets)
 
 
 def _drawn(moments: AnyMoments, d: int, p: int, modelled: bool, rng: np.random.Generator) -> Array:

@@ -128,8 +128,8 @@ def _no_determinant(right: LogLikelihood, problem: Calibration, theta: Mapping[s
         start += len(sigma)
         joint = problem.joint_error(problem.unit_inputs({name: values[rows] for name, values in flat.items()}))
         scores, mean = joint.scores, joint.mean
-        for output, place in problem.noise.factors.items():
-            mean[:, :, cells.output == output] *= 1.0 + sigma[:, place, None]
+        for group, place in problem.noise.factors.items():
+            mean[:, :, cells.group == group] *= 1.0 + sigma[:, place, None]
         quadratic = np.sum((cells.cell_mean - cells.responded(mean)[0]) * alpha, axis=-1)
         quadratic += np.sum(within / sigma[:, cells.group] ** 2, axis=-1)
         value = np.logaddexp.reduce(scores.log_weights[:, None] - 0.5 * quadratic, axis=0)

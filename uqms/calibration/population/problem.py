@@ -440,11 +440,11 @@ class PopulationCalibration:
 
     def pieces(self, theta: Mapping[str, Any], latents: Any = None, h: Any = None) -> list[Piece]:
         """Return the data with their share of the draws; without numbers when there are none."""
-        columns = np.arange(len(self.data.parameters))
+        columns, rows = np.arange(len(self.data.parameters)), np.arange(len(self.data.cells.z))
         if latents is None or any(value is None for value in theta.values()):
-            return [Piece("", self.data, dict.fromkeys(self.data.priors), None, h, columns)]
+            return [Piece("", self.data, dict.fromkeys(self.data.priors), None, h, columns, rows)]
         eta = np.asarray(latents)
-        return [Piece("", self.data, self.individuals(theta, eta), eta[:, self.layout.size :], h, columns)]
+        return [Piece("", self.data, self.individuals(theta, eta), eta[:, self.layout.size :], h, columns, rows)]
 
     @single_threaded
     def log_likelihood(self, theta: Mapping[str, ArrayLike], latents: ArrayLike | None = None) -> Array:
