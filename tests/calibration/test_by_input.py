@@ -86,7 +86,9 @@ def dense(problem: uq.Calibration, theta: dict[str, float]) -> float:
         slopes = np.zeros((1, len(m), len(problem.parameters)))
         for i, name in enumerate(problem.parameters):
             shift = np.eye(u.shape[1])[problem.surrogate.domain.names.index(name)] * 1e-4
-            up, down = (brute(problem.surrogate, u + s * shift, cells.experiment, cells.coords["time"]) for s in (1, -1))
+            up, down = (
+                brute(problem.surrogate, u + s * shift, cells.experiment, cells.coords["time"]) for s in (1, -1)
+            )
             slopes[0, :, i] = (up[0][0] - down[0][0]) / 2e-4
         extra = covariance_of(problem, phi, slopes)[0]
     values = []
@@ -176,9 +178,7 @@ def test_as_tensor_has_the_joint_law_and_its_gradient(case: str, rng: np.random.
     surrogate, u = toy(**CASES[case]), rng.random((2, 3))
     theta = pytensor.tensor.dmatrix()
     x = np.asarray(BOX.from_unit(u))
-    found = uq.as_tensor(
-        surrogate, {name: theta[:, i] for i, name in enumerate(BOX.names)}, "curve", {"time": TIMES}
-    )
+    found = uq.as_tensor(surrogate, {name: theta[:, i] for i, name in enumerate(BOX.names)}, "curve", {"time": TIMES})
     weight = [rng.standard_normal(shape) for shape in ((2, 3), (2, 3), (2, 3, 2, 3))]
     total = sum((part * one).sum() for part, one in zip(found, weight, strict=True))
     outputs = [*found, total, pytensor.grad(total, theta)]

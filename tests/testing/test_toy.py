@@ -15,7 +15,9 @@ BOX = uq.ParameterSpace(a=uq.Uniform(0.0, 1.0), b=uq.Uniform(-1.0, 2.0)).box()
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"correlated": False}, {"by_input": False}, {"draws": 3}, {"correlated": False, "draws": 2}], ids=str
+    "settings",
+    [{}, {"correlated": False}, {"by_input": False}, {"draws": 3}, {"correlated": False, "draws": 2}],
+    ids=str,
 )
 def test_the_toy_keeps_every_promise(settings: dict[str, Any]) -> None:
     report = check_surrogate(ToySurrogate(BOX, **settings))

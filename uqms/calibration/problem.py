@@ -619,8 +619,10 @@ class Calibration:
     def fewest(self) -> GaussianLikelihood:
         """The likelihood with as few rows as it depends on, for values alone; `gaussian` where that is not possible."""
         whole = self.gaussian
-        return whole if whole.varying else self._of_data(
-            "fewest", lambda: reduced(self.cells, self.noise, self.correlated_scores) or whole
+        return (
+            whole
+            if whole.varying
+            else self._of_data("fewest", lambda: reduced(self.cells, self.noise, self.correlated_scores) or whole)
         )
 
     def _of_data(self, name: str, made: Callable[[], GaussianLikelihood]) -> GaussianLikelihood:

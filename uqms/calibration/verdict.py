@@ -175,8 +175,12 @@ def _blocks(problem: Calibration, count: int) -> list[slice]:
     cells = problem.cells
     n, k, q = len(cells.offset), cells.experiments, 0 if is_exact(problem.surrogate) else len(cells.used)
     runs = int(getattr(problem.surrogate, "runs", 100))
-    latents = k * cells.compressed.shape[1] if cells.by_input is not None else sum(one.shape[1] for one in cells.factors)
-    each = n * (q * k + latents + len(problem.parameters)) + q * k * max(runs, q * k if problem.correlated_scores else k)
+    latents = (
+        k * cells.compressed.shape[1] if cells.by_input is not None else sum(one.shape[1] for one in cells.factors)
+    )
+    each = n * (q * k + latents + len(problem.parameters)) + q * k * max(
+        runs, q * k if problem.correlated_scores or cells.by_input is not None else k
+    )
     each += k * cells.basis.shape[1]
     if not only_noise(problem):
         each += n * n  # covariance of discrepancy

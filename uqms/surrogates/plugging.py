@@ -1,4 +1,4 @@
-"""What a surrogate of your own may leave to uqms: derivative, function draws and prediction, all from `scores` alone."""
+"""What a surrogate of your own may leave to uqms: derivative, function draws and prediction, from `scores` alone."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -112,7 +112,9 @@ class ScoreDraws:
 
     surrogate: Surrogate
     anchors: Array  # (a, d)
-    inverse_root: Array  # (H, q, a, a), or (H, 1, a q, a q): its square is the pseudo-inverse of the anchors' covariance
+    inverse_root: (
+        Array  # (H, q, a, a), or (H, 1, a q, a q): its square is the pseudo-inverse of the anchors' covariance
+    )
     hyperparameters: Ints  # (draws,)
     seed: int  # of the standard normals of the anchors and of the points of a call
 

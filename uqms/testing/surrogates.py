@@ -439,7 +439,7 @@ def _decode(p: _Probe) -> _Found:
     for name, layout in p.surrogate.layouts.items():
         n = int(np.prod(layout.shape, dtype=int))
         decoder = p.surrogate.decode(name)
-        lead = (len(p.u),) if isinstance(decoder, InputDecoder) else ()
+        lead: tuple[int, ...] = (len(p.u),) if isinstance(decoder, InputDecoder) else ()
         offset, basis, truncation = _rows(decoder, p.u)
         if lead:
             lead = (len(p.at_u.mean) if np.shape(offset)[:1] != (1,) else 1, *lead)
@@ -504,8 +504,13 @@ def _rows_batch(p: _Probe) -> _Found:
             for part, whole in zip(decoder.at(u[i, j]), several, strict=True):
                 shape = (len(part), 2, 3, *part.shape[1:])
                 if whole.shape != shape:
-                    return _complaints([f"at inputs (2, 3, 4, d) a part of {name!r} has shape {whole.shape}, not {shape}"])
-                off = max(off, float(np.abs(whole[:, i, j] - part).max(initial=0.0) / max(np.abs(part).max(initial=0.0), 1e-300)))
+                    return _complaints(
+                        [f"at inputs (2, 3, 4, d) a part of {name!r} has shape {whole.shape}, not {shape}"]
+                    )
+                off = max(
+                    off,
+                    float(np.abs(whole[:, i, j] - part).max(initial=0.0) / max(np.abs(part).max(initial=0.0), 1e-300)),
+                )
         if (given != u).any():
             return _complaints([f"rows of {name!r} changed the inputs that they were given; work on a copy"])
     return _Found(off, 1e-9, "Rows of a batch (..., k, d) are not those of its members.")
@@ -528,7 +533,9 @@ def _rows_derivative(p: _Probe) -> _Found:
         differences = [(value(u + step * shift) - value(u - step * shift)) / (2.0 * step) for step in STEPS]
         errors = np.abs(np.array(differences) - np.ravel(own)).max(axis=1)
         off = max(off, float(errors.min() / max(np.abs(own).max(), np.abs(differences).max(axis=1).min(), 1e-300)))
-    return _Found(off, 1e-3, "reverse is not the derivative of the rows by the unit cube's inputs; compare with differences.")
+    return _Found(
+        off, 1e-3, "reverse is not the derivative of the rows by the unit cube's inputs; compare with differences."
+    )
 
 
 def _unknown_output(p: _Probe) -> _Found:
@@ -782,7 +789,9 @@ def _draws_hyperparameters(p: _Probe) -> _Found:
         raise _Nothing("All hyperparameter draws have the same rows.", True)
     which = getattr(p.few_draws, "hyperparameters", None)
     right = which is not None and np.shape(which) == (400,) and (np.isin(which, np.arange(draws))).all()
-    why = "Hyperparameter draws have rows of their own: say which each function draw has, by its `hyperparameters` (n,)."
+    why = (
+        "Hyperparameter draws have rows of their own: say which each function draw has, by its `hyperparameters` (n,)."
+    )
     return _Found(0 if right else 1, 0, why)
 
 
