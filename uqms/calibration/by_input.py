@@ -17,7 +17,7 @@ import numpy as np
 
 from uqms._typing import Array, Ints
 from uqms.surrogates.outputs import Decoder, InputDecoder
-from uqms.surrogates.protocol import Surrogate
+from uqms.surrogates.protocol import Surrogate, depends_on_input
 
 __all__ = ["RowsByInput", "placeholder", "rows_by_input"]
 
@@ -73,7 +73,7 @@ def rows_by_input(
 
     Inputs with the same coordinates of an output are decoded in one call.
     """
-    if not _some_depend(surrogate, output, coords):
+    if not any(depends_on_input(surrogate, name) for name in np.unique(output) if name in surrogate.layouts):
         return None
     groups: dict[tuple[str, bytes], tuple[dict[str, Array] | None, list[int], list[Ints]]] = {}
     for k in np.unique(index):
@@ -81,31 +81,21 @@ def rows_by_input(
         for name in dict.fromkeys(str(one) for one in output[here]):
             points = here[output[here] == name]
             dims = surrogate.layouts[name].dims
+            if dims:
+                points = points[np.lexsort([coords[dim][points] for dim in dims])]
             at = {dim: coords[dim][points] for dim in dims}
-            order = np.lexsort(tuple(at.values())) if dims else np.arange(len(points))
-            points, at = points[order], {dim: column[order] for dim, column in at.items()}
             for point in [points] if dims else points[:, None]:  # a number at one input has one row
                 key = name, b"".join(column.tobytes() for column in at.values())
                 _, inputs, several = groups.setdefault(key, (at if dims else None, [], []))
                 inputs.append(int(k))
                 several.append(point)
     found = []
-    for (name, _), (at, inputs, several) in groups.items():
-        decoder = surrogate.decode(name, at)
+    for (name, _), (where, inputs, several) in groups.items():
+        decoder = surrogate.decode(name, where)
         found.append((decoder, _sizes(decoder, surrogate.domain.d), np.array(inputs), np.array(several)))
     _, _, scores, latents = found[0][1]
     members = tuple(_Group(decoder, sizes[0], inputs, points) for decoder, sizes, inputs, points in found)
     return RowsByInput(members, len(index), scores, latents)
-
-
-def _some_depend(surrogate: Surrogate, output: np.ndarray, coords: Mapping[str, Array]) -> bool:
-    """Return whether rows of some output depend on the input, as they do at its first point."""
-    names, first = np.unique(output, return_index=True)
-    known = [(str(name), at) for name, at in zip(names, first, strict=True) if str(name) in surrogate.layouts]
-    if hasattr(surrogate, "sparse_decode"):  # a matrix of numbers, whatever the input
-        return False
-    one = ((name, {dim: coords[dim][[at]] for dim in surrogate.layouts[name].dims}) for name, at in known)
-    return any(isinstance(surrogate.decode(name, at or None), InputDecoder) for name, at in one)
 
 
 def placeholder(decoder: InputDecoder, d: int) -> Decoder:

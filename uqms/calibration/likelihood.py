@@ -313,7 +313,7 @@ class Cells:
 
     @property
     def compressed(self) -> Array:
-        """Truncation factor (N, t) with no more columns than one experiment needs; all where it depends on the input."""
+        """Truncation factor (N, t) with no more columns than one experiment needs, or all where rows depend on it."""
         if self.by_input is not None:
             return self.truncation
         width = max(f.shape[1] for f in self.factors)

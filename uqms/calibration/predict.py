@@ -591,7 +591,7 @@ def _gain_of_scores(law: OutputLaw, used: Ints, observed: Ints, target: Ints, n:
     else:
         to_eta = np.zeros((S, inputs, q, k, q))
         for j in range(q):
-            root = _latent_outputs.roots(np.ascontiguousarray(seen[:, observed, j, :, j]), False)
+            root = _latent_outputs.roots(np.ascontiguousarray(seen[:, :, j, :, j][:, observed]), False)
             to_eta[:, :, j, :, j] = seen[:, :, j, :, j] @ _inverse(root).transpose(0, 2, 1)
     rows = dense(law.rows.basis[..., n:, :])[..., used] if law.fixed else law.rows.basis[:, n:][..., used]
     rows = np.broadcast_to(rows, (S, len(target), q))

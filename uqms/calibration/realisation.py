@@ -33,7 +33,7 @@ from uqms.calibration.likelihood import Cells, right_factor
 from uqms.calibration.observations import Observations
 from uqms.errors import PACKAGE, DataWarning, InputError
 from uqms.surrogates.noise import SimulatorNoise
-from uqms.surrogates.protocol import Surrogate
+from uqms.surrogates.protocol import Surrogate, depends_on_input
 
 __all__ = [
     "Realisation",
@@ -69,7 +69,8 @@ def runs_of(observations: Observations, realisation: Runs, surrogate: Surrogate)
     Raises
     ------
     InputError
-        When `realisation` is none of its values, or runs are to be told apart by what is not there.
+        When `realisation` is none of its values, runs are to be told apart by what is not there, or rows of the
+        surrogate depend on the input.
     """
     if realisation not in ("experiment", "replicate", "none"):
         raise InputError(
@@ -85,6 +86,12 @@ def runs_of(observations: Observations, realisation: Runs, surrogate: Surrogate)
         )
     if realisation == "none" or not known:
         return None
+    if any(depends_on_input(surrogate, name) for name in surrogate.layouts):
+        raise InputError(
+            f"The {type(surrogate).__name__} knows the noise of a stochastic simulator, and has rows that depend on the "
+            "input: what one run does beside the mean is known for fixed rows only. Say realisation='none' where "
+            "measurements are of the simulator's mean."
+        )
     if realisation == "experiment":
         return pd.factorize(observations.experiment)[0].astype(np.int64)
     if observations.replicate is None:

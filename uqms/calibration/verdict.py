@@ -181,7 +181,7 @@ def _blocks(problem: Calibration, count: int) -> list[slice]:
         k * cells.compressed.shape[1] if cells.by_input is not None else sum(one.shape[1] for one in cells.factors)
     )
     each = n * (q * k + latents + len(problem.parameters)) + q * k * max(
-        runs, q * k if problem.correlated_scores else k
+        runs, q * k if problem.correlated_scores or cells.by_input is not None else k
     )
     each += k * cells.basis.shape[1]
     if not only_noise(problem):

@@ -26,6 +26,7 @@ from uqms.plots._style import (
     styled,
     wrapped,
 )
+from uqms.surrogates.protocol import fixed_rows
 
 __all__ = ["individual_fits", "population_of"]
 
@@ -204,7 +205,7 @@ def _fits(
         points = {dim: _simulated(grid) if coords is None else np.sort(grid)}
     elif coords is not None:
         raise InputError(f"plots.individual_fits: {output!r} has no coordinates; leave coords out.")
-    decoder = problem.surrogate.decode(output, points or None)
+    decoder = fixed_rows(problem.surrogate, output, points or None)
     inputs = np.concatenate(groups)
     u = data.unit_inputs(shared.own)[:, inputs]
     rng = np.random.default_rng(0)

@@ -122,9 +122,8 @@ def drawn_from_surrogate(
     sizes = {name: int(np.prod([len(one) for one in each.values()], dtype=np.int64)) for name, each in axes.items()}
     _check_size(f * s * c * (WITHIN if noise else 1) * sum(sizes.values()))
     u = points.u.reshape(s * c, d)
-    scores = joint_draws(surrogate, f, u, rng)(u)
     where = {name: _pointwise(each) for name, each in axes.items()}
-    values = outputs_at(surrogate, scores, where, rng)
+    values = outputs_at(surrogate, joint_draws(surrogate, f, u, rng), u, where, rng)
     parameters = _noise_parameters(noise, s, rng)
     found = {}
     for name in names:

@@ -14,8 +14,9 @@ from typing import Any, final
 import numpy as np
 
 from uqms._typing import Array
-from uqms.surrogates import GaussianProcessSurrogate, Surrogate
+from uqms.surrogates import Decoder, GaussianProcessSurrogate, InputDecoder, Surrogate
 from uqms.surrogates.paths import Paths, paths
+from uqms.surrogates.prediction import decoded_scores, rows_of_draws
 
 __all__ = ["JointDraws", "joint_draws", "outputs_at"]
 
@@ -44,6 +45,11 @@ class _InBlocks:
 
     functions: Any
 
+    @property
+    def hyperparameters(self) -> Any:
+        """Which hyperparameter draw each has, None where the draws do not say it."""
+        return getattr(self.functions, "hyperparameters", None)
+
     def __call__(self, u: Array) -> Array:
         return np.concatenate(
             [np.asarray(self.functions(u[start : start + BLOCK])) for start in range(0, len(u), BLOCK)], axis=1
@@ -65,19 +71,25 @@ def joint_draws(surrogate: Surrogate, n: int, u: Array, rng: np.random.Generator
 
 
 def outputs_at(
-    surrogate: Surrogate, scores: Array, points: Mapping[str, Mapping[str, Array] | None], rng: np.random.Generator
+    surrogate: Surrogate,
+    functions: Any,
+    u: Array,
+    points: Mapping[str, Mapping[str, Array] | None],
+    rng: np.random.Generator,
 ) -> dict[str, Array]:
-    """Return outputs (F, k, m) in their own units, from scores (F, k, q) and what these leave out.
+    """Return outputs (F, k, m) in their own units at inputs (k, d), from function draws and what the scores leave out.
 
     `points` has the coordinates of each output, pointwise; None: those that were simulated. What the scores leave out
     is shared by all coordinates of an input and by all outputs.
     """
     omega: Array | None = None
-    out = {}
+    out, scores = {}, functions(u)
     for name, coords in points.items():
         decoder = surrogate.decode(name, coords)
+        rows = rows_of_draws(decoder.at(u), functions) if isinstance(decoder, InputDecoder) else decoder
         if omega is None:
-            omega = rng.standard_normal((*scores.shape[:2], decoder.truncation.shape[1]))
-        values = decoder.offset + scores @ decoder.basis.T + omega @ decoder.truncation.T
+            omega = rng.standard_normal((*scores.shape[:2], rows.truncation.shape[-1]))
+        left = decoded_scores(Decoder(np.zeros(1), rows.truncation, rows.truncation), omega)
+        values = decoded_scores(rows, scores) + left
         out[name] = np.asarray(surrogate.layouts[name].transform.inverse(values))
     return out

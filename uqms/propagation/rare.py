@@ -39,6 +39,7 @@ from uqms.propagation.inputs import condition_table
 from uqms.propagation.joint import joint_draws
 from uqms.propagation.parts import crossed
 from uqms.surrogates import Surrogate
+from uqms.surrogates.protocol import check_fixed_rows, fixed_rows
 
 __all__ = ["RareEvent", "rare_event"]
 
@@ -173,7 +174,7 @@ class _Event:
         self.law = ConditionedPrior(priors, {name: prior.support for name, prior in priors.items()}, space.blocks)
         self.d = len(priors)
         names = [function] if isinstance(function, str) else list(surrogate.layouts)
-        self.decoders = {name: surrogate.decode(name) for name in names}
+        self.decoders = {name: fixed_rows(surrogate, name) for name in names}
         first = next(iter(self.decoders.values()))
         self.q, self.t = first.basis.shape[1], first.truncation.shape[1]
         self.evaluations = 0
@@ -383,6 +384,7 @@ def _read(
             f"rare_event: got a {type(surrogate).__name__}; give a surrogate. After a calibration: "
             "uq.propagate(posterior).exceedance(threshold)."
         )
+    check_fixed_rows(surrogate, "rare_event")
     space = space_of(surrogate) if inputs is None else inputs
     names, outputs = surrogate.domain.names, list(surrogate.layouts)
     if not isinstance(space, ParameterSpace) or not set(space.names) <= set(names):

@@ -15,6 +15,7 @@ from uqms._typing import Array
 from uqms.errors import InputError
 from uqms.parameters import Box, Condition, ParameterSpace, Prior
 from uqms.surrogates import Surrogate
+from uqms.surrogates.protocol import check_fixed_rows
 
 __all__ = ["OUTSIDE", "IndependentInputs", "check_surrogate", "independent_inputs", "space_of"]
 
@@ -69,18 +70,21 @@ class IndependentInputs:
 
 
 def check_surrogate(surrogate: object, who: str) -> Surrogate:
-    """Refuse what is no surrogate.
+    """Refuse what is no surrogate, and one whose rows depend on the input or whose scores are correlated.
 
     Raises
     ------
     InputError
         When it does not follow the protocol.
+    ConformanceError
+        When its form is none that indices are computed for.
     """
     if not isinstance(surrogate, Surrogate):
         raise InputError(
             f"{who}: got a {type(surrogate).__name__}; give a fitted surrogate, uq.GaussianProcess().fit(ensemble), or "
             "anything that follows uq.Surrogate."
         )
+    check_fixed_rows(surrogate, who)
     return surrogate
 
 

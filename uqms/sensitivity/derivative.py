@@ -39,6 +39,7 @@ from uqms.sensitivity._inputs import IndependentInputs, check_surrogate, indepen
 from uqms.sensitivity._resampling import bayesian_weights, one_of
 from uqms.surrogates import GaussianProcessSurrogate, Surrogate
 from uqms.surrogates.paths import paths
+from uqms.surrogates.protocol import fixed_rows
 
 __all__ = ["DerivativeMeasures", "derivative_measures"]
 
@@ -331,7 +332,7 @@ def _measures(
     over: IndependentInputs,
 ) -> xr.Dataset:
     """Return the measures of an output from scores (S, k, 1 + 2 p, q) at points and beside them."""
-    offset, basis, _ = surrogate.decode(name)
+    offset, basis, _ = fixed_rows(surrogate, name)
     layout = surrogate.layouts[name]
     inverse = layout.transform.inverse
     k, p = slopes.shape

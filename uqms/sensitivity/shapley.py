@@ -46,6 +46,7 @@ from uqms.sensitivity._inputs import check_surrogate
 from uqms.sensitivity._neighbours import Neighbours, neighbours_of, unexplained
 from uqms.sensitivity._resampling import bayesian_weights, one_of
 from uqms.surrogates import GaussianProcessSurrogate, Surrogate
+from uqms.surrogates.protocol import fixed_rows
 
 __all__ = ["ShapleyEffects", "shapley_effects"]
 
@@ -450,7 +451,7 @@ def _blocks(
     exact: bool,
 ) -> Iterator[Array]:
     """Yield W (S, subsets, B, c) of the draws, some coordinates at a time."""
-    offset, basis, _ = surrogate.decode(name)
+    offset, basis, _ = fixed_rows(surrogate, name)
     inverse: Callable[[Array], Array] = surrogate.layouts[name].transform.inverse
     s, m = len(functions), len(at_few)
     size = max(1, BLOCK // (5 * s * max(m, len(of_mean) // s)))

@@ -57,6 +57,7 @@ from uqms.sensitivity._pick_freeze import (
 from uqms.sensitivity._resampling import one_of
 from uqms.surrogates import Surrogate
 from uqms.surrogates.outputs import Layout
+from uqms.surrogates.protocol import fixed_rows
 from uqms.surrogates.transforms import Identity
 
 __all__ = ["SobolIndices", "sobol_indices"]
@@ -430,7 +431,7 @@ class _Features(NamedTuple):
 def _features(surrogate: Surrogate, name: str, mean: Array, polynomials: Array) -> _Features:
     """Return those of an output, from scores (k, q) of the mean and polynomials (k, g, degree) at the same points."""
     layout = surrogate.layouts[name]
-    offset, basis, truncation = surrogate.decode(name)
+    offset, basis, truncation = fixed_rows(surrogate, name)
     scores = np.flatnonzero(np.any(basis != 0.0, axis=0))
     scores = scores if len(scores) else np.zeros(1, dtype=np.int64)
     own, basis = mean[:, scores], basis[:, scores]
@@ -544,7 +545,7 @@ def _moments(
 def _width(surrogate: Surrogate, name: str) -> int:
     """Return the number of features of an output beyond its scores."""
     layout = surrogate.layouts[name]
-    scores = int(np.count_nonzero(np.any(surrogate.decode(name).basis != 0.0, axis=0)))
+    scores = int(np.count_nonzero(np.any(fixed_rows(surrogate, name).basis != 0.0, axis=0)))
     return 0 if _by_scores(layout, scores) else math.prod(layout.shape)
 
 

@@ -1,4 +1,4 @@
-"""What a surrogate of your own may leave to uqms: derivative, function draws and prediction, all from `scores` alone."""
+"""What a surrogate of your own may leave to uqms: derivative, function draws and prediction, from `scores` alone."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -21,7 +21,7 @@ from uqms.surrogates.archive import Stored, write
 from uqms.surrogates.outputs import Decoder, Layout, OutputBasis, decoded
 from uqms.surrogates.prediction import Mixture, Prediction, mixture, named_points, predicted_at
 from uqms.surrogates.process import Scores
-from uqms.surrogates.protocol import Surrogate
+from uqms.surrogates.protocol import Surrogate, fixed_rows
 from uqms.surrogates.stored import FORMAT
 
 __all__ = ["NamedSurrogate", "mean_at", "mean_reverse"]
@@ -188,7 +188,7 @@ def mean_at(surrogate: Surrogate, point: Mapping[str, object]) -> dict[str, Arra
 
 def _law(surrogate: Surrogate, output: str, scores: Scores) -> Mixture:
     only = scores._replace(covariance=scores.covariance[..., 0])  # one point: its variance
-    return mixture(only, surrogate.decode(output), surrogate.layouts[output].transform)
+    return mixture(only, fixed_rows(surrogate, output), surrogate.layouts[output].transform)
 
 
 def mean_reverse(
@@ -217,7 +217,7 @@ def mean_reverse(
         if weights.shape != layout.shape or not np.isfinite(weights).all():
             wanted = layout.shape or "one number"
             raise InputError(f"sensitivity of {name!r} has shape {weights.shape}; give {wanted}, all finite.")
-        law, basis = _law(surrogate, name, scores), surrogate.decode(name).basis
+        law, basis = _law(surrogate, name, scores), fixed_rows(surrogate, name).basis
         by_mean, by_variance = layout.transform.slopes(law.mean[:, 0], law.variance[:, 0])
         each = law.weights[:, None] * weights.ravel()
         mean_bar[:, 0] += (each * by_mean) @ basis

@@ -20,7 +20,16 @@ from uqms.surrogates.process import Scores
 from uqms.surrogates.protocol import FunctionDraws, Surrogate
 from uqms.surrogates.transforms import IDENTITY, Identity, Logit, Transform
 
-__all__ = ["Mixture", "Prediction", "mixture", "named_points", "noise_variance", "predicted_at"]
+__all__ = [
+    "Mixture",
+    "Prediction",
+    "decoded_scores",
+    "mixture",
+    "named_points",
+    "noise_variance",
+    "predicted_at",
+    "rows_of_draws",
+]
 
 HALVINGS = 60
 CRPS_NODES, CRPS_REACH = 48, 7.0
@@ -140,7 +149,7 @@ def mixture(scores: Scores, decoder: Decoder, transform: Transform = IDENTITY, n
     hyperparameter draws if there are several.
     """
     rest = np.sum(decoder.truncation**2, axis=-1)
-    mean = _decoded(decoder, scores.mean)
+    mean = decoded_scores(decoder, scores.mean)
     if scores.covariance.ndim == 4:
         basis = np.broadcast_to(decoder.basis, (*mean.shape, decoder.basis.shape[-1]))
         variance = np.einsum("hkmi,hkij,hkmj->hkm", basis, scores.covariance, basis, optimize=True) + rest
@@ -156,7 +165,7 @@ def mixture(scores: Scores, decoder: Decoder, transform: Transform = IDENTITY, n
     return Mixture(mean, variance, weights, transform)
 
 
-def _decoded(rows: Decoder, scores: Array) -> Array:
+def decoded_scores(rows: Decoder, scores: Array) -> Array:
     """Return offset + basis times scores (H, k, q) at k points, (H, k, m)."""
     if rows.basis.ndim == 2:
         return np.asarray(rows.offset + scores @ rows.basis.T)
@@ -386,7 +395,7 @@ class Prediction:
             out = _covariance(rows, np.tensordot(weights, joint.covariance, 1))
             shifts = (joint.mean - np.tensordot(weights, joint.mean, 1)) @ rows.basis.T
         else:
-            means = _decoded(rows, joint.mean)
+            means = decoded_scores(rows, joint.mean)
             out = np.zeros(means.shape[1:] * 2)
             for h, weight in enumerate(weights):
                 own = Decoder(*(one[h % len(one)] for one in rows)) if rows.basis.ndim > 2 else rows
@@ -424,7 +433,9 @@ class Prediction:
             rows = rows_of_draws(self._rows(name), functions)
             if latent is None:
                 latent = generator.standard_normal((n, len(self.u), rows.truncation.shape[-1]))
-            values = _decoded(rows, scores) + _decoded(Decoder(np.zeros(1), rows.truncation, rows.truncation), latent)
+            values = decoded_scores(rows, scores) + decoded_scores(
+                Decoder(np.zeros(1), rows.truncation, rows.truncation), latent
+            )
             if own is not None:
                 rest = self._residual(name)
                 values += generator.standard_normal((n, len(self.u), rest.shape[1])) @ rest.T

@@ -3,14 +3,16 @@
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from uqms._typing import Array, RandomState
+from uqms.errors import ConformanceError
 from uqms.parameters import Box
 from uqms.surrogates.outputs import Decoder, InputDecoder, Layout
 from uqms.surrogates.process import Scores
 
-__all__ = ["FunctionDraws", "Surrogate"]
+__all__ = ["FunctionDraws", "Surrogate", "check_fixed_rows", "depends_on_input", "fixed_rows"]
 
 
 @runtime_checkable
@@ -73,3 +75,46 @@ class Surrogate(Protocol):
         attribute `hyperparameters` (n,).
         """
         ...
+
+
+def depends_on_input(surrogate: Surrogate, output: str) -> bool:
+    """Return whether rows of an output depend on the input; the first coordinate tells."""
+    if hasattr(surrogate, "sparse_decode"):  # a matrix of numbers, whatever the input
+        return False
+    layout = surrogate.layouts[output]
+    first = {dim: np.asarray(layout.coords[dim], dtype=np.float64)[:1] for dim in layout.dims}
+    return isinstance(surrogate.decode(output, first or None), InputDecoder)
+
+
+def fixed_rows(surrogate: Surrogate, output: str, coords: Mapping[str, ArrayLike] | None = None) -> Decoder:
+    """Return the rows of an output of a surrogate whose rows are the same over the box, see `check_fixed_rows`.
+
+    Raises
+    ------
+    ConformanceError
+        When they depend on the input.
+    """
+    decoder = surrogate.decode(output, coords)
+    if isinstance(decoder, InputDecoder):
+        raise ConformanceError(f"The rows of {output!r} of this {type(surrogate).__name__} depend on the input.")
+    return decoder
+
+
+def check_fixed_rows(surrogate: Surrogate, asked: str) -> None:
+    """Refuse a surrogate whose rows depend on the input, or whose scores are correlated, before work starts.
+
+    Raises
+    ------
+    ConformanceError
+        With what to ask instead.
+    """
+    names = [name for name in surrogate.layouts if depends_on_input(surrogate, name)]
+    exact = getattr(surrogate, "exact", False)
+    correlated = not exact and surrogate.scores(np.full((1, surrogate.domain.d), 0.5)).correlated
+    if names or correlated:
+        what = f"rows of {names} depend on the input" if names else "scores have errors that are correlated"
+        raise ConformanceError(
+            f"{asked} takes independent scores and rows that are the same over the box, but this "
+            f"{type(surrogate).__name__}'s {what}. Calibration, prediction and uqms.propagate take it; fit a "
+            "uqms.GaussianProcess to runs of it for the rest."
+        )

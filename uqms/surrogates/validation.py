@@ -32,7 +32,7 @@ from uqms.surrogates.gp import GaussianProcessSurrogate
 from uqms.surrogates.outputs import Layout, score_columns
 from uqms.surrogates.physics import lifted
 from uqms.surrogates.process import ScoreProcess, Scores, root_at
-from uqms.surrogates.protocol import Surrogate
+from uqms.surrogates.protocol import Surrogate, fixed_rows
 from uqms.surrogates.reference import BINS, LEVELS, JointLaw, Part, compared
 from uqms.surrogates.transforms import check_values
 
@@ -450,7 +450,7 @@ def _parts_of(surrogate: Surrogate, runs: xr.Dataset, place: Ints, positions: In
     residual = getattr(surrogate, "noise_residual", None)
     parts = {}
     for name, layout in surrogate.layouts.items():
-        offset, full, latent = surrogate.decode(name)
+        offset, full, latent = fixed_rows(surrogate, name)
         shared = latent.shape[1]
         if residual is not None:
             latent = np.hstack([latent, residual(name)])

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, final
+from typing import Any, NamedTuple, final
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from uqms._typing import Array, RandomState, as_generator
 from uqms.parameters import Box
-from uqms.surrogates import Decoder, FunctionDraws, Layout, Scores, Surrogate
+from uqms.surrogates import Decoder, FunctionDraws, InputDecoder, Layout, Scores, Surrogate
 
 __all__ = ["PLANTED_BUGS", "PlantedBug"]
 
@@ -44,7 +44,7 @@ def _same_reverse(surrogate: Surrogate, u: Array, mean_bar: Array, covariance_ba
     return surrogate.scores_reverse(u, mean_bar, covariance_bar)
 
 
-def _same_decode(surrogate: Surrogate, output: str, coords: Mapping[str, ArrayLike] | None) -> Decoder:
+def _same_decode(surrogate: Surrogate, output: str, coords: Mapping[str, ArrayLike] | None) -> Decoder | InputDecoder:
     return surrogate.decode(output, coords)
 
 
@@ -56,7 +56,7 @@ class _Wrong:
     inner: Surrogate
     change_scores: Callable[[Callable[[Array], Scores], Array], Scores] = _same_scores
     change_reverse: Callable[[Surrogate, Array, Array, Array], Array] = _same_reverse
-    change_decode: Callable[[Surrogate, str, Mapping[str, ArrayLike] | None], Decoder] = _same_decode
+    change_decode: Callable[[Surrogate, str, Mapping[str, ArrayLike] | None], Decoder | InputDecoder] = _same_decode
     change_draws: Callable[[Surrogate, int, RandomState], FunctionDraws] = _same_draws
 
     @property
@@ -77,7 +77,7 @@ class _Wrong:
     def scores_reverse(self, u: Array, mean_bar: Array, covariance_bar: Array) -> Array:
         return self.change_reverse(self.inner, u, mean_bar, covariance_bar)
 
-    def decode(self, output: str, coords: Mapping[str, ArrayLike] | None = None) -> Decoder:
+    def decode(self, output: str, coords: Mapping[str, ArrayLike] | None = None) -> Decoder | InputDecoder:
         return self.change_decode(self.inner, output, coords)
 
     def functions(self, n: int, rng: RandomState) -> FunctionDraws:
@@ -184,19 +184,26 @@ def _rows_only(surrogate: Surrogate, u: Array, mean_bar: Array, covariance_bar: 
     return surrogate.scores_reverse(u, mean_bar, diagonal + 0.5 * (covariance_bar - diagonal))
 
 
-def _one_column_less(surrogate: Surrogate, output: str, coords: Mapping[str, ArrayLike] | None) -> Decoder:
+def _fixed(surrogate: Surrogate, output: str, coords: Mapping[str, ArrayLike] | None) -> Decoder:
+    """Return the rows of a surrogate whose rows do not depend on the input."""
     found = surrogate.decode(output, coords)
+    assert isinstance(found, Decoder)
+    return found
+
+
+def _one_column_less(surrogate: Surrogate, output: str, coords: Mapping[str, ArrayLike] | None) -> Decoder:
+    found = _fixed(surrogate, output, coords)
     return found._replace(basis=found.basis[:, :-1])
 
 
 def _reversed_rows(surrogate: Surrogate, output: str, coords: Mapping[str, ArrayLike] | None) -> Decoder:
-    found = surrogate.decode(output, coords)
+    found = _fixed(surrogate, output, coords)
     return found if coords is None else Decoder(*(part[::-1] for part in found))
 
 
 def _first_output(surrogate: Surrogate, output: str, coords: Mapping[str, ArrayLike] | None) -> Decoder:
     known = output if output in surrogate.layouts else next(iter(surrogate.layouts))
-    return surrogate.decode(known, coords)
+    return _fixed(surrogate, known, coords)
 
 
 def _draws_last(surrogate: Surrogate, n: int, rng: RandomState) -> FunctionDraws:
@@ -244,6 +251,68 @@ def _shifted_draws(surrogate: Surrogate, n: int, rng: RandomState) -> FunctionDr
     return lambda u: right(u) + 0.2 * _sds(surrogate.scores(u).covariance[0]).T
 
 
+def _shared_by_scores(surrogate: Surrogate, n: int, rng: RandomState) -> FunctionDraws:
+    """Give all scores the error of the first, in units of their sds."""
+    right = surrogate.functions(n, rng)
+
+    def draws(u: Array) -> Array:
+        scores = surrogate.scores(u)
+        mean = np.tensordot(np.exp(scores.log_weights), scores.mean, 1)
+        sds = _sds(scores.by_score[0]).T
+        return np.asarray(mean + (right(u) - mean)[..., :1] / np.maximum(sds[:, :1], 1e-300) * sds)
+
+    return draws
+
+
+def _silent_draws(surrogate: Surrogate, n: int, rng: RandomState) -> FunctionDraws:
+    """Return draws that do not say which hyperparameters they have."""
+    right = surrogate.functions(n, rng)
+    return lambda u: right(u)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _Moving:
+    """Rows that grow along the first input, with a mistake."""
+
+    rows: Decoder
+    draws: int = 1
+    batch: bool = True
+    slope: float = 1.0
+
+    def at(self, u: Array) -> Decoder:
+        first = u[..., 0] if self.batch else np.broadcast_to(u.reshape(-1, u.shape[-1])[0, 0], u.shape[:-1])
+        by_draw = 1.0 + 0.1 * np.arange(self.draws)
+        scale = by_draw.reshape(-1, *np.ones(first.ndim, dtype=int)) * (1.0 + first)
+        return Decoder(
+            scale[..., None] * self.rows.offset,
+            scale[..., None, None] * self.rows.basis,
+            scale[..., None, None] * self.rows.truncation,
+        )
+
+    def reverse(self, u: Array, bar: Decoder) -> Array:
+        by_draw = 1.0 + 0.1 * np.arange(self.draws)
+        out = np.zeros_like(u)
+        for part, one in zip(self.rows, bar, strict=True):
+            out[:, 0] += self.slope * by_draw @ (one * part).reshape(len(one), len(u), -1).sum(axis=-1)
+        return out
+
+
+def _moving(**mistake: Any) -> Callable[[Surrogate], Surrogate]:
+    """Return what plants rows that depend on the input, with a mistake; "draws" gives each hyperparameter draw rows."""
+
+    def plant(surrogate: Surrogate) -> Surrogate:
+        several = mistake.get("draws", False)
+        draws = len(surrogate.scores(np.full((1, surrogate.domain.d), 0.5)).log_weights) if several else 1
+
+        def decode(right: Surrogate, output: str, coords: Mapping[str, ArrayLike] | None) -> Any:
+            return _Moving(Decoder(*_fixed(right, output, coords)), **{**mistake, "draws": draws})
+
+        return _Wrong(surrogate, change_decode=decode, change_draws=_silent_draws)
+
+    return plant
+
+
 PLANTED_BUGS = (
     PlantedBug("single precision", "shapes", lambda s: _Wrong(s, change_scores=_single)),
     PlantedBug("truncated mixture", "weights", lambda s: _Wrong(s, change_scores=_half_of_the_mixture)),
@@ -284,4 +353,10 @@ PLANTED_BUGS = (
     PlantedBug("draws beside the mean", "draws: mean", lambda s: _Wrong(s, change_draws=_shifted_draws)),
     PlantedBug("new draws at every call", "draws: same function", lambda s: _Wrong(s, change_draws=_new_draws)),
     PlantedBug("draws that ignore the seed", "draws: seed", lambda s: _Wrong(s, change_draws=_own_seed)),
+    PlantedBug(
+        "one error for all scores", "draws: covariance of scores", lambda s: _Wrong(s, change_draws=_shared_by_scores)
+    ),
+    PlantedBug("rows of the first input for a whole batch", "rows of a batch", _moving(batch=False)),
+    PlantedBug("rows differentiated by a half", "derivative of the rows", _moving(slope=0.5)),
+    PlantedBug("draws that do not say whose rows they have", "draws: hyperparameters", _moving(draws=True)),
 )

@@ -439,7 +439,7 @@ def _decode(p: _Probe) -> _Found:
     for name, layout in p.surrogate.layouts.items():
         n = int(np.prod(layout.shape, dtype=int))
         decoder = p.surrogate.decode(name)
-        lead = (len(p.u),) if isinstance(decoder, InputDecoder) else ()
+        lead: tuple[int, ...] = (len(p.u),) if isinstance(decoder, InputDecoder) else ()
         offset, basis, truncation = _rows(decoder, p.u)
         if lead:
             lead = (len(p.at_u.mean) if np.shape(offset)[:1] != (1,) else 1, *lead)

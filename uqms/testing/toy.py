@@ -86,7 +86,7 @@ class ToySurrogate:
         """Means of w, shape (H, p, q)."""
         d = self.domain.d
         base = np.column_stack([[0.3, *np.linspace(1.0, 0.5, d), 0.4], [-0.2, *np.linspace(0.4, 1.2, d), -0.3]])
-        return base + 0.1 * np.arange(self.draws)[:, None, None]
+        return np.asarray(base + 0.1 * np.arange(self.draws)[:, None, None])
 
     @cached_property
     def weight_root(self) -> Array:
