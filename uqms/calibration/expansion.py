@@ -95,9 +95,7 @@ def pilot_loss(problem: "Calibration") -> Loss:
     rng = np.random.default_rng(0)
     space = Whitened(problem)
     try:
-        found = temper(
-            space.log_likelihood, space.dimension, PARTICLES, rng, correlation=CORRELATION, most_moves=MOVES
-        )
+        found = temper(space.log_likelihood, space.dimension, PARTICLES, rng, correlation=CORRELATION, most_moves=MOVES)
     except InitError:
         return Loss(np.inf, np.inf)
     theta = space.theta(found.z[:POINTS])

@@ -27,6 +27,7 @@ from uqms.calibration.answer import check_ends, ends_of
 from uqms.calibration.checks import Check, Sampled, Status
 from uqms.calibration.computation import check_computation
 from uqms.calibration.direct import is_exact
+from uqms.calibration.expansion import check_expansion
 from uqms.calibration.misfit import MISFIT_LEVEL, check_misfit, check_validation
 from uqms.calibration.population.layout import from_natural
 from uqms.calibration.population.lowrank import _ragged
@@ -77,6 +78,7 @@ def judge(problem: PopulationCalibration, sampled: Sampled) -> tuple[Verdict, xr
         part = {name: values[picked] for name, values in own.items()}
         eta = z[picked][:, problem.layout.size :]
         checks.append(check_misfit(problem.data, part, eta, sampled.h[picked], information))
+        checks.append(check_expansion(problem.data, part, sampled.h[picked]))
         checks.append(check_validation(problem.data, own, np.nan_to_num(share)))
     else:
         checks.append(
@@ -231,7 +233,8 @@ def _jacobian(
         u = data.unit_inputs({**others, **values, **own})
         mean = data.surrogate.scores(u.reshape(-1, 1, u.shape[-1])).mean  # without errors between inputs
         mean = mean.reshape(len(mean), *u.shape[:2], -1)[h, draws]
-        return np.asarray(np.einsum("snq,nq->sn", mean[:, cells.experiment], cells.basis))
+        latent = cells.offset + np.einsum("snq,nq->sn", mean[:, cells.experiment], cells.basis)
+        return latent if data.form == "latent" else cells.responded(latent)[0]
 
     slopes = []  # by natural value of each individual parameter
     for i in range(len(population.individual)):
