@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from scipy.special import expit
@@ -20,6 +21,7 @@ from uqms.calibration.assembly import leave_one_out
 from uqms.calibration.expansion import LOSS_LIMIT, check_expansion, log_ratios, measured_loss, pilot_loss
 from uqms.calibration.gaussian import block_of
 from uqms.calibration.misfit import _distances
+from uqms.calibration.population.terms import subject_terms
 from uqms.calibration.predict import conditional_moments, data_moments, own_cells
 from uqms.calibration.verdict import fisher_information
 from uqms.errors import InputError
@@ -134,7 +136,8 @@ def arrays_of(theta: dict[str, float], count: int = 1) -> dict[str, np.ndarray]:
 def test_the_likelihood_is_the_dense_normal_of_the_expansion(name: str) -> None:
     build, more = PROBLEMS[name]
     problem = build()
-    assert problem.form == "correlated" and not problem.latents
+    assert problem.form == "correlated"
+    assert not problem.latents
     theta = theta_of(problem)
     assert float(problem.log_likelihood(theta)) == pytest.approx(Dense(problem, theta, **more).log_density, rel=1e-10)
 
@@ -289,7 +292,8 @@ def test_the_loss_is_that_of_quadrature(transform: Any, value: float, sd: float)
     wanted = exact(problem, k, sd) - problem.log_likelihood({"k": k})
     ratio, error = (np.concatenate(one) for one in zip(*log_ratios(problem, {"k": k}, np.zeros(40, int)), strict=True))
     close = np.abs(wanted) < 0.3
-    assert close.sum() > 10 and np.abs(wanted[close]).max() > 0.02
+    assert close.sum() > 10
+    assert np.abs(wanted[close]).max() > 0.02
     assert np.abs((ratio - wanted) / np.maximum(error, 1e-3))[close].max() < 4.0
     loss = measured_loss(problem, {"k": k[close]}, np.zeros(int(close.sum()), int))
     assert loss.nats == pytest.approx(np.abs(wanted[close]).mean(), abs=3.0 * loss.error)
@@ -297,7 +301,8 @@ def test_the_loss_is_that_of_quadrature(transform: Any, value: float, sd: float)
 
 def test_a_small_loss_leaves_the_posterior_as_it_is() -> None:
     problem = calibrated(scalar(7), xr.DataArray(4.0, name="y"), uq.GaussianNoise(sd=0.3))
-    assert problem.form == "correlated" and 0.0 < problem.expansion_loss < LOSS_LIMIT
+    assert problem.form == "correlated"
+    assert 0.0 < problem.expansion_loss < LOSS_LIMIT
     assert "first-order expansion: used" in repr(problem)
     k = (np.arange(2000) + 0.5) / 2000.0
     moments = []
@@ -312,18 +317,24 @@ def test_a_small_loss_leaves_the_posterior_as_it_is() -> None:
 def test_the_form_is_chosen_by_the_measured_loss() -> None:
     few, data = scalar(4), xr.DataArray(4.0, name="y")
     problem = calibrated(few, data, uq.GaussianNoise(sd=0.01))
-    assert problem.form == "latent" and problem.expansion_loss > LOSS_LIMIT and problem.latents > 0
+    assert problem.form == "latent"
+    assert problem.expansion_loss > LOSS_LIMIT
+    assert problem.latents > 0
     assert "error sampled" in repr(problem)
     again = calibrated(few, data, uq.GaussianNoise(sd=0.01))
     assert again.expansion_loss == problem.expansion_loss  # no hidden random numbers
     forced = calibrated(few, data, uq.GaussianNoise(sd=0.01), expansion="first-order")
-    assert forced.form == "correlated" and np.isnan(forced.expansion_loss)
+    assert forced.form == "correlated"
+    assert np.isnan(forced.expansion_loss)
     assert pilot_loss(forced).nats == problem.expansion_loss
     check = check_expansion(forced, {"k": np.linspace(0.1, 0.9, 20)}, np.zeros(20, int))
-    assert check is not None and check.status == "warn" and "expansion='none'" in str(check.remedy)
+    assert check is not None
+    assert check.status == "warn"
+    assert "expansion='none'" in str(check.remedy)
     assert check_expansion(problem, {"k": np.linspace(0.1, 0.9, 20)}, np.zeros(20, int)) is None
     many = calibrated(scalar(24), data, uq.GaussianNoise(sd=0.2))
-    assert many.form == "correlated" and many.expansion_loss < 1e-3
+    assert many.form == "correlated"
+    assert many.expansion_loss < 1e-3
     sampled = calibrated(scalar(24), data, uq.GaussianNoise(sd=0.2), expansion="none")
     assert sampled.form == "latent"
 
@@ -388,3 +399,46 @@ def test_a_posterior_predicts_in_the_unit_of_the_output() -> None:
     with_noise = posterior.predict(noise=True)
     assert float(with_noise.sd["y"]) > float(prediction.sd["y"])
     assert any(check.name == "first-order expansion" for check in posterior.verdict.checks)
+
+
+# ---------------------------------------------------------------------------------------------------- populations
+def test_a_population_samples_the_error_unless_the_expansion_is_asked_for() -> None:
+    space = uq.ParameterSpace(a=uq.Uniform(0.4, 1.2), b=uq.Uniform(0.5, 1.5), conditions={"x": uq.Condition(0.0, 1.0)})
+    design = uq.sobol(space, 20, rng=1)
+    values = np.exp(np.sin(2.0 * design["a"].values) * design["b"].values + design["x"].values)
+    surrogate = uq.GaussianProcess(outputs={"e": uq.Scalar(transform="log")}, hyperparameters="point").fit(
+        uq.ensemble.build(design, {"e": values})
+    )
+    frame = pd.DataFrame({"id": list("ppqqr"), "x": [0.2, 0.7, 0.5, 0.6, 0.9], "v": [1.9, 3.1, 2.2, 2.4, 3.6]})
+    data = uq.Observations.from_table(frame, output="e", value="v", conditions=["x"], subject="id")
+    population = uq.Population(space, individual=("a",), spread=0.05)
+
+    def problem(**settings: Any) -> Any:
+        noise = uq.GaussianNoise(sd=0.2)
+        return uq.Calibration(surrogate, data, noise, population=population, outside="extrapolate", **settings)
+
+    assert problem().data.form == "latent"
+    one = problem(expansion="first-order")
+    assert one.data.form == "correlated"
+    assert one.latents == one.layout.size
+    theta = {name: values[:3] for name, values in one.prior_draws(3, 1).items()}
+    z = 0.5 * np.random.default_rng(2).standard_normal((3, one.latents))
+    own = one.individuals(theta, z)
+    label = [list("pqr").index(name) for name in frame["id"]]
+    joint, by_subject, _ = subject_terms(one, theta, z, np.random.default_rng(0))
+    for i in range(3):
+        columns = {"a": own["a"][i][label], "b": np.full(5, own["b"][i]), "x": frame["x"].to_numpy()}
+        u = surrogate.domain.to_unit(np.column_stack([columns[name] for name in surrogate.domain.names]))
+        places, at = np.unique(u, axis=0, return_inverse=True)
+        at, scores, (offset, B, E) = at.reshape(-1), surrogate.scores(places), surrogate.decode("e")
+        c = offset[0] + scores.mean[0][at] @ B[0]
+        V = sum(B[0, j] ** 2 * scores.covariance[0, j][np.ix_(at, at)] for j in range(B.shape[1]))
+        V = V + (at[:, None] == at) * np.sum(E[0] ** 2)
+        C = np.exp(c)[:, None] * V * np.exp(c) + 0.2**2 * np.eye(5)
+        z_all, wall = frame["v"].to_numpy(), one.data.wall({k: v[[i]] for k, v in own.items()})[0]
+        whole = multivariate_normal(np.exp(c), C).logpdf(z_all) + wall
+        assert one.log_likelihood({k: v[i] for k, v in theta.items()}, z[i]) == pytest.approx(whole, rel=1e-9)
+        assert joint[i] == pytest.approx(whole, rel=1e-9)
+        rest = np.array([0, 1, 4])  # without the second subject
+        without = multivariate_normal(np.exp(c)[rest], C[np.ix_(rest, rest)]).logpdf(z_all[rest])
+        assert by_subject[i, 1] == pytest.approx(whole - wall - without, rel=1e-8)

@@ -122,7 +122,7 @@ MODELS: dict[str, tuple[NoiseModel, Transform, xr.DataArray, str]] = {
     "binomial": (uq.BinomialNoise(9), uq.Logit(), observed(COUNTS), "latent"),
     "trials": (uq.BinomialNoise(), uq.Logit(), observed(COUNTS, trials=[3.0, 4.0, 9.0, 2.0]), "latent"),
     "log-normal": (uq.LogNormalNoise(HALF), uq.Log(), observed(COUNTS + 1.0), "independent"),
-    "normal of a logarithm": (uq.GaussianNoise(HALF), uq.Log(), observed(REALS), "latent"),
+    "normal of a logarithm": (uq.GaussianNoise(HALF), uq.Log(), observed(REALS), "correlated"),
     "censored": (uq.GaussianNoise(HALF), IDENTITY, observed(REALS, censored=LEFT), "latent"),
     "censored log-normal": (uq.LogNormalNoise(HALF), uq.Log(), observed(COUNTS + 1.0, censored=LEFT), "latent"),
     "autocorrelated": (uq.AutocorrelatedNoise(HALF, HALF, HALF), IDENTITY, observed(REALS), "correlated"),

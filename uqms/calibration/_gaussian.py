@@ -146,15 +146,16 @@ def _respond(response: Array, c: int, s: float, slopes: Array) -> float:
     """Return the output f(s) of row c in the unit of its noise, and fill its first two derivatives by s."""
     kind = response[3 * c]
     if kind == 1.0:
-        slopes[0] = slopes[1] = value = math.exp(s)
-        return value
+        slopes[0] = slopes[1] = math.exp(s)
+        return float(slopes[0])
     if kind == 2.0:
         low, high = response[3 * c + 1], response[3 * c + 2]
         far = math.exp(-abs(s))
         near = 1.0 / (1.0 + far)
         slopes[0] = (high - low) * far * near * near
         slopes[1] = slopes[0] * (1.0 - far) * near * (-1.0 if s > 0.0 else 1.0)
-        return high - (high - low) * far * near if s > 0.0 else low + (high - low) * far * near
+        part = (high - low) * far * near
+        return float(high - part if s > 0.0 else low + part)
     slopes[0], slopes[1] = 1.0, 0.0
     return s
 

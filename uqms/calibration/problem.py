@@ -293,7 +293,7 @@ class Calibration:
         outside: Literal["error", "extrapolate", "refined"] = "error",
         success: "FittedProbability | None" = None,
         failures: Literal["report", "impossible"] = "report",
-        expansion: Expansion = "measured",
+        expansion: Any = "measured",
         population: "Population | None" = None,
         subjects: pd.DataFrame | None = None,
     ) -> None:
@@ -1070,8 +1070,8 @@ class Calibration:
             raise InputError(
                 f"Autocorrelated noise of {lost[0]!r} is in the output's own unit, while the surrogate models its "
                 f"{self.surrogate.layouts[lost[0]].transform.name}: the surrogate's error cannot be sampled beside "
-                f"it.{why} Run more points where the data are, fit {lost[0]!r} without a transform, or use GaussianNoise. "
-                "expansion='first-order' takes the closed form as it is."
+                f"it.{why} Run more points where the data are, fit {lost[0]!r} without a transform, or use "
+                "GaussianNoise. expansion='first-order' takes the closed form as it is."
             )
 
     def _prior_predicted(self) -> tuple[dict[str, Array], Array, Array]:

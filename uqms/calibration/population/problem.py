@@ -40,7 +40,15 @@ from uqms.calibration.population.layout import WALL, Layout, Subjects, read_subj
 from uqms.calibration.population.lowrank import LowRank
 from uqms.calibration.population.population import Population
 from uqms.calibration.population.prediction import has_features, low_rank, simulate_rows
-from uqms.calibration.problem import MASS_CUT_LIMIT, Calibration, Derived, Piece, checked_sampler, named_derived
+from uqms.calibration.problem import (
+    MASS_CUT_LIMIT,
+    Calibration,
+    Derived,
+    Expansion,
+    Piece,
+    checked_sampler,
+    named_derived,
+)
 from uqms.calibration.samplers import NUTS, Sampler
 from uqms.errors import PACKAGE, DataError, DataWarning, ExtrapolationError, ExtrapolationWarning, InputError
 from uqms.parameters import Prior
@@ -65,7 +73,12 @@ class Individuals(Calibration):
     ) -> None:
         self._population, self._table, self._unmeasured = population, table, unmeasured
         _check_scales(population, data[0])
-        super().__init__(*data, space=population.space, expansion="none", **settings)
+        super().__init__(*data, space=population.space, **settings)
+
+    def _measure_expansion(self) -> None:
+        """Sample the error: where the subjects are is not known before, and so the loss is not."""
+        self._check_sampled(" Its first-order expansion is not measured before a population is sampled.")
+        self.form = "latent"
 
     @property
     def individual(self) -> tuple[str, ...]:
@@ -257,6 +270,9 @@ class PopulationCalibration:
         How the surrogate's joint error is computed: "exact", between all inputs, whose cost grows with the cube of
         their number; "low-rank", linear in it, through features that inputs share, with exact variances; "auto"
         (default): exact up to 100 inputs times scores.
+    expansion
+        As in `Calibration`; "measured" samples the error of transformed outputs, since where the subjects are is not
+        known before. "first-order" takes the closed form, whose loss the verdict measures.
     without_data
         What to do with subjects of the table that have no measurement: "error" (default), or "predict" them from the
         population and their covariates.
@@ -296,6 +312,7 @@ class PopulationCalibration:
         derived: Mapping[str, Derived | Callable[[Mapping[str, Any]], Any]] | None = None,
         outside: Literal["error", "extrapolate", "refined"] = "error",
         surrogate_error: Literal["auto", "exact", "low-rank"] = "auto",
+        expansion: Expansion = "measured",
         without_data: Literal["error", "predict"] = "error",
     ) -> None:
         if surrogate_error not in ("auto", "exact", "low-rank"):
@@ -307,9 +324,8 @@ class PopulationCalibration:
         if isinstance(surrogate, Mapping):
             raise InputError("population: several surrogates with populations are not joined; calibrate one.")
         self.population = population
-        self.data = Individuals(
-            population, subjects, without_data, surrogate, observations, noise, discrepancy=discrepancy, outside=outside
-        )
+        settings: dict[str, Any] = {"discrepancy": discrepancy, "outside": outside, "expansion": expansion}
+        self.data = Individuals(population, subjects, without_data, surrogate, observations, noise, **settings)
         taken = [*self.data.noise.unknown, *self.data.uncertain, *self.data.condition_names]
         clash = sorted(set(population.settings) & {*taken, "latents", "observations", "subject"})
         if clash:

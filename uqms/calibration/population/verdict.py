@@ -27,6 +27,7 @@ from uqms.calibration.answer import check_ends, ends_of
 from uqms.calibration.checks import Check, Sampled, Status
 from uqms.calibration.computation import check_computation
 from uqms.calibration.direct import is_exact
+from uqms.calibration.expansion import check_expansion
 from uqms.calibration.joint_error import means_apart
 from uqms.calibration.misfit import MISFIT_LEVEL, check_misfit, check_validation
 from uqms.calibration.population.layout import from_natural
@@ -78,6 +79,7 @@ def judge(problem: PopulationCalibration, sampled: Sampled) -> tuple[Verdict, xr
         part = {name: values[picked] for name, values in own.items()}
         eta = z[picked][:, problem.layout.size :]
         checks.append(check_misfit(problem.data, part, eta, sampled.h[picked], information))
+        checks.append(check_expansion(problem.data, part, sampled.h[picked]))
         checks.append(check_validation(problem.data, own, np.nan_to_num(share)))
     else:
         checks.append(
@@ -230,7 +232,8 @@ def _jacobian(
             for i, (name, scale) in enumerate(zip(population.individual, population.scales, strict=True))
         }
         u = data.unit_inputs({**others, **values, **own})
-        return np.asarray(means_apart(data.surrogate, cells, cells.experiment, u)[h, draws])
+        latent = means_apart(data.surrogate, cells, cells.experiment, u)[h, draws]
+        return np.asarray(latent if data.form == "latent" else cells.responded(latent)[0])
 
     slopes = []  # by natural value of each individual parameter
     for i in range(len(population.individual)):
