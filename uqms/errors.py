@@ -232,6 +232,10 @@ class PriorConflictWarning(UqmsWarning):
     """Observations that the prior says are next to impossible."""
 
 
+class CapabilityWarning(UqmsWarning):
+    """Something that the posterior of a calibration will not offer."""
+
+
 class RegimeWarning(UqmsWarning):
     """An output that jumps between regimes, which one smooth surrogate cannot follow."""
 

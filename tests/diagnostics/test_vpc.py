@@ -279,6 +279,7 @@ def test_bins_hold_about_as_many_and_no_coordinate_twice() -> None:
     np.testing.assert_allclose(vpc._edges(np.full(4, 3.0), 5, 2), [2.5, 3.5])
 
 
+@pytest.mark.filterwarnings("ignore::uqms.errors.CapabilityWarning")
 def test_an_exact_simulator_has_no_error() -> None:
     space = uq.ParameterSpace(theta=uq.Normal(0.0, 1.0), conditions={"x": uq.Condition(0.0, 1.0)})
     simulator = uq.DirectSimulator(lambda theta, x: theta + 0.0 * x, space=space, outputs={"y": ()}, vectorized=True)

@@ -420,7 +420,7 @@ def provenance(problem: _Problem, sampler: Sampler, seed: int, verdict: Verdict)
         "mass_cut": problem.mass_cut,
         "fixed": json.dumps(problem.fixed),
         "constraints": json.dumps([one.text for one in problem.constraints]),
-        "failures": "" if getattr(problem, "success", None) is None else problem.failures,
+        "failures": problem.failures if isinstance(problem, Calibration) and problem.success is not None else "",
         "prior_allowed": problem.conditioned_prior.allowed.share,
         "prior_allowed_mcse": problem.conditioned_prior.allowed.mcse,
         "verdict": verdict.status,

@@ -21,6 +21,7 @@ from pytensor.link.numba.dispatch.basic import (
 
 from uqms._typing import Array, ScaleName
 from uqms.calibration import _gaussian, _latent_outputs
+from uqms.calibration.capabilities import has_process
 from uqms.calibration.conditioned import ConditionedPrior
 from uqms.calibration.constraints import Bounds, Constraint, evaluate, solved
 from uqms.calibration.density import row_terms, simulate, total
@@ -983,9 +984,7 @@ def hyperparameters(problem: Any, values: Mapping[str, Any]) -> Any:
 
 def _compiled(problem: Any) -> bool:
     """Whether compiled code knows the surrogate; it knows nothing of a stochastic simulator's runs."""
-    surrogate = problem.surrogate
-    own = isinstance(surrogate, GaussianProcessSurrogate) and surrogate.physics is None
-    return own and problem.realisation is None
+    return has_process(problem.surrogate) and problem.realisation is None
 
 
 def shared_block(problem: Any) -> Any:

@@ -15,12 +15,12 @@ from typing import Any, Protocol, Self, final
 import numpy as np
 
 from uqms._typing import Array, Ints
+from uqms.calibration.capabilities import has_process
 from uqms.calibration.gaussian import block_of, reduced
 from uqms.calibration.parts import JointCalibration
 from uqms.calibration.problem import Calibration
 from uqms.parameters import Prior
 from uqms.parameters.scale import SCALES, Interval
-from uqms.surrogates.gp import GaussianProcessSurrogate
 
 __all__ = ["Linear", "Map", "Movable", "Target", "evaluate", "expand", "on_the_line", "target"]
 
@@ -291,7 +291,7 @@ def target(problem: Calibration | JointCalibration) -> Target | None:
             return None
         problem = pieces[0].problem
     surrogate, names = problem.surrogate, tuple(problem.priors)
-    if not isinstance(surrogate, GaussianProcessSurrogate) or surrogate.physics is not None:
+    if not has_process(surrogate):
         return None
     if problem.form == "latent" or problem.realisation is not None:
         return None

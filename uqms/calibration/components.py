@@ -23,6 +23,7 @@ import pytensor.tensor as pt
 
 from uqms._typing import Array
 from uqms.calibration import bridge
+from uqms.calibration.capabilities import refuse
 from uqms.calibration.problem import Calibration
 from uqms.errors import InputError
 from uqms.surrogates.transforms import Identity
@@ -93,6 +94,8 @@ def observe(
 
     if isinstance(problem, PopulationCalibration):
         return _observe_population(problem, values, name, own_priors)
+    if getattr(problem, "kind", "") == "parts":
+        refuse(problem, "observe")
     if not isinstance(problem, Calibration):
         raise InputError(f"observe: problem is a {type(problem).__name__}; give uq.Calibration(...), one a call.")
     values = _completed(problem, values, set(problem.priors), own_priors, "observe")
@@ -250,11 +253,10 @@ def latent_output(
     ['k', 'latents', 'sd']
     """
     pm.modelcontext(None)
+    if getattr(problem, "kind", "one") != "one":
+        refuse(problem, "latent_output")
     if not isinstance(problem, Calibration):
-        raise InputError(
-            f"latent_output: problem is a {type(problem).__name__}; give the calibration of one subject, or take the "
-            "population's own likelihood, uq.observe(problem, ...)."
-        )
+        raise InputError(f"latent_output: problem is a {type(problem).__name__}; give uq.Calibration(...).")
     noise, cells = problem.noise, problem.cells
     needed = {key for term in problem.inside.terms for key in (term.amplitude, *term.lengths)}
     needed |= {noise.keys[place] for place in noise.factors.values()}

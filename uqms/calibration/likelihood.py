@@ -93,6 +93,11 @@ class NoiseGroups:
         return np.array([not part for part in self.parts or [""] * len(self.outputs)])
 
     @property
+    def has_discrepancy(self) -> bool:
+        """Whether any output has a discrepancy."""
+        return bool(self.factors) or any(term.role != NOISE for term in self.terms)
+
+    @property
     def modelled(self) -> bool:
         """Whether one of the problem's own outputs has a discrepancy."""
         groups = [*(term.group for term in self.terms if term.role != NOISE), *self.factors]

@@ -17,12 +17,13 @@ import copy
 import logging
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, final
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
 import numpy as np
 
 from uqms._threads import single_threaded
 from uqms._typing import Array, ArrayLike, Ints, RandomState, as_generator
+from uqms.calibration.capabilities import Kind, limitations
 from uqms.calibration.conditioned import ConditionedPrior
 from uqms.calibration.direct import is_exact
 from uqms.calibration.problem import (
@@ -105,6 +106,8 @@ class JointCalibration:
     ['k', 'beat_sigma']
     """
 
+    kind: ClassVar[Kind] = "parts"
+
     @single_threaded
     def __init__(
         self,
@@ -148,12 +151,6 @@ class JointCalibration:
         taken = {key for part in self.parts.values() for key in part.priors}  # as posterior.part(name) calls them
         self.derived = named_derived(derived or {}, (*self.priors, *sorted(taken)))
 
-    def __getattr__(self, name: str) -> Any:
-        raise AttributeError(
-            f"A calibration of several parts has no {name!r}, each part has its own: problem.parts[name] is that of "
-            "one part, and posterior.part(name) its posterior."
-        )
-
     @property
     def fixed(self) -> dict[str, float]:
         """Parameters that are held at a number: none, a part's space says what is inferred."""
@@ -188,6 +185,11 @@ class JointCalibration:
     def latents(self) -> int:
         """Number of standard normal latents that are sampled beside the parameters, of all parts."""
         return sum(whole.latents for whole in self._wholes)
+
+    @property
+    def limitations(self) -> dict[str, str]:
+        """What this calibration cannot do, by call: why, and what to do instead."""
+        return limitations(self)
 
     def limits(self, name: str) -> tuple[float, float]:
         """Interval that the prior of a quantity is conditioned on."""
@@ -320,7 +322,7 @@ class JointCalibration:
         from uqms.calibration.posterior import build_posterior
 
         check_derived(self)
-        chosen = checked_sampler(sampler, [part.surrogate for part in self.parts.values()])
+        chosen = checked_sampler(sampler, self)
         seed = int(as_generator(rng).integers(2**31))
         if self.mass_cut > 0:
             _logger.info("the prior is conditioned on the design boxes, which cut %.2g of its mass", self.mass_cut)

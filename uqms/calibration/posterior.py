@@ -15,6 +15,7 @@ from uqms import _checks as check
 from uqms._threads import single_threaded
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.calibration import assembly
+from uqms.calibration.capabilities import limit_of, refuse
 from uqms.calibration.computation import MCSE_SHARE
 from uqms.calibration.parts import JointCalibration
 from uqms.calibration.predict import (
@@ -350,17 +351,14 @@ class Posterior:
         InputError
             When the calibration has no discrepancy, or a factor is not positive.
         """
-        if not isinstance(self.problem, Calibration):
-            raise InputError("rescale_discrepancy: take one part: posterior.part(name).rescale_discrepancy().")
-        if self.problem.discrepancy is None:
-            raise InputError("rescale_discrepancy: there is none; give Calibration(..., discrepancy=GPDiscrepancy()).")
+        refuse(self.problem, "rescale_discrepancy")
         if any(not (np.isfinite(factor) and factor > 0) for factor in factors):
             raise InputError(f"rescale_discrepancy: factors are {list(factors)}; give positive numbers.")
         draws = {str(name): values.values.ravel() for name, values in self.draws.data_vars.items()}
         joint = self.tree["sample_stats"]["joint_log_likelihood"].values.ravel()
         columns: dict[str, dict[str, float]] = {name: {} for name in draws}
         for factor in factors:
-            found = rescaled(self.problem, draws, self.latents, joint, float(factor))
+            found = rescaled(self.single, draws, self.latents, joint, float(factor))
             for name, row in columns.items():
                 row[f"shift x{factor:g}"], row[f"sd_ratio x{factor:g}"] = found.shift[name], found.ratio[name]
                 row[f"k_hat x{factor:g}"] = found.k_hat
@@ -384,11 +382,9 @@ class Posterior:
         InputError
             When it has several parts.
         """
-        if isinstance(self.problem, JointCalibration):
-            raise InputError(
-                f"This is the posterior of several parts; use posterior.part(name), one of {list(self.problem.parts)}."
-            )
-        return self.problem
+        if isinstance(self.problem, Calibration):
+            return self.problem
+        raise limit_of(self.problem, "single")
 
     def _flat(self) -> dict[str, Array]:
         """Draws of everything inferred, each (chain * draw,)."""

@@ -19,6 +19,7 @@ from uqms import _checks as check
 from uqms._threads import single_threaded
 from uqms._typing import Array, ArrayLike, Ints, RandomState, as_generator
 from uqms.calibration import _latent_outputs
+from uqms.calibration.capabilities import Kind, check_settings, limitations, refuse
 from uqms.calibration.conditioned import ConditionedPrior
 from uqms.calibration.constraints import read_constraints
 from uqms.calibration.density import (
@@ -31,7 +32,7 @@ from uqms.calibration.density import (
     term_variance,
     total,
 )
-from uqms.calibration.direct import has_derivative, is_exact
+from uqms.calibration.direct import is_exact
 from uqms.calibration.discrepancy import NOISE, ORTHOGONAL, Discrepancy
 from uqms.calibration.gaussian import GaussianLikelihood, cell_means, cell_means_reverse, reduced
 from uqms.calibration.joint_error import JointError, averaged_marginals
@@ -44,7 +45,6 @@ from uqms.calibration.sharing import together
 from uqms.calibration.success import read_success
 from uqms.errors import (
     PACKAGE,
-    ConformanceError,
     DataWarning,
     ExtrapolationError,
     InputError,
@@ -227,15 +227,20 @@ class Calibration:
     ('k',)
     """
 
+    kind: ClassVar[Kind] = "one"
     __signature__: ClassVar[inspect.Signature]  # that of __init__, which is what a user calls
 
     def __new__(cls, surrogate: Any = None, *arguments: Any, **settings: Any) -> Any:
         """Return a `JointCalibration` where surrogates are given by name."""
-        if settings.get("population") is not None and cls is Calibration:
+        parts = isinstance(surrogate, Mapping)
+        several: Kind = "parts" if parts else "population" if settings.get("population") is not None else "one"
+        if cls is Calibration:
+            check_settings(several, settings)
+        if several == "population" and cls is Calibration:
             from uqms.calibration.population.problem import PopulationCalibration
 
             return PopulationCalibration(surrogate, *arguments, **settings)
-        if not isinstance(surrogate, Mapping):
+        if not parts:
             return super().__new__(cls)
         from uqms.calibration.parts import JointCalibration
 
@@ -297,8 +302,6 @@ class Calibration:
         population: "Population | None" = None,
         subjects: pd.DataFrame | None = None,
     ) -> None:
-        if subjects is not None:
-            raise InputError("subjects is for a population: Calibration(..., population=uq.Population(...)).")
         if failures not in ("report", "impossible"):
             raise InputError(f"failures is {failures!r}; give 'report' or 'impossible'.")
         if failures == "impossible" and success is None:
@@ -466,6 +469,11 @@ class Calibration:
         columns = np.array([box.names.index(name) for name in self.parameters], dtype=np.int64)
         own = 0 if self.realisation is None else self.realisation.columns
         return self.cells.structure(self.inside, self.condition_names, columns, own)
+
+    @property
+    def limitations(self) -> dict[str, str]:
+        """What this calibration cannot do, by call: why, and what to do instead."""
+        return limitations(self)
 
     def limits(self, name: str) -> tuple[float, float]:
         """Interval that the prior of a parameter is conditioned on."""
@@ -979,7 +987,7 @@ class Calibration:
         from uqms.calibration.posterior import build_posterior
 
         check_derived(self)
-        sampler = checked_sampler(sampler, [self.surrogate])
+        sampler = checked_sampler(sampler, self)
         generator = as_generator(rng)
         seed = int(generator.integers(2**31))
         if self.mass_cut > 0:
@@ -1234,7 +1242,7 @@ def _of_used(scores: Scores, used: Ints) -> Array:
     return np.asarray(scores.covariance[..., used, :, :][..., used].reshape(H, S, K * len(used), K * len(used)))
 
 
-def checked_sampler(sampler: Any, surrogates: Sequence[Surrogate]) -> Any:
+def checked_sampler(sampler: Any, problem: Any) -> Any:
     """Return the sampler, NUTS when it was left out.
 
     Raises
@@ -1250,19 +1258,8 @@ def checked_sampler(sampler: Any, surrogates: Sequence[Surrogate]) -> Any:
             f"sample: sampler is {sampler!r}; give NUTS(...), e.g. NUTS(draws=2000), SMC(...), Metropolis(...), "
             "Laplace(...), Pathfinder(...), or an object with run(problem, seed)."
         )
-    rough = [one for one in surrogates if not has_derivative(one) and not is_exact(one)]
-    if isinstance(sampler, NUTS) and rough:
-        raise ConformanceError(
-            f"NUTS needs derivatives, which a {type(rough[0]).__name__} does not have everywhere: where its outputs "
-            "jump the likelihood does, and chains with gradients do not cross that. Sample without: "
-            "problem.sample(uq.SMC()), which also finds the modes on both sides, or uq.Metropolis()."
-        )
-    if isinstance(sampler, NUTS) and not all(map(has_derivative, surrogates)):
-        raise ConformanceError(
-            "NUTS needs derivatives, which this simulator, a black box, does not have. Sample without gradients: "
-            "problem.sample(uq.SMC()); or write the function in PyTensor or JAX and say DirectSimulator(..., "
-            "backend='pytensor') or backend='jax'; or fit a surrogate, which has derivatives."
-        )
+    if isinstance(sampler, NUTS):
+        refuse(problem, "NUTS")
     return sampler
 
 

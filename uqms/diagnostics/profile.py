@@ -21,6 +21,7 @@ from uqms import _checks as check
 from uqms._threads import single_threaded
 from uqms._typing import Array, Bools, Ints, RandomState, as_generator
 from uqms.calibration import Calibration, JointCalibration, PopulationCalibration, PopulationPosterior, Posterior
+from uqms.calibration.capabilities import limit_of
 from uqms.calibration.starts import starting_points
 from uqms.errors import InputError
 
@@ -145,12 +146,8 @@ def profile_likelihood(
     """
     problem = source.problem if isinstance(source, Posterior) else source
     if isinstance(source, PopulationCalibration | PopulationPosterior):
-        raise InputError(
-            "profile_likelihood: the likelihood of a population's quantity is an integral over all its subjects, and "
-            "its maximum over them misleads (spreads of zero). What the data say: posterior.summary(), "
-            "'prior-dominated' in posterior.verdict, posterior.shrinkage(). Of one subject give a Calibration of its "
-            "rows alone."
-        )
+        whole = source if isinstance(source, PopulationCalibration) else source.problem
+        raise limit_of(whole, "profile_likelihood")
     if not isinstance(problem, Calibration | JointCalibration):
         raise InputError(f"profile_likelihood: got a {type(source).__name__}; give a Calibration or its posterior.")
     if name not in problem.priors:

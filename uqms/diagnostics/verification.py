@@ -31,6 +31,7 @@ from scipy.spatial import KDTree
 from uqms import ensemble as table
 from uqms._threads import single_threaded
 from uqms._typing import Array, Bools, Ints, RandomState, as_generator
+from uqms.calibration.capabilities import refuse
 from uqms.calibration.density import covariance_of
 from uqms.calibration.posterior import Posterior
 from uqms.calibration.problem import Calibration
@@ -87,11 +88,7 @@ def verification_design(posterior: Posterior, n: int, rng: RandomState | None = 
         print(uq.verify(posterior, uq.run(simulator, points)))
     """
     problem, draws = posterior.single, finite_draws(posterior)
-    if problem.uncertain:
-        raise InputError(
-            f"verification_design: the true conditions {list(problem.uncertain)} are unknown, so that the simulator "
-            "cannot be run at the observed ones. Test the surrogate with runs of your own: uq.held_out."
-        )
+    refuse(problem, "verification_design")
     theta = np.unique(np.column_stack([draws[name] for name in problem.parameters]), axis=0)
     if isinstance(n, bool) or not isinstance(n, int | np.integer) or not 1 <= n <= len(theta):
         raise InputError(

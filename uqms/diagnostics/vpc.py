@@ -27,9 +27,9 @@ from uqms import _checks as check
 from uqms._threads import single_threaded
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.calibration import PopulationCalibration, PopulationPosterior
+from uqms.calibration.capabilities import refuse
 from uqms.calibration.density import draw_rows
 from uqms.calibration.direct import is_exact
-from uqms.calibration.discrepancy import NOISE
 from uqms.calibration.population.prediction import Measured, Shared
 from uqms.errors import ExtrapolationError, InputError
 
@@ -213,6 +213,7 @@ def visual_predictive_check(
             f"visual_predictive_check: got a {type(posterior).__name__}; give the posterior of a population, "
             "Calibration(..., population=...).sample()."
         )
+    refuse(posterior.problem, "visual_predictive_check")
     percentiles, count = _checked(levels, prob, replicates, lower_bound)
     problem = posterior.problem
     observations = problem.observations
@@ -339,7 +340,6 @@ def _studies(posterior: PopulationPosterior, count: int, rng: np.random.Generato
     problem = posterior.problem
     data, cells = problem.data, problem.data.cells
     if is_exact(problem.surrogate):
-        _refuse_discrepancy(problem)
         flat = posterior.flat()
         picked = _spread(len(posterior.latents), count)
         theta = {name: values[picked] for name, values in flat.items()}
@@ -372,15 +372,6 @@ def _width(posterior: PopulationPosterior) -> int:
         return int(posterior.problem.data.cells.basis.shape[1])
     error = posterior.shared.error
     return max(len(error.process.x) + len(error.points), error.process.draws * len(error.score))
-
-
-def _refuse_discrepancy(problem: PopulationCalibration) -> None:
-    noise = problem.data.noise
-    if noise.factors or any(term.role != NOISE for term in noise.terms):
-        raise InputError(
-            "visual_predictive_check: a discrepancy given the data has no closed form for new subjects; check a "
-            "calibration without it."
-        )
 
 
 def _spread(draws: int, count: int) -> Ints:

@@ -103,13 +103,13 @@ def predictive(
 
 
 def _outputs(posterior: Posterior, output: str | None, coords: Mapping[str, object] | None) -> list[str]:
-    layouts = posterior.problem.surrogate.layouts
+    layouts = posterior.single.surrogate.layouts
     if output is not None:
         if output not in layouts:
             raise InputError(f"plots.predictive: unknown output {output!r}; the surrogate has {list(layouts)}.")
         names = [output]
     else:
-        names = list(posterior.problem.noise.own_outputs)
+        names = list(posterior.single.noise.own_outputs)
     fitting = [name for name in names if coords is None or set(layouts[name].dims) == set(coords)]
     if not fitting:
         dims = {name: list(layouts[name].dims) for name in names}
@@ -118,7 +118,7 @@ def _outputs(posterior: Posterior, output: str | None, coords: Mapping[str, obje
 
 
 def _is_curve(posterior: Posterior, output: str) -> bool:
-    layout = posterior.problem.surrogate.layouts[output]
+    layout = posterior.single.surrogate.layouts[output]
     return len(layout.dims) == 1 and np.asarray(layout.coords[layout.dims[0]]).dtype.kind in "fiu"
 
 
@@ -131,7 +131,7 @@ def _panels(
 ) -> list[_Panel]:
     if _is_curve(posterior, output):
         return _curves(posterior, output, conditions, coords, labels)
-    if not posterior.problem.surrogate.layouts[output].dims:
+    if not posterior.single.surrogate.layouts[output].dims:
         return [_scalars(posterior, output, conditions, labels)]
     if conditions is not None or coords is not None:
         raise InputError(
@@ -149,13 +149,13 @@ def _curves(
     coords: Mapping[str, object] | None,
     labels: Mapping[str, str] | None,
 ) -> list[_Panel]:
-    layout = posterior.problem.surrogate.layouts[output]
+    layout = posterior.single.surrogate.layouts[output]
     dim = layout.dims[0]
     x = _simulated(np.asarray(layout.coords[dim], dtype=np.float64))
     if coords is not None:
         x = np.sort(np.atleast_1d(np.asarray(coords[dim], dtype=np.float64)))
     bands, rows = bands_at(posterior, output, conditions, {dim: x})
-    observed = conditions is None and output in posterior.problem.noise.own_outputs
+    observed = conditions is None and output in posterior.single.noise.own_outputs
     panels = []
     for k, row in enumerate(rows):
         part = slice(k * len(x), (k + 1) * len(x))
@@ -188,17 +188,17 @@ def _simulated(grid: Array) -> Array:
 
 def _data(posterior: Posterior, output: str, condition: Array, dim: str | None) -> tuple[Array, Array, Array]:
     """Return coordinates, values and relative sds of the data at a condition."""
-    cells = posterior.problem.cells
+    cells = posterior.single.cells
     same = (cells.conditions == condition).all(axis=1)
-    chosen = same[cells.experiment] & (cells.group == posterior.problem.noise.group_of(output))
+    chosen = same[cells.experiment] & (cells.group == posterior.single.noise.group_of(output))
     rows = np.flatnonzero(chosen[cells.row_cell])
     cell = cells.row_cell[rows]
     at = np.zeros(len(rows)) if dim is None else np.asarray(cells.coords[dim][cell])
-    return at, posterior.problem.observations.value[rows], np.sqrt(cells.row_variance[rows])
+    return at, posterior.single.observations.value[rows], np.sqrt(cells.row_variance[rows])
 
 
 def _condition_text(posterior: Posterior, row: Array, labels: Mapping[str, str] | None) -> str:
-    problem = posterior.problem
+    problem = posterior.single
     known = problem.space.conditions
     parts = []
     for name, value in zip(problem.condition_names, row, strict=True):
@@ -212,7 +212,7 @@ def _scalars(
     posterior: Posterior, output: str, conditions: Mapping[str, object] | None, labels: Mapping[str, str] | None
 ) -> _Panel:
     bands, rows = bands_at(posterior, output, conditions, None)
-    problem = posterior.problem
+    problem = posterior.single
     found = [_data(posterior, output, row, None) for row in rows]
     observed = conditions is None and output in problem.noise.own_outputs
     keep = [k for k in range(len(rows)) if not observed or len(found[k][1])]
@@ -243,10 +243,10 @@ def _scalars(
 
 def _observed_places(posterior: Posterior, output: str, labels: Mapping[str, str] | None) -> list[_Panel]:
     """Return one panel an experiment for outputs that are no curve over numbers: the observed cells side by side."""
-    bands, cells = bands_of_cells(posterior), posterior.problem.cells
+    bands, cells = bands_of_cells(posterior), posterior.single.cells
     panels = []
     for k in range(cells.experiments):
-        chosen = np.flatnonzero((cells.experiment == k) & (cells.group == posterior.problem.noise.group_of(output)))
+        chosen = np.flatnonzero((cells.experiment == k) & (cells.group == posterior.single.noise.group_of(output)))
         if not len(chosen):
             continue
         place = np.full(len(cells.output), -1)
@@ -260,10 +260,10 @@ def _observed_places(posterior: Posterior, output: str, labels: Mapping[str, str
                 kind="points",
                 x=np.arange(1.0, len(chosen) + 1.0),
                 ticks=None,
-                x_text="observed place, in order of " + ", ".join(posterior.problem.surrogate.layouts[output].dims),
+                x_text="observed place, in order of " + ", ".join(posterior.single.surrogate.layouts[output].dims),
                 bands=Bands(bands.output[:, chosen], None if measured is None else measured[:, chosen]),
                 data_x=place[cells.row_cell[rows]] + 1.0,
-                data=posterior.problem.observations.value[rows],
+                data=posterior.single.observations.value[rows],
                 data_sd=None,
             )
         )
@@ -402,7 +402,7 @@ def _heights(
         low, high = float(limits[:, 0].min()), float(limits[:, 1].max())
         if (limits[:, 1] - limits[:, 0]).min() > 0.2 * (high - low):
             limits[:] = low, high
-        unit = posterior.problem.surrogate.layouts[output].unit
+        unit = posterior.single.surrogate.layouts[output].unit
         exponent = exponent_of(low, high)
         for index, (bottom, top) in zip(own, limits, strict=True):
             axes[index].set_ylim(bottom, top)

@@ -19,7 +19,7 @@ from uqms import _checks as check
 from uqms._threads import single_threaded
 from uqms._typing import Array, RandomState, as_generator
 from uqms.calibration import PopulationPosterior, Posterior, SubjectPosterior
-from uqms.calibration.parts import JointCalibration
+from uqms.calibration.capabilities import refuse
 from uqms.calibration.predict import Realised
 from uqms.errors import InputError
 from uqms.propagation.decisions import Decision, decided
@@ -545,12 +545,8 @@ def propagate(
     True
     """
     if isinstance(source, PopulationPosterior | SubjectPosterior):
-        raise InputError(
-            f"propagate: got a {type(source).__name__}; say whose parameters are meant. Of a subject who was not in "
-            "it: patient = posterior.new_subject(...), then uq.propagate(surrogate, patient.draws, "
-            "conditions={...}); of one who was: posterior.individuals.sel(subject=...). These draw the surrogate's "
-            "error without the data; patient.predict(...) and posterior.predict(...) draw it given them."
-        )
+        whole = source.population if isinstance(source, SubjectPosterior) else source
+        refuse(whole.problem, "propagate")
     after = isinstance(source, Posterior)
     if not after and not isinstance(source, Surrogate):
         raise InputError(f"propagate: got a {type(source).__name__}; give a surrogate or a posterior.")
@@ -560,8 +556,7 @@ def propagate(
     generator = as_generator(rng)
     if after:
         posterior = cast(Posterior, source)
-        if isinstance(posterior.problem, JointCalibration):
-            raise InputError(f"propagate: give one part, posterior.part(name), of {list(posterior.problem.parts)}.")
+        refuse(posterior.problem, "propagate")
         if inputs is not None:
             raise InputError("propagate: a posterior has draws of its own; leave inputs out, or give its surrogate.")
         layouts = posterior.single.surrogate.layouts

@@ -327,6 +327,11 @@ class GaussianProcessSurrogate(NamedSurrogate):
         return Scores(np.concatenate([part.mean for part in parts], axis=-1), covariance, self.process.log_weights)
 
     @property
+    def compiled_process(self) -> ScoreProcess | None:
+        """The process whose arrays compiled code reads; None where the mean calls a model of the user's own."""
+        return self.process if self.physics is None else None
+
+    @property
     def runs(self) -> int:
         """Number of runs it was trained on."""
         return len(self.process.x)

@@ -117,6 +117,7 @@ def test_noise_that_is_not_normal(two_outputs: object, kind: str) -> None:
         assert float(density(point)) == pytest.approx(wanted, rel=1e-7)
 
 
+@pytest.mark.filterwarnings("ignore::uqms.errors.CapabilityWarning")
 def test_new_measurements_of_noise_that_is_not_normal(two_outputs: object) -> None:
     """The group is there, and for normal noise, whose law is known, what it does agrees with the features' way."""
     one = of_noise(two_outputs, {"y": uq.StudentTNoise(scale=0.1, df=4.0), "e": uq.GaussianNoise(sd=0.05)})

@@ -94,6 +94,7 @@ def test_the_misfit_through_features_has_its_law() -> None:
     assert wrong.status == "warn"
 
 
+@pytest.mark.filterwarnings("ignore::uqms.errors.CapabilityWarning")
 def test_noise_that_is_not_normal_counts_as_much_as_it_says() -> None:
     """Fisher's information of Student-t noise is (df + 1) / (df + 3) / scale², not that of a unit sd."""
     population = uq.Population(SPACE, individual=("a",), spread=0.02)

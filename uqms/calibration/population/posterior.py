@@ -15,6 +15,7 @@ from uqms import _checks as check
 from uqms._threads import single_threaded
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.calibration import assembly
+from uqms.calibration.capabilities import limit_of, refuse
 from uqms.calibration.likelihood import check_conditions, merge_close
 from uqms.calibration.observations import Observations
 from uqms.calibration.population.layout import from_natural
@@ -105,10 +106,7 @@ class PopulationPosterior:
         InputError
             Always: this is the posterior of many.
         """
-        raise InputError(
-            "This is the posterior of a population; one set of parameters is wanted here. Calibrate one subject, or "
-            "see posterior.individuals and posterior.new_subject(...)."
-        )
+        raise limit_of(self.problem, "single")
 
     def flat(self) -> dict[str, Array]:
         """Return the draws of everything in `problem.priors`, each (chain * draw,)."""
@@ -189,11 +187,7 @@ class PopulationPosterior:
 
     def with_error(self, draws: int, rng: np.random.Generator) -> Shared:
         """Return some draws, spread evenly over the chains, with the surrogate's error given the data."""
-        if not has_features(self.problem.data):
-            raise InputError(
-                "Predictions of a population are in closed form: they want uq.GaussianProcess(), normal noise on the "
-                "surrogate's scale, and no discrepancy. posterior.individuals has the parameters of every subject."
-            )
+        refuse(self.problem, "predict")
         check.whole("predict", "draws", draws)
         theta, z = self.flat(), self.latents
         chains, count = self.draws.sizes["chain"], self.draws.sizes["draw"]
@@ -581,6 +575,4 @@ class _AsSingle:
         self.problem, self.space = problem, problem.population.space
         self.mass_cut, self.fixed, self.constraints = problem.mass_cut, problem.fixed, problem.constraints
         self.conditioned_prior, self.priors = problem.conditioned_prior, problem.priors
-
-    def pieces(self, theta: Mapping[str, Any]) -> Any:
-        return self.problem.pieces(theta)
+        self.parts = {"": problem.data}

@@ -22,13 +22,13 @@ import numpy as np
 import xarray as xr
 
 from uqms._typing import Array, Bools, Ints
+from uqms.calibration.capabilities import Features
 from uqms.calibration.density import draw_rows
 from uqms.calibration.gaussian import GaussianLikelihood
 from uqms.calibration.likelihood import Cells
 from uqms.calibration.population.lowrank import LowRank, SharedError, _by_score, _ragged, nystroem
 from uqms.calibration.predict import PosteriorPrediction, Targets, new_noise
 from uqms.errors import InputError
-from uqms.surrogates.gp import GaussianProcessSurrogate
 from uqms.surrogates.process import ScoreProcess
 
 if TYPE_CHECKING:
@@ -43,9 +43,7 @@ LIMIT, LEAST = 0.025, 200  # see `nystroem`: of few subjects too, the error at o
 
 def has_features(data: "Individuals") -> bool:
     """Tell whether the surrogate's error has features, and data and error are jointly normal."""
-    surrogate = data.surrogate
-    standard = isinstance(surrogate, GaussianProcessSurrogate) and surrogate.physics is None
-    return standard and data.form == "independent" and data.realisation is None
+    return Features.of(data).closed_form
 
 
 class Measured(NamedTuple):

@@ -20,7 +20,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
-from typing import Any, Literal, final
+from typing import Any, ClassVar, Literal, final
 
 import numpy as np
 import pandas as pd
@@ -29,6 +29,7 @@ import xarray as xr
 from uqms._threads import single_threaded
 from uqms._typing import Array, ArrayLike, Ints, RandomState, as_generator
 from uqms.calibration import density
+from uqms.calibration.capabilities import Kind, limit_of, limitations, warn_ahead
 from uqms.calibration.conditioned import ConditionedPrior
 from uqms.calibration.direct import is_exact
 from uqms.calibration.discrepancy import Discrepancy
@@ -299,6 +300,8 @@ class PopulationCalibration:
     Gelman et al. (2013), Bayesian Data Analysis, ch. 5 and 19; Wakefield (1996), doi:10.1080/01621459.1996.10476666.
     """
 
+    kind: ClassVar[Kind] = "population"
+
     @single_threaded
     def __init__(
         self,
@@ -321,8 +324,6 @@ class PopulationCalibration:
             raise InputError(f"population is a {type(population).__name__}; give uq.Population(space, individual=...).")
         if without_data not in ("error", "predict"):
             raise InputError(f"without_data is {without_data!r}; give 'error' or 'predict'.")
-        if isinstance(surrogate, Mapping):
-            raise InputError("population: several surrogates with populations are not joined; calibrate one.")
         self.population = population
         settings: dict[str, Any] = {"discrepancy": discrepancy, "outside": outside, "expansion": expansion}
         self.data = Individuals(population, subjects, without_data, surrogate, observations, noise, **settings)
@@ -334,6 +335,7 @@ class PopulationCalibration:
         self.derived = named_derived(derived or {}, tuple(self.priors))
         self.mass_cut = self.data.mass_cut
         self._compiled: list[Any] = []  # one for this problem and those with other values
+        warn_ahead(self)
         if int(self.subjects.measured.sum()) == 1:
             warnings.warn(
                 "One subject has data, which says nothing of how subjects differ: spreads are those of their priors. "
@@ -435,6 +437,11 @@ class PopulationCalibration:
     def latents(self) -> int:
         """Number of standard normals that are inferred beside: random effects, then those of the likelihood."""
         return self.layout.size + self.data.latents
+
+    @property
+    def limitations(self) -> dict[str, str]:
+        """What this calibration cannot do, by call: why, and what to do instead."""
+        return limitations(self)
 
     def limits(self, name: str) -> tuple[float, float]:
         """Interval that the prior of a quantity is conditioned on."""
@@ -592,10 +599,7 @@ class PopulationCalibration:
         InputError
             Always.
         """
-        raise InputError(
-            "The mode of a population and of all its subjects together depends on how the subjects are written, and "
-            "its spreads are far off. Sample it, problem.sample(uq.NUTS())."
-        )
+        raise limit_of(self, "maximum_a_posteriori")
 
     @property
     def compiled(self) -> Any:
@@ -646,7 +650,7 @@ class PopulationCalibration:
         from uqms.calibration.population import graph
         from uqms.calibration.population.posterior import build_posterior
 
-        chosen = checked_sampler(sampler, [self.surrogate])
+        chosen = checked_sampler(sampler, self)
         seed = int(as_generator(rng).integers(2**31))
         if self.mass_cut > 0:
             _logger.info("the design box cuts %.2g of the individuals of the prior", self.mass_cut)
