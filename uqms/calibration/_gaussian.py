@@ -243,32 +243,39 @@ def _whiten_series_reverse(
     for i in range(N - 1, -1, -1):
         c = int(order[i])
         S, P = total[c], before[c]
-        root, gain = 1.0 / math.sqrt(S), P / S
+        deviation, gain = math.sqrt(S), P / S
+        root = 1.0 / deviation
         s2 = steps[i, 0]
-        S_bar = -0.5 / S
+        squares = 0.0
         if s2 == 0.0:
             for j in range(m):
-                S_bar -= 0.5 * X_bar[c, j] * X[c, j] / S
+                squares += X_bar[c, j] * X[c, j]
                 X_bar[c, j] *= root
-            d_bar[c] = S_bar
+            d_bar[c] = -0.5 * (1.0 + squares) / S
             after_bar = 0.0
             continue
         follows = i + 1 < N and fresh[i + 1] == 0.0
         a, new, length = 0.0, 1.0, 1.0
+        a_bar, gain_bar = 0.0, 0.0
         if follows:
             a, new, length = steps[i + 1, 1], steps[i + 1, 2], steps[i + 1, 3]
-        a_bar, gain_bar = 0.0, 0.0
-        for j in range(m):
-            off = X[c, j] / root
-            post_bar = 0.0
-            if follows:
-                post_bar = a * state_bar[j]
-                a_bar += state_bar[j] * (original[c, j] - off + gain * off)
-            gain_bar += post_bar * off
-            S_bar -= 0.5 * X_bar[c, j] * X[c, j] / S
-            off_bar = X_bar[c, j] * root + gain * post_bar
-            state_bar[j] = post_bar - off_bar
-            X_bar[c, j] = off_bar
+            of_states, of_offs = 0.0, 0.0
+            for j in range(m):
+                x, x_bar, after = X[c, j], X_bar[c, j], state_bar[j]
+                of_states += after * original[c, j]
+                of_offs += after * x
+                squares += x_bar * x
+                off_bar = x_bar * root + gain * a * after
+                state_bar[j] = a * after - off_bar
+                X_bar[c, j] = off_bar
+            a_bar = of_states - (1.0 - gain) * deviation * of_offs
+            gain_bar = a * deviation * of_offs
+        else:
+            for j in range(m):
+                squares += X_bar[c, j] * X[c, j]
+                X_bar[c, j] *= root
+                state_bar[j] = -X_bar[c, j]
+        S_bar = -0.5 * (1.0 + squares) / S
         post_bar, s2_bar = 0.0, 0.0
         if follows:
             a_bar += after_bar * 2.0 * a * (P * d[c] / S - s2)
@@ -618,7 +625,7 @@ def _given_data(
     K, m = lam.shape[0], X.shape[1]
     p = m - 1
     left, middle, e, variance = np.empty((p, q)), np.empty((p, q)), np.empty(p), np.empty(p)
-    flat, flat_bar, flat_sigma = X.reshape(-1), X_bar.reshape(-1), Sigma.reshape(-1)
+    flat, flat_bar, whole = X.reshape(-1), X_bar.reshape(-1), np.empty((m, m))
     for k in range(K):
         for i in range(p):
             variance[i] = lam[k, i] if i < q else 1.0
@@ -641,17 +648,22 @@ def _given_data(
                 Sigma[k, i, j] = s
                 Sigma[k, j, i] = s
         first, last = int(starts[k]), int(starts[k + 1])
-        if (last - first) * p * p > SMALL:
-            gemm(False, False, last - first, p, p, -1.0, flat, first * m, m, flat_sigma, k * p * p, p,
+        if (last - first) * p * p > SMALL:  # [X, r] [[-Sigma - e e', e], [e', -1]], one pass over many rows
+            for i in range(p):
+                for j in range(p):
+                    whole[i, j] = -Sigma[k, i, j] - e[i] * e[j]
+                whole[i, p] = e[i]
+                whole[p, i] = e[i]
+            whole[p, p] = -1.0
+            gemm(False, False, last - first, m, m, 1.0, flat, first * m, m, whole.reshape(-1), 0, m,
                  0.0, flat_bar, first * m, m)  # fmt: skip
-        else:
-            for c in range(first, last):
-                for i in range(p):
-                    s = 0.0
-                    for j in range(p):
-                        s += X[c, j] * Sigma[k, j, i]
-                    X_bar[c, i] = -s
+            continue
         for c in range(first, last):
+            for i in range(p):
+                s = 0.0
+                for j in range(p):
+                    s += X[c, j] * Sigma[k, j, i]
+                X_bar[c, i] = -s
             s = X[c, p]
             for i in range(p):
                 s -= X[c, i] * e[i]
