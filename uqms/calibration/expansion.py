@@ -107,7 +107,7 @@ def pilot_loss(problem: "Calibration") -> Loss:
     space = Whitened(problem)
     try:
         found = temper(space.log_likelihood, space.dimension, PARTICLES, rng, correlation=CORRELATION, most_moves=MOVES)
-    except InitError:
+    except (InitError, np.linalg.LinAlgError):
         return Loss(np.inf, np.inf, np.inf)
     theta = space.theta(found.z[:POINTS])
     values = np.concatenate(list(problem.log_likelihood_values(theta)), axis=1)

@@ -123,7 +123,6 @@ class GaussianLikelihood:
             weight=weight,
             group=cells.group,
             scale=[noise.factors.get(str(output), -1) for output in cells.output],
-            response=_responses(cells),
             offset=[] if varying else cells.offset,
             basis=[] if varying else basis,
             truncation=[] if varying else truncation,
@@ -136,6 +135,7 @@ class GaussianLikelihood:
             terms=np.concatenate(terms) if terms else [],
             row_cell=cells.row_cell,
             row_variance=cells.row_variance,
+            response=_responses(cells),
         )
         return cls(blocks.pack(fields), K, q)
 
@@ -503,7 +503,6 @@ def reduced(cells: Cells, noise: NoiseGroups) -> GaussianLikelihood | None:
         weight=np.ones(N),
         group=kinds_of,
         scale=np.full(N, -1),
-        response=[],
         offset=np.zeros(N),
         basis=bases,
         truncation=[],
@@ -516,6 +515,7 @@ def reduced(cells: Cells, noise: NoiseGroups) -> GaussianLikelihood | None:
         terms=[],
         row_cell=[],
         row_variance=[],
+        response=[],
     )
     return GaussianLikelihood(blocks.pack(fields), K, q)
 
