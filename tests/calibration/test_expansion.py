@@ -442,3 +442,38 @@ def test_a_population_samples_the_error_unless_the_expansion_is_asked_for() -> N
         rest = np.array([0, 1, 4])  # without the second subject
         without = multivariate_normal(np.exp(c)[rest], C[np.ix_(rest, rest)]).logpdf(z_all[rest])
         assert by_subject[i, 1] == pytest.approx(whole - wall - without, rel=1e-8)
+
+
+# ------------------------------------------------------------------------------------- both forms are one likelihood
+def stochastic() -> Any:
+    """Return a surrogate of the logarithm of a stochastic simulator."""
+    design = uq.sobol(fits.SPACE, 10, rng=1)
+    a, b, x = (np.repeat(design[name].values, 5) for name in ("a", "b", "x"))
+    waves = np.random.default_rng(2).standard_normal((2, len(a)))
+    values = fits.curve_of(a, b, x).values + 0.05 * (np.outer(waves[0], np.exp(-fits.TIMES)) + waves[1][:, None])
+    output = xr.DataArray(np.exp(1.0 + values), dims=("run", "t"), coords={"t": fits.TIMES})
+    runs = uq.ensemble.build(design.isel(run=np.repeat(np.arange(10), 5)), {"y": output})
+    settings = {"y": uq.Curve(max_scores=2, transform="log")}
+    return uq.GaussianProcess(noise="heteroscedastic", hyperparameters="point", outputs=settings).fit(runs)
+
+
+@pytest.mark.parametrize("name", ["stochastic", "discrepancy, scale"])
+def test_the_closed_form_and_its_loss_make_up_the_sampled_likelihood(name: str) -> None:
+    """The average over latents is the exact density, which expansion and measured ratio give too."""
+    surrogate = stochastic() if name == "stochastic" else fits.load("log")
+    settings = {"realisation": "replicate"} if name == "stochastic" else {"discrepancy": DELTA}
+    forms = [
+        calibrated(surrogate, observed(positive(2)), NOISE, expansion=way, **settings) for way in ("first-order", "none")
+    ]
+    assert [one.form for one in forms] == ["correlated", "latent"]
+    theta = theta_of(forms[0]) | {"sigma": 1.0}
+    draws, count = arrays_of(theta), 60_000
+    ratio, error = next(log_ratios(forms[0], draws, np.zeros(1, np.int64)))
+    found = float(forms[0].log_likelihood(theta)) + float(ratio[0])
+    eta = np.random.default_rng(3).standard_normal((count, forms[1].latents))
+    values = forms[1].log_likelihood(arrays_of(theta, count), eta)
+    weights = np.exp(values - values.max())
+    wanted = float(values.max() + np.log(weights.mean()))
+    off = weights.std() / weights.mean() / np.sqrt(count)
+    assert off < 0.03
+    assert found == pytest.approx(wanted, abs=4.0 * float(np.hypot(off, error[0])))

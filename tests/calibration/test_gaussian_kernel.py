@@ -78,7 +78,6 @@ class Case:
                 self.weight,
                 self.group,
                 self.scale,
-                self.response if self.transformed else [],
                 *fixed,
                 np.full(q, RANK) if self.form == FEATURES else [],
                 order,
@@ -89,6 +88,7 @@ class Case:
                 [],
                 [],
                 [],
+                self.response if self.transformed else [],
             )
         )
 

@@ -143,7 +143,7 @@ def collapse(data: Array, z: Array, value: Array, squares: Array) -> None:
 
 @native(F, A1, I, F, A1)
 def _respond(response: Array, c: int, s: float, slopes: Array) -> float:
-    """Return the output f(s) of row c in the unit of its noise, and fill its first two derivatives by s."""
+    """Return the output f(s) of row c in the unit of its noise, and fill its first and second derivative by s."""
     kind = response[3 * c]
     if kind == 1.0:
         slopes[0] = slopes[1] = math.exp(s)

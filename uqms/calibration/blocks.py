@@ -46,9 +46,6 @@ class Data(NamedTuple):
         Of each row: measured value, variance beside the noise's, and what divides the noise's variance, shape (N,).
     group, scale
         Of each row: its noise group (-1: none), and the place in phi of its scale discrepancy (-1: none), (N,).
-    response
-        Of each row, where some surrogate models a transformed output: kind of the transform and the ends of the output
-        (`Transform.numbers`), shape (N, 3). Rows are then linear in the errors to first order. Empty otherwise.
     offset, basis, truncation
         Of the rows, (N,), (N, q), (N, t); empty where they are parts.
     ranks
@@ -61,6 +58,9 @@ class Data(NamedTuple):
     row_cell, row_variance
         Which row of these a measured value belongs to, and its variance in units of the noise's, shape (R,); empty
         where rows are combinations of measured values, which are then those of the data.
+    response
+        Of each row, where some surrogate models a transformed output: kind of the transform and the ends of the output
+        (`Transform.numbers`), shape (N, 3). Rows are then linear in the errors to first order. Empty otherwise.
     """
 
     sizes: Any
@@ -73,7 +73,6 @@ class Data(NamedTuple):
     weight: Any
     group: Any
     scale: Any
-    response: Any
     offset: Any
     basis: Any
     truncation: Any
@@ -86,3 +85,4 @@ class Data(NamedTuple):
     terms: Any
     row_cell: Any
     row_variance: Any
+    response: Any

@@ -43,15 +43,24 @@ PARTICLES, CORRELATION, MOVES = 128, 0.5, 3
 
 
 class Loss(NamedTuple):
-    """The mean of |log p - log p1| over values of the parameters, and how much the draws of the errors may be off."""
+    """The mean of |log p - log p1| over values of the parameters.
+
+    Attributes
+    ----------
+    nats, error
+        The mean and its Monte Carlo standard error.
+    each
+        Monte Carlo standard error of the loss at one value of the parameters, a mean.
+    """
 
     nats: float
     error: float
+    each: float
 
     @property
     def small(self) -> bool:
         """Whether the expansion can be used: below the limit, and known to be."""
-        return bool(self.nats + 2.0 * self.error < LOSS_LIMIT)
+        return bool(self.nats + 2.0 * self.error < LOSS_LIMIT and self.each < LOSS_LIMIT)
 
 
 def log_ratios(problem: "Calibration", theta: Mapping[str, Array], h: Ints) -> Iterator[tuple[Array, Array]]:
@@ -84,7 +93,9 @@ def log_ratios(problem: "Calibration", theta: Mapping[str, Array], h: Ints) -> I
 def measured_loss(problem: "Calibration", theta: Mapping[str, Array], h: Ints) -> Loss:
     """Return the loss in the mean over values of the parameters and their hyperparameter draws, each (S,)."""
     ratios, errors = (np.concatenate(one) for one in zip(*log_ratios(problem, theta, h), strict=True))
-    return Loss(float(np.mean(np.abs(ratios))), float(np.mean(errors)))
+    with np.errstate(all="ignore"):
+        error = float(np.sqrt(np.mean(errors**2) / len(errors)))
+    return Loss(float(np.mean(np.abs(ratios))), error, float(np.mean(errors)))
 
 
 def pilot_loss(problem: "Calibration") -> Loss:
@@ -96,8 +107,8 @@ def pilot_loss(problem: "Calibration") -> Loss:
     space = Whitened(problem)
     try:
         found = temper(space.log_likelihood, space.dimension, PARTICLES, rng, correlation=CORRELATION, most_moves=MOVES)
-    except InitError:
-        return Loss(np.inf, np.inf)
+    except (InitError, np.linalg.LinAlgError):
+        return Loss(np.inf, np.inf, np.inf)
     theta = space.theta(found.z[:POINTS])
     values = np.concatenate(list(problem.log_likelihood_values(theta)), axis=1)
     below = np.cumsum(np.exp(values - np.logaddexp.reduce(values, axis=0)), axis=0)[:-1]

@@ -127,7 +127,6 @@ class GaussianLikelihood:
             weight=weight,
             group=cells.group,
             scale=[noise.factors.get(int(g), -1) for g in cells.group],
-            response=_responses(cells),
             offset=[] if varying else cells.offset,
             basis=[] if varying else basis,
             truncation=[] if varying else truncation,
@@ -140,6 +139,7 @@ class GaussianLikelihood:
             terms=np.concatenate(terms) if terms else [],
             row_cell=cells.row_cell,
             row_variance=cells.row_variance,
+            response=_responses(cells),
         )
         return cls(blocks.pack(fields), K, q)
 
@@ -518,7 +518,6 @@ def reduced(cells: Cells, noise: NoiseGroups, correlated: bool = False) -> Gauss
         weight=np.ones(N),
         group=kinds_of,
         scale=np.full(N, -1),
-        response=[],
         offset=np.zeros(N),
         basis=bases,
         truncation=[],
@@ -531,6 +530,7 @@ def reduced(cells: Cells, noise: NoiseGroups, correlated: bool = False) -> Gauss
         terms=[],
         row_cell=[],
         row_variance=[],
+        response=[],
     )
     return GaussianLikelihood(blocks.pack(fields), K, q)
 
