@@ -17,6 +17,7 @@ from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.calibration import assembly
 from uqms.calibration.capabilities import limit_of, refuse
 from uqms.calibration.computation import MCSE_SHARE
+from uqms.calibration.judging import judge
 from uqms.calibration.parts import JointCalibration
 from uqms.calibration.predict import (
     NewNoise,
@@ -32,7 +33,7 @@ from uqms.calibration.problem import Calibration
 from uqms.calibration.progress import progress
 from uqms.calibration.rescaling import rescaled
 from uqms.calibration.samplers import Sampler
-from uqms.calibration.verdict import Verdict, judge
+from uqms.calibration.verdict import Verdict
 from uqms.errors import InputError
 
 __all__ = ["Evidence", "Posterior", "build_posterior", "thinned"]
