@@ -356,10 +356,9 @@ class Posterior:
         if any(not (np.isfinite(factor) and factor > 0) for factor in factors):
             raise InputError(f"rescale_discrepancy: factors are {list(factors)}; give positive numbers.")
         draws = {str(name): values.values.ravel() for name, values in self.draws.data_vars.items()}
-        joint = self.tree["sample_stats"]["joint_log_likelihood"].values.ravel()
         columns: dict[str, dict[str, float]] = {name: {} for name in draws}
         for factor in factors:
-            found = rescaled(self.single, draws, self.latents, joint, float(factor))
+            found = rescaled(self.single, draws, self.latents, None, float(factor))  # of a part, not of the whole
             for name, row in columns.items():
                 row[f"shift x{factor:g}"], row[f"sd_ratio x{factor:g}"] = found.shift[name], found.ratio[name]
                 row[f"k_hat x{factor:g}"] = found.k_hat
