@@ -4,8 +4,9 @@ import numpy as np
 import xarray as xr
 
 import uqms as uq
+from uqms.calibration.judging import judge
 from uqms.calibration.posterior import Posterior
-from uqms.calibration.verdict import Sampled, judge
+from uqms.calibration.verdict import Sampled
 
 CHAINS = 4
 

@@ -10,7 +10,8 @@ from calibration.problems import given_surrogate, linear_surrogate, replicates
 import uqms as uq
 from uqms.calibration import verdict as module
 from uqms.calibration.computation import check_divergences
-from uqms.calibration.verdict import Check, Sampled, Verdict, judge
+from uqms.calibration.judging import judge
+from uqms.calibration.verdict import Check, Sampled, Verdict
 from uqms.parameters import Box
 from uqms.surrogates import GaussianProcessSurrogate
 

@@ -12,8 +12,8 @@ They say something about the answer, not about the computation: an interval may 
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import final
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, final
 
 import numpy as np
 import xarray as xr
@@ -21,22 +21,29 @@ import xarray as xr
 from uqms._typing import Array
 from uqms.calibration.checks import Check, Sampled, Status
 from uqms.calibration.parts import JointCalibration
-from uqms.calibration.problem import Calibration
+from uqms.calibration.problem import Calibration, Piece
 from uqms.calibration.rescaling import rescaled
 from uqms.errors import InputError
 from uqms.parameters import Prior
 
+if TYPE_CHECKING:
+    from uqms.calibration.context import Context
+
 __all__ = [
     "Sensitivity",
-    "check_answer",
     "check_ends",
     "check_prior_mass",
+    "confounded",
     "confounding",
     "contraction",
+    "discrepancy",
+    "end_of_a_prior",
     "ends_of",
     "log_priors",
     "on_model_scale",
     "power_scaling",
+    "prior_dominated",
+    "prior_sensitivity",
 ]
 
 CONTRACTION, SHIFT = 0.1, 0.2
@@ -168,18 +175,48 @@ def _weights(log_weights: Array) -> Array:
     return np.asarray(weights / weights.sum())
 
 
-def check_answer(problem: Calibration | JointCalibration, sampled: Sampled, information: Array) -> tuple[Check, ...]:
-    """Return the checks of what was learned; `information` (s, d, d) in units of the prior's sds."""
-    checks = [
-        _check_contraction(problem, sampled.theta),
-        _check_confounded(problem, sampled.theta, information),
-        _check_ends(problem, sampled.theta, information),
-    ]
-    if sampled.log_likelihood is not None:
-        checks.append(_check_sensitivity(problem, sampled))
-        if isinstance(problem, Calibration) and problem.discrepancy is not None:
-            checks.append(_check_discrepancy(problem, sampled))
-    return tuple(checks)
+def prior_dominated(context: "Context") -> list[Check]:
+    """Judge whether data say more of parameters than the prior does."""
+    problem = context.problem
+    return [] if problem.kind == "population" else [_check_contraction(problem, context.sampled.theta)]
+
+
+def confounded(context: "Context") -> list[Check]:
+    """Judge whether parameters can be told apart."""
+    information = context.linear.information
+    if information is None:
+        return []
+    return [_check_confounded(context.problem, context.sampled.theta, information)]
+
+
+def end_of_a_prior(context: "Context") -> list[Check]:
+    """Judge whether data put parameters beyond an end of their priors."""
+    information = context.linear.information
+    return [] if information is None else [_check_ends(context.problem, context.sampled.theta, information)]
+
+
+def prior_sensitivity(context: "Context") -> list[Check]:
+    """Judge how fast the answer moves with the weight of the prior.
+
+    Of a population the likelihood depends on the effects, whose law is a part of the prior: it is not judged.
+    """
+    if context.sampled.log_likelihood is None or context.problem.kind == "population":
+        return []
+    return [_check_sensitivity(context.problem, context.sampled)]
+
+
+def discrepancy(context: "Context") -> list[Check]:
+    """Judge how far the answer depends on how large the model's error may be."""
+    if context.sampled.log_likelihood is None or context.problem.kind == "population":
+        return []
+    found = []
+    for piece in context.pieces:
+        if piece.problem.discrepancy is None:
+            continue
+        name = f" ({piece.name})" if piece.name else ""
+        check = _check_discrepancy(piece, context.sampled.log_likelihood if not name else None)
+        found.append(replace(check, name=check.name + name))
+    return found
 
 
 def _check_contraction(problem: Calibration | JointCalibration, theta: Mapping[str, Array]) -> Check:
@@ -299,12 +336,10 @@ def _check_sensitivity(problem: Calibration | JointCalibration, sampled: Sampled
     return Check("prior sensitivity", "note" if strength > SENSITIVITY else "pass", strength, message, remedy)
 
 
-def _check_discrepancy(problem: Calibration, sampled: Sampled) -> Check:
-    assert sampled.log_likelihood is not None
+def _check_discrepancy(piece: Piece, log_likelihood: Array | None) -> Check:
+    problem = piece.problem
     try:
-        found = [
-            rescaled(problem, sampled.theta, sampled.latents, sampled.log_likelihood, factor) for factor in DISCREPANCY
-        ]
+        found = [rescaled(problem, piece.theta, piece.latents, log_likelihood, factor) for factor in DISCREPANCY]
     except InputError as error:  # a prior without a scale; draws are not lost for it
         return Check("discrepancy", "note", float("nan"), "how it depends on its scale is not judged", str(error))
     worst = max(problem.parameters, key=lambda name: max(abs(one.shift[name]) for one in found))
@@ -312,8 +347,9 @@ def _check_discrepancy(problem: Calibration, sampled: Sampled) -> Check:
     message = f"the mean of {worst} moves by {shift:.2f} sd when its prior scale is halved or doubled, limit 1"
     if max(one.k_hat for one in found) > K_HAT:
         message += "; a rough figure (k-hat above 0.7)"
+    of_part = f"posterior.part({piece.parts[0]!r})" if piece.name else "posterior"
     remedy = (
-        f"What {worst} is depends on how large the model's error may be: report posterior.rescale_discrepancy(), argue "
+        f"What {worst} is depends on how large the model's error may be: report {of_part}.rescale_discrepancy(), argue "
         "for the scale, GPDiscrepancy(sd=...), or measure what tells the two apart."
     )
     return Check("discrepancy", "warn" if shift > 1.0 else "pass", shift, message, remedy)
@@ -331,8 +367,9 @@ def check_prior_mass(problem: Calibration, theta: Mapping[str, Array]) -> Check:
     """Mass of the prior that nothing was simulated for, and of the posterior when it was let out of the box."""
     box = problem.surrogate.domain
     columns = [box.names.index(name) for name in problem.parameters]
-    u = problem.unit_inputs({name: theta[name] for name in problem.parameters})[:, 0, columns]
-    outside = float(np.mean(np.any((u < 0.0) | (u > 1.0), axis=1)))
+    u = problem.unit_inputs({name: theta[name] for name in problem.parameters})
+    u = u[..., columns] if problem.individual else u[:, :1, columns]
+    outside = float(np.mean(np.any((u < 0.0) | (u > 1.0), axis=-1)))
     cut = problem.mass_cut
     doubted = cut > MASS_CUT and problem.outside != "refined"  # that box was made around an earlier posterior
     status: Status = "fail" if outside > OUTSIDE_FAIL else "warn" if outside > OUTSIDE or doubted else "pass"

@@ -1,6 +1,7 @@
 """Checks of the computation: whether the draws are those of the posterior that was asked for."""
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
@@ -9,7 +10,10 @@ from scipy.spatial import cKDTree
 from uqms._typing import Array
 from uqms.calibration.checks import Check, Sampled, Status
 
-__all__ = ["APPROXIMATION", "check_computation", "check_modes", "sampler_checks"]
+if TYPE_CHECKING:
+    from uqms.calibration.context import Context
+
+__all__ = ["APPROXIMATION", "check_computation", "check_modes", "computation", "sampler_checks"]
 
 R_HAT, R_HAT_FAIL = 1.01, 1.05
 ESS_PER_CHAIN, ESS_FAIL = 100, 25
@@ -41,6 +45,11 @@ def check_computation(sampled: Sampled, constrained: bool = False) -> tuple[Chec
     if sampled.mcse:
         checks.append(check_monte_carlo_error(sampled.mcse))
     return tuple(checks)
+
+
+def computation(context: "Context") -> tuple[Check, ...]:
+    """Judge convergence, the sampler's statistics and completeness."""
+    return check_computation(context.returned, bool(context.problem.constraints))
 
 
 def sampler_checks(stats: xr.Dataset) -> tuple[Check, ...]:

@@ -42,6 +42,8 @@ from uqms.errors import ExtrapolationError, InputError
 from uqms.parameters import ParameterSpace, Prior
 
 if TYPE_CHECKING:
+    from uqms.calibration.checks import Sampled
+    from uqms.calibration.context import Linearised
     from uqms.calibration.mode import Mode
 
 __all__ = ["JointCalibration"]
@@ -196,6 +198,12 @@ class JointCalibration:
         if name in self._limits:
             return self._limits[name]
         return self.priors[name].support
+
+    def linearised(self, sampled: "Sampled") -> "Linearised":
+        """Return the problem linearised at a few draws, as the checks of a verdict look at it."""
+        from uqms.calibration.verdict import linearised
+
+        return linearised(self, sampled)
 
     def unit_of(self, name: str) -> str:
         """Return the unit of an inferred quantity."""

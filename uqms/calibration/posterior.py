@@ -17,6 +17,7 @@ from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.calibration import assembly
 from uqms.calibration.capabilities import limit_of, refuse
 from uqms.calibration.computation import MCSE_SHARE
+from uqms.calibration.judging import judge
 from uqms.calibration.parts import JointCalibration
 from uqms.calibration.predict import (
     NewNoise,
@@ -32,7 +33,7 @@ from uqms.calibration.problem import Calibration
 from uqms.calibration.progress import progress
 from uqms.calibration.rescaling import rescaled
 from uqms.calibration.samplers import Sampler
-from uqms.calibration.verdict import Verdict, judge
+from uqms.calibration.verdict import Verdict
 from uqms.errors import InputError
 
 __all__ = ["Evidence", "Posterior", "build_posterior", "thinned"]
@@ -355,10 +356,9 @@ class Posterior:
         if any(not (np.isfinite(factor) and factor > 0) for factor in factors):
             raise InputError(f"rescale_discrepancy: factors are {list(factors)}; give positive numbers.")
         draws = {str(name): values.values.ravel() for name, values in self.draws.data_vars.items()}
-        joint = self.tree["sample_stats"]["joint_log_likelihood"].values.ravel()
         columns: dict[str, dict[str, float]] = {name: {} for name in draws}
         for factor in factors:
-            found = rescaled(self.single, draws, self.latents, joint, float(factor))
+            found = rescaled(self.single, draws, self.latents, None, float(factor))  # of a part, not of the whole
             for name, row in columns.items():
                 row[f"shift x{factor:g}"], row[f"sd_ratio x{factor:g}"] = found.shift[name], found.ratio[name]
                 row[f"k_hat x{factor:g}"] = found.k_hat

@@ -60,6 +60,8 @@ from uqms.surrogates.protocol import Surrogate
 from uqms.surrogates.transforms import Identity
 
 if TYPE_CHECKING:
+    from uqms.calibration.checks import Sampled
+    from uqms.calibration.context import Linearised
     from uqms.calibration.mode import Mode
     from uqms.calibration.population.population import Population
     from uqms.surrogates import FittedProbability
@@ -497,6 +499,12 @@ class Calibration:
     def pieces(self, theta: Mapping[str, Any], latents: Any = None, h: Any = None) -> list[Piece]:
         """Return what belongs to each surrogate: here, of one surrogate, everything."""
         return [Piece("", self, dict(theta), latents, h, np.arange(len(self.parameters)), np.arange(len(self.cells.z)))]
+
+    def linearised(self, sampled: "Sampled") -> "Linearised":
+        """Return the problem linearised at a few draws, as the checks of a verdict look at it."""
+        from uqms.calibration.verdict import linearised
+
+        return linearised(self, sampled)
 
     def unit_of(self, name: str) -> str:
         """Return the unit of an inferred quantity; hyperparameters on a logarithmic or other scale have none."""

@@ -71,13 +71,16 @@ def with_scaled_discrepancy(problem: "Calibration", factor: float) -> "Calibrati
 
 
 def rescaled(
-    problem: "Calibration", draws: Mapping[str, Array], latents: Array, log_likelihood: Array, factor: float
+    problem: "Calibration", draws: Mapping[str, Array], latents: Array, log_likelihood: Array | None, factor: float
 ) -> Rescaled:
-    """Return how the quantities move when the discrepancy is `factor` times as large; draws (S,) of everything."""
+    """Return how the quantities move when the discrepancy is `factor` times as large; draws (S,) of everything.
+
+    `log_likelihood` (S,) is that of the problem's own data; it is computed where it is None and needed.
+    """
     from arviz_stats.base import array_stats
 
     other = with_scaled_discrepancy(problem, factor)
-    log_weight = np.zeros(len(log_likelihood))
+    log_weight = np.zeros(len(next(iter(draws.values()))))
     known = False
     for key, before, after in zip(problem.noise.keys, problem.noise.settings, other.noise.settings, strict=True):
         if isinstance(before, Prior) and isinstance(after, Prior):
@@ -85,7 +88,9 @@ def rescaled(
         known |= not isinstance(before, Prior) and before != after
     if known:  # a known scale is part of the likelihood, not of the prior
         theta = {name: draws[name] for name in problem.priors}
-        log_weight += other.log_likelihood(theta, latents) - log_likelihood
+        eta = latents if problem.latents else None
+        own = problem.log_likelihood(theta, eta) if log_likelihood is None else log_likelihood
+        log_weight += other.log_likelihood(theta, eta) - own
     if np.ptp(log_weight) < 1e-12:
         weight, k_hat = np.full(len(log_weight), 1.0 / len(log_weight)), -np.inf
     else:

@@ -32,6 +32,7 @@ __all__ = ["Success", "check_failures", "read_success"]
 
 FAILING = 0.05  # of the posterior's mass, from which on the verdict warns
 STEP = 1e-4
+WHERE = "uq.SuccessProbability().fit(ensemble) has the probability at any inputs, to compare with the draws."
 
 
 @final
@@ -122,7 +123,7 @@ def read_success(
     return Success(given, names, dict(fixed), condition_names, conditions)
 
 
-def check_failures(problem: "Calibration", theta: Mapping[str, Array]) -> Check | None:
+def check_failures(problem: "Calibration", theta: Mapping[str, Array], kind: str = "one") -> Check | None:
     """Return how much of the posterior lies where runs fail; a note when nothing says where that is."""
     name = "failed runs"
     if problem.success is None:
@@ -135,8 +136,8 @@ def check_failures(problem: "Calibration", theta: Mapping[str, Array]) -> Check 
             "note",
             failed / total,
             f"{failed} of {total} runs gave no outputs; the surrogate knows the others only",
-            "Nothing says whether the posterior lies where runs fail: Calibration(..., success=uq.SuccessProbability()"
-            ".fit(ensemble)) tells.",
+            "Nothing says whether the posterior lies where runs fail: "
+            + ("Calibration(..., success=uq.SuccessProbability().fit(ensemble)) tells." if kind == "one" else WHERE),
         )
     p = np.exp(problem.success.log(theta))
     failing, unlikely = float(np.mean(1.0 - p)), float(np.mean(p < 0.5))

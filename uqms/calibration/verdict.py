@@ -2,17 +2,17 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import final
 
 import numpy as np
-import xarray as xr
 
 from uqms._typing import Array, Ints
 from uqms.calibration import _latent_outputs
-from uqms.calibration.answer import check_answer, check_prior_mass, log_priors, on_model_scale
+from uqms.calibration.answer import check_prior_mass, log_priors, on_model_scale
 from uqms.calibration.checks import Check, Sampled, Status, Verdict
-from uqms.calibration.computation import check_computation, check_modes
+from uqms.calibration.computation import check_modes
+from uqms.calibration.context import Context, Linearised, evenly
 from uqms.calibration.density import covariance_of, noise_sd, prior_scale, slope_of_density
 from uqms.calibration.direct import is_exact
 from uqms.calibration.expansion import check_expansion
@@ -23,7 +23,22 @@ from uqms.calibration.problem import Calibration
 from uqms.calibration.progress import progress
 from uqms.calibration.success import check_failures
 
-__all__ = ["Check", "Sampled", "Verdict", "fisher_information", "judge"]
+__all__ = [
+    "Check",
+    "Sampled",
+    "Verdict",
+    "edge",
+    "failed_runs",
+    "first_order_expansion",
+    "fisher_information",
+    "linearised",
+    "misfit",
+    "other_modes",
+    "prior_mass",
+    "residuals",
+    "surrogate_error",
+    "validation",
+]
 
 SHARE_LIMIT = 0.5
 EDGE, EDGE_MASS = 0.02, 0.01
@@ -33,56 +48,72 @@ LOCAL_DRAWS = 100
 BLOCK = 4_000_000  # numbers in one array
 
 
-def judge(problem: Calibration | JointCalibration, sampled: Sampled) -> tuple[Verdict, xr.Dataset]:
-    """Return the verdict and the share of the surrogate's error in every parameter.
-
-    Checks of the computation come first, then those of the model and its surrogate, then those of the answer.
-    """
-    computation = check_computation(sampled, bool(problem.constraints))
-    finite = np.all([np.isfinite(values) for values in sampled.theta.values()], axis=0)
-    whole = bool(finite.all())
-    theta, h = {name: values[finite] for name, values in sampled.theta.items()}, sampled.h[finite]
-    if len(h) == 0:
-        return Verdict(computation), xr.Dataset({name: ((), float("nan")) for name in problem.parameters})
-    if not whole:  # what needs chains that are whole is left out
-        sampled = replace(sampled, log_likelihood=None)
-    latents = sampled.latents[finite] if sampled.latents.shape[1] else np.zeros((len(h), 0))
-    sampled = replace(sampled, theta=theta, h=h, latents=latents)
-    picked = np.unique(np.linspace(0, len(h) - 1, min(LOCAL_DRAWS, len(h))).astype(int))
+def linearised(problem: Calibration | JointCalibration, sampled: Sampled) -> Linearised:
+    """Return the problem linearised at a few of its draws; see `Linearised`."""
+    theta, latents, h = sampled.theta, sampled.latents, sampled.h
+    picked = evenly(len(h), LOCAL_DRAWS)
     some = {name: values[picked] for name, values in theta.items()}
     information = fisher_information(problem, some, h[picked])
     share = _share(problem, theta, h)
+    few = problem.pieces(some, latents[picked], h[picked])
     local = _local_informations(problem, some, h[picked], conditions=True)
-    of_parts: list[Check | None] = []
-    pieces = zip(problem.pieces(theta, latents, h), problem.pieces(some, latents[picked], h[picked]), strict=True)
-    for (piece, few), own in zip(pieces, local, strict=True):
-        part = piece.problem
-        left = _given_others(information, own, piece.columns)
-        found = (
-            check_validation(part, piece.theta, share[piece.columns]),
-            _check_residuals(part, piece.theta, piece.latents),
-            check_misfit(part, few.theta, few.latents, few.h, left),
-            check_expansion(part, few.theta, few.h),
-            _check_edge(part, piece.theta),
-            check_prior_mass(part, piece.theta),
-            check_failures(part, piece.theta),
-        )
-        name = f" ({piece.name})" if piece.name else ""
-        of_parts += [None if check is None else replace(check, name=check.name + name) for check in found]
-    checks = (
-        *computation,
-        _check_modes(problem, sampled),
-        _check_share(problem, share),
-        *of_parts,
-        *check_answer(problem, sampled, information),
-    )
-    shares = xr.Dataset({name: ((), float(value)) for name, value in zip(problem.parameters, share, strict=True)})
-    return Verdict(tuple(check for check in checks if check is not None)), shares
+    left = [_given_others(information, own, piece.columns) for piece, own in zip(few, local, strict=True)]
+    return Linearised(share, [share[piece.columns] for piece in few], few, left, information)
 
 
-def _check_modes(problem: Calibration | JointCalibration, sampled: Sampled) -> Check | None:
-    if sampled.starts is None or sampled.log_likelihood is None:
+def validation(context: Context, i: int) -> Check | None:
+    """Judge the surrogate by its left-out errors near the posterior."""
+    piece, linear = context.pieces[i], context.linear
+    if linear.reason:
         return None
+    return check_validation(piece.problem, piece.theta, np.nan_to_num(linear.shares[i]))
+
+
+def residuals(context: Context, i: int) -> Check | None:
+    """Judge whether residuals along curves are independent; subjects have curves of their own, which are not pooled."""
+    piece = context.pieces[i]
+    return None if piece.problem.individual else _check_residuals(piece.problem, piece.theta, piece.latents)
+
+
+def misfit(context: Context, i: int) -> Check | None:
+    """Judge whether noise and surrogate explain the data."""
+    linear = context.linear
+    if linear.reason or linear.misfit is not None:
+        return linear.misfit
+    few = linear.few[i]
+    return check_misfit(few.problem, few.theta, few.latents, few.h, linear.left[i])
+
+
+def first_order_expansion(context: Context, i: int) -> Check | None:
+    """Judge the closed form of outputs whose surrogate models a transform of them."""
+    linear = context.linear
+    if linear.reason or not linear.left:  # through features it costs more than the sampling
+        return None
+    few = linear.few[i]
+    return check_expansion(few.problem, few.theta, few.h)
+
+
+def edge(context: Context, i: int) -> Check | None:
+    """Judge whether the posterior leans on an end of the design box."""
+    piece = context.pieces[i]
+    return None if piece.problem.individual else _check_edge(piece.problem, piece.theta)
+
+
+def prior_mass(context: Context, i: int) -> Check:
+    """Judge what of prior and posterior lies outside of the design box."""
+    return check_prior_mass(context.pieces[i].problem, context.pieces[i].theta)
+
+
+def failed_runs(context: Context, i: int) -> Check | None:
+    """Judge how much of the posterior lies where runs fail."""
+    return check_failures(context.pieces[i].problem, context.pieces[i].theta, context.problem.kind)
+
+
+def other_modes(context: Context) -> list[Check]:
+    """Judge whether chains were wherever starting points found mass."""
+    problem, sampled = context.problem, context.sampled
+    if sampled.starts is None or sampled.log_likelihood is None:
+        return []
     starts = sampled.starts
     latents = starts.get("latents", np.zeros((len(next(iter(starts.values()))), 0)))
     starts = {name: values for name, values in starts.items() if name != "latents"}
@@ -91,7 +122,7 @@ def _check_modes(problem: Calibration | JointCalibration, sampled: Sampled) -> C
     start_density = problem.log_likelihood(starts, latents) + np.sum(list(log_priors(problem, starts).values()), axis=0)
     start_density -= 0.5 * np.sum(latents**2, axis=1)
     draws, points = (np.column_stack(list(on_model_scale(problem, t).values())) for t in (sampled.theta, starts))
-    return check_modes(draws, density, points, np.nan_to_num(start_density, nan=-np.inf))
+    return [check_modes(draws, density, points, np.nan_to_num(start_density, nan=-np.inf))]
 
 
 def fisher_information(problem: Calibration | JointCalibration, theta: Mapping[str, Array], h: Ints) -> Array:
@@ -274,9 +305,13 @@ def has_no_error(problem: Calibration | JointCalibration) -> bool:
     return all(is_exact(part.surrogate) and not part.cells.truncation.any() for part in _parts(problem))
 
 
-def _check_share(problem: Calibration | JointCalibration, share: Array) -> Check:
+def surrogate_error(context: Context) -> list[Check]:
+    """Judge the share of the surrogate's error in the variance of parameters."""
+    problem, share = context.problem, context.linear.share
+    if problem.kind == "population":
+        return []
     if has_no_error(problem):
-        return Check("surrogate error", "pass", 0.0, "none: the simulator itself was used")
+        return [Check("surrogate error", "pass", 0.0, "none: the simulator itself was used")]
     worst = int(np.argmax(share))
     name = problem.parameters[worst]
     message = f"at most {share[worst]:.0%} of a parameter's variance ({name}), limit {SHARE_LIMIT:.0%}"
@@ -290,7 +325,7 @@ def _check_share(problem: Calibration | JointCalibration, share: Array) -> Check
             "the observed coordinates themselves."
         )
     status: Status = "pass" if share[worst] <= SHARE_LIMIT else "warn"
-    return Check("surrogate error", status, float(share[worst]), message, remedy)
+    return [Check("surrogate error", status, float(share[worst]), message, remedy)]
 
 
 def _series(problem: Calibration) -> list[Ints]:

@@ -11,6 +11,7 @@ from scipy.stats import truncnorm
 
 import uqms as uq
 from uqms.calibration.checks import Sampled, Verdict
+from uqms.calibration.judging import judge
 from uqms.calibration.population.lowrank import LowRank
 from uqms.calibration.population.prediction import featured, noise_of_scores, subjects_of
 from uqms.calibration.population.shared_error import nystroem
@@ -21,7 +22,6 @@ from uqms.calibration.population.verdict import (
     _share,
     _through_features,
     _trace,
-    judge,
 )
 from uqms.calibration.predict import data_moments
 from uqms.surrogates.process import scores_at

@@ -16,13 +16,13 @@ from uqms._threads import single_threaded
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.calibration import assembly
 from uqms.calibration.capabilities import limit_of, refuse
+from uqms.calibration.judging import judge
 from uqms.calibration.likelihood import check_conditions, merge_close
 from uqms.calibration.observations import Observations
 from uqms.calibration.population.layout import from_natural
 from uqms.calibration.population.prediction import Measured, Shared, curves, has_features
 from uqms.calibration.population.problem import Individuals, PopulationCalibration
 from uqms.calibration.population.terms import subject_terms
-from uqms.calibration.population.verdict import judge
 from uqms.calibration.posterior import Posterior, SummaryTable
 from uqms.calibration.predict import PosteriorPrediction
 from uqms.calibration.samplers import Sampler

@@ -20,7 +20,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
-from typing import Any, ClassVar, Literal, final
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
 import numpy as np
 import pandas as pd
@@ -55,6 +55,10 @@ from uqms.errors import PACKAGE, DataError, DataWarning, ExtrapolationError, Ext
 from uqms.parameters import Prior
 from uqms.parameters.scale import SCALES
 from uqms.surrogates.protocol import Surrogate
+
+if TYPE_CHECKING:
+    from uqms.calibration.checks import Sampled
+    from uqms.calibration.context import Linearised
 
 __all__ = ["Individuals", "PopulationCalibration"]
 
@@ -446,6 +450,12 @@ class PopulationCalibration:
     def limits(self, name: str) -> tuple[float, float]:
         """Interval that the prior of a quantity is conditioned on."""
         return self.data.limits(name) if name in self.population.shared else self.priors[name].support
+
+    def linearised(self, sampled: "Sampled") -> "Linearised":
+        """Return the problem linearised at a few draws, as the checks of a verdict look at it."""
+        from uqms.calibration.population.verdict import linearised
+
+        return linearised(self, sampled)
 
     def unit_of(self, name: str) -> str:
         """Return the unit of an inferred quantity; spreads and effects on a natural scale have none."""

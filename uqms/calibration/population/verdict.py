@@ -13,11 +13,9 @@ error adds to the variance of a quantity of the population is its share, with th
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import xarray as xr
 from scipy import sparse
 from scipy.sparse.linalg import splu
 from scipy.stats import chi2
@@ -25,20 +23,27 @@ from scipy.stats import chi2
 from uqms._typing import Array, Ints
 from uqms.calibration.answer import check_ends, ends_of
 from uqms.calibration.checks import Check, Sampled, Status
-from uqms.calibration.computation import check_computation
+from uqms.calibration.context import Context, Linearised, evenly
 from uqms.calibration.direct import is_exact
-from uqms.calibration.expansion import check_expansion
 from uqms.calibration.joint_error import means_apart
-from uqms.calibration.misfit import MISFIT_LEVEL, check_misfit, check_validation
+from uqms.calibration.misfit import MISFIT_LEVEL
 from uqms.calibration.population.layout import from_natural
 from uqms.calibration.population.lowrank import _ragged
 from uqms.calibration.population.prediction import noise_of_scores, some_inputs
 from uqms.calibration.population.problem import PopulationCalibration
 from uqms.calibration.population.shared_error import QUANTILE
 from uqms.calibration.predict import data_moments
-from uqms.calibration.verdict import EDGE, SHARE_LIMIT, Verdict
+from uqms.calibration.verdict import EDGE, SHARE_LIMIT
 
-__all__ = ["judge"]
+__all__ = [
+    "edge_of_subjects",
+    "end_of_a_prior",
+    "joint_error",
+    "linearised",
+    "prior_dominated",
+    "subjects",
+    "surrogate_error",
+]
 
 FEW_SUBJECTS = 5
 SUBJECT_EDGE_MASS = 0.05  # of a subject's draws: it is one of many
@@ -48,51 +53,67 @@ FEATURES_LIMIT = 0.1  # of a variance: 5 % of a sd
 STEP = 1e-4
 
 
-def judge(problem: PopulationCalibration, sampled: Sampled) -> tuple[Verdict, xr.Dataset]:
-    """Return the verdict, and the share of the surrogate's error in every quantity of the population."""
-    computation = check_computation(sampled)
-    names = list(problem.population.priors)
-    finite = np.all([np.isfinite(values) for values in sampled.theta.values()], axis=0)
-    if not finite.any():
-        return Verdict(computation), xr.Dataset({name: ((), float("nan")) for name in names})
-    theta = {name: values[finite] for name, values in sampled.theta.items()}
-    sampled = replace(sampled, theta=theta, h=sampled.h[finite], latents=sampled.latents[finite])
-    z = sampled.latents
-    own = problem.individuals(theta, z)
-    checks: list[Check | None] = [*computation]
+def linearised(problem: PopulationCalibration, sampled: Sampled) -> Linearised:
+    """Return the problem linearised at a few of its draws, effects integrated out; see `Linearised`."""
+    theta, z, h = sampled.theta, sampled.latents, sampled.h
+    names = problem.parameters
     n, D = len(problem.data.cells.offset), len(names) + problem.layout.size
-    count = min(DRAWS, NUMBERS // (n * (n + D)), len(z))
-    share, ends = np.full(len(names), np.nan), None
+    count = FEATURED if problem.lowrank is not None else min(DRAWS, NUMBERS // (n * (n + D)))
+    if count < 1:
+        reason = "too many measurements for its share, and for checks of misfit and of ends of priors"
+        return Linearised(np.full(len(names), np.nan), reason=reason)
+    picked = evenly(len(z), count)
+    some = {name: values[picked] for name, values in theta.items()}
+    few = problem.pieces(some, z[picked], h[picked])
     if problem.lowrank is not None:
-        picked = np.unique(np.linspace(0, len(z) - 1, min(FEATURED, len(z))).astype(int))
-        few = {name: values[picked] for name, values in theta.items()}
-        variances, misfit = _through_features(problem, few, z[picked], sampled.h[picked])
-        share, ends = _share(problem, variances), _check_ends(problem, theta, variances[0])
-        checks += [_check_share(problem, names, share), _check_features(problem, few, z[picked], sampled.h[picked])]
-        checks += [misfit, check_validation(problem.data, own, share)]
-    elif count >= 1:
-        picked = np.unique(np.linspace(0, len(z) - 1, count).astype(int))
-        few = {name: values[picked] for name, values in theta.items()}
-        information, variances = _information(problem, few, z[picked], sampled.h[picked])
-        share, ends = _share(problem, variances), _check_ends(problem, theta, variances[0])
-        checks.append(_check_share(problem, names, share))
-        part = {name: values[picked] for name, values in own.items()}
-        eta = z[picked][:, problem.layout.size :]
-        checks.append(check_misfit(problem.data, part, eta, sampled.h[picked], information))
-        checks.append(check_expansion(problem.data, part, sampled.h[picked]))
-        checks.append(check_validation(problem.data, own, np.nan_to_num(share)))
-    else:
-        checks.append(
-            Check(
-                "surrogate error",
-                "note",
-                np.nan,
-                "not judged: too many measurements for its share, and for checks of misfit and of ends of priors",
-            )
-        )
-    checks += [_check_edge(problem, own), _check_subjects(problem), _check_prior(problem, theta), ends]
-    shares = xr.Dataset({name: ((), float(value)) for name, value in zip(names, share, strict=True)})
-    return Verdict(tuple(check for check in checks if check is not None)), shares
+        variances, misfit = _through_features(problem, some, z[picked], h[picked])
+        share = _share(problem, variances)
+        return Linearised(share, [share], few, variances=variances[0], misfit=misfit)
+    information, variances = _information(problem, some, z[picked], h[picked])
+    share = _share(problem, variances)
+    return Linearised(share, [share], few, [information], variances=variances[0])
+
+
+def surrogate_error(context: Context) -> list[Check]:
+    """Judge the share of the surrogate's error in the variance of what describes a population."""
+    problem, linear = context.problem, context.linear
+    if problem.kind != "population":
+        return []
+    if linear.reason:
+        return [Check("surrogate error", "note", np.nan, f"not judged: {linear.reason}")]
+    return [_check_share(problem, list(problem.parameters), linear.share)]
+
+
+def edge_of_subjects(context: Context, i: int) -> Check | None:
+    """Judge whether subjects lean on an end of the design box."""
+    piece = context.pieces[i]
+    return _check_edge(context.problem, piece.theta) if piece.problem.individual else None
+
+
+def joint_error(context: Context) -> list[Check]:
+    """Judge the joint error of the surrogate through features against the exact one."""
+    if getattr(context.problem, "lowrank", None) is None:
+        return []
+    picked = evenly(len(context.sampled.latents), FEATURED)
+    some = {name: values[picked] for name, values in context.sampled.theta.items()}
+    return [_check_features(context.problem, some, context.sampled.latents[picked], context.sampled.h[picked])]
+
+
+def subjects(context: Context) -> list[Check]:
+    """Judge whether there are subjects enough to say how they differ."""
+    return [_check_subjects(context.problem)] if context.problem.kind == "population" else []
+
+
+def prior_dominated(context: Context) -> list[Check]:
+    """Judge whether data say more of a population than the prior does."""
+    problem = context.problem
+    return [_check_prior(problem, context.sampled.theta)] if problem.kind == "population" else []
+
+
+def end_of_a_prior(context: Context) -> list[Check]:
+    """Judge whether data put what describes a population beyond an end of its prior."""
+    variances = context.linear.variances
+    return [] if variances is None else [_check_ends(context.problem, context.sampled.theta, variances)]
 
 
 def _information(problem: PopulationCalibration, theta: Mapping[str, Array], z: Array, h: Array) -> tuple[Array, Array]:

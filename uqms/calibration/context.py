@@ -1,0 +1,108 @@
+"""What a check of the verdict is given: the problem, the draws, and the problem linearised at a few of them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, final
+
+import numpy as np
+
+from uqms._typing import Array, Bools
+from uqms.calibration.checks import Check, Sampled
+from uqms.calibration.problem import Piece
+
+__all__ = ["CheckFunction", "Context", "Linearised", "evenly"]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Linearised:
+    """The problem linearised at a few of its draws.
+
+    Attributes
+    ----------
+    share
+        Of the surrogate's error in the variance of every quantity that is judged, (P,); NaN where that is not known.
+    shares
+        Those of the quantities that a surrogate's data are about, one array a surrogate.
+    few
+        The few draws by surrogate.
+    left
+        By surrogate: what its data say of its own parameters, (s, d, d), in units of what is known without them.
+    information
+        What all data say of all parameters, (s, D, D), in units of the prior's sds; None where a problem has another
+        measure of it.
+    variances
+        What data leave of every quantity, (P,), in units of the prior's variances; None as for `information`.
+    misfit
+        The check of misfit, where the linearised problem has it already.
+    reason
+        Why there is nothing, "" where there is.
+    """
+
+    share: Array
+    shares: Sequence[Array] = ()
+    few: Sequence[Piece] = ()
+    left: Sequence[Array] = ()
+    information: Array | None = None
+    variances: Array | None = None
+    misfit: Check | None = None
+    reason: str = ""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Context:
+    """What a check looks at.
+
+    Attributes
+    ----------
+    problem
+        The calibration: of one subject, of several parts, or of a population.
+    returned
+        What the sampler returned, as it is.
+    """
+
+    problem: Any
+    returned: Sampled
+
+    @cached_property
+    def finite(self) -> Bools:
+        """Which draws are numbers throughout."""
+        return np.asarray(np.all([np.isfinite(values) for values in self.returned.theta.values()], axis=0))
+
+    @cached_property
+    def sampled(self) -> Sampled:
+        """The draws that are finite; what needs chains that are whole is left out where one is not."""
+        one, finite = self.returned, self.finite
+        latents = one.latents[finite] if one.latents.shape[1] else np.zeros((int(finite.sum()), 0))
+        theta = {name: values[finite] for name, values in one.theta.items()}
+        whole = bool(finite.all())
+        return replace(
+            one,
+            theta=theta,
+            h=one.h[finite],
+            latents=latents,
+            log_likelihood=one.log_likelihood if whole else None,
+        )
+
+    @cached_property
+    def pieces(self) -> list[Piece]:
+        """What belongs to each surrogate, with all finite draws."""
+        found: list[Piece] = self.problem.pieces(self.sampled.theta, self.sampled.latents, self.sampled.h)
+        return found
+
+    @cached_property
+    def linear(self) -> Linearised:
+        """The problem linearised at a few of the draws."""
+        found: Linearised = self.problem.linearised(self.sampled)
+        return found
+
+
+type CheckFunction = Callable[[Context], Sequence[Check]]
+"""A check of a posterior; it returns nothing where it does not apply."""
+
+
+def evenly(count: int, most: int) -> Array:
+    """Return at most `most` of `count` places, spread evenly."""
+    return np.unique(np.linspace(0, count - 1, min(most, count)).astype(int))
