@@ -208,11 +208,6 @@ class Cells:
         rows = np.argsort(self.row_cell)[at] if single else np.full(len(at), -1)
         return at, Sites(columns, self.experiment[at], rows, condition_names)
 
-    def errors(self, exact: bool) -> "Errors":
-        """Return the errors of the cells; a simulator that is `exact` has none of its scores."""
-        used = np.zeros(0, dtype=np.int64) if exact else self.used
-        return Errors.of(self.basis, self.truncation, self.experiment, self.experiments, used)
-
     @cached_property
     def projected(self) -> "Cells":
         """Fewer cells, of weight 1, that say as much of scores and truncation under independent noise.
