@@ -234,3 +234,36 @@ class FromScores:
 
     def functions(self, n: int, rng: Any) -> Any:
         return uq.surrogates.draws_from_scores(self, n, rng, anchors=32)
+
+
+def test_a_fixed_output_shares_scores_and_latents_with_one_by_input() -> None:
+    """What is left out of "curve" and "level" at one input is shared by both; so are the scores' errors."""
+    data = uq.Observations.concat(
+        [
+            observations((0.3, 0.6), copies=1),
+            uq.Observations.from_table(
+                pd.DataFrame({"x": [0.3, 0.9], "value": [1.0, 1.4]}), output="level", value="value", conditions=["x"]
+            ),
+        ]
+    )
+    noise = {"curve": uq.GaussianNoise(sd=0.1), "level": uq.GaussianNoise(sd=uq.HalfNormal(0.2))}
+    problem = uq.Calibration(toy(), data, noise, space=SPACE)
+    theta, cells = problem.prior_draws(3, 1), problem.cells
+    found = problem.log_likelihood(theta)
+    assert set(cells.output) == {"curve", "level"}
+    for s in range(3):
+        u = problem.unit_inputs({name: values[[s]] for name, values in theta.items()})[0]
+        joint = toy().scores(u).covariance[0]
+        rows = [
+            toy().decode("curve", {"time": np.array([t])}).at(u[[k]]) if name == "curve" else toy().decode("level")
+            for name, k, t in zip(cells.output, cells.experiment, cells.coords["time"], strict=True)
+        ]
+        offset = np.array([one.offset.ravel()[0] for one in rows])
+        B, E = (np.array([one[i].reshape(-1, 2)[0] for one in rows]) for i in (1, 2))
+        e = cells.experiment
+        C = np.einsum("ti,tisj,sj->ts", B, joint[e][:, :, e], B) + (e[:, None] == e) * (E @ E.T)
+        sd = np.where(cells.output == "curve", 0.1, theta["sigma_level"][s])
+        mean = offset + np.sum(B * toy().scores(u).mean[0][e], axis=1)
+        wanted = multivariate_normal(mean, C + np.diag(sd**2)).logpdf(cells.cell_mean)
+        assert found[s] == pytest.approx(wanted, rel=1e-9)
+    check_gradient(problem)

@@ -268,11 +268,6 @@ class Cells:
         rows[self.row_cell[of_single]] = of_single
         return rows
 
-    def errors(self, exact: bool) -> "Errors":
-        """Return the errors of the cells; a simulator that is `exact` has none of its scores."""
-        used = np.zeros(0, dtype=np.int64) if exact else self.used
-        return Errors.of(self.basis, self.truncation, self.experiment, self.experiments, used)
-
     @cached_property
     def projected(self) -> "Cells":
         """Fewer cells, of weight 1, that say as much of scores and truncation under independent noise.

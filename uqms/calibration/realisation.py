@@ -88,7 +88,7 @@ def runs_of(observations: Observations, realisation: Runs, surrogate: Surrogate)
         return None
     if any(depends_on_input(surrogate, name) for name in surrogate.layouts):
         raise InputError(
-            f"The {type(surrogate).__name__} knows the noise of a stochastic simulator, and has rows that depend on the "
+            f"The {type(surrogate).__name__} knows the noise of a stochastic simulator, and its rows depend on the "
             "input: what one run does beside the mean is known for fixed rows only. Say realisation='none' where "
             "measurements are of the simulator's mean."
         )

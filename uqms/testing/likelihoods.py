@@ -69,6 +69,8 @@ def _other_errors(
     """Return the likelihood with other variances (..., k, k) of the surrogate's errors, truncation included."""
 
     def wrong(right: LogLikelihood, problem: Calibration, theta: Mapping[str, ArrayLike]) -> Array:
+        if problem.cells.by_input is not None or problem.correlated_scores:
+            raise InputError("This bug is planted in scores that are independent and rows that are fixed over the box.")
         other = _copy(problem)
         other.surrogate = with_covariance(problem.surrogate, change)
         rows = np.sum(problem.cells.truncation**2, axis=1)
