@@ -15,7 +15,7 @@ from calibration.problems import (
 
 import uqms as uq
 from uqms.calibration.computation import sampler_checks
-from uqms.calibration.mode import find_modes
+from uqms.calibration.mode import find_modes, maximum_a_posteriori
 from uqms.calibration.whitened import Whitened
 from uqms.errors import InitError, InputError
 
@@ -134,7 +134,7 @@ def test_starts_that_end_in_two_modes_do_not_agree() -> None:
 def test_a_mode_at_the_end_of_the_prior_is_told() -> None:
     fake = FakeProblem(lambda theta: 3.0 * theta["a"], 1)
     fake.priors = {"a": uq.Uniform(0.0, 2.0)}
-    fake_mode = uq.Calibration.maximum_a_posteriori(fake, rng=1)  # type: ignore[arg-type]
+    fake_mode = maximum_a_posteriori(fake, 8, np.random.default_rng(1))  # type: ignore[arg-type]
     assert fake_mode.theta["a"] == pytest.approx(2.0, abs=1e-3)
     assert fake_mode.at_end == ("a",)
 

@@ -19,8 +19,8 @@ import numpy as np
 import xarray as xr
 
 from uqms._typing import Array
+from uqms.calibration.base import Problem
 from uqms.calibration.checks import Check, Sampled, Status
-from uqms.calibration.parts import JointCalibration
 from uqms.calibration.problem import Calibration, Piece
 from uqms.calibration.rescaling import rescaled
 from uqms.errors import InputError
@@ -58,7 +58,7 @@ BEYOND = 3.0  # sds beyond an end of the prior
 PRIOR_DRAWS = 4000
 
 
-def on_model_scale(problem: Calibration | JointCalibration, theta: Mapping[str, Array]) -> dict[str, Array]:
+def on_model_scale(problem: Problem, theta: Mapping[str, Array]) -> dict[str, Array]:
     """Return every inferred quantity (S,) on a scale where relations are nearly linear.
 
     Parameters as the surrogate takes them (unit cube; logarithms of positive ones), positive noise as logarithms.
@@ -76,9 +76,7 @@ def on_model_scale(problem: Calibration | JointCalibration, theta: Mapping[str, 
     return out
 
 
-def contraction(
-    problem: Calibration | JointCalibration, theta: Mapping[str, Array]
-) -> tuple[dict[str, float], dict[str, float]]:
+def contraction(problem: Problem, theta: Mapping[str, Array]) -> tuple[dict[str, float], dict[str, float]]:
     """Return 1 - Var_post / Var_prior, and the Kolmogorov distance of posterior and prior, of every quantity."""
     posterior = on_model_scale(problem, theta)
     prior_theta = problem.prior_draws(PRIOR_DRAWS, 0)
@@ -97,7 +95,7 @@ def contraction(
 
 
 def confounding(
-    problem: Calibration | JointCalibration, theta: Mapping[str, Array], information: Array
+    problem: Problem, theta: Mapping[str, Array], information: Array
 ) -> tuple[tuple[str, ...], Array, Array]:
     """Return names, correlations of the posterior, and the mean size of local ones, both (p, p).
 
@@ -120,7 +118,7 @@ def confounding(
     return names, overall, local
 
 
-def log_priors(problem: Calibration | JointCalibration, theta: Mapping[str, Array]) -> dict[str, Array]:
+def log_priors(problem: Problem, theta: Mapping[str, Array]) -> dict[str, Array]:
     """Return the log prior density of every quantity, own units, conditioned as in the calibration; they add up.
 
     Quantities of a joint block are given those before them; "constraints" is what these add.
@@ -219,7 +217,7 @@ def discrepancy(context: "Context") -> list[Check]:
     return found
 
 
-def _check_contraction(problem: Calibration | JointCalibration, theta: Mapping[str, Array]) -> Check:
+def _check_contraction(problem: Problem, theta: Mapping[str, Array]) -> Check:
     contracted, distance = contraction(problem, theta)
     least = min(problem.parameters, key=lambda name: contracted[name])
     # Two modes far apart have a large variance too, but are nowhere near the prior.
@@ -285,7 +283,7 @@ def ends_of(prior: Prior, limits: tuple[float, float]) -> tuple[bool, bool]:
     return low, high
 
 
-def _check_ends(problem: Calibration | JointCalibration, theta: Mapping[str, Array], information: Array) -> Check:
+def _check_ends(problem: Problem, theta: Mapping[str, Array], information: Array) -> Check:
     prior = np.linalg.inv(problem.conditioned_prior.correlation(problem.parameters))
     left = np.sqrt(np.diagonal(np.linalg.inv(prior + information).mean(axis=0)))
     before = on_model_scale(problem, problem.prior_draws(PRIOR_DRAWS, 0))
@@ -300,7 +298,7 @@ def _check_ends(problem: Calibration | JointCalibration, theta: Mapping[str, Arr
     return check_ends({name: values[name] for name in problem.parameters}, ends, sd)
 
 
-def _check_confounded(problem: Calibration | JointCalibration, theta: Mapping[str, Array], information: Array) -> Check:
+def _check_confounded(problem: Problem, theta: Mapping[str, Array], information: Array) -> Check:
     names, overall, local = confounding(problem, theta, information)
     size = np.triu(np.maximum(np.abs(overall), local), 1)
     first, second = np.unravel_index(int(np.argmax(size)), size.shape)
@@ -317,7 +315,7 @@ def _check_confounded(problem: Calibration | JointCalibration, theta: Mapping[st
     return Check("confounded", "warn" if pairs else "pass", worst, message, remedy)
 
 
-def _check_sensitivity(problem: Calibration | JointCalibration, sampled: Sampled) -> Check:
+def _check_sensitivity(problem: Problem, sampled: Sampled) -> Check:
     assert sampled.log_likelihood is not None
     log_prior = np.sum(list(log_priors(problem, sampled.theta).values()), axis=0)
     found = power_scaling(sampled.theta, log_prior, sampled.log_likelihood, sampled.shape)
@@ -355,7 +353,7 @@ def _check_discrepancy(piece: Piece, log_likelihood: Array | None) -> Check:
     return Check("discrepancy", "warn" if shift > 1.0 else "pass", shift, message, remedy)
 
 
-def _level_in_prior(problem: Calibration | JointCalibration, name: str, values: Array) -> float:
+def _level_in_prior(problem: Problem, name: str, values: Array) -> float:
     """Return the prior probability beyond the posterior median, in its nearer tail."""
     prior = problem.priors[name]
     low, high = (float(prior.cdf(end)) for end in problem.limits(name))

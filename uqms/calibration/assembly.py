@@ -13,9 +13,9 @@ import xarray as xr
 
 from uqms._typing import Array, Ints
 from uqms.calibration.answer import log_priors
+from uqms.calibration.base import Problem
 from uqms.calibration.computation import APPROXIMATION, sampler_checks
 from uqms.calibration.density import correlated_noise, draw_rows, row_terms
-from uqms.calibration.parts import JointCalibration
 from uqms.calibration.predict import conditional_moments, own_cells
 from uqms.calibration.problem import Calibration, Piece
 from uqms.calibration.progress import progress
@@ -45,17 +45,15 @@ __all__ = [
     "with_derived",
 ]
 
-type _Problem = Calibration | JointCalibration
-
 PREDICTIVE_DRAWS = 1000
 PRIOR_DRAWS = 2000
 LOG_TWO_PI = float(np.log(2.0 * np.pi))
 
 
-def true_conditions(problem: _Problem, draws: xr.Dataset) -> dict[str, xr.Dataset]:
+def true_conditions(problem: Problem, draws: xr.Dataset) -> dict[str, xr.Dataset]:
     """Return the group of the true conditions, dims (chain, draw, experiment); none when all are known."""
     variables: dict[str, Any] = {}
-    for part, own in parts_of(problem).items():
+    for part, own in problem.named_parts.items():
         before = f"{part}_" if part else ""
         dim = f"{before}experiment"
         for column, name in enumerate(own.condition_names):
@@ -71,7 +69,7 @@ def true_conditions(problem: _Problem, draws: xr.Dataset) -> dict[str, xr.Datase
     return {"conditions": xr.Dataset(variables).drop_attrs()} if variables else {}
 
 
-def latents_of(problem: _Problem, trace: Any) -> Array:
+def latents_of(problem: Problem, trace: Any) -> Array:
     """Return the trace's draws of the latents (S, latents)."""
     if not problem.latents:
         values = trace["posterior"].dataset[next(iter(problem.priors))]
@@ -80,7 +78,7 @@ def latents_of(problem: _Problem, trace: Any) -> Array:
     return np.ascontiguousarray(found.reshape(-1, found.shape[-1]))
 
 
-def check_trace(problem: _Problem, sampler: Sampler, trace: Any) -> None:
+def check_trace(problem: Problem, sampler: Sampler, trace: Any) -> None:
     """Check that a trace is what `Sampler` says.
 
     Raises
@@ -124,7 +122,7 @@ def check_trace(problem: _Problem, sampler: Sampler, trace: Any) -> None:
 
 
 def sampled(
-    problem: _Problem,
+    problem: Problem,
     sampler: Sampler,
     posterior: xr.Dataset,
     theta: Mapping[str, Array],
@@ -185,20 +183,15 @@ def monte_carlo_errors(draws: xr.Dataset, prob: float) -> dict[str, tuple[float,
     return {str(name): tuple(float(one[name]) for one in found) for name in draws.data_vars}
 
 
-def log_prior(problem: _Problem, theta: Mapping[str, Array], shape: tuple[int, int]) -> xr.Dataset:
+def log_prior(problem: Problem, theta: Mapping[str, Array], shape: tuple[int, int]) -> xr.Dataset:
     """Return the log-density of each prior at draws."""
     found = log_priors(problem, theta)
     return xr.Dataset({name: (("chain", "draw"), values.reshape(shape)) for name, values in found.items()})
 
 
-def measured(problem: _Problem) -> Array:
+def measured(problem: Problem) -> Array:
     """Return the values of all parts, (R,)."""
-    return np.concatenate([part.observations.value for part in parts_of(problem).values()])
-
-
-def parts_of(problem: _Problem) -> Mapping[str, Calibration]:
-    """Return the parts of a problem by name; "" of one that has no parts."""
-    return {"": problem} if isinstance(problem, Calibration) else problem.parts
+    return np.concatenate([part.observations.value for part in problem.named_parts.values()])
 
 
 def _of_all_rows(pieces: Sequence[Piece], found: Sequence[Array]) -> Array:
@@ -210,15 +203,15 @@ def _of_all_rows(pieces: Sequence[Piece], found: Sequence[Array]) -> Array:
 
 
 def leave_one_out_of_all(
-    problem: _Problem, theta: Mapping[str, Array], latents: Array, rng: np.random.Generator
+    problem: Problem, theta: Mapping[str, Array], latents: Array, rng: np.random.Generator
 ) -> tuple[Array, Array, Ints]:
     """Return `leave_one_out` of all parts: the sum, all rows, and hyperparameter draws (S,) or (S, parts)."""
     pieces = problem.pieces(theta, latents)
     joint, pointwise, h = zip(*(leave_one_out(one.problem, one.theta, one.latents, rng) for one in pieces), strict=True)
     draws = h[0]
-    if not isinstance(problem, Calibration):  # parts with one surrogate have one draw of its hyperparameters
+    if "" not in problem.named_parts:  # parts with one surrogate have one draw of its hyperparameters
         by_part = {name: own for one, own in zip(pieces, h, strict=True) for name in one.parts}
-        draws = np.stack([by_part[name] for name in problem.parts], axis=1)
+        draws = np.stack([by_part[name] for name in problem.named_parts], axis=1)
     return np.sum(joint, axis=0), _of_all_rows(pieces, pointwise), draws
 
 
@@ -284,7 +277,7 @@ def _row_terms(problem: Calibration, sigma: Array, alpha: Array, precision: Arra
     return np.asarray(-0.5 * LOG_TWO_PI + 0.5 * np.log(kappa) - 0.5 * a**2 / kappa)
 
 
-def with_derived(problem: _Problem, draws: xr.Dataset) -> xr.Dataset:
+def with_derived(problem: Problem, draws: xr.Dataset) -> xr.Dataset:
     """Return draws with units, descriptions and derived quantities."""
     out = draws.copy()
     for name, prior in problem.priors.items():
@@ -317,7 +310,7 @@ def _derive(
     return xr.DataArray(np.asarray(values, dtype=np.float64), dims=like.dims, coords=like.coords)
 
 
-def check_derived(problem: _Problem) -> None:
+def check_derived(problem: Problem) -> None:
     """Compute the derived quantities of a few prior draws: a mistake shows before the sampler has run, not after.
 
     Raises
@@ -339,13 +332,13 @@ def numeric_stats(stats: xr.Dataset) -> xr.Dataset:
     return stats[kept].copy()
 
 
-def row_labels(problem: _Problem) -> dict[str, Any]:
+def row_labels(problem: Problem) -> dict[str, Any]:
     """Return the coords of the dim "observation"."""
-    parts = parts_of(problem)
+    parts = problem.named_parts
     tables = [part.observations for part in parts.values()]
     sizes = [len(table) for table in tables]
     labels: dict[str, Any] = {"observation": np.arange(sum(sizes))}
-    if not isinstance(problem, Calibration):
+    if "" not in parts:
         labels["part"] = ("observation", np.repeat(list(parts), sizes))
     labels["output"] = ("observation", np.concatenate([table.output.astype(np.str_) for table in tables]))
     columns = [{**table.coords, **table.conditions} for table in tables]
@@ -360,7 +353,7 @@ def row_labels(problem: _Problem) -> dict[str, Any]:
 
 
 def prior_predictive(
-    problem: _Problem, theta: Mapping[str, Array], rng: np.random.Generator, labels: Mapping[str, Any]
+    problem: Problem, theta: Mapping[str, Array], rng: np.random.Generator, labels: Mapping[str, Any]
 ) -> xr.Dataset:
     """Return simulated measurements at draws of the prior."""
     count = min(500, PRIOR_DRAWS)
@@ -369,7 +362,7 @@ def prior_predictive(
 
 
 def posterior_predictive(
-    problem: _Problem,
+    problem: Problem,
     theta: Mapping[str, Array],
     latents: Array,
     h: Ints,
@@ -400,10 +393,10 @@ def new_rows(piece: Piece, rng: np.random.Generator) -> Array:
     return draw_rows(cells, problem.noise, y, phi, rng, correlated_noise(problem, phi, rng))
 
 
-def provenance(problem: _Problem, sampler: Sampler, seed: int, verdict: Verdict) -> dict[str, Any]:
+def provenance(problem: Problem, sampler: Sampler, seed: int, verdict: Verdict) -> dict[str, Any]:
     """Return what a reader needs to compute the posterior again."""
     packages = ("uqms", "pymc", "nutpie", "arviz-stats", "numpy", "numba")
-    parts = parts_of(problem)
+    parts = problem.named_parts
     boxes = {name: part.surrogate.domain.to_dict() for name, part in parts.items()}
     versions = {}
     for name in packages:
@@ -420,7 +413,7 @@ def provenance(problem: _Problem, sampler: Sampler, seed: int, verdict: Verdict)
         "mass_cut": problem.mass_cut,
         "fixed": json.dumps(problem.fixed),
         "constraints": json.dumps([one.text for one in problem.constraints]),
-        "failures": problem.failures if isinstance(problem, Calibration) and problem.success is not None else "",
+        "failures": "".join(part.failures for part in parts.values() if part.success is not None),
         "prior_allowed": problem.conditioned_prior.allowed.share,
         "prior_allowed_mcse": problem.conditioned_prior.allowed.mcse,
         "verdict": verdict.status,

@@ -8,11 +8,14 @@ would be missed after the sampling; `problem.limitations` has all rows that appl
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, final
+from typing import TYPE_CHECKING, Any, Literal, final
 
 from uqms.calibration.direct import has_derivative, is_exact
 from uqms.errors import PACKAGE, CapabilityWarning, ConformanceError, InputError
 from uqms.surrogates.protocol import Surrogate
+
+if TYPE_CHECKING:
+    from uqms.calibration.base import Problem
 
 __all__ = [
     "LIMITS",
@@ -107,7 +110,7 @@ class Features:
     inexact: bool = False
 
     @classmethod
-    def of(cls, problem: Any) -> "Features":
+    def of(cls, problem: "Problem") -> "Features":
         """Return those of a problem; of several surrogates the one that can do least counts."""
         each = [piece.problem for piece in problem.pieces(dict.fromkeys(problem.priors))]
         forms = {one.form for one in each}
@@ -267,7 +270,7 @@ LIMITS: tuple[Limit, ...] = (
 )
 
 
-def limitations(problem: Any) -> dict[str, str]:
+def limitations(problem: "Problem") -> dict[str, str]:
     """Return what a problem cannot do, by call, with the reason and what to do instead."""
     features = Features.of(problem)
     out: dict[str, str] = {}
@@ -277,7 +280,7 @@ def limitations(problem: Any) -> dict[str, str]:
     return out
 
 
-def refuse(problem: Any, call: str) -> None:
+def refuse(problem: "Problem", call: str) -> None:
     """Raise the error of a call that a problem cannot do; nothing where it can.
 
     Raises
@@ -289,18 +292,18 @@ def refuse(problem: Any, call: str) -> None:
         raise limit_of(problem, call)
 
 
-def limit_of(problem: Any, call: str) -> InputError:
+def limit_of(problem: "Problem", call: str) -> InputError:
     """Return the error of a call that a problem cannot do."""
     limit = _rows(problem, call)[0]
     return limit.error(_text(limit, problem))
 
 
-def _rows(problem: Any, call: str) -> list[Limit]:
+def _rows(problem: "Problem", call: str) -> list[Limit]:
     features = Features.of(problem)
     return [limit for limit in LIMITS if limit.call == call and limit.applies(features)]
 
 
-def warn_ahead(problem: Any) -> None:
+def warn_ahead(problem: "Problem") -> None:
     """Warn of calls that will be missed when the sampling is over.
 
     Warns
@@ -335,7 +338,7 @@ def check_settings(kind: Kind, settings: Mapping[str, Any]) -> None:
             raise InputError(f"{name}= does not go with {KINDS[kind]}. {instead}")
 
 
-def _text(limit: Limit, problem: Any) -> str:
+def _text(limit: Limit, problem: "Problem") -> str:
     pieces = problem.pieces(dict.fromkeys(problem.priors))
     each = [piece.problem for piece in pieces]
     rough = [type(one.surrogate).__name__ for one in each if not has_derivative(one.surrogate)]

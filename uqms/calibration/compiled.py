@@ -15,9 +15,9 @@ from typing import Any, Protocol, Self, final
 import numpy as np
 
 from uqms._typing import Array, Ints
+from uqms.calibration.base import Problem
 from uqms.calibration.capabilities import has_process
 from uqms.calibration.gaussian import block_of, reduced
-from uqms.calibration.parts import JointCalibration
 from uqms.calibration.problem import Calibration
 from uqms.parameters import Prior
 from uqms.parameters.scale import SCALES, Interval
@@ -274,22 +274,21 @@ class Movable(Protocol):
         ...
 
 
-def on_the_line(problem: Calibration, theta: Mapping[str, Array]) -> Array:
+def on_the_line(problem: Problem, theta: Mapping[str, Array]) -> Array:
     """Return points of the real line (n, P), in the order of `problem.priors`, for parameters, each (n,)."""
     return np.column_stack([interval.to_real(theta[name]) for name, interval in _intervals(problem).items()])
 
 
-def _intervals(problem: Calibration) -> dict[str, Interval]:
+def _intervals(problem: Problem) -> dict[str, Interval]:
     return {name: Interval.of(*problem.limits(name), SCALES[p.scale]) for name, p in problem.priors.items()}
 
 
-def target(problem: Calibration | JointCalibration) -> Target | None:
+def target(whole: Problem) -> Target | None:
     """Return the compiled log-density of a problem, None when the problem is not standard."""
-    if not isinstance(problem, Calibration):
-        pieces = problem.pieces(dict.fromkeys(problem.priors))
-        if len(pieces) > 1:  # several surrogates
-            return None
-        problem = pieces[0].problem
+    pieces = whole.pieces(dict.fromkeys(whole.priors))
+    if len(pieces) > 1:  # several surrogates
+        return None
+    problem = pieces[0].problem
     surrogate, names = problem.surrogate, tuple(problem.priors)
     if not has_process(surrogate):
         return None

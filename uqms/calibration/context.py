@@ -3,11 +3,12 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, final
+from typing import final
 
 import numpy as np
 
 from uqms._typing import Array, Bools
+from uqms.calibration.base import Problem
 from uqms.calibration.checks import Check, Sampled
 from uqms.calibration.problem import Piece
 
@@ -63,7 +64,7 @@ class Context:
         What the sampler returned, as it is.
     """
 
-    problem: Any
+    problem: Problem
     returned: Sampled
 
     @cached_property
@@ -89,14 +90,12 @@ class Context:
     @cached_property
     def pieces(self) -> list[Piece]:
         """What belongs to each surrogate, with all finite draws."""
-        found: list[Piece] = self.problem.pieces(self.sampled.theta, self.sampled.latents, self.sampled.h)
-        return found
+        return self.problem.pieces(self.sampled.theta, self.sampled.latents, self.sampled.h)
 
     @cached_property
     def linear(self) -> Linearised:
         """The problem linearised at a few of the draws."""
-        found: Linearised = self.problem.linearised(self.sampled)
-        return found
+        return self.problem.linearised(self.sampled)
 
 
 type CheckFunction = Callable[[Context], Sequence[Check]]

@@ -6,12 +6,12 @@ Checks of the computation come first, then those of the model and its surrogates
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from uqms.calibration import answer, verdict
+from uqms.calibration.base import Problem
 from uqms.calibration.checks import Check, Sampled, Verdict
 from uqms.calibration.computation import computation
 from uqms.calibration.context import CheckFunction, Context
@@ -59,7 +59,7 @@ CHECKS: tuple[CheckFunction, ...] = (
 )
 
 
-def judge(problem: Any, sampled: Sampled) -> tuple[Verdict, xr.Dataset]:
+def judge(problem: Problem, sampled: Sampled) -> tuple[Verdict, xr.Dataset]:
     """Return the verdict, and the share of the surrogate's error in every quantity that is judged."""
     context = Context(problem, sampled)
     names = problem.parameters

@@ -24,7 +24,7 @@ from uqms.calibration.tempering import temper
 from uqms.calibration.whitened import Whitened
 
 if TYPE_CHECKING:
-    from uqms.calibration.problem import Calibration
+    from uqms.calibration.base import Problem
 
 __all__ = ["Climb", "Mode", "Modes", "bfgs", "find_modes", "maximum_a_posteriori", "same_place"]
 
@@ -75,7 +75,7 @@ class Mode:
     at_end: tuple[str, ...]
 
 
-def maximum_a_posteriori(problem: "Calibration", starts: int, rng: np.random.Generator) -> Mode:
+def maximum_a_posteriori(problem: "Problem", starts: int, rng: np.random.Generator) -> Mode:
     """Return the mode of the posterior density of the quantities in their own units."""
     space = Whitened(problem)
 
@@ -99,7 +99,7 @@ def same_place(found: Modes, z: Array) -> Bools:
     return np.asarray(np.linalg.norm(np.linalg.solve(found.root, (found.z - z)[:, :, None])[:, :, 0], axis=1) < SAME)
 
 
-def _ends(problem: "Calibration", name: str) -> bool:
+def _ends(problem: "Problem", name: str) -> bool:
     """Whether the prior's density is not zero at one of its ends, so that the mode may lie there."""
     return any(np.isfinite(problem.priors[name].log_density(end)) for end in problem.limits(name))
 

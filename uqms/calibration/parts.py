@@ -23,7 +23,8 @@ import numpy as np
 
 from uqms._threads import single_threaded
 from uqms._typing import Array, ArrayLike, Ints, RandomState, as_generator
-from uqms.calibration.capabilities import Kind, limitations
+from uqms.calibration.base import Problem
+from uqms.calibration.capabilities import Kind
 from uqms.calibration.conditioned import ConditionedPrior
 from uqms.calibration.direct import is_exact
 from uqms.calibration.problem import (
@@ -43,8 +44,8 @@ from uqms.parameters import ParameterSpace, Prior
 
 if TYPE_CHECKING:
     from uqms.calibration.checks import Sampled
+    from uqms.calibration.constraints import Constraint
     from uqms.calibration.context import Linearised
-    from uqms.calibration.mode import Mode
 
 __all__ = ["JointCalibration"]
 
@@ -52,7 +53,7 @@ _logger = logging.getLogger(__name__)
 
 
 @final
-class JointCalibration:
+class JointCalibration(Problem):
     """Infer parameters from several experiments that have surrogates of their own; made by `Calibration({...})`.
 
     For a cell model that is clamped in one experiment and beats freely in another, a device that is tested on two
@@ -125,6 +126,8 @@ class JointCalibration:
         _check_parts(parts, noise, discrepancy or {}, expansion if isinstance(expansion, Mapping) else {})
         self.space = _merged({name: surrogate for name, (surrogate, _) in parts.items()}) if space is None else space
         self.outside = outside
+        self.fixed: dict[str, float] = {}
+        self.constraints: tuple[Constraint, ...] = ()
         found = {}
         for name, (surrogate, observations) in parts.items():
             own = surrogate.domain.names if space is not None else space_of(surrogate).names
@@ -154,16 +157,6 @@ class JointCalibration:
         self.derived = named_derived(derived or {}, (*self.priors, *sorted(taken)))
 
     @property
-    def fixed(self) -> dict[str, float]:
-        """Parameters that are held at a number: none, a part's space says what is inferred."""
-        return {}
-
-    @property
-    def constraints(self) -> tuple[()]:
-        """Inequalities that parameters have to fulfil: none."""
-        return ()
-
-    @property
     def parameters(self) -> tuple[str, ...]:
         """Names of the inferred parameters (without noise and discrepancy)."""
         return self.space.names
@@ -188,11 +181,6 @@ class JointCalibration:
         """Number of standard normal latents that are sampled beside the parameters, of all parts."""
         return sum(whole.latents for whole in self._wholes)
 
-    @property
-    def limitations(self) -> dict[str, str]:
-        """What this calibration cannot do, by call: why, and what to do instead."""
-        return limitations(self)
-
     def limits(self, name: str) -> tuple[float, float]:
         """Interval that the prior of a quantity is conditioned on."""
         if name in self._limits:
@@ -216,6 +204,11 @@ class JointCalibration:
     def __repr__(self) -> str:
         parts = "; ".join(f"{name}: {part.observations!r}" for name, part in self.parts.items())
         return f"<JointCalibration of {', '.join(self.parameters)} from {parts}>"
+
+    @property
+    def named_parts(self) -> Mapping[str, Calibration]:
+        """The parts by name, each with its own data alone."""
+        return self.parts
 
     def pieces(self, theta: Mapping[str, Any], latents: Any = None, h: Any = None) -> list[Piece]:
         """Return what belongs to each surrogate: quantities by name, latents (S, latents) and h (S, parts)."""
@@ -288,10 +281,6 @@ class JointCalibration:
         other._wholes = other._together()
         return other
 
-    def prior_draws(self, n: int, rng: RandomState) -> dict[str, Array]:
-        """Return n draws of every inferred quantity from its prior, conditioned as in the calibration."""
-        return self.conditioned_prior.draw(n, as_generator(rng))
-
     def model(self) -> Any:
         """Return the PyMC model: quantities with their priors and an observed variable "part_observations" each.
 
@@ -336,15 +325,6 @@ class JointCalibration:
             _logger.info("the prior is conditioned on the design boxes, which cut %.2g of its mass", self.mass_cut)
         trace = chosen.run(self, seed)  # it has all that a sampler looks at
         return build_posterior(self, chosen, trace, seed)
-
-    @single_threaded
-    def maximum_a_posteriori(self, *, starts: int = 8, rng: RandomState | None = None) -> "Mode":
-        """Return the parameters at which the posterior density is largest; see `Calibration.maximum_a_posteriori`."""
-        return Calibration.maximum_a_posteriori(self, starts=starts, rng=rng)  # type: ignore[arg-type]
-
-    def on_the_real_line(self, points: Mapping[str, Array]) -> Array:
-        """Return points of `starting_points` (n, free variables) on the real line, in the order of the PyMC model."""
-        return Calibration.on_the_real_line(self, points)  # type: ignore[arg-type]
 
     def _check_used(self, parts: Mapping[str, Calibration]) -> None:
         idle = [name for name in self.parameters if not any(name in part.parameters for part in parts.values())]

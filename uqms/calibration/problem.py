@@ -15,11 +15,11 @@ import pandas as pd
 import xarray as xr
 from scipy.special import ndtr
 
-from uqms import _checks as check
 from uqms._threads import single_threaded
 from uqms._typing import Array, ArrayLike, Ints, RandomState, as_generator
 from uqms.calibration import _latent_outputs
-from uqms.calibration.capabilities import Kind, check_settings, limitations, refuse
+from uqms.calibration.base import Problem
+from uqms.calibration.capabilities import Kind, check_settings, refuse
 from uqms.calibration.conditioned import ConditionedPrior
 from uqms.calibration.constraints import read_constraints
 from uqms.calibration.density import (
@@ -62,7 +62,6 @@ from uqms.surrogates.transforms import Identity
 if TYPE_CHECKING:
     from uqms.calibration.checks import Sampled
     from uqms.calibration.context import Linearised
-    from uqms.calibration.mode import Mode
     from uqms.calibration.population.population import Population
     from uqms.surrogates import FittedProbability
 
@@ -129,7 +128,7 @@ class Piece(NamedTuple):
     parts: tuple[str, ...] = ("",)
 
 
-class Calibration:
+class Calibration(Problem):
     """Infer parameters from observations through a surrogate, with the surrogate's error in the likelihood.
 
     Several experiments that have simulators of their own are given as a mapping,
@@ -472,11 +471,6 @@ class Calibration:
         own = 0 if self.realisation is None else self.realisation.columns
         return self.cells.structure(self.inside, self.condition_names, columns, own)
 
-    @property
-    def limitations(self) -> dict[str, str]:
-        """What this calibration cannot do, by call: why, and what to do instead."""
-        return limitations(self)
-
     def limits(self, name: str) -> tuple[float, float]:
         """Interval that the prior of a parameter is conditioned on."""
         if name in self._within:
@@ -495,6 +489,11 @@ class Calibration:
         other.__dict__.pop("conditioned_prior", None)
         other._within, other.mass_cut = dict(limits), mass_cut
         return other
+
+    @property
+    def named_parts(self) -> Mapping[str, "Calibration"]:
+        """The data, which have no parts: themselves, called ""."""
+        return {"": self}
 
     def pieces(self, theta: Mapping[str, Any], latents: Any = None, h: Any = None) -> list[Piece]:
         """Return what belongs to each surrogate: here, of one surrogate, everything."""
@@ -961,10 +960,6 @@ class Calibration:
         side = np.where(left & (values <= cells.limit), 1, np.where(right & (values >= cells.limit), -1, 0))
         return replace(cells, z=cells.linked(np.where(side != 0, cells.limit, values)), side=side.astype(np.int64))
 
-    def prior_draws(self, n: int, rng: RandomState) -> dict[str, Array]:
-        """Return n draws of every inferred quantity from its prior, conditioned as in the calibration."""
-        return self.conditioned_prior.draw(n, as_generator(rng))
-
     @single_threaded
     def sample(self, sampler: Sampler | None = None, *, rng: RandomState | None = None) -> Any:
         """Draw from the posterior.
@@ -1001,46 +996,6 @@ class Calibration:
         if self.mass_cut > 0:
             _logger.info("the prior is conditioned on the design box, which cuts %.2g of its mass", self.mass_cut)
         return build_posterior(self, sampler, sampler.run(self, seed), seed)
-
-    @single_threaded
-    def maximum_a_posteriori(self, *, starts: int = 8, rng: RandomState | None = None) -> "Mode":
-        """Return the parameters at which the posterior density is largest, in a second or less.
-
-        A point says nothing of uncertainty: use it to look, or to start something else. For intervals, `sample`.
-
-        Parameters
-        ----------
-        starts
-            Points that the search starts from; they are spread as the posterior is.
-        rng
-            Whole number or generator.
-
-        Returns
-        -------
-        Mode
-            The parameters, the log-density there, and whether the starts agree.
-
-        Raises
-        ------
-        InputError
-            When `starts` is no whole number of at least 1.
-        InitError
-            When the likelihood admits no draw of the prior.
-        """
-        from uqms.calibration.mode import maximum_a_posteriori
-
-        check.whole("maximum_a_posteriori", "starts", starts)
-        return maximum_a_posteriori(self, int(starts), as_generator(rng))
-
-    def on_the_real_line(self, points: Mapping[str, Array]) -> Array:
-        """Return points of `starting_points` (n, free variables) on the real line, in the order of the PyMC model."""
-        from uqms.calibration.bridge import real_lines
-
-        columns = [
-            line.point(points[name], NumPyFunctions, points)
-            for name, line in real_lines(self.conditioned_prior).items()
-        ]
-        return np.column_stack([*columns, points["latents"]])
 
     def _form(self, expansion: Expansion) -> Literal["independent", "correlated", "latent"]:
         """Return how the likelihood is computed: closed form with independent or correlated errors, or latents.
@@ -1250,7 +1205,7 @@ def _of_used(scores: Scores, used: Ints) -> Array:
     return np.asarray(scores.covariance[..., used, :, :][..., used].reshape(H, S, K * len(used), K * len(used)))
 
 
-def checked_sampler(sampler: Any, problem: Any) -> Any:
+def checked_sampler(sampler: Any, problem: Problem) -> Any:
     """Return the sampler, NUTS when it was left out.
 
     Raises

@@ -10,8 +10,7 @@ places them.
 import numpy as np
 
 from uqms._typing import Array
-from uqms.calibration.parts import JointCalibration
-from uqms.calibration.problem import Calibration
+from uqms.calibration.base import Problem
 from uqms.calibration.tempering import temper
 from uqms.calibration.whitened import Whitened
 
@@ -20,7 +19,7 @@ __all__ = ["starting_points"]
 PARTICLES, CORRELATION, MOVES = 256, 0.3, 10
 
 
-def starting_points(problem: Calibration | JointCalibration, count: int, rng: np.random.Generator) -> dict[str, Array]:
+def starting_points(problem: Problem, count: int, rng: np.random.Generator) -> dict[str, Array]:
     """Return `count` approximate draws from the posterior, by name, each of shape (count,).
 
     The latents, where there are any, are "latents" (count, latents).

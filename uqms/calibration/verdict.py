@@ -10,6 +10,7 @@ import numpy as np
 from uqms._typing import Array, Ints
 from uqms.calibration import _latent_outputs
 from uqms.calibration.answer import check_prior_mass, log_priors, on_model_scale
+from uqms.calibration.base import Problem
 from uqms.calibration.checks import Check, Sampled, Status, Verdict
 from uqms.calibration.computation import check_modes
 from uqms.calibration.context import Context, Linearised, evenly
@@ -18,7 +19,6 @@ from uqms.calibration.direct import is_exact
 from uqms.calibration.expansion import check_expansion
 from uqms.calibration.markov import Chains, noise_of, only_noise
 from uqms.calibration.misfit import check_misfit, check_validation
-from uqms.calibration.parts import JointCalibration
 from uqms.calibration.problem import Calibration
 from uqms.calibration.progress import progress
 from uqms.calibration.success import check_failures
@@ -48,7 +48,7 @@ LOCAL_DRAWS = 100
 BLOCK = 4_000_000  # numbers in one array
 
 
-def linearised(problem: Calibration | JointCalibration, sampled: Sampled) -> Linearised:
+def linearised(problem: Problem, sampled: Sampled) -> Linearised:
     """Return the problem linearised at a few of its draws; see `Linearised`."""
     theta, latents, h = sampled.theta, sampled.latents, sampled.h
     picked = evenly(len(h), LOCAL_DRAWS)
@@ -125,7 +125,7 @@ def other_modes(context: Context) -> list[Check]:
     return [check_modes(draws, density, points, np.nan_to_num(start_density, nan=-np.inf))]
 
 
-def fisher_information(problem: Calibration | JointCalibration, theta: Mapping[str, Array], h: Ints) -> Array:
+def fisher_information(problem: Problem, theta: Mapping[str, Array], h: Ints) -> Array:
     """Return J' C^-1 J of the parameters (s, d, d), each in units of its prior's sd on the surrogate's scale.
 
     C holds noise, surrogate error and truncation. The prior's own information is the identity in these units. That of
@@ -139,9 +139,7 @@ def fisher_information(problem: Calibration | JointCalibration, theta: Mapping[s
     return out
 
 
-def _local_informations(
-    problem: Calibration | JointCalibration, theta: Mapping[str, Array], h: Ints, conditions: bool = False
-) -> list[Array]:
+def _local_informations(problem: Problem, theta: Mapping[str, Array], h: Ints, conditions: bool = False) -> list[Array]:
     """Return the information of each part on its own parameters; with `conditions` on its true conditions too."""
     found = [(one, _informations(one.problem, one.theta, one.h)[0]) for one in problem.pieces(theta, None, h)]
     return [own if conditions else _reduced(own, len(one.columns)) for one, own in found]
@@ -271,9 +269,7 @@ def _solve(factor: Array, right: Array) -> Array:
     return np.asarray(np.linalg.solve(np.eye(n) + factor @ transposed, right))
 
 
-def linear_covariances(
-    problem: Calibration | JointCalibration, theta: Mapping[str, Array], h: Ints
-) -> tuple[Array, Array]:
+def linear_covariances(problem: Problem, theta: Mapping[str, Array], h: Ints) -> tuple[Array, Array]:
     """Return the covariance (d, d) that data leave of the parameters, and that without the surrogate's error.
 
     Of the problem linearised at a few of the draws, and averaged over them; parameters are those of the unit cube in
@@ -288,7 +284,7 @@ def linear_covariances(
     return np.linalg.inv(full).mean(axis=0), np.linalg.inv(without).mean(axis=0)
 
 
-def _share(problem: Calibration | JointCalibration, theta: Mapping[str, Array], h: Ints) -> Array:
+def _share(problem: Problem, theta: Mapping[str, Array], h: Ints) -> Array:
     """Return 1 - Var(without the surrogate's error) / Var(with it), for each parameter."""
     if has_no_error(problem):
         return np.zeros(len(problem.parameters))
@@ -296,11 +292,11 @@ def _share(problem: Calibration | JointCalibration, theta: Mapping[str, Array], 
     return np.asarray(np.clip(1.0 - np.diagonal(without) / np.diagonal(full), 0.0, 1.0))
 
 
-def _parts(problem: Calibration | JointCalibration) -> list[Calibration]:
-    return [problem] if isinstance(problem, Calibration) else list(problem.parts.values())
+def _parts(problem: Problem) -> list[Calibration]:
+    return list(problem.named_parts.values())
 
 
-def has_no_error(problem: Calibration | JointCalibration) -> bool:
+def has_no_error(problem: Problem) -> bool:
     """Return whether the simulator itself is used, at its own coordinates."""
     return all(is_exact(part.surrogate) and not part.cells.truncation.any() for part in _parts(problem))
 

@@ -20,9 +20,7 @@ from scipy.special import ndtr, ndtri
 from uqms._typing import Array, ArrayLike
 
 if TYPE_CHECKING:
-    from uqms.calibration.parts import JointCalibration
-    from uqms.calibration.population.problem import PopulationCalibration
-    from uqms.calibration.problem import Calibration
+    from uqms.calibration.base import Problem
 
 __all__ = ["Whitened"]
 
@@ -32,7 +30,7 @@ __all__ = ["Whitened"]
 class Whitened:
     """A calibration seen from the space where its prior is (next to) a standard normal."""
 
-    problem: "Calibration | JointCalibration | PopulationCalibration"
+    problem: "Problem"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -42,7 +40,7 @@ class Whitened:
     @property
     def latents(self) -> int:
         """Number of standard-normal latent variables, the last columns of z."""
-        return int(getattr(self.problem, "latents", 0))
+        return self.problem.latents
 
     @property
     def dimension(self) -> int:

@@ -9,9 +9,9 @@ import xarray as xr
 
 from uqms._threads import single_threaded
 from uqms._typing import Array
-from uqms.calibration import Calibration, Posterior
+from uqms.calibration import Posterior
 from uqms.calibration.answer import CONFOUNDED, CONTRACTION, confounding, contraction, log_priors, power_scaling
-from uqms.calibration.parts import JointCalibration
+from uqms.calibration.base import Problem
 from uqms.calibration.verdict import fisher_information
 from uqms.errors import InputError
 
@@ -166,7 +166,7 @@ def identifiability(posterior: Posterior) -> Identifiability:
     )
 
 
-def _table(posterior: Posterior, problem: Calibration | JointCalibration, theta: dict[str, Array]) -> pd.DataFrame:
+def _table(posterior: Posterior, problem: Problem, theta: dict[str, Array]) -> pd.DataFrame:
     contracted, _ = contraction(problem, theta)
     joint = posterior.tree["sample_stats"]["joint_log_likelihood"].values
     log_prior = np.sum(list(log_priors(problem, theta).values()), axis=0)

@@ -29,7 +29,8 @@ from scipy.special import gammaln, ndtr
 
 from uqms import _checks as check
 from uqms._typing import Array, Bools
-from uqms.calibration import Calibration, JointCalibration
+from uqms.calibration import Calibration
+from uqms.calibration.base import Problem
 from uqms.calibration.latents import conditional_latents, has_conditional
 from uqms.calibration.mixture import Mixture, fit_mixture
 from uqms.errors import InputError
@@ -116,7 +117,7 @@ class ImportanceSampler:
             value = getattr(self, name)
             check.whole("ImportanceSampler", name, value, least=50)
 
-    def draw(self, problem: Calibration | JointCalibration, count: int, rng: np.random.Generator) -> FewDraws:
+    def draw(self, problem: Problem, count: int, rng: np.random.Generator) -> FewDraws:
         """Return `count` draws; with more points, up to three times, when too few of the weights count.
 
         Raises
@@ -146,9 +147,7 @@ class ImportanceSampler:
             doubt = f"draws of the latents weigh {gap:+.2f} nats beside their normal approximations"
         return FewDraws(_theta(problem, x[picked]), ess, doubt, latents[picked])
 
-    def _weighted(
-        self, problem: Calibration | JointCalibration, more: int, wanted: int, rng: np.random.Generator
-    ) -> Weighted:
+    def _weighted(self, problem: Problem, more: int, wanted: int, rng: np.random.Generator) -> Weighted:
         """Return weighted points of the posterior.
 
         With latents points cost little beside the particles: there are more, from mixtures that fit what is known,
@@ -217,7 +216,7 @@ def _log_kernels(x: Array, centres: Array, root: Array) -> Array:
     return np.asarray(constant + np.log(np.concatenate(means)))
 
 
-def _tempered(problem: Calibration | JointCalibration, particles: int, rng: np.random.Generator) -> Array:
+def _tempered(problem: Problem, particles: int, rng: np.random.Generator) -> Array:
     """Return particles (p, d), approximate draws from the posterior."""
     d = len(problem.priors)
     x = rng.standard_normal((particles, d))
@@ -241,11 +240,11 @@ def _tempered(problem: Calibration | JointCalibration, particles: int, rng: np.r
     return x
 
 
-def _theta(problem: Calibration | JointCalibration, x: Array) -> dict[str, Array]:
+def _theta(problem: Problem, x: Array) -> dict[str, Array]:
     return problem.conditioned_prior.from_cube(ndtr(x))
 
 
-def _log_likelihood(problem: Calibration | JointCalibration, x: Array) -> Array:
+def _log_likelihood(problem: Problem, x: Array) -> Array:
     """Return the log-likelihood (n,), by normal approximations where there are latents."""
 
     def value(theta: dict[str, Array], _: Bools) -> Array:
@@ -257,9 +256,7 @@ def _log_likelihood(problem: Calibration | JointCalibration, x: Array) -> Array:
     return _admitted(problem, x, value)
 
 
-def _with_latents(
-    problem: Calibration | JointCalibration, x: Array, rng: np.random.Generator
-) -> tuple[Array, Array, Array]:
+def _with_latents(problem: Problem, x: Array, rng: np.random.Generator) -> tuple[Array, Array, Array]:
     """Return estimates of the likelihood (n,) in logs, right on average, draws of the latents (n, L), and gaps (n,).
 
     One of several draws is taken in proportion to its weight, whose mean is the estimate; times the likelihood that is
@@ -289,9 +286,7 @@ def _with_latents(
     return _admitted(problem, x, value), latents, gaps
 
 
-def _admitted(
-    problem: Calibration | JointCalibration, x: Array, log_likelihood: Callable[[dict[str, Array], Bools], Array]
-) -> Array:
+def _admitted(problem: Problem, x: Array, log_likelihood: Callable[[dict[str, Array], Bools], Array]) -> Array:
     """Return log-likelihoods (n,) with the log of the prior's ratio to the law of x; WORST where none is finite.
 
     `log_likelihood` gets the parameters of the points at which they are finite, and which these are: beyond 8 sds the

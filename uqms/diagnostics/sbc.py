@@ -459,7 +459,7 @@ def _of_nuts(sampler: NUTS, problem: PopulationCalibration, count: int, seed: in
     """Return draws of a population without what `sample` computes beside them; its density is compiled once."""
     import arviz_stats
 
-    trace = sampler.run(problem, seed)  # type: ignore[arg-type]
+    trace = sampler.run(problem, seed)
     draws, names = trace["posterior"].dataset, list(problem.priors)
     total = draws.sizes["chain"] * draws.sizes["draw"]
     if total < count:

@@ -13,7 +13,7 @@ import numpy as np
 
 from uqms import _checks as check
 from uqms._typing import Array
-from uqms.calibration import Calibration, JointCalibration, PopulationCalibration
+from uqms.calibration.base import Problem
 from uqms.calibration.samplers._settings import check_share
 from uqms.calibration.tempering import Tempered, temper
 from uqms.calibration.whitened import Whitened
@@ -64,9 +64,7 @@ class TemperedSampler:
         check.whole("TemperedSampler", "moves", self.moves)
         check_share("TemperedSampler", "correlation", self.correlation, 0.001, 1.0)
 
-    def draw(
-        self, problem: Calibration | JointCalibration | PopulationCalibration, count: int, rng: np.random.Generator
-    ) -> FewDraws:
+    def draw(self, problem: Problem, count: int, rng: np.random.Generator) -> FewDraws:
         """Return `count` draws of parameters and latents; with more particles, up to three times, where in doubt.
 
         Raises

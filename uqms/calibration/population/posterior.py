@@ -80,6 +80,11 @@ class PopulationPosterior:
         return found
 
     @property
+    def subjects(self) -> tuple[str, ...]:
+        """Labels of the subjects, in the order of the dim "subject" of `individuals`."""
+        return self.problem.subjects.labels
+
+    @property
     def individuals(self) -> xr.Dataset:
         """Draws of each subject's parameters in their own units, dims ("chain", "draw", "subject")."""
         found: xr.Dataset = self.tree["individuals"].dataset
@@ -372,13 +377,13 @@ def build_posterior(problem: PopulationCalibration, sampler: Sampler, trace: Any
     ConformanceError
         When the trace is not what `Sampler` says.
     """
-    assembly.check_trace(problem, sampler, trace)  # type: ignore[arg-type]
+    assembly.check_trace(problem, sampler, trace)
     raw = trace["posterior"].dataset[list(problem.priors)]
     raw = raw.assign_coords({dim: np.arange(raw.sizes[dim]) for dim in DIMS if dim not in raw.coords})
     shape = (raw.sizes["chain"], raw.sizes["draw"])
     theta = {name: np.ascontiguousarray(raw[name].values.reshape(-1)) for name in problem.priors}
     rng = np.random.default_rng(seed)
-    z = problem.inside(theta, assembly.latents_of(problem, trace), rng)  # type: ignore[arg-type]
+    z = problem.inside(theta, assembly.latents_of(problem, trace), rng)
     joint, by_subject, h = subject_terms(problem, theta, z, rng)
     population = _population(problem, raw.drop_attrs())
     stats = assembly.numeric_stats(trace["sample_stats"].dataset) if "sample_stats" in trace else xr.Dataset()
@@ -411,7 +416,7 @@ def build_posterior(problem: PopulationCalibration, sampler: Sampler, trace: Any
     tree = xr.DataTree.from_dict(groups)
     for group in tree.children.values():
         group.attrs |= {"inference_library": "uqms", "interval": "95 % equal-tailed"}
-    sampled = assembly.sampled(problem, sampler, population, theta, z, stats, {})  # type: ignore[arg-type]
+    sampled = assembly.sampled(problem, sampler, population, theta, z, stats, {})
     verdict, share = judge(problem, sampled)
     tree.attrs |= _provenance(problem, sampler, seed, verdict)
     found = PopulationPosterior(tree, problem, verdict, share)
@@ -498,7 +503,7 @@ def _log_prior(problem: PopulationCalibration, theta: Mapping[str, Array]) -> di
 
 def _population(problem: PopulationCalibration, draws: xr.Dataset) -> xr.Dataset:
     """Return draws of the population with correlations and derived quantities of the typical subject."""
-    out = assembly.with_derived(problem, draws)  # type: ignore[arg-type]
+    out = assembly.with_derived(problem, draws)
     found = problem.layout.correlations({name: draws[name].values for name in problem.priors})
     for name, values in found.items():
         out[name] = (draws[next(iter(problem.priors))].dims, values)
@@ -564,15 +569,5 @@ def row_labels(problem: PopulationCalibration) -> dict[str, Any]:
 
 
 def _provenance(problem: PopulationCalibration, sampler: Sampler, seed: int, verdict: Verdict) -> dict[str, Any]:
-    found = assembly.provenance(_AsSingle(problem), sampler, seed, verdict)  # type: ignore[arg-type]
+    found = assembly.provenance(problem, sampler, seed, verdict)
     return found | {"population": repr(problem.population), "subjects": json.dumps(list(problem.subjects.labels))}
-
-
-class _AsSingle:
-    """What the record of a calibration reads."""
-
-    def __init__(self, problem: PopulationCalibration) -> None:
-        self.problem, self.space = problem, problem.population.space
-        self.mass_cut, self.fixed, self.constraints = problem.mass_cut, problem.fixed, problem.constraints
-        self.conditioned_prior, self.priors = problem.conditioned_prior, problem.priors
-        self.parts = {"": problem.data}

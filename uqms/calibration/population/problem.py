@@ -29,7 +29,8 @@ import xarray as xr
 from uqms._threads import single_threaded
 from uqms._typing import Array, ArrayLike, Ints, RandomState, as_generator
 from uqms.calibration import density
-from uqms.calibration.capabilities import Kind, limit_of, limitations, warn_ahead
+from uqms.calibration.base import Problem
+from uqms.calibration.capabilities import Kind, warn_ahead
 from uqms.calibration.conditioned import ConditionedPrior
 from uqms.calibration.direct import is_exact
 from uqms.calibration.discrepancy import Discrepancy
@@ -58,6 +59,7 @@ from uqms.surrogates.protocol import Surrogate
 
 if TYPE_CHECKING:
     from uqms.calibration.checks import Sampled
+    from uqms.calibration.constraints import Constraint
     from uqms.calibration.context import Linearised
 
 __all__ = ["Individuals", "PopulationCalibration"]
@@ -256,7 +258,7 @@ def _check_scales(population: Population, surrogate: Any) -> None:
 
 
 @final
-class PopulationCalibration:
+class PopulationCalibration(Problem):
     """Infer a population and each of its subjects; made by ``Calibration(..., population=uq.Population(...))``.
 
     The surrogate's error is one function for all subjects. Where it is added independently to each, the population's
@@ -328,7 +330,9 @@ class PopulationCalibration:
             raise InputError(f"population is a {type(population).__name__}; give uq.Population(space, individual=...).")
         if without_data not in ("error", "predict"):
             raise InputError(f"without_data is {without_data!r}; give 'error' or 'predict'.")
-        self.population = population
+        self.population, self.space = population, population.space
+        self.fixed: dict[str, float] = {}
+        self.constraints: tuple[Constraint, ...] = ()
         settings: dict[str, Any] = {"discrepancy": discrepancy, "outside": outside, "expansion": expansion}
         self.data = Individuals(population, subjects, without_data, surrogate, observations, noise, **settings)
         taken = [*self.data.noise.unknown, *self.data.uncertain, *self.data.condition_names]
@@ -420,16 +424,6 @@ class PopulationCalibration:
         """Priors of everything that has one: the population, noise, discrepancy."""
         return {**self.population.priors, **self.data.noise.unknown, **self.data.true_conditions}
 
-    @property
-    def fixed(self) -> dict[str, float]:
-        """Parameters that are held at a number: none."""
-        return {}
-
-    @property
-    def constraints(self) -> tuple[()]:
-        """Inequalities that parameters have to fulfil: none."""
-        return ()
-
     @cached_property
     def conditioned_prior(self) -> ConditionedPrior:
         """The prior of everything in `priors`; what all subjects share is restricted to the design box."""
@@ -441,11 +435,6 @@ class PopulationCalibration:
     def latents(self) -> int:
         """Number of standard normals that are inferred beside: random effects, then those of the likelihood."""
         return self.layout.size + self.data.latents
-
-    @property
-    def limitations(self) -> dict[str, str]:
-        """What this calibration cannot do, by call: why, and what to do instead."""
-        return limitations(self)
 
     def limits(self, name: str) -> tuple[float, float]:
         """Interval that the prior of a quantity is conditioned on."""
@@ -470,6 +459,11 @@ class PopulationCalibration:
         own = {name: np.asarray(values) for name, values in theta.items() if name not in self.population.priors}
         own |= {name: np.asarray(theta[name]) for name in self.population.shared}
         return own | self.layout.parameters(theta, latents[:, : self.layout.size])
+
+    @property
+    def named_parts(self) -> Mapping[str, Calibration]:
+        """The data, which have no parts: those of all subjects, called ""."""
+        return {"": self.data}
 
     def pieces(self, theta: Mapping[str, Any], latents: Any = None, h: Any = None) -> list[Piece]:
         """Return the data with their share of the draws; without numbers when there are none."""
@@ -596,20 +590,6 @@ class PopulationCalibration:
         other = copy.copy(self)
         other.data = self.data.with_values(values)  # type: ignore[assignment]
         return other
-
-    def prior_draws(self, n: int, rng: RandomState) -> dict[str, Array]:
-        """Return n draws of everything in `priors`; effects are standard normal."""
-        return self.conditioned_prior.draw(n, as_generator(rng))
-
-    def maximum_a_posteriori(self, *_: Any, **__: Any) -> Any:
-        """Refuse: spreads at the mode of spreads and effects together are far off.
-
-        Raises
-        ------
-        InputError
-            Always.
-        """
-        raise limit_of(self, "maximum_a_posteriori")
 
     @property
     def compiled(self) -> Any:

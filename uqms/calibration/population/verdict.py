@@ -77,7 +77,7 @@ def linearised(problem: PopulationCalibration, sampled: Sampled) -> Linearised:
 def surrogate_error(context: Context) -> list[Check]:
     """Judge the share of the surrogate's error in the variance of what describes a population."""
     problem, linear = context.problem, context.linear
-    if problem.kind != "population":
+    if not isinstance(problem, PopulationCalibration):
         return []
     if linear.reason:
         return [Check("surrogate error", "note", np.nan, f"not judged: {linear.reason}")]
@@ -86,34 +86,38 @@ def surrogate_error(context: Context) -> list[Check]:
 
 def edge_of_subjects(context: Context, i: int) -> Check | None:
     """Judge whether subjects lean on an end of the design box."""
-    piece = context.pieces[i]
-    return _check_edge(context.problem, piece.theta) if piece.problem.individual else None
+    problem = context.problem
+    return _check_edge(problem, context.pieces[i].theta) if isinstance(problem, PopulationCalibration) else None
 
 
 def joint_error(context: Context) -> list[Check]:
     """Judge the joint error of the surrogate through features against the exact one."""
-    if getattr(context.problem, "lowrank", None) is None:
+    problem = context.problem
+    if not isinstance(problem, PopulationCalibration) or problem.lowrank is None:
         return []
     picked = evenly(len(context.sampled.latents), FEATURED)
     some = {name: values[picked] for name, values in context.sampled.theta.items()}
-    return [_check_features(context.problem, some, context.sampled.latents[picked], context.sampled.h[picked])]
+    return [_check_features(problem, some, context.sampled.latents[picked], context.sampled.h[picked])]
 
 
 def subjects(context: Context) -> list[Check]:
     """Judge whether there are subjects enough to say how they differ."""
-    return [_check_subjects(context.problem)] if context.problem.kind == "population" else []
+    problem = context.problem
+    return [_check_subjects(problem)] if isinstance(problem, PopulationCalibration) else []
 
 
 def prior_dominated(context: Context) -> list[Check]:
     """Judge whether data say more of a population than the prior does."""
     problem = context.problem
-    return [_check_prior(problem, context.sampled.theta)] if problem.kind == "population" else []
+    return [_check_prior(problem, context.sampled.theta)] if isinstance(problem, PopulationCalibration) else []
 
 
 def end_of_a_prior(context: Context) -> list[Check]:
     """Judge whether data put what describes a population beyond an end of its prior."""
-    variances = context.linear.variances
-    return [] if variances is None else [_check_ends(context.problem, context.sampled.theta, variances)]
+    problem, variances = context.problem, context.linear.variances
+    if variances is None or not isinstance(problem, PopulationCalibration):
+        return []
+    return [_check_ends(problem, context.sampled.theta, variances)]
 
 
 def _information(problem: PopulationCalibration, theta: Mapping[str, Array], z: Array, h: Array) -> tuple[Array, Array]:

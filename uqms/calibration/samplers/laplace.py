@@ -15,7 +15,7 @@ from uqms.calibration.whitened import Whitened
 from uqms.errors import SamplingError
 
 if TYPE_CHECKING:
-    from uqms.calibration.problem import Calibration
+    from uqms.calibration.base import Problem
 
 __all__ = ["Laplace", "resampled"]
 
@@ -63,7 +63,7 @@ class Laplace:
         check.whole("Laplace", "draws", self.draws, least=10)
         check.whole("Laplace", "starts", self.starts)
 
-    def run(self, problem: "Calibration", seed: int) -> Any:
+    def run(self, problem: "Problem", seed: int) -> Any:
         """Return draws (one chain), the k-hat of their weights, and the log evidence.
 
         Raises

@@ -14,7 +14,7 @@ from uqms.calibration.whitened import Whitened
 from uqms.errors import SamplingError
 
 if TYPE_CHECKING:
-    from uqms.calibration.problem import Calibration
+    from uqms.calibration.base import Problem
 
 __all__ = ["Metropolis"]
 
@@ -70,7 +70,7 @@ class Metropolis:
         check.whole("Metropolis", "particles", self.particles, least=10)
         warn_of_few("Metropolis", self.chains, self.draws)
 
-    def run(self, problem: "Calibration", seed: int) -> Any:
+    def run(self, problem: "Problem", seed: int) -> Any:
         """Return draws, and the share of moves that was accepted between kept draws.
 
         Raises

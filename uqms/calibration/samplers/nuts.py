@@ -17,8 +17,8 @@ from uqms.calibration.samplers._settings import check_share, import_beside, warn
 from uqms.errors import PACKAGE, ConvergenceWarning, InitError, SamplingError, SamplingInterrupted
 
 if TYPE_CHECKING:
+    from uqms.calibration.base import Problem
     from uqms.calibration.compiled import Movable
-    from uqms.calibration.problem import Calibration
 
 __all__ = ["LINE", "NUTS", "pick", "worst_ess"]
 
@@ -85,7 +85,7 @@ class NUTS:
         check_share("NUTS", "target_accept", self.target_accept, 0.5, 1.0)
         warn_of_few("NUTS", self.chains, self.draws)
 
-    def run(self, problem: "Calibration", seed: int) -> Any:
+    def run(self, problem: "Problem", seed: int) -> Any:
         """Return nutpie's DataTree for a calibration; chains start where the posterior's mass is.
 
         Raises
@@ -97,7 +97,7 @@ class NUTS:
         SamplingError
             When draws are missing or not finite.
         """
-        if hasattr(problem, "population"):
+        if problem.kind == "population":
             from uqms.calibration.population import graph as of_population
 
             with _quiet():

@@ -30,7 +30,7 @@ from uqms.calibration.whitened import Whitened
 from uqms.errors import SamplingError
 
 if TYPE_CHECKING:
-    from uqms.calibration.problem import Calibration
+    from uqms.calibration.base import Problem
 
 __all__ = ["Pathfinder"]
 
@@ -87,7 +87,7 @@ class Pathfinder:
         check.whole("Pathfinder", "draws", self.draws, least=10)
         check.whole("Pathfinder", "paths", self.paths)
 
-    def run(self, problem: "Calibration", seed: int) -> Any:
+    def run(self, problem: "Problem", seed: int) -> Any:
         """Return draws (one chain), the k-hat of their weights, and the log evidence.
 
         Raises

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from uqms.calibration.problem import Calibration
+    from uqms.calibration.base import Problem
 
 __all__ = ["Sampler"]
 
@@ -35,7 +35,7 @@ class Sampler(Protocol):
     'pass'
     """
 
-    def run(self, problem: "Calibration", seed: int) -> Any:
+    def run(self, problem: "Problem", seed: int) -> Any:
         """Return a DataTree with the draws of every quantity of `problem.priors`, dims ("chain", "draw").
 
         The group "posterior" holds the draws, "sample_stats" (may be left out) numbers a draw or a chain. Those that

@@ -12,7 +12,7 @@ from uqms.calibration.whitened import Whitened
 from uqms.errors import SamplingError
 
 if TYPE_CHECKING:
-    from uqms.calibration.problem import Calibration
+    from uqms.calibration.base import Problem
 
 __all__ = ["SMC"]
 
@@ -65,7 +65,7 @@ class SMC:
         check_share("SMC", "correlation", self.correlation, 0.001, 1.0)
         warn_of_few("SMC", self.chains, self.particles, "particles")
 
-    def run(self, problem: "Calibration", seed: int) -> Any:
+    def run(self, problem: "Problem", seed: int) -> Any:
         """Return draws (chain = run, draw = particle), and the log evidence of each run.
 
         Raises

@@ -1,0 +1,158 @@
+"""What every calibration problem offers: one subject, several parts and a population look alike from here.
+
+Samplers, starting points, tempering, the posterior, its checks and diagnostics ask a problem for what is here, and do
+not ask what kind of problem it is.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from uqms import _checks as check
+from uqms._threads import single_threaded
+from uqms._typing import Array, ArrayLike, RandomState, as_generator
+from uqms.calibration.capabilities import Kind, limitations, refuse
+from uqms.calibration.conditioned import ConditionedPrior
+from uqms.parameters import ParameterSpace, Prior
+from uqms.parameters.functions import NumPyFunctions
+
+if TYPE_CHECKING:
+    from uqms.calibration.checks import Sampled
+    from uqms.calibration.constraints import Constraint
+    from uqms.calibration.context import Linearised
+    from uqms.calibration.mode import Mode
+    from uqms.calibration.problem import Calibration, Derived, Piece
+
+__all__ = ["Problem"]
+
+
+class Problem(ABC):
+    """A calibration problem, whoever's parameters it infers.
+
+    Attributes
+    ----------
+    kind
+        "one" subject, several "parts", or a "population".
+    space
+        Parameters with their priors.
+    fixed, constraints
+        Parameters that are held at a number, and inequalities that parameters have to fulfil.
+    derived
+        Quantities that are computed from the parameters.
+    mass_cut
+        Mass of the prior outside of the design box.
+    """
+
+    kind: ClassVar[Kind]
+    space: ParameterSpace
+    fixed: dict[str, float]
+    constraints: tuple["Constraint", ...]
+    derived: Mapping[str, "Derived"]
+    mass_cut: float
+
+    @property
+    @abstractmethod
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the inferred parameters, without noise and discrepancy."""
+
+    @property
+    @abstractmethod
+    def priors(self) -> dict[str, Prior]:
+        """Prior of everything that is inferred and has one, noise and discrepancy included, of each alone."""
+
+    @property
+    @abstractmethod
+    def conditioned_prior(self) -> ConditionedPrior:
+        """The joint prior, restricted to where the surrogate was trained."""
+
+    @property
+    @abstractmethod
+    def latents(self) -> int:
+        """Number of standard normal latents that are sampled beside the parameters."""
+
+    @property
+    @abstractmethod
+    def named_parts(self) -> Mapping[str, "Calibration"]:
+        """The data by part; of a problem without parts one, called ""."""
+
+    @abstractmethod
+    def limits(self, name: str) -> tuple[float, float]:
+        """Return the interval that the prior of a quantity is conditioned on."""
+
+    @abstractmethod
+    def unit_of(self, name: str) -> str:
+        """Return the unit of an inferred quantity."""
+
+    @abstractmethod
+    def pieces(self, theta: Mapping[str, Any], latents: Any = None, h: Any = None) -> list["Piece"]:
+        """Return what belongs to each surrogate, with its share of draws."""
+
+    @abstractmethod
+    def log_likelihood(self, theta: Mapping[str, ArrayLike], latents: ArrayLike | None = None) -> Array:
+        """Return log p(observations | parameters, latents), shape (...), of many values at once."""
+
+    @abstractmethod
+    def simulate(self, theta: Mapping[str, ArrayLike], rng: RandomState, latents: ArrayLike | None = None) -> Array:
+        """Draw new observations (S, R)."""
+
+    @abstractmethod
+    def with_values(self, values: Array) -> "Problem":
+        """Return the same problem with other measured values (R,)."""
+
+    @abstractmethod
+    def model(self) -> Any:
+        """Return the PyMC model."""
+
+    @abstractmethod
+    def linearised(self, sampled: "Sampled") -> "Linearised":
+        """Return the problem linearised at a few draws, as the checks of a verdict look at it."""
+
+    def prior_draws(self, n: int, rng: RandomState) -> dict[str, Array]:
+        """Return n draws of every inferred quantity from its prior, conditioned as in the calibration."""
+        return self.conditioned_prior.draw(n, as_generator(rng))
+
+    @property
+    def limitations(self) -> dict[str, str]:
+        """What this calibration cannot do, by call: why, and what to do instead."""
+        return limitations(self)
+
+    @single_threaded
+    def maximum_a_posteriori(self, *, starts: int = 8, rng: RandomState | None = None) -> "Mode":
+        """Return the parameters at which the posterior density is largest, in a second or less.
+
+        A point says nothing of uncertainty: use it to look, or to start something else. For intervals, `sample`.
+
+        Parameters
+        ----------
+        starts
+            Points that the search starts from; they are spread as the posterior is.
+        rng
+            Whole number or generator.
+
+        Returns
+        -------
+        Mode
+            The parameters, the log-density there, and whether the starts agree.
+
+        Raises
+        ------
+        InputError
+            When `starts` is no whole number of at least 1; of a population, whose mode misleads.
+        InitError
+            When the likelihood admits no draw of the prior.
+        """
+        from uqms.calibration.mode import maximum_a_posteriori
+
+        refuse(self, "maximum_a_posteriori")
+        check.whole("maximum_a_posteriori", "starts", starts)
+        return maximum_a_posteriori(self, int(starts), as_generator(rng))
+
+    def on_the_real_line(self, points: Mapping[str, Array]) -> Array:
+        """Return points of `starting_points` (n, free variables) on the real line, in the order of the PyMC model."""
+        from uqms.calibration.bridge import real_lines
+
+        lines = real_lines(self.conditioned_prior)
+        columns = [line.point(points[name], NumPyFunctions, points) for name, line in lines.items()]
+        return np.column_stack([*columns, points["latents"]])
