@@ -482,3 +482,32 @@ def _log_density(z: Any, y: Any, parameters: Any, xp: Any) -> Any:
 
 def _draw(y: Any, parameters: Any, rng: np.random.Generator) -> Any:
     return y + parameters["sd"] * rng.laplace(size=y.shape)
+
+
+def test_nuts_finds_the_closed_form_on_the_compiled_path() -> None:
+    problem = linear()
+    assert target(problem) is not None
+    found = problem.sample(uq.NUTS(draws=500, tune=500), rng=2)
+    covariance, slopes, data = closed_form()
+    weight = np.linalg.solve(covariance, slopes)
+    sd = (1.0 + slopes @ weight) ** -0.5
+    ess = float(found.summary().loc["theta", "ess_bulk"])
+    draws = found.draws["theta"].values
+    assert draws.mean() == pytest.approx(sd**2 * (weight @ data), abs=4 * sd / np.sqrt(ess))
+    assert draws.std() == pytest.approx(sd, rel=6 / np.sqrt(2 * ess))
+    assert found.verdict.status != "fail"
+
+
+@pytest.mark.slow
+def test_nuts_of_parts_of_two_surrogates_has_the_mean_of_a_grid() -> None:
+    problem: Any = uq.Calibration(
+        {"a": (surrogate(), COMMON["a"]), "c": (other_surrogate(), OBSERVED["c"]), "b": (surrogate(), COMMON["b"])},
+        noise=dict.fromkeys("acb", uq.GaussianNoise(sd=0.5)),
+    )
+    grid = (np.arange(2000) + 0.5) / 2000
+    weights = np.exp((log := problem.log_likelihood({"theta": grid})) - log.max())
+    weights /= weights.sum()
+    mean, sd = weights @ grid, np.sqrt(weights @ (grid - weights @ grid) ** 2)
+    found = problem.sample(uq.NUTS(draws=500, tune=500), rng=1)
+    ess = float(found.summary().loc["theta", "ess_bulk"])
+    assert found.draws["theta"].values.mean() == pytest.approx(mean, abs=4 * sd / np.sqrt(ess))
