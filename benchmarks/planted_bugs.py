@@ -272,8 +272,8 @@ BUGS = (
     Bug(
         "noise of a run left out",
         f"{CALIBRATION}/gaussian.py",
-        "            out[:, :, truncation.shape[1] :] = runs\n",
-        "            out[:, :, truncation.shape[1] :] = 0.0 * runs\n",
+        "        out[:, :, truncation.shape[2] :] = runs\n",
+        "        out[:, :, truncation.shape[2] :] = 0.0 * runs\n",
         (
             *tests("calibration/test_realisation.py", "test_likelihood_is_that_of_the_dense_normal"),
             *values("realisation_of_each_experiment"),
