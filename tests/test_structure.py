@@ -131,3 +131,11 @@ def test_before_and_after(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 def test_a_revision_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="git archive nowhere"):
         structure.main(["--root", str(tmp_path), "--against", "nowhere"])
+
+
+def test_no_file_of_the_package_imports_in_a_circle() -> None:
+    """But one: `Calibration(...)` makes any of three problems, two of which are made of calibrations."""
+    package = structure.Structure(structure.working_tree(Path(structure.__file__).parent.parent))
+    found = {room: package.circles(room, (structure.TOP, structure.INSIDE)) for room in package.rooms}
+    problems = [f"uqms.calibration.{name}" for name in ("parts", "population.problem", "problem")]
+    assert {room: circles for room, circles in found.items() if circles} == {"calibration": [problems]}

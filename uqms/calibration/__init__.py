@@ -3,6 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from uqms.calibration.base import Derived
 from uqms.calibration.direct import DirectSimulator
 from uqms.calibration.discrepancy import BasisDiscrepancy, GPDiscrepancy, OffsetDiscrepancy, ScaleDiscrepancy
 from uqms.calibration.noise import (
@@ -17,7 +18,7 @@ from uqms.calibration.noise import (
     StudentTNoise,
 )
 from uqms.calibration.observations import Observations
-from uqms.calibration.problem import Calibration, Derived
+from uqms.calibration.problem import Calibration
 from uqms.calibration.samplers import NUTS, SMC, Laplace, Metropolis, Pathfinder, Sampler
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ import numpy as np
 
 from uqms._native import A1, A2, A3, NONE, F, I, deferred, native
 from uqms._typing import Array
+from uqms.calibration._features import features, features_reverse, features_size
 from uqms.calibration._gaussian import (
     BASIS,
     FEATURES,
@@ -26,7 +27,6 @@ from uqms.calibration._gaussian import (
     sizes_of,
 )
 from uqms.calibration.blocks import view
-from uqms.calibration.population._features import features, features_reverse, features_size
 from uqms.surrogates._fused import HEADER, forward, reverse
 
 __all__ = ["Problem", "at", "process_gaussian"]

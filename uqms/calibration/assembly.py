@@ -6,23 +6,25 @@ import json
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 
 from uqms._typing import Array, Ints
 from uqms.calibration.answer import log_priors
-from uqms.calibration.base import Problem
+from uqms.calibration.base import Piece, Problem
 from uqms.calibration.computation import APPROXIMATION, sampler_checks
 from uqms.calibration.density import correlated_noise, draw_rows, row_terms
 from uqms.calibration.predict import conditional_moments, own_cells
-from uqms.calibration.problem import Calibration, Piece
 from uqms.calibration.progress import progress
 from uqms.calibration.samplers import Sampler
 from uqms.calibration.verdict import Sampled, Verdict
 from uqms.errors import ConformanceError, InputError
 from uqms.parameters.functions import NumPyFunctions
+
+if TYPE_CHECKING:
+    from uqms.calibration.problem import Calibration
 
 __all__ = [
     "check_derived",
@@ -216,7 +218,7 @@ def leave_one_out_of_all(
 
 
 def leave_one_out(
-    problem: Calibration, theta: Mapping[str, Array], latents: Array, rng: np.random.Generator
+    problem: "Calibration", theta: Mapping[str, Array], latents: Array, rng: np.random.Generator
 ) -> tuple[Array, Array, Ints]:
     """Return log p(z | theta) (S,), log p(z_i | other z, theta) (S, R), and a hyperparameter draw for each (S,).
 
@@ -248,7 +250,7 @@ def _given_the_rest(values: Array, joint: Array, terms: Array) -> Array:
     return np.asarray(joint[:, None] - np.logaddexp.reduce(rest, axis=0))
 
 
-def _value_terms(problem: Calibration, theta: Mapping[str, Array], latents: Array) -> Iterator[tuple[Array, Array]]:
+def _value_terms(problem: "Calibration", theta: Mapping[str, Array], latents: Array) -> Iterator[tuple[Array, Array]]:
     """Yield log w_h + log p(z | theta, h) (H, s) and log p(z_i | other z, theta, h) (H, s, R), in own units."""
     if problem.form != "latent":
         jacobian = problem.cells.jacobian
@@ -266,7 +268,7 @@ def _value_terms(problem: Calibration, theta: Mapping[str, Array], latents: Arra
         yield values, terms
 
 
-def _row_terms(problem: Calibration, sigma: Array, alpha: Array, precision: Array) -> Array:
+def _row_terms(problem: "Calibration", sigma: Array, alpha: Array, precision: Array) -> Array:
     cells = problem.cells
     c = cells.row_cell
     cell_noise = sigma[:, cells.group] ** 2 / cells.weight

@@ -5,14 +5,15 @@ not ask what kind of problem it is.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, final
 
 import numpy as np
 
 from uqms import _checks as check
 from uqms._threads import single_threaded
-from uqms._typing import Array, ArrayLike, RandomState, as_generator
+from uqms._typing import Array, ArrayLike, Ints, RandomState, as_generator
 from uqms.calibration.capabilities import Kind, limitations, refuse
 from uqms.calibration.conditioned import ConditionedPrior
 from uqms.parameters import ParameterSpace, Prior
@@ -23,9 +24,66 @@ if TYPE_CHECKING:
     from uqms.calibration.constraints import Constraint
     from uqms.calibration.context import Linearised
     from uqms.calibration.mode import Mode
-    from uqms.calibration.problem import Calibration, Derived, Piece
+    from uqms.calibration.problem import Calibration
+    from uqms.calibration.samplers.nuts import NUTS
 
-__all__ = ["Problem"]
+__all__ = ["MASS_CUT_LIMIT", "Derived", "Expansion", "Piece", "Problem"]
+
+type Expansion = Literal["measured", "first-order", "none"]
+
+MASS_CUT_LIMIT = 0.01
+
+
+@final
+@dataclass(frozen=True)
+class Derived:
+    """A quantity computed from the parameters, with its unit.
+
+    Parameters
+    ----------
+    function
+        From a mapping of parameter name to draws (an array) to an array of the same shape.
+    unit, description
+        For tables and figures.
+
+    Examples
+    --------
+    >>> Derived(lambda p: p["beta"] / p["gamma"], description="basic reproduction number").unit
+    ''
+    """
+
+    function: Callable[[Mapping[str, Any]], Any]
+    unit: str = ""
+    description: str = ""
+
+
+class Piece(NamedTuple):
+    """What belongs to one surrogate: all of a `Calibration`, one part of a `JointCalibration`.
+
+    Attributes
+    ----------
+    name
+        Of the part, "" for a calibration of one surrogate.
+    problem
+        The part itself.
+    theta, latents, h
+        Its share of the draws that were given, under its own names: by name (S,), (S, latents), (S,).
+    columns
+        Places of its parameters among those of the whole.
+    rows
+        Places of its measurements among those of the whole.
+    parts
+        Names of the parts that it is, several when they have one surrogate.
+    """
+
+    name: str
+    problem: "Calibration"
+    theta: dict[str, Any]
+    latents: Any
+    h: Any
+    columns: Ints
+    rows: Ints
+    parts: tuple[str, ...] = ("",)
 
 
 class Problem(ABC):
@@ -104,6 +162,10 @@ class Problem(ABC):
     @abstractmethod
     def model(self) -> Any:
         """Return the PyMC model."""
+
+    @abstractmethod
+    def with_gradients(self, sampler: "NUTS", seed: int) -> tuple["Problem", Any]:
+        """Return the problem as it was sampled, and its draws by a sampler with gradients."""
 
     @abstractmethod
     def linearised(self, sampled: "Sampled") -> "Linearised":

@@ -8,9 +8,8 @@ from typing import final
 import numpy as np
 
 from uqms._typing import Array, Bools
-from uqms.calibration.base import Problem
+from uqms.calibration.base import Piece, Problem
 from uqms.calibration.checks import Check, Sampled
-from uqms.calibration.problem import Piece
 
 __all__ = ["CheckFunction", "Context", "Linearised", "evenly"]
 

@@ -23,21 +23,12 @@ import numpy as np
 
 from uqms._threads import single_threaded
 from uqms._typing import Array, ArrayLike, Ints, RandomState, as_generator
-from uqms.calibration.base import Problem
+from uqms.calibration.base import MASS_CUT_LIMIT, Derived, Expansion, Piece, Problem
 from uqms.calibration.capabilities import Kind
 from uqms.calibration.conditioned import ConditionedPrior
 from uqms.calibration.direct import is_exact
-from uqms.calibration.problem import (
-    MASS_CUT_LIMIT,
-    Calibration,
-    Derived,
-    Expansion,
-    Piece,
-    checked_sampler,
-    named_derived,
-    space_of,
-)
-from uqms.calibration.samplers import Sampler
+from uqms.calibration.problem import Calibration, checked_sampler, named_derived, space_of
+from uqms.calibration.samplers import NUTS, Sampler
 from uqms.calibration.sharing import by_surrogate, together
 from uqms.errors import ExtrapolationError, InputError
 from uqms.parameters import ParameterSpace, Prior
@@ -325,6 +316,12 @@ class JointCalibration(Problem):
             _logger.info("the prior is conditioned on the design boxes, which cut %.2g of its mass", self.mass_cut)
         trace = chosen.run(self, seed)  # it has all that a sampler looks at
         return build_posterior(self, chosen, trace, seed)
+
+    def with_gradients(self, sampler: NUTS, seed: int) -> tuple["JointCalibration", Any]:
+        """Return the problem, and its draws by a sampler with gradients."""
+        from uqms.calibration.gradients import run
+
+        return self, run(self, sampler, seed)
 
     def _check_used(self, parts: Mapping[str, Calibration]) -> None:
         idle = [name for name in self.parameters if not any(name in part.parameters for part in parts.values())]

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, final
+from typing import TYPE_CHECKING, Any, NamedTuple, cast, final
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,6 @@ from uqms.calibration import assembly
 from uqms.calibration.capabilities import limit_of, refuse
 from uqms.calibration.computation import MCSE_SHARE
 from uqms.calibration.judging import judge
-from uqms.calibration.parts import JointCalibration
 from uqms.calibration.predict import (
     NewNoise,
     PosteriorPrediction,
@@ -29,12 +28,15 @@ from uqms.calibration.predict import (
     new_noise,
     predicted,
 )
-from uqms.calibration.problem import Calibration
 from uqms.calibration.progress import progress
 from uqms.calibration.rescaling import rescaled
 from uqms.calibration.samplers import Sampler
 from uqms.calibration.verdict import Verdict
 from uqms.errors import InputError
+
+if TYPE_CHECKING:
+    from uqms.calibration.parts import JointCalibration
+    from uqms.calibration.problem import Calibration
 
 __all__ = ["Evidence", "Posterior", "build_posterior", "thinned"]
 
@@ -99,7 +101,7 @@ class Posterior:
     """
 
     tree: Any
-    problem: Calibration | JointCalibration
+    problem: "Calibration | JointCalibration"
     verdict: Verdict
     surrogate_share: xr.Dataset
 
@@ -193,10 +195,11 @@ class Posterior:
         InputError
             When there are no parts, or none of that name.
         """
-        if not isinstance(self.problem, JointCalibration) or name not in self.problem.parts:
-            there = list(self.problem.parts) if isinstance(self.problem, JointCalibration) else "none"
+        if self.problem.kind != "parts" or name not in self.problem.named_parts:
+            there = list(self.problem.named_parts) if self.problem.kind == "parts" else "none"
             raise InputError(f"part: {name!r} is no part of this calibration; there are {there}.")
-        part, problem = self.problem.parts[name], self.problem.seen_from(name)
+        whole = cast("JointCalibration", self.problem)
+        part, problem = whole.parts[name], whole.seen_from(name)
         names = {
             f"{name}_{key}" if key in part.priors and key not in part.parameters else key: key for key in problem.priors
         }
@@ -210,7 +213,7 @@ class Posterior:
                 shape = (self.draws.sizes["chain"], self.draws.sizes["draw"], -1)
                 data = xr.Dataset({"value": (("chain", "draw", "latent"), piece.latents.reshape(shape))})
             elif key == "sample_stats":
-                at = list(self.problem.parts).index(name)
+                at = list(whole.parts).index(name)
                 data = data.assign(hyperparameter_draw=data["hyperparameter_draw"].isel(part=at, drop=True))
                 data = data.drop_vars("part", errors="ignore")
             elif key in ("posterior", "prior", "log_prior"):
@@ -286,8 +289,8 @@ class Posterior:
             raise InputError(
                 f"predict: realisation is {realisation!r}; give 'same' (the observed run), 'new' or 'none' (the mean)."
             )
-        if part is None and isinstance(self.problem, JointCalibration):
-            raise InputError(f"predict: which part? There are {list(self.problem.parts)}; say part=.")
+        if part is None and self.problem.kind == "parts":
+            raise InputError(f"predict: which part? There are {list(self.problem.named_parts)}; say part=.")
         if part is not None:
             return self.part(part).predict(
                 conditions=conditions,
@@ -374,7 +377,7 @@ class Posterior:
         self.tree.to_netcdf(path, engine="h5netcdf")
 
     @property
-    def single(self) -> Calibration:
+    def single(self) -> "Calibration":
         """The calibration, where it has one surrogate.
 
         Raises
@@ -382,8 +385,8 @@ class Posterior:
         InputError
             When it has several parts.
         """
-        if isinstance(self.problem, Calibration):
-            return self.problem
+        if self.problem.kind == "one":
+            return cast("Calibration", self.problem)
         raise limit_of(self.problem, "single")
 
     def _flat(self) -> dict[str, Array]:

@@ -6,9 +6,9 @@ import json
 import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, final, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ from scipy.special import ndtr
 from uqms._threads import single_threaded
 from uqms._typing import Array, ArrayLike, Ints, RandomState, as_generator
 from uqms.calibration import _latent_outputs
-from uqms.calibration.base import Problem
+from uqms.calibration.base import MASS_CUT_LIMIT, Derived, Expansion, Piece, Problem
 from uqms.calibration.capabilities import Kind, check_settings, refuse
 from uqms.calibration.conditioned import ConditionedPrior
 from uqms.calibration.constraints import read_constraints
@@ -65,67 +65,12 @@ if TYPE_CHECKING:
     from uqms.calibration.population.population import Population
     from uqms.surrogates import FittedProbability
 
-__all__ = ["Calibration", "Derived", "Expansion", "Piece"]
-
-type Expansion = Literal["measured", "first-order", "none"]
+__all__ = ["Calibration", "checked_sampler", "named_derived", "space_of"]
 
 _logger = logging.getLogger(__name__)
-MASS_CUT_LIMIT = 0.01
 CONFLICT_SD = 6.0
 IMPOSSIBLE = 0.05  # of the means of a count
 SCORE_CHUNK = 2_000_000  # numbers in one cross-covariance block
-
-
-@final
-@dataclass(frozen=True)
-class Derived:
-    """A quantity computed from the parameters, with its unit.
-
-    Parameters
-    ----------
-    function
-        From a mapping of parameter name to draws (an array) to an array of the same shape.
-    unit, description
-        For tables and figures.
-
-    Examples
-    --------
-    >>> Derived(lambda p: p["beta"] / p["gamma"], description="basic reproduction number").unit
-    ''
-    """
-
-    function: Callable[[Mapping[str, Any]], Any]
-    unit: str = ""
-    description: str = ""
-
-
-class Piece(NamedTuple):
-    """What belongs to one surrogate: all of a `Calibration`, one part of a `JointCalibration`.
-
-    Attributes
-    ----------
-    name
-        Of the part, "" for a calibration of one surrogate.
-    problem
-        The part itself.
-    theta, latents, h
-        Its share of the draws that were given, under its own names: by name (S,), (S, latents), (S,).
-    columns
-        Places of its parameters among those of the whole.
-    rows
-        Places of its measurements among those of the whole.
-    parts
-        Names of the parts that it is, several when they have one surrogate.
-    """
-
-    name: str
-    problem: "Calibration"
-    theta: dict[str, Any]
-    latents: Any
-    h: Any
-    columns: Ints
-    rows: Ints
-    parts: tuple[str, ...] = ("",)
 
 
 class Calibration(Problem):
@@ -997,6 +942,12 @@ class Calibration(Problem):
             _logger.info("the prior is conditioned on the design box, which cuts %.2g of its mass", self.mass_cut)
         return build_posterior(self, sampler, sampler.run(self, seed), seed)
 
+    def with_gradients(self, sampler: NUTS, seed: int) -> tuple["Calibration", Any]:
+        """Return the problem, and its draws by a sampler with gradients."""
+        from uqms.calibration.gradients import run
+
+        return self, run(self, sampler, seed)
+
     def _form(self, expansion: Expansion) -> Literal["independent", "correlated", "latent"]:
         """Return how the likelihood is computed: closed form with independent or correlated errors, or latents.
 
@@ -1283,6 +1234,7 @@ def _is_refined(surrogate: Surrogate) -> bool:
 def named_derived(
     given: Mapping[str, Derived | Callable[[Mapping[str, Any]], Any]], taken: tuple[str, ...]
 ) -> dict[str, Derived]:
+    """Return derived quantities, functions as `Derived` ones, after a check of their names."""
     out = {}
     for name, value in given.items():
         if name in taken:

@@ -19,7 +19,7 @@ import numpy as np
 
 from uqms._typing import Array, Ints
 from uqms.calibration.compiled import Linear, Map, Movable, expand
-from uqms.calibration.samplers.nuts import LINE, pick
+from uqms.calibration.samplers.shared import LINE, pick
 from uqms.errors import SamplingInterrupted
 
 __all__ = ["fit_map", "learned", "nutpie_model"]

@@ -14,7 +14,7 @@ import numpy as np
 from uqms import _checks as check
 from uqms._typing import Array
 from uqms.calibration.base import Problem
-from uqms.calibration.samplers._settings import check_share
+from uqms.calibration.samplers.shared import check_share
 from uqms.calibration.tempering import Tempered, temper
 from uqms.calibration.whitened import Whitened
 from uqms.diagnostics.importance import FewDraws

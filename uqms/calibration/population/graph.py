@@ -18,7 +18,7 @@ from uqms.calibration.graph import ModelTarget, model_target
 from uqms.calibration.population.layout import WALL, from_natural
 from uqms.calibration.population.prediction import simulate_rows
 from uqms.calibration.population.start import calmed, centring, likely
-from uqms.calibration.samplers._settings import import_beside
+from uqms.calibration.samplers.shared import import_beside
 from uqms.errors import InitError
 from uqms.parameters.scale import SCALES
 

@@ -17,11 +17,11 @@ from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.calibration import assembly
 from uqms.calibration.capabilities import limit_of, refuse
 from uqms.calibration.judging import judge
-from uqms.calibration.likelihood import check_conditions, merge_close
+from uqms.calibration.likelihood import merge_close
 from uqms.calibration.observations import Observations
+from uqms.calibration.population.asked import asked_conditions, chosen_outputs
 from uqms.calibration.population.layout import from_natural
 from uqms.calibration.population.prediction import Measured, Shared, curves, has_features
-from uqms.calibration.population.problem import Individuals, PopulationCalibration
 from uqms.calibration.population.terms import subject_terms
 from uqms.calibration.posterior import Posterior, SummaryTable
 from uqms.calibration.predict import PosteriorPrediction
@@ -30,6 +30,7 @@ from uqms.calibration.verdict import Verdict
 from uqms.errors import InputError
 
 if TYPE_CHECKING:
+    from uqms.calibration.population.problem import PopulationCalibration
     from uqms.calibration.population.subject import SubjectPosterior
 
 __all__ = ["PopulationPosterior", "build_posterior"]
@@ -61,7 +62,7 @@ class PopulationPosterior:
     """
 
     tree: Any
-    problem: PopulationCalibration
+    problem: "PopulationCalibration"
     verdict: Verdict
     surrogate_share: xr.Dataset
 
@@ -288,7 +289,7 @@ class PopulationPosterior:
                     "occasion": ("input", occasion),
                 }
         else:
-            at = _conditions_of(data, conditions, len(place))
+            at = asked_conditions(data, conditions, len(place))
             u, inputs = self._at(shared, place, at, generator)
             dims = {"subject": list(wanted)}
         dims |= {name: (next(iter(dims)), at[:, i]) for i, name in enumerate(data.condition_names)}
@@ -369,7 +370,7 @@ class PopulationPosterior:
         self.tree.to_netcdf(path, engine="h5netcdf")
 
 
-def build_posterior(problem: PopulationCalibration, sampler: Sampler, trace: Any, seed: int) -> PopulationPosterior:
+def build_posterior(problem: "PopulationCalibration", sampler: Sampler, trace: Any, seed: int) -> PopulationPosterior:
     """Return the posterior of a sampler's trace, with every group of its DataTree and the verdict.
 
     Raises
@@ -431,7 +432,7 @@ def build_posterior(problem: PopulationCalibration, sampler: Sampler, trace: Any
 
 
 def _new_rows(
-    problem: PopulationCalibration,
+    problem: "PopulationCalibration",
     theta: Mapping[str, Array],
     z: Array,
     h: Ints,
@@ -451,57 +452,11 @@ def _new_rows(
     return assembly.new_rows(piece, rng).reshape(chains, len(each), -1), each
 
 
-def chosen_outputs(
-    data: Individuals, outputs: str | Sequence[str] | None, coords: Mapping[str, object] | None
-) -> tuple[str, ...]:
-    """Return the outputs to predict.
-
-    Raises
-    ------
-    InputError
-        Unknown outputs, or coordinates that are not theirs.
-    """
-    layouts = data.surrogate.layouts
-    given = (outputs,) if isinstance(outputs, str) else outputs
-    names = data.noise.outputs if given is None else tuple(given)
-    unknown = [name for name in names if name not in layouts]
-    if unknown:
-        raise InputError(f"predict: unknown outputs {unknown}; the surrogate has {list(layouts)}.")
-    if coords is not None and given is None:
-        names = tuple(name for name in names if set(layouts[name].dims) == set(coords))
-    wrong = {
-        name: list(layouts[name].dims)
-        for name in names
-        if coords is not None and set(layouts[name].dims) != set(coords)
-    }
-    if wrong or not names:
-        raise InputError(
-            f"predict: coords are given for {sorted(coords or {})}, but the outputs have dims {wrong or layouts}."
-        )
-    return names
-
-
-def _conditions_of(data: Individuals, given: Mapping[str, object], count: int) -> Array:
-    names = data.condition_names
-    if set(given) != set(names):
-        raise InputError(
-            f"predict: got conditions {sorted(given)}, the surrogate has {list(names)}. Give each of them."
-        )
-    arrays = [np.asarray(given[name], dtype=np.float64) for name in names]
-    if any(array.ndim > 1 or array.size not in (1, count) for array in arrays):
-        raise InputError(f"predict: give each condition a number, or one for each of {count} subjects.")
-    columns = (
-        np.column_stack([np.broadcast_to(array.ravel(), count) for array in arrays]) if names else np.zeros((count, 0))
-    )
-    check_conditions(data.surrogate, names, columns)
-    return columns
-
-
-def _log_prior(problem: PopulationCalibration, theta: Mapping[str, Array]) -> dict[str, Array]:
+def _log_prior(problem: "PopulationCalibration", theta: Mapping[str, Array]) -> dict[str, Array]:
     return {name: np.asarray(one) for name, one in problem.conditioned_prior.log_terms(theta).items()}
 
 
-def _population(problem: PopulationCalibration, draws: xr.Dataset) -> xr.Dataset:
+def _population(problem: "PopulationCalibration", draws: xr.Dataset) -> xr.Dataset:
     """Return draws of the population with correlations and derived quantities of the typical subject."""
     out = assembly.with_derived(problem, draws)
     found = problem.layout.correlations({name: draws[name].values for name in problem.priors})
@@ -511,7 +466,7 @@ def _population(problem: PopulationCalibration, draws: xr.Dataset) -> xr.Dataset
 
 
 def _of_subjects(
-    problem: PopulationCalibration,
+    problem: "PopulationCalibration",
     theta: Mapping[str, Array],
     z: Array,
     shape: tuple[int, int],
@@ -555,7 +510,7 @@ def _derived(
     return found.transpose(*like.dims).astype(np.float64)
 
 
-def row_labels(problem: PopulationCalibration) -> dict[str, Any]:
+def row_labels(problem: "PopulationCalibration") -> dict[str, Any]:
     """Return the coords of the dim "observation": subject, output, coordinates, conditions."""
     table = problem.observations
     labels: dict[str, Any] = {"observation": np.arange(len(table))}
@@ -568,6 +523,6 @@ def row_labels(problem: PopulationCalibration) -> dict[str, Any]:
     return labels
 
 
-def _provenance(problem: PopulationCalibration, sampler: Sampler, seed: int, verdict: Verdict) -> dict[str, Any]:
+def _provenance(problem: "PopulationCalibration", sampler: Sampler, seed: int, verdict: Verdict) -> dict[str, Any]:
     found = assembly.provenance(problem, sampler, seed, verdict)
     return found | {"population": repr(problem.population), "subjects": json.dumps(list(problem.subjects.labels))}

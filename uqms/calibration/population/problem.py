@@ -29,7 +29,7 @@ import xarray as xr
 from uqms._threads import single_threaded
 from uqms._typing import Array, ArrayLike, Ints, RandomState, as_generator
 from uqms.calibration import density
-from uqms.calibration.base import Problem
+from uqms.calibration.base import MASS_CUT_LIMIT, Derived, Expansion, Piece, Problem
 from uqms.calibration.capabilities import Kind, warn_ahead
 from uqms.calibration.conditioned import ConditionedPrior
 from uqms.calibration.direct import is_exact
@@ -42,15 +42,7 @@ from uqms.calibration.population.layout import WALL, Layout, Subjects, read_subj
 from uqms.calibration.population.lowrank import LowRank
 from uqms.calibration.population.population import Population
 from uqms.calibration.population.prediction import has_features, low_rank, simulate_rows
-from uqms.calibration.problem import (
-    MASS_CUT_LIMIT,
-    Calibration,
-    Derived,
-    Expansion,
-    Piece,
-    checked_sampler,
-    named_derived,
-)
+from uqms.calibration.problem import Calibration, checked_sampler, named_derived
 from uqms.calibration.samplers import NUTS, Sampler
 from uqms.errors import PACKAGE, DataError, DataWarning, ExtrapolationError, ExtrapolationWarning, InputError
 from uqms.parameters import Prior
@@ -591,6 +583,12 @@ class PopulationCalibration(Problem):
         other.data = self.data.with_values(values)  # type: ignore[assignment]
         return other
 
+    def with_gradients(self, sampler: NUTS, seed: int) -> tuple["PopulationCalibration", Any]:
+        """Return the problem with features for where its subjects are, and its draws by a sampler with gradients."""
+        from uqms.calibration.population.graph import run
+
+        return run(self, sampler, seed)
+
     @property
     def compiled(self) -> Any:
         """The compiled log-density, shared by problems that `with_values` made of one another."""
@@ -637,15 +635,14 @@ class PopulationCalibration(Problem):
         InputError, ConformanceError, InitError, SamplingInterrupted, SamplingError
             As `Calibration.sample`.
         """
-        from uqms.calibration.population import graph
         from uqms.calibration.population.posterior import build_posterior
 
         chosen = checked_sampler(sampler, self)
         seed = int(as_generator(rng).integers(2**31))
         if self.mass_cut > 0:
             _logger.info("the design box cuts %.2g of the individuals of the prior", self.mass_cut)
-        if type(chosen) is NUTS:  # features move to where the subjects are
-            problem, trace = graph.run(self, chosen, seed)
+        if type(chosen) is NUTS:
+            problem, trace = self.with_gradients(chosen, seed)
         else:
             problem, trace = self, chosen.run(self, seed)
         return build_posterior(problem, chosen, trace, seed)

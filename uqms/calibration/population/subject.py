@@ -29,6 +29,7 @@ from uqms._threads import single_threaded
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.calibration.likelihood import merge_close
 from uqms.calibration.observations import Observations
+from uqms.calibration.population.asked import asked_conditions, chosen_outputs
 from uqms.calibration.population.layout import Layout, from_natural, read_subjects
 from uqms.calibration.population.prediction import Measured, Shared, curves
 from uqms.calibration.predict import PosteriorPrediction
@@ -146,8 +147,6 @@ class SubjectPosterior:
         ExtrapolationError
             Conditions or coordinates outside of what was simulated.
         """
-        from uqms.calibration.population.posterior import _conditions_of, chosen_outputs
-
         problem = self.population.problem
         data, population = problem.data, problem.population
         names = chosen_outputs(data, outputs, coords)
@@ -161,7 +160,7 @@ class SubjectPosterior:
             inputs = np.full(len(at), -1) if self.data is None else np.arange(len(at))
         else:
             lengths = {np.asarray(value).size for value in conditions.values()}
-            at = _conditions_of(data, conditions, max(lengths, default=1))
+            at = asked_conditions(data, conditions, max(lengths, default=1))
             units, inputs = np.zeros(len(at), dtype=int), np.full(len(at), -1)
             if self.data is not None and not population.occasions:
                 known = self.data.cells.conditions

@@ -13,7 +13,7 @@ error adds to the variance of a quantity of the population is its share, with th
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from scipy import sparse
@@ -30,10 +30,12 @@ from uqms.calibration.misfit import MISFIT_LEVEL
 from uqms.calibration.population.layout import from_natural
 from uqms.calibration.population.lowrank import _ragged
 from uqms.calibration.population.prediction import noise_of_scores, some_inputs
-from uqms.calibration.population.problem import PopulationCalibration
 from uqms.calibration.population.shared_error import QUANTILE
 from uqms.calibration.predict import data_moments
 from uqms.calibration.verdict import EDGE, SHARE_LIMIT
+
+if TYPE_CHECKING:
+    from uqms.calibration.population.problem import PopulationCalibration
 
 __all__ = [
     "edge_of_subjects",
@@ -53,7 +55,7 @@ FEATURES_LIMIT = 0.1  # of a variance: 5 % of a sd
 STEP = 1e-4
 
 
-def linearised(problem: PopulationCalibration, sampled: Sampled) -> Linearised:
+def linearised(problem: "PopulationCalibration", sampled: Sampled) -> Linearised:
     """Return the problem linearised at a few of its draws, effects integrated out; see `Linearised`."""
     theta, z, h = sampled.theta, sampled.latents, sampled.h
     names = problem.parameters
@@ -74,10 +76,15 @@ def linearised(problem: PopulationCalibration, sampled: Sampled) -> Linearised:
     return Linearised(share, [share], few, [information], variances=variances[0])
 
 
+def _population(context: Context) -> "PopulationCalibration | None":
+    """Return the problem where it is one of a population."""
+    return cast("PopulationCalibration", context.problem) if context.problem.kind == "population" else None
+
+
 def surrogate_error(context: Context) -> list[Check]:
     """Judge the share of the surrogate's error in the variance of what describes a population."""
-    problem, linear = context.problem, context.linear
-    if not isinstance(problem, PopulationCalibration):
+    problem, linear = _population(context), context.linear
+    if problem is None:
         return []
     if linear.reason:
         return [Check("surrogate error", "note", np.nan, f"not judged: {linear.reason}")]
@@ -86,14 +93,14 @@ def surrogate_error(context: Context) -> list[Check]:
 
 def edge_of_subjects(context: Context, i: int) -> Check | None:
     """Judge whether subjects lean on an end of the design box."""
-    problem = context.problem
-    return _check_edge(problem, context.pieces[i].theta) if isinstance(problem, PopulationCalibration) else None
+    problem = _population(context)
+    return None if problem is None else _check_edge(problem, context.pieces[i].theta)
 
 
 def joint_error(context: Context) -> list[Check]:
     """Judge the joint error of the surrogate through features against the exact one."""
-    problem = context.problem
-    if not isinstance(problem, PopulationCalibration) or problem.lowrank is None:
+    problem = _population(context)
+    if problem is None or problem.lowrank is None:
         return []
     picked = evenly(len(context.sampled.latents), FEATURED)
     some = {name: values[picked] for name, values in context.sampled.theta.items()}
@@ -102,25 +109,27 @@ def joint_error(context: Context) -> list[Check]:
 
 def subjects(context: Context) -> list[Check]:
     """Judge whether there are subjects enough to say how they differ."""
-    problem = context.problem
-    return [_check_subjects(problem)] if isinstance(problem, PopulationCalibration) else []
+    problem = _population(context)
+    return [] if problem is None else [_check_subjects(problem)]
 
 
 def prior_dominated(context: Context) -> list[Check]:
     """Judge whether data say more of a population than the prior does."""
-    problem = context.problem
-    return [_check_prior(problem, context.sampled.theta)] if isinstance(problem, PopulationCalibration) else []
+    problem = _population(context)
+    return [] if problem is None else [_check_prior(problem, context.sampled.theta)]
 
 
 def end_of_a_prior(context: Context) -> list[Check]:
     """Judge whether data put what describes a population beyond an end of its prior."""
-    problem, variances = context.problem, context.linear.variances
-    if variances is None or not isinstance(problem, PopulationCalibration):
+    problem, variances = _population(context), context.linear.variances
+    if variances is None or problem is None:
         return []
     return [_check_ends(problem, context.sampled.theta, variances)]
 
 
-def _information(problem: PopulationCalibration, theta: Mapping[str, Array], z: Array, h: Array) -> tuple[Array, Array]:
+def _information(
+    problem: "PopulationCalibration", theta: Mapping[str, Array], z: Array, h: Array
+) -> tuple[Array, Array]:
     """Return J' C^-1 J (s, D, D), and the variances left of the population with the surrogate's error and without."""
     data, draws = problem.data, np.arange(len(z))
     jacobian = _dense(*_jacobian(problem, theta, z, h), problem.layout.size)
@@ -135,7 +144,7 @@ def _information(problem: PopulationCalibration, theta: Mapping[str, Array], z: 
     return found[0], np.stack([np.linalg.inv(one + info)[:, at, at].mean(axis=0) for info in found])
 
 
-def _share(problem: PopulationCalibration, variances: Array) -> Array:
+def _share(problem: "PopulationCalibration", variances: Array) -> Array:
     """Return the share of the surrogate's error in every quantity of the population."""
     if is_exact(problem.surrogate):
         return np.zeros(variances.shape[1])
@@ -143,7 +152,7 @@ def _share(problem: PopulationCalibration, variances: Array) -> Array:
 
 
 def _through_features(
-    problem: PopulationCalibration, theta: Mapping[str, Array], z: Array, h: Array
+    problem: "PopulationCalibration", theta: Mapping[str, Array], z: Array, h: Array
 ) -> tuple[Array, Check]:
     """Return the variances as `_information` does, and the check of misfit, at a cost linear in the subjects.
 
@@ -214,7 +223,7 @@ def _through_features(
     return variances, Check("predictive misfit", "pass", p, f"p = {p:.2g} that a right model fits worse")
 
 
-def _owners(problem: PopulationCalibration) -> Ints:
+def _owners(problem: "PopulationCalibration") -> Ints:
     """Return the subject of every standard normal effect (size,)."""
     layout, (P, Q) = problem.layout, (len(problem.population.individual), len(problem.population.occasions))
     return np.concatenate([np.repeat(np.arange(len(layout.covariates)), P), np.repeat(layout.subject, Q)])
@@ -241,7 +250,7 @@ def _trace(precision: Any, owner: Ints, last: Array) -> float:
 
 
 def _jacobian(
-    problem: PopulationCalibration, theta: Mapping[str, Array], z: Array, h: Array
+    problem: "PopulationCalibration", theta: Mapping[str, Array], z: Array, h: Array
 ) -> tuple[Array, Array, Ints]:
     """Return J: quantities of the population (s, N, .), and what belongs to a cell's own effects, at columns (N, .)."""
     data, population, layout = problem.data, problem.population, problem.layout
@@ -295,7 +304,7 @@ def _jacobian(
     return np.stack(columns, axis=-1), rest, places
 
 
-def _prior_sd(problem: PopulationCalibration) -> dict[str, float]:
+def _prior_sd(problem: "PopulationCalibration") -> dict[str, float]:
     draws = problem.prior_draws(2000, 0)
     return {name: float(draws[name].std()) for name in problem.population.priors}
 
@@ -307,7 +316,7 @@ def _dense(hyper: Array, rest: Array, places: Ints, size: int) -> Array:
     return np.concatenate([hyper, out], axis=2)
 
 
-def _check_share(problem: PopulationCalibration, names: list[str], share: Array) -> Check:
+def _check_share(problem: "PopulationCalibration", names: list[str], share: Array) -> Check:
     if is_exact(problem.surrogate):
         return Check("surrogate error", "pass", 0.0, "none: the simulator itself was used")
     worst = int(np.argmax(share))
@@ -320,7 +329,7 @@ def _check_share(problem: PopulationCalibration, names: list[str], share: Array)
     return Check("surrogate error", status, float(share[worst]), message, remedy)
 
 
-def _check_features(problem: PopulationCalibration, theta: Mapping[str, Array], z: Array, h: Array) -> Check:
+def _check_features(problem: "PopulationCalibration", theta: Mapping[str, Array], z: Array, h: Array) -> Check:
     """Compare the joint error through features with the exact one, at the subjects of posterior draws."""
     assert problem.lowrank is not None
     data, error = problem.data, problem.lowrank.error
@@ -339,7 +348,7 @@ def _check_features(problem: PopulationCalibration, theta: Mapping[str, Array], 
     return Check("joint error", status, off, message, remedy)
 
 
-def _check_edge(problem: PopulationCalibration, own: Mapping[str, Array]) -> Check:
+def _check_edge(problem: "PopulationCalibration", own: Mapping[str, Array]) -> Check:
     box, worst, where = problem.surrogate.domain, 0.0, ""
     data = problem.data
     for name in data.parameters if not is_exact(problem.surrogate) else ():
@@ -371,14 +380,14 @@ def _check_edge(problem: PopulationCalibration, own: Mapping[str, Array]) -> Che
     return Check("edge of the design box", status, worst, message, remedy)
 
 
-def _check_subjects(problem: PopulationCalibration) -> Check:
+def _check_subjects(problem: "PopulationCalibration") -> Check:
     count = int(problem.subjects.measured.sum())
     status: Status = "pass" if count >= FEW_SUBJECTS else "note" if count > 1 else "warn"
     remedy = "So few say little of how subjects differ: the prior of the spreads counts. Vary it and compare."
     return Check("subjects", status, float(count), f"{count} with data, limit {FEW_SUBJECTS}", remedy)
 
 
-def _check_ends(problem: PopulationCalibration, theta: Mapping[str, Array], variances: Array) -> Check:
+def _check_ends(problem: "PopulationCalibration", theta: Mapping[str, Array], variances: Array) -> Check:
     prior_sd, ends, sd = _prior_sd(problem), {}, {}
     for name, variance in zip(prior_sd, variances, strict=True):
         limits = problem.limits(name)
@@ -388,7 +397,7 @@ def _check_ends(problem: PopulationCalibration, theta: Mapping[str, Array], vari
     return check_ends({name: theta[name] for name in prior_sd}, ends, sd)
 
 
-def _check_prior(problem: PopulationCalibration, theta: Mapping[str, Array]) -> Check:
+def _check_prior(problem: "PopulationCalibration", theta: Mapping[str, Array]) -> Check:
     prior = problem.prior_draws(4000, 0)
     found = {}
     for name in problem.population.priors:

@@ -9,7 +9,7 @@ from uqms import _checks as check
 from uqms._typing import Array
 from uqms.calibration.mixture import Mixture
 from uqms.calibration.mode import find_modes, same_place
-from uqms.calibration.samplers._settings import trace_of
+from uqms.calibration.samplers.shared import trace_of
 from uqms.calibration.tempering import systematic
 from uqms.calibration.whitened import Whitened
 from uqms.errors import SamplingError

@@ -8,7 +8,7 @@ import numpy as np
 from uqms import _checks as check
 from uqms._typing import Array
 from uqms.calibration.mixture import Mixture, fit_mixture
-from uqms.calibration.samplers._settings import trace_of, warn_of_few
+from uqms.calibration.samplers.shared import trace_of, warn_of_few
 from uqms.calibration.tempering import ACCEPTANCE, temper
 from uqms.calibration.whitened import Whitened
 from uqms.errors import SamplingError

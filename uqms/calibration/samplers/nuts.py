@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
@@ -13,17 +13,15 @@ import xarray as xr
 from uqms import _checks as check
 from uqms._threads import single_threaded
 from uqms._typing import Array, Ints, RandomState, as_generator
-from uqms.calibration.samplers._settings import check_share, import_beside, warn_of_few
+from uqms.calibration.samplers.shared import LINE, check_share, warn_of_few
 from uqms.errors import PACKAGE, ConvergenceWarning, InitError, SamplingError, SamplingInterrupted
 
 if TYPE_CHECKING:
     from uqms.calibration.base import Problem
     from uqms.calibration.compiled import Movable
 
-__all__ = ["LINE", "NUTS", "pick", "worst_ess"]
+__all__ = ["NUTS", "worst_ess"]
 
-LINE = "__line__"  # the point of the real line, beside the parameters, in draws of a compiled target
-STARTS = 256  # points of which each chain takes one
 JITTERED = 32  # tried around the initial point of a model of one's own
 MOST_BLOCKS = 50
 DIVERGED = 0.01  # more draws than this, and a linear map is given up; a few diverge in any coordinates of so many
@@ -97,29 +95,8 @@ class NUTS:
         SamplingError
             When draws are missing or not finite.
         """
-        if problem.kind == "population":
-            from uqms.calibration.population import graph as of_population
-
-            with _quiet():
-                return of_population.run(problem, self, seed)[1]  # type: ignore[arg-type]
-        from uqms.calibration import compiled
-        from uqms.calibration.starts import starting_points
-
-        import_beside("nutpie")
-        points = starting_points(problem, STARTS, np.random.default_rng([seed, 1]))
-        target = compiled.target(problem)
-        if target is None:
-            from uqms.calibration import graph
-
-            with _quiet():
-                general = graph.model_target(problem.model())
-            trace = self.sample_target(general, seed, problem.on_the_real_line(points), cautious=True)
-        else:
-            trace = self.sample_target(target, seed, compiled.on_the_line(problem, points))
-        trace["starts"] = xr.Dataset(
-            {name: (("start", "latent")[: values.ndim], values) for name, values in points.items()}
-        )
-        return trace
+        with _quiet():
+            return problem.with_gradients(self, seed)[1]
 
     @single_threaded
     def sample_model(self, model: Any = None, *, rng: RandomState | None = None) -> Any:
@@ -340,15 +317,6 @@ def worst_ess(draws: Any) -> float:
     sizes = arviz_stats.ess(draws, method="bulk")
     moves = {name: np.ptp(values.values, axis=(0, 1)) > 0.0 for name, values in draws.data_vars.items()}
     return min((float(one) for name in moves for one in sizes[name].values[moves[name]].ravel()), default=np.inf)
-
-
-def pick(starts: Array) -> Callable[[Any], Array]:
-    """Return a function from a chain's seed to its start: chains ask in any order, their seeds are always the same."""
-
-    def start(seed: Any) -> Array:
-        return np.array(starts[np.random.default_rng(seed).integers(len(starts))])
-
-    return start
 
 
 def _line(trace: Any) -> Array:

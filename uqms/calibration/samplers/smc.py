@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, final
 import numpy as np
 
 from uqms import _checks as check
-from uqms.calibration.samplers._settings import check_share, trace_of, warn_of_few
+from uqms.calibration.samplers.shared import check_share, trace_of, warn_of_few
 from uqms.calibration.tempering import temper
 from uqms.calibration.whitened import Whitened
 from uqms.errors import SamplingError

@@ -3,6 +3,7 @@
 import importlib
 import threading
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,9 @@ from uqms._typing import Array
 from uqms.calibration.whitened import Whitened
 from uqms.errors import ConvergenceWarning, InputError, SamplingError
 
-__all__ = ["check_share", "import_beside", "trace_of", "warn_of_few"]
+__all__ = ["LINE", "check_share", "import_beside", "pick", "trace_of", "warn_of_few"]
+
+LINE = "__line__"  # the point of the real line, beside the parameters, in draws of a compiled target
 
 
 def check_share(owner: str, name: str, value: object, low: float, high: float) -> None:
@@ -62,3 +65,12 @@ def trace_of(space: Whitened, z: Array, stats: dict[str, tuple[tuple[str, ...], 
             "sample_stats": xr.Dataset(dict(stats), coords=coords),
         }
     )
+
+
+def pick(starts: Array) -> Callable[[Any], Array]:
+    """Return a function from a chain's seed to its start: chains ask in any order, their seeds are always the same."""
+
+    def start(seed: Any) -> Array:
+        return np.array(starts[np.random.default_rng(seed).integers(len(starts))])
+
+    return start
