@@ -20,7 +20,6 @@ from uqms.calibration.parts import JointCalibration
 from uqms.calibration.problem import Calibration
 from uqms.parameters import Prior
 from uqms.parameters.scale import SCALES, Interval
-from uqms.surrogates.gp import GaussianProcessSurrogate
 
 __all__ = ["Linear", "Map", "Movable", "Target", "evaluate", "expand", "on_the_line", "target"]
 
@@ -287,10 +286,8 @@ def target(problem: Calibration | JointCalibration) -> Target | None:
     """Return the compiled log-density of a problem, None when the problem is not standard."""
     if not isinstance(problem, Calibration):  # one of several parts
         return None
-    surrogate, names = problem.surrogate, tuple(problem.priors)
-    if not isinstance(surrogate, GaussianProcessSurrogate) or surrogate.physics is not None:
-        return None
-    if problem.form == "latent" or problem.realisation is not None:
+    names = tuple(problem.priors)
+    if problem.process is None or problem.form == "latent":
         return None
     if problem.fixed or problem.uncertain or not problem.conditioned_prior.plain:
         return None
@@ -312,7 +309,7 @@ def target(problem: Calibration | JointCalibration) -> Target | None:
         ),
         likelihood=block_of(problem, likelihood),
         constant=float(np.sum(cells.jacobian)),
-        sizes=(cells.experiments, surrogate.domain.d, len(noise.keys)),
+        sizes=(cells.experiments, problem.surrogate.domain.d, len(noise.keys)),
         map=Map.identity(len(names)),
     )
     return found if _agrees(problem, found) else None

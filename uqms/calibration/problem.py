@@ -53,8 +53,9 @@ from uqms.errors import (
 from uqms.parameters import ParameterSpace, Prior, TruncatedNormal
 from uqms.parameters.functions import NumPyFunctions
 from uqms.parameters.scale import SCALES
+from uqms.surrogates.gp import GaussianProcessSurrogate
 from uqms.surrogates.outputs import Decoder
-from uqms.surrogates.process import Scores
+from uqms.surrogates.process import ScoreProcess, Scores
 from uqms.surrogates.protocol import Surrogate
 from uqms.surrogates.transforms import Identity
 
@@ -646,6 +647,17 @@ class Calibration:
     def _middle(self) -> Scores:
         """The scores at the middle of the box: their shapes are the same everywhere."""
         return self.surrogate.scores(np.full((1, self.surrogate.domain.d), 0.5))
+
+    @property
+    def process(self) -> ScoreProcess | None:
+        """The Gaussian process of the scores where compiled code knows it and the rows of the cells; None otherwise.
+
+        It knows nothing of a stochastic simulator's runs, nor of rows that depend on the input.
+        """
+        surrogate, known = self.surrogate, self.realisation is None and self.cells.by_input is None
+        if not known or not isinstance(surrogate, GaussianProcessSurrogate) or surrogate.physics is not None:
+            return None
+        return surrogate.process
 
     @property
     def used(self) -> Ints:

@@ -28,7 +28,6 @@ from uqms.calibration.likelihood import Cells
 from uqms.calibration.population.lowrank import LowRank, SharedError, _by_score, _ragged, nystroem
 from uqms.calibration.predict import PosteriorPrediction, Targets, new_noise
 from uqms.errors import InputError
-from uqms.surrogates.gp import GaussianProcessSurrogate
 from uqms.surrogates.process import ScoreProcess
 
 if TYPE_CHECKING:
@@ -43,9 +42,7 @@ LIMIT, LEAST = 0.025, 200  # see `nystroem`: of few subjects too, the error at o
 
 def has_features(data: "Individuals") -> bool:
     """Tell whether the surrogate's error has features, and data and error are jointly normal."""
-    surrogate = data.surrogate
-    standard = isinstance(surrogate, GaussianProcessSurrogate) and surrogate.physics is None
-    return standard and data.form == "independent" and data.realisation is None
+    return data.process is not None and data.form == "independent"
 
 
 class Measured(NamedTuple):
