@@ -6,10 +6,12 @@ import numpy as np
 import pandas as pd
 import pytensor
 import pytest
+from calibration.problems import given_surrogate
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 
 import uqms as uq
+from uqms.surrogates import GaussianProcessSurrogate
 from uqms.surrogates.outputs import InputDecoder
 from uqms.testing import ToySurrogate
 
@@ -282,3 +284,35 @@ def test_each_input_has_its_own_derivative_of_the_joint_error(form: str, rng: np
     # Slopes that an orthogonal discrepancy needs are differences themselves.
     tolerance = 1e-4 if problem.gaussian.slopes else 1e-7
     np.testing.assert_allclose(problem.parts_reverse(u, bar), wanted, rtol=tolerance, atol=tolerance)
+
+
+class WithRows(GaussianProcessSurrogate):  # type: ignore[misc]
+    """The library's own Gaussian process with rows that depend on the input."""
+
+    def decode(self, output: str, coords: Any = None) -> Any:
+        return toy().decode("curve", {"time": TIMES} if coords is None else {"time": TIMES[coords["t"].astype(int)]})
+
+
+class Plugged:
+    """The same through the protocol alone."""
+
+    def __init__(self, inner: Any) -> None:
+        self.domain, self.layouts, self.attrs = inner.domain, inner.layouts, inner.attrs
+        self.scores, self.scores_reverse, self.decode = inner.scores, inner.scores_reverse, inner.decode
+        self.functions = inner.functions
+
+
+def test_rows_by_input_of_the_librarys_own_process_leave_compiled_code(rng: np.random.Generator) -> None:
+    given = given_surrogate(rng.random((6, 2)), rng.standard_normal((6, 2)), basis=np.ones((3, 2)), names=("a", "b"))
+    own = WithRows(given.domain, given.process, given.bases, given.attrs)
+    table = pd.DataFrame({"t": [0.0, 1.0, 2.0], "value": [1.0, 1.2, 0.9]})
+    data = uq.Observations.from_table(table, output="y", value="value", coords={"t": "t"})
+    problems = [uq.Calibration(one, data, uq.GaussianNoise(sd=0.2)) for one in (own, Plugged(own))]
+    assert problems[0].process is None
+    theta = problems[0].prior_draws(5, 1)
+    found = [one.log_likelihood(theta) for one in problems]
+    np.testing.assert_array_equal(*found)
+    assert np.isfinite(found[0]).all()
+    check_gradient(problems[0])
+    expression = uq.as_tensor(own, {"a": 0.3, "b": 0.6})
+    assert expression.covariance.eval().shape == (1, 3, 1, 3)

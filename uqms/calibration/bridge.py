@@ -21,7 +21,6 @@ from pytensor.link.numba.dispatch.basic import (
 
 from uqms._typing import Array, ScaleName
 from uqms.calibration import _gaussian, _latent_outputs
-from uqms.calibration.capabilities import has_process
 from uqms.calibration.conditioned import ConditionedPrior
 from uqms.calibration.constraints import Bounds, Constraint, evaluate, solved
 from uqms.calibration.density import row_terms, simulate, total
@@ -774,12 +773,10 @@ def as_tensor(
         found = surrogate.scores(np.full((1, len(names)), 0.5))
         log_weights = found.log_weights
         means, covariances = ScoresOp(surrogate, found.correlated)(u)
-        if found.correlated or isinstance(decoder, InputDecoder):
-            weights = np.exp(log_weights - np.logaddexp.reduce(log_weights))
-            return _joint_tensor(decoder, u, means, covariances, weights)
-    assert isinstance(decoder, Decoder)
-    offset, basis, truncation = decoder
     weights = np.exp(log_weights - np.logaddexp.reduce(log_weights))
+    if isinstance(decoder, InputDecoder) or covariances.ndim == 5:
+        return _joint_tensor(decoder, u, means, covariances, weights)
+    offset, basis, truncation = decoder
     score_mean = pt.tensordot(weights, means, [[0], [0]])
     joint = pt.tensordot(weights, covariances, [[0], [0]])  # (q, k, k)
     mean = offset + score_mean @ basis.T
@@ -982,23 +979,18 @@ def hyperparameters(problem: Any, values: Mapping[str, Any]) -> Any:
     return pt.stack([pt.as_tensor(column, dtype="float64") for column in columns])
 
 
-def _compiled(problem: Any) -> bool:
-    """Whether compiled code knows the surrogate; it knows nothing of a stochastic simulator's runs."""
-    return has_process(problem.surrogate) and problem.realisation is None
-
-
 def shared_block(problem: Any) -> Any:
     """Return surrogate and data as one shared array for `ProcessGaussianOp`; None where that does not serve."""
-    if not _compiled(problem):
+    if problem.process is None:
         return None
     return pytensor.shared(block_of(problem), name="surrogate_and_data")
 
 
 def _block(problem: Any, data: Array) -> Any:
     """Return surrogate and data as one shared array for `OutputsOp`; None where that does not serve."""
-    if not _compiled(problem):
+    if problem.process is None:
         return None
-    flat = np.concatenate([problem.surrogate.process.select(problem.cells.used).flat(), data])
+    flat = np.concatenate([problem.process.select(problem.cells.used).flat(), data])
     return pytensor.shared(flat, name="surrogate_and_data")
 
 

@@ -117,7 +117,10 @@ class Features:
         exact = [is_exact(one.surrogate) for one in each]
         rough = [not has_derivative(one.surrogate) for one in each]
         box = any(bad and known for bad, known in zip(rough, exact, strict=True))
-        own = all(known or has_process(one.surrogate) for one, known in zip(each, exact, strict=True))
+        own = all(
+            known or (has_process(one.surrogate) and one.cells.by_input is None)
+            for one, known in zip(each, exact, strict=True)
+        )
         return cls(
             kind=problem.kind,
             form="latent" if "latent" in forms else "correlated" if "correlated" in forms else "independent",

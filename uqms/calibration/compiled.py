@@ -16,7 +16,6 @@ import numpy as np
 
 from uqms._typing import Array, Ints
 from uqms.calibration.base import Problem
-from uqms.calibration.capabilities import has_process
 from uqms.calibration.gaussian import block_of, reduced
 from uqms.parameters import Prior
 from uqms.parameters.scale import SCALES, Interval
@@ -291,10 +290,8 @@ def target(whole: Problem) -> Target | None:
     if len(pieces) > 1:  # several surrogates
         return None
     problem = pieces[0].problem
-    surrogate, names = problem.surrogate, tuple(problem.priors)
-    if not has_process(surrogate):
-        return None
-    if problem.form == "latent" or problem.realisation is not None:
+    names = tuple(problem.priors)
+    if problem.process is None or problem.form == "latent":
         return None
     if problem.fixed or problem.uncertain or not problem.conditioned_prior.plain:
         return None
@@ -316,7 +313,7 @@ def target(whole: Problem) -> Target | None:
         ),
         likelihood=block_of(problem, likelihood),
         constant=float(np.sum(cells.jacobian)),
-        sizes=(cells.experiments, surrogate.domain.d, len(noise.keys)),
+        sizes=(cells.experiments, problem.surrogate.domain.d, len(noise.keys)),
         map=Map.identity(len(names)),
     )
     return found if _agrees(problem, found) else None

@@ -429,7 +429,7 @@ def block_of(problem: Any, likelihood: GaussianLikelihood | None = None) -> Arra
     likelihood = problem.gaussian if likelihood is None else likelihood
     domain = problem.surrogate.domain
     columns = [domain.names.index(name) for name in problem.parameters] if likelihood.slopes else []
-    return process_block(problem.surrogate.process.select(problem.cells.used), likelihood, columns=columns)
+    return process_block(problem.process.select(problem.cells.used), likelihood, columns=columns)
 
 
 def process_block(

@@ -55,7 +55,7 @@ from uqms.parameters import ParameterSpace, Prior, TruncatedNormal
 from uqms.parameters.functions import NumPyFunctions
 from uqms.parameters.scale import SCALES
 from uqms.surrogates.outputs import Decoder
-from uqms.surrogates.process import Scores
+from uqms.surrogates.process import ScoreProcess, Scores
 from uqms.surrogates.protocol import Surrogate
 from uqms.surrogates.transforms import Identity
 
@@ -647,6 +647,15 @@ class Calibration(Problem):
     def _middle(self) -> Scores:
         """The scores at the middle of the box: their shapes are the same everywhere."""
         return self.surrogate.scores(np.full((1, self.surrogate.domain.d), 0.5))
+
+    @property
+    def process(self) -> ScoreProcess | None:
+        """The Gaussian process of the scores where compiled code knows it and the rows of the cells; None otherwise.
+
+        It knows nothing of a stochastic simulator's runs, nor of rows that depend on the input.
+        """
+        known = self.realisation is None and self.cells.by_input is None
+        return getattr(self.surrogate, "compiled_process", None) if known else None
 
     @property
     def used(self) -> Ints:
