@@ -464,7 +464,8 @@ def test_the_closed_form_and_its_loss_make_up_the_sampled_likelihood(name: str) 
     surrogate = stochastic() if name == "stochastic" else fits.load("log")
     settings = {"realisation": "replicate"} if name == "stochastic" else {"discrepancy": DELTA}
     forms = [
-        calibrated(surrogate, observed(positive(2)), NOISE, expansion=way, **settings) for way in ("first-order", "none")
+        calibrated(surrogate, observed(positive(2)), NOISE, expansion=way, **settings)
+        for way in ("first-order", "none")
     ]
     assert [one.form for one in forms] == ["correlated", "latent"]
     theta = theta_of(forms[0]) | {"sigma": 1.0}
