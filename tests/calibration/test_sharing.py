@@ -364,6 +364,18 @@ def test_parts_of_one_surrogate_are_judged_together(posterior: uq.Posterior) -> 
     assert h.sizes["part"] == 2
 
 
+def test_figures_and_proposals_of_a_part_are_of_its_own_data(posterior: uq.Posterior) -> None:
+    for name in "ab":
+        figure = uq.plots.predictive(posterior.part(name))
+        shown = {len(line.get_xdata()) for axes in figure.axes for line in axes.lines}
+        assert 6 in shown
+        assert 12 not in shown
+    assert uq.refine(posterior.part("a"), 4, rng=1).sizes["run"] == 4
+    # runs that verify a part are compared with the data of all parts that its likelihood holds
+    design = uq.verification_design(posterior.part("a"), 3, rng=1)
+    assert sorted(set(design["x"].values)) == pytest.approx(list(X))
+
+
 def test_hyperparameters_of_other_parts_stay_in_a_part() -> None:
     model = linear_surrogate(SLOPE, ERROR)
     problem: Any = uq.Calibration(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, final
 
 from uqms.calibration.direct import has_derivative, is_exact
 from uqms.errors import PACKAGE, CapabilityWarning, ConformanceError, InputError
+from uqms.surrogates.process import ScoreProcess
 from uqms.surrogates.protocol import Surrogate
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ __all__ = [
     "Kind",
     "Limit",
     "check_settings",
+    "compiled_process",
     "has_process",
     "limit_of",
     "limitations",
@@ -73,9 +75,15 @@ SETTINGS: Mapping[str, tuple[frozenset[Kind], str]] = {
 }
 
 
+def compiled_process(surrogate: Surrogate) -> ScoreProcess | None:
+    """Return the Gaussian process of the inputs alone that a surrogate is, whose arrays compiled code reads."""
+    found: ScoreProcess | None = getattr(surrogate, "compiled_process", None)
+    return found
+
+
 def has_process(surrogate: Surrogate) -> bool:
-    """Return whether a surrogate is a Gaussian process of the inputs alone, whose arrays compiled code can read."""
-    return getattr(surrogate, "compiled_process", None) is not None
+    """Return whether compiled code can read a surrogate."""
+    return compiled_process(surrogate) is not None
 
 
 @final

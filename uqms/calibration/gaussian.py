@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 from scipy import sparse
@@ -26,6 +26,9 @@ from uqms.calibration.likelihood import Cells, NoiseGroups, compress, dense
 from uqms.parameters import Prior
 from uqms.surrogates.outputs import Decoder
 from uqms.surrogates.process import ScoreProcess
+
+if TYPE_CHECKING:
+    from uqms.calibration.problem import Calibration
 
 __all__ = [
     "Cotangents",
@@ -424,12 +427,13 @@ def _along(cells: Cells, noise: NoiseGroups, condition_names: tuple[str, ...], s
     return _Along(order, fresh.astype(np.float64), gap, amplitude[order], length[order])
 
 
-def block_of(problem: Any, likelihood: GaussianLikelihood | None = None) -> Array:
+def block_of(problem: "Calibration", likelihood: GaussianLikelihood | None = None) -> Array:
     """Return the block that `_process_gaussian` reads; `likelihood` takes the place of the problem's own."""
     likelihood = problem.gaussian if likelihood is None else likelihood
-    domain = problem.surrogate.domain
+    domain, process = problem.surrogate.domain, problem.process
+    assert process is not None
     columns = [domain.names.index(name) for name in problem.parameters] if likelihood.slopes else []
-    return process_block(problem.process.select(problem.cells.used), likelihood, columns=columns)
+    return process_block(process.select(problem.cells.used), likelihood, columns=columns)
 
 
 def process_block(

@@ -19,7 +19,7 @@ from uqms._threads import single_threaded
 from uqms._typing import Array, ArrayLike, Ints, RandomState, as_generator
 from uqms.calibration import _latent_outputs
 from uqms.calibration.base import MASS_CUT_LIMIT, Derived, Expansion, Piece, Problem
-from uqms.calibration.capabilities import Kind, check_settings, refuse
+from uqms.calibration.capabilities import Kind, check_settings, compiled_process, refuse
 from uqms.calibration.conditioned import ConditionedPrior
 from uqms.calibration.constraints import read_constraints
 from uqms.calibration.density import (
@@ -655,7 +655,7 @@ class Calibration(Problem):
         It knows nothing of a stochastic simulator's runs, nor of rows that depend on the input.
         """
         known = self.realisation is None and self.cells.by_input is None
-        return getattr(self.surrogate, "compiled_process", None) if known else None
+        return compiled_process(self.surrogate) if known else None
 
     @property
     def used(self) -> Ints:
