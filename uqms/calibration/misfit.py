@@ -117,7 +117,7 @@ def _distances(problem: Calibration, theta: Mapping[str, Array], h: Ints) -> tup
         rows = slice(start, start + len(sigma))
         start += len(sigma)
         at, u = np.arange(len(sigma)), problem.unit_inputs({k: v[rows] for k, v in theta.items()})
-        predicted = problem.joint_error(u).given(h[rows]).mean
+        predicted = problem.joint_error(u).mean_given(h[rows])
         factors = np.ones(predicted.shape)
         for output, place in problem.noise.factors.items():
             factors[:, cells.output == output] += sigma[:, place, None]
