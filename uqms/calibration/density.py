@@ -204,7 +204,7 @@ def latent_draws(
 
 def expected_outputs(problem: "Calibration", theta: Mapping[str, Array], h: Ints) -> Array:
     """Return the latent output (S, N) of draws and their hyperparameter draws (S,), where all errors are zero."""
-    mean = problem.joint_error(problem.unit_inputs(theta)).given(h).mean
+    mean = problem.joint_error(problem.unit_inputs(theta)).mean_given(h)
     return mean * problem.noise.scales(problem.cells.group, problem.noise.phi(theta, (len(h),)))
 
 

@@ -96,11 +96,16 @@ class JointError:
     def given(self, h: Ints) -> "OutputLaw":
         """Return the law of the outputs with hyperparameter draw h[s] for value s."""
         s = np.arange(len(h))
-        rows = self.rows
-        if not self.fixed:
-            rows = Decoder(*(one[h if len(one) > 1 else 0, s] for one in rows))
         covariance = self.scores.covariance[h, s] if len(self.used) else self.scores.covariance[0]  # zeros
-        return OutputLaw(self.scores.mean[h, s], covariance, rows, self.index, self.used)
+        return OutputLaw(self.scores.mean[h, s], covariance, self._rows_given(h), self.index, self.used)
+
+    def mean_given(self, h: Ints) -> Array:
+        """Return the mean (S, T) of that law."""
+        return outputs_of_scores(self._rows_given(h), self.index, self.scores.mean[h, np.arange(len(h))])
+
+    def _rows_given(self, h: Ints) -> Decoder:
+        s = np.arange(len(h))
+        return self.rows if self.fixed else Decoder(*(one[h if len(one) > 1 else 0, s] for one in self.rows))
 
 
 @final

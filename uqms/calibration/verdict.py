@@ -233,7 +233,7 @@ def _linearise(problem: "Calibration", theta: Mapping[str, Array], h: Ints, limi
     for i, column in enumerate(columns):
         shift = np.zeros(u.shape[1:])
         shift[column] = step
-        upper, lower = (problem.joint_error(u + sign * shift).given(h).mean for sign in (1.0, -1.0))
+        upper, lower = (problem.joint_error(u + sign * shift).mean_given(h) for sign in (1.0, -1.0))
         jacobian[:, :, i] = (upper - lower) / (2.0 * step)
     law = problem.joint_error(u).given(h)
     mean, factor = law.mean, law.factor

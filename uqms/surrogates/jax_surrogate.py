@@ -41,7 +41,7 @@ class JaxSurrogate:
 
     Use it when mean and covariance of your model are a few lines of `jax.numpy`. Each new shape of inputs is compiled
     once (about a second). A process that is forked after JAX was used deadlocks: start workers with "spawn"
-    (`multiprocessing.get_context("spawn")`). uqms itself samples in one process.
+    (`multiprocessing.get_context("spawn")`, `pm.sample(mp_ctx="spawn")`). uqms itself samples in one process.
 
     Parameters
     ----------
