@@ -80,6 +80,7 @@ def test_two_kinds_of_measurement(two_outputs: object) -> None:
         assert found == pytest.approx(wanted, rel=1e-7)
 
 
+@pytest.mark.filterwarnings("ignore::uqms.errors.CapabilityWarning")
 @pytest.mark.parametrize("kind", [pytest.param("Student t", marks=pytest.mark.slow), "log-normal"])
 def test_noise_that_is_not_normal(two_outputs: object, kind: str) -> None:
     """The density that is sampled is the one that NumPy evaluates: effects and latents of the error are variables."""
