@@ -59,6 +59,7 @@ def test_pages_use_public_names_only() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::uqms.errors.CapabilityWarning")  # pages say what they are of
 @pytest.mark.parametrize("page", STAGES, ids=[page.stem for page in STAGES])
 def test_the_code_of_a_page_runs(
     page: Path, reader: Callable[[], dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -105,6 +105,7 @@ def population(noise: NoiseModel) -> uq.PopulationCalibration:
     return uq.Calibration(surrogate, data, noise, population=individual, outside="extrapolate")
 
 
+@pytest.mark.filterwarnings("ignore::uqms.errors.CapabilityWarning")
 def test_a_population_has_the_density_of_its_rows() -> None:
     """Two problems that differ in the scale alone: their log-likelihoods differ as Laplace's law says."""
     values, draws = [], 3
@@ -118,6 +119,7 @@ def test_a_population_has_the_density_of_its_rows() -> None:
     assert np.subtract(*values) == pytest.approx(12 * np.log(2.0), abs=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore::uqms.errors.CapabilityWarning")
 @pytest.mark.slow
 def test_nuts_samples_a_population() -> None:
     posterior = population(Laplace(uq.HalfNormal(0.3))).sample(uq.NUTS(draws=200, tune=300), rng=1)
