@@ -42,7 +42,8 @@ __all__ = ["LOSS_LIMIT", "Loss", "check_expansion", "log_ratios", "measured_loss
 LOSS_LIMIT = 0.05  # nats
 PAIRS = 64  # of draws of the errors
 POINTS = 32  # values of the parameters
-PARTICLES, CORRELATION, MOVES = 128, 0.5, 3
+PARTICLES, LEAST, MOST = 16, 64, 256  # of the pilot: for each dimension, and bounds
+CORRELATION, MOVES = 0.5, 2
 
 
 class Loss(NamedTuple):
@@ -106,10 +107,10 @@ def pilot_loss(problem: "Calibration") -> Loss:
 
     It is not finite where that cannot be judged.
     """
-    rng = np.random.default_rng(0)
-    space = Whitened(problem)
+    rng, space = np.random.default_rng(0), Whitened(problem)
+    count = int(np.clip(PARTICLES * (space.dimension + 1), LEAST, MOST))
     try:
-        found = temper(space.log_likelihood, space.dimension, PARTICLES, rng, correlation=CORRELATION, most_moves=MOVES)
+        found = temper(space.log_likelihood, space.dimension, count, rng, correlation=CORRELATION, most_moves=MOVES)
     except (InitError, np.linalg.LinAlgError):
         return Loss(np.inf, np.inf, np.inf)
     theta = space.theta(found.z[:POINTS])
