@@ -6,7 +6,7 @@ with all their inputs, while noise and discrepancy stay each part's own: a noise
 """
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -44,8 +44,12 @@ def same_error(a: Surrogate, b: Surrogate) -> bool:
     if not all(_same_layout(a.layouts[name], b.layouts[name]) for name in a.layouts):
         return False
     u = np.array([np.roll(np.resize(POINTS, a.domain.d), shift) for shift in range(len(POINTS))])
-    first = [*a.scores(u), *(part for name in a.layouts for part in a.decode(name))]
-    second = [*b.scores(u), *(part for name in b.layouts for part in b.decode(name))]
+    if not _equal(a.scores(u), b.scores(u)):
+        return False
+    return all(_equal(a.decode(name), b.decode(name)) for name in a.layouts)
+
+
+def _equal(first: Iterable[Any], second: Iterable[Any]) -> bool:
     return all(np.array_equal(one, other, equal_nan=True) for one, other in zip(first, second, strict=True))
 
 
