@@ -108,6 +108,7 @@ def test_what_subjects_have_outside_of_the_box_is_told() -> None:
         outside="extrapolate",
     )
     posterior = problem.sample(PriorDraws(), rng=1)
+    assert posterior.subjects == ("a", "b")
     found = posterior.verdict["prior mass cut"]
     own = posterior.individuals["theta"].values
     outside = np.mean((own < 0.0) | (own > 1.0))

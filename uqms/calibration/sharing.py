@@ -6,9 +6,8 @@ with all their inputs, while noise and discrepancy stay each part's own: a noise
 """
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from uqms.calibration.discrepancy import Place, Sites, Term
 from uqms.calibration.likelihood import Cells, NoiseGroups, merge_close, ranked, stacked
 from uqms.calibration.observations import Observations
 from uqms.calibration.realisation import Realisation
-from uqms.surrogates.outputs import InputDecoder, Layout
+from uqms.surrogates.outputs import Decoder, InputDecoder, Layout
 from uqms.surrogates.protocol import Surrogate
 
 if TYPE_CHECKING:
@@ -46,14 +45,19 @@ def same_error(a: Surrogate, b: Surrogate) -> bool:
     if not all(_same_layout(a.layouts[name], b.layouts[name]) for name in a.layouts):
         return False
     u = np.array([np.roll(np.resize(POINTS, a.domain.d), shift) for shift in range(len(POINTS))])
-    first, second = ([*one.scores(u), *_rows(one, u)] for one in (a, b))
-    return len(first) == len(second) and all(map(partial(np.array_equal, equal_nan=True), first, second))
+    if not _equal(a.scores(u), b.scores(u)):
+        return False
+    return all(_equal(_rows(a, name, u), _rows(b, name, u)) for name in a.layouts)
 
 
-def _rows(surrogate: Surrogate, u: Array) -> list[Array]:
-    """Return offset, basis and truncation of all outputs, at inputs u where they depend on them."""
-    decoders = [surrogate.decode(name) for name in surrogate.layouts]
-    return [part for one in decoders for part in (one.at(u) if isinstance(one, InputDecoder) else one)]
+def _equal(first: Iterable[Any], second: Iterable[Any]) -> bool:
+    return all(np.array_equal(one, other, equal_nan=True) for one, other in zip(first, second, strict=True))
+
+
+def _rows(surrogate: Surrogate, output: str, u: Array) -> Decoder:
+    """Return offset, basis and truncation of an output, at inputs u where they depend on them."""
+    found = surrogate.decode(output)
+    return found.at(u) if isinstance(found, InputDecoder) else found
 
 
 def _same_layout(a: Layout, b: Layout) -> bool:

@@ -292,6 +292,8 @@ class PopulationCalibration(Problem):
     -----
     DataWarning
         When there is one subject, which says nothing of a spread.
+    CapabilityWarning
+        When predictions of the posterior will have no closed form; see `limitations`.
 
     References
     ----------
