@@ -5,8 +5,8 @@ symbol      meaning                                                             
 ==========  ======================================================================  ===============
 u           probe inputs: random, then the first again, then one beside the first    (k, d)
 V           variances, the diagonals of the covariances                             (H, q, k)
-C           covariances: of each score between inputs, or of correlated scores jointly  (H, q, k, k),
-                                                                                    (H, k, q, k, q)
+C           covariances of each score between inputs                               (H, q, k, k)
+            or, of correlated scores, of all of them                                (H, k, q, k, q)
 size²       of each score: variance of its mean over the probes, and largest V      (q,)
 e           draws less the mean of the hyperparameter mixture                       (draws, k, q)
 ==========  ======================================================================  ===============
