@@ -12,7 +12,7 @@ from scipy.stats import chi2
 import uqms as uq
 from uqms._typing import Array
 from uqms.errors import FormatError, InputError
-from uqms.surrogates import GaussianProcessSurrogate, Scores, files
+from uqms.surrogates import GaussianProcessSurrogate, Scores
 from uqms.surrogates.correlated import left_out_errors
 from uqms.surrogates.kernels import Matern52, correlation
 from uqms.surrogates.process import condition
@@ -184,7 +184,7 @@ def test_files_hold_which_scores_an_output_has(surrogate: GaussianProcessSurroga
     assert header["version"] == 4
     for scores in ([0, 2], [0, 0], [1], [0, -1], [0, 1.0], "01"):
         header["outputs"][0]["scores"] = scores
-        header["sha256"] = files._digest(header, held)
+        header["sha256"] = archive.digest(header, held)
         np.savez(path, header=np.frombuffer(json.dumps(header).encode(), dtype=np.uint8), **held)
         with pytest.raises(FormatError):
             uq.load_surrogate(path)

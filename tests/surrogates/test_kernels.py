@@ -20,7 +20,7 @@ from uqms.surrogates import (
     SquaredExponential,
     Sum,
     averaging,
-    files,
+    gp,
     load_surrogate,
 )
 from uqms.surrogates import kernels as K
@@ -328,7 +328,7 @@ def test_a_file_with_hyperparameters_of_another_kernel_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fitted = uq.GaussianProcess(kernel=PLUS, hyperparameters="point").fit(table())
-    monkeypatch.setattr(files, "description_of", lambda kernel: description_of(TIMES))
+    monkeypatch.setattr(gp, "description_of", lambda kernel: description_of(TIMES))
     fitted.save(tmp_path / "s.npz")
     monkeypatch.undo()
     with pytest.raises(FormatError, match="process.ell has shape"):

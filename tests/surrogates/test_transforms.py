@@ -12,7 +12,7 @@ from scipy.stats import lognorm, norm
 
 import uqms as uq
 from uqms.errors import DataError, FormatError, InputError
-from uqms.surrogates import GaussianProcessSurrogate, files, held_out
+from uqms.surrogates import GaussianProcessSurrogate, held_out, stored
 from uqms.surrogates.prediction import Mixture
 from uqms.surrogates.transforms import Identity, Log, Logit, Transform, as_transform, from_dict, to_dict
 
@@ -363,7 +363,7 @@ def test_transforms_are_saved(surrogate: GaussianProcessSurrogate, tmp_path: Pat
 def test_saved_transforms_that_are_none_are_a_format_error(
     broken: object, surrogate: GaussianProcessSurrogate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "to_dict", lambda transform: broken)
+    monkeypatch.setattr(stored, "to_dict", lambda transform: broken)
     surrogate.save(tmp_path / "x.npz")
     with pytest.raises(FormatError, match="describes no surrogate"):
         uq.load_surrogate(tmp_path / "x.npz")
