@@ -178,8 +178,8 @@ def test_files_hold_which_scores_an_output_has(surrogate: GaussianProcessSurroga
     same = uq.load_surrogate(path)
     assert [basis.scores for basis in same.bases] == [(0, 1)] * 3
     assert (same.predict(AT).mean["sv"].values == surrogate.predict(AT).mean["sv"].values).all()
-    with np.load(path) as archive:
-        held = dict(archive)
+    with np.load(path) as file:
+        held = dict(file)
     header = json.loads(held.pop("header").tobytes())
     assert header["version"] == 4
     for scores in ([0, 2], [0, 0], [1], [0, -1], [0, 1.0], "01"):
