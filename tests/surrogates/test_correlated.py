@@ -12,7 +12,7 @@ from scipy.stats import chi2
 import uqms as uq
 from uqms._typing import Array
 from uqms.errors import FormatError, InputError
-from uqms.surrogates import GaussianProcessSurrogate, Scores
+from uqms.surrogates import GaussianProcessSurrogate, Scores, archive
 from uqms.surrogates.correlated import left_out_errors
 from uqms.surrogates.kernels import Matern52, correlation
 from uqms.surrogates.process import condition
