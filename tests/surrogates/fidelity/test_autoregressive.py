@@ -207,7 +207,8 @@ def test_compiled_levels_are_those_of_matrix_products():
     made = uq.MultiFidelity(levels=tuple(counts)).fit(ensemble(counts, curve=True)).ladder
     assert made._compiled is not None
     u = np.random.default_rng(6).random((4, 2))
-    one, other = made.scores(u), made.scores(np.stack([u]))
+    one, other = made.scores(u), made.scores(np.stack([u, u]))  # of two members, not compiled
+    assert (made.scores(u[None]).covariance[:, 0] == one.covariance).all()  # of one member, compiled
     np.testing.assert_allclose(one.mean, other.mean[:, 0], rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(one.covariance, other.covariance[:, 0], rtol=1e-7, atol=1e-10)
     rng = np.random.default_rng(7)

@@ -272,11 +272,11 @@ class Ladder:
     def scores(self, u: Array, diagonal: bool = False) -> Scores:
         """Return mean (H, ..., k, q) and covariance (H, ..., q, k, k), or variances, at `u` (..., k, d)."""
         *batch, k, d = u.shape
-        if not batch and not diagonal and k <= FEW and self._compiled is not None:
-            mean, joint = climb(*self._compiled, np.ascontiguousarray(u))
-            return Scores(mean, joint, self.log_weights)
         members = np.ascontiguousarray(u, dtype=np.float64).reshape(-1, k, d)
         s, h, q = len(members), self.draws, self.top.q
+        if s == 1 and not diagonal and k <= FEW and self._compiled is not None:
+            mean, joint = climb(*self._compiled, members[0])
+            return Scores(mean.reshape(h, *batch, k, q), joint.reshape(h, *batch, q, k, k), self.log_weights)
         mean = np.empty((h, s, k, q))
         covariance = np.empty((h, s, q, k) if diagonal else (h, s, q, k, k))
         for i in range(h):
