@@ -397,7 +397,7 @@ BUGS = (
     ),
     Bug(
         "Nystroem: what an input's own variance does through the features left out",
-        f"{CALIBRATION}/population/_features.py",
+        f"{CALIBRATION}/_features.py",
         "                phi_bar[k, e] -= 2.0 * own_bar[k, j] * parts[begin + k * r + e]\n",
         "                phi_bar[k, e] -= 0.0 * own_bar[k, j] * parts[begin + k * r + e]\n",
         (

@@ -12,6 +12,8 @@ import uqms as uq
 from uqms.errors import ConformanceError, InputError
 from uqms.testing import ToySurrogate
 
+pytestmark = pytest.mark.filterwarnings("ignore::uqms.errors.CapabilityWarning")  # of populations
+
 GRID = np.linspace(0.02, 0.98, 25)
 
 

@@ -403,6 +403,7 @@ def test_a_posterior_predicts_in_the_unit_of_the_output() -> None:
 
 
 # ---------------------------------------------------------------------------------------------------- populations
+@pytest.mark.filterwarnings("ignore::uqms.errors.CapabilityWarning")
 def test_a_population_samples_the_error_unless_the_expansion_is_asked_for() -> None:
     space = uq.ParameterSpace(a=uq.Uniform(0.4, 1.2), b=uq.Uniform(0.5, 1.5), conditions={"x": uq.Condition(0.0, 1.0)})
     design = uq.sobol(space, 20, rng=1)

@@ -2,7 +2,7 @@
 
 One function serves one subject, several experiments, autocorrelated noise, discrepancy and populations. It averages
 over draws h of the process's hyperparameters, one draw after the other: what was summed is scaled down when a larger
-one comes. Letters as in `_gaussian`; `_fused` predicts the scores, `population/_features` makes features of them.
+one comes. Letters as in `_gaussian`; `_fused` predicts the scores, `_features` makes features of them.
 """
 
 import math
