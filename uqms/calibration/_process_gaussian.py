@@ -72,13 +72,16 @@ def score_reverse(
     reverse(block, h, j, u, kg, t, v, mean_bar, cov_bar, u_bar)
 
 
-@deferred(NONE, A1, I, A1, A1, A2, A2)
-def slopes(process: Array, h: int, data: Array, columns: Array, u: Array, J: Array) -> None:
-    """Fill J (N, o), the derivative of the mean of the rows by the parameters, by central differences."""
+@deferred(NONE, A1, I, A1, A1, A2, A2, A3)
+def slopes(process: Array, h: int, data: Array, columns: Array, u: Array, J: Array, kept: Array) -> None:
+    """Fill J (N, o), the derivative of the mean of the rows by the parameters, by central differences.
+
+    `kept` (2 o q, K, n) are radial slopes of the kernel at the shifted inputs, for `slopes_reverse`.
+    """
     K, q, N = sizes_of(data)[:3]
     starts, basis = view(data, STARTS), view(data, BASIS).reshape(N, q)
     inputs, scores, n, b = u.shape[0], int(process[1]), int(process[2]), int(process[4])
-    kg, t, v = np.empty((inputs, n)), np.empty((inputs, n)), np.empty((inputs, b))
+    t, v = np.empty((inputs, n)), np.empty((inputs, b))
     column, joint, slope = np.empty(inputs), np.empty((inputs, inputs)), np.empty(inputs * scores)
     for i in range(len(columns)):
         slope[:] = 0.0
@@ -87,7 +90,7 @@ def slopes(process: Array, h: int, data: Array, columns: Array, u: Array, J: Arr
             shifted = u.copy()
             shifted[:, int(columns[i])] += sign * STEP
             for j in range(scores):
-                score_forward(process, h, j, shifted, column, joint, kg, t, v)
+                score_forward(process, h, j, shifted, column, joint, kept[(2 * i + side) * scores + j], t, v)
                 for k in range(inputs):
                     slope[k * scores + j] += sign * column[k] / (2.0 * STEP)
         for k in range(K):
@@ -98,14 +101,15 @@ def slopes(process: Array, h: int, data: Array, columns: Array, u: Array, J: Arr
                 J[c, i] = s
 
 
-@deferred(NONE, A1, I, A1, A1, A2, A2, A2)
-def slopes_reverse(process: Array, h: int, data: Array, columns: Array, u: Array, J_bar: Array, u_bar: Array) -> None:
+@deferred(NONE, A1, I, A1, A1, A2, A2, A3, A2)
+def slopes_reverse(
+    process: Array, h: int, data: Array, columns: Array, u: Array, J_bar: Array, kept: Array, u_bar: Array
+) -> None:
     """Add to u_bar the derivative of J : J_bar, exactly that of the central differences."""
     K, q, N = sizes_of(data)[:3]
     starts, basis = view(data, STARTS), view(data, BASIS).reshape(N, q)
     inputs, scores, n, b = u.shape[0], int(process[1]), int(process[2]), int(process[4])
-    kg, t, v = np.empty((inputs, n)), np.empty((inputs, n)), np.empty((inputs, b))
-    column, joint, nothing = np.empty(inputs), np.empty((inputs, inputs)), np.zeros((inputs, inputs))
+    t, v, nothing = np.zeros((inputs, n)), np.zeros((inputs, b)), np.zeros((inputs, inputs))  # of the covariance
     slope_bar, bar = np.empty(inputs * scores), np.empty(inputs)
     for i in range(len(columns)):
         slope_bar[:] = 0.0
@@ -120,7 +124,7 @@ def slopes_reverse(process: Array, h: int, data: Array, columns: Array, u: Array
             for j in range(scores):
                 for k in range(inputs):
                     bar[k] = sign * slope_bar[k * scores + j] / (2.0 * STEP)
-                score_forward(process, h, j, shifted, column, joint, kg, t, v)
+                kg = kept[(2 * i + side) * scores + j]
                 score_reverse(process, h, j, shifted, kg, t, v, bar, nothing, u_bar)
 
 
@@ -195,6 +199,7 @@ def process_gaussian(block: Array, u: Array, phi: Array, z: Array, u_bar: Array,
         np.empty((q, inputs, n)),
         np.empty((q, inputs, b)),
     )
+    kept = np.empty((2 * o * q, K, n) if o else (0, 0, 0))
     work = np.empty(features_size(shared, K, q, n, b) if form == FEATURES else 0)
     top, norm = -np.inf, 0.0
     for k in range(K):
@@ -208,7 +213,7 @@ def process_gaussian(block: Array, u: Array, phi: Array, z: Array, u_bar: Array,
         else:
             _joint_error(process, h, form, u, parts, covariance, kg, t, v)
         if o:
-            slopes(process, h, data, columns, u, parts[J_at:size].reshape(N, o))
+            slopes(process, h, data, columns, u, parts[J_at:size].reshape(N, o), kept)
         log_density = process[HEADER + h] + gaussian(
             data, parts, phi, value, squares, SLOPES, parts_bar, one_phi_bar, alpha, alpha
         )
@@ -222,7 +227,7 @@ def process_gaussian(block: Array, u: Array, phi: Array, z: Array, u_bar: Array,
         else:
             _joint_error_reverse(process, h, form, u, parts_bar, covariance, kg, t, v, part)
         if o:
-            slopes_reverse(process, h, data, columns, u, parts_bar[J_at:size].reshape(N, o), part)
+            slopes_reverse(process, h, data, columns, u, parts_bar[J_at:size].reshape(N, o), kept, part)
         largest = max(top, log_density)
         old, new = math.exp(top - largest), math.exp(log_density - largest)
         top, norm = largest, norm * old + new
