@@ -27,6 +27,7 @@ import numpy as np
 
 from uqms._typing import Array, Ints
 from uqms.calibration.checks import Check
+from uqms.calibration.context import evenly
 from uqms.calibration.density import expected_outputs
 from uqms.calibration.markov import noise_of
 from uqms.calibration.predict import conditional_moments, own_cells
@@ -124,7 +125,7 @@ def check_expansion(problem: "Calibration", theta: Mapping[str, Array], h: Ints)
     """Measure the loss at posterior draws; None where nothing is expanded."""
     if problem.form == "latent" or not problem.cells.transformed:
         return None
-    picked = np.unique(np.linspace(0, len(h) - 1, min(POINTS, len(h))).astype(int))
+    picked = evenly(len(h), POINTS)
     loss = measured_loss(problem, {name: values[picked] for name, values in theta.items()}, h[picked])
     message = f"the log-likelihood is off by {loss.nats:.2g} nats on average, limit {LOSS_LIMIT:g}"
     remedy = (

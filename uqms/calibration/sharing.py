@@ -125,7 +125,7 @@ def together(parts: Mapping[str, "Calibration"], own: str = "") -> "Calibration"
     # What is latent in a part is latent in the whole: the same errors are sampled once.
     sampled = any(part.form == "latent" for part in parts.values())
     whole.form = whole._form("none" if sampled else "measured")
-    whole.expansion_loss = max(part.expansion_loss for part in parts.values())
+    whole.expansion_loss = float(np.fmax.reduce([part.expansion_loss for part in parts.values()]))  # NaN: not measured
     whole.check_errors_between(whole.cells.conditions, "Calibration of several experiments")
     return whole
 

@@ -277,7 +277,7 @@ def linear_covariances(problem: Problem, theta: Mapping[str, Array], h: Ints) ->
     Of the problem linearised at a few of the draws, and averaged over them; parameters are those of the unit cube in
     units of their prior's sds.
     """
-    picked = np.unique(np.linspace(0, len(h) - 1, min(SHARE_DRAWS, len(h))).astype(int))
+    picked = evenly(len(h), SHARE_DRAWS)
     prior = np.linalg.inv(problem.conditioned_prior.correlation(problem.parameters))
     full, without = (np.tile(prior, (len(picked), 1, 1)) for _ in range(2))
     for piece in problem.pieces({name: values[picked] for name, values in theta.items()}, None, h[picked]):

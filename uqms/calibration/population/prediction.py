@@ -22,6 +22,7 @@ import numpy as np
 import xarray as xr
 
 from uqms._typing import Array, Bools, Ints
+from uqms.calibration.capabilities import Features
 from uqms.calibration.density import draw_rows
 from uqms.calibration.gaussian import GaussianLikelihood
 from uqms.calibration.likelihood import Cells
@@ -42,7 +43,7 @@ LIMIT, LEAST = 0.025, 200  # see `nystroem`: of few subjects too, the error at o
 
 def has_features(data: "Individuals") -> bool:
     """Tell whether the surrogate's error has features, and data and error are jointly normal."""
-    return data.process is not None and data.form == "independent"
+    return Features.of(data).closed_form
 
 
 class Measured(NamedTuple):
