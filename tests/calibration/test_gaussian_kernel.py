@@ -166,6 +166,7 @@ CASES = [
     Case(OWN, INDEPENDENT, False, K=1, q=3, n=9, t=2, transformed=True),
     Case(SHARED, SERIES, True, K=3, q=2, n=7, t=2, transformed=True),
     Case(FEATURES, INDEPENDENT, False, K=4, q=2, n=6, t=1, transformed=True),
+    Case(SHARED, SERIES, False, K=2, q=3, n=200, t=2),  # more rows of an input than products without BLAS are for
 ]
 
 
