@@ -41,8 +41,7 @@ def load_surrogate(path: str | os.PathLike[str]) -> Saved:
     >>> design = uq.sobol(uq.ParameterSpace(k=uq.Uniform(0.0, 2.0)), 8, rng=1)
     >>> surrogate = uq.GaussianProcess().fit(uq.ensemble.build(design, {"y": np.sin(design["k"].values)}))
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     surrogate.save(f"{folder}/surrogate.npz")
-    ...     same = load_surrogate(f"{folder}/surrogate.npz")
+    ...     same = load_surrogate(surrogate.save(f"{folder}/surrogate.npz"))
     >>> bool(same.predict({"k": 1.0}).mean["y"] == surrogate.predict({"k": 1.0}).mean["y"])
     True
     """
