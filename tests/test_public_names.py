@@ -64,7 +64,6 @@ PUBLIC = [
     "PoissonNoise",
     "Population",
     "PopulationCalibration",
-    "PopulationPosterior",
     "Posterior",
     "Prior",
     "Product",
