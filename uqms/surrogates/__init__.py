@@ -12,6 +12,7 @@ from uqms.surrogates.fidelity import (
 )
 from uqms.surrogates.files import load_surrogate
 from uqms.surrogates.gp import GaussianProcess, GaussianProcessSurrogate
+from uqms.surrogates.jax_kernel import JaxKernel
 from uqms.surrogates.jax_surrogate import JaxSurrogate
 from uqms.surrogates.jumps import Jump, detect_jump
 from uqms.surrogates.kernels import (
@@ -47,6 +48,7 @@ __all__ = [
     "GaussianProcess",
     "GaussianProcessSurrogate",
     "InputDecoder",
+    "JaxKernel",
     "JaxSurrogate",
     "Jump",
     "Kernel",
