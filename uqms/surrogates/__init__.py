@@ -11,6 +11,7 @@ from uqms.surrogates.fidelity import (
     next_level,
 )
 from uqms.surrogates.gp import GaussianProcess, GaussianProcessSurrogate
+from uqms.surrogates.jax_kernel import JaxKernel
 from uqms.surrogates.jax_surrogate import JaxSurrogate
 from uqms.surrogates.jumps import Jump, detect_jump
 from uqms.surrogates.kernels import (
@@ -47,6 +48,7 @@ __all__ = [
     "GaussianProcess",
     "GaussianProcessSurrogate",
     "InputDecoder",
+    "JaxKernel",
     "JaxSurrogate",
     "Jump",
     "Kernel",
