@@ -36,6 +36,7 @@ PUBLIC = [
     "HalfNormal",
     "InverseGamma",
     "JSONFile",
+    "JaxKernel",
     "Laplace",
     "LatentOutput",
     "LocalGaussianProcess",

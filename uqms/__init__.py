@@ -113,6 +113,7 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.surrogates import Curve as Curve
     from uqms.surrogates import EventProbability as EventProbability
     from uqms.surrogates import GaussianProcess as GaussianProcess
+    from uqms.surrogates import JaxKernel as JaxKernel
     from uqms.surrogates import LocalGaussianProcess as LocalGaussianProcess
     from uqms.surrogates import Log as Log
     from uqms.surrogates import Logit as Logit
@@ -167,6 +168,7 @@ __all__ = [
     "HalfNormal",
     "InverseGamma",
     "JSONFile",
+    "JaxKernel",
     "Laplace",
     "LatentOutput",
     "LocalGaussianProcess",
@@ -317,6 +319,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "Curve",
         "EventProbability",
         "GaussianProcess",
+        "JaxKernel",
         "LocalGaussianProcess",
         "Log",
         "Logit",

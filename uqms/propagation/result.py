@@ -40,7 +40,7 @@ from uqms.propagation.intervals import (
     nested_quantile,
 )
 from uqms.propagation.one_function import OneFunction, one_function
-from uqms.propagation.parts import PARTS, Parts, Sampling, crossed, nested
+from uqms.propagation.variance_parts import PARTS, Parts, Sampling, crossed, nested
 from uqms.surrogates import Surrogate
 
 __all__ = ["Propagation", "propagate"]

@@ -374,7 +374,7 @@ class PopulationCalibration(Problem):
                 return None
             raise InputError(
                 f"The surrogate's error at {data.cells.experiments} inputs is joint through features, which want "
-                "uq.GaussianProcess(), normal noise on the surrogate's scale and no discrepancy. Say "
+                "uq.GaussianProcess() without a JaxKernel, normal noise on its scale and no discrepancy. Say "
                 "surrogate_error='exact' if you have the time: its cost grows with the cube of the number of inputs."
             )
         draws = self.data.prior_draws(CLOUD, 0)
