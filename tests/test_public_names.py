@@ -65,7 +65,6 @@ PUBLIC = [
     "PoissonNoise",
     "Population",
     "PopulationCalibration",
-    "PopulationPosterior",
     "Posterior",
     "Prior",
     "Product",

@@ -49,7 +49,6 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.calibration import PoissonNoise as PoissonNoise
     from uqms.calibration import Population as Population
     from uqms.calibration import PopulationCalibration as PopulationCalibration
-    from uqms.calibration import PopulationPosterior as PopulationPosterior
     from uqms.calibration import Posterior as Posterior
     from uqms.calibration import Sampler as Sampler
     from uqms.calibration import ScaleDiscrepancy as ScaleDiscrepancy
@@ -198,7 +197,6 @@ __all__ = [
     "PoissonNoise",
     "Population",
     "PopulationCalibration",
-    "PopulationPosterior",
     "Posterior",
     "Prior",
     "Product",
@@ -373,7 +371,6 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "PoissonNoise",
         "Population",
         "PopulationCalibration",
-        "PopulationPosterior",
         "Posterior",
         "SMC",
         "Sampler",

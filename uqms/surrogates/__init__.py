@@ -10,7 +10,6 @@ from uqms.surrogates.fidelity import (
     NonlinearMultiFidelity,
     next_level,
 )
-from uqms.surrogates.files import load_surrogate
 from uqms.surrogates.gp import GaussianProcess, GaussianProcessSurrogate
 from uqms.surrogates.jax_kernel import JaxKernel
 from uqms.surrogates.jax_surrogate import JaxSurrogate
@@ -26,6 +25,7 @@ from uqms.surrogates.kernels import (
     Sum,
 )
 from uqms.surrogates.learning import LearningCurve, learning_curve
+from uqms.surrogates.loading import load_surrogate
 from uqms.surrogates.neighbours import LeftOutRuns, LocalGaussianProcess, LocalGaussianProcessSurrogate
 from uqms.surrogates.outputs import Curve, Decoder, InputDecoder, Layout, Scalar
 from uqms.surrogates.physics import Physics

@@ -35,7 +35,6 @@ from uqms.surrogates.jax_kernel import JaxKernel
 from uqms.surrogates.jax_process import JaxScores
 from uqms.surrogates.kernel_files import description_of
 from uqms.surrogates.kernels import Kernel, Matern52, Structured
-from uqms.surrogates.noise import SimulatorNoise, learn_noise, replicated
 from uqms.surrogates.outputs import (
     Curve,
     Layout,
@@ -49,14 +48,8 @@ from uqms.surrogates.outputs import (
 from uqms.surrogates.partial import PartialRuns, fit_partial, refined
 from uqms.surrogates.physics import Physics, lifted
 from uqms.surrogates.pointwise import NamedSurrogate
-from uqms.surrogates.process import (
-    ScoreProcess,
-    Scores,
-    draw_at,
-    normals_at,
-    scores_at,
-    sobol_points,
-)
+from uqms.surrogates.process import ScoreProcess, Scores, draw_at, normals_at, scores_at, sobol_points
+from uqms.surrogates.run_noise import SimulatorNoise, learn_noise, replicated
 from uqms.surrogates.stored import (
     arrays_of_bases,
     arrays_of_noise,

@@ -24,9 +24,9 @@ from uqms.errors import InputError
 from uqms.parameters import Box
 from uqms.surrogates.kernel_files import kernel_of_description
 from uqms.surrogates.kernels import Kernel, Matern52, Stationary, Structured, hyperparameter_count
-from uqms.surrogates.noise import SimulatorNoise
 from uqms.surrogates.outputs import Layout, OutputBasis, score_columns
 from uqms.surrogates.process import ScoreProcess
+from uqms.surrogates.run_noise import SimulatorNoise
 from uqms.surrogates.training import trend_columns
 from uqms.surrogates.transforms import IDENTITY, Identity, from_dict, to_dict
 
