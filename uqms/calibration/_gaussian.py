@@ -42,6 +42,7 @@ from uqms._native import A1, A2, A3, NONE, B, F, I, deferred, native
 from uqms._typing import Array
 from uqms.calibration import blocks
 from uqms.calibration._blas import factor, gemm, inverted, solve_lower
+from uqms.calibration._spectral import spectral_grams, spectral_grams_reverse
 from uqms.calibration._terms import terms, terms_reverse
 from uqms.calibration.blocks import view
 from uqms.surrogates.kernels import FAST
@@ -54,6 +55,7 @@ __all__ = [
     "PRECISION",
     "SERIES",
     "SHARED",
+    "SPECTRAL",
     "batch",
     "collapse",
     "gaussian",
@@ -66,7 +68,7 @@ LOG_TWO_PI = math.log(2.0 * math.pi)
 # Beyond this ratio of surrogate variance to noise variance, double precision loses whole nats: no density is given.
 PRECISION = 1e13
 OWN, SHARED, FEATURES = 0, 1, 2  # forms of the error between inputs: none, a covariance, features
-INDEPENDENT, SERIES, DENSE = 0, 1, 2  # structures of the noise
+INDEPENDENT, SERIES, DENSE, SPECTRAL = 0, 1, 2, 3  # structures of the noise; the last one has no rows, see `_spectral`
 VALUE, SLOPES, PRECISIONS = 0, 1, 2  # what is asked for; alpha comes with either of the last two
 SMALL = 4096  # products of fewer numbers are faster without BLAS
 
@@ -80,6 +82,7 @@ OFFSET, BASIS, TRUNCATION = (blocks.Data._fields.index(name) for name in ("offse
 RANKS, ORDER, FRESH, GAP, AMPLITUDE, LENGTH, TERMS = (
     blocks.Data._fields.index(name) for name in ("ranks", "order", "fresh", "gap", "amplitude", "length", "terms")
 )
+SPECTRA = blocks.Data._fields.index("spectra")
 ROW_CELL, ROW_VARIANCE = (blocks.Data._fields.index(name) for name in ("row_cell", "row_variance"))
 
 
@@ -390,11 +393,12 @@ def _forward_solve(lower: Array, n: int, right: Array) -> None:
             right[i, c] *= inverse
 
 
-@native(F, A1, I, A2, A2, A3, A1, fastmath=FAST)
-def _of_inputs(starts: Array, q: int, X: Array, lam: Array, T: Array, each: Array) -> float:
+@native(F, A1, I, A2, A3, A2, A3, A1, fastmath=FAST)
+def _of_inputs(starts: Array, q: int, X: Array, grams: Array, lam: Array, T: Array, each: Array) -> float:
     """Fill T (K, p, p + 1), with t in its last column, and what each input adds to -2 log p (K,); return the sum.
 
-    That is of whitened rows, with the inputs' own errors.
+    That is of whitened rows, or of their products `grams` (K, m, m) where there are no rows, with the inputs' own
+    errors.
     """
     K, m = lam.shape[0], X.shape[1]
     p = m - 1
@@ -402,7 +406,10 @@ def _of_inputs(starts: Array, q: int, X: Array, lam: Array, T: Array, each: Arra
     roots, active = np.empty(p), np.empty(p, dtype=np.int64)
     total = 0.0
     for k in range(K):
-        _gram(X, int(starts[k]), int(starts[k + 1]), V)
+        if grams.shape[0]:
+            V = grams[k]
+        else:
+            _gram(X, int(starts[k]), int(starts[k + 1]), V)
         before = total
         total += V[p, p]
         n = 0
@@ -617,11 +624,23 @@ def _features(ranks: Array, phi: Array, T: Array, q: int, y: Array, Q: Array, a:
 # --- all of it --------------------------------------------------------------------------------------------------------
 
 
-@native(NONE, A1, I, A2, A2, A3, A2, A3, A2, A3, fastmath=FAST)
+@native(NONE, A1, I, A2, A2, A3, A2, A3, A2, A3, A3, fastmath=FAST)
 def _given_data(
-    starts: Array, q: int, X: Array, lam: Array, T: Array, y: Array, Q: Array, X_bar: Array, Sigma: Array
+    starts: Array,
+    q: int,
+    X: Array,
+    lam: Array,
+    T: Array,
+    y: Array,
+    Q: Array,
+    X_bar: Array,
+    Sigma: Array,
+    grams_bar: Array,
 ) -> None:
-    """Fill Sigma (K, p, p) and the derivative by the whitened rows, whose last column is then -alpha, whitened."""
+    """Fill Sigma (K, p, p) and the derivative by the whitened rows, whose last column is then -alpha, whitened.
+
+    Where there are no rows, the derivative by their products (K, m, m) is filled instead.
+    """
     K, m = lam.shape[0], X.shape[1]
     p = m - 1
     left, middle, e, variance = np.empty((p, q)), np.empty((p, q)), np.empty(p), np.empty(p)
@@ -648,13 +667,19 @@ def _given_data(
                 Sigma[k, i, j] = s
                 Sigma[k, j, i] = s
         first, last = int(starts[k]), int(starts[k + 1])
-        if (last - first) * p * p > SMALL:  # [X, r] [[-Sigma - e e', e], [e', -1]], one pass over many rows
+        spectral = grams_bar.shape[0] > 0
+        if spectral or (last - first) * p * p > SMALL:  # [X, r] [[-Sigma - e e', e], [e', -1]], one pass over many rows
             for i in range(p):
                 for j in range(p):
                     whole[i, j] = -Sigma[k, i, j] - e[i] * e[j]
                 whole[i, p] = e[i]
                 whole[p, i] = e[i]
             whole[p, p] = -1.0
+            if spectral:
+                for i in range(m):
+                    for j in range(m):
+                        grams_bar[k, i, j] = 0.5 * whole[i, j]
+                continue
             gemm(False, False, last - first, m, m, 1.0, flat, first * m, m, whole.reshape(-1), 0, m,
                  0.0, flat_bar, first * m, m)  # fmt: skip
             continue
@@ -855,7 +880,7 @@ def gaussian(
         s = phi[i]
         total -= replicates[i] * math.log(s) + 0.5 * squares[i] / (s * s)
     X, d, f, factors, lam = np.empty((N, m)), np.empty(N), np.empty(N), np.empty(N), np.empty((K, q))
-    slope = np.empty(N)
+    slope, grams = np.empty(N), np.empty((K if structure == SPECTRAL else 0, m, m))
     _rows(data, parts, phi, value, X, d, f, factors, slope, lam)
     own_variance = view(data, OWN_VARIANCE)
     for c in range(N):
@@ -870,6 +895,9 @@ def gaussian(
         if not log_det < np.inf:
             return -np.inf
         solve_lower(False, N, m, R.reshape(-1), X.reshape(-1))
+    elif structure == SPECTRAL:
+        R = np.empty((0, 0))
+        log_det = spectral_grams(view(data, SPECTRA), phi, mean, t, grams)
     else:
         R = np.empty((0, 0))
         if structure == SERIES:
@@ -878,7 +906,7 @@ def gaussian(
         log_det = _whiten_series(data, steps, d, X, total_variance, before)
 
     T, y, Q, a = np.empty((K, p, m)), np.zeros((K, q)), np.zeros((K, q, q)), np.empty((K, q))
-    added = log_det + _of_inputs(starts, q, X, lam, T, np.empty(K))
+    added = log_det + _of_inputs(starts, q, X, grams, lam, T, np.empty(K))
     if not added < np.inf:
         return -np.inf
     if form == SHARED:
@@ -896,8 +924,8 @@ def gaussian(
     if asked == VALUE:
         return float(total)
 
-    X_bar, Sigma = np.empty((N, m)), np.empty((K, p, p))
-    _given_data(starts, q, X, lam, T, y, Q, X_bar, Sigma)
+    X_bar, Sigma, grams_bar = np.empty((N, m)), np.empty((K, p, p)), np.empty(grams.shape)
+    _given_data(starts, q, X, lam, T, y, Q, X_bar, Sigma, grams_bar)
     if asked == PRECISIONS:
         _precisions(data, steps, R, X, X_bar, Sigma, total_variance, before, alpha, precision)
         return float(total)
@@ -922,6 +950,8 @@ def gaussian(
     if structure == DENSE:
         J_bar = parts_bar[J_at:end].reshape(N, o)
         _dense_reverse(data, phi, J, R, X, X_bar, Sigma, slope, d_bar, phi_bar, J_bar, slope_bar)
+    elif structure == SPECTRAL:
+        spectral_grams_reverse(view(data, SPECTRA), phi, mean, t, grams_bar, phi_bar)
     else:
         _whiten_series_reverse(data, phi, steps, d, X, original, total_variance, before, X_bar, d_bar, phi_bar)
     for k in range(K):
@@ -1002,12 +1032,12 @@ def of_inputs(data: Array, parts: Array, phi: Array, value: Array) -> tuple[Arra
     X, d, f, factors, lam = np.empty((N, p + 1)), np.empty(N), np.empty(N), np.empty(N), np.empty((K, q))
     slope = np.empty(N)
     whole, before, total, steps = np.empty((K, p, p + 1)), np.empty(N), np.empty(N), np.empty((N, 4))
-    starts = view(data, STARTS)
+    starts, none = view(data, STARTS), np.empty((0, p + 1, p + 1))
     for s in range(S):
         _rows(data, parts[s], phi[s], value, X, d, f, factors, slope, lam)
         _steps(data, phi[s], steps)
         _whiten_series(data, steps, d, X, total, before)
-        if not _of_inputs(starts, q, X, lam, whole, each[s]) < np.inf:
+        if not _of_inputs(starts, q, X, none, lam, whole, each[s]) < np.inf:
             each[s] = np.inf
         for k in range(K):
             for c in range(int(starts[k]), int(starts[k + 1])):

@@ -624,7 +624,10 @@ class Calibration(Problem):
         return (
             whole
             if whole.varying
-            else self._of_data("fewest", lambda: reduced(self.cells, self.noise, self.correlated_scores) or whole)
+            else self._of_data(
+                "fewest",
+                lambda: reduced(self.cells, self.noise, self.condition_names, self.correlated_scores) or whole,
+            )
         )
 
     def _of_data(self, name: str, made: Callable[[], GaussianLikelihood]) -> GaussianLikelihood:
