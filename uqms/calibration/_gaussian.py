@@ -486,59 +486,53 @@ def _shared(S: Array, T: Array, q: int, y: Array, Q: Array, a: Array, S_bar: Arr
     """Fill y, Q, a = t - T y and the derivative by S; return what shared errors add to -2 log p."""
     K, p = T.shape[0], T.shape[1]
     n = K * q
-    L, TL, A = np.empty((n, n)), np.empty((n, n)), np.empty(n * n)
+    L, TL, A, M, centre = np.empty((n, n)), np.empty((n, n)), np.empty(n * n), np.empty((n, n)), np.empty(n)
     _root(S, L)
     _by_block(T, q, L, TL)
     gemm(True, False, n, n, n, 1.0, L.reshape(-1), 0, n, TL.reshape(-1), 0, n, 0.0, A, 0, n)
-    right, centre = np.zeros(n), np.zeros(n)
-    for k in range(K):
-        for j in range(q):
-            for e in range(k * q + j + 1):
-                right[e] += L[k * q + j, e] * T[k, j, p]
     for e in range(n):
         A[e * n + e] += 1.0
         if not A[e * n + e] <= PRECISION:
             return np.inf
-    total = inverted(A, n)
+    total = factor(A, n)
     if not total < np.inf:
         return np.inf
-    for e in range(n):
+    half = TL  # of M = L A^-1 L'
+    for i in range(n):
+        for j in range(n):
+            half[i, j] = L[j, i]
+    solve_lower(False, n, n, A, half.reshape(-1))
+    gemm(True, False, n, n, n, 1.0, half.reshape(-1), 0, n, half.reshape(-1), 0, n, 0.0, M.reshape(-1), 0, n)
+    for row in range(n):
         s = 0.0
-        for i in range(n):
-            s += A[e * n + i] * right[i]
-        centre[e] = s
-        total -= s * right[e]
+        for k in range(K):
+            for j in range(q):
+                s += M[row, k * q + j] * T[k, j, p]
+        centre[row] = s
     for k in range(K):
         for j in range(q):
-            s = 0.0
-            for e in range(k * q + j + 1):
-                s += L[k * q + j, e] * centre[e]
-            y[k, j] = s
-    for k in range(K):
-        for j in range(q):
+            y[k, j] = centre[k * q + j]
+            total -= y[k, j] * T[k, j, p]
             s = T[k, j, p]
             for i in range(q):
-                s -= T[k, j, i] * y[k, i]
-            a[k, j] = s
-    LA, M = TL, np.empty((n, n))
-    gemm(False, False, n, n, n, 1.0, L.reshape(-1), 0, n, A, 0, n, 0.0, LA.reshape(-1), 0, n)
-    gemm(False, True, n, n, n, 1.0, LA.reshape(-1), 0, n, L.reshape(-1), 0, n, 0.0, M.reshape(-1), 0, n)
-    for k in range(K):
-        for j in range(q):
-            for i in range(q):
+                s -= T[k, j, i] * centre[k * q + i]
                 Q[k, j, i] = M[k * q + j, k * q + i]
+            a[k, j] = s
     if not slopes:
         return float(total)
-    TM = LA
+    TM = half
     _by_block(T, q, M, TM)
-    for row in range(n):
-        k, j = row // q, row % q
-        for column in range(n):
-            m, i = column // q, column % q
-            s = -T[k, j, i] if k == m else 0.0
-            for e in range(q):
-                s += TM[row, m * q + e] * T[m, e, i]
-            S_bar[row, column] = 0.5 * (a[k, j] * a[m, i] + s)
+    for k in range(K):
+        for j in range(q):
+            row = k * q + j
+            for m in range(K):
+                for i in range(q):
+                    s = a[k, j] * a[m, i]
+                    for e in range(q):
+                        s += TM[row, m * q + e] * T[m, e, i]
+                    S_bar[row, m * q + i] = 0.5 * s
+            for i in range(q):
+                S_bar[row, k * q + i] -= 0.5 * T[k, j, i]
     return float(total)
 
 
