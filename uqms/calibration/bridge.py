@@ -38,6 +38,7 @@ from uqms.surrogates.process import Scores
 from uqms.surrogates.protocol import Surrogate
 
 if TYPE_CHECKING:
+    from uqms.calibration.population.lowrank import LowRank
     from uqms.calibration.problem import Calibration
 
 __all__ = ["SurrogateTensor", "as_tensor", "likelihood", "prior_variable"]
@@ -485,6 +486,57 @@ class JointErrorReverseOp(Op):  # type: ignore[misc]
         outputs[0][0] = self.problem.parts_reverse(*(np.ascontiguousarray(v) for v in inputs))
 
 
+@final
+class FeaturesOp(Op):  # type: ignore[misc]
+    """Parts (H, size) of a likelihood through features of any surrogate's error, `LowRank`, at inputs (K, d).
+
+    The features come as a block of numbers, `SharedError.flat`, so that others take their place in a compiled model.
+    """
+
+    __props__ = ("lowrank",)
+
+    def __init__(self, lowrank: "LowRank") -> None:
+        self.lowrank = lowrank
+
+    def make_node(self, block: Any, u: Any) -> Apply:
+        """Describe inputs and outputs."""
+        return Apply(self, [pt.as_tensor(v, dtype="float64") for v in (block, u)], [pt.dmatrix()])
+
+    def perform(self, node: Apply, inputs: Any, outputs: Any) -> None:
+        """Evaluate."""
+        block, u = (np.ascontiguousarray(v) for v in inputs)
+        with np.errstate(all="ignore"):  # a search may try inputs beyond all numbers: there is no density then
+            outputs[0][0] = np.ascontiguousarray(self.lowrank.with_flat(block).parts(u[None])[:, 0])
+
+    def connection_pattern(self, node: Apply) -> list[list[bool]]:
+        """Say which outputs depend on which inputs; features have no derivative."""
+        return [[False], [True]]
+
+    def pullback(self, inputs: Any, outputs: Any, cotangents: Any) -> Any:
+        """Return the reverse derivative."""
+        return [disconnected_type(), FeaturesReverseOp(self.lowrank)(*inputs, cotangents[0])]
+
+
+@final
+class FeaturesReverseOp(Op):  # type: ignore[misc]
+    """Reverse derivative of `FeaturesOp` by the inputs."""
+
+    __props__ = ("lowrank",)
+
+    def __init__(self, lowrank: "LowRank") -> None:
+        self.lowrank = lowrank
+
+    def make_node(self, block: Any, u: Any, parts_bar: Any) -> Apply:
+        """Describe inputs and outputs."""
+        return Apply(self, [pt.as_tensor(v) for v in (block, u, parts_bar)], [pt.dmatrix()])
+
+    def perform(self, node: Apply, inputs: Any, outputs: Any) -> None:
+        """Evaluate."""
+        block, u, bar = (np.ascontiguousarray(v) for v in inputs)
+        with np.errstate(all="ignore"):
+            outputs[0][0] = np.ascontiguousarray(self.lowrank.with_flat(block).parts_reverse(u, bar))
+
+
 class OutputsOp(Op):  # type: ignore[misc]
     """Latent output (H, N) of the cells at inputs (K, d), hyperparameters and latents."""
 
@@ -653,6 +705,8 @@ for _operation in (
     RowsReverseOp,
     JointErrorOp,
     JointErrorReverseOp,
+    FeaturesOp,
+    FeaturesReverseOp,
     PluggedOutputsOp,
     PluggedOutputsReverseOp,
 ):

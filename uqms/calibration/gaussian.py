@@ -84,7 +84,8 @@ class GaussianLikelihood:
         columns
             How many parameters an orthogonal discrepancy is orthogonal to.
         runs
-            Columns of what one run of a stochastic simulator does beside its mean.
+            Columns of what is new with each input beside truncation, which are then parts: what one run of a stochastic
+            simulator does beside its mean, or a factor of own errors of scores that are correlated.
         exact
             The outputs themselves are the parts, without an error: those of a simulator that is used directly.
         varying
@@ -92,7 +93,8 @@ class GaussianLikelihood:
         correlated
             The errors of scores are correlated with each other, so that their covariance is a part at one input too.
         ranks
-            Number of features of each score, where inputs share their errors through features.
+            Number of features of each score, where inputs share their errors through features; or (M,), of all scores
+            together.
         used
             The scores; by default those that some cell depends on.
         """
@@ -178,7 +180,8 @@ class GaussianLikelihood:
         K, q, N, t, _, _, o, _, form, _, varying = self.sizes
         size = K * q + (0 if form == SHARED else K * q) + ((K * q) ** 2 if form == SHARED else 0) + N * o
         if form == FEATURES:
-            size += K * int(self.field("ranks").sum())
+            ranks = self.field("ranks")
+            size += K * int(ranks.sum()) * (q // len(ranks))
         return size + (N * (1 + q + t) if varying else 0)
 
     def field(self, name: str) -> Array:
