@@ -487,10 +487,10 @@ class JointErrorReverseOp(Op):  # type: ignore[misc]
 
 
 @final
-class FeaturesOp(Op):  # type: ignore[misc]
-    """Parts (H, size) of a likelihood through features of any surrogate's error, `LowRank`, at inputs (K, d).
+class LowRankGaussianOp(Op):  # type: ignore[misc]
+    """`GaussianOp` with the features of any surrogate's error in front of it, `LowRank`, from inputs (K, d).
 
-    The features come as a block of numbers, `SharedError.flat`, so that others take their place in a compiled model.
+    Features and data come as blocks of numbers, so that others take their place in a compiled model.
     """
 
     __props__ = ("lowrank",)
@@ -498,43 +498,31 @@ class FeaturesOp(Op):  # type: ignore[misc]
     def __init__(self, lowrank: "LowRank") -> None:
         self.lowrank = lowrank
 
-    def make_node(self, block: Any, u: Any) -> Apply:
+    def make_node(self, features: Any, data: Any, u: Any, phi: Any, z: Any) -> Apply:
         """Describe inputs and outputs."""
-        return Apply(self, [pt.as_tensor(v, dtype="float64") for v in (block, u)], [pt.dmatrix()])
+        inputs = [pt.as_tensor(v, dtype="float64") for v in (features, data, u, phi, z)]
+        return Apply(self, inputs, [pt.dscalar(), pt.dmatrix(), pt.dvector()])
 
     def perform(self, node: Apply, inputs: Any, outputs: Any) -> None:
         """Evaluate."""
-        block, u = (np.ascontiguousarray(v) for v in inputs)
+        features, data, u, phi, z = (np.ascontiguousarray(v) for v in inputs)
         with np.errstate(all="ignore"):  # a search may try inputs beyond all numbers: there is no density then
-            outputs[0][0] = np.ascontiguousarray(self.lowrank.with_flat(block).parts(u[None])[:, 0])
+            found = self.lowrank.with_blocks(features, data).value_and_slopes(u, phi, z)
+        for place, value in zip(outputs, found, strict=True):
+            place[0] = np.array(value)
 
     def connection_pattern(self, node: Apply) -> list[list[bool]]:
-        """Say which outputs depend on which inputs; features have no derivative."""
-        return [[False], [True]]
+        """Only the value is differentiated, by inputs and hyperparameters."""
+        nothing, value = [False] * 3, [True, False, False]
+        return [nothing, nothing, value, value, nothing]
 
     def pullback(self, inputs: Any, outputs: Any, cotangents: Any) -> Any:
-        """Return the reverse derivative."""
-        return [disconnected_type(), FeaturesReverseOp(self.lowrank)(*inputs, cotangents[0])]
-
-
-@final
-class FeaturesReverseOp(Op):  # type: ignore[misc]
-    """Reverse derivative of `FeaturesOp` by the inputs."""
-
-    __props__ = ("lowrank",)
-
-    def __init__(self, lowrank: "LowRank") -> None:
-        self.lowrank = lowrank
-
-    def make_node(self, block: Any, u: Any, parts_bar: Any) -> Apply:
-        """Describe inputs and outputs."""
-        return Apply(self, [pt.as_tensor(v) for v in (block, u, parts_bar)], [pt.dmatrix()])
-
-    def perform(self, node: Apply, inputs: Any, outputs: Any) -> None:
-        """Evaluate."""
-        block, u, bar = (np.ascontiguousarray(v) for v in inputs)
-        with np.errstate(all="ignore"):
-            outputs[0][0] = np.ascontiguousarray(self.lowrank.with_flat(block).parts_reverse(u, bar))
+        """Scale the derivatives that the evaluation returned beside the value."""
+        bar, nothing = cotangents[0], disconnected_type
+        by_inputs = bar * outputs[1]
+        if not self.lowrank.differentiable:
+            by_inputs = grad_not_implemented(self, 2, inputs[2], NO_DERIVATIVE)
+        return [nothing(), nothing(), by_inputs, bar * outputs[2], nothing()]
 
 
 class OutputsOp(Op):  # type: ignore[misc]
@@ -705,8 +693,7 @@ for _operation in (
     RowsReverseOp,
     JointErrorOp,
     JointErrorReverseOp,
-    FeaturesOp,
-    FeaturesReverseOp,
+    LowRankGaussianOp,
     PluggedOutputsOp,
     PluggedOutputsReverseOp,
 ):

@@ -153,8 +153,7 @@ def test_the_operation_reads_other_features(correlated: bool, by_input: bool) ->
     first, other = (through(one, rng.random((m, u.shape[1]))) for m in (2, 8))
     block, data = pytensor.shared(first.error.flat()), pytensor.shared(first.likelihood.data)
     at = pt.dmatrix("u")
-    parts = bridge.FeaturesOp(first)(block, at)
-    value = bridge.GaussianOp()(data, parts, one.surrogate.log_weights, pt.as_tensor(sd), pt.as_tensor(z))[0]
+    value = bridge.LowRankGaussianOp(first)(block, data, at, sd, z)[0]
     function = pytensor.function([at], [value, pytensor.grad(value, at)], mode="FAST_COMPILE")
     for lowrank in (first, other):
         block.set_value(lowrank.error.flat())
@@ -335,7 +334,7 @@ def _joined(one: Any, u: np.ndarray, exact: np.ndarray, t: np.ndarray, same: boo
 def test_a_population_of_many_subjects_is_sampled_predicted_and_judged(correlated: bool, by_input: bool) -> None:
     one = problem(correlated, by_input, 160, "auto", 0.03)
     assert one.lowrank is not None
-    found = one.sample(uq.NUTS(draws=60, tune=120, chains=1), rng=1)
+    found = one.sample(uq.NUTS(draws=100, tune=150, chains=2), rng=1)
     lowrank = found.problem.lowrank
     assert 2 <= lowrank.error.ranks.sum() <= 60
     theta, z = {name: values[:4] for name, values in found.flat().items()}, found.latents[:4]

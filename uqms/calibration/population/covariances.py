@@ -33,7 +33,7 @@ from uqms.surrogates.protocol import Surrogate
 
 __all__ = ["Against", "Covariances", "ProcessCovariances", "SurrogateCovariances", "between"]
 
-MIN_BLOCK = 128  # inputs that a surrogate is asked for at once, beside the points: a call has its price
+MIN_BLOCK = 64  # inputs that a surrogate is asked for at once, beside the points: a call has its price
 MAX_NUMBERS = 4_000_000  # of a covariance that a surrogate returns
 
 
@@ -315,15 +315,18 @@ class SurrogateCovariances:
         scores = self.surrogate.scores(np.concatenate([u, np.broadcast_to(points, (b, *points.shape))], axis=1))
         mean, used, at = scores.mean[:, :, :c][..., self.used], self.used, np.arange(c)
         if self.joint:
-            whole = self._pairs(scores.covariance)  # (H, b, c + m, q, c + m, q)
-            cross, variance = whole[:, :, :c, :, c:], np.moveaxis(whole[:, :, at, :, at], 0, 2)
+            whole = scores.covariance  # (H, b, c + m, q, c + m, q)
+            cross = self._pairs(whole[:, :, :c, :, c:])
+            variance = np.moveaxis(self._pairs(whole)[:, :, at, :, at], 0, 2)
         else:
-            whole = scores.by_score[:, :, used]  # (H, b, q, c + m, c + m)
-            cross, variance = np.moveaxis(whole[..., :c, c:], 2, 3), np.moveaxis(whole[..., at, at], 2, 3)
+            whole = scores.by_score  # (H, b, q, c + m, c + m)
+            cross, variance = (np.moveaxis(one[:, :, used], 2, 3) for one in (whole[..., :c, c:], whole[..., at, at]))
         return tuple(one.reshape(len(one), b * c, *one.shape[3:]) for one in (mean, cross, variance))  # type: ignore[return-value]
 
     def _pairs(self, covariance: Array) -> Array:
         """Return covariances (..., k, q, k, q) of the scores that are used."""
+        if np.array_equal(self.used, np.arange(covariance.shape[-1])):
+            return covariance
         return covariance[..., self.used, :, :][..., self.used]
 
 

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from uqms._typing import Array, Bools, Ints
 from uqms.calibration import _gaussian
 from uqms.calibration._gaussian import LOG_TWO_PI
+from uqms.calibration.direct import has_derivative
 from uqms.calibration.gaussian import GaussianLikelihood, collapsed, process_block
 from uqms.calibration.likelihood import Cells, dense
 from uqms.calibration.population.covariances import ProcessCovariances, SurrogateCovariances
@@ -96,14 +97,23 @@ class LowRank:
         if isinstance(self.error.covariances, ProcessCovariances):
             value, u_bar, sigma_bar = _process_gaussian.at(self.block, u, sigma, z)
         else:
-            parts, log_weights = np.ascontiguousarray(self.parts(u[None])[:, 0]), self.error.log_weights
-            value, bar, sigma_bar = _gaussian.mixed(self.likelihood.data, parts, log_weights, sigma, z)
-            u_bar = self.parts_reverse(u, bar)
+            features = self.error.at(u[None])
+            parts = np.ascontiguousarray(self._parts(features, u[None])[:, 0])
+            value, bar, sigma_bar = _gaussian.mixed(self.likelihood.data, parts, self.error.log_weights, sigma, z)
+            if not self.differentiable:
+                return float(value), np.full_like(u, np.nan), sigma_bar
+            u_bar = self._parts_reverse(Features(*(one[:, 0] for one in features)), u, bar)
         return float(value), u_bar, sigma_bar
 
-    def with_flat(self, block: Array) -> "LowRank":
-        """Return the same likelihood with the features of a block, see `SharedError.flat`."""
-        return replace(self, error=self.error.with_flat(block))
+    @property
+    def differentiable(self) -> bool:
+        """Whether the surrogate has derivatives."""
+        covariances = self.error.covariances
+        return isinstance(covariances, ProcessCovariances) or has_derivative(covariances.surrogate)
+
+    def with_blocks(self, features: Array, data: Array) -> "LowRank":
+        """Return the same likelihood with other features and data: `SharedError.flat`, `GaussianLikelihood.data`."""
+        return replace(self, error=self.error.with_flat(features), likelihood=replace(self.likelihood, data=data))
 
     def evaluate(
         self, u: Float[np.ndarray, "S K d"], sigma: Float[np.ndarray, "S g"], z: Float[np.ndarray, " R"]
@@ -131,13 +141,14 @@ class LowRank:
             blocks += [offset, basis, truncation]
         return np.concatenate([one.reshape(*lead, -1) for one in blocks], axis=2)
 
-    def parts_reverse(self, u: Float[np.ndarray, "K d"], bar: Float[np.ndarray, "H size"]) -> Float[np.ndarray, "K d"]:
+    def _parts_reverse(
+        self, features: Features, u: Float[np.ndarray, "K d"], bar: Float[np.ndarray, "H size"]
+    ) -> Float[np.ndarray, "K d"]:
         """Return the derivative by the inputs of parts : bar; the surrogate's own reverse derivative does the rest."""
         error, likelihood, (K, q) = self.error, self.likelihood, (len(u), self.error.q)
         H, N, t = len(bar), likelihood.rows, likelihood.sizes[3]
         own_at, shared_at = K * q, 2 * K * q
-        offset_at = shared_at + K * int(error.ranks.sum()) * (q if error.joint else 1)
-        basis_at, truncation_at = offset_at + N, offset_at + N * (1 + q)
+        offset_at, basis_at, truncation_at = _gaussian.parts_at(likelihood.data)[1:4]
         mean, own = bar[:, :own_at].reshape(H, K, q), bar[:, own_at:shared_at].reshape(H, K, q)
         shared = bar[:, shared_at:offset_at]
         if error.joint:
@@ -148,20 +159,20 @@ class LowRank:
                 [shared[:, a:b].reshape(H, K, -1) for a, b in zip(cuts, cuts[1:], strict=False)], axis=2
             )
         if not likelihood.varying:
-            return error.reverse(u, Features(mean, phi, own))
+            return error.reverse(u, features, Features(mean, phi, own))
         assert self.cells is not None
         offset = bar[:, offset_at:basis_at]
         basis = bar[:, basis_at:truncation_at].reshape(H, N, q)
         truncation = bar[:, truncation_at:].reshape(H, N, t)
         if error.joint:
-            factor, rows = square_root(error.at(u).own), self._rows(u[None], (H, 1))[1][:, 0]
+            factor, rows = square_root(features.own), self._rows(u[None], (H, 1))[1][:, 0]
             by_own, truncation = truncation[..., t - q :], truncation[..., : t - q]
             basis = basis + np.einsum("hni,hnji->hnj", by_own, factor[:, self._experiment])
             factor_bar = np.zeros_like(factor)
             for h in range(H):
                 np.add.at(factor_bar[h], self._experiment, rows[h][:, :, None] * by_own[h][:, None, :])
             own = square_root_reverse(factor, factor_bar)
-        out = error.reverse(u, Features(mean, phi, own))
+        out = error.reverse(u, features, Features(mean, phi, own))
         if self.cells.by_input is not None:
             of_all = np.zeros((H, N, self.cells.by_input.scores))
             of_all[..., self._scores] = basis

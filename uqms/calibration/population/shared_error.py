@@ -169,14 +169,14 @@ class SharedError:
             own[h, :, g] = np.maximum(found.variance[:, 0, 0] - np.einsum("ij,ij->i", one, one), 0.0)
         return Features(*(one.reshape(draws, *batch, *one.shape[2:]) for one in (mean, phi, own)))
 
-    def reverse(self, u: Float[np.ndarray, "k d"], bar: Features) -> Float[np.ndarray, "k d"]:
-        """Return the derivative by inputs of what `at` returns, for derivatives by it.
+    def reverse(self, u: Float[np.ndarray, "k d"], at: Features, bar: Features) -> Float[np.ndarray, "k d"]:
+        """Return the derivative by inputs of what `at` returns, for that and derivatives by it.
 
         Of a surrogate that is plugged in: that of the library's own process is compiled, `_features`.
         """
         covariances = self.covariances
         assert isinstance(covariances, SurrogateCovariances)
-        at, q, m = self.at(u), self.q, len(self.points)
+        q, m = self.q, len(self.points)
         if self.joint:
             phi_bar = bar.phi - (bar.own + bar.own.swapaxes(-1, -2)) @ at.phi
             weights = np.stack([one[0] for one in self.weights])  # (H, m q, M)
