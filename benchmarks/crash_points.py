@@ -197,7 +197,7 @@ def _acknowledge(folder: Path, plant: str | None) -> None:
 
 def _arm(point: str, nth: int) -> None:
     """Change the library in this process so that it dies at a point."""
-    from uqms.ensemble import files
+    from uqms.ensemble import netcdf
     from uqms.runs import connection, format, store, upgrade
 
     passed = iter(range(10**9))
@@ -234,7 +234,7 @@ def _arm(point: str, nth: int) -> None:
         "in kept of a resumed campaign": lambda: call(store.RunStore, "kept", after=True),
         "in the middle of an upgrade": lambda: call(upgrade.Converter, "insert"),
         "before COMMIT of an upgrade": lambda: commit(connection, "ALTER"),
-        "between writing and renaming an export": lambda: call(files, "_make_permanent"),
+        "between writing and renaming an export": lambda: call(netcdf, "_make_permanent"),
         "before COMMIT of an invalidation": lambda: commit(store, "DELETE"),
     }
     arms[point]()

@@ -29,7 +29,7 @@ import uqms as uq
 from uqms.errors import DataWarning
 from uqms.runs import RunState
 from uqms.simulators.executable import ExecutableSimulator
-from uqms.simulators.executable.readers import JSONFile
+from uqms.simulators.executable.result_readers import JSONFile
 
 DEADLINE, LATE = 0.3, 2.0
 

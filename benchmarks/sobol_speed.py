@@ -28,7 +28,7 @@ from _report import Aim, aim, finish
 
 import uqms as uq
 from uqms.surrogates import Scores
-from uqms.surrogates.paths import mean_path, paths
+from uqms.surrogates.function_draws import mean_path, paths
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 DRAWS, POINTS, RESAMPLES, CALLS = 100, 1024, 50, 40

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import pytest
 
 from uqms.runs import execute, pool
-from uqms.simulators import process
+from uqms.simulators import worker
 
 GUARD = 60.0  # s after which a test that waits for an event gives up
 
@@ -57,7 +57,7 @@ class _Patient:
 
 
 def _patiently(simulator: object) -> object:
-    process.GRACE = GUARD
+    worker.GRACE = GUARD
     return simulator
 
 

@@ -16,9 +16,9 @@ from scipy.stats import chi2
 from test_plots import assert_tidy, line
 
 import uqms as uq
-from uqms.calibration.population.posterior import PopulationPosterior
 from uqms.calibration.population.prediction import Measured
-from uqms.diagnostics.covariates import moments, own_trend
+from uqms.calibration.posterior import Posterior
+from uqms.diagnostics.covariates import own_trend
 from uqms.errors import InputError
 from uqms.plots import _individual_fits, _population
 from uqms.plots._style import VERMILION
@@ -27,7 +27,7 @@ HEIGHT = COVARIATES.assign(height=[160.0, 175.0, 170.0, 181.0, 168.0])
 
 
 @pytest.fixture(scope="module")
-def posterior() -> PopulationPosterior:
+def posterior() -> Posterior:
     return with_subjects(posterior_of(problem(), 60))
 
 
@@ -56,7 +56,7 @@ def check() -> uq.diagnostics.VisualPredictiveCheck:
 
 
 def test_figures_change_no_settings_and_are_tidy(
-    posterior: PopulationPosterior, check: uq.diagnostics.VisualPredictiveCheck
+    posterior: Posterior, check: uq.diagnostics.VisualPredictiveCheck
 ) -> None:
     before = dict(matplotlib.rcParams)
     figures = [
@@ -74,9 +74,9 @@ def test_figures_change_no_settings_and_are_tidy(
 
 
 # ----------------------------------------------------------------------------------------------------- individual fits
-def test_individual_fits_draw_each_subjects_own_law(posterior: PopulationPosterior) -> None:
+def test_individual_fits_draw_each_subjects_own_law(posterior: Posterior) -> None:
     figure = uq.plots.individual_fits(posterior, coords={"t": [0.0, 0.5, 2.0]}, labels={"t": "time (h)"})
-    one, shared = posterior.problem, posterior.shared
+    one, shared = posterior.problem, posterior.hierarchy.shared
     assert len(figure.axes) == 6  # the first subject was measured under two conditions
     titles = [ax.get_title(loc="left") for ax in figure.axes]
     assert titles[0] == "s0, x 0.2"
@@ -106,7 +106,7 @@ def test_individual_fits_draw_each_subjects_own_law(posterior: PopulationPosteri
     assert len({ax.get_ylim() for ax in figure.axes}) == 1
 
 
-def test_many_subjects_are_pages_that_say_so(posterior: PopulationPosterior, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_subjects_are_pages_that_say_so(posterior: Posterior, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_individual_fits, "A_PAGE", 4)
     first = uq.plots.individual_fits(posterior)
     assert len(first.axes) == 4
@@ -127,7 +127,7 @@ def test_many_subjects_are_pages_that_say_so(posterior: PopulationPosterior, mon
 
 
 # --------------------------------------------------------------------------------------------------------- individuals
-def test_individuals_draw_every_subjects_interval_in_order(posterior: PopulationPosterior) -> None:
+def test_individuals_draw_every_subjects_interval_in_order(posterior: Posterior) -> None:
     figure = uq.plots.individuals(posterior, reference={"b": 0.4})
     assert [ax.get_xlabel() for ax in figure.axes] == ["a", "b"]
     assert [ax.get_xscale() for ax in figure.axes] == ["linear", "log"]
@@ -151,7 +151,7 @@ def test_individuals_draw_every_subjects_interval_in_order(posterior: Population
 @pytest.mark.parametrize("settings", [{}, {"occasions": ("a",)}])
 def test_new_subjects_have_the_spread_between_subjects_alone(settings: dict) -> None:
     found = posterior_of(problem(**settings), 80)
-    new = _population._new_subjects(found)[:, 0]
+    new = _population._new_subjects(found.hierarchy)[:, 0]
     flat = found.flat()
     assert new.mean() == pytest.approx(flat["a"].mean(), abs=4 * new.std() / np.sqrt(len(new)))
     wanted = flat["a"].var() + np.mean(flat["omega_a"] ** 2)
@@ -159,7 +159,7 @@ def test_new_subjects_have_the_spread_between_subjects_alone(settings: dict) -> 
 
 
 # ----------------------------------------------------------------------------------------------------------- shrinkage
-def test_shrinkage_draws_means_and_sds_in_units_of_the_spread(posterior: PopulationPosterior) -> None:
+def test_shrinkage_draws_means_and_sds_in_units_of_the_spread(posterior: Posterior) -> None:
     figure = uq.plots.shrinkage(posterior)
     numbers = posterior.shrinkage()
     for ax, name in zip(figure.axes, ("a", "b"), strict=True):
@@ -178,13 +178,13 @@ def test_shrinkage_draws_means_and_sds_in_units_of_the_spread(posterior: Populat
 
 
 # ------------------------------------------------------------------------------------------------------------- effects
-def test_effects_draw_pairs_with_the_population_around_them(posterior: PopulationPosterior) -> None:
+def test_effects_draw_pairs_with_the_population_around_them(posterior: Posterior) -> None:
     (ax,) = uq.plots.effects(posterior).axes
     r = posterior.draws["corr_b_a"].values.ravel()
     numbers = [f"{value:.2f}".replace("-", "−") for value in (r.mean(), *np.quantile(r, [0.025, 0.975]))]
     assert ax.get_title(loc="left") == f"in the model:\n{numbers[0]} [{numbers[1]}, {numbers[2]}]"
     assert ax.get_ylabel() == "effect on log b"
-    covariance = np.diag([moments(posterior, name)[2] for name in ("a", "b")])
+    covariance = np.diag([posterior.hierarchy.moments(name).between for name in ("a", "b")])
     covariance[0, 1] = covariance[1, 0] = r.mean() * np.sqrt(covariance[0, 0] * covariance[1, 1])
     ellipse = line(ax, "95 % of the population")
     square = np.einsum("ni,ij,nj->n", ellipse, np.linalg.inv(covariance), ellipse)
@@ -194,7 +194,7 @@ def test_effects_draw_pairs_with_the_population_around_them(posterior: Populatio
 
 
 # ---------------------------------------------------------------------------------------------------------- covariates
-def test_covariates_draw_effects_of_the_model_and_trends_of_others(posterior: PopulationPosterior) -> None:
+def test_covariates_draw_effects_of_the_model_and_trends_of_others(posterior: Posterior) -> None:
     figure = uq.plots.covariates(posterior, HEIGHT)
     axes = np.array(figure.axes).reshape(2, 3)
     fitted = axes[1, 0]
@@ -208,7 +208,7 @@ def test_covariates_draw_effects_of_the_model_and_trends_of_others(posterior: Po
     assert fitted.get_title(loc="left").startswith("log(weight / 70): ")
     assert axes[1, 1].get_title(loc="left") == "effect: 0.1, known"
     other = axes[0, 2]
-    trend = own_trend(*moments(posterior, "a"), HEIGHT["height"].to_numpy())
+    trend = own_trend(*posterior.hierarchy.moments("a"), HEIGHT["height"].to_numpy())
     drawn = line(other, "trend, not in the model")
     np.testing.assert_allclose(drawn[:, 1], trend.band(drawn[:, 0], 0.95)[0])
     low, high = trend.slope_interval(0.95)
@@ -246,11 +246,11 @@ def test_an_effect_of_several_columns_is_drawn_by_its_expression() -> None:
     assert_tidy(axes[0, 0].figure)
 
 
-def test_a_trend_that_is_sure_is_red(posterior: PopulationPosterior) -> None:
+def test_a_trend_that_is_sure_is_red(posterior: Posterior) -> None:
     """Effects that follow one covariate, and not the other."""
     order = np.array([-2.0, -1.0, 0.0, 1.0, 2.0])
     effects = posterior.tree["effects"].dataset
-    spread = np.sqrt(moments(posterior, "a")[2])
+    spread = np.sqrt(posterior.hierarchy.moments("a").between)
     shifted = effects.assign(
         a=effects["a"] - effects["a"].mean(("chain", "draw")) + 5.0 * spread * xr.DataArray(order, dims="subject")
     )

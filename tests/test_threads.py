@@ -16,7 +16,6 @@ from threadpoolctl import ThreadpoolController, threadpool_limits
 import uqms as uq
 from uqms import _threads
 from uqms._threads import one_thread, single_threaded
-from uqms.calibration.population.posterior import PopulationPosterior
 from uqms.calibration.posterior import Posterior
 from uqms.diagnostics import identifiability, profile_likelihood, verify
 from uqms.errors import ExtrapolationWarning, InputError
@@ -218,7 +217,7 @@ def posterior(surrogate: GaussianProcessSurrogate) -> Posterior:
 
 
 @pytest.fixture(scope="module")
-def patients() -> PopulationPosterior:
+def patients() -> Posterior:
     return posterior_of(population(), 8)
 
 
@@ -281,7 +280,7 @@ def test_one_thread_inside_of_what_a_posterior_does(name: str, posterior: Poster
     assert all(numbers == {1} for numbers in seen)
 
 
-OF_POPULATIONS: dict[str, Callable[[PopulationPosterior], object]] = {
+OF_POPULATIONS: dict[str, Callable[[Posterior], object]] = {
     "log_likelihood": lambda p: p.problem.log_likelihood(p.problem.prior_draws(2, 1), np.zeros((2, p.problem.latents))),
     "simulate": lambda p: p.problem.simulate(p.problem.prior_draws(2, 1), 1),
     "predict": lambda p: p.predict(draws=4, rng=1),
@@ -293,16 +292,14 @@ OF_POPULATIONS: dict[str, Callable[[PopulationPosterior], object]] = {
 
 @pytest.mark.usefixtures("two")
 @pytest.mark.parametrize("name", OF_POPULATIONS)
-def test_one_thread_inside_of_what_a_population_does(
-    name: str, patients: PopulationPosterior, seen: list[set[int]]
-) -> None:
+def test_one_thread_inside_of_what_a_population_does(name: str, patients: Posterior, seen: list[set[int]]) -> None:
     OF_POPULATIONS[name](patients)
     assert seen
     assert all(numbers == {1} for numbers in seen)
 
 
 @pytest.mark.usefixtures("two")
-def test_a_population_is_sampled_in_one_thread(patients: PopulationPosterior) -> None:
+def test_a_population_is_sampled_in_one_thread(patients: Posterior) -> None:
     """The sampler is one's own, and fails: the limit ends with the error."""
 
     class Fails:

@@ -49,7 +49,6 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.calibration import PoissonNoise as PoissonNoise
     from uqms.calibration import Population as Population
     from uqms.calibration import PopulationCalibration as PopulationCalibration
-    from uqms.calibration import PopulationPosterior as PopulationPosterior
     from uqms.calibration import Posterior as Posterior
     from uqms.calibration import Sampler as Sampler
     from uqms.calibration import ScaleDiscrepancy as ScaleDiscrepancy
@@ -114,6 +113,7 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.surrogates import Curve as Curve
     from uqms.surrogates import EventProbability as EventProbability
     from uqms.surrogates import GaussianProcess as GaussianProcess
+    from uqms.surrogates import JaxKernel as JaxKernel
     from uqms.surrogates import LocalGaussianProcess as LocalGaussianProcess
     from uqms.surrogates import Log as Log
     from uqms.surrogates import Logit as Logit
@@ -168,6 +168,7 @@ __all__ = [
     "HalfNormal",
     "InverseGamma",
     "JSONFile",
+    "JaxKernel",
     "Laplace",
     "LatentOutput",
     "LocalGaussianProcess",
@@ -196,7 +197,6 @@ __all__ = [
     "PoissonNoise",
     "Population",
     "PopulationCalibration",
-    "PopulationPosterior",
     "Posterior",
     "Prior",
     "Product",
@@ -319,6 +319,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "Curve",
         "EventProbability",
         "GaussianProcess",
+        "JaxKernel",
         "LocalGaussianProcess",
         "Log",
         "Logit",
@@ -370,7 +371,6 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "PoissonNoise",
         "Population",
         "PopulationCalibration",
-        "PopulationPosterior",
         "Posterior",
         "SMC",
         "Sampler",

@@ -13,7 +13,7 @@ from calibration.test_realisation import stochastic
 
 import uqms as uq
 from uqms.calibration.capabilities import LIMITS, SETTINGS, Features, limitations
-from uqms.calibration.problem import checked_sampler
+from uqms.calibration.posterior import checked_sampler
 from uqms.diagnostics import profile_likelihood, visual_predictive_check
 from uqms.errors import CapabilityWarning, ConformanceError, InputError
 
@@ -88,13 +88,17 @@ def problem_of(kind: str, noise: str, discrepancy: bool, surrogate: str) -> Any:
 
 def expected(kind: str, noise: str, discrepancy: bool, surrogate: str) -> set[str]:
     """Return what cannot be called, by the words of the documentation."""
-    out = set() if discrepancy and kind != "parts" else {"rescale_discrepancy"}
+    out = set() if discrepancy and kind == "one" else {"rescale_discrepancy"}
     if surrogate == "exact":
         out |= {"NUTS"}  # this one is a black box
     if kind == "parts":
         out |= {"single", "propagate", "observe", "latent_output"}
-    if kind == "population":
+    if kind != "population":
+        out |= {"hierarchy"}
+    else:
         out |= {"single", "propagate", "latent_output", "maximum_a_posteriori", "profile_likelihood"}
+        out |= {"log_evidence", "compare_models", "predictive_check", "identifiability"}
+        out |= {"plots.predictive", "plots.pairs", "plots.prior_posterior"}
         if not (noise == "independent" and not discrepancy and surrogate in ("process", "plugged")):
             out |= {"predict", "new_subject"}
             if surrogate != "exact":
@@ -163,7 +167,7 @@ def _in_model(function: Callable[[], Any]) -> Any:
 
 
 def calls_of(problem: Any, posterior: Any) -> dict[str, Callable[[], Any]]:
-    """Return every call of the table that the problem's kind has."""
+    """Return every call of the table that can be made of the problem's kind at once."""
     kind = problem.kind
     of_a_part = {"part": "a"} if kind == "parts" else {}
     calls: dict[str, Callable[[], Any]] = {
@@ -173,6 +177,8 @@ def calls_of(problem: Any, posterior: Any) -> dict[str, Callable[[], Any]]:
         "observe": lambda: _in_model(lambda: uq.observe(problem, {}, own_priors=True)),
         "latent_output": lambda: _in_model(lambda: uq.latent_output(problem, {}, own_priors=True)),
         "predict": lambda: posterior.predict(draws=6, **of_a_part),
+        "hierarchy": lambda: posterior.hierarchy,
+        "rescale_discrepancy": lambda: posterior.rescale_discrepancy((2.0,)),
     }
     if kind == "population":
         calls |= {
@@ -180,9 +186,14 @@ def calls_of(problem: Any, posterior: Any) -> dict[str, Callable[[], Any]]:
             "visual_predictive_check": lambda: visual_predictive_check(posterior, replicates=40, bins=1),
             "maximum_a_posteriori": lambda: problem.maximum_a_posteriori(),
             "profile_likelihood": lambda: profile_likelihood(problem, next(iter(problem.priors))),
+            "log_evidence": lambda: posterior.log_evidence,
+            "compare_models": lambda: uq.compare_models({"a": posterior, "b": posterior}),
+            "predictive_check": lambda: uq.diagnostics.predictive_check(posterior, np.mean),
+            "identifiability": lambda: uq.diagnostics.identifiability(posterior),
+            "plots.predictive": lambda: uq.plots.predictive(posterior),
+            "plots.pairs": lambda: uq.plots.pairs(posterior),
+            "plots.prior_posterior": lambda: uq.plots.prior_posterior(posterior),
         }
-    else:
-        calls |= {"rescale_discrepancy": lambda: posterior.rescale_discrepancy((2.0,))}
     if kind == "one":
         calls |= {"verification_design": lambda: uq.verification_design(posterior, 2, rng=1)}
     return calls
@@ -211,6 +222,30 @@ def test_a_call_is_refused_exactly_where_the_table_says_so(
         with pytest.raises(InputError) as raised:
             call()
         assert str(raised.value) == found[name], name
+
+
+@pytest.mark.filterwarnings("ignore::uqms.errors.UqmsWarning")
+def test_what_is_asked_of_subjects_is_asked_of_a_population() -> None:
+    one = problem_of("one", "independent", False, "process").sample(PriorDraws(), rng=1)
+    calls: list[Callable[[], Any]] = [
+        lambda: one.individuals,
+        lambda: one.effects,
+        lambda: one.individual_summary(),
+        lambda: one.shrinkage(),
+        lambda: one.new_subject(),
+        lambda: one.predict(subjects="a"),
+    ]
+    for call in calls:
+        with pytest.raises(InputError) as raised:
+            call()
+        assert str(raised.value) == one.problem.limitations["hierarchy"]
+    assert one.subjects == ()
+    many = problem_of("population", "independent", False, "process").sample(PriorDraws(), rng=1)
+    assert many.subjects == ("a", "b")
+    picked = many.predict(subjects="b", coords={"t": [0.5]}).mean["y"]
+    np.testing.assert_allclose(picked, many.predict(coords={"t": [0.5]}).mean["y"][1:], rtol=1e-12)
+    with pytest.raises(InputError, match="'a' is no part of this calibration; there are none"):
+        many.predict(part="a")
 
 
 def test_a_surrogate_with_jumps_and_true_conditions_have_their_rows() -> None:

@@ -174,7 +174,7 @@ def test_sequential_updating_is_the_joint_posterior(case: str, caplog: pytest.Lo
     if case == "bimodal":
         with pytest.raises(InputError, match="Use uq.NormalMixture"):
             uq.MultivariateNormal.from_posterior(posterior)
-    with caplog.at_level(logging.INFO, logger="uqms.parameters.mixture"):
+    with caplog.at_level(logging.INFO, logger="uqms.parameters.mixture_prior"):
         block = uq.NormalMixture.from_posterior(posterior)
     assert len(block.weights) >= 2
     assert f"{len(block.weights)} component(s)" in caplog.text

@@ -17,8 +17,8 @@ from uqms.calibration.predict import conditional_moments, own_cells
 from uqms.errors import DataWarning, InputError
 from uqms.surrogates import GaussianProcessSurrogate
 from uqms.surrogates.kernels import Matern52
-from uqms.surrogates.noise import SimulatorNoise
 from uqms.surrogates.process import condition
+from uqms.surrogates.run_noise import SimulatorNoise
 from uqms.surrogates.training import Hyperparameters
 
 CORRELATION = np.array([[1.0, 0.6], [0.6, 1.0]])

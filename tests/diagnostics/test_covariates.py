@@ -9,7 +9,7 @@ from plots_of_populations import with_subjects
 from scipy.stats import t as student
 
 import uqms as uq
-from uqms.calibration.population.posterior import PopulationPosterior
+from uqms.calibration.posterior import Posterior
 from uqms.diagnostics.covariates import own_trend
 from uqms.errors import DataError, InputError
 
@@ -17,7 +17,7 @@ HEIGHT = COVARIATES.assign(height=[160.0, 175.0, 170.0, 181.0, 168.0])
 
 
 @pytest.fixture(scope="module")
-def posterior() -> PopulationPosterior:
+def posterior() -> Posterior:
     return with_subjects(posterior_of(problem(), 60))
 
 
@@ -45,7 +45,7 @@ def test_the_trend_is_generalised_least_squares_of_the_data() -> None:
     assert abs(flat) < 0.7 * abs(found.slope)  # what a line through posterior means would say
 
 
-def test_the_table_has_effects_of_the_model_and_trends_of_others(posterior: PopulationPosterior) -> None:
+def test_the_table_has_effects_of_the_model_and_trends_of_others(posterior: Posterior) -> None:
     table = uq.diagnostics.covariate_trends(posterior, HEIGHT)
     assert list(table.index) == [
         ("a", "weight"),
@@ -68,7 +68,7 @@ def test_the_table_has_effects_of_the_model_and_trends_of_others(posterior: Popu
     assert few.loc[("a", "height"), "slope"] == table.loc[("a", "height"), "slope"]
 
 
-def test_covariates_that_are_refused(posterior: PopulationPosterior) -> None:
+def test_covariates_that_are_refused(posterior: Posterior) -> None:
     trends = uq.diagnostics.covariate_trends
     with pytest.raises(InputError, match="no row for \\['s4'\\]"):
         trends(posterior, HEIGHT.iloc[:4])

@@ -10,7 +10,7 @@ from scipy.stats import chi2, kstest, norm, truncnorm
 import uqms as uq
 from uqms.calibration import computation, misfit
 from uqms.calibration.answer import check_ends, power_scaling
-from uqms.calibration.posterior import SummaryTable
+from uqms.calibration.summary import SummaryTable
 from uqms.calibration.verdict import fisher_information
 from uqms.errors import ConvergenceWarning
 from uqms.surrogates.local import local_errors

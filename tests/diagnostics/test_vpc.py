@@ -13,8 +13,8 @@ from scipy.stats import beta, norm
 
 import uqms as uq
 from uqms.calibration.population.layout import WALL
-from uqms.calibration.population.posterior import PopulationPosterior
 from uqms.calibration.population.prediction import Shared, featured
+from uqms.calibration.posterior import Posterior
 from uqms.calibration.predict import Targets, conditional_moments
 from uqms.diagnostics import vpc
 from uqms.errors import InputError
@@ -43,7 +43,7 @@ def given_posterior(
     typical: float = TYPICAL,
     omega: float = OMEGA,
     z: np.ndarray | None = None,
-) -> PopulationPosterior:
+) -> Posterior:
     """Return a posterior whose draws are all the same point."""
     z = np.zeros(one.latents) if z is None else z
     values = {"theta": np.full((1, draws), typical), "omega_theta": np.full((1, draws), omega)}
@@ -51,7 +51,7 @@ def given_posterior(
         "posterior": xr.Dataset({name: (("chain", "draw"), column) for name, column in values.items()}),
         "latents": xr.Dataset({"value": (("chain", "draw", "latent"), np.tile(z, (1, draws, 1)))}),
     }
-    return PopulationPosterior(xr.DataTree.from_dict(groups), one, None, None)  # type: ignore[arg-type]
+    return Posterior(xr.DataTree.from_dict(groups), one, None, None)  # type: ignore[arg-type]
 
 
 def order_statistic(n: int, level: float) -> tuple[float, float]:
@@ -99,10 +99,10 @@ def test_studies_have_the_exact_law_given_the_data(monkeypatch: pytest.MonkeyPat
     law = featured(one.data, error, np.arange(error.q), data.unit).condition(u, sigma, data.z)
     step = np.linalg.solve(law.factor[0, 0].T, rng.standard_normal((law.mean.shape[2], S))).T
     shared = Shared(one, theta, own, z, np.zeros(S, dtype=int), law.mean[0, 0] + step, error)
-    posterior = PopulationPosterior(xr.DataTree(), one, None, None)  # type: ignore[arg-type]
-    posterior.__dict__["shared"] = shared
+    posterior = Posterior(xr.DataTree(), one, None, None)  # type: ignore[arg-type]
+    posterior.hierarchy.__dict__["shared"] = shared
     monkeypatch.setattr(vpc, "_effects", lambda *_: (new, 0.0))
-    drawn, _ = vpc._studies(posterior, S, np.random.default_rng(1))
+    drawn, _ = vpc._studies(posterior.hierarchy, S, np.random.default_rng(1))
     both = {name: np.concatenate([a, fresh[name]], axis=1) if a.ndim == 2 else a for name, a in single.items()}
     targets = Targets(
         data.conditions,
@@ -141,13 +141,13 @@ def test_intervals_are_quantiles_of_order_statistics() -> None:
 
 
 @pytest.fixture(scope="module")
-def three_bins() -> PopulationPosterior:
+def three_bins() -> Posterior:
     """Return 60 subjects with a measurement in each of three bins, and a surrogate next to without error."""
     return given_posterior(problem(study(60, [0.1, 0.5, 0.9]), error=1e-3), 100)
 
 
 @pytest.fixture(scope="module")
-def checked(three_bins: PopulationPosterior) -> uq.diagnostics.VisualPredictiveCheck:
+def checked(three_bins: Posterior) -> uq.diagnostics.VisualPredictiveCheck:
     return uq.diagnostics.visual_predictive_check(three_bins, bins=3, replicates=2000, rng=7)
 
 
@@ -162,7 +162,7 @@ def with_data(
 
 @pytest.mark.slow
 def test_data_of_the_model_are_inside_as_often_as_said(
-    three_bins: PopulationPosterior, checked: uq.diagnostics.VisualPredictiveCheck
+    three_bins: Posterior, checked: uq.diagnostics.VisualPredictiveCheck
 ) -> None:
     count = 200
     truth = {"theta": np.full(count, TYPICAL), "omega_theta": np.full(count, OMEGA)}
@@ -174,7 +174,7 @@ def test_data_of_the_model_are_inside_as_often_as_said(
     assert p.min() > 1e-3
 
 
-def test_a_wrong_spread_is_seen(three_bins: PopulationPosterior) -> None:
+def test_a_wrong_spread_is_seen(three_bins: Posterior) -> None:
     """Subjects that differ three times as much as the calibration says: outer percentiles leave their intervals."""
     truth = {"theta": np.array([TYPICAL]), "omega_theta": np.array([3.0 * OMEGA])}
     other = three_bins.problem.with_values(three_bins.problem.simulate(truth, 3)[0])
@@ -186,9 +186,7 @@ def test_a_wrong_spread_is_seen(three_bins: PopulationPosterior) -> None:
     assert right.summary.loc["all", "p"] > 0.05
 
 
-def test_the_summary_counts_bins(
-    three_bins: PopulationPosterior, checked: uq.diagnostics.VisualPredictiveCheck
-) -> None:
+def test_the_summary_counts_bins(three_bins: Posterior, checked: uq.diagnostics.VisualPredictiveCheck) -> None:
     summary, table = checked.summary, checked.table
     assert list(summary.index) == ["5%", "50%", "95%", "all"]
     assert summary.loc["all", "of"] == 9
@@ -238,8 +236,8 @@ def test_correction_takes_out_what_conditions_do() -> None:
     """Two conditions in one bin: the predictions are the surrogate's, and both groups get the same middle."""
     one = problem(study(20, [0.2, 0.8], seed=4), error=1.0)
     posterior = given_posterior(one, 200)
-    typical = vpc._typical(posterior)
-    w = posterior.shared
+    typical = vpc._typical(posterior.hierarchy)
+    w = posterior.hierarchy.shared
     u = one.data.unit_inputs(one.individuals(w.theta, np.zeros((len(w.h), one.latents))))
     mean = w.scores(u)[0].mean(axis=0)[:, 0]
     np.testing.assert_allclose(typical, mean[one.data.cells.experiment][one.data.cells.row_cell], rtol=1e-10)

@@ -11,7 +11,7 @@ from scipy.stats import norm
 
 import uqms as uq
 from uqms.errors import DataError, ExtrapolationError, ExtrapolationWarning, InputError
-from uqms.propagation import drawing, joint
+from uqms.propagation import drawing, joint_draws
 
 SLOPE, ERROR_SD, NOISE_SD, ELL = 2.0, 0.6, 0.5, 0.3
 FUNCTIONS = 400
@@ -96,11 +96,11 @@ def test_intervals_of_normal_tails_cover() -> None:
 
 def test_draws_at_many_inputs_follow_the_joint_law(monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> None:
     """More inputs than anchors: moments at anchors are exact, elsewhere close, and a call repeats itself."""
-    monkeypatch.setattr(joint, "ANCHORS", 40)
+    monkeypatch.setattr(joint_draws, "ANCHORS", 40)
     x = rng.random((7, 2))
     surrogate = given_surrogate(x, rng.standard_normal((7, 2)), names=("a", "b"), columns=3)
     u = rng.random((120, 2))
-    draws = joint.joint_draws(surrogate, 4000, u, np.random.default_rng(1))
+    draws = joint_draws.joint_draws(surrogate, 4000, u, np.random.default_rng(1))
     values = draws(u)
     scores = surrogate.scores(u)
     for j in range(2):

@@ -282,7 +282,7 @@ def test_a_dask_worker_that_has_stopped_loses_its_points_to_the_others(monkeypat
     with local_cluster() as cluster, distributed.Client(cluster, set_as_default=False) as client:
         pid = next(iter(client.run(os.getpid).values()))
         try:
-            with DaskBackend(client, payload_of(one(lambda a: time.sleep(0.1) or a)), 0.5) as backend:
+            with DaskBackend(client, payload_of(one(lambda a: time.sleep(0.1) or a)), 5.0) as backend:
                 os.kill(pid, signal.SIGSTOP)
                 records = drive(backend, [{"a": float(a)} for a in range(12)])
                 os.kill(pid, signal.SIGCONT)

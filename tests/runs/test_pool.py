@@ -13,8 +13,8 @@ from clocks import GUARD, wait_for
 from uqms.errors import CampaignError, InputError
 from uqms.runs import RunState, pool
 from uqms.simulators import FunctionSimulator
-from uqms.simulators._processes import MARK
-from uqms.simulators.process import Attempt
+from uqms.simulators.process_tree import MARK
+from uqms.simulators.worker import Attempt
 
 
 class Breaking:

@@ -34,7 +34,7 @@ from scipy.stats import norm
 
 from uqms.errors import InputError, OutputError
 from uqms.simulators import FunctionSimulator, Simulator
-from uqms.simulators.process import attempt
+from uqms.simulators.worker import attempt
 
 DAYS = [0.0, 1.5, 4.0]
 

@@ -14,8 +14,8 @@ from hanging import NAMELESS, SCRIPT, campaign, living, numbers
 
 import uqms
 from uqms.runs import RunState
-from uqms.simulators import _processes as processes
 from uqms.simulators import deadline as deadlines
+from uqms.simulators import process_tree as processes
 from uqms.simulators.deadline import deadline
 from uqms.simulators.executable import supervised
 from uqms.simulators.executable.supervised import _End, supervise
@@ -47,7 +47,7 @@ def shell(script, number, **options):
 
 def elsewhere(script, *arguments, number=0.0):
     """Run Python in a process of its own: one that is changed, or that might be killed."""
-    code = f"import os, subprocess, sys, time\nfrom uqms.simulators._processes import *\n{script}"
+    code = f"import os, subprocess, sys, time\nfrom uqms.simulators.process_tree import *\n{script}"
     env = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(Path(uqms.__file__).parents[1]), "benchmarks"]),
@@ -135,7 +135,7 @@ def test_kill_tree(number, itself):
 
 def test_kill_tree_of_the_caller_ends_the_caller_last():
     script = 'p = subprocess.Popen(["sleep", "60"]); print(p.pid, flush=True); kill_tree(os.getpid()); print("alive")'
-    code = f"import os, subprocess\nfrom uqms.simulators._processes import *\n{script}"
+    code = f"import os, subprocess\nfrom uqms.simulators.process_tree import *\n{script}"
     env = {**os.environ, "PYTHONPATH": str(Path(uqms.__file__).parents[1])}
     ended = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     assert ended.returncode == -signal.SIGKILL

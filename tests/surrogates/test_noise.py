@@ -17,7 +17,9 @@ from uqms.errors import DesignError, DesignWarning, InputError
 from uqms.surrogates import GaussianProcessSurrogate
 from uqms.surrogates import training as T
 from uqms.surrogates.kernels import Matern52, correlation
-from uqms.surrogates.noise import (
+from uqms.surrogates.outputs import Layout, OutputBasis
+from uqms.surrogates.process import condition, draw_at, scores_at
+from uqms.surrogates.run_noise import (
     Drift,
     Normality,
     Replicates,
@@ -28,8 +30,6 @@ from uqms.surrogates.noise import (
     _Output,
     replicated,
 )
-from uqms.surrogates.outputs import Layout, OutputBasis
-from uqms.surrogates.process import condition, draw_at, scores_at
 
 SPACE = uq.ParameterSpace(a=uq.Uniform(0.0, 1.0), b=uq.Uniform(0.0, 1.0))
 TIME = np.linspace(0.0, 1.0, 24)

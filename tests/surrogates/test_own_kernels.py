@@ -16,8 +16,8 @@ from uqms.errors import ConformanceError, InputError
 from uqms.surrogates import RadialKernel, kernels
 from uqms.surrogates.cokriging import WithLower, expanded
 from uqms.surrogates.fidelity.ladder import _Slope
+from uqms.surrogates.function_draws import mean_path, paths
 from uqms.surrogates.kernels import Stationary
-from uqms.surrogates.paths import mean_path, paths
 from uqms.surrogates.process import condition
 from uqms.surrogates.training import Hyperparameters
 

@@ -10,7 +10,7 @@ import uqms as uq
 from uqms.errors import InputError
 from uqms.surrogates import GaussianProcessSurrogate
 from uqms.surrogates._radial import radial
-from uqms.surrogates.paths import mean_path, paths
+from uqms.surrogates.function_draws import mean_path, paths
 
 DRAWS = 4000
 

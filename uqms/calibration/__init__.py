@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from uqms.calibration.mode import Mode as Mode
     from uqms.calibration.parts import JointCalibration as JointCalibration
     from uqms.calibration.population.population import Population as Population
-    from uqms.calibration.population.posterior import PopulationPosterior as PopulationPosterior
     from uqms.calibration.population.problem import PopulationCalibration as PopulationCalibration
     from uqms.calibration.population.subject import SubjectPosterior as SubjectPosterior
     from uqms.calibration.posterior import Posterior as Posterior
@@ -66,7 +65,6 @@ __all__ = [
     "PoissonNoise",
     "Population",
     "PopulationCalibration",
-    "PopulationPosterior",
     "Posterior",
     "PosteriorPrediction",
     "Round",
@@ -92,7 +90,6 @@ _LAZY = {
     "Mode": "mode",
     "Population": "population.population",
     "PopulationCalibration": "population.problem",
-    "PopulationPosterior": "population.posterior",
     "Posterior": "posterior",
     "PosteriorPrediction": "predict",
     "Round": "refinement",

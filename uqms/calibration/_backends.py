@@ -11,6 +11,7 @@ import numpy as np
 
 from uqms._typing import Array
 from uqms.errors import InputError, OutputError
+from uqms.surrogates.jax_functions import in_double, jax_for
 
 __all__ = ["JaxFunction", "PyTensorFunction"]
 
@@ -101,10 +102,7 @@ class JaxFunction:
     def __init__(
         self, function: Callable[..., Any], inputs: tuple[str, ...], shapes: Mapping[str, tuple[int, ...]], named: Named
     ) -> None:
-        try:
-            import jax
-        except ImportError as error:
-            raise InputError("backend='jax' needs JAX, which is not installed: pip install 'uqms[jax]'.") from error
+        jax = jax_for("backend='jax'")
 
         def point(x: Any) -> dict[str, Any]:
             return {
@@ -118,18 +116,18 @@ class JaxFunction:
         def weighted(x: Any, bar: Any) -> Any:
             return jax.numpy.vdot(flat(x), bar)
 
-        self._wide = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
+        self._jax = jax
         self._names = tuple(shapes)
         self._values = jax.jit(jax.vmap(point))
         self._reverse = jax.jit(jax.vmap(jax.grad(weighted)))
 
     def values(self, x: Array) -> dict[str, Array]:
         """Return every output (n, ...) at x (n, d)."""
-        with self._wide(True):  # JAX computes in float32 unless told otherwise
+        with in_double(self._jax):  # JAX computes in float32 unless told otherwise
             got = self._values(np.ascontiguousarray(x))
         return {name: np.asarray(got[name]) for name in self._names}
 
     def reverse(self, x: Array, bar: Array) -> Array:
         """Return the derivative (n, d) of the sum of the outputs, weighted by `bar` (n, q)."""
-        with self._wide(True):
+        with in_double(self._jax):
             return np.array(self._reverse(np.ascontiguousarray(x), np.ascontiguousarray(bar)), dtype=np.float64)

@@ -24,21 +24,23 @@ from uqms.errors import ConformanceError, InputError
 from uqms.parameters.functions import NumPyFunctions
 
 if TYPE_CHECKING:
+    from uqms.calibration.posterior import Posterior
     from uqms.calibration.problem import Calibration
 
 __all__ = [
     "check_derived",
     "check_trace",
     "convergence",
+    "each_chain",
     "latents_of",
     "leave_one_out",
     "leave_one_out_of_all",
     "log_prior",
     "measured",
     "monte_carlo_errors",
+    "new_measurements",
     "new_rows",
     "numeric_stats",
-    "posterior_predictive",
     "prior_predictive",
     "provenance",
     "row_labels",
@@ -280,7 +282,7 @@ def _row_terms(problem: "Calibration", sigma: Array, alpha: Array, precision: Ar
 
 
 def with_derived(problem: Problem, draws: xr.Dataset) -> xr.Dataset:
-    """Return draws with units, descriptions and derived quantities."""
+    """Return draws with units, descriptions, derived quantities and correlations."""
     out = draws.copy()
     for name, prior in problem.priors.items():
         out[name] = out[name].assign_attrs(unit=problem.unit_of(name), description=prior.description)
@@ -290,6 +292,8 @@ def with_derived(problem: Problem, draws: xr.Dataset) -> xr.Dataset:
     for name, derived in problem.derived.items():
         values = _derive(name, derived.function, inputs)
         out[name] = values.assign_attrs(unit=derived.unit, description=derived.description)
+    for name, correlation in problem.correlations({key: draws[key].values for key in problem.priors}).items():
+        out[name] = (like.dims, correlation)
     return out
 
 
@@ -342,6 +346,8 @@ def row_labels(problem: Problem) -> dict[str, Any]:
     labels: dict[str, Any] = {"observation": np.arange(sum(sizes))}
     if "" not in parts:
         labels["part"] = ("observation", np.repeat(list(parts), sizes))
+    if problem.subject_labels:
+        labels["subject"] = ("observation", np.concatenate([table.subject.astype(np.str_) for table in tables]))
     labels["output"] = ("observation", np.concatenate([table.output.astype(np.str_) for table in tables]))
     columns = [{**table.coords, **table.conditions} for table in tables]
     for table, column in zip(tables, columns, strict=True):
@@ -358,29 +364,28 @@ def prior_predictive(
     problem: Problem, theta: Mapping[str, Array], rng: np.random.Generator, labels: Mapping[str, Any]
 ) -> xr.Dataset:
     """Return simulated measurements at draws of the prior."""
-    count = min(500, PRIOR_DRAWS)
+    count = min(problem.prior_predictive_draws, PRIOR_DRAWS)
     values = problem.simulate({name: values[:count] for name, values in theta.items()}, rng)
     return xr.Dataset({"value": (("chain", "draw", "observation"), values[None])}).assign_coords(chain=[0], **labels)
 
 
-def posterior_predictive(
-    problem: Problem,
-    theta: Mapping[str, Array],
-    latents: Array,
-    h: Ints,
-    shape: tuple[int, int],
-    rng: np.random.Generator,
-    labels: Mapping[str, Any],
-) -> xr.Dataset:
-    """Return new measurements, given the data, at some of the draws (S, ...) of the posterior."""
+def each_chain(shape: tuple[int, int], most: int) -> tuple[Ints, Ints]:
+    """Return at most `most` draws of each chain, spread evenly: their places among all draws, and in a chain."""
     chains, draws = shape
-    per_chain = np.unique(np.linspace(0, draws - 1, min(draws, PREDICTIVE_DRAWS // chains)).astype(int))
-    picked = (np.arange(chains)[:, None] * draws + per_chain).ravel()
-    part = {name: values[picked] for name, values in theta.items()}
-    pieces = problem.pieces(part, latents[picked], h[picked])
+    each = np.unique(np.linspace(0, draws - 1, min(draws, most)).astype(int))
+    return (np.arange(chains)[:, None] * draws + each).ravel(), each
+
+
+def new_measurements(posterior: "Posterior", most: int, rng: np.random.Generator) -> tuple[Array, Ints]:
+    """Return new measurements (chain, few draws, R) given the data, at `most` draws of each chain, and which draws."""
+    problem, shape = posterior.problem, (posterior.draws.sizes["chain"], posterior.draws.sizes["draw"])
+    picked, each = each_chain(shape, most)
+    h = posterior.tree["sample_stats"]["hyperparameter_draw"].values
+    h = h.reshape(shape[0] * shape[1], *h.shape[2:])
+    part = {name: values[picked] for name, values in posterior.flat().items()}
+    pieces = problem.pieces(part, posterior.latents[picked], h[picked])
     out = _of_all_rows(pieces, [new_rows(piece, rng) for piece in pieces])
-    data = xr.Dataset({"value": (("chain", "draw", "observation"), out.reshape(chains, len(per_chain), -1))})
-    return data.assign_coords(chain=np.arange(chains), draw=per_chain, **labels)
+    return out.reshape(shape[0], len(each), -1), each
 
 
 def new_rows(piece: Piece, rng: np.random.Generator) -> Array:
@@ -422,6 +427,7 @@ def provenance(problem: Problem, sampler: Sampler, seed: int, verdict: Verdict) 
         "verdict_text": str(verdict),
         "versions": json.dumps(versions),
         "python": platform.python_version(),
+        **problem.described,
     }
 
 

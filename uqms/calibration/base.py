@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, final
 
 import numpy as np
+import xarray as xr
 
 from uqms import _checks as check
 from uqms._threads import single_threaded
@@ -24,10 +25,18 @@ if TYPE_CHECKING:
     from uqms.calibration.constraints import Constraint
     from uqms.calibration.context import Linearised
     from uqms.calibration.mode import Mode
+    from uqms.calibration.posterior import Posterior
     from uqms.calibration.problem import Calibration
-    from uqms.calibration.samplers.nuts import NUTS
+    from uqms.calibration.samplers import NUTS, Sampler
 
-__all__ = ["MASS_CUT_LIMIT", "Derived", "Expansion", "Piece", "Problem"]
+__all__ = [
+    "MASS_CUT_LIMIT",
+    "Derived",
+    "Expansion",
+    "LeftOut",
+    "Piece",
+    "Problem",
+]
 
 type Expansion = Literal["measured", "first-order", "none"]
 
@@ -86,6 +95,27 @@ class Piece(NamedTuple):
     parts: tuple[str, ...] = ("",)
 
 
+class LeftOut(NamedTuple):
+    """What draws say of the data when a part of them is left out: a measurement, or a subject.
+
+    Attributes
+    ----------
+    joint
+        log p(data | draw), (S,).
+    terms
+        log p(the part | all others, draw), (S, n).
+    h
+        Hyperparameter draw of each, (S,), of several surrogates (S, parts).
+    labels
+        Coords of the n parts, first their dim.
+    """
+
+    joint: Array
+    terms: Array
+    h: Ints
+    labels: Mapping[str, Any]
+
+
 class Problem(ABC):
     """A calibration problem, whoever's parameters it infers.
 
@@ -101,9 +131,12 @@ class Problem(ABC):
         Quantities that are computed from the parameters.
     mass_cut
         Mass of the prior outside of the design box.
+    prior_predictive_draws
+        How many draws of the prior are simulated for a posterior's group "prior_predictive".
     """
 
     kind: ClassVar[Kind]
+    prior_predictive_draws: ClassVar[int] = 500
     space: ParameterSpace
     fixed: dict[str, float]
     constraints: tuple["Constraint", ...]
@@ -164,12 +197,52 @@ class Problem(ABC):
         """Return the PyMC model."""
 
     @abstractmethod
+    def sample(self, sampler: "Sampler | None" = None, *, rng: RandomState | None = None) -> "Posterior":
+        """Draw from the posterior."""
+
+    @abstractmethod
     def with_gradients(self, sampler: "NUTS", seed: int) -> tuple["Problem", Any]:
         """Return the problem as it was sampled, and its draws by a sampler with gradients."""
 
     @abstractmethod
     def linearised(self, sampled: "Sampled") -> "Linearised":
         """Return the problem linearised at a few draws, as the checks of a verdict look at it."""
+
+    # ------------------------------------------------------- what a posterior asks; a population has answers of its own
+    @property
+    def subject_labels(self) -> tuple[str, ...]:
+        """Labels of the subjects; none where there is one."""
+        return ()
+
+    @property
+    def auxiliary(self) -> tuple[str, ...]:
+        """Names in `priors` that stand for other quantities, which tables have in their place."""
+        return ()
+
+    @property
+    def described(self) -> dict[str, str]:
+        """What the posterior's file says of the problem beyond what it says of any."""
+        return {}
+
+    def latents_inside(self, theta: Mapping[str, Array], latents: Array, rng: np.random.Generator) -> Array:
+        """Return the latents (S, latents) with those that no data tell of drawn inside of the design box."""
+        return latents
+
+    def left_out(self, theta: Mapping[str, Array], latents: Array, rng: np.random.Generator) -> LeftOut | None:
+        """Return what draws (S,) say of the data less a part; None where a part is a measurement."""
+        return None
+
+    def correlations(self, theta: Mapping[str, Array]) -> dict[str, Array]:
+        """Return what is computed of draws of any shape beside derived quantities: correlations of random effects."""
+        return {}
+
+    def of_subjects(self, theta: Mapping[str, Array], latents: Array, shape: tuple[int, int]) -> dict[str, xr.Dataset]:
+        """Return groups of draws of each subject, dims (chain, draw, subject)."""
+        return {}
+
+    def new_measurements(self, posterior: "Posterior", rng: np.random.Generator) -> tuple[Array, Ints] | None:
+        """Return new measurements (chain, few draws, R) given the data, and which draws; None for the usual way."""
+        return None
 
     def prior_draws(self, n: int, rng: RandomState) -> dict[str, Array]:
         """Return n draws of every inferred quantity from its prior, conditioned as in the calibration."""

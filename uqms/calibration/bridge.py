@@ -21,6 +21,7 @@ from pytensor.link.numba.dispatch.basic import (
 
 from uqms._typing import Array, ScaleName
 from uqms.calibration import _gaussian, _latent_outputs
+from uqms.calibration.capabilities import compiled_process
 from uqms.calibration.conditioned import ConditionedPrior
 from uqms.calibration.constraints import Bounds, Constraint, evaluate, solved
 from uqms.calibration.density import row_terms, simulate, total
@@ -32,7 +33,6 @@ from uqms.errors import InputError
 from uqms.parameters import Box, Prior
 from uqms.parameters.scale import SCALES, Interval
 from uqms.surrogates import _fused
-from uqms.surrogates.gp import GaussianProcessSurrogate
 from uqms.surrogates.outputs import Decoder, InputDecoder
 from uqms.surrogates.process import Scores
 from uqms.surrogates.protocol import Surrogate
@@ -810,9 +810,10 @@ def as_tensor(
         check_scale(surrogate, output, "as_tensor")
     decoder = surrogate.decode(output, coords)
     u = unit_inputs(surrogate.domain, theta)
-    if isinstance(surrogate, GaussianProcessSurrogate) and surrogate.physics is None:
-        log_weights = surrogate.process.log_weights
-        means, covariances = FlatScoresOp()(pytensor.shared(surrogate.process.flat()), u)
+    process = compiled_process(surrogate)
+    if process is not None:
+        log_weights = process.log_weights
+        means, covariances = FlatScoresOp()(pytensor.shared(process.flat()), u)
     else:
         found = surrogate.scores(np.full((1, len(names)), 0.5))
         log_weights = found.log_weights

@@ -234,6 +234,52 @@ LIMITS: tuple[Limit, ...] = (
         "maximum over them misleads (spreads of zero). What the data say: posterior.summary(), 'prior-dominated' in "
         "posterior.verdict, posterior.shrinkage(). Of one subject give a Calibration of its rows alone.",
     ),
+    Limit(
+        "hierarchy",
+        lambda one: not _population(one),
+        "This is no posterior of a population: individuals, effects, individual_summary, shrinkage, new_subject and "
+        "predict(subjects=...) are of Calibration(..., population=uq.Population(...)).sample().",
+    ),
+    Limit(
+        "log_evidence",
+        _population,
+        "log_evidence: the prior of a population's subjects is cut at the design box, by a share that depends on the "
+        "population, so that its evidence is not known. Compare populations by posterior.tree['log_likelihood'], "
+        "arviz.compare({{name: posterior.tree, ...}}).",
+    ),
+    Limit(
+        "compare_models",
+        _population,
+        "compare_models: give posteriors of one subject. Those of populations have a term a subject, not a "
+        "measurement: arviz.compare({{name: posterior.tree, ...}}).",
+    ),
+    Limit(
+        "predictive_check",
+        _population,
+        "predictive_check: give the posterior of one subject, as of problem.sample(...). Of a population: "
+        "uq.diagnostics.visual_predictive_check(posterior).",
+    ),
+    Limit(
+        "identifiability",
+        _population,
+        "identifiability: give the posterior of one subject, problem.sample(...). Of a population "
+        "posterior.shrinkage() tells what the data say of its subjects.",
+    ),
+    Limit(
+        "plots.predictive",
+        _population,
+        "plots.predictive: give the posterior that Calibration(...).sample() returns for one subject. Of a population: "
+        "uq.plots.individual_fits, uq.plots.visual_predictive_check.",
+    ),
+    *(
+        Limit(
+            f"plots.{plot}",
+            _population,
+            f"plots.{plot}: give the posterior that Calibration(...).sample() returns for one subject. Of a "
+            "population: uq.plots.individuals, uq.plots.effects, ArviZ on posterior.tree.",
+        )
+        for plot in ("pairs", "prior_posterior")
+    ),
     Limit("single", _parts, OF_A_PART),
     Limit(
         "single",
@@ -254,6 +300,12 @@ LIMITS: tuple[Limit, ...] = (
         "rescale_discrepancy",
         lambda one: _parts(one) and one.discrepancy,
         "rescale_discrepancy: take one part: posterior.part(name).rescale_discrepancy().",
+    ),
+    Limit(
+        "rescale_discrepancy",
+        lambda one: _population(one) and one.discrepancy,
+        "rescale_discrepancy: draws of a population are not reweighted. Calibrate it again with half and twice the "
+        "prior scale, Calibration(..., discrepancy=GPDiscrepancy(sd=...)), and compare.",
     ),
     Limit(
         "rescale_discrepancy",

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from uqms.calibration.posterior import Posterior, SummaryTable
+from uqms.calibration.capabilities import refuse
+from uqms.calibration.posterior import Posterior
+from uqms.calibration.summary import SummaryTable
 from uqms.errors import InputError
 
 __all__ = ["compare_models"]
@@ -47,9 +49,10 @@ def compare_models(posteriors: Mapping[str, Posterior]) -> SummaryTable:
     strange = [name for name, one in posteriors.items() if not isinstance(one, Posterior)]
     if strange:
         raise InputError(
-            f"compare_models: {strange} are no posteriors of one subject; give what Calibration.sample returned. "
-            "Those of populations have a term a subject, not a measurement: arviz.compare({name: posterior.tree, ...})."
+            f"compare_models: {strange} are no posteriors of one subject; give what Calibration.sample returned."
         )
+    for one in posteriors.values():
+        refuse(one.problem, "compare_models")
     first, *others = posteriors
     data = {name: _data(one) for name, one in posteriors.items()}
     differ = [name for name in others if data[name] != data[first]]

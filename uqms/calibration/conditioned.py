@@ -28,7 +28,7 @@ from uqms.calibration.constraints import Constraint
 from uqms.calibration.success import Success
 from uqms.errors import InputError
 from uqms.parameters import Prior
-from uqms.parameters.mixture import Block
+from uqms.parameters.mixture_prior import Block
 
 __all__ = ["Allowed", "ConditionedPrior"]
 

@@ -27,7 +27,7 @@ from scipy.linalg import solve_triangular
 from scipy.special import gammaln
 
 from uqms._typing import Array, Ints
-from uqms.parameters._em import POINTS_EACH, gaussian_mixture
+from uqms.parameters.expectation_maximisation import POINTS_EACH, gaussian_mixture
 
 __all__ = ["Mixture", "fit_mixture"]
 

@@ -14,7 +14,6 @@ Parts with one surrogate share its error and are one term of this sum, see `shar
 """
 
 import copy
-import logging
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
@@ -27,7 +26,7 @@ from uqms.calibration.base import MASS_CUT_LIMIT, Derived, Expansion, Piece, Pro
 from uqms.calibration.capabilities import Kind
 from uqms.calibration.conditioned import ConditionedPrior
 from uqms.calibration.direct import is_exact
-from uqms.calibration.problem import Calibration, checked_sampler, named_derived, space_of
+from uqms.calibration.problem import Calibration, named_derived, space_of
 from uqms.calibration.samplers import NUTS, Sampler
 from uqms.calibration.sharing import by_surrogate, together
 from uqms.errors import ExtrapolationError, InputError
@@ -37,10 +36,9 @@ if TYPE_CHECKING:
     from uqms.calibration.checks import Sampled
     from uqms.calibration.constraints import Constraint
     from uqms.calibration.context import Linearised
+    from uqms.calibration.posterior import Posterior
 
 __all__ = ["JointCalibration"]
-
-_logger = logging.getLogger(__name__)
 
 
 @final
@@ -293,7 +291,7 @@ class JointCalibration(Problem):
         return model
 
     @single_threaded
-    def sample(self, sampler: Sampler | None = None, *, rng: RandomState | None = None) -> Any:
+    def sample(self, sampler: Sampler | None = None, *, rng: RandomState | None = None) -> "Posterior":
         """Draw from the posterior; see `Calibration.sample`.
 
         Returns
@@ -306,16 +304,9 @@ class JointCalibration(Problem):
         InputError, ConformanceError, InitError, SamplingInterrupted, SamplingError
             As `Calibration.sample`.
         """
-        from uqms.calibration.assembly import check_derived
-        from uqms.calibration.posterior import build_posterior
+        from uqms.calibration.posterior import sample
 
-        check_derived(self)
-        chosen = checked_sampler(sampler, self)
-        seed = int(as_generator(rng).integers(2**31))
-        if self.mass_cut > 0:
-            _logger.info("the prior is conditioned on the design boxes, which cut %.2g of its mass", self.mass_cut)
-        trace = chosen.run(self, seed)  # it has all that a sampler looks at
-        return build_posterior(self, chosen, trace, seed)
+        return sample(self, sampler, rng)
 
     def with_gradients(self, sampler: NUTS, seed: int) -> tuple["JointCalibration", Any]:
         """Return the problem, and its draws by a sampler with gradients."""

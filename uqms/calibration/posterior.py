@@ -1,9 +1,11 @@
 """The posterior: draws in the parameters' own units, tables, predictions and the verdict, around an ArviZ DataTree."""
 
 import json
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast, final
 
@@ -15,9 +17,11 @@ from uqms import _checks as check
 from uqms._threads import single_threaded
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.calibration import assembly
+from uqms.calibration.base import LeftOut, Problem
 from uqms.calibration.capabilities import limit_of, refuse
-from uqms.calibration.computation import MCSE_SHARE
 from uqms.calibration.judging import judge
+from uqms.calibration.observations import Observations
+from uqms.calibration.population.hierarchy import Hierarchy
 from uqms.calibration.predict import (
     NewNoise,
     PosteriorPrediction,
@@ -30,48 +34,20 @@ from uqms.calibration.predict import (
 )
 from uqms.calibration.progress import progress
 from uqms.calibration.rescaling import rescaled
-from uqms.calibration.samplers import Sampler
+from uqms.calibration.samplers import NUTS, Sampler
+from uqms.calibration.summary import SummaryTable, summary_table
 from uqms.calibration.verdict import Verdict
 from uqms.errors import InputError
 
 if TYPE_CHECKING:
     from uqms.calibration.parts import JointCalibration
+    from uqms.calibration.population.problem import PopulationCalibration
+    from uqms.calibration.population.subject import SubjectPosterior
     from uqms.calibration.problem import Calibration
 
-__all__ = ["Evidence", "Posterior", "build_posterior", "thinned"]
+__all__ = ["Evidence", "Posterior", "build_posterior", "checked_sampler", "hierarchy_of", "sample", "thinned"]
 
-type _Problem = Calibration | JointCalibration
-
-
-class SummaryTable(pd.DataFrame):
-    """A pandas DataFrame that prints all its columns, and no digits that the number of draws does not support.
-
-    The values are not rounded. Where a number's own Monte Carlo error exceeds 5 % of the sd, its last digit shown is
-    worth about twice that error.
-    """
-
-    def __repr__(self) -> str:
-        if "mcse" not in self.attrs:
-            return pd.DataFrame(self).to_string(float_format=_four)
-        shown = pd.DataFrame(self).astype(object)
-        for name, row in self.iterrows():
-            for column, value in row.items():
-                if isinstance(value, float):
-                    error = self.attrs["mcse"][name].get("mean" if column == "sd" else str(column), 0.0)
-                    shown.loc[name, column] = _supported(value, row["sd"], error)
-        return "\n".join([shown.to_string(), *self.attrs.get("remarks", [])])
-
-
-def _four(value: float) -> str:
-    return f"{value:.4g}"
-
-
-def _supported(value: float, sd: float, mcse: float) -> str:
-    """Return a number with the digits that a Monte Carlo error leaves."""
-    if not (np.isfinite(value) and 0.0 < mcse < np.inf) or mcse <= MCSE_SHARE * sd:
-        return _four(value)
-    decimals = int(np.round(-np.log10(2.0 * mcse)))
-    return f"{round(value, decimals):.{max(decimals, 0)}f}"
+_logger = logging.getLogger(__name__)
 
 
 class Evidence(NamedTuple):
@@ -84,39 +60,61 @@ class Evidence(NamedTuple):
 @final
 @dataclass(frozen=True, eq=False)
 class Posterior:
-    """What calibration returns.
+    """What calibration returns: of one subject, of several parts, or of a population and each of its subjects.
 
     Attributes
     ----------
     tree
         ArviZ DataTree with the groups posterior, sample_stats, log_likelihood, log_prior, observed_data, prior,
         prior_predictive and posterior_predictive. Where conditions were measured with an error, the group "conditions"
-        has the draws of the true ones by experiment, which "posterior" has one by one.
+        has the draws of the true ones by experiment, which "posterior" has one by one; "latents" are the standard
+        normals that were sampled, where there are any. Of a population "posterior" has the population, "individuals"
+        the parameters of each subject in their own units (dims chain, draw, subject), "effects" its random effects on
+        the natural scale, "occasions" its parameters on each occasion where there are any, and log_likelihood has a
+        term a subject: log p(its data | all others', population, effects).
     problem
         The calibration that it answers.
     verdict
         Whether it should be believed; print it.
     surrogate_share
-        By parameter: which share of its variance is due to the surrogate's error.
+        By parameter, or quantity of the population: which share of its variance is due to the surrogate's error.
     """
 
     tree: Any
-    problem: "Calibration | JointCalibration"
+    problem: Problem
     verdict: Verdict
     surrogate_share: xr.Dataset
 
     def __repr__(self) -> str:
         sizes = self.draws.sizes
+        subjects = f"{len(self.subjects)} subjects, " if self.subjects else ""
         return (
-            f"<Posterior of {', '.join(map(str, self.draws.data_vars))}: {sizes['chain']} chains of {sizes['draw']} "
-            f"draws, verdict {self.verdict.status}>"
+            f"<Posterior of {subjects}{', '.join(map(str, self.draws.data_vars))}: {sizes['chain']} chains of "
+            f"{sizes['draw']} draws, verdict {self.verdict.status}>"
         )
 
+    # -------------------------------------------------------------------------------------------------------- the draws
     @property
     def draws(self) -> xr.Dataset:
-        """Posterior draws of parameters, noise and derived quantities, dims ("chain", "draw")."""
+        """Posterior draws of parameters (of the population), noise and derived quantities, dims ("chain", "draw")."""
         draws: xr.Dataset = self.tree["posterior"].dataset
         return draws
+
+    def flat(self) -> dict[str, Array]:
+        """Return the draws of everything in `problem.priors`, each (chain * draw,)."""
+        return {name: self.draws[name].values.ravel() for name in self.problem.priors}
+
+    @property
+    def latents(self) -> Array:
+        """Draws (chain * draw, latents) of the standard normal latents; none where all errors are normal."""
+        if "latents" not in self.tree.children:
+            return np.zeros((self.draws.sizes["chain"] * self.draws.sizes["draw"], 0))
+        values = self.tree["latents"]["value"].values
+        return np.asarray(values.reshape(-1, values.shape[-1]))
+
+    def to_netcdf(self, path: str | Path) -> None:
+        """Write the DataTree to a netCDF file."""
+        self.tree.to_netcdf(path, engine="h5netcdf")
 
     @property
     def log_evidence(self) -> Evidence:
@@ -125,8 +123,9 @@ class Posterior:
         Raises
         ------
         InputError
-            When the sampler gave none.
+            When the sampler gave none; of a population.
         """
+        refuse(self.problem, "log_evidence")
         stats = self.tree["sample_stats"].dataset
         if "log_marginal_likelihood" not in stats:
             raise InputError(
@@ -153,34 +152,38 @@ class Posterior:
         InputError
             When `prob` is not between 0 and 1.
         """
-        check.probability("summary", "prob", prob)
-        tail = 0.5 * (1.0 - prob)
-        r_hat, bulk, tails = assembly.convergence(self.draws)
-        errors = assembly.monte_carlo_errors(self.draws, prob)
-        rows = {}
-        for name, values in self.draws.data_vars.items():
-            flat = values.values.ravel()
-            low, high = np.quantile(flat, [tail, 1.0 - tail])
-            rows[str(name)] = {
-                "mean": float(flat.mean()),
-                "sd": float(flat.std(ddof=1)),
-                f"{100 * tail:g}%": float(low),
-                f"{100 * (1 - tail):g}%": float(high),
-                "mcse": max(errors[str(name)]),
-                "r_hat": r_hat[str(name)],
-                "ess_bulk": bulk[str(name)],
-                "ess_tail": tails[str(name)],
-                "unit": values.attrs.get("unit", ""),
-            }
-        table = SummaryTable(pd.DataFrame.from_dict(rows, orient="index"))
-        table.attrs["mcse"] = {
-            name: dict(zip(("mean", f"{100 * tail:g}%", f"{100 * (1 - tail):g}%"), found, strict=True))
-            for name, found in errors.items()
-        }
+        hidden = [name for name in self.problem.auxiliary if name in self.draws]
+        table = summary_table(self.draws.drop_vars(hidden), prob)
         found = {check.name: check for check in self.verdict.checks}
         if "failed runs" in found:
             table.attrs["remarks"] = [f"failed runs: {found['failed runs'].message}"]
         return table
+
+    # ------------------------------------------------------------------------------------------------------- what it is
+    @property
+    def single(self) -> "Calibration":
+        """The calibration, where it has one surrogate and one subject.
+
+        Raises
+        ------
+        InputError
+            When it has several parts, or is one of a population.
+        """
+        if self.problem.kind == "one":
+            return cast("Calibration", self.problem)
+        raise limit_of(self.problem, "single")
+
+    @cached_property
+    def hierarchy(self) -> Hierarchy:
+        """The calibration of a population, with what its draws say of subjects.
+
+        Raises
+        ------
+        InputError
+            When it is none of a population.
+        """
+        refuse(self.problem, "hierarchy")
+        return Hierarchy(cast("PopulationCalibration", self.problem), self)
 
     def part(self, name: str) -> "Posterior":
         """Return what the joint posterior of several parts says of one: its quantities, data and surrogate.
@@ -203,7 +206,7 @@ class Posterior:
         names = {
             f"{name}_{key}" if key in part.priors and key not in part.parameters else key: key for key in problem.priors
         }
-        (piece,) = (one for one in self.problem.pieces(self._flat(), self.latents) if name in one.parts)
+        (piece,) = (one for one in self.problem.pieces(self.flat(), self.latents) if name in one.parts)
         groups = {}
         for key, group in self.tree.children.items():
             data = group.dataset
@@ -234,26 +237,33 @@ class Posterior:
         self,
         *,
         part: str | None = None,
+        subjects: str | Sequence[str] | None = None,
         conditions: Mapping[str, object] | None = None,
         coords: Mapping[str, object] | None = None,
         outputs: str | Sequence[str] | None = None,
         noise: bool = False,
         discrepancy: bool = True,
         realisation: Realised = "same",
-        draws: int = assembly.PREDICTIVE_DRAWS,
+        draws: int | None = None,
         rng: RandomState = 0,
     ) -> PosteriorPrediction:
         """Predict outputs given the data, at the observed or other conditions and coordinates.
 
         The surrogate's error is taken given the data: what the observations say about it at one input carries over to
-        others as far as they are correlated.
+        others as far as they are correlated. Of a population it predicts its subjects, given the data of all: use it
+        for individual fits, for another dose of a patient, for a subject of the table that has no data yet. For a
+        patient who is not in the calibration see `new_subject`.
 
         Parameters
         ----------
         part
             Of a calibration of several parts: whose surrogate predicts.
+        subjects
+            Of a population: labels; all when left out.
         conditions
-            Known inputs, numbers or arrays of one length; the observed ones when left out.
+            Known inputs, numbers or arrays of one length; the observed ones when left out. Of a population a number or
+            one a subject; when left out, those of each subject's measurements: with several of them (or several
+            occasions) the first dim is "input", with coords "subject" and "occasion".
         coords
             By dim, one-dimensional; all simulated coordinates when left out.
         outputs
@@ -268,22 +278,27 @@ class Posterior:
             the data, where an experiment has one, and a new one elsewhere; "new", another run at the same parameters,
             e.g. the next outbreak; "none", the mean of its runs (the median of an output with a transform).
         draws
-            How many posterior draws to use, spread evenly over the chains.
+            How many posterior draws to use, spread evenly over the chains: 1000 by default, of a population 400.
         rng
             For the draws of curves.
 
         Returns
         -------
         PosteriorPrediction
-            Mean, sd, joint draws and intervals.
+            Mean, sd, joint draws and intervals; of a population the first dim is "subject".
 
         Raises
         ------
         InputError
-            Unknown part, outputs, conditions or dims; noise of an output whose noise is not known; another
-            `realisation`.
+            Unknown part, subjects, outputs, conditions or dims; noise of an output whose noise is not known; another
+            `realisation`; a population whose surrogate's error has no closed form.
         ExtrapolationError
             Conditions or coordinates outside of what was simulated.
+
+        Notes
+        -----
+        Of a population on other conditions than the measured ones, parameters that change between occasions are those
+        of a new one.
         """
         if realisation not in ("same", "new", "none"):
             raise InputError(
@@ -293,6 +308,7 @@ class Posterior:
             raise InputError(f"predict: which part? There are {list(self.problem.named_parts)}; say part=.")
         if part is not None:
             return self.part(part).predict(
+                subjects=subjects,
                 conditions=conditions,
                 coords=coords,
                 outputs=outputs,
@@ -302,9 +318,13 @@ class Posterior:
                 draws=draws,
                 rng=rng,
             )
-        check.whole("predict", "draws", draws)
+        check.whole("predict", "draws", draws, optional=True)
+        if self.subjects:  # their errors are in closed form: no discrepancy, no realisation
+            return self.hierarchy.predict(subjects, conditions, coords, outputs, noise, draws, as_generator(rng))
+        if subjects is not None:
+            refuse(self.problem, "hierarchy")
         names = self._outputs(outputs, coords)
-        theta, h, latents = thinned(self, draws)
+        theta, h, latents = thinned(self, assembly.PREDICTIVE_DRAWS if draws is None else draws)
         generator = as_generator(rng)
         means, sds, samples = {}, {}, {}
         for name in names:
@@ -367,31 +387,107 @@ class Posterior:
                 row[f"k_hat x{factor:g}"] = found.k_hat
         return SummaryTable(pd.DataFrame.from_dict(columns, orient="index"))
 
-    def _run_held(self, realisation: Realised) -> tuple[str, ...]:
-        if self.single.realisation is None or realisation == "none":
-            return ()
-        return ("realisation",) if realisation == "same" else ("new realisation",)
-
-    def to_netcdf(self, path: str | Path) -> None:
-        """Write the DataTree to a netCDF file."""
-        self.tree.to_netcdf(path, engine="h5netcdf")
+    # -------------------------------------------------------------------------------------------------- of a population
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        """Labels of the subjects, in the order of the dim "subject" of `individuals`; none where there is one."""
+        return self.problem.subject_labels
 
     @property
-    def single(self) -> "Calibration":
-        """The calibration, where it has one surrogate.
+    def individuals(self) -> xr.Dataset:
+        """Draws of each subject's parameters in their own units, dims ("chain", "draw", "subject").
 
         Raises
         ------
         InputError
-            When it has several parts.
+            When it is no posterior of a population.
         """
-        if self.problem.kind == "one":
-            return cast("Calibration", self.problem)
-        raise limit_of(self.problem, "single")
+        return self.hierarchy.individuals
 
-    def _flat(self) -> dict[str, Array]:
-        """Draws of everything inferred, each (chain * draw,)."""
-        return {name: self.draws[name].values.ravel() for name in self.problem.priors}
+    @property
+    def effects(self) -> xr.Dataset:
+        """Draws of the random effects on the natural scale, dims ("chain", "draw", "subject").
+
+        Raises
+        ------
+        InputError
+            When it is no posterior of a population.
+        """
+        return self.hierarchy.effects
+
+    def individual_summary(self, prob: float = 0.95) -> pd.DataFrame:
+        """Return mean, sd and equal-tailed interval of each subject's parameters, by parameter and subject.
+
+        Raises
+        ------
+        InputError
+            When it is no posterior of a population, or `prob` is not between 0 and 1.
+        """
+        return self.hierarchy.individual_summary(prob)
+
+    def shrinkage(self) -> pd.DataFrame:
+        """Return how much the random effects are drawn towards the population, by parameter.
+
+        `shrinkage` is 1 - Var(posterior means of the effects) / omega² at the posterior mean of omega²: 0 where the
+        data say all about each subject, 1 where they say nothing, so that individual values are the population's. Above
+        about 0.3, plots of individual values against covariates mislead: test the covariate in the model.
+
+        Raises
+        ------
+        InputError
+            When it is no posterior of a population.
+
+        References
+        ----------
+        Savic & Karlsson (2009), doi:10.1208/s12248-009-9133-0.
+        """
+        return self.hierarchy.shrinkage()
+
+    @single_threaded
+    def new_subject(
+        self,
+        observations: Observations | xr.DataArray | None = None,
+        *,
+        covariates: Mapping[str, float] | None = None,
+        rng: RandomState = 0,
+    ) -> "SubjectPosterior":
+        """Return what is known of a subject who was not in the calibration, from its own measurements and all others'.
+
+        No sampling of the population: its draws are weighted by how well they foresee the new measurements. It takes
+        less than a second, and is what a full refit would say of the new subject.
+
+        Parameters
+        ----------
+        observations
+            Its measurements so far; none for a prediction from the population alone.
+        covariates
+            By column name.
+        rng
+            For the draws.
+
+        Raises
+        ------
+        InputError
+            No population, covariates that are missing, several subjects, a likelihood without a closed form of the
+            error.
+        ExtrapolationError
+            Coordinates or conditions outside of what was simulated.
+
+        Warns
+        -----
+        ConvergenceWarning
+            When the weights say that the new subject is unlike all others: then refit the population with it.
+
+        References
+        ----------
+        Vehtari et al. (2024), "Pareto smoothed importance sampling", JMLR 25:72.
+        """
+        return self.hierarchy.new_subject(observations, covariates, as_generator(rng))
+
+    def _run_held(self, realisation: Realised) -> tuple[str, ...]:
+        if self.single.realisation is None or realisation == "none":
+            return ()
+        return ("realisation",) if realisation == "same" else ("new realisation",)
 
     def _outputs(self, outputs: str | Sequence[str] | None, coords: Mapping[str, object] | None) -> tuple[str, ...]:
         layouts = self.single.surrogate.layouts
@@ -413,14 +509,6 @@ class Posterior:
             raise InputError(f"predict: coords are given for {sorted(coords or {})}, but the outputs have dims {dims}.")
         return tuple(outputs)
 
-    @property
-    def latents(self) -> Array:
-        """Draws (chain * draw, latents) of the standard normal latents; none where all errors are normal."""
-        if "latents" not in self.tree.children:
-            return np.zeros((self.draws.sizes["chain"] * self.draws.sizes["draw"], 0))
-        values = self.tree["latents"]["value"].values
-        return np.asarray(values.reshape(-1, values.shape[-1]))
-
     def _new_noise(self, output: str, targets: Targets, theta: Mapping[str, Array]) -> NewNoise:
         group = self.single.noise.group_of(output)
         if group < 0:
@@ -438,7 +526,56 @@ def thinned(posterior: Posterior, draws: int) -> tuple[dict[str, Array], Ints, A
     return theta, h[picked], posterior.latents[picked]
 
 
-def build_posterior(problem: _Problem, sampler: Sampler, trace: Any, seed: int) -> Posterior:
+def hierarchy_of(given: object, who: str) -> Hierarchy:
+    """Return the population and subjects of a posterior, for a call that wants them.
+
+    Raises
+    ------
+    InputError
+        When it is no posterior of a population.
+    """
+    if isinstance(given, Posterior) and given.problem.kind == "population":
+        return given.hierarchy
+    what = "a posterior without subjects" if isinstance(given, Posterior) else type(given).__name__
+    raise InputError(
+        f"{who}: got {what}; give the posterior of a population, Calibration(..., population=...).sample()."
+    )
+
+
+def checked_sampler(sampler: Any, problem: Problem) -> Sampler:
+    """Return the sampler, NUTS when it was left out.
+
+    Raises
+    ------
+    InputError
+        When it is none.
+    ConformanceError
+        When it needs derivatives that a simulator does not have.
+    """
+    sampler = NUTS() if sampler is None else sampler
+    if isinstance(sampler, type) or not callable(getattr(sampler, "run", None)):
+        raise InputError(
+            f"sample: sampler is {sampler!r}; give NUTS(...), e.g. NUTS(draws=2000), SMC(...), Metropolis(...), "
+            "Laplace(...), Pathfinder(...), or an object with run(problem, seed)."
+        )
+    if isinstance(sampler, NUTS):
+        refuse(problem, "NUTS")
+    return cast("Sampler", sampler)
+
+
+def sample(problem: Problem, sampler: Sampler | None, rng: RandomState | None) -> Posterior:
+    """Draw from the posterior of any problem; see `Calibration.sample`."""
+    assembly.check_derived(problem)
+    chosen = checked_sampler(sampler, problem)
+    seed = int(as_generator(rng).integers(2**31))
+    if problem.mass_cut > 0:
+        _logger.info("the prior is conditioned on the design box, which cuts %.2g of its mass", problem.mass_cut)
+    # A population is sampled through features of the error that are where its subjects are.
+    problem, trace = chosen.sampled(problem, seed) if type(chosen) is NUTS else (problem, chosen.run(problem, seed))
+    return build_posterior(problem, chosen, trace, seed)
+
+
+def build_posterior(problem: Problem, sampler: Sampler, trace: Any, seed: int) -> Posterior:
     """Return the posterior of a sampler's trace, with every group of its DataTree and the verdict.
 
     Raises
@@ -447,47 +584,52 @@ def build_posterior(problem: _Problem, sampler: Sampler, trace: Any, seed: int) 
         When the trace is not what `Sampler` says.
     """
     assembly.check_trace(problem, sampler, trace)
+    dims = ("chain", "draw")
     raw = trace["posterior"].dataset[list(problem.priors)]
-    raw = raw.assign_coords({dim: np.arange(raw.sizes[dim]) for dim in ("chain", "draw") if dim not in raw.coords})
-    shape = (raw.sizes["chain"], raw.sizes["draw"])
+    raw = raw.assign_coords({dim: np.arange(raw.sizes[dim]) for dim in dims if dim not in raw.coords})
+    shape, here = (raw.sizes["chain"], raw.sizes["draw"]), {"chain": raw.chain, "draw": raw.draw}
     theta = {name: np.ascontiguousarray(raw[name].values.reshape(-1)) for name in problem.priors}
     rng = np.random.default_rng(seed)
-    latents = assembly.latents_of(problem, trace)
-    joint, pointwise, h = assembly.leave_one_out_of_all(problem, theta, latents, rng)
-    posterior = assembly.with_derived(problem, raw.drop_attrs())
+    latents = problem.latents_inside(theta, assembly.latents_of(problem, trace), rng)
+    left = problem.left_out(theta, latents, rng)
+    if left is None:
+        left = LeftOut(*assembly.leave_one_out_of_all(problem, theta, latents, rng), assembly.row_labels(problem))
+    draws = assembly.with_derived(problem, raw.drop_attrs())
     stats = assembly.numeric_stats(trace["sample_stats"].dataset) if "sample_stats" in trace else xr.Dataset()
-    stats = stats.assign_coords(chain=raw.chain, draw=raw.draw)
-    dims = ("chain", "draw")
-    stats["joint_log_likelihood"] = (dims, joint.reshape(shape))
-    stats["hyperparameter_draw"] = ((*dims, "part")[: h.ndim + 1], h.reshape(*shape, *h.shape[1:]))
+    stats = stats.assign_coords(here)
+    stats["joint_log_likelihood"] = (dims, left.joint.reshape(shape))
+    stats["hyperparameter_draw"] = ((*dims, "part")[: left.h.ndim + 1], left.h.reshape(*shape, *left.h.shape[1:]))
+    terms = xr.DataArray(left.terms.reshape(*shape, -1), dims=(*dims, next(iter(left.labels))), coords=left.labels)
     labels = assembly.row_labels(problem)
-    likelihood = xr.DataArray(pointwise.reshape(*shape, -1), dims=(*dims, "observation"), coords=labels)
     prior_theta = problem.prior_draws(assembly.PRIOR_DRAWS, rng)
     prior = xr.Dataset({name: (dims, values[None]) for name, values in prior_theta.items()}).assign_coords(chain=[0])
-    tree = xr.DataTree.from_dict(
-        {
-            "posterior": posterior.assign_coords(chain=raw.chain, draw=raw.draw),
-            "sample_stats": stats,
-            "log_prior": assembly.log_prior(problem, theta, shape).assign_coords(chain=raw.chain, draw=raw.draw),
-            "log_likelihood": xr.Dataset({"value": likelihood}).assign_coords(chain=raw.chain, draw=raw.draw),
-            "observed_data": xr.Dataset(
-                {"value": xr.DataArray(assembly.measured(problem), dims="observation", coords=labels)}
-            ),
-            "prior": assembly.with_derived(problem, prior),
-            "prior_predictive": assembly.prior_predictive(problem, prior_theta, rng, labels),
-            "posterior_predictive": assembly.posterior_predictive(problem, theta, latents, h, shape, rng, labels),
-            **(
-                {"latents": xr.Dataset({"value": ((*dims, "latent"), latents.reshape(*shape, -1))})}
-                if problem.latents
-                else {}
-            ),
-            **assembly.true_conditions(problem, raw),
-        }
-    )
-    for group in tree.children.values():
-        group.attrs |= {"inference_library": "uqms", "interval": "95 % equal-tailed"}
+    groups = {
+        "posterior": draws.assign_coords(here),
+        "sample_stats": stats,
+        "log_prior": assembly.log_prior(problem, theta, shape).assign_coords(here),
+        "log_likelihood": xr.Dataset({"value": terms}).assign_coords(here),
+        "observed_data": xr.Dataset(
+            {"value": xr.DataArray(assembly.measured(problem), dims="observation", coords=labels)}
+        ),
+        "prior": assembly.with_derived(problem, prior),
+        "prior_predictive": assembly.prior_predictive(problem, prior_theta, rng, labels),
+    }
+    if problem.latents:
+        groups["latents"] = xr.Dataset({"value": ((*dims, "latent"), latents.reshape(*shape, -1))}).assign_coords(here)
+    groups |= assembly.true_conditions(problem, raw)
+    groups |= {name: group.assign_coords(here) for name, group in problem.of_subjects(theta, latents, shape).items()}
+    tree = xr.DataTree.from_dict(groups)
     found = trace["starts"].dataset if "starts" in trace else {}
     starts = {str(name): found[name].values for name in found}
-    verdict, share = judge(problem, assembly.sampled(problem, sampler, posterior, theta, latents, stats, starts))
+    verdict, share = judge(problem, assembly.sampled(problem, sampler, draws, theta, latents, stats, starts))
     tree.attrs |= assembly.provenance(problem, sampler, seed, verdict)
-    return Posterior(tree, problem, verdict, share)
+    posterior = Posterior(tree, problem, verdict, share)
+    rows, each = problem.new_measurements(posterior, rng) or assembly.new_measurements(
+        posterior, assembly.PREDICTIVE_DRAWS // shape[0], rng
+    )
+    new = xr.Dataset({"value": ((*dims, "observation"), rows)})
+    new = new.assign_coords(chain=raw.chain, draw=raw.draw[each], **labels)
+    tree["posterior_predictive"] = xr.DataTree(new)
+    for group in tree.children.values():
+        group.attrs |= {"inference_library": "uqms", "interval": "95 % equal-tailed"}
+    return posterior

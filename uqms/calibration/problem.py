@@ -19,7 +19,7 @@ from uqms._threads import single_threaded
 from uqms._typing import Array, ArrayLike, Ints, RandomState, as_generator
 from uqms.calibration import _latent_outputs
 from uqms.calibration.base import MASS_CUT_LIMIT, Derived, Expansion, Piece, Problem
-from uqms.calibration.capabilities import Kind, check_settings, compiled_process, refuse
+from uqms.calibration.capabilities import Kind, check_settings, compiled_process
 from uqms.calibration.conditioned import ConditionedPrior
 from uqms.calibration.constraints import read_constraints
 from uqms.calibration.density import (
@@ -63,9 +63,10 @@ if TYPE_CHECKING:
     from uqms.calibration.checks import Sampled
     from uqms.calibration.context import Linearised
     from uqms.calibration.population.population import Population
+    from uqms.calibration.posterior import Posterior
     from uqms.surrogates import FittedProbability
 
-__all__ = ["Calibration", "checked_sampler", "named_derived", "space_of"]
+__all__ = ["Calibration", "named_derived", "space_of"]
 
 _logger = logging.getLogger(__name__)
 CONFLICT_SD = 6.0
@@ -915,7 +916,7 @@ class Calibration(Problem):
         return replace(cells, z=cells.linked(np.where(side != 0, cells.limit, values)), side=side.astype(np.int64))
 
     @single_threaded
-    def sample(self, sampler: Sampler | None = None, *, rng: RandomState | None = None) -> Any:
+    def sample(self, sampler: Sampler | None = None, *, rng: RandomState | None = None) -> "Posterior":
         """Draw from the posterior.
 
         Parameters
@@ -940,16 +941,9 @@ class Calibration(Problem):
         InitError, SamplingInterrupted, SamplingError
             When there is no posterior that could be used.
         """
-        from uqms.calibration.assembly import check_derived
-        from uqms.calibration.posterior import build_posterior
+        from uqms.calibration.posterior import sample
 
-        check_derived(self)
-        sampler = checked_sampler(sampler, self)
-        generator = as_generator(rng)
-        seed = int(generator.integers(2**31))
-        if self.mass_cut > 0:
-            _logger.info("the prior is conditioned on the design box, which cuts %.2g of its mass", self.mass_cut)
-        return build_posterior(self, sampler, sampler.run(self, seed), seed)
+        return sample(self, sampler, rng)
 
     def with_gradients(self, sampler: NUTS, seed: int) -> tuple["Calibration", Any]:
         """Return the problem, and its draws by a sampler with gradients."""
@@ -1163,27 +1157,6 @@ def _of_used(scores: Scores, used: Ints) -> Array:
         return np.asarray(scores.covariance[:, :, used])
     H, S, K, _ = scores.mean.shape
     return np.asarray(scores.covariance[..., used, :, :][..., used].reshape(H, S, K * len(used), K * len(used)))
-
-
-def checked_sampler(sampler: Any, problem: Problem) -> Any:
-    """Return the sampler, NUTS when it was left out.
-
-    Raises
-    ------
-    InputError
-        When it is none.
-    ConformanceError
-        When it needs derivatives that a simulator does not have.
-    """
-    sampler = NUTS() if sampler is None else sampler
-    if isinstance(sampler, type) or not callable(getattr(sampler, "run", None)):
-        raise InputError(
-            f"sample: sampler is {sampler!r}; give NUTS(...), e.g. NUTS(draws=2000), SMC(...), Metropolis(...), "
-            "Laplace(...), Pathfinder(...), or an object with run(problem, seed)."
-        )
-    if isinstance(sampler, NUTS):
-        refuse(problem, "NUTS")
-    return sampler
 
 
 def _fixed(

@@ -32,8 +32,8 @@ from uqms._typing import Array, Ints
 from uqms.calibration.likelihood import Cells, right_factor
 from uqms.calibration.observations import Observations
 from uqms.errors import PACKAGE, DataWarning, InputError
-from uqms.surrogates.noise import SimulatorNoise
 from uqms.surrogates.protocol import Surrogate, depends_on_input
+from uqms.surrogates.run_noise import SimulatorNoise
 
 __all__ = [
     "Realisation",

@@ -33,7 +33,6 @@ from uqms import _checks as check
 from uqms._threads import single_threaded
 from uqms._typing import Array, Bools, Ints, RandomState, as_generator
 from uqms.calibration.population.layout import from_natural
-from uqms.calibration.population.posterior import PopulationPosterior
 from uqms.calibration.population.problem import Individuals
 from uqms.calibration.population.verdict import SUBJECT_EDGE_MASS
 from uqms.calibration.posterior import Posterior
@@ -58,9 +57,7 @@ SHARE, MOVED = 0.25, 0.3
 
 
 @single_threaded
-def refine(
-    posterior: Posterior | PopulationPosterior, n: int, *, widen: float = 1.5, rng: RandomState | None = None
-) -> xr.Dataset:
+def refine(posterior: Posterior, n: int, *, widen: float = 1.5, rng: RandomState | None = None) -> xr.Dataset:
     """Propose n points where the posterior is, for `uqms.run`.
 
     Use it when the verdict says that the surrogate's error, not the measurement, limits the answer, and from the start
@@ -114,9 +111,9 @@ def refine(
         surrogate = uq.GaussianProcess().fit(uq.ensemble.inside(runs))
         posterior = uq.Calibration(surrogate, observations, noise, outside="refined").sample(rng=2)
     """
-    problem = posterior.problem.data if isinstance(posterior, PopulationPosterior) else posterior.single
+    problem = posterior.hierarchy.problem.data if posterior.subjects else posterior.single
     conditions, places = problem.cells.conditions, np.arange(len(problem.cells.conditions))
-    if isinstance(posterior, PopulationPosterior):  # subjects may all have been measured at conditions of their own
+    if posterior.subjects:  # they may all have been measured at conditions of their own
         places = np.unique(conditions, axis=0, return_index=True)[1]  # in order
         if isinstance(n, int) and 0 < n < len(places):  # all of their range
             places = places[np.linspace(0, len(places) - 1, n).round().astype(int)]
@@ -139,7 +136,7 @@ def refine(
     generator = as_generator(rng)
     seed = int(generator.integers(2**31))
     rng = np.random.default_rng(seed)
-    cloud = _of_subjects(posterior, rng) if isinstance(posterior, PopulationPosterior) else _of_one(posterior)
+    cloud = _of_subjects(posterior, rng) if posterior.subjects else _of_one(posterior)
     box = _box_around(problem, cloud, widen)
     near = box.select(problem.parameters)
     u, new = np.asarray(near.to_unit(cloud.theta)), np.asarray(near.to_unit(cloud.new))
@@ -179,8 +176,8 @@ def _of_one(posterior: Posterior) -> _Cloud:
     return _Cloud(theta[:, None], np.empty((0, theta.shape[1])), {name: draws[name] for name in problem.uncertain})
 
 
-def _of_subjects(posterior: PopulationPosterior, rng: np.random.Generator) -> _Cloud:
-    problem, layout = posterior.problem, posterior.problem.layout
+def _of_subjects(posterior: Posterior, rng: np.random.Generator) -> _Cloud:
+    problem, layout = posterior.hierarchy.problem, posterior.hierarchy.problem.layout
     theta, z = posterior.flat(), posterior.latents
     finite = _finite(theta)
     names, individual = problem.data.parameters, problem.population.individual
@@ -201,10 +198,9 @@ def _of_subjects(posterior: PopulationPosterior, rng: np.random.Generator) -> _C
     return _Cloud(np.stack(columns, axis=2), np.column_stack([new[name] for name in names]), conditions)
 
 
-def finite_draws(posterior: Posterior | PopulationPosterior) -> dict[str, Array]:
+def finite_draws(posterior: Posterior) -> dict[str, Array]:
     """Return all draws of what was inferred, each (S,), without those that are not finite."""
-    problem = posterior.problem if isinstance(posterior, PopulationPosterior) else posterior.single
-    draws = {name: posterior.draws[name].values.ravel() for name in problem.priors}
+    draws = posterior.flat()
     finite = _finite(draws)
     return {name: values[finite] for name, values in draws.items()}
 
@@ -391,8 +387,8 @@ class Round:
 
 
 def another_round(
-    posterior: Posterior | PopulationPosterior,
-    previous: Posterior | PopulationPosterior | None = None,
+    posterior: Posterior,
+    previous: Posterior | None = None,
     *,
     share: float = SHARE,
     moved: float = MOVED,
@@ -450,7 +446,5 @@ def another_round(
     return Round(needed, shares[worst], change, tuple(reasons))
 
 
-def _parameters(posterior: Posterior | PopulationPosterior) -> tuple[str, ...]:
-    if isinstance(posterior, PopulationPosterior):
-        return posterior.problem.parameters
-    return posterior.single.parameters
+def _parameters(posterior: Posterior) -> tuple[str, ...]:
+    return posterior.problem.parameters if posterior.subjects else posterior.single.parameters

@@ -112,9 +112,12 @@ def failed_runs(context: Context, i: int) -> Check | None:
 
 
 def other_modes(context: Context) -> list[Check]:
-    """Judge whether chains were wherever starting points found mass."""
+    """Judge whether chains were wherever starting points found mass.
+
+    Not of a population: its joint density with all effects is largest where spreads vanish, which is no mode of it.
+    """
     problem, sampled = context.problem, context.sampled
-    if sampled.starts is None or sampled.log_likelihood is None:
+    if problem.kind == "population" or sampled.starts is None or sampled.log_likelihood is None:
         return []
     starts = sampled.starts
     latents = starts.get("latents", np.zeros((len(next(iter(starts.values()))), 0)))

@@ -25,10 +25,12 @@ from scipy.stats import t as student
 from uqms import _checks as check
 from uqms._threads import single_threaded
 from uqms._typing import Array
-from uqms.calibration import PopulationPosterior
+from uqms.calibration import Posterior
+from uqms.calibration.population.hierarchy import Hierarchy
+from uqms.calibration.posterior import hierarchy_of
 from uqms.errors import DataError, InputError
 
-__all__ = ["Trend", "covariate_columns", "covariate_trends", "moments", "own_trend"]
+__all__ = ["Trend", "covariate_columns", "covariate_trends", "own_trend"]
 
 LEAST = 1e-3  # of r, for subjects of whom the data say nothing
 
@@ -72,7 +74,7 @@ def own_trend(mean: Array, variance: Array, omega2: float, covariate: Array) -> 
 
 @single_threaded
 def covariate_trends(
-    posterior: PopulationPosterior,
+    posterior: Posterior,
     subjects: pd.DataFrame | None = None,
     *,
     covariates: Sequence[str] | None = None,
@@ -114,9 +116,10 @@ def covariate_trends(
     Savic & Karlsson (2009), doi:10.1208/s12248-009-9133-0, on what shrinkage does to such lines.
     """
     check.probability("covariate_trends", "prob", prob)
-    table = covariate_columns(posterior, subjects, covariates, "covariate_trends")
-    there = posterior.problem.subjects.measured
-    population = posterior.problem.population
+    hierarchy = hierarchy_of(posterior, "covariate_trends")
+    table = covariate_columns(hierarchy, subjects, covariates, "covariate_trends")
+    there = hierarchy.problem.subjects.measured
+    population = hierarchy.problem.population
     rows: dict[tuple[str, str], tuple[bool, float, float, float, float]] = {}
     tail = 0.5 * (1.0 - prob)
     ends = f"{100 * tail:g}%", f"{100 * (1 - tail):g}%"
@@ -135,7 +138,7 @@ def covariate_trends(
                 float(low),
                 float(high),
             )
-        mean, variance, omega2 = moments(posterior, name)
+        mean, variance, omega2 = hierarchy.moments(name)
         for column in table.columns:
             if (column,) in inside:
                 continue
@@ -146,25 +149,11 @@ def covariate_trends(
     return out.set_axis(pd.MultiIndex.from_tuples(rows, names=["parameter", "covariate"]), axis=0)
 
 
-def moments(posterior: PopulationPosterior, name: str) -> tuple[Array, Array, float]:
-    """Return posterior mean and variance (J,) of the measured subjects' effects, and the variance between subjects."""
-    there = posterior.problem.subjects.measured
-    values = posterior.effects[name].values
-    flat = values.reshape(-1, values.shape[-1])[:, there]
-    key, population = f"omega_{name}", posterior.problem.population
-    omega = posterior.draws[key].values if key in posterior.draws else np.array(population.known[key])
-    freedom = population.tails.get(name)
-    factor = 1.0 if freedom is None else freedom / (freedom - 2.0)
-    return flat.mean(axis=0), flat.var(axis=0), float(np.mean(omega**2)) * factor
-
-
 def covariate_columns(
-    posterior: PopulationPosterior, subjects: pd.DataFrame | None, covariates: Sequence[str] | None, who: str
+    hierarchy: Hierarchy, subjects: pd.DataFrame | None, covariates: Sequence[str] | None, who: str
 ) -> pd.DataFrame:
     """Return the numeric covariates to look at, a row a subject in the order of the posterior's subjects."""
-    if not isinstance(posterior, PopulationPosterior):
-        raise InputError(f"{who}: got a {type(posterior).__name__}; give the posterior of a population.")
-    known = posterior.problem.subjects
+    known = hierarchy.problem.subjects
     if int(known.measured.sum()) < 4:
         raise InputError(f"{who}: {int(known.measured.sum())} subjects have data; a trend needs at least 4.")
     table = known.table

@@ -12,6 +12,7 @@ from uqms._typing import Array
 from uqms.calibration import Posterior
 from uqms.calibration.answer import CONFOUNDED, CONTRACTION, confounding, contraction, log_priors, power_scaling
 from uqms.calibration.base import Problem
+from uqms.calibration.capabilities import refuse
 from uqms.calibration.verdict import fisher_information
 from uqms.errors import InputError
 
@@ -138,9 +139,10 @@ def identifiability(posterior: Posterior) -> Identifiability:
     if not isinstance(posterior, Posterior):
         raise InputError(
             f"identifiability: got a {type(posterior).__name__}; give the posterior of one subject, problem.sample(...)"
-            ". Of a population posterior.shrinkage() tells what the data say of its subjects."
+            "."
         )
     problem = posterior.problem
+    refuse(problem, "identifiability")
     theta = {name: posterior.draws[name].values.ravel() for name in problem.priors}
     draws = posterior.tree["sample_stats"]["hyperparameter_draw"].values
     h = draws.reshape(-1, *draws.shape[2:])  # of each part

@@ -10,6 +10,7 @@ import xarray as xr
 from uqms._threads import single_threaded
 from uqms._typing import Array
 from uqms.calibration import Posterior
+from uqms.calibration.capabilities import refuse
 from uqms.errors import InputError
 
 __all__ = ["PredictiveCheck", "predictive_check"]
@@ -95,8 +96,9 @@ def predictive_check(
     if not isinstance(posterior, Posterior):
         raise InputError(
             f"predictive_check: got a {type(posterior).__name__}; give the posterior of one subject, as of "
-            "problem.sample(...). Of a population: uq.diagnostics.visual_predictive_check(posterior)."
+            "problem.sample(...)."
         )
+    refuse(posterior.problem, "predictive_check")
     if group not in ("posterior", "prior"):
         raise InputError(f"predictive_check: group is {group!r}; give 'posterior' or 'prior'.")
     replicated = posterior.tree[f"{group}_predictive"]["value"].stack(sample=("chain", "draw"))

@@ -20,8 +20,9 @@ from scipy.stats import chi2
 from uqms import _checks as check
 from uqms._threads import single_threaded
 from uqms._typing import Array, Bools, Ints, RandomState, as_generator
-from uqms.calibration import Calibration, JointCalibration, PopulationCalibration, PopulationPosterior, Posterior
-from uqms.calibration.capabilities import limit_of
+from uqms.calibration import Calibration, JointCalibration, PopulationCalibration, Posterior
+from uqms.calibration.base import Problem
+from uqms.calibration.capabilities import refuse
 from uqms.calibration.starts import starting_points
 from uqms.errors import InputError
 
@@ -95,7 +96,7 @@ class Profile:
 
 @single_threaded
 def profile_likelihood(
-    source: Calibration | JointCalibration | Posterior | PopulationCalibration | PopulationPosterior,
+    source: Calibration | JointCalibration | PopulationCalibration | Posterior,
     name: str,
     *,
     n: int = 41,
@@ -145,9 +146,8 @@ def profile_likelihood(
     True
     """
     problem = source.problem if isinstance(source, Posterior) else source
-    if isinstance(source, PopulationCalibration | PopulationPosterior):
-        whole = source if isinstance(source, PopulationCalibration) else source.problem
-        raise limit_of(whole, "profile_likelihood")
+    if isinstance(problem, Problem):
+        refuse(problem, "profile_likelihood")
     if not isinstance(problem, Calibration | JointCalibration):
         raise InputError(f"profile_likelihood: got a {type(source).__name__}; give a Calibration or its posterior.")
     if name not in problem.priors:
@@ -203,14 +203,10 @@ def _crossings(values: Array, relative: Array, threshold: float, best: float, in
     return low, high
 
 
-def _cloud(
-    problem: Calibration | JointCalibration,
-    source: Calibration | JointCalibration | Posterior,
-    rng: np.random.Generator,
-) -> Array:
+def _cloud(problem: Calibration | JointCalibration, source: object, rng: np.random.Generator) -> Array:
     """Return approximate posterior draws of z, (s, p)."""
     if isinstance(source, Posterior):
-        flat = {name: source.draws[name].values.ravel() for name in problem.priors}
+        flat = source.flat()
         picked = rng.choice(len(next(iter(flat.values()))), PARTICLES)
         theta = {name: values[picked] for name, values in flat.items()}
     else:

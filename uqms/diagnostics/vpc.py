@@ -26,11 +26,13 @@ import xarray as xr
 from uqms import _checks as check
 from uqms._threads import single_threaded
 from uqms._typing import Array, Ints, RandomState, as_generator
-from uqms.calibration import PopulationCalibration, PopulationPosterior
+from uqms.calibration import PopulationCalibration, Posterior
 from uqms.calibration.capabilities import refuse
 from uqms.calibration.density import draw_rows
 from uqms.calibration.direct import is_exact
+from uqms.calibration.population.hierarchy import Hierarchy
 from uqms.calibration.population.prediction import Measured, Shared, row_sums
+from uqms.calibration.posterior import hierarchy_of
 from uqms.errors import ExtrapolationError, InputError
 
 __all__ = ["VisualPredictiveCheck", "rows_of", "visual_predictive_check"]
@@ -141,7 +143,7 @@ class VisualPredictiveCheck:
 
 @single_threaded
 def visual_predictive_check(
-    posterior: PopulationPosterior,
+    posterior: Posterior,
     *,
     output: str | None = None,
     along: str | None = None,
@@ -208,14 +210,10 @@ def visual_predictive_check(
     ----------
     Bergstrand, Hooker, Wallin & Karlsson (2011), doi:10.1208/s12248-011-9255-z; Holford (2005), PAGE 14, abstract 738.
     """
-    if not isinstance(posterior, PopulationPosterior):
-        raise InputError(
-            f"visual_predictive_check: got a {type(posterior).__name__}; give the posterior of a population, "
-            "Calibration(..., population=...).sample()."
-        )
-    refuse(posterior.problem, "visual_predictive_check")
+    hierarchy = hierarchy_of(posterior, "visual_predictive_check")
+    problem = hierarchy.problem
+    refuse(problem, "visual_predictive_check")
     percentiles, count = _checked(levels, prob, replicates, lower_bound)
-    problem = posterior.problem
     observations = problem.observations
     if problem.data.cells.side.any():
         raise InputError("visual_predictive_check: percentiles of values beyond a detection limit are not known.")
@@ -225,10 +223,10 @@ def visual_predictive_check(
     at = np.asarray({**observations.coords, **observations.conditions}[axis][rows], dtype=np.float64)
     edges = _edges(at, bins, len(np.unique(observations.subject[rows])))
     place = np.clip(np.searchsorted(edges, at, side="right") - 1, 0, len(edges) - 2)
-    values, outside = _studies(posterior, count, as_generator(rng))
+    values, outside = _studies(hierarchy, count, as_generator(rng))
     values, seen, uncorrected = values[:, rows], observations.value[rows], 0
     if corrected:
-        typical = _typical(posterior)[rows]
+        typical = _typical(hierarchy)[rows]
         factor, shift, uncorrected = _correction(typical, place, len(edges) - 1, lower_bound)
         values, seen = factor * values + shift, factor * seen + shift
     ends = 0.5 * (1.0 - prob), 0.5 * (1.0 + prob)
@@ -335,22 +333,22 @@ def _equal_counts(at: Array, count: int) -> Array:
 
 
 # ---------------------------------------------------------------------------------------------------------- simulation
-def _studies(posterior: PopulationPosterior, count: int, rng: np.random.Generator) -> tuple[Array, float]:
+def _studies(hierarchy: Hierarchy, count: int, rng: np.random.Generator) -> tuple[Array, float]:
     """Return measurements (S, R) of new subjects, in the data's own unit, and the share that were drawn again."""
-    problem = posterior.problem
+    problem = hierarchy.problem
     data, cells = problem.data, problem.data.cells
     if is_exact(problem.surrogate):
-        flat = posterior.flat()
-        picked = _spread(len(posterior.latents), count)
+        flat = hierarchy.posterior.flat()
+        picked = _spread(len(hierarchy.posterior.latents), count)
         theta = {name: values[picked] for name, values in flat.items()}
         z, outside = _effects(problem, theta, count, rng)
         return data.simulate(problem.individuals(theta, z), rng), outside
-    shared = rows_of(posterior.shared, _spread(len(posterior.shared.h), count))
+    shared = rows_of(hierarchy.shared, _spread(len(hierarchy.shared.h), count))
     z, outside = _effects(problem, shared.theta, count, rng)
     every = np.arange(cells.experiments)
     design = Measured.of(cells, every)
     residual = design.truncation if cells.by_input is not None else _roots(design.truncation)
-    step = max(1, NUMBERS // (cells.experiments * max(_width(posterior), design.here.shape[1] + residual.shape[2])))
+    step = max(1, NUMBERS // (cells.experiments * max(_width(hierarchy), design.here.shape[1] + residual.shape[2])))
     out = np.empty((count, len(cells.z)))
     for start in range(0, count, step):
         rows = np.arange(start, min(start + step, count))
@@ -370,11 +368,11 @@ def _studies(posterior: PopulationPosterior, count: int, rng: np.random.Generato
     return out, outside
 
 
-def _width(posterior: PopulationPosterior) -> int:
+def _width(hierarchy: Hierarchy) -> int:
     """Return how many numbers one input of one draw needs on the way to its scores."""
-    if is_exact(posterior.problem.surrogate):
-        return int(posterior.problem.data.cells.basis.shape[1])
-    error = posterior.shared.error
+    if is_exact(hierarchy.problem.surrogate):
+        return int(hierarchy.problem.data.cells.basis.shape[1])
+    error = hierarchy.shared.error
     return max(error.width, error.draws * len(error.score)) * (error.q if error.joint else 1)
 
 
@@ -437,30 +435,30 @@ def _effects(
 
 
 # ---------------------------------------------------------------------------------------------------------- correction
-def _typical(posterior: PopulationPosterior) -> Array:
+def _typical(hierarchy: Hierarchy) -> Array:
     """Return by measurement (R,) what is predicted for the subject whose effects are zero, in the data's own unit."""
-    problem = posterior.problem
+    problem = hierarchy.problem
     data, cells = problem.data, problem.data.cells
     if is_exact(problem.surrogate):
-        flat = posterior.flat()
-        picked = _spread(len(posterior.latents), min(500, len(posterior.latents)))
+        flat = hierarchy.posterior.flat()
+        picked = _spread(len(hierarchy.posterior.latents), min(500, len(hierarchy.posterior.latents)))
         theta = {name: values[picked] for name, values in flat.items()}
     else:
-        theta = dict(posterior.shared.theta)
+        theta = dict(hierarchy.shared.theta)
     draws = len(next(iter(theta.values())))
     total = np.zeros(len(cells.offset))
     every, exact = np.arange(cells.experiments), is_exact(problem.surrogate)
-    step = max(1, NUMBERS // (cells.experiments * _width(posterior)))
+    step = max(1, NUMBERS // (cells.experiments * _width(hierarchy)))
     for start in range(0, draws, step):
         rows = np.arange(start, min(start + step, draws))
         now = {name: values[rows] for name, values in theta.items()}
         u = data.unit_inputs(problem.individuals(now, np.zeros((len(rows), problem.layout.size))))
         if cells.by_input is not None:
-            few = rows_of(posterior.shared, rows)
+            few = rows_of(hierarchy.shared, rows)
             measured = few.measured(cells, every, u)
             total += (measured.offset + row_sums(measured.basis, few.scores(u)[0]))[:, measured.here].sum(axis=0)
             continue
-        scores = data.surrogate.scores(u).mean[0] if exact else rows_of(posterior.shared, rows).scores(u)[0]
+        scores = data.surrogate.scores(u).mean[0] if exact else rows_of(hierarchy.shared, rows).scores(u)[0]
         total += len(u) * cells.offset + np.einsum("nq,nq->n", scores.sum(axis=0)[cells.experiment], cells.basis)
     latent = total / draws
     out = np.empty_like(latent)

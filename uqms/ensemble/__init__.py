@@ -7,7 +7,7 @@ tells of the others; `to_netcdf` and `from_netcdf` keep it.
 
 from uqms.ensemble.building import build, input_columns
 from uqms.ensemble.combining import combine, inside
-from uqms.ensemble.files import from_netcdf, to_netcdf
+from uqms.ensemble.netcdf import from_netcdf, to_netcdf
 from uqms.ensemble.readers import from_table
 from uqms.ensemble.reporting import Failures, failures
 from uqms.ensemble.states import LOST, RunState

@@ -1,8 +1,8 @@
 """Named parameters with priors as frozen values, known conditions, and the maps of design, surrogate and sampler."""
 
 from uqms.parameters.box import Box
-from uqms.parameters.joint import MultivariateNormal
-from uqms.parameters.mixture import NormalMixture
+from uqms.parameters.joint_prior import MultivariateNormal
+from uqms.parameters.mixture_prior import NormalMixture
 from uqms.parameters.priors import (
     Beta,
     Gamma,

@@ -24,8 +24,8 @@ from uqms import _checks as check
 from uqms._typing import Array, ArrayLike, Named, RandomState, ScaleName, as_generator
 from uqms.errors import FormatVersionError, InputError
 from uqms.parameters.box import Box
-from uqms.parameters.joint import MultivariateNormal
-from uqms.parameters.mixture import Block, NormalMixture, block_from_dict
+from uqms.parameters.joint_prior import MultivariateNormal
+from uqms.parameters.mixture_prior import Block, NormalMixture, block_from_dict
 from uqms.parameters.priors import Prior, prior_from_dict
 from uqms.parameters.scale import SCALES, Interval
 

@@ -9,11 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from uqms._typing import Array
-from uqms.calibration import PopulationPosterior
+from uqms.calibration import Posterior
+from uqms.calibration.population.hierarchy import Hierarchy
 from uqms.calibration.population.population import Covariate, Population
-from uqms.diagnostics.covariates import covariate_columns, moments, own_trend
+from uqms.calibration.posterior import hierarchy_of
+from uqms.diagnostics.covariates import covariate_columns, own_trend
 from uqms.errors import InputError
-from uqms.plots._individual_fits import population_of
 from uqms.plots._style import (
     BLACK,
     BLUE,
@@ -47,7 +48,7 @@ class _Column(NamedTuple):
 
 @styled
 def covariates(
-    posterior: PopulationPosterior,
+    posterior: Posterior,
     subjects: pd.DataFrame | None = None,
     *,
     names: Sequence[str] | None = None,
@@ -88,11 +89,11 @@ def covariates(
     DataError
         Covariates that are not numbers, or the same for all subjects.
     """
-    posterior = population_of(posterior, "covariates")
-    problem = posterior.problem
+    hierarchy = hierarchy_of(posterior, "plots.covariates")
+    problem = hierarchy.problem
     population = problem.population
     wanted = pick(names, population.individual, population.individual, MOST_PARAMETERS, "covariates")
-    table = covariate_columns(posterior, subjects, covariates, "plots.covariates")
+    table = covariate_columns(hierarchy, subjects, covariates, "plots.covariates")
     shown = [_Column(str(name), table[name].to_numpy()) for name in table.columns]
     for k, one in enumerate(population.effects):
         several = len(one.expression.names) > 1 and set(one.expression.names) <= set(table.columns)
@@ -111,9 +112,9 @@ def covariates(
         for ax, column in zip(row, shown, strict=True):
             effect = _effect(population, name, column.text)
             if effect is None:
-                _trend(ax, posterior, name, column)
+                _trend(ax, hierarchy, name, column)
             else:
-                _fitted(ax, posterior, *effect, column)
+                _fitted(ax, hierarchy, *effect, column)
             ax.set_title(wrapped(ax.get_title(loc="left"), int(11 * width)))
             low, high = float(column.values.min()), float(column.values.max())
             number_axis(ax.xaxis, low, high, max(3, int(1.6 * width)))
@@ -146,8 +147,8 @@ def _points(ax: Axes, x: Array, draws: Array) -> None:
     ax.plot(x, draws.mean(axis=0), "o", color=BLACK, ms=3.6, mec="white", mew=0.4)
 
 
-def _flat(posterior: PopulationPosterior, name: str) -> Array:
-    values = posterior.effects[name].values
+def _flat(hierarchy: Hierarchy, name: str) -> Array:
+    values = hierarchy.effects[name].values
     return np.asarray(values.reshape(-1, values.shape[-1]))
 
 
@@ -161,11 +162,11 @@ def _numbers(values: Sequence[float], sd: float) -> str:
     return f"{mean} [{low}, {high}]"
 
 
-def _trend(ax: Axes, posterior: PopulationPosterior, name: str, column: _Column) -> None:
-    there = posterior.problem.subjects.measured
+def _trend(ax: Axes, hierarchy: Hierarchy, name: str, column: _Column) -> None:
+    there = hierarchy.problem.subjects.measured
     x = column.values[there]
-    _points(ax, x, _flat(posterior, name)[:, there])
-    trend = own_trend(*moments(posterior, name), x)
+    _points(ax, x, _flat(hierarchy, name)[:, there])
+    trend = own_trend(*hierarchy.moments(name), x)
     grid = _grid(x)
     line, low, high = trend.band(grid, PROB)
     ax.fill_between(grid, low, high, color=ORANGE, alpha=0.25, lw=0)
@@ -175,14 +176,14 @@ def _trend(ax: Axes, posterior: PopulationPosterior, name: str, column: _Column)
     ax.set_title(f"slope {_numbers([trend.slope, *ends], trend.slope_sd)}", color=VERMILION if away else BLACK)
 
 
-def _fitted(ax: Axes, posterior: PopulationPosterior, k: int, one: Covariate, column: _Column) -> None:
-    subjects, known = posterior.problem.subjects, posterior.problem.population.known
+def _fitted(ax: Axes, hierarchy: Hierarchy, k: int, one: Covariate, column: _Column) -> None:
+    subjects, known = hierarchy.problem.subjects, hierarchy.problem.population.known
     there = subjects.measured
-    draws = _flat(posterior, one.parameter)[:, there]
+    draws = _flat(hierarchy, one.parameter)[:, there]
     if one.name in known:
         size = np.full(len(draws), known[one.name])
     else:
-        size = posterior.draws[one.name].values.ravel()
+        size = hierarchy.posterior.draws[one.name].values.ravel()
     x = column.values[there]
     _points(ax, x, draws + size[:, None] * subjects.covariates[there, k])
     grid = _grid(x)

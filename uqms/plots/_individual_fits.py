@@ -7,8 +7,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from uqms._typing import Array, Ints
-from uqms.calibration import PopulationPosterior
-from uqms.calibration.population.prediction import Measured, targets_of
+from uqms.calibration import Posterior
+from uqms.calibration.population.hierarchy import Hierarchy
+from uqms.calibration.population.prediction import targets_of
+from uqms.calibration.posterior import hierarchy_of
 from uqms.calibration.predict import new_noise
 from uqms.diagnostics.vpc import rows_of
 from uqms.errors import InputError
@@ -26,9 +28,8 @@ from uqms.plots._style import (
     styled,
     wrapped,
 )
-from uqms.surrogates.protocol import fixed_rows
 
-__all__ = ["individual_fits", "population_of"]
+__all__ = ["individual_fits"]
 
 COLUMNS, A_PAGE = 4, 16
 DRAWS = 250
@@ -42,25 +43,9 @@ class _Fit(NamedTuple):
     typical: Array  # (P,)
 
 
-def population_of(posterior: object, who: str) -> PopulationPosterior:
-    """Return the posterior when it is one of a population.
-
-    Raises
-    ------
-    InputError
-        When it is not.
-    """
-    if not isinstance(posterior, PopulationPosterior):
-        raise InputError(
-            f"plots.{who}: got {type(posterior).__name__}; give the posterior of a population, "
-            "Calibration(..., population=...).sample()."
-        )
-    return posterior
-
-
 @styled
 def individual_fits(
-    posterior: PopulationPosterior,
+    posterior: Posterior,
     *,
     subjects: Sequence[str] | None = None,
     output: str | None = None,
@@ -103,15 +88,15 @@ def individual_fits(
     ExtrapolationError
         Coordinates outside of what was simulated.
     """
-    posterior = population_of(posterior, "individual_fits")
-    name = _output(posterior, output)
-    groups = _groups(posterior, name, subjects)
+    hierarchy = hierarchy_of(posterior, "plots.individual_fits")
+    name = _output(hierarchy, output)
+    groups = _groups(hierarchy, name, subjects)
     pages = -(-len(groups) // A_PAGE)
     if isinstance(page, bool) or not isinstance(page, int) or not 1 <= page <= pages:
         raise InputError(f"plots.individual_fits: page is {page!r}; there are {pages}, 1 to {pages}.")
     first = (page - 1) * A_PAGE
     shown = groups[first : first + A_PAGE]
-    fits = _fits(posterior, name, shown, coords, labels)
+    fits = _fits(hierarchy, name, shown, coords, labels)
     columns = min(COLUMNS, len(fits)) if len(fits) != 6 else 3
     rows = -(-len(fits) // columns)
     note = ""
@@ -137,7 +122,7 @@ def individual_fits(
         ax.set_title(wrapped(panel.title, int(13.5 * size[0] / columns)))
         if index + columns >= len(fits):
             ax.set_xlabel(wrapped(panel.x_text, int(13.5 * size[0] / columns)))
-    _one_height(figure, posterior, name, columns, labels)
+    _one_height(figure, hierarchy, name, columns, labels)
     if note:
         figure.suptitle(note, fontsize=8.5)
     found = collected(figure.axes)
@@ -146,15 +131,15 @@ def individual_fits(
     return figure
 
 
-def _output(posterior: PopulationPosterior, output: str | None) -> str:
-    known = posterior.problem.data.noise.outputs
+def _output(hierarchy: Hierarchy, output: str | None) -> str:
+    known = hierarchy.problem.data.noise.outputs
     if output is None and len(known) == 1:
         output = known[0]
     if output not in known:
         raise InputError(f"plots.individual_fits: output is {output!r}; give one of the observed {list(known)}.")
-    layout = posterior.problem.surrogate.layouts[output]
+    layout = hierarchy.problem.surrogate.layouts[output]
     curve = len(layout.dims) == 1 and np.asarray(layout.coords[layout.dims[0]]).dtype.kind in "fiu"
-    if not curve and (layout.dims or len(posterior.problem.data.condition_names) != 1):
+    if not curve and (layout.dims or len(hierarchy.problem.data.condition_names) != 1):
         raise InputError(
             f"plots.individual_fits: {output!r} is no curve over numbers, and no number under one condition; use "
             "posterior.predict(...) for others."
@@ -162,9 +147,9 @@ def _output(posterior: PopulationPosterior, output: str | None) -> str:
     return output
 
 
-def _groups(posterior: PopulationPosterior, output: str, subjects: Sequence[str] | None) -> list[Ints]:
+def _groups(hierarchy: Hierarchy, output: str, subjects: Sequence[str] | None) -> list[Ints]:
     """Return the inputs of each panel: one for a curve, all of a subject and occasion for a number."""
-    problem, cells = posterior.problem, posterior.problem.data.cells
+    problem, cells = hierarchy.problem, hierarchy.problem.data.cells
     known = problem.subjects.labels
     wanted = [known[j] for j in np.flatnonzero(problem.subjects.measured)] if subjects is None else list(subjects)
     unknown = [one for one in wanted if one not in known]
@@ -185,15 +170,15 @@ def _groups(posterior: PopulationPosterior, output: str, subjects: Sequence[str]
 
 
 def _fits(
-    posterior: PopulationPosterior,
+    hierarchy: Hierarchy,
     output: str,
     groups: list[Ints],
     coords: Mapping[str, object] | None,
     labels: Mapping[str, str] | None,
 ) -> list[_Fit]:
-    problem, data = posterior.problem, posterior.problem.data
+    problem, data = hierarchy.problem, hierarchy.problem.data
     cells, layout = data.cells, problem.surrogate.layouts[output]
-    whole = posterior.shared
+    whole = hierarchy.shared
     shared = rows_of(whole, np.unique(np.linspace(0, len(whole.h) - 1, min(DRAWS, len(whole.h))).astype(np.int64)))
     points: dict[str, Array] = {}
     if layout.dims:
@@ -205,40 +190,40 @@ def _fits(
         points = {dim: _simulated(grid) if coords is None else np.sort(grid)}
     elif coords is not None:
         raise InputError(f"plots.individual_fits: {output!r} has no coordinates; leave coords out.")
-    decoder = fixed_rows(problem.surrogate, output, points or None)
+    decoder = problem.surrogate.decode(output, points or None)
     inputs = np.concatenate(groups)
     u = data.unit_inputs(shared.own)[:, inputs]
     rng = np.random.default_rng(0)
-    mean, variance, _ = shared.predict(u, Measured.of(cells, inputs), decoder, rng)
+    mean, variance, _ = shared.predict(u, shared.measured(cells, inputs, u), shared.rows(decoder, u), rng)
     flat, sd = mean.reshape(len(mean), -1), np.sqrt(variance.reshape(len(mean), -1))
     curves = layout.transform.inverse(mixture_quantiles(flat, sd, LEVELS))
     try:
-        targets = targets_of(output, cells.conditions[inputs], points, decoder)
+        targets = targets_of(output, cells.conditions[inputs], points, decoder, u.shape[-1])
         noise = new_noise(data, data.noise.outputs.index(output), targets)
         new = _measured(noise, shared.own, flat, sd, layout.transform)
     except InputError:  # known row by row, so that that of a new measurement is not known
         new = None
     without = problem.individuals(shared.theta, np.zeros((len(mean), problem.layout.size)))
-    m = shared.scores(data.unit_inputs(without)[:, inputs])[0]
-    typical = np.median(layout.transform.inverse(decoder[0] + m @ decoder[1].T), axis=0).ravel()
-    P, out, start = len(decoder[0]), [], 0
+    latent = shared.means(data.unit_inputs(without)[:, inputs], decoder)
+    typical = np.median(layout.transform.inverse(latent), axis=0).ravel()
+    P, out, start = mean.shape[-1], [], 0
     for group in groups:
         part = slice(start * P, (start + len(group)) * P)
         start += len(group)
         bands = Bands(curves[:, part], None if new is None else new[:, part])
-        out.append(_Fit(_panel(posterior, output, group, points, bands, labels), typical[part]))
+        out.append(_Fit(_panel(hierarchy, output, group, points, bands, labels), typical[part]))
     return out
 
 
 def _panel(
-    posterior: PopulationPosterior,
+    hierarchy: Hierarchy,
     output: str,
     inputs: Ints,
     points: Mapping[str, Array],
     bands: Bands,
     labels: Mapping[str, str] | None,
 ) -> _Panel:
-    problem, cells = posterior.problem, posterior.problem.data.cells
+    problem, cells = hierarchy.problem, hierarchy.problem.data.cells
     names = problem.data.condition_names
     known = problem.population.space.conditions
     chosen = np.isin(cells.experiment, inputs) & (cells.output == output)
@@ -270,13 +255,13 @@ def _panel(
 
 
 def _one_height(
-    figure: Figure, posterior: PopulationPosterior, output: str, columns: int, labels: Mapping[str, str] | None
+    figure: Figure, hierarchy: Hierarchy, output: str, columns: int, labels: Mapping[str, str] | None
 ) -> None:
     """Give all panels the same y axis, so that subjects can be compared."""
     limits = np.array([ax.get_ylim() for ax in figure.axes])
     low, high = float(limits[:, 0].min()), float(limits[:, 1].max())
     exponent = exponent_of(low, high)
-    unit = posterior.problem.surrogate.layouts[output].unit
+    unit = hierarchy.problem.surrogate.layouts[output].unit
     for index, ax in enumerate(figure.axes):
         ax.set_ylim(low, high)
         number_axis(ax.yaxis, low, high, 4, exponent)

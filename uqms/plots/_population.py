@@ -9,13 +9,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from uqms._typing import Array, Bools
-from uqms.calibration import PopulationPosterior
+from uqms.calibration import Posterior
+from uqms.calibration.population.hierarchy import Hierarchy
 from uqms.calibration.population.layout import Layout, from_natural, to_natural
-from uqms.diagnostics.covariates import moments
+from uqms.calibration.posterior import hierarchy_of
 from uqms.errors import InputError
 from uqms.parameters.scale import SCALES
 from uqms.plots._density import density
-from uqms.plots._individual_fits import population_of
 from uqms.plots._style import (
     BLACK,
     BLUE,
@@ -48,7 +48,7 @@ NORMAL_95 = 1.959963984540054
 # --------------------------------------------------------------------------------------------------------- individuals
 @styled
 def individuals(
-    posterior: PopulationPosterior,
+    posterior: Posterior,
     *,
     names: Sequence[str] | None = None,
     reference: Mapping[str, float] | None = None,
@@ -86,20 +86,20 @@ def individuals(
     With covariates, the typical value is that of a subject whose covariates are zero, the new subject one of the
     covariates of those in the study.
     """
-    posterior = population_of(posterior, "individuals")
-    population = posterior.problem.population
+    hierarchy = hierarchy_of(posterior, "plots.individuals")
+    population = hierarchy.problem.population
     wanted = pick(names, population.individual, population.individual, MOST, "individuals")
     unknown = sorted(set(reference or {}) - set(wanted))
     if unknown:
         raise InputError(f"plots.individuals: reference has {unknown}; shown are {wanted}.")
     columns = min(COLUMNS, len(wanted))
     rows = -(-len(wanted) // columns)
-    count = len(posterior.problem.subjects)
+    count = len(hierarchy.problem.subjects)
     height = 1.35 + float(np.clip(0.115 * count, 0.8, 3.6))
     size = (PAGE if columns > 1 else 0.6 * PAGE, rows * height + 0.45)
     alt = f"Population and {count} subjects: {', '.join(wanted)}"
     figure, axes = new_figure(rows, columns, size, alt)
-    new = _new_subjects(posterior)
+    new = _new_subjects(hierarchy)
     share = float(np.clip(0.115 * count, 0.8, 3.6)) / height
     for index, ax in enumerate(axes.flat):
         if index >= len(wanted):
@@ -108,18 +108,18 @@ def individuals(
         name = wanted[index]
         mark = None if reference is None else reference.get(name)
         _individual(
-            ax, posterior, name, new[:, population.individual.index(name)], share, mark, size[0] / columns, labels
+            ax, hierarchy, name, new[:, population.individual.index(name)], share, mark, size[0] / columns, labels
         )
     add_legend(figure, collected(figure.axes), "outside lower center", 3 if columns > 1 else 1)
     return figure
 
 
-def _new_subjects(posterior: PopulationPosterior) -> Array:
+def _new_subjects(hierarchy: Hierarchy) -> Array:
     """Return natural values (n, P) of new subjects that have the covariates of those in the study."""
-    problem = posterior.problem
-    population, flat = problem.population, posterior.flat()
+    problem = hierarchy.problem
+    population, flat = problem.population, hierarchy.posterior.flat()
     rng = np.random.default_rng(0)
-    picked = np.arange(PREDICTED) % len(posterior.latents)
+    picked = np.arange(PREDICTED) % len(hierarchy.posterior.latents)
     z = rng.standard_normal((PREDICTED, len(population.individual) + len(population.occasions)))
     z[:, len(population.individual) :] = 0.0  # between subjects, not between occasions
     subject = rng.integers(len(problem.subjects), size=PREDICTED)
@@ -129,7 +129,7 @@ def _new_subjects(posterior: PopulationPosterior) -> Array:
 
 def _individual(
     ax: Axes,
-    posterior: PopulationPosterior,
+    hierarchy: Hierarchy,
     name: str,
     new: Array,
     share: float,
@@ -137,9 +137,9 @@ def _individual(
     width: float,
     labels: Mapping[str, str] | None,
 ) -> None:
-    problem = posterior.problem
+    problem = hierarchy.problem
     scale = problem.population.scales[problem.population.individual.index(name)]
-    own = posterior.individuals[name].values
+    own = hierarchy.individuals[name].values
     own = own.reshape(-1, own.shape[-1])
     low, middle, high = np.quantile(own, [0.025, 0.5, 0.975], axis=0)
     order = np.argsort(-middle, kind="stable")
@@ -154,7 +154,7 @@ def _individual(
             marker = "o" if which is there else "s"
             ax.plot(middle[which], place[which], marker, color=colour, ms=1.5 + thick, label=text)
     ax.axhline(0.0, color=BLACK, lw=0.7)
-    typical = to_natural(posterior.draws[name].values.ravel(), scale)
+    typical = to_natural(hierarchy.posterior.draws[name].values.ravel(), scale)
     covariates = bool(problem.population.effects)
     both = (
         (new, ORANGE, "new subject, covariates as here" if covariates else "new subject"),
@@ -199,7 +199,7 @@ def _individual(
 # ----------------------------------------------------------------------------------------------------------- shrinkage
 @styled
 def shrinkage(
-    posterior: PopulationPosterior, *, names: Sequence[str] | None = None, labels: Mapping[str, str] | None = None
+    posterior: Posterior, *, names: Sequence[str] | None = None, labels: Mapping[str, str] | None = None
 ) -> Figure:
     """Draw each subject's random effect against how well it is known, both in units of the spread between subjects.
 
@@ -231,20 +231,20 @@ def shrinkage(
     ----------
     Savic & Karlsson (2009), doi:10.1208/s12248-009-9133-0.
     """
-    posterior = population_of(posterior, "shrinkage")
-    population = posterior.problem.population
+    hierarchy = hierarchy_of(posterior, "plots.shrinkage")
+    population = hierarchy.problem.population
     wanted = pick(names, population.individual, population.individual, MOST, "shrinkage")
-    numbers = {str(key): float(value) for key, value in posterior.shrinkage()["shrinkage"].items()}
+    numbers = {str(key): float(value) for key, value in hierarchy.shrinkage()["shrinkage"].items()}
     columns = min(COLUMNS, len(wanted))
     rows = -(-len(wanted) // columns)
     size = (PAGE if columns > 1 else 0.55 * PAGE, 2.15 * rows + 0.45)
     figure, axes = new_figure(rows, columns, size, f"Shrinkage of {', '.join(wanted)}")
-    there = posterior.problem.subjects.measured
+    there = hierarchy.problem.subjects.measured
     found = []
     for name in wanted:
-        values = posterior.effects[name].values
+        values = hierarchy.effects[name].values
         flat = values.reshape(-1, values.shape[-1])
-        omega = np.sqrt(moments(posterior, name)[2])
+        omega = np.sqrt(hierarchy.moments(name)[2])
         found.append((flat.std(axis=0) / omega, flat.mean(axis=0) / omega))
     right = max(1.0, max(float(x.max()) for x, _ in found)) * 1.04
     reach = max(2.1, 1.1 * max(float(np.abs(y).max()) for _, y in found))
@@ -252,7 +252,7 @@ def shrinkage(
         if index >= len(wanted):
             figure.delaxes(ax)
             continue
-        _effects_and_sds(ax, *found[index], there, posterior.problem.subjects.labels)
+        _effects_and_sds(ax, *found[index], there, hierarchy.problem.subjects.labels)
         ax.set(xlim=(0.0, right), ylim=(-reach, reach))
         number_axis(ax.xaxis, 0.0, right, 5)
         number_axis(ax.yaxis, -reach, reach, 5)
@@ -289,7 +289,7 @@ def _effects_and_sds(ax: Axes, sd: Array, mean: Array, there: Bools, names: Sequ
 # ------------------------------------------------------------------------------------------------------------- effects
 @styled
 def effects(
-    posterior: PopulationPosterior, *, names: Sequence[str] | None = None, labels: Mapping[str, str] | None = None
+    posterior: Posterior, *, names: Sequence[str] | None = None, labels: Mapping[str, str] | None = None
 ) -> Figure:
     """Draw random effects of different parameters against each other, with the population's ellipse.
 
@@ -317,8 +317,8 @@ def effects(
     InputError
         When it is no posterior of a population, there are fewer than two parameters, or names are unknown or too many.
     """
-    posterior = population_of(posterior, "effects")
-    population = posterior.problem.population
+    hierarchy = hierarchy_of(posterior, "plots.effects")
+    population = hierarchy.problem.population
     wanted = pick(names, population.individual, population.individual, 6, "effects")
     if len(wanted) < 2:
         raise InputError(f"plots.effects: {wanted} is one parameter; pairs need two of {list(population.individual)}.")
@@ -331,23 +331,23 @@ def effects(
         if index >= len(pairs):
             figure.delaxes(ax)
             continue
-        _pair(ax, posterior, *pairs[index], labels)
+        _pair(ax, hierarchy, *pairs[index], labels)
     add_legend(figure, collected(figure.axes), "outside lower center", 3 if columns > 1 else 1)
     return figure
 
 
-def _pair(ax: Axes, posterior: PopulationPosterior, a: str, b: str, labels: Mapping[str, str] | None) -> None:
-    there = posterior.problem.subjects.measured
-    draws = [posterior.effects[name].values.reshape(-1, len(there))[:, there] for name in (a, b)]
+def _pair(ax: Axes, hierarchy: Hierarchy, a: str, b: str, labels: Mapping[str, str] | None) -> None:
+    there = hierarchy.problem.subjects.measured
+    draws = [hierarchy.effects[name].values.reshape(-1, len(there))[:, there] for name in (a, b)]
     means, sds = [one.mean(axis=0) for one in draws], [one.std(axis=0) for one in draws]
-    spread = [float(np.sqrt(moments(posterior, name)[2])) for name in (a, b)]
-    key = next((one for one in (f"corr_{a}_{b}", f"corr_{b}_{a}") if one in posterior.draws), None)
+    spread = [float(np.sqrt(hierarchy.moments(name)[2])) for name in (a, b)]
+    key = next((one for one in (f"corr_{a}_{b}", f"corr_{b}_{a}") if one in hierarchy.posterior.draws), None)
     if key is None:
         centred = [one - one.mean(axis=1, keepdims=True) for one in draws]
         scale = np.sqrt(np.prod([np.sum(one**2, axis=1) for one in centred], axis=0))
         r, population_r, text = np.sum(centred[0] * centred[1], axis=1) / scale, 0.0, "not in the model"
     else:
-        r = posterior.draws[key].values.ravel()
+        r = hierarchy.posterior.draws[key].values.ravel()
         population_r, text = float(r.mean()), "in the model"
     turn = np.linspace(0.0, 2.0 * np.pi, 200)
     for mass, style in ((0.5, (0, (2, 1.2))), (0.95, "-")):
@@ -364,7 +364,7 @@ def _pair(ax: Axes, posterior: PopulationPosterior, a: str, b: str, labels: Mapp
     numbers = [f"{value:.2f}".replace("-", "−") for value in (r.mean(), low, high)]
     ax.set_title(f"{text}:\n{numbers[0]} [{numbers[1]}, {numbers[2]}]")
     for axis, name, set_label in ((ax.xaxis, a, ax.set_xlabel), (ax.yaxis, b, ax.set_ylabel)):
-        scale_of = posterior.problem.population.scales[posterior.problem.population.individual.index(name)]
+        scale_of = hierarchy.problem.population.scales[hierarchy.problem.population.individual.index(name)]
         shown = (labels or {}).get(name, name)
         limits = axis.get_view_interval()
         number_axis(axis, float(limits[0]), float(limits[1]), 5)

@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 
 from uqms._typing import Array
 from uqms.calibration import Posterior
+from uqms.calibration.capabilities import refuse
 from uqms.errors import InputError
 from uqms.plots._bands import Bands, bands_at, bands_of_cells
 from uqms.plots._style import (
@@ -94,8 +95,9 @@ def predictive(
     if not isinstance(posterior, Posterior):
         raise InputError(
             f"plots.predictive: got {type(posterior).__name__}; give the posterior that Calibration(...).sample() "
-            "returns for one subject. Of a population: uq.plots.individual_fits, uq.plots.visual_predictive_check."
+            "returns for one subject."
         )
+    refuse(posterior.problem, "plots.predictive")
     panels: list[_Panel] = []
     for name in _outputs(posterior, output, coords):
         panels += _panels(posterior, name, conditions, coords, labels)

@@ -7,6 +7,7 @@ import numpy as np
 
 from uqms._typing import Array
 from uqms.calibration import Posterior
+from uqms.calibration.capabilities import refuse
 from uqms.errors import InputError
 from uqms.parameters import Prior
 from uqms.plots._density import density
@@ -76,8 +77,9 @@ def quantities(
     if not isinstance(posterior, Posterior):
         raise InputError(
             f"plots.{who}: got {type(posterior).__name__}; give the posterior that Calibration(...).sample() "
-            "returns for one subject. Of a population: uq.plots.individuals, uq.plots.effects, ArviZ on posterior.tree."
+            "returns for one subject."
         )
+    refuse(posterior.problem, f"plots.{who}")
     known = [str(name) for name in posterior.draws.data_vars]
     priors = posterior.problem.priors
     wanted = pick(names, known, known if derived else list(priors), most, who)

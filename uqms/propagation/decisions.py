@@ -28,7 +28,7 @@ from scipy.stats import rankdata
 from uqms._typing import Array, RandomState, as_generator
 from uqms.errors import DataError, InputError
 from uqms.propagation.one_function import OneFunction
-from uqms.propagation.parts import Sampling, crossed, nested
+from uqms.propagation.variance_parts import Sampling, crossed, nested
 
 __all__ = ["Decision", "decided"]
 

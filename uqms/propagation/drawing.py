@@ -35,8 +35,8 @@ from uqms.calibration.verdict import has_no_error
 from uqms.errors import DataError, InputError
 from uqms.parameters import Prior
 from uqms.propagation.inputs import Points, read_points
-from uqms.propagation.joint import joint_draws, outputs_at
-from uqms.propagation.parts import Sampling
+from uqms.propagation.joint_draws import joint_draws, outputs_at
+from uqms.propagation.variance_parts import Sampling
 from uqms.surrogates import Surrogate
 
 __all__ = ["LEAD", "Drawn", "derived", "drawn_from_posterior", "drawn_from_surrogate", "flat_table", "read_noise"]

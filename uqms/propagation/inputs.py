@@ -24,7 +24,7 @@ from uqms.calibration.direct import is_exact
 from uqms.calibration.problem import space_of
 from uqms.errors import PACKAGE, DataError, ExtrapolationError, ExtrapolationWarning, InputError
 from uqms.parameters import ParameterSpace
-from uqms.propagation.parts import REPEATS, Sampling
+from uqms.propagation.variance_parts import REPEATS, Sampling
 from uqms.surrogates import Surrogate
 
 __all__ = ["CUT", "Points", "condition_table", "read_points"]

@@ -17,7 +17,7 @@ import numpy as np
 from scipy.special import betainc, betaincinv, expit, ndtri
 
 from uqms._typing import Array, Bools
-from uqms.propagation.parts import Parts, Sampling, crossed, effective, mean_variance
+from uqms.propagation.variance_parts import Parts, Sampling, crossed, effective, mean_variance
 
 __all__ = [
     "Probability",

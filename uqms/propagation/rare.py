@@ -36,8 +36,8 @@ from uqms.calibration.problem import space_of
 from uqms.errors import InputError, SamplingError
 from uqms.parameters import Box, ParameterSpace
 from uqms.propagation.inputs import condition_table
-from uqms.propagation.joint import joint_draws
-from uqms.propagation.parts import crossed
+from uqms.propagation.joint_draws import joint_draws
+from uqms.propagation.variance_parts import crossed
 from uqms.surrogates import Surrogate
 from uqms.surrogates.protocol import check_fixed_rows, fixed_rows
 

@@ -18,7 +18,7 @@ from scipy.special import ndtri
 from uqms import _checks as check
 from uqms._threads import single_threaded
 from uqms._typing import Array, RandomState, as_generator
-from uqms.calibration import PopulationPosterior, Posterior, SubjectPosterior
+from uqms.calibration import Posterior, SubjectPosterior
 from uqms.calibration.capabilities import refuse
 from uqms.calibration.predict import Realised
 from uqms.errors import InputError
@@ -40,7 +40,7 @@ from uqms.propagation.intervals import (
     nested_quantile,
 )
 from uqms.propagation.one_function import OneFunction, one_function
-from uqms.propagation.parts import PARTS, Parts, Sampling, crossed, nested
+from uqms.propagation.variance_parts import PARTS, Parts, Sampling, crossed, nested
 from uqms.surrogates import Surrogate
 
 __all__ = ["Propagation", "propagate"]
@@ -468,7 +468,7 @@ def _densities(values: Array) -> tuple[Array, Array]:
 # --------------------------------------------------------------------------------------------------------- the function
 @single_threaded
 def propagate(
-    source: Surrogate | Posterior | PopulationPosterior | SubjectPosterior,
+    source: Surrogate | Posterior | SubjectPosterior,
     inputs: Any = None,
     *,
     of: str | Sequence[str] | Mapping[str, str | Callable[[xr.Dataset], Any]] | None = None,
@@ -544,9 +544,8 @@ def propagate(
     >>> bool(abs(result.mean["half"] - 0.5 * np.exp(0.3**2 / 8)) < 0.002)
     True
     """
-    if isinstance(source, PopulationPosterior | SubjectPosterior):
-        whole = source.population if isinstance(source, SubjectPosterior) else source
-        refuse(whole.problem, "propagate")
+    if isinstance(source, SubjectPosterior):
+        refuse(source.population.problem, "propagate")
     after = isinstance(source, Posterior)
     if not after and not isinstance(source, Surrogate):
         raise InputError(f"propagate: got a {type(source).__name__}; give a surrogate or a posterior.")

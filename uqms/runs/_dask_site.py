@@ -21,7 +21,7 @@ from distributed.scheduler import heartbeat_interval
 
 from uqms.runs.pool import Local, Point
 from uqms.runs.records import Record
-from uqms.simulators._marked import Context, MarkedProcess
+from uqms.simulators.marked_process import Context, MarkedProcess
 
 __all__ = ["Herald", "Site", "crew", "evaluate"]
 

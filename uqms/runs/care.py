@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from uqms.ensemble.files import atomic_path
+from uqms.ensemble.netcdf import atomic_path
 from uqms.errors import FormatError, IntegrityError, StorageError
 from uqms.runs.campaign import campaign_id, run_keys
 from uqms.runs.connection import connect_reading, number, rescue, told, transaction

@@ -13,7 +13,7 @@ import xarray as xr
 
 from uqms._typing import Array
 from uqms.ensemble import RunState, build, to_netcdf
-from uqms.ensemble.files import atomic_path
+from uqms.ensemble.netcdf import atomic_path
 from uqms.errors import InputError
 from uqms.parameters import Box
 from uqms.runs.campaign import digest
@@ -107,7 +107,7 @@ def _blocks(index: Index, outputs: Outputs) -> Iterator[slice]:
 
 
 def _checksum(small: xr.Dataset, file: h5netcdf.File, outputs: Sequence[str], blocks: Sequence[slice]) -> str:
-    """Return the checksum that stands in every netCDF file of an ensemble, see `uqms.ensemble.files`."""
+    """Return the checksum that stands in every netCDF file of an ensemble, see `uqms.ensemble.netcdf`."""
     digest = hashlib.sha256()
     for name in sorted([*map(str, small.variables), *outputs]):
         if name in outputs:

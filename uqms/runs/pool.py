@@ -26,9 +26,9 @@ from pebble import ProcessExpired, ProcessPool
 from uqms.errors import CampaignError, InputError, SimulatorFailed
 from uqms.runs.records import Record
 from uqms.simulators import Simulator
-from uqms.simulators._marked import VANISHED, Context
-from uqms.simulators._processes import MARK, end_all, family, kill_runs_of, kill_session, kill_tree, marked, snapshot
-from uqms.simulators.process import GRACE, LIFELINE, OVERDUE, Unloadable, attempt, evaluate, start
+from uqms.simulators.marked_process import VANISHED, Context
+from uqms.simulators.process_tree import MARK, end_all, family, kill_runs_of, kill_session, kill_tree, marked, snapshot
+from uqms.simulators.worker import GRACE, LIFELINE, OVERDUE, Unloadable, attempt, evaluate, start
 
 __all__ = [
     "Backend",

@@ -6,7 +6,7 @@ from typing import Self, final
 
 from uqms._typing import Array
 from uqms.ensemble import RunState
-from uqms.simulators.process import Attempt
+from uqms.simulators.worker import Attempt
 
 __all__ = ["Record"]
 

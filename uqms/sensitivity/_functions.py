@@ -11,7 +11,7 @@ from uqms.calibration.direct import is_exact
 from uqms.errors import InputError
 from uqms.sensitivity._inputs import IndependentInputs
 from uqms.surrogates import GaussianProcessSurrogate, Surrogate
-from uqms.surrogates.paths import Paths, mean_path, paths
+from uqms.surrogates.function_draws import Paths, mean_path, paths
 
 __all__ = ["ANCHORS", "Functions", "default_points", "functions_of", "mean_of"]
 

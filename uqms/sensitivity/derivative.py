@@ -38,7 +38,7 @@ from uqms.sensitivity._draws import along, checked_points, flattened, wanted_out
 from uqms.sensitivity._inputs import IndependentInputs, check_surrogate, independent_inputs
 from uqms.sensitivity._resampling import bayesian_weights, one_of
 from uqms.surrogates import GaussianProcessSurrogate, Surrogate
-from uqms.surrogates.paths import paths
+from uqms.surrogates.function_draws import paths
 from uqms.surrogates.protocol import fixed_rows
 
 __all__ = ["DerivativeMeasures", "derivative_measures"]

@@ -43,7 +43,7 @@ from uqms.sensitivity._draws import (
 from uqms.sensitivity._errors_given_data import functions_given_data, room_for
 from uqms.sensitivity._functions import mean_of
 from uqms.sensitivity._inputs import check_surrogate
-from uqms.sensitivity._neighbours import Neighbours, neighbours_of, unexplained
+from uqms.sensitivity._nearest_inputs import Neighbours, neighbours_of, unexplained
 from uqms.sensitivity._resampling import bayesian_weights, one_of
 from uqms.surrogates import GaussianProcessSurrogate, Surrogate
 from uqms.surrogates.protocol import fixed_rows

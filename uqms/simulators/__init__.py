@@ -3,8 +3,8 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from uqms.simulators.contract import Simulator
 from uqms.simulators.function import FunctionSimulator
-from uqms.simulators.protocol import Simulator
 
 if TYPE_CHECKING:  # the twin of `_LATER`
     from uqms.simulators.executable import ExecutableSimulator, JSONFile, NetCDFFile, TextTable

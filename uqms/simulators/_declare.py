@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from uqms.errors import InputError
-from uqms.simulators.protocol import Coordinate
+from uqms.simulators.contract import Coordinate
 
 __all__ = ["Declared", "Setting", "declared"]
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uqms.errors import OutputError
-from uqms.simulators.protocol import Coordinate
+from uqms.simulators.contract import Coordinate
 
 __all__ = ["aligned", "number", "refuse_other_places"]
 

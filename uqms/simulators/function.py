@@ -11,7 +11,7 @@ from uqms.errors import InputError, OutputError
 from uqms.simulators._declare import Declared, Setting, declared
 from uqms.simulators._identity import code_hash
 from uqms.simulators._labels import aligned
-from uqms.simulators.protocol import Coordinate, checked_outputs
+from uqms.simulators.contract import Coordinate, checked_outputs
 
 __all__ = ["FunctionSimulator"]
 

@@ -10,8 +10,8 @@ from uqms.surrogates.fidelity import (
     NonlinearMultiFidelity,
     next_level,
 )
-from uqms.surrogates.files import load_surrogate
 from uqms.surrogates.gp import GaussianProcess, GaussianProcessSurrogate
+from uqms.surrogates.jax_kernel import JaxKernel
 from uqms.surrogates.jax_surrogate import JaxSurrogate
 from uqms.surrogates.jumps import Jump, detect_jump
 from uqms.surrogates.kernels import (
@@ -25,6 +25,7 @@ from uqms.surrogates.kernels import (
     Sum,
 )
 from uqms.surrogates.learning import LearningCurve, learning_curve
+from uqms.surrogates.loading import load_surrogate
 from uqms.surrogates.neighbours import LeftOutRuns, LocalGaussianProcess, LocalGaussianProcessSurrogate
 from uqms.surrogates.outputs import Curve, Decoder, InputDecoder, Layout, Scalar
 from uqms.surrogates.physics import Physics
@@ -47,6 +48,7 @@ __all__ = [
     "GaussianProcess",
     "GaussianProcessSurrogate",
     "InputDecoder",
+    "JaxKernel",
     "JaxSurrogate",
     "Jump",
     "Kernel",

@@ -17,7 +17,7 @@ from numpy.lib import format as npy
 
 from uqms._import_names import UnknownClassError
 from uqms._typing import Array
-from uqms.ensemble.files import atomic_path
+from uqms.ensemble.netcdf import atomic_path
 from uqms.errors import FormatError, FormatVersionError, InputError, IntegrityError, UnsafeFileError
 from uqms.surrogates.kernel_files import description_of, kernel_of_code
 

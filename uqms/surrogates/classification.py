@@ -49,14 +49,13 @@ from uqms.surrogates.kernels import (
     Kernel,
     Matern52,
     correlation,
-    correlation_slopes,
     hyperparameter_count,
     scale_count,
 )
 from uqms.surrogates.prediction import named_points
 from uqms.surrogates.process import scrambled_points, sobol_points
-from uqms.surrogates.stored import agree, stationary
-from uqms.surrogates.training import bounds_of, prior_of, pull_back
+from uqms.surrogates.stored import agree, kernel_of_inputs
+from uqms.surrogates.training import bounds_of, prior_of
 
 __all__ = ["EventProbability", "FittedProbability", "LatentDraws", "SuccessProbability", "reliability"]
 
@@ -602,7 +601,7 @@ class FittedProbability:
     @classmethod
     def restored(cls, header: Mapping[str, Any], arrays: dict[str, Array]) -> "FittedProbability":
         """Return the probability of which a file holds this; arrays are taken out of the mapping."""
-        box, kernel = Box.from_dict(header["domain"]), stationary(header["kernel"])
+        box, kernel = Box.from_dict(header["domain"]), kernel_of_inputs(header["kernel"])
         levels = header["levels"]
         if type(levels) is not int or levels not in (1, 2):
             raise InputError(f"there are {levels!r} levels")
@@ -744,13 +743,12 @@ class _Labelled:
         """Return the negative log density and its gradient."""
         location, scale = self.prior
         found = self.parts(p)
-        kappa, g, by_share = correlation_slopes(self.kernel, self.x, self.x, found.ell)
-        K, shift = self._with_base(found, kappa)
+        at_runs = self.kernel.linearised(self.x, self.x, found.ell)
+        K, shift = self._with_base(found, at_runs.kappa)
         sites = settle(K, self.y, shift)
         slope, b = evidence_slope(K, sites)
         adjoint = found.sd**2 * slope
-        gradient = pull_back(adjoint, g, by_share, self.x, p, self.kernel)
-        gradient = np.append(gradient, 2.0 * float(np.vdot(adjoint, kappa)))
+        gradient = np.append(at_runs.reverse_logs(adjoint), 2.0 * float(np.vdot(adjoint, at_runs.kappa)))
         if self.levels:
             of_rho = float(b @ self.base_mean) + 2.0 * found.rho * float(np.vdot(slope, self.base_covariance))
             gradient = np.append(gradient, of_rho)

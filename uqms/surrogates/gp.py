@@ -31,9 +31,10 @@ from uqms.parameters import Box
 from uqms.surrogates._fused import scores_flat_reverse
 from uqms.surrogates.archive import Stored
 from uqms.surrogates.fitting import Fitting
+from uqms.surrogates.jax_kernel import JaxKernel
+from uqms.surrogates.jax_process import JaxScores
 from uqms.surrogates.kernel_files import description_of
-from uqms.surrogates.kernels import Kernel, Matern52, Stationary
-from uqms.surrogates.noise import SimulatorNoise, learn_noise, replicated
+from uqms.surrogates.kernels import Kernel, Matern52, Structured
 from uqms.surrogates.outputs import (
     Curve,
     Layout,
@@ -48,17 +49,18 @@ from uqms.surrogates.partial import PartialRuns, fit_partial, refined
 from uqms.surrogates.physics import Physics, lifted
 from uqms.surrogates.pointwise import NamedSurrogate
 from uqms.surrogates.process import ScoreProcess, Scores, draw_at, normals_at, scores_at, sobol_points
+from uqms.surrogates.run_noise import SimulatorNoise, learn_noise, replicated
 from uqms.surrogates.stored import (
     arrays_of_bases,
     arrays_of_noise,
     arrays_of_process,
     check_used_up,
     described,
+    kernel_of_inputs,
     rebuilt_attrs,
     rebuilt_bases,
     rebuilt_noise,
     rebuilt_process,
-    stationary,
 )
 from uqms.surrogates.training import Hyperparameters, trend_basis, trend_columns
 from uqms.surrogates.transforms import Identity, as_transform, check_values
@@ -150,16 +152,22 @@ class GaussianProcess:
     scalars: Literal["auto", "independent"] = "auto"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.kernel, Stationary):
+        if not isinstance(self.kernel, Kernel) or isinstance(self.kernel, Structured):
             raise InputError(
                 f"kernel is {self.kernel!r}; give Matern52(), Matern32() or SquaredExponential(), or a sum or product "
-                "of them, or of kernels of your own that derive from uqms.RadialKernel."
+                "of them, or of kernels of your own that derive from uqms.RadialKernel; or one of your own that "
+                "derives from uqms.JaxKernel."
             )
-        self.kernel.layout()  # a kernel that does not compile is refused before there are runs
+        known = self.kernel.layout()  # a kernel that does not compile is refused before there are runs
         if self.trend not in ("constant", "linear", "quadratic"):
             raise InputError(f"trend is {self.trend!r}; give 'constant', 'linear' or 'quadratic'.")
         if self.mean is not None and not isinstance(self.mean, Physics):
             raise InputError(f"mean is {self.mean!r}; give Physics(function), or choose a trend.")
+        if self.mean is not None and known is None:
+            raise InputError(
+                f"A cheap model takes a kernel of the scaled distance, such as Matern52(); {self.kernel} is a "
+                "JaxKernel. Leave the cheap model out, or choose another kernel."
+            )
         if self.mean is not None and self.trend == "quadratic":
             raise InputError("A cheap model takes a 'constant' or 'linear' trend beside it, not a 'quadratic' one.")
         settings = list(self.outputs.values()) if isinstance(self.outputs, Mapping) else [self.outputs]
@@ -316,6 +324,8 @@ class GaussianProcessSurrogate(NamedSurrogate):
         return [lifted(self.process, j) for j in range(self.process.q)]
 
     def _scores_at(self, u: Array, diagonal: bool = False) -> Scores:
+        if self._in_jax is not None and not diagonal:
+            return self._in_jax.scores(u)
         if self.physics is None:
             return scores_at(self.process, u, diagonal)
         c = self.physics.scores(self.domain, self.bases, u.reshape(-1, self.domain.d)).reshape(*u.shape[:-1], -1)
@@ -326,10 +336,14 @@ class GaussianProcessSurrogate(NamedSurrogate):
         covariance = np.concatenate([part.covariance for part in parts], axis=-2 if diagonal else -3)
         return Scores(np.concatenate([part.mean for part in parts], axis=-1), covariance, self.process.log_weights)
 
+    @cached_property
+    def _in_jax(self) -> JaxScores | None:
+        return JaxScores(self.process) if isinstance(self.process.kernel, JaxKernel) else None
+
     @property
     def compiled_process(self) -> ScoreProcess | None:
-        """The process whose arrays compiled code reads; None where the mean calls a model of the user's own."""
-        return self.process if self.physics is None else None
+        """The process whose arrays compiled code reads; None where mean or kernel call a function of the user's."""
+        return self.process if self.physics is None and self.process.kernel.layout() is not None else None
 
     @property
     def runs(self) -> int:
@@ -385,7 +399,7 @@ class GaussianProcessSurrogate(NamedSurrogate):
     def restored(cls, header: Mapping[str, Any], arrays: dict[str, Array]) -> "GaussianProcessSurrogate":
         """Return the surrogate of which a file holds this; arrays are taken out of the mapping."""
         box = Box.from_dict(header["domain"])
-        process, sizes = rebuilt_process("process", stationary(header["kernel"]), arrays, {"d": box.d})
+        process, sizes = rebuilt_process("process", kernel_of_inputs(header["kernel"]), arrays, {"d": box.d})
         bases = rebuilt_bases(header, arrays, sizes["n"])
         noise = rebuilt_noise(bases, arrays, sizes) if "noise.centre" in arrays else None
         check_used_up(bases, arrays, sizes["q"])
@@ -402,8 +416,10 @@ class GaussianProcessSurrogate(NamedSurrogate):
     def scores_reverse(self, u: Array, mean_bar: Array, covariance_bar: Array) -> Array:
         """Return the derivative (k, d) of sum(mean * mean_bar) + sum(covariance * covariance_bar) at `u` (k, d)."""
         u = np.ascontiguousarray(u, dtype=np.float64)
-        if self.physics is None:
+        if self.compiled_process is not None:
             return np.asarray(scores_flat_reverse(self.process.flat(), u, mean_bar, covariance_bar))
+        if self._in_jax is not None:
+            return self._in_jax.reverse(u, mean_bar, covariance_bar)
         c = self.physics.scores(self.domain, self.bases, u)
         bars = [
             scores_flat_reverse(

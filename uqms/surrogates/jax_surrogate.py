@@ -12,7 +12,6 @@ H           hyperparameter draws, the leading axis of what is returned    ()
 ==========  ============================================================  =================
 """
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -24,14 +23,13 @@ from numpy.typing import ArrayLike
 from uqms._typing import Array, RandomState
 from uqms.errors import ConformanceError, InputError
 from uqms.parameters import Box
+from uqms.surrogates.jax_functions import in_double, is_double, jax_for
 from uqms.surrogates.outputs import Decoder, InputDecoder, Layout
 from uqms.surrogates.plugging import draws_from_scores
 from uqms.surrogates.process import Scores
 from uqms.surrogates.protocol import FunctionDraws
 
 __all__ = ["JaxSurrogate"]
-
-NARROW = re.compile(r"\b(f32|f16|bf16|c64)\[")  # types in the text of a traced function
 
 
 @final
@@ -170,10 +168,7 @@ class _Compiled:
     """A JAX function of inputs (k, d) with several results, and its reverse derivative, compiled in float64."""
 
     def __init__(self, function: Callable[[Any], Any], names: tuple[str, ...]) -> None:
-        try:
-            import jax
-        except ImportError as error:
-            raise InputError("JaxSurrogate needs JAX, which is not installed: pip install 'uqms[jax]'.") from error
+        jax = jax_for("JaxSurrogate")
 
         def results(u: Any) -> tuple[Any, ...]:
             found = tuple(jax.numpy.asarray(one) for one in function(u))
@@ -183,8 +178,7 @@ class _Compiled:
         def weighted(u: Any, bars: Any) -> Any:
             return sum(jax.numpy.vdot(one, bar) for one, bar in zip(results(u), bars, strict=True))
 
-        self.names, self._trace, self._results = names, jax.make_jaxpr, results
-        self._wide = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
+        self.names, self._jax, self._results = names, jax, results
         self._values, self._reverse = jax.jit(jax.vmap(results)), jax.jit(jax.grad(weighted))
 
     def check(self, d: int, what: str) -> None:
@@ -195,13 +189,13 @@ class _Compiled:
         ConformanceError
             With how to mend it.
         """
-        with self._wide(True):
-            traced = self._trace(self._results)(np.full((2, d), 0.5))
+        with in_double(self._jax):
+            traced = self._jax.make_jaxpr(self._results)(np.full((2, d), 0.5))
         if len(traced.out_avals) != len(self.names):
             raise ConformanceError(
                 f"JaxSurrogate: {what} returns {len(traced.out_avals)} results; give {', '.join(self.names)}."
             )
-        if NARROW.search(str(traced)) or any(one.dtype != np.float64 for one in traced.out_avals):
+        if not is_double(traced):
             raise ConformanceError(
                 f"JaxSurrogate: {what} computes in float32 somewhere, and variances, which are differences of large "
                 "numbers, then have no digits left. Inputs are float64 and JAX computes in float64 here, but an array "
@@ -216,12 +210,12 @@ class _Compiled:
         count = len(flat)
         size = 1 << max(0, count - 1).bit_length()  # few shapes are compiled
         padded = np.concatenate([flat, np.broadcast_to(flat[-1:], (size - count, *flat.shape[1:]))])
-        with self._wide(True):
+        with in_double(self._jax):
             found = [np.moveaxis(np.asarray(one)[:count], 0, 1) for one in self._values(padded)]
         return tuple(np.array(one).reshape(len(one), *lead, *one.shape[2:]) for one in found)
 
     def reverse(self, u: Array, bars: Sequence[Array]) -> Array:
         """Return the derivative (k, d) of the sum of the results, weighted by `bars`."""
-        with self._wide(True):
+        with in_double(self._jax):
             found = self._reverse(np.asarray(u, dtype=np.float64), tuple(np.ascontiguousarray(one) for one in bars))
             return np.array(found, dtype=np.float64)

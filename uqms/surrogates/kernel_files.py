@@ -18,6 +18,7 @@ from typing import Any
 from uqms._import_names import class_named, name_of
 from uqms.errors import InputError
 from uqms.surrogates.cokriging import CoKriging
+from uqms.surrogates.jax_kernel import JaxKernel
 from uqms.surrogates.kernels import (
     Kernel,
     Matern32,
@@ -46,7 +47,7 @@ def description_of(kernel: Kernel) -> dict[str, Any]:
     InputError
         When the class cannot be imported again, or a setting is neither a number nor a kernel.
     """
-    if isinstance(kernel, RadialKernel):
+    if isinstance(kernel, RadialKernel | JaxKernel):
         settings_of(kernel)  # which refuses what is no number
     given = [part.name for part in fields(kernel) if part.init]  # type: ignore[arg-type]
     settings = {name: _plain(getattr(kernel, name)) for name in given}
@@ -107,7 +108,7 @@ def kernel_of_description(description: object, depth: int = DEPTH) -> Kernel:
         raise InputError(f"the kernel {name} does not take the settings {reprlib.repr(settings)} ({error})") from error
     if not isinstance(kernel, Kernel):
         raise InputError(f"the kernel {name} made a {type(kernel).__name__}")
-    if isinstance(kernel, RadialKernel):
+    if isinstance(kernel, RadialKernel | JaxKernel):
         settings_of(kernel)
     return kernel
 

@@ -26,7 +26,7 @@ from abc import ABC, abstractmethod
 from collections import namedtuple
 from dataclasses import dataclass, fields
 from functools import cache
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, Protocol, final
 
 import numba
 import numpy as np
@@ -41,10 +41,12 @@ from uqms.errors import InputError
 
 __all__ = [
     "Kernel",
+    "Linearised",
     "Matern32",
     "Matern52",
     "Product",
     "RadialKernel",
+    "RadialParts",
     "RationalQuadratic",
     "SquaredExponential",
     "Stationary",
@@ -69,10 +71,27 @@ SHARE_BOUNDS, SHARE_SPREAD = (1e-6, 1e6), 2.0  # of a term's share over that of 
 
 
 # ------------------------------------------------------------------------------------------------------- the protocol
+class Linearised(Protocol):
+    """The correlation between inputs u and x, and its reverse derivatives there."""
+
+    @property
+    def kappa(self) -> Array:
+        """Correlation (k, n)."""
+        ...
+
+    def reverse_inputs(self, bar: Array) -> Array:
+        """Return the derivative (k, d) of sum(kappa * bar) by u, with x held."""
+        ...
+
+    def reverse_logs(self, bar: Array) -> Array:
+        """Return the derivative (p,) of sum(kappa * bar) by the logarithms of `ell`."""
+        ...
+
+
 class Kernel(ABC):
     """What training, prediction and calibration ask of a kernel; to write one, derive from `RadialKernel`.
 
-    A kernel is a frozen value. Its *parts* are correlations of a scaled distance, each with its own length scales.
+    A kernel is a frozen value: a correlation, symmetric in its two inputs and 1 where they are equal.
     """
 
     exchangeable: ClassVar[bool] = False
@@ -87,12 +106,12 @@ class Kernel(ABC):
         """Return location, sd and bounds (s,), (s,), (s, 2) of the logarithms of what else `ell` has."""
 
     @abstractmethod
-    def correlation_slopes(self, u: Array, x: Array, ell: Array) -> tuple[Array, Array, Array]:
-        """Return the correlation, g of each part (with the factors beside it), and the derivative by each other log."""
+    def linearised(self, u: Array, x: Array, ell: Array) -> Linearised:
+        """Return the correlation (k, n) with its reverse derivatives."""
 
     def correlation(self, u: Array, x: Array, ell: Array) -> Array:
         """Return the correlation (k, n) alone."""
-        return self.correlation_slopes(u, x, ell)[0]
+        return self.linearised(u, x, ell).kappa
 
     def correlation_within(self, u: Array, ell: Array) -> Array:
         """Return the correlation (s, k, k) between the rows of each member of a batch (s, k, d)."""
@@ -114,11 +133,64 @@ class Kernel(ABC):
         return type(self).__name__
 
 
-class Structured(Kernel):
+class RadialParts(Kernel):
+    """A kernel made of parts: correlations of a scaled distance, each with its own length scales.
+
+    All derivatives follow from the radial slopes of the parts.
+    """
+
+    @abstractmethod
+    def correlation_slopes(self, u: Array, x: Array, ell: Array) -> tuple[Array, Array, Array]:
+        """Return the correlation, g of each part (with the factors beside it), and the derivative by each other log."""
+
+    def linearised(self, u: Array, x: Array, ell: Array) -> "Slopes":
+        """Return the correlation (k, n) with its reverse derivatives."""
+        return Slopes(*self.correlation_slopes(u, x, ell), u, x, ell, self.places(u.shape[1]))
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Slopes:
+    """The correlation of a kernel made of parts, linearised by their radial slopes."""
+
+    kappa: Array  # (k, n)
+    g: Array  # (f, k, n)
+    by_other: Array  # (s, k, n), by the logarithms behind the length scales
+    u: Array
+    x: Array
+    ell: Array
+    at: Ints  # (f, d), see `Kernel.places`
+
+    def reverse_inputs(self, bar: Array) -> Array:
+        """Return the derivative (k, d) of sum(kappa * bar) by u: d r² / d u_c = 2 (u_c - x_c) / ell_c²."""
+        out = np.zeros_like(self.u)
+        for at, slope in zip(self.at, self.g, strict=True):
+            pairs, seen = bar * slope, at >= 0
+            moved = pairs.sum(axis=1)[:, None] * self.u - pairs @ self.x
+            out[:, seen] += moved[:, seen] * self.ell[at[seen]] ** -2.0
+        return out
+
+    def reverse_logs(self, bar: Array) -> Array:
+        """Return the derivative by the logarithms of ell: through each r² in one product, d r² / d log ell_c."""
+        u, x = self.u, self.x
+        scales = int(self.at.max()) + 1
+        out = np.zeros(scales + len(self.by_other))
+        squares = u * u
+        others = squares if u is x else x * x
+        for at, slope in zip(self.at, self.g, strict=True):
+            pairs, seen = bar * slope, at >= 0
+            spread = pairs.sum(axis=1) @ squares + pairs.sum(axis=0) @ others - 2.0 * np.sum(u * (pairs @ x), axis=0)
+            out[at[seen]] -= spread[seen] * self.ell[at[seen]] ** -2.0
+        for i, slope in enumerate(self.by_other):
+            out[scales + i] = float(np.vdot(bar, slope))
+        return out
+
+
+class Structured(RadialParts):
     """A kernel whose inputs have several meanings, such as levels of fidelity: made by a method, not by its users."""
 
 
-class Stationary(Kernel):
+class Stationary(RadialParts):
     """A radial kernel, or a sum or product of them; `+` and `*` combine any two."""
 
     exchangeable = True
@@ -129,9 +201,13 @@ class Stationary(Kernel):
         """The terms of the sum, each as the factors of its product."""
 
     def __add__(self, other: "Stationary") -> "Sum":
+        if isinstance(other, Kernel) and not isinstance(other, Stationary):
+            return NotImplemented
         return Sum((*_parts(self, Sum), *_parts(other, Sum)))
 
     def __mul__(self, other: "Stationary") -> "Product":
+        if isinstance(other, Kernel) and not isinstance(other, Stationary):
+            return NotImplemented
         return Product((*_parts(self, Product), *_parts(other, Product)))
 
     def places(self, d: int) -> Ints:
@@ -483,7 +559,7 @@ def correlation(
 
 
 def correlation_slopes(
-    kernel: Kernel, u: Float[np.ndarray, "k d"], x: Float[np.ndarray, "n d"], ell: Float[np.ndarray, " p"]
+    kernel: RadialParts, u: Float[np.ndarray, "k d"], x: Float[np.ndarray, "n d"], ell: Float[np.ndarray, " p"]
 ) -> tuple[Float[np.ndarray, "k n"], Float[np.ndarray, "f k n"], Float[np.ndarray, "s k n"]]:
     """Return the correlation, g of each part (with the factors beside it), and its derivative by each other log."""
     return kernel.correlation_slopes(u, x, ell)
@@ -506,8 +582,8 @@ def split(
 
 
 # ----------------------------------------------------------------------------------------- a kernel's own compiled code
-def settings_of(kernel: RadialKernel) -> dict[str, int | float]:
-    """Return the settings of a radial kernel by name.
+def settings_of(kernel: Kernel) -> dict[str, int | float]:
+    """Return the settings of a kernel of one's own by name.
 
     Raises
     ------

@@ -23,9 +23,9 @@ from uqms._threads import single_threaded
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.errors import InputError
 from uqms.surrogates.gp import GaussianProcessSurrogate
-from uqms.surrogates.noise import replicated
 from uqms.surrogates.prediction import Prediction
 from uqms.surrogates.protocol import Surrogate
+from uqms.surrogates.run_noise import replicated
 from uqms.surrogates.validation import Settings, Validation, folds_of, judged_runs, predicted, without
 
 __all__ = ["LearningCurve", "learning_curve"]

@@ -144,6 +144,11 @@ class LocalGaussianProcess:
         if not check.is_whole(self.neighbours, 8):
             raise InputError(f"neighbours is {self.neighbours!r}; give a whole number, at least 8.")
         self._exact()
+        if not isinstance(self.kernel, Stationary):
+            raise InputError(
+                f"LocalGaussianProcess takes a kernel of the scaled distance, such as Matern52(); {self.kernel} is a "
+                "JaxKernel. Use GaussianProcess, which has all kernels, or choose another one."
+            )
 
     def _exact(self) -> GaussianProcess:
         """Return the settings by which the hyperparameters are learned."""

@@ -36,7 +36,7 @@ from scipy.stats import qmc
 from uqms._typing import Array, Bools, Ints
 from uqms.errors import InputError
 from uqms.surrogates.kernels import Kernel, correlation, correlation_within, scale_count
-from uqms.surrogates.training import JITTER_FIRST, Hyperparameters, factorise, trend_basis
+from uqms.surrogates.training import JITTER_FIRST, Hyperparameters, factorise, trend_basis, trend_reverse
 
 __all__ = [
     "ScoreProcess",
@@ -47,6 +47,7 @@ __all__ = [
     "normals_at",
     "root_at",
     "score_at",
+    "score_reverse",
     "stacked",
     "scores_at",
     "scrambled_points",
@@ -336,6 +337,27 @@ def score_at(
     kappa = correlation(process.kernel, rows, process.x, process.ell[h, j])
     mean, w, v = _rows(process, h, j, rows, kappa, column)
     return mean.reshape(s, k), _joint(process, h, j, rows.reshape(s, k, d), w, v)
+
+
+def score_reverse(
+    process: ScoreProcess,
+    h: int,
+    j: int,
+    u: Float[np.ndarray, "k d"],
+    mean_bar: Float[np.ndarray, " k"],
+    cov_bar: Float[np.ndarray, "k k"],
+) -> Float[np.ndarray, "k d"]:
+    """Return the derivative of sum(mean * mean_bar) + sum(covariance * cov_bar) of score j of draw h, of any kernel."""
+    kernel, ell, s2 = process.kernel, process.ell[h, j], process.variance[h, j]
+    to_runs = kernel.linearised(u, process.x, ell)
+    _, w, v = _rows(process, h, j, u, to_runs.kappa, None)
+    both = cov_bar + cov_bar.T
+    trend_bar = both @ v @ process.trend_root[h, j]
+    w_bar = np.outer(mean_bar, process.target[h, j]) - both @ w - trend_bar @ process.trend_factor[h, j].T
+    out = to_runs.reverse_inputs(s2 * w_bar @ process.inverse_factor[h, j])
+    if len(u) > 1:  # a correlation is 1 at equal inputs, wherever these are
+        out += kernel.linearised(u, u.copy(), ell).reverse_inputs(s2 * both)
+    return out + trend_reverse(u, trend_bar + np.outer(mean_bar, process.beta[h, j]))
 
 
 def _marginal(process: ScoreProcess, h: int, j: int, u: Array, cheap: Array | None) -> tuple[Array, Array]:

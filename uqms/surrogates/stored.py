@@ -23,10 +23,10 @@ from uqms._typing import Array
 from uqms.errors import InputError
 from uqms.parameters import Box
 from uqms.surrogates.kernel_files import kernel_of_description
-from uqms.surrogates.kernels import Kernel, Matern52, Stationary, hyperparameter_count
-from uqms.surrogates.noise import SimulatorNoise
+from uqms.surrogates.kernels import Kernel, Matern52, Stationary, Structured, hyperparameter_count
 from uqms.surrogates.outputs import Layout, OutputBasis, score_columns
 from uqms.surrogates.process import ScoreProcess
+from uqms.surrogates.run_noise import SimulatorNoise
 from uqms.surrogates.training import trend_columns
 from uqms.surrogates.transforms import IDENTITY, Identity, from_dict, to_dict
 
@@ -39,6 +39,7 @@ __all__ = [
     "arrays_of_process",
     "check_used_up",
     "described",
+    "kernel_of_inputs",
     "rebuilt_attrs",
     "rebuilt_bases",
     "rebuilt_noise",
@@ -118,11 +119,19 @@ def rebuilt_attrs(header: Mapping[str, Any]) -> Mapping[str, str]:
     return MappingProxyType({str(key): str(value) for key, value in header["attrs"].items()})
 
 
-def stationary(description: object) -> Stationary:
+def kernel_of_inputs(description: object) -> Kernel:
     """Return a kernel from its description, after a check that it is not one of levels of fidelity."""
     kernel = kernel_of_description(description)
-    if not isinstance(kernel, Stationary):
+    if isinstance(kernel, Structured):
         raise InputError(f"the kernel {kernel} is of levels of fidelity")
+    return kernel
+
+
+def stationary(description: object) -> Stationary:
+    """Return a kernel from its description, after a check that compiled code knows it."""
+    kernel = kernel_of_inputs(description)
+    if not isinstance(kernel, Stationary):
+        raise InputError(f"the kernel {kernel} is none of a scaled distance")
     return kernel
 
 

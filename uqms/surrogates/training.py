@@ -34,7 +34,6 @@ from uqms.errors import FitError
 from uqms.surrogates.kernels import (
     Kernel,
     correlation,
-    correlation_slopes,
     hyperparameter_count,
     places,
     scale_count,
@@ -51,12 +50,12 @@ __all__ = [
     "nugget_of",
     "objective",
     "prior_of",
-    "pull_back",
     "subset",
     "taken",
     "train",
     "trend_basis",
     "trend_columns",
+    "trend_reverse",
     "variances_known",
 ]
 
@@ -105,6 +104,16 @@ def trend_basis(
         return np.ascontiguousarray(extended[:, :columns])
     first, second = (index[:columns] for index in np.triu_indices(extended.shape[1]))
     return np.ascontiguousarray(extended[:, first] * extended[:, second])
+
+
+def trend_reverse(u: Float[np.ndarray, "k d"], bar: Float[np.ndarray, "k b"]) -> Float[np.ndarray, "k d"]:
+    """Return the derivative of sum(trend_basis(u, b) * bar) by u."""
+    (k, d), b = u.shape, bar.shape[1]
+    extended = np.column_stack([np.ones(k), u])
+    pairs = np.zeros((k, d + 1, d + 1))
+    first, second = (index[:b] for index in np.triu_indices(d + 1))
+    pairs[:, first, second] = bar
+    return np.asarray(np.einsum("kij,kj->ki", pairs + pairs.transpose(0, 2, 1), extended)[:, 1:])
 
 
 def trend_columns(d: int) -> dict[str, int]:
@@ -222,8 +231,8 @@ def objective(parameters: Array, x: Array, y: Array, trend: Array, kernel: Kerne
     b = trend.shape[1]
     size = len(parameters) - (noise is not False)
     nugget = nugget_of(parameters, noise)
-    kappa, g, by_share = correlation_slopes(kernel, x, x, np.exp(parameters[:size]))
-    lower, _ = factorise(kappa, nugget)
+    at_runs = kernel.linearised(x, x, np.exp(parameters[:size]))
+    lower, _ = factorise(at_runs.kappa, nugget)
     inverse, _ = lapack.dpotri(lower, lower=1)
     inverse = np.tril(inverse) + np.tril(inverse, -1).T
     log_det = 2.0 * float(np.sum(np.log(np.diag(lower))))
@@ -240,29 +249,15 @@ def objective(parameters: Array, x: Array, y: Array, trend: Array, kernel: Kerne
     else:
         inverse_variance = degrees / squares
         value = -0.5 * (degrees * math.log(squares / degrees) + log_det + log_det_trend)
-    # d value / d K = (w w' / s2 - Q) / 2, with Q the projected inverse; chain rule through each r² in one product.
+    # d value / d K = (w w' / s2 - Q) / 2, with Q the projected inverse.
     adjoint = 0.5 * (np.outer(weights, weights) * inverse_variance - projected)
     prior, gradient = _log_prior(parameters, kernel, d, noise)
-    gradient[:size] += pull_back(adjoint, g, by_share, x, parameters, kernel)
+    gradient[:size] += at_runs.reverse_logs(adjoint)
     if noise is not False:
         gradient[size] += float(np.sum(nugget * np.diagonal(adjoint)))
     if variances_known(noise):
         gradient[size] += 0.5 * (degrees - inverse_variance * squares)
     return -(value + prior), -gradient
-
-
-def pull_back(adjoint: Array, g: Array, by_share: Array, x: Array, parameters: Array, kernel: Kernel) -> Array:
-    """Return the derivative by log length scales and log shares of what has the derivative `adjoint` by kappa."""
-    at, scales = places(kernel, x.shape[1]), scale_count(kernel, x.shape[1])
-    out = np.zeros(scales + len(by_share))
-    for part, slope in enumerate(g):
-        pairs = adjoint * slope
-        spread = 2.0 * (pairs.sum(axis=1) @ (x * x) - np.sum(x * (pairs @ x), axis=0))
-        columns = at[part][at[part] >= 0]
-        out[columns] -= spread[at[part] >= 0] * np.exp(-2.0 * parameters[columns])
-    for i, slope in enumerate(by_share):
-        out[scales + i] = float(np.vdot(adjoint, slope))
-    return out
 
 
 def log_posterior(parameters: Array, x: Array, y: Array, trend: Array, kernel: Kernel, noise: Noise) -> float:

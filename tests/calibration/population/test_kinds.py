@@ -10,10 +10,11 @@ from scipy.stats import multivariate_normal, norm
 
 import uqms as uq
 from uqms.calibration import bridge
+from uqms.calibration.assembly import new_rows
 from uqms.calibration.noise import NoiseModel
-from uqms.calibration.population.posterior import _new_rows, build_posterior
 from uqms.calibration.population.prediction import Shared
 from uqms.calibration.population.terms import subject_terms
+from uqms.calibration.posterior import build_posterior
 from uqms.errors import InputError
 from uqms.parameters.functions import NumPyFunctions
 
@@ -136,12 +137,14 @@ def test_new_measurements_of_noise_that_is_not_normal(two_outputs: object) -> No
     normal = of_noise(two_outputs, {"y": uq.GaussianNoise(sd=0.1), "e": uq.GaussianNoise(sd=0.05)})
     known, z = {name: np.repeat(v, 20_000) for name, v in normal.prior_draws(1, 4).items()}, np.zeros((20_000, 0))
     z = np.repeat(rng.standard_normal((1, normal.latents)), 20_000, axis=0)
-    found, _ = _new_rows(normal, known, z, np.zeros(20_000, dtype=int), (1, 20_000), rng)
+    few = {name: values[:400] for name, values in known.items()}
+    (piece,) = normal.pieces(few, z[:400], np.zeros(400, dtype=int))
+    found = new_rows(piece, rng)  # (400, R)
     other = Shared.of(normal, known, z, rng).new_rows(rng)
     sd = other.std(axis=0)
-    error = sd * np.sqrt(1.0 / found.shape[1] + 1.0 / len(other))
-    np.testing.assert_array_less(np.abs(found[0].mean(axis=0) - other.mean(axis=0)), 4.0 * error)
-    np.testing.assert_allclose(found[0].std(axis=0), sd, rtol=4.0 / np.sqrt(2 * found.shape[1]))
+    error = sd * np.sqrt(1.0 / len(found) + 1.0 / len(other))
+    np.testing.assert_array_less(np.abs(found.mean(axis=0) - other.mean(axis=0)), 4.0 * error)
+    np.testing.assert_allclose(found.std(axis=0), sd, rtol=4.0 / np.sqrt(2 * len(found)))
 
 
 def test_features_take_the_place_of_the_exact_error() -> None:

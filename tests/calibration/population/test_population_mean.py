@@ -9,7 +9,7 @@ from calibration.problems import linear_surrogate, matern52
 from scipy.stats import binom
 
 import uqms as uq
-from uqms.calibration.population.posterior import PopulationPosterior
+from uqms.calibration.posterior import Posterior
 from uqms.errors import ConformanceError
 from uqms.surrogates import Surrogate
 from uqms.testing.planted import with_covariance
@@ -142,7 +142,7 @@ def test_a_new_subject_is_what_a_refit_of_everybody_says() -> None:
         "posterior": xr.Dataset({"theta": (("chain", "draw"), drawn[None, :, 0])}),
         "latents": xr.Dataset({"value": (("chain", "draw", "latent"), drawn[None, :, 1:])}),
     }
-    posterior = PopulationPosterior(xr.DataTree.from_dict(groups), one, None, None)  # type: ignore[arg-type]
+    posterior = Posterior(xr.DataTree.from_dict(groups), one, None, None)  # type: ignore[arg-type]
 
     x, z = np.array([*X, 0.4]), np.array([*values[0], values[0].mean() + 1.5])
     frame = pd.DataFrame({"x": [0.4], "y": z[-1:]})

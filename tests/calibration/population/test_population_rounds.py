@@ -8,7 +8,7 @@ from calibration.problems import given_surrogate
 from scipy.stats import norm
 
 import uqms as uq
-from uqms.calibration import PopulationPosterior
+from uqms.calibration import Posterior
 from uqms.calibration.checks import Check
 from uqms.calibration.verdict import Verdict
 from uqms.errors import InputError
@@ -28,7 +28,7 @@ def problem(population: uq.Population = POPULATION) -> uq.PopulationCalibration:
     return uq.Calibration(surrogate, table, noise, population=population, outside="extrapolate")
 
 
-def posterior(mean: float = 0.5, share: float = 0.1, edge: str = "pass", **of: uq.Population) -> PopulationPosterior:
+def posterior(mean: float = 0.5, share: float = 0.1, edge: str = "pass", **of: uq.Population) -> Posterior:
     """Return draws with a known spread, subjects at `PLACES` with an sd of `OWN`, and a shared b of 0.5 +- 0.01."""
     rng, one = np.random.default_rng(1), problem(**of)
     theta = {
@@ -45,7 +45,7 @@ def posterior(mean: float = 0.5, share: float = 0.1, edge: str = "pass", **of: u
     )
     verdict = Verdict((Check("edge of the design box", edge, 0.0, "told"),))  # type: ignore[arg-type]
     shares = xr.Dataset({name: ((), share if name == "omega_a" else 0.0) for name in one.parameters})
-    return PopulationPosterior(tree, one, verdict, shares)
+    return Posterior(tree, one, verdict, shares)
 
 
 def test_the_box_holds_each_widened_subject_and_the_central_part_of_new_ones() -> None:
@@ -98,7 +98,7 @@ def test_points_are_at_the_conditions_of_all_subjects(sd: float | None) -> None:
         "posterior": xr.Dataset({name: (("chain", "draw"), values) for name, values in (draws | inexact).items()}),
         "latents": xr.Dataset({"value": (("chain", "draw", "latent"), rng.standard_normal((1, 400, one.latents)))}),
     }
-    told = PopulationPosterior(xr.DataTree.from_dict(groups), one, Verdict(()), xr.Dataset())
+    told = Posterior(xr.DataTree.from_dict(groups), one, Verdict(()), xr.Dataset())
     found = np.sort(uq.refine(told, 10, rng=1)["x"].values)
     np.testing.assert_allclose(found, np.linspace(0.05, 0.95, 10), atol=0.005)
     assert (len(np.setdiff1d(found, known)) > 0) == (sd is not None)

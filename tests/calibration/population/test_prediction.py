@@ -12,15 +12,15 @@ from scipy.stats import t as student
 
 import uqms as uq
 from uqms.calibration.population.covariances import ProcessCovariances
-from uqms.calibration.population.posterior import PopulationPosterior
 from uqms.calibration.population.prediction import Measured, Shared, featured, some_inputs, subjects_of
 from uqms.calibration.population.shared_error import SharedError
 from uqms.calibration.population.subject import NewData, _inputs
+from uqms.calibration.posterior import Posterior
 from uqms.calibration.predict import Targets, conditional_moments, own_cells
 from uqms.errors import ExtrapolationError, ExtrapolationWarning, InputError
 
 
-def posterior_of(one: uq.PopulationCalibration, draws: int, seed: int = 3) -> PopulationPosterior:
+def posterior_of(one: uq.PopulationCalibration, draws: int, seed: int = 3) -> Posterior:
     """Return draws around the truth that data were made with: what is tested holds for any, and these fit the data."""
     rng = np.random.default_rng(seed)
     truth, z0 = one.prior_draws(1, rng), rng.standard_normal((1, one.latents))
@@ -38,7 +38,7 @@ def posterior_of(one: uq.PopulationCalibration, draws: int, seed: int = 3) -> Po
         "posterior": xr.Dataset({name: (("chain", "draw"), values[None]) for name, values in theta.items()}),
         "latents": xr.Dataset({"value": (("chain", "draw", "latent"), z[None])}),
     }
-    return PopulationPosterior(xr.DataTree.from_dict(groups), one, None, None)  # type: ignore[arg-type]
+    return Posterior(xr.DataTree.from_dict(groups), one, None, None)  # type: ignore[arg-type]
 
 
 def exact_error(one: uq.PopulationCalibration, u: np.ndarray) -> SharedError:
@@ -100,7 +100,7 @@ def test_the_error_given_the_data_is_smaller(fixed: tuple) -> None:
 
 
 def test_scores_are_the_same_a_few_draws_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    shared = posterior_of(problem(), 30).shared
+    shared = posterior_of(problem(), 30).hierarchy.shared
     u = shared.problem.data.unit_inputs(shared.own)
     whole = shared.scores(u)
     monkeypatch.setattr("uqms.calibration.population.prediction.NUMBERS", 2000)
@@ -154,7 +154,7 @@ def test_a_new_subject_is_weighted_as_quadrature_says(tails: dict) -> None:
     """With the draws of the population as they are, its parameter is one number: a sum over a grid, draw by draw."""
     one = one_parameter(tails)
     found = posterior_of(one, 200)
-    shared = found.shared
+    shared = found.hierarchy.shared
     subject = found.new_subject(new_observations(), covariates={"female": 1.0}, rng=2)
     assert subject.k_hat < 0.7
     data = NewData(found, new_observations())
@@ -261,7 +261,7 @@ def test_a_new_subject_without_data_stays_inside_of_the_box(monkeypatch: pytest.
     draws = subject.draws["a"].values.ravel()
     grid = np.linspace(-2.0, 3.0, 5001)
     wall = -0.5 * ((np.maximum(-grid, 0.0) + np.maximum(grid - 1.0, 0.0)) / 0.01) ** 2
-    laws = norm.pdf(grid, found.shared.theta["a"][:, None], 0.4) * np.exp(wall)
+    laws = norm.pdf(grid, found.hierarchy.shared.theta["a"][:, None], 0.4) * np.exp(wall)
     weight = np.sum(laws / laws.sum(axis=1, keepdims=True), axis=0)
     mean = np.sum(weight * grid) / weight.sum()
     sd = np.sqrt(np.sum(weight * (grid - mean) ** 2) / weight.sum())
@@ -304,7 +304,7 @@ def test_subjects_without_data_do_not_weigh_the_population(monkeypatch: pytest.M
     assert float(wall(point | {"effect_a": moved[::-1].copy()})) < -100.0  # the third one has data
     S = 20_000
     one = {"a": np.full(S, 0.7), "omega_a": np.full(S, 0.4), "b": np.full(S, 0.4), "c": np.full(S, 0.5)}
-    inside = more.inside(one, np.zeros((S, 8)), rng)
+    inside = more.latents_inside(one, np.zeros((S, 8)), rng)
     assert (inside[:, :5] == 0.0).all()  # those that have data stay where they are
     a = 0.7 + 0.4 * inside[:, 5:]
     grid = np.linspace(-2.0, 3.0, 5001)
@@ -317,7 +317,7 @@ def test_subjects_without_data_do_not_weigh_the_population(monkeypatch: pytest.M
     np.testing.assert_allclose(a.std(axis=0), sd, rtol=4.0 / np.sqrt(2 * S))
     nobody = {**one, "a": np.full(S, 30.0)}
     with pytest.warns(ExtrapolationWarning, match="100.0% of the draws of subjects without data"):
-        more.inside({name: values[:50] for name, values in nobody.items()}, np.zeros((50, 8)), rng)
+        more.latents_inside({name: values[:50] for name, values in nobody.items()}, np.zeros((50, 8)), rng)
 
 
 def test_a_condition_that_differs_by_rounding_is_the_measured_one() -> None:

@@ -35,9 +35,9 @@ from uqms.runs import RunState, run
 from uqms.simulators import Simulator
 from uqms.simulators.deadline import deadline
 from uqms.simulators.executable import ExecutableSimulator
-from uqms.simulators.executable.readers import JSONFile, NetCDFFile, TextTable
+from uqms.simulators.executable.ending import results
+from uqms.simulators.executable.result_readers import JSONFile, NetCDFFile, TextTable
 from uqms.simulators.executable.surroundings import clock, content_hash, fill, masked
-from uqms.simulators.executable.verdict import results
 
 ECHO = 'import sys, json; json.dump({"y": 1.0, "argv": sys.argv[1:]}, open("out.json", "w"))'
 

@@ -6,9 +6,9 @@ import pytest
 import xarray as xr
 
 from uqms.errors import InputError, OutputError, PathError, UnsafeFileError
-from uqms.simulators.executable.readers import JSONFile, NetCDFFile, Reader, TextTable
+from uqms.simulators.contract import checked_outputs
+from uqms.simulators.executable.result_readers import JSONFile, NetCDFFile, Reader, TextTable
 from uqms.simulators.executable.tables import number, parse
-from uqms.simulators.protocol import checked_outputs
 
 SCALAR, CURVE = {"y": ()}, {"y": ("t",)}
 

@@ -160,6 +160,12 @@ class Shared:
             return decoder
         return Decoder(*(one[self.h if len(one) > 1 else 0, np.arange(len(u))] for one in decoder.at(u)))
 
+    def means(self, u: Array, decoder: InputDecoder | Decoder) -> Array:
+        """Return means of a latent output (S, n, P) at inputs (S, n, d), where own errors are not known."""
+        offset, basis, _ = self.rows(decoder, u)
+        m = self.scores(u)[0]
+        return np.asarray(offset + (m @ basis.T if basis.ndim == 2 else row_sums(basis, m)))
+
     def measured(self, cells: Cells, inputs: Ints, u: Array) -> Measured:
         """Return the cells of some inputs, see `Measured.of`, which are at u (S, n, d)."""
         if cells.by_input is None:
@@ -376,8 +382,7 @@ def curves(
                 raise InputError(
                     f"predict: output {output!r} was not observed, so its noise is not known; say noise=False."
                 )
-            fixed = placeholder(decoder, u.shape[-1]) if isinstance(decoder, InputDecoder) else decoder
-            targets = targets_of(output, conditions, points, fixed)
+            targets = targets_of(output, conditions, points, decoder, u.shape[-1])
             add = new_noise(data, data.noise.outputs.index(output), targets)
             phi = add.phi(shared.own)
             sample = add.draw(latent, phi, rng)
@@ -396,9 +401,11 @@ def curves(
     return PosteriorPrediction(xr.Dataset(means), xr.Dataset(sds), xr.Dataset(samples), holds)
 
 
-def targets_of(output: str, conditions: Array, coords: Mapping[str, Array], decoder: Any) -> Targets:
-    """Return the points of an output at n inputs, one input after the other."""
-    offset, basis, truncation = decoder
+def targets_of(
+    output: str, conditions: Array, coords: Mapping[str, Array], decoder: InputDecoder | Decoder, d: int
+) -> Targets:
+    """Return the points of an output at n inputs of d numbers, one input after the other; NaN for rows that depend."""
+    offset, basis, truncation = placeholder(decoder, d) if isinstance(decoder, InputDecoder) else decoder
     n, p = len(conditions), len(offset)
     return Targets(
         conditions=conditions,

@@ -16,7 +16,7 @@ is 1 % of its width thick.
 """
 
 import copy
-import logging
+import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
@@ -29,7 +29,7 @@ import xarray as xr
 from uqms._threads import single_threaded
 from uqms._typing import Array, ArrayLike, Ints, RandomState, as_generator
 from uqms.calibration import density
-from uqms.calibration.base import MASS_CUT_LIMIT, Derived, Expansion, Piece, Problem
+from uqms.calibration.base import MASS_CUT_LIMIT, Derived, Expansion, LeftOut, Piece, Problem
 from uqms.calibration.capabilities import Kind, warn_ahead
 from uqms.calibration.conditioned import ConditionedPrior
 from uqms.calibration.direct import is_exact
@@ -42,7 +42,7 @@ from uqms.calibration.population.layout import WALL, Layout, Subjects, read_subj
 from uqms.calibration.population.lowrank import LowRank
 from uqms.calibration.population.population import Population
 from uqms.calibration.population.prediction import has_features, low_rank, simulate_rows
-from uqms.calibration.problem import Calibration, checked_sampler, named_derived
+from uqms.calibration.problem import Calibration, named_derived
 from uqms.calibration.samplers import NUTS, Sampler
 from uqms.errors import PACKAGE, DataError, DataWarning, ExtrapolationError, ExtrapolationWarning, InputError
 from uqms.parameters import Prior
@@ -53,16 +53,17 @@ if TYPE_CHECKING:
     from uqms.calibration.checks import Sampled
     from uqms.calibration.constraints import Constraint
     from uqms.calibration.context import Linearised
+    from uqms.calibration.posterior import Posterior
 
 __all__ = ["Individuals", "PopulationCalibration"]
 
-_logger = logging.getLogger(__name__)
 CHECKED = 2048  # draws for the mass outside of the box
 EXACT = 100  # inputs times scores: beyond, an exact likelihood takes milliseconds
 MAX_SCORES = 30  # beyond, features of each score are more than the inputs of a few subjects
 CLOUD = 64  # draws of all subjects
 PREDICTED = 25_600  # inputs for the check against the prior
 TRIES = 200  # of effects inside of the design box
+WORK, LEAST_DRAWS, MOST_DRAWS = 1e11, 40, 400  # of new measurements without features: operations in all, draws
 
 
 class Individuals(Calibration):
@@ -302,6 +303,7 @@ class PopulationCalibration(Problem):
     """
 
     kind: ClassVar[Kind] = "population"
+    prior_predictive_draws: ClassVar[int] = 100
 
     @single_threaded
     def __init__(
@@ -514,7 +516,56 @@ class PopulationCalibration(Problem):
             parts = [np.logaddexp.reduce(values, axis=0) for values in data.log_likelihood_values(own)]
         return np.asarray(np.concatenate(parts) + data.cells.jacobian.sum() + wall)
 
-    def inside(self, theta: Mapping[str, Array], latents: Array, rng: np.random.Generator) -> Array:
+    @property
+    def subject_labels(self) -> tuple[str, ...]:
+        """Labels of the subjects."""
+        return self.subjects.labels
+
+    @property
+    def auxiliary(self) -> tuple[str, ...]:
+        """Names of what makes the correlations of random effects."""
+        return tuple(name for name in self.priors if name.startswith("lkj_"))
+
+    @property
+    def described(self) -> dict[str, str]:
+        """The population and its subjects, for the posterior's file."""
+        return {"population": repr(self.population), "subjects": json.dumps(list(self.subject_labels))}
+
+    def correlations(self, theta: Mapping[str, Array]) -> dict[str, Array]:
+        """Return correlations of random effects, by "corr_a_b", for draws of any shape."""
+        return self.layout.correlations(theta)
+
+    def left_out(self, theta: Mapping[str, Array], latents: Array, rng: np.random.Generator) -> LeftOut:
+        """Return what draws (S,) say of the data, and of those of each subject given all others'."""
+        from uqms.calibration.population.terms import subject_terms
+
+        there = zip(self.subject_labels, self.subjects.measured, strict=True)
+        return LeftOut(
+            *subject_terms(self, theta, latents, rng), {"subject": [label for label, measured in there if measured]}
+        )
+
+    def of_subjects(self, theta: Mapping[str, Array], latents: Array, shape: tuple[int, int]) -> dict[str, xr.Dataset]:
+        """Return groups of draws of each subject, dims (chain, draw, subject)."""
+        from uqms.calibration.population.hierarchy import groups_of_subjects
+
+        return groups_of_subjects(self, theta, latents, shape)
+
+    def new_measurements(self, posterior: "Posterior", rng: np.random.Generator) -> tuple[Array, Ints]:
+        """Return new measurements (chain, few draws, R) given the data, and which draws.
+
+        Without features they have the exact conditional law, whose cost grows with the cube of the number of cells, so
+        that there are fewer draws of more data.
+        """
+        from uqms.calibration.assembly import each_chain, new_measurements
+
+        chains, draws = posterior.draws.sizes["chain"], posterior.draws.sizes["draw"]
+        if not has_features(self.data):
+            count = int(np.clip(WORK / (2 * len(self.data.cells.offset)) ** 3, LEAST_DRAWS, MOST_DRAWS))
+            return new_measurements(posterior, -(-count // chains), rng)
+        rows = posterior.hierarchy.shared.new_rows(rng).reshape(chains, -1, len(self.observations))
+        return rows, each_chain((chains, draws), rows.shape[1])[1]
+
+    def latents_inside(self, theta: Mapping[str, Array], latents: Array, rng: np.random.Generator) -> Array:
         """Return the standard normals (S, latents) with effects of subjects without data that are in the design box.
 
         Given a draw of the population they have its law, cut at the box, since nothing was simulated outside of it.
@@ -588,6 +639,31 @@ class PopulationCalibration(Problem):
         other.data = self.data.with_values(values)  # type: ignore[assignment]
         return other
 
+    @single_threaded
+    def sample(self, sampler: Sampler | None = None, *, rng: RandomState | None = None) -> "Posterior":
+        """Draw from the posterior of the population and of all subjects.
+
+        Parameters
+        ----------
+        sampler
+            `NUTS(...)`, its defaults when left out. Samplers without gradients are for a handful of subjects.
+        rng
+            Whole number or generator; stored with the result.
+
+        Returns
+        -------
+        Posterior
+            Draws of the population and of each subject, predictions, new subjects, the verdict.
+
+        Raises
+        ------
+        InputError, ConformanceError, InitError, SamplingInterrupted, SamplingError
+            As `Calibration.sample`.
+        """
+        from uqms.calibration.posterior import sample
+
+        return sample(self, sampler, rng)
+
     def with_gradients(self, sampler: NUTS, seed: int) -> tuple["PopulationCalibration", Any]:
         """Return the problem with features for where its subjects are, and its draws by a sampler with gradients."""
         from uqms.calibration.population.graph import run
@@ -618,36 +694,3 @@ class PopulationCalibration(Problem):
             own = graph.individual_variables(self, values, centring=centring)
             graph.add_likelihood(self, own, values, "observations", "latents")
         return model
-
-    @single_threaded
-    def sample(self, sampler: Sampler | None = None, *, rng: RandomState | None = None) -> Any:
-        """Draw from the posterior of the population and of all subjects.
-
-        Parameters
-        ----------
-        sampler
-            `NUTS(...)`, its defaults when left out. Samplers without gradients are for a handful of subjects.
-        rng
-            Whole number or generator; stored with the result.
-
-        Returns
-        -------
-        PopulationPosterior
-            Draws of the population and of each subject, predictions, new subjects, the verdict.
-
-        Raises
-        ------
-        InputError, ConformanceError, InitError, SamplingInterrupted, SamplingError
-            As `Calibration.sample`.
-        """
-        from uqms.calibration.population.posterior import build_posterior
-
-        chosen = checked_sampler(sampler, self)
-        seed = int(as_generator(rng).integers(2**31))
-        if self.mass_cut > 0:
-            _logger.info("the design box cuts %.2g of the individuals of the prior", self.mass_cut)
-        if type(chosen) is NUTS:
-            problem, trace = self.with_gradients(chosen, seed)
-        else:
-            problem, trace = self, chosen.run(self, seed)
-        return build_posterior(problem, chosen, trace, seed)

@@ -33,11 +33,12 @@ from uqms.calibration.population.asked import asked_conditions, chosen_outputs
 from uqms.calibration.population.layout import Layout, from_natural, read_subjects
 from uqms.calibration.population.prediction import Measured, Shared, curves
 from uqms.calibration.predict import PosteriorPrediction
+from uqms.calibration.summary import interval_row
 from uqms.errors import PACKAGE, ConvergenceWarning, ExtrapolationError, InputError
 from uqms.parameters.scale import SCALES
 
 if TYPE_CHECKING:
-    from uqms.calibration.population.posterior import PopulationPosterior
+    from uqms.calibration.posterior import Posterior
 
 __all__ = ["SubjectPosterior", "subject_posterior"]
 
@@ -53,7 +54,7 @@ POOL = 4  # times as many draws of the population, of which those inside of the 
 @final
 @dataclass(frozen=True, eq=False)
 class SubjectPosterior:
-    """What is known of one subject who was not in the calibration; made by `PopulationPosterior.new_subject`.
+    """What is known of one subject who was not in the calibration; made by `Posterior.new_subject`.
 
     Attributes
     ----------
@@ -72,7 +73,7 @@ class SubjectPosterior:
     """
 
     draws: xr.Dataset
-    population: "PopulationPosterior"
+    population: "Posterior"
     observations: Observations | None
     covariates: Mapping[str, float]
     k_hat: float
@@ -94,17 +95,10 @@ class SubjectPosterior:
             When `prob` is not between 0 and 1.
         """
         check.probability("summary", "prob", prob)
-        tail, rows = 0.5 * (1.0 - prob), {}
-        for name, values in self.draws.data_vars.items():
-            flat = values.values.ravel()
-            low, high = np.quantile(flat, [tail, 1.0 - tail])
-            rows[str(name)] = {
-                "mean": float(flat.mean()),
-                "sd": float(flat.std(ddof=1)),
-                f"{100 * tail:g}%": float(low),
-                f"{100 * (1 - tail):g}%": float(high),
-                "unit": values.attrs.get("unit", ""),
-            }
+        rows = {
+            str(name): interval_row(values.values.ravel(), prob) | {"unit": values.attrs.get("unit", "")}
+            for name, values in self.draws.data_vars.items()
+        }
         return pd.DataFrame.from_dict(rows, orient="index")
 
     @single_threaded
@@ -114,7 +108,7 @@ class SubjectPosterior:
         Raises
         ------
         InputError, ExtrapolationError, DataError
-            As `PopulationPosterior.new_subject`; also a measurement that is there already.
+            As `Posterior.new_subject`; also a measurement that is there already.
         """
         more = _observed(self.population, observations)
         before = [] if self.observations is None else [self.observations]
@@ -131,7 +125,7 @@ class SubjectPosterior:
         noise: bool = False,
         rng: RandomState = 0,
     ) -> PosteriorPrediction:
-        """Predict the subject's outputs, at its own or other conditions; see `PopulationPosterior.predict`.
+        """Predict the subject's outputs, at its own or other conditions; see `Posterior.predict`.
 
         Parameters
         ----------
@@ -147,7 +141,7 @@ class SubjectPosterior:
         ExtrapolationError
             Conditions or coordinates outside of what was simulated.
         """
-        problem = self.population.problem
+        problem = self.population.hierarchy.problem
         data, population = problem.data, problem.population
         names = chosen_outputs(data, outputs, coords)
         generator = as_generator(rng)
@@ -187,10 +181,10 @@ class SubjectPosterior:
 class NewData:
     """Cells of a new subject, with the noise groups of the population."""
 
-    def __init__(self, posterior: "PopulationPosterior", observations: Observations) -> None:
+    def __init__(self, posterior: "Posterior", observations: Observations) -> None:
         from uqms.calibration.likelihood import arrange
 
-        problem = posterior.problem
+        problem = posterior.hierarchy.problem
         data = problem.data
         lost = [name for name in observations.outputs if name not in data.noise.outputs]
         if lost:
@@ -225,9 +219,9 @@ def _cells(data: NewData, inputs: Ints) -> Ints:
     return np.asarray(ragged(data.cells.experiment, data.cells.experiments)[0][inputs])
 
 
-def _observed(posterior: "PopulationPosterior", given: Any) -> Observations:
+def _observed(posterior: "Posterior", given: Any) -> Observations:
     if isinstance(given, xr.DataArray):
-        names = tuple(name for name in posterior.problem.data.condition_names if name in given.coords)
+        names = tuple(name for name in posterior.hierarchy.problem.data.condition_names if name in given.coords)
         given = Observations.from_xarray(given, conditions=names)
     if not isinstance(given, Observations):
         raise InputError(f"observations is a {type(given).__name__}; give Observations.from_table(...) or a DataArray.")
@@ -244,7 +238,7 @@ def _inputs(shared: Shared, natural: Array, conditions: Array, units: Ints) -> A
 
 
 def _new_occasion(subject: SubjectPosterior, rng: np.random.Generator) -> Array:
-    population = subject.population.problem.population
+    population = subject.population.hierarchy.problem.population
     natural = subject.natural[:, -1:].copy()  # the last unit has no effect of an occasion
     for name in population.occasions:
         key = f"omega_{name}_occasion"
@@ -280,11 +274,11 @@ class _Law:
 
 
 def subject_posterior(
-    posterior: "PopulationPosterior", observations: Any, covariates: dict[str, float], rng: RandomState
+    posterior: "Posterior", observations: Any, covariates: dict[str, float], rng: RandomState
 ) -> SubjectPosterior:
-    """Return the posterior of a new subject; see `PopulationPosterior.new_subject`."""
+    """Return the posterior of a new subject; see `Posterior.new_subject`."""
     generator = as_generator(rng)
-    problem, shared = posterior.problem, posterior.shared
+    problem, shared = posterior.hierarchy.problem, posterior.hierarchy.shared
     population = problem.population
     wanted = {name for one in population.effects for name in one.expression.names}
     if set(covariates) != wanted:

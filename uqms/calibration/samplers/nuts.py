@@ -95,8 +95,12 @@ class NUTS:
         SamplingError
             When draws are missing or not finite.
         """
+        return self.sampled(problem, seed)[1]
+
+    def sampled(self, problem: "Problem", seed: int) -> "tuple[Problem, Any]":
+        """Return the problem as it was sampled, and nutpie's DataTree; errors are those of `run`."""
         with _quiet():
-            return problem.with_gradients(self, seed)[1]
+            return problem.with_gradients(self, seed)
 
     @single_threaded
     def sample_model(self, model: Any = None, *, rng: RandomState | None = None) -> Any:

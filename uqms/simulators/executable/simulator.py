@@ -20,15 +20,15 @@ from uqms.errors import (
     UnsafeFileError,
 )
 from uqms.simulators._declare import Declared, Setting, declared
-from uqms.simulators.executable import checks as checks
+from uqms.simulators.contract import Coordinate, checked_outputs
+from uqms.simulators.executable import arguments as checks
+from uqms.simulators.executable import ending as verdict
 from uqms.simulators.executable import surroundings as around
-from uqms.simulators.executable import verdict as verdict
 from uqms.simulators.executable.command import argument_templates, checked_command, find_program, rendered
-from uqms.simulators.executable.paths import LOG, inside
-from uqms.simulators.executable.readers import Reader
+from uqms.simulators.executable.result_readers import Reader
+from uqms.simulators.executable.run_folder import LOG, inside
 from uqms.simulators.executable.supervised import Ended, can_limit_memory, supervise
 from uqms.simulators.executable.templates import Template
-from uqms.simulators.protocol import Coordinate, checked_outputs
 
 __all__ = ["ExecutableSimulator"]
 
@@ -117,7 +117,7 @@ class ExecutableSimulator:
 
     Examples
     --------
-    >>> from uqms.simulators.executable.readers import JSONFile
+    >>> from uqms.simulators.executable.result_readers import JSONFile
     >>> simulator = ExecutableSimulator(
     ...     ["cp", "input.json", "result.json"],
     ...     templates={"input.json": '{"flow": {{ pressure / resistance }}}'},

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, final
 
-from uqms.simulators import _processes as processes
+from uqms.simulators import process_tree as processes
 from uqms.simulators.deadline import end_if_abandoned, remaining
 
 __all__ = ["Ended", "can_limit_memory", "supervise"]

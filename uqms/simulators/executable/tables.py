@@ -12,7 +12,7 @@ import numpy as np
 from uqms._typing import Array
 from uqms.errors import OutputError
 from uqms.simulators._labels import number
-from uqms.simulators.protocol import Coordinate
+from uqms.simulators.contract import Coordinate
 
 __all__ = ["Table", "parse"]
 

@@ -14,8 +14,8 @@ from uqms import _checks as check
 from uqms._typing import Array, ArrayLike
 from uqms.errors import InputError, OutputError, SimulatorError, SimulatorNotFound, SimulatorTimeout
 from uqms.simulators._declare import Declared, Setting, declared
+from uqms.simulators.contract import Coordinate, checked_outputs
 from uqms.simulators.deadline import remaining
-from uqms.simulators.protocol import Coordinate, checked_outputs
 from uqms.simulators.umbridge import wire
 from uqms.simulators.umbridge.connections import Connections
 from uqms.simulators.umbridge.grouping import checked_inputs, spans

@@ -12,8 +12,8 @@ import numpy as np
 from uqms._typing import Array
 from uqms.errors import ExtrapolationError, InputError, OutputError, SimulatorTimeout
 from uqms.simulators._declare import Setting
+from uqms.simulators.contract import Coordinate, checked_outputs
 from uqms.simulators.deadline import deadline
-from uqms.simulators.protocol import Coordinate, checked_outputs
 from uqms.simulators.umbridge import wire
 from uqms.simulators.umbridge.grouping import Groups, grouped
 

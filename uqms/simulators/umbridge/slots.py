@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import final
 from weakref import WeakSet
 
-from uqms.simulators._processes import kill_runs_of
 from uqms.simulators.deadline import deadline
+from uqms.simulators.process_tree import kill_runs_of
 from uqms.simulators.umbridge.served import Refusal
 
 __all__ = ["Slots"]

@@ -28,7 +28,7 @@ from uqms.errors import InputError
 from uqms.surrogates._fused import scores_flat_reverse
 from uqms.surrogates.cokriging import second_slope
 from uqms.surrogates.fidelity._climbing import climb, climb_reverse
-from uqms.surrogates.kernels import Stationary, correlation_slopes, places
+from uqms.surrogates.kernels import Stationary, correlation_slopes
 from uqms.surrogates.physics import lifted
 from uqms.surrogates.process import (
     ScoreProcess,
@@ -37,10 +37,11 @@ from uqms.surrogates.process import (
     draw_at,
     normals_at,
     score_at,
+    score_reverse,
     sobol_points,
     stacked,
 )
-from uqms.surrogates.training import Hyperparameters, trend_basis
+from uqms.surrogates.training import Hyperparameters
 
 __all__ = ["Kind", "Ladder", "LadderDraws", "Step"]
 
@@ -154,7 +155,7 @@ class Step:
         """Return the derivative (k, d) by `u` (k, d), and the bars of c and S."""
         mean_bar, cov_bar = bars
         if self.kind == "joint":
-            by = _reverse(self.process, self.at(h), j, self.inputs(u, None), mean_bar, cov_bar)
+            by = score_reverse(self.process, self.at(h), j, self.inputs(u, None), mean_bar, cov_bar)
             return by[:, -u.shape[1] :], bars
         block = self.blocks[self.at(h)][j]
         rows = u if below is None else np.column_stack([below, u])
@@ -202,30 +203,6 @@ class _Slope:
         x = self.process.x[:, 1:]
         by_u = (pairs.sum(axis=1)[:, None] * rows[:, 1:] - pairs @ x) / scales**2
         return np.column_stack([by_lower, by_u])
-
-
-def _reverse(process: ScoreProcess, h: int, j: int, u: Array, mean_bar: Array, cov_bar: Array) -> Array:
-    """Return the derivative of sum(mean * mean_bar) + sum(covariance * cov_bar) at `u`, of any kernel."""
-    ell, s2, d = process.ell[h, j], process.variance[h, j], process.x.shape[1]
-    at = places(process.kernel, d)
-    inverse = np.where(at < 0, 0.0, ell[at] ** -2.0)
-    kappa, g, _ = correlation_slopes(process.kernel, u, process.x, ell)
-    w = s2 * kappa @ process.inverse_factor[h, j].T
-    trend, root, factor = trend_basis(u, process.beta.shape[2]), process.trend_root[h, j], process.trend_factor[h, j]
-    v = (trend - w @ factor) @ root.T
-    both = cov_bar + cov_bar.T
-    v_bar = both @ v @ root
-    w_bar = np.outer(mean_bar, process.target[h, j]) - both @ w - v_bar @ factor.T
-    kappa_bar = s2 * w_bar @ process.inverse_factor[h, j]
-    _, own, _ = correlation_slopes(process.kernel, u, u.copy(), ell)
-    out = np.zeros_like(u)
-    for part, scales in enumerate(inverse):
-        for pairs, x in ((kappa_bar * g[part], process.x), (s2 * both * own[part], u)):
-            out += (pairs.sum(axis=1)[:, None] * u - pairs @ x) * scales
-    b = process.beta.shape[2]  # constants of the levels, then the inputs, which have slopes of their own
-    linear = np.arange(1, min(b, d + 1))
-    out[:, linear - 1] += np.outer(mean_bar, process.beta[h, j, linear]) + v_bar[:, linear]
-    return out
 
 
 @final

@@ -8,10 +8,10 @@ from typing import Any
 
 from uqms.errors import InputError, PathError, TemplateError
 from uqms.simulators._identity import code_hash
-from uqms.simulators._processes import MARK
-from uqms.simulators.executable.paths import LOG, inside
-from uqms.simulators.executable.readers import JSONFile, NetCDFFile, Reader, TextTable
+from uqms.simulators.executable.result_readers import JSONFile, NetCDFFile, Reader, TextTable
+from uqms.simulators.executable.run_folder import LOG, inside
 from uqms.simulators.executable.surroundings import text_hash
+from uqms.simulators.process_tree import MARK
 
 __all__ = ["checked_readers", "read_templates", "reading_hash", "refuse_same_files", "refuse_settings"]
 

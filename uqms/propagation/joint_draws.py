@@ -4,7 +4,7 @@ The error of a surrogate is one random function. What follows for a mean or a pr
 depends on how the errors at these inputs go together: drawn independently they would cancel, and the surrogate's share
 of the uncertainty would seem to vanish. Draws of a Gaussian process are exact jointly at the runs and at some of the
 inputs, all when there are few; elsewhere they are the mean given those, plus what is left of the variance, independent
-between inputs (`uqms.surrogates.paths`). The cost grows linearly with the number of inputs.
+between inputs (`uqms.surrogates.function_draws`). The cost grows linearly with the number of inputs.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ import numpy as np
 
 from uqms._typing import Array
 from uqms.surrogates import Decoder, GaussianProcessSurrogate, InputDecoder, Surrogate
-from uqms.surrogates.paths import Paths, paths
+from uqms.surrogates.function_draws import Paths, paths
 from uqms.surrogates.prediction import decoded_scores, rows_of_draws
 
 __all__ = ["JointDraws", "joint_draws", "outputs_at"]

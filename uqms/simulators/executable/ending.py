@@ -6,9 +6,9 @@ from pathlib import Path
 
 from uqms.errors import OutputError, PathError, SimulatorError, SimulatorFailed, SimulatorTimeout, UnsafeFileError
 from uqms.simulators._labels import aligned, refuse_other_places
-from uqms.simulators.executable.readers import Reader
+from uqms.simulators.contract import Coordinate
+from uqms.simulators.executable.result_readers import Reader
 from uqms.simulators.executable.supervised import Ended
-from uqms.simulators.protocol import Coordinate
 
 __all__ = ["judge", "results"]
 

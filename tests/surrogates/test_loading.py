@@ -25,7 +25,7 @@ from uqms.surrogates import (
     stored,
 )
 from uqms.surrogates.cokriging import CoKriging
-from uqms.surrogates.files import load_surrogate
+from uqms.surrogates.loading import load_surrogate
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 FROZEN = DATA / "surrogate_format_1.npz"

@@ -23,9 +23,9 @@ from threadpoolctl import threadpool_limits
 
 from uqms._typing import Array
 from uqms.errors import OutputError, SimulatorTimeout, UqmsError
-from uqms.simulators._processes import MARK, alarm_at_end_of, become_subreaper, kill_session, kill_tree
+from uqms.simulators.contract import Simulator, checked_outputs
 from uqms.simulators.deadline import deadline
-from uqms.simulators.protocol import Simulator, checked_outputs
+from uqms.simulators.process_tree import MARK, alarm_at_end_of, become_subreaper, kill_session, kill_tree
 
 __all__ = ["GRACE", "LIFELINE", "OVERDUE", "Attempt", "Unloadable", "attempt", "evaluate", "start"]
 

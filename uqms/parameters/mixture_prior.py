@@ -30,9 +30,9 @@ from scipy.linalg import solve_triangular
 from uqms import _checks as check
 from uqms._typing import Array, ArrayLike, RandomState, ScaleName, as_generator
 from uqms.errors import InputError
-from uqms.parameters._em import POINTS_EACH, gaussian_mixture
+from uqms.parameters.expectation_maximisation import POINTS_EACH, gaussian_mixture
 from uqms.parameters.functions import NumPyFunctions
-from uqms.parameters.joint import (
+from uqms.parameters.joint_prior import (
     DIRECTIONS,
     LEAST_DRAWS,
     MISFIT,

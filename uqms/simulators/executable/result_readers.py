@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol, final, runtime_checkable
 from uqms._typing import Array
 from uqms.errors import InputError, OutputError, UnsafeFileError
 from uqms.simulators._json import spelled
-from uqms.simulators.executable.paths import inside, result_file
+from uqms.simulators.executable.run_folder import inside, result_file
 
 __all__ = ["JSONFile", "NetCDFFile", "Reader", "TextTable"]
 
@@ -334,7 +334,7 @@ class NetCDFFile:
         """
         import xarray as xr
 
-        from uqms.ensemble.files import refuse_unsafe
+        from uqms.ensemble.netcdf import refuse_unsafe
 
         file = result_file(folder, self.path, self.size_limit)
         with file.open("rb") as opened:

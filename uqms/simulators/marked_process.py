@@ -8,7 +8,7 @@ from weakref import WeakSet
 from loky.backend.context import LokyContext
 from loky.backend.process import LokyProcess
 
-from uqms.simulators._processes import MARK
+from uqms.simulators.process_tree import MARK
 
 __all__ = ["VANISHED", "Context", "MarkedProcess"]
 
