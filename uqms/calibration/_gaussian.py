@@ -71,17 +71,10 @@ INDEPENDENT, SERIES, DENSE = 0, 1, 2  # structures of the noise
 VALUE, SLOPES, PRECISIONS = 0, 1, 2  # what is asked for; alpha comes with either of the last two
 SMALL = 4096  # products of fewer numbers are faster without BLAS
 
-SIZES, CONSTANT, COUNT, SQUARES, STARTS, VALUES = (
-    blocks.Data._fields.index(name) for name in ("sizes", "constant", "count", "squares", "starts", "value")
-)
-OWN_VARIANCE, WEIGHT, GROUP, SCALE, RESPONSE = (
-    blocks.Data._fields.index(name) for name in ("own", "weight", "group", "scale", "response")
-)
-OFFSET, BASIS, TRUNCATION = (blocks.Data._fields.index(name) for name in ("offset", "basis", "truncation"))
-RANKS, ORDER, FRESH, GAP, AMPLITUDE, LENGTH, TERMS = (
-    blocks.Data._fields.index(name) for name in ("ranks", "order", "fresh", "gap", "amplitude", "length", "terms")
-)
-ROW_CELL, ROW_VARIANCE = (blocks.Data._fields.index(name) for name in ("row_cell", "row_variance"))
+# fmt: off
+(SIZES, CONSTANT, COUNT, SQUARES, STARTS, VALUES, OWN_VARIANCE, WEIGHT, GROUP, SCALE, OFFSET, BASIS, TRUNCATION, RANKS,
+ ORDER, FRESH, GAP, AMPLITUDE, LENGTH, TERMS, ROW_CELL, ROW_VARIANCE, RESPONSE) = range(len(blocks.Data._fields))
+# fmt: on
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]

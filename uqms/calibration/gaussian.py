@@ -186,8 +186,7 @@ class GaussianLikelihood:
 
     def field(self, name: str) -> Array:
         """Return a field of the block, see `blocks.Data`."""
-        place = blocks.Data._fields.index(name)
-        return self.data[int(self.data[place]) : int(self.data[place + 1])]
+        return blocks.view(self.data, blocks.Data._fields.index(name))
 
     def parts(
         self,
@@ -294,16 +293,22 @@ class GaussianLikelihood:
     def evaluate(
         self, parts: Array, phi: Array, z: Array | None = None, *, precisions: bool = True
     ) -> tuple[Array, Array, Array]:
-        """Return log p (S,), and with `precisions` alpha and diag C^-1 (S, N), at parts (S, size) and phi (S, P).
+        """Return log p (..., S), and with `precisions` alpha and diag C^-1 (..., S, N), at parts (..., S, size).
 
-        Measured values `z` (R,) take the place of the data's own.
+        The noise's hyperparameters phi are (S, P), the same for what leads the parts: draws of the surrogate's
+        hyperparameters. Measured values `z` (R,) take the place of the data's own.
         """
+        *lead, S, size = parts.shape
         value, squares = self.field("value").copy(), self.field("squares").copy()
         if z is not None:
             value, squares = collapsed(self.data, np.ascontiguousarray(z, dtype=np.float64), len(value), len(squares))
         asked = _gaussian.PRECISIONS if precisions else _gaussian.VALUE
-        parts, phi = np.ascontiguousarray(parts), np.ascontiguousarray(phi)
-        out, alpha, precision = _gaussian.batch(self.data, parts, phi, value[None], squares[None], asked)
+        flat = np.ascontiguousarray(parts).reshape(-1, size)
+        phi = np.ascontiguousarray(np.tile(phi, (len(flat) // S, 1)))
+        found = _gaussian.batch(self.data, flat, phi, value[None], squares[None], asked)
+        out, alpha, precision = (
+            one.reshape(*lead, S, *one.shape[1:]) if len(one) == len(flat) else one for one in found
+        )
         return out, alpha, precision
 
 

@@ -121,8 +121,7 @@ class LowRank:
         """Return the log-likelihood of S draws."""
         out = np.empty((self.error.draws, len(u)))
         for now in self.steps(len(u)):
-            for h, parts in enumerate(self.parts(u[now])):
-                out[h, now] = self.likelihood.evaluate(parts, sigma[now], z, precisions=False)[0]
+            out[:, now] = self.likelihood.evaluate(self.parts(u[now]), sigma[now], z, precisions=False)[0]
         return np.asarray(np.logaddexp.reduce(out + self.error.log_weights[:, None], axis=0))
 
     def parts(self, u: Float[np.ndarray, "S K d"]) -> Float[np.ndarray, "H S size"]:
