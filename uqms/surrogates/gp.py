@@ -34,7 +34,7 @@ from uqms.surrogates.fitting import Fitting
 from uqms.surrogates.jax_kernel import JaxKernel
 from uqms.surrogates.jax_process import JaxScores
 from uqms.surrogates.kernel_files import description_of
-from uqms.surrogates.kernels import Kernel, Matern52, Structured
+from uqms.surrogates.kernels import Kernel, Matern52, Stationary
 from uqms.surrogates.outputs import (
     Curve,
     Layout,
@@ -152,18 +152,18 @@ class GaussianProcess:
     scalars: Literal["auto", "independent"] = "auto"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.kernel, Kernel) or isinstance(self.kernel, Structured):
+        if not isinstance(self.kernel, Stationary | JaxKernel):
             raise InputError(
                 f"kernel is {self.kernel!r}; give Matern52(), Matern32() or SquaredExponential(), or a sum or product "
                 "of them, or of kernels of your own that derive from uqms.RadialKernel; or one of your own that "
                 "derives from uqms.JaxKernel."
             )
-        known = self.kernel.layout()  # a kernel that does not compile is refused before there are runs
+        self.kernel.layout()  # a kernel that does not compile is refused before there are runs
         if self.trend not in ("constant", "linear", "quadratic"):
             raise InputError(f"trend is {self.trend!r}; give 'constant', 'linear' or 'quadratic'.")
         if self.mean is not None and not isinstance(self.mean, Physics):
             raise InputError(f"mean is {self.mean!r}; give Physics(function), or choose a trend.")
-        if self.mean is not None and known is None:
+        if self.mean is not None and isinstance(self.kernel, JaxKernel):
             raise InputError(
                 f"A cheap model takes a kernel of the scaled distance, such as Matern52(); {self.kernel} is a "
                 "JaxKernel. Leave the cheap model out, or choose another kernel."
