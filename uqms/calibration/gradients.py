@@ -23,6 +23,7 @@ def run(problem: Problem, sampler: "NUTS", seed: int) -> xr.DataTree:
     import_beside("nutpie")
     points = starting_points(problem, STARTS, np.random.default_rng([seed, 1]))
     target = compiled.target(problem)
+    trace: xr.DataTree
     if target is None:
         from uqms.calibration import graph
 

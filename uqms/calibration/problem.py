@@ -238,7 +238,7 @@ class Calibration(Problem):
         observations: Any = None,
         noise: Any = None,
         *,
-        discrepancy: Discrepancies | None = None,
+        discrepancy: Any = None,
         realisation: Runs = "experiment",
         space: ParameterSpace | None = None,
         fixed: Mapping[str, float] | None = None,
@@ -300,7 +300,8 @@ class Calibration(Problem):
         self.success = read_success(
             success, surrogate, self.parameters, self.fixed, self.condition_names, self.cells.conditions
         )
-        self.discrepancy, self.noise_alone = discrepancy, self.noise
+        self.discrepancy: Discrepancies | None = discrepancy
+        self.noise_alone = self.noise
         if discrepancy is not None:
             self.predictive_sd = self._predictive_sd()
             self.noise = add_discrepancy(self.cells, self.noise, discrepancy, self.condition_names, self.predictive_sd)

@@ -320,6 +320,37 @@ def test_subjects_without_data_do_not_weigh_the_population(monkeypatch: pytest.M
         more.latents_inside({name: values[:50] for name, values in nobody.items()}, np.zeros((50, 8)), rng)
 
 
+class Given:
+    """A sampler that returns the draws it was given."""
+
+    def __init__(self, theta: dict[str, np.ndarray], z: np.ndarray) -> None:
+        self.theta, self.z = theta, z
+
+    def run(self, problem: object, seed: int) -> xr.DataTree:
+        draws = {name: (("chain", "draw"), values.reshape(2, -1)) for name, values in self.theta.items()}
+        draws["latents"] = (("chain", "draw", "latent"), self.z.reshape(2, -1, self.z.shape[1]))
+        return xr.DataTree.from_dict({"posterior": xr.Dataset(draws)})
+
+
+@pytest.mark.filterwarnings("ignore::uqms.errors.UqmsWarning")
+def test_draws_of_subjects_without_data_are_in_the_design_box_and_the_others_as_sampled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one = refined(monkeypatch, 2)
+    rng = np.random.default_rng(3)
+    theta = {name: rng.uniform(0.45, 0.55, 40) for name in one.priors}
+    z = np.concatenate([0.1 * rng.standard_normal((40, 5)), np.full((40, 2), 30.0)], axis=1)
+    found = one.sample(Given(theta, z), rng=1)
+    own = found.individuals["a"].values.reshape(40, 7)
+    np.testing.assert_allclose(own[:, :5], theta["a"][:, None] + theta["omega_a"][:, None] * z[:, :5], rtol=1e-12)
+    assert ((own[:, 5:] > -0.1) & (own[:, 5:] < 1.1)).all()  # the wall is a hundredth of the box
+    np.testing.assert_array_equal(found.latents[:, :5], z[:, :5])
+    labels = [f"s{j}" for j in range(5)]
+    assert list(found.tree["log_likelihood"]["subject"].values) == labels
+    assert found.subjects == (*labels, "new0", "new1")
+    assert found.tree["prior_predictive"].dataset.sizes["draw"] == 100
+
+
 def test_a_condition_that_differs_by_rounding_is_the_measured_one() -> None:
     """The patient's own curve counts there: 0.1 + 0.2 is 0.3."""
     subject = posterior_of(one_parameter(), 60).new_subject(new_observations(), covariates={"female": 1.0}, rng=1)

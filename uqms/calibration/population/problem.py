@@ -239,7 +239,7 @@ class Individuals(Calibration):
             yield name, low, high, scale
 
 
-def _check_scales(population: Population, surrogate: object) -> None:
+def _check_scales(population: Population, surrogate: Surrogate) -> None:
     """Refuse a design box on a scale that the population's subjects leave: they would have no likelihood there."""
     box = getattr(surrogate, "domain", None)
     for name, scale in zip(population.individual, population.scales, strict=True):
