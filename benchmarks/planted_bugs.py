@@ -115,8 +115,8 @@ BUGS = (
     Bug(
         "factor 1/2 in a log-determinant of what inputs share",
         f"{CALIBRATION}/_gaussian.py",
-        "    total = inverted(A, n)\n",
-        "    total = 0.5 * inverted(A, n)\n",
+        "    total = factor(A, n)\n",
+        "    total = 0.5 * factor(A, n)\n",
         (*DENSE, *values("scalar_replicates")),
     ),
     Bug(

@@ -27,7 +27,7 @@ from jaxtyping import Float
 
 from uqms._typing import Array, Ints
 from uqms.surrogates.kernels import correlation, places
-from uqms.surrogates.process import ScoreProcess, Scores
+from uqms.surrogates.process import ScoreProcess
 from uqms.surrogates.process import _rows as rows_of
 from uqms.surrogates.protocol import Surrogate
 
@@ -178,19 +178,23 @@ class SurrogateCovariances:
         Whether their errors are correlated with each other.
     log_weights
         Of the draws of hyperparameters, shape (H,).
+    scores, correlated
+        How many scores the surrogate has, and whether their covariance is one of pairs of them.
     """
 
     surrogate: Surrogate
     used: Ints
     joint: bool
     log_weights: Array
+    scores: int
+    correlated: bool
 
     @classmethod
     def of(cls, surrogate: Surrogate, used: Ints) -> "SurrogateCovariances":
         """Return those of some scores of a surrogate."""
-        scores = surrogate.scores(np.full((1, surrogate.domain.d), 0.5))
-        log_weights = np.asarray(scores.log_weights, dtype=np.float64)
-        return cls(surrogate, np.asarray(used, dtype=np.int64), scores.correlated and len(used) > 1, log_weights)
+        scores, used = surrogate.scores(np.full((1, surrogate.domain.d), 0.5)), np.asarray(used, dtype=np.int64)
+        log_weights, joint = np.asarray(scores.log_weights, dtype=np.float64), scores.correlated and len(used) > 1
+        return cls(surrogate, used, joint, log_weights, scores.mean.shape[-1], scores.correlated)
 
     @property
     def q(self) -> int:
@@ -259,26 +263,26 @@ class SurrogateCovariances:
         mean, cross, variance = (
             np.pad(one, [(0, 0), (0, empty), *[(0, 0)] * (one.ndim - 2)]) for one in (mean_bar, cross_bar, variance_bar)
         )
-        scores, out = self.surrogate.scores(u[:1]), np.empty_like(filled)
+        out = np.empty_like(filled)
         for begin in range(0, len(filled), size):
             rows = slice(begin, begin + size)
-            by_mean = np.zeros((len(mean), size + len(points), scores.mean.shape[-1]))
+            by_mean = np.zeros((len(mean), size + len(points), self.scores))
             by_mean[:, :size, self.used] = mean[:, rows]
-            by_covariance = self._covariance_bar(scores, cross[:, rows], variance[:, rows])
+            by_covariance = self._covariance_bar(cross[:, rows], variance[:, rows])
             joined = np.concatenate([filled[rows], points])
             out[rows] = self.surrogate.scores_reverse(joined, by_mean, by_covariance)[:size]
         return out[: len(u)]
 
-    def _covariance_bar(self, shape: Scores, cross: Array, variance: Array) -> Array:
+    def _covariance_bar(self, cross: Array, variance: Array) -> Array:
         """Return the derivative by the covariance of inputs and points joined, which is symmetric."""
-        used, q, (H, k), m = self.used, shape.mean.shape[-1], cross.shape[:2], cross.shape[3]
+        used, q, (H, k), m = self.used, self.scores, cross.shape[:2], cross.shape[3]
         if not self.joint:
             at = np.arange(k)
             whole = np.zeros((H, len(used), k + m, k + m))
             whole[:, :, :k, k:] = 0.5 * cross.transpose(0, 2, 1, 3)
             whole[:, :, k:, :k] = 0.5 * cross.transpose(0, 2, 3, 1)
             whole[:, :, at, at] = variance.transpose(0, 2, 1)
-            if not shape.correlated:
+            if not self.correlated:
                 out = np.zeros((H, q, k + m, k + m))
                 out[:, used] = whole
                 return out
