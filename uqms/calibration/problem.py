@@ -605,8 +605,7 @@ class Calibration(Problem):
         for now in self._blocks(theta):
             u, phi = self.unit_inputs(now), self.noise.phi(now, (len(next(iter(now.values()))),))
             parts, log_weights = self.parts(u)
-            found = [likelihood.evaluate(one, phi) for one in parts]
-            values, alpha, precision = (np.stack([one[i] for one in found]) for i in range(3))
+            values, alpha, precision = likelihood.evaluate(parts, phi)
             yield phi, log_weights[:, None] + values, alpha, precision
 
     def log_likelihood_values(self, theta: Mapping[str, Array]) -> Iterator[Array]:
@@ -615,7 +614,7 @@ class Calibration(Problem):
         for now in self._blocks(theta):
             u, phi = self.unit_inputs(now), self.noise.phi(now, (len(next(iter(now.values()))),))
             parts, log_weights = self.parts(u)
-            yield log_weights[:, None] + np.stack([likelihood.evaluate(one, phi, precisions=False)[0] for one in parts])
+            yield log_weights[:, None] + likelihood.evaluate(parts, phi, precisions=False)[0]
 
     @property
     def gaussian(self) -> GaussianLikelihood:

@@ -11,8 +11,9 @@ from scipy.stats import norm
 from scipy.stats import t as student
 
 import uqms as uq
-from uqms.calibration.population.lowrank import LowRank, SharedError
+from uqms.calibration.population.covariances import ProcessCovariances
 from uqms.calibration.population.prediction import Measured, Shared, featured, some_inputs, subjects_of
+from uqms.calibration.population.shared_error import SharedError
 from uqms.calibration.population.subject import NewData, _inputs
 from uqms.calibration.posterior import Posterior
 from uqms.calibration.predict import Targets, conditional_moments, own_cells
@@ -42,7 +43,7 @@ def posterior_of(one: uq.PopulationCalibration, draws: int, seed: int = 3) -> Po
 
 def exact_error(one: uq.PopulationCalibration, u: np.ndarray) -> SharedError:
     """Return features that are exact at the given inputs (n, d)."""
-    return SharedError.through(one.surrogate.process, u)
+    return SharedError.through(ProcessCovariances(one.surrogate.process), u)
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +59,7 @@ def fixed() -> tuple[uq.PopulationCalibration, Shared, np.ndarray]:
     extra = one.data.unit_inputs(single, np.array([[0.9]]), units=np.array([1]))
     error = exact_error(one, np.concatenate([u[0], extra[0]]))
     sigma = one.data.noise.phi(single, (1,))[:, :1]
-    every = np.arange(error.process.q)
-    law = LowRank(error, featured(one.data, error, every), one.data.cells.unit).condition(u, sigma, one.data.cells.z)
+    law = featured(one.data, error, np.arange(error.q), one.data.cells.unit).condition(u, sigma, one.data.cells.z)
     step = np.linalg.solve(law.factor[0, 0].T, rng.standard_normal((law.mean.shape[2], S))).T
     shared = Shared(one, theta, own, z, np.zeros(S, dtype=int), law.mean[0, 0] + step, error)
     return one, shared, np.repeat(extra, S, axis=0)

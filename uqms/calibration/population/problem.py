@@ -62,6 +62,7 @@ __all__ = ["Individuals", "PopulationCalibration"]
 
 CHECKED = 2048  # draws for the mass outside of the box
 EXACT = 100  # inputs times scores: beyond, an exact likelihood takes milliseconds
+MAX_SCORES = 30  # beyond, features of each score are more than the inputs of a few subjects
 CLOUD = 64  # draws of all subjects
 PREDICTED = 25_600  # inputs for the check against the prior
 TRIES = 200  # of effects inside of the design box
@@ -376,10 +377,12 @@ class PopulationCalibration(Problem):
             if asked == "auto" and (few or is_exact(self.surrogate)):
                 return None
             raise InputError(
-                f"The surrogate's error at {data.cells.experiments} inputs is joint through features, which want "
-                "uq.GaussianProcess() without a JaxKernel, normal noise on its scale and no discrepancy. Say "
-                "surrogate_error='exact' if you have the time: its cost grows with the cube of the number of inputs."
+                f"The surrogate's error at {data.cells.experiments} inputs is joint through features, which require "
+                "Gaussian noise on the surrogate's scale and no discrepancy. Give surrogate_error='exact' if you have "
+                "the time: its cost grows with the cube of the number of inputs."
             )
+        if asked == "auto" and data.cells.experiments <= EXACT and len(data.cells.used) > MAX_SCORES:
+            return None
         draws = self.data.prior_draws(CLOUD, 0)
         return low_rank(data, data.unit_inputs(draws), data.noise.phi(draws, (CLOUD,)), np.random.default_rng(0))
 
