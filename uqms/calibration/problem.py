@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, overload
 
 import numpy as np
 import pandas as pd
@@ -64,7 +64,9 @@ if TYPE_CHECKING:
 
     from uqms.calibration.checks import Sampled
     from uqms.calibration.context import Linearised
+    from uqms.calibration.parts import JointCalibration
     from uqms.calibration.population.population import Population
+    from uqms.calibration.population.problem import PopulationCalibration
     from uqms.calibration.posterior import Posterior
     from uqms.surrogates import FittedProbability
 
@@ -178,6 +180,18 @@ class Calibration(Problem):
 
     kind: ClassVar[Kind] = "one"
     __signature__: ClassVar[inspect.Signature]  # that of __init__, which is what a user calls
+
+    # Editors know by these which of three problems it is; mypy takes all for a Calibration.
+    @overload
+    def __new__(cls, surrogate: Mapping[str, Any], **settings: Any) -> "JointCalibration": ...  # type: ignore[misc]
+
+    @overload
+    def __new__(  # type: ignore[misc]
+        cls, surrogate: Surrogate, *arguments: Any, population: "Population", **settings: Any
+    ) -> "PopulationCalibration": ...
+
+    @overload
+    def __new__(cls, surrogate: Any = None, *arguments: Any, **settings: Any) -> Self: ...
 
     def __new__(cls, surrogate: Any = None, *arguments: Any, **settings: Any) -> Any:
         """Return a `JointCalibration` where surrogates are given by name."""
