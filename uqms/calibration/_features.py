@@ -19,7 +19,7 @@ import numpy as np
 from uqms._native import A1, A2, NONE, I, deferred, native
 from uqms._typing import Array, Ints
 from uqms.calibration._blas import gemm, times_lower
-from uqms.surrogates._fused import _shares, inputs_at, kernel_of, kernel_size, score_size
+from uqms.surrogates._fused import fill_shares, inputs_at, kernel_of, kernel_size, score_size
 from uqms.surrogates.kernels import FAST, SINGLE, composite_of
 
 __all__ = ["features", "features_reverse", "features_size"]
@@ -212,7 +212,8 @@ def _score(
     at += n * d + (h * q + j) * score_size(block)
     size, parts = kernel_size(block), len(codes)
     scales = block[at : at + parts * d].reshape(parts, d)
-    shares = _shares(block[at + parts * d : at + size])
+    shares = np.empty(parts)
+    fill_shares(block[at + parts * d : at + size], shares)
     variance = block[at + size]
     at += size + 1
     beta = block[at : at + b]
@@ -285,7 +286,8 @@ def _score_reverse(
     at += n * d + (h * q + j) * score_size(block)
     size, parts = kernel_size(block), len(codes)
     scales = block[at : at + parts * d].reshape(parts, d)
-    shares = _shares(block[at + parts * d : at + size])
+    shares = np.empty(parts)
+    fill_shares(block[at + parts * d : at + size], shares)
     variance = block[at + size]
     at += size + 1
     beta = block[at : at + b]
