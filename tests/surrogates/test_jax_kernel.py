@@ -16,7 +16,7 @@ import xarray as xr
 import uqms as uq
 from uqms._typing import Array
 from uqms.errors import ConformanceError, InputError
-from uqms.surrogates import GaussianProcessSurrogate, LocalGaussianProcess
+from uqms.surrogates import FittedProbability, GaussianProcessSurrogate, LocalGaussianProcess
 from uqms.surrogates.jax_process import JaxScores
 from uqms.surrogates.process import condition, score_reverse, scores_at
 from uqms.surrogates.training import Hyperparameters, objective, trend_basis
@@ -148,6 +148,21 @@ def test_a_kernel_that_is_not_stationary_against_dense_matrices() -> None:
     np.testing.assert_allclose(
         scores_at(process, u, diagonal=True).covariance[0, 0], found.covariance[0, 0, index, index]
     )
+
+
+def test_draws_and_probabilities_of_events_are_those_of_the_built_in_kernel(tmp_path: Path) -> None:
+    u, found = np.random.default_rng(0).random((4, 2)), []
+    ours, theirs = swapped("point", "constant")
+    np.testing.assert_allclose(ours.functions(3, 1)(u), theirs.functions(3, 1)(u), rtol=1e-5, atol=1e-6)
+    for kernel in (Mine(), uq.Matern52()):
+        settings = uq.EventProbability(lambda one: one["y"].values > 0.8, kernel=kernel, hyperparameters="point")
+        event = settings.fit(table(30))
+        found.append((event.log_probability_at(u), event.log_slope(u)))
+        event.save(tmp_path / "event.npz")
+        again = FittedProbability.load(tmp_path / "event.npz")
+        np.testing.assert_array_equal(again.log_probability_at(u), found[-1][0])
+    np.testing.assert_allclose(found[0][0], found[1][0], rtol=1e-6)
+    np.testing.assert_allclose(found[0][1], found[1][1], rtol=1e-3, atol=1e-3)
 
 
 def test_it_learns_what_a_stationary_kernel_cannot() -> None:
@@ -282,6 +297,27 @@ class Unnamed(Wrong):
         return {"bend": uq.LogNormal(1.0, 0.5)}
 
 
+class FirstAlone(Wrong):
+    """Says that it treats inputs alike, and does not."""
+
+    exchangeable = True
+
+    def pair(self, u: Any, x: Any, ell: Any) -> Any:
+        return jnp.exp(-0.5 * jnp.sum(((u - x) / ell) ** 2) - (u[0] - x[0]) ** 2)
+
+
+class EachAlone(Wrong):
+    """Says that it treats inputs alike, and has a hyperparameter for each, which would keep its place."""
+
+    exchangeable = True
+
+    def priors(self, d: int) -> Mapping[str, Any]:
+        return {"bend": [uq.LogNormal(1.0, 0.5)] * d}
+
+    def pair(self, u: Any, x: Any, ell: Any, bend: Any) -> Any:
+        return jnp.exp(-0.5 * jnp.sum(((u - x) / ell * bend) ** 2))
+
+
 @dataclass(frozen=True)
 class Setting(Wrong):
     name: str = "x"
@@ -304,6 +340,8 @@ class NotFrozen(uq.JaxKernel):
         (Root(), r"Root.pair has no finite derivative.*jnp.where\(r2 > 0.0, r2, 1e-300\)"),
         (Prior(), r"Prior.priors: 'bend' has the prior 1.0; give LogNormal\(median=1.0, sigma=0.5\)"),
         (Unnamed(), r"cannot be traced by JAX as pair\(u, x, ell, bend=...\).*declared as pair\(u"),
+        (FirstAlone(), "another order changes it by .*Leave `exchangeable` out"),
+        (EachAlone(), r"\['bend'\] may have a value for each input.*Leave `exchangeable` out"),
         (Setting(), "a kernel's fields are finite numbers"),
         (NotFrozen(), r"write @dataclass\(frozen=True\) above `class NotFrozen`"),
     ],

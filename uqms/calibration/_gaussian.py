@@ -43,6 +43,7 @@ from uqms._native import A1, A2, A3, NONE, B, F, I, deferred, native
 from uqms._typing import Array
 from uqms.calibration import blocks
 from uqms.calibration._blas import factor, gemm, inverted, solve_lower
+from uqms.calibration._spectral import spectral_grams, spectral_grams_reverse
 from uqms.calibration._terms import terms, terms_reverse
 from uqms.calibration.blocks import view
 from uqms.surrogates.kernels import FAST
@@ -55,6 +56,7 @@ __all__ = [
     "PRECISION",
     "SERIES",
     "SHARED",
+    "SPECTRAL",
     "batch",
     "collapse",
     "gaussian",
@@ -67,13 +69,15 @@ LOG_TWO_PI = math.log(2.0 * math.pi)
 # Beyond this ratio of surrogate variance to noise variance, double precision loses whole nats: no density is given.
 PRECISION = 1e13
 OWN, SHARED, FEATURES = 0, 1, 2  # forms of the error between inputs: none, a covariance, features
-INDEPENDENT, SERIES, DENSE = 0, 1, 2  # structures of the noise
+INDEPENDENT, SERIES, DENSE, SPECTRAL = 0, 1, 2, 3  # structures of the noise; the last one has no rows, see `_spectral`
 VALUE, SLOPES, PRECISIONS = 0, 1, 2  # what is asked for; alpha comes with either of the last two
 SMALL = 4096  # products of fewer numbers are faster without BLAS
 
 # fmt: off
-(SIZES, CONSTANT, COUNT, SQUARES, STARTS, VALUES, OWN_VARIANCE, WEIGHT, GROUP, SCALE, OFFSET, BASIS, TRUNCATION, RANKS,
- ORDER, FRESH, GAP, AMPLITUDE, LENGTH, TERMS, ROW_CELL, ROW_VARIANCE, RESPONSE) = range(len(blocks.Data._fields))
+(SIZES, CONSTANT, COUNT, SQUARES, STARTS, VALUES, OWN_VARIANCE, WEIGHT, GROUP, SCALE, OFFSET, BASIS, TRUNCATION,
+ RANKS, ORDER, FRESH, GAP, AMPLITUDE, LENGTH, TERMS, ROW_CELL, ROW_VARIANCE, RESPONSE, SPECTRA) = range(
+    len(blocks.Data._fields)
+)
 # fmt: on
 
 
@@ -384,11 +388,12 @@ def _forward_solve(lower: Array, n: int, right: Array) -> None:
             right[i, c] *= inverse
 
 
-@native(F, A1, I, A2, A2, A3, A1, fastmath=FAST)
-def _of_inputs(starts: Array, q: int, X: Array, lam: Array, T: Array, each: Array) -> float:
+@native(F, A1, I, A2, A3, A2, A3, A1, fastmath=FAST)
+def _of_inputs(starts: Array, q: int, X: Array, grams: Array, lam: Array, T: Array, each: Array) -> float:
     """Fill T (K, p, p + 1), with t in its last column, and what each input adds to -2 log p (K,); return the sum.
 
-    That is of whitened rows, with the inputs' own errors.
+    That is of whitened rows, or of their products `grams` (K, m, m) where there are no rows, with the inputs' own
+    errors.
     """
     K, m = lam.shape[0], X.shape[1]
     p = m - 1
@@ -396,7 +401,10 @@ def _of_inputs(starts: Array, q: int, X: Array, lam: Array, T: Array, each: Arra
     roots, active = np.empty(p), np.empty(p, dtype=np.int64)
     total = 0.0
     for k in range(K):
-        _gram(X, int(starts[k]), int(starts[k + 1]), V)
+        if grams.shape[0]:
+            V = grams[k]
+        else:
+            _gram(X, int(starts[k]), int(starts[k + 1]), V)
         before = total
         total += V[p, p]
         n = 0
@@ -473,59 +481,53 @@ def _shared(S: Array, T: Array, q: int, y: Array, Q: Array, a: Array, S_bar: Arr
     """Fill y, Q, a = t - T y and the derivative by S; return what shared errors add to -2 log p."""
     K, p = T.shape[0], T.shape[1]
     n = K * q
-    L, TL, A = np.empty((n, n)), np.empty((n, n)), np.empty(n * n)
+    L, TL, A, M, centre = np.empty((n, n)), np.empty((n, n)), np.empty(n * n), np.empty((n, n)), np.empty(n)
     _root(S, L)
     _by_block(T, q, L, TL)
     gemm(True, False, n, n, n, 1.0, L.reshape(-1), 0, n, TL.reshape(-1), 0, n, 0.0, A, 0, n)
-    right, centre = np.zeros(n), np.zeros(n)
-    for k in range(K):
-        for j in range(q):
-            for e in range(k * q + j + 1):
-                right[e] += L[k * q + j, e] * T[k, j, p]
     for e in range(n):
         A[e * n + e] += 1.0
         if not A[e * n + e] <= PRECISION:
             return np.inf
-    total = inverted(A, n)
+    total = factor(A, n)
     if not total < np.inf:
         return np.inf
-    for e in range(n):
+    half = TL  # of M = L A^-1 L'
+    for i in range(n):
+        for j in range(n):
+            half[i, j] = L[j, i]
+    solve_lower(False, n, n, A, half.reshape(-1))
+    gemm(True, False, n, n, n, 1.0, half.reshape(-1), 0, n, half.reshape(-1), 0, n, 0.0, M.reshape(-1), 0, n)
+    for row in range(n):
         s = 0.0
-        for i in range(n):
-            s += A[e * n + i] * right[i]
-        centre[e] = s
-        total -= s * right[e]
+        for k in range(K):
+            for j in range(q):
+                s += M[row, k * q + j] * T[k, j, p]
+        centre[row] = s
     for k in range(K):
         for j in range(q):
-            s = 0.0
-            for e in range(k * q + j + 1):
-                s += L[k * q + j, e] * centre[e]
-            y[k, j] = s
-    for k in range(K):
-        for j in range(q):
+            y[k, j] = centre[k * q + j]
+            total -= y[k, j] * T[k, j, p]
             s = T[k, j, p]
             for i in range(q):
-                s -= T[k, j, i] * y[k, i]
-            a[k, j] = s
-    LA, M = TL, np.empty((n, n))
-    gemm(False, False, n, n, n, 1.0, L.reshape(-1), 0, n, A, 0, n, 0.0, LA.reshape(-1), 0, n)
-    gemm(False, True, n, n, n, 1.0, LA.reshape(-1), 0, n, L.reshape(-1), 0, n, 0.0, M.reshape(-1), 0, n)
-    for k in range(K):
-        for j in range(q):
-            for i in range(q):
+                s -= T[k, j, i] * centre[k * q + i]
                 Q[k, j, i] = M[k * q + j, k * q + i]
+            a[k, j] = s
     if not slopes:
         return float(total)
-    TM = LA
+    TM = half
     _by_block(T, q, M, TM)
-    for row in range(n):
-        k, j = row // q, row % q
-        for column in range(n):
-            m, i = column // q, column % q
-            s = -T[k, j, i] if k == m else 0.0
-            for e in range(q):
-                s += TM[row, m * q + e] * T[m, e, i]
-            S_bar[row, column] = 0.5 * (a[k, j] * a[m, i] + s)
+    for k in range(K):
+        for j in range(q):
+            row = k * q + j
+            for m in range(K):
+                for i in range(q):
+                    s = a[k, j] * a[m, i]
+                    for e in range(q):
+                        s += TM[row, m * q + e] * T[m, e, i]
+                    S_bar[row, m * q + i] = 0.5 * s
+            for i in range(q):
+                S_bar[row, k * q + i] -= 0.5 * T[k, j, i]
     return float(total)
 
 
@@ -672,11 +674,23 @@ def _joint_features(
 # --- all of it --------------------------------------------------------------------------------------------------------
 
 
-@native(NONE, A1, I, A2, A2, A3, A2, A3, A2, A3, fastmath=FAST)
+@native(NONE, A1, I, A2, A2, A3, A2, A3, A2, A3, A3, fastmath=FAST)
 def _given_data(
-    starts: Array, q: int, X: Array, lam: Array, T: Array, y: Array, Q: Array, X_bar: Array, Sigma: Array
+    starts: Array,
+    q: int,
+    X: Array,
+    lam: Array,
+    T: Array,
+    y: Array,
+    Q: Array,
+    X_bar: Array,
+    Sigma: Array,
+    grams_bar: Array,
 ) -> None:
-    """Fill Sigma (K, p, p) and the derivative by the whitened rows, whose last column is then -alpha, whitened."""
+    """Fill Sigma (K, p, p) and the derivative by the whitened rows, whose last column is then -alpha, whitened.
+
+    Where there are no rows, the derivative by their products (K, m, m) is filled instead.
+    """
     K, m = lam.shape[0], X.shape[1]
     p = m - 1
     left, middle, e, variance = np.empty((p, q)), np.empty((p, q)), np.empty(p), np.empty(p)
@@ -703,13 +717,19 @@ def _given_data(
                 Sigma[k, i, j] = s
                 Sigma[k, j, i] = s
         first, last = int(starts[k]), int(starts[k + 1])
-        if (last - first) * p * p > SMALL:  # [X, r] [[-Sigma - e e', e], [e', -1]], one pass over many rows
+        spectral = grams_bar.shape[0] > 0
+        if spectral or (last - first) * p * p > SMALL:  # [X, r] [[-Sigma - e e', e], [e', -1]], one pass over many rows
             for i in range(p):
                 for j in range(p):
                     whole[i, j] = -Sigma[k, i, j] - e[i] * e[j]
                 whole[i, p] = e[i]
                 whole[p, i] = e[i]
             whole[p, p] = -1.0
+            if spectral:
+                for i in range(m):
+                    for j in range(m):
+                        grams_bar[k, i, j] = 0.5 * whole[i, j]
+                continue
             gemm(False, False, last - first, m, m, 1.0, flat, first * m, m, whole.reshape(-1), 0, m,
                  0.0, flat_bar, first * m, m)  # fmt: skip
             continue
@@ -910,7 +930,7 @@ def gaussian(
         s = phi[i]
         total -= replicates[i] * math.log(s) + 0.5 * squares[i] / (s * s)
     X, d, f, factors, lam = np.empty((N, m)), np.empty(N), np.empty(N), np.empty(N), np.empty((K, q))
-    slope = np.empty(N)
+    slope, grams = np.empty(N), np.empty((K if structure == SPECTRAL else 0, m, m))
     _rows(data, parts, phi, value, X, d, f, factors, slope, lam)
     own_variance = view(data, OWN_VARIANCE)
     for c in range(N):
@@ -925,6 +945,9 @@ def gaussian(
         if not log_det < np.inf:
             return -np.inf
         solve_lower(False, N, m, R.reshape(-1), X.reshape(-1))
+    elif structure == SPECTRAL:
+        R = np.empty((0, 0))
+        log_det = spectral_grams(view(data, SPECTRA), phi, mean, t, grams)
     else:
         R = np.empty((0, 0))
         if structure == SERIES:
@@ -933,7 +956,7 @@ def gaussian(
         log_det = _whiten_series(data, steps, d, X, total_variance, before)
 
     T, y, Q, a = np.empty((K, p, m)), np.zeros((K, q)), np.zeros((K, q, q)), np.empty((K, q))
-    added = log_det + _of_inputs(starts, q, X, lam, T, np.empty(K))
+    added = log_det + _of_inputs(starts, q, X, grams, lam, T, np.empty(K))
     if not added < np.inf:
         return -np.inf
     if form == SHARED:
@@ -951,8 +974,8 @@ def gaussian(
     if asked == VALUE:
         return float(total)
 
-    X_bar, Sigma = np.empty((N, m)), np.empty((K, p, p))
-    _given_data(starts, q, X, lam, T, y, Q, X_bar, Sigma)
+    X_bar, Sigma, grams_bar = np.empty((N, m)), np.empty((K, p, p)), np.empty(grams.shape)
+    _given_data(starts, q, X, lam, T, y, Q, X_bar, Sigma, grams_bar)
     if asked == PRECISIONS:
         _precisions(data, steps, R, X, X_bar, Sigma, total_variance, before, alpha, precision)
         return float(total)
@@ -977,6 +1000,8 @@ def gaussian(
     if structure == DENSE:
         J_bar = parts_bar[J_at:end].reshape(N, o)
         _dense_reverse(data, phi, J, R, X, X_bar, Sigma, slope, d_bar, phi_bar, J_bar, slope_bar)
+    elif structure == SPECTRAL:
+        spectral_grams_reverse(view(data, SPECTRA), phi, mean, t, grams_bar, phi_bar)
     else:
         _whiten_series_reverse(data, phi, steps, d, X, original, total_variance, before, X_bar, d_bar, phi_bar)
     for k in range(K):
@@ -1058,7 +1083,7 @@ def of_inputs(data: Array, parts: Array, phi: Array, value: Array) -> tuple[Arra
     X, d, f, factors, lam = np.empty((N, p + 1)), np.empty(N), np.empty(N), np.empty(N), np.empty((K, q))
     slope = np.empty(N)
     whole, before, total, steps = np.empty((K, p, p + 1)), np.empty(N), np.empty(N), np.empty((N, 4))
-    starts, ranks = view(data, STARTS), view(data, RANKS)
+    starts, ranks, none = view(data, STARTS), view(data, RANKS), np.empty((0, p + 1, p + 1))
     shared_at, offset_at = parts_at(data)[:2]
     M = int(ranks.sum())
     A, of_features = np.zeros((S, M, M)), np.zeros((S, M))
@@ -1066,7 +1091,7 @@ def of_inputs(data: Array, parts: Array, phi: Array, value: Array) -> tuple[Arra
         _rows(data, parts[s], phi[s], value, X, d, f, factors, slope, lam)
         _steps(data, phi[s], steps)
         _whiten_series(data, steps, d, X, total, before)
-        if not _of_inputs(starts, q, X, lam, whole, each[s]) < np.inf:
+        if not _of_inputs(starts, q, X, none, lam, whole, each[s]) < np.inf:
             each[s] = np.inf
         elif M:
             flat = A[s].reshape(M * M)

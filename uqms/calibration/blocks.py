@@ -61,6 +61,8 @@ class Data(NamedTuple):
     response
         Of each row, where some surrogate models a transformed output: kind of the transform and the ends of the output
         (`Transform.numbers`), shape (N, 3). Rows are then linear in the errors to first order. Empty otherwise.
+    spectra
+        Instead of all rows (N is 0): the spectra of equally spaced series, see `_spectral`. Empty otherwise.
     """
 
     sizes: Any
@@ -86,3 +88,4 @@ class Data(NamedTuple):
     row_cell: Any
     row_variance: Any
     response: Any
+    spectra: Any = ()

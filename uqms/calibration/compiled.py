@@ -300,7 +300,7 @@ def target(whole: Problem) -> Target | None:
         return None
     cells, noise = problem.cells, problem.noise
     # Numbers that no parameter changes are summed up where that is possible; the Jacobian of the data's scale is one.
-    likelihood = reduced(cells, noise) or problem.gaussian
+    likelihood = reduced(cells, noise, problem.condition_names) or problem.gaussian
     found = Target(
         names=names,
         priors=np.array(priors),

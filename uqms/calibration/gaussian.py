@@ -19,10 +19,21 @@ from scipy import sparse
 
 from uqms._typing import Array, Ints
 from uqms.calibration import _gaussian, blocks
-from uqms.calibration._gaussian import DENSE, FEATURES, INDEPENDENT, LOG_TWO_PI, OWN, PRECISION, SERIES, SHARED
+from uqms.calibration._gaussian import (
+    DENSE,
+    FEATURES,
+    INDEPENDENT,
+    LOG_TWO_PI,
+    OWN,
+    PRECISION,
+    SERIES,
+    SHARED,
+    SPECTRAL,
+)
 from uqms.calibration._terms import EXPONENTIAL
 from uqms.calibration.discrepancy import NOISE, ORTHOGONAL
 from uqms.calibration.likelihood import Cells, NoiseGroups, compress, dense
+from uqms.calibration.spectral import spectra
 from uqms.parameters import Prior
 from uqms.surrogates.outputs import Decoder
 from uqms.surrogates.process import ScoreProcess
@@ -457,17 +468,22 @@ def process_block(
 # --- data whose noise is independent ----------------------------------------------------------------------------------
 
 
-def reduced(cells: Cells, noise: NoiseGroups, correlated: bool = False) -> GaussianLikelihood | None:
+def reduced(
+    cells: Cells, noise: NoiseGroups, condition_names: tuple[str, ...] = (), correlated: bool = False
+) -> GaussianLikelihood | None:
     """Return the likelihood with as few rows as the scores ask for; None where it is not one of such rows.
 
-    Noise and truncation of the rows of an input become independent by a rotation (the singular vectors of the
+    Autocorrelated noise along equally spaced series is known by its spectrum, without rows (`spectra`). Independent
+    noise and truncation of the rows of an input become independent by a rotation (the singular vectors of the
     truncation's factor), each with a variance sigma² + lambda; rows of equal variance are projected on the space of
     their basis rows, and the rest is a sum of squares. That is not possible where truncation ties rows of different
     unknown noise, or is more than double precision holds beside the noise; nor where the surrogate models a transformed
     output, since its slope changes from row to row and with the parameters.
     """
-    if noise.terms or noise.factors or cells.transformed:
+    if noise.factors or cells.transformed:
         return None
+    if noise.terms:
+        return _of_spectra(cells, noise, condition_names, correlated)
     count = len(noise.outputs)
     settings = noise.settings[:count]
     known = np.array([not isinstance(sd, Prior) for sd in settings])
@@ -545,6 +561,35 @@ def reduced(cells: Cells, noise: NoiseGroups, correlated: bool = False) -> Gauss
         response=[],
     )
     return GaussianLikelihood(blocks.pack(fields), K, q)
+
+
+def _of_spectra(
+    cells: Cells, noise: NoiseGroups, condition_names: tuple[str, ...], correlated: bool
+) -> GaussianLikelihood | None:
+    """Return the likelihood of equally spaced series; None where some are not, or they are too short to gain by it."""
+    if _structure(noise) != SERIES:
+        return None
+    whole = GaussianLikelihood.of(cells, noise, condition_names, correlated=correlated)
+    order = whole.field("order").astype(int)
+    columns = np.column_stack([cells.used_basis, cells.compressed, cells.cell_mean - cells.offset])[order]
+    found = spectra(
+        columns,
+        whole.scores,
+        np.cumsum(whole.field("fresh")),
+        whole.field("gap"),
+        cells.experiment[order],
+        whole.field("amplitude"),
+        whole.field("length"),
+        cells.group[order],
+        cells.weight[order],
+    )
+    if found is None:
+        return None
+    K, q, _, t, groups, hyperparameters, *_ = whole.sizes
+    empty: dict[str, Any] = dict.fromkeys(blocks.Data._fields, ())
+    kept = {name: whole.field(name) for name in ("constant", "count", "squares")}
+    own = {"sizes": [K, q, 0, t, groups, hyperparameters, 0, 0, whole.form, SPECTRAL, 0], "starts": np.zeros(K + 1)}
+    return GaussianLikelihood(blocks.pack(blocks.Data(**empty | kept | own | {"spectra": found})), K, q)
 
 
 def _independent(y: Array, basis: Array, factor: Array) -> tuple[Array, Array, Array, float]:

@@ -18,7 +18,7 @@ from scipy.special import ndtr
 from uqms._threads import single_threaded
 from uqms._typing import Array, ArrayLike, Ints, RandomState, as_generator
 from uqms.calibration import _latent_outputs
-from uqms.calibration.base import MASS_CUT_LIMIT, Derived, Expansion, Piece, Problem
+from uqms.calibration.base import MASS_CUT_LIMIT, Derived, DerivedQuantities, Expansion, Piece, Problem
 from uqms.calibration.capabilities import Kind, check_settings, compiled_process
 from uqms.calibration.conditioned import ConditionedPrior
 from uqms.calibration.constraints import read_constraints
@@ -33,14 +33,14 @@ from uqms.calibration.density import (
     total,
 )
 from uqms.calibration.direct import is_exact
-from uqms.calibration.discrepancy import NOISE, ORTHOGONAL, Discrepancy
+from uqms.calibration.discrepancy import NOISE, ORTHOGONAL, Discrepancies
 from uqms.calibration.gaussian import GaussianLikelihood, cell_means, cell_means_reverse, reduced
 from uqms.calibration.joint_error import JointError, averaged_marginals
 from uqms.calibration.likelihood import Cells, NoiseGroups, add_discrepancy, arrange, check_errors_between
 from uqms.calibration.noise import NoiseModel
 from uqms.calibration.observations import Observations
 from uqms.calibration.realisation import Realisation, Runs, runs_of, warn_if_correlation_changes, warn_if_not_normal
-from uqms.calibration.samplers import NUTS, Sampler
+from uqms.calibration.samplers import Sampler
 from uqms.calibration.sharing import together
 from uqms.calibration.success import read_success
 from uqms.errors import (
@@ -60,6 +60,8 @@ from uqms.surrogates.protocol import Surrogate
 from uqms.surrogates.transforms import Identity
 
 if TYPE_CHECKING:
+    import pymc as pm
+
     from uqms.calibration.checks import Sampled
     from uqms.calibration.context import Linearised
     from uqms.calibration.population.population import Population
@@ -200,10 +202,10 @@ class Calibration(Problem):
         self,
         surrogate: Mapping[str, tuple[Surrogate, Observations | xr.DataArray]],
         *,
-        noise: Mapping[str, Any],
-        discrepancy: Mapping[str, Any] | None = None,
+        noise: Mapping[str, NoiseModel | Mapping[str, NoiseModel]],
+        discrepancy: Mapping[str, Discrepancies] | None = None,
         space: ParameterSpace | None = None,
-        derived: Mapping[str, Derived | Callable[[Mapping[str, Any]], Any]] | None = None,
+        derived: DerivedQuantities | None = None,
         outside: Literal["error", "extrapolate", "refined"] = "error",
         expansion: Expansion | Mapping[str, Expansion] = "measured",
     ) -> None: ...
@@ -215,12 +217,12 @@ class Calibration(Problem):
         observations: Observations | xr.DataArray,
         noise: NoiseModel | Mapping[str, NoiseModel],
         *,
-        discrepancy: Discrepancy | Sequence[Discrepancy] | Mapping[str, Any] | None = None,
+        discrepancy: Discrepancies | None = None,
         realisation: Runs = "experiment",
         space: ParameterSpace | None = None,
         fixed: Mapping[str, float] | None = None,
         constraints: str | Sequence[str] | None = None,
-        derived: Mapping[str, Derived | Callable[[Mapping[str, Any]], Any]] | None = None,
+        derived: DerivedQuantities | None = None,
         outside: Literal["error", "extrapolate", "refined"] = "error",
         success: "FittedProbability | None" = None,
         failures: Literal["report", "impossible"] = "report",
@@ -236,12 +238,12 @@ class Calibration(Problem):
         observations: Any = None,
         noise: Any = None,
         *,
-        discrepancy: Discrepancy | Sequence[Discrepancy] | Mapping[str, Any] | None = None,
+        discrepancy: Discrepancies | None = None,
         realisation: Runs = "experiment",
         space: ParameterSpace | None = None,
         fixed: Mapping[str, float] | None = None,
         constraints: str | Sequence[str] | None = None,
-        derived: Mapping[str, Derived | Callable[[Mapping[str, Any]], Any]] | None = None,
+        derived: DerivedQuantities | None = None,
         outside: Literal["error", "extrapolate", "refined"] = "error",
         success: "FittedProbability | None" = None,
         failures: Literal["report", "impossible"] = "report",
@@ -521,7 +523,7 @@ class Calibration(Problem):
         u = self.unit_inputs(self.prior_draws(4, 0), conditions[:2])
         check_errors_between(self.surrogate, u, self.cells.used, asked)
 
-    def model(self) -> Any:
+    def model(self) -> "pm.Model":
         """Return the PyMC model: parameters with their priors and the observed variable "observations"."""
         import pymc as pm
 
@@ -623,7 +625,10 @@ class Calibration(Problem):
         return (
             whole
             if whole.varying
-            else self._of_data("fewest", lambda: reduced(self.cells, self.noise, self.correlated_scores) or whole)
+            else self._of_data(
+                "fewest",
+                lambda: reduced(self.cells, self.noise, self.condition_names, self.correlated_scores) or whole,
+            )
         )
 
     def _of_data(self, name: str, made: Callable[[], GaussianLikelihood]) -> GaussianLikelihood:
@@ -944,12 +949,6 @@ class Calibration(Problem):
 
         return sample(self, sampler, rng)
 
-    def with_gradients(self, sampler: NUTS, seed: int) -> tuple["Calibration", Any]:
-        """Return the problem, and its draws by a sampler with gradients."""
-        from uqms.calibration.gradients import run
-
-        return self, run(self, sampler, seed)
-
     def _form(self, expansion: Expansion) -> Literal["independent", "correlated", "latent"]:
         """Return how the likelihood is computed: closed form with independent or correlated errors, or latents.
 
@@ -1212,9 +1211,7 @@ def _is_refined(surrogate: Surrogate) -> bool:
     return isinstance(design, dict) and design.get("method") == "refine"
 
 
-def named_derived(
-    given: Mapping[str, Derived | Callable[[Mapping[str, Any]], Any]], taken: tuple[str, ...]
-) -> dict[str, Derived]:
+def named_derived(given: DerivedQuantities, taken: tuple[str, ...]) -> dict[str, Derived]:
     """Return derived quantities, functions as `Derived` ones, after a check of their names."""
     out = {}
     for name, value in given.items():

@@ -343,7 +343,7 @@ class GaussianProcessSurrogate(NamedSurrogate):
     @property
     def compiled_process(self) -> ScoreProcess | None:
         """The process whose arrays compiled code reads; None where mean or kernel call a function of the user's."""
-        return self.process if self.physics is None and self.process.kernel.layout() is not None else None
+        return self.process if self.physics is None and self._in_jax is None else None
 
     @property
     def runs(self) -> int:
@@ -416,10 +416,10 @@ class GaussianProcessSurrogate(NamedSurrogate):
     def scores_reverse(self, u: Array, mean_bar: Array, covariance_bar: Array) -> Array:
         """Return the derivative (k, d) of sum(mean * mean_bar) + sum(covariance * covariance_bar) at `u` (k, d)."""
         u = np.ascontiguousarray(u, dtype=np.float64)
-        if self.compiled_process is not None:
-            return np.asarray(scores_flat_reverse(self.process.flat(), u, mean_bar, covariance_bar))
         if self._in_jax is not None:
             return self._in_jax.reverse(u, mean_bar, covariance_bar)
+        if self.physics is None:
+            return np.asarray(scores_flat_reverse(self.process.flat(), u, mean_bar, covariance_bar))
         c = self.physics.scores(self.domain, self.bases, u)
         bars = [
             scores_flat_reverse(

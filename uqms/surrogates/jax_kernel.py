@@ -320,6 +320,8 @@ class Compiled:
             raise InputError(
                 f"{name}(u, x, ell) and (x, u, ell) differ by {off:.3g}; a correlation is symmetric in its two inputs."
             )
+        if self._kernel.exchangeable:
+            self._check_exchangeable(u)
         ones = np.ones(kappa.shape)
         slopes = self.by_inputs(u, u, ell, ones), self.by_logs(u, u, ell, ones)
         if not all(np.isfinite(one).all() for one in slopes):
@@ -327,6 +329,22 @@ class Compiled:
                 f"{name} has no finite derivative, perhaps where u and x are equal: jnp.sqrt and jnp.abs have none at "
                 "0. Take the root of what is never 0, r = jnp.sqrt(jnp.where(r2 > 0.0, r2, 1e-300)), or write the "
                 "correlation as a function of r2. Correlations with a kink at distance 0, such as exp(-r), do not fit."
+            )
+
+    def _check_exchangeable(self, u: Array) -> None:
+        """Refuse a kernel that says that it treats inputs alike, and has some of its own for each."""
+        name, d = type(self._kernel).__name__, u.shape[1]
+        scales = np.linspace(0.7, 1.3, d)
+        more = np.exp(self._kernel.more(d)[0])
+        there = self.values(u, u, np.append(scales, more))
+        other = np.ascontiguousarray(u[:, ::-1])
+        off = float(np.max(np.abs(there - self.values(other, other, np.append(scales[::-1], more)))))
+        several = [key for key, value in self._kernel.priors(d).items() if not isinstance(value, LogNormal)]
+        if several or not off <= ROUNDING:
+            what = f"{several} may have a value for each input" if several else f"another order changes it by {off:.3g}"
+            raise InputError(
+                f"{name}.exchangeable is True, which says that inputs may be re-ordered, with their length scales and "
+                f"nothing else; but {what}. Leave `exchangeable` out."
             )
 
 

@@ -89,9 +89,10 @@ class Linearised(Protocol):
 
 
 class Kernel(ABC):
-    """What training, prediction and calibration ask of a kernel; to write one, derive from `RadialKernel`.
+    """What training, prediction and calibration ask of a kernel.
 
-    A kernel is a frozen value: a correlation, symmetric in its two inputs and 1 where they are equal.
+    To write one, derive from `RadialKernel` or `JaxKernel`. A kernel is a frozen value: a correlation, symmetric in its
+    two inputs and 1 where they are equal.
     """
 
     exchangeable: ClassVar[bool] = False
@@ -177,9 +178,10 @@ class Slopes:
         out = np.zeros(scales + len(self.by_other))
         squares = u * u
         others = squares if u is x else x * x
+        rows, ones = np.ones(len(u)), np.ones(len(x))
         for at, slope in zip(self.at, self.g, strict=True):
             pairs, seen = bar * slope, at >= 0
-            spread = pairs.sum(axis=1) @ squares + pairs.sum(axis=0) @ others - 2.0 * np.sum(u * (pairs @ x), axis=0)
+            spread = (pairs @ ones) @ squares + (pairs.T @ rows) @ others - 2.0 * np.sum(u * (pairs @ x), axis=0)
             out[at[seen]] -= spread[seen] * self.ell[at[seen]] ** -2.0
         for i, slope in enumerate(self.by_other):
             out[scales + i] = float(np.vdot(bar, slope))

@@ -170,7 +170,7 @@ def _centring(problem: "PopulationCalibration") -> Any:
     return pytensor.shared(np.full(_shape(problem), float(bool(problem.population.centred))), name=CENTRING)
 
 
-def run(problem: "PopulationCalibration", sampler: "NUTS", seed: int) -> tuple["PopulationCalibration", Any]:
+def run(problem: "PopulationCalibration", sampler: "NUTS", seed: int) -> tuple["PopulationCalibration", xr.DataTree]:
     """Return the problem with features for where its subjects are, and nutpie's DataTree of its posterior.
 
     The tree has everything in `priors`, and the standard normals as "latents".

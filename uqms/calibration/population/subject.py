@@ -80,7 +80,7 @@ class SubjectPosterior:
     ess: float
     shared: Shared
     natural: Array  # (S, U, P), resampled with the draws of the population in `shared`
-    data: Any  # `NewData`, None without measurements
+    data: "NewData | None"  # of its measurements
 
     def __repr__(self) -> str:
         what = "no measurement" if self.observations is None else f"{len(self.observations)} measurements"
