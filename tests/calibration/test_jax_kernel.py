@@ -11,7 +11,6 @@ from calibration.problems import dense_covariance, given_surrogate, replicates
 from scipy.stats import multivariate_normal
 
 import uqms as uq
-from uqms.errors import InputError
 from uqms.surrogates import GaussianProcessSurrogate
 from uqms.surrogates.kernels import Kernel
 from uqms.surrogates.process import condition
