@@ -134,7 +134,7 @@ class Marginal:
         root = np.linalg.cholesky(C)
         self.inverse = np.linalg.inv(root)
         by_score = np.zeros((*phi.shape[:2], B.shape[1], phi.shape[2]))
-        for j in range(error.process.q):
+        for j in range(error.q):
             of_score = error.score == j
             by_score[..., of_score] = B[:, None, :, j, None] * phi[:, :, None, of_score]
         self.V = self.inverse @ by_score

@@ -115,8 +115,8 @@ BUGS = (
     Bug(
         "factor 1/2 in a log-determinant of what inputs share",
         f"{CALIBRATION}/_gaussian.py",
-        "    total = inverted(A, n)\n",
-        "    total = 0.5 * inverted(A, n)\n",
+        "    total = factor(A, n)\n",
+        "    total = 0.5 * factor(A, n)\n",
         (*DENSE, *values("scalar_replicates")),
     ),
     Bug(
@@ -388,8 +388,8 @@ BUGS = (
     Bug(
         "Nystroem: what is an input's own left out (arrays)",
         f"{CALIBRATION}/population/shared_error.py",
-        '                own[h, :, j] = np.maximum(variance - np.einsum("ij,ij->i", one, one), 0.0)\n',
-        "                own[h, :, j] = 0.0 * variance\n",
+        '            own[h, :, g] = np.maximum(found.variance[:, 0, 0] - np.einsum("ij,ij->i", one, one), 0.0)\n',
+        "            own[h, :, g] = 0.0 * found.variance[:, 0, 0]\n",
         (
             *tests("calibration/test_lowrank.py", "test_variance_is_exact_everywhere_and_covariance_at_the_points"),
             *values("population_many"),

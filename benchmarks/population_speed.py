@@ -349,7 +349,6 @@ def _median(results: list[Result], key: str) -> float:
 def likelihoods(path: Path) -> list[Aim]:
     """Measure the compiled likelihood with its gradient."""
     import uqms as uq
-    from uqms.calibration.population.lowrank import LowRank
     from uqms.calibration.population.prediction import featured
 
     surrogate, times, out = uq.load_surrogate(path), {}, []
@@ -361,7 +360,7 @@ def likelihoods(path: Path) -> list[Aim]:
         out.append(aim(f"features before sampling, {patients} patients", len(problem.lowrank.error.score), n=1))
         if error is None:
             error = problem.lowrank.error
-        lowrank = LowRank(error, featured(data, error, data.cells.used), data.cells.unit)
+        lowrank = featured(data, error, data.cells.used, data.cells.unit)
         theta = problem.prior_draws(1, 1)
         own = problem.individuals(theta, 0.5 * np.random.default_rng(1).standard_normal((1, problem.latents)))
         u = data.unit_inputs(own)[0]

@@ -99,7 +99,7 @@ def expected(kind: str, noise: str, discrepancy: bool, surrogate: str) -> set[st
         out |= {"single", "propagate", "latent_output", "maximum_a_posteriori", "profile_likelihood"}
         out |= {"log_evidence", "compare_models", "predictive_check", "identifiability"}
         out |= {"plots.predictive", "plots.pairs", "plots.prior_posterior"}
-        if not (noise == "independent" and not discrepancy and surrogate == "process"):
+        if not (noise == "independent" and not discrepancy and surrogate in ("process", "plugged")):
             out |= {"predict", "new_subject"}
             if surrogate != "exact":
                 out |= {"visual_predictive_check"}

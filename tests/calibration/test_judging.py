@@ -9,7 +9,10 @@ from calibration.test_capabilities import NOISE, SPACE, PriorDraws, measured, of
 from calibration.test_sharing import VALUES, X
 
 import uqms as uq
-from uqms.calibration.judging import CHECKS, OF_A_SURROGATE
+from uqms.calibration.context import Context
+from uqms.calibration.judging import CHECKS, OF_A_SURROGATE, OF_RUNS, verdict_of
+from uqms.calibration.simulator_runs import SimulatorRuns
+from uqms.surrogates import held_out
 
 pytestmark = pytest.mark.filterwarnings("ignore::uqms.errors.UqmsWarning")
 
@@ -59,7 +62,34 @@ def test_the_list_of_checks_is_in_one_order(kind: str, expected: list[str]) -> N
 
 def test_every_function_of_the_list_is_there_once() -> None:
     names = [f"{one.__module__}.{one.__qualname__}" for one in (*CHECKS, *OF_A_SURROGATE)]
-    assert len(set(names)) == len(names) == 22
+    assert len(set(names)) == len(names) == 26
+
+
+def test_checks_of_runs_are_on_the_list_and_say_nothing_without() -> None:
+    model = linear_surrogate(1.0, 0.3)
+    problem = uq.Calibration(model, replicates(VALUES[0], X), uq.GaussianNoise(sd=0.3))
+    posterior: Any = problem.sample(PriorDraws(), rng=1)
+    bare = verdict_of(Context.of(posterior))
+    # what the sampler told is known where the draws were made, and not from them
+    told = {"R-hat", "ESS", "Monte Carlo error", "prior sensitivity"}
+    whole = [one for one in posterior.verdict.checks if one.name not in told]
+    assert [one.name for one in bare.checks] == [one.name for one in whole]
+    np.testing.assert_equal([one.value for one in bare.checks], [one.value for one in whole])
+    points = uq.verification_design(posterior, 10, rng=1)
+    y = points["theta"].values * points["x"].values + 0.1
+    ensemble = uq.ensemble.build(points, {"y": y}, states=["completed"] * (len(y) - 1) + ["failed"])
+    errors = held_out(model, uq.ensemble.completed(ensemble), rng=1)
+    ratio = np.array([0.1, -0.1, 0.3])
+    runs = SimulatorRuns(ensemble, errors, ("y",), {"theta": np.arange(3.0)}, ratio, float("nan"), None, 97)
+    found = verdict_of(Context.of(posterior, runs))
+    names = ["runs", "errors of y", "effect on the posterior", "weights"]
+    assert [one.name for one in found.checks] == [*(one.name for one in bare.checks), *names]
+    assert list(map(str, found.checks[-4:])) == list(map(str, verdict_of(Context.of(posterior, runs), OF_RUNS).checks))
+    assert found["runs"].value == 1.0 / len(y)
+    assert found["effect on the posterior"].value == pytest.approx(
+        0.2 / 3.0
+    )  # Cov(theta, r) / sd: mean of z (r - mean)
+    assert found["weights"].message == "none from 3 draws, but from 100 on; 97 more"
 
 
 def test_the_discrepancy_of_a_part_is_judged_as_by_hand() -> None:

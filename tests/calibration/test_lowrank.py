@@ -15,6 +15,7 @@ from uqms.calibration import _process_gaussian, bridge
 from uqms.calibration.gaussian import GaussianLikelihood, process_block
 from uqms.calibration.graph import model_target
 from uqms.calibration.likelihood import Cells, NoiseGroups
+from uqms.calibration.population.covariances import ProcessCovariances
 from uqms.calibration.population.lowrank import LowRank
 from uqms.calibration.population.shared_error import LEFT_OUT, SharedError, nystroem
 from uqms.errors import InputError
@@ -121,7 +122,7 @@ def several() -> tuple[LowRank, Data, np.ndarray, np.ndarray]:
     process = process_of(Matern52(), columns=3, ells=(0.6, 0.9))
     rng = np.random.default_rng(3)
     data = data_of([2, 3, 1, 2, 2, 4, 1], 2, width=2)
-    error = SharedError.through(process, rng.random((5, 2)))
+    error = SharedError.through(ProcessCovariances(process), rng.random((5, 2)))
     u = rng.random((3, 7, 2))
     z = rng.multivariate_normal(*dense(data, error.at(u[0]).mean[0], error.covariance(u[0])[0]))
     return low_rank(error, data, np.array([0, 1, 1, 2, 3, 3, 3])), data, u, z
@@ -138,7 +139,7 @@ def test_through_the_inputs_themselves_it_is_the_exact_likelihood(kernel: object
     process = process_of(kernel, columns=columns, ells=(0.5, 0.8))
     rng = np.random.default_rng(4)
     data, u = data_of([3] * 8, 2, width=1), rng.random((8, 2))
-    lowrank = low_rank(SharedError.through(process, u), data, np.arange(8))
+    lowrank = low_rank(SharedError.through(ProcessCovariances(process), u), data, np.arange(8))
     scores = scores_at(process, u)
     z = rng.multivariate_normal(*dense(data, scores.mean[0], scores.covariance[0]))
     value, by_u, by_sigma = lowrank.value_and_slopes(u, SIGMA, z)
@@ -155,7 +156,7 @@ def test_value_is_the_normal_density_of_the_dense_low_rank_covariance(
     for one in u:
         joint, mean = lowrank.error.covariance(one), lowrank.error.at(one).mean
         each = [multivariate_normal(*dense(data, mean[h], joint[h])).logpdf(z) for h in range(2)]
-        wanted = np.logaddexp.reduce(np.array(each) + lowrank.error.process.log_weights)
+        wanted = np.logaddexp.reduce(np.array(each) + lowrank.error.log_weights)
         assert lowrank.value_and_slopes(one, SIGMA, z)[0] == pytest.approx(wanted, rel=1e-10)
 
 
@@ -166,7 +167,7 @@ def test_gradient_is_that_of_finite_differences(kernel: object) -> None:
     process = process_of(kernel, columns=6, ells=(0.6, 0.9))
     rng = np.random.default_rng(5)
     data, u = data_of([2, 1, 3, 2], 2, width=1), rng.random((4, 2))
-    error = SharedError.through(process, rng.random((3, 2)))
+    error = SharedError.through(ProcessCovariances(process), rng.random((3, 2)))
     lowrank = low_rank(error, data, np.arange(4))
     z = rng.multivariate_normal(*dense(data, error.at(u).mean[0], error.covariance(u)[0]))
     _, by_u, by_sigma = lowrank.value_and_slopes(u, SIGMA, z)
@@ -197,7 +198,7 @@ def test_variance_is_exact_everywhere_and_covariance_at_the_points() -> None:
     process = process_of(Matern52(), columns=3)
     rng = np.random.default_rng(6)
     points, others = rng.random((9, 2)), rng.random((50, 2))
-    error = SharedError.through(process, points)
+    error = SharedError.through(ProcessCovariances(process), points)
     exact, ours = (
         f(np.vstack([points, others]))[0] for f in (lambda u: scores_at(process, u).covariance, error.covariance)
     )
@@ -212,9 +213,9 @@ def test_features_keep_the_variances_that_a_population_depends_on() -> None:
     process = process_of(Matern52(), d=3, n=40, q=1)
     cloud, several = 0.5 + 0.15 * rng.standard_normal((600, 3)), 0.5 + 0.15 * rng.standard_normal((16, 200, 3))
     noise = np.array([1e-3])
-    error = nystroem(process, cloud, several, noise=noise)
+    error = nystroem(ProcessCovariances(process), cloud, several, noise=noise)
     assert error.left_out[0] <= LEFT_OUT
-    fewer = nystroem(process, cloud, several, noise=noise, ranks=(int(error.ranks[0]) // 2,))
+    fewer = nystroem(ProcessCovariances(process), cloud, several, noise=noise, ranks=(int(error.ranks[0]) // 2,))
     assert fewer.left_out[0] > LEFT_OUT
 
     u = 0.5 + 0.15 * rng.standard_normal((200, 3))
@@ -238,7 +239,10 @@ def test_left_out_is_what_the_dense_covariances_say() -> None:
     rng = np.random.default_rng(8)
     process = process_of(Matern52(), d=2, n=20, q=1)
     cloud, several = 0.5 + 0.2 * rng.standard_normal((300, 2)), 0.5 + 0.2 * rng.standard_normal((9, 50, 2))
-    error, found = nystroem(process, cloud, several, inputs=60, noise=np.array([0.01]), ranks=(4,)), []
+    error, found = (
+        nystroem(ProcessCovariances(process), cloud, several, inputs=60, noise=np.array([0.01]), ranks=(4,)),
+        [],
+    )
     for one in several:  # some of 60 inputs, with as much more noise
         centred = one - one.mean(axis=0)
         weights = np.linalg.qr(np.column_stack([np.ones(50), centred, centred**2]))[0]
@@ -255,7 +259,7 @@ def test_points_at_the_edge_are_among_those_that_stand_for_all() -> None:
     rng = np.random.default_rng(3)
     cloud = np.concatenate([0.5 + 0.02 * rng.standard_normal((590, 2)), 3.0 + 0.01 * rng.standard_normal((10, 2))])
     cloud = cloud[rng.permutation(600)]
-    error = nystroem(process, cloud, cloud.reshape(10, 60, 2), ranks=(6,))
+    error = nystroem(ProcessCovariances(process), cloud, cloud.reshape(10, 60, 2), ranks=(6,))
     share = error.at(cloud).own[0, :, 0] / scores_at(process, cloud).covariance[0, 0].diagonal()
     assert share[cloud[:, 0] > 2.0].max() < 0.01  # ten neighbours have one error, not ten
 
@@ -264,22 +268,24 @@ def test_each_score_has_as_many_features_as_its_noise_asks_for() -> None:
     process = process_of(Matern52(), d=3, n=40)
     rng = np.random.default_rng(9)
     cloud, several = rng.random((300, 3)), rng.random((4, 150, 3))
-    error = nystroem(process, cloud, several, noise=np.array([1e-4, 10.0]))
+    error = nystroem(ProcessCovariances(process), cloud, several, noise=np.array([1e-4, 10.0]))
     assert error.ranks[0] >= 20
     assert error.ranks[1] == 1
     np.testing.assert_array_equal(np.bincount(error.score), error.ranks)
-    assert nystroem(process, cloud, several[:, :12]).ranks.max() == 12  # as many as inputs are enough
+    assert (
+        nystroem(ProcessCovariances(process), cloud, several[:, :12]).ranks.max() == 12
+    )  # as many as inputs are enough
 
 
 def test_a_score_that_is_known_exactly_has_features_of_zero() -> None:
     process = process_of(Matern52())
-    error = SharedError.through(process, process.x[:2])  # at its runs
+    error = SharedError.through(ProcessCovariances(process), process.x[:2])  # at its runs
     np.testing.assert_allclose(error.covariance(process.x[:3])[0, 0], 0.0, atol=1e-9)
 
 
 def test_a_small_cloud_is_refused() -> None:
     with pytest.raises(InputError, match="A cloud of 4 inputs is too small"):
-        nystroem(process_of(Matern52()), np.zeros((4, 2)), np.zeros((1, 3, 2)))
+        nystroem(ProcessCovariances(process_of(Matern52())), np.zeros((4, 2)), np.zeros((1, 3, 2)))
 
 
 # --- many draws at once -----------------------------------------------------------------------------------------------
@@ -296,10 +302,12 @@ def test_draws_at_once_have_the_compiled_values(several: tuple[LowRank, Data, np
 def test_left_out_units_are_those_of_dense_covariances(several: tuple[LowRank, Data, np.ndarray, np.ndarray]) -> None:
     lowrank, data, u, z = several
     sigma = SIGMA * np.array([[1.0], [1.5], [0.7]])
-    total, units = lowrank.by_unit(u, sigma, z)
+    each, left_out = lowrank.by_draw(u, sigma, z)
+    logs = lowrank.error.log_weights
+    total = np.logaddexp.reduce(each + logs[:, None], axis=0)
+    units = total[:, None] - np.logaddexp.reduce((each[..., None] - left_out) + logs[:, None, None], axis=0)
     assert units.shape == (3, 4)
     owner = lowrank.unit[data.experiment][data.row_cell]
-    logs = lowrank.error.process.log_weights
     for s in range(3):
         joint, mean = lowrank.error.covariance(u[s]), lowrank.error.at(u[s]).mean
         laws = [dense(data, mean[h], joint[h], sigma[s]) for h in range(2)]
@@ -312,19 +320,17 @@ def test_left_out_units_are_those_of_dense_covariances(several: tuple[LowRank, D
             assert units[s, i] == pytest.approx(total[s] - np.logaddexp.reduce(without + logs), abs=1e-9)
 
 
-def test_shared_and_own_errors_given_the_data_are_those_of_dense_conditioning(
+def test_shared_errors_given_the_data_are_those_of_dense_conditioning(
     several: tuple[LowRank, Data, np.ndarray, np.ndarray],
 ) -> None:
     lowrank, data, u, z = several
     sigma = np.tile(SIGMA, (3, 1))
     found = lowrank.condition(u, sigma, z)
-    score, logs = lowrank.error.score, lowrank.error.process.log_weights
-    M, K = len(score), u.shape[1]
-    w = np.random.default_rng(10).standard_normal((3, M))
+    score, logs = lowrank.error.score, lowrank.error.log_weights
+    M = len(score)
     for h in range(2):
-        own_mean, own_covariance = found.own(np.full(3, h), w, score)
         for s in range(3):
-            mean, phi, rho = (part[h] for part in lowrank.error.at(u[s]))
+            mean, phi, _ = (part[h] for part in lowrank.error.at(u[s]))
             centre, covariance = dense(data, mean, lowrank.error.covariance(u[s])[h])
             H = data.basis[data.row_cell]
             k = data.experiment[data.row_cell]
@@ -333,15 +339,6 @@ def test_shared_and_own_errors_given_the_data_are_those_of_dense_conditioning(
             np.testing.assert_allclose(found.mean[h, s], gain @ (z - centre), rtol=1e-8, atol=1e-10)
             factor = found.factor[h, s]
             np.testing.assert_allclose(np.linalg.inv(factor @ factor.T), np.eye(M) - gain @ loading, atol=1e-9)
-            # Given w, the own errors of every input depend on its own rows only.
-            rest = covariance - loading @ loading.T
-            for one in range(K):
-                rows = k == one
-                to_rows = rho[one][:, None] * H[rows].T
-                gain = to_rows @ np.linalg.inv(rest[np.ix_(rows, rows)])
-                wanted = gain @ (z - centre - loading @ w[s])[rows]
-                np.testing.assert_allclose(own_mean[s, one], wanted, rtol=1e-8, atol=1e-12)
-                np.testing.assert_allclose(own_covariance[s, one], np.diag(rho[one]) - gain @ to_rows.T, atol=1e-12)
     values = [
         [
             multivariate_normal(*dense(data, lowrank.error.at(one).mean[h], lowrank.error.covariance(one)[h])).logpdf(z)
@@ -357,7 +354,7 @@ def test_draws_of_the_shared_error_have_their_law(several: tuple[LowRank, Data, 
     lowrank, _, u, z = several
     count = 20_000
     found = lowrank.condition(u[:1], SIGMA[None], z)
-    many = type(found)(*(np.repeat(one, count, axis=1) for one in found[:5]), found.features)
+    many = type(found)(*(np.repeat(one, count, axis=1) for one in found))
     h, w = many.draw(np.random.default_rng(11))
     weight = np.exp(found.log_weights[:, 0])
     assert abs((h == 1).mean() - weight[1]) <= 4.0 * np.sqrt(weight[0] * weight[1] / count) + 1e-12

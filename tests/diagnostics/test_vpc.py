@@ -13,7 +13,6 @@ from scipy.stats import beta, norm
 
 import uqms as uq
 from uqms.calibration.population.layout import WALL
-from uqms.calibration.population.lowrank import LowRank
 from uqms.calibration.population.prediction import Shared, featured
 from uqms.calibration.posterior import Posterior
 from uqms.calibration.predict import Targets, conditional_moments
@@ -97,7 +96,7 @@ def test_studies_have_the_exact_law_given_the_data(monkeypatch: pytest.MonkeyPat
     error = exact_error(one, np.concatenate([u[0], one.data.unit_inputs(fresh)[0]]))
     sigma = one.data.noise.phi(single, (1,))[:, :1]
     data = one.data.cells
-    law = LowRank(error, featured(one.data, error, np.arange(error.process.q)), data.unit).condition(u, sigma, data.z)
+    law = featured(one.data, error, np.arange(error.q), data.unit).condition(u, sigma, data.z)
     step = np.linalg.solve(law.factor[0, 0].T, rng.standard_normal((law.mean.shape[2], S))).T
     shared = Shared(one, theta, own, z, np.zeros(S, dtype=int), law.mean[0, 0] + step, error)
     posterior = Posterior(xr.DataTree(), one, None, None)  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ import xarray as xr
 import uqms as uq
 from uqms._typing import Array
 from uqms.errors import ConformanceError, InputError
-from uqms.surrogates import GaussianProcessSurrogate, LocalGaussianProcess
+from uqms.surrogates import FittedProbability, GaussianProcessSurrogate, LocalGaussianProcess
 from uqms.surrogates.jax_process import JaxScores
 from uqms.surrogates.process import condition, score_reverse, scores_at
 from uqms.surrogates.training import Hyperparameters, objective, trend_basis
@@ -150,6 +150,21 @@ def test_a_kernel_that_is_not_stationary_against_dense_matrices() -> None:
     )
 
 
+def test_draws_and_probabilities_of_events_are_those_of_the_built_in_kernel(tmp_path: Path) -> None:
+    u, found = np.random.default_rng(0).random((4, 2)), []
+    ours, theirs = swapped("point", "constant")
+    np.testing.assert_allclose(ours.functions(3, 1)(u), theirs.functions(3, 1)(u), rtol=1e-5, atol=1e-6)
+    for kernel in (Mine(), uq.Matern52()):
+        settings = uq.EventProbability(lambda one: one["y"].values > 0.8, kernel=kernel, hyperparameters="point")
+        event = settings.fit(table(30))
+        found.append((event.log_probability_at(u), event.log_slope(u)))
+        event.save(tmp_path / "event.npz")
+        again = FittedProbability.load(tmp_path / "event.npz")
+        np.testing.assert_array_equal(again.log_probability_at(u), found[-1][0])
+    np.testing.assert_allclose(found[0][0], found[1][0], rtol=1e-6)
+    np.testing.assert_allclose(found[0][1], found[1][1], rtol=1e-3, atol=1e-3)
+
+
 def test_it_learns_what_a_stationary_kernel_cannot() -> None:
     """Of a periodic output, a kernel that knows the period predicts two periods from the runs of one and a half."""
     design = {"a": np.linspace(0.0, 0.6, 16), "b": np.linspace(0.0, 2.0, 16)[(7 * np.arange(16)) % 16]}
@@ -212,6 +227,48 @@ def test_a_spawned_worker_has_it() -> None:
     ours = JaxScores(swapped("point")[0].process)
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         np.testing.assert_allclose(pool.apply(_mean, (ours,)), _mean(ours), rtol=1e-12)
+
+
+FORKED = """
+import multiprocessing, warnings
+import numpy as np
+from my_wave import Wave
+from uqms.errors import InputError
+
+warnings.simplefilter("ignore")  # of JAX, about the fork
+x = np.random.default_rng(0).random((5, 2))
+before = Wave().correlation(x, x.copy(), np.ones(2))
+
+
+def child(end):
+    try:
+        Wave().correlation(x, x.copy(), np.ones(2))
+    except InputError as error:
+        end.send(str(error))
+
+
+ours, theirs = multiprocessing.Pipe()
+worker = multiprocessing.get_context("fork").Process(target=child, args=(theirs,))
+worker.start()
+print(ours.recv() if ours.poll(20) else "deadlock")
+worker.kill()
+assert (Wave().correlation(x, x.copy(), np.ones(2)) == before).all()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_forked_process_gets_an_error_and_does_not_wait_forever(tmp_path: Path) -> None:
+    (tmp_path / "my_wave.py").write_text(MODULE)
+    paths = os.pathsep.join([str(tmp_path), str(Path(uq.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-c", FORKED],
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "JAX deadlocks in forked processes" in done.stdout
+    assert 'get_context("spawn")' in done.stdout
 
 
 def test_jax_computes_in_float64_and_its_global_flag_is_as_it_was() -> None:
@@ -282,6 +339,27 @@ class Unnamed(Wrong):
         return {"bend": uq.LogNormal(1.0, 0.5)}
 
 
+class FirstAlone(Wrong):
+    """Says that it treats inputs alike, and does not."""
+
+    exchangeable = True
+
+    def pair(self, u: Any, x: Any, ell: Any) -> Any:
+        return jnp.exp(-0.5 * jnp.sum(((u - x) / ell) ** 2) - (u[0] - x[0]) ** 2)
+
+
+class EachAlone(Wrong):
+    """Says that it treats inputs alike, and has a hyperparameter for each, which would keep its place."""
+
+    exchangeable = True
+
+    def priors(self, d: int) -> Mapping[str, Any]:
+        return {"bend": [uq.LogNormal(1.0, 0.5)] * d}
+
+    def pair(self, u: Any, x: Any, ell: Any, bend: Any) -> Any:
+        return jnp.exp(-0.5 * jnp.sum(((u - x) / ell * bend) ** 2))
+
+
 @dataclass(frozen=True)
 class Setting(Wrong):
     name: str = "x"
@@ -304,6 +382,8 @@ class NotFrozen(uq.JaxKernel):
         (Root(), r"Root.pair has no finite derivative.*jnp.where\(r2 > 0.0, r2, 1e-300\)"),
         (Prior(), r"Prior.priors: 'bend' has the prior 1.0; give LogNormal\(median=1.0, sigma=0.5\)"),
         (Unnamed(), r"cannot be traced by JAX as pair\(u, x, ell, bend=...\).*declared as pair\(u"),
+        (FirstAlone(), "another order changes it by .*Leave `exchangeable` out"),
+        (EachAlone(), r"\['bend'\] may have a value for each input.*Leave `exchangeable` out"),
         (Setting(), "a kernel's fields are finite numbers"),
         (NotFrozen(), r"write @dataclass\(frozen=True\) above `class NotFrozen`"),
     ],

@@ -26,6 +26,7 @@ from uqms.surrogates import (
 from uqms.surrogates import kernels as K
 from uqms.surrogates import training as T
 from uqms.surrogates._fused import block_size, scores_flat, scores_flat_reverse
+from uqms.surrogates.cokriging import CoKriging, WithLower
 from uqms.surrogates.kernel_files import description_of
 from uqms.surrogates.process import ScoreProcess, condition, draw_at, scores_at
 from uqms.surrogates.training import Hyperparameters
@@ -173,6 +174,42 @@ def test_the_rational_quadratic_is_a_kernel_of_ones_own() -> None:
     for alpha in (0.0, -1.0, np.inf, np.nan, True, "2"):
         with pytest.raises(InputError, match="give a positive number"):
             RationalQuadratic(alpha)  # type: ignore[arg-type]
+
+
+LINEARISED = {
+    **{str(kernel): (kernel, ELLS[kernel], 2) for kernel in KERNELS},
+    "CoKriging": (CoKriging(Matern52(), 3), np.array([0.6, 0.5, 1.2, 0.9, 0.4, 0.7, 0.8, 1.3, 2.2, 0.6]), 4),
+    "WithLower": (WithLower(SquaredExponential(), Matern52()), np.array([0.6, 0.5, 1.2, 0.9, 0.4, 0.7]), 3),
+}
+
+
+@pytest.mark.parametrize("name", LINEARISED)
+def test_reverse_derivatives_are_those_of_differences(name: str) -> None:
+    """By inputs and by the logarithms of all hyperparameters, with weights that are not symmetric."""
+    kernel, ell, d = LINEARISED[name]
+    rng = np.random.default_rng(3)
+    u, x, bar = rng.random((4, d)), rng.random((6, d)), rng.standard_normal((4, 6))
+    free = np.arange(d)
+    if isinstance(kernel, CoKriging):  # whose first inputs say the level
+        free = free[2:]
+        u[:, :2], x[:, :2] = np.eye(3)[[0, 1, 2, 2], 1:], np.eye(3)[[0, 0, 1, 1, 2, 2], 1:]
+    for other, weights in ((x, bar), (u, rng.standard_normal((4, 4)))):
+        found = kernel.linearised(u, other, ell)
+        np.testing.assert_allclose(found.kappa, kernel.correlation(u, other, ell), rtol=1e-14)
+
+        def value(moved: Array, log: Array, weights: Array = weights, other: Array = other) -> Array:
+            same = moved if other is u and moved is u else other
+            return np.sum(kernel.correlation(moved, same, np.exp(log)) * weights, axis=1)
+
+        by_inputs = found.reverse_inputs(weights)
+        for c in free:
+            step = 1e-5 * np.eye(d)[c]
+            numeric = (value(u + step, np.log(ell)) - value(u - step, np.log(ell))) / 2e-5
+            np.testing.assert_allclose(by_inputs[:, c], numeric, rtol=1e-6, atol=1e-7)
+        by_logs = found.reverse_logs(weights)
+        for i, step in enumerate(1e-5 * np.eye(len(ell))):
+            numeric = (value(u, np.log(ell) + step) - value(u, np.log(ell) - step)).sum() / 2e-5
+            assert by_logs[i] == pytest.approx(numeric, rel=1e-6, abs=1e-7)
 
 
 # ------------------------------------------------------------------------------------------------------------- training

@@ -20,39 +20,12 @@ from uqms._native import A1, A2, NONE, I, deferred, native
 from uqms._typing import Array, Ints
 from uqms.calibration._blas import gemm, times_lower
 from uqms.surrogates._fused import fill_shares, inputs_at, kernel_of, kernel_size, score_size
+from uqms.surrogates._radial import decay
 from uqms.surrogates.kernels import FAST, SINGLE, composite_of
 
 __all__ = ["features", "features_reverse", "features_size"]
 
 # --- kernels ----------------------------------------------------------------------------------------------------------
-
-LOG2_E, MAGIC = 1.0 / math.log(2.0), 1.5 * 2.0**52  # adding it rounds to an integer, which stands in the last bits
-LN2_HIGH, LN2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10  # ln 2 = their sum
-
-
-@numba.njit(cache=True, nogil=True, fastmath={"contract"})  # type: ignore[untyped-decorator]
-def _exp(x: float) -> float:
-    """Return exp(x) of x <= 0 to the last digit or two, in steps that the compiler takes for several x at a time."""
-    x = max(x, -700.0)
-    shifted = x * LOG2_E + MAGIC
-    n = shifted - MAGIC
-    f = (x - n * LN2_HIGH) - n * LN2_LOW
-    p = 1.0 / 6227020800.0
-    p = p * f + 1.0 / 479001600.0
-    p = p * f + 1.0 / 39916800.0
-    p = p * f + 1.0 / 3628800.0
-    p = p * f + 1.0 / 362880.0
-    p = p * f + 1.0 / 40320.0
-    p = p * f + 1.0 / 5040.0
-    p = p * f + 1.0 / 720.0
-    p = p * f + 1.0 / 120.0
-    p = p * f + 1.0 / 24.0
-    p = p * f + 1.0 / 6.0
-    p = p * f + 0.5
-    p = p * f + 1.0
-    p = p * f + 1.0
-    power = (np.float64(shifted).view(np.int64) << np.int64(52)) + (np.int64(1023) << np.int64(52))
-    return float(p * np.int64(power).view(np.float64))
 
 
 @numba.njit(cache=True, nogil=True, fastmath=FAST)  # type: ignore[untyped-decorator]
@@ -95,17 +68,17 @@ def _correlations(
                 r2[i] += step * step
         if code == 0:
             for i in range(n):
-                value = variance * _exp(-0.5 * r2[i])
+                value = variance * decay(0.5 * r2[i])
                 kappa[a, i], g[a, i] = value, -value
         elif code == 1:
             for i in range(n):
                 r = math.sqrt(3.0 * r2[i])
-                value = variance * _exp(-r)
+                value = variance * decay(r)
                 kappa[a, i], g[a, i] = (1.0 + r) * value, -3.0 * value
         else:
             for i in range(n):
                 r = math.sqrt(5.0 * r2[i])
-                value = variance * _exp(-r)
+                value = variance * decay(r)
                 kappa[a, i], g[a, i] = (1.0 + r + r * r / 3.0) * value, -(5.0 / 3.0) * (1.0 + r) * value
 
 
@@ -186,6 +159,25 @@ def _trend_reverse(u: Array, t_bar: Array, u_bar: Array) -> None:
 # --- features ---------------------------------------------------------------------------------------------------------
 
 
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _arrays_of(block: Array, h: int, j: int, parts: int) -> tuple[Array, Array, Array, float, Array, Array, int]:
+    """Return x (n, d), inverse scales (parts, d), shares, variance, beta (b,), target (n,) of score j of draw h.
+
+    The last is where L^-1 (n, n), G (n, b), what is not needed here (n, b), and R (b, b) begin.
+    """
+    q, n, d, b = int(block[1]), int(block[2]), int(block[3]), int(block[4])
+    begin = inputs_at(block)
+    x = block[begin : begin + n * d].reshape(n, d)
+    at = begin + n * d + (h * q + j) * score_size(block)
+    size = kernel_size(block)
+    scales = block[at : at + parts * d].reshape(parts, d)
+    shares = np.empty(parts)
+    fill_shares(block[at + parts * d : at + size], shares)
+    variance = block[at + size]
+    at += size + 1
+    return x, scales, shares, variance, block[at : at + b], block[at + b : at + b + n], at + b + 2 * n
+
+
 @native(NONE, A1, I, A2, A2, I, I, A2, A2, A2, A2, A2, A2, A2, A2, fastmath=FAST)
 def _score(
     block: Array,
@@ -204,25 +196,14 @@ def _score(
     own: Array,
 ) -> None:
     """Fill W (K, n), g (K, n), g_points (K, m), v (K, b), column j of mean and own (K, q), and phi (K, rank)."""
-    q, n, d, b = int(block[1]), int(block[2]), int(block[3]), int(block[4])
+    n, b = int(block[2]), int(block[4])
     code, codes, terms = kernel_of(block)
     K, m = u.shape[0], len(points)
-    at = inputs_at(block)
-    x = block[at : at + n * d].reshape(n, d)
-    at += n * d + (h * q + j) * score_size(block)
-    size, parts = kernel_size(block), len(codes)
-    scales = block[at : at + parts * d].reshape(parts, d)
-    shares = np.empty(parts)
-    fill_shares(block[at + parts * d : at + size], shares)
-    variance = block[at + size]
-    at += size + 1
-    beta = block[at : at + b]
-    target = block[at + b : at + b + n]
-    at += b + 2 * n
-    factor_at, g_at = at, at + n * n
+    x, scales, shares, variance, beta, target, factor_at = _arrays_of(block, h, j, len(codes))
+    g_at = factor_at + n * n
     root_at = g_at + 2 * n * b
 
-    columns = np.empty((d, max(n, m)))
+    columns = np.empty((u.shape[1], max(n, m)))
     _correlations(code, codes, terms, variance, scales, shares, u, x, columns, W, g)
     flat_w, flat_v, flat_phi, flat_p = W.reshape(K * n), v.reshape(K * b), phi.reshape(K * rank), P.reshape(-1)
     times_lower(True, K, n, block, factor_at, flat_w, 0)
@@ -278,22 +259,11 @@ def _score_reverse(
 
     `phi_bar` holds already what own does through the features.
     """
-    q, n, d, b = int(block[1]), int(block[2]), int(block[3]), int(block[4])
+    n, b = int(block[2]), int(block[4])
     code, codes, terms = kernel_of(block)
     K, m = u.shape[0], len(points)
-    at = inputs_at(block)
-    x = block[at : at + n * d].reshape(n, d)
-    at += n * d + (h * q + j) * score_size(block)
-    size, parts = kernel_size(block), len(codes)
-    scales = block[at : at + parts * d].reshape(parts, d)
-    shares = np.empty(parts)
-    fill_shares(block[at + parts * d : at + size], shares)
-    variance = block[at + size]
-    at += size + 1
-    beta = block[at : at + b]
-    target = block[at + b : at + b + n]
-    at += b + 2 * n
-    factor_at, g_at = at, at + n * n
+    x, scales, shares, variance, beta, target, factor_at = _arrays_of(block, h, j, len(codes))
+    g_at = factor_at + n * n
     root_at = g_at + 2 * n * b
 
     flat_w, flat_p, flat_phi = W.reshape(K * n), P.reshape(-1), phi_bar.reshape(K * rank)

@@ -14,6 +14,7 @@ k           surrogate input, with its rows; K of them
 mean        of the scores                                                            (K, q)
 lambda      variance of the errors that are each input's own (idiosyncratic)         (K, q)
 S, Phi      covariance of the errors between inputs, all scores; or its features     (K q, K q), (K, r_j)
+            of each score, or of all scores together                                 (K, q, M)
 B, E        basis and truncation rows; omega ~ N(0, 1) is new with each input        (N, q), (N, t)
 m           1 + scale discrepancy                                                    (N,)
 s, f, f'    m (offset + B mean), the output there in the noise's unit, its slope     (N,)
@@ -72,18 +73,12 @@ INDEPENDENT, SERIES, DENSE, SPECTRAL = 0, 1, 2, 3  # structures of the noise; th
 VALUE, SLOPES, PRECISIONS = 0, 1, 2  # what is asked for; alpha comes with either of the last two
 SMALL = 4096  # products of fewer numbers are faster without BLAS
 
-SIZES, CONSTANT, COUNT, SQUARES, STARTS, VALUES = (
-    blocks.Data._fields.index(name) for name in ("sizes", "constant", "count", "squares", "starts", "value")
+# fmt: off
+(SIZES, CONSTANT, COUNT, SQUARES, STARTS, VALUES, OWN_VARIANCE, WEIGHT, GROUP, SCALE, OFFSET, BASIS, TRUNCATION,
+ RANKS, ORDER, FRESH, GAP, AMPLITUDE, LENGTH, TERMS, ROW_CELL, ROW_VARIANCE, RESPONSE, SPECTRA) = range(
+    len(blocks.Data._fields)
 )
-OWN_VARIANCE, WEIGHT, GROUP, SCALE, RESPONSE = (
-    blocks.Data._fields.index(name) for name in ("own", "weight", "group", "scale", "response")
-)
-OFFSET, BASIS, TRUNCATION = (blocks.Data._fields.index(name) for name in ("offset", "basis", "truncation"))
-RANKS, ORDER, FRESH, GAP, AMPLITUDE, LENGTH, TERMS = (
-    blocks.Data._fields.index(name) for name in ("ranks", "order", "fresh", "gap", "amplitude", "length", "terms")
-)
-SPECTRA = blocks.Data._fields.index("spectra")
-ROW_CELL, ROW_VARIANCE = (blocks.Data._fields.index(name) for name in ("row_cell", "row_variance"))
+# fmt: on
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
@@ -118,8 +113,8 @@ def parts_at(data: Array) -> tuple[int, int, int, int, int, int]:
         offset += K * q * K * q
     elif form == FEATURES:
         ranks = view(data, RANKS)
-        for j in range(q):
-            offset += K * int(ranks[j])
+        for j in range(len(ranks)):
+            offset += K * int(ranks[j]) * (q // len(ranks))
     rows = N if varying else 0
     J = offset + rows * (1 + q + t)
     return shared, offset, offset + rows, offset + rows * (1 + q), J, J + N * o
@@ -582,39 +577,66 @@ def _shared(S: Array, T: Array, q: int, y: Array, Q: Array, a: Array, S_bar: Arr
     return float(total)
 
 
+@deferred(NONE, A1, A1, A3, I, A1, A1, fastmath=FAST)
+def _precision_of_features(ranks: Array, phi: Array, T: Array, q: int, A: Array, right: Array) -> None:
+    """Fill A (M, M) and right = sum_k F_k' t_k (M,): given the data, the features' weights are N(A^-1 right, A^-1).
+
+    Features are those of each score, (K, r_j) score after score, or of all scores together, (K, q, M).
+    """
+    K, p, M = T.shape[0], T.shape[1], len(right)
+    A[:], right[:] = 0.0, 0.0
+    if len(ranks) < q:
+        rows, scaled = phi[: K * q * M].reshape(K * q, M), np.empty((K * q, M))
+        _by_block(T, q, rows, scaled)
+        gemm(True, False, M, M, K * q, 1.0, phi, 0, M, scaled.reshape(-1), 0, M, 0.0, A, 0, M)
+        for k in range(K):
+            for j in range(q):
+                f = T[k, j, p]
+                for e in range(M):
+                    right[e] += f * rows[k * q + j, e]
+    else:
+        widest = 0
+        for j in range(q):
+            widest = max(widest, int(ranks[j]))
+        of_score = np.empty(K * widest)
+        row = 0  # where the features of score i and of score j begin
+        for i in range(q):
+            r, column = int(ranks[i]), 0
+            for j in range(i + 1):
+                width, some = int(ranks[j]), False
+                for k in range(K):
+                    some = some or T[k, i, j] != 0.0
+                if some:
+                    for k in range(K):
+                        f = T[k, i, j]
+                        for e in range(width):
+                            of_score[k * width + e] = f * phi[K * column + k * width + e]
+                    gemm(
+                        True, False, width, r, K, 1.0, of_score, 0, width, phi, K * row, r, 0.0, A, column * M + row, M
+                    )
+                column += width
+            for k in range(K):
+                f = T[k, i, p]
+                for e in range(r):
+                    right[row + e] += f * phi[K * row + k * r + e]
+            row += r
+    for e in range(M):
+        A[e * M + e] += 1.0
+
+
 @deferred(F, A1, A1, A3, I, A2, A3, A2, A1, fastmath=FAST)
 def _features(ranks: Array, phi: Array, T: Array, q: int, y: Array, Q: Array, a: Array, phi_bar: Array) -> float:
-    """Fill y, Q, a = t - T y and the derivative by the features (K, r_j), score after score; return as `_shared`.
+    """Fill y, Q, a = t - T y and the derivative by the features, in their order; return as `_shared`.
 
     The derivative is that at a fixed lambda.
     """
     K, p = T.shape[0], T.shape[1]
     M, widest = 0, 0
-    for j in range(q):
+    for j in range(len(ranks)):
         M, widest = M + int(ranks[j]), max(widest, int(ranks[j]))
-    A, right, centre = np.zeros(M * M), np.zeros(M), np.zeros(M)
-    scaled = np.empty(K * widest)
-    row = 0  # where the features of score i and of score j begin
-    for i in range(q):
-        r, column = int(ranks[i]), 0
-        for j in range(i + 1):
-            width, some = int(ranks[j]), False
-            for k in range(K):
-                some = some or T[k, i, j] != 0.0
-            if some:
-                for k in range(K):
-                    f = T[k, i, j]
-                    for e in range(width):
-                        scaled[k * width + e] = f * phi[K * column + k * width + e]
-                gemm(True, False, width, r, K, 1.0, scaled, 0, width, phi, K * row, r, 0.0, A, column * M + row, M)
-            column += width
-        for k in range(K):
-            f = T[k, i, p]
-            for e in range(r):
-                right[row + e] += f * phi[K * row + k * r + e]
-        row += r
+    A, right, centre = np.empty(M * M), np.empty(M), np.zeros(M)
+    _precision_of_features(ranks, phi, T, q, A, right)
     for e in range(M):
-        A[e * M + e] += 1.0
         if not A[e * M + e] <= PRECISION:
             return np.inf
     total = inverted(A, M)
@@ -626,6 +648,10 @@ def _features(ranks: Array, phi: Array, T: Array, q: int, y: Array, Q: Array, a:
             s += A[e * M + i] * right[i]
         centre[e] = s
         total -= s * right[e]
+    if len(ranks) < q:
+        _joint_features(phi[: K * q * M].reshape(K * q, M), T, q, A, centre, y, Q, a, phi_bar)
+        return float(total)
+    scaled = np.empty(K * widest)
     column = 0
     for j in range(q):
         r = int(ranks[j])
@@ -659,6 +685,36 @@ def _features(ranks: Array, phi: Array, T: Array, q: int, y: Array, Q: Array, a:
                 phi_bar[K * column + k * r + e] += s * centre[column + e]
             column += r
     return float(total)
+
+
+@deferred(NONE, A2, A3, I, A1, A1, A2, A3, A2, A1, fastmath=FAST)
+def _joint_features(
+    phi: Array, T: Array, q: int, inverse: Array, centre: Array, y: Array, Q: Array, a: Array, phi_bar: Array
+) -> None:
+    """Fill y, Q, a and the derivative as `_features`, by features of all scores together (K q, M), with A^-1 (M, M)."""
+    (n, M), p = phi.shape, T.shape[1]
+    spread, weighted = np.empty((n, M)), np.empty((n, M))
+    gemm(False, False, n, M, M, 1.0, phi.reshape(-1), 0, M, inverse, 0, M, 0.0, spread.reshape(-1), 0, M)
+    _by_block(T, q, spread, weighted)
+    for row in range(n):
+        k, j = row // q, row % q
+        s = 0.0
+        for e in range(M):
+            s += phi[row, e] * centre[e]
+        y[k, j] = s
+        for i in range(q):
+            s = 0.0
+            for e in range(M):
+                s += spread[row, e] * phi[k * q + i, e]
+            Q[k, j, i] = s
+    for row in range(n):
+        k, j = row // q, row % q
+        s = T[k, j, p]
+        for i in range(q):
+            s -= T[k, j, i] * y[k, i]
+        a[k, j] = s
+        for e in range(M):
+            phi_bar[row * M + e] = s * centre[e] - weighted[row, e]
 
 
 # --- all of it --------------------------------------------------------------------------------------------------------
@@ -1079,11 +1135,12 @@ def batch(
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def of_inputs(data: Array, parts: Array, phi: Array, value: Array) -> tuple[Array, Array, Array]:
-    """Return T (S, K, q, q), t (S, K, q) and what each input adds to -2 log p (S, K), at parts (S, size), phi (S, P).
+def of_inputs(data: Array, parts: Array, phi: Array, value: Array) -> tuple[Array, Array, Array, Array, Array]:
+    """Return what each input's cells say of its scores, and all of the features, at parts (S, size), phi (S, P).
 
-    That is before what inputs share, for noise that is not dense; without constants of the measurements. Infinite
-    where double precision is too little.
+    T (S, K, q, q), t (S, K, q) and what each input adds to -2 log p (S, K), before what inputs share and without
+    constants of the measurements, infinite where double precision is too little; then A (S, M, M) and right (S, M) of
+    the features' weights. For noise that is not dense.
     """
     K, q, N, t = sizes_of(data)[:4]
     S, p = len(parts), q + t
@@ -1091,13 +1148,19 @@ def of_inputs(data: Array, parts: Array, phi: Array, value: Array) -> tuple[Arra
     X, d, f, factors, lam = np.empty((N, p + 1)), np.empty(N), np.empty(N), np.empty(N), np.empty((K, q))
     slope = np.empty(N)
     whole, before, total, steps = np.empty((K, p, p + 1)), np.empty(N), np.empty(N), np.empty((N, 4))
-    starts, none = view(data, STARTS), np.empty((0, p + 1, p + 1))
+    starts, ranks, none = view(data, STARTS), view(data, RANKS), np.empty((0, p + 1, p + 1))
+    shared_at, offset_at = parts_at(data)[:2]
+    M = int(ranks.sum())
+    A, of_features = np.zeros((S, M, M)), np.zeros((S, M))
     for s in range(S):
         _rows(data, parts[s], phi[s], value, X, d, f, factors, slope, lam)
         _steps(data, phi[s], steps)
         _whiten_series(data, steps, d, X, total, before)
         if not _of_inputs(starts, q, X, none, lam, whole, each[s]) < np.inf:
             each[s] = np.inf
+        elif M:
+            flat = A[s].reshape(M * M)
+            _precision_of_features(ranks, parts[s, shared_at:offset_at], whole, q, flat, of_features[s])
         for k in range(K):
             for c in range(int(starts[k]), int(starts[k + 1])):
                 each[s, k] += math.log(total[c])
@@ -1105,7 +1168,7 @@ def of_inputs(data: Array, parts: Array, phi: Array, value: Array) -> tuple[Arra
                 right[s, k, i] = whole[k, i, p]
                 for j in range(q):
                     T[s, k, i, j] = whole[k, i, j]
-    return T, right, each
+    return T, right, each, A, of_features
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]

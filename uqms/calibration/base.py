@@ -21,6 +21,8 @@ from uqms.parameters import ParameterSpace, Prior
 from uqms.parameters.functions import NumPyFunctions
 
 if TYPE_CHECKING:
+    import pymc as pm
+
     from uqms.calibration.checks import Sampled
     from uqms.calibration.constraints import Constraint
     from uqms.calibration.context import Linearised
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "MASS_CUT_LIMIT",
     "Derived",
+    "DerivedQuantities",
     "Expansion",
     "LeftOut",
     "Piece",
@@ -64,6 +67,10 @@ class Derived:
     function: Callable[[Mapping[str, Any]], Any]
     unit: str = ""
     description: str = ""
+
+
+type DerivedQuantities = Mapping[str, Derived | Callable[[Mapping[str, Any]], Any]]
+"""Derived quantities as they are given: by name, each `Derived` or a plain function."""
 
 
 class Piece(NamedTuple):
@@ -193,16 +200,12 @@ class Problem(ABC):
         """Return the same problem with other measured values (R,)."""
 
     @abstractmethod
-    def model(self) -> Any:
+    def model(self) -> "pm.Model":
         """Return the PyMC model."""
 
     @abstractmethod
     def sample(self, sampler: "Sampler | None" = None, *, rng: RandomState | None = None) -> "Posterior":
         """Draw from the posterior."""
-
-    @abstractmethod
-    def with_gradients(self, sampler: "NUTS", seed: int) -> tuple["Problem", Any]:
-        """Return the problem as it was sampled, and its draws by a sampler with gradients."""
 
     @abstractmethod
     def linearised(self, sampled: "Sampled") -> "Linearised":
@@ -227,6 +230,10 @@ class Problem(ABC):
     def latents_inside(self, theta: Mapping[str, Array], latents: Array, rng: np.random.Generator) -> Array:
         """Return the latents (S, latents) with those that no data tell of drawn inside of the design box."""
         return latents
+
+    def with_gradients(self, sampler: "NUTS", seed: int) -> tuple["Problem", xr.DataTree] | None:
+        """Return the problem as it was sampled, and its draws by a sampler with gradients; None for the usual way."""
+        return None
 
     def left_out(self, theta: Mapping[str, Array], latents: Array, rng: np.random.Generator) -> LeftOut | None:
         """Return what draws (S,) say of the data less a part; None where a part is a measurement."""

@@ -49,7 +49,7 @@ class Data(NamedTuple):
     offset, basis, truncation
         Of the rows, (N,), (N, q), (N, t); empty where they are parts.
     ranks
-        Number of features of each score, shape (q,); empty without features.
+        Number of features of each score, shape (q,), or of all scores together, (1,); empty without features.
     order, fresh, gap, amplitude, length
         Rows in the order of their series, shape (N,); whether a series begins there; distance from the row before; and
         places in phi of the standard deviation (-1: no autocorrelated noise) and the length of the process.

@@ -38,6 +38,7 @@ from uqms.surrogates.process import Scores
 from uqms.surrogates.protocol import Surrogate
 
 if TYPE_CHECKING:
+    from uqms.calibration.population.lowrank import LowRank
     from uqms.calibration.problem import Calibration
 
 __all__ = ["SurrogateTensor", "as_tensor", "likelihood", "prior_variable"]
@@ -485,6 +486,45 @@ class JointErrorReverseOp(Op):  # type: ignore[misc]
         outputs[0][0] = self.problem.parts_reverse(*(np.ascontiguousarray(v) for v in inputs))
 
 
+@final
+class LowRankGaussianOp(Op):  # type: ignore[misc]
+    """`GaussianOp` with the features of any surrogate's error in front of it, `LowRank`, from inputs (K, d).
+
+    Features and data come as blocks of numbers, so that others take their place in a compiled model.
+    """
+
+    __props__ = ("lowrank",)
+
+    def __init__(self, lowrank: "LowRank") -> None:
+        self.lowrank = lowrank
+
+    def make_node(self, features: Any, data: Any, u: Any, phi: Any, z: Any) -> Apply:
+        """Describe inputs and outputs."""
+        inputs = [pt.as_tensor(v, dtype="float64") for v in (features, data, u, phi, z)]
+        return Apply(self, inputs, [pt.dscalar(), pt.dmatrix(), pt.dvector()])
+
+    def perform(self, node: Apply, inputs: Any, outputs: Any) -> None:
+        """Evaluate."""
+        features, data, u, phi, z = (np.ascontiguousarray(v) for v in inputs)
+        with np.errstate(all="ignore"):  # a search may try inputs beyond all numbers: there is no density then
+            found = self.lowrank.with_blocks(features, data).value_and_slopes(u, phi, z)
+        for place, value in zip(outputs, found, strict=True):
+            place[0] = np.array(value)
+
+    def connection_pattern(self, node: Apply) -> list[list[bool]]:
+        """Only the value is differentiated, by inputs and hyperparameters."""
+        nothing, value = [False] * 3, [True, False, False]
+        return [nothing, nothing, value, value, nothing]
+
+    def pullback(self, inputs: Any, outputs: Any, cotangents: Any) -> Any:
+        """Scale the derivatives that the evaluation returned beside the value."""
+        bar, nothing = cotangents[0], disconnected_type
+        by_inputs = bar * outputs[1]
+        if not self.lowrank.differentiable:
+            by_inputs = grad_not_implemented(self, 2, inputs[2], NO_DERIVATIVE)
+        return [nothing(), nothing(), by_inputs, bar * outputs[2], nothing()]
+
+
 class OutputsOp(Op):  # type: ignore[misc]
     """Latent output (H, N) of the cells at inputs (K, d), hyperparameters and latents."""
 
@@ -653,6 +693,7 @@ for _operation in (
     RowsReverseOp,
     JointErrorOp,
     JointErrorReverseOp,
+    LowRankGaussianOp,
     PluggedOutputsOp,
     PluggedOutputsReverseOp,
 ):

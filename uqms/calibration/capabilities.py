@@ -142,7 +142,7 @@ class Features:
     @property
     def closed_form(self) -> bool:
         """Whether the surrogate's error given all data of a population is in closed form."""
-        return self.surrogate == "process" and self.form == "independent" and not self.stochastic
+        return self.surrogate != "exact" and self.form == "independent" and not self.stochastic
 
 
 @final
@@ -184,8 +184,8 @@ def _no_closed_form(features: Features) -> bool:
 
 
 CLOSED_FORM = (
-    "Predictions of a population are in closed form: they want uq.GaussianProcess() without a JaxKernel, normal noise "
-    "on the surrogate's scale, and no discrepancy. posterior.individuals has the parameters of every subject."
+    "Predictions of a population are in closed form: they want a surrogate with errors, normal noise on the "
+    "surrogate's scale, and no discrepancy. posterior.individuals has the parameters of every subject."
 )
 OF_A_PART = "This is the posterior of several parts; use posterior.part(name), one of {parts}."
 

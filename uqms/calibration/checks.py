@@ -75,7 +75,7 @@ class Verdict:
 @final
 @dataclass(frozen=True, eq=False)
 class Sampled:
-    """What a sampler returned, as far as the verdict looks at it; what it does not tell (None) is not judged.
+    """What a sampler returned, as far as the verdict looks at it; what is not told (None, empty) is not judged.
 
     Attributes
     ----------
@@ -111,8 +111,8 @@ class Sampled:
     h: Ints
     shape: tuple[int, int]
     asked: tuple[int, int]
-    r_hat: Mapping[str, float]
-    ess: Mapping[str, float]
+    r_hat: Mapping[str, float] = field(default_factory=dict)
+    ess: Mapping[str, float] = field(default_factory=dict)
     mcse: Mapping[str, float] = field(default_factory=dict)
     divergences: int | None = None
     energy: Array | None = None

@@ -33,7 +33,7 @@ def check_computation(sampled: Sampled, constrained: bool = False) -> tuple[Chec
     checks = [*sampled.of_sampler]
     if sampled.approximate:
         checks += [_not_judged("R-hat", "an approximation has no chains"), _not_judged("ESS", "see the approximation")]
-    else:
+    elif sampled.r_hat:
         checks += [check_r_hat(sampled.r_hat, chains), check_ess(sampled.ess, chains)]
     if sampled.divergences is not None:
         checks.append(check_divergences(sampled.divergences, chains * draws, constrained))

@@ -3,13 +3,17 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import final
+from typing import TYPE_CHECKING, final
 
 import numpy as np
 
 from uqms._typing import Array, Bools
 from uqms.calibration.base import Piece, Problem
 from uqms.calibration.checks import Check, Sampled
+
+if TYPE_CHECKING:
+    from uqms.calibration.posterior import Posterior
+    from uqms.calibration.simulator_runs import SimulatorRuns
 
 __all__ = ["CheckFunction", "Context", "Linearised", "evenly"]
 
@@ -61,10 +65,24 @@ class Context:
         The calibration: of one subject, of several parts, or of a population.
     returned
         What the sampler returned, as it is.
+    runs
+        Runs of the simulator at some of the draws, where there are any: checks that need them say nothing without.
     """
 
     problem: Problem
     returned: Sampled
+    runs: "SimulatorRuns | None" = None
+
+    @classmethod
+    def of(cls, posterior: "Posterior", runs: "SimulatorRuns | None" = None) -> "Context":
+        """Return the context of a posterior's draws; how they were sampled has been judged with them."""
+        shape = posterior.draws.sizes["chain"], posterior.draws.sizes["draw"]
+        count = shape[0] * shape[1]
+        told = "sample_stats" in posterior.tree.children
+        h = posterior.tree["sample_stats"]["hyperparameter_draw"].values if told else np.zeros(shape, dtype=np.int64)
+        latents = posterior.latents
+        returned = Sampled(posterior.flat(), h.reshape(count, *h.shape[2:]), shape, shape, latents=latents)
+        return cls(posterior.problem, returned, runs)
 
     @cached_property
     def finite(self) -> Bools:

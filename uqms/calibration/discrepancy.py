@@ -33,6 +33,7 @@ from uqms.parameters import (
 
 __all__ = [
     "BasisDiscrepancy",
+    "Discrepancies",
     "Discrepancy",
     "GPDiscrepancy",
     "OffsetDiscrepancy",
@@ -463,3 +464,5 @@ def _times(sd: float | Prior | None, factor: float, predictive_sd: float) -> flo
 
 
 Discrepancy = GPDiscrepancy | OffsetDiscrepancy | ScaleDiscrepancy | BasisDiscrepancy
+type Discrepancies = Discrepancy | Sequence[Discrepancy] | Mapping[str, Discrepancy | Sequence[Discrepancy]]
+"""What `Calibration` takes as discrepancy: one, several, or by output."""

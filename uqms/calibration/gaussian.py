@@ -95,7 +95,8 @@ class GaussianLikelihood:
         columns
             How many parameters an orthogonal discrepancy is orthogonal to.
         runs
-            Columns of what one run of a stochastic simulator does beside its mean.
+            Columns of what is new with each input beside truncation, which are then parts: what one run of a stochastic
+            simulator does beside its mean, or a factor of own errors of scores that are correlated.
         exact
             The outputs themselves are the parts, without an error: those of a simulator that is used directly.
         varying
@@ -103,7 +104,8 @@ class GaussianLikelihood:
         correlated
             The errors of scores are correlated with each other, so that their covariance is a part at one input too.
         ranks
-            Number of features of each score, where inputs share their errors through features.
+            Number of features of each score, where inputs share their errors through features; or (M,), of all scores
+            together.
         used
             The scores; by default those that some cell depends on.
         """
@@ -189,13 +191,13 @@ class GaussianLikelihood:
         K, q, N, t, _, _, o, _, form, _, varying = self.sizes
         size = K * q + (0 if form == SHARED else K * q) + ((K * q) ** 2 if form == SHARED else 0) + N * o
         if form == FEATURES:
-            size += K * int(self.field("ranks").sum())
+            ranks = self.field("ranks")
+            size += K * int(ranks.sum()) * (q // len(ranks))
         return size + (N * (1 + q + t) if varying else 0)
 
     def field(self, name: str) -> Array:
         """Return a field of the block, see `blocks.Data`."""
-        place = blocks.Data._fields.index(name)
-        return self.data[int(self.data[place]) : int(self.data[place + 1])]
+        return blocks.view(self.data, blocks.Data._fields.index(name))
 
     def parts(
         self,
@@ -302,16 +304,22 @@ class GaussianLikelihood:
     def evaluate(
         self, parts: Array, phi: Array, z: Array | None = None, *, precisions: bool = True
     ) -> tuple[Array, Array, Array]:
-        """Return log p (S,), and with `precisions` alpha and diag C^-1 (S, N), at parts (S, size) and phi (S, P).
+        """Return log p (..., S), and with `precisions` alpha and diag C^-1 (..., S, N), at parts (..., S, size).
 
-        Measured values `z` (R,) take the place of the data's own.
+        The noise's hyperparameters phi are (S, P), the same for what leads the parts: draws of the surrogate's
+        hyperparameters. Measured values `z` (R,) take the place of the data's own.
         """
+        *lead, S, size = parts.shape
         value, squares = self.field("value").copy(), self.field("squares").copy()
         if z is not None:
             value, squares = collapsed(self.data, np.ascontiguousarray(z, dtype=np.float64), len(value), len(squares))
         asked = _gaussian.PRECISIONS if precisions else _gaussian.VALUE
-        parts, phi = np.ascontiguousarray(parts), np.ascontiguousarray(phi)
-        out, alpha, precision = _gaussian.batch(self.data, parts, phi, value[None], squares[None], asked)
+        flat = np.ascontiguousarray(parts).reshape(-1, size)
+        phi = np.ascontiguousarray(np.tile(phi, (len(flat) // S, 1)))
+        found = _gaussian.batch(self.data, flat, phi, value[None], squares[None], asked)
+        out, alpha, precision = (
+            one.reshape(*lead, S, *one.shape[1:]) if len(one) == len(flat) else one for one in found
+        )
         return out, alpha, precision
 
 

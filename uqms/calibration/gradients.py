@@ -1,6 +1,6 @@
 """From a problem to draws with gradients: starting points, the log-density that nutpie calls, and the sampling."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
@@ -18,11 +18,12 @@ __all__ = ["run"]
 STARTS = 256  # points of which each chain takes one
 
 
-def run(problem: Problem, sampler: "NUTS", seed: int) -> Any:
+def run(problem: Problem, sampler: "NUTS", seed: int) -> xr.DataTree:
     """Return nutpie's DataTree; without a PyMC model where compiled code knows all of the problem."""
     import_beside("nutpie")
     points = starting_points(problem, STARTS, np.random.default_rng([seed, 1]))
     target = compiled.target(problem)
+    trace: xr.DataTree
     if target is None:
         from uqms.calibration import graph
 

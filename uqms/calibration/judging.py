@@ -1,23 +1,24 @@
 """The verdict on a posterior: one list of checks for one subject, several parts and a population.
 
-Checks of the computation come first, then those of the model and its surrogates, then those of the answer. Each takes a
-`Context` and says by itself when it does not apply, by returning nothing.
+Checks of the computation come first, then those of the model and its surrogates, then those of the answer, and last
+those that want runs of the simulator. Each takes a `Context` and says by itself when it does not apply, by returning
+nothing: without runs, those that want them do.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 import xarray as xr
 
-from uqms.calibration import answer, verdict
+from uqms.calibration import answer, simulator_runs, verdict
 from uqms.calibration.base import Problem
 from uqms.calibration.checks import Check, Sampled, Verdict
 from uqms.calibration.computation import computation
 from uqms.calibration.context import CheckFunction, Context
 from uqms.calibration.population import verdict as population
 
-__all__ = ["CHECKS", "judge"]
+__all__ = ["CHECKS", "OF_A_SURROGATE", "OF_RUNS", "judge", "verdict_of"]
 
 OF_A_SURROGATE: tuple[Callable[[Context, int], Check | None], ...] = (
     verdict.validation,
@@ -41,6 +42,13 @@ def each_surrogate(context: Context) -> list[Check]:
     return found
 
 
+OF_RUNS: tuple[CheckFunction, ...] = (
+    simulator_runs.completed,
+    simulator_runs.errors,
+    simulator_runs.effect,
+    simulator_runs.weights,
+)
+
 CHECKS: tuple[CheckFunction, ...] = (
     computation,
     verdict.other_modes,
@@ -56,15 +64,22 @@ CHECKS: tuple[CheckFunction, ...] = (
     population.end_of_a_prior,
     answer.prior_sensitivity,
     answer.discrepancy,
+    *OF_RUNS,
 )
+
+
+def verdict_of(context: Context, checks: Sequence[CheckFunction] = CHECKS) -> Verdict:
+    """Return what checks say of a context: the one way in which a verdict is made.
+
+    Where no draw is finite, the computation alone is judged.
+    """
+    made = checks if context.finite.any() else (computation,)
+    return Verdict(tuple(check for function in made for check in function(context)))
 
 
 def judge(problem: Problem, sampled: Sampled) -> tuple[Verdict, xr.Dataset]:
     """Return the verdict, and the share of the surrogate's error in every quantity that is judged."""
-    context = Context(problem, sampled)
-    names = problem.parameters
-    if not context.finite.any():
-        return Verdict(tuple(computation(context))), xr.Dataset({name: ((), float("nan")) for name in names})
-    checks = tuple(check for function in CHECKS for check in function(context))
-    shares = zip(names, context.linear.share, strict=True)
-    return Verdict(checks), xr.Dataset({name: ((), float(np.asarray(value))) for name, value in shares})
+    context, names = Context(problem, sampled), problem.parameters
+    verdict = verdict_of(context)
+    share = context.linear.share if context.finite.any() else np.full(len(names), np.nan)
+    return verdict, xr.Dataset({name: ((), float(np.asarray(value))) for name, value in zip(names, share, strict=True)})

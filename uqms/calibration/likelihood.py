@@ -14,7 +14,7 @@ from uqms._typing import Array, Bools, Ints
 from uqms.calibration import _terms
 from uqms.calibration.by_input import RowsByInput, placeholder, rows_by_input
 from uqms.calibration.direct import is_exact
-from uqms.calibration.discrepancy import NOISE, ORTHOGONAL, Discrepancy, Place, Sites, Term
+from uqms.calibration.discrepancy import NOISE, ORTHOGONAL, Discrepancies, Discrepancy, Place, Sites, Term
 from uqms.calibration.noise import NoiseModel, Process, Rows
 from uqms.calibration.observations import Observations
 from uqms.errors import PACKAGE, ConformanceError, DataError, DataWarning, ExtrapolationError, InputError, UnitError
@@ -897,7 +897,7 @@ def _autocorrelation(
 def add_discrepancy(
     cells: Cells,
     noise: NoiseGroups,
-    discrepancy: Discrepancy | Sequence[Discrepancy] | Mapping[str, Discrepancy | Sequence[Discrepancy]],
+    discrepancy: Discrepancies,
     condition_names: tuple[str, ...],
     predictive_sd: Mapping[str, float],
 ) -> NoiseGroups:

@@ -14,25 +14,32 @@ Parts with one surrogate share its error and are one term of this sum, see `shar
 """
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
 import numpy as np
+import xarray as xr
 
 from uqms._threads import single_threaded
 from uqms._typing import Array, ArrayLike, Ints, RandomState, as_generator
-from uqms.calibration.base import MASS_CUT_LIMIT, Derived, Expansion, Piece, Problem
+from uqms.calibration.base import MASS_CUT_LIMIT, DerivedQuantities, Expansion, Piece, Problem
 from uqms.calibration.capabilities import Kind
 from uqms.calibration.conditioned import ConditionedPrior
 from uqms.calibration.direct import is_exact
+from uqms.calibration.discrepancy import Discrepancies
+from uqms.calibration.noise import NoiseModel
+from uqms.calibration.observations import Observations
 from uqms.calibration.problem import Calibration, named_derived, space_of
-from uqms.calibration.samplers import NUTS, Sampler
+from uqms.calibration.samplers import Sampler
 from uqms.calibration.sharing import by_surrogate, together
 from uqms.errors import ExtrapolationError, InputError
 from uqms.parameters import ParameterSpace, Prior
+from uqms.surrogates.protocol import Surrogate
 
 if TYPE_CHECKING:
+    import pymc as pm
+
     from uqms.calibration.checks import Sampled
     from uqms.calibration.constraints import Constraint
     from uqms.calibration.context import Linearised
@@ -103,12 +110,12 @@ class JointCalibration(Problem):
     @single_threaded
     def __init__(
         self,
-        parts: Mapping[str, Any],
+        parts: Mapping[str, tuple[Surrogate, Observations | xr.DataArray]],
         *,
-        noise: Mapping[str, Any],
-        discrepancy: Mapping[str, Any] | None = None,
+        noise: Mapping[str, NoiseModel | Mapping[str, NoiseModel]],
+        discrepancy: Mapping[str, Discrepancies] | None = None,
         space: ParameterSpace | None = None,
-        derived: Mapping[str, Derived | Callable[[Mapping[str, Any]], Any]] | None = None,
+        derived: DerivedQuantities | None = None,
         outside: Literal["error", "extrapolate", "refined"] = "error",
         expansion: Expansion | Mapping[str, Expansion] = "measured",
     ) -> None:
@@ -270,7 +277,7 @@ class JointCalibration(Problem):
         other._wholes = other._together()
         return other
 
-    def model(self) -> Any:
+    def model(self) -> "pm.Model":
         """Return the PyMC model: quantities with their priors and an observed variable "part_observations" each.
 
         Parts with one surrogate have one of theirs together, "first_second_observations".
@@ -307,12 +314,6 @@ class JointCalibration(Problem):
         from uqms.calibration.posterior import sample
 
         return sample(self, sampler, rng)
-
-    def with_gradients(self, sampler: NUTS, seed: int) -> tuple["JointCalibration", Any]:
-        """Return the problem, and its draws by a sampler with gradients."""
-        from uqms.calibration.gradients import run
-
-        return self, run(self, sampler, seed)
 
     def _check_used(self, parts: Mapping[str, Calibration]) -> None:
         idle = [name for name in self.parameters if not any(name in part.parameters for part in parts.values())]
@@ -385,7 +386,7 @@ def _check_parts(parts: Mapping[str, Any], noise: Any, discrepancy: Any, expansi
             )
 
 
-def _merged(surrogates: Mapping[str, Any]) -> ParameterSpace:
+def _merged(surrogates: Mapping[str, Surrogate]) -> ParameterSpace:
     """Return the space of all parameters that the surrogates were trained on.
 
     Raises

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, overload
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ from scipy.special import ndtr
 from uqms._threads import single_threaded
 from uqms._typing import Array, ArrayLike, Ints, RandomState, as_generator
 from uqms.calibration import _latent_outputs
-from uqms.calibration.base import MASS_CUT_LIMIT, Derived, Expansion, Piece, Problem
+from uqms.calibration.base import MASS_CUT_LIMIT, Derived, DerivedQuantities, Expansion, Piece, Problem
 from uqms.calibration.capabilities import Kind, check_settings, compiled_process
 from uqms.calibration.conditioned import ConditionedPrior
 from uqms.calibration.constraints import read_constraints
@@ -33,14 +33,14 @@ from uqms.calibration.density import (
     total,
 )
 from uqms.calibration.direct import is_exact
-from uqms.calibration.discrepancy import NOISE, ORTHOGONAL, Discrepancy
+from uqms.calibration.discrepancy import NOISE, ORTHOGONAL, Discrepancies
 from uqms.calibration.gaussian import GaussianLikelihood, cell_means, cell_means_reverse, reduced
 from uqms.calibration.joint_error import JointError, averaged_marginals
 from uqms.calibration.likelihood import Cells, NoiseGroups, add_discrepancy, arrange, check_errors_between
 from uqms.calibration.noise import NoiseModel
 from uqms.calibration.observations import Observations
 from uqms.calibration.realisation import Realisation, Runs, runs_of, warn_if_correlation_changes, warn_if_not_normal
-from uqms.calibration.samplers import NUTS, Sampler
+from uqms.calibration.samplers import Sampler
 from uqms.calibration.sharing import together
 from uqms.calibration.success import read_success
 from uqms.errors import (
@@ -60,9 +60,13 @@ from uqms.surrogates.protocol import Surrogate
 from uqms.surrogates.transforms import Identity
 
 if TYPE_CHECKING:
+    import pymc as pm
+
     from uqms.calibration.checks import Sampled
     from uqms.calibration.context import Linearised
+    from uqms.calibration.parts import JointCalibration
     from uqms.calibration.population.population import Population
+    from uqms.calibration.population.problem import PopulationCalibration
     from uqms.calibration.posterior import Posterior
     from uqms.surrogates import FittedProbability
 
@@ -177,6 +181,18 @@ class Calibration(Problem):
     kind: ClassVar[Kind] = "one"
     __signature__: ClassVar[inspect.Signature]  # that of __init__, which is what a user calls
 
+    # Editors know by these which of three problems it is; mypy takes all for a Calibration.
+    @overload
+    def __new__(cls, surrogate: Mapping[str, Any], **settings: Any) -> "JointCalibration": ...  # type: ignore[misc]
+
+    @overload
+    def __new__(  # type: ignore[misc]
+        cls, surrogate: Surrogate, *arguments: Any, population: "Population", **settings: Any
+    ) -> "PopulationCalibration": ...
+
+    @overload
+    def __new__(cls, surrogate: Any = None, *arguments: Any, **settings: Any) -> Self: ...
+
     def __new__(cls, surrogate: Any = None, *arguments: Any, **settings: Any) -> Any:
         """Return a `JointCalibration` where surrogates are given by name."""
         parts = isinstance(surrogate, Mapping)
@@ -200,10 +216,10 @@ class Calibration(Problem):
         self,
         surrogate: Mapping[str, tuple[Surrogate, Observations | xr.DataArray]],
         *,
-        noise: Mapping[str, Any],
-        discrepancy: Mapping[str, Any] | None = None,
+        noise: Mapping[str, NoiseModel | Mapping[str, NoiseModel]],
+        discrepancy: Mapping[str, Discrepancies] | None = None,
         space: ParameterSpace | None = None,
-        derived: Mapping[str, Derived | Callable[[Mapping[str, Any]], Any]] | None = None,
+        derived: DerivedQuantities | None = None,
         outside: Literal["error", "extrapolate", "refined"] = "error",
         expansion: Expansion | Mapping[str, Expansion] = "measured",
     ) -> None: ...
@@ -215,12 +231,12 @@ class Calibration(Problem):
         observations: Observations | xr.DataArray,
         noise: NoiseModel | Mapping[str, NoiseModel],
         *,
-        discrepancy: Discrepancy | Sequence[Discrepancy] | Mapping[str, Any] | None = None,
+        discrepancy: Discrepancies | None = None,
         realisation: Runs = "experiment",
         space: ParameterSpace | None = None,
         fixed: Mapping[str, float] | None = None,
         constraints: str | Sequence[str] | None = None,
-        derived: Mapping[str, Derived | Callable[[Mapping[str, Any]], Any]] | None = None,
+        derived: DerivedQuantities | None = None,
         outside: Literal["error", "extrapolate", "refined"] = "error",
         success: "FittedProbability | None" = None,
         failures: Literal["report", "impossible"] = "report",
@@ -236,12 +252,12 @@ class Calibration(Problem):
         observations: Any = None,
         noise: Any = None,
         *,
-        discrepancy: Discrepancy | Sequence[Discrepancy] | Mapping[str, Any] | None = None,
+        discrepancy: Any = None,
         realisation: Runs = "experiment",
         space: ParameterSpace | None = None,
         fixed: Mapping[str, float] | None = None,
         constraints: str | Sequence[str] | None = None,
-        derived: Mapping[str, Derived | Callable[[Mapping[str, Any]], Any]] | None = None,
+        derived: DerivedQuantities | None = None,
         outside: Literal["error", "extrapolate", "refined"] = "error",
         success: "FittedProbability | None" = None,
         failures: Literal["report", "impossible"] = "report",
@@ -298,7 +314,8 @@ class Calibration(Problem):
         self.success = read_success(
             success, surrogate, self.parameters, self.fixed, self.condition_names, self.cells.conditions
         )
-        self.discrepancy, self.noise_alone = discrepancy, self.noise
+        self.discrepancy: Discrepancies | None = discrepancy
+        self.noise_alone = self.noise
         if discrepancy is not None:
             self.predictive_sd = self._predictive_sd()
             self.noise = add_discrepancy(self.cells, self.noise, discrepancy, self.condition_names, self.predictive_sd)
@@ -521,7 +538,7 @@ class Calibration(Problem):
         u = self.unit_inputs(self.prior_draws(4, 0), conditions[:2])
         check_errors_between(self.surrogate, u, self.cells.used, asked)
 
-    def model(self) -> Any:
+    def model(self) -> "pm.Model":
         """Return the PyMC model: parameters with their priors and the observed variable "observations"."""
         import pymc as pm
 
@@ -588,8 +605,7 @@ class Calibration(Problem):
         for now in self._blocks(theta):
             u, phi = self.unit_inputs(now), self.noise.phi(now, (len(next(iter(now.values()))),))
             parts, log_weights = self.parts(u)
-            found = [likelihood.evaluate(one, phi) for one in parts]
-            values, alpha, precision = (np.stack([one[i] for one in found]) for i in range(3))
+            values, alpha, precision = likelihood.evaluate(parts, phi)
             yield phi, log_weights[:, None] + values, alpha, precision
 
     def log_likelihood_values(self, theta: Mapping[str, Array]) -> Iterator[Array]:
@@ -598,7 +614,7 @@ class Calibration(Problem):
         for now in self._blocks(theta):
             u, phi = self.unit_inputs(now), self.noise.phi(now, (len(next(iter(now.values()))),))
             parts, log_weights = self.parts(u)
-            yield log_weights[:, None] + np.stack([likelihood.evaluate(one, phi, precisions=False)[0] for one in parts])
+            yield log_weights[:, None] + likelihood.evaluate(parts, phi, precisions=False)[0]
 
     @property
     def gaussian(self) -> GaussianLikelihood:
@@ -948,12 +964,6 @@ class Calibration(Problem):
 
         return sample(self, sampler, rng)
 
-    def with_gradients(self, sampler: NUTS, seed: int) -> tuple["Calibration", Any]:
-        """Return the problem, and its draws by a sampler with gradients."""
-        from uqms.calibration.gradients import run
-
-        return self, run(self, sampler, seed)
-
     def _form(self, expansion: Expansion) -> Literal["independent", "correlated", "latent"]:
         """Return how the likelihood is computed: closed form with independent or correlated errors, or latents.
 
@@ -1216,9 +1226,7 @@ def _is_refined(surrogate: Surrogate) -> bool:
     return isinstance(design, dict) and design.get("method") == "refine"
 
 
-def named_derived(
-    given: Mapping[str, Derived | Callable[[Mapping[str, Any]], Any]], taken: tuple[str, ...]
-) -> dict[str, Derived]:
+def named_derived(given: DerivedQuantities, taken: tuple[str, ...]) -> dict[str, Derived]:
     """Return derived quantities, functions as `Derived` ones, after a check of their names."""
     out = {}
     for name, value in given.items():

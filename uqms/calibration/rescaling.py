@@ -7,7 +7,7 @@ Pareto smoothing; no new sampling.
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -54,10 +54,10 @@ def with_scaled_discrepancy(problem: "Calibration", factor: float) -> "Calibrati
     given = problem.discrepancy
     assert given is not None
 
-    def scaled(one: object, output: str) -> object:
+    def scaled(one: Any, output: str) -> Any:
         if isinstance(one, Sequence):
             return [scaled(each, output) for each in one]
-        return one.scaled(factor, problem.predictive_sd[output])  # type: ignore[attr-defined]
+        return one.scaled(factor, problem.predictive_sd[output])
 
     by_output = dict(given) if isinstance(given, Mapping) else dict.fromkeys(problem.noise.outputs, given)
     other = copy.copy(problem)

@@ -111,7 +111,7 @@ def together(parts: Mapping[str, "Calibration"], own: str = "") -> "Calibration"
     mode = None if first.realisation is None else first.realisation.mode
     whole.realisation = None if mode is None else Realisation(first.surrogate, whole.cells, mode)
     discrepancies = {name: part.discrepancy for name, part in parts.items() if part.discrepancy is not None}
-    whole.discrepancy = discrepancies or None
+    whole.discrepancy = discrepancies or None  # type: ignore[assignment]  # by part: whether there is one
     whole.derived = {}
     whole._limited = whole.cells.side == 1, whole.cells.side == -1
     whole.uncertain = {

@@ -20,7 +20,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, final
+from typing import final
 
 import numpy as np
 import pandas as pd
@@ -32,11 +32,14 @@ from uqms import ensemble as table
 from uqms._threads import single_threaded
 from uqms._typing import Array, Bools, Ints, RandomState, as_generator
 from uqms.calibration.capabilities import refuse
+from uqms.calibration.context import Context
 from uqms.calibration.density import covariance_of
+from uqms.calibration.judging import OF_RUNS, verdict_of
 from uqms.calibration.posterior import Posterior
 from uqms.calibration.problem import Calibration
 from uqms.calibration.refinement import design_of, finite_draws
-from uqms.calibration.verdict import Check, Verdict
+from uqms.calibration.simulator_runs import K_HAT, LEAST_DRAWS, MOST_POINTS, SPREAD, SimulatorRuns
+from uqms.calibration.verdict import Verdict
 from uqms.errors import DataError, InputError
 from uqms.surrogates import GaussianProcessSurrogate, Validation, held_out
 from uqms.surrogates.process import average, condition
@@ -44,15 +47,10 @@ from uqms.surrogates.training import Hyperparameters
 
 __all__ = ["Verification", "verification_design", "verify"]
 
-LEAST_DRAWS, K_HAT = 100, 0.7
 STOCHASTIC = "the simulator is stochastic, so that runs have its noise"
 LATENT = "noise is not normal here, and the likelihood of the surrogate in no closed form"
-HARMLESS = 0.1  # sd of r below which no posterior mean moves by more than so many sds
 SAME = 1e-9  # of the unit cube
-BEYOND_4 = 0.002
-FAILED = 0.2  # of the runs: more leave a part of the posterior out
-TARGETS, MOST_POINTS = 24, 240  # of the estimate of how many more runs are needed
-SPREAD = 1.0  # sd of r at which weights begin to be useful
+TARGETS = 24  # of the estimate of how many more runs are needed
 
 
 @single_threaded
@@ -243,20 +241,15 @@ def verify(posterior: Posterior, ensemble: xr.Dataset, *, rng: int = 0) -> Verif
     # Where errors are sampled as latents, the likelihood with the surrogate is not in closed form.
     known = exact and problem.form != "latent"
     ratio = _log_ratio(problem, theta, runs, place) if len(whole) and known else np.full(len(whole), np.nan)
-    outputs = [str(name) for name in problem.noise.own_outputs]
-    wrong = {name: words for name in outputs if (words := _off(_row(errors, name)))}
-    spread = float(ratio.std(ddof=1)) if len(ratio) > 1 else float("nan")
+    outputs = tuple(str(name) for name in problem.noise.own_outputs)
     k_hat, weights = _weights(ratio)
     refitted = _with_runs(problem.surrogate, runs)
-    more = None if not known else _more_runs(problem, refitted, theta, ratio, errors.table.loc[outputs], weights)
-    checks = [_check_failed(failed, ensemble)]
-    checks += [_check_errors(name, errors, wrong.get(name, ()), spread) for name in outputs]
+    more = None if not known else _more_runs(problem, refitted, theta, ratio, errors.table.loc[list(outputs)], weights)
     unknown = "" if known else STOCHASTIC if not exact else LATENT
-    checks.append(_check_effect(theta, ratio, spread, weights, unknown))
-    checks.append(_check_weights(len(whole), k_hat, weights, more, unknown))
+    judged = SimulatorRuns(ensemble, errors, outputs, theta, ratio, k_hat, weights, more, unknown)
     data = {name: ("draw", values) for name, values in theta.items()}
     return Verification(
-        verdict=Verdict(tuple(checks)),
+        verdict=verdict_of(Context.of(posterior, judged), OF_RUNS),
         errors=errors,
         draws=xr.Dataset({**data, "log_ratio": ("draw", ratio)}),
         k_hat=k_hat,
@@ -370,116 +363,6 @@ def _weights(ratio: Array) -> tuple[float, Array | None]:
         return float(k_hat) if np.isfinite(k_hat) else float("inf"), None
     weights = np.exp(log_weights - np.max(log_weights))
     return float(k_hat), np.asarray(weights / weights.sum())
-
-
-# --------------------------------------------------------------------------------------------------------------- checks
-def _check_failed(failed: int, ensemble: xr.Dataset) -> Check:
-    total = ensemble.sizes["run"]
-    if not failed:
-        return Check("runs", "pass", 0.0, f"all {total} completed")
-    lost = np.flatnonzero(ensemble["state"].values != table.RunState.COMPLETED)
-    first = int(lost[0])
-    words = str(ensemble["message"].values[first]) if "message" in ensemble else ""
-    share = failed / total
-    message = f"{failed} of {total} did not complete (first run {first}{': ' if words else ''}{words}); judged without"
-    remedy = (
-        "Where the simulator does not run, nothing is verified, and the posterior reaches there: see "
-        "uq.ensemble.failures(ensemble), run them again, or restrict the prior to where it runs."
-    )
-    return Check("runs", "warn" if share <= FAILED else "fail", share, message, remedy)
-
-
-def _row(errors: Validation, name: str) -> dict[str, Any]:
-    return {str(column): errors.table.at[name, column] for column in errors.table.columns}
-
-
-def _off(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return in words what is worse than a right surrogate shows."""
-    words = []
-    for level in ("50%", "95%"):
-        least, covered = row[f"range_{level}"][0], row[f"coverage_{level}"]
-        if covered < least:
-            words.append(f"{level} intervals cover {covered:.0%}, a right surrogate's {least:.0%} or more")
-    for column, name in (("mahalanobis", "D²/m is"), ("largest_pivoted", "the largest pivoted error is")):
-        most = row[f"range_{column}"][1]
-        if row[column] > most:
-            words.append(f"{name} {row[column]:.2f}, a right surrogate's at most {most:.2f}")
-    return tuple(words)
-
-
-def _check_errors(name: str, errors: Validation, words: tuple[str, ...], spread: float) -> Check:
-    row = _row(errors, name)
-    value = float(row["mahalanobis"])
-    if not words:
-        low, high = row["range_95%"]
-        d_low, d_high = row["range_mahalanobis"]
-        message = (
-            f"no larger than is said: D²/m {value:.2f} (right: {d_low:.2f} to {d_high:.2f}), 95 % intervals cover "
-            f"{row['coverage_95%']:.0%} (right: {low:.0%} to {high:.0%})"
-        )
-        return Check(f"errors of {name}", "pass", value, message)
-    message = "larger than the surrogate says: " + "; ".join(words)
-    if spread < HARMLESS:
-        remedy = (
-            f"They are too small against the noise to move the posterior ({spread:.2g} sd at most). Do not use the "
-            "surrogate where its own error matters."
-        )
-        return Check(f"errors of {name}", "warn", value, message, remedy)
-    remedy = (
-        "Fit again with these runs, settings.fit(uq.ensemble.combine(runs, ensemble)), with another kernel if that has "
-        "been done already; calibrate and verify again."
-    )
-    return Check(f"errors of {name}", "fail", value, message, remedy)
-
-
-def _check_effect(
-    theta: Mapping[str, Array], ratio: Array, spread: float, weights: Array | None, unknown: str
-) -> Check:
-    name = "effect on the posterior"
-    if unknown:
-        return Check(name, "pass", float("nan"), f"not judged: {unknown}")
-    if len(ratio) < 3:
-        return Check(
-            name, "warn", float("nan"), f"not judged: {len(ratio)} draws ran at all conditions", "Run more draws."
-        )
-    difference = f"log-likelihoods with simulator and surrogate differ by an sd of {spread:.2g} between draws"
-    if weights is None and not spread <= SPREAD:
-        message = f"{difference}: the posterior of the simulator is another one than this, and probably narrower"
-        remedy = "The surrogate, not the measurement, limits the answer: fit with these runs and more (uq.refine)."
-        return Check(name, "warn", spread, message, remedy)
-    shifts = {key: _shift(values, ratio, weights) for key, values in theta.items()}
-    worst = max(shifts, key=lambda key: abs(shifts[key][0]))
-    shift, error = shifts[worst]
-    message = f"{difference}; the mean of {worst} moves by about {shift:+.2f} ± {error:.2f} sd"
-    return Check(name, "pass", shift, message)
-
-
-def _shift(values: Array, ratio: Array, weights: Array | None) -> tuple[float, float]:
-    """Return by how many sds the mean moves, and the standard error of that: by weights, or to first order in r."""
-    z = (values - values.mean()) / (float(values.std(ddof=1)) or 1.0)
-    terms = z * (len(z) * weights - 1.0 if weights is not None else ratio - ratio.mean())
-    return float(terms.mean()), float(terms.std(ddof=1)) / math.sqrt(len(terms))
-
-
-def _check_weights(count: int, k_hat: float, weights: Array | None, more: int | None, unknown: str) -> Check:
-    if unknown:
-        return Check("weights", "pass", float("nan"), f"none: {unknown}")
-    if weights is not None:
-        effective = 1.0 / float(np.sum(weights**2))
-        message = f"k-hat {k_hat:.2f}, limit {K_HAT}: {count} draws are worth {effective:.0f} of the simulator's"
-        return Check("weights", "pass", k_hat, message)
-    if count < LEAST_DRAWS:
-        message = f"none from {count} draws, but from {LEAST_DRAWS} on; {more} more"
-        return Check("weights", "pass", float("nan"), message)
-    about = f"more than {MOST_POINTS}" if more is None else f"about {more}"
-    told = "Fit again with these runs"
-    told += "" if more == 0 else f" and with {about} more where the posterior is (uq.refine)"
-    message = f"none: k-hat {k_hat:.2f}, limit {K_HAT}"
-    remedy = (
-        "The posterior with the surrogate is honest as far as its errors are what it says; that of the simulator is "
-        f"not known yet. {told}, calibrate, and verify with new draws."
-    )
-    return Check("weights", "warn", k_hat, message, remedy)
 
 
 # ------------------------------------------------------------------------------------------------ with the new runs

@@ -31,7 +31,7 @@ from uqms.calibration.capabilities import refuse
 from uqms.calibration.density import draw_rows
 from uqms.calibration.direct import is_exact
 from uqms.calibration.population.hierarchy import Hierarchy
-from uqms.calibration.population.prediction import Measured, Shared
+from uqms.calibration.population.prediction import Measured, Shared, row_sums
 from uqms.calibration.posterior import hierarchy_of
 from uqms.errors import ExtrapolationError, InputError
 
@@ -345,20 +345,24 @@ def _studies(hierarchy: Hierarchy, count: int, rng: np.random.Generator) -> tupl
         return data.simulate(problem.individuals(theta, z), rng), outside
     shared = rows_of(hierarchy.shared, _spread(len(hierarchy.shared.h), count))
     z, outside = _effects(problem, shared.theta, count, rng)
-    design = Measured.of(cells, np.arange(cells.experiments))
-    residual = _roots(design.truncation)
+    every = np.arange(cells.experiments)
+    design = Measured.of(cells, every)
+    residual = design.truncation if cells.by_input is not None else _roots(design.truncation)
     step = max(1, NUMBERS // (cells.experiments * max(_width(hierarchy), design.here.shape[1] + residual.shape[2])))
     out = np.empty((count, len(cells.z)))
     for start in range(0, count, step):
         rows = np.arange(start, min(start + step, count))
         now = rows_of(shared, rows)
         own = problem.individuals(now.theta, z[rows])
-        mean, variance = now.scores(data.unit_inputs(own))
-        scores = mean + np.sqrt(variance) * rng.standard_normal(variance.shape)
-        y = design.offset + np.einsum("skq,kcq->skc", scores, design.basis, optimize=True)
-        if residual.shape[2]:
-            tau = rng.standard_normal((*scores.shape[:2], residual.shape[2]))
-            y += np.einsum("skr,kcr->skc", tau, residual, optimize=True)
+        u = data.unit_inputs(own)
+        mean, own_law = now.scores(u)
+        scores = mean + now.error.own_draw(own_law, rng.standard_normal(mean.shape))
+        if cells.by_input is not None:
+            design = now.measured(cells, every, u)
+            residual = design.truncation
+        y = design.offset + row_sums(design.basis, scores)
+        if residual.shape[-1]:
+            y += row_sums(residual, rng.standard_normal((*scores.shape[:2], residual.shape[-1])))
         phi = data.noise.phi(own, (len(rows),))
         out[rows] = draw_rows(cells, data.noise, y[:, design.here], phi, rng)  # cells stand by input
     return out, outside
@@ -369,7 +373,7 @@ def _width(hierarchy: Hierarchy) -> int:
     if is_exact(hierarchy.problem.surrogate):
         return int(hierarchy.problem.data.cells.basis.shape[1])
     error = hierarchy.shared.error
-    return max(len(error.process.x) + len(error.points), error.process.draws * len(error.score))
+    return max(error.width, error.draws * len(error.score)) * (error.q if error.joint else 1)
 
 
 def _spread(draws: int, count: int) -> Ints:
@@ -442,17 +446,21 @@ def _typical(hierarchy: Hierarchy) -> Array:
     else:
         theta = dict(hierarchy.shared.theta)
     draws = len(next(iter(theta.values())))
-    total = np.zeros((cells.experiments, cells.basis.shape[1]))
+    total = np.zeros(len(cells.offset))
+    every, exact = np.arange(cells.experiments), is_exact(problem.surrogate)
     step = max(1, NUMBERS // (cells.experiments * _width(hierarchy)))
     for start in range(0, draws, step):
         rows = np.arange(start, min(start + step, draws))
         now = {name: values[rows] for name, values in theta.items()}
         u = data.unit_inputs(problem.individuals(now, np.zeros((len(rows), problem.layout.size))))
-        exact = is_exact(problem.surrogate)
-        total += (data.surrogate.scores(u).mean[0] if exact else rows_of(hierarchy.shared, rows).scores(u)[0]).sum(
-            axis=0
-        )
-    latent = cells.offset + np.einsum("nq,nq->n", total[cells.experiment] / draws, cells.basis)
+        if cells.by_input is not None:
+            few = rows_of(hierarchy.shared, rows)
+            measured = few.measured(cells, every, u)
+            total += (measured.offset + row_sums(measured.basis, few.scores(u)[0]))[:, measured.here].sum(axis=0)
+            continue
+        scores = data.surrogate.scores(u).mean[0] if exact else rows_of(hierarchy.shared, rows).scores(u)[0]
+        total += len(u) * cells.offset + np.einsum("nq,nq->n", scores.sum(axis=0)[cells.experiment], cells.basis)
+    latent = total / draws
     out = np.empty_like(latent)
     for name in data.noise.outputs:
         at = cells.output == name

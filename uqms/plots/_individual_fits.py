@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from uqms._typing import Array, Ints
 from uqms.calibration import Posterior
 from uqms.calibration.population.hierarchy import Hierarchy
-from uqms.calibration.population.prediction import Measured, targets_of
+from uqms.calibration.population.prediction import targets_of
 from uqms.calibration.posterior import hierarchy_of
 from uqms.calibration.predict import new_noise
 from uqms.diagnostics.vpc import rows_of
@@ -28,7 +28,6 @@ from uqms.plots._style import (
     styled,
     wrapped,
 )
-from uqms.surrogates.protocol import fixed_rows
 
 __all__ = ["individual_fits"]
 
@@ -191,23 +190,23 @@ def _fits(
         points = {dim: _simulated(grid) if coords is None else np.sort(grid)}
     elif coords is not None:
         raise InputError(f"plots.individual_fits: {output!r} has no coordinates; leave coords out.")
-    decoder = fixed_rows(problem.surrogate, output, points or None)
+    decoder = problem.surrogate.decode(output, points or None)
     inputs = np.concatenate(groups)
     u = data.unit_inputs(shared.own)[:, inputs]
     rng = np.random.default_rng(0)
-    mean, variance, _ = shared.predict(u, Measured.of(cells, inputs), decoder, rng)
+    mean, variance, _ = shared.predict(u, shared.measured(cells, inputs, u), shared.rows(decoder, u), rng)
     flat, sd = mean.reshape(len(mean), -1), np.sqrt(variance.reshape(len(mean), -1))
     curves = layout.transform.inverse(mixture_quantiles(flat, sd, LEVELS))
     try:
-        targets = targets_of(output, cells.conditions[inputs], points, decoder)
+        targets = targets_of(output, cells.conditions[inputs], points, decoder, u.shape[-1])
         noise = new_noise(data, data.noise.outputs.index(output), targets)
         new = _measured(noise, shared.own, flat, sd, layout.transform)
     except InputError:  # known row by row, so that that of a new measurement is not known
         new = None
     without = problem.individuals(shared.theta, np.zeros((len(mean), problem.layout.size)))
-    m = shared.scores(data.unit_inputs(without)[:, inputs])[0]
-    typical = np.median(layout.transform.inverse(decoder[0] + m @ decoder[1].T), axis=0).ravel()
-    P, out, start = len(decoder[0]), [], 0
+    latent = shared.means(data.unit_inputs(without)[:, inputs], decoder)
+    typical = np.median(layout.transform.inverse(latent), axis=0).ravel()
+    P, out, start = mean.shape[-1], [], 0
     for group in groups:
         part = slice(start * P, (start + len(group)) * P)
         start += len(group)

@@ -34,7 +34,7 @@ from uqms.surrogates.fitting import Fitting
 from uqms.surrogates.jax_kernel import JaxKernel
 from uqms.surrogates.jax_process import JaxScores
 from uqms.surrogates.kernel_files import description_of
-from uqms.surrogates.kernels import Kernel, Matern52, Structured
+from uqms.surrogates.kernels import Kernel, Matern52, Stationary
 from uqms.surrogates.outputs import (
     Curve,
     Layout,
@@ -152,18 +152,18 @@ class GaussianProcess:
     scalars: Literal["auto", "independent"] = "auto"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.kernel, Kernel) or isinstance(self.kernel, Structured):
+        if not isinstance(self.kernel, Stationary | JaxKernel):
             raise InputError(
                 f"kernel is {self.kernel!r}; give Matern52(), Matern32() or SquaredExponential(), or a sum or product "
                 "of them, or of kernels of your own that derive from uqms.RadialKernel; or one of your own that "
                 "derives from uqms.JaxKernel."
             )
-        known = self.kernel.layout()  # a kernel that does not compile is refused before there are runs
+        self.kernel.layout()  # a kernel that does not compile is refused before there are runs
         if self.trend not in ("constant", "linear", "quadratic"):
             raise InputError(f"trend is {self.trend!r}; give 'constant', 'linear' or 'quadratic'.")
         if self.mean is not None and not isinstance(self.mean, Physics):
             raise InputError(f"mean is {self.mean!r}; give Physics(function), or choose a trend.")
-        if self.mean is not None and known is None:
+        if self.mean is not None and isinstance(self.kernel, JaxKernel):
             raise InputError(
                 f"A cheap model takes a kernel of the scaled distance, such as Matern52(); {self.kernel} is a "
                 "JaxKernel. Leave the cheap model out, or choose another kernel."
@@ -343,7 +343,7 @@ class GaussianProcessSurrogate(NamedSurrogate):
     @property
     def compiled_process(self) -> ScoreProcess | None:
         """The process whose arrays compiled code reads; None where mean or kernel call a function of the user's."""
-        return self.process if self.physics is None and self.process.kernel.layout() is not None else None
+        return self.process if self.physics is None and self._in_jax is None else None
 
     @property
     def runs(self) -> int:
@@ -416,10 +416,10 @@ class GaussianProcessSurrogate(NamedSurrogate):
     def scores_reverse(self, u: Array, mean_bar: Array, covariance_bar: Array) -> Array:
         """Return the derivative (k, d) of sum(mean * mean_bar) + sum(covariance * covariance_bar) at `u` (k, d)."""
         u = np.ascontiguousarray(u, dtype=np.float64)
-        if self.compiled_process is not None:
-            return np.asarray(scores_flat_reverse(self.process.flat(), u, mean_bar, covariance_bar))
         if self._in_jax is not None:
             return self._in_jax.reverse(u, mean_bar, covariance_bar)
+        if self.physics is None:
+            return np.asarray(scores_flat_reverse(self.process.flat(), u, mean_bar, covariance_bar))
         c = self.physics.scores(self.domain, self.bases, u)
         bars = [
             scores_flat_reverse(

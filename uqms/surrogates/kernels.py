@@ -89,9 +89,10 @@ class Linearised(Protocol):
 
 
 class Kernel(ABC):
-    """What training, prediction and calibration ask of a kernel; to write one, derive from `RadialKernel`.
+    """What training, prediction and calibration ask of a kernel.
 
-    A kernel is a frozen value: a correlation, symmetric in its two inputs and 1 where they are equal.
+    To write one, derive from `RadialKernel` or `JaxKernel`. A kernel is a frozen value: a correlation, symmetric in its
+    two inputs and 1 where they are equal.
     """
 
     exchangeable: ClassVar[bool] = False

@@ -357,7 +357,7 @@ def score_reverse(
     out = to_runs.reverse_inputs(s2 * w_bar @ process.inverse_factor[h, j])
     if len(u) > 1:  # a correlation is 1 at equal inputs, wherever these are
         out += kernel.linearised(u, u.copy(), ell).reverse_inputs(s2 * both)
-    return out + trend_reverse(u, trend_bar + np.outer(mean_bar, process.beta[h, j]))
+    return np.asarray(out + trend_reverse(u, trend_bar + np.outer(mean_bar, process.beta[h, j])))
 
 
 def _marginal(process: ScoreProcess, h: int, j: int, u: Array, cheap: Array | None) -> tuple[Array, Array]:

@@ -11,8 +11,9 @@ from scipy.stats import norm
 from scipy.stats import t as student
 
 import uqms as uq
-from uqms.calibration.population.lowrank import LowRank, SharedError
+from uqms.calibration.population.covariances import ProcessCovariances
 from uqms.calibration.population.prediction import Measured, Shared, featured, some_inputs, subjects_of
+from uqms.calibration.population.shared_error import SharedError
 from uqms.calibration.population.subject import NewData, _inputs
 from uqms.calibration.posterior import Posterior
 from uqms.calibration.predict import Targets, conditional_moments, own_cells
@@ -42,7 +43,7 @@ def posterior_of(one: uq.PopulationCalibration, draws: int, seed: int = 3) -> Po
 
 def exact_error(one: uq.PopulationCalibration, u: np.ndarray) -> SharedError:
     """Return features that are exact at the given inputs (n, d)."""
-    return SharedError.through(one.surrogate.process, u)
+    return SharedError.through(ProcessCovariances(one.surrogate.process), u)
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +59,7 @@ def fixed() -> tuple[uq.PopulationCalibration, Shared, np.ndarray]:
     extra = one.data.unit_inputs(single, np.array([[0.9]]), units=np.array([1]))
     error = exact_error(one, np.concatenate([u[0], extra[0]]))
     sigma = one.data.noise.phi(single, (1,))[:, :1]
-    every = np.arange(error.process.q)
-    law = LowRank(error, featured(one.data, error, every), one.data.cells.unit).condition(u, sigma, one.data.cells.z)
+    law = featured(one.data, error, np.arange(error.q), one.data.cells.unit).condition(u, sigma, one.data.cells.z)
     step = np.linalg.solve(law.factor[0, 0].T, rng.standard_normal((law.mean.shape[2], S))).T
     shared = Shared(one, theta, own, z, np.zeros(S, dtype=int), law.mean[0, 0] + step, error)
     return one, shared, np.repeat(extra, S, axis=0)
@@ -318,6 +318,37 @@ def test_subjects_without_data_do_not_weigh_the_population(monkeypatch: pytest.M
     nobody = {**one, "a": np.full(S, 30.0)}
     with pytest.warns(ExtrapolationWarning, match="100.0% of the draws of subjects without data"):
         more.latents_inside({name: values[:50] for name, values in nobody.items()}, np.zeros((50, 8)), rng)
+
+
+class Given:
+    """A sampler that returns the draws it was given."""
+
+    def __init__(self, theta: dict[str, np.ndarray], z: np.ndarray) -> None:
+        self.theta, self.z = theta, z
+
+    def run(self, problem: object, seed: int) -> xr.DataTree:
+        draws = {name: (("chain", "draw"), values.reshape(2, -1)) for name, values in self.theta.items()}
+        draws["latents"] = (("chain", "draw", "latent"), self.z.reshape(2, -1, self.z.shape[1]))
+        return xr.DataTree.from_dict({"posterior": xr.Dataset(draws)})
+
+
+@pytest.mark.filterwarnings("ignore::uqms.errors.UqmsWarning")
+def test_draws_of_subjects_without_data_are_in_the_design_box_and_the_others_as_sampled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one = refined(monkeypatch, 2)
+    rng = np.random.default_rng(3)
+    theta = {name: rng.uniform(0.45, 0.55, 40) for name in one.priors}
+    z = np.concatenate([0.1 * rng.standard_normal((40, 5)), np.full((40, 2), 30.0)], axis=1)
+    found = one.sample(Given(theta, z), rng=1)
+    own = found.individuals["a"].values.reshape(40, 7)
+    np.testing.assert_allclose(own[:, :5], theta["a"][:, None] + theta["omega_a"][:, None] * z[:, :5], rtol=1e-12)
+    assert ((own[:, 5:] > -0.1) & (own[:, 5:] < 1.1)).all()  # the wall is a hundredth of the box
+    np.testing.assert_array_equal(found.latents[:, :5], z[:, :5])
+    labels = [f"s{j}" for j in range(5)]
+    assert list(found.tree["log_likelihood"]["subject"].values) == labels
+    assert found.subjects == (*labels, "new0", "new1")
+    assert found.tree["prior_predictive"].dataset.sizes["draw"] == 100
 
 
 def test_a_condition_that_differs_by_rounding_is_the_measured_one() -> None:

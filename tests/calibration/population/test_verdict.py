@@ -12,7 +12,7 @@ from scipy.stats import truncnorm
 import uqms as uq
 from uqms.calibration.checks import Sampled, Verdict
 from uqms.calibration.judging import judge
-from uqms.calibration.population.lowrank import LowRank
+from uqms.calibration.population.covariances import ProcessCovariances
 from uqms.calibration.population.prediction import featured, noise_of_scores, subjects_of
 from uqms.calibration.population.shared_error import nystroem
 from uqms.calibration.population.verdict import (
@@ -131,15 +131,20 @@ def test_features_that_miss_what_subjects_have_in_common_are_told() -> None:
     assert 0.0 < right.value < 0.1
 
     u = one.data.unit_inputs(one.individuals(theta, z))
-    poor, process = copy.copy(one), one.lowrank.error.process
-    error = nystroem(process, u.reshape(-1, u.shape[-1]), u, ranks=(1,))
-    poor.lowrank = LowRank(error, featured(one.data, error, one.data.cells.used), subjects_of(one.data))
+    poor, covariances = copy.copy(one), one.lowrank.error.covariances
+    assert isinstance(covariances, ProcessCovariances)
+    cloud, process = u.reshape(-1, u.shape[-1]), covariances.process
+    error = nystroem(covariances, cloud, u, ranks=(1,))
+    poor.lowrank = featured(one.data, error, one.data.cells.used, subjects_of(one.data))
     wrong = _check_features(poor, theta, z, h)
     assert wrong.status == "warn"
     assert f"{process.q} features" in wrong.message
 
     # By dense matrices: the worst of sums with weights that are constant, linear and square in the inputs.
-    noise, found = noise_of_scores(one.data, np.full((S, 1), 0.02), process, one.data.cells.used), []
+    noise, found = (
+        noise_of_scores(one.data, np.full((S, 1), 0.02), u, covariances.scale(cloud), one.data.cells.used),
+        [],
+    )
     for at in u:
         centred = (at - at.mean(axis=0))[:, at.std(axis=0) > 1e-9]
         q, _ = np.linalg.qr(np.column_stack([np.ones(len(at)), centred, centred**2]))

@@ -15,6 +15,7 @@ from uqms._typing import Array, Ints
 from uqms.calibration import bridge
 from uqms.calibration.compiled import expand
 from uqms.calibration.graph import ModelTarget, model_target
+from uqms.calibration.population.covariances import ProcessCovariances
 from uqms.calibration.population.layout import WALL, from_natural
 from uqms.calibration.population.prediction import simulate_rows
 from uqms.calibration.population.start import calmed, centring, likely
@@ -33,7 +34,8 @@ ROUGHLY = 60  # steps of a search after which features are chosen, and which the
 JITTER, CHAINS = 0.1, 4  # starts at each mode
 SETTLING = 2  # times that spreads and noise follow from effects, and effects from them
 REACH, HALVINGS = 20.0, 50  # of a search along one coordinate
-VALUES, CENTRING, FEATURES = "values", "centring", "surrogate_data_and_features"  # shared arrays
+# Shared arrays: of the library's own process, one has all; of other surrogates features and data are apart.
+VALUES, CENTRING, BLOCK, FEATURES, DATA = "values", "centring", "surrogate_data_and_features", "features", "data"
 AROUND = 16  # draws around each mode, for the cloud of inputs
 
 
@@ -111,7 +113,7 @@ def add_likelihood(
     if problem.lowrank is None:
         return bridge.likelihood(data, u, values, name, latents)
     lowrank = problem.lowrank
-    block = pytensor.shared(lowrank.block, name=FEATURES)
+    shared = {name: pytensor.shared(values, name=name) for name, values in _arrays(problem).items()}
 
     def replicate(u: Array, phi: Array, rng: np.random.Generator) -> Array:
         lead = np.shape(u)[:-2]
@@ -120,7 +122,9 @@ def add_likelihood(
         return simulate_rows(data, lowrank.error, flat, known, rng).reshape(*lead, -1)
 
     def density(u: Any, phi: Any, z: Any) -> Any:
-        return bridge.ProcessGaussianOp()(block, u, phi, z)[0]
+        if BLOCK in shared:
+            return bridge.ProcessGaussianOp()(shared[BLOCK], u, phi, z)[0]
+        return bridge.LowRankGaussianOp(lowrank)(shared[FEATURES], shared[DATA], u, phi, z)[0]
 
     return bridge.likelihood(data, u, values, name, latents, density, replicate)
 
@@ -149,15 +153,24 @@ class Compiled:
             model.rvs_to_values[observed] = data
             model.values_to_rvs[data] = observed
             self._found = model_target(model)
-        features = {} if problem.lowrank is None else {FEATURES: problem.lowrank.block}
-        return self._found.with_arrays(**{VALUES: values}, **features)
+        return self._found.with_arrays(**{VALUES: values}, **_arrays(problem))
+
+
+def _arrays(problem: "PopulationCalibration") -> dict[str, Array]:
+    """Return the arrays that a likelihood through features shares with what was compiled; nothing where it is exact."""
+    lowrank = problem.lowrank
+    if lowrank is None:
+        return {}
+    if isinstance(lowrank.error.covariances, ProcessCovariances):
+        return {BLOCK: lowrank.block}
+    return {FEATURES: lowrank.error.flat(), DATA: lowrank.likelihood.data}
 
 
 def _centring(problem: "PopulationCalibration") -> Any:
     return pytensor.shared(np.full(_shape(problem), float(bool(problem.population.centred))), name=CENTRING)
 
 
-def run(problem: "PopulationCalibration", sampler: "NUTS", seed: int) -> tuple["PopulationCalibration", Any]:
+def run(problem: "PopulationCalibration", sampler: "NUTS", seed: int) -> tuple["PopulationCalibration", xr.DataTree]:
     """Return the problem with features for where its subjects are, and nutpie's DataTree of its posterior.
 
     The tree has everything in `priors`, and the standard normals as "latents".
@@ -172,7 +185,7 @@ def run(problem: "PopulationCalibration", sampler: "NUTS", seed: int) -> tuple["
     if problem.lowrank is not None:
         problem = _with_features(problem, calmed(problem, *_at(problem, target, points, kappa)), rng)
         assert problem.lowrank is not None
-        target = target.with_arrays(**{FEATURES: problem.lowrank.block})
+        target = target.with_arrays(**_arrays(problem))
         points = points if settles else _modes(target, points)
     if settles:
         points = _settled(problem, target, points, kappa, rng)

@@ -18,7 +18,7 @@ from uqms.calibration.likelihood import merge_close
 from uqms.calibration.observations import Observations
 from uqms.calibration.population.asked import asked_conditions, chosen_outputs
 from uqms.calibration.population.layout import from_natural
-from uqms.calibration.population.prediction import Measured, Shared, curves
+from uqms.calibration.population.prediction import Shared, curves
 from uqms.calibration.predict import PosteriorPrediction
 from uqms.errors import InputError
 
@@ -181,7 +181,7 @@ class Hierarchy:
             u, inputs = self._at(shared, place, at, rng)
             dims = {"subject": list(wanted)}
         dims |= {name: (next(iter(dims)), at[:, i]) for i, name in enumerate(data.condition_names)}
-        return curves(shared, u, Measured.of(cells, inputs), at, dims, coords, names, noise, rng)
+        return curves(shared, u, shared.measured(cells, inputs, u), at, dims, coords, names, noise, rng)
 
     def _at(self, shared: Shared, place: Array, at: Array, rng: np.random.Generator) -> tuple[Array, Array]:
         """Return inputs (S, n, d) of subjects at given conditions, and which measured inputs they are, -1 for none."""

@@ -1,10 +1,10 @@
 """The likelihood of many inputs with the error of `shared_error`: compiled, of many draws at once, and given data.
 
-Letters as in `_gaussian`, which is the same algebra with derivatives.
+Letters as in `_gaussian`, which has the likelihood; here it is asked what it says of the features, and of each unit.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple, final
 
@@ -13,13 +13,22 @@ from jaxtyping import Float
 
 from uqms._typing import Array, Bools, Ints
 from uqms.calibration import _gaussian
-from uqms.calibration._gaussian import LOG_TWO_PI, PRECISION
-from uqms.calibration.gaussian import GaussianLikelihood, process_block
-from uqms.calibration.population.shared_error import Features, SharedError, nystroem
+from uqms.calibration._gaussian import LOG_TWO_PI
+from uqms.calibration.direct import has_derivative
+from uqms.calibration.gaussian import GaussianLikelihood, collapsed, process_block
+from uqms.calibration.likelihood import Cells, dense
+from uqms.calibration.population.covariances import ProcessCovariances, SurrogateCovariances
+from uqms.calibration.population.shared_error import (
+    Features,
+    SharedError,
+    square_root,
+    square_root_reverse,
+)
+from uqms.surrogates.outputs import Decoder
 
 NUMBERS = 2_000_000  # in the largest array
 
-__all__ = ["Conditional", "Features", "LowRank", "SharedError", "nystroem"]
+__all__ = ["Conditional", "LowRank", "ragged"]
 
 
 class Conditional(NamedTuple):
@@ -33,19 +42,11 @@ class Conditional(NamedTuple):
         Cholesky factor L of the precision of w, shape (H, S, M, M): w = mean + L^-T xi has the right law.
     log_weights
         Log weights of the draws of hyperparameters given the data, shape (H, S); they sum to one over H.
-    own_gain, own_precision
-        Given w, the own errors of measured input k have mean own (t - T F w) and covariance diag(own) - own T own:
-        t (H, S, K, q) and T (H, S, K, q, q).
-    features
-        At the measured inputs.
     """
 
     mean: Array
     factor: Array
     log_weights: Array
-    own_gain: Array
-    own_precision: Array
-    features: Features
 
     def draw(self, rng: np.random.Generator) -> tuple[Ints, Array]:
         """Return for every draw a draw of hyperparameters (S,) and of w (S, M)."""
@@ -56,25 +57,6 @@ class Conditional(NamedTuple):
         turned = np.swapaxes(self.factor[h, s], 1, 2)
         step = np.linalg.solve(turned, rng.standard_normal((S, M, 1)))[..., 0]
         return h, self.mean[h, s] + step
-
-    def own(self, h: Ints, w: Array, score: Ints) -> tuple[Array, Array]:
-        """Return mean (S, K, q) and covariance (S, K, q, q) of the measured inputs' own errors, given w (S, M)."""
-        s = np.arange(len(w))
-        phi, rho, T = self.features.phi[h, s], self.features.own[h, s], self.own_precision[h, s]
-        shared = _by_score(phi * w[:, None, :], score, rho.shape[-1])
-        mean = rho * (self.own_gain[h, s] - np.matmul(T, shared[..., None])[..., 0])
-        covariance = -rho[..., :, None] * T * rho[..., None, :]
-        at = np.arange(rho.shape[-1])
-        covariance[..., at, at] += rho
-        return mean, covariance
-
-
-class _Inputs(NamedTuple):
-    """What an input's cells say about its scores, beside its own error; (S, K, ...)."""
-
-    constant: Array  # -2 log of the density of an input's cells without shared error, where w = 0
-    T: Array
-    t: Array
 
 
 @final
@@ -90,16 +72,21 @@ class LowRank:
         Of the data, whose parts are the mean of these scores, their own variances and their features.
     unit
         Which unit (subject, or occasion of one) every input belongs to, shape (K,): 0, 1, ...
+    cells
+        Of the data, where offset, basis and truncation are parts (`GaussianLikelihood.varying`): of a surrogate whose
+        rows depend on the input, or whose scores have correlated errors, since own errors are truncation then.
     """
 
     error: SharedError
     likelihood: GaussianLikelihood
     unit: Ints
+    cells: Cells | None = None
 
     @cached_property
     def block(self) -> Array:
-        """Everything as one flat block, which `_process_gaussian` reads."""
-        return process_block(self.error.process, self.likelihood, self.error.flat())
+        """Everything as one flat block, which `_process_gaussian` reads; for the library's own process."""
+        assert isinstance(self.error.covariances, ProcessCovariances)
+        return process_block(self.error.covariances.process, self.likelihood, self.error.flat())
 
     def value_and_slopes(
         self, u: Float[np.ndarray, "K d"], sigma: Float[np.ndarray, " g"], z: Float[np.ndarray, " R"]
@@ -107,134 +94,177 @@ class LowRank:
         """Return log p(z | u, sigma) and its derivatives, compiled."""
         from uqms.calibration import _process_gaussian
 
-        value, u_bar, sigma_bar = _process_gaussian.at(self.block, u, sigma, z)
+        if isinstance(self.error.covariances, ProcessCovariances):
+            value, u_bar, sigma_bar = _process_gaussian.at(self.block, u, sigma, z)
+        else:
+            features = self.error.at(u[None])
+            parts = np.ascontiguousarray(self._parts(features, u[None])[:, 0])
+            value, bar, sigma_bar = _gaussian.mixed(self.likelihood.data, parts, self.error.log_weights, sigma, z)
+            if not self.differentiable:
+                return float(value), np.full_like(u, np.nan), sigma_bar
+            u_bar = self._parts_reverse(Features(*(one[:, 0] for one in features)), u, bar)
         return float(value), u_bar, sigma_bar
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether the surrogate has derivatives."""
+        covariances = self.error.covariances
+        return isinstance(covariances, ProcessCovariances) or has_derivative(covariances.surrogate)
+
+    def with_blocks(self, features: Array, data: Array) -> "LowRank":
+        """Return the same likelihood with other features and data: `SharedError.flat`, `GaussianLikelihood.data`."""
+        return replace(self, error=self.error.with_flat(features), likelihood=replace(self.likelihood, data=data))
 
     def evaluate(
         self, u: Float[np.ndarray, "S K d"], sigma: Float[np.ndarray, "S g"], z: Float[np.ndarray, " R"]
     ) -> Float[np.ndarray, " S"]:
         """Return the log-likelihood of S draws."""
-        log_weights, out = self.error.process.log_weights, np.empty((self.error.process.draws, len(u)))
+        out = np.empty((self.error.draws, len(u)))
         for now in self.steps(len(u)):
-            features = self.error.at(u[now])
-            for h in range(len(out)):
-                parts = self._parts(Features(*(one[h] for one in features)))
-                out[h, now] = self.likelihood.evaluate(parts, sigma[now], z, precisions=False)[0]
-        return np.asarray(np.logaddexp.reduce(out + log_weights[:, None], axis=0))
+            out[:, now] = self.likelihood.evaluate(self.parts(u[now]), sigma[now], z, precisions=False)[0]
+        return np.asarray(np.logaddexp.reduce(out + self.error.log_weights[:, None], axis=0))
 
-    def _parts(self, features: Features) -> Array:
-        """Return the parts of the likelihood (S, size) for features of one draw of hyperparameters."""
-        mean, phi, own = features
-        cuts = np.cumsum([0, *self.error.ranks])
-        blocks = [mean, own, *(phi[..., a:b] for a, b in zip(cuts[:-1], cuts[1:], strict=True))]
-        return np.concatenate([one.reshape(len(mean), -1) for one in blocks], axis=1)
+    def parts(self, u: Float[np.ndarray, "S K d"]) -> Float[np.ndarray, "H S size"]:
+        """Return the parts of the likelihood for each draw of hyperparameters."""
+        return self._parts(self.error.at(u), u)
 
-    def by_unit(
-        self,
-        u: Float[np.ndarray, "S K d"],
-        sigma: Float[np.ndarray, "S g"],
-        z: Float[np.ndarray, " R"],
-    ) -> tuple[Float[np.ndarray, " S"], Float[np.ndarray, "S U"]]:
-        """Return the log-likelihood of S draws, and log p(z_i | all but unit i) of every unit in closed form."""
-        count, draws = len(u), self.error.process.draws
-        logs = self.error.process.log_weights[:, None]
-        joint = np.empty((draws, count))
-        own = np.empty((draws, count, int(self.unit.max()) + 1))
-        with np.errstate(all="ignore"):  # what is too far off for numbers is -inf
-            for now in self.steps(count):
-                for h, one in enumerate(self._each(u[now], sigma[now], z)):
-                    joint[h, now] = one.value
-                    own[h, now] = self._left_out(one)
-        total = np.logaddexp.reduce(joint + logs, axis=0)
-        without = np.logaddexp.reduce(joint[..., None] - own + logs[..., None], axis=0)
-        return total, total[:, None] - without
+    def _parts(self, features: Features, u: Array) -> Array:
+        (mean, phi, own), error, lead = features, self.error, features.mean.shape[:2]
+        cuts = np.cumsum([0, *error.ranks])
+        shared = [phi] if error.joint else [phi[..., a:b] for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+        blocks = [mean, np.zeros_like(mean) if error.joint else own, *shared]
+        if self.likelihood.varying:
+            offset, basis, truncation = self._rows(u, lead)
+            if error.joint:
+                truncation = np.concatenate([truncation, _times(basis, square_root(own)[:, :, self._experiment])], -1)
+            blocks += [offset, basis, truncation]
+        return np.concatenate([one.reshape(*lead, -1) for one in blocks], axis=2)
+
+    def _parts_reverse(
+        self, features: Features, u: Float[np.ndarray, "K d"], bar: Float[np.ndarray, "H size"]
+    ) -> Float[np.ndarray, "K d"]:
+        """Return the derivative by the inputs of parts : bar; the surrogate's own reverse derivative does the rest."""
+        error, likelihood, (K, q) = self.error, self.likelihood, (len(u), self.error.q)
+        H, N, t = len(bar), likelihood.rows, likelihood.sizes[3]
+        own_at, shared_at = K * q, 2 * K * q
+        offset_at, basis_at, truncation_at = _gaussian.parts_at(likelihood.data)[1:4]
+        mean, own = bar[:, :own_at].reshape(H, K, q), bar[:, own_at:shared_at].reshape(H, K, q)
+        shared = bar[:, shared_at:offset_at]
+        if error.joint:
+            phi = shared.reshape(H, K, q, -1)
+        else:
+            cuts = K * np.cumsum([0, *error.ranks])
+            phi = np.concatenate(
+                [shared[:, a:b].reshape(H, K, -1) for a, b in zip(cuts, cuts[1:], strict=False)], axis=2
+            )
+        if not likelihood.varying:
+            return error.reverse(u, features, Features(mean, phi, own))
+        assert self.cells is not None
+        offset = bar[:, offset_at:basis_at]
+        basis = bar[:, basis_at:truncation_at].reshape(H, N, q)
+        truncation = bar[:, truncation_at:].reshape(H, N, t)
+        if error.joint:
+            factor, rows = square_root(features.own), self._rows(u[None], (H, 1))[1][:, 0]
+            by_own, truncation = truncation[..., t - q :], truncation[..., : t - q]
+            basis = basis + np.einsum("hni,hnji->hnj", by_own, factor[:, self._experiment])
+            factor_bar = np.zeros_like(factor)
+            for h in range(H):
+                np.add.at(factor_bar[h], self._experiment, rows[h][:, :, None] * by_own[h][:, None, :])
+            own = square_root_reverse(factor, factor_bar)
+        out = error.reverse(u, features, Features(mean, phi, own))
+        if self.cells.by_input is not None:
+            of_all = np.zeros((H, N, self.cells.by_input.scores))
+            of_all[..., self._scores] = basis
+            out = out + self.cells.by_input.reverse(u, Decoder(offset, of_all, truncation))
+        return out
+
+    @property
+    def _scores(self) -> Ints:
+        assert isinstance(self.error.covariances, SurrogateCovariances)
+        return self.error.covariances.used
+
+    @property
+    def _experiment(self) -> Ints:
+        assert self.cells is not None
+        return self.cells.experiment
+
+    def _rows(self, u: Array, lead: tuple[int, ...]) -> tuple[Array, Array, Array]:
+        """Return offset, basis and truncation (H, S, N, ...) of the cells at inputs (S, K, d)."""
+        cells = self.cells
+        assert cells is not None
+        if cells.by_input is None:
+            rows = Decoder(cells.offset, dense(cells.basis[:, self._scores]), cells.compressed)
+        else:
+            rows = cells.by_input.at(u)
+            rows = rows._replace(basis=rows.basis[..., self._scores])
+        shapes = (one.shape[-k:] for one, k in zip(rows, (1, 2, 2), strict=True))
+        offset, basis, truncation = (
+            np.broadcast_to(one, (*lead, *shape)) for one, shape in zip(rows, shapes, strict=True)
+        )
+        return offset, basis, truncation
 
     def condition(
         self, u: Float[np.ndarray, "S K d"], sigma: Float[np.ndarray, "S g"], z: Float[np.ndarray, " R"]
     ) -> Conditional:
         """Return the law of the shared error given the data, for S draws: S M² numbers, so give some hundreds."""
         each = list(self._each(u, sigma, z))
-        values = np.stack([one.value for one in each]) + self.error.process.log_weights[:, None]
+        values = np.stack([one.value for one in each]) + self.error.log_weights[:, None]
         return Conditional(
             np.stack([one.mean for one in each]),
-            np.stack([one.factor for one in each]),
+            np.stack([np.linalg.cholesky(one.precision) for one in each]),
             values - np.logaddexp.reduce(values, axis=0),
-            np.stack([one.inputs.t for one in each]),
-            np.stack([one.inputs.T for one in each]),
-            Features(*(np.stack([one.features[i] for one in each]) for i in range(3))),
         )
 
     def by_draw(
         self, u: Float[np.ndarray, "S K d"], sigma: Float[np.ndarray, "S g"], z: Float[np.ndarray, " R"]
     ) -> tuple[Float[np.ndarray, "H S"], Float[np.ndarray, "H S U"]]:
-        """Return log p(z | h) and log p(z_i | all but unit i, h) for every draw of hyperparameters."""
-        with np.errstate(all="ignore"):
+        """Return log p(z | h) and log p(z_i | all but unit i, h) for every draw of hyperparameters, in closed form."""
+        with np.errstate(all="ignore"):  # what is too far off for numbers is -inf
             each = [(one.value, self._left_out(one)) for one in self._each(u, sigma, z)]
         values, terms = zip(*each, strict=True)
         return np.stack(values), np.stack(terms)
 
     def steps(self, count: int) -> Iterator[slice]:
         """Yield slices of `count` draws whose arrays fit into memory."""
-        K, q = len(self.unit), self.error.process.q
-        n, m = len(self.error.process.x), len(self.error.points)
+        K, q = len(self.unit), self.error.q
         M = int(self.error.ranks.sum())
-        step = max(1, NUMBERS // max(K * (n + m), K * M, M * M, K * q * q * self._padded.inputs.shape[1]))
+        columns = M * q if self.error.joint else M
+        widest = max(K * self.error.width, K * columns, M * M, K * q * q * self._padded.inputs.shape[1])
+        step = max(1, NUMBERS // max(widest, self.likelihood.size))
         return (slice(begin, begin + step) for begin in range(0, count, step))
 
     @cached_property
     def _padded(self) -> "_Padded":
-        return _Padded(*_ragged(np.asarray(self.unit), int(np.max(self.unit)) + 1))
+        return _Padded(*ragged(np.asarray(self.unit), int(np.max(self.unit)) + 1))
 
-    def _inputs(self, features: Features, sigma: Array, z: Array) -> "tuple[_Inputs, Bools]":
-        """Return what every input's cells say about its scores, and the draws for which that cannot be computed."""
+    def _constants(self, sigma: Array, z: Array, zbar: Array) -> Array:
+        """Return what the measured values of each input add to -2 log p beside their cells' means (S, K)."""
         likelihood, N = self.likelihood, self.likelihood.rows
         row_cell, row_variance = likelihood.field("row_cell").astype(np.int64), likelihood.field("row_variance")
         weight, group = likelihood.field("weight"), likelihood.field("group").astype(np.int64)
-        zbar = np.bincount(row_cell, z / row_variance, N) / weight
         squares = np.bincount(row_cell, (z - zbar[row_cell]) ** 2 / row_variance, N)
         count = np.bincount(row_cell, minlength=N)
-        T, t, each = _gaussian.of_inputs(
-            likelihood.data, np.ascontiguousarray(self._parts(features)), np.ascontiguousarray(sigma), zbar
-        )
         s2 = sigma[:, group] ** 2
         replicates = count * LOG_TWO_PI + (count - 1.0) * np.log(s2) + np.log(weight) + squares / s2
         starts = likelihood.field("starts").astype(np.int64)
-        constant = np.bincount(np.repeat(np.arange(len(starts) - 1), np.diff(starts))[row_cell], np.log(row_variance))
-        constant = constant + np.add.reduceat(replicates, starts[:-1], axis=1) + each
-        bad = ~np.isfinite(constant).all(axis=1)
-        T[bad], t[bad] = 0.0, 0.0
-        return _Inputs(constant, T, t), bad
+        inputs = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
+        return np.bincount(inputs[row_cell], np.log(row_variance)) + np.add.reduceat(replicates, starts[:-1], axis=1)
 
     def _each(self, u: Array, sigma: Array, z: Array) -> "Iterator[_One]":
-        """Yield what belongs to each draw of hyperparameters."""
-        mean, phi, own = self.error.at(u)
-        for h in range(len(mean)):
-            yield self._one(Features(mean[h], phi[h], own[h]), sigma, z)
-
-    def _one(self, features: Features, sigma: Array, z: Array) -> "_One":
-        phi = features.phi
-        inputs, bad = self._inputs(features, sigma, z)
-        S, _, M = phi.shape
-        score = self.error.score
-        cuts = np.cumsum([0, *self.error.ranks])
-        places = [slice(a, b) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
-        A = np.empty((S, M, M))
-        for i, rows in enumerate(places):
-            for j, columns in enumerate(places[: i + 1]):
-                scaled = inputs.T[:, :, i, j, None] * phi[..., columns]
-                A[:, rows, columns] = np.matmul(np.swapaxes(phi[..., rows], 1, 2), scaled)
-                A[:, columns, rows] = np.swapaxes(A[:, rows, columns], 1, 2)
-        A[:, np.arange(M), np.arange(M)] += 1.0
-        bad |= ~(np.diagonal(A, axis1=1, axis2=2).max(axis=1) <= PRECISION) | ~np.isfinite(A).all(axis=(1, 2))
-        A[bad] = np.eye(M)
-        factor = np.linalg.cholesky(A)
-        right = np.sum(phi * inputs.t[..., score], axis=1)
-        inverse = np.linalg.inv(A)
-        centre = np.matmul(inverse, right[..., None])[..., 0]
-        log_det = 2.0 * np.log(np.diagonal(factor, axis1=1, axis2=2)).sum(axis=1)
-        value = -0.5 * (inputs.constant.sum(axis=1) + log_det - np.sum(right * centre, axis=1))
-        value[bad] = -np.inf
-        return _One(value, centre, factor, inverse, inputs, features)
+        """Yield what belongs to each draw of hyperparameters; where its numbers have no density it says nothing."""
+        features, sigma, data = self.error.at(u), np.ascontiguousarray(sigma), self.likelihood.data
+        zbar, _ = collapsed(data, np.ascontiguousarray(z), self.likelihood.rows, self.likelihood.sizes[4])
+        constants = self._constants(sigma, z, zbar)
+        for h, parts in enumerate(self._parts(features, u)):
+            value = self.likelihood.evaluate(parts, sigma, z, precisions=False)[0]
+            T, t, each, A, right = _gaussian.of_inputs(data, np.ascontiguousarray(parts), sigma, zbar)
+            bad = ~(value > -np.inf)
+            T[bad], t[bad], right[bad] = 0.0, 0.0, 0.0
+            A = np.triu(A) + np.triu(A, 1).swapaxes(1, 2)
+            A[bad] = np.eye(A.shape[1])
+            inverse = np.linalg.inv(A)
+            mean = np.matmul(inverse, right[..., None])[..., 0]
+            yield _One(value, mean, A, inverse, constants + each, T, t, features.phi[h])
 
     def _left_out(self, one: "_One") -> Array:
         """Return log p(z_i | all but unit i) (S, U).
@@ -242,46 +272,53 @@ class LowRank:
         With X = F A^-1 F' between the inputs of a unit, A without the unit has F A^-1 F' = (1 - X T)^-1 X, and the
         determinant |A| |1 - T X|.
         """
-        padded, q = self._padded, self.error.process.q
-        score, phi = self.error.score, one.features.phi
-        cuts = np.cumsum([0, *self.error.ranks])
+        padded, error, q = self._padded, self.error, self.error.q
+        phi, cuts = one.phi, np.cumsum([0, *error.ranks])
         places = [slice(a, b) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
-        S, K, _ = phi.shape
+        S, K = one.t.shape[:2]
         U, most = padded.inputs.shape
         at, there = padded.inputs, padded.there  # (U, most): inputs of each unit, and which of them are real
         X: Array = np.zeros((S, U, most, q, most, q))
-        for i, rows in enumerate(places):
-            left = np.matmul(phi[..., rows], one.inverse[:, rows])  # (S, K, M)
-            for j, columns in enumerate(places):
-                X[:, :, :, i, :, j] = np.matmul(
-                    left[:, at, columns], np.swapaxes(phi[:, at, columns], -1, -2)
-                )  # (S, U, most, most)
+        if error.joint:
+            rows = phi[:, at].reshape(S, U, most * q, -1)
+            X = (rows @ one.inverse[:, None]) @ rows.swapaxes(-1, -2)
+        else:
+            for i, rows in enumerate(places):
+                left = np.matmul(phi[..., rows], one.inverse[:, rows])  # (S, K, M)
+                for j, columns in enumerate(places):
+                    X[:, :, :, i, :, j] = np.matmul(
+                        left[:, at, columns], np.swapaxes(phi[:, at, columns], -1, -2)
+                    )  # (S, U, most, most)
         real = np.repeat(there, q, axis=1)
         size = most * q
         X = X.reshape(S, U, size, size) * (real[:, :, None] & real[:, None, :])
         T: Array = np.zeros((S, U, most, q, most, q))
         for e in range(most):
-            T[:, :, e, :, e, :] = one.inputs.T[:, at[:, e]] * there[:, e, None, None]
+            T[:, :, e, :, e, :] = one.T[:, at[:, e]] * there[:, e, None, None]
         T = T.reshape(S, U, size, size)
         rest = np.eye(size) - np.matmul(X, T)
-        t = (one.inputs.t[:, at] * there[..., None]).reshape(S, U, size)
-        shared = _by_score(phi * one.mean[:, None, :], score, q)
-        y = (shared[:, at] * there[..., None]).reshape(S, U, size)
+        t = (one.t[:, at] * there[..., None]).reshape(S, U, size)
+        y = (error.errors(phi, one.mean)[:, at] * there[..., None]).reshape(S, U, size)
         Ty = np.matmul(T, y[..., None])[..., 0]
         a = t - Ty
         Za = np.linalg.solve(rest, np.matmul(X, a[..., None]))[..., 0]
         _, log_det = np.linalg.slogdet(rest)
-        constant = np.sum(one.inputs.constant[:, at] * there, axis=2)
-        return np.asarray(-0.5 * (constant - log_det - np.sum(y * (t + a), axis=2) + np.sum(a * Za, axis=2)))
+        constant = np.sum(one.constant[:, at] * there, axis=2)
+        out = -0.5 * (constant - log_det - np.sum(y * (t + a), axis=2) + np.sum(a * Za, axis=2))
+        return np.where(one.value[:, None] > -np.inf, out, -np.inf)
 
 
 class _One(NamedTuple):
-    value: Array
-    mean: Array
-    factor: Array
+    """What a draw of hyperparameters says, for S draws."""
+
+    value: Array  # log p (S,)
+    mean: Array  # of w given the data (S, M)
+    precision: Array  # of w, A (S, M, M)
     inverse: Array
-    inputs: _Inputs
-    features: Features
+    constant: Array  # -2 log of the density of an input's cells without shared error, where w = 0 (S, K)
+    T: Array  # (S, K, q, q)
+    t: Array  # (S, K, q)
+    phi: Array
 
 
 class _Padded(NamedTuple):
@@ -291,7 +328,12 @@ class _Padded(NamedTuple):
     there: Bools  # (U, most), which of them are real
 
 
-def _ragged(owner: Ints, count: int) -> tuple[Ints, Bools]:
+def _times(basis: Array, factor: Array) -> Array:
+    """Return basis rows (..., N, q) times the factor (..., N, q, q) of their input."""
+    return np.asarray(np.matmul(basis[..., None, :], factor)[..., 0, :])
+
+
+def ragged(owner: Ints, count: int) -> tuple[Ints, Bools]:
     """Return which things each owner has (count, most), and which of these places are real."""
     sizes = np.bincount(owner, minlength=count)
     order = np.argsort(owner, kind="stable")
@@ -300,8 +342,3 @@ def _ragged(owner: Ints, count: int) -> tuple[Ints, Bools]:
     real = np.zeros(out.shape, dtype=np.bool_)
     out[owner[order], place], real[owner[order], place] = order, True
     return out, real
-
-
-def _by_score(values: Array, score: Ints, q: int) -> Array:
-    """Return sums (..., q) over the features of each score of values (..., M)."""
-    return np.add.reduceat(values, np.searchsorted(score, np.arange(q)), axis=-1)

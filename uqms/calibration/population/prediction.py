@@ -22,22 +22,26 @@ import numpy as np
 import xarray as xr
 
 from uqms._typing import Array, Bools, Ints
-from uqms.calibration.capabilities import Features
+from uqms.calibration.by_input import placeholder
+from uqms.calibration.capabilities import Features, compiled_process
 from uqms.calibration.density import draw_rows
 from uqms.calibration.gaussian import GaussianLikelihood
-from uqms.calibration.likelihood import Cells
-from uqms.calibration.population.lowrank import LowRank, SharedError, _by_score, _ragged, nystroem
+from uqms.calibration.likelihood import Cells, dense
+from uqms.calibration.population.covariances import Covariances, ProcessCovariances, SurrogateCovariances
+from uqms.calibration.population.lowrank import LowRank, ragged
+from uqms.calibration.population.shared_error import SharedError, nystroem
 from uqms.calibration.predict import PosteriorPrediction, Targets, new_noise
 from uqms.errors import InputError
-from uqms.surrogates.process import ScoreProcess
+from uqms.surrogates.outputs import Decoder, InputDecoder
 
 if TYPE_CHECKING:
     from uqms.calibration.population.problem import Individuals, PopulationCalibration
 
-__all__ = ["Measured", "Shared", "curves", "has_features", "shared_error"]
+__all__ = ["Measured", "Shared", "curves", "featured", "has_features", "low_rank", "row_sums", "shared_error"]
 
 CLOUD, NUMBERS = 800, 8_000_000
 POPULATIONS, BLOCK = 16, 400  # by which features are measured, and about how many inputs of each
+FEW = 8  # draws whose rows say how large those that depend on the input are
 LIMIT, LEAST = 0.025, 200  # see `nystroem`: of few subjects too, the error at others is wanted
 
 
@@ -47,7 +51,10 @@ def has_features(data: "Individuals") -> bool:
 
 
 class Measured(NamedTuple):
-    """Cells of n inputs, to one number of cells; what is not there is zero."""
+    """Cells of n inputs, to one number of cells; what is not there is zero.
+
+    Rows that depend on the input have a leading axis of draws, (S, n, c, ...).
+    """
 
     here: Bools  # (n, c)
     mean: Array  # (n, c)
@@ -58,17 +65,18 @@ class Measured(NamedTuple):
     weight: Array  # (n, c)
 
     @classmethod
-    def of(cls, cells: Cells, inputs: Ints) -> "Measured":
-        """Return the cells of some inputs, -1 for one that has none."""
-        every, real_ones = _ragged(cells.experiment, cells.experiments)
+    def of(cls, cells: Cells, inputs: Ints, rows: Decoder | None = None) -> "Measured":
+        """Return the cells of some inputs, -1 for one that has none; `rows` (S, N, ...) are those of the cells."""
+        every, real_ones = ragged(cells.experiment, cells.experiments)
         cell, here = every[inputs], np.asarray(real_ones, dtype=np.bool_)[inputs] & (inputs >= 0)[:, None]
         real = here[..., None]
+        offset, basis, truncation = (cells.offset, cells.basis, cells.truncation) if rows is None else rows
         return cls(
             here,
             cells.cell_mean[cell] * here,
-            cells.offset[cell] * here,
-            cells.basis[cell] * real,
-            cells.truncation[cell] * real,
+            np.where(here, offset[..., cell], 0.0),
+            np.where(real, dense(basis)[..., cell, :], 0.0),
+            np.where(real, truncation[..., cell, :], 0.0),
             cells.group[cell],
             np.where(here, cells.weight[cell], 1.0),
         )
@@ -113,10 +121,9 @@ class Shared:
         u = data.unit_inputs(own)
         phi = data.noise.phi(own, (len(z),))[:, : len(data.noise.outputs)]
         error = shared_error(data, u, phi, rng, max(data.cells.experiments, LEAST))
-        every = np.arange(error.process.q)
-        likelihood = LowRank(error, featured(data, error, every), data.cells.unit)
+        likelihood = featured(data, error, np.arange(error.q), data.cells.unit)
         M = int(error.ranks.sum())
-        step = max(1, NUMBERS // (error.process.draws * (M * M + u.shape[1] * M)))
+        step = max(1, NUMBERS // (error.draws * (M * M + u.shape[1] * M * (error.q if error.joint else 1))))
         drawn = [
             likelihood.condition(u[start : start + step], phi[start : start + step], data.cells.z).draw(rng)
             for start in range(0, len(u), step)
@@ -136,48 +143,72 @@ class Shared:
         return noise.phi(self.own, (len(self.h),))[:, : len(noise.outputs)]
 
     def scores(self, u: Array) -> tuple[Array, Array]:
-        """Return m and rho (S, n, q) at inputs (S, n, d)."""
+        """Return m (S, n, q) and rho at inputs (S, n, d); rho (S, n, q, q) where errors of scores are correlated."""
         error, found = self.error, []
-        width = error.process.draws * (len(error.points) + len(error.process.x) + len(error.score))
+        width = error.draws * (error.width + len(error.score)) * (error.q if error.joint else 1)
         step = max(1, NUMBERS // (u.shape[1] * width))  # features of all draws and inputs at once would fill gigabytes
         for start in range(0, len(u), step):
             now = slice(start, start + step)
             h, w = self.h[now], self.w[now]
             mean, phi, own = (one[h, np.arange(len(h))] for one in error.at(u[now]))
-            found.append((mean + _by_score(phi * w[:, None, :], error.score, mean.shape[-1]), own))
+            found.append((mean + error.errors(phi, w), own))
         return np.concatenate([one for one, _ in found]), np.concatenate([own for _, own in found])
+
+    def rows(self, decoder: InputDecoder | Decoder, u: Array) -> Decoder:
+        """Return the rows of a decoder at inputs (S, n, d), of the hyperparameters of each draw: (S, n, P, ...)."""
+        if not isinstance(decoder, InputDecoder):
+            return decoder
+        return Decoder(*(one[self.h if len(one) > 1 else 0, np.arange(len(u))] for one in decoder.at(u)))
+
+    def means(self, u: Array, decoder: InputDecoder | Decoder) -> Array:
+        """Return means of a latent output (S, n, P) at inputs (S, n, d), where own errors are not known."""
+        offset, basis, _ = self.rows(decoder, u)
+        m = self.scores(u)[0]
+        return np.asarray(offset + (m @ basis.T if basis.ndim == 2 else row_sums(basis, m)))
+
+    def measured(self, cells: Cells, inputs: Ints, u: Array) -> Measured:
+        """Return the cells of some inputs, see `Measured.of`, which are at u (S, n, d)."""
+        if cells.by_input is None:
+            return Measured.of(cells, inputs)
+        there, whole = inputs >= 0, np.full((len(u), cells.experiments, u.shape[2]), 0.5)
+        whole[:, inputs[there]] = u[:, there]
+        found = cells.by_input.at(whole)
+        rows = Decoder(*(one[self.h if len(one) > 1 else 0, np.arange(len(u))] for one in found))
+        return Measured.of(cells, inputs, rows)
 
     def predict(
         self, u: Array, measured: Measured, decoder: Any, rng: np.random.Generator
     ) -> tuple[Array, Array, Array]:
         """Return mean, variance and joint draws (S, n, P) of a latent output at the rows of a decoder.
 
-        Its arrays are the same for all inputs, (P, ...), or begin with the inputs, (n, P, ...).
+        Its arrays are the same for all inputs, (P, ...), or begin with the inputs, (n, P, ...), or with draws before.
         """
-        m, rho = self.scores(u)
-        n = m.shape[1]
+        error, (m, rho) = self.error, self.scores(u)
+        S, n, q = m.shape
         offset = np.asarray(decoder[0])
-        B, E = (one if one.ndim == 3 else np.broadcast_to(one, (n, *one.shape)) for one in map(np.asarray, decoder[1:]))
-        mean = offset + np.einsum("snq,npq->snp", m, B)
-        prior = np.einsum("snq,npq->snp", rho, B**2) + np.sum(E**2, axis=2)
-        e = np.sqrt(rho) * rng.standard_normal(rho.shape)
-        tau = rng.standard_normal((*m.shape[:2], E.shape[2]))
-        drawn = mean + np.einsum("snq,npq->snp", e, B) + np.einsum("snt,npt->snp", tau, E)
+        B, E = (np.broadcast_to(one, (*one.shape[:-3], n, *one.shape[-2:])) for one in map(np.asarray, decoder[1:]))
+        mean = offset + row_sums(B, m)
+        prior = np.sum(B * error.own_times(rho, B), axis=-1) if error.joint else row_sums(B**2, rho)
+        prior = prior + np.sum(E**2, axis=-1)
+        e = error.own_draw(rho, rng.standard_normal((S, n, q)))
+        tau = rng.standard_normal((S, n, E.shape[-1]))
+        drawn = mean + row_sums(B, e) + row_sums(E, tau)
         if not measured.here.any():
             return mean, prior, drawn
         here, G, F = measured.here, measured.basis, measured.truncation
         D = self.sigma[:, measured.group] ** 2 / measured.weight  # (S, n, c)
-        C = np.einsum("ncq,snq,ndq->sncd", G, rho, G, optimize=True) + F @ F.transpose(0, 2, 1)
+        weighted = error.own_times(rho, G).swapaxes(-1, -2)
+        C = G @ weighted + F @ F.swapaxes(-1, -2)
         at = np.arange(here.shape[1])
         C[:, :, at, at] += np.where(here, D, 1.0)
-        residual = here * (measured.mean - measured.offset - np.einsum("ncq,snq->snc", G, m))
-        cross = np.einsum("npq,snq,ncq->snpc", B, rho, G, optimize=True) + np.einsum("npt,nct->npc", E, F)
-        made = np.einsum("ncq,snq->snc", G, e) + np.einsum("nct,snt->snc", F, tau)
+        residual = here * (measured.mean - measured.offset - row_sums(G, m))
+        cross = B @ weighted + E @ F.swapaxes(-1, -2)
+        made = row_sums(G, e) + row_sums(F, tau)
         made += here * np.sqrt(D) * rng.standard_normal(D.shape)
         root = np.linalg.cholesky(C)
         right = np.concatenate([cross.transpose(0, 1, 3, 2), residual[..., None], made[..., None]], axis=-1)
         half = np.linalg.solve(root, right)
-        P = B.shape[1]
+        P = B.shape[-2]
         step = np.einsum("sncp,snc->snp", half[..., :P], half[..., P])
         undone = np.einsum("sncp,snc->snp", half[..., :P], half[..., P + 1])
         return mean + step, np.maximum(prior - np.sum(half[..., :P] ** 2, axis=2), 0.0), drawn + step - undone
@@ -186,10 +217,10 @@ class Shared:
         """Return new measurements (S, R) of the same rows of the same subjects, given the data."""
         data = self.problem.data
         cells, u = data.cells, data.unit_inputs(self.own)
-        measured = Measured.of(cells, np.arange(cells.experiments))
+        measured = self.measured(cells, np.arange(cells.experiments), u)
         decoder = (measured.offset, measured.basis, measured.truncation)
         *_, latent = self.predict(u, measured, decoder, rng)
-        cell, here = _ragged(cells.experiment, cells.experiments)
+        cell, here = ragged(cells.experiment, cells.experiments)
         y = np.empty((len(u), len(cells.offset)))
         y[:, cell[here]] = latent[:, here]
         return draw_rows(cells, data.noise, y, data.noise.phi(self.own, (len(u),)), rng)
@@ -198,26 +229,51 @@ class Shared:
         """Return log p(cell means) (S, n) of each of n inputs (S, n, d), given the draws."""
         m, rho = self.scores(u)
         here, G, F = measured.here, measured.basis, measured.truncation
-        C = np.einsum("ncq,snq,ndq->sncd", G, rho, G, optimize=True) + F @ F.transpose(0, 2, 1)
+        C = G @ self.error.own_times(rho, G).swapaxes(-1, -2) + F @ F.swapaxes(-1, -2)
         at = np.arange(here.shape[1])
         C[:, :, at, at] += np.where(here, sigma[:, measured.group] ** 2 / measured.weight, 1.0)
-        residual = here * (measured.mean - measured.offset - np.einsum("ncq,snq->snc", G, m))
+        residual = here * (measured.mean - measured.offset - row_sums(G, m))
         root = np.linalg.cholesky(C)
         half = np.linalg.solve(root, residual[..., None])[..., 0]
         log_det = np.log(np.diagonal(root, axis1=2, axis2=3)).sum(axis=2)
         return np.asarray(-0.5 * np.sum(half**2, axis=2) - log_det - 0.5 * here.sum(axis=1) * np.log(2.0 * np.pi))
 
 
+def row_sums(rows: Array, values: Array) -> Array:
+    """Return rows ([S,] n, P, q) times values (S, n, q): (S, n, P)."""
+    if rows.ndim == 3:
+        return np.einsum("npq,snq->snp", rows, values)
+    return np.einsum("snpq,snq->snp", rows, values)
+
+
 def low_rank(data: "Individuals", u: Array, phi: Array, rng: np.random.Generator) -> LowRank:
     """Return the likelihood with features of the scores that matter, for a cloud of inputs; see `shared_error`."""
     sigma, inputs = phi[:, : len(data.noise.outputs)], data.cells.experiments
     error = shared_error(data, u, sigma, rng, inputs, data.cells.used)
-    return LowRank(error, featured(data, error, data.cells.used), subjects_of(data))
+    return featured(data, error, data.cells.used, subjects_of(data))
 
 
-def featured(data: "Individuals", error: SharedError, scores: Ints) -> GaussianLikelihood:
-    """Return the likelihood of the data through the features of an error."""
-    return GaussianLikelihood.of(data.cells, data.noise, data.condition_names, ranks=error.ranks, used=scores)
+def featured(data: "Individuals", error: SharedError, scores: Ints, unit: Ints) -> LowRank:
+    """Return the likelihood of the data through the features of an error of scores; `unit` as in `LowRank`."""
+    varying = error.joint or data.cells.by_input is not None
+    likelihood = GaussianLikelihood.of(
+        data.cells,
+        data.noise,
+        data.condition_names,
+        ranks=error.ranks,
+        used=scores,
+        varying=varying,
+        runs=error.q if error.joint else 0,
+    )
+    return LowRank(error, likelihood, unit, data.cells if varying else None)
+
+
+def covariances_of(data: "Individuals", scores: Ints | None = None) -> Covariances:
+    """Return the covariances of the surrogate's errors between inputs, of scores or all."""
+    process = compiled_process(data.surrogate) if data.cells.by_input is None else None
+    if process is not None:
+        return ProcessCovariances(process if scores is None else process.select(scores))
+    return SurrogateCovariances.of(data.surrogate, np.arange(data.cells.basis.shape[1]) if scores is None else scores)
 
 
 def subjects_of(data: "Individuals") -> Ints:
@@ -229,26 +285,31 @@ def simulate_rows(data: "Individuals", error: SharedError, u: Array, phi: Array,
     """Draw new observations (S, R) for inputs (S, K, d), with a new draw of the shared error for each."""
     cells, count = data.cells, len(u)
     out = np.empty((count, len(cells.z)))
-    step = max(1, NUMBERS // (cells.experiments * (len(error.points) + int(error.ranks.sum()))))
-    log_weights = error.process.log_weights
-    weights = np.exp(log_weights - np.logaddexp.reduce(log_weights))
-    basis, e = cells.basis[:, cells.used], cells.experiment
+    columns = error.width + int(error.ranks.sum())
+    step = max(1, NUMBERS // (cells.experiments * columns * (error.q if error.joint else 1)))
+    weights = np.exp(error.log_weights - np.logaddexp.reduce(error.log_weights))
+    basis, e = dense(cells.basis[:, cells.used]), cells.experiment
     for start in range(0, count, step):
         at = u[start : start + step]
         s = np.arange(len(at))
         h = rng.choice(len(weights), size=len(at), p=weights)
         mean, features, rho = (one[h, s] for one in error.at(at))
         w = rng.standard_normal((len(at), features.shape[-1]))
-        m = mean + _by_score(features * w[:, None, :], error.score, mean.shape[-1])
-        m += np.sqrt(rho) * rng.standard_normal(rho.shape)
-        tau = rng.standard_normal((len(at), cells.experiments, cells.truncation.shape[1]))
-        y = (
-            cells.offset
-            + np.einsum("snq,nq->sn", m[:, e], basis)
-            + np.einsum("snt,nt->sn", tau[:, e], cells.truncation)
-        )
+        m = mean + error.errors(features, w)
+        m += error.own_draw(rho, rng.standard_normal(mean.shape))
+        rows = Decoder(cells.offset, basis, cells.truncation)
+        if cells.by_input is not None:
+            offset, whole, truncation = (one[h if len(one) > 1 else 0, s] for one in cells.by_input.at(at))
+            rows = Decoder(offset, whole[..., cells.used], truncation)
+        tau = rng.standard_normal((len(at), cells.experiments, rows.truncation.shape[-1]))
+        y = rows.offset + _rowwise(rows.basis, m[:, e]) + _rowwise(rows.truncation, tau[:, e])
         out[start : start + step] = draw_rows(cells, data.noise, y, phi[start : start + step], rng)
     return out
+
+
+def _rowwise(rows: Array, values: Array) -> Array:
+    """Return the sum over q of rows ([S,] N, q) times values (S, N, q): (S, N)."""
+    return np.einsum("nq,snq->sn" if rows.ndim == 2 else "snq,snq->sn", rows, values)
 
 
 def shared_error(
@@ -266,11 +327,9 @@ def shared_error(
     count = len(held) // together
     several = held[: count * together, some_inputs(data)].reshape(count, -1, u.shape[-1])
     populations = several[np.unique(np.linspace(0, count - 1, min(count, POPULATIONS)).astype(int))]
-    process = data.surrogate.process  # type: ignore[attr-defined]
-    if scores is not None:
-        process = process.select(scores)
-    noise = noise_of_scores(data, sigma, process, scores)
-    return nystroem(process, cloud, populations, inputs=inputs, noise=noise, limit=LIMIT)
+    covariances = covariances_of(data, scores)
+    noise = noise_of_scores(data, sigma, u, covariances.scale(cloud), scores)
+    return nystroem(covariances, cloud, populations, inputs=inputs, noise=noise, limit=LIMIT)
 
 
 def some_inputs(data: "Individuals") -> Ints:
@@ -281,13 +340,18 @@ def some_inputs(data: "Individuals") -> Ints:
     return np.flatnonzero(np.isin(subject, picked))
 
 
-def noise_of_scores(data: "Individuals", sigma: Array, process: ScoreProcess, scores: Ints | None = None) -> Array:
-    """Return the mean variance of the noise in scores, or all, at one input, (q,), for the noise's sds (S, g)."""
-    cells = data.cells
+def noise_of_scores(data: "Individuals", sigma: Array, u: Array, scale: Array, scores: Ints | None = None) -> Array:
+    """Return the mean variance of the noise in scores, or all, at one input, (q,), for the noise's sds (S, g).
+
+    `u` (S, K, d) are inputs, and `scale` (q,) is a bound of the variance of the scores' errors.
+    """
+    cells, squares = data.cells, data.cells.basis**2
+    if cells.by_input is not None:
+        squares = np.mean(cells.by_input.at(u[:: max(1, len(u) // FEW)]).basis ** 2, axis=(0, 1))
     precision = cells.weight / np.mean(sigma**2, axis=0)[cells.group]
     with np.errstate(divide="ignore"):
-        noise = cells.experiments / (precision @ cells.basis**2)
-    largest = 1e3 * process.variance.max(axis=0)  # a score that nothing was measured of
+        noise = cells.experiments / (precision @ squares)
+    largest = 1e3 * scale  # a score that nothing was measured of
     return np.asarray(np.minimum(noise if scores is None else noise[scores], largest))
 
 
@@ -311,13 +375,14 @@ def curves(
         mesh = np.meshgrid(*axes.values(), indexing="ij")
         points = {dim: grid.ravel() for dim, grid in zip(axes, mesh, strict=True)}
         decoder = data.surrogate.decode(output, points if layout.dims else None)
-        mean, variance, latent = (one.reshape(len(u), -1) for one in shared.predict(u, measured, decoder, rng))
+        found = shared.predict(u, measured, shared.rows(decoder, u), rng)
+        mean, variance, latent = (one.reshape(len(u), -1) for one in found)
         if noise:
             if output not in data.noise.outputs:
                 raise InputError(
                     f"predict: output {output!r} was not observed, so its noise is not known; say noise=False."
                 )
-            targets = targets_of(output, conditions, points, decoder)
+            targets = targets_of(output, conditions, points, decoder, u.shape[-1])
             add = new_noise(data, data.noise.outputs.index(output), targets)
             phi = add.phi(shared.own)
             sample = add.draw(latent, phi, rng)
@@ -336,9 +401,11 @@ def curves(
     return PosteriorPrediction(xr.Dataset(means), xr.Dataset(sds), xr.Dataset(samples), holds)
 
 
-def targets_of(output: str, conditions: Array, coords: Mapping[str, Array], decoder: Any) -> Targets:
-    """Return the points of an output at n inputs, one input after the other."""
-    offset, basis, truncation = decoder
+def targets_of(
+    output: str, conditions: Array, coords: Mapping[str, Array], decoder: InputDecoder | Decoder, d: int
+) -> Targets:
+    """Return the points of an output at n inputs of d numbers, one input after the other; NaN for rows that depend."""
+    offset, basis, truncation = placeholder(decoder, d) if isinstance(decoder, InputDecoder) else decoder
     n, p = len(conditions), len(offset)
     return Targets(
         conditions=conditions,

@@ -18,7 +18,7 @@ is 1 % of its width thick.
 import copy
 import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
@@ -27,13 +27,13 @@ import pandas as pd
 import xarray as xr
 
 from uqms._threads import single_threaded
-from uqms._typing import Array, ArrayLike, Ints, RandomState, as_generator
+from uqms._typing import Array, ArrayLike, Ints, RandomState, ScaleName, as_generator
 from uqms.calibration import density
-from uqms.calibration.base import MASS_CUT_LIMIT, Derived, Expansion, LeftOut, Piece, Problem
+from uqms.calibration.base import MASS_CUT_LIMIT, DerivedQuantities, Expansion, LeftOut, Piece, Problem
 from uqms.calibration.capabilities import Kind, warn_ahead
 from uqms.calibration.conditioned import ConditionedPrior
 from uqms.calibration.direct import is_exact
-from uqms.calibration.discrepancy import Discrepancy
+from uqms.calibration.discrepancy import Discrepancies
 from uqms.calibration.joint_error import averaged_marginals
 from uqms.calibration.likelihood import check_errors_between
 from uqms.calibration.noise import NoiseModel
@@ -50,15 +50,19 @@ from uqms.parameters.scale import SCALES
 from uqms.surrogates.protocol import Surrogate
 
 if TYPE_CHECKING:
+    import pymc as pm
+
     from uqms.calibration.checks import Sampled
     from uqms.calibration.constraints import Constraint
     from uqms.calibration.context import Linearised
+    from uqms.calibration.population.graph import Compiled
     from uqms.calibration.posterior import Posterior
 
 __all__ = ["Individuals", "PopulationCalibration"]
 
 CHECKED = 2048  # draws for the mass outside of the box
 EXACT = 100  # inputs times scores: beyond, an exact likelihood takes milliseconds
+MAX_SCORES = 30  # beyond, features of each score are more than the inputs of a few subjects
 CLOUD = 64  # draws of all subjects
 PREDICTED = 25_600  # inputs for the check against the prior
 TRIES = 200  # of effects inside of the design box
@@ -223,7 +227,7 @@ class Individuals(Calibration):
         first = np.searchsorted(self.layout.subject, np.arange(len(self.subjects)))  # sorted; each has a unit
         return np.asarray(np.add.reduceat(total, first, axis=1))
 
-    def walls(self) -> Iterator[tuple[str, float, float, Any]]:
+    def walls(self) -> Iterator[tuple[str, float, float, ScaleName]]:
         """Yield name, ends on the surrogate's scale, and that scale of the individual parameters that have walls."""
         if self.outside == "extrapolate":
             return
@@ -235,7 +239,7 @@ class Individuals(Calibration):
             yield name, low, high, scale
 
 
-def _check_scales(population: Population, surrogate: Any) -> None:
+def _check_scales(population: Population, surrogate: Surrogate) -> None:
     """Refuse a design box on a scale that the population's subjects leave: they would have no likelihood there."""
     box = getattr(surrogate, "domain", None)
     for name, scale in zip(population.individual, population.scales, strict=True):
@@ -313,8 +317,8 @@ class PopulationCalibration(Problem):
         *,
         population: Population,
         subjects: pd.DataFrame | None = None,
-        discrepancy: Discrepancy | Any = None,
-        derived: Mapping[str, Derived | Callable[[Mapping[str, Any]], Any]] | None = None,
+        discrepancy: Discrepancies | None = None,
+        derived: DerivedQuantities | None = None,
         outside: Literal["error", "extrapolate", "refined"] = "error",
         surrogate_error: Literal["auto", "exact", "low-rank"] = "auto",
         expansion: Expansion = "measured",
@@ -338,7 +342,7 @@ class PopulationCalibration(Problem):
         self.lowrank = self._lowrank(surrogate_error)
         self.derived = named_derived(derived or {}, tuple(self.priors))
         self.mass_cut = self.data.mass_cut
-        self._compiled: list[Any] = []  # one for this problem and those with other values
+        self._compiled: list[Compiled] = []  # one for this problem and those with other values
         warn_ahead(self)
         if int(self.subjects.measured.sum()) == 1:
             warnings.warn(
@@ -373,10 +377,12 @@ class PopulationCalibration(Problem):
             if asked == "auto" and (few or is_exact(self.surrogate)):
                 return None
             raise InputError(
-                f"The surrogate's error at {data.cells.experiments} inputs is joint through features, which want "
-                "uq.GaussianProcess() without a JaxKernel, normal noise on its scale and no discrepancy. Say "
-                "surrogate_error='exact' if you have the time: its cost grows with the cube of the number of inputs."
+                f"The surrogate's error at {data.cells.experiments} inputs is joint through features, which require "
+                "Gaussian noise on the surrogate's scale and no discrepancy. Give surrogate_error='exact' if you have "
+                "the time: its cost grows with the cube of the number of inputs."
             )
+        if asked == "auto" and data.cells.experiments <= EXACT and len(data.cells.used) > MAX_SCORES:
+            return None
         draws = self.data.prior_draws(CLOUD, 0)
         return low_rank(data, data.unit_inputs(draws), data.noise.phi(draws, (CLOUD,)), np.random.default_rng(0))
 
@@ -661,14 +667,14 @@ class PopulationCalibration(Problem):
 
         return sample(self, sampler, rng)
 
-    def with_gradients(self, sampler: NUTS, seed: int) -> tuple["PopulationCalibration", Any]:
+    def with_gradients(self, sampler: NUTS, seed: int) -> tuple["PopulationCalibration", xr.DataTree]:
         """Return the problem with features for where its subjects are, and its draws by a sampler with gradients."""
         from uqms.calibration.population.graph import run
 
         return run(self, sampler, seed)
 
     @property
-    def compiled(self) -> Any:
+    def compiled(self) -> "Compiled":
         """The compiled log-density, shared by problems that `with_values` made of one another."""
         from uqms.calibration.population.graph import Compiled
 
@@ -676,7 +682,7 @@ class PopulationCalibration(Problem):
             self._compiled.append(Compiled())
         return self._compiled[0]
 
-    def model(self, centring: Any = None) -> Any:
+    def model(self, centring: Array | None = None) -> "pm.Model":
         """Return the PyMC model: the population, its subjects and the observed variable "observations".
 
         `centring` (subjects, individual parameters) between 0 and 1 says what is sampled, see `Population.centred`.

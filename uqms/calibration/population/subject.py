@@ -80,7 +80,7 @@ class SubjectPosterior:
     ess: float
     shared: Shared
     natural: Array  # (S, U, P), resampled with the draws of the population in `shared`
-    data: Any  # `NewData`, None without measurements
+    data: "NewData | None"  # of its measurements
 
     def __repr__(self) -> str:
         what = "no measurement" if self.observations is None else f"{len(self.observations)} measurements"
@@ -167,7 +167,8 @@ class SubjectPosterior:
         if self.data is None:
             measured = Measured.of(data.cells, np.full(len(at), -1))
         else:
-            measured = Measured.of(self.data.cells, inputs)._replace(group=self.data.groups[_cells(self.data, inputs)])
+            measured = self.shared.measured(self.data.cells, inputs, u)
+            measured = measured._replace(group=self.data.groups[_cells(self.data, inputs)])
         dims: dict[str, Any] = {"condition": np.arange(len(at))}
         dims |= {name: ("condition", at[:, i]) for i, name in enumerate(data.condition_names)}
         found = curves(self.shared, u, measured, at, dims, coords, names, noise, generator)
@@ -213,9 +214,9 @@ class NewData:
 
 
 def _cells(data: NewData, inputs: Ints) -> Ints:
-    from uqms.calibration.population.lowrank import _ragged
+    from uqms.calibration.population.lowrank import ragged
 
-    return np.asarray(_ragged(data.cells.experiment, data.cells.experiments)[0][inputs])
+    return np.asarray(ragged(data.cells.experiment, data.cells.experiments)[0][inputs])
 
 
 def _observed(posterior: "Posterior", given: Any) -> Observations:
@@ -355,8 +356,8 @@ def _sampled(law: _Law, data: NewData, rng: np.random.Generator) -> tuple[Array,
     shared = law.shared
     S, D = len(shared.h), law.size
     cells = data.cells
-    measured = Measured.of(cells, np.arange(cells.experiments))
-    measured = measured._replace(group=data.groups[_cells(data, np.arange(cells.experiments))])
+    every = np.arange(cells.experiments)
+    groups = data.groups[_cells(data, every)]
     sigma, walls = shared.sigma, list(shared.problem.data.walls())
     replicates = _within(data, sigma)
 
@@ -367,6 +368,7 @@ def _sampled(law: _Law, data: NewData, rng: np.random.Generator) -> tuple[Array,
         natural = law.natural(z, at)
         u = _inputs(some, natural, cells.conditions, cells.unit)
         with np.errstate(all="ignore"):
+            measured = some.measured(cells, every, u)._replace(group=groups)
             value = some.log_likelihood(u, measured, sigma[at]).sum(axis=1) + replicates[at]
         value -= 0.5 * np.sum(z**2, axis=1) + 0.5 * D * np.log(2.0 * np.pi)
         return np.where(np.isfinite(value), value + _wall(shared, natural, walls), -np.inf)

@@ -63,7 +63,7 @@ def _featured(problem: "PopulationCalibration", own: Mapping[str, Array]) -> Ite
     data = problem.data
     count = len(next(iter(own.values())))
     fixed = data.cells.jacobian.sum()
-    log_weights = problem.lowrank.error.process.log_weights[:, None]
+    log_weights = problem.lowrank.error.log_weights[:, None]
     for rows in problem.lowrank.steps(count):
         now = {name: values[rows] for name, values in own.items()}
         sigma = data.noise.phi(now, (len(next(iter(now.values()))),))[:, : len(data.noise.outputs)]

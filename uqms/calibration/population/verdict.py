@@ -26,13 +26,15 @@ from uqms.calibration.checks import Check, Sampled, Status
 from uqms.calibration.context import Context, Linearised, evenly
 from uqms.calibration.direct import is_exact
 from uqms.calibration.joint_error import means_apart
+from uqms.calibration.likelihood import dense
 from uqms.calibration.misfit import MISFIT_LEVEL
 from uqms.calibration.population.layout import from_natural
-from uqms.calibration.population.lowrank import _ragged
+from uqms.calibration.population.lowrank import ragged
 from uqms.calibration.population.prediction import noise_of_scores, some_inputs
 from uqms.calibration.population.shared_error import QUANTILE
 from uqms.calibration.predict import data_moments
 from uqms.calibration.verdict import EDGE, SHARE_LIMIT
+from uqms.surrogates.outputs import Decoder
 
 if TYPE_CHECKING:
     from uqms.calibration.population.problem import PopulationCalibration
@@ -167,17 +169,15 @@ def _through_features(
     u, sigma = data.unit_inputs(own), data.noise.phi(own, (len(z),))[:, cells.group]
     mean, phi, rho = (one[h, draws] for one in error.at(u))
     N, H, size = len(cells.offset), hyper.shape[2], problem.layout.size
-    G = cells.basis[:, cells.used]
-    cell, here = _ragged(cells.experiment, cells.experiments)
-    residual = cells.cell_mean - cells.offset - np.einsum("snq,nq->sn", mean[:, cells.experiment], G)
-    features = G[:, error.score] * phi[:, cells.experiment]  # (s, N, M)
+    decoder = _rows(problem, u, h)
+    cell, here = ragged(cells.experiment, cells.experiments)
+    residual = cells.cell_mean - decoder.offset
+    residual -= np.einsum("snq,snq->sn", mean[:, cells.experiment], decoder.basis)
     owner = _owners(problem)
     variances, distances, excess = np.zeros((2, H)), [], []
     for s in draws:
-        D = sigma[s] ** 2 / cells.weight
-        B = np.einsum("kcq,kq,kdq->kcd", G[cell], rho[s], G[cell]) + cells.truncation[cell] @ cells.truncation[
-            cell
-        ].transpose(0, 2, 1)
+        D, G, E = sigma[s] ** 2 / cells.weight, decoder.basis[s], decoder.truncation[s][cell]
+        B = error.own_times(rho[s], G[cell]) @ G[cell].transpose(0, 2, 1) + E @ E.transpose(0, 2, 1)
         B = B * (here[:, :, None] & here[:, None, :])
         at = np.arange(here.shape[1])
         B[:, at, at] += np.where(here, D[cell], 1.0)
@@ -193,7 +193,8 @@ def _through_features(
                 sparse.csr_matrix(hyper[s]),
             ]
         ).tocsr()
-        WJ, WF, Wr = (W @ J).tocsr(), W @ features[s], W @ residual[s]
+        F = error.loadings(G, phi[s, cells.experiment])
+        WJ, WF, Wr = (W @ J).tocsr(), W @ F, W @ residual[s]
         A = np.eye(WF.shape[1]) + WF.T @ WF
         root = np.linalg.cholesky(A)
         U = np.linalg.solve(root, np.asarray(WJ.T @ WF).T).T
@@ -223,6 +224,16 @@ def _through_features(
     return variances, Check("predictive misfit", "pass", p, f"p = {p:.2g} that a right model fits worse")
 
 
+def _rows(problem: "PopulationCalibration", u: Array, h: Array) -> Decoder:
+    """Return offset, basis of the scores that are used, and truncation of the cells (s, N, ...) at inputs (s, K, d)."""
+    cells, draws = problem.data.cells, np.arange(len(u))
+    if cells.by_input is None:
+        fixed = Decoder(cells.offset, dense(cells.basis[:, cells.used]), cells.truncation)
+        return Decoder(*(np.broadcast_to(one, (len(u), *one.shape)) for one in fixed))
+    offset, basis, truncation = (one[h if len(one) > 1 else 0, draws] for one in cells.by_input.at(u))
+    return Decoder(offset, basis[..., cells.used], truncation)
+
+
 def _owners(problem: "PopulationCalibration") -> Ints:
     """Return the subject of every standard normal effect (size,)."""
     layout, (P, Q) = problem.layout, (len(problem.population.individual), len(problem.population.occasions))
@@ -236,7 +247,7 @@ def _trace(precision: Any, owner: Ints, last: Array) -> float:
     of what all share, that of the effects is E^-1 + L C^-1 L', where L are their rows of `last`.
     """
     size = len(owner)
-    members, real = _ragged(owner, int(owner.max()) + 1)
+    members, real = ragged(owner, int(owner.max()) + 1)
     place = np.empty(size, dtype=np.int64)
     place[members[real]] = np.broadcast_to(np.arange(members.shape[1]), members.shape)[real]
     entries = precision[:size, :size].tocoo()
@@ -336,11 +347,12 @@ def _check_features(problem: "PopulationCalibration", theta: Mapping[str, Array]
     own = problem.individuals(theta, z)
     u, sigma = data.unit_inputs(own), data.noise.phi(own, (len(z),))[:, : len(data.noise.outputs)]
     at = some_inputs(data)
-    noise = noise_of_scores(data, sigma, error.process, data.cells.used) * len(at) / u.shape[1]
+    scale = error.covariances.scale(u.reshape(-1, u.shape[-1]))
+    noise = noise_of_scores(data, sigma, u, scale, data.cells.used) * len(at) / u.shape[1]
     found = np.array([error.off(one[at], int(k), noise) for one, k in zip(u, h, strict=True)])  # (s, q)
     off = float(np.quantile(found, QUANTILE, axis=0).max())
     message = (
-        f"variances of what subjects have in common are {off:.1%} off through {len(error.score)} features, limit "
+        f"variances of what subjects have in common are {off:.1%} off through {error.ranks.sum()} features, limit "
         f"{FEATURES_LIMIT:.0%}"
     )
     status: Status = "pass" if off <= FEATURES_LIMIT else "warn"

@@ -97,10 +97,12 @@ class NUTS:
         """
         return self.sampled(problem, seed)[1]
 
-    def sampled(self, problem: "Problem", seed: int) -> "tuple[Problem, Any]":
+    def sampled(self, problem: "Problem", seed: int) -> "tuple[Problem, xr.DataTree]":
         """Return the problem as it was sampled, and nutpie's DataTree; errors are those of `run`."""
+        from uqms.calibration import gradients
+
         with _quiet():
-            return problem.with_gradients(self, seed)
+            return problem.with_gradients(self, seed) or (problem, gradients.run(problem, self, seed))
 
     @single_threaded
     def sample_model(self, model: Any = None, *, rng: RandomState | None = None) -> Any:

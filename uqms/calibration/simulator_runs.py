@@ -1,0 +1,206 @@
+"""Checks of a posterior against runs of the simulator at its draws; without runs they have nothing to say.
+
+==========  ====================================================================  ===========
+symbol      meaning                                                               shape
+==========  ====================================================================  ===========
+theta       posterior draws that were run, each at all observed conditions        (D,)
+r           log p(z | theta, simulator) - log p(z | theta, surrogate)             (D,)
+==========  ====================================================================  ===========
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, final
+
+import numpy as np
+import xarray as xr
+
+from uqms import ensemble as table
+from uqms._typing import Array
+from uqms.calibration.checks import Check
+from uqms.surrogates import Validation
+
+if TYPE_CHECKING:
+    from uqms.calibration.context import Context
+
+__all__ = ["SimulatorRuns", "completed", "effect", "errors", "weights"]
+
+LEAST_DRAWS, K_HAT = 100, 0.7
+HARMLESS = 0.1  # sd of r below which no posterior mean moves by more than so many sds
+FAILED = 0.2  # of the runs: more leave a part of the posterior out
+MOST_POINTS = 240  # of the estimate of how many more runs are needed
+SPREAD = 1.0  # sd of r at which weights begin to be useful
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class SimulatorRuns:
+    """Runs of the simulator at draws of a posterior, and what they say of its surrogate.
+
+    Attributes
+    ----------
+    ensemble
+        The runs, those that did not complete among them.
+    errors
+        Of the surrogate, at those that completed.
+    outputs
+        The observed ones.
+    theta
+        The draws that were run at every condition, by name (D,).
+    ratio
+        r of these draws; NaN where it is not known.
+    k_hat, weights
+        Tail index of the weights, and weights that sum to one; None where they are not to be used.
+    more
+        About how many more runs it takes until weights can be used; None when that is too many, or not known.
+    unknown
+        Why r is not known, "" where it is.
+    """
+
+    ensemble: xr.Dataset
+    errors: Validation
+    outputs: tuple[str, ...]
+    theta: Mapping[str, Array]
+    ratio: Array
+    k_hat: float
+    weights: Array | None
+    more: int | None
+    unknown: str = ""
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of r between draws."""
+        return float(self.ratio.std(ddof=1)) if len(self.ratio) > 1 else float("nan")
+
+
+def completed(context: "Context") -> list[Check]:
+    """Judge how many of the runs completed."""
+    return [] if context.runs is None else [_check_completed(context.runs.ensemble)]
+
+
+def _check_completed(ensemble: xr.Dataset) -> Check:
+    total = ensemble.sizes["run"]
+    lost = np.flatnonzero(ensemble["state"].values != table.RunState.COMPLETED)
+    failed = len(lost)
+    if not failed:
+        return Check("runs", "pass", 0.0, f"all {total} completed")
+    first = int(lost[0])
+    words = str(ensemble["message"].values[first]) if "message" in ensemble else ""
+    share = failed / total
+    message = f"{failed} of {total} did not complete (first run {first}{': ' if words else ''}{words}); judged without"
+    remedy = (
+        "Where the simulator does not run, nothing is verified, and the posterior reaches there: see "
+        "uq.ensemble.failures(ensemble), run them again, or restrict the prior to where it runs."
+    )
+    return Check("runs", "warn" if share <= FAILED else "fail", share, message, remedy)
+
+
+def errors(context: "Context") -> list[Check]:
+    """Judge the surrogate's errors at the runs, of each observed output."""
+    runs = context.runs
+    if runs is None:
+        return []
+    rows = {name: _row(runs.errors, name) for name in runs.outputs}
+    return [_check_errors(name, row, _off(row), runs.spread) for name, row in rows.items()]
+
+
+def _row(errors: Validation, name: str) -> dict[str, Any]:
+    return {str(column): errors.table.at[name, column] for column in errors.table.columns}
+
+
+def _off(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return in words what is worse than a right surrogate shows."""
+    words = []
+    for level in ("50%", "95%"):
+        least, covered = row[f"range_{level}"][0], row[f"coverage_{level}"]
+        if covered < least:
+            words.append(f"{level} intervals cover {covered:.0%}, a right surrogate's {least:.0%} or more")
+    for column, name in (("mahalanobis", "D²/m is"), ("largest_pivoted", "the largest pivoted error is")):
+        most = row[f"range_{column}"][1]
+        if row[column] > most:
+            words.append(f"{name} {row[column]:.2f}, a right surrogate's at most {most:.2f}")
+    return tuple(words)
+
+
+def _check_errors(name: str, row: Mapping[str, Any], words: tuple[str, ...], spread: float) -> Check:
+    value = float(row["mahalanobis"])
+    if not words:
+        low, high = row["range_95%"]
+        d_low, d_high = row["range_mahalanobis"]
+        message = (
+            f"no larger than is said: D²/m {value:.2f} (right: {d_low:.2f} to {d_high:.2f}), 95 % intervals cover "
+            f"{row['coverage_95%']:.0%} (right: {low:.0%} to {high:.0%})"
+        )
+        return Check(f"errors of {name}", "pass", value, message)
+    message = "larger than the surrogate says: " + "; ".join(words)
+    if spread < HARMLESS:
+        remedy = (
+            f"They are too small against the noise to move the posterior ({spread:.2g} sd at most). Do not use the "
+            "surrogate where its own error matters."
+        )
+        return Check(f"errors of {name}", "warn", value, message, remedy)
+    remedy = (
+        "Fit again with these runs, settings.fit(uq.ensemble.combine(runs, ensemble)), with another kernel if that has "
+        "been done already; calibrate and verify again."
+    )
+    return Check(f"errors of {name}", "fail", value, message, remedy)
+
+
+def effect(context: "Context") -> list[Check]:
+    """Judge how far the posterior moves with the simulator in the surrogate's place."""
+    return [] if context.runs is None else [_check_effect(context.runs)]
+
+
+def _check_effect(runs: SimulatorRuns) -> Check:
+    name, ratio, spread, weights = "effect on the posterior", runs.ratio, runs.spread, runs.weights
+    if runs.unknown:
+        return Check(name, "pass", float("nan"), f"not judged: {runs.unknown}")
+    if len(ratio) < 3:
+        return Check(
+            name, "warn", float("nan"), f"not judged: {len(ratio)} draws ran at all conditions", "Run more draws."
+        )
+    difference = f"log-likelihoods with simulator and surrogate differ by an sd of {spread:.2g} between draws"
+    if weights is None and not spread <= SPREAD:
+        message = f"{difference}: the posterior of the simulator is another one than this, and probably narrower"
+        remedy = "The surrogate, not the measurement, limits the answer: fit with these runs and more (uq.refine)."
+        return Check(name, "warn", spread, message, remedy)
+    shifts = {key: _shift(values, ratio, weights) for key, values in runs.theta.items()}
+    worst = max(shifts, key=lambda key: abs(shifts[key][0]))
+    shift, error = shifts[worst]
+    message = f"{difference}; the mean of {worst} moves by about {shift:+.2f} ± {error:.2f} sd"
+    return Check(name, "pass", shift, message)
+
+
+def _shift(values: Array, ratio: Array, weights: Array | None) -> tuple[float, float]:
+    """Return by how many sds the mean moves, and the standard error of that: by weights, or to first order in r."""
+    z = (values - values.mean()) / (float(values.std(ddof=1)) or 1.0)
+    terms = z * (len(z) * weights - 1.0 if weights is not None else ratio - ratio.mean())
+    return float(terms.mean()), float(terms.std(ddof=1)) / math.sqrt(len(terms))
+
+
+def weights(context: "Context") -> list[Check]:
+    """Judge whether weights make the draws those of the simulator's posterior."""
+    return [] if context.runs is None else [_check_weights(context.runs)]
+
+
+def _check_weights(runs: SimulatorRuns) -> Check:
+    count, k_hat, weights, more = len(runs.ratio), runs.k_hat, runs.weights, runs.more
+    if runs.unknown:
+        return Check("weights", "pass", float("nan"), f"none: {runs.unknown}")
+    if weights is not None:
+        effective = 1.0 / float(np.sum(weights**2))
+        message = f"k-hat {k_hat:.2f}, limit {K_HAT}: {count} draws are worth {effective:.0f} of the simulator's"
+        return Check("weights", "pass", k_hat, message)
+    if count < LEAST_DRAWS:
+        message = f"none from {count} draws, but from {LEAST_DRAWS} on; {more} more"
+        return Check("weights", "pass", float("nan"), message)
+    about = f"more than {MOST_POINTS}" if more is None else f"about {more}"
+    told = "Fit again with these runs"
+    told += "" if more == 0 else f" and with {about} more where the posterior is (uq.refine)"
+    message = f"none: k-hat {k_hat:.2f}, limit {K_HAT}"
+    remedy = (
+        "The posterior with the surrogate is honest as far as its errors are what it says; that of the simulator is "
+        f"not known yet. {told}, calibrate, and verify with new draws."
+    )
+    return Check("weights", "warn", k_hat, message, remedy)
