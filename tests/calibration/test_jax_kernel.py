@@ -11,7 +11,6 @@ from calibration.problems import dense_covariance, given_surrogate, replicates
 from scipy.stats import multivariate_normal
 
 import uqms as uq
-from uqms.errors import InputError
 from uqms.surrogates import GaussianProcessSurrogate
 from uqms.surrogates.kernels import Kernel
 from uqms.surrogates.process import condition
@@ -130,9 +129,13 @@ def test_a_population_has_the_density_and_gradient_of_the_built_in_kernel(interp
         np.testing.assert_allclose(mine, built_in, rtol=1e-7, atol=1e-7)
 
 
-def test_features_of_a_population_are_refused() -> None:
-    with pytest.raises(InputError, match="GaussianProcess.. without a JaxKernel"):
-        population_of(Mine(), surrogate_error="low-rank")
+def test_a_population_has_features() -> None:
+    """Through the surrogate's protocol: the density is about that of the covariance between all inputs."""
+    featured, exact = (population_of(Mine(), surrogate_error=how) for how in ("low-rank", "exact"))
+    assert featured.limitations.keys().isdisjoint({"predict", "new_subject", "visual_predictive_check"})
+    theta = exact.prior_draws(3, 1)
+    latents = np.random.default_rng(2).standard_normal((3, exact.latents))
+    np.testing.assert_allclose(*(one.log_likelihood(theta, latents) for one in (featured, exact)), atol=0.05)
 
 
 @pytest.mark.slow

@@ -229,6 +229,48 @@ def test_a_spawned_worker_has_it() -> None:
         np.testing.assert_allclose(pool.apply(_mean, (ours,)), _mean(ours), rtol=1e-12)
 
 
+FORKED = """
+import multiprocessing, warnings
+import numpy as np
+from my_wave import Wave
+from uqms.errors import InputError
+
+warnings.simplefilter("ignore")  # of JAX, about the fork
+x = np.random.default_rng(0).random((5, 2))
+before = Wave().correlation(x, x.copy(), np.ones(2))
+
+
+def child(end):
+    try:
+        Wave().correlation(x, x.copy(), np.ones(2))
+    except InputError as error:
+        end.send(str(error))
+
+
+ours, theirs = multiprocessing.Pipe()
+worker = multiprocessing.get_context("fork").Process(target=child, args=(theirs,))
+worker.start()
+print(ours.recv() if ours.poll(20) else "deadlock")
+worker.kill()
+assert (Wave().correlation(x, x.copy(), np.ones(2)) == before).all()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_forked_process_gets_an_error_and_does_not_wait_forever(tmp_path: Path) -> None:
+    (tmp_path / "my_wave.py").write_text(MODULE)
+    paths = os.pathsep.join([str(tmp_path), str(Path(uq.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-c", FORKED],
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "JAX deadlocks in forked processes" in done.stdout
+    assert 'get_context("spawn")' in done.stdout
+
+
 def test_jax_computes_in_float64_and_its_global_flag_is_as_it_was() -> None:
     before = jax.config.jax_enable_x64
     ours, _ = swapped("point")

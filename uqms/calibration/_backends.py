@@ -11,7 +11,7 @@ import numpy as np
 
 from uqms._typing import Array
 from uqms.errors import InputError, OutputError
-from uqms.surrogates.jax_functions import in_double, jax_for
+from uqms.surrogates.jax_functions import JaxInDouble
 
 __all__ = ["JaxFunction", "PyTensorFunction"]
 
@@ -102,7 +102,8 @@ class JaxFunction:
     def __init__(
         self, function: Callable[..., Any], inputs: tuple[str, ...], shapes: Mapping[str, tuple[int, ...]], named: Named
     ) -> None:
-        jax = jax_for("backend='jax'")
+        self._double = JaxInDouble("backend='jax'")
+        jax = self._double.jax
 
         def point(x: Any) -> dict[str, Any]:
             return {
@@ -116,18 +117,17 @@ class JaxFunction:
         def weighted(x: Any, bar: Any) -> Any:
             return jax.numpy.vdot(flat(x), bar)
 
-        self._jax = jax
         self._names = tuple(shapes)
         self._values = jax.jit(jax.vmap(point))
         self._reverse = jax.jit(jax.vmap(jax.grad(weighted)))
 
     def values(self, x: Array) -> dict[str, Array]:
         """Return every output (n, ...) at x (n, d)."""
-        with in_double(self._jax):  # JAX computes in float32 unless told otherwise
+        with self._double.running():  # JAX computes in float32 unless told otherwise
             got = self._values(np.ascontiguousarray(x))
         return {name: np.asarray(got[name]) for name in self._names}
 
     def reverse(self, x: Array, bar: Array) -> Array:
         """Return the derivative (n, d) of the sum of the outputs, weighted by `bar` (n, q)."""
-        with in_double(self._jax):
+        with self._double.running():
             return np.array(self._reverse(np.ascontiguousarray(x), np.ascontiguousarray(bar)), dtype=np.float64)

@@ -19,7 +19,7 @@ import numpy as np
 from uqms._native import A1, A2, NONE, I, deferred, native
 from uqms._typing import Array, Ints
 from uqms.calibration._blas import gemm, times_lower
-from uqms.surrogates._fused import _shares, inputs_at, kernel_of, kernel_size, score_size
+from uqms.surrogates._fused import fill_shares, inputs_at, kernel_of, kernel_size, score_size
 from uqms.surrogates._radial import decay
 from uqms.surrogates.kernels import FAST, SINGLE, composite_of
 
@@ -171,7 +171,8 @@ def _arrays_of(block: Array, h: int, j: int, parts: int) -> tuple[Array, Array, 
     at = begin + n * d + (h * q + j) * score_size(block)
     size = kernel_size(block)
     scales = block[at : at + parts * d].reshape(parts, d)
-    shares = _shares(block[at + parts * d : at + size])
+    shares = np.empty(parts)
+    fill_shares(block[at + parts * d : at + size], shares)
     variance = block[at + size]
     at += size + 1
     return x, scales, shares, variance, block[at : at + b], block[at + b : at + b + n], at + b + 2 * n

@@ -74,9 +74,10 @@ VALUE, SLOPES, PRECISIONS = 0, 1, 2  # what is asked for; alpha comes with eithe
 SMALL = 4096  # products of fewer numbers are faster without BLAS
 
 # fmt: off
-(SIZES, CONSTANT, COUNT, SQUARES, STARTS, VALUES, OWN_VARIANCE, WEIGHT, GROUP, SCALE, OFFSET, BASIS, TRUNCATION, RANKS,
- ORDER, FRESH, GAP, AMPLITUDE, LENGTH, TERMS, ROW_CELL, ROW_VARIANCE, RESPONSE, SPECTRA) = range(
-    len(blocks.Data._fields))
+(SIZES, CONSTANT, COUNT, SQUARES, STARTS, VALUES, OWN_VARIANCE, WEIGHT, GROUP, SCALE, OFFSET, BASIS, TRUNCATION,
+ RANKS, ORDER, FRESH, GAP, AMPLITUDE, LENGTH, TERMS, ROW_CELL, ROW_VARIANCE, RESPONSE, SPECTRA) = range(
+    len(blocks.Data._fields)
+)
 # fmt: on
 
 
@@ -182,6 +183,29 @@ def _steps(data: Array, phi: Array, steps: Array) -> None:
             known_gap, known_length = gap[i], length
             a, new = math.exp(-gap[i] / length), -math.expm1(-2.0 * gap[i] / length)
         steps[i, 1], steps[i, 2] = a, new
+
+
+@native(F, A1, A2, fastmath=FAST)
+def _whiten_rows(d: Array, X: Array) -> float:
+    """Replace X (N, m) by R^-1/2 X where R = diag(d); return log|R|."""
+    log_det = 0.0
+    for c in range(X.shape[0]):
+        root = 1.0 / math.sqrt(d[c])
+        log_det += math.log(d[c])
+        for j in range(X.shape[1]):
+            X[c, j] *= root
+    return log_det
+
+
+@native(NONE, A1, A2, A2, A1, fastmath=FAST)
+def _whiten_rows_reverse(d: Array, X: Array, X_bar: Array, d_bar: Array) -> None:
+    """Do as `_whiten_series_reverse` where R = diag(d)."""
+    for c in range(X.shape[0]):
+        root, squares = 1.0 / math.sqrt(d[c]), 0.0
+        for j in range(X.shape[1]):
+            squares += X_bar[c, j] * X[c, j]
+            X_bar[c, j] *= root
+        d_bar[c] = -0.5 * (1.0 + squares) / d[c]
 
 
 @native(F, A1, A2, A1, A2, A1, A1, fastmath=FAST)
@@ -389,15 +413,15 @@ def _forward_solve(lower: Array, n: int, right: Array) -> None:
 
 @native(F, A1, I, A2, A3, A2, A3, A1, fastmath=FAST)
 def _of_inputs(starts: Array, q: int, X: Array, grams: Array, lam: Array, T: Array, each: Array) -> float:
-    """Fill T (K, p, p + 1), with t in its last column, and what each input adds to -2 log p (K,); return the sum.
+    """Fill T (K, p, p + 1), with t in its last column, and (K,) what each adds to -2 log p; return the sum.
 
     That is of whitened rows, or of their products `grams` (K, m, m) where there are no rows, with the inputs' own
     errors.
     """
     K, m = lam.shape[0], X.shape[1]
     p = m - 1
-    V, H, half = np.empty((m, m)), np.empty((p, p)), np.empty((p, m))
-    roots, active = np.empty(p), np.empty(p, dtype=np.int64)
+    room, active = np.empty((3, m, m)), np.empty(p, dtype=np.int64)
+    V, whole, half, roots = room[0], room[1].reshape(-1), room[2], room[2, p]
     total = 0.0
     for k in range(K):
         if grams.shape[0]:
@@ -409,9 +433,10 @@ def _of_inputs(starts: Array, q: int, X: Array, grams: Array, lam: Array, T: Arr
         n = 0
         for j in range(p):
             variance = lam[k, j] if j < q else 1.0
-            if variance > 0.0:
+            if variance > 0.0 and V[j, j] != 0.0:
                 active[n], roots[n] = j, math.sqrt(variance)
                 n += 1
+        H = whole[: n * n].reshape(n, n)
         for a in range(n):
             for b in range(a + 1):
                 H[a, b] = roots[a] * V[active[a], active[b]] * roots[b]
@@ -420,19 +445,28 @@ def _of_inputs(starts: Array, q: int, X: Array, grams: Array, lam: Array, T: Arr
                 return np.inf
             for c in range(m):
                 half[a, c] = roots[a] * V[active[a], c]
-        total += _factor(H, n)
-        _forward_solve(H, n, half)
+        many = n * n * n > SMALL
+        if many:
+            total += factor(whole, n)
+            solve_lower(False, n, m, whole, half.reshape(-1))
+        else:
+            total += _factor(H, n)
+            _forward_solve(H, n, half)
         for a in range(n):
             total -= half[a, p] * half[a, p]
         for i in range(p):
             for c in range(m):
                 T[k, i, c] = V[i, c]
-        for a in range(n):
+        if many:
+            gemm(True, False, p, m, n, -1.0, half.reshape(-1), 0, m, half.reshape(-1), 0, m,
+                 1.0, T.reshape(-1), k * p * m, m)  # fmt: skip
+        for a in range(0 if many else n):
             for i in range(p):
                 f = half[a, i]
                 for c in range(m):
                     T[k, i, c] -= f * half[a, c]
-        each[k] = total - before
+        if len(each):
+            each[k] = total - before
     return total
 
 
@@ -440,21 +474,24 @@ def _of_inputs(starts: Array, q: int, X: Array, grams: Array, lam: Array, T: Arr
 
 
 @numba.njit(cache=True, nogil=True, fastmath=FAST)  # type: ignore[untyped-decorator]
-def _root(S: Array, L: Array) -> None:
-    """Fill L (n, n) with the lower Cholesky factor of S, which may be singular: then a column of zeros."""
+def _root(S: Array, step: int, L: Array) -> None:
+    """Fill L (n, n) with the lower Cholesky factor of S, which may be singular: then a column of zeros.
+
+    Numbers whose places do not differ by a multiple of `step` are zero.
+    """
     n = S.shape[0]
     for j in range(n):
         for i in range(n):
             L[i, j] = 0.0
         pivot = S[j, j]
-        for e in range(j):
+        for e in range(j % step, j, step):
             pivot -= L[j, e] * L[j, e]
         if not pivot > 1e-14 * S[j, j]:
             continue
         L[j, j] = math.sqrt(pivot)
-        for i in range(j + 1, n):
+        for i in range(j + step, n, step):
             s = S[i, j]
-            for e in range(j):
+            for e in range(j % step, j, step):
                 s -= L[i, e] * L[j, e]
             L[i, j] = s / L[j, j]
 
@@ -481,21 +518,31 @@ def _shared(S: Array, T: Array, q: int, y: Array, Q: Array, a: Array, S_bar: Arr
     K, p = T.shape[0], T.shape[1]
     n = K * q
     L, TL, A, M, centre = np.empty((n, n)), np.empty((n, n)), np.empty(n * n), np.empty((n, n)), np.empty(n)
-    _root(S, L)
+    step = q  # from one number of a score to its next, where scores have independent errors: the others are zero
+    for row in range(n):
+        for column in range(row):
+            if S[row, column] != 0.0 and (row - column) % q:
+                step = 1
+    _root(S, step, L)
     _by_block(T, q, L, TL)
     gemm(True, False, n, n, n, 1.0, L.reshape(-1), 0, n, TL.reshape(-1), 0, n, 0.0, A, 0, n)
     for e in range(n):
         A[e * n + e] += 1.0
         if not A[e * n + e] <= PRECISION:
             return np.inf
-    total = factor(A, n)
-    if not total < np.inf:
-        return np.inf
     half = TL  # of M = L A^-1 L'
     for i in range(n):
         for j in range(n):
             half[i, j] = L[j, i]
-    solve_lower(False, n, n, A, half.reshape(-1))
+    if n * n * n > SMALL:
+        total = factor(A, n)
+        if not total < np.inf:
+            return np.inf
+        solve_lower(False, n, n, A, half.reshape(-1))
+    else:
+        square = A.reshape(n, n)
+        total = _factor(square, n)
+        _forward_solve(square, n, half)
     gemm(True, False, n, n, n, 1.0, half.reshape(-1), 0, n, half.reshape(-1), 0, n, 0.0, M.reshape(-1), 0, n)
     for row in range(n):
         s = 0.0
@@ -688,30 +735,32 @@ def _given_data(
 ) -> None:
     """Fill Sigma (K, p, p) and the derivative by the whitened rows, whose last column is then -alpha, whitened.
 
-    Where there are no rows, the derivative by their products (K, m, m) is filled instead.
+    Where there are no rows, the derivative by their products (K, m, m) is filled instead. y and Q are empty where
+    inputs share no errors.
     """
-    K, m = lam.shape[0], X.shape[1]
+    K, m, common = lam.shape[0], X.shape[1], q if Q.shape[0] else 0
     p = m - 1
-    left, middle, e, variance = np.empty((p, q)), np.empty((p, q)), np.empty(p), np.empty(p)
-    flat, flat_bar, whole = X.reshape(-1), X_bar.reshape(-1), np.empty((m, m))
+    room = np.empty((4, m, m))
+    left, middle, whole, e, variance = room[0], room[1], room[2], room[3, 0], room[3, p]
+    flat, flat_bar = X.reshape(-1), X_bar.reshape(-1)
     for k in range(K):
         for i in range(p):
             variance[i] = lam[k, i] if i < q else 1.0
             s = T[k, i, p]
-            for j in range(q):
+            for j in range(common):
                 s -= T[k, i, j] * y[k, j]
                 left[i, j] = (1.0 if i == j else 0.0) - variance[i] * T[k, i, j]
-            e[i] = (y[k, i] if i < q else 0.0) + variance[i] * s
+            e[i] = (y[k, i] if i < common else 0.0) + variance[i] * s
         for i in range(p):
-            for j in range(q):
+            for j in range(common):
                 s = 0.0
-                for c in range(q):
+                for c in range(common):
                     s += left[i, c] * Q[k, c, j]
                 middle[i, j] = s
         for i in range(p):
             for j in range(i + 1):
                 s = (variance[i] if i == j else 0.0) - variance[i] * T[k, i, j] * variance[j]
-                for c in range(q):
+                for c in range(common):
                     s += middle[i, c] * left[j, c]
                 Sigma[k, i, j] = s
                 Sigma[k, j, i] = s
@@ -928,16 +977,26 @@ def gaussian(
     for i in range(g):
         s = phi[i]
         total -= replicates[i] * math.log(s) + 0.5 * squares[i] / (s * s)
-    X, d, f, factors, lam = np.empty((N, m)), np.empty(N), np.empty(N), np.empty(N), np.empty((K, q))
-    slope, grams = np.empty(N), np.empty((K if structure == SPECTRAL else 0, m, m))
+    # Few arrays of which others are parts: each costs as much as a hundred operations.
+    of_rows, of_columns, of_scores = np.empty((8, N)), np.empty((2, N, m)), np.empty((3, K, q))
+    d, f, factors, slope, total_variance, before = (
+        of_rows[0],
+        of_rows[1],
+        of_rows[2],
+        of_rows[3],
+        of_rows[4],
+        of_rows[5],
+    )
+    X, X_bar, lam, y, a = of_columns[0], of_columns[1], of_scores[0], of_scores[1], of_scores[2]
+    products = np.empty((2 * K if structure == SPECTRAL else 0, m, m))
+    grams, grams_bar = products[: len(products) // 2], products[len(products) // 2 :]
     _rows(data, parts, phi, value, X, d, f, factors, slope, lam)
     own_variance = view(data, OWN_VARIANCE)
     for c in range(N):
         at = int(group[c])
         if at >= 0 and own_variance[c] * weight[c] > PRECISION * phi[at] * phi[at]:
             return -np.inf
-    original = X
-    total_variance, before, steps = np.empty(N), np.empty(N), np.empty((N, 4))
+    original, R, steps = X, X[:0], X[:0]
     if structure == DENSE:
         R = _dense(data, phi, d, J, slope)
         log_det = factor(R.reshape(-1), N)
@@ -945,17 +1004,16 @@ def gaussian(
             return -np.inf
         solve_lower(False, N, m, R.reshape(-1), X.reshape(-1))
     elif structure == SPECTRAL:
-        R = np.empty((0, 0))
         log_det = spectral_grams(view(data, SPECTRA), phi, mean, t, grams)
-    else:
-        R = np.empty((0, 0))
-        if structure == SERIES:
-            original = X.copy()
+    elif structure == SERIES:
+        original, steps = X.copy(), np.empty((N, 4))
         _steps(data, phi, steps)
         log_det = _whiten_series(data, steps, d, X, total_variance, before)
+    else:
+        log_det = _whiten_rows(d, X)
 
-    T, y, Q, a = np.empty((K, p, m)), np.zeros((K, q)), np.zeros((K, q, q)), np.empty((K, q))
-    added = log_det + _of_inputs(starts, q, X, grams, lam, T, np.empty(K))
+    T, Q, each = np.empty((K, p, m)), np.empty((0 if form == OWN else K, q, q)), of_rows[0, :0]
+    added = log_det + _of_inputs(starts, q, X, grams, lam, T, each)
     if not added < np.inf:
         return -np.inf
     if form == SHARED:
@@ -973,9 +1031,12 @@ def gaussian(
     if asked == VALUE:
         return float(total)
 
-    X_bar, Sigma, grams_bar = np.empty((N, m)), np.empty((K, p, p)), np.empty(grams.shape)
+    Sigma = np.empty((K, p, p))
     _given_data(starts, q, X, lam, T, y, Q, X_bar, Sigma, grams_bar)
     if asked == PRECISIONS:
+        if structure == INDEPENDENT:
+            for c in range(N):
+                total_variance[c], before[c] = d[c], 0.0
         _precisions(data, steps, R, X, X_bar, Sigma, total_variance, before, alpha, precision)
         return float(total)
 
@@ -985,9 +1046,10 @@ def gaussian(
             if form == SHARED:
                 continue
             s = T[k, j, j]
-            for i in range(q):
-                for e in range(q):
-                    s -= T[k, j, i] * Q[k, i, e] * T[k, e, j]
+            if form != OWN:
+                for i in range(q):
+                    for e in range(q):
+                        s -= T[k, j, i] * Q[k, i, e] * T[k, e, j]
             bar = 0.5 * (a[k, j] * a[k, j] - s) if lam[k, j] > 0.0 else 0.0  # where it was cut off it has no derivative
             parts_bar[lambda_at + k * q + j] = bar
     for i in range(P):
@@ -995,12 +1057,16 @@ def gaussian(
     for i in range(g):
         s = phi[i]
         phi_bar[i] = squares[i] / (s * s * s) - replicates[i] / s
-    d_bar, slope_bar = np.empty(N), np.zeros(N)
+    d_bar, slope_bar = of_rows[6], of_rows[7]
+    for c in range(N):
+        slope_bar[c] = 0.0
     if structure == DENSE:
         J_bar = parts_bar[J_at:end].reshape(N, o)
         _dense_reverse(data, phi, J, R, X, X_bar, Sigma, slope, d_bar, phi_bar, J_bar, slope_bar)
     elif structure == SPECTRAL:
         spectral_grams_reverse(view(data, SPECTRA), phi, mean, t, grams_bar, phi_bar)
+    elif structure == INDEPENDENT:
+        _whiten_rows_reverse(d, X, X_bar, d_bar)
     else:
         _whiten_series_reverse(data, phi, steps, d, X, original, total_variance, before, X_bar, d_bar, phi_bar)
     for k in range(K):

@@ -183,22 +183,17 @@ def process_gaussian(block: Array, u: Array, phi: Array, z: Array, u_bar: Array,
     (K, d), draws, q, n, b = u.shape, int(process[0]), int(process[1]), int(process[2]), int(process[4])
     _, _, N, _, g, P, o, _, form, _, _ = sizes_of(data)
     _, _, _, _, J_at, size = parts_at(data)
-    value, squares = np.empty(N), np.empty(g)
+    of_rows, of_parts, room, part = np.empty((2, N)), np.zeros((2, size)), np.empty(g + P), np.empty((K, d))
+    value, alpha, parts, parts_bar = of_rows[0], of_rows[1], of_parts[0], of_parts[1]
+    squares, one_phi_bar = room[:g], room[g:]
     collapse(data, z, value, squares)
-    parts, parts_bar, alpha, part, one_phi_bar = (
-        np.zeros(size),
-        np.zeros(size),
-        np.empty(N),
-        np.empty((K, d)),
-        np.empty(P),
-    )
     inputs = 0 if form == FEATURES else K
-    covariance, kg, t, v = (
+    of_runs, covariance, v = (
+        np.empty((2, q, inputs, n)),
         np.empty((q, inputs, inputs)),
-        np.empty((q, inputs, n)),
-        np.empty((q, inputs, n)),
         np.empty((q, inputs, b)),
     )
+    kg, t = of_runs[0], of_runs[1]
     kept = np.empty((2 * o * q, K, n) if o else (0, 0, 0))
     work = np.empty(features_size(shared, K, q, n, b) if form == FEATURES else 0)
     top, norm = -np.inf, 0.0

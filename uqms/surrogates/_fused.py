@@ -16,6 +16,7 @@ from uqms.surrogates.kernels import FAST, SINGLE, composite_of, correlation_of, 
 __all__ = [
     "HEADER",
     "block_size",
+    "fill_shares",
     "forward",
     "inputs_at",
     "kernel_of",
@@ -63,15 +64,14 @@ def score_size(block: Array) -> int:
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _shares(relative: Array) -> Array:
+def fill_shares(relative: Array, shares: Array) -> None:
+    """Fill the share of each term from those of the others over that of the first."""
     total = 1.0  # number by number: slices that are assigned arrays take seconds to compile
     for i in range(len(relative)):
         total += relative[i]
-    shares = np.empty(len(relative) + 1)
     shares[0] = 1.0 / total
     for i in range(len(relative)):
         shares[i + 1] = relative[i] / total
-    return shares
 
 
 @numba.njit(cache=True, nogil=True, fastmath=FAST)  # type: ignore[untyped-decorator]
@@ -88,8 +88,10 @@ def forward(
     parts = len(codes)
     inverse_ell = block[at : at + d]
     each_inverse_ell = block[at : at + parts * d].reshape(parts, d)
-    shares = _shares(block[at + parts * d : at + size])
-    radials = np.empty(parts)
+    k = u.shape[0]
+    w, room = np.empty((k, n)), np.empty(n + b + 2 * parts)  # an array costs as much as a hundred operations
+    kv, rho, radials, shares = room[:n], room[n : n + b], room[n + b : n + b + parts], room[n + b + parts :]
+    fill_shares(block[at + parts * d : at + size], shares)
     variance = block[at + size]
     at += size + 1
     beta = block[at : at + b]
@@ -99,10 +101,6 @@ def forward(
     at += n * n
     g = block[at : at + n * b].reshape(n, b)
     root = block[at + 2 * n * b : at + 2 * n * b + b * b].reshape(b, b)
-    k = u.shape[0]
-    w = np.empty((k, n))
-    kv = np.empty(n)
-    rho = np.empty(b)
     for a in range(k):
         total = 0.0
         for i in range(n):
@@ -178,8 +176,9 @@ def reverse(
     parts = len(codes)
     inverse_ell = block[at : at + d]
     each_inverse_ell = block[at : at + parts * d].reshape(parts, d)
-    shares = _shares(block[at + parts * d : at + size])
-    radials = np.empty(parts)
+    room = np.empty(n + b + 2 * parts)
+    k_bar, v_bar, radials, shares = room[:n], room[n : n + b], room[n + b : n + b + parts], room[n + b + parts :]
+    fill_shares(block[at + parts * d : at + size], shares)
     variance = block[at + size]
     at += size + 1
     beta = block[at : at + b]
@@ -188,8 +187,6 @@ def reverse(
     solved = block[at : at + n * b].reshape(n, b)
     root = block[at + n * b : at + n * b + b * b].reshape(b, b)
     k = u.shape[0]
-    k_bar = np.empty(n)
-    v_bar = np.empty(b)
     for a in range(k):
         for i in range(n):
             k_bar[i] = mean_bar[a] * alpha[i]

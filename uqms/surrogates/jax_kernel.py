@@ -25,7 +25,7 @@ import numpy as np
 from uqms._typing import Array, Ints
 from uqms.errors import InputError
 from uqms.parameters import LogNormal
-from uqms.surrogates.jax_functions import in_double, is_double, jax_for
+from uqms.surrogates.jax_functions import JaxInDouble, is_double
 from uqms.surrogates.kernels import Kernel, settings_of
 
 __all__ = ["JaxKernel", "compiled_of", "padded"]
@@ -45,7 +45,8 @@ class JaxKernel(Kernel):
     Write sums and products of kernels inside of `pair`. Check it with `uqms.testing.check_kernel` before you trust it.
 
     Where the correlation is a function of the scaled distance, `RadialKernel` is faster: prediction with a `JaxKernel`
-    is not compiled as a whole. A process that is forked after JAX was used deadlocks: start workers with "spawn".
+    is not compiled with the likelihood. In a process that is forked after JAX was used it raises an error, since JAX
+    would deadlock there: start workers with "spawn".
 
     Raises
     ------
@@ -217,8 +218,9 @@ class Compiled:
     """The correlations of a kernel between many inputs, and their reverse derivatives, compiled in float64."""
 
     def __init__(self, kernel: JaxKernel) -> None:
-        jax = jax_for(f"The kernel {type(kernel).__name__}, a JaxKernel,")
-        self.jax, self._kernel, self._known = jax, kernel, set[int]()
+        self.double = JaxInDouble(f"The kernel {type(kernel).__name__}, a JaxKernel,")
+        self._kernel, self._known = kernel, set[int]()
+        jax = self.double.jax
 
         def pair(u: Any, x: Any, ell: Any) -> Any:
             d, named, at = u.shape[-1], {}, u.shape[-1]
@@ -242,22 +244,22 @@ class Compiled:
         """Return the correlation (k, n)."""
         rows = padded(u)
         columns = rows if u is x else padded(x)
-        with in_double(self.jax):
+        with self.double.running():
             return np.array(self.between(rows, columns, ell))[: len(u), : len(x)]
 
     def within(self, u: Array, ell: Array) -> Array:
         """Return the correlation (s, k, k) between the rows of each member (s, k, d)."""
-        with in_double(self.jax):
+        with self.double.running():
             return np.array(self._within(padded(u), ell))[: len(u)]
 
     def by_inputs(self, u: Array, x: Array, ell: Array, bar: Array) -> Array:
         """Return the derivative (k, d) of sum(kappa * bar) by u."""
-        with in_double(self.jax):
+        with self.double.running():
             return np.array(self._by_inputs(*_all_padded(u, x, ell, bar)))[: len(u)]
 
     def by_logs(self, u: Array, x: Array, ell: Array, bar: Array) -> Array:
         """Return the derivative (p,) of sum(kappa * bar) by the logarithms of ell."""
-        with in_double(self.jax):
+        with self.double.running():
             return np.asarray(self._by_ell(*_all_padded(u, x, ell, bar))) * ell
 
     def checked(self, d: int) -> "Compiled":
@@ -280,8 +282,8 @@ class Compiled:
         more = [name for name, _ in kernel._priors(d)]
         call = f"pair({', '.join(['u', 'x', 'ell', *(f'{one}=...' for one in more)])})"
         try:
-            with in_double(self.jax):
-                traced = self.jax.make_jaxpr(self._pair)(np.full(d, 0.3), np.full(d, 0.6), ell)
+            with self.double.tracing():
+                traced = self.double.jax.make_jaxpr(self._pair)(np.full(d, 0.3), np.full(d, 0.6), ell)
         except Exception as error:  # of the user's function
             reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
             raise InputError(

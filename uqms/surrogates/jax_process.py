@@ -10,7 +10,6 @@ from typing import Any, NamedTuple, final
 import numpy as np
 
 from uqms._typing import Array
-from uqms.surrogates.jax_functions import in_double
 from uqms.surrogates.jax_kernel import JaxKernel, compiled_of, padded
 from uqms.surrogates.process import ScoreProcess, Scores, scores_at
 
@@ -28,7 +27,7 @@ class _Functions(NamedTuple):
 @cache
 def _functions(kernel: JaxKernel) -> _Functions:
     compiled = compiled_of(kernel)
-    jax, between = compiled.jax, compiled.between
+    jax, between = compiled.double.jax, compiled.between
     jnp = jax.numpy
 
     def one(u: Any, x: Any, p: Any) -> tuple[Any, Any]:
@@ -56,11 +55,11 @@ class JaxScores:
 
     def __init__(self, process: ScoreProcess) -> None:
         assert isinstance(process.kernel, JaxKernel)  # noqa: S101
-        self.process, self._jax = process, compiled_of(process.kernel).checked(process.x.shape[1]).jax
+        self.process, self._double = process, compiled_of(process.kernel).checked(process.x.shape[1]).double
         self._functions = _functions(process.kernel)
-        with in_double(self._jax):
+        with self._double.running():
             arrays = {name: getattr(process, name) for name in ARRAYS}
-            self._x, self._arrays = self._jax.device_put((process.x, arrays))
+            self._x, self._arrays = self._double.jax.device_put((process.x, arrays))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return JaxScores, (self.process,)
@@ -72,7 +71,7 @@ class JaxScores:
         if len(members) * k * len(process.x) * process.draws * process.q > LARGEST:
             return scores_at(process, u)
         rows = padded(padded(members).swapaxes(0, 1)).swapaxes(0, 1)
-        with in_double(self._jax):
+        with self._double.running():
             mean, covariance = (np.array(one) for one in self._functions.scores(rows, self._x, self._arrays))
         mean, covariance = mean[:, : len(members), :k], covariance[:, : len(members), :, :k, :k]
         index = np.arange(k)
@@ -86,5 +85,5 @@ class JaxScores:
         (h, _, q), size = mean_bar.shape, len(rows)
         bars = np.zeros((h, size, q)), np.zeros((h, q, size, size))
         bars[0][:, :k], bars[1][..., :k, :k] = mean_bar, covariance_bar
-        with in_double(self._jax):
+        with self._double.running():
             return np.array(self._functions.reverse(rows, self._x, self._arrays, bars))[:k]

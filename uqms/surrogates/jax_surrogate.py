@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike
 from uqms._typing import Array, RandomState
 from uqms.errors import ConformanceError, InputError
 from uqms.parameters import Box
-from uqms.surrogates.jax_functions import in_double, is_double, jax_for
+from uqms.surrogates.jax_functions import JaxInDouble, is_double
 from uqms.surrogates.outputs import Decoder, InputDecoder, Layout
 from uqms.surrogates.plugging import draws_from_scores
 from uqms.surrogates.process import Scores
@@ -38,7 +38,7 @@ class JaxSurrogate:
     """A surrogate of your own as JAX functions, with its derivatives for free.
 
     Use it when mean and covariance of your model are a few lines of `jax.numpy`. Each new shape of inputs is compiled
-    once (about a second). A process that is forked after JAX was used deadlocks: start workers with "spawn"
+    once (about a second). JAX does not run in a process that is forked after it ran, which raises an error: use "spawn"
     (`multiprocessing.get_context("spawn")`, `pm.sample(mp_ctx="spawn")`). uqms itself samples in one process.
 
     Parameters
@@ -168,7 +168,8 @@ class _Compiled:
     """A JAX function of inputs (k, d) with several results, and its reverse derivative, compiled in float64."""
 
     def __init__(self, function: Callable[[Any], Any], names: tuple[str, ...]) -> None:
-        jax = jax_for("JaxSurrogate")
+        self._double = JaxInDouble("JaxSurrogate")
+        jax = self._double.jax
 
         def results(u: Any) -> tuple[Any, ...]:
             found = tuple(jax.numpy.asarray(one) for one in function(u))
@@ -178,7 +179,7 @@ class _Compiled:
         def weighted(u: Any, bars: Any) -> Any:
             return sum(jax.numpy.vdot(one, bar) for one, bar in zip(results(u), bars, strict=True))
 
-        self.names, self._jax, self._results = names, jax, results
+        self.names, self._results = names, results
         self._values, self._reverse = jax.jit(jax.vmap(results)), jax.jit(jax.grad(weighted))
 
     def check(self, d: int, what: str) -> None:
@@ -189,8 +190,8 @@ class _Compiled:
         ConformanceError
             With how to mend it.
         """
-        with in_double(self._jax):
-            traced = self._jax.make_jaxpr(self._results)(np.full((2, d), 0.5))
+        with self._double.tracing():
+            traced = self._double.jax.make_jaxpr(self._results)(np.full((2, d), 0.5))
         if len(traced.out_avals) != len(self.names):
             raise ConformanceError(
                 f"JaxSurrogate: {what} returns {len(traced.out_avals)} results; give {', '.join(self.names)}."
@@ -210,12 +211,12 @@ class _Compiled:
         count = len(flat)
         size = 1 << max(0, count - 1).bit_length()  # few shapes are compiled
         padded = np.concatenate([flat, np.broadcast_to(flat[-1:], (size - count, *flat.shape[1:]))])
-        with in_double(self._jax):
+        with self._double.running():
             found = [np.moveaxis(np.asarray(one)[:count], 0, 1) for one in self._values(padded)]
         return tuple(np.array(one).reshape(len(one), *lead, *one.shape[2:]) for one in found)
 
     def reverse(self, u: Array, bars: Sequence[Array]) -> Array:
         """Return the derivative (k, d) of the sum of the results, weighted by `bars`."""
-        with in_double(self._jax):
+        with self._double.running():
             found = self._reverse(np.asarray(u, dtype=np.float64), tuple(np.ascontiguousarray(one) for one in bars))
             return np.array(found, dtype=np.float64)

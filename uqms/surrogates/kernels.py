@@ -745,7 +745,8 @@ def layout_of(layout: Array) -> tuple[int, Ints, Ints]:
     `composite_of`.
     """
     count = len(layout) // 2
-    codes, terms = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.int64)
+    both = np.empty((2, count), dtype=np.int64)
+    codes, terms = both[0], both[1]
     for part in range(count):
         codes[part], terms[part] = np.int64(layout[2 * part]), np.int64(layout[2 * part + 1])
     whole = codes[0] if count == 1 and codes[0] < SINGLE else np.int64(SINGLE)
