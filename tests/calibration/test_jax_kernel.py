@@ -114,7 +114,6 @@ def population_of(kernel: Kernel, **settings: Any) -> uq.PopulationCalibration:
     return uq.Calibration(surrogate, data, noise, population=population, outside="extrapolate", **settings)
 
 
-@pytest.mark.filterwarnings("ignore::uqms.errors.CapabilityWarning")
 def test_a_population_has_the_density_and_gradient_of_the_built_in_kernel(interpreted: None) -> None:
     ours, theirs = (population_of(kernel) for kernel in (Mine(), uq.Matern52()))
     theta = ours.prior_draws(3, 1)
@@ -129,17 +128,16 @@ def test_a_population_has_the_density_and_gradient_of_the_built_in_kernel(interp
         np.testing.assert_allclose(mine, built_in, rtol=1e-7, atol=1e-7)
 
 
-def test_a_population_has_features() -> None:
-    """Through the surrogate's protocol: the density is about that of the covariance between all inputs."""
-    featured, exact = (population_of(Mine(), surrogate_error=how) for how in ("low-rank", "exact"))
-    assert featured.limitations.keys().isdisjoint({"predict", "new_subject", "visual_predictive_check"})
-    theta = exact.prior_draws(3, 1)
-    latents = np.random.default_rng(2).standard_normal((3, exact.latents))
-    np.testing.assert_allclose(*(one.log_likelihood(theta, latents) for one in (featured, exact)), atol=0.05)
+def test_a_population_has_the_features_of_the_built_in_kernel() -> None:
+    """Through the surrogate's protocol, which makes them of slightly other numbers than the process' arrays do."""
+    ours, theirs = (population_of(kernel, surrogate_error="low-rank") for kernel in (Mine(), uq.Matern52()))
+    assert ours.limitations.keys().isdisjoint({"predict", "new_subject", "visual_predictive_check"})
+    theta = ours.prior_draws(3, 1)
+    latents = np.random.default_rng(2).standard_normal((3, ours.latents))
+    np.testing.assert_allclose(*(one.log_likelihood(theta, latents) for one in (ours, theirs)), atol=0.05)
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::uqms.errors.CapabilityWarning")
 def test_a_population_is_sampled_with_gradients() -> None:
     posterior = population_of(Mine()).sample(uq.NUTS(draws=200, tune=200, chains=2), rng=1)
     assert float(posterior.summary()["r_hat"].max()) < 1.1
