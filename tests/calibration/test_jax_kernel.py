@@ -11,6 +11,8 @@ from calibration.problems import dense_covariance, given_surrogate, replicates
 from scipy.stats import multivariate_normal
 
 import uqms as uq
+from uqms.calibration.population.prediction import covariances_of, featured, subjects_of
+from uqms.calibration.population.shared_error import SharedError
 from uqms.surrogates import GaussianProcessSurrogate
 from uqms.surrogates.kernels import Kernel
 from uqms.surrogates.process import condition
@@ -128,13 +130,19 @@ def test_a_population_has_the_density_and_gradient_of_the_built_in_kernel(interp
         np.testing.assert_allclose(mine, built_in, rtol=1e-7, atol=1e-7)
 
 
-def test_a_population_has_the_features_of_the_built_in_kernel() -> None:
-    """Through the surrogate's protocol, which makes them of slightly other numbers than the process' arrays do."""
-    ours, theirs = (population_of(kernel, surrogate_error="low-rank") for kernel in (Mine(), uq.Matern52()))
-    assert ours.limitations.keys().isdisjoint({"predict", "new_subject", "visual_predictive_check"})
-    theta = ours.prior_draws(3, 1)
-    latents = np.random.default_rng(2).standard_normal((3, ours.latents))
-    np.testing.assert_allclose(*(one.log_likelihood(theta, latents) for one in (ours, theirs)), atol=0.05)
+def test_a_population_has_features() -> None:
+    """Through the surrogate's protocol: with all inputs as points, the density is that of their covariance."""
+    one = population_of(Mine(), surrogate_error="exact")
+    assert one.limitations.keys().isdisjoint({"predict", "new_subject", "visual_predictive_check"})
+    data, theta = one.data, one.prior_draws(3, 1)
+    latents = np.random.default_rng(2).standard_normal((3, one.latents))
+    own = one.individuals(theta, latents)
+    u, sigma, wanted = data.unit_inputs(own), data.noise.phi(own, (3,)), one.log_likelihood(theta, latents)
+    for s in range(3):
+        error = SharedError.through(covariances_of(data, data.cells.used), u[s])
+        lowrank = featured(data, error, data.cells.used, subjects_of(data))
+        found = lowrank.evaluate(u[[s]], sigma[[s]], data.cells.z)[0] + data.wall(own)[s]
+        np.testing.assert_allclose(found, wanted[s], rtol=1e-7)
 
 
 @pytest.mark.slow

@@ -197,7 +197,7 @@ class GaussianLikelihood:
 
     def field(self, name: str) -> Array:
         """Return a field of the block, see `blocks.Data`."""
-        return blocks.view(self.data, blocks.Data._fields.index(name))
+        return np.asarray(blocks.view(self.data, blocks.Data._fields.index(name)))
 
     def parts(
         self,

@@ -109,7 +109,7 @@ class LowRank:
     def differentiable(self) -> bool:
         """Whether the surrogate has derivatives."""
         covariances = self.error.covariances
-        return isinstance(covariances, ProcessCovariances) or has_derivative(covariances.surrogate)
+        return not isinstance(covariances, SurrogateCovariances) or has_derivative(covariances.surrogate)
 
     def with_blocks(self, features: Array, data: Array) -> "LowRank":
         """Return the same likelihood with other features and data: `SharedError.flat`, `GaussianLikelihood.data`."""
@@ -280,8 +280,8 @@ class LowRank:
         at, there = padded.inputs, padded.there  # (U, most): inputs of each unit, and which of them are real
         X: Array = np.zeros((S, U, most, q, most, q))
         if error.joint:
-            rows = phi[:, at].reshape(S, U, most * q, -1)
-            X = (rows @ one.inverse[:, None]) @ rows.swapaxes(-1, -2)
+            by_unit = phi[:, at].reshape(S, U, most * q, -1)
+            X = (by_unit @ one.inverse[:, None]) @ by_unit.swapaxes(-1, -2)
         else:
             for i, rows in enumerate(places):
                 left = np.matmul(phi[..., rows], one.inverse[:, rows])  # (S, K, M)

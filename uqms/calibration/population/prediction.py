@@ -243,8 +243,8 @@ class Shared:
 def row_sums(rows: Array, values: Array) -> Array:
     """Return rows ([S,] n, P, q) times values (S, n, q): (S, n, P)."""
     if rows.ndim == 3:
-        return np.einsum("npq,snq->snp", rows, values)
-    return np.einsum("snpq,snq->snp", rows, values)
+        return np.asarray(np.einsum("npq,snq->snp", rows, values))
+    return np.asarray(np.einsum("snpq,snq->snp", rows, values))
 
 
 def low_rank(data: "Individuals", u: Array, phi: Array, rng: np.random.Generator) -> LowRank:
@@ -310,7 +310,7 @@ def simulate_rows(data: "Individuals", error: SharedError, u: Array, phi: Array,
 
 def _rowwise(rows: Array, values: Array) -> Array:
     """Return the sum over q of rows ([S,] N, q) times values (S, N, q): (S, N)."""
-    return np.einsum("nq,snq->sn" if rows.ndim == 2 else "snq,snq->sn", rows, values)
+    return np.asarray(np.einsum("nq,snq->sn" if rows.ndim == 2 else "snq,snq->sn", rows, values))
 
 
 def shared_error(

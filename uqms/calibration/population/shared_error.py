@@ -219,7 +219,7 @@ class SharedError:
         _, phi, own = self.at(u)
         at = np.arange(len(u))
         if self.joint:
-            out = np.einsum("haim,hbjm->haibj", phi, phi)
+            out = np.asarray(np.einsum("haim,hbjm->haibj", phi, phi))
             out[:, at, :, at] += np.moveaxis(own, 0, 1)
             return out
         cuts = np.cumsum([0, *self.ranks])
@@ -401,7 +401,7 @@ def _through(one: Against, most: int, count: int, directions: Array, sums: Array
 
 def _of_scores(sums: Array, s: int) -> Array:
     """Return weights (k s, w s) of the same sums of each of s scores."""
-    return np.kron(sums, np.eye(s)) if s > 1 else sums
+    return np.asarray(np.kron(sums, np.eye(s))) if s > 1 else sums
 
 
 def _off(exact: Array, ours: Array, noise: Array) -> float:
