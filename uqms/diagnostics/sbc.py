@@ -33,6 +33,7 @@ from uqms._threads import single_threaded
 from uqms._typing import Array, ArrayLike, Ints, RandomState, as_generator
 from uqms.calibration import NUTS, Calibration, JointCalibration, PopulationCalibration
 from uqms.calibration.latents import has_conditional
+from uqms.calibration.summary import summary_table
 from uqms.diagnostics.bands import RankBand, pointwise_level, rank_band
 from uqms.diagnostics.importance import FewDraws, ImportanceSampler
 from uqms.diagnostics.tempered import TemperedSampler
