@@ -116,7 +116,6 @@ def population_of(kernel: Kernel, **settings: Any) -> uq.PopulationCalibration:
     return uq.Calibration(surrogate, data, noise, population=population, outside="extrapolate", **settings)
 
 
-@pytest.mark.filterwarnings("ignore::uqms.errors.CapabilityWarning")
 def test_a_population_has_the_density_and_gradient_of_the_built_in_kernel(interpreted: None) -> None:
     ours, theirs = (population_of(kernel) for kernel in (Mine(), uq.Matern52()))
     theta = ours.prior_draws(3, 1)
@@ -147,7 +146,6 @@ def test_a_population_has_features() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::uqms.errors.CapabilityWarning")
 def test_a_population_is_sampled_with_gradients() -> None:
     posterior = population_of(Mine()).sample(uq.NUTS(draws=200, tune=200, chains=2), rng=1)
     assert float(posterior.summary()["r_hat"].max()) < 1.1

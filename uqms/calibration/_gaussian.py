@@ -421,7 +421,7 @@ def _of_inputs(starts: Array, q: int, X: Array, grams: Array, lam: Array, T: Arr
     K, m = lam.shape[0], X.shape[1]
     p = m - 1
     room, active = np.empty((3, m, m)), np.empty(p, dtype=np.int64)
-    V, H, half, roots = room[0], room[1], room[2], room[2, p]
+    V, whole, half, roots = room[0], room[1].reshape(-1), room[2], room[2, p]
     total = 0.0
     for k in range(K):
         if grams.shape[0]:
@@ -433,9 +433,10 @@ def _of_inputs(starts: Array, q: int, X: Array, grams: Array, lam: Array, T: Arr
         n = 0
         for j in range(p):
             variance = lam[k, j] if j < q else 1.0
-            if variance > 0.0:
+            if variance > 0.0 and V[j, j] != 0.0:
                 active[n], roots[n] = j, math.sqrt(variance)
                 n += 1
+        H = whole[: n * n].reshape(n, n)
         for a in range(n):
             for b in range(a + 1):
                 H[a, b] = roots[a] * V[active[a], active[b]] * roots[b]
@@ -444,14 +445,22 @@ def _of_inputs(starts: Array, q: int, X: Array, grams: Array, lam: Array, T: Arr
                 return np.inf
             for c in range(m):
                 half[a, c] = roots[a] * V[active[a], c]
-        total += _factor(H, n)
-        _forward_solve(H, n, half)
+        many = n * n * n > SMALL
+        if many:
+            total += factor(whole, n)
+            solve_lower(False, n, m, whole, half.reshape(-1))
+        else:
+            total += _factor(H, n)
+            _forward_solve(H, n, half)
         for a in range(n):
             total -= half[a, p] * half[a, p]
         for i in range(p):
             for c in range(m):
                 T[k, i, c] = V[i, c]
-        for a in range(n):
+        if many:
+            gemm(True, False, p, m, n, -1.0, half.reshape(-1), 0, m, half.reshape(-1), 0, m,
+                 1.0, T.reshape(-1), k * p * m, m)  # fmt: skip
+        for a in range(0 if many else n):
             for i in range(p):
                 f = half[a, i]
                 for c in range(m):

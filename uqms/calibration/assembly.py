@@ -15,6 +15,7 @@ from uqms._typing import Array, Ints
 from uqms.calibration.answer import log_priors
 from uqms.calibration.base import Piece, Problem
 from uqms.calibration.computation import APPROXIMATION, sampler_checks
+from uqms.calibration.context import evenly
 from uqms.calibration.density import correlated_noise, draw_rows, row_terms
 from uqms.calibration.predict import conditional_moments, own_cells
 from uqms.calibration.progress import progress
@@ -372,7 +373,7 @@ def prior_predictive(
 def each_chain(shape: tuple[int, int], most: int) -> tuple[Ints, Ints]:
     """Return at most `most` draws of each chain, spread evenly: their places among all draws, and in a chain."""
     chains, draws = shape
-    each = np.unique(np.linspace(0, draws - 1, min(draws, most)).astype(int))
+    each = evenly(draws, most)
     return (np.arange(chains)[:, None] * draws + each).ravel(), each
 
 

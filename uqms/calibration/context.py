@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, final
 
 import numpy as np
 
-from uqms._typing import Array, Bools
+from uqms._typing import Array, Bools, Ints
 from uqms.calibration.base import Piece, Problem
 from uqms.calibration.checks import Check, Sampled
 
@@ -119,6 +119,6 @@ type CheckFunction = Callable[[Context], Sequence[Check]]
 """A check of a posterior; it returns nothing where it does not apply."""
 
 
-def evenly(count: int, most: int) -> Array:
+def evenly(count: int, most: int) -> Ints:
     """Return at most `most` of `count` places, spread evenly."""
     return np.unique(np.linspace(0, count - 1, min(most, count)).astype(int))

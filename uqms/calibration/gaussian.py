@@ -575,11 +575,11 @@ def _of_spectra(
     found = spectra(
         columns,
         whole.scores,
-        np.cumsum(whole.field("fresh")),
+        np.cumsum(whole.field("fresh").astype(int)),
         whole.field("gap"),
         cells.experiment[order],
-        whole.field("amplitude"),
-        whole.field("length"),
+        whole.field("amplitude").astype(int),
+        whole.field("length").astype(int),
         cells.group[order],
         cells.weight[order],
     )

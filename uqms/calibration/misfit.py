@@ -22,6 +22,7 @@ from scipy.stats import chi2
 
 from uqms._typing import Array, Ints
 from uqms.calibration.checks import Check, Status
+from uqms.calibration.context import evenly
 from uqms.calibration.density import draw_rows, expected_outputs, row_terms, total
 from uqms.parameters.functions import NumPyFunctions
 from uqms.surrogates.gp import GaussianProcessSurrogate
@@ -147,9 +148,9 @@ def check_validation(problem: "Calibration", theta: Mapping[str, Array], share: 
         return None
     x = surrogate.process.x[:, : surrogate.domain.d]
     count = len(next(iter(theta.values())))
-    picked = np.unique(np.linspace(0, count - 1, min(POINTS, count)).astype(int))
+    picked = evenly(count, POINTS)
     u = problem.unit_inputs({key: theta[key][picked] for key in problem.parameters})
-    u = u[:, np.unique(np.linspace(0, u.shape[1] - 1, min(POINTS, u.shape[1])).astype(int))].reshape(-1, x.shape[1])
+    u = u[:, evenly(u.shape[1], POINTS)].reshape(-1, x.shape[1])
     ell = surrogate.process.ell
     scale = np.exp(np.log(ell).mean(axis=(0, 1))) if ell.shape[-1] == x.shape[1] else np.ones(x.shape[1])
     near = np.argsort(cdist(x / scale, u / scale).min(axis=1), kind="stable")

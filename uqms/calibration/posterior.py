@@ -19,6 +19,7 @@ from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.calibration import assembly
 from uqms.calibration.base import LeftOut, Problem
 from uqms.calibration.capabilities import limit_of, refuse
+from uqms.calibration.context import evenly
 from uqms.calibration.judging import judge
 from uqms.calibration.observations import Observations
 from uqms.calibration.population.hierarchy import Hierarchy
@@ -521,8 +522,8 @@ class Posterior:
 def thinned(posterior: Posterior, draws: int) -> tuple[dict[str, Array], Ints, Array]:
     """Return at most `draws` draws (S,), evenly over chains, their hyperparameters' (S,) and latents (S, L)."""
     h = posterior.tree["sample_stats"]["hyperparameter_draw"].values.ravel()
-    picked = np.unique(np.linspace(0, len(h) - 1, min(draws, len(h))).astype(int))
-    theta = {name: posterior.draws[name].values.ravel()[picked] for name in posterior.problem.priors}
+    picked = evenly(len(h), draws)
+    theta = {name: values[picked] for name, values in posterior.flat().items()}
     return theta, h[picked], posterior.latents[picked]
 
 

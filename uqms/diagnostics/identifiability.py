@@ -13,6 +13,7 @@ from uqms.calibration import Posterior
 from uqms.calibration.answer import CONFOUNDED, CONTRACTION, confounding, contraction, log_priors, power_scaling
 from uqms.calibration.base import Problem
 from uqms.calibration.capabilities import refuse
+from uqms.calibration.context import evenly
 from uqms.calibration.verdict import fisher_information
 from uqms.errors import InputError
 
@@ -143,10 +144,10 @@ def identifiability(posterior: Posterior) -> Identifiability:
         )
     problem = posterior.problem
     refuse(problem, "identifiability")
-    theta = {name: posterior.draws[name].values.ravel() for name in problem.priors}
+    theta = posterior.flat()
     draws = posterior.tree["sample_stats"]["hyperparameter_draw"].values
     h = draws.reshape(-1, *draws.shape[2:])  # of each part
-    picked = np.unique(np.linspace(0, len(h) - 1, min(DRAWS, len(h))).astype(int))
+    picked = evenly(len(h), DRAWS)
     information = fisher_information(problem, {name: values[picked] for name, values in theta.items()}, h[picked])
     names, overall, local = confounding(problem, theta, information)
     values, vectors = np.linalg.eigh(information.mean(axis=0))

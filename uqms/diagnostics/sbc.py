@@ -33,6 +33,7 @@ from uqms._threads import single_threaded
 from uqms._typing import Array, ArrayLike, Ints, RandomState, as_generator
 from uqms.calibration import NUTS, Calibration, JointCalibration, PopulationCalibration
 from uqms.calibration.latents import has_conditional
+from uqms.calibration.summary import summary_table
 from uqms.diagnostics.bands import RankBand, pointwise_level, rank_band
 from uqms.diagnostics.importance import FewDraws, ImportanceSampler
 from uqms.diagnostics.tempered import TemperedSampler
@@ -442,7 +443,7 @@ def _few_draws(sampler: Any, problem: Problem, count: int, rng: np.random.Genera
     if isinstance(problem, PopulationCalibration) and isinstance(sampler, NUTS):
         return _of_nuts(sampler, problem, count, int(rng.integers(2**31)))
     posterior = problem.sample(sampler, rng=rng)
-    table = posterior.summary().loc[list(problem.priors)]
+    table = summary_table(posterior.draws[list(problem.priors)], 0.95)
     total = posterior.draws.sizes["chain"] * posterior.draws.sizes["draw"]
     if total < count:
         raise InputError(f"The sampler gives {total} draws, {count} are ranked. Ask it for more, or for fewer ranks.")

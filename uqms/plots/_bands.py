@@ -18,10 +18,11 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import ndtr
 
-from uqms._typing import Array, Ints
+from uqms._typing import Array
 from uqms.calibration import Posterior
 from uqms.calibration.density import correlated_noise, draw_rows
 from uqms.calibration.discrepancy import NOISE
+from uqms.calibration.posterior import thinned
 from uqms.calibration.predict import (
     NewNoise,
     Targets,
@@ -62,14 +63,6 @@ def mixture_quantiles(mean: Array, sd: Array, levels: tuple[float, ...]) -> Arra
     return 0.5 * (low + high)
 
 
-def _draws(posterior: Posterior) -> tuple[dict[str, Array], Ints, Array]:
-    h = posterior.tree["sample_stats"]["hyperparameter_draw"].values.ravel()
-    picked = np.unique(np.linspace(0, len(h) - 1, min(DRAWS, len(h))).astype(int))
-    names = posterior.single.priors
-    theta = {name: posterior.draws[name].values.ravel()[picked] for name in names}
-    return theta, h[picked], posterior.latents[picked]
-
-
 def _part(targets: Targets, rows: slice) -> Targets:
     """Return some of the points to predict, with the inputs that they belong to."""
     used, experiment = np.unique(targets.experiment[rows], return_inverse=True)
@@ -88,7 +81,7 @@ def _part(targets: Targets, rows: slice) -> Targets:
 
 def _moments(posterior: Posterior, targets: Targets) -> tuple[Array, Array]:
     """Return mean and sd (S, P) of the latent output, on the scale on which it is normal."""
-    theta, h, latents = _draws(posterior)
+    theta, h, latents = thinned(posterior, DRAWS)
     size = len(targets.offset)
     mean, sd = np.empty((len(h), size)), np.empty((len(h), size))
     for start in range(0, size, BLOCK):
@@ -118,7 +111,7 @@ def bands_at(
     problem = posterior.single
     grid = make_grid(problem, output, conditions, coords)
     mean, sd = _moments(posterior, grid.targets)
-    theta, _, _ = _draws(posterior)
+    theta, _, _ = thinned(posterior, DRAWS)
     transform = problem.surrogate.layouts[output].transform
     found = transform.inverse(mixture_quantiles(mean, sd, LEVELS))
     measurement = None
@@ -137,7 +130,7 @@ def bands_of_cells(posterior: Posterior) -> Bands:
     problem = posterior.single
     cells = problem.cells
     mean, sd = _moments(posterior, own_cells(cells))
-    theta, h, _ = _draws(posterior)
+    theta, h, _ = thinned(posterior, DRAWS)
     phi, rng = problem.noise.phi(theta, (len(h),)), np.random.default_rng(0)
     output, measurement = mixture_quantiles(mean, sd, LEVELS), np.empty((len(LEVELS), len(cells.offset)))
     for g, name in enumerate(problem.noise.outputs):

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from uqms._typing import Array, Ints
 from uqms.calibration import Posterior
+from uqms.calibration.context import evenly
 from uqms.calibration.population.hierarchy import Hierarchy
 from uqms.calibration.population.prediction import targets_of
 from uqms.calibration.posterior import hierarchy_of
@@ -179,7 +180,7 @@ def _fits(
     problem, data = hierarchy.problem, hierarchy.problem.data
     cells, layout = data.cells, problem.surrogate.layouts[output]
     whole = hierarchy.shared
-    shared = rows_of(whole, np.unique(np.linspace(0, len(whole.h) - 1, min(DRAWS, len(whole.h))).astype(np.int64)))
+    shared = rows_of(whole, evenly(len(whole.h), DRAWS))
     points: dict[str, Array] = {}
     if layout.dims:
         dim = layout.dims[0]

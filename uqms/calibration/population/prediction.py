@@ -24,6 +24,7 @@ import xarray as xr
 from uqms._typing import Array, Bools, Ints
 from uqms.calibration.by_input import placeholder
 from uqms.calibration.capabilities import Features, compiled_process
+from uqms.calibration.context import evenly
 from uqms.calibration.density import draw_rows
 from uqms.calibration.gaussian import GaussianLikelihood
 from uqms.calibration.likelihood import Cells, dense
@@ -326,7 +327,7 @@ def shared_error(
     together = min(-(-inputs // u.shape[1]), len(held))  # draws that make one population
     count = len(held) // together
     several = held[: count * together, some_inputs(data)].reshape(count, -1, u.shape[-1])
-    populations = several[np.unique(np.linspace(0, count - 1, min(count, POPULATIONS)).astype(int))]
+    populations = several[evenly(count, POPULATIONS)]
     covariances = covariances_of(data, scores)
     noise = noise_of_scores(data, sigma, u, covariances.scale(cloud), scores)
     return nystroem(covariances, cloud, populations, inputs=inputs, noise=noise, limit=LIMIT)

@@ -130,7 +130,7 @@ def end_of_a_prior(context: Context) -> list[Check]:
 
 
 def _information(
-    problem: "PopulationCalibration", theta: Mapping[str, Array], z: Array, h: Array
+    problem: "PopulationCalibration", theta: Mapping[str, Array], z: Array, h: Ints
 ) -> tuple[Array, Array]:
     """Return J' C^-1 J (s, D, D), and the variances left of the population with the surrogate's error and without."""
     data, draws = problem.data, np.arange(len(z))
@@ -154,7 +154,7 @@ def _share(problem: "PopulationCalibration", variances: Array) -> Array:
 
 
 def _through_features(
-    problem: "PopulationCalibration", theta: Mapping[str, Array], z: Array, h: Array
+    problem: "PopulationCalibration", theta: Mapping[str, Array], z: Array, h: Ints
 ) -> tuple[Array, Check]:
     """Return the variances as `_information` does, and the check of misfit, at a cost linear in the subjects.
 
@@ -224,7 +224,7 @@ def _through_features(
     return variances, Check("predictive misfit", "pass", p, f"p = {p:.2g} that a right model fits worse")
 
 
-def _rows(problem: "PopulationCalibration", u: Array, h: Array) -> Decoder:
+def _rows(problem: "PopulationCalibration", u: Array, h: Ints) -> Decoder:
     """Return offset, basis of the scores that are used, and truncation of the cells (s, N, ...) at inputs (s, K, d)."""
     cells, draws = problem.data.cells, np.arange(len(u))
     if cells.by_input is None:
@@ -261,7 +261,7 @@ def _trace(precision: Any, owner: Ints, last: Array) -> float:
 
 
 def _jacobian(
-    problem: "PopulationCalibration", theta: Mapping[str, Array], z: Array, h: Array
+    problem: "PopulationCalibration", theta: Mapping[str, Array], z: Array, h: Ints
 ) -> tuple[Array, Array, Ints]:
     """Return J: quantities of the population (s, N, .), and what belongs to a cell's own effects, at columns (N, .)."""
     data, population, layout = problem.data, problem.population, problem.layout
@@ -340,7 +340,7 @@ def _check_share(problem: "PopulationCalibration", names: list[str], share: Arra
     return Check("surrogate error", status, float(share[worst]), message, remedy)
 
 
-def _check_features(problem: "PopulationCalibration", theta: Mapping[str, Array], z: Array, h: Array) -> Check:
+def _check_features(problem: "PopulationCalibration", theta: Mapping[str, Array], z: Array, h: Ints) -> Check:
     """Compare the joint error through features with the exact one, at the subjects of posterior draws."""
     assert problem.lowrank is not None
     data, error = problem.data, problem.lowrank.error
