@@ -23,13 +23,13 @@ import numba
 import numpy as np
 
 from uqms._typing import Array
+from uqms.calibration._mean_slopes import score_slopes, score_slopes_reverse
 from uqms.calibration._terms import fields, terms, terms_reverse
 from uqms.surrogates._fused import block_size, forward, reverse
 
 __all__ = [
     "fused_outputs",
     "fused_outputs_reverse",
-    "jacobian_step",
     "latent_count",
     "linear_outputs",
     "outputs",
@@ -37,16 +37,9 @@ __all__ = [
     "roots",
 ]
 
-STEP = 1e-4  # of the unit cube, for the derivative of the mean that orthogonal discrepancies need
 JITTER = 1e-9  # relative, of discrepancy and correlated noise that are sampled
 ROUNDING = 1e-15  # relative, of an entry of a product of roots
 ZERO = 1e-14  # relative pivot below which a covariance is singular
-
-
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def jacobian_step() -> float:
-    """Return the step of the central differences that give J."""
-    return STEP
 
 
 # --- latents that are sampled -----------------------------------------------------------------------------------------
@@ -343,54 +336,39 @@ def outputs_reverse(
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _jacobian(block: Array, data: Array, u: Array) -> Array:
-    """Return J (H, N, o) by central differences; empty without orthogonal terms."""
-    draws, q, n, b = int(block[0]), int(block[1]), int(block[2]), int(block[4])
-    N, o = int(data[2]), int(data[6])
-    K = u.shape[0]
-    J = np.zeros((draws, N, o))
+def _jacobian(block: Array, data: Array, u: Array) -> tuple[Array, Array]:
+    """Return J (H, N, o), empty without orthogonal terms, and what `_jacobian_reverse` needs of it."""
+    draws, q, n, N, o = int(block[0]), int(block[1]), int(block[2]), int(data[2]), int(data[6])
+    J, kept = np.zeros((draws, N, o)), np.empty((draws, 2 * o * q, u.shape[0] if o else 0, n))
     if o == 0:
-        return J
+        return J, kept
     parts = fields(data)
     experiment, basis, columns = parts[0], parts[4], parts[6]
-    kg, t, v = np.empty((K, n)), np.empty((K, n)), np.empty((K, b))
-    column, joint = np.empty(K), np.empty((K, K))
-    for i in range(o):
-        for sign in (-1.0, 1.0):
-            shifted = u.copy()
-            shifted[:, int(columns[i])] += sign * STEP
-            for h in range(draws):
+    slopes = np.empty((o, u.shape[0] * q))
+    for h in range(draws):
+        score_slopes(block, h, columns, u, slopes, kept[h])
+        for c in range(N):
+            for i in range(o):
                 for j in range(q):
-                    forward(block, h, j, shifted, column, joint, kg, t, v)
-                    for c in range(N):
-                        J[h, c, i] += sign * basis[c, j] * column[int(experiment[c])] / (2.0 * STEP)
-    return J
+                    J[h, c, i] += basis[c, j] * slopes[i, int(experiment[c]) * q + j]
+    return J, kept
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _jacobian_reverse(block: Array, data: Array, u: Array, J_bar: Array, u_bar: Array) -> None:
-    """Add to u_bar the derivative of J : J_bar, exactly that of the central differences."""
-    draws, q, n, b = int(block[0]), int(block[1]), int(block[2]), int(block[4])
-    N, o = int(data[2]), int(data[6])
-    K = u.shape[0]
+def _jacobian_reverse(block: Array, data: Array, u: Array, J_bar: Array, kept: Array, u_bar: Array) -> None:
+    """Add to u_bar the derivative of J : J_bar."""
+    draws, q, N, o = int(block[0]), int(block[1]), int(data[2]), int(data[6])
     if o == 0:
         return
     parts = fields(data)
     experiment, basis, columns = parts[0], parts[4], parts[6]
-    kg, t, v = np.empty((K, n)), np.empty((K, n)), np.empty((K, b))
-    column, joint, nothing = np.empty(K), np.empty((K, K)), np.zeros((K, K))
-    bar = np.empty(K)
-    for i in range(o):
-        for sign in (-1.0, 1.0):
-            shifted = u.copy()
-            shifted[:, int(columns[i])] += sign * STEP
-            for h in range(draws):
+    for h in range(draws):
+        slopes_bar = np.zeros((o, u.shape[0] * q))
+        for c in range(N):
+            for i in range(o):
                 for j in range(q):
-                    bar[:] = 0.0
-                    for c in range(N):
-                        bar[int(experiment[c])] += sign * basis[c, j] * J_bar[h, c, i] / (2.0 * STEP)
-                    forward(block, h, j, shifted, column, joint, kg, t, v)
-                    reverse(block, h, j, shifted, kg, t, v, bar, nothing, u_bar)
+                    slopes_bar[i, int(experiment[c]) * q + j] += basis[c, j] * J_bar[h, c, i]
+        score_slopes_reverse(block, h, columns, u, slopes_bar, kept[h], u_bar)
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
@@ -424,7 +402,8 @@ def fused_outputs(block: Array, u: Array, phi: Array, eta: Array) -> Array:
     """Return y (H, N) at u (K, d), hyperparameters phi and latents eta."""
     data = block[block_size(block) :]
     means, covariances, _, _, _ = _scores(block, u)
-    J, W = _jacobian(block, data, u), np.zeros((int(data[2]), 0))
+    J, _ = _jacobian(block, data, u)
+    W = np.zeros((int(data[2]), 0))
     y = np.empty((means.shape[0], int(data[2])))
     _, _, _, offset, basis, truncation, _, _, _, _ = fields(data)
     for h in range(means.shape[0]):
@@ -437,7 +416,8 @@ def fused_outputs_reverse(block: Array, u: Array, phi: Array, eta: Array, y_bar:
     """Return the derivatives of y : y_bar by u, phi and eta."""
     data = block[block_size(block) :]
     means, covariances, kg, t, v = _scores(block, u)
-    J, W = _jacobian(block, data, u), np.zeros((int(data[2]), 0))
+    J, kept = _jacobian(block, data, u)
+    W = np.zeros((int(data[2]), 0))
     W_bar = np.zeros(W.shape)
     mean_bars, cov_bars, J_bars = np.empty(means.shape), np.empty(covariances.shape), np.empty(J.shape)
     u_bar, phi_bar, eta_bar = np.zeros(u.shape), np.zeros(phi.shape), np.zeros(eta.shape)
@@ -465,5 +445,5 @@ def fused_outputs_reverse(block: Array, u: Array, phi: Array, eta: Array, y_bar:
             eta_bar,
         )
     _scores_reverse(block, u, kg, t, v, mean_bars, cov_bars, u_bar)
-    _jacobian_reverse(block, data, u, J_bars, u_bar)
+    _jacobian_reverse(block, data, u, J_bars, kept, u_bar)
     return u_bar, phi_bar, eta_bar

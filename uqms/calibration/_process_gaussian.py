@@ -26,12 +26,11 @@ from uqms.calibration._gaussian import (
     parts_at,
     sizes_of,
 )
+from uqms.calibration._mean_slopes import score_slopes, score_slopes_reverse
 from uqms.calibration.blocks import view
 from uqms.surrogates._fused import HEADER, forward, reverse
 
 __all__ = ["Problem", "at", "process_gaussian"]
-
-STEP = 1e-4  # of the unit cube, for the derivative of the mean that orthogonal discrepancies need
 
 
 class Problem(NamedTuple):
@@ -74,30 +73,17 @@ def score_reverse(
 
 @deferred(NONE, A1, I, A1, A1, A2, A2, A3)
 def slopes(process: Array, h: int, data: Array, columns: Array, u: Array, J: Array, kept: Array) -> None:
-    """Fill J (N, o), the derivative of the mean of the rows by the parameters, by central differences.
-
-    `kept` (2 o q, K, n) are radial slopes of the kernel at the shifted inputs, for `slopes_reverse`.
-    """
+    """Fill J (N, o), the derivative of the mean of the rows by the parameters; `kept` as in `score_slopes`."""
     K, q, N = sizes_of(data)[:3]
     starts, basis = view(data, STARTS), view(data, BASIS).reshape(N, q)
-    inputs, scores, n, b = u.shape[0], int(process[1]), int(process[2]), int(process[4])
-    t, v = np.empty((inputs, n)), np.empty((inputs, b))
-    column, joint, slope = np.empty(inputs), np.empty((inputs, inputs)), np.empty(inputs * scores)
+    slope = np.empty((len(columns), u.shape[0] * int(process[1])))
+    score_slopes(process, h, columns, u, slope, kept)
     for i in range(len(columns)):
-        slope[:] = 0.0
-        for side in range(2):
-            sign = 2.0 * side - 1.0
-            shifted = u.copy()
-            shifted[:, int(columns[i])] += sign * STEP
-            for j in range(scores):
-                score_forward(process, h, j, shifted, column, joint, kept[(2 * i + side) * scores + j], t, v)
-                for k in range(inputs):
-                    slope[k * scores + j] += sign * column[k] / (2.0 * STEP)
         for k in range(K):
             for c in range(int(starts[k]), int(starts[k + 1])):
                 s = 0.0
                 for j in range(q):
-                    s += basis[c, j] * slope[k * q + j]
+                    s += basis[c, j] * slope[i, k * q + j]
                 J[c, i] = s
 
 
@@ -105,27 +91,16 @@ def slopes(process: Array, h: int, data: Array, columns: Array, u: Array, J: Arr
 def slopes_reverse(
     process: Array, h: int, data: Array, columns: Array, u: Array, J_bar: Array, kept: Array, u_bar: Array
 ) -> None:
-    """Add to u_bar the derivative of J : J_bar, exactly that of the central differences."""
+    """Add to u_bar the derivative of J : J_bar."""
     K, q, N = sizes_of(data)[:3]
     starts, basis = view(data, STARTS), view(data, BASIS).reshape(N, q)
-    inputs, scores, n, b = u.shape[0], int(process[1]), int(process[2]), int(process[4])
-    t, v, nothing = np.zeros((inputs, n)), np.zeros((inputs, b)), np.zeros((inputs, inputs))  # of the covariance
-    slope_bar, bar = np.empty(inputs * scores), np.empty(inputs)
+    slope_bar = np.zeros((len(columns), u.shape[0] * int(process[1])))
     for i in range(len(columns)):
-        slope_bar[:] = 0.0
         for k in range(K):
             for c in range(int(starts[k]), int(starts[k + 1])):
                 for j in range(q):
-                    slope_bar[k * q + j] += basis[c, j] * J_bar[c, i]
-        for side in range(2):
-            sign = 2.0 * side - 1.0
-            shifted = u.copy()
-            shifted[:, int(columns[i])] += sign * STEP
-            for j in range(scores):
-                for k in range(inputs):
-                    bar[k] = sign * slope_bar[k * scores + j] / (2.0 * STEP)
-                kg = kept[(2 * i + side) * scores + j]
-                score_reverse(process, h, j, shifted, kg, t, v, bar, nothing, u_bar)
+                    slope_bar[i, k * q + j] += basis[c, j] * J_bar[c, i]
+    score_slopes_reverse(process, h, columns, u, slope_bar, kept, u_bar)
 
 
 @native(NONE, A1, I, I, A2, A1, A3, A3, A3, A3)

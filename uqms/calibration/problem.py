@@ -17,7 +17,7 @@ from scipy.special import ndtr
 
 from uqms._threads import single_threaded
 from uqms._typing import Array, ArrayLike, Ints, RandomState, as_generator
-from uqms.calibration import _latent_outputs
+from uqms.calibration import _mean_slopes
 from uqms.calibration.base import MASS_CUT_LIMIT, Derived, DerivedQuantities, Expansion, Piece, Problem
 from uqms.calibration.capabilities import Kind, check_settings, compiled_process
 from uqms.calibration.conditioned import ConditionedPrior
@@ -800,7 +800,7 @@ class Calibration(Problem):
         if not any(term.role == ORTHOGONAL for term in self.noise.terms):
             return np.zeros((self._hyperparameter_draws, len(u), len(cells.offset), 0))
         columns = [self.surrogate.domain.names.index(name) for name in self.parameters]
-        step, slopes = float(_latent_outputs.jacobian_step()), []
+        step, slopes = _mean_slopes.STEP, []
         for column in columns:
             shift = np.zeros(u.shape[-1])
             shift[column] = step
@@ -813,7 +813,7 @@ class Calibration(Problem):
         u_bar, cells, experiment = np.zeros_like(u), self.cells, self.cells.experiment
         if slopes_bar.shape[-1] == 0:
             return u_bar
-        step, nothing = float(_latent_outputs.jacobian_step()), np.zeros_like(scores.covariance)
+        step, nothing = _mean_slopes.STEP, np.zeros_like(scores.covariance)
         for i, name in enumerate(self.parameters):
             for sign in (1.0, -1.0):
                 bar, shifted, rows = sign * slopes_bar[..., i] / (2.0 * step), u.copy(), None
