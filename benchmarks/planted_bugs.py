@@ -101,8 +101,8 @@ BUGS = (
     Bug(
         "truncation left out",
         f"{CALIBRATION}/_gaussian.py",
-        "            variance = lam[k, j] if j < q else 1.0\n            if variance > 0.0:\n",
-        "            variance = lam[k, j] if j < q else 0.0\n            if variance > 0.0:\n",
+        "            variance = lam[k, j] if j < q else 1.0\n            if variance > 0.0 and",
+        "            variance = lam[k, j] if j < q else 0.0\n            if variance > 0.0 and",
         (*SLOPES, *models("curve_conditions_replicates")),
     ),
     Bug(
