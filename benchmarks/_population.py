@@ -13,7 +13,7 @@ from scipy.optimize import minimize
 import uqms as uq
 from uqms._typing import Array
 from uqms.calibration.population.layout import WALL
-from uqms.calibration.population.prediction import Measured
+from uqms.calibration.population.subject_prediction import Measured
 from uqms.errors import DataWarning
 from uqms.parameters import Box
 from uqms.surrogates import GaussianProcessSurrogate, Layout, Matern52

@@ -434,7 +434,7 @@ BUGS = (
     ),
     Bug(
         "subjects without data weigh the population at the walls",
-        f"{CALIBRATION}/population/problem.py",
+        f"{CALIBRATION}/population/calibration.py",
         "self.walls_of_subjects(theta)[:, self.subjects.measured].sum(axis=1)",
         "self.walls_of_subjects(theta).sum(axis=1)",
         values("population_without_data_walls"),

@@ -349,7 +349,7 @@ def _median(results: list[Result], key: str) -> float:
 def likelihoods(path: Path) -> list[Aim]:
     """Measure the compiled likelihood with its gradient."""
     import uqms as uq
-    from uqms.calibration.population.prediction import featured
+    from uqms.calibration.population.subject_prediction import featured
 
     surrogate, times, out = uq.load_surrogate(path), {}, []
     error = None

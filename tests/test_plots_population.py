@@ -16,7 +16,7 @@ from scipy.stats import chi2
 from test_plots import assert_tidy, line
 
 import uqms as uq
-from uqms.calibration.population.prediction import Measured
+from uqms.calibration.population.subject_prediction import Measured
 from uqms.calibration.posterior import Posterior
 from uqms.diagnostics.covariates import own_trend
 from uqms.errors import InputError

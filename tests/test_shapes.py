@@ -29,7 +29,7 @@ def test_a_wrong_shape_inside_the_package_is_an_error(outputs: ModuleType) -> No
 
 
 def test_compiled_kernels_compile() -> None:
-    fused = importlib.import_module("uqms.surrogates._fused")
+    fused = importlib.import_module("uqms.surrogates.fused")
     # One draw, one score, two runs, one input, a constant trend, a kernel of one part; then weight, part, inputs.
     block = np.array([1.0, 1.0, 2.0, 1.0, 1.0, 1.0, 0.0, 1.0, 0.0, 0.2, 0.7])
     # After them one length scale, variance, trend, 2 + 2 weights, 2 x 2 factor, 2 + 2 for the trend and its root.

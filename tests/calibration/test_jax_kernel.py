@@ -11,8 +11,8 @@ from calibration.problems import dense_covariance, given_surrogate, replicates
 from scipy.stats import multivariate_normal
 
 import uqms as uq
-from uqms.calibration.population.prediction import covariances_of, featured, subjects_of
 from uqms.calibration.population.shared_error import SharedError
+from uqms.calibration.population.subject_prediction import covariances_of, featured, subjects_of
 from uqms.surrogates import GaussianProcessSurrogate
 from uqms.surrogates.kernels import Kernel
 from uqms.surrogates.process import condition

@@ -13,7 +13,7 @@ from scipy.stats import beta, norm
 
 import uqms as uq
 from uqms.calibration.population.layout import WALL
-from uqms.calibration.population.prediction import Shared, featured
+from uqms.calibration.population.subject_prediction import Shared, featured
 from uqms.calibration.posterior import Posterior
 from uqms.calibration.predict import Targets, conditional_moments
 from uqms.diagnostics import vpc

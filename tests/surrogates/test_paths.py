@@ -9,8 +9,8 @@ from surrogates.test_physics import PHYSICS, table
 import uqms as uq
 from uqms.errors import InputError
 from uqms.surrogates import GaussianProcessSurrogate
-from uqms.surrogates._radial import radial
 from uqms.surrogates.function_draws import mean_path, paths
+from uqms.surrogates.radial import radial
 
 DRAWS = 4000
 

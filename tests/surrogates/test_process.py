@@ -11,7 +11,7 @@ from sklearn.gaussian_process.kernels import RBF, ConstantKernel, Matern
 import uqms as uq
 from uqms._typing import Array
 from uqms.surrogates import Matern32, Matern52, SquaredExponential
-from uqms.surrogates._fused import block_size, scores_flat, scores_flat_reverse
+from uqms.surrogates.fused import block_size, scores_flat, scores_flat_reverse
 from uqms.surrogates.kernels import Kernel
 from uqms.surrogates.outputs import Decoder
 from uqms.surrogates.prediction import mixture

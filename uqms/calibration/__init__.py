@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from uqms.calibration.components import observe as observe
     from uqms.calibration.mode import Mode as Mode
     from uqms.calibration.parts import JointCalibration as JointCalibration
+    from uqms.calibration.population.calibration import PopulationCalibration as PopulationCalibration
     from uqms.calibration.population.population import Population as Population
-    from uqms.calibration.population.problem import PopulationCalibration as PopulationCalibration
     from uqms.calibration.population.subject import SubjectPosterior as SubjectPosterior
     from uqms.calibration.posterior import Posterior as Posterior
     from uqms.calibration.predict import PosteriorPrediction as PosteriorPrediction

@@ -19,9 +19,9 @@ import numpy as np
 from uqms._native import A1, A2, NONE, I, deferred, native
 from uqms._typing import Array, Ints
 from uqms.calibration._blas import gemm, times_lower
-from uqms.surrogates._fused import fill_shares, inputs_at, kernel_of, kernel_size, score_size
-from uqms.surrogates._radial import decay
+from uqms.surrogates.fused import fill_shares, inputs_at, kernel_of, kernel_size, score_size
 from uqms.surrogates.kernels import FAST, SINGLE, composite_of
+from uqms.surrogates.radial import decay
 
 __all__ = ["features", "features_reverse", "features_size"]
 

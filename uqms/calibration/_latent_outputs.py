@@ -25,7 +25,7 @@ import numpy as np
 from uqms._typing import Array
 from uqms.calibration._mean_slopes import score_slopes, score_slopes_reverse
 from uqms.calibration._terms import fields, terms, terms_reverse
-from uqms.surrogates._fused import block_size, forward, reverse
+from uqms.surrogates.fused import block_size, forward, reverse
 
 __all__ = [
     "fused_outputs",

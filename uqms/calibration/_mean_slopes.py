@@ -7,7 +7,7 @@ import numpy as np
 
 from uqms._native import A1, A2, A3, NONE, I, deferred
 from uqms._typing import Array
-from uqms.surrogates._fused import forward, reverse
+from uqms.surrogates.fused import forward, reverse
 
 __all__ = ["STEP", "score_slopes", "score_slopes_reverse"]
 

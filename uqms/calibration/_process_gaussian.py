@@ -2,7 +2,7 @@
 
 One function serves one subject, several experiments, autocorrelated noise, discrepancy and populations. It averages
 over draws h of the process's hyperparameters, one draw after the other: what was summed is scaled down when a larger
-one comes. Letters as in `_gaussian`; `_fused` predicts the scores, `_features` makes features of them.
+one comes. Letters as in `_gaussian`; `fused` predicts the scores, `_features` makes features of them.
 """
 
 import math
@@ -28,7 +28,7 @@ from uqms.calibration._gaussian import (
 )
 from uqms.calibration._mean_slopes import score_slopes, score_slopes_reverse
 from uqms.calibration.blocks import view
-from uqms.surrogates._fused import HEADER, forward, reverse
+from uqms.surrogates.fused import HEADER, forward, reverse
 
 __all__ = ["Problem", "at", "process_gaussian"]
 

@@ -32,7 +32,7 @@ from uqms.calibration.success import Success
 from uqms.errors import InputError
 from uqms.parameters import Box, Prior
 from uqms.parameters.scale import SCALES, Interval
-from uqms.surrogates import _fused
+from uqms.surrogates import fused
 from uqms.surrogates.outputs import Decoder, InputDecoder
 from uqms.surrogates.process import Scores
 from uqms.surrogates.protocol import Surrogate
@@ -359,7 +359,7 @@ class FlatScoresOp(Op):  # type: ignore[misc]
 
     def perform(self, node: Apply, inputs: Any, outputs: Any) -> None:
         """Evaluate."""
-        outputs[0][0], outputs[1][0] = _fused.scores_flat(*(np.ascontiguousarray(v) for v in inputs))
+        outputs[0][0], outputs[1][0] = fused.scores_flat(*(np.ascontiguousarray(v) for v in inputs))
 
     def connection_pattern(self, node: Apply) -> list[list[bool]]:
         """Nothing is differentiated by the block."""
@@ -385,7 +385,7 @@ class FlatScoresReverseOp(Op):  # type: ignore[misc]
 
     def perform(self, node: Apply, inputs: Any, outputs: Any) -> None:
         """Evaluate."""
-        outputs[0][0] = _fused.scores_flat_reverse(*(np.ascontiguousarray(v) for v in inputs))
+        outputs[0][0] = fused.scores_flat_reverse(*(np.ascontiguousarray(v) for v in inputs))
 
 
 class GaussianOp(Op):  # type: ignore[misc]
@@ -648,12 +648,12 @@ KERNEL_VERSION = 9  # raise it when a compiled kernel changes: graphs cached on 
 
 @register_funcify_default_op_cache_key(FlatScoresOp)  # type: ignore[untyped-decorator]
 def _numba_scores(op: FlatScoresOp, node: Apply, **_: Any) -> Any:
-    return _fused.scores_flat, KERNEL_VERSION
+    return fused.scores_flat, KERNEL_VERSION
 
 
 @register_funcify_default_op_cache_key(FlatScoresReverseOp)  # type: ignore[untyped-decorator]
 def _numba_scores_reverse(op: FlatScoresReverseOp, node: Apply, **_: Any) -> Any:
-    return _fused.scores_flat_reverse, KERNEL_VERSION
+    return fused.scores_flat_reverse, KERNEL_VERSION
 
 
 @register_funcify_default_op_cache_key(GaussianOp)  # type: ignore[untyped-decorator]

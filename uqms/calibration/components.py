@@ -29,7 +29,7 @@ from uqms.errors import InputError
 from uqms.surrogates.transforms import Identity
 
 if TYPE_CHECKING:
-    from uqms.calibration.population.problem import PopulationCalibration
+    from uqms.calibration.population.calibration import PopulationCalibration
 
 __all__ = ["LatentOutput", "latent_output", "observe"]
 
@@ -90,7 +90,7 @@ def observe(
     ['share', 'sigma']
     """
     pm.modelcontext(None)
-    from uqms.calibration.population.problem import PopulationCalibration
+    from uqms.calibration.population.calibration import PopulationCalibration
 
     if isinstance(problem, PopulationCalibration):
         return _observe_population(problem, values, name, own_priors)
@@ -106,7 +106,7 @@ def _observe_population(
     problem: "PopulationCalibration", values: Mapping[str, Any], name: str, own_priors: bool
 ) -> Any:
     """Add a population's subjects and observations; individual parameters that are vectors are the subjects' own."""
-    from uqms.calibration.population import graph
+    from uqms.calibration.population import subjects_graph
 
     population = problem.population
     given = {key: pt.as_tensor(value, dtype="float64") for key, value in values.items()}
@@ -133,8 +133,8 @@ def _observe_population(
     wanted = {key for key in problem.priors if key not in law}
     known = _completed(problem, rest, wanted, own_priors, "observe")  # type: ignore[arg-type]
     before = "" if name == "observations" else f"{name}_"
-    own = by_hand | graph.individual_variables(problem, known, before, tuple(by_hand))
-    return graph.add_likelihood(problem, own, known, name, _latents_of(name))
+    own = by_hand | subjects_graph.individual_variables(problem, known, before, tuple(by_hand))
+    return subjects_graph.add_likelihood(problem, own, known, name, _latents_of(name))
 
 
 @final

@@ -32,7 +32,7 @@ from uqms._typing import Array
 from uqms.calibration import _gaussian, _latent_outputs, _map, _process_gaussian
 from uqms.calibration.compiled import Linear, Map, evaluate
 from uqms.errors import InitError, InputError
-from uqms.surrogates import _fused, kernels
+from uqms.surrogates import fused, kernels
 
 __all__ = ["ModelTarget", "complaints", "model_target", "starting_points", "with_data"]
 
@@ -334,7 +334,7 @@ def _c_function(function: Any, source: str, signature: Any, shared: Sequence[Any
 def _kernels() -> str:
     """Return a digest of the compiled parts of this library, which keys of graphs do not look into."""
     sources = "".join(
-        inspect.getsource(module) for module in (kernels, _fused, _gaussian, _process_gaussian, _latent_outputs, _map)
+        inspect.getsource(module) for module in (kernels, fused, _gaussian, _process_gaussian, _latent_outputs, _map)
     )
     return hashlib.sha256(sources.encode()).hexdigest()
 

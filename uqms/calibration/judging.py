@@ -16,7 +16,7 @@ from uqms.calibration.base import Problem
 from uqms.calibration.checks import Check, Sampled, Verdict
 from uqms.calibration.computation import computation
 from uqms.calibration.context import CheckFunction, Context
-from uqms.calibration.population import verdict as population
+from uqms.calibration.population import subject_checks as population
 
 __all__ = ["CHECKS", "OF_A_SURROGATE", "OF_RUNS", "judge", "verdict_of"]
 

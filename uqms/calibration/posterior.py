@@ -42,7 +42,7 @@ from uqms.errors import InputError
 
 if TYPE_CHECKING:
     from uqms.calibration.parts import JointCalibration
-    from uqms.calibration.population.problem import PopulationCalibration
+    from uqms.calibration.population.calibration import PopulationCalibration
     from uqms.calibration.population.subject import SubjectPosterior
     from uqms.calibration.problem import Calibration
 

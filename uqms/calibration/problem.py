@@ -65,8 +65,8 @@ if TYPE_CHECKING:
     from uqms.calibration.checks import Sampled
     from uqms.calibration.context import Linearised
     from uqms.calibration.parts import JointCalibration
+    from uqms.calibration.population.calibration import PopulationCalibration
     from uqms.calibration.population.population import Population
-    from uqms.calibration.population.problem import PopulationCalibration
     from uqms.calibration.posterior import Posterior
     from uqms.surrogates import FittedProbability
 
@@ -200,7 +200,7 @@ class Calibration(Problem):
         if cls is Calibration:
             check_settings(several, settings)
         if several == "population" and cls is Calibration:
-            from uqms.calibration.population.problem import PopulationCalibration
+            from uqms.calibration.population.calibration import PopulationCalibration
 
             return PopulationCalibration(surrogate, *arguments, **settings)
         if not parts:

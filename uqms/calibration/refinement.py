@@ -32,9 +32,9 @@ import xarray as xr
 from uqms import _checks as check
 from uqms._threads import single_threaded
 from uqms._typing import Array, Bools, Ints, RandomState, as_generator
+from uqms.calibration.population.calibration import Individuals
 from uqms.calibration.population.layout import from_natural
-from uqms.calibration.population.problem import Individuals
-from uqms.calibration.population.verdict import SUBJECT_EDGE_MASS
+from uqms.calibration.population.subject_checks import SUBJECT_EDGE_MASS
 from uqms.calibration.posterior import Posterior
 from uqms.calibration.problem import Calibration
 from uqms.calibration.verdict import EDGE, EDGE_MASS

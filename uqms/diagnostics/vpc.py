@@ -31,7 +31,7 @@ from uqms.calibration.capabilities import refuse
 from uqms.calibration.density import draw_rows
 from uqms.calibration.direct import is_exact
 from uqms.calibration.population.hierarchy import Hierarchy
-from uqms.calibration.population.prediction import Measured, Shared, row_sums
+from uqms.calibration.population.subject_prediction import Measured, Shared, row_sums
 from uqms.calibration.posterior import hierarchy_of
 from uqms.errors import ExtrapolationError, InputError
 

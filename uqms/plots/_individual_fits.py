@@ -10,7 +10,7 @@ from uqms._typing import Array, Ints
 from uqms.calibration import Posterior
 from uqms.calibration.context import evenly
 from uqms.calibration.population.hierarchy import Hierarchy
-from uqms.calibration.population.prediction import targets_of
+from uqms.calibration.population.subject_prediction import targets_of
 from uqms.calibration.posterior import hierarchy_of
 from uqms.calibration.predict import new_noise
 from uqms.diagnostics.vpc import rows_of

@@ -29,10 +29,10 @@ from scipy.linalg.blas import dtrmm
 from uqms import _checks as check
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.errors import InputError
-from uqms.surrogates._radial import factor_of, radial
 from uqms.surrogates.gp import GaussianProcessSurrogate
 from uqms.surrogates.kernels import Kernel, correlation, layout_of, split
 from uqms.surrogates.process import normals_at
+from uqms.surrogates.radial import factor_of, radial
 from uqms.surrogates.training import JITTER_FIRST, factorise, trend_basis
 
 __all__ = ["Paths", "mean_path", "paths"]

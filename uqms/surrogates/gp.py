@@ -28,9 +28,9 @@ from uqms.errors import (
     NumericalWarning,
 )
 from uqms.parameters import Box
-from uqms.surrogates._fused import scores_flat_reverse
 from uqms.surrogates.archive import Stored
 from uqms.surrogates.fitting import Fitting
+from uqms.surrogates.fused import scores_flat_reverse
 from uqms.surrogates.jax_kernel import JaxKernel
 from uqms.surrogates.jax_process import JaxScores
 from uqms.surrogates.kernel_files import description_of

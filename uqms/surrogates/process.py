@@ -160,7 +160,7 @@ class ScoreProcess:
         return replace(self, log_weights=np.zeros(1), **kept)
 
     def flat(self) -> Array:
-        """Return everything that prediction needs as one block of numbers, in the order that `_fused` reads."""
+        """Return everything that prediction needs as one block of numbers, in the order that `fused` reads."""
         n, d = self.x.shape
         b, scales = self.beta.shape[2], scale_count(self.kernel, d)
         layout = self.kernel.layout()
@@ -335,7 +335,7 @@ def score_at(
         mean, variance = _marginal(process, h, j, rows, column)
         return mean.reshape(s, k), variance.reshape(s, k)
     kappa = correlation(process.kernel, rows, process.x, process.ell[h, j])
-    mean, w, v = _rows(process, h, j, rows, kappa, column)
+    mean, w, v = rows_of(process, h, j, rows, kappa, column)
     return mean.reshape(s, k), _joint(process, h, j, rows.reshape(s, k, d), w, v)
 
 
@@ -350,7 +350,7 @@ def score_reverse(
     """Return the derivative of sum(mean * mean_bar) + sum(covariance * cov_bar) of score j of draw h, of any kernel."""
     kernel, ell, s2 = process.kernel, process.ell[h, j], process.variance[h, j]
     to_runs = kernel.linearised(u, process.x, ell)
-    _, w, v = _rows(process, h, j, u, to_runs.kappa, None)
+    _, w, v = rows_of(process, h, j, u, to_runs.kappa, None)
     both = cov_bar + cov_bar.T
     trend_bar = both @ v @ process.trend_root[h, j]
     w_bar = np.outer(mean_bar, process.target[h, j]) - both @ w - trend_bar @ process.trend_factor[h, j].T
@@ -367,7 +367,7 @@ def _marginal(process: ScoreProcess, h: int, j: int, u: Array, cheap: Array | No
     for start in range(0, len(u), size):
         block = slice(start, start + size)
         kappa = correlation(process.kernel, u[block], process.x, process.ell[h, j])
-        mean[block], w, v = _rows(process, h, j, u[block], kappa, None if cheap is None else cheap[block])
+        mean[block], w, v = rows_of(process, h, j, u[block], kappa, None if cheap is None else cheap[block])
         variance[block] = process.variance[h, j] - np.einsum("ij,ij->i", w, w) + np.einsum("ij,ij->i", v, v)
     return mean, np.maximum(variance, 0.0)
 
@@ -444,7 +444,7 @@ def _last_block(
     kappa = correlation(process.kernel, points, points, process.ell[h, j])
     to_runs = np.zeros((len(points) - rest, len(known)))
     to_runs[:, known] = kappa[rest:, :n]
-    mean, w, v = _rows(process, h, j, u[anchors:], to_runs, cheap)
+    mean, w, v = rows_of(process, h, j, u[anchors:], to_runs, cheap)
     own = process.nugget[h, j] + process.noise[j, known] / process.variance[h, j]
     kappa[np.arange(n), np.arange(n)] += own + process.jitter[h, j] - JITTER_FIRST
     lower, _ = factorise(kappa, 0.0)
@@ -455,7 +455,7 @@ def _last_block(
     return mean, v, block
 
 
-def _rows(
+def rows_of(
     process: ScoreProcess, h: int, j: int, u: Array, kappa: Array, cheap: Array | None
 ) -> tuple[Array, Array, Array]:
     """Return the mean, w' and v' of score j at the rows of u, from their correlation with the runs."""

@@ -12,7 +12,7 @@ import uqms as uq
 from uqms.calibration import bridge
 from uqms.calibration.assembly import new_rows
 from uqms.calibration.noise import NoiseModel
-from uqms.calibration.population.prediction import Shared
+from uqms.calibration.population.subject_prediction import Shared
 from uqms.calibration.population.terms import subject_terms
 from uqms.calibration.posterior import build_posterior
 from uqms.errors import InputError

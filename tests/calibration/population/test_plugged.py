@@ -13,8 +13,8 @@ import uqms as uq
 from uqms.calibration import bridge
 from uqms.calibration.population.covariances import ProcessCovariances, SurrogateCovariances
 from uqms.calibration.population.lowrank import LowRank
-from uqms.calibration.population.prediction import Shared, covariances_of, featured, subjects_of
 from uqms.calibration.population.shared_error import SharedError, nystroem, square_root, square_root_reverse
+from uqms.calibration.population.subject_prediction import Shared, covariances_of, featured, subjects_of
 from uqms.surrogates import Matern52
 from uqms.surrogates.process import condition, scores_at
 from uqms.surrogates.training import Hyperparameters

@@ -15,8 +15,8 @@ from scipy.stats import t as student
 import uqms as uq
 from uqms.calibration import bridge
 from uqms.calibration.population.layout import Layout
+from uqms.calibration.population.subject_checks import _check_edge
 from uqms.calibration.population.terms import subject_terms
-from uqms.calibration.population.verdict import _check_edge
 from uqms.errors import DataError, DataWarning, ExtrapolationError, InputError
 from uqms.parameters.functions import NumPyFunctions
 

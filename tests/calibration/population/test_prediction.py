@@ -12,9 +12,9 @@ from scipy.stats import t as student
 
 import uqms as uq
 from uqms.calibration.population.covariances import ProcessCovariances
-from uqms.calibration.population.prediction import Measured, Shared, featured, some_inputs, subjects_of
 from uqms.calibration.population.shared_error import SharedError
 from uqms.calibration.population.subject import NewData, _inputs
+from uqms.calibration.population.subject_prediction import Measured, Shared, featured, some_inputs, subjects_of
 from uqms.calibration.posterior import Posterior
 from uqms.calibration.predict import Targets, conditional_moments, own_cells
 from uqms.errors import ExtrapolationError, ExtrapolationWarning, InputError
@@ -103,7 +103,7 @@ def test_scores_are_the_same_a_few_draws_at_a_time(monkeypatch: pytest.MonkeyPat
     shared = posterior_of(problem(), 30).hierarchy.shared
     u = shared.problem.data.unit_inputs(shared.own)
     whole = shared.scores(u)
-    monkeypatch.setattr("uqms.calibration.population.prediction.NUMBERS", 2000)
+    monkeypatch.setattr("uqms.calibration.population.subject_prediction.NUMBERS", 2000)
     for one, other in zip(whole, shared.scores(u), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-15)  # variances are differences of larger numbers
 
@@ -405,6 +405,6 @@ def test_features_are_measured_by_whole_subjects(monkeypatch: pytest.MonkeyPatch
     data = problem().data
     subject = subjects_of(data)
     np.testing.assert_array_equal(some_inputs(data), np.arange(len(subject)))
-    monkeypatch.setattr("uqms.calibration.population.prediction.BLOCK", len(subject) // 2)
+    monkeypatch.setattr("uqms.calibration.population.subject_prediction.BLOCK", len(subject) // 2)
     assert subject.tolist() == [1, 0, 2, 3, 4, 0]
     assert some_inputs(data).tolist() == [1, 4, 5]  # both inputs of the first subject, and the last subject's

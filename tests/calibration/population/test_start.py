@@ -6,7 +6,7 @@ import pytest
 from calibration.problems import linear_surrogate
 
 import uqms as uq
-from uqms.calibration.population import graph, start
+from uqms.calibration.population import start, subjects_graph
 
 J, M = 40, 5  # subjects, measurements of each
 SLOPE, MEAN, OMEGA, SD = 2.0, 0.7, 0.8, 0.6
@@ -88,12 +88,12 @@ def test_a_spread_that_its_prior_forbids_stays_and_none_is_nothing() -> None:
     one = problem(0.1, spread=uq.Uniform(0.0, 0.4))  # effects say 0.8
     target, kappa = one.compiled.target(one), np.zeros((J, 1))
     points, rng = np.tile(target.start, (2, 1)), np.random.default_rng(1)
-    middles, _ = graph._likely(one, target, points, kappa, rng, 1)
-    begins, _ = graph._coordinates(target)
+    middles, _ = subjects_graph._likely(one, target, points, kappa, rng, 1)
+    begins, _ = subjects_graph._coordinates(target)
     np.testing.assert_array_equal(middles[:, begins["omega_theta"]], points[:, begins["omega_theta"]])
     wrong = np.where(np.arange(target.size) == 3, [[np.nan], [0.5]], middles)
-    np.testing.assert_array_equal(graph._finite(target, wrong, points), np.stack([points[0], wrong[1]]))
-    found, _ = graph._at(one, target, middles, kappa)
+    np.testing.assert_array_equal(subjects_graph._finite(target, wrong, points), np.stack([points[0], wrong[1]]))
+    found, _ = subjects_graph._at(one, target, middles, kappa)
     assert found["sigma"] == pytest.approx(SD, rel=0.3)
     alike = one.with_values(SLOPE * MEAN + SD * rng.standard_normal(len(one.data.cells.z)))
     theta = {"theta": np.array([MEAN]), "omega_theta": np.array([3.0]), "sigma": np.array([SD])}
@@ -116,7 +116,7 @@ def test_chains_begin_at_likely_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(uq.NUTS, "sample_target", stop)
         with pytest.raises(Seen):
-            graph.run(one, uq.NUTS(), 1)
+            subjects_graph.run(one, uq.NUTS(), 1)
     target, starts = seen["target"], seen["starts"]
     tree = uq.NUTS(draws=300, tune=300, chains=2).sample_target(target, 1, starts)
     usual = tree["sample_stats"]["logp"].values.ravel()
@@ -124,5 +124,5 @@ def test_chains_begin_at_likely_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     assert abs(values.mean() - usual.mean()) < 2.0 * usual.std()
     for name in ("omega_theta", "sigma"):
         drawn = np.log(tree["posterior"][name].values)
-        at = starts[:, graph._coordinates(target)[0][name]]
+        at = starts[:, subjects_graph._coordinates(target)[0][name]]
         assert abs(at.mean() - drawn.mean()) < 2.0 * drawn.std()

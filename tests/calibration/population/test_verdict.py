@@ -13,9 +13,8 @@ import uqms as uq
 from uqms.calibration.checks import Sampled, Verdict
 from uqms.calibration.judging import judge
 from uqms.calibration.population.covariances import ProcessCovariances
-from uqms.calibration.population.prediction import featured, noise_of_scores, subjects_of
 from uqms.calibration.population.shared_error import nystroem
-from uqms.calibration.population.verdict import (
+from uqms.calibration.population.subject_checks import (
     _check_ends,
     _check_features,
     _information,
@@ -23,6 +22,7 @@ from uqms.calibration.population.verdict import (
     _through_features,
     _trace,
 )
+from uqms.calibration.population.subject_prediction import featured, noise_of_scores, subjects_of
 from uqms.calibration.predict import data_moments
 from uqms.surrogates.process import scores_at
 

@@ -10,7 +10,7 @@ from uqms.calibration.likelihood import check_conditions
 from uqms.errors import InputError
 
 if TYPE_CHECKING:
-    from uqms.calibration.population.problem import Individuals
+    from uqms.calibration.population.calibration import Individuals
 
 __all__ = ["asked_conditions", "chosen_outputs"]
 

@@ -27,8 +27,7 @@ from jaxtyping import Float
 
 from uqms._typing import Array, Ints
 from uqms.surrogates.kernels import correlation, places
-from uqms.surrogates.process import ScoreProcess
-from uqms.surrogates.process import _rows as rows_of
+from uqms.surrogates.process import ScoreProcess, rows_of
 from uqms.surrogates.protocol import Surrogate
 
 __all__ = ["Against", "Covariances", "ProcessCovariances", "SurrogateCovariances", "between"]

@@ -18,12 +18,12 @@ from uqms.calibration.likelihood import merge_close
 from uqms.calibration.observations import Observations
 from uqms.calibration.population.asked import asked_conditions, chosen_outputs
 from uqms.calibration.population.layout import from_natural
-from uqms.calibration.population.prediction import Shared, curves
+from uqms.calibration.population.subject_prediction import Shared, curves
 from uqms.calibration.predict import PosteriorPrediction
 from uqms.errors import InputError
 
 if TYPE_CHECKING:
-    from uqms.calibration.population.problem import PopulationCalibration
+    from uqms.calibration.population.calibration import PopulationCalibration
     from uqms.calibration.population.subject import SubjectPosterior
     from uqms.calibration.posterior import Posterior
 

@@ -31,7 +31,7 @@ from uqms.calibration.joint_error import averaged_marginals
 from uqms.calibration.population.layout import from_natural
 
 if TYPE_CHECKING:
-    from uqms.calibration.population.problem import PopulationCalibration
+    from uqms.calibration.population.calibration import PopulationCalibration
 
 __all__ = ["calmed", "centring", "likely"]
 

@@ -31,7 +31,7 @@ from uqms.calibration.likelihood import merge_close
 from uqms.calibration.observations import Observations
 from uqms.calibration.population.asked import asked_conditions, chosen_outputs
 from uqms.calibration.population.layout import Layout, from_natural, read_subjects
-from uqms.calibration.population.prediction import Measured, Shared, curves
+from uqms.calibration.population.subject_prediction import Measured, Shared, curves
 from uqms.calibration.predict import PosteriorPrediction
 from uqms.calibration.summary import interval_row
 from uqms.errors import PACKAGE, ConvergenceWarning, ExtrapolationError, InputError

@@ -23,7 +23,7 @@ from uqms.calibration.predict import data_moments
 from uqms.parameters.functions import NumPyFunctions
 
 if TYPE_CHECKING:
-    from uqms.calibration.population.problem import Individuals, PopulationCalibration
+    from uqms.calibration.population.calibration import Individuals, PopulationCalibration
 
 __all__ = ["subject_terms"]
 

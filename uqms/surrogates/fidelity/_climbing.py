@@ -1,13 +1,13 @@
 """The compiled prediction of linear levels at a few inputs, and its reverse derivative; letters as in `ladder`.
 
-Blocks are those of `_fused`, one a level, member and score, of levels above the lowest as functions of (c, u).
+Blocks are those of `fused`, one a level, member and score, of levels above the lowest as functions of (c, u).
 """
 
 import numba
 import numpy as np
 
 from uqms._typing import Array, Ints
-from uqms.surrogates._fused import forward, reverse
+from uqms.surrogates.fused import forward, reverse
 
 __all__ = ["climb", "climb_reverse"]
 

@@ -25,9 +25,9 @@ import numpy as np
 from uqms import _checks as check
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.errors import InputError
-from uqms.surrogates._fused import scores_flat_reverse
 from uqms.surrogates.cokriging import second_slope
 from uqms.surrogates.fidelity._climbing import climb, climb_reverse
+from uqms.surrogates.fused import scores_flat_reverse
 from uqms.surrogates.kernels import Stationary, correlation_slopes
 from uqms.surrogates.physics import lifted
 from uqms.surrogates.process import (

@@ -41,7 +41,7 @@ from uqms.calibration.observations import Observations
 from uqms.calibration.population.layout import WALL, Layout, Subjects, read_subjects
 from uqms.calibration.population.lowrank import LowRank
 from uqms.calibration.population.population import Population
-from uqms.calibration.population.prediction import has_features, low_rank, simulate_rows
+from uqms.calibration.population.subject_prediction import has_features, low_rank, simulate_rows
 from uqms.calibration.problem import Calibration, named_derived
 from uqms.calibration.samplers import NUTS, Sampler
 from uqms.errors import PACKAGE, DataError, DataWarning, ExtrapolationError, ExtrapolationWarning, InputError
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from uqms.calibration.checks import Sampled
     from uqms.calibration.constraints import Constraint
     from uqms.calibration.context import Linearised
-    from uqms.calibration.population.graph import Compiled
+    from uqms.calibration.population.subjects_graph import Compiled
     from uqms.calibration.posterior import Posterior
 
 __all__ = ["Individuals", "PopulationCalibration"]
@@ -444,7 +444,7 @@ class PopulationCalibration(Problem):
 
     def linearised(self, sampled: "Sampled") -> "Linearised":
         """Return the problem linearised at a few draws, as the checks of a verdict look at it."""
-        from uqms.calibration.population.verdict import linearised
+        from uqms.calibration.population.subject_checks import linearised
 
         return linearised(self, sampled)
 
@@ -669,14 +669,14 @@ class PopulationCalibration(Problem):
 
     def with_gradients(self, sampler: NUTS, seed: int) -> tuple["PopulationCalibration", xr.DataTree]:
         """Return the problem with features for where its subjects are, and its draws by a sampler with gradients."""
-        from uqms.calibration.population.graph import run
+        from uqms.calibration.population.subjects_graph import run
 
         return run(self, sampler, seed)
 
     @property
     def compiled(self) -> "Compiled":
         """The compiled log-density, shared by problems that `with_values` made of one another."""
-        from uqms.calibration.population.graph import Compiled
+        from uqms.calibration.population.subjects_graph import Compiled
 
         if not self._compiled:
             self._compiled.append(Compiled())
@@ -690,10 +690,10 @@ class PopulationCalibration(Problem):
         import pymc as pm
 
         from uqms.calibration import bridge
-        from uqms.calibration.population import graph
+        from uqms.calibration.population import subjects_graph
 
         with pm.Model(coords={"subject": list(self.subjects.labels)}) as model:
             values = bridge.prior_variables(self.conditioned_prior)
-            own = graph.individual_variables(self, values, centring=centring)
-            graph.add_likelihood(self, own, values, "observations", "latents")
+            own = subjects_graph.individual_variables(self, values, centring=centring)
+            subjects_graph.add_likelihood(self, own, values, "observations", "latents")
         return model

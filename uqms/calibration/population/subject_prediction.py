@@ -36,7 +36,7 @@ from uqms.errors import InputError
 from uqms.surrogates.outputs import Decoder, InputDecoder
 
 if TYPE_CHECKING:
-    from uqms.calibration.population.problem import Individuals, PopulationCalibration
+    from uqms.calibration.population.calibration import Individuals, PopulationCalibration
 
 __all__ = ["Measured", "Shared", "curves", "featured", "has_features", "low_rank", "row_sums", "shared_error"]
 

@@ -30,14 +30,14 @@ from uqms.calibration.likelihood import dense
 from uqms.calibration.misfit import MISFIT_LEVEL
 from uqms.calibration.population.layout import from_natural
 from uqms.calibration.population.lowrank import ragged
-from uqms.calibration.population.prediction import noise_of_scores, some_inputs
 from uqms.calibration.population.shared_error import QUANTILE
+from uqms.calibration.population.subject_prediction import noise_of_scores, some_inputs
 from uqms.calibration.predict import data_moments
 from uqms.calibration.verdict import EDGE, SHARE_LIMIT
 from uqms.surrogates.outputs import Decoder
 
 if TYPE_CHECKING:
-    from uqms.calibration.population.problem import PopulationCalibration
+    from uqms.calibration.population.calibration import PopulationCalibration
 
 __all__ = [
     "edge_of_subjects",

@@ -17,14 +17,14 @@ from uqms.calibration.compiled import expand
 from uqms.calibration.graph import ModelTarget, model_target
 from uqms.calibration.population.covariances import ProcessCovariances
 from uqms.calibration.population.layout import WALL, from_natural
-from uqms.calibration.population.prediction import simulate_rows
 from uqms.calibration.population.start import calmed, centring, likely
+from uqms.calibration.population.subject_prediction import simulate_rows
 from uqms.calibration.samplers.shared import import_beside
 from uqms.errors import InitError
 from uqms.parameters.scale import SCALES
 
 if TYPE_CHECKING:
-    from uqms.calibration.population.problem import PopulationCalibration
+    from uqms.calibration.population.calibration import PopulationCalibration
     from uqms.calibration.samplers import NUTS
 
 __all__ = ["Compiled", "add_likelihood", "individual_variables", "run"]
