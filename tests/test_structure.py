@@ -1,12 +1,14 @@
 """The structure that `scripts/structure.py` prints, of a tree so small that it can be counted by hand."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
 try:
     import structure
 finally:
@@ -133,9 +135,29 @@ def test_a_revision_that_is_not_there(tmp_path: Path) -> None:
         structure.main(["--root", str(tmp_path), "--against", "nowhere"])
 
 
-def test_no_file_of_the_package_imports_in_a_circle() -> None:
+@pytest.fixture(scope="module")
+def package() -> structure.Structure:
+    return structure.Structure(structure.working_tree(ROOT))
+
+
+def test_no_file_of_the_package_imports_in_a_circle(package: structure.Structure) -> None:
     """But one: `Calibration(...)` makes any of three problems, two of which are made of calibrations."""
-    package = structure.Structure(structure.working_tree(Path(structure.__file__).parent.parent))
     found = {room: package.circles(room, (structure.TOP, structure.INSIDE)) for room in package.rooms}
-    problems = [f"uqms.calibration.{name}" for name in ("parts", "population.problem", "problem")]
+    problems = [f"uqms.calibration.{name}" for name in ("parts", "population.calibration", "problem")]
     assert {room: circles for room, circles in found.items() if circles} == {"calibration": [problems]}
+
+
+def test_a_name_finds_its_file_and_stays_in_its_package(package: structure.Structure) -> None:
+    assert package.duplicates == {}
+    assert package.leaks == []
+
+
+def test_the_architecture_page_names_every_file_of_calibration(package: structure.Structure) -> None:
+    named = {
+        part.rpartition("/")[2]
+        for part in re.findall(r"`([\w/]+)`", (ROOT / "docs/architecture.md").read_text(encoding="utf-8"))
+    }
+    for file in map(Path, (one.path for one in package.files)):
+        folders = file.parts[:-1]
+        if folders in (("uqms", "calibration"), ("uqms", "calibration", "population")) and file.stem != "__init__":
+            assert file.stem in named, file
