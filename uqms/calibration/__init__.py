@@ -89,7 +89,7 @@ _LAZY = {
     "LatentOutput": "components",
     "Mode": "mode",
     "Population": "population.population",
-    "PopulationCalibration": "population.problem",
+    "PopulationCalibration": "population.calibration",
     "Posterior": "posterior",
     "PosteriorPrediction": "predict",
     "Round": "refinement",

@@ -20,7 +20,7 @@ Rows of raw are input by input, and score by score within an input.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, Protocol, final
+from typing import ClassVar, NamedTuple, Protocol, final, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -44,6 +44,7 @@ class Against(NamedTuple):
     variance: Array  # (k, s, s)
 
 
+@runtime_checkable
 class Covariances(Protocol):
     """Covariances of the errors of q scores between inputs, for each draw of hyperparameters."""
 
