@@ -15,7 +15,7 @@ PACKAGE = Path(uqms.__file__).parent
 _NOWHERE = ("pickle", "cPickle", "_pickle", "dill", "shelve", "marshal", "jsonpickle", "joblib", "runpy", "imp")
 MODULES: dict[str, set[str]] = {
     **{name: set() for name in _NOWHERE},
-    "cloudpickle": {"simulators/process.py", "runs/pool.py"},
+    "cloudpickle": {"simulators/worker.py", "runs/pool.py"},
 }
 # A module that only a variable names: one file follows the imports of the user's own function; the others import the
 # module of a user's own prior or kernel, after its source was seen to define the class that is wanted.

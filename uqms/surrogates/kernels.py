@@ -178,10 +178,10 @@ class Slopes:
         out = np.zeros(scales + len(self.by_other))
         squares = u * u
         others = squares if u is x else x * x
-        rows, ones = np.ones(len(u)), np.ones(len(x))
         for at, slope in zip(self.at, self.g, strict=True):
             pairs, seen = bar * slope, at >= 0
-            spread = (pairs @ ones) @ squares + (pairs.T @ rows) @ others - 2.0 * np.sum(u * (pairs @ x), axis=0)
+            # Sums of NumPy, not products with ones: they lose fewer digits, which the end of a fit shows.
+            spread = pairs.sum(axis=1) @ squares + pairs.sum(axis=0) @ others - 2.0 * np.sum(u * (pairs @ x), axis=0)
             out[at[seen]] -= spread[seen] * self.ell[at[seen]] ** -2.0
         for i, slope in enumerate(self.by_other):
             out[scales + i] = float(np.vdot(bar, slope))

@@ -214,7 +214,7 @@ class SharedError:
             return np.asarray((rows[..., None, :] @ phi)[..., 0, :])
         return rows[..., self.score] * phi
 
-    def covariance(self, u: Float[np.ndarray, "k d"]) -> Float[np.ndarray, "h q k k"]:
+    def covariance(self, u: Float[np.ndarray, "k d"]) -> Array:
         """Return the covariance between inputs that all this amounts to; of correlated scores (h, k, q, k, q)."""
         _, phi, own = self.at(u)
         at = np.arange(len(u))
