@@ -115,8 +115,8 @@ BUGS = (
     Bug(
         "factor 1/2 in a log-determinant of what inputs share",
         f"{CALIBRATION}/_gaussian.py",
-        "    total = factor(A, n)\n",
-        "    total = 0.5 * factor(A, n)\n",
+        "        total = _factor(square, n)\n",
+        "        total = 0.5 * _factor(square, n)\n",
         (*DENSE, *values("scalar_replicates")),
     ),
     Bug(
