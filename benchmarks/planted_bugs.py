@@ -120,6 +120,13 @@ BUGS = (
         (*DENSE, *values("scalar_replicates")),
     ),
     Bug(
+        "factor 1/2 in a log-determinant of what many inputs share",
+        f"{CALIBRATION}/_gaussian.py",
+        "        total = factor(A, n)\n",
+        "        total = 0.5 * factor(A, n)\n",
+        tests("calibration/test_likelihood.py", "test_many_conditions_have_the_dense_normal_and_its_gradient[24]"),
+    ),
+    Bug(
         "factor 1/2 in a log-determinant of an input",
         f"{CALIBRATION}/_gaussian.py",
         "        total += _factor(H, n)\n",

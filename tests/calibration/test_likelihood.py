@@ -78,6 +78,28 @@ def test_compiled_gradient_equals_central_differences(seed: int) -> None:
     )
 
 
+@pytest.mark.parametrize("conditions", [8, 24])
+def test_many_conditions_have_the_dense_normal_and_its_gradient(conditions: int) -> None:
+    """Beyond 16 numbers that inputs share, matrices go through LAPACK."""
+    rng = np.random.default_rng(conditions)
+    x = rng.random((15, 2))
+    space = uq.ParameterSpace(theta=uq.Uniform(0.0, 1.0), conditions={"x": uq.Condition(0.0, 1.0)})
+    surrogate = given_surrogate(x, rng.standard_normal((15, 1)), names=("theta", "x"), space=space)
+    observations = replicates(rng.standard_normal((conditions, 2)), np.linspace(0.02, 0.98, conditions))
+    problem = uq.Calibration(surrogate, observations, uq.GaussianNoise(sd=uq.HalfNormal(1.0)))
+    theta, sigma = {"theta": 0.4, "sigma": 0.3}, np.array([0.3])
+    expected = multivariate_normal(*dense_covariance(problem, theta, sigma)).logpdf(problem.cells.z)
+    assert problem.log_likelihood(theta) == pytest.approx(expected, rel=1e-9)
+    u, z, step = problem.unit_inputs({"theta": np.array(0.4)}), problem.cells.z, 1e-5
+    value, u_bar, _ = compiled_at(problem, u, sigma, z)
+    assert value == pytest.approx(expected, rel=1e-9)
+    for index in np.ndindex(*u.shape):
+        shift = np.zeros_like(u)
+        shift[index] = step
+        upper, lower = (compiled_at(problem, u + sign * shift, sigma, z)[0] for sign in (1.0, -1.0))
+        assert u_bar[index] == pytest.approx((upper - lower) / (2 * step), rel=1e-5, abs=1e-5 * abs(value))
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_leave_one_out_terms_are_the_conditional_densities(seed: int) -> None:
     from uqms.calibration.assembly import leave_one_out
