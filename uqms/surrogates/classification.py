@@ -435,10 +435,6 @@ class FittedProbability:
         mean, covariance = self._latent(u, u, diagonal=True)
         return mean, np.maximum(covariance, 1e-12)
 
-    def latent_jointly(self, u: Array) -> tuple[Array, Array]:
-        """Return mean (H, k) and covariance (H, k, k) of the latent function at `u` (k, d)."""
-        return self._latent(u, u, diagonal=False)
-
     def _latent(self, u: Array, v: Array, diagonal: bool) -> tuple[Array, Array]:
         """Return the mean (H, k) at u, and the covariance (H, k, l) between u and v, or (H, k) of u with itself."""
         same = v is u

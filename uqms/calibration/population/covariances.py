@@ -26,6 +26,7 @@ import numpy as np
 from jaxtyping import Float
 
 from uqms._typing import Array, Ints
+from uqms.calibration.direct import has_derivative
 from uqms.surrogates.kernels import correlation, places
 from uqms.surrogates.process import ScoreProcess, rows_of
 from uqms.surrogates.protocol import Surrogate
@@ -68,6 +69,16 @@ class Covariances(Protocol):
         """Signs of what `raw` has beside the points, shape (r,)."""
         ...
 
+    @property
+    def compiled(self) -> ScoreProcess | None:
+        """The library's own process, of which `_features` makes features in compiled code; None of any other."""
+        ...
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether there are derivatives by the inputs."""
+        ...
+
     def stretch(self, cloud: Array) -> Array:
         """Return by what inputs are multiplied (d,) so that distances are about as the errors see them."""
         ...
@@ -107,6 +118,12 @@ class ProcessCovariances:
 
     process: ScoreProcess
     joint: ClassVar[bool] = False
+    differentiable: ClassVar[bool] = True
+
+    @property
+    def compiled(self) -> ScoreProcess:
+        """The process."""
+        return self.process
 
     @property
     def log_weights(self) -> Array:
@@ -188,6 +205,12 @@ class SurrogateCovariances:
     log_weights: Array
     scores: int
     correlated: bool
+    compiled: ClassVar[None] = None
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether the surrogate has derivatives."""
+        return has_derivative(self.surrogate)
 
     @classmethod
     def of(cls, surrogate: Surrogate, used: Ints) -> "SurrogateCovariances":

@@ -14,10 +14,9 @@ from jaxtyping import Float
 from uqms._typing import Array, Bools, Ints
 from uqms.calibration import _gaussian
 from uqms.calibration._gaussian import LOG_TWO_PI
-from uqms.calibration.direct import has_derivative
 from uqms.calibration.gaussian import GaussianLikelihood, collapsed, process_block
 from uqms.calibration.likelihood import Cells, dense
-from uqms.calibration.population.covariances import ProcessCovariances, SurrogateCovariances
+from uqms.calibration.population.covariances import SurrogateCovariances
 from uqms.calibration.population.shared_error import (
     Features,
     SharedError,
@@ -85,8 +84,9 @@ class LowRank:
     @cached_property
     def block(self) -> Array:
         """Everything as one flat block, which `_process_gaussian` reads; for the library's own process."""
-        assert isinstance(self.error.covariances, ProcessCovariances)
-        return process_block(self.error.covariances.process, self.likelihood, self.error.flat())
+        process = self.error.covariances.compiled
+        assert process is not None
+        return process_block(process, self.likelihood, self.error.flat())
 
     def value_and_slopes(
         self, u: Float[np.ndarray, "K d"], sigma: Float[np.ndarray, " g"], z: Float[np.ndarray, " R"]
@@ -94,7 +94,7 @@ class LowRank:
         """Return log p(z | u, sigma) and its derivatives, compiled."""
         from uqms.calibration import _process_gaussian
 
-        if isinstance(self.error.covariances, ProcessCovariances):
+        if self.error.covariances.compiled is not None:
             value, u_bar, sigma_bar = _process_gaussian.at(self.block, u, sigma, z)
         else:
             features = self.error.at(u[None])
@@ -108,8 +108,7 @@ class LowRank:
     @property
     def differentiable(self) -> bool:
         """Whether the surrogate has derivatives."""
-        covariances = self.error.covariances
-        return not isinstance(covariances, SurrogateCovariances) or has_derivative(covariances.surrogate)
+        return self.error.covariances.differentiable
 
     def with_blocks(self, features: Array, data: Array) -> "LowRank":
         """Return the same likelihood with other features and data: `SharedError.flat`, `GaussianLikelihood.data`."""

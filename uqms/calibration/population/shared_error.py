@@ -37,7 +37,6 @@ from uqms._typing import Array, Ints
 from uqms.calibration.population.covariances import (
     Against,
     Covariances,
-    ProcessCovariances,
     SurrogateCovariances,
     between,
 )
@@ -305,7 +304,7 @@ def nystroem(
     InputError
         When the cloud has too few points, or the kernel is one that compiled code does not know.
     """
-    if isinstance(covariances, ProcessCovariances) and covariances.process.kernel.layout() is None:
+    if covariances.compiled is not None and covariances.compiled.kernel.layout() is None:
         raise InputError(
             "A low-rank error needs a kernel of the inputs alone; this one is of several fidelities. Take the exact."
         )

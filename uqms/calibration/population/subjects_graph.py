@@ -15,7 +15,6 @@ from uqms._typing import Array, Ints
 from uqms.calibration import bridge
 from uqms.calibration.compiled import expand
 from uqms.calibration.graph import ModelTarget, model_target
-from uqms.calibration.population.covariances import ProcessCovariances
 from uqms.calibration.population.layout import WALL, from_natural
 from uqms.calibration.population.start import calmed, centring, likely
 from uqms.calibration.population.subject_prediction import simulate_rows
@@ -161,7 +160,7 @@ def _arrays(problem: "PopulationCalibration") -> dict[str, Array]:
     lowrank = problem.lowrank
     if lowrank is None:
         return {}
-    if isinstance(lowrank.error.covariances, ProcessCovariances):
+    if lowrank.error.covariances.compiled is not None:
         return {BLOCK: lowrank.block}
     return {FEATURES: lowrank.error.flat(), DATA: lowrank.likelihood.data}
 
