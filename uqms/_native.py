@@ -12,11 +12,12 @@ from collections.abc import Callable
 from typing import Any
 
 import llvmlite.binding  # type: ignore[import-untyped]
-import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
+
+from uqms._compiled import compiled
 
 __all__ = ["A1", "A2", "A3", "B", "F", "I", "NONE", "deferred", "native"]
 
@@ -79,9 +80,9 @@ def deferred(result: Any, *arguments: Any, fastmath: Any = False) -> Callable[[C
 def _address(function: Callable[..., Any], wanted: Any, fastmath: Any) -> int:
     """Compile a function, or read it from disk, and return where its code is."""
     options = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "error_model": "numpy"}
-    compiled = numba.njit(wanted, cache=True, nogil=True, fastmath=fastmath, **options)(function)
-    (found,) = compiled.overloads.values()
-    _kept.append(compiled)
+    made = compiled(wanted, fastmath=fastmath, **options)(function)
+    (found,) = made.overloads.values()
+    _kept.append(made)
     return int(found.library.get_pointer_to_function(found.fndesc.llvm_func_name))
 
 

@@ -13,9 +13,9 @@ lambda      what is its own: exact variance minus |Phi_j|², not below 0        
 
 import math
 
-import numba
 import numpy as np
 
+from uqms._compiled import compiled
 from uqms._native import A1, A2, NONE, I, deferred, native
 from uqms._typing import Array, Ints
 from uqms.calibration._blas import gemm, times_lower
@@ -28,7 +28,7 @@ __all__ = ["features", "features_reverse", "features_size"]
 # --- kernels ----------------------------------------------------------------------------------------------------------
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)  # type: ignore[untyped-decorator]
+@compiled(fastmath=FAST)
 def _correlations(
     code: int,
     codes: Ints,
@@ -82,7 +82,7 @@ def _correlations(
                 kappa[a, i], g[a, i] = (1.0 + r + r * r / 3.0) * value, -(5.0 / 3.0) * (1.0 + r) * value
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)  # type: ignore[untyped-decorator]
+@compiled(fastmath=FAST)
 def _slopes(
     code: int,
     codes: Ints,
@@ -125,7 +125,7 @@ def _slopes(
             u_bar[a, c] += (total[a] * u[a, c] - moved[a, c]) * scales[0, c] * scales[0, c]
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)  # type: ignore[untyped-decorator]
+@compiled(fastmath=FAST)
 def _trend(u: Array, t: Array) -> None:
     """Fill the trend functions (K, b), see `training.trend_basis`."""
     K, d = u.shape
@@ -139,7 +139,7 @@ def _trend(u: Array, t: Array) -> None:
                 second = first
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)  # type: ignore[untyped-decorator]
+@compiled(fastmath=FAST)
 def _trend_reverse(u: Array, t_bar: Array, u_bar: Array) -> None:
     """Add to u_bar (K, d) the derivative of the trend functions : t_bar (K, b)."""
     K, d = u.shape
@@ -159,7 +159,7 @@ def _trend_reverse(u: Array, t_bar: Array, u_bar: Array) -> None:
 # --- features ---------------------------------------------------------------------------------------------------------
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _arrays_of(block: Array, h: int, j: int, parts: int) -> tuple[Array, Array, Array, float, Array, Array, int]:
     """Return x (n, d), inverse scales (parts, d), shares, variance, beta (b,), target (n,) of score j of draw h.
 
@@ -295,13 +295,13 @@ def _score_reverse(
 # --- all scores -------------------------------------------------------------------------------------------------------
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def features_size(shared: Array, K: int, q: int, n: int, b: int) -> int:
     """Return how many numbers the work space of `features` has: W, g, g at the points, and v of each score."""
     return q * K * (2 * n + b + int(shared[0]))
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _weights_at(shared: Array, h: int, q: int, n: int, b: int, d: int) -> int:
     """Return where the matrices P of draw h begin in the block of `SharedError.flat`."""
     most, size = int(shared[0]), 0

@@ -36,9 +36,9 @@ dl/dS = (a a' - P) / 2 with a = t - T y and P = T - T Q T; those by f' go to s, 
 
 import math
 
-import numba
 import numpy as np
 
+from uqms._compiled import compiled
 from uqms._native import A1, A2, A3, NONE, B, F, I, deferred, native
 from uqms._typing import Array
 from uqms.calibration import blocks
@@ -81,7 +81,7 @@ SMALL = 4096  # products of fewer numbers are faster without BLAS
 # fmt: on
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def sizes_of(data: Array) -> tuple[int, int, int, int, int, int, int, int, int, int, bool]:
     """Return K, q, N, t, g, P, o, number of terms, form, structure, and whether basis and truncation are parts."""
     s = view(data, SIZES)
@@ -100,7 +100,7 @@ def sizes_of(data: Array) -> tuple[int, int, int, int, int, int, int, int, int, 
     )
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def parts_at(data: Array) -> tuple[int, int, int, int, int, int]:
     """Return where the parts of the joint error begin: lambda, S or Phi, offset, basis, truncation, J; then the end.
 
@@ -357,7 +357,7 @@ def _dense(data: Array, phi: Array, d: Array, J: Array, slope: Array) -> Array:
 # --- what is each input's own -----------------------------------------------------------------------------------------
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)  # type: ignore[untyped-decorator]
+@compiled(fastmath=FAST)
 def _gram(X: Array, first: int, last: int, out: Array) -> None:
     """Fill out (m, m) with X' X over the rows from `first` to `last`."""
     m = X.shape[1]
@@ -378,7 +378,7 @@ def _gram(X: Array, first: int, last: int, out: Array) -> None:
             out[b, a] = out[a, b]
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)  # type: ignore[untyped-decorator]
+@compiled(fastmath=FAST)
 def _factor(matrix: Array, n: int) -> float:
     """Factor 1 + something positive in place (lower) and return its log-determinant: no pivot is below 1."""
     log_det = 0.0
@@ -397,7 +397,7 @@ def _factor(matrix: Array, n: int) -> float:
     return log_det
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)  # type: ignore[untyped-decorator]
+@compiled(fastmath=FAST)
 def _forward_solve(lower: Array, n: int, right: Array) -> None:
     """Replace the first n rows of `right` by lower^-1 of them."""
     m = right.shape[1]
@@ -473,7 +473,7 @@ def _of_inputs(starts: Array, q: int, X: Array, grams: Array, lam: Array, T: Arr
 # --- what inputs share ------------------------------------------------------------------------------------------------
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)  # type: ignore[untyped-decorator]
+@compiled(fastmath=FAST)
 def _root(S: Array, step: int, L: Array) -> None:
     """Fill L (n, n) with the lower Cholesky factor of S, which may be singular: then a column of zeros.
 
@@ -496,7 +496,7 @@ def _root(S: Array, step: int, L: Array) -> None:
             L[i, j] = s / L[j, j]
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)  # type: ignore[untyped-decorator]
+@compiled(fastmath=FAST)
 def _by_block(T: Array, q: int, right: Array, out: Array) -> None:
     """Fill out (K q, n) with blockdiag(T) right."""
     K, n = T.shape[0], right.shape[1]
@@ -795,7 +795,7 @@ def _given_data(
                 X_bar[c, i] += s * e[i]
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _inverse(lower: Array) -> Array:
     """Return (lower lower')^-1."""
     n = lower.shape[0]
@@ -1103,7 +1103,7 @@ def gaussian(
 # --- from Python ------------------------------------------------------------------------------------------------------
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def gaussian_at(
     data: Array, parts: Array, phi: Array, value: Array, squares: Array, asked: int
 ) -> tuple[float, Array, Array, Array, Array]:
@@ -1114,7 +1114,7 @@ def gaussian_at(
     return out, parts_bar, phi_bar, alpha, precision
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def batch(
     data: Array, parts: Array, phi: Array, value: Array, squares: Array, asked: int
 ) -> tuple[Array, Array, Array]:
@@ -1134,7 +1134,7 @@ def batch(
     return out, alpha, precision
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def of_inputs(data: Array, parts: Array, phi: Array, value: Array) -> tuple[Array, Array, Array, Array, Array]:
     """Return what each input's cells say of its scores, and all of the features, at parts (S, size), phi (S, P).
 
@@ -1171,13 +1171,13 @@ def of_inputs(data: Array, parts: Array, phi: Array, value: Array) -> tuple[Arra
     return T, right, each, A, of_features
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def collapse_into(data: Array, z: Array, value: Array, squares: Array) -> None:
     """Call `collapse`."""
     collapse(data, z, value, squares)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def mixed(data: Array, parts: Array, log_weights: Array, phi: Array, z: Array) -> tuple[Array, Array, Array]:
     """Return log sum_h w_h p(z | parts h, phi), shape (), and its derivatives by parts (H, size) and phi (P,).
 

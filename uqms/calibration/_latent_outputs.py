@@ -19,9 +19,9 @@ Other letters as in `_gaussian` and `_terms`.
 
 import math
 
-import numba
 import numpy as np
 
+from uqms._compiled import compiled
 from uqms._typing import Array
 from uqms.calibration._mean_slopes import score_slopes, score_slopes_reverse
 from uqms.calibration._terms import fields, terms, terms_reverse
@@ -45,14 +45,14 @@ ZERO = 1e-14  # relative pivot below which a covariance is singular
 # --- latents that are sampled -----------------------------------------------------------------------------------------
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def latent_count(data: Array) -> int:
     """Return how many latents eta there are."""
     K, q, N, t, T = int(data[0]), int(data[1]), int(data[2]), int(data[4]), int(data[5])
     return K * q + K * t + (N if T > 0 else 0) + K * int(data[7])
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _root(S: Array, own: bool) -> Array:
     """Return lower L with L L' = S; a column of zeros where S is singular (a run at the very input).
 
@@ -83,7 +83,7 @@ def _root(S: Array, own: bool) -> Array:
     return L
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def roots(S: Array, own: bool) -> Array:
     """Return the roots of several covariances (S, n, n); `own` for those of terms."""
     out = np.empty_like(S)
@@ -92,7 +92,7 @@ def roots(S: Array, own: bool) -> Array:
     return out
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _root_reverse(L: Array, L_bar: Array) -> Array:
     """Return the symmetric derivative by S from that by L = `_root(S)`; what went into zero columns is lost."""
     n = L.shape[0]
@@ -115,7 +115,7 @@ def _root_reverse(L: Array, L_bar: Array) -> Array:
     return 0.5 * (out + out.T)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _score_roots(S: Array) -> Array:
     """Return the roots (m, n, n) of S (m, n, n): of each score, or one of all of them."""
     L = np.empty_like(S)
@@ -124,7 +124,7 @@ def _score_roots(S: Array) -> Array:
     return L
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _errors(L: Array, eta: Array, scores: Array) -> None:
     """Add the errors L eta to scores (K, q)."""
     K, q = scores.shape
@@ -139,7 +139,7 @@ def _errors(L: Array, eta: Array, scores: Array) -> None:
                 scores[k, j] += L[j, k, m] * eta[m * q + j]
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _errors_reverse(L: Array, eta: Array, scores_bar: Array, S_bar: Array, eta_bar: Array) -> None:
     """Fill the derivative by S, and add that by eta, of errors whose derivative is scores_bar (K, q)."""
     K, q = scores_bar.shape
@@ -162,7 +162,7 @@ def _errors_reverse(L: Array, eta: Array, scores_bar: Array, S_bar: Array, eta_b
         S_bar[j] = _root_reverse(L[j], L_bar)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def outputs(
     data: Array,
     mean: Array,
@@ -200,7 +200,7 @@ def outputs(
     return y
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def linear_outputs(
     data: Array,
     mean: Array,
@@ -252,14 +252,14 @@ def linear_outputs(
     return y, B
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _jittered(R: Array) -> Array:
     for i in range(R.shape[0]):
         R[i, i] *= 1.0 + JITTER
     return R
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def outputs_reverse(
     data: Array,
     mean: Array,
@@ -335,7 +335,7 @@ def outputs_reverse(
 # --- both, with the surrogate in front of the data in one block -------------------------------------------------------
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _jacobian(block: Array, data: Array, u: Array) -> tuple[Array, Array]:
     """Return J (H, N, o), empty without orthogonal terms, and what `_jacobian_reverse` needs of it."""
     draws, q, n, N, o = int(block[0]), int(block[1]), int(block[2]), int(data[2]), int(data[6])
@@ -354,7 +354,7 @@ def _jacobian(block: Array, data: Array, u: Array) -> tuple[Array, Array]:
     return J, kept
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _jacobian_reverse(block: Array, data: Array, u: Array, J_bar: Array, kept: Array, u_bar: Array) -> None:
     """Add to u_bar the derivative of J : J_bar."""
     draws, q, N, o = int(block[0]), int(block[1]), int(data[2]), int(data[6])
@@ -371,7 +371,7 @@ def _jacobian_reverse(block: Array, data: Array, u: Array, J_bar: Array, kept: A
         score_slopes_reverse(block, h, columns, u, slopes_bar, kept[h], u_bar)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _scores(block: Array, u: Array) -> tuple[Array, Array, Array, Array, Array]:
     """Return means (H, K, q), covariances (H, q, K, K) and the work arrays of `reverse`."""
     draws, q, n, b = int(block[0]), int(block[1]), int(block[2]), int(block[4])
@@ -386,7 +386,7 @@ def _scores(block: Array, u: Array) -> tuple[Array, Array, Array, Array, Array]:
     return means, covariances, kg, t, v
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _scores_reverse(
     block: Array, u: Array, kg: Array, t: Array, v: Array, mean_bars: Array, cov_bars: Array, u_bar: Array
 ) -> None:
@@ -397,7 +397,7 @@ def _scores_reverse(
             reverse(block, h, j, u, kg[h, j], t[h, j], v[h, j], column, cov_bars[h, j], u_bar)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def fused_outputs(block: Array, u: Array, phi: Array, eta: Array) -> Array:
     """Return y (H, N) at u (K, d), hyperparameters phi and latents eta."""
     data = block[block_size(block) :]
@@ -411,7 +411,7 @@ def fused_outputs(block: Array, u: Array, phi: Array, eta: Array) -> Array:
     return y
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def fused_outputs_reverse(block: Array, u: Array, phi: Array, eta: Array, y_bar: Array) -> tuple[Array, Array, Array]:
     """Return the derivatives of y : y_bar by u, phi and eta."""
     data = block[block_size(block) :]

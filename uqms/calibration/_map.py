@@ -11,9 +11,9 @@ parameters of a subject), and stretches along orthonormal rows V.
 
 import math
 
-import numba
 import numpy as np
 
+from uqms._compiled import compiled
 from uqms._typing import Array
 
 __all__ = ["HEADER", "REACH", "from_line", "from_line_straight", "to_line", "to_line_straight"]
@@ -24,7 +24,7 @@ HEADER = 12
 REACH = 5.0  # features of the map are its standardised coordinates, bounded to this: x / (1 + (x / REACH)^4)^(1/4)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def to_line(block: Array, w: Array, z: Array, phi: Array, slope: Array) -> None:
     """Fill z = map(w) with the features on the way."""
     size, at = int(block[1]), int(block[8])
@@ -50,7 +50,7 @@ def to_line(block: Array, w: Array, z: Array, phi: Array, slope: Array) -> None:
         slope[i] = g * g * g * g * g / block[at + 4 * size + own]
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def from_line(block: Array, z_bar: Array, phi: Array, slope: Array, w_bar: Array) -> None:
     """Fill the derivative by w from that by z, which is used up."""
     size, at = int(block[1]), int(block[8])
@@ -73,7 +73,7 @@ def from_line(block: Array, z_bar: Array, phi: Array, slope: Array, w_bar: Array
                 z_bar[int(block[at + m])] += q * phi[j] * slope[m]
 
 
-@numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})  # type: ignore[untyped-decorator]
+@compiled(fastmath={"reassoc", "contract"})
 def _stretched(block: Array, x: Array) -> None:
     """Replace x by x + V' (t - 1) V x."""
     size, at = int(block[1]), int(block[9])
@@ -93,7 +93,7 @@ def _stretched(block: Array, x: Array) -> None:
             x[i] += row[i] * value
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _rooted(block: Array, x: Array, transposed: bool) -> None:
     """Replace x by R x, or by R' x."""
     size, at = int(block[1]), int(block[9])
@@ -112,7 +112,7 @@ def _rooted(block: Array, x: Array, transposed: bool) -> None:
         root += m * m
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def to_line_straight(block: Array, w: Array, z: Array) -> None:
     """Fill z = a + s R (w + V' (t - 1) V w)."""
     size, at = int(block[1]), int(block[9]) + 3
@@ -123,7 +123,7 @@ def to_line_straight(block: Array, w: Array, z: Array) -> None:
         z[i] = block[at + i] + block[at + size + i] * z[i]
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def from_line_straight(block: Array, z_bar: Array, w_bar: Array) -> None:
     """Fill the derivative by w from that by z."""
     size, at = int(block[1]), int(block[9]) + 3

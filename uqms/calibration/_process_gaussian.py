@@ -8,9 +8,9 @@ one comes. Letters as in `_gaussian`; `fused` predicts the scores, `_features` m
 import math
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 
+from uqms._compiled import compiled
 from uqms._native import A1, A2, A3, NONE, F, I, deferred, native
 from uqms._typing import Array
 from uqms.calibration._features import features, features_reverse, features_size
@@ -216,7 +216,7 @@ def process_gaussian(block: Array, u: Array, phi: Array, z: Array, u_bar: Array,
     return top + math.log(norm)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def at(block: Array, u: Array, phi: Array, z: Array) -> tuple[Array, Array, Array]:
     """Return value () and derivatives by u and phi as arrays, as a PyTensor operation wants them."""
     block, u, phi, z = (

@@ -21,6 +21,7 @@ import numba
 import numpy as np
 from numba import types
 
+from uqms._compiled import compiled
 from uqms._typing import Array
 from uqms.calibration._map import from_line, to_line
 from uqms.calibration._process_gaussian import process_gaussian
@@ -31,12 +32,12 @@ __all__ = ["PRIOR", "density_function", "expand_function"]
 PRIOR = 8  # family, scale, lower, upper (both scaled), two arguments, reference point, constant
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _softplus(x: float) -> float:
     return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _sigmoid(x: float) -> float:
     if x >= 0.0:
         return 1.0 / (1.0 + math.exp(-x))
@@ -44,7 +45,7 @@ def _sigmoid(x: float) -> float:
     return e / (1.0 + e)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _parameter(row: Array, z: float) -> tuple[float, float, float, float, float, float]:
     """Return v, theta, log prior density of z, its derivative by z, dv/dz and dtheta/dv."""
     family, scale, low, high, a, b, c = int(row[0]), int(row[1]), row[2], row[3], row[4], row[5], row[6]

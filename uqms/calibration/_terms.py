@@ -16,9 +16,9 @@ Orthogonality as in Plumlee (2017), doi:10.1080/01621459.2016.1211016, at the ob
 
 import math
 
-import numba
 import numpy as np
 
+from uqms._compiled import compiled
 from uqms._typing import Array
 
 __all__ = [
@@ -41,7 +41,7 @@ ORTHOGONAL_JITTER = 1e-10
 ROUNDING = 1e-16
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def fields(data: Array) -> tuple[Array, Array, Array, Array, Array, Array, Array, Array, Array, int]:
     """Return experiment, group, factor, offset, basis, truncation, columns, row_cell, row_variance, start of the terms.
 
@@ -74,7 +74,7 @@ def fields(data: Array) -> tuple[Array, Array, Array, Array, Array, Array, Array
     )
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def kappa_of(family: int, r: float) -> tuple[float, float]:
     """Return the correlation at scaled distance r, and -(d kappa / d r) / r (0 at r = 0 for the exponential)."""
     if family == EXPONENTIAL:
@@ -90,7 +90,7 @@ def kappa_of(family: int, r: float) -> tuple[float, float]:
     return 1.0, 0.0
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _own(data: Array, at: int, phi: Array, K: Array) -> int:
     """Fill K (N, N) with the covariance of the term that starts at `at`; return where the next one starts."""
     N = K.shape[0]
@@ -119,7 +119,7 @@ def _own(data: Array, at: int, phi: Array, K: Array) -> int:
     return int(at + N * b)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _projection(K: Array, J: Array) -> tuple[Array, Array]:
     """Return V = (J' K J)^-1 J' K (o, N) and K J (N, o)."""
     KJ = K @ J
@@ -134,7 +134,7 @@ def _projection(K: Array, J: Array) -> tuple[Array, Array]:
     return np.linalg.solve(A, KJ.T.copy()), KJ
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def terms(data: Array, T: int, N: int, phi: Array, J: Array, first: bool, second: bool) -> Array:
     """Return the sum (N, N) of the covariances of T terms: of noise (`first`), of discrepancy (`second`)."""
     at = 0
@@ -150,7 +150,7 @@ def terms(data: Array, T: int, N: int, phi: Array, J: Array, first: bool, second
     return total
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def terms_reverse(
     data: Array, T: int, phi: Array, J: Array, first: bool, second: bool, Q: Array, phi_bar: Array, J_bar: Array
 ) -> None:

@@ -7,9 +7,9 @@ then `block[block[i] : block[i + 1]]`. Python writes a block with `pack`, compil
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 
+from uqms._compiled import compiled
 from uqms._typing import Array
 
 __all__ = ["Data", "pack", "view"]
@@ -22,7 +22,7 @@ def pack(fields: Sequence[Any]) -> Array:
     return np.concatenate([places.astype(np.float64), *arrays])
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def view(block: Array, field: int) -> Array:
     """Return one field of a block, by its place in the table."""
     return block[int(block[field]) : int(block[field + 1])]

@@ -19,6 +19,7 @@ from pytensor.link.numba.dispatch.basic import (
     register_funcify_default_op_cache_key,
 )
 
+from uqms._compiled import version
 from uqms._typing import Array, ScaleName
 from uqms.calibration import _gaussian, _latent_outputs
 from uqms.calibration.capabilities import compiled_process
@@ -643,39 +644,36 @@ class PluggedOutputsReverseOp(Op):  # type: ignore[misc]
         outputs[1][0], outputs[2][0] = phi_bar, eta_bar
 
 
-KERNEL_VERSION = 9  # raise it when a compiled kernel changes: graphs cached on disk do not look inside
-
-
 @register_funcify_default_op_cache_key(FlatScoresOp)  # type: ignore[untyped-decorator]
 def _numba_scores(op: FlatScoresOp, node: Apply, **_: Any) -> Any:
-    return fused.scores_flat, KERNEL_VERSION
+    return fused.scores_flat, version(fused.__file__)
 
 
 @register_funcify_default_op_cache_key(FlatScoresReverseOp)  # type: ignore[untyped-decorator]
 def _numba_scores_reverse(op: FlatScoresReverseOp, node: Apply, **_: Any) -> Any:
-    return fused.scores_flat_reverse, KERNEL_VERSION
+    return fused.scores_flat_reverse, version(fused.__file__)
 
 
 @register_funcify_default_op_cache_key(GaussianOp)  # type: ignore[untyped-decorator]
 def _numba_gaussian(op: GaussianOp, node: Apply, **_: Any) -> Any:
-    return _gaussian.mixed, KERNEL_VERSION
+    return _gaussian.mixed, version(_gaussian.__file__)
 
 
 @register_funcify_default_op_cache_key(ProcessGaussianOp)  # type: ignore[untyped-decorator]
 def _numba_process(op: ProcessGaussianOp, node: Apply, **_: Any) -> Any:
     from uqms.calibration import _process_gaussian  # compiled when it is imported
 
-    return _process_gaussian.at, KERNEL_VERSION
+    return _process_gaussian.at, version(_process_gaussian.__file__)
 
 
 @register_funcify_default_op_cache_key(OutputsOp)  # type: ignore[untyped-decorator]
 def _numba_outputs(op: OutputsOp, node: Apply, **_: Any) -> Any:
-    return _latent_outputs.fused_outputs, KERNEL_VERSION
+    return _latent_outputs.fused_outputs, version(_latent_outputs.__file__)
 
 
 @register_funcify_default_op_cache_key(OutputsReverseOp)  # type: ignore[untyped-decorator]
 def _numba_outputs_reverse(op: OutputsReverseOp, node: Apply, **_: Any) -> Any:
-    return _latent_outputs.fused_outputs_reverse, KERNEL_VERSION
+    return _latent_outputs.fused_outputs_reverse, version(_latent_outputs.__file__)
 
 
 def _in_python(op: Any, node: Any = None, **options: Any) -> Any:

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numba
 import numpy as np
 
+from uqms._compiled import compiled
 from uqms._typing import Array, Bools, Ints
 from uqms.calibration import _latent_outputs
 from uqms.calibration._terms import BASIS, fields, terms
@@ -42,7 +42,7 @@ __all__ = [
 TRIES = 100  # of errors for which the means of counts are possible
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def outputs_of(
     data: Array,
     means: Array,
@@ -80,7 +80,7 @@ def outputs_of(
     return y
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def maps_of(
     data: Array,
     means: Array,
@@ -297,7 +297,7 @@ def covariance_of(problem: "Calibration", phi: Array, slopes: Array, gain: Array
     return inside + noise_covariance(problem, problem.noise.named(phi), len(phi), outside)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _all_terms(data: Array, phi: Array, slopes: Array) -> Array:
     out = np.empty((len(phi), int(data[2]), int(data[2])))
     for s in range(len(phi)):

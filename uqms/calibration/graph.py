@@ -7,11 +7,10 @@ then address and shape of each shared array.
 """
 
 import hashlib
-import inspect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any, final
 
 import numba
@@ -28,11 +27,11 @@ from pytensor.graph.null_type import NullType
 from pytensor.link.numba.cache import CACHED_SRC_FUNCTIONS, compile_numba_function_src
 from pytensor.tensor.type import TensorType
 
+from uqms._compiled import digest
 from uqms._typing import Array
-from uqms.calibration import _gaussian, _latent_outputs, _map, _process_gaussian
+from uqms.calibration import _map
 from uqms.calibration.compiled import Linear, Map, evaluate
 from uqms.errors import InitError, InputError
-from uqms.surrogates import fused, kernels
 
 __all__ = ["ModelTarget", "complaints", "model_target", "starting_points", "with_data"]
 
@@ -311,7 +310,7 @@ def _c_function(function: Any, source: str, signature: Any, shared: Sequence[Any
     name = "model_density" if signature is DENSITY else "model_report"
     text = source.format(name=name, arguments="".join(arguments))
     if key is not None:
-        versions = (pytensor.__version__, numba.__version__, _kernels(), text, key)
+        versions = (pytensor.__version__, numba.__version__, digest(__file__), text, key)
         key = hashlib.sha256(repr(versions).encode()).hexdigest()
         graph = graph.py_func.__globals__.get("jitable_func", graph)  # without the entry from Python, which costs time
     own = {
@@ -328,15 +327,6 @@ def _c_function(function: Any, source: str, signature: Any, shared: Sequence[Any
     }
     made = compile_numba_function_src(text, name, global_env=own, cache_key=key)
     return numba.cfunc(signature, cache=key is not None)(made)
-
-
-@cache
-def _kernels() -> str:
-    """Return a digest of the compiled parts of this library, which keys of graphs do not look into."""
-    sources = "".join(
-        inspect.getsource(module) for module in (kernels, fused, _gaussian, _process_gaussian, _latent_outputs, _map)
-    )
-    return hashlib.sha256(sources.encode()).hexdigest()
 
 
 def starting_points(target: ModelTarget, model: Any, count: int, rng: np.random.Generator) -> Array:

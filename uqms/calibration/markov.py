@@ -20,9 +20,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, final
 
-import numba
 import numpy as np
 
+from uqms._compiled import compiled
 from uqms._typing import Array, Ints
 from uqms.calibration.discrepancy import NOISE, Term
 
@@ -213,7 +213,7 @@ def only_noise(problem: "Calibration") -> bool:
     return problem.form != "latent" and terms and not noise.factors and problem.realisation is None
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _filtered(rho: Array, fresh: Array, white: Array) -> tuple[Array, Array]:
     variance, gain = np.empty(rho.shape), np.empty(rho.shape)
     for s in range(rho.shape[0]):
@@ -227,7 +227,7 @@ def _filtered(rho: Array, fresh: Array, white: Array) -> tuple[Array, Array]:
     return variance, gain
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _whiten(order: Ints, rho: Array, variance: Array, gain: Array, x: Array, out: Array) -> None:
     draws, n, m = out.shape
     mean = np.empty(m)
@@ -243,7 +243,7 @@ def _whiten(order: Ints, rho: Array, variance: Array, gain: Array, x: Array, out
                 out[s, i, c] = error * scale
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _whiten_transposed(order: Ints, rho: Array, variance: Array, gain: Array, x: Array, out: Array) -> None:
     """Return W' x: the steps of `_whiten` are linear in x and are reversed one by one."""
     draws, n, m = x.shape
@@ -258,7 +258,7 @@ def _whiten_transposed(order: Ints, rho: Array, variance: Array, gain: Array, x:
                 bar[c] = r * (bar[c] - error)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _inverse_diagonal(rho: Array, variance: Array, gain: Array) -> Array:
     draws, n = rho.shape
     out = np.empty((draws, n))
@@ -271,7 +271,7 @@ def _inverse_diagonal(rho: Array, variance: Array, gain: Array) -> Array:
     return out
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _accumulate(rho: Array, x: Array) -> None:
     for s in range(x.shape[0]):
         last = 0.0

@@ -5,16 +5,16 @@ Letters as in `classification`; k_i = s² kappa(u, x_i) + c², t = A k.
 
 import math
 
-import numba
 import numpy as np
 
+from uqms._compiled import compiled
 from uqms._typing import Array
 from uqms.surrogates.kernels import part_of
 
 __all__ = ["log_probability_and_slope"]
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def log_probability_and_slope(
     code: int,
     x: Array,
@@ -63,7 +63,7 @@ def log_probability_and_slope(
     return top + math.log(whole), slope
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _log_ndtr(z: float) -> float:
     if z > -20.0:
         return math.log(0.5 * math.erfc(-z / math.sqrt(2.0)))

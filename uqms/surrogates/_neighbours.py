@@ -22,9 +22,9 @@ whatever other inputs are asked for.
 
 import math
 
-import numba
 import numpy as np
 
+from uqms._compiled import compiled
 from uqms._typing import Array, Ints
 from uqms.surrogates.kernels import FAST, SINGLE, composite_of, correlation_of, layout_of
 
@@ -33,7 +33,7 @@ __all__ = ["local_left_out", "local_reverse", "local_scores"]
 STEPS = 10  # of the jitter, each ten times the one before
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)  # type: ignore[untyped-decorator]
+@compiled(fastmath=FAST)
 def _kappa(code: int, codes: Ints, terms: Ints, shares: Array, scales: Array, a: Array, b: Array, g: Array) -> float:
     """Return the correlation between two inputs and fill g (parts,) of its slope; scales (parts, d) are inverse."""
     if code >= SINGLE:
@@ -46,7 +46,7 @@ def _kappa(code: int, codes: Ints, terms: Ints, shares: Array, scales: Array, a:
     return float(value)
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)  # type: ignore[untyped-decorator]
+@compiled(fastmath=FAST)
 def _factorise(K: Array, first: float) -> tuple[Array, float]:
     """Return the Cholesky factor of K with the smallest jitter that it needs, from `first` on; NaN when none does."""
     m = K.shape[0]
@@ -76,7 +76,7 @@ def _factorise(K: Array, first: float) -> tuple[Array, float]:
     return L, jitter
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _trend(u: Array, b: int, out: Array) -> None:
     """Fill the trend functions (b,) of an input; see `training.trend_basis`."""
     first = second = -1
@@ -88,7 +88,7 @@ def _trend(u: Array, b: int, out: Array) -> None:
             second = first
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)  # type: ignore[untyped-decorator]
+@compiled(fastmath=FAST)
 def _back(L: Array, x: Array) -> None:
     """Solve L x = x and L' x = x in turn, in place: x = (L L')^-1 x."""
     m = L.shape[0]
@@ -103,7 +103,7 @@ def _back(L: Array, x: Array) -> None:
             x[c] -= L[i, c] * x[i]
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)  # type: ignore[untyped-decorator]
+@compiled(fastmath=FAST)
 def _weights(
     layout: Array,
     shares: Array,
@@ -157,13 +157,13 @@ def _weights(
     return weights, k, L, solved, M, used, squares
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _variance(variance: float, strength: float, typical: float, squares: float, degrees: int) -> float:
     """Return s2_a."""
     return float(variance * (strength + squares / typical) / (strength + degrees))
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)  # type: ignore[untyped-decorator]
+@compiled(fastmath=FAST)
 def _own_variance(weights: Array, k: Array, L: Array) -> float:
     """Return 1 - 2 lambda' k + lambda' K lambda, as 1 - 2 lambda' k + |L' lambda|^2."""
     total = 1.0
@@ -178,7 +178,7 @@ def _own_variance(weights: Array, k: Array, L: Array) -> float:
     return max(total, 0.0)
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)  # type: ignore[untyped-decorator]
+@compiled(fastmath=FAST)
 def _between(
     codes: Ints,
     code: int,
@@ -205,7 +205,7 @@ def _between(
         out[i] = s
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def local_scores(
     layout: Array,
     shares: Array,
@@ -258,7 +258,7 @@ def local_scores(
     return mean, covariance
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _add_slope(
     code: int, codes: Ints, terms: Ints, shares: Array, scales: Array, a: Array, b: Array, bar: float, out: Array
 ) -> None:
@@ -270,7 +270,7 @@ def _add_slope(
             out[c] += bar * g[p] * (a[c] - b[c]) * scales[p, c] * scales[p, c]
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def local_reverse(
     layout: Array,
     shares: Array,
@@ -355,7 +355,7 @@ def local_reverse(
     return u_bar
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def local_left_out(
     layout: Array,
     shares: Array,

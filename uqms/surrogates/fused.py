@@ -7,9 +7,9 @@ One pass over each row of L^-1 gives w = L^-1 k and t = L^-T w, from which value
 `process` is the same algebra in matrix products for many points; a test holds the two to 1e-10 of each other.
 """
 
-import numba
 import numpy as np
 
+from uqms._compiled import compiled
 from uqms._typing import Array, Ints
 from uqms.surrogates.kernels import FAST, SINGLE, composite_of, correlation_of, layout_of
 
@@ -30,40 +30,40 @@ __all__ = [
 HEADER = 6
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def block_size(block: Array) -> int:
     """Return how many numbers the flat block of a process has; others may stand behind it."""
     draws, q, n, d = int(block[0]), int(block[1]), int(block[2]), int(block[3])
     return int(inputs_at(block) + n * d + draws * q * score_size(block))
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def kernel_of(block: Array) -> tuple[int, Ints, Ints]:
     """Return the code of the kernel, and code and term of each part; see `layout_of`."""
     at = HEADER + int(block[0])
     return layout_of(block[at : at + 2 * int(block[5])])  # type: ignore[no-any-return]
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def inputs_at(block: Array) -> int:
     """Return where the inputs x begin."""
     return int(HEADER + int(block[0]) + 2 * int(block[5]))
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def kernel_size(block: Array) -> int:
     """Return how many hyperparameters the kernel has: length scales, and shares of the terms but the first."""
     return int(int(block[5]) * int(block[3]) + int(block[inputs_at(block) - 1]))
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def score_size(block: Array) -> int:
     """Return how many numbers each draw and score have."""
     n, b = int(block[2]), int(block[4])
     return int(kernel_size(block) + 1 + b + 2 * n + n * n + 2 * n * b + b * b)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def fill_shares(relative: Array, shares: Array) -> None:
     """Fill the share of each term from those of the others over that of the first."""
     total = 1.0  # number by number: slices that are assigned arrays take seconds to compile
@@ -74,7 +74,7 @@ def fill_shares(relative: Array, shares: Array) -> None:
         shares[i + 1] = relative[i] / total
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)  # type: ignore[untyped-decorator]
+@compiled(fastmath=FAST)
 def forward(
     block: Array, h: int, j: int, u: Array, mean: Array, covariance: Array, kg: Array, t: Array, v: Array
 ) -> None:
@@ -162,7 +162,7 @@ def forward(
         covariance[a, a] = max(covariance[a, a], 0.0)
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)  # type: ignore[untyped-decorator]
+@compiled(fastmath=FAST)
 def reverse(
     block: Array, h: int, j: int, u: Array, kg: Array, t: Array, v: Array, mean_bar: Array, cov_bar: Array, u_bar: Array
 ) -> None:
@@ -245,7 +245,7 @@ def reverse(
             u_bar[a, c] += s * inverse_ell[c] * inverse_ell[c]
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def scores_flat(block: Array, u: Array) -> tuple[Array, Array]:
     """Return mean (H, k, q) and covariance (H, q, k, k) at the rows of u."""
     draws, q, n, b = int(block[0]), int(block[1]), int(block[2]), int(block[4])
@@ -260,7 +260,7 @@ def scores_flat(block: Array, u: Array) -> tuple[Array, Array]:
     return mean, covariance
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def scores_flat_reverse(block: Array, u: Array, mean_bar: Array, cov_bar: Array) -> Array:
     """Return the derivative (k, d) of sum(mean * mean_bar) + sum(covariance * cov_bar) with respect to u."""
     draws, q, n, d, b = int(block[0]), int(block[1]), int(block[2]), int(block[3]), int(block[4])

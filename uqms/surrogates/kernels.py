@@ -36,6 +36,7 @@ from numba.core import cgutils, types
 from numba.core.errors import NumbaError
 from numba.extending import intrinsic
 
+from uqms._compiled import compiled
 from uqms._typing import Array, Ints
 from uqms.errors import InputError
 
@@ -653,7 +654,7 @@ def _called(typing: Any, address: Any, r2: Any) -> Any:
 
 
 # ------------------------------------------------------------------------------------------------ one kernel, compiled
-@numba.njit(cache=True, nogil=True, fastmath=FAST, inline="always")  # type: ignore[untyped-decorator]
+@compiled(fastmath=FAST, inline="always")
 def correlation_of(code: int, r2: float) -> tuple[float, float]:
     """Return kappa and g of a kernel with a loop of its own, for a squared scaled distance."""
     if code == 0:
@@ -668,7 +669,7 @@ def correlation_of(code: int, r2: float) -> tuple[float, float]:
     return (1.0 + a + a * a / 3.0) * value, -(5.0 / 3.0) * (1.0 + a) * value
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST, inline="always")  # type: ignore[untyped-decorator]
+@compiled(fastmath=FAST, inline="always")
 def part_of(code: int, r2: float) -> tuple[float, float]:
     """Return kappa and g of any kernel."""
     if code < SINGLE:
@@ -676,7 +677,7 @@ def part_of(code: int, r2: float) -> tuple[float, float]:
     return _called(code, r2)  # type: ignore[no-any-return]
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)  # type: ignore[untyped-decorator]
+@compiled(fastmath=FAST)
 def _cross(code: int, u: Array, x: Array, inverse_ell: Array, kappa: Array, g: Array) -> None:
     for i in range(u.shape[0]):
         for j in range(x.shape[0]):
@@ -693,7 +694,7 @@ def _cross(code: int, u: Array, x: Array, inverse_ell: Array, kappa: Array, g: A
             kappa[i, j], g[i, j] = correlation_of(code, g[i, j])
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)  # type: ignore[untyped-decorator]
+@compiled(fastmath=FAST)
 def _own(code: int, x: Array, columns: Array, inverse_ell: Array, kappa: Array, g: Array) -> None:
     """Do as `_cross` for x with itself: half of the pairs, in rows that the compiler takes several at a time."""
     for i in range(x.shape[0]):
@@ -711,7 +712,7 @@ def _own(code: int, x: Array, columns: Array, inverse_ell: Array, kappa: Array, 
                 kappa[j, i], g[j, i] = kappa[i, j], g[i, j]
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)  # type: ignore[untyped-decorator]
+@compiled(fastmath=FAST)
 def _own_called(code: int, x: Array, inverse_ell: Array, kappa: Array, g: Array) -> None:
     """Do as `_own` for a kernel without a loop of its own; a branch in `_own` costs it an eighth of its speed."""
     for i in range(x.shape[0]):
@@ -737,7 +738,7 @@ def _single(code: int, u: Array, x: Array, ell: Array) -> tuple[Array, Array]:
 
 
 # ------------------------------------------------------------------------------------- sums and products, compiled
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def layout_of(layout: Array) -> tuple[int, Ints, Ints]:
     """Return the code of the whole kernel, and code and term of each part, from `Kernel.layout`.
 
@@ -753,7 +754,7 @@ def layout_of(layout: Array) -> tuple[int, Ints, Ints]:
     return whole, codes, terms  # type: ignore[return-value]
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)  # type: ignore[untyped-decorator]
+@compiled(fastmath=FAST)
 def composite_of(codes: Ints, terms: Ints, shares: Array, inverse_ell: Array, u: Array, x: Array, g: Array) -> float:
     """Return kappa of a sum of products between two inputs, and fill g of each part."""
     count = len(codes)

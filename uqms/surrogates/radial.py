@@ -7,12 +7,12 @@ Here all of it is one loop that the compiler turns into vector instructions; the
 
 from typing import Any
 
-import numba
 import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import types
 from numba.extending import intrinsic
 
+from uqms._compiled import compiled
 from uqms._typing import Array
 from uqms.surrogates.kernels import SINGLE, part_of
 
@@ -44,7 +44,7 @@ def _as_float(typing: Any, bits: Any) -> Any:
     return types.float64(types.int64), code
 
 
-@numba.njit(cache=True, nogil=True, fastmath={"contract"})  # type: ignore[untyped-decorator]
+@compiled(fastmath={"contract"})
 def decay(a: float) -> float:
     """Return exp(-a) for a >= 0, in steps that the compiler takes for several a at a time.
 
@@ -75,7 +75,7 @@ def factor_of(code: int) -> float:
     return (1.0, 3.0, 5.0)[code] if code < SINGLE else 1.0
 
 
-@numba.njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")  # type: ignore[untyped-decorator]
+@compiled(fastmath={"contract"}, error_model="numpy")
 def radial(code: int, r2: Array) -> None:
     """Make correlations of squared distances in length scales, times `factor_of(code)`.
 

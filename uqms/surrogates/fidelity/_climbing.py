@@ -3,16 +3,16 @@
 Blocks are those of `fused`, one a level, member and score, of levels above the lowest as functions of (c, u).
 """
 
-import numba
 import numpy as np
 
+from uqms._compiled import compiled
 from uqms._typing import Array, Ints
 from uqms.surrogates.fused import forward, reverse
 
 __all__ = ["climb", "climb_reverse"]
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _sizes(blocks: Array, starts: Ints) -> tuple[int, int]:
     """Return the largest number of runs and of trend functions."""
     n = b = 0
@@ -22,7 +22,7 @@ def _sizes(blocks: Array, starts: Ints) -> tuple[int, int]:
     return n, b
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def climb(blocks: Array, starts: Ints, factor: Array, u: Array) -> tuple[Array, Array]:
     """Return mean (H, k, q) and covariance (H, q, k, k) at the rows of u; `starts` and `factor` (A) are (T, H, q)."""
     levels, draws, q = starts.shape
@@ -45,7 +45,7 @@ def climb(blocks: Array, starts: Ints, factor: Array, u: Array) -> tuple[Array, 
     return mean, covariance
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def climb_reverse(blocks: Array, starts: Ints, factor: Array, u: Array, mean_bar: Array, cov_bar: Array) -> Array:
     """Return the derivative (k, d) of sum(mean * mean_bar) + sum(covariance * cov_bar) with respect to u."""
     levels, draws, q = starts.shape
