@@ -20,9 +20,8 @@ def score_slopes(process: Array, h: int, columns: Array, u: Array, slopes: Array
 
     `kept` (2 o q, K, n) are radial slopes of the kernel at the shifted inputs, for `score_slopes_reverse`.
     """
-    inputs, scores, n, b = u.shape[0], int(process[1]), int(process[2]), int(process[4])
-    t, v = np.empty((inputs, n)), np.empty((inputs, b))
-    column, joint = np.empty(inputs), np.empty((inputs, inputs))
+    inputs, scores = u.shape[0], int(process[1])
+    column, nothing = np.empty(inputs), np.empty((0, 0))
     for i in range(len(columns)):
         slopes[i, :] = 0.0
         for side in range(2):
@@ -30,7 +29,7 @@ def score_slopes(process: Array, h: int, columns: Array, u: Array, slopes: Array
             shifted = u.copy()
             shifted[:, int(columns[i])] += sign * STEP
             for j in range(scores):
-                forward(process, h, j, shifted, column, joint, kept[(2 * i + side) * scores + j], t, v)
+                forward(process, h, j, shifted, column, nothing, kept[(2 * i + side) * scores + j], nothing, nothing)
                 for k in range(inputs):
                     slopes[i, k * scores + j] += sign * column[k] / (2.0 * STEP)
 

@@ -78,7 +78,10 @@ def fill_shares(relative: Array, shares: Array) -> None:
 def forward(
     block: Array, h: int, j: int, u: Array, mean: Array, covariance: Array, kg: Array, t: Array, v: Array
 ) -> None:
-    """Fill mean (k,), covariance (k, k) of score j, and the work arrays that `reverse` needs."""
+    """Fill mean (k,), covariance (k, k) of score j, and the work arrays that `reverse` needs.
+
+    With an empty covariance only the mean and kg are filled, in n operations a point in the place of n².
+    """
     q, n, d, b = int(block[1]), int(block[2]), int(block[3]), int(block[4])
     code, codes, terms = kernel_of(block)
     at = inputs_at(block)
@@ -89,22 +92,22 @@ def forward(
     inverse_ell = block[at : at + d]
     each_inverse_ell = block[at : at + parts * d].reshape(parts, d)
     k = u.shape[0]
-    w, room = np.empty((k, n)), np.empty(n + b + 2 * parts)  # an array costs as much as a hundred operations
+    w, room = np.empty((0 if covariance.shape[0] == 0 else k, n)), np.empty(n + b + 2 * parts)  # an array costs as much as a hundred operations
     kv, rho, radials, shares = room[:n], room[n : n + b], room[n + b : n + b + parts], room[n + b + parts :]
     fill_shares(block[at + parts * d : at + size], shares)
     variance = block[at + size]
     at += size + 1
     beta = block[at : at + b]
-    target = block[at + b : at + b + n]
+    target, alpha = block[at + b : at + b + n], block[at + b + n : at + b + 2 * n]
     at += b + 2 * n
     factor = block[at : at + n * n].reshape(n, n)
     at += n * n
     g = block[at : at + n * b].reshape(n, b)
     root = block[at + 2 * n * b : at + 2 * n * b + b * b].reshape(b, b)
+    mean_only = covariance.shape[0] == 0
     for a in range(k):
         total = 0.0
         for i in range(n):
-            t[a, i] = 0.0
             if code >= SINGLE:
                 kv[i] = variance * composite_of(codes, terms, shares, each_inverse_ell, u[a], x[i], radials)
                 kg[a, i] = variance * radials[0]  # all there is, where the kernel has one part
@@ -116,15 +119,21 @@ def forward(
             kappa, radial = correlation_of(code, r2)
             kv[i] = variance * kappa
             kg[a, i] = variance * radial
-        for i in range(n):
-            row = factor[i]
-            s = 0.0
-            for m in range(i + 1):
-                s += row[m] * kv[m]
-            w[a, i] = s
-            total += s * target[i]
-            for m in range(i + 1):
-                t[a, m] += s * row[m]
+        if mean_only:
+            for i in range(n):
+                total += kv[i] * alpha[i]
+        else:
+            for i in range(n):
+                t[a, i] = 0.0
+            for i in range(n):
+                row = factor[i]
+                s = 0.0
+                for m in range(i + 1):
+                    s += row[m] * kv[m]
+                w[a, i] = s
+                total += s * target[i]
+                for m in range(i + 1):
+                    t[a, m] += s * row[m]
         first = second = -1  # of the pair whose product the trend function is; -1 is the constant 1
         for c in range(b):
             basis = (1.0 if first < 0 else u[a, first]) * (1.0 if second < 0 else u[a, second])
@@ -133,16 +142,20 @@ def forward(
                 first += 1
                 second = first
             total += basis * beta[c]
+            if mean_only:
+                continue
             rho[c] = basis
             for i in range(n):
                 rho[c] -= g[i, c] * w[a, i]
+        mean[a] = total
+        if mean_only:
+            continue
         for c in range(b):
             s = 0.0
             for m in range(b):
                 s += root[c, m] * rho[m]
             v[a, c] = s
-        mean[a] = total
-    for a in range(k):
+    for a in range(covariance.shape[0]):
         for e in range(a + 1):
             if code >= SINGLE:
                 s = variance * composite_of(codes, terms, shares, each_inverse_ell, u[a], u[e], radials)
