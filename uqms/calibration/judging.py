@@ -25,6 +25,7 @@ OF_A_SURROGATE: tuple[Callable[[Context, int], Check | None], ...] = (
     verdict.residuals,
     verdict.misfit,
     verdict.first_order_expansion,
+    verdict.truncation,
     verdict.edge,
     population.edge_of_subjects,
     verdict.prior_mass,

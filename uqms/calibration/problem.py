@@ -43,6 +43,7 @@ from uqms.calibration.realisation import Realisation, Runs, runs_of, warn_if_cor
 from uqms.calibration.samplers import Sampler
 from uqms.calibration.sharing import together
 from uqms.calibration.success import read_success
+from uqms.calibration.truncation import check_known_noise
 from uqms.errors import (
     PACKAGE,
     DataWarning,
@@ -331,6 +332,7 @@ class Calibration(Problem):
         _ = self.conditioned_prior.allowed  # constraints that allow next to nothing are refused now
         self.check_errors_between(self.cells.conditions, "Calibration of several experiments")
         self._check_possible()
+        check_known_noise(self)
         if expansion == "measured" and self.cells.transformed and self.form != "latent":
             self._measure_expansion()
         self._warn_of_conflict()

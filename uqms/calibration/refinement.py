@@ -404,10 +404,10 @@ def another_round(
     previous
         That of the round before, if there was one.
     share
-        Largest share of the surrogate's error in a parameter's variance that is accepted; a quarter makes intervals
+        Share of the surrogate's error in a parameter's variance below which it is accepted; a quarter makes intervals
         15 % wider than those of the simulator itself.
     moved
-        Largest change of a posterior mean since the round before, in sds, that is accepted.
+        Change of a posterior mean since the round before, in sds, below which it is accepted.
 
     Returns
     -------
@@ -429,16 +429,16 @@ def another_round(
         )
     shares = {name: float(posterior.surrogate_share[name]) for name in names}
     worst = max(shares, key=lambda name: shares[name])
-    reasons = [f"the surrogate's error is {shares[worst]:.0%} of the variance of {worst}, accepted {share:.0%}"]
-    needed = not shares[worst] <= share
+    reasons = [f"the surrogate's error is {shares[worst]:.0%} of the variance of {worst}, accepted below {share:.0%}"]
+    needed = not shares[worst] < share
     change = float("nan")
     if previous is not None:
         new, old = finite_draws(posterior), finite_draws(previous)
         steps = {name: abs(float(new[name].mean() - old[name].mean())) / float(new[name].std()) for name in names}
         most = max(steps, key=lambda name: steps[name])
         change = steps[most]
-        reasons.append(f"{most} moved by {change:.2f} sd since the round before, accepted {moved:g}")
-        needed |= not change <= moved
+        reasons.append(f"{most} moved by {change:.2f} sd since the round before, accepted below {moved:g}")
+        needed |= not change < moved
     edge = posterior.verdict["edge of the design box"]
     if edge.status != "pass":
         reasons.append(f"at an end of the design box: {edge.message}")

@@ -21,6 +21,7 @@ from uqms.calibration.markov import Chains, noise_of, only_noise
 from uqms.calibration.misfit import check_misfit, check_validation
 from uqms.calibration.progress import progress
 from uqms.calibration.success import check_failures
+from uqms.calibration.truncation import check_truncation
 
 if TYPE_CHECKING:
     from uqms.calibration.problem import Calibration
@@ -93,6 +94,15 @@ def first_order_expansion(context: Context, i: int) -> Check | None:
         return None
     few = linear.few[i]
     return check_expansion(few.problem, few.theta, few.h)
+
+
+def truncation(context: Context, i: int) -> Check | None:
+    """Judge what the basis of a curve leaves out."""
+    linear = context.linear
+    if linear.reason or not linear.left:  # through features it costs more than the sampling
+        return None
+    few = linear.few[i]
+    return check_truncation(few.problem, few.theta, few.h)
 
 
 def edge(context: Context, i: int) -> Check | None:

@@ -69,6 +69,26 @@ class Fitting:
         """Return the most probable hyperparameters of every score."""
         return [self._ordered(y, j).trained(self.kernel, self.columns) for j in range(y.shape[1])]
 
+    def left_out_variances(self, y: Array, found: Sequence[Hyperparameters]) -> Array:
+        """Return the variances (n, q) that left-out scores are predicted with, NaN where a run has none."""
+        return np.asarray(self._every_left_out(y, found)[1])
+
+    def left_out_squares(self, y: Array, found: Sequence[Hyperparameters]) -> Array:
+        """Return the mean squares (q,) of the errors of left-out scores."""
+        return np.asarray(np.nanmean(self._every_left_out(y, found)[0] ** 2, axis=0))
+
+    def _every_left_out(self, y: Array, found: Sequence[Hyperparameters]) -> Array:
+        """Return errors and variances (2, n, q) of left-out scores, NaN where a run has none."""
+        out = np.full((2, *y.shape), np.nan)
+        for j, one in enumerate(found):
+            known = np.isfinite(y[:, j])
+            left = self._left_out(y[known, j], self.x[known], one, np.empty((int(known.sum()), 0)))
+            out[:, known, j] = left.error, left.variance
+        return out
+
+    def _left_out(self, score: Array, runs: Array, one: Hyperparameters, others: Array) -> LeftOut:
+        return left_out_errors(runs, score, trend_basis(runs, self.columns), self.kernel, one, others)
+
     def with_scores_in_common(
         self, y: Array, bases: Sequence[OutputBasis], found: Sequence[Hyperparameters]
     ) -> tuple["Fitting", Array, list[OutputBasis], list[Hyperparameters]]:
@@ -83,8 +103,7 @@ class Fitting:
 
         def left_out(score: Array, one: Hyperparameters, others: Array) -> LeftOut:
             known = np.isfinite(score)
-            runs = self.x[known]
-            return left_out_errors(runs, score[known], trend_basis(runs, self.columns), self.kernel, one, others[known])
+            return self._left_out(score[known], self.x[known], one, others[known])
 
         y, bases, found, kept = with_scores_in_common(y, bases, found, train_score, left_out)
         noise = self.noise if isinstance(self.noise, bool) else self.noise[:, kept]

@@ -92,7 +92,10 @@ def forward(
     inverse_ell = block[at : at + d]
     each_inverse_ell = block[at : at + parts * d].reshape(parts, d)
     k = u.shape[0]
-    w, room = np.empty((0 if covariance.shape[0] == 0 else k, n)), np.empty(n + b + 2 * parts)  # an array costs as much as a hundred operations
+    w, room = (
+        np.empty((0 if covariance.shape[0] == 0 else k, n)),
+        np.empty(n + b + 2 * parts),
+    )  # an array costs as much as a hundred operations
     kv, rho, radials, shares = room[:n], room[n : n + b], room[n + b : n + b + parts], room[n + b + parts :]
     fill_shares(block[at + parts * d : at + size], shares)
     variance = block[at + size]

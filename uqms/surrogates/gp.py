@@ -3,7 +3,7 @@
 import json
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
@@ -81,6 +81,9 @@ __all__ = [
 ]
 
 _logger = logging.getLogger(__name__)
+PART, LOW = 0.1, 0.1  # of the variance of scores at its quantile LOW: what their basis leaves is at most PART of that
+UNPREDICTED = 0.5  # share of the variance of a score that is wrong in left-out runs
+LEAST = 1e-15  # share of an output's variance that counts
 ANCHORS = 1024
 
 
@@ -274,6 +277,8 @@ class GaussianProcess:
             _logger.info("%d of %d runs miss coordinates of an output and are used in part", in_part, len(x))
             fitting, y = refined(fitting, y, missing, [one.shape[1] for one in scores])
         found = fitting.trained(y)
+        if cheap is None and learned is None:
+            bases, y, found = _with_enough_scores(fitting, bases, y, found, every, self.outputs)
         if self.scalars == "auto" and cheap is None and self.noise == "none":
             fitting, y, bases, found = fitting.with_scores_in_common(y, bases, found)
         process = fitting.conditioned(y, found, bases)
@@ -283,6 +288,8 @@ class GaussianProcess:
         failed = int(np.isin(ensemble["state"].values, table.LOST).sum())
         attrs |= {"runs_failed": str(failed)} if failed else {}
         attrs |= {"runs_in_part": str(in_part)} if in_part else {}
+        if ended := _ended_by_settings(bases, self.outputs):
+            attrs["cut_off"] = "\n".join(ended)
         if learned is not None:
             attrs["noise_normality"] = json.dumps(learned.normality._asdict())
             attrs["noise_drift"] = json.dumps(learned.drift._asdict())
@@ -719,6 +726,56 @@ def _fit_basis(
     if lacking is not None:
         lacking = lacking._replace(rows=np.flatnonzero(known)[lacking.rows])
     return replace(basis, left_out=left_out), everywhere, lacking
+
+
+def _with_enough_scores(
+    fitting: Fitting,
+    bases: list[OutputBasis],
+    y: Array,
+    found: list[Hyperparameters],
+    every: Sequence[Array],
+    outputs: Mapping[str, Curve | Scalar],
+) -> tuple[list[OutputBasis], Array, list[Hyperparameters]]:
+    """Return bases, scores and hyperparameters with more scores of curves whose truncation is much of their error.
+
+    What a basis leaves out has one variance for the whole box. Where scores are predicted more precisely than that, as
+    smooth curves are, it would be most of the error that a prediction states, and more runs would not make it smaller.
+    A score that other runs do not predict, such as a solver's rounding, is better off in the truncation: it ends there.
+    """
+    variances = fitting.left_out_variances(y, found)
+    columns = [list(one) for one in score_columns(bases)]
+    parts, kept, following = [y[:, one] for one in columns], [[found[j] for j in one] for one in columns], list(bases)
+    for i, (basis, values) in enumerate(zip(bases, every, strict=True)):
+        settings = outputs.get(basis.name) or Curve()
+        if not isinstance(settings, Curve) or settings.tolerance is not None or not basis.truncation.size:
+            continue
+        size = np.sum(basis.basis**2, axis=0)
+        own = variances[:, columns[i]] @ size
+        left, total = float(np.sum(basis.truncation**2)), float(np.sum(size) + np.sum(basis.truncation**2))
+        wanted = PART * float(np.quantile(own, LOW))
+        if not np.isfinite(values).all() or left <= wanted:
+            continue
+        tighter = replace(settings, tolerance=max(wanted / total, LEAST))
+        _, scores = fit_curve(basis.name, basis.layout, values, tighter)
+        q, new = len(columns[i]), scores[:, len(columns[i]) :]
+        trained = fitting.trained(new)
+        unpredicted = np.flatnonzero(fitting.left_out_squares(new, trained) > UNPREDICTED * np.mean(new**2, axis=0))
+        count = int(unpredicted[0]) if len(unpredicted) else new.shape[1]
+        if count:
+            following[i], _ = fit_curve(basis.name, basis.layout, values, replace(tighter, max_scores=q + count))
+            parts[i], kept[i] = np.hstack([parts[i], new[:, :count]]), kept[i] + trained[:count]
+    return following, np.hstack(parts), [one for some in kept for one in some]
+
+
+def _ended_by_settings(bases: Sequence[OutputBasis], outputs: Mapping[str, Curve | Scalar]) -> list[str]:
+    """Return the curves that would have more scores with other settings."""
+    asked = {basis.name: outputs.get(basis.name) or Curve() for basis in bases if basis.dims}
+    counts = {basis.name: basis.basis.shape[1] for basis in bases}
+    return [
+        name
+        for name, one in asked.items()
+        if isinstance(one, Curve) and (one.tolerance is not None or counts[name] == one.max_scores)
+    ]
 
 
 def warn_if_constant(basis: OutputBasis) -> None:

@@ -49,6 +49,7 @@ __all__ = [
 ]
 
 FOLDS = 10
+TOLERANCE = 1e-6  # share of the variance that scores leave, unless they are so precise that it would be much of theirs
 OVERFITTED = 10.0  # times its own variance that a kept score may have on held-out runs
 BLOCK = 4096  # coordinates that are decomposed at once
 ROOM = 2**21  # numbers of curves that are interpolated at once
@@ -96,12 +97,15 @@ class Curve:
 
     Scores are kept until what they leave of held-out runs is within the tolerance, but none whose variance on held-out
     runs is more than 10 times that of the runs in its own basis: few runs show trailing directions that say nothing of
-    other runs. What is not kept is predicted as zero, with the variance that held-out runs have there.
+    other runs. What is not kept is predicted as zero, with the variance that held-out runs have there, the same over
+    the whole box: so it should be small beside the error of the scores that are kept.
 
     Parameters
     ----------
     tolerance
-        Share of the variance, on runs that the basis has not seen, that may be left to the truncation term.
+        Share of the variance, on runs that the basis has not seen, that may be left to the truncation term. By default
+        1e-6, and of a `GaussianProcess` whose scores are predicted more precisely less: a tenth of their left-out
+        variance at the runs where it is small (their 10 % quantile).
     max_scores
         At most this many scores; each costs one Gaussian process.
     transform
@@ -118,13 +122,14 @@ class Curve:
     5
     """
 
-    tolerance: float = 1e-6
+    tolerance: float | None = None
     max_scores: int = 20
     transform: Log | Logit | Literal["log", "logit"] | None = None
 
     def __post_init__(self) -> None:
         as_transform(self.transform)
-        if not isinstance(self.tolerance, int | float) or not 0.0 < self.tolerance < 1.0:
+        number = isinstance(self.tolerance, int | float) and 0.0 < self.tolerance < 1.0
+        if self.tolerance is not None and not number:
             raise InputError(f"Curve: tolerance is {self.tolerance!r}; give a share of variance between 0 and 1.")
         if not isinstance(self.max_scores, int) or isinstance(self.max_scores, bool) or self.max_scores < 1:
             raise InputError(f"Curve: max_scores is {self.max_scores!r}; give a whole number of at least 1.")
@@ -552,7 +557,7 @@ def _held_out(
         scores[held] *= np.where(np.sum(right[:limit] * basis[:limit], axis=1) < 0.0, -1.0, 1.0)
     square = np.sum(scores**2, axis=0)
     left = 1.0 - np.cumsum(square) / sum(float(np.sum(rows**2)) for _, rows, _ in parts)
-    enough = np.flatnonzero(left <= settings.tolerance)
+    enough = np.flatnonzero(left <= (TOLERANCE if settings.tolerance is None else settings.tolerance))
     count = int(enough[0]) + 1 if len(enough) else limit
     seen = np.mean([one[:limit] for one in variance], axis=0)
     overfitted = np.flatnonzero(square / n > OVERFITTED * seen)

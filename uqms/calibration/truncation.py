@@ -1,0 +1,112 @@
+"""What a basis leaves out of curves, beside the other errors: in the verdict, and before sampling where noise is known.
+
+==========  ====================================================================  =========
+symbol      meaning                                                               shape
+==========  ====================================================================  =========
+left        variance of what basis and interpolation leave out                    (S, N)
+stated      variance of the whole surrogate error                                 (S, N)
+noise       variance of one measurement's noise, in the unit of the latent output (S, N)
+==========  ====================================================================  =========
+
+The variance of what is left out is one number for the whole box. Where the posterior is it may be much too large; then
+the surrogate's error is overstated, and a noise sd that is inferred comes out too small.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from uqms._typing import Array, Ints
+from uqms.calibration.checks import Check
+from uqms.calibration.density import noise_sd
+from uqms.calibration.direct import is_exact
+from uqms.calibration.joint_error import OutputLaw
+from uqms.calibration.likelihood import dense
+from uqms.errors import InputError
+from uqms.parameters import Prior
+
+if TYPE_CHECKING:
+    from uqms.calibration.problem import Calibration
+
+__all__ = ["check_known_noise", "check_truncation"]
+
+TOLD, SHARE, OF_NOISE = 0.1, 0.5, 0.1  # share of the surrogate's variance that is told, that is a doubt; of the noise's
+DRAWS = 64
+
+
+def check_truncation(problem: "Calibration", theta: Mapping[str, Array], h: Ints) -> Check | None:
+    """Judge what the basis leaves out at draws of the posterior; None where that is little of the surrogate's error."""
+    if is_exact(problem.surrogate) or not problem.latent_count:
+        return None
+    left, stated, slope, mean = _variances(problem, theta, h)
+    share = float(left.mean() / max(stated.mean(), 1e-300))
+    if share <= TOLD:
+        return None
+    phi = problem.noise.phi(theta, (len(h),))
+    noise = noise_sd(problem, mean, phi, limits=False) ** 2
+    ratio = float(np.mean(slope**2 * left / noise))
+    wrong = share > SHARE and ratio > OF_NOISE
+    return Check(
+        "truncation",
+        "warn" if wrong else "pass",
+        share,
+        f"{share:.0%} of the variance that the surrogate states at the posterior is what its basis leaves out, "
+        f"{ratio:.2g} times that of the noise",
+        "What a basis leaves out has one variance for the whole design box, too large here if curves change their "
+        "shape in a part of it: refine, so that the basis is made of runs near the posterior (uq.refine), or keep "
+        "more scores (uq.Curve(tolerance=1e-10, max_scores=40)).",
+    )
+
+
+def check_known_noise(problem: "Calibration") -> None:
+    """Refuse curves of which the basis leaves more than a tenth of a known noise variance because of its settings.
+
+    Raises
+    ------
+    InputError
+        It names the settings with which to fit again.
+    """
+    told = getattr(problem.surrogate, "attrs", {}).get("cut_off", "")
+    if not told or problem.form == "latent" or problem.cells.transformed or not problem.latent_count:
+        return
+    outputs = [name for name in told.split("\n") if name in set(problem.cells.output)]
+    sds = problem.noise.settings[: len(problem.noise.outputs)]
+    known = [group for group, sd in enumerate(sds) if not isinstance(sd, Prior)]
+    for output in outputs:
+        rows = (problem.cells.output == output) & np.isin(problem.cells.group, known)
+        if not rows.any():
+            continue
+        theta = problem.prior_draws(DRAWS, 0)
+        left, stated, _, _ = _variances(problem, theta, np.zeros(DRAWS, dtype=np.int64))
+        phi = problem.noise.phi(theta, (DRAWS,))
+        noise = float(np.mean(phi[:, problem.cells.group[rows]] ** 2))
+        of_basis = float(left[:, rows].mean())
+        share = float(np.median(left[:, rows].sum(axis=1) / stated[:, rows].sum(axis=1)))
+        if of_basis > OF_NOISE * noise and share > TOLD:
+            raise InputError(
+                f"Calibration: the basis of output {output!r} leaves out a variance of {of_basis:.3g}, "
+                f"{of_basis / noise:.2g} times that of the known noise (limit {OF_NOISE:g}), because its settings end "
+                "it there. Keep more scores, without a tolerance of your own: "
+                f"uq.GaussianProcess(outputs={{{output!r}: uq.Curve(max_scores=40)}}).fit(runs)."
+            )
+
+
+def _variances(problem: "Calibration", theta: Mapping[str, Array], h: Ints) -> tuple[Array, Array, Array, Array]:
+    """Return left, stated, the slope of the noise's unit by the latent output, and the mean, each (S, N)."""
+    law = problem.joint_error(problem.unit_inputs(theta)).given(h)
+    left = np.sum(law.rows.truncation**2, axis=-1)
+    stated = _of_scores(law) + left
+    return np.broadcast_to(left, stated.shape), stated, problem.cells.responded(law.mean)[1], law.mean
+
+
+def _of_scores(law: OutputLaw) -> Array:
+    """Return the variance (S, N) of the scores' errors; of many points the covariance would take too much room."""
+    basis, every = dense(law.rows.basis), np.arange(law.score_covariance.shape[-1])
+    if law.correlated:
+        within = np.einsum("skpkq->skpq", law.score_covariance)[:, law.index]
+        found = np.einsum("...np,snpq,...nq->sn", basis, within, basis)
+    else:
+        within = law.score_covariance[:, :, every, every][:, :, law.index]
+        found = np.einsum("...nq,sqn->sn", basis**2, within)
+    return np.asarray(found)
