@@ -1,6 +1,7 @@
 """The surrogate's stated error beside its actual one where the posterior is, and what that does to the posterior.
 
-    python benchmarks/local_error.py [--quick] [--only KIND ...] [--designs N] [--half seen|unseen] [--rounds N]
+    python benchmarks/local_error.py [--quick] [--only KIND ...] [--designs N] [--half seen|unseen]
+                                     [--rounds N] [--correct N]
 
 Leave-one-out validates an average over the design box; a posterior occupies a corner of it. Problems of four kinds are
 generated, each with a design, a truth and data of its own:
@@ -23,7 +24,8 @@ over the problems of a kind and half, each widened by two standard errors betwee
   the error that it really makes there (root mean square by output), and so is the 95 % interval score: an inflated
   error covers too, and pays there.
 
-``--rounds`` refines at most so often before it judges. ``--quick`` takes 6 problems of a kind in the place of 30.
+``--rounds`` refines at most so often before it judges, and ``--correct`` runs the simulator at so many draws of the
+last posterior and corrects it by them (`uq.correct`). ``--quick`` takes 6 problems of a kind in the place of 30.
 """
 
 if __name__ != "__main__":
@@ -269,7 +271,7 @@ class Found(NamedTuple):
     share: float  # of truncation in the stated variance at the exact posterior
 
 
-def judged(one: Problem, number: int, rounds: int) -> Found:
+def judged(one: Problem, number: int, rounds: int, corrected: int) -> Found:
     """Fit, calibrate and compare."""
     rng = np.random.default_rng([number, 11])
     space = uq.ParameterSpace(**{name: uq.Uniform(*ends) for name, ends in zip(one.names, one.ends, strict=True)})
@@ -289,6 +291,11 @@ def judged(one: Problem, number: int, rounds: int) -> Found:
         surrogate = uq.GaussianProcess().fit(uq.ensemble.inside(runs))
         problem = uq.Calibration(surrogate, data, noise, outside="refined")
         posterior = problem.sample(uq.NUTS(draws=500, ess=400), rng=number)
+    if corrected:
+        design = uq.verification_design(posterior, corrected, rng=number)
+        table = uq.ensemble.build(design, {"y": one.outputs(design)})
+        posterior = uq.correct(posterior, table, sampler=uq.NUTS(draws=500, ess=400), rng=number).posterior
+        surrogate = posterior.problem.surrogate
     seconds = time.perf_counter() - start
     right = exact(one, rng)
     keys = [*one.names, *(() if one.known else ("sigma",))]
@@ -366,6 +373,7 @@ def main() -> int:
     parser.add_argument("--designs", type=int, default=30, help="problems of a kind")
     parser.add_argument("--half", choices=("seen", "unseen"), help="one half alone")
     parser.add_argument("--rounds", type=int, default=0, help="at most so many rounds of `refine`")
+    parser.add_argument("--correct", type=int, default=0, help="runs at draws of the last posterior that correct it")
     parser.add_argument("-v", action="store_true", help="a line for each problem")
     args = parser.parse_args()
     count = 6 if args.quick else args.designs
@@ -378,7 +386,7 @@ def main() -> int:
             for number in range(start, count, 2):
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
-                    found.append(judged(problem(kind, number), number, args.rounds))
+                    found.append(judged(problem(kind, number), number, args.rounds, args.correct))
                 if args.v:
                     one = found[-1]
                     print(

@@ -96,6 +96,7 @@ PUBLIC = [
     "as_tensor",
     "compare_models",
     "compare_surrogates",
+    "correct",
     "derivative_measures",
     "designs",
     "detect_jump",

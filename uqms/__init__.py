@@ -66,6 +66,7 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.designs import morris_design as morris_design
     from uqms.designs import nested as nested
     from uqms.designs import sobol as sobol
+    from uqms.diagnostics import correct as correct
     from uqms.diagnostics import verification_design as verification_design
     from uqms.diagnostics import verify as verify
     from uqms.parameters import Beta as Beta
@@ -228,6 +229,7 @@ __all__ = [
     "as_tensor",
     "compare_models",
     "compare_surrogates",
+    "correct",
     "derivative_measures",
     "designs",
     "detect_jump",
@@ -402,6 +404,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "sobol_indices",
     ),
     "diagnostics": (
+        "correct",
         "verification_design",
         "verify",
     ),

@@ -284,6 +284,19 @@ class Calibration(Problem):
             )
         if noise is None:
             raise InputError("Calibration: noise is missing; give e.g. noise=GaussianNoise(sd=HalfNormal(...)).")
+        self._settings: dict[str, Any] = {
+            "noise": noise,
+            "discrepancy": discrepancy,
+            "realisation": realisation,
+            "space": space,
+            "fixed": fixed,
+            "constraints": constraints,
+            "derived": derived,
+            "outside": outside,
+            "success": success,
+            "failures": failures,
+            "expansion": expansion,
+        }
         self.surrogate: Surrogate = surrogate
         self._within: dict[str, tuple[float, float]] = {}
         self.members: Mapping[str, Calibration] = {}  # of several parts with one surrogate, by name
@@ -917,6 +930,18 @@ class Calibration(Problem):
         censored = None if self.observations.censored is None else np.array(["right", "", "left"])[side + 1]
         other.observations = replace(self.observations, value=values, censored=censored)
         return other
+
+    def with_surrogate(self, surrogate: Surrogate) -> "Calibration":
+        """Return the calibration of the same data, with all settings as they were, through another surrogate.
+
+        Raises
+        ------
+        UqmsError
+            What the constructor raises of a surrogate that does not fit.
+        """
+        if self.members:
+            raise InputError("with_surrogate: of several parts, make a new calibration with the new surrogates.")
+        return Calibration(surrogate, self.observations, **self._settings)
 
     def with_few_cells(self) -> "Calibration":
         """Return a problem of as few cells as say what the data say of parameters and errors; itself if there is none.

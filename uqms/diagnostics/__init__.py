@@ -1,6 +1,7 @@
 """Can a posterior be trusted? What data identify, whether model and simulator agree, and whether ranks are uniform."""
 
 from uqms.diagnostics.bands import RankBand, rank_band
+from uqms.diagnostics.correction import Correction, correct
 from uqms.diagnostics.covariates import covariate_trends
 from uqms.diagnostics.identifiability import Identifiability, identifiability
 from uqms.diagnostics.importance import FewDraws, ImportanceSampler
@@ -12,6 +13,7 @@ from uqms.diagnostics.verification import Verification, verification_design, ver
 from uqms.diagnostics.vpc import VisualPredictiveCheck, visual_predictive_check
 
 __all__ = [
+    "Correction",
     "FewDraws",
     "Identifiability",
     "ImportanceSampler",
@@ -22,6 +24,7 @@ __all__ = [
     "TemperedSampler",
     "Verification",
     "VisualPredictiveCheck",
+    "correct",
     "covariate_trends",
     "identifiability",
     "predictive_check",

@@ -45,11 +45,13 @@ from uqms.surrogates import GaussianProcessSurrogate, Validation, held_out
 from uqms.surrogates.process import average, condition
 from uqms.surrogates.training import Hyperparameters
 
-__all__ = ["Verification", "verification_design", "verify"]
+__all__ = ["Verification", "verification_design", "verify", "with_runs"]
 
 STOCHASTIC = "the simulator is stochastic, so that runs have its noise"
 LATENT = "noise is not normal here, and the likelihood of the surrogate in no closed form"
 SAME = 1e-9  # of the unit cube
+PRIOR_RUNS, FEWEST = 0.5, 4  # runs that a surrogate's own variances are worth beside new ones; of which so many
+ROUNDING, LOST = 1e-9, 1e-14  # of the largest variance of a contrast, and of the process's, that is rounding
 TARGETS = 24  # of the estimate of how many more runs are needed
 
 
@@ -243,7 +245,7 @@ def verify(posterior: Posterior, ensemble: xr.Dataset, *, rng: int = 0) -> Verif
     ratio = _log_ratio(problem, theta, runs, place) if len(whole) and known else np.full(len(whole), np.nan)
     outputs = tuple(str(name) for name in problem.noise.own_outputs)
     k_hat, weights = _weights(ratio)
-    refitted = _with_runs(problem.surrogate, runs)
+    refitted = with_runs(problem.surrogate, runs)
     more = None if not known else _more_runs(problem, refitted, theta, ratio, errors.table.loc[list(outputs)], weights)
     unknown = "" if known else STOCHASTIC if not exact else LATENT
     judged = SimulatorRuns(ensemble, errors, outputs, theta, ratio, k_hat, weights, more, unknown)
@@ -366,10 +368,11 @@ def _weights(ratio: Array) -> tuple[float, Array | None]:
 
 
 # ------------------------------------------------------------------------------------------------ with the new runs
-def _with_runs(surrogate: object, runs: xr.Dataset) -> GaussianProcessSurrogate | None:
+def with_runs(surrogate: object, runs: xr.Dataset, *, rescaled: bool = False) -> GaussianProcessSurrogate | None:
     """Return the surrogate conditioned on more runs, with its hyperparameters and bases; None where it cannot be.
 
-    That is the case of noisy simulators, of cheap models, and of runs that are used in part.
+    That is the case of noisy simulators, of cheap models, and of runs that are used in part. With `rescaled` variances
+    are those that the errors of the new runs show, see `_scales`: then it is a surrogate for where these are.
     """
     if not isinstance(surrogate, GaussianProcessSurrogate) or surrogate.physics or surrogate.noise:
         return None
@@ -387,10 +390,15 @@ def _with_runs(surrogate: object, runs: xr.Dataset) -> GaussianProcessSurrogate 
         full.append(basis)
         values.append(seen - offset)
     scores = np.linalg.lstsq(np.vstack(full), np.hstack(values).T, rcond=None)[0].T
+    scale = _scales(surrogate, u[rows], scores) if rescaled else np.ones((process.draws, process.q))
     bases = []
     for one, every, value in zip(surrogate.bases, full, values, strict=True):
-        left = (value - scores @ every.T) @ np.linalg.pinv(one.truncation).T
-        bases.append(replace(one, left_out=np.vstack([one.left_out, left])))
+        rest = value - scores @ every.T
+        size, factor = float(np.sum(one.truncation**2)), 1.0
+        if rescaled and size:
+            factor = math.sqrt(_scale(float(np.sum(rest**2)) / size, len(rest)))
+        left = np.vstack([one.left_out, rest @ np.linalg.pinv(one.truncation).T]) / factor
+        bases.append(replace(one, truncation=factor * one.truncation, left_out=left))
     y = process.y.copy()
     for j in range(process.q):
         y[~process.known(j), j] = np.nan
@@ -406,13 +414,37 @@ def _with_runs(surrogate: object, runs: xr.Dataset) -> GaussianProcessSurrogate 
                 Hyperparameters(process.ell[h, j], float(process.nugget[h, j]), 0.0, 0.0, 0, False)
                 for j in range(process.q)
             ],
-            list(process.variance[h]),
+            list(scale[h] * process.variance[h]),
         )
         for h in range(process.draws)
     ]
     attrs = {**surrogate.attrs, "runs_verified": str(len(rows))}
     conditioned = replace(average(draws), log_weights=process.log_weights)
     return replace(surrogate, process=conditioned, bases=tuple(bases), attrs=MappingProxyType(attrs))
+
+
+def _scales(surrogate: GaussianProcessSurrogate, u: Array, scores: Array) -> Array:
+    """Return by how much variances (H, q) are off, from scores (m, q) at new inputs (m, d).
+
+    It is the mean of an inverse-gamma law, from the squares of the errors along the eigenvectors of their covariance,
+    in sds: what is left when the new runs are known is an error between such points. Contrasts that are known to
+    rounding say nothing, and fewer than `FEWEST` do not change the variances.
+    """
+    found = np.ones((surrogate.process.draws, surrogate.process.q))
+    if not len(u):
+        return found
+    told = surrogate.scores(u)
+    for h, j in np.ndindex(*found.shape):
+        size, along = np.linalg.eigh(told.covariance[h, j])
+        seen = size > max(ROUNDING * size[-1], LOST * len(u) * surrogate.process.variance[h, j])
+        z = along[:, seen].T @ (scores[:, j] - told.mean[h, :, j]) / np.sqrt(size[seen])
+        found[h, j] = _scale(float(z @ z), len(z))
+    return found
+
+
+def _scale(square: float, count: int) -> float:
+    """Return by how much a variance is off, from the sum of squares of standard errors that it states."""
+    return 1.0 if count < FEWEST else (PRIOR_RUNS + square) / (PRIOR_RUNS + count - 2.0)
 
 
 def _more_runs(

@@ -1,0 +1,138 @@
+"""A posterior corrected by runs at its draws: against quadrature with the simulator, and scales against formulas."""
+
+import numpy as np
+import pytest
+import xarray as xr
+from calibration.gridded import sampled
+from calibration.problems import given_surrogate
+from calibration.test_capabilities import Plugged
+
+import uqms as uq
+from uqms.diagnostics.verification import PRIOR_RUNS, with_runs
+from uqms.errors import InputError
+from uqms.surrogates import GaussianProcessSurrogate
+
+X = np.array([[0.02], [0.35], [0.68], [0.99]])
+
+
+def smooth(theta: np.ndarray) -> np.ndarray:
+    """A function that four runs do not tell well."""
+    return np.sin(3.0 * theta) + theta
+
+
+def surrogate(variance: float) -> GaussianProcessSurrogate:
+    return given_surrogate(X, smooth(X), ell=0.5, variance=variance)
+
+
+def posterior_of(one: uq.Surrogate, value: float, sd: float = 0.05) -> uq.Posterior:
+    problem = uq.Calibration(one, xr.DataArray(value, name="y"), uq.GaussianNoise(sd=sd))
+    return sampled(problem, 400, seed=1, size=400)
+
+
+def simulated(design: xr.Dataset) -> xr.Dataset:
+    return uq.ensemble.build(design, {"y": smooth(design["theta"].values)})
+
+
+@pytest.mark.parametrize("variance", [0.02, 0.5, 20.0])
+def test_the_corrected_posterior_is_the_simulators(variance: float) -> None:
+    """Surer than it should be, right, and far too cautious: ten runs lead each of them to the simulator's posterior."""
+    before = posterior_of(surrogate(variance), 0.4)
+    found = uq.correct(before, simulated(uq.verification_design(before, 10, rng=1)), sampler=uq.SMC(), rng=1)
+    theta = np.linspace(0.0, 1.0, 4001)
+    exact = np.exp(-0.5 * ((smooth(theta) - 0.4) / 0.05) ** 2)
+    exact /= exact.sum()
+    mean = exact @ theta
+    sd = np.sqrt(exact @ (theta - mean) ** 2)
+    draws = found.posterior.flat()["theta"]
+    start = before.flat()["theta"]
+    # SMC's default has about 2000 particles: 0.05 sd is 2 standard errors
+    assert abs(draws.mean() - mean) < 0.12 * sd, (draws.mean(), mean, start.mean())
+    assert draws.std() / sd == pytest.approx(1.0, abs=0.12)
+    assert abs(draws.mean() - mean) <= abs(start.mean() - mean) + 0.05 * sd
+
+
+def test_the_table_is_of_the_two_posteriors() -> None:
+    before = posterior_of(surrogate(0.5), 0.4)
+    found = uq.correct(before, simulated(uq.verification_design(before, 10, rng=1)), sampler=uq.SMC(), rng=1)
+    old, new = before.flat()["theta"], found.posterior.flat()["theta"]
+    row = found.table.loc["theta"]
+    assert row["moved"] == pytest.approx((new.mean() - old.mean()) / old.std(), rel=1e-12)
+    assert row["ratio"] == pytest.approx(new.std() / old.std(), rel=1e-12)
+    assert np.isnan(row["mean_simulator"])  # ten draws have no weights
+    assert str(found).startswith("Corrected by 10 runs at draws of the posterior: the mean of theta moved by ")
+    assert f"{row['moved']:+.2f} sd" in str(found)
+
+
+def test_weights_are_told_beside_it() -> None:
+    before = posterior_of(surrogate(0.5), 0.4, sd=0.3)
+    found = uq.correct(before, simulated(uq.verification_design(before, 120, rng=1)), sampler=uq.SMC(), rng=1)
+    assert found.verification.weights is not None
+    assert found.table.at["theta", "mean_simulator"] == found.verification.summary().at["theta", "mean_simulator"]
+    assert "Draws with weights tell the simulator's own." in str(found)
+
+
+# ---------------------------------------------------------------------------------------------------------- the scale
+def runs_at(u: np.ndarray, y: np.ndarray) -> xr.Dataset:
+    space = uq.ParameterSpace(theta=uq.Uniform(0.0, 1.0))
+    design = uq.sobol(space, 8, rng=1).isel(run=slice(0, len(u)))
+    design["theta"] = ("run", u, design["theta"].attrs)
+    return uq.ensemble.build(design, {"y": y})
+
+
+def test_the_scale_is_that_of_errors_given_those_before() -> None:
+    """Functions of a process with nine times the variance that is stated: the scale is the mean of its law."""
+    rng = np.random.default_rng(3)
+    stated = surrogate(0.5)
+    law = surrogate(4.5)
+    offset = law.decode("y").offset
+    ratios = []
+    u = np.linspace(0.1, 0.9, 7)
+    for _ in range(200):
+        y = law.functions(1, rng)(u[:, None])[0, :, 0] + offset[0]
+        new = with_runs(stated, runs_at(u, y), rescaled=True)
+        assert new is not None
+        ratios.append(new.process.variance[0, 0] / stated.process.variance[0, 0])
+    expected = (PRIOR_RUNS + 9.0 * 7) / (PRIOR_RUNS + 7 - 2)
+    assert np.mean(ratios) == pytest.approx(expected, abs=3.0 * np.std(ratios) / np.sqrt(200))
+
+
+def test_without_rescaling_variances_stay() -> None:
+    stated = surrogate(0.5)
+    u = np.array([0.1, 0.2, 0.5, 0.8])
+    new = with_runs(stated, runs_at(u, smooth(u)))
+    assert new is not None
+    np.testing.assert_array_equal(new.process.variance, stated.process.variance)
+    scaled = with_runs(stated, runs_at(u, smooth(u)), rescaled=True)
+    assert scaled is not None
+    at = {"theta": np.array([0.3, 0.7])}
+    np.testing.assert_allclose(scaled.predict(at).mean["y"].values, new.predict(at).mean["y"].values, rtol=1e-9)
+    ratio = scaled.process.variance[0, 0] / new.process.variance[0, 0]
+    np.testing.assert_allclose(
+        scaled.predict(at).variance["y"].values, ratio * new.predict(at).variance["y"].values, rtol=1e-6
+    )
+
+
+# ------------------------------------------------------------------------------------------------------ the new problem
+def test_a_problem_keeps_its_settings_with_another_surrogate() -> None:
+    one = surrogate(0.5)
+    data = xr.DataArray(0.4, name="y")
+    derived = {"double": lambda inferred: 2.0 * inferred["theta"]}
+    problem = uq.Calibration(
+        one, data, uq.GaussianNoise(sd=uq.HalfNormal(0.1)), derived=derived, constraints="theta < 0.9"
+    )
+    other = surrogate(0.1)
+    again = problem.with_surrogate(other)
+    fresh = uq.Calibration(
+        other, data, uq.GaussianNoise(sd=uq.HalfNormal(0.1)), derived=derived, constraints="theta < 0.9"
+    )
+    theta = problem.prior_draws(20, 1)
+    np.testing.assert_array_equal(again.log_likelihood(theta), fresh.log_likelihood(theta))
+    assert again.log_likelihood(theta)[0] != problem.log_likelihood(theta)[0]
+    assert repr(again) == repr(fresh)
+
+
+def test_surrogates_of_ones_own_are_refused_with_what_to_do() -> None:
+    problem = uq.Calibration(Plugged(surrogate(0.5)), xr.DataArray(0.4, name="y"), uq.GaussianNoise(sd=0.05))
+    before = sampled(problem, 400, seed=1, size=400)
+    with pytest.raises(InputError, match=r"Plugged cannot be conditioned on more runs.*uq\.ensemble\.combine"):
+        uq.correct(before, simulated(uq.verification_design(before, 10, rng=1)), rng=1)
