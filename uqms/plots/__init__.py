@@ -10,6 +10,7 @@ from uqms.plots._design import design
 from uqms.plots._failures import failures
 from uqms.plots._identifiability import identifiability, profile
 from uqms.plots._individual_fits import individual_fits
+from uqms.plots._local_error import local_error
 from uqms.plots._pairs import pairs
 from uqms.plots._population import effects, individuals, shrinkage
 from uqms.plots._predictive import predictive
@@ -36,6 +37,7 @@ __all__ = [
     "individuals",
     "learning_curve",
     "leave_one_out",
+    "local_error",
     "morris",
     "pairs",
     "predictive",
