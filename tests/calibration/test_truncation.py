@@ -95,6 +95,18 @@ def test_of_several_outputs_each_has_its_own() -> None:
     np.testing.assert_allclose(both.predict(at).variance["z"].values, one.predict(at).variance["z"].values, rtol=1e-9)
 
 
+def test_leave_one_out_tells_the_share_of_truncation() -> None:
+    short, found = fitted(field(), tolerance=1e-6), fitted(field())
+    for one in (short, found):
+        told = uq.leave_one_out(one)
+        expected = left(one) / (left(one) + left_out_variances(one).mean())
+        assert told.table.at["y", "truncation"] == pytest.approx(expected, rel=1e-9)
+        assert ("of the stated variance" in str(told)) == (expected > 0.1)
+    assert (
+        uq.leave_one_out(short).table.at["y", "truncation"] > 0.1 > uq.leave_one_out(found).table.at["y", "truncation"]
+    )
+
+
 # ---------------------------------------------------------------------------------------------- what the verdict says
 def posterior_at(surrogate: Any, noise: uq.GaussianNoise) -> tuple[Any, dict[str, np.ndarray]]:
     data = xr.DataArray(np.full(3, 0.1) @ WAVES.T, dims="t", coords={"t": T}, name="y")

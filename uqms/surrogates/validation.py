@@ -14,7 +14,7 @@ surrogate shows is simulated from the errors' own joint law (`reference.py`); th
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Protocol, final
 
@@ -41,6 +41,7 @@ __all__ = ["Settings", "Validation", "held_out", "judged_runs", "k_fold", "leave
 SHOWN = (0.5, 0.95)
 BEYOND_4 = 0.002
 ROUGH = 0.8  # of Q²
+TOLD = 0.1  # share of the stated variance that truncation has, above which it is printed
 TWICE = 4.0  # D²/m of errors that are twice as large as the surrogate says
 SAME = 1e-9  # of the box: inputs that are closer are the same
 ROOTS = 2e8  # bytes of the roots that are kept while their law is simulated
@@ -83,7 +84,8 @@ class Validation:
         in the output's own unit; log_score (mean log density, high is good); coverage of 50 % and 95 % intervals;
         beyond_4, the share of errors beyond 4 sd (a right surrogate's is 0.00006); mahalanobis, the squared Mahalanobis
         distance D² of all errors together over their number m; largest_pivoted, the largest pivoted error; and the
-        ranges of these. The joint checks of curves are those of their scores. Errors in sds, D² and pivoted errors are
+        ranges of these; of leave-one-out also truncation, the share of the stated variance that is what the basis of a
+        curve leaves out. The joint checks of curves are those of their scores. Errors in sds, D² and pivoted errors are
         those on the scale of the output's transform.
     coverage_curve
         Dataset with dims ("output", "level"): coverage of equal-tailed intervals, and the range's ends low and high.
@@ -154,6 +156,8 @@ class Validation:
                 low, high = row["range_mahalanobis"]
                 text = f"errors together: D²/m {row['mahalanobis']:.2f}, a right surrogate's {low:.2f} to {high:.2f}"
                 parts.append(text + (" (jointly cautious)" if _side(row, "mahalanobis") < 0 else ""))
+            if (share := float(row.get("truncation", 0.0))) > TOLD:
+                parts.append(f"truncation is {share:.0%} of the stated variance")
             lines.append("  " + "; ".join(parts))
             lines += [f"    doubt: {words}" for words in _doubts(row)]
         if self.point_estimated:
@@ -258,7 +262,7 @@ def leave_one_out(surrogate: GaussianProcessSurrogate | MultiFidelitySurrogate, 
     law = JointLaw(-error, variance, log_weights, lambda h, j: roots[h, j], np.zeros_like(error), np.full(q, np.inf))
     fixed = np.isfinite(_degrees(process))  # scores whose D² is fixed by the variance that they gave
     columns = dict(zip(surrogate.layouts, score_columns(surrogate.bases), strict=True))
-    parts = {}
+    parts, shares = {}, {}
     for basis in surrogate.bases:
         known = surrogate.whole(basis.name)
         if len(known) < 2:
@@ -279,7 +283,12 @@ def leave_one_out(surrogate: GaussianProcessSurrogate | MultiFidelitySurrogate, 
         transform = basis.layout.transform
         told = draws == 1 and not fixed[columns[basis.name]].any()
         parts[basis.name] = [Part(place, one, full, latent, latent.shape[1], each, seen, rest, told, transform)]
-    return _validation("leave-one-out", [surrogate], parts, len(shown), len(shown), rng)
+        weights = np.exp(log_weights - np.logaddexp.reduce(log_weights))
+        own = float(weights @ (variance[:, known].mean(axis=1) @ np.sum(full**2, axis=0)))
+        left = float(np.sum(latent**2))
+        shares[basis.name] = left / (left + own) if left else 0.0
+    found = _validation("leave-one-out", [surrogate], parts, len(shown), len(shown), rng)
+    return replace(found, table=found.table.assign(truncation=pd.Series(shares)))
 
 
 @single_threaded
