@@ -1,7 +1,7 @@
 """The surrogate's stated error beside its actual one where the posterior is, and what that does to the posterior.
 
     python benchmarks/local_error.py [--quick] [--only KIND ...] [--designs N] [--half seen|unseen]
-                                     [--rounds N] [--correct N]
+                                     [--rounds N] [--margin SHARE] [--correct N]
 
 Leave-one-out validates an average over the design box; a posterior occupies a corner of it. Problems of four kinds are
 generated, each with a design, a truth and data of its own:
@@ -271,7 +271,7 @@ class Found(NamedTuple):
     share: float  # of truncation in the stated variance at the exact posterior
 
 
-def judged(one: Problem, number: int, rounds: int, corrected: int) -> Found:
+def judged(one: Problem, number: int, rounds: int, margin: float, corrected: int) -> Found:
     """Fit, calibrate and compare."""
     rng = np.random.default_rng([number, 11])
     space = uq.ParameterSpace(**{name: uq.Uniform(*ends) for name, ends in zip(one.names, one.ends, strict=True)})
@@ -288,7 +288,7 @@ def judged(one: Problem, number: int, rounds: int, corrected: int) -> Found:
             break
         more = uq.refine(posterior, 10 * len(one.ends), rng=[number, i])
         runs = uq.ensemble.combine(runs, uq.ensemble.build(more, {"y": one.outputs(more)}))
-        surrogate = uq.GaussianProcess().fit(uq.ensemble.inside(runs))
+        surrogate = uq.GaussianProcess().fit(uq.ensemble.inside(runs, margin=margin))
         problem = uq.Calibration(surrogate, data, noise, outside="refined")
         posterior = problem.sample(uq.NUTS(draws=500, ess=400), rng=number)
     if corrected:
@@ -373,6 +373,7 @@ def main() -> int:
     parser.add_argument("--designs", type=int, default=30, help="problems of a kind")
     parser.add_argument("--half", choices=("seen", "unseen"), help="one half alone")
     parser.add_argument("--rounds", type=int, default=0, help="at most so many rounds of `refine`")
+    parser.add_argument("--margin", type=float, default=0.1, help="of `uq.ensemble.inside` between rounds")
     parser.add_argument("--correct", type=int, default=0, help="runs at draws of the last posterior that correct it")
     parser.add_argument("-v", action="store_true", help="a line for each problem")
     args = parser.parse_args()
@@ -386,7 +387,7 @@ def main() -> int:
             for number in range(start, count, 2):
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
-                    found.append(judged(problem(kind, number), number, args.rounds, args.correct))
+                    found.append(judged(problem(kind, number), number, args.rounds, args.margin, args.correct))
                 if args.v:
                     one = found[-1]
                     print(

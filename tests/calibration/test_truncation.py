@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import xarray as xr
 from calibration.gridded import posterior_of
+from calibration.test_by_input import observations, toy
 
 import uqms as uq
-from uqms.calibration.truncation import check_truncation
+from uqms.calibration.truncation import _of_scores, check_truncation
 from uqms.errors import InputError
 from uqms.surrogates.validation import left_out_scores
 
@@ -133,6 +134,19 @@ def test_the_check_has_the_variance_of_the_prediction() -> None:
     )
     problem, theta = posterior_at(fitted(field()), noise)
     assert check_truncation(problem, theta | {"sigma": np.full(200, 2e-6)}, np.zeros(200, dtype=np.int64)) is None
+
+
+@pytest.mark.parametrize("correlated", [False, True])
+@pytest.mark.parametrize("by_input", [False, True])
+def test_the_variance_of_scores_is_that_of_their_covariance(correlated: bool, by_input: bool) -> None:
+    problem = uq.Calibration(
+        toy(correlated=correlated, by_input=by_input), observations((0.3, 0.8)), uq.GaussianNoise(sd=0.2)
+    )
+    theta = problem.prior_draws(7, 1)
+    law = problem.joint_error(problem.unit_inputs(theta)).given(np.zeros(7, dtype=np.int64))
+    assert (law.correlated, law.fixed) == (correlated, not by_input)
+    expected = np.diagonal(law.covariance, axis1=1, axis2=2) - np.sum(law.rows.truncation**2, axis=-1)
+    np.testing.assert_allclose(_of_scores(law), expected, rtol=1e-9)
 
 
 def test_the_check_is_in_the_verdict() -> None:

@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 
 import uqms as uq
-from uqms.errors import DataError
+from uqms.errors import DataError, InputError
 
 SPACE = uq.ParameterSpace(a=uq.Normal(0.0, 1.0), b=uq.Uniform(0.0, 1.0))
 DAYS = np.array([0.0, 1.0, 3.0])
@@ -46,6 +46,13 @@ def test_runs_inside_of_the_box() -> None:
     assert 4 < len(expected) < 40
     assert kept.equals(both.isel(run=expected))
     assert kept.attrs == both.attrs
+    wider = np.flatnonzero((np.abs(a) <= 0.6) & (b >= 0.2) & (b <= 0.8))
+    assert len(wider) > len(expected)
+    kept = uq.ensemble.inside(both, margin=0.1)
+    assert kept.equals(both.isel(run=wider))
+    assert uq.ensemble.get_box(kept) == SMALL
+    with pytest.raises(InputError, match="give a share of the box's width"):
+        uq.ensemble.inside(both, margin=-0.1)
     far = uq.Box(("a", "b"), (50.0, 0.25), (51.0, 0.75))
     with pytest.raises(DataError, match="none of 8 runs lies inside"):
         uq.ensemble.inside(uq.ensemble.combine(runs(8)).assign_attrs(box=json.dumps(far.to_dict())))

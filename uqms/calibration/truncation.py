@@ -102,11 +102,13 @@ def _variances(problem: "Calibration", theta: Mapping[str, Array], h: Ints) -> t
 
 def _of_scores(law: OutputLaw) -> Array:
     """Return the variance (S, N) of the scores' errors; of many points the covariance would take too much room."""
-    basis, every = dense(law.rows.basis), np.arange(law.score_covariance.shape[-1])
+    every = np.arange(law.score_covariance.shape[-1])
+    basis = dense(law.rows.basis)
+    rows = "nq" if law.fixed else "snq"
     if law.correlated:
         within = np.einsum("skpkq->skpq", law.score_covariance)[:, law.index]
-        found = np.einsum("...np,snpq,...nq->sn", basis, within, basis)
+        found = np.einsum(f"{rows.replace('q', 'p')},snpq,{rows}->sn", basis, within, basis)
     else:
         within = law.score_covariance[:, :, every, every][:, :, law.index]
-        found = np.einsum("...nq,sqn->sn", basis**2, within)
+        found = np.einsum(f"{rows},sqn->sn", basis**2, within)
     return np.asarray(found)

@@ -5,7 +5,7 @@ import xarray as xr
 
 from uqms.ensemble.building import provenance
 from uqms.ensemble.table import check, get_box, input_array, input_names, listed, output_names
-from uqms.errors import DataError
+from uqms.errors import DataError, InputError
 
 __all__ = ["combine", "inside"]
 
@@ -79,14 +79,24 @@ def _check_alike(one: xr.Dataset, last: xr.Dataset, i: int) -> None:
                 raise DataError(f"combine: ensemble {i} has other coordinates {dim!r} of {name!r} than the last one.")
 
 
-def inside(ensemble: xr.Dataset) -> xr.Dataset:
+def inside(ensemble: xr.Dataset, margin: float = 0.0) -> xr.Dataset:
     """Return the runs that lie inside of the ensemble's design box.
 
     Use it before fitting to the runs of several rounds: where the newest box is small, runs far outside of it would
     set the scales of the surrogate.
 
+    Parameters
+    ----------
+    ensemble
+        Runs of all rounds.
+    margin
+        By how much of its width the box is enlarged at each end, 0.1 say: runs a little outside of it tell what happens
+        at its ends, where predictions are least certain. The design box itself stays as it is.
+
     Raises
     ------
+    InputError
+        When `margin` is no number of at least zero.
     DataError
         When no run lies inside.
 
@@ -98,8 +108,10 @@ def inside(ensemble: xr.Dataset) -> xr.Dataset:
     2
     """
     check(ensemble)
+    if not np.isfinite(margin) or margin < 0.0:
+        raise InputError(f"inside: margin is {margin!r}; give a share of the box's width, 0.1 say.")
     box = get_box(ensemble)
-    rows = np.flatnonzero(box.contains(input_array(ensemble, box.names)))
+    rows = np.flatnonzero(box.contains(input_array(ensemble, box.names), max(margin, 1e-9)))
     if not len(rows):
         raise DataError(f"inside: none of {ensemble.sizes['run']} runs lies inside of the design box.")
     return ensemble.isel(run=rows)
