@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from calibration.gridded import posterior_of
+from calibration.test_by_input import SPACE as OF_TOY
 from calibration.test_by_input import observations, toy
 
 import uqms as uq
@@ -140,7 +141,7 @@ def test_the_check_has_the_variance_of_the_prediction() -> None:
 @pytest.mark.parametrize("by_input", [False, True])
 def test_the_variance_of_scores_is_that_of_their_covariance(correlated: bool, by_input: bool) -> None:
     problem = uq.Calibration(
-        toy(correlated=correlated, by_input=by_input), observations((0.3, 0.8)), uq.GaussianNoise(sd=0.2)
+        toy(correlated=correlated, by_input=by_input), observations((0.3, 0.8)), uq.GaussianNoise(sd=0.2), space=OF_TOY
     )
     theta = problem.prior_draws(7, 1)
     law = problem.joint_error(problem.unit_inputs(theta)).given(np.zeros(7, dtype=np.int64))
