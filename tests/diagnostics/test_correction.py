@@ -136,3 +136,10 @@ def test_surrogates_of_ones_own_are_refused_with_what_to_do() -> None:
     before = sampled(problem, 400, seed=1, size=400)
     with pytest.raises(InputError, match=r"Plugged cannot be conditioned on more runs.*uq\.ensemble\.combine"):
         uq.correct(before, simulated(uq.verification_design(before, 10, rng=1)), rng=1)
+
+
+def test_what_is_no_posterior_is_refused() -> None:
+    one = surrogate(0.5)
+    before = sampled(uq.Calibration(one, xr.DataArray(0.4, name="y"), uq.GaussianNoise(sd=0.05)), 400, seed=1, size=400)
+    with pytest.raises(InputError, match="GaussianProcessSurrogate in the place of a posterior"):
+        uq.correct(one, simulated(uq.verification_design(before, 10, rng=1)))  # type: ignore[arg-type]

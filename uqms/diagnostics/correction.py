@@ -83,8 +83,8 @@ def correct(
     Raises
     ------
     InputError
-        When the surrogate cannot be conditioned on runs (stochastic simulators, cheap models, surrogates of your own),
-        or the runs are not those of this posterior's draws.
+        When it is no posterior, the surrogate cannot be conditioned on runs (stochastic simulators, cheap models,
+        surrogates of your own), or the runs are not those of this posterior's draws.
     DataError
         When fewer than two runs completed.
 
@@ -101,6 +101,10 @@ def correct(
         print(correction)
         posterior = correction.posterior
     """
+    if not isinstance(posterior, Posterior):
+        raise InputError(
+            f"correct: got a {type(posterior).__name__} in the place of a posterior; give what problem.sample() returns."
+        )
     problem = posterior.single
     generator = as_generator(rng)
     verification = verify(posterior, ensemble, rng=0)
