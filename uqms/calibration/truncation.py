@@ -68,7 +68,13 @@ def check_known_noise(problem: "Calibration") -> None:
         It names the settings with which to fit again.
     """
     told = getattr(problem.surrogate, "attrs", {}).get("cut_off", "")
-    if not told or problem.form == "latent" or problem.cells.transformed or not problem.latent_count:
+    if (
+        problem.individual
+        or not told
+        or problem.form == "latent"
+        or problem.cells.transformed
+        or not problem.latent_count
+    ):
         return
     outputs = [name for name in told.split("\n") if name in set(problem.cells.output)]
     sds = problem.noise.settings[: len(problem.noise.outputs)]

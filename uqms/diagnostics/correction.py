@@ -103,7 +103,7 @@ def correct(
     """
     if not isinstance(posterior, Posterior):
         raise InputError(
-            f"correct: got a {type(posterior).__name__} in the place of a posterior; give what problem.sample() returns."
+            f"correct: got a {type(posterior).__name__} in the place of a posterior; give what problem.sample returns."
         )
     problem = posterior.single
     generator = as_generator(rng)
