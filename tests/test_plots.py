@@ -386,27 +386,30 @@ def test_coverage_names_the_distance_of_held_out_runs_and_its_range() -> None:
     assert_tidy(figure)
 
 
-def test_local_error_draws_left_out_errors_and_marks_those_near_the_posterior(curve: Posterior) -> None:
-    surrogate = curve.problem.surrogate
+def test_local_error_draws_left_out_errors_and_marks_those_near_the_posterior() -> None:
+    x = np.linspace(0.0, 1.0, 30)
+    surrogate = given_surrogate(x[:, None], np.sin(3 * x[:, None]), basis=np.arange(5.0)[:, None])
+    data = xr.DataArray([0.1, 0.8, 1.9, 2.4, 3.5], dims="t", coords={"t": np.arange(5.0)}, name="y")
+    curve = posterior_of(uq.Calibration(surrogate, data, noise=uq.GaussianNoise(sd=0.05)))
     design = uq.verification_design(curve, 6, rng=1)
     y = np.sin(3 * design["theta"].values)[:, None] * np.arange(5.0)
     runs = uq.ensemble.build(design, {"y": xr.DataArray(y, dims=("run", "t"), coords={"t": np.arange(5.0)})})
-    figure = uq.plots.local_error(surrogate, curve, runs)  # type: ignore[arg-type]
+    figure = uq.plots.local_error(surrogate, curve, runs)
     assert_tidy(figure)
     ax = figure.axes[0]
-    told = uq.leave_one_out(surrogate)  # type: ignore[arg-type]
+    told = uq.leave_one_out(surrogate)
     stated = np.sqrt(np.mean(told.sd["y"].values ** 2, axis=1))
     actual = np.sqrt(np.mean((told.observed["y"] - told.mean["y"]).values ** 2, axis=1))
-    draws = np.sort(curve.flat()["theta"])
-    x = np.linspace(0.0, 1.0, 8)
-    nearest = np.sort(np.argsort(np.abs(x[:, None] - draws).min(axis=1))[:5])
-    others = np.setdiff1d(np.arange(8), nearest)
+    draws = curve.flat()["theta"]
+    picked = draws[np.unique(np.linspace(0, len(draws) - 1, 200).astype(int))]
+    nearest = np.sort(np.argsort(np.abs(x[:, None] - picked).min(axis=1), kind="stable")[:10])
+    others = np.setdiff1d(np.arange(30), nearest)
     for name, rows in (("nearest to the posterior", nearest), ("left-out runs", others)):
         np.testing.assert_allclose(line(ax, name), np.column_stack([stated[rows], actual[rows]]), rtol=1e-9)
     new = uq.held_out(surrogate, runs)
     errors = np.sqrt(np.mean((new.observed["y"] - new.mean["y"]).values ** 2, axis=1))
     np.testing.assert_allclose(line(ax, "runs at its draws")[:, 1], errors, rtol=1e-9)
-    assert_tidy(uq.plots.local_error(surrogate, curve))  # type: ignore[arg-type]
+    assert_tidy(uq.plots.local_error(surrogate, curve))
     with pytest.raises(InputError, match=r"give a fitted uq\.GaussianProcess"):
         uq.plots.local_error(curve, curve)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="in the place of a posterior"):

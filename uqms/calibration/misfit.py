@@ -17,7 +17,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.spatial.distance import cdist
 from scipy.stats import chi2
 
 from uqms._typing import Array, Ints
@@ -26,7 +25,7 @@ from uqms.calibration.context import evenly
 from uqms.calibration.density import draw_rows, expected_outputs, row_terms, total
 from uqms.parameters.functions import NumPyFunctions
 from uqms.surrogates.gp import GaussianProcessSurrogate
-from uqms.surrogates.local import local_errors
+from uqms.surrogates.local import local_errors, nearest_runs
 
 if TYPE_CHECKING:
     from uqms.calibration.problem import Calibration
@@ -36,7 +35,6 @@ __all__ = ["check_misfit", "check_validation"]
 MISFIT_LEVEL, OVERFIT_LEVEL = 0.005, 0.001
 VALIDATION_LEVEL = 1e-3
 MATTERS = 0.1  # share of a parameter's variance, with the surrogate's error as large as the runs show
-NEAREST, AT_LEAST = 0.2, 10
 NULL_DRAWS = 20_000
 LEFT = 3.0  # degrees of freedom
 POINTS = 64
@@ -146,15 +144,10 @@ def check_validation(problem: "Calibration", theta: Mapping[str, Array], share: 
     name, surrogate = "surrogate validation", problem.surrogate
     if not isinstance(surrogate, GaussianProcessSurrogate):
         return None
-    x = surrogate.process.x[:, : surrogate.domain.d]
     count = len(next(iter(theta.values())))
     picked = evenly(count, POINTS)
     u = problem.unit_inputs({key: theta[key][picked] for key in problem.parameters})
-    u = u[:, evenly(u.shape[1], POINTS)].reshape(-1, x.shape[1])
-    ell = surrogate.process.ell
-    scale = np.exp(np.log(ell).mean(axis=(0, 1))) if ell.shape[-1] == x.shape[1] else np.ones(x.shape[1])
-    near = np.argsort(cdist(x / scale, u / scale).min(axis=1), kind="stable")
-    near = np.sort(near[: min(len(x), max(AT_LEAST, int(np.ceil(NEAREST * len(x)))))])
+    near = nearest_runs(surrogate, u[:, evenly(u.shape[1], POINTS)].reshape(-1, surrogate.domain.d))
     found = local_errors(surrogate, near, problem.cells.used)
     if found is None:
         return Check(name, "pass", float("nan"), "not judged: too few runs to tell errors from their law")

@@ -5,7 +5,7 @@ symbol      meaning                                                             
 ==========  ====================================================================  =========
 left        variance of what basis and interpolation leave out                    (S, N)
 stated      variance of the whole surrogate error                                 (S, N)
-noise       variance of one measurement's noise, in the unit of the latent output (S, N)
+noise       variance of the noise of a cell's mean, in the unit of the noise      (S, N)
 ==========  ====================================================================  =========
 
 The variance of what is left out is one number for the whole box. Where the posterior is it may be much too large; then
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["check_known_noise", "check_truncation"]
 
-TOLD, SHARE, OF_NOISE = 0.1, 0.5, 0.1  # share of the surrogate's variance that is told, that is a doubt; of the noise's
+REPORTED, SHARE = 0.1, 0.5  # share of the surrogate's variance that is reported, and that is a warning
+OF_NOISE = 0.1  # variance over that of the noise
 DRAWS = 64
 
 
@@ -41,7 +42,7 @@ def check_truncation(problem: "Calibration", theta: Mapping[str, Array], h: Ints
         return None
     left, stated, slope, mean = _variances(problem, theta, h)
     share = float(left.mean() / max(stated.mean(), 1e-300))
-    if share <= TOLD:
+    if share <= REPORTED:
         return None
     phi = problem.noise.phi(theta, (len(h),))
     noise = noise_sd(problem, mean, phi, limits=False) ** 2
@@ -67,29 +68,22 @@ def check_known_noise(problem: "Calibration") -> None:
     InputError
         It names the settings with which to fit again.
     """
-    told = getattr(problem.surrogate, "attrs", {}).get("cut_off", "")
-    if (
-        problem.individual
-        or not told
-        or problem.form == "latent"
-        or problem.cells.transformed
-        or not problem.latent_count
-    ):
-        return
-    outputs = [name for name in told.split("\n") if name in set(problem.cells.output)]
+    limited = set(getattr(problem.surrogate, "attrs", {}).get("cut_off", "").split("\n")) & set(problem.cells.output)
     sds = problem.noise.settings[: len(problem.noise.outputs)]
-    known = [group for group, sd in enumerate(sds) if not isinstance(sd, Prior)]
-    for output in outputs:
-        rows = (problem.cells.output == output) & np.isin(problem.cells.group, known)
+    known = np.isin(problem.cells.group, [group for group, sd in enumerate(sds) if not isinstance(sd, Prior)])
+    closed = not problem.individual and problem.form != "latent" and not problem.cells.transformed
+    if not (limited and known.any() and closed and problem.latent_count):
+        return
+    theta = problem.prior_draws(DRAWS, 0)
+    left, stated, _, _ = _variances(problem, theta, np.zeros(DRAWS, dtype=np.int64))
+    sd = problem.noise.phi(theta, (DRAWS,))[:, problem.cells.group]
+    for output in sorted(limited):
+        rows = (problem.cells.output == output) & known
         if not rows.any():
             continue
-        theta = problem.prior_draws(DRAWS, 0)
-        left, stated, _, _ = _variances(problem, theta, np.zeros(DRAWS, dtype=np.int64))
-        phi = problem.noise.phi(theta, (DRAWS,))
-        noise = float(np.mean(phi[:, problem.cells.group[rows]] ** 2))
-        of_basis = float(left[:, rows].mean())
+        noise, of_basis = float(np.mean(sd[:, rows] ** 2)), float(left[:, rows].mean())
         share = float(np.median(left[:, rows].sum(axis=1) / stated[:, rows].sum(axis=1)))
-        if of_basis > OF_NOISE * noise and share > TOLD:
+        if of_basis > OF_NOISE * noise and share > REPORTED:
             raise InputError(
                 f"Calibration: the basis of output {output!r} leaves out a variance of {of_basis:.3g}, "
                 f"{of_basis / noise:.2g} times that of the known noise (limit {OF_NOISE:g}), because its settings end "

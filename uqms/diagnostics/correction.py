@@ -1,4 +1,4 @@
-"""A posterior corrected by runs of the simulator at its own draws, where another round is too dear."""
+"""A posterior corrected by runs of the simulator at its own draws, where another round is too expensive."""
 
 from dataclasses import dataclass
 from typing import final

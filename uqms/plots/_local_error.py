@@ -1,15 +1,15 @@
 """What a surrogate states of its error beside what it makes, over the box and where the posterior is."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy.spatial import KDTree
 
 from uqms._typing import Array, Bools
+from uqms.calibration.context import evenly
+from uqms.calibration.posterior import Posterior, thinned
 from uqms.errors import InputError
 from uqms.plots._style import (
     BLACK,
@@ -29,15 +29,12 @@ from uqms.plots._style import (
 )
 from uqms.surrogates import GaussianProcessSurrogate, Validation, held_out
 from uqms.surrogates import leave_one_out as left_out
-
-if TYPE_CHECKING:
-    from uqms.calibration import Posterior
+from uqms.surrogates.local import nearest_runs
 
 __all__ = ["local_error"]
 
 MOST, COLUMNS = 6, 3
-NEAREST, AT_LEAST = 0.2, 5  # share of the runs that are near the posterior
-DRAWS = 200
+DRAWS, CONDITIONS = 200, 8  # of the posterior; at which its error is looked at
 MIDDLE = (0.05, 0.95)  # of the posterior's draws
 LEGEND = {1: 0.8, 2: 0.45, 3: 0.25}  # inches, by columns of panels
 FACTOR = 2.0  # of the band around equality
@@ -46,7 +43,7 @@ FACTOR = 2.0  # of the band around equality
 @styled
 def local_error(
     surrogate: GaussianProcessSurrogate,
-    posterior: "Posterior",
+    posterior: Posterior,
     runs: xr.Dataset | None = None,
     *,
     names: Sequence[str] | None = None,
@@ -55,9 +52,9 @@ def local_error(
     """Draw each left-out run's actual error against the stated one, and mark where the posterior is.
 
     Use it after calibration: a surrogate's stated error is right on average over the design box, while a posterior
-    occupies a corner of it. Blue points far below the line: there the error is overstated, intervals are too wide and
-    an inferred noise sd is too small; far above: the surrogate is surer than it should be. `uqms.refine` makes runs
-    there, and `uqms.correct` corrects the posterior by a handful.
+    occupies a corner of it. Blue are the runs that the verdict's *surrogate validation* looks at. Where they lie far
+    below the line the error is overstated: intervals are too wide and an inferred noise sd is too small. Far above, the
+    surrogate is surer than it should be. `uqms.refine` makes runs there, and `uqms.correct` corrects the posterior.
 
     Parameters
     ----------
@@ -90,14 +87,15 @@ def local_error(
     """
     if not isinstance(surrogate, GaussianProcessSurrogate):
         raise InputError(f"plots.local_error: got {type(surrogate).__name__}; give a fitted uq.GaussianProcess.")
-    if not hasattr(posterior, "single"):
+    if not isinstance(posterior, Posterior):
         raise InputError(f"plots.local_error: got {type(posterior).__name__} in the place of a posterior.")
     known = list(surrogate.layouts)
     wanted = pick(names, known, known[:MOST], MOST, "local_error")
-    theta = _some(posterior)
-    validation = left_out(surrogate)
-    near = _near(surrogate, posterior, theta)
-    at = surrogate.predict(_inputs(surrogate, posterior, theta))
+    problem, validation = posterior.single, left_out(surrogate)
+    u = problem.unit_inputs({name: thinned(posterior, DRAWS)[0][name] for name in problem.parameters})
+    u = u[:, evenly(u.shape[1], CONDITIONS)].reshape(-1, surrogate.domain.d)
+    near = np.isin(np.arange(len(surrogate.process.x)), nearest_runs(surrogate, u))
+    at = surrogate.predict(dict(zip(surrogate.domain.names, surrogate.domain.from_unit(u).T, strict=True)))
     new = None if runs is None else held_out(surrogate, runs)
     columns = min(COLUMNS, len(wanted))
     rows = -(-len(wanted) // columns)
@@ -111,38 +109,6 @@ def local_error(
         _panel(ax, name, validation, near, stated, new, labels)
     add_legend(figure, collected(axes.ravel()), "outside lower center", (1, 2, 4)[columns - 1])
     return figure
-
-
-def _some(posterior: "Posterior") -> dict[str, Array]:
-    draws = posterior.flat()
-    count = len(next(iter(draws.values())))
-    rows = np.unique(np.linspace(0, count - 1, min(DRAWS, count)).astype(int))
-    return {name: draws[name][rows] for name in posterior.single.parameters}
-
-
-def _inputs(
-    surrogate: GaussianProcessSurrogate, posterior: "Posterior", theta: Mapping[str, Array]
-) -> dict[str, Array]:
-    """Return the draws at the observed conditions, one after another."""
-    problem = posterior.single
-    count, conditions = len(next(iter(theta.values()))), problem.cells.conditions
-    place = np.arange(count) % max(1, len(conditions))
-    out = dict(theta) | {name: np.full(count, value) for name, value in problem.fixed.items()}
-    out |= {name: conditions[place, i] for i, name in enumerate(problem.condition_names)}
-    return {name: out[name] for name in surrogate.domain.names}
-
-
-def _near(surrogate: GaussianProcessSurrogate, posterior: "Posterior", theta: Mapping[str, Array]) -> Bools:
-    """Return which runs lie nearest to the posterior, in length scales."""
-    process, d = surrogate.process, surrogate.domain.d
-    inputs = _inputs(surrogate, posterior, theta)
-    u = np.asarray(surrogate.domain.to_unit(np.column_stack([inputs[name] for name in surrogate.domain.names])))
-    ell = np.exp(np.log(process.ell).mean(axis=(0, 1))) if process.ell.shape[-1] == d else np.ones(d)
-    distance = np.asarray(KDTree(u / ell).query(process.x[:, :d] / ell)[0])
-    count = min(len(distance), max(AT_LEAST, round(NEAREST * len(distance))))
-    near = np.zeros(len(distance), dtype=np.bool_)
-    near[np.argsort(distance, kind="stable")[:count]] = True
-    return near
 
 
 def _size(values: Array, dims: Sequence[object]) -> Array:

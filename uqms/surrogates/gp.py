@@ -742,28 +742,34 @@ def _with_enough_scores(
     smooth curves are, it would be most of the error that a prediction states, and more runs would not make it smaller.
     A score that other runs do not predict, such as a solver's rounding, is better off in the truncation: it ends there.
     """
+    settings_of = {}
+    for i, (basis, values) in enumerate(zip(bases, every, strict=True)):
+        one = outputs.get(basis.name) or Curve()
+        if isinstance(one, Curve) and one.tolerance is None and basis.truncation.size and np.isfinite(values).all():
+            settings_of[i] = one
+    if not settings_of:
+        return bases, y, found
     variances = fitting.left_out_variances(y, found)
     columns = [list(one) for one in score_columns(bases)]
     parts, kept, following = [y[:, one] for one in columns], [[found[j] for j in one] for one in columns], list(bases)
-    for i, (basis, values) in enumerate(zip(bases, every, strict=True)):
-        settings = outputs.get(basis.name) or Curve()
-        if not isinstance(settings, Curve) or settings.tolerance is not None or not basis.truncation.size:
+    for i, settings in settings_of.items():
+        basis, values = bases[i], every[i]
+        size, left = np.sum(basis.basis**2, axis=0), float(np.sum(basis.truncation**2))
+        wanted = PART * float(np.quantile(variances[:, columns[i]] @ size, LOW))
+        if left <= wanted:
             continue
-        size = np.sum(basis.basis**2, axis=0)
-        own = variances[:, columns[i]] @ size
-        left, total = float(np.sum(basis.truncation**2)), float(np.sum(size) + np.sum(basis.truncation**2))
-        wanted = PART * float(np.quantile(own, LOW))
-        if not np.isfinite(values).all() or left <= wanted:
-            continue
-        tighter = replace(settings, tolerance=max(wanted / total, LEAST))
-        _, scores = fit_curve(basis.name, basis.layout, values, tighter)
+        tighter = replace(settings, tolerance=max(wanted / (float(size.sum()) + left), LEAST))
+        more, scores = fit_curve(basis.name, basis.layout, values, tighter)
         q, new = len(columns[i]), scores[:, len(columns[i]) :]
         trained = fitting.trained(new)
         unpredicted = np.flatnonzero(fitting.left_out_squares(new, trained) > UNPREDICTED * np.mean(new**2, axis=0))
         count = int(unpredicted[0]) if len(unpredicted) else new.shape[1]
-        if count:
-            following[i], _ = fit_curve(basis.name, basis.layout, values, replace(tighter, max_scores=q + count))
-            parts[i], kept[i] = np.hstack([parts[i], new[:, :count]]), kept[i] + trained[:count]
+        if not count:
+            continue
+        if count < new.shape[1]:
+            more, _ = fit_curve(basis.name, basis.layout, values, replace(tighter, max_scores=q + count))
+        following[i], parts[i] = more, np.hstack([parts[i], new[:, :count]])
+        kept[i] = kept[i] + trained[:count]
     return following, np.hstack(parts), [one for some in kept for one in some]
 
 

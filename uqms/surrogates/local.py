@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import final
 
 import numpy as np
+from scipy.spatial.distance import cdist
 from scipy.stats import beta, chi2
 
 from uqms._typing import Array, Ints
@@ -11,7 +12,9 @@ from uqms.surrogates.gp import GaussianProcessSurrogate
 from uqms.surrogates.process import ScoreProcess
 from uqms.surrogates.validation import left_out_scores
 
-__all__ = ["LocalErrors", "local_errors"]
+__all__ = ["LocalErrors", "local_errors", "nearest_runs"]
+
+NEAREST, AT_LEAST = 0.2, 10  # share of the runs, and number, that count as near
 
 
 @final
@@ -53,6 +56,15 @@ def local_errors(surrogate: GaussianProcessSurrogate, runs: Ints, scores: Ints) 
         return None
     worst = int(np.argmin(levels))
     return LocalErrors(ratios[worst], min(1.0, len(levels) * levels[worst]))
+
+
+def nearest_runs(surrogate: GaussianProcessSurrogate, u: Array) -> Ints:
+    """Return which runs lie nearest to inputs u (k, d) of the unit cube, in length scales: a fifth, at least ten."""
+    d = surrogate.domain.d
+    x, ell = surrogate.process.x[:, :d], surrogate.process.ell
+    scale = np.exp(np.log(ell).mean(axis=(0, 1))) if ell.shape[-1] == d else np.ones(d)
+    near = np.argsort(cdist(x / scale, u / scale).min(axis=1), kind="stable")
+    return np.sort(near[: min(len(x), max(AT_LEAST, int(np.ceil(NEAREST * len(x)))))])
 
 
 def _distance(process: ScoreProcess, h: int, j: int, runs: Ints) -> tuple[float, int]:

@@ -41,7 +41,7 @@ __all__ = ["Settings", "Validation", "held_out", "judged_runs", "k_fold", "leave
 SHOWN = (0.5, 0.95)
 BEYOND_4 = 0.002
 ROUGH = 0.8  # of Q²
-TOLD = 0.1  # share of the stated variance that truncation has, above which it is printed
+REPORTED = 0.1  # share of the stated variance that truncation has, above which it is printed
 TWICE = 4.0  # D²/m of errors that are twice as large as the surrogate says
 SAME = 1e-9  # of the box: inputs that are closer are the same
 ROOTS = 2e8  # bytes of the roots that are kept while their law is simulated
@@ -156,7 +156,7 @@ class Validation:
                 low, high = row["range_mahalanobis"]
                 text = f"errors together: D²/m {row['mahalanobis']:.2f}, a right surrogate's {low:.2f} to {high:.2f}"
                 parts.append(text + (" (jointly cautious)" if _side(row, "mahalanobis") < 0 else ""))
-            if (share := float(row.get("truncation", 0.0))) > TOLD:
+            if (share := float(row.get("truncation", 0.0))) > REPORTED:
                 parts.append(f"truncation is {share:.0%} of the stated variance")
             lines.append("  " + "; ".join(parts))
             lines += [f"    doubt: {words}" for words in _doubts(row)]
