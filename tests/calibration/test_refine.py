@@ -244,5 +244,10 @@ def test_whether_another_round_is_needed() -> None:
     assert found
     assert "a moved by 1.0" in str(found)
     assert not uq.another_round(posterior, posterior, share=1.0)
+    # a limit is one that is not reached: "accepted below 25%"
+    reached = found.share
+    assert 0.0 < reached < 1.0
+    assert uq.another_round(posterior, share=reached)
+    assert not uq.another_round(posterior, share=float(np.nextafter(reached, 1.0)))
     with pytest.raises(InputError, match="share is 0; give a number above zero"):
         uq.another_round(posterior, share=0)
