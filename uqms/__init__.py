@@ -111,6 +111,7 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.simulators import UMBridgeServer as UMBridgeServer
     from uqms.simulators import UMBridgeSimulator as UMBridgeSimulator
     from uqms.simulators import serve as serve
+    from uqms.surrogates import Adapted as Adapted
     from uqms.surrogates import Curve as Curve
     from uqms.surrogates import EventProbability as EventProbability
     from uqms.surrogates import GaussianProcess as GaussianProcess
@@ -145,6 +146,7 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.surrogates import to_sbi as to_sbi
 
 __all__ = [
+    "Adapted",
     "AutocorrelatedNoise",
     "BasisDiscrepancy",
     "Beta",
@@ -318,6 +320,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "run",
     ),
     "surrogates": (
+        "Adapted",
         "Curve",
         "EventProbability",
         "GaussianProcess",

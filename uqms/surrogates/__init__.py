@@ -1,5 +1,6 @@
 """Gaussian-process surrogates: settings, fitted values, prediction and validation."""
 
+from uqms.surrogates.adapted import Adapted
 from uqms.surrogates.classification import EventProbability, FittedProbability, SuccessProbability, reliability
 from uqms.surrogates.comparison import Comparison, compare_surrogates
 from uqms.surrogates.convert import from_gpytorch
@@ -39,6 +40,7 @@ from uqms.surrogates.transforms import Log, Logit
 from uqms.surrogates.validation import Validation, held_out, k_fold, leave_one_out
 
 __all__ = [
+    "Adapted",
     "Comparison",
     "Curve",
     "Decoder",

@@ -49,6 +49,7 @@ from uqms.surrogates.training import (
 __all__ = [
     "CHEAP",
     "DRAWS",
+    "ROUNDS_MORE",
     "Sample",
     "at_zero",
     "between_share",
@@ -58,6 +59,7 @@ __all__ = [
     "inverse_curvature",
     "logarithms",
     "sample",
+    "sample_at_mode",
     "without_cheap",
 ]
 
@@ -90,6 +92,8 @@ def sample(
     noise: Noise,
     found: Hyperparameters,
     cheap: Float[np.ndarray, " n"] | None = None,
+    *,
+    rounds: tuple[int, int] = (ROUNDS, ROUNDS_MORE),
 ) -> Sample:
     """Return weighted points of the posterior of the hyperparameters, starting from the trained ones."""
     d = x.shape[1]
@@ -103,7 +107,26 @@ def sample(
             (location, scale),
             bounds_of(kernel, d, noise),
             32 * (hyperparameter_count(kernel, d) + 2),
+            rounds,
         )
+
+
+def sample_at_mode(
+    x: Float[np.ndarray, "n d"],
+    y: Float[np.ndarray, " n"],
+    kernel: Kernel,
+    columns: int,
+    noise: Noise,
+    found: Hyperparameters,
+) -> Sample:
+    """Return points of the normal law at the mode of the hyperparameters' posterior: enough where the runs are many."""
+    trend, d = trend_basis(x, columns), x.shape[1]
+    with one_thread():
+        mode, covariance = _laplace(x, y, trend, kernel, noise, found, prior_of(kernel, d, noise)[1])
+    z = ndtri(_open(qmc.Sobol(len(mode), scramble=True, rng=0).random(CANDIDATES // 4)))
+    low, high = bounds_of(kernel, d, noise).T
+    points = np.clip(mode + z @ cholesky(covariance, lower=True).T, low, high)
+    return Sample(points, np.full(len(points), 1.0 / len(points)), float(len(points)))
 
 
 def explore(
@@ -112,13 +135,13 @@ def explore(
     prior: tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]],
     bounds: Float[np.ndarray, "k 2"],
     count: int,
-    rounds: int = ROUNDS,
+    rounds: tuple[int, int] = (ROUNDS, ROUNDS_MORE),
     enough: float = ENOUGH * DRAWS,
 ) -> Sample:
     """Return weighted points of a density, in rounds of `count` from where `start` (mode, covariance) says it is.
 
-    `prior` is location and scale of normal laws, from which a share of the points comes. It ends after `rounds` when
-    the points are worth `enough` equally weighted ones.
+    `prior` is location and scale of normal laws, from which a share of the points comes. It ends between the least and
+    the most `rounds`, when the points are worth `enough` equally weighted ones.
     """
     location, scale = prior
     (centre, covariance), (low, high) = start, bounds.T
@@ -126,7 +149,7 @@ def explore(
     points = location + scale * ndtri(_open(quasi.random(_power(count // 4))[:, :-1]))
     parts, values = [points], log_densities(points)
     proposals: list[tuple[Array, Array]] = []
-    for turn in range(ROUNDS_MORE):
+    for turn in range(rounds[1]):
         lower = _root(covariance, scale)
         fresh = np.clip(centre + _student(quasi.random(_power(count))) @ lower.T, low, high)
         values = np.append(values, log_densities(fresh))
@@ -135,11 +158,14 @@ def explore(
         points = np.vstack(parts)
         weights, evidence = _weights(values, points, len(parts[0]), (location, scale), proposals)
         effective = 1.0 / float(np.sum(weights**2))
-        if turn >= rounds - 1 and effective >= enough:
+        if turn >= rounds[0] - 1 and effective >= enough:
             break
-        centre = weights @ points
-        spread = points - centre
-        covariance = (spread * weights[:, None]).T @ spread + np.diag(1e-4 * scale**2)
+        share = min(1.0, effective / (ENOUGH * len(scale)))  # of moments that few points have, in the next proposal
+        mean = weights @ points
+        spread = points - mean
+        found = (spread * weights[:, None]).T @ spread + np.diag(1e-4 * scale**2)
+        centre = centre + share * (mean - centre)
+        covariance = covariance + share * (found - covariance)
     return Sample(points, weights, effective, evidence - _log_prior_mass(scale))
 
 

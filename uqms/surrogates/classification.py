@@ -42,7 +42,7 @@ from uqms.errors import DataError, DesignError, InputError
 from uqms.parameters import Box
 from uqms.surrogates._latent import log_probability_and_slope
 from uqms.surrogates.archive import Stored, loaded, write
-from uqms.surrogates.averaging import draws_of, explore, inverse_curvature
+from uqms.surrogates.averaging import ROUNDS_MORE, draws_of, explore, inverse_curvature
 from uqms.surrogates.expectation import Sites, evidence_slope, settle, solved
 from uqms.surrogates.kernel_files import description_of
 from uqms.surrogates.kernels import (
@@ -775,7 +775,7 @@ class _Labelled:
             self.prior,
             self.bounds,
             POINTS,
-            rounds=1,
+            rounds=(1, ROUNDS_MORE),
             enough=POINTS / 4,
         )
         # With noise a number more than length scales is drawn; two more are with it where there are levels.

@@ -22,14 +22,16 @@ import numpy as np
 
 from uqms._typing import Array, Ints
 from uqms.surrogates import averaging
+from uqms.surrogates.adapted import Adapted, converted, rivals_of, simplest
 from uqms.surrogates.correlated import LeftOut, left_out_errors, with_scores_in_common
-from uqms.surrogates.kernels import Kernel, hyperparameter_count, scale_count
+from uqms.surrogates.kernels import Kernel, hyperparameter_count
 from uqms.surrogates.outputs import OutputBasis, score_columns
 from uqms.surrogates.process import ScoreProcess, average, condition
 from uqms.surrogates.training import (
     SUBSET,
     Hyperparameters,
     Noise,
+    Rival,
     fits_exactly,
     prior_of,
     subset,
@@ -42,6 +44,8 @@ __all__ = ["Fitting"]
 
 FEW = 20  # runs an input up to which hyperparameters are averaged
 BETWEEN = 0.1  # share of the variance of left-out runs above which they are averaged too
+ROUNDS = 1, 3  # of draws of a kernel that was chosen, which has more hyperparameters
+PREDICTED = 1e-4  # sd of the errors of left-out runs over that of all: below it no other kernel is tried
 LARGEST = 2**30  # bytes that averaging may take without having been asked for
 
 
@@ -51,7 +55,8 @@ class Fitting:
     """What all scores share while they are trained.
 
     With `doubted` the cheap model may be misleading: its part in the mean is averaged over being there or not. What has
-    another `label` has hyperparameter draws that are independent of these. Whether hyperparameters are averaged is a
+    another `label` has hyperparameter draws that are independent of these. Where the kernel is `chosen`, each score has
+    as much of an `Adapted` one as its runs ask for. Whether hyperparameters are averaged is a
     question to the runs that are `judged`, all by default: many runs of a lower level do not make up for few.
     """
 
@@ -64,10 +69,14 @@ class Fitting:
     doubted: bool = False
     label: str = ""
     judged: Ints | None = None
+    chosen: bool = False
 
     def trained(self, y: Array) -> list[Hyperparameters]:
         """Return the most probable hyperparameters of every score."""
-        return [self._ordered(y, j).trained(self.kernel, self.columns) for j in range(y.shape[1])]
+        every = [self._ordered(y, j) for j in range(y.shape[1])]
+        if self.chosen and isinstance(self.kernel, Adapted):
+            return [one.chosen(self.kernel, self.columns) for one in every]
+        return [one.trained(self.kernel, self.columns) for one in every]
 
     def left_out_variances(self, y: Array, found: Sequence[Hyperparameters]) -> Array:
         """Return the variances (n, q) that left-out scores are predicted with, NaN where a run has none."""
@@ -122,8 +131,13 @@ class Fitting:
         elif self.doubted:
             draws = [[self._ordered(y, j).better(self.kernel, self.columns, one) for j, one in enumerate(found)]]
         noise = None if isinstance(self.noise, bool) else self.noise
+        kernel = self.kernel
+        if self.chosen:
+            d = self.x.shape[1]
+            kernel = simplest(kernel, np.array([[one.ell for one in draw] for draw in draws]), d)
+            draws = [[replace(one, ell=converted(one.ell, self.kernel, kernel, d)) for one in draw] for draw in draws]
         return average(
-            [condition(self.kernel, self.x, y, self.columns, one, cheap=self.cheap, noise=noise) for one in draws]
+            [condition(kernel, self.x, y, self.columns, one, cheap=self.cheap, noise=noise) for one in draws]
         )
 
     def _ordered(self, y: Array, j: int) -> "_Ordered":
@@ -156,9 +170,11 @@ class Fitting:
             rows = runs[known]
             if y[rows, j].any():
                 more = () if self.cheap is None else (self.cheap[rows, j],)
-                noise = taken(self._noise_of(j), rows)
+                noise, d = taken(self._noise_of(j), rows), self.x.shape[1]
+                kernel = simplest(self.kernel, one.ell, d) if self.chosen else self.kernel
+                here = replace(one, ell=converted(one.ell, self.kernel, kernel, d)) if self.chosen else one
                 both[:, known, j] = averaging.between_share(
-                    self.x[rows], y[rows, j], self.kernel, self.columns, noise, one, *more
+                    self.x[rows], y[rows, j], kernel, self.columns, noise, here, *more
                 )
         between, own = both if self.judged is None else both[:, np.isin(runs, self.judged)]
         for basis, columns_of in zip(bases, score_columns(bases), strict=True):
@@ -193,12 +209,80 @@ class _Ordered(NamedTuple):
         found = train(self.x, self.y, kernel, trend, self.noise)
         return _permuted(found, kernel, np.argsort(self.inputs))
 
+    def chosen(self, kernel: Adapted, columns: int) -> Hyperparameters:
+        """Return the most probable hyperparameters of the kernel whose evidence is largest, beside all its rivals.
+
+        Of many runs some choose the kernel, and all train it.
+        """
+        rivals = self._rivals(kernel, columns)
+        if not rivals:
+            return _permuted(self._unordered().trained(kernel, columns), kernel, np.argsort(self.inputs))
+        best = max(rivals, key=_evidence)
+        ell = converted(best.found.ell, best.kernel, kernel, self.x.shape[1])
+        return _permuted(replace(best.found, ell=ell, rivals=tuple(rivals)), kernel, np.argsort(self.inputs))
+
+    def _rivals(self, kernel: Adapted, columns: int) -> list[Rival]:
+        """Return what is compared, none where there is nothing to train."""
+        if len(self.x) >= 2 * SUBSET:
+            rows = subset(len(self.x))
+            some = self._replace(x=self.x[rows], y=self.y[rows], noise=taken(self.noise, rows))
+            of_some = some._rivals(kernel, columns)
+            if not of_some:
+                return []
+            best = max(of_some, key=_evidence)
+            return [Rival(best.kernel, self._from(best, best.kernel, columns), 0.0)]
+        first, *more = rivals_of(kernel, self.x.shape[1])
+        plain = self._unordered().trained(first, columns)
+        if not plain.starts or not self._asks(first, columns, plain):
+            return []
+        rivals = [self._rival(first, columns, plain)]
+        for rival in more:
+            best = max(rivals, key=_evidence)
+            rivals.append(self._rival(rival, columns, self._from(best, rival, columns)))
+        return rivals
+
+    def _unordered(self) -> "_Ordered":
+        """Return the same runs, whose inputs stay in this order."""
+        return self._replace(inputs=np.arange(self.x.shape[1]))
+
+    def _asks(self, kernel: Kernel, columns: int, found: Hyperparameters) -> bool:
+        """Tell whether the runs ask for more than the simplest kernel."""
+        trend, none = trend_basis(self.x, columns), np.empty((len(self.x), 0))
+        left = left_out_errors(self.x, self.y, trend, kernel, found, none)
+        return float(np.mean(left.variance)) > PREDICTED**2 * float(np.var(self.y))
+
+    def _rival(self, kernel: Kernel, columns: int, found: Hyperparameters) -> Rival:
+        return Rival(kernel, found, averaging.evidence_at_mode(self.x, self.y, kernel, columns, self.noise, found))
+
+    def _from(self, best: Rival, kernel: Kernel, columns: int) -> Hyperparameters:
+        """Return the hyperparameters of a kernel, trained from those of one that is a part of it."""
+        ell = converted(best.found.ell, best.kernel, kernel, self.x.shape[1])
+        start = averaging.logarithms(replace(best.found, ell=ell), self.noise)
+        return train(self.x, self.y, kernel, trend_basis(self.x, columns), self.noise, start[None])
+
+    def _of_rivals(self, kernel: Adapted, columns: int, found: Hyperparameters, order: int) -> list[Hyperparameters]:
+        """Return draws of the hyperparameters of all rivals, each as often as its probability says."""
+        d, drawn = self.x.shape[1], []
+        evidence = np.array([one.log_evidence for one in found.rivals])
+        share = np.exp(evidence - np.logaddexp.reduce(evidence))
+        for one, count in zip(found.rivals, _apportioned(share, averaging.DRAWS), strict=True):
+            if count:
+                parts = self.x, self.y, one.kernel, columns, self.noise, one.found
+                many = len(self.x) >= 2 * SUBSET
+                points = averaging.sample_at_mode(*parts) if many else averaging.sample(*parts, rounds=ROUNDS)
+                several = averaging.draws_of(points, len(self.y) - columns, self.noise, order, count)
+                drawn += [replace(draw, ell=converted(draw.ell, one.kernel, kernel, d)) for draw in several]
+        return [drawn[i] for i in np.random.default_rng(order).permutation(len(drawn))]
+
     def draws(
         self, kernel: Kernel, columns: int, found: Hyperparameters, order: int, doubted: bool = False
     ) -> list[Hyperparameters]:
         """Return draws of the hyperparameters, in an order of their own."""
         if not found.starts:  # nothing was there to train
-            return [found] * averaging.DRAWS
+            return [replace(found, rivals=())] * averaging.DRAWS
+        if found.rivals and isinstance(kernel, Adapted):
+            drawn = self._of_rivals(kernel, columns, found, order)
+            return [_permuted(draw, kernel, np.argsort(self.inputs)) for draw in drawn]
         if not found.cheap:
             rest = self._without().draws(kernel, columns - 1, replace(found, cheap=True), order)
             return [replace(one, cheap=False) for one in rest]
@@ -245,12 +329,20 @@ class _Ordered(NamedTuple):
 
 
 def _permuted(found: Hyperparameters, kernel: Kernel, inputs: Ints) -> Hyperparameters:
-    """Return hyperparameters with the length scales of every part of the kernel in another order of the inputs."""
-    if not kernel.exchangeable:
-        return found
-    scales = scale_count(kernel, len(inputs))
-    parts = found.ell[:scales].reshape(-1, len(inputs))[:, inputs]
-    return replace(found, ell=np.append(parts.ravel(), found.ell[scales:]))
+    """Return hyperparameters of the same process of inputs in another order."""
+    return replace(found, ell=kernel.reordered(found.ell, inputs)) if kernel.exchangeable else found
+
+
+def _evidence(one: Rival) -> float:
+    return one.log_evidence
+
+
+def _apportioned(shares: Array, count: int) -> Ints:
+    """Return whole numbers of the sum `count` that are nearest to shares of it: largest remainders."""
+    wanted = shares * count
+    out = np.floor(wanted).astype(np.int64)
+    out[np.argsort(out - wanted, kind="stable")[: count - int(out.sum())]] += 1
+    return out
 
 
 def _orders(bases: Sequence[OutputBasis], label: str) -> list[int]:

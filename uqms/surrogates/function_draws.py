@@ -30,7 +30,7 @@ from uqms import _checks as check
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.errors import InputError
 from uqms.surrogates.gp import GaussianProcessSurrogate
-from uqms.surrogates.kernels import Kernel, correlation, layout_of, split
+from uqms.surrogates.kernels import Kernel, Stationary, correlation, layout_of, split
 from uqms.surrogates.process import normals_at
 from uqms.surrogates.radial import factor_of, radial
 from uqms.surrogates.training import JITTER_FIRST, factorise, trend_basis
@@ -97,12 +97,12 @@ class Paths:
             values = np.empty((len(u), len(group.rows)))
             ell = process.ell[group.h, group.j]
             inverse = None if keys is None else _inverse(self.surrogate, group)
-            sd = np.zeros(len(u))
+            sd, before = np.zeros(len(u)), process.kernel.variances(u, ell)
             for block, kappa in _correlations(process.kernel, u, group.z, ell):
                 values[block] = kappa @ group.omega
                 if inverse is not None:
                     w = dtrmm(1.0, inverse, kappa.T, side=0, lower=1)
-                    sd[block] = np.sqrt(np.maximum(1.0 - np.einsum("zk,zk->k", w, w), 0.0))
+                    sd[block] = np.sqrt(np.maximum(before[block] - np.einsum("zk,zk->k", w, w), 0.0))
             values += trend @ group.beta
             if keys is not None:
                 sd *= np.sqrt(process.variance[group.h, group.j])
@@ -227,7 +227,7 @@ def _correlations(kernel: Kernel, u: Array, z: Array, ell: Array) -> Iterator[tu
     Squared distances are products of matrices, several times faster than their sums and right to rounding of the
     squared length of the points.
     """
-    d, size = u.shape[1], max(16, BLOCK // max(1, len(z)))
+    size = max(16, BLOCK // max(1, len(z)))
     blocks = [slice(start, start + size) for start in range(0, len(u), size)]
     layout = kernel.layout()
     if layout is None:
@@ -235,7 +235,10 @@ def _correlations(kernel: Kernel, u: Array, z: Array, ell: Array) -> Iterator[tu
         return
     _, codes, terms = layout_of(layout)
     count = int(terms[-1]) + 1
-    parts, shares = split(kernel, d, ell)
+    stationary = isinstance(kernel, Stationary)
+    u, left_size, _ = kernel.seen(u, ell)
+    z, right_size, own = kernel.seen(z, ell)
+    parts, shares = split(kernel, u.shape[1], own)
     sides = []
     for code, scales in zip(codes, parts, strict=True):
         factor = np.sqrt(factor_of(int(code))) / scales
@@ -257,4 +260,4 @@ def _correlations(kernel: Kernel, u: Array, z: Array, ell: Array) -> Iterator[tu
                 product = product * shares[term]
             total = product if total is None else total + product
         assert total is not None
-        yield block, total
+        yield block, total if stationary else total * left_size[block, None] * right_size

@@ -1,11 +1,15 @@
 """The compiled prediction of `ScoreProcess.flat()` and its reverse derivative; letters as in `process`.
 
-The block begins with H, q, n, d, b, the number of the kernel's parts, H log weights, `Kernel.layout` (two numbers for
-each part) and the inputs x. What each draw and score have follows, see `ScoreProcess.flat`.
+The block begins with H, q, n, d, b, the number of the kernel's parts, whether directions and an amplitude are learned,
+H log weights, `Kernel.layout` (two numbers for each part) and the inputs x. What each draw and score have follows, see
+`ScoreProcess.flat`. The amplitude at the runs is a factor of the columns of L^-1, so that k has that at u only; inputs
+in the directions of a score are its own.
 
 One pass over each row of L^-1 gives w = L^-1 k and t = L^-T w, from which value and derivative follow. `scores_at` in
 `process` is the same algebra in matrix products for many points; a test holds the two to 1e-10 of each other.
 """
+
+import math
 
 import numpy as np
 
@@ -27,7 +31,7 @@ __all__ = [
     "scores_flat_reverse",
 ]
 
-HEADER = 6
+HEADER = 8
 
 
 @compiled
@@ -59,8 +63,36 @@ def kernel_size(block: Array) -> int:
 @compiled
 def score_size(block: Array) -> int:
     """Return how many numbers each draw and score have."""
-    n, b = int(block[2]), int(block[4])
-    return int(kernel_size(block) + 1 + b + 2 * n + n * n + 2 * n * b + b * b)
+    n, d, b = int(block[2]), int(block[3]), int(block[4])
+    return int(adapted_at(n, b) + kernel_size(block) + int(block[6]) * (d + n) * d + int(block[7]) * d)
+
+
+@compiled
+def adapted_at(n: int, b: int) -> int:
+    """Return where, behind the kernel's hyperparameters of a score, its directions and its amplitude begin."""
+    return 1 + b + 2 * n + n * n + 2 * n * b + b * b
+
+
+@compiled(fastmath=FAST)
+def see(block: Array, at: int, u: Array, z: Array, amplitude: Array) -> None:
+    """Fill u (k, d) in the directions of a score, z, and its amplitude (k,); `at` is where these begin in the block."""
+    k, d = u.shape
+    for a in range(k):
+        for c in range(d):
+            z[a, c] = u[a, c]
+        amplitude[a] = 1.0
+    if block[6] > 0.0:
+        for a in range(k):
+            for c in range(d):
+                for e in range(c):
+                    z[a, c] += block[at + c * d + e] * u[a, e]
+        at += (d + int(block[2])) * d
+    if block[7] > 0.0:
+        for a in range(k):
+            s = 0.0
+            for c in range(d):
+                s += block[at + c] * (u[a, c] - 0.5)
+            amplitude[a] = math.exp(s)
 
 
 @compiled
@@ -94,9 +126,15 @@ def forward(
     k = u.shape[0]
     w, room = (
         np.empty((0 if covariance.shape[0] == 0 else k, n)),
-        np.empty(n + b + 2 * parts),
+        np.empty(n + b + 2 * parts + k * d + k),
     )  # an array costs as much as a hundred operations
-    kv, rho, radials, shares = room[:n], room[n : n + b], room[n + b : n + b + parts], room[n + b + parts :]
+    kv, rho, radials = room[:n], room[n : n + b], room[n + b : n + b + parts]
+    begin = n + b + 2 * parts
+    shares, z, amplitude = room[n + b + parts : begin], room[begin : begin + k * d].reshape(k, d), room[begin + k * d :]
+    own = at + size + adapted_at(n, b)
+    see(block, own, u, z, amplitude)
+    if block[6] > 0.0:
+        x = block[own + d * d : own + (d + n) * d].reshape(n, d)
     fill_shares(block[at + parts * d : at + size], shares)
     variance = block[at + size]
     at += size + 1
@@ -110,18 +148,19 @@ def forward(
     mean_only = covariance.shape[0] == 0
     for a in range(k):
         total = 0.0
+        scale = variance * amplitude[a]
         for i in range(n):
             if code >= SINGLE:
-                kv[i] = variance * composite_of(codes, terms, shares, each_inverse_ell, u[a], x[i], radials)
-                kg[a, i] = variance * radials[0]  # all there is, where the kernel has one part
+                kv[i] = scale * composite_of(codes, terms, shares, each_inverse_ell, z[a], x[i], radials)
+                kg[a, i] = scale * radials[0]  # all there is, where the kernel has one part
                 continue
             r2 = 0.0
             for c in range(d):
-                step = (u[a, c] - x[i, c]) * inverse_ell[c]
+                step = (z[a, c] - x[i, c]) * inverse_ell[c]
                 r2 += step * step
             kappa, radial = correlation_of(code, r2)
-            kv[i] = variance * kappa
-            kg[a, i] = variance * radial
+            kv[i] = scale * kappa
+            kg[a, i] = scale * radial
         if mean_only:
             for i in range(n):
                 total += kv[i] * alpha[i]
@@ -161,14 +200,14 @@ def forward(
     for a in range(covariance.shape[0]):
         for e in range(a + 1):
             if code >= SINGLE:
-                s = variance * composite_of(codes, terms, shares, each_inverse_ell, u[a], u[e], radials)
+                s = composite_of(codes, terms, shares, each_inverse_ell, z[a], z[e], radials)
             else:
                 r2 = 0.0
                 for c in range(d):
-                    step = (u[a, c] - u[e, c]) * inverse_ell[c]
+                    step = (z[a, c] - z[e, c]) * inverse_ell[c]
                     r2 += step * step
-                kappa, _ = correlation_of(code, r2)
-                s = variance * kappa
+                s, _ = correlation_of(code, r2)
+            s *= variance * amplitude[a] * amplitude[e]
             for i in range(n):
                 s -= w[a, i] * w[e, i]
             for c in range(b):
@@ -192,8 +231,15 @@ def reverse(
     parts = len(codes)
     inverse_ell = block[at : at + d]
     each_inverse_ell = block[at : at + parts * d].reshape(parts, d)
-    room = np.empty(n + b + 2 * parts)
-    k_bar, v_bar, radials, shares = room[:n], room[n : n + b], room[n + b : n + b + parts], room[n + b + parts :]
+    k, begin = u.shape[0], n + b + 2 * parts
+    room = np.empty(begin + k * d + k + d)
+    k_bar, v_bar, radials = room[:n], room[n : n + b], room[n + b : n + b + parts]
+    shares, z, amplitude = room[n + b + parts : begin], room[begin : begin + k * d].reshape(k, d), room[-k - d : -d]
+    z_bar = room[-d:]
+    own = at + size + adapted_at(n, b)
+    see(block, own, u, z, amplitude)
+    if block[6] > 0.0:
+        x = block[own + d * d : own + (d + n) * d].reshape(n, d)
     fill_shares(block[at + parts * d : at + size], shares)
     variance = block[at + size]
     at += size + 1
@@ -202,8 +248,10 @@ def reverse(
     at += b + 2 * n + n * n + n * b
     solved = block[at : at + n * b].reshape(n, b)
     root = block[at + n * b : at + n * b + b * b].reshape(b, b)
-    k = u.shape[0]
     for a in range(k):
+        for c in range(d):
+            z_bar[c] = 0.0
+        by_amplitude = 0.0
         for i in range(n):
             k_bar[i] = mean_bar[a] * alpha[i]
         for c in range(b):
@@ -216,20 +264,24 @@ def reverse(
                 k_bar[i] -= bar * t[e, i]
             for c in range(b):
                 v_bar[c] += bar * v[e, c]
-            if e != a and code >= SINGLE:
-                composite_of(codes, terms, shares, each_inverse_ell, u[a], u[e], radials)
+            bar *= variance * amplitude[a] * amplitude[e]
+            if e == a:
+                by_amplitude += bar
+            elif code >= SINGLE:
+                by_amplitude += bar * composite_of(codes, terms, shares, each_inverse_ell, z[a], z[e], radials)
                 for p in range(parts):
                     for c in range(d):
-                        step = (u[a, c] - u[e, c]) * each_inverse_ell[p, c]
-                        u_bar[a, c] += bar * variance * radials[p] * step * each_inverse_ell[p, c]
-            elif e != a:
+                        step = (z[a, c] - z[e, c]) * each_inverse_ell[p, c]
+                        z_bar[c] += bar * radials[p] * step * each_inverse_ell[p, c]
+            else:
                 r2 = 0.0
                 for c in range(d):
-                    step = (u[a, c] - u[e, c]) * inverse_ell[c]
+                    step = (z[a, c] - z[e, c]) * inverse_ell[c]
                     r2 += step * step
-                _, radial = correlation_of(code, r2)
+                kappa, radial = correlation_of(code, r2)
+                by_amplitude += bar * kappa
                 for c in range(d):
-                    u_bar[a, c] += bar * variance * radial * (u[a, c] - u[e, c]) * inverse_ell[c] * inverse_ell[c]
+                    z_bar[c] += bar * radial * (z[a, c] - z[e, c]) * inverse_ell[c] * inverse_ell[c]
         first = second = -1
         for m in range(b):
             rho_bar = 0.0
@@ -246,19 +298,36 @@ def reverse(
             if second == d:
                 first += 1
                 second = first
+        scale = variance * amplitude[a]
         if parts > 1:
             for i in range(n):
-                composite_of(codes, terms, shares, each_inverse_ell, u[a], x[i], radials)
+                bar = k_bar[i] * scale
+                by_amplitude += bar * composite_of(codes, terms, shares, each_inverse_ell, z[a], x[i], radials)
                 for p in range(parts):
                     for c in range(d):
-                        step = (u[a, c] - x[i, c]) * each_inverse_ell[p, c]
-                        u_bar[a, c] += k_bar[i] * variance * radials[p] * step * each_inverse_ell[p, c]
-            continue
+                        step = (z[a, c] - x[i, c]) * each_inverse_ell[p, c]
+                        z_bar[c] += bar * radials[p] * step * each_inverse_ell[p, c]
+        else:
+            for c in range(d):
+                s = 0.0
+                for i in range(n):
+                    s += k_bar[i] * kg[a, i] * (z[a, c] - x[i, c])
+                z_bar[c] += s * inverse_ell[c] * inverse_ell[c]
+            if block[7] > 0.0:  # kappa again: only its slope was kept
+                for i in range(n):
+                    by_amplitude += (
+                        k_bar[i] * scale * composite_of(codes, terms, shares, each_inverse_ell, z[a], x[i], radials)
+                    )
         for c in range(d):
-            s = 0.0
-            for i in range(n):
-                s += k_bar[i] * kg[a, i] * (u[a, c] - x[i, c])
-            u_bar[a, c] += s * inverse_ell[c] * inverse_ell[c]
+            u_bar[a, c] += z_bar[c]
+        if block[6] > 0.0:
+            for c in range(d):
+                for e in range(c):
+                    u_bar[a, e] += block[own + c * d + e] * z_bar[c]
+        if block[7] > 0.0:
+            slopes = own + (int(block[6]) * (d + n)) * d
+            for c in range(d):
+                u_bar[a, c] += by_amplitude * block[slopes + c]
 
 
 @compiled

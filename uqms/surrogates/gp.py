@@ -28,13 +28,15 @@ from uqms.errors import (
     NumericalWarning,
 )
 from uqms.parameters import Box
+from uqms.surrogates.adapted import Adapted
+from uqms.surrogates.adapted import described as kernel_described
 from uqms.surrogates.archive import Stored
 from uqms.surrogates.fitting import Fitting
 from uqms.surrogates.fused import scores_flat_reverse
 from uqms.surrogates.jax_kernel import JaxKernel
 from uqms.surrogates.jax_process import JaxScores
 from uqms.surrogates.kernel_files import description_of
-from uqms.surrogates.kernels import Kernel, Matern52, Stationary
+from uqms.surrogates.kernels import Kernel, Matern52, RadialKernel, Stationary
 from uqms.surrogates.outputs import (
     Curve,
     Layout,
@@ -121,6 +123,10 @@ class GaussianProcess:
         others, get scores in common when those predict left-out runs better, so that errors and draws belong together
         (of volumes and their difference, say). "independent": each scalar is a process by itself, as it always is with
         a cheap model or with noise.
+    scales
+        "auto" (default): each score has learned directions and an amplitude that varies over the box (`Adapted`) as far
+        as its runs ask for them: kernels with and without are averaged by their evidence, so that outputs that need
+        neither keep their simple kernel. "given": the kernel is taken as it is, as it always is with a cheap model.
     outputs
         Settings by output name, `Scalar(...)` or `Curve(...)`; what is not named gets the default of its dims. A
         `transform` in them keeps an output positive or inside of bounds.
@@ -153,9 +159,10 @@ class GaussianProcess:
     outputs: Mapping[str, Curve | Scalar] = field(default_factory=dict)
     mean: Physics | None = None
     scalars: Literal["auto", "independent"] = "auto"
+    scales: Literal["given", "auto"] = "auto"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.kernel, Stationary | JaxKernel):
+        if not isinstance(self.kernel, Stationary | Adapted | JaxKernel):
             raise InputError(
                 f"kernel is {self.kernel!r}; give Matern52(), Matern32() or SquaredExponential(), or a sum or product "
                 "of them, or of kernels of your own that derive from uqms.RadialKernel; or one of your own that "
@@ -187,6 +194,13 @@ class GaussianProcess:
             )
         if self.scalars not in ("auto", "independent"):
             raise InputError(f"scalars is {self.scalars!r}; give 'auto' or 'independent'.")
+        if self.scales not in ("given", "auto"):
+            raise InputError(f"scales is {self.scales!r}; give 'auto' or 'given'.")
+        if self.mean is not None and isinstance(self.kernel, Adapted):
+            raise InputError(
+                f"A cheap model takes a kernel of the scaled distance, such as Matern52(); {self.kernel} is none. "
+                "Leave the cheap model out, or choose another kernel."
+            )
         if self.hyperparameters not in ("auto", "averaged", "point"):
             raise InputError(f"hyperparameters is {self.hyperparameters!r}; give 'auto', 'averaged' or 'point'.")
 
@@ -272,7 +286,10 @@ class GaussianProcess:
             _check_cheap(trends, bases)
         in_part = len({int(run) for lacking in missing if lacking for run in lacking.rows})
         noise = self.noise == "fitted" if learned is None else learned.variances
-        fitting = Fitting(x, self.kernel, columns, noise, self.hyperparameters, cheap)
+        kernel, chosen = self.kernel, self.scales == "auto" and self.mean is None
+        if isinstance(kernel, Stationary) and chosen:
+            kernel = Adapted(kernel, directions=isinstance(kernel, RadialKernel))
+        fitting = Fitting(x, kernel, columns, noise, self.hyperparameters, cheap, chosen=chosen)
         if in_part:
             _logger.info("%d of %d runs miss coordinates of an output and are used in part", in_part, len(x))
             fitting, y = refined(fitting, y, missing, [one.shape[1] for one in scores])
@@ -381,7 +398,7 @@ class GaussianProcessSurrogate(NamedSurrogate):
         left += f", {self.attrs['runs_in_part']} in part" if "runs_in_part" in self.attrs else ""
         return (
             f"<GaussianProcessSurrogate: {self.runs} runs ({left}) of {', '.join(self.domain.names)} → "
-            f"{outputs}; {self.process.kernel}{estimated}>"
+            f"{outputs}; {kernel_described(self.process.kernel, self.process.ell, self.domain.d)}{estimated}>"
         )
 
     def stored(self) -> Stored:

@@ -26,7 +26,7 @@ from abc import ABC, abstractmethod
 from collections import namedtuple
 from dataclasses import dataclass, fields
 from functools import cache
-from typing import Any, ClassVar, Protocol, final
+from typing import Any, ClassVar, NamedTuple, Protocol, final
 
 import numba
 import numpy as np
@@ -49,6 +49,7 @@ __all__ = [
     "RadialKernel",
     "RadialParts",
     "RationalQuadratic",
+    "Seen",
     "SquaredExponential",
     "Stationary",
     "Structured",
@@ -131,8 +132,29 @@ class Kernel(ABC):
         """Return code and term of each part, (2 f,), for compiled code; None when it does not know the kernel."""
         return None
 
+    def variances(self, u: Array, ell: Array) -> Array:
+        """Return the correlation (k,) of each input with itself: 1, unless the amplitude varies over the box."""
+        return np.ones(u.shape[:-1])
+
+    def seen(self, u: Array, ell: Array) -> "Seen":
+        """Return inputs (k, d) as the kernel of the scaled distance in it sees them."""
+        return Seen(u, np.ones(u.shape[:-1]), ell)
+
+    def reordered(self, ell: Array, inputs: Ints) -> Array:
+        """Return `ell` for the same process of inputs in another order, where the kernel treats all alike."""
+        scales = scale_count(self, len(inputs))
+        return np.append(ell[:scales].reshape(-1, len(inputs))[:, inputs].ravel(), ell[scales:])
+
     def __str__(self) -> str:
         return type(self).__name__
+
+
+class Seen(NamedTuple):
+    """Inputs as the kernel of the scaled distance in a kernel sees them, with what it multiplies the sd by there."""
+
+    z: Array  # (k, d)
+    amplitude: Array  # (k,)
+    ell: Array
 
 
 class RadialParts(Kernel):

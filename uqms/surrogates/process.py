@@ -35,6 +35,7 @@ from scipy.stats import qmc
 
 from uqms._typing import Array, Bools, Ints
 from uqms.errors import InputError
+from uqms.surrogates.adapted import Adapted
 from uqms.surrogates.kernels import Kernel, correlation, correlation_within, scale_count
 from uqms.surrogates.training import JITTER_FIRST, Hyperparameters, factorise, trend_basis, trend_reverse
 
@@ -166,23 +167,31 @@ class ScoreProcess:
         layout = self.kernel.layout()
         if layout is None:
             raise InputError(f"compiled prediction does not know the kernel {self.kernel}; use scores_at.")
-        header = np.array([self.draws, self.q, n, d, b, len(layout) // 2], dtype=np.float64)
+        adapted = self.kernel if isinstance(self.kernel, Adapted) else None
+        learned = [adapted is not None and adapted.directions, adapted is not None and adapted.amplitude]
+        header = np.array([self.draws, self.q, n, d, b, len(layout) // 2, *learned], dtype=np.float64)
         parts = [header, self.log_weights, layout, self.x.ravel()]
         for h in range(self.draws):
             for j in range(self.q):
-                g = self.trend_factor[h, j]
+                g, inverse = self.trend_factor[h, j], self.inverse_factor[h, j]
+                z, amplitude, ell = self.kernel.seen(self.x, self.ell[h, j])
+                inverse = inverse if adapted is None else inverse * amplitude
                 parts += [
-                    1.0 / self.ell[h, j, :scales],
-                    self.ell[h, j, scales:],
+                    1.0 / ell[:scales],
+                    ell[scales:],
                     self.variance[h, j : j + 1],
                     self.beta[h, j],
                     self.target[h, j],
-                    self.inverse_factor[h, j].T @ self.target[h, j],
-                    self.inverse_factor[h, j].ravel(),
+                    inverse.T @ self.target[h, j],
+                    inverse.ravel(),
                     g.ravel(),
-                    (self.inverse_factor[h, j].T @ g).ravel(),
+                    (inverse.T @ g).ravel(),
                     self.trend_root[h, j].ravel(),
                 ]
+                if adapted is not None:
+                    _, lower, slopes = adapted.parts_of(self.ell[h, j], d)
+                    parts += [lower.ravel(), z.ravel()] if adapted.directions else []
+                    parts += [slopes] if adapted.amplitude else []
         return np.concatenate(parts)
 
 
@@ -355,7 +364,7 @@ def score_reverse(
     trend_bar = both @ v @ process.trend_root[h, j]
     w_bar = np.outer(mean_bar, process.target[h, j]) - both @ w - trend_bar @ process.trend_factor[h, j].T
     out = to_runs.reverse_inputs(s2 * w_bar @ process.inverse_factor[h, j])
-    if len(u) > 1:  # a correlation is 1 at equal inputs, wherever these are
+    if len(u) > 1 or isinstance(kernel, Adapted):  # a correlation is 1 at equal inputs, wherever these are
         out += kernel.linearised(u, u.copy(), ell).reverse_inputs(s2 * both)
     return np.asarray(out + trend_reverse(u, trend_bar + np.outer(mean_bar, process.beta[h, j])))
 
@@ -368,7 +377,8 @@ def _marginal(process: ScoreProcess, h: int, j: int, u: Array, cheap: Array | No
         block = slice(start, start + size)
         kappa = correlation(process.kernel, u[block], process.x, process.ell[h, j])
         mean[block], w, v = rows_of(process, h, j, u[block], kappa, None if cheap is None else cheap[block])
-        variance[block] = process.variance[h, j] - np.einsum("ij,ij->i", w, w) + np.einsum("ij,ij->i", v, v)
+        before = process.variance[h, j] * process.kernel.variances(u[block], process.ell[h, j])
+        variance[block] = before - np.einsum("ij,ij->i", w, w) + np.einsum("ij,ij->i", v, v)
     return mean, np.maximum(variance, 0.0)
 
 
@@ -450,7 +460,8 @@ def _last_block(
     lower, _ = factorise(kappa, 0.0)
     block = lower[rest:, n:]
     # The factor needs a jitter at the points too, which near runs is as large as what they leave of the variance.
-    left = np.maximum(process.variance[h, j] - np.sum(w * w, axis=1), 0.0)
+    before = process.variance[h, j] * process.kernel.variances(u[anchors:], process.ell[h, j])
+    left = np.maximum(before - np.sum(w * w, axis=1), 0.0)
     block *= np.sqrt(left / np.maximum(np.sum(block * block, axis=1), 1e-300))[:, None]
     return mean, v, block
 

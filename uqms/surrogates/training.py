@@ -20,7 +20,7 @@ GPyTorch at the same hyperparameters; `marginal_log_likelihood` returns that par
 import math
 from dataclasses import dataclass
 from functools import cache
-from typing import final
+from typing import NamedTuple, final
 
 import numpy as np
 from jaxtyping import Float
@@ -42,6 +42,7 @@ from uqms.surrogates.kernels import (
 __all__ = [
     "Hyperparameters",
     "Noise",
+    "Rival",
     "bounds_of",
     "factorise",
     "fits_exactly",
@@ -87,6 +88,15 @@ class Hyperparameters:
     at_bound: bool
     factor: float = 1.0  # the variance over its estimate in closed form
     cheap: bool = True  # whether the cheap model has a part in the mean, if there is one
+    rivals: tuple["Rival", ...] = ()  # what was compared, where the runs choose the kernel
+
+
+class Rival(NamedTuple):
+    """A kernel that could have been chosen for a score, trained, with inputs and runs in an order of their own."""
+
+    kernel: Kernel
+    found: Hyperparameters
+    log_evidence: float
 
 
 def trend_basis(
@@ -340,6 +350,7 @@ def train(
     kernel: Kernel,
     trend: Float[np.ndarray, "n b"],
     noise: Noise,
+    starts: Float[np.ndarray, "s p"] | None = None,
 ) -> Hyperparameters:
     """Return the best of 2 starts; of 8 when those differ by more than 0.1 nat or end at a bound.
 
@@ -355,10 +366,12 @@ def train(
         Trend basis at `x`.
     noise
         Whether a nugget (noise variance over process variance) is trained too, or the known variances of the runs.
+    starts
+        Logarithms of hyperparameters to start from, in the place of those.
     """
     d = x.shape[1]
     bounds = bounds_of(kernel, d, noise)
-    starts = _starting_points(kernel, d, STARTS_MORE, noise)
+    starts = _starting_points(kernel, d, STARTS_MORE, noise) if starts is None else starts
     rows = subset(len(x)) if len(x) >= 2 * SUBSET else np.arange(len(x))
     found: list[tuple[float, Array]] = []
 

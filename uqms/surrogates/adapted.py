@@ -1,0 +1,275 @@
+"""A stationary kernel in learned directions, with an amplitude that varies over the box.
+
+==========  =================================================================  =========
+symbol      meaning                                                            shape
+==========  =================================================================  =========
+u, x        inputs in the unit cube                                            (k, d)
+L           directions, lower triangular with ones on its diagonal             (d, d)
+b           slopes of the logarithm of the amplitude                           (d,)
+kappa       exp(b · (u - 1/2)) exp(b · (x - 1/2)) kappa_0(L u, L x)            (k, n)
+==========  =================================================================  =========
+
+With L = 1 and b = 0 it is the stationary kernel kappa_0. Behind its length scales and shares `ell` has the exponentials
+of the entries of L below the diagonal, row by row, and of b, so that logarithms are learned as those of length scales.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import final
+
+import numpy as np
+
+from uqms._typing import Array, Ints
+from uqms.errors import InputError
+from uqms.surrogates.kernels import (
+    Kernel,
+    Linearised,
+    Matern52,
+    RadialKernel,
+    Seen,
+    Stationary,
+)
+
+__all__ = ["Adapted", "converted", "described", "rivals_of", "simplest"]
+
+AMPLITUDE_SPREAD = 2.0  # sd of a slope b: over the box the amplitude changes by a factor of exp(2)
+LARGEST = 8.0  # of a slope or an entry of L
+ENTRIES = 15  # of L at most, where it is chosen by the runs
+
+
+@final
+@dataclass(frozen=True)
+class Adapted(Kernel):
+    """A stationary kernel whose scaled distance has learned directions, and whose amplitude varies over the box.
+
+    Use it where the simulator's output follows combinations of its inputs, such as the difference of two rates, or
+    changes much more in one part of the box than in another. `GaussianProcess(scales="auto")` chooses it score by score
+    where the runs prefer it.
+
+    Parameters
+    ----------
+    kernel
+        The stationary kernel; a single one where directions are learned.
+    directions
+        Whether distances are measured along learned combinations of the inputs: a distance with a full matrix in the
+        place of one length scale an input.
+    amplitude
+        Whether the logarithm of the process's sd is linear in the inputs.
+
+    Raises
+    ------
+    InputError
+        When the kernel is not stationary, or is a sum or product and directions are asked for.
+
+    References
+    ----------
+    Vivarelli & Williams (1999), Discovering hidden features with Gaussian processes regression, NIPS 11, 613-619;
+    Rasmussen & Williams (2006), Gaussian Processes for Machine Learning, section 5.1,
+    doi:10.7551/mitpress/3206.001.0001.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import uqms as uq
+    >>> space = uq.ParameterSpace(a=uq.Uniform(0.0, 1.0), b=uq.Uniform(0.0, 1.0))
+    >>> design = uq.sobol(space, 32, rng=1)
+    >>> runs = uq.ensemble.build(design, {"y": np.sin(9.0 * (design["a"].values - design["b"].values))})
+    >>> new = {"a": 0.7, "b": 0.4}
+    >>> def error(surrogate):
+    ...     return abs(surrogate.predict(new).mean["y"].item() - np.sin(2.7))
+    >>> plain, adapted = (uq.GaussianProcess(kernel=k).fit(runs) for k in (uq.Matern52(), uq.Adapted(uq.Matern52())))
+    >>> bool(error(adapted) < 0.1 * error(plain))
+    True
+    """
+
+    kernel: Stationary = Matern52()  # noqa: RUF009
+    directions: bool = True
+    amplitude: bool = True
+
+    exchangeable = True
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.kernel, Stationary):
+            raise InputError(f"Adapted: kernel is {self.kernel!r}; give one of the scaled distance: Matern52().")
+        if self.directions and not isinstance(self.kernel, RadialKernel):
+            raise InputError(
+                f"Adapted: directions go with a single kernel, such as Matern52(), not with {self.kernel}. "
+                f"Write Adapted({self.kernel!r}, directions=False), or choose a single kernel."
+            )
+
+    def places(self, d: int) -> Ints:
+        """Return the place in `ell` of the length scale of each part (f, d) and input."""
+        return self.kernel.places(d)
+
+    def more(self, d: int) -> tuple[Array, Array, Array]:
+        """Return location, sd and bounds of the logarithms of shares, of L and of b."""
+        location, sd, bounds = self.kernel.more(d)
+        entries, slopes = self._counts(d)
+        spread = np.repeat([1.0 / math.sqrt(max(d - 1, 1)), AMPLITUDE_SPREAD], [entries, slopes])
+        return (
+            np.append(location, np.zeros(entries + slopes)),
+            np.append(sd, spread),
+            np.vstack([bounds, np.tile([-LARGEST, LARGEST], (entries + slopes, 1))]),
+        )
+
+    def _counts(self, d: int) -> tuple[int, int]:
+        return d * (d - 1) // 2 if self.directions else 0, d if self.amplitude else 0
+
+    def parts_of(self, ell: Array, d: int) -> tuple[Array, Array, Array]:
+        """Return `ell` of the stationary kernel, L (d, d), and b (d,)."""
+        entries, slopes = self._counts(d)
+        size = len(ell) - entries - slopes
+        logs = np.log(ell[size:])
+        lower, b = np.eye(d), np.zeros(d)
+        if self.directions:
+            lower[_below(d)] = logs[:entries]
+        if self.amplitude:
+            b = logs[entries:]
+        return ell[:size], lower, b
+
+    def ell_of(self, own: Array, lower: Array, b: Array) -> Array:
+        """Return `ell` from its parts, as `parts_of` gives them."""
+        entries = np.exp(lower[_below(len(lower))]) if self.directions else np.empty(0)
+        return np.concatenate([own, entries, np.exp(b) if self.amplitude else np.empty(0)])
+
+    def layout(self) -> Array | None:
+        """Return code and term of each part of the stationary kernel."""
+        return self.kernel.layout()
+
+    def variances(self, u: Array, ell: Array) -> Array:
+        """Return kappa (k,) of each input with itself."""
+        return amplitude(u, self.parts_of(ell, u.shape[1])[2]) ** 2
+
+    def seen(self, u: Array, ell: Array) -> Seen:
+        """Return inputs in the kernel's directions, with the amplitude there."""
+        own, lower, b = self.parts_of(ell, u.shape[1])
+        return Seen(u @ lower.T, amplitude(u, b), own)
+
+    def linearised(self, u: Array, x: Array, ell: Array) -> Linearised:
+        """Return kappa (k, n) with its reverse derivatives."""
+        return _Bent(self, u, x, ell)
+
+    def correlation(self, u: Array, x: Array, ell: Array) -> Array:
+        """Return kappa (k, n)."""
+        own, lower, b = self.parts_of(ell, u.shape[1])
+        z = u @ lower.T
+        kappa = self.kernel.correlation(z, z if u is x else x @ lower.T, own)
+        if self.amplitude:
+            sizes = amplitude(u, b)
+            kappa *= sizes[:, None]
+            kappa *= sizes if u is x else amplitude(x, b)
+        return kappa
+
+    def correlation_within(self, u: Array, ell: Array) -> Array:
+        """Return kappa (s, k, k) between the rows of each member of a batch (s, k, d)."""
+        own, lower, b = self.parts_of(ell, u.shape[2])
+        s = amplitude(u, b)
+        return self.kernel.correlation_within(u @ lower.T, own) * s[:, :, None] * s[:, None, :]
+
+    def reordered(self, ell: Array, inputs: Ints) -> Array:
+        """Return `ell` for the same process of inputs in another order."""
+        own, lower, b = self.parts_of(ell, len(inputs))
+        if not self.directions:
+            return self.ell_of(self.kernel.reordered(own, inputs), lower, b[inputs])
+        root = (lower / own[: len(inputs), None])[:, inputs]
+        # L' D² L of the squared distance, with rows and columns in the new order: its factor from the last input on.
+        factor = np.linalg.cholesky((root.T @ root)[::-1, ::-1])[::-1, ::-1].T
+        scales = 1.0 / np.diag(factor)
+        return self.ell_of(np.append(scales, own[len(inputs) :]), factor * scales[:, None], b[inputs])
+
+    def __str__(self) -> str:
+        learned = [name for name in ("directions", "amplitude") if getattr(self, name)]
+        return f"{self.kernel} with learned {' and '.join(learned)}" if learned else str(self.kernel)
+
+
+@cache
+def _below(d: int) -> tuple[Ints, Ints]:
+    """Return rows and columns of the entries of L below the diagonal."""
+    return np.tril_indices(d, -1)
+
+
+def amplitude(u: Array, b: Array) -> Array:
+    """Return exp(b · (u - 1/2)), (..., k), at inputs (..., k, d)."""
+    return np.asarray(np.exp((u - 0.5) @ b))
+
+
+@final
+class _Bent:
+    """The correlation between u and x of `Adapted`, linearised."""
+
+    def __init__(self, kernel: Adapted, u: Array, x: Array, ell: Array) -> None:
+        self._kernel, self._u, self._x = kernel, u, x
+        self._own, self._lower, self._b = kernel.parts_of(ell, u.shape[1])
+        self._z = u @ self._lower.T
+        self._zx = self._z if u is x else x @ self._lower.T
+        self._sizes = amplitude(u, self._b)[:, None] * amplitude(x, self._b)
+        self._base = kernel.kernel.linearised(self._z, self._zx, self._own)
+
+    @cached_property
+    def kappa(self) -> Array:
+        """(k, n)."""
+        return np.asarray(self._base.kappa * self._sizes)
+
+    def reverse_inputs(self, bar: Array) -> Array:
+        """Return the derivative (k, d) of sum(kappa * bar) by u, with x held."""
+        by_size = np.sum(bar * self.kappa, axis=1)
+        return np.asarray(self._base.reverse_inputs(bar * self._sizes) @ self._lower + by_size[:, None] * self._b)
+
+    def reverse_logs(self, bar: Array) -> Array:
+        """Return the derivative (p,) of sum(kappa * bar) by the logarithms of `ell`."""
+        kernel, u, x = self._kernel, self._u, self._x
+        scaled = bar * self._sizes
+        out = [self._base.reverse_logs(scaled)]
+        if kernel.directions:
+            d = u.shape[1]
+            # Of pairs (a, i): g (z_a - z_i)_c (u_a - x_i)_e / ell_c², with z = L u.
+            pairs = scaled * self._base.g[0]
+            rows, columns = pairs.sum(axis=1)[:, None], pairs.sum(axis=0)[:, None]
+            cross = self._z.T @ (rows * u - pairs @ x) + self._zx.T @ (columns * x - pairs.T @ u)
+            out.append((cross / self._own[:d, None] ** 2)[_below(d)])
+        if kernel.amplitude:
+            each = bar * self.kappa
+            out.append(each.sum(axis=1) @ (u - 0.5) + each.sum(axis=0) @ (x - 0.5))
+        return np.concatenate(out)
+
+
+def rivals_of(kernel: Adapted, d: int) -> list[Kernel]:
+    """Return the kernels that are this one with less learned, the simplest first, and itself."""
+    ways = [(False, False), (False, True), (True, False), (True, True)]
+    few = d > 1 and d * (d - 1) // 2 <= ENTRIES
+    return [
+        Adapted(kernel.kernel, *one) if any(one) else kernel.kernel
+        for one in ways
+        if one[0] <= (kernel.directions and few) and one[1] <= kernel.amplitude
+    ]
+
+
+def simplest(kernel: Kernel, ell: Array, d: int) -> Kernel:
+    """Return the kernel that says the same with the least learned, for all `ell` (..., p) at once."""
+    if not isinstance(kernel, Adapted):
+        return kernel
+    parts = [kernel.parts_of(one, d) for one in ell.reshape(-1, ell.shape[-1])]
+    directions = any(not np.array_equal(lower, np.eye(d)) for _, lower, _ in parts)
+    varies = any(b.any() for *_, b in parts)
+    return Adapted(kernel.kernel, directions, varies) if directions or varies else kernel.kernel
+
+
+def converted(ell: Array, kernel: Kernel, to: Kernel, d: int) -> Array:
+    """Return `ell` of one kernel as that of another one that differs in what is learned only."""
+    own, lower, b = kernel.parts_of(ell, d) if isinstance(kernel, Adapted) else (ell, np.eye(d), np.zeros(d))
+    return to.ell_of(own, lower, b) if isinstance(to, Adapted) else own
+
+
+def described(kernel: Kernel, ell: Array, d: int) -> str:
+    """Return the kernel as a user reads it, with what was learned of how many scores; `ell` is (H, q, p)."""
+    if not isinstance(kernel, Adapted):
+        return str(kernel)
+    q = ell.shape[1]
+    parts = [[kernel.parts_of(one, d) for one in ell[:, j]] for j in range(q)]
+    learned = {
+        "directions": sum(any(not np.array_equal(lower, np.eye(d)) for _, lower, _ in of) for of in parts),
+        "amplitude": sum(any(b.any() for *_, b in of) for of in parts),
+    }
+    said = [f"{name}{f' ({count} of {q} scores)' if q > 1 else ''}" for name, count in learned.items() if count]
+    return f"{kernel.kernel} with learned {' and '.join(said)}" if said else str(kernel.kernel)
