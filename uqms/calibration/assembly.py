@@ -26,7 +26,7 @@ from uqms.parameters.functions import NumPyFunctions
 
 if TYPE_CHECKING:
     from uqms.calibration.posterior import Posterior
-    from uqms.calibration.problem import Calibration
+    from uqms.calibration.single import SingleCalibration
 
 __all__ = [
     "check_derived",
@@ -221,7 +221,7 @@ def leave_one_out_of_all(
 
 
 def leave_one_out(
-    problem: "Calibration", theta: Mapping[str, Array], latents: Array, rng: np.random.Generator
+    problem: "SingleCalibration", theta: Mapping[str, Array], latents: Array, rng: np.random.Generator
 ) -> tuple[Array, Array, Ints]:
     """Return log p(z | theta) (S,), log p(z_i | other z, theta) (S, R), and a hyperparameter draw for each (S,).
 
@@ -253,7 +253,9 @@ def _given_the_rest(values: Array, joint: Array, terms: Array) -> Array:
     return np.asarray(joint[:, None] - np.logaddexp.reduce(rest, axis=0))
 
 
-def _value_terms(problem: "Calibration", theta: Mapping[str, Array], latents: Array) -> Iterator[tuple[Array, Array]]:
+def _value_terms(
+    problem: "SingleCalibration", theta: Mapping[str, Array], latents: Array
+) -> Iterator[tuple[Array, Array]]:
     """Yield log w_h + log p(z | theta, h) (H, s) and log p(z_i | other z, theta, h) (H, s, R), in own units."""
     if problem.form != "latent":
         jacobian = problem.cells.jacobian
@@ -271,7 +273,7 @@ def _value_terms(problem: "Calibration", theta: Mapping[str, Array], latents: Ar
         yield values, terms
 
 
-def _row_terms(problem: "Calibration", sigma: Array, alpha: Array, precision: Array) -> Array:
+def _row_terms(problem: "SingleCalibration", sigma: Array, alpha: Array, precision: Array) -> Array:
     cells = problem.cells
     c = cells.row_cell
     cell_noise = sigma[:, cells.group] ** 2 / cells.weight

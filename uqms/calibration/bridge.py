@@ -40,7 +40,7 @@ from uqms.surrogates.protocol import Surrogate
 
 if TYPE_CHECKING:
     from uqms.calibration.population.lowrank import LowRank
-    from uqms.calibration.problem import Calibration
+    from uqms.calibration.single import SingleCalibration
 
 __all__ = ["SurrogateTensor", "as_tensor", "likelihood", "prior_variable"]
 
@@ -451,7 +451,7 @@ class JointErrorOp(Op):  # type: ignore[misc]
 
     __props__ = ("problem",)
 
-    def __init__(self, problem: "Calibration") -> None:
+    def __init__(self, problem: "SingleCalibration") -> None:
         self.problem = problem
 
     def make_node(self, u: Any) -> Apply:
@@ -475,7 +475,7 @@ class JointErrorReverseOp(Op):  # type: ignore[misc]
 
     __props__ = ("problem",)
 
-    def __init__(self, problem: "Calibration") -> None:
+    def __init__(self, problem: "SingleCalibration") -> None:
         self.problem = problem
 
     def make_node(self, u: Any, parts_bar: Any) -> Apply:
@@ -570,7 +570,7 @@ class PluggedOutputsOp(Op):  # type: ignore[misc]
 
     __props__ = ("problem",)
 
-    def __init__(self, problem: "Calibration") -> None:
+    def __init__(self, problem: "SingleCalibration") -> None:
         self.problem = problem
 
     def make_node(self, u: Any, phi: Any, eta: Any) -> Apply:
@@ -595,7 +595,7 @@ class PluggedOutputsReverseOp(Op):  # type: ignore[misc]
 
     __props__ = ("problem",)
 
-    def __init__(self, problem: "Calibration") -> None:
+    def __init__(self, problem: "SingleCalibration") -> None:
         self.problem = problem
 
     def make_node(self, u: Any, phi: Any, eta: Any, y_bar: Any) -> Apply:
@@ -729,7 +729,7 @@ def unit_inputs(box: Box, theta: Mapping[str, Any], rows: int | None = None) -> 
     return pt.stack([column * ones for column in columns], axis=1)
 
 
-def conditions(problem: "Calibration", values: Mapping[str, Any]) -> dict[str, Any]:
+def conditions(problem: "SingleCalibration", values: Mapping[str, Any]) -> dict[str, Any]:
     """Return by condition the values of all experiments (K,): measured ones, or tensors where they are inferred."""
     out: dict[str, Any] = dict(zip(problem.condition_names, problem.cells.conditions.T, strict=True))
     for key, (k, column) in problem.uncertain.items():
@@ -943,7 +943,7 @@ class PyTensorFunctions:
 
 
 def likelihood(
-    problem: "Calibration",
+    problem: "SingleCalibration",
     u: Any,
     values: Mapping[str, Any],
     name: str = "observations",
@@ -985,7 +985,7 @@ def likelihood(
     )
 
 
-def joint_density(problem: "Calibration") -> Callable[[Any, Any, Any], Any]:
+def joint_density(problem: "SingleCalibration") -> Callable[[Any, Any, Any], Any]:
     """Return log p(z | u, phi) as a function of expressions."""
     block = shared_block(problem)
     if block is not None:
@@ -1013,7 +1013,7 @@ def _linked(cells: Cells, value: Any) -> tuple[Any, Any]:
     return pt.set_subtensor(value[at], logs), -pt.sum(logs)
 
 
-def hyperparameters(problem: "Calibration", values: Mapping[str, Any]) -> Any:
+def hyperparameters(problem: "SingleCalibration", values: Mapping[str, Any]) -> Any:
     """Return phi: given entries where there is a prior, known numbers for the others."""
     noise = problem.noise
     columns = [
@@ -1022,14 +1022,14 @@ def hyperparameters(problem: "Calibration", values: Mapping[str, Any]) -> Any:
     return pt.stack([pt.as_tensor(column, dtype="float64") for column in columns])
 
 
-def shared_block(problem: "Calibration") -> Any:
+def shared_block(problem: "SingleCalibration") -> Any:
     """Return surrogate and data as one shared array for `ProcessGaussianOp`; None where that does not serve."""
     if problem.process is None:
         return None
     return pytensor.shared(block_of(problem), name="surrogate_and_data")
 
 
-def _block(problem: "Calibration", data: Array) -> Any:
+def _block(problem: "SingleCalibration", data: Array) -> Any:
     """Return surrogate and data as one shared array for `OutputsOp`; None where that does not serve."""
     if problem.process is None:
         return None
@@ -1037,12 +1037,12 @@ def _block(problem: "Calibration", data: Array) -> Any:
     return pytensor.shared(flat, name="surrogate_and_data")
 
 
-def latent_variable(problem: "Calibration", name: str) -> Any:
+def latent_variable(problem: "SingleCalibration", name: str) -> Any:
     """Add the standard normal latents of a problem to the PyMC model in context."""
     return pm.Normal(name, 0.0, 1.0, shape=len(problem.free)) if len(problem.free) else pt.zeros(0)
 
 
-def latent_outputs(problem: "Calibration") -> tuple[Callable[[Any, Any, Any], Any], Array]:
+def latent_outputs(problem: "SingleCalibration") -> tuple[Callable[[Any, Any, Any], Any], Array]:
     """Return a function from inputs (K, d), phi and latents to the latent outputs (H, N), and log weights (H,)."""
     free, block = problem.free, _block(problem, problem.structure)
     size = problem.latent_count
@@ -1056,7 +1056,7 @@ def latent_outputs(problem: "Calibration") -> tuple[Callable[[Any, Any, Any], An
     return outputs, log_weights
 
 
-def _latent_likelihood(problem: "Calibration", u: Any, phi: Any, name: str, latents: Any) -> Any:
+def _latent_likelihood(problem: "SingleCalibration", u: Any, phi: Any, name: str, latents: Any) -> Any:
     cells, noise = problem.cells, problem.noise
     eta = latent_variable(problem, latents) if isinstance(latents, str) else latents
     outputs, log_weights = latent_outputs(problem)
@@ -1084,7 +1084,9 @@ def _latent_likelihood(problem: "Calibration", u: Any, phi: Any, name: str, late
     )
 
 
-def _replicate(problem: "Calibration", u: Array, phi: Array, eta: Array | None, rng: np.random.Generator) -> Array:
+def _replicate(
+    problem: "SingleCalibration", u: Array, phi: Array, eta: Array | None, rng: np.random.Generator
+) -> Array:
     """Draw new observations (..., R) for inputs (..., K, d): `problem.simulate`, with PyMC's axes."""
     u = np.asarray(u)
     lead = u.shape[:-2]

@@ -24,7 +24,7 @@ from uqms.calibration.success import check_failures
 from uqms.calibration.truncation import check_truncation
 
 if TYPE_CHECKING:
-    from uqms.calibration.problem import Calibration
+    from uqms.calibration.single import SingleCalibration
 
 __all__ = [
     "Check",
@@ -168,7 +168,7 @@ def _reduced(information: Array, d: int) -> Array:
     return np.asarray(information[:, :d, :d] - cross @ np.linalg.solve(own, cross.transpose(0, 2, 1)))
 
 
-def _informations(problem: "Calibration", theta: Mapping[str, Array], h: Ints) -> tuple[Array, Array]:
+def _informations(problem: "SingleCalibration", theta: Mapping[str, Array], h: Ints) -> tuple[Array, Array]:
     """Return the information (s, d, d) with the surrogate's error, and without it; true conditions come last."""
     found, without = [], []
     problem = problem.with_few_cells()
@@ -216,7 +216,7 @@ class _Linear:
         return self.noise_sd[..., None] * self.chains.whiten_transposed(residual)
 
 
-def _blocks(problem: "Calibration", count: int) -> list[slice]:
+def _blocks(problem: "SingleCalibration", count: int) -> list[slice]:
     """Return slices of `count` draws whose arrays fit into memory."""
     cells = problem.cells
     n, k, q = len(cells.offset), cells.experiments, 0 if is_exact(problem.surrogate) else len(cells.used)
@@ -234,7 +234,7 @@ def _blocks(problem: "Calibration", count: int) -> list[slice]:
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def _linearise(problem: "Calibration", theta: Mapping[str, Array], h: Ints, limits: bool = True) -> _Linear:
+def _linearise(problem: "SingleCalibration", theta: Mapping[str, Array], h: Ints, limits: bool = True) -> _Linear:
     cells, box = problem.cells, problem.surrogate.domain
     e, u = cells.experiment, problem.unit_inputs(theta)
     every = slice(None)
@@ -307,7 +307,7 @@ def _share(problem: Problem, theta: Mapping[str, Array], h: Ints) -> Array:
     return np.asarray(np.clip(1.0 - np.diagonal(without) / np.diagonal(full), 0.0, 1.0))
 
 
-def _parts(problem: Problem) -> "list[Calibration]":
+def _parts(problem: Problem) -> "list[SingleCalibration]":
     return list(problem.named_parts.values())
 
 
@@ -339,7 +339,7 @@ def surrogate_error(context: Context) -> list[Check]:
     return [Check("surrogate error", status, float(share[worst]), message, remedy)]
 
 
-def _series(problem: "Calibration") -> list[Ints]:
+def _series(problem: "SingleCalibration") -> list[Ints]:
     """Return runs of cells that follow each other along the one numeric coordinate of their output."""
     cells = problem.cells
     series = []
@@ -362,7 +362,7 @@ def _lag_one(residual: Array, series: list[Ints]) -> Array:
     return np.asarray(np.sum(first * second, axis=-1) / norm)
 
 
-def _check_residuals(problem: "Calibration", theta: Mapping[str, Array], latents: Array | None = None) -> Check:
+def _check_residuals(problem: "SingleCalibration", theta: Mapping[str, Array], latents: Array | None = None) -> Check:
     """Compare the lag-1 correlation of the estimated noise with what the model itself, with independent noise, gives.
 
     The noise is estimated from data minus prediction as E[noise | data]: what the surrogate's error and the parameters
@@ -388,7 +388,9 @@ def _check_residuals(problem: "Calibration", theta: Mapping[str, Array], latents
     return Check(name, "pass" if ok else "warn", found, message, remedy)
 
 
-def _estimated_noise(problem: "Calibration", centre: Mapping[str, Array], latents: Array | None) -> tuple[Array, int]:
+def _estimated_noise(
+    problem: "SingleCalibration", centre: Mapping[str, Array], latents: Array | None
+) -> tuple[Array, int]:
     """Return E[independent noise | data] (N,) in units of its sd at the posterior mean, and the hyperparameter draw.
 
     Where noise is not normal, data are replaced by the response of a scoring step at the posterior mean of the output.
@@ -411,7 +413,7 @@ def _estimated_noise(problem: "Calibration", centre: Mapping[str, Array], latent
     return _solve(factor, working[:, None])[:, 0], h
 
 
-def _null_correlations(problem: "Calibration", centre: Mapping[str, Array], h: int, series: list[Ints]) -> Array:
+def _null_correlations(problem: "SingleCalibration", centre: Mapping[str, Array], h: int, series: list[Ints]) -> Array:
     """Return lag-1 correlations of the estimated noise of data that the linearised problem draws."""
     linear = _linearise(problem, centre, np.array([h]), limits=False)
     factor = np.concatenate([linear.factor[0], linear.extra[0], linear.jacobian[0] * linear.prior_sd], axis=1)
@@ -428,7 +430,7 @@ def _null_correlations(problem: "Calibration", centre: Mapping[str, Array], h: i
     return np.concatenate(found)
 
 
-def _check_edge(problem: "Calibration", theta: Mapping[str, Array]) -> Check:
+def _check_edge(problem: "SingleCalibration", theta: Mapping[str, Array]) -> Check:
     if is_exact(problem.surrogate):
         return Check("edge of the design box", "pass", 0.0, "there is none: the simulator itself was used")
     box = problem.surrogate.domain
@@ -456,7 +458,7 @@ def _check_edge(problem: "Calibration", theta: Mapping[str, Array]) -> Check:
     return Check("edge of the design box", status, worst, message, remedy)
 
 
-def _prior_ends(problem: "Calibration", name: str) -> tuple[bool, bool]:
+def _prior_ends(problem: "SingleCalibration", name: str) -> tuple[bool, bool]:
     """Whether the prior ends at or within the box's lower and upper end, so that nothing lies beyond.
 
     That of the calibration counts: it may be wider than the prior that the design was made for.

@@ -30,7 +30,7 @@ from uqms.calibration.predict import (
     make_grid,
     new_noise,
 )
-from uqms.calibration.problem import Calibration
+from uqms.calibration.single import SingleCalibration
 from uqms.calibration.verdict import has_no_error
 from uqms.errors import DataError, InputError
 from uqms.parameters import Prior
@@ -281,7 +281,7 @@ def drawn_from_posterior(
 
 
 def _of_one_function(
-    problem: Calibration,
+    problem: SingleCalibration,
     theta: Mapping[str, Array],
     latents: Array,
     targets: Targets,
@@ -333,7 +333,7 @@ def _twice(targets: Targets) -> Targets:
 
 
 def _hyperparameters(
-    problem: Calibration, theta: Mapping[str, Array], latents: Array, f: int, rng: np.random.Generator
+    problem: SingleCalibration, theta: Mapping[str, Array], latents: Array, f: int, rng: np.random.Generator
 ) -> Ints:
     """Return draws (F, S) of the surrogate's hyperparameters given the data and each draw of the parameters.
 
@@ -348,7 +348,7 @@ def _hyperparameters(
     return np.asarray((rng.random((f, 1, values.shape[1])) > below[None]).sum(axis=1))
 
 
-def _noise_of(problem: Calibration, grid: Grid) -> NewNoise:
+def _noise_of(problem: SingleCalibration, grid: Grid) -> NewNoise:
     if (group := problem.noise.group_of(grid.output)) < 0:
         raise InputError(f"propagate: output {grid.output!r} was not observed, so its noise is not known: noise=False.")
     return new_noise(problem, group, grid.targets)

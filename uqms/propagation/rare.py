@@ -32,7 +32,7 @@ from uqms._typing import Array, Bools, Ints, RandomState, as_generator
 from uqms.calibration.conditioned import ConditionedPrior
 from uqms.calibration.direct import is_exact
 from uqms.calibration.mixture import fit_mixture
-from uqms.calibration.problem import space_of
+from uqms.calibration.single import space_of
 from uqms.errors import InputError, SamplingError
 from uqms.parameters import Box, ParameterSpace
 from uqms.propagation.inputs import condition_table
