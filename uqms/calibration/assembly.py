@@ -16,6 +16,7 @@ from uqms.calibration.answer import log_priors
 from uqms.calibration.base import Piece, Problem
 from uqms.calibration.computation import APPROXIMATION, sampler_checks
 from uqms.calibration.context import evenly
+from uqms.calibration.dense_gaussian import LOG_TWO_PI
 from uqms.calibration.density import correlated_noise, draw_rows, row_terms
 from uqms.calibration.predict import conditional_moments, own_cells
 from uqms.calibration.progress import progress
@@ -52,7 +53,6 @@ __all__ = [
 
 PREDICTIVE_DRAWS = 1000
 PRIOR_DRAWS = 2000
-LOG_TWO_PI = float(np.log(2.0 * np.pi))
 
 
 def true_conditions(problem: Problem, draws: xr.Dataset) -> dict[str, xr.Dataset]:

@@ -21,7 +21,7 @@ import numpy as np
 import xarray as xr
 
 from uqms._typing import Array, Bools, Ints
-from uqms.calibration import _latent_outputs
+from uqms.calibration import _latent_outputs, dense_gaussian
 from uqms.calibration._terms import ORTHOGONAL_JITTER
 from uqms.calibration.by_input import RowsByInput, rows_by_input
 from uqms.calibration.density import covariance_of, noise_covariance, noise_sd
@@ -515,11 +515,9 @@ def _given_data(
     data = slope[:, :, None] * slope[:, None, :] * data
     data += noise_covariance(problem, problem.noise.named(phi), len(phi), problem.noise.terms)
     data[:, np.arange(n), np.arange(n)] += phi[:, cells.group] ** 2 / cells.weight
-    gain = np.linalg.solve(data, cross)  # C^-1 Cov(z, y*), (S, N, P)
-    residual = cells.cell_mean - value
-    posterior_mean = mean[:, n:] + np.einsum("snp,sn->sp", gain, residual)
-    covariance = own - cross.transpose(0, 2, 1) @ gain
-    return Moments(posterior_mean, 0.5 * (covariance + covariance.transpose(0, 2, 1)))
+    found = dense_gaussian.given_data(data, cells.cell_mean - value, cross)
+    covariance = own - found.covariance
+    return Moments(mean[:, n:] + found.mean, 0.5 * (covariance + covariance.transpose(0, 2, 1)))
 
 
 def _given_latents(

@@ -33,6 +33,7 @@ from uqms._threads import single_threaded
 from uqms._typing import Array, Bools, Ints, RandomState, as_generator
 from uqms.calibration.capabilities import refuse
 from uqms.calibration.context import Context
+from uqms.calibration.dense_gaussian import given_data
 from uqms.calibration.density import covariance_of
 from uqms.calibration.judging import OF_RUNS, verdict_of
 from uqms.calibration.posterior import Posterior
@@ -316,14 +317,7 @@ def _log_ratio(problem: SingleCalibration, theta: Mapping[str, Array], runs: xr.
     slopes = problem.mean_slopes(problem.unit_inputs(theta)).mean(axis=0)
     covariance = covariance_of(problem, phi, slopes, gain)
     covariance[:, np.arange(n), np.arange(n)] += sd**2 / cells.weight
-    lower = np.linalg.cholesky(covariance)
-    scaled = np.linalg.solve(lower, (cells.cell_mean - y)[:, :, None])[:, :, 0]
-    count = np.bincount(cells.row_cell, minlength=n)
-    within = (cells.z - cells.cell_mean[cells.row_cell]) ** 2 / cells.row_variance
-    squares = np.bincount(cells.row_cell, within, minlength=n)
-    exact = -0.5 * np.sum(scaled**2, axis=1) - np.sum(np.log(np.diagonal(lower, axis1=1, axis2=2)), axis=1)
-    exact -= 0.5 * np.sum((count - 1) * np.log(2.0 * np.pi * sd**2) + squares / sd**2 + np.log(cells.weight), axis=1)
-    exact -= 0.5 * (n * np.log(2.0 * np.pi) + np.log(cells.row_variance).sum())
+    exact = given_data(covariance, cells.cell_mean - y).log_density + cells.log_density_within(sd).sum(axis=1)
     return np.asarray(exact + cells.jacobian.sum() - problem.log_likelihood(theta))
 
 
