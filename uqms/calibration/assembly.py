@@ -257,7 +257,7 @@ def _value_terms(
     problem: "SingleCalibration", theta: Mapping[str, Array], latents: Array
 ) -> Iterator[tuple[Array, Array]]:
     """Yield log w_h + log p(z | theta, h) (H, s) and log p(z_i | other z, theta, h) (H, s, R), in own units."""
-    if problem.form != "latent":
+    if problem.closed_form:
         jacobian = problem.cells.jacobian
         for phi, values, alpha, precision in problem.log_likelihood_terms(theta):
             terms = np.stack([_row_terms(problem, phi, a, p) for a, p in zip(alpha, precision, strict=True)])

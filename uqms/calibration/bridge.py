@@ -961,7 +961,7 @@ def likelihood(
     """
     cells = problem.cells
     phi = hyperparameters(problem, values)
-    if problem.form == "latent":
+    if not problem.closed_form:
         return _latent_likelihood(problem, u, phi, name, latents)
     of_data = joint_density(problem) if density is None else density
 

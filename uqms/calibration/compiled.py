@@ -291,7 +291,7 @@ def target(whole: Problem) -> Target | None:
         return None
     problem = pieces[0].problem
     names = tuple(problem.priors)
-    if problem.process is None or problem.form == "latent":
+    if problem.process is None or not problem.closed_form:
         return None
     if problem.fixed or problem.uncertain or not problem.conditioned_prior.plain:
         return None

@@ -13,7 +13,6 @@ from uqms._compiled import compiled
 from uqms._typing import Array, Bools, Ints
 from uqms.calibration import _latent_outputs
 from uqms.calibration._terms import BASIS, fields, terms
-from uqms.calibration.direct import is_exact
 from uqms.calibration.discrepancy import NOISE, Term, term_covariance
 from uqms.calibration.joint_error import OutputLaw, outputs_of_scores
 from uqms.calibration.likelihood import Cells, NoiseGroups, times_basis
@@ -225,12 +224,12 @@ def _hyperparameter_draws(log_weights: Array, count: int, rng: np.random.Generat
 
 def _normal_outputs(problem: "SingleCalibration", law: OutputLaw, phi: Array, eta: Array) -> Array:
     """Return latent outputs (S, N) as `outputs_of`, of a law with S draws, autocorrelated noise in."""
-    cells, used = problem.cells, problem.cells.used
+    cells, used = problem.cells, problem.used
     count, k, q = len(phi), cells.experiments, len(cells.used)
     whole = np.zeros((count, problem.latent_count))
     whole[:, problem.free] = eta
     scores = law.score_mean
-    if not is_exact(problem.surrogate):
+    if len(used):
         scores = scores.copy()
         scores[:, :, used] += _score_errors(law, used, whole[:, : k * q])
     t = cells.compressed.shape[1]
@@ -353,7 +352,7 @@ def noise_sd(problem: "SingleCalibration", y: Array, phi: Array, limits: bool = 
     without them.
     """
     cells = problem.cells
-    if problem.form != "latent":
+    if problem.closed_form:
         return np.sqrt(phi[:, cells.group] ** 2 / cells.weight)
     rng = np.random.default_rng(0)
     information = np.zeros_like(y)

@@ -123,7 +123,7 @@ def pilot_loss(problem: "SingleCalibration") -> Loss:
 
 def check_expansion(problem: "SingleCalibration", theta: Mapping[str, Array], h: Ints) -> Check | None:
     """Measure the loss at posterior draws; None where nothing is expanded."""
-    if problem.form == "latent" or not problem.cells.transformed:
+    if not problem.closed_form or not problem.cells.transformed:
         return None
     picked = evenly(len(h), POINTS)
     loss = measured_loss(problem, {name: values[picked] for name, values in theta.items()}, h[picked])

@@ -210,7 +210,7 @@ def only_noise(problem: "SingleCalibration") -> bool:
     """Return whether the cells have normal noise and nothing else beside the simulator or surrogate itself."""
     noise = problem.noise
     terms = all(term.role == NOISE for term in noise.terms)
-    return problem.form != "latent" and terms and not noise.factors and problem.realisation is None
+    return problem.closed_form and terms and not noise.factors and problem.realisation is None
 
 
 @compiled

@@ -49,7 +49,7 @@ def check_misfit(
     Unknown noise adapts to any misfit unless replicates tell it, so the check is about noise that is known or repeated.
     With replicates their scatter around the cell means is compared with the noise too.
     """
-    if problem.form == "latent":
+    if not problem.closed_form:
         return _check_density(problem, theta, latents, h)
     cells = problem.cells
     distances, scatter = _distances(problem, theta, h)

@@ -26,7 +26,7 @@ from uqms._typing import Array, ArrayLike, Ints, RandomState, as_generator
 from uqms.calibration.base import MASS_CUT_LIMIT, DerivedQuantities, Expansion, Piece
 from uqms.calibration.capabilities import Kind
 from uqms.calibration.conditioned import ConditionedPrior
-from uqms.calibration.direct import is_exact
+from uqms.calibration.direct import design_box
 from uqms.calibration.discrepancy import Discrepancies
 from uqms.calibration.noise import NoiseModel
 from uqms.calibration.observations import Observations
@@ -352,7 +352,8 @@ class JointCalibration(Calibration):
         """Return the prior mass outside of what the boxes share."""
         inside = {}
         for name in self.parameters:
-            boxes = [p.surrogate.domain for p in parts.values() if name in p.parameters and not is_exact(p.surrogate)]
+            every = [design_box(part.surrogate) for part in parts.values() if name in part.parameters]
+            boxes = [box for box in every if box is not None]
             low = max([float(box.lower[box.names.index(name)]) for box in boxes], default=-np.inf)
             high = min([float(box.upper[box.names.index(name)]) for box in boxes], default=np.inf)
             prior = self.space.priors[name]

@@ -433,7 +433,7 @@ def conditional_moments(
         if not surrogate.any() and not extra.size:  # used directly: the data say nothing of errors that are not there
             yield rows, FactoredMoments((m * mean)[:, n:], np.zeros((total - n, 0)), np.zeros((len(phi), 0, 0)))
             continue
-        if problem.form == "latent":
+        if not problem.closed_form:
             assert latents is not None
             found = _given_latents(problem, phi, joint, law, mean, surrogate, m, extra, latents[rows], any_holds, run)
         else:
@@ -484,7 +484,7 @@ def data_moments(
     for h in range(len(joint.scores.log_weights)):
         law = joint.given(np.full(count, h))
         mean, C = m * law.mean, law.covariance if errors else np.zeros((count, n, n))
-        value, slope = (mean, np.ones_like(mean)) if problem.form == "latent" else cells.responded(mean)
+        value, slope = problem.responded(mean)
         if own.shape[2]:
             runs = problem.realisation.by_experiment(own) if problem.realisation is not None else own
             C += runs @ runs.transpose(0, 2, 1)
@@ -546,7 +546,7 @@ def _given_latents(
     target = joint.index[n:]
     if law.correlated or not law.fixed:
         gain[:, :, : k * len(used)] = _gain_of_scores(law, used, observed, target, n)
-    for place, j in enumerate(used if law.fixed and not law.correlated and not is_exact(problem.surrogate) else ()):
+    for place, j in enumerate(problem.used if law.fixed and not law.correlated else ()):
         covariance = law.score_covariance[:, j]
         root = _latent_outputs.roots(np.ascontiguousarray(covariance[:, observed[:, None], observed[None, :]]), False)
         to_eta = covariance[:, target][:, :, observed] @ _inverse(root).transpose(0, 2, 1)

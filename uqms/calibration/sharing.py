@@ -124,7 +124,7 @@ def together(parts: Mapping[str, "SingleCalibration"], own: str = "") -> "Single
         named(name, key): prior for name, part in parts.items() for key, prior in part.true_conditions.items()
     }
     # What is latent in a part is latent in the whole: the same errors are sampled once.
-    sampled = any(part.form == "latent" for part in parts.values())
+    sampled = any(not part.closed_form for part in parts.values())
     whole.form = whole._form("none" if sampled else "measured")
     whole.expansion_loss = float(np.fmax.reduce([part.expansion_loss for part in parts.values()]))  # NaN: not measured
     whole.check_errors_between(whole.cells.conditions, "Calibration of several experiments")

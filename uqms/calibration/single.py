@@ -31,7 +31,7 @@ from uqms.calibration.density import (
     term_variance,
     total,
 )
-from uqms.calibration.direct import is_exact
+from uqms.calibration.direct import design_box, is_exact
 from uqms.calibration.discrepancy import NOISE, ORTHOGONAL, Discrepancies
 from uqms.calibration.gaussian import GaussianLikelihood, cell_means, cell_means_reverse, reduced
 from uqms.calibration.joint_error import JointError, averaged_marginals
@@ -140,7 +140,7 @@ class SingleCalibration(Calibration):
         self.members: Mapping[str, SingleCalibration] = {}  # of several parts with one surrogate, by name
         self.seen_from = ""  # one of them
         space = space if space is not None else space_of(surrogate)
-        self.outside = "extrapolate" if is_exact(surrogate) else outside  # the simulator itself has no design box
+        self.outside = "extrapolate" if design_box(surrogate) is None else outside
         self.fixed = _fixed(fixed, space, surrogate, inside=self.outside != "extrapolate")
         self.space = space.given({name: value for name, value in self.fixed.items() if name in space.names})
         known = {*self.space.names, *self.fixed}
@@ -184,7 +184,7 @@ class SingleCalibration(Calibration):
         self.check_errors_between(self.cells.conditions, "Calibration of several experiments")
         self._check_possible()
         check_known_noise(self)
-        if expansion == "measured" and self.cells.transformed and self.form != "latent":
+        if expansion == "measured" and self.cells.transformed and self.closed_form:
             self._measure_expansion()
         self._warn_of_conflict()
 
@@ -253,13 +253,25 @@ class SingleCalibration(Calibration):
     @property
     def latents(self) -> int:
         """Number of standard normal latents that are sampled beside the parameters: none when all errors are normal."""
-        return len(self.free) if self.form == "latent" else 0
+        return 0 if self.closed_form else len(self.free)
+
+    @property
+    def closed_form(self) -> bool:
+        """Whether errors are integrated out in closed form; otherwise rows are independent given sampled latents."""
+        return self.form != "latent"
+
+    def responded(self, y: Array) -> tuple[Array, Array]:
+        """Return latent outputs (..., N) in the unit that normal noise is added in, and the slope of one by the other.
+
+        Without a closed form noise is added to the latent outputs as they are.
+        """
+        return self.cells.responded(y) if self.closed_form else (y, np.ones_like(y))
 
     @property
     def free(self) -> Ints:
         """Which of the latents of `_latent_outputs` are drawn: a simulator that is exact has no error."""
-        k, q = self.cells.experiments, len(self.cells.used)
-        return np.arange(k * q if is_exact(self.surrogate) else 0, self.latent_count)
+        without = len(self.cells.used) - len(self.used)
+        return np.arange(self.cells.experiments * without, self.latent_count)
 
     @property
     def latent_count(self) -> int:
@@ -339,7 +351,7 @@ class SingleCalibration(Calibration):
         more += [f"measured with error: {', '.join(inferred)}"] if inferred else []
         more += [f"failures: {self.failures}"] if self.success is not None else []
         if self.cells.transformed and np.isfinite(self.expansion_loss):
-            used = "error sampled" if self.form == "latent" else "used"
+            used = "used" if self.closed_form else "error sampled"
             more.append(f"first-order expansion: {used} (loss {self.expansion_loss:.2g} nats)")
         return (
             f"<Calibration of {', '.join(self.parameters)} (noise: {noise}) from {self.observations!r}; "
@@ -434,7 +446,7 @@ class SingleCalibration(Calibration):
         arrays = np.broadcast_arrays(*(np.asarray(theta[name], dtype=np.float64) for name in self.priors))
         flat = {name: np.ascontiguousarray(array.ravel()) for name, array in zip(self.priors, arrays, strict=True)}
         shape = arrays[0].shape
-        if self.form == "latent":
+        if not self.closed_form:
             eta = np.zeros((*shape, 0)) if latents is None else np.asarray(latents, dtype=np.float64)
             if self.latents and eta.shape != (*shape, self.latents):
                 raise InputError(
@@ -955,12 +967,12 @@ class SingleCalibration(Calibration):
                 )
 
     def _mass_cut(self) -> float:
-        if is_exact(self.surrogate):
+        box = design_box(self.surrogate)
+        if box is None:
             return 0.0
-        inside = float(self.space.mass_inside(self.surrogate.domain.select(self.parameters)))
+        inside = float(self.space.mass_inside(box.select(self.parameters)))
         cut = max(0.0, 1.0 - inside)
         if cut > MASS_CUT_LIMIT and self.outside == "error":
-            box = self.surrogate.domain
             worst = min(self.parameters, key=lambda name: float(self.space.mass_inside(box.select((name,)))))
             index = box.names.index(worst)
             raise ExtrapolationError(
@@ -996,7 +1008,7 @@ class SingleCalibration(Calibration):
 
     def _warn_of_conflict(self) -> None:
         """Compare each observation with the prior predictive mean and sd (fixed seed: a check, no result)."""
-        if self.form == "latent" or self.cells.transformed:
+        if not self.closed_form or self.cells.transformed:
             draws = self.cells.linked(self.simulate(self.prior_draws(256, 0), 0))
             draws = draws[np.isfinite(draws).all(axis=1)]
             size = draws.std(axis=0) + 1e-300

@@ -15,7 +15,7 @@ from uqms.calibration.checks import Check, Sampled, Status, Verdict
 from uqms.calibration.computation import check_modes
 from uqms.calibration.context import Context, Linearised, evenly
 from uqms.calibration.density import covariance_of, noise_sd, prior_scale, slope_of_density
-from uqms.calibration.direct import is_exact
+from uqms.calibration.direct import design_box, is_exact
 from uqms.calibration.expansion import check_expansion
 from uqms.calibration.markov import Chains, noise_of, only_noise
 from uqms.calibration.misfit import check_misfit, check_validation
@@ -219,7 +219,7 @@ class _Linear:
 def _blocks(problem: "SingleCalibration", count: int) -> list[slice]:
     """Return slices of `count` draws whose arrays fit into memory."""
     cells = problem.cells
-    n, k, q = len(cells.offset), cells.experiments, 0 if is_exact(problem.surrogate) else len(cells.used)
+    n, k, q = len(cells.offset), cells.experiments, len(problem.used)
     runs = int(getattr(problem.surrogate, "runs", 100))
     latents = (
         k * cells.compressed.shape[1] if cells.by_input is not None else sum(one.shape[1] for one in cells.factors)
@@ -251,7 +251,7 @@ def _linearise(problem: "SingleCalibration", theta: Mapping[str, Array], h: Ints
     law = problem.joint_error(u).given(h)
     mean, factor = law.mean, law.factor
     extra, m, chains = np.zeros((*mean.shape, 0)), problem.noise.scales(cells.group, phi), None
-    slope = np.ones_like(mean) if problem.form == "latent" else cells.responded(m * mean)[1]
+    slope = problem.responded(m * mean)[1]
     gain = m * slope
     if problem.noise.terms and only_noise(problem):
         chains = noise_of(problem).at(phi)
@@ -396,7 +396,7 @@ def _estimated_noise(
     Where noise is not normal, data are replaced by the response of a scoring step at the posterior mean of the output.
     """
     cells = problem.cells
-    if problem.form != "latent":
+    if problem.closed_form:
         phi, values, alpha, _ = next(problem.log_likelihood_terms(centre))
         weights = np.exp(values[:, 0] - np.logaddexp.reduce(values[:, 0]))
         sd = np.sqrt(phi[0, cells.group] ** 2 / cells.weight)
@@ -431,9 +431,9 @@ def _null_correlations(problem: "SingleCalibration", centre: Mapping[str, Array]
 
 
 def _check_edge(problem: "SingleCalibration", theta: Mapping[str, Array]) -> Check:
-    if is_exact(problem.surrogate):
+    box = design_box(problem.surrogate)
+    if box is None:
         return Check("edge of the design box", "pass", 0.0, "there is none: the simulator itself was used")
-    box = problem.surrogate.domain
     unit = problem.unit_inputs({name: theta[name] for name in problem.parameters})[:, 0, :]
     worst, where = 0.0, ""
     for name in problem.parameters:

@@ -242,7 +242,7 @@ def verify(posterior: Posterior, ensemble: xr.Dataset, *, rng: int = 0) -> Verif
     theta = {name: values[whole] for name, values in draws.items()}
     exact = getattr(problem.surrogate, "attrs", {}).get("noise", "none") == "none"
     # Where errors are sampled as latents, the likelihood with the surrogate is not in closed form.
-    known = exact and problem.form != "latent"
+    known = exact and problem.closed_form
     ratio = _log_ratio(problem, theta, runs, place) if len(whole) and known else np.full(len(whole), np.nan)
     outputs = tuple(str(name) for name in problem.noise.own_outputs)
     k_hat, weights = _weights(ratio)

@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 
 from uqms._typing import Array, Ints
-from uqms.calibration.direct import is_exact
+from uqms.calibration.direct import is_exact, number_of_functions
 from uqms.calibration.likelihood import stacked
 from uqms.calibration.noise import (
     GaussianNoise,
@@ -117,7 +117,7 @@ def drawn_from_surrogate(
     _check_coords(surrogate, names, coords)
     points = read_points(surrogate, inputs, conditions, draws, outside, rng)
     s, c, d = points.u.shape
-    f = 1 if is_exact(surrogate) else functions
+    f = number_of_functions(surrogate, functions)
     axes = {name: _coordinates(surrogate.layouts[name], coords) for name in names}
     sizes = {name: int(np.prod([len(one) for one in each.values()], dtype=np.int64)) for name, each in axes.items()}
     _check_size(f * s * c * (WITHIN if noise else 1) * sum(sizes.values()))
@@ -241,7 +241,7 @@ def drawn_from_posterior(
     grids = [make_grid(problem, name, conditions, axes[name] or None) for name in names]
     targets, cuts = _together(grids)
     modelled = discrepancy and problem.noise.modelled
-    f = 1 if is_exact(problem.surrogate) and not modelled else functions
+    f = functions if modelled else number_of_functions(problem.surrogate, functions)
     s, p, d, n = len(latents), len(targets.offset), WITHIN if modelled else 1, WITHIN if noise else 1
     _check_size(f * s * d * n * p)
     h = _hyperparameters(problem, theta, latents, f, rng)
@@ -339,7 +339,7 @@ def _hyperparameters(
 
     They are drawn anew: with those of the posterior, what is the surrogate's would seem to be the parameters'.
     """
-    if problem.form == "latent":
+    if not problem.closed_form:
         parts = [values for _, values in problem.latent_terms(theta, latents)]
     else:
         parts = list(problem.log_likelihood_values(theta))

@@ -32,7 +32,7 @@ from uqms.calibration import density
 from uqms.calibration.base import MASS_CUT_LIMIT, DerivedQuantities, Expansion, LeftOut, Piece
 from uqms.calibration.capabilities import Kind, warn_ahead
 from uqms.calibration.conditioned import ConditionedPrior
-from uqms.calibration.direct import is_exact
+from uqms.calibration.direct import design_box, is_exact
 from uqms.calibration.discrepancy import Discrepancies
 from uqms.calibration.joint_error import averaged_marginals
 from uqms.calibration.likelihood import check_errors_between
@@ -175,8 +175,8 @@ class Individuals(SingleCalibration):
 
     def _mass_cut(self) -> float:
         """Return the share of individuals that the population's prior has outside of the box."""
-        box, population = self.surrogate.domain, self._population
-        if is_exact(self.surrogate):
+        box, population = design_box(self.surrogate), self._population
+        if box is None:
             return 0.0
         names = [*population.individual]
         shared = 1.0
@@ -242,9 +242,9 @@ class Individuals(SingleCalibration):
 
 def _check_scales(population: Population, surrogate: Surrogate) -> None:
     """Refuse a design box on a scale that the population's subjects leave: they would have no likelihood there."""
-    box = getattr(surrogate, "domain", None)
+    box = design_box(surrogate)
     for name, scale in zip(population.individual, population.scales, strict=True):
-        if box is None or is_exact(surrogate) or name not in box.names:
+        if box is None or name not in box.names:
             continue
         taken = box.scale[box.names.index(name)]
         if not SCALES[taken].takes(*SCALES[scale].domain):
@@ -514,7 +514,7 @@ class PopulationCalibration(Calibration):
             found = self.lowrank.evaluate(data.unit_inputs(own), sigma, data.cells.z)
             return np.asarray(found + data.cells.jacobian.sum() + wall)
         with np.errstate(all="ignore"):
-            if data.form == "latent":
+            if not data.closed_form:
                 parts = [np.logaddexp.reduce(values, axis=0) for _, values in data.latent_terms(own, eta)]
                 return np.concatenate(parts) + wall
             parts = [np.logaddexp.reduce(values, axis=0) for values in data.log_likelihood_values(own)]
