@@ -166,7 +166,7 @@ BUGS = (
     ),
     Bug(
         "averaging of hyperparameters takes the best of them",
-        f"{CALIBRATION}/problem.py",
+        f"{CALIBRATION}/single.py",
         "parts = [np.logaddexp.reduce(values, axis=0) for values in self.log_likelihood_values(flat)]\n",
         "parts = [np.max(values, axis=0) for values in self.log_likelihood_values(flat)]\n",
         (
@@ -190,7 +190,7 @@ BUGS = (
     ),
     Bug(
         "Jacobian of a transform of the data left out",
-        f"{CALIBRATION}/problem.py",
+        f"{CALIBRATION}/single.py",
         "        return (np.concatenate(parts) + self.cells.jacobian.sum()).reshape(shape)\n",
         "        return np.concatenate(parts).reshape(shape)\n",
         (
@@ -373,7 +373,7 @@ BUGS = (
     ),
     Bug(
         "true conditions of experiments mixed up",
-        f"{CALIBRATION}/problem.py",
+        f"{CALIBRATION}/single.py",
         "                for row in np.flatnonzero(experiment == k):\n",
         "                for row in np.flatnonzero(experiment == k)[:0]:\n",
         (

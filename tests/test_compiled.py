@@ -1,5 +1,6 @@
 """Compiled code that stays on disk is made again when anything changes that it holds."""
 
+import pickle
 import shutil
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from numba.core.dispatcher import Dispatcher
+from pytensor.graph.op import Op
 from pytensor.link.numba.dispatch.basic import numba_funcify_and_cache_key
 
 from uqms import _compiled
@@ -89,12 +91,24 @@ def test_every_compiled_function_is_kept_under_the_digest() -> None:
 
 
 @pytest.mark.parametrize(
-    "operation", [bridge.FlatScoresOp, bridge.FlatScoresReverseOp, bridge.GaussianOp, bridge.OutputsOp]
+    "op", [bridge.SCORES, bridge.GAUSSIAN, bridge.PROCESS_GAUSSIAN, bridge.OUTPUTS], ids=lambda op: op.function
 )
-def test_pytensors_key_changes_with_the_compiled_code(operation: type, monkeypatch: pytest.MonkeyPatch) -> None:
-    op = object.__new__(operation)
+def test_pytensors_key_changes_with_the_compiled_code(op: Op, monkeypatch: pytest.MonkeyPatch) -> None:
     keys = set()
     for digest in ("a" * 64, "b" * 64, "a" * 64):
         monkeypatch.setattr(_compiled, "digest", lambda module, digest=digest: digest)
         keys.add(numba_funcify_and_cache_key(op, node=None)[1])
     assert len(keys) == 2
+
+
+def test_pytensors_keys_of_compiled_functions_differ_and_are_the_same_in_another_process() -> None:
+    ops = [bridge.SCORES, bridge.GAUSSIAN, bridge.PROCESS_GAUSSIAN, bridge.OUTPUTS]
+    keys = [numba_funcify_and_cache_key(op, node=None)[1] for op in ops]
+    assert len({*keys}) == len(ops)
+    again = pickle.loads(pickle.dumps(ops))
+    assert again == ops
+    assert [numba_funcify_and_cache_key(op, node=None)[1] for op in again] == keys
+    code = "from uqms.calibration import bridge; from pytensor.link.numba.dispatch.basic import *; "
+    code += "print(*(numba_funcify_and_cache_key(op, node=None)[1] for op in (bridge.SCORES, bridge.OUTPUTS)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [keys[0], keys[3]]

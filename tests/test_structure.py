@@ -141,10 +141,8 @@ def package() -> structure.Structure:
 
 
 def test_no_file_of_the_package_imports_in_a_circle(package: structure.Structure) -> None:
-    """But one: `Calibration(...)` makes any of three problems, two of which are made of calibrations."""
     found = {room: package.circles(room, (structure.TOP, structure.INSIDE)) for room in package.rooms}
-    problems = [f"uqms.calibration.{name}" for name in ("parts", "population.calibration", "problem")]
-    assert {room: circles for room, circles in found.items() if circles} == {"calibration": [problems]}
+    assert {room: circles for room, circles in found.items() if circles} == {}
 
 
 def test_a_name_finds_its_file_and_stays_in_its_package(package: structure.Structure) -> None:

@@ -13,7 +13,7 @@ from calibration.problems import linear_surrogate, matern52, replicates
 from scipy.stats import binom
 
 import uqms as uq
-from uqms.calibration import problem as problem_module
+from uqms.calibration import single
 from uqms.calibration.likelihood import Cells, arrange
 from uqms.surrogates import GaussianProcessSurrogate, Scores
 
@@ -106,7 +106,7 @@ def shared(covariance: np.ndarray) -> np.ndarray:
 
 
 def test_planted_error_independent_over_replicates_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(problem_module, "arrange", planted(per_replicate))
+    monkeypatch.setattr(single, "arrange", planted(per_replicate))
     monkeypatch.setattr(GaussianProcessSurrogate, "scores", planted_scores(np.zeros_like))
     assert coverage(ONE, 100, repeats=200) < 0.45
 
@@ -128,7 +128,7 @@ def test_planted_error_shared_by_all_conditions_is_caught(monkeypatch: pytest.Mo
 def test_planted_truncation_new_for_every_replicate_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     # Without an error of the scores, the truncation is all that replicates share.
     monkeypatch.setattr(f"{__name__}.ERROR_SD", 1e-3)
-    monkeypatch.setattr(problem_module, "arrange", planted(per_replicate))
+    monkeypatch.setattr(single, "arrange", planted(per_replicate))
     assert coverage(ONE, 20, truncation_sd=NOISE_SD, repeats=200) < 0.60
 
 

@@ -113,7 +113,7 @@ def dense(data: Data, mean: np.ndarray, joint: np.ndarray, sigma: np.ndarray = S
 
 def log_density(lowrank: LowRank, u: Any, sigma: Any, z: np.ndarray) -> Any:
     """Return the likelihood as a PyTensor expression."""
-    return bridge.ProcessGaussianOp()(pytensor.shared(lowrank.block), u, pt.as_tensor(sigma), z)[0]
+    return bridge.PROCESS_GAUSSIAN(pytensor.shared(lowrank.block), u, pt.as_tensor(sigma), z)[0]
 
 
 @pytest.fixture(scope="module")
@@ -382,7 +382,7 @@ def test_operation_has_value_and_gradient_in_compiled_models(
     in_python = pytensor.function([at, sd], [density, *pytensor.grad(density, [at, sd])], mode="FAST_COMPILE")
     for found, wanted in zip(in_python(u[0], SIGMA), (value, by_u, by_sigma), strict=True):
         np.testing.assert_allclose(found, wanted, rtol=1e-12)
-    assert bridge.ProcessGaussianOp() == pickle.loads(pickle.dumps(bridge.ProcessGaussianOp()))
+    assert bridge.PROCESS_GAUSSIAN == pickle.loads(pickle.dumps(bridge.PROCESS_GAUSSIAN))
 
     with pm.Model() as model:
         inputs = pm.Normal("inputs", 0.0, 1.0, shape=u[0].shape)

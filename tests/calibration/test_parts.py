@@ -1,5 +1,7 @@
 """Several surrogates in one calibration: their data add up, and every part answers for itself."""
 
+import copy
+import inspect
 from typing import Any
 
 import numpy as np
@@ -226,3 +228,18 @@ def test_nuts_finds_the_closed_form_too() -> None:
     assert draws.mean() == pytest.approx(mean, abs=4 * sd / np.sqrt(ess))
     assert draws.std() == pytest.approx(sd, rel=6 / np.sqrt(2 * ess))
     assert found.verdict.status != "fail"
+
+
+def test_calibration_is_the_base_of_what_it_makes() -> None:
+    surrogate, noise = linear_surrogate(1.0, 0.1), uq.GaussianNoise(sd=SD)
+    one = uq.Calibration(surrogate, observations=replicates(VALUES[0], X), noise=noise)
+    several: Any = uq.Calibration(surrogate={"a": (surrogate, replicates(VALUES[0], X))}, noise={"a": noise})
+    assert [type(problem).__name__ for problem in (one, several)] == ["SingleCalibration", "JointCalibration"]
+    assert all(isinstance(problem, uq.Calibration) for problem in (one, several, several.parts["a"], copy.copy(one)))
+    assert issubclass(uq.PopulationCalibration, uq.Calibration)
+    shown = list(inspect.signature(uq.Calibration).parameters)
+    assert shown[:3] == ["surrogate", "observations", "noise"]
+    assert "population" in shown
+    assert "without_data" in inspect.signature(uq.PopulationCalibration).parameters
+    with pytest.raises(InputError, match="observations is a NoneType"):
+        uq.Calibration(surrogate, noise=noise)  # type: ignore[call-overload]

@@ -158,7 +158,7 @@ def counts(mode: str = "experiment") -> uq.Calibration:
 
 
 def test_latents_make_the_covariance_and_have_derivatives() -> None:
-    from uqms.calibration.bridge import PluggedOutputsOp, PluggedOutputsReverseOp
+    from uqms.calibration.bridge import PluggedOutputsOp, ReverseOp
 
     problem = counts()
     u = problem.unit_inputs({"theta": np.array([0.4])})
@@ -182,7 +182,7 @@ def test_latents_make_the_covariance_and_have_derivatives() -> None:
     bar, eta = rng.standard_normal((1, n)), rng.standard_normal(size)
     op = PluggedOutputsOp(problem)
     outputs: list[list] = [[None], [None], [None]]
-    PluggedOutputsReverseOp(problem).perform(None, (u[0], phi[0], eta, bar), outputs)
+    ReverseOp(op).perform(None, (u[0], phi[0], eta, bar), outputs)
 
     def value(at: np.ndarray, xi: np.ndarray) -> float:
         out: list[list] = [[None]]

@@ -18,8 +18,12 @@ from uqms.calibration.noise import (
     StudentTNoise,
 )
 from uqms.calibration.observations import Observations
+from uqms.calibration.parts import JointCalibration
+from uqms.calibration.population.calibration import PopulationCalibration
+from uqms.calibration.population.population import Population
 from uqms.calibration.problem import Calibration
 from uqms.calibration.samplers import NUTS, SMC, Laplace, Metropolis, Pathfinder, Sampler
+from uqms.calibration.single import SingleCalibration
 
 if TYPE_CHECKING:
     from uqms.calibration.bridge import SurrogateTensor as SurrogateTensor
@@ -29,9 +33,6 @@ if TYPE_CHECKING:
     from uqms.calibration.components import latent_output as latent_output
     from uqms.calibration.components import observe as observe
     from uqms.calibration.mode import Mode as Mode
-    from uqms.calibration.parts import JointCalibration as JointCalibration
-    from uqms.calibration.population.calibration import PopulationCalibration as PopulationCalibration
-    from uqms.calibration.population.population import Population as Population
     from uqms.calibration.population.subject import SubjectPosterior as SubjectPosterior
     from uqms.calibration.posterior import Posterior as Posterior
     from uqms.calibration.predict import PosteriorPrediction as PosteriorPrediction
@@ -71,6 +72,7 @@ __all__ = [
     "SMC",
     "Sampler",
     "ScaleDiscrepancy",
+    "SingleCalibration",
     "StudentTNoise",
     "SubjectPosterior",
     "SurrogateTensor",
@@ -85,11 +87,8 @@ __all__ = [
 
 # PyMC and ArviZ take seconds to import; they are loaded when a posterior or a tensor is asked for.
 _LAZY = {
-    "JointCalibration": "parts",
     "LatentOutput": "components",
     "Mode": "mode",
-    "Population": "population.population",
-    "PopulationCalibration": "population.calibration",
     "Posterior": "posterior",
     "PosteriorPrediction": "predict",
     "Round": "refinement",

@@ -27,7 +27,7 @@ from uqms.parameters import Prior
 
 if TYPE_CHECKING:
     from uqms.calibration.context import Context
-    from uqms.calibration.problem import Calibration
+    from uqms.calibration.single import SingleCalibration
 
 __all__ = [
     "Sensitivity",
@@ -361,7 +361,7 @@ def _level_in_prior(problem: Problem, name: str, values: Array) -> float:
     return min(level, 1.0 - level)
 
 
-def check_prior_mass(problem: "Calibration", theta: Mapping[str, Array]) -> Check:
+def check_prior_mass(problem: "SingleCalibration", theta: Mapping[str, Array]) -> Check:
     """Mass of the prior that nothing was simulated for, and of the posterior when it was let out of the box."""
     box = problem.surrogate.domain
     columns = [box.names.index(name) for name in problem.parameters]

@@ -16,6 +16,7 @@ from uqms.calibration.answer import log_priors
 from uqms.calibration.base import Piece, Problem
 from uqms.calibration.computation import APPROXIMATION, sampler_checks
 from uqms.calibration.context import evenly
+from uqms.calibration.dense_gaussian import LOG_TWO_PI
 from uqms.calibration.density import correlated_noise, draw_rows, row_terms
 from uqms.calibration.predict import conditional_moments, own_cells
 from uqms.calibration.progress import progress
@@ -26,7 +27,7 @@ from uqms.parameters.functions import NumPyFunctions
 
 if TYPE_CHECKING:
     from uqms.calibration.posterior import Posterior
-    from uqms.calibration.problem import Calibration
+    from uqms.calibration.single import SingleCalibration
 
 __all__ = [
     "check_derived",
@@ -52,7 +53,6 @@ __all__ = [
 
 PREDICTIVE_DRAWS = 1000
 PRIOR_DRAWS = 2000
-LOG_TWO_PI = float(np.log(2.0 * np.pi))
 
 
 def true_conditions(problem: Problem, draws: xr.Dataset) -> dict[str, xr.Dataset]:
@@ -221,7 +221,7 @@ def leave_one_out_of_all(
 
 
 def leave_one_out(
-    problem: "Calibration", theta: Mapping[str, Array], latents: Array, rng: np.random.Generator
+    problem: "SingleCalibration", theta: Mapping[str, Array], latents: Array, rng: np.random.Generator
 ) -> tuple[Array, Array, Ints]:
     """Return log p(z | theta) (S,), log p(z_i | other z, theta) (S, R), and a hyperparameter draw for each (S,).
 
@@ -253,9 +253,11 @@ def _given_the_rest(values: Array, joint: Array, terms: Array) -> Array:
     return np.asarray(joint[:, None] - np.logaddexp.reduce(rest, axis=0))
 
 
-def _value_terms(problem: "Calibration", theta: Mapping[str, Array], latents: Array) -> Iterator[tuple[Array, Array]]:
+def _value_terms(
+    problem: "SingleCalibration", theta: Mapping[str, Array], latents: Array
+) -> Iterator[tuple[Array, Array]]:
     """Yield log w_h + log p(z | theta, h) (H, s) and log p(z_i | other z, theta, h) (H, s, R), in own units."""
-    if problem.form != "latent":
+    if problem.closed_form:
         jacobian = problem.cells.jacobian
         for phi, values, alpha, precision in problem.log_likelihood_terms(theta):
             terms = np.stack([_row_terms(problem, phi, a, p) for a, p in zip(alpha, precision, strict=True)])
@@ -271,7 +273,7 @@ def _value_terms(problem: "Calibration", theta: Mapping[str, Array], latents: Ar
         yield values, terms
 
 
-def _row_terms(problem: "Calibration", sigma: Array, alpha: Array, precision: Array) -> Array:
+def _row_terms(problem: "SingleCalibration", sigma: Array, alpha: Array, precision: Array) -> Array:
     cells = problem.cells
     c = cells.row_cell
     cell_noise = sigma[:, cells.group] ** 2 / cells.weight

@@ -7,7 +7,7 @@ not ask what kind of problem it is.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, final
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, final
 
 import numpy as np
 import xarray as xr
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from uqms.calibration.context import Linearised
     from uqms.calibration.mode import Mode
     from uqms.calibration.posterior import Posterior
-    from uqms.calibration.problem import Calibration
     from uqms.calibration.samplers import NUTS, Sampler
+    from uqms.calibration.single import SingleCalibration
 
 __all__ = [
     "MASS_CUT_LIMIT",
@@ -74,7 +74,7 @@ type DerivedQuantities = Mapping[str, Derived | Callable[[Mapping[str, Any]], An
 
 
 class Piece(NamedTuple):
-    """What belongs to one surrogate: all of a `Calibration`, one part of a `JointCalibration`.
+    """What belongs to one surrogate: all of a `SingleCalibration`, one part of a `JointCalibration`.
 
     Attributes
     ----------
@@ -93,7 +93,7 @@ class Piece(NamedTuple):
     """
 
     name: str
-    problem: "Calibration"
+    problem: "SingleCalibration"
     theta: dict[str, Any]
     latents: Any
     h: Any
@@ -172,7 +172,7 @@ class Problem(ABC):
 
     @property
     @abstractmethod
-    def named_parts(self) -> Mapping[str, "Calibration"]:
+    def named_parts(self) -> Mapping[str, "SingleCalibration"]:
         """The data by part; of a problem without parts one, called ""."""
 
     @abstractmethod
@@ -196,7 +196,7 @@ class Problem(ABC):
         """Draw new observations (S, R)."""
 
     @abstractmethod
-    def with_values(self, values: Array) -> "Problem":
+    def with_values(self, values: Array) -> Self:
         """Return the same problem with other measured values (R,)."""
 
     @abstractmethod

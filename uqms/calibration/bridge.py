@@ -1,5 +1,6 @@
 """The one bridge to PyMC and PyTensor: priors, surrogates and the likelihood as parts of a PyTensor graph."""
 
+import importlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
@@ -21,7 +22,7 @@ from pytensor.link.numba.dispatch.basic import (
 
 from uqms._compiled import version
 from uqms._typing import Array, ScaleName
-from uqms.calibration import _gaussian, _latent_outputs
+from uqms.calibration import _latent_outputs
 from uqms.calibration.capabilities import compiled_process
 from uqms.calibration.conditioned import ConditionedPrior
 from uqms.calibration.constraints import Bounds, Constraint, evaluate, solved
@@ -33,14 +34,13 @@ from uqms.calibration.success import Success
 from uqms.errors import InputError
 from uqms.parameters import Box, Prior
 from uqms.parameters.scale import SCALES, Interval
-from uqms.surrogates import fused
 from uqms.surrogates.outputs import Decoder, InputDecoder
 from uqms.surrogates.process import Scores
 from uqms.surrogates.protocol import Surrogate
 
 if TYPE_CHECKING:
     from uqms.calibration.population.lowrank import LowRank
-    from uqms.calibration.problem import Calibration
+    from uqms.calibration.single import SingleCalibration
 
 __all__ = ["SurrogateTensor", "as_tensor", "likelihood", "prior_variable"]
 
@@ -246,6 +246,18 @@ class LogSuccessOp(Op):  # type: ignore[misc]
         return [cotangents[0] * outputs[1]]
 
 
+def _tensor(ndim: int) -> Any:
+    return pt.tensor(dtype="float64", shape=(None,) * ndim)
+
+
+def _bars(outputs: Any, cotangents: Any) -> list[Any]:
+    """Return derivatives by all outputs, zeros where nothing depends on one."""
+    return [
+        out.zeros_like() if isinstance(bar.type, pytensor.gradient.DisconnectedType) else bar
+        for out, bar in zip(outputs, cotangents, strict=True)
+    ]
+
+
 # --- the surrogate as an expression -----------------------------------------------------------------------------------
 
 
@@ -257,6 +269,7 @@ class ScoresOp(Op):  # type: ignore[misc]
     """
 
     __props__ = ("surrogate", "correlated")
+    inputs = 1
 
     def __init__(self, surrogate: Surrogate, correlated: bool = False) -> None:
         self.surrogate, self.correlated = surrogate, correlated
@@ -276,29 +289,11 @@ class ScoresOp(Op):  # type: ignore[misc]
         """Return the reverse derivative."""
         if not has_derivative(self.surrogate):  # PyMC then chooses a sampler without gradients
             return [grad_not_implemented(self, 0, inputs[0], "the simulator is a black box without a derivative")]
-        bars = [
-            out.zeros_like() if isinstance(bar.type, pytensor.gradient.DisconnectedType) else bar
-            for out, bar in zip(outputs, cotangents, strict=True)
-        ]
-        return [ScoresReverseOp(self.surrogate)(inputs[0], *bars)]
+        return [ReverseOp(self)(inputs[0], *_bars(outputs, cotangents))]
 
-
-@final
-class ScoresReverseOp(Op):  # type: ignore[misc]
-    """Reverse derivative of `ScoresOp`."""
-
-    __props__ = ("surrogate",)
-
-    def __init__(self, surrogate: Surrogate) -> None:
-        self.surrogate = surrogate
-
-    def make_node(self, u: Any, mean_bar: Any, covariance_bar: Any) -> Apply:
-        """Describe inputs and outputs."""
-        return Apply(self, [pt.as_tensor(v) for v in (u, mean_bar, covariance_bar)], [pt.dmatrix()])
-
-    def perform(self, node: Apply, inputs: Any, outputs: Any) -> None:
-        """Evaluate."""
-        outputs[0][0] = self.surrogate.scores_reverse(*(np.ascontiguousarray(v) for v in inputs))
+    def reverse(self, u: Array, mean_bar: Array, covariance_bar: Array) -> tuple[Array, ...]:
+        """Return the derivative by inputs."""
+        return (self.surrogate.scores_reverse(u, mean_bar, covariance_bar),)
 
 
 @final
@@ -306,6 +301,7 @@ class RowsOp(Op):  # type: ignore[misc]
     """Offset (H, k, N), basis (H, k, N, q) and truncation (H, k, N, t) of rows that depend on inputs (k, d)."""
 
     __props__ = ("decoder",)
+    inputs = 1
 
     def __init__(self, decoder: InputDecoder) -> None:
         self.decoder = decoder
@@ -322,136 +318,116 @@ class RowsOp(Op):  # type: ignore[misc]
 
     def pullback(self, inputs: Any, outputs: Any, cotangents: Any) -> Any:
         """Return the reverse derivative."""
-        bars = [
-            out.zeros_like() if isinstance(bar.type, pytensor.gradient.DisconnectedType) else bar
-            for out, bar in zip(outputs, cotangents, strict=True)
-        ]
-        return [RowsReverseOp(self.decoder)(inputs[0], *bars)]
+        return [ReverseOp(self)(inputs[0], *_bars(outputs, cotangents))]
+
+    def reverse(self, u: Array, *bars: Array) -> tuple[Array, ...]:
+        """Return the derivative by inputs."""
+        return (self.decoder.reverse(u, Decoder(*bars)),)
 
 
 @final
-class RowsReverseOp(Op):  # type: ignore[misc]
-    """Reverse derivative of `RowsOp`."""
+class ReverseOp(Op):  # type: ignore[misc]
+    """Reverse derivative of an operation that is evaluated in Python, by its method `reverse`.
 
-    __props__ = ("decoder",)
-
-    def __init__(self, decoder: InputDecoder) -> None:
-        self.decoder = decoder
-
-    def make_node(self, u: Any, *bars: Any) -> Apply:
-        """Describe inputs and outputs."""
-        return Apply(self, [pt.as_tensor(v) for v in (u, *bars)], [pt.dmatrix()])
-
-    def perform(self, node: Apply, inputs: Any, outputs: Any) -> None:
-        """Evaluate."""
-        u, *bars = (np.ascontiguousarray(v) for v in inputs)
-        outputs[0][0] = self.decoder.reverse(u, Decoder(*bars))
-
-
-class FlatScoresOp(Op):  # type: ignore[misc]
-    """`ScoresOp` of a Gaussian process whose arrays come as one flat block: compiled, without a call to Python."""
-
-    __props__ = ()
-
-    def make_node(self, block: Any, u: Any) -> Apply:
-        """Describe inputs and outputs."""
-        shapes = [pt.tensor(dtype="float64", shape=(None,) * n) for n in (3, 4)]
-        return Apply(self, [pt.as_tensor(block), pt.as_tensor(u, dtype="float64")], shapes)
-
-    def perform(self, node: Apply, inputs: Any, outputs: Any) -> None:
-        """Evaluate."""
-        outputs[0][0], outputs[1][0] = fused.scores_flat(*(np.ascontiguousarray(v) for v in inputs))
-
-    def connection_pattern(self, node: Apply) -> list[list[bool]]:
-        """Nothing is differentiated by the block."""
-        return [[False, False], [True, True]]
-
-    def pullback(self, inputs: Any, outputs: Any, cotangents: Any) -> Any:
-        """Return the reverse derivative."""
-        bars = [
-            out.zeros_like() if isinstance(bar.type, pytensor.gradient.DisconnectedType) else bar
-            for out, bar in zip(outputs, cotangents, strict=True)
-        ]
-        return [disconnected_type(), FlatScoresReverseOp()(*inputs, *bars)]
-
-
-class FlatScoresReverseOp(Op):  # type: ignore[misc]
-    """Reverse derivative of `FlatScoresOp`."""
-
-    __props__ = ()
-
-    def make_node(self, block: Any, u: Any, mean_bar: Any, covariance_bar: Any) -> Apply:
-        """Describe inputs and outputs."""
-        return Apply(self, [pt.as_tensor(v) for v in (block, u, mean_bar, covariance_bar)], [pt.dmatrix()])
-
-    def perform(self, node: Apply, inputs: Any, outputs: Any) -> None:
-        """Evaluate."""
-        outputs[0][0] = fused.scores_flat_reverse(*(np.ascontiguousarray(v) for v in inputs))
-
-
-class GaussianOp(Op):  # type: ignore[misc]
-    """Gaussian log-likelihood of parts (H, size), with its derivatives by parts and hyperparameters as more outputs.
-
-    Data come first, log weights (H,) behind the parts, measured values last; see `GaussianLikelihood`.
+    Inputs are those of the operation and derivatives by its outputs; outputs are derivatives by its inputs.
     """
 
-    __props__ = ()
+    __props__ = ("of",)
 
-    def make_node(self, data: Any, parts: Any, log_weights: Any, phi: Any, z: Any) -> Apply:
+    def __init__(self, of: Any) -> None:
+        self.of = of
+
+    def make_node(self, *inputs: Any) -> Apply:
         """Describe inputs and outputs."""
-        inputs = [pt.as_tensor(v) for v in (data, parts, log_weights, phi, z)]
-        return Apply(self, inputs, [pt.dscalar(), pt.dmatrix(), pt.dvector()])
+        tensors = [pt.as_tensor(v) for v in inputs]
+        return Apply(self, tensors, [_tensor(v.ndim) for v in tensors[: self.of.inputs]])
 
     def perform(self, node: Apply, inputs: Any, outputs: Any) -> None:
         """Evaluate."""
-        found = _gaussian.mixed(*(np.ascontiguousarray(v) for v in inputs))
-        outputs[0][0], outputs[1][0], outputs[2][0] = found
-
-    def connection_pattern(self, node: Apply) -> list[list[bool]]:
-        """Only the value is differentiated, by parts and hyperparameters."""
-        nothing, value = [False] * 3, [True, False, False]
-        return [nothing, value, nothing, value, nothing]
-
-    def pullback(self, inputs: Any, outputs: Any, cotangents: Any) -> Any:
-        """Scale the derivatives that the evaluation returned beside the value."""
-        bar = cotangents[0]
-        return [disconnected_type(), bar * outputs[1], disconnected_type(), bar * outputs[2], disconnected_type()]
+        found = self.of.reverse(*(np.ascontiguousarray(v) for v in inputs))
+        for place, value in zip(outputs, found, strict=True):
+            place[0] = value
 
 
-class ProcessGaussianOp(Op):  # type: ignore[misc]
-    """`GaussianOp` with the library's own Gaussian process in front of it: from inputs (K, d), all compiled."""
+@final
+class CompiledOp(Op):  # type: ignore[misc]
+    """A compiled function of arrays as an operation: compiled models call it without Python.
 
-    __props__ = ()
+    It is described by names and numbers alone, of which PyTensor makes the key of what it keeps on disk.
 
-    def make_node(self, block: Any, u: Any, phi: Any, z: Any) -> Apply:
+    Parameters
+    ----------
+    module, function
+        Where the function is, and its name. The module is imported when it is needed.
+    outputs
+        Number of dimensions of each output.
+    by
+        Places of the inputs by which it is differentiated.
+    reverse
+        Name of the function of the same module that returns derivatives by these inputs, given all inputs and the
+        derivatives by all outputs. Without it the outputs are a value, and its derivatives by these inputs.
+    """
+
+    __props__ = ("module", "function", "outputs", "by", "reverse")
+
+    def __init__(
+        self, module: str, function: str, outputs: tuple[int, ...], by: tuple[int, ...] = (), reverse: str = ""
+    ) -> None:
+        self.module, self.function, self.outputs, self.by, self.reverse = module, function, outputs, by, reverse
+
+    def compiled(self) -> tuple[Callable[..., Any], int]:
+        """Return the function, and the version of its code."""
+        module = importlib.import_module(self.module)
+        return getattr(module, self.function), version(str(module.__file__))
+
+    def make_node(self, *inputs: Any) -> Apply:
         """Describe inputs and outputs."""
-        inputs = [pt.as_tensor(v) for v in (block, u, phi, z)]
-        return Apply(self, inputs, [pt.dscalar(), pt.dmatrix(), pt.dvector()])
+        return Apply(self, [pt.as_tensor(v, dtype="float64") for v in inputs], [_tensor(n) for n in self.outputs])
 
     def perform(self, node: Apply, inputs: Any, outputs: Any) -> None:
         """Evaluate."""
-        from uqms.calibration import _process_gaussian
-
-        found = _process_gaussian.at(*(np.ascontiguousarray(v) for v in inputs))
-        outputs[0][0], outputs[1][0], outputs[2][0] = found
+        found = self.compiled()[0](*(np.ascontiguousarray(v) for v in inputs))
+        for place, value in zip(outputs, found if len(outputs) > 1 else [found], strict=True):
+            place[0] = np.asarray(value)
 
     def connection_pattern(self, node: Apply) -> list[list[bool]]:
-        """Only the value is differentiated, by inputs and hyperparameters."""
-        return [[False] * 3, [True, False, False], [True, False, False], [False] * 3]
+        """Say by what each output is differentiated: derivatives that are outputs themselves by nothing."""
+        places = range(len(self.outputs))
+        return [[i in self.by and (bool(self.reverse) or o == 0) for o in places] for i in range(len(node.inputs))]
 
     def pullback(self, inputs: Any, outputs: Any, cotangents: Any) -> Any:
-        """Scale the derivatives that the evaluation returned beside the value."""
-        bar = cotangents[0]
-        return [disconnected_type(), bar * outputs[1], bar * outputs[2], disconnected_type()]
+        """Return the reverse derivative, or scale the derivatives that the evaluation returned beside the value."""
+        if self.reverse:
+            reverse = CompiledOp(self.module, self.reverse, tuple(inputs[i].ndim for i in self.by))
+            slopes = reverse(*inputs, *_bars(outputs, cotangents), return_list=True)
+        else:
+            slopes = [cotangents[0] * slope for slope in outputs[1:]]
+        by = dict(zip(self.by, slopes, strict=True))
+        return [by[i] if i in by else disconnected_type() for i in range(len(inputs))]
+
+
+# From a block of a Gaussian process and inputs (k, d) to `ScoresOp`'s mean and covariance.
+SCORES = CompiledOp("uqms.surrogates.fused", "scores_flat", (3, 4), by=(1,), reverse="scores_flat_reverse")
+# From data, parts (H, size), log weights (H,), hyperparameters and measured values, see `GaussianLikelihood`, to the
+# Gaussian log-likelihood with its derivatives by parts and hyperparameters.
+GAUSSIAN = CompiledOp("uqms.calibration._gaussian", "mixed", (0, 2, 1), by=(1, 3))
+# The same with the library's own Gaussian process in front of it: from a block, inputs (K, d), hyperparameters and
+# measured values.
+PROCESS_GAUSSIAN = CompiledOp("uqms.calibration._process_gaussian", "at", (0, 2, 1), by=(1, 2))
+# From a block, inputs (K, d), hyperparameters and latents to the latent output (H, N) of the cells.
+OUTPUTS = CompiledOp(
+    "uqms.calibration._latent_outputs", "fused_outputs", (2,), by=(1, 2, 3), reverse="fused_outputs_reverse"
+)
 
 
 @final
 class JointErrorOp(Op):  # type: ignore[misc]
-    """Parts (H, size) of the joint error of any surrogate at inputs (K, d), for `GaussianOp`."""
+    """Parts (H, size) of the joint error of any surrogate at inputs (K, d), for `GAUSSIAN`."""
 
     __props__ = ("problem",)
+    inputs = 1
 
-    def __init__(self, problem: "Calibration") -> None:
+    def __init__(self, problem: "SingleCalibration") -> None:
         self.problem = problem
 
     def make_node(self, u: Any) -> Apply:
@@ -466,30 +442,16 @@ class JointErrorOp(Op):  # type: ignore[misc]
         """Return the reverse derivative."""
         if not has_derivative(self.problem.surrogate):
             return [grad_not_implemented(self, 0, inputs[0], NO_DERIVATIVE)]
-        return [JointErrorReverseOp(self.problem)(inputs[0], cotangents[0])]
+        return [ReverseOp(self)(inputs[0], cotangents[0])]
 
-
-@final
-class JointErrorReverseOp(Op):  # type: ignore[misc]
-    """Reverse derivative of `JointErrorOp`."""
-
-    __props__ = ("problem",)
-
-    def __init__(self, problem: "Calibration") -> None:
-        self.problem = problem
-
-    def make_node(self, u: Any, parts_bar: Any) -> Apply:
-        """Describe inputs and outputs."""
-        return Apply(self, [pt.as_tensor(v) for v in (u, parts_bar)], [pt.dmatrix()])
-
-    def perform(self, node: Apply, inputs: Any, outputs: Any) -> None:
-        """Evaluate."""
-        outputs[0][0] = self.problem.parts_reverse(*(np.ascontiguousarray(v) for v in inputs))
+    def reverse(self, u: Array, parts_bar: Array) -> tuple[Array, ...]:
+        """Return the derivative by inputs."""
+        return (self.problem.parts_reverse(u, parts_bar),)
 
 
 @final
 class LowRankGaussianOp(Op):  # type: ignore[misc]
-    """`GaussianOp` with the features of any surrogate's error in front of it, `LowRank`, from inputs (K, d).
+    """`GAUSSIAN` with the features of any surrogate's error in front of it, `LowRank`, from inputs (K, d).
 
     Features and data come as blocks of numbers, so that others take their place in a compiled model.
     """
@@ -526,51 +488,14 @@ class LowRankGaussianOp(Op):  # type: ignore[misc]
         return [nothing(), nothing(), by_inputs, bar * outputs[2], nothing()]
 
 
-class OutputsOp(Op):  # type: ignore[misc]
-    """Latent output (H, N) of the cells at inputs (K, d), hyperparameters and latents."""
-
-    __props__ = ()
-
-    def make_node(self, block: Any, u: Any, phi: Any, eta: Any) -> Apply:
-        """Describe inputs and outputs."""
-        return Apply(self, [pt.as_tensor(v) for v in (block, u, phi, eta)], [pt.dmatrix()])
-
-    def perform(self, node: Apply, inputs: Any, outputs: Any) -> None:
-        """Evaluate."""
-        outputs[0][0] = _latent_outputs.fused_outputs(*(np.ascontiguousarray(v) for v in inputs))
-
-    def connection_pattern(self, node: Apply) -> list[list[bool]]:
-        """Nothing is differentiated by the block."""
-        return [[False], [True], [True], [True]]
-
-    def pullback(self, inputs: Any, outputs: Any, cotangents: Any) -> Any:
-        """Return the reverse derivative."""
-        return [disconnected_type(), *OutputsReverseOp()(*inputs, cotangents[0])]
-
-
-class OutputsReverseOp(Op):  # type: ignore[misc]
-    """Reverse derivative of `OutputsOp`."""
-
-    __props__ = ()
-
-    def make_node(self, block: Any, u: Any, phi: Any, eta: Any, y_bar: Any) -> Apply:
-        """Describe inputs and outputs."""
-        inputs = [pt.as_tensor(v) for v in (block, u, phi, eta, y_bar)]
-        return Apply(self, inputs, [pt.dmatrix(), pt.dvector(), pt.dvector()])
-
-    def perform(self, node: Apply, inputs: Any, outputs: Any) -> None:
-        """Evaluate."""
-        found = _latent_outputs.fused_outputs_reverse(*(np.ascontiguousarray(v) for v in inputs))
-        outputs[0][0], outputs[1][0], outputs[2][0] = found
-
-
 @final
 class PluggedOutputsOp(Op):  # type: ignore[misc]
-    """`OutputsOp` for a surrogate of the user's own, through its protocol."""
+    """`OUTPUTS` for a surrogate of the user's own, through its protocol."""
 
     __props__ = ("problem",)
+    inputs = 3
 
-    def __init__(self, problem: "Calibration") -> None:
+    def __init__(self, problem: "SingleCalibration") -> None:
         self.problem = problem
 
     def make_node(self, u: Any, phi: Any, eta: Any) -> Apply:
@@ -586,27 +511,11 @@ class PluggedOutputsOp(Op):  # type: ignore[misc]
         """Return the reverse derivative."""
         if not has_derivative(self.problem.surrogate):
             return [grad_not_implemented(self, i, one, NO_DERIVATIVE) for i, one in enumerate(inputs)]
-        return PluggedOutputsReverseOp(self.problem)(*inputs, cotangents[0])
+        return ReverseOp(self)(*inputs, cotangents[0], return_list=True)
 
-
-@final
-class PluggedOutputsReverseOp(Op):  # type: ignore[misc]
-    """Reverse derivative of `PluggedOutputsOp`."""
-
-    __props__ = ("problem",)
-
-    def __init__(self, problem: "Calibration") -> None:
-        self.problem = problem
-
-    def make_node(self, u: Any, phi: Any, eta: Any, y_bar: Any) -> Apply:
-        """Describe inputs and outputs."""
-        inputs = [pt.as_tensor(v) for v in (u, phi, eta, y_bar)]
-        return Apply(self, inputs, [pt.dmatrix(), pt.dvector(), pt.dvector()])
-
-    def perform(self, node: Apply, inputs: Any, outputs: Any) -> None:
-        """Evaluate."""
+    def reverse(self, u: Array, phi: Array, eta: Array, y_bar: Array) -> tuple[Array, ...]:
+        """Return derivatives by inputs, hyperparameters and latents."""
         problem = self.problem
-        u, phi, eta, y_bar = (np.ascontiguousarray(v) for v in inputs)
         found = problem.joint_error(u[None])
         scores = Scores(found.scores.mean[:, 0], found.scores.covariance[:, 0], found.scores.log_weights)
         means, covariances, phis, slopes, own, *rows = problem.latent_parts(found, u[None], phi[None])
@@ -636,44 +545,17 @@ class PluggedOutputsReverseOp(Op):  # type: ignore[misc]
         u_bar = problem.slopes_reverse(u, bars[2], scores)
         if problem.realisation is not None:
             u_bar += problem.realisation.reverse(u, own_bar)
-        outputs[0][0] = u_bar + problem.joint_error_reverse(
+        u_bar = u_bar + problem.joint_error_reverse(
             u,
             problem.all_scores(scores, *bars[:2]),
             Decoder(rows_bar[..., 0], rows_bar[..., 1 : 1 + q], rows_bar[..., 1 + q :]),
         )
-        outputs[1][0], outputs[2][0] = phi_bar, eta_bar
+        return u_bar, phi_bar, eta_bar
 
 
-@register_funcify_default_op_cache_key(FlatScoresOp)  # type: ignore[untyped-decorator]
-def _numba_scores(op: FlatScoresOp, node: Apply, **_: Any) -> Any:
-    return fused.scores_flat, version(fused.__file__)
-
-
-@register_funcify_default_op_cache_key(FlatScoresReverseOp)  # type: ignore[untyped-decorator]
-def _numba_scores_reverse(op: FlatScoresReverseOp, node: Apply, **_: Any) -> Any:
-    return fused.scores_flat_reverse, version(fused.__file__)
-
-
-@register_funcify_default_op_cache_key(GaussianOp)  # type: ignore[untyped-decorator]
-def _numba_gaussian(op: GaussianOp, node: Apply, **_: Any) -> Any:
-    return _gaussian.mixed, version(_gaussian.__file__)
-
-
-@register_funcify_default_op_cache_key(ProcessGaussianOp)  # type: ignore[untyped-decorator]
-def _numba_process(op: ProcessGaussianOp, node: Apply, **_: Any) -> Any:
-    from uqms.calibration import _process_gaussian  # compiled when it is imported
-
-    return _process_gaussian.at, version(_process_gaussian.__file__)
-
-
-@register_funcify_default_op_cache_key(OutputsOp)  # type: ignore[untyped-decorator]
-def _numba_outputs(op: OutputsOp, node: Apply, **_: Any) -> Any:
-    return _latent_outputs.fused_outputs, version(_latent_outputs.__file__)
-
-
-@register_funcify_default_op_cache_key(OutputsReverseOp)  # type: ignore[untyped-decorator]
-def _numba_outputs_reverse(op: OutputsReverseOp, node: Apply, **_: Any) -> Any:
-    return _latent_outputs.fused_outputs_reverse, version(_latent_outputs.__file__)
+@register_funcify_default_op_cache_key(CompiledOp)  # type: ignore[untyped-decorator]
+def _numba(op: CompiledOp, node: Apply, **_: Any) -> Any:
+    return op.compiled()
 
 
 def _in_python(op: Any, node: Any = None, **options: Any) -> Any:
@@ -683,18 +565,7 @@ def _in_python(op: Any, node: Any = None, **options: Any) -> Any:
         return generate_fallback_impl(op, node, **options)
 
 
-for _operation in (
-    LogSuccessOp,
-    ScoresOp,
-    ScoresReverseOp,
-    RowsOp,
-    RowsReverseOp,
-    JointErrorOp,
-    JointErrorReverseOp,
-    LowRankGaussianOp,
-    PluggedOutputsOp,
-    PluggedOutputsReverseOp,
-):
+for _operation in (LogSuccessOp, ScoresOp, RowsOp, ReverseOp, JointErrorOp, LowRankGaussianOp, PluggedOutputsOp):
     numba_funcify.register(_operation)(_in_python)
 
 
@@ -729,7 +600,7 @@ def unit_inputs(box: Box, theta: Mapping[str, Any], rows: int | None = None) -> 
     return pt.stack([column * ones for column in columns], axis=1)
 
 
-def conditions(problem: "Calibration", values: Mapping[str, Any]) -> dict[str, Any]:
+def conditions(problem: "SingleCalibration", values: Mapping[str, Any]) -> dict[str, Any]:
     """Return by condition the values of all experiments (K,): measured ones, or tensors where they are inferred."""
     out: dict[str, Any] = dict(zip(problem.condition_names, problem.cells.conditions.T, strict=True))
     for key, (k, column) in problem.uncertain.items():
@@ -811,7 +682,7 @@ def as_tensor(
     process = compiled_process(surrogate)
     if process is not None:
         log_weights = process.log_weights
-        means, covariances = FlatScoresOp()(pytensor.shared(process.flat()), u)
+        means, covariances = SCORES(pytensor.shared(process.flat()), u)
     else:
         found = surrogate.scores(np.full((1, len(names)), 0.5))
         log_weights = found.log_weights
@@ -943,7 +814,7 @@ class PyTensorFunctions:
 
 
 def likelihood(
-    problem: "Calibration",
+    problem: "SingleCalibration",
     u: Any,
     values: Mapping[str, Any],
     name: str = "observations",
@@ -961,7 +832,7 @@ def likelihood(
     """
     cells = problem.cells
     phi = hyperparameters(problem, values)
-    if problem.form == "latent":
+    if not problem.closed_form:
         return _latent_likelihood(problem, u, phi, name, latents)
     of_data = joint_density(problem) if density is None else density
 
@@ -985,11 +856,11 @@ def likelihood(
     )
 
 
-def joint_density(problem: "Calibration") -> Callable[[Any, Any, Any], Any]:
+def joint_density(problem: "SingleCalibration") -> Callable[[Any, Any, Any], Any]:
     """Return log p(z | u, phi) as a function of expressions."""
     block = shared_block(problem)
     if block is not None:
-        return lambda u, phi, z: ProcessGaussianOp()(block, u, phi, z)[0]
+        return lambda u, phi, z: PROCESS_GAUSSIAN(block, u, phi, z)[0]
     surrogate, likelihood, cells = problem.surrogate, problem.gaussian, problem.cells
     data = pytensor.shared(likelihood.data, name="data")
     log_weights = np.asarray(surrogate.scores(np.full((1, surrogate.domain.d), 0.5)).log_weights, dtype=np.float64)
@@ -1001,7 +872,7 @@ def joint_density(problem: "Calibration") -> Callable[[Any, Any, Any], Any]:
 
     else:
         parts = JointErrorOp(problem)
-    return lambda u, phi, z: GaussianOp()(data, parts(u), log_weights, phi, z)[0]
+    return lambda u, phi, z: GAUSSIAN(data, parts(u), log_weights, phi, z)[0]
 
 
 def _linked(cells: Cells, value: Any) -> tuple[Any, Any]:
@@ -1013,7 +884,7 @@ def _linked(cells: Cells, value: Any) -> tuple[Any, Any]:
     return pt.set_subtensor(value[at], logs), -pt.sum(logs)
 
 
-def hyperparameters(problem: "Calibration", values: Mapping[str, Any]) -> Any:
+def hyperparameters(problem: "SingleCalibration", values: Mapping[str, Any]) -> Any:
     """Return phi: given entries where there is a prior, known numbers for the others."""
     noise = problem.noise
     columns = [
@@ -1022,31 +893,31 @@ def hyperparameters(problem: "Calibration", values: Mapping[str, Any]) -> Any:
     return pt.stack([pt.as_tensor(column, dtype="float64") for column in columns])
 
 
-def shared_block(problem: "Calibration") -> Any:
-    """Return surrogate and data as one shared array for `ProcessGaussianOp`; None where that does not serve."""
+def shared_block(problem: "SingleCalibration") -> Any:
+    """Return surrogate and data as one shared array for `PROCESS_GAUSSIAN`; None where that does not serve."""
     if problem.process is None:
         return None
     return pytensor.shared(block_of(problem), name="surrogate_and_data")
 
 
-def _block(problem: "Calibration", data: Array) -> Any:
-    """Return surrogate and data as one shared array for `OutputsOp`; None where that does not serve."""
+def _block(problem: "SingleCalibration", data: Array) -> Any:
+    """Return surrogate and data as one shared array for `OUTPUTS`; None where that does not serve."""
     if problem.process is None:
         return None
     flat = np.concatenate([problem.process.select(problem.cells.used).flat(), data])
     return pytensor.shared(flat, name="surrogate_and_data")
 
 
-def latent_variable(problem: "Calibration", name: str) -> Any:
+def latent_variable(problem: "SingleCalibration", name: str) -> Any:
     """Add the standard normal latents of a problem to the PyMC model in context."""
     return pm.Normal(name, 0.0, 1.0, shape=len(problem.free)) if len(problem.free) else pt.zeros(0)
 
 
-def latent_outputs(problem: "Calibration") -> tuple[Callable[[Any, Any, Any], Any], Array]:
+def latent_outputs(problem: "SingleCalibration") -> tuple[Callable[[Any, Any, Any], Any], Array]:
     """Return a function from inputs (K, d), phi and latents to the latent outputs (H, N), and log weights (H,)."""
     free, block = problem.free, _block(problem, problem.structure)
     size = problem.latent_count
-    operation = PluggedOutputsOp(problem) if block is None else OutputsOp()
+    operation = PluggedOutputsOp(problem) if block is None else OUTPUTS
 
     def outputs(u: Any, phi: Any, eta: Any) -> Any:
         whole = eta if len(free) == size else pt.set_subtensor(pt.zeros(size)[free], eta)
@@ -1056,7 +927,7 @@ def latent_outputs(problem: "Calibration") -> tuple[Callable[[Any, Any, Any], An
     return outputs, log_weights
 
 
-def _latent_likelihood(problem: "Calibration", u: Any, phi: Any, name: str, latents: Any) -> Any:
+def _latent_likelihood(problem: "SingleCalibration", u: Any, phi: Any, name: str, latents: Any) -> Any:
     cells, noise = problem.cells, problem.noise
     eta = latent_variable(problem, latents) if isinstance(latents, str) else latents
     outputs, log_weights = latent_outputs(problem)
@@ -1084,7 +955,9 @@ def _latent_likelihood(problem: "Calibration", u: Any, phi: Any, name: str, late
     )
 
 
-def _replicate(problem: "Calibration", u: Array, phi: Array, eta: Array | None, rng: np.random.Generator) -> Array:
+def _replicate(
+    problem: "SingleCalibration", u: Array, phi: Array, eta: Array | None, rng: np.random.Generator
+) -> Array:
     """Draw new observations (..., R) for inputs (..., K, d): `problem.simulate`, with PyMC's axes."""
     u = np.asarray(u)
     lead = u.shape[:-2]

@@ -21,7 +21,7 @@ from uqms.parameters import Prior
 from uqms.parameters.scale import SCALES, Interval
 
 if TYPE_CHECKING:
-    from uqms.calibration.problem import Calibration
+    from uqms.calibration.single import SingleCalibration
 
 __all__ = ["Linear", "Map", "Movable", "Target", "evaluate", "expand", "on_the_line", "target"]
 
@@ -291,7 +291,7 @@ def target(whole: Problem) -> Target | None:
         return None
     problem = pieces[0].problem
     names = tuple(problem.priors)
-    if problem.process is None or problem.form == "latent":
+    if problem.process is None or not problem.closed_form:
         return None
     if problem.fixed or problem.uncertain or not problem.conditioned_prior.plain:
         return None
@@ -319,7 +319,7 @@ def target(whole: Problem) -> Target | None:
     return found if _agrees(problem, found) else None
 
 
-def _agrees(problem: "Calibration", found: Target) -> bool:
+def _agrees(problem: "SingleCalibration", found: Target) -> bool:
     """Compare with the calibration's own likelihood at a few draws of the prior (fixed seed: a check, no result).
 
     Far from the data rounding of the surrogate's variance moves a density by more than `AGREEMENT` where the output is
@@ -366,7 +366,7 @@ def _prior(prior: Prior, lower: float, upper: float) -> list[float] | None:
     return [compiled.family, scale.code, *ends, compiled.a, compiled.b, compiled.reference, constant]
 
 
-def _inputs(problem: "Calibration", names: tuple[str, ...]) -> Array:
+def _inputs(problem: "SingleCalibration", names: tuple[str, ...]) -> Array:
     """Return for every input which parameter it is (-1: a condition), its scale and box; then conditions (K, d)."""
     box, cells = problem.surrogate.domain, problem.cells
     rows = []

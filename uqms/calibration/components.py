@@ -24,7 +24,7 @@ import pytensor.tensor as pt
 from uqms._typing import Array
 from uqms.calibration import bridge
 from uqms.calibration.capabilities import refuse
-from uqms.calibration.problem import Calibration
+from uqms.calibration.single import SingleCalibration
 from uqms.errors import InputError
 from uqms.surrogates.transforms import Identity
 
@@ -35,7 +35,7 @@ __all__ = ["LatentOutput", "latent_output", "observe"]
 
 
 def observe(
-    problem: "Calibration | PopulationCalibration",
+    problem: "SingleCalibration | PopulationCalibration",
     values: Mapping[str, Any],
     *,
     name: str = "observations",
@@ -96,7 +96,7 @@ def observe(
         return _observe_population(problem, values, name, own_priors)
     if getattr(problem, "kind", "") == "parts":
         refuse(problem, "observe")
-    if not isinstance(problem, Calibration):
+    if not isinstance(problem, SingleCalibration):
         raise InputError(f"observe: problem is a {type(problem).__name__}; give uq.Calibration(...), one a call.")
     values = _completed(problem, values, set(problem.priors), own_priors, "observe")
     return bridge.likelihood(problem, _inputs(problem, values, "observe"), values, name, _latents_of(name))
@@ -209,7 +209,7 @@ class LatentOutput:
 
 
 def latent_output(
-    problem: Calibration, values: Mapping[str, Any], *, name: str = "latents", own_priors: bool = False
+    problem: SingleCalibration, values: Mapping[str, Any], *, name: str = "latents", own_priors: bool = False
 ) -> LatentOutput:
     """Return the output at every observation, surrogate's error and discrepancy included, for your own likelihood.
 
@@ -255,7 +255,7 @@ def latent_output(
     pm.modelcontext(None)
     if getattr(problem, "kind", "one") != "one":
         refuse(problem, "latent_output")
-    if not isinstance(problem, Calibration):
+    if not isinstance(problem, SingleCalibration):
         raise InputError(f"latent_output: problem is a {type(problem).__name__}; give uq.Calibration(...).")
     noise, cells = problem.noise, problem.cells
     needed = {key for term in problem.inside.terms for key in (term.amplitude, *term.lengths)}
@@ -280,11 +280,11 @@ def _latents_of(name: str) -> str:
 
 
 def _completed(
-    problem: Calibration, values: Mapping[str, Any], wanted: set[str], own_priors: bool, asked: str
+    problem: SingleCalibration, values: Mapping[str, Any], wanted: set[str], own_priors: bool, asked: str
 ) -> dict[str, Any]:
     """Return all that is wanted: what was given, and variables with the problem's own priors when asked for."""
     known, replaced = {*problem.priors}, set[str]()
-    if isinstance(problem, Calibration):  # conditions of a population are as recorded
+    if isinstance(problem, SingleCalibration):  # conditions of a population are as recorded
         known |= {*problem.condition_names}
         replaced = {key for key, (_, column) in problem.uncertain.items() if problem.condition_names[column] in values}
         wanted = wanted | set(problem.uncertain)
@@ -313,7 +313,7 @@ def _completed(
     return given | {key: bridge.prior_variable(key, problem.priors[key], *problem.limits(key)) for key in missing}
 
 
-def _inputs(problem: Calibration, values: Mapping[str, Any], asked: str) -> Any:
+def _inputs(problem: SingleCalibration, values: Mapping[str, Any], asked: str) -> Any:
     """Return the surrogate's inputs (K, d) in the unit cube."""
     count = problem.cells.experiments
     recorded = dict(zip(problem.condition_names, problem.cells.conditions.T, strict=True))

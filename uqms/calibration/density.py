@@ -13,7 +13,6 @@ from uqms._compiled import compiled
 from uqms._typing import Array, Bools, Ints
 from uqms.calibration import _latent_outputs
 from uqms.calibration._terms import BASIS, fields, terms
-from uqms.calibration.direct import is_exact
 from uqms.calibration.discrepancy import NOISE, Term, term_covariance
 from uqms.calibration.joint_error import OutputLaw, outputs_of_scores
 from uqms.calibration.likelihood import Cells, NoiseGroups, times_basis
@@ -22,7 +21,7 @@ from uqms.parameters import Prior
 from uqms.parameters.functions import NumPyFunctions
 
 if TYPE_CHECKING:
-    from uqms.calibration.problem import Calibration
+    from uqms.calibration.single import SingleCalibration
 
 __all__ = [
     "correlated_noise",
@@ -161,9 +160,9 @@ def draw_rows(
 
 
 def simulate(
-    problem: "Calibration", u: Array, phi: Array, rng: np.random.Generator, latents: Array | None = None
+    problem: "SingleCalibration", u: Array, phi: Array, rng: np.random.Generator, latents: Array | None = None
 ) -> Array:
-    """Draw new observations (S, R) at inputs u (S, K, d) and hyperparameters (S, P), see `Calibration.simulate`."""
+    """Draw new observations (S, R) at inputs u (S, K, d) and hyperparameters (S, P), as `simulate` of a problem."""
     y = latent_draws(problem, u, phi, rng, latents)
     if latents is None:  # counts have no negative mean: the law is the one given that there is none
         for _ in range(TRIES):
@@ -176,7 +175,7 @@ def simulate(
 
 
 def correlated_noise(
-    problem: "Calibration", phi: Array, rng: np.random.Generator, terms: Sequence[Term] | None = None
+    problem: "SingleCalibration", phi: Array, rng: np.random.Generator, terms: Sequence[Term] | None = None
 ) -> Array | None:
     """Return draws (S, N) of noise that is correlated between cells, None without: of `terms`, or of all there are."""
     terms = [term for term in problem.noise.terms if term.role == NOISE] if terms is None else terms
@@ -186,7 +185,7 @@ def correlated_noise(
 
 
 def latent_draws(
-    problem: "Calibration", u: Array, phi: Array, rng: np.random.Generator, latents: Array | None = None
+    problem: "SingleCalibration", u: Array, phi: Array, rng: np.random.Generator, latents: Array | None = None
 ) -> Array:
     """Return latent outputs (S, N) at inputs u (S, K, d) and hyperparameters (S, P), errors drawn or given.
 
@@ -202,7 +201,7 @@ def latent_draws(
     return np.asarray(several[h, np.arange(len(u))])
 
 
-def expected_outputs(problem: "Calibration", theta: Mapping[str, Array], h: Ints) -> Array:
+def expected_outputs(problem: "SingleCalibration", theta: Mapping[str, Array], h: Ints) -> Array:
     """Return the latent output (S, N) of draws and their hyperparameter draws (S,), where all errors are zero."""
     mean = problem.joint_error(problem.unit_inputs(theta)).mean_given(h)
     return mean * problem.noise.scales(problem.cells.group, problem.noise.phi(theta, (len(h),)))
@@ -223,14 +222,14 @@ def _hyperparameter_draws(log_weights: Array, count: int, rng: np.random.Generat
     return rng.choice(len(log_weights), size=count, p=np.exp(log_weights - np.logaddexp.reduce(log_weights)))
 
 
-def _normal_outputs(problem: "Calibration", law: OutputLaw, phi: Array, eta: Array) -> Array:
+def _normal_outputs(problem: "SingleCalibration", law: OutputLaw, phi: Array, eta: Array) -> Array:
     """Return latent outputs (S, N) as `outputs_of`, of a law with S draws, autocorrelated noise in."""
-    cells, used = problem.cells, problem.cells.used
+    cells, used = problem.cells, problem.used
     count, k, q = len(phi), cells.experiments, len(cells.used)
     whole = np.zeros((count, problem.latent_count))
     whole[:, problem.free] = eta
     scores = law.score_mean
-    if not is_exact(problem.surrogate):
+    if len(used):
         scores = scores.copy()
         scores[:, :, used] += _score_errors(law, used, whole[:, : k * q])
     t = cells.compressed.shape[1]
@@ -259,7 +258,7 @@ def _score_errors(law: OutputLaw, used: Ints, eta: Array) -> Array:
     return np.asarray(np.einsum("sqkm,smq->skq", roots, eta.reshape(count, k, q)))
 
 
-def term_variance(problem: "Calibration", term: Term, theta: Mapping[str, Array]) -> Array:
+def term_variance(problem: "SingleCalibration", term: Term, theta: Mapping[str, Array]) -> Array:
     """Return the variance (S, N) that a term adds to the cells, without their covariance, which may fill the memory."""
     at, sites = problem.cells.sites(term.group, problem.condition_names)
     place = term.place(sites)
@@ -270,7 +269,9 @@ def term_variance(problem: "Calibration", term: Term, theta: Mapping[str, Array]
     return out
 
 
-def noise_covariance(problem: "Calibration", phi: Mapping[str, Array], count: int, terms: Sequence[Term]) -> Array:
+def noise_covariance(
+    problem: "SingleCalibration", phi: Mapping[str, Array], count: int, terms: Sequence[Term]
+) -> Array:
     """Return the covariance (count, N, N) of noise that is correlated between cells, of those of the terms that are."""
     n = len(problem.cells.offset)
     total = np.zeros((count, n, n))
@@ -282,7 +283,7 @@ def noise_covariance(problem: "Calibration", phi: Mapping[str, Array], count: in
     return total
 
 
-def covariance_of(problem: "Calibration", phi: Array, slopes: Array, gain: Array | None = None) -> Array:
+def covariance_of(problem: "SingleCalibration", phi: Array, slopes: Array, gain: Array | None = None) -> Array:
     """Return the covariance (S, N, N) that noise terms and discrepancy add to the cells; `slopes` as `mean_slopes`.
 
     `gain` (S, N) are the slopes of the cells by their latent outputs, of which a discrepancy is a part; 1 without it.
@@ -306,7 +307,7 @@ def _all_terms(data: Array, phi: Array, slopes: Array) -> Array:
 
 
 def slope_of_density(
-    problem: "Calibration", y: Array, phi: Array, z: Array | None = None, cells: Cells | None = None
+    problem: "SingleCalibration", y: Array, phi: Array, z: Array | None = None, cells: Cells | None = None
 ) -> Array:
     """Return d log p(z | y) / d y (S, N) by central differences, for measured values z (S, R) or the data.
 
@@ -343,7 +344,7 @@ def _slope(cells: Cells, noise: NoiseGroups, y: Array, phi: Array, z: Array, ste
     return out
 
 
-def noise_sd(problem: "Calibration", y: Array, phi: Array, limits: bool = True, draws: int = 32) -> Array:
+def noise_sd(problem: "SingleCalibration", y: Array, phi: Array, limits: bool = True, draws: int = 32) -> Array:
     """Return the sd (S, N) of independent normal noise that says as much about the latent output as the data do.
 
     That of the cell means for additive noise, in its own unit; else 1 / sqrt(Fisher information), from draws with a
@@ -351,7 +352,7 @@ def noise_sd(problem: "Calibration", y: Array, phi: Array, limits: bool = True, 
     without them.
     """
     cells = problem.cells
-    if problem.form != "latent":
+    if problem.closed_form:
         return np.sqrt(phi[:, cells.group] ** 2 / cells.weight)
     rng = np.random.default_rng(0)
     information = np.zeros_like(y)

@@ -38,7 +38,7 @@ from uqms.surrogates.outputs import (
 from uqms.surrogates.process import Scores, sobol_points
 from uqms.surrogates.protocol import FunctionDraws, Surrogate
 
-__all__ = ["DirectSimulator", "has_derivative", "is_exact"]
+__all__ = ["DirectSimulator", "design_box", "has_derivative", "is_exact", "number_of_functions"]
 
 MEASURED = 64  # points at which the error of interpolation between coordinates is measured
 REPAIR = "Repair it; if such parameters contradict the measurements, say DirectSimulator(..., failures='impossible')."
@@ -48,6 +48,16 @@ BACKENDS = ("numpy", "pytensor", "jax")
 def is_exact(surrogate: Surrogate) -> bool:
     """Return whether this is the simulator itself, which has no error and no design box."""
     return bool(getattr(surrogate, "exact", False))
+
+
+def design_box(surrogate: Surrogate) -> Box | None:
+    """Return the box that a surrogate is to be trusted in; None where it is the simulator itself."""
+    return None if is_exact(surrogate) else getattr(surrogate, "domain", None)
+
+
+def number_of_functions(surrogate: Surrogate, asked: int) -> int:
+    """Return how many draws of the whole function say all that `asked` would: one where they are all the same."""
+    return 1 if is_exact(surrogate) else asked
 
 
 def has_derivative(surrogate: Surrogate) -> bool:

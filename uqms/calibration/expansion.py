@@ -36,7 +36,7 @@ from uqms.calibration.whitened import Whitened
 from uqms.errors import InitError
 
 if TYPE_CHECKING:
-    from uqms.calibration.problem import Calibration
+    from uqms.calibration.single import SingleCalibration
 
 __all__ = ["LOSS_LIMIT", "Loss", "check_expansion", "log_ratios", "measured_loss", "pilot_loss"]
 
@@ -68,7 +68,7 @@ class Loss(NamedTuple):
         return bool(self.nats + 2.0 * self.error < LOSS_LIMIT and self.each < LOSS_LIMIT)
 
 
-def log_ratios(problem: "Calibration", theta: Mapping[str, Array], h: Ints) -> Iterator[tuple[Array, Array]]:
+def log_ratios(problem: "SingleCalibration", theta: Mapping[str, Array], h: Ints) -> Iterator[tuple[Array, Array]]:
     """Yield log p - log p1 (s,) and its Monte Carlo standard error, a block of values of the parameters (S,) at a time.
 
     The draws of the errors have a fixed seed: the same problem has the same loss.
@@ -95,7 +95,7 @@ def log_ratios(problem: "Calibration", theta: Mapping[str, Array], h: Ints) -> I
             yield top + np.log(mean), ratios.std(axis=0) / mean / np.sqrt(PAIRS)
 
 
-def measured_loss(problem: "Calibration", theta: Mapping[str, Array], h: Ints) -> Loss:
+def measured_loss(problem: "SingleCalibration", theta: Mapping[str, Array], h: Ints) -> Loss:
     """Return the loss in the mean over values of the parameters and their hyperparameter draws, each (S,)."""
     ratios, errors = (np.concatenate(one) for one in zip(*log_ratios(problem, theta, h), strict=True))
     with np.errstate(all="ignore"):
@@ -103,7 +103,7 @@ def measured_loss(problem: "Calibration", theta: Mapping[str, Array], h: Ints) -
     return Loss(float(np.mean(np.abs(ratios))), error, float(np.mean(errors)))
 
 
-def pilot_loss(problem: "Calibration") -> Loss:
+def pilot_loss(problem: "SingleCalibration") -> Loss:
     """Return the loss at parameters that the data leave plausible, of a short tempered run with a fixed seed.
 
     It is not finite where that cannot be judged.
@@ -121,9 +121,9 @@ def pilot_loss(problem: "Calibration") -> Loss:
     return measured_loss(problem, theta, h)
 
 
-def check_expansion(problem: "Calibration", theta: Mapping[str, Array], h: Ints) -> Check | None:
+def check_expansion(problem: "SingleCalibration", theta: Mapping[str, Array], h: Ints) -> Check | None:
     """Measure the loss at posterior draws; None where nothing is expanded."""
-    if problem.form == "latent" or not problem.cells.transformed:
+    if not problem.closed_form or not problem.cells.transformed:
         return None
     picked = evenly(len(h), POINTS)
     loss = measured_loss(problem, {name: values[picked] for name, values in theta.items()}, h[picked])

@@ -39,7 +39,7 @@ from uqms.surrogates.outputs import Decoder
 from uqms.surrogates.process import ScoreProcess
 
 if TYPE_CHECKING:
-    from uqms.calibration.problem import Calibration
+    from uqms.calibration.single import SingleCalibration
 
 __all__ = [
     "Cotangents",
@@ -446,7 +446,7 @@ def _along(cells: Cells, noise: NoiseGroups, condition_names: tuple[str, ...], s
     return _Along(order, fresh.astype(np.float64), gap, amplitude[order], length[order])
 
 
-def block_of(problem: "Calibration", likelihood: GaussianLikelihood | None = None) -> Array:
+def block_of(problem: "SingleCalibration", likelihood: GaussianLikelihood | None = None) -> Array:
     """Return the block that `_process_gaussian` reads; `likelihood` takes the place of the problem's own."""
     likelihood = problem.gaussian if likelihood is None else likelihood
     domain, process = problem.surrogate.domain, problem.process

@@ -34,7 +34,7 @@ from uqms.calibration.density import row_terms
 from uqms.parameters.functions import NumPyFunctions
 
 if TYPE_CHECKING:
-    from uqms.calibration.problem import Calibration
+    from uqms.calibration.single import SingleCalibration
 
 __all__ = ["Conditional", "conditional_latents", "has_conditional"]
 
@@ -70,7 +70,7 @@ class Conditional:
         The approximations' log-likelihood with the latents integrated out, (s,).
     """
 
-    problem: "Calibration"
+    problem: "SingleCalibration"
     phi: Array
     y0: Array
     B: Array
@@ -111,9 +111,9 @@ class Conditional:
 
 def has_conditional(problem: object) -> bool:
     """Tell whether the outputs of a problem are one linear function of the latents, and its rows independent."""
-    from uqms.calibration.problem import Calibration
+    from uqms.calibration.single import SingleCalibration
 
-    if not isinstance(problem, Calibration) or not problem.latents:
+    if not isinstance(problem, SingleCalibration) or not problem.latents:
         return False
     theta = {name: np.atleast_1d(value) for name, value in problem.conditioned_prior.centre.items()}
     phi = problem.noise.phi(theta, (1,))
@@ -122,7 +122,7 @@ def has_conditional(problem: object) -> bool:
     return len(log_weights) == 1 and all(np.ndim(value) == 2 for _, value in terms)
 
 
-def conditional_latents(problem: "Calibration", theta: Mapping[str, Array]) -> Iterator[Conditional]:
+def conditional_latents(problem: "SingleCalibration", theta: Mapping[str, Array]) -> Iterator[Conditional]:
     """Yield, a block of the values of `theta` (S,) at a time, the law of the latents given them and the data."""
     cells, count = problem.cells, len(next(iter(theta.values())))
     each = (problem.latents + 1) * (len(cells.used) * cells.experiments**2 + len(cells.offset))
@@ -134,7 +134,7 @@ def conditional_latents(problem: "Calibration", theta: Mapping[str, Array]) -> I
         yield _approximated(problem, phi, y0[0], B[0])
 
 
-def _approximated(problem: "Calibration", phi: Array, y0: Array, B: Array) -> Conditional:
+def _approximated(problem: "SingleCalibration", phi: Array, y0: Array, B: Array) -> Conditional:
     """Return moments where the density is log-concave, else the mode from the prior's and that from near the data."""
     f_of = _by_cell(problem)
     s, _, L = B.shape
@@ -288,7 +288,7 @@ def _slopes(f_of: Density, y: Array, phi: Array, f: Array, delta: Array) -> tupl
     return delta, np.where(good, slope, 0.0), np.where(good, curvature, 0.0)
 
 
-def _by_cell(problem: "Calibration") -> Density:
+def _by_cell(problem: "SingleCalibration") -> Density:
     """Return what computes log p(data | y), summed over the rows of each cell, (s, N); -inf where it is none."""
     cells, noise = problem.cells, problem.noise
     members = np.equal.outer(cells.row_cell, np.arange(len(cells.offset))).astype(np.float64)  # (R, N)

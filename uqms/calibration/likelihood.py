@@ -13,6 +13,7 @@ from scipy.stats import studentized_range
 from uqms._typing import Array, Bools, Ints
 from uqms.calibration import _terms
 from uqms.calibration.by_input import RowsByInput, placeholder, rows_by_input
+from uqms.calibration.dense_gaussian import LOG_TWO_PI
 from uqms.calibration.direct import is_exact
 from uqms.calibration.discrepancy import NOISE, ORTHOGONAL, Discrepancies, Discrepancy, Place, Sites, Term
 from uqms.calibration.noise import NoiseModel, Process, Rows
@@ -180,6 +181,17 @@ class Cells:
     def cell_mean(self) -> Array:
         """Weighted mean of each cell's replicates, shape (N,)."""
         return np.bincount(self.row_cell, self.z / self.row_variance, minlength=len(self.offset)) / self.weight
+
+    def log_density_within(self, sd: Array) -> Array:
+        """Return the log-density (S, N) that each cell's rows add to that of their mean, for sds (S, N).
+
+        Noise is normal. It is on the scale of `z`, without the Jacobian.
+        """
+        n, s2 = len(self.offset), sd**2
+        squares = np.bincount(self.row_cell, (self.z - self.cell_mean[self.row_cell]) ** 2 / self.row_variance, n)
+        logs = np.log(self.weight) + np.bincount(self.row_cell, np.log(self.row_variance), n)
+        others = np.bincount(self.row_cell, minlength=n) - 1
+        return np.asarray(-0.5 * (logs + others * (LOG_TWO_PI + np.log(s2)) + squares / s2))
 
     @property
     def transformed(self) -> bool:

@@ -27,7 +27,7 @@ from uqms._typing import Array, Ints
 from uqms.calibration.discrepancy import NOISE, Term
 
 if TYPE_CHECKING:
-    from uqms.calibration.problem import Calibration
+    from uqms.calibration.single import SingleCalibration
 
 __all__ = [
     "Chains",
@@ -190,7 +190,7 @@ def given_data(chains: Chains, G: Array, root: Array, residual: Array) -> GivenD
     return GivenData(left, projected, left_over[..., 0], design, log_det)
 
 
-def noise_of(problem: "Calibration", terms: Sequence[Term] | None = None) -> MarkovNoise:
+def noise_of(problem: "SingleCalibration", terms: Sequence[Term] | None = None) -> MarkovNoise:
     """Return the normal noise of a problem's cells: white, and the processes of autocorrelated models.
 
     They are those of `terms`, of all that the problem has unless it is given.
@@ -206,11 +206,11 @@ def noise_of(problem: "Calibration", terms: Sequence[Term] | None = None) -> Mar
     return MarkovNoise(cells.group, cells.weight, tuple(series))
 
 
-def only_noise(problem: "Calibration") -> bool:
+def only_noise(problem: "SingleCalibration") -> bool:
     """Return whether the cells have normal noise and nothing else beside the simulator or surrogate itself."""
     noise = problem.noise
     terms = all(term.role == NOISE for term in noise.terms)
-    return problem.form != "latent" and terms and not noise.factors and problem.realisation is None
+    return problem.closed_form and terms and not noise.factors and problem.realisation is None
 
 
 @compiled

@@ -28,7 +28,7 @@ from uqms.surrogates.gp import GaussianProcessSurrogate
 from uqms.surrogates.local import local_errors, nearest_runs
 
 if TYPE_CHECKING:
-    from uqms.calibration.problem import Calibration
+    from uqms.calibration.single import SingleCalibration
 
 __all__ = ["check_misfit", "check_validation"]
 
@@ -42,14 +42,14 @@ REPLICATES = 8  # of the data, for each posterior draw
 
 
 def check_misfit(
-    problem: "Calibration", theta: Mapping[str, Array], latents: Array, h: Ints, information: Array
+    problem: "SingleCalibration", theta: Mapping[str, Array], latents: Array, h: Ints, information: Array
 ) -> Check:
     """Compare T with its law, which knows how many parameters were fitted and what the prior held back.
 
     Unknown noise adapts to any misfit unless replicates tell it, so the check is about noise that is known or repeated.
     With replicates their scatter around the cell means is compared with the noise too.
     """
-    if problem.form == "latent":
+    if not problem.closed_form:
         return _check_density(problem, theta, latents, h)
     cells = problem.cells
     distances, scatter = _distances(problem, theta, h)
@@ -78,7 +78,7 @@ def check_misfit(
     return Check("predictive misfit", "pass", p, f"p = {shown:.2g} that a right model fits worse")
 
 
-def _check_density(problem: "Calibration", theta: Mapping[str, Array], latents: Array, h: Ints) -> Check:
+def _check_density(problem: "SingleCalibration", theta: Mapping[str, Array], latents: Array, h: Ints) -> Check:
     """Compare the log-density of the data given the latents with that of data drawn from the same draws.
 
     Posterior draws have seen the data, so the p-value is drawn towards one half: it warns late rather than wrongly.
@@ -108,7 +108,7 @@ def _check_density(problem: "Calibration", theta: Mapping[str, Array], latents: 
     return Check("predictive misfit", "warn", p, message, remedy)
 
 
-def _distances(problem: "Calibration", theta: Mapping[str, Array], h: Ints) -> tuple[Array, Array]:
+def _distances(problem: "SingleCalibration", theta: Mapping[str, Array], h: Ints) -> tuple[Array, Array]:
     """Return T, and the squared scatter of replicates in units of the noise, of each draw (s,)."""
     cells = problem.cells
     deviation = (cells.z - cells.cell_mean[cells.row_cell]) ** 2 / cells.row_variance
@@ -136,7 +136,7 @@ def _null_distances(n: int, information: Array) -> tuple[Array, float]:
     return np.sort(null), float(np.sum(values / (1.0 + values)))
 
 
-def check_validation(problem: "Calibration", theta: Mapping[str, Array], share: Array) -> Check | None:
+def check_validation(problem: "SingleCalibration", theta: Mapping[str, Array], share: Array) -> Check | None:
     """Compare the left-out errors of the runs nearest to the posterior with their law; None without leave-one-out.
 
     Errors that are larger than the surrogate says are told when they would matter for a parameter.

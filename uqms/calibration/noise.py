@@ -15,6 +15,7 @@ import numpy as np
 
 from uqms import _checks as check
 from uqms._typing import Array, Bools
+from uqms.calibration.dense_gaussian import LOG_TWO_PI
 from uqms.errors import InputError
 from uqms.parameters import Prior
 
@@ -33,7 +34,6 @@ __all__ = [
     "check_positive",
 ]
 
-LOG_TWO_PI = float(np.log(2.0 * np.pi))
 STIRLING = 1e5  # from here on Stirling's series is exact to the last digit, and differences of log gamma are not
 
 

@@ -16,23 +16,24 @@ Parts with one surrogate share its error and are one term of this sum, see `shar
 import copy
 from collections.abc import Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, final
 
 import numpy as np
 import xarray as xr
 
 from uqms._threads import single_threaded
 from uqms._typing import Array, ArrayLike, Ints, RandomState, as_generator
-from uqms.calibration.base import MASS_CUT_LIMIT, DerivedQuantities, Expansion, Piece, Problem
+from uqms.calibration.base import MASS_CUT_LIMIT, DerivedQuantities, Expansion, Piece
 from uqms.calibration.capabilities import Kind
 from uqms.calibration.conditioned import ConditionedPrior
-from uqms.calibration.direct import is_exact
+from uqms.calibration.direct import design_box
 from uqms.calibration.discrepancy import Discrepancies
 from uqms.calibration.noise import NoiseModel
 from uqms.calibration.observations import Observations
-from uqms.calibration.problem import Calibration, named_derived, space_of
+from uqms.calibration.problem import Calibration
 from uqms.calibration.samplers import Sampler
 from uqms.calibration.sharing import by_surrogate, together
+from uqms.calibration.single import SingleCalibration, named_derived, space_of
 from uqms.errors import ExtrapolationError, InputError
 from uqms.parameters import ParameterSpace, Prior
 from uqms.surrogates.protocol import Surrogate
@@ -49,7 +50,7 @@ __all__ = ["JointCalibration"]
 
 
 @final
-class JointCalibration(Problem):
+class JointCalibration(Calibration):
     """Infer parameters from several experiments that have surrogates of their own; made by `Calibration({...})`.
 
     For a cell model that is clamped in one experiment and beats freely in another, a device that is tested on two
@@ -61,8 +62,8 @@ class JointCalibration(Problem):
 
     Parameters
     ----------
-    parts
-        Name → (surrogate, observations).
+    surrogate
+        The parts: name → (surrogate, observations).
     noise
         Name → what `Calibration` takes as noise.
     discrepancy
@@ -81,7 +82,7 @@ class JointCalibration(Problem):
     Attributes
     ----------
     parts
-        Name → `Calibration` of that part alone, its priors conditioned as those of the whole.
+        Name → `SingleCalibration` of that part alone, its priors conditioned as those of the whole.
 
     Raises
     ------
@@ -110,7 +111,7 @@ class JointCalibration(Problem):
     @single_threaded
     def __init__(
         self,
-        parts: Mapping[str, tuple[Surrogate, Observations | xr.DataArray]],
+        surrogate: Mapping[str, tuple[Surrogate, Observations | xr.DataArray]],
         *,
         noise: Mapping[str, NoiseModel | Mapping[str, NoiseModel]],
         discrepancy: Mapping[str, Discrepancies] | None = None,
@@ -119,19 +120,19 @@ class JointCalibration(Problem):
         outside: Literal["error", "extrapolate", "refined"] = "error",
         expansion: Expansion | Mapping[str, Expansion] = "measured",
     ) -> None:
-        _check_parts(parts, noise, discrepancy or {}, expansion if isinstance(expansion, Mapping) else {})
-        self.space = _merged({name: surrogate for name, (surrogate, _) in parts.items()}) if space is None else space
+        _check_parts(surrogate, noise, discrepancy or {}, expansion if isinstance(expansion, Mapping) else {})
+        self.space = _merged({name: part for name, (part, _) in surrogate.items()}) if space is None else space
         self.outside = outside
         self.fixed: dict[str, float] = {}
         self.constraints: tuple[Constraint, ...] = ()
         found = {}
-        for name, (surrogate, observations) in parts.items():
-            own = surrogate.domain.names if space is not None else space_of(surrogate).names
+        for name, (part, observations) in surrogate.items():
+            own = part.domain.names if space is not None else space_of(part).names
             priors = {key: prior for key, prior in self.space.priors.items() if key in own}
             if not priors:
                 raise InputError(f"The surrogate of part {name!r} has none of the parameters {list(self.space.names)}.")
-            found[name] = Calibration(
-                surrogate,
+            found[name] = SingleCalibration(
+                part,
                 observations,
                 noise[name],
                 discrepancy=(discrepancy or {}).get(name),
@@ -142,7 +143,7 @@ class JointCalibration(Problem):
         self._check_used(found)
         self._limits = {name: self._shared(name, found) for name in self.parameters}
         self.mass_cut = self._mass_cut(found)
-        self.parts: dict[str, Calibration] = {
+        self.parts: dict[str, SingleCalibration] = {
             name: part.within({key: self._limits[key] for key in part.parameters}, self.mass_cut)
             for name, part in found.items()
         }
@@ -202,7 +203,7 @@ class JointCalibration(Problem):
         return f"<JointCalibration of {', '.join(self.parameters)} from {parts}>"
 
     @property
-    def named_parts(self) -> Mapping[str, Calibration]:
+    def named_parts(self) -> Mapping[str, SingleCalibration]:
         """The parts by name, each with its own data alone."""
         return self.parts
 
@@ -223,19 +224,19 @@ class JointCalibration(Problem):
             out.append(Piece(", ".join(names), whole, own, eta, of_one, columns, rows, names))
         return out
 
-    def seen_from(self, name: str) -> Calibration:
+    def seen_from(self, name: str) -> SingleCalibration:
         """Return the problem of a part, with the data of the others that have its surrogate."""
         (names,) = (names for names in self._sharing if name in names)
         return self.parts[name] if len(names) == 1 else together({one: self.parts[one] for one in names}, name)
 
-    def _together(self) -> tuple[Calibration, ...]:
+    def _together(self) -> tuple[SingleCalibration, ...]:
         """Return the problem of each surrogate."""
         groups = [{name: self.parts[name] for name in names} for names in self._sharing]
         return tuple(next(iter(group.values())) if len(group) == 1 else together(group) for group in groups)
 
     @single_threaded
     def log_likelihood(self, theta: Mapping[str, ArrayLike], latents: ArrayLike | None = None) -> Array:
-        """Return log p(observations | parameters), the sum over the parts; see `Calibration.log_likelihood`.
+        """Return log p(observations | parameters), the sum over the parts; see `SingleCalibration.log_likelihood`.
 
         Raises
         ------
@@ -258,7 +259,7 @@ class JointCalibration(Problem):
 
     @single_threaded
     def simulate(self, theta: Mapping[str, ArrayLike], rng: RandomState, latents: ArrayLike | None = None) -> Array:
-        """Draw new observations (S, R), those of all parts after each other; see `Calibration.simulate`."""
+        """Draw new observations (S, R), those of all parts after each other; see `SingleCalibration.simulate`."""
         generator = as_generator(rng)
         given = np.broadcast_arrays(*(np.atleast_1d(np.asarray(v, dtype=np.float64)) for v in theta.values()))
         arrays = dict(zip(theta, given, strict=True))
@@ -268,7 +269,7 @@ class JointCalibration(Problem):
             out[:, one.rows] = one.problem.simulate(one.theta, generator, one.latents if one.problem.latents else None)
         return out
 
-    def with_values(self, values: Array) -> "JointCalibration":
+    def with_values(self, values: Array) -> Self:
         """Return the same problem with other measured values (R,), those of all parts after each other."""
         other = copy.copy(self)
         ends = np.cumsum([len(part.observations) for part in self.parts.values()])[:-1]
@@ -299,7 +300,7 @@ class JointCalibration(Problem):
 
     @single_threaded
     def sample(self, sampler: Sampler | None = None, *, rng: RandomState | None = None) -> "Posterior":
-        """Draw from the posterior; see `Calibration.sample`.
+        """Draw from the posterior; see `SingleCalibration.sample`.
 
         Returns
         -------
@@ -309,13 +310,13 @@ class JointCalibration(Problem):
         Raises
         ------
         InputError, ConformanceError, InitError, SamplingInterrupted, SamplingError
-            As `Calibration.sample`.
+            As `SingleCalibration.sample`.
         """
         from uqms.calibration.posterior import sample
 
         return sample(self, sampler, rng)
 
-    def _check_used(self, parts: Mapping[str, Calibration]) -> None:
+    def _check_used(self, parts: Mapping[str, SingleCalibration]) -> None:
         idle = [name for name in self.parameters if not any(name in part.parameters for part in parts.values())]
         if idle:
             raise InputError(
@@ -337,7 +338,7 @@ class JointCalibration(Problem):
                 if clash := sorted(others & own[name]):
                     raise InputError(f"{clash} would name two quantities of part {name!r}. Rename the parts.")
 
-    def _shared(self, name: str, parts: Mapping[str, Calibration]) -> tuple[float, float]:
+    def _shared(self, name: str, parts: Mapping[str, SingleCalibration]) -> tuple[float, float]:
         """Return the interval of a parameter that lies in the boxes of all surrogates that have it."""
         limits = {part: one.limits(name) for part, one in parts.items() if name in one.parameters}
         low, high = max(one[0] for one in limits.values()), min(one[1] for one in limits.values())
@@ -347,11 +348,12 @@ class JointCalibration(Problem):
             )
         return low, high
 
-    def _mass_cut(self, parts: Mapping[str, Calibration]) -> float:
+    def _mass_cut(self, parts: Mapping[str, SingleCalibration]) -> float:
         """Return the prior mass outside of what the boxes share."""
         inside = {}
         for name in self.parameters:
-            boxes = [p.surrogate.domain for p in parts.values() if name in p.parameters and not is_exact(p.surrogate)]
+            every = [design_box(part.surrogate) for part in parts.values() if name in part.parameters]
+            boxes = [box for box in every if box is not None]
             low = max([float(box.lower[box.names.index(name)]) for box in boxes], default=-np.inf)
             high = min([float(box.upper[box.names.index(name)]) for box in boxes], default=np.inf)
             prior = self.space.priors[name]

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from uqms.calibration.parts import JointCalibration
     from uqms.calibration.population.calibration import PopulationCalibration
     from uqms.calibration.population.subject import SubjectPosterior
-    from uqms.calibration.problem import Calibration
+    from uqms.calibration.single import SingleCalibration
 
 __all__ = ["Evidence", "Posterior", "build_posterior", "checked_sampler", "hierarchy_of", "sample", "thinned"]
 
@@ -162,7 +162,7 @@ class Posterior:
 
     # ------------------------------------------------------------------------------------------------------- what it is
     @property
-    def single(self) -> "Calibration":
+    def single(self) -> "SingleCalibration":
         """The calibration, where it has one surrogate and one subject.
 
         Raises
@@ -171,7 +171,7 @@ class Posterior:
             When it has several parts, or is one of a population.
         """
         if self.problem.kind == "one":
-            return cast("Calibration", self.problem)
+            return cast("SingleCalibration", self.problem)
         raise limit_of(self.problem, "single")
 
     @cached_property
@@ -565,7 +565,7 @@ def checked_sampler(sampler: Any, problem: Problem) -> Sampler:
 
 
 def sample(problem: Problem, sampler: Sampler | None, rng: RandomState | None) -> Posterior:
-    """Draw from the posterior of any problem; see `Calibration.sample`."""
+    """Draw from the posterior of any problem; see `SingleCalibration.sample`."""
     assembly.check_derived(problem)
     chosen = checked_sampler(sampler, problem)
     seed = int(as_generator(rng).integers(2**31))

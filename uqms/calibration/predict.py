@@ -21,7 +21,7 @@ import numpy as np
 import xarray as xr
 
 from uqms._typing import Array, Bools, Ints
-from uqms.calibration import _latent_outputs
+from uqms.calibration import _latent_outputs, dense_gaussian
 from uqms.calibration._terms import ORTHOGONAL_JITTER
 from uqms.calibration.by_input import RowsByInput, rows_by_input
 from uqms.calibration.density import covariance_of, noise_covariance, noise_sd
@@ -47,7 +47,7 @@ from uqms.surrogates.process import Scores
 from uqms.surrogates.transforms import Identity, Transform
 
 if TYPE_CHECKING:
-    from uqms.calibration.problem import Calibration
+    from uqms.calibration.single import SingleCalibration
 
 __all__ = [
     "AnyMoments",
@@ -225,7 +225,7 @@ class _Joint:
         return points, Sites(known, self.index[points], self.rows[points])
 
 
-def _join(problem: "Calibration", targets: Targets) -> _Joint:
+def _join(problem: "SingleCalibration", targets: Targets) -> _Joint:
     cells = problem.cells
     both = np.vstack([cells.conditions, targets.conditions])
     if both.shape[1]:
@@ -265,7 +265,7 @@ def _join(problem: "Calibration", targets: Targets) -> _Joint:
     )
 
 
-def _groups(problem: "Calibration", targets: Targets) -> Ints:
+def _groups(problem: "SingleCalibration", targets: Targets) -> Ints:
     """Return the noise group of each target (P,), -1 for outputs that were not observed."""
     if targets.group is not None:
         return targets.group
@@ -273,7 +273,7 @@ def _groups(problem: "Calibration", targets: Targets) -> Ints:
     return np.array([known[name] for name in targets.output], dtype=np.int64)
 
 
-def _inferred(problem: "Calibration", targets: Targets) -> Ints:
+def _inferred(problem: "SingleCalibration", targets: Targets) -> Ints:
     """Return of each observed experiment and target input the experiment whose true conditions it has, -1: none."""
     of = np.full(len(targets.conditions), -1) if targets.observed is None else targets.observed
     of = np.concatenate([np.arange(problem.cells.experiments), of])
@@ -308,7 +308,7 @@ class _Run:
         return np.asarray(both * (inner + self.residual @ self.residual.T))
 
 
-def _run_at(problem: "Calibration", joint: _Joint, u: Array, realisation: Realised) -> _Run | None:
+def _run_at(problem: "SingleCalibration", joint: _Joint, u: Array, realisation: Realised) -> _Run | None:
     """Return the runs at cells and targets for inputs u (S, K, d), None when the simulator is not stochastic."""
     found = problem.realisation
     if found is None:
@@ -323,12 +323,14 @@ def _run_at(problem: "Calibration", joint: _Joint, u: Array, realisation: Realis
     return _Run(joint.basis * found.sd(u)[:, joint.index], found.correlation, residual, same, wanted)
 
 
-def _used(problem: "Calibration", joint: _Joint) -> Ints:
+def _used(problem: "SingleCalibration", joint: _Joint) -> Ints:
     """Return the scores whose errors matter to cells or targets."""
     return np.zeros(0, dtype=np.int64) if is_exact(problem.surrogate) else np.flatnonzero(joint.basis.any(axis=0))
 
 
-def _discrepancy_covariance(problem: "Calibration", joint: _Joint, phi: Mapping[str, Array], slopes: Array) -> Array:
+def _discrepancy_covariance(
+    problem: "SingleCalibration", joint: _Joint, phi: Mapping[str, Array], slopes: Array
+) -> Array:
     """Return the covariance (S, T, T) of the discrepancy; `slopes` (S, N, o) for those that are orthogonal to them."""
     total, n = np.zeros((len(slopes), len(joint.index), len(joint.index))), slopes.shape[1]
     for term in problem.noise.terms:
@@ -349,7 +351,7 @@ def _discrepancy_covariance(problem: "Calibration", joint: _Joint, phi: Mapping[
     return total
 
 
-def _factors(problem: "Calibration", joint: _Joint, phi: Array, holds: Bools) -> Array:
+def _factors(problem: "SingleCalibration", joint: _Joint, phi: Array, holds: Bools) -> Array:
     """Return 1 + the scale discrepancy (S, T) at cells and those targets that hold it."""
     out = np.ones((len(phi), len(joint.index)))
     for group, place in problem.noise.factors.items():
@@ -359,7 +361,7 @@ def _factors(problem: "Calibration", joint: _Joint, phi: Array, holds: Bools) ->
 
 
 def conditional_moments(
-    problem: "Calibration",
+    problem: "SingleCalibration",
     theta: Mapping[str, Array],
     h: Ints,
     targets: Targets,
@@ -431,7 +433,7 @@ def conditional_moments(
         if not surrogate.any() and not extra.size:  # used directly: the data say nothing of errors that are not there
             yield rows, FactoredMoments((m * mean)[:, n:], np.zeros((total - n, 0)), np.zeros((len(phi), 0, 0)))
             continue
-        if problem.form == "latent":
+        if not problem.closed_form:
             assert latents is not None
             found = _given_latents(problem, phi, joint, law, mean, surrogate, m, extra, latents[rows], any_holds, run)
         else:
@@ -440,7 +442,7 @@ def conditional_moments(
 
 
 def _through_errors(
-    problem: "Calibration", errors: Errors, joint: _Joint, theta: Mapping[str, Array], h: Ints
+    problem: "SingleCalibration", errors: Errors, joint: _Joint, theta: Mapping[str, Array], h: Ints
 ) -> Iterator[tuple[slice, FactoredMoments]]:
     """Yield the moments at the targets given the data: x has the covariance R (1 + R' G' N^-1 G R)^-1 R'."""
     cells, noise = problem.cells, noise_of(problem)
@@ -465,7 +467,7 @@ def _through_errors(
 
 
 def data_moments(
-    problem: "Calibration", theta: Mapping[str, Array], errors: bool = True
+    problem: "SingleCalibration", theta: Mapping[str, Array], errors: bool = True
 ) -> tuple[Array, Array, list[Array], list[Array]]:
     """Return hyperparameters (S, P), log w_h (H,), and for each h mean (S, N) and covariance (S, N, N) of cell means.
 
@@ -482,7 +484,7 @@ def data_moments(
     for h in range(len(joint.scores.log_weights)):
         law = joint.given(np.full(count, h))
         mean, C = m * law.mean, law.covariance if errors else np.zeros((count, n, n))
-        value, slope = (mean, np.ones_like(mean)) if problem.form == "latent" else cells.responded(mean)
+        value, slope = problem.responded(mean)
         if own.shape[2]:
             runs = problem.realisation.by_experiment(own) if problem.realisation is not None else own
             C += runs @ runs.transpose(0, 2, 1)
@@ -497,7 +499,7 @@ def data_moments(
 
 
 def _given_data(
-    problem: "Calibration", phi: Array, mean: Array, surrogate: Array, m: Array, extra: Array, discrepancy: bool
+    problem: "SingleCalibration", phi: Array, mean: Array, surrogate: Array, m: Array, extra: Array, discrepancy: bool
 ) -> Moments:
     """Condition the joint normal law of latent outputs on the cell means, which are linear in them to first order."""
     cells = problem.cells
@@ -513,15 +515,13 @@ def _given_data(
     data = slope[:, :, None] * slope[:, None, :] * data
     data += noise_covariance(problem, problem.noise.named(phi), len(phi), problem.noise.terms)
     data[:, np.arange(n), np.arange(n)] += phi[:, cells.group] ** 2 / cells.weight
-    gain = np.linalg.solve(data, cross)  # C^-1 Cov(z, y*), (S, N, P)
-    residual = cells.cell_mean - value
-    posterior_mean = mean[:, n:] + np.einsum("snp,sn->sp", gain, residual)
-    covariance = own - cross.transpose(0, 2, 1) @ gain
-    return Moments(posterior_mean, 0.5 * (covariance + covariance.transpose(0, 2, 1)))
+    found = dense_gaussian.given_data(data, cells.cell_mean - value, cross)
+    covariance = own - found.covariance
+    return Moments(mean[:, n:] + found.mean, 0.5 * (covariance + covariance.transpose(0, 2, 1)))
 
 
 def _given_latents(
-    problem: "Calibration",
+    problem: "SingleCalibration",
     phi: Array,
     joint: _Joint,
     law: OutputLaw,
@@ -546,7 +546,7 @@ def _given_latents(
     target = joint.index[n:]
     if law.correlated or not law.fixed:
         gain[:, :, : k * len(used)] = _gain_of_scores(law, used, observed, target, n)
-    for place, j in enumerate(used if law.fixed and not law.correlated and not is_exact(problem.surrogate) else ()):
+    for place, j in enumerate(problem.used if law.fixed and not law.correlated else ()):
         covariance = law.score_covariance[:, j]
         root = _latent_outputs.roots(np.ascontiguousarray(covariance[:, observed[:, None], observed[None, :]]), False)
         to_eta = covariance[:, target][:, :, observed] @ _inverse(root).transpose(0, 2, 1)
@@ -601,7 +601,7 @@ def _gain_of_scores(law: OutputLaw, used: Ints, observed: Ints, target: Ints, n:
     return np.asarray(np.einsum("spj,spjl->spl", rows, to_eta))
 
 
-def _gain_of_runs(problem: "Calibration", joint: _Joint, run: _Run, observed: Ints, gain: Array) -> None:
+def _gain_of_runs(problem: "SingleCalibration", joint: _Joint, run: _Run, observed: Ints, gain: Array) -> None:
     """Fill the columns of gain (S, P, L) that belong to the observed runs, which stand last among the latents."""
     found, n = problem.realisation, len(problem.cells.offset)
     assert found is not None
@@ -651,7 +651,7 @@ class NewNoise(NamedTuple):
     possible: Callable[[Array], Bools] = lambda latent: np.ones(np.shape(latent), dtype=np.bool_)
 
 
-def new_noise(problem: "Calibration", g: int, targets: Targets) -> NewNoise:
+def new_noise(problem: "SingleCalibration", g: int, targets: Targets) -> NewNoise:
     """Return the noise of a new series of measurements of an output.
 
     Raises
@@ -742,7 +742,7 @@ def _moments_of(moments: AnyMoments, transform: Transform, more: Array) -> tuple
     return mean, np.asarray(variance.mean(axis=0))
 
 
-def along_of(model: object, problem: "Calibration", output: str) -> str:
+def along_of(model: object, problem: "SingleCalibration", output: str) -> str:
     """Return the coordinate along which an output's noise is correlated."""
     return str(getattr(model, "along", None) or problem.surrogate.layouts[output].dims[0])
 
@@ -841,7 +841,7 @@ class Grid:
 
 
 def make_grid(
-    problem: "Calibration",
+    problem: "SingleCalibration",
     output: str,
     conditions: Mapping[str, object] | None,
     coords: Mapping[str, object] | None,
@@ -877,13 +877,13 @@ def make_grid(
     return Grid(output, targets, dict(zip(names, columns.T, strict=True)), scalar, axes)
 
 
-def _own_experiments(problem: "Calibration") -> Ints:
+def _own_experiments(problem: "SingleCalibration") -> Ints:
     """Return the experiments that the problem itself observed, without those of other parts with its surrogate."""
     cells = problem.cells
     return np.unique(cells.experiment[problem.noise.own[cells.group]])
 
 
-def _conditions(problem: "Calibration", given: Mapping[str, object] | None) -> tuple[Array, bool]:
+def _conditions(problem: "SingleCalibration", given: Mapping[str, object] | None) -> tuple[Array, bool]:
     names = problem.condition_names
     if given is None:
         own = _own_experiments(problem)

@@ -36,7 +36,7 @@ from uqms.calibration.population.calibration import Individuals
 from uqms.calibration.population.layout import from_natural
 from uqms.calibration.population.subject_checks import SUBJECT_EDGE_MASS
 from uqms.calibration.posterior import Posterior
-from uqms.calibration.problem import Calibration
+from uqms.calibration.single import SingleCalibration
 from uqms.calibration.verdict import EDGE, EDGE_MASS
 from uqms.designs import sobol
 from uqms.errors import PACKAGE, ConvergenceWarning, InputError
@@ -213,7 +213,7 @@ def _finite(draws: Mapping[str, Array]) -> Array:
 
 
 def design_of(
-    problem: Calibration, box: Box, theta: Array, conditions: Array, recipe: Mapping[str, object]
+    problem: SingleCalibration, box: Box, theta: Array, conditions: Array, recipe: Mapping[str, object]
 ) -> xr.Dataset:
     """Return the design of parameters (n, d) at conditions (n, c), both in their own units."""
     columns = dict(zip(problem.parameters, theta.T, strict=True))
@@ -234,7 +234,7 @@ def design_of(
     return xr.Dataset(data, attrs=attrs)
 
 
-def _space(problem: Calibration) -> ParameterSpace | None:
+def _space(problem: SingleCalibration) -> ParameterSpace | None:
     """Return the space of all inputs: that of the calibration, or of the runs where that lacks a condition."""
     names = set(problem.surrogate.domain.names)
     if set(problem.space.inputs) == names:
@@ -248,7 +248,7 @@ def _columns(design: xr.Dataset) -> Array:
     return np.column_stack([values.values for values in design.data_vars.values()])
 
 
-def _box_around(problem: Calibration, cloud: _Cloud, widen: float) -> Box:
+def _box_around(problem: SingleCalibration, cloud: _Cloud, widen: float) -> Box:
     """Return the box of the next round: smaller where the posterior is narrow, longer where it leans on an end."""
     old = problem.surrogate.domain
     unit = old.select(problem.parameters)
@@ -277,7 +277,7 @@ def _box_around(problem: Calibration, cloud: _Cloud, widen: float) -> Box:
     return Box(old.names, tuple(lower), tuple(upper), old.scale, tuple(hard))
 
 
-def _support(problem: Calibration, name: str) -> tuple[float, float]:
+def _support(problem: SingleCalibration, name: str) -> tuple[float, float]:
     return problem.support(name) if isinstance(problem, Individuals) else problem.space.priors[name].support
 
 
@@ -305,7 +305,7 @@ def _metric(u: Array) -> Array:
     return np.asarray(np.linalg.inv(np.linalg.cholesky(correlation) * sd[:, None]).T)
 
 
-def _known_runs(problem: Calibration, near: Box) -> Array:
+def _known_runs(problem: SingleCalibration, near: Box) -> Array:
     """Return the parameters of the surrogate's runs in the unit cube of the new box, where they are known."""
     process = getattr(problem.surrogate, "process", None)
     if process is None:

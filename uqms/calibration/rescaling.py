@@ -17,7 +17,7 @@ from uqms.calibration.sharing import together
 from uqms.parameters import Prior
 
 if TYPE_CHECKING:
-    from uqms.calibration.problem import Calibration
+    from uqms.calibration.single import SingleCalibration
 
 __all__ = ["Rescaled", "rescaled", "with_scaled_discrepancy"]
 
@@ -43,7 +43,7 @@ class Rescaled(NamedTuple):
     k_hat: float
 
 
-def with_scaled_discrepancy(problem: "Calibration", factor: float) -> "Calibration":
+def with_scaled_discrepancy(problem: "SingleCalibration", factor: float) -> "SingleCalibration":
     """Return the problem with `factor` times the standard deviation (or its prior's scale) of every discrepancy."""
     if problem.members:
         scaled_parts = {
@@ -71,7 +71,11 @@ def with_scaled_discrepancy(problem: "Calibration", factor: float) -> "Calibrati
 
 
 def rescaled(
-    problem: "Calibration", draws: Mapping[str, Array], latents: Array, log_likelihood: Array | None, factor: float
+    problem: "SingleCalibration",
+    draws: Mapping[str, Array],
+    latents: Array,
+    log_likelihood: Array | None,
+    factor: float,
 ) -> Rescaled:
     """Return how the quantities move when the discrepancy is `factor` times as large; draws (S,) of everything.
 

@@ -1,8 +1,9 @@
 """Parts of a calibration that have one surrogate, as one problem: they share its error.
 
 The error of a surrogate is one random function. What several parts say of it adds up, at the same input they have the
-same error, and at different inputs correlated ones. So the cells of these parts stand side by side in one `Calibration`
-with all their inputs, while noise and discrepancy stay each part's own: a noise group is an output in a part.
+same error, and at different inputs correlated ones. So the cells of these parts stand side by side in one
+`SingleCalibration` with all their inputs, while noise and discrepancy stay each part's own: a noise group is an
+output in a part.
 """
 
 import copy
@@ -23,7 +24,7 @@ from uqms.surrogates.outputs import Decoder, InputDecoder, Layout
 from uqms.surrogates.protocol import Surrogate
 
 if TYPE_CHECKING:
-    from uqms.calibration.problem import Calibration
+    from uqms.calibration.single import SingleCalibration
 
 __all__ = ["by_surrogate", "same_error", "together"]
 
@@ -77,7 +78,7 @@ def by_surrogate(surrogates: Mapping[str, Surrogate]) -> tuple[tuple[str, ...], 
     return tuple(map(tuple, groups))
 
 
-def together(parts: Mapping[str, "Calibration"], own: str = "") -> "Calibration":
+def together(parts: Mapping[str, "SingleCalibration"], own: str = "") -> "SingleCalibration":
     """Return the calibration of several parts that have one surrogate.
 
     Parameters
@@ -123,14 +124,14 @@ def together(parts: Mapping[str, "Calibration"], own: str = "") -> "Calibration"
         named(name, key): prior for name, part in parts.items() for key, prior in part.true_conditions.items()
     }
     # What is latent in a part is latent in the whole: the same errors are sampled once.
-    sampled = any(part.form == "latent" for part in parts.values())
+    sampled = any(not part.closed_form for part in parts.values())
     whole.form = whole._form("none" if sampled else "measured")
     whole.expansion_loss = float(np.fmax.reduce([part.expansion_loss for part in parts.values()]))  # NaN: not measured
     whole.check_errors_between(whole.cells.conditions, "Calibration of several experiments")
     return whole
 
 
-def _cells(parts: Mapping[str, "Calibration"]) -> tuple[Cells, dict[str, Ints]]:
+def _cells(parts: Mapping[str, "SingleCalibration"]) -> tuple[Cells, dict[str, Ints]]:
     """Return the cells of all parts, sorted by input, and by part the input of each of its experiments."""
     problems = list(parts.values())
     every, first = [part.cells for part in problems], problems[0]
@@ -186,7 +187,7 @@ def _cells(parts: Mapping[str, "Calibration"]) -> tuple[Cells, dict[str, Ints]]:
     return whole, dict(zip(parts, places, strict=True))
 
 
-def _noise(parts: Mapping[str, "Calibration"], own: str, named: Callable[[str, str], str]) -> NoiseGroups:
+def _noise(parts: Mapping[str, "SingleCalibration"], own: str, named: Callable[[str, str], str]) -> NoiseGroups:
     """Return the noise groups of all parts after each other; standard deviations come first among hyperparameters."""
     every = {name: part.noise for name, part in parts.items()}
     total = sum(len(noise.outputs) for noise in every.values())

@@ -26,7 +26,7 @@ from uqms.parameters import Box
 from uqms.surrogates.protocol import Surrogate
 
 if TYPE_CHECKING:
-    from uqms.calibration.problem import Calibration
+    from uqms.calibration.single import SingleCalibration
 
 __all__ = ["Success", "check_failures", "read_success"]
 
@@ -123,7 +123,7 @@ def read_success(
     return Success(given, names, dict(fixed), condition_names, conditions)
 
 
-def check_failures(problem: "Calibration", theta: Mapping[str, Array], kind: str = "one") -> Check | None:
+def check_failures(problem: "SingleCalibration", theta: Mapping[str, Array], kind: str = "one") -> Check | None:
     """Return how much of the posterior lies where runs fail; a note when nothing says where that is."""
     name = "failed runs"
     if problem.success is None:

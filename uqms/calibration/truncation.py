@@ -27,7 +27,7 @@ from uqms.errors import InputError
 from uqms.parameters import Prior
 
 if TYPE_CHECKING:
-    from uqms.calibration.problem import Calibration
+    from uqms.calibration.single import SingleCalibration
 
 __all__ = ["check_known_noise", "check_truncation"]
 
@@ -36,7 +36,7 @@ OF_NOISE = 0.1  # variance over that of the noise
 DRAWS = 64
 
 
-def check_truncation(problem: "Calibration", theta: Mapping[str, Array], h: Ints) -> Check | None:
+def check_truncation(problem: "SingleCalibration", theta: Mapping[str, Array], h: Ints) -> Check | None:
     """Judge what the basis leaves out at draws of the posterior; None where that is little of the surrogate's error."""
     if is_exact(problem.surrogate) or not problem.latent_count:
         return None
@@ -60,7 +60,7 @@ def check_truncation(problem: "Calibration", theta: Mapping[str, Array], h: Ints
     )
 
 
-def check_known_noise(problem: "Calibration") -> None:
+def check_known_noise(problem: "SingleCalibration") -> None:
     """Refuse curves of which the basis leaves more than a tenth of a known noise variance because of its settings.
 
     Raises
@@ -92,7 +92,7 @@ def check_known_noise(problem: "Calibration") -> None:
             )
 
 
-def _variances(problem: "Calibration", theta: Mapping[str, Array], h: Ints) -> tuple[Array, Array, Array, Array]:
+def _variances(problem: "SingleCalibration", theta: Mapping[str, Array], h: Ints) -> tuple[Array, Array, Array, Array]:
     """Return left, stated, the slope of the noise's unit by the latent output, and the mean, each (S, N)."""
     law = problem.joint_error(problem.unit_inputs(theta)).given(h)
     left = np.sum(law.rows.truncation**2, axis=-1)

@@ -15,7 +15,7 @@ from uqms.calibration.checks import Check, Sampled, Status, Verdict
 from uqms.calibration.computation import check_modes
 from uqms.calibration.context import Context, Linearised, evenly
 from uqms.calibration.density import covariance_of, noise_sd, prior_scale, slope_of_density
-from uqms.calibration.direct import is_exact
+from uqms.calibration.direct import design_box, is_exact
 from uqms.calibration.expansion import check_expansion
 from uqms.calibration.markov import Chains, noise_of, only_noise
 from uqms.calibration.misfit import check_misfit, check_validation
@@ -24,7 +24,7 @@ from uqms.calibration.success import check_failures
 from uqms.calibration.truncation import check_truncation
 
 if TYPE_CHECKING:
-    from uqms.calibration.problem import Calibration
+    from uqms.calibration.single import SingleCalibration
 
 __all__ = [
     "Check",
@@ -168,7 +168,7 @@ def _reduced(information: Array, d: int) -> Array:
     return np.asarray(information[:, :d, :d] - cross @ np.linalg.solve(own, cross.transpose(0, 2, 1)))
 
 
-def _informations(problem: "Calibration", theta: Mapping[str, Array], h: Ints) -> tuple[Array, Array]:
+def _informations(problem: "SingleCalibration", theta: Mapping[str, Array], h: Ints) -> tuple[Array, Array]:
     """Return the information (s, d, d) with the surrogate's error, and without it; true conditions come last."""
     found, without = [], []
     problem = problem.with_few_cells()
@@ -216,10 +216,10 @@ class _Linear:
         return self.noise_sd[..., None] * self.chains.whiten_transposed(residual)
 
 
-def _blocks(problem: "Calibration", count: int) -> list[slice]:
+def _blocks(problem: "SingleCalibration", count: int) -> list[slice]:
     """Return slices of `count` draws whose arrays fit into memory."""
     cells = problem.cells
-    n, k, q = len(cells.offset), cells.experiments, 0 if is_exact(problem.surrogate) else len(cells.used)
+    n, k, q = len(cells.offset), cells.experiments, len(problem.used)
     runs = int(getattr(problem.surrogate, "runs", 100))
     latents = (
         k * cells.compressed.shape[1] if cells.by_input is not None else sum(one.shape[1] for one in cells.factors)
@@ -234,7 +234,7 @@ def _blocks(problem: "Calibration", count: int) -> list[slice]:
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def _linearise(problem: "Calibration", theta: Mapping[str, Array], h: Ints, limits: bool = True) -> _Linear:
+def _linearise(problem: "SingleCalibration", theta: Mapping[str, Array], h: Ints, limits: bool = True) -> _Linear:
     cells, box = problem.cells, problem.surrogate.domain
     e, u = cells.experiment, problem.unit_inputs(theta)
     every = slice(None)
@@ -251,7 +251,7 @@ def _linearise(problem: "Calibration", theta: Mapping[str, Array], h: Ints, limi
     law = problem.joint_error(u).given(h)
     mean, factor = law.mean, law.factor
     extra, m, chains = np.zeros((*mean.shape, 0)), problem.noise.scales(cells.group, phi), None
-    slope = np.ones_like(mean) if problem.form == "latent" else cells.responded(m * mean)[1]
+    slope = problem.responded(m * mean)[1]
     gain = m * slope
     if problem.noise.terms and only_noise(problem):
         chains = noise_of(problem).at(phi)
@@ -307,7 +307,7 @@ def _share(problem: Problem, theta: Mapping[str, Array], h: Ints) -> Array:
     return np.asarray(np.clip(1.0 - np.diagonal(without) / np.diagonal(full), 0.0, 1.0))
 
 
-def _parts(problem: Problem) -> "list[Calibration]":
+def _parts(problem: Problem) -> "list[SingleCalibration]":
     return list(problem.named_parts.values())
 
 
@@ -339,7 +339,7 @@ def surrogate_error(context: Context) -> list[Check]:
     return [Check("surrogate error", status, float(share[worst]), message, remedy)]
 
 
-def _series(problem: "Calibration") -> list[Ints]:
+def _series(problem: "SingleCalibration") -> list[Ints]:
     """Return runs of cells that follow each other along the one numeric coordinate of their output."""
     cells = problem.cells
     series = []
@@ -362,7 +362,7 @@ def _lag_one(residual: Array, series: list[Ints]) -> Array:
     return np.asarray(np.sum(first * second, axis=-1) / norm)
 
 
-def _check_residuals(problem: "Calibration", theta: Mapping[str, Array], latents: Array | None = None) -> Check:
+def _check_residuals(problem: "SingleCalibration", theta: Mapping[str, Array], latents: Array | None = None) -> Check:
     """Compare the lag-1 correlation of the estimated noise with what the model itself, with independent noise, gives.
 
     The noise is estimated from data minus prediction as E[noise | data]: what the surrogate's error and the parameters
@@ -388,13 +388,15 @@ def _check_residuals(problem: "Calibration", theta: Mapping[str, Array], latents
     return Check(name, "pass" if ok else "warn", found, message, remedy)
 
 
-def _estimated_noise(problem: "Calibration", centre: Mapping[str, Array], latents: Array | None) -> tuple[Array, int]:
+def _estimated_noise(
+    problem: "SingleCalibration", centre: Mapping[str, Array], latents: Array | None
+) -> tuple[Array, int]:
     """Return E[independent noise | data] (N,) in units of its sd at the posterior mean, and the hyperparameter draw.
 
     Where noise is not normal, data are replaced by the response of a scoring step at the posterior mean of the output.
     """
     cells = problem.cells
-    if problem.form != "latent":
+    if problem.closed_form:
         phi, values, alpha, _ = next(problem.log_likelihood_terms(centre))
         weights = np.exp(values[:, 0] - np.logaddexp.reduce(values[:, 0]))
         sd = np.sqrt(phi[0, cells.group] ** 2 / cells.weight)
@@ -411,7 +413,7 @@ def _estimated_noise(problem: "Calibration", centre: Mapping[str, Array], latent
     return _solve(factor, working[:, None])[:, 0], h
 
 
-def _null_correlations(problem: "Calibration", centre: Mapping[str, Array], h: int, series: list[Ints]) -> Array:
+def _null_correlations(problem: "SingleCalibration", centre: Mapping[str, Array], h: int, series: list[Ints]) -> Array:
     """Return lag-1 correlations of the estimated noise of data that the linearised problem draws."""
     linear = _linearise(problem, centre, np.array([h]), limits=False)
     factor = np.concatenate([linear.factor[0], linear.extra[0], linear.jacobian[0] * linear.prior_sd], axis=1)
@@ -428,10 +430,10 @@ def _null_correlations(problem: "Calibration", centre: Mapping[str, Array], h: i
     return np.concatenate(found)
 
 
-def _check_edge(problem: "Calibration", theta: Mapping[str, Array]) -> Check:
-    if is_exact(problem.surrogate):
+def _check_edge(problem: "SingleCalibration", theta: Mapping[str, Array]) -> Check:
+    box = design_box(problem.surrogate)
+    if box is None:
         return Check("edge of the design box", "pass", 0.0, "there is none: the simulator itself was used")
-    box = problem.surrogate.domain
     unit = problem.unit_inputs({name: theta[name] for name in problem.parameters})[:, 0, :]
     worst, where = 0.0, ""
     for name in problem.parameters:
@@ -456,7 +458,7 @@ def _check_edge(problem: "Calibration", theta: Mapping[str, Array]) -> Check:
     return Check("edge of the design box", status, worst, message, remedy)
 
 
-def _prior_ends(problem: "Calibration", name: str) -> tuple[bool, bool]:
+def _prior_ends(problem: "SingleCalibration", name: str) -> tuple[bool, bool]:
     """Whether the prior ends at or within the box's lower and upper end, so that nothing lies beyond.
 
     That of the calibration counts: it may be wider than the prior that the design was made for.

@@ -29,7 +29,7 @@ from scipy.special import gammaln, ndtr
 
 from uqms import _checks as check
 from uqms._typing import Array, Bools
-from uqms.calibration import Calibration
+from uqms.calibration import SingleCalibration
 from uqms.calibration.base import Problem
 from uqms.calibration.latents import conditional_latents, has_conditional
 from uqms.calibration.mixture import Mixture, fit_mixture
@@ -250,7 +250,7 @@ def _log_likelihood(problem: Problem, x: Array) -> Array:
     def value(theta: dict[str, Array], _: Bools) -> Array:
         if not problem.latents:
             return problem.log_likelihood(theta)
-        assert isinstance(problem, Calibration)
+        assert isinstance(problem, SingleCalibration)
         return np.concatenate([given.log_marginal for given in conditional_latents(problem, theta)])
 
     return _admitted(problem, x, value)
@@ -263,7 +263,7 @@ def _with_latents(problem: Problem, x: Array, rng: np.random.Generator) -> tuple
     sampled over that of the approximation's own sums, so that a mistake in the former is not covered up. Gaps are
     what estimates by these sums are above the normal approximation.
     """
-    assert isinstance(problem, Calibration)
+    assert isinstance(problem, SingleCalibration)
     latents, gaps = np.zeros((len(x), problem.latents)), np.zeros(len(x))
 
     def value(theta: dict[str, Array], inside: Bools) -> Array:

@@ -20,8 +20,7 @@ from scipy.stats import chi2
 from uqms import _checks as check
 from uqms._threads import single_threaded
 from uqms._typing import Array, Bools, Ints, RandomState, as_generator
-from uqms.calibration import Calibration, JointCalibration, PopulationCalibration, Posterior
-from uqms.calibration.base import Problem
+from uqms.calibration import Calibration, Posterior
 from uqms.calibration.capabilities import refuse
 from uqms.calibration.starts import starting_points
 from uqms.errors import InputError
@@ -96,7 +95,7 @@ class Profile:
 
 @single_threaded
 def profile_likelihood(
-    source: Calibration | JointCalibration | PopulationCalibration | Posterior,
+    source: Calibration | Posterior,
     name: str,
     *,
     n: int = 41,
@@ -146,10 +145,9 @@ def profile_likelihood(
     True
     """
     problem = source.problem if isinstance(source, Posterior) else source
-    if isinstance(problem, Problem):
-        refuse(problem, "profile_likelihood")
-    if not isinstance(problem, Calibration | JointCalibration):
+    if not isinstance(problem, Calibration):
         raise InputError(f"profile_likelihood: got a {type(source).__name__}; give a Calibration or its posterior.")
+    refuse(problem, "profile_likelihood")
     if name not in problem.priors:
         raise InputError(f"profile_likelihood: {name!r} is not inferred; give one of {list(problem.priors)}.")
     check.whole("profile_likelihood", "n", n, least=LEAST_POINTS)
@@ -203,7 +201,7 @@ def _crossings(values: Array, relative: Array, threshold: float, best: float, in
     return low, high
 
 
-def _cloud(problem: Calibration | JointCalibration, source: object, rng: np.random.Generator) -> Array:
+def _cloud(problem: Calibration, source: object, rng: np.random.Generator) -> Array:
     """Return approximate posterior draws of z, (s, p)."""
     if isinstance(source, Posterior):
         flat = source.flat()
@@ -222,7 +220,7 @@ def _cloud(problem: Calibration | JointCalibration, source: object, rng: np.rand
 class _Search:
     """The likelihood on the scale of z, and a cloud of points to start from."""
 
-    def __init__(self, problem: Calibration | JointCalibration, column: int, cloud: Array) -> None:
+    def __init__(self, problem: Calibration, column: int, cloud: Array) -> None:
         self.problem, self.column, self.cloud = problem, column, cloud
         self.values = self.log_likelihood(cloud)
         p = cloud.shape[1]

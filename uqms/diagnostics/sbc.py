@@ -31,7 +31,7 @@ import xarray as xr
 from uqms import _checks as check
 from uqms._threads import single_threaded
 from uqms._typing import Array, ArrayLike, Ints, RandomState, as_generator
-from uqms.calibration import NUTS, Calibration, JointCalibration, PopulationCalibration
+from uqms.calibration import NUTS, Calibration, PopulationCalibration
 from uqms.calibration.latents import has_conditional
 from uqms.calibration.summary import summary_table
 from uqms.diagnostics.bands import RankBand, pointwise_level, rank_band
@@ -52,7 +52,6 @@ R_HAT = 1.01
 BY_CHANCE = 8.0  # / effective draws: what R-hat may be off by chance, twice what four halved chains give on average
 INTERVALS = (0.5, 0.9)
 
-Problem = Calibration | JointCalibration | PopulationCalibration
 Quantity = Callable[[Mapping[str, Array], Any], ArrayLike]
 
 
@@ -187,7 +186,7 @@ def _how(ranks: Ints, level: int) -> str:
 
 @single_threaded
 def simulation_based_calibration(
-    problem: Problem,
+    problem: Calibration,
     n: int = 200,
     *,
     sampler: Any = None,
@@ -259,7 +258,7 @@ def simulation_based_calibration(
     """
     _check_problem(problem, "simulation_based_calibration")
 
-    def draw_problem(generator: np.random.Generator) -> tuple[dict[str, Array], Problem]:
+    def draw_problem(generator: np.random.Generator) -> tuple[dict[str, Array], Calibration]:
         for _ in range(TRIES):
             truth = problem.prior_draws(1, generator)
             if not problem.latents:
@@ -279,7 +278,7 @@ def simulation_based_calibration(
 
 @single_threaded
 def rank_statistics(
-    draw_problem: Callable[[np.random.Generator], tuple[Mapping[str, ArrayLike], Problem]],
+    draw_problem: Callable[[np.random.Generator], tuple[Mapping[str, ArrayLike], Calibration]],
     n: int = 200,
     *,
     sampler: Any = None,
@@ -363,14 +362,14 @@ def rank_statistics(
     )
 
 
-def _outside(problem: Problem, truth: Mapping[str, Array], eta: Array, rng: np.random.Generator) -> bool:
+def _outside(problem: Calibration, truth: Mapping[str, Array], eta: Array, rng: np.random.Generator) -> bool:
     """Tell whether the wall around the design box keeps this draw of a population (1,) out."""
     if not isinstance(problem, PopulationCalibration):
         return False
     return bool(np.log(rng.random()) > problem.data.wall(problem.individuals(truth, eta))[0])
 
 
-def _of_first_subject(problem: Problem, theta: Mapping[str, Array], eta: Array) -> dict[str, Array]:
+def _of_first_subject(problem: Calibration, theta: Mapping[str, Array], eta: Array) -> dict[str, Array]:
     """Return the parameters of a population's first subject that has data, each (n,), by "parameter[subject]"."""
     if not isinstance(problem, PopulationCalibration):
         return {}
@@ -382,7 +381,7 @@ def _of_first_subject(problem: Problem, theta: Mapping[str, Array], eta: Array) 
 
 
 def _check_problem(problem: object, asked: str) -> None:
-    if not isinstance(problem, Calibration | JointCalibration | PopulationCalibration):
+    if not isinstance(problem, Calibration):
         raise InputError(f"{asked}: the problem is a {type(problem).__name__}; give a uq.Calibration.")
 
 
@@ -394,7 +393,7 @@ def _check_numbers(n: int, draws: int, alpha: float) -> None:
         raise InputError(f"alpha is {alpha!r}; give the chance of a false alarm, e.g. 0.01.")
 
 
-def _names(problem: Problem, own: Mapping[str, Quantity]) -> list[str]:
+def _names(problem: Calibration, own: Mapping[str, Quantity]) -> list[str]:
     """Return the names of what is ranked."""
     names = [*problem.priors, LOG_LIKELIHOOD, MISFIT]
     if isinstance(problem, PopulationCalibration):
@@ -406,7 +405,7 @@ def _names(problem: Problem, own: Mapping[str, Quantity]) -> list[str]:
     return [*names, *own]
 
 
-def _default_draws(problem: Problem, count: int, rng: np.random.Generator) -> FewDraws:
+def _default_draws(problem: Calibration, count: int, rng: np.random.Generator) -> FewDraws:
     """Return draws by importance weights, or by tempering where those do not suffice."""
     few_parameters = len(problem.priors) <= MOST_WEIGHTED
     if few_parameters and (not problem.latents or has_conditional(problem)):
@@ -416,7 +415,7 @@ def _default_draws(problem: Problem, count: int, rng: np.random.Generator) -> Fe
     return _few_draws(TemperedSampler(), problem, count, rng)
 
 
-def _truth(truth: Mapping[str, ArrayLike], problem: Problem) -> tuple[dict[str, Array], Array]:
+def _truth(truth: Mapping[str, ArrayLike], problem: Calibration) -> tuple[dict[str, Array], Array]:
     """Return the true parameters, each (1,), and latents (1, latents)."""
     wanted = [*problem.priors, *([LATENTS] if problem.latents else [])]
     if set(truth) != set(wanted):
@@ -427,7 +426,7 @@ def _truth(truth: Mapping[str, ArrayLike], problem: Problem) -> tuple[dict[str, 
     return {name: np.asarray(truth[name], dtype=np.float64).reshape(1) for name in problem.priors}, eta
 
 
-def _few_draws(sampler: Any, problem: Problem, count: int, rng: np.random.Generator) -> FewDraws:
+def _few_draws(sampler: Any, problem: Calibration, count: int, rng: np.random.Generator) -> FewDraws:
     if sampler is None:
         return _default_draws(problem, count, rng)
     if callable(getattr(sampler, "draw", None)):
@@ -489,7 +488,7 @@ def _doubt(divergent: int, ess: float, total: int, count: int, r_hat: float) -> 
 
 
 def _ranked(
-    problem: Problem,
+    problem: Calibration,
     truth: Mapping[str, Array],
     theta: Mapping[str, Array],
     eta: Array,
@@ -521,7 +520,7 @@ def _rank(values: Array, rng: np.random.Generator) -> int:
     return int(below + rng.integers(equal + 1))
 
 
-def _misfit(problem: Problem, theta: Mapping[str, Array], eta: Array, rng: np.random.Generator) -> Array:
+def _misfit(problem: Calibration, theta: Mapping[str, Array], eta: Array, rng: np.random.Generator) -> Array:
     """Return squared distances between data and the mean of a few simulated data sets, for each draw.
 
     Distances are relative to the spread of data at given parameters and latents, averaged over truth and draws alike:

@@ -33,12 +33,13 @@ from uqms._threads import single_threaded
 from uqms._typing import Array, Bools, Ints, RandomState, as_generator
 from uqms.calibration.capabilities import refuse
 from uqms.calibration.context import Context
+from uqms.calibration.dense_gaussian import given_data
 from uqms.calibration.density import covariance_of
 from uqms.calibration.judging import OF_RUNS, verdict_of
 from uqms.calibration.posterior import Posterior
-from uqms.calibration.problem import Calibration
 from uqms.calibration.refinement import design_of, finite_draws
 from uqms.calibration.simulator_runs import K_HAT, LEAST_DRAWS, MOST_POINTS, SPREAD, SimulatorRuns
+from uqms.calibration.single import SingleCalibration
 from uqms.calibration.verdict import Verdict
 from uqms.errors import DataError, InputError
 from uqms.surrogates import GaussianProcessSurrogate, Validation, held_out
@@ -108,7 +109,7 @@ def verification_design(posterior: Posterior, n: int, rng: RandomState | None = 
     )
 
 
-def _earlier(problem: Calibration) -> object:
+def _earlier(problem: SingleCalibration) -> object:
     """Return how the surrogate's runs were designed."""
     text = getattr(problem.surrogate, "attrs", {}).get("design")
     design = None if text is None else json.loads(text)
@@ -241,7 +242,7 @@ def verify(posterior: Posterior, ensemble: xr.Dataset, *, rng: int = 0) -> Verif
     theta = {name: values[whole] for name, values in draws.items()}
     exact = getattr(problem.surrogate, "attrs", {}).get("noise", "none") == "none"
     # Where errors are sampled as latents, the likelihood with the surrogate is not in closed form.
-    known = exact and problem.form != "latent"
+    known = exact and problem.closed_form
     ratio = _log_ratio(problem, theta, runs, place) if len(whole) and known else np.full(len(whole), np.nan)
     outputs = tuple(str(name) for name in problem.noise.own_outputs)
     k_hat, weights = _weights(ratio)
@@ -263,7 +264,7 @@ def verify(posterior: Posterior, ensemble: xr.Dataset, *, rng: int = 0) -> Verif
 
 
 # ------------------------------------------------------------------------------------------------------ which draw ran
-def _matched(problem: Calibration, draws: Mapping[str, Array], runs: xr.Dataset) -> tuple[Ints, Ints]:
+def _matched(problem: SingleCalibration, draws: Mapping[str, Array], runs: xr.Dataset) -> tuple[Ints, Ints]:
     """Return of every run its posterior draw and its observed condition."""
     box = problem.surrogate.domain
     lacking = [name for name in box.names if name not in table.input_names(runs)]
@@ -305,7 +306,7 @@ def _whole_draws(of_draw: Ints, of_condition: Ints, count: int) -> tuple[Ints, I
 
 
 # ------------------------------------------------------------------------------------------------- simulator likelihood
-def _log_ratio(problem: Calibration, theta: Mapping[str, Array], runs: xr.Dataset, place: Ints) -> Array:
+def _log_ratio(problem: SingleCalibration, theta: Mapping[str, Array], runs: xr.Dataset, place: Ints) -> Array:
     """Return the log-likelihood of the draws with the simulator less that with the surrogate, (D,)."""
     cells = problem.cells
     y = _at_observed(problem, runs, place)
@@ -316,18 +317,11 @@ def _log_ratio(problem: Calibration, theta: Mapping[str, Array], runs: xr.Datase
     slopes = problem.mean_slopes(problem.unit_inputs(theta)).mean(axis=0)
     covariance = covariance_of(problem, phi, slopes, gain)
     covariance[:, np.arange(n), np.arange(n)] += sd**2 / cells.weight
-    lower = np.linalg.cholesky(covariance)
-    scaled = np.linalg.solve(lower, (cells.cell_mean - y)[:, :, None])[:, :, 0]
-    count = np.bincount(cells.row_cell, minlength=n)
-    within = (cells.z - cells.cell_mean[cells.row_cell]) ** 2 / cells.row_variance
-    squares = np.bincount(cells.row_cell, within, minlength=n)
-    exact = -0.5 * np.sum(scaled**2, axis=1) - np.sum(np.log(np.diagonal(lower, axis1=1, axis2=2)), axis=1)
-    exact -= 0.5 * np.sum((count - 1) * np.log(2.0 * np.pi * sd**2) + squares / sd**2 + np.log(cells.weight), axis=1)
-    exact -= 0.5 * (n * np.log(2.0 * np.pi) + np.log(cells.row_variance).sum())
+    exact = given_data(covariance, cells.cell_mean - y).log_density + cells.log_density_within(sd).sum(axis=1)
     return np.asarray(exact + cells.jacobian.sum() - problem.log_likelihood(theta))
 
 
-def _at_observed(problem: Calibration, runs: xr.Dataset, place: Ints) -> Array:
+def _at_observed(problem: SingleCalibration, runs: xr.Dataset, place: Ints) -> Array:
     """Return what was simulated at every observed cell (D, N); between simulated coordinates by the same spline."""
     cells = problem.cells
     out = np.empty((len(place), len(cells.offset)))
@@ -448,7 +442,7 @@ def _scale(square: float, count: int) -> float:
 
 
 def _more_runs(
-    problem: Calibration,
+    problem: SingleCalibration,
     surrogate: GaussianProcessSurrogate | None,
     theta: Mapping[str, Array],
     ratio: Array,
@@ -493,7 +487,7 @@ def _tempered(ratio: Array, least: int) -> Array:
 
 
 def _beside(
-    problem: Calibration, theta: Mapping[str, Array], rows: Ints, weights: Array, rng: np.random.Generator
+    problem: SingleCalibration, theta: Mapping[str, Array], rows: Ints, weights: Array, rng: np.random.Generator
 ) -> Array:
     """Return inputs (n, K, d) in the unit cube beside draws, as new draws of the simulator's posterior would lie."""
     u = problem.unit_inputs({name: theta[name] for name in problem.parameters})
@@ -507,7 +501,7 @@ def _beside(
 
 
 def _foretold(
-    problem: Calibration, surrogate: GaussianProcessSurrogate, theta: Mapping[str, Array], u: Array, pool: Array
+    problem: SingleCalibration, surrogate: GaussianProcessSurrogate, theta: Mapping[str, Array], u: Array, pool: Array
 ) -> float:
     """Return the variance of r at inputs u (T, K, d) when the pool (M, K, d) has been run too."""
     cells = problem.cells

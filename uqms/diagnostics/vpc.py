@@ -439,7 +439,8 @@ def _typical(hierarchy: Hierarchy) -> Array:
     """Return by measurement (R,) what is predicted for the subject whose effects are zero, in the data's own unit."""
     problem = hierarchy.problem
     data, cells = problem.data, problem.data.cells
-    if is_exact(problem.surrogate):
+    exact = is_exact(problem.surrogate)
+    if exact:
         flat = hierarchy.posterior.flat()
         picked = _spread(len(hierarchy.posterior.latents), min(500, len(hierarchy.posterior.latents)))
         theta = {name: values[picked] for name, values in flat.items()}
@@ -447,7 +448,7 @@ def _typical(hierarchy: Hierarchy) -> Array:
         theta = dict(hierarchy.shared.theta)
     draws = len(next(iter(theta.values())))
     total = np.zeros(len(cells.offset))
-    every, exact = np.arange(cells.experiments), is_exact(problem.surrogate)
+    every = np.arange(cells.experiments)
     step = max(1, NUMBERS // (cells.experiments * _width(hierarchy)))
     for start in range(0, draws, step):
         rows = np.arange(start, min(start + step, draws))

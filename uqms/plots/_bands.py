@@ -145,7 +145,7 @@ def bands_of_cells(posterior: Posterior) -> Bands:
                     variance = variance + problem.noise.named(phi)[term.amplitude][:, None] ** 2
             found = mixture_quantiles(mean[:, at], np.sqrt(sd[:, at] ** 2 + variance), LEVELS)
             measurement[:, at] = transform.inverse(found)
-    if not all(one.additive for one in problem.noise.models) or problem.form == "latent" or cells.transformed:
+    if not all(one.additive for one in problem.noise.models) or not problem.closed_form or cells.transformed:
         drawn = []
         for _ in range(REPEATS):
             latent = mean + sd * rng.standard_normal(mean.shape)

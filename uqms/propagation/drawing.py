@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 
 from uqms._typing import Array, Ints
-from uqms.calibration.direct import is_exact
+from uqms.calibration.direct import is_exact, number_of_functions
 from uqms.calibration.likelihood import stacked
 from uqms.calibration.noise import (
     GaussianNoise,
@@ -30,7 +30,7 @@ from uqms.calibration.predict import (
     make_grid,
     new_noise,
 )
-from uqms.calibration.problem import Calibration
+from uqms.calibration.single import SingleCalibration
 from uqms.calibration.verdict import has_no_error
 from uqms.errors import DataError, InputError
 from uqms.parameters import Prior
@@ -117,7 +117,7 @@ def drawn_from_surrogate(
     _check_coords(surrogate, names, coords)
     points = read_points(surrogate, inputs, conditions, draws, outside, rng)
     s, c, d = points.u.shape
-    f = 1 if is_exact(surrogate) else functions
+    f = number_of_functions(surrogate, functions)
     axes = {name: _coordinates(surrogate.layouts[name], coords) for name in names}
     sizes = {name: int(np.prod([len(one) for one in each.values()], dtype=np.int64)) for name, each in axes.items()}
     _check_size(f * s * c * (WITHIN if noise else 1) * sum(sizes.values()))
@@ -241,7 +241,7 @@ def drawn_from_posterior(
     grids = [make_grid(problem, name, conditions, axes[name] or None) for name in names]
     targets, cuts = _together(grids)
     modelled = discrepancy and problem.noise.modelled
-    f = 1 if is_exact(problem.surrogate) and not modelled else functions
+    f = functions if modelled else number_of_functions(problem.surrogate, functions)
     s, p, d, n = len(latents), len(targets.offset), WITHIN if modelled else 1, WITHIN if noise else 1
     _check_size(f * s * d * n * p)
     h = _hyperparameters(problem, theta, latents, f, rng)
@@ -281,7 +281,7 @@ def drawn_from_posterior(
 
 
 def _of_one_function(
-    problem: Calibration,
+    problem: SingleCalibration,
     theta: Mapping[str, Array],
     latents: Array,
     targets: Targets,
@@ -333,13 +333,13 @@ def _twice(targets: Targets) -> Targets:
 
 
 def _hyperparameters(
-    problem: Calibration, theta: Mapping[str, Array], latents: Array, f: int, rng: np.random.Generator
+    problem: SingleCalibration, theta: Mapping[str, Array], latents: Array, f: int, rng: np.random.Generator
 ) -> Ints:
     """Return draws (F, S) of the surrogate's hyperparameters given the data and each draw of the parameters.
 
     They are drawn anew: with those of the posterior, what is the surrogate's would seem to be the parameters'.
     """
-    if problem.form == "latent":
+    if not problem.closed_form:
         parts = [values for _, values in problem.latent_terms(theta, latents)]
     else:
         parts = list(problem.log_likelihood_values(theta))
@@ -348,7 +348,7 @@ def _hyperparameters(
     return np.asarray((rng.random((f, 1, values.shape[1])) > below[None]).sum(axis=1))
 
 
-def _noise_of(problem: Calibration, grid: Grid) -> NewNoise:
+def _noise_of(problem: SingleCalibration, grid: Grid) -> NewNoise:
     if (group := problem.noise.group_of(grid.output)) < 0:
         raise InputError(f"propagate: output {grid.output!r} was not observed, so its noise is not known: noise=False.")
     return new_noise(problem, group, grid.targets)

@@ -20,8 +20,8 @@ from scipy.stats import qmc
 
 from uqms._typing import Array
 from uqms.calibration.conditioned import ConditionedPrior
-from uqms.calibration.direct import is_exact
-from uqms.calibration.problem import space_of
+from uqms.calibration.direct import design_box
+from uqms.calibration.single import space_of
 from uqms.errors import PACKAGE, DataError, ExtrapolationError, ExtrapolationWarning, InputError
 from uqms.parameters import ParameterSpace
 from uqms.propagation.variance_parts import REPEATS, Sampling
@@ -112,7 +112,7 @@ def _of_prior(
     surrogate: Surrogate, space: ParameterSpace, draws: int, outside: str, rng: np.random.Generator
 ) -> tuple[dict[str, Array], float, Sampling]:
     box = surrogate.domain
-    free = is_exact(surrogate) or outside == "extrapolate"
+    free = design_box(surrogate) is None or outside == "extrapolate"
     limits = {}
     for name, prior in space.priors.items():
         index, (low, high) = box.names.index(name), prior.support
@@ -197,14 +197,15 @@ def condition_table(
 
 
 def _share_outside(surrogate: Surrogate, x: Array, outside: str) -> float:
-    if is_exact(surrogate):
+    box = design_box(surrogate)
+    if box is None:
         return 0.0
-    away = ~np.asarray(surrogate.domain.contains(x)).all(axis=1)
+    away = ~np.asarray(box.contains(x)).all(axis=1)
     share = float(away.mean())
     if not share:
         return 0.0
-    u = np.asarray(surrogate.domain.to_unit(x[away]))
-    worst = surrogate.domain.names[int(np.argmax(((u < -1e-9) | (u > 1.0 + 1e-9)).any(axis=1).sum(axis=0)))]
+    u = np.asarray(box.to_unit(x[away]))
+    worst = box.names[int(np.argmax(((u < -1e-9) | (u > 1.0 + 1e-9)).any(axis=1).sum(axis=0)))]
     said = f"propagate: {share:.2%} of the draws lie outside of the design box, most of them along {worst!r}"
     if share > CUT and outside == "error":
         raise ExtrapolationError(

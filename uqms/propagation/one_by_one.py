@@ -9,7 +9,7 @@ import xarray as xr
 from uqms import _checks as check
 from uqms._threads import single_threaded
 from uqms._typing import RandomState
-from uqms.calibration.problem import space_of
+from uqms.calibration.single import space_of
 from uqms.errors import InputError
 from uqms.parameters import ParameterSpace
 from uqms.propagation.result import propagate

@@ -30,9 +30,9 @@ from uqms import _checks as check
 from uqms._threads import single_threaded
 from uqms._typing import Array, Bools, Ints, RandomState, as_generator
 from uqms.calibration.conditioned import ConditionedPrior
-from uqms.calibration.direct import is_exact
+from uqms.calibration.direct import design_box, is_exact, number_of_functions
 from uqms.calibration.mixture import fit_mixture
-from uqms.calibration.problem import space_of
+from uqms.calibration.single import space_of
 from uqms.errors import InputError, SamplingError
 from uqms.parameters import Box, ParameterSpace
 from uqms.propagation.inputs import condition_table
@@ -319,13 +319,13 @@ def rare_event(
     z = importance.draw(2 * samples, generator)
     log_prior = -0.5 * np.sum(z**2, axis=1) - 0.5 * event.d * np.log(2.0 * np.pi)
     weight = np.exp(log_prior - importance.log_density(z))
-    happens = _by_function(event, z, 1 if is_exact(surrogate) else functions, generator)
+    happens = _by_function(event, z, number_of_functions(surrogate, functions), generator)
     parts = crossed((happens * weight)[:, :, None, None], "independent")
     each = (happens @ weight) / len(z)
     mean = float(each.mean())
     values, u = event.inputs(z)
     box = surrogate.domain
-    inside = np.ones(len(z), dtype=np.bool_) if is_exact(surrogate) else _inside(u)
+    inside = np.ones(len(z), dtype=np.bool_) if design_box(surrogate) is None else _inside(u)
     share_here = happens.mean(axis=0) * weight
     outside = float(share_here[~inside].sum() / share_here.sum()) if mean else 1.0
     error = float(parts.monte_carlo) / mean if mean else np.inf

@@ -16,7 +16,7 @@ the surrogate's function everywhere else that passes through them.
 import numpy as np
 
 from uqms._typing import Array, Ints
-from uqms.calibration import Calibration, Posterior
+from uqms.calibration import Posterior, SingleCalibration
 from uqms.calibration.direct import is_exact
 from uqms.calibration.posterior import thinned
 from uqms.calibration.predict import Targets, conditional_moments
@@ -55,7 +55,7 @@ def _most(posterior: Posterior) -> int:
     return min(MOST, int(np.sqrt(ROOM / (one.shape[0] * one.shape[-1]))))
 
 
-def _observed(problem: Calibration) -> Ints:
+def _observed(problem: SingleCalibration) -> Ints:
     """Return an experiment of each different observed input."""
     if problem.uncertain:
         return np.arange(problem.cells.experiments, dtype=np.int64)

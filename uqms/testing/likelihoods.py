@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from uqms._typing import Array, ArrayLike
-from uqms.calibration import Calibration
+from uqms.calibration import SingleCalibration
 from uqms.errors import InputError
 from uqms.testing.planted import with_covariance
 
@@ -18,7 +18,7 @@ __all__ = ["LIKELIHOOD_BUGS", "LikelihoodBug"]
 IGNORED = 1e12  # relative variance of rows that are to say nothing
 NEGLIGIBLE = 1e-12
 
-LogLikelihood = Callable[[Calibration, Mapping[str, ArrayLike]], Array]
+LogLikelihood = Callable[[SingleCalibration, Mapping[str, ArrayLike]], Array]
 
 
 class LikelihoodBug(NamedTuple):
@@ -38,37 +38,37 @@ class LikelihoodBug(NamedTuple):
     """
 
     name: str
-    wrong: Callable[[LogLikelihood, Calibration, Mapping[str, ArrayLike]], Array]
+    wrong: Callable[[LogLikelihood, SingleCalibration, Mapping[str, ArrayLike]], Array]
 
     @contextmanager
     def planted(self) -> Iterator[None]:
-        """Make `Calibration.log_likelihood` wrong inside of a ``with`` block: for every problem, also those of others.
+        """Make `log_likelihood` of every `SingleCalibration` wrong in a ``with`` block, also of others' problems.
 
         Samplers that compile a model of their own, as NUTS does, do not call it and stay right.
         """
-        right = Calibration.log_likelihood
+        right = SingleCalibration.log_likelihood
 
         def log_likelihood(
-            problem: Calibration, theta: Mapping[str, ArrayLike], latents: ArrayLike | None = None
+            problem: SingleCalibration, theta: Mapping[str, ArrayLike], latents: ArrayLike | None = None
         ) -> Array:
-            def given(other: Calibration, values: Mapping[str, ArrayLike]) -> Array:
+            def given(other: SingleCalibration, values: Mapping[str, ArrayLike]) -> Array:
                 return right(other, values, latents)
 
             return self.wrong(given, problem, theta)
 
-        Calibration.log_likelihood = log_likelihood  # type: ignore[method-assign, assignment]
+        SingleCalibration.log_likelihood = log_likelihood  # type: ignore[method-assign, assignment]
         try:
             yield
         finally:
-            Calibration.log_likelihood = right  # type: ignore[method-assign]
+            SingleCalibration.log_likelihood = right  # type: ignore[method-assign]
 
 
 def _other_errors(
     change: Callable[[Array], Array],
-) -> Callable[[LogLikelihood, Calibration, Mapping[str, ArrayLike]], Array]:
+) -> Callable[[LogLikelihood, SingleCalibration, Mapping[str, ArrayLike]], Array]:
     """Return the likelihood with other variances (..., k, k) of the surrogate's errors, truncation included."""
 
-    def wrong(right: LogLikelihood, problem: Calibration, theta: Mapping[str, ArrayLike]) -> Array:
+    def wrong(right: LogLikelihood, problem: SingleCalibration, theta: Mapping[str, ArrayLike]) -> Array:
         if problem.cells.by_input is not None or problem.correlated_scores:
             raise InputError("This bug is planted in scores that are independent and rows that are fixed over the box.")
         other = _copy(problem)
@@ -81,7 +81,7 @@ def _other_errors(
     return wrong
 
 
-def _copy(problem: Calibration) -> Calibration:
+def _copy(problem: SingleCalibration) -> SingleCalibration:
     """Return a copy that forgets what was computed from its cells."""
     other = copy.copy(problem)
     other.__dict__.pop("structure", None)
@@ -93,15 +93,15 @@ def _sd_for_variance(covariance: Array) -> Array:
     return np.asarray(covariance / np.sqrt(np.maximum(sd[..., :, None] * sd[..., None, :], 1e-300)))
 
 
-def _doubled(right: LogLikelihood, problem: Calibration, theta: Mapping[str, ArrayLike]) -> Array:
+def _doubled(right: LogLikelihood, problem: SingleCalibration, theta: Mapping[str, ArrayLike]) -> Array:
     return 2.0 * right(problem, theta)
 
 
-def _no_data(right: LogLikelihood, problem: Calibration, theta: Mapping[str, ArrayLike]) -> Array:
+def _no_data(right: LogLikelihood, problem: SingleCalibration, theta: Mapping[str, ArrayLike]) -> Array:
     return np.zeros(np.broadcast_shapes(*(np.shape(values) for values in theta.values())))
 
 
-def _first_output(right: LogLikelihood, problem: Calibration, theta: Mapping[str, ArrayLike]) -> Array:
+def _first_output(right: LogLikelihood, problem: SingleCalibration, theta: Mapping[str, ArrayLike]) -> Array:
     cells = problem.cells
     first = cells.output[cells.row_cell] == cells.output[0]
     other = _copy(problem)
@@ -109,7 +109,7 @@ def _first_output(right: LogLikelihood, problem: Calibration, theta: Mapping[str
     return right(other, theta)
 
 
-def _no_determinant(right: LogLikelihood, problem: Calibration, theta: Mapping[str, ArrayLike]) -> Array:
+def _no_determinant(right: LogLikelihood, problem: SingleCalibration, theta: Mapping[str, ArrayLike]) -> Array:
     """Return the log-likelihood without its normalisation: -1/2 residual' C^-1 residual, replicates included.
 
     Raises

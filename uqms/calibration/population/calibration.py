@@ -20,7 +20,7 @@ import json
 import warnings
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, final
 
 import numpy as np
 import pandas as pd
@@ -29,10 +29,10 @@ import xarray as xr
 from uqms._threads import single_threaded
 from uqms._typing import Array, ArrayLike, Ints, RandomState, ScaleName, as_generator
 from uqms.calibration import density
-from uqms.calibration.base import MASS_CUT_LIMIT, DerivedQuantities, Expansion, LeftOut, Piece, Problem
+from uqms.calibration.base import MASS_CUT_LIMIT, DerivedQuantities, Expansion, LeftOut, Piece
 from uqms.calibration.capabilities import Kind, warn_ahead
 from uqms.calibration.conditioned import ConditionedPrior
-from uqms.calibration.direct import is_exact
+from uqms.calibration.direct import design_box, is_exact
 from uqms.calibration.discrepancy import Discrepancies
 from uqms.calibration.joint_error import averaged_marginals
 from uqms.calibration.likelihood import check_errors_between
@@ -42,8 +42,9 @@ from uqms.calibration.population.layout import WALL, Layout, Subjects, read_subj
 from uqms.calibration.population.lowrank import LowRank
 from uqms.calibration.population.population import Population
 from uqms.calibration.population.subject_prediction import has_features, low_rank, simulate_rows
-from uqms.calibration.problem import Calibration, named_derived
+from uqms.calibration.problem import Calibration
 from uqms.calibration.samplers import NUTS, Sampler
+from uqms.calibration.single import SingleCalibration, named_derived
 from uqms.errors import PACKAGE, DataError, DataWarning, ExtrapolationError, ExtrapolationWarning, InputError
 from uqms.parameters import Prior
 from uqms.parameters.scale import SCALES
@@ -69,7 +70,7 @@ TRIES = 200  # of effects inside of the design box
 WORK, LEAST_DRAWS, MOST_DRAWS = 1e11, 40, 400  # of new measurements without features: operations in all, draws
 
 
-class Individuals(Calibration):
+class Individuals(SingleCalibration):
     """The data of a population with one vector of parameters a unit: the likelihood, without the population's prior."""
 
     def __init__(
@@ -174,8 +175,8 @@ class Individuals(Calibration):
 
     def _mass_cut(self) -> float:
         """Return the share of individuals that the population's prior has outside of the box."""
-        box, population = self.surrogate.domain, self._population
-        if is_exact(self.surrogate):
+        box, population = design_box(self.surrogate), self._population
+        if box is None:
             return 0.0
         names = [*population.individual]
         shared = 1.0
@@ -241,9 +242,9 @@ class Individuals(Calibration):
 
 def _check_scales(population: Population, surrogate: Surrogate) -> None:
     """Refuse a design box on a scale that the population's subjects leave: they would have no likelihood there."""
-    box = getattr(surrogate, "domain", None)
+    box = design_box(surrogate)
     for name, scale in zip(population.individual, population.scales, strict=True):
-        if box is None or is_exact(surrogate) or name not in box.names:
+        if box is None or name not in box.names:
             continue
         taken = box.scale[box.names.index(name)]
         if not SCALES[taken].takes(*SCALES[scale].domain):
@@ -255,7 +256,7 @@ def _check_scales(population: Population, surrogate: Surrogate) -> None:
 
 
 @final
-class PopulationCalibration(Problem):
+class PopulationCalibration(Calibration):
     """Infer a population and each of its subjects; made by ``Calibration(..., population=uq.Population(...))``.
 
     The surrogate's error is one function for all subjects. Where it is added independently to each, the population's
@@ -463,7 +464,7 @@ class PopulationCalibration(Problem):
         return own | self.layout.parameters(theta, latents[:, : self.layout.size])
 
     @property
-    def named_parts(self) -> Mapping[str, Calibration]:
+    def named_parts(self) -> Mapping[str, SingleCalibration]:
         """The data, which have no parts: those of all subjects, called ""."""
         return {"": self.data}
 
@@ -513,7 +514,7 @@ class PopulationCalibration(Problem):
             found = self.lowrank.evaluate(data.unit_inputs(own), sigma, data.cells.z)
             return np.asarray(found + data.cells.jacobian.sum() + wall)
         with np.errstate(all="ignore"):
-            if data.form == "latent":
+            if not data.closed_form:
                 parts = [np.logaddexp.reduce(values, axis=0) for _, values in data.latent_terms(own, eta)]
                 return np.concatenate(parts) + wall
             parts = [np.logaddexp.reduce(values, axis=0) for values in data.log_likelihood_values(own)]
@@ -636,10 +637,10 @@ class PopulationCalibration(Problem):
             return simulate_rows(self.data, self.lowrank.error, self.data.unit_inputs(own), phi, generator)
         return self.data.simulate(own, generator, eta)
 
-    def with_values(self, values: Array) -> "PopulationCalibration":
+    def with_values(self, values: Array) -> Self:
         """Return the same problem with other measured values (R,), in the data's own units."""
         other = copy.copy(self)
-        other.data = self.data.with_values(values)  # type: ignore[assignment]
+        other.data = self.data.with_values(values)
         return other
 
     @single_threaded
@@ -661,7 +662,7 @@ class PopulationCalibration(Problem):
         Raises
         ------
         InputError, ConformanceError, InitError, SamplingInterrupted, SamplingError
-            As `Calibration.sample`.
+            As `SingleCalibration.sample`.
         """
         from uqms.calibration.posterior import sample
 

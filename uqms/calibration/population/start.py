@@ -70,7 +70,7 @@ def _linear(problem: "PopulationCalibration", theta: Mapping[str, Array], z: Arr
     predicted, variance = means(units)
     subject = layout.subject[cells.unit[cells.experiment]]
     phi = data.noise.phi(others, (1,))[0]
-    value, gain = (predicted, np.ones_like(predicted)) if data.form == "latent" else cells.responded(predicted)
+    value, gain = data.responded(predicted)
     slope = gain[:, None] * np.stack(slopes, axis=-1)
     return _Linear(slope, cells.cell_mean - value, predicted, gain**2 * variance, phi, subject)
 

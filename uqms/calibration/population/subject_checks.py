@@ -24,7 +24,7 @@ from uqms._typing import Array, Ints
 from uqms.calibration.answer import check_ends, ends_of
 from uqms.calibration.checks import Check, Sampled, Status
 from uqms.calibration.context import Context, Linearised, evenly
-from uqms.calibration.direct import is_exact
+from uqms.calibration.direct import design_box, is_exact
 from uqms.calibration.joint_error import means_apart
 from uqms.calibration.likelihood import dense
 from uqms.calibration.misfit import MISFIT_LEVEL
@@ -278,7 +278,7 @@ def _jacobian(
         }
         u = data.unit_inputs({**others, **values, **own})
         latent = means_apart(data.surrogate, cells, cells.experiment, u)[h, draws]
-        return np.asarray(latent if data.form == "latent" else cells.responded(latent)[0])
+        return data.responded(latent)[0]
 
     slopes = []  # by natural value of each individual parameter
     for i in range(len(population.individual)):
@@ -363,7 +363,7 @@ def _check_features(problem: "PopulationCalibration", theta: Mapping[str, Array]
 def _check_edge(problem: "PopulationCalibration", own: Mapping[str, Array]) -> Check:
     box, worst, where = problem.surrogate.domain, 0.0, ""
     data = problem.data
-    for name in data.parameters if not is_exact(problem.surrogate) else ():
+    for name in data.parameters if design_box(problem.surrogate) is not None else ():
         index = box.names.index(name)
         unit = data.unit_inputs({key: own[key] for key in data.parameters}, units=None)[..., index]
         ends = zip((box.lower[index], box.upper[index]), data.support(name), strict=True)

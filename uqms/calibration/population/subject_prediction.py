@@ -25,6 +25,7 @@ from uqms._typing import Array, Bools, Ints
 from uqms.calibration.by_input import placeholder
 from uqms.calibration.capabilities import Features, compiled_process
 from uqms.calibration.context import evenly
+from uqms.calibration.dense_gaussian import LOG_TWO_PI, given_data
 from uqms.calibration.density import draw_rows
 from uqms.calibration.gaussian import GaussianLikelihood
 from uqms.calibration.likelihood import Cells, dense
@@ -207,13 +208,11 @@ class Shared:
         cross = B @ weighted + E @ F.swapaxes(-1, -2)
         made = row_sums(G, e) + row_sums(F, tau)
         made += here * np.sqrt(D) * rng.standard_normal(D.shape)
-        root = np.linalg.cholesky(C)
-        right = np.concatenate([cross.transpose(0, 1, 3, 2), residual[..., None], made[..., None]], axis=-1)
-        half = np.linalg.solve(root, right)
+        found = given_data(C, residual, np.concatenate([cross.swapaxes(-1, -2), made[..., None]], axis=-1))
         P = B.shape[-2]
-        step = np.einsum("sncp,snc->snp", half[..., :P], half[..., P])
-        undone = np.einsum("sncp,snc->snp", half[..., :P], half[..., P + 1])
-        return mean + step, np.maximum(prior - np.sum(half[..., :P] ** 2, axis=2), 0.0), drawn + step - undone
+        step = found.mean[..., :P]
+        undone = np.einsum("sncp,snc->snp", found.cross[..., :P], found.cross[..., P])
+        return mean + step, np.maximum(prior - found.variance[..., :P], 0.0), drawn + step - undone
 
     def new_rows(self, rng: np.random.Generator) -> Array:
         """Return new measurements (S, R) of the same rows of the same subjects, given the data."""
@@ -235,10 +234,8 @@ class Shared:
         at = np.arange(here.shape[1])
         C[:, :, at, at] += np.where(here, sigma[:, measured.group] ** 2 / measured.weight, 1.0)
         residual = here * (measured.mean - measured.offset - row_sums(G, m))
-        root = np.linalg.cholesky(C)
-        half = np.linalg.solve(root, residual[..., None])[..., 0]
-        log_det = np.log(np.diagonal(root, axis1=2, axis2=3)).sum(axis=2)
-        return np.asarray(-0.5 * np.sum(half**2, axis=2) - log_det - 0.5 * here.sum(axis=1) * np.log(2.0 * np.pi))
+        # Places without a cell are standard normal, and zero.
+        return given_data(C, residual).log_density + 0.5 * LOG_TWO_PI * (~here).sum(axis=1)
 
 
 def row_sums(rows: Array, values: Array) -> Array:

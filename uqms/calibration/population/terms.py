@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from uqms._typing import Array, Ints
+from uqms.calibration.dense_gaussian import given_data
 from uqms.calibration.density import row_terms
 from uqms.calibration.predict import data_moments
 from uqms.parameters.functions import NumPyFunctions
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["subject_terms"]
 
-LOG_TWO_PI = float(np.log(2.0 * np.pi))
 NUMBERS = 4_000_000
 
 
@@ -43,7 +43,7 @@ def subject_terms(
         _featured(problem, own)
         if problem.lowrank
         else _latent(data, own, eta)
-        if data.form == "latent"
+        if not data.closed_form
         else _normal(data, own)
     )
     joints, terms, chosen = [], [], []
@@ -100,34 +100,23 @@ def _normal(data: "Individuals", own: Mapping[str, Array]) -> Iterator[tuple[Arr
     sizes: dict[int, list[int]] = {}
     for j, block in enumerate(blocks):
         sizes.setdefault(len(block), []).append(j)
-    replicates = np.bincount(cells.row_cell, minlength=n)
-    squares = np.bincount(cells.row_cell, (cells.z - cells.cell_mean[cells.row_cell]) ** 2 / cells.row_variance, n)
-    fixed = -0.5 * np.log(cells.weight) - 0.5 * np.bincount(cells.row_cell, np.log(cells.row_variance), n)
     jacobian = np.bincount(cells.row_cell, cells.jacobian, n)
     S = len(next(iter(own.values())))
     step = max(1, NUMBERS // (n * n))
     for start in range(0, S, step):
         now = {name: values[start : start + step] for name, values in own.items()}
         phi, log_weights, means, covariances = data_moments(data, now)
-        s2 = phi[:, cells.group] ** 2
-        within = fixed + jacobian - 0.5 * (replicates - 1) * (LOG_TWO_PI + np.log(s2)) - 0.5 * squares / s2
+        within = cells.log_density_within(phi[:, cells.group]) + jacobian
         values, without = [], []
         for mean, C in zip(means, covariances, strict=True):
-            root = np.linalg.cholesky(C)
-            inverse_root = np.linalg.inv(root)
-            Q = inverse_root.transpose(0, 2, 1) @ inverse_root
-            residual = cells.cell_mean - mean
-            a = np.einsum("snm,sm->sn", Q, residual)
-            log_det = 2.0 * np.log(np.diagonal(root, axis1=1, axis2=2)).sum(axis=1)
-            joint = -0.5 * (n * LOG_TWO_PI + log_det + np.sum(residual * a, axis=1)) + within.sum(axis=1)
+            found = given_data(C, cells.cell_mean - mean, np.eye(n))
+            Q, a = found.covariance, found.mean
+            joint = found.log_density + within.sum(axis=1)
             own_terms = np.empty((len(mean), count))
-            for size, members in sizes.items():
+            for members in sizes.values():
                 at = np.array([blocks[j] for j in members])  # (members, size)
-                own_Q, own_a = Q[:, at[:, :, None], at[:, None, :]], a[:, at]
-                small = np.linalg.cholesky(own_Q)
-                half = np.linalg.solve(small, own_a[..., None])[..., 0]
-                term = np.log(np.diagonal(small, axis1=2, axis2=3)).sum(axis=2) - 0.5 * np.sum(half**2, axis=2)
-                own_terms[:, members] = term - 0.5 * size * LOG_TWO_PI + within[:, at].sum(axis=2)
+                alone = given_data(Q[:, at[:, :, None], at[:, None, :]], a[:, at])  # Q_II is a precision
+                own_terms[:, members] = alone.log_density + alone.log_determinant + within[:, at].sum(axis=2)
             values.append(joint)
             without.append(joint[:, None] - own_terms)
         yield log_weights[:, None] + np.stack(values), log_weights[:, None, None] + np.stack(without)
