@@ -758,6 +758,8 @@ def _with_enough_scores(
     What a basis leaves out has one variance for the whole box. Where scores are predicted more precisely than that, as
     smooth curves are, it would be most of the error that a prediction states, and more runs would not make it smaller.
     A score that other runs do not predict, such as a solver's rounding, is better off in the truncation: it ends there.
+    Whether held-out runs vary more along it than those of its basis, as shapes that only a corner of the box has do,
+    does not end it: what is predicted at the runs is known there, and a truncation would say the same of all the box.
     """
     settings_of = {}
     for i, (basis, values) in enumerate(zip(bases, every, strict=True)):
@@ -776,7 +778,7 @@ def _with_enough_scores(
         if left <= wanted:
             continue
         tighter = replace(settings, tolerance=max(wanted / (float(size.sum()) + left), LEAST))
-        more, scores = fit_curve(basis.name, basis.layout, values, tighter)
+        more, scores = fit_curve(basis.name, basis.layout, values, tighter, overfitted=None)
         q, new = len(columns[i]), scores[:, len(columns[i]) :]
         trained = fitting.trained(new)
         unpredicted = np.flatnonzero(fitting.left_out_squares(new, trained) > UNPREDICTED * np.mean(new**2, axis=0))
@@ -784,7 +786,8 @@ def _with_enough_scores(
         if not count:
             continue
         if count < new.shape[1]:
-            more, _ = fit_curve(basis.name, basis.layout, values, replace(tighter, max_scores=q + count))
+            ended = replace(tighter, max_scores=q + count)
+            more, _ = fit_curve(basis.name, basis.layout, values, ended, overfitted=None)
         following[i], parts[i] = more, np.hstack([parts[i], new[:, :count]])
         kept[i] = kept[i] + trained[:count]
     return following, np.hstack(parts), [one for some in kept for one in some]
