@@ -14,7 +14,7 @@ import uqms as uq
 from uqms.calibration.truncation import _of_scores, check_truncation
 from uqms.errors import InputError
 from uqms.surrogates import gp
-from uqms.surrogates.validation import left_out_scores
+from uqms.surrogates.left_out import left_out_scores
 
 SPACE = uq.ParameterSpace(**{f"p{i}": uq.Uniform(-1.0, 1.0) for i in range(3)})
 T = np.linspace(0.0, 1.0, 20)
@@ -137,6 +137,7 @@ def test_leave_one_out_tells_the_share_of_truncation() -> None:
         expected = left(one) / (left(one) + left_out_variances(one).mean())
         assert told.table.at["y", "truncation"] == pytest.approx(expected, rel=1e-9)
         assert ("of the stated variance" in str(told)) == (expected > 0.1)
+        assert (f"truncation: {expected:.0%} of the stated variance" in repr(one)) == (expected >= 0.005)
     assert (
         uq.leave_one_out(short).table.at["y", "truncation"] > 0.1 > uq.leave_one_out(found).table.at["y", "truncation"]
     )

@@ -37,6 +37,7 @@ from uqms.surrogates.jax_kernel import JaxKernel
 from uqms.surrogates.jax_process import JaxScores
 from uqms.surrogates.kernel_files import description_of
 from uqms.surrogates.kernels import Kernel, Matern52, RadialKernel, Stationary
+from uqms.surrogates.left_out import left_out_scores, truncation_share
 from uqms.surrogates.outputs import (
     Curve,
     Layout,
@@ -86,6 +87,7 @@ _logger = logging.getLogger(__name__)
 PART, LOW = 0.1, 0.1  # of the variance of scores at its quantile LOW: what their basis leaves is at most PART of that
 UNPREDICTED = 0.5  # share of the variance of a score that is wrong in left-out runs
 LEAST = 1e-15  # share of an output's variance that counts
+SHOWN = 0.005  # truncation's share of the stated variance that is printed
 ANCHORS = 1024
 
 
@@ -386,8 +388,27 @@ class GaussianProcessSurrogate(NamedSurrogate):
         """Whether hyperparameters are single values although the runs are few (n <= 20 d)."""
         return self.process.draws == 1 and self.runs <= 20 * self.domain.d
 
+    @cached_property
+    def _truncation_shares(self) -> list[float]:
+        """Truncation's fraction of the variance stated of left-out runs, by output, as `leave_one_out` reports it."""
+        latents = [basis.truncation for basis in self.bases] if self.noise is None else self.noise.truncations
+        shares = []
+        for basis, latent, columns in zip(self.bases, latents, score_columns(self.bases), strict=True):
+            known = self.whole(basis.name)
+            if not latent.any() or len(known) < 2:
+                shares.append(0.0)
+                continue
+            draws = range(self.process.draws)
+            each = [[left_out_scores(self.process, h, int(j))[1][known] for j in columns] for h in draws]
+            variance = np.swapaxes(np.array(each), 1, 2)
+            shares.append(truncation_share(basis.basis, latent, variance, self.process.log_weights))
+        return shares
+
     def __repr__(self) -> str:
-        counts = [f"{b.name}{list(b.dims) if b.dims else ''} ({b.basis.shape[1]} scores)" for b in self.bases]
+        counts = []
+        for b, share in zip(self.bases, self._truncation_shares, strict=True):
+            words = f"; truncation: {share:.0%} of the stated variance" if share >= SHOWN else ""
+            counts.append(f"{b.name}{list(b.dims) if b.dims else ''} ({b.basis.shape[1]} scores{words})")
         shared = [
             f"; {names} have scores in common" for names in dict.fromkeys(score_names(self.bases)) if ", " in names
         ]
