@@ -1,16 +1,19 @@
 """The surrogate's stated error beside its actual one where the posterior is, and what that does to the posterior.
 
     python benchmarks/local_error.py [--quick] [--only KIND ...] [--designs N] [--half seen|unseen]
-                                     [--rounds N] [--margin SHARE] [--correct N]
+                                     [--rounds N] [--margin SHARE] [--correct N] [--cases DIR]
 
 Leave-one-out validates an average over the design box; a posterior occupies a corner of it. Problems of four kinds are
-generated, each with a design, a truth and data of its own:
+generated, each with a design, a truth and data of its own, and one kind has real data:
 
 - decades: logarithms of concentrations that fall over decades in a corner of the box, where a slow phase takes over;
 - epidemic: the demo's outbreak with other ridges, and with the share that is infected at first;
 - latency: first spikes of Hodgkin-Huxley type, by the current;
 - field: linear Gaussian fields whose noise is known, from 10 times to 1/1000 of the error that a basis with the
-  tolerance 1e-6 leaves.
+  tolerance 1e-6 leaves;
+- theoph: the first of 12 patients who swallowed theophylline (Boeckmann, Sheiner & Beal 1994, NONMEM Users Guide, Part
+  V; read from DIR/theoph): the same data with designs of different seeds. The measurement at 0 h is left out: no
+  parameter changes what the simulator says there.
 
 The exact posterior comes from the simulator on a grid around its own mass (a field's in closed form). Even numbers of a
 kind are ``seen``: a method may be chosen on them; odd ones are ``unseen``, and both halves are printed. Aims, pooled
@@ -22,7 +25,9 @@ over the problems of a kind and half, each widened by two standard errors betwee
   the ratios of sds is .92 to 1.10, and 90 % of them lie in .8 to 1.25;
 - the mean log score at draws of the exact posterior is printed beside that of an oracle, which has the same mean and
   the error that it really makes there (root mean square by output), and so is the 95 % interval score: an inflated
-  error covers too, and pays there.
+  error covers too, and pays there;
+- cost: of each problem the default fit and one with the fixed tolerance 1e-6, ``Curve(tolerance=1e-6)``, are timed one
+  after the other, which first takes turns. The median of the ratios of their processor times is at most 1.5.
 
 ``--rounds`` refines at most so often before it judges, and ``--correct`` runs the simulator at so many draws of the
 last posterior and corrects it by them (`uq.correct`). ``--quick`` takes 6 problems of a kind in the place of 30.
@@ -37,9 +42,11 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from _report import Aim, aim, finish, line
 
@@ -49,6 +56,7 @@ from uqms._typing import Array
 SIGMAS = 61  # of the grid over the noise sd
 SIDE = {1: 401, 2: 81, 3: 33}  # points of the grid along each of so many parameters
 DRAWS = 200
+PLAIN = uq.GaussianProcess(outputs={"y": uq.Curve(tolerance=1e-6)})
 
 
 class Problem(NamedTuple):
@@ -162,11 +170,14 @@ def _box(rng: np.random.Generator, centre: list[float], width: list[tuple[float,
     return np.column_stack([np.array(centre) - half, np.array(centre) + half])
 
 
-def problem(kind: str, number: int) -> Problem:
-    """Generate a problem."""
+def problem(kind: str, number: int, cases: Path | None = None) -> Problem:
+    """Generate a problem, or read that of real data."""
     rng = np.random.default_rng([KINDS.index(kind), number])
     if kind == "field":
         return _field(rng, number)
+    if kind == "theoph":
+        assert cases is not None
+        return _theoph(cases)
     more = bool(rng.integers(2))
     if kind == "decades":
         curve, t = decades(rng), np.linspace(0.5, 12.0, 12)
@@ -196,6 +207,25 @@ def _field(rng: np.random.Generator, number: int) -> Problem:
     truth = rng.uniform(-0.8, 0.8, d)
     data = waves @ truth + sigma * rng.standard_normal(m)
     return Problem(ends, np.arange(float(m)), lambda theta: theta @ waves.T, 60, sigma, True, truth, data)
+
+
+def _theoph(cases: Path) -> Problem:
+    """Return the first patient: logarithms of absorption rate, clearance and volume, within a factor of 4.5."""
+    table = pd.read_csv(cases / "theoph" / "data.csv")
+    table = table[(table["id"] == 1) & (table["time_h"] > 0.0)]
+    hours, dose = table["time_h"].to_numpy(dtype=float), float(table["dose_mg"].iloc[0])
+
+    def curve(theta: Array) -> Array:
+        absorbed, volume = np.exp(theta[:, :1]), np.exp(theta[:, 2:3])
+        lost = np.exp(theta[:, 1:2]) / volume
+        absorbed = np.where(np.abs(absorbed - lost) < 1e-9, absorbed + 1e-8, absorbed)
+        part = dose / volume * absorbed / (absorbed - lost)
+        return np.asarray(part * (np.exp(-lost * hours) - np.exp(-absorbed * hours)))
+
+    centre = np.log([1.5, 3.0, 30.0])
+    ends = np.column_stack([centre - 1.5, centre + 1.5])
+    # A noise sd of half-normal prior with the scale 2, as in the case's reference.
+    return Problem(ends, hours, curve, 80, 0.25, False, centre, table["conc_mg_L"].to_numpy(dtype=float))
 
 
 def exact(one: Problem, rng: np.random.Generator) -> Exact:
@@ -267,21 +297,24 @@ class Found(NamedTuple):
     ratio: Array  # of sds
     scores: Array  # (2, 2) mean log score and interval score, of the surrogate and of the oracle
     verdict: str
-    seconds: Array  # of fit and of everything
+    seconds: Array  # of processor time: the fit, one with a fixed tolerance; and everything
     share: float  # of truncation in the stated variance at the exact posterior
+
+
+def _runs(one: Problem, number: int) -> xr.Dataset:
+    space = uq.ParameterSpace(**{name: uq.Uniform(*ends) for name, ends in zip(one.names, one.ends, strict=True)})
+    design = uq.sobol(space, one.runs, rng=number)
+    return uq.ensemble.build(design, {"y": one.outputs(design)})
 
 
 def judged(one: Problem, number: int, rounds: int, margin: float, corrected: int) -> Found:
     """Fit, calibrate and compare."""
     rng = np.random.default_rng([number, 11])
-    space = uq.ParameterSpace(**{name: uq.Uniform(*ends) for name, ends in zip(one.names, one.ends, strict=True)})
-    design = uq.sobol(space, one.runs, rng=number)
-    runs = uq.ensemble.build(design, {"y": one.outputs(design)})
+    runs = _runs(one, number)
     noise = uq.GaussianNoise(sd=one.sigma if one.known else uq.HalfNormal(8.0 * one.sigma))
     data = xr.DataArray(one.data, dims="t", coords={"t": one.t}, name="y")
-    start = time.perf_counter()
-    surrogate = uq.GaussianProcess().fit(runs)
-    fitted = time.perf_counter() - start
+    start = time.process_time()
+    surrogate, fitted = _timed(runs, number)
     posterior = uq.Calibration(surrogate, data, noise).sample(uq.NUTS(draws=500, ess=400), rng=number)
     for i in range(rounds):
         if not uq.another_round(posterior):
@@ -296,7 +329,7 @@ def judged(one: Problem, number: int, rounds: int, margin: float, corrected: int
         table = uq.ensemble.build(design, {"y": one.outputs(design)})
         posterior = uq.correct(posterior, table, sampler=uq.NUTS(draws=500, ess=400), rng=number).posterior
         surrogate = posterior.problem.surrogate
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     right = exact(one, rng)
     keys = [*one.names, *(() if one.known else ("sigma",))]
     draws = {name: posterior.draws[name].values.ravel() for name in keys}
@@ -316,7 +349,18 @@ def judged(one: Problem, number: int, rounds: int, margin: float, corrected: int
     ratio = np.array([draws[name].std() / right.sd[i] for i, name in enumerate(keys)])
     left = float(np.mean(np.sum(surrogate.decode("y").truncation ** 2, axis=1)) / np.mean(variance))
     status = posterior.verdict.status
-    return Found(float(square), np.array(inside), off, ratio, scores, status, np.array([fitted, seconds]), left)
+    return Found(float(square), np.array(inside), off, ratio, scores, status, np.append(fitted, seconds), left)
+
+
+def _timed(runs: xr.Dataset, number: int) -> tuple[uq.surrogates.GaussianProcessSurrogate, Array]:
+    """Return the surrogate of the default settings, and the seconds of its fit and of that with a fixed tolerance."""
+    found, seconds = {}, {}
+    for settings in (uq.GaussianProcess(), PLAIN)[:: 1 if number // 2 % 2 else -1]:
+        start = time.process_time()
+        plain = settings is PLAIN
+        found[plain] = settings.fit(runs)
+        seconds[plain] = time.process_time() - start
+    return found[False], np.array([seconds[False], seconds[True]])
 
 
 def _log_score(truth: Array, mean: Array, variance: Array) -> float:
@@ -345,7 +389,9 @@ def aims_of(kind: str, half: str, found: list[Found]) -> list[Aim]:
     spread = 1.25 * float(np.std(ratios, ddof=1)) / np.sqrt(n)
     outside = float(np.mean((ratios < 0.8) | (ratios > 1.25)))
     scores = np.mean([one.scores for one in found], axis=0)
-    seconds = np.sum([one.seconds for one in found], axis=0)
+    seconds = np.array([one.seconds for one in found])
+    cost = float(np.median(seconds[:, 0] / seconds[:, 1]))
+    medians = "default {:.2f} s, fixed tolerance {:.2f} s".format(*np.median(seconds[:, :2], axis=0))
     failed = sum(one.verdict == "fail" for one in found)
     return [
         pooled("squared ratio of actual to stated error", np.array([one.square for one in found]), 0.6, 1.6),
@@ -358,11 +404,12 @@ def aims_of(kind: str, half: str, found: list[Found]) -> list[Aim]:
         aim(f"{label}: interval score over the oracle's", float(scores[0, 1] / scores[1, 1]), None, None, None, n),
         aim(f"{label}: truncation's share", float(np.mean([one.share for one in found])), None, None, None, n),
         aim(f"{label}: verdicts that fail", failed / n, None, None, None, n),
-        aim(f"{label}: seconds of fits", float(seconds[0]), None, None, None, n, f"{seconds[1]:.0f} s with posteriors"),
+        aim(f"{label}: cost of a fit over one with a fixed tolerance", cost, None, 1.5, None, n, medians),
+        aim(f"{label}: seconds of everything", float(seconds[:, 2].sum()), None, None, None, n),
     ]
 
 
-KINDS = ("decades", "epidemic", "latency", "field")
+KINDS = ("decades", "epidemic", "latency", "field", "theoph")
 
 
 def main() -> int:
@@ -375,11 +422,17 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=0, help="at most so many rounds of `refine`")
     parser.add_argument("--margin", type=float, default=0.1, help="of `uq.ensemble.inside` between rounds")
     parser.add_argument("--correct", type=int, default=0, help="runs at draws of the last posterior that correct it")
+    parser.add_argument("--cases", type=Path, metavar="DIR", help="folder of the reference cases, for theoph")
     parser.add_argument("-v", action="store_true", help="a line for each problem")
     args = parser.parse_args()
     count = 6 if args.quick else args.designs
     aims: list[Aim] = []
     for kind in args.only:
+        if kind == "theoph" and (args.cases is None or not (args.cases / "theoph" / "data.csv").exists()):
+            print("# theoph: skipped, since there is no DIR/theoph/data.csv; give the folder of the cases: --cases DIR")
+            continue
+        warm = problem(kind, 0, args.cases)  # what compiles at its first use is not counted
+        _timed(_runs(warm, 0), 0)
         for start, half in enumerate(("seen", "unseen")):
             if args.half not in (None, half):
                 continue
@@ -387,7 +440,9 @@ def main() -> int:
             for number in range(start, count, 2):
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
-                    found.append(judged(problem(kind, number), number, args.rounds, args.margin, args.correct))
+                    found.append(
+                        judged(problem(kind, number, args.cases), number, args.rounds, args.margin, args.correct)
+                    )
                 if args.v:
                     one = found[-1]
                     print(
@@ -396,8 +451,9 @@ def main() -> int:
                         f"{one.seconds.round(1)} s",
                         flush=True,
                     )
-            aims += aims_of(kind, half, found)
-            for each in aims[-11:]:
+            new = aims_of(kind, half, found)
+            aims += new
+            for each in new:
                 print(line(each), flush=True)
     return finish(aims)
 

@@ -1,6 +1,7 @@
 """Proposed points and boxes against formulas and brute force, and rounds of refinement against quadrature."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -230,6 +231,35 @@ def test_two_rounds_find_a_posterior_that_one_design_of_as_many_runs_does_not() 
         assert abs(draws.mean() - mean) < 0.1 * sd + 4.0 * sd / np.sqrt(4000)
         assert draws.std() / sd == pytest.approx(1.0, abs=0.15)
     assert float(once.surrogate_share.to_array().max()) > 0.5
+
+
+@pytest.mark.filterwarnings("ignore::uqms.errors.ConvergenceWarning")  # short chains: the same numbers, not good ones
+def test_the_same_runs_and_seeds_give_the_same_proposals(tmp_path: Path) -> None:
+    """Two rounds from the same runs, the second time from files: surrogates, draws, boxes and points are the same."""
+    space = uq.ParameterSpace(a=uq.Uniform(-1.0, 1.0), b=uq.Normal(0.5, 0.3))
+    data = {name: xr.DataArray(float(value), name=name) for name, value in bend(np.array(0.3), np.array(0.6)).items()}
+    observations = uq.Observations.concat([uq.Observations.from_xarray(one) for one in data.values()])
+    noise = {name: uq.GaussianNoise(sd=0.05) for name in data}
+
+    def simulated(design: xr.Dataset) -> xr.Dataset:
+        return uq.ensemble.build(design, bend(design["a"].values, design["b"].values))
+
+    def rounds(runs: xr.Dataset) -> tuple[list[xr.Dataset], list[int]]:
+        designs, kept = [], []
+        for outside in ("error", "refined"):
+            inside = uq.ensemble.inside(runs)
+            problem = uq.Calibration(FITTED.fit(inside), observations, noise, outside=outside)  # type: ignore[arg-type]
+            designs.append(uq.refine(problem.sample(uq.NUTS(draws=200, ess=100), rng=1), 12, rng=2))
+            runs = uq.ensemble.combine(runs, simulated(designs[-1]))
+            kept.append(uq.ensemble.inside(runs).sizes["run"])
+        return designs, kept
+
+    runs = simulated(uq.sobol(space, 20, rng=1))
+    first, kept = rounds(runs)
+    np.random.seed(7)  # noqa: NPY002  # a state that all share must not matter
+    again, kept_again = rounds(uq.ensemble.from_netcdf(uq.ensemble.to_netcdf(runs, tmp_path / "runs.nc")))
+    assert kept == kept_again
+    assert all(one.identical(other) for one, other in zip(first, again, strict=True))
 
 
 def test_whether_another_round_is_needed() -> None:

@@ -13,7 +13,8 @@ from calibration.test_by_input import observations, toy
 import uqms as uq
 from uqms.calibration.truncation import _of_scores, check_truncation
 from uqms.errors import InputError
-from uqms.surrogates.validation import left_out_scores
+from uqms.surrogates import gp
+from uqms.surrogates.left_out import left_out_scores
 
 SPACE = uq.ParameterSpace(**{f"p{i}": uq.Uniform(-1.0, 1.0) for i in range(3)})
 T = np.linspace(0.0, 1.0, 20)
@@ -75,6 +76,38 @@ def test_rounding_that_no_run_predicts_stays_in_the_truncation() -> None:
     assert left(noisy) == pytest.approx(17 * 1e-14, rel=0.5)
 
 
+def corner(theta: np.ndarray) -> np.ndarray:
+    """Return logarithms of concentrations: a slow phase takes over in one corner of the box, after decades of decay."""
+    absorbed, lost = np.exp(0.5 + 0.6 * theta[:, :1]), np.exp(-1.0 + 1.3 * theta[:, 1:2])
+    hours = np.linspace(0.5, 12.0, 20)
+    c = absorbed / (absorbed - lost) * (np.exp(-lost * hours) - np.exp(-absorbed * hours))
+    return np.asarray(np.log(np.maximum(c, 0.0) + 1e-4 * np.exp(-0.05 * hours)))
+
+
+def test_shapes_that_only_a_corner_has_are_kept_where_runs_predict_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Held-out runs vary more along them than the runs of a basis: that alone is no reason to leave them out."""
+    space = uq.ParameterSpace(a=uq.Uniform(-1.0, 1.0), b=uq.Uniform(-1.0, 1.0))
+    design = uq.sobol(space, 48, rng=1)
+    theta = np.column_stack([design["a"].values, design["b"].values])
+    runs = uq.ensemble.build(design, {"y": xr.DataArray(corner(theta), dims=("run", "t"), coords={"t": T})})
+    found = uq.GaussianProcess(hyperparameters="point").fit(runs)
+    whole = gp.fit_curve
+    monkeypatch.setattr(gp, "fit_curve", lambda name, layout, y, settings, **_: whole(name, layout, y, settings))
+    ended = uq.GaussianProcess(hyperparameters="point").fit(runs)
+    assert found.process.q > ended.process.q
+    assert left(found) < 0.2 * left(ended)
+    new = np.random.default_rng(2).uniform(-1.0, 1.0, (300, 2))
+    scores, at_runs = [], []
+    for one in (found, ended):
+        told = one.predict({"a": new[:, 0], "b": new[:, 1]})
+        mean, variance = told.mean["y"].values, told.variance["y"].values
+        scores.append(np.mean(-0.5 * np.log(variance) - 0.5 * (corner(new) - mean) ** 2 / variance))
+        seen = one.predict({"a": theta[:, 0], "b": theta[:, 1]}).mean["y"].values
+        at_runs.append(np.mean((seen - corner(theta)) ** 2))
+    assert scores[0] > scores[1] + 0.1
+    assert at_runs[0] < 0.2 * at_runs[1]  # what is kept is right at the runs
+
+
 def test_a_tolerance_of_ones_own_is_kept() -> None:
     assert fitted(field(), tolerance=1e-3).process.q == 1
     assert fitted(field(), max_scores=2).process.q == 2
@@ -104,6 +137,7 @@ def test_leave_one_out_tells_the_share_of_truncation() -> None:
         expected = left(one) / (left(one) + left_out_variances(one).mean())
         assert told.table.at["y", "truncation"] == pytest.approx(expected, rel=1e-9)
         assert ("of the stated variance" in str(told)) == (expected > 0.1)
+        assert (f"truncation: {expected:.0%} of the stated variance" in repr(one)) == (expected >= 0.005)
     assert (
         uq.leave_one_out(short).table.at["y", "truncation"] > 0.1 > uq.leave_one_out(found).table.at["y", "truncation"]
     )

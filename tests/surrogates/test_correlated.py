@@ -15,9 +15,9 @@ from uqms.errors import FormatError, InputError
 from uqms.surrogates import GaussianProcessSurrogate, Scores, archive
 from uqms.surrogates.correlated import left_out_errors
 from uqms.surrogates.kernels import Matern52, correlation
+from uqms.surrogates.left_out import left_out_scores
 from uqms.surrogates.process import condition
 from uqms.surrogates.training import Hyperparameters
-from uqms.surrogates.validation import left_out_scores
 
 SPACE = uq.ParameterSpace(a=uq.Uniform(0.0, 1.0), b=uq.Uniform(0.0, 1.0))
 N, NEW = 30, 60

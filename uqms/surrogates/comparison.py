@@ -23,10 +23,10 @@ from uqms._threads import single_threaded
 from uqms._typing import Array, Ints
 from uqms.errors import InputError
 from uqms.surrogates.gp import GaussianProcess, GaussianProcessSurrogate
+from uqms.surrogates.left_out import left_out_scores
 from uqms.surrogates.outputs import Decoder, OutputBasis
 from uqms.surrogates.prediction import Mixture, mixture
 from uqms.surrogates.process import Scores
-from uqms.surrogates.validation import left_out_scores
 
 __all__ = ["Comparison", "compare_surrogates"]
 

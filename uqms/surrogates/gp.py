@@ -37,6 +37,7 @@ from uqms.surrogates.jax_kernel import JaxKernel
 from uqms.surrogates.jax_process import JaxScores
 from uqms.surrogates.kernel_files import description_of
 from uqms.surrogates.kernels import Kernel, Matern52, RadialKernel, Stationary
+from uqms.surrogates.left_out import left_out_scores, truncation_share
 from uqms.surrogates.outputs import (
     Curve,
     Layout,
@@ -86,6 +87,7 @@ _logger = logging.getLogger(__name__)
 PART, LOW = 0.1, 0.1  # of the variance of scores at its quantile LOW: what their basis leaves is at most PART of that
 UNPREDICTED = 0.5  # share of the variance of a score that is wrong in left-out runs
 LEAST = 1e-15  # share of an output's variance that counts
+SHOWN = 0.005  # truncation's share of the stated variance that is printed
 ANCHORS = 1024
 
 
@@ -386,8 +388,27 @@ class GaussianProcessSurrogate(NamedSurrogate):
         """Whether hyperparameters are single values although the runs are few (n <= 20 d)."""
         return self.process.draws == 1 and self.runs <= 20 * self.domain.d
 
+    @cached_property
+    def _truncation_shares(self) -> list[float]:
+        """Truncation's fraction of the variance stated of left-out runs, by output, as `leave_one_out` reports it."""
+        latents = [basis.truncation for basis in self.bases] if self.noise is None else self.noise.truncations
+        shares = []
+        for basis, latent, columns in zip(self.bases, latents, score_columns(self.bases), strict=True):
+            known = self.whole(basis.name)
+            if not latent.any() or len(known) < 2:
+                shares.append(0.0)
+                continue
+            draws = range(self.process.draws)
+            each = [[left_out_scores(self.process, h, int(j))[1][known] for j in columns] for h in draws]
+            variance = np.swapaxes(np.array(each), 1, 2)
+            shares.append(truncation_share(basis.basis, latent, variance, self.process.log_weights))
+        return shares
+
     def __repr__(self) -> str:
-        counts = [f"{b.name}{list(b.dims) if b.dims else ''} ({b.basis.shape[1]} scores)" for b in self.bases]
+        counts = []
+        for b, share in zip(self.bases, self._truncation_shares, strict=True):
+            words = f"; truncation: {share:.0%} of the stated variance" if share >= SHOWN else ""
+            counts.append(f"{b.name}{list(b.dims) if b.dims else ''} ({b.basis.shape[1]} scores{words})")
         shared = [
             f"; {names} have scores in common" for names in dict.fromkeys(score_names(self.bases)) if ", " in names
         ]
@@ -758,6 +779,8 @@ def _with_enough_scores(
     What a basis leaves out has one variance for the whole box. Where scores are predicted more precisely than that, as
     smooth curves are, it would be most of the error that a prediction states, and more runs would not make it smaller.
     A score that other runs do not predict, such as a solver's rounding, is better off in the truncation: it ends there.
+    Whether held-out runs vary more along it than those of its basis, as shapes that only a corner of the box has do,
+    does not end it: what is predicted at the runs is known there, and a truncation would say the same of all the box.
     """
     settings_of = {}
     for i, (basis, values) in enumerate(zip(bases, every, strict=True)):
@@ -776,7 +799,7 @@ def _with_enough_scores(
         if left <= wanted:
             continue
         tighter = replace(settings, tolerance=max(wanted / (float(size.sum()) + left), LEAST))
-        more, scores = fit_curve(basis.name, basis.layout, values, tighter)
+        more, scores = fit_curve(basis.name, basis.layout, values, tighter, overfitted=None)
         q, new = len(columns[i]), scores[:, len(columns[i]) :]
         trained = fitting.trained(new)
         unpredicted = np.flatnonzero(fitting.left_out_squares(new, trained) > UNPREDICTED * np.mean(new**2, axis=0))
@@ -784,7 +807,8 @@ def _with_enough_scores(
         if not count:
             continue
         if count < new.shape[1]:
-            more, _ = fit_curve(basis.name, basis.layout, values, replace(tighter, max_scores=q + count))
+            ended = replace(tighter, max_scores=q + count)
+            more, _ = fit_curve(basis.name, basis.layout, values, ended, overfitted=None)
         following[i], parts[i] = more, np.hstack([parts[i], new[:, :count]])
         kept[i] = kept[i] + trained[:count]
     return following, np.hstack(parts), [one for some in kept for one in some]

@@ -9,8 +9,8 @@ from scipy.stats import beta, chi2
 
 from uqms._typing import Array, Ints
 from uqms.surrogates.gp import GaussianProcessSurrogate
+from uqms.surrogates.left_out import left_out_scores
 from uqms.surrogates.process import ScoreProcess
-from uqms.surrogates.validation import left_out_scores
 
 __all__ = ["LocalErrors", "local_errors", "nearest_runs"]
 

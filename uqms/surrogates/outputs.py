@@ -97,8 +97,9 @@ class Curve:
 
     Scores are kept until what they leave of held-out runs is within the tolerance, but none whose variance on held-out
     runs is more than 10 times that of the runs in its own basis: few runs show trailing directions that say nothing of
-    other runs. What is not kept is predicted as zero, with the variance that held-out runs have there, the same over
-    the whole box: so it should be small beside the error of the scores that are kept.
+    other runs. By default a `GaussianProcess` adds those of them that left-out runs predict, where the truncation would
+    be much of the stated error. What is not kept is predicted as zero, with the variance that held-out runs have there,
+    the same over the whole box: so it should be small beside the error of the scores that are kept.
 
     Parameters
     ----------
@@ -444,8 +445,13 @@ def fit_curve(
     layout: Layout,
     y: Float[np.ndarray, "n m"],
     settings: Curve,
+    overfitted: float | None = OVERFITTED,
 ) -> tuple[OutputBasis, Float[np.ndarray, "n q"]]:
-    """Return the basis of a curve or field and its scores, with the truncation measured on held-out runs."""
+    """Return the basis of a curve or field and its scores, with the truncation measured on held-out runs.
+
+    Scores end where held-out runs vary more than `overfitted` times as much as the runs that made the basis; with None
+    that does not end them.
+    """
     n, m = y.shape
     offset = y.mean(axis=0)
     centred = y - offset
@@ -456,7 +462,7 @@ def fit_curve(
         return empty, np.zeros((n, 1))
     within, frame = _coordinates(centred)
     _, singular, right = np.linalg.svd(within, full_matrices=False)
-    count, held, residuals = _held_out(within, settings, right)
+    count, held, residuals = _held_out(within, settings, right, overfitted=overfitted)
     sd = singular[:count] / np.sqrt(n)
     truncation, left_out = _truncation(right, held, residuals, count, float(singular[0]))
     scores = within @ right[:count].T / sd
@@ -529,6 +535,7 @@ def _held_out(
     basis: Array,
     folds: Sequence[tuple[Ints, Ints]] | None = None,
     judged: Ints | None = None,
+    overfitted: float | None = OVERFITTED,
 ) -> tuple[int, Array, Array]:
     """Return the number of scores, every run's scores in the basis of the other folds, and what lies outside of that.
 
@@ -560,8 +567,9 @@ def _held_out(
     enough = np.flatnonzero(left <= (TOLERANCE if settings.tolerance is None else settings.tolerance))
     count = int(enough[0]) + 1 if len(enough) else limit
     seen = np.mean([one[:limit] for one in variance], axis=0)
-    overfitted = np.flatnonzero(square / n > OVERFITTED * seen)
-    return max(1, min([count, *overfitted[:1].tolist()])), scores, residuals
+    if overfitted is not None:
+        count = min([count, *np.flatnonzero(square / n > overfitted * seen)[:1].tolist()])
+    return max(1, count), scores, residuals
 
 
 def _truncation(right: Array, held: Array, residuals: Array, count: int, scale: float) -> tuple[Array, Array]:

@@ -29,6 +29,7 @@ from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.errors import DataError, InputError
 from uqms.surrogates.fidelity import MultiFidelitySurrogate
 from uqms.surrogates.gp import GaussianProcessSurrogate
+from uqms.surrogates.left_out import left_out_scores, truncation_share
 from uqms.surrogates.outputs import Layout, score_columns
 from uqms.surrogates.physics import lifted
 from uqms.surrogates.process import ScoreProcess, Scores, root_at
@@ -283,10 +284,7 @@ def leave_one_out(surrogate: GaussianProcessSurrogate | MultiFidelitySurrogate, 
         transform = basis.layout.transform
         told = draws == 1 and not fixed[columns[basis.name]].any()
         parts[basis.name] = [Part(place, one, full, latent, latent.shape[1], each, seen, rest, told, transform)]
-        weights = np.exp(log_weights - np.logaddexp.reduce(log_weights))
-        own = float(weights @ (variance[:, known].mean(axis=1) @ np.sum(full**2, axis=0)))
-        left = float(np.sum(latent**2))
-        shares[basis.name] = left / (left + own) if left else 0.0
+        shares[basis.name] = truncation_share(full, latent, variance[:, known], log_weights)
     found = _validation("leave-one-out", [surrogate], parts, len(shown), len(shown), rng)
     return replace(found, table=found.table.assign(truncation=pd.Series(shares)))
 
@@ -535,18 +533,6 @@ def _degrees(process: ScoreProcess) -> Array:
         return np.full(process.q, np.inf)
     estimated = np.abs(np.sum(process.target[0] ** 2, axis=1) - freedom) < 1e-6 * freedom
     return np.where(estimated, freedom, np.inf)
-
-
-def left_out_scores(process: ScoreProcess, h: int, j: int) -> tuple[Array, Array, Array]:
-    """Return left-out errors, their variances, and a root of their joint covariance."""
-    inverse = process.inverse_factor[h, j]
-    g, root = process.trend_factor[h, j], process.trend_root[h, j]
-    # Q = L^-T (I - G R' R G') L^-1, and I - G R' R G' is a projection or, with a fixed trend, the identity.
-    half = inverse - g @ (root.T @ (root @ (g.T @ inverse)))
-    diagonal = np.maximum(np.sum(half * half, axis=0), 1e-300)
-    diagonal[~process.known(j)] = 1.0  # any number: these runs are not counted
-    error = inverse.T @ process.target[h, j] / diagonal
-    return error, 1.0 / diagonal, half.T / diagonal[:, None]
 
 
 def _matching(runs: xr.Dataset, name: str, layout: Layout, positions: Ints, who: str) -> Array:
