@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Change this list on purpose only: removing a name breaks somebody's script.
 PUBLIC = [
+    "Adapted",
     "AutocorrelatedNoise",
     "BasisDiscrepancy",
     "Beta",

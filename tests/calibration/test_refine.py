@@ -15,7 +15,7 @@ from uqms.errors import ConvergenceWarning, ExtrapolationError, InputError
 from uqms.surrogates import GaussianProcessSurrogate
 
 NOISE = uq.GaussianNoise(sd=0.05)
-FITTED = uq.GaussianProcess(hyperparameters="point")
+FITTED = uq.GaussianProcess(hyperparameters="point", scales="given")
 
 
 def line(space: uq.ParameterSpace | None = None) -> GaussianProcessSurrogate:

@@ -44,7 +44,8 @@ def processes(rho: float, seed: int, n: int = N) -> tuple[xr.Dataset, Array, Arr
 
 
 def fit(runs: xr.Dataset, **settings: object) -> GaussianProcessSurrogate:
-    return uq.GaussianProcess(**({"hyperparameters": "point"} | settings)).fit(runs)  # type: ignore[arg-type]
+    kept = {"hyperparameters": "point", "scales": "given"}
+    return uq.GaussianProcess(**(kept | settings)).fit(runs)  # type: ignore[arg-type]
 
 
 def squares(surrogate: GaussianProcessSurrogate, u: Array, y: Array) -> tuple[Array, Array]:

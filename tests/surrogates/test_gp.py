@@ -446,7 +446,7 @@ def test_fitted_noise_of_a_curve_is_refused() -> None:
 def test_the_fit_is_the_process_conditioned_at_what_was_trained(surrogate: GaussianProcessSurrogate) -> None:
     p = surrogate.process
     found = [Hyperparameters(p.ell[0, j], 0.0, 1e-12, 0.0, 2, False) for j in range(p.q)]
-    again = condition(Matern52(), p.x, p.y, 1, found)
+    again = condition(p.kernel, p.x, p.y, 1, found)
     u = np.random.default_rng(1).random((5, 2))
     np.testing.assert_allclose(scores_at(again, u).mean, surrogate.scores(u).mean, rtol=1e-12)
 

@@ -39,7 +39,7 @@ def surrogate() -> GaussianProcessSurrogate:
     conc = xr.DataArray(share[:, None] * np.exp(-np.outer(ka, hours)), dims=("run", "hour"), coords={"hour": hours})
     runs = uq.ensemble.build(design, {"peak": np.sin(ka) + share, "conc": conc}, units={"conc": "mg/L"}, space=space)
     settings = {"conc": uq.Curve(max_scores=2)}
-    return uq.GaussianProcess(trend="linear", hyperparameters="point", outputs=settings).fit(runs)
+    return uq.GaussianProcess(trend="linear", hyperparameters="point", outputs=settings, scales="given").fit(runs)
 
 
 @pytest.fixture

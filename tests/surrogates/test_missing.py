@@ -51,7 +51,7 @@ SETTINGS = {"share": uq.Scalar(transform="logit"), "curve": uq.Curve(tolerance=1
 def fit(ensemble: xr.Dataset, **options: object) -> GaussianProcessSurrogate:
     names = uq.ensemble.output_names(ensemble)
     settings = {name: one for name, one in SETTINGS.items() if name in names}
-    return uq.GaussianProcess(outputs=settings, **options).fit(ensemble)  # type: ignore[arg-type]
+    return uq.GaussianProcess(outputs=settings, scales="given", **options).fit(ensemble)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")

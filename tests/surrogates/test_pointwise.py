@@ -33,7 +33,7 @@ def runs() -> xr.Dataset:
 
 @pytest.fixture(scope="module")
 def surrogate() -> GaussianProcessSurrogate:
-    return uq.GaussianProcess().fit(runs())
+    return uq.GaussianProcess(scales="given").fit(runs())
 
 
 @pytest.fixture(scope="module")

@@ -358,7 +358,7 @@ class CompiledOp(Op):  # type: ignore[misc]
     Parameters
     ----------
     module, function
-        Where the function is, and its name. The module is imported when it is needed.
+        Where the function is below `uqms`, and its name. The module is imported when it is needed.
     outputs
         Number of dimensions of each output.
     by
@@ -377,7 +377,7 @@ class CompiledOp(Op):  # type: ignore[misc]
 
     def compiled(self) -> tuple[Callable[..., Any], int]:
         """Return the function, and the version of its code."""
-        module = importlib.import_module(self.module)
+        module = importlib.import_module(f"uqms.{self.module}")
         return getattr(module, self.function), version(str(module.__file__))
 
     def make_node(self, *inputs: Any) -> Apply:
@@ -407,16 +407,16 @@ class CompiledOp(Op):  # type: ignore[misc]
 
 
 # From a block of a Gaussian process and inputs (k, d) to `ScoresOp`'s mean and covariance.
-SCORES = CompiledOp("uqms.surrogates.fused", "scores_flat", (3, 4), by=(1,), reverse="scores_flat_reverse")
+SCORES = CompiledOp("surrogates.fused", "scores_flat", (3, 4), by=(1,), reverse="scores_flat_reverse")
 # From data, parts (H, size), log weights (H,), hyperparameters and measured values, see `GaussianLikelihood`, to the
 # Gaussian log-likelihood with its derivatives by parts and hyperparameters.
-GAUSSIAN = CompiledOp("uqms.calibration._gaussian", "mixed", (0, 2, 1), by=(1, 3))
+GAUSSIAN = CompiledOp("calibration._gaussian", "mixed", (0, 2, 1), by=(1, 3))
 # The same with the library's own Gaussian process in front of it: from a block, inputs (K, d), hyperparameters and
 # measured values.
-PROCESS_GAUSSIAN = CompiledOp("uqms.calibration._process_gaussian", "at", (0, 2, 1), by=(1, 2))
+PROCESS_GAUSSIAN = CompiledOp("calibration._process_gaussian", "at", (0, 2, 1), by=(1, 2))
 # From a block, inputs (K, d), hyperparameters and latents to the latent output (H, N) of the cells.
 OUTPUTS = CompiledOp(
-    "uqms.calibration._latent_outputs", "fused_outputs", (2,), by=(1, 2, 3), reverse="fused_outputs_reverse"
+    "calibration._latent_outputs", "fused_outputs", (2,), by=(1, 2, 3), reverse="fused_outputs_reverse"
 )
 
 

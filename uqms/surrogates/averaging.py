@@ -47,19 +47,21 @@ from uqms.surrogates.training import (
 )
 
 __all__ = [
+    "AtMode",
     "CHEAP",
     "DRAWS",
     "ROUNDS_MORE",
     "Sample",
+    "at_mode",
     "at_zero",
     "between_share",
     "draws_of",
-    "evidence_at_mode",
     "explore",
     "inverse_curvature",
     "logarithms",
+    "normal_sample",
     "sample",
-    "sample_at_mode",
+    "sample_from",
     "without_cheap",
 ]
 
@@ -84,6 +86,34 @@ class Sample(NamedTuple):
     log_evidence: float = 0.0
 
 
+class AtMode(NamedTuple):
+    """The mode of the density of p, the inverse of its curvature there, and the log evidence of Laplace's method."""
+
+    mode: Array  # (k,)
+    covariance: Array  # (k, k)
+    log_evidence: float
+
+
+def at_mode(
+    x: Float[np.ndarray, "n d"],
+    y: Float[np.ndarray, " n"],
+    kernel: Kernel,
+    columns: int,
+    noise: Noise,
+    start: Float[np.ndarray, " k"],
+    cheap: Float[np.ndarray, " n"] | None = None,
+    accuracy: float = 2.2e-9,
+) -> AtMode:
+    """Return the mode of the hyperparameters' posterior that is climbed to from p; accuracy as L-BFGS-B takes it."""
+    trend = trend_basis(x, columns, cheap)
+    scale = prior_of(kernel, x.shape[1], noise)[1]
+    with one_thread():
+        mode, covariance = _laplace(x, y, trend, kernel, noise, start, scale, accuracy)
+    volume = 0.5 * float(np.linalg.slogdet(2.0 * math.pi * covariance)[1])
+    value = log_posterior(mode, x, y, trend, kernel, noise) + volume - _log_prior_mass(scale)
+    return AtMode(mode, covariance, value)
+
+
 def sample(
     x: Float[np.ndarray, "n d"],
     y: Float[np.ndarray, " n"],
@@ -92,40 +122,41 @@ def sample(
     noise: Noise,
     found: Hyperparameters,
     cheap: Float[np.ndarray, " n"] | None = None,
-    *,
-    rounds: tuple[int, int] = (ROUNDS, ROUNDS_MORE),
 ) -> Sample:
     """Return weighted points of the posterior of the hyperparameters, starting from the trained ones."""
+    return sample_from(
+        x, y, kernel, columns, noise, at_mode(x, y, kernel, columns, noise, logarithms(found, noise), cheap), cheap
+    )
+
+
+def sample_from(
+    x: Float[np.ndarray, "n d"],
+    y: Float[np.ndarray, " n"],
+    kernel: Kernel,
+    columns: int,
+    noise: Noise,
+    found: AtMode,
+    cheap: Float[np.ndarray, " n"] | None = None,
+    rounds: tuple[int, int] = (ROUNDS, ROUNDS_MORE),
+) -> Sample:
+    """Return weighted points of the posterior of the hyperparameters, whose mode is known."""
     d = x.shape[1]
     trend = trend_basis(x, columns, cheap)
-    location, scale = prior_of(kernel, d, noise)
     with one_thread():
-        centre, covariance = _laplace(x, y, trend, kernel, noise, found, scale)
         return explore(
             lambda points: _log_posteriors(points, x, y, trend, kernel, noise),
-            (centre, covariance),
-            (location, scale),
+            (found.mode, found.covariance),
+            prior_of(kernel, d, noise),
             bounds_of(kernel, d, noise),
             32 * (hyperparameter_count(kernel, d) + 2),
             rounds,
         )
 
 
-def sample_at_mode(
-    x: Float[np.ndarray, "n d"],
-    y: Float[np.ndarray, " n"],
-    kernel: Kernel,
-    columns: int,
-    noise: Noise,
-    found: Hyperparameters,
-) -> Sample:
-    """Return points of the normal law at the mode of the hyperparameters' posterior: enough where the runs are many."""
-    trend, d = trend_basis(x, columns), x.shape[1]
-    with one_thread():
-        mode, covariance = _laplace(x, y, trend, kernel, noise, found, prior_of(kernel, d, noise)[1])
-    z = ndtri(_open(qmc.Sobol(len(mode), scramble=True, rng=0).random(CANDIDATES // 4)))
-    low, high = bounds_of(kernel, d, noise).T
-    points = np.clip(mode + z @ cholesky(covariance, lower=True).T, low, high)
+def normal_sample(found: AtMode, bounds: Float[np.ndarray, "k 2"]) -> Sample:
+    """Return points of the normal law at the mode: enough where the runs are many."""
+    z = ndtri(_open(qmc.Sobol(len(found.mode), scramble=True, rng=0).random(CANDIDATES // 4)))
+    points = np.clip(found.mode + z @ cholesky(found.covariance, lower=True).T, *bounds.T)
     return Sample(points, np.full(len(points), 1.0 / len(points)), float(len(points)))
 
 
@@ -179,23 +210,6 @@ def _root(covariance: Array, scale: Array) -> Array:
         values, vectors = np.linalg.eigh(0.5 * (relative + relative.T))
         proper = (vectors * np.clip(values, 1e-4, 1.0)) @ vectors.T
         return np.asarray(cholesky(proper * np.outer(scale, scale), lower=True))
-
-
-def evidence_at_mode(
-    x: Float[np.ndarray, "n d"],
-    y: Float[np.ndarray, " n"],
-    kernel: Kernel,
-    columns: int,
-    noise: Noise,
-    found: Hyperparameters,
-    cheap: Float[np.ndarray, " n"] | None = None,
-) -> float:
-    """Return the log evidence as in `Sample`, by Laplace's approximation at the trained hyperparameters."""
-    trend = trend_basis(x, columns, cheap)
-    scale = prior_of(kernel, x.shape[1], noise)[1]
-    mode, covariance = _laplace(x, y, trend, kernel, noise, found, scale)
-    volume = 0.5 * float(np.linalg.slogdet(2.0 * math.pi * covariance)[1])
-    return log_posterior(mode, x, y, trend, kernel, noise) + volume - _log_prior_mass(scale)
 
 
 def _log_prior_mass(scale: Array) -> float:
@@ -347,7 +361,7 @@ def logarithms(found: Hyperparameters, noise: Noise) -> Array:
 
 
 def _laplace(
-    x: Array, y: Array, trend: Array, kernel: Kernel, noise: Noise, found: Hyperparameters, scale: Array
+    x: Array, y: Array, trend: Array, kernel: Kernel, noise: Noise, start: Array, scale: Array, accuracy: float
 ) -> tuple[Array, Array]:
     """Return the mode of the density of p, and the inverse of its curvature there."""
     d = x.shape[1]
@@ -359,7 +373,8 @@ def _laplace(
         return value - float(jacobian @ p), gradient - jacobian
 
     bounds = bounds_of(kernel, d, noise)
-    mode = minimize(negative, logarithms(found, noise), jac=True, method="L-BFGS-B", bounds=bounds).x
+    found = minimize(negative, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": accuracy})
+    mode = found.x
     base = objective(mode, x, y, trend, kernel, noise)[1]
     steps = STEP * np.eye(len(mode))
     curvature = np.array([objective(mode + e, x, y, trend, kernel, noise)[1] - base for e in steps]) / STEP

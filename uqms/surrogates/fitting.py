@@ -32,6 +32,7 @@ from uqms.surrogates.training import (
     Hyperparameters,
     Noise,
     Rival,
+    bounds_of,
     fits_exactly,
     prior_of,
     subset,
@@ -45,6 +46,7 @@ __all__ = ["Fitting"]
 FEW = 20  # runs an input up to which hyperparameters are averaged
 BETWEEN = 0.1  # share of the variance of left-out runs above which they are averaged too
 ROUNDS = 1, 3  # of draws of a kernel that was chosen, which has more hyperparameters
+ACCURACY = 1e-9  # of the log density of a kernel's hyperparameters, relative, where kernels are compared
 PREDICTED = 1e-4  # sd of the errors of left-out runs over that of all: below it no other kernel is tried
 LARGEST = 2**30  # bytes that averaging may take without having been asked for
 
@@ -214,31 +216,38 @@ class _Ordered(NamedTuple):
 
         Of many runs some choose the kernel, and all train it.
         """
-        rivals = self._rivals(kernel, columns)
-        if not rivals:
-            return _permuted(self._unordered().trained(kernel, columns), kernel, np.argsort(self.inputs))
-        best = max(rivals, key=_evidence)
-        ell = converted(best.found.ell, best.kernel, kernel, self.x.shape[1])
-        return _permuted(replace(best.found, ell=ell, rivals=tuple(rivals)), kernel, np.argsort(self.inputs))
-
-    def _rivals(self, kernel: Adapted, columns: int) -> list[Rival]:
-        """Return what is compared, none where there is nothing to train."""
-        if len(self.x) >= 2 * SUBSET:
-            rows = subset(len(self.x))
-            some = self._replace(x=self.x[rows], y=self.y[rows], noise=taken(self.noise, rows))
-            of_some = some._rivals(kernel, columns)
-            if not of_some:
-                return []
-            best = max(of_some, key=_evidence)
-            return [Rival(best.kernel, self._from(best, best.kernel, columns), 0.0)]
-        first, *more = rivals_of(kernel, self.x.shape[1])
+        d, first = self.x.shape[1], rivals_of(kernel, self.x.shape[1])[0]
         plain = self._unordered().trained(first, columns)
-        if not plain.starts or not self._asks(first, columns, plain):
-            return []
+        rivals: list[Rival] = []
+        if plain.starts:
+            rows = subset(len(self.x)) if len(self.x) >= 2 * SUBSET else np.arange(len(self.x))
+            some = self._replace(x=self.x[rows], y=self.y[rows], noise=taken(self.noise, rows))
+            asks = self._asks(first, columns, plain)
+            rivals = some._rivals(kernel, columns, averaging.logarithms(plain, self.noise), asks)
+        best = max(rivals, key=_evidence) if rivals else None
+        if best is None or best.kernel == first:
+            found = replace(plain, ell=converted(plain.ell, first, kernel, d))
+        else:
+            if len(rows) < len(self.x):
+                best = self._rival(best.kernel, columns, best.mode)
+                rivals = [best]
+            trend = trend_basis(self.x, columns)
+            found = train(self.x, self.y, best.kernel, trend, self.noise, best.mode[None])
+            found = replace(found, ell=converted(found.ell, best.kernel, kernel, d))
+        return _permuted(replace(found, rivals=tuple(rivals)), kernel, np.argsort(self.inputs))
+
+    def _rivals(self, kernel: Adapted, columns: int, plain: Array, asks: bool) -> list[Rival]:
+        """Return what is compared, each climbed to from the best of those that are a part of it."""
+        d = self.x.shape[1]
+        first, *more = rivals_of(kernel, d)
         rivals = [self._rival(first, columns, plain)]
-        for rival in more:
+        for rival in more if asks else []:
             best = max(rivals, key=_evidence)
-            rivals.append(self._rival(rival, columns, self._from(best, rival, columns)))
+            if len(rivals) == 3 and best is rivals[0]:
+                break  # what neither directions nor an amplitude help, both do not
+            own = len(best.mode) - (self.noise is not False)
+            start = np.log(converted(np.exp(best.mode[:own]), best.kernel, rival, d))
+            rivals.append(self._rival(rival, columns, np.append(start, best.mode[own:])))
         return rivals
 
     def _unordered(self) -> "_Ordered":
@@ -251,14 +260,9 @@ class _Ordered(NamedTuple):
         left = left_out_errors(self.x, self.y, trend, kernel, found, none)
         return float(np.mean(left.variance)) > PREDICTED**2 * float(np.var(self.y))
 
-    def _rival(self, kernel: Kernel, columns: int, found: Hyperparameters) -> Rival:
-        return Rival(kernel, found, averaging.evidence_at_mode(self.x, self.y, kernel, columns, self.noise, found))
-
-    def _from(self, best: Rival, kernel: Kernel, columns: int) -> Hyperparameters:
-        """Return the hyperparameters of a kernel, trained from those of one that is a part of it."""
-        ell = converted(best.found.ell, best.kernel, kernel, self.x.shape[1])
-        start = averaging.logarithms(replace(best.found, ell=ell), self.noise)
-        return train(self.x, self.y, kernel, trend_basis(self.x, columns), self.noise, start[None])
+    def _rival(self, kernel: Kernel, columns: int, start: Array) -> Rival:
+        at = averaging.at_mode(self.x, self.y, kernel, columns, self.noise, start, accuracy=ACCURACY)
+        return Rival(kernel, *at)
 
     def _of_rivals(self, kernel: Adapted, columns: int, found: Hyperparameters, order: int) -> list[Hyperparameters]:
         """Return draws of the hyperparameters of all rivals, each as often as its probability says."""
@@ -267,9 +271,12 @@ class _Ordered(NamedTuple):
         share = np.exp(evidence - np.logaddexp.reduce(evidence))
         for one, count in zip(found.rivals, _apportioned(share, averaging.DRAWS), strict=True):
             if count:
-                parts = self.x, self.y, one.kernel, columns, self.noise, one.found
-                many = len(self.x) >= 2 * SUBSET
-                points = averaging.sample_at_mode(*parts) if many else averaging.sample(*parts, rounds=ROUNDS)
+                at = averaging.AtMode(*one[1:])
+                if len(self.x) > FEW * d:
+                    points = averaging.normal_sample(at, bounds_of(one.kernel, d, self.noise))
+                else:
+                    parts = self.x, self.y, one.kernel, columns, self.noise, at
+                    points = averaging.sample_from(*parts, rounds=ROUNDS)
                 several = averaging.draws_of(points, len(self.y) - columns, self.noise, order, count)
                 drawn += [replace(draw, ell=converted(draw.ell, one.kernel, kernel, d)) for draw in several]
         return [drawn[i] for i in np.random.default_rng(order).permutation(len(drawn))]

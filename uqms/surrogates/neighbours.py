@@ -153,7 +153,7 @@ class LocalGaussianProcess:
     def _exact(self) -> GaussianProcess:
         """Return the settings by which the hyperparameters are learned."""
         return GaussianProcess(
-            self.kernel, self.trend, self.noise, "point", outputs=self.outputs, scalars="independent"
+            self.kernel, self.trend, self.noise, "point", outputs=self.outputs, scalars="independent", scales="given"
         )
 
     @single_threaded

@@ -92,10 +92,14 @@ class Hyperparameters:
 
 
 class Rival(NamedTuple):
-    """A kernel that could have been chosen for a score, trained, with inputs and runs in an order of their own."""
+    """A kernel that could have been chosen for a score, with the mode and spread of its hyperparameters' logarithms.
+
+    Inputs and runs are in an order of their own.
+    """
 
     kernel: Kernel
-    found: Hyperparameters
+    mode: Array
+    covariance: Array
     log_evidence: float
 
 

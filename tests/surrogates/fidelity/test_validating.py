@@ -178,7 +178,7 @@ def test_levels_that_agree_to_the_last_digit_and_outputs_that_never_change(setti
 
     with pytest.warns(uq.errors.ConstantOutputWarning, match="'dead'"):
         surrogate = settings(levels=LEVELS).fit(uq.ensemble.combine(build("coarse", 1.0, 0.0), build("fine", 0.0, 1.0)))
-    alone = uq.GaussianProcess().fit(build("coarse", 1.0, 1.0).drop_vars("fidelity"))
+    alone = uq.GaussianProcess(scales="given").fit(build("coarse", 1.0, 1.0).drop_vars("fidelity"))
     point = {"a": 0.4, "b": 0.7}
     found, wanted = surrogate.predict(point), alone.predict(point)
     sd, drawn = wanted.sd["same"].item(), settings is uq.NonlinearMultiFidelity  # 32 draws of the lower function

@@ -187,7 +187,7 @@ def _ways(kernel: RadialKernel, c: Array, x: Array, y: Array, averaged: bool, or
         samples.append(averaging.sample(x, y, kernel, 1, noise, plain))
         evidence = samples[0].log_evidence
     else:
-        evidence = averaging.evidence_at_mode(x, y, kernel, 1, noise, plain)
+        evidence = averaging.at_mode(x, y, kernel, 1, noise, averaging.logarithms(plain, noise)).log_evidence
     logs.append(evidence)
     if told:
         multiple = train(x, y, kernel, trend_basis(x, 2, c), noise)
@@ -204,7 +204,8 @@ def _ways(kernel: RadialKernel, c: Array, x: Array, y: Array, averaged: bool, or
             samples.append(averaging.sample(rows, y, both, 1, noise, function))
             logs.append(samples[-1].log_evidence)
         else:
-            logs.append(averaging.evidence_at_mode(rows, y, both, 1, noise, function))
+            start = averaging.logarithms(function, noise)
+            logs.append(averaging.at_mode(rows, y, both, 1, noise, start).log_evidence)
     weights = np.exp(np.array(logs) - np.logaddexp.reduce(logs))
     best = ways[int(np.argmax(weights))]
     if not averaged:
