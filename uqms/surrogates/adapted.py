@@ -9,8 +9,9 @@ b           slopes of the logarithm of the amplitude                           (
 kappa       exp(b · (u - 1/2)) exp(b · (x - 1/2)) kappa_0(L u, L x)            (k, n)
 ==========  =================================================================  =========
 
-With L = 1 and b = 0 it is the stationary kernel kappa_0. Behind its length scales and shares `ell` has the exponentials
-of the entries of L below the diagonal, row by row, and of b, so that logarithms are learned as those of length scales.
+With L = 1 and b = 0 it is the stationary kernel kappa_0. Behind its length scales and shares `ell` has l + sqrt(1 + l²)
+of the entries l of L below the diagonal, row by row, and exp(b): positive numbers whose logarithms, asinh(l) and b, are
+learned as those of length scales. Entries may be as large as ratios of length scales when inputs change their order.
 """
 
 import math
@@ -34,7 +35,7 @@ from uqms.surrogates.kernels import (
 __all__ = ["Adapted", "converted", "described", "rivals_of", "simplest"]
 
 AMPLITUDE_SPREAD = 2.0  # sd of a slope b: over the box the amplitude changes by a factor of exp(2)
-LARGEST = 8.0  # of a slope or an entry of L
+LARGEST = 8.0, 3.0  # of a slope, and of asinh of an entry of L, which then is 10
 ENTRIES = 15  # of L at most, where it is chosen by the runs
 
 
@@ -44,8 +45,8 @@ class Adapted(Kernel):
     """A stationary kernel whose scaled distance has learned directions, and whose amplitude varies over the box.
 
     Use it where the simulator's output follows combinations of its inputs, such as the difference of two rates, or
-    changes much more in one part of the box than in another. `GaussianProcess(scales="auto")`, the default, takes as much
-    of it for each score as the runs prefer; with ``scales="given"`` all of it is learned.
+    changes much more in one part of the box than in another. `GaussianProcess(scales="auto")`, the default, takes as
+    much of it for each score as the runs prefer; with ``scales="given"`` all of it is learned.
 
     Parameters
     ----------
@@ -110,7 +111,7 @@ class Adapted(Kernel):
         return (
             np.append(location, np.zeros(entries + slopes)),
             np.append(sd, spread),
-            np.vstack([bounds, np.tile([-LARGEST, LARGEST], (entries + slopes, 1))]),
+            np.vstack([bounds, np.outer(np.repeat(LARGEST[::-1], [entries, slopes]), [-1.0, 1.0])]),
         )
 
     def _counts(self, d: int) -> tuple[int, int]:
@@ -123,14 +124,14 @@ class Adapted(Kernel):
         logs = np.log(ell[size:])
         lower, b = np.eye(d), np.zeros(d)
         if self.directions:
-            lower[_below(d)] = logs[:entries]
+            lower[_below(d)] = np.sinh(logs[:entries])
         if self.amplitude:
             b = logs[entries:]
         return ell[:size], lower, b
 
     def ell_of(self, own: Array, lower: Array, b: Array) -> Array:
         """Return `ell` from its parts, as `parts_of` gives them."""
-        entries = np.exp(lower[_below(len(lower))]) if self.directions else np.empty(0)
+        entries = np.exp(np.arcsinh(lower[_below(len(lower))])) if self.directions else np.empty(0)
         return np.concatenate([own, entries, np.exp(b) if self.amplitude else np.empty(0)])
 
     def layout(self) -> Array | None:
@@ -227,7 +228,8 @@ class _Bent:
             pairs = scaled * self._base.g[0]
             rows, columns = pairs.sum(axis=1)[:, None], pairs.sum(axis=0)[:, None]
             cross = self._z.T @ (rows * u - pairs @ x) + self._zx.T @ (columns * x - pairs.T @ u)
-            out.append((cross / self._own[:d, None] ** 2)[_below(d)])
+            by_entry = (cross / self._own[:d, None] ** 2)[_below(d)]
+            out.append(by_entry * np.hypot(1.0, self._lower[_below(d)]))
         if kernel.amplitude:
             each = bar * self.kappa
             out.append(each.sum(axis=1) @ (u - 0.5) + each.sum(axis=0) @ (x - 0.5))

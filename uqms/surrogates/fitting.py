@@ -20,7 +20,7 @@ from typing import Literal, NamedTuple, final
 
 import numpy as np
 
-from uqms._typing import Array, Ints
+from uqms._typing import Array, Bools, Ints
 from uqms.surrogates import averaging
 from uqms.surrogates.adapted import Adapted, converted, rivals_of, simplest
 from uqms.surrogates.correlated import LeftOut, left_out_errors, with_scores_in_common
@@ -45,6 +45,7 @@ __all__ = ["Fitting"]
 
 FEW = 20  # runs an input up to which hyperparameters are averaged
 BETWEEN = 0.1  # share of the variance of left-out runs above which they are averaged too
+CLEAR = 3.0  # standard errors
 ROUNDS = 1, 3  # of draws of a kernel that was chosen, which has more hyperparameters
 ACCURACY = 1e-9  # of the log density of a kernel's hyperparameters, relative, where kernels are compared
 PREDICTED = 1e-4  # sd of the errors of left-out runs over that of all: below it no other kernel is tried
@@ -84,9 +85,15 @@ class Fitting:
         """Return the variances (n, q) that left-out scores are predicted with, NaN where a run has none."""
         return np.asarray(self._every_left_out(y, found)[1])
 
-    def left_out_squares(self, y: Array, found: Sequence[Hyperparameters]) -> Array:
-        """Return the mean squares (q,) of the errors of left-out scores."""
-        return np.asarray(np.nanmean(self._every_left_out(y, found)[0] ** 2, axis=0))
+    def predicted(self, y: Array, found: Sequence[Hyperparameters]) -> Bools:
+        """Return which scores (q,) left-out runs predict better than a constant law does, by 3 standard errors.
+
+        Better by the mean log score, which sees that a score is calm in most of the box where it is wild in a corner.
+        """
+        error, variance = self._every_left_out(y, found)
+        constant = np.nanmean(y**2, axis=0)
+        gain = 0.5 * (np.log(constant) - np.log(variance) + y**2 / constant - error**2 / variance)
+        return np.asarray(np.nanmean(gain, axis=0) > CLEAR * np.nanstd(gain, axis=0) / math.sqrt(len(y)))
 
     def _every_left_out(self, y: Array, found: Sequence[Hyperparameters]) -> Array:
         """Return errors and variances (2, n, q) of left-out scores, NaN where a run has none."""

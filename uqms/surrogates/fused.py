@@ -73,7 +73,7 @@ def adapted_at(n: int, b: int) -> int:
     return 1 + b + 2 * n + n * n + 2 * n * b + b * b
 
 
-@compiled(fastmath=FAST)
+@compiled(fastmath=FAST, inline="always")
 def see(block: Array, at: int, u: Array, z: Array, amplitude: Array) -> None:
     """Fill u (k, d) in the directions of a score, z, and its amplitude (k,); `at` is where these begin in the block."""
     k, d = u.shape

@@ -85,7 +85,6 @@ __all__ = [
 
 _logger = logging.getLogger(__name__)
 PART, LOW = 0.1, 0.1  # of the variance of scores at its quantile LOW: what their basis leaves is at most PART of that
-UNPREDICTED = 0.5  # share of the variance of a score that is wrong in left-out runs
 LEAST = 1e-15  # share of an output's variance that counts
 SHOWN = 0.005  # truncation's share of the stated variance that is printed
 ANCHORS = 1024
@@ -802,7 +801,7 @@ def _with_enough_scores(
         more, scores = fit_curve(basis.name, basis.layout, values, tighter, overfitted=None)
         q, new = len(columns[i]), scores[:, len(columns[i]) :]
         trained = fitting.trained(new)
-        unpredicted = np.flatnonzero(fitting.left_out_squares(new, trained) > UNPREDICTED * np.mean(new**2, axis=0))
+        unpredicted = np.flatnonzero(~fitting.predicted(new, trained))
         count = int(unpredicted[0]) if len(unpredicted) else new.shape[1]
         if not count:
             continue
