@@ -778,6 +778,7 @@ def _with_enough_scores(
     What a basis leaves out has one variance for the whole box. Where scores are predicted more precisely than that, as
     smooth curves are, it would be most of the error that a prediction states, and more runs would not make it smaller.
     A score that other runs do not predict, such as a solver's rounding, is better off in the truncation: it ends there.
+    One that is wild in a corner of the box is predicted where it is calm, which `Fitting.predicted` sees.
     Whether held-out runs vary more along it than those of its basis, as shapes that only a corner of the box has do,
     does not end it: what is predicted at the runs is known there, and a truncation would say the same of all the box.
     """
