@@ -1,7 +1,7 @@
 """The surrogate's stated error beside its actual one where the posterior is, and what that does to the posterior.
 
     python benchmarks/local_error.py [--quick] [--only KIND ...] [--designs N] [--half seen|unseen]
-                                     [--rounds N] [--margin SHARE] [--correct N] [--cases DIR]
+                                     [--rounds N] [--margin SHARE] [--correct N] [--auto] [--cases DIR]
 
 Leave-one-out validates an average over the design box; a posterior occupies a corner of it. Problems of four kinds are
 generated, each with a design, a truth and data of its own, and one kind has real data:
@@ -43,7 +43,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -56,6 +56,7 @@ from uqms._typing import Array
 SIGMAS = 61  # of the grid over the noise sd
 SIDE = {1: 401, 2: 81, 3: 33}  # points of the grid along each of so many parameters
 DRAWS = 200
+SCALES: Literal["given", "auto"] = "auto" if "--auto" in sys.argv else "given"
 PLAIN = uq.GaussianProcess(outputs={"y": uq.Curve(tolerance=1e-6)})
 
 
@@ -321,7 +322,7 @@ def judged(one: Problem, number: int, rounds: int, margin: float, corrected: int
             break
         more = uq.refine(posterior, 10 * len(one.ends), rng=[number, i])
         runs = uq.ensemble.combine(runs, uq.ensemble.build(more, {"y": one.outputs(more)}))
-        surrogate = uq.GaussianProcess().fit(uq.ensemble.inside(runs, margin=margin))
+        surrogate = uq.GaussianProcess(scales=SCALES).fit(uq.ensemble.inside(runs, margin=margin))
         problem = uq.Calibration(surrogate, data, noise, outside="refined")
         posterior = problem.sample(uq.NUTS(draws=500, ess=400), rng=number)
     if corrected:
@@ -355,7 +356,7 @@ def judged(one: Problem, number: int, rounds: int, margin: float, corrected: int
 def _timed(runs: xr.Dataset, number: int) -> tuple[uq.surrogates.GaussianProcessSurrogate, Array]:
     """Return the surrogate of the default settings, and the seconds of its fit and of that with a fixed tolerance."""
     found, seconds = {}, {}
-    for settings in (uq.GaussianProcess(), PLAIN)[:: 1 if number // 2 % 2 else -1]:
+    for settings in (uq.GaussianProcess(scales=SCALES), PLAIN)[:: 1 if number // 2 % 2 else -1]:
         start = time.process_time()
         plain = settings is PLAIN
         found[plain] = settings.fit(runs)
@@ -421,6 +422,7 @@ def main() -> int:
     parser.add_argument("--half", choices=("seen", "unseen"), help="one half alone")
     parser.add_argument("--rounds", type=int, default=0, help="at most so many rounds of `refine`")
     parser.add_argument("--margin", type=float, default=0.1, help="of `uq.ensemble.inside` between rounds")
+    parser.add_argument("--auto", action="store_true", help="surrogates with scales='auto'")
     parser.add_argument("--correct", type=int, default=0, help="runs at draws of the last posterior that correct it")
     parser.add_argument("--cases", type=Path, metavar="DIR", help="folder of the reference cases, for theoph")
     parser.add_argument("-v", action="store_true", help="a line for each problem")

@@ -25,7 +25,7 @@ def surrogate() -> Any:
     a, b, x = (design[name].values[:, None] for name in ("a", "b", "x"))
     curves = np.sin(5.0 * (a - b) + TIMES) * np.exp(2.0 * x * TIMES)
     runs = uq.ensemble.build(design, {"y": xr.DataArray(curves, dims=("run", "t"), coords={"t": TIMES})})
-    process = uq.GaussianProcess(outputs={"y": uq.Curve(max_scores=3)})
+    process = uq.GaussianProcess(outputs={"y": uq.Curve(max_scores=3)}, scales="auto")
     assert "directions" in repr(process.fit(runs))
     return process.fit(runs)
 

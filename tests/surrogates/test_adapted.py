@@ -248,15 +248,15 @@ def test_functions_of_the_simple_kernel_keep_it() -> None:
 def test_order_of_inputs_does_not_matter() -> None:
     runs = runs_of(32, 3, 2, function=lambda x: np.sin(5.0 * (x[:, 0] - x[:, 1])) * np.exp(2.0 * x[:, 2]))
     new = {"a": [0.3, 0.9], "b": [0.4, 0.2], "c": [0.1, 0.8]}
-    first = uq.GaussianProcess().fit(runs).predict(new)
+    first = uq.GaussianProcess(scales="auto").fit(runs).predict(new)
     swapped = xr.Dataset({name: runs[name] for name in reversed(list(runs.data_vars))}, attrs=runs.attrs)
-    second = uq.GaussianProcess().fit(swapped.assign_coords(runs.coords)).predict(new)
+    second = uq.GaussianProcess(scales="auto").fit(swapped.assign_coords(runs.coords)).predict(new)
     np.testing.assert_allclose(second.mean["y"], first.mean["y"], rtol=1e-6)
     np.testing.assert_allclose(second.sd["y"], first.sd["y"], rtol=1e-4)
 
 
 def test_saved_and_loaded_it_predicts_the_same(tmp_path: Path) -> None:
-    surrogate = uq.GaussianProcess().fit(runs_of(32, 2, 3, function=ridge))
+    surrogate = uq.GaussianProcess(scales="auto").fit(runs_of(32, 2, 3, function=ridge))
     surrogate.save(tmp_path / "s.npz")
     same = uq.load_surrogate(tmp_path / "s.npz")
     assert repr(same) == repr(surrogate)
@@ -284,7 +284,7 @@ def test_draws_of_the_function_have_its_covariance() -> None:
 
 
 def test_many_runs_choose_on_some_of_them() -> None:
-    surrogate = uq.GaussianProcess(hyperparameters="point").fit(runs_of(400, 2, 3, function=ridge))
+    surrogate = uq.GaussianProcess(hyperparameters="point", scales="auto").fit(runs_of(400, 2, 3, function=ridge))
     assert "directions" in repr(surrogate)
     assert surrogate.process.draws == 1
     off, sd = errors(surrogate, ridge)

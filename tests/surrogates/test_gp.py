@@ -20,7 +20,7 @@ from uqms.errors import (
     InputError,
     NumericalWarning,
 )
-from uqms.surrogates import GaussianProcessSurrogate, Matern52, SquaredExponential
+from uqms.surrogates import GaussianProcessSurrogate, SquaredExponential
 from uqms.surrogates.process import condition, scores_at
 from uqms.surrogates.training import Hyperparameters
 
