@@ -43,7 +43,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -56,7 +56,6 @@ from uqms._typing import Array
 SIGMAS = 61  # of the grid over the noise sd
 SIDE = {1: 401, 2: 81, 3: 33}  # points of the grid along each of so many parameters
 DRAWS = 200
-SCALES: Literal["given", "auto"] = "auto" if "--auto" in sys.argv else "given"
 PLAIN = uq.GaussianProcess(outputs={"y": uq.Curve(tolerance=1e-6)})
 
 
@@ -177,7 +176,8 @@ def problem(kind: str, number: int, cases: Path | None = None) -> Problem:
     if kind == "field":
         return _field(rng, number)
     if kind == "theoph":
-        assert cases is not None
+        if cases is None:
+            raise ValueError("theoph is real data; give their folder: --cases DIR")
         return _theoph(cases)
     more = bool(rng.integers(2))
     if kind == "decades":
@@ -308,21 +308,21 @@ def _runs(one: Problem, number: int) -> xr.Dataset:
     return uq.ensemble.build(design, {"y": one.outputs(design)})
 
 
-def judged(one: Problem, number: int, rounds: int, margin: float, corrected: int) -> Found:
+def judged(one: Problem, number: int, rounds: int, margin: float, corrected: int, process: uq.GaussianProcess) -> Found:
     """Fit, calibrate and compare."""
     rng = np.random.default_rng([number, 11])
     runs = _runs(one, number)
     noise = uq.GaussianNoise(sd=one.sigma if one.known else uq.HalfNormal(8.0 * one.sigma))
     data = xr.DataArray(one.data, dims="t", coords={"t": one.t}, name="y")
     start = time.process_time()
-    surrogate, fitted = _timed(runs, number)
+    surrogate, fitted = _timed(runs, number, process)
     posterior = uq.Calibration(surrogate, data, noise).sample(uq.NUTS(draws=500, ess=400), rng=number)
     for i in range(rounds):
         if not uq.another_round(posterior):
             break
         more = uq.refine(posterior, 10 * len(one.ends), rng=[number, i])
         runs = uq.ensemble.combine(runs, uq.ensemble.build(more, {"y": one.outputs(more)}))
-        surrogate = uq.GaussianProcess(scales=SCALES).fit(uq.ensemble.inside(runs, margin=margin))
+        surrogate = process.fit(uq.ensemble.inside(runs, margin=margin))
         problem = uq.Calibration(surrogate, data, noise, outside="refined")
         posterior = problem.sample(uq.NUTS(draws=500, ess=400), rng=number)
     if corrected:
@@ -353,10 +353,12 @@ def judged(one: Problem, number: int, rounds: int, margin: float, corrected: int
     return Found(float(square), np.array(inside), off, ratio, scores, status, np.append(fitted, seconds), left)
 
 
-def _timed(runs: xr.Dataset, number: int) -> tuple[uq.surrogates.GaussianProcessSurrogate, Array]:
-    """Return the surrogate of the default settings, and the seconds of its fit and of that with a fixed tolerance."""
+def _timed(
+    runs: xr.Dataset, number: int, process: uq.GaussianProcess
+) -> tuple[uq.surrogates.GaussianProcessSurrogate, Array]:
+    """Return the surrogate, and the seconds of its fit and of the default kernel's with a fixed tolerance."""
     found, seconds = {}, {}
-    for settings in (uq.GaussianProcess(scales=SCALES), PLAIN)[:: 1 if number // 2 % 2 else -1]:
+    for settings in (process, PLAIN)[:: 1 if number // 2 % 2 else -1]:
         start = time.process_time()
         plain = settings is PLAIN
         found[plain] = settings.fit(runs)
@@ -429,12 +431,13 @@ def main() -> int:
     args = parser.parse_args()
     count = 6 if args.quick else args.designs
     aims: list[Aim] = []
+    process = uq.GaussianProcess(scales="auto" if args.auto else "given")
     for kind in args.only:
         if kind == "theoph" and (args.cases is None or not (args.cases / "theoph" / "data.csv").exists()):
             print("# theoph: skipped, since there is no DIR/theoph/data.csv; give the folder of the cases: --cases DIR")
             continue
         warm = problem(kind, 0, args.cases)  # what compiles at its first use is not counted
-        _timed(_runs(warm, 0), 0)
+        _timed(_runs(warm, 0), 0, process)
         for start, half in enumerate(("seen", "unseen")):
             if args.half not in (None, half):
                 continue
@@ -443,7 +446,9 @@ def main() -> int:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
                     found.append(
-                        judged(problem(kind, number, args.cases), number, args.rounds, args.margin, args.correct)
+                        judged(
+                            problem(kind, number, args.cases), number, args.rounds, args.margin, args.correct, process
+                        )
                     )
                 if args.v:
                     one = found[-1]

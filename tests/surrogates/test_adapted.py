@@ -12,15 +12,15 @@ import xarray as xr
 import uqms as uq
 from uqms._typing import Array
 from uqms.errors import InputError
-from uqms.surrogates import RationalQuadratic
+from uqms.surrogates import RationalQuadratic, averaging
 from uqms.surrogates.adapted import Adapted, converted, described, rivals_of, simplest
-from uqms.surrogates.fitting import _apportioned
+from uqms.surrogates.fitting import Fitting, _apportioned
 from uqms.surrogates.function_draws import paths
 from uqms.surrogates.fused import block_size, scores_flat, scores_flat_reverse
 from uqms.surrogates.kernel_files import description_of, kernel_of_description
 from uqms.surrogates.kernels import Kernel, hyperparameter_count
 from uqms.surrogates.process import ScoreProcess, condition, score_reverse, scores_at
-from uqms.surrogates.training import Hyperparameters, objective, trend_basis
+from uqms.surrogates.training import Hyperparameters, objective, subset, trend_basis
 
 D = 3
 M52, SE, M32 = uq.Matern52(), uq.SquaredExponential(), uq.Matern32()
@@ -281,6 +281,23 @@ def test_draws_of_the_function_have_its_covariance() -> None:
         assert np.all(np.abs(draws.mean(axis=0) - mean) < 5.0 * sd / np.sqrt(n)), name
         width = np.sqrt((np.outer(sd, sd) ** 2 + covariance**2) / n)
         assert np.all(np.abs(np.cov(draws.T) - covariance) < 5.0 * width), name
+
+
+def test_of_many_runs_all_say_what_hyperparameters_are() -> None:
+    """Some choose the kernel; mode and spread, from which draws come, are those of all, the plain kernel's too."""
+    runs = runs_of(400, 2, 3, function=lambda x: np.sin(9.0 * x[:, 0]) + np.sin(7.0 * x[:, 1]) ** 3)
+    x = np.column_stack([runs["a"].values, runs["b"].values])
+    y = runs["y"].values - runs["y"].values.mean()
+    fitting = Fitting(x, Adapted(M52), 1, False, "averaged", chosen=True)
+    (found,) = fitting.trained(y[:, None])
+    (one,) = found.rivals
+    order = fitting._ordered(y[:, None], 0)
+    all_runs = averaging.at_mode(order.x, order.y, one.kernel, 1, False, one.at.mode)
+    sd = np.sqrt(np.diag(all_runs.covariance))
+    assert np.all(np.abs(one.at.mode - all_runs.mode) < 0.01 * sd)
+    np.testing.assert_allclose(one.at.covariance, all_runs.covariance, rtol=0.05, atol=0.05 * one.at.covariance.max())
+    some = averaging.at_mode(*(part[subset(400)] for part in (order.x, order.y)), one.kernel, 1, False, one.at.mode)
+    assert np.all(np.abs(one.at.mode - some.mode) > sd)  # which those of some would not be
 
 
 def test_many_runs_choose_on_some_of_them() -> None:

@@ -89,6 +89,7 @@ class Adapted(Kernel):
     amplitude: bool = True
 
     exchangeable = True
+    plain = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.kernel, Stationary):
@@ -145,7 +146,9 @@ class Adapted(Kernel):
     def seen(self, u: Array, ell: Array) -> Seen:
         """Return inputs in the kernel's directions, with the amplitude there."""
         own, lower, b = self.parts_of(ell, u.shape[1])
-        return Seen(u @ lower.T, amplitude(u, b), own)
+        return Seen(
+            u @ lower.T, amplitude(u, b), own, lower if self.directions else None, b if self.amplitude else None
+        )
 
     def linearised(self, u: Array, x: Array, ell: Array) -> Linearised:
         """Return kappa (k, n) with its reverse derivatives."""

@@ -34,6 +34,7 @@ from uqms._threads import one_thread
 from uqms._typing import Array
 from uqms.surrogates.kernels import Kernel, correlation, hyperparameter_count, scale_count
 from uqms.surrogates.training import (
+    AtMode,
     Hyperparameters,
     Noise,
     bounds_of,
@@ -47,7 +48,6 @@ from uqms.surrogates.training import (
 )
 
 __all__ = [
-    "AtMode",
     "CHEAP",
     "DRAWS",
     "ROUNDS_MORE",
@@ -84,14 +84,6 @@ class Sample(NamedTuple):
     weights: Array  # (N,)
     effective: float
     log_evidence: float = 0.0
-
-
-class AtMode(NamedTuple):
-    """The mode of the density of p, the inverse of its curvature there, and the log evidence of Laplace's method."""
-
-    mode: Array  # (k,)
-    covariance: Array  # (k, k)
-    log_evidence: float
 
 
 def at_mode(

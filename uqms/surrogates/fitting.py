@@ -231,15 +231,15 @@ class _Ordered(NamedTuple):
             some = self._replace(x=self.x[rows], y=self.y[rows], noise=taken(self.noise, rows))
             asks = self._asks(first, columns, plain)
             rivals = some._rivals(kernel, columns, averaging.logarithms(plain, self.noise), asks)
+            if len(rows) < len(self.x):  # what some say of its hyperparameters is too wide for all
+                of_some = max(rivals, key=_evidence)
+                rivals = [self._rival(of_some.kernel, columns, of_some.at.mode)]
         best = max(rivals, key=_evidence) if rivals else None
         if best is None or best.kernel == first:
             found = replace(plain, ell=converted(plain.ell, first, kernel, d))
         else:
-            if len(rows) < len(self.x):
-                best = self._rival(best.kernel, columns, best.mode)
-                rivals = [best]
             trend = trend_basis(self.x, columns)
-            found = train(self.x, self.y, best.kernel, trend, self.noise, best.mode[None])
+            found = train(self.x, self.y, best.kernel, trend, self.noise, best.at.mode[None])
             found = replace(found, ell=converted(found.ell, best.kernel, kernel, d))
         return _permuted(replace(found, rivals=tuple(rivals)), kernel, np.argsort(self.inputs))
 
@@ -252,9 +252,9 @@ class _Ordered(NamedTuple):
             best = max(rivals, key=_evidence)
             if len(rivals) == 3 and best is rivals[0]:
                 break  # what neither directions nor an amplitude help, both do not
-            own = len(best.mode) - (self.noise is not False)
-            start = np.log(converted(np.exp(best.mode[:own]), best.kernel, rival, d))
-            rivals.append(self._rival(rival, columns, np.append(start, best.mode[own:])))
+            mode, own = best.at.mode, len(best.at.mode) - (self.noise is not False)
+            start = np.log(converted(np.exp(mode[:own]), best.kernel, rival, d))
+            rivals.append(self._rival(rival, columns, np.append(start, mode[own:])))
         return rivals
 
     def _unordered(self) -> "_Ordered":
@@ -269,20 +269,19 @@ class _Ordered(NamedTuple):
 
     def _rival(self, kernel: Kernel, columns: int, start: Array) -> Rival:
         at = averaging.at_mode(self.x, self.y, kernel, columns, self.noise, start, accuracy=ACCURACY)
-        return Rival(kernel, *at)
+        return Rival(kernel, at)
 
     def _of_rivals(self, kernel: Adapted, columns: int, found: Hyperparameters, order: int) -> list[Hyperparameters]:
         """Return draws of the hyperparameters of all rivals, each as often as its probability says."""
         d, drawn = self.x.shape[1], []
-        evidence = np.array([one.log_evidence for one in found.rivals])
+        evidence = np.array([one.at.log_evidence for one in found.rivals])
         share = np.exp(evidence - np.logaddexp.reduce(evidence))
         for one, count in zip(found.rivals, _apportioned(share, averaging.DRAWS), strict=True):
             if count:
-                at = averaging.AtMode(*one[1:])
                 if len(self.x) > FEW * d:
-                    points = averaging.normal_sample(at, bounds_of(one.kernel, d, self.noise))
+                    points = averaging.normal_sample(one.at, bounds_of(one.kernel, d, self.noise))
                 else:
-                    parts = self.x, self.y, one.kernel, columns, self.noise, at
+                    parts = self.x, self.y, one.kernel, columns, self.noise, one.at
                     points = averaging.sample_from(*parts, rounds=ROUNDS)
                 several = averaging.draws_of(points, len(self.y) - columns, self.noise, order, count)
                 drawn += [replace(draw, ell=converted(draw.ell, one.kernel, kernel, d)) for draw in several]
@@ -348,7 +347,7 @@ def _permuted(found: Hyperparameters, kernel: Kernel, inputs: Ints) -> Hyperpara
 
 
 def _evidence(one: Rival) -> float:
-    return one.log_evidence
+    return one.at.log_evidence
 
 
 def _apportioned(shares: Array, count: int) -> Ints:

@@ -30,7 +30,7 @@ from uqms import _checks as check
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.errors import InputError
 from uqms.surrogates.gp import GaussianProcessSurrogate
-from uqms.surrogates.kernels import Kernel, Stationary, correlation, layout_of, split
+from uqms.surrogates.kernels import Kernel, correlation, layout_of, split
 from uqms.surrogates.process import normals_at
 from uqms.surrogates.radial import factor_of, radial
 from uqms.surrogates.training import JITTER_FIRST, factorise, trend_basis
@@ -235,10 +235,9 @@ def _correlations(kernel: Kernel, u: Array, z: Array, ell: Array) -> Iterator[tu
         return
     _, codes, terms = layout_of(layout)
     count = int(terms[-1]) + 1
-    stationary = isinstance(kernel, Stationary)
-    u, left_size, _ = kernel.seen(u, ell)
-    z, right_size, own = kernel.seen(z, ell)
-    parts, shares = split(kernel, u.shape[1], own)
+    one, other = kernel.seen(u, ell), kernel.seen(z, ell)
+    u, z = one.z, other.z
+    parts, shares = split(kernel, u.shape[1], one.ell)
     sides = []
     for code, scales in zip(codes, parts, strict=True):
         factor = np.sqrt(factor_of(int(code))) / scales
@@ -260,4 +259,4 @@ def _correlations(kernel: Kernel, u: Array, z: Array, ell: Array) -> Iterator[tu
                 product = product * shares[term]
             total = product if total is None else total + product
         assert total is not None
-        yield block, total if stationary else total * left_size[block, None] * right_size
+        yield block, total if one.slopes is None else total * one.amplitude[block, None] * other.amplitude

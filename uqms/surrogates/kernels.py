@@ -99,6 +99,8 @@ class Kernel(ABC):
 
     exchangeable: ClassVar[bool] = False
     """Whether the kernel treats all inputs alike, so that they may be re-ordered."""
+    plain: ClassVar[bool] = True
+    """Whether inputs are seen as they are, and the correlation of each with itself is 1; see `seen`."""
 
     @abstractmethod
     def places(self, d: int) -> Ints:
@@ -154,7 +156,9 @@ class Seen(NamedTuple):
 
     z: Array  # (k, d)
     amplitude: Array  # (k,)
-    ell: Array
+    ell: Array  # of the kernel of the scaled distance
+    directions: Array | None = None  # (d, d), z = directions u, where they are learned
+    slopes: Array | None = None  # (d,), of the logarithm of the amplitude, where it is learned
 
 
 class RadialParts(Kernel):

@@ -35,7 +35,6 @@ from scipy.stats import qmc
 
 from uqms._typing import Array, Bools, Ints
 from uqms.errors import InputError
-from uqms.surrogates.adapted import Adapted
 from uqms.surrogates.kernels import Kernel, correlation, correlation_within, scale_count
 from uqms.surrogates.training import JITTER_FIRST, Hyperparameters, factorise, trend_basis, trend_reverse
 
@@ -167,18 +166,18 @@ class ScoreProcess:
         layout = self.kernel.layout()
         if layout is None:
             raise InputError(f"compiled prediction does not know the kernel {self.kernel}; use scores_at.")
-        adapted = self.kernel if isinstance(self.kernel, Adapted) else None
-        learned = [adapted is not None and adapted.directions, adapted is not None and adapted.amplitude]
+        first = self.kernel.seen(self.x, self.ell[0, 0])
+        learned = [first.directions is not None, first.slopes is not None]
         header = np.array([self.draws, self.q, n, d, b, len(layout) // 2, *learned], dtype=np.float64)
         parts = [header, self.log_weights, layout, self.x.ravel()]
         for h in range(self.draws):
             for j in range(self.q):
                 g, inverse = self.trend_factor[h, j], self.inverse_factor[h, j]
-                z, amplitude, ell = self.kernel.seen(self.x, self.ell[h, j])
-                inverse = inverse if adapted is None else inverse * amplitude
+                seen = self.kernel.seen(self.x, self.ell[h, j])
+                inverse = inverse if seen.slopes is None else inverse * seen.amplitude
                 parts += [
-                    1.0 / ell[:scales],
-                    ell[scales:],
+                    1.0 / seen.ell[:scales],
+                    seen.ell[scales:],
                     self.variance[h, j : j + 1],
                     self.beta[h, j],
                     self.target[h, j],
@@ -188,10 +187,10 @@ class ScoreProcess:
                     (inverse.T @ g).ravel(),
                     self.trend_root[h, j].ravel(),
                 ]
-                if adapted is not None:
-                    _, lower, slopes = adapted.parts_of(self.ell[h, j], d)
-                    parts += [lower.ravel(), z.ravel()] if adapted.directions else []
-                    parts += [slopes] if adapted.amplitude else []
+                if seen.directions is not None:
+                    parts += [seen.directions.ravel(), seen.z.ravel()]
+                if seen.slopes is not None:
+                    parts.append(seen.slopes)
         return np.concatenate(parts)
 
 
@@ -364,7 +363,7 @@ def score_reverse(
     trend_bar = both @ v @ process.trend_root[h, j]
     w_bar = np.outer(mean_bar, process.target[h, j]) - both @ w - trend_bar @ process.trend_factor[h, j].T
     out = to_runs.reverse_inputs(s2 * w_bar @ process.inverse_factor[h, j])
-    if len(u) > 1 or isinstance(kernel, Adapted):  # a correlation is 1 at equal inputs, wherever these are
+    if len(u) > 1 or not kernel.plain:  # otherwise a correlation is 1 at equal inputs, wherever these are
         out += kernel.linearised(u, u.copy(), ell).reverse_inputs(s2 * both)
     return np.asarray(out + trend_reverse(u, trend_bar + np.outer(mean_bar, process.beta[h, j])))
 

@@ -40,6 +40,7 @@ from uqms.surrogates.kernels import (
 )
 
 __all__ = [
+    "AtMode",
     "Hyperparameters",
     "Noise",
     "Rival",
@@ -91,16 +92,19 @@ class Hyperparameters:
     rivals: tuple["Rival", ...] = ()  # what was compared, where the runs choose the kernel
 
 
-class Rival(NamedTuple):
-    """A kernel that could have been chosen for a score, with the mode and spread of its hyperparameters' logarithms.
+class AtMode(NamedTuple):
+    """The mode of the density of p, the inverse of its curvature there, and the log evidence of Laplace's method."""
 
-    Inputs and runs are in an order of their own.
-    """
+    mode: Array  # (k,)
+    covariance: Array  # (k, k)
+    log_evidence: float
+
+
+class Rival(NamedTuple):
+    """A kernel that could have been chosen for a score; inputs and runs are in an order of their own."""
 
     kernel: Kernel
-    mode: Array
-    covariance: Array
-    log_evidence: float
+    at: AtMode
 
 
 def trend_basis(

@@ -34,7 +34,6 @@ from uqms.calibration.population.lowrank import LowRank, ragged
 from uqms.calibration.population.shared_error import SharedError, nystroem
 from uqms.calibration.predict import PosteriorPrediction, Targets, new_noise
 from uqms.errors import InputError
-from uqms.surrogates.kernels import Stationary
 from uqms.surrogates.outputs import Decoder, InputDecoder
 
 if TYPE_CHECKING:
@@ -270,7 +269,7 @@ def featured(data: "Individuals", error: SharedError, scores: Ints, unit: Ints) 
 def covariances_of(data: "Individuals", scores: Ints | None = None) -> Covariances:
     """Return the covariances of the surrogate's errors between inputs, of scores or all."""
     process = compiled_process(data.surrogate) if data.cells.by_input is None else None
-    if process is not None and isinstance(process.kernel, Stationary):
+    if process is not None and process.kernel.plain:
         return ProcessCovariances(process if scores is None else process.select(scores))
     return SurrogateCovariances.of(data.surrogate, np.arange(data.cells.basis.shape[1]) if scores is None else scores)
 
