@@ -235,10 +235,10 @@ def bumps(rng: np.random.Generator) -> tuple[int, Function]:
 
 
 def kink(rng: np.random.Generator) -> tuple[int, Function]:
-    """Return a maximum of planes: kinks along combinations of inputs."""
+    """Return a maximum of two planes that are equal in the middle of the box: a kink along a combination of inputs."""
     d = int(rng.integers(2, 5))
-    slopes, offsets = rng.normal(size=(d, 3)), rng.normal(size=3) * 0.3
-    return d, lambda u: (u @ slopes + offsets).max(axis=1)
+    slopes = rng.normal(size=(d, 2))
+    return d, lambda u: ((u - 0.5) @ slopes).max(axis=1)
 
 
 KINDS = {
