@@ -77,7 +77,7 @@ BUGS = (
         "covariance between inputs dropped",
         f"{CALIBRATION}/_gaussian.py",
         "                s -= L[i, e] * L[j, e]\n            L[i, j] = s / L[j, j]\n\n\n",
-        "            L[i, j] = 0.0 * s\n\n\n",
+        "                s -= 0.0\n            L[i, j] = 0.0 * s\n\n\n",
         (*DENSE, *values("scalar_replicates", "own_surrogate"), *models("scalar_replicates")),
     ),
     Bug(
