@@ -85,7 +85,7 @@ BUGS = (
         f"{CALIBRATION}/_process_gaussian.py",
         "                parts[n + k * q + j] = covariance[j, k, k]\n",
         "                parts[n + k * q + j] = 0.5 * covariance[j, k, k]\n",
-        models("scalar_one", "curve_averaged"),
+        models("scalar_one", "curve_one"),
     ),
     Bug(
         "truncation per replicate (cells)",

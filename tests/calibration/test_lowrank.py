@@ -19,12 +19,23 @@ from uqms.calibration.population.covariances import ProcessCovariances
 from uqms.calibration.population.lowrank import LowRank
 from uqms.calibration.population.shared_error import LEFT_OUT, SharedError, nystroem
 from uqms.errors import InputError
-from uqms.surrogates import Matern32, Matern52, RationalQuadratic, SquaredExponential
+from uqms.surrogates import Adapted, Matern32, Matern52, RationalQuadratic, SquaredExponential
+from uqms.surrogates.kernels import Kernel, scale_count
 from uqms.surrogates.process import ScoreProcess, average, condition, scores_at
 from uqms.surrogates.training import Hyperparameters
 from uqms.surrogates.transforms import IDENTITY
 
 SIGMA, OUTPUTS = np.array([0.1, 0.2]), ("a", "b")
+KERNELS = (
+    SquaredExponential(),
+    Matern32(),
+    Matern52(),
+    RationalQuadratic(),
+    SquaredExponential() + Matern52() * RationalQuadratic(0.7),
+    Adapted(),
+    Adapted(Matern32(), amplitude=False),
+    Adapted(SquaredExponential() + Matern52() * RationalQuadratic(0.7), directions=False),
+)
 
 
 class Data(NamedTuple):
@@ -41,7 +52,7 @@ class Data(NamedTuple):
 
 
 def process_of(
-    kernel: object, q: int = 2, d: int = 2, n: int = 15, columns: int = 1, ells: tuple[float, ...] = (0.6,)
+    kernel: Kernel, q: int = 2, d: int = 2, n: int = 15, columns: int = 1, ells: tuple[float, ...] = (0.6,)
 ) -> ScoreProcess:
     """Return q scores conditioned on n runs, averaged over length scales; one run has no value of the last score."""
     rng = np.random.default_rng(1)
@@ -50,13 +61,22 @@ def process_of(
     y[3, -1] = np.nan
     found = []
     for ell in ells:
-        scales = np.full(d * 3, ell) * np.repeat([1.0, 0.7, 1.5], d) if isinstance(kernel, tuple) else np.full(d, ell)
-        one = Hyperparameters(
-            np.append(scales, 0.5) if isinstance(kernel, tuple) else scales, 0.0, 1e-10, 0.0, 1, False
-        )
-        chosen = SquaredExponential() + Matern52() * RationalQuadratic(0.7) if isinstance(kernel, tuple) else kernel
-        found.append(condition(chosen, x, y, columns, [one] * q, [0.3] * q))
+        each = [
+            Hyperparameters(hyperparameters_of(kernel, d, ell, slope), 0.0, 1e-10, 0.0, 1, False)
+            for slope in np.linspace(0.4, 1.3, q)
+        ]
+        found.append(condition(kernel, x, y, columns, each, [0.3] * q))
     return average(found)
+
+
+def hyperparameters_of(kernel: Kernel, d: int, ell: float, slope: float) -> np.ndarray:
+    """Return length scales about `ell`, with shares of a half; directions and amplitude as far as the kernel has them."""
+    if isinstance(kernel, Adapted):
+        own = hyperparameters_of(kernel.kernel, d, ell, slope)
+        return kernel.ell_of(own, np.eye(d) - slope * np.eye(d, k=-1), np.linspace(slope, -0.5, d))
+    parts = scale_count(kernel, d) // d
+    shares = np.full(len(kernel.more(d)[0]), 0.5)
+    return np.append(np.repeat(np.array([1.0, 0.7, 1.5])[:parts], d) * ell, shares)
 
 
 def data_of(sizes: list[int], q: int, width: int = 0, copies: int = 2) -> Data:
@@ -132,10 +152,8 @@ def several() -> tuple[LowRank, Data, np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("columns", [1, 3, 6])
-@pytest.mark.parametrize(
-    "kernel", [SquaredExponential(), Matern32(), Matern52(), RationalQuadratic(), ("a sum",)], ids=str
-)
-def test_through_the_inputs_themselves_it_is_the_exact_likelihood(kernel: object, columns: int) -> None:
+@pytest.mark.parametrize("kernel", KERNELS, ids=str)
+def test_through_the_inputs_themselves_it_is_the_exact_likelihood(kernel: Kernel, columns: int) -> None:
     process = process_of(kernel, columns=columns, ells=(0.5, 0.8))
     rng = np.random.default_rng(4)
     data, u = data_of([3] * 8, 2, width=1), rng.random((8, 2))
@@ -160,10 +178,8 @@ def test_value_is_the_normal_density_of_the_dense_low_rank_covariance(
         assert lowrank.value_and_slopes(one, SIGMA, z)[0] == pytest.approx(wanted, rel=1e-10)
 
 
-@pytest.mark.parametrize(
-    "kernel", [SquaredExponential(), Matern32(), Matern52(), RationalQuadratic(), ("a sum",)], ids=str
-)
-def test_gradient_is_that_of_finite_differences(kernel: object) -> None:
+@pytest.mark.parametrize("kernel", KERNELS, ids=str)
+def test_gradient_is_that_of_finite_differences(kernel: Kernel) -> None:
     process = process_of(kernel, columns=6, ells=(0.6, 0.9))
     rng = np.random.default_rng(5)
     data, u = data_of([2, 1, 3, 2], 2, width=1), rng.random((4, 2))
@@ -194,8 +210,9 @@ def test_beyond_double_precision_there_is_no_density(several: tuple[LowRank, Dat
 # --- the features -----------------------------------------------------------------------------------------------------
 
 
-def test_variance_is_exact_everywhere_and_covariance_at_the_points() -> None:
-    process = process_of(Matern52(), columns=3)
+@pytest.mark.parametrize("kernel", [Matern52(), Adapted()], ids=str)
+def test_variance_is_exact_everywhere_and_covariance_at_the_points(kernel: Kernel) -> None:
+    process = process_of(kernel, columns=3)
     rng = np.random.default_rng(6)
     points, others = rng.random((9, 2)), rng.random((50, 2))
     error = SharedError.through(ProcessCovariances(process), points)

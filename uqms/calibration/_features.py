@@ -8,7 +8,10 @@ W           w(u)' = (L^-1 k(x, u))' of all inputs; L, v, t as in `process`      
 P_j         fixed matrix of score j: Phi_j = [k(u, V), w', v'] P_j               (m_j+n+b, r_j)
 Phi_j       features; error of score j: Phi_j(u_k) w_j + what is its own         (K, r_j)
 lambda      what is its own: exact variance minus |Phi_j|², not below 0          (K, q)
+z, s        inputs in the directions of a score, and its amplitude there         (K, d), (K,)
 ==========  ===================================================================  ============
+
+Letters of the kernel as in `adapted`: k(u, x) = variance s(u) s(x) kappa_0(z(u), z(x)), where L^-1 has s at the runs.
 """
 
 import math
@@ -19,7 +22,7 @@ from uqms._compiled import compiled
 from uqms._native import A1, A2, NONE, I, deferred, native
 from uqms._typing import Array, Ints
 from uqms.calibration._blas import gemm, times_lower
-from uqms.surrogates.fused import fill_shares, inputs_at, kernel_of, kernel_size, score_size
+from uqms.surrogates.fused import adapted_at, fill_shares, inputs_at, kernel_of, kernel_size, score_size, see
 from uqms.surrogates.kernels import FAST, SINGLE, composite_of
 from uqms.surrogates.radial import decay
 
@@ -33,7 +36,7 @@ def _correlations(
     code: int,
     codes: Ints,
     terms: Ints,
-    variance: float,
+    variances: Array,
     scales: Array,
     shares: Array,
     u: Array,
@@ -42,7 +45,7 @@ def _correlations(
     kappa: Array,
     g: Array,
 ) -> None:
-    """Fill kappa and g (K, n), times the variance, between inputs and points (n, d); `scales` (parts, d) are inverse.
+    """Fill kappa and g (K, n), times variances (K,), between inputs and points (n, d); `scales` (parts, d) are inverse.
 
     Sums and products of kernels leave g empty: `_slopes` takes it again. `columns` (d, n) is work space.
     """
@@ -52,7 +55,7 @@ def _correlations(
         radials = np.empty(len(codes))
         for a in range(K):
             for i in range(n):
-                kappa[a, i] = variance * composite_of(codes, terms, shares, scales, u[a], points[i], radials)
+                kappa[a, i] = variances[a] * composite_of(codes, terms, shares, scales, u[a], points[i], radials)
         return
     for c in range(d):
         for i in range(n):
@@ -68,17 +71,17 @@ def _correlations(
                 r2[i] += step * step
         if code == 0:
             for i in range(n):
-                value = variance * decay(0.5 * r2[i])
+                value = variances[a] * decay(0.5 * r2[i])
                 kappa[a, i], g[a, i] = value, -value
         elif code == 1:
             for i in range(n):
                 r = math.sqrt(3.0 * r2[i])
-                value = variance * decay(r)
+                value = variances[a] * decay(r)
                 kappa[a, i], g[a, i] = (1.0 + r) * value, -3.0 * value
         else:
             for i in range(n):
                 r = math.sqrt(5.0 * r2[i])
-                value = variance * decay(r)
+                value = variances[a] * decay(r)
                 kappa[a, i], g[a, i] = (1.0 + r + r * r / 3.0) * value, -(5.0 / 3.0) * (1.0 + r) * value
 
 
@@ -87,7 +90,7 @@ def _slopes(
     code: int,
     codes: Ints,
     terms: Ints,
-    variance: float,
+    variances: Array,
     scales: Array,
     shares: Array,
     u: Array,
@@ -104,7 +107,7 @@ def _slopes(
         for a in range(K):
             for i in range(n):
                 composite_of(codes, terms, shares, scales, u[a], points[i], radials)
-                bar = kappa_bar[a, i] * variance
+                bar = kappa_bar[a, i] * variances[a]
                 for p in range(len(codes)):
                     for c in range(d):
                         s = scales[p, c]
@@ -160,10 +163,11 @@ def _trend_reverse(u: Array, t_bar: Array, u_bar: Array) -> None:
 
 
 @compiled
-def _arrays_of(block: Array, h: int, j: int, parts: int) -> tuple[Array, Array, Array, float, Array, Array, int]:
-    """Return x (n, d), inverse scales (parts, d), shares, variance, beta (b,), target (n,) of score j of draw h.
+def _arrays_of(block: Array, h: int, j: int, parts: int) -> tuple[Array, Array, Array, float, Array, Array, int, int]:
+    """Return z (n, d) of the runs, inverse scales (parts, d), shares, variance, beta (b,), target (n,) of a score.
 
-    The last is where L^-1 (n, n), G (n, b), what is not needed here (n, b), and R (b, b) begin.
+    The last are where L^-1 (n, n), G (n, b), what is not needed here (n, b), and R (b, b) begin, and where what is
+    learned of directions and amplitude does.
     """
     q, n, d, b = int(block[1]), int(block[2]), int(block[3]), int(block[4])
     begin = inputs_at(block)
@@ -174,8 +178,19 @@ def _arrays_of(block: Array, h: int, j: int, parts: int) -> tuple[Array, Array, 
     shares = np.empty(parts)
     fill_shares(block[at + parts * d : at + size], shares)
     variance = block[at + size]
+    adapted = at + size + adapted_at(n, b)
+    if block[6] > 0.0:
+        x = block[adapted + d * d : adapted + (d + n) * d].reshape(n, d)
     at += size + 1
-    return x, scales, shares, variance, block[at : at + b], block[at + b : at + b + n], at + b + 2 * n
+    return x, scales, shares, variance, block[at : at + b], block[at + b : at + b + n], at + b + 2 * n, adapted
+
+
+@compiled
+def _seen(block: Array, adapted: int, u: Array) -> tuple[Array, Array]:
+    """Return z (K, d) and s (K,) at inputs."""
+    z, s = np.empty(u.shape), np.empty(len(u))
+    see(block, adapted, u, z, s)
+    return z, s
 
 
 @native(NONE, A1, I, A2, A2, I, I, A2, A2, A2, A2, A2, A2, A2, A2, fastmath=FAST)
@@ -199,12 +214,14 @@ def _score(
     n, b = int(block[2]), int(block[4])
     code, codes, terms = kernel_of(block)
     K, m = u.shape[0], len(points)
-    x, scales, shares, variance, beta, target, factor_at = _arrays_of(block, h, j, len(codes))
+    x, scales, shares, variance, beta, target, factor_at, adapted = _arrays_of(block, h, j, len(codes))
     g_at = factor_at + n * n
     root_at = g_at + 2 * n * b
 
     columns = np.empty((u.shape[1], max(n, m)))
-    _correlations(code, codes, terms, variance, scales, shares, u, x, columns, W, g)
+    (z, amplitude), (z_points, at_points) = _seen(block, adapted, u), _seen(block, adapted, points)
+    variances = variance * amplitude
+    _correlations(code, codes, terms, variances, scales, shares, z, x, columns, W, g)
     flat_w, flat_v, flat_phi, flat_p = W.reshape(K * n), v.reshape(K * b), phi.reshape(K * rank), P.reshape(-1)
     times_lower(True, K, n, block, factor_at, flat_w, 0)
     rest = np.empty((K, b))
@@ -221,13 +238,14 @@ def _score(
         gemm(False, False, K, b, n, -1.0, flat_w, 0, n, block, g_at, b, 1.0, flat_rest, 0, b)
         gemm(False, True, K, b, b, 1.0, flat_rest, 0, b, block, root_at, b, 0.0, flat_v, 0, b)
     kv = np.empty((K, m))
-    _correlations(code, codes, terms, variance, scales, shares, u, points, columns, kv, g_points)
+    _correlations(code, codes, terms, variances, scales, shares, z, z_points, columns, kv, g_points)
+    kv *= at_points
     gemm(False, False, K, rank, m, 1.0, kv.reshape(K * m), 0, m, flat_p, 0, rank, 0.0, flat_phi, 0, rank)
     gemm(False, False, K, rank, n, 1.0, flat_w, 0, n, flat_p, m * rank, rank, 1.0, flat_phi, 0, rank)
     if b:
         gemm(False, False, K, rank, b, 1.0, flat_v, 0, b, flat_p, (m + n) * rank, rank, 1.0, flat_phi, 0, rank)
     for a in range(K):
-        s = variance
+        s = variances[a] * amplitude[a]
         for i in range(n):
             s -= W[a, i] * W[a, i]
         for c in range(b):
@@ -262,9 +280,11 @@ def _score_reverse(
     n, b = int(block[2]), int(block[4])
     code, codes, terms = kernel_of(block)
     K, m = u.shape[0], len(points)
-    x, scales, shares, variance, beta, target, factor_at = _arrays_of(block, h, j, len(codes))
+    x, scales, shares, variance, beta, target, factor_at, adapted = _arrays_of(block, h, j, len(codes))
     g_at = factor_at + n * n
     root_at = g_at + 2 * n * b
+    (z, amplitude), (z_points, at_points) = _seen(block, adapted, u), _seen(block, adapted, points)
+    variances = variance * amplitude
 
     flat_w, flat_p, flat_phi = W.reshape(K * n), P.reshape(-1), phi_bar.reshape(K * rank)
     for a in range(K):  # W becomes its own derivative
@@ -286,10 +306,30 @@ def _score_reverse(
                 t_bar[a, c] += mean_bar[a, j] * beta[c]
         _trend_reverse(u, t_bar, u_bar)
     times_lower(False, K, n, block, factor_at, flat_w, 0)
-    _slopes(code, codes, terms, variance, scales, shares, u, x, W, g, u_bar)
     kv_bar = np.empty((K, m))
     gemm(False, True, K, m, rank, 1.0, flat_phi, 0, rank, flat_p, 0, rank, 0.0, kv_bar.reshape(K * m), 0, m)
-    _slopes(code, codes, terms, variance, scales, shares, u, points, kv_bar, g_points, u_bar)
+    kv_bar *= at_points
+    if block[7] > 0.0:  # kappa again: W has taken its place
+        slopes = adapted + int(block[6]) * (u.shape[1] + n) * u.shape[1]
+        kappa, unused, columns = np.empty((K, max(n, m))), np.empty((K, max(n, m))), np.empty((u.shape[1], max(n, m)))
+        by_amplitude = 2.0 * own_bar[:, j] * variances * amplitude
+        for against, bar in ((x, W), (z_points, kv_bar)):
+            _correlations(code, codes, terms, variances, scales, shares, z, against, columns, kappa, unused)
+            for a in range(K):
+                for i in range(len(against)):
+                    by_amplitude[a] += bar[a, i] * kappa[a, i]
+        for a in range(K):
+            for c in range(u.shape[1]):
+                u_bar[a, c] += by_amplitude[a] * block[slopes + c]
+    z_bar = np.zeros(u.shape)
+    _slopes(code, codes, terms, variances, scales, shares, z, x, W, g, z_bar)
+    _slopes(code, codes, terms, variances, scales, shares, z, z_points, kv_bar, g_points, z_bar)
+    for a in range(K):
+        for c in range(u.shape[1]):
+            u_bar[a, c] += z_bar[a, c]
+            if block[6] > 0.0:
+                for e in range(c):
+                    u_bar[a, e] += block[adapted + c * u.shape[1] + e] * z_bar[a, c]
 
 
 # --- all scores -------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from uqms.surrogates.kernels import FAST, SINGLE, composite_of, correlation_of, 
 
 __all__ = [
     "HEADER",
+    "adapted_at",
     "block_size",
     "fill_shares",
     "forward",
@@ -29,6 +30,7 @@ __all__ = [
     "score_size",
     "scores_flat",
     "scores_flat_reverse",
+    "see",
 ]
 
 HEADER = 8

@@ -141,14 +141,19 @@ class ProcessCovariances:
         return np.repeat([-1.0, 1.0], [len(self.process.x), self.process.beta.shape[2]])
 
     def stretch(self, cloud: Array) -> Array:
-        """Return the inverse length scales."""
-        where = places(self.process.kernel, self.process.x.shape[1])
-        inverse = [1.0 / self.process.ell[..., at] ** 2 for at in where]  # parts, each (H, q, d)
-        return np.asarray(np.sqrt(np.mean(inverse, axis=(0, 1, 2))))
+        """Return the inverse length scales, each with those of the directions that an input is part of."""
+        process, d = self.process, self.process.x.shape[1]
+        where, found = places(process.kernel, d), []
+        for ell in process.ell.reshape(-1, process.ell.shape[-1]):
+            squares = 1.0 / ell[where] ** 2  # (parts, d)
+            directions = process.kernel.seen(process.x[:1], ell).directions
+            found.append(squares if directions is None else squares @ directions**2)
+        return np.asarray(np.sqrt(np.mean(found, axis=(0, 1))))
 
     def scale(self, cloud: Array) -> Array:
-        """Return the variances before runs."""
-        return np.asarray(self.process.variance.max(axis=0))
+        """Return the largest variances before runs over the cloud."""
+        process = self.process
+        return np.array([max(self._before(h, j, cloud).max() for h in range(process.draws)) for j in range(self.q)])
 
     def floor(self, h: int, g: int) -> float:
         """Return the rounding of the variance before runs, of which the error's is a difference."""
@@ -171,11 +176,14 @@ class ProcessCovariances:
         process = self.process
         kappa = correlation(process.kernel, u, process.x, process.ell[h, j])
         mean, w, v = rows_of(process, h, j, u, kappa, None)
-        variance = process.variance[h, j]
-        exact = variance - np.einsum("ij,ij->i", w, w) + np.einsum("ij,ij->i", v, v)
-        to_points = variance * correlation(process.kernel, u, points, process.ell[h, j])
+        exact = self._before(h, j, u) - np.einsum("ij,ij->i", w, w) + np.einsum("ij,ij->i", v, v)
+        to_points = process.variance[h, j] * correlation(process.kernel, u, points, process.ell[h, j])
         raw = np.concatenate([to_points, w, v], axis=1)
         return Against(raw, mean[:, None], np.maximum(exact, 0.0)[:, None, None])
+
+    def _before(self, h: int, j: int, u: Array) -> Array:
+        """Return the variance before runs (k,)."""
+        return np.asarray(self.process.variance[h, j] * self.process.kernel.variances(u, self.process.ell[h, j]))
 
 
 @final

@@ -269,7 +269,7 @@ def featured(data: "Individuals", error: SharedError, scores: Ints, unit: Ints) 
 def covariances_of(data: "Individuals", scores: Ints | None = None) -> Covariances:
     """Return the covariances of the surrogate's errors between inputs, of scores or all."""
     process = compiled_process(data.surrogate) if data.cells.by_input is None else None
-    if process is not None and process.kernel.plain:
+    if process is not None:
         return ProcessCovariances(process if scores is None else process.select(scores))
     return SurrogateCovariances.of(data.surrogate, np.arange(data.cells.basis.shape[1]) if scores is None else scores)
 
