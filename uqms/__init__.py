@@ -121,6 +121,7 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.surrogates import Logit as Logit
     from uqms.surrogates import Matern32 as Matern32
     from uqms.surrogates import Matern52 as Matern52
+    from uqms.surrogates import Matern72 as Matern72
     from uqms.surrogates import MultiFidelity as MultiFidelity
     from uqms.surrogates import NonlinearMultiFidelity as NonlinearMultiFidelity
     from uqms.surrogates import Physics as Physics
@@ -183,6 +184,7 @@ __all__ = [
     "LogitNormal",
     "Matern32",
     "Matern52",
+    "Matern72",
     "Metropolis",
     "MultiFidelity",
     "MultivariateNormal",
@@ -330,6 +332,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "Logit",
         "Matern32",
         "Matern52",
+        "Matern72",
         "MultiFidelity",
         "NonlinearMultiFidelity",
         "Physics",

@@ -13,7 +13,7 @@ import uqms as uq
 from uqms._typing import Array
 from uqms.errors import InputError
 from uqms.surrogates import RationalQuadratic, averaging
-from uqms.surrogates.adapted import Adapted, converted, described, rivals_of, simplest
+from uqms.surrogates.adapted import Adapted, OneOf, converted, described
 from uqms.surrogates.fitting import Fitting, _apportioned
 from uqms.surrogates.function_draws import paths
 from uqms.surrogates.fused import block_size, scores_flat, scores_flat_reverse
@@ -147,21 +147,68 @@ def test_nothing_learned_is_the_kernel_itself() -> None:
     rng = np.random.default_rng(0)
     u, x = rng.random((4, D)), rng.random((5, D))
     np.testing.assert_array_equal(kernel.correlation(u, x, ell), M52.correlation(u, x, own))
-    assert simplest(kernel, ell[None, None], D) == M52
-    assert described(kernel, ell[None, None], D) == "Matern52"
     np.testing.assert_array_equal(converted(ell, kernel, M52, D), own)
 
 
 def test_rivals_are_what_can_be_learned() -> None:
-    assert [str(one) for one in rivals_of(Adapted(M52), 3)] == [
-        "Matern52",
-        "Matern52 with learned amplitude",
-        "Matern52 with learned directions",
-        "Matern52 with learned directions and amplitude",
+    each = ["", " with learned amplitude", " with learned directions", " with learned directions and amplitude"]
+    assert list(map(str, OneOf.that_adapts(M52, 3).kernels)) == [
+        f"{name}{more}" for name in ("Matern52", "Matern72") for more in each
     ]
-    assert rivals_of(Adapted(M52), 1) == [M52, Adapted(M52, directions=False)]
-    assert len(rivals_of(Adapted(M52), 9)) == 2  # a distance of 9 inputs has 36 directions
-    assert rivals_of(Adapted(M52 + SE, directions=False), 3) == [M52 + SE, Adapted(M52 + SE, directions=False)]
+    assert OneOf.that_adapts(Adapted(M32), 1).kernels == (M32, Adapted(M32, directions=False))
+    assert len(OneOf.that_adapts(M32, 9).kernels) == 2  # a distance of 9 inputs has 36 directions
+    assert OneOf.that_adapts(M52 + SE, 3).kernels == (M52 + SE, Adapted(M52 + SE, directions=False))
+
+
+def test_one_of_several_kernels_is_that_kernel() -> None:
+    """Values, slopes, other orders and the compiled block of kernels with different hyperparameters, draw by draw."""
+    one, rng = OneOf.that_adapts(M52, D), np.random.default_rng(5)
+    u, x, order = rng.random((4, D)), rng.random((6, D)), np.array([2, 0, 1])
+    own = [ell_of(kernel, seed) for seed, kernel in enumerate(one.kernels)]
+    ells = [one.ell_of(kernel, ell, D) for kernel, ell in zip(one.kernels, own, strict=True)]
+    for kernel, ell, whole in zip(one.kernels, own, ells, strict=True):
+        assert one.of(whole, D)[0] == kernel
+        np.testing.assert_array_equal(one.of(whole, D)[1], ell)
+        np.testing.assert_array_equal(one.correlation(u, x, whole), kernel.correlation(u, x, ell))
+        np.testing.assert_array_equal(one.variances(u, whole), kernel.variances(u, ell))
+        there = one.reordered(whole, order)
+        np.testing.assert_allclose(
+            one.correlation(u[:, order], x[:, order], there), one.correlation(u, x, whole), rtol=1e-12
+        )
+    runs, y = rng.random((20, D)), rng.standard_normal((20, 2))
+    processes = [
+        condition(kernel, runs, y, 1, [Hyperparameters(ell, 0.0, 1e-12, 0.0, 1, False) for ell in pair])
+        for kernel, pair in ((one, (ells[0], ells[7])), (M52, (own[0],) * 2), (one.kernels[7], (own[7],) * 2))
+    ]
+    block = processes[0].flat()
+    assert block_size(block) == len(block)
+    (mean, covariance), both = scores_flat(block, u), [scores_flat(other.flat(), u) for other in processes[1:]]
+    mean_bar, cov_bar = rng.standard_normal(mean.shape), rng.standard_normal(covariance.shape)
+    slopes = 0.0
+    for j, (other_mean, other_covariance) in enumerate(both):
+        np.testing.assert_allclose(mean[0, :, j], other_mean[0, :, j], rtol=1e-10)
+        np.testing.assert_allclose(covariance[0, j], other_covariance[0, j], rtol=1e-10, atol=1e-12)
+        only = np.arange(2) == j
+        by_mean, by_covariance = mean_bar * only, cov_bar * only[:, None, None]
+        slopes = slopes + scores_flat_reverse(processes[1 + j].flat(), u, by_mean, by_covariance)
+    np.testing.assert_allclose(scores_flat_reverse(block, u, mean_bar, cov_bar), slopes, rtol=1e-9, atol=1e-9)
+
+
+def test_kernels_that_no_score_has_are_left_out() -> None:
+    one = OneOf.that_adapts(M52, D)
+    own = [ell_of(one.kernels[i]) for i in (0, 3, 4)]
+    ell = np.stack([one.ell_of(one.kernels[i], values, D) for i, values in zip((0, 3, 4), own, strict=True)])
+    single, of_single = one.fewest(ell[None, :1], D)
+    assert single == M52
+    np.testing.assert_array_equal(of_single, own[0][None, None])
+    fewer, of_fewer = one.fewest(ell[None], D)
+    assert fewer == OneOf((M52, Adapted(M52), uq.Matern72()))
+    for values, whole in zip(own, of_fewer[0], strict=True):
+        np.testing.assert_array_equal(fewer.of(whole, D)[1], values)
+    told = "Matern52 (2 of 3 scores) or Matern72 (1 of 3 scores), with learned directions (1 of 3 scores) and amplitude"
+    assert described(fewer, of_fewer, D) == f"{told} (1 of 3 scores)"
+    with pytest.raises(InputError, match="there are 3 kernels"):
+        fewer.check(of_fewer + 3.0)
 
 
 def test_draws_are_shared_out() -> None:
@@ -182,7 +229,7 @@ def test_settings_are_checked() -> None:
 
 
 def test_files_know_it() -> None:
-    for kernel in KERNELS:
+    for kernel in (*KERNELS, OneOf.that_adapts(M52, 3)):
         assert kernel_of_description(description_of(kernel)) == kernel
 
 
@@ -288,7 +335,7 @@ def test_of_many_runs_all_say_what_hyperparameters_are() -> None:
     runs = runs_of(400, 2, 3, function=lambda x: np.sin(9.0 * x[:, 0]) + np.sin(7.0 * x[:, 1]) ** 3)
     x = np.column_stack([runs["a"].values, runs["b"].values])
     y = runs["y"].values - runs["y"].values.mean()
-    fitting = Fitting(x, Adapted(M52), 1, False, "averaged", chosen=True)
+    fitting = Fitting(x, OneOf.that_adapts(M52, 2), 1, False, "averaged")
     (found,) = fitting.trained(y[:, None])
     (one,) = found.rivals
     order = fitting._ordered(y[:, None], 0)

@@ -22,7 +22,7 @@ from uqms._compiled import compiled
 from uqms._native import A1, A2, NONE, I, deferred, native
 from uqms._typing import Array, Ints
 from uqms.calibration._blas import gemm, times_lower
-from uqms.surrogates.fused import adapted_at, fill_shares, inputs_at, kernel_of, kernel_size, score_size, see
+from uqms.surrogates.fused import adapted_at, fill_shares, inputs_at, kernel_of, kernel_size, own_code, score_size, see
 from uqms.surrogates.kernels import FAST, SINGLE, composite_of
 from uqms.surrogates.radial import decay
 
@@ -78,11 +78,17 @@ def _correlations(
                 r = math.sqrt(3.0 * r2[i])
                 value = variances[a] * decay(r)
                 kappa[a, i], g[a, i] = (1.0 + r) * value, -3.0 * value
-        else:
+        elif code == 2:
             for i in range(n):
                 r = math.sqrt(5.0 * r2[i])
                 value = variances[a] * decay(r)
                 kappa[a, i], g[a, i] = (1.0 + r + r * r / 3.0) * value, -(5.0 / 3.0) * (1.0 + r) * value
+        else:
+            for i in range(n):
+                r = math.sqrt(7.0 * r2[i])
+                value = variances[a] * decay(r)
+                kappa[a, i] = (1.0 + r + r * r * (0.4 + r / 15.0)) * value
+                g[a, i] = -1.4 * (1.0 + r + r * r / 3.0) * value
 
 
 @compiled(fastmath=FAST)
@@ -215,6 +221,7 @@ def _score(
     code, codes, terms = kernel_of(block)
     K, m = u.shape[0], len(points)
     x, scales, shares, variance, beta, target, factor_at, adapted = _arrays_of(block, h, j, len(codes))
+    code = own_code(block, adapted, code, codes)
     g_at = factor_at + n * n
     root_at = g_at + 2 * n * b
 
@@ -281,6 +288,7 @@ def _score_reverse(
     code, codes, terms = kernel_of(block)
     K, m = u.shape[0], len(points)
     x, scales, shares, variance, beta, target, factor_at, adapted = _arrays_of(block, h, j, len(codes))
+    code = own_code(block, adapted, code, codes)
     g_at = factor_at + n * n
     root_at = g_at + 2 * n * b
     (z, amplitude), (z_points, at_points) = _seen(block, adapted, u), _seen(block, adapted, points)

@@ -1,4 +1,4 @@
-"""A stationary kernel in learned directions, with an amplitude that varies over the box.
+"""A stationary kernel in learned directions, with an amplitude that varies over the box; and the choice of kernels.
 
 ==========  =================================================================  =========
 symbol      meaning                                                            shape
@@ -15,7 +15,8 @@ learned as those of length scales. Entries may be as large as ratios of length s
 """
 
 import math
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import final
 
@@ -27,16 +28,20 @@ from uqms.surrogates.kernels import (
     Kernel,
     Linearised,
     Matern52,
+    Matern72,
     RadialKernel,
     Seen,
     Stationary,
+    hyperparameter_count,
+    scale_count,
 )
 
-__all__ = ["Adapted", "converted", "described", "rivals_of", "simplest"]
+__all__ = ["Adapted", "OneOf", "converted", "described"]
 
 AMPLITUDE_SPREAD = 2.0  # sd of a slope b: over the box the amplitude changes by a factor of exp(2)
 LARGEST = 8.0, 3.0  # of a slope, and of asinh of an entry of L, which then is 10
 ENTRIES = 15  # of L at most, where it is chosen by the runs
+LEARNED = ("directions", "amplitude")
 
 
 @final
@@ -146,9 +151,8 @@ class Adapted(Kernel):
     def seen(self, u: Array, ell: Array) -> Seen:
         """Return inputs in the kernel's directions, with the amplitude there."""
         own, lower, b = self.parts_of(ell, u.shape[1])
-        return Seen(
-            u @ lower.T, amplitude(u, b), own, lower if self.directions else None, b if self.amplitude else None
-        )
+        directions, slopes = lower if self.directions else None, b if self.amplitude else None
+        return Seen(u @ lower.T, amplitude(u, b), own, self.kernel, directions, slopes)
 
     def linearised(self, u: Array, x: Array, ell: Array) -> Linearised:
         """Return kappa (k, n) with its reverse derivatives."""
@@ -183,7 +187,7 @@ class Adapted(Kernel):
         return self.ell_of(np.append(scales, own[len(inputs) :]), factor * scales[:, None], b[inputs])
 
     def __str__(self) -> str:
-        learned = [name for name in ("directions", "amplitude") if getattr(self, name)]
+        learned = [name for name in LEARNED if getattr(self, name)]
         return f"{self.kernel} with learned {' and '.join(learned)}" if learned else str(self.kernel)
 
 
@@ -239,7 +243,115 @@ class _Bent:
         return np.concatenate(out)
 
 
-def rivals_of(kernel: Adapted, d: int) -> list[Kernel]:
+@final
+@dataclass(frozen=True)
+class OneOf(Kernel):
+    """One of several kernels, which each score and draw of hyperparameters says: what was chosen by the runs.
+
+    `ell` has that of the kernel, ones, and the kernel's number from 1 on. It is never trained: its kernels are.
+    """
+
+    kernels: tuple[Kernel, ...]
+
+    exchangeable = True
+    plain = False
+
+    def __post_init__(self) -> None:
+        bases = {one.kernel if isinstance(one, Adapted) else one for one in self.kernels}
+        if not all(isinstance(base, RadialKernel if len(bases) > 1 else Stationary) for base in bases):
+            raise InputError(f"OneOf: kernels are {self.kernels!r}; give stationary ones, adapted or not.")
+
+    @classmethod
+    def that_adapts(cls, kernel: Stationary | Adapted, d: int) -> "OneOf":
+        """Return what there is to choose: a kernel with less learned, and a smoother one in its place."""
+        whole = kernel if isinstance(kernel, Adapted) else Adapted(kernel, directions=isinstance(kernel, RadialKernel))
+        bases = [whole.kernel, *([Matern72()] if whole.kernel == Matern52() else [])]
+        return cls(tuple(one for base in bases for one in _adapted_less(replace(whole, kernel=base), d)))
+
+    def choices(self) -> list[list[Kernel]]:
+        """Return the kernels by what they are of, each list from the simplest on."""
+        bases = list(dict.fromkeys(_base(one) for one in self.kernels))
+        return [[one for one in self.kernels if _base(one) == base] for base in bases]
+
+    def of(self, ell: Array, d: int) -> tuple[Kernel, Array]:
+        """Return the kernel that `ell` says, with its own."""
+        kernel = self.kernels[int(ell[-1]) - 1]
+        return kernel, ell[: hyperparameter_count(kernel, d)]
+
+    def ell_of(self, kernel: Kernel, own: Array, d: int) -> Array:
+        """Return `ell` of one of the kernels from its own."""
+        out = np.ones(hyperparameter_count(self, d))
+        out[: len(own)], out[-1] = own, self.kernels.index(kernel) + 1.0
+        return out
+
+    def fewest(self, ell: Array, d: int) -> tuple[Kernel, Array]:
+        """Return the same kernels without those that no `ell` (..., p) says: perhaps a single one; with its `ell`."""
+        rows = [self.of(one, d) for one in ell.reshape(-1, ell.shape[-1])]
+        said = {one for one, _ in rows}
+        kernels = tuple(one for one in self.kernels if one in said)
+        if len(kernels) == 1:
+            return kernels[0], np.stack([own for _, own in rows]).reshape(*ell.shape[:-1], -1)
+        fewer = OneOf(kernels)
+        out = [fewer.ell_of(kernel, own, d) for kernel, own in rows]
+        return fewer, np.stack(out).reshape(*ell.shape[:-1], -1)
+
+    def check(self, ell: Array) -> None:
+        """Raise when `ell` (..., p), of a file, says a kernel that is none of these."""
+        if not np.isin(ell[..., -1], np.arange(1, len(self.kernels) + 1)).all():
+            raise InputError(f"there are {len(self.kernels)} kernels, but hyperparameters are of others")
+
+    def places(self, d: int) -> Ints:
+        """Return the place in `ell` of the length scale of each part (f, d) and input."""
+        return self.kernels[0].places(d)
+
+    def more(self, d: int) -> tuple[Array, Array, Array]:
+        """Return location, sd and bounds of as many logarithms as there are, of which none is trained."""
+        count = 1 + max(hyperparameter_count(one, d) for one in self.kernels) - scale_count(self, d)
+        return np.zeros(count), np.ones(count), np.zeros((count, 2))
+
+    def layout(self) -> Array | None:
+        """Return code and term of each part of the first."""
+        return self.kernels[0].layout()
+
+    def variances(self, u: Array, ell: Array) -> Array:
+        """Return the correlation (k,) of each input with itself."""
+        kernel, own = self.of(ell, u.shape[1])
+        return kernel.variances(u, own)
+
+    def seen(self, u: Array, ell: Array) -> Seen:
+        """Return inputs as the kernel sees them."""
+        kernel, own = self.of(ell, u.shape[1])
+        return kernel.seen(u, own)
+
+    def linearised(self, u: Array, x: Array, ell: Array) -> Linearised:
+        """Return the correlation (k, n) with its reverse derivatives; of logarithms, by the kernel's own."""
+        kernel, own = self.of(ell, u.shape[1])
+        return kernel.linearised(u, x, own)
+
+    def correlation(self, u: Array, x: Array, ell: Array) -> Array:
+        """Return the correlation (k, n)."""
+        kernel, own = self.of(ell, u.shape[1])
+        return kernel.correlation(u, x, own)
+
+    def correlation_within(self, u: Array, ell: Array) -> Array:
+        """Return the correlation (s, k, k) between the rows of each member of a batch (s, k, d)."""
+        kernel, own = self.of(ell, u.shape[2])
+        return kernel.correlation_within(u, own)
+
+    def reordered(self, ell: Array, inputs: Ints) -> Array:
+        """Return `ell` for the same process of inputs in another order."""
+        kernel, own = self.of(ell, len(inputs))
+        return self.ell_of(kernel, kernel.reordered(own, inputs), len(inputs))
+
+    def __str__(self) -> str:
+        return " or ".join(map(str, self.kernels))
+
+
+def _base(kernel: Kernel) -> Kernel:
+    return kernel.kernel if isinstance(kernel, Adapted) else kernel
+
+
+def _adapted_less(kernel: Adapted, d: int) -> list[Kernel]:
     """Return the kernels that are this one with less learned, the simplest first, and itself."""
     ways = [(False, False), (False, True), (True, False), (True, True)]
     few = d > 1 and d * (d - 1) // 2 <= ENTRIES
@@ -250,16 +362,6 @@ def rivals_of(kernel: Adapted, d: int) -> list[Kernel]:
     ]
 
 
-def simplest(kernel: Kernel, ell: Array, d: int) -> Kernel:
-    """Return the kernel that says the same with the least learned, for all `ell` (..., p) at once."""
-    if not isinstance(kernel, Adapted):
-        return kernel
-    parts = [kernel.parts_of(one, d) for one in ell.reshape(-1, ell.shape[-1])]
-    directions = any(not np.array_equal(lower, np.eye(d)) for _, lower, _ in parts)
-    varies = any(b.any() for *_, b in parts)
-    return Adapted(kernel.kernel, directions, varies) if directions or varies else kernel.kernel
-
-
 def converted(ell: Array, kernel: Kernel, to: Kernel, d: int) -> Array:
     """Return `ell` of one kernel as that of another one that differs in what is learned only."""
     own, lower, b = kernel.parts_of(ell, d) if isinstance(kernel, Adapted) else (ell, np.eye(d), np.zeros(d))
@@ -268,13 +370,16 @@ def converted(ell: Array, kernel: Kernel, to: Kernel, d: int) -> Array:
 
 def described(kernel: Kernel, ell: Array, d: int) -> str:
     """Return the kernel as a user reads it, with what was learned of how many scores; `ell` is (H, q, p)."""
-    if not isinstance(kernel, Adapted):
+    if not isinstance(kernel, OneOf):
         return str(kernel)
     q = ell.shape[1]
-    parts = [[kernel.parts_of(one, d) for one in ell[:, j]] for j in range(q)]
-    learned = {
-        "directions": sum(any(not np.array_equal(lower, np.eye(d)) for _, lower, _ in of) for of in parts),
-        "amplitude": sum(any(b.any() for *_, b in of) for of in parts),
-    }
-    said = [f"{name}{f' ({count} of {q} scores)' if q > 1 else ''}" for name, count in learned.items() if count]
-    return f"{kernel.kernel} with learned {' and '.join(said)}" if said else str(kernel.kernel)
+    by_score = [{kernel.of(one, d)[0] for one in ell[:, j]} for j in range(q)]
+    learned = {name: sum(any(getattr(one, name, False) for one in of) for of in by_score) for name in LEARNED}
+    bases = Counter(str(_base(one)) for of in by_score for one in {_base(one): one for one in of}.values())
+    said = [f"{name}{_of_scores(count, q)}" for name, count in learned.items() if count]
+    whole = " or ".join(f"{name}{_of_scores(count, q) if len(bases) > 1 else ''}" for name, count in bases.items())
+    return f"{whole}, with learned {' and '.join(said)}" if said else whole
+
+
+def _of_scores(count: int, q: int) -> str:
+    return f" ({count} of {q} scores)" if q > 1 else ""

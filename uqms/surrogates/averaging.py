@@ -40,6 +40,7 @@ from uqms.surrogates.training import (
     bounds_of,
     factorise,
     log_posterior,
+    log_posteriors,
     nugget_of,
     objective,
     prior_of,
@@ -130,18 +131,20 @@ def sample_from(
     found: AtMode,
     cheap: Float[np.ndarray, " n"] | None = None,
     rounds: tuple[int, int] = (ROUNDS, ROUNDS_MORE),
+    draws: float = DRAWS,
 ) -> Sample:
-    """Return weighted points of the posterior of the hyperparameters, whose mode is known."""
+    """Return weighted points of the posterior of the hyperparameters, whose mode is known, enough for some draws."""
     d = x.shape[1]
     trend = trend_basis(x, columns, cheap)
     with one_thread():
         return explore(
-            lambda points: _log_posteriors(points, x, y, trend, kernel, noise),
+            lambda points: log_posteriors(points, x, y, trend, kernel, noise),
             (found.mode, found.covariance),
             prior_of(kernel, d, noise),
             bounds_of(kernel, d, noise),
             32 * (hyperparameter_count(kernel, d) + 2),
             rounds,
+            ENOUGH * draws,
         )
 
 
@@ -149,7 +152,7 @@ def normal_sample(found: AtMode, bounds: Float[np.ndarray, "k 2"]) -> Sample:
     """Return points of the normal law at the mode: enough where the runs are many."""
     z = ndtri(_open(qmc.Sobol(len(found.mode), scramble=True, rng=0).random(CANDIDATES // 4)))
     points = np.clip(found.mode + z @ cholesky(found.covariance, lower=True).T, *bounds.T)
-    return Sample(points, np.full(len(points), 1.0 / len(points)), float(len(points)))
+    return Sample(points, np.full(len(points), 1.0 / len(points)), float(len(points)), found.log_evidence)
 
 
 def explore(
@@ -377,10 +380,6 @@ def inverse_curvature(curvature: Array, scale: Array) -> Array:
     """Return a covariance from a curvature, nowhere wider than the prior."""
     values, vectors = np.linalg.eigh(0.5 * (curvature + curvature.T))
     return np.asarray((vectors / np.maximum(values, 1.0 / scale.max() ** 2)) @ vectors.T)
-
-
-def _log_posteriors(points: Array, x: Array, y: Array, trend: Array, kernel: Kernel, noise: Noise) -> Array:
-    return np.array([log_posterior(p, x, y, trend, kernel, noise) for p in points])
 
 
 def _weights(

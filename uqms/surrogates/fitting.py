@@ -22,7 +22,7 @@ import numpy as np
 
 from uqms._typing import Array, Bools, Ints
 from uqms.surrogates import averaging
-from uqms.surrogates.adapted import Adapted, converted, rivals_of, simplest
+from uqms.surrogates.adapted import OneOf, converted
 from uqms.surrogates.correlated import LeftOut, left_out_errors, with_scores_in_common
 from uqms.surrogates.kernels import Kernel, hyperparameter_count
 from uqms.surrogates.outputs import OutputBasis, score_columns
@@ -47,6 +47,8 @@ FEW = 20  # runs an input up to which hyperparameters are averaged
 BETWEEN = 0.1  # share of the variance of left-out runs above which they are averaged too
 CLEAR = 3.0  # standard errors
 ROUNDS = 1, 3  # of draws of a kernel that was chosen, which has more hyperparameters
+SMOOTHER = -2.0  # log prior odds of a smoother kernel: few runs prefer one by chance
+FAR = 10.0  # below the largest log evidence: no draw would be of such a kernel
 ACCURACY = 1e-9  # of the log density of a kernel's hyperparameters, relative, where kernels are compared
 PREDICTED = 1e-4  # sd of the errors of left-out runs over that of all: below it no other kernel is tried
 LARGEST = 2**30  # bytes that averaging may take without having been asked for
@@ -58,9 +60,9 @@ class Fitting:
     """What all scores share while they are trained.
 
     With `doubted` the cheap model may be misleading: its part in the mean is averaged over being there or not. What has
-    another `label` has hyperparameter draws that are independent of these. Where the kernel is `chosen`, each score has
-    as much of an `Adapted` one as its runs ask for. Whether hyperparameters are averaged is a
-    question to the runs that are `judged`, all by default: many runs of a lower level do not make up for few.
+    another `label` has hyperparameter draws that are independent of these. Of several kernels, `OneOf`, each score has
+    those that its runs ask for. Whether hyperparameters are averaged is a question to the runs that are `judged`, all
+    by default: many runs of a lower level do not make up for few.
     """
 
     x: Array
@@ -72,12 +74,11 @@ class Fitting:
     doubted: bool = False
     label: str = ""
     judged: Ints | None = None
-    chosen: bool = False
 
     def trained(self, y: Array) -> list[Hyperparameters]:
         """Return the most probable hyperparameters of every score."""
         every = [self._ordered(y, j) for j in range(y.shape[1])]
-        if self.chosen and isinstance(self.kernel, Adapted):
+        if isinstance(self.kernel, OneOf):
             return [one.chosen(self.kernel, self.columns) for one in every]
         return [one.trained(self.kernel, self.columns) for one in every]
 
@@ -141,10 +142,12 @@ class Fitting:
             draws = [[self._ordered(y, j).better(self.kernel, self.columns, one) for j, one in enumerate(found)]]
         noise = None if isinstance(self.noise, bool) else self.noise
         kernel = self.kernel
-        if self.chosen:
-            d = self.x.shape[1]
-            kernel = simplest(kernel, np.array([[one.ell for one in draw] for draw in draws]), d)
-            draws = [[replace(one, ell=converted(one.ell, self.kernel, kernel, d)) for one in draw] for draw in draws]
+        if isinstance(kernel, OneOf):
+            kernel, ells = kernel.fewest(np.array([[one.ell for one in draw] for draw in draws]), self.x.shape[1])
+            draws = [
+                [replace(one, ell=ell) for one, ell in zip(draw, of_draw, strict=True)]
+                for draw, of_draw in zip(draws, ells, strict=True)
+            ]
         return average(
             [condition(kernel, self.x, y, self.columns, one, cheap=self.cheap, noise=noise) for one in draws]
         )
@@ -179,9 +182,10 @@ class Fitting:
             rows = runs[known]
             if y[rows, j].any():
                 more = () if self.cheap is None else (self.cheap[rows, j],)
-                noise, d = taken(self._noise_of(j), rows), self.x.shape[1]
-                kernel = simplest(self.kernel, one.ell, d) if self.chosen else self.kernel
-                here = replace(one, ell=converted(one.ell, self.kernel, kernel, d)) if self.chosen else one
+                noise, kernel, here = taken(self._noise_of(j), rows), self.kernel, one
+                if isinstance(kernel, OneOf):
+                    kernel, own = kernel.of(one.ell, self.x.shape[1])
+                    here = replace(one, ell=own)
                 both[:, known, j] = averaging.between_share(
                     self.x[rows], y[rows, j], kernel, self.columns, noise, here, *more
                 )
@@ -218,12 +222,12 @@ class _Ordered(NamedTuple):
         found = train(self.x, self.y, kernel, trend, self.noise)
         return _permuted(found, kernel, np.argsort(self.inputs))
 
-    def chosen(self, kernel: Adapted, columns: int) -> Hyperparameters:
+    def chosen(self, kernel: OneOf, columns: int) -> Hyperparameters:
         """Return the most probable hyperparameters of the kernel whose evidence is largest, beside all its rivals.
 
         Of many runs some choose the kernel, and all train it.
         """
-        d, first = self.x.shape[1], rivals_of(kernel, self.x.shape[1])[0]
+        d, first = self.x.shape[1], kernel.kernels[0]
         plain = self._unordered().trained(first, columns)
         rivals: list[Rival] = []
         if plain.starts:
@@ -236,17 +240,21 @@ class _Ordered(NamedTuple):
                 rivals = [self._rival(of_some.kernel, columns, of_some.at.mode)]
         best = max(rivals, key=_evidence) if rivals else None
         if best is None or best.kernel == first:
-            found = replace(plain, ell=converted(plain.ell, first, kernel, d))
+            found = replace(plain, ell=kernel.ell_of(first, plain.ell, d))
         else:
             trend = trend_basis(self.x, columns)
             found = train(self.x, self.y, best.kernel, trend, self.noise, best.at.mode[None])
-            found = replace(found, ell=converted(found.ell, best.kernel, kernel, d))
+            found = replace(found, ell=kernel.ell_of(best.kernel, found.ell, d))
         return _permuted(replace(found, rivals=tuple(rivals)), kernel, np.argsort(self.inputs))
 
-    def _rivals(self, kernel: Adapted, columns: int, plain: Array, asks: bool) -> list[Rival]:
-        """Return what is compared, each climbed to from the best of those that are a part of it."""
+    def _rivals(self, kernel: OneOf, columns: int, plain: Array, asks: bool) -> list[Rival]:
+        """Return what is compared, each climbed to from the best of those that are a part of it.
+
+        A smoother kernel is compared with as much learned as that which is best without it.
+        """
         d = self.x.shape[1]
-        first, *more = rivals_of(kernel, d)
+        same, *smoother = kernel.choices()
+        first, *more = same
         rivals = [self._rival(first, columns, plain)]
         for rival in more if asks else []:
             best = max(rivals, key=_evidence)
@@ -255,6 +263,10 @@ class _Ordered(NamedTuple):
             mode, own = best.at.mode, len(best.at.mode) - (self.noise is not False)
             start = np.log(converted(np.exp(mode[:own]), best.kernel, rival, d))
             rivals.append(self._rival(rival, columns, np.append(start, mode[own:])))
+        best = max(rivals, key=_evidence)
+        for several in smoother if asks else []:
+            found = self._rival(several[same.index(best.kernel)], columns, best.at.mode)
+            rivals.append(found._replace(log_odds=SMOOTHER))
         return rivals
 
     def _unordered(self) -> "_Ordered":
@@ -271,21 +283,30 @@ class _Ordered(NamedTuple):
         at = averaging.at_mode(self.x, self.y, kernel, columns, self.noise, start, accuracy=ACCURACY)
         return Rival(kernel, at)
 
-    def _of_rivals(self, kernel: Adapted, columns: int, found: Hyperparameters, order: int) -> list[Hyperparameters]:
+    def _of_rivals(self, kernel: OneOf, columns: int, found: Hyperparameters, order: int) -> list[Hyperparameters]:
         """Return draws of the hyperparameters of all rivals, each as often as its probability says."""
         d, drawn = self.x.shape[1], []
-        evidence = np.array([one.at.log_evidence for one in found.rivals])
+        far = max(map(_evidence, found.rivals)) - FAR
+        rivals = [one for one in found.rivals if _evidence(one) >= far]
+        before = np.array([_evidence(one) for one in rivals])
+        expected = averaging.DRAWS * np.exp(before - np.logaddexp.reduce(before))
+        samples = [self._sampled(*each, columns) for each in zip(rivals, np.maximum(expected, 1.0), strict=True)]
+        evidence = np.array([a.log_evidence + b.log_odds for a, b in zip(samples, rivals, strict=True)])
         share = np.exp(evidence - np.logaddexp.reduce(evidence))
-        for one, count in zip(found.rivals, _apportioned(share, averaging.DRAWS), strict=True):
+        for one, points, count in zip(rivals, samples, _apportioned(share, averaging.DRAWS), strict=True):
             if count:
-                if len(self.x) > FEW * d:
-                    points = averaging.normal_sample(one.at, bounds_of(one.kernel, d, self.noise))
-                else:
-                    parts = self.x, self.y, one.kernel, columns, self.noise, one.at
-                    points = averaging.sample_from(*parts, rounds=ROUNDS)
                 several = averaging.draws_of(points, len(self.y) - columns, self.noise, order, count)
-                drawn += [replace(draw, ell=converted(draw.ell, one.kernel, kernel, d)) for draw in several]
+                drawn += [replace(draw, ell=kernel.ell_of(one.kernel, draw.ell, d)) for draw in several]
         return [drawn[i] for i in np.random.default_rng(order).permutation(len(drawn))]
+
+    def _sampled(self, one: Rival, draws: float, columns: int) -> averaging.Sample:
+        """Return points of the posterior of a kernel's hyperparameters: of many runs those of the normal law."""
+        d = self.x.shape[1]
+        if len(self.x) > FEW * d:
+            return averaging.normal_sample(one.at, bounds_of(one.kernel, d, self.noise))
+        return averaging.sample_from(
+            self.x, self.y, one.kernel, columns, self.noise, one.at, rounds=ROUNDS, draws=draws
+        )
 
     def draws(
         self, kernel: Kernel, columns: int, found: Hyperparameters, order: int, doubted: bool = False
@@ -293,7 +314,7 @@ class _Ordered(NamedTuple):
         """Return draws of the hyperparameters, in an order of their own."""
         if not found.starts:  # nothing was there to train
             return [replace(found, rivals=())] * averaging.DRAWS
-        if found.rivals and isinstance(kernel, Adapted):
+        if found.rivals and isinstance(kernel, OneOf):
             drawn = self._of_rivals(kernel, columns, found, order)
             return [_permuted(draw, kernel, np.argsort(self.inputs)) for draw in drawn]
         if not found.cheap:
@@ -347,7 +368,7 @@ def _permuted(found: Hyperparameters, kernel: Kernel, inputs: Ints) -> Hyperpara
 
 
 def _evidence(one: Rival) -> float:
-    return one.at.log_evidence
+    return one.at.log_evidence + one.log_odds
 
 
 def _apportioned(shares: Array, count: int) -> Ints:

@@ -1,9 +1,9 @@
 """The compiled prediction of `ScoreProcess.flat()` and its reverse derivative; letters as in `process`.
 
 The block begins with H, q, n, d, b, the number of the kernel's parts, whether directions and an amplitude are learned,
-H log weights, `Kernel.layout` (two numbers for each part) and the inputs x. What each draw and score have follows, see
-`ScoreProcess.flat`. The amplitude at the runs is a factor of the columns of L^-1, so that k has that at u only; inputs
-in the directions of a score are its own.
+whether each score has a kernel of its own, H log weights, `Kernel.layout` (two numbers for each part) and the inputs x.
+What each draw and score have follows, see `ScoreProcess.flat`. The amplitude at the runs is a factor of the columns of
+L^-1, so that k has that at u only; inputs in the directions of a score are its own.
 
 One pass over each row of L^-1 gives w = L^-1 k and t = L^-T w, from which value and derivative follow. `scores_at` in
 `process` is the same algebra in matrix products for many points; a test holds the two to 1e-10 of each other.
@@ -26,6 +26,7 @@ __all__ = [
     "inputs_at",
     "kernel_of",
     "kernel_size",
+    "own_code",
     "reverse",
     "score_size",
     "scores_flat",
@@ -33,7 +34,7 @@ __all__ = [
     "see",
 ]
 
-HEADER = 8
+HEADER = 9
 
 
 @compiled
@@ -66,13 +67,24 @@ def kernel_size(block: Array) -> int:
 def score_size(block: Array) -> int:
     """Return how many numbers each draw and score have."""
     n, d, b = int(block[2]), int(block[3]), int(block[4])
-    return int(adapted_at(n, b) + kernel_size(block) + int(block[6]) * (d + n) * d + int(block[7]) * d)
+    own = int(block[6]) * (d + n) * d + int(block[7]) * d + int(block[8])
+    return int(adapted_at(n, b) + kernel_size(block) + own)
 
 
 @compiled
 def adapted_at(n: int, b: int) -> int:
     """Return where, behind the kernel's hyperparameters of a score, its directions and its amplitude begin."""
     return 1 + b + 2 * n + n * n + 2 * n * b + b * b
+
+
+@compiled(inline="always")
+def own_code(block: Array, at: int, code: int, codes: Ints) -> int:
+    """Return the code of the kernel of a score, which may have one of its own; `at` is where its directions begin."""
+    if block[8] > 0.0:
+        n, d = int(block[2]), int(block[3])
+        codes[0] = int(block[at + int(block[6]) * (d + n) * d + int(block[7]) * d])
+        return min(codes[0], SINGLE)
+    return code
 
 
 @compiled(fastmath=FAST, inline="always")
@@ -134,6 +146,7 @@ def forward(
     begin = n + b + 2 * parts
     shares, z, amplitude = room[n + b + parts : begin], room[begin : begin + k * d].reshape(k, d), room[begin + k * d :]
     own = at + size + adapted_at(n, b)
+    code = own_code(block, own, code, codes)
     see(block, own, u, z, amplitude)
     if block[6] > 0.0:
         x = block[own + d * d : own + (d + n) * d].reshape(n, d)
@@ -239,6 +252,7 @@ def reverse(
     shares, z, amplitude = room[n + b + parts : begin], room[begin : begin + k * d].reshape(k, d), room[-k - d : -d]
     z_bar = room[-d:]
     own = at + size + adapted_at(n, b)
+    code = own_code(block, own, code, codes)
     see(block, own, u, z, amplitude)
     if block[6] > 0.0:
         x = block[own + d * d : own + (d + n) * d].reshape(n, d)

@@ -28,7 +28,7 @@ from uqms.errors import (
     NumericalWarning,
 )
 from uqms.parameters import Box
-from uqms.surrogates.adapted import Adapted
+from uqms.surrogates.adapted import Adapted, OneOf
 from uqms.surrogates.adapted import described as kernel_described
 from uqms.surrogates.archive import Stored
 from uqms.surrogates.fitting import Fitting
@@ -36,7 +36,7 @@ from uqms.surrogates.fused import scores_flat_reverse
 from uqms.surrogates.jax_kernel import JaxKernel
 from uqms.surrogates.jax_process import JaxScores
 from uqms.surrogates.kernel_files import description_of
-from uqms.surrogates.kernels import Kernel, Matern52, RadialKernel, Stationary
+from uqms.surrogates.kernels import Kernel, Matern52, Stationary
 from uqms.surrogates.left_out import left_out_scores, truncation_share
 from uqms.surrogates.outputs import (
     Curve,
@@ -287,10 +287,10 @@ class GaussianProcess:
             _check_cheap(trends, bases)
         in_part = len({int(run) for lacking in missing if lacking for run in lacking.rows})
         noise = self.noise == "fitted" if learned is None else learned.variances
-        kernel, chosen = self.kernel, self.scales == "auto" and self.mean is None
-        if isinstance(kernel, Stationary) and chosen:
-            kernel = Adapted(kernel, directions=isinstance(kernel, RadialKernel))
-        fitting = Fitting(x, kernel, columns, noise, self.hyperparameters, cheap, chosen=chosen)
+        kernel = self.kernel
+        if self.scales == "auto" and self.mean is None and isinstance(kernel, Stationary | Adapted):
+            kernel = OneOf.that_adapts(kernel, box.d)
+        fitting = Fitting(x, kernel, columns, noise, self.hyperparameters, cheap)
         if in_part:
             _logger.info("%d of %d runs miss coordinates of an output and are used in part", in_part, len(x))
             fitting, y = refined(fitting, y, missing, [one.shape[1] for one in scores])

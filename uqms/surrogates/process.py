@@ -24,7 +24,7 @@ of the hyperparameters (unless there are several draws h), nor the nugget and V 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, NamedTuple, final
+from typing import Any, NamedTuple, cast, final
 
 import numpy as np
 from jaxtyping import Float
@@ -166,14 +166,19 @@ class ScoreProcess:
         layout = self.kernel.layout()
         if layout is None:
             raise InputError(f"compiled prediction does not know the kernel {self.kernel}; use scores_at.")
-        first = self.kernel.seen(self.x, self.ell[0, 0])
-        learned = [first.directions is not None, first.slopes is not None]
+        every = [[self.kernel.seen(self.x, ell) for ell in draw] for draw in self.ell]
+        flat = [seen for draw in every for seen in draw]
+        directions, slopes = (
+            any(one is not None for one in several) for several in zip(*(seen[4:] for seen in flat), strict=True)
+        )
+        own = len({seen.kernel for seen in flat}) > 1  # of one part each
+        learned = [directions, slopes, own]
         header = np.array([self.draws, self.q, n, d, b, len(layout) // 2, *learned], dtype=np.float64)
         parts = [header, self.log_weights, layout, self.x.ravel()]
         for h in range(self.draws):
             for j in range(self.q):
                 g, inverse = self.trend_factor[h, j], self.inverse_factor[h, j]
-                seen = self.kernel.seen(self.x, self.ell[h, j])
+                seen = every[h][j]
                 inverse = inverse if seen.slopes is None else inverse * seen.amplitude
                 parts += [
                     1.0 / seen.ell[:scales],
@@ -187,10 +192,12 @@ class ScoreProcess:
                     (inverse.T @ g).ravel(),
                     self.trend_root[h, j].ravel(),
                 ]
-                if seen.directions is not None:
-                    parts += [seen.directions.ravel(), seen.z.ravel()]
-                if seen.slopes is not None:
-                    parts.append(seen.slopes)
+                if directions:
+                    parts += [np.eye(d).ravel() if seen.directions is None else seen.directions.ravel(), seen.z.ravel()]
+                if slopes:
+                    parts.append(np.zeros(d) if seen.slopes is None else seen.slopes)
+                if own:
+                    parts.append(cast("Array", seen.kernel.layout())[:1])
         return np.concatenate(parts)
 
 

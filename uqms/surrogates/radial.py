@@ -71,8 +71,8 @@ def decay(a: float) -> float:
 
 
 def factor_of(code: int) -> float:
-    """Return by what `radial` takes squared distances: 3 and 5 for Matérn 3/2 and 5/2."""
-    return (1.0, 3.0, 5.0)[code] if code < SINGLE else 1.0
+    """Return by what `radial` takes squared distances: 3, 5 and 7 for Matérn 3/2, 5/2 and 7/2."""
+    return (1.0, 3.0, 5.0, 7.0)[code] if code < SINGLE else 1.0
 
 
 @compiled(fastmath={"contract"}, error_model="numpy")
@@ -92,8 +92,13 @@ def radial(code: int, r2: Array) -> None:
         for i in range(flat.size):
             a = np.sqrt(max(flat[i], 0.0))
             flat[i] = (1.0 + a) * decay(a)
-    else:
+    elif code == 2:
         for i in range(flat.size):
             x = max(flat[i], 0.0)
             a = np.sqrt(x)
             flat[i] = (1.0 + a + x * (1.0 / 3.0)) * decay(a)
+    else:
+        for i in range(flat.size):
+            x = max(flat[i], 0.0)
+            a = np.sqrt(x)
+            flat[i] = (1.0 + a + x * (0.4 + a * (1.0 / 15.0))) * decay(a)

@@ -22,6 +22,7 @@ import numpy as np
 from uqms._typing import Array
 from uqms.errors import InputError
 from uqms.parameters import Box
+from uqms.surrogates.adapted import OneOf
 from uqms.surrogates.kernel_files import kernel_of_description
 from uqms.surrogates.kernels import Kernel, Matern52, Stationary, Structured, hyperparameter_count
 from uqms.surrogates.outputs import Layout, OutputBasis, score_columns
@@ -143,6 +144,8 @@ def rebuilt_process(
     sizes = known | {"p": hyperparameter_count(kernel, known["d"])}
     for name, letters in PROCESS.items():
         agree(f"{prefix}.{name}", parts[name].shape, letters, sizes)
+    if isinstance(kernel, OneOf):
+        kernel.check(parts["ell"])
     if f"{prefix}.noise" in arrays:
         parts["noise"] = arrays.pop(f"{prefix}.noise")
         agree(f"{prefix}.noise", parts["noise"].shape, "qn", sizes)

@@ -48,6 +48,7 @@ __all__ = [
     "factorise",
     "fits_exactly",
     "log_posterior",
+    "log_posteriors",
     "marginal_log_likelihood",
     "nugget_of",
     "objective",
@@ -105,6 +106,7 @@ class Rival(NamedTuple):
 
     kernel: Kernel
     at: AtMode
+    log_odds: float = 0.0  # before runs
 
 
 def trend_basis(
@@ -284,19 +286,29 @@ def log_posterior(parameters: Array, x: Array, y: Array, trend: Array, kernel: K
     The variance has the density 1 / s2, so integrating it or taking its optimum differ by a constant only. Where the
     variances of the noise are known it is one of the parameters.
     """
-    (n, d), b = x.shape, trend.shape[1]
+    return float(log_posteriors(parameters[None], x, y, trend, kernel, noise)[0])
+
+
+def log_posteriors(parameters: Array, x: Array, y: Array, trend: Array, kernel: Kernel, noise: Noise) -> Array:
+    """Return `log_posterior` of each row."""
+    location, scale = prior_of(kernel, x.shape[1], noise)
+    prior = -0.5 * np.sum(((parameters - location) / scale) ** 2, axis=1)
+    return prior + np.array([_log_likelihood(one, x, y, trend, kernel, noise) for one in parameters])
+
+
+def _log_likelihood(parameters: Array, x: Array, y: Array, trend: Array, kernel: Kernel, noise: Noise) -> float:
+    n, b = trend.shape
     size = len(parameters) - (noise is not False)
     lower, _ = factorise(correlation(kernel, x, x, np.exp(parameters[:size])), nugget_of(parameters, noise))
     half, _ = lapack.dtrtrs(lower.T, np.column_stack([trend, y]), lower=0, trans=1)
     # R of the QR decomposition of L^-1 [F, y]: its last entry is the root of the residual sum of squares.
     root = np.abs(np.diag(lapack.dgeqrf(half, overwrite_a=1)[0]))
     log_det = float(np.sum(np.log(np.diag(lower)))) + float(np.sum(np.log(root[:b])))
-    prior = _log_prior(parameters, kernel, d, noise)[0] + float(np.sum(parameters[: scale_count(kernel, d)]))
     if variances_known(noise):
         fit = 0.5 * (math.exp(parameters[size]) * float(root[b]) ** 2 - (n - b) * float(parameters[size]))
     else:
         fit = (n - b) * math.log(max(float(root[b]), 1e-150))
-    return float(prior - log_det - fit)
+    return -log_det - fit
 
 
 def marginal_log_likelihood(
