@@ -70,7 +70,7 @@ def process_of(
 
 
 def hyperparameters_of(kernel: Kernel, d: int, ell: float, slope: float) -> np.ndarray:
-    """Return length scales about `ell`, shares of a half, and directions and slopes of an amplitude, if there are any."""
+    """Return length scales about `ell`, shares of a half, and directions and slopes of an amplitude, if any."""
     if isinstance(kernel, Adapted):
         own = hyperparameters_of(kernel.kernel, d, ell, slope)
         return kernel.ell_of(own, np.eye(d) - slope * np.eye(d, k=-1), np.linspace(slope, -0.5, d))
