@@ -49,6 +49,7 @@ PUBLIC = [
     "Logit",
     "Matern32",
     "Matern52",
+    "Matern72",
     "Metropolis",
     "MultiFidelity",
     "MultivariateNormal",

@@ -14,6 +14,7 @@ from uqms.errors import FormatError, InputError
 from uqms.surrogates import (
     Matern32,
     Matern52,
+    Matern72,
     Product,
     RadialKernel,
     RationalQuadratic,
@@ -29,6 +30,7 @@ from uqms.surrogates.cokriging import CoKriging, WithLower
 from uqms.surrogates.fused import block_size, scores_flat, scores_flat_reverse
 from uqms.surrogates.kernel_files import description_of
 from uqms.surrogates.process import ScoreProcess, condition, draw_at, scores_at
+from uqms.surrogates.radial import factor_of, radial
 from uqms.surrogates.training import Hyperparameters
 
 
@@ -79,7 +81,7 @@ def defined(kernel: K.Kernel, a: Array, b: Array, ell: Array) -> Array:
                 squares = np.sum(((a[:, None] - b) / scales) ** 2, axis=2)
                 value = value * (1.0 + squares / (2.0 * part.alpha)) ** -part.alpha
                 continue
-            base = RBF(scales) if part == SquaredExponential() else Matern(scales, nu={1: 1.5, 2: 2.5}[part.code])
+            base = RBF(scales) if part == SquaredExponential() else Matern(scales, nu=0.5 + part.code)
             value = value * base(a, b)
         values.append(value)
     shares = np.append(1.0, ell[at:])
@@ -160,6 +162,17 @@ def test_the_correlation_is_its_definition_and_gpytorchs(kernel: K.Kernel) -> No
         np.testing.assert_allclose(within[i], defined(kernel, batch[i], batch[i], ELLS[kernel]), rtol=1e-10)
 
 
+def test_the_smoothest_matern_is_scikit_learns() -> None:
+    rng = np.random.default_rng(2)
+    a, b = rng.random((9, 2)), rng.random((7, 2))
+    for kernel, ell in ((Matern72(), ELLS[OWN]), (Matern52() * Matern72(), ELLS[TIMES])):
+        np.testing.assert_allclose(K.correlation(kernel, a, b, ell), defined(kernel, a, b, ell), rtol=1e-11)
+    wanted = defined(Matern72(), a, b, ELLS[OWN])
+    squares = np.sum(((a[:, None] - b) / ELLS[OWN]) ** 2, axis=2) * factor_of(Matern72().code)
+    radial(Matern72().code, squares)  # the loop that many points take
+    np.testing.assert_allclose(squares, wanted, rtol=1e-11)
+
+
 def test_the_rational_quadratic_is_a_kernel_of_ones_own() -> None:
     x = np.random.default_rng(2).random((9, 2))
     for ours, own in zip(
@@ -178,6 +191,8 @@ def test_the_rational_quadratic_is_a_kernel_of_ones_own() -> None:
 
 LINEARISED = {
     **{str(kernel): (kernel, ELLS[kernel], 2) for kernel in KERNELS},
+    "Matern72": (Matern72(), ELLS[OWN], 2),
+    "with Matern72": (Matern52() + Matern72(), ELLS[PLUS], 2),
     "CoKriging": (CoKriging(Matern52(), 3), np.array([0.6, 0.5, 1.2, 0.9, 0.4, 0.7, 0.8, 1.3, 2.2, 0.6]), 4),
     "WithLower": (WithLower(SquaredExponential(), Matern52()), np.array([0.6, 0.5, 1.2, 0.9, 0.4, 0.7]), 3),
 }
