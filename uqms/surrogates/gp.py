@@ -125,9 +125,10 @@ class GaussianProcess:
         (of volumes and their difference, say). "independent": each scalar is a process by itself, as it always is with
         a cheap model or with noise.
     scales
-        "given" (default): the kernel is taken as it is. "auto": each score has learned directions and an amplitude that
-        varies over the box (`Adapted`) as far as its runs ask for them: kernels with and without are averaged by their
-        evidence, so that outputs that need neither keep their simple kernel. With a cheap model it is as "given".
+        "auto" (default): each score has learned directions and an amplitude that varies over the box (`Adapted`), and
+        `Matern72` in the place of `Matern52`, as far as its runs ask for them: kernels with and without are averaged by
+        their evidence, so that outputs that need none of it keep their simple kernel. With a cheap model or a
+        `JaxKernel` it is as "given": the kernel is taken as it is.
     outputs
         Settings by output name, `Scalar(...)` or `Curve(...)`; what is not named gets the default of its dims. A
         `transform` in them keeps an output positive or inside of bounds.
@@ -160,7 +161,7 @@ class GaussianProcess:
     outputs: Mapping[str, Curve | Scalar] = field(default_factory=dict)
     mean: Physics | None = None
     scalars: Literal["auto", "independent"] = "auto"
-    scales: Literal["given", "auto"] = "given"
+    scales: Literal["auto", "given"] = "auto"
 
     def __post_init__(self) -> None:
         if not isinstance(self.kernel, Stationary | Adapted | JaxKernel):
