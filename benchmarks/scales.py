@@ -1,10 +1,10 @@
-"""Directions and amplitudes that the runs choose: log score, coverage and error on generated simulators.
+"""Directions, amplitudes and smoothness that the runs choose: log score, coverage and error on generated simulators.
 
     python benchmarks/scales.py [--quick] [--half seen|unseen] [--designs N] [--only KIND ...]
 
 Simulators of sixteen kinds are generated, each with shape and design of its own. The method was chosen on eight of them
 (seen); the other eight (unseen) were written down before they were first run, and both halves are printed. Of every
-problem 8 d or 20 d runs in turn, d inputs, and 500 new points. Beside `GaussianProcess(scales="auto")` are the same
+problem 8 d or 20 d runs in turn, d inputs, and 500 new points. Beside `GaussianProcess()` are the same
 with ``scales="given"``, scikit-learn (constant * Matérn-5/2 with one length scale an input + white noise, targets
 normalised, best of 3 starts) and, where it is installed, BoTorch's `SingleTaskGP` (inputs normalised).
 
