@@ -273,6 +273,10 @@ class OneOf(Kernel):
         bases = list(dict.fromkeys(_base(one) for one in self.kernels))
         return [[one for one in self.kernels if _base(one) == base] for base in bases]
 
+    def learned(self, kernel: Kernel) -> int:
+        """Return how many things a kernel has beside the first: directions, an amplitude, another smoothness."""
+        return sum(getattr(kernel, name, False) for name in LEARNED) + (_base(kernel) != _base(self.kernels[0]))
+
     def of(self, ell: Array, d: int) -> tuple[Kernel, Array]:
         """Return the kernel that `ell` says, with its own."""
         kernel = self.kernels[int(ell[-1]) - 1]

@@ -48,6 +48,7 @@ BETWEEN = 0.1  # share of the variance of left-out runs above which they are ave
 CLEAR = 3.0  # standard errors
 ROUNDS = 1, 3  # of draws of a kernel that was chosen, which has more hyperparameters
 SMOOTHER = -2.0  # log prior odds of a smoother kernel: few runs prefer one by chance
+TIE = 2.0  # of log evidence: within it a single kernel is the simplest
 FAR = 10.0  # below the largest log evidence: no draw would be of such a kernel
 ACCURACY = 1e-9  # of the log density of a kernel's hyperparameters, relative, where kernels are compared
 PREDICTED = 1e-4  # sd of the errors of left-out runs over that of all: below it no other kernel is tried
@@ -223,9 +224,10 @@ class _Ordered(NamedTuple):
         return _permuted(found, kernel, np.argsort(self.inputs))
 
     def chosen(self, kernel: OneOf, columns: int) -> Hyperparameters:
-        """Return the most probable hyperparameters of the kernel whose evidence is largest, beside all its rivals.
+        """Return the most probable hyperparameters of one kernel, beside all its rivals.
 
-        Of many runs some choose the kernel, and all train it.
+        It is the one whose evidence is largest; of several that are about as probable, that which learns least. Of many
+        runs some choose the kernel, and all train it.
         """
         d, first = self.x.shape[1], kernel.kernels[0]
         plain = self._unordered().trained(first, columns)
@@ -236,9 +238,9 @@ class _Ordered(NamedTuple):
             asks = self._asks(first, columns, plain)
             rivals = some._rivals(kernel, columns, averaging.logarithms(plain, self.noise), asks)
             if len(rows) < len(self.x):  # what some say of its hyperparameters is too wide for all
-                of_some = max(rivals, key=_evidence)
+                of_some = _simplest(rivals, kernel)
                 rivals = [self._rival(of_some.kernel, columns, of_some.at.mode)]
-        best = max(rivals, key=_evidence) if rivals else None
+        best = _simplest(rivals, kernel) if rivals else None
         if best is None or best.kernel == first:
             found = replace(plain, ell=kernel.ell_of(first, plain.ell, d))
         else:
@@ -365,6 +367,12 @@ class _Ordered(NamedTuple):
 def _permuted(found: Hyperparameters, kernel: Kernel, inputs: Ints) -> Hyperparameters:
     """Return hyperparameters of the same process of inputs in another order."""
     return replace(found, ell=kernel.reordered(found.ell, inputs)) if kernel.exchangeable else found
+
+
+def _simplest(rivals: Sequence[Rival], kernel: OneOf) -> Rival:
+    """Return the rival that learns least of those that are about as probable as the best."""
+    enough = max(map(_evidence, rivals)) - TIE
+    return min((one for one in rivals if _evidence(one) >= enough), key=lambda one: kernel.learned(one.kernel))
 
 
 def _evidence(one: Rival) -> float:
