@@ -9,9 +9,9 @@ r           log p(z | theta, simulator) - log p(z | theta, surrogate)           
 w           weights of the draws, smoothed exp(r) (PSIS)                          (D,)
 ==========  ====================================================================  ===========
 
-The errors at the draws are judged together, against what the joint law of a right surrogate would show; see
-`uqms.surrogates.reference`. Whether errors matter is told by r: the mean of a parameter moves by Cov(theta, r), which
-is at most sd(r) posterior sds as long as r is small. Draws with the weights w are draws from the posterior of the
+The errors at the draws are judged together, against what the joint law of a right surrogate would show, on both sides;
+see `uqms.surrogates.reference`. Whether errors matter follows from r: the mean of a parameter moves by Cov(theta, r),
+which is at most sd(r) posterior sds as long as r is small. Draws with the weights w are draws from the posterior of the
 simulator itself; few draws, or a heavy tail of the weights, say nothing of it.
 """
 
@@ -38,7 +38,7 @@ from uqms.calibration.density import covariance_of
 from uqms.calibration.judging import OF_RUNS, verdict_of
 from uqms.calibration.posterior import Posterior
 from uqms.calibration.refinement import design_of, finite_draws
-from uqms.calibration.simulator_runs import K_HAT, LEAST_DRAWS, MOST_POINTS, SPREAD, SimulatorRuns
+from uqms.calibration.simulator_runs import EVEN, K_HAT, LEAST_DRAWS, MOST_POINTS, SPREAD, SimulatorRuns
 from uqms.calibration.single import SingleCalibration
 from uqms.calibration.verdict import Verdict
 from uqms.errors import DataError, InputError
@@ -134,7 +134,7 @@ class Verification:
         Tail index of the weights; NaN with fewer than 100 draws.
     weights
         Of the draws, summing to one: with them they are draws from the posterior of the simulator itself. None with
-        fewer than 100 draws, or where k_hat is 0.7 or more.
+        fewer than 100 draws, or where k_hat is 0.7 or more and the weights are worth less than half of the draws.
     more_runs
         About how many more runs, beyond these, where the posterior is, until weights can be used; 0 when they can, or
         when a surrogate that is fitted with these runs is enough. None when it is more than 240, or not known.
@@ -142,6 +142,9 @@ class Verification:
         The surrogate conditioned on the new runs too, hyperparameters and bases as they were; None where it cannot be.
     failed
         Number of runs that did not complete.
+    posterior
+        The posterior that was verified, with these checks in its verdict, by which `another_round` and
+        `MultivariateNormal.from_posterior` go too.
     """
 
     verdict: Verdict
@@ -152,6 +155,7 @@ class Verification:
     more_runs: int | None
     surrogate: GaussianProcessSurrogate | None
     failed: int
+    posterior: Posterior
 
     def __str__(self) -> str:
         head = {
@@ -251,8 +255,9 @@ def verify(posterior: Posterior, ensemble: xr.Dataset, *, rng: int = 0) -> Verif
     unknown = "" if known else STOCHASTIC if not exact else LATENT
     judged = SimulatorRuns(ensemble, errors, outputs, theta, ratio, k_hat, weights, more, unknown)
     data = {name: ("draw", values) for name, values in theta.items()}
+    verdict = verdict_of(Context.of(posterior, judged), OF_RUNS)
     return Verification(
-        verdict=verdict_of(Context.of(posterior, judged), OF_RUNS),
+        verdict=verdict,
         errors=errors,
         draws=xr.Dataset({**data, "log_ratio": ("draw", ratio)}),
         k_hat=k_hat,
@@ -260,6 +265,7 @@ def verify(posterior: Posterior, ensemble: xr.Dataset, *, rng: int = 0) -> Verif
         more_runs=more,
         surrogate=refitted,
         failed=failed,
+        posterior=posterior.with_checks(verdict.checks),
     )
 
 
@@ -355,6 +361,10 @@ def _weights(ratio: Array) -> tuple[float, Array | None]:
     from arviz_stats.base import array_stats
 
     log_weights, k_hat = array_stats.psislw(-ratio)  # it takes log-likelihoods, whose inverse the weights are
+    plain = np.exp(ratio - ratio.max())
+    plain /= plain.sum()
+    if not float(k_hat) < K_HAT and 1.0 / np.sum(plain**2) >= EVEN * len(ratio):
+        return float(k_hat), plain  # the tail of weights that are nearly equal has no meaning, and needs no smoothing
     if not float(k_hat) < K_HAT:  # NaN: nearly all weight is that of a few draws, and a tail cannot be fitted
         return float(k_hat) if np.isfinite(k_hat) else float("inf"), None
     weights = np.exp(log_weights - np.max(log_weights))
