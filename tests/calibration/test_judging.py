@@ -58,6 +58,11 @@ ANSWER = ["prior-dominated", "confounded", "end of a prior", "prior sensitivity"
 def test_the_list_of_checks_is_in_one_order(kind: str, expected: list[str]) -> None:
     posterior = problem_of(kind, "independent", True, "process").sample(PriorDraws(), rng=1)
     assert [check.name for check in posterior.verdict.checks] == expected
+    failing = [check.name for check in posterior.verdict.warnings]  # draws of the prior: some do
+    told = str(uq.another_round(posterior))
+    assert failing
+    assert all(name in told for name in failing if name != "surrogate error")
+    assert "No other round" not in told
 
 
 def test_every_function_of_the_list_is_there_once() -> None:

@@ -129,10 +129,15 @@ def test_left_out_errors_follow_their_law_and_a_wrong_scale_is_told() -> None:
     near, scores = np.arange(5, 15), np.zeros(1, dtype=np.int64)
     found = [local_errors(given_surrogate(x, root @ rng.standard_normal((20, 1))), near, scores) for _ in range(200)]
     assert kstest([one.p for one in found], "uniform").pvalue > 0.001
+    assert kstest([one.p_least for one in found], "uniform").pvalue > 0.001
     assert np.mean([one.ratio for one in found]) == pytest.approx(1.0, abs=5.0 * np.sqrt(0.2 / 200))
     wrong = local_errors(given_surrogate(x, 5.0 * root @ rng.standard_normal((20, 1))), near, scores)
     assert wrong.p < 1e-3
     assert wrong.ratio > 5.0
+    small = local_errors(given_surrogate(x, 0.2 * root @ rng.standard_normal((20, 1))), near, scores)
+    assert small.p_least < 1e-3
+    assert small.least < 0.1
+    assert small.ratios == pytest.approx([small.least])
 
 
 # --- answer ---------------------------------------------------------------------------------------------------------

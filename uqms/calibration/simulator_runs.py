@@ -23,15 +23,15 @@ import xarray as xr
 from uqms import ensemble as table
 from uqms._typing import Array
 from uqms.calibration.checks import Check
+from uqms.calibration.reweighting import K_HAT
 from uqms.surrogates import Validation
 
 if TYPE_CHECKING:
     from uqms.calibration.context import Context
 
-__all__ = ["SimulatorRuns", "completed", "effect", "errors", "weights"]
+__all__ = ["K_HAT", "SimulatorRuns", "completed", "effect", "errors", "weights"]
 
-LEAST_DRAWS, K_HAT = 100, 0.7
-EVEN = 0.5  # of the draws: where weights are worth more than that, their tail has no meaning
+LEAST_DRAWS = 100
 HARMLESS = 0.1  # sd of r below which no posterior mean moves by more than so many sds
 FAILED = 0.2  # of the runs: more leave a part of the posterior out
 MOST_POINTS = 240  # of the estimate of how many more runs are needed

@@ -38,7 +38,8 @@ from uqms.calibration.density import covariance_of
 from uqms.calibration.judging import OF_RUNS, verdict_of
 from uqms.calibration.posterior import Posterior
 from uqms.calibration.refinement import design_of, finite_draws
-from uqms.calibration.simulator_runs import EVEN, K_HAT, LEAST_DRAWS, MOST_POINTS, SPREAD, SimulatorRuns
+from uqms.calibration.reweighting import smoothed
+from uqms.calibration.simulator_runs import K_HAT, LEAST_DRAWS, MOST_POINTS, SPREAD, SimulatorRuns
 from uqms.calibration.single import SingleCalibration
 from uqms.calibration.verdict import Verdict
 from uqms.errors import DataError, InputError
@@ -356,19 +357,8 @@ def _weights(ratio: Array) -> tuple[float, Array | None]:
     """Return k-hat and the smoothed weights, where there are enough draws and the tail is light enough."""
     if len(ratio) < LEAST_DRAWS or not np.isfinite(ratio).all():
         return float("nan"), None
-    if np.ptp(ratio) < 1e-12:  # nothing to smooth
-        return float("-inf"), np.full(len(ratio), 1.0 / len(ratio))
-    from arviz_stats.base import array_stats
-
-    log_weights, k_hat = array_stats.psislw(-ratio)  # it takes log-likelihoods, whose inverse the weights are
-    plain = np.exp(ratio - ratio.max())
-    plain /= plain.sum()
-    if not float(k_hat) < K_HAT and 1.0 / np.sum(plain**2) >= EVEN * len(ratio):
-        return float(k_hat), plain  # the tail of weights that are nearly equal has no meaning, and needs no smoothing
-    if not float(k_hat) < K_HAT:  # NaN: nearly all weight is that of a few draws, and a tail cannot be fitted
-        return float(k_hat) if np.isfinite(k_hat) else float("inf"), None
-    weights = np.exp(log_weights - np.max(log_weights))
-    return float(k_hat), np.asarray(weights / weights.sum())
+    found = smoothed(ratio)
+    return found.k_hat, found.weights if found.trusted else None
 
 
 # ------------------------------------------------------------------------------------------------ with the new runs
