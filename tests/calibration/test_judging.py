@@ -24,7 +24,14 @@ OF_ONE = [
     "edge of the design box",
     "prior mass cut",
 ]
-ANSWER = ["prior-dominated", "confounded", "end of a prior", "prior sensitivity"]
+ANSWER = [
+    "prior-dominated",
+    "confounded",
+    "end of a prior",
+    "prior sensitivity",
+    "prior against data",
+    "prior predictions",
+]
 
 
 @pytest.mark.parametrize(
@@ -51,6 +58,8 @@ ANSWER = ["prior-dominated", "confounded", "end of a prior", "prior sensitivity"
                 "subjects",
                 "prior-dominated",
                 "end of a prior",
+                "prior against data",
+                "prior predictions",
             ],
         ),
     ],
@@ -67,7 +76,7 @@ def test_the_list_of_checks_is_in_one_order(kind: str, expected: list[str]) -> N
 
 def test_every_function_of_the_list_is_there_once() -> None:
     names = [f"{one.__module__}.{one.__qualname__}" for one in (*CHECKS, *OF_A_SURROGATE)]
-    assert len(set(names)) == len(names) == 27
+    assert len(set(names)) == len(names) == 29
 
 
 def test_checks_of_runs_are_on_the_list_and_say_nothing_without() -> None:
@@ -76,7 +85,7 @@ def test_checks_of_runs_are_on_the_list_and_say_nothing_without() -> None:
     posterior: Any = problem.sample(PriorDraws(), rng=1)
     bare = verdict_of(Context.of(posterior))
     # what the sampler told is known where the draws were made, and not from them
-    told = {"R-hat", "ESS", "Monte Carlo error", "prior sensitivity"}
+    told = {"R-hat", "ESS", "Monte Carlo error", "prior sensitivity", "prior predictions"}
     whole = [one for one in posterior.verdict.checks if one.name not in told]
     assert [one.name for one in bare.checks] == [one.name for one in whole]
     np.testing.assert_equal([one.value for one in bare.checks], [one.value for one in whole])

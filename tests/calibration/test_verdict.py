@@ -31,6 +31,7 @@ NAMES = (
     "prior-dominated",
     "confounded",
     "end of a prior",
+    "prior against data",
 )
 
 

@@ -644,7 +644,9 @@ def build_posterior(problem: Problem, sampler: Sampler, trace: Any, seed: int) -
     tree = xr.DataTree.from_dict(groups)
     found = trace["starts"].dataset if "starts" in trace else {}
     starts = {str(name): found[name].values for name in found}
-    verdict, share = judge(problem, assembly.sampled(problem, sampler, draws, theta, latents, stats, starts))
+    predicted = groups["prior_predictive"]["value"].values[0]
+    sampled = assembly.sampled(problem, sampler, draws, theta, latents, stats, starts, predicted)
+    verdict, share = judge(problem, sampled)
     tree.attrs |= assembly.provenance(problem, sampler, seed, verdict)
     posterior = Posterior(tree, problem, verdict, share)
     rows, each = problem.new_measurements(posterior, rng) or assembly.new_measurements(
