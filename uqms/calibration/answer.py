@@ -221,14 +221,25 @@ def _check_contraction(problem: Problem, theta: Mapping[str, Array]) -> Check:
     least = min(problem.parameters, key=lambda name: contracted[name])
     # Two modes far apart have a large variance too, but are nowhere near the prior.
     alike = [name for name in problem.parameters if contracted[name] < CONTRACTION and distance[name] < SHIFT]
-    status: Status = "warn" if alike else "pass"
     message = f"least contraction {contracted[least]:.2f} ({least}), limit {CONTRACTION}"
-    names = ", ".join(alike)
+    if alike:
+        remedy = (
+            f"The data say next to nothing of {', '.join(alike)}: the interval is the prior's. Say so when you report "
+            "it, measure something that depends on it, or fix it."
+        )
+        return Check("prior-dominated", "warn", contracted[least], message, remedy)
+    if contracted[least] >= CONTRACTION:
+        return Check("prior-dominated", "pass", contracted[least], message)
+    if contracted[least] < 0.0:
+        remedy = (
+            f"The posterior of {least} is wider than its prior: chains in several modes, or a prior that the data "
+            "contradict. Look at uq.plots.prior_posterior, and sample with SMC()."
+        )
+        return Check("prior-dominated", "warn", contracted[least], message, remedy)
     remedy = (
-        f"The data say next to nothing of {names}: the interval is the prior's. Say so when you report it, measure "
-        "something that depends on it, or fix it."
+        f"The posterior of {least} is about as wide as its prior, and lies elsewhere: look at uq.plots.prior_posterior."
     )
-    return Check("prior-dominated", status, contracted[least], message, remedy)
+    return Check("prior-dominated", "note", contracted[least], message, remedy)
 
 
 def check_ends(draws: Mapping[str, Array], ends: Mapping[str, tuple[float, float]], sd: Mapping[str, float]) -> Check:

@@ -31,9 +31,10 @@ from uqms.surrogates.local import local_errors, nearest_runs
 if TYPE_CHECKING:
     from uqms.calibration.single import SingleCalibration
 
-__all__ = ["check_misfit", "check_validation"]
+__all__ = ["NOTED", "check_misfit", "check_validation", "explained"]
 
 MISFIT_LEVEL, OVERFIT_LEVEL = 0.005, 0.001
+NOTED = 0.05  # of p: between it and the level a check is a note
 VALIDATION_LEVEL = 1e-3
 MATTERS = 0.1  # fraction of a parameter's variance that the surrogate's error has, where draws cannot be reweighted
 SHIFT, SCALE = 0.1, 0.1  # of a mean in sds, and of an sd, relative, with the surrogate's error as the runs show it
@@ -78,7 +79,18 @@ def check_misfit(
         message = f"p = {low:.2g}: the measurements are closer to the model than their noise allows"
         remedy = "The noise sd is too large (a variance given as sd, or another unit), so intervals are too wide."
         return Check("predictive misfit", "warn", p, message, remedy)
-    return Check("predictive misfit", "pass", p, f"p = {shown:.2g} that a right model fits worse")
+    return explained(p, shown)
+
+
+def explained(p: float, shown: float) -> Check:
+    """Return the check of a model that explains the data, with a note where few right models fit worse."""
+    return Check(
+        "predictive misfit",
+        "note" if p < NOTED else "pass",
+        p,
+        f"p = {shown:.2g} that a right model fits worse, limit {MISFIT_LEVEL:g}",
+        f"Of right models {NOTED:.0%} fit as badly. Look at uq.plots.predictive before you rely on the intervals.",
+    )
 
 
 def _check_density(problem: "SingleCalibration", theta: Mapping[str, Array], latents: Array, h: Ints) -> Check:
@@ -102,7 +114,7 @@ def _check_density(problem: "SingleCalibration", theta: Mapping[str, Array], lat
     p = float(np.mean(below))
     shown = max(p, 1.0 / len(below))
     if p >= MISFIT_LEVEL:
-        return Check("predictive misfit", "pass", p, f"p = {shown:.2g} that a right model fits worse")
+        return explained(p, shown)
     message = f"p = {shown:.2g}: the measurements are less likely than what the model itself would show"
     remedy = (
         "Look at uq.plots.predictive. A wrong unit, an outlier, noise that is too small, or a model that lacks "

@@ -66,8 +66,8 @@ def prior_against_data(context: "Context") -> list[Check]:
     """Judge whether data put a quantity into a tail of its own prior: parameters, noise, discrepancy, omegas."""
     problem, theta = context.problem, context.sampled.theta
     names = [name for name in problem.priors if name not in problem.auxiliary and name in theta]
-    prior = problem.conditioned_prior
-    before = problem.prior_draws(PRIOR_DRAWS, 0) if prior.constraints or prior.success is not None else None
+    joint = problem.conditioned_prior
+    before = problem.prior_draws(PRIOR_DRAWS, 0) if joint.constraints or joint.success is not None else None
     if before is not None and any(part.outside == "refined" for part in problem.named_parts.values()):
         message = "not judged: constraints and a refined box leave a part of the prior that is not known by itself"
         return [Check("prior against data", "pass", float("nan"), message)]
