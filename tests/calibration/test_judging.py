@@ -17,6 +17,7 @@ from uqms.surrogates import held_out
 pytestmark = pytest.mark.filterwarnings("ignore::uqms.errors.UqmsWarning")
 
 COMPUTATION = ["R-hat", "ESS", "finite draws", "Monte Carlo error"]
+SIZE = "size of the surrogate's error"
 OF_ONE = [
     "surrogate validation",
     "autocorrelated residuals",
@@ -37,12 +38,13 @@ ANSWER = [
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [
-        ("one", [*COMPUTATION, "surrogate error", *OF_ONE, *ANSWER, "discrepancy"]),
+        ("one", [*COMPUTATION, "surrogate error", SIZE, *OF_ONE, *ANSWER, "discrepancy"]),
         (
             "parts",
             [
                 *COMPUTATION,
                 "surrogate error",
+                SIZE,
                 *(f"{name} ({part})" for part in "ab" for name in OF_ONE),
                 *ANSWER,
                 "discrepancy (a)",
@@ -76,7 +78,7 @@ def test_the_list_of_checks_is_in_one_order(kind: str, expected: list[str]) -> N
 
 def test_every_function_of_the_list_is_there_once() -> None:
     names = [f"{one.__module__}.{one.__qualname__}" for one in (*CHECKS, *OF_A_SURROGATE)]
-    assert len(set(names)) == len(names) == 29
+    assert len(set(names)) == len(names) == 30
 
 
 def test_checks_of_runs_are_on_the_list_and_say_nothing_without() -> None:

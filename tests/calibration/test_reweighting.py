@@ -9,9 +9,11 @@ from calibration.gridded import sampled
 from calibration.problems import given_surrogate, linear_surrogate, matern52, replicates
 
 import uqms as uq
-from uqms.calibration.checks import Check
+from uqms.calibration.checks import Check, Sampled
+from uqms.calibration.context import Context
 from uqms.calibration.misfit import check_validation
 from uqms.calibration.reweighting import error_scaled, reweighted
+from uqms.calibration.verdict import size_of_error
 from uqms.errors import InputError
 from uqms.surrogates import GaussianProcessSurrogate
 from uqms.surrogates.process import average
@@ -120,3 +122,60 @@ def test_where_draws_cannot_be_reweighted_the_linearised_fraction_decides() -> N
     assert error_scaled(problem, theta, np.ones(1)) is None
     assert check_validation(problem, theta, np.array([0.2])).status == "warn"  # type: ignore[union-attr]
     assert check_validation(problem, theta, np.array([1e-6])).status == "note"  # type: ignore[union-attr]
+
+
+# --------------------------------------------------------------------------- half the stated error, of every quantity
+def with_truncation(left_out: float) -> uq.Calibration:
+    """Return data of 12 coordinates around theta, with `left_out` the sd of the truncation; noise is inferred."""
+    rng = np.random.default_rng(2)
+    basis, truncation = np.ones((12, 1)), left_out * np.eye(12)
+    surrogate = given_surrogate(X, X, ell=0.5, variance=1e-4, basis=basis, truncation=truncation)
+    data = xr.DataArray(0.5 + 0.05 * rng.standard_normal(12), dims="t", coords={"t": np.arange(12.0)}, name="y")
+    return uq.Calibration(
+        surrogate, data, uq.GaussianNoise(sd=uq.HalfNormal(0.1)), derived={"twice": lambda p: 2.0 * p["sigma"]}
+    )
+
+
+def on_a_grid(problem: uq.Calibration, size: int = 120) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Return a grid of theta and sigma, and weights of the posterior."""
+    theta, sigma = np.meshgrid(np.linspace(0.3, 0.7, size), np.linspace(5e-4, 0.2, size), indexing="ij")
+    grid = {"theta": theta.ravel(), "sigma": sigma.ravel()}
+    log = problem.log_likelihood(grid) + problem.priors["sigma"].log_density(grid["sigma"])
+    weight = np.exp(log - log.max())
+    return grid, weight / weight.sum()
+
+
+def of_size(problem: uq.Calibration) -> Check:
+    """Return the check with draws from the grid."""
+    grid, weight = on_a_grid(problem)
+    picked = np.random.default_rng(1).choice(len(weight), 4000, p=weight)
+    theta = {name: values[picked] for name, values in grid.items()}
+    sampled_draws = Sampled(theta, np.zeros(4000, dtype=np.int64), (4, 1000), (4, 1000))
+    (check,) = size_of_error(Context(problem, replace(sampled_draws, derived={"twice": 2.0 * theta["sigma"]})))
+    return check
+
+
+def test_a_noise_sd_that_takes_up_an_overstated_truncation_is_found() -> None:
+    problem = with_truncation(0.05)
+    check = of_size(problem)
+    assert "the mean of sigma moves by +" in check.message or "the mean of twice moves by +" in check.message
+    # by brute force: the posterior with half the sd of all that is stated
+    surrogate = problem.surrogate
+    assert isinstance(surrogate, GaussianProcessSurrogate)
+    halved = replace(surrogate, process=surrogate.process.scaled(np.full((1, 1), 0.25)))
+    (grid, before), (_, after) = on_a_grid(problem), on_a_grid(problem.with_error(halved, 0.5))
+    mean = before @ grid["sigma"]
+    sd = np.sqrt(before @ (grid["sigma"] - mean) ** 2)
+    assert check.value == pytest.approx((after @ grid["sigma"] - mean) / sd, abs=4.0 * 1.5 / np.sqrt(1000))
+    assert check.value > 0.5
+    assert check.status == ("warn" if check.value > 1.0 else "note")
+    assert of_size(with_truncation(0.002)).status == "pass"
+
+
+def test_the_size_of_no_error_is_not_judged() -> None:
+    direct = uq.DirectSimulator(
+        lambda theta: {"y": theta}, outputs={"y": ()}, space=uq.ParameterSpace(theta=uq.Uniform(0.0, 1.0))
+    )
+    problem = uq.Calibration(direct, xr.DataArray(0.4, name="y"), uq.GaussianNoise(sd=0.1))
+    theta = {"theta": np.linspace(0.1, 0.9, 50)}
+    assert size_of_error(Context(problem, Sampled(theta, np.zeros(50, dtype=np.int64), (1, 50), (1, 50)))) == []

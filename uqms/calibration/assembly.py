@@ -159,6 +159,7 @@ def sampled(
         starts=starts or None,
         latents=latents,
         predicted=predicted,
+        derived={str(name): posterior[name].values.ravel() for name in posterior if name not in problem.priors},
         of_sampler=of_sampler,
         approximate=any(check.name == APPROXIMATION for check in of_sampler),
     )

@@ -103,6 +103,8 @@ class Sampled:
         Draws of the latents (chains * draws, latents).
     predicted
         Draws (S, R) of all measurements from the prior predictive.
+    derived
+        Draws of derived quantities, (chains * draws,).
     of_sampler
         Checks that are particular to the sampler.
     approximate
@@ -123,5 +125,6 @@ class Sampled:
     starts: Mapping[str, Array] | None = None
     latents: Array = field(default_factory=lambda: np.zeros((0, 0)))
     predicted: Array | None = None
+    derived: Mapping[str, Array] = field(default_factory=dict)
     of_sampler: tuple[Check, ...] = ()
     approximate: bool = False

@@ -100,6 +100,7 @@ class Context:
         return replace(
             one,
             theta=theta,
+            derived={name: values[finite] for name, values in one.derived.items()},
             h=one.h[finite],
             latents=latents,
             log_likelihood=one.log_likelihood if whole else None,

@@ -54,6 +54,7 @@ CHECKS: tuple[CheckFunction, ...] = (
     computation,
     verdict.other_modes,
     verdict.surrogate_error,
+    verdict.size_of_error,
     population.surrogate_error,
     population.joint_error,
     each_surrogate,

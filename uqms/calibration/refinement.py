@@ -63,6 +63,7 @@ EFFECT = "effect on the posterior"
 MENDED = frozenset(
     [
         "surrogate validation",
+        "size of the surrogate's error",
         "truncation",
         "first-order expansion",
         "edge of the design box",

@@ -20,12 +20,23 @@ import numpy as np
 
 from uqms._typing import Array
 from uqms.calibration.context import evenly
+from uqms.calibration.direct import is_exact
 from uqms.surrogates.gp import GaussianProcessSurrogate
 
 if TYPE_CHECKING:
     from uqms.calibration.single import SingleCalibration
 
-__all__ = ["EVEN", "K_HAT", "Reweighted", "Smoothed", "error_scaled", "reweighted", "smoothed"]
+__all__ = [
+    "EVEN",
+    "K_HAT",
+    "Reweighted",
+    "Smoothed",
+    "error_scaled",
+    "error_weight",
+    "reweighted",
+    "reweighted_finite",
+    "smoothed",
+]
 
 DRAWS = 1000
 K_HAT = 0.7
@@ -129,10 +140,33 @@ def error_scaled(
     Returns
     -------
     Reweighted or None
-        None where the likelihood has no closed form, or the surrogate's variance cannot be scaled: noise of runs,
-        subjects with parameters of their own, surrogates other than a Gaussian process.
+        None where `error_weight` is.
+    """
+    picked = evenly(len(next(iter(theta.values()))), DRAWS)
+    some = {name: values[picked] for name, values in theta.items()}
+    log_weight = error_weight(problem, some, factor, truncation)
+    return None if log_weight is None else reweighted_finite(some, log_weight)
+
+
+def reweighted_finite(draws: Mapping[str, Array], log_weight: Array) -> Reweighted | None:
+    """Return how quantities move, without draws whose weight is not known; None where that of none is."""
+    known = np.isfinite(log_weight)
+    if not known.any():
+        return None
+    return reweighted({name: values[known] for name, values in draws.items()}, log_weight[known])
+
+
+def error_weight(
+    problem: "SingleCalibration", theta: Mapping[str, Array], factor: Array | float, truncation: float
+) -> Array | None:
+    """Return log p(data | theta) with `factor` times the variances less that with the stated ones, (S,).
+
+    It is None where the likelihood has no closed form, or the surrogate's variance cannot be scaled: noise of runs,
+    subjects with parameters of their own, surrogates other than a Gaussian process.
     """
     surrogate = problem.surrogate
+    if is_exact(surrogate) and not problem.cells.truncation.any():
+        return np.zeros(len(next(iter(theta.values()))))
     if (
         not isinstance(surrogate, GaussianProcessSurrogate)
         or not problem.closed_form
@@ -141,12 +175,6 @@ def error_scaled(
         or surrogate.process.noise.any()
     ):
         return None
-    picked = evenly(len(next(iter(theta.values()))), DRAWS)
-    some = {name: values[picked] for name, values in theta.items()}
     factors = np.broadcast_to(factor, surrogate.process.variance.shape)
     other = problem.with_error(replace(surrogate, process=surrogate.process.scaled(factors)), np.sqrt(truncation))
-    log_weight = other.log_likelihood(some) - problem.log_likelihood(some)
-    known = np.isfinite(log_weight)
-    if not known.any():
-        return None
-    return reweighted({name: values[known] for name, values in some.items()}, log_weight[known])
+    return np.asarray(other.log_likelihood(theta) - problem.log_likelihood(theta))

@@ -20,6 +20,7 @@ from uqms.calibration.expansion import check_expansion
 from uqms.calibration.markov import Chains, noise_of, only_noise
 from uqms.calibration.misfit import NOTED, check_misfit, check_validation
 from uqms.calibration.progress import progress
+from uqms.calibration.reweighting import DRAWS, error_weight, reweighted_finite
 from uqms.calibration.success import check_failures
 from uqms.calibration.truncation import check_truncation
 
@@ -44,6 +45,8 @@ __all__ = [
 ]
 
 SHARE_LIMIT = 0.5
+HALVED = (0.25, 0.5, 0.75)  # of the variance of the surrogate's error; the first is half of its sd
+DEPENDS = 1.0  # posterior sds that a mean moves by
 EDGE, EDGE_MASS = 0.02, 0.01
 AUTOCORRELATION_LEVEL = 0.01
 SHARE_DRAWS, NULL_DRAWS = 200, 2000
@@ -351,6 +354,43 @@ def surrogate_error(context: Context) -> list[Check]:
         )
     status: Status = "pass" if share[worst] <= SHARE_LIMIT else "warn"
     return [Check("surrogate error", status, float(share[worst]), message, remedy)]
+
+
+def size_of_error(context: Context) -> list[Check]:
+    """Judge how far any quantity depends on how large the surrogate's error is stated to be, truncation included.
+
+    Noise and derived quantities too: a noise sd takes up what the surrogate's error does not. Draws are reweighted to
+    the posterior with half the stated sd; where weights do not bear that, with more, and continued linearly.
+    """
+    problem, name = context.problem, "size of the surrogate's error"
+    if problem.kind == "population" or has_no_error(problem):
+        return []
+    derived = {key: values for key, values in context.sampled.derived.items() if np.isfinite(values).all()}
+    theta = {**context.sampled.theta, **derived}
+    picked = evenly(len(next(iter(theta.values()))), DRAWS)
+    some = {key: values[picked] for key, values in theta.items()}
+    pieces = problem.pieces({key: values[picked] for key, values in context.sampled.theta.items()})
+    for factor in HALVED:
+        weights = [error_weight(piece.problem, piece.theta, factor, factor) for piece in pieces]
+        known = [one for one in weights if one is not None]
+        found = reweighted_finite(some, np.sum(known, axis=0)) if len(known) == len(weights) else None
+        if found is None:
+            return []
+        if found.trusted:
+            break
+    else:
+        message = f"not judged: with {1.0 - HALVED[-1]:.0%} less of its variance the posterior is another one"
+        remedy = "The surrogate's error, not the measurement, limits the answer: run more points there (uq.refine)."
+        return [Check(name, "note", float("nan"), message, remedy)]
+    worst, shift = found.furthest
+    shift *= (1.0 - HALVED[0]) / (1.0 - factor)
+    message = f"with half the stated sd of it the mean of {worst} moves by {shift:+.2f} sd, limit {DEPENDS:g}"
+    remedy = (
+        f"What {worst} is depends on how large the surrogate's error is stated, which is so for the whole design box. "
+        "Test it at the posterior, uq.verify(posterior, runs), correct it there (uq.correct), or refine (uq.refine)."
+    )
+    status: Status = "warn" if abs(shift) > DEPENDS else "note" if abs(shift) > 0.5 * DEPENDS else "pass"
+    return [Check(name, status, abs(shift), message, remedy)]
 
 
 def _series(problem: "SingleCalibration") -> list[Ints]:
