@@ -12,7 +12,7 @@ import uqms as uq
 from uqms.calibration.checks import Check, Sampled
 from uqms.calibration.context import Context
 from uqms.calibration.misfit import check_validation
-from uqms.calibration.reweighting import error_scaled, reweighted
+from uqms.calibration.reweighting import error_scaled, reweighted, smoothed
 from uqms.calibration.verdict import size_of_error
 from uqms.errors import InputError
 from uqms.surrogates import GaussianProcessSurrogate
@@ -80,6 +80,18 @@ def test_equal_weights_move_nothing() -> None:
     assert found.shift == {"a": pytest.approx(0.0, abs=1e-12)}
     assert found.ratio == {"a": pytest.approx(1.0)}
     assert found.k_hat == -np.inf
+
+
+def test_weights_without_a_tail_are_used_as_they_are() -> None:
+    few = smoothed(np.array([0.0, 0.1, 0.2, 0.3]))
+    assert few.trusted
+    assert np.isnan(few.k_hat)
+    np.testing.assert_allclose(
+        few.weights, np.exp([0.0, 0.1, 0.2, 0.3]) / np.exp([0.0, 0.1, 0.2, 0.3]).sum(), rtol=1e-12
+    )
+    repeated = np.concatenate([np.linspace(-1.0, -0.5, 900), np.zeros(100)])  # one draw, a hundred times
+    assert smoothed(repeated).trusted
+    assert not smoothed(100.0 * repeated).trusted  # it has all the weight
 
 
 def judged(size: float, noise: float) -> Check:

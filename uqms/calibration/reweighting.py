@@ -12,6 +12,7 @@ log w is the difference of the log-likelihoods. Nothing is linearised, so noise 
 parameters are.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
@@ -40,6 +41,7 @@ __all__ = [
 
 DRAWS = 1000
 K_HAT = 0.7
+FEWEST = 6  # draws in a tail
 EVEN = 0.5  # of the draws: where weights are worth more than that, their tail has no meaning
 
 
@@ -63,11 +65,14 @@ def smoothed(log_weight: Array) -> Smoothed:
     if np.ptp(log_weight) < 1e-12:  # nothing to smooth
         return Smoothed(np.full(count, 1.0 / count), -np.inf, True)
     plain = _normalised(log_weight)
+    even = bool(1.0 / np.sum(plain**2) >= EVEN * count)
+    tail = np.sort(log_weight)[-max(1, int(min(0.2 * count, 3.0 * math.sqrt(count)))) :]
+    if len(tail) < FEWEST or np.ptp(tail) < 1e-12 * max(1.0, float(np.abs(tail).max())):
+        return Smoothed(plain, np.nan, even)  # no tail that could be fitted: too few draws, or the same one many times
     found, k_hat = array_stats.psislw(-(log_weight - log_weight.max()))  # of log-likelihoods, whose inverse weights are
     k_hat = float(k_hat) if np.isfinite(k_hat) else np.inf  # NaN: nearly all weight is that of a few draws
     if k_hat < K_HAT:
         return Smoothed(_normalised(found), k_hat, True)
-    even = bool(1.0 / np.sum(plain**2) >= EVEN * count)
     return Smoothed(plain if even else _normalised(found), k_hat, even)
 
 
