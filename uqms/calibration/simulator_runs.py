@@ -36,6 +36,7 @@ HARMLESS = 0.1  # sd of r below which no posterior mean moves by more than so ma
 FAILED = 0.2  # of the runs: more leave a part of the posterior out
 MOST_POINTS = 240  # of the estimate of how many more runs are needed
 SPREAD = 1.0  # sd of r: above it the surrogate's error decides the answer
+CLEAR = 3.0  # standard errors of a shift, of a population
 SHIFT, SCALE = 0.25, 0.2  # of the mean in sds, and relative, of an sd: what is not a pass
 
 
@@ -62,6 +63,8 @@ class SimulatorRuns:
         About how many more runs it takes until weights can be used; None when that is too many, or not known.
     unknown
         Why r is not known, "" where it is.
+    subjects
+        Those with data, of a population: r is the sum of what each adds; 0 of one subject.
     """
 
     ensemble: xr.Dataset
@@ -73,6 +76,7 @@ class SimulatorRuns:
     weights: Array | None
     more: int | None
     unknown: str = ""
+    subjects: int = 0
 
     @property
     def spread(self) -> float:
@@ -183,6 +187,8 @@ def _check_effect(runs: SimulatorRuns) -> Check:
             name, "warn", float("nan"), f"not judged: {len(ratio)} draws ran at all conditions", "Run more draws."
         )
     difference = f"log-likelihoods with simulator and surrogate differ by an sd of {spread:.2g} between draws"
+    if runs.subjects:
+        return _of_population(runs, difference)
     if weights is None and not spread <= SPREAD:
         message = f"{difference}, limit {SPREAD:g}: the posterior of the simulator is another one than this"
         remedy = "The surrogate, not the measurement, limits the answer: fit with these runs and more (uq.refine)."
@@ -204,6 +210,27 @@ def _check_effect(runs: SimulatorRuns) -> Check:
         else "uq.correct(posterior, runs) calibrates again with what these runs say"
     )
     remedy = f"Do not report this posterior as the simulator's: {instead}; or refine (uq.refine) and calibrate again."
+    return Check(name, "warn", shift, message, remedy)
+
+
+def _of_population(runs: SimulatorRuns, difference: str) -> Check:
+    """Judge a population: r is a sum over subjects, of which little moves what describes the population.
+
+    So moves count when they are beyond the error of few draws too, and the sd of r is that of a subject.
+    """
+    name, each = "effect on the posterior", runs.spread / math.sqrt(runs.subjects)
+    moved = {key: _moved(values, runs.ratio, runs.weights) for key, values in runs.theta.items()}
+    furthest = max(moved, key=lambda key: abs(moved[key].shift))
+    shift, error = moved[furthest].shift, moved[furthest].error
+    message = (
+        f"{difference}, {each:.2g} a subject, limit {SPREAD:g}; the mean of {furthest} moves by about {shift:+.2f} ± "
+        f"{error:.2f} sd, limits {SHIFT:g} and {CLEAR:g} times its error"
+    )
+    if each <= SPREAD and not any(abs(one.shift) > max(SHIFT, CLEAR * one.error) for one in moved.values()):
+        return Check(name, "pass", shift, message)
+    remedy = (
+        "Do not report this posterior as the simulator's: fit with these runs, refine (uq.refine), calibrate again."
+    )
     return Check(name, "warn", shift, message, remedy)
 
 
@@ -235,6 +262,8 @@ def weights(context: "Context") -> list[Check]:
 
 def _check_weights(runs: SimulatorRuns) -> Check:
     count, k_hat, weights, more = len(runs.ratio), runs.k_hat, runs.weights, runs.more
+    if runs.subjects and weights is None and not runs.unknown:
+        return Check("weights", "pass", float("nan"), "none: a draw has all subjects, too many quantities for weights")
     if runs.unknown:
         remedy = "Fit again with these runs and calibrate again; draws cannot be reweighted."
         return Check("weights", "note", float("nan"), f"none: {runs.unknown}", remedy)
