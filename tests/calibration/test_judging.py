@@ -17,6 +17,7 @@ from uqms.surrogates import held_out
 pytestmark = pytest.mark.filterwarnings("ignore::uqms.errors.UqmsWarning")
 
 COMPUTATION = ["R-hat", "ESS", "finite draws", "Monte Carlo error"]
+SIZE = "size of the surrogate's error"
 OF_ONE = [
     "surrogate validation",
     "autocorrelated residuals",
@@ -24,18 +25,26 @@ OF_ONE = [
     "edge of the design box",
     "prior mass cut",
 ]
-ANSWER = ["prior-dominated", "confounded", "end of a prior", "prior sensitivity"]
+ANSWER = [
+    "prior-dominated",
+    "confounded",
+    "end of a prior",
+    "prior sensitivity",
+    "prior against data",
+    "prior predictions",
+]
 
 
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [
-        ("one", [*COMPUTATION, "surrogate error", *OF_ONE, *ANSWER, "discrepancy"]),
+        ("one", [*COMPUTATION, "surrogate error", SIZE, *OF_ONE, *ANSWER, "discrepancy"]),
         (
             "parts",
             [
                 *COMPUTATION,
                 "surrogate error",
+                SIZE,
                 *(f"{name} ({part})" for part in "ab" for name in OF_ONE),
                 *ANSWER,
                 "discrepancy (a)",
@@ -51,6 +60,8 @@ ANSWER = ["prior-dominated", "confounded", "end of a prior", "prior sensitivity"
                 "subjects",
                 "prior-dominated",
                 "end of a prior",
+                "prior against data",
+                "prior predictions",
             ],
         ),
     ],
@@ -58,11 +69,16 @@ ANSWER = ["prior-dominated", "confounded", "end of a prior", "prior sensitivity"
 def test_the_list_of_checks_is_in_one_order(kind: str, expected: list[str]) -> None:
     posterior = problem_of(kind, "independent", True, "process").sample(PriorDraws(), rng=1)
     assert [check.name for check in posterior.verdict.checks] == expected
+    failing = [check.name for check in posterior.verdict.warnings]  # draws of the prior: some do
+    told = str(uq.another_round(posterior))
+    assert failing
+    assert all(name in told for name in failing if name != "surrogate error")
+    assert "No other round" not in told
 
 
 def test_every_function_of_the_list_is_there_once() -> None:
     names = [f"{one.__module__}.{one.__qualname__}" for one in (*CHECKS, *OF_A_SURROGATE)]
-    assert len(set(names)) == len(names) == 27
+    assert len(set(names)) == len(names) == 30
 
 
 def test_checks_of_runs_are_on_the_list_and_say_nothing_without() -> None:
@@ -71,7 +87,7 @@ def test_checks_of_runs_are_on_the_list_and_say_nothing_without() -> None:
     posterior: Any = problem.sample(PriorDraws(), rng=1)
     bare = verdict_of(Context.of(posterior))
     # what the sampler told is known where the draws were made, and not from them
-    told = {"R-hat", "ESS", "Monte Carlo error", "prior sensitivity"}
+    told = {"R-hat", "ESS", "Monte Carlo error", "prior sensitivity", "prior predictions"}
     whole = [one for one in posterior.verdict.checks if one.name not in told]
     assert [one.name for one in bare.checks] == [one.name for one in whole]
     np.testing.assert_equal([one.value for one in bare.checks], [one.value for one in whole])

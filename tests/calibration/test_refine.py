@@ -10,6 +10,7 @@ from calibration.gridded import grid_of, log_prior, moments, posterior_of, sampl
 from calibration.problems import given_surrogate, linear_surrogate, replicates
 
 import uqms as uq
+from uqms.calibration.checks import Check, Status
 from uqms.calibration.refinement import _metric, _widened, far_apart
 from uqms.errors import ConvergenceWarning, ExtrapolationError, InputError
 from uqms.surrogates import GaussianProcessSurrogate
@@ -281,3 +282,59 @@ def test_whether_another_round_is_needed() -> None:
     assert not uq.another_round(posterior, share=float(np.nextafter(reached, 1.0)))
     with pytest.raises(InputError, match="share is 0; give a number above zero"):
         uq.another_round(posterior, share=0)
+
+
+def with_check(posterior: uq.Posterior, name: str, status: Status, message: str = "", remedy: str = "") -> uq.Posterior:
+    """Return the posterior with all checks passed but one."""
+    passed = [Check(one.name, "pass", 0.0, "") for one in posterior.verdict.checks]
+    return posterior.with_checks([*passed, Check(name, status, 0.0, message, remedy)])
+
+
+@pytest.mark.parametrize("status", ["warn", "fail"])
+def test_it_never_says_that_all_is_done_while_a_check_fails(status: Status) -> None:
+    posterior = normal_posterior()
+    assert str(uq.another_round(with_check(posterior, "R-hat", "pass"), share=1.0)).startswith(
+        "No other round is needed"
+    )
+    for check in posterior.verdict.checks:
+        found = uq.another_round(with_check(posterior, check.name, status, "what it found", "what to do"), share=1.0)
+        assert "No other round" not in str(found)
+        assert "what it found" in str(found)
+        assert "what to do" in str(found)
+        assert check.name in str(found)
+        mended = ("surrogate validation", "size of the surrogate's error", "edge of the design box")
+        assert bool(found) == (check.name in mended)
+        assert [one.name for one in found.remaining] == ([] if found else [check.name])
+    assert not uq.another_round(with_check(posterior, "R-hat", "note"), share=1.0).remaining
+
+
+def test_errors_on_the_simulator_ask_for_runs_where_they_move_the_posterior() -> None:
+    posterior = with_check(normal_posterior(), "errors of y", "warn", "smaller than the surrogate says")
+    found = uq.another_round(posterior, share=1.0)
+    assert not found
+    assert str(found).startswith("Other things than more runs are needed, since checks fail: errors of y (WARN)")
+    moved = posterior.with_checks([Check("effect on the posterior", "warn", 0.3, "the mean of a moves", "Refine.")])
+    assert uq.another_round(moved, share=1.0)
+    assert uq.another_round(with_check(normal_posterior(), "errors of y", "fail", "larger"), share=1.0)
+
+
+def test_a_rough_simulator_is_named() -> None:
+    space = uq.ParameterSpace(theta=uq.Uniform(0.0, 1.0))
+    design = uq.sobol(space, 40, rng=1)
+    theta = design["theta"].values
+    smooth = np.sin(3.0 * theta) + theta
+
+    def calibrated(scatter: float, settings: uq.GaussianProcess) -> uq.Posterior:
+        runs = uq.ensemble.build(design, {"y": smooth + scatter * np.random.default_rng(1).standard_normal(40)})
+        problem = uq.Calibration(settings.fit(runs), xr.DataArray(1.0, name="y"), uq.GaussianNoise(sd=0.005))
+        return sampled(problem, 400, 1, size=400)
+
+    found = uq.another_round(calibrated(0.03, FITTED), share=1e-9)
+    assert "the simulator is rough" in str(found)
+    assert "uq.GaussianProcess(noise='fitted')" in str(found)
+    percent = float(str(found).split("a scatter of ")[1].split("%")[0]) / 100.0
+    assert percent == pytest.approx(0.03 / smooth.std(), rel=0.4)  # 40 runs: 13 % is a standard error
+    assert "rough" not in str(uq.another_round(calibrated(0.0, FITTED), share=1e-9))
+    # the remedy clears it
+    fitted = uq.GaussianProcess(hyperparameters="point", scales="given", noise="fitted")
+    assert "rough" not in str(uq.another_round(calibrated(0.03, fitted), share=1e-9))

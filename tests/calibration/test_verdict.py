@@ -23,6 +23,7 @@ NAMES = (
     "divergences",
     "finite draws",
     "surrogate error",
+    "size of the surrogate's error",
     "surrogate validation",
     "autocorrelated residuals",
     "predictive misfit",
@@ -31,6 +32,7 @@ NAMES = (
     "prior-dominated",
     "confounded",
     "end of a prior",
+    "prior against data",
 )
 
 

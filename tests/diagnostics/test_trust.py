@@ -129,10 +129,15 @@ def test_left_out_errors_follow_their_law_and_a_wrong_scale_is_told() -> None:
     near, scores = np.arange(5, 15), np.zeros(1, dtype=np.int64)
     found = [local_errors(given_surrogate(x, root @ rng.standard_normal((20, 1))), near, scores) for _ in range(200)]
     assert kstest([one.p for one in found], "uniform").pvalue > 0.001
+    assert kstest([one.p_least for one in found], "uniform").pvalue > 0.001
     assert np.mean([one.ratio for one in found]) == pytest.approx(1.0, abs=5.0 * np.sqrt(0.2 / 200))
     wrong = local_errors(given_surrogate(x, 5.0 * root @ rng.standard_normal((20, 1))), near, scores)
     assert wrong.p < 1e-3
     assert wrong.ratio > 5.0
+    small = local_errors(given_surrogate(x, 0.2 * root @ rng.standard_normal((20, 1))), near, scores)
+    assert small.p_least < 1e-3
+    assert small.least < 0.1
+    assert small.ratios == pytest.approx([small.least])
 
 
 # --- answer ---------------------------------------------------------------------------------------------------------
@@ -182,8 +187,12 @@ def test_what_the_data_say_nothing_of_is_told_and_what_they_know_is_not(rng: np.
 def test_a_prior_that_data_contradict_is_told(rng: np.random.Generator) -> None:
     data = JACOBIAN @ np.array([4.5, 0.0]) + SD * rng.standard_normal(8)
     verdict = given_posterior(linear_problem(JACOBIAN, data, SD), exact_draws(JACOBIAN, data, SD, 4000, rng)).verdict
-    assert verdict["prior sensitivity"].status == "warn"
-    assert "disagree about a" in verdict["prior sensitivity"].remedy
+    conflict = verdict["prior against data"]
+    assert conflict.status == "warn"  # 4.5 sds, of two parameters: 2 * 6.8e-6
+    assert conflict.value == pytest.approx(2 * 6.8e-6, rel=0.5)
+    assert "data put a 4.5 sds above the centre of its prior" in conflict.message
+    assert "Prior and data disagree" in conflict.remedy
+    assert verdict["prior sensitivity"].status == "note"
 
 
 def test_one_chain_is_warned_of_at_once() -> None:

@@ -8,6 +8,7 @@ from calibration.problems import given_surrogate, linear_surrogate, replicates
 
 import uqms as uq
 from uqms.diagnostics import Verification, verification_design, verify
+from uqms.diagnostics.verification import _weights
 from uqms.errors import DataError, InputError
 from uqms.surrogates import GaussianProcessSurrogate
 
@@ -113,9 +114,12 @@ def test_weights_recover_the_posterior_of_the_simulator(weighted: tuple[uq.Poste
     assert abs(row["mean_simulator"] - mean) < 4.0 * error
     assert row["sd_simulator"] == pytest.approx(sd, rel=0.1)
     effect = found.verdict["effect on the posterior"]
-    assert effect.status == "pass"
     assert effect.value == pytest.approx((row["mean_simulator"] - row["mean"]) / row["sd"], rel=0.01)
-    assert abs(row["sd"] - sd) > 0.1 * sd  # the surrogate's posterior is not the same
+    ratio = row["sd_simulator"] / row["sd"]
+    assert abs(ratio - 1.0) > 0.2  # weights give the right sd, and that it changes is no pass
+    assert f"the sd of theta becomes {ratio:.2f} times as large" in effect.message
+    assert effect.status == "warn"
+    assert "verification.summary() has the simulator's own means and sds" in effect.remedy
 
 
 def test_the_log_ratio_is_that_of_the_two_densities(weighted: tuple[uq.Posterior, Verification]) -> None:
@@ -136,6 +140,56 @@ def test_the_shift_of_a_mean_is_told_from_few_draws_too() -> None:
     assert found.verdict["errors of y"].status == "fail"
 
 
+@pytest.mark.parametrize(("offset", "status"), [(0.02, "pass"), (0.04, "warn")])
+def test_a_mean_that_moves_by_more_than_a_quarter_of_an_sd_is_no_pass(offset: float, status: str) -> None:
+    # as above: the mean moves by -0.2 sd and by -0.4 sd
+    runs = np.linspace(0, 1, 12)[:, None]
+    posterior = calibrated(given_surrogate(runs, smooth(runs), ell=0.7, variance=100.0), 0.5)
+    design = verification_design(posterior, 90, rng=1)
+    found = verify(posterior, uq.ensemble.build(design, {"y": smooth(design["theta"].values) + offset}))
+    assert found.verdict["effect on the posterior"].status == status
+    assert "limit 0.25" in found.verdict["effect on the posterior"].message
+
+
+@pytest.mark.parametrize("slope", [1.5, 1.0, 0.75])  # below 0.71 weights have no variance
+def test_the_sd_of_a_quantity_is_judged_too(slope: float) -> None:
+    # the surrogate is y = theta, nearly sure, the datum its middle: with slope s the sd is 1/s times as large
+    one = linear_surrogate(1.0, 1e-4)
+    problem = uq.Calibration(one, replicates(np.array([[0.5]]), np.array([0.5])), uq.GaussianNoise(sd=0.05))
+    posterior = sampled(problem, 800, seed=1, size=8000)
+    design = verification_design(posterior, 400, rng=1)
+    found = verify(posterior, uq.ensemble.build(design, {"y": 0.5 + slope * (design["theta"].values - 0.5)}))
+    effect = found.verdict["effect on the posterior"]
+    scale = float(effect.message.split("the sd of theta becomes ")[1].split(" times")[0])
+    assert abs(found.verdict["effect on the posterior"].value) < 0.25
+    assert scale == pytest.approx(1.0 / slope, rel=0.08)  # 400 draws: 4 % is a standard error of an sd
+    assert effect.status == ("pass" if slope == 1.0 else "warn")
+
+
+def test_an_error_that_is_overstated_is_no_pass() -> None:
+    large = [drawn(seed, surrogate(variance=8.0)) for seed in range(1, 11)]
+    caught = [one.verdict["errors of y"] for one in large]
+    assert np.mean([one.status == "warn" for one in caught]) >= 0.9
+    assert np.mean([one.value for one in caught]) == pytest.approx(1.0 / 16.0, abs=0.03)
+    assert "smaller than the surrogate says" in caught[0].message
+    assert "stated error is about" in caught[0].message
+    assert str(large[0]).startswith("Verified: WARN")
+
+
+def test_the_verdict_takes_what_was_verified() -> None:
+    posterior = calibrated(surrogate(), 0.8)
+    design = verification_design(posterior, 20, rng=1)
+    found = verify(posterior, uq.ensemble.build(design, {"y": smooth(design["theta"].values) + 0.5}))
+    assert found.verdict.status == "fail"
+    assert found.posterior.verdict.status == "fail"
+    assert found.posterior.verdict.checks == (*posterior.verdict.checks, *found.verdict.checks)
+    assert found.posterior.draws.equals(posterior.draws)
+    assert found.posterior.tree.attrs["verdict"] == "fail"
+    assert "verdict" not in posterior.tree.attrs  # the posterior that was given is as it was
+    again = found.posterior.with_checks(found.verdict.checks)
+    assert again.verdict.checks == found.posterior.verdict.checks
+
+
 def test_few_draws_are_not_reweighted() -> None:
     posterior = calibrated(surrogate(), 0.8)
     design = verification_design(posterior, 30, rng=1)
@@ -145,6 +199,15 @@ def test_few_draws_are_not_reweighted() -> None:
     assert "none from 30 draws, but from 100 on; 70 more" in str(found)
     with pytest.raises(InputError, match="summary: there are no weights"):
         found.summary()
+
+
+def test_the_tail_of_weights_that_are_nearly_equal_has_no_meaning() -> None:
+    one = np.log1p(1e-3 * ((np.arange(100) + 0.5) / 100) ** -1.5)  # a Pareto tail of shape 1.5
+    k_hat, weights = _weights(one)
+    assert k_hat > 0.7
+    assert weights is not None
+    np.testing.assert_allclose(weights, np.exp(one) / np.exp(one).sum(), rtol=1e-12)
+    assert _weights(20.0 * one)[1] is None
 
 
 def test_a_heavy_tail_of_the_weights_asks_for_more_runs() -> None:

@@ -134,6 +134,7 @@ def sampled(
     latents: Array,
     stats: xr.Dataset,
     starts: Mapping[str, Array],
+    predicted: Array,
 ) -> Sampled:
     """Collect what the verdict looks at."""
     shape = (posterior.sizes["chain"], posterior.sizes["draw"])
@@ -157,6 +158,8 @@ def sampled(
         log_likelihood=stats["joint_log_likelihood"].values.ravel(),
         starts=starts or None,
         latents=latents,
+        predicted=predicted,
+        derived={str(name): posterior[name].values.ravel() for name in posterior if name not in problem.priors},
         of_sampler=of_sampler,
         approximate=any(check.name == APPROXIMATION for check in of_sampler),
     )

@@ -326,7 +326,7 @@ LIMITS: tuple[Limit, ...] = (
     ),
     Limit(
         "verification_design",
-        lambda one: one.inexact and one.kind == "one",
+        lambda one: one.inexact,
         "verification_design: the true conditions {conditions} are unknown, so that the simulator cannot be run at the "
         "observed ones. Test the surrogate with runs of your own: uq.held_out.",
     ),

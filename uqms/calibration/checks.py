@@ -101,6 +101,10 @@ class Sampled:
         Approximate posterior draws that chains could start from, by name.
     latents
         Draws of the latents (chains * draws, latents).
+    predicted
+        Draws (S, R) of all measurements from the prior predictive.
+    derived
+        Draws of derived quantities, (chains * draws,).
     of_sampler
         Checks that are particular to the sampler.
     approximate
@@ -120,5 +124,7 @@ class Sampled:
     log_likelihood: Array | None = None
     starts: Mapping[str, Array] | None = None
     latents: Array = field(default_factory=lambda: np.zeros((0, 0)))
+    predicted: Array | None = None
+    derived: Mapping[str, Array] = field(default_factory=dict)
     of_sampler: tuple[Check, ...] = ()
     approximate: bool = False

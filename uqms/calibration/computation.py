@@ -1,10 +1,11 @@
 """Checks of the computation: whether the draws are those of the posterior that was asked for."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import xarray as xr
+from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from uqms._typing import Array
@@ -13,7 +14,16 @@ from uqms.calibration.checks import Check, Sampled, Status
 if TYPE_CHECKING:
     from uqms.calibration.context import Context
 
-__all__ = ["APPROXIMATION", "check_computation", "check_modes", "computation", "sampler_checks"]
+__all__ = [
+    "APPROXIMATION",
+    "Places",
+    "check_computation",
+    "check_modes",
+    "check_places",
+    "computation",
+    "places",
+    "sampler_checks",
+]
 
 R_HAT, R_HAT_FAIL = 1.01, 1.05
 ESS_PER_CHAIN, ESS_FAIL = 100, 25
@@ -25,6 +35,9 @@ MCSE_SHARE = 0.05
 FAR = 3.0  # times the largest distance of draws to their neighbours
 UNVISITED = 0.05  # share of starts
 LOG_DENSITY_SLACK = 3.0  # nats below the worst percent of the draws
+APART = 4.0  # sds between the means of two chains that hardly overlap
+STUCK = 10.0  # nats: a mode that is so much lower has next to no mass, unless it is much wider
+VANISHED = 1e-4  # times the noise sd of the other chains
 
 
 def check_computation(sampled: Sampled, constrained: bool = False) -> tuple[Check, ...]:
@@ -178,6 +191,91 @@ def check_monte_carlo_error(mcse: Mapping[str, float]) -> Check:
     )
 
 
+class Places(NamedTuple):
+    """Where chains are.
+
+    Attributes
+    ----------
+    groups
+        Chains that overlap, the largest group first.
+    degenerate
+        A noise sd that vanishes in a smaller group, "" where none does.
+    lower
+        By how many nats the log posterior density is lower in the second group than in the first; NaN if not known.
+    apart
+        The quantity that tells the two largest groups apart.
+    medians
+        Its median in each of the two.
+    """
+
+    groups: tuple[tuple[int, ...], ...]
+    degenerate: str = ""
+    lower: float = float("nan")
+    apart: str = ""
+    medians: tuple[float, float] = (float("nan"), float("nan"))
+
+
+def places(sampled: Sampled, positive: Collection[str], noise: Collection[str], density: Array | None) -> Places:
+    """Return which chains overlap: R-hat tells that they do not agree, not that each sits in a place of its own.
+
+    Two chains are apart where the distance of their means exceeds `APART` of their sds in any quantity, `positive` ones
+    on the scale of logarithms; groups are connected through chains that are not.
+    """
+    chains, draws = sampled.shape
+    theta = {name: values.reshape(chains, draws) for name, values in sampled.theta.items()}
+    if chains < 2 or draws < 4 or not all(np.isfinite(values).all() for values in theta.values()):
+        return Places((tuple(range(chains)),))
+    scaled = {n: np.log(np.maximum(v, 1e-300)) if n in positive else v for n, v in theta.items()}
+    names = list(scaled)
+    mean, sd = (np.array([one(scaled[name], axis=1) for name in names]) for one in (np.mean, np.std))  # (P, chains)
+    pooled = np.sqrt(0.5 * (sd[:, :, None] ** 2 + sd[:, None, :] ** 2))
+    distance = np.abs(mean[:, :, None] - mean[:, None, :]) / np.maximum(pooled, 1e-300)
+    count, label = connected_components(distance.max(axis=0) <= APART, directed=False)
+    found = sorted((tuple(np.flatnonzero(label == i).tolist()) for i in range(count)), key=len, reverse=True)
+    groups: tuple[tuple[int, ...], ...] = tuple(found)
+    if count == 1:
+        return Places(groups)
+    first, second = list(groups[0]), list(groups[1])
+    j = int(np.argmax(distance[:, first][:, :, second].min(axis=(1, 2))))
+    median = {name: [float(np.median(theta[name][list(group)])) for group in groups] for name in names}
+    vanished = [n for n in names if n in noise and min(median[n][1:]) < VANISHED * median[n][0]]
+    lower = float("nan")
+    if density is not None:
+        of_chain = np.median(density.reshape(chains, draws), axis=1)
+        lower = float(np.median(of_chain[first]) - np.median(of_chain[second]))
+    return Places(groups, vanished[0] if vanished else "", lower, names[j], tuple(median[names[j]][:2]))  # type: ignore[arg-type]
+
+
+def check_places(found: Places) -> Check:
+    """Judge chains that sit in several places, and say which remedy there is."""
+    first, second = found.groups[:2]
+    chains = sum(len(group) for group in found.groups)
+    message = (
+        f"chains sit in {len(found.groups)} places: {len(first)} of {chains} at {found.apart} = "
+        f"{found.medians[0]:.3g}, {len(second)} at {found.medians[1]:.3g}"
+    )
+    lost = "chain " + ", ".join(str(chain) for group in found.groups[1:] for chain in group)
+    if np.isfinite(found.lower):
+        way = "lower" if found.lower >= 0.0 else "higher"
+        message += f", where the log posterior density is {abs(found.lower):.1f} nats {way}"
+    if found.degenerate:
+        remedy = (
+            f"{lost} ran into a corner where {found.degenerate} vanishes, which is no mode: sample again with another "
+            "seed (rng=), or give the noise a floor: GaussianNoise(sd=uq.LogNormal(median=..., sigma=1.0))."
+        )
+    elif found.lower > STUCK:
+        remedy = (
+            f"{lost} is stuck where there is next to no mass: sample again with another seed (rng=) or longer tuning "
+            "(NUTS(tune=2000)); SMC() does not depend on where chains start."
+        )
+    else:
+        remedy = (
+            "There are several modes, and chains do not cross between them, so the number of chains in each is not its "
+            "mass. SMC() weighs modes by their mass; then look at uq.plots.pairs."
+        )
+    return Check("other modes", "fail", float(len(found.groups)), message, remedy)
+
+
 def check_modes(draws: Array, density: Array, starts: Array, start_density: Array) -> Check:
     """Tell whether the chains were wherever the tempered particles that they could start from found mass.
 
@@ -202,7 +300,7 @@ def check_modes(draws: Array, density: Array, starts: Array, start_density: Arra
     status: Status = "pass" if share < UNVISITED else "warn"
     message = f"{share:.0%} of the starting points have mass where no chain went"
     remedy = (
-        "There may be another mode: sample more chains, NUTS(chains=8), or use a sampler for several modes; then look "
-        "at uq.plots.pairs."
+        "There may be another mode: SMC() finds modes and weighs them by their mass; or sample more chains, "
+        "NUTS(chains=8). Then look at uq.plots.pairs."
     )
     return Check("other modes", status, share, message, remedy)

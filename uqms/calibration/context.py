@@ -10,6 +10,7 @@ import numpy as np
 from uqms._typing import Array, Bools, Ints
 from uqms.calibration.base import Piece, Problem
 from uqms.calibration.checks import Check, Sampled
+from uqms.calibration.computation import Places, places
 
 if TYPE_CHECKING:
     from uqms.calibration.posterior import Posterior
@@ -99,10 +100,28 @@ class Context:
         return replace(
             one,
             theta=theta,
+            derived={name: values[finite] for name, values in one.derived.items()},
             h=one.h[finite],
             latents=latents,
             log_likelihood=one.log_likelihood if whole else None,
         )
+
+    @cached_property
+    def density(self) -> Array | None:
+        """Log posterior density of the draws up to a constant, (S,); None where it is not known."""
+        one = self.sampled
+        if one.log_likelihood is None or self.problem.kind == "population":
+            return None
+        found = one.log_likelihood + np.sum(list(self.problem.conditioned_prior.log_terms(one.theta).values()), axis=0)
+        return np.asarray(found - 0.5 * np.sum(one.latents**2, axis=1))
+
+    @cached_property
+    def places(self) -> Places:
+        """Where the chains are: together, or in several places."""
+        priors = self.problem.priors
+        positive = [name for name, prior in priors.items() if prior.support[0] >= 0.0]
+        noise = [name for name in positive if name not in self.problem.parameters]
+        return places(self.returned, positive, noise, self.density if self.finite.all() else None)
 
     @cached_property
     def pieces(self) -> list[Piece]:

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import xarray as xr
 
-from uqms.calibration import answer, simulator_runs, verdict
+from uqms.calibration import answer, prior_conflict, simulator_runs, verdict
 from uqms.calibration.base import Problem
 from uqms.calibration.checks import Check, Sampled, Verdict
 from uqms.calibration.computation import computation
@@ -54,6 +54,7 @@ CHECKS: tuple[CheckFunction, ...] = (
     computation,
     verdict.other_modes,
     verdict.surrogate_error,
+    verdict.size_of_error,
     population.surrogate_error,
     population.joint_error,
     each_surrogate,
@@ -64,6 +65,8 @@ CHECKS: tuple[CheckFunction, ...] = (
     answer.end_of_a_prior,
     population.end_of_a_prior,
     answer.prior_sensitivity,
+    prior_conflict.prior_against_data,
+    prior_conflict.prior_predictions,
     answer.discrepancy,
     *OF_RUNS,
 )

@@ -20,9 +20,10 @@ import numpy as np
 from scipy.stats import chi2
 
 from uqms._typing import Array, Ints
-from uqms.calibration.checks import Check, Status
+from uqms.calibration.checks import Check
 from uqms.calibration.context import evenly
 from uqms.calibration.density import draw_rows, expected_outputs, row_terms, total
+from uqms.calibration.reweighting import error_scaled
 from uqms.parameters.functions import NumPyFunctions
 from uqms.surrogates.gp import GaussianProcessSurrogate
 from uqms.surrogates.local import local_errors, nearest_runs
@@ -30,13 +31,16 @@ from uqms.surrogates.local import local_errors, nearest_runs
 if TYPE_CHECKING:
     from uqms.calibration.single import SingleCalibration
 
-__all__ = ["check_misfit", "check_validation"]
+__all__ = ["NOTED", "check_misfit", "check_validation", "explained"]
 
 MISFIT_LEVEL, OVERFIT_LEVEL = 0.005, 0.001
+NOTED = 0.05  # of p: between it and the level a check is a note
 VALIDATION_LEVEL = 1e-3
-MATTERS = 0.1  # share of a parameter's variance, with the surrogate's error as large as the runs show
+MATTERS = 0.1  # fraction of a parameter's variance that the surrogate's error has, where draws cannot be reweighted
+SHIFT, SCALE = 0.1, 0.1  # of a mean in sds, and of an sd, relative, with the surrogate's error as the runs show it
 NULL_DRAWS = 20_000
 LEFT = 3.0  # degrees of freedom
+SMALLEST = 1e-4  # factor of a variance
 POINTS = 64
 REPLICATES = 8  # of the data, for each posterior draw
 
@@ -75,7 +79,18 @@ def check_misfit(
         message = f"p = {low:.2g}: the measurements are closer to the model than their noise allows"
         remedy = "The noise sd is too large (a variance given as sd, or another unit), so intervals are too wide."
         return Check("predictive misfit", "warn", p, message, remedy)
-    return Check("predictive misfit", "pass", p, f"p = {shown:.2g} that a right model fits worse")
+    return explained(p, shown)
+
+
+def explained(p: float, shown: float) -> Check:
+    """Return the check of a model that explains the data, with a note where few right models fit worse."""
+    return Check(
+        "predictive misfit",
+        "note" if p < NOTED else "pass",
+        p,
+        f"p = {shown:.2g} that a right model fits worse, limit {MISFIT_LEVEL:g}",
+        f"Of right models {NOTED:.0%} fit as badly. Look at uq.plots.predictive before you rely on the intervals.",
+    )
 
 
 def _check_density(problem: "SingleCalibration", theta: Mapping[str, Array], latents: Array, h: Ints) -> Check:
@@ -99,7 +114,7 @@ def _check_density(problem: "SingleCalibration", theta: Mapping[str, Array], lat
     p = float(np.mean(below))
     shown = max(p, 1.0 / len(below))
     if p >= MISFIT_LEVEL:
-        return Check("predictive misfit", "pass", p, f"p = {shown:.2g} that a right model fits worse")
+        return explained(p, shown)
     message = f"p = {shown:.2g}: the measurements are less likely than what the model itself would show"
     remedy = (
         "Look at uq.plots.predictive. A wrong unit, an outlier, noise that is too small, or a model that lacks "
@@ -139,7 +154,9 @@ def _null_distances(n: int, information: Array) -> tuple[Array, float]:
 def check_validation(problem: "SingleCalibration", theta: Mapping[str, Array], share: Array) -> Check | None:
     """Compare the left-out errors of the runs nearest to the posterior with their law; None without leave-one-out.
 
-    Errors that are larger than the surrogate says are told when they would matter for a parameter.
+    Errors of another size than the surrogate states warn where that would change the posterior: draws are reweighted to
+    the posterior with variances as the runs show them, score by score. Where they cannot be, the fraction `share` of
+    the surrogate's error in each parameter's variance, of the linearised problem, decides.
     """
     name, surrogate = "surrogate validation", problem.surrogate
     if not isinstance(surrogate, GaussianProcessSurrogate):
@@ -151,19 +168,43 @@ def check_validation(problem: "SingleCalibration", theta: Mapping[str, Array], s
     found = local_errors(surrogate, near, problem.cells.used)
     if found is None:
         return Check(name, "pass", float("nan"), "not judged: too few runs to tell errors from their law")
-    worst = float(share.max())
-    inflated = worst * found.ratio / (1.0 + worst * (found.ratio - 1.0))
-    wrong = found.p < VALIDATION_LEVEL
-    matters = inflated > MATTERS
-    status: Status = "warn" if wrong and matters else "pass"
+    larger, smaller = found.p < VALIDATION_LEVEL, found.p_least < VALIDATION_LEVEL
+    ratio, p = (found.least, found.p_least) if smaller and not larger else (found.ratio, found.p)
     message = (
-        f"left-out errors of the {len(near)} runs nearest to the posterior are {np.sqrt(found.ratio):.1f} times what "
-        f"the surrogate says, p = {max(found.p, 1e-12):.2g}"
+        f"left-out errors of the {len(near)} runs nearest to the posterior are {np.sqrt(ratio):.2g} times what "
+        f"the surrogate says, p = {max(p, 1e-12):.2g}"
     )
-    if wrong and not matters:
-        message += f"; they would be {inflated:.0%} of a parameter's variance"
+    if not larger and not smaller:
+        return Check(name, "pass", ratio, message)
+    matters, words = _effect(problem, theta, found.ratios, ratio, float(share.max()))
+    message += f"; {words}"
+    if larger:
+        remedy = (
+            "The surrogate is surer than it should be where the posterior lives: run more points there (uq.refine), or "
+            "try another kernel; look at uq.leave_one_out(surrogate)."
+        )
+        return Check(name, "warn" if matters else "note", ratio, message, remedy)
     remedy = (
-        "The surrogate is surer than it should be where the posterior lives: look at uq.leave_one_out(surrogate), run "
-        "more points there, or try another kernel."
+        f"The stated error is {1.0 / np.sqrt(max(ratio, 1e-12)):.2g} times the actual one, so that intervals are too "
+        "wide and an inferred noise sd too small: narrow the box (uq.refine), or uq.correct(posterior, runs)."
     )
-    return Check(name, status, found.ratio, message, remedy)
+    return Check(name, "warn" if matters else "pass", ratio, message, remedy)
+
+
+def _effect(
+    problem: "SingleCalibration", theta: Mapping[str, Array], ratios: Array, ratio: float, share: float
+) -> tuple[bool, str]:
+    """Return whether the posterior is another one with errors as the runs show them, and how far it moves in words."""
+    moved = error_scaled(problem, theta, np.maximum(ratios, SMALLEST))
+    if moved is None:
+        inflated = share * ratio / (1.0 + share * (ratio - 1.0))
+        words = f"of such a size they would be {inflated:.0%} of a parameter's variance"
+        return max(inflated, share) > MATTERS, words
+    if not moved.trusted:
+        return True, f"with errors of that size the posterior is another one (k-hat {moved.k_hat:.2f})"
+    (first, shift), (second, scale) = moved.furthest, moved.scaled_most
+    words = (
+        f"with errors of that size the mean of {first} moves by {shift:+.2f} sd and the sd of {second} becomes "
+        f"{scale:.2f} times as large"
+    )
+    return abs(shift) > SHIFT or abs(scale - 1.0) > SCALE, words

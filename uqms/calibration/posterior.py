@@ -19,6 +19,7 @@ from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.calibration import assembly
 from uqms.calibration.base import LeftOut, Problem
 from uqms.calibration.capabilities import limit_of, refuse
+from uqms.calibration.checks import Check, Verdict
 from uqms.calibration.context import evenly
 from uqms.calibration.judging import judge
 from uqms.calibration.observations import Observations
@@ -37,7 +38,6 @@ from uqms.calibration.progress import progress
 from uqms.calibration.rescaling import rescaled
 from uqms.calibration.samplers import NUTS, Sampler
 from uqms.calibration.summary import SummaryTable, summary_table
-from uqms.calibration.verdict import Verdict
 from uqms.errors import InputError
 
 if TYPE_CHECKING:
@@ -232,6 +232,28 @@ class Posterior:
         tree.attrs |= self.tree.attrs | {"box": json.dumps(problem.surrogate.domain.to_dict())}
         share = self.surrogate_share[list(problem.parameters)]
         return Posterior(tree, problem, self.verdict, share)
+
+    def with_checks(self, checks: Sequence[Check]) -> "Posterior":
+        """Return the posterior with further checks in its verdict, in the place of those of the same names.
+
+        Use it to add what `uq.verify` found to the posterior of several parts; of one surrogate,
+        ``uq.verify(...).posterior`` has it.
+
+        Parameters
+        ----------
+        checks
+            Such as ``uq.verify(posterior.part(name), runs).verdict.checks``.
+
+        Returns
+        -------
+        Posterior
+            The same draws. `summary`, `another_round` and priors that are made of it go by the new verdict.
+        """
+        names = {check.name for check in checks}
+        verdict = Verdict((*(check for check in self.verdict.checks if check.name not in names), *checks))
+        tree = self.tree.copy()
+        tree.attrs |= {"verdict": verdict.status, "verdict_text": str(verdict)}
+        return Posterior(tree, self.problem, verdict, self.surrogate_share)
 
     @single_threaded
     def predict(
@@ -622,7 +644,9 @@ def build_posterior(problem: Problem, sampler: Sampler, trace: Any, seed: int) -
     tree = xr.DataTree.from_dict(groups)
     found = trace["starts"].dataset if "starts" in trace else {}
     starts = {str(name): found[name].values for name in found}
-    verdict, share = judge(problem, assembly.sampled(problem, sampler, draws, theta, latents, stats, starts))
+    predicted = groups["prior_predictive"]["value"].values[0]
+    sampled = assembly.sampled(problem, sampler, draws, theta, latents, stats, starts, predicted)
+    verdict, share = judge(problem, sampled)
     tree.attrs |= assembly.provenance(problem, sampler, seed, verdict)
     posterior = Posterior(tree, problem, verdict, share)
     rows, each = problem.new_measurements(posterior, rng) or assembly.new_measurements(

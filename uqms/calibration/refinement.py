@@ -32,6 +32,7 @@ import xarray as xr
 from uqms import _checks as check
 from uqms._threads import single_threaded
 from uqms._typing import Array, Bools, Ints, RandomState, as_generator
+from uqms.calibration.checks import Check, Verdict
 from uqms.calibration.population.calibration import Individuals
 from uqms.calibration.population.layout import from_natural
 from uqms.calibration.population.subject_checks import SUBJECT_EDGE_MASS
@@ -41,6 +42,8 @@ from uqms.calibration.verdict import EDGE, EDGE_MASS
 from uqms.designs import sobol
 from uqms.errors import PACKAGE, ConvergenceWarning, InputError
 from uqms.parameters import Box, ParameterSpace
+from uqms.surrogates.gp import GaussianProcessSurrogate
+from uqms.surrogates.roughness import roughness
 
 __all__ = ["Round", "another_round", "design_of", "finite_draws", "refine"]
 
@@ -54,6 +57,20 @@ NUMBERS = 6_000_000  # of the draws of all subjects, at most
 NEW = 0.25  # of the points near the posterior of a population lie where new subjects would
 NEW_TAIL = 0.005  # of the new subjects beyond each end of the box
 SHARE, MOVED = 0.25, 0.3
+ROUGH = 3.0  # nats; of 36 smooth functions none had more than 0
+EFFECT = "effect on the posterior"
+# Checks that more runs where the posterior is mend. The limit of "surrogate error" is the caller's `share`.
+MENDED = frozenset(
+    [
+        "surrogate validation",
+        "size of the surrogate's error",
+        "truncation",
+        "first-order expansion",
+        "edge of the design box",
+        EFFECT,
+        "weights",
+    ]
+)
 
 
 @single_threaded
@@ -364,26 +381,36 @@ class Round:
     Attributes
     ----------
     needed
-        Whether.
+        Whether more runs would mend something.
     share
-        Largest share of the surrogate's error in a parameter's variance.
+        Largest share of the surrogate's error in the variance of a quantity.
     moved
         Largest change of a posterior mean since the round before, in sds; NaN without one.
     reasons
-        Why, in words.
+        Why, in words, with what to do.
+    remaining
+        Checks of the verdict that fail or warn and that more runs do not mend.
     """
 
     needed: bool
     share: float
     moved: float
     reasons: tuple[str, ...]
+    remaining: tuple[Check, ...] = ()
 
     def __bool__(self) -> bool:
         return self.needed
 
     def __str__(self) -> str:
-        head = "Another round is needed" if self.needed else "No other round is needed"
-        return f"{head}: {'; '.join(self.reasons)}."
+        if self.needed:
+            head = "Another round is needed"
+        elif self.remaining:
+            failing = ", ".join(f"{check.name} ({check.status.upper()})" for check in self.remaining)
+            head = f"Other things than more runs are needed, since checks fail: {failing}"
+        else:
+            head = "No other round is needed"
+        lines = [f"{head}: {'; '.join(self.reasons)}."] if self.needed or not self.remaining else [f"{head}."]
+        return "\n".join(lines + [f"  {check.name}: {check.message}. {check.remedy}" for check in self.remaining])
 
 
 def another_round(
@@ -393,9 +420,11 @@ def another_round(
     share: float = SHARE,
     moved: float = MOVED,
 ) -> Round:
-    """Tell whether more runs where the posterior is would change the answer.
+    """Tell whether more runs where the posterior is would change the answer, and what else is wrong.
 
-    Use it in a loop of `refine`, `run`, fit and calibration.
+    Use it in a loop of `refine`, `run`, fit and calibration. Every check of the verdict counts: those that more runs
+    mend ask for another round, and the others are named, so that it never reports that all is done while one fails.
+    With ``uq.verify(...).posterior`` the checks on the simulator count too.
 
     Parameters
     ----------
@@ -404,8 +433,8 @@ def another_round(
     previous
         That of the round before, if there was one.
     share
-        Share of the surrogate's error in a parameter's variance below which it is accepted; a quarter makes intervals
-        15 % wider than those of the simulator itself.
+        Share of the surrogate's error in the variance of a quantity below which it is accepted; a quarter makes
+        intervals 15 % wider than those of the simulator itself.
     moved
         Change of a posterior mean since the round before, in sds, below which it is accepted.
 
@@ -422,12 +451,12 @@ def another_round(
     for name, value in (("share", share), ("moved", moved)):
         if not value > 0.0:
             raise InputError(f"another_round: {name} is {value!r}; give a number above zero.")
-    names = _parameters(posterior)
-    if previous is not None and _parameters(previous) != names:
+    names = posterior.problem.parameters
+    if previous is not None and previous.problem.parameters != names:
         raise InputError(
-            f"another_round: the parameters are {list(names)}, of the round before {list(_parameters(previous))}."
+            f"another_round: the parameters are {list(names)}, of the round before {list(previous.problem.parameters)}."
         )
-    shares = {name: float(posterior.surrogate_share[name]) for name in names}
+    shares = {str(name): float(posterior.surrogate_share[name]) for name in names}
     worst = max(shares, key=lambda name: shares[name])
     reasons = [f"the surrogate's error is {shares[worst]:.0%} of the variance of {worst}, accepted below {share:.0%}"]
     needed = not shares[worst] < share
@@ -439,12 +468,34 @@ def another_round(
         change = steps[most]
         reasons.append(f"{most} moved by {change:.2f} sd since the round before, accepted below {moved:g}")
         needed |= not change < moved
-    edge = posterior.verdict["edge of the design box"]
-    if edge.status != "pass":
-        reasons.append(f"at an end of the design box: {edge.message}")
-        needed = True
-    return Round(needed, shares[worst], change, tuple(reasons))
+    mended = [check for check in posterior.verdict.warnings if _mended(check, posterior.verdict)]
+    reasons += [f"{check.name}: {check.message}. {check.remedy}".rstrip(".") for check in mended]
+    needed |= bool(mended)
+    if needed:
+        reasons += _rough(posterior)
+    remaining = tuple(check for check in posterior.verdict.warnings if check not in mended)
+    return Round(needed, shares[worst], change, tuple(reasons), remaining)
 
 
-def _parameters(posterior: Posterior) -> tuple[str, ...]:
-    return posterior.problem.parameters if posterior.subjects else posterior.single.parameters
+def _mended(check: Check, verdict: Verdict) -> bool:
+    """Return whether more runs mend what a check found: not errors that leave the posterior as it is."""
+    name = check.name.split(" (")[0]
+    if name.startswith("errors of "):
+        return check.status == "fail" or any(one.name == EFFECT for one in verdict.warnings)
+    return name in MENDED
+
+
+def _rough(posterior: Posterior) -> list[str]:
+    """Return what to do where runs scatter: more of them do not help a surrogate that takes them as exact."""
+    words = []
+    for part, problem in posterior.problem.named_parts.items():
+        surrogate = problem.surrogate
+        found = roughness(surrogate, problem.used) if isinstance(surrogate, GaussianProcessSurrogate) else None
+        if found is not None and found.gain > ROUGH:
+            of_part = f" of part {part!r}" if part else ""
+            words.append(
+                f"the simulator{of_part} is rough: a scatter of {found.scatter:.1%} of the sd of its runs makes them "
+                f"{found.gain:.1f} nats more likely. Fit with uq.GaussianProcess(noise='fitted'), or make the solver "
+                "more accurate; more runs alone do not mend it"
+            )
+    return words

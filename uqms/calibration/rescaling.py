@@ -13,6 +13,7 @@ import numpy as np
 
 from uqms._typing import Array
 from uqms.calibration.likelihood import add_discrepancy
+from uqms.calibration.reweighting import reweighted
 from uqms.calibration.sharing import together
 from uqms.parameters import Prior
 
@@ -81,8 +82,6 @@ def rescaled(
 
     `log_likelihood` (S,) is that of the problem's own data; it is computed where it is None and needed.
     """
-    from arviz_stats.base import array_stats
-
     other = with_scaled_discrepancy(problem, factor)
     log_weight = np.zeros(len(next(iter(draws.values()))))
     known = False
@@ -95,16 +94,5 @@ def rescaled(
         eta = latents if problem.latents else None
         own = problem.log_likelihood(theta, eta) if log_likelihood is None else log_likelihood
         log_weight += other.log_likelihood(theta, eta) - own
-    if np.ptp(log_weight) < 1e-12:
-        weight, k_hat = np.full(len(log_weight), 1.0 / len(log_weight)), -np.inf
-    else:
-        smoothed, k_hat = array_stats.psislw(-(log_weight - log_weight.max()))
-        weight = np.exp(smoothed - smoothed.max())
-        weight /= weight.sum()
-    shift, ratio = {}, {}
-    for name, values in draws.items():
-        mean = float(weight @ values)
-        sd = max(float(values.std()), 1e-300)
-        shift[name] = (mean - float(values.mean())) / sd
-        ratio[name] = float(np.sqrt(weight @ (values - mean) ** 2)) / sd
-    return Rescaled(factor, shift, ratio, float(k_hat))
+    found = reweighted(draws, log_weight)
+    return Rescaled(factor, found.shift, found.ratio, found.k_hat)

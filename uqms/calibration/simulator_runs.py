@@ -5,13 +5,17 @@ symbol      meaning                                                             
 ==========  ====================================================================  ===========
 theta       posterior draws that were run, each at all observed conditions        (D,)
 r           log p(z | theta, simulator) - log p(z | theta, surrogate)             (D,)
+z           draws of one quantity, less their mean, in their sds                  (D,)
 ==========  ====================================================================  ===========
+
+With the simulator in the surrogate's place the mean of a quantity moves by E[z r] sds and its sd becomes
+exp(E[z^2 (r - E[r])] / 2) times as large, both to first order in r; with weights both are those of the weighted draws.
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import numpy as np
 import xarray as xr
@@ -19,18 +23,21 @@ import xarray as xr
 from uqms import ensemble as table
 from uqms._typing import Array
 from uqms.calibration.checks import Check
+from uqms.calibration.reweighting import K_HAT
 from uqms.surrogates import Validation
 
 if TYPE_CHECKING:
     from uqms.calibration.context import Context
 
-__all__ = ["SimulatorRuns", "completed", "effect", "errors", "weights"]
+__all__ = ["K_HAT", "SimulatorRuns", "completed", "effect", "errors", "weights"]
 
-LEAST_DRAWS, K_HAT = 100, 0.7
+LEAST_DRAWS = 100
 HARMLESS = 0.1  # sd of r below which no posterior mean moves by more than so many sds
 FAILED = 0.2  # of the runs: more leave a part of the posterior out
 MOST_POINTS = 240  # of the estimate of how many more runs are needed
-SPREAD = 1.0  # sd of r at which weights begin to be useful
+SPREAD = 1.0  # sd of r: above it the surrogate's error decides the answer
+CLEAR = 3.0  # standard errors of a shift, of a population
+SHIFT, SCALE = 0.25, 0.2  # of the mean in sds, and relative, of an sd: what is not a pass
 
 
 @final
@@ -56,6 +63,8 @@ class SimulatorRuns:
         About how many more runs it takes until weights can be used; None when that is too many, or not known.
     unknown
         Why r is not known, "" where it is.
+    subjects
+        Those with data, of a population: r is the sum of what each adds; 0 of one subject.
     """
 
     ensemble: xr.Dataset
@@ -67,6 +76,7 @@ class SimulatorRuns:
     weights: Array | None
     more: int | None
     unknown: str = ""
+    subjects: int = 0
 
     @property
     def spread(self) -> float:
@@ -102,15 +112,15 @@ def errors(context: "Context") -> list[Check]:
     if runs is None:
         return []
     rows = {name: _row(runs.errors, name) for name in runs.outputs}
-    return [_check_errors(name, row, _off(row), runs.spread) for name, row in rows.items()]
+    return [_check_errors(name, row, runs.spread) for name, row in rows.items()]
 
 
 def _row(errors: Validation, name: str) -> dict[str, Any]:
     return {str(column): errors.table.at[name, column] for column in errors.table.columns}
 
 
-def _off(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return in words what is worse than a right surrogate shows."""
+def _understated(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return in words what is larger than errors of a right surrogate are."""
     words = []
     for level in ("50%", "95%"):
         least, covered = row[f"range_{level}"][0], row[f"coverage_{level}"]
@@ -123,28 +133,43 @@ def _off(row: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(words)
 
 
-def _check_errors(name: str, row: Mapping[str, Any], words: tuple[str, ...], spread: float) -> Check:
-    value = float(row["mahalanobis"])
-    if not words:
-        low, high = row["range_95%"]
-        d_low, d_high = row["range_mahalanobis"]
-        message = (
-            f"no larger than is said: D²/m {value:.2f} (right: {d_low:.2f} to {d_high:.2f}), 95 % intervals cover "
-            f"{row['coverage_95%']:.0%} (right: {low:.0%} to {high:.0%})"
-        )
-        return Check(f"errors of {name}", "pass", value, message)
-    message = "larger than the surrogate says: " + "; ".join(words)
-    if spread < HARMLESS:
+def _check_errors(name: str, row: Mapping[str, Any], spread: float) -> Check:
+    words, value = _understated(row), float(row["mahalanobis"])
+    least, most = row["range_mahalanobis"]
+    title = f"errors of {name}"
+    if words:
+        message = "larger than the surrogate says: " + "; ".join(words)
+        if spread < HARMLESS:
+            remedy = (
+                f"They are too small against the noise to move the posterior ({spread:.2g} sd at most). Do not use the "
+                "surrogate where its own error matters."
+            )
+            return Check(title, "warn", value, message, remedy)
         remedy = (
-            f"They are too small against the noise to move the posterior ({spread:.2g} sd at most). Do not use the "
-            "surrogate where its own error matters."
+            "Fit again with these runs, settings.fit(uq.ensemble.combine(runs, ensemble)), with another kernel if that "
+            "has been done already; calibrate and verify again."
         )
-        return Check(f"errors of {name}", "warn", value, message, remedy)
-    remedy = (
-        "Fit again with these runs, settings.fit(uq.ensemble.combine(runs, ensemble)), with another kernel if that has "
-        "been done already; calibrate and verify again."
+        return Check(title, "fail", value, message, remedy)
+    if value < least:
+        times = 1.0 / math.sqrt(max(value, 1e-12))
+        message = (
+            f"smaller than the surrogate says: D²/m is {value:.2f}, a right surrogate's at least {least:.2f}; the "
+            f"stated error is about {times:.2g} times the actual one"
+        )
+        remedy = (
+            f"The posterior of the simulator is the same ({spread:.2g} sd at most), but intervals of predictions are "
+            "too wide where the surrogate's error is most of them. uq.correct(posterior, runs) scales the error."
+            if spread < HARMLESS
+            else "Intervals are too wide, and a noise sd that is inferred is too small: uq.correct(posterior, runs) "
+            "scales the error to that of these runs; or narrow the box (uq.refine), fit and calibrate again."
+        )
+        return Check(title, "warn", value, message, remedy)
+    low, high = row["range_95%"]
+    message = (
+        f"as large as is said: D²/m {value:.2f} (right: {least:.2f} to {most:.2f}), 95 % intervals cover "
+        f"{row['coverage_95%']:.0%} (right: {low:.0%} to {high:.0%})"
     )
-    return Check(f"errors of {name}", "fail", value, message, remedy)
+    return Check(title, "pass", value, message)
 
 
 def effect(context: "Context") -> list[Check]:
@@ -155,28 +180,79 @@ def effect(context: "Context") -> list[Check]:
 def _check_effect(runs: SimulatorRuns) -> Check:
     name, ratio, spread, weights = "effect on the posterior", runs.ratio, runs.spread, runs.weights
     if runs.unknown:
-        return Check(name, "pass", float("nan"), f"not judged: {runs.unknown}")
+        remedy = "The errors at these runs are judged by themselves; how far they move the posterior is not known."
+        return Check(name, "note", float("nan"), f"not judged: {runs.unknown}", remedy)
     if len(ratio) < 3:
         return Check(
             name, "warn", float("nan"), f"not judged: {len(ratio)} draws ran at all conditions", "Run more draws."
         )
     difference = f"log-likelihoods with simulator and surrogate differ by an sd of {spread:.2g} between draws"
+    if runs.subjects:
+        return _of_population(runs, difference)
     if weights is None and not spread <= SPREAD:
-        message = f"{difference}: the posterior of the simulator is another one than this, and probably narrower"
+        message = f"{difference}, limit {SPREAD:g}: the posterior of the simulator is another one than this"
         remedy = "The surrogate, not the measurement, limits the answer: fit with these runs and more (uq.refine)."
         return Check(name, "warn", spread, message, remedy)
-    shifts = {key: _shift(values, ratio, weights) for key, values in runs.theta.items()}
-    worst = max(shifts, key=lambda key: abs(shifts[key][0]))
-    shift, error = shifts[worst]
-    message = f"{difference}; the mean of {worst} moves by about {shift:+.2f} ± {error:.2f} sd"
-    return Check(name, "pass", shift, message)
+    moved = {key: _moved(values, ratio, weights) for key, values in runs.theta.items()}
+    furthest = max(moved, key=lambda key: abs(moved[key].shift))
+    scaled = max(moved, key=lambda key: abs(moved[key].scale - 1.0))
+    shift, scale = moved[furthest].shift, moved[scaled].scale
+    message = (
+        f"{difference}, limit {SPREAD:g}; the mean of {furthest} moves by about {shift:+.2f} ± "
+        f"{moved[furthest].error:.2f} sd, limit {SHIFT:g}; the sd of {scaled} becomes {scale:.2f} times as large, "
+        f"limits {1.0 - SCALE:g} and {1.0 + SCALE:g}"
+    )
+    if spread <= SPREAD and abs(shift) <= SHIFT and abs(scale - 1.0) <= SCALE:
+        return Check(name, "pass", shift, message)
+    instead = (
+        "verification.summary() has the simulator's own means and sds, from these runs"
+        if (weights is not None)
+        else "uq.correct(posterior, runs) calibrates again with what these runs say"
+    )
+    remedy = f"Do not report this posterior as the simulator's: {instead}; or refine (uq.refine) and calibrate again."
+    return Check(name, "warn", shift, message, remedy)
 
 
-def _shift(values: Array, ratio: Array, weights: Array | None) -> tuple[float, float]:
-    """Return by how many sds the mean moves, and the standard error of that: by weights, or to first order in r."""
+def _of_population(runs: SimulatorRuns, difference: str) -> Check:
+    """Judge a population: r is a sum over subjects, of which little moves what describes the population.
+
+    So moves count when they are beyond the error of few draws too, and the sd of r is that of a subject.
+    """
+    name, each = "effect on the posterior", runs.spread / math.sqrt(runs.subjects)
+    moved = {key: _moved(values, runs.ratio, runs.weights) for key, values in runs.theta.items()}
+    furthest = max(moved, key=lambda key: abs(moved[key].shift))
+    shift, error = moved[furthest].shift, moved[furthest].error
+    message = (
+        f"{difference}, {each:.2g} a subject, limit {SPREAD:g}; the mean of {furthest} moves by about {shift:+.2f} ± "
+        f"{error:.2f} sd, limits {SHIFT:g} and {CLEAR:g} times its error"
+    )
+    if each <= SPREAD and not any(abs(one.shift) > max(SHIFT, CLEAR * one.error) for one in moved.values()):
+        return Check(name, "pass", shift, message)
+    remedy = (
+        "Do not report this posterior as the simulator's: fit with these runs, refine (uq.refine), calibrate again."
+    )
+    return Check(name, "warn", shift, message, remedy)
+
+
+class _Moved(NamedTuple):
+    """How a quantity changes: of the mean in sds, the standard error of that, and the ratio of the sds."""
+
+    shift: float
+    error: float
+    scale: float
+
+
+def _moved(values: Array, ratio: Array, weights: Array | None) -> _Moved:
+    """Return how the mean moves and the sd changes: by weights, or to first order in r."""
+    count = len(values)
     z = (values - values.mean()) / (float(values.std(ddof=1)) or 1.0)
-    terms = z * (len(z) * weights - 1.0 if weights is not None else ratio - ratio.mean())
-    return float(terms.mean()), float(terms.std(ddof=1)) / math.sqrt(len(terms))
+    terms = z * (count * weights - 1.0 if weights is not None else ratio - ratio.mean())
+    shift = float(terms.mean())
+    if weights is not None:
+        scale = math.sqrt(float(weights @ (z - float(weights @ z)) ** 2) / (float(np.mean(z**2)) or 1.0))
+    else:
+        scale = math.exp(0.5 * float(np.mean(z**2 * (ratio - ratio.mean()))))
+    return _Moved(shift, float(terms.std(ddof=1)) / math.sqrt(count), scale)
 
 
 def weights(context: "Context") -> list[Check]:
@@ -186,11 +262,15 @@ def weights(context: "Context") -> list[Check]:
 
 def _check_weights(runs: SimulatorRuns) -> Check:
     count, k_hat, weights, more = len(runs.ratio), runs.k_hat, runs.weights, runs.more
+    if runs.subjects and weights is None and not runs.unknown:
+        return Check("weights", "pass", float("nan"), "none: a draw has all subjects, too many quantities for weights")
     if runs.unknown:
-        return Check("weights", "pass", float("nan"), f"none: {runs.unknown}")
+        remedy = "Fit again with these runs and calibrate again; draws cannot be reweighted."
+        return Check("weights", "note", float("nan"), f"none: {runs.unknown}", remedy)
     if weights is not None:
         effective = 1.0 / float(np.sum(weights**2))
-        message = f"k-hat {k_hat:.2f}, limit {K_HAT}: {count} draws are worth {effective:.0f} of the simulator's"
+        even = "" if k_hat < K_HAT else " unless weights are nearly equal, as here"
+        message = f"k-hat {k_hat:.2f}, limit {K_HAT}{even}: {count} draws are worth {effective:.0f} of the simulator's"
         return Check("weights", "pass", k_hat, message)
     if count < LEAST_DRAWS:
         message = f"none from {count} draws, but from {LEAST_DRAWS} on; {more} more"

@@ -793,6 +793,16 @@ class SingleCalibration(Calibration):
             raise InputError("with_surrogate: of several parts, make a new calibration with the new surrogates.")
         return SingleCalibration(surrogate, self.observations, **self._settings)
 
+    def with_error(self, surrogate: Surrogate, truncation: float) -> "SingleCalibration":
+        """Return the same problem through a surrogate that differs in its variances alone.
+
+        What the bases leave out has `truncation` times its sd. Nothing is checked again, so a copy costs nothing.
+        """
+        other = copy.copy(self)
+        other.surrogate = surrogate
+        other.cells = replace(self.cells, truncation=truncation * self.cells.truncation)
+        return other
+
     def with_few_cells(self) -> "SingleCalibration":
         """Return a problem of as few cells as say what the data say of parameters and errors; itself if there is none.
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
 
 import numpy as np
@@ -12,14 +12,15 @@ from uqms.calibration import _latent_outputs
 from uqms.calibration.answer import check_prior_mass, log_priors, on_model_scale
 from uqms.calibration.base import Problem
 from uqms.calibration.checks import Check, Sampled, Status, Verdict
-from uqms.calibration.computation import check_modes
+from uqms.calibration.computation import check_modes, check_places
 from uqms.calibration.context import Context, Linearised, evenly
 from uqms.calibration.density import covariance_of, noise_sd, prior_scale, slope_of_density
 from uqms.calibration.direct import design_box, is_exact
 from uqms.calibration.expansion import check_expansion
 from uqms.calibration.markov import Chains, noise_of, only_noise
-from uqms.calibration.misfit import check_misfit, check_validation
+from uqms.calibration.misfit import NOTED, check_misfit, check_validation
 from uqms.calibration.progress import progress
+from uqms.calibration.reweighting import DRAWS, error_weight, reweighted_finite
 from uqms.calibration.success import check_failures
 from uqms.calibration.truncation import check_truncation
 
@@ -44,6 +45,8 @@ __all__ = [
 ]
 
 SHARE_LIMIT = 0.5
+HALVED = (0.25, 0.5, 0.75)  # of the variance of the surrogate's error; the first is half of its sd
+DEPENDS = 1.0  # posterior sds that a mean moves by
 EDGE, EDGE_MASS = 0.02, 0.01
 AUTOCORRELATION_LEVEL = 0.01
 SHARE_DRAWS, NULL_DRAWS = 200, 2000
@@ -108,7 +111,20 @@ def truncation(context: Context, i: int) -> Check | None:
 def edge(context: Context, i: int) -> Check | None:
     """Judge whether the posterior leans on an end of the design box."""
     piece = context.pieces[i]
-    return None if piece.problem.individual else _check_edge(piece.problem, piece.theta)
+    if piece.problem.individual:
+        return None
+    found = _check_edge(piece.problem, piece.theta)
+    first, *others = context.places.groups
+    if found.status == "pass" or not others:
+        return found
+    chain = np.repeat(np.arange(context.returned.shape[0]), context.returned.shape[1])[context.finite]
+    most = np.isin(chain, first)
+    if _check_edge(piece.problem, {name: values[most] for name, values in piece.theta.items()}).status != "pass":
+        return found
+    remedy = (
+        "Only chains that sit apart from the others lean on it: see 'other modes' first. A wider design does not help."
+    )
+    return replace(found, remedy=remedy)
 
 
 def prior_mass(context: Context, i: int) -> Check:
@@ -122,18 +138,19 @@ def failed_runs(context: Context, i: int) -> Check | None:
 
 
 def other_modes(context: Context) -> list[Check]:
-    """Judge whether chains were wherever starting points found mass.
+    """Judge whether chains sit in one place, and were wherever starting points found mass.
 
-    Not of a population: its joint density with all effects is largest where spreads vanish, which is no mode of it.
+    The latter not of a population: its joint density with all effects is largest where spreads vanish, which is no
+    mode.
     """
-    problem, sampled = context.problem, context.sampled
-    if problem.kind == "population" or sampled.starts is None or sampled.log_likelihood is None:
+    if len(context.places.groups) > 1:
+        return [check_places(context.places)]
+    problem, sampled, density = context.problem, context.sampled, context.density
+    if sampled.starts is None or density is None:
         return []
     starts = sampled.starts
     latents = starts.get("latents", np.zeros((len(next(iter(starts.values()))), 0)))
     starts = {name: values for name, values in starts.items() if name != "latents"}
-    density = sampled.log_likelihood + np.sum(list(log_priors(problem, sampled.theta).values()), axis=0)
-    density -= 0.5 * np.sum(sampled.latents**2, axis=1)
     start_density = problem.log_likelihood(starts, latents) + np.sum(list(log_priors(problem, starts).values()), axis=0)
     start_density -= 0.5 * np.sum(latents**2, axis=1)
     draws, points = (np.column_stack(list(on_model_scale(problem, t).values())) for t in (sampled.theta, starts))
@@ -339,6 +356,43 @@ def surrogate_error(context: Context) -> list[Check]:
     return [Check("surrogate error", status, float(share[worst]), message, remedy)]
 
 
+def size_of_error(context: Context) -> list[Check]:
+    """Judge how far any quantity depends on how large the surrogate's error is stated to be, truncation included.
+
+    Noise and derived quantities too: a noise sd takes up what the surrogate's error does not. Draws are reweighted to
+    the posterior with half the stated sd; where weights do not bear that, with more, and continued linearly.
+    """
+    problem, name = context.problem, "size of the surrogate's error"
+    if problem.kind == "population" or has_no_error(problem):
+        return []
+    derived = {key: values for key, values in context.sampled.derived.items() if np.isfinite(values).all()}
+    theta = {**context.sampled.theta, **derived}
+    picked = evenly(len(next(iter(theta.values()))), DRAWS)
+    some = {key: values[picked] for key, values in theta.items()}
+    pieces = problem.pieces({key: values[picked] for key, values in context.sampled.theta.items()})
+    for factor in HALVED:
+        weights = [error_weight(piece.problem, piece.theta, factor, factor) for piece in pieces]
+        known = [one for one in weights if one is not None]
+        found = reweighted_finite(some, np.sum(known, axis=0)) if len(known) == len(weights) else None
+        if found is None:
+            return []
+        if found.trusted:
+            break
+    else:
+        message = f"not judged: with {1.0 - HALVED[-1]:.0%} less of its variance the posterior is another one"
+        remedy = "The surrogate's error, not the measurement, limits the answer: run more points there (uq.refine)."
+        return [Check(name, "note", float("nan"), message, remedy)]
+    worst, shift = found.furthest
+    shift *= (1.0 - HALVED[0]) / (1.0 - factor)
+    message = f"with half the stated sd of it the mean of {worst} moves by {shift:+.2f} sd, limit {DEPENDS:g}"
+    remedy = (
+        f"What {worst} is depends on how large the surrogate's error is stated, which is so for the whole design box. "
+        "Test it at the posterior, uq.verify(posterior, runs), correct it there (uq.correct), or refine (uq.refine)."
+    )
+    status: Status = "warn" if abs(shift) > DEPENDS else "note" if abs(shift) > 0.5 * DEPENDS else "pass"
+    return [Check(name, status, abs(shift), message, remedy)]
+
+
 def _series(problem: "SingleCalibration") -> list[Ints]:
     """Return runs of cells that follow each other along the one numeric coordinate of their output."""
     cells = problem.cells
@@ -379,13 +433,17 @@ def _check_residuals(problem: "SingleCalibration", theta: Mapping[str, Array], l
     if not np.isfinite([found, *null]).all():
         return Check(name, "pass", float("nan"), "not judged: the simulator fails at the posterior mean or next to it")
     level = float(np.mean(null >= found))
-    ok = level > AUTOCORRELATION_LEVEL
+    status: Status = "warn" if level <= AUTOCORRELATION_LEVEL else "note" if level < NOTED else "pass"
     message = f"lag-1 correlation {found:.2f}, p = {max(level, 1.0 / NULL_DRAWS):.2g} for independent noise"
     remedy = (
         "Independent noise does not explain what the model misses, so the intervals are too narrow. Add a model "
         "discrepancy, or use a noise model with autocorrelation; then look again at the simulator's assumptions."
     )
-    return Check(name, "pass" if ok else "warn", found, message, remedy)
+    if status == "note":
+        remedy = (
+            f"Of right models {NOTED:.0%} show as much. Look at uq.plots.predictive before you rely on the intervals."
+        )
+    return Check(name, status, found, message, remedy)
 
 
 def _estimated_noise(

@@ -9,15 +9,15 @@ r           log p(z | theta, simulator) - log p(z | theta, surrogate)           
 w           weights of the draws, smoothed exp(r) (PSIS)                          (D,)
 ==========  ====================================================================  ===========
 
-The errors at the draws are judged together, against what the joint law of a right surrogate would show; see
-`uqms.surrogates.reference`. Whether errors matter is told by r: the mean of a parameter moves by Cov(theta, r), which
-is at most sd(r) posterior sds as long as r is small. Draws with the weights w are draws from the posterior of the
+The errors at the draws are judged together, against what the joint law of a right surrogate would show, on both sides;
+see `uqms.surrogates.reference`. Whether errors matter follows from r: the mean of a parameter moves by Cov(theta, r),
+which is at most sd(r) posterior sds as long as r is small. Draws with the weights w are draws from the posterior of the
 simulator itself; few draws, or a heavy tail of the weights, say nothing of it.
 """
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import final
@@ -33,11 +33,12 @@ from uqms._threads import single_threaded
 from uqms._typing import Array, Bools, Ints, RandomState, as_generator
 from uqms.calibration.capabilities import refuse
 from uqms.calibration.context import Context
-from uqms.calibration.dense_gaussian import given_data
+from uqms.calibration.dense_gaussian import LOG_TWO_PI, given_data
 from uqms.calibration.density import covariance_of
 from uqms.calibration.judging import OF_RUNS, verdict_of
 from uqms.calibration.posterior import Posterior
 from uqms.calibration.refinement import design_of, finite_draws
+from uqms.calibration.reweighting import smoothed
 from uqms.calibration.simulator_runs import K_HAT, LEAST_DRAWS, MOST_POINTS, SPREAD, SimulatorRuns
 from uqms.calibration.single import SingleCalibration
 from uqms.calibration.verdict import Verdict
@@ -60,7 +61,8 @@ TARGETS = 24  # of the estimate of how many more runs are needed
 def verification_design(posterior: Posterior, n: int, rng: RandomState | None = None) -> xr.Dataset:
     """Return n posterior draws at all observed conditions, as a design for `uqms.run`.
 
-    Use it when a posterior matters: run these points, and `verify` tells whether the surrogate is right there.
+    Use it when a posterior matters: run these points, and `verify` tells whether the surrogate is right there. Of a
+    population each draw is one of all subjects, with the parameters and the conditions of each.
 
     Parameters
     ----------
@@ -74,7 +76,7 @@ def verification_design(posterior: Posterior, n: int, rng: RandomState | None = 
     Returns
     -------
     xarray.Dataset
-        n rows times the number of observed conditions.
+        n rows times the number of observed conditions; of a population, times that of its subjects' experiments.
 
     Raises
     ------
@@ -88,25 +90,93 @@ def verification_design(posterior: Posterior, n: int, rng: RandomState | None = 
         points = uq.verification_design(posterior, 100, rng=1)
         print(uq.verify(posterior, uq.run(simulator, points)))
     """
-    problem, draws = posterior.single, finite_draws(posterior)
-    refuse(problem, "verification_design")
-    theta = np.unique(np.column_stack([draws[name] for name in problem.parameters]), axis=0)
-    if isinstance(n, bool) or not isinstance(n, int | np.integer) or not 1 <= n <= len(theta):
+    verified = _Verified.of(posterior)
+    problem = verified.data
+    refuse(posterior.problem, "verification_design")
+    every = [np.reshape(verified.own[name], (verified.count, -1)) for name in problem.parameters]
+    different = np.unique(np.hstack(every), axis=0, return_index=True)[1]
+    if isinstance(n, bool) or not isinstance(n, int | np.integer) or not 1 <= n <= len(different):
         raise InputError(
-            f"verification_design: n is {n!r}; give a whole number from 1 to {len(theta)}, the number of different "
+            f"verification_design: n is {n!r}; give a whole number from 1 to {len(different)}, the number of different "
             "posterior draws."
         )
     seed = int(as_generator(rng).integers(2**31))
-    theta = theta[np.random.default_rng(seed).choice(len(theta), size=int(n), replace=False)]
-    count = len(problem.cells.conditions)
+    rows = different[np.random.default_rng(seed).choice(len(different), size=int(n), replace=False)]
     recipe = {"method": "verification", "n": int(n), "seed": seed, "over": "posterior", "of": _earlier(problem)}
+    theta = verified.at_experiments(rows)
     return design_of(
         problem,
         problem.surrogate.domain,
-        np.repeat(theta, count, axis=0),
+        theta.reshape(-1, theta.shape[-1]),
         np.tile(problem.cells.conditions, (int(n), 1)),
         recipe,
     )
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _Verified:
+    """A posterior as its data see it: one subject, or all subjects of a population.
+
+    Attributes
+    ----------
+    data
+        Cells, surrogate and noise.
+    theta
+        Finite draws of everything that has a prior, by name (S,).
+    own
+        What the data see: parameters and noise (S,), of a population individual parameters (S, U).
+    log_likelihood
+        Of some of the draws, with the surrogate.
+    subjects
+        Of a population; 0 of one subject.
+    """
+
+    data: SingleCalibration
+    theta: Mapping[str, Array]
+    own: Mapping[str, Array]
+    log_likelihood: Callable[[Ints], Array]
+    subjects: int = 0
+
+    @classmethod
+    def of(cls, posterior: Posterior) -> "_Verified":
+        if not posterior.subjects:
+            problem, draws = posterior.single, finite_draws(posterior)
+
+            def density(rows: Ints) -> Array:
+                return problem.log_likelihood({name: values[rows] for name, values in draws.items()})
+
+            return cls(problem, draws, draws, density)
+        population = posterior.hierarchy.problem
+        every, latents = posterior.flat(), posterior.latents
+        finite = np.all([np.isfinite(values) for values in every.values()], axis=0)
+        own = population.individuals({name: values[finite] for name, values in every.items()}, latents[finite])
+        eta = latents[finite][:, population.layout.size :]
+
+        def of_subjects(rows: Ints) -> Array:
+            some = {name: values[rows] for name, values in own.items()}
+            return population.of_individuals(some, eta[rows]) - population.data.wall(some)
+
+        measured = int(population.subjects.measured.sum())
+        return cls(population.data, finite_draws(posterior), own, of_subjects, measured)
+
+    @property
+    def count(self) -> int:
+        """Number of draws S."""
+        return len(next(iter(self.theta.values())))
+
+    def some(self, rows: Ints) -> dict[str, Array]:
+        """Return what the data see in some of the draws."""
+        return {name: values[rows] for name, values in self.own.items()}
+
+    def at_experiments(self, rows: Ints) -> Array:
+        """Return the simulator's parameters (s, K, d) of some of the draws, in their own units."""
+        cells, found = self.data.cells, self.some(rows)
+        shape = len(rows), len(cells.conditions)
+        columns = [found[name] for name in self.data.parameters]
+        return np.stack(
+            [one[:, cells.unit] if one.ndim == 2 else np.broadcast_to(one[:, None], shape) for one in columns], axis=-1
+        )
 
 
 def _earlier(problem: SingleCalibration) -> object:
@@ -134,7 +204,7 @@ class Verification:
         Tail index of the weights; NaN with fewer than 100 draws.
     weights
         Of the draws, summing to one: with them they are draws from the posterior of the simulator itself. None with
-        fewer than 100 draws, or where k_hat is 0.7 or more.
+        fewer than 100 draws, or where k_hat is 0.7 or more and the weights are worth less than half of the draws.
     more_runs
         About how many more runs, beyond these, where the posterior is, until weights can be used; 0 when they can, or
         when a surrogate that is fitted with these runs is enough. None when it is more than 240, or not known.
@@ -142,6 +212,9 @@ class Verification:
         The surrogate conditioned on the new runs too, hyperparameters and bases as they were; None where it cannot be.
     failed
         Number of runs that did not complete.
+    posterior
+        The posterior that was verified, with these checks in its verdict, by which `another_round` and
+        `MultivariateNormal.from_posterior` go too.
     """
 
     verdict: Verdict
@@ -152,6 +225,7 @@ class Verification:
     more_runs: int | None
     surrogate: GaussianProcessSurrogate | None
     failed: int
+    posterior: Posterior
 
     def __str__(self) -> str:
         head = {
@@ -227,7 +301,8 @@ def verify(posterior: Posterior, ensemble: xr.Dataset, *, rng: int = 0) -> Verif
         print(verification)
     """
     table.check(ensemble)
-    problem = posterior.single
+    verified = _Verified.of(posterior)
+    problem = verified.data
     runs = table.completed(ensemble)
     failed = ensemble.sizes["run"] - runs.sizes["run"]
     if runs.sizes["run"] < 2:
@@ -235,24 +310,26 @@ def verify(posterior: Posterior, ensemble: xr.Dataset, *, rng: int = 0) -> Verif
             f"verify: {runs.sizes['run']} of {ensemble.sizes['run']} runs completed; at least two are needed. "
             "uq.ensemble.failures(ensemble) tells why the others did not."
         )
-    draws = finite_draws(posterior)
-    of_draw, of_condition = _matched(problem, draws, runs)
+    of_draw, of_condition = _matched(verified, runs)
     errors = held_out(problem.surrogate, runs, rng=rng)
     whole, place = _whole_draws(of_draw, of_condition, len(problem.cells.conditions))
-    theta = {name: values[whole] for name, values in draws.items()}
+    theta = {name: values[whole] for name, values in verified.theta.items()}
     exact = getattr(problem.surrogate, "attrs", {}).get("noise", "none") == "none"
     # Where errors are sampled as latents, the likelihood with the surrogate is not in closed form.
     known = exact and problem.closed_form
-    ratio = _log_ratio(problem, theta, runs, place) if len(whole) and known else np.full(len(whole), np.nan)
+    ratio = _log_ratio(verified, whole, runs, place) if len(whole) and known else np.full(len(whole), np.nan)
     outputs = tuple(str(name) for name in problem.noise.own_outputs)
     k_hat, weights = _weights(ratio)
     refitted = with_runs(problem.surrogate, runs)
-    more = None if not known else _more_runs(problem, refitted, theta, ratio, errors.table.loc[list(outputs)], weights)
+    more = None
+    if known and not verified.subjects:
+        more = _more_runs(problem, refitted, theta, ratio, errors.table.loc[list(outputs)], weights)
     unknown = "" if known else STOCHASTIC if not exact else LATENT
-    judged = SimulatorRuns(ensemble, errors, outputs, theta, ratio, k_hat, weights, more, unknown)
+    judged = SimulatorRuns(ensemble, errors, outputs, theta, ratio, k_hat, weights, more, unknown, verified.subjects)
     data = {name: ("draw", values) for name, values in theta.items()}
+    verdict = verdict_of(Context.of(posterior, judged), OF_RUNS)
     return Verification(
-        verdict=verdict_of(Context.of(posterior, judged), OF_RUNS),
+        verdict=verdict,
         errors=errors,
         draws=xr.Dataset({**data, "log_ratio": ("draw", ratio)}),
         k_hat=k_hat,
@@ -260,16 +337,24 @@ def verify(posterior: Posterior, ensemble: xr.Dataset, *, rng: int = 0) -> Verif
         more_runs=more,
         surrogate=refitted,
         failed=failed,
+        posterior=posterior.with_checks(verdict.checks),
     )
 
 
 # ------------------------------------------------------------------------------------------------------ which draw ran
-def _matched(problem: SingleCalibration, draws: Mapping[str, Array], runs: xr.Dataset) -> tuple[Ints, Ints]:
-    """Return of every run its posterior draw and its observed condition."""
+def _matched(verified: _Verified, runs: xr.Dataset) -> tuple[Ints, Ints]:
+    """Return of every run its posterior draw and its observed condition, of a population its experiment."""
+    problem, draws = verified.data, verified.own
     box = problem.surrogate.domain
     lacking = [name for name in box.names if name not in table.input_names(runs)]
     if lacking:
         raise InputError(f"verify: the runs have no input {lacking}; run uq.verification_design(posterior, n).")
+    if verified.subjects:
+        inputs = problem.unit_inputs(draws)
+        experiments = inputs.shape[1]
+        at_runs = box.to_unit(table.input_array(runs, box.names))
+        place = _nearest(inputs.reshape(-1, box.d), np.asarray(at_runs), "is no subject of a posterior draw")
+        return place // experiments, place % experiments
     near = box.select(problem.parameters)
     known = np.asarray(near.to_unit(np.column_stack([draws[name] for name in problem.parameters])))
     of_draw = _nearest(known, near.to_unit(table.input_array(runs, near.names)), "is no posterior draw")
@@ -306,19 +391,25 @@ def _whole_draws(of_draw: Ints, of_condition: Ints, count: int) -> tuple[Ints, I
 
 
 # ------------------------------------------------------------------------------------------------- simulator likelihood
-def _log_ratio(problem: SingleCalibration, theta: Mapping[str, Array], runs: xr.Dataset, place: Ints) -> Array:
+def _log_ratio(verified: _Verified, whole: Ints, runs: xr.Dataset, place: Ints) -> Array:
     """Return the log-likelihood of the draws with the simulator less that with the surrogate, (D,)."""
+    problem, theta = verified.data, verified.some(whole)
     cells = problem.cells
     y = _at_observed(problem, runs, place)
     phi = problem.noise.phi(theta, (len(place),))
     y, gain = cells.responded(y * problem.noise.scales(cells.group, phi))
     sd = phi[:, cells.group]
     n = len(cells.offset)
-    slopes = problem.mean_slopes(problem.unit_inputs(theta)).mean(axis=0)
-    covariance = covariance_of(problem, phi, slopes, gain)
-    covariance[:, np.arange(n), np.arange(n)] += sd**2 / cells.weight
-    exact = given_data(covariance, cells.cell_mean - y).log_density + cells.log_density_within(sd).sum(axis=1)
-    return np.asarray(exact + cells.jacobian.sum() - problem.log_likelihood(theta))
+    if problem.noise.terms:
+        slopes = problem.mean_slopes(problem.unit_inputs(theta)).mean(axis=0)
+        covariance = covariance_of(problem, phi, slopes, gain)
+        covariance[:, np.arange(n), np.arange(n)] += sd**2 / cells.weight
+        between = given_data(covariance, cells.cell_mean - y).log_density
+    else:
+        of_means = sd / np.sqrt(cells.weight)
+        between = np.sum(-0.5 * ((cells.cell_mean - y) / of_means) ** 2 - np.log(of_means) - 0.5 * LOG_TWO_PI, axis=1)
+    exact = between + cells.log_density_within(sd).sum(axis=1)
+    return np.asarray(exact + cells.jacobian.sum() - verified.log_likelihood(whole))
 
 
 def _at_observed(problem: SingleCalibration, runs: xr.Dataset, place: Ints) -> Array:
@@ -350,15 +441,8 @@ def _weights(ratio: Array) -> tuple[float, Array | None]:
     """Return k-hat and the smoothed weights, where there are enough draws and the tail is light enough."""
     if len(ratio) < LEAST_DRAWS or not np.isfinite(ratio).all():
         return float("nan"), None
-    if np.ptp(ratio) < 1e-12:  # nothing to smooth
-        return float("-inf"), np.full(len(ratio), 1.0 / len(ratio))
-    from arviz_stats.base import array_stats
-
-    log_weights, k_hat = array_stats.psislw(-ratio)  # it takes log-likelihoods, whose inverse the weights are
-    if not float(k_hat) < K_HAT:  # NaN: nearly all weight is that of a few draws, and a tail cannot be fitted
-        return float(k_hat) if np.isfinite(k_hat) else float("inf"), None
-    weights = np.exp(log_weights - np.max(log_weights))
-    return float(k_hat), np.asarray(weights / weights.sum())
+    found = smoothed(ratio)
+    return found.k_hat, found.weights if found.trusted else None
 
 
 # ------------------------------------------------------------------------------------------------ with the new runs

@@ -1,7 +1,7 @@
 """Left-out errors of some of the runs against their joint law: whether a surrogate is right in one part of the box."""
 
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import numpy as np
 from scipy.spatial.distance import cdist
@@ -20,14 +20,27 @@ NEAREST, AT_LEAST = 0.2, 10  # share of the runs, and number, that count as near
 @final
 @dataclass(frozen=True)
 class LocalErrors:
-    """The score that fits worst: squared errors over what the surrogate says, and their probability if it is right."""
+    """Squared left-out errors over what the surrogate states, and their probabilities if it is right.
+
+    Attributes
+    ----------
+    ratio, p
+        Of the score whose errors are the largest, and the probability of larger ones.
+    least, p_least
+        Of the score whose errors are the smallest, and the probability of smaller ones.
+    ratios
+        Of every score, (q,); 1 where none is known.
+    """
 
     ratio: float
     p: float
+    least: float
+    p_least: float
+    ratios: Array
 
 
 def local_errors(surrogate: GaussianProcessSurrogate, runs: Ints, scores: Ints) -> LocalErrors | None:
-    """Return how the left-out errors of `runs` compare with their joint law, the worst of the `scores`.
+    """Return how the left-out errors of `runs` compare with their joint law, of the worst of the `scores` on each side.
 
     The squared Mahalanobis distance of m errors is chi-square with m degrees of freedom. Where the variance was
     estimated from all f errors, its share of f is Beta(m / 2, (f - m) / 2). Averaged hyperparameters average the
@@ -35,7 +48,8 @@ def local_errors(surrogate: GaussianProcessSurrogate, runs: Ints, scores: Ints) 
     """
     process = surrogate.process
     weights = np.exp(process.log_weights)
-    ratios, levels = [], []
+    every = np.ones(process.q)
+    ratios, levels, lows = [], [], []
     for j in scores:
         known = process.known(int(j))
         near = runs[known[runs]]
@@ -47,15 +61,19 @@ def local_errors(surrogate: GaussianProcessSurrogate, runs: Ints, scores: Ints) 
         if _estimated(process, int(j), freedom):
             if m[0] >= freedom:
                 continue
-            level = beta.sf(np.minimum(distance / freedom, 1.0), 0.5 * m, 0.5 * (freedom - m))
+            law: Any = beta(0.5 * m, 0.5 * (freedom - m))
+            distance_of_law = np.minimum(distance / freedom, 1.0)
         else:
-            level = chi2.sf(distance, m)
-        ratios.append(float(weights @ (distance / m)))
-        levels.append(float(weights @ level))
+            law, distance_of_law = chi2(m), distance
+        every[j] = float(weights @ (distance / m))
+        ratios.append(every[j])
+        levels.append(float(weights @ law.sf(distance_of_law)))
+        lows.append(float(weights @ law.cdf(distance_of_law)))
     if not levels:
         return None
-    worst = int(np.argmin(levels))
-    return LocalErrors(ratios[worst], min(1.0, len(levels) * levels[worst]))
+    worst, least = int(np.argmin(levels)), int(np.argmin(lows))
+    p, p_least = (min(1.0, len(levels) * one) for one in (levels[worst], lows[least]))
+    return LocalErrors(ratios[worst], p, ratios[least], p_least, every)
 
 
 def nearest_runs(surrogate: GaussianProcessSurrogate, u: Array) -> Ints:

@@ -159,6 +159,26 @@ class ScoreProcess:
         kept: dict[str, Any] = {name: getattr(self, name)[h : h + 1] for name in _BY_DRAW}
         return replace(self, log_weights=np.zeros(1), **kept)
 
+    def scaled(self, factor: Float[np.ndarray, "H q"]) -> "ScoreProcess":
+        """Return the process with `factor` times the variances, means as they were.
+
+        Raises
+        ------
+        InputError
+            When the runs have known variances of noise, with which means change too.
+        """
+        if self.noise.any():
+            raise InputError("scaled: the runs have noise of known variances, with which the mean would change too.")
+        root = np.sqrt(factor)
+        return replace(
+            self,
+            variance=self.variance * factor,
+            target=self.target / root[:, :, None],
+            inverse_factor=self.inverse_factor / root[:, :, None, None],
+            trend_factor=self.trend_factor / root[:, :, None, None],
+            trend_root=self.trend_root * root[:, :, None, None],
+        )
+
     def flat(self) -> Array:
         """Return everything that prediction needs as one block of numbers, in the order that `fused` reads."""
         n, d = self.x.shape

@@ -116,3 +116,57 @@ def test_a_round_is_needed_for_what_is_said_of_the_population() -> None:
     other = uq.Population(SPACE, individual=("a",), spread=0.2)
     with pytest.raises(InputError, match="of the round before"):
         uq.another_round(posterior(), posterior(population=other))
+
+
+# --------------------------------------------------------------------------------------------- runs of all its subjects
+def simulated(points: xr.Dataset, offset: float = 0.0) -> xr.Dataset:
+    """Return the runs of a simulator that is the surrogate's mean, or `offset` above it."""
+    return uq.ensemble.build(points, {"y": points["a"].values + points["b"].values + offset})
+
+
+def test_each_draw_is_one_of_all_subjects_and_its_likelihood_is_that_by_hand() -> None:
+    one = posterior()
+    points = uq.verification_design(one, 30, rng=1)
+    assert points.sizes["run"] == 120
+    found = uq.verify(one, simulated(points, 0.02))
+    assert found.draws.sizes["draw"] == 30
+    own = one.problem.individuals(one.flat(), one.latents)["a"]
+    b = points["b"].values.reshape(30, 4)
+    assert np.all(b == b[:, :1])  # what all subjects share
+    a = points["a"].values.reshape(30, 4)
+    rows = np.array([int(np.argmin(np.abs(own - row).sum(axis=1))) for row in a])
+    np.testing.assert_allclose(own[rows], a, rtol=1e-12)
+    y = np.linspace(0.5, 1.5, 4)
+    by_draw = dict(zip(found.draws["b"].values.tolist(), found.draws["log_ratio"].values.tolist(), strict=True))
+    theta = {name: values[rows] for name, values in one.flat().items()}
+    surrogate = one.problem.log_likelihood(theta, one.latents[rows])
+    exact = norm.logpdf(y, a + b + 0.02, 0.1).sum(axis=1)
+    np.testing.assert_allclose([by_draw[value] for value in b[:, 0]], exact - surrogate, atol=1e-8)
+
+
+def test_the_verdict_on_a_population_by_its_runs() -> None:
+    one = posterior()
+    points = uq.verification_design(one, 40, rng=1)
+    right = uq.verify(one, simulated(points))
+    assert right.verdict["effect on the posterior"].status == "pass"
+    assert "a subject, limit 1" in right.verdict["effect on the posterior"].message
+    # an offset of 0.3 in each of four subjects, noise of 0.1: b moves by -4 * 0.3 / 0.1² of its variance, 0.01²
+    wrong = uq.verify(one, simulated(points, 0.3))
+    effect = wrong.verdict["effect on the posterior"]
+    assert effect.status == "warn"
+    assert "the mean of b moves by" in effect.message
+    assert effect.value == pytest.approx(-1.2, abs=4.0 * 1.2 * np.sqrt(2.0 / 40) + 0.3)
+    assert wrong.verdict["errors of y"].status == "fail"
+    assert uq.another_round(wrong.posterior)
+    assert wrong.surrogate is not None
+    assert wrong.surrogate.runs == 12 + 160
+
+
+def test_runs_of_no_subject_are_refused() -> None:
+    one = posterior()
+    points = uq.verification_design(one, 3, rng=1)
+    moved = points.assign(a=points["a"] + 0.01)
+    with pytest.raises(
+        InputError, match="12 of 12 runs cannot be used; completed run 0 is no subject of a posterior draw"
+    ):
+        uq.verify(one, simulated(moved))

@@ -27,7 +27,7 @@ from uqms.calibration.context import Context, Linearised, evenly
 from uqms.calibration.direct import design_box, is_exact
 from uqms.calibration.joint_error import means_apart
 from uqms.calibration.likelihood import dense
-from uqms.calibration.misfit import MISFIT_LEVEL
+from uqms.calibration.misfit import MISFIT_LEVEL, explained
 from uqms.calibration.population.layout import from_natural
 from uqms.calibration.population.lowrank import ragged
 from uqms.calibration.population.shared_error import QUANTILE
@@ -51,7 +51,7 @@ __all__ = [
 
 FEW_SUBJECTS = 5
 SUBJECT_EDGE_MASS = 0.05  # of a subject's draws: it is one of many
-CONTRACTION = 0.1
+CONTRACTION, WIDER = 0.1, -0.25  # of spreads, whose own scale is skew: a quarter more variance than the prior's
 DRAWS, FEATURED, NUMBERS = 40, 12, 20_000_000
 FEATURES_LIMIT = 0.1  # of a variance: 5 % of a sd
 STEP = 1e-4
@@ -221,7 +221,7 @@ def _through_features(
         message = f"p = {p:.2g}: the measurements are farther from the model than noise and surrogate explain"
         remedy = "Look at individual fits. A wrong unit or noise sd, an outlier, or a model that lacks something."
         return variances, Check("predictive misfit", "warn", p, message, remedy)
-    return variances, Check("predictive misfit", "pass", p, f"p = {p:.2g} that a right model fits worse")
+    return variances, explained(p, p)
 
 
 def _rows(problem: "PopulationCalibration", u: Array, h: Ints) -> Decoder:
@@ -416,8 +416,15 @@ def _check_prior(problem: "PopulationCalibration", theta: Mapping[str, Array]) -
         found[name] = 1.0 - float(theta[name].var() / prior[name].var())
     least = min(found, key=lambda name: found[name])
     alike = [name for name, value in found.items() if value < CONTRACTION and not name.startswith("lkj_")]
+    wider = [name for name in alike if found[name] < WIDER]
     message = f"least contraction {found[least]:.2f} ({least}), limit {CONTRACTION}"
     remedy = (
         f"The data say next to nothing of {', '.join(alike)}: the interval is the prior's. Say so when you report it."
     )
-    return Check("prior-dominated", "note" if alike else "pass", found[least], message, remedy)
+    if wider:
+        remedy = (
+            f"The posterior of {', '.join(wider)} is wider than its prior: chains in several modes, or a prior that "
+            "the data contradict. Look at uq.plots.prior_posterior."
+        )
+    status: Status = "warn" if wider else "note" if alike else "pass"
+    return Check("prior-dominated", status, found[least], message, remedy)

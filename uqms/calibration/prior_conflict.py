@@ -1,0 +1,227 @@
+"""Whether prior and data agree: of every quantity that has a prior, and of the measurements against prior predictions.
+
+==========  ===================================================================  ===========
+symbol      meaning                                                              shape
+==========  ===================================================================  ===========
+s           normal score of a quantity: the standard normal quantile of its      (S,)
+            level in its own prior, whole, wherever the design box ends
+m, v        mean and variance of s, of the prior (m0, v0) and of the posterior   ()
+x           draws of a measurement from the prior predictive, of positive        (S,)
+            outputs their logarithms
+u, k        threshold of a tail, and the number of draws beyond it               ()
+xi, b       shape and scale of the generalised Pareto law of what is beyond u    ()
+==========  ===================================================================  ===========
+
+Under the prior, posterior means of s have the variance v0 - E[v]: so (m - m0) / sqrt(v0 - v) is standard normal when
+problem and posterior are linear and normal on this scale, for each quantity alone. v0 - v is taken as v0 / 2 at least,
+since v depends on the data where they tell little. Where a prior ends with a density that is not zero it has no tail: a
+noise that is much smaller than its half-normal prior's scale contradicts nothing.
+
+A measurement has as its tail probability the fraction of draws beyond it, and beyond the outer k that of a
+generalised Pareto law with xi > 0 (probability-weighted moments: Hosking & Wallis 1987, doi:10.2307/1269343), drawn
+towards 1/2 as by 10 draws. The smallest of n counts n times.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from scipy.special import ndtr, ndtri
+
+from uqms._typing import Array, Bools
+from uqms.calibration.answer import ends_of
+from uqms.calibration.base import Problem
+from uqms.calibration.checks import Check, Status
+
+if TYPE_CHECKING:
+    from uqms.calibration.context import Context
+
+__all__ = ["prior_against_data", "prior_predictions", "tail_probability"]
+
+WARN, FAIL = 1e-3, 1e-6
+LEAST_CONTRACTION = 0.5
+PRIOR_DRAWS = 4000
+SMALLEST, LARGEST = 1e-300, 1.0 - 2.0**-53  # levels whose normal score is finite
+TAIL, ROOTS, PRIOR_SHAPE, PRIOR_COUNT = 0.2, 3.0, 0.5, 10  # tail: so many of S draws, at most 3 sqrt(S)
+LEAST_DRAWS = 100
+UNIT = 0.15  # in powers of ten, from a whole one
+SURE = 2  # powers of ten: from a factor of 100 on a measurement that the prior does not predict is a failure
+
+
+def _status(p: float) -> Status:
+    return "fail" if p < FAIL else "warn" if p < WARN else "pass"
+
+
+# -------------------------------------------------------------------------------------------------- of every quantity
+class _Conflict(NamedTuple):
+    """A quantity, how many of its prior's sds data put it from the centre, and the probability of more."""
+
+    name: str
+    away: float
+    p: float
+
+
+def prior_against_data(context: "Context") -> list[Check]:
+    """Judge whether data put a quantity into a tail of its own prior: parameters, noise, discrepancy, omegas."""
+    problem, theta = context.problem, context.sampled.theta
+    names = [name for name in problem.priors if name not in problem.auxiliary and name in theta]
+    joint = problem.conditioned_prior
+    before = problem.prior_draws(PRIOR_DRAWS, 0) if joint.constraints or joint.success is not None else None
+    if before is not None and any(part.outside == "refined" for part in problem.named_parts.values()):
+        message = "not judged: constraints and a refined box leave a part of the prior that is not known by itself"
+        return [Check("prior against data", "pass", float("nan"), message)]
+    found = []
+    for name in names:
+        low, high = ends_of(problem.priors[name], problem.limits(name))
+        if low and high:  # a flat prior has no tails; its ends are judged by themselves
+            continue
+        centre, spread = 0.0, 1.0
+        if before is not None:  # under constraints a quantity is not as its own prior says
+            at = _normal_scores(problem, name, before[name])
+            centre, spread = float(at.mean()), float(at.var())
+        at = _normal_scores(problem, name, theta[name])
+        left = max(spread - float(at.var()), LEAST_CONTRACTION * spread)
+        away = (float(at.mean()) - centre) / math.sqrt(left)
+        sides = int(not low) + int(not high)
+        one_sided = ndtr(-abs(away)) if not (low if away < 0 else high) else 1.0
+        found.append(_Conflict(name, away, min(1.0, sides * float(one_sided))))
+    name = "prior against data"
+    if not found:
+        return [Check(name, "pass", float("nan"), "not judged: no prior has a tail")]
+    worst = min(found, key=lambda one: one.p)
+    p = min(1.0, len(found) * worst.p)
+    if p >= WARN:
+        return [
+            Check(name, "pass", p, f"p = {p:.2g} of {len(found)} priors, the smallest of {worst.name}; limit {WARN:g}")
+        ]
+    prior, unit = problem.priors[worst.name], problem.unit_of(worst.name)
+    unit = f" {unit}" if unit else ""
+    least, most = (float(prior.quantile(level)) for level in (0.025, 0.975))
+    message = (
+        f"data put {worst.name} {abs(worst.away):.1f} sds {'above' if worst.away > 0 else 'below'} the centre of its "
+        f"prior, p = {p:.2g}, limit {WARN:g}: its posterior median is {float(np.median(theta[worst.name])):.3g}{unit}, "
+        f"its prior's central 95 % are {least:.3g} to {most:.3g}{unit}"
+    )
+    return [Check(name, _status(p), p, message, _remedy(problem, worst))]
+
+
+def _remedy(problem: Problem, conflict: _Conflict) -> str:
+    if conflict.name in problem.parameters:
+        return (
+            "Prior and data disagree, and the posterior lies between them. Check units and the source of the prior. If "
+            "more is possible, widen it, run a design over it and calibrate again; otherwise the model lacks something."
+        )
+    return (
+        f"The data refute the prior of {conflict.name}, which changes the intervals of parameters too. Give it a scale "
+        "of the size that the data show, such as a wider HalfNormal, or look for what the model lacks: a discrepancy, "
+        "outliers, units."
+    )
+
+
+def _normal_scores(problem: Problem, name: str, values: Array) -> Array:
+    """Return the normal scores of draws in a quantity's own prior: the whole of it, wherever the design box ends."""
+    return np.asarray(ndtri(np.clip(np.asarray(problem.priors[name].cdf(values)), SMALLEST, LARGEST)))
+
+
+# ---------------------------------------------------------------------------------------------------- of measurements
+class _Rows(NamedTuple):
+    """Measurements of one output that no limit cuts off: values (n,), draws (S, n), and where they are."""
+
+    label: str
+    values: Array
+    draws: Array
+    places: list[str]
+
+
+def prior_predictions(context: "Context") -> list[Check]:
+    """Judge whether each measurement is one that the prior foresees, and name a likely error of units."""
+    draws = context.sampled.predicted
+    if draws is None:
+        return []
+    rows = [one for one in _by_output(context.problem, draws) if len(one.draws) >= LEAST_DRAWS]
+    name, count = "prior predictions", sum(len(one.values) for one in rows)
+    if not count:
+        return [Check(name, "pass", float("nan"), "not judged: too few simulated measurements are finite")]
+    levels = [_levels(one) for one in rows]
+    at = min(range(len(rows)), key=lambda i: float(levels[i].min()))
+    worst, place = rows[at], int(np.argmin(levels[at]))
+    p = min(1.0, count * float(levels[at][place]))
+    if p >= WARN:
+        return [Check(name, "pass", p, f"p = {p:.2g} of {count} measurements, limit {WARN:g}")]
+    message = (
+        f"the measurement {worst.values[place]:.4g} of {worst.label}{worst.places[place]} is not one that the prior "
+        f"predicts (median {float(np.median(worst.draws[:, place])):.4g}), p = {p:.2g}, limit {WARN:g}"
+    )
+    remedy = "Check units and scale, then the prior: widen it if more is possible, and run a design over it."
+    factor, status = _power_of_ten(worst), _status(p)
+    if factor:
+        times = 10.0**factor
+        message += f"; measurements of {worst.label} are about {times:g} times what it predicts"
+        remedy = (
+            f"A factor of {times:g} is a likely error of units: compare the unit of the measurements with that of the "
+            f"simulator's output, and convert one. {remedy}"
+        )
+        status = "fail" if abs(factor) >= SURE else status
+    return [Check(name, status, p, message, remedy)]
+
+
+def _by_output(problem: Problem, draws: Array) -> Iterator[_Rows]:
+    start = 0
+    for part, one in problem.named_parts.items():
+        table = one.observations
+        of_part = draws[:, start : start + len(table)]
+        start += len(table)
+        inside = np.ones(len(table), dtype=bool) if table.censored is None else np.asarray(table.censored) == ""
+        outputs = table.output.astype(np.str_)
+        for output in dict.fromkeys(outputs.tolist()):
+            rows = np.flatnonzero(inside & (outputs == output))
+            own = of_part[:, rows]
+            columns = {**table.coords, **table.conditions}
+            yield _Rows(
+                f"{output!r}" + (f" of part {part!r}" if part else ""),
+                table.value[rows],
+                own[np.isfinite(own).all(axis=1)],
+                [_place(columns, int(row)) for row in rows],
+            )
+
+
+def _place(columns: "dict[str, Array]", row: int) -> str:
+    words = [f"{name} = {column[row]:g}" for name, column in columns.items() if not np.isnan(column[row])]
+    return f" at ({', '.join(words)})" if words else ""
+
+
+def _levels(rows: _Rows) -> Array:
+    """Return two-sided tail probabilities (n,); of positive outputs on the scale of logarithms."""
+    draws, values = rows.draws, rows.values
+    if len(values) and (draws > 0.0).all() and (values > 0.0).all():
+        draws, values = np.log(draws), np.log(values)
+    return np.minimum(1.0, 2.0 * np.minimum(tail_probability(draws, values), tail_probability(-draws, -values)))
+
+
+def tail_probability(draws: Array, values: Array) -> Array:
+    """Return the probability (n,) of more than each value, from draws (S, n) of its law."""
+    size = len(draws)
+    count = int(min(TAIL * size, ROOTS * math.sqrt(size)))
+    tail = np.sort(draws, axis=0)[size - count - 1 :]
+    beyond, excess = tail[1:] - tail[0], np.maximum(values - tail[0], 0.0)
+    weight = 1.0 - (np.arange(count) + 0.65) / count
+    b0 = np.maximum(beyond.mean(axis=0), 1e-300)
+    b1 = (weight[:, None] * beyond).mean(axis=0)
+    with np.errstate(all="ignore"):
+        shape = np.nan_to_num(2.0 - b0 / (b0 - 2.0 * b1))
+    shape = (count * np.clip(shape, 0.0, 0.9) + PRIOR_COUNT * PRIOR_SHAPE) / (count + PRIOR_COUNT)
+    scale = b0 * (1.0 - shape)  # the mean of a generalised Pareto law is scale / (1 - shape)
+    pareto = (1.0 + shape * excess / scale) ** (-1.0 / shape)
+    ties: Bools = draws == values
+    counted = (np.sum(draws > values, axis=0) + 0.5 * np.sum(ties, axis=0) + 0.5) / (size + 1.0)
+    return np.asarray(np.where(excess > 0.0, np.minimum(count / size * pareto, counted), counted))
+
+
+def _power_of_ten(rows: _Rows) -> int:
+    """Return the power of ten between measurements and predictions, 0 where there is none."""
+    measured, foreseen = (float(np.median(np.abs(one))) for one in (rows.values, rows.draws))
+    if not (measured > 0.0 and foreseen > 0.0):
+        return 0
+    power = math.log10(measured / foreseen)
+    return round(power) if abs(power - round(power)) <= UNIT else 0
