@@ -15,7 +15,7 @@ from uqms.errors import InputError
 from uqms.surrogates import RationalQuadratic, averaging
 from uqms.surrogates.adapted import Adapted, OneOf, converted, described
 from uqms.surrogates.fitting import Fitting, _apportioned
-from uqms.surrogates.function_draws import paths
+from uqms.surrogates.function_draws import _correlations, paths
 from uqms.surrogates.fused import block_size, scores_flat, scores_flat_reverse
 from uqms.surrogates.kernel_files import description_of, kernel_of_description
 from uqms.surrogates.kernels import Kernel, hyperparameter_count
@@ -171,6 +171,8 @@ def test_one_of_several_kernels_is_that_kernel() -> None:
         np.testing.assert_array_equal(one.of(whole, D)[1], ell)
         np.testing.assert_array_equal(one.correlation(u, x, whole), kernel.correlation(u, x, ell))
         np.testing.assert_array_equal(one.variances(u, whole), kernel.variances(u, ell))
+        for block, kappa in _correlations(one, u, x, whole):  # by products of matrices
+            np.testing.assert_allclose(kappa, kernel.correlation(u[block], x, ell), rtol=1e-7)
         there = one.reordered(whole, order)
         np.testing.assert_allclose(
             one.correlation(u[:, order], x[:, order], there), one.correlation(u, x, whole), rtol=1e-12

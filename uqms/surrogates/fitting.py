@@ -183,10 +183,8 @@ class Fitting:
             rows = runs[known]
             if y[rows, j].any():
                 more = () if self.cheap is None else (self.cheap[rows, j],)
-                noise, kernel, here = taken(self._noise_of(j), rows), self.kernel, one
-                if isinstance(kernel, OneOf):
-                    kernel, own = kernel.of(one.ell, self.x.shape[1])
-                    here = replace(one, ell=own)
+                noise, (kernel, own) = taken(self._noise_of(j), rows), self.kernel.of(one.ell, self.x.shape[1])
+                here = replace(one, ell=own)
                 both[:, known, j] = averaging.between_share(
                     self.x[rows], y[rows, j], kernel, self.columns, noise, here, *more
                 )

@@ -229,15 +229,15 @@ def _correlations(kernel: Kernel, u: Array, z: Array, ell: Array) -> Iterator[tu
     """
     size = max(16, BLOCK // max(1, len(z)))
     blocks = [slice(start, start + size) for start in range(0, len(u), size)]
-    layout = kernel.layout()
+    one, other = kernel.seen(u, ell), kernel.seen(z, ell)
+    layout = one.kernel.layout()
     if layout is None:
         yield from ((block, correlation(kernel, u[block], z, ell)) for block in blocks)
         return
     _, codes, terms = layout_of(layout)
     count = int(terms[-1]) + 1
-    one, other = kernel.seen(u, ell), kernel.seen(z, ell)
     u, z = one.z, other.z
-    parts, shares = split(kernel, u.shape[1], one.ell)
+    parts, shares = split(one.kernel, u.shape[1], one.ell)
     sides = []
     for code, scales in zip(codes, parts, strict=True):
         factor = np.sqrt(factor_of(int(code))) / scales

@@ -143,6 +143,10 @@ class Kernel(ABC):
         """Return inputs (k, d) as the kernel of the scaled distance in it sees them."""
         return Seen(u, np.ones(u.shape[:-1]), ell, self)
 
+    def of(self, ell: Array, d: int) -> tuple["Kernel", Array]:
+        """Return the kernel that `ell` says, with its own `ell`: itself, unless this is one of several."""
+        return self, ell
+
     def reordered(self, ell: Array, inputs: Ints) -> Array:
         """Return `ell` for the same process of inputs in another order, where the kernel treats all alike."""
         scales = scale_count(self, len(inputs))

@@ -79,9 +79,8 @@ def local_errors(surrogate: GaussianProcessSurrogate, runs: Ints, scores: Ints) 
 def nearest_runs(surrogate: GaussianProcessSurrogate, u: Array) -> Ints:
     """Return which runs lie nearest to inputs u (k, d) of the unit cube, in length scales: a fifth, at least ten."""
     d = surrogate.domain.d
-    x, ell = surrogate.process.x[:, :d], surrogate.process.ell
-    scale = np.exp(np.log(ell).mean(axis=(0, 1))) if ell.shape[-1] == d else np.ones(d)
-    near = np.argsort(cdist(x / scale, u / scale).min(axis=1), kind="stable")
+    x, stretch = surrogate.process.x[:, :d], surrogate.process.stretch()[:d]
+    near = np.argsort(cdist(x * stretch, u * stretch).min(axis=1), kind="stable")
     return np.sort(near[: min(len(x), max(AT_LEAST, int(np.ceil(NEAREST * len(x)))))])
 
 

@@ -35,7 +35,7 @@ from scipy.stats import qmc
 
 from uqms._typing import Array, Bools, Ints
 from uqms.errors import InputError
-from uqms.surrogates.kernels import Kernel, correlation, correlation_within, scale_count
+from uqms.surrogates.kernels import Kernel, correlation, correlation_within, places, scale_count
 from uqms.surrogates.training import JITTER_FIRST, Hyperparameters, factorise, trend_basis, trend_reverse
 
 __all__ = [
@@ -178,6 +178,21 @@ class ScoreProcess:
             trend_factor=self.trend_factor / root[:, :, None, None],
             trend_root=self.trend_root * root[:, :, None, None],
         )
+
+    def stretch(self) -> Array:
+        """Return by what inputs are multiplied (d,) so that distances are about as the scores see them.
+
+        They are inverse length scales, of an input in learned directions those of all that it is part of, and ones
+        where the kernel has no length scale of each input.
+        """
+        where, found = places(self.kernel, self.x.shape[1]), []
+        if (where < 0).any():
+            return np.ones(self.x.shape[1])
+        for ell in self.ell.reshape(-1, self.ell.shape[-1]):
+            squares = 1.0 / ell[where] ** 2  # (parts, d)
+            directions = self.kernel.seen(self.x[:1], ell).directions
+            found.append(squares if directions is None else squares @ directions**2)
+        return np.asarray(np.sqrt(np.mean(found, axis=(0, 1))))
 
     def flat(self) -> Array:
         """Return everything that prediction needs as one block of numbers, in the order that `fused` reads."""

@@ -14,6 +14,7 @@ import numpy as np
 from uqms._typing import Array, Ints
 from uqms.surrogates.gp import GaussianProcessSurrogate
 from uqms.surrogates.jax_kernel import JaxKernel
+from uqms.surrogates.kernels import scale_count
 from uqms.surrogates.process import ScoreProcess, condition
 from uqms.surrogates.training import NUGGET_BOUNDS, SUBSET, subset, train, trend_basis
 
@@ -70,13 +71,14 @@ def _of_score(process: ScoreProcess, j: int) -> Roughness | None:
     if size == 0.0 or len(known) <= trend.shape[1] + 2:
         return None
     y = (y - y.mean()) / size
-    at: Array = np.log(process.ell[int(np.argmax(process.log_weights)), j])
-    exact = train(x, y, process.kernel, trend, False, at[None])
-    longer = at + math.log(LONGER)
+    kernel, ell = process.kernel.of(process.ell[int(np.argmax(process.log_weights)), j], x.shape[1])
+    at: Array = np.log(ell)
+    exact = train(x, y, kernel, trend, False, at[None])
+    longer = at + math.log(LONGER) * (np.arange(len(at)) < scale_count(kernel, x.shape[1]))
     starts = np.stack([np.append(at, math.log(FIRST[0])), np.append(longer, math.log(FIRST[1]))])
-    rough = train(x, y, process.kernel, trend, True, starts)
+    rough = train(x, y, kernel, trend, True, starts)
     if rough.nugget <= 10.0 * NUGGET_BOUNDS[0]:
         return Roughness(0.0, 0.0)
     # Left-over scatter in units of the score: nugget times the variance, which the fit has in closed form.
-    fitted = condition(process.kernel, x, y[:, None], trend.shape[1], [rough])
+    fitted = condition(kernel, x, y[:, None], trend.shape[1], [rough])
     return Roughness(rough.objective - exact.objective, math.sqrt(rough.nugget * float(fitted.variance[0, 0])))

@@ -27,7 +27,7 @@ from jaxtyping import Float
 
 from uqms._typing import Array, Ints
 from uqms.calibration.direct import has_derivative
-from uqms.surrogates.kernels import correlation, places
+from uqms.surrogates.kernels import correlation
 from uqms.surrogates.process import ScoreProcess, rows_of
 from uqms.surrogates.protocol import Surrogate
 
@@ -141,14 +141,8 @@ class ProcessCovariances:
         return np.repeat([-1.0, 1.0], [len(self.process.x), self.process.beta.shape[2]])
 
     def stretch(self, cloud: Array) -> Array:
-        """Return the inverse length scales, each with those of the directions that an input is part of."""
-        process, d = self.process, self.process.x.shape[1]
-        where, found = places(process.kernel, d), []
-        for ell in process.ell.reshape(-1, process.ell.shape[-1]):
-            squares = 1.0 / ell[where] ** 2  # (parts, d)
-            directions = process.kernel.seen(process.x[:1], ell).directions
-            found.append(squares if directions is None else squares @ directions**2)
-        return np.asarray(np.sqrt(np.mean(found, axis=(0, 1))))
+        """Return the inverse length scales."""
+        return self.process.stretch()
 
     def scale(self, cloud: Array) -> Array:
         """Return the largest variances before runs over the cloud."""
