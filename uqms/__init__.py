@@ -58,6 +58,7 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.calibration import as_tensor as as_tensor
     from uqms.calibration import compare_models as compare_models
     from uqms.calibration import latent_output as latent_output
+    from uqms.calibration import load_posterior as load_posterior
     from uqms.calibration import observe as observe
     from uqms.calibration import refine as refine
     from uqms.designs import extend as extend
@@ -251,6 +252,7 @@ __all__ = [
     "latin_hypercube",
     "learning_curve",
     "leave_one_out",
+    "load_posterior",
     "load_surrogate",
     "morris_design",
     "multifidelity_mean",
@@ -386,6 +388,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "as_tensor",
         "compare_models",
         "latent_output",
+        "load_posterior",
         "observe",
         "refine",
     ),

@@ -20,7 +20,7 @@ nothing of uqms still catches it::
     ├── SamplingError (RuntimeError)       no posterior that could be believed
     │   └── InitError, SamplingInterrupted
     └── FileError (OSError)                what lies on disk
-        └── FormatError, FormatVersionError, UnsafeFileError, PathError, IntegrityError, StorageError
+        └── MissingFileError, FormatError, FormatVersionError, UnsafeFileError, PathError, IntegrityError, StorageError
 
     UqmsWarning (UserWarning)
     └── DesignWarning, DataWarning, ConstantOutputWarning, NumericalWarning, ExtrapolationWarning,
@@ -55,6 +55,7 @@ __all__ = [
     "InitError",
     "InputError",
     "IntegrityError",
+    "MissingFileError",
     "NumericalWarning",
     "OutputError",
     "PathError",
@@ -178,6 +179,10 @@ class SamplingInterrupted(SamplingError):
 
 class FileError(UqmsError, OSError):
     """Base of what goes wrong with files."""
+
+
+class MissingFileError(FileError, FileNotFoundError):
+    """A file or folder that does not exist."""
 
 
 class FormatError(FileError):

@@ -121,6 +121,7 @@ class JointCalibration(Calibration):
         expansion: Expansion | Mapping[str, Expansion] = "measured",
     ) -> None:
         _check_parts(surrogate, noise, discrepancy or {}, expansion if isinstance(expansion, Mapping) else {})
+        self.settings: dict[str, Any] = {"space": space, "derived": derived, "outside": outside}
         self.space = _merged({name: part for name, (part, _) in surrogate.items()}) if space is None else space
         self.outside = outside
         self.fixed: dict[str, float] = {}

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -113,8 +114,37 @@ class Posterior:
         values = self.tree["latents"]["value"].values
         return np.asarray(values.reshape(-1, values.shape[-1]))
 
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the posterior to one netCDF file with its surrogate and observations; `load_posterior` reads it.
+
+        Use it to predict, to look at the verdict or to add a figure tomorrow, or on another computer. Classes and
+        functions of your own are stored by their import name. ArviZ and xarray read the draws of the same file. The
+        file appears whole or not at all.
+
+        Parameters
+        ----------
+        path
+            Where to write, such as "posterior.nc"; "~" is the home folder.
+
+        Returns
+        -------
+        pathlib.Path
+            The file.
+
+        Raises
+        ------
+        InputError
+            When a part has no import name, such as a noise model of lambdas or a surrogate that is no dataclass; of a
+            `part` of a joint posterior: save the joint one.
+        StorageError
+            When the file cannot be written.
+        """
+        from uqms.calibration.posterior_file import save_posterior
+
+        return save_posterior(self, path)
+
     def to_netcdf(self, path: str | Path) -> None:
-        """Write the DataTree to a netCDF file."""
+        """Write the DataTree alone to a netCDF file, for ArviZ and xarray; `save` writes what `predict` needs too."""
         self.tree.to_netcdf(path, engine="h5netcdf")
 
     @property

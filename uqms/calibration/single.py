@@ -122,7 +122,7 @@ class SingleCalibration(Calibration):
             )
         if noise is None:
             raise InputError("Calibration: noise is missing; give e.g. noise=GaussianNoise(sd=HalfNormal(...)).")
-        self._settings: dict[str, Any] = {
+        self.settings: dict[str, Any] = {
             "noise": noise,
             "discrepancy": discrepancy,
             "realisation": realisation,
@@ -310,6 +310,11 @@ class SingleCalibration(Calibration):
         index = box.names.index(name)
         low, high = prior.support
         return max(low, box.lower[index]), min(high, box.upper[index])
+
+    @property
+    def inside_of_a_whole(self) -> bool:
+        """Whether it is a part of a joint calibration, which conditions its priors."""
+        return bool(self._within)
 
     def within(self, limits: Mapping[str, tuple[float, float]], mass_cut: float) -> "SingleCalibration":
         """Return the same problem with priors of parameters conditioned on given limits, as a part of a whole."""
@@ -791,7 +796,7 @@ class SingleCalibration(Calibration):
         """
         if self.members:
             raise InputError("with_surrogate: of several parts, make a new calibration with the new surrogates.")
-        return SingleCalibration(surrogate, self.observations, **self._settings)
+        return SingleCalibration(surrogate, self.observations, **self.settings)
 
     def with_few_cells(self) -> "SingleCalibration":
         """Return a problem of as few cells as say what the data say of parameters and errors; itself if there is none.
@@ -978,8 +983,9 @@ class SingleCalibration(Calibration):
             raise ExtrapolationError(
                 f"{cut:.1%} of the prior's mass lies outside of the design box, most of it along {worst!r} (box "
                 f"[{box.lower[index]:g}, {box.upper[index]:g}], prior {self.space.priors[worst]!r}). Run a design over "
-                "the prior, narrow the prior, or say outside='extrapolate', or outside='refined' where uq.refine made "
-                "the box."
+                "the prior, uq.sobol(space, n), or narrow the prior. If you made the runs over this prior, say so when "
+                "you make their table: uq.ensemble.build(..., space=space, box=space.box()). Or say "
+                "outside='extrapolate', or outside='refined' where uq.refine made the box."
             )
         return cut
 

@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from uqms import _checks as check_path
 from uqms.ensemble.table import FORMAT, check
 from uqms.errors import (
     DataError,
@@ -24,7 +25,7 @@ from uqms.errors import (
     UnsafeFileError,
 )
 
-__all__ = ["atomic_path", "from_netcdf", "refuse_unsafe", "to_netcdf"]
+__all__ = ["atomic_path", "checksum", "from_netcdf", "refuse_unsafe", "to_netcdf"]
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _FILTERS = frozenset({1, 2, 3})  # HDF5's own deflate, shuffle and fletcher32; any other one loads foreign code
@@ -50,13 +51,13 @@ def to_netcdf(ensemble: xr.Dataset, path: str | os.PathLike[str]) -> Path:
         When the file cannot be written.
     """
     check(ensemble)
-    target = Path(path)
+    target = check_path.path("to_netcdf", path)
     plain = _plain(ensemble)
     with atomic_path(target) as part:
         try:
             plain.to_netcdf(part, engine="h5netcdf", encoding={name: {"_FillValue": None} for name in plain.variables})
             with _opened(part) as written:
-                same = _checksum(written) == plain.attrs[_CHECKSUM]
+                same = checksum(written) == plain.attrs[_CHECKSUM]
         except OSError:
             raise
         except Exception as error:  # xarray and h5netcdf have many
@@ -78,7 +79,7 @@ def _plain(ensemble: xr.Dataset) -> xr.Dataset:
     _check_attrs("the ensemble", ensemble.attrs)
     plain = {name: _plain_variable(str(name), variable) for name, variable in ensemble.variables.items()}
     table = _with(ensemble, plain)
-    return table.assign_attrs({_CHECKSUM: _checksum(table)})
+    return table.assign_attrs({_CHECKSUM: checksum(table)})
 
 
 def _with(ensemble: xr.Dataset, variables: Mapping[Hashable, xr.Variable]) -> xr.Dataset:
@@ -184,7 +185,7 @@ def from_netcdf(path: str | os.PathLike[str]) -> xr.Dataset:
     UnsafeFileError
         When the file would read other files or fill the memory.
     """
-    source = Path(path)
+    source = check_path.existing_file("from_netcdf", path)
     refuse_unsafe(source)
     try:
         with _opened(source) as opened:
@@ -202,7 +203,7 @@ def from_netcdf(path: str | os.PathLike[str]) -> xr.Dataset:
             f"{source} cannot be read as netCDF ({error}); it is damaged, take a copy or write it again."
         ) from error
     written = ensemble.attrs.pop(_CHECKSUM, None)
-    if written != _checksum(ensemble):
+    if written != checksum(ensemble):
         raise IntegrityError(
             f"the numbers in {source} are not those that uqms wrote; take a copy. If another program changed it "
             "on purpose, read it with xarray and use ensemble.build(...)."
@@ -219,7 +220,7 @@ def _refuse_newer(source: Path, version: object) -> None:
         raise FormatVersionError(f"{source} has format {version}, this uqms reads up to {FORMAT}; update uqms.")
 
 
-def _checksum(ensemble: xr.Dataset) -> str:
+def checksum(ensemble: xr.Dataset) -> str:
     """Return the SHA-256 of all names, dims, types and values."""
     digest = hashlib.sha256()
     for name in sorted(map(str, ensemble.variables)):
