@@ -4,7 +4,8 @@ import numpy as np
 import xarray as xr
 
 from uqms.ensemble.building import provenance
-from uqms.ensemble.table import check, get_box, input_array, input_names, listed, output_names
+from uqms.ensemble.filling import box_when_filled
+from uqms.ensemble.table import check, get_box, get_space, input_array, input_names, listed, output_names
 from uqms.errors import DataError, InputError
 
 __all__ = ["combine", "inside"]
@@ -51,6 +52,9 @@ def combine(*ensembles: xr.Dataset) -> xr.Dataset:
     for name in last.variables:
         joined[name].attrs = dict(last[name].attrs)
     joined.attrs = {**last.attrs, **provenance()}
+    if (space := get_space(joined)) is not None and "box" not in joined.attrs:
+        names = input_names(joined)
+        joined.attrs |= box_when_filled(space, dict(zip(names, input_array(joined, names).T, strict=True)))
     check(joined)
     return joined
 

@@ -301,7 +301,7 @@ class GaussianProcess:
             fitting, y, bases, found = fitting.with_scores_in_common(y, bases, found)
         process = fitting.conditioned(y, found, bases)
         report(process, found, bases)
-        attrs = {key: str(runs.attrs[key]) for key in ("space", "simulator", "design") if key in runs.attrs}
+        attrs = {key: str(runs.attrs[key]) for key in ("space", "box_note", "simulator", "design") if key in runs.attrs}
         attrs |= {"runs_left_out": str(left_out), "noise": self.noise}
         failed = int(np.isin(ensemble["state"].values, table.LOST).sum())
         attrs |= {"runs_failed": str(failed)} if failed else {}
