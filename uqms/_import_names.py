@@ -53,9 +53,7 @@ def stored_name(cls: type, kind: str) -> str:
     InputError
         When the class is not found by its name.
     """
-    import uqms
-
-    if getattr(uqms, cls.__name__, None) is cls:
+    if getattr(sys.modules["uqms"], cls.__name__, None) is cls:
         return f"uqms:{cls.__name__}"
     name = name_of(cls)
     found: Any = sys.modules.get(cls.__module__)

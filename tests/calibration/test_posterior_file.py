@@ -409,6 +409,22 @@ def test_damage_and_newer_versions_are_noticed(saved: dict[str, uq.Posterior], f
         uq.load_posterior(path)
 
 
+def test_draws_and_features_that_do_not_belong_to_the_calibration_are_refused(own: ModuleType, folder: Path) -> None:
+    """Compiled code reads features by the sizes that they say, and hyperparameter draws by their number."""
+    problem = featured(own)
+    flat, left_out = problem.lowrank.error.flat(), problem.lowrank.error.left_out
+    np.testing.assert_array_equal(problem.with_flat_features(flat, left_out).lowrank.block, problem.lowrank.block)
+    more = flat.copy()
+    more[1 + len(left_out)] += 1.0  # points of the first score
+    for block in (flat[:-1], np.append(flat, 1.0), more):
+        with pytest.raises((InputError, ValueError)):
+            problem.with_flat_features(block, left_out)
+    posterior = line(own).sample(Prior(), rng=1)
+    posterior.tree["sample_stats"]["hyperparameter_draw"] = posterior.tree["sample_stats"]["hyperparameter_draw"] + 1
+    with pytest.raises(FormatError, match="draws that do not belong to its calibration"):
+        uq.load_posterior(posterior.save(folder / "odd.nc"))
+
+
 def test_a_class_that_is_gone_is_named(
     saved: dict[str, uq.Posterior], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

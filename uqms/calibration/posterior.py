@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast, final
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, cast, final
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
 from uqms import _checks as check
+from uqms._teaching import missing, taught
 from uqms._threads import single_threaded
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.calibration import assembly
@@ -39,7 +40,7 @@ from uqms.calibration.rescaling import rescaled
 from uqms.calibration.samplers import NUTS, Sampler
 from uqms.calibration.summary import SummaryTable, summary_table
 from uqms.calibration.verdict import Verdict
-from uqms.errors import InputError
+from uqms.errors import InputError, UnknownKeyError
 
 if TYPE_CHECKING:
     from uqms.calibration.parts import JointCalibration
@@ -47,9 +48,40 @@ if TYPE_CHECKING:
     from uqms.calibration.population.subject import SubjectPosterior
     from uqms.calibration.single import SingleCalibration
 
-__all__ = ["Evidence", "Posterior", "build_posterior", "checked_sampler", "hierarchy_of", "sample", "thinned"]
+__all__ = [
+    "Evidence",
+    "Posterior",
+    "build_posterior",
+    "check_posterior",
+    "checked_sampler",
+    "hierarchy_of",
+    "sample",
+    "thinned",
+]
 
 _logger = logging.getLogger(__name__)
+
+
+# Names of other libraries, and what is meant here.
+ELSEWHERE = {
+    "mean": "means are in posterior.summary(), draws in posterior.draws",
+    "std": "standard deviations are in posterior.summary(), draws in posterior.draws",
+    "sd": "standard deviations are in posterior.summary(), draws in posterior.draws",
+    "median": "draws are in posterior.draws: posterior.draws.median()",
+    "quantile": "intervals are in posterior.summary(0.95), draws in posterior.draws",
+    "hdi": "intervals are in posterior.summary(0.95); arviz_stats.hdi(posterior.tree) has others",
+    "samples": "draws are in posterior.draws",
+    "values": "draws are in posterior.draws",
+    "trace": "draws are in posterior.draws, the ArviZ DataTree in posterior.tree",
+    "idata": "the ArviZ DataTree is posterior.tree",
+    "to_dataframe": "it is posterior.draws.to_dataframe()",
+    "plot": "figures are in uq.plots, such as uq.plots.prior_posterior(posterior)",
+    "diagnose": "print(posterior.verdict)",
+    "diagnostics": "print(posterior.verdict)",
+    "load": "it is uq.load_posterior(path)",
+    "predictions": "it is posterior.predict()",
+    "sample_posterior_predictive": "it is posterior.predict(noise=True)",
+}
 
 
 class Evidence(NamedTuple):
@@ -59,6 +91,7 @@ class Evidence(NamedTuple):
     mcse: float
 
 
+@taught
 @final
 @dataclass(frozen=True, eq=False)
 class Posterior:
@@ -94,6 +127,31 @@ class Posterior:
             f"<Posterior of {subjects}{', '.join(map(str, self.draws.data_vars))}: {sizes['chain']} chains of "
             f"{sizes['draw']} draws, verdict {self.verdict.status}>"
         )
+
+    def __getitem__(self, name: str) -> NoReturn:
+        """Raise: draws are in `draws`, groups of the DataTree in `tree`.
+
+        Raises
+        ------
+        UnknownKeyError
+            Always.
+        """
+        if name in self.tree.children:
+            raise UnknownKeyError(f"posterior[{name!r}]: it is a group of the DataTree; say posterior.tree[{name!r}].")
+        right = name if name in self.draws else next(iter(self.draws.data_vars))
+        raise UnknownKeyError(
+            f"posterior[{name!r}]: draws are in posterior.draws[{right!r}], dims (chain, draw), their mean and "
+            f"interval in posterior.summary(); there are {', '.join(map(str, self.draws.data_vars))}."
+        )
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            advice, tree = dict(ELSEWHERE), self.__dict__.get("tree")
+            if tree is not None and not name.startswith("_"):
+                advice |= {group: f"the group is posterior.tree[{group!r}]" for group in tree.children}
+                advice |= {str(one): f"draws are in posterior.draws[{one!r}]" for one in tree["posterior"]}
+            raise missing(type(self), "A posterior", name, advice)
 
     # -------------------------------------------------------------------------------------------------------- the draws
     @property
@@ -350,6 +408,9 @@ class Posterior:
                 rng=rng,
             )
         check.whole("predict", "draws", draws, optional=True)
+        for key, given, example in (("coords", coords, "'time': [1.0]"), ("conditions", conditions, "'dose': 50.0")):
+            if given is not None and not isinstance(given, Mapping):
+                raise InputError(f"predict: {key} is {given!r}; give a mapping by name: {key}={{{example}}}.")
         if self.subjects:  # their errors are in closed form: no discrepancy, no realisation
             return self.hierarchy.predict(subjects, conditions, coords, outputs, noise, draws, as_generator(rng))
         if subjects is not None:
@@ -571,6 +632,21 @@ def hierarchy_of(given: object, who: str) -> Hierarchy:
     raise InputError(
         f"{who}: got {what}; give the posterior of a population, Calibration(..., population=...).sample()."
     )
+
+
+def check_posterior(given: object, who: str) -> None:
+    """Raise unless `given` is a posterior.
+
+    Raises
+    ------
+    InputError
+        With the call that returns one.
+    """
+    if not isinstance(given, Posterior):
+        raise InputError(
+            f"{who}: got a {type(given).__name__} in the place of a posterior; give what "
+            "uq.Calibration(surrogate, observations, noise=...).sample(rng=1) returns."
+        )
 
 
 def checked_sampler(sampler: Any, problem: Problem) -> Sampler:

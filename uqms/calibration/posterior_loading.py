@@ -13,9 +13,11 @@ import xarray as xr
 
 from uqms import _checks as check
 from uqms._import_names import UnknownClassError
+from uqms._teaching import taught
 from uqms._typing import Array
 from uqms.calibration.base import Problem
 from uqms.calibration.checks import Verdict
+from uqms.calibration.direct import is_exact
 from uqms.calibration.parts import JointCalibration
 from uqms.calibration.population.calibration import PopulationCalibration
 from uqms.calibration.posterior import Posterior
@@ -40,6 +42,7 @@ __all__ = ["load_posterior"]
 SAME = 1e-6  # relative and absolute difference of a log-likelihood that rounding of another machine may make
 
 
+@taught
 def load_posterior(path: str | os.PathLike[str]) -> Posterior:
     """Read a posterior that `Posterior.save` wrote, with its surrogate and observations.
 
@@ -233,6 +236,10 @@ def _check_same(source: Path, posterior: Posterior, code: Sequence[str]) -> None
     lost = [name for name in problem.priors if name not in posterior.draws]
     if lost:
         raise FormatError(f"{source} has no draws of {lost}, which its calibration infers; take a copy.")
+    h = stats["hyperparameter_draw"].values.reshape(posterior.draws["chain"].size * posterior.draws["draw"].size, -1)
+    known = [_hyperparameter_draws(part) for part in problem.named_parts.values()]
+    if posterior.latents.shape[1] != problem.latents or (h < 0).any() or (h >= np.array(known)).any():
+        raise FormatError(f"{source} has draws that do not belong to its calibration; take a copy, or sample again.")
     theta = {name: values[:1] for name, values in posterior.flat().items()}
     latents = posterior.latents[:1] if problem.latents else None
     now, then = float(problem.log_likelihood(theta, latents)[0]), float(stats["joint_log_likelihood"].values.ravel()[0])
@@ -245,3 +252,10 @@ def _check_same(source: Path, posterior: Posterior, code: Sequence[str]) -> None
             DataWarning,
             skip_file_prefixes=PACKAGE,
         )
+
+
+def _hyperparameter_draws(problem: SingleCalibration) -> int:
+    """Return how many hyperparameter draws a surrogate has."""
+    if is_exact(problem.surrogate):
+        return 1
+    return len(problem.surrogate.scores(np.full((1, problem.surrogate.domain.d), 0.5)).log_weights)

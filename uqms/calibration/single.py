@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
 
 import numpy as np
 import pandas as pd
-import xarray as xr
 from scipy.special import ndtr
 
+from uqms._teaching import taught
 from uqms._threads import single_threaded
 from uqms._typing import Array, ArrayLike, Ints, RandomState, as_generator
 from uqms.calibration import _mean_slopes
@@ -37,7 +37,7 @@ from uqms.calibration.gaussian import GaussianLikelihood, cell_means, cell_means
 from uqms.calibration.joint_error import JointError, averaged_marginals
 from uqms.calibration.likelihood import Cells, NoiseGroups, add_discrepancy, arrange, check_errors_between
 from uqms.calibration.noise import NoiseModel
-from uqms.calibration.observations import Observations
+from uqms.calibration.observations import Measured, Observations, observations_of
 from uqms.calibration.problem import Calibration
 from uqms.calibration.realisation import Realisation, Runs, runs_of, warn_if_correlation_changes, warn_if_not_normal
 from uqms.calibration.samplers import Sampler
@@ -76,6 +76,7 @@ IMPOSSIBLE = 0.05  # of the means of a count
 SCORE_CHUNK = 2_000_000  # numbers in one cross-covariance block
 
 
+@taught
 class SingleCalibration(Calibration):
     """Infer the parameters of one subject through one surrogate; made by `Calibration(surrogate, observations, noise)`.
 
@@ -88,7 +89,7 @@ class SingleCalibration(Calibration):
     def __init__(
         self,
         surrogate: Surrogate,
-        observations: Observations | xr.DataArray | None = None,
+        observations: Measured | None = None,
         noise: NoiseModel | Mapping[str, NoiseModel] | None = None,
         *,
         discrepancy: Discrepancies | None = None,
@@ -101,6 +102,7 @@ class SingleCalibration(Calibration):
         success: "FittedProbability | None" = None,
         failures: Literal["report", "impossible"] = "report",
         expansion: Expansion = "measured",
+        missing: Literal["error", "drop"] = "error",
         population: None = None,
         subjects: None = None,
     ) -> None:
@@ -145,13 +147,7 @@ class SingleCalibration(Calibration):
         self.space = space.given({name: value for name, value in self.fixed.items() if name in space.names})
         known = {*self.space.names, *self.fixed}
         self.condition_names = tuple(name for name in surrogate.domain.names if name not in known)
-        if isinstance(observations, xr.DataArray):
-            names = tuple(name for name in self.condition_names if name in observations.coords)
-            observations = Observations.from_xarray(observations, conditions=names)
-        if not isinstance(observations, Observations):
-            raise InputError(
-                f"observations is a {type(observations).__name__}; give Observations.from_table(...) or a DataArray."
-            )
+        observations = observations_of(observations, surrogate.layouts, self.condition_names, missing)
         self.observations: Observations = observations
         self._check_parameters()
         runs = runs_of(observations, realisation, surrogate)

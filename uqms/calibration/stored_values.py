@@ -290,7 +290,7 @@ class Reader:
         return self._made(PARTS[value["part"]], value["fields"], depth)
 
     def _read_class(self, value: dict[str, Any], depth: int) -> Any:
-        return self._made(class_named(value["class"], NoiseModel, "noise model"), value["fields"], depth)  # type: ignore[type-abstract]
+        return self._made(class_named(value["class"], NoiseModel, "noise model"), value["fields"], depth)
 
     def _read_function(self, value: dict[str, Any], depth: int) -> FunctionType:
         return function_named(value["function"], "function")

@@ -12,6 +12,7 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from uqms import __version__
+from uqms._teaching import taught
 from uqms._typing import Array, Ints, Named
 from uqms.ensemble.filling import box_when_filled
 from uqms.ensemble.labels import check_labels, refuse_masks, reordered, with_mask
@@ -23,6 +24,7 @@ from uqms.parameters import Box, ParameterSpace
 __all__ = ["build", "frame_column", "input_columns", "provenance"]
 
 
+@taught
 def build(
     inputs: xr.Dataset | pd.DataFrame | Named | ArrayLike,
     outputs: xr.Dataset | pd.DataFrame | Mapping[str, object],
@@ -198,6 +200,7 @@ def _carried(inputs: object, space: ParameterSpace | None, box: Box | None) -> d
     return attrs
 
 
+@taught
 def input_columns(inputs: object, space: ParameterSpace | None) -> dict[str, Array]:
     """Return the inputs of a design or a table as name -> float64 column (n,), in the space's order.
 

@@ -3,6 +3,7 @@
 import numpy as np
 import xarray as xr
 
+from uqms._teaching import taught
 from uqms.ensemble.building import provenance
 from uqms.ensemble.filling import box_when_filled
 from uqms.ensemble.table import check, get_box, get_space, input_array, input_names, listed, output_names
@@ -11,6 +12,7 @@ from uqms.errors import DataError, InputError
 __all__ = ["combine", "inside"]
 
 
+@taught
 def combine(*ensembles: xr.Dataset) -> xr.Dataset:
     """Put the runs of several ensembles of one simulator into one table.
 
@@ -83,6 +85,7 @@ def _check_alike(one: xr.Dataset, last: xr.Dataset, i: int) -> None:
                 raise DataError(f"combine: ensemble {i} has other coordinates {dim!r} of {name!r} than the last one.")
 
 
+@taught
 def inside(ensemble: xr.Dataset, margin: float = 0.0) -> xr.Dataset:
     """Return the runs that lie inside of the ensemble's design box.
 

@@ -14,6 +14,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from uqms import _checks as check_path
+from uqms._teaching import taught
 from uqms.ensemble.table import FORMAT, check
 from uqms.errors import (
     DataError,
@@ -37,6 +38,7 @@ _TIMES = [f"{kind}[{unit}]" for kind in ("datetime64", "timedelta64") for unit i
 _MEANT = frozenset({_TIME, "coordinates", "dtype", "_Encoding"})  # attributes that change what xarray reads
 
 
+@taught
 def to_netcdf(ensemble: xr.Dataset, path: str | os.PathLike[str]) -> Path:
     r"""Write an ensemble to a netCDF file; `from_netcdf` returns it bit for bit.
 
@@ -173,6 +175,7 @@ def _with_times(source: Path, plain: xr.Dataset) -> xr.Dataset:
     return _with(plain, {**plain.variables, **times}) if times else plain
 
 
+@taught
 def from_netcdf(path: str | os.PathLike[str]) -> xr.Dataset:
     """Read an ensemble that `to_netcdf` wrote.
 
@@ -245,6 +248,11 @@ def atomic_path(target: Path) -> Iterator[Path]:
     StorageError
         When the disk is full, the folder is missing or may not be written to.
     """
+    if not target.parent.is_dir():
+        raise StorageError(
+            f"{target} cannot be written: there is no folder {target.parent.resolve()}. Make it first, "
+            f"pathlib.Path({str(target.parent)!r}).mkdir(parents=True), or give another path."
+        )
     try:
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
         os.close(handle)

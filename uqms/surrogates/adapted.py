@@ -21,6 +21,7 @@ from typing import final
 
 import numpy as np
 
+from uqms._teaching import taught_construction
 from uqms._typing import Array, Ints
 from uqms.errors import InputError
 from uqms.surrogates.kernels import (
@@ -39,6 +40,7 @@ LARGEST = 8.0, 3.0  # of a slope, and of asinh of an entry of L, which then is 1
 ENTRIES = 15  # of L at most, where it is chosen by the runs
 
 
+@taught_construction
 @final
 @dataclass(frozen=True)
 class Adapted(Kernel):

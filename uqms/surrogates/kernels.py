@@ -37,6 +37,7 @@ from numba.core.errors import NumbaError
 from numba.extending import intrinsic
 
 from uqms._compiled import compiled
+from uqms._teaching import taught_construction
 from uqms._typing import Array, Ints
 from uqms.errors import InputError
 
@@ -293,6 +294,7 @@ class Stationary(RadialParts):
         return total
 
 
+@taught_construction
 class RadialKernel(Stationary):
     """Correlation as a function of the squared scaled distance, with one length scale per input: the base of your own.
 
@@ -360,6 +362,7 @@ class RadialKernel(Stationary):
         return repr(self).removesuffix("()")
 
 
+@taught_construction
 @final
 @dataclass(frozen=True)
 class SquaredExponential(RadialKernel):
@@ -381,6 +384,7 @@ class SquaredExponential(RadialKernel):
         return correlation_of(0, r2)  # type: ignore[no-any-return]
 
 
+@taught_construction
 @final
 @dataclass(frozen=True)
 class Matern32(RadialKernel):
@@ -400,6 +404,7 @@ class Matern32(RadialKernel):
         return correlation_of(1, r2)  # type: ignore[no-any-return]
 
 
+@taught_construction
 @final
 @dataclass(frozen=True)
 class Matern52(RadialKernel):
@@ -419,6 +424,7 @@ class Matern52(RadialKernel):
         return correlation_of(2, r2)  # type: ignore[no-any-return]
 
 
+@taught_construction
 @final
 @dataclass(frozen=True)
 class RationalQuadratic(RadialKernel):
@@ -461,6 +467,7 @@ class RationalQuadratic(RadialKernel):
         return kappa, -kappa / base
 
 
+@taught_construction
 @final
 @dataclass(frozen=True)
 class Product(Stationary):
@@ -503,6 +510,7 @@ class Product(Stationary):
         return " * ".join(map(str, self.parts))
 
 
+@taught_construction
 @final
 @dataclass(frozen=True)
 class Sum(Stationary):

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from uqms._teaching import taught
 from uqms._typing import Array
 from uqms.errors import InputError
 from uqms.surrogates.archive import VERSION, Stored, loaded, upgraded
@@ -22,6 +23,7 @@ Saved = GaussianProcessSurrogate | MultiFidelitySurrogate | LocalGaussianProcess
 Inside = Saved | RegimeSurrogate | FittedProbability
 
 
+@taught
 def load_surrogate(path: str | os.PathLike[str]) -> Saved:
     """Read a surrogate that `save` wrote; nothing in the file is run, and it cannot ask for more memory than it holds.
 

@@ -27,6 +27,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from uqms._teaching import taught
 from uqms._threads import single_threaded
 from uqms._typing import Array, ArrayLike, Ints, RandomState, ScaleName, as_generator
 from uqms.calibration import density
@@ -256,6 +257,7 @@ def _check_scales(population: Population, surrogate: Surrogate) -> None:
             )
 
 
+@taught
 @final
 class PopulationCalibration(Calibration):
     """Infer a population and each of its subjects; made by ``Calibration(..., population=uq.Population(...))``.
@@ -411,7 +413,17 @@ class PopulationCalibration(Calibration):
         """Return the same problem with features of the error as a block and its `left_out`, see `SharedError.flat`."""
         other = copy.copy(self)
         assert self.lowrank is not None
-        error = replace(self.lowrank.error.with_flat(block), left_out=left_out)
+        own = self.lowrank.error
+        error = replace(own.with_flat(block), left_out=left_out)
+        # Compiled code reads these arrays unchecked.
+        if (
+            len(error.flat()) != len(block)
+            or min(error.ranks) < 1
+            or max(error.counts) > len(error.points)
+            or min(error.counts) < 1
+            or len(left_out) != len(own.ranks)
+        ):
+            raise InputError("the features of its population do not belong together")
         other.lowrank = featured(self.data, error, self.data.cells.used, self.lowrank.unit)
         return other
 
