@@ -118,6 +118,7 @@ PUBLIC = [
     "latin_hypercube",
     "learning_curve",
     "leave_one_out",
+    "load_posterior",
     "load_surrogate",
     "morris_design",
     "multifidelity_mean",

@@ -58,6 +58,7 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.calibration import as_tensor as as_tensor
     from uqms.calibration import compare_models as compare_models
     from uqms.calibration import latent_output as latent_output
+    from uqms.calibration import load_posterior as load_posterior
     from uqms.calibration import observe as observe
     from uqms.calibration import refine as refine
     from uqms.designs import extend as extend
@@ -253,6 +254,7 @@ __all__ = [
     "latin_hypercube",
     "learning_curve",
     "leave_one_out",
+    "load_posterior",
     "load_surrogate",
     "morris_design",
     "multifidelity_mean",
@@ -389,6 +391,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "as_tensor",
         "compare_models",
         "latent_output",
+        "load_posterior",
         "observe",
         "refine",
     ),
@@ -425,6 +428,28 @@ _ROOMS = (
     "sensitivity",
     "testing",
 )
+# Names of other libraries, and what is meant here.
+_ELSEWHERE = {
+    "Gaussian": "the prior is uq.Normal(mean, sd), the noise uq.GaussianNoise(sd=...)",
+    "GaussianProcessRegressor": "it is uq.GaussianProcess().fit(ensemble)",
+    "GP": "it is uq.GaussianProcess().fit(ensemble)",
+    "Emulator": "it is uq.GaussianProcess().fit(ensemble)",
+    "RBF": "the kernel is uq.SquaredExponential()",
+    "Matern": "kernels are uq.Matern52() and uq.Matern32()",
+    "lhs": "it is uq.latin_hypercube(space, n, rng=1)",
+    "LatinHypercube": "it is uq.latin_hypercube(space, n, rng=1)",
+    "saltelli": "uq.sobol_indices(surrogate) makes its own sample",
+    "sobol_sequence": "it is uq.sobol(space, n, rng=1)",
+    "Parameter": "parameters are uq.ParameterSpace(name=uq.Uniform(0, 1))",
+    "Space": "it is uq.ParameterSpace(name=uq.Uniform(0, 1))",
+    "Model": "a calibration is uq.Calibration(surrogate, observations, noise=...)",
+    "sample": "it is a method: uq.Calibration(...).sample(uq.NUTS(), rng=1)",
+    "calibrate": "it is uq.Calibration(surrogate, observations, noise=...).sample(rng=1)",
+    "fit": "it is a method: uq.GaussianProcess().fit(ensemble)",
+    "build": "it is uq.ensemble.build(inputs, outputs, space=space)",
+    "from_table": "it is uq.ensemble.from_table for runs, uq.Observations.from_table for measurements",
+    "load": "it is uq.load_surrogate(path) or uq.load_posterior(path)",
+}
 _HOME = {name: room for room, names in _NAMES.items() for name in names}
 
 
@@ -433,7 +458,11 @@ def __getattr__(name: str) -> Any:
     if name in _ROOMS:
         return importlib.import_module(f"uqms.{name}")
     if name not in _HOME:
-        raise AttributeError(f"module 'uqms' has no attribute {name!r}")
+        if name.startswith("_"):
+            raise AttributeError(f"module 'uqms' has no attribute {name!r}")
+        from uqms._teaching import unknown_name
+
+        raise unknown_name("uqms", name, _ELSEWHERE, __all__)
     value = getattr(importlib.import_module(f"uqms.{_HOME[name]}"), name)
     globals()[name] = value
     return value
@@ -441,4 +470,4 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     """List the public names, loaded or not."""
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)

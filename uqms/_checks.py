@@ -4,14 +4,16 @@ import json
 import keyword
 import math
 import numbers
+import os
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 
 from uqms._typing import Array, ArrayLike
-from uqms.errors import InputError
+from uqms.errors import InputError, MissingFileError
 
 # Words that the ensemble (run, state, ...) and ArviZ (chain, draw) use beside the names of parameters.
 RESERVED = ("run", "state", "seconds", "message", "seed", "replicate", "fidelity", "cost", "chain", "draw")
@@ -189,3 +191,30 @@ def count(field: str, value: object) -> int:
     if not is_whole(value, 1):
         raise InputError(f"{field} is {value!r}; give a whole number above 0.")
     return int(value)  # type: ignore[call-overload, no-any-return]
+
+
+def path(owner: str, value: object) -> Path:
+    """Return `value` as a path; a leading "~" is the home folder."""
+    if not isinstance(value, str | os.PathLike):
+        raise InputError(f"{owner}: path is {value!r} ({type(value).__name__}); give a path such as 'results.nc'.")
+    try:
+        return Path(value).expanduser()
+    except (RuntimeError, TypeError) as error:
+        raise InputError(
+            f"{owner}: path is {value!r}, which is no path ({error}); give one such as 'results.nc'."
+        ) from None
+
+
+def existing_file(owner: str, value: object) -> Path:
+    """Return `value` as the path of a file that exists."""
+    found = path(owner, value)
+    if found.is_file():
+        return found
+    if found.is_dir():
+        raise MissingFileError(f"{owner}: {found} is a folder; give the path of the file in it.")
+    folder = found.parent
+    if not folder.is_dir():
+        raise MissingFileError(f"{owner}: there is no file {found}, since there is no folder {folder.resolve()}.")
+    like = sorted(one.name for one in folder.iterdir() if one.suffix == found.suffix and one.is_file())
+    beside = f"; it has {', '.join(like[:5])}{', ...' if len(like) > 5 else ''}" if like else ""
+    raise MissingFileError(f"{owner}: there is no file {found.name!r} in the folder {folder.resolve()}{beside}.")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, final
 import numpy as np
 
 from uqms import _checks as check
+from uqms._teaching import taught
 from uqms._typing import Array, Bools, Ints, RandomState, as_generator
 from uqms.errors import DesignError, InputError
 from uqms.parameters import Box, ParameterSpace
@@ -34,6 +35,7 @@ _LEAST, _TRIED = 0.01, 1000  # share of points that accept must take, and how ma
 _CANDIDATES = 100
 
 
+@taught
 def sobol(
     space: ParameterSpace | Box,
     n: int,
@@ -90,6 +92,7 @@ def sobol(
     return _design("sobol", space, n, rng, over, accept)
 
 
+@taught
 def halton(
     space: ParameterSpace | Box,
     n: int,
@@ -132,6 +135,7 @@ def halton(
     return _design("halton", space, n, rng, over, accept)
 
 
+@taught
 def latin_hypercube(
     space: ParameterSpace | Box,
     n: int,
@@ -178,6 +182,7 @@ def latin_hypercube(
     return _design("latin_hypercube", space, n, rng, over, accept)
 
 
+@taught
 def nested(
     space: ParameterSpace | Box, runs: Mapping[str, int], rng: RandomState | None = None, over: Box | None = None
 ) -> "dict[str, xr.Dataset]":
@@ -225,6 +230,7 @@ def nested(
     return {level: sobol(space, n, seed, over) for level, n in zip(runs, counts, strict=True)}
 
 
+@taught
 def morris_design(
     space: ParameterSpace | Box,
     trajectories: int,
@@ -384,6 +390,7 @@ def _places(values: Array, x: Array) -> Ints:
     return np.where(near, at, -1)
 
 
+@taught
 def extend(
     design: "xr.Dataset", n: int, rng: RandomState | None = None, *, accept: Accept | None = None
 ) -> "xr.Dataset":
@@ -459,6 +466,14 @@ def extend(
     return longer.table(np.concatenate([old, x]))
 
 
+def _no_space(given: object) -> InputError:
+    """Return the error of what is no space."""
+    swapped = " (space comes first, then n)" if isinstance(given, int) else ""
+    return InputError(
+        f"space is {type(given).__name__}; give a uq.ParameterSpace(a=uq.Uniform(0, 1), ...), or a uq.Box{swapped}."
+    )
+
+
 @final
 @dataclass(frozen=True)
 class _Region:
@@ -475,7 +490,7 @@ class _Region:
                 raise InputError("A Box was given as the space and another one as over; give one of them.")
             return cls(space, None, False)
         if not isinstance(space, ParameterSpace):
-            raise InputError(f"space is {type(space).__name__}; give a uq.ParameterSpace (or a uq.Box).")
+            raise _no_space(space)
         if over is None:
             return cls(space.box(), space, True)
         if not isinstance(over, Box):

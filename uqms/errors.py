@@ -5,6 +5,7 @@ nothing of uqms still catches it::
 
     UqmsError
     ├── InputError (ValueError)            an argument, a prior or a name that cannot be meant
+    │   ├── UnknownNameError, UnknownKeyError   an attribute or key that does not exist
     │   ├── UnitError                      units that are missing or do not agree
     │   ├── ConformanceError               a part of the user's own that does not do what its protocol says
     │   └── TemplateError                  an input template that does not fit the inputs
@@ -20,7 +21,7 @@ nothing of uqms still catches it::
     ├── SamplingError (RuntimeError)       no posterior that could be believed
     │   └── InitError, SamplingInterrupted
     └── FileError (OSError)                what lies on disk
-        └── FormatError, FormatVersionError, UnsafeFileError, PathError, IntegrityError, StorageError
+        └── MissingFileError, FormatError, FormatVersionError, UnsafeFileError, PathError, IntegrityError, StorageError
 
     UqmsWarning (UserWarning)
     └── DesignWarning, DataWarning, ConstantOutputWarning, NumericalWarning, ExtrapolationWarning,
@@ -55,6 +56,7 @@ __all__ = [
     "InitError",
     "InputError",
     "IntegrityError",
+    "MissingFileError",
     "NumericalWarning",
     "OutputError",
     "PathError",
@@ -69,6 +71,8 @@ __all__ = [
     "StorageError",
     "TemplateError",
     "UnitError",
+    "UnknownKeyError",
+    "UnknownNameError",
     "UnsafeFileError",
     "UqmsError",
     "UqmsWarning",
@@ -83,6 +87,17 @@ class UqmsError(Exception):
 
 class InputError(UqmsError, ValueError):
     """An argument that cannot be meant: a prior with low >= high, an empty name, a negative standard deviation."""
+
+
+class UnknownNameError(InputError, AttributeError):
+    """An attribute that does not exist, such as `posterior.mean`; the text says what there is."""
+
+
+class UnknownKeyError(InputError, KeyError):
+    """A key that does not exist, such as a check that a verdict does not have."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
 
 
 class UnitError(InputError):
@@ -178,6 +193,10 @@ class SamplingInterrupted(SamplingError):
 
 class FileError(UqmsError, OSError):
     """Base of what goes wrong with files."""
+
+
+class MissingFileError(FileError, FileNotFoundError):
+    """A file or folder that does not exist."""
 
 
 class FormatError(FileError):

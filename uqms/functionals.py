@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 
 from uqms import _checks as check
+from uqms._teaching import taught
 from uqms._typing import Array
 from uqms.errors import DataError, InputError
 
@@ -40,6 +41,7 @@ def _labelled(curves: xr.DataArray, dim: str, values: Array) -> xr.DataArray:
     return curves.isel({dim: 0}, drop=True).transpose(*(d for d in curves.dims if d != dim)).copy(data=values)
 
 
+@taught
 def peak(curves: xr.DataArray, dim: str) -> xr.DataArray:
     """Return the largest value of each curve at its points.
 
@@ -60,6 +62,7 @@ def peak(curves: xr.DataArray, dim: str) -> xr.DataArray:
     return _labelled(curves, dim, values.max(axis=-1))
 
 
+@taught
 def peak_time(curves: xr.DataArray, dim: str) -> xr.DataArray:
     """Return the coordinate of the largest value of each curve, by a parabola through it and its neighbours.
 
@@ -84,6 +87,7 @@ def peak_time(curves: xr.DataArray, dim: str) -> xr.DataArray:
     return _labelled(curves, dim, at)
 
 
+@taught
 def area(curves: xr.DataArray, dim: str) -> xr.DataArray:
     """Return the area under each curve by the trapezoidal rule.
 
@@ -97,6 +101,7 @@ def area(curves: xr.DataArray, dim: str) -> xr.DataArray:
     return _labelled(curves, dim, np.asarray(np.trapezoid(values, t, axis=-1)))
 
 
+@taught
 def half_life(curves: xr.DataArray, dim: str, points: int = 4) -> xr.DataArray:
     """Return the terminal half-life: ln 2 / slope of the logarithm over the last points, by least squares.
 
@@ -133,6 +138,7 @@ def half_life(curves: xr.DataArray, dim: str, points: int = 4) -> xr.DataArray:
     return _labelled(curves, dim, found)
 
 
+@taught
 def time_above(curves: xr.DataArray, dim: str, threshold: float) -> xr.DataArray:
     """Return how much of the coordinate each curve spends above a threshold, with straight lines between its points.
 
@@ -164,6 +170,7 @@ def equal_tailed[Draws: (xr.DataArray, xr.Dataset)](draws: Draws, prob: float) -
     return bounds.assign_coords(bound=["lower", "upper"])
 
 
+@taught
 @final
 @dataclass(frozen=True, eq=False)
 class FunctionalDraws:

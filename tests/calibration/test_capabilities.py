@@ -267,6 +267,7 @@ GIVEN: dict[str, Any] = {
     "success": object(),
     "failures": "report",
     "realisation": "experiment",
+    "missing": "drop",
     "subjects": object(),
     "surrogate_error": "exact",
     "without_data": "predict",

@@ -241,5 +241,5 @@ def test_calibration_is_the_base_of_what_it_makes() -> None:
     assert shown[:3] == ["surrogate", "observations", "noise"]
     assert "population" in shown
     assert "without_data" in inspect.signature(uq.PopulationCalibration).parameters
-    with pytest.raises(InputError, match="observations is a NoneType"):
+    with pytest.raises(InputError, match="observations are missing"):
         uq.Calibration(surrogate, noise=noise)  # type: ignore[call-overload]

@@ -144,7 +144,7 @@ def test_subjects_are_calibrated_one_at_a_time() -> None:
 
 
 def test_observations_of_another_kind() -> None:
-    with pytest.raises(InputError, match=r"observations is a DataFrame; give Observations.from_table"):
+    with pytest.raises(InputError, match=r"observations is a DataFrame; say which columns: uq\.Observations"):
         uq.Calibration(scalar(), pd.DataFrame({"y": [1.0]}), NOISE)  # type: ignore[arg-type]
 
 
@@ -192,8 +192,15 @@ def test_an_output_without_noise() -> None:
 
 @pytest.mark.parametrize("noise", [0.1, uq.HalfNormal(1.0), {"y": 0.1}])
 def test_noise_of_another_kind(noise: object) -> None:
-    with pytest.raises(InputError, match=r"noise of 'y' is .*; give a noise model, e.g. GaussianNoise\(sd=...\)"):
+    with pytest.raises(InputError, match=r"noise of 'y' is .*; say of which .*: uq\.GaussianNoise\(sd="):
         uq.Calibration(scalar(), number(), noise)  # type: ignore[arg-type]
+
+
+def test_noise_that_is_a_class_or_something_else() -> None:
+    with pytest.raises(InputError, match=r"is the class GaussianNoise; give a model of it, uq\.GaussianNoise"):
+        uq.Calibration(scalar(), number(), uq.GaussianNoise)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"noise of 'y' is 'x'; give a noise model, e.g. GaussianNoise\(sd=...\)"):
+        uq.Calibration(scalar(), number(), "x")  # type: ignore[arg-type]
 
 
 def test_noise_from_a_column_that_is_not_there() -> None:

@@ -340,7 +340,7 @@ def test_empty_or_missing_for_reading(path):
 
 
 def test_no_folder(tmp_path):
-    with pytest.raises(StorageError, match="unable to open"):
+    with pytest.raises(StorageError, match="there is no folder"):
         RunStore(tmp_path / "none" / "runs.db")
 
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from uqms.calibration.mode import Mode as Mode
     from uqms.calibration.population.subject import SubjectPosterior as SubjectPosterior
     from uqms.calibration.posterior import Posterior as Posterior
+    from uqms.calibration.posterior_loading import load_posterior as load_posterior
     from uqms.calibration.predict import PosteriorPrediction as PosteriorPrediction
     from uqms.calibration.refinement import Round as Round
     from uqms.calibration.refinement import another_round as another_round
@@ -81,6 +82,7 @@ __all__ = [
     "as_tensor",
     "compare_models",
     "latent_output",
+    "load_posterior",
     "observe",
     "refine",
 ]
@@ -99,6 +101,7 @@ _LAZY = {
     "as_tensor": "bridge",
     "compare_models": "compare",
     "latent_output": "components",
+    "load_posterior": "posterior_loading",
     "observe": "components",
     "refine": "refinement",
 }

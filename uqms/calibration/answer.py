@@ -366,6 +366,8 @@ def check_prior_mass(problem: "SingleCalibration", theta: Mapping[str, Array]) -
     doubted = cut > MASS_CUT and problem.outside != "refined"  # that box was made around an earlier posterior
     status: Status = "fail" if outside > OUTSIDE_FAIL else "warn" if outside > OUTSIDE or doubted else "pass"
     message = f"{cut:.2g} of the prior and {outside:.2g} of the posterior lie outside of the design box"
+    note = getattr(problem.surrogate, "attrs", {}).get("box_note")
+    message += f"; {note}" if note else ""
     remedy = (
         "Nothing was simulated there, and the surrogate returns to what it knew before any run: run a design over the "
         "prior, or narrow the prior."

@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 
 from uqms import _checks as check
+from uqms._teaching import missing, taught
 from uqms._threads import single_threaded
 from uqms._typing import Array, ArrayLike, Ints, RandomState, as_generator
 from uqms.calibration.capabilities import Kind, limitations, refuse
@@ -46,6 +47,7 @@ type Expansion = Literal["measured", "first-order", "none"]
 MASS_CUT_LIMIT = 0.01
 
 
+@taught
 @final
 @dataclass(frozen=True)
 class Derived:
@@ -123,6 +125,57 @@ class LeftOut(NamedTuple):
     labels: Mapping[str, Any]
 
 
+# What users call or read of a calibration.
+PUBLIC = (
+    "conditioned_prior",
+    "constraints",
+    "data",
+    "derived",
+    "expansion_loss",
+    "experiments",
+    "fixed",
+    "kind",
+    "latents",
+    "limitations",
+    "log_likelihood",
+    "mass_cut",
+    "maximum_a_posteriori",
+    "model",
+    "observations",
+    "parameters",
+    "parts",
+    "population",
+    "prior_draws",
+    "priors",
+    "sample",
+    "simulate",
+    "space",
+    "subjects",
+    "surrogate",
+    "with_surrogate",
+    "with_values",
+)
+# Names of other libraries, and what is meant here.
+ELSEWHERE = {
+    "fit": "it is problem.sample(uq.NUTS(), rng=1)",
+    "run": "it is problem.sample(uq.NUTS(), rng=1)",
+    "calibrate": "it is problem.sample(uq.NUTS(), rng=1)",
+    "solve": "it is problem.sample(uq.NUTS(), rng=1)",
+    "infer": "it is problem.sample(uq.NUTS(), rng=1)",
+    "optimize": "it is problem.maximum_a_posteriori()",
+    "map": "it is problem.maximum_a_posteriori()",
+    "find_MAP": "it is problem.maximum_a_posteriori()",
+    "predict": "it is a method of the posterior: problem.sample(rng=1).predict()",
+    "summary": "it is a method of the posterior: problem.sample(rng=1).summary()",
+    "verdict": "it belongs to the posterior: problem.sample(rng=1).verdict",
+    "posterior": "it is returned by problem.sample(uq.NUTS(), rng=1)",
+    "logp": "it is problem.log_likelihood(theta)",
+    "loglik": "it is problem.log_likelihood(theta)",
+    "prior": "it is problem.space, or problem.priors by name",
+}
+
+
+@taught
 class Problem(ABC):
     """A calibration problem, whoever's parameters it infers.
 
@@ -210,6 +263,15 @@ class Problem(ABC):
     @abstractmethod
     def linearised(self, sampled: "Sampled") -> "Linearised":
         """Return the problem linearised at a few draws, as the checks of a verdict look at it."""
+
+    def __dir__(self) -> list[str]:
+        """List what users of a calibration call or read."""
+        return sorted(one for one in PUBLIC if hasattr(self, one) and (one != "parts" or self.kind == "parts"))
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            raise missing(type(self), "A calibration", name, ELSEWHERE, PUBLIC)
 
     # ------------------------------------------------------- what a posterior asks; a population has answers of its own
     @property

@@ -21,6 +21,7 @@ from pytensor.link.numba.dispatch.basic import (
 )
 
 from uqms._compiled import version
+from uqms._teaching import taught
 from uqms._typing import Array, ScaleName
 from uqms.calibration import _latent_outputs
 from uqms.calibration.capabilities import compiled_process
@@ -623,6 +624,7 @@ def exact_scores(surrogate: Surrogate, u: Any) -> Any:
     return surrogate.expression(columns)
 
 
+@taught
 def as_tensor(
     surrogate: Surrogate, theta: Mapping[str, Any], output: str | None = None, coords: Mapping[str, Any] | None = None
 ) -> SurrogateTensor:

@@ -68,6 +68,7 @@ SETTINGS: Mapping[str, tuple[frozenset[Kind], str]] = {
         "There, what is measured in one experiment is one run, as realisation='experiment' says; name the experiments, "
         "Observations.from_table(..., experiment=column).",
     ),
+    "missing": (ONE, "Drop missing values where the table is read: Observations.from_table(..., missing='drop')."),
     "subjects": (POPULATION, "subjects is for a population: Calibration(..., population=uq.Population(...))."),
     "surrogate_error": (POPULATION, "It is for a population: Calibration(..., population=uq.Population(...))."),
     "without_data": (POPULATION, "It is for a population: Calibration(..., population=uq.Population(...))."),

@@ -7,6 +7,7 @@ from typing import Literal, final
 import numpy as np
 
 from uqms._typing import Array, Ints
+from uqms.errors import UnknownKeyError
 
 __all__ = ["Check", "Sampled", "Status", "Verdict"]
 
@@ -60,7 +61,7 @@ class Verdict:
         for check in self.checks:
             if check.name == name:
                 return check
-        raise KeyError(f"no check {name!r}; there are {[check.name for check in self.checks]}")
+        raise UnknownKeyError(f"verdict: no check {name!r}; there are {[check.name for check in self.checks]}.")
 
     def __str__(self) -> str:
         head = {

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from uqms._teaching import taught
 from uqms.calibration.capabilities import refuse
 from uqms.calibration.posterior import Posterior
 from uqms.calibration.summary import SummaryTable
@@ -14,6 +15,7 @@ from uqms.errors import InputError
 __all__ = ["compare_models"]
 
 
+@taught
 def compare_models(posteriors: Mapping[str, Posterior]) -> SummaryTable:
     """Return a table of models of the same observations, the one that predicts best first.
 

@@ -21,6 +21,7 @@ import numpy as np
 import pymc as pm
 import pytensor.tensor as pt
 
+from uqms._teaching import taught
 from uqms._typing import Array
 from uqms.calibration import bridge
 from uqms.calibration.capabilities import refuse
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["LatentOutput", "latent_output", "observe"]
 
 
+@taught
 def observe(
     problem: "SingleCalibration | PopulationCalibration",
     values: Mapping[str, Any],
@@ -137,6 +139,7 @@ def _observe_population(
     return subjects_graph.add_likelihood(problem, own, known, name, _latents_of(name))
 
 
+@taught
 @final
 @dataclass(frozen=True, eq=False)
 class LatentOutput:
@@ -208,6 +211,7 @@ class LatentOutput:
         )
 
 
+@taught
 def latent_output(
     problem: SingleCalibration, values: Mapping[str, Any], *, name: str = "latents", own_priors: bool = False
 ) -> LatentOutput:

@@ -23,6 +23,7 @@ import xarray as xr
 from numpy.typing import ArrayLike
 from scipy import sparse
 
+from uqms._teaching import taught
 from uqms._typing import Array, RandomState
 from uqms.errors import ConformanceError, InputError, OutputError, SimulatorFailed, UqmsError
 from uqms.parameters import Box, ParameterSpace
@@ -65,6 +66,7 @@ def has_derivative(surrogate: Surrogate) -> bool:
     return bool(getattr(surrogate, "differentiable", True))
 
 
+@taught
 @final
 @dataclass(frozen=True, eq=False)
 class DirectSimulator:

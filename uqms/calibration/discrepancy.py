@@ -15,6 +15,7 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import gammaincc
 
+from uqms._teaching import taught
 from uqms._typing import Array, Ints
 from uqms.calibration import _terms
 from uqms.calibration.noise import check_positive
@@ -167,6 +168,7 @@ def _default_sd(predictive_sd: float) -> HalfNormal:
     return HalfNormal(SHARE * predictive_sd)
 
 
+@taught
 @final
 @dataclass(frozen=True)
 class GPDiscrepancy:
@@ -275,6 +277,7 @@ class GPDiscrepancy:
         return names
 
 
+@taught
 @final
 @dataclass(frozen=True)
 class OffsetDiscrepancy:
@@ -320,6 +323,7 @@ class OffsetDiscrepancy:
         return replace(self, sd=_times(self.sd, factor, predictive_sd))
 
 
+@taught
 @final
 @dataclass(frozen=True)
 class ScaleDiscrepancy:
@@ -360,6 +364,7 @@ class ScaleDiscrepancy:
         return ScaleDiscrepancy(self.sd * factor)
 
 
+@taught
 @final
 @dataclass(frozen=True)
 class BasisDiscrepancy:

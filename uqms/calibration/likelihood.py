@@ -794,17 +794,31 @@ def check_errors_between(surrogate: Surrogate, u: Array, used: Ints, asked: str)
         )
 
 
+def _check_noise(name: str, model: object) -> None:
+    """Raise unless `model` is a noise model."""
+    if isinstance(model, float | Prior) or type(model) is int:
+        raise InputError(
+            f"noise of {name!r} is {model!r}; say of which distribution it is the standard deviation: "
+            f"uq.GaussianNoise(sd={model!r})."
+        )
+    if isinstance(model, type) and issubclass(model, NoiseModel):
+        raise InputError(
+            f"noise of {name!r} is the class {model.__name__}; give a model of it, uq.{model.__name__}(...)."
+        )
+    if not isinstance(model, NoiseModel):
+        raise InputError(
+            f"noise of {name!r} is {model!r}; give a noise model, e.g. GaussianNoise(sd=...), or an instance of a "
+            "subclass of uqms.calibration.NoiseModel."
+        )
+
+
 def _noise(
     observations: Observations, noise: NoiseModel | Mapping[str, NoiseModel], conditions: Mapping[str, Array]
 ) -> tuple[NoiseGroups, Array]:
     outputs = observations.outputs
     by_output = dict(noise) if isinstance(noise, Mapping) else dict.fromkeys(outputs, noise)
     for name, model in by_output.items():
-        if not isinstance(model, NoiseModel):
-            raise InputError(
-                f"noise of {name!r} is {model!r}; give a noise model, e.g. GaussianNoise(sd=...), or an instance of a "
-                "subclass of uqms.calibration.NoiseModel."
-            )
+        _check_noise(name, model)
     if set(by_output) != set(outputs):
         raise InputError(f"noise is given for {sorted(by_output)}, but the observed outputs are {list(outputs)}.")
     if isinstance(noise, NoiseModel) and noise.scaled and len(outputs) > 1:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, final
 import numpy as np
 
 from uqms import _checks as check
+from uqms._teaching import taught
 from uqms._typing import Array, Bools
 from uqms.calibration.dense_gaussian import LOG_TWO_PI
 from uqms.errors import InputError
@@ -215,6 +216,7 @@ def _counts(model: str, output: str, z: Array) -> None:
         )
 
 
+@taught
 @final
 @dataclass(frozen=True)
 class GaussianNoise(NoiseModel):
@@ -282,6 +284,7 @@ class GaussianNoise(NoiseModel):
         return np.asarray(y + self._sd(rows, parameters) * rng.standard_normal(np.shape(y)))
 
 
+@taught
 @final
 @dataclass(frozen=True)
 class LogNormalNoise(NoiseModel):
@@ -341,6 +344,7 @@ class LogNormalNoise(NoiseModel):
         return np.asarray(y + parameters["sigma"] * rng.standard_normal(np.shape(y)))
 
 
+@taught
 @final
 @dataclass(frozen=True)
 class AutocorrelatedNoise(NoiseModel):
@@ -406,6 +410,7 @@ class AutocorrelatedNoise(NoiseModel):
         return np.asarray(y + parameters["sigma"] * rng.standard_normal(np.shape(y)))
 
 
+@taught
 @final
 @dataclass(frozen=True)
 class StudentTNoise(NoiseModel):
@@ -459,6 +464,7 @@ class StudentTNoise(NoiseModel):
         return np.asarray(y + parameters["sigma"] * rng.standard_t(df))
 
 
+@taught
 @final
 @dataclass(frozen=True)
 class PoissonNoise(NoiseModel):
@@ -492,6 +498,7 @@ class PoissonNoise(NoiseModel):
         return np.where(y >= 0.0, rng.poisson(np.where(y >= 0.0, y, 1.0)), np.nan)
 
 
+@taught
 @final
 @dataclass(frozen=True)
 class NegativeBinomialNoise(NoiseModel):
@@ -546,6 +553,7 @@ class NegativeBinomialNoise(NoiseModel):
         return np.where(y >= 0.0, rng.poisson(mean * rng.gamma(phi) / phi), np.nan)
 
 
+@taught
 @final
 @dataclass(frozen=True)
 class BinomialNoise(NoiseModel):
@@ -628,6 +636,7 @@ class BinomialNoise(NoiseModel):
         return np.where(inside, rng.binomial(n, np.where(inside, y, 0.5)), np.nan)
 
 
+@taught
 @final
 @dataclass(frozen=True)
 class CustomNoise(NoiseModel):

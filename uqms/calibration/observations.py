@@ -1,6 +1,6 @@
 """Measurements as one frozen long table: what was measured, where, under which known conditions, how often."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, final
 
@@ -8,10 +8,12 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from uqms._teaching import taught
 from uqms._typing import Array, Ints
 from uqms.errors import DataError, InputError, UnitError
+from uqms.surrogates.outputs import Layout
 
-__all__ = ["Observations"]
+__all__ = ["Measured", "Observations", "observations_of"]
 
 ROW_LIMIT = 500_000
 SPECIAL_DIMS = ("subject", "experiment", "replicate")
@@ -20,6 +22,7 @@ RESERVED = frozenset({"output", "value", "sd", "censored", "trials", *SPECIAL_DI
 SIDES = ("", "left", "right")
 
 
+@taught
 @final
 @dataclass(frozen=True, eq=False)
 class Observations:
@@ -419,6 +422,89 @@ class Observations:
                 for name in dict.fromkeys(name for part in tables for name in part.conditions_sd)
             },
         )
+
+
+type Measured = Observations | xr.DataArray | xr.Dataset | Mapping[str, Any] | Sequence[Any]
+"""What a calibration takes as observations, see `observations_of`."""
+
+
+def observations_of(
+    given: object,
+    layouts: Mapping[str, Layout],
+    conditions: Iterable[str] = (),
+    missing: Literal["error", "drop"] = "error",
+) -> Observations:
+    """Return the observations of what a calibration was given, of one output or several.
+
+    Parameters
+    ----------
+    given
+        `Observations`; a DataArray named like its output, several of them in a list, or a Dataset; or by output a
+        number, an array of the output's own shape, or a DataArray.
+    layouts
+        Of the surrogate's outputs: dims, coordinates and unit of an array that has none of its own.
+    conditions
+        Names of known inputs, which are coords of a DataArray.
+    missing
+        "drop" leaves out values that are NaN.
+
+    Raises
+    ------
+    InputError
+        When it is none of these, an array has another shape than its output, or an output is unknown.
+    DataError
+        NaN without "drop", or nothing left.
+    """
+    if missing not in ("error", "drop"):
+        raise InputError(f"missing is {missing!r}; give 'error' or 'drop'.")
+    if isinstance(given, Observations):
+        if missing == "drop":
+            raise InputError("missing='drop' comes too late here: give it to Observations.from_table or from_xarray.")
+        return given
+    if isinstance(given, xr.DataArray):
+        arrays = [given]
+    elif isinstance(given, Mapping):  # a Dataset is one
+        names = list(given.data_vars) if isinstance(given, xr.Dataset) else list(given)
+        arrays = [_named(str(name), given[name], layouts) for name in names]
+    elif isinstance(given, list | tuple) and given and all(isinstance(one, xr.DataArray) for one in given):
+        arrays = list(given)
+    else:
+        raise InputError(
+            f"observations is a {type(given).__name__}; give Observations.from_table(...), a DataArray named like the "
+            "output, several in a list, a Dataset, or values by output, {'peak': 3.1}."
+        )
+    if not arrays:
+        raise InputError("observations: there is no output; give values by output, {'peak': 3.1}.")
+    wanted, tables = tuple(conditions), []
+    for array in arrays:
+        if missing == "drop" and not np.asarray(array.notnull()).any():
+            raise DataError(f"observations: all values of {array.name!r} are NaN; leave the output out.")
+        own = tuple(name for name in wanted if name in array.coords)
+        tables.append(Observations.from_xarray(array, conditions=own, missing=missing))
+    twice = [one.outputs[0] for i, one in enumerate(tables) if one.outputs[0] in {t.outputs[0] for t in tables[:i]}]
+    if twice:
+        raise InputError(f"observations: output {twice[0]!r} stands twice; put its values into one DataArray.")
+    return tables[0] if len(tables) == 1 else Observations.concat(tables)
+
+
+def _named(name: str, values: object, layouts: Mapping[str, Layout]) -> xr.DataArray:
+    """Return values of an output as a DataArray; an array of the output's own shape has its coordinates."""
+    if isinstance(values, xr.DataArray):
+        return values.rename(name)
+    if name not in layouts:
+        raise InputError(f"observations: the surrogate has no output {name!r}; it has {', '.join(layouts)}.")
+    layout = layouts[name]
+    try:
+        array = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InputError(f"observations: {name!r} is {values!r}; give numbers, or a DataArray.") from None
+    if array.shape != layout.shape:
+        what = f"dims {list(layout.dims)} of shape {layout.shape}" if layout.dims else "one number"
+        raise InputError(
+            f"observations: {name!r} has shape {array.shape}, the output has {what}. Say where it was measured: "
+            f"xr.DataArray(values, dims={layout.dims or ('replicate',)}, coords=..., name={name!r})."
+        )
+    return xr.DataArray(array, dims=layout.dims, coords={dim: layout.coords[dim] for dim in layout.dims}, name=name)
 
 
 def _optional(tables: list[Observations], name: str, default: object) -> Any:

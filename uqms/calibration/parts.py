@@ -19,8 +19,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, final
 
 import numpy as np
-import xarray as xr
 
+from uqms._teaching import taught
 from uqms._threads import single_threaded
 from uqms._typing import Array, ArrayLike, Ints, RandomState, as_generator
 from uqms.calibration.base import MASS_CUT_LIMIT, DerivedQuantities, Expansion, Piece
@@ -29,7 +29,7 @@ from uqms.calibration.conditioned import ConditionedPrior
 from uqms.calibration.direct import design_box
 from uqms.calibration.discrepancy import Discrepancies
 from uqms.calibration.noise import NoiseModel
-from uqms.calibration.observations import Observations
+from uqms.calibration.observations import Measured
 from uqms.calibration.problem import Calibration
 from uqms.calibration.samplers import Sampler
 from uqms.calibration.sharing import by_surrogate, together
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 __all__ = ["JointCalibration"]
 
 
+@taught
 @final
 class JointCalibration(Calibration):
     """Infer parameters from several experiments that have surrogates of their own; made by `Calibration({...})`.
@@ -111,7 +112,7 @@ class JointCalibration(Calibration):
     @single_threaded
     def __init__(
         self,
-        surrogate: Mapping[str, tuple[Surrogate, Observations | xr.DataArray]],
+        surrogate: Mapping[str, tuple[Surrogate, Measured]],
         *,
         noise: Mapping[str, NoiseModel | Mapping[str, NoiseModel]],
         discrepancy: Mapping[str, Discrepancies] | None = None,
@@ -121,6 +122,7 @@ class JointCalibration(Calibration):
         expansion: Expansion | Mapping[str, Expansion] = "measured",
     ) -> None:
         _check_parts(surrogate, noise, discrepancy or {}, expansion if isinstance(expansion, Mapping) else {})
+        self.settings: dict[str, Any] = {"space": space, "derived": derived, "outside": outside}
         self.space = _merged({name: part for name, (part, _) in surrogate.items()}) if space is None else space
         self.outside = outside
         self.fixed: dict[str, float] = {}

@@ -3,17 +3,19 @@
 import json
 import logging
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast, final
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, cast, final
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
 from uqms import _checks as check
+from uqms._teaching import missing, taught
 from uqms._threads import single_threaded
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.calibration import assembly
@@ -38,7 +40,8 @@ from uqms.calibration.progress import progress
 from uqms.calibration.rescaling import rescaled
 from uqms.calibration.samplers import NUTS, Sampler
 from uqms.calibration.summary import SummaryTable, summary_table
-from uqms.errors import InputError
+from uqms.calibration.verdict import Verdict
+from uqms.errors import InputError, UnknownKeyError
 
 if TYPE_CHECKING:
     from uqms.calibration.parts import JointCalibration
@@ -46,9 +49,40 @@ if TYPE_CHECKING:
     from uqms.calibration.population.subject import SubjectPosterior
     from uqms.calibration.single import SingleCalibration
 
-__all__ = ["Evidence", "Posterior", "build_posterior", "checked_sampler", "hierarchy_of", "sample", "thinned"]
+__all__ = [
+    "Evidence",
+    "Posterior",
+    "build_posterior",
+    "check_posterior",
+    "checked_sampler",
+    "hierarchy_of",
+    "sample",
+    "thinned",
+]
 
 _logger = logging.getLogger(__name__)
+
+
+# Names of other libraries, and what is meant here.
+ELSEWHERE = {
+    "mean": "means are in posterior.summary(), draws in posterior.draws",
+    "std": "standard deviations are in posterior.summary(), draws in posterior.draws",
+    "sd": "standard deviations are in posterior.summary(), draws in posterior.draws",
+    "median": "draws are in posterior.draws: posterior.draws.median()",
+    "quantile": "intervals are in posterior.summary(0.95), draws in posterior.draws",
+    "hdi": "intervals are in posterior.summary(0.95); arviz_stats.hdi(posterior.tree) has others",
+    "samples": "draws are in posterior.draws",
+    "values": "draws are in posterior.draws",
+    "trace": "draws are in posterior.draws, the ArviZ DataTree in posterior.tree",
+    "idata": "the ArviZ DataTree is posterior.tree",
+    "to_dataframe": "it is posterior.draws.to_dataframe()",
+    "plot": "figures are in uq.plots, such as uq.plots.prior_posterior(posterior)",
+    "diagnose": "print(posterior.verdict)",
+    "diagnostics": "print(posterior.verdict)",
+    "load": "it is uq.load_posterior(path)",
+    "predictions": "it is posterior.predict()",
+    "sample_posterior_predictive": "it is posterior.predict(noise=True)",
+}
 
 
 class Evidence(NamedTuple):
@@ -58,6 +92,7 @@ class Evidence(NamedTuple):
     mcse: float
 
 
+@taught
 @final
 @dataclass(frozen=True, eq=False)
 class Posterior:
@@ -94,6 +129,31 @@ class Posterior:
             f"{sizes['draw']} draws, verdict {self.verdict.status}>"
         )
 
+    def __getitem__(self, name: str) -> NoReturn:
+        """Raise: draws are in `draws`, groups of the DataTree in `tree`.
+
+        Raises
+        ------
+        UnknownKeyError
+            Always.
+        """
+        if name in self.tree.children:
+            raise UnknownKeyError(f"posterior[{name!r}]: it is a group of the DataTree; say posterior.tree[{name!r}].")
+        right = name if name in self.draws else next(iter(self.draws.data_vars))
+        raise UnknownKeyError(
+            f"posterior[{name!r}]: draws are in posterior.draws[{right!r}], dims (chain, draw), their mean and "
+            f"interval in posterior.summary(); there are {', '.join(map(str, self.draws.data_vars))}."
+        )
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            advice, tree = dict(ELSEWHERE), self.__dict__.get("tree")
+            if tree is not None and not name.startswith("_"):
+                advice |= {group: f"the group is posterior.tree[{group!r}]" for group in tree.children}
+                advice |= {str(one): f"draws are in posterior.draws[{one!r}]" for one in tree["posterior"]}
+            raise missing(type(self), "A posterior", name, advice)
+
     # -------------------------------------------------------------------------------------------------------- the draws
     @property
     def draws(self) -> xr.Dataset:
@@ -113,8 +173,37 @@ class Posterior:
         values = self.tree["latents"]["value"].values
         return np.asarray(values.reshape(-1, values.shape[-1]))
 
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the posterior to one netCDF file with its surrogate and observations; `load_posterior` reads it.
+
+        Use it to predict, to look at the verdict or to add a figure tomorrow, or on another computer. Classes and
+        functions of your own are stored by their import name. ArviZ and xarray read the draws of the same file. The
+        file appears whole or not at all.
+
+        Parameters
+        ----------
+        path
+            Where to write, such as "posterior.nc"; "~" is the home folder.
+
+        Returns
+        -------
+        pathlib.Path
+            The file.
+
+        Raises
+        ------
+        InputError
+            When a part has no import name, such as a noise model of lambdas or a surrogate that is no dataclass; of a
+            `part` of a joint posterior: save the joint one.
+        StorageError
+            When the file cannot be written.
+        """
+        from uqms.calibration.posterior_file import save_posterior
+
+        return save_posterior(self, path)
+
     def to_netcdf(self, path: str | Path) -> None:
-        """Write the DataTree to a netCDF file."""
+        """Write the DataTree alone to a netCDF file, for ArviZ and xarray; `save` writes what `predict` needs too."""
         self.tree.to_netcdf(path, engine="h5netcdf")
 
     @property
@@ -342,6 +431,9 @@ class Posterior:
                 rng=rng,
             )
         check.whole("predict", "draws", draws, optional=True)
+        for key, given, example in (("coords", coords, "'time': [1.0]"), ("conditions", conditions, "'dose': 50.0")):
+            if given is not None and not isinstance(given, Mapping):
+                raise InputError(f"predict: {key} is {given!r}; give a mapping by name: {key}={{{example}}}.")
         if self.subjects:  # their errors are in closed form: no discrepancy, no realisation
             return self.hierarchy.predict(subjects, conditions, coords, outputs, noise, draws, as_generator(rng))
         if subjects is not None:
@@ -563,6 +655,21 @@ def hierarchy_of(given: object, who: str) -> Hierarchy:
     raise InputError(
         f"{who}: got {what}; give the posterior of a population, Calibration(..., population=...).sample()."
     )
+
+
+def check_posterior(given: object, who: str) -> None:
+    """Raise unless `given` is a posterior.
+
+    Raises
+    ------
+    InputError
+        With the call that returns one.
+    """
+    if not isinstance(given, Posterior):
+        raise InputError(
+            f"{who}: got a {type(given).__name__} in the place of a posterior; give what "
+            "uq.Calibration(surrogate, observations, noise=...).sample(rng=1) returns."
+        )
 
 
 def checked_sampler(sampler: Any, problem: Problem) -> Sampler:

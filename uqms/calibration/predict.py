@@ -15,11 +15,12 @@ joint       covariance of the output at all T, without noise                 (S,
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, final
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, final
 
 import numpy as np
 import xarray as xr
 
+from uqms._teaching import missing, taught
 from uqms._typing import Array, Bools, Ints
 from uqms.calibration import _latent_outputs, dense_gaussian
 from uqms.calibration._terms import ORTHOGONAL_JITTER
@@ -43,6 +44,7 @@ from uqms.calibration.noise import Rows
 from uqms.calibration.realisation import residual_rows
 from uqms.errors import DataError, InputError
 from uqms.functionals import FunctionalDraws, equal_tailed, read_off
+from uqms.surrogates.prediction import ELSEWHERE, asked_by_key, shown
 from uqms.surrogates.process import Scores
 from uqms.surrogates.transforms import Identity, Transform
 
@@ -747,6 +749,7 @@ def along_of(model: object, problem: "SingleCalibration", output: str) -> str:
     return str(getattr(model, "along", None) or problem.surrogate.layouts[output].dims[0])
 
 
+@taught
 @final
 @dataclass(frozen=True, eq=False)
 class PosteriorPrediction:
@@ -768,6 +771,25 @@ class PosteriorPrediction:
     sd: xr.Dataset
     draws: xr.Dataset
     holds: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        head = f"Prediction after calibration, {self.draws.sizes.get('sample', 0)} draws: mean ± sd"
+        return shown(f"{head} of {', '.join(self.holds)}", self.mean, self.sd)
+
+    def __getitem__(self, name: str) -> NoReturn:
+        """Raise: a prediction has a mean, an sd and draws of each output.
+
+        Raises
+        ------
+        UnknownKeyError
+            Always.
+        """
+        raise asked_by_key("prediction", name, map(str, self.mean.data_vars))
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            raise missing(type(self), "A prediction", name, ELSEWHERE)
 
     def interval(self, prob: float = 0.95) -> xr.Dataset:
         """Return equal-tailed intervals of the draws, dim "bound" with "lower" and "upper".

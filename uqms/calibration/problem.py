@@ -11,7 +11,7 @@ from uqms.calibration.base import DerivedQuantities, Expansion, Problem
 from uqms.calibration.capabilities import Kind, check_settings
 from uqms.calibration.discrepancy import Discrepancies
 from uqms.calibration.noise import NoiseModel
-from uqms.calibration.observations import Observations
+from uqms.calibration.observations import Measured, Observations
 from uqms.calibration.realisation import Runs
 from uqms.errors import InputError
 from uqms.parameters import ParameterSpace
@@ -45,7 +45,8 @@ class Calibration(Problem):
         A fitted surrogate; or the simulator itself, `DirectSimulator(...)`, when it is cheap; or several with their
         observations, by name, see `JointCalibration`.
     observations
-        `Observations`, or a DataArray named like the output.
+        `Observations`; a DataArray named like the output, several in a list, or a Dataset; or values by output,
+        ``{"peak": 3.1, "pressure": array}``, where an array without coordinates has the shape of the output's runs.
     noise
         A noise model, e.g. `GaussianNoise(...)`, or one an output in a mapping.
     discrepancy
@@ -86,6 +87,8 @@ class Calibration(Problem):
         where that changes the log-likelihood by less than 0.05 nats on average, measured at parameters that the data
         leave plausible (a short run with a fixed seed: `expansion_loss`), and samples the error otherwise. The verdict
         measures it again at draws of the posterior. Of other outputs and noise models it says nothing.
+    missing
+        "drop" leaves out observed values that are NaN; by default they are an error.
     population
         Of several subjects, how they differ, `Population(...)`: returns a `PopulationCalibration`. The observations say
         whose each is (`subject`).
@@ -131,7 +134,7 @@ class Calibration(Problem):
     @overload
     def __new__(
         cls,
-        surrogate: Mapping[str, tuple[Surrogate, Observations | xr.DataArray]],
+        surrogate: Mapping[str, tuple[Surrogate, Measured]],
         *,
         noise: Mapping[str, NoiseModel | Mapping[str, NoiseModel]],
         discrepancy: Mapping[str, Discrepancies] | None = None,
@@ -145,7 +148,7 @@ class Calibration(Problem):
     def __new__(  # type: ignore[overload-overlap]  # without a population it is the next
         cls,
         surrogate: Surrogate,
-        observations: Observations | xr.DataArray,
+        observations: Measured,
         noise: NoiseModel | Mapping[str, NoiseModel],
         *,
         population: "Population",
@@ -162,7 +165,7 @@ class Calibration(Problem):
     def __new__(
         cls,
         surrogate: Surrogate,
-        observations: Observations | xr.DataArray,
+        observations: Measured,
         noise: NoiseModel | Mapping[str, NoiseModel],
         *,
         discrepancy: Discrepancies | None = None,
@@ -175,6 +178,7 @@ class Calibration(Problem):
         success: "FittedProbability | None" = None,
         failures: Literal["report", "impossible"] = "report",
         expansion: Expansion = "measured",
+        missing: Literal["error", "drop"] = "error",
         population: "Population | None" = None,
         subjects: pd.DataFrame | None = None,
     ) -> "SingleCalibration": ...
@@ -183,6 +187,7 @@ class Calibration(Problem):
         """Return a problem of the kind that the arguments describe, to be initialised with them."""
         if cls is not Calibration:
             return super().__new__(cls)
+        _check_first(surrogate, arguments, settings)
         several = isinstance(surrogate, Mapping)
         kind: Kind = "parts" if several else "population" if settings.get("population") is not None else "one"
         check_settings(kind, settings)
@@ -191,6 +196,60 @@ class Calibration(Problem):
         # The kinds import this class, so that it cannot import them: it asks Python for its subclasses, and the
         # package imports all three.
         return super().__new__(next(one for one in cls.__subclasses__() if one.kind == kind))
+
+
+def _check_first(surrogate: object, arguments: Sequence[object], settings: Mapping[str, object]) -> None:
+    """Refuse what is no surrogate, and arguments that are swapped.
+
+    Raises
+    ------
+    InputError
+        With the call that was meant.
+    """
+    how = "uq.Calibration(surrogate, observations, noise=uq.GaussianNoise(sd=...))"
+    observations = arguments[0] if arguments else settings.get("observations")
+    if surrogate is None:
+        raise InputError(f"Calibration: surrogate is missing; the call is {how}.")
+    if isinstance(surrogate, Observations | xr.DataArray) or (
+        isinstance(surrogate, pd.DataFrame | list | float | int) and hasattr(observations, "scores")
+    ):
+        raise InputError(f"Calibration: observations come second; the call is {how}.")
+    if isinstance(surrogate, xr.Dataset | pd.DataFrame):
+        raise InputError(
+            f"Calibration: surrogate is a {type(surrogate).__name__}, such as a table of runs; fit a surrogate to the "
+            "ensemble first: surrogate = uq.GaussianProcess().fit(ensemble)."
+        )
+    if isinstance(surrogate, Mapping):
+        return
+    if isinstance(surrogate, type) or not (hasattr(surrogate, "scores") and hasattr(surrogate, "domain")):
+        called = surrogate.__name__ if isinstance(surrogate, type) else type(surrogate).__name__
+        if callable(getattr(surrogate, "fit", None)):
+            raise InputError(
+                f"Calibration: surrogate is {called}(...), which was not fitted; give what fit returns: "
+                f"uq.{called}(...).fit(ensemble)."
+            )
+        if callable(surrogate) or callable(getattr(surrogate, "evaluate", None)):
+            what = "a function" if callable(surrogate) else f"a {called}"
+            raise InputError(
+                f"Calibration: surrogate is {what}, a simulator. Where a run takes milliseconds, give "
+                "uq.DirectSimulator(function, space=space, outputs={...}); otherwise run a design and fit: "
+                "uq.GaussianProcess().fit(uq.run(simulator, uq.sobol(space, 100, rng=1)))."
+            )
+        raise InputError(f"Calibration: surrogate is a {called}; the call is {how}.")
+    if observations is None:
+        raise InputError(f"Calibration: observations are missing; the call is {how}.")
+    numbers = isinstance(observations, list | tuple) and not any(isinstance(one, xr.DataArray) for one in observations)
+    if numbers or isinstance(observations, int | float):
+        name = next(iter(getattr(surrogate, "layouts", {"y": 0})))
+        raise InputError(
+            f"Calibration: observations is {observations!r}; say of which output, and where: {{{name!r}: 2.0}} for a "
+            "number, xr.DataArray(values, dims='time', coords={'time': times}, name=...) for a curve."
+        )
+    if isinstance(observations, pd.DataFrame):
+        raise InputError(
+            "Calibration: observations is a DataFrame; say which columns: uq.Observations.from_table(df, "
+            "output='conc', value='mg_L', coords={'time': 'h'})."
+        )
 
 
 _signature = inspect.signature(get_overloads(Calibration.__new__)[-1])  # that of one subject has the most settings

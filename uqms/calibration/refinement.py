@@ -30,13 +30,14 @@ import numpy as np
 import xarray as xr
 
 from uqms import _checks as check
+from uqms._teaching import taught
 from uqms._threads import single_threaded
 from uqms._typing import Array, Bools, Ints, RandomState, as_generator
 from uqms.calibration.checks import Check, Verdict
 from uqms.calibration.population.calibration import Individuals
 from uqms.calibration.population.layout import from_natural
 from uqms.calibration.population.subject_checks import SUBJECT_EDGE_MASS
-from uqms.calibration.posterior import Posterior
+from uqms.calibration.posterior import Posterior, check_posterior
 from uqms.calibration.single import SingleCalibration
 from uqms.calibration.verdict import EDGE, EDGE_MASS
 from uqms.designs import sobol
@@ -73,6 +74,7 @@ MENDED = frozenset(
 )
 
 
+@taught
 @single_threaded
 def refine(posterior: Posterior, n: int, *, widen: float = 1.5, rng: RandomState | None = None) -> xr.Dataset:
     """Propose n points where the posterior is, for `uqms.run`.
@@ -128,6 +130,7 @@ def refine(posterior: Posterior, n: int, *, widen: float = 1.5, rng: RandomState
         surrogate = uq.GaussianProcess().fit(uq.ensemble.inside(runs))
         posterior = uq.Calibration(surrogate, observations, noise, outside="refined").sample(rng=2)
     """
+    check_posterior(posterior, "refine")
     problem = posterior.hierarchy.problem.data if posterior.subjects else posterior.single
     conditions, places = problem.cells.conditions, np.arange(len(problem.cells.conditions))
     if posterior.subjects:  # they may all have been measured at conditions of their own
@@ -413,6 +416,7 @@ class Round:
         return "\n".join(lines + [f"  {check.name}: {check.message}. {check.remedy}" for check in self.remaining])
 
 
+@taught
 def another_round(
     posterior: Posterior,
     previous: Posterior | None = None,
@@ -448,6 +452,7 @@ def another_round(
     InputError
         When the two have different parameters, or a limit is not positive.
     """
+    check_posterior(posterior, "another_round")
     for name, value in (("share", share), ("moved", moved)):
         if not value > 0.0:
             raise InputError(f"another_round: {name} is {value!r}; give a number above zero.")

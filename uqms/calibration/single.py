@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
 
 import numpy as np
 import pandas as pd
-import xarray as xr
 from scipy.special import ndtr
 
+from uqms._teaching import taught
 from uqms._threads import single_threaded
 from uqms._typing import Array, ArrayLike, Ints, RandomState, as_generator
 from uqms.calibration import _mean_slopes
@@ -37,7 +37,7 @@ from uqms.calibration.gaussian import GaussianLikelihood, cell_means, cell_means
 from uqms.calibration.joint_error import JointError, averaged_marginals
 from uqms.calibration.likelihood import Cells, NoiseGroups, add_discrepancy, arrange, check_errors_between
 from uqms.calibration.noise import NoiseModel
-from uqms.calibration.observations import Observations
+from uqms.calibration.observations import Measured, Observations, observations_of
 from uqms.calibration.problem import Calibration
 from uqms.calibration.realisation import Realisation, Runs, runs_of, warn_if_correlation_changes, warn_if_not_normal
 from uqms.calibration.samplers import Sampler
@@ -76,6 +76,7 @@ IMPOSSIBLE = 0.05  # of the means of a count
 SCORE_CHUNK = 2_000_000  # numbers in one cross-covariance block
 
 
+@taught
 class SingleCalibration(Calibration):
     """Infer the parameters of one subject through one surrogate; made by `Calibration(surrogate, observations, noise)`.
 
@@ -88,7 +89,7 @@ class SingleCalibration(Calibration):
     def __init__(
         self,
         surrogate: Surrogate,
-        observations: Observations | xr.DataArray | None = None,
+        observations: Measured | None = None,
         noise: NoiseModel | Mapping[str, NoiseModel] | None = None,
         *,
         discrepancy: Discrepancies | None = None,
@@ -101,6 +102,7 @@ class SingleCalibration(Calibration):
         success: "FittedProbability | None" = None,
         failures: Literal["report", "impossible"] = "report",
         expansion: Expansion = "measured",
+        missing: Literal["error", "drop"] = "error",
         population: None = None,
         subjects: None = None,
     ) -> None:
@@ -122,7 +124,7 @@ class SingleCalibration(Calibration):
             )
         if noise is None:
             raise InputError("Calibration: noise is missing; give e.g. noise=GaussianNoise(sd=HalfNormal(...)).")
-        self._settings: dict[str, Any] = {
+        self.settings: dict[str, Any] = {
             "noise": noise,
             "discrepancy": discrepancy,
             "realisation": realisation,
@@ -145,13 +147,7 @@ class SingleCalibration(Calibration):
         self.space = space.given({name: value for name, value in self.fixed.items() if name in space.names})
         known = {*self.space.names, *self.fixed}
         self.condition_names = tuple(name for name in surrogate.domain.names if name not in known)
-        if isinstance(observations, xr.DataArray):
-            names = tuple(name for name in self.condition_names if name in observations.coords)
-            observations = Observations.from_xarray(observations, conditions=names)
-        if not isinstance(observations, Observations):
-            raise InputError(
-                f"observations is a {type(observations).__name__}; give Observations.from_table(...) or a DataArray."
-            )
+        observations = observations_of(observations, surrogate.layouts, self.condition_names, missing)
         self.observations: Observations = observations
         self._check_parameters()
         runs = runs_of(observations, realisation, surrogate)
@@ -310,6 +306,11 @@ class SingleCalibration(Calibration):
         index = box.names.index(name)
         low, high = prior.support
         return max(low, box.lower[index]), min(high, box.upper[index])
+
+    @property
+    def inside_of_a_whole(self) -> bool:
+        """Whether it is a part of a joint calibration, which conditions its priors."""
+        return bool(self._within)
 
     def within(self, limits: Mapping[str, tuple[float, float]], mass_cut: float) -> "SingleCalibration":
         """Return the same problem with priors of parameters conditioned on given limits, as a part of a whole."""
@@ -791,7 +792,7 @@ class SingleCalibration(Calibration):
         """
         if self.members:
             raise InputError("with_surrogate: of several parts, make a new calibration with the new surrogates.")
-        return SingleCalibration(surrogate, self.observations, **self._settings)
+        return SingleCalibration(surrogate, self.observations, **self.settings)
 
     def with_error(self, surrogate: Surrogate, truncation: float) -> "SingleCalibration":
         """Return the same problem through a surrogate that differs in its variances alone.
@@ -988,8 +989,9 @@ class SingleCalibration(Calibration):
             raise ExtrapolationError(
                 f"{cut:.1%} of the prior's mass lies outside of the design box, most of it along {worst!r} (box "
                 f"[{box.lower[index]:g}, {box.upper[index]:g}], prior {self.space.priors[worst]!r}). Run a design over "
-                "the prior, narrow the prior, or say outside='extrapolate', or outside='refined' where uq.refine made "
-                "the box."
+                "the prior, uq.sobol(space, n), or narrow the prior. If you made the runs over this prior, say so when "
+                "you make their table: uq.ensemble.build(..., space=space, box=space.box()). Or say "
+                "outside='extrapolate', or outside='refined' where uq.refine made the box."
             )
         return cut
 

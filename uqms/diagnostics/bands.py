@@ -25,6 +25,7 @@ import numpy as np
 from scipy.special import bdtr, bdtrc, gammaln
 
 from uqms import _checks as check
+from uqms._teaching import taught
 from uqms._typing import Array, Bools, Ints
 from uqms.errors import InputError
 
@@ -33,6 +34,7 @@ __all__ = ["RankBand", "path_probability", "pointwise_level", "rank_band"]
 ROUNDING = 1e-9  # relative: equal tail chances of different points differ by rounding
 
 
+@taught
 @final
 @dataclass(frozen=True, eq=False)
 class RankBand:
@@ -64,6 +66,7 @@ class RankBand:
         return bool(np.all((counts >= self.lower) & (counts <= self.upper)))
 
 
+@taught
 def rank_band(n: int, points: Array, probability: float) -> RankBand:
     """Return the narrowest band of its kind that n uniform ranks leave nowhere with at least `probability`.
 

@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from uqms._teaching import taught
 from uqms._threads import single_threaded
 from uqms._typing import RandomState, as_generator
-from uqms.calibration.posterior import Posterior
+from uqms.calibration.posterior import Posterior, check_posterior
 from uqms.calibration.samplers.sampler import Sampler
 from uqms.diagnostics.verification import Verification, verify, with_runs
 from uqms.ensemble import completed
@@ -18,6 +19,7 @@ from uqms.errors import InputError
 __all__ = ["Correction", "correct"]
 
 
+@taught
 @final
 @dataclass(frozen=True, eq=False)
 class Correction:
@@ -54,6 +56,7 @@ class Correction:
         return f"{head} {told}\n{rows}"
 
 
+@taught
 @single_threaded
 def correct(
     posterior: Posterior, ensemble: xr.Dataset, *, sampler: Sampler | None = None, rng: RandomState | None = None
@@ -101,10 +104,7 @@ def correct(
         print(correction)
         posterior = correction.posterior
     """
-    if not isinstance(posterior, Posterior):
-        raise InputError(
-            f"correct: got a {type(posterior).__name__} in the place of a posterior; give what problem.sample returns."
-        )
+    check_posterior(posterior, "correct")
     problem = posterior.single
     generator = as_generator(rng)
     verification = verify(posterior, ensemble, rng=0)

@@ -23,6 +23,7 @@ import pandas as pd
 from scipy.stats import t as student
 
 from uqms import _checks as check
+from uqms._teaching import taught
 from uqms._threads import single_threaded
 from uqms._typing import Array
 from uqms.calibration import Posterior
@@ -72,6 +73,7 @@ def own_trend(mean: Array, variance: Array, omega2: float, covariate: Array) -> 
     )
 
 
+@taught
 @single_threaded
 def covariate_trends(
     posterior: Posterior,

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from uqms._teaching import taught
 from uqms._threads import single_threaded
 from uqms._typing import Array
 from uqms.calibration import Posterior
@@ -23,6 +24,7 @@ DRAWS = 200
 SMALL = 0.15  # parts of a direction that words leave out
 
 
+@taught
 @final
 @dataclass(frozen=True, eq=False)
 class Identifiability:
@@ -104,6 +106,7 @@ class Identifiability:
         return "\n".join(lines)
 
 
+@taught
 @single_threaded
 def identifiability(posterior: Posterior) -> Identifiability:
     """Tell what the data taught about every quantity and combination, and what is the prior's.

@@ -28,6 +28,7 @@ from scipy.linalg import solve_triangular
 from scipy.special import gammaln, ndtr
 
 from uqms import _checks as check
+from uqms._teaching import taught
 from uqms._typing import Array, Bools
 from uqms.calibration import SingleCalibration
 from uqms.calibration.base import Problem
@@ -50,6 +51,7 @@ WORST = -1e300
 MEMORY = 4_000_000  # numbers at a time
 
 
+@taught
 @final
 @dataclass(frozen=True, eq=False)
 class FewDraws:
@@ -86,6 +88,7 @@ class Weighted(NamedTuple):
     gap: float
 
 
+@taught
 @final
 @dataclass(frozen=True)
 class ImportanceSampler:

@@ -7,6 +7,7 @@ from typing import Literal, final
 import numpy as np
 import xarray as xr
 
+from uqms._teaching import taught
 from uqms._threads import single_threaded
 from uqms._typing import Array
 from uqms.calibration import Posterior
@@ -16,6 +17,7 @@ from uqms.errors import InputError
 __all__ = ["PredictiveCheck", "predictive_check"]
 
 
+@taught
 @final
 @dataclass(frozen=True, eq=False)
 class PredictiveCheck:
@@ -46,6 +48,7 @@ class PredictiveCheck:
         )
 
 
+@taught
 @single_threaded
 def predictive_check(
     posterior: Posterior,

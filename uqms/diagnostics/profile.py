@@ -18,6 +18,7 @@ from scipy.special import ndtr, ndtri
 from scipy.stats import chi2
 
 from uqms import _checks as check
+from uqms._teaching import taught
 from uqms._threads import single_threaded
 from uqms._typing import Array, Bools, Ints, RandomState, as_generator
 from uqms.calibration import Calibration, Posterior
@@ -38,6 +39,7 @@ WIDENINGS = 6
 STARTS = 3
 
 
+@taught
 @final
 @dataclass(frozen=True, eq=False)
 class Profile:
@@ -93,6 +95,7 @@ class Profile:
         return f"<Profile of {self.words}>"
 
 
+@taught
 @single_threaded
 def profile_likelihood(
     source: Calibration | Posterior,

@@ -29,6 +29,7 @@ import pandas as pd
 import xarray as xr
 
 from uqms import _checks as check
+from uqms._teaching import taught
 from uqms._threads import single_threaded
 from uqms._typing import Array, ArrayLike, Ints, RandomState, as_generator
 from uqms.calibration import NUTS, Calibration, PopulationCalibration
@@ -55,6 +56,7 @@ INTERVALS = (0.5, 0.9)
 Quantity = Callable[[Mapping[str, Array], Any], ArrayLike]
 
 
+@taught
 @final
 @dataclass(frozen=True, eq=False)
 class RankStatistics:
@@ -184,6 +186,7 @@ def _how(ranks: Ints, level: int) -> str:
     return f"draws {' and '.join(named)}" if named else "ranks uneven, but neither shifted nor too wide or too narrow"
 
 
+@taught
 @single_threaded
 def simulation_based_calibration(
     problem: Calibration,
@@ -276,6 +279,7 @@ def simulation_based_calibration(
     return rank_statistics(draw_problem, n, sampler=sampler, rng=rng, quantities=quantities, draws=draws, alpha=alpha)
 
 
+@taught
 @single_threaded
 def rank_statistics(
     draw_problem: Callable[[np.random.Generator], tuple[Mapping[str, ArrayLike], Calibration]],

@@ -12,6 +12,7 @@ from typing import final
 import numpy as np
 
 from uqms import _checks as check
+from uqms._teaching import taught
 from uqms._typing import Array
 from uqms.calibration.base import Problem
 from uqms.calibration.samplers.shared import check_share
@@ -26,6 +27,7 @@ APART = 5.0  # standard errors between the means of the two runs
 TRIES, MORE = 3, 3  # with that many times the particles and moves of the one before
 
 
+@taught
 @final
 @dataclass(frozen=True)
 class TemperedSampler:

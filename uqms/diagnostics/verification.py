@@ -29,6 +29,7 @@ from scipy.interpolate import make_interp_spline
 from scipy.spatial import KDTree
 
 from uqms import ensemble as table
+from uqms._teaching import taught
 from uqms._threads import single_threaded
 from uqms._typing import Array, Bools, Ints, RandomState, as_generator
 from uqms.calibration.capabilities import refuse
@@ -36,7 +37,7 @@ from uqms.calibration.context import Context
 from uqms.calibration.dense_gaussian import LOG_TWO_PI, given_data
 from uqms.calibration.density import covariance_of
 from uqms.calibration.judging import OF_RUNS, verdict_of
-from uqms.calibration.posterior import Posterior
+from uqms.calibration.posterior import Posterior, check_posterior
 from uqms.calibration.refinement import design_of, finite_draws
 from uqms.calibration.reweighting import smoothed
 from uqms.calibration.simulator_runs import K_HAT, LEAST_DRAWS, MOST_POINTS, SPREAD, SimulatorRuns
@@ -57,6 +58,7 @@ ROUNDING, LOST = 1e-9, 1e-14  # of the largest variance of a contrast, and of th
 TARGETS = 24  # of the estimate of how many more runs are needed
 
 
+@taught
 @single_threaded
 def verification_design(posterior: Posterior, n: int, rng: RandomState | None = None) -> xr.Dataset:
     """Return n posterior draws at all observed conditions, as a design for `uqms.run`.
@@ -90,6 +92,7 @@ def verification_design(posterior: Posterior, n: int, rng: RandomState | None = 
         points = uq.verification_design(posterior, 100, rng=1)
         print(uq.verify(posterior, uq.run(simulator, points)))
     """
+    check_posterior(posterior, "verification_design")
     verified = _Verified.of(posterior)
     problem = verified.data
     refuse(posterior.problem, "verification_design")
@@ -186,6 +189,7 @@ def _earlier(problem: SingleCalibration) -> object:
     return design.get("of") if isinstance(design, dict) and design.get("method") == "verification" else design
 
 
+@taught
 @final
 @dataclass(frozen=True, eq=False)
 class Verification:
@@ -261,6 +265,7 @@ class Verification:
         return pd.DataFrame.from_dict(rows, orient="index")
 
 
+@taught
 @single_threaded
 def verify(posterior: Posterior, ensemble: xr.Dataset, *, rng: int = 0) -> Verification:
     """Tell whether a surrogate is right where the posterior is, from runs of the simulator at posterior draws.
@@ -300,6 +305,7 @@ def verify(posterior: Posterior, ensemble: xr.Dataset, *, rng: int = 0) -> Verif
         verification = uq.verify(posterior, uq.run(simulator, uq.verification_design(posterior, 100, rng=1)))
         print(verification)
     """
+    check_posterior(posterior, "verify")
     table.check(ensemble)
     verified = _Verified.of(posterior)
     problem = verified.data

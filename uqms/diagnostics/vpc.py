@@ -24,6 +24,7 @@ import pandas as pd
 import xarray as xr
 
 from uqms import _checks as check
+from uqms._teaching import taught
 from uqms._threads import single_threaded
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.calibration import PopulationCalibration, Posterior
@@ -43,6 +44,7 @@ NUMBERS = 4_000_000  # in one array
 SMALL = 0.01  # of the largest prediction: below, there is no ratio to correct by
 
 
+@taught
 @final
 @dataclass(frozen=True, eq=False)
 class VisualPredictiveCheck:
@@ -141,6 +143,7 @@ class VisualPredictiveCheck:
         return "\n".join(lines)
 
 
+@taught
 @single_threaded
 def visual_predictive_check(
     posterior: Posterior,

@@ -12,7 +12,9 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from uqms import __version__
+from uqms._teaching import taught
 from uqms._typing import Array, Ints, Named
+from uqms.ensemble.filling import box_when_filled
 from uqms.ensemble.labels import check_labels, refuse_masks, reordered, with_mask
 from uqms.ensemble.states import RunState, flag_attrs, state_codes
 from uqms.ensemble.table import FORMAT, RESERVED, check, input_names, listed, match_names, refuse_gaps
@@ -22,6 +24,7 @@ from uqms.parameters import Box, ParameterSpace
 __all__ = ["build", "frame_column", "input_columns", "provenance"]
 
 
+@taught
 def build(
     inputs: xr.Dataset | pd.DataFrame | Named | ArrayLike,
     outputs: xr.Dataset | pd.DataFrame | Mapping[str, object],
@@ -58,6 +61,9 @@ def build(
         The level of each run, or one word for all of them.
     space, box
         The parameter space and the design box; those of a design are taken from it. Columns are matched by name.
+        Without a box it is that of the space when the runs fill it (a test of the gaps between the outermost runs and
+        its faces, at level 1 %; the attribute "box_note" says so), else the range of the runs. Give ``space.box()``
+        when the runs were made over the space and leave more free.
     units
         Name -> unit, for inputs and outputs.
     simulator
@@ -86,6 +92,8 @@ def build(
     attrs = _carried(inputs, space, box)
     known = ParameterSpace.from_json(attrs["space"]) if "space" in attrs else None
     columns = input_columns(inputs, known)
+    if known is not None and "box" not in attrs:
+        attrs |= box_when_filled(known, columns)
     given = _given(outputs)
     _check_names(columns, given)
     if box is not None and (lacking := [name for name in columns if name not in box.names]):
@@ -192,6 +200,7 @@ def _carried(inputs: object, space: ParameterSpace | None, box: Box | None) -> d
     return attrs
 
 
+@taught
 def input_columns(inputs: object, space: ParameterSpace | None) -> dict[str, Array]:
     """Return the inputs of a design or a table as name -> float64 column (n,), in the space's order.
 

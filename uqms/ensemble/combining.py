@@ -3,13 +3,16 @@
 import numpy as np
 import xarray as xr
 
+from uqms._teaching import taught
 from uqms.ensemble.building import provenance
-from uqms.ensemble.table import check, get_box, input_array, input_names, listed, output_names
+from uqms.ensemble.filling import box_when_filled
+from uqms.ensemble.table import check, get_box, get_space, input_array, input_names, listed, output_names
 from uqms.errors import DataError, InputError
 
 __all__ = ["combine", "inside"]
 
 
+@taught
 def combine(*ensembles: xr.Dataset) -> xr.Dataset:
     """Put the runs of several ensembles of one simulator into one table.
 
@@ -51,6 +54,9 @@ def combine(*ensembles: xr.Dataset) -> xr.Dataset:
     for name in last.variables:
         joined[name].attrs = dict(last[name].attrs)
     joined.attrs = {**last.attrs, **provenance()}
+    if (space := get_space(joined)) is not None and "box" not in joined.attrs:
+        names = input_names(joined)
+        joined.attrs |= box_when_filled(space, dict(zip(names, input_array(joined, names).T, strict=True)))
     check(joined)
     return joined
 
@@ -79,6 +85,7 @@ def _check_alike(one: xr.Dataset, last: xr.Dataset, i: int) -> None:
                 raise DataError(f"combine: ensemble {i} has other coordinates {dim!r} of {name!r} than the last one.")
 
 
+@taught
 def inside(ensemble: xr.Dataset, margin: float = 0.0) -> xr.Dataset:
     """Return the runs that lie inside of the ensemble's design box.
 

@@ -13,6 +13,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from uqms import _checks as check_path
+from uqms._teaching import taught
 from uqms.ensemble.table import FORMAT, check
 from uqms.errors import (
     DataError,
@@ -24,7 +26,7 @@ from uqms.errors import (
     UnsafeFileError,
 )
 
-__all__ = ["atomic_path", "from_netcdf", "refuse_unsafe", "to_netcdf"]
+__all__ = ["atomic_path", "checksum", "from_netcdf", "refuse_unsafe", "to_netcdf"]
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _FILTERS = frozenset({1, 2, 3})  # HDF5's own deflate, shuffle and fletcher32; any other one loads foreign code
@@ -36,6 +38,7 @@ _TIMES = [f"{kind}[{unit}]" for kind in ("datetime64", "timedelta64") for unit i
 _MEANT = frozenset({_TIME, "coordinates", "dtype", "_Encoding"})  # attributes that change what xarray reads
 
 
+@taught
 def to_netcdf(ensemble: xr.Dataset, path: str | os.PathLike[str]) -> Path:
     r"""Write an ensemble to a netCDF file; `from_netcdf` returns it bit for bit.
 
@@ -50,13 +53,13 @@ def to_netcdf(ensemble: xr.Dataset, path: str | os.PathLike[str]) -> Path:
         When the file cannot be written.
     """
     check(ensemble)
-    target = Path(path)
+    target = check_path.path("to_netcdf", path)
     plain = _plain(ensemble)
     with atomic_path(target) as part:
         try:
             plain.to_netcdf(part, engine="h5netcdf", encoding={name: {"_FillValue": None} for name in plain.variables})
             with _opened(part) as written:
-                same = _checksum(written) == plain.attrs[_CHECKSUM]
+                same = checksum(written) == plain.attrs[_CHECKSUM]
         except OSError:
             raise
         except Exception as error:  # xarray and h5netcdf have many
@@ -78,7 +81,7 @@ def _plain(ensemble: xr.Dataset) -> xr.Dataset:
     _check_attrs("the ensemble", ensemble.attrs)
     plain = {name: _plain_variable(str(name), variable) for name, variable in ensemble.variables.items()}
     table = _with(ensemble, plain)
-    return table.assign_attrs({_CHECKSUM: _checksum(table)})
+    return table.assign_attrs({_CHECKSUM: checksum(table)})
 
 
 def _with(ensemble: xr.Dataset, variables: Mapping[Hashable, xr.Variable]) -> xr.Dataset:
@@ -172,6 +175,7 @@ def _with_times(source: Path, plain: xr.Dataset) -> xr.Dataset:
     return _with(plain, {**plain.variables, **times}) if times else plain
 
 
+@taught
 def from_netcdf(path: str | os.PathLike[str]) -> xr.Dataset:
     """Read an ensemble that `to_netcdf` wrote.
 
@@ -184,7 +188,7 @@ def from_netcdf(path: str | os.PathLike[str]) -> xr.Dataset:
     UnsafeFileError
         When the file would read other files or fill the memory.
     """
-    source = Path(path)
+    source = check_path.existing_file("from_netcdf", path)
     refuse_unsafe(source)
     try:
         with _opened(source) as opened:
@@ -202,7 +206,7 @@ def from_netcdf(path: str | os.PathLike[str]) -> xr.Dataset:
             f"{source} cannot be read as netCDF ({error}); it is damaged, take a copy or write it again."
         ) from error
     written = ensemble.attrs.pop(_CHECKSUM, None)
-    if written != _checksum(ensemble):
+    if written != checksum(ensemble):
         raise IntegrityError(
             f"the numbers in {source} are not those that uqms wrote; take a copy. If another program changed it "
             "on purpose, read it with xarray and use ensemble.build(...)."
@@ -219,7 +223,7 @@ def _refuse_newer(source: Path, version: object) -> None:
         raise FormatVersionError(f"{source} has format {version}, this uqms reads up to {FORMAT}; update uqms.")
 
 
-def _checksum(ensemble: xr.Dataset) -> str:
+def checksum(ensemble: xr.Dataset) -> str:
     """Return the SHA-256 of all names, dims, types and values."""
     digest = hashlib.sha256()
     for name in sorted(map(str, ensemble.variables)):
@@ -244,6 +248,11 @@ def atomic_path(target: Path) -> Iterator[Path]:
     StorageError
         When the disk is full, the folder is missing or may not be written to.
     """
+    if not target.parent.is_dir():
+        raise StorageError(
+            f"{target} cannot be written: there is no folder {target.parent.resolve()}. Make it first, "
+            f"pathlib.Path({str(target.parent)!r}).mkdir(parents=True), or give another path."
+        )
     try:
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
         os.close(handle)

@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from uqms import _checks as check_path
+from uqms._teaching import taught
 from uqms._typing import ArrayLike
 from uqms.ensemble.building import build, frame_column
 from uqms.ensemble.labels import refuse_masks
@@ -22,6 +24,7 @@ __all__ = ["from_table"]
 Columns = str | tuple[str, Iterable[str], ArrayLike]
 
 
+@taught
 def from_table(
     table: pd.DataFrame | str | Path,
     inputs: ParameterSpace | Iterable[str],
@@ -68,11 +71,11 @@ def from_table(
     for what, names in (("inputs", inputs), ("outputs", outputs)):
         if isinstance(names, str):
             raise InputError(f"{what} is {names!r}; give a list of names: [{names!r}].")
-    frame = table if isinstance(table, pd.DataFrame) else _read_csv(Path(table))
+    frame = table if isinstance(table, pd.DataFrame) else _read_csv(check_path.existing_file("from_table", table))
     if not len(frame):
         raise DataError("the table has no rows; give one for each run.")
     space = inputs if isinstance(inputs, ParameterSpace) else None
-    names = space.inputs if space is not None else tuple(str(name) for name in inputs)  # type: ignore[union-attr]
+    names = space.inputs if space is not None else tuple(str(name) for name in inputs)
     wanted = dict(outputs) if isinstance(outputs, Mapping) else {str(name): str(name) for name in outputs}
     values = {name: _output(frame, name, columns) for name, columns in wanted.items()}
     gaps = [output.isnull().values.reshape(len(frame), -1) for output in values.values()]

@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from uqms._teaching import taught
 from uqms._typing import Array, Bools
 from uqms.ensemble.states import LOST, RunState
 from uqms.ensemble.table import check_runs, get_box, get_space, input_array, input_names
@@ -35,6 +36,7 @@ class Side(NamedTuple):
         return f"{self.input} {'>' if self.above else '<'} {self.value:.3g}{unit}"
 
 
+@taught
 @final
 @dataclass(frozen=True)
 class Failures:
@@ -85,6 +87,7 @@ class Failures:
         return "\n".join(lines)
 
 
+@taught
 def failures(ensemble: xr.Dataset) -> Failures:
     """Say how many runs failed, what share of the prior's mass that is, and in which region they lie.
 

@@ -27,6 +27,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
+from uqms._teaching import taught
 from uqms._typing import Array
 from uqms.ensemble.states import RunState, state_codes
 from uqms.errors import DataError, InputError
@@ -54,11 +55,13 @@ RESERVED = frozenset({"run", "state", "seconds", "message", "seed", "replicate",
 
 
 # ------------------------------------------------------------------------------------------------------------- reading
+@taught
 def input_names(ensemble: xr.Dataset) -> tuple[str, ...]:
     """Return the names of the inputs, in their order."""
     return _names(ensemble, "input")
 
 
+@taught
 def output_names(ensemble: xr.Dataset) -> tuple[str, ...]:
     """Return the names of the outputs, in their order."""
     return _names(ensemble, "output")
@@ -68,6 +71,7 @@ def _names(ensemble: xr.Dataset, role: str) -> tuple[str, ...]:
     return tuple(str(name) for name, v in ensemble.data_vars.items() if v.attrs.get("role") == role)
 
 
+@taught
 def input_array(ensemble: xr.Dataset, names: Iterable[str] | None = None) -> Array:
     """Return the inputs as one array.
 
@@ -98,6 +102,7 @@ def input_array(ensemble: xr.Dataset, names: Iterable[str] | None = None) -> Arr
     return np.stack([np.asarray(ensemble[name].values, dtype=np.float64) for name in wanted], axis=1)
 
 
+@taught
 def completed(ensemble: xr.Dataset) -> xr.Dataset:
     """Return the runs that completed; surrogates are fitted to these and to what partial runs gave.
 
@@ -109,10 +114,14 @@ def completed(ensemble: xr.Dataset) -> xr.Dataset:
     1
     """
     if "state" not in ensemble:
-        raise DataError("this Dataset has no variable 'state'; make an ensemble of it with ensemble.build(...).")
+        raise DataError(
+            "this Dataset has no variable 'state': it is no ensemble of runs. Run a design by uq.run(simulator, "
+            "design), or make an ensemble of runs that you have by uq.ensemble.build(inputs, outputs)."
+        )
     return ensemble.isel(run=np.flatnonzero(ensemble["state"].values == RunState.COMPLETED))
 
 
+@taught
 def missing_entries(ensemble: xr.Dataset) -> xr.Dataset:
     """Return where outputs are missing: a Dataset of the outputs, True where a run gave no value.
 
@@ -128,12 +137,14 @@ def missing_entries(ensemble: xr.Dataset) -> xr.Dataset:
     return xr.Dataset({name: ensemble[name].isnull() for name in output_names(ensemble)})
 
 
+@taught
 def get_space(ensemble: xr.Dataset) -> ParameterSpace | None:
     """Return the parameter space that the ensemble carries, or None."""
     text = ensemble.attrs.get("space")
     return None if text is None else ParameterSpace.from_json(text)
 
 
+@taught
 def get_box(ensemble: xr.Dataset) -> Box:
     """Return the design box: the one that the ensemble carries, else the range of its inputs.
 
@@ -167,6 +178,7 @@ def get_box(ensemble: xr.Dataset) -> Box:
 
 
 # ------------------------------------------------------------------------------------------------------------ checking
+@taught
 def check(ensemble: xr.Dataset) -> None:
     """Raise when `ensemble` does not follow the convention; say nothing when it does.
 
@@ -227,7 +239,10 @@ def check_runs(ensemble: xr.Dataset) -> NDArray[np.int8]:
 
 def _check_state(ensemble: xr.Dataset) -> NDArray[np.int8]:
     if "state" not in ensemble:
-        raise DataError("the ensemble has no variable 'state'; make the table with ensemble.build(...).")
+        raise DataError(
+            "the ensemble has no variable 'state': it is no table of runs. Run a design by uq.run(simulator, design), "
+            "or make the table of runs that you have with uq.ensemble.build(...)."
+        )
     if ensemble["state"].dims != ("run",):
         raise DataError(f"'state' has dims {ensemble['state'].dims}; it has one value for each run, dims ('run',).")
     return state_codes(ensemble["state"].values, ensemble.sizes["run"])

@@ -12,6 +12,7 @@ from typing import Any, Literal, Self, cast, final
 import numpy as np
 
 from uqms import _checks as check
+from uqms._teaching import taught
 from uqms._typing import Array, ArrayLike, Bools, ScaleName
 from uqms.errors import InputError
 from uqms.parameters.scale import IDENTITY, SCALES
@@ -19,6 +20,7 @@ from uqms.parameters.scale import IDENTITY, SCALES
 __all__ = ["Box"]
 
 
+@taught
 @final
 @dataclass(frozen=True)
 class Box:

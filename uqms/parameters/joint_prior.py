@@ -28,6 +28,7 @@ import numpy as np
 from scipy import special
 
 from uqms import _checks as check
+from uqms._teaching import taught
 from uqms._typing import Array, ArrayLike, RandomState, ScaleName, as_generator
 from uqms.errors import InputError
 from uqms.parameters.functions import NumPyFunctions
@@ -47,6 +48,7 @@ MISFIT = 0.08
 LEAST_DRAWS = 100
 
 
+@taught
 @final
 @dataclass(frozen=True, repr=False)
 class MultivariateNormal:

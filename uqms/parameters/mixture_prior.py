@@ -28,6 +28,7 @@ from scipy import special
 from scipy.linalg import solve_triangular
 
 from uqms import _checks as check
+from uqms._teaching import taught
 from uqms._typing import Array, ArrayLike, RandomState, ScaleName, as_generator
 from uqms.errors import InputError
 from uqms.parameters.expectation_maximisation import POINTS_EACH, gaussian_mixture
@@ -63,6 +64,7 @@ CLOSE = 1e-9  # of a component's width: a Newton step as short as that is the la
 LOG_ROOT_TWO_PI = 0.5 * math.log(2.0 * math.pi)
 
 
+@taught
 @final
 @dataclass(frozen=True, repr=False)
 class NormalMixture:

@@ -19,6 +19,7 @@ from scipy import special
 
 from uqms import _checks as check
 from uqms import _import_names as import_names
+from uqms._teaching import taught
 from uqms._typing import Array, ArrayLike, RandomState, ScaleName, as_generator
 from uqms.errors import InputError
 from uqms.parameters import numerical
@@ -55,6 +56,7 @@ _LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
 _Points = tuple[tuple[float, float], ...]
 
 
+@taught
 @dataclass(frozen=True, repr=False)
 class Prior(ABC):
     """Distribution of one parameter: use one of its families, or write your own.
@@ -246,6 +248,7 @@ class Prior(ABC):
         return f"{self._name()}({', '.join(self._shown(repr) + words)})"
 
 
+@taught
 @final
 @dataclass(frozen=True, repr=False)
 class Uniform(Prior):
@@ -311,6 +314,7 @@ class Uniform(Prior):
         return cls(*_line(points))
 
 
+@taught
 @final
 @dataclass(frozen=True, repr=False)
 class LogUniform(Prior):
@@ -384,6 +388,7 @@ class LogUniform(Prior):
         return cls(math.exp(low), math.exp(high))
 
 
+@taught
 @final
 @dataclass(frozen=True, repr=False)
 class Normal(Prior):
@@ -446,6 +451,7 @@ class Normal(Prior):
         return cls(*_probit_line(points))
 
 
+@taught
 @final
 @dataclass(frozen=True, repr=False)
 class LogNormal(Prior):
@@ -514,6 +520,7 @@ class LogNormal(Prior):
         return cls(math.exp(mean), sd)
 
 
+@taught
 @final
 @dataclass(frozen=True, repr=False)
 class LogitNormal(Prior):
@@ -586,6 +593,7 @@ class LogitNormal(Prior):
         return cls(float(LOGIT.inverse(mean)), sd)
 
 
+@taught
 @final
 @dataclass(frozen=True, repr=False)
 class TruncatedNormal(Prior):
@@ -712,6 +720,7 @@ class TruncatedNormal(Prior):
         return replace(_solved(cls.__name__, points, solve), unit=unit, description=description)
 
 
+@taught
 @final
 @dataclass(frozen=True, repr=False)
 class HalfNormal(Prior):
@@ -768,6 +777,7 @@ class HalfNormal(Prior):
         return cls(x / (math.sqrt(2.0) * float(special.erfinv(p))))
 
 
+@taught
 @final
 @dataclass(frozen=True, repr=False)
 class Beta(Prior):
@@ -827,6 +837,7 @@ class Beta(Prior):
         return cls(*_solve_beta(points))
 
 
+@taught
 @final
 @dataclass(frozen=True, repr=False)
 class Gamma(Prior):
@@ -888,6 +899,7 @@ class Gamma(Prior):
         return cls(shape, float(special.gammaincinv(shape, p2)) / x2)
 
 
+@taught
 @final
 @dataclass(frozen=True, repr=False)
 class InverseGamma(Prior):

@@ -13,7 +13,7 @@ z real.
 import html
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self, final
@@ -21,13 +21,25 @@ from typing import TYPE_CHECKING, Any, Self, final
 import numpy as np
 
 from uqms import _checks as check
+from uqms._teaching import missing, taught
 from uqms._typing import Array, ArrayLike, Named, RandomState, ScaleName, as_generator
-from uqms.errors import FormatVersionError, InputError
+from uqms.errors import FormatVersionError, InputError, UnknownKeyError
 from uqms.parameters.box import Box
 from uqms.parameters.joint_prior import MultivariateNormal
 from uqms.parameters.mixture_prior import Block, NormalMixture, block_from_dict
 from uqms.parameters.priors import Prior, prior_from_dict
 from uqms.parameters.scale import SCALES, Interval
+
+# Methods of other libraries, and what is meant here.
+_ELSEWHERE = {
+    "sample": "draws of the prior are space.draw(n, rng=1), a design is uq.sobol(space, n, rng=1)",
+    "rvs": "draws of the prior are space.draw(n, rng=1)",
+    "bounds": "it is space.box(), with lower and upper",
+    "parameters": "names are space.names, priors space.priors",
+    "keys": "names are space.names",
+    "logpdf": "it is space.log_density(values)",
+    "log_prob": "it is space.log_density(values)",
+}
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -37,6 +49,7 @@ __all__ = ["Condition", "ParameterSpace"]
 _JSON_VERSION = 3  # written where there are mixtures; files with normal blocks only stay version 2, others version 1
 
 
+@taught
 @final
 @dataclass(frozen=True)
 class Condition:
@@ -81,6 +94,7 @@ class Condition:
         return {"low": self.low, "high": self.high, "unit": self.unit, "description": self.description}
 
 
+@taught
 @final
 class ParameterSpace:
     """Named uncertain parameters with priors, independent or in joint blocks, and known conditions with ranges.
@@ -127,18 +141,16 @@ class ParameterSpace:
             raise InputError(f"conditions is {known!r}; give a mapping such as {{'dose': uq.Condition(100, 400)}}.")
         joint: dict[str, Prior] = {}
         for block in blocks:
-            if not isinstance(block, MultivariateNormal | NormalMixture):
-                raise InputError(
-                    f"{block!r} ({type(block).__name__}) is no joint prior; give uq.MultivariateNormal(...) without a "
-                    "name, and priors of single parameters with theirs: beta=uq.Uniform(0, 1)."
-                )
+            _check_block(block)
             twice = [name for name in block.names if name in joint or name in priors]
             if twice:
                 raise InputError(f"{', '.join(twice)} has two priors, one of them in a block; leave one out.")
             joint |= block.priors
         priors = {**joint, **priors}
         if not priors:
-            raise InputError("The space has no parameters; give at least one, such as beta=uq.Uniform(0, 1).")
+            raise InputError(
+                "The space has no parameters; give at least one with its prior, such as beta=uq.Uniform(0, 1)."
+            )
         for name, prior in priors.items():
             _check_parameter(check.name(name, "parameter"), prior)
         for name, condition in known.items():
@@ -152,6 +164,33 @@ class ParameterSpace:
         object.__setattr__(self, "_conditions", dict(known))
 
     # ------------------------------------------------------------------ names
+
+    def __getitem__(self, name: str) -> "Prior | Condition":
+        """Return the prior of a parameter, or the range of a condition.
+
+        Raises
+        ------
+        UnknownKeyError
+            When the space has no such input.
+        """
+        if name in self._priors:
+            return self._priors[name]
+        if name in self._conditions:
+            return self._conditions[name]
+        raise UnknownKeyError(f"The space has no input {name!r}; it has {', '.join(self.inputs)}.")
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the names of all inputs."""
+        return iter(self.inputs)
+
+    def __contains__(self, name: object) -> bool:
+        """Return whether there is an input of that name."""
+        return name in self._priors or name in self._conditions
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            raise missing(type(self), "A ParameterSpace", name, _ELSEWHERE)
 
     @property
     def priors(self) -> Mapping[str, Prior]:
@@ -508,9 +547,26 @@ def _drawn(block: Block, rng: np.random.Generator, count: int) -> dict[str, Arra
     return dict(zip(block.names, block.draw(rng, count).T, strict=True))
 
 
+def _check_block(block: object) -> None:
+    if isinstance(block, Mapping):
+        raise InputError(
+            "ParameterSpace: priors are given by name, not in a mapping; unpack it: ParameterSpace(**priors)."
+        )
+    if not isinstance(block, MultivariateNormal | NormalMixture):
+        raise InputError(
+            f"{block!r} ({type(block).__name__}) is no joint prior; give uq.MultivariateNormal(...) without a name, "
+            "and priors of single parameters with theirs: beta=uq.Uniform(0, 1)."
+        )
+
+
 def _check_parameter(name: str, prior: object) -> None:
     if isinstance(prior, Condition):
         raise InputError(f"{name} is a Condition; known inputs go into conditions={{{name!r}: ...}}.")
+    if isinstance(prior, type) and issubclass(prior, Prior):
+        raise InputError(f"{name} is the class {prior.__name__}; give a prior of it, uq.{prior.__name__}(...).")
+    if isinstance(prior, tuple | list) and len(prior) == 2:
+        low, high = prior
+        raise InputError(f"{name} is {prior!r}; if it lies between the two, give {name}=uq.Uniform({low!r}, {high!r}).")
     if not isinstance(prior, Prior):
         raise InputError(
             f"{name} is {prior!r} ({type(prior).__name__}); give a prior such as uq.LogNormal(median=1.0, sigma=0.3). "

@@ -4,6 +4,9 @@ Every function returns a `matplotlib.figure.Figure` that belongs to no window an
 itself in a notebook; ``figure.savefig("name.pdf")`` keeps it. This is the only part of uqms that loads matplotlib.
 """
 
+from typing import NoReturn
+
+from uqms._teaching import unknown_name
 from uqms.plots._calibration import coverage, learning_curve
 from uqms.plots._covariates import covariates
 from uqms.plots._design import design
@@ -22,6 +25,23 @@ from uqms.plots._sensitivity import derivative_bounds, morris, shapley, shapley_
 from uqms.plots._sobol import sobol, sobol_curves
 from uqms.plots._validation import leave_one_out
 from uqms.plots._vpc import visual_predictive_check
+
+# Names of other libraries, and what is meant here.
+_ELSEWHERE = {
+    "posterior": "it is plots.prior_posterior(posterior), or plots.pairs(posterior) for two by two",
+    "trace": "arviz_plots.plot_trace(posterior.tree); chains are judged by posterior.verdict",
+    "corner": "it is plots.pairs(posterior)",
+    "pairplot": "it is plots.pairs(posterior)",
+    "ppc": "it is plots.predictive(posterior)",
+    "fit": "it is plots.predictive(posterior)",
+    "validation": "it is plots.leave_one_out(uq.leave_one_out(surrogate))",
+    "sobol_indices": "it is plots.sobol(indices)",
+}
+
+
+def __getattr__(name: str) -> NoReturn:
+    raise unknown_name("uqms.plots", name, _ELSEWHERE, __all__) if not name.startswith("_") else AttributeError(name)
+
 
 __all__ = [
     "covariates",

@@ -25,6 +25,7 @@ import xarray as xr
 from scipy.special import ndtri
 from scipy.stats import rankdata
 
+from uqms._teaching import taught
 from uqms._typing import Array, RandomState, as_generator
 from uqms.errors import DataError, InputError
 from uqms.propagation.one_function import OneFunction
@@ -43,6 +44,7 @@ COEFFICIENTS = 100
 type Loss = Callable[[xr.Dataset, Any], Any]
 
 
+@taught
 @final
 @dataclass(frozen=True, eq=False)
 class Decision:

@@ -25,6 +25,7 @@ from scipy.special import stdtrit
 
 from uqms import _checks as check
 from uqms import ensemble as table
+from uqms._teaching import taught
 from uqms._threads import single_threaded
 from uqms._typing import Array, Bools, Ints, RandomState, as_generator
 from uqms.errors import DataError, InputError
@@ -117,6 +118,7 @@ class MultifidelityMean:
         return self.summary()
 
 
+@taught
 @single_threaded
 def multifidelity_mean(
     ensemble: xr.Dataset,
@@ -457,6 +459,7 @@ class Allocation:
         )
 
 
+@taught
 def allocate(
     pilot: xr.Dataset,
     budget: float,

@@ -7,6 +7,7 @@ import numpy as np
 import xarray as xr
 
 from uqms import _checks as check
+from uqms._teaching import taught
 from uqms._threads import single_threaded
 from uqms._typing import RandomState
 from uqms.calibration.single import space_of
@@ -20,6 +21,7 @@ __all__ = ["tornado"]
 FUNCTIONS = 256
 
 
+@taught
 @single_threaded
 def tornado(
     surrogate: Surrogate,

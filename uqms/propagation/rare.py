@@ -27,6 +27,7 @@ import xarray as xr
 from scipy.special import ndtr, ndtri
 
 from uqms import _checks as check
+from uqms._teaching import taught
 from uqms._threads import single_threaded
 from uqms._typing import Array, Bools, Ints, RandomState, as_generator
 from uqms.calibration.conditioned import ConditionedPrior
@@ -55,6 +56,7 @@ LARGEST = 1.0 - 2.0**-53
 NUMBERS = 2**24  # of outputs that are held at once
 
 
+@taught
 @final
 @dataclass(frozen=True, eq=False)
 class RareEvent:
@@ -236,6 +238,7 @@ class _Event:
         return np.asarray(g)
 
 
+@taught
 @single_threaded
 def rare_event(
     surrogate: Surrogate,

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 from scipy.special import ndtri
 
 from uqms import _checks as check
+from uqms._teaching import taught
 from uqms._threads import single_threaded
 from uqms._typing import Array, RandomState, as_generator
 from uqms.calibration import Posterior, SubjectPosterior
@@ -50,6 +51,7 @@ SHIFTED = 400  # functions given the data, of densities
 GRID, CUT, MARGIN = 256, 0.0005, 3.0  # of densities: points, tail of the draws, bandwidths beyond
 
 
+@taught
 @final
 @dataclass(frozen=True, eq=False)
 class Propagation:
@@ -466,6 +468,7 @@ def _densities(values: Array) -> tuple[Array, Array]:
 
 
 # --------------------------------------------------------------------------------------------------------- the function
+@taught
 @single_threaded
 def propagate(
     source: Surrogate | Posterior | SubjectPosterior,

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self, final
 
+from uqms._teaching import taught
 from uqms.errors import CampaignError, InputError, UqmsError
 from uqms.runs._dask_checks import check_connection, check_versions
 from uqms.runs.pool import Pace, Point, size_of
@@ -37,6 +38,7 @@ _ASTRAY = 5.0  # seconds after which a task that was meant for workers that have
 _FAREWELL = 5.0  # seconds for which the end waits until all workers have ended their processes
 
 
+@taught
 @final
 @dataclass(frozen=True)
 class Dask:

@@ -8,19 +8,21 @@ import os
 import time
 import warnings
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 from tqdm import tqdm
 
+from uqms._teaching import taught
 from uqms._typing import Array, Named
 from uqms.ensemble import RunState, build, get_space, input_columns
-from uqms.errors import CampaignStopped, DataWarning, InputError
+from uqms.errors import PACKAGE, CampaignStopped, DataWarning, InputError
+from uqms.parameters import ParameterSpace
 from uqms.runs.campaign import digest
 from uqms.runs.plan import Plan, check_inputs, plan_runs
 from uqms.runs.policies import FailurePolicy
@@ -28,6 +30,7 @@ from uqms.runs.pool import Backend, InThisProcess, Local, payload_of, usable_cpu
 from uqms.runs.records import Record
 from uqms.runs.store import Row, RunStore
 from uqms.simulators import Simulator
+from uqms.simulators.function import simulator_of
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -37,12 +40,14 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 _logger = logging.getLogger(__name__)
+_FIRST = 3  # points at which a plain function may be tried for its outputs
 _DASK = "uqms.runs.dask"  # imported only by those who use it
 _PLANNED = Record(RunState.PLANNED, math.nan, "not run: too many others failed")
 
 
+@taught
 def run(
-    simulator: Simulator,
+    simulator: Simulator | Callable[..., Any],
     design: xr.Dataset | pd.DataFrame | Named,
     store: RunStore | str | os.PathLike[str] | None = None,
     *,
@@ -65,7 +70,9 @@ def run(
     Parameters
     ----------
     simulator
-        What computes one run.
+        What computes one run: a simulator, or a plain Python function that takes the inputs by name and returns a
+        number, a mapping of output name to number, or DataArrays with coordinates. To learn the outputs of a plain
+        function it is called once more, in this process; `FunctionSimulator` declares them instead.
     design
         Points as `uqms.sobol` and its siblings give them, or name -> column. A point that stands twice is run once; for
         a simulator with a seed these are two replicates.
@@ -103,7 +110,8 @@ def run(
     Raises
     ------
     InputError
-        When the simulator cannot take these inputs or cannot be sent to another process.
+        When the simulator cannot take these inputs or cannot be sent to another process; when it is a plain function
+        that returns arrays without coordinates.
     DataError
         When the design holds a number that is not finite, a variable of which it is not said what it is, or a name that
         no table of runs can have.
@@ -113,6 +121,8 @@ def run(
         When the store has runs of this simulator with other outputs.
     CampaignStopped
         When more runs failed than `failures` allows; its `ensemble` holds what there is.
+    KeyboardInterrupt
+        When you press Ctrl+C; its text says how many runs are stored. Call again to continue.
     StorageError
         When the store cannot be written; what was kept before is safe.
 
@@ -124,20 +134,31 @@ def run(
     Examples
     --------
     >>> import uqms as uq
-    >>> simulator = uq.FunctionSimulator(lambda a: a**2, outputs={"y": ()})
-    >>> run(simulator, {"a": [1.0, 2.0, 3.0]}, workers=0)["y"].values
+    >>> def square(a):
+    ...     return {"y": a**2}
+    >>> run(square, {"a": [1.0, 2.0, 3.0]}, workers=0)["y"].values
     array([1., 4., 9.])
     """
     _check_settings(workers, timeout, collect, store)
+    _check_order(simulator, design)
     columns = input_columns(design, get_space(design) if isinstance(design, xr.Dataset) else None)
     check_inputs(design, columns)
+    if not isinstance(simulator, Simulator):
+        points = [
+            {name: float(column[row]) for name, column in columns.items()}
+            for row in range(min(_FIRST, len(next(iter(columns.values())))))
+        ]
+        simulator = simulator_of(simulator, points)
     simulator.prepare(tuple(columns))
     plan = plan_runs(simulator, columns, fidelity, replicates, rng)
     # What would not fit into one table is told now and not when everything has run.
     _tabulate(first := plan.part(slice(1)), design, _nothing(first), [_PLANNED], rng)
     campaign = _Execution(plan, failures or FailurePolicy(), retry_failed, progress, collect)
     with nullcontext(store) if store is None or isinstance(store, RunStore) else RunStore(store) as opened:
-        stopped = campaign.finish(opened, _about(design, rng), lambda n: _backend(simulator, workers, timeout, n))
+        try:
+            stopped = campaign.finish(opened, _about(design, rng), lambda n: _backend(simulator, workers, timeout, n))
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(campaign.interrupted(opened)) from None
     records = campaign.records()
     ensemble = _tabulate(plan, design, campaign.outputs, records, rng)
     if stopped:
@@ -220,7 +241,7 @@ class _Execution:
                 "outputs or coordinates have changed since, so they count as another simulator. When a change does not "
                 "touch the results, say so with version='...' from the beginning.",
                 DataWarning,
-                stacklevel=4,
+                skip_file_prefixes=PACKAGE,
             )
 
     @contextmanager
@@ -289,6 +310,13 @@ class _Execution:
             bar.set_postfix_str(", ".join(words), refresh=False)
         bar.update(ended)
 
+    def interrupted(self, store: RunStore | None) -> str:
+        """Say what an interrupted call leaves."""
+        done, total = sum(key in self.found for key in self.rows), len(self.rows)
+        if store is None:
+            return f"{done} of {total} runs had ended and are lost; with store='runs.db' each would have been kept."
+        return f"{done} of {total} runs are stored in {store.path.name}; call again to continue."
+
     def records(self) -> list[Record]:
         """Return the record of every row; of what was not run, one that says so."""
         return [self.found.get(key) or self._broken_off(key) for key in self.plan.keys]
@@ -354,6 +382,32 @@ def _check_settings(workers: object, timeout: object, collect: object, store: ob
         raise InputError("workers=0 runs in this process, which nothing can stop at a timeout; use workers=1.")
 
 
+def _check_order(simulator: object, design: object) -> None:
+    """Refuse swapped arguments, and what is no simulator.
+
+    Raises
+    ------
+    InputError
+        With the call that was meant.
+    """
+    table = isinstance(simulator, xr.Dataset | pd.DataFrame | Mapping)
+    if table and (callable(design) or isinstance(design, Simulator)):
+        raise InputError("run: simulator and design are swapped; call uq.run(simulator, design).")
+    if isinstance(simulator, type) or not (isinstance(simulator, Simulator) or callable(simulator)):
+        what = f"the class {simulator.__name__}" if isinstance(simulator, type) else f"a {type(simulator).__name__}"
+        if hasattr(simulator, "predict"):
+            raise InputError(f"run: simulator is {what}, which is asked by surrogate.predict(points), not run.")
+        raise InputError(
+            f"run: simulator is {what}; give a Python function, uq.FunctionSimulator(function, outputs=...), "
+            "uq.ExecutableSimulator(...) or uq.UMBridgeSimulator(...)."
+        )
+    if isinstance(design, ParameterSpace | int | float):
+        raise InputError(
+            f"run: design is a {type(design).__name__}; give a design over the space, uq.run(simulator, "
+            "uq.sobol(space, 64, rng=1))."
+        )
+
+
 def _can_work(workers: object) -> bool:
     package = type(workers).__module__
     return workers is None or isinstance(workers, int) or package.split(".")[0] == "distributed" or package == _DASK
@@ -381,7 +435,7 @@ def _report(records: Sequence[Record]) -> None:
         f"{lost} of {len(records)} runs did not complete: {'; '.join(kinds)}. ensemble['state'] and "
         "ensemble['message'] tell of each; surrogates use the others. To run them again: run(..., retry_failed=True).",
         DataWarning,
-        stacklevel=3,
+        skip_file_prefixes=PACKAGE,
     )
 
 

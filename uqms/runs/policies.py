@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import final
 
 from uqms import _checks as check
+from uqms._teaching import taught
 from uqms.ensemble import RunState
 from uqms.errors import InputError
 
@@ -14,6 +15,7 @@ _EXACT = 1 + 1e-12  # 0.29 * 100 is a little less than 29
 _MENDABLE = (RunState.FAILED, RunState.TIMEOUT)
 
 
+@taught
 @final
 @dataclass(frozen=True, kw_only=True)
 class FailurePolicy:

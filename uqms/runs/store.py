@@ -22,9 +22,11 @@ from typing import TYPE_CHECKING, NamedTuple, Self, final
 
 import numpy as np
 
+from uqms import _checks as check
+from uqms._teaching import taught
 from uqms._typing import Array
 from uqms.ensemble import RunState
-from uqms.errors import CampaignError, CampaignMismatch, DataWarning, IntegrityError, StorageError
+from uqms.errors import PACKAGE, CampaignError, CampaignMismatch, DataWarning, IntegrityError, StorageError
 from uqms.runs.campaign import Campaign, sorted_columns
 from uqms.runs.connection import number, open_reading, open_writing, rescue, tidy, told, transaction
 from uqms.runs.format import COLUMNS, Layout, Stored, begin, checksum, row_checksum, versions
@@ -59,6 +61,7 @@ class Row(NamedTuple):
     replicate: int = 0
 
 
+@taught
 @final
 class RunStore:
     """Runs on disk, so that what has been computed is never computed again.
@@ -69,7 +72,7 @@ class RunStore:
     Parameters
     ----------
     path
-        The SQLite file; it is made when it does not exist. Its folder must exist.
+        The SQLite file; it is made when it does not exist. Its folder must exist; "~" is the home folder.
     readonly
         Open without changing anything, also while another process writes and in a folder that may not be written to.
 
@@ -97,8 +100,18 @@ class RunStore:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, readonly: bool = False) -> None:
-        self.path = Path(os.path.realpath(path))  # one file has one lock, whatever links lead to it
+        self.path = Path(
+            os.path.realpath(check.path("RunStore", path))
+        )  # one file has one lock, whatever links lead to it
         self.readonly = readonly
+        folder = self.path.parent
+        if self.path.is_dir():
+            raise StorageError(f"{self.path} is a folder; give a file in it, such as {str(self.path / 'runs.db')!r}.")
+        if not readonly and not folder.is_dir():
+            raise StorageError(
+                f"{self.path} cannot be made: there is no folder {folder}. Make it first, "
+                f"pathlib.Path({str(folder)!r}).mkdir(parents=True), or give another path."
+            )
         self._network = None if readonly else network_file_system(self.path.parent)
         self._known: tuple[Campaign, Stored] | None = None  # the campaign that was asked for last
         self._lease: Lease | None = None
@@ -110,7 +123,7 @@ class RunStore:
                 f"{self.path} lies on a disk of a network ({self._network}), which has no write-ahead log: one process "
                 "writes at a time and the others wait for it. A local disk is faster; copy the file afterwards.",
                 DataWarning,
-                stacklevel=2,
+                skip_file_prefixes=PACKAGE,
             )
 
     def close(self) -> None:

@@ -79,6 +79,11 @@ def check_surrogate(surrogate: object, who: str) -> Surrogate:
     ConformanceError
         When its form is none that indices are computed for.
     """
+    if isinstance(surrogate, xr.Dataset) and "state" in surrogate:
+        raise InputError(
+            f"{who}: got a Dataset of runs; give a fitted surrogate, uq.GaussianProcess().fit(ensemble). Indices from "
+            "the runs alone are uq.given_data_indices(ensemble)."
+        )
     if not isinstance(surrogate, Surrogate):
         raise InputError(
             f"{who}: got a {type(surrogate).__name__}; give a fitted surrogate, uq.GaussianProcess().fit(ensemble), or "

@@ -28,6 +28,7 @@ from scipy.special import ndtri
 from scipy.stats import qmc
 
 from uqms import _checks as check
+from uqms._teaching import taught
 from uqms._threads import single_threaded
 from uqms._typing import Array, RandomState, as_generator
 from uqms.calibration.direct import is_exact
@@ -53,6 +54,7 @@ EDGE = 1e-6  # of the levels: a normal score ends nowhere
 BLOCK = 2**23
 
 
+@taught
 @final
 @dataclass(frozen=True, eq=False)
 class DerivativeMeasures:
@@ -149,6 +151,7 @@ class DerivativeMeasures:
         return self.summary()
 
 
+@taught
 @single_threaded
 def derivative_measures(
     surrogate: Surrogate,

@@ -26,6 +26,7 @@ import xarray as xr
 
 from uqms import _checks as check
 from uqms import ensemble as table
+from uqms._teaching import taught
 from uqms._threads import single_threaded
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.errors import DataError, InputError
@@ -44,6 +45,7 @@ BINS = 0.7  # times the cube root of the number of runs
 NAMES = {"bins": "S1", "rank": "S1", "pawn": "pawn", "hsic": "hsic"}
 
 
+@taught
 @final
 @dataclass(frozen=True, eq=False)
 class GivenDataIndices:
@@ -172,6 +174,7 @@ _SPREAD = {
 }
 
 
+@taught
 @single_threaded
 def given_data_indices(
     ensemble: xr.Dataset,

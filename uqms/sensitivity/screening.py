@@ -21,6 +21,7 @@ import xarray as xr
 
 from uqms import _checks as check
 from uqms import ensemble as table
+from uqms._teaching import taught
 from uqms._threads import single_threaded
 from uqms._typing import Array, RandomState, as_generator
 from uqms.designs import Trajectories, trajectories_of
@@ -41,6 +42,7 @@ INDICES = ("mu", "mu_star", "sigma")
 BLOCK = 2**24
 
 
+@taught
 @final
 @dataclass(frozen=True, eq=False)
 class ElementaryEffects:
@@ -160,6 +162,7 @@ def _cell(index: str, row: pd.Series) -> str:
     return f"{index} {row['estimate']:.3g} ({row['lower']:.3g} to {row['upper']:.3g})"
 
 
+@taught
 @single_threaded
 def elementary_effects(
     ensemble: xr.Dataset,

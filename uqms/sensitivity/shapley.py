@@ -25,6 +25,7 @@ import pandas as pd
 import xarray as xr
 
 from uqms import _checks as check
+from uqms._teaching import taught
 from uqms._threads import single_threaded
 from uqms._typing import Array, RandomState, as_generator
 from uqms.calibration import Posterior
@@ -60,6 +61,7 @@ LEAST_BLOCKS = 16  # of neighbouring draws that are resampled together
 MOST = 2**27  # numbers of a result
 
 
+@taught
 @final
 @dataclass(frozen=True, eq=False)
 class ShapleyEffects:
@@ -175,6 +177,7 @@ def _cell(kind: str, row: pd.Series) -> str:
     return f"{kind} {row['estimate']:.2f} ({row['lower']:.2f} to {row['upper']:.2f})"
 
 
+@taught
 @single_threaded
 def shapley_effects(
     surrogate: Surrogate | Posterior,

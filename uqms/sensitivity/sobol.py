@@ -26,6 +26,7 @@ import pandas as pd
 import xarray as xr
 
 from uqms import _checks as check
+from uqms._teaching import taught
 from uqms._threads import single_threaded
 from uqms._typing import Array, RandomState, as_generator
 from uqms.calibration.direct import is_exact
@@ -74,6 +75,7 @@ UNEXPLAINED = 0.2  # share of the variance that runs may leave open
 WIDE = 0.05  # sd of an index from the surrogate's error
 
 
+@taught
 @final
 @dataclass(frozen=True, eq=False)
 class SobolIndices:
@@ -203,6 +205,7 @@ class SobolIndices:
         return self.summary()
 
 
+@taught
 @single_threaded
 def sobol_indices(
     surrogate: Surrogate,

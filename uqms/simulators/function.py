@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, final
 
+import numpy as np
+
+from uqms._teaching import taught
 from uqms._typing import Array
 from uqms.errors import InputError, OutputError
 from uqms.simulators._declare import Declared, Setting, declared
@@ -13,9 +16,12 @@ from uqms.simulators._identity import code_hash
 from uqms.simulators._labels import aligned
 from uqms.simulators.contract import Coordinate, checked_outputs
 
-__all__ = ["FunctionSimulator"]
+__all__ = ["FunctionSimulator", "simulator_of"]
+
+TRIED = 3  # points at which a plain function is called, until one run succeeds
 
 
+@taught
 @final
 @dataclass(frozen=True, eq=False)
 class FunctionSimulator:
@@ -119,7 +125,7 @@ class FunctionSimulator:
         except TypeError as error:
             raise InputError(
                 f"{self.name}{inspect.signature(self.function)} cannot be called with the inputs "
-                f"{', '.join(given)}: {error}."
+                f"{', '.join(given)}: {error}. Inputs are given by name: def f({', '.join(given)})."
             ) from error
         except ValueError:  # a compiled function that does not say what it takes
             return
@@ -156,3 +162,71 @@ class FunctionSimulator:
             if name in plain:
                 plain[name] = aligned(name, plain[name], dims, self.coords, self.units.get(name))
         return checked_outputs(plain, self.outputs, self.coords)
+
+
+def simulator_of(function: Callable[..., Any], points: Sequence[Mapping[str, float]]) -> FunctionSimulator:
+    """Return the simulator of a plain function, with the outputs that a run at one of the points returns.
+
+    A mapping has one output for each key, a DataArray its dims and coordinates. A number alone is called as the
+    function is, "y" where it is a lambda.
+
+    Raises
+    ------
+    InputError
+        When the function does not take the inputs, fails at the first points, or returns what has no name or
+        coordinates.
+    """
+    called = getattr(function, "__name__", type(function).__name__)
+    alone = called if called.isidentifier() else "y"
+    FunctionSimulator(function, outputs={"_": ()}).prepare(tuple(points[0]))
+    wrong = ""
+    for point in points[:TRIED]:
+        try:
+            returned = function(**point)
+            break
+        except Exception as error:
+            wrong = wrong or f"{type(error).__name__}: {error}"
+    else:
+        raise InputError(
+            f"run: {called} failed at the first {min(TRIED, len(points))} points ({wrong}), so that its outputs are "
+            f"not known. Mend it, or declare them: uq.FunctionSimulator({_written(called)}, outputs={{'y': ()}})."
+        )
+    values = dict(returned) if isinstance(returned, Mapping) else {alone: returned}
+    outputs: dict[str, tuple[str, ...]] = {}
+    coords: dict[str, Coordinate] = {}
+    units: dict[str, str] = {}
+    for name, value in values.items():
+        if hasattr(value, "dims") and hasattr(value, "coords"):
+            outputs[name] = tuple(str(dim) for dim in value.dims)
+            coords |= {str(dim): np.asarray(value[dim].values) for dim in value.dims if dim in value.coords}
+            units |= (
+                {name: str(value.attrs["units" if "units" in value.attrs else "unit"])}
+                if ({"unit", "units"} & set(value.attrs))
+                else {}
+            )
+        elif np.ndim(value) == 0 and value is not None and np.asarray(value).dtype.kind in "fiub":
+            outputs[name] = ()
+        else:
+            raise InputError(_without_coordinates(called, name, value, isinstance(returned, Mapping)))
+    return FunctionSimulator(function, outputs=outputs, coords=coords, units=units)
+
+
+def _without_coordinates(called: str, name: str, value: object, mapping: bool) -> str:
+    """Say what a plain function has to return where its output is no number."""
+    if value is None or np.asarray(value).dtype.kind not in "fiub":
+        what = "nothing (None)" if value is None else f"a {type(value).__name__}"
+        return (
+            f"run: {called} returned {what}{f' as {name!r}' if mapping else ''}; return a number, or numbers by the "
+            "name of each output: return {'peak': 3.1}."
+        )
+    size = np.asarray(value).shape
+    return (
+        f"run: output {name!r} of {called} is an array of shape {size}, whose coordinates are not known. Declare them, "
+        f"uq.FunctionSimulator({_written(called)}, outputs={{{name!r}: ('time',)}}, coords={{'time': times}}), or "
+        "return an xarray.DataArray with coordinates."
+    )
+
+
+def _written(called: str) -> str:
+    """Return what stands for the function in a call: its name, where it has one."""
+    return called if called.isidentifier() else "function"

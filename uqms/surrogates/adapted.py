@@ -22,6 +22,7 @@ from typing import final
 
 import numpy as np
 
+from uqms._teaching import taught_construction
 from uqms._typing import Array, Ints
 from uqms.errors import InputError
 from uqms.surrogates.kernels import (
@@ -44,6 +45,7 @@ ENTRIES = 15  # of L at most, where it is chosen by the runs
 LEARNED = ("directions", "amplitude")
 
 
+@taught_construction
 @final
 @dataclass(frozen=True)
 class Adapted(Kernel):

@@ -15,13 +15,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.lib import format as npy
 
+from uqms import _checks as check
 from uqms._import_names import UnknownClassError
 from uqms._typing import Array
 from uqms.ensemble.netcdf import atomic_path
 from uqms.errors import FormatError, FormatVersionError, InputError, IntegrityError, UnsafeFileError
 from uqms.surrogates.kernel_files import description_of, kernel_of_code
 
-__all__ = ["VERSION", "Stored", "digest", "loaded", "write"]
+__all__ = ["VERSION", "Stored", "digest", "loaded", "upgraded", "write"]
 
 VERSION = 4  # of all formats; before it a kernel was a number
 PLAUSIBLE = 64 * 2**20  # bytes that a compressed file may claim without standing in it
@@ -52,7 +53,7 @@ def write(format_: str, stored: Stored, path: str | os.PathLike[str]) -> Path:
     header = {"format": format_, "version": VERSION, "uqms": __version__, **stored.header, "shapes": shapes}
     header["sha256"] = digest(header, arrays)
     text = np.frombuffer(json.dumps(header, allow_nan=False).encode(), dtype=np.uint8)
-    target = Path(path)
+    target = check.path("save", path)
     with atomic_path(target) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
         members: dict[str, np.ndarray[Any, np.dtype[Any]]] = {_HEADER: text, **arrays}
         for name, values in members.items():
@@ -79,13 +80,13 @@ def loaded[Held](
     UnsafeFileError
         When the file holds pickled objects, or claims far more than it has.
     """
-    source = Path(source)
+    source = check.existing_file("load", source)
     header, arrays = _load(source, format_)
     try:
         for name, values in arrays.items():
             if not np.isfinite(values).all():
                 raise InputError(f"{name} holds numbers that are not finite")
-        return rebuild(_upgraded(header) if header["version"] < VERSION else header, arrays)
+        return rebuild(upgraded(header) if header["version"] < VERSION else header, arrays)
     except UnknownClassError as error:
         raise FormatError(f"{source}: {error}") from error
     except (InputError, KeyError, TypeError, AttributeError, ValueError) as error:
@@ -102,14 +103,14 @@ def digest(header: Mapping[str, Any], arrays: Mapping[str, Array]) -> str:
     return digest.hexdigest()
 
 
-def _upgraded(header: Mapping[str, Any]) -> dict[str, Any]:
+def upgraded(header: Mapping[str, Any]) -> dict[str, Any]:
     """Return a header of format versions 1 to 3 as one of version 4: its kernels, inner ones too, were numbers."""
     new = dict(header)
     if "kernel" in new:
         new["kernel"] = description_of(kernel_of_code(new["kernel"]))
     for inner in ("ladder", "regimes", "borders"):
         if inner in new:
-            new[inner] = [_upgraded(one) for one in new[inner]]
+            new[inner] = [upgraded(one) for one in new[inner]]
     return new
 
 

@@ -34,6 +34,7 @@ from scipy.optimize import minimize
 from scipy.special import log_ndtr, ndtr
 
 from uqms import _checks as check
+from uqms._teaching import taught
 from uqms._threads import one_thread, single_threaded
 from uqms._typing import Array, Bools, Ints, RandomState, as_generator
 from uqms.ensemble import table
@@ -92,6 +93,7 @@ ONE_LEVEL = "choose one: ensemble.isel(run=ensemble.fidelity == {!r})"
 
 
 # ------------------------------------------------------------------------------------------------------------ settings
+@taught
 @final
 @dataclass(frozen=True)
 class SuccessProbability:
@@ -185,6 +187,7 @@ class SuccessProbability:
         return _fitted("success", runs, labels, self.kernel, self.hyperparameters, sharp=False)
 
 
+@taught
 @final
 @dataclass(frozen=True)
 class EventProbability:

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from uqms._teaching import taught
 from uqms._threads import single_threaded
 from uqms._typing import Array, Ints
 from uqms.errors import InputError
@@ -85,6 +86,7 @@ class Comparison:
         return "\n".join(lines)
 
 
+@taught
 @single_threaded
 def compare_surrogates(settings: Mapping[str, GaussianProcess], ensemble: xr.Dataset) -> Comparison:
     """Fit several settings to the same runs and compare how well each predicts the runs that it leaves out.

@@ -21,6 +21,7 @@ import numpy as np
 from scipy.linalg import lapack, solve_triangular
 from scipy.stats import qmc
 
+from uqms._teaching import taught
 from uqms._typing import Array
 from uqms.errors import InputError
 from uqms.parameters import Box
@@ -40,6 +41,7 @@ SUPPORTED = (
 AGREEMENT = 1e-6  # in prior sds; what is asked of the converted posterior before it is handed over
 
 
+@taught
 def from_gpytorch(
     model: Any,
     *,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, Literal, final
+from typing import TYPE_CHECKING, Any, Literal, final
 
 import numpy as np
 import xarray as xr
@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 
 from uqms import _checks as check
 from uqms import ensemble as table
+from uqms._teaching import missing, taught
 from uqms._threads import single_threaded
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.errors import (
@@ -90,6 +91,17 @@ SHOWN = 0.005  # truncation's share of the stated variance that is printed
 ANCHORS = 1024
 
 
+_FIT = "it holds settings and was not fitted: surrogate = uq.GaussianProcess(...).fit(ensemble)"
+# What a fitted surrogate has, and scikit-learn's names.
+UNFITTED = {
+    **dict.fromkeys(("predict", "functions", "scores", "mean", "gradient", "save", "domain", "sample_y"), _FIT),
+    "score": "errors of left-out runs are uq.leave_one_out(surrogate)",
+    "fit_predict": "fit, then predict: uq.GaussianProcess(...).fit(ensemble).predict(points)",
+    "train": "it is .fit(ensemble)",
+}
+
+
+@taught
 @final
 @dataclass(frozen=True)
 class GaussianProcess:
@@ -164,6 +176,11 @@ class GaussianProcess:
     scales: Literal["auto", "given"] = "auto"
 
     def __post_init__(self) -> None:
+        if isinstance(self.kernel, np.ndarray | Mapping) or hasattr(self.kernel, "columns"):
+            raise InputError(
+                "GaussianProcess takes settings, such as kernel=uq.Matern52(); runs go to fit: "
+                "uq.GaussianProcess().fit(uq.ensemble.build(inputs, outputs, space=space))."
+            )
         if not isinstance(self.kernel, Stationary | Adapted | JaxKernel):
             raise InputError(
                 f"kernel is {self.kernel!r}; give Matern52(), Matern32() or SquaredExponential(), or a sum or product "
@@ -205,6 +222,11 @@ class GaussianProcess:
             )
         if self.hyperparameters not in ("auto", "averaged", "point"):
             raise InputError(f"hyperparameters is {self.hyperparameters!r}; give 'auto', 'averaged' or 'point'.")
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            raise missing(type(self), "A GaussianProcess", name, UNFITTED)
 
     @single_threaded
     def fit(self, ensemble: xr.Dataset) -> "GaussianProcessSurrogate":
@@ -302,7 +324,7 @@ class GaussianProcess:
             fitting, y, bases, found = fitting.with_scores_in_common(y, bases, found)
         process = fitting.conditioned(y, found, bases)
         report(process, found, bases)
-        attrs = {key: str(runs.attrs[key]) for key in ("space", "simulator", "design") if key in runs.attrs}
+        attrs = {key: str(runs.attrs[key]) for key in ("space", "box_note", "simulator", "design") if key in runs.attrs}
         attrs |= {"runs_left_out": str(left_out), "noise": self.noise}
         failed = int(np.isin(ensemble["state"].values, table.LOST).sum())
         attrs |= {"runs_failed": str(failed)} if failed else {}
@@ -317,6 +339,7 @@ class GaussianProcess:
         )
 
 
+@taught
 @final
 @dataclass(frozen=True, eq=False)
 class GaussianProcessSurrogate(NamedSurrogate):

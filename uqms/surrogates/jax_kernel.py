@@ -22,6 +22,7 @@ from typing import Any, NoReturn, final
 
 import numpy as np
 
+from uqms._teaching import taught_construction
 from uqms._typing import Array, Ints
 from uqms.errors import InputError
 from uqms.parameters import LogNormal
@@ -36,6 +37,7 @@ PROBES = 6  # inputs at which a kernel is looked at before it is used
 ROUNDING = 1e-10
 
 
+@taught_construction
 class JaxKernel(Kernel):
     """A kernel of your own as one JAX function of two inputs: the base of kernels that no scaled distance gives.
 

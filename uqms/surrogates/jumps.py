@@ -28,6 +28,7 @@ import numpy as np
 from scipy.linalg import solve_triangular
 from scipy.spatial.distance import cdist
 
+from uqms._teaching import taught
 from uqms._threads import one_thread
 from uqms._typing import Array, Bools, Ints
 from uqms.errors import PACKAGE, InputError, RegimeWarning
@@ -99,6 +100,7 @@ class Jump:
         return "\n".join(lines)
 
 
+@taught
 def detect_jump(surrogate: GaussianProcessSurrogate) -> Jump:
     """Say whether an output of a fitted surrogate jumps between regimes, which one smooth process cannot follow.
 

@@ -10,12 +10,11 @@ settings.
 
 import math
 import reprlib
-import sys
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from uqms._import_names import class_named, name_of
+from uqms._import_names import class_named, stored_name
 from uqms.errors import InputError
 from uqms.surrogates.cokriging import CoKriging
 from uqms.surrogates.jax_kernel import JaxKernel
@@ -51,30 +50,13 @@ def description_of(kernel: Kernel) -> dict[str, Any]:
         settings_of(kernel)  # which refuses what is no number
     given = [part.name for part in fields(kernel) if part.init]  # type: ignore[arg-type]
     settings = {name: _plain(getattr(kernel, name)) for name in given}
-    return {"class": _import_name(type(kernel)), "settings": settings}
+    return {"class": stored_name(type(kernel), "kernel"), "settings": settings}
 
 
 def _plain(value: object) -> Any:
     if isinstance(value, Kernel):
         return description_of(value)
     return [_plain(one) for one in value] if isinstance(value, tuple) else value
-
-
-def _import_name(cls: type) -> str:
-    import uqms
-
-    if getattr(uqms, cls.__name__, None) is cls:
-        return f"uqms:{cls.__name__}"
-    name = name_of(cls)
-    found: Any = sys.modules.get(cls.__module__)
-    for part in cls.__qualname__.split("."):
-        found = getattr(found, part, None)
-    if found is not cls:
-        raise InputError(
-            f"the kernel {name} cannot be saved: a file holds the import name of its class, and this one is not found "
-            f"by that. Define `class {cls.__name__}` at the top level of a module, not inside a function."
-        )
-    return name
 
 
 # ------------------------------------------------------------------------------------------------------------- reading

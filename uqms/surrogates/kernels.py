@@ -37,6 +37,7 @@ from numba.core.errors import NumbaError
 from numba.extending import intrinsic
 
 from uqms._compiled import compiled
+from uqms._teaching import taught_construction
 from uqms._typing import Array, Ints
 from uqms.errors import InputError
 
@@ -299,6 +300,7 @@ class Stationary(RadialParts):
         return total
 
 
+@taught_construction
 class RadialKernel(Stationary):
     """Correlation as a function of the squared scaled distance, with one length scale per input: the base of your own.
 
@@ -366,6 +368,7 @@ class RadialKernel(Stationary):
         return repr(self).removesuffix("()")
 
 
+@taught_construction
 @final
 @dataclass(frozen=True)
 class SquaredExponential(RadialKernel):
@@ -387,6 +390,7 @@ class SquaredExponential(RadialKernel):
         return correlation_of(0, r2)  # type: ignore[no-any-return]
 
 
+@taught_construction
 @final
 @dataclass(frozen=True)
 class Matern32(RadialKernel):
@@ -406,6 +410,7 @@ class Matern32(RadialKernel):
         return correlation_of(1, r2)  # type: ignore[no-any-return]
 
 
+@taught_construction
 @final
 @dataclass(frozen=True)
 class Matern52(RadialKernel):
@@ -425,6 +430,7 @@ class Matern52(RadialKernel):
         return correlation_of(2, r2)  # type: ignore[no-any-return]
 
 
+@taught_construction
 @final
 @dataclass(frozen=True)
 class Matern72(RadialKernel):
@@ -494,6 +500,7 @@ class RationalQuadratic(RadialKernel):
         return kappa, -kappa / base
 
 
+@taught_construction
 @final
 @dataclass(frozen=True)
 class Product(Stationary):
@@ -536,6 +543,7 @@ class Product(Stationary):
         return " * ".join(map(str, self.parts))
 
 
+@taught_construction
 @final
 @dataclass(frozen=True)
 class Sum(Stationary):

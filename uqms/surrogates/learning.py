@@ -19,6 +19,7 @@ import pandas as pd
 import xarray as xr
 
 from uqms import ensemble as table
+from uqms._teaching import taught
 from uqms._threads import single_threaded
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.errors import InputError
@@ -92,6 +93,7 @@ def _words(rate: Mapping[Any, Any]) -> str:
     return f"it is too uneven, {fall}, to tell how it falls: ask again with more runs or a wider range of sizes"
 
 
+@taught
 @single_threaded
 def learning_curve(
     settings: Settings, ensemble: xr.Dataset, sizes: Sequence[int] | None = None, *, rng: RandomState = 0

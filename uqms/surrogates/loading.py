@@ -4,18 +4,26 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
+from uqms._teaching import taught
 from uqms._typing import Array
-from uqms.surrogates.archive import loaded
+from uqms.errors import InputError
+from uqms.surrogates.archive import VERSION, Stored, loaded, upgraded
+from uqms.surrogates.classification import FittedProbability
 from uqms.surrogates.fidelity.surrogate import MultiFidelitySurrogate
 from uqms.surrogates.gp import GaussianProcessSurrogate
 from uqms.surrogates.neighbours import LocalGaussianProcessSurrogate
+from uqms.surrogates.regimes import RegimeSurrogate
 from uqms.surrogates.stored import FORMAT
 
-__all__ = ["Saved", "load_surrogate"]
+__all__ = ["Saved", "load_surrogate", "packed", "unpacked"]
 
 Saved = GaussianProcessSurrogate | MultiFidelitySurrogate | LocalGaussianProcessSurrogate
+Inside = Saved | RegimeSurrogate | FittedProbability
 
 
+@taught
 def load_surrogate(path: str | os.PathLike[str]) -> Saved:
     """Read a surrogate that `save` wrote; nothing in the file is run, and it cannot ask for more memory than it holds.
 
@@ -54,3 +62,38 @@ def _restored(header: Mapping[str, Any], arrays: dict[str, Array]) -> Saved:
     if "local" in header:
         return LocalGaussianProcessSurrogate.restored(header, arrays)
     return GaussianProcessSurrogate.restored(header, arrays)
+
+
+def packed(fitted: object) -> Stored | None:
+    """Return what a file of something else holds of a surrogate or probability; None of what has no `stored`.
+
+    Raises
+    ------
+    InputError
+        When there is code in it, such as a cheap model in Python as its mean.
+    """
+    if not isinstance(fitted, Inside):
+        return None
+    stored = fitted.stored()
+    return Stored({"version": VERSION, **stored.header}, stored.arrays)
+
+
+def unpacked(header: Mapping[str, Any], arrays: dict[str, Array]) -> Inside:
+    """Return the surrogate or probability of which `packed` returned this; arrays are taken out of the mapping.
+
+    Raises
+    ------
+    InputError
+        When the parts do not belong together.
+    """
+    header = dict(header)
+    version = header.pop("version")
+    if not isinstance(version, int) or not 4 <= version <= VERSION:
+        raise InputError(f"its surrogate has format version {version!r}; this uqms reads up to {VERSION}")
+    for name, values in arrays.items():
+        if values.dtype != np.float64 or not np.isfinite(values).all():
+            raise InputError(f"{name} of a surrogate holds something else than finite numbers")
+    header = upgraded(header) if version < VERSION else header
+    if "regimes" in header:
+        return RegimeSurrogate.restored(header, arrays)
+    return FittedProbability.restored(header, arrays) if "event" in header else _restored(header, arrays)

@@ -27,6 +27,7 @@ from scipy.optimize import minimize_scalar
 from scipy.spatial import cKDTree
 
 from uqms import _checks as check
+from uqms._teaching import taught
 from uqms._threads import single_threaded
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.ensemble import LOST, RunState, table
@@ -91,6 +92,7 @@ class LeftOutRuns(NamedTuple):
     rmse: Array
 
 
+@taught
 @final
 @dataclass(frozen=True)
 class LocalGaussianProcess:

@@ -25,6 +25,7 @@ from scipy import sparse
 from scipy.interpolate import BSpline, make_interp_spline
 from scipy.sparse.linalg import splu
 
+from uqms._teaching import taught
 from uqms._typing import Array, Bools, Ints
 from uqms.errors import DataError, ExtrapolationError, InputError
 from uqms.surrogates.transforms import IDENTITY, Log, Logit, Transform, as_transform
@@ -59,6 +60,7 @@ ROUNDED_WEIGHT = 1e-18  # of a coordinate's value in what is interpolated
 CONSTANT = 1e-13  # an output whose sd is below this share of its size is constant up to rounding
 
 
+@taught
 @final
 @dataclass(frozen=True)
 class Scalar:
@@ -90,6 +92,7 @@ class Scalar:
         as_transform(self.transform)
 
 
+@taught
 @final
 @dataclass(frozen=True)
 class Curve:

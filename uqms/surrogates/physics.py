@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
+from uqms._teaching import taught
 from uqms._typing import Array
 from uqms.errors import InputError
 from uqms.parameters import Box
@@ -33,6 +34,7 @@ NEVER = 1e30
 Inputs = Mapping[str, Array]
 
 
+@taught
 @final
 @dataclass(frozen=True, eq=False)
 class Physics:

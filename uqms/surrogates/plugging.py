@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import final
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from uqms import _checks as check
@@ -142,7 +143,7 @@ class ScoreDraws:
         return out[:, place.reshape(-1)]
 
 
-def predict_from_scores(surrogate: Surrogate, points: Mapping[str, object] | xr.Dataset) -> Prediction:
+def predict_from_scores(surrogate: Surrogate, points: Mapping[str, object] | xr.Dataset | pd.DataFrame) -> Prediction:
     """Return the prediction of a surrogate at points from its `scores`, as a `predict` of its own may.
 
     Use it to look at a surrogate of your own as at a fitted one: means, intervals and draws of its outputs, in their

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from numpy.typing import ArrayLike
 
+from uqms._teaching import taught
 from uqms._threads import single_threaded
 from uqms._typing import Array
 from uqms.errors import ExtrapolationError, InputError
@@ -27,6 +29,7 @@ from uqms.surrogates.stored import FORMAT
 __all__ = ["NamedSurrogate", "mean_at", "mean_reverse"]
 
 
+@taught
 class NamedSurrogate(ABC):
     """What surrogates on a design box with output bases have in common: names, decoding, predictions, files."""
 
@@ -68,13 +71,13 @@ class NamedSurrogate(ABC):
         return decoded(self.bases, output, coords)
 
     @single_threaded
-    def predict(self, points: Mapping[str, object] | xr.Dataset) -> Prediction:
+    def predict(self, points: Mapping[str, object] | xr.Dataset | pd.DataFrame) -> Prediction:
         """Predict every output at points given in the inputs' own units.
 
         Parameters
         ----------
         points
-            Mapping (or Dataset) of input name to numbers of shape (k,); single numbers are repeated.
+            Mapping (Dataset, pandas table) of input name to numbers of shape (k,); single numbers are repeated.
 
         Returns
         -------

@@ -1,34 +1,39 @@
 """What a surrogate says at given points: mean, sd, covariance and draws of every output, in the output's own unit."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, final
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, final
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 from scipy.special import logsumexp, ndtr, ndtri
 
+from uqms._teaching import missing, taught
 from uqms._threads import single_threaded
 from uqms._typing import Array, Bools, RandomState, as_generator
-from uqms.errors import PACKAGE, ConformanceError, ExtrapolationWarning, InputError
+from uqms.errors import PACKAGE, ConformanceError, ExtrapolationWarning, InputError, UnknownKeyError
 from uqms.surrogates.outputs import Decoder, InputDecoder
 from uqms.surrogates.process import Scores
 from uqms.surrogates.protocol import FunctionDraws, Surrogate
 from uqms.surrogates.transforms import IDENTITY, Identity, Logit, Transform
 
 __all__ = [
+    "ELSEWHERE",
     "Mixture",
     "Prediction",
+    "asked_by_key",
     "decoded_scores",
     "mixture",
     "named_points",
     "noise_variance",
     "predicted_at",
     "rows_of_draws",
+    "shown",
 ]
 
 HALVINGS = 60
@@ -187,6 +192,62 @@ def noise_variance(
     return total
 
 
+OUTPUTS, PLACES = 7, 3  # lines of a printed prediction, and entries of each output
+
+ELSEWHERE = {
+    "std": "the standard deviation is .sd",
+    "stddev": "the standard deviation is .sd",
+    "var": "it is .variance",
+    "cov": "joint draws are .draws(n, rng=1)",
+    "quantile": "intervals are .interval(0.95)",
+    "ci": "intervals are .interval(0.95)",
+    "samples": "joint draws are .draws",
+    "sample": "joint draws are .draws",
+    "values": "the mean is .mean[output].values",
+    "plot": "figures are in uq.plots",
+}
+
+
+def asked_by_key(what: str, name: object, outputs: Iterable[str]) -> UnknownKeyError:
+    """Return the error of an output that was asked for by `prediction[name]`."""
+    known = list(outputs)
+    right = name if name in known else known[0]
+    return UnknownKeyError(
+        f"{what}[{name!r}]: which of it? Say {what}.mean[{right!r}], {what}.sd[{right!r}] or "
+        f"{what}.interval()[{right!r}]; the outputs are {', '.join(known)}."
+    )
+
+
+def shown(head: str, mean: xr.Dataset, sd: xr.Dataset) -> str:
+    """Return at most ten lines: mean ± sd of the first, a middle and the last entry of each output."""
+    lines = [head]
+    names = [str(name) for name in mean.data_vars]
+    for name in names[:OUTPUTS]:
+        one, spread = mean[name], sd[name]
+        unit = str(one.attrs.get("unit", ""))
+        places = sorted({0, (one.size - 1) // 2, one.size - 1}) if one.size > PLACES else range(one.size)
+        entries = []
+        for place in places:
+            at = np.unravel_index(place, one.shape) if one.ndim else ()
+            where = [
+                f"{dim} = {_short(one[dim].values[i]) if dim in one.coords else i}"
+                for dim, i in zip(one.dims, at, strict=True)
+                if one.sizes[dim] > 1
+            ]
+            value = f"{float(one.values[at]):.4g} ± {float(spread.values[at]):.2g}"
+            entries.append(f"{value} at {', '.join(where)}" if where else value)
+        more = f" ({one.size} values)" if one.size > PLACES else ""
+        lines.append(f"  {name}{f' [{unit}]' if unit else ''}{more}: {'; '.join(entries)}")
+    if len(names) > OUTPUTS:
+        lines.append(f"  and {len(names) - OUTPUTS} more outputs: {', '.join(names[OUTPUTS:])}"[:200])
+    return "\n".join(lines)
+
+
+def _short(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float | np.floating) else str(value)
+
+
+@taught
 @final
 @dataclass(frozen=True, eq=False)
 class Prediction:
@@ -212,6 +273,27 @@ class Prediction:
     u: Array
     scores: Scores
     inside: Bools
+
+    def __repr__(self) -> str:
+        k = len(self.u)
+        outside = "" if self.inside.all() else f", {int((~self.inside).sum())} of them outside of the design box"
+        head = f"Prediction at {k} point{'s' if k > 1 else ''}{outside}: mean ± sd of the surrogate"
+        return shown(head, self.mean, self.sd)
+
+    def __getitem__(self, name: str) -> NoReturn:
+        """Raise: a prediction has a mean, an sd and draws of each output.
+
+        Raises
+        ------
+        UnknownKeyError
+            Always.
+        """
+        raise asked_by_key("prediction", name, self.surrogate.layouts)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            raise missing(type(self), "A prediction", name, ELSEWHERE)
 
     def _labelled(self, name: str, values: Array, lead: tuple[str, ...] = ("point",)) -> xr.DataArray:
         layout = self.surrogate.layouts[name]
@@ -444,7 +526,7 @@ class Prediction:
 
 
 def predicted_at(
-    surrogate: Surrogate, points: Mapping[str, object] | xr.Dataset, marginal: Callable[[Array], Scores]
+    surrogate: Surrogate, points: Mapping[str, object] | xr.Dataset | pd.DataFrame, marginal: Callable[[Array], Scores]
 ) -> Prediction:
     """Return the prediction at points in the inputs' own units, from scores whose covariance holds variances only.
 
@@ -515,20 +597,29 @@ def _numbers(name: str, values: object) -> Array:
     return numbers
 
 
-def named_points(names: tuple[str, ...], points: Mapping[str, object] | xr.Dataset) -> Array:
-    """Return points (k, d) in the order of `names` from a mapping or a Dataset; scalars are repeated.
+def named_points(names: tuple[str, ...], points: object) -> Array:
+    """Return points (k, d) in the order of `names` from a mapping, a table or a Dataset; scalars are repeated.
 
     Raises
     ------
     InputError
         When a name is missing or unknown, or lengths differ.
     """
+    if isinstance(points, pd.DataFrame):
+        points = {str(name): points[name].to_numpy() for name in points.columns}
     if not isinstance(points, Mapping):
-        raise InputError(f"Points are a {type(points).__name__}; give a mapping of input name to numbers.")
+        example = ", ".join(f"{name!r}: ..." for name in names)
+        raise InputError(
+            f"Points are a {type(points).__name__}; give numbers by the name of each input, {{{example}}}, or a table "
+            "with these columns."
+        )
     given = {str(name): _numbers(str(name), values) for name, values in points.items() if name in names}
     missing, unknown = [name for name in names if name not in given], sorted({str(n) for n in points} - set(names))
     if missing or (unknown and not isinstance(points, xr.Dataset)):
-        raise InputError(f"Points need {list(names)}; missing {missing}, unknown {unknown}.")
+        wrong = [f"{', '.join(map(repr, missing))} missing"] * bool(missing)
+        wrong += [f"{', '.join(map(repr, unknown))} unknown"] * bool(unknown)
+        example = ", ".join(f"{name!r}: ..." for name in names)
+        raise InputError(f"Points: {' and '.join(wrong)}; give numbers of each input, {{{example}}}.")
     sizes = {given[name].shape for name in names} - {(1,)}
     if len(sizes) > 1 or any(len(size) != 1 for size in sizes):
         shapes = {name: given[name].shape for name in names}

@@ -32,6 +32,7 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from uqms import _checks as check
+from uqms._teaching import taught
 from uqms._threads import single_threaded
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.ensemble import LOST, table
@@ -55,6 +56,7 @@ MOST = 8  # regimes
 FORMAT = "uqms-regimes"
 
 
+@taught
 @final
 @dataclass(frozen=True)
 class Regimes:
@@ -446,7 +448,7 @@ class RegimeSurrogate:
         return cls(regimes, borders, labels.astype(np.int64), tuple(names), members, attrs)
 
     @single_threaded
-    def predict(self, points: Mapping[str, object] | xr.Dataset) -> Prediction:
+    def predict(self, points: Mapping[str, object] | xr.Dataset | pd.DataFrame) -> Prediction:
         """Predict every output at points given in the inputs' own units; see `GaussianProcessSurrogate.predict`.
 
         Where the border is not sure the law of an output has two modes: ask for `quantile`, `interval` or `draws`

@@ -32,7 +32,7 @@ from jaxtyping import Float
 from scipy.special import chdtrc, digamma, log_ndtr, ndtr, ndtri, polygamma
 
 from uqms._typing import Array, Bools, Ints
-from uqms.errors import DesignError, DesignWarning
+from uqms.errors import PACKAGE, DesignError, DesignWarning
 from uqms.surrogates import fused
 from uqms.surrogates.fitting import Fitting
 from uqms.surrogates.kernels import Matern52
@@ -276,7 +276,7 @@ def _check_replicates(replicates: Replicates, count: Ints) -> None:
             f"10 d + 10 = {enough} its variance is rough, and intervals are as rough. Run more replicates, about 5 an "
             "input: uq.run(..., replicates=5, rng=1).",
             DesignWarning,
-            stacklevel=4,
+            skip_file_prefixes=PACKAGE,
         )
 
 

@@ -14,8 +14,9 @@ from numpy.typing import ArrayLike
 from scipy.stats import kstest
 
 from uqms import ensemble as tables
+from uqms._teaching import taught
 from uqms._typing import Array
-from uqms.errors import DataError, DesignWarning, InputError
+from uqms.errors import PACKAGE, DataError, DesignWarning, InputError
 from uqms.parameters import Box, ParameterSpace
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class SbiRuns(NamedTuple):
     x: Any
 
 
+@taught
 def to_sbi(ensemble: xr.Dataset, outputs: "Sequence[str] | None" = None) -> SbiRuns:
     """Return prior and runs for a neural posterior or likelihood of the package `sbi` (``pip install 'uqms[sbi]'``).
 
@@ -111,6 +113,7 @@ def to_sbi(ensemble: xr.Dataset, outputs: "Sequence[str] | None" = None) -> SbiR
     return SbiRuns(prior, torch.as_tensor(u, **as_tensor), torch.as_tensor(x, **as_tensor))
 
 
+@taught
 def from_sbi(samples: ArrayLike, ensemble: xr.Dataset) -> xr.DataTree:
     """Return draws of a neural posterior in the parameters' own units, as a DataTree that ArviZ reads.
 
@@ -197,5 +200,5 @@ def _check_law(space: ParameterSpace, u: Array) -> None:
                 "one). A neural posterior (NPE) takes the law of the runs for the prior: run a design of the space "
                 "itself, or learn the likelihood (NLE).",
                 DesignWarning,
-                stacklevel=3,
+                skip_file_prefixes=PACKAGE,
             )

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import expit
 
+from uqms._teaching import taught
 from uqms._typing import Array, Bools
 from uqms.errors import DataError, InputError
 from uqms.parameters.functions import NumPyFunctions
@@ -75,6 +76,7 @@ class Identity:
         return np.ones_like(mean), np.zeros_like(variance)
 
 
+@taught
 @final
 @dataclass(frozen=True)
 class Log:
@@ -128,6 +130,7 @@ class Log:
         return first, 0.5 * first
 
 
+@taught
 @final
 @dataclass(frozen=True)
 class Logit:

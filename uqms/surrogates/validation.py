@@ -24,6 +24,7 @@ import xarray as xr
 from scipy.spatial.distance import cdist
 
 from uqms import ensemble as table
+from uqms._teaching import taught
 from uqms._threads import single_threaded
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.errors import DataError, InputError
@@ -197,6 +198,7 @@ def _doubts(row: "pd.Series[Any]") -> tuple[str, ...]:
     return tuple(words)
 
 
+@taught
 @single_threaded
 def leave_one_out(surrogate: GaussianProcessSurrogate | MultiFidelitySurrogate, *, rng: int = 0) -> Validation:
     """Predict every training run from all others, in closed form, and compare in the outputs' own units.
@@ -289,6 +291,7 @@ def leave_one_out(surrogate: GaussianProcessSurrogate | MultiFidelitySurrogate, 
     return replace(found, table=found.table.assign(truncation=pd.Series(shares)))
 
 
+@taught
 @single_threaded
 def held_out(surrogate: Surrogate, ensemble: xr.Dataset, *, rng: int = 0) -> Validation:
     """Predict runs that were not used for training and compare with what was simulated.
@@ -341,6 +344,7 @@ def held_out(surrogate: Surrogate, ensemble: xr.Dataset, *, rng: int = 0) -> Val
     return _validation("held-out", [surrogate], parts, n, getattr(surrogate, "runs", 0), rng)
 
 
+@taught
 @single_threaded
 def k_fold(settings: Settings, ensemble: xr.Dataset, k: int = 5, *, rng: RandomState = 0) -> Validation:
     """Predict each of k parts of the runs from a surrogate that is fitted to all others.

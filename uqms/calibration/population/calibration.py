@@ -19,6 +19,7 @@ import copy
 import json
 import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, final
 
@@ -26,6 +27,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from uqms._teaching import taught
 from uqms._threads import single_threaded
 from uqms._typing import Array, ArrayLike, Ints, RandomState, ScaleName, as_generator
 from uqms.calibration import density
@@ -41,7 +43,7 @@ from uqms.calibration.observations import Observations
 from uqms.calibration.population.layout import WALL, Layout, Subjects, read_subjects
 from uqms.calibration.population.lowrank import LowRank
 from uqms.calibration.population.population import Population
-from uqms.calibration.population.subject_prediction import has_features, low_rank, simulate_rows
+from uqms.calibration.population.subject_prediction import featured, has_features, low_rank, simulate_rows
 from uqms.calibration.problem import Calibration
 from uqms.calibration.samplers import NUTS, Sampler
 from uqms.calibration.single import SingleCalibration, named_derived
@@ -255,6 +257,7 @@ def _check_scales(population: Population, surrogate: Surrogate) -> None:
             )
 
 
+@taught
 @final
 class PopulationCalibration(Calibration):
     """Infer a population and each of its subjects; made by ``Calibration(..., population=uq.Population(...))``.
@@ -335,6 +338,15 @@ class PopulationCalibration(Calibration):
         self.fixed: dict[str, float] = {}
         self.constraints: tuple[Constraint, ...] = ()
         settings: dict[str, Any] = {"discrepancy": discrepancy, "outside": outside, "expansion": expansion}
+        self.settings: dict[str, Any] = {
+            "noise": noise,
+            "population": population,
+            "subjects": subjects,
+            "derived": derived,
+            "surrogate_error": surrogate_error,
+            "without_data": without_data,
+            **settings,
+        }
         self.data = Individuals(population, subjects, without_data, surrogate, observations, noise, **settings)
         taken = [*self.data.noise.unknown, *self.data.uncertain, *self.data.condition_names]
         clash = sorted(set(population.settings) & {*taken, "latents", "observations", "subject"})
@@ -395,6 +407,24 @@ class PopulationCalibration(Calibration):
         own = self.individuals(theta, latents)
         phi = self.data.noise.phi(own, (len(latents),))
         other.lowrank = low_rank(self.data, self.data.unit_inputs(own), phi, rng)
+        return other
+
+    def with_flat_features(self, block: Array, left_out: Array) -> "PopulationCalibration":
+        """Return the same problem with features of the error as a block and its `left_out`, see `SharedError.flat`."""
+        other = copy.copy(self)
+        assert self.lowrank is not None
+        own = self.lowrank.error
+        error = replace(own.with_flat(block), left_out=left_out)
+        # Compiled code reads these arrays unchecked.
+        if (
+            len(error.flat()) != len(block)
+            or min(error.ranks) < 1
+            or max(error.counts) > len(error.points)
+            or min(error.counts) < 1
+            or len(left_out) != len(own.ranks)
+        ):
+            raise InputError("the features of its population do not belong together")
+        other.lowrank = featured(self.data, error, self.data.cells.used, self.lowrank.unit)
         return other
 
     @property

@@ -9,6 +9,7 @@ import pandas as pd
 from scipy.stats import qmc
 
 from uqms import _checks as check
+from uqms._teaching import taught
 from uqms._typing import ScaleName
 from uqms.calibration.constraints import Expression
 from uqms.calibration.noise import check_positive
@@ -34,6 +35,7 @@ class Covariate(NamedTuple):
     prior: Prior | float
 
 
+@taught
 @final
 @dataclass(frozen=True)
 class Population:

@@ -25,6 +25,7 @@ import xarray as xr
 from scipy.special import gammaln
 
 from uqms import _checks as check
+from uqms._teaching import taught
 from uqms._threads import single_threaded
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.calibration.likelihood import merge_close
@@ -51,6 +52,7 @@ DRAWS, KEPT = 4000, 500  # of the parameters; of those that predict curves
 POOL = 4  # times as many draws of the population, of which those inside of the design box are taken
 
 
+@taught
 @final
 @dataclass(frozen=True, eq=False)
 class SubjectPosterior:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, final
 import numpy as np
 
 from uqms import _checks as check
+from uqms._teaching import taught
 from uqms._typing import Array
 from uqms.calibration.mixture import Mixture
 from uqms.calibration.mode import find_modes, same_place
@@ -24,6 +25,7 @@ FLATTEST = 0.05  # least curvature on the scale of the particles' spread
 NEGLIGIBLE = 20.0  # nats by which a mode may lie below the best
 
 
+@taught
 @final
 @dataclass(frozen=True)
 class Laplace:

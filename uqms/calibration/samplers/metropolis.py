@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, final
 import numpy as np
 
 from uqms import _checks as check
+from uqms._teaching import taught
 from uqms._typing import Array
 from uqms.calibration.mixture import Mixture, fit_mixture
 from uqms.calibration.samplers.shared import trace_of, warn_of_few
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Metropolis"]
 
 
+@taught
 @final
 @dataclass(frozen=True)
 class Metropolis:

@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 
 from uqms import _checks as check
+from uqms._teaching import taught
 from uqms._threads import single_threaded
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.calibration.samplers.shared import LINE, check_share, warn_of_few
@@ -29,6 +30,7 @@ RESTART = 100  # warm-up draws of a further block
 SHORTEST, MARGIN = 0.2, 1.1  # a further block: of `draws` at least, and how much more than what is missing
 
 
+@taught
 @final
 @dataclass(frozen=True)
 class NUTS:

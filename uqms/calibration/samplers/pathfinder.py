@@ -21,6 +21,7 @@ import numpy as np
 import xarray as xr
 
 from uqms import _checks as check
+from uqms._teaching import taught
 from uqms._typing import Array
 from uqms.calibration.mixture import Mixture
 from uqms.calibration.mode import Climb, bfgs
@@ -42,6 +43,7 @@ AWAY = 3.0  # particles' spreads from which paths begin: they must pass where th
 TRIES = 20
 
 
+@taught
 @final
 @dataclass(frozen=True)
 class Pathfinder:

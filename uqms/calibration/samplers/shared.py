@@ -1,6 +1,7 @@
 """What samplers share: checks of their settings, an import, and how they hand their draws back."""
 
 import importlib
+import inspect
 import threading
 import warnings
 from collections.abc import Callable
@@ -11,7 +12,10 @@ import xarray as xr
 
 from uqms._typing import Array
 from uqms.calibration.whitened import Whitened
-from uqms.errors import ConvergenceWarning, InputError, SamplingError
+from uqms.errors import PACKAGE, ConvergenceWarning, InputError, SamplingError
+
+# Frames that a warning of a constructor skips: those of the package, and of the code that dataclasses makes.
+CONSTRUCTORS = (*PACKAGE, "<string>")
 
 __all__ = ["LINE", "check_share", "import_beside", "pick", "trace_of", "warn_of_few"]
 
@@ -39,10 +43,23 @@ def warn_of_few(owner: str, chains: int, draws: int, what: str = "draws a chain"
         warnings.warn(
             f"{owner}: {chains} chain; whether a single chain converged cannot be told. Use 4.",
             ConvergenceWarning,
-            stacklevel=4,
+            stacklevel=_users_line(),
         )
     if draws < 100:
-        warnings.warn(f"{owner}: {draws} {what} are too few for intervals. Use 1000.", ConvergenceWarning, stacklevel=4)
+        warnings.warn(
+            f"{owner}: {draws} {what} are too few for intervals. Use 1000.",
+            ConvergenceWarning,
+            stacklevel=_users_line(),
+        )
+
+
+def _users_line() -> int:
+    """Return the `stacklevel` of the user's line for a warning of the caller; `skip_file_prefixes` keeps "<string>"."""
+    level, frame = 1, inspect.currentframe()
+    frame = None if frame is None else frame.f_back
+    while frame is not None and frame.f_code.co_filename.startswith(CONSTRUCTORS):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def trace_of(space: Whitened, z: Array, stats: dict[str, tuple[tuple[str, ...], Array]]) -> Any:

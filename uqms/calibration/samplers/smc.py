@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, final
 import numpy as np
 
 from uqms import _checks as check
+from uqms._teaching import taught
 from uqms.calibration.samplers.shared import check_share, trace_of, warn_of_few
 from uqms.calibration.tempering import temper
 from uqms.calibration.whitened import Whitened
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["SMC"]
 
 
+@taught
 @final
 @dataclass(frozen=True)
 class SMC:

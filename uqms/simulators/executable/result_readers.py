@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, final, runtime_checkable
 
+from uqms._teaching import taught
 from uqms._typing import Array
 from uqms.errors import InputError, OutputError, UnsafeFileError
 from uqms.simulators._json import spelled
@@ -48,6 +49,7 @@ class Reader(Protocol):
         ...
 
 
+@taught
 @final
 @dataclass(frozen=True)
 class JSONFile:
@@ -142,6 +144,7 @@ class JSONFile:
         return found
 
 
+@taught
 @final
 @dataclass(frozen=True)
 class TextTable:
@@ -284,6 +287,7 @@ class TextTable:
         return chosen if several else chosen[0]
 
 
+@taught
 @final
 @dataclass(frozen=True)
 class NetCDFFile:

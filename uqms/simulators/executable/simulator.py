@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, cast, final
 
+from uqms._teaching import taught
 from uqms._typing import Array
 from uqms.errors import (
     InputError,
@@ -40,6 +41,7 @@ _OF_SESSION = ("SLURM_", "PBS_", "LSB_", "LSF_", "SGE_", "PMI_", "PMIX_", "OMPI_
 Read = Reader | Sequence[Reader] | Callable[[Path], Mapping[str, object]]
 
 
+@taught
 @final
 @dataclass(frozen=True, eq=False)
 class ExecutableSimulator:

@@ -11,6 +11,7 @@ from typing import final
 import numpy as np
 
 from uqms import _checks as check
+from uqms._teaching import taught
 from uqms._typing import Array, ArrayLike
 from uqms.errors import InputError, OutputError, SimulatorError, SimulatorNotFound, SimulatorTimeout
 from uqms.simulators._declare import Declared, Setting, declared
@@ -29,6 +30,7 @@ SMALLEST = 1 << 20  # bytes that every answer may have; a number takes about 20
 PER_NUMBER = 64
 
 
+@taught
 @final
 @dataclass(frozen=True, eq=False)
 class UMBridgeSimulator:

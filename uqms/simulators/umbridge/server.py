@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import final
 
+from uqms._teaching import taught
 from uqms.errors import InputError
 from uqms.simulators.umbridge.endpoint import Endpoint, is_loopback
 from uqms.simulators.umbridge.served import Evaluable, Served, served
@@ -24,6 +25,7 @@ SMALLEST = 1 << 16  # bytes that every body may have; a number takes about 20
 PER_NUMBER = 64
 
 
+@taught
 @final
 @dataclass(frozen=True, eq=False)
 class UMBridgeServer:
@@ -198,6 +200,7 @@ class _Running:
         atexit.unregister(self.stop)
 
 
+@taught
 def serve(
     models: Evaluable | Mapping[str, Evaluable],
     *,

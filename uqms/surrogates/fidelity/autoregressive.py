@@ -8,6 +8,7 @@ from typing import Literal, final
 import numpy as np
 import xarray as xr
 
+from uqms._teaching import taught
 from uqms._threads import single_threaded
 from uqms._typing import Array, Ints
 from uqms.errors import InputError
@@ -23,6 +24,7 @@ from uqms.surrogates.outputs import Curve, Scalar
 __all__ = ["MultiFidelity", "fitted_levels", "ladder_of"]
 
 
+@taught
 @final
 @dataclass(frozen=True)
 class MultiFidelity:

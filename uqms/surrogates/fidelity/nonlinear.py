@@ -25,6 +25,7 @@ from typing import Literal, NamedTuple, final
 import numpy as np
 import xarray as xr
 
+from uqms._teaching import taught
 from uqms._threads import single_threaded
 from uqms._typing import Array, Ints
 from uqms.errors import InputError
@@ -47,6 +48,7 @@ NEGLIGIBLE = 1e-3  # of the largest variance: where functions are known better, 
 FEW = 20  # runs an input up to which hyperparameters are averaged
 
 
+@taught
 @final
 @dataclass(frozen=True)
 class NonlinearMultiFidelity:

@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from uqms._teaching import taught
 from uqms._typing import Array, Bools
 from uqms.errors import InputError
 from uqms.surrogates.fidelity.ladder import Ladder
@@ -66,6 +67,7 @@ class NextRun:
         return f"run {self.level!r} at {at}{also}: {row['reduction']:.1%} of the variance for a cost of {row['cost']:g}"
 
 
+@taught
 def next_level(
     surrogate: MultiFidelitySurrogate,
     candidates: Mapping[str, object] | xr.Dataset | None = None,
