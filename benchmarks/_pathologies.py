@@ -241,6 +241,35 @@ def one_chain(seed: int) -> Judged:
     return judged(posterior_of(problem, theta, seed, chains=1))
 
 
+def wrong_units(seed: int) -> Judged:
+    """Judge measurements in a unit a thousand times smaller, with the draws of the right ones."""
+    problem, rng = clean_problem(seed), np.random.default_rng([seed, 17])
+    other = problem.with_values(1000.0 * problem.observations.value)
+    return judged(posterior_of(other, exact_draws(problem, CHAINS * DRAWS, rng), seed))
+
+
+def refuted_noise_prior(seed: int) -> Judged:
+    """Judge a noise prior whose scale is a seventh of the residuals' sd."""
+    rng = np.random.default_rng([seed, 18])
+    times = np.linspace(0.1, 4.0, int(rng.choice([15, 40])))
+    surrogate = fitted(SPACES[0], 15, _one, times, seed)
+    data = _one(np.array(rng.uniform(0.4, 1.8)), times) + 0.14 * rng.standard_normal(len(times))
+    values = xr.DataArray(data, dims="t", coords={"t": times}, name="y")
+    problem = uq.Calibration(surrogate, values, uq.GaussianNoise(sd=uq.HalfNormal(0.02)))
+    return judged(posterior_of(problem, exact_draws(problem, CHAINS * DRAWS, rng), seed))
+
+
+def stuck_chain(seed: int) -> Judged:
+    """Judge a right problem of which one chain stayed at its start, a prior draw."""
+    problem, rng = clean_problem(seed), np.random.default_rng([seed, 19])
+    theta = exact_draws(problem, CHAINS * DRAWS, rng)
+    for name, values in problem.prior_draws(1, seed).items():
+        values = values[0] + 0.1 * (theta[name][-DRAWS:] - theta[name].mean())
+        low, high = problem.limits(name)
+        theta[name][-DRAWS:] = np.clip(values, low + 1e-9, high - 1e-9)
+    return judged(posterior_of(problem, theta, seed))
+
+
 def funnel_problem(seed: int) -> uq.Calibration:
     """Return a funnel: as many unknown levels as measurements, with a noise that is hardly known (Neal 2003).
 
@@ -287,4 +316,7 @@ PATHOLOGIES: dict[str, tuple[Callable[[int], Judged], tuple[str, ...]]] = {
     "surrogate of five runs": (five_runs, ("surrogate error", "surrogate validation")),
     "aborted chain": (aborted_chain, ("finite draws",)),
     "one chain": (one_chain, ("R-hat",)),
+    "stuck chain": (stuck_chain, ("R-hat", "other modes")),
+    "wrong units": (wrong_units, ("prior predictions",)),
+    "refuted noise prior": (refuted_noise_prior, ("prior against data",)),
 }

@@ -1,4 +1,4 @@
-"""The verdict's confusion table: seven planted pathologies of 20 seeds each, and 100 right calibrations.
+"""The verdict's confusion table: ten planted pathologies of 20 seeds each, and 100 right calibrations.
 
     python benchmarks/verdict.py [--quick]
 

@@ -48,7 +48,7 @@ from uqms.surrogates import GaussianProcessSurrogate, Validation, held_out
 from uqms.surrogates.process import average, condition
 from uqms.surrogates.training import Hyperparameters
 
-__all__ = ["Verification", "verification_design", "verify", "with_runs"]
+__all__ = ["Verification", "verification_design", "verify", "with_runs", "with_simulator"]
 
 STOCHASTIC = "the simulator is stochastic, so that runs have its noise"
 LATENT = "noise is not normal here, and the likelihood of the surrogate in no closed form"
@@ -323,7 +323,9 @@ def verify(posterior: Posterior, ensemble: xr.Dataset, *, rng: int = 0) -> Verif
     exact = getattr(problem.surrogate, "attrs", {}).get("noise", "none") == "none"
     # Where errors are sampled as latents, the likelihood with the surrogate is not in closed form.
     known = exact and problem.closed_form
-    ratio = _log_ratio(verified, whole, runs, place) if len(whole) and known else np.full(len(whole), np.nan)
+    ratio = np.full(len(whole), np.nan)
+    if len(whole) and known:
+        ratio = with_simulator(problem, verified.some(whole), runs, place) - verified.log_likelihood(whole)
     outputs = tuple(str(name) for name in problem.noise.own_outputs)
     k_hat, weights = _weights(ratio)
     refitted = with_runs(problem.surrogate, runs)
@@ -397,9 +399,8 @@ def _whole_draws(of_draw: Ints, of_condition: Ints, count: int) -> tuple[Ints, I
 
 
 # ------------------------------------------------------------------------------------------------- simulator likelihood
-def _log_ratio(verified: _Verified, whole: Ints, runs: xr.Dataset, place: Ints) -> Array:
-    """Return the log-likelihood of the draws with the simulator less that with the surrogate, (D,)."""
-    problem, theta = verified.data, verified.some(whole)
+def with_simulator(problem: SingleCalibration, theta: Mapping[str, Array], runs: xr.Dataset, place: Ints) -> Array:
+    """Return the log-likelihood of draws (D,) with the simulator: the runs at place (D, K) in the surrogate's place."""
     cells = problem.cells
     y = _at_observed(problem, runs, place)
     phi = problem.noise.phi(theta, (len(place),))
@@ -415,7 +416,7 @@ def _log_ratio(verified: _Verified, whole: Ints, runs: xr.Dataset, place: Ints) 
         of_means = sd / np.sqrt(cells.weight)
         between = np.sum(-0.5 * ((cells.cell_mean - y) / of_means) ** 2 - np.log(of_means) - 0.5 * LOG_TWO_PI, axis=1)
     exact = between + cells.log_density_within(sd).sum(axis=1)
-    return np.asarray(exact + cells.jacobian.sum() - verified.log_likelihood(whole))
+    return np.asarray(exact + cells.jacobian.sum())
 
 
 def _at_observed(problem: SingleCalibration, runs: xr.Dataset, place: Ints) -> Array:
