@@ -40,7 +40,6 @@ from uqms.calibration.progress import progress
 from uqms.calibration.rescaling import rescaled
 from uqms.calibration.samplers import NUTS, Sampler
 from uqms.calibration.summary import SummaryTable, summary_table
-from uqms.calibration.verdict import Verdict
 from uqms.errors import InputError, UnknownKeyError
 
 if TYPE_CHECKING:
