@@ -46,9 +46,11 @@ def levels(seed: int) -> xr.Dataset:
 
 
 FITS: dict[str, Callable[[Stationary], object]] = {
-    "exact": lambda k: uq.GaussianProcess(k).fit(table(20)),
+    "exact": lambda k: uq.GaussianProcess(k, scales="given").fit(table(20)),
     "sum of products": lambda k: uq.GaussianProcess(uq.SquaredExponential() + k * uq.Matern32()).fit(table(24)),
-    "fitted noise": lambda k: uq.GaussianProcess(k, noise="fitted", hyperparameters="point").fit(table(20)),
+    "fitted noise": lambda k: uq.GaussianProcess(k, noise="fitted", hyperparameters="point", scales="given").fit(
+        table(20)
+    ),
     "cheap model": lambda k: uq.GaussianProcess(
         k,
         mean=uq.Physics(
