@@ -60,7 +60,6 @@ __all__ = [
     "explore",
     "inverse_curvature",
     "logarithms",
-    "normal_sample",
     "sample",
     "sample_from",
     "without_cheap",
@@ -146,13 +145,6 @@ def sample_from(
             rounds,
             ENOUGH * draws,
         )
-
-
-def normal_sample(found: AtMode, bounds: Float[np.ndarray, "k 2"]) -> Sample:
-    """Return points of the normal law at the mode: enough where the runs are many."""
-    z = ndtri(_open(qmc.Sobol(len(found.mode), scramble=True, rng=0).random(CANDIDATES // 4)))
-    points = np.clip(found.mode + z @ cholesky(found.covariance, lower=True).T, *bounds.T)
-    return Sample(points, np.full(len(points), 1.0 / len(points)), float(len(points)), found.log_evidence)
 
 
 def explore(

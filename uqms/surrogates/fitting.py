@@ -32,7 +32,6 @@ from uqms.surrogates.training import (
     Hyperparameters,
     Noise,
     Rival,
-    bounds_of,
     fits_exactly,
     prior_of,
     subset,
@@ -43,7 +42,8 @@ from uqms.surrogates.training import (
 
 __all__ = ["Fitting"]
 
-FEW = 20  # runs an input up to which hyperparameters are averaged
+FEW = 20  # runs an input up to which hyperparameters are averaged, and which choose a kernel
+LEAST = 60  # runs that choose a kernel, where there are as many
 BETWEEN = 0.1  # share of the variance of left-out runs above which they are averaged too
 CLEAR = 3.0  # standard errors
 ROUNDS = 1, 3  # of draws of a kernel that was chosen, which has more hyperparameters
@@ -80,7 +80,8 @@ class Fitting:
         """Return the most probable hyperparameters of every score."""
         every = [self._ordered(y, j) for j in range(y.shape[1])]
         if isinstance(self.kernel, OneOf):
-            return [one.chosen(self.kernel, self.columns) for one in every]
+            averages = self.hyperparameters == "averaged" or self._few(y)
+            return [one.chosen(self.kernel, self.columns, averages) for one in every]
         return [one.trained(self.kernel, self.columns) for one in every]
 
     def left_out_variances(self, y: Array, found: Sequence[Hyperparameters]) -> Array:
@@ -163,17 +164,28 @@ class Fitting:
         return self.noise[:, j] if self.noise[:, j].any() else False
 
     def _averages(self, y: Array, found: Sequence[Hyperparameters], bases: Sequence[OutputBasis]) -> bool:
-        """Decide whether hyperparameters are averaged."""
-        n, d = self.x.shape
-        judged = np.arange(n) if self.judged is None else self.judged
-        if self.hyperparameters != "auto" or np.isfinite(y[judged]).sum(axis=0).min() <= FEW * d:
+        """Decide whether hyperparameters are averaged.
+
+        Where runs are many and the kernel was chosen, its mode predicts better than draws, which leave the narrow ridge
+        that directions and length scales have in common.
+        """
+        n = len(self.x)
+        if self.hyperparameters != "auto" or self._few(y):
             return self.hyperparameters != "point"
+        if isinstance(self.kernel, OneOf):
+            return False
         if averaging.DRAWS * y.shape[1] * n * n * 8 > LARGEST:
             return False
         # Fewer runs leave more open: when it does not matter with some of them, it does not with all.
         if n >= 2 * SUBSET and self.judged is None and not self._matters(y, found, bases, subset(n)):
             return False
         return self._matters(y, found, bases, np.arange(n))
+
+    def _few(self, y: Array) -> bool:
+        """Tell whether some score has few of the runs that are judged."""
+        n, d = self.x.shape
+        judged = np.arange(n) if self.judged is None else self.judged
+        return bool(np.isfinite(y[judged]).sum(axis=0).min() <= FEW * d)
 
     def _matters(self, y: Array, found: Sequence[Hyperparameters], bases: Sequence[OutputBasis], runs: Ints) -> bool:
         """Tell whether uncertain hyperparameters make more than `BETWEEN` of the variance of left-out runs."""
@@ -183,10 +195,9 @@ class Fitting:
             rows = runs[known]
             if y[rows, j].any():
                 more = () if self.cheap is None else (self.cheap[rows, j],)
-                noise, (kernel, own) = taken(self._noise_of(j), rows), self.kernel.of(one.ell, self.x.shape[1])
-                here = replace(one, ell=own)
+                noise = taken(self._noise_of(j), rows)
                 both[:, known, j] = averaging.between_share(
-                    self.x[rows], y[rows, j], kernel, self.columns, noise, here, *more
+                    self.x[rows], y[rows, j], self.kernel, self.columns, noise, one, *more
                 )
         between, own = both if self.judged is None else both[:, np.isin(runs, self.judged)]
         for basis, columns_of in zip(bases, score_columns(bases), strict=True):
@@ -221,8 +232,8 @@ class _Ordered(NamedTuple):
         found = train(self.x, self.y, kernel, trend, self.noise)
         return _permuted(found, kernel, np.argsort(self.inputs))
 
-    def chosen(self, kernel: OneOf, columns: int) -> Hyperparameters:
-        """Return the most probable hyperparameters of one kernel, beside all its rivals.
+    def chosen(self, kernel: OneOf, columns: int, averages: bool) -> Hyperparameters:
+        """Return the most probable hyperparameters of one kernel, beside its rivals where draws are to be made.
 
         It is the one whose evidence is largest; of several that are about as probable, that which learns least. Of many
         runs some choose the kernel, and all train it.
@@ -231,13 +242,14 @@ class _Ordered(NamedTuple):
         plain = self._unordered().trained(first, columns)
         rivals: list[Rival] = []
         if plain.starts:
-            rows = subset(len(self.x)) if len(self.x) >= 2 * SUBSET else np.arange(len(self.x))
+            size = min(SUBSET, max(LEAST, FEW * d))
+            rows = subset(len(self.x), size) if len(self.x) >= 2 * size else np.arange(len(self.x))
             some = self._replace(x=self.x[rows], y=self.y[rows], noise=taken(self.noise, rows))
             asks = self._asks(first, columns, plain)
             rivals = some._rivals(kernel, columns, averaging.logarithms(plain, self.noise), asks)
             if len(rows) < len(self.x):  # what some say of its hyperparameters is too wide for all
                 of_some = _simplest(rivals, kernel)
-                rivals = [self._rival(of_some.kernel, columns, of_some.at.mode)]
+                rivals = [self._rival(of_some.kernel, columns, of_some.at.mode) if averages else of_some]
         best = _simplest(rivals, kernel) if rivals else None
         if best is None or best.kernel == first:
             found = replace(plain, ell=kernel.ell_of(first, plain.ell, d))
@@ -300,10 +312,7 @@ class _Ordered(NamedTuple):
         return [drawn[i] for i in np.random.default_rng(order).permutation(len(drawn))]
 
     def _sampled(self, one: Rival, draws: float, columns: int) -> averaging.Sample:
-        """Return points of the posterior of a kernel's hyperparameters: of many runs those of the normal law."""
-        d = self.x.shape[1]
-        if len(self.x) > FEW * d:
-            return averaging.normal_sample(one.at, bounds_of(one.kernel, d, self.noise))
+        """Return points of the posterior of a kernel's hyperparameters."""
         return averaging.sample_from(
             self.x, self.y, one.kernel, columns, self.noise, one.at, rounds=ROUNDS, draws=draws
         )
