@@ -185,7 +185,7 @@ class Fitting:
         """Tell whether some score has few of the runs that are judged."""
         n, d = self.x.shape
         judged = np.arange(n) if self.judged is None else self.judged
-        return bool(np.isfinite(y[judged]).sum(axis=0).min() <= FEW * d)
+        return bool(np.isfinite(y[judged]).sum(axis=0).min(initial=n) <= FEW * d)
 
     def _matters(self, y: Array, found: Sequence[Hyperparameters], bases: Sequence[OutputBasis], runs: Ints) -> bool:
         """Tell whether uncertain hyperparameters make more than `BETWEEN` of the variance of left-out runs."""

@@ -458,6 +458,7 @@ class Matern72(RadialKernel):
         return correlation_of(3, r2)  # type: ignore[no-any-return]
 
 
+@taught_construction
 @final
 @dataclass(frozen=True)
 class RationalQuadratic(RadialKernel):
