@@ -4,7 +4,7 @@
 
 Simulators of sixteen kinds are generated, each with shape and design of its own. The method was chosen on eight of them
 (seen); the other eight (unseen) were written down before they were first run, and both halves are printed. Of every
-problem 8 d or 20 d runs in turn, d inputs, and 500 new points. Beside `GaussianProcess()` are the same
+problem 8 d or 20 d runs in turn, d inputs, and 500 new points. Beside `GaussianProcess(scales="auto")` are the same
 with ``scales="given"``, scikit-learn (constant * Matérn-5/2 with one length scale an input + white noise, targets
 normalised, best of 3 starts) and, where it is installed, BoTorch's `SingleTaskGP` (inputs normalised).
 

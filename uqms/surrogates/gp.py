@@ -137,11 +137,11 @@ class GaussianProcess:
         (of volumes and their difference, say). "independent": each scalar is a process by itself, as it always is with
         a cheap model or with noise.
     scales
-        "auto": each score has learned directions and an amplitude that varies over the box (`Adapted`), and `Matern72`
-        in the place of `Matern52`, as far as its runs ask for them: kernels with and without are averaged by their
-        evidence, so that outputs that need none of it keep their simple kernel. "given": the kernel is taken as it is,
-        as it always is with a cheap model or a `JaxKernel`. None (default): "auto" with the default kernel, "given"
-        with one that you choose.
+        "given" (default): the kernel is taken as it is. "auto": each score has learned directions and an amplitude that
+        varies over the box (`Adapted`), and `Matern72` in the place of `Matern52`, as far as its runs ask for them:
+        kernels with and without are averaged by their evidence, so that outputs that need none of it keep their simple
+        kernel; above 20 runs an input the most probable one is taken. With a cheap model or a `JaxKernel` it is as
+        "given".
     outputs
         Settings by output name, `Scalar(...)` or `Curve(...)`; what is not named gets the default of its dims. A
         `transform` in them keeps an output positive or inside of bounds.
@@ -174,7 +174,7 @@ class GaussianProcess:
     outputs: Mapping[str, Curve | Scalar] = field(default_factory=dict)
     mean: Physics | None = None
     scalars: Literal["auto", "independent"] = "auto"
-    scales: Literal["auto", "given"] | None = None
+    scales: Literal["given", "auto"] = "given"
 
     def __post_init__(self) -> None:
         if isinstance(self.kernel, np.ndarray | Mapping) or hasattr(self.kernel, "columns"):
@@ -214,7 +214,7 @@ class GaussianProcess:
             )
         if self.scalars not in ("auto", "independent"):
             raise InputError(f"scalars is {self.scalars!r}; give 'auto' or 'independent'.")
-        if self.scales not in ("auto", "given", None):
+        if self.scales not in ("given", "auto"):
             raise InputError(f"scales is {self.scales!r}; give 'auto' or 'given'.")
         if self.mean is not None and isinstance(self.kernel, Adapted):
             raise InputError(
@@ -312,8 +312,7 @@ class GaussianProcess:
         in_part = len({int(run) for lacking in missing if lacking for run in lacking.rows})
         noise = self.noise == "fitted" if learned is None else learned.variances
         kernel = self.kernel
-        auto = self.scales == "auto" or (self.scales is None and kernel == Matern52())
-        if auto and self.mean is None and isinstance(kernel, Stationary | Adapted):
+        if self.scales == "auto" and self.mean is None and isinstance(kernel, Stationary | Adapted):
             kernel = OneOf.that_adapts(kernel, box.d)
         fitting = Fitting(x, kernel, columns, noise, self.hyperparameters, cheap)
         if in_part:
