@@ -130,7 +130,7 @@ def sample_from(
     found: AtMode,
     cheap: Float[np.ndarray, " n"] | None = None,
     rounds: tuple[int, int] = (ROUNDS, ROUNDS_MORE),
-    draws: float = DRAWS,
+    draws: float = float(DRAWS),
 ) -> Sample:
     """Return weighted points of the posterior of the hyperparameters, whose mode is known, enough for some draws."""
     d = x.shape[1]
@@ -143,7 +143,7 @@ def sample_from(
             bounds_of(kernel, d, noise),
             32 * (hyperparameter_count(kernel, d) + 2),
             rounds,
-            ENOUGH * draws,
+            ENOUGH * float(draws),
         )
 
 
