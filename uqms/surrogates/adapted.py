@@ -277,7 +277,9 @@ class OneOf(Kernel):
 
     def learned(self, kernel: Kernel) -> int:
         """Return how many things a kernel has beside the first: directions, an amplitude, another smoothness."""
-        return sum(getattr(kernel, name, False) for name in LEARNED) + (_base(kernel) != _base(self.kernels[0]))
+        return sum(bool(getattr(kernel, name, False)) for name in LEARNED) + int(
+            _base(kernel) != _base(self.kernels[0])
+        )
 
     def of(self, ell: Array, d: int) -> tuple[Kernel, Array]:
         """Return the kernel that `ell` says, with its own."""

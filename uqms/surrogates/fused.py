@@ -83,7 +83,7 @@ def own_code(block: Array, at: int, code: int, codes: Ints) -> int:
     if block[8] > 0.0:
         n, d = int(block[2]), int(block[3])
         codes[0] = int(block[at + int(block[6]) * (d + n) * d + int(block[7]) * d])
-        return min(codes[0], SINGLE)
+        return int(min(codes[0], SINGLE))
     return code
 
 

@@ -293,7 +293,7 @@ def log_posteriors(parameters: Array, x: Array, y: Array, trend: Array, kernel: 
     """Return `log_posterior` of each row."""
     location, scale = prior_of(kernel, x.shape[1], noise)
     prior = -0.5 * np.sum(((parameters - location) / scale) ** 2, axis=1)
-    return prior + np.array([_log_likelihood(one, x, y, trend, kernel, noise) for one in parameters])
+    return np.asarray(prior + [_log_likelihood(one, x, y, trend, kernel, noise) for one in parameters])
 
 
 def _log_likelihood(parameters: Array, x: Array, y: Array, trend: Array, kernel: Kernel, noise: Noise) -> float:
@@ -308,7 +308,7 @@ def _log_likelihood(parameters: Array, x: Array, y: Array, trend: Array, kernel:
         fit = 0.5 * (math.exp(parameters[size]) * float(root[b]) ** 2 - (n - b) * float(parameters[size]))
     else:
         fit = (n - b) * math.log(max(float(root[b]), 1e-150))
-    return -log_det - fit
+    return float(-log_det - fit)
 
 
 def marginal_log_likelihood(
