@@ -14,13 +14,13 @@ from uqms._typing import Array
 from uqms.errors import InputError
 from uqms.surrogates import RationalQuadratic, averaging
 from uqms.surrogates.adapted import Adapted, OneOf, converted, described
-from uqms.surrogates.fitting import Fitting, _apportioned
+from uqms.surrogates.fitting import Fitting, _apportioned, _simplest
 from uqms.surrogates.function_draws import _correlations, paths
 from uqms.surrogates.fused import block_size, scores_flat, scores_flat_reverse
 from uqms.surrogates.kernel_files import description_of, kernel_of_description
 from uqms.surrogates.kernels import Kernel, hyperparameter_count
 from uqms.surrogates.process import ScoreProcess, condition, score_reverse, scores_at
-from uqms.surrogates.training import Hyperparameters, objective, subset, trend_basis
+from uqms.surrogates.training import AtMode, Hyperparameters, Rival, objective, subset, trend_basis
 
 D = 3
 M52, SE, M32 = uq.Matern52(), uq.SquaredExponential(), uq.Matern32()
@@ -211,6 +211,22 @@ def test_kernels_that_no_score_has_are_left_out() -> None:
     assert described(fewer, of_fewer, D) == f"{told} (1 of 3 scores)"
     with pytest.raises(InputError, match="there are 3 kernels"):
         fewer.check(of_fewer + 3.0)
+
+
+def test_a_single_kernel_is_the_simplest_of_those_that_are_about_as_probable() -> None:
+    one, at = OneOf.that_adapts(M52, D), AtMode(np.zeros(1), np.eye(1), 0.0)
+    plain, amplitude, directions, both = one.kernels[:4]
+
+    def taken(*evidence: float) -> Kernel:
+        kernels = (plain, amplitude, directions, both)[: len(evidence)]
+        rivals = [Rival(k, at._replace(log_evidence=e)) for k, e in zip(kernels, evidence, strict=True)]
+        return _simplest(rivals, one).kernel
+
+    assert taken(0.0, 1.9) == plain
+    assert taken(0.0, 2.1) == amplitude
+    assert taken(0.0, 5.0, 6.0, 6.5) == directions  # learns as much as the amplitude, and is likelier
+    assert taken(0.0, 5.0, 6.0, 8.1) == both
+    assert _simplest([Rival(plain, at), Rival(amplitude, at._replace(log_evidence=3.0), -2.0)], one).kernel == plain
 
 
 def test_draws_are_shared_out() -> None:

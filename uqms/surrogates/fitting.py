@@ -377,9 +377,10 @@ def _permuted(found: Hyperparameters, kernel: Kernel, inputs: Ints) -> Hyperpara
 
 
 def _simplest(rivals: Sequence[Rival], kernel: OneOf) -> Rival:
-    """Return the rival that learns least of those that are about as probable as the best."""
+    """Return the rival that learns least of those that are about as probable as the best; of several the likeliest."""
     enough = max(map(_evidence, rivals)) - TIE
-    return min((one for one in rivals if _evidence(one) >= enough), key=lambda one: kernel.learned(one.kernel))
+    about = [one for one in rivals if _evidence(one) >= enough]
+    return min(about, key=lambda one: (kernel.learned(one.kernel), -_evidence(one)))
 
 
 def _evidence(one: Rival) -> float:
