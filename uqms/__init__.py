@@ -435,7 +435,7 @@ _ELSEWHERE = {
     "GP": "it is uq.GaussianProcess().fit(ensemble)",
     "Emulator": "it is uq.GaussianProcess().fit(ensemble)",
     "RBF": "the kernel is uq.SquaredExponential()",
-    "Matern": "kernels are uq.Matern52() and uq.Matern32()",
+    "Matern": "kernels are uq.Matern32(), uq.Matern52() and uq.Matern72()",
     "lhs": "it is uq.latin_hypercube(space, n, rng=1)",
     "LatinHypercube": "it is uq.latin_hypercube(space, n, rng=1)",
     "saltelli": "uq.sobol_indices(surrogate) makes its own sample",
