@@ -265,6 +265,11 @@ def _list(names: Sequence[str]) -> str:
     return " and ".join(repr(name) for name in names)
 
 
+def spelled(kind: type) -> str:
+    """Name of a class as the user writes it: only the library's own are under `uq`."""
+    return f"uq.{kind.__name__}" if kind.__module__.startswith("uqms.") else kind.__name__
+
+
 def missing(cls: type, owner: str, name: str, advice: Mapping[str, str], names: Iterable[str] = ()) -> AttributeError:
     """Return the error for `__getattr__`: with advice, but not of private names, nor where a property failed inside."""
     if name.startswith("_"):

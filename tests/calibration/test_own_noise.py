@@ -129,5 +129,9 @@ def test_nuts_samples_a_population() -> None:
 
 
 def test_what_is_no_noise_model_is_refused() -> None:
-    with pytest.raises(InputError, match=r"subclass of uqms\.calibration\.NoiseModel"):
+    with pytest.raises(InputError, match=r"is the class Laplace; give an instance of it, Laplace\(\.\.\.\)"):
         problem(Laplace)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"give an instance of it, uq\.GaussianNoise\(\.\.\.\)"):
+        problem(uq.GaussianNoise)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"subclass of uqms\.calibration\.NoiseModel"):
+        problem("laplace")  # type: ignore[arg-type]

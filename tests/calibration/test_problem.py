@@ -197,7 +197,7 @@ def test_noise_of_another_kind(noise: object) -> None:
 
 
 def test_noise_that_is_a_class_or_something_else() -> None:
-    with pytest.raises(InputError, match=r"is the class GaussianNoise; give a model of it, uq\.GaussianNoise"):
+    with pytest.raises(InputError, match=r"is the class GaussianNoise; give an instance of it, uq\.GaussianNoise"):
         uq.Calibration(scalar(), number(), uq.GaussianNoise)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"noise of 'y' is 'x'; give a noise model, e.g. GaussianNoise\(sd=...\)"):
         uq.Calibration(scalar(), number(), "x")  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ import numpy as np
 from scipy import sparse
 from scipy.stats import studentized_range
 
+from uqms._teaching import spelled
 from uqms._typing import Array, Bools, Ints
 from uqms.calibration import _terms
 from uqms.calibration.by_input import RowsByInput, placeholder, rows_by_input
@@ -803,7 +804,7 @@ def _check_noise(name: str, model: object) -> None:
         )
     if isinstance(model, type) and issubclass(model, NoiseModel):
         raise InputError(
-            f"noise of {name!r} is the class {model.__name__}; give a model of it, uq.{model.__name__}(...)."
+            f"noise of {name!r} is the class {model.__name__}; give an instance of it, {spelled(model)}(...)."
         )
     if not isinstance(model, NoiseModel):
         raise InputError(

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Self, final
 import numpy as np
 
 from uqms import _checks as check
-from uqms._teaching import missing, taught
+from uqms._teaching import missing, spelled, taught
 from uqms._typing import Array, ArrayLike, Named, RandomState, ScaleName, as_generator
 from uqms.errors import FormatVersionError, InputError, UnknownKeyError
 from uqms.parameters.box import Box
@@ -563,7 +563,7 @@ def _check_parameter(name: str, prior: object) -> None:
     if isinstance(prior, Condition):
         raise InputError(f"{name} is a Condition; known inputs go into conditions={{{name!r}: ...}}.")
     if isinstance(prior, type) and issubclass(prior, Prior):
-        raise InputError(f"{name} is the class {prior.__name__}; give a prior of it, uq.{prior.__name__}(...).")
+        raise InputError(f"{name} is the class {prior.__name__}; give a prior of it, {spelled(prior)}(...).")
     if isinstance(prior, tuple | list) and len(prior) == 2:
         low, high = prior
         raise InputError(f"{name} is {prior!r}; if it lies between the two, give {name}=uq.Uniform({low!r}, {high!r}).")

@@ -448,7 +448,7 @@ class Matern72(RadialKernel):
     --------
     >>> kappa, g = Matern72().radial(2.0)
     >>> print(f"{kappa:.4f} {g:.4f}")
-    0.3296 -0.3128
+    0.3281 -0.3124
     """
 
     code: ClassVar[int] = 3
