@@ -30,6 +30,7 @@ lint:
 	@sh scripts/bootstrap.sh dev
 	@$(BIN)/ruff format --check
 	@$(BIN)/ruff check
+	@$(BIN)/python scripts/words.py
 
 types:
 	@sh scripts/bootstrap.sh dev
