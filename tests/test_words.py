@@ -89,3 +89,8 @@ def test_the_pages_are_those_written_by_hand(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     assert [page.relative_to(tmp_path).as_posix() for page in words.pages(tmp_path)] == names
+
+
+def test_the_pages_of_the_project_have_none(capsys: pytest.CaptureFixture[str]) -> None:
+    status = words.main([])
+    assert (status, capsys.readouterr().out) == (0, "")
