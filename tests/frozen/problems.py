@@ -250,12 +250,13 @@ def with_discrepancy(discrepancy: Any, surrogate: str = "curve", noise: Any = NO
 
 @problem
 def discrepancy_gp_over_all() -> Any:
-    return with_discrepancy(uq.GPDiscrepancy(sd=SD))
+    return with_discrepancy(uq.GPDiscrepancy(sd=SD, length={"x": uq.InverseGamma(45.63190460885205, 31.39969753736655)}))
 
 
 @problem
 def discrepancy_gp_over_time() -> Any:
-    return with_discrepancy(uq.GPDiscrepancy(over=["t"], length=uq.InverseGamma(3.0, 4.0)))
+    small = uq.HalfNormal(0.019198169225624562)
+    return with_discrepancy(uq.GPDiscrepancy(sd=small, over=["t"], length=uq.InverseGamma(3.0, 4.0)))
 
 
 @problem
@@ -280,7 +281,7 @@ def discrepancy_gp_orthogonal_averaged() -> Any:
 
 @problem
 def discrepancy_offset() -> Any:
-    return with_discrepancy(uq.OffsetDiscrepancy())
+    return with_discrepancy(uq.OffsetDiscrepancy(sd=uq.HalfNormal(0.019198169225624562)))
 
 
 @problem

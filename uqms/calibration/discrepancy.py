@@ -46,7 +46,8 @@ __all__ = [
     "term_covariance",
 ]
 
-SHARE = 0.1  # default scale, of the prior-predictive standard deviation
+PREDICTIVE_SHARE = 0.1  # smallest default scale, of the prior-predictive standard deviation
+FEW_LEVELS, SHORT = 6, 0.2  # levels of a condition that have no spacing to speak of; the short length, of their range
 CLOSE = 1e-9  # of the range: places nearer to each other are one
 NOISE, PLAIN, ORTHOGONAL = 0, 1, 2
 
@@ -121,16 +122,20 @@ def term_covariance(term: Term, phi: Mapping[str, Array], a: Place, b: Place) ->
     return np.asarray(square * kappa * same)
 
 
-def default_length(values: Array) -> InverseGamma:
+def default_length(values: Array, *, condition: bool = False) -> InverseGamma:
     """Return the prior of a length scale: 1 % below twice the spacing, 1 % above twice the range of the coordinate.
 
-    Shorter is noise, longer is an offset: neither can be told from the data.
+    Shorter is noise, longer is an offset: neither can be told from the data. All measurements under one level of a
+    condition share its discrepancy, which is therefore not noise however short the length; with few levels 1 % lies
+    below a fifth of their range, whatever their spacing.
     """
     points = np.unique(values)
     span = float(points[-1] - points[0])
     points = points[np.append(True, np.diff(points) > CLOSE * span)]  # 0.3 and 0.1 + 0.2 are one place, not a spacing
     high = 2.0 * span
     low = min(2.0 * float(np.min(np.diff(points))), 0.5 * high)
+    if condition and len(points) < FEW_LEVELS:
+        low = min(low, SHORT * span)
 
     # 1 / length is gamma(alpha, beta): P(length < low) = Q(alpha, beta / low)
     def off(log_alpha: float) -> float:
@@ -164,10 +169,6 @@ class Setting(NamedTuple):
     factor: str = ""
 
 
-def _default_sd(predictive_sd: float) -> HalfNormal:
-    return HalfNormal(SHARE * predictive_sd)
-
-
 @taught
 @final
 @dataclass(frozen=True)
@@ -181,10 +182,12 @@ class GPDiscrepancy:
     ----------
     sd
         Its standard deviation, a number or a prior in the unit of the output (on its transformed scale when the
-        surrogate has one). Default: half-normal at 0.1 of the prior-predictive standard deviation.
+        surrogate has one). Default: half-normal at the standard deviation of the measured values, or at 0.1 of the
+        prior-predictive standard deviation where that is larger.
     length
         Length scale, a number or a prior, or one each in a mapping by name of the coordinate or condition. Default:
-        inverse gamma with 1 % below twice the spacing of the data and 1 % above twice their range.
+        inverse gamma with 1 % below twice the spacing of the data and 1 % above twice their range; of a condition with
+        fewer than six levels 1 % below a fifth of their range.
     over
         The coordinates and conditions that it is a function of; by default all that take more than one value. Leave a
         condition out when the function is the same under each.
@@ -221,7 +224,7 @@ class GPDiscrepancy:
         if isinstance(self.over, str):
             raise InputError(f"GPDiscrepancy: over is {self.over!r}; give a sequence of names: over=[{self.over!r}].")
 
-    def setting(self, output: str, suffix: str, sites: Sites, predictive_sd: float) -> Setting:
+    def setting(self, output: str, suffix: str, sites: Sites, scale: float) -> Setting:
         """Return its term and hyperparameters.
 
         Raises
@@ -230,7 +233,7 @@ class GPDiscrepancy:
             When it would be a function of nothing.
         """
         names = self._names(output, sites)
-        sd = _default_sd(predictive_sd) if self.sd is None else self.sd
+        sd = HalfNormal(scale) if self.sd is None else self.sd
         amplitude = f"delta_sd{suffix}"
         lengths = {name: f"delta_length_{name}{suffix}" for name in names}
         given = self.length if isinstance(self.length, Mapping) else dict.fromkeys(names, self.length)
@@ -242,7 +245,8 @@ class GPDiscrepancy:
         priors: dict[str, Prior | float] = {amplitude: sd}
         for name in names:
             value = given.get(name)
-            priors[lengths[name]] = default_length(sites.columns[name]) if value is None else value
+            default = default_length(sites.columns[name], condition=name in sites.conditions)
+            priors[lengths[name]] = default if value is None else value
         shared = self.shared
 
         def place(at: Sites) -> Place:
@@ -252,9 +256,9 @@ class GPDiscrepancy:
         role = ORTHOGONAL if self.orthogonal else PLAIN
         return Setting((Term(output, _terms.MATERN52, role, amplitude, tuple(lengths.values()), place),), priors)
 
-    def scaled(self, factor: float, predictive_sd: float) -> "GPDiscrepancy":
+    def scaled(self, factor: float, scale: float) -> "GPDiscrepancy":
         """Return it with `factor` times the standard deviation."""
-        return replace(self, sd=_times(self.sd, factor, predictive_sd))
+        return replace(self, sd=_times(self.sd, factor, scale))
 
     def _names(self, output: str, sites: Sites) -> tuple[str, ...]:
         varying = tuple(
@@ -286,7 +290,8 @@ class OffsetDiscrepancy:
     Parameters
     ----------
     sd
-        Its standard deviation, a number or a prior. Default: half-normal at 0.1 of the prior-predictive sd.
+        Its standard deviation, a number or a prior. Default: half-normal at the standard deviation of the
+        measured values, or at 0.1 of the prior-predictive standard deviation where that is larger.
     shared
         False: a number of its own for each condition.
 
@@ -307,7 +312,7 @@ class OffsetDiscrepancy:
     def __post_init__(self) -> None:
         _check_scale("OffsetDiscrepancy", self.sd)
 
-    def setting(self, output: str, suffix: str, sites: Sites, predictive_sd: float) -> Setting:
+    def setting(self, output: str, suffix: str, sites: Sites, scale: float) -> Setting:
         """Return its term and hyperparameter."""
         amplitude, shared = f"offset_sd{suffix}", self.shared
 
@@ -315,12 +320,12 @@ class OffsetDiscrepancy:
             ids = np.zeros(len(at.experiment), dtype=np.int64) if shared else at.experiment
             return Place(ids, np.zeros((len(ids), 0)), np.zeros((len(ids), 0)))
 
-        sd = _default_sd(predictive_sd) if self.sd is None else self.sd
+        sd = HalfNormal(scale) if self.sd is None else self.sd
         return Setting((Term(output, _terms.CONSTANT, PLAIN, amplitude, (), place),), {amplitude: sd})
 
-    def scaled(self, factor: float, predictive_sd: float) -> "OffsetDiscrepancy":
+    def scaled(self, factor: float, scale: float) -> "OffsetDiscrepancy":
         """Return it with `factor` times the standard deviation."""
-        return replace(self, sd=_times(self.sd, factor, predictive_sd))
+        return replace(self, sd=_times(self.sd, factor, scale))
 
 
 @taught
@@ -354,12 +359,12 @@ class ScaleDiscrepancy:
         if self.sd is None or isinstance(self.sd, Prior):
             raise InputError(f"ScaleDiscrepancy: sd is {self.sd!r}; give a number, e.g. 0.1 for 10 %.")
 
-    def setting(self, output: str, suffix: str, sites: Sites, predictive_sd: float) -> Setting:
+    def setting(self, output: str, suffix: str, sites: Sites, scale: float) -> Setting:
         """Return its hyperparameter; it is no term but a factor."""
         name = f"scale{suffix}"
         return Setting((), {name: Normal(0.0, self.sd)}, name)
 
-    def scaled(self, factor: float, predictive_sd: float) -> "ScaleDiscrepancy":
+    def scaled(self, factor: float, scale: float) -> "ScaleDiscrepancy":
         """Return it with `factor` times the standard deviation."""
         return ScaleDiscrepancy(self.sd * factor)
 
@@ -376,7 +381,8 @@ class BasisDiscrepancy:
         Each takes the coordinates and conditions by name, arrays of one length, and returns that many numbers. Scale
         them to a size of about 1.
     sd
-        Standard deviation of the weights, a number or a prior. Default: half-normal at 0.1 of the prior-predictive sd.
+        Standard deviation of the weights, a number or a prior. Default: half-normal at the standard deviation of the
+        measured values, or at 0.1 of the prior-predictive standard deviation where that is larger.
     shared
         False: weights of their own for each condition.
 
@@ -401,7 +407,7 @@ class BasisDiscrepancy:
         if not self.functions or not all(callable(one) for one in self.functions):
             raise InputError("BasisDiscrepancy: give at least one function of the coordinates, in a list.")
 
-    def setting(self, output: str, suffix: str, sites: Sites, predictive_sd: float) -> Setting:
+    def setting(self, output: str, suffix: str, sites: Sites, scale: float) -> Setting:
         """Return its term and hyperparameter.
 
         Raises
@@ -417,12 +423,12 @@ class BasisDiscrepancy:
             return Place(ids, np.zeros((size, 0)), np.column_stack([_call(one, at, output) for one in functions]))
 
         place(sites)
-        sd = _default_sd(predictive_sd) if self.sd is None else self.sd
+        sd = HalfNormal(scale) if self.sd is None else self.sd
         return Setting((Term(output, _terms.BASIS, PLAIN, amplitude, (), place),), {amplitude: sd})
 
-    def scaled(self, factor: float, predictive_sd: float) -> "BasisDiscrepancy":
+    def scaled(self, factor: float, scale: float) -> "BasisDiscrepancy":
         """Return it with `factor` times the standard deviation."""
-        return replace(self, sd=_times(self.sd, factor, predictive_sd))
+        return replace(self, sd=_times(self.sd, factor, scale))
 
 
 def _call(function: Callable[[Mapping[str, Any]], Any], at: Sites, output: str) -> Array:
@@ -442,7 +448,7 @@ def _call(function: Callable[[Mapping[str, Any]], Any], at: Sites, output: str) 
     return np.broadcast_to(values, size)
 
 
-def _times(sd: float | Prior | None, factor: float, predictive_sd: float) -> float | Prior:
+def _times(sd: float | Prior | None, factor: float, scale: float) -> float | Prior:
     """Return the standard deviation, or its prior, times a factor.
 
     Raises
@@ -450,7 +456,7 @@ def _times(sd: float | Prior | None, factor: float, predictive_sd: float) -> flo
     InputError
         For a prior that has no scale to multiply.
     """
-    sd = _default_sd(predictive_sd) if sd is None else sd
+    sd = HalfNormal(scale) if sd is None else sd
     if not isinstance(sd, Prior):
         return sd * factor
     if isinstance(sd, HalfNormal):

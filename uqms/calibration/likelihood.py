@@ -253,6 +253,14 @@ class Cells:
         """Return values (..., R) of own units on the scale of z."""
         return np.sum(self._by_group(values, lambda link, own: link.forward(own)), axis=0)
 
+    def spread(self, g: int) -> float:
+        """Return the standard deviation of a group's measured values on the surrogate's scale; 0 of fewer than two."""
+        rows = (self.row_group == g) & (self.side == 0)
+        measured, trials, response = self.z[rows], self.trials[rows], self.responses[g]
+        measured = np.where(np.isfinite(trials), measured / np.where(trials > 0.0, trials, 1.0), measured)
+        known = measured[~response.outside(measured)]  # a count of 0 has no logarithm
+        return float(np.std(response.forward(known))) if len(known) > 1 else 0.0
+
     def _by_group(self, values: Array, function: Callable[[Transform, Array], Array]) -> Array:
         rows = self.row_group
         out = np.zeros((len(self.links), *np.shape(values)))
@@ -926,9 +934,11 @@ def add_discrepancy(
     noise: NoiseGroups,
     discrepancy: Discrepancies,
     condition_names: tuple[str, ...],
-    predictive_sd: Mapping[str, float],
+    scale: Mapping[str, float],
 ) -> NoiseGroups:
     """Return the noise with the discrepancies' terms, hyperparameters and factors.
+
+    `scale` is that of each output's discrepancy where the user gave none.
 
     Raises
     ------
@@ -951,7 +961,7 @@ def add_discrepancy(
                     "ScaleDiscrepancy(), BasisDiscrepancy([...]), or several of them in a list."
                 )
             _, sites = cells.sites(g, condition_names)
-            setting = one.setting(output, suffix, sites, predictive_sd[output])
+            setting = one.setting(output, suffix, sites, scale[output])
             clash = sorted(set(setting.hyperparameters) & set(keys))
             if clash:
                 raise InputError(

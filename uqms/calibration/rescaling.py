@@ -58,7 +58,7 @@ def with_scaled_discrepancy(problem: "SingleCalibration", factor: float) -> "Sin
     def scaled(one: Any, output: str) -> Any:
         if isinstance(one, Sequence):
             return [scaled(each, output) for each in one]
-        return one.scaled(factor, problem.predictive_sd[output])
+        return one.scaled(factor, problem.discrepancy_scale[output])
 
     by_output = dict(given) if isinstance(given, Mapping) else dict.fromkeys(problem.noise.outputs, given)
     other = copy.copy(problem)
@@ -66,7 +66,7 @@ def with_scaled_discrepancy(problem: "SingleCalibration", factor: float) -> "Sin
         other.__dict__.pop(cached, None)
     other.discrepancy = {output: scaled(one, output) for output, one in by_output.items()}
     other.noise = add_discrepancy(
-        problem.cells, problem.noise_alone, other.discrepancy, problem.condition_names, problem.predictive_sd
+        problem.cells, problem.noise_alone, other.discrepancy, problem.condition_names, problem.discrepancy_scale
     )
     return other
 

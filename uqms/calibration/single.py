@@ -32,7 +32,7 @@ from uqms.calibration.density import (
     total,
 )
 from uqms.calibration.direct import design_box, is_exact
-from uqms.calibration.discrepancy import NOISE, ORTHOGONAL, Discrepancies
+from uqms.calibration.discrepancy import NOISE, ORTHOGONAL, PREDICTIVE_SHARE, Discrepancies
 from uqms.calibration.gaussian import GaussianLikelihood, cell_means, cell_means_reverse, reduced
 from uqms.calibration.joint_error import JointError, averaged_marginals
 from uqms.calibration.likelihood import Cells, NoiseGroups, add_discrepancy, arrange, check_errors_between
@@ -165,8 +165,10 @@ class SingleCalibration(Calibration):
         self.discrepancy: Discrepancies | None = discrepancy
         self.noise_alone = self.noise
         if discrepancy is not None:
-            self.predictive_sd = self._predictive_sd()
-            self.noise = add_discrepancy(self.cells, self.noise, discrepancy, self.condition_names, self.predictive_sd)
+            self.discrepancy_scale = self._discrepancy_scale()
+            self.noise = add_discrepancy(
+                self.cells, self.noise, discrepancy, self.condition_names, self.discrepancy_scale
+            )
             self.__dict__.pop("conditioned_prior", None)  # it has the discrepancy's hyperparameters from here on
             _logger.info("priors of the discrepancy: %s", {k: v for k, v in self.noise.unknown.items()})
         self._check_condition_errors()
@@ -915,11 +917,21 @@ class SingleCalibration(Calibration):
             surrogate += np.sum(self.run_factor(u) ** 2, axis=2)
         return {name: values[known] for name, values in theta.items()}, predicted[known], surrogate[known]
 
-    def _predictive_sd(self) -> dict[str, float]:
-        """Return the prior-predictive standard deviation of each observed output, a mean over its cells."""
+    def _discrepancy_scale(self) -> dict[str, float]:
+        """Return the default scale of each observed output's discrepancy, on the surrogate's scale.
+
+        It is the standard deviation of the measured values, so that the data decide how large the discrepancy is. What
+        was measured at one place only, or hardly varies, has none to speak of: there it is a share of the
+        prior-predictive standard deviation (a mean over the output's cells).
+        """
         _, predicted, surrogate = self._prior_predicted()
         variance = predicted.var(axis=0) + surrogate.mean(axis=0)
-        return {output: float(np.sqrt(variance[self.cells.output == output].mean())) for output in self.noise.outputs}
+        return {
+            output: max(
+                self.cells.spread(g), PREDICTIVE_SHARE * float(np.sqrt(variance[self.cells.output == output].mean()))
+            )
+            for g, output in enumerate(self.noise.outputs)
+        }
 
     def _check_names(self) -> None:
         own = {"observations", "latents"}
