@@ -250,7 +250,9 @@ def with_discrepancy(discrepancy: Any, surrogate: str = "curve", noise: Any = NO
 
 @problem
 def discrepancy_gp_over_all() -> Any:
-    return with_discrepancy(uq.GPDiscrepancy(sd=SD, length={"x": uq.InverseGamma(45.63190460885205, 31.39969753736655)}))
+    return with_discrepancy(
+        uq.GPDiscrepancy(sd=SD, length={"x": uq.InverseGamma(45.63190460885205, 31.39969753736655)})
+    )
 
 
 @problem
