@@ -221,7 +221,7 @@ simulator = uq.FunctionSimulator(
     units={"systolic": "mmHg", "diastolic": "mmHg", "flow": "L/min"},
 )
 ensemble = uq.run(simulator, uq.sobol(space, RUNS, rng=1), store=RESULTS / "runs.db")
-states = pd.Series([uq.ensemble.RunState(code).name.lower() for code in ensemble["state"].values])
+states = uq.ensemble.run_states(ensemble).to_series()
 print("Runs:", ", ".join(f"{count} {state}" for state, count in states.value_counts().items()))
 print(f"Median time of a run: {1000 * float(ensemble['seconds'].median()):.0f} ms")
 for row in np.flatnonzero(states != "completed"):

@@ -324,6 +324,25 @@ def test_completed_needs_states(table):
         en.completed(table.drop_vars("state"))
 
 
+def test_states_compare_with_words(tmp_path):
+    ended = ["completed", "timeout", "failed", "completed"]
+    table = en.build({"a": np.arange(4.0)}, {"y": [1.0, np.nan, np.nan, 4.0]}, states=ended)
+    table = table.assign_coords(run=[10, 11, 12, 13])
+    states = en.run_states(table)
+    assert states.values.tolist() == ended
+    assert states.dims == ("run",)
+    assert states["run"].values.tolist() == [10, 11, 12, 13]
+    assert "flag_values" not in states.attrs
+    assert table.isel(run=states == "failed")["a"].values.tolist() == [2.0]
+    assert table.where(states == "completed", drop=True)["y"].values.tolist() == [1.0, 4.0]
+    en.to_netcdf(table, tmp_path / "runs.nc")
+    again = en.from_netcdf(tmp_path / "runs.nc")
+    assert again["state"].dtype == np.int8
+    assert en.run_states(again).identical(states)
+    with pytest.raises(DataError, match="no variable 'state'"):
+        en.run_states(table.drop_vars("state"))
+
+
 def test_unknown_input_name(table):
     with pytest.raises(InputError, match="'speed' is not an input"):
         en.input_array(table, ["speed"])

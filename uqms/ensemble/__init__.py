@@ -2,7 +2,7 @@
 
 `build` makes it from arrays, `from_table` from a pandas table or CSV, `uqms.run` from a simulator; `check` says what is
 wrong with one; `combine` puts several into one; `completed` gives the runs that surrogates are fitted to, `failures`
-tells of the others; `to_netcdf` and `from_netcdf` keep it.
+describes the others, `run_states` gives the state of each run in words; `to_netcdf` and `from_netcdf` keep it.
 """
 
 from uqms.ensemble.building import build, input_columns
@@ -21,6 +21,7 @@ from uqms.ensemble.table import (
     input_names,
     missing_entries,
     output_names,
+    run_states,
 )
 
 __all__ = [
@@ -43,5 +44,6 @@ __all__ = [
     "inside",
     "missing_entries",
     "output_names",
+    "run_states",
     "to_netcdf",
 ]

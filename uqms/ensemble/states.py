@@ -13,8 +13,8 @@ __all__ = ["LOST", "RunState", "flag_attrs", "state_codes"]
 class RunState(IntEnum):
     """How a run ended.
 
-    Use it to select rows, ``ensemble.isel(run=ensemble["state"] == RunState.FAILED)``; what is fitted are the completed
-    runs, and of partial ones the outputs that they have.
+    Use it to select rows, ``ensemble.isel(run=ensemble["state"] == RunState.FAILED)``, or compare `run_states` with a
+    word. Surrogates are fitted to the completed runs, and to the outputs that partial runs have.
 
     Examples
     --------

@@ -48,6 +48,7 @@ __all__ = [
     "missing_entries",
     "output_names",
     "refuse_gaps",
+    "run_states",
 ]
 
 FORMAT = "2"  # 2: runs with part of their outputs, seeds, replicates, fidelities
@@ -119,6 +120,42 @@ def completed(ensemble: xr.Dataset) -> xr.Dataset:
             "design), or make an ensemble of runs that you have by uq.ensemble.build(inputs, outputs)."
         )
     return ensemble.isel(run=np.flatnonzero(ensemble["state"].values == RunState.COMPLETED))
+
+
+@taught
+def run_states(ensemble: xr.Dataset) -> xr.DataArray:
+    """Return how each run ended, in words, along the dimension ``run``.
+
+    The variable ``state`` holds integer codes, which files and figures use. Comparing the codes with a word is False
+    for every run. Compare the result of this function instead.
+
+    Parameters
+    ----------
+    ensemble
+        The table of runs.
+
+    Returns
+    -------
+    xarray.DataArray
+        "planned", "completed", "partial", "failed", "timeout" or "invalid" for each run, with the coordinates of the
+        ensemble along ``run``.
+
+    Raises
+    ------
+    DataError
+        When `ensemble` is no table of runs, or a code is not that of a state.
+
+    Examples
+    --------
+    >>> from uqms.ensemble import build
+    >>> table = build({"a": [1.0, 2.0]}, {"y": [3.0, np.nan]}, states=["completed", "failed"])
+    >>> run_states(table).values.tolist()
+    ['completed', 'failed']
+    >>> table.isel(run=run_states(table) == "failed")["a"].values
+    array([2.])
+    """
+    words = [RunState(code).name.lower() for code in _check_state(ensemble)]
+    return ensemble["state"].copy(data=words).drop_attrs().rename("run_states")
 
 
 @taught
