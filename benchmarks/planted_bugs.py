@@ -260,7 +260,8 @@ BUGS = (
         f"{CALIBRATION}/_terms.py",
         "            J_bar -= 2.0 * rest @ (Q @ V.T)\n",
         "            J_bar -= 0.0 * rest @ (Q @ V.T)\n",
-        (*tests(CORRELATED, "test_derivatives_of_the_density"), *models("discrepancy_gp_orthogonal")),
+        # In the frozen problems the slopes span all scores, so that the projection does not depend on the parameters.
+        tests(CORRELATED, "test_derivatives_of_the_density", "test_derivatives_of_the_latent_outputs"),
     ),
     Bug(
         "scale discrepancy without the surrogate's error",
