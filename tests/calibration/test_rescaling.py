@@ -5,7 +5,8 @@ import pytest
 from calibration.problems import linear_surrogate, replicates
 
 import uqms as uq
-from uqms.calibration.rescaling import rescaled, with_scaled_discrepancy
+from uqms.calibration.discrepancy import default_length
+from uqms.calibration.rescaling import rescaled, sampled_again, with_scaled_discrepancy
 
 DATA = np.array([[1.9, 2.3, 1.6, 2.1]])
 
@@ -73,3 +74,38 @@ def test_every_kind_can_be_scaled() -> None:
     assert after["basis_sd"] == pytest.approx(0.6)
     theta = {name: float(values[0]) for name, values in one.prior_draws(1, 3).items()}
     assert one.log_likelihood(theta) != two.log_likelihood(theta)  # the known weights' scale is part of it
+
+
+@pytest.mark.parametrize("factor", [0.25, 2.0])
+def test_where_weights_fail_the_other_posterior_is_sampled(factor: float) -> None:
+    """Draws of a fit whose known scale is far too large carry nothing of the posterior with a quarter of it."""
+    one = problem(uq.OffsetDiscrepancy(sd=0.4))
+    mean, sd = exact(0.4)
+    draws = {"theta": mean + sd * np.random.default_rng(1).standard_normal(2000)}
+    found = sampled_again(one, draws, factor, uq.NUTS(draws=2000, chains=2, tune=500), rng=3)
+    other_mean, other_sd = exact(0.4 * factor)
+    assert found.trusted
+    assert np.isnan(found.k_hat)
+    assert found.shift["theta"] == pytest.approx((other_mean - mean) / sd, abs=0.15)
+    assert found.ratio["theta"] == pytest.approx(other_sd / sd, rel=0.1)
+    assert one.discrepancy == uq.OffsetDiscrepancy(sd=0.4)
+
+
+def test_the_default_scale_is_the_spread_of_the_data() -> None:
+    """Four values with a spread of .26 whose prior-predictive sd is 2: a tenth of the latter is smaller."""
+    one = problem(uq.OffsetDiscrepancy())
+    assert one.priors["offset_sd"].sd == pytest.approx(np.std(DATA))  # type: ignore[union-attr]
+    alike = replicates(np.array([[1.99, 2.0, 2.01, 2.0]]), np.array([0.5]))  # replicates: their spread is only noise
+    flat = uq.Calibration(
+        linear_surrogate(2.0, 0.2), alike, uq.GaussianNoise(sd=0.01), discrepancy=uq.OffsetDiscrepancy()
+    )
+    assert flat.priors["offset_sd"].sd == pytest.approx(0.1 * np.sqrt(4.0 + 0.04), rel=0.1)  # type: ignore[union-attr]
+
+
+def test_few_levels_of_a_condition_have_no_spacing() -> None:
+    prior = default_length(np.array([0.1, 0.2, 0.4]), condition=True)
+    assert prior.cdf(0.06) == pytest.approx(0.01, rel=1e-6)
+    assert prior.cdf(0.6) == pytest.approx(0.99, rel=1e-6)
+    assert default_length(np.array([0.1, 0.2, 0.4])).cdf(0.2) == pytest.approx(0.01, rel=1e-6)
+    many = np.linspace(0.0, 1.0, 6)
+    assert default_length(many, condition=True) == default_length(many)

@@ -21,7 +21,7 @@ import xarray as xr
 from uqms._typing import Array
 from uqms.calibration.base import Piece, Problem
 from uqms.calibration.checks import Check, Sampled, Status
-from uqms.calibration.rescaling import rescaled
+from uqms.calibration.rescaling import FACTORS, rescaled
 from uqms.errors import InputError
 from uqms.parameters import Prior
 
@@ -51,7 +51,7 @@ CONFOUNDED = 0.95
 SENSITIVITY = 0.05
 POWERS = (0.99, 1.01)
 MASS_CUT = 0.01
-DISCREPANCY, K_HAT = (0.5, 2.0), 0.7
+MOVED = 1.0  # posterior sds that a mean moves by, with another scale of the discrepancy
 OUTSIDE, OUTSIDE_FAIL = 0.01, 0.05
 BEYOND = 3.0  # sds beyond an end of the prior
 PRIOR_DRAWS = 4000
@@ -221,23 +221,24 @@ def _check_contraction(problem: Problem, theta: Mapping[str, Array]) -> Check:
     least = min(problem.parameters, key=lambda name: contracted[name])
     # Two modes far apart have a large variance too, but are nowhere near the prior.
     alike = [name for name in problem.parameters if contracted[name] < CONTRACTION and distance[name] < SHIFT]
-    message = f"least contraction {contracted[least]:.2f} ({least}), limit {CONTRACTION}"
+    message = f"smallest contraction {contracted[least]:.2f} ({least}), limit {CONTRACTION}"
     if alike:
         remedy = (
-            f"The data say next to nothing of {', '.join(alike)}: the interval is the prior's. Say so when you report "
-            "it, measure something that depends on it, or fix it."
+            f"Measure a quantity that depends on {', '.join(alike)}, fix it, or report that its interval comes from "
+            "the prior: the data contain almost no information about it."
         )
         return Check("prior-dominated", "warn", contracted[least], message, remedy)
     if contracted[least] >= CONTRACTION:
         return Check("prior-dominated", "pass", contracted[least], message)
     if contracted[least] < 0.0:
         remedy = (
-            f"The posterior of {least} is wider than its prior: chains in several modes, or a prior that the data "
-            "contradict. Look at uq.plots.prior_posterior, and sample with SMC()."
+            f"Look at uq.plots.prior_posterior(posterior), and sample with SMC(). The posterior of {least} is wider "
+            "than its prior: chains are in several modes, or the data contradict the prior."
         )
         return Check("prior-dominated", "warn", contracted[least], message, remedy)
     remedy = (
-        f"The posterior of {least} is about as wide as its prior, and lies elsewhere: look at uq.plots.prior_posterior."
+        f"Look at uq.plots.prior_posterior(posterior): the posterior of {least} is about as wide as its prior, but in "
+        "another place."
     )
     return Check("prior-dominated", "note", contracted[least], message, remedy)
 
@@ -261,7 +262,7 @@ def check_ends(draws: Mapping[str, Array], ends: Mapping[str, tuple[float, float
     unknown = [name for name in judged if not 0.0 < sd[name] < np.inf]
     if unknown:
         message = f"not judged: the curvature along {', '.join(unknown)} is not finite"
-        return Check("end of a prior", "note", np.nan, message, "Look at uq.plots.prior_posterior.")
+        return Check("end of a prior", "note", np.nan, message, "Look at uq.plots.prior_posterior(posterior).")
     worst, where, beyond = -np.inf, "", []
     for name in judged:
         for side, end in zip(("lower", "upper"), ends[name], strict=True):
@@ -274,11 +275,11 @@ def check_ends(draws: Mapping[str, Array], ends: Mapping[str, tuple[float, float
             if k > BEYOND:
                 beyond.append(name)
     if worst <= 1.0:
-        return Check("end of a prior", "pass", max(worst, 0.0), "no posterior piles up at an end of its prior")
-    message = f"data point {worst:.1f} sd beyond the {where}, limit {BEYOND:.0f}"
+        return Check("end of a prior", "pass", max(worst, 0.0), "no posterior is concentrated at an end of its prior")
+    message = f"the data point to values {worst:.1f} sd beyond the {where}, limit {BEYOND:.0f}"
     remedy = (
-        f"Prior and data disagree about {', '.join(beyond)}: draws pile up at an end of the prior, and intervals say "
-        "where that end is. Check units and what the model lacks; widen the prior if more is possible."
+        "Check units and what the model lacks, and widen the prior if values beyond its end are possible. Prior and "
+        f"data disagree about {', '.join(beyond)}: draws pile up at an end of the prior, which determines the interval."
     )
     return Check("end of a prior", "warn" if beyond else "pass", worst, message, remedy)
 
@@ -319,8 +320,9 @@ def _check_confounded(problem: Problem, theta: Mapping[str, Array], information:
     message = f"largest correlation {worst:.2f}" + (f" ({names[first]}, {names[second]})" if worst > 0 else "")
     shown = "; ".join(pairs[:3]) + (f"; {len(pairs) - 3} more" if len(pairs) > 3 else "")
     remedy = (
-        f"The data know a combination of {shown} far better than each: report it (derived=...), or measure what tells "
-        "them apart. uq.diagnostics.identifiability(posterior) says which combination."
+        f"Report a combination of {shown} (derived=...), or measure a quantity that separates them: the data identify "
+        "the combination far better than each parameter. uq.diagnostics.identifiability(posterior) shows which "
+        "combination."
     )
     return Check("confounded", "warn" if pairs else "pass", worst, message, remedy)
 
@@ -332,27 +334,39 @@ def _check_sensitivity(problem: Problem, sampled: Sampled) -> Check:
     worst = max(problem.parameters, key=lambda name: found[name].prior)
     strength = found[worst].prior
     message = f"largest power-scaling sensitivity to the prior {strength:.2f} ({worst}), limit {SENSITIVITY}"
-    remedy = "Prior and data both shape the answer, as they should with few data: say which prior was used, and why."
+    remedy = (
+        "Report which prior was used, and why: prior and data both determine the posterior, as is usual with few data."
+    )
     return Check("prior sensitivity", "note" if strength > SENSITIVITY else "pass", strength, message, remedy)
 
 
 def _check_discrepancy(piece: Piece, log_likelihood: Array | None) -> Check:
     problem = piece.problem
     try:
-        found = [rescaled(problem, piece.theta, piece.latents, log_likelihood, factor) for factor in DISCREPANCY]
+        found = [rescaled(problem, piece.theta, piece.latents, log_likelihood, factor) for factor in FACTORS]
     except InputError as error:  # a prior without a scale; draws are not lost for it
         return Check("discrepancy", "note", float("nan"), "how it depends on its scale is not judged", str(error))
-    worst = max(problem.parameters, key=lambda name: max(abs(one.shift[name]) for one in found))
-    shift = max(abs(one.shift[worst]) for one in found)
-    message = f"the mean of {worst} moves by {shift:.2f} sd when its prior scale is halved or doubled, limit 1"
-    if max(one.k_hat for one in found) > K_HAT:
-        message += "; a rough figure (k-hat above 0.7)"
+    known = [one for one in found if one.trusted]
+    unknown = [f"{one.factor:g} times (k-hat {one.k_hat:.2f})" for one in found if not one.trusted]
+    worst = max(problem.parameters, key=lambda name: max((abs(one.shift[name]) for one in known), default=0.0))
+    shift = max((abs(one.shift[worst]) for one in known), default=float("nan"))
     of_part = f"posterior.part({piece.parts[0]!r})" if piece.name else "posterior"
-    remedy = (
-        f"What {worst} is depends on how large the model's error may be: report {of_part}.rescale_discrepancy(), argue "
-        "for the scale, GPDiscrepancy(sd=...), or measure what tells the two apart."
-    )
-    return Check("discrepancy", "warn" if shift > 1.0 else "pass", shift, message, remedy)
+    if known:
+        times = " and ".join(f"{one.factor:g}" for one in known)
+        message = f"the mean of {worst} moves by at most {shift:.2f} sd when its prior scale is {times} times as large"
+        message += f", limit {MOVED:g}"
+    else:
+        message = "how far means move with its prior scale is not known"
+    if unknown:
+        message += f"; not known from reweighted draws: {', '.join(unknown)}"
+    if shift > MOVED:
+        remedy = (
+            f"Report {of_part}.rescale_discrepancy(): {worst} depends on how large the model's error may be. Give a "
+            "scale that you can defend, GPDiscrepancy(sd=...), or measure what tells the two apart."
+        )
+        return Check("discrepancy", "warn", shift, message, remedy)
+    remedy = f"Sample the posterior with the other scale: {of_part}.rescale_discrepancy(refit=uq.NUTS(draws=500))."
+    return Check("discrepancy", "note" if unknown else "pass", shift, message, remedy)
 
 
 def check_prior_mass(problem: "SingleCalibration", theta: Mapping[str, Array]) -> Check:
@@ -369,7 +383,7 @@ def check_prior_mass(problem: "SingleCalibration", theta: Mapping[str, Array]) -
     note = getattr(problem.surrogate, "attrs", {}).get("box_note")
     message += f"; {note}" if note else ""
     remedy = (
-        "Nothing was simulated there, and the surrogate returns to what it knew before any run: run a design over the "
-        "prior, or narrow the prior."
+        "Run a design over the prior, or narrow the prior. Nothing was simulated outside of the box, and the surrogate "
+        "returns to its own prior there."
     )
     return Check("prior mass cut", status, max(cut, outside), message, remedy)

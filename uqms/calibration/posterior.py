@@ -37,7 +37,7 @@ from uqms.calibration.predict import (
     predicted,
 )
 from uqms.calibration.progress import progress
-from uqms.calibration.rescaling import rescaled
+from uqms.calibration.rescaling import FACTORS, rescaled, sampled_again
 from uqms.calibration.samplers import NUTS, Sampler
 from uqms.calibration.summary import SummaryTable, summary_table
 from uqms.errors import InputError, UnknownKeyError
@@ -231,10 +231,11 @@ class Posterior:
         return Evidence(value, float(spread / np.sqrt(len(runs))))
 
     def summary(self, prob: float = 0.95) -> "SummaryTable":
-        """Return a table of mean, sd, equal-tailed interval, their Monte Carlo error, R-hat and effective sample sizes.
+        """Return a table of mean, sd, equal-tailed interval, Monte Carlo error, R-hat and effective sample sizes.
 
-        `mcse` is the largest Monte Carlo standard error of mean and limits, in the quantity's unit. The table prints
-        fewer digits where it exceeds 5 % of the sd; its numbers are not rounded.
+        `mcse_mean` is the Monte Carlo standard error of the mean, in the quantity's unit, as in `arviz.summary`.
+        ``table.attrs["mcse"][name]`` has that of the mean and of each limit by column. The table prints fewer digits
+        of a number whose own error exceeds 5 % of the sd. Its numbers are not rounded.
 
         Raises
         ------
@@ -467,27 +468,49 @@ class Posterior:
         return PosteriorPrediction(xr.Dataset(means), xr.Dataset(sds), xr.Dataset(samples), holds)
 
     @single_threaded
-    def rescale_discrepancy(self, factors: Sequence[float] = (0.5, 2.0)) -> "SummaryTable":
-        """Return how far each quantity moves when the prior scale of the discrepancy is halved or doubled.
+    def rescale_discrepancy(
+        self, factors: Sequence[float] = FACTORS, *, refit: Sampler | None = None, rng: RandomState | None = None
+    ) -> "SummaryTable":
+        """Return how far each quantity moves when the prior scale of the discrepancy is smaller or larger.
 
         Use it in every report of a calibration with discrepancy: a parameter that moves by its own standard deviation
-        is known only as well as the size of the model's error is.
+        is known only as well as the size of the model's error is. The draws are reweighted. Where the weights cannot be
+        trusted, give `refit`.
 
         Parameters
         ----------
         factors
             Times the standard deviation of every discrepancy, or the scale of its prior.
+        refit
+            Sampler of the posterior with the other scale, ``uq.NUTS(draws=500)``, which is used where `k_hat` of the
+            weights is above 0.7.
+        rng
+            Whole number or generator of the sampler.
 
         Returns
         -------
         SummaryTable
             By quantity and factor: `shift`, the change of the mean in posterior sds, and `sd_ratio`; `k_hat` of the
-            weights, above 0.7 of which the row is not to be trusted: calibrate with that scale instead.
+            weights, above 0.7 of which the row is not to be trusted, and NaN where the other posterior was sampled.
 
         Raises
         ------
         InputError
             When the calibration has no discrepancy, or a factor is not positive.
+
+        Examples
+        --------
+        >>> import numpy as np, xarray as xr, uqms as uq
+        >>> space = uq.ParameterSpace(a=uq.Normal(0.0, 1.0))
+        >>> day = np.arange(6.0)
+        >>> line = uq.DirectSimulator(
+        ...     lambda a: a[:, None] * day, space=space, outputs={"y": ("day",)}, coords={"day": day}, vectorized=True
+        ... )
+        >>> data = xr.DataArray([0.3, 1.1, 2.4, 3.2, 4.3, 5.2], dims="day", coords={"day": day}, name="y")
+        >>> problem = uq.Calibration(line, data, uq.GaussianNoise(0.1), discrepancy=uq.OffsetDiscrepancy())
+        >>> table = problem.sample(uq.SMC(), rng=1).rescale_discrepancy()
+        >>> list(table.columns)[:3]
+        ['shift x0.25', 'sd_ratio x0.25', 'k_hat x0.25']
         """
         refuse(self.problem, "rescale_discrepancy")
         if any(not (np.isfinite(factor) and factor > 0) for factor in factors):
@@ -496,8 +519,11 @@ class Posterior:
         columns: dict[str, dict[str, float]] = {name: {} for name in draws}
         for factor in factors:
             found = rescaled(self.single, draws, self.latents, None, float(factor))  # of a part, not of the whole
+            if refit is not None and not found.trusted:
+                found = sampled_again(self.single, draws, float(factor), refit, rng)
             for name, row in columns.items():
-                row[f"shift x{factor:g}"], row[f"sd_ratio x{factor:g}"] = found.shift[name], found.ratio[name]
+                row[f"shift x{factor:g}"] = found.shift.get(name, float("nan"))
+                row[f"sd_ratio x{factor:g}"] = found.ratio.get(name, float("nan"))
                 row[f"k_hat x{factor:g}"] = found.k_hat
         return SummaryTable(pd.DataFrame.from_dict(columns, orient="index"))
 

@@ -1,8 +1,8 @@
-"""How far the answer depends on the prior scale of the discrepancy: the posterior with that halved or doubled.
+"""How far the answer depends on the prior scale of the discrepancy: the posterior with a smaller and a larger one.
 
-Discrepancy and parameters explain the same residuals, and the prior on the discrepancy's size decides who gets how much
-(Brynjarsdottir & O'Hagan 2014, doi:10.1088/0266-5611/30/11/114007). The draws are reweighted to the other prior, with
-Pareto smoothing; no new sampling.
+Discrepancy and parameters explain the same residuals, and the prior on the discrepancy's size decides how they are
+divided (Brynjarsdottir & O'Hagan 2014, doi:10.1088/0266-5611/30/11/114007). The draws are reweighted to the other prior
+with Pareto smoothing. Where the weights cannot be trusted, the other posterior is sampled.
 """
 
 import copy
@@ -11,20 +11,25 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from uqms._typing import Array
+from uqms._typing import Array, RandomState
 from uqms.calibration.likelihood import add_discrepancy
-from uqms.calibration.reweighting import reweighted
+from uqms.calibration.reweighting import K_HAT, reweighted
 from uqms.calibration.sharing import together
 from uqms.parameters import Prior
 
 if TYPE_CHECKING:
+    from uqms.calibration.samplers import Sampler
     from uqms.calibration.single import SingleCalibration
 
-__all__ = ["Rescaled", "rescaled", "with_scaled_discrepancy"]
+__all__ = ["FACTORS", "Rescaled", "rescaled", "sampled_again", "with_scaled_discrepancy"]
+
+FACTORS = (0.25, 4.0)
 
 
 class Rescaled(NamedTuple):
     """The posterior with another scale of the discrepancy.
+
+    It is known by weights, or by draws of its own, which have no weights (`k_hat` is NaN).
 
     Attributes
     ----------
@@ -37,6 +42,11 @@ class Rescaled(NamedTuple):
     k_hat
         Of the weights; above 0.7 the figures are not to be trusted, and a calibration with that scale is needed.
     """
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the figures are more than a guess."""
+        return not self.k_hat > K_HAT
 
     factor: float
     shift: Mapping[str, float]
@@ -96,3 +106,21 @@ def rescaled(
         log_weight += other.log_likelihood(theta, eta) - own
     found = reweighted(draws, log_weight)
     return Rescaled(factor, found.shift, found.ratio, found.k_hat)
+
+
+def sampled_again(
+    problem: "SingleCalibration",
+    draws: Mapping[str, Array],
+    factor: float,
+    sampler: "Sampler",
+    rng: RandomState | None,
+) -> Rescaled:
+    """Return how the quantities move when the discrepancy is `factor` times as large, by sampling that posterior."""
+    other = with_scaled_discrepancy(problem, factor).sample(sampler, rng=rng).draws
+    shift, ratio = {}, {}
+    for name, before in draws.items():
+        if name in other:
+            after = other[name].values
+            shift[name] = float((after.mean() - before.mean()) / before.std())
+            ratio[name] = float(after.std() / before.std())
+    return Rescaled(factor, shift, ratio, float("nan"))
