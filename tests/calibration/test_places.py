@@ -38,15 +38,16 @@ def test_chains_that_overlap_are_in_one_place(centres: list[float]) -> None:
 def test_two_modes_ask_for_smc() -> None:
     found = judged(chains([0.0, 10.0, 0.0, 10.0]), np.repeat([1.0, 0.5, 1.0, 0.5], 250))
     assert found.status == "fail"
-    assert "chains sit in 2 places: 2 of 4 at a = " in found.message
+    assert "chains are in 2 separate places: 2 of 4 at a = " in found.message
     assert "the log posterior density is 0.5 nats lower" in found.message
-    assert "SMC() weighs modes by their mass" in found.remedy
+    assert "SMC(), which weights modes by their mass" in found.remedy
 
 
 def test_a_chain_that_is_stuck_far_below_asks_for_another_seed() -> None:
     found = judged(chains([0.0, 0.0, 10.0, 0.0]), np.repeat([0.0, 0.0, -33.0, 0.0], 250))
     assert "33.0 nats lower" in found.message
-    assert found.remedy.startswith("chain 2 is stuck where there is next to no mass: sample again with another seed")
+    assert found.remedy.startswith("Sample again with another seed (rng=) or longer tuning")
+    assert found.remedy.endswith("Stuck where the posterior has almost no mass: chain 2.")
 
 
 def test_a_noise_that_vanishes_asks_for_another_seed_or_a_floor() -> None:
@@ -54,9 +55,9 @@ def test_a_noise_that_vanishes_asks_for_another_seed_or_a_floor() -> None:
         chains([0.0, 0.0, 0.0, 10.0], log_sigma=[0.0, 0.0, 0.0, -25.0]), np.repeat([0.0, 0.0, 0.0, 50.0], 250)
     )
     assert "50.0 nats higher" in found.message
-    assert found.remedy.startswith("chain 3 ran into a corner where sigma vanishes, which is no mode")
+    assert found.remedy.endswith("In chain 3 the noise sd sigma is close to zero, which is not a mode.")
     assert "another seed (rng=)" in found.remedy
-    assert "a floor: GaussianNoise(sd=uq.LogNormal" in found.remedy
+    assert "a prior that excludes zero, GaussianNoise(sd=uq.LogNormal" in found.remedy
     assert "refine" not in found.remedy
 
 
@@ -104,7 +105,7 @@ def test_an_edge_that_lost_chains_alone_lean_on_is_no_reason_to_refine() -> None
     assert found.status == "warn"
     assert "see 'other modes' first" in found.remedy
     (modes,) = verdict.other_modes(context(theta))
-    assert "chain 3 ran into a corner where" in modes.remedy
+    assert "In chain 3 the noise sd" in modes.remedy
     found = verdict.edge(context(7.9 + 0.01 * rng.standard_normal(SHAPE)), 0)  # all of them
     assert found is not None
     assert "widen the prior there" in found.remedy

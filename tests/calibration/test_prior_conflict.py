@@ -57,8 +57,8 @@ def test_a_refuted_noise_prior_is_found() -> None:
     worst = of_noise(1.4, 100, 1)[0]
     assert worst.status == "fail"
     assert "above the centre of its prior" in worst.message
-    assert "prior's central 95 % are 0.00627 to 0.448" in worst.message
-    assert "refute the prior of" in worst.remedy
+    assert "the central 95 % of its prior are 0.00627 to 0.448" in worst.message
+    assert "contradict the prior of" in worst.remedy
     # the remedy clears it
     assert of_noise(1.4, 100, 1, uq.HalfNormal(2.0))[0].status == "pass"
 
@@ -146,8 +146,8 @@ def test_a_power_of_ten_is_named_as_a_likely_error_of_units() -> None:
     for unit in (1000.0, 100.0, 0.001):
         wrong = predicted_in(unit)
         assert wrong.status == "fail"
-        assert f"measurements of 'conc' are about {unit:g} times what it predicts" in wrong.message
-        assert f"A factor of {unit:g} is a likely error of units" in wrong.remedy
+        assert f"measurements of 'conc' are about {unit:g} times the prediction" in wrong.message
+        assert f"a factor of {unit:g} is a likely error of units" in wrong.remedy
     # no power of ten
     other = predicted_in(40.0)
     assert other.status != "pass"
@@ -192,6 +192,6 @@ def test_priors_of_noise_discrepancy_and_differences_between_subjects_count(kind
             continue
         (check,) = prior_against_data(told(problem, {**inferred, name: np.full(2000, refuted)}))
         assert check.status == "fail"
-        assert f"data put {name} 6." in check.message
+        assert f"data place {name} 6." in check.message
         judged.append(name)
     assert len(judged) >= (1 if kind == "population" else 3), judged  # noise, and sd and length of the discrepancy

@@ -294,11 +294,11 @@ def with_check(posterior: uq.Posterior, name: str, status: Status, message: str 
 def test_it_never_says_that_all_is_done_while_a_check_fails(status: Status) -> None:
     posterior = normal_posterior()
     assert str(uq.another_round(with_check(posterior, "R-hat", "pass"), share=1.0)).startswith(
-        "No other round is needed"
+        "No further round is needed"
     )
     for check in posterior.verdict.checks:
         found = uq.another_round(with_check(posterior, check.name, status, "what it found", "what to do"), share=1.0)
-        assert "No other round" not in str(found)
+        assert "No further round" not in str(found)
         assert "what it found" in str(found)
         assert "what to do" in str(found)
         assert check.name in str(found)
@@ -309,10 +309,10 @@ def test_it_never_says_that_all_is_done_while_a_check_fails(status: Status) -> N
 
 
 def test_errors_on_the_simulator_ask_for_runs_where_they_move_the_posterior() -> None:
-    posterior = with_check(normal_posterior(), "errors of y", "warn", "smaller than the surrogate says")
+    posterior = with_check(normal_posterior(), "errors of y", "warn", "smaller than stated")
     found = uq.another_round(posterior, share=1.0)
     assert not found
-    assert str(found).startswith("Other things than more runs are needed, since checks fail: errors of y (WARN)")
+    assert str(found).startswith("More runs do not help: these checks fail for other reasons: errors of y (WARN)")
     moved = posterior.with_checks([Check("effect on the posterior", "warn", 0.3, "the mean of a moves", "Refine.")])
     assert uq.another_round(moved, share=1.0)
     assert uq.another_round(with_check(normal_posterior(), "errors of y", "fail", "larger"), share=1.0)

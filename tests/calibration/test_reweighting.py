@@ -113,11 +113,11 @@ def test_errors_of_another_size_warn_where_they_change_the_posterior() -> None:
     large = judged(6.0, 0.002)
     assert large.status == "warn"
     assert large.value > 9.0
-    assert "times what the surrogate says" in large.message
+    assert "times the stated errors" in large.message
     small = judged(0.1, 1e-4)
     assert small.status == "warn"
     assert small.value < 0.1
-    assert "narrow the box (uq.refine)" in small.remedy
+    assert "Narrow the box (uq.refine(posterior, n))" in small.remedy
     # against a large noise they do not: what is understated is noted, what is overstated passes
     assert judged(6.0, 3.0).status == "note"
     assert judged(0.1, 3.0).status == "pass"

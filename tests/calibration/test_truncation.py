@@ -167,7 +167,7 @@ def test_the_check_has_the_variance_of_the_prediction() -> None:
     rest = np.sum(problem.surrogate.bases[0].truncation ** 2, axis=1)
     assert found.value == pytest.approx(rest.mean() / told.variance["y"].values.mean(), rel=1e-3)  # rounding
     assert found.status == "warn"
-    assert f"{rest.mean() / 4e-12:.2g} times that of the noise" in found.message
+    assert f"{rest.mean() / 4e-12:.2g} times the noise variance" in found.message
     # with more noise it does not matter, and where more scores are kept there is nothing to say
     assert check_truncation(problem, theta | {"sigma": np.full(200, 1e-3)}, np.zeros(200, dtype=np.int64)).status == (  # type: ignore[union-attr]
         "pass"

@@ -92,7 +92,7 @@ def test_a_clean_problem_raises_no_flag(clean: uq.Calibration) -> None:
     assert tuple(check.name for check in got.checks) == NAMES
     assert flags(got) == []
     assert got.status == "pass"
-    assert str(got).startswith("Verdict: PASS. No check objects to this posterior.\nPASS  R-hat: largest 1.001 (theta)")
+    assert str(got).startswith("Verdict: PASS. All checks passed.\nPASS  R-hat: largest 1.001 (theta)")
     assert "→" not in str(got)
 
 
@@ -225,7 +225,7 @@ def test_a_surrogate_of_five_runs_dominates(rng: np.random.Generator) -> None:
     assert flags(got) == ["surrogate error"]
     assert got["surrogate error"].status == "warn"
     assert got["surrogate error"].value > 0.9
-    assert "run more points where the posterior is" in str(got)
+    assert "Run more points near the posterior" in str(got)
     assert "(theta), limit 50%" in str(got)
 
 
@@ -388,7 +388,7 @@ def test_the_worst_comes_first_with_its_remedy() -> None:
     got = Verdict(checks)
     assert got.status == "fail"
     assert str(got).splitlines() == [
-        "Verdict: FAIL. These intervals should not be used:",
+        "Verdict: FAIL. Do not use these intervals:",
         "FAIL  c: broken",
         "      → mend it",
         "WARN  b: not so well",
@@ -399,7 +399,7 @@ def test_the_worst_comes_first_with_its_remedy() -> None:
     assert (note.status, note.warnings, [check.name for check in note.notes]) == ("pass", (), ["d"])
     assert str(note).splitlines()[1:] == ["NOTE  d: by the way", "      → say so", "PASS  a: all well"]
     assert Verdict(checks[:2]).status == "warn"
-    assert str(Verdict(checks[:2])).startswith("Verdict: WARN. Read these before you use the intervals:")
+    assert str(Verdict(checks[:2])).startswith("Verdict: WARN. Read these warnings before you use the intervals:")
     assert got["b"].value == 1.0
-    with pytest.raises(KeyError, match="no check 'd'; there are"):
+    with pytest.raises(KeyError, match="no check is named 'd'; the checks are"):
         got["d"]

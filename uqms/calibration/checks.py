@@ -1,4 +1,4 @@
-"""What a verdict is made of: checks with a status, the figure behind it, and what to do; and what they look at."""
+"""Checks with a status, the number behind it and a remedy; the verdict that they form; and the draws that they use."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,9 +18,9 @@ ORDER: tuple[Status, ...] = ("fail", "warn", "note", "pass")
 @final
 @dataclass(frozen=True)
 class Check:
-    """One check: its name, status, the figure behind it, what it means and what to do.
+    """A check of a posterior: its name, status, the number behind it, a message and a remedy.
 
-    A note is worth reading but no reason to doubt: it leaves the verdict as it is.
+    A note does not change the status of the verdict.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Check:
 @final
 @dataclass(frozen=True)
 class Verdict:
-    """All checks of a posterior; its status is that of the worst."""
+    """All checks of a posterior. The worst check determines the status."""
 
     checks: tuple[Check, ...]
 
@@ -54,20 +54,22 @@ class Verdict:
 
     @property
     def notes(self) -> tuple[Check, ...]:
-        """Checks that passed and have something to say."""
+        """Checks that passed with a note."""
         return tuple(check for check in self.checks if check.status == "note")
 
     def __getitem__(self, name: str) -> Check:
         for check in self.checks:
             if check.name == name:
                 return check
-        raise UnknownKeyError(f"verdict: no check {name!r}; there are {[check.name for check in self.checks]}.")
+        raise UnknownKeyError(
+            f"verdict: no check is named {name!r}; the checks are {[check.name for check in self.checks]}."
+        )
 
     def __str__(self) -> str:
         head = {
-            "pass": "Verdict: PASS. No check objects to this posterior.",
-            "warn": "Verdict: WARN. Read these before you use the intervals:",
-            "fail": "Verdict: FAIL. These intervals should not be used:",
+            "pass": "Verdict: PASS. All checks passed.",
+            "warn": "Verdict: WARN. Read these warnings before you use the intervals:",
+            "fail": "Verdict: FAIL. Do not use these intervals:",
         }[self.status]
         order = sorted(self.checks, key=lambda check: ORDER.index(check.status))
         return "\n".join([head, *(str(check) for check in order)])
@@ -76,16 +78,16 @@ class Verdict:
 @final
 @dataclass(frozen=True, eq=False)
 class Sampled:
-    """What a sampler returned, as far as the verdict looks at it; what is not told (None, empty) is not judged.
+    """The results of a sampler that the verdict uses. Fields that are None or empty are not checked.
 
     Attributes
     ----------
     theta
-        Draws of everything inferred, own units, each (chains * draws,).
+        Draws of all inferred quantities in their units, each (chains * draws,).
     h
         Hyperparameter draw of each, (chains * draws,).
     shape, asked
-        (chains, draws) there are, and that were asked for.
+        (chains, draws) that were returned, and that were requested.
     r_hat, ess
         By parameter: rank-normalised split R-hat, and the smaller of bulk and tail effective sample size.
     mcse
@@ -95,7 +97,7 @@ class Sampled:
     energy
         Hamiltonian of the draws, (chains, draws).
     deepest
-        Share of draws whose trajectory was cut off at the greatest tree depth.
+        Fraction of draws whose trajectory reached the maximum tree depth.
     log_likelihood
         Joint log-density of the data, (chains * draws,).
     starts

@@ -66,7 +66,7 @@ def computation(context: "Context") -> tuple[Check, ...]:
 
 
 def sampler_checks(stats: xr.Dataset) -> tuple[Check, ...]:
-    """Return the checks of what a sampler says of itself, one number a chain.
+    """Return the checks of statistics that a sampler reports, one number per chain.
 
     Those are `pareto_k`, `log_marginal_likelihood` of independent runs, and `left_correlation` with its
     `correlation_limit`.
@@ -78,8 +78,8 @@ def sampler_checks(stats: xr.Dataset) -> tuple[Check, ...]:
         checks.append(_check_evidence(stats["log_marginal_likelihood"].values))
     if "left_correlation" in stats and "correlation_limit" in stats:
         left, limit = (float(stats[name].max()) for name in ("left_correlation", "correlation_limit"))
-        message = f"largest correlation with where the last stage began {left:.2f}, limit {limit:g}"
-        remedy = "Particles have hardly moved, so they tell of fewer draws: SMC(moves=500), or NUTS."
+        message = f"largest correlation with the positions before the last stage {left:.2f}, limit {limit:g}"
+        remedy = "Use SMC(moves=500), or NUTS(): particles have hardly moved, so they count as fewer draws."
         checks.append(Check("moves", "pass" if left <= limit else "warn", left, message, remedy))
     return tuple(checks)
 
@@ -95,9 +95,10 @@ def _check_approximation(stats: xr.Dataset) -> Check:
     trusted = k_hat <= K_HAT
     message = f"draws of an approximation, resampled by importance weights: k-hat {k_hat:.2f}, limit {K_HAT}{more}"
     remedy = (
-        "Good for a first look: modes that were not found are missing. Sample with NUTS() or SMC() to rely on it."
+        "Sample with NUTS() or SMC() before you report results. An approximation is for a first look: modes that it "
+        "did not find are missing."
         if trusted
-        else "The approximation does not hold the posterior's tails: sample with NUTS() or SMC()."
+        else "Sample with NUTS() or SMC(): the approximation does not cover the posterior's tails."
     )
     return Check(APPROXIMATION, "warn" if trusted else "fail", k_hat, message, remedy)
 
@@ -108,7 +109,9 @@ def _check_evidence(runs: Array) -> Check:
         return Check(name, "pass", float("nan"), "not judged: one run")
     spread = float(np.std(runs, ddof=1))
     message = f"standard deviation {spread:.2f} between {len(runs)} runs, limit {EVIDENCE_SD}"
-    remedy = "Runs have found different mass, perhaps different modes: SMC(particles=8000)."
+    remedy = (
+        "Use SMC(particles=8000): the runs disagree about the evidence, perhaps because they found different modes."
+    )
     return Check(name, "pass" if spread <= EVIDENCE_SD else "warn", spread, message, remedy)
 
 
@@ -119,13 +122,13 @@ def _not_judged(name: str, why: str) -> Check:
 def check_r_hat(r_hat: Mapping[str, float], chains: int) -> Check:
     """Vehtari et al. (2021), doi:10.1214/20-BA1221."""
     if chains < 2:
-        message, remedy = "one chain, so agreement cannot be judged", "Sample at least 4 chains: NUTS(chains=4)."
+        message, remedy = "one chain, so agreement cannot be judged", "Sample at least 4 chains, NUTS(chains=4)."
         return Check("R-hat", "warn", float("nan"), message, remedy)
     name = max(r_hat, key=lambda key: r_hat[key] if np.isfinite(r_hat[key]) else np.inf)
     worst = r_hat[name]
     status: Status = "pass" if worst <= R_HAT else "warn" if worst <= R_HAT_FAIL else "fail"
     message = f"largest {worst:.3f} ({name}), limit {R_HAT}"
-    remedy = "Chains disagree: sample longer (NUTS(tune=2000, draws=2000)), or look for two modes: SMC()."
+    remedy = "Sample longer, NUTS(tune=2000, draws=2000), or look for two modes with SMC(): the chains disagree."
     return Check("R-hat", status, float(worst), message, remedy)
 
 
@@ -135,18 +138,18 @@ def check_ess(ess: Mapping[str, float], chains: int) -> Check:
     worst, limit = ess[name], ESS_PER_CHAIN * chains
     status: Status = "pass" if worst >= limit else "warn" if worst >= ESS_FAIL * chains else "fail"
     message = f"smallest of bulk and tail {worst:.0f} ({name}), limit {limit}"
-    return Check("ESS", status, float(worst), message, "Too few independent draws: raise NUTS(draws=...).")
+    return Check("ESS", status, float(worst), message, "Raise NUTS(draws=...): too few independent draws.")
 
 
 def check_divergences(count: int, draws: int, constrained: bool = False) -> Check:
-    """Betancourt (2017), arXiv:1701.02434; `constrained`: inequalities between parameters may be a wall."""
+    """Betancourt (2017), arXiv:1701.02434; `constrained`: inequalities between parameters may cut the posterior off."""
     status: Status = "pass" if count == 0 else "warn" if count <= 0.01 * draws else "fail"
     message = f"{count} of {draws} draws"
-    remedy = "Parts of the posterior may be missed: NUTS(target_accept=0.99), or a tighter prior."
+    remedy = "Use NUTS(target_accept=0.99), or a tighter prior: chains may miss parts of the posterior."
     if constrained:
         remedy = (
-            "Constraints that cannot be solved for one parameter are a wall for NUTS, off which chains bounce: SMC() "
-            "sees no wall. Or write them with one occurrence of a parameter, as 'beta > gamma'."
+            "Use SMC(), or write each constraint with one occurrence of a parameter, as 'beta > gamma'. Constraints "
+            "that cannot be solved for one parameter cut the posterior off, and NUTS diverges there."
         )
     return Check("divergences", status, float(count), message, remedy)
 
@@ -158,17 +161,17 @@ def check_energy(energy: Array) -> Check:
     status: Status = "pass" if worst >= E_BFMI else "warn"
     message = f"smallest E-BFMI {worst:.2f}, limit {E_BFMI}"
     remedy = (
-        "The tails are reached too slowly, as in a funnel: a tighter prior on the noise or on what the data do not "
-        "inform, then longer tuning."
+        "Use a tighter prior on the noise or on parameters that the data do not inform, then tune longer, "
+        "NUTS(tune=2000): chains reach the tails too slowly, as in a funnel."
     )
     return Check("energy", status, worst, message, remedy)
 
 
 def check_depth(share: float) -> Check:
-    """Share of trajectories that were cut off."""
+    """Fraction of trajectories that reached the maximum tree depth."""
     status: Status = "pass" if share <= DEEP_SHARE else "warn"
-    message = f"{share:.1%} of the trajectories were cut off at the greatest tree depth"
-    remedy = "Draws follow each other slowly along a narrow ridge: see the confounded parameters, or tune longer."
+    message = f"{share:.1%} of the trajectories reached the maximum tree depth"
+    remedy = "See the confounded parameters, or tune longer, NUTS(tune=2000): draws move slowly along a narrow ridge."
     return Check("tree depth", status, share, message, remedy)
 
 
@@ -177,7 +180,9 @@ def check_finite(theta: Mapping[str, Array], shape: tuple[int, int], asked: tupl
     bad = sum(int(np.count_nonzero(~np.isfinite(values))) for values in theta.values())
     ok = bad == 0 and shape == asked
     message = f"{shape[0]} chains of {shape[1]} draws, {bad} not finite"
-    return Check("finite draws", "pass" if ok else "fail", float(bad), message, "Sampling broke off: sample again.")
+    return Check(
+        "finite draws", "pass" if ok else "fail", float(bad), message, "Sample again: draws are missing or not finite."
+    )
 
 
 def check_monte_carlo_error(mcse: Mapping[str, float]) -> Check:
@@ -185,10 +190,9 @@ def check_monte_carlo_error(mcse: Mapping[str, float]) -> Check:
     name = max(mcse, key=lambda key: mcse[key] if np.isfinite(mcse[key]) else np.inf)
     worst = float(mcse[name])
     status: Status = "pass" if worst <= MCSE_SHARE else "note"
-    message = f"at most {worst:.1%} of a posterior sd ({name}), of means and 95 % limits"
-    return Check(
-        "Monte Carlo error", status, worst, message, "summary() prints fewer digits; more draws give more of them."
-    )
+    message = f"at most {worst:.1%} of a posterior sd ({name}), for means and 95 % limits"
+    remedy = "Raise the number of draws for more digits; summary() prints only the digits that the draws support."
+    return Check("Monte Carlo error", status, worst, message, remedy)
 
 
 class Places(NamedTuple):
@@ -247,37 +251,39 @@ def places(sampled: Sampled, positive: Collection[str], noise: Collection[str], 
 
 
 def check_places(found: Places) -> Check:
-    """Judge chains that sit in several places, and say which remedy there is."""
+    """Judge chains that are in several places, with the remedy for the likely cause."""
     first, second = found.groups[:2]
     chains = sum(len(group) for group in found.groups)
     message = (
-        f"chains sit in {len(found.groups)} places: {len(first)} of {chains} at {found.apart} = "
+        f"chains are in {len(found.groups)} separate places: {len(first)} of {chains} at {found.apart} = "
         f"{found.medians[0]:.3g}, {len(second)} at {found.medians[1]:.3g}"
     )
-    lost = "chain " + ", ".join(str(chain) for group in found.groups[1:] for chain in group)
+    apart = [str(chain) for group in found.groups[1:] for chain in group]
+    lost = f"chain{'s' if len(apart) > 1 else ''} {', '.join(apart)}"
     if np.isfinite(found.lower):
         way = "lower" if found.lower >= 0.0 else "higher"
         message += f", where the log posterior density is {abs(found.lower):.1f} nats {way}"
     if found.degenerate:
         remedy = (
-            f"{lost} ran into a corner where {found.degenerate} vanishes, which is no mode: sample again with another "
-            "seed (rng=), or give the noise a floor: GaussianNoise(sd=uq.LogNormal(median=..., sigma=1.0))."
+            "Sample again with another seed (rng=), or give the noise a prior that excludes zero, "
+            f"GaussianNoise(sd=uq.LogNormal(median=..., sigma=1.0)). In {lost} the noise sd {found.degenerate} is "
+            "close to zero, which is not a mode."
         )
     elif found.lower > STUCK:
         remedy = (
-            f"{lost} is stuck where there is next to no mass: sample again with another seed (rng=) or longer tuning "
-            "(NUTS(tune=2000)); SMC() does not depend on where chains start."
+            "Sample again with another seed (rng=) or longer tuning, NUTS(tune=2000), or use SMC(), which does not "
+            f"depend on starting points. Stuck where the posterior has almost no mass: {lost}."
         )
     else:
         remedy = (
-            "There are several modes, and chains do not cross between them, so the number of chains in each is not its "
-            "mass. SMC() weighs modes by their mass; then look at uq.plots.pairs."
+            "Use SMC(), which weights modes by their mass, and look at uq.plots.pairs(posterior). Chains do not move "
+            "between the modes, so the number of chains in a mode does not measure its mass."
         )
     return Check("other modes", "fail", float(len(found.groups)), message, remedy)
 
 
 def check_modes(draws: Array, density: Array, starts: Array, start_density: Array) -> Check:
-    """Tell whether the chains were wherever the tempered particles that they could start from found mass.
+    """Judge whether the chains visited every region where tempered starting particles found mass.
 
     R-hat is blind when all chains sit in the same one of two modes. The particles are spread over modes by their mass.
 
@@ -298,9 +304,9 @@ def check_modes(draws: Array, density: Array, starts: Array, start_density: Arra
     good = start_density >= np.quantile(density, 0.01) - LOG_DENSITY_SLACK
     share = float(np.mean(good & (distance > FAR * usual)))
     status: Status = "pass" if share < UNVISITED else "warn"
-    message = f"{share:.0%} of the starting points have mass where no chain went"
+    message = f"{share:.0%} of the starting points are in regions with posterior mass that no chain visited"
     remedy = (
-        "There may be another mode: SMC() finds modes and weighs them by their mass; or sample more chains, "
-        "NUTS(chains=8). Then look at uq.plots.pairs."
+        "Use SMC(), which finds modes and weights them by their mass, or sample more chains, NUTS(chains=8). Then look "
+        "at uq.plots.pairs(posterior): there may be another mode."
     )
     return Check("other modes", status, share, message, remedy)

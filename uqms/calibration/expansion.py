@@ -127,9 +127,10 @@ def check_expansion(problem: "SingleCalibration", theta: Mapping[str, Array], h:
         return None
     picked = evenly(len(h), POINTS)
     loss = measured_loss(problem, {name: values[picked] for name, values in theta.items()}, h[picked])
-    message = f"the log-likelihood is off by {loss.nats:.2g} nats on average, limit {LOSS_LIMIT:g}"
+    message = f"the mean error of the log-likelihood is {loss.nats:.2g} nats, limit {LOSS_LIMIT:g}"
     remedy = (
-        "The surrogate's error is too large for the closed form with its transform. Calibrate again with "
-        "expansion='none', which samples the error, or run more points where the posterior is."
+        "Calibrate again with expansion='none', which samples the surrogate's error, or run more points near the "
+        "posterior (uq.refine(posterior, n)). The surrogate's error is too large for the first-order expansion of its "
+        "transform."
     )
     return Check("first-order expansion", "pass" if loss.nats < LOSS_LIMIT else "warn", loss.nats, message, remedy)

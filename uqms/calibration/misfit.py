@@ -1,4 +1,4 @@
-"""Checks of the model: whether surrogate and noise, as they are said to be, explain runs and measurements.
+"""Checks of the model: whether surrogate and noise, with their stated errors, explain runs and measurements.
 
 ==========  ===================================================================  ===========
 symbol      meaning                                                              shape
@@ -68,28 +68,33 @@ def check_misfit(
     low = min(1.0, len(lows) * min(lows))
     shown = max(p, 1.0 / len(null))
     if p < MISFIT_LEVEL:
-        message = f"p = {shown:.2g}: the measurements are farther from the model than noise and surrogate explain"
+        message = f"p = {shown:.2g}: surrogate error and noise do not explain the distance of data and model"
         remedy = (
-            "Look at uq.plots.predictive. A wrong unit or noise sd, an outlier, or a model that lacks something: then "
-            "add a discrepancy; the intervals are too narrow until it is found."
+            "Look at uq.plots.predictive(posterior). Possible causes are a wrong unit or noise sd, an outlier, or a "
+            "model that lacks a process: then add a discrepancy. The intervals are too narrow until the cause is "
+            "found."
         )
         return Check("predictive misfit", "warn", p, message, remedy)
     # With as many parameters as measurements the fit is close whatever the noise.
     if low < OVERFIT_LEVEL and len(cells.offset) - excess >= LEFT:
-        message = f"p = {low:.2g}: the measurements are closer to the model than their noise allows"
-        remedy = "The noise sd is too large (a variance given as sd, or another unit), so intervals are too wide."
+        message = f"p = {low:.2g}: the measurements are closer to the model than the noise sd implies"
+        remedy = (
+            "Correct the noise sd: it is too large (a variance given as sd, or another unit), so the intervals are too "
+            "wide."
+        )
         return Check("predictive misfit", "warn", p, message, remedy)
     return explained(p, shown)
 
 
 def explained(p: float, shown: float) -> Check:
-    """Return the check of a model that explains the data, with a note where few right models fit worse."""
+    """Return the check of a model that explains the data, with a note where few correct models fit worse."""
     return Check(
         "predictive misfit",
         "note" if p < NOTED else "pass",
         p,
-        f"p = {shown:.2g} that a right model fits worse, limit {MISFIT_LEVEL:g}",
-        f"Of right models {NOTED:.0%} fit as badly. Look at uq.plots.predictive before you rely on the intervals.",
+        f"p = {shown:.2g} that a correct model fits worse, limit {MISFIT_LEVEL:g}",
+        "Look at uq.plots.predictive(posterior) before you rely on the intervals: "
+        f"only {NOTED:.0%} of correct models fit as badly.",
     )
 
 
@@ -115,10 +120,11 @@ def _check_density(problem: "SingleCalibration", theta: Mapping[str, Array], lat
     shown = max(p, 1.0 / len(below))
     if p >= MISFIT_LEVEL:
         return explained(p, shown)
-    message = f"p = {shown:.2g}: the measurements are less likely than what the model itself would show"
+    message = f"p = {shown:.2g}: the measurements are less likely than data that the model simulates"
     remedy = (
-        "Look at uq.plots.predictive. A wrong unit, an outlier, noise that is too small, or a model that lacks "
-        "something: then add a discrepancy; the intervals are too narrow until it is found."
+        "Look at uq.plots.predictive(posterior). Possible causes are a wrong unit, an outlier, noise that is too "
+        "small, or a model that lacks a process: then add a discrepancy. The intervals are too narrow until the cause "
+        "is found."
     )
     return Check("predictive misfit", "warn", p, message, remedy)
 
@@ -167,12 +173,14 @@ def check_validation(problem: "SingleCalibration", theta: Mapping[str, Array], s
     near = nearest_runs(surrogate, u[:, evenly(u.shape[1], POINTS)].reshape(-1, surrogate.domain.d))
     found = local_errors(surrogate, near, problem.cells.used)
     if found is None:
-        return Check(name, "pass", float("nan"), "not judged: too few runs to tell errors from their law")
+        return Check(
+            name, "pass", float("nan"), "not judged: too few runs to compare the errors with their distribution"
+        )
     larger, smaller = found.p < VALIDATION_LEVEL, found.p_least < VALIDATION_LEVEL
     ratio, p = (found.least, found.p_least) if smaller and not larger else (found.ratio, found.p)
     message = (
-        f"left-out errors of the {len(near)} runs nearest to the posterior are {np.sqrt(ratio):.2g} times what "
-        f"the surrogate says, p = {max(p, 1e-12):.2g}"
+        f"leave-one-out errors of the {len(near)} runs nearest to the posterior are {np.sqrt(ratio):.2g} times the "
+        f"stated errors, p = {max(p, 1e-12):.2g}"
     )
     if not larger and not smaller:
         return Check(name, "pass", ratio, message)
@@ -180,13 +188,14 @@ def check_validation(problem: "SingleCalibration", theta: Mapping[str, Array], s
     message += f"; {words}"
     if larger:
         remedy = (
-            "The surrogate is surer than it should be where the posterior lives: run more points there (uq.refine), or "
-            "try another kernel; look at uq.leave_one_out(surrogate)."
+            "Run more points near the posterior (uq.refine(posterior, n)), or try another kernel: the surrogate "
+            "understates its error there. Look at uq.leave_one_out(surrogate)."
         )
         return Check(name, "warn" if matters else "note", ratio, message, remedy)
     remedy = (
-        f"The stated error is {1.0 / np.sqrt(max(ratio, 1e-12)):.2g} times the actual one, so that intervals are too "
-        "wide and an inferred noise sd too small: narrow the box (uq.refine), or uq.correct(posterior, runs)."
+        "Narrow the box (uq.refine(posterior, n)), or correct the error, uq.correct(posterior, runs). The stated error "
+        f"is {1.0 / np.sqrt(max(ratio, 1e-12)):.2g} times the actual one, so intervals are too wide and an inferred "
+        "noise sd is too small."
     )
     return Check(name, "warn" if matters else "pass", ratio, message, remedy)
 
@@ -198,10 +207,10 @@ def _effect(
     moved = error_scaled(problem, theta, np.maximum(ratios, SMALLEST))
     if moved is None:
         inflated = share * ratio / (1.0 + share * (ratio - 1.0))
-        words = f"of such a size they would be {inflated:.0%} of a parameter's variance"
+        words = f"errors of that size would be {inflated:.0%} of a parameter's variance"
         return max(inflated, share) > MATTERS, words
     if not moved.trusted:
-        return True, f"with errors of that size the posterior is another one (k-hat {moved.k_hat:.2f})"
+        return True, f"with errors of that size the posterior changes too much to reweight (k-hat {moved.k_hat:.2f})"
     (first, shift), (second, scale) = moved.furthest, moved.scaled_most
     words = (
         f"with errors of that size the mean of {first} moves by {shift:+.2f} sd and the sd of {second} becomes "

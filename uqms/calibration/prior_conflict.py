@@ -69,7 +69,7 @@ def prior_against_data(context: "Context") -> list[Check]:
     joint = problem.conditioned_prior
     before = problem.prior_draws(PRIOR_DRAWS, 0) if joint.constraints or joint.success is not None else None
     if before is not None and any(part.outside == "refined" for part in problem.named_parts.values()):
-        message = "not judged: constraints and a refined box leave a part of the prior that is not known by itself"
+        message = "not judged: with constraints and a refined box the prior of a single quantity is not known"
         return [Check("prior against data", "pass", float("nan"), message)]
     found = []
     for name in names:
@@ -93,15 +93,16 @@ def prior_against_data(context: "Context") -> list[Check]:
     p = min(1.0, len(found) * worst.p)
     if p >= WARN:
         return [
-            Check(name, "pass", p, f"p = {p:.2g} of {len(found)} priors, the smallest of {worst.name}; limit {WARN:g}")
+            Check(name, "pass", p, f"p = {p:.2g} for {worst.name}, the smallest of {len(found)} priors; limit {WARN:g}")
         ]
     prior, unit = problem.priors[worst.name], problem.unit_of(worst.name)
     unit = f" {unit}" if unit else ""
     least, most = (float(prior.quantile(level)) for level in (0.025, 0.975))
     message = (
-        f"data put {worst.name} {abs(worst.away):.1f} sds {'above' if worst.away > 0 else 'below'} the centre of its "
-        f"prior, p = {p:.2g}, limit {WARN:g}: its posterior median is {float(np.median(theta[worst.name])):.3g}{unit}, "
-        f"its prior's central 95 % are {least:.3g} to {most:.3g}{unit}"
+        f"the data place {worst.name} {abs(worst.away):.1f} sds {'above' if worst.away > 0 else 'below'} the centre "
+        f"of its prior, p = {p:.2g}, limit {WARN:g}: its posterior median is "
+        f"{float(np.median(theta[worst.name])):.3g}{unit}, the central 95 % of its prior are {least:.3g} to "
+        f"{most:.3g}{unit}"
     )
     return [Check(name, _status(p), p, message, _remedy(problem, worst))]
 
@@ -109,13 +110,14 @@ def prior_against_data(context: "Context") -> list[Check]:
 def _remedy(problem: Problem, conflict: _Conflict) -> str:
     if conflict.name in problem.parameters:
         return (
-            "Prior and data disagree, and the posterior lies between them. Check units and the source of the prior. If "
-            "more is possible, widen it, run a design over it and calibrate again; otherwise the model lacks something."
+            "Check units and the source of the prior. If more extreme values are possible, widen the prior, run a "
+            "design over it and calibrate again; otherwise look for what the model lacks. Prior and data disagree, "
+            "and the posterior lies between them."
         )
     return (
-        f"The data refute the prior of {conflict.name}, which changes the intervals of parameters too. Give it a scale "
-        "of the size that the data show, such as a wider HalfNormal, or look for what the model lacks: a discrepancy, "
-        "outliers, units."
+        f"Give {conflict.name} a prior with a scale of the size that the data show, such as a wider HalfNormal, or "
+        "look for what the model lacks: a discrepancy, outliers, units. The data contradict the prior of "
+        f"{conflict.name}, which changes the intervals of the parameters too."
     )
 
 
@@ -148,19 +150,21 @@ def prior_predictions(context: "Context") -> list[Check]:
     worst, place = rows[at], int(np.argmin(levels[at]))
     p = min(1.0, count * float(levels[at][place]))
     if p >= WARN:
-        return [Check(name, "pass", p, f"p = {p:.2g} of {count} measurements, limit {WARN:g}")]
+        return [Check(name, "pass", p, f"p = {p:.2g}, the smallest of {count} measurements, limit {WARN:g}")]
     message = (
-        f"the measurement {worst.values[place]:.4g} of {worst.label}{worst.places[place]} is not one that the prior "
-        f"predicts (median {float(np.median(worst.draws[:, place])):.4g}), p = {p:.2g}, limit {WARN:g}"
+        f"the prior does not predict the measurement {worst.values[place]:.4g} of {worst.label}{worst.places[place]} "
+        f"(predicted median {float(np.median(worst.draws[:, place])):.4g}), p = {p:.2g}, limit {WARN:g}"
     )
-    remedy = "Check units and scale, then the prior: widen it if more is possible, and run a design over it."
+    remedy = (
+        "Check units and scale, then the prior: widen it if more extreme values are possible, and run a design over it."
+    )
     factor, status = _power_of_ten(worst), _status(p)
     if factor:
         times = 10.0**factor
-        message += f"; measurements of {worst.label} are about {times:g} times what it predicts"
+        message += f"; measurements of {worst.label} are about {times:g} times the prediction"
         remedy = (
-            f"A factor of {times:g} is a likely error of units: compare the unit of the measurements with that of the "
-            f"simulator's output, and convert one. {remedy}"
+            "Compare the unit of the measurements with that of the simulator's output, and convert one: a factor of "
+            f"{times:g} is a likely error of units. {remedy}"
         )
         status = "fail" if abs(factor) >= SURE else status
     return [Check(name, status, p, message, remedy)]

@@ -77,11 +77,11 @@ MENDED = frozenset(
 @taught
 @single_threaded
 def refine(posterior: Posterior, n: int, *, widen: float = 1.5, rng: RandomState | None = None) -> xr.Dataset:
-    """Propose n points where the posterior is, for `uqms.run`.
+    """Propose n design points near the posterior, for `uqms.run`.
 
-    Use it when the verdict says that the surrogate's error, not the measurement, limits the answer, and from the start
-    where the posterior will be much narrower than the prior. Points are draws of the widened posterior that lie far
-    from each other and from the runs there are; a fifth fills the box. Each is at one of the observed conditions. Of a
+    Use it when the verdict reports that the surrogate's error limits the precision, and from the start where the
+    posterior will be much narrower than the prior. Points are draws of the widened posterior that lie far from each
+    other and from the runs so far; a fifth fills the box. Each is at one of the observed conditions. Of a
     population they are draws of its subjects, each widened about its own median, and for a quarter draws of new ones.
 
     Parameters
@@ -149,7 +149,7 @@ def refine(posterior: Posterior, n: int, *, widen: float = 1.5, rng: RandomState
     if apart:
         warnings.warn(
             f"refine: the chains do not agree ({apart[0].message}), so the points and the new box may miss a part of "
-            "the posterior. Sample longer first, or look at the next round with care.",
+            "the posterior. Sample longer first, or check the next round carefully.",
             ConvergenceWarning,
             skip_file_prefixes=PACKAGE,
         )
@@ -228,7 +228,7 @@ def finite_draws(posterior: Posterior) -> dict[str, Array]:
 def _finite(draws: Mapping[str, Array]) -> Array:
     finite = np.all([np.isfinite(values) for values in draws.values()], axis=0)
     if not finite.any():
-        raise InputError("The posterior has no finite draws, so there is nothing to go by. Sample again.")
+        raise InputError("The posterior has no finite draws. Sample again.")
     return np.asarray(finite)
 
 
@@ -379,20 +379,20 @@ def far_apart(points: Array, known: Array, n: int) -> Ints:
 @final
 @dataclass(frozen=True)
 class Round:
-    """Whether another round of runs is needed; it is true when it is.
+    """Whether another round of runs is needed; true in an `if` when it is.
 
     Attributes
     ----------
     needed
-        Whether more runs would mend something.
+        Whether more runs would correct a check that fails or an error that is too large.
     share
-        Largest share of the surrogate's error in the variance of a quantity.
+        Largest fraction of the variance of a quantity that is due to the surrogate's error.
     moved
-        Largest change of a posterior mean since the round before, in sds; NaN without one.
+        Largest change of a posterior mean since the previous round, in sds; NaN without one.
     reasons
-        Why, in words, with what to do.
+        The reasons, with the remedies.
     remaining
-        Checks of the verdict that fail or warn and that more runs do not mend.
+        Checks of the verdict that fail or warn and that more runs do not correct.
     """
 
     needed: bool
@@ -409,9 +409,9 @@ class Round:
             head = "Another round is needed"
         elif self.remaining:
             failing = ", ".join(f"{check.name} ({check.status.upper()})" for check in self.remaining)
-            head = f"Other things than more runs are needed, since checks fail: {failing}"
+            head = f"More runs do not help: these checks fail for other reasons: {failing}"
         else:
-            head = "No other round is needed"
+            head = "No further round is needed"
         lines = [f"{head}: {'; '.join(self.reasons)}."] if self.needed or not self.remaining else [f"{head}."]
         return "\n".join(lines + [f"  {check.name}: {check.message}. {check.remedy}" for check in self.remaining])
 
@@ -424,23 +424,23 @@ def another_round(
     share: float = SHARE,
     moved: float = MOVED,
 ) -> Round:
-    """Tell whether more runs where the posterior is would change the answer, and what else is wrong.
+    """Return whether more runs near the posterior are needed, and which checks fail for other reasons.
 
     Use it in a loop of `refine`, `run`, fit and calibration. Every check of the verdict counts: those that more runs
-    mend ask for another round, and the others are named, so that it never reports that all is done while one fails.
+    correct ask for another round, and the others are listed, so that it never reports that all is done while one fails.
     With ``uq.verify(...).posterior`` the checks on the simulator count too.
 
     Parameters
     ----------
     posterior
-        The newest; of a population, its typical values, spreads and effects are looked at.
+        The newest; of a population, its typical values, omegas and effects are compared.
     previous
         That of the round before, if there was one.
     share
-        Share of the surrogate's error in the variance of a quantity below which it is accepted; a quarter makes
+        Accepted fraction of a quantity's variance that is due to the surrogate's error; a quarter makes
         intervals 15 % wider than those of the simulator itself.
     moved
-        Change of a posterior mean since the round before, in sds, below which it is accepted.
+        Change of a posterior mean since the previous round, in sds, below which it is accepted.
 
     Returns
     -------
@@ -459,7 +459,8 @@ def another_round(
     names = posterior.problem.parameters
     if previous is not None and previous.problem.parameters != names:
         raise InputError(
-            f"another_round: the parameters are {list(names)}, of the round before {list(previous.problem.parameters)}."
+            f"another_round: the parameters are {list(names)}, those of the previous round "
+            f"{list(previous.problem.parameters)}."
         )
     shares = {str(name): float(posterior.surrogate_share[name]) for name in names}
     worst = max(shares, key=lambda name: shares[name])
@@ -471,7 +472,7 @@ def another_round(
         steps = {name: abs(float(new[name].mean() - old[name].mean())) / float(new[name].std()) for name in names}
         most = max(steps, key=lambda name: steps[name])
         change = steps[most]
-        reasons.append(f"{most} moved by {change:.2f} sd since the round before, accepted below {moved:g}")
+        reasons.append(f"{most} moved by {change:.2f} sd since the previous round, accepted below {moved:g}")
         needed |= not change < moved
     mended = [check for check in posterior.verdict.warnings if _mended(check, posterior.verdict)]
     reasons += [f"{check.name}: {check.message}. {check.remedy}".rstrip(".") for check in mended]
@@ -501,6 +502,6 @@ def _rough(posterior: Posterior) -> list[str]:
             words.append(
                 f"the simulator{of_part} is rough: a scatter of {found.scatter:.1%} of the sd of its runs makes them "
                 f"{found.gain:.1f} nats more likely. Fit with uq.GaussianProcess(noise='fitted'), or make the solver "
-                "more accurate; more runs alone do not mend it"
+                "more accurate; more runs alone do not help"
             )
     return words

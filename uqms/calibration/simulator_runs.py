@@ -1,4 +1,4 @@
-"""Checks of a posterior against runs of the simulator at its draws; without runs they have nothing to say.
+"""Checks of a posterior against runs of the simulator at its draws; without runs they are left out.
 
 ==========  ====================================================================  ===========
 symbol      meaning                                                               shape
@@ -43,7 +43,7 @@ SHIFT, SCALE = 0.25, 0.2  # of the mean in sds, and relative, of an sd: what is 
 @final
 @dataclass(frozen=True, eq=False)
 class SimulatorRuns:
-    """Runs of the simulator at draws of a posterior, and what they say of its surrogate.
+    """Runs of the simulator at draws of a posterior, and the surrogate's errors at them.
 
     Attributes
     ----------
@@ -98,10 +98,10 @@ def _check_completed(ensemble: xr.Dataset) -> Check:
     first = int(lost[0])
     words = str(ensemble["message"].values[first]) if "message" in ensemble else ""
     share = failed / total
-    message = f"{failed} of {total} did not complete (first run {first}{': ' if words else ''}{words}); judged without"
+    message = f"{failed} of {total} did not complete (first run {first}{': ' if words else ''}{words}) and are left out"
     remedy = (
-        "Where the simulator does not run, nothing is verified, and the posterior reaches there: see "
-        "uq.ensemble.failures(ensemble), run them again, or restrict the prior to where it runs."
+        "See uq.ensemble.failures(ensemble); run them again, or restrict the prior to where the simulator runs. The "
+        "posterior reaches into a region where the simulator fails and nothing is verified."
     )
     return Check("runs", "warn" if share <= FAILED else "fail", share, message, remedy)
 
@@ -120,16 +120,16 @@ def _row(errors: Validation, name: str) -> dict[str, Any]:
 
 
 def _understated(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return in words what is larger than errors of a right surrogate are."""
+    """Return in words which statistics are larger than those of a correct surrogate."""
     words = []
     for level in ("50%", "95%"):
         least, covered = row[f"range_{level}"][0], row[f"coverage_{level}"]
         if covered < least:
-            words.append(f"{level} intervals cover {covered:.0%}, a right surrogate's {least:.0%} or more")
+            words.append(f"{level} intervals cover {covered:.0%}, expected {least:.0%} or more")
     for column, name in (("mahalanobis", "D²/m is"), ("largest_pivoted", "the largest pivoted error is")):
         most = row[f"range_{column}"][1]
         if row[column] > most:
-            words.append(f"{name} {row[column]:.2f}, a right surrogate's at most {most:.2f}")
+            words.append(f"{name} {row[column]:.2f}, expected at most {most:.2f}")
     return tuple(words)
 
 
@@ -138,36 +138,37 @@ def _check_errors(name: str, row: Mapping[str, Any], spread: float) -> Check:
     least, most = row["range_mahalanobis"]
     title = f"errors of {name}"
     if words:
-        message = "larger than the surrogate says: " + "; ".join(words)
+        message = "larger than stated: " + "; ".join(words)
         if spread < HARMLESS:
             remedy = (
-                f"They are too small against the noise to move the posterior ({spread:.2g} sd at most). Do not use the "
-                "surrogate where its own error matters."
+                "Do not use the surrogate where its own error matters. For this posterior the errors are too small "
+                f"against the noise to move it ({spread:.2g} sd at most)."
             )
             return Check(title, "warn", value, message, remedy)
         remedy = (
-            "Fit again with these runs, settings.fit(uq.ensemble.combine(runs, ensemble)), with another kernel if that "
-            "has been done already; calibrate and verify again."
+            "Fit again with these runs, settings.fit(uq.ensemble.combine(runs, ensemble)), then calibrate and verify "
+            "again. If you have done that already, use another kernel."
         )
         return Check(title, "fail", value, message, remedy)
     if value < least:
         times = 1.0 / math.sqrt(max(value, 1e-12))
         message = (
-            f"smaller than the surrogate says: D²/m is {value:.2f}, a right surrogate's at least {least:.2f}; the "
-            f"stated error is about {times:.2g} times the actual one"
+            f"smaller than stated: D²/m is {value:.2f}, expected at least {least:.2f}; the stated error is about "
+            f"{times:.2g} times the actual one"
         )
         remedy = (
-            f"The posterior of the simulator is the same ({spread:.2g} sd at most), but intervals of predictions are "
-            "too wide where the surrogate's error is most of them. uq.correct(posterior, runs) scales the error."
+            "Call uq.correct(posterior, runs) to scale the error for predictions, whose intervals are too wide where "
+            f"the surrogate's error dominates. The posterior of the simulator is the same ({spread:.2g} sd at most)."
             if spread < HARMLESS
-            else "Intervals are too wide, and a noise sd that is inferred is too small: uq.correct(posterior, runs) "
-            "scales the error to that of these runs; or narrow the box (uq.refine), fit and calibrate again."
+            else "Call uq.correct(posterior, runs), which scales the error to that of these runs; or narrow the box "
+            "(uq.refine(posterior, n)), fit and calibrate again. Intervals are too wide, and an inferred noise sd is "
+            "too small."
         )
         return Check(title, "warn", value, message, remedy)
     low, high = row["range_95%"]
     message = (
-        f"as large as is said: D²/m {value:.2f} (right: {least:.2f} to {most:.2f}), 95 % intervals cover "
-        f"{row['coverage_95%']:.0%} (right: {low:.0%} to {high:.0%})"
+        f"as large as stated: D²/m {value:.2f} (expected {least:.2f} to {most:.2f}), 95 % intervals cover "
+        f"{row['coverage_95%']:.0%} (expected {low:.0%} to {high:.0%})"
     )
     return Check(title, "pass", value, message)
 
@@ -180,18 +181,21 @@ def effect(context: "Context") -> list[Check]:
 def _check_effect(runs: SimulatorRuns) -> Check:
     name, ratio, spread, weights = "effect on the posterior", runs.ratio, runs.spread, runs.weights
     if runs.unknown:
-        remedy = "The errors at these runs are judged by themselves; how far they move the posterior is not known."
+        remedy = "See the checks of the errors at these runs; how far the errors move the posterior is not known."
         return Check(name, "note", float("nan"), f"not judged: {runs.unknown}", remedy)
     if len(ratio) < 3:
         return Check(
             name, "warn", float("nan"), f"not judged: {len(ratio)} draws ran at all conditions", "Run more draws."
         )
-    difference = f"log-likelihoods with simulator and surrogate differ by an sd of {spread:.2g} between draws"
+    difference = f"the log-likelihood difference of simulator and surrogate has an sd of {spread:.2g} between draws"
     if runs.subjects:
         return _of_population(runs, difference)
     if weights is None and not spread <= SPREAD:
-        message = f"{difference}, limit {SPREAD:g}: the posterior of the simulator is another one than this"
-        remedy = "The surrogate, not the measurement, limits the answer: fit with these runs and more (uq.refine)."
+        message = f"{difference}, limit {SPREAD:g}: the posterior of the simulator differs from this one"
+        remedy = (
+            "Fit with these runs and more near the posterior (uq.refine(posterior, n)). The surrogate's error, not the "
+            "measurement error, limits the precision."
+        )
         return Check(name, "warn", spread, message, remedy)
     moved = {key: _moved(values, ratio, weights) for key, values in runs.theta.items()}
     furthest = max(moved, key=lambda key: abs(moved[key].shift))
@@ -205,11 +209,14 @@ def _check_effect(runs: SimulatorRuns) -> Check:
     if spread <= SPREAD and abs(shift) <= SHIFT and abs(scale - 1.0) <= SCALE:
         return Check(name, "pass", shift, message)
     instead = (
-        "verification.summary() has the simulator's own means and sds, from these runs"
+        "Report verification.summary(), the simulator's own means and sds from these runs"
         if (weights is not None)
-        else "uq.correct(posterior, runs) calibrates again with what these runs say"
+        else "Call uq.correct(posterior, runs), which calibrates again with these runs"
     )
-    remedy = f"Do not report this posterior as the simulator's: {instead}; or refine (uq.refine) and calibrate again."
+    remedy = (
+        f"{instead}; or refine (uq.refine(posterior, n)) and calibrate again. Do not report this posterior as the "
+        "simulator's."
+    )
     return Check(name, "warn", shift, message, remedy)
 
 
@@ -223,13 +230,14 @@ def _of_population(runs: SimulatorRuns, difference: str) -> Check:
     furthest = max(moved, key=lambda key: abs(moved[key].shift))
     shift, error = moved[furthest].shift, moved[furthest].error
     message = (
-        f"{difference}, {each:.2g} a subject, limit {SPREAD:g}; the mean of {furthest} moves by about {shift:+.2f} ± "
+        f"{difference}, {each:.2g} per subject, limit {SPREAD:g}; the mean of {furthest} moves by about {shift:+.2f} ± "
         f"{error:.2f} sd, limits {SHIFT:g} and {CLEAR:g} times its error"
     )
     if each <= SPREAD and not any(abs(one.shift) > max(SHIFT, CLEAR * one.error) for one in moved.values()):
         return Check(name, "pass", shift, message)
     remedy = (
-        "Do not report this posterior as the simulator's: fit with these runs, refine (uq.refine), calibrate again."
+        "Fit with these runs, refine (uq.refine(posterior, n)) and calibrate again. Do not report this posterior as "
+        "the simulator's."
     )
     return Check(name, "warn", shift, message, remedy)
 
@@ -263,24 +271,29 @@ def weights(context: "Context") -> list[Check]:
 def _check_weights(runs: SimulatorRuns) -> Check:
     count, k_hat, weights, more = len(runs.ratio), runs.k_hat, runs.weights, runs.more
     if runs.subjects and weights is None and not runs.unknown:
-        return Check("weights", "pass", float("nan"), "none: a draw has all subjects, too many quantities for weights")
+        return Check(
+            "weights",
+            "pass",
+            float("nan"),
+            "none: a draw holds the parameters of all subjects, too many for importance weights",
+        )
     if runs.unknown:
         remedy = "Fit again with these runs and calibrate again; draws cannot be reweighted."
         return Check("weights", "note", float("nan"), f"none: {runs.unknown}", remedy)
     if weights is not None:
         effective = 1.0 / float(np.sum(weights**2))
         even = "" if k_hat < K_HAT else " unless weights are nearly equal, as here"
-        message = f"k-hat {k_hat:.2f}, limit {K_HAT}{even}: {count} draws are worth {effective:.0f} of the simulator's"
+        message = f"k-hat {k_hat:.2f}, limit {K_HAT}{even}: effective sample size {effective:.0f} of {count} draws"
         return Check("weights", "pass", k_hat, message)
     if count < LEAST_DRAWS:
-        message = f"none from {count} draws, but from {LEAST_DRAWS} on; {more} more"
+        message = f"none from {count} draws: at least {LEAST_DRAWS} are required, {more} more"
         return Check("weights", "pass", float("nan"), message)
     about = f"more than {MOST_POINTS}" if more is None else f"about {more}"
     told = "Fit again with these runs"
     told += "" if more == 0 else f" and with {about} more where the posterior is (uq.refine)"
     message = f"none: k-hat {k_hat:.2f}, limit {K_HAT}"
     remedy = (
-        "The posterior with the surrogate is honest as far as its errors are what it says; that of the simulator is "
-        f"not known yet. {told}, calibrate, and verify with new draws."
+        f"{told}, calibrate, and verify with new draws. The posterior of the simulator is not known yet; this one is "
+        "valid only if the surrogate's stated errors are."
     )
     return Check("weights", "warn", k_hat, message, remedy)

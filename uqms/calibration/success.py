@@ -32,7 +32,7 @@ __all__ = ["Success", "check_failures", "read_success"]
 
 FAILING = 0.05  # of the posterior's mass, from which on the verdict warns
 STEP = 1e-4
-WHERE = "uq.SuccessProbability().fit(ensemble) has the probability at any inputs, to compare with the draws."
+WHERE = "Compare the draws with uq.SuccessProbability().fit(ensemble), the probability of success at any inputs."
 
 
 @final
@@ -135,27 +135,32 @@ def check_failures(problem: "SingleCalibration", theta: Mapping[str, Array], kin
             name,
             "note",
             failed / total,
-            f"{failed} of {total} runs gave no outputs; the surrogate knows the others only",
-            "Nothing says whether the posterior lies where runs fail: "
-            + ("Calibration(..., success=uq.SuccessProbability().fit(ensemble)) tells." if kind == "one" else WHERE),
+            f"{failed} of {total} runs gave no outputs; the surrogate is trained on the others only",
+            (
+                "Use Calibration(..., success=uq.SuccessProbability().fit(ensemble)). Without it nothing"
+                if kind == "one"
+                else f"{WHERE} Nothing else"
+            )
+            + " shows whether the posterior lies where runs fail.",
         )
     p = np.exp(problem.success.log(theta))
     failing, unlikely = float(np.mean(1.0 - p)), float(np.mean(p < 0.5))
     message = (
-        f"{unlikely:.1%} of the posterior where success is unlikely; a run at a draw of it fails with {failing:.1%}"
+        f"{unlikely:.1%} of the posterior lies where success is unlikely; a run at a posterior draw fails with "
+        f"probability {failing:.1%}"
     )
     if problem.failures == "impossible":
         share = problem.conditioned_prior.allowed.share
-        message += f"; the prior is conditioned on success, which has {share:.1%} of it"
+        message += f"; the prior is conditioned on success, which has prior probability {share:.1%}"
         status: Status = "note" if failing > FAILING else "pass"
         remedy = (
-            "The posterior lies at the edge of where the simulator works, so it depends on where that edge is: run "
-            "more points there."
+            "Run more points there: the posterior lies at the edge of the region where the simulator works, so it "
+            "depends on the position of that edge."
         )
     else:
         status = "warn" if failing > FAILING else "pass"
         remedy = (
-            "The surrogate was trained on runs that succeeded and extrapolates there. Repair the simulator and run "
-            "there; or, if what was measured cannot be where the simulator has no answer, say failures='impossible'."
+            "Repair the simulator and run it there; or pass failures='impossible' if the measured system cannot be "
+            "where the simulator fails. The surrogate was trained on runs that succeeded and extrapolates there."
         )
     return Check(name, status, failing, message, remedy)

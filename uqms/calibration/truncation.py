@@ -52,11 +52,11 @@ def check_truncation(problem: "SingleCalibration", theta: Mapping[str, Array], h
         "truncation",
         "warn" if wrong else "pass",
         share,
-        f"{share:.0%} of the variance that the surrogate states at the posterior is what its basis leaves out, "
-        f"{ratio:.2g} times that of the noise",
-        "What a basis leaves out has one variance for the whole design box, too large here if curves change their "
-        "shape in a part of it: refine, so that the basis is made of runs near the posterior (uq.refine), or keep "
-        "more scores (uq.Curve(tolerance=1e-10, max_scores=40)).",
+        f"truncation of the basis is {share:.0%} of the surrogate's stated variance at the posterior, and {ratio:.2g} "
+        "times the noise variance",
+        "Refine (uq.refine(posterior, n)), so that the basis is made of runs near the posterior, or keep more scores "
+        "(uq.Curve(tolerance=1e-10, max_scores=40)). The variance of the truncation is an average over the whole "
+        "design box. It is too large here if curves change their shape in a part of the box.",
     )
 
 
@@ -86,8 +86,8 @@ def check_known_noise(problem: "SingleCalibration") -> None:
         if of_basis > OF_NOISE * noise and share > REPORTED:
             raise InputError(
                 f"Calibration: the basis of output {output!r} leaves out a variance of {of_basis:.3g}, "
-                f"{of_basis / noise:.2g} times that of the known noise (limit {OF_NOISE:g}), because its settings end "
-                "it there. Keep more scores, without a tolerance of your own: "
+                f"{of_basis / noise:.2g} times that of the known noise (limit {OF_NOISE:g}), because its settings "
+                "limit the number of scores. Keep more scores, and leave `tolerance` at its default: "
                 f"uq.GaussianProcess(outputs={{{output!r}: uq.Curve(max_scores=40)}}).fit(runs)."
             )
 

@@ -1,4 +1,4 @@
-"""The verdict on a posterior: what was checked, what was found, and what to do about it."""
+"""The checks of a verdict on the surrogate, the model and the data, each with a message and a remedy."""
 
 import math
 from collections.abc import Mapping
@@ -122,7 +122,8 @@ def edge(context: Context, i: int) -> Check | None:
     if _check_edge(piece.problem, {name: values[most] for name, values in piece.theta.items()}).status != "pass":
         return found
     remedy = (
-        "Only chains that sit apart from the others lean on it: see 'other modes' first. A wider design does not help."
+        "Only chains that are apart from the others are near this end: see 'other modes' first. A wider design does "
+        "not help."
     )
     return replace(found, remedy=remedy)
 
@@ -344,13 +345,13 @@ def surrogate_error(context: Context) -> list[Check]:
     name = problem.parameters[worst]
     message = f"at most {share[worst]:.0%} of a parameter's variance ({name}), limit {SHARE_LIMIT:.0%}"
     remedy = (
-        "The surrogate, not the measurement, limits the answer: run more points where the posterior is, fit again "
-        "and calibrate again."
+        "Run more points near the posterior (uq.refine(posterior, n)), fit and calibrate again. The surrogate's error, "
+        "not the measurement error, limits the precision."
     )
     if all(is_exact(part.surrogate) for part in _parts(problem)):
         remedy = (
-            "Interpolation between the simulator's coordinates, not the measurement, limits the answer: let it return "
-            "the observed coordinates themselves."
+            "Let the simulator return the observed coordinates themselves: interpolation between its coordinates, not "
+            "the measurement error, limits the precision."
         )
     status: Status = "pass" if share[worst] <= SHARE_LIMIT else "warn"
     return [Check("surrogate error", status, float(share[worst]), message, remedy)]
@@ -379,15 +380,21 @@ def size_of_error(context: Context) -> list[Check]:
         if found.trusted:
             break
     else:
-        message = f"not judged: with {1.0 - HALVED[-1]:.0%} less of its variance the posterior is another one"
-        remedy = "The surrogate's error, not the measurement, limits the answer: run more points there (uq.refine)."
+        message = (
+            f"not judged: the posterior changes too much with {1.0 - HALVED[-1]:.0%} less of this error's variance"
+        )
+        remedy = (
+            "Run more points near the posterior (uq.refine(posterior, n)). The surrogate's error, not the measurement "
+            "error, limits the precision."
+        )
         return [Check(name, "note", float("nan"), message, remedy)]
     worst, shift = found.furthest
     shift *= (1.0 - HALVED[0]) / (1.0 - factor)
-    message = f"with half the stated sd of it the mean of {worst} moves by {shift:+.2f} sd, limit {DEPENDS:g}"
+    message = f"with half the stated sd of this error the mean of {worst} moves by {shift:+.2f} sd, limit {DEPENDS:g}"
     remedy = (
-        f"What {worst} is depends on how large the surrogate's error is stated, which is so for the whole design box. "
-        "Test it at the posterior, uq.verify(posterior, runs), correct it there (uq.correct), or refine (uq.refine)."
+        "Test the surrogate's error at the posterior, uq.verify(posterior, runs). Then correct it there, "
+        "uq.correct(posterior, runs), or refine, uq.refine(posterior, n). The estimate of "
+        f"{worst} depends on the stated error, which is an average over the whole design box."
     )
     status: Status = "warn" if abs(shift) > DEPENDS else "note" if abs(shift) > 0.5 * DEPENDS else "pass"
     return [Check(name, status, abs(shift), message, remedy)]
@@ -431,17 +438,18 @@ def _check_residuals(problem: "SingleCalibration", theta: Mapping[str, Array], l
     found = float(_lag_one(estimate, series))
     null = _null_correlations(problem, centre, h, series)
     if not np.isfinite([found, *null]).all():
-        return Check(name, "pass", float("nan"), "not judged: the simulator fails at the posterior mean or next to it")
+        return Check(name, "pass", float("nan"), "not judged: the simulator fails at or near the posterior mean")
     level = float(np.mean(null >= found))
     status: Status = "warn" if level <= AUTOCORRELATION_LEVEL else "note" if level < NOTED else "pass"
     message = f"lag-1 correlation {found:.2f}, p = {max(level, 1.0 / NULL_DRAWS):.2g} for independent noise"
     remedy = (
-        "Independent noise does not explain what the model misses, so the intervals are too narrow. Add a model "
-        "discrepancy, or use a noise model with autocorrelation; then look again at the simulator's assumptions."
+        "Add a model discrepancy, or use a noise model with autocorrelation, and check the simulator's assumptions. "
+        "Independent noise does not explain the residuals, so the intervals are too narrow."
     )
     if status == "note":
         remedy = (
-            f"Of right models {NOTED:.0%} show as much. Look at uq.plots.predictive before you rely on the intervals."
+            "Look at uq.plots.predictive(posterior) before you rely on the intervals: "
+            f"only {NOTED:.0%} of correct models show so much correlation."
         )
     return Check(name, status, found, message, remedy)
 
@@ -491,7 +499,7 @@ def _null_correlations(problem: "SingleCalibration", centre: Mapping[str, Array]
 def _check_edge(problem: "SingleCalibration", theta: Mapping[str, Array]) -> Check:
     box = design_box(problem.surrogate)
     if box is None:
-        return Check("edge of the design box", "pass", 0.0, "there is none: the simulator itself was used")
+        return Check("edge of the design box", "pass", 0.0, "there is no box: the simulator itself was used")
     unit = problem.unit_inputs({name: theta[name] for name in problem.parameters})[:, 0, :]
     worst, where = 0.0, ""
     for name in problem.parameters:
@@ -503,15 +511,15 @@ def _check_edge(problem: "SingleCalibration", theta: Mapping[str, Array]) -> Che
             worst, where = max(low, high), f"{'lower' if low > high else 'upper'} end of {name}"
     message = f"at most {worst:.1%} of the draws within 2 % of an edge" + (f" ({where})" if where else "")
     remedy = (
-        f"The posterior leans on the {where}, beyond which nothing was simulated: widen the prior there if it may be "
-        "wider, run a design over it and calibrate again."
+        "If values beyond are possible, widen the prior there, run a design over it and calibrate again. Many draws "
+        f"are at the {where}, beyond which nothing was simulated."
     )
     status: Status = "pass" if worst <= EDGE_MASS else "warn"
     if status == "warn" and problem.outside == "refined":
         status = "fail"  # the prior goes on beyond this box: here it is the runs that end, not what is known before
         remedy = (
-            f"The posterior leans on the {where}, where the box of the refinement cuts it: refine again, "
-            "uq.refine(posterior, n) moves the box, and calibrate again."
+            "Refine again, uq.refine(posterior, n), which moves the box, and calibrate again. The box of the last "
+            f"refinement cuts the posterior off at the {where}."
         )
     return Check("edge of the design box", status, worst, message, remedy)
 

@@ -327,7 +327,7 @@ def test_draws_at_an_end_of_the_box_are_told(name: str, at: float, said: str) ->
     assert said in found.message
     one.data.outside = "refined"  # where the runs end, not the prior: as a single subject's verdict says
     assert _check_edge(one, own).status == "fail"
-    assert "refine again" in _check_edge(one, own).remedy
+    assert "Refine again" in _check_edge(one, own).remedy
 
 
 def test_a_box_on_a_scale_that_subjects_leave_is_refused() -> None:

@@ -149,7 +149,7 @@ def test_the_verdict_on_a_population_by_its_runs() -> None:
     points = uq.verification_design(one, 40, rng=1)
     right = uq.verify(one, simulated(points))
     assert right.verdict["effect on the posterior"].status == "pass"
-    assert "a subject, limit 1" in right.verdict["effect on the posterior"].message
+    assert "per subject, limit 1" in right.verdict["effect on the posterior"].message
     # an offset of 0.3 in each of four subjects, noise of 0.1: b moves by -4 * 0.3 / 0.1² of its variance, 0.01²
     wrong = uq.verify(one, simulated(points, 0.3))
     effect = wrong.verdict["effect on the posterior"]

@@ -218,8 +218,8 @@ def _through_features(
     freedom = np.maximum(N - np.array(excess), 1.0)
     p = float(np.mean(chi2.sf(np.array(distances) - np.array(excess), freedom)))
     if p < MISFIT_LEVEL:
-        message = f"p = {p:.2g}: the measurements are farther from the model than noise and surrogate explain"
-        remedy = "Look at individual fits. A wrong unit or noise sd, an outlier, or a model that lacks something."
+        message = f"p = {p:.2g}: surrogate error and noise do not explain the distance of data and model"
+        remedy = "Look at individual fits: a wrong unit or noise sd, an outlier, or a model that lacks a process is possible."
         return variances, Check("predictive misfit", "warn", p, message, remedy)
     return variances, explained(p, p)
 
@@ -333,8 +333,8 @@ def _check_share(problem: "PopulationCalibration", names: list[str], share: Arra
     worst = int(np.argmax(share))
     message = f"at most {share[worst]:.0%} of the variance of a quantity ({names[worst]}), limit {SHARE_LIMIT:.0%}"
     remedy = (
-        "The surrogate, not the number of subjects, limits what is known of the population: more subjects would not "
-        "help, more runs where they lie would."
+        "Run more points near the subjects (uq.refine(posterior, n)), fit and calibrate again. The surrogate's error, "
+        "not the number of subjects, limits the precision: more subjects would not help."
     )
     status: Status = "pass" if share[worst] <= SHARE_LIMIT else "warn"
     return Check("surrogate error", status, float(share[worst]), message, remedy)
@@ -352,11 +352,11 @@ def _check_features(problem: "PopulationCalibration", theta: Mapping[str, Array]
     found = np.array([error.off(one[at], int(k), noise) for one, k in zip(u, h, strict=True)])  # (s, q)
     off = float(np.quantile(found, QUANTILE, axis=0).max())
     message = (
-        f"variances of what subjects have in common are {off:.1%} off through {error.ranks.sum()} features, limit "
-        f"{FEATURES_LIMIT:.0%}"
+        f"{error.ranks.sum()} features represent the variances that subjects have in common with an error of "
+        f"{off:.1%}, limit {FEATURES_LIMIT:.0%}"
     )
     status: Status = "pass" if off <= FEATURES_LIMIT else "warn"
-    remedy = "Calibration(..., surrogate_error='exact') counts the surrogate's error as it is, at its price."
+    remedy = "Use Calibration(..., surrogate_error='exact'), which computes the joint error exactly, at a higher cost."
     return Check("joint error", status, off, message, remedy)
 
 
@@ -379,15 +379,15 @@ def _check_edge(problem: "PopulationCalibration", own: Mapping[str, Array]) -> C
                 where += f", subject {label}" if name in data.individual else ""
     message = f"at most {worst:.1%} of a subject's draws within 2 % of an edge" + (f" ({where})" if where else "")
     remedy = (
-        f"Draws lean on the {where}, beyond which nothing was simulated: run a design over a wider box "
-        "(a wider prior of typical value or spread) and calibrate again."
+        "Run a design over a wider box (a wider prior of the typical value or of omega) and calibrate again. Many "
+        f"draws are at the {where}, beyond which nothing was simulated."
     )
     status: Status = "pass" if worst <= SUBJECT_EDGE_MASS else "warn"
     if status == "warn" and data.outside == "refined":
         status = "fail"  # as for one subject: the prior goes on beyond this box, and it is the runs that end here
         remedy = (
-            f"Draws lean on the {where}, where the box of the refinement cuts them: refine again, "
-            "uq.refine(posterior, n) moves the box, and calibrate again."
+            "Refine again, uq.refine(posterior, n), which moves the box, and calibrate again. The box of the last "
+            f"refinement cuts the posterior off at the {where}."
         )
     return Check("edge of the design box", status, worst, message, remedy)
 
@@ -395,7 +395,9 @@ def _check_edge(problem: "PopulationCalibration", own: Mapping[str, Array]) -> C
 def _check_subjects(problem: "PopulationCalibration") -> Check:
     count = int(problem.subjects.measured.sum())
     status: Status = "pass" if count >= FEW_SUBJECTS else "note" if count > 1 else "warn"
-    remedy = "So few say little of how subjects differ: the prior of the spreads counts. Vary it and compare."
+    remedy = (
+        "Vary the priors of the omegas and compare: with so few subjects they determine the between-subject variation."
+    )
     return Check("subjects", status, float(count), f"{count} with data, limit {FEW_SUBJECTS}", remedy)
 
 
@@ -417,14 +419,15 @@ def _check_prior(problem: "PopulationCalibration", theta: Mapping[str, Array]) -
     least = min(found, key=lambda name: found[name])
     alike = [name for name, value in found.items() if value < CONTRACTION and not name.startswith("lkj_")]
     wider = [name for name in alike if found[name] < WIDER]
-    message = f"least contraction {found[least]:.2f} ({least}), limit {CONTRACTION}"
+    message = f"smallest contraction {found[least]:.2f} ({least}), limit {CONTRACTION}"
     remedy = (
-        f"The data say next to nothing of {', '.join(alike)}: the interval is the prior's. Say so when you report it."
+        f"Report that the interval of {', '.join(alike)} comes from the prior: the data contain almost no information "
+        "about it."
     )
     if wider:
         remedy = (
-            f"The posterior of {', '.join(wider)} is wider than its prior: chains in several modes, or a prior that "
-            "the data contradict. Look at uq.plots.prior_posterior."
+            f"Look at uq.plots.prior_posterior(posterior). The posterior of {', '.join(wider)} is wider than its "
+            "prior: chains are in several modes, or the data contradict the prior."
         )
     status: Status = "warn" if wider else "note" if alike else "pass"
     return Check("prior-dominated", status, found[least], message, remedy)
