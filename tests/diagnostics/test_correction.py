@@ -68,7 +68,7 @@ def test_weights_are_told_beside_it() -> None:
     found = uq.correct(before, simulated(uq.verification_design(before, 120, rng=1)), sampler=uq.SMC(), rng=1)
     assert found.verification.weights is not None
     assert found.table.at["theta", "mean_simulator"] == found.verification.summary().at["theta", "mean_simulator"]
-    assert "Draws with weights tell the simulator's own." in str(found)
+    assert "Weighted draws give the simulator's own values." in str(found)
 
 
 # ---------------------------------------------------------------------------------------------------------- the scale

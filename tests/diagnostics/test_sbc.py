@@ -230,7 +230,7 @@ def test_weights_that_say_little_are_a_doubt() -> None:
     problem = linear()
     sampler = ImportanceSampler(particles=50, proposals=50)
     few = sampler.draw(problem, 2000, np.random.default_rng(1))
-    assert few.doubt.endswith("of 800 weighted points, 2000 draws wanted")
+    assert few.doubt.endswith("of 800 weighted points, 2000 draws required")
 
 
 def test_equal_values_share_their_ranks() -> None:

@@ -51,7 +51,9 @@ class Correction:
             f"{self.table['ratio'].max():.2f} times what they were."
         )
         weighted = bool(np.isfinite(self.table["mean_simulator"]).all())
-        told = "Draws with weights tell the simulator's own." if weighted else "No weights could be used beside them."
+        told = (
+            "Weighted draws give the simulator's own values." if weighted else "Importance weights could not be used."
+        )
         rows: str = self.table.round(4).to_string()
         return f"{head} {told}\n{rows}"
 

@@ -94,7 +94,7 @@ def covariate_trends(
     posterior
         Of a population.
     subjects
-        Table with a row a subject, as `Calibration` takes it, for covariates that are not in the model.
+        Table with one row per subject, as `Calibration` takes it, for covariates that are not in the model.
     covariates
         Columns to look at; all by default.
     prob
@@ -166,7 +166,7 @@ def covariate_columns(
         lost = [label for label in known.labels if label not in more.index]
         if lost or more.index.has_duplicates:
             raise InputError(
-                f"{who}: subjects has no row for {lost[:5]} ({len(lost)}), or one twice; give a row a subject."
+                f"{who}: subjects has no row for {lost[:5]} ({len(lost)}), or one twice; give one row per subject."
             )
         more = more.loc[list(known.labels)]
         table = pd.concat([table, more[[one for one in more.columns if one not in table.columns]]], axis=1)
@@ -177,7 +177,7 @@ def covariate_columns(
     if unknown or not wanted:
         raise InputError(
             f"{who}: covariates is {wanted}; there are {list(table.columns)}. Give a table with more columns as "
-            "subjects=, a row a subject."
+            "subjects=, one row per subject."
         )
     out = {}
     for one in wanted:

@@ -142,7 +142,7 @@ class ImportanceSampler:
                 break
         weight = np.exp(log_weight - log_weight.max())
         picked = rng.choice(len(x), size=count, p=weight / weight.sum())
-        doubt = "" if ess >= count else f"{ess:.0f} effective of {len(x)} weighted points, {count} draws wanted"
+        doubt = "" if ess >= count else f"{ess:.0f} effective of {len(x)} weighted points, {count} draws required"
         if not doubt and problem.latents and _heavy(log_weight, ess):
             doubt = f"k-hat of the weights is {_k_hat(log_weight):.2f}"
         if not doubt and abs(gap) > GAP:

@@ -485,7 +485,7 @@ def _doubt(divergent: int, ess: float, total: int, count: int, r_hat: float) -> 
     """Say what speaks against draws of chains."""
     doubts = [f"{divergent} divergent draws"] if divergent else []
     if not ess >= count:
-        doubts.append(f"{ess:.0f} effective draws of {total}, {count} wanted")
+        doubts.append(f"{ess:.0f} effective draws of {total}, {count} required")
     if not r_hat <= R_HAT + BY_CHANCE / max(ess, 1.0):
         doubts.append(f"R-hat {r_hat:.3f}")
     return "; ".join(doubts)

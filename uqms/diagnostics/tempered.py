@@ -114,7 +114,7 @@ def _doubts(space: Whitened, runs: list[Tempered], left: float, limit: float, es
     if left > 2.0 * limit:
         doubts.append(f"particles have a correlation of {left:.2f} with where the last stage began")
     if not ess >= count:
-        doubts.append(f"{ess:.0f} effective draws, {count} wanted")
+        doubts.append(f"{ess:.0f} effective draws, {count} required")
     d = len(space.names)
     first, second = (run.z[:, :d] for run in runs)
     error = np.sqrt(first.var(axis=0) / len(first) + second.var(axis=0) / len(second))

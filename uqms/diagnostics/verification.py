@@ -233,14 +233,14 @@ class Verification:
 
     def __str__(self) -> str:
         head = {
-            "pass": "Verified: PASS. The surrogate holds on the simulator where the posterior is.",
-            "warn": "Verified: WARN. Read this before you rely on the surrogate:",
-            "fail": "Verified: FAIL. The surrogate is wrong where the posterior is:",
+            "pass": "Verified: PASS. The surrogate agrees with the simulator near the posterior.",
+            "warn": "Verified: WARN. Read these warnings before you rely on the surrogate:",
+            "fail": "Verified: FAIL. The surrogate is wrong near the posterior:",
         }[self.verdict.status]
         return "\n".join([head, *str(self.verdict).split("\n")[1:]])
 
     def summary(self) -> pd.DataFrame:
-        """Return mean and sd of what was inferred, with the surrogate and (weighted) with the simulator.
+        """Return mean and sd of each inferred quantity, with the surrogate and (weighted) with the simulator.
 
         Raises
         ------
@@ -249,8 +249,8 @@ class Verification:
         """
         if self.weights is None:
             raise InputError(
-                f"summary: there are no weights (k-hat {self.k_hat:.2f}, {self.draws.sizes['draw']} draws); they take "
-                f"{LEAST_DRAWS} draws and k-hat below {K_HAT}. Fit again with the new runs, and calibrate again."
+                f"summary: there are no weights (k-hat {self.k_hat:.2f}, {self.draws.sizes['draw']} draws); weights "
+                f"need {LEAST_DRAWS} draws and k-hat below {K_HAT}. Fit again with the new runs, and calibrate again."
             )
         rows = {}
         for name, values in self.draws.drop_vars("log_ratio").data_vars.items():
@@ -314,7 +314,7 @@ def verify(posterior: Posterior, ensemble: xr.Dataset, *, rng: int = 0) -> Verif
     if runs.sizes["run"] < 2:
         raise DataError(
             f"verify: {runs.sizes['run']} of {ensemble.sizes['run']} runs completed; at least two are needed. "
-            "uq.ensemble.failures(ensemble) tells why the others did not."
+            "uq.ensemble.failures(ensemble) lists why the others did not."
         )
     of_draw, of_condition = _matched(verified, runs)
     errors = held_out(problem.surrogate, runs, rng=rng)

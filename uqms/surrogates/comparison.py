@@ -68,12 +68,15 @@ class Comparison:
 
     @property
     def close(self) -> tuple[str, ...]:
-        """Settings whose log score is within two standard errors of the best: the runs do not tell them apart."""
+        """Settings whose log score is within two standard errors of the best: the runs do not distinguish them."""
         rows = self.table.iloc[1:]
         return tuple(map(str, rows.index[-rows["difference"] <= 2.0 * rows["standard_error"]]))
 
     def __str__(self) -> str:
-        lines = [f"leave-one-out log score of {self.runs} runs (nats a run, higher is better)", self.table.to_string()]
+        lines = [
+            f"leave-one-out log score of {self.runs} runs (nats per run, higher is better)",
+            self.table.to_string(),
+        ]
         lines.append(self.by_output.to_string())
         if self.close:
             lines.append(

@@ -1,4 +1,4 @@
-"""Whether a surrogate's error bars are true: left-out runs against their predictions, and the law they should follow.
+"""Whether a surrogate's error bars are correct: predictions of left-out runs, and the expected errors.
 
 ==========  ======================================================================  ===========
 symbol      meaning                                                                 shape
@@ -9,8 +9,8 @@ D Q D       covariance of e, with D = diag(1 / Q_ii)                            
 T omega     what the basis of the other runs leaves of a run's curve                (m,)
 ==========  ======================================================================  ===========
 
-Errors of one function are dependent, so the number of them inside a 95 % interval is not binomial. What a right
-surrogate shows is simulated from the errors' own joint law (`reference.py`); the range given is its central 99 %.
+Errors of one function are dependent, so the number of them inside a 95 % interval is not binomial. The errors
+of a correct surrogate are simulated from their joint distribution (`reference.py`); the range is its central 99 %.
 """
 
 from collections.abc import Callable, Sequence
@@ -43,7 +43,7 @@ __all__ = ["Settings", "Validation", "held_out", "judged_runs", "k_fold", "leave
 SHOWN = (0.5, 0.95)
 BEYOND_4 = 0.002
 ROUGH = 0.8  # of Q²
-REPORTED = 0.1  # share of the stated variance that truncation has, above which it is printed
+REPORTED = 0.1  # fraction of the stated variance that truncation has, above which it is printed
 TWICE = 4.0  # D²/m of errors that are twice as large as the surrogate says
 SAME = 1e-9  # of the box: inputs that are closer are the same
 ROOTS = 2e8  # bytes of the roots that are kept while their law is simulated
@@ -65,7 +65,7 @@ class Settings(Protocol):
 class Validation:
     """Predictions of runs that the surrogate did not see, against what was simulated.
 
-    Every range is the central 99 % of what a right surrogate shows.
+    Every range is the central 99 % of the values that a correct surrogate gives.
 
     Attributes
     ----------
@@ -77,25 +77,26 @@ class Validation:
         leaves of it, not the data to the last digit, and with replicates "run" counts different inputs (means over
         replicates).
     standardised
-        (observed - mean) / sd, of transformed outputs on the scale of their transform, where their law is normal.
+        (observed - mean) / sd, of transformed outputs on the scale of their transform, where their distribution is
+        normal.
     pit
-        Probability integral transform: the predicted probability of less than what was simulated, dims as above. A
-        right surrogate's is uniform.
+        Probability integral transform: the predicted probability of less than what was simulated, dims as above.
+        For a correct surrogate it is uniform.
     table
         By output: q2 (1 - error variance / output variance), rmse, mae and crps (continuous ranked probability score)
         in the output's own unit; log_score (mean log density, high is good); coverage of 50 % and 95 % intervals;
-        beyond_4, the share of errors beyond 4 sd (a right surrogate's is 0.00006); mahalanobis, the squared Mahalanobis
-        distance D² of all errors together over their number m; largest_pivoted, the largest pivoted error; and the
-        ranges of these; of leave-one-out also truncation, the share of the stated variance that is what the basis of a
-        curve leaves out. The joint checks of curves are those of their scores. Errors in sds, D² and pivoted errors are
-        those on the scale of the output's transform.
+        beyond_4, the fraction of errors beyond 4 sd (0.00006 for a correct surrogate); mahalanobis, the squared
+        Mahalanobis distance D² of all errors together over their number m; largest_pivoted, the largest pivoted error;
+        and the ranges of these; of leave-one-out also truncation, the fraction of the stated variance that is due to
+        the truncated basis of a curve. The joint checks of curves are those of their scores. Errors in sds, D² and
+        pivoted errors are those on the scale of the output's transform.
     coverage_curve
         Dataset with dims ("output", "level"): coverage of equal-tailed intervals, and the range's ends low and high.
     pit_histogram
         Dataset with dims ("output", "bin"): density, low and high.
     pivoted
-        Pivoted errors, a row each: output, fold, score, run, error. A right surrogate's have variance 1 and no
-        correlation. Those of a fold and score stand in the order of the pivots: large ones late mean wrong length
+        Pivoted errors, one per row: output, fold, score, run, error. Those of a correct surrogate have variance 1 and
+        no correlation. Those of a fold and score stand in the order of the pivots: large ones late mean wrong length
         scales or a wrong kernel, large ones everywhere a wrong variance (Bastos & O'Hagan 2009).
     point_estimated
         Whether hyperparameters are single values although runs are few (n <= 20 d); intervals are then too narrow.
@@ -118,27 +119,27 @@ class Validation:
 
     @property
     def too_narrow(self) -> tuple[str, ...]:
-        """Outputs whose intervals cover less than a right surrogate's would."""
+        """Outputs whose intervals cover less than those of a correct surrogate."""
         return self._off(-1, *(f"coverage_{level:.0%}" for level in SHOWN))
 
     @property
     def too_wide(self) -> tuple[str, ...]:
-        """Outputs whose intervals cover more than a right surrogate's would: cautious, not wrong."""
+        """Outputs whose intervals cover more than those of a correct surrogate: they are wider than needed."""
         return self._off(1, *(f"coverage_{level:.0%}" for level in SHOWN))
 
     @property
     def overconfident(self) -> tuple[str, ...]:
-        """Outputs whose errors are jointly larger than the surrogate says, although each may lie in its interval."""
+        """Outputs whose errors are jointly larger than stated, although each may lie in its interval."""
         return self._off(1, "mahalanobis", "largest_pivoted")
 
     @property
     def cautious(self) -> tuple[str, ...]:
-        """Outputs whose errors are jointly smaller than the surrogate says."""
+        """Outputs whose errors are jointly smaller than stated."""
         return self._off(-1, "mahalanobis")
 
     @property
     def doubts(self) -> dict[str, tuple[str, ...]]:
-        """By output, in words, every reason not to rely on the surrogate; outputs without any are left out."""
+        """Every reason not to rely on the surrogate, in words, by output; outputs without any are left out."""
         found = {str(name): _doubts(row) for name, row in self.table.iterrows()}
         return {name: words for name, words in found.items() if words}
 
@@ -152,16 +153,16 @@ class Validation:
             parts = [f"{name}: Q² {row['q2']:.5f}, RMSE {row['rmse']:.3g}, CRPS {row['crps']:.3g}"]
             for level in SHOWN:
                 (low, high), value = row[f"range_{level:.0%}"], row[f"coverage_{level:.0%}"]
-                text = f"{level:.0%} intervals cover {value:.1%}, a right surrogate's {low:.1%} to {high:.1%}"
+                text = f"{level:.0%} intervals cover {value:.1%}, expected {low:.1%} to {high:.1%}"
                 parts.append(text + (" (wider than needed)" if _side(row, f"coverage_{level:.0%}") > 0 else ""))
             if np.isfinite(row["mahalanobis"]):
                 low, high = row["range_mahalanobis"]
-                text = f"errors together: D²/m {row['mahalanobis']:.2f}, a right surrogate's {low:.2f} to {high:.2f}"
-                parts.append(text + (" (jointly cautious)" if _side(row, "mahalanobis") < 0 else ""))
+                text = f"all errors jointly: D²/m {row['mahalanobis']:.2f}, expected {low:.2f} to {high:.2f}"
+                parts.append(text + (" (stated errors too large)" if _side(row, "mahalanobis") < 0 else ""))
             if (share := float(row.get("truncation", 0.0))) > REPORTED:
                 parts.append(f"truncation is {share:.0%} of the stated variance")
             lines.append("  " + "; ".join(parts))
-            lines += [f"    doubt: {words}" for words in _doubts(row)]
+            lines += [f"    warning: {words}" for words in _doubts(row)]
         if self.point_estimated:
             lines.append("  hyperparameters point-estimated with n <= 20 d runs: intervals tend to be too narrow")
         return "\n".join(lines)
@@ -177,11 +178,11 @@ def _doubts(row: "pd.Series[Any]") -> tuple[str, ...]:
     words = [f"{level:.0%} intervals are too narrow" for level in SHOWN if _side(row, f"coverage_{level:.0%}") < 0]
     if _side(row, "mahalanobis") > 0:
         words.append(
-            "overconfident jointly: the errors together are larger than their covariance says; try another kernel, "
+            "overconfident jointly: all errors together are larger than their stated covariance; try another kernel, "
             "or more runs"
         )
     if row["range_mahalanobis"][1] > TWICE:
-        words.append("too few runs to tell: errors twice as large as the surrogate says would pass this check")
+        words.append("too few runs to judge: errors twice as large as stated would pass this check")
     if _side(row, "largest_pivoted") > 0:
         words.append(
             f"a pivoted error of {row['largest_pivoted']:.1f} sd: a run that does not fit its neighbours, or a kernel "
@@ -189,12 +190,14 @@ def _doubts(row: "pd.Series[Any]") -> tuple[str, ...]:
         )
     if row["beyond_4"] > BEYOND_4:
         words.append(
-            f"{row['beyond_4']:.1%} of the errors lie beyond 4 sd (a right surrogate's 0.006%): the output "
+            f"{row['beyond_4']:.1%} of the errors lie beyond 4 sd (expected 0.006%): the output "
             "changes faster in some part of the box than elsewhere, so do not trust the intervals there; "
-            "uq.detect_jump(surrogate) tells whether it jumps"
+            "uq.detect_jump(surrogate) tests whether it jumps"
         )
     if row["q2"] < ROUGH:
-        words.append(f"Q² is below {ROUGH}: little is predicted; more runs, or another quantity")
+        words.append(
+            f"Q² is below {ROUGH}: the surrogate predicts little of the variance; use more runs, or another quantity"
+        )
     return tuple(words)
 
 

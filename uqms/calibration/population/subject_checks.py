@@ -219,7 +219,7 @@ def _through_features(
     p = float(np.mean(chi2.sf(np.array(distances) - np.array(excess), freedom)))
     if p < MISFIT_LEVEL:
         message = f"p = {p:.2g}: surrogate error and noise do not explain the distance of data and model"
-        remedy = "Look at individual fits: a wrong unit or noise sd, an outlier, or a model that lacks a process is possible."
+        remedy = "Look at individual fits: check units, noise sd and outliers, and what the model lacks."
         return variances, Check("predictive misfit", "warn", p, message, remedy)
     return variances, explained(p, p)
 
