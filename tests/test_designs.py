@@ -227,9 +227,9 @@ def test_designs_that_cannot_be_extended():
     design = uq.sobol(SPACE, 4, rng=1)
     bare = design.copy()
     bare.attrs = {}
-    with pytest.raises(DesignError, match="does not say how it was made"):
+    with pytest.raises(DesignError, match="lacks the attributes design or box"):
         uq.extend(bare, 4)
-    with pytest.raises(DesignError, match="does not say how it was made"):
+    with pytest.raises(DesignError, match="lacks the attributes design or box"):
         uq.extend({"k": [1.0]}, 4)
     recipe = json.loads(design.attrs["design"])
     edits = {

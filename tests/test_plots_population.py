@@ -122,7 +122,7 @@ def test_many_subjects_are_pages_that_say_so(posterior: Posterior, monkeypatch: 
         uq.plots.individual_fits(posterior, page=3)
     with pytest.raises(InputError, match="subjects is \\['zz'\\]"):
         uq.plots.individual_fits(posterior, subjects=["zz"])
-    with pytest.raises(InputError, match="wanted is 't'"):
+    with pytest.raises(InputError, match="expected 't'"):
         uq.plots.individual_fits(posterior, coords={"x": [1.0]})
 
 

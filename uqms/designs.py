@@ -557,8 +557,8 @@ class _Recipe:
         attrs = getattr(design, "attrs", None)
         if not isinstance(attrs, Mapping) or "design" not in attrs or "box" not in attrs:
             raise DesignError(
-                "The dataset does not say how it was made (its attributes lack design or box), so it cannot be "
-                "extended; make a new design, for example with uq.sobol(space, n)."
+                "The dataset lacks the attributes design or box, so it cannot be extended; make a new design, for "
+                "example with uq.sobol(space, n)."
             )
         try:
             space = ParameterSpace.from_json(attrs["space"]) if "space" in attrs else None
@@ -570,7 +570,7 @@ class _Recipe:
             levels = int(data.get("levels", 0))
             recipe = cls(region, data["method"], count, _seed(data["seed"]), extended, rejected, levels)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DesignError(f"The attributes that say how the design was made cannot be read ({error}).") from None
+            raise DesignError(f"The attributes that describe the design cannot be read ({error}).") from None
         if region.prior and (space is None or space.inputs != box.names):
             raise DesignError("The space and the box of the design have different inputs; make a new design.")
         if recipe.method not in methods:
@@ -650,7 +650,7 @@ def _accepted(
 def _which(accept: Accept, points: dict[str, Array], count: int) -> Bools:
     """Return which of the points are accepted."""
     if not callable(accept):
-        raise InputError(f"accept is {accept!r}; give a function of the points that says which of them to run.")
+        raise InputError(f"accept is {accept!r}; give a function of the points that returns which of them to run.")
     given = accept({name: values.copy() for name, values in points.items()})
     try:
         found = np.asarray(given)

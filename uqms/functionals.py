@@ -30,7 +30,7 @@ def _along(curves: xr.DataArray, dim: str) -> tuple[Array, Array]:
         When it has fewer than two coordinates.
     """
     if dim not in curves.dims:
-        raise InputError(f"The curves have the dims {list(curves.dims)}, not {dim!r}; say along which: dim=...")
+        raise InputError(f"The curves have the dims {list(curves.dims)}, not {dim!r}; choose one: dim=...")
     ordered = curves.sortby(dim).transpose(..., dim)
     if ordered.sizes[dim] < 2:
         raise DataError(f"The curves have {ordered.sizes[dim]} point along {dim!r}; predict them at two or more.")
@@ -281,11 +281,11 @@ def read_off(
     dims = [str(name) for name in curves.dims if name not in ("sample", "condition")]
     if dim is None:
         if len(dims) != 1:
-            raise InputError(f"functional: the output has the dims {dims}; say along which: dim=...")
+            raise InputError(f"functional: the output has the dims {dims}; choose one: dim=...")
         dim = dims[0]
     found = function(curves, dim, **options)
     wanted = tuple(name for name in curves.dims if name != dim)
     if not isinstance(found, xr.DataArray) or set(found.dims) != set(wanted):
         got = found.dims if isinstance(found, xr.DataArray) else type(found).__name__
-        raise InputError(f"functional: the function returned {got}; wanted is a DataArray with the dims {wanted}.")
+        raise InputError(f"functional: the function returned {got}; required is a DataArray with the dims {wanted}.")
     return FunctionalDraws(found, found.isnull().mean(dim="sample"))

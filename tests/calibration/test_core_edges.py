@@ -114,7 +114,7 @@ def test_trials_that_are_not_known_are_not_one() -> None:
 
 def test_two_different_numbers_of_trials_are_refused() -> None:
     data = observed(np.array([1.0, 0.0, 2.0, 3.0]), trials=[5.0] * T)
-    with pytest.raises(uq.errors.InputError, match="trials is 100, but the observations say 5"):
+    with pytest.raises(uq.errors.InputError, match="trials is 100, but the observations have 5"):
         uq.Calibration(curve(uq.Logit()), data, uq.BinomialNoise(trials=100))
 
 

@@ -48,7 +48,7 @@ def test_all_ways_give_the_same_table(given: object) -> None:
 
 def test_missing_values_are_dropped_when_asked_for() -> None:
     gaps = {"peak": 3.1, "conc": [3.0, np.nan, 1.0]}
-    with pytest.raises(DataError, match=r"output 'conc'\) is nan.*say missing='drop'"):
+    with pytest.raises(DataError, match=r"output 'conc'\) is nan.*pass missing='drop'"):
         observations_of(gaps, LAYOUTS)
     found = observations_of(gaps, LAYOUTS, missing="drop")
     np.testing.assert_array_equal(found.value, [3.1, 3.0, 1.0])
@@ -69,7 +69,7 @@ def test_conditions_of_each_array_are_read() -> None:
     ("given", "message"),
     [
         ({"y": 1.0}, r"no output 'y'; it has peak, conc"),
-        ({"conc": [1.0, 2.0]}, r"'conc' has shape \(2,\), the output has dims \['t'\] of shape \(3,\)\. Say where"),
+        ({"conc": [1.0, 2.0]}, r"'conc' has shape \(2,\), the output has dims \['t'\] of shape \(3,\)\. State where"),
         ({"peak": [1.0, 2.0]}, r"'peak' has shape \(2,\), the output has one number.*dims=\('replicate',\)"),
         ({"peak": "x"}, r"'peak' is 'x'; give numbers"),
         ({}, r"there is no output"),

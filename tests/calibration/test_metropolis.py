@@ -61,7 +61,7 @@ def test_counts_are_whole_numbers(name: str, value: object) -> None:
 
 
 def test_one_chain_and_few_draws_are_warned_of() -> None:
-    with pytest.warns(ConvergenceWarning, match="Metropolis: 1 chain; whether"):
+    with pytest.warns(ConvergenceWarning, match="Metropolis: 1 chain; convergence"):
         uq.Metropolis(chains=1)
     with pytest.warns(ConvergenceWarning, match="Metropolis: 99 draws a chain are too few"):
         uq.Metropolis(draws=99)

@@ -276,7 +276,7 @@ def test_labels_that_are_missing_are_refused(column: str) -> None:
 
 
 def test_text_among_numbers_is_named() -> None:
-    with pytest.raises(DataError, match=r"Column 'conc' holds .*: '< 0.1' in row 2; numbers are wanted"):
+    with pytest.raises(DataError, match=r"Column 'conc' holds .*: '< 0.1' in row 2; numbers are required"):
         read(table().assign(conc=["1", "2", "< 0.1", "3", "4", "5"]))
 
 

@@ -144,7 +144,7 @@ def test_subjects_are_calibrated_one_at_a_time() -> None:
 
 
 def test_observations_of_another_kind() -> None:
-    with pytest.raises(InputError, match=r"observations is a DataFrame; say which columns: uq\.Observations"):
+    with pytest.raises(InputError, match=r"observations is a DataFrame; name its columns: uq\.Observations"):
         uq.Calibration(scalar(), pd.DataFrame({"y": [1.0]}), NOISE)  # type: ignore[arg-type]
 
 
@@ -192,7 +192,7 @@ def test_an_output_without_noise() -> None:
 
 @pytest.mark.parametrize("noise", [0.1, uq.HalfNormal(1.0), {"y": 0.1}])
 def test_noise_of_another_kind(noise: object) -> None:
-    with pytest.raises(InputError, match=r"noise of 'y' is .*; say of which .*: uq\.GaussianNoise\(sd="):
+    with pytest.raises(InputError, match=r"noise of 'y' is .*; state of which .*: uq\.GaussianNoise\(sd="):
         uq.Calibration(scalar(), number(), noise)  # type: ignore[arg-type]
 
 
@@ -351,7 +351,7 @@ def test_how_many_prior_predictive_sds_an_observation_is_away() -> None:
 
 def test_log_likelihood_wants_every_quantity() -> None:
     problem = uq.Calibration(scalar(), number(), uq.GaussianNoise(sd=uq.HalfNormal(1.0)))
-    with pytest.raises(InputError, match=r"log_likelihood: got \['theta'\], wanted \['sigma', 'theta'\]"):
+    with pytest.raises(InputError, match=r"log_likelihood: got \['theta'\], expected \['sigma', 'theta'\]"):
         problem.log_likelihood({"theta": 0.5})
     assert problem.log_likelihood({"theta": np.full((2, 3), 0.5), "sigma": 1.0}).shape == (2, 3)
 

@@ -169,7 +169,7 @@ def test_a_small_box_is_an_error_unless_it_was_refined() -> None:
     surrogate = line(uq.ParameterSpace(a=uq.Normal(0.5, 1.0), b=uq.Normal(0.5, 1.0)))
     with pytest.raises(ExtrapolationError, match="outside='refined' where uq.refine made the box"):
         calibration(surrogate)
-    with pytest.raises(InputError, match="only then an earlier posterior tells"):
+    with pytest.raises(InputError, match="only then an earlier posterior shows"):
         calibration(surrogate, outside="refined")
     attrs = {**surrogate.attrs, "design": json.dumps({"method": "refine"})}
     refined = GaussianProcessSurrogate(surrogate.domain, surrogate.process, surrogate.bases, attrs)

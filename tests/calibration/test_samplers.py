@@ -68,7 +68,7 @@ def test_cores_are_a_whole_number(value: object) -> None:
 
 
 def test_one_chain_is_warned_of() -> None:
-    with pytest.warns(ConvergenceWarning, match="1 chain; whether a single chain converged cannot be told. Use 4") as w:
+    with pytest.warns(ConvergenceWarning, match="1 chain; convergence of a single chain cannot be judged. Use 4") as w:
         uq.NUTS(chains=1)
     assert len(w) == 1
 

@@ -134,7 +134,7 @@ def test_correlation_is_a_share(value: object) -> None:
 
 
 def test_one_run_and_few_particles_are_warned_of() -> None:
-    with pytest.warns(ConvergenceWarning, match="SMC: 1 chain; whether a single chain converged cannot be told"):
+    with pytest.warns(ConvergenceWarning, match="SMC: 1 chain; convergence of a single chain cannot be judged"):
         uq.SMC(chains=1)
     with pytest.warns(ConvergenceWarning, match="SMC: 99 particles are too few for intervals"):
         uq.SMC(particles=99)

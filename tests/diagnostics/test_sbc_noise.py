@@ -201,7 +201,7 @@ def test_runs_that_disagree_and_few_particles_are_doubts() -> None:
 
     assert _doubts(space, [run(0.0), run(0.0)], 0.1, 0.25, 300.0, 99) == ""
     assert "'a' of two runs are" in _doubts(space, [run(-1.0), run(1.0)], 0.1, 0.25, 300.0, 99)
-    assert _doubts(space, [run(0.0), run(0.0)], 0.1, 0.25, 50.0, 99) == "50 effective draws, 99 wanted"
+    assert _doubts(space, [run(0.0), run(0.0)], 0.1, 0.25, 50.0, 99) == "50 effective draws, 99 required"
     assert "correlation of 0.60" in _doubts(space, [run(0.0), run(0.0)], 0.6, 0.25, 300.0, 99)
     with pytest.raises(InputError, match="particles is 10"):
         TemperedSampler(particles=10)

@@ -330,7 +330,7 @@ THETA = {"theta": np.zeros(5)}
 @pytest.mark.parametrize(
     ("settings", "error", "words"),
     [
-        ({}, InputError, "nothing says what"),
+        ({}, InputError, "no value is given for"),
         ({"conditions": {"x": 0.5, "z": 1.0}}, InputError, "conditions has"),
         ({"conditions": {"x": 0.5}, "of": "z"}, InputError, "some of the outputs"),
         ({"conditions": {"x": 0.5}, "of": {"a": lambda t: 1.0}}, InputError, "has the dim 'draw'"),

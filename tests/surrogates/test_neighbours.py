@@ -240,7 +240,7 @@ def test_runs_that_do_not_teach_the_length_scales_are_looked_at_too() -> None:
 
         return y
 
-    with pytest.raises(DataError, match="wants values above 0"):
+    with pytest.raises(DataError, match="requires values above 0"):
         uq.LocalGaussianProcess(neighbours=16, outputs={"y": uq.Scalar(transform="log")}).fit(_many(with_a_few(-1.0)))
     with pytest.warns(uq.errors.ConstantOutputWarning), pytest.raises(DataError, match="all runs but 3 of 1200"):
         uq.LocalGaussianProcess(neighbours=16).fit(_many(with_a_few(2.0)))
@@ -249,5 +249,5 @@ def test_runs_that_do_not_teach_the_length_scales_are_looked_at_too() -> None:
 def test_neighbours_that_repeat_one_input_do_not_tell_a_trend() -> None:
     a, b = (np.repeat(column, 30) for column in np.random.default_rng(1).random((2, 20)))
     runs = uq.ensemble.build({"a": a, "b": b}, {"y": a + 0.1 * np.random.default_rng(2).standard_normal(600)})
-    with pytest.raises(DesignError, match="do not tell the 3 coefficients"):
+    with pytest.raises(DesignError, match="do not determine the 3 coefficients"):
         uq.LocalGaussianProcess(neighbours=16, noise="fitted", trend="linear").fit(runs)

@@ -458,7 +458,7 @@ def test_noise_of_a_surrogate_that_knows_none_is_refused(surrogate: GaussianProc
         lambda: prediction.law("y", noise=True),
         lambda: prediction.aleatory_variance,
     ):
-        with pytest.raises(InputError, match="Silent does not say what the noise.*Leave noise=True out.*replicates"):
+        with pytest.raises(InputError, match="Silent does not know the noise.*Leave noise=True out.*replicates"):
             ask()
     assert prediction.mean["y"].shape == (1,)
 

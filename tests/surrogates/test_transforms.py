@@ -294,14 +294,14 @@ def test_values_that_a_transform_does_not_take_name_run_and_value() -> None:
     share, states = np.linspace(0.2, 1.0, 8), ["completed"] * 8
     states[1] = "failed"
     share[1] = np.nan
-    with pytest.raises(DataError, match=r"'y' is 1 in run 7; transform 'logit' wants values between 0 and 1; 1 run"):
+    with pytest.raises(DataError, match=r"'y' is 1 in run 7; transform 'logit' requires values between 0 and 1; 1 run"):
         uq.GaussianProcess(outputs={"y": uq.Scalar(transform="logit")}).fit(
             uq.ensemble.build(design, {"y": share}, states=states)
         )
     curve = np.full((8, 3), 2.0) + design["a"].values[:, None]
     curve[5, 2], curve[6, 0] = 0.0, -1.0
     labelled = xr.DataArray(curve, dims=("run", "t"), coords={"t": [0.0, 0.5, 1.5]})
-    with pytest.raises(DataError, match=r"'y' is 0 in run 5, t = 1.5; transform 'log' wants values above 0; 2 run"):
+    with pytest.raises(DataError, match=r"'y' is 0 in run 5, t = 1.5; transform 'log' requires values above 0; 2 run"):
         uq.GaussianProcess(outputs={"y": uq.Curve(transform="log")}).fit(uq.ensemble.build(design, {"y": labelled}))
 
 

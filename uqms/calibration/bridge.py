@@ -675,7 +675,7 @@ def as_tensor(
     outputs = list(surrogate.layouts)
     if output is None:
         if len(outputs) > 1:
-            raise InputError(f"as_tensor: which output? The surrogate has {outputs}; say output=.")
+            raise InputError(f"as_tensor: which output? The surrogate has {outputs}; pass output=.")
         output = outputs[0]
     if output in outputs:
         check_scale(surrogate, output, "as_tensor")

@@ -65,7 +65,7 @@ SETTINGS: Mapping[str, tuple[frozenset[Kind], str]] = {
     "failures": (ONE, "It belongs to success=, which is for a calibration of one subject."),
     "realisation": (
         ONE,
-        "There, what is measured in one experiment is one run, as realisation='experiment' says; name the experiments, "
+        "There, what is measured in one experiment is one run, as with realisation='experiment'; name the experiments, "
         "Observations.from_table(..., experiment=column).",
     ),
     "missing": (ONE, "Drop missing values where the table is read: Observations.from_table(..., missing='drop')."),
@@ -185,7 +185,7 @@ def _no_closed_form(features: Features) -> bool:
 
 
 CLOSED_FORM = (
-    "Predictions of a population are in closed form: they want a surrogate with errors, normal noise on the "
+    "Predictions of a population are in closed form: they require a surrogate with errors, Gaussian noise on the "
     "surrogate's scale, and no discrepancy. posterior.individuals has the parameters of every subject."
 )
 OF_A_PART = "This is the posterior of several parts; use posterior.part(name), one of {parts}."
@@ -203,7 +203,7 @@ LIMITS: tuple[Limit, ...] = (
         "NUTS",
         lambda one: one.derivative == "none",
         "NUTS needs derivatives, which this simulator, a black box, does not have. Sample without gradients: "
-        "problem.sample(uq.SMC()); or write the function in PyTensor or JAX and say DirectSimulator(..., "
+        "problem.sample(uq.SMC()); or write the function in PyTensor or JAX and use DirectSimulator(..., "
         "backend='pytensor') or backend='jax'; or fit a surrogate, which has derivatives.",
         ConformanceError,
     ),
@@ -232,8 +232,9 @@ LIMITS: tuple[Limit, ...] = (
         "profile_likelihood",
         _population,
         "profile_likelihood: the likelihood of a population's quantity is an integral over all its subjects, and its "
-        "maximum over them misleads (spreads of zero). What the data say: posterior.summary(), 'prior-dominated' in "
-        "posterior.verdict, posterior.shrinkage(). Of one subject give a Calibration of its rows alone.",
+        "maximum over them misleads (spreads of zero). To see what the data show, use posterior.summary(), "
+        "'prior-dominated' in posterior.verdict, posterior.shrinkage(). Of one subject give a Calibration of its rows "
+        "alone.",
     ),
     Limit(
         "hierarchy",
@@ -244,8 +245,8 @@ LIMITS: tuple[Limit, ...] = (
     Limit(
         "log_evidence",
         _population,
-        "log_evidence: the prior of a population's subjects is cut at the design box, by a share that depends on the "
-        "population, so that its evidence is not known. Compare populations by posterior.tree['log_likelihood'], "
+        "log_evidence: the prior of a population's subjects is cut at the design box, by a fraction that depends on "
+        "the population, so its evidence is not known. Compare populations by posterior.tree['log_likelihood'], "
         "arviz.compare({{name: posterior.tree, ...}}).",
     ),
     Limit(
@@ -264,7 +265,7 @@ LIMITS: tuple[Limit, ...] = (
         "identifiability",
         _population,
         "identifiability: give the posterior of one subject, problem.sample(...). Of a population "
-        "posterior.shrinkage() tells what the data say of its subjects.",
+        "posterior.shrinkage() shows how much the data inform each subject's parameters.",
     ),
     Limit(
         "plots.predictive",
@@ -285,14 +286,14 @@ LIMITS: tuple[Limit, ...] = (
     Limit(
         "single",
         _population,
-        "This is the posterior of a population; one set of parameters is wanted here. Calibrate one subject, or see "
+        "This is the posterior of a population; one set of parameters is required here. Calibrate one subject, or see "
         "posterior.individuals and posterior.new_subject(...).",
     ),
     Limit("propagate", _parts, "propagate: give one part, posterior.part(name), of {parts}."),
     Limit(
         "propagate",
         _population,
-        "propagate: say whose parameters are meant. Of a subject who was not in it: patient = "
+        "propagate: specify whose parameters are meant. Of a subject who was not in it: patient = "
         "posterior.new_subject(...), then uq.propagate(surrogate, patient.draws, conditions={{...}}); of one who was: "
         "posterior.individuals.sel(subject=...). These draw the surrogate's error without the data; "
         "patient.predict(...) and posterior.predict(...) draw it given them.",

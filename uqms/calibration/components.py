@@ -119,7 +119,7 @@ def _observe_population(
     }
     if wrong:
         raise InputError(
-            f"observe: {wrong} are no numbers; wanted is one for each of the {count} subjects (or occasions of them), "
+            f"observe: {wrong} are not numbers; give one for each of the {count} subjects (or occasions of them), "
             "in the order of problem.subjects, or the typical value."
         )
     torn = set(by_hand) & set(population.together)
@@ -299,7 +299,7 @@ def _completed(
     missing = [key for key in problem.priors if key in wanted and key not in values]
     if missing and not own_priors:
         raise InputError(
-            f"{asked}: values lacks {missing}. Give a tensor or a number for each, or say own_priors=True for the "
+            f"{asked}: values lacks {missing}. Give a tensor or a number for each, or pass own_priors=True for the "
             "calibration's own priors of them."
         )
     taken = [key for key in missing if key in pm.modelcontext(None).named_vars]
@@ -327,7 +327,7 @@ def _inputs(problem: SingleCalibration, values: Mapping[str, Any], asked: str) -
         shape = values[key].type.shape
         if len(shape) not in map(len, allowed) or (len(shape) == 1 and shape[0] not in (None, count)):
             raise InputError(
-                f"{asked}: {key!r} has the shape {shape}; wanted is a number"
+                f"{asked}: {key!r} has the shape {shape}; required is a number"
                 + (f", or one for each of the {count} experiments of problem.experiments." if key in names else ".")
             )
     theta = {key: values.get(key, recorded.get(key)) for key in names} | problem.fixed

@@ -203,8 +203,8 @@ class ConditionedPrior:
             )
         raise InputError(
             f"constraints: {[one.text for one in self.constraints]} allow {out.share:.2%} of the prior, less "
-            f"than {LEAST_ALLOWED:.0%}. Check their direction and units; if they are meant, say them by the prior: "
-            "infer the difference or the ratio, with a prior of its own."
+            f"than {LEAST_ALLOWED:.0%}. Check their direction and units; if "
+            "they are intended, express them by the prior: infer the difference or the ratio, with a prior of its own."
         )
 
     @cached_property

@@ -42,7 +42,7 @@ from uqms.surrogates.protocol import FunctionDraws, Surrogate
 __all__ = ["DirectSimulator", "design_box", "has_derivative", "is_exact", "number_of_functions"]
 
 MEASURED = 64  # points at which the error of interpolation between coordinates is measured
-REPAIR = "Repair it; if such parameters contradict the measurements, say DirectSimulator(..., failures='impossible')."
+REPAIR = "Repair it; if such parameters contradict the measurements, use DirectSimulator(..., failures='impossible')."
 BACKENDS = ("numpy", "pytensor", "jax")
 
 
@@ -415,7 +415,7 @@ class DirectSimulator:
             return np.asarray(self._jax.reverse(x, bar))
         raise ConformanceError(
             "This simulator is a black box without a derivative, which gradients and NUTS need. Sample with "
-            "uq.SMC() or another sampler without gradients; or write the function in PyTensor or JAX and say "
+            "uq.SMC() or another sampler without gradients; or write the function in PyTensor or JAX and use "
             "DirectSimulator(..., backend='pytensor') or backend='jax'; or fit a surrogate."
         )
 
@@ -489,7 +489,7 @@ def _aligned(name: str, value: xr.DataArray, layout: Layout) -> Array:
         raise OutputError(f"The simulator's {name!r} has dims {value.dims}; give {layout.dims}.")
     for dim in layout.dims:
         if dim in value.coords and not np.array_equal(value[dim].values, layout.coords[dim]):
-            raise OutputError(f"The simulator's {name!r} has other coordinates along {dim!r} than it was said to have.")
+            raise OutputError(f"The simulator's {name!r} has other coordinates along {dim!r} than declared.")
     return np.asarray(value.transpose(..., *layout.dims).values)
 
 

@@ -404,7 +404,7 @@ def complaints(tree: Any, free: Sequence[str]) -> list[str]:
     bad = {name: value for name, value in worst.items() if value > R_HAT}
     if bad:
         out.append(
-            f"chains disagree: R-hat is {max(bad.values()):.3f} (wanted: at most {R_HAT}) for {list(bad)}. Take more "
+            f"chains disagree: R-hat is {max(bad.values()):.3f} (required: at most {R_HAT}) for {list(bad)}. Take more "
             "draws; if that does not help, chains are in different modes."
         )
     return out

@@ -621,8 +621,9 @@ def _limits(observations: Observations, noise: NoiseGroups) -> tuple[Ints, Array
     for output, model in zip(noise.outputs, noise.models, strict=True):
         if side[observations.output == output].any() and not hasattr(model, "log_tail"):
             raise InputError(
-                f"Observations of {output!r} are censored, which {type(model).__name__} cannot say the probability of. "
-                "Use GaussianNoise, LogNormalNoise or AutocorrelatedNoise, or give your own model `log_tail`."
+                f"Observations of {output!r} are censored, which {type(model).__name__} cannot compute the "
+                "probability of. Use GaussianNoise, LogNormalNoise or AutocorrelatedNoise, or give your own model "
+                "`log_tail`."
             )
     return side, limit
 
@@ -775,7 +776,7 @@ def check_errors_between(surrogate: Surrogate, u: Array, used: Ints, asked: str)
         return
     if not surrogate.scores(u[:, :1]).by_score[..., used, :, :].any():
         warnings.warn(
-            f"The {type(surrogate).__name__} says that it has no errors at all. Unless it is exact, intervals leave "
+            f"The {type(surrogate).__name__} reports that it has no errors at all. Unless it is exact, intervals leave "
             "out its own error and are too narrow: return the covariance of its errors from `scores`.",
             DataWarning,
             skip_file_prefixes=PACKAGE,
@@ -787,18 +788,18 @@ def check_errors_between(surrogate: Surrogate, u: Array, used: Ints, asked: str)
     covariance = surrogate.scores(np.stack([first, near, first, u[:, 1]], axis=1)).by_score[..., used, :, :]
     what = ""
     if np.isnan(covariance).any():
-        what = "says that it does not know the covariance of its errors between different inputs (NaN)"
+        what = "does not know the covariance of its errors between different inputs (NaN)"
     variance = np.diagonal(covariance, axis1=-2, axis2=-1)
     for other, where in ((1, "inputs next to each other"), (2, "one and the same input")):
         positive = (variance[..., 0] > 0.0) & (variance[..., other] > 0.0)
         none = (positive & (covariance[..., 0, other] == 0.0)).sum(axis=(0, 1)) == positive.sum(axis=(0, 1))
         if (none & positive.any(axis=(0, 1))).any():
-            what = f"says that its errors at {where} are independent, which errors of one function never are"
+            what = f"reports that its errors at {where} are independent, which errors of one function never are"
     if what:
         raise ConformanceError(
             f"{asked} takes the surrogate's joint error at several inputs, but the {type(surrogate).__name__} {what}. "
             "Independent errors would average out over experiments, and intervals be far too narrow. Return the "
-            "covariance between inputs from `scores` (uqms.testing.check_surrogate tells what is missing), or use one "
+            "covariance between inputs from `scores` (uqms.testing.check_surrogate lists what is missing), or use one "
             "input at a time."
         )
 
@@ -807,7 +808,7 @@ def _check_noise(name: str, model: object) -> None:
     """Raise unless `model` is a noise model."""
     if isinstance(model, float | Prior) or type(model) is int:
         raise InputError(
-            f"noise of {name!r} is {model!r}; say of which distribution it is the standard deviation: "
+            f"noise of {name!r} is {model!r}; state of which distribution it is the standard deviation: "
             f"uq.GaussianNoise(sd={model!r})."
         )
     if isinstance(model, type) and issubclass(model, NoiseModel):
@@ -913,7 +914,7 @@ def _autocorrelation(
     dims = [dim for dim, column in observations.coords.items() if not np.isnan(column[rows]).all()]
     if process.along is None and len(dims) != 1:
         raise InputError(
-            f"{type(model).__name__} of {output!r}: it has the coordinates {dims}; say along which: along='time'."
+            f"{type(model).__name__} of {output!r}: it has the coordinates {dims}; choose one: along='time'."
         )
     along = dims[0] if process.along is None else process.along
     if along not in dims:

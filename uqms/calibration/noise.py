@@ -606,12 +606,12 @@ class BinomialNoise(NoiseModel):
         other = np.flatnonzero((rows.trials > 0) & (rows.trials != trials))
         if len(other):
             raise InputError(
-                f"BinomialNoise of {output!r}: trials is {self.trials}, but the observations say "
+                f"BinomialNoise of {output!r}: trials is {self.trials}, but the observations have "
                 f"{rows.trials[other[0]]:g}. Use BinomialNoise() for theirs, or leave the column out."
             )
         if (trials < 1).any():
             raise InputError(
-                f"BinomialNoise of {output!r}: the number of trials is not known. Say BinomialNoise(trials=...), or "
+                f"BinomialNoise of {output!r}: the number of trials is not known. Use BinomialNoise(trials=...), or "
                 "name its column: Observations.from_table(..., trials=...)."
             )
         wrong = np.flatnonzero(rows.z > trials)

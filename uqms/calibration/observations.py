@@ -131,7 +131,7 @@ class Observations:
         if len(bad):
             raise DataError(
                 f"Observations: row {bad[0]} (output {str(self.output[bad[0]])!r}) is {self.value[bad[0]]}; "
-                f"{len(bad)} such rows. Missing values are never imputed: leave the rows out, or say missing='drop'."
+                f"{len(bad)} such rows. Missing values are never imputed: leave the rows out, or pass missing='drop'."
             )
         wrong = np.flatnonzero(~np.isnan(self.sd) & ~((self.sd > 0) & np.isfinite(self.sd)))
         if len(wrong):
@@ -170,7 +170,7 @@ class Observations:
             if len(wrong):
                 raise InputError(
                     f"Observations: the error of condition {name!r} of row {wrong[0]} has the sd {column[wrong[0]]}; "
-                    "give a finite number of at least 0, which says that it is known exactly."
+                    "give a finite number of at least 0, which means that it is known exactly."
                 )
 
     def _check_duplicates(self) -> None:
@@ -501,7 +501,7 @@ def _named(name: str, values: object, layouts: Mapping[str, Layout]) -> xr.DataA
     if array.shape != layout.shape:
         what = f"dims {list(layout.dims)} of shape {layout.shape}" if layout.dims else "one number"
         raise InputError(
-            f"observations: {name!r} has shape {array.shape}, the output has {what}. Say where it was measured: "
+            f"observations: {name!r} has shape {array.shape}, the output has {what}. State where it was measured: "
             f"xr.DataArray(values, dims={layout.dims or ('replicate',)}, coords=..., name={name!r})."
         )
     return xr.DataArray(array, dims=layout.dims, coords={dim: layout.coords[dim] for dim in layout.dims}, name=name)
@@ -555,7 +555,7 @@ def _numbers(frame: pd.DataFrame, column: str) -> Array:
             pass
     bad = pd.to_numeric(series, errors="coerce").isna() & series.notna() if series.dtype.kind == "O" else series.notna()
     where = f": {series[bad].iloc[0]!r} in row {frame.index[bad][0]!r}" if bad.any() else ""
-    raise DataError(f"Column {column!r} holds {series.dtype}{where}; numbers are wanted. {remedy}")
+    raise DataError(f"Column {column!r} holds {series.dtype}{where}; numbers are required. {remedy}")
 
 
 def _error(frame: pd.DataFrame, name: str, given: str | float) -> Array:

@@ -246,14 +246,14 @@ class JointCalibration(Calibration):
             When a quantity is missing or unknown, or latents have another shape.
         """
         if set(theta) != set(self.priors):
-            raise InputError(f"log_likelihood: got {sorted(theta)}, wanted {sorted(self.priors)}.")
+            raise InputError(f"log_likelihood: got {sorted(theta)}, expected {sorted(self.priors)}.")
         arrays = np.broadcast_arrays(*(np.asarray(theta[name], dtype=np.float64) for name in self.priors))
         eta = None if latents is None else np.asarray(latents, dtype=np.float64)
         wanted = (*arrays[0].shape, self.latents)
         if self.latents and (eta is None or eta.shape != wanted):
             raise InputError(
                 f"log_likelihood: {self.latents} latents are part of the density: latents has the shape "
-                f"{None if eta is None else eta.shape}, wanted is {wanted}."
+                f"{None if eta is None else eta.shape}, expected {wanted}."
             )
         pieces = self.pieces(dict(zip(self.priors, arrays, strict=True)), eta)
         values = [one.problem.log_likelihood(one.theta, one.latents if one.problem.latents else None) for one in pieces]
@@ -364,9 +364,9 @@ class JointCalibration(Calibration):
         if cut > MASS_CUT_LIMIT and self.outside == "error":
             worst = min(inside, key=lambda name: inside[name])
             raise ExtrapolationError(
-                f"{cut:.1%} of the prior's mass lies outside of what the design boxes share, most along {worst!r}, "
-                f"which they share in [{self._limits[worst][0]:g}, {self._limits[worst][1]:g}]. Run designs over the "
-                "same prior, narrow the prior, or say outside='extrapolate'."
+                f"{cut:.1%} of the prior's mass lies outside of the intersection of the design boxes, most along "
+                f"{worst!r}, which they share in [{self._limits[worst][0]:g}, {self._limits[worst][1]:g}]. Run "
+                "designs over the same prior, narrow the prior, or pass outside='extrapolate'."
             )
         return cut
 
@@ -402,8 +402,8 @@ def _merged(surrogates: Mapping[str, Surrogate]) -> ParameterSpace:
     for part, surrogate in surrogates.items():
         if space_of(surrogate).blocks:
             raise InputError(
-                f"The surrogate of part {part!r} was trained on a space with joint priors; say which hold for the "
-                "whole: space=ParameterSpace(...)."
+                f"The surrogate of part {part!r} was trained on a space with joint priors; give "
+                "those of the whole: space=ParameterSpace(...)."
             )
         for name, prior in space_of(surrogate).priors.items():
             first, theirs = found.setdefault(name, (part, prior))

@@ -145,7 +145,7 @@ def _read(source: Path) -> tuple[dict[str, Any], Array, dict[str, xr.Dataset], d
         raise FormatError(_what_else(source, groups, attrs))
     version = mine.attrs.get("version")
     if not isinstance(version, int | np.integer) or version < 1:
-        raise FormatError(f"{source} says it has format version {version!r}; this uqms reads up to {VERSION}.")
+        raise FormatError(f"{source} has format version {version!r}; this uqms reads up to {VERSION}.")
     if version > VERSION:
         raise FormatVersionError(
             f"{source} has format version {version}, this uqms reads up to {VERSION}; update uqms "
@@ -181,7 +181,7 @@ def _what_else(source: Path, groups: Mapping[str, xr.Dataset], attrs: Mapping[st
 def _arrays(shapes: Sequence[Sequence[int]], numbers: Array) -> list[Array]:
     sizes = [int(np.prod([int(size) for size in shape], dtype=object)) for shape in shapes]
     if any(size < 0 for size in sizes) or sum(sizes) != len(numbers):
-        raise InputError("its arrays have other shapes than it says")
+        raise InputError("its arrays have other shapes than declared")
     parts = np.split(numbers, np.cumsum(sizes)[:-1]) if sizes else []
     return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
 

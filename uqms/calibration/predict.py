@@ -668,7 +668,7 @@ def new_noise(problem: "SingleCalibration", g: int, targets: Targets) -> NewNois
         if not np.allclose(column, column[0], atol=0.0):
             raise InputError(
                 f"predict: the {what} of {output!r} was given row by row, so that of a new measurement is not known; "
-                "say noise=False and add it yourself."
+                "pass noise=False and add it yourself."
             )
     size = len(targets.offset)
     rows = Rows(np.zeros(size), np.full(size, own.sd[0]), np.full(size, own.trials[0]))
@@ -728,7 +728,7 @@ def predicted(
         raise InputError(
             f"predict: at {len(again)} of {len(latent)} posterior draws the mean of a count is next to surely "
             "impossible (negative, or no probability) somewhere, so that there are no new measurements. Fit the "
-            "logarithm or logit, uq.Curve(transform=uq.Log()), predict fewer places, or say noise=False."
+            "logarithm or logit, uq.Curve(transform=uq.Log()), predict fewer places, or pass noise=False."
         )
     sample = noise.draw(latent, phi, rng)
     if noise.variance is None:  # a count of successes is no probability: measured and latent output may differ in mean
@@ -828,7 +828,7 @@ class PosteriorPrediction:
         """
         names = [str(name) for name in self.draws.data_vars]
         if output is None and len(names) > 1:
-            raise InputError(f"functional: which output? {names} were predicted; say output=...")
+            raise InputError(f"functional: which output? {names} were predicted; pass output=...")
         output = names[0] if output is None else output
         if output not in names:
             raise InputError(f"functional: {output!r} was not predicted, {names} were.")

@@ -242,12 +242,12 @@ def _check_first(surrogate: object, arguments: Sequence[object], settings: Mappi
     if numbers or isinstance(observations, int | float):
         name = next(iter(getattr(surrogate, "layouts", {"y": 0})))
         raise InputError(
-            f"Calibration: observations is {observations!r}; say of which output, and where: {{{name!r}: 2.0}} for a "
+            f"Calibration: observations is {observations!r}; state of which output, and where: {{{name!r}: 2.0}} for a "
             "number, xr.DataArray(values, dims='time', coords={'time': times}, name=...) for a curve."
         )
     if isinstance(observations, pd.DataFrame):
         raise InputError(
-            "Calibration: observations is a DataFrame; say which columns: uq.Observations.from_table(df, "
+            "Calibration: observations is a DataFrame; name its columns: uq.Observations.from_table(df, "
             "output='conc', value='mg_L', coords={'time': 'h'})."
         )
 

@@ -89,7 +89,7 @@ def runs_of(observations: Observations, realisation: Runs, surrogate: Surrogate)
     if any(depends_on_input(surrogate, name) for name in surrogate.layouts):
         raise InputError(
             f"The {type(surrogate).__name__} knows the noise of a stochastic simulator, and its rows depend on the "
-            "input: what one run does beside the mean is known for fixed rows only. Say realisation='none' where "
+            "input: what one run does beside the mean is known for fixed rows only. Pass realisation='none' where "
             "measurements are of the simulator's mean."
         )
     if realisation == "experiment":
@@ -97,7 +97,7 @@ def runs_of(observations: Observations, realisation: Runs, surrogate: Surrogate)
     if observations.replicate is None:
         raise InputError(
             "realisation='replicate', but the observations have no replicates. Name their column: "
-            "Observations.from_table(..., replicate=column); or say realisation='experiment'."
+            "Observations.from_table(..., replicate=column); or pass realisation='experiment'."
         )
     labels = pd.DataFrame({"experiment": observations.experiment, "replicate": observations.replicate})
     return labels.groupby(list(labels.columns), sort=False).ngroup().to_numpy().astype(np.int64)

@@ -111,7 +111,7 @@ class SingleCalibration(Calibration):
         if failures == "impossible" and success is None:
             raise InputError(
                 "failures='impossible': what fails? Give success=uq.SuccessProbability().fit(ensemble) too. (Of a "
-                "simulator that is used directly, say DirectSimulator(..., failures='impossible').)"
+                "simulator that is used directly, use DirectSimulator(..., failures='impossible').)"
             )
         if expansion not in ("measured", "first-order", "none"):
             raise InputError(f"expansion is {expansion!r}; give 'measured', 'first-order' or 'none'.")
@@ -120,7 +120,7 @@ class SingleCalibration(Calibration):
         if outside == "refined" and not _is_refined(surrogate):
             raise InputError(
                 "outside='refined' is for a surrogate whose newest runs were proposed by uq.refine(posterior, n): only "
-                "then an earlier posterior tells that nothing is lost outside of the box. Leave it out, or refine."
+                "then an earlier posterior shows that nothing is lost outside of the box. Leave it out, or refine."
             )
         if noise is None:
             raise InputError("Calibration: noise is missing; give e.g. noise=GaussianNoise(sd=HalfNormal(...)).")
@@ -445,7 +445,7 @@ class SingleCalibration(Calibration):
             When a quantity is missing or unknown.
         """
         if set(theta) != set(self.priors):
-            raise InputError(f"log_likelihood: got {sorted(theta)}, wanted {sorted(self.priors)}.")
+            raise InputError(f"log_likelihood: got {sorted(theta)}, expected {sorted(self.priors)}.")
         arrays = np.broadcast_arrays(*(np.asarray(theta[name], dtype=np.float64) for name in self.priors))
         flat = {name: np.ascontiguousarray(array.ravel()) for name, array in zip(self.priors, arrays, strict=True)}
         shape = arrays[0].shape
@@ -454,7 +454,7 @@ class SingleCalibration(Calibration):
             if self.latents and eta.shape != (*shape, self.latents):
                 raise InputError(
                     f"log_likelihood: errors are not all normal here, so that {self.latents} latents are part of the "
-                    f"density: latents has the shape {eta.shape}, wanted is {(*shape, self.latents)}."
+                    f"density: latents has the shape {eta.shape}, expected {(*shape, self.latents)}."
                 )
             eta = eta.reshape(int(np.prod(shape)), self.latents)  # -1 is no number when there are none
             parts = [np.logaddexp.reduce(values, axis=0) for _, values in self.latent_terms(flat, eta)]
@@ -744,12 +744,12 @@ class SingleCalibration(Calibration):
         """
         generator = as_generator(rng)
         if set(theta) != set(self.priors):
-            raise InputError(f"simulate: got {sorted(theta)}, wanted {sorted(self.priors)}.")
+            raise InputError(f"simulate: got {sorted(theta)}, expected {sorted(self.priors)}.")
         given = [np.atleast_1d(np.asarray(theta[name], dtype=np.float64)) for name in self.priors]
         arrays = dict(zip(self.priors, np.broadcast_arrays(*given), strict=True))
         wanted = (len(next(iter(arrays.values()))), len(self.free))
         if latents is not None and np.shape(np.asarray(latents)) != wanted:
-            raise InputError(f"simulate: latents has the shape {np.shape(np.asarray(latents))}, wanted is {wanted}.")
+            raise InputError(f"simulate: latents has the shape {np.shape(np.asarray(latents))}, expected {wanted}.")
         parts, start = [], 0
         for now in self._blocks(arrays):
             phi = self.noise.phi(now, (len(next(iter(now.values()))),))
@@ -1002,7 +1002,7 @@ class SingleCalibration(Calibration):
                 f"{cut:.1%} of the prior's mass lies outside of the design box, most of it along {worst!r} (box "
                 f"[{box.lower[index]:g}, {box.upper[index]:g}], prior {self.space.priors[worst]!r}). Run a design over "
                 "the prior, uq.sobol(space, n), or narrow the prior. If you made the runs over this prior, say so when "
-                "you make their table: uq.ensemble.build(..., space=space, box=space.box()). Or say "
+                "you make their table: uq.ensemble.build(..., space=space, box=space.box()). Or pass "
                 "outside='extrapolate', or outside='refined' where uq.refine made the box."
             )
         return cut

@@ -104,7 +104,7 @@ class MultivariateNormal:
         if mean.shape != (k,) or covariance.shape != (k, k):
             raise InputError(
                 f"MultivariateNormal: mean has the shape {mean.shape} and covariance {covariance.shape}; {k} names "
-                f"({', '.join(names)}) want {(k,)} and {(k, k)}."
+                f"({', '.join(names)}) require {(k,)} and {(k, k)}."
             )
         _check_covariance(names, mean, covariance)
         scale = _by_name("scale", self.scale, names, "identity")
@@ -160,7 +160,7 @@ class MultivariateNormal:
         k = len(priors)
         if given.shape != (k, k) or not np.allclose(np.diagonal(given), 1.0, rtol=0.0, atol=1e-12):
             raise InputError(
-                f"MultivariateNormal.correlated: correlation is {given.tolist()}; {k} parameters want a matrix "
+                f"MultivariateNormal.correlated: correlation is {given.tolist()}; {k} parameters require a matrix "
                 f"{(k, k)} with ones on its diagonal."
             )
         scale = tuple(prior.scale for prior in priors.values())

@@ -67,7 +67,7 @@ def failures(
     ran = ensemble.isel(run=np.flatnonzero(state != RunState.PLANNED))
     columns = min(_COLUMNS, len(wanted))
     rows = -(-len(wanted) // columns)
-    alt = f"Share of runs that gave nothing, along {', '.join(wanted)}. {told}"
+    alt = f"Fraction of runs that gave no outputs, along {', '.join(wanted)}. {told}"
     figure, axes = new_figure(rows, columns, (PAGE * max(columns, 2) / _COLUMNS + 1.2, 1.9 * rows), alt)
     for ax, name in zip(axes.flat, wanted, strict=False):
         one = describe_input(ran, name, labels)

@@ -185,7 +185,7 @@ def _fits(
     if layout.dims:
         dim = layout.dims[0]
         if coords is not None and set(coords) != {dim}:
-            raise InputError(f"plots.individual_fits: coords are given for {sorted(coords)}, wanted is {dim!r}.")
+            raise InputError(f"plots.individual_fits: coords are given for {sorted(coords)}, expected {dim!r}.")
         asked = layout.coords[dim] if coords is None else coords[dim]
         grid = np.atleast_1d(np.asarray(asked, dtype=np.float64))
         points = {dim: _simulated(grid) if coords is None else np.sort(grid)}

@@ -265,7 +265,7 @@ def drawn_from_posterior(
             if not of.possible(flat).all():
                 raise InputError(
                     f"propagate: some draws of {grid.output!r} are means that a measurement cannot have (a negative "
-                    "count, say). Fit its logarithm or logit, uq.Curve(transform=uq.Log()), or say noise=False."
+                    "count, say). Fit its logarithm or logit, uq.Curve(transform=uq.Log()), or pass noise=False."
                 )
             part = of.draw(flat, of.phi(repeated), rng).reshape(f, d, n, s, -1).transpose(0, 3, 1, 2, 4)
         else:
@@ -410,8 +410,8 @@ def derived(drawn: Drawn, of: Mapping[str, Function | str]) -> xr.Dataset:
         undefined = float(value.isnull().mean())
         if undefined:
             raise DataError(
-                f"propagate: {undefined:.2%} of the draws of {name!r} have no value (NaN). Let the function say what "
-                "they are meant to be, for example by .fillna(...)."
+                f"propagate: {undefined:.2%} of the draws of {name!r} have no value (NaN). Let "
+                "the function define them, for example by .fillna(...)."
             )
         table = table.assign({name: value})
         rest = [str(dim) for dim in value.dims if dim != "draw"]

@@ -222,8 +222,8 @@ class _Ladder:
         wanted = tuple(map(str, levels))
         if "fidelity" not in ensemble.coords:
             raise DataError(
-                f"{own}: the ensemble has no coordinate 'fidelity'; say which level a run is of: "
-                "ensemble.build(..., fidelity='coarse'), uq.run(..., fidelity='coarse'), then uq.ensemble.combine."
+                f"{own}: the ensemble has no coordinate 'fidelity'; name the level of each run: ensemble.build(..., "
+                "fidelity='coarse'), uq.run(..., fidelity='coarse'), then uq.ensemble.combine."
             )
         of_run = np.array([str(one) for one in ensemble["fidelity"].values])
         missing = [one for one in wanted if one not in of_run]
@@ -523,7 +523,7 @@ def allocate(
     table.check(pilot)
     names = table.output_names(pilot)
     if output is None and len(names) > 1:
-        raise InputError(f"{own}: the runs have the outputs {', '.join(names)}; say output=, whose mean is wanted.")
+        raise InputError(f"{own}: the runs have the outputs {', '.join(names)}; pass output=, the one to average.")
     (name,) = _outputs(own, pilot, names[0] if output is None else output)
     ladder = _Ladder.of(own, pilot, levels)
     values, there = ladder.values(pilot, name)

@@ -121,7 +121,7 @@ def _of_prior(
     if cut > CUT:
         raise ExtrapolationError(
             f"propagate: {cut:.1%} of the prior's mass lies outside of the design box, where the surrogate knows "
-            "nothing. Run a design over this prior, narrow it, or say outside='extrapolate'."
+            "nothing. Run a design over this prior, narrow it, or pass outside='extrapolate'."
         )
     law = ConditionedPrior(space.priors, limits, space.blocks)
     if not law.plain or draws % REPEATS:
@@ -185,7 +185,7 @@ def condition_table(
             f"propagate: {f'inputs and conditions both have {twice}' if twice else f'conditions has {more}'}; "
             f"conditions={{...}} must have {wanted}."
             if more
-            else f"propagate: nothing says what {missing} is; give conditions={{{missing[0]!r}: ...}}, or draws of it."
+            else f"propagate: no value is given for {missing}; give conditions={{{missing[0]!r}: ...}}, or draws of it."
         )
     arrays = {name: np.asarray(given[name], dtype=np.float64) for name in wanted}
     count = max((array.size for array in arrays.values()), default=1)
@@ -209,7 +209,7 @@ def _share_outside(surrogate: Surrogate, x: Array, outside: str) -> float:
     said = f"propagate: {share:.2%} of the draws lie outside of the design box, most of them along {worst!r}"
     if share > CUT and outside == "error":
         raise ExtrapolationError(
-            f"{said}; the surrogate knows nothing there. Run a design that reaches them, leave them out, or say "
+            f"{said}; the surrogate knows nothing there. Run a design that reaches them, leave them out, or pass "
             "outside='extrapolate'."
         )
     warnings.warn(f"{said}: the surrogate extrapolates there.", ExtrapolationWarning, skip_file_prefixes=PACKAGE)

@@ -234,7 +234,9 @@ class _Event:
             )
         g = self.sign * (found.values.astype(np.float64) - self.threshold)
         if np.isnan(g).any():
-            raise InputError("rare_event: the quantity has no value (NaN) at some inputs; let of= say what is meant.")
+            raise InputError(
+                "rare_event: the quantity has no value (NaN) at some inputs; let the function of= define them."
+            )
         return np.asarray(g)
 
 

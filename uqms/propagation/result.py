@@ -109,7 +109,7 @@ class Propagation:
             When there is no such quantity.
         """
         if name not in self.draws:
-            raise InputError(f"There is no quantity {name!r}; there are {[str(one) for one in self.draws]}.")
+            raise InputError(f"There is no quantity {name!r}; the quantities are {[str(one) for one in self.draws]}.")
         array = self.draws[name]
         missing = [dim for dim in LEAD if dim not in array.dims]
         array = array.expand_dims(missing).transpose(*LEAD, ...)
@@ -151,7 +151,7 @@ class Propagation:
         """
         names = [str(name) for name in self.draws]
         if output is None and len(names) > 1:
-            raise InputError(f"Which quantity? There are {names}; say output=...")
+            raise InputError(f"Which quantity? There are {names}; pass output=...")
         if output is not None and output not in names:
             raise InputError(f"There is no quantity {output!r}; there are {names}.")
         return names[0] if output is None else output

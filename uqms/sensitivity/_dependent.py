@@ -135,7 +135,7 @@ def _of_space(
         ends = space.conditions[open_[0]]
         raise InputError(
             f"{who}: {', '.join(open_)} is known, without a distribution. Fix it, conditions={{{open_[0]!r}: "
-            f"{0.5 * (ends.low + ends.high):g}}}, or say over which range: conditions={{{open_[0]!r}: "
+            f"{0.5 * (ends.low + ends.high):g}}}, or give its range: conditions={{{open_[0]!r}: "
             "uq.Condition(low, high)}."
         )
     drawn = space.draw(n, rng)

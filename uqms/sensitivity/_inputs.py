@@ -104,7 +104,7 @@ def space_of(surrogate: Surrogate, who: str) -> ParameterSpace:
     attrs = getattr(surrogate, "attrs", {})
     if not isinstance(attrs, Mapping) or "space" not in attrs:
         raise InputError(
-            f"{who}: the surrogate does not say which priors its inputs have; give inputs=, a ParameterSpace or a "
+            f"{who}: the surrogate has no priors of its inputs; give inputs=, a ParameterSpace or a "
             f"mapping of {', '.join(surrogate.domain.names)} to distributions or draws."
         )
     return ParameterSpace.from_json(attrs["space"])
@@ -140,8 +140,8 @@ def independent_inputs(
             raise InputError(
                 f"{who}: {', '.join(open_)} {'is' if len(open_) == 1 else 'are'} known, without a distribution. Fix "
                 f"{'it' if len(open_) == 1 else 'them'}, conditions={{{open_[0]!r}: "
-                f"{0.5 * (space.conditions[open_[0]].low + space.conditions[open_[0]].high):g}}}, or say over which "
-                f"range its effect shall count: conditions={{{open_[0]!r}: uq.Condition(low, high)}}."
+                f"{0.5 * (space.conditions[open_[0]].low + space.conditions[open_[0]].high):g}}}, or "
+                f"give the range over which its effect counts: conditions={{{open_[0]!r}: uq.Condition(low, high)}}."
             )
     elif isinstance(space, Mapping):
         given |= {str(name): value for name, value in space.items()}
@@ -186,10 +186,10 @@ def _refuse_posterior(who: str, inputs: object) -> None:
 
     if isinstance(inputs, Posterior):
         raise InputError(
-            f"{who}: the draws of a posterior are dependent, and {FACTS}: a share of variance that two inputs have in "
-            "common belongs to neither. Use Shapley effects, uq.shapley_effects(surrogate, posterior), which divide "
-            "it; or, for indices as if the inputs were independent, give the draws of each: "
-            f"{who}(surrogate, posterior.draws[{list(inputs.problem.parameters)}])."
+            f"{who}: the draws of a posterior are dependent, and {FACTS}: a fraction of the variance that two inputs "
+            "have in common belongs to neither. Use Shapley effects, uq.shapley_effects(surrogate, posterior), which "
+            f"divide it; or, for indices as if the inputs were independent, give the draws of each: {who}(surrogate, "
+            f"posterior.draws[{list(inputs.problem.parameters)}])."
         )
 
 

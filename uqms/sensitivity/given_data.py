@@ -156,7 +156,7 @@ class GivenDataIndices:
                 lines.append(f"  {word:<{width}}  {cell}{below}")
         lines.append(_SPREAD[self.over])
         if any(self.left_out.values()):
-            lines.append("given that a run succeeds: where the others lie, uqms.ensemble.failures(ensemble) says")
+            lines.append("given that a run succeeds: uqms.ensemble.failures(ensemble) shows where the others lie")
         return "\n".join(lines)
 
     def __repr__(self) -> str:
@@ -247,7 +247,7 @@ def given_data_indices(
     kind, over = _spread(ensemble)
     if kind == "morris":
         raise InputError(
-            f"{own}: these runs are trajectories, which tell of single steps: uq.elementary_effects(runs)."
+            f"{own}: these runs are trajectories, which measure single steps: uq.elementary_effects(runs)."
         )
     if method == "rank" and kind in ("sobol", "halton"):
         raise InputError(
@@ -283,8 +283,9 @@ def _spread(ensemble: xr.Dataset) -> tuple[str, str]:
 def _check_runs(own: str, name: str, y: Array, method: Method) -> None:
     if len(y) < LEAST_RUNS:
         raise DataError(
-            f"{own}: {len(y)} runs have all of {name!r}; at least {LEAST_RUNS} are needed, and some hundreds to say "
-            "much. A surrogate makes more of few runs: uq.sobol_indices(uq.GaussianProcess().fit(ensemble))."
+            f"{own}: {len(y)} runs have all of {name!r}; at least {LEAST_RUNS} are needed, and some hundreds for "
+            "precise indices. A surrogate makes more of few runs: "
+            "uq.sobol_indices(uq.GaussianProcess().fit(ensemble))."
         )
     if method == "pawn" and len(y) < LEAST_SLICED:
         raise DataError(

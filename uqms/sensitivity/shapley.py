@@ -160,7 +160,7 @@ class ShapleyEffects:
             if found.loc[found["output"] == name, "estimate"].isna().all():
                 lines.append(f"{name}: does not vary, so that nothing drives it")
                 continue
-            lines.append(f"{name}{where}: shares of the variance, {prob:.0%} intervals")
+            lines.append(f"{name}{where}: fractions of the variance, {prob:.0%} intervals")
             mine = {kind: rows.set_index("parameter") for kind, rows in found[found["output"] == name].groupby("index")}
             order = mine["Sh"].sort_values("estimate", ascending=False, kind="stable").index
             width = max(map(len, order))

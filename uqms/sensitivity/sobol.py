@@ -182,7 +182,7 @@ class SobolIndices:
                 continue
             lines.append(
                 f"{name}{', whole curve' if curve else ''}: {prob:.0%} intervals; the surrogate leaves "
-                f"{share:.2g} of the variance open"
+                f"{share:.2g} of the variance undetermined"
             )
             order = mine[mine["index"] == "ST"].sort_values("estimate", ascending=False)["parameter"]
             width = max(map(len, order))
@@ -339,7 +339,7 @@ def _check_counts(order: object, draws: object, bootstrap: object, who: str) -> 
 def _advice(name: str) -> str:
     return (
         f"Too few runs for {name}: the surrogate's error dominates these indices. Run more points, "
-        "uq.extend(design, n); what more runs bring, uq.learning_curve says."
+        "uq.extend(design, n); uq.learning_curve shows what more runs bring."
     )
 
 

@@ -287,7 +287,7 @@ class _Describer:
         where = f" ({' -> '.join(self.trail)})" if self.trail else ""
         kind = f"{type(thing).__module__}.{type(thing).__qualname__}"
         return InputError(
-            f"the simulator uses a {kind}{where}, of which uqms cannot tell whether it is still the same; {_HELP}"
+            f"the simulator uses a {kind}{where}, and uqms cannot check whether it is still the same; {_HELP}"
         )
 
 

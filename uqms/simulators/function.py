@@ -105,7 +105,7 @@ class FunctionSimulator:
         try:
             arguments = inspect.signature(self.function).parameters.values()
         except ValueError as error:
-            raise InputError(f"{self.name} does not say which arguments it takes; name them where asked.") from error
+            raise InputError(f"{self.name} does not declare its arguments; name them where asked.") from error
         given = {*self.config, self.seed}
         named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
         return tuple(a.name for a in arguments if a.kind in named and a.default is a.empty and a.name not in given)
@@ -189,7 +189,8 @@ def simulator_of(function: Callable[..., Any], points: Sequence[Mapping[str, flo
     else:
         raise InputError(
             f"run: {called} failed at the first {min(TRIED, len(points))} points ({wrong}), so that its outputs are "
-            f"not known. Mend it, or declare them: uq.FunctionSimulator({_written(called)}, outputs={{'y': ()}})."
+            f"not known. Correct the function, or declare its outputs: uq.FunctionSimulator({_written(called)}, "
+            f"outputs={{'y': ()}})."
         )
     values = dict(returned) if isinstance(returned, Mapping) else {alone: returned}
     outputs: dict[str, tuple[str, ...]] = {}

@@ -185,7 +185,9 @@ def _inspect_array(
             f"{source}: {info.filename!r} declares shape {shape}, {needed} bytes, but has {info.file_size}; not read."
         )
     if needed < info.file_size:
-        raise FormatError(f"{source}: {info.filename!r} has {info.file_size - needed} bytes more than its shape says.")
+        raise FormatError(
+            f"{source}: {info.filename!r} has {info.file_size - needed} bytes more than its declared shape."
+        )
     return dtype, shape
 
 
@@ -208,7 +210,7 @@ def _read_header(
         raise FormatError(f"{source} is an .npz file but no surrogate; give one that `surrogate.save` wrote.")
     version = header.get("version")
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise FormatError(f"{source} says it has format version {version!r}; this uqms reads up to {VERSION}.")
+        raise FormatError(f"{source} has format version {version!r}; this uqms reads up to {VERSION}.")
     if version > VERSION:
         raise FormatVersionError(
             f"{source} has format version {version}, this uqms reads up to {VERSION}; update uqms."

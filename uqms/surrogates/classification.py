@@ -181,8 +181,8 @@ class SuccessProbability:
         labels = ~failed[counted]
         if len(labels) and not labels.any():
             raise DataError(
-                f"None of the {len(labels)} runs gave its outputs: nothing says where the simulator works. Look "
-                "at ensemble['message'], repair the simulator or move the design, and run again."
+                f"None of the {len(labels)} runs gave its outputs, so the region where the simulator works is "
+                "unknown. Look at ensemble['message'], repair the simulator or move the design, and run again."
             )
         return _fitted("success", runs, labels, self.kernel, self.hyperparameters, sharp=False)
 

@@ -670,7 +670,7 @@ def inputs_of(runs: xr.Dataset) -> tuple[Box, Array]:
         )
     elif len(x) > box.d and box.d > 1 and np.linalg.svd(x - x.mean(axis=0), compute_uv=False)[-1] < 1e-8 * len(x):
         warnings.warn(
-            f"Inputs {list(box.names)} are collinear over the runs: their effects cannot be told apart. Use a "
+            f"Inputs {list(box.names)} are collinear over the runs: their effects cannot be separated. Use a "
             "space-filling design such as uq.sobol.",
             DesignWarning,
             skip_file_prefixes=PACKAGE,

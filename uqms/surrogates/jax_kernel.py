@@ -347,7 +347,7 @@ class Compiled:
         if several or not off <= ROUNDING:
             what = f"{several} may have a value for each input" if several else f"another order changes it by {off:.3g}"
             raise InputError(
-                f"{name}.exchangeable is True, which says that inputs may be re-ordered, with their length scales and "
+                f"{name}.exchangeable is True, which means that inputs may be re-ordered, with their length scales and "
                 f"nothing else; but {what}. Leave `exchangeable` out."
             )
 

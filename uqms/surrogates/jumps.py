@@ -163,7 +163,7 @@ def find_jumps(surrogate: GaussianProcessSurrogate) -> Jump:
         if len(known) < max(10, 2 * (d + 2)):
             raise InputError(
                 f"detect_jump: {len(known)} of {n} runs have the whole of {basis.name!r}; at least "
-                f"{max(10, 2 * (d + 2))} are needed to tell two regimes from one."
+                f"{max(10, 2 * (d + 2))} are needed to detect two regimes."
             )
         size = np.sum(basis.basis**2, axis=0)
         leading = columns[np.argsort(-size)[:SCORES]]

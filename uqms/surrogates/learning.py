@@ -82,7 +82,7 @@ def _words(rate: Mapping[Any, Any]) -> str:
         beyond = f"beyond the noise of single runs (sd {noise:.3g}) it falls as {fall}: "
         if np.isfinite(needed):
             return beyond + f"about {needed:.0f} runs would halve that part of the error of all runs"
-        return beyond + "too uneven or too flat to tell how many runs would help"
+        return beyond + "too uneven or too flat to estimate how many runs would help"
     if np.isfinite(needed):
         return f"it falls as {fall}: about {needed:.0f} runs would halve the error of all runs"
     if exponent + CLEAR * error < 2.0 * FLAT:
@@ -90,7 +90,7 @@ def _words(rate: Mapping[Any, Any]) -> str:
             f"it is flat, {fall}: more runs will not help soon. Is the simulator noisy, or does the output jump? Try "
             "another quantity, another kernel or noise='fitted'"
         )
-    return f"it is too uneven, {fall}, to tell how it falls: ask again with more runs or a wider range of sizes"
+    return f"it is too uneven, {fall}, to estimate its decrease: call it again with more runs or a wider range of sizes"
 
 
 @taught

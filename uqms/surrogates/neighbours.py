@@ -201,8 +201,8 @@ class LocalGaussianProcess:
         columns = columns_of(self.trend, x)
         if self.neighbours < 2 * columns:
             raise DesignError(
-                f"A {self.trend} trend has {columns} coefficients, and {self.neighbours} neighbours do not tell them; "
-                f"give neighbours={4 * columns} or more, or a shorter trend."
+                f"A {self.trend} trend has {columns} coefficients, and {self.neighbours} neighbours "
+                f"do not determine them; give neighbours={4 * columns} or more, or a shorter trend."
             )
         process = first.process
         attrs = dict(first.attrs) | {"runs_left_out": str(ensemble.sizes["run"] - n)}
@@ -227,7 +227,7 @@ class LocalGaussianProcess:
             checked = found.left_out(min(CHECKED, n), generator)
         except np.linalg.LinAlgError as error:
             raise DesignError(
-                f"The {self.neighbours} runs nearest to some input do not tell the {columns} coefficients of a "
+                f"The {self.neighbours} runs nearest to some input do not determine the {columns} coefficients of a "
                 f"{self.trend} trend: they repeat few different inputs. Give trend='constant', or more neighbours."
             ) from error
         failed = int(np.isin(ensemble["state"].values, LOST).sum())

@@ -134,7 +134,7 @@ class Curve:
         as_transform(self.transform)
         number = isinstance(self.tolerance, int | float) and 0.0 < self.tolerance < 1.0
         if self.tolerance is not None and not number:
-            raise InputError(f"Curve: tolerance is {self.tolerance!r}; give a share of variance between 0 and 1.")
+            raise InputError(f"Curve: tolerance is {self.tolerance!r}; give a fraction of variance between 0 and 1.")
         if not isinstance(self.max_scores, int) or isinstance(self.max_scores, bool) or self.max_scores < 1:
             raise InputError(f"Curve: max_scores is {self.max_scores!r}; give a whole number of at least 1.")
 

@@ -99,8 +99,8 @@ def fit_partial(
     fewest = int(np.isfinite(scores).sum(axis=0).min())
     if fewest < least:
         raise DesignError(
-            f"Output {name!r}: only {fewest} of {len(y)} runs have enough of its coordinates together to say how "
-            f"these belong together; at least d + 2 = {least} are needed. Run more points to the end, or leave the "
+            f"Output {name!r}: only {fewest} of {len(y)} runs have enough of its coordinates together to estimate how "
+            f"these are related; at least d + 2 = {least} are needed. Run more points to the end, or leave the "
             "coordinates that few runs have out of the ensemble."
         )
     return basis, scores, PartialRuns(np.flatnonzero(~whole), found, noise)

@@ -213,7 +213,7 @@ def asked_by_key(what: str, name: object, outputs: Iterable[str]) -> UnknownKeyE
     known = list(outputs)
     right = name if name in known else known[0]
     return UnknownKeyError(
-        f"{what}[{name!r}]: which of it? Say {what}.mean[{right!r}], {what}.sd[{right!r}] or "
+        f"{what}[{name!r}]: which of it? Use {what}.mean[{right!r}], {what}.sd[{right!r}] or "
         f"{what}.interval()[{right!r}]; the outputs are {', '.join(known)}."
     )
 
@@ -330,7 +330,7 @@ class Prediction:
         """Return a method of the surrogate that says what its simulator's noise is."""
         if not hasattr(self.surrogate, method):
             raise InputError(
-                f"noise: a {type(self.surrogate).__name__} does not say what the noise of its simulator is. Leave "
+                f"noise: a {type(self.surrogate).__name__} does not know the noise of its simulator. Leave "
                 "noise=True out (what remains is the uncertainty of the mean), or fit "
                 "GaussianProcess(noise='heteroscedastic') to replicates."
             )
@@ -469,8 +469,8 @@ class Prediction:
         weights = np.exp(joint.log_weights - np.logaddexp.reduce(joint.log_weights))
         if isinstance(transform, Logit):
             raise InputError(
-                f"covariance: {output!r} is the image of a normal law under {transform}, and covariances of that are "
-                "not in closed form. Take them from draws: prediction.draws(2000, rng=1)."
+                f"covariance: {output!r} is the image of a normal distribution under {transform}, and covariances of "
+                "that are not in closed form. Take them from draws: prediction.draws(2000, rng=1)."
             )
         plain = isinstance(transform, Identity)
         if plain and rows.basis.ndim == 2:
@@ -563,7 +563,7 @@ def rows_of_draws(rows: Decoder, functions: FunctionDraws) -> Decoder:
     which = getattr(functions, "hyperparameters", None)
     if which is None:
         raise ConformanceError(
-            "Rows differ between hyperparameter draws, and the function draws do not say which they have: give them an "
+            "Rows differ between hyperparameter draws, and the function draws lack theirs: give them an "
             "attribute `hyperparameters` (n,), places among the log weights."
         )
     return Decoder(*(one[which] for one in rows))

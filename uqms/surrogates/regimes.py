@@ -178,7 +178,7 @@ class Regimes:
         if not jump.found:
             raise DataError(
                 f"labels: no output jumps, so there are no two regimes to be found ({jump}). Fit GaussianProcess(); "
-                "or, when you know of regimes, give labels= a variable or a function of the runs that tells them apart."
+                "or, when you know of regimes, give labels= a variable or a function of the runs that separates them."
             )
         return jump.labels[max(jump.outputs, key=lambda name: jump.gain[name])]
 

@@ -197,8 +197,8 @@ def _check_law(space: ParameterSpace, u: Array) -> None:
         if kstest(column, "uniform").pvalue < UNLIKE:
             warnings.warn(
                 f"to_sbi: the runs' {name!r} does not follow its prior (a box filled evenly, or points added one by "
-                "one). A neural posterior (NPE) takes the law of the runs for the prior: run a design of the space "
-                "itself, or learn the likelihood (NLE).",
+                "one). A neural posterior (NPE) takes the distribution of the runs for the prior: run a design of the "
+                "space itself, or learn the likelihood (NLE).",
                 DesignWarning,
                 skip_file_prefixes=PACKAGE,
             )

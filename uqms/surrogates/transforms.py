@@ -282,7 +282,7 @@ def check_values(name: str, values: Array, runs: ArrayLike, transform: Transform
     )
     raise DataError(
         f"Output {name!r} is {values[tuple(bad[0])]:g} in run {np.asarray(runs)[first]}{where}; transform "
-        f"{transform.name!r} wants values {between}; {len(np.unique(bad[:, 0]))} run(s) have others. Give {advice}, "
+        f"{transform.name!r} requires values {between}; {len(np.unique(bad[:, 0]))} run(s) have others. Give {advice}, "
         "leave the transform out, or leave those runs out if they are wrong."
     )
 

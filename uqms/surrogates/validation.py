@@ -524,7 +524,7 @@ def _of_scores(surrogate: Surrogate, u: Array) -> tuple[Scores, Callable[[int, i
     if not np.isfinite(covariance).all():
         raise InputError(
             f"held_out: the {type(surrogate).__name__} does not know the covariance of its errors between inputs "
-            "(NaN), so nothing can be said of many runs together. Give scores that do; zeros only where errors at "
+            "(NaN), so many runs cannot be checked together. Give scores that do; zeros only where errors at "
             "neighbouring inputs are independent indeed."
         )
     values, vectors = np.linalg.eigh(covariance)

@@ -342,14 +342,14 @@ CHECKS: tuple[tuple[str, float, str, Callable[[_Probe], float]], ...] = (
         "shapes",
         0.0,
         "log_density returns (..., R), or (...) for rows that depend on each other, and draw the shape of y. If it "
-        "takes measured values (R,) only, say broadcasts = False.",
+        "takes measured values (R,) only, set broadcasts = False.",
         _shapes,
     ),
     (
         "the density integrates to one",
         MASS,
-        "Its parameters are inferred wrongly, and models cannot be compared: add the constant to log_density, and say "
-        "counts = True for whole numbers.",
+        "Its parameters are inferred wrongly, and models cannot be compared: add the constant to log_density, and "
+        "set counts = True for whole numbers.",
         _mass,
     ),
     (
@@ -374,7 +374,7 @@ CHECKS: tuple[tuple[str, float, str, Callable[[_Probe], float]], ...] = (
     (
         "additive noise is normal",
         SAME * 100,
-        "additive = True says that noise is normal with the standard deviation 'sigma'. Leave it out for other noise.",
+        "additive = True means that noise is normal with the standard deviation 'sigma'. Leave it out for other noise.",
         _additive,
     ),
     (

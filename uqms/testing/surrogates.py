@@ -72,7 +72,7 @@ class Check(NamedTuple):
         mark = {True: "ok    ", False: "FAILED", None: "-     "}[self.ok]
         line = f"{mark} {self.name}"
         if not np.isnan(self.measured) and not (self.ok and self.limit == 0):
-            line += f": {self.measured:.2g} (wanted <= {self.limit:g})"
+            line += f": {self.measured:.2g} (required <= {self.limit:g})"
         return line + (f"\n         {self.reason}" if self.reason else "")
 
 
@@ -308,8 +308,8 @@ class _Probe:
         """Raise when there are no errors, or tiny ones only."""
         if not self.at_u.covariance.any():
             raise _Nothing(
-                "The surrogate says that it has no errors at all. Unless it is exact, intervals then leave out its own "
-                "error: return the covariance of its errors from `scores`.",
+                "The surrogate reports that it has no errors at all. Unless it is exact, intervals then leave out its "
+                "own error: return the covariance of its errors from `scores`.",
                 None,
             )
         if not self.judged.any():
@@ -618,8 +618,8 @@ def _subsets(p: _Probe) -> _Found:
 def _known(p: _Probe) -> _Found:
     lost = int((~np.isfinite(p.at_u.covariance)).sum())
     why = (
-        "The covariance of errors between different inputs is said to be unknown (NaN). Such a surrogate serves "
-        "calibrations of one experiment; several share its error by an amount that only a joint covariance tells."
+        "The covariance of errors between different inputs is unknown (NaN). Such a surrogate serves "
+        "calibrations of one experiment; several share its error by an amount that only a joint covariance determines."
     )
     return _Found(lost, 0, why)
 
@@ -754,9 +754,10 @@ def _draws_covariance(p: _Probe) -> _Found:
     j, a, b = np.unravel_index(int(off.argmax()), off.shape)
     what = "variance" if a == b else "covariance between inputs"
     why = (
-        f"The {what} of {p.draws} draws is {found[j, a, b]:.3g} where scores say {covariance[j, a, b]:.3g} (measured: "
-        "their distance in standard errors): scores and functions are two laws. Look for a standard deviation in a "
-        "variance's place, draws of each input by itself, or hyperparameter draws that are left out."
+        f"The {what} of {p.draws} draws is {found[j, a, b]:.3g} where scores give {covariance[j, a, b]:.3g} "
+        "(measured: their distance in standard errors): scores and functions are two distributions. Look for a "
+        "standard deviation in a variance's place, draws of each input by itself, or hyperparameter draws that are "
+        "left out."
     )
     return _Found(float(off.max()), STANDARD_ERRORS, why)
 
@@ -776,9 +777,9 @@ def _draws_between(p: _Probe) -> _Found:
     off = np.maximum(np.abs(found - said) - small, 0.0) / standard_error
     _, i, j = np.unravel_index(int(off.argmax()), off.shape)
     why = (
-        f"The covariance of scores {i} and {j} at one input, over {p.draws} draws, is not what scores say (measured: "
+        f"The covariance of scores {i} and {j} at one input, over {p.draws} draws, is not that of scores (measured: "
         "their distance in standard errors). Errors of correlated scores have a covariance of the shape (H, k, q, k, "
-        "q); a shape of (H, q, k, k) says that they are independent."
+        "q); a shape of (H, q, k, k) means that they are independent."
     )
     return _Found(float(off.max()), STANDARD_ERRORS, why)
 
@@ -789,9 +790,7 @@ def _draws_hyperparameters(p: _Probe) -> _Found:
         raise _Nothing("All hyperparameter draws have the same rows.", True)
     which = getattr(p.few_draws, "hyperparameters", None)
     right = which is not None and np.shape(which) == (400,) and (np.isin(which, np.arange(draws))).all()
-    why = (
-        "Hyperparameter draws have rows of their own: say which each function draw has, by its `hyperparameters` (n,)."
-    )
+    why = "Hyperparameter draws have rows of their own: give that of each function draw, by its `hyperparameters` (n,)."
     return _Found(0 if right else 1, 0, why)
 
 

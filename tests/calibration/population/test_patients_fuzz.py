@@ -123,7 +123,7 @@ def _with(column: str, row: str, value: object) -> pd.DataFrame:
         (COVARIATES["weight"], InputError, "pandas DataFrame"),
         ({"weight": [1.0]}, InputError, "pandas DataFrame"),
         (COVARIATES.iloc[:0], DataError, "no row for"),
-        (COVARIATES.set_index("female", append=True), InputError, "one label a row"),
+        (COVARIATES.set_index("female", append=True), InputError, "one label per row"),
         (pd.concat([COVARIATES, COVARIATES[["weight"]]], axis=1), InputError, "more than one column 'weight'"),
     ],
 )
@@ -167,7 +167,7 @@ def test_a_patient_without_data_is_an_error_unless_it_is_asked_for() -> None:
         ({"t": 9.0}, uq.errors.ExtrapolationError, "outside"),
         ({"t": np.nan}, DataError, "t"),
         ({"y": np.inf}, DataError, "never imputed"),
-        ({"y": "high"}, DataError, "numbers are wanted"),
+        ({"y": "high"}, DataError, "numbers are required"),
     ],
 )
 def test_rows_that_are_refused(change: dict, error: type[Exception], message: str) -> None:

@@ -355,7 +355,7 @@ def test_occasions_that_nobody_has_two_of_are_told() -> None:
     unnamed = uq.Observations.from_table(
         table(), output="y", value="y", coords={"t": "t"}, conditions=["x"], subject="id"
     )
-    with pytest.raises(InputError, match="on which one.*experiment='visit'"):
+    with pytest.raises(InputError, match="lack the occasion of each row.*experiment='visit'"):
         uq.Calibration(surrogate(), unnamed, **settings)
 
 

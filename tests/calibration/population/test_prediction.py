@@ -213,7 +213,7 @@ def test_a_new_subject_is_predicted() -> None:
 
 def test_new_subjects_that_are_refused() -> None:
     found = posterior_of(one_parameter(), 50)
-    with pytest.raises(InputError, match="wanted are \\['female'\\]"):
+    with pytest.raises(InputError, match="expected \\['female'\\]"):
         found.new_subject(new_observations())
     with pytest.raises(InputError, match="5 subjects"):
         found.new_subject(observations(table()), covariates={"female": 0.0})
@@ -365,7 +365,7 @@ def test_draws_of_a_subject_go_through_propagate() -> None:
     found = posterior_of(one_parameter(), 60)
     patient = found.new_subject(new_observations(), covariates={"female": 1.0}, rng=1)
     for posterior in (found, patient):
-        with pytest.raises(InputError, match="say whose parameters"):
+        with pytest.raises(InputError, match="specify whose parameters"):
             uq.propagate(posterior)
     given = {"conditions": {"x": 0.3}, "coords": {"t": [0.0, 1.0]}, "rng": 1}
     result = uq.propagate(found.problem.surrogate, patient.draws, outside="extrapolate", **given)

@@ -170,7 +170,7 @@ def test_numbers_as_fortran_writes_them(put):
     [
         ("t y\n0 1\n1\n", "out, line 3 has 1 columns instead of 2; was the file cut off?"),
         ("t y\n0 12.5\n1 12", "out does not end with the end of a line .*: was it cut off?.* final_newline=False"),
-        ("t y y\n0 1 2\n", "out has two columns 'y'; say which one counts by its number"),
+        ("t y y\n0 1 2\n", "out has two columns 'y'; choose one by its number"),
         ("t t y\n0 1 2\n", "out has two columns 't'"),
         ("# t y\n# y t\n0 1\n", "out has no clear header: 't y' and 'y t' may name its columns"),
         ("# y at nodes\nnode 1 y\nA 1 2\n", r"no clear header: 'y at nodes' and 'node 1 y' .*line 2 is the first"),

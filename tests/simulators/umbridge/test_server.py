@@ -835,7 +835,7 @@ def test_models_that_do_not_say_enough():
         UMBridgeServer(Nowhere(), inputs=["a"])
     with pytest.raises(InputError, match="'forward' has no outputs"):
         UMBridgeServer(Empty(), inputs=["a"])
-    with pytest.raises(InputError, match="'forward' does not say its inputs"):
+    with pytest.raises(InputError, match="'forward' does not declare its inputs"):
         UMBridgeServer(Plain())
     with pytest.raises(InputError, match="is no dataclass, so its config cannot be changed"):
         UMBridgeServer(Plain(), inputs=["a"], config=["scale"])
@@ -1012,5 +1012,5 @@ def test_long_bodies_are_parsed_beside_the_event_loop(url, monkeypatch):
 
 def test_a_failure_of_the_server_itself_is_told_without_its_text(url, monkeypatch, caplog):
     monkeypatch.setattr(endpoint, "KEYS", {"Evaluate": None})
-    assert error(url) == (500, "InternalError", "The server failed; its log says more.")
+    assert error(url) == (500, "InternalError", "The server failed; see its log.")
     assert "could not be answered" in caplog.text

@@ -96,7 +96,7 @@ class Individuals(SingleCalibration):
         labels = list(dict.fromkeys(str(one) for one in observations.subject))
         if labels == [""]:
             raise InputError(
-                "population: the observations do not say whose they are. Name the column of the subjects: "
+                "population: the observations lack the subject of each row. Name the column of the subjects: "
                 "Observations.from_table(df, ..., subject='id')."
             )
         found = read_subjects(self._population, self._table, labels)
@@ -104,7 +104,7 @@ class Individuals(SingleCalibration):
         if missing and self._unmeasured == "error":
             raise DataError(
                 f"Subjects {missing[:5]} ({len(missing)} in all) have no measurement. Leave them out of the table of "
-                "subjects, or say without_data='predict' to infer them from the population alone."
+                "subjects, or pass without_data='predict' to infer them from the population alone."
             )
         place = {label: j for j, label in enumerate(found.labels)}
         subject = np.array([place[str(one)] for one in observations.subject])
@@ -115,8 +115,8 @@ class Individuals(SingleCalibration):
         occasions = [str(one) for one in observations.experiment]
         if set(occasions) == {""}:
             raise InputError(
-                f"population: {list(self._population.occasions)} change between occasions, and the observations do not "
-                "say on which one each was made. Name their column, Observations.from_table(df, ..., "
+                f"population: {list(self._population.occasions)} change between occasions, and "
+                "the observations lack the occasion of each row. Name their column, Observations.from_table(df, ..., "
                 "experiment='visit'), or leave occasions out."
             )
         pairs = dict.fromkeys(zip(subject.tolist(), occasions, strict=True))
@@ -199,7 +199,7 @@ class Individuals(SingleCalibration):
             raise ExtrapolationError(
                 f"{cut:.1%} of the population's prior lies outside of the design box, most of it along {worst!r} (box "
                 f"[{box.lower[index]:g}, {box.upper[index]:g}]). Run a design over the population's box, "
-                "uq.sobol(population.box(), n), narrow the priors of typical value or spread, or say "
+                "uq.sobol(population.box(), n), narrow the priors of typical value or omega, or pass "
                 "outside='extrapolate', or outside='refined' where uq.refine made the box."
             )
         return cut
@@ -359,16 +359,16 @@ class PopulationCalibration(Calibration):
         warn_ahead(self)
         if int(self.subjects.measured.sum()) == 1:
             warnings.warn(
-                "One subject has data, which says nothing of how subjects differ: spreads are those of their priors. "
-                "Calibrate it alone, Calibration(...) without population=, or measure more subjects.",
+                "One subject has data, which contains no information about how subjects differ: the omegas follow "
+                "their priors. Calibrate it alone, Calibration(...) without population=, or measure more subjects.",
                 DataWarning,
                 skip_file_prefixes=PACKAGE,
             )
         if population.occasions and self.data.occasions < 2:
             warnings.warn(
-                f"No subject was measured on two occasions, so that the data cannot tell how "
+                "No subject was measured on two occasions, so the data cannot separate how "
                 f"{list(population.occasions)} change between them from how subjects differ: the priors alone divide "
-                "what is seen among the two spreads. Leave occasions out, or see whether `experiment` has the visits.",
+                "the variation between the two. Leave occasions out, or see whether `experiment` has the visits.",
                 DataWarning,
                 skip_file_prefixes=PACKAGE,
             )
@@ -523,14 +523,14 @@ class PopulationCalibration(Calibration):
             When a quantity is missing or unknown, or latents have another shape.
         """
         if set(theta) != set(self.priors):
-            raise InputError(f"log_likelihood: got {sorted(theta)}, wanted {sorted(self.priors)}.")
+            raise InputError(f"log_likelihood: got {sorted(theta)}, expected {sorted(self.priors)}.")
         arrays = np.broadcast_arrays(*(np.asarray(theta[name], dtype=np.float64) for name in self.priors))
         shape = arrays[0].shape
         eta = np.zeros(0) if latents is None else np.asarray(latents, dtype=np.float64)
         if eta.shape != (*shape, self.latents):
             raise InputError(
                 f"log_likelihood: the subjects' effects are {self.latents} standard normals: latents has the shape "
-                f"{eta.shape}, wanted is {(*shape, self.latents)}."
+                f"{eta.shape}, expected {(*shape, self.latents)}."
             )
         flat = {name: np.ascontiguousarray(one.ravel()) for name, one in zip(self.priors, arrays, strict=True)}
         own = self.individuals(flat, eta.reshape(-1, self.latents))
@@ -647,7 +647,7 @@ class PopulationCalibration(Calibration):
             When a quantity is missing or unknown, or latents have another shape.
         """
         if set(theta) != set(self.priors):
-            raise InputError(f"simulate: got {sorted(theta)}, wanted {sorted(self.priors)}.")
+            raise InputError(f"simulate: got {sorted(theta)}, expected {sorted(self.priors)}.")
         generator = as_generator(rng)
         given = [np.atleast_1d(np.asarray(theta[name], dtype=np.float64)) for name in self.priors]
         arrays = dict(zip(self.priors, np.broadcast_arrays(*given), strict=True))
@@ -658,7 +658,7 @@ class PopulationCalibration(Calibration):
         else:
             whole = np.asarray(latents, dtype=np.float64)
             if whole.shape not in ((count, self.latents), (count, size)):
-                raise InputError(f"simulate: latents has the shape {whole.shape}, wanted is {(count, self.latents)}.")
+                raise InputError(f"simulate: latents has the shape {whole.shape}, expected {(count, self.latents)}.")
             z = whole[:, : self.layout.size]
             eta = whole[:, self.layout.size :] if whole.shape[1] > self.layout.size else None
         own = self.individuals(arrays, z)

@@ -114,8 +114,8 @@ def read_subjects(population: "Population", table: pd.DataFrame | None, labels: 
         raise InputError(f"subjects is a {type(table).__name__}; give a pandas DataFrame with a row a subject.")
     if isinstance(table.index, pd.MultiIndex):
         raise InputError(
-            f"subjects: the index has the levels {list(table.index.names)}; one label a row is wanted: "
-            "df.groupby('id').first()."
+            f"subjects: the index has the levels {list(table.index.names)}; one "
+            "label per row is required: df.groupby('id').first()."
         )
     several = [name for name in columns if list(table.columns).count(name) > 1]
     if several:
@@ -161,7 +161,8 @@ def _numeric(table: pd.DataFrame, name: str) -> Array:
     if len(bad):
         raise DataError(
             f"subjects: {name!r} of subject {table.index[bad[0]]!r} is {table[name].iloc[bad[0]]!r}; a finite number "
-            "is wanted. Covariates are never imputed: fill it in, code categories as 0 and 1, or leave the subject out."
+            "is required. Covariates are never imputed: fill it in, code categories as 0 and 1, or leave the subject "
+            "out."
         )
     return column
 

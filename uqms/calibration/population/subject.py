@@ -284,7 +284,7 @@ def subject_posterior(
     population = problem.population
     wanted = {name for one in population.effects for name in one.expression.names}
     if set(covariates) != wanted:
-        raise InputError(f"new_subject: got the covariates {sorted(covariates)}, wanted are {sorted(wanted)}.")
+        raise InputError(f"new_subject: got the covariates {sorted(covariates)}, expected {sorted(wanted)}.")
     table = pd.DataFrame({name: [value] for name, value in covariates.items()}, index=["new"])
     subject = read_subjects(population, table)
     observed = None if observations is None else _observed(posterior, observations)
@@ -312,7 +312,7 @@ def subject_posterior(
     if k_hat > K_HAT:
         warnings.warn(
             f"new_subject: k-hat of the weights is {k_hat:.2f} (limit {K_HAT}): the subject is unlike those of the "
-            "population, so that its draws say little. Calibrate all again with this subject among them.",
+            "population, so its draws are unreliable. Calibrate all again with this subject among them.",
             ConvergenceWarning,
             skip_file_prefixes=PACKAGE,
         )

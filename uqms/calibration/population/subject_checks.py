@@ -64,7 +64,7 @@ def linearised(problem: "PopulationCalibration", sampled: Sampled) -> Linearised
     n, D = len(problem.data.cells.offset), len(names) + problem.layout.size
     count = FEATURED if problem.lowrank is not None else min(DRAWS, NUMBERS // (n * (n + D)))
     if count < 1:
-        reason = "too many measurements for its share, and for checks of misfit and of ends of priors"
+        reason = "too many measurements to compute its fraction of the variance, and to check misfit and ends of priors"
         return Linearised(np.full(len(names), np.nan), reason=reason)
     picked = evenly(len(z), count)
     some = {name: values[picked] for name, values in theta.items()}

@@ -378,7 +378,7 @@ def curves(
         if noise:
             if output not in data.noise.outputs:
                 raise InputError(
-                    f"predict: output {output!r} was not observed, so its noise is not known; say noise=False."
+                    f"predict: output {output!r} was not observed, so its noise is not known; pass noise=False."
                 )
             targets = targets_of(output, conditions, points, decoder, u.shape[-1])
             add = new_noise(data, data.noise.outputs.index(output), targets)

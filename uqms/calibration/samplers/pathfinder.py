@@ -106,8 +106,8 @@ class Pathfinder:
         kept = found.bound > found.bound.max() - NEGLIGIBLE
         if not np.isfinite(found.bound.max()):
             raise SamplingError(
-                "Pathfinder: no normal law on any path has a finite evidence lower bound, as where the likelihood ends "
-                "abruptly. Use SMC()."
+                "Pathfinder: no normal distribution on any path has a finite evidence lower bound, as where the "
+                "likelihood ends abruptly. Use SMC()."
             )
         weight = np.full(int(kept.sum()), 1.0 / kept.sum())
         law = Mixture(weight, found.centre[kept], found.root[kept])

@@ -41,7 +41,7 @@ def warn_of_few(owner: str, chains: int, draws: int, what: str = "draws a chain"
     """Warn of settings with which convergence cannot be judged, or intervals are rough."""
     if chains < 2:
         warnings.warn(
-            f"{owner}: {chains} chain; whether a single chain converged cannot be told. Use 4.",
+            f"{owner}: {chains} chain; convergence of a single chain cannot be judged. Use 4.",
             ConvergenceWarning,
             stacklevel=_users_line(),
         )

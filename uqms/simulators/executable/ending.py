@@ -23,8 +23,8 @@ def judge(name: str, ended: Ended, success: Sequence[int], memory: int | None, l
         raise SimulatorTimeout(f"{name} did not end within {ended.seconds:.3g} s; {done}.")
     if ended.log_too_large:
         raise SimulatorFailed(
-            f"{name} wrote more than {log_limit / 2**20:.3g} MB to its log and was killed; make it say less, or raise "
-            "log_limit."
+            f"{name} wrote more than {log_limit / 2**20:.3g} MB to its log and was killed; make "
+            "it print less, or raise log_limit."
         )
     code = ended.returncode
     if code in success and ended.error_line is not None:

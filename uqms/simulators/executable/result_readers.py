@@ -253,7 +253,7 @@ class TextTable:
         if self.columns is None and not self.header and table.width > len(outputs):
             raise OutputError(
                 f"{self.path} has {table.width} columns, but there are {len(outputs)} outputs ({', '.join(outputs)}); "
-                f"say which columns they are: TextTable(..., columns={{{next(iter(outputs))!r}: 0}}, header=False)."
+                f"name their columns: TextTable(..., columns={{{next(iter(outputs))!r}: 0}}, header=False)."
             )
         found = {name: columns for name, columns in places.items() if all(map(table.has, columns))}
         numbers = table.numbers([column for columns in found.values() for column in columns])
@@ -277,8 +277,8 @@ class TextTable:
             return values  # told by its shape
         if self.row is None and len(values) != 1:
             raise OutputError(
-                f"{self.path} has {len(values)} rows, but {name!r} is one value of each run; write one row, or say "
-                "which one counts: TextTable(..., row=-1)."
+                f"{self.path} has {len(values)} rows, but {name!r} is one value of each run; write one row, or "
+                "choose one: TextTable(..., row=-1)."
             )
         try:
             chosen = values[0 if self.row is None else self.row]

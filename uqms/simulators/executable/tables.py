@@ -62,7 +62,7 @@ class Table:
         if isinstance(column, int):
             return column
         if self.header.count(column) > 1:
-            raise OutputError(f"{self.name} has two columns {column!r}; say which one counts by its number, from 0.")
+            raise OutputError(f"{self.name} has two columns {column!r}; choose one by its number, from 0.")
         return self.header.index(column)
 
     def _cells(self) -> Iterator[tuple[int, Titles]]:

@@ -62,7 +62,7 @@ class Endpoint:
             return Reply.refusal(error)
         except Exception:
             _logger.exception("a request to %s could not be answered", wire.shortened(path, 100))
-            return Reply.refusal(Refusal(500, "InternalError", "The server failed; its log says more."))
+            return Reply.refusal(Refusal(500, "InternalError", "The server failed; see its log."))
 
     async def _answer(
         self, method: str, path: str, headers: Mapping[str, str], body: Callable[[], Awaitable[bytes]]

@@ -228,7 +228,7 @@ def served(name: str, model: object, inputs: object, settable: Collection[str]) 
     if inputs is None:
         inputs = getattr(model, "inputs", None)
     if inputs is None:
-        raise InputError(f"model {name!r} does not say its inputs; give serve(..., inputs=[...]) with their names.")
+        raise InputError(f"model {name!r} does not declare its inputs; give serve(..., inputs=[...]) with their names.")
     vectors = grouped(list(inputs) if isinstance(inputs, tuple) else inputs)
     _refuse_other_inputs(name, model, vectors)
     missing = sorted({dim for dims in model.outputs.values() for dim in dims} - set(model.coords))

@@ -89,9 +89,9 @@ def _level_of(ensemble: xr.Dataset, levels: Sequence[str]) -> np.ndarray:
     """Return the level of every run, after a check that there are runs of those levels and no others."""
     if "fidelity" not in ensemble.coords:
         raise DataError(
-            "The ensemble does not say which level each run is of: it has no coordinate 'fidelity' along run. Say it "
-            "when you run (uq.run(..., fidelity='0d')) or build (uq.ensemble.build(..., fidelity='0d')), then put the "
-            "levels together: uq.ensemble.combine(coarse, fine)."
+            "The ensemble lacks the level of each run: it has no coordinate 'fidelity' along run. Give it when you "
+            "run (uq.run(..., fidelity='0d')) or build (uq.ensemble.build(..., fidelity='0d')), then put the levels "
+            "together: uq.ensemble.combine(coarse, fine)."
         )
     of = ensemble["fidelity"].values.astype(str)
     there = sorted(set(map(str, of)))
@@ -133,8 +133,8 @@ def read_levels(
     for level in levels:
         if not (done & (of == level)).any():
             raise DesignError(
-                f"No run of level {level!r} completed ({int((of == level).sum())} runs); a level without runs says "
-                "nothing. Look at ensemble.message, run it again, or leave the level out of levels=."
+                f"No run of level {level!r} completed ({int((of == level).sum())} runs); a level without runs cannot "
+                "be used. Look at ensemble.message, run it again, or leave the level out of levels=."
             )
     names = table.output_names(ensemble)
     check_settings(outputs, names)
