@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import arviz
+import arviz_plots
+import matplotlib.pyplot as plt
 import numpy as np
 import nutpie
 import pytest
@@ -13,6 +15,7 @@ import xarray as xr
 from calibration.problems import given_surrogate
 
 import uqms as uq
+from uqms.calibration.assembly import constant_data
 from uqms.calibration.posterior import build_posterior
 from uqms.errors import ConvergenceWarning, DataError, ExtrapolationError, InputError
 from uqms.plots._bands import bands_at
@@ -111,6 +114,7 @@ def test_groups_and_dims(posterior: uq.Posterior) -> None:
         "log_likelihood",
         "log_prior",
         "observed_data",
+        "constant_data",
         "prior",
         "prior_predictive",
         "posterior_predictive",
@@ -134,6 +138,31 @@ def test_rows_keep_their_labels(posterior: uq.Posterior) -> None:
         np.testing.assert_array_equal(data.coords[name], table[name])
     for group in ("log_likelihood", "prior_predictive", "posterior_predictive"):
         np.testing.assert_array_equal(posterior.tree[group]["value"].coords["time"], table["time"])
+
+
+def test_arviz_plots_the_tree_against_coordinates_and_conditions(posterior: uq.Posterior) -> None:
+    tree, table = posterior.tree, observations().table
+    given = tree["constant_data"].dataset
+    assert list(given.data_vars) == ["x_dose", "x_time"]  # the time of a peak is NaN
+    np.testing.assert_array_equal(given["x_dose"], table["dose"])
+    np.testing.assert_array_equal(given["x_time"], table["time"])
+    pit = arviz_plots.plot_loo_pit(tree)
+    assert list(pit.viz["ecdf_lines"].data_vars) == ["value"]
+    lines = arviz_plots.plot_lm(tree)
+    assert list(lines.viz["observed_scatter"].data_vars) == ["x_dose"]
+    curve = tree.isel(observation=np.flatnonzero(tree["observed_data"]["output"] == "conc"))
+    lines = arviz_plots.plot_lm(curve, x="x_time")
+    scatter = lines.viz["observed_scatter"]["x_time"].item()
+    np.testing.assert_array_equal(scatter.get_offsets(), table.loc[table["output"] == "conc", ["time", "value"]])
+    plt.close("all")
+
+
+def test_rows_without_a_numeric_label_are_counted() -> None:
+    labels = {"observation": np.arange(3), "output": ("observation", np.array(["a", "b", "b"]))}
+    found = constant_data(labels)
+    assert list(found.data_vars) == ["x_observation"]
+    assert found["x_observation"].values.tolist() == [0, 1, 2]
+    assert found["output"].values.tolist() == ["a", "b", "b"]
 
 
 def test_units_and_descriptions(posterior: uq.Posterior) -> None:
@@ -266,7 +295,7 @@ def test_predictive_draws_hold_the_noise(posterior: uq.Posterior) -> None:
 @pytest.mark.parametrize(("prob", "names"), [(0.95, ("2.5%", "97.5%")), (0.9, ("5%", "95%")), (0.5, ("25%", "75%"))])
 def test_summary_is_that_of_the_draws(posterior: uq.Posterior, prob: float, names: tuple[str, str]) -> None:
     table = posterior.summary(prob)
-    assert list(table.columns) == ["mean", "sd", *names, "mcse", "r_hat", "ess_bulk", "ess_tail", "unit"]
+    assert list(table.columns) == ["mean", "sd", *names, "mcse_mean", "r_hat", "ess_bulk", "ess_tail", "unit"]
     assert list(table.index) == list(posterior.draws.data_vars)
     for name, values in posterior.draws.data_vars.items():
         flat = values.values.ravel()
@@ -275,6 +304,12 @@ def test_summary_is_that_of_the_draws(posterior: uq.Posterior, prob: float, name
         assert row["sd"] == np.std(flat, ddof=1)
         assert (row[names[0]], row[names[1]]) == tuple(np.quantile(flat, [(1 - prob) / 2, (1 + prob) / 2]))
         assert row["unit"] == values.attrs["unit"]
+        assert row["mcse_mean"] == float(arviz.mcse(posterior.draws, method="mean")[name])
+        errors = table.attrs["mcse"][name]
+        assert list(errors) == ["mean", *names]
+        for column, p in zip(names, ((1 - prob) / 2, (1 + prob) / 2), strict=True):
+            wanted = float(arviz.mcse(posterior.draws, method="quantile", prob=p)[name])
+            assert errors[column] == pytest.approx(wanted, rel=1e-9)
         assert row["r_hat"] == pytest.approx(float(arviz.rhat(posterior.draws)[name]))
         assert row["ess_bulk"] == pytest.approx(float(arviz.ess(posterior.draws, method="bulk")[name]))
         assert row["ess_tail"] == pytest.approx(float(arviz.ess(posterior.draws, method="tail")[name]))

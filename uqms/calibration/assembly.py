@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "check_derived",
     "check_trace",
+    "constant_data",
     "convergence",
     "each_chain",
     "latents_of",
@@ -53,6 +54,12 @@ __all__ = [
 
 PREDICTIVE_DRAWS = 1000
 PRIOR_DRAWS = 2000
+LABELS = (
+    "part",
+    "subject",
+    "output",
+    "replicate",
+)  # columns that name a measurement, and are no coordinate or condition
 
 
 def true_conditions(problem: Problem, draws: xr.Dataset) -> dict[str, xr.Dataset]:
@@ -364,6 +371,20 @@ def row_labels(problem: Problem) -> dict[str, Any]:
         found = [column.get(name, nothing) for column, nothing in zip(columns, missing, strict=True)]
         labels[name] = ("observation", np.concatenate(found))
     return labels
+
+
+def constant_data(labels: Mapping[str, Any]) -> xr.Dataset:
+    """Return the numeric columns of `row_labels` as variables, which ArviZ uses as the x of a regression.
+
+    Columns without NaN come first, since `arviz_plots.plot_lm` plots against the first variable. Names begin with "x_",
+    because it gives the predictions the name of x, and "day" is a coordinate of theirs. Without a numeric column there
+    is the number of the row.
+    """
+    columns = {name: np.asarray(column[1]) for name, column in labels.items() if isinstance(column, tuple)}
+    numeric = [(name, one) for name, one in columns.items() if name not in LABELS and one.dtype.kind in "fiu"]
+    kept = sorted(numeric, key=lambda column: bool(np.isnan(column[1]).any()))
+    found = dict(kept or [("observation", labels["observation"])])
+    return xr.Dataset({f"x_{name}": ("observation", one) for name, one in found.items()}, labels)
 
 
 def prior_predictive(

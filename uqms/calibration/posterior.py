@@ -100,10 +100,11 @@ class Posterior:
     Attributes
     ----------
     tree
-        ArviZ DataTree with the groups posterior, sample_stats, log_likelihood, log_prior, observed_data, prior,
-        prior_predictive and posterior_predictive. Where conditions were measured with an error, the group "conditions"
-        has the draws of the true ones by experiment, which "posterior" has one by one; "latents" are the standard
-        normals that were sampled, where there are any. Of a population "posterior" has the population, "individuals"
+        ArviZ DataTree with the groups posterior, sample_stats, log_likelihood, log_prior, observed_data, constant_data
+        (coordinates and conditions of each measurement as "x_day", ...), prior, prior_predictive and
+        posterior_predictive. Where conditions were measured with an error, the group "conditions" has the draws of the
+        true ones by experiment, which "posterior" has one by one; "latents" are the standard normals that were sampled,
+        where there are any. Of a population "posterior" has the population, "individuals"
         the parameters of each subject in their own units (dims chain, draw, subject), "effects" its random effects on
         the natural scale, "occasions" its parameters on each occasion where there are any, and log_likelihood has a
         term a subject: log p(its data | all others', population, effects).
@@ -766,6 +767,7 @@ def build_posterior(problem: Problem, sampler: Sampler, trace: Any, seed: int) -
         "observed_data": xr.Dataset(
             {"value": xr.DataArray(assembly.measured(problem), dims="observation", coords=labels)}
         ),
+        "constant_data": assembly.constant_data(labels),
         "prior": assembly.with_derived(problem, prior),
         "prior_predictive": assembly.prior_predictive(problem, prior_theta, rng, labels),
     }

@@ -58,7 +58,10 @@ def interval_row(values: Array, prob: float) -> dict[str, Any]:
 
 
 def summary_table(draws: xr.Dataset, prob: float) -> SummaryTable:
-    """Return the table of draws in chains: `interval_row`, Monte Carlo error, R-hat, effective sample sizes, unit."""
+    """Return the table of draws in chains: `interval_row`, MCSE of the mean, R-hat, effective sample sizes, unit.
+
+    ``table.attrs["mcse"]`` has the Monte Carlo standard errors of the mean and of both limits, by quantity.
+    """
     check.probability("summary", "prob", prob)
     r_hat, bulk, tails = convergence(draws)
     errors = monte_carlo_errors(draws, prob)
@@ -68,7 +71,7 @@ def summary_table(draws: xr.Dataset, prob: float) -> SummaryTable:
         row = interval_row(values.values.ravel(), prob)
         known[name] = dict(zip([one for one in row if one != "sd"], errors[name], strict=True))
         rows[name] = row | {
-            "mcse": max(errors[name]),
+            "mcse_mean": known[name]["mean"],
             "r_hat": r_hat[name],
             "ess_bulk": bulk[name],
             "ess_tail": tails[name],
