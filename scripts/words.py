@@ -1,14 +1,17 @@
-"""Find terms in the documentation that readers misread, and print the terms to use instead.
+"""Find terms in the documentation and in the package's texts that readers misread, and print the terms to use instead.
 
-    python scripts/words.py               # README, CONTRIBUTING and all pages under docs
-    python scripts/words.py docs/index.md # these files only
+    python scripts/words.py                    # README, CONTRIBUTING, all pages under docs, all modules of uqms
+    python scripts/words.py docs/index.md x.py # these files only
 
-`docs/words.toml` lists the terms. The script skips code (blocks, and spans within a line), addresses of links, and
-pages that are generated. It prints one line per term that it finds, file:line: term -> replacement. The exit status
-is then 1. Only the standard library is needed.
+`docs/words.toml` lists the terms. Of a Python file the script reads the docstrings of public modules, classes and
+functions, and the messages: string literals in `raise` statements, in calls of `warn` and `Check`, and in assignments
+to the names in `MESSAGES`. It skips code (blocks, and spans within a line), addresses of links, and pages that are
+generated. It prints one line per term that it finds, file:line: term -> replacement. The exit status is then 1. Only
+the standard library is needed.
 """
 
 import argparse
+import ast
 import re
 import sys
 import tomllib
@@ -19,6 +22,12 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 TERMS = ROOT / "docs" / "words.toml"
 GENERATED = ("_build", "gallery", "reference/generated")
+MESSAGES = {"message", "remedy", "reason"}  # names of variables whose strings a reader of a verdict or an error sees
+REPORTS = {"warn", "Check"}  # functions whose strings a reader sees
+COMPILED = (
+    "from uqms._compiled import compiled"  # a change of such a module's text compiles it again, which takes minutes
+)
+LATER = ("uqms/ensemble", "uqms/runs")  # these packages still have such terms
 
 SPACE = r"(?:[^\S\n]+|[^\S\n]*\n[^\S\n]*)"  # a phrase may go on in the next line, but not in the next paragraph
 FENCE = re.compile(r"^[ >]*(?P<fence>`{3,}|~{3,}).*?(?:^[ >]*(?P=fence)|\Z)", re.M | re.S)
@@ -102,6 +111,93 @@ def findings(text: str, terms: Sequence[Term]) -> list[Finding]:
     return sorted(found)
 
 
+def docstring_prose(text: str) -> str:
+    """Return a docstring without its code: doctests, and the indented blocks that follow "::" at the end of a line."""
+    shown, doctest, block = [], False, None  # `block`: the indentation of the text before a block of code
+    for line in text.split("\n"):
+        indent = len(line) - len(line.lstrip())
+        if line.strip() and block is not None and indent <= block:
+            block = None
+        doctest = bool(line.strip()) and (
+            doctest or line.lstrip().startswith(">>>")
+        )  # its output ends with a blank line
+        code = doctest or block is not None
+        shown.append("" if code else line)
+        if not code and line.rstrip().endswith("::"):
+            block = indent
+    return "\n".join(shown)
+
+
+def literals(node: ast.AST) -> Iterator[tuple[int, str]]:
+    """Yield line and text of the string literals in a tree; what an f-string fills in is a null character."""
+    if isinstance(node, ast.JoinedStr):
+        parts = (part.value if isinstance(part, ast.Constant) else "\0" for part in node.values)
+        yield node.lineno, "".join(map(str, parts))
+    elif isinstance(node, ast.Constant):
+        if isinstance(node.value, str):
+            yield node.lineno, node.value
+    else:
+        for child in ast.iter_child_nodes(node):
+            yield from literals(child)
+
+
+def python_texts(source: str, public: bool = True) -> Iterator[tuple[int, str]]:
+    """Yield the texts of a Python file that its users see, each with its first line.
+
+    Parameters
+    ----------
+    source
+        The file's text.
+    public
+        Whether the module is public: otherwise its docstrings are for its authors only.
+
+    Yields
+    ------
+    tuple of int and str
+        Docstrings of public definitions, without code, and messages.
+    """
+    tree = ast.parse(source)
+    scopes: list[ast.AST] = [tree] if public else []
+    while scopes:
+        scope = scopes.pop()
+        body = getattr(scope, "body", [])
+        if body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+            text = ast.get_source_segment(source, body[0].value)
+            if text is not None and isinstance(body[0].value.value, str):
+                yield body[0].lineno, docstring_prose(text)
+        if not isinstance(scope, ast.FunctionDef | ast.AsyncFunctionDef):
+            definitions = (each for each in body if isinstance(each, ast.ClassDef | ast.FunctionDef))
+            scopes += [each for each in definitions if not each.name.startswith("_")]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Raise) and node.exc is not None:
+            yield from literals(node.exc)
+        elif isinstance(node, ast.Call):
+            called = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            if called in REPORTS:
+                for argument in (*node.args, *(keyword.value for keyword in node.keywords)):
+                    yield from literals(argument)
+        elif isinstance(node, ast.Assign) and any(getattr(one, "id", "") in MESSAGES for one in node.targets):
+            yield from literals(node.value)
+
+
+def python_findings(source: str, terms: Sequence[Term], public: bool = True) -> list[Finding]:
+    """Return where terms stand in the texts of a Python file, by line; see `python_texts` and `findings`."""
+    found = {
+        each._replace(line=first + each.line - 1)
+        for first, text in python_texts(source, public)
+        for each in findings(text, terms)
+    }
+    return sorted(found)
+
+
+def modules(root: Path = ROOT) -> Iterator[Path]:
+    """Yield the modules of the package, without those that are compiled and those of `LATER`."""
+    for module in sorted((root / "uqms").rglob("*.py")):
+        later = module.relative_to(root).as_posix().startswith(tuple(f"{folder}/" for folder in LATER))
+        if not later and COMPILED not in module.read_text(encoding="utf-8"):
+            yield module
+
+
 def pages(root: Path = ROOT) -> Iterator[Path]:
     """Yield README, CONTRIBUTING and the pages under docs that are written by hand."""
     yield root / "README.md"
@@ -115,14 +211,20 @@ def pages(root: Path = ROOT) -> Iterator[Path]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print every term that was found, and return the exit status."""
     parser = argparse.ArgumentParser(description="Find terms that docs/words.toml lists.")
-    parser.add_argument("files", nargs="*", type=Path, help="by default README, CONTRIBUTING and all pages of docs")
-    files = parser.parse_args(arguments).files or list(pages())
+    parser.add_argument("files", nargs="*", type=Path, help="by default the pages and all modules of uqms")
+    files = parser.parse_args(arguments).files or [*pages(), *modules()]
     terms = read_terms()
     status = 0
     for file in files:
         path = file.resolve()
         name = path.relative_to(ROOT) if path.is_relative_to(ROOT) else file
-        for finding in findings(path.read_text(encoding="utf-8"), terms):
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".py":
+            public = not any(re.match(r"_(?!_)", part) for part in Path(name).parts)
+            found = python_findings(text, terms, public)
+        else:
+            found = findings(text, terms)
+        for finding in found:
             print(f"{name}:{finding.line}: {finding.words} -> {finding.replacement}")
             status = 1
     return status

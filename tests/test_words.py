@@ -1,4 +1,4 @@
-"""Terms that readers misread are found in the documentation, with their line."""
+"""Terms that readers misread are found in the documentation and in the texts of the package, with their line."""
 
 import sys
 from pathlib import Path
@@ -91,6 +91,82 @@ def test_the_pages_are_those_written_by_hand(tmp_path: Path) -> None:
     assert [page.relative_to(tmp_path).as_posix() for page in words.pages(tmp_path)] == names
 
 
-def test_the_pages_of_the_project_have_none(capsys: pytest.CaptureFixture[str]) -> None:
+MODULE = '''"""A module with a real line."""
+
+import warnings
+
+NAME = "the dear"
+
+
+def public(share: float) -> str:
+    """Return the share of the variance.
+
+    A block of code is skipped::
+
+        share = one  # the share of it
+
+    Examples
+    --------
+    >>> public(0.5)  # the share of
+    'dear'
+    ... # on the real line
+    """
+
+    def inner() -> None:
+        """Return the real line."""
+
+    warnings.warn(
+        f"{share} is the "
+        "real line", stacklevel=2
+    )
+    message = "`the real line` is code, the "  "dear is not"
+    if share > 1.0:
+        raise ValueError(f"share is {share}; {message}, not what is " + f"wanted {share}, or is wanted")
+    return str(Check("a", text="no objections"))  # an objection
+
+
+def _private() -> None:
+    """Return the real line."""
+
+
+class _Private:
+    """On the real line."""
+
+
+class Public:
+    """On a line."""
+
+    def method(self) -> None:
+        """Take the soft wall."""
+'''
+
+
+def test_docstrings_and_messages_of_a_module_are_read(tmp_path: Path) -> None:
+    terms = words.read_terms()
+    found = [(each.line, each.words) for each in words.python_findings(MODULE, terms)]
+    messages = [(26, "real line"), (29, "dear"), (31, "is wanted"), (32, "objections")]
+    assert found == [(1, "real line"), (9, "the share"), *messages, (47, "soft wall")]
+    private = words.python_findings(MODULE, terms, public=False)
+    assert [(each.line, each.words) for each in private] == messages
+
+
+def test_only_docstrings_of_public_modules_are_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("__init__.py", "_hidden.py"):
+        (tmp_path / name).write_text('"""On the real line."""\n', encoding="utf-8")
+    assert words.main([str(tmp_path / "_hidden.py")]) == 0
+    assert words.main([str(tmp_path / "__init__.py")]) == 1
+    assert capsys.readouterr().out == f"{tmp_path / '__init__.py'}:1: real line -> unconstrained space\n"
+
+
+def test_compiled_modules_and_those_for_later_are_left_out(tmp_path: Path) -> None:
+    for name in ("a.py", "b/c.py", "ensemble/d.py", "compiled.py"):
+        path = tmp_path / "uqms" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{words.COMPILED}\n" if name == "compiled.py" else "", encoding="utf-8")
+    found = [module.relative_to(tmp_path / "uqms").as_posix() for module in words.modules(tmp_path)]
+    assert found == ["a.py", "b/c.py"]
+
+
+def test_the_pages_and_modules_of_the_project_have_none(capsys: pytest.CaptureFixture[str]) -> None:
     status = words.main([])
     assert (status, capsys.readouterr().out) == (0, "")

@@ -1,4 +1,4 @@
-"""Designs: at which inputs a simulator is run.
+"""Designs of experiments: the inputs at which a simulator is run.
 
 A design is a Dataset with dim "run" and one float64 variable for each input. Its attributes hold the space, the design
 box, and the recipe (method, number of rows, seed) from which the same points are made again, given the same `accept`.
@@ -189,7 +189,7 @@ def nested(
     """Return a design for each level of fidelity: each is the beginning of the one before, and fills the space itself.
 
     Every point at which a costly level runs is then one of the cheaper levels too, which is what autoregressive
-    surrogates want. All are beginnings of one scrambled Sobol sequence.
+    surrogates require. All are beginnings of one scrambled Sobol sequence.
 
     Parameters
     ----------

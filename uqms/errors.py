@@ -86,11 +86,11 @@ class UqmsError(Exception):
 
 
 class InputError(UqmsError, ValueError):
-    """An argument that cannot be meant: a prior with low >= high, an empty name, a negative standard deviation."""
+    """An argument that makes no sense: a prior with low >= high, an empty name, a negative standard deviation."""
 
 
 class UnknownNameError(InputError, AttributeError):
-    """An attribute that does not exist, such as `posterior.mean`; the text says what there is."""
+    """An attribute that does not exist, such as `posterior.mean`; the text lists those that do."""
 
 
 class UnknownKeyError(InputError, KeyError):
@@ -117,7 +117,7 @@ class DataError(UqmsError, ValueError):
 
 
 class DesignError(UqmsError, ValueError):
-    """Too few design points for what they shall do, or points that do not fit the space."""
+    """Too few design points for their purpose, or points that do not fit the space."""
 
 
 class ExtrapolationError(UqmsError, ValueError):
@@ -184,7 +184,7 @@ class InitError(SamplingError):
 
 
 class SamplingInterrupted(SamplingError):
-    """Sampling stopped early; `partial` holds what there is, kept apart from a posterior."""
+    """Sampling stopped early; `partial` holds the draws so far, kept apart from a posterior."""
 
     def __init__(self, message: str, partial: object = None) -> None:
         super().__init__(message)
@@ -200,7 +200,7 @@ class MissingFileError(FileError, FileNotFoundError):
 
 
 class FormatError(FileError):
-    """A file that is truncated or is not what it says."""
+    """A file that is truncated or does not have its declared format."""
 
 
 class FormatVersionError(FormatError):
@@ -232,7 +232,7 @@ class DesignWarning(UqmsWarning):
 
 
 class DataWarning(UqmsWarning):
-    """Data that can be used, but hardly are what was meant."""
+    """Data that can be used, but that are probably not what was intended."""
 
 
 class ConstantOutputWarning(DataWarning):
@@ -248,7 +248,7 @@ class ExtrapolationWarning(UqmsWarning):
 
 
 class PriorConflictWarning(UqmsWarning):
-    """Observations that the prior says are next to impossible."""
+    """Observations that are nearly impossible under the prior."""
 
 
 class CapabilityWarning(UqmsWarning):
@@ -260,4 +260,4 @@ class RegimeWarning(UqmsWarning):
 
 
 class ConvergenceWarning(UqmsWarning):
-    """Too few chains or draws to tell whether the sampler converged."""
+    """Too few chains or draws to judge whether the sampler converged."""

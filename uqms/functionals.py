@@ -181,7 +181,7 @@ class FunctionalDraws:
     draws
         With the dim "sample", and "condition" when several were predicted.
     undefined
-        Share of the draws that have no value (NaN), by condition; they are left out of everything else.
+        Fraction of the draws that have no value (NaN), by condition; they are left out of everything else.
     """
 
     draws: xr.DataArray

@@ -1,4 +1,4 @@
-"""Checks of the answer: what data and prior each contributed, and whether the parameters can be told apart.
+"""Checks of the answer: what data and prior each contributed, and whether the parameters can be identified separately.
 
 ==========  ===================================================================  ===========
 symbol      meaning                                                              shape
@@ -7,7 +7,7 @@ I           Fisher information J' C^-1 J, parameters in units of their prior sd 
 lambda      eigenvalues of I: variance of the prior over that of the data        (s, d)
 =========== ==================================================================== ===========
 
-They say something about the answer, not about the computation: an interval may be computed exactly and be the prior's.
+They check the answer, not the computation: an interval may be computed exactly and yet come from the prior.
 """
 
 import math
@@ -173,13 +173,13 @@ def _weights(log_weights: Array) -> Array:
 
 
 def prior_dominated(context: "Context") -> list[Check]:
-    """Judge whether data say more of parameters than the prior does."""
+    """Judge whether the data inform each parameter beyond its prior."""
     problem = context.problem
     return [] if problem.kind == "population" else [_check_contraction(problem, context.sampled.theta)]
 
 
 def confounded(context: "Context") -> list[Check]:
-    """Judge whether parameters can be told apart."""
+    """Judge whether the parameters can be identified separately."""
     information = context.linear.information
     if information is None:
         return []
@@ -195,7 +195,7 @@ def end_of_a_prior(context: "Context") -> list[Check]:
 def prior_sensitivity(context: "Context") -> list[Check]:
     """Note how fast the answer moves with the weight of the prior; whether the two disagree see `prior_conflict`.
 
-    Of a population the likelihood depends on the effects, whose law is a part of the prior: it is not judged.
+    Of a population the likelihood depends on the effects, whose distribution is part of the prior: it is not judged.
     """
     if context.sampled.log_likelihood is None or context.problem.kind == "population":
         return []

@@ -85,7 +85,7 @@ class Piece(NamedTuple):
     problem
         The part itself.
     theta, latents, h
-        Its share of the draws that were given, under its own names: by name (S,), (S, latents), (S,).
+        Its part of the draws that were given, under its own names: by name (S,), (S, latents), (S,).
     columns
         Places of its parameters among those of the whole.
     rows
@@ -238,7 +238,7 @@ class Problem(ABC):
 
     @abstractmethod
     def pieces(self, theta: Mapping[str, Any], latents: Any = None, h: Any = None) -> list["Piece"]:
-        """Return what belongs to each surrogate, with its share of draws."""
+        """Return what belongs to each surrogate, with its part of the draws."""
 
     @abstractmethod
     def log_likelihood(self, theta: Mapping[str, ArrayLike], latents: ArrayLike | None = None) -> Array:
@@ -290,7 +290,7 @@ class Problem(ABC):
         return {}
 
     def latents_inside(self, theta: Mapping[str, Array], latents: Array, rng: np.random.Generator) -> Array:
-        """Return the latents (S, latents) with those that no data tell of drawn inside of the design box."""
+        """Return the latents (S, latents) with those that no data inform drawn inside of the design box."""
         return latents
 
     def with_gradients(self, sampler: "NUTS", seed: int) -> tuple["Problem", xr.DataTree] | None:
@@ -354,7 +354,7 @@ class Problem(ABC):
         return maximum_a_posteriori(self, int(starts), as_generator(rng))
 
     def on_the_real_line(self, points: Mapping[str, Array]) -> Array:
-        """Return points of `starting_points` (n, free variables) on the real line, in the order of the PyMC model."""
+        """Return `starting_points` (n, free variables) in unconstrained space, in the order of the PyMC model."""
         from uqms.calibration.bridge import real_lines
 
         lines = real_lines(self.conditioned_prior)

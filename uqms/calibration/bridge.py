@@ -54,7 +54,7 @@ NO_DERIVATIVE = "the surrogate's outputs jump, so that its likelihood has no der
 
 @final
 class RealLine(Transform):  # type: ignore[misc]
-    """From the real line to an interval, through the surrogate-input scale.
+    """From unconstrained space to an interval, through the surrogate-input scale.
 
     A log-scale parameter between 1e-6 and 1 is sampled as a logit of its logarithm, not of itself.
     """
@@ -75,11 +75,11 @@ class RealLine(Transform):  # type: ignore[misc]
         self.bounds, self.fixed, self.others = bounds, fixed or {}, tuple(others)
 
     def forward(self, value: Any, *inputs: Any) -> Any:
-        """Return the point of the real line."""
+        """Return the unconstrained point."""
         return self.point(value, PyTensorFunctions, self._given(inputs))
 
     def point(self, value: Any, xp: Any, given: Mapping[str, Any] | None = None) -> Any:
-        """Return the point of the real line, with the functions of `xp`.
+        """Return the unconstrained point, with the functions of `xp`.
 
         `given` are the parameters that bounds depend on.
         """
@@ -132,7 +132,7 @@ def prior_variable(name: str, prior: Prior, lower: float, upper: float) -> Any:
 
 
 def real_lines(law: ConditionedPrior) -> dict[str, RealLine]:
-    """Return the map of every quantity from the real line, with the bounds that constraints set by those before it."""
+    """Return each quantity's transform from unconstrained space, with bounds that depend on those before it."""
     limits = {**law.limits, **{name: (value, value) for name, value in (law.fixed or {}).items()}}
     scales = {name: prior.scale for name, prior in law.priors.items()}
     bounds = solved(law.constraints, limits, scales) if law.constraints else {}
@@ -144,7 +144,7 @@ def prior_variables(law: ConditionedPrior) -> dict[str, Any]:
 
     A parameter of a block has its density given those before it; a constraint is part of the density of the last
     parameter that it mentions, and so is the probability of success. Where constraints can be solved for one parameter
-    after the other, each is on the real line between the bounds that those before it leave, and chains never meet the
+    after the other, each is unconstrained between the bounds that those before it leave, and chains never meet the
     wall.
     """
     lines = real_lines(law)

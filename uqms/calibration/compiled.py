@@ -32,7 +32,7 @@ NUDGES, ROUNDING = (1e-9, 2e-9, 3e-9), 30.0  # of the parameters; times what rou
 @final
 @dataclass(frozen=True, eq=False)
 class Map:
-    """A triangular quadratic map from what the sampler moves to parameters on the real line.
+    """A triangular quadratic map from what the sampler moves to parameters in unconstrained space.
 
     Attributes
     ----------
@@ -95,7 +95,7 @@ class Map:
 @final
 @dataclass(frozen=True, eq=False)
 class Linear:
-    """A linear map z = shift + scale R (w + V' (stretch - 1) V w) from what the sampler moves to the real line.
+    """A linear map z = shift + scale R (w + V' (stretch - 1) V w) from what the sampler moves to unconstrained space.
 
     Attributes
     ----------
@@ -140,14 +140,14 @@ class Linear:
 @final
 @dataclass(frozen=True, eq=False)
 class Target:
-    """The log-density of a calibration on the real line, as numbers for the compiled function.
+    """The log-density of a calibration in unconstrained space, as numbers for the compiled function.
 
     Attributes
     ----------
     names
         What is inferred, in the order of the coordinates.
     map
-        From the sampler's coordinates to the real line.
+        From the sampler's coordinates to unconstrained space.
     """
 
     names: tuple[str, ...]
@@ -224,7 +224,7 @@ def _pointer(array: Array) -> Any:
 
 
 class Movable(Protocol):
-    """What the sampler moves: a log-density on the real line that the warm-up may give other coordinates."""
+    """What the sampler moves: an unconstrained log-density that the warm-up may give other coordinates."""
 
     @property
     def size(self) -> int:
@@ -263,7 +263,7 @@ class Movable(Protocol):
 
     @property
     def map(self) -> Map | Linear | None:
-        """From the sampler's coordinates to the real line; None where there is to be none."""
+        """From the sampler's coordinates to unconstrained space; None where there is to be none."""
         ...
 
     def with_map(self, new: Any) -> Self:
@@ -276,7 +276,7 @@ class Movable(Protocol):
 
 
 def on_the_line(problem: Problem, theta: Mapping[str, Array]) -> Array:
-    """Return points of the real line (n, P), in the order of `problem.priors`, for parameters, each (n,)."""
+    """Return unconstrained points (n, P), in the order of `problem.priors`, for parameters, each (n,)."""
     return np.column_stack([interval.to_real(theta[name]) for name, interval in _intervals(problem).items()])
 
 

@@ -38,7 +38,7 @@ BATCH = 4096
 
 
 class Allowed(NamedTuple):
-    """Share of the prior that constraints and success allow, and its Monte Carlo standard error."""
+    """Fraction of the prior that constraints and success allow, and its Monte Carlo standard error."""
 
     share: float
     mcse: float
@@ -183,7 +183,7 @@ class ConditionedPrior:
 
     @cached_property
     def allowed(self) -> Allowed:
-        """Share of the prior within the box that constraints and success allow, by randomised quasi Monte Carlo.
+        """Fraction of the prior within the box that constraints and success allow, by randomised quasi Monte Carlo.
 
         Raises
         ------

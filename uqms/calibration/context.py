@@ -27,16 +27,16 @@ class Linearised:
     Attributes
     ----------
     share
-        Of the surrogate's error in the variance of every quantity that is judged, (P,); NaN where that is not known.
+        Fraction of each judged quantity's variance that is due to the surrogate's error, (P,); NaN if not known.
     shares
         Those of the quantities that a surrogate's data are about, one array a surrogate.
     few
         The few draws by surrogate.
     left
-        By surrogate: what its data say of its own parameters, (s, d, d), in units of what is known without them.
+        By surrogate: information of its data on its parameters, (s, d, d), in units of what is known without them.
     information
-        What all data say of all parameters, (s, D, D), in units of the prior's sds; None where a problem has another
-        measure of it.
+        The information of all data on all parameters, (s, D, D), in units of the prior's sds; None where a problem has
+        another measure of it.
     variances
         What data leave of every quantity, (P,), in units of the prior's variances; None as for `information`.
     misfit

@@ -28,7 +28,7 @@ LOG_TWO_PI = float(np.log(2.0 * np.pi))
 
 
 class GivenData(NamedTuple):
-    """What data say of other quantities, and their density; leading axes are those of the arguments of `given_data`.
+    """Other quantities given the data, and the data's density; leading axes are those of the arguments of `given_data`.
 
     Attributes
     ----------

@@ -125,8 +125,8 @@ def term_covariance(term: Term, phi: Mapping[str, Array], a: Place, b: Place) ->
 def default_length(values: Array, *, condition: bool = False) -> InverseGamma:
     """Return the prior of a length scale: 1 % below twice the spacing, 1 % above twice the range of the coordinate.
 
-    Shorter is noise, longer is an offset: neither can be told from the data. All measurements under one level of a
-    condition share its discrepancy, which is therefore not noise however short the length; with few levels 1 % lies
+    Shorter is noise, longer is an offset: neither can be identified from the data. All measurements under one level of
+    a condition share its discrepancy, which is therefore not noise however short the length; with few levels 1 % lies
     below a fifth of their range, whatever their spacing.
     """
     points = np.unique(values)

@@ -1,6 +1,6 @@
 """A PyMC model as a compiled log-density for nutpie, in coordinates that the warm-up learns.
 
-PyTensor turns the model into two numba functions of a point z of the real line: log-density with gradient, and what is
+PyTensor turns the model into two numba functions of an unconstrained point z: log-density with gradient, and what is
 reported of a draw. Each becomes one C function that reads everything else from a flat block, and stays on disk under
 the key that PyTensor gives to the graph. The block: header, map (both as in `_map`; a map that begins at 0 is none),
 then address and shape of each shared array.
@@ -55,7 +55,7 @@ def as_pointer(typing_context: Any, address: Any) -> Any:
 @final
 @dataclass(frozen=True, eq=False)
 class ModelTarget:
-    """The log-density of a PyMC model on the real line.
+    """The log-density of a PyMC model in unconstrained space.
 
     Attributes
     ----------
@@ -76,7 +76,7 @@ class ModelTarget:
     start
         The model's initial point, shape (size,).
     map
-        From the sampler's coordinates to the real line; beyond `MOST_MAPPED` coordinates none or a linear one.
+        From the sampler's coordinates to unconstrained space; beyond `MOST_MAPPED` coordinates none or a linear one.
     """
 
     size: int
@@ -330,7 +330,7 @@ def _c_function(function: Any, source: str, signature: Any, shared: Sequence[Any
 
 
 def starting_points(target: ModelTarget, model: Any, count: int, rng: np.random.Generator) -> Array:
-    """Return points (n, P) of the real line with a finite density, spread around the model's initial point.
+    """Return unconstrained points (n, P) with a finite density, spread around the model's initial point.
 
     Raises
     ------

@@ -94,7 +94,7 @@ class JointError:
         return outputs_of_scores(self.rows, self.index, self.scores.mean)
 
     def given(self, h: Ints) -> "OutputLaw":
-        """Return the law of the outputs with hyperparameter draw h[s] for value s."""
+        """Return the distribution of the outputs with hyperparameter draw h[s] for value s."""
         s = np.arange(len(h))
         covariance = self.scores.covariance[h, s] if len(self.used) else self.scores.covariance[0]  # zeros
         return OutputLaw(self.scores.mean[h, s], covariance, self._rows_given(h), self.index, self.used)
@@ -111,7 +111,7 @@ class JointError:
 @final
 @dataclass(frozen=True, eq=False)
 class OutputLaw:
-    """The normal law of the outputs at T points of K inputs, for each of S values of the parameters.
+    """The normal distribution of the outputs at T points of K inputs, for each of S values of the parameters.
 
     Attributes
     ----------
@@ -249,7 +249,7 @@ def outputs_of_scores(rows: Decoder, index: Ints, scores: Array) -> Array:
 
 
 def joint_root(covariance: Array) -> Array:
-    """Return a root of covariances (..., n, n) that may be singular."""
+    """Return a square-root factor of covariances (..., n, n) that may be singular."""
     values, vectors = np.linalg.eigh(covariance)
     return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0))[..., None, :])
 

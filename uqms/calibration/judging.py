@@ -73,7 +73,7 @@ CHECKS: tuple[CheckFunction, ...] = (
 
 
 def verdict_of(context: Context, checks: Sequence[CheckFunction] = CHECKS) -> Verdict:
-    """Return what checks say of a context: the one way in which a verdict is made.
+    """Return the verdict of checks on a context: the one way in which a verdict is made.
 
     Where no draw is finite, the computation alone is judged.
     """
@@ -82,7 +82,7 @@ def verdict_of(context: Context, checks: Sequence[CheckFunction] = CHECKS) -> Ve
 
 
 def judge(problem: Problem, sampled: Sampled) -> tuple[Verdict, xr.Dataset]:
-    """Return the verdict, and the share of the surrogate's error in every quantity that is judged."""
+    """Return the verdict, and the fraction of each judged quantity's variance that is due to the surrogate's error."""
     context, names = Context(problem, sampled), problem.parameters
     verdict = verdict_of(context)
     share = context.linear.share if context.finite.any() else np.full(len(names), np.nan)

@@ -48,10 +48,10 @@ REPLICATES = 8  # of the data, for each posterior draw
 def check_misfit(
     problem: "SingleCalibration", theta: Mapping[str, Array], latents: Array, h: Ints, information: Array
 ) -> Check:
-    """Compare T with its law, which knows how many parameters were fitted and what the prior held back.
+    """Compare T with its distribution, which depends on the fitted parameters and on their priors.
 
-    Unknown noise adapts to any misfit unless replicates tell it, so the check is about noise that is known or repeated.
-    With replicates their scatter around the cell means is compared with the noise too.
+    Unknown noise adapts to any misfit unless replicates determine it, so the check is about noise that is known or
+    repeated. With replicates their scatter around the cell means is compared with the noise too.
     """
     if not problem.closed_form:
         return _check_density(problem, theta, latents, h)
@@ -158,7 +158,7 @@ def _null_distances(n: int, information: Array) -> tuple[Array, float]:
 
 
 def check_validation(problem: "SingleCalibration", theta: Mapping[str, Array], share: Array) -> Check | None:
-    """Compare the left-out errors of the runs nearest to the posterior with their law; None without leave-one-out.
+    """Compare leave-one-out errors of the runs nearest to the posterior with their distribution; None without them.
 
     Errors of another size than the surrogate states warn where that would change the posterior: draws are reweighted to
     the posterior with variances as the runs show them, score by score. Where they cannot be, the fraction `share` of

@@ -26,10 +26,10 @@ SIDES = ("", "left", "right")
 @final
 @dataclass(frozen=True, eq=False)
 class Observations:
-    """Observations in one long table: a row a measured number.
+    """Observations in one long table, with one row per measured value.
 
     Build it with `from_table` (pandas) or `from_xarray`; a named `xarray.DataArray` is accepted wherever observations
-    are wanted.
+    are required.
 
     Attributes
     ----------
@@ -237,7 +237,7 @@ class Observations:
         unit: str = "",
         missing: Literal["error", "drop"] = "error",
     ) -> "Observations":
-        """Read the observations of one output from a pandas DataFrame with one row a measurement.
+        """Read the observations of one output from a pandas DataFrame with one row per measurement.
 
         Parameters
         ----------

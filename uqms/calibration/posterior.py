@@ -95,7 +95,7 @@ class Evidence(NamedTuple):
 @final
 @dataclass(frozen=True, eq=False)
 class Posterior:
-    """What calibration returns: of one subject, of several parts, or of a population and each of its subjects.
+    """Posterior draws, tables, predictions and verdict of a calibration: one subject, several parts or a population.
 
     Attributes
     ----------
@@ -111,9 +111,9 @@ class Posterior:
     problem
         The calibration that it answers.
     verdict
-        Whether it should be believed; print it.
+        The checks of the posterior; print it.
     surrogate_share
-        By parameter, or quantity of the population: which share of its variance is due to the surrogate's error.
+        By parameter, or quantity of the population: the fraction of its variance that is due to the surrogate's error.
     """
 
     tree: Any
@@ -277,12 +277,12 @@ class Posterior:
         return Hierarchy(cast("PopulationCalibration", self.problem), self)
 
     def part(self, name: str) -> "Posterior":
-        """Return what the joint posterior of several parts says of one: its quantities, data and surrogate.
+        """Return the posterior of one part of a joint calibration: its quantities, data and surrogate.
 
         Draws are those of the whole, from the data of all parts; derived quantities of the whole are kept. Use it
-        wherever a posterior of one surrogate is wanted: `predict`, figures, `refine`, `verify`. Where other parts have
-        the same surrogate, predictions hold what their data say of its error, and their hyperparameters are among the
-        draws, called "part_hyperparameter".
+        wherever a posterior of one surrogate is required: `predict`, figures, `refine`, `verify`. Where other parts
+        have the same surrogate, predictions include what their data imply for its error, and their hyperparameters are
+        among the draws, called "part_hyperparameter".
 
         Raises
         ------
@@ -570,8 +570,8 @@ class Posterior:
         """Return how much the random effects are drawn towards the population, by parameter.
 
         `shrinkage` is 1 - Var(posterior means of the effects) / omega² at the posterior mean of omega²: 0 where the
-        data say all about each subject, 1 where they say nothing, so that individual values are the population's. Above
-        about 0.3, plots of individual values against covariates mislead: test the covariate in the model.
+        data determine each subject, 1 where they do not inform it, so that individual values are the population's.
+        Above about 0.3, plots of individual values against covariates mislead: test the covariate in the model.
 
         Raises
         ------

@@ -388,7 +388,8 @@ def conditional_moments(
     targets
         Points to predict.
     latents
-        Draws of the latents (S, latents), where errors are not all normal: they say what the data say of the errors.
+        Draws of the latents (S, latents), where errors are not all normal: they hold the data's information on the
+        errors.
     discrepancy
         Whether it is part of what is predicted, everywhere or by target (P,); it is taken out of the data either way.
     realisation
@@ -474,7 +475,7 @@ def data_moments(
     """Return hyperparameters (S, P), log w_h (H,), and for each h mean (S, N) and covariance (S, N, N) of cell means.
 
     Without `errors` the covariance lacks what the surrogate adds: its error and what its basis leaves out. Noise that
-    is not normal counts as the normal noise that says as much, see `noise_sd`: both are then those of latent outputs.
+    is not normal counts as normal noise of equal information, see `noise_sd`: both are then those of latent outputs.
     """
     cells, n = problem.cells, len(problem.cells.offset)
     u = problem.unit_inputs(theta)

@@ -807,7 +807,7 @@ class SingleCalibration(Calibration):
         return other
 
     def with_few_cells(self) -> "SingleCalibration":
-        """Return a problem of as few cells as say what the data say of parameters and errors; itself if there is none.
+        """Return a problem of fewer cells with the same information on parameters and errors; itself if there is none.
 
         Under independent noise many cells of one experiment say what a few sums of them say, see `Cells.projected`.
         """

@@ -1,4 +1,4 @@
-"""Where runs fail: the probability of success as a part of the prior, and what the posterior says of it.
+"""Where runs fail: the probability of success as a part of the prior, and the posterior's mass there.
 
 ==========  ======================================================================  ======
 symbol      meaning                                                                 shape
@@ -8,9 +8,9 @@ S(theta)    probability that a run at theta gives its outputs; of several       
 P           parameters that S depends on                                            ()
 ==========  ======================================================================  ======
 
-A surrogate is trained on the runs that succeeded. Where runs fail it extrapolates, and says nothing of what it would
-mean that a simulator has no answer there. With failures="report" the posterior's mass in that region is told; with
-"impossible" the prior is p(theta) S(theta) / Z, as what was measured did not fail.
+A surrogate is trained on the runs that succeeded. Where runs fail it extrapolates, and contains no
+information on what the absence of an answer means. With failures="report" the posterior's mass in that region is
+reported; with "impossible" the prior is p(theta) S(theta) / Z, as what was measured did not fail.
 """
 
 from collections.abc import Mapping

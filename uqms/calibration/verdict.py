@@ -335,7 +335,7 @@ def has_no_error(problem: Problem) -> bool:
 
 
 def surrogate_error(context: Context) -> list[Check]:
-    """Judge the share of the surrogate's error in the variance of parameters."""
+    """Judge how much of the variance of parameters is due to the surrogate's error."""
     problem, share = context.problem, context.linear.share
     if problem.kind == "population":
         return []

@@ -55,7 +55,7 @@ def learned[T: Movable](
     rough: bool = False,
     groups: Ints | None = None,
 ) -> tuple[T, Array, int]:
-    """Return the target in learned coordinates, starts (n, P) on the real line, and what is left of the warm-up.
+    """Return the target in learned coordinates, unconstrained starts (n, P), and what is left of the warm-up.
 
     `rough` starts are only places with a density, which say nothing of the posterior's shape. `groups` (J, m) allow
     a linear map where a target has too many coordinates for another one: which of them belong together.
@@ -219,7 +219,7 @@ def _pilot(
 
 
 def fit_map(z: Array) -> Map:
-    """Return the map under which points z (n, P) of the real line look most like independent standard normals.
+    """Return the map under which unconstrained points z (n, P) look most like independent standard normals.
 
     A coordinate depends on those before it linearly or quadratically where that predicts points that were left out
     better, and clearly so; else not at all. `z` may hold chains, one after the other.
@@ -263,9 +263,9 @@ def _left_out(columns: Array, y: Array) -> float:
 
 
 def nutpie_model(target: Movable, starts: Array) -> Any:
-    """Return the target as a model of nutpie: variables by name, and LINE, the point of the real line.
+    """Return the target as a model of nutpie: variables by name, and LINE, the unconstrained point.
 
-    `starts` (n, P) are points of the real line of which each chain takes one.
+    `starts` (n, P) are unconstrained points of which each chain takes one.
     """
     begin = pick(starts if target.map is None else target.map.inverse(starts))
     variables = (*target.variables, (LINE, (target.size,)))

@@ -63,7 +63,7 @@ class Correction:
 def correct(
     posterior: Posterior, ensemble: xr.Dataset, *, sampler: Sampler | None = None, rng: RandomState | None = None
 ) -> Correction:
-    """Calibrate again with what runs of the simulator at a posterior's draws say of the surrogate's error.
+    """Calibrate again with the surrogate's error corrected by runs of the simulator at posterior draws.
 
     Use it when `verify` or the verdict doubts the surrogate at the posterior and a handful of runs can be afforded, but
     not another round of `refine`: the surrogate is conditioned on these runs, and its variances become what their

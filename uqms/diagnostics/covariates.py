@@ -6,11 +6,11 @@ symbol      meaning                                                             
 J           measured subjects                                                    ()
 m, v        posterior mean and variance of a subject's effect                    (J,)
 omega²      variance between subjects                                            ()
-r           1 - v / omega²: how much the subject's own data say                  (J,)
+r           1 - v / omega²: information in the subject's own data                (J,)
 c           a covariate                                                          (J,)
 ==========  ===================================================================  =====
 
-A subject's own data say of its effect what the posterior says less what the population said before: the number m / r
+The information of a subject's own data on its effect is the posterior's less the population's: the number m / r
 with variance v / r. Its differences to a straight line in c have the variance v / r + omega² = omega² / r, so the line
 is a least-squares fit with weights r. A line through the posterior means themselves would be too flat: shrinkage.
 """
@@ -85,7 +85,7 @@ def covariate_trends(
     """Return the slope of each parameter's random effects along covariates, with an interval.
 
     Use it to find covariates that belong into the model, and then put them there: of a covariate in the model the
-    slope is the posterior of its effect. Of others it is a straight line through what each subject's own data say of
+    slope is the posterior of its effect. Of others it is a straight line through what each subject's own data imply for
     its effect, which undoes shrinkage; it counts the spread between subjects as known. Of many covariates that are
     looked at, some intervals leave out zero by chance.
 

@@ -75,12 +75,12 @@ class Identifiability:
 
     @property
     def sloppy(self) -> tuple[str, ...]:
-        """In words, the combinations of which the data say next to nothing (contraction below 0.1)."""
+        """Combinations that the data do not inform (contraction below 0.1), in words."""
         return tuple(self.words(i) for i, value in enumerate(self.direction_contraction.values) if value < CONTRACTION)
 
     @property
     def stiff(self) -> tuple[str, ...]:
-        """In words, the combinations of which the data say more than the prior did (contraction above 0.5)."""
+        """Combinations that the data determine beyond the prior (contraction above 0.5), in words."""
         return tuple(self.words(i) for i, value in enumerate(self.direction_contraction.values) if value > 0.5)
 
     def words(self, direction: int) -> str:
@@ -109,7 +109,7 @@ class Identifiability:
 @taught
 @single_threaded
 def identifiability(posterior: Posterior) -> Identifiability:
-    """Tell what the data taught about every quantity and combination, and what is the prior's.
+    """Return how much the data inform every quantity and combination of quantities, beyond the prior.
 
     Use it when the verdict says *prior-dominated* or *confounded*, and before an experiment is planned: sloppy
     directions are what it should measure. `profile_likelihood` says how far a single quantity is bounded by data alone.

@@ -56,9 +56,9 @@ def predictive_check(
     *,
     group: Literal["posterior", "prior"] = "posterior",
 ) -> PredictiveCheck:
-    """Compare a statistic of the measurements with its law under the model.
+    """Compare a statistic of the measurements with its distribution under the model.
 
-    Use it for what the answer is wanted for: a peak, a mean late in the experiment, the largest jump. A small p says
+    Use it for the quantity of interest: a peak, a mean late in the experiment, the largest jump. A small p says
     that the model does not reproduce it. After calibration p is conservative, since the same data were fitted; a prior
     p says whether the data surprised the prior.
 

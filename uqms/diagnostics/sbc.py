@@ -103,7 +103,7 @@ class RankStatistics:
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """One row a quantity: whether it passed, exact p-value, share of central intervals with the truth, what fails.
+        """One row per quantity: whether it passed, exact p-value, coverage of central intervals, what fails.
 
         The p-value is that of one quantity, to be compared with alpha / number of quantities.
         """

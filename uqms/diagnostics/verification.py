@@ -9,10 +9,10 @@ r           log p(z | theta, simulator) - log p(z | theta, surrogate)           
 w           weights of the draws, smoothed exp(r) (PSIS)                          (D,)
 ==========  ====================================================================  ===========
 
-The errors at the draws are judged together, against what the joint law of a right surrogate would show, on both sides;
-see `uqms.surrogates.reference`. Whether errors matter follows from r: the mean of a parameter moves by Cov(theta, r),
-which is at most sd(r) posterior sds as long as r is small. Draws with the weights w are draws from the posterior of the
-simulator itself; few draws, or a heavy tail of the weights, say nothing of it.
+The errors at the draws are judged together, against the joint distribution of a correct surrogate's errors, on both
+sides; see `uqms.surrogates.reference`. Whether errors matter follows from r: the mean of a parameter moves by
+Cov(theta, r), which is at most sd(r) posterior sds as long as r is small. Draws with the weights w are draws from the
+posterior of the simulator itself; few draws, or a heavy tail of the weights, say nothing of it.
 """
 
 import json
@@ -268,7 +268,7 @@ class Verification:
 @taught
 @single_threaded
 def verify(posterior: Posterior, ensemble: xr.Dataset, *, rng: int = 0) -> Verification:
-    """Tell whether a surrogate is right where the posterior is, from runs of the simulator at posterior draws.
+    """Check a surrogate near the posterior against runs of the simulator at posterior draws.
 
     Use it before a posterior is used for anything that matters.
 

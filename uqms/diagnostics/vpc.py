@@ -66,7 +66,7 @@ class VisualPredictiveCheck:
     uncorrected
         How many of them are as they were, since their prediction is next to the lower bound.
     outside
-        Share of the new subjects that had to be drawn again, since they were outside of the design box.
+        Fraction of the new subjects that had to be drawn again, since they were outside of the design box.
     """
 
     quantiles: xr.Dataset
@@ -89,8 +89,8 @@ class VisualPredictiveCheck:
     def summary(self) -> pd.DataFrame:
         """In how many bins the observed percentile is inside, by percentile and for all together.
 
-        `expected` is how many are inside in a replicated study on average, `p` the share of replicated studies in which
-        as few are: bins are not independent, so it is this and not the count that says whether the model fails.
+        `expected` is how many are inside in a replicated study on average, `p` the fraction of replicated studies in
+        which as few are: bins are not independent, so it is this and not the count that says whether the model fails.
         """
         one = self.quantiles
         counts = ((self.replicated >= one["lower"]) & (self.replicated <= one["upper"])).sum("bin").values
@@ -160,7 +160,7 @@ def visual_predictive_check(
 ) -> VisualPredictiveCheck:
     """Compare percentiles of the data with those of replicated studies, in which all subjects are new.
 
-    Use it to see whether the population is right as a whole: individual fits may be good where typical value, spread or
+    Use it to see whether the population is right as a whole: individual fits may be good where typical value, omega or
     noise are wrong. Each replicate is a study with the covariates, conditions and coordinates of the real one, whose
     subjects are drawn from the population. Intervals hold what is unknown about the population, the surrogate's error
     (one function for all subjects, given the data), the draw of the subjects, and noise.
@@ -206,8 +206,8 @@ def visual_predictive_check(
 
     Notes
     -----
-    The same data made the posterior, so few bins outside say less than many; `summary` has the exact share of studies
-    in which as few are inside. Time and memory grow linearly with subjects and replicates.
+    The same data made the posterior, so few bins outside mean less than many; `summary` has the exact fraction of
+    studies in which as few are inside. Time and memory grow linearly with subjects and replicates.
 
     References
     ----------

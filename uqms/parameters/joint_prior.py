@@ -8,7 +8,7 @@ w           their log, logit or themselves, less the mean, over the sd          
 e           independent standard normals, w = L e                                   (..., k)
 L           Cholesky factor of the correlation of w                                 (k, k)
 a, b        ends of a box on the scale of w                                         (k,)
-u           in the unit cube: Phi(e), or its share of the interval that a box leaves (..., k)
+u           in the unit cube: Phi(e), or its part of the interval that a box leaves (..., k)
 ==========  ======================================================================  ========
 
 Each parameter alone is normal, log-normal or logit-normal. Given those before it, it is so too, with L's row: that is

@@ -1,10 +1,10 @@
 """The space of a study: uncertain parameters with priors, known conditions with ranges, and the maps between them.
 
-Three maps of a parameter, never mixed:
+Three scales of a parameter, never mixed:
 
 - design: unit cube by prior quantile (`ParameterSpace.to_cube`);
 - surrogate input: log, logit or identity, then affine from the design box (`Box.to_unit`);
-- sampler: the real line (`ParameterSpace.to_real`).
+- sampler: unconstrained space (`ParameterSpace.to_real`).
 
 Notation: theta (..., p) parameters in their own units; x (..., d) inputs, parameters then conditions; u in [0, 1];
 z real.
@@ -334,7 +334,7 @@ class ParameterSpace:
         return out
 
     def to_real(self, theta: ArrayLike | Named) -> Array:
-        """Return z (..., p) on the real line: log or logit of the support, or theta itself where it is unbounded."""
+        """Return unconstrained z (..., p): log or logit of the support, or theta itself where it is unbounded."""
         theta = check.columns(theta, self.names, "theta")
         return _each([interval.to_real for interval in self._intervals()], theta)
 

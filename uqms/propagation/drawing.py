@@ -63,7 +63,7 @@ class Drawn(NamedTuple):
     nested
         Whether functions belong to one draw of the inputs each, as after a calibration.
     outside
-        Share of prior or draws outside of the design box.
+        Fraction of prior or draws outside of the design box.
     sampling
         How the draws of the inputs go together.
     known

@@ -487,8 +487,8 @@ def allocate(
     method
         As for `multifidelity_mean`.
     output
-        Whose mean is wanted; may be left out when there is one. Of a curve the mean variance over its coordinates
-        counts.
+        The output whose mean is estimated; may be left out when there is one. Of a curve the mean variance over its
+        coordinates counts.
 
     Returns
     -------

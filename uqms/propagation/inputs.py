@@ -47,7 +47,7 @@ class Points:
     u
         All inputs in the unit cube, (S, C, d).
     outside
-        Share of the prior's mass that lies outside of the design box and is left out, or of the draws that do.
+        Fraction of the prior's mass that lies outside of the design box and is left out, or of the draws that do.
     sampling
         How the draws go together.
     """

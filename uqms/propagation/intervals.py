@@ -3,7 +3,7 @@
 ==========  ============================================================================  =========
 symbol      meaning                                                                       shape
 ==========  ============================================================================  =========
-p_f         share of the draws of the inputs at which the event happens, by function f    (F, ...)
+p_f         fraction of the draws of the inputs at which the event happens, by function f (F, ...)
 n           how many independent draws of the inputs there were                           (...)
 ==========  ============================================================================  =========
 

@@ -1,7 +1,7 @@
 """Draws of the whole surrogate at many inputs, one function for all inputs of a draw.
 
 The error of a surrogate is one random function. What follows for a mean or a probability over thousands of inputs
-depends on how the errors at these inputs go together: drawn independently they would cancel, and the surrogate's share
+depends on how the errors at these inputs go together: drawn independently they would cancel, and the surrogate's part
 of the uncertainty would seem to vanish. Draws of a Gaussian process are exact jointly at the runs and at some of the
 inputs, all when there are few; elsewhere they are the mean given those, plus what is left of the variance, independent
 between inputs (`uqms.surrogates.function_draws`). The cost grows linearly with the number of inputs.

@@ -46,7 +46,7 @@ def tornado(
         An output that is one number (may be left out when it is the only one), or a function of a table as in
         `propagate`, to one number a draw.
     inputs
-        The law of the inputs; by default that of the surrogate.
+        The distribution of the inputs; by default that of the surrogate.
     conditions
         Known inputs, a number each.
     coords

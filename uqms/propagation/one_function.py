@@ -35,7 +35,7 @@ __all__ = ["OneFunction", "one_function"]
 @final
 @dataclass(frozen=True, eq=False)
 class OneFunction:
-    """Quantities with one function of the surrogate in the simulator's place, and what the data say of the parameters.
+    """Quantities with one function of the surrogate in the simulator's place, and the parameters' posterior under it.
 
     Attributes
     ----------

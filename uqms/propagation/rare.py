@@ -73,9 +73,9 @@ class RareEvent:
     spread
         Standard deviation of the logarithm of the probability that is due to the surrogate's error.
     share
-        Of the surrogate in the variance of the log probability, between 0 and 1.
+        Fraction of the variance of the log probability that is due to the surrogate, between 0 and 1.
     outside
-        Share of the event's probability outside of the design box, where the surrogate extrapolates.
+        Fraction of the event's probability outside of the design box, where the surrogate extrapolates.
     subset
         Probability by subset simulation alone, and its coefficient of variation as Au & Beck estimate it.
     levels

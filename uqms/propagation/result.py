@@ -68,9 +68,9 @@ class Propagation:
         Which uncertainties are in the draws.
     nested
         False: every function is evaluated at all draws of the inputs (of a prior). True: functions belong to one draw
-        each, since the data say something else of the surrogate's error under each (of a posterior).
+        each, since the data inform the surrogate's error differently under each (of a posterior).
     outside
-        Share of the prior's mass outside of the design box, which was left out; or of the draws that lie there.
+        Fraction of the prior's mass outside of the design box, which was left out; or of the draws that lie there.
     sampling
         How the draws of the inputs go together, from which the Monte Carlo errors come: "repeated" Sobol sequences of a
         prior, "ordered" draws that may depend on those before (batch means), or "independent" ones.
@@ -384,7 +384,7 @@ class Propagation:
     def table(self, prob: float = 0.95) -> pd.DataFrame:
         """Return a row for every quantity that is one number (by condition): mean, its error, sd, interval, shares.
 
-        `error_surrogate` and `error_monte_carlo` are those of the mean, as standard deviations; "share of ..." are
+        `error_surrogate` and `error_monte_carlo` are those of the mean, as standard deviations; ``share of ...`` are
         the parts of the variance over their sum.
 
         Raises
@@ -499,7 +499,7 @@ def propagate(
         Of a surrogate: a `ParameterSpace` (by default its own), or draws by name, each (S,): a mapping, a DataFrame, or
         a Dataset such as ``posterior.draws`` of another calibration.
     of
-        What is wanted: names of outputs (all by default), or by name plain functions, each of a Dataset with the dim
+        What to return: names of outputs (all by default), or by name plain functions, each of a Dataset with the dim
         "draw" that holds outputs, inputs and the functions before it, and returns a DataArray with the dim "draw".
     conditions
         Known inputs, numbers or arrays of one length; of a posterior those that were observed when left out.

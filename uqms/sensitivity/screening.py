@@ -175,7 +175,7 @@ def elementary_effects(
 
     Use it when there are too many inputs for a surrogate (a dozen or more) and runs for ten trajectories: inputs whose
     `mu_star` is small beside the others' may be fixed. It ranks; `sobol` indices or Shapley effects of a surrogate
-    over the inputs that remain say which share of the variance is whose.
+    over the inputs that remain show which fraction of the variance is due to each.
 
     Parameters
     ----------

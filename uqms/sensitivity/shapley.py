@@ -69,7 +69,7 @@ class ShapleyEffects:
 
     ``result["y"]`` is a Dataset of one output with the variables
 
-    - Sh: Shapley effect, the share of the variance that is the input's; dims ("draw", "bootstrap", "parameter",
+    - Sh: Shapley effect, the fraction of the variance due to the input; dims ("draw", "bootstrap", "parameter",
       coordinates of the output). They add up to 1;
     - S1: share that goes when the input becomes known, what it has in common with others included;
     - ST: share that stays when all others are known;
@@ -90,7 +90,7 @@ class ShapleyEffects:
     groups
         By name, the inputs of a group.
     settings
-        Numbers of draws, points and subsets; the share of draws of the inputs outside of the design box; and
+        Numbers of draws, points and subsets; the fraction of draws of the inputs outside of the design box; and
         "exact", whether all subsets were taken (1) or random orders (0).
     """
 
@@ -191,7 +191,7 @@ def shapley_effects(
     bootstrap: int = 50,
     rng: RandomState | None = None,
 ) -> ShapleyEffects:
-    """Divide each output's variance among inputs that may be dependent, and tell how sure that is.
+    """Divide each output's variance among inputs that may be dependent, with intervals.
 
     Use it for the draws of a posterior and for correlated priors: what two inputs explain together is divided between
     them, so that effects add up to 1 and none is negative. An input that the model does not use gets its part of what
@@ -206,8 +206,8 @@ def shapley_effects(
         The distribution: by default the prior of the space that the surrogate was trained in, correlations included
         (or the posterior, where that was given). Else a `ParameterSpace`, a posterior, or joint draws by name: a
         mapping, a DataFrame or a Dataset, in the order of their chain if they come from one (how far draws depend on
-        those before is in the Monte Carlo error); nothing else is assumed of their law. With the posterior of the same
-        surrogate, function draws are those that runs and data allow.
+        those before is in the Monte Carlo error); nothing else is assumed of their distribution. With the posterior of
+        the same surrogate, function draws are those that runs and data allow.
     conditions
         Value, or range ``uq.Condition(low, high)``, of each known input.
     outputs

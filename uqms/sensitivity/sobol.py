@@ -6,7 +6,7 @@ symbol      meaning                                                             
 f           an output as a function of independent inputs; a draw is one f
 S1          Var(E[f | x_g]) / Var(f), for group g of the inputs
 ST          1 - Var(E[f | all but x_g]) / Var(f)
-S2          share of the interaction of two groups
+S2          fraction due to the interaction of two groups
 whole       the same of a curve: variances integrated along its coordinates
 tau         T omega, what the basis of a curve leaves out; see `outputs`        (m,)
 ==========  ==================================================================  ==================
@@ -86,7 +86,7 @@ class SobolIndices:
     - S1, ST: first-order and total index, dims ("draw", "bootstrap", "parameter", coordinates of the output);
     - S2: interaction of two parameters, with "other" as a further dim, where it was asked for; NaN on its diagonal;
     - variance: of the output over the inputs, dims ("draw", "bootstrap", coordinates);
-    - unexplained: share of the variance that the surrogate does not know, dims (coordinates);
+    - unexplained: fraction of the variance that the surrogate does not know, dims (coordinates);
     - S1_whole, ST_whole, S2_whole, unexplained_whole: of a curve or field as a whole.
 
     Draws are functions that the runs allow, bootstraps what finitely many points do to each. Where an output does not
@@ -220,7 +220,7 @@ def sobol_indices(
     bootstrap: int = 50,
     rng: RandomState | None = None,
 ) -> SobolIndices:
-    """Tell how much of each output's variance every input explains, alone and with others, and how sure that is.
+    """Return how much of each output's variance every input explains, alone and with others, with intervals.
 
     Use it when inputs are independent: over the prior, to see what matters before there are data. Intervals hold the
     error of the surrogate, as joint draws of its whole function (errors that were independent from point to point would

@@ -61,7 +61,7 @@ class Adapted(Kernel):
         The stationary kernel; a single one where directions are learned.
     directions
         Whether distances are measured along learned combinations of the inputs: a distance with a full matrix in the
-        place of one length scale an input.
+        place of one length scale per input.
     amplitude
         Whether the logarithm of the process's sd is linear in the inputs.
 
@@ -265,7 +265,7 @@ class OneOf(Kernel):
 
     @classmethod
     def that_adapts(cls, kernel: Stationary | Adapted, d: int) -> "OneOf":
-        """Return what there is to choose: a kernel with less learned, and a smoother one in its place."""
+        """Return the candidates: a kernel with less learned, and a smoother one in its place."""
         whole = kernel if isinstance(kernel, Adapted) else Adapted(kernel, directions=isinstance(kernel, RadialKernel))
         bases = [whole.kernel, *([Matern72()] if whole.kernel == Matern52() else [])]
         return cls(tuple(one for base in bases for one in _adapted_less(replace(whole, kernel=base), d)))

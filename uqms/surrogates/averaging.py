@@ -13,9 +13,9 @@ factor      variance over its estimate: (n - b) / chi-squared of n - b          
 Point estimates are overconfident with few runs: intervals of 95 % then cover 80 to 90 % (`benchmarks/coverage.py`). The
 posterior of p has few dims and costs one factorisation a point, so it is found by importance sampling in rounds, each
 with the moments of those before, beside a share from the prior that bounds the weights (Cappé et al. 2004,
-doi:10.1198/106186004X12803). The H draws have its marginal laws and its rank correlations: they are the images of H
-points that represent the standard normal best in energy distance (Mak & Joseph 2018, doi:10.1214/17-AOS1629). All is
-deterministic, and a small change of the data changes the draws little.
+doi:10.1198/106186004X12803). The H draws have its marginal distributions and its rank correlations: they are the images
+of H points that represent the standard normal best in energy distance (Mak & Joseph 2018, doi:10.1214/17-AOS1629). All
+is deterministic, and a small change of the data changes the draws little.
 """
 
 import math
@@ -158,8 +158,8 @@ def explore(
 ) -> Sample:
     """Return weighted points of a density, in rounds of `count` from where `start` (mode, covariance) says it is.
 
-    `prior` is location and scale of normal laws, from which a share of the points comes. It ends between the least and
-    the most `rounds`, when the points are worth `enough` equally weighted ones.
+    `prior` is location and scale of normal distributions, from which a part of the points comes. It ends between the
+    least and the most `rounds`, when the points are worth `enough` equally weighted ones.
     """
     location, scale = prior
     (centre, covariance), (low, high) = start, bounds.T

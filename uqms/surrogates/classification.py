@@ -193,7 +193,7 @@ class SuccessProbability:
 class EventProbability:
     """Probability of an event, such as an arrhythmia or an outbreak, learned from runs with and without it.
 
-    Use it for an outcome that is yes or no. With two fidelity levels, many cheap runs tell roughly where the boundary
+    Use it for an outcome that is yes or no. With two fidelity levels, many cheap runs show roughly where the boundary
     is, and a few expensive ones where it really is (Sahli Costabal et al. 2019).
 
     Parameters
@@ -297,7 +297,7 @@ class EventProbability:
 def _check_settings(kernel: object, hyperparameters: str) -> None:
     if not isinstance(kernel, Kernel):
         raise InputError(
-            f"kernel is {kernel!r}; give Matern52(), Matern32() or SquaredExponential(), or a sum of them."
+            f"kernel is {kernel!r}; give Matern52(), Matern32(), Matern72() or SquaredExponential(), or a sum of them."
         )
     if hyperparameters not in ("auto", "averaged", "point"):
         raise InputError(f"hyperparameters is {hyperparameters!r}; give 'auto', 'averaged' or 'point'.")

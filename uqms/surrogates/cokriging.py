@@ -156,7 +156,7 @@ class WithLower(Structured):
         return out
 
     def more(self, d: int) -> tuple[Array, Array, Array]:
-        """Return location, sd and bounds of the log share of k_delta."""
+        """Return location, sd and bounds of the log weight of k_delta."""
         return np.zeros(1), np.full(1, 2.0), np.log([[1e-6, 1e6]])
 
     def spans(self, d: int) -> Array:

@@ -1,4 +1,4 @@
-"""Scalar outputs whose errors correlate: scores in common, whose errors do not.
+"""Scalar outputs whose errors correlate: jointly modelled scores, whose errors do not.
 
 ==========  =====================================================================  =========
 symbol      meaning                                                                shape
@@ -16,7 +16,7 @@ Given y_j, y_i' Q_i y_j of an independent y_i is normal with the variance y_j' Q
 standard error of n independent pairs. Left-out errors themselves depend on their neighbours: their correlation has that
 of 0.4 n, and with 20 runs does not tell a correlation of 0.95 from none.
 
-Outputs that are exactly linear combinations of others (EDV, ESV and SV = EDV - ESV) have r < g scores in common; their
+Outputs that are exactly linear combinations of others (EDV, ESV and SV = EDV - ESV) have r < g joint scores; their
 draws obey the identity to rounding.
 """
 
@@ -94,9 +94,9 @@ def with_scores_in_common(
     train: Callable[[Array], Hyperparameters],
     left_out: Callable[[Array, Hyperparameters, Array], LeftOut],
 ) -> tuple[Array, list[OutputBasis], list[Hyperparameters], Bools]:
-    """Return scores, bases, hyperparameters and which scores were kept, with scores in common where errors correlate.
+    """Return scores, bases, hyperparameters and which scores were kept, with joint scores where errors correlate.
 
-    Outputs have scores in common when their errors correlate clearly or they are exact combinations of each other, they
+    Outputs are modelled jointly when their errors correlate clearly or they are exact combinations of each other, they
     are known in the same runs, and the scores predict left-out runs better.
 
     Parameters

@@ -113,7 +113,7 @@ class Fitting:
     def with_scores_in_common(
         self, y: Array, bases: Sequence[OutputBasis], found: Sequence[Hyperparameters]
     ) -> tuple["Fitting", Array, list[OutputBasis], list[Hyperparameters]]:
-        """Return all with scores in common where errors of scalars correlate.
+        """Return all with joint scores where errors of scalars correlate.
 
         Scalars whose runs have known variances of their noise cannot be among them.
         """

@@ -107,15 +107,16 @@ UNFITTED = {
 class GaussianProcess:
     """Exact Gaussian-process surrogate: the default for 10 to about 1 000 runs of a smooth simulator.
 
-    Scalars get one process each; curves and fields an orthonormal basis with one process a score. Trend and variance
+    Scalars get one process each; curves and fields an orthonormal basis with one process per score. Trend and variance
     are in closed form; with few runs length scales and variance are averaged over their posterior, since point
     estimates are overconfident then (95 % intervals cover 80 to 90 %).
 
     Parameters
     ----------
     kernel
-        `Matern52()` (default), `Matern32()` or `SquaredExponential()`, one length scale an input; or a sum or product
-        such as `SquaredExponential() + Matern52()`, whose parts have their own length scales and variance shares.
+        `Matern52()` (default), `Matern32()`, `Matern72()`, `SquaredExponential()` or `RationalQuadratic()`, with one
+        length scale per input; or a sum or product such as `SquaredExponential() + Matern52()`, whose parts have their
+        own length scales and fractions of the variance.
     trend
         Mean function: "constant" (default), "linear" or "quadratic" (squares and cross products too) in the unit cube's
         inputs; its uncertainty is carried. With too few runs for its coefficients the next shorter one is taken.
@@ -129,18 +130,18 @@ class GaussianProcess:
         several runs at each of the inputs, or at most of them.
     hyperparameters
         "averaged" over 16 draws of their posterior, "point" for the most probable ones, which is faster, or "auto"
-        (default): averaged up to 20 runs an input, and beyond while their uncertainty is more than 10 % of the variance
-        of left-out runs.
+        (default): averaged up to 20 runs per input, and beyond while their uncertainty is more than 10 % of the
+        variance of left-out runs.
     scalars
         "auto" (default): scalar outputs whose left-out errors clearly correlate, or which are exact combinations of
-        others, get scores in common when those predict left-out runs better, so that errors and draws belong together
-        (of volumes and their difference, say). "independent": each scalar is a process by itself, as it always is with
-        a cheap model or with noise.
+        others, are modelled jointly when that predicts left-out runs better, so that their errors and draws are
+        correlated (of volumes and their difference, for example). "independent": each scalar is a process by itself, as
+        it always is with a cheap model or with noise.
     scales
         "given" (default): the kernel is taken as it is. "auto": each score has learned directions and an amplitude that
         varies over the box (`Adapted`), and `Matern72` in the place of `Matern52`, as far as its runs ask for them:
         kernels with and without are averaged by their evidence, so that outputs that need none of it keep their simple
-        kernel; above 20 runs an input the most probable one is taken. With a cheap model or a `JaxKernel` it is as
+        kernel; above 20 runs per input the most probable one is taken. With a cheap model or a `JaxKernel` it is as
         "given".
     outputs
         Settings by output name, `Scalar(...)` or `Curve(...)`; what is not named gets the default of its dims. A
@@ -184,9 +185,9 @@ class GaussianProcess:
             )
         if not isinstance(self.kernel, Stationary | Adapted | JaxKernel):
             raise InputError(
-                f"kernel is {self.kernel!r}; give Matern52(), Matern32() or SquaredExponential(), or a sum or product "
-                "of them, or of kernels of your own that derive from uqms.RadialKernel; or one of your own that "
-                "derives from uqms.JaxKernel."
+                f"kernel is {self.kernel!r}; give Matern52(), Matern32(), Matern72(), SquaredExponential() or "
+                "RationalQuadratic(), or a sum or product of them, or of kernels of your own that derive from "
+                "uqms.RadialKernel; or one of your own that derives from uqms.JaxKernel."
             )
         self.kernel.layout()  # a kernel that does not compile is refused before there are runs
         if self.trend not in ("constant", "linear", "quadratic"):

@@ -102,7 +102,7 @@ class Jump:
 
 @taught
 def detect_jump(surrogate: GaussianProcessSurrogate) -> Jump:
-    """Say whether an output of a fitted surrogate jumps between regimes, which one smooth process cannot follow.
+    """Test whether an output of a fitted surrogate jumps between regimes, which one smooth process cannot follow.
 
     Use it when left-out errors are few and huge, or when the simulator has regimes: an arrhythmia starts, an outbreak
     dies out. It takes about a second for a hundred runs.
@@ -120,7 +120,7 @@ def detect_jump(surrogate: GaussianProcessSurrogate) -> Jump:
     Raises
     ------
     InputError
-        When the surrogate is no Gaussian process, or fewer than 2 (d + 2) or 10 runs tell of an output.
+        When the surrogate is no Gaussian process, or fewer than 2 (d + 2) or 10 runs have an output.
 
     Warns
     -----

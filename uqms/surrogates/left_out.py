@@ -15,7 +15,7 @@ __all__ = ["left_out_scores", "truncation_share"]
 
 
 def left_out_scores(process: ScoreProcess, h: int, j: int) -> tuple[Array, Array, Array]:
-    """Return left-out errors, their variances, and a root of their joint covariance."""
+    """Return left-out errors, their variances, and a square-root factor of their joint covariance."""
     inverse = process.inverse_factor[h, j]
     g, root = process.trend_factor[h, j], process.trend_root[h, j]
     # Q = L^-T (I - G R' R G') L^-1, and I - G R' R G' is a projection or, with a fixed trend, the identity.

@@ -1,4 +1,4 @@
-"""Left-out errors of some of the runs against their joint law: whether a surrogate is right in one part of the box."""
+"""Checks of left-out errors of some runs: whether a surrogate is correct in a part of the box."""
 
 from dataclasses import dataclass
 from typing import Any, final
@@ -40,11 +40,11 @@ class LocalErrors:
 
 
 def local_errors(surrogate: GaussianProcessSurrogate, runs: Ints, scores: Ints) -> LocalErrors | None:
-    """Return how the left-out errors of `runs` compare with their joint law, of the worst of the `scores` on each side.
+    """Compare the left-out errors of `runs` with their joint distribution, for the worst of the `scores` on each side.
 
     The squared Mahalanobis distance of m errors is chi-square with m degrees of freedom. Where the variance was
-    estimated from all f errors, its share of f is Beta(m / 2, (f - m) / 2). Averaged hyperparameters average the
-    probabilities. That of the worst score is multiplied by their number (Bonferroni). None when nothing can be told.
+    estimated from all f errors, its fraction of f is Beta(m / 2, (f - m) / 2). Averaged hyperparameters average the
+    probabilities. That of the worst score is multiplied by their number (Bonferroni). None when they cannot be judged.
     """
     process = surrogate.process
     weights = np.exp(process.log_weights)

@@ -81,7 +81,7 @@ class LeftOutRuns(NamedTuple):
     runs
         How many.
     inside_50, inside_95
-        Share of them inside of the 50 and 95 % interval.
+        Fraction of them inside of the 50 and 95 % interval.
     rmse
         Root of their mean squared error, relative to the sd of the score over the runs.
     """

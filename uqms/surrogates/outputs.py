@@ -64,7 +64,7 @@ CONSTANT = 1e-13  # an output whose sd is below this share of its size is consta
 @final
 @dataclass(frozen=True)
 class Scalar:
-    """Settings of an output that is one number a run.
+    """Settings of a scalar output: one number per run.
 
     Parameters
     ----------
@@ -107,9 +107,9 @@ class Curve:
     Parameters
     ----------
     tolerance
-        Share of the variance, on runs that the basis has not seen, that may be left to the truncation term. By default
-        1e-6, and of a `GaussianProcess` whose scores are predicted more precisely less: a tenth of their left-out
-        variance at the runs where it is small (their 10 % quantile).
+        Fraction of the variance, on runs that the basis has not seen, that may be left to the truncation term. By
+        default 1e-6, and of a `GaussianProcess` whose scores are predicted more precisely less: a tenth of their
+        left-out variance at the runs where it is small (their 10 % quantile).
     max_scores
         At most this many scores; each costs one Gaussian process.
     transform

@@ -1,4 +1,4 @@
-"""Curves and fields of which runs miss some coordinates: a basis from all runs, and what each run says of its scores.
+"""Curves and fields with missing coordinates: a basis from all runs, and each run's information on its scores.
 
 ==========  ==================================================================  =========
 symbol      meaning                                                             shape
@@ -52,7 +52,7 @@ SMALLEST = 1e-12  # s2, over the variance of the output
 
 
 class Information(NamedTuple):
-    """What each run says of its scores: its likelihood is exp(-|root s - right|^2 / 2)."""
+    """The information of each run on its scores: its likelihood is exp(-|root s - right|^2 / 2)."""
 
     root: Array  # (n, q, q)
     right: Array  # (n, q)
@@ -69,7 +69,7 @@ class PartialRuns(NamedTuple):
 def fit_partial(
     name: str, layout: Layout, y: Float[np.ndarray, "n m"], settings: Curve, least: int
 ) -> tuple[OutputBasis, Float[np.ndarray, "n q"], PartialRuns | None]:
-    """Return the basis of an output, scores of the runs, NaN where a run says nothing of one, and partial runs.
+    """Return the basis of an output, scores of the runs, NaN where a run does not inform one, and partial runs.
 
     There are none of an output that is constant.
 
@@ -258,7 +258,7 @@ def _with_truncation(basis: OutputBasis, residuals: Array, seen: Bools, least: i
 
 # ---------------------------------------------------------------------------------------------- what runs say of scores
 def information(basis: OutputBasis, y: Float[np.ndarray, "n m"], rounding: float) -> Information:
-    """Return what each run says of its scores; `rounding` is the sd of an error of every entry by itself."""
+    """Return the information of each run on its scores; `rounding` is the sd of an error of every entry by itself."""
     q, t = basis.basis.shape[1], basis.truncation.shape[1]
     root, right = np.zeros((len(y), q, q)), np.zeros((len(y), q))
     for i, row in enumerate(y):
@@ -297,14 +297,14 @@ def values_of(
 def refined(
     fitting: Fitting, y: Array, parts: Sequence[PartialRuns | None], sizes: Sequence[int]
 ) -> tuple[Fitting, Array]:
-    """Return fitting and scores with what partial runs say of each score when the other runs say what the others are.
+    """Return fitting and scores with what partial runs add to each score, given the others from complete runs.
 
     Parameters
     ----------
     fitting
         Without the errors of partial runs.
     y
-        Scores (n, q), as runs know them by themselves.
+        Scores (n, q), from each run by itself.
     parts
         Partial runs of each output.
     sizes

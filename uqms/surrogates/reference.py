@@ -1,4 +1,4 @@
-"""Errors of predicted runs, and what a right surrogate's would be: simulated from their joint law.
+"""Errors of predicted runs, and those of a correct surrogate, simulated from their joint distribution.
 
 ==========  ========================================================================  ===========
 symbol      meaning                                                                   shape
@@ -15,9 +15,9 @@ PIT         probability of less than what was found                             
 
 Errors of one function are dependent, so neither is the number of them inside of an interval binomial, nor do D² and
 the PIT histogram have simple laws. All are therefore compared with the central 99 % of what they are for errors drawn
-from the joint law: hyperparameter draw, scores at all runs, truncation (the same for runs of the same inputs). Where
-one value stands for a variance that the runs estimate with f degrees of freedom, it is drawn too (f / chi-squared of
-f): D² / m is then F(m, f), as in Bastos & O'Hagan (2009), doi:10.1198/TECH.2009.08019.
+from the joint distribution: hyperparameter draw, scores at all runs, truncation (the same for runs of the same inputs).
+Where one value stands for a variance that the runs estimate with f degrees of freedom, it is drawn too (f / chi-squared
+of f): D² / m is then F(m, f), as in Bastos & O'Hagan (2009), doi:10.1198/TECH.2009.08019.
 
 Outputs with a transform have these laws on its scale: all is counted there, and only means, sds and scores are taken in
 the output's own unit.
@@ -55,7 +55,7 @@ RANK = 1e-10  # directions with less than this share of the largest variance are
 @final
 @dataclass(frozen=True, eq=False)
 class JointLaw:
-    """Joint law of the scores of runs that are predicted: for each hyperparameter draw a mean, a variance, a root."""
+    """Joint distribution of predicted runs' scores: for each hyperparameter draw mean, variance, square-root factor."""
 
     value: Array  # (H, n, q): mean of the score, of left-out runs less what it was
     variance: Array  # (H, n, q)

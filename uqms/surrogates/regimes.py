@@ -116,7 +116,9 @@ class Regimes:
                 "GaussianProcess(noise='none')."
             )
         if not isinstance(self.kernel, Kernel):
-            raise InputError(f"kernel is {self.kernel!r}; give Matern52(), Matern32() or SquaredExponential().")
+            raise InputError(
+                f"kernel is {self.kernel!r}; give Matern52(), Matern32(), Matern72() or SquaredExponential()."
+            )
         if not check.is_whole(self.members, 2) or self.members % 2:
             raise InputError(f"members is {self.members!r}; give an even whole number from 2.")
 

@@ -267,7 +267,7 @@ def _check_replicates(replicates: Replicates, count: Ints) -> None:
         raise DesignError(
             f"noise='heteroscedastic' learns the noise from replicates, and {fewest} inputs were run more than once; "
             f"at least d + 2 = {least} are needed, with about 5 runs each: uq.run(..., replicates=5, rng=1). With one "
-            "run an input, noise='fitted' takes one variance for the whole box (for outputs that are numbers)."
+            "run per input, noise='fitted' takes one variance for the whole box (for scalar outputs)."
         )
     freedom, enough = int(np.maximum(count - 1, 0).sum(axis=0).min()), 10 * d + 10
     if freedom < enough:

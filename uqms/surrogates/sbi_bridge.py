@@ -76,7 +76,7 @@ def to_sbi(ensemble: xr.Dataset, outputs: "Sequence[str] | None" = None) -> SbiR
     Warns
     -----
     DesignWarning
-        When the inputs do not follow the prior: a neural posterior (NPE) would take their law for the prior.
+        When the inputs do not follow the prior: a neural posterior (NPE) would take their distribution for the prior.
 
     References
     ----------

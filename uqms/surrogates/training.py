@@ -199,7 +199,7 @@ def prior_of(kernel: Kernel, d: int, noise: Noise) -> tuple[Array, Array]:
 
     Their medians are 0.75 sqrt(d), so that the runs' distances, which grow with the dimension, keep their meaning, and
     0.01. Widths and medians were chosen by coverage and log score on functions from known processes in 2 and 5 inputs.
-    Shares of a sum's terms have the median of that of the first, and the variance that of a score, 1, where it is not
+    Weights of a sum's terms have the median of that of the first, and the variance that of a score, 1, where it is not
     in closed form.
     """
     return _prior(kernel, d, noise is not False, variances_known(noise))
@@ -381,7 +381,7 @@ def train(
     x, y
         Inputs in the unit cube and one score, centred and scaled.
     kernel
-        Its length scales, and the shares of a sum's terms, are what is trained.
+        Its length scales, and the weights of a sum's terms, are what is trained.
     trend
         Trend basis at `x`.
     noise

@@ -4,7 +4,7 @@
 symbol      meaning
 ==========  ===================================================================
 y           the output in its own unit
-z = g(y)    on the real line; g increases, so quantiles of y are those of z
+z = g(y)    unbounded; g increases, so quantiles of y are those of z
 m, v        mean and variance of a normal z
 s           the logistic function 1 / (1 + exp(-z))
 ==========  ===================================================================

@@ -5,7 +5,7 @@ symbol      meaning                                                             
 ==========  ======================================================================  ======
 y           outputs, on the scale of the model's link                               (R,)
 z           measured values, on the same scale                                      (R,)
-nodes       quantiles of draws, and y: ends of pieces of the real line              (n,)
+nodes       quantiles of draws, and y: ends of intervals on the y axis              (n,)
 masses      integral (sum) of the density over each piece                           (n+1,)
 ==========  ======================================================================  ======
 

@@ -1,1 +1,1 @@
-"""Many subjects with one simulator: what they share, how they differ, and what the data say of each."""
+"""Many subjects with one simulator: what they share, how they differ, and what is inferred about each."""

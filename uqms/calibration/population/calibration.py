@@ -222,7 +222,7 @@ class Individuals(SingleCalibration):
         return np.asarray(self.walls_of_subjects(theta)[:, self.subjects.measured].sum(axis=1))
 
     def walls_of_subjects(self, theta: Mapping[str, Array]) -> Array:
-        """Return the log of what is left of the density of each subject (S, J) at the wall around the design box."""
+        """Return the soft boundary penalty of the design box for each subject, a log-density (S, J)."""
         total = np.zeros((len(next(iter(theta.values()))), len(self.layout.subject)))
         for name, low, high, scale in self.walls():
             u = (SCALES[scale].forward(theta[name]) - low) / (high - low)
@@ -449,7 +449,7 @@ class PopulationCalibration(Calibration):
 
     @property
     def parameters(self) -> tuple[str, ...]:
-        """Names of what describes the population: typical values, spreads, covariate effects, what all share."""
+        """Names of what describes the population: typical values, omegas, covariate effects, shared parameters."""
         return tuple(self.population.priors)
 
     @property
@@ -499,7 +499,7 @@ class PopulationCalibration(Calibration):
         return {"": self.data}
 
     def pieces(self, theta: Mapping[str, Any], latents: Any = None, h: Any = None) -> list[Piece]:
-        """Return the data with their share of the draws; without numbers when there are none."""
+        """Return the data with their part of the draws; without numbers when there are none."""
         columns, rows = np.arange(len(self.data.parameters)), np.arange(len(self.data.cells.z))
         if latents is None or any(value is None for value in theta.values()):
             return [Piece("", self.data, dict.fromkeys(self.data.priors), None, h, columns, rows)]
@@ -537,7 +537,7 @@ class PopulationCalibration(Calibration):
         return self.of_individuals(own, eta.reshape(-1, self.latents)[:, self.layout.size :]).reshape(shape)
 
     def of_individuals(self, own: Mapping[str, Array], eta: Array) -> Array:
-        """Return log p(observations | individual parameters, what is shared) (S,), with the wall around the box."""
+        """Return log p(observations | individual and shared parameters) (S,), with the soft boundary penalty."""
         data, wall = self.data, self.data.wall(own)
         if self.lowrank is not None:
             sigma = data.noise.phi(own, (len(wall),))[:, : len(data.noise.outputs)]
@@ -587,8 +587,8 @@ class PopulationCalibration(Calibration):
     def new_measurements(self, posterior: "Posterior", rng: np.random.Generator) -> tuple[Array, Ints]:
         """Return new measurements (chain, few draws, R) given the data, and which draws.
 
-        Without features they have the exact conditional law, whose cost grows with the cube of the number of cells, so
-        that there are fewer draws of more data.
+        Without features they have the exact conditional distribution, whose cost grows with the cube of the number of
+        cells, so that there are fewer draws of more data.
         """
         from uqms.calibration.assembly import each_chain, new_measurements
 

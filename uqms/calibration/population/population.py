@@ -1,4 +1,4 @@
-"""How the subjects of a population differ: typical values, spread, covariates, correlation, occasions."""
+"""How the subjects of a population differ: typical values, omegas, covariates, correlations, occasions."""
 
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field

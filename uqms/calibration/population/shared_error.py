@@ -1,4 +1,4 @@
-"""The surrogate's error at many inputs as a few features that all inputs share, and a part that is each input's own.
+"""The surrogate's error at many inputs as a few features that all inputs share, and an independent part of each input.
 
 ==========  ======================================================================  ==============
 symbol      meaning                                                                 shape
@@ -65,7 +65,7 @@ class Features(NamedTuple):
         What multiplies w, shape (H, ..., k, M), where column i belongs to score `SharedError.score[i]`; or, where
         errors of scores are correlated, (H, ..., k, q, M).
     own
-        Variance of the error that is each input's own, shape (H, ..., k, q), or covariance (H, ..., k, q, q).
+        Variance of the independent error of each input, shape (H, ..., k, q), or covariance (H, ..., k, q, q).
     """
 
     mean: Array
@@ -76,7 +76,7 @@ class Features(NamedTuple):
 @final
 @dataclass(frozen=True, eq=False)
 class SharedError:
-    """The error of a surrogate's scores as features that all inputs share, and a part that is each input's own.
+    """The error of a surrogate's scores as features that all inputs share, and an independent part of each input.
 
     Make it with `nystroem`, or with `through` at points of your own.
 

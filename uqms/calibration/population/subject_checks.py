@@ -84,7 +84,7 @@ def _population(context: Context) -> "PopulationCalibration | None":
 
 
 def surrogate_error(context: Context) -> list[Check]:
-    """Judge the share of the surrogate's error in the variance of what describes a population."""
+    """Judge how much of the variance of population parameters is due to the surrogate's error."""
     problem, linear = _population(context), context.linear
     if problem is None:
         return []
@@ -110,13 +110,13 @@ def joint_error(context: Context) -> list[Check]:
 
 
 def subjects(context: Context) -> list[Check]:
-    """Judge whether there are subjects enough to say how they differ."""
+    """Judge whether there are enough subjects to estimate how they differ."""
     problem = _population(context)
     return [] if problem is None else [_check_subjects(problem)]
 
 
 def prior_dominated(context: Context) -> list[Check]:
-    """Judge whether data say more of a population than the prior does."""
+    """Judge whether the data inform each population parameter beyond its prior."""
     problem = _population(context)
     return [] if problem is None else [_check_prior(problem, context.sampled.theta)]
 

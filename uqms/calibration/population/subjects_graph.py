@@ -97,7 +97,7 @@ def individual_variables(
 def add_likelihood(
     problem: "PopulationCalibration", own: Mapping[str, Any], values: Mapping[str, Any], name: str, latents: Any
 ) -> Any:
-    """Add the wall around the design box and the observed variable to the model in context."""
+    """Add the soft boundary penalty of the design box and the observed variable to the model in context."""
     data, unit = problem.data, problem.data.cells.unit
     theta: dict[str, Any] = {key: one[unit] for key, one in own.items()}
     theta |= {key: values[key] for key in problem.population.shared}

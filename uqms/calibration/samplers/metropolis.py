@@ -73,7 +73,7 @@ class Metropolis:
         warn_of_few("Metropolis", self.chains, self.draws)
 
     def run(self, problem: "Problem", seed: int) -> Any:
-        """Return draws, and the share of moves that was accepted between kept draws.
+        """Return draws, and the fraction of proposals accepted between kept draws.
 
         Raises
         ------

@@ -49,7 +49,7 @@ class NUTS:
     progress
         Whether to show a progress bar.
     ess
-        Smallest bulk effective sample size that is wanted of every inferred quantity (of a population: of what
+        Smallest bulk effective sample size that is required of every inferred quantity (of a population: of what
         describes it, not of each subject). Further blocks follow until it is
         reached (at most 50 blocks in all), each with a short warm-up of its own and as long as seems to be missing, at
         most `draws`; None for one block.
@@ -180,7 +180,7 @@ class NUTS:
     ) -> Any:
         """Return nutpie's DataTree for a compiled target, in coordinates that the warm-up learns.
 
-        `starts` (n, coordinates) are points on the real line of which each chain takes one; `rough` ones say nothing of
+        `starts` (n, coordinates) are unconstrained points of which each chain takes one; `rough` ones say nothing of
         the posterior's shape. `cautious` gives learned coordinates up where draws diverge in them. `groups` are for
         targets of hundreds of coordinates whose gradient is costly: which of them belong together, see `Linear`.
 

@@ -16,7 +16,7 @@ class Sampler(Protocol):
 
     Examples
     --------
-    Importance resampling of the prior, for a quick look when data say little:
+    Importance resampling of the prior, for a quick look when data contain little information:
 
     >>> import numpy as np, xarray as xr, uqms as uq
     >>> class Resampling:

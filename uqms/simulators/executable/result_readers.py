@@ -38,7 +38,7 @@ class Reader(Protocol):
 
     @property
     def names(self) -> tuple[str, ...] | None:
-        """The outputs that it was told to look for; None when it looks for every output under its own name."""
+        """The outputs to look for; None to look for every output under its own name."""
         ...
 
     def read(self, folder: Path, outputs: Dims) -> dict[str, object]:
@@ -94,7 +94,7 @@ class JSONFile:
 
     @property
     def names(self) -> tuple[str, ...] | None:
-        """The outputs that it was told to look for; None when it looks for every output under its own name."""
+        """The outputs to look for; None to look for every output under its own name."""
         return None if self.keys is None else tuple(self.keys)
 
     def read(self, folder: Path, outputs: Dims) -> dict[str, object]:
@@ -221,7 +221,7 @@ class TextTable:
 
     @property
     def names(self) -> tuple[str, ...] | None:
-        """The outputs that it was told to look for; None when it looks for every output under its own name."""
+        """The outputs to look for; None to look for every output under its own name."""
         return None if self.columns is None else tuple(self.columns)
 
     def read(self, folder: Path, outputs: Dims) -> dict[str, object]:
@@ -323,7 +323,7 @@ class NetCDFFile:
 
     @property
     def names(self) -> tuple[str, ...] | None:
-        """The outputs that it was told to look for; None when it looks for every output under its own name."""
+        """The outputs to look for; None to look for every output under its own name."""
         return None if self.variables is None else tuple(self.variables)
 
     def read(self, folder: Path, outputs: Dims) -> dict[str, object]:

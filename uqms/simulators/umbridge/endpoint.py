@@ -37,7 +37,7 @@ class Reply:
 
     @staticmethod
     def refusal(error: Refusal) -> "Reply":
-        """Return the error JSON of the protocol, with what there is of the outputs."""
+        """Return the error JSON of the protocol, with the outputs that are available."""
         partial = {} if error.partial is None else {"partial": error.partial}
         return Reply(error.status, wire.dumps({"error": {"type": error.kind, "message": str(error), **partial}}))
 

@@ -48,7 +48,7 @@ class Evaluable(Protocol):
 
 
 class Refusal(Exception):
-    """An error that the client is told: HTTP status, type and message of the protocol.
+    """An error that is sent to the client: HTTP status, type and message of the protocol.
 
     `partial` holds the output vectors as far as there are any, None for a missing number.
     """
@@ -263,7 +263,7 @@ def _refuse_other_inputs(name: str, model: Any, vectors: Groups) -> None:
 
 
 def told(error: BaseException, partial: list[list[float | None]] | None = None) -> Refusal:
-    """Return what a client is told when the model has raised: type and message in one line, no traceback."""
+    """Return the error for the client when the model has raised: type and message in one line, no traceback."""
     text = str(error).split("Traceback (most recent call last)")[0]
     message = f"{type(error).__name__}: {wire.shortened(text)}"
     if isinstance(error, InputError | ExtrapolationError):

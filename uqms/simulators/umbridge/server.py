@@ -55,7 +55,7 @@ class UMBridgeServer:
     workers
         How many evaluations run at once, each in a thread.
     queue
-        How many more wait; others are told to come again (503).
+        How many more wait; others are refused with status 503 and may come again.
     timeout
         Seconds for one evaluation, None for no end. A thread cannot be stopped: a model that ignores its deadline keeps
         its worker until it ends.

@@ -97,8 +97,8 @@ class MultiFidelity:
         check_outputs(self.outputs)
         if not isinstance(self.kernel, Stationary):
             raise InputError(
-                f"kernel is {self.kernel!r}; give Matern52(), Matern32() or SquaredExponential(), or a sum or product "
-                "of them. Levels of fidelity take no JaxKernel."
+                f"kernel is {self.kernel!r}; give Matern52(), Matern32(), Matern72() or SquaredExponential(), or a "
+                "sum or product of them. Levels of fidelity take no JaxKernel."
             )
         if self.trend not in ("constant", "linear"):
             raise InputError(f"trend is {self.trend!r}; give 'constant' or 'linear'.")

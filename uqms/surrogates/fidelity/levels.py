@@ -125,7 +125,7 @@ def read_levels(
     ------
     InputError, DataError, DesignError
         When a level has no runs or too few (of all but the lowest, 2 more than trend coefficients: with a `linear`
-        trend one an input, the constant and the factor of the level below), or an output lacks.
+        trend one per input, the constant and the factor of the level below), or an output lacks.
     """
     table.check(ensemble)
     of = _level_of(ensemble, levels)

@@ -51,7 +51,7 @@ class NextRun:
     also
         Lower levels to run there too, so that designs stay nested.
     table
-        One row a level: its best inputs, `reduction` (share of the integrated variance that goes), `cost` with the
+        One row per level: its best inputs, `reduction` (fraction of the integrated variance removed), `cost` with the
         lower levels that are run too, and `gain`, the reduction per cost.
     """
 
@@ -76,8 +76,8 @@ def next_level(
 ) -> NextRun:
     """Propose which level to run next, and at which candidate, for most reduction of variance per cost.
 
-    It is the variance of the highest level, integrated over the box, that counts; outputs count by the share of their
-    own variance. Nothing is run: run what is proposed, put the run into the ensemble and fit again.
+    It is the variance of the highest level, integrated over the box, that counts; outputs count by the fraction of
+    their own variance. Nothing is run: run what is proposed, put the run into the ensemble and fit again.
 
     Parameters
     ----------
