@@ -141,7 +141,7 @@ class SimulatorTimeout(SimulatorError, TimeoutError):
 
 
 class SimulatorNotFound(SimulatorError, FileNotFoundError):
-    """There is no such simulator to start."""
+    """The simulator that was to be started does not exist."""
 
 
 class OutputError(SimulatorError):
@@ -156,7 +156,7 @@ class OutputError(SimulatorError):
 
 
 class CampaignError(UqmsError, RuntimeError):
-    """A set of runs that cannot go on."""
+    """A campaign of runs that cannot continue."""
 
 
 class CampaignLocked(CampaignError):

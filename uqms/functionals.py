@@ -1,4 +1,4 @@
-"""Numbers read off predicted curves: peak, area, half-life, time above a threshold, with what follows for a decision.
+"""Functionals of predicted curves: peak, area, half-life, time above a threshold; and probabilities for decisions.
 
 Each function takes curves with a named dim (and any other dims, such as draws and conditions) and returns one number a
 curve. Computed from joint draws of whole curves, their intervals hold how errors along a curve go together.
@@ -174,7 +174,7 @@ def equal_tailed[Draws: (xr.DataArray, xr.Dataset)](draws: Draws, prob: float) -
 @final
 @dataclass(frozen=True, eq=False)
 class FunctionalDraws:
-    """Draws of a number read off predicted curves, one for each joint draw (and condition).
+    """Draws of a functional of predicted curves, one for each joint draw (and condition).
 
     Attributes
     ----------

@@ -505,11 +505,11 @@ def test_predictions_that_cannot_be_made(
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda p: 1.0, r"'x' returned float of shape \(\); it must return one number a draw"),
+        (lambda p: 1.0, r"'x' returned float of shape \(\); it must return one number per draw"),
         (lambda p: p["rate"].mean("draw"), r"returned DataArray of shape \(2,\)"),
         (lambda p: p["rate"].values.ravel(), r"returned ndarray of shape \(6,\)"),
         (lambda p: None, r"returned NoneType of shape \(\)"),
-        (lambda p: p["rate"].astype(str), r"returned DataArray of shape \(2, 3\); it must return one number a draw"),
+        (lambda p: p["rate"].astype(str), r"returned DataArray of shape \(2, 3\); it must return one number per draw"),
         (lambda p: p["weight"], r"'x' failed with KeyError: 'weight'. It is given \['rate', 'volume', 'sigma_conc'\]"),
     ],
 )

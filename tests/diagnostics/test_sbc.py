@@ -320,7 +320,7 @@ def test_other_values_make_the_problem_that_is_built_with_them() -> None:
     assert np.sum(grid * density) / density.sum() == pytest.approx(mean, abs=1e-6 * sd)
     with pytest.raises(uq.errors.DataError, match="row 0 .*is nan"):
         old.with_values(np.full(8, np.nan))
-    with pytest.raises(InputError, match="one value a row"):
+    with pytest.raises(InputError, match="one value per row"):
         old.with_values(z[:3])
 
 

@@ -406,7 +406,7 @@ def test_settings_of_outputs_must_fit_the_outputs() -> None:
     for outputs, message in (
         ({"flow": uq.Scalar()}, r"settings for \['flow'\]"),
         ({"conc": uq.Scalar()}, r"'conc' has dims \['day'\]"),
-        ({"peak": uq.Curve()}, "'peak' is one number a run"),
+        ({"peak": uq.Curve()}, "'peak' is one number per run"),
     ):
         with pytest.raises(InputError, match=message):
             uq.GaussianProcess(outputs=outputs).fit(both(10))

@@ -335,7 +335,7 @@ def check_derived(problem: Problem) -> None:
     Raises
     ------
     InputError
-        When a function fails, or does not return one number a draw.
+        When a function fails, or does not return one number per draw.
     """
     draws = problem.prior_draws(6, 0)
     with_derived(problem, xr.Dataset({n: (("chain", "draw"), v.reshape(2, 3)) for n, v in draws.items()}))

@@ -252,7 +252,7 @@ LIMITS: tuple[Limit, ...] = (
     Limit(
         "compare_models",
         _population,
-        "compare_models: give posteriors of one subject. Those of populations have a term a subject, not a "
+        "compare_models: give posteriors of one subject. Those of populations have one term per subject, not a "
         "measurement: arviz.compare({{name: posterior.tree, ...}}).",
     ),
     Limit(

@@ -160,7 +160,7 @@ class LatentOutput:
     def observe(
         self, name: str, law: Callable[..., Any], *parameters: Any, observed: Any, dtype: str = "float64"
     ) -> Any:
-        """Add measured values with a law of your own to the PyMC model in context, averaged over the H draws.
+        """Add measured values with a distribution of your own to the PyMC model in context, averaged over the H draws.
 
         Parameters
         ----------

@@ -29,7 +29,7 @@ class Linearised:
     share
         Fraction of each judged quantity's variance that is due to the surrogate's error, (P,); NaN if not known.
     shares
-        Those of the quantities that a surrogate's data are about, one array a surrogate.
+        Those of the quantities that a surrogate's data are about, one array per surrogate.
     few
         The few draws by surrogate.
     left

@@ -3,7 +3,7 @@
 ==========  =================================================  =======
 symbol      meaning                                            shape
 ==========  =================================================  =======
-x           inputs in their own units, one row a point         (n, d)
+x           inputs in their own units, one row per point         (n, d)
 y           all outputs of a point, flattened, one by another  (n, q)
 ==========  =================================================  =======
 

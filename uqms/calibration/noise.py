@@ -685,7 +685,7 @@ class CustomNoise(NoiseModel):
                 raise InputError(f"CustomNoise: the parameter {name!r} is {value!r}; give a prior or a number.")
 
     def log_density(self, y: Any, rows: Rows, parameters: Mapping[str, Any], xp: Any) -> Any:
-        """Return what `logp` returns."""
+        """Return the log-density that `logp` gives."""
         return self.logp(rows.z, y, parameters, xp)
 
     def draw(self, y: Array, rows: Rows, parameters: Mapping[str, Array], rng: np.random.Generator) -> Array:

@@ -93,7 +93,7 @@ class Calibration(Problem):
         Of several subjects, how they differ, `Population(...)`: returns a `PopulationCalibration`. The observations say
         whose each is (`subject`).
     subjects
-        Of a population, a table with a row a subject: its covariates.
+        Of a population, a table with one row per subject: its covariates.
 
     Raises
     ------

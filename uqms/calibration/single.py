@@ -771,7 +771,7 @@ class SingleCalibration(Calibration):
             When a value is not finite.
         """
         if np.shape(values) != self.cells.z.shape:
-            raise InputError(f"with_values: got the shape {np.shape(values)}; give one value a row.")
+            raise InputError(f"with_values: got the shape {np.shape(values)}; give one value per row.")
         if self.members:
             ends = np.cumsum([len(part.observations) for part in self.members.values()])[:-1]
             each = zip(self.members.items(), np.split(np.asarray(values), ends), strict=True)

@@ -1,4 +1,4 @@
-"""Can a posterior be trusted? What data identify, whether model and simulator agree, and whether ranks are uniform."""
+"""Diagnostics of posteriors: identifiability, verification on the simulator, predictive checks and rank statistics."""
 
 from uqms.diagnostics.bands import RankBand, rank_band
 from uqms.diagnostics.correction import Correction, correct

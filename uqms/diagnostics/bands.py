@@ -68,7 +68,7 @@ class RankBand:
 
 @taught
 def rank_band(n: int, points: Array, probability: float) -> RankBand:
-    """Return the narrowest band of its kind that n uniform ranks leave nowhere with at least `probability`.
+    """Return the narrowest simultaneous band of its kind for n uniform ranks, of at least the given probability.
 
     Parameters
     ----------

@@ -23,7 +23,7 @@ __all__ = ["Correction", "correct"]
 @final
 @dataclass(frozen=True, eq=False)
 class Correction:
-    """What `correct` returns; print it.
+    """A posterior that was corrected by runs of the simulator; `correct` returns it.
 
     Attributes
     ----------

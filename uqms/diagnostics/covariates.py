@@ -154,7 +154,7 @@ def covariate_trends(
 def covariate_columns(
     hierarchy: Hierarchy, subjects: pd.DataFrame | None, covariates: Sequence[str] | None, who: str
 ) -> pd.DataFrame:
-    """Return the numeric covariates to look at, a row a subject in the order of the posterior's subjects."""
+    """Return the numeric covariates to look at, one row per subject in the order of the posterior's subjects."""
     known = hierarchy.problem.subjects
     if int(known.measured.sum()) < 4:
         raise InputError(f"{who}: {int(known.measured.sum())} subjects have data; a trend needs at least 4.")

@@ -28,7 +28,7 @@ SMALL = 0.15  # parts of a direction that words leave out
 @final
 @dataclass(frozen=True, eq=False)
 class Identifiability:
-    """What the data identify, and what they do not.
+    """Directions in parameter space, by how much the data identify them; `identifiability` returns it.
 
     Attributes
     ----------

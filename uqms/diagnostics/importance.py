@@ -92,7 +92,7 @@ class Weighted(NamedTuple):
 @final
 @dataclass(frozen=True)
 class ImportanceSampler:
-    """Importance sampling behind a tempered sequential Monte Carlo: for up to about six parameters.
+    """Importance sampling with proposals from tempered sequential Monte Carlo: for up to about six parameters.
 
     Parameters
     ----------

@@ -21,7 +21,7 @@ __all__ = ["PredictiveCheck", "predictive_check"]
 @final
 @dataclass(frozen=True, eq=False)
 class PredictiveCheck:
-    """A statistic of the data beside those of data that the model draws.
+    """A statistic of the data, compared with that of data simulated from the model.
 
     Attributes
     ----------
@@ -80,7 +80,7 @@ def predictive_check(
     Raises
     ------
     InputError
-        When it is no posterior, or the statistic does not return one number a data set.
+        When it is no posterior, or the statistic does not return one number per data set.
 
     References
     ----------
@@ -124,6 +124,6 @@ def _apply(statistic: Callable[[xr.DataArray], xr.DataArray], values: xr.DataArr
     if found.shape != shape or not np.isfinite(found).all():
         raise InputError(
             f"predictive_check: the statistic of data with dims {values.dims} has shape {found.shape}; it must reduce "
-            "'observation' alone to one finite number a data set, e.g. lambda y: y.max('observation')."
+            "'observation' alone to one finite number per data set, e.g. lambda y: y.max('observation')."
         )
     return found

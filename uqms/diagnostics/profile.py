@@ -77,7 +77,7 @@ class Profile:
 
     @property
     def words(self) -> str:
-        """What the profile says, in a sentence."""
+        """The result of the profile in a sentence."""
         low, high = self.interval
         unit = f" {self.unit}" if self.unit else ""
         text = f"{self.prob:.0%} likelihood-ratio interval {low:.4g} to {high:.4g}{unit}"

@@ -291,7 +291,7 @@ def rank_statistics(
     draws: int = 99,
     alpha: float = 0.01,
 ) -> RankStatistics:
-    """Check a pipeline of your own: everything between a truth and a posterior is made anew in each repeat.
+    """Return simulation-based calibration of your own pipeline, from true parameters to posterior draws.
 
     Use it to have design, runs and the fit of the surrogate inside of what is checked: `draw_problem` draws a new
     function, runs the design, fits, draws parameters and data, and returns both. Ranks are uniform only if functions,
@@ -510,7 +510,7 @@ def _ranked(
     for name, function in own.items():
         found = np.asarray(function(given, problem), dtype=np.float64)
         if found.shape != values[MISFIT].shape:
-            raise InputError(f"quantities: {name!r} returned shape {found.shape}; give one number a draw.")
+            raise InputError(f"quantities: {name!r} returned shape {found.shape}; give one number per draw.")
         values[name] = found
     for name in names:
         if np.isnan(values[name]).any():

@@ -193,7 +193,7 @@ def _earlier(problem: SingleCalibration) -> object:
 @final
 @dataclass(frozen=True, eq=False)
 class Verification:
-    """What `verify` returns; print it.
+    """Checks of a posterior against runs of the simulator; `verify` returns it.
 
     Attributes
     ----------

@@ -106,7 +106,7 @@ class VisualPredictiveCheck:
 
     @property
     def table(self) -> pd.DataFrame:
-        """A row a bin and percentile: edges, measurements, observed percentile, interval, whether it is inside."""
+        """One row per bin and percentile: edges, measurements, observed percentile, interval, whether it is inside."""
         whole = self.quantiles.assign(inside=self.inside).to_dataframe().reset_index()
         columns = ["low", "high", "measurements", "level", "observed", "median", "lower", "upper", "inside"]
         return whole[columns]

@@ -276,7 +276,7 @@ class ParameterSpace:
         return xr.Dataset(columns, attrs={"space": self.to_json()})
 
     def attributes(self, name: str) -> dict[str, str]:
-        """Return what the tables say of an input: role, kind, unit and description.
+        """Return the attributes of an input for tables: role, kind, unit and description.
 
         Raises
         ------

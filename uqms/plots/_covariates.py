@@ -68,7 +68,7 @@ def covariates(
     posterior
         Of a population.
     subjects
-        Table with a row a subject, for covariates that are not in the model.
+        Table with one row per subject, for covariates that are not in the model.
     names
         Individual parameters, at most 6; all by default.
     covariates

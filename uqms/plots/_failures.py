@@ -25,7 +25,7 @@ _LOST = (RunState.FAILED, RunState.TIMEOUT, RunState.INVALID)
 def failures(
     ensemble: xr.Dataset, *, names: Sequence[str] | None = None, labels: Mapping[str, str] | None = None
 ) -> Figure:
-    r"""Draw the share of runs that gave nothing along each input, and the region in which they mostly lie.
+    r"""Draw the fraction of runs that gave no outputs along each input, and the region in which most of them lie.
 
     Use it after a campaign with failed runs; `uqms.ensemble.failures` tells the same in words, `uqms.plots.design`
     shows the points in pairs of inputs.

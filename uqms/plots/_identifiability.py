@@ -86,7 +86,7 @@ def profile(profiles: Profile | Sequence[Profile], *, labels: Mapping[str, str] 
 
 @styled
 def identifiability(found: Identifiability, *, labels: Mapping[str, str] | None = None) -> Figure:
-    """Draw contraction along every direction beside what the direction is made of.
+    """Draw the contraction along every direction beside the parameters that form the direction.
 
     Parameters
     ----------

@@ -135,7 +135,7 @@ def _runs(ax: Axes, x: Array, y: Array, fitted: FittedProbability) -> None:
 
 @styled
 def reliability(fitted: FittedProbability, *, bins: int = 10) -> Figure:
-    """Draw how often an event happened where its left-out probability said so: on the diagonal when honest.
+    """Draw a reliability diagram: how often an event happened against its left-out probability.
 
     Parameters
     ----------

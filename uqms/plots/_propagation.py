@@ -79,7 +79,7 @@ def exceedance(
     result
         What `uqms.propagate` returns.
     output
-        Which quantity, one number a draw; may be left out when there is one.
+        Which quantity, one number per draw; may be left out when there is one.
     threshold
         Several, increasing; by default over the range of the draws.
     below
@@ -198,14 +198,14 @@ def variance(
 
 @styled
 def density(result: Propagation, output: str | None = None, *, labels: Mapping[str, str] | None = None) -> Figure:
-    """Draw the density of a quantity with the band that the surrogate leaves, and its mean and 95 % interval.
+    """Draw the density of a quantity with the band of the surrogate's uncertainty, and its mean and 95 % interval.
 
     Parameters
     ----------
     result
         What `uqms.propagate` returns.
     output
-        Which quantity, one number a draw; may be left out when there is one.
+        Which quantity, one number per draw; may be left out when there is one.
     labels
         What to write instead of a name, by name.
 

@@ -33,7 +33,7 @@ MOST, COLUMNS = 12, 3
 def ranks(
     statistics: RankStatistics, *, names: Sequence[str] | None = None, labels: Mapping[str, str] | None = None
 ) -> Figure:
-    """Draw the distribution function of ranks minus that of uniform ones, with the band that right ones stay in.
+    """Draw the distribution function of ranks minus the uniform one, with the simultaneous band of uniform ranks.
 
     Use it when simulation-based calibration fails, to see how. A line that rises above the band and then falls below
     it: draws are too narrow, the truth lies at their ends too often; first below, then above: too wide; above

@@ -219,7 +219,7 @@ def curves_of(
 def panels_of(
     ends: Mapping[str, str], height: float, below: float, alt: str, labels: Mapping[str, str] | None
 ) -> tuple[Figure, dict[str, Axes]]:
-    """Return a figure of shares of the variance and its panels, one an output; `ends` says "_whole" of curves.
+    """Return a figure of shares of the variance and its panels, one per output; `ends` says "_whole" of curves.
 
     Panels are `height` inches high, with `below` inches for the legend.
     """

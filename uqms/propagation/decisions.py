@@ -48,7 +48,7 @@ type Loss = Callable[[xr.Dataset, Any], Any]
 @final
 @dataclass(frozen=True, eq=False)
 class Decision:
-    """Expected losses of actions, and what more knowledge would be worth; `Propagation.decide` makes it.
+    """Expected losses of actions, and the value of information; `Propagation.decide` makes it.
 
     Attributes
     ----------
@@ -72,7 +72,7 @@ class Decision:
         return f"<Decision: best is {self.best!r}\n{self.table.to_string(float_format=lambda v: f'{v:.4g}')}>"
 
     def value_of_information(self, about: Sequence[str | Sequence[str]] | None = None) -> pd.DataFrame:
-        """Return what it would be worth to know inputs before deciding, in the unit of the loss.
+        """Return the expected value of knowing inputs before the decision, in the unit of the loss.
 
         Use it to see what to measure or to simulate: nothing is worth more than its value here costs.
 
@@ -120,7 +120,7 @@ class Decision:
     def value_of_measurement(
         self, measured: str | Callable[[xr.Dataset], Any], sd: float, *, rng: RandomState = 0
     ) -> pd.Series:
-        """Return what a measurement would be worth before deciding, in the unit of the loss.
+        """Return the expected value of a measurement before the decision, in the unit of the loss.
 
         Parameters
         ----------

@@ -31,7 +31,7 @@ class JointDraws:
 
     paths: Paths
     anchors: Array  # (a, d)
-    keys: tuple[int, ...]  # of the standard normals of what is left, one a score
+    keys: tuple[int, ...]  # of the standard normals of what is left, one per score
 
     def __call__(self, u: Array) -> Array:
         """Return scores (F, k, q) at inputs `u` (k, d); the same inputs give the same numbers again, up to rounding."""

@@ -33,7 +33,7 @@ def tornado(
     prob: float = 0.9,
     rng: RandomState = 0,
 ) -> xr.Dataset:
-    """Return what a quantity becomes when each input alone goes from low to high, the others at their medians.
+    """Return a quantity with each input in turn at a low and a high value, and the others at their medians.
 
     Use it for a first look, and where each bar has to be explained to others. It does not see interactions, and says
     nothing of how likely its ends are together: `propagate` does.
@@ -44,7 +44,7 @@ def tornado(
         Of the simulator.
     of
         An output that is one number (may be left out when it is the only one), or a function of a table as in
-        `propagate`, to one number a draw.
+        `propagate`, to one number per draw.
     inputs
         The distribution of the inputs; by default that of the surrogate.
     conditions
@@ -105,7 +105,7 @@ def tornado(
     )
     y, like = result.full(name)
     if y.ndim > 4:
-        raise InputError(f"tornado: {name!r} has the dims {list(like.dims)}; give a function to one number a draw.")
+        raise InputError(f"tornado: {name!r} has the dims {list(like.dims)}; give a function to one number per draw.")
     values = y[:, :, 0, 0]  # (F, 1 + 2 p)
     found = np.stack([values.mean(axis=0), *np.quantile(values, [0.025, 0.975], axis=0)])
     low, high = found[:, 1 : 1 + p], found[:, 1 + p :]

@@ -60,7 +60,7 @@ NUMBERS = 2**24  # of outputs that are held at once
 @final
 @dataclass(frozen=True, eq=False)
 class RareEvent:
-    """Probability of a rare event, with what limits it: draws, or the surrogate.
+    """Probability of a rare event, with its errors due to Monte Carlo and to the surrogate.
 
     Attributes
     ----------
@@ -113,7 +113,7 @@ class RareEvent:
         )
 
     def next_points(self, n: int) -> xr.Dataset:
-        """Return a design of n inputs at which runs would tell most about the probability.
+        """Return a design of n inputs whose runs reduce the error of the probability most.
 
         They lie where the event's probability has weight and it is not sure whether the event happens, far from each
         other. Run them, combine them with the runs there are, fit again and ask again.
@@ -229,8 +229,8 @@ class _Event:
         if not isinstance(found, xr.DataArray) or found.dims != ("draw",):
             got = found.dims if isinstance(found, xr.DataArray) else type(found).__name__
             raise InputError(
-                f"rare_event: the quantity is {got}; of= must give one number a draw, a DataArray with the dim 'draw' "
-                "only: lambda table: uq.functionals.peak(table['flow'], 'time')."
+                f"rare_event: the quantity is {got}; of= must give one number per draw, a DataArray with the dim "
+                "'draw' only: lambda table: uq.functionals.peak(table['flow'], 'time')."
             )
         g = self.sign * (found.values.astype(np.float64) - self.threshold)
         if np.isnan(g).any():
@@ -255,7 +255,7 @@ def rare_event(
     tolerance: float = TOLERANCE,
     rng: RandomState = 0,
 ) -> RareEvent:
-    """Return the probability that a quantity passes a threshold, for events that plain draws would hardly ever hit.
+    """Return the probability that a quantity passes a threshold, for events too rare for plain Monte Carlo.
 
     Use it for probabilities below 1 %. The prior is not cut at the design box: where the event is, there have to be
     runs. Make the design over a wide box, ``uq.sobol(space, n, over=space.box(1 - 1e-6))``, and follow `next_points`.
@@ -293,8 +293,8 @@ def rare_event(
     Raises
     ------
     InputError
-        A posterior; unknown outputs, inputs or conditions; a quantity that is not one number a draw; settings that are
-        not positive.
+        A posterior; unknown outputs, inputs or conditions; a quantity that is not one number per draw; settings that
+        are not positive.
     SamplingError
         When the event is not reached within 15 levels, a probability of 1e-15.
 

@@ -55,7 +55,7 @@ GRID, CUT, MARGIN = 256, 0.0005, 3.0  # of densities: points, tail of the draws,
 @final
 @dataclass(frozen=True, eq=False)
 class Propagation:
-    """Joint draws of quantities, and what follows from them; `propagate` makes it.
+    """Joint draws of quantities, with their means, intervals and probabilities; `propagate` returns it.
 
     Attributes
     ----------
@@ -364,7 +364,7 @@ class Propagation:
         Raises
         ------
         InputError
-            When there is no action, or the loss is something else than one finite number a draw.
+            When there is no action, or the loss is something else than one finite number per draw.
 
         Examples
         --------
@@ -485,7 +485,7 @@ def propagate(
     outside: str = "error",
     rng: RandomState = 0,
 ) -> Propagation:
-    """Push uncertain inputs through a surrogate: what follows for outputs, and for functions of them.
+    """Propagate uncertain inputs through a surrogate to its outputs, and to functions of them.
 
     Use it with a surrogate for the prior (a population, a tolerance, what is not known yet) or for draws of your own,
     and with a posterior for what is known after a calibration. Joint draws of the whole surrogate carry its error into

@@ -1,4 +1,4 @@
-"""Which inputs drive an output: indices with the surrogate's own error in every number."""
+"""Sensitivity analysis: which inputs drive an output, with the surrogate's error in every interval."""
 
 from uqms.sensitivity.derivative import DerivativeMeasures, derivative_measures
 from uqms.sensitivity.given_data import GivenDataIndices, given_data_indices

@@ -58,7 +58,7 @@ BLOCK = 2**23
 @final
 @dataclass(frozen=True, eq=False)
 class DerivativeMeasures:
-    """What `derivative_measures` found.
+    """Mean squared derivatives and bounds of total Sobol indices; `derivative_measures` returns it.
 
     ``result["y"]`` is a Dataset of one output with the variables
 
@@ -164,7 +164,7 @@ def derivative_measures(
     bootstrap: int = 50,
     rng: RandomState | None = None,
 ) -> DerivativeMeasures:
-    """Return mean squared slopes of every output, and the upper bounds that they are for total Sobol indices.
+    """Return mean squared derivatives of every output, and the upper bounds on total Sobol indices that they give.
 
     Use it to say that an input does *not* matter: where the bound is small, its total index is smaller, interactions
     with all others included. A large bound says little (it can exceed 1): ask `sobol_indices` then.

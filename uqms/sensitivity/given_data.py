@@ -49,7 +49,7 @@ NAMES = {"bins": "S1", "rank": "S1", "pawn": "pawn", "hsic": "hsic"}
 @final
 @dataclass(frozen=True, eq=False)
 class GivenDataIndices:
-    """What `given_data_indices` found.
+    """First-order indices of every output; `given_data_indices` returns it.
 
     ``result["y"]`` is a Dataset of one output with the variables
 
@@ -184,7 +184,7 @@ def given_data_indices(
     bootstrap: int | None = None,
     rng: RandomState = 0,
 ) -> GivenDataIndices:
-    """Estimate what each input does by itself from runs that are there, without a surrogate.
+    """Estimate first-order sensitivity indices from existing runs, without a surrogate.
 
     Use it to check what a surrogate says, when there are hundreds of runs of any design, or when outputs are too rough
     for a surrogate. It knows nothing of interactions. A surrogate says more from the same runs when it fits.

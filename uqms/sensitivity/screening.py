@@ -46,7 +46,7 @@ BLOCK = 2**24
 @final
 @dataclass(frozen=True, eq=False)
 class ElementaryEffects:
-    """What `elementary_effects` found.
+    """Elementary effects of every output; `elementary_effects` returns it.
 
     ``result["y"]`` is a Dataset of one output with the variables
 
@@ -171,7 +171,7 @@ def elementary_effects(
     bootstrap: int = RESAMPLES,
     rng: RandomState = 0,
 ) -> ElementaryEffects:
-    """Return elementary effects of an ensemble that `morris_design` was made for: which of many inputs can be left out.
+    """Return the elementary effects of a Morris design's runs: which of many inputs can be left out.
 
     Use it when there are too many inputs for a surrogate (a dozen or more) and runs for ten trajectories: inputs whose
     `mu_star` is small beside the others' may be fixed. It ranks; `sobol` indices or Shapley effects of a surrogate

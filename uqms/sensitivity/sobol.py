@@ -119,7 +119,7 @@ class SobolIndices:
 
     @property
     def tree(self) -> xr.DataTree:
-        """All of it as one tree, one node an output."""
+        """All of it as one tree, one node per output."""
         return xr.DataTree.from_dict({f"/{name}": dataset for name, dataset in self.indices.items()})
 
     def interval(self, prob: float = 0.95) -> dict[str, xr.Dataset]:
@@ -163,7 +163,7 @@ class SobolIndices:
 
     @property
     def too_few_runs(self) -> tuple[str, ...]:
-        """Outputs for which more runs are needed: the surrogate's error dominates what is said of them.
+        """Outputs for which more runs are needed: the surrogate's error dominates their indices.
 
         It leaves more than a fifth of the variance unexplained, or the sd of an index from it is above 0.05.
         """

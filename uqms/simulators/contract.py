@@ -16,7 +16,7 @@ Coordinate = NDArray[np.generic]
 
 @runtime_checkable
 class Simulator(Protocol):
-    """What `uqms.run` asks of a simulator; a Python function, an executable and a service all look like this.
+    """Protocol of a simulator for `uqms.run`; a Python function, an executable and a service all follow it.
 
     Write your own when `FunctionSimulator` does not fit. An instance is sent to worker processes (cloudpickle), so it
     holds settings, never open files or connections.
@@ -24,7 +24,7 @@ class Simulator(Protocol):
 
     @property
     def identity(self) -> Mapping[str, object]:
-        """What makes two simulators the same one, as JSON values: results are kept and found again under it."""
+        """What identifies a simulator, as JSON values: results are kept and found again under it."""
         ...
 
     @property

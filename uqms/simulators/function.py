@@ -112,7 +112,7 @@ class FunctionSimulator:
 
     @cached_property
     def identity(self) -> Mapping[str, object]:
-        """What makes two simulators the same one: name, version (or hash of the code), settings, outputs, coords."""
+        """What identifies a simulator: name, version (or hash of the code), settings, outputs, coords."""
         code = {"code": code_hash(self.function)} if self.version is None else {"version": self.version}
         return {"kind": "function", "name": self.name, **code, **self._declared.identity()}
 

@@ -314,7 +314,7 @@ def _check_one_level(runs: xr.Dataset, advice: str) -> None:
 
 
 def labels_of(given: str | Callable[[xr.Dataset], Any], runs: xr.Dataset, what: str, words: bool = True) -> Ints:
-    """Return whole numbers (n,), one a run, from the name of a variable or a function of the runs."""
+    """Return whole numbers (n,), one per run, from the name of a variable or a function of the runs."""
     if isinstance(given, str):
         if given not in runs.variables:
             raise InputError(
@@ -886,7 +886,7 @@ def reliability(probability: Array, happened: Bools, bins: int = 10) -> pd.DataF
     Returns
     -------
     pandas.DataFrame
-        A row a bin: said (mean probability), happened (share), low and high (its 95 % interval, Wilson), count.
+        One row per bin: said (mean probability), happened (share), low and high (its 95 % interval, Wilson), count.
 
     Raises
     ------

@@ -36,7 +36,7 @@ from uqms.surrogates.training import Hyperparameters, factorise
 
 __all__ = ["LeftOut", "left_out_errors", "with_scores_in_common"]
 
-# Correlation of errors below which scores in common gain less (0.14 nats a run) than their own training may lose.
+# Correlation of errors below which scores in common gain less (0.14 nats per run) than their own training may lose.
 MATERIAL = 0.5
 CLEAR = 3.0  # standard errors of the correlation of independent outputs that it must be beyond
 EXACT = 1e-9  # of an output's sd: less than this is rounding

@@ -42,7 +42,7 @@ from uqms.surrogates.training import (
 
 __all__ = ["Fitting"]
 
-FEW = 20  # runs an input up to which hyperparameters are averaged, and which choose a kernel
+FEW = 20  # runs per input up to which hyperparameters are averaged, and which choose a kernel
 LEAST = 60  # runs that choose a kernel, where there are as many
 BETWEEN = 0.1  # share of the variance of left-out runs above which they are averaged too
 CLEAR = 3.0  # standard errors

@@ -79,7 +79,7 @@ class Paths:
     def with_rest(self, u: Float[np.ndarray, "k d"], keys: Sequence[int]) -> Float[np.ndarray, "draws k q"]:
         """Return the scores of every draw with a draw of `rest`, independent between points.
 
-        `keys`, one a score, name its standard normals: the same inputs give the same numbers again, up to rounding.
+        `keys`, one per score, name its standard normals: the same inputs give the same numbers again, up to rounding.
         """
         return self._at(u, keys)
 

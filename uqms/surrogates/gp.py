@@ -749,7 +749,7 @@ def transformed(name: str, output: xr.DataArray, settings: Curve | Scalar | None
     if isinstance(settings, Scalar) and dims:
         raise InputError(f"Output {name!r} has dims {list(dims)}, so its settings are Curve(...), not Scalar(...).")
     if isinstance(settings, Curve) and not dims:
-        raise InputError(f"Output {name!r} is one number a run, so its settings are Scalar(...), not Curve(...).")
+        raise InputError(f"Output {name!r} is one number per run, so its settings are Scalar(...), not Curve(...).")
     transform = as_transform(settings.transform if settings else None)
     values = transform.forward(output.transpose("run", *dims).values.reshape(output.sizes["run"], -1))
     return Layout(dims, _coordinates(name, output, dims), str(output.attrs.get("unit", "")), transform), values

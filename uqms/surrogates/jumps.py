@@ -67,7 +67,7 @@ class Jump:
     outputs
         Outputs that jump.
     gain
-        By output: by how much two processes predict left-out runs better than one, in nats a run.
+        By output: by how much two processes predict left-out runs better than one, in nats per run.
     height
         By output: difference of the two regimes' predictions where they meet, in their standard deviations.
     step
@@ -93,7 +93,7 @@ class Jump:
             count = int(self.labels[name].sum())
             what = f"{len(self.labels[name]) - count} and {count} runs" if name in self.outputs else "no jump"
             lines.append(
-                f"{name}: {what}; two regimes predict left-out runs better by {gain:.2f} nats a run (limit {GAIN}), "
+                f"{name}: {what}; two regimes predict left-out runs better by {gain:.2f} nats per run (limit {GAIN}), "
                 f"and differ where they meet by {self.height[name]:.1f} sd (limit {HEIGHT}), which is "
                 f"{self.step[name]:.1f} times what they change from run to run (limit {STEP})"
             )

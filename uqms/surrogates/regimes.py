@@ -281,7 +281,7 @@ class RegimeSurrogate:
         return np.argmax(np.stack(values), axis=0)
 
     def probability(self, points: Mapping[str, object] | xr.Dataset) -> pd.DataFrame:
-        """Return the probability of every regime at points in the inputs' own units: a row a point, a column a regime.
+        """Return the probability of every regime at points in the inputs' own units: one row per point.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""For those who plug in their own parts: checks that a part keeps its promises, and planted bugs that they find."""
+"""Conformance checks for your own surrogates, kernels, priors and noise models, and bugs to test the checks."""
 
 from uqms.testing.kernel_conformance import check_kernel
 from uqms.testing.likelihoods import LIKELIHOOD_BUGS, LikelihoodBug

@@ -109,7 +109,7 @@ class Conformance:
 
     @property
     def table(self) -> pd.DataFrame:
-        """One row a check: needed_for, ok, measured, limit, reason."""
+        """One row per check: needed_for, ok, measured, limit, reason."""
         return pd.DataFrame(self.checks, columns=list(Check._fields)).set_index("name")
 
     def __str__(self) -> str:

@@ -44,7 +44,7 @@ class ToySurrogate:
     times
         Coordinates of "curve" along "time", (m,).
     correlated
-        Whether the errors of the two scores are correlated; otherwise the covariance has one block a score.
+        Whether the errors of the two scores are correlated; otherwise the covariance has one block per score.
     by_input
         Whether offset, basis and truncation of "curve" depend on the input; otherwise they are those at the centre.
     draws

@@ -273,7 +273,7 @@ class PopulationCalibration(Calibration):
     population
         How subjects differ.
     subjects
-        Table with a row a subject, its index their labels, its columns the covariates.
+        Table with one row per subject, its index their labels, its columns the covariates.
     surrogate_error
         How the surrogate's joint error is computed: "exact", between all inputs, whose cost grows with the cube of
         their number; "low-rank", linear in it, through features that inputs share, with exact variances; "auto"
@@ -570,7 +570,7 @@ class PopulationCalibration(Calibration):
         return self.layout.correlations(theta)
 
     def left_out(self, theta: Mapping[str, Array], latents: Array, rng: np.random.Generator) -> LeftOut:
-        """Return what draws (S,) say of the data, and of those of each subject given all others'."""
+        """Return the log-likelihoods of draws (S,), also of each subject given all others."""
         from uqms.calibration.population.terms import subject_terms
 
         there = zip(self.subject_labels, self.subjects.measured, strict=True)

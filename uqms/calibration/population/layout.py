@@ -107,11 +107,11 @@ def read_subjects(population: "Population", table: pd.DataFrame | None, labels: 
         if columns:
             raise InputError(
                 f"The population has the covariates {columns}: give them by subject, Calibration(..., subjects=table) "
-                "with a row a subject, e.g. table = df.groupby('id')[['weight']].first()."
+                "with one row per subject, e.g. table = df.groupby('id')[['weight']].first()."
             )
         table = pd.DataFrame(index=pd.Index(list(labels)))
     if not isinstance(table, pd.DataFrame):
-        raise InputError(f"subjects is a {type(table).__name__}; give a pandas DataFrame with a row a subject.")
+        raise InputError(f"subjects is a {type(table).__name__}; give a pandas DataFrame with one row per subject.")
     if isinstance(table.index, pd.MultiIndex):
         raise InputError(
             f"subjects: the index has the levels {list(table.index.names)}; one "

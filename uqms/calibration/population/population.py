@@ -39,7 +39,7 @@ class Covariate(NamedTuple):
 @final
 @dataclass(frozen=True)
 class Population:
-    """Which parameters differ between subjects, and how.
+    """A population: which parameters differ between subjects, and the priors of how they differ.
 
     Use it for measurements of several patients, animals or samples that one simulator describes: what all share and
     how they differ is learned together, and each subject's own values borrow from the others.
@@ -276,7 +276,7 @@ class Population:
 
     @property
     def known(self) -> dict[str, float]:
-        """What is known of the population, by name."""
+        """Known values of the population, by name."""
         return {name: one for name, one in self.settings.items() if not isinstance(one, Prior)}
 
     def _default(self, name: str, size: float, *, signed: bool = False) -> Prior:

@@ -56,7 +56,7 @@ POOL = 4  # times as many draws of the population, of which those inside of the 
 @final
 @dataclass(frozen=True, eq=False)
 class SubjectPosterior:
-    """What is known of one subject who was not in the calibration; made by `Posterior.new_subject`.
+    """Posterior of one subject who was not in the calibration; made by `Posterior.new_subject`.
 
     Attributes
     ----------

@@ -158,7 +158,7 @@ def _through_features(
 ) -> tuple[Array, Check]:
     """Return the variances as `_information` does, and the check of misfit, at a cost linear in the subjects.
 
-    C = B + F F' with B one block an input, and the effects' part of J has one block a subject: with W' W = B^-1, the
+    C = B + F F' with B one block an input, and the effects' part of J has one block per subject: with W' W = B^-1, the
     posterior's precision is 1 + (W J)' W J, which is sparse, less something of the rank of the features.
     """
     data, cells, draws = problem.data, problem.data.cells, np.arange(len(z))
@@ -241,7 +241,7 @@ def _owners(problem: "PopulationCalibration") -> Ints:
 
 
 def _trace(precision: Any, owner: Ints, last: Array) -> float:
-    """Return the trace of the inverse of a precision whose effects have one block a subject, linear in the subjects.
+    """Return the trace of the inverse of a precision whose effects have one block per subject, linear in the subjects.
 
     `last` are the last columns of the inverse (D, H), those of what all share. With E the blocks and C the covariance
     of what all share, that of the effects is E^-1 + L C^-1 L', where L are their rows of `last`.

@@ -9,7 +9,7 @@ __all__ = ["Sampler"]
 
 
 class Sampler(Protocol):
-    """One method: draws from a calibration's posterior. Anything that has it can be given to `Calibration.sample`.
+    """Protocol of a sampler for `Calibration.sample`: one method that draws from a calibration's posterior.
 
     `problem.log_likelihood` of many points at once, `problem.priors` and `problem.prior_draws` are what a sampler
     needs; `problem.model()` is the PyMC model.

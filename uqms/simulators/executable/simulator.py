@@ -201,7 +201,7 @@ class ExecutableSimulator:
 
     @property
     def identity(self) -> Mapping[str, object]:
-        """What makes two simulators the same one: name, version (or hashes of all that it reads), settings, outputs.
+        """What identifies a simulator: name, version (or hashes of all that it reads), settings, outputs.
 
         It is asked anew each time: a program that was edited meanwhile is another one.
         """

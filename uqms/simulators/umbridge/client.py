@@ -141,7 +141,7 @@ class UMBridgeSimulator:
 
     @cached_property
     def identity(self) -> Mapping[str, object]:
-        """What makes two simulators the same one: model, version, config, inputs and outputs; not where it runs."""
+        """What identifies a simulator: model, version, config, inputs and outputs; not where it runs."""
         version = {} if self.version is None else {"version": self.version}
         said = Declared(self.outputs, self.coords, self.units, self.config, self.seed).identity()
         grouped = [list(group) for group in self._groups]

@@ -88,7 +88,7 @@ class Served:
 
     @property
     def output_sizes(self) -> list[int]:
-        """Lengths of the output vectors, one an output."""
+        """Lengths of the output vectors, one per output."""
         return [math.prod(shape) for shape in self.shapes.values()]
 
     @property

@@ -45,7 +45,7 @@ __all__ = ["NonlinearMultiFidelity"]
 MEMBERS = 32
 CANDIDATES, ANCHORS = 512, 64  # among which anchors are chosen, and at most so many a level
 NEGLIGIBLE = 1e-3  # of the largest variance: where functions are known better, none is drawn
-FEW = 20  # runs an input up to which hyperparameters are averaged
+FEW = 20  # runs per input up to which hyperparameters are averaged
 
 
 @taught
