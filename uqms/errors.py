@@ -105,11 +105,11 @@ class UnitError(InputError):
 
 
 class ConformanceError(InputError):
-    """A part of the user's own, such as a surrogate, that does not do what its protocol says or is asked for more."""
+    """A user's own part, such as a surrogate, that does not follow its protocol or cannot do what is required."""
 
 
 class TemplateError(InputError):
-    """An input template with a name that nobody gives, an input that no template uses, or a syntax error."""
+    """An input template with a name without a value, an input that no template uses, or a syntax error."""
 
 
 class DataError(UqmsError, ValueError):
@@ -192,7 +192,7 @@ class SamplingInterrupted(SamplingError):
 
 
 class FileError(UqmsError, OSError):
-    """Base of what goes wrong with files."""
+    """Base of errors with files."""
 
 
 class MissingFileError(FileError, FileNotFoundError):

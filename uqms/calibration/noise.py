@@ -600,7 +600,7 @@ class BinomialNoise(NoiseModel):
         return rows.trials if self.trials is None else np.full(len(rows.trials), float(self.trials))
 
     def check(self, output: str, rows: Rows) -> None:
-        """Raise InputError for what is no count, or more than the trials."""
+        """Raise InputError for values that are not counts, or exceed the trials."""
         _counts("BinomialNoise", output, rows.z)
         trials = self._trials(rows)
         other = np.flatnonzero((rows.trials > 0) & (rows.trials != trials))

@@ -592,7 +592,7 @@ class Posterior:
         covariates: Mapping[str, float] | None = None,
         rng: RandomState = 0,
     ) -> "SubjectPosterior":
-        """Return what is known of a subject who was not in the calibration, from its own measurements and all others'.
+        """Return the posterior of a subject who was not in the calibration, given its own measurements and all others'.
 
         No sampling of the population: its draws are weighted by how well they foresee the new measurements. It takes
         less than a second, and is what a full refit would say of the new subject.

@@ -62,7 +62,7 @@ class RankBand:
     probability: float
 
     def contains(self, counts: Ints) -> bool:
-        """Tell whether counts (K,) are inside at all points."""
+        """Return whether counts (K,) are inside at all points."""
         return bool(np.all((counts >= self.lower) & (counts <= self.upper)))
 
 

@@ -55,7 +55,7 @@ MEMORY = 4_000_000  # numbers at a time
 @final
 @dataclass(frozen=True, eq=False)
 class FewDraws:
-    """Nearly independent posterior draws, and what speaks against them.
+    """Nearly independent posterior draws, and the reasons to doubt them, if any.
 
     Attributes
     ----------

@@ -194,7 +194,7 @@ class ParameterSpace:
 
     @property
     def priors(self) -> Mapping[str, Prior]:
-        """The prior of each parameter alone (read-only): what `blocks` say beyond that is their correlation."""
+        """The marginal prior of each parameter (read-only); `blocks` also have their correlation."""
         return MappingProxyType(self._priors)
 
     @property

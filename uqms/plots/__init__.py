@@ -1,4 +1,4 @@
-"""Figures: what was run, what failed, whether the surrogate can be believed, what was learned, whether the model fits.
+"""Figures of designs and failed runs, surrogate validation, posteriors, model fit and sensitivity.
 
 Every function returns a `matplotlib.figure.Figure` that belongs to no window and changes no global settings. It shows
 itself in a notebook; ``figure.savefig("name.pdf")`` keeps it. This is the only part of uqms that loads matplotlib.

@@ -44,7 +44,7 @@ def shapley(
     names: Sequence[str] | None = None,
     labels: Mapping[str, str] | None = None,
 ) -> Figure:
-    r"""Draw Shapley effects as bars with their 95 % intervals, the largest on top, and what inputs do alone and last.
+    r"""Draw Shapley effects as bars with their 95 % intervals, and what inputs explain alone and last.
 
     Bars add up to one. Thin lines are intervals with all errors, thick ones the part of Monte Carlo. A circle far to
     the right of its bar's end: knowing this input tells much of others. A square at zero: it tells nothing beyond what

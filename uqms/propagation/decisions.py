@@ -54,7 +54,7 @@ class Decision:
     ----------
     table
         By action: expected `loss`, its errors as standard deviations (`error_surrogate`, `error_monte_carlo`), and
-        `probability_best`: how sure it is that this action has the smallest expected loss, given the surrogate's error
+        `probability_best`: the probability that this action has the smallest expected loss, given the surrogate's error
         and the finite number of draws. After a calibration the surrogate's error is the one given the data.
     best
         The action with the smallest expected loss.

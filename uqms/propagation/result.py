@@ -142,7 +142,7 @@ class Propagation:
         return out
 
     def one(self, output: str | None) -> str:
-        """Return the name of the quantity that is meant; it may be left out when there is one.
+        """Return the name of a quantity; `output` may be left out when there is only one.
 
         Raises
         ------
@@ -298,7 +298,7 @@ class Propagation:
         return out if np.ndim(threshold) else out.isel(threshold=0)
 
     def density(self, output: str | None = None, prob: float = 0.95, **at: float) -> xr.Dataset:
-        """Return the density of a quantity that is one number, along the dim "value".
+        """Return the density of a scalar quantity, along the dim "value".
 
         Parameters
         ----------
@@ -343,7 +343,7 @@ class Propagation:
         return out
 
     def decide(self, loss: Callable[[xr.Dataset, Any], Any], actions: Sequence[Any]) -> Decision:
-        """Return the expected loss of each action, the best one, and how sure that is.
+        """Return the expected loss of each action, the best action, and the probability that it is the best.
 
         Use it when the answer is not a number but what to do: treat or not, which dose, which device.
 
@@ -382,7 +382,7 @@ class Propagation:
         return decided(losses, list(actions), self.inputs, table, self.nested, self.sampling, known, self.one_function)
 
     def table(self, prob: float = 0.95) -> pd.DataFrame:
-        """Return a row for every quantity that is one number (by condition): mean, its error, sd, interval, shares.
+        """Return one row per scalar quantity (by condition): mean, its error, sd, interval, fractions of the variance.
 
         `error_surrogate` and `error_monte_carlo` are those of the mean, as standard deviations; ``share of ...`` are
         the parts of the variance over their sum.

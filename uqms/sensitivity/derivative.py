@@ -130,7 +130,7 @@ class DerivativeMeasures:
         return pd.concat(frames, ignore_index=True)
 
     def summary(self, prob: float = 0.95) -> str:
-        """Return the table for people, the largest bound first."""
+        """Return a table to read, the largest bound first."""
         found = self.table(prob)
         lines = []
         for name, one in self.indices.items():

@@ -133,7 +133,7 @@ class GivenDataIndices:
         return pd.concat(frames, ignore_index=True)
 
     def summary(self, prob: float = 0.95) -> str:
-        """Return the table for people, the largest first, and which runs it is made of."""
+        """Return a table to read, the largest first, and which runs it is made of."""
         found = self.table(prob)
         lines = []
         for name in self.indices:

@@ -136,7 +136,7 @@ class ElementaryEffects:
         return pd.DataFrame(rows)
 
     def summary(self, prob: float = 0.95) -> str:
-        """Return the table for people: the inputs of each output, those that matter most first."""
+        """Return a table to read: the inputs of each output, those that matter most first."""
         found = self.table(prob)
         lines = []
         for name, one in self.indices.items():

@@ -152,7 +152,7 @@ class ShapleyEffects:
         return pd.concat(frames, ignore_index=True)
 
     def summary(self, prob: float = 0.95) -> str:
-        """Return the table for people: the inputs of each output, the largest effect first."""
+        """Return a table to read: the inputs of each output, the largest effect first."""
         found = self.table(prob)
         lines = []
         for name, one in self.indices.items():

@@ -170,7 +170,7 @@ class SobolIndices:
         return tuple(name for name, one in self.indices.items() if _few(one))
 
     def summary(self, prob: float = 0.95) -> str:
-        """Return the table for people: total and first-order indices, the largest first."""
+        """Return a table to read: total and first-order indices, the largest first."""
         found = self.table(prob)
         lines = []
         for name, one in self.indices.items():

@@ -98,7 +98,7 @@ def _words(rate: Mapping[Any, Any]) -> str:
 def learning_curve(
     settings: Settings, ensemble: xr.Dataset, sizes: Sequence[int] | None = None, *, rng: RandomState = 0
 ) -> LearningCurve:
-    """Fit to more and more of the runs and predict those that are left out, to see whether there are enough.
+    """Fit to increasing numbers of runs and predict the others, to see whether there are enough runs.
 
     Use it before more runs are paid for. Each quarter of the runs is predicted from nested subsets of the others, so
     every run is predicted once at each size; it costs four fits a size.

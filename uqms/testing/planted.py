@@ -15,7 +15,7 @@ __all__ = ["PLANTED_BUGS", "PlantedBug"]
 
 
 class PlantedBug(NamedTuple):
-    """A mistake, planted in a right surrogate; `uqms.testing.PLANTED_BUGS` holds those that the checks are tried on.
+    """A mistake planted in a correct surrogate; `uqms.testing.PLANTED_BUGS` holds those on which the checks are tested.
 
     Attributes
     ----------

@@ -488,7 +488,7 @@ class PopulationCalibration(Calibration):
         return self.data.unit_of(name)
 
     def individuals(self, theta: Mapping[str, Array], latents: Array) -> dict[str, Array]:
-        """Return what the data see: shared and noise (S,), individual parameters (S, U), for z (S, latents)."""
+        """Return the likelihood's arguments: shared and noise (S,), individual (S, U), for z (S, latents)."""
         own = {name: np.asarray(values) for name, values in theta.items() if name not in self.population.priors}
         own |= {name: np.asarray(theta[name]) for name in self.population.shared}
         return own | self.layout.parameters(theta, latents[:, : self.layout.size])
@@ -557,7 +557,7 @@ class PopulationCalibration(Calibration):
 
     @property
     def auxiliary(self) -> tuple[str, ...]:
-        """Names of what makes the correlations of random effects."""
+        """Names of the auxiliary variables behind the correlations of random effects."""
         return tuple(name for name in self.priors if name.startswith("lkj_"))
 
     @property
