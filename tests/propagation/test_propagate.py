@@ -347,7 +347,7 @@ THETA = {"theta": np.zeros(5)}
         ({"conditions": {"x": 0.5}, "draws": 10**6, "functions": 1000}, InputError, "numbers"),
         ({"conditions": {"x": 0.5}, "inputs": np.zeros(4)}, InputError, "draws by name"),
         ({"conditions": {"x": 0.5}, "inputs": {"theta": [0.0, np.inf]}}, DataError, "draw 1"),
-        ({"conditions": {"x": 0.5}, "inputs": {"theta": ["a", "b"]}}, DataError, "no numbers"),
+        ({"conditions": {"x": 0.5}, "inputs": {"theta": ["a", "b"]}}, DataError, "not numbers"),
         ({"conditions": {"x": 0.5}, "inputs": {"theta": [0.0]}}, DataError, "at least 2"),
         ({"inputs": {"theta": [0.0, 1.0], "x": [0.1]}}, DataError, "the same number"),
         ({"conditions": {"x": 0.5}, "inputs": THETA | {"other": np.zeros(5)}}, InputError, "inputs has"),

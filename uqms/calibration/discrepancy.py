@@ -443,7 +443,7 @@ def _call(function: Callable[[Mapping[str, Any]], Any], at: Sites, output: str) 
     if values.shape not in ((), (size,)) or not np.isfinite(values).all():
         raise InputError(
             f"BasisDiscrepancy of {output!r}: a function returned the shape {values.shape} (finite: "
-            f"{bool(np.isfinite(values).all())}); wanted is one finite number per place, shape ({size},)."
+            f"{bool(np.isfinite(values).all())}); required is one finite number per place, shape ({size},)."
         )
     return np.broadcast_to(values, size)
 

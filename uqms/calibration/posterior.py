@@ -138,7 +138,7 @@ class Posterior:
             Always.
         """
         if name in self.tree.children:
-            raise UnknownKeyError(f"posterior[{name!r}]: it is a group of the DataTree; say posterior.tree[{name!r}].")
+            raise UnknownKeyError(f"posterior[{name!r}]: it is a group of the DataTree; use posterior.tree[{name!r}].")
         right = name if name in self.draws else next(iter(self.draws.data_vars))
         raise UnknownKeyError(
             f"posterior[{name!r}]: draws are in posterior.draws[{right!r}], dims (chain, draw), their mean and "
@@ -418,7 +418,7 @@ class Posterior:
                 f"predict: realisation is {realisation!r}; give 'same' (the observed run), 'new' or 'none' (the mean)."
             )
         if part is None and self.problem.kind == "parts":
-            raise InputError(f"predict: which part? There are {list(self.problem.named_parts)}; say part=.")
+            raise InputError(f"predict: which part? There are {list(self.problem.named_parts)}; pass part=.")
         if part is not None:
             return self.part(part).predict(
                 subjects=subjects,
@@ -654,7 +654,7 @@ class Posterior:
         group = self.single.noise.group_of(output)
         if group < 0:
             raise InputError(
-                f"predict: output {output!r} was not observed, so its noise is not known; say noise=False."
+                f"predict: output {output!r} was not observed, so its noise is not known; pass noise=False."
             )
         return new_noise(self.single, group, targets)
 

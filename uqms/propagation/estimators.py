@@ -431,7 +431,7 @@ class Allocation:
         return (self.sd_alone / self.sd) ** 2
 
     def design(self, space: ParameterSpace, rng: RandomState | None = None) -> dict[str, xr.Dataset]:
-        """Return where to run each level: independent draws of the prior, shared between levels as the method wants.
+        """Return where to run each level: independent draws of the prior, shared between levels as the method requires.
 
         Run each, ``uq.run(simulators[level], design[level], fidelity=level)``, and combine the ensembles.
 

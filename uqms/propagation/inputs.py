@@ -120,8 +120,8 @@ def _of_prior(
     cut = 0.0 if free else max(0.0, 1.0 - float(space.mass_inside(box.select(space.names))))
     if cut > CUT:
         raise ExtrapolationError(
-            f"propagate: {cut:.1%} of the prior's mass lies outside of the design box, where the surrogate knows "
-            "nothing. Run a design over this prior, narrow it, or pass outside='extrapolate'."
+            f"propagate: {cut:.1%} of the prior's mass lies outside of the design box, where "
+            "the surrogate has no runs. Run a design over this prior, narrow it, or pass outside='extrapolate'."
         )
     law = ConditionedPrior(space.priors, limits, space.blocks)
     if not law.plain or draws % REPEATS:
@@ -151,7 +151,7 @@ def _of_user(given: Any, names: tuple[str, ...], draws: int | None) -> dict[str,
         try:
             columns[name] = np.asarray(given[name], dtype=np.float64).ravel()
         except (TypeError, ValueError) as error:
-            raise DataError(f"propagate: the draws of {name!r} are no numbers ({error}).") from error
+            raise DataError(f"propagate: the draws of {name!r} are not numbers ({error}).") from error
         if not np.isfinite(columns[name]).all():
             bad = int(np.flatnonzero(~np.isfinite(columns[name]))[0])
             raise DataError(f"propagate: draw {bad} of {name!r} is {columns[name][bad]}; leave such draws out.")
@@ -209,7 +209,7 @@ def _share_outside(surrogate: Surrogate, x: Array, outside: str) -> float:
     said = f"propagate: {share:.2%} of the draws lie outside of the design box, most of them along {worst!r}"
     if share > CUT and outside == "error":
         raise ExtrapolationError(
-            f"{said}; the surrogate knows nothing there. Run a design that reaches them, leave them out, or pass "
+            f"{said}; the surrogate has no runs there. Run a design that reaches them, leave them out, or pass "
             "outside='extrapolate'."
         )
     warnings.warn(f"{said}: the surrogate extrapolates there.", ExtrapolationWarning, skip_file_prefixes=PACKAGE)

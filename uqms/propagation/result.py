@@ -321,7 +321,8 @@ class Propagation:
         missing = sorted(self._rest(name) - set(at))
         if unknown or missing:
             raise InputError(
-                f"density: {name!r} has the dims {sorted(self._rest(name))}, at has {sorted(at)}; say where."
+                f"density: {name!r} has the dims {sorted(self._rest(name))}, at has {sorted(at)}; give at= a value "
+                "for each of these dims."
             )
         y, like = self.full(name)
         index = tuple(_nearest(like, str(dim), at[str(dim)]) for dim in like.dims)

@@ -202,7 +202,7 @@ def _check_inside(who: str, inside: Bools) -> None:
     share = 1.0 - float(inside.mean())
     if share > OUTSIDE:
         raise InputError(
-            f"{who}: {share:.1%} of the draws lie outside of the design box, where the surrogate knows nothing (at "
+            f"{who}: {share:.1%} of the draws lie outside of the design box, where the surrogate has no runs (at "
             "most 1 % are left out). Narrow the distribution, or simulate a wider design: uq.sobol(space, n, over=box)."
         )
     if int(inside.sum()) < LEAST // 2:

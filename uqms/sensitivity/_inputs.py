@@ -174,8 +174,8 @@ def independent_inputs(
         raise InputError(f"{who}: every input is fixed; let at least one vary.")
     if inside < 1.0 - OUTSIDE:
         raise InputError(
-            f"{who}: {1.0 - inside:.1%} of the distribution of the inputs lies outside of the design box, where the "
-            "surrogate knows nothing (at most 1 % is cut off). Narrow it, or simulate a wider design: "
+            f"{who}: {1.0 - inside:.1%} of the distribution of the inputs lies outside of the design box, where "
+            "the surrogate has no runs (at most 1 % is cut off). Narrow it, or simulate a wider design: "
             "uq.sobol(space, n, over=box)."
         )
     return IndependentInputs(box, laws, fixed, 1.0 - inside)

@@ -142,7 +142,7 @@ class DerivativeMeasures:
             mine = found[found["output"] == name].sort_values("estimate", ascending=False, kind="stable")
             width = max(map(len, self.inputs))
             for _, row in mine.iterrows():
-                said = "   says nothing" if row["lower"] >= 1.0 else ""
+                said = "   no information" if row["lower"] >= 1.0 else ""
                 cell = f"{row['estimate']:.3g} ({row['lower']:.3g} to {row['upper']:.3g})"
                 lines.append(f"  {row['parameter']:<{width}}  {cell}{said}")
         return "\n".join(lines)

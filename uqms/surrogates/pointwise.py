@@ -240,7 +240,7 @@ def _inside(surrogate: Surrogate, point: Mapping[str, object]) -> Array:
         out = [j for j in range(box.d) if not -1e-9 <= u[j] <= 1.0 + 1e-9]
         said = ", ".join(f"{box.names[j]} = {x[0, j]:g} not in [{box.lower[j]:g}, {box.upper[j]:g}]" for j in out)
         raise ExtrapolationError(
-            f"The point lies outside of the design box ({said}), where the surrogate knows nothing. Simulate there and "
-            "fit again, or ask inside."
+            f"The point lies outside of the design box ({said}), where "
+            "the surrogate has no runs. Simulate there and fit again, or evaluate it inside."
         )
     return x

@@ -147,7 +147,7 @@ def from_sbi(samples: ArrayLike, ensemble: xr.Dataset) -> xr.DataTree:
     u = u[None] if u.ndim == 2 else u
     if u.ndim != 3 or u.shape[-1] != len(space.names):
         raise InputError(
-            f"from_sbi: samples have shape {np.shape(samples)}, wanted is (draws, {len(space.names)}) or "
+            f"from_sbi: samples have shape {np.shape(samples)}, required is (draws, {len(space.names)}) or "
             f"(chains, draws, {len(space.names)}) for {list(space.names)}."
         )
     if not ((u >= 0.0) & (u <= 1.0)).all():

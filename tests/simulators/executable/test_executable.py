@@ -267,15 +267,15 @@ FAILURES = [  # script, options, error, message
         {},
         SimulatorFailed,
         "FAILED",
-        "ended with success, but said 'ERROR: no mesh'",
+        "ended with success, but printed 'ERROR: no mesh'",
     ),
-    ("echo fine; echo 'FATAL 3' >&2", {}, SimulatorFailed, "FAILED", "said 'FATAL 3'"),
+    ("echo fine; echo 'FATAL 3' >&2", {}, SimulatorFailed, "FAILED", "printed 'FATAL 3'"),
     (
         "echo ' ERROR: as Fortran writes'; rm uqms.log",
         {},
         SimulatorFailed,
         "FAILED",
-        "said ' ERROR: as Fortran writes'",
+        "printed ' ERROR: as Fortran writes'",
     ),
     ("echo '{\"y\": NaN}' > out.json", {}, OutputError, "INVALID", "output 'y' is nan"),
     ("echo '{\"y\": 1e999}' > out.json", {}, OutputError, "INVALID", "output 'y' is inf"),
@@ -401,7 +401,7 @@ def test_a_program_does_not_wait_for_words_that_were_meant_for_us(tmp_path):
 
 @pytest.mark.parametrize(("code", "signal"), [(139, "SIGSEGV"), (137, "SIGKILL: out of memory?"), (143, "SIGTERM")])
 def test_exit_codes_by_which_launchers_tell_a_signal(code, signal):
-    with pytest.raises(SimulatorFailed, match=rf"exit code {code}\. That is how a shell .* was ended by {signal}"):
+    with pytest.raises(SimulatorFailed, match=rf"exit code {code}\. A shell .* was ended by {signal}"):
         program(f"exit {code}").evaluate({"a": 1.0})
     with pytest.raises(SimulatorFailed, match=r"exit code 255\. Run directory"):
         program("exit 255").evaluate({"a": 1.0})
@@ -428,7 +428,7 @@ def test_what_counts_as_success_can_be_said():
     assert program(script, success=(0, 2), error_pattern=None).evaluate({"a": 1.0})["y"] == 1.0
     with pytest.raises(SimulatorFailed, match="exit code 2"):
         program(script, error_pattern=None).evaluate({"a": 1.0})
-    with pytest.raises(SimulatorFailed, match="said '  diverged at step 3'"):
+    with pytest.raises(SimulatorFailed, match="printed '  diverged at step 3'"):
         program("echo '{\"y\": 1}' > out.json; echo '  diverged at step 3'", error_pattern="diverged").evaluate(
             {"a": 1.0}
         )

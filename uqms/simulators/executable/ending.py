@@ -29,7 +29,7 @@ def judge(name: str, ended: Ended, success: Sequence[int], memory: int | None, l
     code = ended.returncode
     if code in success and ended.error_line is not None:
         raise SimulatorFailed(
-            f"{name} ended with success, but said {ended.error_line!r}; when that means no failure, give "
+            f"{name} ended with success, but printed {ended.error_line!r}; when that means no failure, give "
             "error_pattern=None or another one."
         )
     if code in success:
@@ -40,7 +40,7 @@ def judge(name: str, ended: Ended, success: Sequence[int], memory: int | None, l
     libraries = "shared librar" in ended.tail or "Library not loaded" in ended.tail
     hint = " Few of your environment variables reach it: inherit=('LD_LIBRARY_PATH',)." if libraries else ""
     if code > 128 and (called := _signal(128 - code)).startswith("SIG"):
-        hint = f" That is how a shell or a launcher tells that what it started was ended by {called}." + hint
+        hint = f" A shell or a launcher returns this code when its program was ended by {called}." + hint
     raise SimulatorFailed(f"{name} ended with the exit code {code}.{limit}{hint}")
 
 

@@ -156,7 +156,7 @@ class UMBridgeSimulator:
             When no UM-Bridge server answers at the URL, or it has no such model.
         InputError
             When the inputs are others than declared, or their sizes differ from the model's; for a redirect; when the
-            server wants another token.
+            server requires another token.
         OutputError
             When the outputs do not fit the sizes of the model's output vectors.
         """
@@ -207,7 +207,7 @@ class UMBridgeSimulator:
         OutputError
             When the answer is no UM-Bridge answer, has other sizes, or holds NaN; then `partial` keeps the rest.
         InputError
-            When the server answers with a redirect, or wants another token.
+            When the server answers with a redirect, or requires another token.
         """
         try:
             answer = self._ask("Evaluate", self._message(point), self.timeout)

@@ -69,7 +69,7 @@ class Peer:
         OutputError
             When the answer is too long or no JSON object, or the server says that the model's outputs are wrong.
         InputError
-            For a redirect, or when the server wants another token.
+            For a redirect, or when the server requires another token.
         """
         if time.monotonic() >= end:
             raise SimulatorTimeout(f"{self.where} was not asked for {question}: no time was left.")
