@@ -55,8 +55,8 @@ def check_truncation(problem: "SingleCalibration", theta: Mapping[str, Array], h
         f"truncation of the basis is {share:.0%} of the surrogate's stated variance at the posterior, and {ratio:.2g} "
         "times the noise variance",
         "Refine (uq.refine(posterior, n)), so that the basis is made of runs near the posterior, or keep more scores "
-        "(uq.Curve(tolerance=1e-10, max_scores=40)). The variance of the truncation is an average over the whole "
-        "design box. It is too large here if curves change their shape in a part of the box.",
+        "(uq.Curve(tolerance=1e-10, max_scores=40)). The variance of the truncation is one value for the whole design "
+        "box. It is too large here if curves change their shape in a part of the box.",
     )
 
 

@@ -394,7 +394,7 @@ def size_of_error(context: Context) -> list[Check]:
     remedy = (
         "Test the surrogate's error at the posterior, uq.verify(posterior, runs). Then correct it there, "
         "uq.correct(posterior, runs), or refine, uq.refine(posterior, n). The estimate of "
-        f"{worst} depends on the stated error, which is an average over the whole design box."
+        f"{worst} depends on the stated error, which is one estimate for the whole design box."
     )
     status: Status = "warn" if abs(shift) > DEPENDS else "note" if abs(shift) > 0.5 * DEPENDS else "pass"
     return [Check(name, status, abs(shift), message, remedy)]
