@@ -228,3 +228,27 @@ def test_what_is_missing_or_does_not_fit_is_named() -> None:
         output = uq.latent_output(problem, {"theta": 0.5})
         with pytest.raises(uq.errors.InputError, match="give 4 numbers"):
             output.observe("seen", lambda y: pm.Normal.dist(y, 1.0), observed=[1.0])
+
+
+def test_three_labels_under_the_same_conditions_are_an_error_for_three_values() -> None:
+    design = uq.sobol(uq.ParameterSpace(k=uq.Uniform(0.0, 2.0)), 16, rng=1)
+    fitted = uq.GaussianProcess().fit(uq.ensemble.build(design, {"y": np.sin(design["k"].values)}))
+    problem = uq.Calibration(fitted, replicates(np.array([[0.5], [0.6], [0.7]])), uq.GaussianNoise(sd=0.1))
+    (name,) = problem.parameters
+    assert len(problem.experiments) == 1
+    wanted = (
+        rf"'{name}' has the shape \(3,\); required is a number, or one for each of the 1 experiments of "
+        r"problem.experiments. The observations have 3 labels \('0', '1', '2'\).*subject= instead of experiment=.*"
+        r"uq.Population\(space, individual"
+    )
+    with pm.Model(coords={"outbreak": ["a", "b", "c"], "pair": [0, 1]}) as model:
+        by_name = pm.Uniform("by_name", 0.0, 1.0, dims="outbreak")  # of a length that its type leaves open
+        with pytest.raises(uq.errors.InputError, match=wanted):
+            uq.observe(problem, {name: by_name})
+        with pytest.raises(uq.errors.InputError, match=wanted):
+            uq.latent_output(problem, {name: pm.Uniform("by_shape", 0.0, 1.0, shape=3)})
+        two = pm.Uniform("two", 0.0, 1.0, dims="pair")
+        with pytest.raises(uq.errors.InputError, match=r"\(2,\); .* experiments of problem.experiments.$"):
+            uq.observe(problem, {name: two})
+        uq.observe(problem, {name: by_name[0]})  # one value for all: labels change nothing
+    assert [variable.name for variable in model.observed_RVs] == ["observations"]

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, final
 import numpy as np
 import pymc as pm
 import pytensor.tensor as pt
+from pytensor.graph.utils import MissingInputError
 
 from uqms._teaching import taught
 from uqms._typing import Array
@@ -114,9 +115,7 @@ def _observe_population(
     given = {key: pt.as_tensor(value, dtype="float64") for key, value in values.items()}
     by_hand = {key: given[key] for key in population.individual if key in given and given[key].ndim}
     count = len(problem.layout.subject)
-    wrong = {
-        key: one.type.shape for key, one in by_hand.items() if one.ndim > 1 or one.type.shape[0] not in (None, count)
-    }
+    wrong = {key: shape for key, one in by_hand.items() if (shape := _shape(one)) not in ((None,), (count,))}
     if wrong:
         raise InputError(
             f"observe: {wrong} are not numbers; give one for each of the {count} subjects (or occasions of them), "
@@ -125,6 +124,7 @@ def _observe_population(
     torn = set(by_hand) & set(population.together)
     if torn and torn != set(population.together):
         raise InputError(f"observe: {list(population.together)} are correlated; give all of them, or none.")
+    by_hand = {key: pt.specify_shape(one, (count,)) for key, one in by_hand.items()}
     law = {f"omega_{key}" for key in by_hand} | {f"omega_{key}_occasion" for key in by_hand} | set(by_hand)
     law |= {one.name for one in population.effects if one.parameter in by_hand}
     law |= {f"lkj_{one}_{other}" for one, other in population.pairs if one in by_hand}
@@ -322,17 +322,48 @@ def _inputs(problem: SingleCalibration, values: Mapping[str, Any], asked: str) -
     count = problem.cells.experiments
     recorded = dict(zip(problem.condition_names, problem.cells.conditions.T, strict=True))
     names = (*problem.parameters, *problem.condition_names)
+    values = dict(values)
     for key in values:
-        allowed = ((), (count,)) if key in names else ((),)
-        shape = values[key].type.shape
-        if len(shape) not in map(len, allowed) or (len(shape) == 1 and shape[0] not in (None, count)):
+        shape, by_experiment = _shape(values[key]), key in names
+        if shape not in ((), *(((None,), (count,)) if by_experiment else ())):
             raise InputError(
                 f"{asked}: {key!r} has the shape {shape}; required is a number"
-                + (f", or one for each of the {count} experiments of problem.experiments." if key in names else ".")
+                + (f", or one for each of the {count} experiments of problem.experiments." if by_experiment else ".")
+                + (_of_labels(problem, shape) if by_experiment else "")
             )
+        if shape:  # a length that is not known yet, as of pm.Data, is checked when the model is evaluated
+            values[key] = pt.specify_shape(values[key], (count,))
     theta = {key: values.get(key, recorded.get(key)) for key in names} | problem.fixed
     inferred = {problem.condition_names[column] for _, column in problem.uncertain.values()} - set(values)
     if inferred:
         found = bridge.conditions(problem, values)
         theta |= {key: found[key] for key in inferred}
     return bridge.unit_inputs(problem.surrogate.domain, theta, count)
+
+
+def _shape(value: Any) -> tuple[int | None, ...]:
+    """Return the shape of a tensor, None where it is known only once its inputs are.
+
+    PyMC's dims leave the length of a variable open; evaluating the variable tells it.
+    """
+    known: tuple[int | None, ...] = value.type.shape
+    if None not in known:
+        return known
+    try:
+        return tuple(int(n) for n in value.shape.eval(mode="FAST_COMPILE"))
+    except (MissingInputError, NotImplementedError):
+        return known
+
+
+def _of_labels(problem: SingleCalibration, shape: tuple[int | None, ...]) -> str:
+    """Return what to do where a tensor has one value for each label of `experiment`, and labels are no experiments."""
+    labels = np.unique(problem.observations.experiment)
+    if shape != (len(labels),):
+        return ""
+    return (
+        f" The observations have {len(labels)} labels ({', '.join(map(repr, labels[:3].tolist()))}"
+        f"{', ...' if len(labels) > 3 else ''}), but measurements under the same conditions are one experiment. For a "
+        "value of each label, name the column subject= instead of experiment= in Observations.from_table, and make "
+        "the calibration with population=uq.Population(space, individual=[...]): uq.observe then takes one value for "
+        "each of problem.subjects, and the surrogate's error stays joint."
+    )
