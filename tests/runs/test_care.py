@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from stores import ask, campaign, edit, fill, rows, seal
 
+from uqms.cli import main
 from uqms.errors import FormatError, IntegrityError, StorageError
 from uqms.runs import RunStore
 from uqms.runs.care import salvage
@@ -33,6 +34,40 @@ def test_what_is_well_says_nothing(path):
     for readonly in (False, True):
         with RunStore(path, readonly=readonly) as store:
             assert store.integrity_check() is None
+
+
+@pytest.mark.parametrize(
+    ("planted", "called"),
+    [
+        ("CREATE TRIGGER planted AFTER INSERT ON runs BEGIN DELETE FROM runs; END", "the trigger 'planted'"),
+        ("CREATE TRIGGER runs_of_campaign AFTER INSERT ON runs BEGIN DELETE FROM runs; END", "the trigger 'runs_of_"),
+        ("CREATE VIEW planted AS SELECT * FROM runs", "the view 'planted'"),
+        ("CREATE INDEX planted ON runs (seconds)", "the index 'planted'"),
+        ("CREATE TABLE planted (a)", "the table 'planted'"),
+    ],
+)
+def test_a_store_with_foreign_sql_is_refused(path, tmp_path, planted, called, capsys):
+    fill(path, n=3)
+    edit(path, planted)
+    before = path.read_bytes()
+    for readonly in (False, True):
+        with pytest.raises(FormatError, match=rf"contains {called}.*which uqms did not make.*uqms runs salvage.*DROP "):
+            RunStore(path, readonly=readonly)
+    assert path.read_bytes() == before
+    assert main(["runs", "check", str(path)]) == 1
+    assert called in capsys.readouterr().out
+    assert salvage(path, tmp_path / "new.db") == 3
+    assert main(["runs", "check", str(tmp_path / "new.db")]) == 0
+    edit(path, f"DROP {planted.split()[1]} {planted.split()[2]}")
+    assert main(["runs", "check", str(path)]) == 0
+
+
+def test_statistics_of_sqlite_are_no_foreign_objects(path):
+    fill(path, n=3)
+    edit(path, "ANALYZE")
+    assert ask(path, "SELECT count(*) FROM sqlite_schema WHERE name = 'sqlite_stat1'") == [(1,)]
+    with RunStore(path) as store:
+        assert len(store) == 3
 
 
 @pytest.mark.parametrize(

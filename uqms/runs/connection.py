@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from uqms.errors import CampaignError, CampaignLocked, FormatError, FormatVersionError, IntegrityError, StorageError
-from uqms.runs.format import APPLICATION, FORMAT, create
+from uqms.runs.format import APPLICATION, FORMAT, OBJECTS, create
 from uqms.runs.lease import hold
 from uqms.runs.upgrade import convert, upgrade
 
@@ -174,7 +174,31 @@ def _format(path: Path, db: sqlite3.Connection) -> int:
         raise FormatError(f"{path} is an SQLite file, but not a run store; choose another path.")
     if found > FORMAT:
         raise FormatVersionError(f"{path} has format {found}, this uqms reads up to {FORMAT}; update uqms.")
+    _refuse_foreign_objects(path, db, found)
     return found
+
+
+def _refuse_foreign_objects(path: Path, db: sqlite3.Connection, found: int) -> None:
+    """Raise a FormatError for tables, indices, triggers and views that uqms did not make.
+
+    SQLite runs the SQL of a trigger whenever a run is written, and a view may stand in the place of a table.
+    """
+    ours = OBJECTS[found]
+    foreign = []
+    for kind, name, table, sql in db.execute("SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY rowid"):
+        of_key = kind == "index" and sql is None and ("table", table) in ours  # SQLite makes these for UNIQUE columns
+        statistics = kind == "table" and str(name).startswith("sqlite_stat")  # of ANALYZE
+        if (kind, name) not in ours and not of_key and not statistics:
+            foreign.append((str(kind), str(name)))
+    if foreign:
+        kind, name = foreign[0]
+        drop = f"DROP {kind.upper()} " + '"' + name.replace('"', '""') + '"'
+        raise FormatError(
+            f"{path} contains {', '.join(f'the {kind} {name!r}' for kind, name in foreign[:3])}, which uqms did not "
+            f"make. A run store has the tables {' and '.join(n for k, n in ours if k == 'table')} only; SQL of "
+            "a trigger or view would change runs as they are written or read. Take the runs into a new file, "
+            f'uqms runs salvage "{path}" NEW.db; or, if you added it yourself, remove it with sqlite3: {drop};'
+        )
 
 
 def _refuse_truncated(path: Path) -> None:

@@ -23,6 +23,7 @@ __all__ = [
     "CAMPAIGN",
     "COLUMNS",
     "FORMAT",
+    "OBJECTS",
     "SCHEMA",
     "Layout",
     "Part",
@@ -67,6 +68,11 @@ SCHEMA = (
     )""",
     "CREATE INDEX runs_of_campaign ON runs (campaign)",
 )
+
+OBJECTS = {  # type and name of everything that a file holds, by format
+    1: (("table", "simulators"), ("table", "runs")),
+    2: (("table", "campaigns"), ("table", "runs"), ("index", "runs_of_campaign")),
+}
 
 COLUMNS = "key, campaign, x, seed, replicate, state, seconds, attempts, message, ended, checksum, outputs"
 
