@@ -75,7 +75,12 @@ def install(level: str, venv: Path) -> None:
     for each in EXTRAS:
         (venv / f".uqms-{each}").unlink(missing_ok=True)
     pip = [venv / "bin" / "python", "-m", "pip", "install", "--disable-pip-version-check"]
-    subprocess.run([*pip, "-c", ROOT / "constraints.txt", "-e", f"{ROOT}{EXTRAS[level]}"], check=True)
+    command = [*pip, "-c", ROOT / "constraints.txt", "-e", f"{ROOT}{EXTRAS[level]}"]
+    # Hundreds of lines about what is downloaded help nobody, unless the installation fails.
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        print(done.stdout, file=sys.stderr, flush=True)
+    done.check_returncode()
     (venv / ".uqms-place").write_text(place(venv))
     (venv / f".uqms-{level}").write_text(digest(level, sys.version))
 

@@ -217,3 +217,42 @@ def test_a_foreign_environment_of_another_python_is_left_alone(
         environment.main("demo", str(tmp_path / "venv"))
     assert (tmp_path / "venv" / "precious").exists()
     assert installed == []
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_the_installer_is_quiet_unless_it_fails(
+    environment: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    status: int,
+) -> None:
+    run: Callable[..., subprocess.CompletedProcess[str]] = subprocess.run
+
+    def talkative(command: list[object], **options: object) -> subprocess.CompletedProcess[str]:
+        if "pip" not in map(str, command):
+            return run(command, **options)  # type: ignore[call-overload]
+        script = f"echo Collecting numpy; echo ERROR: no such version >&2; exit {status}"
+        return run(["/bin/sh", "-c", script], **options)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(environment, "create", lambda venv: venv.mkdir())
+    monkeypatch.setattr(subprocess, "run", talkative)
+    assert environment.main("demo", str(tmp_path / "venv")) == status
+    said = capfd.readouterr()
+    assert "setting up" in said.out
+    assert "Collecting" not in said.out
+    assert said.err.startswith("Collecting numpy\nERROR: no such version\n") is bool(status)
+    assert ("failed; the message is above" in said.err) is bool(status)
+
+
+@pytest.mark.parametrize(("target", "minutes"), [("test", 6), ("test-all", 45)])
+def test_the_time_that_tests_take_is_printed_before_them(target: str, minutes: int) -> None:
+    done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    (said,) = (i for i, line in enumerate(lines) if f"about {minutes} minutes on two cores" in line)
+    (tests,) = (i for i, line in enumerate(lines) if "-m pytest" in line)
+    assert said < tests
+    chosen = subprocess.run(
+        ["make", "-n", target, "ARGS=-k word"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "minutes" not in chosen.stdout
