@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from calibration.problems import given_surrogate, linear_surrogate, replicates
@@ -16,6 +17,7 @@ from uqms.parameters import Box
 from uqms.surrogates import GaussianProcessSurrogate
 
 TIMES = np.arange(40.0)
+DOSE = np.linspace(0.0, 1.0, 24)
 SHAPE = (4, 250)
 NAMES = (
     "R-hat",
@@ -403,3 +405,47 @@ def test_the_worst_comes_first_with_its_remedy() -> None:
     assert got["b"].value == 1.0
     with pytest.raises(KeyError, match="no check is named 'd'; the checks are"):
         got["d"]
+
+
+def scalars_over_a_condition(misfit: float, rng: np.random.Generator) -> uq.Calibration:
+    """Return a slope that is inferred from one measurement each under 24 values of a condition, with a bend."""
+    space = uq.ParameterSpace(slope=uq.Normal(1.0, 1.0), conditions={"dose": uq.Condition(0.0, 1.0)})
+    line = uq.DirectSimulator(lambda slope, dose: {"y": slope * dose}, space=space, outputs={"y": ()}, vectorized=True)
+    dose = np.linspace(0.0, 1.0, 24)
+    table = pd.DataFrame({"dose": dose, "y": dose + misfit * np.sin(6.0 * dose) + 0.1 * rng.standard_normal(24)})
+    data = uq.Observations.from_table(table, output="y", value="y", conditions=["dose"])
+    return uq.Calibration(line, data, uq.GaussianNoise(sd=0.1))
+
+
+def test_smooth_misfit_over_a_condition_is_found(rng: np.random.Generator) -> None:
+    """Scalars have no curve along which a lag could be taken."""
+
+    def check_of(problem: uq.Calibration) -> Check:
+        best = np.sum(problem.cells.z * DOSE) / np.sum(DOSE**2)
+        return module._check_residuals(problem, {"slope": np.array([best])})
+
+    levels = []
+    for _ in range(40):
+        check = check_of(scalars_over_a_condition(0.0, rng))
+        levels.append(float(check.message.split("p = ")[1].split()[0]))
+    assert abs(np.mean(levels) - 0.5) < 4.0 * np.sqrt(1.0 / 12.0 / 40.0)
+    found = check_of(scalars_over_a_condition(0.2, rng))
+    assert found.status == "warn"
+    assert "over dose" in found.message
+
+
+def test_the_score_is_the_quadratic_form_of_a_discrepancys_covariance(rng: np.random.Generator) -> None:
+    points = rng.random((30, 2))
+    features = module._smooth_features(points)
+    r = np.sqrt(5.0 * np.sum((points[:, None] - points) ** 2, axis=-1))
+    wanted = np.mean([(1.0 + r / a + (r / a) ** 2 / 3.0) * np.exp(-r / a) for a in (0.3, 1.0)], axis=0)
+    np.testing.assert_allclose(features @ features.T, wanted, atol=1e-7)
+    residual = rng.standard_normal((3, 40))
+    rows = np.arange(5, 35)
+    score = module._Smooth(("a", "b"), [rows], [features])(residual)
+    some = residual[:, rows]
+    expected = np.einsum("si,ij,sj->s", some, wanted, some) / np.sum(some**2, axis=1)
+    np.testing.assert_allclose(score, expected, rtol=1e-6)
+    many = module._smooth_features(np.sort(rng.random((3000, 1)), axis=0))  # of a recording: as many as centres at most
+    assert many.shape[1] <= module.CENTRES
+    np.testing.assert_allclose(np.sum(many**2, axis=1), 1.0, atol=1e-3)

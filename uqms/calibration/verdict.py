@@ -1,7 +1,7 @@
 """The checks of a verdict on the surrogate, the model and the data, each with a message and a remedy."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
 
@@ -16,6 +16,7 @@ from uqms.calibration.computation import check_modes, check_places
 from uqms.calibration.context import Context, Linearised, evenly
 from uqms.calibration.density import covariance_of, noise_sd, prior_scale, slope_of_density
 from uqms.calibration.direct import design_box, is_exact
+from uqms.calibration.discrepancy import NOISE
 from uqms.calibration.expansion import check_expansion
 from uqms.calibration.markov import Chains, noise_of, only_noise
 from uqms.calibration.misfit import NOTED, check_misfit, check_validation
@@ -49,6 +50,8 @@ HALVED = (0.25, 0.5, 0.75)  # of the variance of the surrogate's error; the firs
 DEPENDS = 1.0  # posterior sds that a mean moves by
 EDGE, EDGE_MASS = 0.02, 0.01
 AUTOCORRELATION_LEVEL = 0.01
+SMOOTH = (0.3, 1.0)  # length scales of a discrepancy that the residuals are tested for, of each range
+FEWEST_SMOOTH, CENTRES = 8, 100
 SHARE_DRAWS, NULL_DRAWS = 200, 2000
 LOCAL_DRAWS = 100
 BLOCK = 4_000_000  # numbers in one array
@@ -423,25 +426,100 @@ def _lag_one(residual: Array, series: list[Ints]) -> Array:
     return np.asarray(np.sum(first * second, axis=-1) / norm)
 
 
-def _check_residuals(problem: "SingleCalibration", theta: Mapping[str, Array], latents: Array | None = None) -> Check:
-    """Compare the lag-1 correlation of the estimated noise with what the model itself, with independent noise, gives.
+@final
+@dataclass(frozen=True, eq=False)
+class _Smooth:
+    """Features of the smooth functions that a discrepancy could be: of each output's coordinates and conditions.
 
-    The noise is estimated from data minus prediction as E[noise | data]: what the surrogate's error and the parameters
-    can explain, which is correlated along a curve, is taken out of the data and of the null's draws alike.
+    Their squared projections are the score of a small discrepancy's variance (Lin 1997, doi:10.1093/biomet/84.2.309),
+    whose covariance is the mean of Matérn-5/2 kernels with the length scales `SMOOTH` of each range.
+    """
+
+    names: tuple[str, ...]
+    rows: list[Ints]
+    features: list[Array]  # (n, m) by output; products approximate the covariance (Nyström)
+
+    @classmethod
+    def of(cls, problem: "SingleCalibration") -> "_Smooth":
+        names: dict[str, None] = {}
+        found, features = [], []
+        for g in range(len(problem.noise.outputs)):
+            rows, sites = problem.cells.sites(g, problem.condition_names)
+            varying = {
+                name: (column - column.min()) / np.ptp(column)
+                for name, column in sites.columns.items()
+                if not np.isnan(column).any() and np.ptp(column) > 0.0
+            }
+            if len(rows) < FEWEST_SMOOTH or not varying:
+                continue
+            names |= dict.fromkeys(varying)
+            found.append(rows)
+            features.append(_smooth_features(np.column_stack(list(varying.values()))))
+        return cls(tuple(names), found, features)
+
+    def __call__(self, residual: Array) -> Array:
+        """Return the score (...) of standardised residuals (..., N), whatever their size."""
+        total = np.zeros(residual.shape[:-1])
+        for rows, features in zip(self.rows, self.features, strict=True):
+            some = residual[..., rows]
+            total += np.sum((some @ features) ** 2, axis=-1) / np.sum(some**2, axis=-1)
+        return total
+
+
+def _smooth_features(points: Array) -> Array:
+    """Return features (n, m) of the covariance between points (n, c) of the unit cube, m at most `CENTRES`."""
+    places = np.unique(points, axis=0)
+    centres = places[evenly(len(places), CENTRES)]
+
+    def covariance(a: Array, b: Array) -> Array:
+        r = np.sqrt(5.0 * np.sum((a[:, None] - b) ** 2, axis=-1))
+        kernels = [(1.0 + r / ell + (r / ell) ** 2 / 3.0) * np.exp(-r / ell) for ell in SMOOTH]
+        return np.asarray(np.mean(kernels, axis=0))
+
+    values, vectors = np.linalg.eigh(covariance(centres, centres))
+    kept = values > 1e-8 * values[-1]
+    return np.asarray(covariance(points, centres) @ (vectors[:, kept] / np.sqrt(values[kept])))
+
+
+def _check_residuals(problem: "SingleCalibration", theta: Mapping[str, Array], latents: Array | None = None) -> Check:
+    """Compare two statistics of the estimated noise with what the model itself, with independent noise, gives.
+
+    The lag-1 correlation along curves sees rough misfit, the score of a smooth discrepancy sees what curves and
+    conditions have in common. The noise is estimated from data minus prediction as E[noise | data]: what the
+    surrogate's error and the parameters can explain, which is correlated along a curve, is taken out of the data and
+    of the null's draws alike.
     """
     name = "autocorrelated residuals"
-    series = _series(problem)
-    if not series:
-        return Check(name, "pass", float("nan"), "not judged: no curve with at least 4 observed coordinates")
+    series, smooth = _series(problem), _Smooth.of(problem)
+    if any(term.role == NOISE for term in problem.noise.terms):  # what such noise leaves is judged along its series
+        smooth = replace(smooth, rows=[])
+    if not series and not smooth.rows:
+        few = f"fewer than {FEWEST_SMOOTH} measurements at different coordinates or conditions"
+        return Check(name, "pass", float("nan"), f"not judged: {few}, no curve with at least 4 observed coordinates")
     centre = {key: np.array([np.mean(values)]) for key, values in theta.items()}
     estimate, h = _estimated_noise(problem, centre, latents)
-    found = float(_lag_one(estimate, series))
-    null = _null_correlations(problem, centre, h, series)
-    if not np.isfinite([found, *null]).all():
+    linear = _linearise(problem, centre, np.array([h]), limits=False)
+
+    def statistics(residual: Array, without_parameters: Array) -> Array:
+        lag = [_lag_one(residual, series)] if series else []
+        return np.stack([*lag, *([smooth(without_parameters)] if smooth.rows else [])], axis=-1)
+
+    found = statistics(estimate, _without_parameters(linear, estimate))
+    null = _null_statistics(linear, statistics)
+    if not (np.isfinite(found).all() and np.isfinite(null).all()):
         return Check(name, "pass", float("nan"), "not judged: the simulator fails at or near the posterior mean")
-    level = float(np.mean(null >= found))
-    status: Status = "warn" if level <= AUTOCORRELATION_LEVEL else "note" if level < NOTED else "pass"
-    message = f"lag-1 correlation {found:.2f}, p = {max(level, 1.0 / NULL_DRAWS):.2g} for independent noise"
+    levels = np.mean(null >= found, axis=0)
+    tests = len(levels)  # each at a fraction of the level (Bonferroni)
+    of_lag = bool(series) and (tests == 1 or levels[0] <= levels[1])
+    level = float(levels.min())
+    status: Status = "warn" if level <= AUTOCORRELATION_LEVEL / tests else "note" if level < NOTED / tests else "pass"
+    if of_lag:
+        value = float(found[0])
+        message = f"lag-1 correlation {value:.2f}"
+    else:
+        value = float(found[-1] / null[:, -1].mean())
+        message = f"smooth structure over {', '.join(smooth.names)}, {value:.1f} times the expected"
+    message += f", p = {max(level, 1.0 / NULL_DRAWS):.2g} for independent noise"
     remedy = (
         "Add a model discrepancy, or use a noise model with autocorrelation, and check the simulator's assumptions. "
         "Independent noise does not explain the residuals, so the intervals are too narrow."
@@ -451,7 +529,7 @@ def _check_residuals(problem: "SingleCalibration", theta: Mapping[str, Array], l
             "Look at uq.plots.predictive(posterior) before you rely on the intervals: "
             f"only {NOTED:.0%} of correct models show so much correlation."
         )
-    return Check(name, status, found, message, remedy)
+    return Check(name, status, value, message, remedy)
 
 
 def _estimated_noise(
@@ -479,9 +557,20 @@ def _estimated_noise(
     return _solve(factor, working[:, None])[:, 0], h
 
 
-def _null_correlations(problem: "SingleCalibration", centre: Mapping[str, Array], h: int, series: list[Ints]) -> Array:
-    """Return lag-1 correlations of the estimated noise of data that the linearised problem draws."""
-    linear = _linearise(problem, centre, np.array([h]), limits=False)
+def _without_parameters(linear: _Linear, estimate: Array) -> Array:
+    """Return the estimated noise (N,) without what another value of the parameters would explain.
+
+    The posterior mean is not where the linearised problem has its own, and what is left of a parameter's effect is as
+    smooth as a discrepancy.
+    """
+    errors = np.concatenate([linear.factor[0], linear.extra[0]], axis=1)
+    working = estimate + errors @ (errors.T @ estimate)
+    whole = np.concatenate([errors, linear.jacobian[0] * linear.prior_sd], axis=1)
+    return _solve(whole, working[:, None])[:, 0]
+
+
+def _null_statistics(linear: _Linear, statistics: Callable[[Array, Array], Array]) -> Array:
+    """Return statistics of the estimated noise of data that the linearised problem draws."""
     factor = np.concatenate([linear.factor[0], linear.extra[0], linear.jacobian[0] * linear.prior_sd], axis=1)
     n, r = factor.shape
     rng = np.random.default_rng(0)
@@ -490,8 +579,8 @@ def _null_correlations(problem: "SingleCalibration", centre: Mapping[str, Array]
         for start in range(0, NULL_DRAWS, size := max(1, BLOCK // n)):
             count = min(size, NULL_DRAWS - start)
             data = factor @ rng.standard_normal((r, count)) + rng.standard_normal((n, count))
-            estimate = linear.independent(_solve(factor, data)[None])[0]
-            found.append(_lag_one(estimate.T, series))
+            estimate = linear.independent(_solve(factor, data)[None])[0].T
+            found.append(statistics(estimate, estimate))
             bar.update(count)
     return np.concatenate(found)
 
