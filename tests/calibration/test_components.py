@@ -252,3 +252,24 @@ def test_three_labels_under_the_same_conditions_are_an_error_for_three_values() 
             uq.observe(problem, {name: two})
         uq.observe(problem, {name: by_name[0]})  # one value for all: labels change nothing
     assert [variable.name for variable in model.observed_RVs] == ["observations"]
+
+
+def test_a_potential_of_ones_own_averages_over_hyperparameters_as_observe_does() -> None:
+    """The recipe of *In your own model*."""
+    problem = uq.Calibration(two_draws(), observed(REALS), uq.GaussianNoise(sd=0.1))
+    data = problem.observations.value
+
+    def model_of(own: bool) -> float:
+        with pm.Model() as model:
+            output = uq.latent_output(problem, {}, own_priors=True)
+            if own:
+                each = pm.logp(pm.StudentT.dist(4.0, mu=output.values, sigma=0.2), data).sum(axis=-1)  # (H,)
+                pm.Potential("seen", pt.logsumexp(each + output.log_weights))
+            else:
+                output.observe("seen", lambda y: pm.StudentT.dist(4.0, mu=y, sigma=0.2), observed=data)
+        assert len(output.log_weights) > 1
+        point = {name: value + 0.3 for name, value in model.initial_point().items()}
+        return float(model.compile_logp()(point))
+
+    with pytensor.config.change_flags(mode="FAST_COMPILE"):
+        assert model_of(own=True) == pytest.approx(model_of(own=False), rel=1e-12)
