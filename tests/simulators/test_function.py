@@ -484,7 +484,7 @@ def test_what_cannot_be_compared_asks_for_a_version(tmp_path):
         with pytest.raises(InputError, match=f"uses a .*{kind}.* give a version="):
             _ = simulator.identity
         assert dataclasses.replace(simulator, version="1").identity["version"] == "1"
-    with pytest.raises(InputError, match=r"generator \(table\), of which"):
+    with pytest.raises(InputError, match=r"generator \(table\), and uqms cannot check"):
         identity(lambda a: table)
     with pytest.raises(InputError, match=r"nested too deep to be compared; give a version="):
         identity(lambda a: deep)

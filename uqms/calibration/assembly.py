@@ -323,8 +323,8 @@ def _derive(
     if np.shape(values) != like.shape or np.asarray(values).dtype.kind not in "fiub":
         raise InputError(
             f"derived: {name!r} returned {type(values).__name__} of shape {np.shape(values)}; it must return one "
-            f"number a draw, here of shape {like.shape}, computed with arithmetic or numpy functions from the mapping "
-            "it is given."
+            f"number per draw, here of shape {like.shape}, computed with arithmetic or numpy functions from the "
+            "mapping it is given."
         )
     return xr.DataArray(np.asarray(values, dtype=np.float64), dims=like.dims, coords=like.coords)
 

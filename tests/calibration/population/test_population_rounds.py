@@ -114,7 +114,7 @@ def test_a_round_is_needed_for_what_is_said_of_the_population() -> None:
     assert one.moved == pytest.approx(1.0, abs=0.05)  # a has an sd of 1e-6
     assert one.needed
     other = uq.Population(SPACE, individual=("a",), spread=0.2)
-    with pytest.raises(InputError, match="of the round before"):
+    with pytest.raises(InputError, match="those of the previous round"):
         uq.another_round(posterior(), posterior(population=other))
 
 
