@@ -340,6 +340,7 @@ for values in (*(posterior.draws[name].values for name in "abcd"), prediction.dr
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(usable_cpus() == 1, reason="one core: one thread in any case")
 def test_draws_are_the_same_with_any_number_of_threads() -> None:
     def printed(threads: str | None) -> list[str]:

@@ -302,6 +302,7 @@ class Plugged:
         self.functions = inner.functions
 
 
+@pytest.mark.slow
 def test_rows_by_input_of_the_librarys_own_process_leave_compiled_code(rng: np.random.Generator) -> None:
     given = given_surrogate(rng.random((6, 2)), rng.standard_normal((6, 2)), basis=np.ones((3, 2)), names=("a", "b"))
     own = WithRows(given.domain, given.process, given.bases, given.attrs)

@@ -87,6 +87,7 @@ def peak(function: Callable[[], object]) -> float:
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", NOISES)
 @pytest.mark.parametrize("way", WAYS)
 def test_memory_of_every_step_grows_with_the_samples(way: str, noise: str) -> None:

@@ -151,6 +151,7 @@ def test_a_population_has_the_density_of_the_built_in_kernel(surrogate_error: st
     np.testing.assert_allclose(ours, theirs, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_population_is_sampled_with_gradients() -> None:
     posterior = population_of(Cauchy(), "exact").sample(uq.NUTS(draws=300), rng=1)
     assert float(posterior.summary()["r_hat"].max()) < 1.05

@@ -38,6 +38,7 @@ def test_a_model_is_short() -> None:
     assert len(lines) <= 30
 
 
+@pytest.mark.slow
 def test_nuts_samples_the_posterior_of_importance_weights(tmp_path: Path) -> None:
     """The reference takes the arrays' density of draws of the prior, NUTS the expression's with its derivative."""
     one = problem(Laplace(uq.HalfNormal(0.3)))

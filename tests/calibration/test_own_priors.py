@@ -70,6 +70,7 @@ def test_the_model_has_the_density_of_own_priors_and_its_derivative() -> None:
         np.testing.assert_allclose(density(*z)[1], finite, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_nuts_samples_the_same_posterior() -> None:
     own = problem({"a": uq.Uniform(0.0, 1.0), "b": OwnLogNormal(0.5, 0.2)}, uq.HalfNormal(0.3))
     library = problem({"a": uq.Uniform(0.0, 1.0), "b": uq.LogNormal(0.5, 0.2)}, uq.HalfNormal(0.3))

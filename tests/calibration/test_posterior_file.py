@@ -267,6 +267,7 @@ def saved(folder: Path, own: ModuleType) -> dict[str, uq.Posterior]:
 
 
 # ----------------------------------------------------------------------------------------------------------- round trip
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::uqms.errors.UqmsWarning")
 def test_all_numbers_are_the_same_in_a_new_process(
     saved: dict[str, uq.Posterior], folder: Path, own: ModuleType

@@ -17,6 +17,7 @@ STORED: dict[str, Any] = json.loads(VALUES.read_text()) if VALUES.exists() else 
 VALUE, GRADIENT = 1e-9, 1e-7  # of 1 + |value|; of the gradient's norm
 # A second a problem goes into building its graph: gradients of these are near to those of another problem.
 SLOW = {
+    "scalar_censored",
     "scalar_sd_column",
     "scalar_fitted_noise_mean",
     "scalar_student_unknown_df",
@@ -25,6 +26,8 @@ SLOW = {
     "curve_student_averaged",
     "curve_custom_noise_of_all_rows",
     "curve_autocorrelated_censored",
+    "discrepancy_gp_over_all",
+    "discrepancy_gp_orthogonal",
     "discrepancy_gp_over_time",
     "discrepancy_gp_averaged",
     "discrepancy_gp_orthogonal_averaged",
@@ -36,6 +39,7 @@ SLOW = {
     "log_lognormal_averaged_discrepancy",
     "log_negative_binomial_averaged",
     "logit_gaussian",
+    "realisation_of_each_experiment",
     "realisation_of_the_mean",
     "realisation_discrepancy",
     "regimes",
