@@ -20,7 +20,7 @@ demo:
 
 test:
 	@sh scripts/bootstrap.sh test
-	$(if $(ARGS),,@echo "uqms: the quick tests take about 6 minutes on two cores, longer the first time.")
+	$(if $(ARGS),,@echo "uqms: the quick tests take about 9 minutes on two cores, longer the first time.")
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 test-all:
