@@ -24,9 +24,7 @@ TERMS = ROOT / "docs" / "words.toml"
 GENERATED = ("_build", "gallery", "reference/generated")
 MESSAGES = {"message", "remedy", "reason"}  # names of variables whose strings a reader of a verdict or an error sees
 REPORTS = {"warn", "Check"}  # functions whose strings a reader sees
-COMPILED = (
-    "from uqms._compiled import compiled"  # a change of such a module's text compiles it again, which takes minutes
-)
+COMPILED = "from uqms._compiled import compiled"  # such a module compiles again, for minutes, when its text changes
 LATER = ("uqms/ensemble", "uqms/runs")  # these packages still have such terms
 
 SPACE = r"(?:[^\S\n]+|[^\S\n]*\n[^\S\n]*)"  # a phrase may go on in the next line, but not in the next paragraph
@@ -118,9 +116,8 @@ def docstring_prose(text: str) -> str:
         indent = len(line) - len(line.lstrip())
         if line.strip() and block is not None and indent <= block:
             block = None
-        doctest = bool(line.strip()) and (
-            doctest or line.lstrip().startswith(">>>")
-        )  # its output ends with a blank line
+        starts = line.lstrip().startswith(">>>")
+        doctest = bool(line.strip()) and (doctest or starts)  # its output ends with a blank line
         code = doctest or block is not None
         shown.append("" if code else line)
         if not code and line.rstrip().endswith("::"):

@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 from calibration.problems import linear_surrogate, replicates
+from calibration.test_noise_models import LEFT, REALS, curve, observed
 
 import uqms as uq
 from uqms.calibration.discrepancy import default_length
 from uqms.calibration.rescaling import rescaled, sampled_again, with_scaled_discrepancy
+from uqms.surrogates.transforms import Identity, Log, Logit, Transform
 
 DATA = np.array([[1.9, 2.3, 1.6, 2.1]])
 
@@ -109,3 +111,32 @@ def test_few_levels_of_a_condition_have_no_spacing() -> None:
     assert default_length(np.array([0.1, 0.2, 0.4])).cdf(0.2) == pytest.approx(0.01, rel=1e-6)
     many = np.linspace(0.0, 1.0, 6)
     assert default_length(many, condition=True) == default_length(many)
+
+
+SUCCESSES = np.array([3.0, 0.0, 7.0, 2.0])
+POSITIVE = np.array([0.3, 1.2, 2.2, 0.7])
+PROPORTIONS = SUCCESSES[[0, 2, 3]] / 9.0
+
+
+@pytest.mark.parametrize(
+    ("transform", "values", "noise", "expected"),
+    [
+        (Identity(), POSITIVE, uq.GaussianNoise(0.3), np.std(POSITIVE)),
+        (Log(), POSITIVE, uq.LogNormalNoise(0.3), np.std(np.log(POSITIVE))),
+        (Log(), POSITIVE, uq.GaussianNoise(0.3), np.std(np.log(POSITIVE))),
+        (Log(), SUCCESSES, uq.PoissonNoise(), np.std(np.log(SUCCESSES[[0, 2, 3]]))),  # 0 has no logarithm
+        (Logit(0.0, 1.0), SUCCESSES, uq.BinomialNoise(9), np.std(np.log(PROPORTIONS / (1.0 - PROPORTIONS)))),
+    ],
+)
+def test_the_spread_of_measurements_is_on_the_surrogates_scale(
+    transform: Transform, values: np.ndarray, noise: uq.calibration.NoiseModel, expected: float
+) -> None:
+    """A discrepancy is added to what the surrogate models: logarithms of counts, log-odds of proportions."""
+    one = uq.Calibration(curve(transform), observed(values), noise)
+    assert one.cells.spread(0, noise) == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_detection_limit_is_no_measurement() -> None:
+    noise = uq.GaussianNoise(0.3)
+    one = uq.Calibration(curve(), observed(REALS, censored=LEFT), noise)
+    assert one.cells.spread(0, noise) == pytest.approx(np.std(REALS[1:3]), rel=1e-12)

@@ -54,12 +54,7 @@ __all__ = [
 
 PREDICTIVE_DRAWS = 1000
 PRIOR_DRAWS = 2000
-LABELS = (
-    "part",
-    "subject",
-    "output",
-    "replicate",
-)  # columns that name a measurement, and are no coordinate or condition
+LABELS = ("part", "subject", "output", "replicate")  # columns that are no coordinate or condition
 
 
 def true_conditions(problem: Problem, draws: xr.Dataset) -> dict[str, xr.Dataset]:

@@ -253,11 +253,10 @@ class Cells:
         """Return values (..., R) of own units on the scale of z."""
         return np.sum(self._by_group(values, lambda link, own: link.forward(own)), axis=0)
 
-    def spread(self, g: int) -> float:
+    def spread(self, g: int, model: NoiseModel) -> float:
         """Return the standard deviation of a group's measured values on the surrogate's scale; 0 of fewer than two."""
-        rows = (self.row_group == g) & (self.side == 0)
-        measured, trials, response = self.z[rows], self.trials[rows], self.responses[g]
-        measured = np.where(np.isfinite(trials), measured / np.where(trials > 0.0, trials, 1.0), measured)
+        response = self.responses[g]
+        measured = model.as_outputs(self.rows(g))[self.side[self.row_group == g] == 0]
         known = measured[~response.outside(measured)]  # a count of 0 has no logarithm
         return float(np.std(response.forward(known))) if len(known) > 1 else 0.0
 

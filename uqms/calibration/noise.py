@@ -169,6 +169,13 @@ class NoiseModel(ABC):
         """Return the standard deviation (R,) where it is known and in the output's unit, else None."""
         return None
 
+    def as_outputs(self, rows: Rows) -> Array:
+        """Return the measured values (R,) in the unit of the output `y`; those themselves unless a count is of trials.
+
+        The default scale of a discrepancy is their standard deviation.
+        """
+        return rows.z
+
     def possible(self, y: Array) -> Bools:
         """Return where outputs are between the `limits`."""
         low, high = self.limits
@@ -620,6 +627,10 @@ class BinomialNoise(NoiseModel):
                 f"BinomialNoise: {output!r} was measured as {rows.z[wrong[0]]:g} of {trials[wrong[0]]:g} trials. "
                 "Correct one of the two."
             )
+
+    def as_outputs(self, rows: Rows) -> Array:
+        """Return the proportions of successes."""
+        return rows.z / self._trials(rows)
 
     def log_density(self, y: Any, rows: Rows, parameters: Mapping[str, Any], xp: Any) -> Any:
         """Return the log-probability; -inf where the output is no probability."""

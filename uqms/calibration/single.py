@@ -926,12 +926,11 @@ class SingleCalibration(Calibration):
         """
         _, predicted, surrogate = self._prior_predicted()
         variance = predicted.var(axis=0) + surrogate.mean(axis=0)
-        return {
-            output: max(
-                self.cells.spread(g), PREDICTIVE_SHARE * float(np.sqrt(variance[self.cells.output == output].mean()))
-            )
-            for g, output in enumerate(self.noise.outputs)
-        }
+        scale = {}
+        for g, (output, model) in enumerate(zip(self.noise.outputs, self.noise.models, strict=True)):
+            predictive = float(np.sqrt(variance[self.cells.output == output].mean()))
+            scale[output] = max(self.cells.spread(g, model), PREDICTIVE_SHARE * predictive)
+        return scale
 
     def _check_names(self) -> None:
         own = {"observations", "latents"}

@@ -24,6 +24,7 @@ from uqms.calibration.progress import progress
 from uqms.calibration.reweighting import DRAWS, error_weight, reweighted_finite
 from uqms.calibration.success import check_failures
 from uqms.calibration.truncation import check_truncation
+from uqms.surrogates.kernels import Matern52
 
 if TYPE_CHECKING:
     from uqms.calibration.single import SingleCalibration
@@ -51,7 +52,7 @@ DEPENDS = 1.0  # posterior sds that a mean moves by
 EDGE, EDGE_MASS = 0.02, 0.01
 AUTOCORRELATION_LEVEL = 0.01
 SMOOTH = (0.3, 1.0)  # length scales of a discrepancy that the residuals are tested for, of each range
-FEWEST_SMOOTH, CENTRES = 8, 100
+FEWEST_SMOOTH, CENTRES = 8, 100  # different places of an output for that test; centres of its low-rank covariance
 SHARE_DRAWS, NULL_DRAWS = 200, 2000
 LOCAL_DRAWS = 100
 BLOCK = 4_000_000  # numbers in one array
@@ -443,6 +444,8 @@ class _Smooth:
     def of(cls, problem: "SingleCalibration") -> "_Smooth":
         names: dict[str, None] = {}
         found, features = [], []
+        if any(term.role == NOISE for term in problem.noise.terms):  # its residuals are judged along its series
+            return cls((), found, features)
         for g in range(len(problem.noise.outputs)):
             rows, sites = problem.cells.sites(g, problem.condition_names)
             varying = {
@@ -450,11 +453,12 @@ class _Smooth:
                 for name, column in sites.columns.items()
                 if not np.isnan(column).any() and np.ptp(column) > 0.0
             }
-            if len(rows) < FEWEST_SMOOTH or not varying:
+            points = np.column_stack(list(varying.values())) if varying else np.zeros((1, 1))
+            if len(np.unique(points, axis=0)) < FEWEST_SMOOTH:
                 continue
             names |= dict.fromkeys(varying)
             found.append(rows)
-            features.append(_smooth_features(np.column_stack(list(varying.values()))))
+            features.append(_smooth_features(points))
         return cls(tuple(names), found, features)
 
     def __call__(self, residual: Array) -> Array:
@@ -472,9 +476,8 @@ def _smooth_features(points: Array) -> Array:
     centres = places[evenly(len(places), CENTRES)]
 
     def covariance(a: Array, b: Array) -> Array:
-        r = np.sqrt(5.0 * np.sum((a[:, None] - b) ** 2, axis=-1))
-        kernels = [(1.0 + r / ell + (r / ell) ** 2 / 3.0) * np.exp(-r / ell) for ell in SMOOTH]
-        return np.asarray(np.mean(kernels, axis=0))
+        lengths = (np.full(a.shape[1], ell) for ell in SMOOTH)
+        return np.asarray(np.mean([Matern52().correlation(a, b, ell) for ell in lengths], axis=0))
 
     values, vectors = np.linalg.eigh(covariance(centres, centres))
     kept = values > 1e-8 * values[-1]
@@ -491,11 +494,9 @@ def _check_residuals(problem: "SingleCalibration", theta: Mapping[str, Array], l
     """
     name = "autocorrelated residuals"
     series, smooth = _series(problem), _Smooth.of(problem)
-    if any(term.role == NOISE for term in problem.noise.terms):  # what such noise leaves is judged along its series
-        smooth = replace(smooth, rows=[])
     if not series and not smooth.rows:
-        few = f"fewer than {FEWEST_SMOOTH} measurements at different coordinates or conditions"
-        return Check(name, "pass", float("nan"), f"not judged: {few}, no curve with at least 4 observed coordinates")
+        few = f"no curve with at least 4 observed coordinates, fewer than {FEWEST_SMOOTH} coordinates and conditions"
+        return Check(name, "pass", float("nan"), f"not judged: {few}")
     centre = {key: np.array([np.mean(values)]) for key, values in theta.items()}
     estimate, h = _estimated_noise(problem, centre, latents)
     linear = _linearise(problem, centre, np.array([h]), limits=False)
