@@ -443,7 +443,8 @@ class _Smooth:
     @classmethod
     def of(cls, problem: "SingleCalibration") -> "_Smooth":
         names: dict[str, None] = {}
-        found, features = [], []
+        found: list[Ints] = []
+        features: list[Array] = []
         if any(term.role == NOISE for term in problem.noise.terms):  # its residuals are judged along its series
             return cls((), found, features)
         for g in range(len(problem.noise.outputs)):
