@@ -15,6 +15,8 @@ from tests.frozen.values import VALUES, Target, log_likelihood
 
 STORED: dict[str, Any] = json.loads(VALUES.read_text()) if VALUES.exists() else {}
 VALUE, GRADIENT = 1e-9, 1e-7  # of 1 + |value|; of the gradient's norm
+# Length scales of 35 and 68 boxes: the runs' covariance is nearly singular, and machines' BLAS differ by up to 6e-9.
+CANCELS = {"success_reported": 3e-8, "success_impossible": 3e-8}
 # A second a problem goes into building its graph: gradients of these are near to those of another problem.
 SLOW = {
     "scalar_censored",
@@ -60,8 +62,8 @@ SLOW = {
 MODELS = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in PROBLEMS]
 
 
-def near(value: float) -> Any:
-    return pytest.approx(value, rel=0.0, abs=VALUE * (1.0 + abs(value)))
+def near(name: str, value: float) -> Any:
+    return pytest.approx(value, rel=0.0, abs=CANCELS.get(name, VALUE) * (1.0 + abs(value)))
 
 
 def test_every_problem_is_frozen() -> None:
@@ -76,7 +78,7 @@ def test_every_problem_is_frozen() -> None:
 def test_log_likelihoods_are_the_frozen_ones(name: str) -> None:
     problem = PROBLEMS[name]()
     for point in STORED[name]["log_likelihood"]:
-        assert log_likelihood(problem, point) == near(point["value"]), point["theta"]
+        assert log_likelihood(problem, point) == near(name, point["value"]), point["theta"]
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -84,7 +86,7 @@ def test_densities_and_gradients_of_the_model_are_the_frozen_ones(name: str) -> 
     target = Target(PROBLEMS[name]())
     for point in STORED[name]["model"]:
         value, slopes = target(point["point"])
-        assert value == near(point["value"]), point["point"]
+        assert value == near(name, point["value"]), point["point"]
         assert target.smooth == (point["gradient"] is not None)
         if target.smooth:
             assert set(slopes) == set(point["gradient"])

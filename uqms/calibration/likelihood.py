@@ -462,17 +462,26 @@ def compress(factor: Array) -> Array:
     """Return E with E E' = factor factor' and no more columns than needed."""
     if not factor.any():
         return np.zeros((len(factor), 0))
-    left, singular, _ = np.linalg.svd(factor, full_matrices=False)
-    keep = singular > 1e-10 * max(float(singular[0]), 1e-300)
-    return np.asarray(left[:, keep] * singular[keep])
+    return factor @ right_factor(factor)
 
 
 def right_factor(factor: Array) -> Array:
-    """Return V (t, columns) with factor V = `compress(factor)`."""
+    """Return V (t, columns) with factor V = `compress(factor)`: its right singular vectors, signs by a fixed rule.
+
+    The sign of a singular vector differs between machines, and with it the meaning of a latent number.
+    """
     if factor.size == 0:
         return np.zeros((factor.shape[1], 0))
-    _, singular, right = np.linalg.svd(factor, full_matrices=False)
-    return np.asarray(right[singular > 1e-10 * max(float(singular[0]), 1e-300)].T)
+    left, singular, right = np.linalg.svd(factor, full_matrices=False)
+    keep = singular > 1e-10 * max(float(singular[0]), 1e-300)
+    return np.asarray(right[keep].T * _signs(left[:, keep]))
+
+
+def _signs(vectors: Array) -> Array:
+    """Return the sign of the first entry of each column (n, c) that is at least half as large as its largest."""
+    sizes = np.abs(vectors)
+    first = np.argmax(sizes >= 0.5 * sizes.max(axis=0), axis=0)
+    return np.sign(vectors[first, np.arange(vectors.shape[1])])
 
 
 def arrange(
