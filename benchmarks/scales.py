@@ -1,9 +1,10 @@
-"""Directions, amplitudes and smoothness that the runs choose: log score, coverage and error on generated simulators.
+"""Scales, directions, amplitudes and smoothness that the runs choose: log score, coverage and error of generated kinds.
 
     python benchmarks/scales.py [--quick] [--half seen|unseen] [--designs N] [--only KIND ...]
 
-Simulators of sixteen kinds are generated, each with shape and design of its own. The method was chosen on eight of them
-(seen); the other eight (unseen) were written down before they were first run, and both halves are printed. Of every
+Simulators of 24 kinds are generated, each with shape and design of its own. The method was chosen on twelve of them
+(seen); the other twelve (unseen) were written down before they were first run, and both halves are printed. Sixteen
+kinds have inputs from 0 to 1, eight have positive inputs in their own units, most of which act by their ratios. Of each
 problem 8 d or 20 d runs in turn, d inputs, and 500 new points. Beside `GaussianProcess(scales="auto")` are the same
 with ``scales="given"``, scikit-learn (constant * Matérn-5/2 with one length scale an input + white noise, targets
 normalised, best of 3 starts) and, where it is installed, BoTorch's `SingleTaskGP` (inputs normalised).
@@ -38,6 +39,7 @@ from uqms._typing import Array
 from uqms.surrogates.kernels import correlation
 
 type Function = Callable[[Array], Array]
+type Ends = Array  # (d, 2), of the inputs in their own units
 NEW = 500
 LOSS, RATIO, DEARER = 0.05, 1.05, 4.0
 
@@ -151,6 +153,42 @@ def additive(rng: np.random.Generator) -> tuple[int, Function]:
     )
 
 
+def clearances(rng: np.random.Generator) -> tuple[Ends, Function]:
+    """Return the two compartments by clearances and volumes as they are."""
+    ends = np.array([[1.0, 10.0], [5.0, 50.0], [1.0, 10.0], [10.0, 100.0]])
+    _, by_logs = two_compartments(rng)
+    return ends, lambda x: by_logs(np.log(x / ends[:, 0]) / np.log(ends[:, 1] / ends[:, 0]))
+
+
+def spread(rng: np.random.Generator) -> tuple[Ends, Function]:
+    """Return the root of how many are infected, by two rates and the share that is infected at first, as they are."""
+    days = int(rng.integers(6, 14))
+    return np.array([[0.5, 3.0], [0.1, 1.0], [1e-4, 1e-2]]), lambda x: infected(*x.T, days=days)
+
+
+def infected(beta: Array, gamma: Array, first: Array, days: int) -> Array:
+    """Return the root of the share that is infected on a day, by Euler's method."""
+    s, i = 1.0 - first, first
+    for _ in range(days * 50):
+        new = beta * s * i / 50.0
+        s, i = s - new, i + new - gamma * i / 50.0
+    return np.asarray(np.sqrt(i))
+
+
+def by_value(rng: np.random.Generator) -> tuple[Ends, Function]:
+    """Return a function drawn from a stationary process of positive inputs: nothing is to be won by logarithms."""
+    d, function = plain(rng)
+    ends = np.column_stack([np.ones(d), np.exp(rng.uniform(1.0, 3.0, d))])
+    return ends, lambda x: function((x - ends[:, 0]) / (ends[:, 1] - ends[:, 0]))
+
+
+def by_logarithm(rng: np.random.Generator) -> tuple[Ends, Function]:
+    """Return a function drawn from a stationary process of the inputs' logarithms."""
+    d, function = plain(rng)
+    ends = np.column_stack([np.ones(d), np.exp(rng.uniform(1.0, 3.0, d))])
+    return ends, lambda x: function(np.log(x) / np.log(ends[:, 1]))
+
+
 # ---------------------------------------------------------------------------------------------------- kinds, unseen
 def oscillator(rng: np.random.Generator) -> tuple[int, Function]:
     """Return where a damped oscillator is: frequency, damping, amplitude."""
@@ -206,12 +244,7 @@ def outbreak(rng: np.random.Generator) -> tuple[int, Function]:
     days = int(rng.integers(6, 14))
 
     def function(u: Array) -> Array:
-        beta, gamma, first = 0.5 + 2.5 * u[:, 0], 0.1 + 0.9 * u[:, 1], 10.0 ** (-4.0 + 2.0 * u[:, 2])
-        s, i = 1.0 - first, first
-        for _ in range(days * 50):
-            new = beta * s * i / 50.0
-            s, i = s - new, i + new - gamma * i / 50.0
-        return np.asarray(np.sqrt(i))
+        return infected(0.5 + 2.5 * u[:, 0], 0.1 + 0.9 * u[:, 1], 10.0 ** (-4.0 + 2.0 * u[:, 2]), days)
 
     return 3, function
 
@@ -241,23 +274,82 @@ def kink(rng: np.random.Generator) -> tuple[int, Function]:
     return d, lambda u: ((u - 0.5) @ slopes).max(axis=1)
 
 
+def inhibition(rng: np.random.Generator) -> tuple[Ends, Function]:
+    """Return the rate with competitive inhibition, by constants and concentrations as they are."""
+    ends = np.array([[1.0, 4.0], *[[0.1, 10.0]] * 3, [0.1, rng.uniform(2.0, 20.0)]])
+
+    def function(x: Array) -> Array:
+        rate, half, ki, s, i = x.T
+        return np.asarray(rate * s / (half * (1.0 + i / ki) + s))
+
+    return ends, function
+
+
+def windkessel(rng: np.random.Generator) -> tuple[Ends, Function]:
+    """Return the real part of the input impedance of a windkessel: resistances and compliance as they are."""
+    omega = rng.uniform(1.0, 8.0)
+    ends = np.array([[0.02, 0.1], [0.3, 2.0], [0.3, 2.0]])
+    return ends, lambda x: np.real(x[:, 0] + x[:, 1] / (1.0 + 1j * omega * x[:, 1] * x[:, 2]))
+
+
+def polynomial(rng: np.random.Generator) -> tuple[Ends, Function]:
+    """Return a polynomial of positive inputs, in which logarithms are of no use."""
+    d = int(rng.integers(2, 5))
+    linear, square = rng.normal(size=d), rng.normal(size=(d, d))
+    ends = np.column_stack([np.full(d, 0.1), rng.uniform(1.0, 4.0, d)])
+    return ends, lambda x: x @ linear + np.einsum("ni,ij,nj->n", x, square, x)
+
+
+def arrhenius(rng: np.random.Generator) -> tuple[Ends, Function]:
+    """Return what a reaction has used up: rate constant, activation energy in kJ/mol, temperature in K, time in h."""
+    start = rng.uniform(0.5, 2.0)
+    ends = np.array([[0.1, 2.0], [20.0, 60.0], [290.0, 330.0], [0.5, 8.0]])
+
+    def function(x: Array) -> Array:
+        k, energy, kelvin, hours = x.T
+        return np.asarray(
+            start * (1.0 - np.exp(-k * hours * np.exp(-energy / 8.314e-3 * (1.0 / kelvin - 1.0 / 310.0))))
+        )
+
+    return ends, function
+
+
 KINDS = {
-    "seen": (plain, step, two_compartments, logistic, hill, borehole, ishigami, additive),
-    "unseen": (oscillator, enzyme, heat, wing, outbreak, vessel, bumps, kink),
-}
+    "seen": (
+        plain, step, two_compartments, logistic, hill, borehole, ishigami, additive,
+        clearances, spread, by_value, by_logarithm,
+    ),
+    "unseen": (
+        oscillator, enzyme, heat, wing, outbreak, vessel, bumps, kink,
+        inhibition, windkessel, polynomial, arrhenius,
+    ),
+}  # fmt: skip
 
 
 # ----------------------------------------------------------------------------------------------------------- methods
-def of_uqms(scales: Literal["given", "auto"]) -> Callable[[Array, Array, Array], tuple[Array, Array]]:
+type Method = Callable[[Array, Array, Array, Ends], tuple[Array, Array]]
+
+
+def of_uqms(scales: Literal["given", "auto"]) -> Method:
     """Return a surrogate's mean and sd at new points."""
 
-    def predicted(x: Array, y: Array, new: Array) -> tuple[Array, Array]:
+    def predicted(x: Array, y: Array, new: Array, ends: Ends) -> tuple[Array, Array]:
         names = [f"x{i}" for i in range(x.shape[1])]
-        space = uq.ParameterSpace(**{name: uq.Uniform(0.0, 1.0) for name in names})
+        space = uq.ParameterSpace(**{name: uq.Uniform(*pair) for name, pair in zip(names, ends, strict=True)})
         inputs = dict(zip(names, x.T, strict=True))
         runs = uq.ensemble.build(inputs, {"y": y}, space=space, box=space.box())
         here = uq.GaussianProcess(scales=scales).fit(runs).predict(dict(zip(names, new.T, strict=True)))
         return here.mean["y"].values, here.sd["y"].values
+
+    return predicted
+
+
+def in_unit_cube(method: Callable[[Array, Array, Array], tuple[Array, Array]]) -> Method:
+    """Return a method that is given its inputs from 0 to 1."""
+
+    def predicted(x: Array, y: Array, new: Array, ends: Ends) -> tuple[Array, Array]:
+        low, width = ends[:, 0], ends[:, 1] - ends[:, 0]
+        return method((x - low) / width, y, (new - low) / width)
 
     return predicted
 
@@ -293,20 +385,18 @@ def of_botorch(x: Array, y: Array, new: Array) -> tuple[Array, Array]:
     return law.mean[:, 0].detach().numpy(), law.variance[:, 0].sqrt().detach().numpy()
 
 
-def methods(slow: bool) -> dict[str, Callable[[Array, Array, Array], tuple[Array, Array]]]:
+def methods(slow: bool) -> dict[str, Method]:
     """Return what is compared, `auto` first."""
-    found = {"auto": of_uqms("auto"), "given": of_uqms("given"), "scikit-learn": of_sklearn}
-    return {**found, "BoTorch": of_botorch} if slow and find_spec("botorch") else found
+    found = {"auto": of_uqms("auto"), "given": of_uqms("given"), "scikit-learn": in_unit_cube(of_sklearn)}
+    return {**found, "BoTorch": in_unit_cube(of_botorch)} if slow and find_spec("botorch") else found
 
 
-def scored(
-    method: Callable[[Array, Array, Array], tuple[Array, Array]], x: Array, y: Array, new: Array, truth: Array
-) -> Scored:
+def scored(method: Method, x: Array, y: Array, new: Array, truth: Array, ends: Ends) -> Scored:
     """Return how a method predicts."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         start = time.process_time()
-        mean, sd = method(x, y, new)
+        mean, sd = method(x, y, new, ends)
         seconds = time.process_time() - start
     z = np.abs(truth - mean) / np.maximum(sd, 1e-12)
     score = -0.5 * np.log(2.0 * np.pi) - np.log(np.maximum(sd, 1e-12)) - 0.5 * z**2
@@ -317,16 +407,19 @@ def scored(
 
 
 def problem(
-    kind: Callable[[np.random.Generator], tuple[int, Function]], number: int
-) -> tuple[Array, Array, Array, Array]:
-    """Return inputs and outputs of runs, and of new points; outputs have the runs' sd 1."""
+    kind: Callable[[np.random.Generator], tuple[int | Ends, Function]], number: int
+) -> tuple[Array, Array, Array, Array, Ends]:
+    """Return inputs and outputs of runs, and of new points, and the inputs' ends; outputs have the runs' sd 1."""
     rng = np.random.default_rng([number, *kind.__name__.encode()])
     d, function = kind(rng)
+    ends = np.tile([0.0, 1.0], (d, 1)) if isinstance(d, int) else d
+    d = len(ends)
     n = (8, 20)[number % 2] * d
     x, new = qmc.LatinHypercube(d, rng=rng).random(n), rng.random((NEW, d))
+    x, new = (ends[:, 0] + one * (ends[:, 1] - ends[:, 0]) for one in (x, new))
     y = function(np.vstack([x, new]))
     y = (y - y[:n].mean()) / y[:n].std()
-    return x, y[:n], new, y[n:]
+    return x, y[:n], new, y[n:], ends
 
 
 def main() -> int:

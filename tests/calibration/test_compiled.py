@@ -84,6 +84,21 @@ PRIORS: dict[str, Prior] = {
 }
 
 
+def test_logarithmic_inputs_go_on_as_straight_lines_below_their_box() -> None:
+    """Of parameters on three scales of their own, at values that are not positive and small ones."""
+    names, ends = ("a", "b", "c"), {"lower": (0.5, 0.2, 0.05), "upper": (4.0, 0.8, 5.0)}
+    space = uq.ParameterSpace(a=uq.Normal(0.2, 0.5), b=uq.Beta(0.5, 2.0), c=uq.LogNormal(0.01, 1.0))
+    x = np.random.default_rng(3).random((20, 3))
+    surrogate = given_surrogate(x, np.sin(x.sum(axis=1))[:, None], ell=1.0, names=names, space=space)
+    surrogate = replace(surrogate, domain=uq.Box(names, **ends, scale=("log",) * 3))
+    problem = uq.Calibration(surrogate, xr.DataArray(0.3, name="y"), uq.GaussianNoise(sd=0.3), outside="extrapolate")
+    drawn = problem.prior_draws(12, 5)
+    u = problem.surrogate.domain.to_unit(np.column_stack([drawn[name] for name in names]))
+    assert (drawn["a"] < 0.0).any()
+    assert ((u < -0.25).any(axis=0) & (u > -0.25).any(axis=0)).all()
+    same_density(problem, 12)
+
+
 @pytest.mark.parametrize("outside", ["error", "extrapolate"])
 def test_every_prior_has_the_density_of_pymc(outside: str) -> None:
     """All families at once as noise sds and parameters; the box conditions parameters, or does not."""

@@ -363,9 +363,14 @@ def test_a_sampler_that_is_a_word_is_refused() -> None:
         problem.sample("nuts")
 
 
-def test_a_prior_below_zero_on_a_logarithmic_input_is_refused_when_extrapolating() -> None:
-    design = uq.sobol(uq.ParameterSpace(k=uq.LogUniform(0.1, 10.0)), 16, rng=1)
-    surrogate = uq.GaussianProcess().fit(uq.ensemble.build(design, {"y": np.log(design["k"].values)}))
+@pytest.mark.parametrize("prior", [uq.LogUniform(0.1, 10.0), uq.Beta(2.0, 2.0)])
+def test_a_prior_may_leave_a_logarithm_and_not_a_logit_when_extrapolating(prior: uq.Prior) -> None:
+    design = uq.sobol(uq.ParameterSpace(k=prior), 16, rng=1)
+    surrogate = uq.GaussianProcess(scales="given").fit(uq.ensemble.build(design, {"y": np.log(design["k"].values)}))
     data, space = xr.DataArray(0.1, name="y"), uq.ParameterSpace(k=uq.Normal(1.0, 3.0))
-    with pytest.raises(uq.errors.InputError, match="prior of 'k' admits .*takes its log"):
-        uq.Calibration(surrogate, data, uq.GaussianNoise(sd=0.3), space=space, outside="extrapolate")
+    if prior.scale == "logit":
+        with pytest.raises(uq.errors.InputError, match="prior of 'k' admits .*takes its logit"):
+            uq.Calibration(surrogate, data, uq.GaussianNoise(sd=0.3), space=space, outside="extrapolate")
+        return
+    problem = uq.Calibration(surrogate, data, uq.GaussianNoise(sd=0.3), space=space, outside="extrapolate")
+    assert np.isfinite(problem.log_likelihood({"k": np.array([-5.0, 0.0, 1e-3, 1.0])})).all()

@@ -45,6 +45,20 @@ def test_gradient_equals_finite_differences(rng):
         assert np.all(np.delete(difference, j, axis=1) == 0.0)
 
 
+def test_logarithms_go_on_as_their_tangent_from_a_quarter_of_the_box_below():
+    """So that a subject's rate of -1, or 0, has an image, a derivative and an inverse."""
+    box = uq.Box(("rate",), lower=(0.01,), upper=(10.0,), scale=("log",))
+    width = np.log(1000.0)
+    turn = 0.01 * np.exp(-0.25 * width)
+    x = np.array([-1.0, 0.0, 0.5 * turn, turn, 1.01 * turn, 0.005])
+    tangent = np.log(turn / 0.01) + (x[:3] - turn) / turn
+    wanted = np.append(tangent, np.log(x[3:] / 0.01)) / width
+    np.testing.assert_allclose(box.to_unit(x[:, None])[:, 0], wanted, rtol=1e-13)
+    np.testing.assert_allclose(box.from_unit(wanted[:, None])[:, 0], x, rtol=1e-12, atol=1e-18)
+    np.testing.assert_allclose(box.unit_gradient(x[:, None])[:, 0] * width, 1.0 / np.maximum(x, turn), rtol=1e-13)
+    assert not box.contains(x[:, None]).any()
+
+
 def test_inputs_are_left_as_they_are():
     x = np.array([[1.0, 1.0, 0.5]])
     kept = x.copy()

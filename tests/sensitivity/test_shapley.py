@@ -172,7 +172,8 @@ def test_the_surrogates_error_covers_the_truth():
     for seed in range(8):
         design = uq.sobol(space, 9, rng=seed)
         y = 0.5 * design["a"].values ** 2 + design["b"].values
-        surrogate = uq.GaussianProcess(hyperparameters="averaged").fit(uq.ensemble.build(design, {"y": y}))
+        runs = uq.ensemble.build(design, {"y": y})
+        surrogate = uq.GaussianProcess(scales="given", hyperparameters="averaged").fit(runs)
         result = shapley_effects(surrogate, rng=seed, points=512, draws=40, bootstrap=20)
         between = result.interval()["y"]["Sh"].sel(parameter="a").values
         covered.append(between[1] < truth < between[2])

@@ -26,6 +26,7 @@ from uqms._typing import Array
 from uqms.calibration._map import from_line, to_line
 from uqms.calibration._process_gaussian import process_gaussian
 from uqms.parameters.compiled_density import BETA, GAMMA, INVERSE_GAMMA, LOG_NORMAL, LOG_UNIFORM, NORMAL
+from uqms.parameters.scale import BELOW
 
 __all__ = ["PRIOR", "density_function", "expand_function"]
 
@@ -126,7 +127,11 @@ def density_function(size, point, gradient, value_at, user):  # type: ignore[no-
                 u[k, c] = block[at + 4 * d + k * d + c]
             continue
         own = int(block[int(block[5]) + i * PRIOR + 1])
-        if scale == own:
+        turn = low - BELOW * width
+        if scale == 1 and theta[i] < math.exp(turn):  # see `UnitMap`
+            at_turn = math.exp(turn)
+            s, ds = turn + (theta[i] - at_turn) / at_turn, unit[i] * by_z[i] / at_turn
+        elif scale == own:
             s, ds = v[i], by_z[i]
         else:
             ds = unit[i] * by_z[i]

@@ -591,10 +591,8 @@ class SurrogateTensor(NamedTuple):
 def unit_inputs(box: Box, theta: Mapping[str, Any], rows: int | None = None) -> Any:
     """Return inputs (k, d) in the unit cube from named tensors or numbers of shape () or (k,)."""
     columns = []
-    for name, low, high, scale in zip(box.names, box.lower, box.upper, box.scale, strict=True):
-        forward = SCALES[scale].forward
-        a, b = float(forward(low)), float(forward(high))
-        columns.append((forward(pt.as_tensor(theta[name], dtype="float64"), PyTensorFunctions) - a) / (b - a))
+    for name, one in zip(box.names, box.maps, strict=True):
+        columns.append(one.forward(pt.as_tensor(theta[name], dtype="float64"), PyTensorFunctions))
     if all(column.ndim == 0 for column in columns):  # a join of columns would take seconds to compile
         return pt.stack(columns)[None, :] if rows in (None, 1) else pt.ones((rows, 1)) * pt.stack(columns)[None, :]
     ones = pt.ones(rows) if rows is not None else pt.ones_like(next(c for c in columns if c.ndim))
@@ -616,11 +614,7 @@ def exact_scores(surrogate: Surrogate, u: Any) -> Any:
     """Return the outputs (k, q) of a simulator that is used directly, at inputs (k, d) in the unit cube."""
     if not isinstance(surrogate, DirectSimulator) or surrogate.backend != "pytensor":
         return ScoresOp(surrogate)(u)[0][0]
-    columns = []
-    box = surrogate.domain
-    for j, (low, high, scale) in enumerate(zip(box.lower, box.upper, box.scale, strict=True)):
-        a, b = float(SCALES[scale].forward(low)), float(SCALES[scale].forward(high))
-        columns.append(SCALES[scale].inverse(a + (b - a) * u[:, j], PyTensorFunctions))
+    columns = [one.inverse(u[:, j], PyTensorFunctions) for j, one in enumerate(surrogate.domain.maps)]
     return surrogate.expression(columns)
 
 

@@ -370,9 +370,8 @@ def _inputs(problem: "SingleCalibration", names: tuple[str, ...]) -> Array:
     """Return for every input which parameter it is (-1: a condition), its scale and box; then conditions (K, d)."""
     box, cells = problem.surrogate.domain, problem.cells
     rows = []
-    for name, low, high, scale in zip(box.names, box.lower, box.upper, box.scale, strict=True):
-        a, b = (float(SCALES[scale].forward(end)) for end in (low, high))
+    for name, one in zip(box.names, box.maps, strict=True):
         own = names.index(name) if name in problem.parameters else -1
-        rows.append([own, SCALES[scale].code, a, b - a])
+        rows.append([own, one.scale.code, one.low, one.width])
     fixed = problem.unit_inputs({name: np.asarray(value[0]) for name, value in problem.prior_draws(1, 0).items()})
     return np.concatenate([np.ravel(rows), np.reshape(fixed, (cells.experiments, box.d)).ravel()]).astype(np.float64)

@@ -54,7 +54,6 @@ from uqms.errors import (
 )
 from uqms.parameters import ParameterSpace, Prior, TruncatedNormal
 from uqms.parameters.functions import NumPyFunctions
-from uqms.parameters.scale import SCALES
 from uqms.surrogates.outputs import Decoder
 from uqms.surrogates.process import ScoreProcess, Scores
 from uqms.surrogates.protocol import Surrogate
@@ -980,12 +979,12 @@ class SingleCalibration(Calibration):
             )
 
         for name in self.parameters if self.outside == "extrapolate" else ():
-            scale = box.scale[box.names.index(name)]
+            one = box.maps[box.names.index(name)]
             low, high = self.space.priors[name].support
-            if not SCALES[scale].takes(low, high):
+            if not one.takes(low, high):
                 raise InputError(
                     f"outside='extrapolate': the prior of {name!r} admits [{low:g}, {high:g}], but the surrogate "
-                    f"takes its {scale}. Use a prior within that, or a design whose prior is on the same scale."
+                    f"takes its {one.scale.name}. Use a prior within that, or a design whose prior is on that scale."
                 )
 
     def _mass_cut(self) -> float:
@@ -1092,14 +1091,14 @@ def _fixed(
                 "the calibration another space, or check the unit."
             )
         index = box.names.index(name)
-        low, high, scale = box.lower[index], box.upper[index], box.scale[index]
+        low, high, one = box.lower[index], box.upper[index], box.maps[index]
         if inside and not low <= value <= high:
             raise ExtrapolationError(
                 f"fixed: {name!r} is held at {float(value):g}, but was simulated between {low:g} and {high:g}. Run a "
                 "design that reaches it."
             )
-        if not np.isfinite(SCALES[scale].forward(float(value))):
-            raise InputError(f"fixed: {name!r} is {float(value):g}, of which the surrogate takes the {scale}.")
+        if not np.isfinite(one.forward(float(value))):
+            raise InputError(f"fixed: {name!r} is {float(value):g}, of which the surrogate takes the {one.scale.name}.")
     if set(space.names) <= set(given):
         raise InputError(f"fixed: all parameters, {', '.join(space.names)}, are held; leave one to be inferred.")
     return {name: float(given[name]) for name in box.names if name in given}

@@ -15,7 +15,7 @@ from uqms import _checks as check
 from uqms._teaching import taught
 from uqms._typing import Array, ArrayLike, Bools, ScaleName
 from uqms.errors import InputError
-from uqms.parameters.scale import IDENTITY, SCALES
+from uqms.parameters.scale import SCALES, UnitMap
 
 __all__ = ["Box"]
 
@@ -84,10 +84,10 @@ class Box:
         for key, values in (("names", names), ("lower", lower), ("upper", upper), ("scale", scale)):
             object.__setattr__(self, key, values)
         object.__setattr__(self, "hard", tuple((bool(a), bool(b)) for a, b in hard))
-        for n, width in zip(names, self._ends[1], strict=True):
-            if not 0.0 < width < math.inf:
+        for n, one in zip(names, self.maps, strict=True):
+            if not 0.0 < one.width < math.inf:
                 raise InputError(
-                    f"Box: {n} has the width {width:g} on its {scale[names.index(n)]} scale; move its ends apart."
+                    f"Box: {n} has the width {one.width:g} on its {one.scale.name} scale; move its ends apart."
                 )
 
     def _list(self, key: str) -> list[Any]:
@@ -103,24 +103,19 @@ class Box:
 
     def to_unit(self, x: ArrayLike) -> Array:
         """Return u (..., d) of inputs x (..., d): scale, then affine from the box to [0, 1]; nothing is clipped."""
-        x = check.columns(x, self.names, "x")
-        low, width = self._ends
-        return (self._by_column("forward", x) - low) / width
+        return self._by_column("forward", check.columns(x, self.names, "x"))
 
     def from_unit(self, u: ArrayLike) -> Array:
         """Return inputs x (..., d) of u (..., d), the inverse of `to_unit`."""
         u = check.columns(u, self.names, "u")
-        low, width = self._ends
-        x = self._by_column("inverse", low + u * width)
+        x = self._by_column("inverse", u)
         # exp and expit of a rounded end may miss the end by a last digit.
         x = np.where(u == 0.0, np.asarray(self.lower), x)
         return np.where(u == 1.0, np.asarray(self.upper), x)
 
     def unit_gradient(self, x: ArrayLike) -> Array:
         """Return du/dx (..., d), elementwise, at inputs x (..., d)."""
-        x = check.columns(x, self.names, "x")
-        slope = [SCALES[name].derivative(x[..., j]) for j, name in enumerate(self.scale)]
-        return np.asarray(np.stack(slope, axis=-1) / self._ends[1])
+        return self._by_column("derivative", check.columns(x, self.names, "x"))
 
     def contains(self, x: ArrayLike, tolerance: float = 1e-9) -> Bools:
         """Return whether the points x (..., d) are inside, up to `tolerance` in unit coordinates (NaN is outside)."""
@@ -155,18 +150,16 @@ class Box:
         return cls(**check.fields("Box", data, ["names", "lower", "upper", "scale", "hard"]))
 
     @cached_property
-    def _ends(self) -> tuple[Array, Array]:
-        """Lower end and width (d,) on the inputs' scales."""
-        low, high = (self._by_column("forward", np.asarray(end)) for end in (self.lower, self.upper))
-        with np.errstate(over="ignore"):
-            return low, high - low
+    def maps(self) -> tuple[UnitMap, ...]:
+        """The map of each input to the unit interval."""
+        rows = zip(self.scale, self.lower, self.upper, strict=True)
+        return tuple(UnitMap(SCALES[scale], lower, upper) for scale, lower, upper in rows)
 
-    def _by_column(self, method: Literal["forward", "inverse"], x: Array) -> Array:
-        """Return what a method of each input's scale makes of its column of x (..., d)."""
+    def _by_column(self, method: Literal["forward", "inverse", "derivative"], x: Array) -> Array:
+        """Return what a method of each input's map makes of its column of x (..., d)."""
         out = np.array(x, dtype=np.float64)
-        for j, name in enumerate(self.scale):
-            if SCALES[name] is not IDENTITY:
-                out[..., j] = getattr(SCALES[name], method)(out[..., j])
+        for j, one in enumerate(self.maps):
+            out[..., j] = getattr(one, method)(out[..., j])
         return out
 
 

@@ -16,6 +16,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any, ClassVar, Self, final
 
@@ -24,7 +25,7 @@ import numpy as np
 from uqms._typing import ScaleName
 from uqms.parameters.functions import NumPyFunctions
 
-__all__ = ["IDENTITY", "LOG", "LOGIT", "SCALES", "Interval", "Scale"]
+__all__ = ["BELOW", "IDENTITY", "LOG", "LOGIT", "SCALES", "Interval", "Scale", "UnitMap"]
 
 
 @dataclass(frozen=True)
@@ -224,3 +225,70 @@ class Interval:
             if self.low is None:
                 return self.high - xp.exp(-z)
             return xp.between(self.low, self.high, z)
+
+
+BELOW = 0.25  # of a range's width: so far below its lower end logarithms go on as a straight line
+
+
+@final
+@dataclass(frozen=True)
+class UnitMap:
+    """The map of one input from its own unit to the unit interval of a box: its scale, then affine.
+
+    A logarithm is continued by its tangent from a quarter of the box below the lower end on, so that values that are
+    not positive have an image: a surrogate knows nothing there, and says so, but nothing is NaN.
+
+    Parameters
+    ----------
+    scale
+        The input's scale.
+    lower, upper
+        Ends of the box, in the input's own unit.
+    """
+
+    scale: Scale
+    lower: float
+    upper: float
+
+    @cached_property
+    def low(self) -> float:
+        """Lower end on the scale."""
+        return float(self.scale.forward(self.lower))
+
+    @cached_property
+    def width(self) -> float:
+        """Width of the box on the scale."""
+        return float(self.scale.forward(self.upper)) - self.low
+
+    @cached_property
+    def _turn(self) -> tuple[float, float] | None:
+        """Where the tangent begins: on the scale, and in the input's own unit."""
+        if self.scale is not LOG:
+            return None
+        s = self.low - BELOW * self.width
+        return s, math.exp(s)
+
+    def takes(self, low: float, high: float) -> bool:
+        """Return whether an interval, its ends apart, has an image."""
+        return self._turn is not None or self.scale.takes(low, high)
+
+    def forward(self, x: Any, xp: Any = NumPyFunctions) -> Any:
+        """Return u of x."""
+        if self._turn is None:
+            return (self.scale.forward(x, xp) - self.low) / self.width
+        at = self._turn[1]
+        below = (xp.minimum(x, at) - at) / at
+        return (self.scale.forward(xp.maximum(x, at), xp) + below - self.low) / self.width
+
+    def inverse(self, u: Any, xp: Any = NumPyFunctions) -> Any:
+        """Return x of u."""
+        s = self.low + u * self.width
+        if self._turn is None:
+            return self.scale.inverse(s, xp)
+        turn, at = self._turn
+        return self.scale.inverse(xp.maximum(s, turn), xp) + (xp.minimum(s, turn) - turn) * at
+
+    def derivative(self, x: Any, xp: Any = NumPyFunctions) -> Any:
+        """Return du/dx at x."""
+        x = x if self._turn is None else xp.maximum(x, self._turn[1])
+        return self.scale.derivative(x, xp) / self.width

@@ -51,6 +51,7 @@ SMOOTHER = -2.0  # log prior odds of a smoother kernel: few runs prefer one by c
 TIE = 2.0  # of log evidence: within it a single kernel is the simplest
 FAR = 10.0  # below the largest log evidence: no draw would be of such a kernel
 ACCURACY = 1e-9  # of the log density of a kernel's hyperparameters, relative, where kernels are compared
+ROUGH = 1e-5  # the same, where inputs are compared
 PREDICTED = 1e-4  # sd of the errors of left-out runs over that of all: below it no other kernel is tried
 LARGEST = 2**30  # bytes that averaging may take without having been asked for
 
@@ -83,6 +84,17 @@ class Fitting:
             averages = self.hyperparameters == "averaged" or self._few(y)
             return [one.chosen(self.kernel, self.columns, averages) for one in every]
         return [one.trained(self.kernel, self.columns) for one in every]
+
+    def most_probable(self, y: Array, starts: Sequence[Array] | None = None) -> tuple[float, list[Array]]:
+        """Return the largest log posterior of the scores (n, q), summed, and where it is, with all learned that may be.
+
+        Of many runs some say it. Inputs stay in this order, so that it can be compared with that of other inputs.
+        """
+        found = []
+        for j in range(y.shape[1]):
+            one = _ordered(self.x, y[:, j], self._noise_of(j), None, exchangeable=False)
+            found.append(one.most_probable(self.kernel, self.columns, None if starts is None else starts[j]))
+        return math.fsum(value for value, _ in found), [point for _, point in found]
 
     def left_out_variances(self, y: Array, found: Sequence[Hyperparameters]) -> Array:
         """Return the variances (n, q) that left-out scores are predicted with, NaN where a run has none."""
@@ -242,9 +254,8 @@ class _Ordered(NamedTuple):
         plain = self._unordered().trained(first, columns)
         rivals: list[Rival] = []
         if plain.starts:
-            size = min(SUBSET, max(LEAST, FEW * d))
-            rows = subset(len(self.x), size) if len(self.x) >= 2 * size else np.arange(len(self.x))
-            some = self._replace(x=self.x[rows], y=self.y[rows], noise=taken(self.noise, rows))
+            rows = self._choosing()
+            some = self._some(rows)
             asks = self._asks(first, columns, plain)
             rivals = some._rivals(kernel, columns, averaging.logarithms(plain, self.noise), asks)
             if len(rows) < len(self.x):  # what some say of its hyperparameters is too wide for all
@@ -258,6 +269,35 @@ class _Ordered(NamedTuple):
             found = train(self.x, self.y, best.kernel, trend, self.noise, best.at.mode[None])
             found = replace(found, ell=kernel.ell_of(best.kernel, found.ell, d))
         return _permuted(replace(found, rivals=tuple(rivals)), kernel, np.argsort(self.inputs))
+
+    def most_probable(self, kernel: Kernel, columns: int, start: Array | None) -> tuple[float, Array]:
+        """Return the largest log posterior of the runs that choose, and where it is; of the richest kernel."""
+        some, (simple, *more) = self._some(self._choosing()), [kernel]
+        if isinstance(kernel, OneOf):
+            simple, *more = kernel.choices()[0]
+        most = more[-1] if more else simple
+        if start is None:
+            plain = some.trained(simple, columns)
+            if not plain.starts:
+                return 0.0, np.empty(0)
+            start = averaging.logarithms(plain, self.noise)
+            own = len(start) - (self.noise is not False)
+            if most != simple:
+                ell = converted(np.exp(start[:own]), simple, most, self.x.shape[1])
+                start = np.append(np.log(ell), start[own:])
+        if not len(start):
+            return 0.0, start
+        trend = trend_basis(some.x, columns)
+        found = train(some.x, some.y, most, trend, some.noise, start[None], accuracy=ROUGH)
+        return found.objective, averaging.logarithms(found, self.noise)
+
+    def _choosing(self) -> Ints:
+        """Return the runs that choose a kernel, all where they are few."""
+        size = min(SUBSET, max(LEAST, FEW * self.x.shape[1]))
+        return subset(len(self.x), size) if len(self.x) >= 2 * size else np.arange(len(self.x))
+
+    def _some(self, rows: Ints) -> "_Ordered":
+        return self._replace(x=self.x[rows], y=self.y[rows], noise=taken(self.noise, rows))
 
     def _rivals(self, kernel: OneOf, columns: int, plain: Array, asks: bool) -> list[Rival]:
         """Return what is compared, each climbed to from the best of those that are a part of it.

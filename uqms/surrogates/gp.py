@@ -5,7 +5,7 @@ import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, final
 
@@ -34,6 +34,7 @@ from uqms.surrogates.adapted import described as kernel_described
 from uqms.surrogates.archive import Stored
 from uqms.surrogates.fitting import Fitting
 from uqms.surrogates.fused import scores_flat_reverse
+from uqms.surrogates.input_scales import chosen_scales
 from uqms.surrogates.jax_kernel import JaxKernel
 from uqms.surrogates.jax_process import JaxScores
 from uqms.surrogates.kernel_files import description_of
@@ -89,6 +90,7 @@ PART, LOW = 0.1, 0.1  # of the variance of scores at its quantile LOW: what thei
 LEAST = 1e-15  # share of an output's variance that counts
 SHOWN = 0.005  # truncation's share of the stated variance that is printed
 ANCHORS = 1024
+DECIDING, COUNTS = 6, 0.05  # scores at most that choose the scales of the inputs, and their least share of an output
 
 
 _FIT = "it holds settings and was not fitted: surrogate = uq.GaussianProcess(...).fit(ensemble)"
@@ -138,11 +140,12 @@ class GaussianProcess:
         correlated (of volumes and their difference, for example). "independent": each scalar is a process by itself, as
         it always is with a cheap model or with noise.
     scales
-        "given" (default): the kernel is taken as it is. "auto": each score has learned directions and an amplitude that
-        varies over the box (`Adapted`), and `Matern72` in the place of `Matern52`, as far as its runs ask for them:
-        kernels with and without are averaged by their evidence, so that outputs that need none of it keep their simple
-        kernel; above 20 runs per input the most probable one is taken. With a cheap model or a `JaxKernel` it is as
-        "given".
+        "auto" (default): positive inputs enter as they are or by their logarithm, whichever makes the runs more
+        probable; and each score has learned directions and an amplitude that varies over the box (`Adapted`), and
+        `Matern72` in the place of `Matern52`, as far as its runs ask for them. Kernels with and without are averaged by
+        their evidence, so that outputs that need none of it keep their simple kernel; above 20 runs per input the most
+        probable one is taken. "given": the kernel and the design box's scales are taken as they are, which is what
+        "auto" does with a cheap model or a `JaxKernel`.
     outputs
         Settings by output name, `Scalar(...)` or `Curve(...)`; what is not named gets the default of its dims. A
         `transform` in them keeps an output positive or inside of bounds.
@@ -175,7 +178,7 @@ class GaussianProcess:
     outputs: Mapping[str, Curve | Scalar] = field(default_factory=dict)
     mean: Physics | None = None
     scalars: Literal["auto", "independent"] = "auto"
-    scales: Literal["given", "auto"] = "given"
+    scales: Literal["auto", "given"] = "auto"
 
     def __post_init__(self) -> None:
         if isinstance(self.kernel, np.ndarray | Mapping) or hasattr(self.kernel, "columns"):
@@ -293,6 +296,12 @@ class GaussianProcess:
             bases.append(basis)
             scores.append(of_runs)
             missing.append(lacking)
+        kernel, other = self.kernel, {}
+        if self.scales == "auto" and self.mean is None and isinstance(kernel, Stationary | Adapted):
+            kernel = OneOf.that_adapts(kernel, box.d)
+            given, (box, x) = box, chosen_scales(box, x, partial(self._probability, kernel, bases, np.hstack(scores)))
+            other = {name: a for name, a, b in zip(box.names, box.scale, given.scale, strict=True) if a != b}
+            replicates = replicates and replicates._replace(x=x)
         learned = None
         if replicates is not None:
             learned = learn_noise(replicates, every, bases, scores)
@@ -312,9 +321,6 @@ class GaussianProcess:
             _check_cheap(trends, bases)
         in_part = len({int(run) for lacking in missing if lacking for run in lacking.rows})
         noise = self.noise == "fitted" if learned is None else learned.variances
-        kernel = self.kernel
-        if self.scales == "auto" and self.mean is None and isinstance(kernel, Stationary | Adapted):
-            kernel = OneOf.that_adapts(kernel, box.d)
         fitting = Fitting(x, kernel, columns, noise, self.hyperparameters, cheap)
         if in_part:
             _logger.info("%d of %d runs miss coordinates of an output and are used in part", in_part, len(x))
@@ -328,6 +334,7 @@ class GaussianProcess:
         report(process, found, bases)
         attrs = {key: str(runs.attrs[key]) for key in ("space", "box_note", "simulator", "design") if key in runs.attrs}
         attrs |= {"runs_left_out": str(left_out), "noise": self.noise}
+        attrs |= {"scales": json.dumps(other)} if other else {}
         failed = int(np.isin(ensemble["state"].values, table.LOST).sum())
         attrs |= {"runs_failed": str(failed)} if failed else {}
         attrs |= {"runs_in_part": str(in_part)} if in_part else {}
@@ -339,6 +346,18 @@ class GaussianProcess:
         return GaussianProcessSurrogate(
             box, process, tuple(bases), MappingProxyType(attrs), self.mean, learned and learned.noise
         )
+
+    def _probability(
+        self, kernel: Kernel, bases: Sequence[OutputBasis], y: Array, x: Array, starts: list[Array] | None
+    ) -> tuple[float, list[Array]]:
+        """Return the log probability of the runs' largest scores at `x` (n, d), and the hyperparameters."""
+        sizes = [np.sum(basis.basis**2, axis=0) for basis in bases]
+        share = np.concatenate([size / max(float(size.sum()), LEAST) for size in sizes])
+        largest = np.argsort(-share, kind="stable")[:DECIDING]
+        y = y[:, largest[share[largest] >= COUNTS]]
+        columns = columns_of(self.trend, x[np.isfinite(y).all(axis=1)])
+        fitting = Fitting(x, kernel, columns, self.noise != "none", self.hyperparameters)
+        return fitting.most_probable(y, starts)
 
 
 @taught
@@ -438,13 +457,16 @@ class GaussianProcessSurrogate(NamedSurrogate):
             f"; {names} have scores in common" for names in dict.fromkeys(score_names(self.bases)) if ", " in names
         ]
         outputs = ", ".join(counts) + "".join(shared)
+        other = json.loads(self.attrs.get("scales", "{}"))
+        scales = [f"{', '.join(names)} by {words}" for words, names in _by_scale(other)]
         draws = self.process.draws
         estimated = f", {draws} hyperparameter draws" if draws > 1 else ", hyperparameters point-estimated"
+        kernel = kernel_described(self.process.kernel, self.process.ell, self.domain.d)
         left = f"{self.attrs.get('runs_left_out', '0')} left out"
         left += f", {self.attrs['runs_in_part']} in part" if "runs_in_part" in self.attrs else ""
         return (
             f"<GaussianProcessSurrogate: {self.runs} runs ({left}) of {', '.join(self.domain.names)} → "
-            f"{outputs}; {kernel_described(self.process.kernel, self.process.ell, self.domain.d)}{estimated}>"
+            f"{outputs}; {'; '.join([kernel, *scales])}{estimated}>"
         )
 
     def stored(self) -> Stored:
@@ -583,6 +605,12 @@ class GaussianFunctionDraws:
                 rows = self.hyperparameters == h
                 out[rows, :, j] = draw_at(one, int(h), i, at, z[rows], self.xi[rows, j], a)
         return out
+
+
+def _by_scale(scales: Mapping[str, str]) -> list[tuple[str, list[str]]]:
+    """Return how inputs enter, in words, with the names of those that do."""
+    words = {"log": "logarithm", "identity": "value"}
+    return [(text, names) for key, text in words.items() if (names := [n for n, s in scales.items() if s == key])]
 
 
 def _log_total(log_weights: Array) -> float:

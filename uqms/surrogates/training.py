@@ -371,6 +371,7 @@ def train(
     trend: Float[np.ndarray, "n b"],
     noise: Noise,
     starts: Float[np.ndarray, "s p"] | None = None,
+    accuracy: float = 1e-9,
 ) -> Hyperparameters:
     """Return the best of 2 starts; of 8 when those differ by more than 0.1 nat or end at a bound.
 
@@ -388,6 +389,8 @@ def train(
         Whether a nugget (noise variance over process variance) is trained too, or the known variances of the runs.
     starts
         Logarithms of hyperparameters to start from, in the place of those.
+    accuracy
+        Of the log posterior, relative, at which a search ends.
     """
     d = x.shape[1]
     bounds = bounds_of(kernel, d, noise)
@@ -403,7 +406,7 @@ def train(
             jac=True,
             method="L-BFGS-B",
             bounds=bounds,
-            options={"ftol": 1e-9, "gtol": 1e-4, "maxiter": 200},
+            options={"ftol": accuracy, "gtol": 1e-4, "maxiter": 200},
         )
         return float(result.fun), np.asarray(result.x)
 

@@ -330,17 +330,22 @@ def test_draws_at_an_end_of_the_box_are_told(name: str, at: float, said: str) ->
     assert "Refine again" in _check_edge(one, own).remedy
 
 
-def test_a_box_on_a_scale_that_subjects_leave_is_refused() -> None:
-    """A negative clearance has no logarithm: the likelihood was NaN."""
-    space = uq.ParameterSpace(a=uq.LogNormal(median=1.0, sigma=0.2))
-    box = uq.parameters.Box(("a",), (1e-3,), (8.0,), ("log",))
+@pytest.mark.parametrize(("taken", "ends"), [("log", (1e-3, 8.0)), ("logit", (1e-4, 0.9999))])
+@pytest.mark.parametrize("scale", ["identity", "log", "logit"])
+def test_subjects_may_leave_a_logarithm_and_not_a_logit(taken: str, ends: tuple[float, float], scale: str) -> None:
+    """A negative clearance has no logarithm: the likelihood was NaN, and is that of the continued one."""
+    space = uq.ParameterSpace(a=uq.Beta(2.0, 2.0) if scale == "logit" else uq.LogNormal(median=0.5, sigma=0.2))
+    box = uq.parameters.Box(("a",), ends[:1], ends[1:], (taken,))
     given = given_surrogate(np.random.default_rng(1).random((5, 1)), np.zeros((5, 1)), names=("a",), space=space)
     frame = pd.DataFrame({"id": ["p", "q"], "y": [0.1, 0.2]})
     data = uq.Observations.from_table(frame, output="y", value="y", subject="id")
-    for scale, refused in (("identity", True), ("log", False)):
-        population = uq.Population(space, individual=("a",), spread=0.3, scale={"a": scale})
-        with pytest.raises(InputError, match="leave the range.*population.box") if refused else nullcontext():
-            uq.Calibration(replace(given, domain=box), data, uq.GaussianNoise(sd=0.1), population=population)
+    population = uq.Population(space, individual=("a",), spread=0.1, scale={"a": scale})
+    refused = taken == "logit" and scale != "logit"
+    with pytest.raises(InputError, match="leave the range.*population.box") if refused else nullcontext():
+        problem = uq.Calibration(replace(given, domain=box), data, uq.GaussianNoise(sd=0.1), population=population)
+    if not refused:
+        own = {"a": np.array([[-2.0, 0.5], [0.1, 0.5]] if taken == "log" else [[0.1, 0.5]])}
+        assert np.isfinite(problem.of_individuals(own, np.zeros((len(own["a"]), problem.latents)))).all()
 
 
 def test_occasions_that_nobody_has_two_of_are_told() -> None:

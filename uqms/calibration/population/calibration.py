@@ -29,7 +29,7 @@ import xarray as xr
 
 from uqms._teaching import taught
 from uqms._threads import single_threaded
-from uqms._typing import Array, ArrayLike, Ints, RandomState, ScaleName, as_generator
+from uqms._typing import Array, ArrayLike, Ints, RandomState, as_generator
 from uqms.calibration import density
 from uqms.calibration.base import MASS_CUT_LIMIT, DerivedQuantities, Expansion, LeftOut, Piece
 from uqms.calibration.capabilities import Kind, warn_ahead
@@ -49,7 +49,7 @@ from uqms.calibration.samplers import NUTS, Sampler
 from uqms.calibration.single import SingleCalibration, named_derived
 from uqms.errors import PACKAGE, DataError, DataWarning, ExtrapolationError, ExtrapolationWarning, InputError
 from uqms.parameters import Prior
-from uqms.parameters.scale import SCALES
+from uqms.parameters.scale import SCALES, UnitMap
 from uqms.surrogates.protocol import Surrogate
 
 if TYPE_CHECKING:
@@ -224,22 +224,19 @@ class Individuals(SingleCalibration):
     def walls_of_subjects(self, theta: Mapping[str, Array]) -> Array:
         """Return the soft boundary penalty of the design box for each subject, a log-density (S, J)."""
         total = np.zeros((len(next(iter(theta.values()))), len(self.layout.subject)))
-        for name, low, high, scale in self.walls():
-            u = (SCALES[scale].forward(theta[name]) - low) / (high - low)
+        for name, one in self.walls():
+            u = one.forward(theta[name])
             total -= 0.5 * (np.maximum(-u, 0.0) + np.maximum(u - 1.0, 0.0)) ** 2 / WALL**2
         first = np.searchsorted(self.layout.subject, np.arange(len(self.subjects)))  # sorted; each has a unit
         return np.asarray(np.add.reduceat(total, first, axis=1))
 
-    def walls(self) -> Iterator[tuple[str, float, float, ScaleName]]:
-        """Yield name, ends on the surrogate's scale, and that scale of the individual parameters that have walls."""
+    def walls(self) -> Iterator[tuple[str, UnitMap]]:
+        """Yield the individual parameters that have walls, each with its map to the unit interval."""
         if self.outside == "extrapolate":
             return
         box = self.surrogate.domain
         for name in self.individual:
-            index = box.names.index(name)
-            scale = box.scale[index]
-            low, high = (float(SCALES[scale].forward(one[index])) for one in (box.lower, box.upper))
-            yield name, low, high, scale
+            yield name, box.maps[box.names.index(name)]
 
 
 def _check_scales(population: Population, surrogate: Surrogate) -> None:
@@ -248,8 +245,9 @@ def _check_scales(population: Population, surrogate: Surrogate) -> None:
     for name, scale in zip(population.individual, population.scales, strict=True):
         if box is None or name not in box.names:
             continue
-        taken = box.scale[box.names.index(name)]
-        if not SCALES[taken].takes(*SCALES[scale].domain):
+        one = box.maps[box.names.index(name)]
+        if not one.takes(*SCALES[scale].domain):
+            taken = one.scale.name
             raise InputError(
                 f"population: subjects differ in {name!r} on the {scale} scale, where it may leave the range of the "
                 f"design box's {taken} scale. Give Population(..., scale={{{name!r}: {taken!r}}}), or run a "

@@ -36,7 +36,7 @@ from uqms.calibration.population.subject_prediction import Measured, Shared, cur
 from uqms.calibration.predict import PosteriorPrediction
 from uqms.calibration.summary import interval_row
 from uqms.errors import PACKAGE, ConvergenceWarning, ExtrapolationError, InputError
-from uqms.parameters.scale import SCALES
+from uqms.parameters.scale import UnitMap
 
 if TYPE_CHECKING:
     from uqms.calibration.posterior import Posterior
@@ -417,14 +417,14 @@ def _within(data: NewData, sigma: Array) -> Array:
     return np.asarray(-0.5 * np.sum((count - 1) * np.log(s2) + np.bincount(cells.row_cell, deviation) / s2, axis=1))
 
 
-def _wall(shared: Shared, natural: Array, walls: list[Any]) -> Array:
+def _wall(shared: Shared, natural: Array, walls: list[tuple[str, UnitMap]]) -> Array:
     from uqms.calibration.population.layout import WALL
 
     population, total = shared.problem.population, np.zeros(len(natural))
-    for name, low, high, scale in walls:
+    for name, one in walls:
         i = population.individual.index(name)
         own = from_natural(natural[..., i], population.scales[i])
-        u = (SCALES[scale].forward(own) - low) / (high - low)
+        u = one.forward(own)
         total -= 0.5 * np.sum((np.maximum(-u, 0.0) + np.maximum(u - 1.0, 0.0)) ** 2, axis=1) / WALL**2
     return total
 

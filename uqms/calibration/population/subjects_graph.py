@@ -20,7 +20,6 @@ from uqms.calibration.population.start import calmed, centring, likely
 from uqms.calibration.population.subject_prediction import simulate_rows
 from uqms.calibration.samplers.shared import import_beside
 from uqms.errors import InitError
-from uqms.parameters.scale import SCALES
 
 if TYPE_CHECKING:
     from uqms.calibration.population.calibration import PopulationCalibration
@@ -103,8 +102,8 @@ def add_likelihood(
     theta |= {key: values[key] for key in problem.population.shared}
     theta |= bridge.conditions(data, values)
     walls, measured = [], np.flatnonzero(problem.subjects.measured[problem.layout.subject])
-    for key, low, high, scale in data.walls():
-        u = (SCALES[scale].forward(own[key][measured], bridge.PyTensorFunctions) - low) / (high - low)
+    for key, one in data.walls():
+        u = one.forward(own[key][measured], bridge.PyTensorFunctions)
         walls.append(-0.5 * pt.sum((pt.maximum(-u, 0.0) + pt.maximum(u - 1.0, 0.0)) ** 2) / WALL**2)
     if walls:
         pm.Potential(f"{name}_wall", sum(walls))
