@@ -133,7 +133,7 @@ def hang(folder: Path, kind: str, runs: int, workers: int) -> Hung:
     for a in range(runs):
         begun, *pids = (folder / f"pids-{float(a)}").read_text().split()
         lives.append(max(watch.seen[int(pid)] for pid in pids if int(pid) in watch.seen) - float(begun))
-    words = f"SimulatorTimeout: no end after {DEADLINE:g} s, killed"
+    words = f"SimulatorTimeout: the run did not end within {DEADLINE:g} s and was killed"
     return Hung(
         int((table["state"].values != RunState.TIMEOUT).sum()),
         int((table["message"].values != words).sum()),

@@ -25,7 +25,6 @@ GENERATED = ("_build", "gallery", "reference/generated")
 MESSAGES = {"message", "remedy", "reason"}  # names of variables whose strings a reader of a verdict or an error sees
 REPORTS = {"warn", "Check"}  # functions whose strings a reader sees
 COMPILED = "from uqms._compiled import compiled"  # such a module compiles again, for minutes, when its text changes
-LATER = ("uqms/ensemble", "uqms/runs")  # these packages still have such terms
 
 SPACE = r"(?:[^\S\n]+|[^\S\n]*\n[^\S\n]*)"  # a phrase may go on in the next line, but not in the next paragraph
 FENCE = re.compile(r"^[ >]*(?P<fence>`{3,}|~{3,}).*?(?:^[ >]*(?P=fence)|\Z)", re.M | re.S)
@@ -188,10 +187,9 @@ def python_findings(source: str, terms: Sequence[Term], public: bool = True) -> 
 
 
 def modules(root: Path = ROOT) -> Iterator[Path]:
-    """Yield the modules of the package, without those that are compiled and those of `LATER`."""
+    """Yield the modules of the package, without those that are compiled."""
     for module in sorted((root / "uqms").rglob("*.py")):
-        later = module.relative_to(root).as_posix().startswith(tuple(f"{folder}/" for folder in LATER))
-        if not later and COMPILED not in module.read_text(encoding="utf-8"):
+        if COMPILED not in module.read_text(encoding="utf-8"):
             yield module
 
 

@@ -87,7 +87,7 @@ def test_show_chooses(path, capsys):
     assert call(capsys, "runs", "show", path, "--state", "timeout")[1] == "none\n"
     out = call(capsys, "runs", "show", path, "--limit", "2")[1].splitlines()
     assert len(out) == 4
-    assert out[3] == "... 4 more, see --limit"
+    assert out[3] == "... and 4 more; show all with --limit 0"
     assert len(call(capsys, "runs", "show", path, "--limit", "0", "--campaign", "frozen")[1].splitlines()) == 7
 
 
@@ -102,7 +102,7 @@ def test_show_as_json(path, capsys):
 
 
 def test_check(path, capsys):
-    said = "ok: 6 runs of 1 campaign, every hash as written\n"
+    said = "ok: 6 runs of 1 campaign, all hashes match\n"
     assert call(capsys, "runs", "check", path) == (0, said, "")
     assert json.loads(call(capsys, "runs", "check", path, "--json")[1]) == {
         "ok": True, "runs": 6, "campaigns": 1, "message": "",
@@ -110,7 +110,7 @@ def test_check(path, capsys):
     edit(path, "UPDATE runs SET seed = 1 WHERE rowid = 1")
     status, out, err = call(capsys, "runs", "check", path)
     assert (status, err, len(out.splitlines())) == (1, "", 1)
-    assert "not what was written" in out
+    assert "its hash does not match" in out
     status, out, _ = call(capsys, "runs", "check", path, "--json")
     assert (status, json.loads(out)["ok"]) == (1, False)
     os.truncate(path, 9000)
@@ -172,7 +172,7 @@ def test_ranges_that_cannot_be_meant(path, capsys, text):
 def test_everything_goes_only_when_it_is_said(path, capsys):
     status, _, err = call(capsys, "runs", "invalidate", path, "--yes")
     assert status == 2
-    assert "nothing says which runs" in err
+    assert "no condition selects the runs" in err
     with pytest.raises(SystemExit) as stopped:  # neither --yes nor --dry-run
         main(["runs", "invalidate", str(path), "--campaign", "frozen"])
     assert stopped.value.code == 2
@@ -205,14 +205,15 @@ def test_a_store_that_is_not_there(tmp_path, capsys, words, monkeypatch):
     monkeypatch.chdir(tmp_path)
     status, out, err = call(capsys, "runs", words[0], "none.db", *words[1:])
     assert (status, out, len(err.splitlines())) == (2, "", 1)
-    assert "none.db is not there" in err
+    assert "there is no file" in err
+    assert "none.db; check the path" in err
     assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--state", "fail"], "a state is one of"),
+        (["--state", "fail"], "give one or several of planned"),
         (["--limit", "-1"], "--limit is -1"),
         (["--campaign", "x"], "no camp"),
     ],

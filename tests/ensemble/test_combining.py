@@ -51,10 +51,10 @@ def test_runs_inside_of_the_box() -> None:
     kept = uq.ensemble.inside(both, margin=0.1)
     assert kept.equals(both.isel(run=wider))
     assert uq.ensemble.get_box(kept) == SMALL
-    with pytest.raises(InputError, match="give a share of the box's width"):
+    with pytest.raises(InputError, match="give a fraction of the box's width"):
         uq.ensemble.inside(both, margin=-0.1)
     far = uq.Box(("a", "b"), (50.0, 0.25), (51.0, 0.75))
-    with pytest.raises(DataError, match="none of 8 runs lies inside"):
+    with pytest.raises(DataError, match="none of the 8 runs lies inside"):
         uq.ensemble.inside(uq.ensemble.combine(runs(8)).assign_attrs(box=json.dumps(far.to_dict())))
 
 
@@ -62,13 +62,13 @@ def test_what_does_not_belong_together_is_refused() -> None:
     first = runs(8)
     with pytest.raises(DataError, match="no ensemble was given"):
         uq.ensemble.combine()
-    with pytest.raises(DataError, match="ensemble 0 has the outputs 'y', 'c', the last one 'y', 'c', 'z'"):
+    with pytest.raises(DataError, match="ensemble 0 has the outputs 'y', 'c', but the last ensemble has 'y', 'c', 'z'"):
         uq.ensemble.combine(first, runs(4, z=np.zeros(4)))
-    with pytest.raises(DataError, match="has other coordinates 'day' of 'c'"):
+    with pytest.raises(DataError, match="the coordinates 'day' of 'c' differ between ensemble 0 and the last"):
         uq.ensemble.combine(first, runs(4, c=("day", np.zeros((4, 3)), DAYS + 1.0)))
     hours = first.assign(y=first["y"].assign_attrs(unit="h"))
-    with pytest.raises(DataError, match="'y' is in 'h' in ensemble 0, in '' in the last one"):
+    with pytest.raises(DataError, match="'y' has the unit 'h' in ensemble 0 but '' in the last ensemble"):
         uq.ensemble.combine(hours, first)
     seeded = first.assign(seed=("run", np.arange(8), {"role": "seed"}))
-    with pytest.raises(DataError, match="'seed' is in one of ensemble 0 and the last"):
+    with pytest.raises(DataError, match="only one of ensemble 0 and the last ensemble has 'seed'"):
         uq.ensemble.combine(seeded, first)

@@ -86,7 +86,7 @@ def test_partial_and_planned_runs_are_no_failures():
     assert told.share == 0.4
     assert told.counts == {"planned": 5, "completed": 4, "failed": 2, "timeout": 1, "invalid": 1, "partial": 2}
     assert str(told).startswith(
-        "15 runs: 5 planned, 4 completed, 2 failed, 1 timeout, 1 invalid, 2 partial\nGave nothing in 40.0%"
+        "15 runs: 5 planned, 4 completed, 2 failed, 1 timeout, 1 invalid, 2 partial\nNo outputs for 40.0%"
     )
 
 

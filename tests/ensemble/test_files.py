@@ -96,7 +96,7 @@ def test_times_of_a_strange_dtype_are_refused(tmp_path):
     table = en.build({"a": [1.0, 2.0]}, {"c": ("t", np.zeros((2, 2)), TIMES)})
     path = en.to_netcdf(table, tmp_path / "t.nc")
     edit(path, lambda f: f["t"].attrs.modify("uqms_time", "V8"))
-    with pytest.raises(FormatError, match="'t' says it holds 'V8'"):
+    with pytest.raises(FormatError, match="the attribute 'uqms_time' of 't' is 'V8'"):
         en.from_netcdf(path)
     table["t"].attrs["units"] = "days"
     with pytest.raises(DataError, match="'t' holds times"):
@@ -128,13 +128,19 @@ def test_messages_that_no_file_can_hold_are_escaped(table, tmp_path):
             lambda t: t.assign(y=t["y"].assign_attrs(ok=[True])),
             r"attribute 'ok' of 'y' cannot be written: it is \[True\]",
         ),
-        (lambda t: t.assign(y=t["y"].assign_attrs(dtype="bool")), "attribute 'dtype' of 'y' has a meaning of its own"),
-        (lambda t: t.assign(y=t["y"].assign_attrs(coordinates="x")), "attribute 'coordinates' of 'y' has a meaning"),
-        (lambda t: t.assign_coords(k=("run", np.array([1, "a"] * 3, object))), "'k' holds 1 among its words"),
-        (lambda t: t.assign_coords(k=("run", ["a\0b"] * 6)), r"'k' holds 'a\\x00b', which netCDF cannot hold"),
-        (lambda t: t.rename(y="x/y"), "'x/y' is no name that netCDF can hold"),
+        (lambda t: t.assign(y=t["y"].assign_attrs(dtype="bool")), "attribute 'dtype' of 'y' has a special meaning"),
+        (
+            lambda t: t.assign(y=t["y"].assign_attrs(coordinates="x")),
+            "attribute 'coordinates' of 'y' has a special meaning",
+        ),
+        (lambda t: t.assign_coords(k=("run", np.array([1, "a"] * 3, object))), "'k' holds strings and also 1"),
+        (
+            lambda t: t.assign_coords(k=("run", ["a\0b"] * 6)),
+            r"'k' holds 'a\\x00b', with characters that netCDF cannot hold",
+        ),
+        (lambda t: t.rename(y="x/y"), "netCDF cannot hold the name 'x/y'"),
         (lambda t: t.assign({5: t["y"]}), "a variable is called 5"),
-        (lambda t: t.rename(y="_nc4_non_coord_y"), "other numbers are read than were written"),
+        (lambda t: t.rename(y="_nc4_non_coord_y"), "differ from those that were written"),
     ],
 )
 def test_what_no_file_can_hold_is_named(table, path, damage, message):
@@ -188,7 +194,9 @@ def edit(path, change):
 
 def test_newer_format(path):
     edit(path, lambda f: f.attrs.modify("uqms_format", "3"))
-    with pytest.raises(FormatVersionError, match="format 3, this uqms reads up to 2; update uqms"):
+    with pytest.raises(
+        FormatVersionError, match="format 3, but this version of uqms reads formats up to 2; update uqms"
+    ):
         en.from_netcdf(path)
     edit(path, lambda f: f.attrs.modify("uqms_format", "x"))
     with pytest.raises(FormatError, match="format 'x'"):
@@ -255,11 +263,11 @@ def foreign_filter(file):
     [
         (external_link, "'y' is a link"),
         (soft_link, "'y' is a link"),
-        (external_storage, "'y' lie in other files"),
-        (virtual, "'y' lie in other files"),
-        (nested_virtual, "'y' lie in other files"),
-        (bomb, "'y' claims 524288 MB"),
-        (foreign_filter, "'y' needs the HDF5 filters"),
+        (external_storage, "'y' are in other files"),
+        (virtual, "'y' are in other files"),
+        (nested_virtual, "'y' are in other files"),
+        (bomb, "'y' would take 524288 MB"),
+        (foreign_filter, "'y' was written with the HDF5 filters"),
     ],
 )
 def test_files_that_reach_out_are_refused(path, tmp_path, attack, message):

@@ -19,8 +19,8 @@ SERIES = pd.Series(Y, index=[2, 0, 1])
     [
         (RUNS, {"y": LABELLED}, {}, "row 0 has the label 2 in 'y' but 0 in 'inputs'"),
         (RUNS, xr.Dataset({"y": LABELLED}), {}, "row 0 has the label 2 in 'y' but 0 in 'inputs'"),
-        (PLAIN, {"y": LABELLED}, {}, "row 0 has the label 2 in 'y' but 0 in the inputs, which are only numbered"),
-        ({"a": A}, {"y": SERIES}, {}, "row 0 has the label 2 in 'y' but 0 in the inputs, which are only numbered"),
+        (PLAIN, {"y": LABELLED}, {}, "row 0 has the label 2 in 'y' but 0 in the inputs, whose rows are only numbered"),
+        ({"a": A}, {"y": SERIES}, {}, "row 0 has the label 2 in 'y' but 0 in the inputs, whose rows are only numbered"),
         (pd.DataFrame({"a": A}), pd.DataFrame({"y": SERIES}), {}, "row 0 has the label 2 in 'y' but 0 in 'inputs'"),
         ({"a": pd.Series(A), "b": SERIES}, {"y": Y}, {}, "row 0 has the label 2 in 'b' but 0 in 'a'"),
         ({"a": A}, {"y": pd.Series(Y, index=list("rst")), "z": pd.Series(Y, index=list("rts"))}, {}, "label t in 'z'"),
@@ -68,7 +68,7 @@ def test_a_dim_is_not_guessed():
         en.build({"a": A}, {"c": square})
     told = en.build({"a": A}, {"c": square.rename(sample="run")})["c"]
     np.testing.assert_array_equal(told, square.values.T)
-    with pytest.raises(DataError, match=r"dims \('day', 'sample'\) in a tuple for \('run', 'day'\)"):
+    with pytest.raises(DataError, match=r"dims \('day', 'sample'\) where the dims \('run', 'day'\) are expected"):
         en.build({"a": A}, {"c": ("day", square, A)})
     reversed_columns = pd.DataFrame(square.values, columns=A[::-1])
     with pytest.raises(DataError, match="its coordinate 'day' has another order"):
@@ -87,7 +87,7 @@ def test_masked_inputs_are_refused():
 
 def test_masked_outputs_are_missing():
     y = masked(1, 10**15, 3)
-    with pytest.raises(DataError, match="output 'y' is nan in run 1, but that run says it completed"):
+    with pytest.raises(DataError, match="output 'y' is nan in run 1, but the state of that run is 'completed'"):
         en.build({"a": A}, {"y": y})
     states = ["completed", "partial", "completed"]
     for c in (np.ma.stack([masked(5.0, 1e20, at=i) for i in (2, 1, 2)]), [masked(5.0, 1e20, at=i) for i in (2, 1, 2)]):
@@ -100,9 +100,9 @@ def test_masks_elsewhere():
     table = en.build({"a": A}, {"y": Y}, seconds=masked(1.0, 1e20, 3.0))
     np.testing.assert_array_equal(table["seconds"], [1.0, np.nan, 3.0])
     for name in ("states", "seeds", "replicates"):
-        with pytest.raises(DataError, match=rf"'{name}' is masked at \[1\]"):
+        with pytest.raises(DataError, match=rf"'{name}' is masked at index \[1\]"):
             en.build({"a": A}, {"y": Y}, **{name: masked(1, 1, 1)})
-    with pytest.raises(DataError, match=r"'t' is masked at \[1\]"):
+    with pytest.raises(DataError, match=r"'t' is masked at index \[1\]"):
         en.build({"a": A}, {"c": ("t", np.zeros((3, 2)), masked(0.0, 1.0))})
-    with pytest.raises(DataError, match=r"'t' is masked at \[1\]"):
+    with pytest.raises(DataError, match=r"'t' is masked at index \[1\]"):
         en.from_table(pd.DataFrame({"a": A, "y": Y}), ["a"], {"c": ("t", ["y", "y"], masked(0.0, 1.0))})

@@ -45,7 +45,7 @@ def test_missing_outputs_are_an_error_or_a_failed_run(frame):
         en.from_table(frame, ["a"], OUTPUTS)
     table = en.from_table(frame, ["a"], OUTPUTS, missing="failed")
     assert table["state"].values.tolist() == [1, 1, 1, 2, 1]
-    assert table["message"].values[3] == "the table has no output for this run"
+    assert table["message"].values[3] == "the table has no output of this run"
     assert np.isnan(table["pressure"].values[3])
 
 
@@ -62,7 +62,7 @@ def test_culprits_are_named(frame, tmp_path):
         en.from_table(frame.assign(a=np.nan), ["a"], ["p"])
     with pytest.raises(DataError, match="2 columns but coordinates of shape"):
         en.from_table(frame, ["a"], {"c": ("day", ["c0", "c7"], [0.0])})
-    with pytest.raises(InputError, match="give a column's name"):
+    with pytest.raises(InputError, match="give the name of a column"):
         en.from_table(frame, ["a"], {"c": ["c0", "c7"]})
     with pytest.raises(DataError, match="column 'a' holds '1_000' in row 1"):
         en.from_table(frame.assign(a=["1", "1_000", "2", "3", "4"]), ["a"], ["p"])
@@ -127,5 +127,5 @@ def test_empty_cells_may_be_missing_entries():
     table = en.from_table(frame, ["a"], outputs, missing="partial")
     assert table["state"].values.tolist() == [1, 5, 2]
     np.testing.assert_array_equal(table["c"], [[0.0, 2.0], [np.nan, 3.0], [np.nan, np.nan]])
-    assert table["message"].values.tolist()[1] == "the table lacks entries of this run"
+    assert table["message"].values.tolist()[1] == "some outputs of this run are missing in the table"
     assert en.from_table(frame, ["a"], outputs, missing="failed")["state"].values.tolist() == [1, 2, 2]

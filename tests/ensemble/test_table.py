@@ -130,7 +130,7 @@ def test_explicit_box_is_kept(columns):
             {"a": np.zeros(3)},
             {"y": [1.0, 2.0, np.nan]},
             {},
-            "output 'y' is nan in run 2, but that run says it completed",
+            "output 'y' is nan in run 2, but the state of that run is 'completed'",
         ),
         (
             {"a": np.zeros(2)},
@@ -138,7 +138,7 @@ def test_explicit_box_is_kept(columns):
             {},
             r"output 'c' is inf in run 1, day=1\.5",
         ),
-        ({"a": np.zeros(4)}, {"y": np.zeros(3)}, {}, "'y' has 3 rows but x has 4 runs"),
+        ({"a": np.zeros(4)}, {"y": np.zeros(3)}, {}, "'y' has 3 rows but the inputs have 4"),
         ({"a": np.zeros(4), "b": np.zeros(3)}, {"y": np.zeros(4)}, {}, "input 'b' has 3 rows but input 'a' has 4"),
         ({"a": np.zeros((2, 2))}, {"y": np.zeros(2)}, {}, r"input 'a' has shape \(2, 2\)"),
         ({"a": np.zeros(2)}, {"y": np.zeros((2, 2))}, {}, r"output 'y' has shape \(2, 2\).*needs names"),
@@ -150,14 +150,19 @@ def test_explicit_box_is_kept(columns):
         ({}, {"y": np.zeros(2)}, {}, "there are no inputs"),
         ({"a": np.zeros(2)}, {}, {}, "there are no outputs"),
         ({"a": np.zeros(0)}, {"y": np.zeros(0)}, {}, "no runs"),
-        ({"a": np.zeros(2)}, {"a": np.zeros(2)}, {}, "'a' stand among the inputs and the outputs"),
-        ({"a": np.zeros(2)}, {"state": np.zeros(2)}, {}, "'state' is the name of a column of its own"),
+        ({"a": np.zeros(2)}, {"a": np.zeros(2)}, {}, "'a' occurs both among the inputs and among the outputs"),
+        ({"a": np.zeros(2)}, {"state": np.zeros(2)}, {}, "'state' is a reserved name"),
         ({"a": np.zeros(2)}, {"y": np.zeros(2)}, {"states": [1, 9]}, "state of run 1 is 9"),
         ({"a": np.zeros(2)}, {"y": np.zeros(2)}, {"states": ["ok", "ok"]}, "state of run 0 is 'ok'"),
         ({"a": np.zeros(2)}, {"y": np.zeros(2)}, {"states": [1]}, r"states has shape \(1,\) but there are 2 runs"),
         ({"a": np.zeros(2)}, {"y": np.zeros(2)}, {"seconds": [1.0]}, "'seconds' has shape"),
         ({"a": np.zeros(2)}, {"y": np.zeros(2)}, {"messages": ["x"]}, "'messages' has shape"),
-        ({"a": np.zeros(2)}, {"c": ("day", np.zeros((2, 3)), [0.0, 1.0])}, {}, "give values .n, m. and m coordinates"),
+        (
+            {"a": np.zeros(2)},
+            {"c": ("day", np.zeros((2, 3)), [0.0, 1.0])},
+            {},
+            "give values of shape .n, m. and a coordinate",
+        ),
         (
             {"a": np.zeros(2)},
             {"c": ("day", np.zeros((2, 3)), [0.0, 1.0, 1.0])},
@@ -171,8 +176,8 @@ def test_explicit_box_is_kept(columns):
             {},
             "dim 'day' of output 'c' has no coordinate",
         ),
-        ({"cost": np.zeros(2)}, {"y": np.zeros(2)}, {}, "'cost' is the name of a column of its own"),
-        ({"a": np.zeros(2)}, [1.0, 2.0], {}, "outputs is a list; give name ->"),
+        ({"cost": np.zeros(2)}, {"y": np.zeros(2)}, {}, "'cost' is a reserved name"),
+        ({"a": np.zeros(2)}, [1.0, 2.0], {}, "outputs is a list; give a mapping"),
         ({"a": np.zeros(2)}, {"y": np.zeros(2)}, {"messages": "x"}, r"'messages' has shape \(\)"),
         ({"a": np.zeros(2)}, {"y": np.zeros(2)}, {"fidelity": ["fine", None]}, "'fidelity' is None in run 1"),
         (
@@ -181,22 +186,27 @@ def test_explicit_box_is_kept(columns):
             {"seeds": np.array([1, 2**63], "u8")},
             "'seeds' holds 9223372036854775808",
         ),
-        ({1: np.zeros(2), "1": np.ones(2)}, {"y": np.zeros(2)}, {}, "an input is called 1; give each a name"),
+        ({1: np.zeros(2), "1": np.ones(2)}, {"y": np.zeros(2)}, {}, "an input is called 1; give each input a name"),
         (pd.DataFrame([[1.0], [2.0]]), {"y": np.zeros(2)}, {}, "an input is called 0"),
         ({"a": np.zeros(2)}, {2: np.zeros(2)}, {}, "an output is called 2"),
         (
             {"day": np.zeros(2)},
             {"c": ("day", np.zeros((2, 3)), DAYS)},
             {},
-            "'c' has a dim called 'day', as a variable is",
+            "'c' has the dim 'day', which is also the name of a variable",
         ),
-        ({"a": np.zeros(2)}, {"c": ("c", np.zeros((2, 3)), DAYS)}, {}, "'c' has a dim called 'c', as a variable is"),
-        ({"a": np.zeros(2)}, {"c": ("run", np.zeros((2, 2)), [0, 1])}, {}, "each dim stands once"),
+        (
+            {"a": np.zeros(2)},
+            {"c": ("c", np.zeros((2, 3)), DAYS)},
+            {},
+            "'c' has the dim 'c', which is also the name of a variable",
+        ),
+        ({"a": np.zeros(2)}, {"c": ("run", np.zeros((2, 2)), [0, 1])}, {}, "give the dim of the curve another name"),
         (
             {"a": np.zeros(2)},
             {"c": ("day", np.zeros((2, 2)), np.array([1, "x"], object))},
             {},
-            "numbers, words or times alone",
+            "values of mixed or unsupported types",
         ),
         (
             {"a": np.zeros(2)},
@@ -221,13 +231,13 @@ def test_explicit_box_is_kept(columns):
             xr.Dataset({"a": ("run", np.zeros(2), {"role": "input"}), "b": ("run", np.zeros(2))}),
             {"y": np.zeros(2)},
             {},
-            "'b' of the design has no role",
+            "the variables 'b' without a role",
         ),
         (
             {"a": np.zeros(2)},
             {"y": np.zeros(2)},
             {"box": Box(("b",), (0.0,), (1.0,), ("identity",), ((False, False),))},
-            "the box has 'b' but no 'a'",
+            "the box has the inputs 'b' but not 'a'",
         ),
     ],
 )
@@ -245,26 +255,26 @@ def test_columns_that_differ_from_the_space(columns, space):
 def test_units_agree_with_the_space(columns, space):
     with pytest.raises(UnitError, match="'1/day' in the space but '1/h'"):
         en.build(columns, {"y": np.zeros(4)}, space=space, units={"rate": "1/h"})
-    with pytest.raises(InputError, match="names 'z'"):
+    with pytest.raises(InputError, match="units has 'z'"):
         en.build(columns, {"y": np.zeros(4)}, space=space, units={"z": "1/h"})
 
 
 def test_units_that_a_variable_brings_are_not_replaced(columns, space):
     y = xr.DataArray(np.zeros(4), dims="run", attrs={"unit": "mm"})
     assert en.build(columns, {"y": y})["y"].attrs["unit"] == "mm"
-    with pytest.raises(UnitError, match="'y' brings the unit 'mm' but its unit is said to be 'km'"):
+    with pytest.raises(UnitError, match="'y' have the unit 'mm' but the space or units= has 'km'"):
         en.build(columns, {"y": y}, units={"y": "km"})
     design = xr.Dataset({name: ("run", values, {"unit": "h"}) for name, values in columns.items()})
-    with pytest.raises(UnitError, match="'rate' brings the unit 'h' but its unit is said to be '1/day'"):
+    with pytest.raises(UnitError, match="'rate' have the unit 'h' but the space or units= has '1/day'"):
         en.build(design, {"y": y}, space=space)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"space": "a"}, "space is a str; give a uq.ParameterSpace"),
-        ({"box": (0.0, 1.0)}, "box is a tuple; give a uq.Box"),
-        ({"units": ["mm"]}, "units is a list; give name -> unit"),
+        ({"space": "a"}, "space is a str; give space=uq.ParameterSpace"),
+        ({"box": (0.0, 1.0)}, "box is a tuple; give box=uq.Box"),
+        ({"units": ["mm"]}, "units is a list; give a mapping of names to units"),
     ],
 )
 def test_options_of_another_type(options, message):
@@ -278,7 +288,7 @@ def test_codes_may_be_numbers_of_numpy():
 
 
 def test_no_run_has_no_box(table):
-    with pytest.raises(DataError, match="no runs or no inputs, so its design box is not known"):
+    with pytest.raises(DataError, match="no runs or no inputs, so its design box is unknown"):
         en.get_box(table.isel(run=[]))
 
 
@@ -288,28 +298,28 @@ def test_unknown_messages_are_empty():
 
 
 def test_attributes_that_say_nonsense(table):
-    with pytest.raises(DataError, match="'box' is no box that uqms wrote"):
+    with pytest.raises(DataError, match="uqms did not write the attribute 'box'"):
         en.get_box(table.assign_attrs(box="{"))
-    with pytest.raises(DataError, match="'design' is none that uqms wrote"):
+    with pytest.raises(DataError, match="uqms did not write the attribute 'design'"):
         en.failures(table.assign_attrs(design="[1]"))
 
 
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda t: t.rename(run="sample"), "has the dim 'run'"),
-        (lambda t: t.drop_vars(["rate", "shift", "dose"]), "no variable has the role input"),
-        (lambda t: t.drop_vars(["y", "c"]), "no variable has the role output"),
+        (lambda t: t.rename(run="sample"), "an ensemble needs the dim 'run'"),
+        (lambda t: t.drop_vars(["rate", "shift", "dose"]), "no variable of this Dataset has the role 'input'"),
+        (lambda t: t.drop_vars(["y", "c"]), "no variable of this Dataset has the role 'output'"),
         (lambda t: t.drop_vars("state"), "no variable 'state'"),
         (lambda t: t.drop_vars("rate"), "'rate' missing"),
         (lambda t: t.assign(state=t["state"] + 7), "state of run 0 is 8"),
         (lambda t: t.assign(y=t["y"].astype(np.float32)), "'y' has dtype float32"),
         (lambda t: t.assign(y=t["y"].astype(object)), "'y' has dtype object"),
         (lambda t: t.assign(rate=t["rate"].where(t["rate"] < 0)), "input 'rate' is nan in run 0"),
-        (lambda t: t.assign(c=t["c"].transpose("day", "run")), "its first dim is 'run'"),
+        (lambda t: t.assign(c=t["c"].transpose("day", "run")), "its first dim must be 'run'"),
         (lambda t: t.drop_vars("day"), "'day' of output 'c' has no coordinate"),
         (lambda t: t.assign(seconds=t["c"]), "'seconds' has dims"),
-        (lambda t: t.to_dataframe(), "not a DataFrame"),
+        (lambda t: t.to_dataframe(), "the ensemble is a DataFrame"),
     ],
 )
 def test_check_names_what_is_wrong(table, damage, message):
@@ -341,6 +351,15 @@ def test_states_compare_with_words(tmp_path):
     assert en.run_states(again).identical(states)
     with pytest.raises(DataError, match="no variable 'state'"):
         en.run_states(table.drop_vars("state"))
+
+
+def test_a_printed_ensemble_names_the_function_that_gives_the_states_in_words(tmp_path):
+    table = en.build({"a": [1.0, 2.0]}, {"y": [3.0, np.nan]}, states=["completed", "failed"])
+    path = en.to_netcdf(table, tmp_path / "runs.nc")
+    for runs in (table, en.combine(table, table), en.from_netcdf(path)):
+        assert not (runs["state"] == "failed").any()  # nothing can intercept this comparison, so the repr explains it
+        assert "uqms.ensemble.run_states(ensemble)" in repr(runs)
+        assert "uqms.ensemble.run_states(ensemble)" in repr(runs["state"])
 
 
 def test_unknown_input_name(table):
@@ -382,14 +401,26 @@ def test_failed_runs_keep_nothing():
 @pytest.mark.parametrize(
     ("states", "change", "message"),
     [
-        (["partial"] * 4, {}, "run 1 says it gave part of its outputs, but it lacks none: 'completed'"),
-        (["partial", "completed"] * 2, {"y": [1.0, 2.0, np.nan, 4.0]}, "run 2 .* but it has no entry: .* 'invalid'"),
+        (
+            ["partial"] * 4,
+            {},
+            "the state of run 1 is 'partial', but it has all of its outputs; set its state to 'completed'",
+        ),
+        (
+            ["partial", "completed"] * 2,
+            {"y": [1.0, 2.0, np.nan, 4.0]},
+            "the state of run 2 is 'partial', but it has none of its outputs; set its state to 'invalid'",
+        ),
         (
             ["partial", "completed"] * 2,
             {"y": [np.inf, 1.0, 1.0, 1.0]},
-            "output 'y' is inf in run 0; what is missing is NaN",
+            "output 'y' is inf in run 0, which did not complete; write NaN",
         ),
-        (["completed"] * 4, {}, "'y' is nan in run 3, but that run says it completed; give it the state 'failed', or"),
+        (
+            ["completed"] * 4,
+            {},
+            "'y' is nan in run 3, but the state of that run is 'completed'. Set its state to 'failed', or",
+        ),
     ],
 )
 def test_states_and_entries_agree(states, change, message):

@@ -91,7 +91,7 @@ def test_keys_are_computed_again(path, change):
         shallow(path)
     except (TypeError, struct.error):  # of which there is no checksum
         assert "text" in str(change)
-    with RunStore(path) as store, pytest.raises(IntegrityError, match=r"run \w+ .* not what was written"):
+    with RunStore(path) as store, pytest.raises(IntegrityError, match=r"run \w+ was changed"):
         store.integrity_check()
 
 
@@ -101,17 +101,17 @@ def test_keys_are_computed_again(path, change):
 def test_ids_are_computed_again(path, change):
     fill(path)
     edit(path, f"UPDATE campaigns SET {change}")
-    with RunStore(path) as store, pytest.raises(IntegrityError, match="campaign 9a09b6aae89f .* not what was written"):
+    with RunStore(path) as store, pytest.raises(IntegrityError, match="campaign 9a09b6aae89f was changed"):
         store.integrity_check()
     seal(path)
-    with RunStore(path) as store, pytest.raises(IntegrityError, match="campaign 9a09b6aae89f .* not what was written"):
+    with RunStore(path) as store, pytest.raises(IntegrityError, match="campaign 9a09b6aae89f was changed"):
         store.integrity_check()
 
 
 def test_runs_of_no_campaign(path):
     fill(path)
     edit(path, "UPDATE runs SET campaign = 9 WHERE rowid = 2")
-    with RunStore(path) as store, pytest.raises(IntegrityError, match="1 runs of no campaign"):
+    with RunStore(path) as store, pytest.raises(IntegrityError, match="1 runs belong to no campaign"):
         store.integrity_check()
 
 
@@ -210,7 +210,7 @@ def test_salvage_of_what_holds_no_run_any_more(path, tmp_path):
     fill(path, n=200)
     ((root,),) = ask(path, "SELECT rootpage FROM sqlite_schema WHERE name = 'runs'")
     damage(path, [root - 1])
-    with pytest.raises(IntegrityError, match="no run in .* can be read any more"):
+    with pytest.raises(IntegrityError, match="damaged so much that no .* can be read"):
         salvage(path, tmp_path / "new.db")
     assert not (tmp_path / "new.db").exists()
 
@@ -218,7 +218,7 @@ def test_salvage_of_what_holds_no_run_any_more(path, tmp_path):
 def test_salvage_when_every_run_was_changed(path, tmp_path):
     fill(path, n=5)
     edit(path, "UPDATE runs SET seconds = 99")
-    with pytest.raises(IntegrityError, match="no run in .* can be read any more"):
+    with pytest.raises(IntegrityError, match="damaged so much that no .* can be read"):
         salvage(path, tmp_path / "new.db")
 
 
@@ -240,12 +240,12 @@ def test_salvage_never_overwrites(path, tmp_path):
 
 def test_salvage_of_something_else(path, tmp_path):
     edit(path, "CREATE TABLE runs (x)")
-    with pytest.raises(FormatError, match="nothing to take out"):
+    with pytest.raises(FormatError, match="no run can be salvaged"):
         salvage(path, tmp_path / "new.db")
     path.unlink()
     fill(path)
     edit(path, "PRAGMA application_id = 5")
-    with pytest.raises(FormatError, match="nothing to take out"):
+    with pytest.raises(FormatError, match="no run can be salvaged"):
         salvage(path, tmp_path / "new.db")
     path.write_bytes(b"\xa5" * 9000)
     with pytest.raises(FormatError, match="no SQLite file"):

@@ -269,7 +269,10 @@ def test_a_point_that_ends_its_dask_worker_each_time_is_given_up_and_no_other(cl
     with pytest.warns(DataWarning, match="1 of 20 runs did not complete"):
         table = run(one(kills_its_dask_worker, version="1"), {"a": np.arange(20.0)}, workers=client)
     assert table["state"].values.tolist() == [1] * 5 + [RunState.FAILED] + [1] * 14
-    assert "lost 3 times on the Dask cluster, last: the Dask worker tcp://127.0.0.1:" in table["message"].values[5]
+    assert (
+        "lost 3 times on the Dask cluster; the last time, the Dask worker tcp://127.0.0.1:"
+        in table["message"].values[5]
+    )
     assert (tmp_path / "calls").read_text() == "xxx"
     wait_for(lambda: client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks)) == 0)
 
@@ -482,7 +485,9 @@ def test_a_scheduler_that_goes_ends_the_campaign_and_loses_nothing(tmp_path):
                 cluster.close()
 
             threading.Thread(target=close).start()
-            with pytest.raises(CampaignError, match=r"the Dask scheduler is gone .*what had ended is in the store"):
+            with pytest.raises(
+                CampaignError, match=r"the Dask scheduler is gone .*Runs that had ended are in the store"
+            ):
                 run(one(closes, version="1"), {"a": np.arange(200.0)}, tmp_path / "runs.db", workers=client)
     with RunStore(tmp_path / "runs.db") as store:
         kept = len(store)

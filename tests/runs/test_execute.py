@@ -136,7 +136,7 @@ def test_every_run_ends_in_its_state_and_the_others_complete(bad_runs):
         (1, "ValueError: no root in this interval [test_execute.py:"),
         (1, 'in misbehave: raise ValueError("no root'),
         (2, "the worker process died (signal SIGSEGV)"),
-        (3, "SimulatorTimeout: no end after 1 s, killed"),
+        (3, "SimulatorTimeout: the run did not end within 1 s and was killed"),
         (4, "OutputError: output 'y' is nan"),
         (5, "OutputError: output 'y' has shape (2,), but it is declared as a scalar"),
         (6, "SystemExit: 3"),
@@ -272,7 +272,7 @@ def test_what_cannot_be_meant_is_told_before_any_run(simulator, inputs, options,
 
 
 NAMED = {
-    "a reserved name": ({"cost": [1.0, 2.0]}, DataError, "'cost' is the name of a column"),
+    "a reserved name": ({"cost": [1.0, 2.0]}, DataError, "'cost' is a reserved name"),
     "an output's name": ({"y": [1.0, 2.0]}, InputError, "'y' is an input and an output"),
     "no name for a file": ({"k/c": [1.0, 2.0]}, InputError, "called 'k/c'; give it a name without '/'"),
     "another dim": (
@@ -283,7 +283,7 @@ NAMED = {
     "one more variable": (
         xr.Dataset({"a": ("run", [1.0, 2.0], {"role": "input"}), "dose": ("run", [1.0, 2.0])}),
         DataError,
-        "'dose' of the design has no role while 'a' is an input",
+        "the design has the inputs 'a', and the variables 'dose' without a role",
     ),
 }
 
@@ -329,7 +329,7 @@ def test_what_cannot_be_sent():
         with lock:
             return a
 
-    with pytest.raises(InputError, match=r"cannot be sent to worker processes .*use workers=0"):
+    with pytest.raises(InputError, match=r"cannot be sent to worker processes.*use workers=0"):
         run(one(held, version="1"), {"a": [1.0]}, workers=1)
     assert run(one(held, version="1"), {"a": [1.0]}, workers=0)["y"].values[0] == 1.0
 
@@ -591,14 +591,16 @@ def test_outputs_may_stay_in_the_store(tmp_path, simulator, design):
     assert set(light.data_vars) == set(whole.data_vars) - {"c", "peak"}
     for name in light.data_vars:
         assert light[name].identical(whole[name])
-    with pytest.raises(InputError, match="collect=False leaves the outputs in the store; give one"):
+    with pytest.raises(
+        InputError, match="collect=False leaves the outputs in the run store, but store is None; give a path"
+    ):
         run(simulator, design, collect=False)
 
 
 def test_runs_of_what_was_changed_since_are_told(tmp_path):
     run(one(lambda a: a, name="outbreak"), {"a": [1.0, 2.0]}, tmp_path / "s", workers=0)
     changed = one(lambda a: 2 * a, name="outbreak")
-    with pytest.warns(DataWarning, match="has 2 runs of 'outbreak' that are not used: its code, .* have changed since"):
+    with pytest.warns(DataWarning, match="has 2 runs of 'outbreak' that are not used: the code, .* have changed since"):
         run(changed, {"a": [1.0]}, tmp_path / "s", workers=0)
     run(changed, {"a": [3.0]}, tmp_path / "s", workers=0)  # told once: now it has runs of its own
 
@@ -624,9 +626,9 @@ def test_a_simulator_of_ones_own_with_inputs_that_are_called_like_its_outputs(mo
     ran = []
     monkeypatch.setattr(Mine, "evaluate", lambda self, point: ran.append(point))
     simulator = Mine({"y": ("day",)}, {"day": np.array(DAYS)})
-    with pytest.raises(DataError, match="'y' stand among the inputs and the outputs"):
+    with pytest.raises(DataError, match="'y' occurs both among the inputs and among the outputs"):
         run(simulator, {"y": [1.0]}, workers=0)
-    with pytest.raises(DataError, match="dim called 'day', as a variable is"):
+    with pytest.raises(DataError, match="the dim 'day', which is also the name of a variable"):
         run(simulator, {"day": [1.0]}, workers=0)
     assert not ran
 

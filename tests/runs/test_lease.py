@@ -172,7 +172,7 @@ def network(monkeypatch):
 
 @contextmanager
 def opened(path):
-    with pytest.warns(DataWarning, match=r"disk of a network \(nfs4\), which has no write-ahead log"):
+    with pytest.warns(DataWarning, match=r"is on a network disk \(nfs4\), where SQLite cannot use its write-ahead log"):
         store = RunStore(path)
     with store:
         yield store
@@ -185,7 +185,7 @@ def test_no_write_ahead_log_on_a_network(path, network):
         assert store._db.execute("PRAGMA synchronous").fetchone() == (2,)
         assert path.read_bytes()[18:20] == b"\x01\x01"
         for act in (lambda: store.put(campaign(), rows(campaign(), 1)), lambda: store.register(campaign())):
-            with pytest.raises(CampaignError, match="inside of `with store.lease"):
+            with pytest.raises(CampaignError, match="within `with store.lease"):
                 act()
         with store.lease():
             store.put(campaign(), rows(campaign(), 1, start=7))

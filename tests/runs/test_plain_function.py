@@ -99,9 +99,11 @@ def test_an_interrupted_call_says_what_is_kept(tmp_path: Path) -> None:
         return a
 
     simulator = uq.FunctionSimulator(slow, outputs={"y": ()}, version="1")
-    with pytest.raises(KeyboardInterrupt, match=r"^2 of 3 runs are stored in runs\.db; call again to continue\.$"):
+    with pytest.raises(KeyboardInterrupt, match=r"^2 of 3 runs are stored in runs\.db; repeat the call to continue\.$"):
         uq.run(simulator, DESIGN, tmp_path / "runs.db", workers=0)
-    with pytest.raises(KeyboardInterrupt, match=r"^2 of 3 runs had ended and are lost; with store='runs\.db'"):
+    with pytest.raises(
+        KeyboardInterrupt, match=r"^2 of 3 runs had ended and are lost; with run\(\.\.\., store='runs\.db'\)"
+    ):
         uq.run(simulator, DESIGN, workers=0)
 
 
@@ -133,7 +135,7 @@ def test_ctrl_c_ends_in_one_sentence(tmp_path: Path) -> None:
     last = told.decode().strip().splitlines()[-1]
     done = _stored(tmp_path / "runs.db")
     assert 0 < done < 200
-    assert last == f"KeyboardInterrupt: {done} of 200 runs are stored in runs.db; call again to continue."
+    assert last == f"KeyboardInterrupt: {done} of 200 runs are stored in runs.db; repeat the call to continue."
 
 
 def _stored(path: Path) -> int:

@@ -65,12 +65,12 @@ def test_seeds_are_spread_and_differ_between_replicates():
 @pytest.mark.parametrize(
     ("seed", "replicates", "rng", "message"),
     [
-        (None, 2, None, "this one takes no seed; say which argument does"),
-        (None, 1, 1, "this one takes no seed"),
-        ("seed", 1, None, "rng is None, and the simulator takes a seed; give a whole number"),
+        (None, 2, None, "this simulator takes no seed. Name the argument"),
+        (None, 1, 1, "this simulator takes no seed"),
+        ("seed", 1, None, "rng is None, but the simulator takes a seed; give a whole number"),
         ("seed", 1, -1, "rng is -1"),
         ("seed", 1, True, "rng is True"),
-        ("seed", 1, np.random.default_rng(1), "A generator gives other seeds in the next call"),
+        ("seed", 1, np.random.default_rng(1), "A generator is not accepted, since the next call would get other seeds"),
         ("seed", 0, 1, "replicates is 0"),
         ("seed", 1.5, 1, "replicates is 1.5"),
     ],

@@ -41,10 +41,10 @@ def test_pauses_begin_with_the_backoff_and_double():
         ({"attempts": 0}, "attempts is 0"),
         ({"attempts": 1.5}, "attempts is 1.5"),
         ({"attempts": True}, "attempts is True"),
-        ({"backoff": -1.0}, "backoff is -1.0; give seconds >= 0"),
+        ({"backoff": -1.0}, "backoff is -1.0; give a number of seconds from 0 to 1e"),
         ({"backoff": float("nan")}, "backoff is nan"),
         ({"backoff": float("inf")}, "backoff is inf"),
-        ({"stop_above": 1.5}, "stop_above is 1.5; give a share from 0 to 1"),
+        ({"stop_above": 1.5}, "stop_above is 1.5; give a fraction of the runs from 0 to 1"),
         ({"stop_above": float("nan")}, "stop_above is nan"),
         ({"stop_above": "0.5"}, "stop_above is '0.5'"),
     ],
@@ -136,7 +136,7 @@ def test_it_stops_with_the_failure_that_is_one_too_many(limit, ran):
     last = 10 * ((failed - 1) // 6) + (failed - 1) % 6 + 1
     assert (states != RunState.PLANNED).sum() == last
     assert "ArithmeticError: no valve opens" in str(told.value)
-    assert told.value.ensemble["message"].values[-1] == "not run: too many others failed"
+    assert told.value.ensemble["message"].values[-1] == "not run, since too many other runs failed"
 
 
 def test_exactly_the_allowed_share_does_not_stop():
@@ -162,7 +162,7 @@ def test_a_stop_while_all_are_tried_again(tmp_path):
     points = {"a": [0.9, 0.1, 0.9, 0.9], "b": np.arange(4.0)}
     with pytest.warns(DataWarning, match="3 of 4"):
         run(simulator, points, tmp_path / "s", workers=0)
-    for limit, words in ((0.5, "3 of 4 .*; 0 runs were not begun"), (0.3, "2 of 4 .*; 1 runs were not begun")):
+    for limit, words in ((0.5, "3 of 4 .*; 0 runs were not started"), (0.3, "2 of 4 .*; 1 runs were not started")):
         policy = FailurePolicy(stop_above=limit)
         with pytest.raises(CampaignStopped, match=words) as told:
             run(simulator, points, tmp_path / "s", workers=0, failures=policy, retry_failed=True)
@@ -180,7 +180,7 @@ def test_the_first_that_failed_is_of_this_call(tmp_path):
     with pytest.warns(DataWarning):
         run(one(model), {"a": [0.0, 1.0]}, tmp_path / "s", workers=0)
     broken[0] = "second cause"
-    with pytest.raises(CampaignStopped, match="first that failed: ValueError: second cause"):
+    with pytest.raises(CampaignStopped, match="first run that failed: ValueError: second cause"):
         run(
             one(model), {"a": [2.0, 0.0]}, tmp_path / "s", workers=0, failures=FailurePolicy(stop_above=0.0),
             retry_failed=True,
@@ -194,12 +194,14 @@ def test_what_waits_for_its_next_attempt_when_it_stops_says_so():
         return np.nan
 
     policy = FailurePolicy(attempts=2, backoff=100.0, stop_above=0.0)
-    with pytest.raises(CampaignStopped, match="1 of 3 .*; 1 runs were not begun") as told:
+    with pytest.raises(CampaignStopped, match="1 of 3 .*; 1 runs were not started") as told:
         run(one(model), {"a": [0.0, 1.0, 2.0]}, workers=0, failures=policy)
     states, messages = (told.value.ensemble[name].values.tolist() for name in ("state", "message"))
     assert states == [RunState.PLANNED, RunState.INVALID, RunState.PLANNED]
-    assert messages[0].startswith("not tried again, too many others failed; before: OSError: licence server is away")
-    assert messages[2] == "not run: too many others failed"
+    assert messages[0].startswith(
+        "not tried again, since too many other runs failed; the last attempt: OSError: licence server is away"
+    )
+    assert messages[2] == "not run, since too many other runs failed"
 
 
 def test_a_stop_ends_what_still_runs(tmp_path):
@@ -210,4 +212,4 @@ def test_a_stop_ends_what_still_runs(tmp_path):
 
     with pytest.raises(CampaignStopped) as told:
         run(one(slow), {"a": [1.0, 0.0, 2.0]}, workers=2, failures=FailurePolicy(stop_above=0.0))
-    assert told.value.ensemble["message"].values[0] == "broken off: too many others failed"
+    assert told.value.ensemble["message"].values[0] == "stopped before it ended, since too many other runs failed"

@@ -97,7 +97,7 @@ def test_a_pool_that_never_gives_a_result_is_given_up(monkeypatch):
             backend.submit(ticket, {"a": 0.0})
         assert backend.ended(10.0) == []
         assert backend.ended(10.0) == []
-        with pytest.raises(CampaignError, match="ended 3 times before they gave a result .* 4 runs are left"):
+        with pytest.raises(CampaignError, match="ended 3 times before they gave a result .* 4 runs have not ended"):
             backend.ended(10.0)
 
 
@@ -187,7 +187,7 @@ def test_a_worker_that_is_stopped_is_ended_at_the_deadline():
         backend.submit(0, {"a": 1.0})
         ((_, record),) = backend.ended(None)
     assert record.state == RunState.TIMEOUT
-    assert "no end after 0.3 s, killed" in record.message
+    assert "did not end within 0.3 s and was killed" in record.message
 
 
 def test_what_a_broken_pool_had_given_or_ended_is_not_run_again(monkeypatch):

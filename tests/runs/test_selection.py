@@ -124,9 +124,9 @@ def test_without_a_campaign_all_are_meant(path):
 def test_a_name_means_one_campaign_and_no_other(path, dry):
     fill(path, campaign(name="9"), n=4)  # as the other two ids begin
     with RunStore(path) as store:
-        with pytest.raises(InputError, match="several campaigns; name one by"):
+        with pytest.raises(InputError, match="several campaigns to choose from; give the name"):
             store.invalidate("frozen", dry_run=dry)
-        with pytest.raises(InputError, match=r"no campaign '9a09b' .* 6 characters or more of its id"):
+        with pytest.raises(InputError, match=r"no campaign '9a09b'; .* at least 6 characters"):
             store.invalidate("9a09b", dry_run=dry)
         assert store.invalidate("9", dry_run=dry) == 4
         assert len(store) == (14 if dry else 10)
@@ -161,21 +161,21 @@ def test_a_moment_without_a_zone_is_in_the_time_of_this_computer(path, elsewhere
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        ({}, "nothing says which runs .* are meant"),
+        ({}, "no condition selects the runs"),
         ({"campaign": "none"}, "no campaign 'none'"),
-        ({"state": "fail"}, "state is 'fail'; a state is one of planned, completed, failed"),
-        ({"state": ["failed", 9]}, "a state is one of"),
-        ({"state": 1.5}, "a state is one of"),
-        ({"where": {"z": (0, 1)}}, "where names 'z', which is no input; the inputs are a, b"),
-        ({"where": {"a": (2, 1)}}, r"where has 'a': \(2, 1\); give \(low, high\)"),
-        ({"where": {"a": 3}}, r"give \(low, high\)"),
-        ({"where": {"a": (np.nan, 1)}}, r"give \(low, high\)"),
-        ({"where": {"a": (1, 2, 3)}}, r"give \(low, high\)"),
-        ({"before": "yesterday"}, "before is 'yesterday'; give a date such as"),
+        ({"state": "fail"}, "state is 'fail'; give one or several of planned, completed, failed"),
+        ({"state": ["failed", 9]}, "give one or several of"),
+        ({"state": 1.5}, "give one or several of"),
+        ({"where": {"z": (0, 1)}}, "where has 'z', which is not an input; the inputs are a, b"),
+        ({"where": {"a": (2, 1)}}, r"where has 'a': \(2, 1\); give a range \(low, high\)"),
+        ({"where": {"a": 3}}, r"give a range \(low, high\)"),
+        ({"where": {"a": (np.nan, 1)}}, r"give a range \(low, high\)"),
+        ({"where": {"a": (1, 2, 3)}}, r"give a range \(low, high\)"),
+        ({"before": "yesterday"}, "before is 'yesterday'; give a datetime, or a text such as"),
         ({"before": 3}, "before is 3"),
-        ({"keys": ["abc"]}, "a key is 'abc'"),
+        ({"keys": ["abc"]}, "keys has 'abc'"),
         ({"keys": [b"abc"]}, "64 hexadecimal digits"),
-        ({"keys": b" " * 32}, "a key is 32"),
+        ({"keys": b" " * 32}, "keys has 32"),
     ],
 )
 def test_what_cannot_be_meant_removes_nothing(path, asked, words):

@@ -154,18 +154,18 @@ def test_a_group_is_kept_whole_or_not_at_all(path):
     fill(path, n=2)
     clash = rows(campaign(), 1)[0]._replace(x=np.array([99.0, 0.0]))
     with RunStore(path) as store:
-        with pytest.raises(CampaignMismatch, match="another run under the key"):
+        with pytest.raises(CampaignMismatch, match="a different run under the key"):
             store.put(campaign(), [*rows(campaign(), 1, start=5), clash])
         assert len(store) == 2
         wrong = rows(campaign(), 1, start=7)[0]._replace(record=completed(1.0, [1.0, 2.0]))
-        with pytest.raises(DataError, match=r"'c' has shape \(2,\), but the run store keeps it with shape \(3,\)"):
+        with pytest.raises(DataError, match=r"'c' has shape \(2,\), but it is stored with shape \(3,\)"):
             store.put(campaign(), [*rows(campaign(), 1, start=6), wrong])
         assert len(store) == 2
         store.put(campaign(), [])
 
 
 def test_a_campaign_is_registered_before_its_runs(path):
-    with RunStore(path) as store, pytest.raises(CampaignError, match="does not know this campaign of 'frozen'"):
+    with RunStore(path) as store, pytest.raises(CampaignError, match="this campaign of 'frozen' is not registered"):
         store.put(campaign(), rows(campaign(), 1))
 
 
@@ -244,12 +244,24 @@ class Forgetful:
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        (Forgetful({"c": ("day",)}, {"day": [0.0, 1.0, 2.0]}), r"dim 'day' has other coordinates \(2, there 3\)"),
-        (Forgetful({"c": ("day",)}, {"day": [0.0, 1.5]}), "dim 'day' has other coordinates"),
-        (Forgetful({"c": ()}, {}), r"output 'c' has the dims \('day',\), there \(\)"),
-        (Forgetful({"c": ("day",), "z": ()}, {"day": [0.0, 1.0]}), "output 'z' is missing here"),
-        (Forgetful({"z": ("day",)}, {"day": [0.0, 1.0]}), "output 'c' is new; output 'z' is missing here"),
-        (Forgetful({"c": ("day",)}, {"day": [0.0, 1.0]}, {"c": "kg"}), "output 'c' has the unit 'g', there 'kg'"),
+        (
+            Forgetful({"c": ("day",)}, {"day": [0.0, 1.0, 2.0]}),
+            r"dim 'day' has 2 coordinates in the store and 3 different coordinates in the simulator",
+        ),
+        (
+            Forgetful({"c": ("day",)}, {"day": [0.0, 1.5]}),
+            "dim 'day' has 2 coordinates in the store and 2 different coordinates",
+        ),
+        (Forgetful({"c": ()}, {}), r"output 'c' has the dims \('day',\) in the store and \(\) in the simulator"),
+        (Forgetful({"c": ("day",), "z": ()}, {"day": [0.0, 1.0]}), "only the simulator has the output 'z'"),
+        (
+            Forgetful({"z": ("day",)}, {"day": [0.0, 1.0]}),
+            "only the store has the output 'c'; only the simulator has the output 'z'",
+        ),
+        (
+            Forgetful({"c": ("day",)}, {"day": [0.0, 1.0]}, {"c": "kg"}),
+            "output 'c' has the unit 'g' in the store and 'kg' in the simulator",
+        ),
     ],
 )
 def test_the_same_identity_with_other_outputs(path, changed, words):
@@ -309,7 +321,9 @@ def test_newer_format(path):
     fill(path)
     edit(path, "PRAGMA user_version = 3")
     for readonly in (False, True):
-        with pytest.raises(FormatVersionError, match="format 3, this uqms reads up to 2; update uqms"):
+        with pytest.raises(
+            FormatVersionError, match="format 3, but this version of uqms reads formats up to 2; update uqms"
+        ):
             RunStore(path, readonly=readonly)
 
 
@@ -318,7 +332,7 @@ def test_truncated(path, left):
     fill(path, n=300)
     os.truncate(path, int(path.stat().st_size * left))
     for readonly in (False, True):
-        with pytest.raises(FormatError, match=r"truncated \(\d+ of \d+ bytes\); .* uqms runs salvage"):
+        with pytest.raises(FormatError, match=r"truncated to \d+ of \d+ bytes; .* uqms runs salvage"):
             RunStore(path, readonly=readonly)
 
 
@@ -331,7 +345,7 @@ def test_truncated_within_its_header(path, left):
 
 
 def test_empty_or_missing_for_reading(path):
-    with pytest.raises(StorageError, match="is not there"):
+    with pytest.raises(StorageError, match="there is no file"):
         RunStore(path, readonly=True)
     assert not path.exists()
     path.touch()
@@ -368,9 +382,9 @@ def test_a_changed_row_is_seen(path, change):
     made = fill(path)
     edit(path, f"UPDATE runs SET {change} WHERE rowid = 3")
     with RunStore(path) as store:
-        with pytest.raises(IntegrityError, match=f"run {made[2].key.hex()[:12]} .* not what was written; .* salvage"):
+        with pytest.raises(IntegrityError, match=f"run {made[2].key.hex()[:12]} was changed, .* salvage"):
             store.outputs(campaign(), [row.key for row in made])
-        with pytest.raises(IntegrityError, match="not what was written"):
+        with pytest.raises(IntegrityError, match="its hash does not match"):
             store.integrity_check()
 
 
@@ -433,7 +447,7 @@ def test_a_campaign_that_cannot_be_read(path, column, value):
 def test_a_campaign_that_was_changed_is_seen(path, change):
     fill(path)
     edit(path, f"UPDATE campaigns SET {change}")
-    of, words = campaign(), r"campaign 9a09b6aae89f is not what was written.* uqms runs salvage"
+    of, words = campaign(), r"campaign 9a09b6aae89f was changed, its hash does not match.* uqms runs salvage"
     acts = (lambda s: s.integrity_check(), lambda s: s.kept(of), lambda s: s.register(of), lambda s: s.ensemble())
     for act in acts:
         with RunStore(path) as store, pytest.raises(IntegrityError, match=words):
@@ -493,12 +507,12 @@ def test_a_store_that_cannot_be_used_so_says_why(path):
     thread.join()
     assert "SQLite objects created in a thread" in told[0]
     store.close()
-    with pytest.raises(CampaignError, match="closed database. A store works until it is closed"):
+    with pytest.raises(CampaignError, match="closed database. A RunStore can be used until it is closed"):
         store.runs()
     with RunStore(path, readonly=True) as reader:
         acts = (lambda: reader.invalidate("frozen"), lambda: reader.lease().__enter__())
         for act in (*acts, lambda: reader.put(campaign(), [])):
-            with pytest.raises(StorageError, match=r"opened with readonly=True; open it with RunStore\(path\)"):
+            with pytest.raises(StorageError, match=r"opened with readonly=True .* open it with uq\.RunStore\(path\)"):
                 act()
 
 
@@ -627,10 +641,10 @@ def test_writing_where_nothing_may_be_written(foreign):
     fill(foreign / "runs.db")
     (foreign / "runs.db").chmod(0o444)
     foreign.chmod(0o555)
-    with nobody(), pytest.raises(StorageError, match="check the folder, its rights"):
+    with nobody(), pytest.raises(StorageError, match="check the folder, its permissions"):
         with RunStore(foreign / "runs.db") as store:
             store.register(campaign(version="2"))
-    with nobody(), pytest.raises(StorageError, match="check the folder, its rights"):
+    with nobody(), pytest.raises(StorageError, match="check the folder, its permissions"):
         RunStore(foreign / "new.db")
     (foreign / "runs.db").chmod(0o000)
     for readonly in (False, True):
@@ -670,7 +684,7 @@ def test_full_disk_is_told_and_loses_nothing(path):
     out = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
     kept, message = out.split(maxsplit=1)
     assert 10 < int(kept) < 1000
-    assert "what was kept before is safe" in message
+    assert "Runs that were stored before are safe" in message
     with RunStore(path) as store:
         store.integrity_check()
         assert len(store) == int(kept) + 1  # there was room again

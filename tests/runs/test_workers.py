@@ -31,7 +31,7 @@ KILLS = 5  # of each kind; benchmarks/kill_campaign.py makes more
             "SimulatorFailed: the worker process died (signal SIGKILL: out of memory?)",
             marks=pytest.mark.slow,
         ),
-        ("stop", RunState.TIMEOUT, "SimulatorTimeout: no end after 0.5 s, killed"),
+        ("stop", RunState.TIMEOUT, "SimulatorTimeout: the run did not end within 0.5 s and was killed"),
     ],
 )
 def test_a_worker_that_dies_in_the_middle_costs_its_own_run_only(tmp_path, way, state, words):

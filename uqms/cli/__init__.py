@@ -1,7 +1,7 @@
-"""The command line, ``uqms``: what is in a run store, is it intact, out of it, away with it.
+"""The command ``uqms``: list, check and export the runs of a run store, and remove runs.
 
-Exit status: 0 when all is well, 1 when a check failed, 2 when something cannot be done (one line on standard error says
-what and why).
+The exit status is 0 on success, 1 when a check failed, and 2 when something cannot be done. In the last case one line
+on standard error states the reason.
 """
 
 import argparse
@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Parameters
     ----------
     argv
-        Words of the command without its name; those of this process by default.
+        The arguments of the command without its name; by default the arguments of this process.
 
     Returns
     -------
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     >>> main(["runs", "list", "/nowhere/flu.db"])
     2
     """
-    parser = argparse.ArgumentParser(prog="uqms", description="Uncertainty quantification: care for stored runs.")
+    parser = argparse.ArgumentParser(prog="uqms", description="Inspect, check and export stored runs.")
     parser.add_argument("--version", action="version", version=f"uqms {__version__}")
     rooms = parser.add_subparsers(metavar="COMMAND", required=True)
     _runs.add(rooms)
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # the reader, `head` for instance, has seen enough
+    except BrokenPipeError:  # the reader of the output, for example `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
     return status

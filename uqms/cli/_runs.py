@@ -1,4 +1,4 @@
-"""``uqms runs``: the commands over a run store. What they need of the library is imported when one is called."""
+"""The commands ``uqms runs ...``, which work on a run store. Each imports other modules only when it is called."""
 
 import argparse
 import json
@@ -15,12 +15,14 @@ if TYPE_CHECKING:
 
 __all__ = ["add"]
 
-_CAMPAIGN = "the simulator's name, or the beginning of the campaign's id; needed when there are several"
+_CAMPAIGN = "name of the simulator, or beginning of the campaign's id; needed if the store has several campaigns"
 
 
 def add(rooms: "_SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the commands to the parser."""
-    room = rooms.add_parser("runs", help="what is in a run store", description="Look into a run store and care for it.")
+    room = rooms.add_parser(
+        "runs", help="commands for run stores", description="List, show, export, check, remove and salvage stored runs."
+    )
     commands = room.add_subparsers(metavar="COMMAND", required=True)
     _add_looking(commands)
     _add_care(commands)
@@ -34,33 +36,33 @@ def _command(commands: Any, name: str, do: Any, text: str) -> argparse.ArgumentP
 
 
 def _add_looking(commands: Any) -> None:
-    parser = _command(commands, "list", _list, "list the campaigns and how their runs ended")
-    parser.add_argument("--json", action="store_true", help="print JSON, one list")
+    parser = _command(commands, "list", _list, "list the campaigns with the number of runs by state")
+    parser.add_argument("--json", action="store_true", help="print one JSON list")
     parser = _command(commands, "show", _show, "show the runs of a campaign")
     parser.add_argument("--campaign", metavar="C", help=_CAMPAIGN)
     parser.add_argument("--state", metavar="S", action="append", help="only runs in this state, such as failed")
-    parser.add_argument("--limit", metavar="N", type=int, default=50, help="at most so many runs, 0 for all (50)")
-    parser.add_argument("--json", action="store_true", help="print JSON, one list")
+    parser.add_argument("--limit", metavar="N", type=int, default=50, help="show at most N runs (50), or 0 for all")
+    parser.add_argument("--json", action="store_true", help="print one JSON list")
     parser = _command(commands, "export", _export, "write the runs of a campaign to a netCDF file or a CSV table")
-    parser.add_argument("target", metavar="OUT", help="path of the file, which ends in .nc or .csv")
+    parser.add_argument("target", metavar="OUT", help="path of the new file, which must end in .nc or .csv")
     parser.add_argument("--campaign", metavar="C", help=_CAMPAIGN)
 
 
 def _add_care(commands: Any) -> None:
-    parser = _command(commands, "check", _check, "compute every hash again; exit status 1 when something is damaged")
-    parser.add_argument("--json", action="store_true", help="print JSON, one object")
+    parser = _command(commands, "check", _check, "recompute every hash; the exit status is 1 if something is damaged")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser = _command(commands, "invalidate", _invalidate, "remove runs, so that they run again")
-    parser.add_argument("--campaign", metavar="C", help="only of this campaign (simulator's name or begin of its id)")
+    parser.add_argument("--campaign", metavar="C", help="only this campaign: simulator's name, or beginning of its id")
     parser.add_argument("--state", metavar="S", action="append", help="only runs in this state, such as failed")
     parser.add_argument(
-        "--where", metavar="INPUT=LOW:HIGH", action="append", help="only runs with this input between both, inclusive"
+        "--where", metavar="INPUT=LOW:HIGH", action="append", help="only runs with this input from LOW to HIGH"
     )
-    parser.add_argument("--before", metavar="DATE", help="only runs that ended before, such as 2026-01-31T12:00")
+    parser.add_argument("--before", metavar="DATE", help="only runs that ended before DATE, such as 2026-01-31T12:00")
     either = parser.add_mutually_exclusive_group(required=True)
-    either.add_argument("--dry-run", action="store_true", help="say how many, remove nothing")
-    either.add_argument("--yes", action="store_true", help="do it")
-    parser = _command(commands, "salvage", _salvage, "write what is well in a damaged store to a new one")
-    parser.add_argument("target", metavar="NEW", help="path of the new store")
+    either.add_argument("--dry-run", action="store_true", help="print the number of runs, but do not remove them")
+    either.add_argument("--yes", action="store_true", help="remove the runs")
+    parser = _command(commands, "salvage", _salvage, "write the undamaged runs of a damaged store to a new store")
+    parser.add_argument("target", metavar="NEW", help="path of the new store, which must not exist")
 
 
 # ------------------------------------------------------------------------------------------------------------- looking
@@ -76,7 +78,7 @@ def _list(given: argparse.Namespace) -> int:
     names = list(table.columns)
     states = names[names.index("runs") + 1 : names.index("seconds")]
     shown = table.assign(campaign=table["campaign"].str[:12])
-    quiet = [name for name in states if not table[name].any()]  # states in which no run ended
+    quiet = [name for name in states if not table[name].any()]  # columns of states in which no run ended
     levels = [] if table["fidelity"].any() else ["fidelity"]
     print(as_text(shown.drop(columns=[*quiet, *levels, "created", "versions", "identity"])))
     return 0
@@ -86,7 +88,7 @@ def _show(given: argparse.Namespace) -> int:
     from uqms.runs import RunStore
 
     if given.limit < 0:
-        raise InputError(f"--limit is {given.limit}; give a whole number, 0 for all.")
+        raise InputError(f"--limit is {given.limit}; give a whole number of at least 0, where 0 shows all runs.")
     with RunStore(given.store, readonly=True) as store:
         table = store.runs(given.campaign)
     if given.state:
@@ -99,12 +101,12 @@ def _show(given: argparse.Namespace) -> int:
         return 0
     print(as_text(_brief(few)))
     if len(few) < len(table):
-        print(f"... {len(table) - len(few)} more, see --limit")
+        print(f"... and {len(table) - len(few)} more; show all with --limit 0")
     return 0
 
 
 def _brief(table: "pd.DataFrame") -> "pd.DataFrame":
-    """Return the columns that say something, the message last, where it may be cut."""
+    """Return the columns that are not trivial, with the message last, where it may be cut."""
     drop = ["message"]
     drop += ["seed", "replicate"] if table["seed"].isna().all() else []
     drop += ["attempts"] if (table["attempts"] == 1).all() else []
@@ -139,7 +141,7 @@ def _check(given: argparse.Namespace) -> int:
     if given.json:
         print(json.dumps({"ok": not words, "runs": runs, "campaigns": campaigns, "message": words}))
     else:
-        print(words or f"ok: {runs} runs of {campaigns} campaign{'s' * (campaigns != 1)}, every hash as written")
+        print(words or f"ok: {runs} runs of {campaigns} campaign{'s' * (campaigns != 1)}, all hashes match")
     return 1 if words else 0
 
 
@@ -148,9 +150,11 @@ def _invalidate(given: argparse.Namespace) -> int:
 
     where = dict(map(_range, given.where or []))
     if len(where) != len(given.where or []):
-        raise InputError("--where names an input twice; give one range for each, in one call after the other.")
-    if not os.path.isfile(given.store):  # which opening it for writing would make
-        raise StorageError(f"{given.store} is not there, or is no file; check the path.")
+        raise InputError(
+            "--where names an input twice; give one range per input, and repeat the command for each further range."
+        )
+    if not os.path.isfile(given.store):  # opening a store for writing would create the file
+        raise StorageError(f"there is no file {given.store}; check the path.")
     with RunStore(given.store, readonly=given.dry_run) as store:
         count = store.invalidate(
             given.campaign, state=given.state, where=where or None, before=given.before, dry_run=given.dry_run
@@ -165,7 +169,7 @@ def _range(text: str) -> tuple[str, tuple[float, float]]:
     try:
         return name.strip(), (float(low), float(high))
     except ValueError:
-        raise InputError(f"--where is {text!r}; give an input and both ends, such as beta=0.1:0.3.") from None
+        raise InputError(f"--where is {text!r}; give an input and the ends of a range, such as beta=0.1:0.3.") from None
 
 
 def _salvage(given: argparse.Namespace) -> int:

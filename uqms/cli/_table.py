@@ -1,4 +1,4 @@
-"""Tables for a terminal and for other programs."""
+"""Format tables as text for a terminal, and as JSON for other programs."""
 
 import math
 import shutil
@@ -9,11 +9,11 @@ if TYPE_CHECKING:
 
 __all__ = ["as_json", "as_text"]
 
-_NARROW = 12  # characters that the last column keeps in any case
+_NARROW = 12  # minimum width of the last column, in characters
 
 
 def as_text(table: "pd.DataFrame") -> str:
-    """Return the table in aligned columns; the last one is cut where the terminal ends."""
+    """Return the table as text in aligned columns; the last column is cut at the width of the terminal."""
     if table.empty:
         return "none"
     import pandas as pd
@@ -38,12 +38,12 @@ def _cell(value: object) -> str:
     if isinstance(value, float):
         return "" if math.isnan(value) else f"{value:.6g}"
     text = "" if str(value) == "<NA>" else " ".join(str(value).split())
-    # What a terminal would take for a command, in a message of a simulator say, is shown and not sent.
+    # Control characters, for example in the message of a simulator, could be commands to the terminal.
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def as_json(table: "pd.DataFrame") -> list[dict[str, Any]]:
-    """Return the table's rows as JSON values."""
+    """Return the rows of the table as JSON values."""
     return [{str(name): _plain(value) for name, value in row.items()} for row in table.to_dict("records")]
 
 

@@ -1,8 +1,9 @@
-"""The table of runs that passes between the stages: an `xarray.Dataset` with dim ``run``.
+"""The ensemble: a table of simulator runs, as an `xarray.Dataset` with the dimension ``run``.
 
-`build` makes it from arrays, `from_table` from a pandas table or CSV, `uqms.run` from a simulator; `check` says what is
-wrong with one; `combine` puts several into one; `completed` gives the runs that surrogates are fitted to, `failures`
-describes the others, `run_states` gives the state of each run in words; `to_netcdf` and `from_netcdf` keep it.
+`build` makes an ensemble from arrays, `from_table` from a pandas table or a CSV file, and `uqms.run` from a simulator.
+`check` raises an error that describes what is wrong with an ensemble. `combine` joins several ensembles. `completed`
+selects the runs that gave all of their outputs, `failures` summarises the runs that gave none, and `run_states` returns
+how each run ended, in words. `to_netcdf` and `from_netcdf` write and read files.
 """
 
 from uqms.ensemble.building import build, input_columns

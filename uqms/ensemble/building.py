@@ -1,4 +1,4 @@
-"""Ensembles from arrays, with every number checked."""
+"""Build ensembles from arrays, and check every number."""
 
 import json
 import platform
@@ -16,7 +16,7 @@ from uqms._teaching import taught
 from uqms._typing import Array, Ints, Named
 from uqms.ensemble.filling import box_when_filled
 from uqms.ensemble.labels import check_labels, refuse_masks, reordered, with_mask
-from uqms.ensemble.states import RunState, flag_attrs, state_codes
+from uqms.ensemble.states import STATE_NOTE, RunState, flag_attrs, state_codes
 from uqms.ensemble.table import FORMAT, RESERVED, check, input_names, listed, match_names, refuse_gaps
 from uqms.errors import DataError, InputError, UnitError
 from uqms.parameters import Box, ParameterSpace
@@ -39,48 +39,51 @@ def build(
     units: Mapping[str, str] | None = None,
     simulator: str | None = None,
 ) -> xr.Dataset:
-    """Make an ensemble of runs that somebody already has.
+    """Make an ensemble from runs that already exist.
 
-    Use it when the numbers are in arrays; `from_table` reads a pandas table or a CSV file, `uqms.run` runs a simulator.
+    Use it when the numbers are in arrays. `from_table` reads a pandas table or a CSV file, and `uqms.run` runs a
+    simulator.
 
     Parameters
     ----------
     inputs
-        A design, a table, or name -> one number for each run. An array (n, d) will do when `space` names its columns.
+        A design, a pandas table, or a mapping of each input's name to one number per run. An array (n, d) is accepted
+        when `space` names its columns.
     outputs
-        Name -> n numbers, or a curve as ``("day", values (n, m), days (m,))``, or a DataArray with dim ``run``, of
-        which the coordinates of its dims are kept. What is masked is missing, as NaN is.
+        Mapping of each output's name to n numbers, to a curve ``("day", values (n, m), days (m,))``, or to a DataArray
+        with the dimension ``run``, whose other coordinates are kept. Masked values count as missing, like NaN.
     states
-        How each run ended (codes, `RunState` values or names); completed by default. Partial runs have NaN where an
-        entry is missing; outputs of all others become NaN.
+        How each run ended: names, `RunState` values or their codes. By default all runs completed. Partial runs have
+        NaN where an entry is missing. Outputs of runs that neither completed nor are partial become NaN.
     seconds, messages
-        One for each run.
+        One value per run.
     seeds, replicates
-        The seed of each run, and which repetition of its inputs it is (0, 1, ...), both whole numbers.
+        Whole numbers: the seed of each run, and which repetition of its inputs it is (0, 1, ...).
     fidelity
-        The level of each run, or one word for all of them.
+        The level of fidelity of each run, or one word for all runs.
     space, box
-        The parameter space and the design box; those of a design are taken from it. Columns are matched by name.
-        Without a box it is that of the space when the runs fill it (a test of the gaps between the outermost runs and
-        its faces, at level 1 %; the attribute "box_note" says so), else the range of the runs. Give ``space.box()``
-        when the runs were made over the space and leave more free.
+        The parameter space and the design box. By default both are those of the design. Columns are matched by name.
+        Without a box, uqms tests at level 1 % whether the runs fill the box of the space: whether the gaps between the
+        outermost runs and its faces are small enough. If the runs fill it, the design box is the box of the space, and
+        the attribute "box_note" reports that. Otherwise the design box is the range of the runs. Pass ``space.box()``
+        when the runs were made over the space although their gaps are larger.
     units
-        Name -> unit, for inputs and outputs.
+        Mapping of names of inputs and outputs to units.
     simulator
-        Identity of the simulator as JSON, for the record.
+        Identity of the simulator as JSON. It is stored as an attribute.
 
     Returns
     -------
     xarray.Dataset
-        Dims ``run`` and those of the outputs; all numbers float64.
+        The dimensions are ``run`` and those of the outputs. All numbers are float64.
 
     Raises
     ------
     DataError
-        Names the variable, run and coordinate that cannot be used. Rows are paired by their position, so labels (a
-        pandas index, a coordinate ``run``) that say something else are an error.
+        When a value cannot be used; the message names the variable, run and coordinate. Also when the labels of rows (a
+        pandas index, a coordinate ``run``) differ between variables, since rows are paired by position.
     UnitError
-        When `units` contradicts the space or the units that a variable brings.
+        When `units` contradicts the space, or the unit that a variable carries in its attributes.
 
     Examples
     --------
@@ -97,13 +100,15 @@ def build(
     given = _given(outputs)
     _check_names(columns, given)
     if box is not None and (lacking := [name for name in columns if name not in box.names]):
-        raise DataError(f"the box has {listed(box.names)} but no {listed(lacking)}; give it all of the inputs.")
+        raise DataError(
+            f"the box has the inputs {listed(box.names)} but not {listed(lacking)}; give a uq.Box of all inputs."
+        )
     n = len(next(iter(columns.values())))
     per_run = {"states": states, "seconds": seconds, "messages": messages, "seeds": seeds}
     per_run |= {"replicates": replicates, "fidelity": fidelity}
     check_labels(inputs, [*given.items(), *per_run.items()], n)
     for name, values in per_run.items():
-        if name != "seconds":  # these may be unknown
+        if name != "seconds":  # the duration of a run may be unknown
             refuse_masks(values, name)
     codes = state_codes(states, n)
     unit = _units(units or {}, known, [*columns, *given])
@@ -130,7 +135,10 @@ def build(
         levels = np.asarray(fidelity, dtype=object)
         levels = np.full(n, levels) if levels.ndim == 0 else _per_run(levels, n, "fidelity")
         if (unknown := np.flatnonzero(pd.isna(levels))).size:
-            raise DataError(f"'fidelity' is {levels[unknown[0]]} in run {unknown[0]}; give each run its level.")
+            raise DataError(
+                f"'fidelity' is {levels[unknown[0]]} in run {unknown[0]}; give every run a level of fidelity, such as "
+                "'coarse'."
+            )
         coords["fidelity"] = xr.DataArray(levels.astype(str).astype(object), dims="run")
     ensemble = xr.Dataset(
         data, coords, attrs={**attrs, **provenance(), **({"simulator": simulator} if simulator else {})}
@@ -145,21 +153,21 @@ _WITH_OUTPUTS = (RunState.COMPLETED, RunState.PARTIAL)
 def _whole(values: ArrayLike, n: int, name: str) -> Ints:
     array = _per_run(np.asarray(values), n, name)
     if array.dtype.kind not in "iu":
-        raise DataError(f"{name!r} has dtype {array.dtype}; it must hold whole numbers.")
+        raise DataError(f"{name!r} has dtype {array.dtype}; it must hold whole numbers. Convert it: .astype(int).")
     if array.dtype.kind == "u" and (array > np.iinfo(np.int64).max).any():
-        raise DataError(f"{name!r} holds {array.max()}; the largest number that it can hold is 2**63 - 1.")
+        raise DataError(f"{name!r} holds {array.max()}; give whole numbers up to 2**63 - 1.")
     return array.astype(np.int64)
 
 
 def _given(outputs: object) -> dict[str, object]:
-    """Return what was given for each output, by its name."""
+    """Return the values that the caller passed for each output, by name."""
     if isinstance(outputs, pd.DataFrame):
         named = _by_name({name: None for name in outputs.columns}, "output")
         return {name: pd.Series(frame_column(outputs, name), outputs.index) for name in named}
     if not isinstance(outputs, Mapping):
         raise DataError(
-            f"outputs is a {type(outputs).__name__}; give name -> one number (or curve) for each run, such as "
-            "{'peak': [...]}."
+            f"outputs is a {type(outputs).__name__}; give a mapping of each output's name to one number (or curve) per "
+            "run, such as {'peak': [...]}."
         )
     return _by_name({name: outputs[name] for name in outputs}, "output")
 
@@ -167,12 +175,12 @@ def _given(outputs: object) -> dict[str, object]:
 def _by_name(values: Mapping[Any, object], what: str) -> dict[str, object]:
     for name in values:
         if not isinstance(name, str) or not name.strip():
-            raise DataError(f"an {what} is called {name!r}; give each a name that is a text.")
+            raise DataError(f"an {what} is called {name!r}; give each {what} a name that is a non-empty string.")
     return dict(values)
 
 
 def provenance() -> dict[str, str]:
-    """Return the attrs that say when, and with which versions, a table was made."""
+    """Return the attributes with the time at which a table was made, and the versions of the packages."""
     versions = {
         "uqms": __version__,
         "numpy": np.__version__,
@@ -181,16 +189,17 @@ def provenance() -> dict[str, str]:
     }
     return {
         "uqms_format": FORMAT,
+        "state_note": STATE_NOTE,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": json.dumps(versions),
     }
 
 
 def _carried(inputs: object, space: ParameterSpace | None, box: Box | None) -> dict[str, str]:
-    """Return what the design says of itself, with what the caller says put over it."""
+    """Return the attributes that describe the design; the caller's space and box replace those of the design."""
     for name, value, wanted in (("space", space, ParameterSpace), ("box", box, Box)):
         if value is not None and not isinstance(value, wanted):
-            raise InputError(f"{name} is a {type(value).__name__}; give a uq.{wanted.__name__}.")
+            raise InputError(f"{name} is a {type(value).__name__}; give {name}=uq.{wanted.__name__}(...).")
     design = inputs.attrs if isinstance(inputs, xr.Dataset) else {}
     attrs = {key: str(design[key]) for key in ("space", "box", "design") if key in design}
     if space is not None:
@@ -202,12 +211,12 @@ def _carried(inputs: object, space: ParameterSpace | None, box: Box | None) -> d
 
 @taught
 def input_columns(inputs: object, space: ParameterSpace | None) -> dict[str, Array]:
-    """Return the inputs of a design or a table as name -> float64 column (n,), in the space's order.
+    """Return the inputs of a design or a table by name, each as a float64 column (n,), in the order of the space.
 
     Raises
     ------
     DataError
-        Names the column and the run that cannot be used.
+        When a value cannot be used; the message names the column and the run.
     """
     if isinstance(inputs, xr.Dataset):
         columns = _design_columns(inputs, space)
@@ -219,11 +228,14 @@ def input_columns(inputs: object, space: ParameterSpace | None) -> dict[str, Arr
     else:
         columns = _split(inputs, space)
     if not columns:
-        raise DataError("there are no inputs; give name -> one number for each run.")
+        raise DataError(
+            "there are no inputs; give a mapping of each input's name to one number per run, such as {'a': [1.0, 2.0]}."
+        )
     for name, values in columns.items():
         if values.ndim != 1:
             raise DataError(
-                f"input {name!r} has shape {values.shape}; an input has one number for each run, shape (n,)."
+                f"input {name!r} has shape {values.shape}; give one number per run, shape (n,), and each column of a "
+                "matrix a name of its own."
             )
     _refuse_reserved(columns)
     lengths = {name: len(values) for name, values in columns.items()}
@@ -231,10 +243,10 @@ def input_columns(inputs: object, space: ParameterSpace | None) -> dict[str, Arr
     for name, length in lengths.items():
         if length != lengths[first]:
             raise DataError(
-                f"input {name!r} has {length} rows but input {first!r} has {lengths[first]}; give one row for each run."
+                f"input {name!r} has {length} rows but input {first!r} has {lengths[first]}; give both one row per run."
             )
     if not lengths[first]:
-        raise DataError("the inputs have no runs; give at least one row.")
+        raise DataError("the inputs have no rows, so there are no runs; give at least one row.")
     for name, values in columns.items():
         refuse_gaps(name, values)
     if space is None:
@@ -244,14 +256,15 @@ def input_columns(inputs: object, space: ParameterSpace | None) -> dict[str, Arr
 
 
 def _design_columns(design: xr.Dataset, space: ParameterSpace | None) -> dict[str, Array]:
-    """Return the columns of a design: the variables that have the role input, or all where none has a role."""
+    """Return the columns of a design: the variables with the role input, or all variables if none has a role."""
     variables = _by_name(dict(design.data_vars), "input")
     named = input_names(design) or tuple(variables)
     other = [name for name in variables if name not in named and "role" not in design[name].attrs]
     if other := [name for name in other if name not in RESERVED]:
         raise DataError(
-            f"{listed(other)} of the design has no role while {listed(named)} is an input; set its attrs['role'] = "
-            "'input', or drop it."
+            f"the design has the inputs {listed(named)}, and the variables {listed(other)} without a role. Set "
+            f"design[{other[0]!r}].attrs['role'] = 'input' if this variable is an input, or remove it: "
+            f"design.drop_vars({other[0]!r})."
         )
     units = {} if space is None else space.units
     for name in named:
@@ -262,8 +275,8 @@ def _design_columns(design: xr.Dataset, space: ParameterSpace | None) -> dict[st
 def _column(name: str, values: object) -> Array:
     if isinstance(values, xr.DataArray) and values.dims != ("run",):
         raise DataError(
-            f"input {name!r} has dims {values.dims}; it has one number for each run, dims ('run',). Say which dim "
-            "counts the runs: inputs.rename(sample='run')."
+            f"input {name!r} has dims {values.dims}; an input has one number per run and the dims ('run',). Rename the "
+            "dim that counts the runs, for example inputs.rename(sample='run')."
         )
     return _real(values, name)
 
@@ -271,18 +284,22 @@ def _column(name: str, values: object) -> Array:
 def _split(inputs: object, space: ParameterSpace | None) -> dict[str, Array]:
     if isinstance(inputs, xr.DataArray):
         raise DataError(
-            f"inputs is a DataArray with dims {inputs.dims}; make its columns variables, inputs.to_dataset('column'), "
-            "so that they are matched by name."
+            f"inputs is a DataArray with dims {inputs.dims}. Give a Dataset with one variable per input, so that "
+            "columns are matched by name: inputs.to_dataset('column'), with the name of the dim of the columns."
         )
-    x = _real(inputs, "x")
+    x = _real(inputs, "inputs")
     if space is None:
-        raise DataError(f"inputs is an array of shape {x.shape} without names; give name -> column, or space=.")
+        raise DataError(
+            f"inputs is an array of shape {x.shape} without names; give a mapping of names to columns, such as "
+            "{'a': x[:, 0]}, or name the columns by space=."
+        )
     d = len(space.inputs)
     if x.ndim == 1 and d == 1:
         x = x[:, None]
     if x.ndim != 2 or x.shape[1] != d:
         raise DataError(
-            f"x has shape {x.shape} but the space has {d} inputs ({listed(space.inputs)}); give shape (n, {d})."
+            f"the array of inputs has shape {x.shape} but the space has {d} inputs ({listed(space.inputs)}); give an "
+            f"array of shape (n, {d}), one row per run."
         )
     return dict(zip(space.inputs, x.T.copy(), strict=True))
 
@@ -293,27 +310,35 @@ def frame_column(frame: pd.DataFrame, name: str) -> Array:
     Raises
     ------
     DataError
-        When there is no such column, or two, or one with something else than real numbers (row and value named).
+        When there is no such column, when two columns have this name, or when a cell is no real number; the message
+        then names the row and the value.
     """
     count = int((frame.columns == name).sum())
     if count != 1:
         raise DataError(
-            f"the table has {count or 'no'} columns named {name!r}; its columns are {listed(frame.columns)}."
+            f"the table has {count or 'no'} columns named {name!r}; its columns are {listed(frame.columns)}. Give the "
+            "name of a column that occurs once."
         )
     series = frame[name]
     if pd.api.types.is_bool_dtype(series.dtype):
-        raise DataError(f"{name!r} has dtype {series.dtype}; it must hold real numbers (float or integer).")
+        raise DataError(
+            f"{name!r} has dtype {series.dtype}; it must hold real numbers (float or integer). Convert it: "
+            ".astype(float)."
+        )
     if pd.api.types.is_numeric_dtype(series.dtype):
         return _real(series.to_numpy(), name)
     cells = series.to_numpy(dtype=object, na_value=np.nan)
     for row, cell in enumerate(cells):
         if not _is_number(cell):
-            raise DataError(f"column {name!r} holds {cell!r} in row {row}; it must hold real numbers.")
+            raise DataError(
+                f"column {name!r} holds {cell!r} in row {row}; it must hold real numbers. Replace this cell, or leave "
+                "it empty if the number is missing."
+            )
     return cells.astype(np.float64)
 
 
 def _is_number(cell: object) -> bool:
-    # Python reads 1_000 and True as numbers; in a table they are slips.
+    # Python's float accepts True and the text 1_000; in a table they are mistakes.
     if isinstance(cell, bool | np.bool_) or (isinstance(cell, str) and "_" in cell):
         return False
     try:
@@ -324,19 +349,24 @@ def _is_number(cell: object) -> bool:
 
 
 def _real(values: object, name: str) -> Array:
-    """Return real numbers as a float64 array of its own, NaN where they are masked."""
+    """Return a new float64 array of the real numbers in `values`, with NaN where they are masked."""
     try:
         array = with_mask(values)
     except ValueError as error:  # rows of different lengths
-        raise DataError(f"{name!r} is not an array: {error}.") from error
+        raise DataError(f"{name!r} is not an array: {error}. Give rows of equal length.") from error
     if array.dtype.kind not in "fiu":
-        raise DataError(f"{name!r} has dtype {array.dtype}; it must hold real numbers (float or integer).")
+        raise DataError(
+            f"{name!r} has dtype {array.dtype}; it must hold real numbers (float or integer). Convert it: "
+            "np.asarray(values, dtype=float)."
+        )
     return np.asarray(np.ma.filled(array.astype(np.float64), np.nan))
 
 
 def _per_run[T: np.generic](values: NDArray[T], n: int, name: str) -> NDArray[T]:
     if values.shape != (n,):
-        raise DataError(f"{name!r} has shape {values.shape} but there are {n} runs; give one for each run.")
+        raise DataError(
+            f"{name!r} has shape {values.shape} but there are {n} runs; give one value per run, shape ({n},)."
+        )
     return values
 
 
@@ -346,27 +376,29 @@ def _output(name: str, given: object, n: int, lost: NDArray[np.bool_], unit: Map
     elif isinstance(given, tuple):
         if len(given) != 3:
             raise DataError(
-                f"output {name!r} is a tuple of {len(given)}; a curve is (dim, values (n, m), coordinate (m,))."
+                f"output {name!r} is a tuple of length {len(given)}; give a curve as (dim, values, coordinate), for "
+                'example ("day", values, days) with values of shape (n, m) and days of shape (m,).'
             )
         array = _curve(name, *given)
     else:
         values = _real(given, name)
         if values.ndim != 1:
             raise DataError(
-                f"output {name!r} has shape {values.shape}; an array with more than one dim needs names: "
-                f'("day", values, days) or a DataArray.'
+                f"output {name!r} has shape {values.shape}; an array with more than one dim needs names. Give a curve "
+                'as ("day", values, days), or a DataArray.'
             )
         array = xr.DataArray(values, dims="run")
     if "run" not in array.dims:
         raise DataError(
-            f"output {name!r} has dims {array.dims}; one of them must be 'run': say which one counts the runs, "
-            ".rename(sample='run')."
+            f"output {name!r} has dims {array.dims}; one of them must be 'run'. Rename the dim that counts the runs, "
+            "for example output.rename(sample='run')."
         )
     if len(set(array.dims)) < array.ndim:
-        raise DataError(f"output {name!r} has dims {array.dims}; each dim stands once.")
+        raise DataError(f"output {name!r} has dims {array.dims}; give each dim a different name.")
     if array.sizes["run"] != n:
         raise DataError(
-            f"{name!r} has {array.sizes['run']} rows but x has {n} runs; give one row for each run, failed ones too."
+            f"output {name!r} has {array.sizes['run']} rows but the inputs have {n}; give one row per run, with NaN "
+            "for runs that failed."
         )
     array = array.transpose("run", ...)
     values = _real(array.values, name)
@@ -381,90 +413,104 @@ def _output(name: str, given: object, n: int, lost: NDArray[np.bool_], unit: Map
 def _curve(name: str, dim: object, values: object, coordinate: object) -> xr.DataArray:
     if isinstance(values, xr.DataArray) and values.dims != ("run", dim):
         raise DataError(
-            f"output {name!r} is a DataArray with dims {values.dims} in a tuple for ('run', {dim!r}); give the "
-            "DataArray itself."
+            f"output {name!r} is a tuple that holds a DataArray with dims {values.dims} where the dims ('run', "
+            f"{dim!r}) are expected; give the DataArray itself instead of the tuple."
         )
     if dim == "run":
-        raise DataError(f"output {name!r} has the dims ('run', 'run'); each dim stands once, so give it another name.")
+        raise DataError(f"output {name!r} has the dims ('run', 'run'); give the dim of the curve another name.")
     y = _real(values, name)
     refuse_masks(coordinate, str(dim))
     places = np.asarray(coordinate)
     if isinstance(values, pd.DataFrame) and reordered(values.columns, pd.Index(places.ravel())):
         raise DataError(
-            f"output {name!r} has the columns {listed(values.columns)} but its coordinate {dim!r} has another order; "
-            "give both in one order."
+            f"output {name!r} has the columns {listed(values.columns)} but its coordinate {dim!r} has another order: "
+            f"{places.ravel().tolist()}. Give both in the same order."
         )
     if y.ndim != 2 or y.shape[1:] != places.shape:
         raise DataError(
             f"output {name!r} has shape {y.shape} and its coordinate {dim!r} has shape {places.shape}; "
-            "give values (n, m) and m coordinates."
+            "give values of shape (n, m) and a coordinate of shape (m,)."
         )
     return xr.DataArray(y, dims=("run", str(dim)), coords={str(dim): places})
 
 
 def _check_names(columns: Mapping[str, object], outputs: Mapping[str, object]) -> None:
     if not outputs:
-        raise DataError("there are no outputs; give name -> one number (or curve) for each run.")
+        raise DataError(
+            "there are no outputs; give a mapping of each output's name to one number (or curve) per run, such as "
+            "{'peak': [3.0, 4.0]}."
+        )
     _refuse_reserved(outputs)
     both = [name for name in outputs if name in columns]
     if both:
-        raise DataError(f"{listed(both)} stand among the inputs and the outputs; give each variable its own name.")
+        raise DataError(
+            f"{listed(both)} occurs both among the inputs and among the outputs; give every variable a different name."
+        )
 
 
 def _refuse_reserved(names: Iterable[str]) -> None:
     for name in names:
         if name in RESERVED:
             raise DataError(
-                f"{name!r} is the name of a column of its own in every ensemble; call your variable something else."
+                f"{name!r} is a reserved name: ensembles use it for a column of their own. Rename your variable; all "
+                f"reserved names are {listed(sorted(RESERVED))}."
             )
 
 
 def _check_dims(outputs: Mapping[str, xr.DataArray], columns: Mapping[str, object]) -> None:
-    """Raise when a dim is called like a variable, or two outputs have different coordinates along one dim.
+    """Raise when a dim has the name of a variable, or two outputs have different coordinates along one dim.
 
-    xarray would take such a variable for the coordinate, and fill up what the other coordinate lacks.
+    xarray would use the variable as the coordinate of the dim, and would fill missing coordinates with NaN.
     """
     first: dict[str, str] = {}
     for name, output in outputs.items():
         for dim in map(str, output.dims[1:]):
             if dim in columns or dim in RESERVED:
-                raise DataError(f"output {name!r} has a dim called {dim!r}, as a variable is; rename one of them.")
+                raise DataError(
+                    f"output {name!r} has the dim {dim!r}, which is also the name of a variable; rename one of them."
+                )
             other = first.setdefault(dim, name)
             if not output.get_index(dim).equals(outputs[other].get_index(dim)):
                 raise DataError(
-                    f"outputs {other!r} and {name!r} have different coordinates along the dim {dim!r}; give one of "
-                    "them a dim of its own."
+                    f"outputs {other!r} and {name!r} have different coordinates along the dim {dim!r}; give the dim "
+                    "of one of them another name."
                 )
 
 
 def _agreed(name: str, units: Mapping[str, str], own: str) -> str:
-    """Return the unit of a variable: the one that is known, or the one that it brings when that does not differ."""
+    """Return the unit of a variable from the space or `units`, else from its own attributes; both must agree."""
     known = units.get(name, "")
     if own and known and own != known:
         raise UnitError(
-            f"{name!r} brings the unit {own!r} but its unit is said to be {known!r}; convert the numbers first."
+            f"the attributes of {name!r} have the unit {own!r} but the space or units= has {known!r}; convert the "
+            "numbers first, and correct the unit."
         )
     return known or own
 
 
 def _units(given: Mapping[str, str], space: ParameterSpace | None, names: list[str]) -> dict[str, str]:
     if not isinstance(given, Mapping):
-        raise InputError(f"units is a {type(given).__name__}; give name -> unit, such as {{'peak': 'mm'}}.")
+        raise InputError(
+            f"units is a {type(given).__name__}; give a mapping of names to units, such as {{'peak': 'mm'}}."
+        )
     units = {} if space is None else {str(name): str(unit) for name, unit in space.units.items()}
     for name, unit in given.items():
         if name not in names:
-            raise InputError(f"units names {name!r}, which is neither an input nor an output ({listed(names)}).")
+            raise InputError(
+                f"units has {name!r}, which is neither an input nor an output; the inputs and outputs are "
+                f"{listed(names)}."
+            )
         if units.get(name) not in (None, "", unit):
             raise UnitError(
                 f"the unit of {name!r} is {units[name]!r} in the space but {unit!r} in units=; "
-                "convert the numbers first."
+                "convert the numbers to the unit of the space first."
             )
         units[name] = unit
     return units
 
 
 def _descriptions(inputs: object, names: Iterable[str], space: ParameterSpace | None) -> dict[str, dict[str, str]]:
-    """Return the unit, kind and description of each input, from the space, else from the design's own attrs."""
+    """Return the unit, kind and description of each input, from the space, else from the attributes of the design."""
     found = {name: {"unit": "", "kind": "parameter", "description": ""} for name in names}
     if space is not None:
         for name in found:

@@ -1,4 +1,4 @@
-"""Runs of several designs in one table."""
+"""Combine the runs of several designs into one ensemble, and select the runs inside of a design box."""
 
 import numpy as np
 import xarray as xr
@@ -14,25 +14,26 @@ __all__ = ["combine", "inside"]
 
 @taught
 def combine(*ensembles: xr.Dataset) -> xr.Dataset:
-    """Put the runs of several ensembles of one simulator into one table.
+    """Combine the runs of several ensembles of one simulator into one ensemble.
 
-    Use it when runs were added to a study. Space, design box and design are those of the last ensemble, so that a
-    surrogate of the runs has its box; `inside` leaves out the runs that lie outside of it.
+    Use it when runs were added to a study. The parameter space, the design box and the design are those of the last
+    ensemble. A surrogate of all runs then has the box of the last ensemble. `inside` removes the runs outside of it.
 
     Parameters
     ----------
     *ensembles
-        Ensembles with the same inputs, outputs, coordinates and units, the newest last.
+        Ensembles with the same inputs, outputs, coordinates and units. Pass the newest ensemble last.
 
     Returns
     -------
     xarray.Dataset
-        All runs in the order given, those that did not complete too.
+        All runs in the order of the arguments, including runs that did not complete.
 
     Raises
     ------
     DataError
-        When there is none, or one has other inputs, outputs, coordinates, units or columns than the last.
+        When no ensemble is given, or the inputs, outputs, coordinates, units or columns of an ensemble are not those of
+        the last ensemble.
 
     Examples
     --------
@@ -42,7 +43,7 @@ def combine(*ensembles: xr.Dataset) -> xr.Dataset:
     array([1., 2., 5., 6.])
     """
     if not ensembles:
-        raise DataError("combine: no ensemble was given.")
+        raise DataError("combine: no ensemble was given; pass one or more, uq.ensemble.combine(first, second).")
     for one in ensembles:
         check(one)
     last = ensembles[-1]
@@ -65,47 +66,58 @@ def _check_alike(one: xr.Dataset, last: xr.Dataset, i: int) -> None:
     for what, names in (("inputs", input_names), ("outputs", output_names)):
         if set(names(one)) != set(names(last)):
             raise DataError(
-                f"combine: ensemble {i} has the {what} {listed(names(one))}, the last one {listed(names(last))}."
+                f"combine: ensemble {i} has the {what} {listed(names(one))}, but the last ensemble has "
+                f"{listed(names(last))}; give ensembles of the same simulator."
             )
     if set(one.variables) != set(last.variables):
         different = sorted(str(name) for name in set(one.variables) ^ set(last.variables))
         raise DataError(
-            f"combine: {listed(different)} is in one of ensemble {i} and the last, but not in both; drop it there, or "
-            "add it."
+            f"combine: only one of ensemble {i} and the last ensemble has {listed(different)}. Remove it with "
+            f"ensemble.drop_vars({different[0]!r}), or add it to the other ensemble."
         )
     for name in (*input_names(last), *output_names(last)):
         units = [str(table[name].attrs.get("unit", "")) for table in (one, last)]
         if units[0] != units[1]:
-            raise DataError(f"combine: {name!r} is in {units[0]!r} in ensemble {i}, in {units[1]!r} in the last one.")
+            raise DataError(
+                f"combine: {name!r} has the unit {units[0]!r} in ensemble {i} but {units[1]!r} in the last ensemble; "
+                "convert the numbers of one of them, and correct its attrs['unit']."
+            )
         dims = [tuple(sorted(map(str, table[name].dims))) for table in (one, last)]
         if dims[0] != dims[1]:
-            raise DataError(f"combine: {name!r} has dims {dims[0]} in ensemble {i}, {dims[1]} in the last one.")
+            raise DataError(
+                f"combine: {name!r} has dims {dims[0]} in ensemble {i} but {dims[1]} in the last ensemble; rename the "
+                "dims, or give ensembles of the same simulator."
+            )
         for dim in last[name].dims:
             if dim != "run" and not np.array_equal(one[dim].values, last[dim].values):
-                raise DataError(f"combine: ensemble {i} has other coordinates {dim!r} of {name!r} than the last one.")
+                raise DataError(
+                    f"combine: the coordinates {dim!r} of {name!r} differ between ensemble {i} and the last ensemble; "
+                    "select or interpolate the same coordinates in both."
+                )
 
 
 @taught
 def inside(ensemble: xr.Dataset, margin: float = 0.0) -> xr.Dataset:
-    """Return the runs that lie inside of the ensemble's design box.
+    """Return the runs whose inputs lie inside of the ensemble's design box.
 
-    Use it before fitting to the runs of several rounds: where the newest box is small, runs far outside of it would
-    set the scales of the surrogate.
+    Use it before a surrogate is fitted to the runs of several rounds. When the newest box is small, runs far outside of
+    it would determine the length scales of the surrogate.
 
     Parameters
     ----------
     ensemble
         Runs of all rounds.
     margin
-        By how much of its width the box is enlarged at each end, 0.1 say: runs a little outside of it tell what happens
-        at its ends, where predictions are least certain. The design box itself stays as it is.
+        Fraction of its width by which the box is enlarged at each end, for example 0.1. Predictions are least certain
+        at the ends of the box, and runs a little outside of it make them more certain. The design box itself does not
+        change.
 
     Raises
     ------
     InputError
-        When `margin` is no number of at least zero.
+        When `margin` is not a number of at least zero.
     DataError
-        When no run lies inside.
+        When no run lies inside of the box.
 
     Examples
     --------
@@ -116,9 +128,14 @@ def inside(ensemble: xr.Dataset, margin: float = 0.0) -> xr.Dataset:
     """
     check(ensemble)
     if not np.isfinite(margin) or margin < 0.0:
-        raise InputError(f"inside: margin is {margin!r}; give a share of the box's width, 0.1 say.")
+        raise InputError(
+            f"inside: margin is {margin!r}; give a fraction of the box's width that is not negative, such as 0.1."
+        )
     box = get_box(ensemble)
     rows = np.flatnonzero(box.contains(input_array(ensemble, box.names), max(margin, 1e-9)))
     if not len(rows):
-        raise DataError(f"inside: none of {ensemble.sizes['run']} runs lies inside of the design box.")
+        raise DataError(
+            f"inside: none of the {ensemble.sizes['run']} runs lies inside of the design box; enlarge it with margin=, "
+            "or print it: uq.ensemble.get_box(ensemble)."
+        )
     return ensemble.isel(run=rows)

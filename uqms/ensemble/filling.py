@@ -1,16 +1,16 @@
-"""Whether runs that somebody has fill the design box of a parameter space, so that it can be their box.
+"""Test whether existing runs fill the design box of a parameter space, so that this box can be used for them.
 
 ==========  ==================================================================  =========
 symbol      meaning                                                             shape
 ==========  ==================================================================  =========
-u           inputs as the prior's distribution function sees them               (n, p)
+u           inputs, transformed by the prior's distribution function            (n, p)
 low, high   gaps between the outermost runs and the two faces of each input     (p,)
 ==========  ==================================================================  =========
 
-Runs that were drawn from the prior are uniform in u, and so are designs over it. Then P(low > g) = (1 - g)^n,
-P(low + high > s) = (1 - s)^(n-1) (1 + (n-1) s), and the sum of -n log(1 - gap) over all 2p faces is Gamma(2p) (the two
-gaps of an input are negatively dependent, which makes the tail smaller). Space-filling designs have smaller gaps than
-random points.
+Runs that were drawn from the prior are uniform in u, and so are the points of designs over the prior. Then
+P(low > g) = (1 - g)^n and P(low + high > s) = (1 - s)^(n-1) (1 + (n-1) s). The sum of -n log(1 - gap) over all 2p faces
+is approximately Gamma(2p): the two gaps of an input are negatively dependent, which makes the tail of the sum smaller.
+Space-filling designs have smaller gaps than random points.
 """
 
 import json
@@ -24,14 +24,14 @@ from uqms.parameters import Box, ParameterSpace
 
 __all__ = ["FEWEST", "LEVEL", "box_when_filled", "fills"]
 
-LEVEL = 0.01  # probability that uniform draws are taken for runs that do not fill the box
-FEWEST = 20  # runs; fewer may pass with half of an input left out
+LEVEL = 0.01  # probability that the test rejects uniform draws, which do fill the box
+FEWEST = 20  # runs that the test needs: fewer may pass although they leave out half of the range of an input
 
 
 def fills(u: Array) -> bool:
-    """Return whether points (n, p) in the unit cube leave no more free at its faces than uniform draws do.
+    """Return whether the gaps between points (n, p) and the faces of the unit cube are as small as for uniform draws.
 
-    Three tests share `LEVEL`: of each face, of both faces of each input together, and of all faces together.
+    `LEVEL` is divided among three tests: of each face, of both faces of each input together, and of all faces together.
     """
     n, p = u.shape
     if n < FEWEST:
@@ -46,22 +46,22 @@ def fills(u: Array) -> bool:
 
 
 def box_when_filled(space: ParameterSpace, columns: dict[str, Array]) -> dict[str, str]:
-    """Return the attributes "box" and "box_note" of a table of runs that fill the space's box; none where they do not.
+    """Return the attributes "box" and "box_note" of runs that fill the box of the space, or an empty dict.
 
-    The box reaches as far as the runs do. A condition whose runs leave a part of its range free keeps the range of its
-    runs, since nothing says over which range they were meant.
+    The box is enlarged so that it contains all runs. If the runs leave out a part of the range of a condition, the box
+    has the range of the runs there: the range for which the runs were intended is unknown.
     """
     if set(columns) != set(space.inputs):
         return {}
     x = np.stack([columns[name] for name in space.inputs], axis=1)
     points = np.unique(x, axis=0)
     u, p = np.asarray(space.to_cube(points)), len(space.names)
-    fixed = bool((np.ptp(points, axis=0) == 0.0).any())  # such an input is left out of a surrogate
+    fixed = bool((np.ptp(points, axis=0) == 0.0).any())  # surrogates leave out an input that does not vary
     if fixed or not np.isfinite(u).all() or not fills(u[:, :p]):
         return {}
     try:
         box = space.box()
-    except InputError:  # a prior so near to zero that it has no box
+    except InputError:  # a prior whose values are so close to zero that no box can be computed
         return {}
     lower, upper, hard = list(box.lower), list(box.upper), [list(pair) for pair in box.hard]
     for j, (low, high) in enumerate(zip(points.min(axis=0).tolist(), points.max(axis=0).tolist(), strict=True)):
@@ -70,7 +70,7 @@ def box_when_filled(space: ParameterSpace, columns: dict[str, Array]) -> dict[st
         hard[j] = [hard[j][0] and lower[j] == box.lower[j], hard[j][1] and upper[j] == box.upper[j]]
     own = Box(box.names, tuple(lower), tuple(upper), box.scale, tuple((a, b) for a, b in hard))
     note = (
-        f"the design box is that of the space, since the {len(points)} runs fill it: gaps between the outermost runs "
-        f"and its faces are no larger than those of random draws from the prior (test at level {LEVEL:g})"
+        f"the design box is the box of the space, since the {len(points)} runs fill it: gaps between the outermost "
+        f"runs and its faces are no larger than those of random draws from the prior (test at level {LEVEL:g})"
     )
     return {"box": json.dumps(own.to_dict()), "box_note": note}

@@ -1,4 +1,4 @@
-"""Whether rows belong together: labels that came with the numbers, and masks that numpy would drop."""
+"""Check that rows of inputs and outputs belong together by their labels, and that no mask is lost."""
 
 from collections.abc import Iterable, Mapping
 
@@ -13,10 +13,10 @@ __all__ = ["check_labels", "refuse_masks", "reordered", "with_mask"]
 
 
 def check_labels(inputs: object, others: Iterable[tuple[str, object]], n: int) -> None:
-    """Raise a DataError unless all labels of the n runs say the same: rows are paired by their position.
+    """Raise a DataError unless all variables have the same labels of the n runs, since rows are paired by position.
 
-    Arrays and lists have no labels and go with any. Labels that are the rows' numbers in another order do not go with
-    inputs that have none.
+    Arrays and lists have no labels, and agree with any labels. When the inputs have no labels, labels of the outputs
+    that are the row numbers in a different order are an error.
     """
     columns = isinstance(inputs, Mapping) and not isinstance(inputs, xr.Dataset)
     known: pd.Index = pd.RangeIndex(n)
@@ -24,10 +24,10 @@ def check_labels(inputs: object, others: Iterable[tuple[str, object]], n: int) -
     for i, group in enumerate((inputs.items() if columns else [("inputs", inputs)], others)):  # type: ignore[attr-defined]
         for name, values in group:
             labels = _labels(values)
-            if labels is None or len(labels) != n:  # a wrong number of rows has an error of its own
+            if labels is None or len(labels) != n:  # a wrong number of rows raises a different error later
                 continue
             if not labels.equals(known) if source else i and reordered(labels, known):
-                _refuse(name, labels, repr(source) if source else "the inputs, which are only numbered", known)
+                _refuse(name, labels, repr(source) if source else "the inputs, whose rows are only numbered", known)
             if not source:
                 known, source = labels, name
 
@@ -35,8 +35,8 @@ def check_labels(inputs: object, others: Iterable[tuple[str, object]], n: int) -
 def _refuse(name: str, labels: pd.Index, source: str, known: pd.Index) -> None:
     row = next((i for i, (a, b) in enumerate(zip(labels, known, strict=True)) if a != b), 0)
     raise DataError(
-        f"row {row} has the label {labels[row]} in {name!r} but {known[row]} in {source}; bring the rows in one "
-        "order, or give plain arrays (.to_numpy()) when they are in order already."
+        f"row {row} has the label {labels[row]} in {name!r} but {known[row]} in {source}. Sort the rows into the same "
+        "order, for example by .loc[labels]; or give plain arrays, .to_numpy(), if the rows match already."
     )
 
 
@@ -51,20 +51,23 @@ def _labels(values: object) -> pd.Index | None:
 
 
 def reordered(labels: pd.Index, wanted: pd.Index) -> bool:
-    """Return whether both have the same labels in different orders."""
+    """Return whether two indices have the same labels in a different order."""
     return len(labels) == len(wanted) and not labels.equals(wanted) and set(labels) == set(wanted)
 
 
 def with_mask(values: object) -> NDArray[np.generic]:
-    """Return an array that is masked where `values` is, or values in a list of it are."""
+    """Return `values` as an array, masked where `values` or an element of the list `values` is masked."""
     return np.ma.array(values) if _has_mask(values) else np.asarray(values)
 
 
 def refuse_masks(values: object, name: str) -> None:
-    """Raise a DataError that names the first place where `values` is masked."""
+    """Raise a DataError that names the first index at which `values` is masked."""
     masked = np.argwhere(np.ma.getmaskarray(np.ma.array(values))) if _has_mask(values) else np.empty(0)
     if masked.size:
-        raise DataError(f"{name!r} is masked at {masked[0].tolist()}; give a value there.")
+        raise DataError(
+            f"{name!r} is masked at index {masked[0].tolist()}; give a value there, since none of its values may be "
+            "missing."
+        )
 
 
 def _has_mask(values: object) -> bool:

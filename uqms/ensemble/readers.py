@@ -1,4 +1,4 @@
-"""Ensembles from a pandas table or a CSV file of runs that somebody already has."""
+"""Build an ensemble from a pandas table or a CSV file of existing runs."""
 
 import csv
 import warnings
@@ -34,28 +34,29 @@ def from_table(
     box: Box | None = None,
     units: Mapping[str, str] | None = None,
 ) -> xr.Dataset:
-    """Make an ensemble of a table with one row for each run.
+    """Make an ensemble from a table with one row per run.
 
-    Use it when the simulator has already run elsewhere; columns that are not named are left out.
+    Use it when the simulator has already run elsewhere. Columns that are neither inputs nor outputs are left out.
 
     Parameters
     ----------
     table
         A pandas table or the path of a CSV file with a header line.
     inputs
-        The parameter space (its inputs are columns of the table), or the names of the input columns.
+        The parameter space, whose inputs are columns of the table, or the names of the input columns.
     outputs
-        Output -> its column, or for a curve output -> ``(dim, columns, coordinates)``; a list names columns of scalars.
+        Mapping of each output's name to its column or, for a curve, to ``(dim, columns, coordinates)``. A list of
+        column names is enough when all outputs are scalars.
     missing
-        What an empty or NaN output cell means: "raise" says so, "failed" makes that run a failed one, "partial" keeps
-        the run's other entries (a run without any is a failed one).
+        Treatment of empty or NaN output cells: "raise" raises an error. "failed" marks the run as failed. "partial"
+        keeps the other entries of the run, and marks a run without any entry as failed.
     box, units
         As in `build`.
 
     Raises
     ------
     DataError
-        Names the column and the row that cannot be used.
+        When a cell cannot be used; the message names the column and the row.
     FormatError
         When the file is not a CSV table.
 
@@ -67,13 +68,13 @@ def from_table(
     array([2., 3.])
     """
     if missing not in ("raise", "failed", "partial"):
-        raise InputError(f"missing is {missing!r}; it is 'raise', 'failed' or 'partial'.")
+        raise InputError(f"missing is {missing!r}; give 'raise', 'failed' or 'partial'.")
     for what, names in (("inputs", inputs), ("outputs", outputs)):
         if isinstance(names, str):
             raise InputError(f"{what} is {names!r}; give a list of names: [{names!r}].")
     frame = table if isinstance(table, pd.DataFrame) else _read_csv(check_path.existing_file("from_table", table))
     if not len(frame):
-        raise DataError("the table has no rows; give one for each run.")
+        raise DataError("the table has no rows; give one row per run.")
     space = inputs if isinstance(inputs, ParameterSpace) else None
     names = space.inputs if space is not None else tuple(str(name) for name in inputs)
     wanted = dict(outputs) if isinstance(outputs, Mapping) else {str(name): str(name) for name in outputs}
@@ -82,7 +83,7 @@ def from_table(
     lacking = np.any([gap.any(axis=1) for gap in gaps], axis=0)
     lost = lacking if missing == "failed" else np.all([gap.all(axis=1) for gap in gaps], axis=0)
     states = np.where(lacking, np.where(lost, RunState.FAILED, RunState.PARTIAL), RunState.COMPLETED)
-    words = np.where(lost, "the table has no output for this run", "the table lacks entries of this run")
+    words = np.where(lost, "the table has no output of this run", "some outputs of this run are missing in the table")
     return build(
         {name: frame_column(frame, name) for name in names},
         values,
@@ -98,16 +99,23 @@ def _output(frame: pd.DataFrame, name: str, columns: object) -> xr.DataArray:
     if isinstance(columns, str):
         return xr.DataArray(frame_column(frame, columns), dims="run")
     if not isinstance(columns, tuple) or len(columns) != 3:
-        raise InputError(f"output {name!r} is {columns!r}; give a column's name or (dim, columns, coordinates).")
+        raise InputError(
+            f"output {name!r} is {columns!r}; give the name of a column, or for a curve (dim, columns, coordinates), "
+            'such as ("day", ["c0", "c7"], [0.0, 7.0]).'
+        )
     dim, parts, places = columns
     if dim == "run":
-        raise InputError(f"output {name!r} has the dim 'run', which counts the rows; call the columns' dim otherwise.")
+        raise InputError(
+            f"output {name!r} has the dim 'run', which counts the rows of the table; give the dim of its columns "
+            "another name, such as 'day'."
+        )
     parts = list(parts)
     refuse_masks(places, str(dim))
     coordinate = np.asarray(places)
     if not parts or coordinate.shape != (len(parts),):
         raise DataError(
-            f"output {name!r} has {len(parts)} columns but coordinates of shape {coordinate.shape}; give one for each."
+            f"output {name!r} has {len(parts)} columns but coordinates of shape {coordinate.shape}; give one "
+            "coordinate per column."
         )
     stacked = np.stack([frame_column(frame, str(part)) for part in parts], axis=1)
     return xr.DataArray(stacked, dims=("run", dim), coords={dim: coordinate})
@@ -116,16 +124,19 @@ def _output(frame: pd.DataFrame, name: str, columns: object) -> xr.DataArray:
 def _read_csv(path: Path) -> pd.DataFrame:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            # The first line with anything on it, as pandas reads it.
+            # pandas takes the first line that is not empty as the header, so the same line is taken here.
             header = next((row for row in csv.reader(file, skipinitialspace=True) if row), [])
         with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)  # a row that is longer than the header
-            # Words are made numbers column by column, where the culprit can be named and no digit is lost.
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # pandas only warns of a row longer than the header
+            # `frame_column` converts text to numbers: it can name the wrong cell, and loses no digit.
             frame = pd.read_csv(path, encoding="utf-8-sig", dtype=str, skipinitialspace=True, index_col=False)
     except FileNotFoundError:
         raise
     except (UnicodeDecodeError, csv.Error, pd.errors.ParserError, pd.errors.ParserWarning, ValueError) as error:
-        raise FormatError(f"{path} is not a CSV table with a header line: {error}.") from error
-    # pandas renames the second of two equal columns silently; let the lookup of a column see both.
+        raise FormatError(
+            f"{path} is not a CSV table with a header line: {error}. Give a file in UTF-8 whose first line has the "
+            "names of the columns, with one row of numbers per run."
+        ) from error
+    # pandas silently renames the second of two columns with one name; `frame_column` must see the same name twice.
     frame.columns = pd.Index([name.strip() for name in header])
     return frame

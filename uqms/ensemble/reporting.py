@@ -1,4 +1,4 @@
-"""How many runs fail, how much of the prior they stand for, and where they lie."""
+"""Report how many runs failed, which fraction of the prior they represent, and in which region they lie."""
 
 import json
 from collections.abc import Mapping
@@ -17,14 +17,14 @@ from uqms.errors import DataError
 
 __all__ = ["Failures", "Side", "failures"]
 
-_FEWEST = 5  # failed and other runs, below which no region is told
-_GAIN = 0.05  # by which another side of the region must tell the two apart better
+_FEWEST = 5  # runs without outputs, and other runs, that are needed to report a region
+_GAIN = 0.05  # by which each further side of the region must increase Youden's index
 _SIDES = 3
-_Z = 1.959964  # of a 95 % interval
+_Z = 1.959964  # normal quantile of a 95 % interval
 
 
 class Side(NamedTuple):
-    """One side of the region where runs fail: ``input`` is above (or not above) ``value``, in the input's unit."""
+    """One side of the region where runs fail: ``input`` is above (or at most) ``value``, in the unit of the input."""
 
     input: str
     above: bool
@@ -40,24 +40,25 @@ class Side(NamedTuple):
 @final
 @dataclass(frozen=True)
 class Failures:
-    """What `failures` found.
+    """Summary of the runs that gave no outputs, as `failures` returns it.
 
     Parameters
     ----------
     counts
-        State -> number of runs, for the states that occur.
+        Number of runs by state, for the states that occur.
     share
-        Share of the prior's mass in the design box where runs give nothing: failed, timeout or invalid. Share of the
-        runs where `of_prior` is False.
+        Fraction of the prior mass in the design box where runs give no outputs (failed, timeout or invalid). Where
+        `of_prior` is False, it is the fraction of the runs.
     interval
-        Its 95 % interval (Wilson 1927, doi:10.1080/01621459.1927.10502953), as of independent points; those of a space
-        filling design do better.
+        95 % interval of this fraction (Wilson 1927, doi:10.1080/01621459.1927.10502953). It holds for independent
+        points; for a space-filling design it is conservative.
     of_prior
-        Whether it is known how the points were spread over the prior; it is not when some were dropped or added.
+        Whether the distribution of the points over the prior is known. It is unknown when runs were removed or added.
     region
-        Sides of a region that tells these runs from the others; empty when there is none, or less than five of a kind.
+        Sides of a region that contains most runs without outputs and few others. It is empty when there is no such
+        region, or fewer than five runs of one of the two kinds.
     inside, caught
-        How many runs lie in the region, and how many of them gave nothing.
+        Number of runs in the region, and number of runs in the region that gave no outputs.
     """
 
     counts: Mapping[str, int]
@@ -70,44 +71,44 @@ class Failures:
 
     @property
     def lost(self) -> int:
-        """Number of runs that gave nothing."""
+        """Number of runs that gave no outputs."""
         return sum(self.counts.get(state.name.lower(), 0) for state in LOST)
 
     def __str__(self) -> str:
         total = sum(self.counts.values())
         lines = [f"{total} runs: " + ", ".join(f"{count} {state}" for state, count in self.counts.items())]
-        of = "the prior's mass in the design box" if self.of_prior else "the runs"
+        of = "the prior mass in the design box" if self.of_prior else "the runs"
         low, high = self.interval
-        lines.append(f"Gave nothing in {self.share:.1%} of {of} (95 % interval {low:.1%} to {high:.1%})")
+        lines.append(f"No outputs for {self.share:.1%} of {of} (95 % interval {low:.1%} to {high:.1%})")
         if self.region:
             lines.append(
-                f"Mostly where {' and '.join(map(str, self.region))}: {self.caught} of the {self.lost} lie there, "
-                f"among {self.inside} runs"
+                f"Mostly where {' and '.join(map(str, self.region))}: {self.caught} of these {self.lost} runs lie "
+                f"there, and {self.inside - self.caught} other runs"
             )
         return "\n".join(lines)
 
 
 @taught
 def failures(ensemble: xr.Dataset) -> Failures:
-    """Say how many runs failed, what share of the prior's mass that is, and in which region they lie.
+    """Report how many runs failed, which fraction of the prior mass they represent, and in which region they lie.
 
-    Use it after a campaign in which runs did not complete, before a surrogate is fitted to the rest: a surrogate knows
-    nothing of the region where they fail.
+    Use it when some runs did not complete, before a surrogate is fitted to the other runs. A surrogate has no
+    information about the region where runs fail.
 
     Parameters
     ----------
     ensemble
-        With its states; runs that are planned only do not count.
+        The table of runs. Runs in the state "planned" are ignored.
 
     Returns
     -------
     Failures
-        Prints as three lines.
+        ``print`` shows it in two or three lines.
 
     Raises
     ------
     DataError
-        When it is no ensemble.
+        When `ensemble` is not an ensemble.
 
     Examples
     --------
@@ -116,10 +117,10 @@ def failures(ensemble: xr.Dataset) -> Failures:
     >>> states = np.where(a > 13.0, "failed", "completed")
     >>> print(failures(build({"a": a}, {"y": a}, states=states)))
     20 runs: 14 completed, 6 failed
-    Gave nothing in 30.0% of the runs (95 % interval 14.5% to 51.9%)
-    Mostly where a > 13.5: 6 of the 6 lie there, among 6 runs
+    No outputs for 30.0% of the runs (95 % interval 14.5% to 51.9%)
+    Mostly where a > 13.5: 6 of these 6 runs lie there, and 0 other runs
     """
-    state = check_runs(ensemble)  # the outputs are not needed, so they may have stayed in the store
+    state = check_runs(ensemble)  # the outputs are not needed, so they may be in the run store only
     counts = {s.name.lower(): int((state == s).sum()) for s in RunState if (state == s).any()}
     ran = state != RunState.PLANNED
     x, lost = input_array(ensemble)[ran], np.isin(state[ran], LOST)
@@ -130,21 +131,24 @@ def failures(ensemble: xr.Dataset) -> Failures:
 
 
 def _weights(ensemble: xr.Dataset, x: Array) -> Array | None:
-    """Return what each point stands for of the prior, up to a factor; None when that is not known."""
+    """Return the weight of each point, proportional to the prior mass that it represents; None if that is unknown."""
     space = get_space(ensemble)
     try:
         recipe = json.loads(str(ensemble.attrs.get("design", "{}")))
         spread, points = recipe.get("over"), recipe.get("n")
     except (json.JSONDecodeError, AttributeError) as error:
-        raise DataError(f"the attribute 'design' is none that uqms wrote ({error}); drop it.") from error
-    # Where runs were dropped, come from other designs too or were not accepted, nobody knows how they are spread.
+        raise DataError(
+            f"uqms did not write the attribute 'design' of this ensemble ({error}); remove it: "
+            "del ensemble.attrs['design']."
+        ) from error
+    # If runs were removed, rejected or added from other designs, the distribution of the points is unknown.
     if space is None or spread is None or points != len(np.unique(input_array(ensemble), axis=0)):
         return None
     if recipe.get("rejected"):
         return None
     if spread == "prior":
         return np.ones(len(x))
-    # Spread evenly over the box in the scale of the surrogate's inputs.
+    # The points are uniform over the box on the scale of the surrogate's inputs: weight them by the prior density.
     names = input_names(ensemble)
     box = get_box(ensemble).select(names)
     columns = {name: x[:, names.index(name)] for name in space.names}
@@ -155,11 +159,11 @@ def _weights(ensemble: xr.Dataset, x: Array) -> Array | None:
 
 
 def _share(x: Array, lost: Bools, weights: Array) -> tuple[float, tuple[float, float]]:
-    """Return the weighted share of points that were lost, and Wilson's interval at their effective number."""
+    """Return the weighted fraction of points without outputs, and Wilson's interval at their effective number."""
     if not len(x):
         return 0.0, (0.0, 1.0)
     _, first, point, times = np.unique(x, axis=0, return_index=True, return_inverse=True, return_counts=True)
-    rate = np.bincount(point, lost) / times  # of the replicates of a point
+    rate = np.bincount(point, lost) / times  # the fraction of the replicates of each point
     w = weights[first]
     share = float(w @ rate / w.sum())
     low, high = wilson(np.array(share), np.array(w.sum() ** 2 / (w @ w)))
@@ -167,16 +171,17 @@ def _share(x: Array, lost: Bools, weights: Array) -> tuple[float, tuple[float, f
 
 
 def wilson(share: Array, n: NDArray[np.number]) -> tuple[Array, Array]:
-    """Return both ends of the 95 % interval of shares out of n each (Wilson 1927)."""
+    """Return both ends of the 95 % interval of a fraction `share` of n (Wilson 1927), elementwise."""
     centre = (share + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
     half = _Z / (1 + _Z**2 / n) * np.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
     return np.maximum(centre - half, 0.0), np.minimum(centre + half, 1.0)
 
 
 def _region(ensemble: xr.Dataset, x: Array, lost: Bools) -> tuple[tuple[Side, ...], Bools]:
-    """Return the sides of a region of runs that were lost, found one after the other, and which runs are in it.
+    """Return the sides of a region that contains the runs without outputs, and which runs are inside of it.
 
-    A side is the threshold by which the share of lost runs inside exceeds that of the others most (Youden's index).
+    Sides are added one after the other. Each side is the threshold that maximises Youden's index: the fraction of runs
+    without outputs that lie inside, minus the fraction of the other runs that lie inside.
     """
     inside = np.ones(len(x), dtype=np.bool_)
     sides: list[Side] = []

@@ -1,22 +1,22 @@
-"""The table's convention: what an ensemble is, how it is checked and read.
+"""The convention that every ensemble follows, and functions that check and read ensembles.
 
-An ensemble is an `xarray.Dataset` with dim ``run``:
+An ensemble is an `xarray.Dataset` with the dimension ``run``:
 
 =============  =====================  ====================================================================
 variable       dims, dtype            attrs
 =============  =====================  ====================================================================
 an input       (run) float64          role="input", kind="parameter" | "condition", unit, description
 an output      (run, ...) float64     role="output", unit; every further dim has a coordinate
-``state``      (run) int8             role="state", flag_values, flag_meanings (see `RunState`)
-``seconds``    (run) float64          role="seconds"; NaN where it is not known
+``state``      (run) int8             role="state"; codes with their meanings (see `RunState`, `run_states`)
+``seconds``    (run) float64          role="seconds"; NaN where the duration is unknown
 ``message``    (run) str              role="message"; why a run did not complete
-``seed``       (run) int64            role="seed"; only of simulators with chance
+``seed``       (run) int64            role="seed"; only for stochastic simulators
 =============  =====================  ====================================================================
 
-Coordinates along ``run``, where they are meant: ``replicate`` (int64, counts runs at the same inputs) and ``fidelity``
-(str). Outputs of runs that did not complete are NaN, those of partial runs where an entry is missing. The Dataset's
-attrs carry ``uqms_format``, ``created``, ``versions`` and, where they are known, ``space``, ``box``, ``design``,
-``simulator`` (each JSON).
+Optional coordinates along ``run`` are ``replicate`` (int64, numbers the runs at the same inputs) and ``fidelity``
+(str). Outputs of runs that did not complete are NaN; partial runs have NaN only for the missing entries. The attributes
+of the Dataset are ``uqms_format``, ``state_note``, ``created``, ``versions`` and, if they are known, ``space``,
+``box``, ``design`` and ``simulator`` (each JSON).
 """
 
 import json
@@ -58,13 +58,13 @@ RESERVED = frozenset({"run", "state", "seconds", "message", "seed", "replicate",
 # ------------------------------------------------------------------------------------------------------------- reading
 @taught
 def input_names(ensemble: xr.Dataset) -> tuple[str, ...]:
-    """Return the names of the inputs, in their order."""
+    """Return the names of the inputs, in the order of the ensemble."""
     return _names(ensemble, "input")
 
 
 @taught
 def output_names(ensemble: xr.Dataset) -> tuple[str, ...]:
-    """Return the names of the outputs, in their order."""
+    """Return the names of the outputs, in the order of the ensemble."""
     return _names(ensemble, "output")
 
 
@@ -81,12 +81,12 @@ def input_array(ensemble: xr.Dataset, names: Iterable[str] | None = None) -> Arr
     ensemble
         An ensemble or a design.
     names
-        Columns and their order; all of the inputs by default.
+        Names of the columns, in their order; by default all inputs.
 
     Returns
     -------
     Array
-        ``x (n, d)``, rows are runs, each column in its input's own unit.
+        ``x (n, d)``, one row per run and one column per input, in the unit of the input.
 
     Raises
     ------
@@ -97,7 +97,9 @@ def input_array(ensemble: xr.Dataset, names: Iterable[str] | None = None) -> Arr
     wanted = known if names is None else tuple(names)
     for name in wanted:
         if name not in known:
-            raise InputError(f"{name!r} is not an input of this ensemble; its inputs are {listed(known)}.")
+            raise InputError(
+                f"{name!r} is not an input of this ensemble; give names among its inputs, {listed(known)}."
+            )
     if not wanted:
         return np.empty((ensemble.sizes.get("run", 0), 0))
     return np.stack([np.asarray(ensemble[name].values, dtype=np.float64) for name in wanted], axis=1)
@@ -105,7 +107,9 @@ def input_array(ensemble: xr.Dataset, names: Iterable[str] | None = None) -> Arr
 
 @taught
 def completed(ensemble: xr.Dataset) -> xr.Dataset:
-    """Return the runs that completed; surrogates are fitted to these and to what partial runs gave.
+    """Return the runs that completed, which gave all of their outputs.
+
+    Surrogates are fitted to these runs, and to the outputs that partial runs gave.
 
     Examples
     --------
@@ -116,8 +120,8 @@ def completed(ensemble: xr.Dataset) -> xr.Dataset:
     """
     if "state" not in ensemble:
         raise DataError(
-            "this Dataset has no variable 'state': it is no ensemble of runs. Run a design by uq.run(simulator, "
-            "design), or make an ensemble of runs that you have by uq.ensemble.build(inputs, outputs)."
+            "this Dataset has no variable 'state', so it is not an ensemble of runs. Run a design with "
+            "uq.run(simulator, design), or make an ensemble from existing runs with uq.ensemble.build(inputs, outputs)."
         )
     return ensemble.isel(run=np.flatnonzero(ensemble["state"].values == RunState.COMPLETED))
 
@@ -126,8 +130,9 @@ def completed(ensemble: xr.Dataset) -> xr.Dataset:
 def run_states(ensemble: xr.Dataset) -> xr.DataArray:
     """Return how each run ended, in words, along the dimension ``run``.
 
-    The variable ``state`` holds integer codes, which files and figures use. Comparing the codes with a word is False
-    for every run. Compare the result of this function instead.
+    Use it to select runs by their state. The variable ``state`` holds integer codes, which files and figures use. A
+    comparison of the codes with a word, ``ensemble["state"] == "failed"``, is False for every run. Compare the result
+    of this function instead.
 
     Parameters
     ----------
@@ -143,7 +148,7 @@ def run_states(ensemble: xr.Dataset) -> xr.DataArray:
     Raises
     ------
     DataError
-        When `ensemble` is no table of runs, or a code is not that of a state.
+        When `ensemble` is not a table of runs, or a code is not the code of a state.
 
     Examples
     --------
@@ -160,9 +165,9 @@ def run_states(ensemble: xr.Dataset) -> xr.DataArray:
 
 @taught
 def missing_entries(ensemble: xr.Dataset) -> xr.Dataset:
-    """Return where outputs are missing: a Dataset of the outputs, True where a run gave no value.
+    """Return a Dataset of the outputs that is True where an entry is missing.
 
-    Use it on an ensemble with runs that ended in the state *partial*; runs without any output are True throughout.
+    Use it on an ensemble with runs in the state *partial*. All entries are True for runs that gave no outputs.
 
     Examples
     --------
@@ -176,31 +181,37 @@ def missing_entries(ensemble: xr.Dataset) -> xr.Dataset:
 
 @taught
 def get_space(ensemble: xr.Dataset) -> ParameterSpace | None:
-    """Return the parameter space that the ensemble carries, or None."""
+    """Return the parameter space in the attributes of the ensemble, or None."""
     text = ensemble.attrs.get("space")
     return None if text is None else ParameterSpace.from_json(text)
 
 
 @taught
 def get_box(ensemble: xr.Dataset) -> Box:
-    """Return the design box: the one that the ensemble carries, else the range of its inputs.
+    """Return the design box in the attributes of the ensemble, or else the range of its inputs.
 
-    The range is taken on the scale that the parameter space names (log for positive parameters), or as it is where no
-    space is known. An input that never changes gets a narrow range around its value.
+    The box of the range has the scales of the parameter space (log for positive parameters), if the space is known.
+    An input that does not vary gets a narrow range around its value.
     """
     text = ensemble.attrs.get("box")
     if text is not None:
         try:
             return Box.from_dict(json.loads(text))
         except (json.JSONDecodeError, TypeError) as error:
-            raise DataError(f"the attribute 'box' is no box that uqms wrote ({error}); drop it.") from error
+            raise DataError(
+                f"uqms did not write the attribute 'box' of this ensemble ({error}); remove it: "
+                "del ensemble.attrs['box']."
+            ) from error
     names = input_names(ensemble)
     x = input_array(ensemble, names)
     if not x.size:
-        raise DataError("the ensemble has no runs or no inputs, so its design box is not known; give box= to build.")
+        raise DataError(
+            "the ensemble has no runs or no inputs, so its design box is unknown; give the box when you make the "
+            "ensemble: uq.ensemble.build(inputs, outputs, box=...)."
+        )
     low, high = x.min(axis=0), x.max(axis=0)
     flat = low == high
-    # One part in a thousand keeps a positive value positive, so that a log scale still works.
+    # A margin of a thousandth of the value keeps positive values positive, as a log scale requires.
     margin = np.where(flat, 1e-3 * np.where(low == 0, 1.0, np.abs(low)), 0.0)
     lower, upper = tuple((low - margin).tolist()), tuple((high + margin).tolist())
     space = get_space(ensemble)
@@ -217,20 +228,22 @@ def get_box(ensemble: xr.Dataset) -> Box:
 # ------------------------------------------------------------------------------------------------------------ checking
 @taught
 def check(ensemble: xr.Dataset) -> None:
-    """Raise when `ensemble` does not follow the convention; say nothing when it does.
+    """Raise an error if `ensemble` is not a valid ensemble; return nothing if it is.
 
-    Use it on a Dataset that did not come from `build` or `run`, for instance after your own editing.
+    Use it on a Dataset that was not made by `build` or `run`, for example after you edited an ensemble.
 
     Raises
     ------
     DataError
-        Names the variable, and the run and coordinate where a number is not finite.
+        When the dataset is not a valid ensemble. The message names the variable and, when a number is not finite, the
+        run and the coordinate.
     """
     state = check_runs(ensemble)
     outputs = output_names(ensemble)
     if not outputs:
         raise DataError(
-            f"{_NO_ROLE.format(role='output')} After run(..., collect=False) they are in the store: export it."
+            f"{_NO_ROLE.format(role='output')} After uq.run(..., collect=False) the outputs are in the run store: read "
+            "them with uq.RunStore(path).ensemble()."
         )
     for name in outputs:
         _check_output(ensemble[name], state)
@@ -238,36 +251,50 @@ def check(ensemble: xr.Dataset) -> None:
 
 
 _NO_ROLE = (
-    "no variable has the role {role}; set its attrs['role'] = '{role}' or make the table with ensemble.build(...)."
+    "no variable of this Dataset has the role '{role}'. Set ensemble['name'].attrs['role'] = '{role}' for every "
+    "{role}, or make the ensemble with uq.ensemble.build(inputs, outputs)."
 )
 
 
+_ONE_PER_RUN = "{name} has dims {dims}, but it must have one value per run and the dims ('run',)."
+
+
 def check_runs(ensemble: xr.Dataset) -> NDArray[np.int8]:
-    """Check all but the outputs, which `uqms.run` leaves in the store where it is told so; return the states.
+    """Check everything except the outputs, which ``uqms.run(..., collect=False)`` leaves out; return the states.
 
     Raises
     ------
     DataError
-        Names the variable, and the run where a number is not finite.
+        When the dataset is not a valid ensemble. The message names the variable and, when a number is not finite, the
+        run.
     """
     if not isinstance(ensemble, xr.Dataset):
-        raise DataError(f"an ensemble is an xarray.Dataset, not a {type(ensemble).__name__}; see ensemble.build(...).")
+        raise DataError(
+            f"the ensemble is a {type(ensemble).__name__}, not an xarray.Dataset; make it with "
+            "uq.ensemble.build(inputs, outputs)."
+        )
     if "run" not in ensemble.dims:
-        raise DataError(f"an ensemble has the dim 'run', this Dataset has the dims {listed(ensemble.dims)}.")
+        raise DataError(
+            f"this Dataset has the dims {listed(ensemble.dims)}, but an ensemble needs the dim 'run'. Rename the dim "
+            "that counts the runs, dataset.rename(sample='run'), or make the ensemble with uq.ensemble.build(inputs, "
+            "outputs)."
+        )
     for name in ensemble.variables:
         if not isinstance(name, str):
-            raise DataError(f"a variable is called {name!r}; give each a name that is a text.")
+            raise DataError(
+                f"a variable is called {name!r}; rename it to a string: dataset.rename({{{name!r}: 'name'}})."
+            )
     inputs = input_names(ensemble)
     if not inputs:
         raise DataError(_NO_ROLE.format(role="input"))
     if ensemble.sizes["run"] == 0:
-        raise DataError("the ensemble has no runs.")
+        raise DataError("the ensemble has no runs; give a Dataset with at least one row along the dim 'run'.")
     state = _check_state(ensemble)
     for name in inputs:
         _check_input(ensemble[name])
     for name in ("seconds", "message", "seed", "replicate", "fidelity"):
         if name in ensemble and ensemble[name].dims != ("run",):
-            raise DataError(f"{name!r} has dims {ensemble[name].dims}; it has one value for each run, dims ('run',).")
+            raise DataError(_ONE_PER_RUN.format(name=repr(name), dims=ensemble[name].dims))
     space = get_space(ensemble)
     if space is not None:
         match_names(inputs, space.inputs)
@@ -277,43 +304,47 @@ def check_runs(ensemble: xr.Dataset) -> NDArray[np.int8]:
 def _check_state(ensemble: xr.Dataset) -> NDArray[np.int8]:
     if "state" not in ensemble:
         raise DataError(
-            "the ensemble has no variable 'state': it is no table of runs. Run a design by uq.run(simulator, design), "
-            "or make the table of runs that you have with uq.ensemble.build(...)."
+            "this Dataset has no variable 'state', so it is not an ensemble of runs. Run a design with "
+            "uq.run(simulator, design), or make an ensemble from existing runs with uq.ensemble.build(inputs, outputs)."
         )
     if ensemble["state"].dims != ("run",):
-        raise DataError(f"'state' has dims {ensemble['state'].dims}; it has one value for each run, dims ('run',).")
+        raise DataError(_ONE_PER_RUN.format(name="'state'", dims=ensemble["state"].dims))
     return state_codes(ensemble["state"].values, ensemble.sizes["run"])
 
 
 def _check_dtype(name: Hashable, dtype: np.dtype) -> None:
     if dtype != np.float64:
-        raise DataError(f"{name!r} has dtype {dtype}, it must be float64; ensemble.build(...) converts real numbers.")
+        raise DataError(
+            f"{name!r} has dtype {dtype}, but inputs and outputs must be float64; convert it with "
+            f"ensemble[{name!r}].astype(float). uq.ensemble.build(inputs, outputs) converts all real numbers."
+        )
 
 
 def _check_input(column: xr.DataArray) -> None:
     if column.dims != ("run",):
-        raise DataError(
-            f"input {column.name!r} has dims {column.dims}; an input has one value for each run, dims ('run',)."
-        )
+        raise DataError(_ONE_PER_RUN.format(name=f"input {column.name!r}", dims=column.dims))
     _check_dtype(column.name, column.dtype)
     refuse_gaps(column.name, column.values)
 
 
 def refuse_gaps(name: Hashable, values: Array) -> None:
-    """Raise a DataError that names the first run in which an input is not finite."""
+    """Raise a DataError that names the first run in which the input is not finite."""
     bad = np.flatnonzero(~np.isfinite(values))
     if bad.size:
         more = f" (and {bad.size - 1} more runs)" if bad.size > 1 else ""
         raise DataError(
-            f"input {name!r} is {values[bad[0]]} in run {bad[0]}{more}; every input of every run is a finite number: "
-            "fill it in or drop the run."
+            f"input {name!r} is {values[bad[0]]} in run {bad[0]}{more}, but every input must be a finite number. Give "
+            "the number, or remove the run."
         )
 
 
 def _check_output(output: xr.DataArray, state: NDArray[np.int8]) -> None:
     name = output.name
     if not output.dims or output.dims[0] != "run":
-        raise DataError(f"output {name!r} has dims {output.dims}; its first dim is 'run'.")
+        raise DataError(
+            f"output {name!r} has dims {output.dims}, but its first dim must be 'run': use "
+            f"ensemble[{name!r}].transpose('run', ...)."
+        )
     _check_dtype(name, output.dtype)
     for dim in output.dims[1:]:
         _check_coordinate(name, str(dim), output.coords[dim].values if dim in output.coords else None)
@@ -322,7 +353,10 @@ def _check_output(output: xr.DataArray, state: NDArray[np.int8]) -> None:
     endless = np.isinf(values) & (rows != RunState.COMPLETED)
     if endless.any():
         where = tuple(np.argwhere(endless)[0])
-        raise DataError(f"output {name!r} is {values[where]} in run {where[0]}; what is missing is NaN.")
+        raise DataError(
+            f"output {name!r} is {values[where]} in run {where[0]}, which did not complete; write NaN for values that "
+            "are missing."
+        )
     bad = ~np.isfinite(values) & (rows == RunState.COMPLETED)
     if bad.any():
         where = tuple(np.argwhere(bad)[0])
@@ -331,49 +365,62 @@ def _check_output(output: xr.DataArray, state: NDArray[np.int8]) -> None:
         )
         more = f" (and {int(bad.sum()) - 1} more values)" if bad.sum() > 1 else ""
         raise DataError(
-            f"output {name!r} is {values[where]} in run {where[0]}{at}{more}, but that run says it completed; "
-            f"give it the state 'failed', or 'partial' when other entries can be used (states= of ensemble.build)."
+            f"output {name!r} is {values[where]} in run {where[0]}{at}{more}, but the state of that run is "
+            "'completed'. Set its state to 'failed', or to 'partial' if its other entries can be used: "
+            "uq.ensemble.build(inputs, outputs, states=...)."
         )
 
 
 def _check_partial(outputs: list[xr.DataArray], state: NDArray[np.int8]) -> None:
-    """Raise when a run that says it is partial has all of its entries or none."""
+    """Raise when a run in the state 'partial' has all of its entries or none."""
     finite = [np.isfinite(o.values).reshape(len(state), -1) for o in outputs]
     some = np.any([f.any(axis=1) for f in finite], axis=0)
     every = np.all([f.all(axis=1) for f in finite], axis=0)
-    for wrong, words in ((~some, "it has no entry: its state is 'invalid'"), (every, "it lacks none: 'completed'")):
+    for wrong, words, right in ((~some, "none of its outputs", "invalid"), (every, "all of its outputs", "completed")):
         rows = np.flatnonzero(wrong & (state == RunState.PARTIAL))
         if rows.size:
-            raise DataError(f"run {rows[0]} says it gave part of its outputs, but {words}.")
+            raise DataError(
+                f"the state of run {rows[0]} is 'partial', but it has {words}; set its state to {right!r}: "
+                "uq.ensemble.build(inputs, outputs, states=...)."
+            )
 
 
 def _check_coordinate(name: Hashable, dim: str, values: NDArray[np.generic] | None) -> None:
     if values is None:
         raise DataError(
-            f"dim {dim!r} of output {name!r} has no coordinate; say where its values are, e.g. coords={{{dim!r}: ...}}."
+            f"dim {dim!r} of output {name!r} has no coordinate; add the positions of the values, "
+            f"dataset.assign_coords({{{dim!r}: [...]}})."
         )
     if values.dtype.kind in "bcO" and not all(isinstance(place, str) for place in values[~pd.isna(values)]):
-        raise DataError(f"coordinate {dim!r} of output {name!r} is not made of numbers, words or times alone.")
+        raise DataError(
+            f"coordinate {dim!r} of output {name!r} has values of mixed or unsupported types; give numbers only, "
+            "strings only, or times only."
+        )
     bad = pd.isna(values) | (np.isinf(values) if values.dtype.kind == "f" else False)
     if bad.any():
-        raise DataError(f"coordinate {dim!r} of output {name!r} holds {values[bad][0]}; it must be finite.")
+        raise DataError(
+            f"coordinate {dim!r} of output {name!r} holds {values[bad][0]}; give a finite value for every position."
+        )
     twice = pd.Index(values).duplicated()
     if twice.any():
-        raise DataError(f"coordinate {dim!r} of output {name!r} has {values[twice][0]} twice; every place stands once.")
+        raise DataError(
+            f"coordinate {dim!r} of output {name!r} has {values[twice][0]} twice; give every position once, and remove "
+            "or average the repeated values."
+        )
 
 
 def match_names(got: tuple[str, ...], wanted: tuple[str, ...]) -> None:
-    """Raise a DataError unless the names got are those wanted, in any order."""
+    """Raise a DataError unless `got` holds the names in `wanted`, in any order."""
     missing = [name for name in wanted if name not in got]
     extra = [name for name in got if name not in wanted]
     if missing or extra:
         parts = [f"{listed(missing)} missing"] * bool(missing) + [f"{listed(extra)} not in the space"] * bool(extra)
         raise DataError(
-            f"the inputs are {listed(got)} but the space has {listed(wanted)} ({', '.join(parts)}); "
-            "name each column as in the space."
+            f"the inputs are {listed(got)} but the space has {listed(wanted)} ({', '.join(parts)}); give every column "
+            "the name of its input in the space."
         )
 
 
 def listed(names: Iterable[Hashable]) -> str:
-    """Return names for a message."""
+    """Return names for a message, each in quotes and separated by commas."""
     return ", ".join(repr(name) for name in names) or "none"

@@ -1,4 +1,4 @@
-"""Running a design: parallel processes that fail one at a time, and a store in which no run is lost."""
+"""Run a design in parallel processes, where a failed run does not stop the others, and store every run as it ends."""
 
 from uqms.ensemble import RunState
 from uqms.runs.dask import Dask

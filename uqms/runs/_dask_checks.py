@@ -1,4 +1,4 @@
-"""What must hold before a Dask cluster gets a point: nobody else can reach it, and all run the same versions."""
+"""Check a Dask cluster before a campaign uses it: its connections are safe, and its versions are those used here."""
 
 import ipaddress
 from collections.abc import Mapping
@@ -11,23 +11,26 @@ __all__ = ["check_connection", "check_versions"]
 
 
 def check_connection(client: Any) -> None:
-    """Refuse a cluster that others on the network could reach: Dask unpickles what it gets, which can be any code.
+    """Raise an InputError for a cluster that others on the network could reach.
+
+    Dask unpickles the messages that it receives, and unpickling can run any code.
 
     Raises
     ------
     InputError
-        Names the address, and says how to switch on TLS.
+        When a connection is not encrypted; the message names its address, and shows how to use TLS.
     """
-    # A port that is open to the network may be reached through this machine's own address, or through a tunnel.
+    # The client may reach the scheduler by a local address or a tunnel although the port is open to the network. So the
+    # scheduler's own address and the addresses of the workers are checked too.
     for address in (client.scheduler.address, client.scheduler_info()["address"], *client.nthreads()):
         if not _safe(address):
             raise InputError(
-                f"the Dask cluster uses {address}, a connection between machines without encryption: whoever reaches "
-                "that port can run any code under your name. Switch on TLS: from distributed.security import Security; "
-                "security = Security.temporary(); LocalCluster(security=security, protocol='tls://'), or "
+                f"the Dask cluster uses {address}, a connection between machines without encryption. Anyone who can "
+                "reach that port can run any code under your name. Use TLS: from distributed.security import Security; "
+                "security = Security.temporary(); cluster = LocalCluster(security=security, protocol='tls://'), or "
                 "SLURMCluster(security=security, protocol='tls://', shared_temp_directory=...); then "
-                "Client(cluster, security=security). On a network that keeps strangers out: "
-                "workers=uqms.Dask(client, unencrypted=True)."
+                "client = Client(cluster, security=security). If no stranger can reach your network, declare it: "
+                "uq.run(..., workers=uq.Dask(client, unencrypted=True))."
             )
 
 
@@ -42,14 +45,16 @@ def _safe(address: str) -> bool:
 
 
 def check_versions(client: Any) -> None:
-    """Refuse a cluster whose processes have another Python, cloudpickle or uqms than this one.
+    """Raise an InputError unless all processes of a cluster have the versions of this process.
+
+    Compared are the versions of Python, cloudpickle and uqms.
 
     Raises
     ------
     InputError
-        Names who has what.
+        When versions differ; the message lists the versions by process.
     """
-    # Dask first says what it knows of itself: what we ask below could not even be read by another Python.
+    # Python and cloudpickle are compared first, by Dask's own query: other versions could not unpickle `_ours` below.
     told = client.get_versions(packages=["cloudpickle"])
     everyone = {"the scheduler": told["scheduler"], **told["workers"]}
     _compare("Python", _python(told["client"]), {who: _python(versions) for who, versions in everyone.items()})
@@ -58,7 +63,7 @@ def check_versions(client: Any) -> None:
     answers = client.run(_ours, on_error="return")  # an exception where uqms is missing
     try:
         answers["the scheduler"] = client.run_on_scheduler(_ours)
-    except Exception as error:  # or where the scheduler is told to run nothing
+    except Exception as error:  # uqms is missing, or the scheduler is configured to run no functions
         answers["the scheduler"] = error
     _compare("uqms", _ours(), {who: _version(told) for who, told in answers.items()})
 
@@ -82,6 +87,6 @@ def _compare(what: str, here: str | None, there: Mapping[str, str | None]) -> No
     if others:
         more = f" and {len(others) - 3} more" if len(others) > 3 else ""
         raise InputError(
-            f"this process has {what} {here}, but not all of the Dask cluster ({', '.join(others[:3])}{more}); "
-            "install the same environment everywhere."
+            f"this process has {what} {here}, but some processes of the Dask cluster have other versions "
+            f"({', '.join(others[:3])}{more}); install the same environment on all machines."
         )

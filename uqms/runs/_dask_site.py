@@ -1,8 +1,8 @@
-"""What happens on the machines of a Dask cluster; the only module that imports `distributed`.
+"""The part of a campaign that runs on the machines of a Dask cluster. Importing it requires `distributed`.
 
-Dask knows no deadline of a task and cannot stop a thread, and a segmentation fault in a task ends the whole Dask
-worker. So a Dask worker runs no point itself: each of its threads holds the same kind of worker process that a campaign
-on one machine has, and waits for it.
+Dask has no deadlines for tasks and cannot stop a thread, and a segmentation fault in a task ends the whole Dask worker.
+So the threads of a Dask worker do not run the simulator themselves. Each thread starts a worker process, the same kind
+of process that a campaign on one machine uses, and waits for it.
 """
 
 import asyncio
@@ -25,29 +25,29 @@ from uqms.simulators.marked_process import Context, MarkedProcess
 
 __all__ = ["Herald", "Site", "crew", "evaluate"]
 
-_FULL = 0.25  # seconds after which a task begins no further point
-_READY = 4  # points that a process has or that lie ready for it
-_LOOK = 0.25  # seconds between looks whether anybody still waits for a run
+_FULL = 0.25  # seconds after which a task starts no further point
+_READY = 4  # points that a process runs, or has in its queue
+_LOOK = 0.25  # seconds between checks whether the campaign still waits for a run
 _BEATS = 10  # heartbeats that a Dask worker may miss before it gets no more points
 
 
 def evaluate(campaign: str, points: str) -> dict[int, Record]:
-    """Run points (JSON list) on this Dask worker, one after the other; what would begin late is left out."""
+    """Run points (a JSON list) on this Dask worker, one after the other, for a limited time; return their records."""
     worker: Any = get_worker()
     site: Site = worker.plugins[campaign]
     return site.evaluate(worker.get_current_task(), json.loads(points))
 
 
 class _Unwanted(Exception):
-    """Nobody waits for a run any more."""
+    """The campaign no longer waits for a run."""
 
 
 @final
 class Site(WorkerPlugin):  # type: ignore[misc, unused-ignore]
     """The processes of one campaign on one Dask worker.
 
-    Dask hands it to every worker, to those that come later too, so the simulator is sent to each of them once; and
-    takes it away with its processes when the campaign has ended.
+    Dask sends this plugin to every worker, including workers that join later, so each worker gets the simulator once.
+    When the campaign has ended, Dask removes the plugin and its processes.
     """
 
     def __init__(self, payload: bytes, timeout: float | None) -> None:
@@ -55,7 +55,7 @@ class Site(WorkerPlugin):  # type: ignore[misc, unused-ignore]
         self.timeout = timeout
 
     def setup(self, worker: Any) -> None:
-        """Begin on a worker; processes start with the first points."""
+        """Prepare a worker; its processes start with the first points."""
         self._changed = threading.Condition()
         self._idle: list[Local] = []
         self._busy = 0
@@ -63,16 +63,16 @@ class Site(WorkerPlugin):  # type: ignore[misc, unused-ignore]
         self._open = True
 
     async def teardown(self, worker: Any) -> None:
-        """End all processes: the campaign has ended, or the worker does."""
+        """End all processes, since the campaign or the worker has ended."""
         await asyncio.to_thread(self._close)
 
     def transition(self, key: Any, start: str, finish: str, **more: Any) -> None:
-        """Note that nobody waits for a run any more; Dask itself lets it go on."""
+        """Note that the campaign no longer waits for a run, which Dask itself does not stop."""
         if start == "executing" and finish == "released":
             self._wanted.discard(key)
 
     def evaluate(self, key: str, points: Sequence[Point]) -> dict[int, Record]:
-        """Run points in one process, until the task is full; the number of each is its place in the list."""
+        """Run points in one process for at most `_FULL` seconds; return records by the position of their point."""
         records: dict[int, Record] = {}
         sent, full = 0, math.inf
         with suppress(_Unwanted), self._process(key) as local:
@@ -81,7 +81,7 @@ class Site(WorkerPlugin):  # type: ignore[misc, unused-ignore]
                     local.submit(sent, points[sent])
                     sent += 1
                 records.update(local.ended(_LOOK))
-                if records and full == math.inf:  # the process may have begun with the first one
+                if records and full == math.inf:  # the first point may include the start of the process
                     full = time.monotonic() + _FULL
                 if key not in self._wanted:
                     raise _Unwanted
@@ -89,7 +89,7 @@ class Site(WorkerPlugin):  # type: ignore[misc, unused-ignore]
 
     @contextmanager
     def _process(self, key: str) -> Iterator[Local]:
-        """Lend a process to a thread; it is ended when the block raises, and kept for the next one otherwise."""
+        """Yield a process to a thread. It ends if the block raises an error; otherwise the next task reuses it."""
         with self._changed:
             if not self._open:
                 raise _Unwanted
@@ -121,7 +121,10 @@ class Site(WorkerPlugin):  # type: ignore[misc, unused-ignore]
 
 
 def crew(dask_scheduler: Any) -> tuple[dict[str, int], int]:
-    """Return, on the scheduler, the threads of each worker that runs, and how many workers have fallen silent."""
+    """Return the number of threads by running worker, and the number of workers that send no heartbeat any more.
+
+    Dask calls this function on the scheduler.
+    """
     running = {address: worker for address, worker in dask_scheduler.workers.items() if worker.status.name == "running"}
     latest = time.time() - _BEATS * heartbeat_interval(len(dask_scheduler.workers))
     threads = {address: worker.nthreads for address, worker in running.items() if worker.last_seen > latest}
@@ -130,20 +133,23 @@ def crew(dask_scheduler: Any) -> tuple[dict[str, int], int]:
 
 @final
 class Herald(SchedulerPlugin):  # type: ignore[misc, unused-ignore]
-    """Makes the scheduler tell of a lost task at once, and cleans up when the campaign's process dies."""
+    """Plugin of the scheduler that reports a lost task at once, and cleans up when the campaign's process dies."""
 
     def __init__(self, campaign: str, client: str) -> None:
         self.campaign = campaign
         self.client = client
 
     def update_graph(self, scheduler: Any, *, keys: Any, **more: Any) -> None:
-        """Let our tasks fail with their worker: else Dask starts them again, and blames all tasks of a worker alike."""
+        """Let tasks of this campaign fail with their worker.
+
+        By default Dask would start them again, and count the loss against all tasks of that worker.
+        """
         for key in keys:
             if str(key).startswith(self.campaign):
                 scheduler.tasks[key].suspicious = scheduler.allowed_failures
 
     def remove_client(self, scheduler: Any, client: str) -> None:
-        """End the campaign on all workers when its coordinator has gone without a word."""
+        """End the campaign on all workers when the process that started it has disappeared."""
         if client == self.client and self.campaign in scheduler.worker_plugins:
             scheduler.loop.add_callback(self._end, scheduler)
 
@@ -155,9 +161,9 @@ class Herald(SchedulerPlugin):  # type: ignore[misc, unused-ignore]
 class _Process(MarkedProcess):
     """A process that a daemonic process may start.
 
-    Dask's nanny runs its workers as daemonic processes, which multiprocessing forbids to have children since they could
-    be orphaned. Ours watch their parent and end with it, so the ban is lifted for the moment in which one starts; the
-    flag belongs to this process alone, and nothing of Dask's configuration is changed.
+    Dask's nanny runs its workers as daemonic processes. multiprocessing forbids these to start processes, which could
+    be orphaned. Processes of this class watch their parent and end with it, so the flag that forbids them is removed
+    while a process starts. The flag belongs to the current process only; Dask's configuration does not change.
     """
 
     _starting = threading.Lock()

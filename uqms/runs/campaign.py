@@ -1,8 +1,9 @@
-"""A campaign: one simulator, its inputs and a level of fidelity; and the keys under which its runs are found again.
+"""Campaigns (one simulator, its inputs and a level of fidelity), and the keys by which stored runs are found again.
 
-A key is the SHA-256 of what is computed, bit for bit: the campaign (identity of the simulator, names of the inputs,
-fidelity), the inputs' values in the order of their sorted names as little-endian float64, and the seed where there is
-one. Neither the order of the inputs nor the sign of a zero makes another run.
+A key is the SHA-256 hash of everything that determines a run, bit for bit. It covers the campaign (identity of the
+simulator, names of the inputs, fidelity), the values of the inputs as little-endian float64 in the order of their
+sorted names, and the seed of a stochastic simulator. The order of the inputs and the sign of a zero do not change the
+key.
 """
 
 import hashlib
@@ -23,16 +24,16 @@ __all__ = ["Campaign", "campaign_id", "canonical", "digest", "run_keys", "sorted
 @final
 @dataclass(frozen=True, eq=False)
 class Campaign:
-    """What the runs of one call have in common; a run store keeps them under it.
+    """A simulator with the names of its inputs and a level of fidelity; the run store groups runs by campaign.
 
     Parameters
     ----------
     simulator
-        What computes a run.
+        The simulator.
     inputs
-        Names of its inputs, in the order of the columns of `x`; without the seed.
+        Names of its inputs in the order of the columns of `x`, without the seed.
     fidelity
-        The level at which it runs, where there are several.
+        The level of fidelity, if the simulator has several levels.
 
     Examples
     --------
@@ -50,17 +51,17 @@ class Campaign:
 
     @cached_property
     def identity(self) -> str:
-        """The simulator's identity as JSON that does not depend on the order of names."""
+        """The identity of the simulator, as JSON with sorted names."""
         return canonical(dict(self.simulator.identity))
 
     @cached_property
     def id(self) -> str:
-        """SHA-256 of the identity, the names of the inputs and the fidelity, in hexadecimal."""
+        """SHA-256 hash of the identity, the names of the inputs and the fidelity, in hexadecimal digits."""
         return campaign_id(self.identity, self.inputs, self.fidelity)
 
     @property
     def name(self) -> str:
-        """What the simulator is called."""
+        """The name of the simulator, or an empty string."""
         return str(self.simulator.identity.get("name") or "")
 
     def keys(self, x: Array, seeds: Ints | None = None) -> list[bytes]:
@@ -71,36 +72,36 @@ class Campaign:
         x
             Inputs, shape (n, d), columns in the order of `inputs`.
         seeds
-            Shape (n,), or None for a simulator without chance.
+            Shape (n,), or None for a deterministic simulator.
         """
         return run_keys(self.id, sorted_columns(self.inputs, x), seeds)
 
 
 def digest(keys: Iterable[bytes]) -> str:
-    """Return a SHA-256 that stands for a set of runs."""
+    """Return the SHA-256 hash of a set of runs, given by their keys in any order."""
     return hashlib.sha256(b"".join(sorted(keys))).hexdigest()
 
 
 def canonical(value: object) -> str:
-    """Return JSON that is the same for equal values."""
+    """Return the canonical JSON of a value: equal values have the same text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
 def campaign_id(identity: str, inputs: Sequence[str], fidelity: str) -> str:
-    """Return the id of a campaign from its parts, the identity as canonical JSON."""
+    """Return the id of a campaign; `identity` is canonical JSON."""
     said: Mapping[str, object] = {"identity": identity, "inputs": sorted(inputs), "fidelity": fidelity}
     return hashlib.sha256(canonical(said).encode()).hexdigest()
 
 
 def sorted_columns(inputs: Sequence[str], x: Array) -> Array:
-    """Return the columns in the order of their sorted names, little-endian and without negative zeros."""
+    """Return the columns in the order of their sorted names, little-endian, with 0.0 in place of -0.0."""
     order = sorted(range(len(inputs)), key=lambda column: inputs[column])
-    # Adding zero makes -0.0 the same number as 0.0.
+    # Adding 0.0 converts -0.0 to 0.0.
     return np.ascontiguousarray(np.asarray(x, dtype=np.float64)[:, order] + 0.0, dtype="<f8")
 
 
 def run_keys(campaign: str, x: Array, seeds: Ints | None = None) -> list[bytes]:
-    """Return the keys of runs whose inputs stand in the order of their sorted names."""
+    """Return the keys of runs; the columns of `x` are in the order of the sorted names of the inputs."""
     n, d = x.shape
     prefix = bytes.fromhex(campaign)
     width = len(prefix) + 8 * d + (0 if seeds is None else 8)

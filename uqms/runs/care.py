@@ -1,4 +1,4 @@
-"""Is every run still what was written, and what can be taken out of a file where that is not so."""
+"""Check that every stored run is unchanged, and salvage the undamaged runs of a damaged run store."""
 
 import os
 import sqlite3
@@ -20,30 +20,32 @@ from uqms.runs.upgrade import OLD_RUNS, Converter
 
 __all__ = ["check", "salvage"]
 
-_SOME = 2**24  # bytes of outputs that are checked together
-_SMALLEST = 64  # bytes of a row, at least
+_SOME = 2**24  # bytes of outputs that are checked in one block
+_SMALLEST = 64  # lower bound of the bytes of a row
 
 
 def check(db: sqlite3.Connection, path: Path) -> None:
-    """Read the whole file, compute every hash again and raise an IntegrityError when something is not as written."""
+    """Read the whole file, recompute every hash, and raise an IntegrityError if something was changed."""
     with told(path):
         words = [str(row[0]) for row in db.execute("PRAGMA integrity_check(3)")]
         orphans = len(db.execute("PRAGMA foreign_key_check(runs)").fetchall())
     if words != ["ok"]:
         raise IntegrityError(f"{path} is damaged ({'; '.join(words)}); {rescue(path)}")
     if orphans:
-        raise IntegrityError(f"{path} is damaged ({orphans} runs of no campaign); {rescue(path)}")
+        raise IntegrityError(f"{path} is damaged ({orphans} runs belong to no campaign); {rescue(path)}")
     for known in read_campaigns(db, path):
         if not _sound(known):
-            raise IntegrityError(f"campaign {known.id[:12]} in {path} is not what was written; {rescue(path)}")
+            raise IntegrityError(
+                f"{path} is damaged: campaign {known.id[:12]} was changed, its hash does not match; {rescue(path)}"
+            )
         with told(path):
             rows = db.execute(f"SELECT {COLUMNS} FROM runs WHERE campaign = {known.number}")
             for some in batched(rows, max(1, min(256, _SOME // (8 * known.layout.width + 1)))):
                 for row, right in zip(some, _right(known, some), strict=True):
                     if not right:
                         raise IntegrityError(
-                            f"run {_called(row[0])} in {path} is not what was written: the hash of its "
-                            f"content is another one; {rescue(path)}"
+                            f"{path} is damaged: run {_called(row[0])} was changed, its hash does not match; "
+                            f"{rescue(path)}"
                         )
 
 
@@ -56,7 +58,7 @@ def _sound(known: Stored) -> bool:
 
 
 def _right(known: Stored, rows: Sequence[tuple[Any, ...]]) -> list[bool]:
-    """Tell of each row whether its key and its checksum follow from its content."""
+    """Return for each row whether its key and its checksum match its content."""
     d, width = len(known.inputs), known.layout.width
     right = []
     for key, _, x, seed, replicate, state, seconds, attempts, message, _, digest, blob in rows:
@@ -72,29 +74,35 @@ def _right(known: Stored, rows: Sequence[tuple[Any, ...]]) -> list[bool]:
 
 # ------------------------------------------------------------------------------------------------------------- salvage
 def salvage(path: Path, target: Path) -> int:
-    """Write the runs of a damaged file that are well into a new store; return how many.
+    """Write the undamaged runs of a damaged file to a new store, and return their number.
 
     Raises
     ------
     FormatError
-        When nothing says that the file ever was a run store.
+        When the file does not identify itself as a run store.
     IntegrityError
-        When no campaign can be read any more, or no run of those that there were.
+        When no campaign, or none of the runs in the file, can be read.
     StorageError
         When the new store exists already or cannot be written.
     """
     if target.exists():
-        raise StorageError(f"{target} exists already; give the path of a new file.")
+        raise StorageError(f"{target} exists already; give the path of a file that does not exist.")
     with told(path), closing(connect_reading(path, damaged=True)) as source:
         application, found = number(source, "PRAGMA application_id"), number(source, "PRAGMA user_version")
         if application != APPLICATION or not 1 <= found <= FORMAT:
-            raise FormatError(f"{path} is not a run store that this uqms knows; there is nothing to take out of it.")
+            raise FormatError(
+                f"{path} is not a run store that this version of uqms can read, so no run can be salvaged from it; "
+                "check the path."
+            )
         with atomic_path(target) as part, closing(sqlite3.connect(part, isolation_level=None)) as new:
             with told(target), transaction(new):
                 create(new)
                 saved = sum(_old_rows(source, new, path) if found == 1 else _rows(source, new, path))
                 if not saved and not _empty(source):
-                    raise IntegrityError(f"no run in {path} can be read any more.")
+                    raise IntegrityError(
+                        f"{path} is damaged so much that no run can be read; use a copy of the file, or run the design "
+                        "again with a new store."
+                    )
                 return saved
 
 
@@ -115,7 +123,10 @@ def _rows(source: sqlite3.Connection, new: sqlite3.Connection, path: Path) -> It
                 campaigns[campaign.number] = campaign
                 new.execute(f"INSERT INTO campaigns ({names}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", said)
     if not campaigns:
-        raise IntegrityError(f"no campaign in {path} can be read any more, so its runs cannot be either.")
+        raise IntegrityError(
+            f"{path} is damaged so much that no campaign can be read, and hence no run; use a copy of the file, or run "
+            "the design again with a new store."
+        )
     insert = f"INSERT OR IGNORE INTO runs ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
     for _, *row in _readable(source, f"SELECT rowid, {COLUMNS} FROM runs", path):
         known = campaigns.get(row[1])
@@ -127,7 +138,10 @@ def _old_rows(source: sqlite3.Connection, new: sqlite3.Connection, path: Path) -
     try:
         converter = Converter(source, "simulators", new, path)
     except sqlite3.DatabaseError as error:
-        raise IntegrityError(f"no simulator in {path} can be read any more ({error}), so no run can.") from error
+        raise IntegrityError(
+            f"{path} is damaged so much that no simulator can be read ({error}), and hence no run; use a copy of the "
+            "file, or run the design again with a new store."
+        ) from error
     for _, *row in _readable(source, OLD_RUNS.replace("SELECT ", "SELECT rowid, ", 1), path):
         with suppress(IntegrityError):
             converter.insert(tuple(row))
@@ -135,13 +149,13 @@ def _old_rows(source: sqlite3.Connection, new: sqlite3.Connection, path: Path) -
 
 
 def _readable(db: sqlite3.Connection, query: str, path: Path) -> Iterator[tuple[Any, ...]]:
-    """Yield the rows of a table (rowid first) that can be read, going round damaged pages."""
+    """Yield the readable rows of a table, with the rowid as first column; skip damaged pages."""
     last, most = 0, None
     while True:
         try:
             for row in db.execute(f"{query} WHERE rowid > ? ORDER BY rowid", (last,)):
                 if row[0] <= last:
-                    raise sqlite3.DatabaseError("rows that are not in their order")
+                    raise sqlite3.DatabaseError("rows are not in the order of their rowid")
                 yield row
                 last = row[0]
             return
@@ -159,7 +173,7 @@ def _readable(db: sqlite3.Connection, query: str, path: Path) -> Iterator[tuple[
 
 
 def _most(db: sqlite3.Connection, query: str, path: Path) -> int:
-    """Return a number that no row's number exceeds."""
+    """Return an upper bound of the rowids."""
     with suppress(sqlite3.DatabaseError, TypeError):
         return number(db, f"SELECT max(rowid) FROM {query.rsplit(' ', 1)[1]}")
     return os.stat(path).st_size // _SMALLEST

@@ -1,4 +1,4 @@
-"""SQLite's connections to a run store: opened with what makes it safe, its errors told as ours."""
+"""Open SQLite connections to a run store with safe settings, and translate SQLite's errors into errors of uqms."""
 
 import os
 import sqlite3
@@ -22,81 +22,86 @@ __all__ = [
     "transaction",
 ]
 
-_PATIENCE = 30.0  # seconds for which a statement waits for another connection
+_PATIENCE = 30.0  # seconds that a statement waits for another connection
 _MAGIC = b"SQLite format 3\0"
 _LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+_NO_SQLITE = "{path} is not a run store, since it is no SQLite file; give another path."
 
 
 @contextmanager
 def told(path: Path) -> Iterator[None]:
-    """Turn SQLite's errors into ours."""
+    """Translate SQLite's errors in the block into errors of uqms."""
     try:
         yield
     except sqlite3.ProgrammingError as error:
         raise CampaignError(
-            f"{path}: {error} A store works until it is closed, in the thread that opened it; open another one there: "
-            "RunStore(path)."
+            f"{path}: {error} A RunStore can be used until it is closed, and only in the thread that opened it; open "
+            "another one: uq.RunStore(path)."
         ) from error
     except sqlite3.DatabaseError as error:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code == sqlite3.SQLITE_NOTADB:
-            raise FormatError(f"{path} is not a run store (no SQLite file); choose another path.") from error
+            raise FormatError(_NO_SQLITE.format(path=path)) from error
         if code == sqlite3.SQLITE_CORRUPT:
             raise IntegrityError(f"{path} is damaged ({error}); {rescue(path)}") from error
         if code in _LOCKED:
             raise CampaignLocked(
-                f"{path} is in use by another process ({error}); wait until it has ended, then run again: what was "
-                "kept before is safe."
+                f"{path} is in use by another process ({error}); wait until that process has ended, then repeat the "
+                "call. Runs that were stored before are safe."
             ) from error
         raise StorageError(
-            f"{path} cannot be used ({error}); check the folder, its rights and the free space, then run "
-            "again: what was kept before is safe."
+            f"{path} cannot be used ({error}); check the folder, its permissions and the free space, then repeat the "
+            "call. Runs that were stored before are safe."
         ) from error
 
 
 def rescue(path: Path) -> str:
-    """Return what to do with a damaged file."""
-    return f'take the runs that are well into a new file: uqms runs salvage "{path}" NEW.db'
+    """Return the advice for a damaged file, for the end of a message."""
+    return f'save the undamaged runs to a new file from the command line: uqms runs salvage "{path}" NEW.db'
 
 
 @contextmanager
 def transaction(db: sqlite3.Connection) -> Iterator[None]:
-    """Do all of the block or nothing."""
+    """Run the block as one transaction: all of its changes are stored, or none."""
     db.execute("BEGIN IMMEDIATE")
     try:
         yield
         db.execute("COMMIT")
     except BaseException:
-        if db.in_transaction:  # a full disk has ended it already
+        if db.in_transaction:  # a full disk has ended the transaction already
             db.execute("ROLLBACK")
         raise
 
 
 def number(db: sqlite3.Connection, query: str) -> int:
-    """Return the one number that a query gives."""
+    """Return the result of a query that gives one number."""
     return int(db.execute(query).fetchone()[0])
 
 
 def open_writing(path: Path, network: str | None) -> sqlite3.Connection:
-    """Open a run store for writing; make it when it is not there, bring an older format up to date."""
+    """Open a run store for writing; create it if it does not exist, and convert an older format to the current one."""
     _refuse_truncated(path)
-    # A path that is a URI or a folder would be opened as something else than meant.
+    # The path is made absolute, so that SQLite does not interpret it as a URI or as a special name.
     db = sqlite3.connect(path.absolute(), timeout=_PATIENCE, isolation_level=None)
     try:
         if network:
-            # Without shared memory nobody else may have the write-ahead log open, be it only to leave it.
+            # SQLite has no shared memory on a network disk. Even to leave the mode of the write-ahead log, this
+            # connection must be the only one.
             db.execute("PRAGMA locking_mode = EXCLUSIVE")
         found = _format(path, db)
         mode = "DELETE" if network else "WAL"
         if db.execute(f"PRAGMA journal_mode = {mode}").fetchone()[0].upper() != mode:
-            raise StorageError(f"{path} cannot be switched to the journal mode {mode}; another process has it open.")
+            raise StorageError(
+                f"{path} cannot be switched to the journal mode {mode}, since another process has it open; wait until "
+                "that process has ended, then repeat the call."
+            )
         db.execute("PRAGMA locking_mode = NORMAL")
-        db.execute("SELECT count(*) FROM sqlite_schema").fetchone()  # gives the lock back
+        db.execute("SELECT count(*) FROM sqlite_schema").fetchone()  # SQLite releases the lock with the next access
         db.execute("PRAGMA synchronous = FULL")
         db.execute("PRAGMA foreign_keys = ON")
         if found == 0:
             with transaction(db):
-                if _format(path, db) == 0:  # another process may have come first
+                if _format(path, db) == 0:  # another process may have created the tables meanwhile
                     create(db)
         elif found < FORMAT:
             with hold(path, bool(network)), transaction(db):
@@ -115,7 +120,7 @@ def open_reading(path: Path) -> sqlite3.Connection:
     try:
         found = _format(path, db)
         if found == 0:
-            raise FormatError(f"{path} is empty; it is not a run store.")
+            raise FormatError(f"{path} is empty, so it is not a run store; check the path.")
         if found == FORMAT:
             return db
     except BaseException:
@@ -134,12 +139,12 @@ def open_reading(path: Path) -> sqlite3.Connection:
 
 
 def connect_reading(path: Path, damaged: bool = False) -> sqlite3.Connection:
-    """Return a connection that cannot write, whether or not another process writes and the folder can be written to.
+    """Return a read-only connection, also while another process writes, and in a folder without write permission.
 
-    `damaged` opens a file that is shorter than it says, too.
+    With `damaged`, a file that is shorter than its header states is opened too.
     """
     if not path.is_file():
-        raise StorageError(f"{path} is not there, or is no file; check the path.")
+        raise StorageError(f"there is no file {path}; check the path.")
     uri = path.absolute().as_uri()
     db = sqlite3.connect(f"{uri}?mode=ro", uri=True, timeout=_PATIENCE, isolation_level=None)
     try:
@@ -151,7 +156,8 @@ def connect_reading(path: Path, damaged: bool = False) -> sqlite3.Connection:
         log = Path(f"{path}-wal")
         if log.exists() and log.stat().st_size:
             raise
-        # The write-ahead log needs a file for its memory beside it. Where that cannot be made nobody writes either.
+        # SQLite needs a file for the shared memory of the write-ahead log. If it cannot be created in this folder, no
+        # other process can write to the store either, so the file does not change while it is read.
         return sqlite3.connect(f"{uri}?mode=ro&immutable=1", uri=True, isolation_level=None)
     except BaseException:
         db.close()
@@ -160,34 +166,37 @@ def connect_reading(path: Path, damaged: bool = False) -> sqlite3.Connection:
 
 
 def tidy(path: Path) -> None:
-    """Remove the files that reading has made beside the store, unless somebody uses them."""
+    """Remove the files that reading has created next to the store, unless another process uses them."""
     with suppress(sqlite3.Error), closing(sqlite3.connect(path.absolute(), timeout=0.0)) as db:
-        db.execute("PRAGMA schema_version").fetchone()  # the last one that closes a store takes them away
+        db.execute("PRAGMA schema_version").fetchone()  # SQLite removes the files when the last connection closes
 
 
 def _format(path: Path, db: sqlite3.Connection) -> int:
-    """Return the format of the file, 0 for one that is new."""
+    """Return the format of the file, 0 for a new file."""
     application, found = number(db, "PRAGMA application_id"), number(db, "PRAGMA user_version")
     if application == 0 and found == 0 and number(db, "SELECT count(*) FROM sqlite_schema") == 0:
         return 0
     if application != APPLICATION or found < 1:
-        raise FormatError(f"{path} is an SQLite file, but not a run store; choose another path.")
+        raise FormatError(f"{path} is an SQLite file, but not a run store; give another path.")
     if found > FORMAT:
-        raise FormatVersionError(f"{path} has format {found}, this uqms reads up to {FORMAT}; update uqms.")
+        raise FormatVersionError(
+            f"{path} has format {found}, but this version of uqms reads formats up to {FORMAT}; update uqms: "
+            "pip install --upgrade uqms."
+        )
     _refuse_foreign_objects(path, db, found)
     return found
 
 
 def _refuse_foreign_objects(path: Path, db: sqlite3.Connection, found: int) -> None:
-    """Raise a FormatError for tables, indices, triggers and views that uqms did not make.
+    """Raise a FormatError for tables, indices, triggers and views that uqms did not create.
 
-    SQLite runs the SQL of a trigger whenever a run is written, and a view may stand in the place of a table.
+    SQLite runs the SQL of a trigger whenever a run is written, and a view can replace a table.
     """
     ours = OBJECTS[found]
     foreign = []
     for kind, name, table, sql in db.execute("SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY rowid"):
-        of_key = kind == "index" and sql is None and ("table", table) in ours  # SQLite makes these for UNIQUE columns
-        statistics = kind == "table" and str(name).startswith("sqlite_stat")  # of ANALYZE
+        of_key = kind == "index" and sql is None and ("table", table) in ours  # SQLite's own index of a UNIQUE column
+        statistics = kind == "table" and str(name).startswith("sqlite_stat")  # written by SQLite's ANALYZE
         if (kind, name) not in ours and not of_key and not statistics:
             foreign.append((str(kind), str(name)))
     if foreign:
@@ -195,28 +204,29 @@ def _refuse_foreign_objects(path: Path, db: sqlite3.Connection, found: int) -> N
         drop = f"DROP {kind.upper()} " + '"' + name.replace('"', '""') + '"'
         raise FormatError(
             f"{path} contains {', '.join(f'the {kind} {name!r}' for kind, name in foreign[:3])}, which uqms did not "
-            f"make. A run store has the tables {' and '.join(n for k, n in ours if k == 'table')} only; SQL of "
-            "a trigger or view would change runs as they are written or read. Take the runs into a new file, "
-            f'uqms runs salvage "{path}" NEW.db; or, if you added it yourself, remove it with sqlite3: {drop};'
+            f"make. A run store has only the tables {' and '.join(n for k, n in ours if k == 'table')}, since the SQL "
+            "of a trigger or a view could change runs when they are written or read. Copy the runs to a new file from "
+            f'the command line, uqms runs salvage "{path}" NEW.db; or, if you added the {kind} yourself, remove it '
+            f"with sqlite3: {drop};"
         )
 
 
 def _refuse_truncated(path: Path) -> None:
-    """Raise a FormatError when the file is shorter than its header says."""
+    """Raise a FormatError if the file is shorter than its header states."""
     log = Path(f"{path}-wal")
-    if not path.is_file() or (log.exists() and log.stat().st_size):  # what is missing may stand in the log
+    if not path.is_file() or (log.exists() and log.stat().st_size):  # the write-ahead log may hold the missing pages
         return
     try:
         with path.open("rb") as file:
             head = file.read(100)
             held = os.fstat(file.fileno()).st_size
-    except OSError:  # SQLite says it better
+    except OSError:  # SQLite will report a more specific error
         return
-    if not held:  # what SQLite makes before it writes anything
+    if not held:  # SQLite creates an empty file before it writes anything
         return
     if not head.startswith(_MAGIC):
-        raise FormatError(f"{path} is not a run store (no SQLite file); choose another path.")
+        raise FormatError(_NO_SQLITE.format(path=path))
     page = int.from_bytes(head[16:18], "big")
     claimed = (65536 if page == 1 else page) * int.from_bytes(head[28:32], "big")
     if held < 100 or (head[24:28] == head[92:96] and held < claimed):
-        raise FormatError(f"{path} is truncated ({held} of {claimed} bytes); {rescue(path)}")
+        raise FormatError(f"{path} is truncated to {held} of {claimed} bytes; {rescue(path)}")

@@ -1,8 +1,9 @@
-"""Points to records on a Dask cluster: one machine or many.
+"""Run the points of a campaign on a Dask cluster, on one machine or many.
 
-The cluster runs points; what counts is here and in the run store. A point that is lost with a Dask worker goes out
-again, alone, at most a few times; a task that does not come back long after its deadline counts as lost too, whatever
-the scheduler says. Few points are out at a time, so that a campaign of any length is light for the scheduler.
+The cluster only runs points. The results are stored by this process, in the run store. A point that is lost with a Dask
+worker is sent again, alone, at most a few times. A task that has not returned long after its deadline counts as lost
+too, whatever state the scheduler reports. Few points are on the cluster at a time, so the load of the scheduler does
+not depend on the length of the campaign.
 """
 
 import importlib.util
@@ -29,13 +30,13 @@ __all__ = ["Dask", "DaskBackend"]
 _logger = logging.getLogger(__name__)
 
 _AHEAD = 0.1  # seconds of work in one task of a fast simulator
-_LEAST_TASKS = 16  # out at a time, so that an adaptive cluster sees that there is work
-_LOSSES = 3  # Dask workers that may be lost with a point before it counts as its fault
-_TURN = 1.0  # seconds between two looks at the cluster
-_SILENCE = 300.0  # seconds without an answer after which the scheduler counts as lost; so long Dask waits for a worker
-_PATIENCE = 60.0  # seconds beyond its deadline for which a task is waited for
-_ASTRAY = 5.0  # seconds after which a task that was meant for workers that have left goes to others
-_FAREWELL = 5.0  # seconds for which the end waits until all workers have ended their processes
+_LEAST_TASKS = 16  # tasks on the cluster at a time, at least, so that an adaptive cluster starts workers
+_LOSSES = 3  # lost Dask workers after which a point counts as the cause, and its run as failed
+_TURN = 1.0  # seconds between two checks of the cluster
+_SILENCE = 300.0  # seconds without an answer after which the scheduler counts as lost; Dask waits as long for a worker
+_PATIENCE = 60.0  # seconds after its deadline when a task counts as lost
+_ASTRAY = 5.0  # seconds after which a task for workers that have left is sent to other workers
+_FAREWELL = 5.0  # seconds that the end of a campaign waits for the workers to end their processes
 
 
 @taught
@@ -44,9 +45,9 @@ _FAREWELL = 5.0  # seconds for which the end waits until all workers have ended 
 class Dask:
     """A Dask cluster that runs the points of a campaign.
 
-    ``uqms.run(..., workers=client)`` is enough where the connection is safe: this machine alone, or TLS. Whoever
-    reaches an open port of Dask can run any code under your name, so other clusters are refused, unless you say that
-    your network keeps strangers out.
+    ``uq.run(..., workers=client)`` is enough if the connection is safe: the cluster is on this machine alone, or uses
+    TLS. Anyone who can reach an open port of Dask can run any code under your name. So other clusters are refused,
+    unless you declare with `unencrypted` that no stranger can reach your network.
 
     Parameters
     ----------
@@ -58,7 +59,7 @@ class Dask:
     Raises
     ------
     InputError
-        When `client` is something else, is asynchronous or has been closed.
+        When `client` is not a `distributed.Client`, is asynchronous or has been closed.
 
     Examples
     --------
@@ -72,20 +73,27 @@ class Dask:
 
     def __post_init__(self) -> None:
         if importlib.util.find_spec("distributed") is None:
-            raise InputError('a Dask cluster needs the package distributed: pip install "uqms[dask]".')
+            raise InputError(
+                'a Dask cluster needs the package distributed, which is not installed: pip install "uqms[dask]".'
+            )
         from distributed import Client
 
         if not isinstance(self.client, Client):
             raise InputError(f"client is {self.client!r}; give a distributed.Client that is connected to it.")
         if self.client.asynchronous:
-            raise InputError("the Dask client is asynchronous; give one that is not: Client(..., asynchronous=False).")
+            raise InputError(
+                "the Dask client is asynchronous, but a synchronous client is required; make one: "
+                "Client(cluster, asynchronous=False)."
+            )
         if self.client.status != "running":
-            raise InputError(f"the Dask client is {self.client.status}; make a new one: Client(cluster).")
+            raise InputError(
+                f"the Dask client is {self.client.status}, but a running client is required; make one: Client(cluster)."
+            )
 
 
 @dataclass(eq=False)
 class _Run:
-    """One point on its way."""
+    """A point that is sent to the cluster, and the number of Dask workers that were lost with it."""
 
     ticket: int
     point: Point
@@ -95,19 +103,19 @@ class _Run:
 @final
 @dataclass(eq=False)
 class _Task:
-    """Some runs in one Dask task."""
+    """A Dask task that runs one or several points."""
 
     future: Any
     runs: Sequence[_Run]
-    since: float  # on the clock that stands still while there are no workers
-    ahead: int  # tasks before it
-    alone: str | None = None  # the worker that shall run no other suspect meanwhile
-    workers: Sequence[str] = ()  # where it shall run; empty: anywhere
+    since: float  # when it was sent, on the clock that stands still while there are no workers
+    ahead: int  # number of tasks sent before it that had not returned
+    alone: str | None = None  # the worker that runs this suspect; it gets no other suspect meanwhile
+    workers: Sequence[str] = ()  # the workers that may run it; empty: any worker
 
 
 @final
 class DaskBackend:
-    """Run points on a Dask cluster, each in a process of its own pool on a Dask worker (see `Backend`).
+    """Backend that runs points on a Dask cluster, in separate processes on its workers (see `Backend`).
 
     Parameters
     ----------
@@ -121,9 +129,9 @@ class DaskBackend:
     Raises
     ------
     InputError
-        On entering: when others could reach the cluster, or when it has other versions.
+        On entering the block, when others could reach the cluster, or when its versions differ from those used here.
     CampaignError
-        When the scheduler is gone.
+        When the scheduler has ended or does not answer.
     """
 
     def __init__(self, cluster: Any, payload: bytes, timeout: float | None) -> None:
@@ -131,7 +139,7 @@ class DaskBackend:
         self._client = self._cluster.client
         self._payload = payload
         self._timeout = timeout
-        self._name = f"uqms-0{uuid.uuid4().hex[:11]}"  # a digit: Dask knows such tasks as "uqms"
+        self._name = f"uqms-0{uuid.uuid4().hex[:11]}"  # because of the digit, Dask groups such tasks under "uqms"
         self._told: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self._fresh: deque[_Run] = deque()
         self._lost: deque[_Run] = deque()
@@ -166,8 +174,13 @@ class DaskBackend:
             return
         try:
             self._client.sync(self._leave, callback_timeout=_FAREWELL)
-        except Exception as trouble:  # the campaign has ended, whatever Dask says to our leaving
-            _logger.warning("processes may be left on the Dask cluster: %s: %s", type(trouble).__name__, trouble)
+        except Exception as trouble:  # the campaign has ended; an error of Dask while cleaning up must not fail it
+            _logger.warning(
+                "worker processes of this campaign may still run on the Dask cluster, since it could not be cleaned up "
+                "(%s: %s); they end with the Dask workers",
+                type(trouble).__name__,
+                trouble,
+            )
 
     async def _leave(self) -> None:
         await self._client.cancel([task.future for task in self._tasks.values()])
@@ -176,18 +189,18 @@ class DaskBackend:
 
     # ------------------------------------------------------------------------------------------------------- points out
     def free(self) -> int:
-        """Return how many more points to take now."""
+        """Return how many more points this backend takes now."""
         tasks = max(2 * sum(self._threads.values()), _LEAST_TASKS)
         out = len(self._fresh) + len(self._lost) + sum(len(task.runs) for task in self._tasks.values())
         return max(0, tasks * self._points - out)
 
     @property
     def _points(self) -> int:
-        """How many points one task holds: 1, unless they are fast."""
+        """Number of points in one task: 1, or more for a fast simulator."""
         return max(1, self._pace.ahead(_AHEAD, 2 * max(1, sum(self._threads.values()))))
 
     def submit(self, ticket: int, point: Point) -> None:
-        """Take a point; it goes out with the next `ended`."""
+        """Take a point, which the next call of `ended` sends to the cluster."""
         self._fresh.append(_Run(ticket, point))
 
     def _send(self) -> None:
@@ -200,21 +213,23 @@ class DaskBackend:
             groups.append([self._fresh.popleft() for _ in range(min(self._points, len(self._fresh)))])
         if groups:
             self._keep(groups)
-        # One more loss and they are given up: not two of them on one worker, or one would be blamed for the other.
+        # With one more loss, a suspect counts as failed. So one worker never runs two suspects: the loss of the worker
+        # would be counted against both.
         taken = {task.alone for task in self._tasks.values()}
         for worker in [worker for worker in self._threads if worker not in taken][: len(suspects)]:
             self._keep([[suspects.pop()]], worker)
         self._lost.extend(suspects)
 
     def _keep(self, groups: Sequence[Sequence[_Run]], alone: str | None = None) -> None:
-        """Send tasks, and keep them until they are back."""
+        """Send tasks to the cluster, and remember them until they return."""
         from uqms.runs._dask_site import evaluate
 
         first, self._sent = self._sent, self._sent + len(groups)
         keys = [f"{self._name}-{number}" for number in range(first, self._sent)]
-        # As one text: Dask would look into every list and mapping for other tasks.
+        # The points are sent as one text, since Dask would search every list and mapping for other tasks.
         points = [json.dumps([dict(run.point) for run in runs]) for runs in groups]
-        # A worker that has fallen silent looks idle to the scheduler, until it takes it for dead minutes later.
+        # The scheduler sends tasks to a worker without heartbeats, which seems idle, until it declares it dead minutes
+        # later. So tasks are restricted to the workers that do send heartbeats.
         workers = [alone] if alone else list(self._threads) if self._silent else []
         names = [self._name] * len(keys)
         futures = self._client.map(evaluate, names, points, key=keys, pure=False, retries=0, workers=workers or None)
@@ -223,16 +238,16 @@ class DaskBackend:
             self._client.loop.add_callback(self._fetch, future)
 
     async def _fetch(self, future: Any) -> None:
-        """Wait for a task, on the client's own thread."""
+        """Wait for a task, on the thread of the client."""
         try:
             result = await future
-        except BaseException as error:  # a cancelled task too: all of it is told
-            result = error.with_traceback(None)  # which would hold the task on the cluster
+        except BaseException as error:  # every outcome is reported, also that the task was cancelled
+            result = error.with_traceback(None)  # the traceback would keep the task on the cluster
         self._told.put((future.key, result))
 
     # ----------------------------------------------------------------------------------------------------- records back
     def ended(self, timeout: float | None) -> list[tuple[int, Record]]:
-        """Wait until a run has ended, at most `timeout` seconds, and return all that have ended; maybe none."""
+        """Wait at most `timeout` seconds until a run has ended, and return all runs that have ended, possibly none."""
         self._send()
         ended: list[tuple[int, Record]] = []
         try:
@@ -268,26 +283,30 @@ class DaskBackend:
         for number, record in told.items():
             ended.append((task.runs[number].ticket, record))
             self._pace.saw(record.seconds, size_of(record))
-        self._fresh.extendleft(run for number, run in enumerate(task.runs) if number not in told)  # not begun
+        # Points that the task did not start go to the front of the queue.
+        self._fresh.extendleft(run for number, run in enumerate(task.runs) if number not in told)
 
     def _lose(self, task: _Task, reason: str, ended: list[tuple[int, Record]]) -> None:
-        """Send what was lost again, alone, or give it up."""
+        """Send the runs of a lost task again, each alone, or record them as failed after `_LOSSES` losses."""
         for run in task.runs:
             run.losses += 1
             if run.losses < _LOSSES:
-                _logger.info("a run goes out again: %s", reason)
+                _logger.info("a run is sent to the Dask cluster again: %s", reason)
                 self._lost.append(run)
                 continue
-            message = f"SimulatorFailed: lost {run.losses} times on the Dask cluster, last: {reason}"
+            message = (
+                f"SimulatorFailed: the run was lost {run.losses} times on the Dask cluster; the last time, {reason}"
+            )
             ended.append((run.ticket, Record.failed(self._clock - task.since, message)))
 
     # ----------------------------------------------------------------------------------------------------- the cluster
     def _look(self, ended: list[tuple[int, Record]]) -> None:
-        """Look once in a while whether the cluster is still there, and whether anything is overdue."""
+        """Check from time to time whether the scheduler answers, and whether tasks are overdue."""
         if self._client.status != "running":
             raise CampaignError(
-                f"the Dask scheduler is gone ({self._client.status}), {len(self._tasks)} tasks were out; make a new "
-                "client and run again: what had ended is in the store."
+                f"the Dask scheduler is gone (its client is {self._client.status}) while {len(self._tasks)} tasks were "
+                "running; start a new cluster and client, and repeat the call. Runs that had ended are in the store, "
+                "if you gave one."
             )
         now = time.monotonic()
         if now - self._looked < _TURN:
@@ -296,8 +315,8 @@ class DaskBackend:
         self._looked = now
         if now - self._answered > _SILENCE:
             raise CampaignError(
-                f"the Dask scheduler has not answered for {_SILENCE:g} s; make a new cluster and run again: what had "
-                "ended is in the store."
+                f"the Dask scheduler has not answered for {_SILENCE:g} s; start a new cluster and client, and repeat "
+                "the call. Runs that had ended are in the store, if you gave one."
             )
         if not self._asking:
             self._asking = True
@@ -306,9 +325,9 @@ class DaskBackend:
             age = self._clock - task.since
             if age > self._limit(task):
                 self._client.cancel([self._tasks.pop(key).future])
-                self._lose(task, f"no answer {age:.0f} s after it was sent", ended)
+                self._lose(task, f"its task had not returned {age:.0f} s after it was sent", ended)
             elif age > _ASTRAY and task.workers and not any(worker in self._threads for worker in task.workers):
-                # They left before it came; the scheduler would wait for them for ever.
+                # All workers of this task left before they got it, and the scheduler would wait for them forever.
                 self._client.cancel([self._tasks.pop(key).future])
                 self._lost.extend(task.runs)
 
@@ -319,17 +338,17 @@ class DaskBackend:
         return turns * (self._timeout + 1.0) + _PATIENCE
 
     async def _ask(self) -> None:
-        """Ask which workers there are; without blocking, since a scheduler may hang."""
+        """Ask the scheduler for its workers, without blocking, since the scheduler may hang."""
         from uqms.runs._dask_site import crew
 
         try:
             self._told.put(("crew", await self._client.run_on_scheduler(crew)))
-        except OSError as error:  # the connection broke; the client's status will tell
+        except OSError as error:  # the connection broke; `_look` checks the status of the client
             _logger.info("the Dask scheduler did not answer: %s", error)
             self._asking = False
 
     def _set_crew(self, threads: Mapping[str, int], silent: int) -> None:
         if not threads and not self._alone:
-            _logger.warning("the Dask cluster has no workers; the campaign waits for some")
+            _logger.warning("the Dask cluster has no workers; the campaign waits until workers join")
         self._alone = not threads
         self._threads, self._silent = threads, silent

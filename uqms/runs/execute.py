@@ -1,4 +1,4 @@
-"""Run a design: every run ends in a state, what has run before is not run again, the rest goes on when one fails."""
+"""Run a design: record how every run ends, reuse stored runs, and continue when runs fail."""
 
 import heapq
 import json
@@ -40,9 +40,9 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 _logger = logging.getLogger(__name__)
-_FIRST = 3  # points at which a plain function may be tried for its outputs
-_DASK = "uqms.runs.dask"  # imported only by those who use it
-_PLANNED = Record(RunState.PLANNED, math.nan, "not run: too many others failed")
+_FIRST = 3  # points at which a plain function is tried, to learn its outputs
+_DASK = "uqms.runs.dask"  # imported only if a Dask cluster is used
+_PLANNED = Record(RunState.PLANNED, math.nan, "not run, since too many other runs failed")
 
 
 @taught
@@ -63,73 +63,77 @@ def run(
 ) -> xr.Dataset:
     """Run a simulator at every point of a design, in parallel processes or on a cluster.
 
-    A run that fails does not stop the others: its state, message and seconds are recorded, and a warning counts such
-    runs. With a store, every run is kept as it ends; when the script stops, for whatever reason, the same call goes on
-    where it was.
+    A run that fails does not stop the other runs. Its state, message and seconds are recorded, and a warning counts the
+    runs that did not complete. With a store, every run is saved as soon as it ends. If the script stops for any reason,
+    repeat the same call: it continues with the runs that are missing.
 
     Parameters
     ----------
     simulator
-        What computes one run: a simulator, or a plain Python function that takes the inputs by name and returns a
-        number, a mapping of output name to number, or DataArrays with coordinates. To learn the outputs of a plain
-        function it is called once more, in this process; `FunctionSimulator` declares them instead.
+        A simulator, or a plain Python function that takes the inputs by name and returns a number, a mapping of output
+        names to numbers, or DataArrays with coordinates. A plain function is called once more in this process, to learn
+        its outputs. `FunctionSimulator` declares the outputs instead.
     design
-        Points as `uqms.sobol` and its siblings give them, or name -> column. A point that stands twice is run once; for
-        a simulator with a seed these are two replicates.
+        The points at which the simulator runs: a design, as `uqms.sobol` and the other design functions return it, or a
+        mapping of input names to columns. A point that occurs twice is run once. If the simulator has a seed, the
+        second occurrence is another replicate.
     store
-        Path of a run store (SQLite), or an open one. Without it the runs live in memory only.
+        Path of a run store (an SQLite file), or an open `RunStore`. Without it, the runs are in memory only.
     replicates
-        How often each point runs, with a seed of its own each time; for simulators that draw random numbers.
+        Number of runs at each point, each with its own seed. For simulators that draw random numbers.
     rng
-        Whole number from which the seeds of all runs follow. A run's seed depends on this number, its inputs and its
-        replicate alone, so more points, more replicates or more workers change no run that is there.
+        Whole number that determines the seeds of all runs. The seed of a run depends only on this number, the inputs
+        and the replicate. So more points, more replicates or more workers do not change runs that exist already.
     fidelity
-        A word for the level at which the simulator runs, where there are several.
+        A word for the level of fidelity, if the simulator has several levels.
     workers
-        Number of processes on this machine, as many as cores by default; or a `distributed.Client`, to run on its Dask
-        cluster. 0 runs in this process, for a debugger; it knows no timeout.
+        Number of processes on this machine, by default the number of cores; or a `distributed.Client`, to run on its
+        Dask cluster. With 0, the simulator runs in this process, for a debugger; it then cannot have a timeout.
     timeout
-        Seconds after which a run is killed, with everything that it has started. None by default: only you know how
-        long a run may take.
+        Seconds after which a run is killed, with every process that it has started. By default runs have no timeout,
+        since only you know how long a run may take.
     failures
-        Whether failed runs are tried again and when everything stops; see `FailurePolicy`. By default neither.
+        Whether failed runs are tried again, and when the campaign stops; see `FailurePolicy`. By default failed runs
+        are recorded and the campaign continues.
     retry_failed
-        Run those again that failed in an earlier call. By default they keep their record: a simulator without chance
-        fails again. A run that gave some of its outputs keeps these when the new attempt gives none.
+        Whether runs that failed in an earlier call are run again. By default they keep their record, since a
+        deterministic simulator fails again. A run that gave some of its outputs keeps them if the new attempt gives
+        none.
     progress
-        Show a progress bar; by default when standard error is a terminal.
+        Whether a progress bar is shown; by default it is shown if standard error is a terminal.
     collect
-        False leaves the outputs in the store and returns the table without them; for more than fits into memory.
+        With False, the outputs remain in the store and the returned table does not contain them. For outputs that do
+        not fit into memory.
 
     Returns
     -------
     xarray.Dataset
-        An ensemble, its rows in the order of the design, the replicates of a point one after the other (see
-        `uqms.ensemble`).
+        An ensemble (see `uqms.ensemble`). Its rows are in the order of the design; replicates of a point follow one
+        another.
 
     Raises
     ------
     InputError
-        When the simulator cannot take these inputs or cannot be sent to another process; when it is a plain function
+        When the simulator cannot take these inputs or cannot be sent to another process, or when it is a plain function
         that returns arrays without coordinates.
     DataError
-        When the design holds a number that is not finite, a variable of which it is not said what it is, or a name that
-        no table of runs can have.
+        When the design holds a number that is not finite, a variable without a role, or a name that a table of runs
+        cannot have.
     CampaignLocked
         When another process writes to the store.
     CampaignMismatch
         When the store has runs of this simulator with other outputs.
     CampaignStopped
-        When more runs failed than `failures` allows; its `ensemble` holds what there is.
+        When more runs failed than `failures` allows. Its attribute `ensemble` holds the results so far.
     KeyboardInterrupt
-        When you press Ctrl+C; its text says how many runs are stored. Call again to continue.
+        When you press Ctrl+C. The message states how many runs are stored; repeat the call to continue.
     StorageError
-        When the store cannot be written; what was kept before is safe.
+        When the store cannot be written. Runs that were stored before are safe.
 
     Warns
     -----
     DataWarning
-        When runs did not complete, and when the store has runs of a simulator of this name that has changed since.
+        When runs did not complete, and when the store has runs of a simulator with this name that has changed since.
 
     Examples
     --------
@@ -151,7 +155,7 @@ def run(
         simulator = simulator_of(simulator, points)
     simulator.prepare(tuple(columns))
     plan = plan_runs(simulator, columns, fidelity, replicates, rng)
-    # What would not fit into one table is told now and not when everything has run.
+    # An empty table is made first: what a table cannot hold is an error before the first run.
     _tabulate(first := plan.part(slice(1)), design, _nothing(first), [_PLANNED], rng)
     campaign = _Execution(plan, failures or FailurePolicy(), retry_failed, progress, collect)
     with nullcontext(store) if store is None or isinstance(store, RunStore) else RunStore(store) as opened:
@@ -169,7 +173,7 @@ def run(
 
 @final
 class _Execution:
-    """The runs of one call: what is known of each, and the loop that gets the rest."""
+    """The runs of one call: the records that are known, and the loop that runs the missing points."""
 
     def __init__(
         self, plan: Plan, policy: FailurePolicy, retry_failed: bool, progress: bool | None, collect: bool
@@ -179,17 +183,19 @@ class _Execution:
         self.retry_failed = retry_failed
         self.progress = progress
         self.collect = collect
-        self.rows: dict[bytes, int] = {}  # first row of each run
+        self.rows: dict[bytes, int] = {}  # the first row of each run, by its key
         for row, key in enumerate(plan.keys):
             self.rows.setdefault(key, row)
         self.found: dict[bytes, Record] = {}
-        self.tried: dict[bytes, Record | None] = {}  # what this call has begun, with its last attempt
+        self.tried: dict[
+            bytes, Record | None
+        ] = {}  # runs that this call has started, with the record of the last attempt
         self.failed = 0
-        self.first = ""  # message of the first that failed
+        self.first = ""  # message of the first run that failed
         self.outputs: dict[str, Array] = {}
 
     def finish(self, store: RunStore | None, about: dict[str, str], backend: "Opener") -> str:
-        """Get the record of every run; return why it stopped early, or nothing."""
+        """Run the missing points; return the reason if the campaign stopped early, else an empty string."""
         if store is not None:
             with store.moment():
                 self._read(store)
@@ -199,8 +205,8 @@ class _Execution:
         with nullcontext() if store is None else store.lease():
             if store is not None:
                 store.register(self.plan.campaign, {**about, "runs": digest(self.rows)})
-                self._read(store)  # another writer may have come first
-                self._tell_of_relatives(store)
+                self._read(store)  # another process may have stored runs since the first reading
+                self._warn_of_relatives(store)
             pending = self._pending()
             with self._bar(len(pending)) as bar, backend(len(pending)) as running:
                 self._drive(running, pending, store, bar)
@@ -214,7 +220,7 @@ class _Execution:
         self.failed, self.first = len(failed), failed[0].message if failed else ""
 
     def _pending(self) -> list[int]:
-        """Return the first row of each run that has to run."""
+        """Return the first row of each run that is still missing."""
         return [row for key, row in self.rows.items() if not self._settled(self.found.get(key))]
 
     def _settled(self, record: Record | None) -> bool:
@@ -229,33 +235,34 @@ class _Execution:
         idle = sum(key not in self.tried and not self._settled(self.found.get(key)) for key in self.rows)
         return (
             f"{self.failed} of {len(self.rows)} runs did not complete, more than stop_above="
-            f"{self.policy.stop_above:g} allows; {idle} runs were not begun. The first that failed: "
-            f"{self.first}. What ran is in the error's `ensemble` and in the store; mend the cause and call "
-            "run(..., retry_failed=True)."
+            f"{self.policy.stop_above:g} allows; {idle} runs were not started. The first run that failed: "
+            f"{self.first}. The results so far are in the attribute `ensemble` of this error, and in the store if you "
+            "gave one. Correct the cause, then call run(..., retry_failed=True)."
         )
 
-    def _tell_of_relatives(self, store: RunStore) -> None:
+    def _warn_of_relatives(self, store: RunStore) -> None:
         if not store.has_runs(self.plan.campaign) and (others := store.relatives(self.plan.campaign)):
             warnings.warn(
-                f"{store.path} has {others} runs of {self.plan.campaign.name!r} that are not used: its code, settings, "
-                "outputs or coordinates have changed since, so they count as another simulator. When a change does not "
-                "touch the results, say so with version='...' from the beginning.",
+                f"{store.path} has {others} runs of {self.plan.campaign.name!r} that are not used: the code, settings, "
+                "outputs or coordinates of the simulator have changed since, so it counts as another simulator and all "
+                "points run again. To control this yourself, pass version='...' to the simulator, and change the "
+                "version only when the results change.",
                 DataWarning,
                 skip_file_prefixes=PACKAGE,
             )
 
     @contextmanager
     def _bar(self, pending: int) -> Iterator["tqdm[None]"]:
-        # None leaves the choice to tqdm: it is silent where standard error is no terminal.
+        # With None, tqdm shows the bar only if standard error is a terminal.
         disable = None if self.progress is None else not self.progress
         total = len(self.rows)
         with tqdm(total=total, initial=total - pending, unit="run", disable=disable, smoothing=0.1) as bar:
             yield bar
 
     def _drive(self, backend: Backend, pending: Sequence[int], store: RunStore | None, bar: "tqdm[None]") -> None:
-        """Hand out points, keep what ends, try again what may be tried again, stop when too many fail."""
+        """Submit points, store records, try failed runs again as the policy allows, and stop if too many fail."""
         ready: deque[int] = deque(pending)
-        later: list[tuple[float, int]] = []  # when to try again, and what
+        later: list[tuple[float, int]] = []  # times of further attempts, with their rows
         attempts: Counter[int] = Counter()
         flying = 0
         while (ready or later or flying) and not self._too_many():
@@ -281,7 +288,7 @@ class _Execution:
             self._show(bar, len(ended), len(later))
 
     def _keep(self, ended: Sequence[tuple[int, Record]], store: RunStore | None) -> None:
-        """Put what has ended on the disk, all that came together in one commit, and remember how it ended."""
+        """Store runs that ended together in one transaction, and remember their records."""
         better = [(row, record) for row, record in ended if not self._loses(row, record)]
         if store is not None and better:
             store.put(self.plan.campaign, [self._row(row, record) for row, record in better])
@@ -294,7 +301,7 @@ class _Execution:
                 _logger.info("run at %s: %s", self.plan.point(row), record.message)
 
     def _loses(self, row: int, record: Record) -> bool:
-        """Tell whether a run that is tried again gave less than the store has of it."""
+        """Return whether a new attempt gave no outputs where the store has some outputs of the run."""
         before = self.found.get(self.plan.keys[row])
         return before is not None and before.state == RunState.PARTIAL and record.outputs is None
 
@@ -311,14 +318,17 @@ class _Execution:
         bar.update(ended)
 
     def interrupted(self, store: RunStore | None) -> str:
-        """Say what an interrupted call leaves."""
+        """Return the message of an interrupted call: how many runs are stored or lost."""
         done, total = sum(key in self.found for key in self.rows), len(self.rows)
         if store is None:
-            return f"{done} of {total} runs had ended and are lost; with store='runs.db' each would have been kept."
-        return f"{done} of {total} runs are stored in {store.path.name}; call again to continue."
+            return (
+                f"{done} of {total} runs had ended and are lost; with run(..., store='runs.db') every run is saved as "
+                "soon as it ends."
+            )
+        return f"{done} of {total} runs are stored in {store.path.name}; repeat the call to continue."
 
     def records(self) -> list[Record]:
-        """Return the record of every row; of what was not run, one that says so."""
+        """Return the record of every row; rows that were not run get a record in the state "planned"."""
         return [self.found.get(key) or self._broken_off(key) for key in self.plan.keys]
 
     def _broken_off(self, key: bytes) -> Record:
@@ -326,11 +336,13 @@ class _Execution:
             return _PLANNED
         last = self.tried[key]
         if last is None:
-            return replace(_PLANNED, message="broken off: too many others failed")
-        return replace(_PLANNED, message=f"not tried again, too many others failed; before: {last.message}")
+            return replace(_PLANNED, message="stopped before it ended, since too many other runs failed")
+        return replace(
+            _PLANNED, message=f"not tried again, since too many other runs failed; the last attempt: {last.message}"
+        )
 
     def _collect(self, store: RunStore | None) -> None:
-        """Read the outputs of every row, NaN where there are none."""
+        """Collect the outputs of every row, with NaN for missing outputs."""
         if not self.collect:
             return
         if store is not None:
@@ -369,26 +381,32 @@ def _backend(
 def _check_settings(workers: object, timeout: object, collect: object, store: object) -> None:
     if isinstance(workers, bool) or (isinstance(workers, int) and workers < 0) or not _can_work(workers):
         raise InputError(
-            f"workers is {workers!r}; give a number of processes, 0 for this process, None for one per core, or a "
-            "distributed.Client."
+            f"workers is {workers!r}; give a number of processes, 0 to run in this process, None for one process per "
+            "core, or a distributed.Client."
         )
     if not collect and store is None:
-        raise InputError("collect=False leaves the outputs in the store; give one: run(..., store='runs.db').")
+        raise InputError(
+            "collect=False leaves the outputs in the run store, but store is None; give a path: "
+            "run(..., store='runs.db', collect=False)."
+        )
     if timeout is None:
         return
     if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
-        raise InputError(f"timeout is {timeout!r}; give seconds > 0, or None for no deadline.")
+        raise InputError(f"timeout is {timeout!r}; give a number of seconds above 0, or None for no timeout.")
     if workers == 0:
-        raise InputError("workers=0 runs in this process, which nothing can stop at a timeout; use workers=1.")
+        raise InputError(
+            f"timeout is {timeout!r} but workers is 0: the simulator then runs in this process, where it cannot be "
+            "stopped; use workers=1, or timeout=None."
+        )
 
 
 def _check_order(simulator: object, design: object) -> None:
-    """Refuse swapped arguments, and what is no simulator.
+    """Raise if the arguments are swapped, or `simulator` is not a simulator.
 
     Raises
     ------
     InputError
-        With the call that was meant.
+        The message shows the correct call.
     """
     table = isinstance(simulator, xr.Dataset | pd.DataFrame | Mapping)
     if table and (callable(design) or isinstance(design, Simulator)):
@@ -396,15 +414,17 @@ def _check_order(simulator: object, design: object) -> None:
     if isinstance(simulator, type) or not (isinstance(simulator, Simulator) or callable(simulator)):
         what = f"the class {simulator.__name__}" if isinstance(simulator, type) else f"a {type(simulator).__name__}"
         if hasattr(simulator, "predict"):
-            raise InputError(f"run: simulator is {what}, which is asked by surrogate.predict(points), not run.")
+            raise InputError(
+                f"run: simulator is {what}, which has a method predict; call surrogate.predict(points) instead of run."
+            )
         raise InputError(
             f"run: simulator is {what}; give a Python function, uq.FunctionSimulator(function, outputs=...), "
             "uq.ExecutableSimulator(...) or uq.UMBridgeSimulator(...)."
         )
     if isinstance(design, ParameterSpace | int | float):
         raise InputError(
-            f"run: design is a {type(design).__name__}; give a design over the space, uq.run(simulator, "
-            "uq.sobol(space, 64, rng=1))."
+            f"run: design is a {type(design).__name__}; give the points at which to run, for example a Sobol design "
+            "over the space: uq.run(simulator, uq.sobol(space, 64, rng=1))."
         )
 
 
@@ -414,14 +434,14 @@ def _can_work(workers: object) -> bool:
 
 
 def _about(design: object, rng: int | None) -> dict[str, str]:
-    """Return what the store keeps beside the runs, so that an ensemble can be made of them without this script."""
+    """Return the attributes that are stored with the runs, so that an ensemble can be made without this script."""
     attrs = design.attrs if isinstance(design, xr.Dataset) else {}
     about = {key: str(attrs[key]) for key in ("space", "box", "design") if key in attrs}
     return about if rng is None else {**about, "rng": str(rng)}
 
 
 def _report(records: Sequence[Record]) -> None:
-    """Warn of runs that did not complete, with the first of each kind."""
+    """Warn of runs that did not complete, with the message of the first run in each state."""
     counts = Counter(record.state for record in records)
     lost = len(records) - counts[RunState.COMPLETED]
     if not lost:
@@ -432,8 +452,10 @@ def _report(records: Sequence[Record]) -> None:
         if rows:
             kinds.append(f"{len(rows)} {state.name.lower()} (run {rows[0]}: {records[rows[0]].message})")
     warnings.warn(
-        f"{lost} of {len(records)} runs did not complete: {'; '.join(kinds)}. ensemble['state'] and "
-        "ensemble['message'] tell of each; surrogates use the others. To run them again: run(..., retry_failed=True).",
+        f"{lost} of {len(records)} runs did not complete: {'; '.join(kinds)}. How each run ended is in "
+        "uq.ensemble.run_states(ensemble), and why in ensemble['message']. Surrogates use the outputs that the runs "
+        "gave. "
+        "To run the failed runs again, call run(..., retry_failed=True).",
         DataWarning,
         skip_file_prefixes=PACKAGE,
     )
@@ -452,12 +474,12 @@ def _tabulate(
         dims = simulator.outputs[name]
         table[name] = xr.DataArray(values, dims=("run", *dims), coords={dim: simulator.coords[dim] for dim in dims})
     inputs: xr.Dataset | Named = dict(zip(plan.campaign.inputs, plan.x.T, strict=True))
-    if isinstance(design, xr.Dataset):  # it describes its columns
+    if isinstance(design, xr.Dataset):  # its attributes describe the columns
         inputs = design.isel(run=plan.origin)
     states = [record.state for record in records]
     ensemble = build(
         inputs,
-        table or {"_": np.zeros(len(records))},  # an ensemble has outputs; this one is taken out again
+        table or {"_": np.zeros(len(records))},  # `build` requires an output; this placeholder is removed below
         states=states if table else None,
         seconds=[record.seconds for record in records],
         messages=[record.message for record in records],

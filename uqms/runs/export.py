@@ -1,4 +1,4 @@
-"""Runs out of the store: an ensemble, a netCDF file of any size, a CSV table."""
+"""Export runs from the store as an ensemble, as a netCDF file of any size, or as a CSV table."""
 
 import csv
 import hashlib
@@ -22,14 +22,17 @@ from uqms.runs.reading import Index, Outputs
 
 __all__ = ["ensemble", "export"]
 
-_IN_MEMORY = 2**27  # bytes of outputs up to which a netCDF file is written in one piece
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet would take for the beginning of a formula
+_IN_MEMORY = 2**27  # bytes of outputs up to which a netCDF file is written at once
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # characters by which spreadsheets recognise a formula
 
 
 def export(known: Stored, index: Index, outputs: Outputs, path: Path) -> None:
-    """Write the runs of a campaign to a file; it appears whole or not at all."""
+    """Write the runs of a campaign to a file, completely or not at all."""
     if path.suffix not in (".nc", ".csv"):
-        raise InputError(f"the runs cannot be written to {path}: give a name that ends in .nc (netCDF) or .csv.")
+        raise InputError(
+            f"the name of the export file {str(path)!r} selects no format; give a name that ends in .nc (netCDF) or "
+            ".csv (table)."
+        )
     if path.suffix == ".csv":
         _to_csv(known, index, outputs, path)
     elif 8 * known.layout.width * len(index.keys) <= _IN_MEMORY:
@@ -39,7 +42,7 @@ def export(known: Stored, index: Index, outputs: Outputs, path: Path) -> None:
 
 
 def ensemble(known: Stored, index: Index, outputs: Mapping[str, Array]) -> xr.Dataset:
-    """Return the ensemble that `uqms.run` made, its rows ordered by their inputs."""
+    """Return the ensemble that `uqms.run` returned, with rows in the order of their inputs."""
     return _build(known, index, {name: _array(known.layout, name, values) for name, values in outputs.items()})
 
 
@@ -71,22 +74,22 @@ def _design(known: Stored, index: Index) -> xr.Dataset:
         box = Box.from_dict(json.loads(about["box"]))
         x = index.x[:, [known.inputs.index(name) for name in box.names]]
         if not ((np.array(box.lower) <= x) & (x <= np.array(box.upper))).all():
-            # Runs of other designs are among them: what they cover is the range of the inputs.
+            # The store has runs of other designs outside of this box, so the design box is the range of all runs.
             about = {key: text for key, text in about.items() if key == "space"}
     return xr.Dataset({name: ("run", index.x[:, i]) for i, name in enumerate(known.inputs)}, attrs=about)
 
 
 def _of_one_call(known: Stored, index: Index) -> bool:
-    """Tell whether the runs are those that the last call of `run` asked for: no more, no less."""
+    """Return whether the stored runs are exactly the runs of the last call of `run`."""
     return known.about.get("runs") == digest(index.keys)
 
 
 # -------------------------------------------------------------------------------------------------------------- netCDF
 def _to_netcdf_in_blocks(known: Stored, index: Index, outputs: Outputs, path: Path) -> None:
-    """Write what does not fit into memory; `uqms.ensemble.from_netcdf` reads it like any other."""
+    """Write a netCDF file block by block, for outputs that do not fit into memory; `from_netcdf` reads it as usual."""
     first = ensemble(known, index.part(slice(1)), outputs.of(index.keys[:1]))
     names = tuple(known.layout.outputs)
-    # All but the outputs is small, and made as always: with an output, which is taken out again.
+    # Everything except the outputs fits into memory. `build` requires an output, so it gets a placeholder.
     small = _build(known, index, {names[0]: np.zeros(len(index.keys))}, with_states=False).drop_vars(names[0])
     small = small.assign(state=small["state"].copy(data=index.states.astype(np.int8)))
     small = small.assign_coords({dim: first[dim].variable for dim in known.layout.coords})
@@ -107,7 +110,7 @@ def _blocks(index: Index, outputs: Outputs) -> Iterator[slice]:
 
 
 def _checksum(small: xr.Dataset, file: h5netcdf.File, outputs: Sequence[str], blocks: Sequence[slice]) -> str:
-    """Return the checksum that stands in every netCDF file of an ensemble, see `uqms.ensemble.netcdf`."""
+    """Return the checksum that `uqms.ensemble.netcdf` writes to every netCDF file, computed block by block."""
     digest = hashlib.sha256()
     for name in sorted([*map(str, small.variables), *outputs]):
         if name in outputs:
@@ -156,5 +159,5 @@ def _number(value: float) -> str:
 
 
 def _neutral(text: str) -> str:
-    """Return a text of which no spreadsheet makes a formula."""
+    """Return a text that no spreadsheet interprets as a formula."""
     return f"'{text}" if text.startswith(_FORMULA) else text

@@ -1,10 +1,12 @@
-"""One writer at a time for a run store, on local disks and on those of a network.
+"""Locks that allow one process at a time to write to a run store, on local disks and on network disks.
 
-Local disks: the system's own lock (flock), which ends with its process. Disks of a network do not all know such locks,
-nor the shared memory that SQLite's write-ahead log needs. There the lock is a file that only one can create. It says
-who holds it, and its time of change is a heartbeat. A holder of this computer is asked for by its process and the
-moment when that started. Of another computer nothing but the heartbeat is known, in the time of the disk itself; since
-any clock may jump, a heartbeat that looks old is also watched before it counts as dead.
+On a local disk, the lock is the system's own lock of a file (flock), which ends with its process. Some network disks
+support neither such locks nor the shared memory that SQLite's write-ahead log needs. There, the lock is a file that
+only one process can create. The file names the process that holds the lock, and its modification time is a heartbeat.
+
+A lock counts as dead when its process has ended. On the same computer, the process is identified by its number and the
+time at which it started. If the process is on another computer, only the heartbeat is known, in the time of the disk.
+Since clocks may jump, an old heartbeat is also watched for a while before the lock counts as dead.
 """
 
 import fcntl
@@ -28,54 +30,58 @@ from uqms.errors import CampaignLocked, StorageError
 __all__ = ["Lease", "hold", "network_file_system"]
 
 BEAT = 1.0  # seconds between two heartbeats
-WATCH = 4.0  # seconds for which a heartbeat that looks old is watched
-STALE = 60.0  # seconds after which it looks old
+WATCH = 4.0  # seconds for which an old heartbeat is watched
+STALE = 60.0  # seconds after which a heartbeat is old
 
-# No lock and no memory that programs on two computers could share, or only with options that nobody can ask for.
+# File systems of several computers. They have no locks and no shared memory across computers, or only with mount
+# options that a program cannot query.
 _NETWORK = frozenset(
     "9p afp afpfs afs beegfs beegfs_nodev ceph cifs coda davfs gfs gfs2 glusterfs gpfs lustre ncpfs nfs nfs3 nfs4 "
     "ocfs2 orangefs panfs prl_fs pvfs2 smb smb2 smb3 smbfs vboxsf virtiofs vmhgfs webdav wekafs".split()
 )
 _LOCAL_FUSE = frozenset(f"fuse.{name}" for name in "bindfs cryfs encfs fuse-overlayfs gocryptfs mergerfs".split())
-_held: set[int] = set()  # locks of this process
+_held: set[int] = set()  # file descriptors of the locks that this process holds
 
 
 def network_file_system(folder: Path) -> str | None:
-    """Return the kind of file system on which a folder lies when several computers may use it, else None."""
+    """Return the type of the file system of a folder if several computers may share it, else None."""
     place = folder.resolve()
     mounts = [
         (len(Path(part.mountpoint).parts), index, part.fstype)
         for index, part in enumerate(psutil.disk_partitions(all=True))
         if place.is_relative_to(part.mountpoint)
     ]
-    kind = max(mounts)[2].lower() if mounts else ""  # of two on the same place the later one is seen
+    kind = max(mounts)[2].lower() if mounts else ""  # of two mounts at the same place, the later mount is visible
     shared = kind in _NETWORK or (kind.startswith("fuse.") and kind not in _LOCAL_FUSE)
     return kind if shared else None
 
 
 @final
 class Lease:
-    """What the holder knows of its lock."""
+    """The lock that this process holds; `lost` is the reason if another process took it."""
 
     def __init__(self) -> None:
         self.lost = ""
 
     def check(self) -> None:
-        """Raise a CampaignLocked when somebody else took the lock, after a long halt of this process for instance."""
+        """Raise CampaignLocked if another process took the lock, for example after this process was suspended."""
         if self.lost:
-            raise CampaignLocked(f"{self.lost}; this process writes no more. Run again when the other has ended.")
+            raise CampaignLocked(
+                f"{self.lost}, so this process no longer writes to the store. Repeat the call when the other process "
+                "has ended; runs that were stored before are safe."
+            )
 
 
 @contextmanager
 def hold(path: Path, network: bool) -> Iterator[Lease]:
-    """Be the only writer of a run store while the block runs.
+    """Hold the lock of a run store while the block runs, so that no other process writes to it.
 
     Raises
     ------
     CampaignLocked
-        Names the process that writes; after a few seconds at most.
+        When another process holds the lock, after a few seconds at most; the message names the process.
     StorageError
-        When the lock cannot be written.
+        When the lock file cannot be written.
     """
     lock = path.with_name(path.name + ".lock")
     with _by_file(path, lock) if network else _by_system(path, lock) as lease:
@@ -87,11 +93,15 @@ def _told(lock: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(f"{lock} cannot be written: {error}.") from error
+        raise StorageError(
+            f"the lock file {lock} cannot be written: {error}. Check the permissions of the folder and the free space."
+        ) from error
 
 
 def _locked(path: Path, holder: str) -> CampaignLocked:
-    return CampaignLocked(f"{path} is being written by {holder}; wait until it has ended, or give another path.")
+    return CampaignLocked(
+        f"{path} is being written by {holder}; wait until that process has ended, or give another path."
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------- local disks
@@ -106,14 +116,14 @@ def _by_system(path: Path, lock: Path) -> Iterator[Lease]:
             os.write(handle, _named(_self()).encode())
         yield Lease()
     finally:
-        if handle in _held:  # else this is a fork of the holder
+        if handle in _held:  # otherwise this process is a fork of the process that holds the lock
             _held.remove(handle)
             lock.unlink(missing_ok=True)
             os.close(handle)
 
 
 def _let_go() -> None:
-    """Close the locks in a process that a holder has forked: they would outlive the holder in it."""
+    """Close the locks in a forked process, where they would stay locked after the original process has ended."""
     while _held:
         os.close(_held.pop())
 
@@ -132,7 +142,7 @@ def _flock(path: Path, lock: Path) -> int:
             holder = os.read(handle, 200).decode(errors="replace") or "another process"
             os.close(handle)
             raise _locked(path, holder) from None
-        os.close(handle)  # the holder before us removed the file between our two steps
+        os.close(handle)  # the previous holder removed the file after it was opened here: try again
 
 
 # --------------------------------------------------------------------------------------------------- disks of a network
@@ -150,7 +160,7 @@ def _by_file(path: Path, lock: Path) -> Iterator[Lease]:
     finally:
         stop.set()
         beat.join()
-        if mine["pid"] == os.getpid() and _read(lock) == mine:  # not in a fork of the holder
+        if mine["pid"] == os.getpid() and _read(lock) == mine:  # a fork must not remove the lock of its parent
             lock.unlink(missing_ok=True)
 
 
@@ -160,7 +170,7 @@ def _self() -> dict[str, object]:
 
 
 def _place() -> dict[str, object]:
-    """Return what processes have in common that see each other: two containers may have one name."""
+    """Return what identifies this computer or container; two containers may have the same host name."""
     boot, inside = "", ""
     with suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -169,7 +179,7 @@ def _place() -> dict[str, object]:
 
 
 def _born(pid: int) -> str | None:
-    """Return when a process started, None when there is none, in a count that no change of the clock moves."""
+    """Return the start time of a process, or None if it has ended, in ticks that do not depend on the clock."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
         return None if fields[0] in "ZX" else fields[19]
@@ -197,7 +207,7 @@ def _create(lock: Path, mine: dict[str, object]) -> bool:
 
 
 def _read(lock: Path) -> dict[str, object] | None:
-    """Return who holds the lock; {} when that is not written yet, None without a lock."""
+    """Return the holder of the lock, {} if it is not written yet, None if there is no lock."""
     try:
         text = lock.read_text()
     except FileNotFoundError:
@@ -211,7 +221,7 @@ def _read(lock: Path) -> dict[str, object] | None:
 
 def _beat(lock: Path, mine: dict[str, object], lease: Lease, stop: threading.Event) -> None:
     while not stop.wait(BEAT):
-        with suppress(OSError):  # the server may be away for a while
+        with suppress(OSError):  # the file server may be unavailable for a while
             holder = _read(lock)
             if holder != mine:
                 lease.lost = f"the lock {lock} was taken by {_named(holder or {})}"
@@ -220,12 +230,12 @@ def _beat(lock: Path, mine: dict[str, object], lease: Lease, stop: threading.Eve
 
 
 def _reclaim(path: Path, lock: Path) -> None:
-    """Remove the lock of a dead holder.
+    """Remove the lock of a process that has ended.
 
     Raises
     ------
     CampaignLocked
-        When the holder lives.
+        When the process still runs.
     """
     holder = _read(lock)
     if holder is None:
@@ -240,15 +250,15 @@ def _reclaim(path: Path, lock: Path) -> None:
         raise _locked(path, _named(holder))
     aside = lock.with_name(f"{lock.name}.{uuid.uuid4().hex}")
     with suppress(FileNotFoundError):
-        lock.rename(aside)  # of several that see the dead holder one succeeds
+        lock.rename(aside)  # of several processes that find the dead lock, only one can rename it
         taken = _read(aside)
-        if taken != holder and taken:  # another was faster, and this is its new lock
+        if taken != holder and taken:  # another process was faster; restore its new lock
             _create(lock, taken)
         aside.unlink()
 
 
 def _heartbeat(lock: Path) -> bool:
-    """Tell whether the holder of a lock lives, by the time of the disk and, where that looks old, by watching."""
+    """Return whether the heartbeat of a lock is recent by the time of the disk, or else changes while it is watched."""
     first = _changed(lock)
     if first is None or 0 <= _disk_time(lock.parent) - first < STALE:
         return first is not None
@@ -263,7 +273,7 @@ def _heartbeat(lock: Path) -> bool:
 
 def _changed(lock: Path) -> float | None:
     try:
-        handle = os.open(lock, os.O_RDONLY)  # opening asks the server; a plain stat may be answered from a cache
+        handle = os.open(lock, os.O_RDONLY)  # opening queries the file server; os.stat may return a cached value
     except FileNotFoundError:
         return None
     try:

@@ -1,4 +1,4 @@
-"""The runs that a design asks for: rows, replicates with their seeds, and the keys under which they are kept."""
+"""The runs that a design requires: rows, replicates with their seeds, and the keys by which they are stored."""
 
 import hashlib
 from collections.abc import Collection
@@ -18,17 +18,18 @@ from uqms.simulators import Simulator
 
 __all__ = ["Plan", "check_inputs", "plan_runs", "run_seeds"]
 
-_WHOLE = 2**53  # up to here float64 holds all integers
-_SEEDS = 2**31  # what a signed 32-bit integer holds, the smallest that simulators take
-_STEP = 0x9E3779B1  # odd, so that no two replicates of a point share a seed
+_WHOLE = 2**53  # float64 represents all integers up to this one
+_SEEDS = 2**31  # seeds fit into a signed 32-bit integer, the smallest type that simulators use for seeds
+_STEP = 0x9E3779B1  # an odd number, so that all replicates of a point have different seeds
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What is to run, row by row of the ensemble; `x (n, d)` has its columns in the order of the campaign's inputs.
+    """The runs of one call, one per row of the ensemble.
 
-    `seeds` and `replicates` are None for a simulator without chance; `origin` is each row's row of the design.
+    The columns of `x (n, d)` are in the order of the campaign's inputs. `origin` is the row of the design for each row.
+    `seeds` and `replicates` are None for a deterministic simulator.
     """
 
     campaign: Campaign
@@ -38,18 +39,18 @@ class Plan:
     replicates: Ints | None
 
     def part(self, rows: slice) -> "Plan":
-        """Return some of the runs."""
+        """Return the plan of some rows."""
         seeds = None if self.seeds is None else self.seeds[rows]
         replicates = None if self.replicates is None else self.replicates[rows]
         return Plan(self.campaign, self.x[rows], self.origin[rows], seeds, replicates)
 
     @cached_property
     def keys(self) -> list[bytes]:
-        """The key of each row; rows with the same key are one run."""
+        """The key of each row. Rows with the same key are the same run."""
         return self.campaign.keys(self.x, self.seeds)
 
     def point(self, row: int) -> dict[str, float]:
-        """Return what the simulator gets."""
+        """Return the inputs of the simulator by name, with the seed if it takes one."""
         point: dict[str, float] = dict(zip(self.campaign.inputs, self.x[row].tolist(), strict=True))
         if self.seeds is not None and self.campaign.simulator.seed is not None:
             point[self.campaign.simulator.seed] = int(self.seeds[row])
@@ -57,44 +58,45 @@ class Plan:
 
 
 def check_inputs(design: xr.Dataset | pd.DataFrame | Named, names: Collection[str]) -> None:
-    """Raise an InputError when an input's name cannot stand in a file, or its integers are too large for float64."""
+    """Raise an InputError if a file cannot hold the name of an input, or float64 cannot hold its integers."""
     for name in names:
         if "/" in name:
-            raise InputError(f"an input is called {name!r}; give it a name without '/', as files want it.")
+            raise InputError(f"an input is called {name!r}; give it a name without '/', which netCDF does not allow.")
         whole = np.asarray(design[name])
         if whole.dtype.kind in "iu" and ((whole > _WHOLE) | (whole < -_WHOLE)).any():
             raise InputError(
-                f"input {name!r} has integers beyond 2**53, several of which would become one float64; subtract a "
-                "constant, or give floats when the nearest one will do."
+                f"input {name!r} has integers beyond 2**53, which float64 cannot tell apart. Subtract a constant from "
+                "them, or pass .astype(float) if the nearest float64 is good enough."
             )
 
 
 def plan_runs(simulator: Simulator, columns: dict[str, Array], fidelity: str, replicates: int, rng: Any) -> Plan:
-    """Return the runs of a design: every row `replicates` times, one after the other.
+    """Return the runs of a design, with every row repeated `replicates` times.
 
     Raises
     ------
     InputError
-        When replicates or a seed are asked of a simulator without chance, or a seed is missing for one with chance.
+        When `replicates` or `rng` is given for a deterministic simulator, or `rng` is missing for a stochastic one.
     """
     if not check.is_whole(replicates, 1):
-        raise InputError(f"replicates is {replicates!r}; give a whole number >= 1.")
+        raise InputError(f"replicates is {replicates!r}; give a whole number of at least 1.")
     if not isinstance(fidelity, str):
-        raise InputError(f"fidelity is {fidelity!r}; give a word, such as 'coarse'.")
+        raise InputError(f"fidelity is {fidelity!r}; give a string, such as 'coarse'.")
     x = np.stack(list(columns.values()), axis=1)
     campaign = Campaign(simulator, tuple(columns), fidelity)
     rows = np.arange(len(x))
     if simulator.seed is None:
         if replicates > 1 or rng is not None:
             raise InputError(
-                "replicates and rng are for simulators that draw random numbers, and this one takes no seed; say which "
-                "argument does: FunctionSimulator(..., seed='seed')."
+                "replicates and rng are for simulators that draw random numbers, and this simulator takes no seed. "
+                "Name the argument of your function that is the seed: uq.FunctionSimulator(function, ..., seed='seed')."
             )
         return Plan(campaign, x, rows, None, None)
     if not check.is_whole(rng, 0):
         raise InputError(
-            f"rng is {rng!r}, and the simulator takes a seed; give a whole number >= 0, from which the seed of every "
-            "run follows. (A generator gives other seeds in the next call, which would then repeat every run.)"
+            f"rng is {rng!r}, but the simulator takes a seed; give a whole number of at least 0, which determines the "
+            "seeds of all runs: run(..., rng=1). A generator is not accepted, since the next call would get other "
+            "seeds and repeat every run."
         )
     origin = np.repeat(rows, replicates)
     counts = _occurrences(sorted_columns(campaign.inputs, x)[origin])
@@ -103,10 +105,10 @@ def plan_runs(simulator: Simulator, columns: dict[str, Array], fidelity: str, re
 
 
 def run_seeds(rng: int, points: Array, replicates: Ints) -> Ints:
-    """Return a seed in [0, 2**31) for each run, which follows from `rng`, its inputs and its replicate alone.
+    """Return a seed in [0, 2**31) for each run, which depends only on `rng`, the inputs and the replicate.
 
-    So a run has the same seed whatever the design around it, the number of workers and the order of the runs.
-    Replicates of one point have different seeds.
+    So the seed of a run does not depend on the other points of the design, the number of workers or the order of the
+    runs. Replicates of one point have different seeds.
     """
     prefix = rng.to_bytes(max(1, (rng.bit_length() + 7) // 8), "little")
     rows = np.ascontiguousarray(points, dtype="<f8")
@@ -119,7 +121,7 @@ def run_seeds(rng: int, points: Array, replicates: Ints) -> Ints:
 
 
 def _occurrences(points: Array) -> Ints:
-    """Return how many equal rows stand before each one: a point that stands twice in a design has two replicates."""
+    """Return the number of equal rows before each row: a point that occurs twice in a design has two replicates."""
     _, same = np.unique(points, axis=0, return_inverse=True)
     order = np.argsort(same, kind="stable")
     ranked = same[order]

@@ -1,4 +1,4 @@
-"""What to do about runs that fail."""
+"""The policy for runs that fail: whether they are tried again, and when the campaign stops."""
 
 from dataclasses import dataclass
 from typing import final
@@ -10,8 +10,8 @@ from uqms.errors import InputError
 
 __all__ = ["FailurePolicy"]
 
-_LONGEST = 1e9  # seconds
-_EXACT = 1 + 1e-12  # 0.29 * 100 is a little less than 29
+_LONGEST = 1e9  # seconds, the upper bound of `backoff`
+_EXACT = 1 + 1e-12  # rounding: 0.29 * 100 is a little less than 29 in float64
 _MENDABLE = (RunState.FAILED, RunState.TIMEOUT)
 
 
@@ -19,27 +19,28 @@ _MENDABLE = (RunState.FAILED, RunState.TIMEOUT)
 @final
 @dataclass(frozen=True, kw_only=True)
 class FailurePolicy:
-    """Whether failed runs are tried again, and how many may fail before everything stops.
+    """Whether failed runs are tried again, and how many runs may fail before the campaign stops.
 
-    By default a run that fails is recorded and the others go on. ``FailurePolicy(stop_above=0.0)`` aborts with the
-    first failure, ``FailurePolicy(attempts=3, backoff=10.0)`` suits a licence server or a cluster with moods,
-    ``FailurePolicy(stop_above=0.2)`` notices early that something is broken.
+    By default a failed run is recorded and the other runs continue. ``FailurePolicy(stop_above=0.0)`` stops at the
+    first failure. ``FailurePolicy(attempts=3, backoff=10.0)`` suits a licence server or a cluster that fails now and
+    then. ``FailurePolicy(stop_above=0.2)`` stops as soon as more than a fifth of all runs have failed.
 
     Parameters
     ----------
     attempts
-        How often a run that failed or was over its deadline is tried in all. One that ended with wrong outputs is not
-        tried again: the same point gives them again.
+        Total number of attempts for a run that failed or exceeded its timeout. A run that ended with invalid outputs is
+        not tried again, since the same inputs give the same outputs.
     backoff
-        Seconds before the second attempt; they double with every further one. Other runs go on meanwhile.
+        Seconds before the second attempt. The waiting time doubles with every further attempt. Other runs continue
+        meanwhile.
     stop_above
-        Share of all runs of the design, 0 to 1, that may end without all of their outputs; one more raises
-        `CampaignStopped`. 1 never stops.
+        Fraction of all runs of the design, 0 to 1, that may end without all of their outputs. When more runs do, `run`
+        raises `CampaignStopped`. With 1 the campaign never stops.
 
     Raises
     ------
     InputError
-        When a number cannot be meant.
+        When a value is out of its range.
 
     Examples
     --------
@@ -53,20 +54,27 @@ class FailurePolicy:
 
     def __post_init__(self) -> None:
         if not check.is_whole(self.attempts, 1):
-            raise InputError(f"attempts is {self.attempts!r}; give a whole number >= 1 (1 tries nothing again).")
-        for name, most, wanted in (("backoff", _LONGEST, "seconds >= 0"), ("stop_above", 1.0, "a share from 0 to 1")):
+            raise InputError(
+                f"attempts is {self.attempts!r}; give a whole number of at least 1, where 1 means that no run is tried "
+                "again."
+            )
+        bounds = (
+            ("backoff", _LONGEST, f"a number of seconds from 0 to {_LONGEST:g}"),
+            ("stop_above", 1.0, "a fraction of the runs from 0 to 1"),
+        )
+        for name, most, wanted in bounds:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
                 raise InputError(f"{name} is {value!r}; give {wanted}.")
 
     def again(self, state: RunState, attempts: int) -> bool:
-        """Return whether a run that ended so, after that many attempts, is tried again."""
+        """Return whether a run that ended in `state` after so many attempts is tried again."""
         return state in _MENDABLE and attempts < self.attempts
 
     def pause(self, attempts: int) -> float:
-        """Return the seconds to wait after that many attempts."""
+        """Return the seconds to wait before the next attempt, after so many attempts."""
         return float(self.backoff) * 2.0 ** (attempts - 1)
 
     def stops(self, failed: int, planned: int) -> bool:
-        """Return whether so many failed runs out of all that were planned are too many."""
+        """Return whether the campaign stops when `failed` of `planned` runs did not complete."""
         return failed > self.stop_above * planned * _EXACT

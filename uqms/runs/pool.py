@@ -1,7 +1,7 @@
-"""Where points run: in this process, or in parallel local processes.
+"""Backends that run points in this process, or in parallel processes on this machine.
 
-Both are backends. A backend is the seam behind which other machines come: it takes points, and gives a `Record` for
-each as it ends. Leaving its block stops everything that still runs.
+A backend takes points, and returns a `Record` for each point when its run has ended. When its ``with`` block ends, it
+stops all runs in progress. `uqms.runs.dask` has the backend for other machines.
 """
 
 import math
@@ -43,61 +43,61 @@ __all__ = [
 
 Point = Mapping[str, float]
 
-_AHEAD = 0.02  # seconds of work that lie ready for a worker; it is what a kill of the coordinator can lose
-_MOST_AHEAD = 64
-_MOST_BYTES = 16e6  # of outputs that wait to be kept
-_BREAKS = 3
-_LOOK = 0.25  # seconds between looks for runs that are over their deadline
-_PATIENCE = 1.0  # seconds over the deadline after which a worker is taken for one that cannot end itself
+_AHEAD = 0.02  # seconds of work in the queue of a worker; a kill of this process loses at most so much finished work
+_MOST_AHEAD = 64  # points in the queue of a worker, at most
+_MOST_BYTES = 16e6  # bytes of outputs that wait to be stored, at most
+_BREAKS = 3  # times that the workers may end without a result before the campaign stops
+_LOOK = 0.25  # seconds between checks for runs that exceed their timeout
+_PATIENCE = 1.0  # seconds after the timeout when a worker counts as unable to end itself
 
 
 class Backend(Protocol):
-    """What runs points."""
+    """The protocol of objects that run points."""
 
     def free(self) -> int:
-        """Return how many more points it would take now."""
+        """Return how many more points the backend takes now."""
         ...
 
     def submit(self, ticket: int, point: Point) -> None:
-        """Take a point; its record comes with this ticket."""
+        """Take a point; `ended` returns its record with this ticket."""
         ...
 
     def ended(self, timeout: float | None) -> list[tuple[int, Record]]:
-        """Wait until a run has ended, or about `timeout` seconds, and return all that have; there may be none."""
+        """Wait about `timeout` seconds until a run has ended, and return all runs that have ended, possibly none."""
         ...
 
     def __enter__(self) -> Self:
-        """Begin."""
+        """Prepare the backend."""
         ...
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        """Stop everything that still runs."""
+        """Stop all runs in progress."""
         ...
 
 
 def usable_cpus() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @final
 class InThisProcess:
-    """One point after the other, without another process: for debugging. It knows no deadline."""
+    """Backend that runs one point after the other in this process, for debugging; runs have no timeout."""
 
     def __init__(self, simulator: Simulator) -> None:
         self.simulator = simulator
         self._waiting: tuple[int, Point] | None = None
 
     def free(self) -> int:
-        """Return 1 when there is nothing to do."""
+        """Return 1 if no point waits, else 0."""
         return 0 if self._waiting else 1
 
     def submit(self, ticket: int, point: Point) -> None:
-        """Take a point."""
+        """Take a point, which the next call of `ended` runs."""
         self._waiting = (ticket, point)
 
     def ended(self, timeout: float | None) -> list[tuple[int, Record]]:
-        """Run the point that was taken."""
+        """Run the waiting point and return its record."""
         if self._waiting is None:
             time.sleep(timeout or 0.0)
             return []
@@ -112,28 +112,30 @@ class InThisProcess:
 
 
 def payload_of(simulator: Simulator) -> bytes:
-    """Return a simulator as it travels to other processes.
+    """Return a simulator as bytes that can be sent to other processes.
 
     Raises
     ------
     InputError
-        When it cannot travel.
+        When the simulator cannot be pickled.
     """
     try:
         return bytes(cloudpickle.dumps(simulator))
-    except Exception as error:  # whatever the user's objects raise when they are pickled
+    except Exception as error:  # the user's own objects may raise errors of any type
         raise InputError(
-            f"the simulator cannot be sent to worker processes ({type(error).__name__}: {error}); open files, "
-            "connections and solvers inside the function, or use workers=0."
+            f"the simulator cannot be sent to worker processes, since it cannot be pickled ({type(error).__name__}: "
+            f"{error}). Open files and connections, and create solvers, inside of the function; or use workers=0 to "
+            "run in this process."
         ) from error
 
 
 @final
 class Local:
-    """Worker processes on this machine; one that dies or is over its deadline costs its own run only.
+    """Backend with worker processes on this machine; a worker that dies or exceeds the timeout loses only its own run.
 
-    Deadlines are kept by the worker itself, by a clock that cannot be set (pebble's own follow the wall clock); what
-    cannot end itself, because it is stopped or waits inside the system, is ended from here.
+    The worker itself enforces the timeout, by a monotonic clock (the timeouts of pebble follow the wall clock, which
+    can change). If the worker cannot end itself, because it is suspended or blocked in a system call, this process ends
+    it.
     """
 
     def __init__(self, payload: bytes, workers: int, timeout: float | None, context: Context | None = None) -> None:
@@ -173,18 +175,18 @@ class Local:
         workers = {pid for pid in self._workers() if _whose(pid) == "ours"}
         processes = snapshot() if workers else {}
         started = {pid: processes[pid].session for pid in family(processes, workers) - workers if pid in processes}
-        if self._flying:  # pebble asks politely first, for seconds
+        if self._flying:  # otherwise pebble would wait seconds for the processes to end
             end_all(lambda processes: family(processes, workers))
         self._pool.stop()
         self._context.end_late(set(self._workers()))
         self._pool.join()
         self._sweep()
-        # What a run that completed has left, in a session and an environment of its own, goes to another parent now.
+        # Processes that a completed run has left in a session of their own have a new parent now: end them too.
         if started:
             end_all(lambda now: family(now, [p for p, sid in started.items() if p in now and now[p].session == sid]))
 
     def free(self) -> int:
-        """Return how many points may lie ready, on top of those that run."""
+        """Return how many more points may be submitted, including points that wait in the queues of workers."""
         return max(0, self._pace.window - len(self._flying))
 
     def submit(self, ticket: int, point: Point) -> None:
@@ -192,26 +194,26 @@ class Local:
         flight = self._flying[ticket] = _Flight(dict(point))
         try:
             flight.future = self._pool.schedule(evaluate, args=(flight.point, self._timeout))
-        except RuntimeError as error:  # the pool broke meanwhile
+        except RuntimeError as error:  # the pool has broken in the meantime
             flight.future = Future()
             flight.future.set_exception(BrokenProcessPool(str(error)))
         flight.future.add_done_callback(_put(self._ended, ticket))
 
     def ended(self, timeout: float | None) -> list[tuple[int, Record]]:
-        """Return the records of what has ended.
+        """Return the records of runs that have ended.
 
         Raises
         ------
         SimulatorFailed
             When the workers cannot load the simulator.
         CampaignError
-            When the pool breaks again and again without a single result.
+            When the worker processes end several times in a row without a result.
         """
         records = []
         for ticket, future in self._arrivals(timeout):
             flight = self._flying.get(ticket)
             if flight is None or flight.future is not future:
-                continue  # of a pool that broke; it runs again in another one
+                continue  # the pool of this future broke, and its point runs again in a new pool
             if _broken(future) or (future.cancelled() and not flight.overdue):
                 self._mend(future)
                 continue
@@ -223,7 +225,7 @@ class Local:
         return records
 
     def _arrivals(self, timeout: float | None) -> list[tuple[int, Future[Any]]]:
-        """Wait for the first, looking for runs over their deadline meanwhile, and take all that lie there."""
+        """Wait for the first run to end, and return all that have ended; end runs that exceed the timeout meanwhile."""
         end = math.inf if timeout is None else time.monotonic() + timeout
         arrived: list[tuple[int, Future[Any]]] = []
         while not arrived:
@@ -253,20 +255,21 @@ class Local:
                 flight.future.cancel()
 
     def _end_stopped(self) -> None:
-        """End workers that do not run because somebody stopped them; pebble would wait seconds for their good-bye."""
+        """End workers that a signal has suspended; pebble would wait seconds for them to end."""
         for pid in self._workers():
             with suppress(psutil.NoSuchProcess):
                 if _whose(pid) == "ours" and psutil.Process(pid).status() == psutil.STATUS_STOPPED:
                     kill_tree(pid)
 
     def _mend(self, future: Future[Any]) -> None:
-        """Begin with new workers and send them what the old ones did not end."""
+        """Start new workers, and send them the points that the old workers did not finish."""
         self._idle_breaks += 1
         if self._idle_breaks == _BREAKS:
             error = None if future.cancelled() else future.exception()
             raise CampaignError(
-                f"the worker processes ended {_BREAKS} times before they gave a result ({error}), {len(self._flying)} "
-                "runs are left; is there enough memory? workers=0 runs in this process and shows more."
+                f"the worker processes ended {_BREAKS} times before they gave a result ({error}); {len(self._flying)} "
+                "runs have not ended. Check that there is enough memory for this number of workers. With workers=0 the "
+                "simulator runs in this process, where its error is visible."
             ) from error
         self._close_pool()
         self._pool = self._new_pool()
@@ -291,18 +294,21 @@ class Local:
             return self._killed(flight.taken(now))
         except Unloadable as error:
             raise SimulatorFailed(
-                f"the simulator cannot be loaded in a worker process ({error}); what it imports must be importable "
-                "from there too. workers=0 runs in this process."
+                f"the simulator cannot be loaded in a worker process ({error}). Modules that it imports must be "
+                "installed, or importable from the working directory of the workers. With workers=0 the simulator runs "
+                "in this process."
             ) from error
 
     def _killed(self, seconds: float) -> Record:
-        return Record.timed_out(seconds, f"SimulatorTimeout: no end after {self._timeout:g} s, killed")
+        return Record.timed_out(
+            seconds, f"SimulatorTimeout: the run did not end within {self._timeout:g} s and was killed"
+        )
 
     def _workers(self) -> list[int]:
         return [int(file.name) for file in self._folder.iterdir() if file.name != LIFELINE]
 
     def _sweep(self) -> None:
-        """End what workers that are gone have left behind."""
+        """End processes that workers have left behind."""
         for pid in self._workers():
             if (whose := _whose(pid)) == "ours":
                 continue
@@ -315,7 +321,7 @@ class Local:
 
 
 def _held(pipe: Path) -> int | None:
-    """Make a named pipe and hold it open until this process has ended; None on systems that have none."""
+    """Create a named pipe, which stays open until this process has ended; None on systems without named pipes."""
     if not hasattr(os, "mkfifo"):
         return None
     os.mkfifo(pipe)
@@ -329,7 +335,7 @@ def _kill_marked(mark: str) -> None:
 
 @final
 class _Flight:
-    """A point that was sent, and when it was first seen running."""
+    """A point that was sent to a worker, and the time at which it was first seen running."""
 
     def __init__(self, point: Point) -> None:
         self.point = point
@@ -339,13 +345,13 @@ class _Flight:
         self._began: float | None = None
 
     def running(self, now: float) -> float:
-        """Return the seconds since it was first seen running, by which its deadline counts; 0 before."""
+        """Return the seconds since it was first seen running, 0 before; the timeout counts from then."""
         if self._began is None and self.future.running():
             self._began = now
         return 0.0 if self._began is None else now - self._began
 
     def taken(self, now: float) -> float:
-        """Return the seconds to tell of a run that could not tell itself."""
+        """Return the seconds to record for a run that could not measure them itself."""
         return now - (self._sent if self._began is None else self._began)
 
 
@@ -358,7 +364,7 @@ def _broken(future: Future[Any]) -> bool:
 
 
 def _whose(pid: int) -> Literal["ours", "nobody's", "another's"]:
-    """Tell whether a worker lives, has ended, or has ended so long ago that its number belongs to somebody else."""
+    """Return whether a process is a running worker ("ours"), has ended, or is another process with its old number."""
     try:
         process = psutil.Process(pid)
         if process.ppid() != os.getpid():
@@ -379,13 +385,13 @@ def _cause(code: int) -> str:
 
 
 def size_of(record: Record) -> int:
-    """Return the bytes of a run's outputs."""
+    """Return the number of bytes of the outputs of a run."""
     return sum(values.nbytes for values in (record.outputs or {}).values())
 
 
 @final
 class Pace:
-    """How many points to hand out: one for each worker, and for fast simulators some that lie ready."""
+    """The number of points to submit: one per worker, and more for fast simulators, so that workers do not wait."""
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
@@ -393,17 +399,17 @@ class Pace:
         self.size = 0.0
 
     def saw(self, seconds: float, size: int = 0) -> None:
-        """Note how long a run took, and how many bytes it gave."""
+        """Note the duration of a run, and the bytes of its outputs."""
         self.seconds = seconds if math.isnan(self.seconds) else 0.8 * self.seconds + 0.2 * seconds
         self.size = max(float(size), 0.9 * self.size)
 
     @property
     def window(self) -> int:
-        """Number of points that may be out."""
+        """The number of points that may be submitted and not yet ended."""
         return self.workers + self.workers * self.ahead(_AHEAD, self.workers)
 
     def ahead(self, seconds: float, parts: int = 1) -> int:
-        """Return how many points make so many seconds of work; 0 for slow ones, fewer where outputs are large."""
+        """Return how many points take so many seconds; 0 for slow simulators, and fewer if the outputs are large."""
         if not self.seconds < seconds:
             return 0
         most = min(_MOST_AHEAD, _MOST_BYTES / (parts * self.size) if self.size else math.inf)

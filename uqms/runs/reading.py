@@ -1,4 +1,4 @@
-"""Runs of one campaign out of the file: who they are (`read_index`) and what they gave (`Outputs`), both in bulk."""
+"""Read the runs of one campaign in bulk: `read_index` reads everything except outputs, `Outputs` reads the outputs."""
 
 import sqlite3
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -16,11 +16,11 @@ from uqms.runs.format import CAMPAIGN, Stored, intact
 
 __all__ = ["Index", "Outputs", "read_campaigns", "read_index", "read_rows"]
 
-_BLOCK = 2**24  # bytes of outputs that are decoded at once
+_BLOCK = 2**24  # bytes of outputs that are decoded in one block
 
 
 def read_campaigns(db: sqlite3.Connection, path: Path, where: str = "", *values: object) -> list[Stored]:
-    """Return the campaigns as they stand in the file."""
+    """Return the campaigns in the file; `where` is an SQL condition with `values`."""
     with told(path):
         rows = db.execute(
             f"SELECT number, {CAMPAIGN}, checksum FROM campaigns {where} ORDER BY number", values
@@ -34,9 +34,9 @@ def read_campaigns(db: sqlite3.Connection, path: Path, where: str = "", *values:
 def read_rows(
     db: sqlite3.Connection, known: Stored, columns: str, keys: Collection[bytes] | None = None
 ) -> Iterator[tuple[Any, ...]]:
-    """Yield columns of a campaign's runs, of all or of those with these keys; the key comes first in each row.
+    """Yield columns of the runs of a campaign, of all runs or of the runs with these keys; the key comes first.
 
-    What it costs grows with the number of keys, not with that of the runs which are there.
+    With keys, the time grows with the number of keys, and not with the number of stored runs.
     """
     query, mine = f"SELECT key, {columns} FROM runs WHERE", f"campaign = {known.number}"
     most = 0 if keys is None else 2 * len(keys)
@@ -46,17 +46,17 @@ def read_rows(
         return
     for some in batched(keys, 500):
         marks = ", ".join("?" * len(some))
-        # The plus keeps SQLite from going through all runs of the campaign instead of through the keys.
+        # The plus sign disables the index of campaigns, so that SQLite looks up the keys and does not scan all runs.
         yield from db.execute(f"{query} +{mine} AND key IN ({marks})", some)
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Index:
-    """All runs of a campaign without their outputs, ordered by their inputs, then by replicate and seed.
+    """All runs of a campaign without their outputs, sorted by their inputs, then by replicate and seed.
 
-    So the order does not depend on which run ended first. `x (n, d)` has its columns in the campaign's order; `seeds`
-    is None for a simulator without chance.
+    So the order does not depend on which run ended first. The columns of `x (n, d)` are in the order of the campaign's
+    inputs. `seeds` is None for a deterministic simulator.
     """
 
     keys: list[bytes]
@@ -70,24 +70,24 @@ class Index:
     ended: list[str]
 
     def part(self, rows: slice) -> "Index":
-        """Return some of the runs."""
+        """Return the index of some rows."""
         taken: dict[str, Any] = {name: None if v is None else v[rows] for name, v in vars(self).items()}
         return Index(**taken)
 
 
 def read_index(db: sqlite3.Connection, path: Path, known: Stored) -> Index:
-    """Return who the runs of a campaign are.
+    """Return the index of the runs of a campaign.
 
     Raises
     ------
     IntegrityError
-        When inputs are not those of the campaign.
+        When a run does not have the number of inputs of its campaign.
     """
     with told(path):
         rows = list(read_rows(db, known, "x, seed, replicate, state, seconds, attempts, message, ended"))
     d = len(known.inputs)
     if any(not isinstance(row[0], bytes) or not isinstance(row[1], bytes) or len(row[1]) != 8 * d for row in rows):
-        raise IntegrityError(f"runs in {path} have other inputs than their campaign; {rescue(path)}")
+        raise IntegrityError(f"{path} is damaged: runs have other inputs than their campaign; {rescue(path)}")
     keys, blobs, seeds, replicates, states, seconds, attempts, messages, ended = (
         zip(*rows, strict=True) if rows else ((),) * 9
     )
@@ -110,7 +110,7 @@ def read_index(db: sqlite3.Connection, path: Path, known: Stored) -> Index:
 
 
 def _distinct(x: Array, replicates: Ints) -> Ints:
-    """Return the replicates, counted anew where runs of several `rng` have the same one at the same inputs."""
+    """Return the replicates, numbered again if runs with several `rng` have the same replicate at the same inputs."""
     again = (x[1:] == x[:-1]).all(axis=1)
     if not (again & (replicates[1:] == replicates[:-1])).any():
         return replicates
@@ -121,32 +121,34 @@ def _distinct(x: Array, replicates: Ints) -> Ints:
 
 @final
 class Outputs:
-    """The outputs of a campaign's runs, each verified when it is read.
+    """The outputs of the runs of a campaign; every run is verified when it is read.
 
     Raises
     ------
     IntegrityError
-        When a run is not what was written.
+        When a run was changed after it was written.
     """
 
     def __init__(self, db: sqlite3.Connection, path: Path, known: Stored) -> None:
         self.db = db
         self.path = path
         self.known = known
-        # Before memory is claimed for outputs that the file does not hold.
+        # Checked first: a wrong layout would allocate memory for outputs that the file does not hold.
         query = "SELECT length(outputs) FROM runs WHERE campaign = ? AND outputs IS NOT NULL LIMIT 1"
         with told(path):
             found = db.execute(query, (known.number,)).fetchone()
         if found and found[0] != 8 * known.layout.width:
-            raise IntegrityError(f"runs in {path} have outputs of another length than their campaign; {rescue(path)}")
+            raise IntegrityError(
+                f"{path} is damaged: runs have outputs of another length than their campaign; {rescue(path)}"
+            )
 
     @property
     def at_once(self) -> int:
-        """How many runs make a block of moderate size."""
+        """The number of runs in one block of outputs."""
         return max(1, _BLOCK // max(8 * self.known.layout.width, 1))
 
     def of(self, keys: Sequence[bytes]) -> dict[str, Array]:
-        """Return arrays (len(keys), ...) in the order of the keys, NaN where a run has no outputs."""
+        """Return arrays (len(keys), ...) in the order of the keys, with NaN for runs without outputs."""
         parts = self.known.layout.parts
         values = {name: np.full((len(keys), *part.shape), np.nan) for name, part in parts.items()}
         places: dict[bytes, list[int]] = {}
@@ -161,7 +163,7 @@ class Outputs:
         return values
 
     def _blocks(self, places: Mapping[bytes, object]) -> Iterator[tuple[list[bytes], bytes]]:
-        """Yield keys and joined outputs of some runs at a time."""
+        """Yield the keys and the joined outputs of runs, block by block."""
         keys: list[bytes] = []
         blobs: list[bytes] = []
         columns = "x, seed, replicate, state, seconds, attempts, message, checksum, outputs"
@@ -173,7 +175,8 @@ class Outputs:
                 whole = intact(digest, x, seed, replicate, state, seconds, attempts, message, blob)
                 if not whole or (blob is not None and len(blob) != size):
                     raise IntegrityError(
-                        f"run {key.hex()[:12]} in {self.path} is not what was written; {rescue(self.path)}"
+                        f"{self.path} is damaged: run {key.hex()[:12]} was changed, its hash does not match; "
+                        f"{rescue(self.path)}"
                     )
                 if blob is not None:
                     keys.append(key)

@@ -1,4 +1,4 @@
-"""What is kept of one run."""
+"""The record of one run."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,20 +14,20 @@ __all__ = ["Record"]
 @final
 @dataclass(frozen=True)
 class Record:
-    """How one run ended, with the outputs that it gave.
+    """The state in which a run ended, and the outputs that it gave.
 
     Parameters
     ----------
     state
-        See `RunState`.
+        The state, see `RunState`.
     seconds
-        What the run took; until its death was noticed when it did not end by itself.
+        The duration of the run. If the run did not end by itself, the time until this was noticed.
     message
-        Why it did not complete.
+        Why the run did not complete; empty if it completed.
     outputs
-        Output -> float64 array, or None; of a partial run with NaN for what is missing.
+        Mapping of each output's name to a float64 array, with NaN for the missing entries of a partial run; or None.
     attempts
-        How often it was tried.
+        Number of attempts.
     """
 
     state: RunState
@@ -38,7 +38,7 @@ class Record:
 
     @classmethod
     def of(cls, attempt: Attempt) -> Self:
-        """Return what is kept of an attempt."""
+        """Return the record of an attempt."""
         return cls(RunState[attempt.ended.upper()], attempt.seconds, attempt.message, attempt.outputs)
 
     @classmethod
@@ -48,5 +48,5 @@ class Record:
 
     @classmethod
     def timed_out(cls, seconds: float, message: str) -> Self:
-        """Return the record of a run that was killed at its deadline."""
+        """Return the record of a run that was killed at its timeout."""
         return cls(RunState.TIMEOUT, seconds, message)

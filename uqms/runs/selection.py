@@ -1,4 +1,4 @@
-"""What is in a run store, as tables, and the choice of campaigns and runs by words."""
+"""Tables of the campaigns and runs in a run store, and the selection of campaigns and runs by name and condition."""
 
 import sqlite3
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -26,14 +26,14 @@ __all__ = [
 ]
 
 States = RunState | str | int
-_PREFIX = 6  # characters of an id that may stand for it
-_OWN = ("key", "attempts", "ended")  # columns of the table of runs that an input could be called like
+_PREFIX = 6  # characters of an id that are enough to select a campaign
+_OWN = ("key", "attempts", "ended")  # columns of the table of runs whose names an input may have too
 Where = Mapping[str, tuple[float, float]]
 
 
 # -------------------------------------------------------------------------------------------------------------- tables
 def campaigns_table(db: sqlite3.Connection, path: Path) -> pd.DataFrame:
-    """Return one row for each campaign: what it is, how many runs ended how, what they cost."""
+    """Return a table with one row per campaign: its simulator, the number of runs by state, and their seconds."""
     rows = []
     for known in read_campaigns(db, path):
         query = f"SELECT state, count(*), total(seconds), max(ended) FROM runs WHERE campaign = {known.number}"
@@ -62,7 +62,7 @@ def campaigns_table(db: sqlite3.Connection, path: Path) -> pd.DataFrame:
 
 
 def runs_table(known: Stored, index: Index) -> pd.DataFrame:
-    """Return one row for each run, without its outputs."""
+    """Return a table with one row per run, without outputs."""
     seeds = [pd.NA] * len(index.keys) if index.seeds is None else index.seeds
     return pd.DataFrame(
         {
@@ -86,17 +86,17 @@ def _filled(db: sqlite3.Connection, path: Path) -> list[Stored]:
         filled = {row[0] for row in db.execute("SELECT DISTINCT campaign FROM runs")}
     known = [each for each in read_campaigns(db, path) if each.number in filled]
     if not known:
-        raise InputError(f"{path} holds no runs.")
+        raise InputError(f"{path} holds no runs; call uq.run(simulator, design, store={str(path)!r}) first.")
     return known
 
 
 def choose_campaign(db: sqlite3.Connection, path: Path, campaign: str | None) -> Stored:
-    """Return the one campaign that is meant: of the simulator of that name, or else whose id begins so.
+    """Return the campaign whose simulator has this name, or else the campaign whose id begins with it.
 
     Raises
     ------
     InputError
-        When there are several or none; names them.
+        When no campaign or several campaigns match; the message lists the campaigns.
     """
     found = known = _filled(db, path)
     if campaign is not None:
@@ -105,19 +105,19 @@ def choose_campaign(db: sqlite3.Connection, path: Path, campaign: str | None) ->
             found = [each for each in known if each.id.startswith(campaign)]
     if not found:
         raise InputError(
-            f"{path} has no campaign {campaign!r} (the name of its simulator, or {_PREFIX} characters or more of its "
-            f"id); there {_listed(known)}."
+            f"{path} has no campaign {campaign!r}; give the name of a simulator, or at least {_PREFIX} characters of "
+            f"the beginning of a campaign's id. {_listed(known)}."
         )
     if len(found) > 1:
         raise InputError(
-            f"{path} holds several campaigns; name one by its simulator or by the beginning of its id: there "
-            f"{_listed(found)}."
+            f"{path} holds several campaigns to choose from; give the name of a simulator, or at least {_PREFIX} "
+            f"characters of the beginning of a campaign's id. {_listed(found)}."
         )
     return found[0]
 
 
 def _listed(known: Sequence[Stored]) -> str:
-    return f"{'is' if len(known) == 1 else 'are'} {'; '.join(map(str, known))}"
+    return f"The campaign{'s are' if len(known) > 1 else ' is'} {'; '.join(map(str, known))}"
 
 
 def choose_runs(
@@ -129,18 +129,18 @@ def choose_runs(
     before: datetime | str | None,
     keys: Iterable[str | bytes] | None,
 ) -> list[bytes]:
-    """Return the keys of the runs that fit everything that is asked; see `RunStore.invalidate`."""
+    """Return the keys of the runs that match all conditions; see `RunStore.invalidate`."""
     known = _filled(db, path) if campaign is None else [choose_campaign(db, path, campaign)]
     if campaign is None and all(each is None for each in (state, where, before, keys)):
         raise InputError(
-            f"nothing says which runs of {path} are meant; give state=, where=, before= or keys=, or name the campaign "
-            "all of whose runs shall go."
+            f"no condition selects the runs of {path} to remove; give state=, where=, before= or keys=. To remove all "
+            "runs of a campaign, give campaign=."
         )
     where = {} if where is None else where
     for name in where:
         if not any(name in each.inputs for each in known):
             names = sorted({i for each in known for i in each.inputs})
-            raise InputError(f"where names {name!r}, which is no input; the inputs are {', '.join(names)}.")
+            raise InputError(f"where has {name!r}, which is not an input; the inputs are {', '.join(names)}.")
     states = None if state is None else _states(state)
     wanted = None if keys is None else {_key(key) for key in keys}
     limit = None if before is None else _moment(before)
@@ -181,7 +181,9 @@ def _bounds(name: str, given: Sequence[float]) -> tuple[float, float]:
     except (TypeError, ValueError):
         low, high = 1.0, 0.0
     if not low <= high:
-        raise InputError(f"where has {name!r}: {given!r}; give (low, high), both ends belong to it.")
+        raise InputError(
+            f"where has {name!r}: {given!r}; give a range (low, high) with low <= high, which includes both ends."
+        )
     return low, high
 
 
@@ -191,16 +193,16 @@ def _states(given: States | Iterable[States]) -> set[int]:
         return {int(RunState[s.upper()] if isinstance(s, str) else RunState(s)) for s in each}
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         words = ", ".join(s.name.lower() for s in RunState)
-        raise InputError(f"state is {given!r}; a state is one of {words}.") from error
+        raise InputError(f"state is {given!r}; give one or several of {words}.") from error
 
 
 def state_names(given: States | Iterable[States]) -> list[str]:
-    """Return the names of states.
+    """Return the names of states, given as names, codes or `RunState` values.
 
     Raises
     ------
     InputError
-        When one of them is no state.
+        When a value is not a state.
     """
     return [RunState(state).name.lower() for state in sorted(_states(given))]
 
@@ -211,14 +213,18 @@ def _key(given: str | bytes) -> bytes:
     except ValueError:
         key = b""
     if not isinstance(key, bytes) or len(key) != 32:
-        raise InputError(f"a key is {given!r}; a key has 64 hexadecimal digits, see the table of runs.")
+        raise InputError(
+            f"keys has {given!r}; give keys of 64 hexadecimal digits, from the column 'key' of RunStore(path).runs()."
+        )
     return key
 
 
 def _moment(given: datetime | str) -> str:
-    """Return a moment as the store writes it; one without a zone is meant in this computer's time."""
+    """Return a time in the format of the store; a time without a zone is in the time zone of this computer."""
     try:
         moment = datetime.fromisoformat(given) if isinstance(given, str) else given
         return moment.astimezone(UTC).isoformat(timespec="milliseconds")
     except (ValueError, AttributeError, TypeError) as error:
-        raise InputError(f"before is {given!r}; give a date such as 2026-01-31 or 2026-01-31T12:00.") from error
+        raise InputError(
+            f"before is {given!r}; give a datetime, or a text such as '2026-01-31' or '2026-01-31T12:00'."
+        ) from error

@@ -1,13 +1,13 @@
-"""The run store: one SQLite file that keeps every run as soon as it has ended.
+"""The run store: one SQLite file that saves every run as soon as it ends.
 
 Contract
 --------
-- A run that was acknowledged (`put` returned) is on the disk: write-ahead log, full synchronisation, one commit for
-  what ended together. Killing the process, or the power, loses none of them.
-- A run is found again by what it computes (`uqms.runs.campaign`). Several simulators may share a file.
-- One process at a time writes (`lease`); any number of them read. On disks of a network, where the write-ahead log
-  does not work, a rollback journal takes its place, and readers wait for the writer.
-- Nothing is pickled: inputs and outputs are little-endian float64 with a checksum for each run.
+- When `put` has returned, its runs are on the disk. SQLite uses a write-ahead log with full synchronisation, and runs
+  that ended together are one transaction. A kill of the process or a power cut loses none of these runs.
+- A run is found again by what it computes (`uqms.runs.campaign`). Several simulators can share a file.
+- One process at a time writes (`lease`); any number of processes read. On network disks, where the write-ahead log does
+  not work, SQLite uses a rollback journal instead, and readers wait for the writer.
+- Nothing is pickled: inputs and outputs are little-endian float64, with a checksum for each run.
 """
 
 import json
@@ -52,7 +52,7 @@ _PUT = (
 
 
 class Row(NamedTuple):
-    """One run as it is handed to the store: key, inputs (d,) in the campaign's order, record, seed, replicate."""
+    """One run to be stored: key, inputs (d,) in the order of the campaign, record, seed, replicate."""
 
     key: bytes
     x: Array
@@ -64,31 +64,32 @@ class Row(NamedTuple):
 @taught
 @final
 class RunStore:
-    """Runs on disk, so that what has been computed is never computed again.
+    """A file of stored runs, so that no finished run is repeated.
 
-    `uqms.run` opens one when it gets a path. Open it yourself to look at what is in it, to export it or to remove runs;
-    the command ``uqms runs`` does the same from a shell.
+    `uqms.run` opens a run store when it gets a path. Open it yourself to look at the stored runs, to export them or to
+    remove runs. The command ``uqms runs`` does the same from the command line.
 
     Parameters
     ----------
     path
-        The SQLite file; it is made when it does not exist. Its folder must exist; "~" is the home folder.
+        The SQLite file, which is created if it does not exist. Its folder must exist; "~" is the home folder.
     readonly
-        Open without changing anything, also while another process writes and in a folder that may not be written to.
+        Open without changing anything. This also works while another process writes, and in a folder without write
+        permission.
 
     Raises
     ------
     FormatError
-        When the file is something else or truncated; `FormatVersionError` when a newer uqms made it.
+        When the file is not a run store or is truncated. `FormatVersionError` when a newer version of uqms wrote it.
     IntegrityError
-        When it is damaged.
+        When the file is damaged.
     StorageError
-        When it cannot be opened for writing.
+        When the file cannot be opened for writing.
 
     Warns
     -----
     DataWarning
-        When it lies on a disk of a network.
+        When the file is on a network disk.
 
     Examples
     --------
@@ -102,26 +103,27 @@ class RunStore:
     def __init__(self, path: str | os.PathLike[str], *, readonly: bool = False) -> None:
         self.path = Path(
             os.path.realpath(check.path("RunStore", path))
-        )  # one file has one lock, whatever links lead to it
+        )  # links are resolved, so that all paths of a file have the same lock
         self.readonly = readonly
         folder = self.path.parent
         if self.path.is_dir():
             raise StorageError(f"{self.path} is a folder; give a file in it, such as {str(self.path / 'runs.db')!r}.")
         if not readonly and not folder.is_dir():
             raise StorageError(
-                f"{self.path} cannot be made: there is no folder {folder}. Make it first, "
+                f"{self.path} cannot be created: there is no folder {folder}. Create the folder first, "
                 f"pathlib.Path({str(folder)!r}).mkdir(parents=True), or give another path."
             )
         self._network = None if readonly else network_file_system(self.path.parent)
-        self._known: tuple[Campaign, Stored] | None = None  # the campaign that was asked for last
+        self._known: tuple[Campaign, Stored] | None = None  # the campaign that was looked up last
         self._lease: Lease | None = None
         self._litter = readonly and not Path(f"{self.path}-wal").exists()
         with told(self.path):
             self._db = open_reading(self.path) if readonly else open_writing(self.path, self._network)
         if self._network:
             warnings.warn(
-                f"{self.path} lies on a disk of a network ({self._network}), which has no write-ahead log: one process "
-                "writes at a time and the others wait for it. A local disk is faster; copy the file afterwards.",
+                f"{self.path} is on a network disk ({self._network}), where SQLite cannot use its write-ahead log. "
+                "Writing is slower, and other processes wait while one process writes. Keep the store on a local "
+                "disk instead, and copy the file afterwards.",
                 DataWarning,
                 skip_file_prefixes=PACKAGE,
             )
@@ -147,20 +149,20 @@ class RunStore:
 
     # ----------------------------------------------------------------------------------------------- runs of a campaign
     def register(self, campaign: Campaign, about: Mapping[str, str] | None = None) -> None:
-        """Note a campaign, with what is needed to read its runs without its simulator.
+        """Write a campaign to the store, with everything that is needed to read its runs without the simulator.
 
         Parameters
         ----------
         campaign
-            What the runs that come will belong to.
+            The campaign of the runs that will be stored.
         about
-            What the design says of itself ("space", "box", "design", each JSON, "rng"), and `digest` of the runs for
-            which "design" and "rng" hold as "runs"; an export repeats it.
+            Attributes of the design ("space", "box", "design", each JSON, and "rng"), which exports include, and as
+            "runs" the `digest` of the runs to which "design" and "rng" apply.
 
         Raises
         ------
         CampaignMismatch
-            When its runs in the store have other outputs, dims, coordinates or units.
+            When the stored runs of this campaign have other outputs, dims, coordinates or units.
         """
         self._check_lease()
         known, layout = self._find(campaign), Layout.of(campaign)
@@ -178,9 +180,9 @@ class RunStore:
         self._known = None
 
     def relatives(self, campaign: Campaign) -> int:
-        """Return how many runs there are of a simulator with the same name and another identity.
+        """Return the number of runs of simulators with the same name and a different identity.
 
-        Other settings (`config`) do not count: they are changed on purpose.
+        Simulators that differ only in their settings (`config`) are not counted: settings are changed on purpose.
         """
         known, mine = read_campaigns(self._db, self.path), _without_config(campaign.identity)
         numbers = [c.number for c in known if c.name == campaign.name and _without_config(c.identity) != mine]
@@ -190,7 +192,7 @@ class RunStore:
             return number(self._db, f"SELECT count(*) FROM runs WHERE campaign IN ({', '.join(map(str, numbers))})")
 
     def has_runs(self, campaign: Campaign) -> bool:
-        """Tell whether there is any run of a campaign."""
+        """Return whether the store has any run of a campaign."""
         known = self._find(campaign)
         if known is None:
             return False
@@ -198,7 +200,7 @@ class RunStore:
             return number(self._db, f"SELECT EXISTS (SELECT 1 FROM runs WHERE campaign = {known.number})") == 1
 
     def kept(self, campaign: Campaign, keys: Collection[bytes] | None = None) -> dict[bytes, Record]:
-        """Return the records of a campaign's runs by key, without outputs: of all, or of those with these keys."""
+        """Return records of a campaign by key, without outputs: of all runs, or of the runs with these keys."""
         known = self._find(campaign)
         if known is None:
             return {}
@@ -211,38 +213,46 @@ class RunStore:
                     )
                 }
         except KeyError as error:
-            raise IntegrityError(f"{self.path} has a run in the unknown state {error}; {rescue(self.path)}") from error
+            raise IntegrityError(
+                f"{self.path} is damaged: a run has the unknown state {error}; {rescue(self.path)}"
+            ) from error
 
     def put(self, campaign: Campaign, rows: Sequence[Row]) -> None:
-        """Keep runs in one transaction; when this returns they are on the disk. A run of the same key is replaced.
+        """Store runs in one transaction; when this returns, they are on the disk. A run with the same key is replaced.
 
         Raises
         ------
         CampaignError
-            When the campaign is not registered; `CampaignLocked` when another process took the lease;
-            `CampaignMismatch` when a key stands for another run.
+            When the campaign is not registered. `CampaignLocked` when another process took the lock.
+            `CampaignMismatch` when the store has a different run under a key.
         StorageError
-            When the disk is full or may not be written to; what was put before is safe.
+            When the disk is full or cannot be written to. Runs that were stored before are safe.
         """
         self._check_lease()
         known = self._find(campaign)
         if known is None:
-            raise CampaignError(f"{self.path} does not know this campaign of {campaign.name!r}; register it first.")
+            raise CampaignError(
+                f"this campaign of {campaign.name!r} is not registered in {self.path}; call store.register(campaign) "
+                "first."
+            )
         ended = datetime.now(UTC).isoformat(timespec="milliseconds")
         encoded = _encode(known, campaign.inputs, rows, ended)
         with told(self.path), transaction(self._db):
             before = self._db.total_changes
             self._db.executemany(_PUT, encoded)
             if self._db.total_changes - before != len(encoded):
-                raise CampaignMismatch(f"{self.path} keeps another run under the key of a new one; use another path.")
+                raise CampaignMismatch(
+                    f"{self.path} has a different run under the key of a new run, so the new run cannot be stored; "
+                    "give another path."
+                )
 
     def outputs(self, campaign: Campaign, keys: Sequence[bytes]) -> dict[str, Array]:
-        """Return the outputs of runs as arrays (len(keys), ...) in the order of the keys, NaN where a run has none.
+        """Return the outputs of runs as arrays (len(keys), ...) in the order of the keys, NaN if a run has no outputs.
 
         Raises
         ------
         IntegrityError
-            When a run is not what was written.
+            When a run was changed after it was written.
         """
         known = self._find(campaign)
         if known is None:
@@ -251,7 +261,7 @@ class RunStore:
         return Outputs(self._db, self.path, known).of(keys)
 
     def _find(self, campaign: Campaign) -> Stored | None:
-        """Return the campaign as it stands in the file; its layout must be that of the simulator."""
+        """Return the campaign as it is stored, or None; raise if its layout is not the layout of the simulator."""
         if self._known is not None and self._known[0] is campaign:
             return self._known[1]
         found = read_campaigns(self._db, self.path, "WHERE id = ?", campaign.id)
@@ -261,32 +271,32 @@ class RunStore:
         if words:
             raise CampaignMismatch(
                 f"{self.path} holds runs of {campaign.name or 'this simulator'} with other outputs: "
-                f"{'; '.join(words)}. Give the simulator another version, or choose another path."
+                f"{'; '.join(words)}. Give the simulator a new version, version='2', or give another path."
             )
         self._known = campaign, found[0]
         return found[0]
 
     # ------------------------------------------------------------------------------------------------- what is in there
     def campaigns(self) -> "pd.DataFrame":
-        """Return a table with one row for each campaign: simulator, inputs, how many runs ended how, their seconds."""
+        """Return a table with one row per campaign: simulator, inputs, number of runs by state, total seconds."""
         from uqms.runs.selection import campaigns_table
 
         with self.moment():
             return campaigns_table(self._db, self.path)
 
     def runs(self, campaign: str | None = None) -> "pd.DataFrame":
-        """Return a table with one row for each run of a campaign: key, inputs, state, seconds, message, seed.
+        """Return a table with one row per run of a campaign: key, inputs, state, seconds, message, seed.
 
         Parameters
         ----------
         campaign
-            The simulator's name, or 6 characters or more of the beginning of the campaign's id; may be left out when
-            there is one campaign.
+            The name of the simulator, or at least 6 characters of the beginning of the campaign's id. It is not needed
+            if the store has one campaign.
 
         Raises
         ------
         InputError
-            When it is not clear which campaign is meant; names all.
+            When no campaign or several campaigns match; the message lists them.
         """
         from uqms.runs.selection import runs_table
 
@@ -294,9 +304,9 @@ class RunStore:
             return runs_table(*self._index(campaign))
 
     def ensemble(self, campaign: str | None = None) -> "xr.Dataset":
-        """Return the runs of a campaign as an ensemble, without the simulator: what `uqms.run` returned.
+        """Return the runs of a campaign as an ensemble, as `uqms.run` returned it; the simulator is not needed.
 
-        Its rows are ordered by their inputs, since the order in which runs ended says nothing.
+        The rows are sorted by their inputs, since the order in which runs ended has no meaning.
 
         Parameters
         ----------
@@ -313,21 +323,21 @@ class RunStore:
     def export(self, path: str | os.PathLike[str], campaign: str | None = None) -> Path:
         """Write the runs of a campaign to a netCDF file (.nc) or a CSV table (.csv), which other programs read.
 
-        The netCDF file is the ensemble, which `uqms.ensemble.from_netcdf` reads; it may be larger than the memory. The
-        table has one row for each run and a column ``name[coordinate]`` for each entry of an output with dims. The file
-        appears whole or not at all.
+        The netCDF file is the ensemble, which `uqms.ensemble.from_netcdf` reads. It may be larger than the memory. The
+        CSV table has one row per run, and a column ``name[coordinate]`` for each entry of an output with dims. The file
+        is written completely or not at all.
 
         Parameters
         ----------
         path
-            Where to; the ending says what.
+            Path of the file; its ending, ``.nc`` or ``.csv``, selects the format.
         campaign
             As in `runs`.
 
         Raises
         ------
         InputError
-            When the ending is another one, or it is not clear which campaign is meant.
+            When the path has another ending, or no campaign or several campaigns match.
         StorageError
             When the file cannot be written.
         """
@@ -340,13 +350,13 @@ class RunStore:
 
     @contextmanager
     def moment(self) -> Iterator[None]:
-        """Read everything in the block as it is at one moment, also while another process writes."""
+        """Read everything in the block as it was at one moment, also while another process writes."""
         with told(self.path):
             self._db.execute("BEGIN")
         try:
             yield
         finally:
-            if self._db.in_transaction:  # an error of the disk has ended it already
+            if self._db.in_transaction:  # an error of the disk has ended the transaction already
                 self._db.execute("ROLLBACK")
 
     def _index(self, campaign: str | None) -> "tuple[Stored, Index]":
@@ -366,31 +376,32 @@ class RunStore:
         keys: Iterable[str | bytes] | None = None,
         dry_run: bool = False,
     ) -> int:
-        """Remove the runs that fit everything that is asked, in one step, so that they run again; return how many.
+        """Remove the runs that match all conditions, so that they run again; return their number.
 
-        Use it when some of the results are known to be wrong: a bug in one corner of the box, a broken node last night.
+        Use it when some of the results are known to be wrong, for example because of an error in one corner of the box,
+        or of a broken computer last night. All runs are removed in one transaction.
 
         Parameters
         ----------
         campaign
-            As in `runs`; all campaigns when it is left out. Alone it removes all runs of that campaign. Where several
-            have the name, give the id of one.
+            As in `runs`; by default runs of all campaigns. Without another condition, all runs of the campaign are
+            removed. If several campaigns have the same name, give the id of one of them.
         state
             One or several states, such as "failed".
         where
-            Input -> (low, high); both ends belong to it.
+            Mapping of input names to ranges (low, high), which include both ends.
         before
-            Runs that ended before this moment, a datetime or a text such as "2026-01-31"; without a zone it is meant in
-            the time of this computer.
+            Runs that ended before this time: a datetime, or a text such as "2026-01-31". A time without a zone is in
+            the time zone of this computer.
         keys
-            Keys as in the table of `runs`.
+            Keys from the table that `runs` returns.
         dry_run
-            Count, but remove nothing.
+            Return the number of runs, but do not remove them.
 
         Raises
         ------
         InputError
-            When nothing says which runs are meant, or a name is unknown.
+            When there is no condition, or a name is unknown.
         CampaignLocked
             When another process writes to the store.
         """
@@ -406,22 +417,22 @@ class RunStore:
         return len(chosen)
 
     def integrity_check(self) -> None:
-        """Read the whole file, compute all hashes again, and raise an IntegrityError when something is damaged.
+        """Read the whole file, recompute all hashes, and raise an IntegrityError if something is damaged.
 
-        Checked are SQLite's own structure, the checksum of every run, and whether keys and ids follow from the
-        identity, inputs and seeds that stand beside them.
+        It checks SQLite's own structure, the checksum of every run, and that keys and ids match the stored identities,
+        inputs and seeds.
         """
         from uqms.runs.care import check
 
         check(self._db, self.path)
 
     def salvage(self, target: str | os.PathLike[str]) -> int:
-        """Write the runs that are well into a new store, and return how many; for a file that is damaged.
+        """Write the undamaged runs of a damaged file to a new store, and return their number.
 
         Raises
         ------
         IntegrityError
-            When nothing can be read any more.
+            When no run can be read.
         StorageError
             When the new store exists already or cannot be written.
         """
@@ -432,14 +443,14 @@ class RunStore:
     # ------------------------------------------------------------------------------------------------------------ lease
     @contextmanager
     def lease(self) -> Iterator[None]:
-        """Be the only writer while the block runs.
+        """Hold the lock of the store while the block runs, so that no other process writes to it.
 
         A lock whose process has died does not count.
 
         Raises
         ------
         CampaignLocked
-            Names the process that writes.
+            When another process writes to the store; the message names the process.
         """
         if self._lease is not None:
             yield
@@ -453,14 +464,20 @@ class RunStore:
 
     def _check_writable(self) -> None:
         if self.readonly:
-            raise StorageError(f"{self.path} was opened with readonly=True; open it with RunStore(path) to change it.")
+            raise StorageError(
+                f"{self.path} was opened with readonly=True and cannot be changed; open it with uq.RunStore(path) "
+                "instead."
+            )
 
     def _check_lease(self) -> None:
         self._check_writable()
         if self._lease is not None:
             self._lease.check()
         elif self._network:
-            raise CampaignError(f"{self.path} lies on a disk of a network: write inside of `with store.lease():`.")
+            raise CampaignError(
+                f"{self.path} is on a network disk, where writing requires the lock; write within "
+                "`with store.lease():`."
+            )
 
 
 def _without_config(identity: str) -> dict[str, object]:

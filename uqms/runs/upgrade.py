@@ -1,6 +1,6 @@
-"""From format 1 of the run store to format 2.
+"""Convert run stores from format 1 to format 2.
 
-Format 1 knew simulators instead of campaigns, and kept the inputs of a run as JSON of hexadecimal floats.
+Format 1 has simulators instead of campaigns, and stores the inputs of a run as JSON of hexadecimal floats.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ _INSERT = f"INSERT OR REPLACE INTO runs ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?,
 
 
 class Converter:
-    """Turns rows of format 1 into rows of format 2, beginning a campaign for each simulator and set of inputs.
+    """Converter of rows of format 1 to rows of format 2, with a campaign for each simulator and set of inputs.
 
     `target` must have the tables of format 2 and an open transaction.
     """
@@ -37,12 +37,12 @@ class Converter:
         self.begun: dict[tuple[str, tuple[str, ...]], tuple[int, str, int]] = {}
 
     def insert(self, row: tuple[Any, ...]) -> None:
-        """Write one run into the target.
+        """Write one run to the target.
 
         Raises
         ------
         IntegrityError
-            When it is not what was written.
+            When the run was changed after it was written.
         """
         key, simulator, point, state, seconds, message, ended, outputs, old = row
         try:
@@ -52,9 +52,13 @@ class Converter:
             expected = hashlib.sha256(f"{simulator}\n{point}".encode()).hexdigest()
             whole = outputs is None or (hashlib.sha256(outputs).digest() == old and len(outputs) == 8 * width)
             if expected != key or not whole:
-                raise ValueError("its checksum is not that of its content")
+                raise ValueError("its hash does not match")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise IntegrityError(f"run {str(key)[:12]} in {self.path} is damaged: {error}.") from error
+            raise IntegrityError(
+                f"{self.path} is damaged: run {str(key)[:12]} was changed ({error}); save the undamaged runs to a new "
+                "file "
+                f'from the command line: uqms runs salvage "{self.path}" NEW.db'
+            ) from error
         x = np.array([values[name] for name in names], dtype="<f8")
         (new,) = run_keys(identifier, x[None, :])
         said = checksum(x.tobytes(), None, 0, state, seconds, 1, message, outputs)
@@ -76,7 +80,7 @@ class Converter:
 
 
 def upgrade(db: sqlite3.Connection, path: Path) -> None:
-    """Change a file of format 1 into one of format 2, inside of the caller's transaction."""
+    """Convert a file of format 1 to format 2, within the transaction of the caller."""
     db.execute("ALTER TABLE simulators RENAME TO simulators_1")
     db.execute("ALTER TABLE runs RENAME TO runs_1")
     create(db)
@@ -88,7 +92,7 @@ def upgrade(db: sqlite3.Connection, path: Path) -> None:
 
 
 def convert(source: sqlite3.Connection, target: sqlite3.Connection, path: Path) -> None:
-    """Copy the runs of a file of format 1 into new tables."""
+    """Copy the runs of a file of format 1 to new tables of format 2."""
     converter = Converter(source, "simulators", target, path)
     for row in _rows(source, OLD_RUNS):
         converter.insert(row)

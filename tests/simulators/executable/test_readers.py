@@ -315,7 +315,7 @@ def test_netcdf_that_reads_other_files_is_refused(tmp_path):
     (tmp_path / "secret").write_bytes(np.arange(4.0).tobytes())
     with h5py.File(tmp_path / "out.nc", "w") as file:
         file.create_dataset("y", (4,), "f8", external=[(str(tmp_path / "secret"), 0, 32)])
-    with pytest.raises(UnsafeFileError, match="lie in other files"):
+    with pytest.raises(UnsafeFileError, match="are in other files"):
         NetCDFFile("out.nc").read(tmp_path, CURVE)
 
 
