@@ -25,6 +25,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.mathjax",
+    "sphinx-mathjax-offline",
     "sphinx.ext.viewcode",
     "numpydoc",
     "myst_parser",
@@ -97,3 +98,12 @@ html_theme_options = {
     "footer_end": [],
 }
 html_sidebars = {"index": [], "getting_started": [], "glossary": [], "architecture": [], "changelog": []}
+
+
+def setup(app: Any) -> None:
+    """Draw formulas without a network: sphinx-mathjax-offline has copied MathJax into the pages.
+
+    It takes the version with fonts, which Firefox refuses to load for pages that are opened as files. The SVG version
+    has no fonts. A setting of this file would come too early, since the extension overwrites it.
+    """
+    app.config.mathjax_path = "mathjax/tex-svg.js"

@@ -1,6 +1,7 @@
 """The compiled log-density: the PyMC model's value and gradient, exact maps, the posterior of the plain path."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -342,6 +343,26 @@ def test_a_map_under_which_pilots_diverge_is_dropped(monkeypatch: pytest.MonkeyP
     assert left < 400
     pilot = warmup._pilot
     monkeypatch.setattr(warmup, "_pilot", lambda *args: (pilot(*args)[0], 1))
+    plain, first, left = warmup.learned(found, 400, settings, 1, starts)
+    assert (plain, left) == (found, 400)
+    np.testing.assert_array_equal(first, starts)
+
+
+def test_no_map_is_fitted_to_pilots_in_different_modes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A map between a mode and a chain that is stuck elsewhere takes hundreds of steps a draw."""
+    problem = ridge()
+    found = target(problem)
+    assert found is not None
+    starts = on_the_line(problem, problem.prior_draws(256, 1))
+    settings = {"chains": 4, "cores": 1, "target_accept": 0.9}
+    pilot = warmup._pilot
+
+    def stuck(*args: Any) -> tuple[np.ndarray, int]:
+        line, diverged = pilot(*args)
+        line[: len(line) // 4] += 2.0  # the first chain; its log-density is lower by hundreds
+        return line, diverged
+
+    monkeypatch.setattr(warmup, "_pilot", stuck)
     plain, first, left = warmup.learned(found, 400, settings, 1, starts)
     assert (plain, left) == (found, 400)
     np.testing.assert_array_equal(first, starts)

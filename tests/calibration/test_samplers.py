@@ -126,6 +126,14 @@ def test_a_narrow_support_is_met_closer_to_the_initial_point() -> None:
     assert (np.abs(points - 5.0) < 0.05).all()
 
 
+def test_starts_are_those_of_the_highest_density() -> None:
+    """Far from the initial point there may be a mode in which a chain stays, such as outside of a design box."""
+    target = SimpleNamespace(size=1, start=np.zeros(1), evaluate=lambda w: (-abs(w[0]), np.ones(1)))
+    points = graph.starting_points(target, None, 64, np.random.default_rng(0))  # type: ignore[arg-type]
+    assert points.shape == (16, 1)
+    assert (np.abs(points) < 0.05).all()
+
+
 def test_one_start_with_a_density_is_enough(sampled: dict[str, object]) -> None:
     target = SimpleNamespace(**{**vars(TARGET), "evaluate": lambda w: (-np.inf if w[0] == 0.0 else -1.0, np.zeros(1))})
     assert uq.NUTS().sample_target(target, 1, np.array([[0.0], [1.0]])) is sampled["result"]

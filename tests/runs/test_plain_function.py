@@ -70,6 +70,7 @@ def test_runs_of_a_plain_function_are_those_of_its_simulator(tmp_path: Path) -> 
         (lambda a, b: {"c": [1.0, 2.0]}, r"FunctionSimulator\(function, outputs=\{'c': \('time',\)\}, coords="),
         (lambda a, b: None, r"<lambda> returned nothing \(None\); return a number"),
         (lambda a, b: {"c": "x"}, r"<lambda> returned a str as 'c'; return a number"),
+        (lambda a, b: (a, b), r"returned a tuple of 2 numbers; return a dictionary with the name of each output"),
         (lambda a: a, r"cannot be called with the inputs a, b"),
         (lambda a, b: 1 / 0, r"<lambda> failed at the first 3 points \(ZeroDivisionError: division by zero\)"),
     ],

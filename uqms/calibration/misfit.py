@@ -213,7 +213,7 @@ def _effect(
         return True, f"with errors of that size the posterior changes too much to reweight (k-hat {moved.k_hat:.2f})"
     (first, shift), (second, scale) = moved.furthest, moved.scaled_most
     words = (
-        f"with errors of that size the mean of {first} moves by {shift:+.2f} sd and the sd of {second} becomes "
+        f"with errors of that size the mean of {first} moves by {shift:+z.2f} sd and the sd of {second} becomes "
         f"{scale:.2f} times as large"
     )
     return abs(shift) > SHIFT or abs(scale - 1.0) > SCALE, words

@@ -394,7 +394,7 @@ def size_of_error(context: Context) -> list[Check]:
         return [Check(name, "note", float("nan"), message, remedy)]
     worst, shift = found.furthest
     shift *= (1.0 - HALVED[0]) / (1.0 - factor)
-    message = f"with half the stated sd of this error the mean of {worst} moves by {shift:+.2f} sd, limit {DEPENDS:g}"
+    message = f"with half the stated sd of this error the mean of {worst} moves by {shift:+z.2f} sd, limit {DEPENDS:g}"
     remedy = (
         "Test the surrogate's error at the posterior, uq.verify(posterior, runs). Then correct it there, "
         "uq.correct(posterior, runs), or refine, uq.refine(posterior, n). The estimate of "

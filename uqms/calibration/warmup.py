@@ -35,6 +35,8 @@ PER_COEFFICIENT = 8  # draws that a quadratic coefficient takes
 FOLDS = 4
 GAIN = 0.1  # by which the mean square error must fall for a dependence to be believed
 RIDGE = 1e-3  # draws' worth of pull towards no dependence: a ridge of relative width 0.001 must not be bent by it
+APART = 50.0  # between the log-densities of a pilot's chains, many times what they differ by within a mode
+PER_CHAIN = 10  # draws at which they are compared
 LEAST_STRAIGHT = 150  # with a shorter warm-up there is none
 PILOT, DEPTH = (2, 40, 13), 5  # chains, warm-up and draws of its pilot, and the depth of its trees
 POINTS = 8  # where second derivatives are taken
@@ -77,10 +79,21 @@ def learned[T: Movable](
         count = (int(tuned * tune), int(kept * tune))
         starts, diverged = _pilot(moved, *count, settings, (seed + 1 + stage) % 2**31, starts)
         left -= sum(count)
+        if _apart(plain, starts, settings["chains"]):  # a map between two modes would make both of them worse
+            return plain, first, tune
         moved = moved.with_map(fit_map(starts))
     if diverged:  # a ridge that no quadratic function follows: the map would make it worse
         return plain, first, tune
     return moved, starts, left
+
+
+def _apart(target: Movable, line: Array, chains: int) -> bool:
+    """Tell whether the chains of a pilot, draws (n, P) one after the other, have log-densities of different modes."""
+    levels = [
+        np.median([target.evaluate(point)[0] for point in chain[:: math.ceil(len(chain) / PER_CHAIN)]])
+        for chain in np.array_split(line, chains)
+    ]
+    return bool(np.ptp(levels) > APART)
 
 
 def _straightened[T: Movable](

@@ -1,4 +1,4 @@
-"""Where runs fail: the share that gave nothing along each input."""
+"""Where runs fail: the fraction that gave no outputs along each input."""
 
 from collections.abc import Mapping, Sequence
 
@@ -42,8 +42,8 @@ def failures(
     Returns
     -------
     matplotlib.figure.Figure
-        One panel an input. Bars are shares with 95 % intervals (Wilson), marks on top the runs that gave nothing; the
-        shaded side of a dashed line belongs to the region.
+        One panel per input. Bars are fractions with 95 % intervals (Wilson), marks on top the runs without outputs.
+        The shaded side of a dashed line belongs to the region.
 
     Raises
     ------
@@ -78,7 +78,7 @@ def failures(
     for ax in list(axes.flat)[len(wanted) :]:
         figure.delaxes(ax)
     for row in axes:
-        row[0].set_ylabel("share that\ngave nothing")
+        row[0].set_ylabel("fraction without\noutputs")
     add_legend(figure, collected(figure.axes), "outside right upper")
     return figure
 
@@ -94,7 +94,14 @@ def _panel(ax: Axes, one: Input, state: Array, sides: Sequence[Side]) -> None:
     some = total > 0
     middle = np.sqrt(edges[:-1] * edges[1:]) if one.log else (edges[:-1] + edges[1:]) / 2
     ax.bar(
-        edges[:-1][some], share[some], np.diff(edges)[some], align="edge", color=BLUE, alpha=0.35, lw=0, label="share"
+        edges[:-1][some],
+        share[some],
+        np.diff(edges)[some],
+        align="edge",
+        color=BLUE,
+        alpha=0.35,
+        lw=0,
+        label="fraction",
     )
     ax.vlines(middle[some], low[some], high[some], color=BLUE, lw=1.0, label="95 % interval")
     for code in _LOST:

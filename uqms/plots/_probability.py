@@ -174,7 +174,7 @@ def reliability(fitted: FittedProbability, *, bins: int = 10) -> Figure:
     top.errorbar(
         curve["said"], curve["happened"], yerr=off, fmt="o", ms=4, lw=1.0, color=BLUE, label="seen, 95 % interval"
     )
-    top.set_ylabel(f"share with {fitted.event}")
+    top.set_ylabel(f"fraction with {fitted.event}")
     top.set_xlim(-0.03, 1.03)
     top.set_ylim(-0.03, 1.03)
     top.tick_params(labelbottom=False)

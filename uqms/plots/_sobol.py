@@ -200,7 +200,7 @@ def curves_of(
         ax.axhline(0.0, color=GREY, lw=0.7)
         ax.set_ylim(bottom, 1.03 * top)
         number_axis(ax.yaxis, 0.0, top, 5)
-    axes[0, 0].set_ylabel("share of the variance")
+    axes[0, 0].set_ylabel("fraction of the variance")
     spread = np.sqrt(np.maximum(one["variance"].mean(("draw", "bootstrap")).values, 0.0))
     last = axes[0, -1]
     last.plot(grid, spread, color=BLACK)
@@ -232,7 +232,7 @@ def panels_of(
     for index, (name, ax) in enumerate(found.items()):
         ax.set_title(wrapped((labels or {}).get(name, name) + (", whole curve" if ends[name] else ""), 30))
         if index // columns == (len(ends) - 1 - index % columns) // columns:
-            ax.set_xlabel("share of the variance")
+            ax.set_xlabel("fraction of the variance")
     return figure, found
 
 

@@ -221,6 +221,11 @@ def _without_coordinates(called: str, name: str, value: object, mapping: bool) -
             "name of each output: return {'peak': 3.1}."
         )
     size = np.asarray(value).shape
+    if isinstance(value, tuple) and not mapping and len(size) == 1:
+        return (
+            f"run: {called} returned a tuple of {size[0]} numbers; return a dictionary with the name of each output: "
+            "return {'peak': 3.1, 'mean': 2.2}. For a curve, return an xarray.DataArray with coordinates."
+        )
     return (
         f"run: output {name!r} of {called} is an array of shape {size}, whose coordinates are not known. Declare them, "
         f"uq.FunctionSimulator({_written(called)}, outputs={{{name!r}: ('time',)}}, coords={{'time': times}}), or "
