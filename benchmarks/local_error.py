@@ -1,7 +1,7 @@
 """The surrogate's stated error beside its actual one where the posterior is, and what that does to the posterior.
 
     python benchmarks/local_error.py [--quick] [--only KIND ...] [--designs N] [--half seen|unseen]
-                                     [--rounds N] [--margin SHARE] [--correct N] [--auto] [--cases DIR]
+                                     [--rounds N] [--margin SHARE] [--correct N] [--given] [--cases DIR]
 
 Leave-one-out validates an average over the design box; a posterior occupies a corner of it. Problems of four kinds are
 generated, each with a design, a truth and data of its own, and one kind has real data:
@@ -424,14 +424,14 @@ def main() -> int:
     parser.add_argument("--half", choices=("seen", "unseen"), help="one half alone")
     parser.add_argument("--rounds", type=int, default=0, help="at most so many rounds of `refine`")
     parser.add_argument("--margin", type=float, default=0.1, help="of `uq.ensemble.inside` between rounds")
-    parser.add_argument("--auto", action="store_true", help="surrogates with scales='auto'")
+    parser.add_argument("--given", action="store_true", help="surrogates with scales='given'")
     parser.add_argument("--correct", type=int, default=0, help="runs at draws of the last posterior that correct it")
     parser.add_argument("--cases", type=Path, metavar="DIR", help="folder of the reference cases, for theoph")
     parser.add_argument("-v", action="store_true", help="a line for each problem")
     args = parser.parse_args()
     count = 6 if args.quick else args.designs
     aims: list[Aim] = []
-    process = uq.GaussianProcess(scales="auto" if args.auto else "given")
+    process = uq.GaussianProcess(scales="given" if args.given else "auto")
     for kind in args.only:
         if kind == "theoph" and (args.cases is None or not (args.cases / "theoph" / "data.csv").exists()):
             print("# theoph: skipped, since there is no DIR/theoph/data.csv; give the folder of the cases: --cases DIR")

@@ -142,3 +142,33 @@ def test_nothing_is_asked_where_no_input_has_two_scales() -> None:
     chosen, u = chosen_scales(box, x, lambda *_: pytest.fail("asked"))
     assert chosen is box
     assert u is x
+
+
+def test_regimes_share_one_unit_cube() -> None:
+    """Each regime's process would choose scales of its own: predictions were those of other inputs."""
+    space = uq.ParameterSpace(a=uq.Uniform(0.2, 8.0), b=uq.Uniform(0.2, 8.0))
+    design, new = uq.sobol(space, 60, rng=1), uq.sobol(space, 200, rng=2)
+
+    def jumping(x: object) -> tuple[np.ndarray, np.ndarray]:
+        a, b = (x[name].values for name in ("a", "b"))  # type: ignore[index]
+        return np.where(a > 4.0, 5.0 + 0.1 * a, np.log(a / b)), a > 4.0
+
+    y, _ = jumping(design)
+    runs = uq.ensemble.build(design, {"y": y}, space=space, box=space.box())
+    surrogate = uq.Regimes(labels=lambda table: (table["a"].values > 4.0).astype(int)).fit(runs)
+    assert {one.domain.scale for one in surrogate.regimes} == {("identity", "identity")}
+    truth, side = jumping(new)
+    far = np.abs(new["a"].values - 4.0) > 0.5
+    error = surrogate.predict(new).mean["y"].values - truth
+    for one in (side, ~side):
+        assert np.sqrt(np.mean(error[far & one] ** 2)) < 0.1
+
+
+def test_settings_that_choose_other_scales_are_compared() -> None:
+    space = uq.ParameterSpace(**dict.fromkeys(NAMES, LINEAR))
+    design = uq.sobol(space, 40, rng=1)
+    y = design["a"].values / (design["b"].values + design["a"].values) + 0.1 * np.log(design["c"].values)
+    runs = uq.ensemble.build(design, {"y": y}, space=space, box=space.box())
+    settings = {scales: uq.GaussianProcess(scales=scales) for scales in ("given", "auto")}  # type: ignore[arg-type]
+    compared = uq.compare_surrogates(settings, runs)
+    assert compared.table.index[0] == "auto"

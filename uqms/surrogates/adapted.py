@@ -52,7 +52,7 @@ class Adapted(Kernel):
     """A stationary kernel whose scaled distance has learned directions, and whose amplitude varies over the box.
 
     Use it where the simulator's output follows combinations of its inputs, such as the difference of two rates, or
-    changes much more in one part of the box than in another. `GaussianProcess(scales="auto")` takes as much of it
+    changes much more in one part of the box than in another. By default `GaussianProcess` takes as much of it
     for each score as the runs prefer; with ``scales="given"`` all of it is learned.
 
     Parameters

@@ -149,9 +149,9 @@ def compare_surrogates(settings: Mapping[str, GaussianProcess], ensemble: xr.Dat
         start = time.perf_counter()
         fitted[str(name)] = one.fit(ensemble)
         seconds[str(name)] = time.perf_counter() - start
-    inputs = next(iter(fitted.values())).process.x
+    inputs = _inputs(next(iter(fitted.values())))
     for name, surrogate in fitted.items():
-        if surrogate.process.x.shape != inputs.shape or not (surrogate.process.x == inputs).all():
+        if surrogate.runs != len(inputs) or not np.allclose(_inputs(surrogate), inputs, rtol=1e-9, atol=0.0):
             raise InputError(
                 f"compare_surrogates: {name!r} keeps {surrogate.runs} runs and {next(iter(fitted))!r} {len(inputs)}: "
                 "noise='none' and 'heteroscedastic' merge runs of the same inputs, noise='fitted' keeps them. Compare "
@@ -187,6 +187,11 @@ def _row(scores: Array, best: Array) -> dict[str, float]:
         "difference": float(difference.mean()),
         "standard_error": float(difference.std(ddof=1) / np.sqrt(len(difference))),
     }
+
+
+def _inputs(surrogate: GaussianProcessSurrogate) -> Array:
+    """Return the runs' inputs (n, d) in their own units."""
+    return np.asarray(surrogate.domain.from_unit(surrogate.process.x))
 
 
 def _left_out(surrogate: GaussianProcessSurrogate) -> tuple[Array, Array]:

@@ -265,6 +265,14 @@ class GaussianProcess:
         DesignWarning
             When the runs do not determine the coefficients of the trend, and a shorter one is taken.
         """
+        return self._fit(ensemble, self.scales == "auto")
+
+    @single_threaded
+    def fit_in_box(self, ensemble: xr.Dataset) -> "GaussianProcessSurrogate":
+        """Train as `fit` does, with inputs on the scales of the design box, so that several surrogates share it."""
+        return self._fit(ensemble, choose_inputs=False)
+
+    def _fit(self, ensemble: xr.Dataset, choose_inputs: bool) -> "GaussianProcessSurrogate":
         table.check(ensemble)
         check_one_level(ensemble)
         parts = self.noise == "none" and self.mean is None
@@ -299,9 +307,11 @@ class GaussianProcess:
         kernel, other = self.kernel, {}
         if self.scales == "auto" and self.mean is None and isinstance(kernel, Stationary | Adapted):
             kernel = OneOf.that_adapts(kernel, box.d)
-            given, (box, x) = box, chosen_scales(box, x, partial(self._probability, kernel, bases, np.hstack(scores)))
-            other = {name: a for name, a, b in zip(box.names, box.scale, given.scale, strict=True) if a != b}
-            replicates = replicates and replicates._replace(x=x)
+            if choose_inputs:
+                probability = partial(self._probability, kernel, bases, np.hstack(scores))
+                given, (box, x) = box, chosen_scales(box, x, probability)
+                other = {name: a for name, a, b in zip(box.names, box.scale, given.scale, strict=True) if a != b}
+                replicates = replicates and replicates._replace(x=x)
         learned = None
         if replicates is not None:
             learned = learn_noise(replicates, every, bases, scores)

@@ -72,7 +72,8 @@ class Regimes:
         the ensemble that returns whole numbers or words (n,). None (default) finds two regimes by themselves, as
         `uqms.detect_jump` does; labels that are known are better.
     regression
-        Settings of the process of each regime, `GaussianProcess(...)` with noise="none".
+        Settings of the process of each regime, `GaussianProcess(...)` with noise="none". Inputs stay on the scales of
+        the design box, which all regimes share.
     kernel
         Of the classifier's latent function.
     members
@@ -155,7 +156,7 @@ class Regimes:
                 )
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConstantOutputWarning)  # in one regime outputs may well be constant
-                fitted.append(self.regression.fit(runs.isel(run=rows)))
+                fitted.append(self.regression.fit_in_box(runs.isel(run=rows)))
         count = 1 if len(values) == 2 else len(values)
         of = [1] if count == 1 else list(range(count))
         borders = tuple(
