@@ -96,21 +96,7 @@ class Fitting:
             found.append(one.most_probable(self.kernel, self.columns, None if starts is None else starts[j]))
         return math.fsum(value for value, _ in found), [point for _, point in found]
 
-    def left_out_variances(self, y: Array, found: Sequence[Hyperparameters]) -> Array:
-        """Return the variances (n, q) that left-out scores are predicted with, NaN where a run has none."""
-        return np.asarray(self._every_left_out(y, found)[1])
-
-    def predicted(self, y: Array, found: Sequence[Hyperparameters]) -> Bools:
-        """Return which scores (q,) left-out runs predict better than a constant law does, by 3 standard errors.
-
-        Better by the mean log score, which sees that a score is calm in most of the box where it is wild in a corner.
-        """
-        error, variance = self._every_left_out(y, found)
-        constant = np.nanmean(y**2, axis=0)
-        gain = 0.5 * (np.log(constant) - np.log(variance) + y**2 / constant - error**2 / variance)
-        return np.asarray(np.nanmean(gain, axis=0) > CLEAR * np.nanstd(gain, axis=0) / math.sqrt(len(y)))
-
-    def _every_left_out(self, y: Array, found: Sequence[Hyperparameters]) -> Array:
+    def left_out(self, y: Array, found: Sequence[Hyperparameters]) -> Array:
         """Return errors and variances (2, n, q) of left-out scores, NaN where a run has none."""
         out = np.full((2, *y.shape), np.nan)
         for j, one in enumerate(found):
@@ -118,6 +104,20 @@ class Fitting:
             left = self._left_out(y[known, j], self.x[known], one, np.empty((int(known.sum()), 0)))
             out[:, known, j] = left.error, left.variance
         return out
+
+    def left_out_variances(self, y: Array, found: Sequence[Hyperparameters]) -> Array:
+        """Return the variances (n, q) that left-out scores are predicted with, NaN where a run has none."""
+        return np.asarray(self.left_out(y, found)[1])
+
+    def predicted(self, y: Array, found: Sequence[Hyperparameters]) -> Bools:
+        """Return which scores (q,) left-out runs predict better than a constant law does, by 3 standard errors.
+
+        Better by the mean log score, which sees that a score is calm in most of the box where it is wild in a corner.
+        """
+        error, variance = self.left_out(y, found)
+        constant = np.nanmean(y**2, axis=0)
+        gain = 0.5 * (np.log(constant) - np.log(variance) + y**2 / constant - error**2 / variance)
+        return np.asarray(np.nanmean(gain, axis=0) > CLEAR * np.nanstd(gain, axis=0) / math.sqrt(len(y)))
 
     def _left_out(self, score: Array, runs: Array, one: Hyperparameters, others: Array) -> LeftOut:
         return left_out_errors(runs, score, trend_basis(runs, self.columns), self.kernel, one, others)

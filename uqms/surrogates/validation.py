@@ -36,7 +36,8 @@ from uqms.surrogates.physics import lifted
 from uqms.surrogates.process import ScoreProcess, Scores, root_at
 from uqms.surrogates.protocol import Surrogate, fixed_rows
 from uqms.surrogates.reference import BINS, LEVELS, JointLaw, Part, compared
-from uqms.surrogates.transforms import check_values
+from uqms.surrogates.suggestions import gain_of_logarithm
+from uqms.surrogates.transforms import Identity, check_values
 
 __all__ = ["Settings", "Validation", "held_out", "judged_runs", "k_fold", "leave_one_out", "without"]
 
@@ -102,6 +103,9 @@ class Validation:
         Whether hyperparameters are single values although runs are few (n <= 20 d); intervals are then too narrow.
     runs
         Number of runs the surrogate was trained on; of k-fold, all of them; 0 where your own does not say.
+    suggestions
+        Settings that predict these runs better, with the gain that was measured. `leave_one_out` tries the logarithm
+        of positive outputs whose intervals are not right.
     """
 
     method: str
@@ -116,6 +120,7 @@ class Validation:
     pivoted: pd.DataFrame
     point_estimated: bool
     runs: int
+    suggestions: tuple[str, ...] = ()
 
     @property
     def too_narrow(self) -> tuple[str, ...]:
@@ -163,6 +168,7 @@ class Validation:
                 parts.append(f"truncation is {share:.0%} of the stated variance")
             lines.append("  " + "; ".join(parts))
             lines += [f"    warning: {words}" for words in _doubts(row)]
+        lines += [f"  suggestion: {words}" for words in self.suggestions]
         if self.point_estimated:
             lines.append("  hyperparameters point-estimated with n <= 20 d runs: intervals tend to be too narrow")
         return "\n".join(lines)
@@ -291,7 +297,29 @@ def leave_one_out(surrogate: GaussianProcessSurrogate | MultiFidelitySurrogate, 
         parts[basis.name] = [Part(place, one, full, latent, latent.shape[1], each, seen, rest, told, transform)]
         shares[basis.name] = truncation_share(full, latent, variance[:, known], log_weights)
     found = _validation("leave-one-out", [surrogate], parts, len(shown), len(shown), rng)
-    return replace(found, table=found.table.assign(truncation=pd.Series(shares)))
+    found = replace(found, table=found.table.assign(truncation=pd.Series(shares)))
+    if isinstance(surrogate, MultiFidelitySurrogate) or surrogate.noise is not None or surrogate.physics is not None:
+        return found
+    return replace(found, suggestions=_suggestions(surrogate, found))
+
+
+def _suggestions(surrogate: GaussianProcessSurrogate, found: Validation) -> tuple[str, ...]:
+    """Return other settings that were measured to predict the runs better, of outputs whose intervals are not right."""
+    words = []
+    for basis in surrogate.bases:
+        name = basis.name
+        if name not in {*found.doubts, *found.too_wide} or not isinstance(basis.layout.transform, Identity):
+            continue
+        gain = gain_of_logarithm(
+            surrogate.domain, surrogate.process.x, found.observed[name].values.reshape(surrogate.runs, -1)
+        )
+        if gain is not None and gain.clear:
+            setting = f"uq.{'Curve' if basis.dims else 'Scalar'}(transform='log')"
+            words.append(
+                f"the logarithm of {name!r} predicts left-out runs better, by {gain.nats:.1f} nats per value "
+                f"(standard error {gain.se:.1f}): uq.GaussianProcess(outputs={{{name!r}: {setting}}})"
+            )
+    return tuple(words)
 
 
 @taught
@@ -585,7 +613,11 @@ def _validation(
     middles = (np.arange(BINS) + 0.5) / BINS
     return Validation(
         method=method,
-        **{key: xr.Dataset(values) for key, values in data.items()},
+        observed=xr.Dataset(data["observed"]),
+        mean=xr.Dataset(data["mean"]),
+        sd=xr.Dataset(data["sd"]),
+        standardised=xr.Dataset(data["standardised"]),
+        pit=xr.Dataset(data["pit"]),
         table=pd.DataFrame.from_dict({name: one.row for name, one in found.items()}, orient="index"),
         coverage_curve=_stacked({n: one.coverage for n, one in found.items()}, ("coverage", *ends), "level", LEVELS),
         pit_histogram=_stacked({n: one.histogram for n, one in found.items()}, ("density", *ends), "bin", middles),

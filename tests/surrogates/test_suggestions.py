@@ -1,0 +1,67 @@
+"""The logarithm of an output is suggested where left-out runs are predicted better by it, with the right gain."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import uqms as uq
+from uqms.surrogates.suggestions import gain_of_logarithm
+
+SPACE = uq.ParameterSpace(k=uq.Uniform(0.1, 2.0), v=uq.Uniform(1.0, 5.0))
+DESIGN = uq.sobol(SPACE, 40, rng=1)
+BOX = uq.Box(("k", "v"), (0.1, 1.0), (2.0, 5.0))
+K, V = DESIGN["k"].values, DESIGN["v"].values
+
+
+DECAY = np.exp(-8.0 * K) / V * (1.0 + 0.3 * np.sin(3.0 * V))
+
+
+def fitted(y: object, **settings: object) -> Any:
+    runs = uq.ensemble.build(DESIGN, {"y": y}, space=SPACE)
+    outputs = {"outputs": {"y": settings.pop("output")}} if "output" in settings else {}
+    return uq.GaussianProcess(**outputs, **settings).fit(runs)  # type: ignore[arg-type]
+
+
+def test_the_gain_is_that_of_the_two_settings() -> None:
+    plain, logs = (
+        uq.leave_one_out(fitted(DECAY, hyperparameters="point", output=uq.Scalar(transform=one)))
+        for one in (None, "log")
+    )
+    surrogate = fitted(DECAY)
+    found = uq.leave_one_out(surrogate)
+    gain = gain_of_logarithm(surrogate.domain, surrogate.process.x, DECAY[:, None])
+    assert gain.nats == pytest.approx(logs.table.loc["y", "log_score"] - plain.table.loc["y", "log_score"], abs=1e-3)
+    assert gain.nats > 3.0
+    (words,) = found.suggestions
+    assert f"by {gain.nats:.1f} nats" in words
+    assert "outputs={'y': uq.Scalar(transform='log')}" in words
+    assert "suggestion: the logarithm of 'y'" in str(found)
+    assert logs.suggestions == ()
+
+
+def test_curves_are_judged_at_some_of_their_coordinates() -> None:
+    t = np.linspace(0.5, 12.0, 10)
+    curve = xr.DataArray(DECAY[:, None] * (1.0 + 0.1 * t + 0.2 * np.sin(t) * K[:, None]), dims=("run", "t"))
+    curve = curve.assign_coords(t=t)
+    (words,) = uq.leave_one_out(fitted(curve)).suggestions
+    assert "uq.Curve(transform='log')" in words
+    assert uq.leave_one_out(fitted(curve, output=uq.Curve(transform="log"))).suggestions == ()
+
+
+def test_nothing_is_suggested_where_it_is_of_no_use() -> None:
+    """Narrow ranges and values that reach zero are not tried; a sum of sines over a decade has no gain."""
+    x = np.column_stack([(K - 0.1) / 1.9, (V - 1.0) / 4.0])
+    wave = np.sin(5.0 * x[:, 0]) + np.cos(4.0 * x[:, 1])
+    assert gain_of_logarithm(BOX, x, 3.0 + wave[:, None]) is None
+    assert gain_of_logarithm(BOX, x, wave[:, None]) is None
+    assert gain_of_logarithm(BOX, x, np.full((40, 1), np.nan)) is None
+    gain = gain_of_logarithm(BOX, x, (wave - wave.min() + 0.3)[:, None])
+    assert gain is not None
+    assert not gain.clear
+
+
+def test_processes_with_noise_are_left_alone() -> None:
+    y = np.exp(-8.0 * K) * (1.0 + 0.1 * np.random.default_rng(1).standard_normal(40))
+    assert isinstance(uq.leave_one_out(fitted(y, noise="fitted")).suggestions, tuple)
