@@ -18,7 +18,7 @@ from uqms.surrogates.gp import GaussianProcess
 from uqms.surrogates.outputs import Scalar
 from uqms.surrogates.training import subset
 
-__all__ = ["Gain", "gain_of_logarithm"]
+__all__ = ["ROUNDING", "Gain", "gain_of_logarithm"]
 
 ROUNDING = 1e-6  # of an output's largest value: a curve that is put together from its scores is so far off
 SPREAD = 10.0  # largest over smallest value, above which the logarithm is tried
@@ -39,18 +39,20 @@ class Gain(NamedTuple):
         return self.nats > max(LEAST, CLEAR * self.se)
 
 
-def gain_of_logarithm(box: Box, x: Float[np.ndarray, "n d"], values: Float[np.ndarray, "n m"]) -> Gain | None:
+def gain_of_logarithm(
+    box: Box, x: Float[np.ndarray, "n d"], values: Float[np.ndarray, "n m"], rounding: float = 0.0
+) -> Gain | None:
     """Return what the logarithm of an output gains at up to three of its coordinates; None where it is not tried.
 
     Each coordinate is a scalar of a process with default settings, of runs at `x` in the unit cube of the box. Of many
-    runs some are looked at.
+    runs some are looked at. Values are known up to `rounding` times the largest one.
     """
     rows = np.isfinite(values).all(axis=1)
     x, values = x[rows], values[rows]
-    if len(values) < x.shape[1] + 3 or not (values > -ROUNDING * np.abs(values).max()).all():
+    if len(values) < x.shape[1] + 3 or not (values >= -rounding * np.abs(values).max()).all():
         return None
     low, high = values.min(axis=0), values.max(axis=0)
-    wide = np.flatnonzero((low > ROUNDING * high.max()) & (high >= SPREAD * low))
+    wide = np.flatnonzero((low > rounding * high.max()) & (high >= SPREAD * low))
     if not len(wide):
         return None
     some = subset(len(x), RUNS) if len(x) > RUNS else np.arange(len(x))

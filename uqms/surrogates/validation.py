@@ -44,6 +44,7 @@ __all__ = ["Settings", "Validation", "held_out", "judged_runs", "k_fold", "leave
 SHOWN = (0.5, 0.95)
 BEYOND_4 = 0.002
 ROUGH = 0.8  # of Q²
+ACCURATE = 0.999  # Q² above which no other setting is tried while the intervals are right
 REPORTED = 0.1  # fraction of the stated variance that truncation has, above which it is printed
 TWICE = 4.0  # D²/m of errors that are twice as large as the surrogate says
 SAME = 1e-9  # of the box: inputs that are closer are the same
@@ -105,7 +106,7 @@ class Validation:
         Number of runs the surrogate was trained on; of k-fold, all of them; 0 where your own does not say.
     suggestions
         Settings that predict these runs better, with the gain that was measured. `leave_one_out` tries the logarithm
-        of positive outputs whose intervals are not right.
+        of positive outputs that are predicted with a Q² below 0.999 or whose intervals are not right.
     """
 
     method: str
@@ -304,11 +305,12 @@ def leave_one_out(surrogate: GaussianProcessSurrogate | MultiFidelitySurrogate, 
 
 
 def _suggestions(surrogate: GaussianProcessSurrogate, found: Validation) -> tuple[str, ...]:
-    """Return other settings that were measured to predict the runs better, of outputs whose intervals are not right."""
+    """Return other settings that were measured to predict the runs better, of outputs that leave something to gain."""
     words = []
     for basis in surrogate.bases:
         name = basis.name
-        if name not in {*found.doubts, *found.too_wide} or not isinstance(basis.layout.transform, Identity):
+        open_ = name in {*found.doubts, *found.too_wide} or found.table["q2"][name] < ACCURATE
+        if not open_ or not isinstance(basis.layout.transform, Identity):
             continue
         gain = gain_of_logarithm(
             surrogate.domain, surrogate.process.x, found.observed[name].values.reshape(surrogate.runs, -1)
