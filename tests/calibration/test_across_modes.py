@@ -26,6 +26,7 @@ def masses(shift: float) -> float:
     return float(density[k > 0.0].sum() / density.sum())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_two_modes_have_their_masses_by_default(seed: int) -> None:
     posterior = squared(uq.GaussianNoise(sd=0.1), 0.4).sample(rng=seed)

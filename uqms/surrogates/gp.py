@@ -38,7 +38,7 @@ from uqms.surrogates.input_scales import chosen_scales
 from uqms.surrogates.jax_kernel import JaxKernel
 from uqms.surrogates.jax_process import JaxScores
 from uqms.surrogates.kernel_files import description_of
-from uqms.surrogates.kernels import Kernel, Matern52, Stationary
+from uqms.surrogates.kernels import Kernel, Matern52, SquaredExponential, Stationary
 from uqms.surrogates.left_out import left_out_scores, truncation_share
 from uqms.surrogates.outputs import (
     Curve,
@@ -144,7 +144,8 @@ class GaussianProcess:
         probable; and each score has learned directions and an amplitude that varies over the box (`Adapted`), and
         `Matern72` in the place of `Matern52`, as far as its runs ask for them. Kernels with and without are averaged by
         their evidence, so that outputs that need none of it keep their simple kernel; above 20 runs per input the most
-        probable one is taken. "given": the kernel and the design box's scales are taken as they are, which is what
+        probable one is taken. `SquaredExponential` learns neither directions nor an amplitude, with which it would be
+        overconfident. "given": the kernel and the design box's scales are taken as they are, which is what
         "auto" does with a cheap model or a `JaxKernel`.
     outputs
         Settings by output name, `Scalar(...)` or `Curve(...)`; what is not named gets the default of its dims. A
@@ -306,7 +307,8 @@ class GaussianProcess:
             missing.append(lacking)
         kernel, other = self.kernel, {}
         if self.scales == "auto" and self.mean is None and isinstance(kernel, Stationary | Adapted):
-            kernel = OneOf.that_adapts(kernel, box.d)
+            if not isinstance(kernel, SquaredExponential):  # with learned directions it claims far too much
+                kernel = OneOf.that_adapts(kernel, box.d)
             if choose_inputs:
                 probability = partial(self._probability, kernel, bases, np.hstack(scores))
                 given, (box, x) = box, chosen_scales(box, x, probability)
