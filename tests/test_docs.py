@@ -3,6 +3,7 @@
 Pages of *First tasks* are short, stand alone or go on from the first of them, and print what they show.
 """
 
+import ast
 import contextlib
 import io
 import re
@@ -13,10 +14,13 @@ from typing import Any
 import pytest
 
 import uqms
+from uqms.calibration.checks import PAGES, Check, Verdict, page_of
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 TASKS = sorted((DOCS / "tasks").glob("*.md"))
 LONGEST = 25  # lines of code that the reader of a task types
+CHECKS = sorted(page for page in (DOCS / "checks").glob("*.md") if page.name != "index.md")
+SHORTEST, MOST_SHOWN = 20, 1 / 3  # lines of a page of a check; fraction of them whose code is too slow to run
 STAGES = sorted(page for page in (DOCS / "stages").glob("*.md") if page.name != "index.md")
 
 
@@ -108,7 +112,7 @@ def needs(page: Path) -> list[str]:
 def test_pages_use_public_names_only() -> None:
     if "plots" not in uqms.__all__:
         pytest.skip("not all rooms are there yet")
-    for page in STAGES + TASKS:
+    for page in STAGES + TASKS + CHECKS:
         assert needs(page) == []
 
 
@@ -151,6 +155,94 @@ def test_a_task_prints_what_it_shows(
     names = {"__name__": "__main__"} if alone else surrogate_of_a_task()
     monkeypatch.chdir(tmp_path)
     printed = run_blocks(page, names, tmp_path)
+    for (code, shown), each in zip(shown_by(page), printed, strict=True):
+        assert is_shown(shown or "", each), f"{code}\nprints\n{each}\nand the page shows\n{shown}"
+
+
+def names_of_checks() -> set[str]:
+    """Return the names of checks that the package can print, from its calls of `Check`; "..." is that of an output."""
+    names = set()
+    for path in sorted((DOCS.parent / "uqms" / "calibration").rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+        for scope in functions:
+            for call in ast.walk(scope):
+                if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "Check":
+                    names |= values_of(call.args[0], scope, tree)
+    return names
+
+
+def values_of(node: ast.expr, scope: ast.FunctionDef, tree: ast.Module) -> set[str]:
+    """Return the strings that an expression can be: a literal, a name that has one, or the argument of each call."""
+    if isinstance(node, ast.Constant):
+        return {str(node.value)}
+    if isinstance(node, ast.JoinedStr):
+        return {"".join(str(part.value) if isinstance(part, ast.Constant) else "..." for part in node.values)}
+    assert isinstance(node, ast.Name), ast.unparse(node)
+    for place in (scope, tree):
+        for statement in ast.walk(place):
+            if isinstance(statement, ast.Assign):
+                found = pairs_of(statement).get(node.id)
+                if found is not None:
+                    return values_of(found, scope, tree)
+    position = [argument.arg for argument in scope.args.args].index(node.id)
+    calls = (each for each in ast.walk(tree) if isinstance(each, ast.Call) and isinstance(each.func, ast.Name))
+    return {
+        value
+        for call in calls
+        if isinstance(call.func, ast.Name) and call.func.id == scope.name
+        for value in values_of(call.args[position], scope, tree)
+    }
+
+
+def pairs_of(statement: ast.Assign) -> dict[str, ast.expr]:
+    """Return the names that a statement assigns, each with its expression."""
+    target = statement.targets[0]
+    if isinstance(target, ast.Tuple) and isinstance(statement.value, ast.Tuple):
+        both = zip(target.elts, statement.value.elts, strict=True)
+        return {name.id: value for name, value in both if isinstance(name, ast.Name)}
+    return {target.id: statement.value} if isinstance(target, ast.Name) else {}
+
+
+def test_every_check_has_a_page_and_every_page_a_check() -> None:
+    names = names_of_checks()
+    assert {"R-hat", "ESS", "autocorrelated residuals", "errors of ...", "size of the surrogate's error"} <= names
+    assert {page_of(name) for name in names} == {f"{PAGES}/{page.name}" for page in CHECKS}
+    index = (DOCS / "checks" / "index.md").read_text(encoding="utf-8")
+    assert all(f"]({page.name})" in index and f"\n{page.stem}\n" in index for page in CHECKS)
+
+
+def test_a_verdict_names_the_pages_of_its_warnings() -> None:
+    checks = [
+        Check("errors of conc", "note", 0.0, "a note", "look"),
+        Check("predictive misfit (clamp)", "warn", 0.0, "far", "look"),
+        Check("predictive misfit (run)", "warn", 0.0, "far", "look"),
+        Check("size of the surrogate's error", "fail", 0.0, "large", "look"),
+    ]
+    last = str(Verdict(tuple(checks))).splitlines()[-1]
+    assert last == "Pages: docs/checks/size_of_the_surrogates_error.md, docs/checks/predictive_misfit.md"
+    assert "Pages" not in str(Verdict(tuple(checks[:1])))
+
+
+def test_pages_of_checks_are_short_and_most_of_them_run() -> None:
+    silent = [page.stem for page in CHECKS if not code_of(page)]
+    assert len(silent) <= MOST_SHOWN * len(CHECKS), silent
+    for page in CHECKS:
+        text = page.read_text(encoding="utf-8")
+        parts = ("**What it measures.**", "**What it means for your intervals.**", "## Example", "## When it is wrong")
+        assert [part for part in parts if part not in text] == []
+        assert len(text.splitlines()) >= SHORTEST
+        assert len([line for line in code_of(page).splitlines() if line.strip()]) <= LONGEST
+        assert all((printed is not None) == ("print(" in code) for code, printed in shown_by(page))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The observation of:uqms.errors.PriorConflictWarning")
+@pytest.mark.filterwarnings("ignore:.* runs did not complete:uqms.errors.DataWarning")
+@pytest.mark.parametrize("page", CHECKS, ids=[f"checks-{page.stem}" for page in CHECKS])
+def test_the_page_of_a_check_prints_what_it_shows(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    printed = run_blocks(page, {"__name__": "__main__"}, tmp_path)
     for (code, shown), each in zip(shown_by(page), printed, strict=True):
         assert is_shown(shown or "", each), f"{code}\nprints\n{each}\nand the page shows\n{shown}"
 

@@ -1,5 +1,6 @@
 """Checks with a status, the number behind it and a remedy; the verdict that they form; and the draws that they use."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, final
@@ -9,10 +10,19 @@ import numpy as np
 from uqms._typing import Array, Ints
 from uqms.errors import UnknownKeyError
 
-__all__ = ["Check", "Sampled", "Status", "Verdict"]
+__all__ = ["PAGES", "Check", "Sampled", "Status", "Verdict", "page_of"]
 
 Status = Literal["pass", "note", "warn", "fail"]
 ORDER: tuple[Status, ...] = ("fail", "warn", "note", "pass")
+PAGES = "docs/checks"  # a page with a worked example for every name of a check; test_docs compares the two
+
+
+def page_of(name: str) -> str:
+    """Return the page of a check, by the name that the verdict prints: "docs/checks/r_hat.md" for "R-hat"."""
+    kind = re.sub(r" \(.*\)$", "", name)  # checks of one of several parts have the name of the part in brackets
+    if kind.startswith("errors of "):  # the name ends with that of an output
+        kind = "errors of an output"
+    return f"{PAGES}/{re.sub('[ -]', '_', kind.lower().replace("'", ''))}.md"
 
 
 @final
@@ -32,6 +42,10 @@ class Check:
     def __str__(self) -> str:
         text = f"{self.status.upper():<4}  {self.name}: {self.message}"
         return text if self.status == "pass" else f"{text}\n      → {self.remedy}"
+
+
+def _rank(check: Check) -> int:
+    return ORDER.index(check.status)
 
 
 @final
@@ -57,6 +71,11 @@ class Verdict:
         """Checks that passed with a note."""
         return tuple(check for check in self.checks if check.status == "note")
 
+    @property
+    def pages(self) -> tuple[str, ...]:
+        """Pages with a worked example of each check that warns or fails, in the order in which they are printed."""
+        return tuple(dict.fromkeys(page_of(check.name) for check in sorted(self.warnings, key=_rank)))
+
     def __getitem__(self, name: str) -> Check:
         for check in self.checks:
             if check.name == name:
@@ -71,8 +90,8 @@ class Verdict:
             "warn": "Verdict: WARN. Read these warnings before you use the intervals:",
             "fail": "Verdict: FAIL. Do not use these intervals:",
         }[self.status]
-        order = sorted(self.checks, key=lambda check: ORDER.index(check.status))
-        return "\n".join([head, *(str(check) for check in order)])
+        pages = (f"Pages: {', '.join(self.pages)}",) if self.pages else ()
+        return "\n".join([head, *(str(check) for check in sorted(self.checks, key=_rank)), *pages])
 
 
 @final

@@ -140,7 +140,8 @@ def check_ess(ess: Mapping[str, float], chains: int) -> Check:
     worst, limit = ess[name], ESS_PER_CHAIN * chains
     status: Status = "pass" if worst >= limit else "warn" if worst >= ESS_FAIL * chains else "fail"
     message = f"smallest of bulk and tail {worst:.0f} ({name}), limit {limit}"
-    return Check("ESS", status, float(worst), message, "Raise NUTS(draws=...): too few independent draws.")
+    remedy = "Use more draws, NUTS(draws=...) or SMC(particles=...): too few of them are independent."
+    return Check("ESS", status, float(worst), message, remedy)
 
 
 def check_divergences(count: int, draws: int, constrained: bool = False) -> Check:

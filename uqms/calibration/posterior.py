@@ -745,7 +745,12 @@ def _across_modes(problem: Problem, posterior: Posterior, seed: int) -> Posterio
     _logger.info("NUTS did not move between modes (%s); sampling again with SMC", apart[0].message)
     reason = f"NUTS, the default, was replaced by SMC, which weights modes by their mass: {apart[0].message}"
     other = SMC()
-    again = build_posterior(problem, other, other.run(problem, seed), seed, (Check("sampler", "note", 1.0, reason),))
+    remedy = (
+        "Look at uq.plots.pairs(posterior): an interval says little of several modes. Choose a sampler to keep it, "
+        "sample(uq.NUTS(), rng=1)."
+    )
+    note = Check("sampler", "note", 1.0, reason, remedy)
+    again = build_posterior(problem, other, other.run(problem, seed), seed, (note,))
     better = len(again.verdict.warnings) <= len(posterior.verdict.warnings)
     return again if better and MODES not in {check.name for check in again.verdict.warnings} else posterior
 
