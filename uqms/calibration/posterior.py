@@ -746,7 +746,7 @@ def _across_modes(problem: Problem, posterior: Posterior, seed: int) -> Posterio
     reason = f"NUTS, the default, was replaced by SMC, which weights modes by their mass: {apart[0].message}"
     other = SMC()
     remedy = (
-        "Look at uq.plots.pairs(posterior): an interval says little of several modes. Choose a sampler to keep it, "
+        "Look at uq.plots.pairs(posterior): one interval cannot describe several modes. Choose a sampler to keep it, "
         "sample(uq.NUTS(), rng=1)."
     )
     note = Check("sampler", "note", 1.0, reason, remedy)
