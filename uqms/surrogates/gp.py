@@ -367,7 +367,7 @@ class GaussianProcess:
         share = np.concatenate([size / max(float(size.sum()), LEAST) for size in sizes])
         largest = np.argsort(-share, kind="stable")[:DECIDING]
         y = y[:, largest[share[largest] >= COUNTS]]
-        columns = columns_of(self.trend, x[np.isfinite(y).all(axis=1)])
+        _, columns = _determined(self.trend, x[np.isfinite(y).all(axis=1)])
         fitting = Fitting(x, kernel, columns, self.noise != "none", self.hyperparameters)
         return fitting.most_probable(y, starts)
 
@@ -721,22 +721,27 @@ def inputs_of(runs: xr.Dataset) -> tuple[Box, Array]:
 
 def columns_of(trend: str, x: Array) -> int:
     """Return the number of trend functions: those that were asked for, or of the longest trend that runs determine."""
-    counts = trend_columns(x.shape[1])
-    asked = counts[trend]
-    for kind, columns in reversed(counts.items()):
-        if columns > asked:
-            continue
-        if columns == 1 or (len(x) > columns + 1 and np.linalg.matrix_rank(trend_basis(x, columns)) == columns):
-            if kind != trend:
-                warnings.warn(
-                    f"{len(x)} runs do not determine the {asked} coefficients of a {trend} trend (at least {asked + 2} "
-                    f"runs that vary in every input are needed); the trend is {kind}. Run more points, or ask for "
-                    f"trend={kind!r}.",
-                    DesignWarning,
-                    skip_file_prefixes=PACKAGE,
-                )
-            break
+    kind, columns = _determined(trend, x)
+    if kind != trend:
+        asked = trend_columns(x.shape[1])[trend]
+        warnings.warn(
+            f"{len(x)} runs do not determine the {asked} coefficients of a {trend} trend (at least {asked + 2} "
+            f"runs that vary in every input are needed); the trend is {kind}. Run more points, or ask for "
+            f"trend={kind!r}.",
+            DesignWarning,
+            skip_file_prefixes=PACKAGE,
+        )
     return columns
+
+
+def _determined(trend: str, x: Array) -> tuple[str, int]:
+    """Return the longest trend, up to the one that was asked for, that runs determine, and its number of functions."""
+    counts = trend_columns(x.shape[1])
+    longer = [(kind, columns) for kind, columns in counts.items() if 1 < columns <= counts[trend]]
+    for kind, columns in reversed(longer):
+        if len(x) > columns + 1 and np.linalg.matrix_rank(trend_basis(x, columns)) == columns:
+            return kind, columns
+    return "constant", 1
 
 
 def merge_duplicates(runs: xr.Dataset, x: Array, names: tuple[str, ...], noisy: bool) -> tuple[xr.Dataset, Array]:
