@@ -167,6 +167,7 @@ def test_compiled_modules_are_left_out(tmp_path: Path) -> None:
     assert found == ["a.py", "b/c.py"]
 
 
+@pytest.mark.slow
 def test_the_pages_and_modules_of_the_project_have_none(capsys: pytest.CaptureFixture[str]) -> None:
     status = words.main([])
     assert (status, capsys.readouterr().out) == (0, "")

@@ -169,6 +169,7 @@ def is_standard_normal(draws: xr.DataArray, least: float) -> None:
         assert float(got.mean()) == pytest.approx(wanted, abs=4.0 * float(got.std()) / np.sqrt(ess))
 
 
+@pytest.mark.slow
 def test_a_ridge_is_straightened() -> None:
     """Without the map, chains take more than 60 steps a draw."""
     tree = uq.NUTS(draws=500, tune=1000).sample_model(ridge(0.01, 0.0), rng=1)
@@ -176,6 +177,7 @@ def test_a_ridge_is_straightened() -> None:
     is_standard_normal(tree["posterior"]["a"], 600)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::uqms.errors.ConvergenceWarning")  # of chains that are short for a ridge
 def test_learned_coordinates_in_which_draws_diverge_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
@@ -199,6 +201,7 @@ def test_learned_coordinates_in_which_draws_diverge_are_given_up(monkeypatch: py
     is_standard_normal(tree["posterior"]["a"], 300)
 
 
+@pytest.mark.slow
 def test_many_dimensions_have_no_map() -> None:
     with pm.Model() as wide:
         pm.Normal("x", np.arange(40.0), 2.0, shape=40)
@@ -213,6 +216,7 @@ def test_many_dimensions_have_no_map() -> None:
     np.testing.assert_allclose(tree["posterior"]["x"].mean(("chain", "draw")), np.arange(40.0), atol=0.2)
 
 
+@pytest.mark.slow
 def test_second_derivatives_straighten_many_coordinates_that_move_together() -> None:
     sds = np.linspace(0.1, 3.0, 40)
     covariance = np.outer(sds, sds) * (0.1 * np.eye(40) + 0.9)
@@ -327,6 +331,7 @@ def test_a_linear_map_in_which_more_draws_diverge_is_given_up(
     np.testing.assert_allclose(trace["posterior"]["x"].std(("chain", "draw")), 1.0, atol=0.1)
 
 
+@pytest.mark.slow
 def test_a_density_that_is_no_number_is_a_divergence_and_no_crash() -> None:
     with pm.Model() as broken:
         x = pm.Normal("x", 0.0, 1.0)
@@ -380,6 +385,7 @@ def test_a_black_box_is_refused() -> None:
         uq.NUTS().sample_model(black, rng=1)
 
 
+@pytest.mark.slow
 def test_without_nutpies_private_classes_it_goes_on_through_python(monkeypatch: pytest.MonkeyPatch) -> None:
     def gone(*_: object) -> object:
         raise AttributeError("CompiledPyMCModel")

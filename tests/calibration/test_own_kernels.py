@@ -100,6 +100,7 @@ def test_latent_errors_have_the_slope_of_differences(interpreted: None) -> None:
             assert slope[place] == pytest.approx((moved[0] - moved[1]) / 2e-5, rel=1e-4, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_draws_have_the_mean_and_sd_of_the_posterior_on_a_grid() -> None:
     problem = problem_of(KERNELS[1], uq.GaussianNoise(sd=0.1), rate=1.4)  # increasing: one mode
     theta = np.linspace(0.0, 1.0, 2001)[1:-1]

@@ -234,6 +234,7 @@ def test_two_rounds_find_a_posterior_that_one_design_of_as_many_runs_does_not() 
     assert float(once.surrogate_share.to_array().max()) > 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::uqms.errors.ConvergenceWarning")  # short chains: the same numbers, not good ones
 def test_the_same_runs_and_seeds_give_the_same_proposals(tmp_path: Path) -> None:
     """Two rounds from the same runs, the second time from files: surrogates, draws, boxes and points are the same."""

@@ -79,6 +79,7 @@ def runs_at(u: np.ndarray, y: np.ndarray) -> xr.Dataset:
     return uq.ensemble.build(design, {"y": y})
 
 
+@pytest.mark.slow
 def test_the_scale_is_that_of_errors_given_those_before() -> None:
     """Functions of a process with nine times the variance that is stated: the scale is the mean of its law."""
     rng = np.random.default_rng(3)

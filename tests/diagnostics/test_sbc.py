@@ -149,6 +149,7 @@ class Known:
         return FewDraws({"theta": theta}, float(count), self.doubt)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sampler", "how"),
     [

@@ -62,6 +62,7 @@ def test_a_right_surrogate_passes_at_its_nominal_rate(right: list[Verification])
     assert np.mean(inside) == pytest.approx(0.95, abs=4.0 * np.std(inside) / np.sqrt(30) + 0.005)
 
 
+@pytest.mark.slow
 def test_a_surrogate_whose_error_is_said_to_be_half_as_large_is_caught() -> None:
     # D²/m is then 4 times as large; errors of a function have few degrees of freedom, so that not all show it
     small = [drawn(seed, surrogate(variance=0.125)) for seed in range(1, 16)]

@@ -45,6 +45,7 @@ def test_the_job_script_is_the_one_that_is_documented(example, tmp_path):
     assert dask.config.get("distributed.scheduler.default-task-durations") == {"uqms": "10 minutes"}
 
 
+@pytest.mark.slow
 def test_the_campaign_runs_on_this_machine_with_encryption(example, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(example, "WORK", tmp_path)
     monkeypatch.setattr(sys, "argv", ["slurm_campaign.py", "--local"])

@@ -136,6 +136,7 @@ def test_failures_are_told_as_on_one_machine(client):
         np.testing.assert_array_equal(dask[name].values, local[name].values)
 
 
+@pytest.mark.slow
 def test_a_store_goes_on_where_it_was_with_or_without_a_cluster(client, tmp_path):
     def counted(a):
         with open(tmp_path / "calls", "a") as file:
@@ -214,6 +215,7 @@ def test_a_run_that_ignores_signals_and_forks_is_gone_after_its_deadline(client,
     assert alive(map(int, pids.read_text().split())) == []
 
 
+@pytest.mark.slow
 def test_a_run_that_is_called_off_ends_on_its_worker(client, tmp_path):
     pids = tmp_path / "pids"
 

@@ -283,6 +283,7 @@ with RunStore(sys.argv[1] + "/runs.db") as store:
 """
 
 
+@pytest.mark.slow
 def test_the_memory_of_an_export_does_not_grow_with_the_runs(tmp_path):
     command = [sys.executable, "-c", MEMORY, tmp_path]
     out = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)

@@ -229,7 +229,7 @@ def test_numbers_that_are_not_real_are_refused(values: Array) -> None:  # case 1
 
 
 def test_something_else_than_an_ensemble_is_refused() -> None:  # case 16
-    with pytest.raises(DataError, match="not a ndarray"):
+    with pytest.raises(DataError, match="a ndarray, not an xarray.Dataset"):
         uq.GaussianProcess().fit(np.zeros((10, 2)))
 
 

@@ -172,3 +172,12 @@ def test_settings_that_choose_other_scales_are_compared() -> None:
     settings = {scales: uq.GaussianProcess(scales=scales) for scales in ("given", "auto")}  # type: ignore[arg-type]
     compared = uq.compare_surrogates(settings, runs)
     assert compared.table.index[0] == "auto"
+
+
+def test_a_trend_that_is_too_long_is_told_once(recwarn: pytest.WarningsRecorder) -> None:
+    space = uq.ParameterSpace(**dict.fromkeys(NAMES, LINEAR))
+    design = uq.sobol(space, 8, rng=1)
+    runs = uq.ensemble.build(design, {"y": np.log(design["a"].values)}, space=space, box=space.box())
+    recwarn.clear()
+    uq.GaussianProcess(trend="quadratic").fit(runs)
+    assert len([one for one in recwarn if "do not determine" in str(one.message)]) == 1

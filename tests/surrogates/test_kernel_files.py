@@ -140,6 +140,7 @@ def test_codes_of_old_files_are_the_kernels_they_were() -> None:
 
 
 # ------------------------------------------------------------------------------------------------------ another process
+@pytest.mark.slow
 def test_a_surrogate_of_ones_own_kernel_predicts_the_same_in_a_new_process(folder: Path) -> None:
     write(folder / "own_kernels.py")
     script = """

@@ -140,6 +140,7 @@ def test_coordinates_of_one_score_do_not_count_as_independent() -> None:
     assert high - low > 3.0 * (binomial[1] - binomial[0])
 
 
+@pytest.mark.slow
 def test_half_the_variance_is_seen_as_too_narrow() -> None:
     found = np.array([outside(seed, factor=0.3) for seed in range(1, 31)])
     assert found.mean() > 0.6

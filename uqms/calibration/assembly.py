@@ -14,6 +14,7 @@ import xarray as xr
 from uqms._typing import Array, Ints
 from uqms.calibration.answer import log_priors
 from uqms.calibration.base import Piece, Problem
+from uqms.calibration.checks import Check
 from uqms.calibration.computation import APPROXIMATION, sampler_checks
 from uqms.calibration.context import evenly
 from uqms.calibration.dense_gaussian import LOG_TWO_PI
@@ -137,13 +138,14 @@ def sampled(
     stats: xr.Dataset,
     starts: Mapping[str, Array],
     predicted: Array,
+    notes: tuple[Check, ...] = (),
 ) -> Sampled:
-    """Collect what the verdict looks at."""
+    """Collect what the verdict looks at; `notes` are checks that are known already."""
     shape = (posterior.sizes["chain"], posterior.sizes["draw"])
     names = list(problem.priors)
     r_hat, bulk, tail = convergence(posterior[names])
     errors = monte_carlo_errors(posterior[names], 0.95)
-    of_sampler = sampler_checks(stats)
+    of_sampler = (*notes, *sampler_checks(stats))
     blocks = getattr(sampler, "ess", None) is not None  # of which each was checked
     asked = shape[1] if blocks else getattr(sampler, "draws", shape[1])
     return Sampled(

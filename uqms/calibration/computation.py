@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "APPROXIMATION",
+    "MODES",
     "Places",
     "check_computation",
     "check_modes",
@@ -29,6 +30,7 @@ R_HAT, R_HAT_FAIL = 1.01, 1.05
 ESS_PER_CHAIN, ESS_FAIL = 100, 25
 E_BFMI = 0.3
 APPROXIMATION, K_HAT = "approximation", 0.7
+MODES = "other modes"
 EVIDENCE_SD = 0.5
 DEEP_SHARE = 0.01
 MCSE_SHARE = 0.05
@@ -280,7 +282,7 @@ def check_places(found: Places) -> Check:
             "Use SMC(), which weights modes by their mass, and look at uq.plots.pairs(posterior). Chains do not move "
             "between the modes, so the number of chains in a mode does not measure its mass."
         )
-    return Check("other modes", "fail", float(len(found.groups)), message, remedy)
+    return Check(MODES, "fail", float(len(found.groups)), message, remedy)
 
 
 def check_modes(draws: Array, density: Array, starts: Array, start_density: Array) -> Check:
@@ -310,4 +312,4 @@ def check_modes(draws: Array, density: Array, starts: Array, start_density: Arra
         "Use SMC(), which finds modes and weights them by their mass, or sample more chains, NUTS(chains=8). Then look "
         "at uq.plots.pairs(posterior): there may be another mode."
     )
-    return Check("other modes", status, share, message, remedy)
+    return Check(MODES, status, share, message, remedy)

@@ -22,6 +22,7 @@ from uqms.calibration import assembly
 from uqms.calibration.base import LeftOut, Problem
 from uqms.calibration.capabilities import limit_of, refuse
 from uqms.calibration.checks import Check, Verdict
+from uqms.calibration.computation import MODES
 from uqms.calibration.context import evenly
 from uqms.calibration.judging import judge
 from uqms.calibration.observations import Observations
@@ -38,7 +39,7 @@ from uqms.calibration.predict import (
 )
 from uqms.calibration.progress import progress
 from uqms.calibration.rescaling import FACTORS, rescaled, sampled_again
-from uqms.calibration.samplers import NUTS, Sampler
+from uqms.calibration.samplers import NUTS, SMC, Sampler
 from uqms.calibration.summary import SummaryTable, summary_table
 from uqms.errors import InputError, UnknownKeyError
 
@@ -60,6 +61,7 @@ __all__ = [
 ]
 
 _logger = logging.getLogger(__name__)
+FEW = 20  # parameters up to which SMC replaces chains that do not move between modes
 
 
 # Names of other libraries, and what is meant here.
@@ -728,11 +730,35 @@ def sample(problem: Problem, sampler: Sampler | None, rng: RandomState | None) -
         _logger.info("the prior is conditioned on the design box, which cuts %.2g of its mass", problem.mass_cut)
     # A population is sampled through features of the error that are where its subjects are.
     problem, trace = chosen.sampled(problem, seed) if type(chosen) is NUTS else (problem, chosen.run(problem, seed))
-    return build_posterior(problem, chosen, trace, seed)
+    posterior = build_posterior(problem, chosen, trace, seed)
+    return posterior if sampler is not None else _across_modes(problem, posterior, seed)
 
 
-def build_posterior(problem: Problem, sampler: Sampler, trace: Any, seed: int) -> Posterior:
-    """Return the posterior of a sampler's trace, with every group of its DataTree and the verdict.
+def _across_modes(problem: Problem, posterior: Posterior, seed: int) -> Posterior:
+    """Return the posterior, sampled again by SMC where chains of the default sampler do not move between modes.
+
+    Nobody asked for the sampler then; the posterior and its verdict say which one it is, and why.
+    """
+    apart = [check for check in posterior.verdict.warnings if check.name == MODES]
+    if not apart or len(problem.priors) + problem.latents > FEW:
+        return posterior
+    _logger.info("NUTS did not move between modes (%s); sampling again with SMC", apart[0].message)
+    reason = f"NUTS, the default, was replaced by SMC, which weights modes by their mass: {apart[0].message}"
+    other = SMC()
+    remedy = (
+        "Look at uq.plots.pairs(posterior): one interval cannot describe several modes. Choose a sampler to keep it, "
+        "sample(uq.NUTS(), rng=1)."
+    )
+    note = Check("sampler", "note", 1.0, reason, remedy)
+    again = build_posterior(problem, other, other.run(problem, seed), seed, (note,))
+    better = len(again.verdict.warnings) <= len(posterior.verdict.warnings)
+    return again if better and MODES not in {check.name for check in again.verdict.warnings} else posterior
+
+
+def build_posterior(
+    problem: Problem, sampler: Sampler, trace: Any, seed: int, notes: tuple[Check, ...] = ()
+) -> Posterior:
+    """Return the posterior of a sampler's trace, with every group of its DataTree and the verdict, with `notes` in it.
 
     Raises
     ------
@@ -779,7 +805,7 @@ def build_posterior(problem: Problem, sampler: Sampler, trace: Any, seed: int) -
     found = trace["starts"].dataset if "starts" in trace else {}
     starts = {str(name): found[name].values for name in found}
     predicted = groups["prior_predictive"]["value"].values[0]
-    sampled = assembly.sampled(problem, sampler, draws, theta, latents, stats, starts, predicted)
+    sampled = assembly.sampled(problem, sampler, draws, theta, latents, stats, starts, predicted, notes)
     verdict, share = judge(problem, sampled)
     tree.attrs |= assembly.provenance(problem, sampler, seed, verdict)
     posterior = Posterior(tree, problem, verdict, share)

@@ -38,7 +38,7 @@ from uqms.surrogates.input_scales import chosen_scales
 from uqms.surrogates.jax_kernel import JaxKernel
 from uqms.surrogates.jax_process import JaxScores
 from uqms.surrogates.kernel_files import description_of
-from uqms.surrogates.kernels import Kernel, Matern52, Stationary
+from uqms.surrogates.kernels import Kernel, Matern52, SquaredExponential, Stationary
 from uqms.surrogates.left_out import left_out_scores, truncation_share
 from uqms.surrogates.outputs import (
     Curve,
@@ -144,7 +144,8 @@ class GaussianProcess:
         probable; and each score has learned directions and an amplitude that varies over the box (`Adapted`), and
         `Matern72` in the place of `Matern52`, as far as its runs ask for them. Kernels with and without are averaged by
         their evidence, so that outputs that need none of it keep their simple kernel; above 20 runs per input the most
-        probable one is taken. "given": the kernel and the design box's scales are taken as they are, which is what
+        probable one is taken. `SquaredExponential` learns neither directions nor an amplitude, with which it would be
+        overconfident. "given": the kernel and the design box's scales are taken as they are, which is what
         "auto" does with a cheap model or a `JaxKernel`.
     outputs
         Settings by output name, `Scalar(...)` or `Curve(...)`; what is not named gets the default of its dims. A
@@ -306,7 +307,8 @@ class GaussianProcess:
             missing.append(lacking)
         kernel, other = self.kernel, {}
         if self.scales == "auto" and self.mean is None and isinstance(kernel, Stationary | Adapted):
-            kernel = OneOf.that_adapts(kernel, box.d)
+            if not isinstance(kernel, SquaredExponential):  # with learned directions it claims far too much
+                kernel = OneOf.that_adapts(kernel, box.d)
             if choose_inputs:
                 probability = partial(self._probability, kernel, bases, np.hstack(scores))
                 given, (box, x) = box, chosen_scales(box, x, probability)
@@ -365,7 +367,7 @@ class GaussianProcess:
         share = np.concatenate([size / max(float(size.sum()), LEAST) for size in sizes])
         largest = np.argsort(-share, kind="stable")[:DECIDING]
         y = y[:, largest[share[largest] >= COUNTS]]
-        columns = columns_of(self.trend, x[np.isfinite(y).all(axis=1)])
+        _, columns = _determined(self.trend, x[np.isfinite(y).all(axis=1)])
         fitting = Fitting(x, kernel, columns, self.noise != "none", self.hyperparameters)
         return fitting.most_probable(y, starts)
 
@@ -719,22 +721,27 @@ def inputs_of(runs: xr.Dataset) -> tuple[Box, Array]:
 
 def columns_of(trend: str, x: Array) -> int:
     """Return the number of trend functions: those that were asked for, or of the longest trend that runs determine."""
-    counts = trend_columns(x.shape[1])
-    asked = counts[trend]
-    for kind, columns in reversed(counts.items()):
-        if columns > asked:
-            continue
-        if columns == 1 or (len(x) > columns + 1 and np.linalg.matrix_rank(trend_basis(x, columns)) == columns):
-            if kind != trend:
-                warnings.warn(
-                    f"{len(x)} runs do not determine the {asked} coefficients of a {trend} trend (at least {asked + 2} "
-                    f"runs that vary in every input are needed); the trend is {kind}. Run more points, or ask for "
-                    f"trend={kind!r}.",
-                    DesignWarning,
-                    skip_file_prefixes=PACKAGE,
-                )
-            break
+    kind, columns = _determined(trend, x)
+    if kind != trend:
+        asked = trend_columns(x.shape[1])[trend]
+        warnings.warn(
+            f"{len(x)} runs do not determine the {asked} coefficients of a {trend} trend (at least {asked + 2} "
+            f"runs that vary in every input are needed); the trend is {kind}. Run more points, or ask for "
+            f"trend={kind!r}.",
+            DesignWarning,
+            skip_file_prefixes=PACKAGE,
+        )
     return columns
+
+
+def _determined(trend: str, x: Array) -> tuple[str, int]:
+    """Return the longest trend, up to the one that was asked for, that runs determine, and its number of functions."""
+    counts = trend_columns(x.shape[1])
+    longer = [(kind, columns) for kind, columns in counts.items() if 1 < columns <= counts[trend]]
+    for kind, columns in reversed(longer):
+        if len(x) > columns + 1 and np.linalg.matrix_rank(trend_basis(x, columns)) == columns:
+            return kind, columns
+    return "constant", 1
 
 
 def merge_duplicates(runs: xr.Dataset, x: Array, names: tuple[str, ...], noisy: bool) -> tuple[xr.Dataset, Array]:

@@ -77,6 +77,7 @@ def coverage(mean: np.ndarray, sd: float, truth: np.ndarray) -> float:
     return float(np.mean(np.abs(truth - mean) < 1.959964 * sd))
 
 
+@pytest.mark.slow
 def test_the_population_mean_has_its_closed_form_and_covers() -> None:
     truth, values = simulated(REPEATS)
     mean, sd = by_the_likelihood(problem(values[0]), values)
@@ -119,6 +120,7 @@ def test_draws_have_that_law_and_another_table_needs_no_compilation() -> None:
     assert found[1] - found[0] == pytest.approx(wanted[1] - wanted[0], abs=1e-8)
 
 
+@pytest.mark.slow
 def test_effective_draws_are_those_of_the_population(monkeypatch: pytest.MonkeyPatch) -> None:
     """As the verdict counts them; the least of many subjects' would ask for more and more draws with their number."""
     seen: list[list[str]] = []
