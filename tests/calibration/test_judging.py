@@ -166,6 +166,17 @@ def test_what_subjects_have_outside_of_the_box_is_told() -> None:
     assert found.status == "fail"
 
 
+def test_the_simulator_itself_has_no_box_that_a_posterior_could_leave() -> None:
+    space = uq.ParameterSpace(theta=uq.Normal(0.0, 1.0))
+    simulator = uq.DirectSimulator(lambda theta: {"y": theta}, space=space, outputs={"y": ()}, vectorized=True)
+    problem = uq.Calibration(simulator, {"y": 6.0}, uq.GaussianNoise(sd=0.1))
+    posterior = problem.sample(uq.SMC(particles=200), rng=1)
+    assert posterior.tree["posterior"]["theta"].mean() > 5.0  # beyond all but a billionth of the prior
+    found = posterior.verdict["prior mass cut"]
+    assert (found.status, found.value) == ("pass", 0.0)
+    assert "the simulator itself" in found.message
+
+
 @pytest.mark.parametrize("kind", ["one", "parts", "population"])
 def test_failed_runs_are_told_with_what_this_kind_can_do(kind: str) -> None:
     model = of_kind("process", 1)

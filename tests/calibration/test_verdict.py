@@ -396,6 +396,7 @@ def test_the_worst_comes_first_with_its_remedy() -> None:
         "WARN  b: not so well",
         "      → try harder",
         "PASS  a: all well",
+        "Pages: docs/checks/c.md, docs/checks/b.md",
     ]
     note = Verdict((*checks[:1], Check("d", "note", 0.5, "by the way", "say so")))
     assert (note.status, note.warnings, [check.name for check in note.notes]) == ("pass", (), ["d"])
