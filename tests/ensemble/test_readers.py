@@ -41,7 +41,7 @@ def test_space_names_the_columns(frame):
 
 def test_missing_outputs_are_an_error_or_a_failed_run(frame):
     frame.loc[3, "c7"] = np.nan
-    with pytest.raises(DataError, match="output 'conc' is nan in run 3, day=7.0"):
+    with pytest.raises(DataError, match="the first is run 3: 'conc'.*missing='failed'.*missing='partial'"):
         en.from_table(frame, ["a"], OUTPUTS)
     table = en.from_table(frame, ["a"], OUTPUTS, missing="failed")
     assert table["state"].values.tolist() == [1, 1, 1, 2, 1]

@@ -130,7 +130,10 @@ def check_r_hat(r_hat: Mapping[str, float], chains: int) -> Check:
     worst = r_hat[name]
     status: Status = "pass" if worst <= R_HAT else "warn" if worst <= R_HAT_FAIL else "fail"
     message = f"largest {worst:.3f} ({name}), limit {R_HAT}"
-    remedy = "Sample longer, NUTS(tune=2000, draws=2000), or look for two modes with SMC(): the chains disagree."
+    remedy = (
+        "The chains disagree. Sample longer, NUTS(tune=2000, draws=2000), use more particles, SMC(particles=4000), or "
+        "look for two modes: SMC() finds them, NUTS() may stay in one."
+    )
     return Check("R-hat", status, float(worst), message, remedy)
 
 

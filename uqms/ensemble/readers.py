@@ -81,6 +81,14 @@ def from_table(
     values = {name: _output(frame, name, columns) for name, columns in wanted.items()}
     gaps = [output.isnull().values.reshape(len(frame), -1) for output in values.values()]
     lacking = np.any([gap.any(axis=1) for gap in gaps], axis=0)
+    if missing == "raise" and lacking.any():
+        row = int(np.argmax(lacking))
+        empty = [name for name, gap in zip(values, gaps, strict=True) if gap[row].any()]
+        raise DataError(
+            f"from_table: {int(lacking.sum())} of {len(frame)} rows lack outputs, the first is run {row}: "
+            f"{', '.join(map(repr, empty))}. State what an empty cell means: from_table(..., missing='failed') marks "
+            "the run as failed, missing='partial' keeps its other entries."
+        )
     lost = lacking if missing == "failed" else np.all([gap.all(axis=1) for gap in gaps], axis=0)
     states = np.where(lacking, np.where(lost, RunState.FAILED, RunState.PARTIAL), RunState.COMPLETED)
     words = np.where(lost, "the table has no output of this run", "some outputs of this run are missing in the table")

@@ -536,7 +536,7 @@ def test_programs_that_cannot_be_started(tmp_path):
 
 def test_names_that_do_not_fit_are_told_before_any_run(tmp_path):
     simulator = program("echo {{ a }} {{ n }}\n\necho {{ alpah }}", config={"n": 3})
-    with pytest.raises(TemplateError, match="run.sh, line 3: nobody gives 'alpah'; there are a, n"):
+    with pytest.raises(TemplateError, match="run.sh, line 3: nothing provides a value for 'alpah'; there are a, n"):
         simulator.prepare(["a"])
     with pytest.raises(TemplateError, match="'b' stands in no template and in no argument of sh"):
         simulator.prepare(["a", "alpah", "b"])
@@ -547,7 +547,7 @@ def test_names_that_do_not_fit_are_told_before_any_run(tmp_path):
         dataclasses.replace(simulator, config={"n": 3, "m": 1}).prepare(["a", "alpah"])
     with pytest.raises(TemplateError, match="'seed' stands in no template"):
         dataclasses.replace(simulator, seed="seed").prepare(["a", "alpah"])
-    with pytest.raises(TemplateError, match=r"command\[2\], line 1: nobody gives 'beta'"):
+    with pytest.raises(TemplateError, match=r"command\[2\], line 1: nothing provides a value for 'beta'"):
         program("true", "{{ beta }}").prepare(["a"])
     with pytest.raises(TemplateError, match=r"command\[2\], line 1: unexpected"):
         program("true", "{{ beta")

@@ -845,7 +845,7 @@ def test_models_that_do_not_say_enough():
 
 def test_ports_and_the_end(url):
     port = int(url.rsplit(":")[-1])
-    with pytest.raises(InputError, match=rf"port {port} of 127.0.0.1 cannot be had \(.*\); give another port"):
+    with pytest.raises(InputError, match=rf"port {port} of 127.0.0.1 is not available \(.*\); give another port"):
         UMBridgeServer(Model(), port=port).start()
     with pytest.raises(InputError, match="port is 70000"):
         UMBridgeServer(Model(), port=70000)

@@ -240,7 +240,7 @@ class ExecutableSimulator:
         SimulatorNotFound
             When there is no such program, or it may not be executed.
         TemplateError
-            When a template uses a name that nobody gives, or when a name that is given is used nowhere.
+            When a template uses a name without a value, or when a name that is given is used nowhere.
         InputError
             When a file to copy cannot be read, or memory cannot be limited on this system.
         """

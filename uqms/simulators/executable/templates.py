@@ -91,7 +91,7 @@ class Template:
         for name in self.names:
             if name not in known:
                 raise TemplateError(
-                    f"{self.place}, line {self.line(name)}: nobody gives {name!r}; there are "
+                    f"{self.place}, line {self.line(name)}: nothing provides a value for {name!r}; there are "
                     f"{', '.join(known) or 'no names'}. Is it misspelt, or a setting for config?"
                 )
 

@@ -93,7 +93,7 @@ async def listening(endpoint: Endpoint, host: str, port: int, max_body: int) -> 
     Raises
     ------
     OSError
-        When the port cannot be had.
+        When the port is not available.
     """
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:

@@ -65,7 +65,7 @@ class UMBridgeServer:
     Raises
     ------
     InputError
-        For a model that cannot be served, a host other than this machine without a token, a port that cannot be had,
+        For a model that cannot be served, a host other than this machine without a token, a port that is not available,
         or when aiohttp is not installed.
 
     Examples
@@ -186,7 +186,7 @@ class _Running:
             port = started.result()
         except OSError as error:
             raise InputError(
-                f"port {server.port} of {server.host} cannot be had ({error.strerror or error}); give another port, or "
+                f"port {server.port} of {server.host} is not available ({error.strerror or error}); give another port, or "
                 "port=0 for a free one."
             ) from error
         host = "127.0.0.1" if server.host == "localhost" else server.host
