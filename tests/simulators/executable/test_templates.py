@@ -115,7 +115,9 @@ def test_what_cannot_be_filled_in(text, message):
 def test_unknown_names_are_told_with_their_place():
     template = Template("{{ a }}\n  {{ alpah }}", "input.dat")
     template.refuse_unknown(["a", "alpah"])
-    with pytest.raises(TemplateError, match="input.dat, line 2: nothing provides a value for 'alpah'; there are a, alpha"):
+    with pytest.raises(
+        TemplateError, match="input.dat, line 2: nothing provides a value for 'alpah'; there are a, alpha"
+    ):
         template.refuse_unknown(["a", "alpha"])
     with pytest.raises(TemplateError, match="nothing provides a value for 'a'; there are no names"):
         template.refuse_unknown([])
