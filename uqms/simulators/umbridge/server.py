@@ -186,8 +186,8 @@ class _Running:
             port = started.result()
         except OSError as error:
             raise InputError(
-                f"port {server.port} of {server.host} is not available ({error.strerror or error}); give another port, or "
-                "port=0 for a free one."
+                f"port {server.port} of {server.host} is not available ({error.strerror or error}); give "
+                "another port, or port=0 for a free one."
             ) from error
         host = "127.0.0.1" if server.host == "localhost" else server.host
         self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
