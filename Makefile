@@ -20,12 +20,12 @@ demo:
 
 test:
 	@sh scripts/bootstrap.sh test
-	$(if $(ARGS),,@echo "uqms: the quick tests take about 9 minutes on two cores, longer the first time.")
+	$(if $(ARGS),,@echo "uqms: the quick tests take about 5 minutes on two cores, longer the first time.")
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 test-all:
 	@sh scripts/bootstrap.sh test
-	$(if $(ARGS),,@echo "uqms: all tests take about 45 minutes on two cores, longer the first time.")
+	$(if $(ARGS),,@echo "uqms: all tests take about 30 minutes on two cores, longer the first time.")
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "" --jaxtyping-packages=uqms,shapes.check $(PARALLEL) $(ARGS)
 
 lint:
