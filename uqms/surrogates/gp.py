@@ -220,7 +220,10 @@ class GaussianProcess:
         if self.scalars not in ("auto", "independent"):
             raise InputError(f"scalars is {self.scalars!r}; give 'auto' or 'independent'.")
         if self.scales not in ("given", "auto"):
-            raise InputError(f"scales is {self.scales!r}; give 'auto' or 'given'.")
+            raise InputError(
+                f"scales is {self.scales!r}; give 'auto' or 'given'. To choose inputs that enter by logarithm, give the "
+                "ensemble a box with that scale, uq.Box(names, lower, upper, scale=('log', ...)), and scales='given'."
+            )
         if self.mean is not None and isinstance(self.kernel, Adapted):
             raise InputError(
                 f"A cheap model takes a kernel of the scaled distance, such as Matern52(); {self.kernel} is none. "
