@@ -114,8 +114,8 @@ class Marginal:
         self.unit = cells.unit  # inputs are in the order of conditions, subjects in that of the table
         box = data.surrogate.domain
         self.lattice = np.linspace(box.lower[0], box.upper[0], LATTICE)
-        ((_, end, other, _),) = list(data.walls())
-        v = (self.lattice - end) / (other - end)
+        ((_, to_unit),) = list(data.walls())
+        v = to_unit.forward(self.lattice)
         self.wall = -0.5 * (np.maximum(-v, 0.0) + np.maximum(v - 1.0, 0.0)) ** 2 / WALL**2
         measured = Measured.of(cells, np.arange(cells.experiments))
         key = np.column_stack([cells.conditions[:, 0], measured.basis.reshape(cells.experiments, -1)])

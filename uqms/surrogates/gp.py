@@ -221,8 +221,8 @@ class GaussianProcess:
             raise InputError(f"scalars is {self.scalars!r}; give 'auto' or 'independent'.")
         if self.scales not in ("given", "auto"):
             raise InputError(
-                f"scales is {self.scales!r}; give 'auto' or 'given'. To choose inputs that enter by logarithm, give the "
-                "ensemble a box with that scale, uq.Box(names, lower, upper, scale=('log', ...)), and scales='given'."
+                f"scales is {self.scales!r}; give 'auto' or 'given'. To choose inputs that enter by logarithm, give "
+                "the ensemble a box with that scale, uq.Box(names, lower, upper, scale=('log', ...)), and say 'given'."
             )
         if self.mean is not None and isinstance(self.kernel, Adapted):
             raise InputError(
