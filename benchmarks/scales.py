@@ -1,6 +1,6 @@
 """Scales, directions, amplitudes and smoothness that the runs choose: log score, coverage and error of generated kinds.
 
-    python benchmarks/scales.py [--quick] [--half seen|unseen] [--designs N] [--only KIND ...]
+    python benchmarks/scales.py [--quick] [--half seen|unseen] [--designs N] [--only KIND ...] [--kernel K]
 
 Simulators of 24 kinds are generated, each with shape and design of its own. The method was chosen on twelve of them
 (seen); the other twelve (unseen) were written down before they were first run, and both halves are printed. Sixteen
@@ -330,7 +330,7 @@ KINDS = {
 type Method = Callable[[Array, Array, Array, Ends], tuple[Array, Array]]
 
 
-def of_uqms(scales: Literal["given", "auto"]) -> Method:
+def of_uqms(scales: Literal["given", "auto"], kernel: uq.RadialKernel) -> Method:
     """Return a surrogate's mean and sd at new points."""
 
     def predicted(x: Array, y: Array, new: Array, ends: Ends) -> tuple[Array, Array]:
@@ -338,7 +338,7 @@ def of_uqms(scales: Literal["given", "auto"]) -> Method:
         space = uq.ParameterSpace(**{name: uq.Uniform(*pair) for name, pair in zip(names, ends, strict=True)})
         inputs = dict(zip(names, x.T, strict=True))
         runs = uq.ensemble.build(inputs, {"y": y}, space=space, box=space.box())
-        here = uq.GaussianProcess(scales=scales).fit(runs).predict(dict(zip(names, new.T, strict=True)))
+        here = uq.GaussianProcess(kernel=kernel, scales=scales).fit(runs).predict(dict(zip(names, new.T, strict=True)))
         return here.mean["y"].values, here.sd["y"].values
 
     return predicted
@@ -385,9 +385,13 @@ def of_botorch(x: Array, y: Array, new: Array) -> tuple[Array, Array]:
     return law.mean[:, 0].detach().numpy(), law.variance[:, 0].sqrt().detach().numpy()
 
 
-def methods(slow: bool) -> dict[str, Method]:
+def methods(slow: bool, kernel: uq.RadialKernel) -> dict[str, Method]:
     """Return what is compared, `auto` first."""
-    found = {"auto": of_uqms("auto"), "given": of_uqms("given"), "scikit-learn": in_unit_cube(of_sklearn)}
+    found = {
+        "auto": of_uqms("auto", kernel),
+        "given": of_uqms("given", kernel),
+        "scikit-learn": in_unit_cube(of_sklearn),
+    }
     return {**found, "BoTorch": in_unit_cube(of_botorch)} if slow and find_spec("botorch") else found
 
 
@@ -429,9 +433,10 @@ def main() -> int:
     parser.add_argument("--half", choices=("seen", "unseen"), help="one half of the kinds only")
     parser.add_argument("--designs", type=int, help="problems of each kind")
     parser.add_argument("--only", nargs="+", default=[], help="names of kinds")
+    parser.add_argument("--kernel", default="Matern52", help="of uqms, such as SquaredExponential")
     options = parser.parse_args()
     designs = options.designs or (4 if options.quick else 20)
-    every, aims = methods(slow=not options.quick), list[Aim]()
+    every, aims = methods(not options.quick, getattr(uq, options.kernel)()), list[Aim]()
     for half in [options.half] if options.half else list(KINDS):
         pooled: list[Scored] = []
         ratios: list[float] = []

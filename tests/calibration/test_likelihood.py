@@ -9,6 +9,7 @@ from calibration.problems import compiled_at, dense_covariance, given_surrogate,
 from scipy.stats import multivariate_normal
 
 import uqms as uq
+from uqms.calibration.likelihood import compress, right_factor
 from uqms.surrogates import GaussianProcessSurrogate
 
 # Random problems have random data, of which the prior may well say that they are impossible.
@@ -310,3 +311,24 @@ def test_scalars_with_scores_in_common_have_one_error() -> None:
     assert np.linalg.matrix_rank(error, tol=1e-9 * error.max()) == 2
     expected = multivariate_normal(mean, error + np.diag(sd**2)).logpdf(observations.value)
     assert problem.log_likelihood({"a": 0.93, "b": 0.04}) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_latents_of_truncation_do_not_depend_on_the_signs_of_singular_vectors(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine's LAPACK returns either sign; with it a latent number would mean something else there."""
+    rng, svd = np.random.default_rng(seed), np.linalg.svd
+    factor = rng.normal(size=(9, 4))
+    before = compress(factor), right_factor(factor)
+    np.testing.assert_allclose(before[0] @ before[0].T, factor @ factor.T, rtol=1e-12, atol=1e-12)
+
+    def turned(a: np.ndarray, full_matrices: bool) -> tuple[np.ndarray, ...]:
+        left, singular, right = svd(a, full_matrices=full_matrices)
+        signs = rng.choice([-1.0, 1.0], len(singular))
+        signs[0] = -1.0
+        return left * signs, singular, right * signs[:, None]
+
+    monkeypatch.setattr(np.linalg, "svd", turned)
+    np.testing.assert_allclose(compress(factor), before[0], rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(right_factor(factor), before[1], rtol=1e-12, atol=1e-13)

@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 
 import uqms as uq
-from uqms.surrogates.suggestions import gain_of_logarithm
+from uqms.surrogates.suggestions import ROUNDING, TRIED, gain_of_logarithm
 
 SPACE = uq.ParameterSpace(k=uq.Uniform(0.1, 2.0), v=uq.Uniform(1.0, 5.0))
 DESIGN = uq.sobol(SPACE, 40, rng=1)
@@ -65,3 +65,25 @@ def test_nothing_is_suggested_where_it_is_of_no_use() -> None:
 def test_processes_with_noise_are_left_alone() -> None:
     y = np.exp(-8.0 * K) * (1.0 + 0.1 * np.random.default_rng(1).standard_normal(40))
     assert isinstance(uq.leave_one_out(fitted(y, noise="fitted")).suggestions, tuple)
+
+
+def test_what_a_curve_lost_to_rounding_is_not_judged() -> None:
+    """Its values are put together from scores: below a millionth of the largest one, their sign is chance."""
+    t = np.linspace(0.0, 12.0, 7)
+    lost = np.exp(-16.0 * t) * 1e-3
+    curve = xr.DataArray(DECAY[:, None] ** 0.7 * (1.0 + 0.1 * np.sin(t) * K[:, None]) * np.where(t > 6.0, lost, 1.0))
+    curve = curve.rename(dim_0="run", dim_1="t").assign_coords(t=t)
+    surrogate = fitted(curve)
+    observed = uq.leave_one_out(surrogate).observed["y"].values
+    assert gain_of_logarithm(surrogate.domain, surrogate.process.x, np.where(t > 6.0, -1e-9, observed)) is None
+    (words,) = uq.leave_one_out(surrogate).suggestions
+    told = gain_of_logarithm(surrogate.domain, surrogate.process.x, observed[:, t < 6.1], ROUNDING)
+    assert f"by {told.nats:.1f} nats" in words
+
+
+def test_of_many_outputs_the_worst_are_tried() -> None:
+    runs = uq.ensemble.build(DESIGN, {f"y{i}": DECAY ** (0.9 + 0.05 * i) for i in range(TRIED + 2)}, space=SPACE)
+    *_, last = uq.leave_one_out(
+        uq.GaussianProcess(hyperparameters="point", scalars="independent").fit(runs)
+    ).suggestions
+    assert last == f"the logarithm was tried for the {TRIED} outputs with the lowest Q², of {TRIED + 2}"

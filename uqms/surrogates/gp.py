@@ -38,7 +38,7 @@ from uqms.surrogates.input_scales import chosen_scales
 from uqms.surrogates.jax_kernel import JaxKernel
 from uqms.surrogates.jax_process import JaxScores
 from uqms.surrogates.kernel_files import description_of
-from uqms.surrogates.kernels import Kernel, Matern52, SquaredExponential, Stationary
+from uqms.surrogates.kernels import Kernel, Matern52, Stationary
 from uqms.surrogates.left_out import left_out_scores, truncation_share
 from uqms.surrogates.outputs import (
     Curve,
@@ -310,7 +310,7 @@ class GaussianProcess:
             missing.append(lacking)
         kernel, other = self.kernel, {}
         if self.scales == "auto" and self.mean is None and isinstance(kernel, Stationary | Adapted):
-            if not isinstance(kernel, SquaredExponential):  # with learned directions it claims far too much
+            if kernel.adapts:
                 kernel = OneOf.that_adapts(kernel, box.d)
             if choose_inputs:
                 probability = partial(self._probability, kernel, bases, np.hstack(scores))

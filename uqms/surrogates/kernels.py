@@ -101,6 +101,8 @@ class Kernel(ABC):
 
     exchangeable: ClassVar[bool] = False
     """Whether the kernel treats all inputs alike, so that they may be re-ordered."""
+    adapts: ClassVar[bool] = True
+    """Whether `GaussianProcess()` may learn directions and an amplitude with it; smooth ones are overconfident then."""
     plain: ClassVar[bool] = True
     """Whether inputs are seen as they are, and the correlation of each with itself is 1; see `seen`."""
 
@@ -384,6 +386,7 @@ class SquaredExponential(RadialKernel):
     """
 
     code: ClassVar[int] = 0
+    adapts: ClassVar[bool] = False
 
     def radial(self, r2: float) -> tuple[float, float]:
         """Return kappa and g."""

@@ -18,11 +18,12 @@ from uqms.surrogates.gp import GaussianProcess
 from uqms.surrogates.outputs import Scalar
 from uqms.surrogates.training import subset
 
-__all__ = ["ROUNDING", "Gain", "gain_of_logarithm"]
+__all__ = ["ROUNDING", "TRIED", "Gain", "gain_of_logarithm"]
 
 ROUNDING = 1e-6  # of an output's largest value: a curve that is put together from its scores is so far off
 SPREAD = 10.0  # largest over smallest value, above which the logarithm is tried
-COLUMNS, RUNS = 3, 100  # coordinates of a curve, and runs, that are looked at
+COLUMNS, RUNS = 3, 60  # coordinates of a curve, and runs, that are looked at
+TRIED = 6  # outputs of a surrogate at most, those that are predicted worst
 CLEAR, LEAST = 3.0, 0.1  # standard errors, and nats, from which on a gain is told
 
 

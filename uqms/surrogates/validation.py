@@ -36,7 +36,7 @@ from uqms.surrogates.physics import lifted
 from uqms.surrogates.process import ScoreProcess, Scores, root_at
 from uqms.surrogates.protocol import Surrogate, fixed_rows
 from uqms.surrogates.reference import BINS, LEVELS, JointLaw, Part, compared
-from uqms.surrogates.suggestions import gain_of_logarithm
+from uqms.surrogates.suggestions import ROUNDING, TRIED, gain_of_logarithm
 from uqms.surrogates.transforms import Identity, check_values
 
 __all__ = ["Settings", "Validation", "held_out", "judged_runs", "k_fold", "leave_one_out", "without"]
@@ -306,21 +306,26 @@ def leave_one_out(surrogate: GaussianProcessSurrogate | MultiFidelitySurrogate, 
 
 def _suggestions(surrogate: GaussianProcessSurrogate, found: Validation) -> tuple[str, ...]:
     """Return other settings that were measured to predict the runs better, of outputs that leave something to gain."""
+    q2, off = found.table["q2"], {*found.doubts, *found.too_wide}
+    eligible = [
+        basis
+        for basis in surrogate.bases
+        if (basis.name in off or q2[basis.name] < ACCURATE) and isinstance(basis.layout.transform, Identity)
+    ]
+    worst = sorted(eligible, key=lambda basis: float(q2[basis.name]))[:TRIED]
     words = []
-    for basis in surrogate.bases:
+    for basis in worst:
         name = basis.name
-        open_ = name in {*found.doubts, *found.too_wide} or found.table["q2"][name] < ACCURATE
-        if not open_ or not isinstance(basis.layout.transform, Identity):
-            continue
-        gain = gain_of_logarithm(
-            surrogate.domain, surrogate.process.x, found.observed[name].values.reshape(surrogate.runs, -1)
-        )
+        values, rounding = found.observed[name].values.reshape(surrogate.runs, -1), ROUNDING if basis.dims else 0.0
+        gain = gain_of_logarithm(surrogate.domain, surrogate.process.x, values, rounding)
         if gain is not None and gain.clear:
             setting = f"uq.{'Curve' if basis.dims else 'Scalar'}(transform='log')"
             words.append(
                 f"the logarithm of {name!r} predicts left-out runs better, by {gain.nats:.1f} nats per value "
                 f"(standard error {gain.se:.1f}): uq.GaussianProcess(outputs={{{name!r}: {setting}}})"
             )
+    if words and len(worst) < len(eligible):
+        words.append(f"the logarithm was tried for the {len(worst)} outputs with the lowest Q², of {len(eligible)}")
     return tuple(words)
 
 
