@@ -113,10 +113,12 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.simulators import UMBridgeSimulator as UMBridgeSimulator
     from uqms.simulators import serve as serve
     from uqms.surrogates import Adapted as Adapted
+    from uqms.surrogates import Chain as Chain
     from uqms.surrogates import Curve as Curve
     from uqms.surrogates import EventProbability as EventProbability
     from uqms.surrogates import GaussianProcess as GaussianProcess
     from uqms.surrogates import JaxKernel as JaxKernel
+    from uqms.surrogates import Link as Link
     from uqms.surrogates import LocalGaussianProcess as LocalGaussianProcess
     from uqms.surrogates import Log as Log
     from uqms.surrogates import Logit as Logit
@@ -155,6 +157,7 @@ __all__ = [
     "BinomialNoise",
     "Box",
     "Calibration",
+    "Chain",
     "Condition",
     "Curve",
     "CustomNoise",
@@ -176,6 +179,7 @@ __all__ = [
     "JaxKernel",
     "Laplace",
     "LatentOutput",
+    "Link",
     "LocalGaussianProcess",
     "Log",
     "LogNormal",
@@ -325,10 +329,12 @@ _NAMES: dict[str, tuple[str, ...]] = {
     ),
     "surrogates": (
         "Adapted",
+        "Chain",
         "Curve",
         "EventProbability",
         "GaussianProcess",
         "JaxKernel",
+        "Link",
         "LocalGaussianProcess",
         "Log",
         "Logit",

@@ -46,6 +46,7 @@ from uqms.calibration._blas import factor, gemm, inverted, solve_lower
 from uqms.calibration._spectral import spectral_grams, spectral_grams_reverse
 from uqms.calibration._terms import terms, terms_reverse
 from uqms.calibration.blocks import view
+from uqms.surrogates.fused_transforms import respond
 from uqms.surrogates.kernels import FAST
 
 __all__ = [
@@ -137,25 +138,6 @@ def collapse(data: Array, z: Array, value: Array, squares: Array) -> None:
         c = int(row_cell[r])
         off = z[r] - value[c]
         squares[int(group[c])] += off * off / row_variance[r]
-
-
-@native(F, A1, I, F, A1)
-def _respond(response: Array, c: int, s: float, slopes: Array) -> float:
-    """Return the output f(s) of row c in the unit of its noise, and fill its first and second derivative by s."""
-    kind = response[3 * c]
-    if kind == 1.0:
-        slopes[0] = slopes[1] = math.exp(s)
-        return float(slopes[0])
-    if kind == 2.0:
-        low, high = response[3 * c + 1], response[3 * c + 2]
-        far = math.exp(-abs(s))
-        near = 1.0 / (1.0 + far)
-        slopes[0] = (high - low) * far * near * near
-        slopes[1] = slopes[0] * (1.0 - far) * near * (-1.0 if s > 0.0 else 1.0)
-        part = (high - low) * far * near
-        return float(high - part if s > 0.0 else low + part)
-    slopes[0], slopes[1] = 1.0, 0.0
-    return s
 
 
 # --- the noise --------------------------------------------------------------------------------------------------------
@@ -932,7 +914,7 @@ def _rows(
                 s += basis[c, j] * mean[k, j]
             f[c] = s
             s *= factors[c]
-            X[c, q + t] = value[c] - (_respond(response, c, s, slopes) if len(response) else s)
+            X[c, q + t] = value[c] - (respond(response, c, s, slopes) if len(response) else s)
             slope[c] = slopes[0]
             gain = factors[c] * slope[c]
             for j in range(q):
@@ -1083,7 +1065,7 @@ def gaussian(
                 for j in range(t):
                     error_bar += X_bar[c, q + j] * truncation[c, j]
             if len(response):
-                _respond(response, c, factors[c] * f[c], slopes)
+                respond(response, c, factors[c] * f[c], slopes)
                 bent = (factors[c] * error_bar + slope_bar[c]) * slopes[1]
                 s_bar += bent
                 for j in range(q):

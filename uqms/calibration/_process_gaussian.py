@@ -28,7 +28,9 @@ from uqms.calibration._gaussian import (
 )
 from uqms.calibration._mean_slopes import score_slopes, score_slopes_reverse
 from uqms.calibration.blocks import view
-from uqms.surrogates.fused import HEADER, forward, reverse
+from uqms.surrogates.fused import HEADER
+from uqms.surrogates.fused_calls import score_forward, score_reverse
+from uqms.surrogates.fused_chain import chain_size, linked_forward, linked_reverse
 
 __all__ = ["Problem", "at", "process_gaussian"]
 
@@ -39,7 +41,7 @@ class Problem(NamedTuple):
     Attributes
     ----------
     process, data
-        Surrogate and measurements, see `blocks.Data`.
+        Surrogate (`ScoreProcess.flat`, or `ChainError.flat` of several that are linked) and measurements, see `blocks.Data`.
     shared
         Features of the error that inputs share (`SharedError.flat`).
     columns
@@ -53,22 +55,6 @@ class Problem(NamedTuple):
 
 
 PROCESS, DATA, FEATURE_BLOCK, COLUMNS = range(len(Problem._fields))
-
-
-@native(NONE, A1, I, I, A2, A1, A2, A2, A2, A2)
-def score_forward(
-    block: Array, h: int, j: int, u: Array, mean: Array, covariance: Array, kg: Array, t: Array, v: Array
-) -> None:
-    """Call `forward`, which is compiled with its callers."""
-    forward(block, h, j, u, mean, covariance, kg, t, v)
-
-
-@native(NONE, A1, I, I, A2, A2, A2, A2, A1, A2, A2)
-def score_reverse(
-    block: Array, h: int, j: int, u: Array, kg: Array, t: Array, v: Array, mean_bar: Array, cov_bar: Array, u_bar: Array
-) -> None:
-    """Call `reverse`."""
-    reverse(block, h, j, u, kg, t, v, mean_bar, cov_bar, u_bar)
 
 
 @deferred(NONE, A1, I, A1, A1, A2, A2, A3)
@@ -169,7 +155,9 @@ def process_gaussian(block: Array, u: Array, phi: Array, z: Array, u_bar: Array,
         np.empty((q, inputs, b)),
     )
     kg, t = of_runs[0], of_runs[1]
+    linked = n == 0  # the block of a chain
     kept = np.empty((2 * o * q, K, n) if o else (0, 0, 0))
+    of_chain = np.empty(chain_size(process, K) if linked else 0)
     work = np.empty(features_size(shared, K, q, n, b) if form == FEATURES else 0)
     top, norm = -np.inf, 0.0
     for k in range(K):
@@ -180,6 +168,8 @@ def process_gaussian(block: Array, u: Array, phi: Array, z: Array, u_bar: Array,
     for h in range(draws):
         if form == FEATURES:
             features(process, shared, h, u, parts, work)
+        elif linked:
+            linked_forward(process, h, u, parts, of_chain)
         else:
             _joint_error(process, h, form, u, parts, covariance, kg, t, v)
         if o:
@@ -194,6 +184,8 @@ def process_gaussian(block: Array, u: Array, phi: Array, z: Array, u_bar: Array,
                 part[k, c] = 0.0
         if form == FEATURES:
             features_reverse(process, shared, h, u, parts, parts_bar, work, part)
+        elif linked:
+            linked_reverse(process, h, u, parts_bar, of_chain, part)
         else:
             _joint_error_reverse(process, h, form, u, parts_bar, covariance, kg, t, v, part)
         if o:

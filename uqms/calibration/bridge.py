@@ -891,7 +891,7 @@ def hyperparameters(problem: "SingleCalibration", values: Mapping[str, Any]) -> 
 
 def shared_block(problem: "SingleCalibration") -> Any:
     """Return surrogate and data as one shared array for `PROCESS_GAUSSIAN`; None where that does not serve."""
-    if problem.process is None:
+    if problem.compiled_error is None:
         return None
     return pytensor.shared(block_of(problem), name="surrogate_and_data")
 

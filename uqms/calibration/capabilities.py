@@ -8,8 +8,9 @@ would be missed after the sampling; `problem.limitations` has all rows that appl
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, final
+from typing import TYPE_CHECKING, Any, Literal, Protocol, final
 
+from uqms._typing import Array, Ints
 from uqms.calibration.direct import has_derivative, is_exact
 from uqms.errors import PACKAGE, CapabilityWarning, ConformanceError, InputError
 from uqms.surrogates.process import ScoreProcess
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LIMITS",
     "SETTINGS",
+    "CompiledError",
     "Features",
     "Kind",
     "Limit",
@@ -74,6 +76,18 @@ SETTINGS: Mapping[str, tuple[frozenset[Kind], str]] = {
     "without_data": (POPULATION, "It is for a population: Calibration(..., population=uq.Population(...))."),
     "population": (POPULATION, "Several surrogates with populations are not joined; calibrate one at a time."),
 }
+
+
+class CompiledError(Protocol):
+    """Mean and joint error of scores as numbers that the compiled likelihood reads."""
+
+    def select(self, scores: Ints) -> "CompiledError":
+        """Return that of some of the scores."""
+        ...
+
+    def flat(self) -> Array:
+        """Return the numbers."""
+        ...
 
 
 def compiled_process(surrogate: Surrogate) -> ScoreProcess | None:

@@ -291,7 +291,7 @@ def target(whole: Problem) -> Target | None:
         return None
     problem = pieces[0].problem
     names = tuple(problem.priors)
-    if problem.process is None or not problem.closed_form:
+    if problem.compiled_error is None or not problem.closed_form:
         return None
     if problem.fixed or problem.uncertain or not problem.conditioned_prior.plain:
         return None
@@ -300,7 +300,7 @@ def target(whole: Problem) -> Target | None:
         return None
     cells, noise = problem.cells, problem.noise
     # Numbers that no parameter changes are summed up where that is possible; the Jacobian of the data's scale is one.
-    likelihood = reduced(cells, noise, problem.condition_names) or problem.gaussian
+    likelihood = reduced(cells, noise, problem.condition_names, problem.correlated_scores) or problem.gaussian
     found = Target(
         names=names,
         priors=np.array(priors),

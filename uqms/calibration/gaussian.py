@@ -31,12 +31,12 @@ from uqms.calibration._gaussian import (
     SPECTRAL,
 )
 from uqms.calibration._terms import EXPONENTIAL
+from uqms.calibration.capabilities import CompiledError
 from uqms.calibration.discrepancy import NOISE, ORTHOGONAL
 from uqms.calibration.likelihood import Cells, NoiseGroups, compress, dense
 from uqms.calibration.spectral import spectra
 from uqms.parameters import Prior
 from uqms.surrogates.outputs import Decoder
-from uqms.surrogates.process import ScoreProcess
 
 if TYPE_CHECKING:
     from uqms.calibration.single import SingleCalibration
@@ -449,14 +449,14 @@ def _along(cells: Cells, noise: NoiseGroups, condition_names: tuple[str, ...], s
 def block_of(problem: "SingleCalibration", likelihood: GaussianLikelihood | None = None) -> Array:
     """Return the block that `_process_gaussian` reads; `likelihood` takes the place of the problem's own."""
     likelihood = problem.gaussian if likelihood is None else likelihood
-    domain, process = problem.surrogate.domain, problem.process
+    domain, process = problem.surrogate.domain, problem.compiled_error
     assert process is not None
     columns = [domain.names.index(name) for name in problem.parameters] if likelihood.slopes else []
     return process_block(process.select(problem.cells.used), likelihood, columns=columns)
 
 
 def process_block(
-    process: ScoreProcess, likelihood: GaussianLikelihood, shared: Array | None = None, columns: Sequence[int] = ()
+    process: CompiledError, likelihood: GaussianLikelihood, shared: Array | None = None, columns: Sequence[int] = ()
 ) -> Array:
     """Return the block of a process and data; `shared` are the numbers of `SharedError.flat`."""
     from uqms.calibration import _process_gaussian  # compiled when it is imported

@@ -153,8 +153,13 @@ class Observations:
                     f"Observations: row {wrong[0]} has {self.trials[wrong[0]]:g} trials; give a whole number from 1 on."
                 )
         for name, column in self.conditions.items():
-            if not np.isfinite(column).all():
-                row = int(np.flatnonzero(~np.isfinite(column))[0])
+            unknown = ~np.isfinite(column)
+            # An output of another scale may not depend on the condition; whether it does, the surrogate knows.
+            absent = [one for one in self.outputs if np.isnan(column[self.output == one]).all()]
+            if len(absent) < len(self.outputs):
+                unknown &= ~np.isin(self.output, absent)
+            if unknown.any():
+                row = int(np.flatnonzero(unknown)[0])
                 raise DataError(
                     f"Observations: condition {name!r} of row {row} is {column[row]}; it must be known. "
                     "Fill it in, or leave the row out."

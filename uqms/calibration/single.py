@@ -18,7 +18,7 @@ from uqms._threads import single_threaded
 from uqms._typing import Array, ArrayLike, Ints, RandomState, as_generator
 from uqms.calibration import _mean_slopes
 from uqms.calibration.base import MASS_CUT_LIMIT, Derived, DerivedQuantities, Expansion, Piece
-from uqms.calibration.capabilities import Kind, compiled_process
+from uqms.calibration.capabilities import CompiledError, Kind, compiled_process
 from uqms.calibration.conditioned import ConditionedPrior
 from uqms.calibration.constraints import read_constraints
 from uqms.calibration.density import (
@@ -41,6 +41,7 @@ from uqms.calibration.observations import Measured, Observations, observations_o
 from uqms.calibration.problem import Calibration
 from uqms.calibration.realisation import Realisation, Runs, runs_of, warn_if_correlation_changes, warn_if_not_normal
 from uqms.calibration.samplers import Sampler
+from uqms.calibration.scales import warn_of_uninformed, with_all_conditions
 from uqms.calibration.sharing import together
 from uqms.calibration.success import read_success
 from uqms.calibration.truncation import check_known_noise
@@ -147,8 +148,10 @@ class SingleCalibration(Calibration):
         known = {*self.space.names, *self.fixed}
         self.condition_names = tuple(name for name in surrogate.domain.names if name not in known)
         observations = observations_of(observations, surrogate.layouts, self.condition_names, missing)
+        observations = with_all_conditions(surrogate, observations, self.condition_names)
         self.observations: Observations = observations
         self._check_parameters()
+        warn_of_uninformed(surrogate, observations, self.parameters)
         runs = runs_of(observations, realisation, surrogate)
         units = self._units(observations)
         self.cells, self.noise = arrange(surrogate, observations, noise, self.condition_names, runs, units)
@@ -543,6 +546,13 @@ class SingleCalibration(Calibration):
         """
         known = self.realisation is None and self.cells.by_input is None
         return compiled_process(self.surrogate) if known else None
+
+    @property
+    def compiled_error(self) -> CompiledError | None:
+        """What compiled code reads of the mean and joint error of the scores: of a process, or of a chain of them."""
+        orthogonal = any(term.role == ORTHOGONAL for term in self.noise.terms)  # asks for slopes of one process
+        known = self.realisation is None and self.cells.by_input is None and not orthogonal
+        return self.process or (getattr(self.surrogate, "compiled_error", None) if known else None)
 
     @property
     def used(self) -> Ints:

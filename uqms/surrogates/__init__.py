@@ -1,6 +1,7 @@
 """Gaussian-process surrogates: settings, fitted values, prediction and validation."""
 
 from uqms.surrogates.adapted import Adapted
+from uqms.surrogates.chain import Chain, Link
 from uqms.surrogates.classification import EventProbability, FittedProbability, SuccessProbability, reliability
 from uqms.surrogates.comparison import Comparison, compare_surrogates
 from uqms.surrogates.convert import from_gpytorch
@@ -42,6 +43,7 @@ from uqms.surrogates.validation import Validation, held_out, k_fold, leave_one_o
 
 __all__ = [
     "Adapted",
+    "Chain",
     "Comparison",
     "Curve",
     "Decoder",
@@ -58,6 +60,7 @@ __all__ = [
     "Layout",
     "LearningCurve",
     "LeftOutRuns",
+    "Link",
     "LocalGaussianProcess",
     "LocalGaussianProcessSurrogate",
     "Log",

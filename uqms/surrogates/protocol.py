@@ -12,7 +12,7 @@ from uqms.parameters import Box
 from uqms.surrogates.outputs import Decoder, InputDecoder, Layout
 from uqms.surrogates.process import Scores
 
-__all__ = ["FunctionDraws", "Surrogate", "check_fixed_rows", "depends_on_input", "fixed_rows"]
+__all__ = ["FunctionDraws", "Surrogate", "check_fixed_rows", "depends_on_input", "fixed_rows", "inputs_of"]
 
 
 @runtime_checkable
@@ -84,6 +84,12 @@ def depends_on_input(surrogate: Surrogate, output: str) -> bool:
     layout = surrogate.layouts[output]
     first = {dim: np.asarray(layout.coords[dim], dtype=np.float64)[:1] for dim in layout.dims}
     return isinstance(surrogate.decode(output, first or None), InputDecoder)
+
+
+def inputs_of(surrogate: Surrogate, output: str) -> tuple[str, ...]:
+    """Return the inputs that an output depends on: all, unless the surrogate says otherwise, as a chain does."""
+    found: tuple[str, ...] = getattr(surrogate, "inputs_of", lambda _: surrogate.domain.names)(output)
+    return found
 
 
 def fixed_rows(surrogate: Surrogate, output: str, coords: Mapping[str, ArrayLike] | None = None) -> Decoder:

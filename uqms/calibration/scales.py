@@ -1,0 +1,82 @@
+"""Measurements of one scale among those of several: conditions that an output does not depend on, and what none informs.
+
+In a chain of surrogates the cell's outputs do not depend on the tissue's conditions, so that a measurement of the cell
+has none of them. It is put to the experiment of another output that has the same conditions otherwise, where there is
+one: the cell there is the same.
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from uqms._typing import Array
+from uqms.calibration.observations import Observations
+from uqms.errors import PACKAGE, DataError, DataWarning
+from uqms.surrogates.protocol import Surrogate, inputs_of
+
+__all__ = ["warn_of_uninformed", "with_all_conditions"]
+
+
+def with_all_conditions(surrogate: Surrogate, observations: Observations, names: Sequence[str]) -> Observations:
+    """Return observations with a number for each condition, where an output that has none does not depend on it.
+
+    Raises
+    ------
+    DataError
+        When it does depend on it.
+    """
+    outputs = [one for one in observations.outputs if one in surrogate.layouts]
+    free = {one: set(names) - set(inputs_of(surrogate, one)) for one in outputs}
+    nothing = np.full(len(observations), np.nan)
+    columns = {name: np.array(observations.conditions.get(name, nothing)) for name in names}
+    for name, column in columns.items():
+        lacking = [one for one in outputs if np.isnan(column[observations.output == one]).all()]
+        if wrong := [one for one in lacking if name not in free[one]]:
+            if name in observations.conditions:
+                raise DataError(
+                    f"Observations of {wrong[0]!r} have no condition {name!r}, on which it depends. Give it a column: "
+                    "Observations.from_table(..., conditions=[...])."
+                )
+            return observations  # the general message names all that is missing
+    if not any(np.isnan(column).any() for column in columns.values()):
+        return observations
+    table = np.column_stack(list(columns.values()))
+    whole = np.flatnonzero(~np.isnan(table).any(axis=1))
+    box = surrogate.domain
+    middle = box.from_unit(np.full(box.d, 0.5))[[box.names.index(name) for name in names]]
+    for row in np.flatnonzero(np.isnan(table).any(axis=1)):
+        table[row] = _filled(table[row], table[whole], middle)
+    conditions = dict(zip(names, table.T, strict=True))
+    return replace(observations, conditions={**observations.conditions, **conditions})
+
+
+def _filled(row: Array, whole: Array, middle: Array) -> Array:
+    known = ~np.isnan(row)
+    same = np.flatnonzero((whole[:, known] == row[known]).all(axis=1))
+    return np.where(known, row, whole[same[0]] if len(same) else middle)
+
+
+def warn_of_uninformed(surrogate: Surrogate, observations: Observations, parameters: Sequence[str]) -> None:
+    """Name parameters that no measured output depends on.
+
+    Warns
+    -----
+    DataWarning
+        The posterior of such a parameter is its prior.
+    """
+    informed = {name for output in observations.outputs for name in inputs_of(surrogate, output)}
+    if alone := [name for name in parameters if name not in informed]:
+        members = sorted({output.split(".")[0] for output in surrogate.layouts} - _members(observations))
+        warnings.warn(
+            f"No measured output depends on {', '.join(alone)}: the posterior of these is their prior. They belong to "
+            f"{', '.join(members)}, of which nothing was measured. Measure an output there, or give "
+            "fixed={name: value}.",
+            DataWarning,
+            skip_file_prefixes=PACKAGE,
+        )
+
+
+def _members(observations: Observations) -> set[str]:
+    return {output.split(".")[0] for output in observations.outputs}
