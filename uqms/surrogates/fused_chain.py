@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["chain_block", "chain_scores", "chain_scores_reverse", "chain_size", "linked_forward", "linked_reverse"]
 
 COUNTS, USE, FUNCTION, SOURCE, OWN, PORT = 9, 11, 7, 3, 9, 15
+PARTS = 8  # arrays of a use
 ROOT3 = math.sqrt(3.0)
 
 
@@ -172,9 +173,11 @@ def _places(block: Array, K: int, of_uses: Ints, of_functions: Ints) -> int:
     for m in range(M):
         row = int(block[c + 5]) + m * USE
         d, q, L = int(block[row + 1]), int(block[row + 3]), int(block[row + 6])
-        sizes = (K * d, K * 2 * L * d, K * L, K * 2 * L * L, K * L * R, K * L * L, K * q * L)
-        for i in range(7):
-            of_uses[m * 7 + i] = total
+        n = int(block[int(block[c + 6]) + int(block[row]) * FUNCTION + 3])
+        outer = K * 2 * L
+        sizes = (K * d, outer * d, K * L, outer * L, K * L * R, K * L * L, K * q * L, q * outer * n)
+        for i in range(PARTS):
+            of_uses[m * PARTS + i] = total
             total += sizes[i]
     for f in range(F):
         row = int(block[c + 6]) + f * FUNCTION
@@ -191,7 +194,7 @@ def _places(block: Array, K: int, of_uses: Ints, of_functions: Ints) -> int:
 def chain_size(block: Array, K: int) -> int:
     """Return how many numbers `linked_forward` needs room for."""
     c = HEADER + int(block[0])
-    return _places(block, K, np.empty(7 * int(block[c + 2]), np.int64), np.empty(5 * int(block[c + 3]), np.int64))
+    return _places(block, K, np.empty(PARTS * int(block[c + 2]), np.int64), np.empty(5 * int(block[c + 3]), np.int64))
 
 
 @compiled
@@ -208,21 +211,12 @@ def _factor(P: Array, C: Array) -> None:
             C[i, j] = math.sqrt(max(s, 1e-300)) if i == j else s / C[j, j]
 
 
-@compiled
-def _means(block: Array, h: int, q: int, n: int, x: Array, mean: Array, kg: Array, column: Array) -> None:
-    """Fill mean (q,) at one input x (1, d)."""
-    nothing = np.empty((0, 0))
-    for j in range(q):
-        score_forward(block, h, j, x, column, nothing, kg, nothing, nothing)
-        mean[j] = column[0]
-
-
 @deferred(NONE, A1, I, A2, A1, A1)
 def linked_forward(block: Array, h: int, u: Array, parts: Array, work: Array) -> None:
     """Fill the mean (K q,) and the joint covariance (K q, K q) of the used scores at u (K, d), and the room."""
     c, K = HEADER + int(block[0]), u.shape[0]
     Q, R, M, F = int(block[c]), int(block[c + 1]), int(block[c + 2]), int(block[c + 3])
-    of_uses, of_functions = np.empty(7 * M, np.int64), np.empty(5 * F, np.int64)
+    of_uses, of_functions = np.empty(PARTS * M, np.int64), np.empty(5 * F, np.int64)
     _places(block, K, of_uses, of_functions)
     mean = work[: K * Q].reshape(K, Q)
     T = work[K * Q : K * Q + K * Q * R].reshape(K, Q, R)
@@ -238,7 +232,7 @@ def linked_forward(block: Array, h: int, u: Array, parts: Array, work: Array) ->
         f, d, first, q = int(block[row]), int(block[row + 1]), int(block[row + 2]), int(block[row + 3])
         owns, own_at, L, ports_at = int(block[row + 4]), int(block[row + 5]), int(block[row + 6]), int(block[row + 7])
         time = int(block[row + 8])
-        at = of_uses[m * 7 : m * 7 + 7]
+        at = of_uses[m * PARTS : (m + 1) * PARTS]
         v = work[at[0] : at[0] + K * d].reshape(K, d)
         outer = work[at[1] : at[1] + K * 2 * L * d].reshape(K, 2 * L, d)
         y = work[at[2] : at[2] + K * L].reshape(K, L)
@@ -246,7 +240,7 @@ def linked_forward(block: Array, h: int, u: Array, parts: Array, work: Array) ->
         A = work[at[4] : at[4] + K * L * R].reshape(K, L, R)
         C = work[at[5] : at[5] + K * L * L].reshape(K, L, L)
         J = work[at[6] : at[6] + K * q * L].reshape(K, q, L)
-        P = np.empty((L, L))
+        at_outer, slopes_at, P = at[1], at[7], np.empty((L, L))
         for a in range(K):
             for i in range(L):
                 p = ports_at + i * PORT
@@ -316,20 +310,22 @@ def linked_forward(block: Array, h: int, u: Array, parts: Array, work: Array) ->
                     for a in range(K):
                         local[a, first + j, start + j] = covariance[j, time * K + a, o * K + a]
                         local[a, start + j, first + j] = covariance[j, time * K + a, o * K + a]
-        found, kg1, column1, x1 = np.empty((2 * L, q)), np.empty((1, n)), np.empty(1), np.empty((1, d))
+        points, found = K * 2 * L, np.empty((q, K * 2 * L))
+        if L:
+            flat = work[at_outer : at_outer + points * d].reshape(points, d)
+            for j in range(q):
+                kg = work[slopes_at + j * points * n : slopes_at + (j + 1) * points * n].reshape(points, n)
+                score_forward(process, draw, j, flat, found[j], none, kg, none, none)
         for a in range(K):
-            for i in range(2 * L):
-                x1[0] = outer[a, i]
-                _means(process, draw, q, n, x1, found[i], kg1, column1)
             for j in range(q):
                 if L:
                     total = mean[a, first + j] * (1.0 - L / 3.0)
                     for i in range(2 * L):
-                        total += found[i, j] / 6.0
+                        total += found[j, a * 2 * L + i] / 6.0
                     mean[a, first + j] = total
                 # J C = slope: from the last column on, since C is lower triangular.
                 for i in range(L - 1, -1, -1):
-                    s = (found[i, j] - found[L + i, j]) / (2.0 * ROOT3)
+                    s = (found[j, a * 2 * L + i] - found[j, a * 2 * L + L + i]) / (2.0 * ROOT3)
                     for e in range(i + 1, L):
                         s -= J[a, j, e] * C[a, e, i]
                     J[a, j, i] = s / C[a, i, i]
@@ -405,7 +401,7 @@ def linked_reverse(block: Array, h: int, u: Array, parts_bar: Array, work: Array
     """Add to u_bar (K, d) the derivative of what `linked_forward` filled; the room is as that left it."""
     c, K = HEADER + int(block[0]), u.shape[0]
     Q, R, M, F, S = int(block[c]), int(block[c + 1]), int(block[c + 2]), int(block[c + 3]), int(block[c + 4])
-    of_uses, of_functions = np.empty(7 * M, np.int64), np.empty(5 * F, np.int64)
+    of_uses, of_functions = np.empty(PARTS * M, np.int64), np.empty(5 * F, np.int64)
     _places(block, K, of_uses, of_functions)
     T = work[K * Q : K * Q + K * Q * R].reshape(K, Q, R)
     local = work[K * Q + K * Q * R : K * Q + K * Q * R + K * R * R].reshape(K, R, R)
@@ -413,7 +409,7 @@ def linked_reverse(block: Array, h: int, u: Array, parts_bar: Array, work: Array
     N = K * q_used
     bar = parts_bar[N : N + N * N].reshape(N, N)
     mean_bar, T_bar, local_bar = np.zeros((K, Q)), np.zeros((K, Q, R)), np.zeros((K, R, R))
-    slope, slopes, nothing = np.empty(1), np.empty(2), np.empty((0, 0))
+    slope, slopes = np.empty(1), np.empty(2)
     for a in range(K):
         for i in range(q_used):
             mean_bar[a, int(block[used + i])] += parts_bar[a * q_used + i]
@@ -470,7 +466,7 @@ def linked_reverse(block: Array, h: int, u: Array, parts_bar: Array, work: Array
         f, d, first, q = int(block[row]), int(block[row + 1]), int(block[row + 2]), int(block[row + 3])
         owns, own_at, L, ports_at = int(block[row + 4]), int(block[row + 5]), int(block[row + 6]), int(block[row + 7])
         time = int(block[row + 8])
-        at_use = of_uses[m * 7 : m * 7 + 7]
+        at_use = of_uses[m * PARTS : (m + 1) * PARTS]
         outer = work[at_use[1] : at_use[1] + K * 2 * L * d].reshape(K, 2 * L, d)
         y = work[at_use[2] : at_use[2] + K * L].reshape(K, L)
         outer_y = work[at_use[3] : at_use[3] + K * 2 * L * L].reshape(K, 2 * L, L)
@@ -504,17 +500,17 @@ def linked_reverse(block: Array, h: int, u: Array, parts_bar: Array, work: Array
             symmetric = 0.5 * (own_bar[j] + own_bar[j].T)
             score_reverse(process, draw, j, x, kg, t, trend, means_bar, symmetric, x_bar)
         v_bar = x_bar[time * K : (time + 1) * K]
-        outer_bar, x1, kg1, column1 = np.zeros((2 * L, d)), np.empty((1, d)), np.empty((1, n)), np.empty(1)
-        t1, trend1, zero1, bar1, x1_bar = np.zeros((1, n)), np.zeros((1, b)), np.zeros((1, 1)), np.empty(1), np.empty((1, d))
-        J_bar, slope_bar, A_bar = np.empty((q, L)), np.empty((L, q)), np.empty((L, R))
-        C_bar, P_bar, half, y_bar = np.empty((L, L)), np.empty((L, L)), np.empty((L, L)), np.empty(L)
-        for a in range(K):
-            if L == 0:
+        if L == 0:
+            for a in range(K):
                 for i in range(owns):
                     p = own_at + i * OWN
                     _own(block[p : p + OWN], u[a, int(block[p + 1])], slope)
                     u_bar[a, int(block[p + 1])] += v_bar[a, int(block[p])] * slope[0]
-                continue
+            continue
+        points = K * 2 * L
+        A_bars, C_bars, found_bar = np.empty((K, L, R)), np.empty((K, L, L)), np.empty((q, points))
+        J_bar, slope_bar = np.empty((q, L)), np.empty((L, q))
+        for a in range(K):
             C = C_all[a]
             for j in range(q):
                 for i in range(L):
@@ -527,7 +523,7 @@ def linked_reverse(block: Array, h: int, u: Array, parts_bar: Array, work: Array
                     s = 0.0
                     for j in range(q):
                         s += J[a, j, i] * T_bar[a, first + j, e]
-                    A_bar[i, e] = s
+                    A_bars[a, i, e] = s
             for j in range(q):  # slope_bar = C^-1 J_bar'
                 for i in range(L):
                     s = J_bar[j, i]
@@ -539,17 +535,20 @@ def linked_reverse(block: Array, h: int, u: Array, parts_bar: Array, work: Array
                     s = 0.0
                     for j in range(q):
                         s -= J[a, j, i] * slope_bar[k, j]
-                    C_bar[i, k] = s
-                y_bar[i] = 0.0
+                    C_bars[a, i, k] = s
             for i in range(2 * L):
-                x1[0] = outer[a, i]
-                x1_bar[0] = 0.0
                 for j in range(q):
-                    score_forward(process, draw, j, x1, column1, nothing, kg1, nothing, nothing)
-                    sign = 1.0 if i < L else -1.0
-                    bar1[0] = mean_bar[a, first + j] / 6.0 + sign * slope_bar[i % L, j] / (2.0 * ROOT3)
-                    score_reverse(process, draw, j, x1, kg1, t1, trend1, bar1, zero1, x1_bar)
-                outer_bar[i] = x1_bar[0]
+                    s = slope_bar[i % L, j] / (2.0 * ROOT3)
+                    found_bar[j, a * 2 * L + i] = mean_bar[a, first + j] / 6.0 + (s if i < L else -s)
+        flat, flat_bar = outer.reshape(points, d), np.zeros((points, d))
+        zeros, trend1 = np.zeros((points, points)), np.zeros((points, b))  # of a covariance, which is not asked for
+        for j in range(q):
+            kg = work[at_use[7] + j * points * n : at_use[7] + (j + 1) * points * n].reshape(points, n)
+            score_reverse(process, draw, j, flat, kg, kg, trend1, found_bar[j], zeros, flat_bar)
+        P_bar, half, y_bar = np.empty((L, L)), np.empty((L, L)), np.empty(L)
+        for a in range(K):
+            C, A_bar, C_bar = C_all[a], A_bars[a], C_bars[a]
+            outer_bar = flat_bar[a * 2 * L : (a + 1) * 2 * L]
             for i in range(owns):
                 p = own_at + i * OWN
                 column = int(block[p])
