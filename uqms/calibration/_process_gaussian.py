@@ -41,7 +41,8 @@ class Problem(NamedTuple):
     Attributes
     ----------
     process, data
-        Surrogate (`ScoreProcess.flat`, or `ChainError.flat` of several that are linked) and measurements, see `blocks.Data`.
+        Surrogate (`ScoreProcess.flat`, or `ChainError.flat` of several that are linked) and measurements, see
+        `blocks.Data`.
     shared
         Features of the error that inputs share (`SharedError.flat`).
     columns

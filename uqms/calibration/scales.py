@@ -1,4 +1,4 @@
-"""Measurements of one scale among those of several: conditions that an output does not depend on, and what none informs.
+"""Measurements of one scale among those of several: conditions that an output does not need, and what none informs.
 
 In a chain of surrogates the cell's outputs do not depend on the tissue's conditions, so that a measurement of the cell
 has none of them. It is put to the experiment of another output that has the same conditions otherwise, where there is
@@ -8,15 +8,22 @@ one: the cell there is the same.
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from uqms._typing import Array
+from uqms.calibration.base import MASS_CUT_LIMIT
 from uqms.calibration.observations import Observations
-from uqms.errors import PACKAGE, DataError, DataWarning
+from uqms.errors import PACKAGE, DataError, DataWarning, ExtrapolationError
 from uqms.surrogates.protocol import Surrogate, inputs_of
 
-__all__ = ["warn_of_uninformed", "with_all_conditions"]
+if TYPE_CHECKING:
+    from uqms.calibration.single import SingleCalibration
+
+__all__ = ["check_links", "warn_of_uninformed", "with_all_conditions"]
+
+DRAWS = 512  # of the prior
 
 
 def with_all_conditions(surrogate: Surrogate, observations: Observations, names: Sequence[str]) -> Observations:
@@ -56,6 +63,36 @@ def _filled(row: Array, whole: Array, middle: Array) -> Array:
     known = ~np.isnan(row)
     same = np.flatnonzero((whole[:, known] == row[known]).all(axis=1))
     return np.where(known, row, whole[same[0]] if len(same) else middle)
+
+
+def check_links(problem: "SingleCalibration") -> None:
+    """Refuse a chain of which more than 1 % of what a link passes on lies outside of what its member was simulated for.
+
+    Over the prior within the design box, under the observed conditions; a fixed seed: it is a check.
+
+    Raises
+    ------
+    ExtrapolationError
+        With the design of that member that mends it.
+    """
+    linked = getattr(problem.surrogate, "linked", None)
+    if linked is None or problem.outside == "extrapolate":
+        return
+    u = problem.unit_inputs(problem.prior_draws(DRAWS, 0))
+    drawn = linked(u.reshape(-1, u.shape[-1]), np.random.default_rng(0))
+    for target, values in drawn.items():
+        member, _, name = target.partition(".")
+        box = problem.surrogate.members[member].domain  # type: ignore[attr-defined]
+        low, high = box.lower[box.names.index(name)], box.upper[box.names.index(name)]
+        outside = float(np.mean((values < low) | (values > high)))
+        if outside > MASS_CUT_LIMIT:
+            raise ExtrapolationError(
+                f"{outside:.1%} of what is passed on as {target!r} lies outside of [{low:g}, {high:g}], for which "
+                f"{member!r} was simulated; it reaches from {np.quantile(values, 0.001):g} to "
+                f"{np.quantile(values, 0.999):g}. Run {member!r} over what is passed on, "
+                f"chain.push_forward().design({member!r}, n), and fit it again; or narrow the prior; or pass "
+                "outside='extrapolate'."
+            )
 
 
 def warn_of_uninformed(surrogate: Surrogate, observations: Observations, parameters: Sequence[str]) -> None:

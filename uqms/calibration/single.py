@@ -41,7 +41,7 @@ from uqms.calibration.observations import Measured, Observations, observations_o
 from uqms.calibration.problem import Calibration
 from uqms.calibration.realisation import Realisation, Runs, runs_of, warn_if_correlation_changes, warn_if_not_normal
 from uqms.calibration.samplers import Sampler
-from uqms.calibration.scales import warn_of_uninformed, with_all_conditions
+from uqms.calibration.scales import check_links, warn_of_uninformed, with_all_conditions
 from uqms.calibration.sharing import together
 from uqms.calibration.success import read_success
 from uqms.calibration.truncation import check_known_noise
@@ -180,6 +180,7 @@ class SingleCalibration(Calibration):
         self._check_names()
         self.derived = named_derived(derived or {}, (*self.parameters, *self.fixed, *self.noise.unknown))
         self.mass_cut = self._mass_cut()
+        check_links(self)
         _ = self.conditioned_prior.allowed  # constraints that allow next to nothing are refused now
         self.check_errors_between(self.cells.conditions, "Calibration of several experiments")
         self._check_possible()

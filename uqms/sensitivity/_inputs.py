@@ -69,8 +69,8 @@ class IndependentInputs:
         return np.asarray(self.box.to_unit(x))
 
 
-def check_surrogate(surrogate: object, who: str) -> Surrogate:
-    """Refuse what is no surrogate, and one whose rows depend on the input or whose scores are correlated.
+def check_surrogate(surrogate: object, who: str, *, independent: bool = True) -> Surrogate:
+    """Refuse what is no surrogate, one whose rows depend on the input, or (`independent`) scores are correlated.
 
     Raises
     ------
@@ -89,7 +89,7 @@ def check_surrogate(surrogate: object, who: str) -> Surrogate:
             f"{who}: got a {type(surrogate).__name__}; give a fitted surrogate, uq.GaussianProcess().fit(ensemble), or "
             "anything that follows uq.Surrogate."
         )
-    check_fixed_rows(surrogate, who)
+    check_fixed_rows(surrogate, who, independent=independent)
     return surrogate
 
 

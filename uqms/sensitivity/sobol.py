@@ -215,6 +215,7 @@ def sobol_indices(
     outputs: Sequence[str] | None = None,
     order: Literal[1, 2] = 1,
     groups: Mapping[str, Sequence[str]] | None = None,
+    by: Literal["input", "scale"] = "input",
     draws: int = 200,
     points: int | None = None,
     bootstrap: int = 50,
@@ -243,6 +244,9 @@ def sobol_indices(
         2 for the interactions of pairs too, at nearly twice the cost.
     groups
         Name -> inputs that count as one; other inputs count by themselves.
+    by
+        Of a chain of surrogates, "scale" takes the inputs of each member as one group: those that enter at several are
+        a group of their own, "cell+tissue".
     draws
         Number of functions that are drawn.
     points
@@ -294,10 +298,10 @@ def sobol_indices(
     array([0.8, 0.2])
     """
     who = "sobol_indices"
-    surrogate = check_surrogate(surrogate, who)
+    surrogate = check_surrogate(surrogate, who, independent=False)
     over = independent_inputs(surrogate, inputs, conditions, who)
     names = wanted_outputs(surrogate, outputs, who)
-    named = wanted_groups(over.names, groups, who)
+    named = wanted_groups(over.names, _by_scale(surrogate, groups, over.names, who) if by != "input" else groups, who)
     _check_counts(order, draws, bootstrap, who)
     generator = as_generator(rng)
     columns = 2 + len(named) * (2 if order == 2 else 1)
@@ -329,6 +333,22 @@ def sobol_indices(
 
 
 # ---------------------------------------------------------------------------------------------------------- arguments
+def _by_scale(surrogate: Surrogate, groups: object, names: Sequence[str], who: str) -> dict[str, list[str]]:
+    """Return the inputs of each member of a chain that vary.
+
+    Raises
+    ------
+    InputError
+        When it is no chain, or groups are given too.
+    """
+    scales = getattr(surrogate, "scales", None)
+    if scales is None or groups is not None:
+        why = f"a {type(surrogate).__name__} has no scales" if scales is None else "groups are given too"
+        raise InputError(f"{who}: by='scale' is for a uq.Chain without groups, but {why}. Leave one of the two out.")
+    varying = {name: [one for one in inputs if one in names] for name, inputs in scales.items()}
+    return {name: inputs for name, inputs in varying.items() if inputs and [name] != inputs}
+
+
 def _check_counts(order: object, draws: object, bootstrap: object, who: str) -> None:
     if order not in (1, 2) or isinstance(order, bool):
         raise InputError(f"{who}: order is {order!r}; give 1 (first-order and total) or 2 (interactions of pairs too).")

@@ -4,7 +4,6 @@ A chain is one surrogate of all its members' outputs. `linked` has the mathemati
 and what a chain is to the rest of the library.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from uqms.surrogates.outputs import Decoder, InputDecoder, Layout, OutputBasis
 from uqms.surrogates.pointwise import NamedSurrogate
 from uqms.surrogates.process import Scores
 from uqms.surrogates.protocol import FunctionDraws, Surrogate
+from uqms.surrogates.push_forward import PushForward
 from uqms.surrogates.transforms import Identity
 
 __all__ = ["Chain", "ChainDraws", "Link", "link_from_dict"]
@@ -253,7 +253,9 @@ class Chain(NamedSurrogate):
         u = np.asarray(u, dtype=np.float64)
         lead, (k, d), q = u.shape[:-2], u.shape[-2:], self._graph.size
         if self._block is not None and math.prod(lead) == 1:
-            return Scores(*_with(lead, *chain_scores(self._block, np.ascontiguousarray(u).reshape(k, d))), self._log_weights)
+            return Scores(
+                *_with(lead, *chain_scores(self._block, np.ascontiguousarray(u).reshape(k, d))), self._log_weights
+            )
         mean, covariance = self._graph.scores(u.reshape(-1, k, d))
         h = self._graph.draws
         return Scores(mean.reshape(h, *lead, k, q), covariance.reshape(h, *lead, k, q, k, q), self._log_weights)
@@ -289,6 +291,73 @@ class Chain(NamedSurrogate):
             else:
                 drawn[f] = [_functions(one.surrogate, 1, generator) for _ in range(n)]
         return ChainDraws(self._graph, drawn, n)
+
+    # ---------------------------------------------------------------------------------------------------- the links
+    def push_forward(
+        self, draws: Mapping[str, ArrayLike] | xr.Dataset | None = None, *, n: int = 2048, rng: RandomState = 0
+    ) -> PushForward:
+        """Return the distribution of what links pass on, and how much of it lies outside of what was simulated.
+
+        Use it before calibration, over the prior, and after it, ``chain.push_forward(posterior.draws)``.
+
+        Parameters
+        ----------
+        draws
+            Values of the parameters, arrays of one size; by default n draws of the prior. Conditions that are not among
+            them are uniform over their range.
+        n
+            Number of draws.
+        rng
+            Whole number or generator.
+
+        Raises
+        ------
+        InputError
+            When a parameter is missing, or the priors are unknown.
+        """
+        generator = as_generator(rng)
+        if draws is None:
+            if "space" not in self.attrs:
+                raise InputError("push_forward: the priors are unknown; give draws={name: values}.")
+            draws = ParameterSpace.from_json(self.attrs["space"]).draw(n, generator)
+        x = self._points({str(name): np.asarray(draws[name], dtype=np.float64).ravel() for name in draws}, generator)
+        if len(x) > n:
+            x = x[np.sort(generator.choice(len(x), n, replace=False))]
+        return PushForward(
+            self.linked(np.asarray(self.domain.to_unit(x)), generator),
+            {name: one.domain for name, one in self.members.items()},
+            {name: _space(one) for name, one in self.members.items()},
+        )
+
+    def _points(self, values: Mapping[str, Array], generator: np.random.Generator) -> Array:
+        size = max((len(one) for name, one in values.items() if name in self.domain.names), default=0)
+        space = _joined_space(self.attrs)
+        conditions = () if space is None else tuple(space.conditions)
+        lost = [name for name in self.domain.names if name not in values and name not in conditions]
+        if lost or not size:
+            raise InputError(
+                f"push_forward: draws lack {', '.join(lost)}; give values of {', '.join(self.domain.names)}."
+            )
+        columns = []
+        for j, name in enumerate(self.domain.names):
+            low, high = self.domain.lower[j], self.domain.upper[j]
+            columns.append(values[name] if name in values else generator.uniform(low, high, size))
+        return np.column_stack(np.broadcast_arrays(*columns))
+
+    def linked(self, u: Array, rng: np.random.Generator) -> dict[str, Array]:
+        """Return a draw (N,) of every link, "member.input", in its own unit, at inputs u (N, d)."""
+        out = {}
+        rows = np.arange(len(u))
+        h = rng.integers(self._graph.draws, size=len(u))
+        for m, y, covariance in self._graph.links(u):
+            root = np.linalg.cholesky(
+                covariance[h, rows] + np.diag([one.least**2 for one in self._graph.uses[m].ports])
+            )
+            drawn = y[h, rows] + np.einsum("nij,nj->ni", root, rng.standard_normal((len(u), root.shape[-1])))
+            name, child = self._order[m], self.members[self._order[m]].domain
+            for i, port in enumerate(self._graph.uses[m].ports):
+                out[f"{name}.{child.names[port.column]}"] = np.asarray(port.transform.inverse(drawn[:, i]))
+        return out
 
     # -------------------------------------------------------------------------------------------------------- files
     def stored(self) -> Stored:
@@ -423,7 +492,9 @@ def _read(links: object, members: Mapping[str, Surrogate]) -> dict[str, "str | L
     out: dict[str, str | Link] = {}
     for target, source in links.items():
         if not isinstance(source, str | Link):
-            raise InputError(f"Chain: {target!r} takes {source!r}; give 'member.output' or uq.Link('member.output', ...).")
+            raise InputError(
+                f"Chain: {target!r} takes {source!r}; give 'member.output' or uq.Link('member.output', ...)."
+            )
         for text, what in ((str(target), "input"), (_output(source), "output")):
             name, _, own = text.partition(".")
             if name not in members:
@@ -514,6 +585,10 @@ def _shared_inputs(
 def _space(surrogate: Surrogate) -> ParameterSpace | None:
     text = getattr(surrogate, "attrs", {}).get("space")
     return None if text is None else ParameterSpace.from_json(text)
+
+
+def _joined_space(attrs: Mapping[str, str]) -> ParameterSpace | None:
+    return ParameterSpace.from_json(attrs["space"]) if "space" in attrs else None
 
 
 def _joined(spaces: Mapping[str, ParameterSpace], links: Mapping[str, "str | Link"]) -> ParameterSpace:
@@ -626,9 +701,7 @@ def _latents(surrogate: Surrogate) -> int:
     return max(cast(Decoder, surrogate.decode(output)).truncation.shape[1] for output in surrogate.layouts)
 
 
-def _port(
-    name: str, key: str, column: int, source: "str | Link", members: Mapping[str, Surrogate], place: int
-) -> Port:
+def _port(name: str, key: str, column: int, source: "str | Link", members: Mapping[str, Surrogate], place: int) -> Port:
     parent, _, output = _output(source).partition(".")
     layout, child = members[parent].layouts[output], members[name].domain
     offset, basis, truncation = _linear(source, members[parent], output, layout)

@@ -69,9 +69,7 @@ def chain_block(graph: "Graph", used: Ints, d: int) -> Array | None:
     }
     uses, times = [], [0] * len(graph.functions)
     for m, use in enumerate(graph.uses):
-        own = [
-            [one.column, one.of_chain, one.inside is None, *_map(one.inside), *_map(one.outside)] for one in use.own
-        ]
+        own = [[one.column, one.of_chain, one.inside is None, *_map(one.inside), *_map(one.outside)] for one in use.own]
         ports = []
         for i, port in enumerate(use.ports):
             first, row = passed.get((m, i), (0, np.zeros(0)))
@@ -287,7 +285,12 @@ def linked_forward(block: Array, h: int, u: Array, parts: Array, work: Array) ->
                 for j in range(2 * L):
                     outer[a, j, column] = _port(block[p : p + PORT], outer_y[a, j, i], slope, slopes)
         own_row = int(block[c + 6]) + f * FUNCTION
-        begin, length, n, b = int(block[own_row]), int(block[own_row + 6]), int(block[own_row + 3]), int(block[own_row + 4])
+        begin, length, n, b = (
+            int(block[own_row]),
+            int(block[own_row + 6]),
+            int(block[own_row + 3]),
+            int(block[own_row + 4]),
+        )
         process, draw = block[begin : begin + length], int(block[int(block[own_row + 1]) + h])
         W = (time + 1) * K  # inputs of this function so far
         at = of_functions[f * 5 : f * 5 + 5]
@@ -474,7 +477,12 @@ def linked_reverse(block: Array, h: int, u: Array, parts_bar: Array, work: Array
         C_all = work[at_use[5] : at_use[5] + K * L * L].reshape(K, L, L)
         J = work[at_use[6] : at_use[6] + K * q * L].reshape(K, q, L)
         own_row = int(block[c + 6]) + f * FUNCTION
-        begin, length, n, b = int(block[own_row]), int(block[own_row + 6]), int(block[own_row + 3]), int(block[own_row + 4])
+        begin, length, n, b = (
+            int(block[own_row]),
+            int(block[own_row + 6]),
+            int(block[own_row + 3]),
+            int(block[own_row + 4]),
+        )
         process, draw = block[begin : begin + length], int(block[int(block[own_row + 1]) + h])
         W = int(block[own_row + 5]) * K
         at_f = of_functions[f * 5 : f * 5 + 5]

@@ -105,7 +105,9 @@ class Port(NamedTuple):
     @property
     def least(self) -> float:
         """The smallest sd that slopes are taken over."""
-        ends = self.transform.forward(np.array([self.inside.inverse(0.25), self.inside.inverse(0.75)], dtype=np.float64))
+        ends = self.transform.forward(
+            np.array([self.inside.inverse(0.25), self.inside.inverse(0.75)], dtype=np.float64)
+        )
         width = float(np.ptp(ends)) if np.isfinite(ends).all() else 0.0
         return LEAST * (2.0 * width or 1.0)
 
@@ -214,7 +216,9 @@ class Graph:
                 local = self._local(covariances, (H, S, k))
                 floor = np.diag([port.least**2 for port in use.ports])
                 C = np.linalg.cholesky(A @ local @ np.swapaxes(A, -1, -2) + floor)
-                outer_y = np.concatenate([y[..., None, :] + sign * ROOT3 * np.swapaxes(C, -1, -2) for sign in (1, -1)], -2)
+                outer_y = np.concatenate(
+                    [y[..., None, :] + sign * ROOT3 * np.swapaxes(C, -1, -2) for sign in (1, -1)], -2
+                )
             else:
                 C, outer_y = np.zeros((H, S, k, 0, 0)), np.zeros((H, S, k, 0, 0))
             lead = (H, S, k) if L else (1, S, k)
@@ -469,5 +473,3 @@ def joint_reverse(T: Array, starts: Ints, covariance: Array, bar: Array, T_bar: 
                                 T_bar[h, a, i, starts[x] + j] += 2.0 * c * s
                             out[h, j, x * k + a, y * k + b] = total
     return out
-
-

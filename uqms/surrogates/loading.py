@@ -10,6 +10,7 @@ from uqms._teaching import taught
 from uqms._typing import Array
 from uqms.errors import InputError
 from uqms.surrogates.archive import VERSION, Stored, loaded, upgraded
+from uqms.surrogates.chain import Chain, link_from_dict
 from uqms.surrogates.classification import FittedProbability
 from uqms.surrogates.fidelity.surrogate import MultiFidelitySurrogate
 from uqms.surrogates.gp import GaussianProcessSurrogate
@@ -19,7 +20,7 @@ from uqms.surrogates.stored import FORMAT
 
 __all__ = ["Saved", "load_surrogate", "packed", "unpacked"]
 
-Saved = GaussianProcessSurrogate | MultiFidelitySurrogate | LocalGaussianProcessSurrogate
+Saved = GaussianProcessSurrogate | MultiFidelitySurrogate | LocalGaussianProcessSurrogate | Chain
 Inside = Saved | RegimeSurrogate | FittedProbability
 
 
@@ -57,11 +58,25 @@ def load_surrogate(path: str | os.PathLike[str]) -> Saved:
 
 
 def _restored(header: Mapping[str, Any], arrays: dict[str, Array]) -> Saved:
+    if "chain" in header:
+        return _chain(header["chain"], arrays)
     if "ladder" in header:
         return MultiFidelitySurrogate.restored(header, arrays)
     if "local" in header:
         return LocalGaussianProcessSurrogate.restored(header, arrays)
     return GaussianProcessSurrogate.restored(header, arrays)
+
+
+def _chain(header: Mapping[str, Any], arrays: dict[str, Array]) -> Chain:
+    """Return a chain: a surrogate that several members are is read once, and stays one function."""
+    functions = []
+    for f, inner in enumerate(header["functions"]):
+        prefix = f"function{f}."
+        own = {name.removeprefix(prefix): arrays.pop(name) for name in list(arrays) if name.startswith(prefix)}
+        functions.append(unpacked(inner, own))
+    members = {str(name): functions[int(f)] for name, f in header["members"].items()}
+    links = {str(target): link_from_dict(source) for target, source in header["links"].items()}
+    return Chain(links=links, **members)  # type: ignore[arg-type]  # what is no surrogate is refused
 
 
 def packed(fitted: object) -> Stored | None:

@@ -190,7 +190,8 @@ def mean_at(surrogate: Surrogate, point: Mapping[str, object]) -> dict[str, Arra
 
 
 def _law(surrogate: Surrogate, output: str, scores: Scores) -> Mixture:
-    only = scores._replace(covariance=scores.covariance[..., 0])  # one point: its variance
+    # One point: its variances, or the covariance of correlated scores.
+    only = scores._replace(covariance=scores.covariance[..., 0, :] if scores.correlated else scores.covariance[..., 0])
     return mixture(only, fixed_rows(surrogate, output), surrogate.layouts[output].transform)
 
 
@@ -224,7 +225,10 @@ def mean_reverse(
         by_mean, by_variance = layout.transform.slopes(law.mean[:, 0], law.variance[:, 0])
         each = law.weights[:, None] * weights.ravel()
         mean_bar[:, 0] += (each * by_mean) @ basis
-        covariance_bar[:, :, 0, 0] += (each * by_variance) @ basis**2
+        if scores.correlated:
+            covariance_bar[:, 0, :, 0, :] += np.einsum("hm,mi,mj->hij", each * by_variance, basis, basis)
+        else:
+            covariance_bar[:, :, 0, 0] += (each * by_variance) @ basis**2
     slope = surrogate.scores_reverse(u, mean_bar, covariance_bar)
     slope = slope * surrogate.domain.unit_gradient(x)
     return dict(zip(surrogate.domain.names, slope[0].tolist(), strict=True))

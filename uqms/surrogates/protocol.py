@@ -106,8 +106,8 @@ def fixed_rows(surrogate: Surrogate, output: str, coords: Mapping[str, ArrayLike
     return decoder
 
 
-def check_fixed_rows(surrogate: Surrogate, asked: str) -> None:
-    """Refuse a surrogate whose rows depend on the input, or whose scores are correlated, before work starts.
+def check_fixed_rows(surrogate: Surrogate, asked: str, *, independent: bool = True) -> None:
+    """Refuse a surrogate whose rows depend on the input, or (`independent`) scores are correlated, before work starts.
 
     Raises
     ------
@@ -116,7 +116,7 @@ def check_fixed_rows(surrogate: Surrogate, asked: str) -> None:
     """
     names = [name for name in surrogate.layouts if depends_on_input(surrogate, name)]
     exact = getattr(surrogate, "exact", False)
-    correlated = not exact and surrogate.scores(np.full((1, surrogate.domain.d), 0.5)).correlated
+    correlated = independent and not exact and surrogate.scores(np.full((1, surrogate.domain.d), 0.5)).correlated
     if names or correlated:
         what = f"rows of {names} depend on the input" if names else "scores have errors that are correlated"
         raise ConformanceError(
