@@ -1,7 +1,7 @@
 """Chains: surrogates of several scales, linked by outputs of one that are inputs of another.
 
-A chain is one surrogate of all its members' outputs. `linked` has the mathematics; here is the graph, what may be in it,
-and what a chain is to the rest of the library.
+A chain is one surrogate of all its members' outputs. `linked` has the mathematics; here is the graph, what may be in
+it, and what a chain is to the rest of the library.
 """
 
 import math
@@ -101,17 +101,17 @@ class Chain(NamedSurrogate):
     Raises
     ------
     InputError
-        Unknown names, links in a loop, two links to one input, priors of one parameter that differ, design boxes without
-        common part, a dim of two members with different coordinates.
+        Unknown names, links in a loop, priors of one parameter that differ, design boxes without common part, a dim of
+        two members with different coordinates.
     UnitError
         When an output has another unit than the input that takes it.
     ConformanceError
-        A member that cannot be linked: a stochastic simulator, one whose rows depend on the input, the simulator itself.
+        A member that cannot be linked: a stochastic simulator, one whose rows depend on the input, a simulator.
 
     Notes
     -----
-    Errors are passed on to first order (linked Gaussian processes have the same two moments: Kyzyurova, Berger & Wolpert
-    2018, doi:10.1137/17M1157702; Ming & Guillas 2021, doi:10.1137/20M1323771), jointly over all inputs.
+    Errors are passed on to first order, jointly over all inputs. Marginal moments of linked Gaussian processes are those
+    of Kyzyurova, Berger & Wolpert (2018), doi:10.1137/17M1157702, and Ming & Guillas (2021), doi:10.1137/20M1323771.
 
     Examples
     --------
@@ -453,7 +453,7 @@ class ChainDraws:
         return out[:, place.reshape(-1)]
 
 
-# ------------------------------------------------------------------------------------------------------- what is refused
+# ------------------------------------------------------------------------------------------------------ what is refused
 def _check_members(members: Mapping[str, object]) -> None:
     if len(members) < 2:
         raise InputError(
@@ -508,8 +508,8 @@ def _read(links: object, members: Mapping[str, Surrogate]) -> dict[str, "str | L
     linked = {end.partition(".")[0] for pair in out.items() for end in (pair[0], _output(pair[1]))}
     if alone := [name for name in members if name not in linked]:
         raise InputError(
-            f"Chain: {', '.join(alone)} is linked to nothing. Leave it out: data of simulators that only share parameters "
-            "go into uq.Calibration({name: (surrogate, observations), ...})."
+            f"Chain: {', '.join(alone)} is linked to nothing. Leave it out: data of simulators that only share "
+            "parameters go into uq.Calibration({name: (surrogate, observations), ...})."
         )
     return out
 
@@ -533,8 +533,8 @@ def _ordered(members: Mapping[str, Surrogate], links: Mapping[str, "str | Link"]
         if not ready:
             loop = [name for name in members if name not in order]
             raise InputError(
-                f"Chain: links between {', '.join(loop)} form a loop, so that none can be computed first. A feedback is "
-                "one simulator: iterate the members to their fixed point in it, and emulate that."
+                f"Chain: links between {', '.join(loop)} form a loop, so that none can be computed first. A feedback "
+                "is one simulator: iterate the members to their fixed point in it, and emulate that."
             )
         order += ready
     return tuple(order)
@@ -603,8 +603,8 @@ def _joined(spaces: Mapping[str, ParameterSpace], links: Mapping[str, "str | Lin
             lost = [key for key in block.names if key not in free]
             if lost:
                 raise InputError(
-                    f"Chain: {lost[0]!r} of {name} is linked, but its design gave it a joint prior with {block.names}. Give "
-                    "it a range of its own in the design of the member."
+                    f"Chain: {lost[0]!r} of {name} is linked, but its design gave it a joint prior with {block.names}. "
+                    "Give it a range of its own in the design of the member."
                 )
             if block not in blocks:
                 blocks.append(block)
@@ -637,8 +637,8 @@ def _check_dims(layouts: Mapping[str, Layout]) -> None:
             first, known = seen.setdefault(dim, (output, values))
             if not np.array_equal(known, values):
                 raise InputError(
-                    f"Chain: {first!r} and {output!r} have different coordinates along {dim!r}. Rename one in the runs, "
-                    f"ensemble.rename({dim}='{output.split('.')[0]}_{dim}'), and fit again."
+                    f"Chain: {first!r} and {output!r} have different coordinates along {dim!r}. Rename one in the "
+                    f"runs, ensemble.rename({dim}='{output.split('.')[0]}_{dim}'), and fit again."
                 )
 
 
@@ -709,8 +709,8 @@ def _port(name: str, key: str, column: int, source: "str | Link", members: Mappi
     unit = "" if space is None or key not in space else space[key].unit
     if unit and layout.unit and unit != layout.unit and not (isinstance(source, Link) and source.weights is not None):
         raise UnitError(
-            f"Chain: {parent}.{output} is in {layout.unit!r}, but {name} takes {key!r} in {unit!r}. Convert one of them in "
-            "its runs, and fit again."
+            f"Chain: {parent}.{output} is in {layout.unit!r}, but {name} takes {key!r} in {unit!r}. Convert one of "
+            "them in its runs, and fit again."
         )
     return Port(column, place, offset, basis, truncation, layout.transform, child.maps[column])
 
@@ -733,13 +733,12 @@ def _linear(source: "str | Link", surrogate: Surrogate, output: str, layout: Lay
     weights = cast(xr.DataArray, source.weights)
     if not isinstance(layout.transform, Identity):
         raise InputError(
-            f"Chain: {text!r} is modelled by its {layout.transform.name}, of which a weighted sum is no linear function. "
-            "Compute the sum from the runs, as an output of its own, or fit without a transform."
+            f"Chain: {text!r} is modelled by its {layout.transform.name}, of which a weighted sum is no linear "
+            "function. Compute the sum from the runs, as an output of its own, or fit without a transform."
         )
-    if set(weights.dims) != set(layout.dims) or any(weights.sizes[d] != len(layout.coords[d]) for d in layout.dims):
-        raise InputError(
-            f"Chain: weights of {text!r} have the dims {dict(weights.sizes)}; give {dict(zip(layout.dims, layout.shape, strict=True))}."
-        )
+    wanted = dict(zip(layout.dims, layout.shape, strict=True))
+    if {str(dim): size for dim, size in weights.sizes.items()} != wanted:
+        raise InputError(f"Chain: weights of {text!r} have the sizes {dict(weights.sizes)}; give {wanted}.")
     rows = cast(Decoder, surrogate.decode(output))
     w = np.asarray(weights.transpose(*layout.dims), dtype=np.float64).ravel()
     return float(w @ rows.offset), w @ rows.basis, w @ rows.truncation

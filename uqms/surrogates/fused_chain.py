@@ -9,8 +9,8 @@ part        holds
 ==========  ==========================================================================================================
 header      H, number of used scores, 0, d, 0, 0, 0, 0, 0; H log weights
 counts      Q, R, number of uses, functions and sources, then where these tables and the used scores begin
-use         function, d, first score, q, number of own inputs and their place, number of ports and their place, which use
-            of its function it is, number of inputs that decide, and their place
+use         function, d, first score, q, number of own inputs and their place, number of ports and their place, which
+            use of its function it is, number of inputs that decide, and their place
 function    place of its process, of its draws (H,), q, n, b, number of uses, and length of its process
 source      use, first of its own errors, their number
 own         column, input of the chain, whether both are the same, maps inside and outside: code, low, width
@@ -372,8 +372,8 @@ def _joint(block: Array, u: Array, T: Array, work: Array, of_functions: Ints, pa
                                 continue
                             for k in range(K):
                                 s = w * covariance[j, int(block[one + 8]) * K + a, int(block[other + 8]) * K + k]
-                                for l in range(q):
-                                    out[a * q + i, k * q + l] += s * T[k, int(block[used + l]), g]
+                                for r in range(q):
+                                    out[a * q + i, k * q + r] += s * T[k, int(block[used + r]), g]
     for s in range(S):
         row = int(block[c + 7]) + s * SOURCE
         first, count = int(block[row + 1]), int(block[row + 2])
@@ -383,9 +383,9 @@ def _joint(block: Array, u: Array, T: Array, work: Array, of_functions: Ints, pa
                     continue
                 for e in range(first, first + count):
                     for i in range(q):
-                        for l in range(q):
-                            w = T[a, int(block[used + i]), e] * T[k, int(block[used + l]), e]
-                            out[a * q + i, k * q + l] += w
+                        for r in range(q):
+                            w = T[a, int(block[used + i]), e] * T[k, int(block[used + r]), e]
+                            out[a * q + i, k * q + r] += w
 
 
 @compiled
@@ -445,9 +445,9 @@ def linked_reverse(block: Array, h: int, u: Array, parts_bar: Array, work: Array
                             whole = 0.0
                             for i in range(q_used):
                                 s = 0.0
-                                for l in range(q_used):
-                                    both = bar[a * q_used + i, k * q_used + l] + bar[k * q_used + l, a * q_used + i]
-                                    s += 0.5 * both * T[k, int(block[used + l]), g]
+                                for r in range(q_used):
+                                    both = bar[a * q_used + i, k * q_used + r] + bar[k * q_used + r, a * q_used + i]
+                                    s += 0.5 * both * T[k, int(block[used + r]), g]
                                 at = int(block[used + i])
                                 whole += T[a, at, e] * s
                                 T_bar[a, at, e] += 2.0 * C * s
@@ -460,10 +460,10 @@ def linked_reverse(block: Array, h: int, u: Array, parts_bar: Array, work: Array
                 if not _same(block, int(block[row]), u, a, k):
                     continue
                 for i in range(q_used):
-                    for l in range(q_used):
-                        both = bar[a * q_used + i, k * q_used + l] + bar[k * q_used + l, a * q_used + i]
+                    for r in range(q_used):
+                        both = bar[a * q_used + i, k * q_used + r] + bar[k * q_used + r, a * q_used + i]
                         for e in range(first, first + count):
-                            T_bar[a, int(block[used + i]), e] += both * T[k, int(block[used + l]), e]
+                            T_bar[a, int(block[used + i]), e] += both * T[k, int(block[used + r]), e]
     for m in range(M - 1, -1, -1):
         row = int(block[c + 5]) + m * USE
         f, d, first, q = int(block[row]), int(block[row + 1]), int(block[row + 2]), int(block[row + 3])
