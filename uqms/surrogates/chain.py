@@ -110,8 +110,8 @@ class Chain(NamedSurrogate):
 
     Notes
     -----
-    Errors are passed on to first order, jointly over all inputs. Marginal moments of linked Gaussian processes are those
-    of Kyzyurova, Berger & Wolpert (2018), doi:10.1137/17M1157702, and Ming & Guillas (2021), doi:10.1137/20M1323771.
+    Errors are passed on to first order, jointly over all inputs. For marginal moments of linked Gaussian processes see
+    Kyzyurova, Berger & Wolpert (2018), doi:10.1137/17M1157702, and Ming & Guillas (2021), doi:10.1137/20M1323771.
 
     Examples
     --------
