@@ -291,7 +291,7 @@ def _completed(
     if isinstance(problem, SingleCalibration):  # conditions of a population are as recorded
         known |= {*problem.condition_names}
         replaced = {key for key, (_, column) in problem.uncertain.items() if problem.condition_names[column] in values}
-        wanted = wanted | set(problem.uncertain)
+        wanted = wanted | set(problem.uncertain) | set(problem.link_errors)
     wanted = wanted - replaced
     unknown = sorted(set(values) - known)
     if unknown:
@@ -321,7 +321,7 @@ def _inputs(problem: SingleCalibration, values: Mapping[str, Any], asked: str) -
     """Return the surrogate's inputs (K, d) in the unit cube."""
     count = problem.cells.experiments
     recorded = dict(zip(problem.condition_names, problem.cells.conditions.T, strict=True))
-    names = (*problem.parameters, *problem.condition_names)
+    names = (*problem.parameters, *problem.condition_names, *problem.link_errors)
     values = dict(values)
     for key in values:
         shape, by_experiment = _shape(values[key]), key in names

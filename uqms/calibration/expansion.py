@@ -38,7 +38,7 @@ from uqms.errors import InitError
 if TYPE_CHECKING:
     from uqms.calibration.single import SingleCalibration
 
-__all__ = ["LOSS_LIMIT", "Loss", "check_expansion", "log_ratios", "measured_loss", "pilot_loss"]
+__all__ = ["LOSS_LIMIT", "Loss", "check_expansion", "log_ratios", "measured_loss", "pilot_loss", "plausible"]
 
 LOSS_LIMIT = 0.05  # nats
 PAIRS = 64  # of draws of the errors
@@ -103,18 +103,25 @@ def measured_loss(problem: "SingleCalibration", theta: Mapping[str, Array], h: I
     return Loss(float(np.mean(np.abs(ratios))), error, float(np.mean(errors)))
 
 
-def pilot_loss(problem: "SingleCalibration") -> Loss:
-    """Return the loss at parameters that the data leave plausible, of a short tempered run with a fixed seed.
-
-    It is not finite where that cannot be judged.
-    """
+def plausible(problem: "SingleCalibration", points: int) -> dict[str, Array] | None:
+    """Return parameters that the data leave plausible, of a short tempered run with a fixed seed; None if it fails."""
     rng, space = np.random.default_rng(0), Whitened(problem)
     count = int(np.clip(PARTICLES * (space.dimension + 1), LEAST, MOST))
     try:
         found = temper(space.log_likelihood, space.dimension, count, rng, correlation=CORRELATION, most_moves=MOVES)
     except (InitError, np.linalg.LinAlgError):
+        return None
+    return space.theta(found.z[:points])
+
+
+def pilot_loss(problem: "SingleCalibration") -> Loss:
+    """Return the loss at parameters that the data leave plausible, of a short tempered run with a fixed seed.
+
+    It is not finite where that cannot be judged.
+    """
+    theta = plausible(problem, POINTS)
+    if theta is None:
         return Loss(np.inf, np.inf, np.inf)
-    theta = space.theta(found.z[:POINTS])
     values = np.concatenate(list(problem.log_likelihood_values(theta)), axis=1)
     below = np.cumsum(np.exp(values - np.logaddexp.reduce(values, axis=0)), axis=0)[:-1]
     h = (((np.arange(POINTS) + 0.5) / POINTS) > below).sum(axis=0)

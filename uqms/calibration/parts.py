@@ -140,7 +140,9 @@ class JointCalibration(Calibration):
                 discrepancy=(discrepancy or {}).get(name),
                 space=_space(priors),
                 outside=outside,
-                expansion=expansion.get(name, "measured") if isinstance(expansion, Mapping) else expansion,
+                expansion=_expansion(
+                    name, part, expansion.get(name, "measured") if isinstance(expansion, Mapping) else expansion
+                ),
             )
         self._check_used(found)
         self._limits = {name: self._shared(name, found) for name in self.parameters}
@@ -374,6 +376,24 @@ class JointCalibration(Calibration):
 def _before(names: tuple[str, ...]) -> str:
     """Return what stands before the names of one part; those of several with one surrogate are those of the whole."""
     return f"{names[0]}_" if len(names) == 1 else ""
+
+
+def _expansion(name: str, surrogate: Surrogate, given: Expansion) -> Expansion:
+    """Return how errors of a part are expanded: those of a chain's links to first order.
+
+    Raises
+    ------
+    InputError
+        When they are to be sampled.
+    """
+    if not hasattr(surrogate, "sampled"):
+        return given
+    if given == "none":
+        raise InputError(
+            f"expansion='none': errors of the links of the chain {name!r} are not sampled beside other parts. Put all "
+            "members into one chain, or leave it out."
+        )
+    return "first-order"
 
 
 def _check_parts(parts: Mapping[str, Any], noise: Any, discrepancy: Any, expansion: Any) -> None:

@@ -101,6 +101,7 @@ def _described(problem: Problem, writer: Writer) -> dict[str, Any]:
 
 
 def _single(problem: "SingleCalibration") -> dict[str, Any]:
-    given = problem.settings | {"surrogate": problem.surrogate, "observations": problem.observations}
-    decided = "first-order" if problem.closed_form else "none"
-    return given | {"decided": decided, "expansion_loss": problem.expansion_loss}
+    surrogate = getattr(problem.surrogate, "chain", problem.surrogate)  # as it was given
+    given = problem.settings | {"surrogate": surrogate, "observations": problem.observations}
+    decided = "first-order" if problem.closed_form and not problem.link_errors else "none"
+    return given | {"decided": decided, "expansion_loss": problem.expansion_loss, "link_loss": problem.link_loss}

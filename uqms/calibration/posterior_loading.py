@@ -205,10 +205,11 @@ def _constructed(kind: str, given: Mapping[str, Any]) -> Problem:
 def _one(settings: dict[str, Any]) -> SingleCalibration:
     surrogate, observations = settings.pop("surrogate"), settings.pop("observations")
     loss, decided = settings.pop("expansion_loss"), settings.pop("decided")
+    link_loss = settings.pop("link_loss", float("nan"))
     if settings["expansion"] != "measured":
         return SingleCalibration(surrogate, observations, **settings)
     problem = SingleCalibration(surrogate, observations, **{**settings, "expansion": decided})
-    problem.expansion_loss = loss
+    problem.expansion_loss, problem.link_loss = loss, link_loss
     problem.settings["expansion"] = "measured"
     return problem
 

@@ -47,13 +47,14 @@ from uqms.calibration.success import read_success
 from uqms.calibration.truncation import check_known_noise
 from uqms.errors import (
     PACKAGE,
+    ConformanceError,
     DataWarning,
     ExtrapolationError,
     InputError,
     OutputError,
     PriorConflictWarning,
 )
-from uqms.parameters import ParameterSpace, Prior, TruncatedNormal
+from uqms.parameters import Normal, ParameterSpace, Prior, TruncatedNormal
 from uqms.parameters.functions import NumPyFunctions
 from uqms.surrogates.outputs import Decoder
 from uqms.surrogates.process import ScoreProcess, Scores
@@ -84,6 +85,7 @@ class SingleCalibration(Calibration):
     """
 
     kind: ClassVar[Kind] = "one"
+    samples_links: ClassVar[bool] = True
 
     @single_threaded
     def __init__(
@@ -149,6 +151,9 @@ class SingleCalibration(Calibration):
         self.condition_names = tuple(name for name in surrogate.domain.names if name not in known)
         observations = observations_of(observations, surrogate.layouts, self.condition_names, missing)
         observations = with_all_conditions(surrogate, observations, self.condition_names)
+        self.surrogate = self._with_links(expansion, observations)
+        self.link_errors: tuple[str, ...] = getattr(self.surrogate, "errors", ())
+        surrogate = self.surrogate
         self.observations: Observations = observations
         self._check_parameters()
         warn_of_uninformed(surrogate, observations, self.parameters)
@@ -187,7 +192,10 @@ class SingleCalibration(Calibration):
         check_known_noise(self)
         if expansion == "measured" and self.cells.transformed and self.closed_form:
             self._measure_expansion()
+        self.link_loss = float("nan")
         self._warn_of_conflict()
+        if expansion == "measured" and not self.link_errors:
+            self._measure_links()
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -207,7 +215,13 @@ class SingleCalibration(Calibration):
     def priors(self) -> dict[str, Prior]:
         """Prior of everything that is inferred, noise included, of each alone; `conditioned_prior` is the joint one."""
         own = {name: self.space.priors[name] for name in self.parameters}
-        return {**own, **self.noise.unknown, **self.true_conditions}
+        errors = dict.fromkeys(self.link_errors, Normal(0.0, 1.0))
+        return {**own, **self.noise.unknown, **self.true_conditions, **errors}
+
+    @property
+    def auxiliary(self) -> tuple[str, ...]:
+        """Errors of the links of a chain, where they are sampled: tables leave them out."""
+        return self.link_errors
 
     @cached_property
     def uncertain(self) -> dict[str, tuple[int, int]]:
@@ -356,6 +370,9 @@ class SingleCalibration(Calibration):
         inferred = dict.fromkeys(self.condition_names[column] for _, column in self.uncertain.values())
         more += [f"measured with error: {', '.join(inferred)}"] if inferred else []
         more += [f"failures: {self.failures}"] if self.success is not None else []
+        if np.isfinite(self.link_loss):
+            how = f"{len(self.link_errors)} errors of links sampled" if self.link_errors else "used"
+            more.append(f"first-order expansion of links: {how} (loss {self.link_loss:.2g} nats)")
         if self.cells.transformed and np.isfinite(self.expansion_loss):
             used = "used" if self.closed_form else "error sampled"
             more.append(f"first-order expansion: {used} (loss {self.expansion_loss:.2g} nats)")
@@ -395,6 +412,8 @@ class SingleCalibration(Calibration):
                 x[..., column] = np.broadcast_to(theta[name], lead)[..., None]
             elif name in self.fixed:
                 x[..., column] = self.fixed[name]
+            elif name in self.link_errors:
+                x[..., column] = np.broadcast_to(theta.get(name, 0.0), lead)[..., None]
             else:
                 x[..., column] = conditions[:, self.condition_names.index(name)]
         for key, (k, place) in self.uncertain.items() if experiment is not None else ():
@@ -419,6 +438,7 @@ class SingleCalibration(Calibration):
             values = bridge.prior_variables(self.conditioned_prior)
             theta: dict[str, Any] = {name: values[name] for name in self.parameters} | self.fixed
             theta |= bridge.conditions(self, values)
+            theta |= {name: values[name] for name in self.link_errors}
             u = bridge.unit_inputs(self.surrogate.domain, theta, self.cells.experiments)
             bridge.likelihood(self, u, values)
         return model
@@ -886,6 +906,50 @@ class SingleCalibration(Calibration):
             return "latent"
         more = noise.terms or noise.factors or cells.transformed or self.realisation is not None
         return "correlated" if more else "independent"
+
+    def _with_links(self, expansion: Expansion, observations: Observations) -> Surrogate:
+        """Return the surrogate; of a chain whose links' errors are to be sampled, the one that has them as inputs.
+
+        Raises
+        ------
+        InputError
+            When conditions were measured with an error: where the errors are is not known then.
+        """
+        sampled = getattr(self.surrogate, "sampled", None)
+        if sampled is None or expansion != "none" or not self.samples_links:
+            return self.surrogate
+        if observations.conditions_sd:
+            raise InputError(
+                "expansion='none': conditions were measured with an error, so that it is not known where errors of the "
+                "chain's links are to be sampled. Leave it out: they are taken to first order."
+            )
+        known = {
+            name: observations.conditions[name] for name in self.condition_names if name in observations.conditions
+        }
+        return cast(Surrogate, sampled(known))
+
+    def _measure_links(self) -> None:
+        """Sample the errors of a chain's links where their first-order expansion is not good enough."""
+        from uqms.calibration.expansion import LOSS_LIMIT
+        from uqms.calibration.link_errors import link_loss
+
+        able = self.samples_links and self.closed_form and hasattr(self.surrogate, "sampled")
+        if not able or self.observations.conditions_sd:
+            return
+        given, settings = self.surrogate, self.settings
+        try:
+            sampled = SingleCalibration(given, self.observations, **(settings | {"expansion": "none"}))
+        except ConformanceError as error:
+            _logger.info("errors of links are taken to first order: %s", error)
+            return
+        loss = link_loss(self, sampled)
+        self.link_loss = loss.nats
+        if loss.nats > LOSS_LIMIT:
+            self.__dict__ = sampled.__dict__
+            self.settings, self.link_loss = settings, loss.nats
+        _logger.info(
+            "first-order expansion of links: loss %.2g nats, %s", loss.nats, "sampled" if self.link_errors else "used"
+        )
 
     def _measure_expansion(self) -> None:
         """Sample the surrogate's error of transformed outputs where the first-order expansion is not good enough."""

@@ -46,6 +46,7 @@ __all__ = [
     "validation",
 ]
 
+LINK_STEP = 1e-2  # of an error of a link, in its sds
 SHARE_LIMIT = 0.5
 HALVED = (0.25, 0.5, 0.75)  # of the variance of the surrogate's error; the first is half of its sd
 DEPENDS = 1.0  # posterior sds that a mean moves by
@@ -274,6 +275,13 @@ def _linearise(problem: "SingleCalibration", theta: Mapping[str, Array], h: Ints
         jacobian[:, :, i] = (upper - lower) / (2.0 * step)
     law = problem.joint_error(u).given(h)
     mean, factor = law.mean, law.factor
+    if problem.link_errors:  # sampled errors of the surrogate, standard normal: its errors all the same
+        linked = np.empty((*mean.shape, len(problem.link_errors)))
+        for i, name in enumerate(problem.link_errors):
+            ends = ({**theta, name: np.asarray(theta[name]) + sign * LINK_STEP} for sign in (1.0, -1.0))
+            upper, lower = (problem.joint_error(problem.unit_inputs(end)).mean_given(h) for end in ends)
+            linked[:, :, i] = (upper - lower) / (2.0 * LINK_STEP)
+        factor = np.concatenate([factor, linked], axis=2)
     extra, m, chains = np.zeros((*mean.shape, 0)), problem.noise.scales(cells.group, phi), None
     slope = problem.responded(m * mean)[1]
     gain = m * slope

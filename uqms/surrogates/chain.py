@@ -30,6 +30,7 @@ from uqms.surrogates.pointwise import NamedSurrogate
 from uqms.surrogates.process import Scores
 from uqms.surrogates.protocol import FunctionDraws, Surrogate
 from uqms.surrogates.push_forward import PushForward
+from uqms.surrogates.sampled_chain import SampledChain, sampled_chain
 from uqms.surrogates.transforms import Identity
 
 __all__ = ["Chain", "ChainDraws", "Link", "link_from_dict"]
@@ -135,7 +136,7 @@ class Chain(NamedSurrogate):
         order = _ordered(members, self.links)
         self.domain, self.attrs = _shared_inputs(order, members, self.links)
         self._graph, self._starts = _built(order, members, self.links, self.domain)
-        self._order = order
+        self.order = order
         _check_dims(self.layouts)
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -162,7 +163,7 @@ class Chain(NamedSurrogate):
     @cached_property
     def layouts(self) -> Mapping[str, Layout]:  # type: ignore[override]
         """Dims, coordinates and unit of every output, "member.output"."""
-        return {f"{name}.{output}": one for name in self._order for output, one in self.members[name].layouts.items()}
+        return {f"{name}.{output}": one for name in self.order for output, one in self.members[name].layouts.items()}
 
     @property
     def bases(self) -> tuple[OutputBasis, ...]:  # type: ignore[override]
@@ -189,6 +190,21 @@ class Chain(NamedSurrogate):
         """Whether hyperparameters of a member are single values although its runs are few."""
         return any(getattr(one.surrogate, "point_estimated", False) for one in self._graph.functions)
 
+    def sampled(self, conditions: Mapping[str, ArrayLike]) -> SampledChain:
+        """Return the chain with the errors of its links as inputs, for experiments under the given conditions.
+
+        Parameters
+        ----------
+        conditions
+            Values (K,) of each known input, one for each experiment.
+
+        Raises
+        ------
+        ConformanceError
+            When a surrogate is used twice, or errors of scores of a member that passes some on are correlated.
+        """
+        return sampled_chain(self, self._graph, conditions)
+
     def inputs_of(self, output: str) -> tuple[str, ...]:
         """Return the inputs of the chain that an output depends on, those of the scales below it included.
 
@@ -198,7 +214,7 @@ class Chain(NamedSurrogate):
             When there is no such output.
         """
         self._known(output)
-        decided = self._graph.uses[self._order.index(output.split(".")[0])].decided
+        decided = self._graph.uses[self.order.index(output.split(".")[0])].decided
         return tuple(self.domain.names[int(j)] for j in decided)
 
     @property
@@ -206,7 +222,7 @@ class Chain(NamedSurrogate):
         """Inputs that enter at each member; those that enter at several are under their names, joined by "+"."""
         out: dict[str, list[str]] = {}
         for j, name in enumerate(self.domain.names):
-            uses = zip(self._order, self._graph.uses, strict=True)
+            uses = zip(self.order, self._graph.uses, strict=True)
             at = [member for member, use in uses if any(own.of_chain == j for own in use.own)]
             out.setdefault("+".join(at), []).append(name)
         return {name: tuple(inputs) for name, inputs in out.items()}
@@ -226,7 +242,7 @@ class Chain(NamedSurrogate):
         self._known(output)
         name, own = output.split(".", 1)
         rows = cast(Decoder, self.members[name].decode(own, coords))
-        m = self._order.index(name)
+        m = self.order.index(name)
         basis = np.zeros((len(rows.offset), self._graph.size))
         basis[:, self._graph.uses[m].scores] = rows.basis
         truncation = np.zeros((len(rows.offset), self._starts[-1]))
@@ -354,7 +370,7 @@ class Chain(NamedSurrogate):
                 covariance[h, rows] + np.diag([one.least**2 for one in self._graph.uses[m].ports])
             )
             drawn = y[h, rows] + np.einsum("nij,nj->ni", root, rng.standard_normal((len(u), root.shape[-1])))
-            name, child = self._order[m], self.members[self._order[m]].domain
+            name, child = self.order[m], self.members[self.order[m]].domain
             for i, port in enumerate(self._graph.uses[m].ports):
                 out[f"{name}.{child.names[port.column]}"] = np.asarray(port.transform.inverse(drawn[:, i]))
         return out
@@ -379,7 +395,7 @@ class Chain(NamedSurrogate):
             stored = inner()
             headers.append({"version": VERSION, **stored.header})
             arrays |= {f"function{f}.{name}": values for name, values in stored.arrays.items()}
-        uses = {name: use.function for name, use in zip(self._order, self._graph.uses, strict=True)}
+        uses = {name: use.function for name, use in zip(self.order, self._graph.uses, strict=True)}
         members = {name: uses[name] for name in self.members}
         links = {target: _link_to_dict(source) for target, source in self.links.items()}
         return Stored({"chain": {"members": members, "links": links, "functions": headers}}, arrays)

@@ -75,6 +75,8 @@ WORK, LEAST_DRAWS, MOST_DRAWS = 1e11, 40, 400  # of new measurements without fea
 class Individuals(SingleCalibration):
     """The data of a population with one vector of parameters a unit: the likelihood, without the population's prior."""
 
+    samples_links = False  # errors of links depend on each other between subjects: to first order
+
     def __init__(
         self, population: Population, table: pd.DataFrame | None, unmeasured: str, *data: Any, **settings: Any
     ) -> None:
