@@ -16,24 +16,56 @@ m, V        mean and covariance of eta given the data, linearised               
 ==========  ==========================================================================  =============
 """
 
+import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from uqms._typing import Array
+from uqms.calibration.checks import Check
+from uqms.calibration.context import evenly
 from uqms.calibration.density import noise_sd
-from uqms.calibration.expansion import Loss, plausible
+from uqms.calibration.expansion import LOSS_LIMIT, Loss, plausible
+from uqms.errors import ConformanceError
 
 if TYPE_CHECKING:
     from uqms.calibration.single import SingleCalibration
 
-__all__ = ["link_loss", "measured_link_loss"]
+__all__ = ["check_links_expansion", "link_loss", "measured_link_loss", "with_sampled_links"]
 
+_logger = logging.getLogger(__name__)
 POINTS, DRAWS = 16, 128
 STEPS, STEP = 3, 1e-2  # of Gauss-Newton; of a difference, in sds of an error
 WIDER = 1.3
 LEAST = 0.1  # effective part of the draws, below which the integral is not known
+
+
+def with_sampled_links(problem: "SingleCalibration") -> "SingleCalibration | None":
+    """Return the same problem with the errors of its chain's links sampled; None where they are not, or cannot be."""
+    able = problem.samples_links and problem.closed_form and hasattr(problem.surrogate, "sampled")
+    if not able or problem.observations.conditions_sd or problem.inside_of_a_whole or problem.members:
+        return None
+    try:
+        return type(problem)(problem.surrogate, problem.observations, **(problem.settings | {"expansion": "none"}))
+    except ConformanceError as error:
+        _logger.info("errors of links are taken to first order: %s", error)
+        return None
+
+
+def check_links_expansion(problem: "SingleCalibration", theta: Mapping[str, Array]) -> Check | None:
+    """Measure the loss at posterior draws; None where errors of links are sampled, or there are none."""
+    sampled = with_sampled_links(problem)
+    if sampled is None:
+        return None
+    picked = evenly(len(next(iter(theta.values()))), POINTS)
+    loss = measured_link_loss(problem, sampled, {name: theta[name][picked] for name in problem.priors})
+    message = f"of links: the mean error of the log-likelihood is {loss.nats:.2g} nats, limit {LOSS_LIMIT:g}"
+    remedy = (
+        "Calibrate again with expansion='none', which samples the errors of the chain's links, or run more points of "
+        "the member that passes them on. Its error is too large for the first-order expansion of the member that takes it."
+    )
+    return Check("first-order expansion", "pass" if loss.nats < LOSS_LIMIT else "warn", loss.nats, message, remedy)
 
 
 def link_loss(problem: "SingleCalibration", sampled: "SingleCalibration") -> Loss:

@@ -47,7 +47,6 @@ from uqms.calibration.success import read_success
 from uqms.calibration.truncation import check_known_noise
 from uqms.errors import (
     PACKAGE,
-    ConformanceError,
     DataWarning,
     ExtrapolationError,
     InputError,
@@ -931,16 +930,10 @@ class SingleCalibration(Calibration):
     def _measure_links(self) -> None:
         """Sample the errors of a chain's links where their first-order expansion is not good enough."""
         from uqms.calibration.expansion import LOSS_LIMIT
-        from uqms.calibration.link_errors import link_loss
+        from uqms.calibration.link_errors import link_loss, with_sampled_links
 
-        able = self.samples_links and self.closed_form and hasattr(self.surrogate, "sampled")
-        if not able or self.observations.conditions_sd:
-            return
-        given, settings = self.surrogate, self.settings
-        try:
-            sampled = SingleCalibration(given, self.observations, **(settings | {"expansion": "none"}))
-        except ConformanceError as error:
-            _logger.info("errors of links are taken to first order: %s", error)
+        sampled, settings = with_sampled_links(self), self.settings
+        if sampled is None:
             return
         loss = link_loss(self, sampled)
         self.link_loss = loss.nats

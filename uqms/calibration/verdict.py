@@ -18,6 +18,7 @@ from uqms.calibration.density import covariance_of, noise_sd, prior_scale, slope
 from uqms.calibration.direct import design_box, is_exact
 from uqms.calibration.discrepancy import NOISE
 from uqms.calibration.expansion import check_expansion
+from uqms.calibration.link_errors import check_links_expansion
 from uqms.calibration.markov import Chains, noise_of, only_noise
 from uqms.calibration.misfit import NOTED, check_misfit, check_validation
 from uqms.calibration.progress import progress
@@ -101,7 +102,8 @@ def first_order_expansion(context: Context, i: int) -> Check | None:
     if linear.reason or not linear.left:  # through features it costs more than the sampling
         return None
     few = linear.few[i]
-    return check_expansion(few.problem, few.theta, few.h)
+    found = [check_expansion(few.problem, few.theta, few.h), check_links_expansion(few.problem, few.theta)]
+    return max((one for one in found if one is not None), key=lambda one: one.value, default=None)
 
 
 def truncation(context: Context, i: int) -> Check | None:
