@@ -63,7 +63,7 @@ def check_links_expansion(problem: "SingleCalibration", theta: Mapping[str, Arra
     message = f"of links: the mean error of the log-likelihood is {loss.nats:.2g} nats, limit {LOSS_LIMIT:g}"
     remedy = (
         "Calibrate again with expansion='none', which samples the errors of the chain's links, or run more points of "
-        "the member that passes them on. Its error is too large for the first-order expansion of the member that takes it."
+        "the member that passes them on. Its error is too large for a first-order expansion of the one that takes it."
     )
     return Check("first-order expansion", "pass" if loss.nats < LOSS_LIMIT else "warn", loss.nats, message, remedy)
 

@@ -23,8 +23,9 @@ from uqms.calibration.base import LeftOut, Problem
 from uqms.calibration.capabilities import limit_of, refuse
 from uqms.calibration.checks import Check, Verdict
 from uqms.calibration.computation import MODES
-from uqms.calibration.context import evenly
+from uqms.calibration.context import Context, evenly
 from uqms.calibration.judging import judge
+from uqms.calibration.member_shares import member_shares
 from uqms.calibration.observations import Observations
 from uqms.calibration.population.hierarchy import Hierarchy
 from uqms.calibration.predict import (
@@ -251,6 +252,21 @@ class Posterior:
         if "failed runs" in found:
             table.attrs["remarks"] = [f"failed runs: {found['failed runs'].message}"]
         return table
+
+    def member_share(self) -> pd.DataFrame:
+        """Return, by parameter and member of a chain, the fraction of the variance that goes with the member's error.
+
+        Use it to see which scale to run next: `uqms.refine(posterior, n, member=...)`. It is what the variance would
+        lose without the error of that member alone, of the problem linearised at a few draws; fractions of several
+        members need not add up to `surrogate_share`.
+
+        Raises
+        ------
+        InputError
+            When the surrogate is no `Chain`.
+        """
+        draws = Context.of(self).sampled
+        return member_shares(self.problem, draws.theta, draws.h)
 
     # ------------------------------------------------------------------------------------------------------- what it is
     @property

@@ -34,6 +34,7 @@ from uqms._teaching import taught
 from uqms._threads import single_threaded
 from uqms._typing import Array, Bools, Ints, RandomState, as_generator
 from uqms.calibration.checks import Check, Verdict
+from uqms.calibration.member_shares import chain_of
 from uqms.calibration.population.calibration import Individuals
 from uqms.calibration.population.layout import from_natural
 from uqms.calibration.population.subject_checks import SUBJECT_EDGE_MASS
@@ -76,7 +77,14 @@ MENDED = frozenset(
 
 @taught
 @single_threaded
-def refine(posterior: Posterior, n: int, *, widen: float = 1.5, rng: RandomState | None = None) -> xr.Dataset:
+def refine(
+    posterior: Posterior,
+    n: int,
+    *,
+    widen: float = 1.5,
+    member: str | None = None,
+    rng: RandomState | None = None,
+) -> xr.Dataset:
     """Propose n design points near the posterior, for `uqms.run`.
 
     Use it when the verdict reports that the surrogate's error limits the precision, and from the start where the
@@ -92,6 +100,10 @@ def refine(posterior: Posterior, n: int, *, widen: float = 1.5, rng: RandomState
         Number of points. Ten for each parameter, or more, in each round.
     widen
         By how much the standard deviations of the posterior are enlarged, at least 1.
+    member
+        Of a chain of surrogates, which member the points are for: its inputs, those that are linked as draws of what is
+        passed on at the points. By default the one whose error is the largest fraction of a parameter's variance
+        (`Posterior.member_share`); the design says which, ``design.attrs["design"]``.
     rng
         Whole number or generator.
 
@@ -143,6 +155,10 @@ def refine(posterior: Posterior, n: int, *, widen: float = 1.5, rng: RandomState
             f"refine: n is {n!r}; give a whole number of at least {max(1, len(conditions))}, one point for each of the "
             "observed conditions."
         )
+    if member is not None and (posterior.subjects or chain_of(problem) is None):
+        raise InputError(
+            f"refine: member is {member!r}, but the posterior is none of one subject through a uq.Chain. Leave it out."
+        )
     if not np.isfinite(widen) or widen < 1.0:
         raise InputError(f"refine: widen is {widen!r}; give a number of at least 1, such as 1.5.")
     apart = [check for check in posterior.verdict.checks if check.name == "R-hat" and check.status == "fail"]
@@ -179,7 +195,16 @@ def refine(posterior: Posterior, n: int, *, widen: float = 1.5, rng: RandomState
         for key, (k, column) in problem.uncertain.items():
             here = places[condition] == k
             at[here, column] = cloud.conditions[key][picked][here]
-    return design_of(problem, box, np.asarray(near.from_unit(points)), at, recipe)
+    design = design_of(problem, box, np.asarray(near.from_unit(points)), at, recipe)
+    chain = None if posterior.subjects else chain_of(problem)
+    if chain is None:
+        return design
+    return chain.design_of(design, _member(posterior) if member is None else member, rng)
+
+
+def _member(posterior: Posterior) -> str:
+    """Return the member of a chain whose error matters most to some parameter."""
+    return str(posterior.member_share().max().idxmax())
 
 
 class _Cloud(NamedTuple):
@@ -256,10 +281,10 @@ def design_of(
 
 def _space(problem: SingleCalibration) -> ParameterSpace | None:
     """Return the space of all inputs: that of the calibration, or of the runs where that lacks a condition."""
-    names = set(problem.surrogate.domain.names)
+    names = set(problem.simulated.domain.names)
     if set(problem.space.inputs) == names:
         return problem.space
-    text = getattr(problem.surrogate, "attrs", {}).get("space")
+    text = getattr(problem.simulated, "attrs", {}).get("space")
     space = None if text is None else ParameterSpace.from_json(text)
     return space if space is not None and set(space.inputs) == names else None
 
@@ -270,7 +295,7 @@ def _columns(design: xr.Dataset) -> Array:
 
 def _box_around(problem: SingleCalibration, cloud: _Cloud, widen: float) -> Box:
     """Return the box of the next round: smaller where the posterior is narrow, longer where it leans on an end."""
-    old = problem.surrogate.domain
+    old = problem.simulated.domain
     unit = old.select(problem.parameters)
     ends = np.quantile(unit.to_unit(cloud.theta), [TAIL, 0.5, 1.0 - TAIL], axis=0)  # (3, U, d)
     low, high = (ends[1] + widen * (ends[i] - ends[1]) for i in (0, 2))
@@ -330,7 +355,7 @@ def _known_runs(problem: SingleCalibration, near: Box) -> Array:
     process = getattr(problem.surrogate, "process", None)
     if process is None:
         return np.empty((0, near.d))
-    box = problem.surrogate.domain
+    box = problem.simulated.domain
     x = np.asarray(box.from_unit(process.x))[:, [box.names.index(name) for name in near.names]]
     u = np.asarray(near.to_unit(x))
     return u[np.all((u >= -0.5) & (u <= 1.5), axis=1)]
@@ -479,6 +504,13 @@ def another_round(
     needed |= bool(mended)
     if needed:
         reasons += _rough(posterior)
+        if chain_of(posterior.problem) is not None:
+            table = posterior.member_share()
+            member = str(table.max().idxmax())
+            reasons.append(
+                f"the error of {member!r} is the largest part, {table[member].max():.0%} of the variance of "
+                f"{table[member].idxmax()}: uqms.refine(posterior, n, member={member!r})"
+            )
     remaining = tuple(check for check in posterior.verdict.warnings if check not in mended)
     return Round(needed, shares[worst], change, tuple(reasons), remaining)
 

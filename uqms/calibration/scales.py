@@ -75,7 +75,7 @@ def check_links(problem: "SingleCalibration") -> None:
     ExtrapolationError
         With the design of that member that mends it.
     """
-    linked = getattr(problem.surrogate, "linked", None)
+    linked = getattr(problem.surrogate, "link_draws", None)
     if linked is None or problem.outside == "extrapolate":
         return
     u = problem.unit_inputs(problem.prior_draws(DRAWS, 0))

@@ -202,6 +202,11 @@ class SingleCalibration(Calibration):
         return self.space.names
 
     @property
+    def simulated(self) -> Surrogate:
+        """The surrogate of what is simulated: without the errors that are inputs where links' errors are sampled."""
+        return cast(Surrogate, getattr(self.surrogate, "chain", self.surrogate))
+
+    @property
     def individual(self) -> tuple[str, ...]:
         """Names of the parameters that differ between subjects: none, unless it is the part of a population."""
         return ()

@@ -52,6 +52,7 @@ __all__ = ["Verification", "verification_design", "verify", "with_runs", "with_s
 
 STOCHASTIC = "the simulator is stochastic, so that runs have its noise"
 LATENT = "noise is not normal here, and the likelihood of the surrogate in no closed form"
+LINKED = "errors of the chain's links are sampled, and the likelihood without them is in no closed form"
 SAME = 1e-9  # of the unit cube
 PRIOR_RUNS, FEWEST = 0.5, 4  # runs that a surrogate's own variances are worth beside new ones; of which so many
 ROUNDING, LOST = 1e-9, 1e-14  # of the largest variance of a contrast, and of the process's, that is rounding
@@ -109,7 +110,7 @@ def verification_design(posterior: Posterior, n: int, rng: RandomState | None = 
     theta = verified.at_experiments(rows)
     return design_of(
         problem,
-        problem.surrogate.domain,
+        problem.simulated.domain,
         theta.reshape(-1, theta.shape[-1]),
         np.tile(problem.cells.conditions, (int(n), 1)),
         recipe,
@@ -317,12 +318,12 @@ def verify(posterior: Posterior, ensemble: xr.Dataset, *, rng: int = 0) -> Verif
             "uq.ensemble.failures(ensemble) lists why the others did not."
         )
     of_draw, of_condition = _matched(verified, runs)
-    errors = held_out(problem.surrogate, runs, rng=rng)
+    errors = held_out(problem.simulated, runs, rng=rng)
     whole, place = _whole_draws(of_draw, of_condition, len(problem.cells.conditions))
     theta = {name: values[whole] for name, values in verified.theta.items()}
     exact = getattr(problem.surrogate, "attrs", {}).get("noise", "none") == "none"
     # Where errors are sampled as latents, the likelihood with the surrogate is not in closed form.
-    known = exact and problem.closed_form
+    known = exact and problem.closed_form and not problem.link_errors
     ratio = np.full(len(whole), np.nan)
     if len(whole) and known:
         ratio = with_simulator(problem, verified.some(whole), runs, place) - verified.log_likelihood(whole)
@@ -332,7 +333,7 @@ def verify(posterior: Posterior, ensemble: xr.Dataset, *, rng: int = 0) -> Verif
     more = None
     if known and not verified.subjects:
         more = _more_runs(problem, refitted, theta, ratio, errors.table.loc[list(outputs)], weights)
-    unknown = "" if known else STOCHASTIC if not exact else LATENT
+    unknown = "" if known else STOCHASTIC if not exact else LINKED if problem.link_errors else LATENT
     judged = SimulatorRuns(ensemble, errors, outputs, theta, ratio, k_hat, weights, more, unknown, verified.subjects)
     data = {name: ("draw", values) for name, values in theta.items()}
     verdict = verdict_of(Context.of(posterior, judged), OF_RUNS)
@@ -353,7 +354,7 @@ def verify(posterior: Posterior, ensemble: xr.Dataset, *, rng: int = 0) -> Verif
 def _matched(verified: _Verified, runs: xr.Dataset) -> tuple[Ints, Ints]:
     """Return of every run its posterior draw and its observed condition, of a population its experiment."""
     problem, draws = verified.data, verified.own
-    box = problem.surrogate.domain
+    box = problem.simulated.domain
     lacking = [name for name in box.names if name not in table.input_names(runs)]
     if lacking:
         raise InputError(f"verify: the runs have no input {lacking}; run uq.verification_design(posterior, n).")

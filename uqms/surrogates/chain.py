@@ -4,9 +4,10 @@ A chain is one surrogate of all its members' outputs. `linked` has the mathemati
 it, and what a chain is to the rest of the library.
 """
 
+import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any, cast, final
@@ -14,6 +15,7 @@ from typing import Any, cast, final
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
+from scipy.interpolate import make_interp_spline
 
 from uqms import _checks as check
 from uqms._teaching import taught
@@ -308,6 +310,119 @@ class Chain(NamedSurrogate):
                 drawn[f] = [_functions(one.surrogate, 1, generator) for _ in range(n)]
         return ChainDraws(self._graph, drawn, n)
 
+    def with_variances(self, factors: Mapping[str, float]) -> "Chain":
+        """Return the chain with the variances of some members multiplied, for fractions by member.
+
+        It is computed in arrays, not by compiled code. Two names of one surrogate have one factor.
+
+        Raises
+        ------
+        InputError
+            When a name is none of a member.
+        """
+        if unknown := [name for name in factors if name not in self.members]:
+            raise InputError(f"with_variances: {unknown} are no members; they are {', '.join(self.members)}.")
+        scales = [1.0] * len(self._graph.functions)
+        for name, factor in factors.items():
+            scales[self._graph.uses[self.order.index(name)].function] = float(factor)
+        other = object.__new__(Chain)
+        kept = {key: value for key, value in self.__dict__.items() if key not in ("compiled_error", "_block")}
+        other.__dict__.update(kept | {"_graph": replace(self._graph, scales=tuple(scales)), "compiled_error": None})
+        return other
+
+    def simulator(self, **functions: Callable[..., Mapping[str, ArrayLike]]) -> "LinkedSimulators":
+        """Return the simulators of the members, linked as they are here, as one function for `uqms.run`.
+
+        Use it to run the whole chain at one point, as for ``uq.verify``: ``uq.run(chain.simulator(cell=f, tissue=g),
+        uq.verification_design(posterior, 50))``.
+
+        Parameters
+        ----------
+        **functions
+            Simulator of each member: a function of its inputs that returns its outputs by name.
+
+        Raises
+        ------
+        InputError
+            When a member has none, or a name is no member.
+        """
+        if set(functions) != set(self.members) or not all(callable(one) for one in functions.values()):
+            raise InputError(
+                f"simulator: got {', '.join(functions) or 'nothing'}; give a function for each member: "
+                f"{', '.join(f'{name}=...' for name in self.members)}."
+            )
+        inputs = {name: self.members[name].domain.names for name in self.order}
+        layouts = {name: self.members[name].layouts for name in self.order}
+        return LinkedSimulators(self.order, inputs, layouts, dict(self.links), dict(functions))
+
+    def member_runs(self, runs: xr.Dataset, member: str) -> xr.Dataset:
+        """Return runs of the whole chain, as `simulator` gives them, as runs of one member: its inputs and outputs.
+
+        Raises
+        ------
+        InputError
+            When the name is no member, or the runs lack an output.
+        """
+        if member not in self.members:
+            raise InputError(f"member_runs: {member!r} is no member; they are {', '.join(self.members)}.")
+        lost = [name for name in self.layouts if name not in runs]
+        if lost:
+            raise InputError(
+                f"member_runs: the runs have no output {', '.join(lost)}. Run the members as they are linked: "
+                "uqms.run(chain.simulator(...), design)."
+            )
+        linked = LinkedSimulators(self.order, {}, {n: s.layouts for n, s in self.members.items()}, {}, {})
+        out = runs.drop_vars(
+            [str(name) for name in runs.data_vars if name in self.layouts or name in self.domain.names]
+        )
+        for name in self.members[member].domain.names:
+            source = self.links.get(f"{member}.{name}")
+            if source is None:
+                out[name] = runs[name]
+                continue
+            output, dims = _output(source), self.layouts[_output(source)].dims
+            every = runs[output].transpose("run", *dims).values
+            values = [linked.passed_on(source, {output: one}) for one in every]
+            out[name] = ("run", np.array(values), {"role": "input", "kind": "condition"})
+        return out.assign({output: runs[f"{member}.{output}"] for output in self.members[member].layouts})
+
+    def design_of(self, design: xr.Dataset, member: str, rng: RandomState = 0) -> xr.Dataset:
+        """Return the points of a design of the chain's inputs as points at which to run one member.
+
+        Linked inputs are draws of what is passed on there, the error of the surrogates included.
+
+        Raises
+        ------
+        InputError
+            When the name is no member.
+        """
+        if member not in self.members:
+            raise InputError(f"design_of: {member!r} is no member; they are {', '.join(self.members)}.")
+        x = np.column_stack([design[name].values for name in self.domain.names])
+        links = self.link_draws(np.asarray(self.domain.to_unit(x)), as_generator(rng))
+        box, space = self.members[member].domain, _space(self.members[member])
+        given = Box.from_dict(json.loads(design.attrs["box"])) if "box" in design.attrs else self.domain
+        data, rows = {}, []
+        for j, name in enumerate(box.names):
+            low, high, hard = box.lower[j], box.upper[j], box.hard[j]
+            if (values := links.get(f"{member}.{name}")) is not None:
+                low, high = max(low, float(values.min())), min(high, float(values.max()))
+                values = np.clip(values, low, high)
+            else:
+                at = given.names.index(name)
+                values, low, high = design[name].values, max(low, given.lower[at]), min(high, given.upper[at])
+            attrs = {"role": "input", "kind": "condition", "unit": "", "description": ""}
+            data[name] = ("run", np.asarray(values), attrs if space is None else space.attributes(name))
+            rows.append((low, high, hard))
+        lower, upper, hard_ends = zip(*rows, strict=True)
+        recipe = json.loads(design.attrs.get("design", "{}")) | {"member": member}
+        attrs = {"box": json.dumps(Box(box.names, lower, upper, box.scale, hard_ends).to_dict(), allow_nan=False)}
+        attrs["design"] = json.dumps(recipe, allow_nan=False)
+        if space is not None:
+            attrs["space"] = space.to_json()
+            data = {name: data[name] for name in space.inputs}
+        return xr.Dataset(data, attrs=attrs)
+
     # ---------------------------------------------------------------------------------------------------- the links
     def push_forward(
         self, draws: Mapping[str, ArrayLike] | xr.Dataset | None = None, *, n: int = 2048, rng: RandomState = 0
@@ -340,7 +455,7 @@ class Chain(NamedSurrogate):
         if len(x) > n:
             x = x[np.sort(generator.choice(len(x), n, replace=False))]
         return PushForward(
-            self.linked(np.asarray(self.domain.to_unit(x)), generator),
+            self.link_draws(np.asarray(self.domain.to_unit(x)), generator),
             {name: one.domain for name, one in self.members.items()},
             {name: _space(one) for name, one in self.members.items()},
         )
@@ -360,7 +475,7 @@ class Chain(NamedSurrogate):
             columns.append(values[name] if name in values else generator.uniform(low, high, size))
         return np.column_stack(np.broadcast_arrays(*columns))
 
-    def linked(self, u: Array, rng: np.random.Generator) -> dict[str, Array]:
+    def link_draws(self, u: Array, rng: np.random.Generator) -> dict[str, Array]:
         """Return a draw (N,) of every link, "member.input", in its own unit, at inputs u (N, d)."""
         out = {}
         rows = np.arange(len(u))
@@ -418,6 +533,50 @@ def _functions(surrogate: Surrogate, n: int, rng: np.random.Generator) -> Functi
     if isinstance(surrogate, GaussianProcessSurrogate):
         return surrogate.functions(n, rng, anchors=ANCHORS)
     return surrogate.functions(n, rng)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class LinkedSimulators:
+    """The simulators of a chain's members as one function: of the chain's inputs, it returns "member.output"."""
+
+    order: tuple[str, ...]
+    inputs: Mapping[str, tuple[str, ...]]
+    layouts: Mapping[str, Mapping[str, Layout]]
+    links: Mapping[str, str | Link]
+    functions: Mapping[str, Callable[..., Mapping[str, ArrayLike]]]
+
+    def __call__(self, **inputs: float) -> dict[str, Array]:
+        """Return all outputs of all members at one point."""
+        out: dict[str, Array] = {}
+        for name in self.order:
+            own = {}
+            for key in self.inputs[name]:
+                source = self.links.get(f"{name}.{key}")
+                own[key] = float(inputs[key]) if source is None else self.passed_on(source, out)
+            found = self.functions[name](**own)
+            out |= {f"{name}.{output}": np.asarray(values, dtype=np.float64) for output, values in found.items()}
+        return out
+
+    def passed_on(self, source: str | Link, out: Mapping[str, Array]) -> float:
+        """Return what a link passes on of the outputs of one run."""
+        text = _output(source)
+        values = out[text]
+        if isinstance(source, str):
+            return float(values)
+        parent, _, output = text.partition(".")
+        layout = self.layouts[parent][output]
+        if source.weights is not None:
+            weights = source.weights.transpose(*layout.dims)
+            return float(np.sum(np.asarray(weights) * values.reshape(layout.shape)))
+        points = {dim: np.array([value]) for dim, value in cast(Mapping[str, float], source.at).items()}
+        grid = [layout.coords[dim] for dim in layout.dims]
+        nearest = [int(np.argmin(np.abs(axis - points[dim]))) for axis, dim in zip(grid, layout.dims, strict=True)]
+        if len(grid) > 1 or np.isclose(grid[0][nearest[0]], points[layout.dims[0]][0], rtol=1e-9, atol=0.0):
+            return float(values.reshape(layout.shape)[tuple(nearest)])
+        order = np.argsort(grid[0])
+        spline = make_interp_spline(grid[0][order], values[order], k=min(3, len(order) - 1))
+        return float(spline(points[layout.dims[0]])[0])
 
 
 @final

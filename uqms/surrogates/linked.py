@@ -161,6 +161,7 @@ class Graph:
     truncations: tuple[Array, ...]  # of each of them, by its links (L of all its links, t)
     receivers: tuple[tuple[tuple[int, int], ...], ...]  # of each of them: which use and port each row belongs to
     correlated: tuple[bool, ...]  # of each function, whether its scores' errors are
+    scales: tuple[float, ...] = ()  # of each function's variances; none: ones
 
     @property
     def draws(self) -> int:
@@ -233,7 +234,8 @@ class Graph:
             every = [inputs[i] for i in same]
             if len(same) > 1:
                 every = [np.broadcast_to(one, (H, *one.shape[1:])) for one in every]
-            own_mean, covariances[use.function] = function.joint(np.concatenate(every, axis=2))
+            own_mean, found = function.joint(np.concatenate(every, axis=2))
+            covariances[use.function] = found * self.scales[use.function] if self.scales else found
             own_mean = own_mean[:, :, (len(same) - 1) * k :]
             q = own_mean.shape[-1]
             J = np.zeros((H, S, k, q, L))

@@ -490,7 +490,17 @@ def folds_of(runs: xr.Dataset, k: int, rng: np.random.Generator, who: str) -> li
 
 
 def _parts_of(surrogate: Surrogate, runs: xr.Dataset, place: Ints, positions: Ints, who: str) -> dict[str, Part]:
-    """Return what the surrogate says of runs that it has not seen, by output; errors name their `positions`."""
+    """Return what the surrogate says of runs that it has not seen, by output; errors name their `positions`.
+
+    Members of a chain are judged one by one, at the inputs that the runs gave them.
+    """
+    members = getattr(surrogate, "members", None)
+    if members is not None:
+        return {
+            f"{name}.{output}": part
+            for name, member in members.items()
+            for output, part in _parts_of(member, surrogate.member_runs(runs, name), place, positions, who).items()  # type: ignore[attr-defined]
+        }
     observed = {name: _matching(runs, name, layout, positions, who) for name, layout in surrogate.layouts.items()}
     u = np.asarray(surrogate.domain.to_unit(table.input_array(runs, surrogate.domain.names)))
     # Runs of the same inputs share scores and truncation; what is new in each is the noise, in scores and outside.
