@@ -155,9 +155,9 @@ class Observations:
         for name, column in self.conditions.items():
             unknown = ~np.isfinite(column)
             # An output of another scale may not depend on the condition; whether it does, the surrogate knows.
-            absent = [one for one in self.outputs if np.isnan(column[self.output == one]).all()]
-            if len(absent) < len(self.outputs):
-                unknown &= ~np.isin(self.output, absent)
+            lacking = [one for one in self.outputs if np.isnan(column[self.output == one]).all()]
+            if len(lacking) < len(self.outputs):
+                unknown &= ~np.isin(self.output, lacking)
             if unknown.any():
                 row = int(np.flatnonzero(unknown)[0])
                 raise DataError(
@@ -165,10 +165,10 @@ class Observations:
                     "Fill it in, or leave the row out."
                 )
 
-        unknown = sorted(set(self.conditions_sd) - set(self.conditions))
-        if unknown:
+        extra = sorted(set(self.conditions_sd) - set(self.conditions))
+        if extra:
             raise InputError(
-                f"Observations: conditions_sd is given for {unknown}, but the conditions are {list(self.conditions)}."
+                f"Observations: conditions_sd is given for {extra}, but the conditions are {list(self.conditions)}."
             )
         for name, column in self.conditions_sd.items():
             wrong = np.flatnonzero(~(np.isfinite(column) & (column >= 0)))

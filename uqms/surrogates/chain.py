@@ -163,7 +163,7 @@ class Chain(NamedSurrogate):
 
     # ------------------------------------------------------------------------------------------------- what is in it
     @cached_property
-    def layouts(self) -> Mapping[str, Layout]:  # type: ignore[override]
+    def layouts(self) -> Mapping[str, Layout]:
         """Dims, coordinates and unit of every output, "member.output"."""
         return {f"{name}.{output}": one for name in self.order for output, one in self.members[name].layouts.items()}
 
@@ -451,7 +451,8 @@ class Chain(NamedSurrogate):
             if "space" not in self.attrs:
                 raise InputError("push_forward: the priors are unknown; give draws={name: values}.")
             draws = ParameterSpace.from_json(self.attrs["space"]).draw(n, generator)
-        x = self._points({str(name): np.asarray(draws[name], dtype=np.float64).ravel() for name in draws}, generator)
+        values = {str(name): np.asarray(column, dtype=np.float64).ravel() for name, column in draws.items()}
+        x = self._points(values, generator)
         if len(x) > n:
             x = x[np.sort(generator.choice(len(x), n, replace=False))]
         return PushForward(
@@ -499,7 +500,8 @@ class Chain(NamedSurrogate):
         InputError
             When there is code in a member, such as a cheap model in Python as its mean.
         """
-        headers, arrays = [], {}
+        headers: list[dict[str, Any]] = []
+        arrays: dict[str, Array] = {}
         for f, one in enumerate(self._graph.functions):
             inner = getattr(one.surrogate, "stored", None)
             if inner is None:
@@ -741,12 +743,12 @@ def _shared_inputs(
                     f"Chain: {key!r} of {name} was simulated between {one[0]:g} and {one[1]:g}, elsewhere between "
                     f"{rows[key][0]:g} and {rows[key][1]:g}: there is no common part. Rename one, or link it."
                 )
-            sides = [pair for pair in (rows[key], one)]
-            hard = (
+            sides: list[list[Any]] = [rows[key], one]
+            closed = (
                 any(side[3][0] and side[0] == low for side in sides),
                 any(side[3][1] and side[1] == high for side in sides),
             )
-            rows[key] = [low, high, rows[key][2], hard]
+            rows[key] = [low, high, rows[key][2], closed]
     if not rows:
         raise InputError("Chain: every input is linked, so that there is nothing to vary.")
     lower, upper, scale, hard = zip(*rows.values(), strict=True)
@@ -834,7 +836,9 @@ def _built(
     for m, name in enumerate(order):
         surrogate = members[name]
         f = next(i for i, one in enumerate(functions) if one is surrogate)
-        own, own_ports, decided = [], [], set()
+        own: list[Own] = []
+        own_ports: list[Port] = []
+        decided: set[int] = set()
         for column, key in enumerate(surrogate.domain.names):
             source = links.get(f"{name}.{key}")
             if source is None:
@@ -873,7 +877,7 @@ def _built(
 
 def _latents(surrogate: Surrogate) -> int:
     """Return the number of latents of a surrogate's truncation."""
-    return max(cast(Decoder, surrogate.decode(output)).truncation.shape[1] for output in surrogate.layouts)
+    return max(int(cast(Decoder, surrogate.decode(output)).truncation.shape[1]) for output in surrogate.layouts)
 
 
 def _port(name: str, key: str, column: int, source: "str | Link", members: Mapping[str, Surrogate], place: int) -> Port:

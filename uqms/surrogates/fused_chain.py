@@ -150,7 +150,7 @@ def _own(row: Array, u: float, slope: Array) -> float:
     by_u = slope[0]
     v = _to_unit(row[3], row[4], row[5], x, slope)
     slope[0] *= by_u
-    return v
+    return float(v)
 
 
 @compiled
@@ -159,7 +159,7 @@ def _port(row: Array, y: float, slope: Array, slopes: Array) -> float:
     x = respond(row[3:6], 0, y, slopes)
     v = _to_unit(row[6], row[7], row[8], x, slope)
     slope[0] *= slopes[0]
-    return v
+    return float(v)
 
 
 @compiled
@@ -181,10 +181,10 @@ def _places(block: Array, K: int, of_uses: Ints, of_functions: Ints) -> int:
         row = int(block[c + 6]) + f * FUNCTION
         q, n, b, r = int(block[row + 2]), int(block[row + 3]), int(block[row + 4]), int(block[row + 5])
         d = int(block[int(block[row]) + 3])
-        sizes = (r * K * d, q * r * K * n, q * r * K * n, q * r * K * b, q * r * K * r * K, 0, 0)
+        lengths = (r * K * d, q * r * K * n, q * r * K * n, q * r * K * b, q * r * K * r * K)
         for i in range(5):
             of_functions[f * 5 + i] = total
-            total += sizes[i]
+            total += lengths[i]
     return total
 
 
@@ -192,7 +192,8 @@ def _places(block: Array, K: int, of_uses: Ints, of_functions: Ints) -> int:
 def chain_size(block: Array, K: int) -> int:
     """Return how many numbers `linked_forward` needs room for."""
     c = HEADER + int(block[0])
-    return _places(block, K, np.empty(PARTS * int(block[c + 2]), np.int64), np.empty(5 * int(block[c + 3]), np.int64))
+    of_uses, of_functions = np.empty(PARTS * int(block[c + 2]), np.int64), np.empty(5 * int(block[c + 3]), np.int64)
+    return int(_places(block, K, of_uses, of_functions))
 
 
 @compiled
@@ -580,10 +581,10 @@ def linked_reverse(block: Array, h: int, u: Array, parts_bar: Array, work: Array
                 for e in range(R):
                     s = 0.0
                     for k in range(L):
-                        r = 0.0
+                        along = 0.0
                         for g in range(R):
-                            r += A[a, k, g] * local[a, g, e]
-                        s += P_bar[i, k] * r
+                            along += A[a, k, g] * local[a, g, e]
+                        s += P_bar[i, k] * along
                     A_bar[i, e] += 2.0 * s
             for e in range(R):
                 for g in range(R):

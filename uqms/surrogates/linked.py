@@ -171,7 +171,7 @@ class Graph:
     @property
     def errors(self) -> int:
         """Number of own errors R."""
-        return self.size + sum(one.shape[1] for one in self.truncations)
+        return self.size + sum(int(one.shape[1]) for one in self.truncations)
 
     def earlier(self, m: int) -> list[int]:
         """Return the uses of the same function up to m."""

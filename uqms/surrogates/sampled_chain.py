@@ -20,7 +20,7 @@ s           its scores at the anchors                                           
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple, final
+from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -42,6 +42,11 @@ __all__ = ["REACH", "SampledChain", "sampled_chain"]
 REACH = 8.0  # of an error's range, in standard deviations
 JITTER = 1e-10  # of the largest variance at the anchors
 SAME = 1e-9  # of the unit cube
+
+
+def add_at(total: Array, where: Any, values: Array) -> None:
+    """Add values at places that may be there several times; slices among them are whole axes."""
+    np.add.at(total, where, values)
 
 
 class _Passed(NamedTuple):
@@ -327,7 +332,7 @@ class SampledChain:
         if up.source < 0:
             return None
         receivers = self.graph.receivers[up.source]
-        return self.graph.truncations[up.source][receivers.index((m, port))]
+        return np.asarray(self.graph.truncations[up.source][receivers.index((m, port))])
 
     def scores_reverse(self, u: Array, mean_bar: Array, covariance_bar: Array) -> Array:
         """Return the derivative (k, d) of sum(mean * mean_bar) + sum(covariance * covariance_bar) at `u` (k, d)."""
@@ -354,11 +359,9 @@ class SampledChain:
             for i, port in enumerate(use.ports):
                 y_bar = v_bar[..., port.column] * port.slope(step.links_rows[:, 0, :, i])  # (H, k)
                 up = self._passed[port.source]
-                np.add.at(
-                    value_bar[port.source], (slice(None), group, place[port.source]), y_bar[..., None] * port.basis
-                )
+                add_at(value_bar[port.source], (slice(None), group, place[port.source]), y_bar[..., None] * port.basis)
                 if (row := self._row(up, m, i)) is not None:
-                    np.add.at(
+                    add_at(
                         left_bar[port.source][..., len(up.scores) :],
                         (group, place[port.source]),
                         y_bar.sum(axis=0)[:, None] * row,
@@ -386,9 +389,9 @@ class SampledChain:
                     up = self._passed[port.source]
                     rows = self._up(passed, up)
                     y_bar = inner_bar[..., port.column] * port.slope(step.links[:, 0, g, :, i])  # (H, K)
-                    np.add.at(value_bar[port.source][:, g], (slice(None), rows), y_bar[..., None] * port.basis)
+                    add_at(value_bar[port.source][:, g], (slice(None), rows), y_bar[..., None] * port.basis)
                     if (row := self._row(up, m, i)) is not None:
-                        np.add.at(left_bar[port.source][g, :, len(up.scores) :], rows, y_bar.sum(axis=0)[:, None] * row)
+                        add_at(left_bar[port.source][g, :, len(up.scores) :], rows, y_bar.sum(axis=0)[:, None] * row)
             own_bar[:, passed.eta] += 2.0 * REACH * left_bar[m]
         if G == 1:
             out[0] += own_bar[0]  # all rows have these parameters: their derivatives are summed by the caller
@@ -403,4 +406,4 @@ class SampledChain:
     def _add(value_bar: Array, passed: _Passed, group: Ints, place: Ints, rows_mean: Array) -> None:
         only = np.zeros_like(rows_mean)
         only[..., passed.scores] = rows_mean[..., passed.scores]
-        np.add.at(value_bar, (slice(None), group, place), only)
+        add_at(value_bar, (slice(None), group, place), only)
