@@ -1,7 +1,7 @@
 """Errors of the links of a chain: what their first-order expansion loses, in nats, at values of the parameters.
 
 The likelihood of a chain expands a member in the error of what it takes. The exact one is an integral over these
-errors eta, standard normal in `SampledChain`, taken here by importance sampling around their law given the data:
+errors eta, standard normal in `SampledChain`, taken here by importance sampling around what they are given the data:
 
     p(z | theta) = E_q[ p(z | theta, eta) N(eta) / q(eta) ],      q = N(m, (WIDER)² V)
 
