@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, cast, final
+from typing import TYPE_CHECKING, Any, cast, final
 
 import numpy as np
 import xarray as xr
@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 from scipy.interpolate import make_interp_spline
 
 from uqms import _checks as check
-from uqms._teaching import taught
+from uqms._teaching import missing, taught
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.errors import ConformanceError, InputError, UnitError
 from uqms.parameters import Box, Condition, ParameterSpace, Prior
@@ -152,6 +152,13 @@ class Chain(NamedSurrogate):
         if name in self.__dict__:
             raise AttributeError(f"A Chain does not change; make another one: uq.Chain(..., links=...). ({name})")
         object.__setattr__(self, name, value)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            members = self.__dict__.get("members", {})
+            own = {key: f"members are in chain.members[{key!r}]" for key in members}
+            raise missing(type(self), "A chain", name, own)
 
     def __repr__(self) -> str:
         each = [f"{name}: {', '.join(one.layouts)}" for name, one in self.members.items()]

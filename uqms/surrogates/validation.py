@@ -13,7 +13,7 @@ Errors of one function are dependent, so the number of them inside a 95 % interv
 of a correct surrogate are simulated from their joint distribution (`reference.py`); the range is its central 99 %.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Protocol, final
@@ -210,18 +210,19 @@ def _doubts(row: "pd.Series[Any]") -> tuple[str, ...]:
 
 @taught
 @single_threaded
-def leave_one_out(surrogate: GaussianProcessSurrogate | MultiFidelitySurrogate, *, rng: int = 0) -> Validation:
+def leave_one_out(surrogate: Surrogate, *, rng: int = 0) -> Validation:
     """Predict every training run from all others, in closed form, and compare in the outputs' own units.
 
     Use it on every surrogate before calibration. Length scales stay as trained on all runs, which flatters few runs.
     Runs that miss a part of an output are not counted there, but the others are predicted from them too. Of several
     levels of fidelity the runs of the highest are predicted; those of lower levels at the same inputs are kept, which
-    flatters where these are uncertain: `k_fold` leaves them out too.
+    flatters where these are uncertain: `k_fold` leaves them out too. Of a chain each member's runs are left out of that
+    member, since they are runs of that simulator alone; `held_out` takes runs of the linked simulators.
 
     Parameters
     ----------
     surrogate
-        A fitted Gaussian process, or one of several levels of fidelity.
+        A fitted Gaussian process, or one of several levels of fidelity; or a chain of them.
     rng
         Seed of the simulated reference range.
 
@@ -256,6 +257,9 @@ def leave_one_out(surrogate: GaussianProcessSurrogate | MultiFidelitySurrogate, 
     >>> bool(leave_one_out(surrogate).table.loc["y", "q2"] > 0.999)
     True
     """
+    members = getattr(surrogate, "members", None)
+    if members is not None:
+        return _of_members({name: leave_one_out(member, rng=rng) for name, member in members.items()})
     if not isinstance(surrogate, GaussianProcessSurrogate | MultiFidelitySurrogate):
         raise InputError(
             f"leave_one_out: a {type(surrogate).__name__} cannot be conditioned on its runs less one; that takes a "
@@ -302,6 +306,41 @@ def leave_one_out(surrogate: GaussianProcessSurrogate | MultiFidelitySurrogate, 
     if isinstance(surrogate, MultiFidelitySurrogate) or surrogate.noise is not None or surrogate.physics is not None:
         return found
     return replace(found, suggestions=_suggestions(surrogate, found))
+
+
+def _of_members(found: Mapping[str, Validation]) -> Validation:
+    """Return validations of a chain's members as one, outputs named "member.output"; runs that others have are NaN."""
+    n = max(int(one.observed.sizes["run"]) for one in found.values())
+    names = {member: {str(o): f"{member}.{o}" for o in one.table.index} for member, one in found.items()}
+
+    def padded(kind: str) -> xr.Dataset:
+        each = []
+        for member, one in found.items():
+            own: xr.Dataset = getattr(one, kind)
+            each.append(own.rename(names[member]).pad(run=(0, n - own.sizes["run"])))
+        return xr.merge(each, join="exact", compat="override")
+
+    def along(kind: str) -> xr.Dataset:
+        each = []
+        for member, one in found.items():
+            own: xr.Dataset = getattr(one, kind)
+            each.append(own.assign_coords(output=[names[member][str(o)] for o in own["output"].values]))
+        return xr.concat(each, dim="output")
+
+    return Validation(
+        method="leave-one-out",
+        **{kind: padded(kind) for kind in ("observed", "mean", "sd", "standardised", "pit")},
+        table=pd.concat([one.table.rename(index=names[member]) for member, one in found.items()]),
+        coverage_curve=along("coverage_curve"),
+        pit_histogram=along("pit_histogram"),
+        pivoted=pd.concat(
+            [one.pivoted.assign(output=one.pivoted["output"].map(names[member])) for member, one in found.items()],
+            ignore_index=True,
+        ),
+        point_estimated=any(one.point_estimated for one in found.values()),
+        runs=sum(one.runs for one in found.values()),
+        suggestions=tuple(f"{member}: {words}" for member, one in found.items() for words in one.suggestions),
+    )
 
 
 def _suggestions(surrogate: GaussianProcessSurrogate, found: Validation) -> tuple[str, ...]:
