@@ -214,17 +214,24 @@ def averaged_marginals(surrogate: Surrogate, points: Points, index: Ints, u: Arr
     """
     scores = surrogate.scores(u.reshape(-1, 1, u.shape[-1]))
     weights, means = np.exp(scores.log_weights), _reshaped(scores.mean, u)
-    if points.by_input is None and not scores.correlated:  # both are linear in what the scores say
+    if points.by_input is None:  # both are linear in what the scores say
         mean = points.offset + times_basis(points.basis, index, np.tensordot(weights, means, 1))
         variance = np.tile(np.sum(points.truncation**2, axis=1), (len(mean), 1))
-        if len(used):
+        if len(used) and scores.correlated:
+            q = means.shape[-1]
+            between = np.tensordot(weights, scores.joint.reshape(*means.shape[:3], q, q)[..., used, :][..., used], 1)
+            for k in np.unique(index):
+                rows = np.flatnonzero(index == k)
+                basis = dense(points.basis[rows][:, used])
+                variance[:, rows] += np.einsum("sti,ti->st", basis @ between[:, k], basis)
+        elif len(used):
             of_scores = np.tensordot(weights, scores.covariance[..., 0, 0], 1).reshape(means.shape[1:])
             variance += times_basis(points.basis**2, index, of_scores)
         return mean, variance
     rows = _rows(points, u)
     q = means.shape[-1]
     own = scores.joint.reshape(*means.shape[:3], q, q)[:, :, index]  # (H, S, T, q, q)
-    basis = np.broadcast_to(dense(rows.basis) if points.by_input is None else rows.basis, own.shape[:-1])
+    basis = np.broadcast_to(rows.basis, own.shape[:-1])
     each = np.sum(rows.truncation**2, axis=-1) + np.einsum("hsti,hstij,hstj->hst", basis, own, basis, optimize=True)
     mean = outputs_of_scores(rows, index, means)
     return np.tensordot(weights, mean, 1), np.tensordot(weights, each, 1)

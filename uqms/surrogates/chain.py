@@ -163,9 +163,12 @@ class Chain(NamedSurrogate):
     def __repr__(self) -> str:
         each = [f"{name}: {', '.join(one.layouts)}" for name, one in self.members.items()]
         linked = [f"{target} from {_output(source)}" for target, source in self.links.items()]
+        inputs = "; ".join(f"{', '.join(names)} ({scale})" for scale, names in self.scales.items())
+        draws = self._graph.draws
+        estimated = f"{draws} hyperparameter draws" if draws > 1 else "hyperparameters point-estimated"
         return (
             f"<Chain of {len(self.members)} surrogates ({'; '.join(each)}); {', '.join(linked)}; "
-            f"inputs {', '.join(self.domain.names)}; {self._graph.draws} hyperparameter draws>"
+            f"inputs {inputs}; {estimated}>"
         )
 
     # ------------------------------------------------------------------------------------------------- what is in it
