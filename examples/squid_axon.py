@@ -247,8 +247,8 @@ success = uq.SuccessProbability().fit(runs["patch"])
 # Positive outputs are modelled by their logarithms. A tolerance of 0.1 % of the variance is far below the noise of the
 # clamp, and gives few components per curve. ``hyperparameters="point"`` makes sampling 13 times as fast here. With
 # averaged hyperparameters the limits of the predicted speed moved by 0.2 and 0.4 m/s, about the Monte Carlo error of
-# 1600 draws. ``push_forward`` says what links pass on over the prior, and how much of it lies outside of the runs of the
-# member that takes it.
+# 1600 draws. ``push_forward`` says what links pass on over the prior, and how much of it lies outside of the runs of
+# the member that takes it.
 
 log, curve = uq.Scalar(transform=uq.Log()), uq.Curve(tolerance=1e-3)
 outputs = {

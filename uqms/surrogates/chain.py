@@ -29,7 +29,7 @@ from uqms.surrogates.gp import GaussianProcessSurrogate
 from uqms.surrogates.linked import Graph, Own, Port, Use
 from uqms.surrogates.outputs import Decoder, InputDecoder, Layout, OutputBasis
 from uqms.surrogates.pointwise import NamedSurrogate
-from uqms.surrogates.process import Scores
+from uqms.surrogates.process import Scores, normals_at
 from uqms.surrogates.protocol import FunctionDraws, Surrogate
 from uqms.surrogates.push_forward import PushForward
 from uqms.surrogates.sampled_chain import SampledChain, sampled_chain
@@ -198,6 +198,11 @@ class Chain(NamedSurrogate):
         return sum(int(getattr(one.surrogate, "runs", 0)) for one in self._graph.functions)
 
     @property
+    def differentiable(self) -> bool:
+        """Whether samplers with gradients can be used: all members have derivatives."""
+        return all(getattr(one.surrogate, "differentiable", True) for one in self._graph.functions)
+
+    @property
     def point_estimated(self) -> bool:
         """Whether hyperparameters of a member are single values although its runs are few."""
         return any(getattr(one.surrogate, "point_estimated", False) for one in self._graph.functions)
@@ -318,7 +323,7 @@ class Chain(NamedSurrogate):
                 drawn[f] = [one.surrogate.functions(n, generator)]
             else:
                 drawn[f] = [_functions(one.surrogate, 1, generator) for _ in range(n)]
-        return ChainDraws(self._graph, drawn, n)
+        return ChainDraws(self._graph, drawn, n, int(generator.integers(2**63)))
 
     def with_variances(self, factors: Mapping[str, float]) -> "Chain":
         """Return the chain with the variances of some members multiplied, for fractions by member.
@@ -619,18 +624,24 @@ class ChainDraws:
     graph: Graph
     drawn: Mapping[int, Sequence[FunctionDraws]]  # by function: one object for all draws, or one for each
     n: int
+    seed: int  # of what the truncation of members passes on
 
     def __call__(self, u: Array) -> Array:
         """Return the scores (n, k, q) at inputs `u` (k, d)."""
         u, place = np.unique(np.asarray(u, dtype=np.float64), axis=0, return_inverse=True)
         out = np.empty((self.n, len(u), self.graph.size))
-        for use in self.graph.uses:
+        left_out = {
+            pair: omega @ row
+            for omega, rows, of in zip(self._omega(u), self.graph.truncations, self.graph.receivers, strict=True)
+            for row, pair in zip(rows, of, strict=True)
+        }
+        for m, use in enumerate(self.graph.uses):
             v = np.empty((self.n if use.ports else 1, len(u), use.d))
             for own in use.own:
                 v[..., own.column] = own.at(u[:, own.of_chain])
-            for port in use.ports:
+            for i, port in enumerate(use.ports):
                 y = port.offset + out[..., self.graph.uses[port.source].scores] @ port.basis
-                v[..., port.column] = port.at(y)
+                v[..., port.column] = port.at(y + left_out.get((m, i), 0.0))
             drawn = self.drawn[use.function]
             if len(drawn) == 1 and not use.ports:
                 out[..., use.scores] = drawn[0](v[0])
@@ -638,6 +649,15 @@ class ChainDraws:
                 for i in range(self.n):
                     out[i, :, use.scores] = drawn[i](v[min(i, len(v) - 1)])[0]
         return out[:, place.reshape(-1)]
+
+    def _omega(self, u: Array) -> list[Array]:
+        """Return the omegas (n, k, t) of each source's truncation: the same where its input is the same."""
+        generator, out = np.random.default_rng(self.seed), []
+        for source, rows in zip(self.graph.sources, self.graph.truncations, strict=True):
+            at = u[:, self.graph.uses[source].decided]
+            keys = [int(generator.integers(2**63)) for _ in range(rows.shape[1])]
+            out.append(np.stack([normals_at(at, self.n, key) for key in keys], axis=-1))
+        return out
 
 
 # ------------------------------------------------------------------------------------------------------ what is refused

@@ -174,6 +174,11 @@ class SampledChain:
         return self.chain.runs
 
     @property
+    def differentiable(self) -> bool:
+        """Whether all members have derivatives."""
+        return self.chain.differentiable
+
+    @property
     def point_estimated(self) -> bool:
         """Whether hyperparameters of a member are single values although its runs are few."""
         return self.chain.point_estimated
