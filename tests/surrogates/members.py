@@ -69,13 +69,15 @@ def member(
         if y.ndim == 1:
             offset, spread = y.mean(), y.std()
             layout = Layout(unit=units.get(name, ""), transform=transform)
-            bases.append(OutputBasis(name, layout, np.array([offset]), np.array([[spread]]), np.zeros((1, 0))))
+            parts = np.array([offset]), np.array([[spread]]), np.zeros((1, 0)), np.zeros(0), np.zeros((n, 0))
+            bases.append(OutputBasis(name, layout, *parts))
             scores.append((y - offset)[:, None] / spread)
             continue
         offset = y.mean(axis=0)
         left, sizes, right = np.linalg.svd(y - offset, full_matrices=False)
         root = np.sqrt(n)
-        basis, truncation = (right[:2] * sizes[:2, None] / root).T, 0.05 * np.linspace(1.0, 0.5, 5)[:, None]
+        basis = np.ascontiguousarray((right[:2] * sizes[:2, None] / root).T)
+        truncation = 0.05 * np.linspace(1.0, 0.5, 5)[:, None]
         layout = Layout(("t",), {"t": TIMES}, transform=transform)
         bases.append(OutputBasis(name, layout, offset, basis, truncation, np.zeros(4), np.zeros((n, 1))))
         scores.append(left[:, :2] * root)

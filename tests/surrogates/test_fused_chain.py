@@ -85,9 +85,7 @@ def test_compiled_scores_of_some_of_a_chain() -> None:
     some[0][..., used] = mean_bar[..., used]
     places = np.ix_(range(len(mean_bar)), range(len(u)), used, range(len(u)), used)
     some[1][places] = covariance_bar[places]
-    part = chain_scores_reverse(
-        error.select(used).flat(), u, mean_bar[..., used].copy(), covariance_bar[places].copy()
-    )
+    part = chain_scores_reverse(error.select(used).flat(), u, mean_bar[..., used].copy(), covariance_bar[places].copy())
     close(part, chain.scores_reverse(u, *some))
 
 
@@ -101,17 +99,17 @@ def test_the_truncation_of_a_curve_is_passed_on_once_for_one_input_of_its_member
     speed = found.shape[2] - 1
     shared = found[:, 0, speed, 1, speed] - other[:, 0, speed, 1, speed]
     # J b b' J' of the two links, J by differences of the child's mean.
-    child, h = chain.members["tissue"], range(chain._graph.draws)
+    child = chain.members["tissue"]
     rows = [
         chain.members["cell"].decode("trace", {"t": 0.9}).truncation[0],
         np.full(5, 0.2) @ chain.members["cell"].decode("trace").truncation,
     ]
     links = chain._graph.links(u)[0][1]  # (H, N, 2) in the order of the child's inputs: mean, end
     expected = []
-    for draw in h:
+    for draw in range(chain._graph.draws):
         slopes = []
         for k in (0, 1):
-            point = {"mean": links[draw, k, 0], "end": links[draw, k, 1], "x": 0.0 * u[k, -1] + u[k, -1]}
+            point = {"mean": links[draw, k, 0], "end": links[draw, k, 1], "x": u[k, -1]}
             parts = []
             for name in ("mean", "end"):
                 ends = [child.predict(point | {name: point[name] + s * 1e-4}).mean["speed"].item() for s in (1, -1)]
