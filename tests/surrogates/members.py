@@ -16,7 +16,7 @@ from uqms.surrogates.training import Hyperparameters
 from uqms.surrogates.transforms import IDENTITY, Transform
 
 TIMES = np.linspace(0.0, 1.0, 5)
-FAR = 1e6  # of the unit cube: a run so far away says nothing
+LONG, FAR = 1e9, 1e13  # of the unit cube: an error that does not change, and a run so far away that it says nothing
 
 
 def given(x: Array, y: Array, *, ell: float, variance: float, draws: int = 1) -> ScoreProcess:
@@ -104,7 +104,7 @@ def linear(
         kernel=Matern52(),
         x=np.full((1, len(names)), FAR),
         y=np.zeros((1, 1)),
-        ell=np.array([[[ell.get(name, 1e9) for name in names]]]),
+        ell=np.array([[[ell.get(name, LONG) for name in names]]]),
         variance=np.array([[sd**2]]),
         nugget=np.zeros((1, 1)),
         jitter=np.zeros((1, 1)),
