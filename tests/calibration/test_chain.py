@@ -18,7 +18,7 @@ from uqms.calibration.compiled import on_the_line, target
 from uqms.errors import DataError, DataWarning, ExtrapolationError
 
 NOISE = {"cell.apd": uq.GaussianNoise(sd=0.05), "tissue.speed": uq.GaussianNoise(sd=uq.HalfNormal(0.2))}
-RATES = np.array([0.2, 0.5, 0.5, 0.9])
+RATES = np.array([0.2, 0.6, 0.6, 0.9])  # not the middle of the box, 0.5
 STEP = 1e-5
 
 
@@ -87,7 +87,7 @@ def test_data_of_both_scales_are_one_gaussian() -> None:
     np.testing.assert_array_equal(np.isnan(data.conditions["x"]), data.output == "cell.apd")
     problem = uq.Calibration(chain(), data, NOISE)
     # Measurements of the cell have no condition: they are put to an experiment of the tissue that is there.
-    np.testing.assert_array_equal(problem.experiments["x"], [0.2, 0.5, 0.9])
+    np.testing.assert_array_equal(problem.experiments["x"], [0.2, 0.6, 0.9])
     found = float(problem.log_likelihood(noise_named(problem, THETA)))
     assert found == pytest.approx(dense(problem, THETA, ROWS), abs=1e-8)
 
