@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -257,6 +258,24 @@ def test_draws_of_a_posterior_of_linear_members() -> None:
     draws = posterior.draws["g"].values.ravel()
     assert draws.mean() == pytest.approx(mean, abs=0.1 * sd)
     assert draws.std() == pytest.approx(sd, rel=0.08)
+
+
+@pytest.mark.slow
+def test_a_posterior_keeps_its_chain(tmp_path: Path) -> None:
+    problem = uq.Calibration(chain(), of_both(), NOISE)
+    posterior = problem.sample(uq.NUTS(draws=100, tune=100, chains=2), rng=1)
+    assert list(posterior.surrogate_share) == ["g", "h"]
+    posterior.save(tmp_path / "posterior.nc")
+    same = uq.load_posterior(tmp_path / "posterior.nc")
+    assert isinstance(same.problem.surrogate, uq.Chain)
+    theta = problem.prior_draws(3, 1)
+    np.testing.assert_array_equal(same.problem.log_likelihood(theta), problem.log_likelihood(theta))
+
+
+def test_propagation_through_a_chain() -> None:
+    found = uq.propagate(chain(), conditions={"x": 0.5}, draws=20, functions=16, rng=1)
+    assert list(found.table().index) == ["cell.apd", "tissue.speed"]
+    assert found.table().loc["cell.apd", "mean"] == pytest.approx(2.75, abs=0.3)
 
 
 # --- populations ------------------------------------------------------------------------------------------------------
