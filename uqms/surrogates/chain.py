@@ -19,6 +19,7 @@ from scipy.interpolate import make_interp_spline
 
 from uqms import _checks as check
 from uqms._teaching import missing, taught
+from uqms._threads import single_threaded
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.errors import ConformanceError, InputError, UnitError
 from uqms.parameters import Box, Condition, ParameterSpace, Prior
@@ -626,6 +627,7 @@ class ChainDraws:
     n: int
     seed: int  # of what the truncation of members passes on
 
+    @single_threaded
     def __call__(self, u: Array) -> Array:
         """Return the scores (n, k, q) at inputs `u` (k, d)."""
         u, place = np.unique(np.asarray(u, dtype=np.float64), axis=0, return_inverse=True)
