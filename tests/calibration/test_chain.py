@@ -162,7 +162,8 @@ def test_wrong_likelihoods_differ_by_nats(wrong: str) -> None:
             uq.Observations.from_table(table, output="tissue.speed", value="speed", conditions=["x"]),
         ]
     )
-    problem = uq.Calibration(model, data, dict.fromkeys(("cell.apd", "tissue.speed"), uq.GaussianNoise(sd=0.01)))
+    noise_models = dict.fromkeys(("cell.apd", "tissue.speed"), uq.GaussianNoise(sd=0.01))
+    problem = uq.Calibration(model, data, noise_models, expansion="first-order")
     found = float(problem.log_likelihood({"g": 0.9, "h": 0.1}))
     noise = 1e-4 * np.eye(9)
     assert found == pytest.approx(multivariate_normal(mean, C + noise).logpdf(z), abs=1e-7)

@@ -12,6 +12,7 @@ from uqms.parameters import Box
 from uqms.surrogates import GaussianProcessSurrogate, Layout, Matern52
 from uqms.surrogates.outputs import OutputBasis
 from uqms.surrogates.process import ScoreProcess, average, condition
+from uqms.surrogates.sampled_chain import SampledChain
 from uqms.surrogates.training import Hyperparameters
 from uqms.surrogates.transforms import IDENTITY, Transform
 
@@ -249,3 +250,24 @@ GRAPHS: dict[str, Callable[[], uq.Chain]] = {
     "positive curve": of_a_positive_curve,
     "different boxes": of_different_boxes,
 }
+
+
+def given_errors(kind: str) -> tuple[SampledChain, Array]:
+    """Return a chain whose links' errors are inputs, and rows (k, d) of it with one set of parameters and errors."""
+    if kind == "two members":
+        model, known = uq.Chain(cell=cell(n=6), tissue=tissue(), links={"tissue.apd": "cell.apd"}), {"x": [0.2, 0.8]}
+    elif kind == "a curve":
+        links = {"tissue.apd": uq.Link("cell.trace", at={"t": 0.25})}
+        model, known = uq.Chain(cell=trace(), tissue=tissue(), links=links), {"x": [0.2, 0.8]}
+    else:
+        final = member(
+            {"speed": (-2.0, 4.0), "g": (0.0, 1.0)}, {"load": lambda speed, g: np.sin(speed) + g * speed}, n=16
+        )
+        links = {"tissue.apd": "cell.apd", "heart.speed": "tissue.speed"}
+        model = uq.Chain(cell=cell(n=6), tissue=tissue(), heart=final, links=links)
+        known = {"x": [0.2, 0.8]}
+    sampled = model.sampled(known)
+    rng = np.random.default_rng(3)
+    row = np.tile(rng.uniform(0.45, 0.55, size=sampled.domain.d), (2, 1))
+    row[:, sampled.domain.names.index("x")] = [0.2, 0.8]
+    return sampled, row
