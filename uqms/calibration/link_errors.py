@@ -35,10 +35,9 @@ if TYPE_CHECKING:
 __all__ = ["check_links_expansion", "link_loss", "measured_link_loss", "with_sampled_links"]
 
 _logger = logging.getLogger(__name__)
-POINTS, DRAWS = 16, 128
+POINTS, DRAWS = 16, 256
 STEPS, STEP = 3, 1e-2  # of Gauss-Newton; of a difference, in sds of an error
-WIDER = 1.3
-LEAST = 0.1  # effective part of the draws, below which the integral is not known
+WIDER = 1.15
 
 
 def with_sampled_links(problem: "SingleCalibration") -> "SingleCalibration | None":
