@@ -100,15 +100,15 @@ def test_the_integral_over_the_errors_is_that_of_quadrature() -> None:
 
 
 def test_routes_agree_where_the_error_is_small_and_a_planted_one_does_not() -> None:
-    first = uq.Calibration(chain(1e-4), table(), NOISE, expansion="first-order")
+    first = uq.Calibration(chain(0.01), table(), NOISE, expansion="first-order")
     sampled = with_sampled_links(first)
     assert sampled is not None
     theta = {"g": np.linspace(0.2, 0.5, 5), "h": np.linspace(0.3, 0.7, 5)}
     assert measured_link_loss(first, sampled, theta).nats < 0.5 * LOSS_LIMIT
-    # The cell's error drawn anew at each condition is another function of the data.
+    # The cell's mean in the place of its law.
     own = first.surrogate.with_variances({"cell": 0.0})
     without = uq.Calibration(own, table(), NOISE, expansion="first-order")
-    assert measured_link_loss(without, sampled, theta).nats > LOSS_LIMIT
+    assert measured_link_loss(without, sampled, theta).nats > 10.0 * LOSS_LIMIT
 
 
 def test_the_loss_decides_and_is_printed() -> None:
