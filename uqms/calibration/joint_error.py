@@ -221,9 +221,9 @@ def averaged_marginals(surrogate: Surrogate, points: Points, index: Ints, u: Arr
             q = means.shape[-1]
             between = np.tensordot(weights, scores.joint.reshape(*means.shape[:3], q, q)[..., used, :][..., used], 1)
             for k in np.unique(index):
-                rows = np.flatnonzero(index == k)
-                basis = dense(points.basis[rows][:, used])
-                variance[:, rows] += np.einsum("sti,ti->st", basis @ between[:, k], basis)
+                here = np.flatnonzero(index == k)
+                basis = dense(points.basis[here][:, used])
+                variance[:, here] += np.einsum("sti,ti->st", basis @ between[:, k], basis)
         elif len(used):
             of_scores = np.tensordot(weights, scores.covariance[..., 0, 0], 1).reshape(means.shape[1:])
             variance += times_basis(points.basis**2, index, of_scores)
