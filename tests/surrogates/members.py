@@ -129,10 +129,21 @@ def cell(**settings: object) -> GaussianProcessSurrogate:
     return member({"g": (0.0, 1.0), "h": (0.0, 1.0)}, {"apd": apd}, **settings)  # type: ignore[arg-type]
 
 
-def tissue(*, log: tuple[str, ...] = (), upper: float = 5.0, **settings: object) -> GaussianProcessSurrogate:
+def bent(a: Array, x: Array) -> Array:
+    """Return a speed that bends with the duration."""
+    return np.sin(0.8 * a + x)
+
+
+def tissue(
+    *,
+    log: tuple[str, ...] = (),
+    upper: float = 5.0,
+    function: Callable[..., Array] = bent,
+    **settings: object,
+) -> GaussianProcessSurrogate:
     return member(
         {"apd": (1.0, upper), "x": (0.0, 1.0)},
-        {"speed": lambda a, x: np.sin(0.8 * a + x)},
+        {"speed": function},
         conditions=("x",),
         log=log,
         **({"n": 14, "seed": 2} | settings),  # type: ignore[arg-type]

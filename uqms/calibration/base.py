@@ -42,7 +42,7 @@ __all__ = [
     "Problem",
 ]
 
-type Expansion = Literal["measured", "first-order", "none"]
+type Expansion = Literal["measured", "first-order", "links", "outputs", "none"]
 
 MASS_CUT_LIMIT = 0.01
 

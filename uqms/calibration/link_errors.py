@@ -17,6 +17,7 @@ m, V        mean and covariance of eta given the data, linearised               
 """
 
 import logging
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -46,7 +47,11 @@ def with_sampled_links(problem: "SingleCalibration") -> "SingleCalibration | Non
     if not able or problem.observations.conditions_sd or problem.inside_of_a_whole or problem.members:
         return None
     try:
-        return type(problem)(problem.surrogate, problem.observations, **(problem.settings | {"expansion": "none"}))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they were given of the problem itself
+            return type(problem)(
+                problem.surrogate, problem.observations, **(problem.settings | {"expansion": "outputs"})
+            )
     except ConformanceError as error:
         _logger.info("errors of links are taken to first order: %s", error)
         return None
@@ -61,8 +66,8 @@ def check_links_expansion(problem: "SingleCalibration", theta: Mapping[str, Arra
     loss = measured_link_loss(problem, sampled, {name: theta[name][picked] for name in problem.priors})
     message = f"of links: the mean error of the log-likelihood is {loss.nats:.2g} nats, limit {LOSS_LIMIT:g}"
     remedy = (
-        "Calibrate again with expansion='none', which samples the errors of the chain's links, or run more points of "
-        "the member that passes them on. Its error is too large for a first-order expansion of the one that takes it."
+        "Calibrate again with expansion='outputs', which samples the errors of the chain's links, or run more points "
+        "of the member that passes them on. Its error is too large for a first-order expansion of what takes it."
     )
     return Check("first-order expansion", "pass" if loss.nats < LOSS_LIMIT else "warn", loss.nats, message, remedy)
 

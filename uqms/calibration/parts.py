@@ -49,6 +49,12 @@ if TYPE_CHECKING:
 __all__ = ["JointCalibration"]
 
 
+class FirstOrderLinks(SingleCalibration):
+    """One part: errors of the links of a chain are not sampled beside other parts, which may be of the same chain."""
+
+    samples_links = False
+
+
 @taught
 @final
 class JointCalibration(Calibration):
@@ -133,7 +139,7 @@ class JointCalibration(Calibration):
             priors = {key: prior for key, prior in self.space.priors.items() if key in own}
             if not priors:
                 raise InputError(f"The surrogate of part {name!r} has none of the parameters {list(self.space.names)}.")
-            found[name] = SingleCalibration(
+            found[name] = FirstOrderLinks(
                 part,
                 observations,
                 noise[name],
@@ -386,14 +392,12 @@ def _expansion(name: str, surrogate: Surrogate, given: Expansion) -> Expansion:
     InputError
         When they are to be sampled.
     """
-    if not hasattr(surrogate, "sampled"):
-        return given
-    if given == "none":
+    if hasattr(surrogate, "sampled") and given in ("none", "outputs"):
         raise InputError(
-            f"expansion='none': errors of the links of the chain {name!r} are not sampled beside other parts. Put all "
-            "members into one chain, or leave it out."
+            f"expansion={given!r}: errors of the links of the chain {name!r} are not sampled beside other parts. Put "
+            "all members into one chain, or leave it out."
         )
-    return "first-order"
+    return given
 
 
 def _check_parts(parts: Mapping[str, Any], noise: Any, discrepancy: Any, expansion: Any) -> None:

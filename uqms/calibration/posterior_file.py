@@ -103,5 +103,9 @@ def _described(problem: Problem, writer: Writer) -> dict[str, Any]:
 def _single(problem: "SingleCalibration") -> dict[str, Any]:
     surrogate = getattr(problem.surrogate, "chain", problem.surrogate)  # as it was given
     given = problem.settings | {"surrogate": surrogate, "observations": problem.observations}
-    decided = "first-order" if problem.closed_form and not problem.link_errors else "none"
+    if problem.link_errors:
+        decided = "outputs" if problem.closed_form else "none"
+    else:
+        latent = "links" if hasattr(surrogate, "sampled") else "none"
+        decided = "first-order" if problem.closed_form else latent
     return given | {"decided": decided, "expansion_loss": problem.expansion_loss, "link_loss": problem.link_loss}

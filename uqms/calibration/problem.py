@@ -87,7 +87,8 @@ class Calibration(Problem):
         where that changes the log-likelihood by less than 0.05 nats on average, measured at parameters that the data
         leave plausible (a short run with a fixed seed: `expansion_loss`), and samples the error otherwise. The verdict
         measures it again at draws of the posterior. Of other outputs and noise models it says nothing. Of a `Chain` it
-        says the same of the errors of its links: expanded to first order, or sampled beside the parameters.
+        says the same of the errors of its links: expanded to first order, or sampled beside the parameters; "links" and
+        "outputs" expand one kind alone.
     missing
         "drop" leaves out observed values that are NaN; by default they are an error.
     population

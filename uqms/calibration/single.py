@@ -114,8 +114,11 @@ class SingleCalibration(Calibration):
                 "failures='impossible': what fails? Give success=uq.SuccessProbability().fit(ensemble) too. (Of a "
                 "simulator that is used directly, use DirectSimulator(..., failures='impossible').)"
             )
-        if expansion not in ("measured", "first-order", "none"):
-            raise InputError(f"expansion is {expansion!r}; give 'measured', 'first-order' or 'none'.")
+        if expansion not in ("measured", "first-order", "links", "outputs", "none"):
+            raise InputError(
+                f"expansion is {expansion!r}; give 'measured', 'first-order' or 'none', or for a chain of surrogates "
+                "'links' or 'outputs'."
+            )
         if outside not in ("error", "extrapolate", "refined"):
             raise InputError(f"outside is {outside!r}; give 'error', 'extrapolate' or 'refined'.")
         if outside == "refined" and not _is_refined(surrogate):
@@ -905,7 +908,7 @@ class SingleCalibration(Calibration):
                 "expansion='first-order' is for Gaussian noise without detection limits: with others the surrogate's "
                 "error has no closed form. Leave it out, which samples the error."
             )
-        if not normal or (cells.transformed and expansion == "none"):
+        if not normal or (cells.transformed and expansion in ("none", "links")):
             self._check_sampled("")
             return "latent"
         more = noise.terms or noise.factors or cells.transformed or self.realisation is not None
@@ -920,12 +923,12 @@ class SingleCalibration(Calibration):
             When conditions were measured with an error: where the errors are is not known then.
         """
         sampled = getattr(self.surrogate, "sampled", None)
-        if sampled is None or expansion != "none" or not self.samples_links:
+        if sampled is None or expansion not in ("none", "outputs") or not self.samples_links:
             return self.surrogate
         if observations.conditions_sd:
             raise InputError(
-                "expansion='none': conditions were measured with an error, so that it is not known where errors of the "
-                "chain's links are to be sampled. Leave it out: they are taken to first order."
+                f"expansion={expansion!r}: conditions were measured with an error, so that it is unknown where errors "
+                "of the chain's links are to be sampled. Leave it out: they are taken to first order."
             )
         known = {
             name: observations.conditions[name] for name in self.condition_names if name in observations.conditions

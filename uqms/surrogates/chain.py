@@ -405,7 +405,8 @@ class Chain(NamedSurrogate):
     def design_of(self, design: xr.Dataset, member: str, rng: RandomState = 0) -> xr.Dataset:
         """Return the points of a design of the chain's inputs as points at which to run one member.
 
-        Linked inputs are draws of what is passed on there, the error of the surrogates included.
+        Linked inputs are draws of what is passed on there, the error of the surrogates included; the box reaches as far
+        as they do, and may leave that of the member's former runs.
 
         Raises
         ------
@@ -422,8 +423,7 @@ class Chain(NamedSurrogate):
         for j, name in enumerate(box.names):
             low, high, hard = box.lower[j], box.upper[j], box.hard[j]
             if (values := links.get(f"{member}.{name}")) is not None:
-                low, high = max(low, float(values.min())), min(high, float(values.max()))
-                values = np.clip(values, low, high)
+                low, high, hard = float(values.min()), float(values.max()), (False, False)
             else:
                 at = given.names.index(name)
                 values, low, high = design[name].values, max(low, given.lower[at]), min(high, given.upper[at])
@@ -781,8 +781,6 @@ def _shared_inputs(
                 any(side[3][1] and side[1] == high for side in sides),
             )
             rows[key] = [low, high, rows[key][2], closed]
-    if not rows:
-        raise InputError("Chain: every input is linked, so that there is nothing to vary.")
     lower, upper, scale, hard = zip(*rows.values(), strict=True)
     spaces = {name: _space(members[name]) for name in order}
     attrs = {"noise": "none"}
@@ -832,8 +830,6 @@ def _joined(spaces: Mapping[str, ParameterSpace], links: Mapping[str, "str | Lin
                 )
             whose.setdefault(key, name)
     taken = {key for block in blocks for key in block.names} | set(priors)
-    if not taken:
-        raise InputError("Chain: no member has a parameter that is not linked; there is nothing to infer.")
     own = {key: one for key, one in priors.items() if key not in {k for block in blocks for k in block.names}}
     return ParameterSpace(*blocks, conditions={k: c for k, c in conditions.items() if k not in taken}, **own)
 
