@@ -311,7 +311,7 @@ def target(whole: Problem) -> Target | None:
                 for name, setting in zip(noise.keys, noise.settings, strict=True)
             ]
         ),
-        likelihood=block_of(problem, likelihood),
+        likelihood=block_of(problem, likelihood, together=True),
         constant=float(np.sum(cells.jacobian)),
         sizes=(cells.experiments, problem.surrogate.domain.d, len(noise.keys)),
         map=Map.identity(len(names)),

@@ -446,11 +446,19 @@ def _along(cells: Cells, noise: NoiseGroups, condition_names: tuple[str, ...], s
     return _Along(order, fresh.astype(np.float64), gap, amplitude[order], length[order])
 
 
-def block_of(problem: "SingleCalibration", likelihood: GaussianLikelihood | None = None) -> Array:
-    """Return the block that `_process_gaussian` reads; `likelihood` takes the place of the problem's own."""
+def block_of(
+    problem: "SingleCalibration", likelihood: GaussianLikelihood | None = None, *, together: bool = False
+) -> Array:
+    """Return the block that `_process_gaussian` reads; `likelihood` takes the place of the problem's own.
+
+    With `together` derivatives by the inputs are summed over rows by the caller, so that a chain may compute what is
+    the same in several rows once.
+    """
     likelihood = problem.gaussian if likelihood is None else likelihood
     domain, process = problem.surrogate.domain, problem.compiled_error
     assert process is not None
+    summed = getattr(process, "with_rows_together", None) if together else None
+    process = process if summed is None else summed()
     columns = [domain.names.index(name) for name in problem.parameters] if likelihood.slopes else []
     return process_block(process.select(problem.cells.used), likelihood, columns=columns)
 

@@ -605,14 +605,19 @@ class ChainError:
     graph: Graph
     d: int
     used: Ints
+    together: bool = False
 
     def select(self, scores: Ints) -> "ChainError":
         """Return that of some of these scores."""
-        return ChainError(self.graph, self.d, self.used[scores])
+        return replace(self, used=self.used[scores])
+
+    def with_rows_together(self) -> "ChainError":
+        """Return it for a caller that sums derivatives over rows, see `fused_chain.chain_block`."""
+        return replace(self, together=True)
 
     def flat(self) -> Array:
         """Return everything as one block of numbers, see `fused_chain`."""
-        block = chain_block(self.graph, self.used, self.d)
+        block = chain_block(self.graph, self.used, self.d, self.together)
         assert block is not None
         return block
 

@@ -7,7 +7,7 @@ which says that it is a chain's.
 ==========  ==========================================================================================================
 part        holds
 ==========  ==========================================================================================================
-header      H, number of used scores, 0, d, 0, 0, 0, 0, 0; H log weights
+header      H, number of used scores, 0, d, 0, 0, 0, whether derivatives of rows may stand together, 0; H log weights
 counts      Q, R, number of uses, functions and sources, then where these tables and the used scores begin
 use         function, d, first score, q, number of own inputs and their place, number of ports and their place, which
             use of its function it is, number of inputs that decide, and their place
@@ -42,13 +42,17 @@ PARTS = 8  # arrays of a use
 ROOT3 = math.sqrt(3.0)
 
 
-def chain_block(graph: "Graph", used: Ints, d: int) -> Array | None:
-    """Return the block of a chain for some of its scores; None where a member is not the library's own process."""
+def chain_block(graph: "Graph", used: Ints, d: int, together: bool = False) -> Array | None:
+    """Return the block of a chain for some of its scores; None where a member is not the library's own process.
+
+    With `together` a member without links is evaluated once at rows where its inputs are the same, and the derivatives
+    by all of them stand at the first of these rows: for callers that sum over rows.
+    """
     processes = [getattr(one.surrogate, "compiled_process", None) for one in graph.functions]
     if any(one is None for one in processes):
         return None
     H = graph.draws
-    head = [H, len(used), 0, d, 0, 0, 0, 0, 0, *np.full(H, -math.log(H))]
+    head = [H, len(used), 0, d, 0, 0, 0, float(together), 0, *np.full(H, -math.log(H))]
     begin = len(head) + COUNTS
     tables = (len(graph.uses) * USE, len(graph.functions) * FUNCTION, len(graph.sources) * SOURCE)
     places = [begin, begin + tables[0], begin + tables[0] + tables[1]]
@@ -210,6 +214,25 @@ def _factor(P: Array, C: Array) -> None:
             C[i, j] = math.sqrt(max(s, 1e-300)) if i == j else s / C[j, j]
 
 
+@compiled
+def _first_rows(block: Array, m: int, u: Array, first: Ints) -> int:
+    """Fill which different row (K,) each one is, in the order of their first, and return how many there are."""
+    c, count = HEADER + int(block[0]), 0
+    row = int(block[c + 5]) + m * USE
+    alone = int(block[row + 6]) == 0 and int(block[int(block[c + 6]) + int(block[row]) * FUNCTION + 5]) == 1
+    for a in range(u.shape[0]):
+        first[a] = -1
+        if alone and block[7] > 0.0:
+            for k in range(a):
+                if _same(block, m, u, a, k):
+                    first[a] = first[k]
+                    break
+        if first[a] < 0:
+            first[a] = count
+            count += 1
+    return count
+
+
 @deferred(NONE, A1, I, A2, A1, A1)
 def linked_forward(block: Array, h: int, u: Array, parts: Array, work: Array) -> None:
     """Fill the mean (K q,) and the joint covariance (K q, K q) of the used scores at u (K, d), and the room."""
@@ -299,13 +322,30 @@ def linked_forward(block: Array, h: int, u: Array, parts: Array, work: Array) ->
         x[time * K :] = v
         means = np.empty(W)
         covariance = work[at[4] : at[4] + q * W * W].reshape(q, W, W)
-        for j in range(q):
-            kg = work[at[1] + j * W * n : at[1] + (j + 1) * W * n].reshape(W, n)
-            t = work[at[2] + j * W * n : at[2] + (j + 1) * W * n].reshape(W, n)
-            trend = work[at[3] + j * W * b : at[3] + (j + 1) * W * b].reshape(W, b)
-            score_forward(process, draw, j, x, means, covariance[j], kg, t, trend)
-            for a in range(K):
-                mean[a, first + j] = means[time * K + a]
+        which = np.empty(K, np.int64)
+        different = _first_rows(block, m, u, which)
+        if different < K:
+            few, between = np.empty((different, d)), np.empty((different, different))
+            for a in range(K - 1, -1, -1):
+                few[which[a]] = v[a]
+            for j in range(q):
+                U = different
+                kg = work[at[1] + j * W * n : at[1] + j * W * n + U * n].reshape(U, n)
+                t = work[at[2] + j * W * n : at[2] + j * W * n + U * n].reshape(U, n)
+                trend = work[at[3] + j * W * b : at[3] + j * W * b + U * b].reshape(U, b)
+                score_forward(process, draw, j, few, means, between, kg, t, trend)
+                for a in range(K):
+                    mean[a, first + j] = means[which[a]]
+                    for k in range(K):
+                        covariance[j, a, k] = between[which[a], which[k]]
+        else:
+            for j in range(q):
+                kg = work[at[1] + j * W * n : at[1] + (j + 1) * W * n].reshape(W, n)
+                t = work[at[2] + j * W * n : at[2] + (j + 1) * W * n].reshape(W, n)
+                trend = work[at[3] + j * W * b : at[3] + (j + 1) * W * b].reshape(W, b)
+                score_forward(process, draw, j, x, means, covariance[j], kg, t, trend)
+                for a in range(K):
+                    mean[a, first + j] = means[time * K + a]
         for other in range(m + 1):
             place = int(block[c + 5]) + other * USE
             if int(block[place]) == f:
@@ -500,7 +540,30 @@ def linked_reverse(block: Array, h: int, u: Array, parts_bar: Array, work: Array
                         if other < m:
                             own_bar[j, o * K + a, time * K + a] += local_bar[a, start + j, first + j]
         x_bar, means_bar = np.zeros((W, d)), np.zeros(W)
-        for j in range(q):
+        which = np.empty(K, np.int64)
+        different = _first_rows(block, m, u, which)
+        if different < K:
+            U = different
+            few, few_bar, few_means = np.empty((U, d)), np.zeros((U, d)), np.zeros(U)
+            for a in range(K - 1, -1, -1):
+                few[which[a]] = x[a]
+            for j in range(q):
+                kg = work[at_f[1] + j * W * n : at_f[1] + j * W * n + U * n].reshape(U, n)
+                t = work[at_f[2] + j * W * n : at_f[2] + j * W * n + U * n].reshape(U, n)
+                trend = work[at_f[3] + j * W * b : at_f[3] + j * W * b + U * b].reshape(U, b)
+                summed = np.zeros((U, U))
+                few_means[:] = 0.0
+                for a in range(K):
+                    few_means[which[a]] += mean_bar[a, first + j]
+                    for k in range(K):
+                        summed[which[a], which[k]] += 0.5 * (own_bar[j, a, k] + own_bar[j, k, a])
+                score_reverse(process, draw, j, few, kg, t, trend, few_means, summed, few_bar)
+            seen = 0
+            for a in range(K):
+                if which[a] == seen:
+                    x_bar[a] = few_bar[seen]
+                    seen += 1
+        for j in range(0 if different < K else q):
             kg = work[at_f[1] + j * W * n : at_f[1] + (j + 1) * W * n].reshape(W, n)
             t = work[at_f[2] + j * W * n : at_f[2] + (j + 1) * W * n].reshape(W, n)
             trend = work[at_f[3] + j * W * b : at_f[3] + (j + 1) * W * b].reshape(W, b)
