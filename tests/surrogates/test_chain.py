@@ -27,6 +27,7 @@ from uqms._threads import single_threaded
 from uqms._typing import Array
 from uqms.errors import ConformanceError, InputError, UnitError
 from uqms.surrogates import Chain, GaussianProcessSurrogate, Layout, Surrogate
+from uqms.surrogates.outputs import OutputBasis
 from uqms.testing import ToySurrogate
 
 CELL, SPEED = 0, 1  # scores of a chain of two
@@ -695,3 +696,40 @@ def test_by_scale_is_for_chains() -> None:
         uq.sobol_indices(cell(), by="scale")
     with pytest.raises(InputError, match="groups are given too"):
         uq.sobol_indices(two(), by="scale", groups={"all": ["g", "h"]}, conditions={"x": 0.5})
+
+
+# --- another form of the same -----------------------------------------------------------------------------------------
+
+
+def test_a_chain_of_two_levels_is_the_nonlinear_ladder_at_equal_hyperparameters() -> None:
+    """The upper level takes the lower one's score: both pass its error on, the ladder by the slope at one point."""
+    space = uq.ParameterSpace(a=uq.Uniform(0.0, 1.0))
+
+    def level(n: int, upper: bool) -> xr.Dataset:
+        design = uq.sobol(space, n, rng=1)
+        a = design["a"].values
+        lower = np.sin(6.0 * a)
+        return uq.ensemble.build(design, {"y": (a - 1.4) * lower**2 if upper else lower}, space=space)
+
+    runs = uq.ensemble.combine(
+        level(14, False).assign_coords(fidelity=("run", ["low"] * 14)),
+        level(9, True).assign_coords(fidelity=("run", ["high"] * 9)),
+    )
+    fitted = uq.NonlinearMultiFidelity(levels=("low", "high"), hyperparameters="point").fit(runs)
+    low, high = fitted.ladder.steps
+    upper, h, j = high.own(0, 0)
+
+    def scalar(name: str) -> OutputBasis:
+        return OutputBasis(name, Layout(), np.zeros(1), np.ones((1, 1)), np.zeros((1, 0)))
+
+    one = GaussianProcessSurrogate(space.box(), low.process.member(low.at(0)), (scalar("y"),))
+    box = uq.Box(("c", "a"), (0.0, 0.0), (1.0, 1.0))
+    two = GaussianProcessSurrogate(box, upper.member(h).select(np.array([j])), (scalar("y"),))
+    chain = uq.Chain(low=one, high=two, links={"high.c": "low.y"})
+    u = np.linspace(0.05, 0.95, 7)[:, None]
+    mean, covariance = fitted.ladder.score(0, 0, u[None])
+    found = chain.scores(u)
+    sd = np.sqrt(np.diagonal(covariance[0]))
+    assert sd.min() > 1e-4
+    np.testing.assert_allclose(found.mean[0, :, 1], mean[0], atol=0.05 * sd.min())
+    np.testing.assert_allclose(found.covariance[0, :, 1, :, 1], covariance[0], rtol=0.02, atol=0.02 * sd.min() ** 2)
