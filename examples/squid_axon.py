@@ -221,7 +221,7 @@ spaces = {
         capacitance=capacitance,
     ),
     "axon": uq.ParameterSpace(
-        foot=uq.LogUniform(1.0, 100.0, unit="1/ms"),
+        foot=uq.LogUniform(0.1, 100.0, unit="1/ms"),
         capacitance=capacitance,
         radius=uq.LogNormal(0.0238, 0.02, unit="cm", description="radius of the axon"),
         resistivity=uq.LogNormal(35.4, 0.15, unit="ohm cm", description="resistivity inside the axon"),
