@@ -11,7 +11,7 @@ import pytest
 import xarray as xr
 from calibration.test_compiled import same_density
 from scipy.stats import multivariate_normal, norm
-from surrogates.members import apd, cell, linear, tissue, two
+from surrogates.members import apd, cell, linear, member, tissue, two
 
 import uqms as uq
 from uqms._typing import Array
@@ -317,3 +317,34 @@ def test_what_a_chain_adds_to_the_mean_of_the_cell() -> None:
     assert apd(np.array(0.9), np.array(0.1)) > 1.0
     averaged = covariance.mean()
     assert averaged > 2.0 * np.diagonal(covariance).mean() / 8.0
+
+
+@pytest.mark.slow
+def test_a_new_patient_of_whom_only_the_cell_was_measured_has_predictions_of_the_tissue() -> None:
+    rng = np.random.default_rng(0)
+    rows, cells = [], []
+    for i in range(4):
+        g = float(np.exp(0.2 * rng.standard_normal()))
+        duration = float(apd(np.array(g), np.array(0.5)))
+        rows += [{"id": f"p{i}", "x": x, "speed": np.sin(0.8 * duration + x)} for x in (0.3, 0.6, 0.9)]
+        cells.append({"id": f"p{i}", "apd": duration + 0.05 * rng.standard_normal()})
+    tissues = pd.DataFrame(rows).assign(speed=lambda table: table["speed"] + 0.02 * rng.standard_normal(len(table)))
+    data = uq.Observations.concat(
+        [
+            uq.Observations.from_table(tissues, output="tissue.speed", value="speed", conditions=["x"], subject="id"),
+            uq.Observations.from_table(pd.DataFrame(cells[:2]), output="cell.apd", value="apd", subject="id"),
+        ]
+    )
+    parent = member({"g": (0.3, 3.0)}, {"apd": lambda g: apd(g, np.full_like(g, 0.5))}, log=("g",), n=10)
+    model = uq.Chain(cell=parent, tissue=tissue(n=25), links={"tissue.apd": "cell.apd"})
+    space = uq.ParameterSpace(g=uq.LogNormal(median=1.0, sigma=0.3))
+    population = uq.Population(space, individual=("g",), spread={"g": uq.HalfNormal(0.5)})
+    noise = {"cell.apd": uq.GaussianNoise(sd=0.05), "tissue.speed": uq.GaussianNoise(sd=0.02)}
+    problem = uq.Calibration(model, data, noise, population=population, outside="extrapolate")
+    posterior = problem.sample(uq.NUTS(draws=100, tune=100, chains=2), rng=1)
+    wanted = float(apd(np.array(0.8), np.array(0.5)))
+    new = uq.Observations.from_table(pd.DataFrame({"apd": [wanted]}), output="cell.apd", value="apd")
+    found = posterior.new_subject(new, rng=1).predict(conditions={"x": [0.4]}, rng=1)
+    speed, sd = (float(one["tissue.speed"].values.ravel()[0]) for one in (found.mean, found.sd))
+    assert 0.0 < sd < 0.2
+    assert abs(speed - np.sin(0.8 * wanted + 0.4)) < 4.0 * sd

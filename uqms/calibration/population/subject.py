@@ -34,6 +34,7 @@ from uqms.calibration.population.asked import asked_conditions, chosen_outputs
 from uqms.calibration.population.layout import Layout, from_natural, read_subjects
 from uqms.calibration.population.subject_prediction import Measured, Shared, curves
 from uqms.calibration.predict import PosteriorPrediction
+from uqms.calibration.scales import with_all_conditions
 from uqms.calibration.summary import interval_row
 from uqms.errors import PACKAGE, ConvergenceWarning, ExtrapolationError, InputError
 from uqms.parameters.scale import UnitMap
@@ -210,6 +211,7 @@ class NewData:
             for name, model in zip(data.noise.outputs, data.noise.models, strict=True)
             if name in observations.outputs
         }
+        observations = with_all_conditions(data.surrogate, observations, data.condition_names)
         self.cells, groups = arrange(data.surrogate, observations, models, data.condition_names, None, units)
         self.groups = np.array([data.noise.outputs.index(name) for name in groups.outputs])[self.cells.group]
         self.units = int(units.max()) + 1
