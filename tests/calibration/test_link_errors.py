@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pymc as pm
 import pytest
 import xarray as xr
 from surrogates.members import TIMES, cell, given_errors, tissue, trace
@@ -230,6 +231,27 @@ def test_links_of_curves_are_passed_on_by_simulators_as_by_surrogates() -> None:
         assert found["tissue.speed"] == pytest.approx(wanted(0.4 + 0.8 * TIMES**2) + 0.5)
     with pytest.raises(InputError, match="give a function for each member: cell=..., tissue=..."):
         model.simulator(cell=lambda g, h: {})
+
+
+def test_a_model_of_your_own_with_parameters_by_experiment_keeps_links_to_first_order() -> None:
+    problem = uq.Calibration(chain(), table(), NOISE, expansion="outputs")
+    with pm.Model():
+        g = pm.Uniform("g", 0.0, 1.0, shape=problem.cells.experiments)
+        values = {"g": g, "h": 0.5, "cell.error[0]": pm.Normal("error")}
+        with pytest.raises(InputError, match="sampled for one set of parameters.*expansion='first-order'"):
+            uq.observe(problem, values)
+
+
+def test_a_design_of_a_member_leaves_its_logarithm_where_draws_of_a_link_do() -> None:
+    model = uq.Chain(
+        cell=cell(n=4, ell=0.1, variance=100.0), tissue=tissue(n=25, log=("apd",)), links={"tissue.apd": "cell.apd"}
+    )
+    design = uq.sobol(uq.ParameterSpace.from_json(model.attrs["space"]), 16, rng=1)
+    found = model.design_of(design, "tissue", rng=1)
+    box = uq.ensemble.get_box(found)
+    assert found["apd"].min() < 0.0
+    assert box.lower[0] == found["apd"].min()
+    assert (model.members["tissue"].domain.scale[0], box.scale[0]) == ("log", "identity")
 
 
 def test_leave_one_out_of_a_chain_is_that_of_its_members() -> None:

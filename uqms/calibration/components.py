@@ -331,6 +331,11 @@ def _inputs(problem: SingleCalibration, values: Mapping[str, Any], asked: str) -
                 + (f", or one for each of the {count} experiments of problem.experiments." if by_experiment else ".")
                 + (_of_labels(problem, shape) if by_experiment else "")
             )
+        if shape and problem.link_errors and key not in problem.condition_names:
+            raise InputError(
+                f"{asked}: {key!r} is given for each experiment, but errors of the chain's links are sampled for one "
+                "set of parameters. Give a number, or calibrate with expansion='first-order'."
+            )
         if shape:  # a length that is not known yet, as of pm.Data, is checked when the model is evaluated
             values[key] = pt.specify_shape(values[key], (count,))
     theta = {key: values.get(key, recorded.get(key)) for key in names} | problem.fixed

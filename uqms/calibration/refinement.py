@@ -101,9 +101,9 @@ def refine(
     widen
         By how much the standard deviations of the posterior are enlarged, at least 1.
     member
-        Of a chain of surrogates, which member the points are for: its inputs, those that are linked as draws of what is
-        passed on at the points. By default the one whose error is the largest fraction of a parameter's variance
-        (`Posterior.member_share`); the design says which, ``design.attrs["design"]``.
+        Of a chain of surrogates, the member that is to be run: the design has its inputs, and linked inputs are draws
+        of what is passed on at the points. By default the member whose error is the largest fraction of a parameter's
+        variance (`Posterior.member_share`); the design says which, ``design.attrs["design"]``.
     rng
         Whole number or generator.
 

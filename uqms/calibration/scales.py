@@ -1,4 +1,4 @@
-"""Measurements of one scale among those of several: conditions that an output does not need, and what none informs.
+"""Data of several scales: conditions on which an output does not depend, parameters that no measurement informs.
 
 In a chain of surrogates the cell's outputs do not depend on the tissue's conditions, so that a measurement of the cell
 has none of them. It is put to the experiment of another output that has the same conditions otherwise, where there is

@@ -245,8 +245,8 @@ def sobol_indices(
     groups
         Name -> inputs that count as one; other inputs count by themselves.
     by
-        Of a chain of surrogates, "scale" takes the inputs of each member as one group: those that enter at several are
-        a group of their own, "cell+tissue".
+        "scale" is for a chain of surrogates: the inputs of each member are one group. Inputs that enter at several
+        members are a group of their own, such as "cell+tissue".
     draws
         Number of functions that are drawn.
     points

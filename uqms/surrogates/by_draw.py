@@ -78,9 +78,7 @@ class ByDraw:
         Inputs are (H or 1, k, d), derivatives by the mean (H, k, q), by the covariance without the axis S.
         """
         if len(v) == 1:
-            count = int(self.draws.max()) + 1 if self._block is None else int(self._block[0])
-            found = self.surrogate.scores(v[0, :1])
-            count = len(found.log_weights)
+            count = len(self.surrogate.scores(v[0, :1]).log_weights)
             mean, covariance = np.zeros((count, *mean_bar.shape[1:])), np.zeros((count, *covariance_bar.shape[1:]))
             np.add.at(mean, self.draws, mean_bar)
             np.add.at(covariance, self.draws, covariance_bar)

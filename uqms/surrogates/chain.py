@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, cast, final
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
-from scipy.interpolate import make_interp_spline
 
 from uqms import _checks as check
 from uqms._teaching import missing, taught
@@ -23,12 +22,13 @@ from uqms._threads import single_threaded
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.errors import ConformanceError, InputError, UnitError
 from uqms.parameters import Box, Condition, ParameterSpace, Prior
+from uqms.parameters.scale import SCALES
 from uqms.surrogates.archive import VERSION, Stored
 from uqms.surrogates.by_draw import ByDraw, pairing
 from uqms.surrogates.fused_chain import chain_block, chain_scores, chain_scores_reverse
 from uqms.surrogates.gp import GaussianProcessSurrogate
 from uqms.surrogates.linked import Graph, Own, Port, Use
-from uqms.surrogates.outputs import Decoder, InputDecoder, Layout, OutputBasis
+from uqms.surrogates.outputs import Decoder, InputDecoder, Layout, OutputBasis, spline_weights
 from uqms.surrogates.pointwise import NamedSurrogate
 from uqms.surrogates.process import Scores, normals_at
 from uqms.surrogates.protocol import FunctionDraws, Surrogate
@@ -46,7 +46,7 @@ SEED = 28  # of the order in which members' hyperparameter draws are put togethe
 @final
 @dataclass(frozen=True)
 class Link:
-    """What of an output is passed on, where that is not a number by itself.
+    """A number that is taken from a curve or field and passed on: its value at one place, or a weighted sum.
 
     Parameters
     ----------
@@ -271,8 +271,8 @@ class Chain(NamedSurrogate):
     @cached_property
     def compiled_error(self) -> "ChainError | None":
         """What compiled code reads; None where a member is not the library's own Gaussian process."""
-        whole = ChainError(self._graph, self.domain.d, np.arange(self._graph.size))
-        return None if chain_block(self._graph, whole.used[:1], self.domain.d) is None else whole
+        known = all(getattr(one.surrogate, "compiled_process", None) is not None for one in self._graph.functions)
+        return ChainError(self._graph, self.domain.d, np.arange(self._graph.size)) if known else None
 
     @cached_property
     def _block(self) -> Array | None:
@@ -421,18 +421,20 @@ class Chain(NamedSurrogate):
         given = Box.from_dict(json.loads(design.attrs["box"])) if "box" in design.attrs else self.domain
         data, rows = {}, []
         for j, name in enumerate(box.names):
-            low, high, hard = box.lower[j], box.upper[j], box.hard[j]
+            low, high, hard, scale = box.lower[j], box.upper[j], box.hard[j], box.scale[j]
             if (values := links.get(f"{member}.{name}")) is not None:
                 low, high, hard = float(values.min()), float(values.max()), (False, False)
+                first, last = SCALES[scale].domain
+                scale = scale if first < low and high < last else "identity"  # errors may pass the scale's end
             else:
                 at = given.names.index(name)
                 values, low, high = design[name].values, max(low, given.lower[at]), min(high, given.upper[at])
             attrs = {"role": "input", "kind": "condition", "unit": "", "description": ""}
             data[name] = ("run", np.asarray(values), attrs if space is None else space.attributes(name))
-            rows.append((low, high, hard))
-        lower, upper, hard_ends = zip(*rows, strict=True)
+            rows.append((low, high, scale, hard))
+        lower, upper, scales, hard_ends = zip(*rows, strict=True)
         recipe = json.loads(design.attrs.get("design", "{}")) | {"member": member}
-        attrs = {"box": json.dumps(Box(box.names, lower, upper, box.scale, hard_ends).to_dict(), allow_nan=False)}
+        attrs = {"box": json.dumps(Box(box.names, lower, upper, scales, hard_ends).to_dict(), allow_nan=False)}
         attrs["design"] = json.dumps(recipe, allow_nan=False)
         if space is not None:
             attrs["space"] = space.to_json()
@@ -587,14 +589,12 @@ class LinkedSimulators:
         if source.weights is not None:
             weights = source.weights.transpose(*layout.dims)
             return float(np.sum(np.asarray(weights) * values.reshape(layout.shape)))
-        points = {dim: np.array([value]) for dim, value in cast(Mapping[str, float], source.at).items()}
-        grid = [layout.coords[dim] for dim in layout.dims]
-        nearest = [int(np.argmin(np.abs(axis - points[dim]))) for axis, dim in zip(grid, layout.dims, strict=True)]
-        if len(grid) > 1 or np.isclose(grid[0][nearest[0]], points[layout.dims[0]][0], rtol=1e-9, atol=0.0):
-            return float(values.reshape(layout.shape)[tuple(nearest)])
-        order = np.argsort(grid[0])
-        spline = make_interp_spline(grid[0][order], values[order], k=min(3, len(order) - 1))
-        return float(spline(points[layout.dims[0]])[0])
+        at, grid = cast(Mapping[str, float], source.at), [layout.coords[dim] for dim in layout.dims]
+        if len(grid) == 1:
+            return float((spline_weights(grid[0], np.array([at[layout.dims[0]]])) @ values)[0])
+        # Between coordinates of several dims a chain links nothing.
+        place = tuple(int(np.argmin(np.abs(axis - at[dim]))) for axis, dim in zip(grid, layout.dims, strict=True))
+        return float(values.reshape(layout.shape)[place])
 
 
 @final
