@@ -151,11 +151,12 @@ def test_outputs_by_their_logarithm_are_expanded_while_links_are_sampled() -> No
 
 
 def test_errors_of_links_are_no_results(tmp_path: Path) -> None:
-    problem = uq.Calibration(chain(), table(), NOISE, expansion="none")
+    problem = uq.Calibration(chain(0.3), table(), NOISE, expansion="none")
     posterior = problem.sample(uq.SMC(particles=200), rng=1)
     assert list(posterior.summary().index) == ["g", "h"]
     assert "cell.error[0]" in posterior.draws
-    first = uq.Calibration(chain(), table(), NOISE, expansion="first-order").sample(uq.SMC(particles=200), rng=1)
+    first = uq.Calibration(chain(0.3), table(), NOISE, expansion="first-order").sample(uq.SMC(particles=200), rng=1)
+    assert max(float(first.surrogate_share[name]) for name in ("g", "h")) > 0.3
     for name in ("g", "h"):  # of one problem: the sampled error is counted as one of the surrogate
         assert float(posterior.surrogate_share[name]) == pytest.approx(float(first.surrogate_share[name]), abs=0.15)
     again = uq.load_posterior(posterior.save(tmp_path / "posterior.nc"))
