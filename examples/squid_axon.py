@@ -14,7 +14,7 @@ Run the script as it stands, ``python examples/squid_axon.py``. It writes into `
 
 **Only the measured speed is real.** The other measurements on this page were simulated with the values of 1952, and
 noise was added. The conductances of the paper were digitised for the repository thiery-lab/manifold_lifting (folder
-``data``); it has no licence, so they are not repeated here. The benchmark of this library reads them.
+``data``); it has no licence, so they are not repeated here.
 """
 
 import os
