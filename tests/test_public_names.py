@@ -76,6 +76,7 @@ PUBLIC = [
     "RadialKernel",
     "RareEvent",
     "RationalQuadratic",
+    "Regimen",
     "Regimes",
     "RunStore",
     "SMC",

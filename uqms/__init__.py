@@ -84,6 +84,7 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.parameters import NormalMixture as NormalMixture
     from uqms.parameters import ParameterSpace as ParameterSpace
     from uqms.parameters import Prior as Prior
+    from uqms.parameters import Regimen as Regimen
     from uqms.parameters import TruncatedNormal as TruncatedNormal
     from uqms.parameters import Uniform as Uniform
     from uqms.propagation import Decision as Decision
@@ -214,6 +215,7 @@ __all__ = [
     "RadialKernel",
     "RareEvent",
     "RationalQuadratic",
+    "Regimen",
     "Regimes",
     "RunStore",
     "SMC",
@@ -299,6 +301,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "NormalMixture",
         "ParameterSpace",
         "Prior",
+        "Regimen",
         "TruncatedNormal",
         "Uniform",
     ),

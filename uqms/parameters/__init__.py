@@ -17,12 +17,14 @@ from uqms.parameters.priors import (
     TruncatedNormal,
     Uniform,
 )
+from uqms.parameters.regimen import Dose, Regimen
 from uqms.parameters.space import Condition, ParameterSpace
 
 __all__ = [
     "Beta",
     "Box",
     "Condition",
+    "Dose",
     "Gamma",
     "HalfNormal",
     "InverseGamma",
@@ -35,6 +37,7 @@ __all__ = [
     "NormalMixture",
     "ParameterSpace",
     "Prior",
+    "Regimen",
     "TruncatedNormal",
     "Uniform",
 ]
