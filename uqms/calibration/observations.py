@@ -1,7 +1,7 @@
 """Measurements as one frozen long table: what was measured, where, under which known conditions, how often."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, final
 
 import numpy as np
@@ -10,7 +10,9 @@ import xarray as xr
 
 from uqms._teaching import taught
 from uqms._typing import Array, Ints
+from uqms.calibration.events import EventTable, How, read_events, regular
 from uqms.errors import DataError, InputError, UnitError
+from uqms.parameters import Regimen
 from uqms.surrogates.outputs import Layout
 
 __all__ = ["Measured", "Observations", "observations_of"]
@@ -20,6 +22,7 @@ SPECIAL_DIMS = ("subject", "experiment", "replicate")
 # Columns of the table and dims of the posterior: a coordinate or condition of that name would take their place.
 RESERVED = frozenset({"output", "value", "sd", "censored", "trials", *SPECIAL_DIMS, "observation", "chain", "draw"})
 SIDES = ("", "left", "right")
+REGIMEN = "regimen"  # coordinate with the number of each row's regimen
 
 
 @taught
@@ -28,8 +31,8 @@ SIDES = ("", "left", "right")
 class Observations:
     """Observations in one long table, with one row per measured value.
 
-    Build it with `from_table` (pandas) or `from_xarray`; a named `xarray.DataArray` is accepted wherever observations
-    are required.
+    Build it with `from_table` (pandas), `from_xarray`, or `from_events` (doses and measurements in one table); a named
+    `xarray.DataArray` is accepted wherever observations are required.
 
     Attributes
     ----------
@@ -57,6 +60,11 @@ class Observations:
     conditions_sd
         By condition that was itself measured with an error: the standard deviation of that error in each row, 0 where
         it is known exactly. All rows of an experiment (label and conditions) share one true value.
+    regimens
+        By subject: its doses, where the table had them (`from_events`). The coordinate "regimen" of a row is the number
+        of its regimen, `Regimen.number`.
+    covariates
+        One row a subject, as `Calibration(..., subjects=...)` takes it; None where the table named none.
 
     Raises
     ------
@@ -88,6 +96,8 @@ class Observations:
     censored: np.ndarray | None = None
     trials: Array | None = None
     conditions_sd: Mapping[str, Array] = field(default_factory=dict)
+    regimens: Mapping[str, Regimen] = field(default_factory=dict)
+    covariates: pd.DataFrame | None = None
 
     def __post_init__(self) -> None:
         rows = len(self.value)
@@ -221,6 +231,8 @@ class Observations:
         subjects = len(set(self.subject))
         if subjects > 1:
             parts.append(f"{subjects} subjects")
+        if self.regimens:
+            parts.append(f"{len(set(self.regimens.values()))} regimens")
         return f"<Observations: {'; '.join(parts)}>"
 
     @classmethod
@@ -378,6 +390,167 @@ class Observations:
         )
 
     @classmethod
+    def from_events(
+        cls,
+        table: pd.DataFrame,
+        *,
+        id: str,  # noqa: A002  # the column's name in such tables
+        time: str,
+        value: str,
+        amount: str,
+        rate: str | None = None,
+        duration: str | None = None,
+        event: str | None = None,
+        missing: str | None = None,
+        additional: str | None = None,
+        interval: str | None = None,
+        steady_state: str | None = None,
+        route: str | None = None,
+        routes: Mapping[object, str] | None = None,
+        censored: str | None = None,
+        limit: str | float | None = None,
+        sd: str | None = None,
+        replicate: str | None = None,
+        conditions: Mapping[str, str] | Iterable[str] = (),
+        covariates: Iterable[str] = (),
+        varying: Mapping[str, How] | None = None,
+        output: str = "conc",
+        dim: str = "time",
+        unit: str = "",
+    ) -> "Observations":
+        """Read doses and measurements of many subjects from one table, as NONMEM and nlmixr2 take it.
+
+        Use it for tables with a row for each dose and each measurement. Every row is checked, and an error names the
+        row by its label in the table's index. `regimens` of the result has the doses of each subject. `Superposition`
+        makes one surrogate of the unit response serve them all, and `with_regimen_conditions` turns regular ones into
+        conditions of a system that is not linear.
+
+        Parameters
+        ----------
+        table
+            The rows, sorted by subject and time. Empty fields and "." are read as missing.
+        id
+            Column with the label of the subject (ID).
+        time
+            Column with the time (TIME), from 0 on, in the simulator's unit.
+        value
+            Column with the measured numbers (DV).
+        amount
+            Column with the amount of each dose (AMT), empty or 0 for measurements.
+        rate, duration
+            Columns with the rate (RATE) or the duration of infusions; empty or 0 for a bolus.
+        event
+            Column with the kind of a row (EVID): 0 measurement, 1 dose, 2 left out. Without it, rows with an amount are
+            doses.
+        missing
+            Column that is 1 where a row has no value (MDV).
+        additional, interval
+            Columns with the number of further doses like this one (ADDL), and the time between them (II).
+        steady_state
+            Column that is 1 where the same dose was given every `interval` before, for ever (SS); 2 where other doses
+            count beside.
+        route
+            Column with the compartment that a dose enters (CMT), of any label.
+        routes
+            Names for these labels, {1: "oral", 2: "iv"}.
+        censored
+            Column that is 1 or "left" where the number is below `value`, the limit of quantification, -1 or "right"
+            where it is above (CENS).
+        limit
+            Limit of quantification, a number or a column. With `censored` it takes the place of `value` there; without,
+            values below it are censored.
+        sd, replicate
+            Columns as in `from_table`.
+        conditions
+            Known input → column, or column names when they are the same; constant within a subject.
+        covariates
+            Columns that become `covariates` of the result, one row a subject; constant within a subject.
+        varying
+            What stands for a column of conditions or covariates that changes within a subject: "first", "last", "mean"
+            or "median" of its rows.
+        output
+            Name of the surrogate's output that was measured.
+        dim
+            Name of its time.
+        unit
+            Unit of the values.
+
+        Raises
+        ------
+        InputError
+            When a column is not in the table (or twice), or settings cannot be read.
+        DataError
+            When a row cannot be meant; the message names it and says how to mend it.
+
+        Notes
+        -----
+        A measurement at the time of a dose is before the dose where its row is above, and where the dose is an
+        additional one: its time is then 1e-6 (of itself, or of 1) earlier. For doses that enter at once, a bolus into
+        the measured compartment, this decides between trough and peak. Before the first dose the response of a linear
+        system is 0.
+
+        Examples
+        --------
+        >>> import pandas as pd
+        >>> rows = {
+        ...     "ID": [1, 1, 1, 2, 2],
+        ...     "TIME": [0.0, 2.0, 25.0, 0.0, 3.0],
+        ...     "AMT": [100.0, 0.0, 0.0, 50.0, 0.0],
+        ...     "ADDL": [2, 0, 0, 0, 0],
+        ...     "II": [12.0, 0.0, 0.0, 0.0, 0.0],
+        ...     "DV": [0.0, 3.1, 4.0, 0.0, 1.2],
+        ... }
+        >>> table = Observations.from_events(
+        ...     pd.DataFrame(rows), id="ID", time="TIME", amount="AMT", value="DV", additional="ADDL", interval="II"
+        ... )
+        >>> table
+        <Observations: 3 values of conc; coordinates time, regimen; 2 subjects; 2 regimens>
+        >>> table.regimens["1"]
+        Regimen(100 every 12, 3 doses from 0 to 24)
+        """
+        columns = EventTable(
+            id,
+            time,
+            value,
+            amount,
+            rate,
+            duration,
+            event,
+            missing,
+            additional,
+            interval,
+            steady_state,
+            route,
+            censored,
+            limit,
+            sd,
+            replicate,
+        )
+        by_name = conditions if isinstance(conditions, Mapping) else {str(name): str(name) for name in conditions}
+        found = read_events(
+            table,
+            columns,
+            conditions=by_name,
+            covariates=(covariates,) if isinstance(covariates, str) else covariates,
+            varying=varying or {},
+            routes=routes or {},
+        )
+        return cls(
+            output=np.full(len(found.rows), output),
+            value=found.value,
+            coords={dim: found.time, REGIMEN: np.array([found.regimens[str(one)].number for one in found.subject])},
+            conditions=found.conditions,
+            subject=found.subject,
+            experiment=np.full(len(found.rows), ""),
+            replicate=found.replicate,
+            sd=found.sd,
+            units={output: unit},
+            censored=found.censored,
+            regimens=found.regimens,
+            covariates=found.covariates,
+        )
+
+    @classmethod
     def concat(cls, parts: Iterable["Observations"]) -> "Observations":
         """Return several tables (of different outputs, say) as one.
 
@@ -397,6 +570,14 @@ class Observations:
         def column(part: "Observations", given: Mapping[str, Array], name: str) -> Array:
             return np.asarray(given.get(name, np.full(len(part), np.nan)))
 
+        regimens = _common_regimens(tables)
+        coords = {dim: np.concatenate([column(part, part.coords, dim) for part in tables]) for dim in dims}
+        if regimens:  # of a subject who got more doses since, all rows have the whole regimen
+            subjects = np.concatenate([part.subject for part in tables])
+            known = [regimens.get(str(one)) for one in subjects]
+            coords[REGIMEN] = np.array(
+                [own if one is None else one.number for own, one in zip(coords[REGIMEN], known, strict=True)]
+            )
         replicates = None
         if any(part.replicate is not None for part in tables):
             # Each part numbers its replicates anew: of one output they are different measurements.
@@ -411,7 +592,7 @@ class Observations:
         return cls(
             output=np.concatenate([part.output for part in tables]),
             value=np.concatenate([part.value for part in tables]),
-            coords={dim: np.concatenate([column(part, part.coords, dim) for part in tables]) for dim in dims},
+            coords=coords,
             conditions={
                 name: np.concatenate([column(part, part.conditions, name) for part in tables]) for name in names
             },
@@ -426,6 +607,52 @@ class Observations:
                 name: np.concatenate([part.conditions_sd.get(name, np.zeros(len(part))) for part in tables])
                 for name in dict.fromkeys(name for part in tables for name in part.conditions_sd)
             },
+            regimens=regimens,
+            covariates=_common_covariates(tables),
+        )
+
+    def with_regimen_conditions(self) -> "Observations":
+        """Return the observations with regular regimens as conditions, in place of the coordinate "regimen".
+
+        Use it where the system is not linear in the dose, so that `Superposition` does not hold: train the surrogate on
+        runs with the conditions "dose" (amount of each), "interval" (between doses, 0 for one dose), "duration" (of
+        each infusion, 0 for a bolus) and "doses" (how many). Of these, only "dose" is there where it is equal for all
+        subjects; the others are left out.
+
+        Raises
+        ------
+        InputError
+            When there are no regimens.
+        DataError
+            When a subject's doses differ, are at irregular intervals, at steady state, by several routes, or do not
+            begin at time 0; the message names the subject.
+
+        Examples
+        --------
+        >>> import pandas as pd
+        >>> rows = pd.DataFrame(
+        ...     {"ID": [1, 1, 2, 2], "TIME": [0.0, 2.0, 0.0, 3.0], "AMT": [100.0, 0, 50.0, 0], "DV": [0, 3.1, 0, 1.2]}
+        ... )
+        >>> table = Observations.from_events(rows, id="ID", time="TIME", amount="AMT", value="DV")
+        >>> table.with_regimen_conditions()
+        <Observations: 2 values of conc; coordinates time; conditions dose; 2 subjects>
+        """
+        if not self.regimens:
+            raise InputError("with_regimen_conditions: there are no regimens; read them with Observations.from_events.")
+        known = regular(self.regimens)
+        columns = {
+            name: np.array([known[str(one)][name] for one in self.subject])
+            for name in ("dose", "interval", "duration", "doses")
+        }
+        varying = {name: column for name, column in columns.items() if name == "dose" or np.ptp(column) > 0.0}
+        taken = sorted(set(varying).intersection(self.conditions))
+        if taken:
+            raise InputError(f"with_regimen_conditions: the observations have a condition {taken[0]!r} already.")
+        return replace(
+            self,
+            coords={dim: column for dim, column in self.coords.items() if dim != REGIMEN},
+            conditions={**self.conditions, **varying},
+            regimens={},
         )
 
 
@@ -529,6 +756,27 @@ def _common_units(tables: Iterable[Observations]) -> dict[str, str]:
             raise UnitError(f"concat: output {name!r} is in {out[name]!r} here and in {unit!r} there. Convert one.")
         out[name] = unit or out.get(name, "")
     return out
+
+
+def _common_regimens(tables: Iterable[Observations]) -> dict[str, Regimen]:
+    out: dict[str, Regimen] = {}
+    for label, one in (item for part in tables for item in part.regimens.items()):
+        known = out.setdefault(label, one)
+        if len(one) > len(known) and one.doses[: len(known)] == known.doses:
+            out[label] = one  # more was given since
+        elif known.doses[: len(one)] != one.doses:
+            raise InputError(
+                f"concat: subject {label!r} has {known!r} here and {one!r} there. Give both tables all of its doses."
+            )
+    return out
+
+
+def _common_covariates(tables: Iterable[Observations]) -> pd.DataFrame | None:
+    given = [part.covariates for part in tables if part.covariates is not None]
+    if not given:
+        return None
+    whole = pd.concat(given)
+    return whole[~whole.index.duplicated()]
 
 
 def _scalar_frame(flat: xr.Dataset) -> pd.DataFrame:

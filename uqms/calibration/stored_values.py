@@ -21,7 +21,7 @@ A file is not trusted: only the dataclasses in `PARTS`, and what `_import_names`
 import math
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from types import FunctionType
 from typing import Any, NoReturn, final
 
@@ -38,7 +38,7 @@ from uqms.calibration.noise import CustomNoise, NoiseModel
 from uqms.calibration.observations import Observations
 from uqms.calibration.population.population import Population
 from uqms.errors import InputError
-from uqms.parameters import Box, ParameterSpace, Prior
+from uqms.parameters import Box, ParameterSpace, Prior, Regimen
 from uqms.parameters.priors import prior_from_dict
 from uqms.surrogates.jax_surrogate import JaxSurrogate
 from uqms.surrogates.kernel_files import description_of, kernel_of_description
@@ -67,6 +67,7 @@ PARTS: dict[str, type] = {
         Observations,
         OffsetDiscrepancy,
         Population,
+        Regimen,
         ScaleDiscrepancy,
     )
 }
@@ -314,7 +315,9 @@ class Reader:
 
     def _made(self, cls: Any, described: Mapping[str, Any], depth: int) -> Any:
         known = {one.name for one in fields(cls) if one.init}
-        if set(described) != known:
+        # Files that an earlier version wrote lack the fields that have a default since.
+        needed = {one.name for one in fields(cls) if one.init and one.default is MISSING is one.default_factory}
+        if not needed <= set(described) <= known:
             raise InputError(f"{cls.__name__} has the fields {sorted(known)}, the file {sorted(described)}")
         values = {name: self.value(one, depth) for name, one in described.items()}
         try:
