@@ -137,7 +137,9 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.surrogates import SquaredExponential as SquaredExponential
     from uqms.surrogates import SuccessProbability as SuccessProbability
     from uqms.surrogates import Sum as Sum
+    from uqms.surrogates import Superposition as Superposition
     from uqms.surrogates import Surrogate as Surrogate
+    from uqms.surrogates import check_superposition as check_superposition
     from uqms.surrogates import compare_surrogates as compare_surrogates
     from uqms.surrogates import detect_jump as detect_jump
     from uqms.surrogates import from_gpytorch as from_gpytorch
@@ -228,6 +230,7 @@ __all__ = [
     "SubjectPosterior",
     "SuccessProbability",
     "Sum",
+    "Superposition",
     "Surrogate",
     "TextTable",
     "TruncatedNormal",
@@ -238,6 +241,7 @@ __all__ = [
     "allocate",
     "another_round",
     "as_tensor",
+    "check_superposition",
     "compare_models",
     "compare_surrogates",
     "correct",
@@ -355,7 +359,9 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "SquaredExponential",
         "SuccessProbability",
         "Sum",
+        "Superposition",
         "Surrogate",
+        "check_superposition",
         "compare_surrogates",
         "detect_jump",
         "from_gpytorch",

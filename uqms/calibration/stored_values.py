@@ -46,6 +46,7 @@ from uqms.surrogates.kernels import Kernel
 from uqms.surrogates.loading import packed, unpacked
 from uqms.surrogates.outputs import Layout
 from uqms.surrogates.protocol import Surrogate
+from uqms.surrogates.superposition import Superposition
 from uqms.surrogates.transforms import Identity, Log, Logit
 
 __all__ = ["Reader", "Writer"]
@@ -69,6 +70,7 @@ PARTS: dict[str, type] = {
         Population,
         Regimen,
         ScaleDiscrepancy,
+        Superposition,
     )
 }
 SURROGATE = ("domain", "layouts", "scores", "scores_reverse", "decode", "functions")  # what a class has to have

@@ -38,6 +38,7 @@ from uqms.surrogates.process import Scores
 from uqms.surrogates.protocol import FunctionDraws, Surrogate
 from uqms.surrogates.regimes import Regimes, RegimeSurrogate
 from uqms.surrogates.sbi_bridge import SbiRuns, from_sbi, to_sbi
+from uqms.surrogates.superposition import Superposition, check_superposition
 from uqms.surrogates.transforms import Log, Logit
 from uqms.surrogates.validation import Validation, held_out, k_fold, leave_one_out
 
@@ -85,8 +86,10 @@ __all__ = [
     "SquaredExponential",
     "SuccessProbability",
     "Sum",
+    "Superposition",
     "Surrogate",
     "Validation",
+    "check_superposition",
     "compare_surrogates",
     "detect_jump",
     "draws_from_scores",
@@ -97,9 +100,9 @@ __all__ = [
     "learning_curve",
     "leave_one_out",
     "load_surrogate",
-    "reliability",
     "next_level",
     "predict_from_scores",
+    "reliability",
     "reverse_by_differences",
     "to_sbi",
 ]
