@@ -39,10 +39,12 @@ from uqms.calibration.predict import (
     predicted,
 )
 from uqms.calibration.progress import progress
+from uqms.calibration.regimens import with_asked_regimens, with_regimens, with_regimens_of, without_regimen
 from uqms.calibration.rescaling import FACTORS, rescaled, sampled_again
 from uqms.calibration.samplers import NUTS, SMC, Sampler
 from uqms.calibration.summary import SummaryTable, summary_table
 from uqms.errors import InputError, UnknownKeyError
+from uqms.parameters import Regimen
 
 if TYPE_CHECKING:
     from uqms.calibration.parts import JointCalibration
@@ -396,7 +398,9 @@ class Posterior:
             one a subject; when left out, those of each subject's measurements: with several of them (or several
             occasions) the first dim is "input", with coords "subject" and "occasion".
         coords
-            By dim, one-dimensional; all simulated coordinates when left out.
+            By dim, one-dimensional; all simulated coordinates when left out. Of a `Superposition`, "regimen" is a
+            `Regimen` or a list of them, new ones too: ``coords={"time": hours, "regimen": regimen}``; without it, each
+            subject has its own.
         outputs
             Which, by name; by default the observed ones whose dims are those of `coords`.
         noise
@@ -453,6 +457,20 @@ class Posterior:
         for key, given, example in (("coords", coords, "'time': [1.0]"), ("conditions", conditions, "'dose': 50.0")):
             if given is not None and not isinstance(given, Mapping):
                 raise InputError(f"predict: {key} is {given!r}; give a mapping by name: {key}={{{example}}}.")
+        asked, coords, alone = with_asked_regimens(self, coords, subjects, conditions is not None)
+        if asked is not self:
+            whole = asked.predict(
+                subjects=subjects,
+                conditions=conditions,
+                coords=coords,
+                outputs=outputs,
+                noise=noise,
+                discrepancy=discrepancy,
+                realisation=realisation,
+                draws=draws,
+                rng=rng,
+            )
+            return without_regimen(whole) if alone else whole
         if self.subjects:  # their errors are in closed form: no discrepancy, no realisation
             return self.hierarchy.predict(subjects, conditions, coords, outputs, noise, draws, as_generator(rng))
         if subjects is not None:
@@ -641,7 +659,21 @@ class Posterior:
         ----------
         Vehtari et al. (2024), "Pareto smoothed importance sampling", JMLR 25:72.
         """
-        return self.hierarchy.new_subject(observations, covariates, as_generator(rng))
+        known = with_regimens_of(self, observations)
+        return known.hierarchy.new_subject(observations, covariates, as_generator(rng))
+
+    def with_regimens(self, *regimens: Regimen) -> "Posterior":
+        """Return the same posterior, of whose `Superposition` further regimens can be asked.
+
+        `predict` and `new_subject` add regimens that they are given themselves. Use it before calls that take numbers
+        of regimens, such as figures.
+
+        Raises
+        ------
+        InputError
+            When the surrogate is no `Superposition`, or a route has no output.
+        """
+        return with_regimens(self, *regimens)
 
     def _run_held(self, realisation: Realised) -> tuple[str, ...]:
         if self.single.realisation is None or realisation == "none":

@@ -38,7 +38,7 @@ from uqms.surrogates.process import Scores, sobol_points
 from uqms.surrogates.protocol import FunctionDraws, Surrogate, depends_on_input, fixed_rows, inputs_of
 from uqms.surrogates.transforms import Identity
 
-__all__ = ["REGIMEN", "Superposition", "check_superposition"]
+__all__ = ["REGIMEN", "OwnRegimens", "RowsByPlace", "Superposition", "check_superposition"]
 
 REGIMEN = "regimen"  # dim with the number of each row's regimen
 MEASURED = 64  # points over the box at which the end of the unit response is measured
@@ -407,6 +407,91 @@ class Superposition:
 
     def _first(self, source: str) -> dict[str, Array]:
         return {self.response.layouts[source].dims[0]: self._grid(source)[:1]}
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class OwnRegimens:
+    """A superposition in which each input of a prediction has a regimen of its own, without the dim "regimen".
+
+    Attributes
+    ----------
+    whole
+        The superposition.
+    numbers
+        Number of the regimen of each input, (n,).
+    """
+
+    whole: Superposition
+    numbers: Array
+
+    @property
+    def domain(self) -> Box:
+        """The design box."""
+        return self.whole.domain
+
+    @property
+    def layouts(self) -> Mapping[str, Layout]:
+        """Layouts without the regimen."""
+        return {
+            name: Layout(one.dims[:1], {one.dims[0]: one.coords[one.dims[0]]}, one.unit)
+            for name, one in self.whole.layouts.items()
+        }
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("__") or "whole" not in self.__dict__:
+                raise AttributeError(name)
+            return getattr(self.whole, name)
+
+    def scores(self, u: Array) -> Scores:
+        """Return mean and covariance of the scores at `u`."""
+        return self.whole.scores(u)
+
+    def scores_reverse(self, u: Array, mean_bar: Array, covariance_bar: Array) -> Array:
+        """Return the derivative (k, d) of sum(mean * mean_bar) + sum(covariance * covariance_bar) at `u` (k, d)."""
+        return self.whole.scores_reverse(u, mean_bar, covariance_bar)
+
+    def functions(self, n: int, rng: RandomState) -> FunctionDraws:
+        """Return n draws of the whole function."""
+        return self.whole.functions(n, rng)
+
+    def decode(self, output: str, coords: Mapping[str, ArrayLike] | None = None) -> "RowsByPlace":
+        """Return the rows of an output at times, for each input those of its regimen."""
+        layout = self.layouts[output]
+        (dim,) = layout.dims
+        times = np.atleast_1d(np.asarray((coords or layout.coords)[dim], dtype=np.float64))
+        n, p = len(self.numbers), len(times)
+        rows = self.whole.decode(output, {dim: np.tile(times, n), REGIMEN: np.repeat(self.numbers, p)})
+        return RowsByPlace(Decoder(*(one.reshape(n, p, *one.shape[1:]) for one in rows)))
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class RowsByPlace:
+    """Rows of each of n inputs, whatever their values: an `InputDecoder` for these inputs in their order."""
+
+    rows: Decoder  # (n, P), (n, P, q), (n, P, t)
+
+    def at(self, u: Array) -> Decoder:
+        """Return the rows (1, ..., n, P, ...) at inputs `u` (..., n, d); of one input, the first ones.
+
+        Raises
+        ------
+        InputError
+            For another number of inputs.
+        """
+        k, n = u.shape[-2], len(self.rows.offset)
+        if k not in (1, n):
+            raise InputError(f"predict: there are {k} inputs and {n} regimens; name the regimen in coords.")
+        place = np.arange(k)
+        lead = (1, *u.shape[:-2], k)
+        return Decoder(*(np.broadcast_to(one[place], (*lead, *one.shape[1:])) for one in self.rows))
+
+    def reverse(self, u: Array, bar: Decoder) -> Array:
+        """Return zeros: the rows do not depend on the values of the inputs."""
+        return np.zeros_like(u)
 
 
 def _joined(nodes: list[_Nodes]) -> _Nodes:

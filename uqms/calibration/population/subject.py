@@ -34,6 +34,7 @@ from uqms.calibration.population.asked import asked_conditions, chosen_outputs
 from uqms.calibration.population.layout import Layout, from_natural, read_subjects
 from uqms.calibration.population.subject_prediction import Measured, Shared, curves
 from uqms.calibration.predict import PosteriorPrediction
+from uqms.calibration.regimens import subject_with_asked_regimens, with_regimens_of
 from uqms.calibration.scales import with_all_conditions
 from uqms.calibration.summary import interval_row
 from uqms.errors import PACKAGE, ConvergenceWarning, ExtrapolationError, InputError
@@ -116,7 +117,7 @@ class SubjectPosterior:
         more = _observed(self.population, observations)
         before = [] if self.observations is None else [self.observations]
         whole = Observations.concat([*before, more])
-        return subject_posterior(self.population, whole, dict(self.covariates), rng)
+        return subject_posterior(with_regimens_of(self.population, whole), whole, dict(self.covariates), rng)
 
     @single_threaded
     def predict(
@@ -144,6 +145,9 @@ class SubjectPosterior:
         ExtrapolationError
             Conditions or coordinates outside of what was simulated.
         """
+        asked, coords = subject_with_asked_regimens(self, coords)
+        if asked is not self:
+            return asked.predict(conditions=conditions, coords=coords, outputs=outputs, noise=noise, rng=rng)
         problem = self.population.hierarchy.problem
         data, population = problem.data, problem.population
         names = chosen_outputs(data, outputs, coords)
