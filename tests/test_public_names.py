@@ -108,6 +108,7 @@ PUBLIC = [
     "designs",
     "detect_jump",
     "diagnostics",
+    "dose_for",
     "elementary_effects",
     "ensemble",
     "errors",

@@ -57,6 +57,7 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.calibration import another_round as another_round
     from uqms.calibration import as_tensor as as_tensor
     from uqms.calibration import compare_models as compare_models
+    from uqms.calibration import dose_for as dose_for
     from uqms.calibration import latent_output as latent_output
     from uqms.calibration import load_posterior as load_posterior
     from uqms.calibration import observe as observe
@@ -249,6 +250,7 @@ __all__ = [
     "designs",
     "detect_jump",
     "diagnostics",
+    "dose_for",
     "elementary_effects",
     "ensemble",
     "errors",
@@ -405,6 +407,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "another_round",
         "as_tensor",
         "compare_models",
+        "dose_for",
         "latent_output",
         "load_posterior",
         "observe",

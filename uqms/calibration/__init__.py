@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from uqms.calibration.components import LatentOutput as LatentOutput
     from uqms.calibration.components import latent_output as latent_output
     from uqms.calibration.components import observe as observe
+    from uqms.calibration.dosing import DoseChoice as DoseChoice
+    from uqms.calibration.dosing import dose_for as dose_for
     from uqms.calibration.mode import Mode as Mode
     from uqms.calibration.population.subject import SubjectPosterior as SubjectPosterior
     from uqms.calibration.posterior import Posterior as Posterior
@@ -50,6 +52,7 @@ __all__ = [
     "CustomNoise",
     "Derived",
     "DirectSimulator",
+    "DoseChoice",
     "GPDiscrepancy",
     "GaussianNoise",
     "JointCalibration",
@@ -81,6 +84,7 @@ __all__ = [
     "another_round",
     "as_tensor",
     "compare_models",
+    "dose_for",
     "latent_output",
     "load_posterior",
     "observe",
@@ -89,6 +93,7 @@ __all__ = [
 
 # PyMC and ArviZ take seconds to import; they are loaded when a posterior or a tensor is asked for.
 _LAZY = {
+    "DoseChoice": "dosing",
     "LatentOutput": "components",
     "Mode": "mode",
     "Posterior": "posterior",
@@ -100,6 +105,7 @@ _LAZY = {
     "another_round": "refinement",
     "as_tensor": "bridge",
     "compare_models": "compare",
+    "dose_for": "dosing",
     "latent_output": "components",
     "load_posterior": "posterior_loading",
     "observe": "components",
