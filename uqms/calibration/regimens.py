@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 import numpy as np
 import xarray as xr
 
-from uqms._typing import Array
+from uqms._typing import Array, Ints
 from uqms.errors import InputError
 from uqms.parameters import Regimen
+from uqms.surrogates.outputs import Decoder, InputDecoder, Layout
 from uqms.surrogates.protocol import Surrogate
 from uqms.surrogates.superposition import REGIMEN, OwnRegimens, Superposition
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from uqms.calibration.single import SingleCalibration
 
 __all__ = [
+    "individual_layout",
+    "individual_rows",
     "subject_with_asked_regimens",
     "with_asked_regimens",
     "with_regimens",
@@ -158,6 +161,34 @@ def _of_inputs(problem: "PopulationCalibration", subjects: object, one_each: boo
                 _refuse_several(label, len(own))
             out.append(float(own[0]))
     return np.array(out or [np.nan])
+
+
+def individual_layout(problem: "PopulationCalibration", output: str) -> Layout:
+    """Return the layout of an output for one subject, who has one regimen."""
+    surrogate = problem.data.surrogate
+    return (OwnRegimens(surrogate, np.zeros(1)) if isinstance(surrogate, Superposition) else surrogate).layouts[output]
+
+
+def individual_rows(
+    problem: "PopulationCalibration", output: str, coords: Mapping[str, Array] | None, inputs: Ints
+) -> Decoder | InputDecoder:
+    """Return the rows of an output at inputs of the data, each under its own regimen where it has one.
+
+    Raises
+    ------
+    InputError
+        When an input has several regimens.
+    """
+    surrogate = problem.data.surrogate
+    if not isinstance(surrogate, Superposition):
+        return surrogate.decode(output, coords)
+    cells, numbers = problem.data.cells, []
+    for k in inputs:
+        own = np.unique(cells.coords[REGIMEN][cells.experiment == k])
+        if len(own) != 1:
+            _refuse_several(problem.subjects.labels[problem.layout.subject[cells.unit[k]]], len(own))
+        numbers.append(own[0])
+    return OwnRegimens(surrogate, np.array(numbers)).decode(output, coords)
 
 
 def without_regimen(found: "PosteriorPrediction") -> "PosteriorPrediction":

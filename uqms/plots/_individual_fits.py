@@ -13,6 +13,7 @@ from uqms.calibration.population.hierarchy import Hierarchy
 from uqms.calibration.population.subject_prediction import targets_of
 from uqms.calibration.posterior import hierarchy_of
 from uqms.calibration.predict import new_noise
+from uqms.calibration.regimens import individual_layout, individual_rows
 from uqms.diagnostics.vpc import rows_of
 from uqms.errors import InputError
 from uqms.plots._bands import LEVELS, Bands, _measured, mixture_quantiles
@@ -138,7 +139,7 @@ def _output(hierarchy: Hierarchy, output: str | None) -> str:
         output = known[0]
     if output not in known:
         raise InputError(f"plots.individual_fits: output is {output!r}; give one of the observed {list(known)}.")
-    layout = hierarchy.problem.surrogate.layouts[output]
+    layout = individual_layout(hierarchy.problem, output)
     curve = len(layout.dims) == 1 and np.asarray(layout.coords[layout.dims[0]]).dtype.kind in "fiu"
     if not curve and (layout.dims or len(hierarchy.problem.data.condition_names) != 1):
         raise InputError(
@@ -178,7 +179,7 @@ def _fits(
     labels: Mapping[str, str] | None,
 ) -> list[_Fit]:
     problem, data = hierarchy.problem, hierarchy.problem.data
-    cells, layout = data.cells, problem.surrogate.layouts[output]
+    cells, layout = data.cells, individual_layout(problem, output)
     whole = hierarchy.shared
     shared = rows_of(whole, evenly(len(whole.h), DRAWS))
     points: dict[str, Array] = {}
@@ -191,8 +192,8 @@ def _fits(
         points = {dim: _simulated(grid) if coords is None else np.sort(grid)}
     elif coords is not None:
         raise InputError(f"plots.individual_fits: {output!r} has no coordinates; leave coords out.")
-    decoder = problem.surrogate.decode(output, points or None)
     inputs = np.concatenate(groups)
+    decoder = individual_rows(problem, output, points or None, inputs)
     u = data.unit_inputs(shared.own)[:, inputs]
     rng = np.random.default_rng(0)
     mean, variance, _ = shared.predict(u, shared.measured(cells, inputs, u), shared.rows(decoder, u), rng)
