@@ -362,8 +362,7 @@ def _sampled(law: _Law, data: NewData, rng: np.random.Generator) -> tuple[Array,
     cells = data.cells
     every = np.arange(cells.experiments)
     groups = data.groups[_cells(data, every)]
-    sigma, walls = shared.sigma, list(shared.problem.data.walls())
-    replicates = _within(data, sigma)
+    walls, replicates = list(shared.problem.data.walls()), _within(data, shared)
 
     def density(z: Array, draws: Ints | None = None) -> Array:
         """Return log p(z) L of one z a draw, of all (S,) or those given."""
@@ -373,7 +372,7 @@ def _sampled(law: _Law, data: NewData, rng: np.random.Generator) -> tuple[Array,
         u = _inputs(some, natural, cells.conditions, cells.unit)
         with np.errstate(all="ignore"):
             measured = some.measured(cells, every, u)._replace(group=groups)
-            value = some.log_likelihood(u, measured, sigma[at]).sum(axis=1) + replicates[at]
+            value = some.log_likelihood(u, measured).sum(axis=1) + replicates[at]
         value -= 0.5 * np.sum(z**2, axis=1) + 0.5 * D * np.log(2.0 * np.pi)
         return np.where(np.isfinite(value), value + _wall(shared, natural, walls), -np.inf)
 
@@ -410,12 +409,14 @@ def _sampled(law: _Law, data: NewData, rng: np.random.Generator) -> tuple[Array,
     return z[picked], s[picked], float(np.max(k_hat)), ess
 
 
-def _within(data: NewData, sigma: Array) -> Array:
+def _within(data: NewData, shared: Shared) -> Array:
     """Return the log-density (S,) of replicates given their cell means, up to a constant."""
     cells = data.cells
     count = np.bincount(cells.row_cell, minlength=len(cells.offset))
     deviation = (cells.z - cells.cell_mean[cells.row_cell]) ** 2 / cells.row_variance
-    s2 = sigma[:, data.groups] ** 2
+    noise = shared.problem.data.noise
+    s2 = noise.phi(shared.own, (len(shared.h),))[:, data.groups] ** 2
+    s2[:, np.isin(data.groups, list(noise.growth))] = 1.0  # such cells have one row each
     return np.asarray(-0.5 * np.sum((count - 1) * np.log(s2) + np.bincount(cells.row_cell, deviation) / s2, axis=1))
 
 

@@ -28,6 +28,7 @@ from uqms.calibration.context import evenly
 from uqms.calibration.dense_gaussian import LOG_TWO_PI, given_data
 from uqms.calibration.density import draw_rows
 from uqms.calibration.gaussian import GaussianLikelihood
+from uqms.calibration.joint_error import averaged_marginals
 from uqms.calibration.likelihood import Cells, dense
 from uqms.calibration.population.covariances import Covariances, ProcessCovariances, SurrogateCovariances
 from uqms.calibration.population.lowrank import LowRank, ragged
@@ -121,7 +122,7 @@ class Shared:
         data = problem.data
         own = problem.individuals(theta, z)
         u = data.unit_inputs(own)
-        phi = data.noise.phi(own, (len(z),))[:, : len(data.noise.outputs)]
+        phi = data.noise.phi(own, (len(z),))
         error = shared_error(data, u, phi, rng, max(data.cells.experiments, LEAST))
         likelihood = featured(data, error, np.arange(error.q), data.cells.unit)
         M = int(error.ranks.sum())
@@ -138,11 +139,12 @@ class Shared:
         theta, own = ({name: values[draws] for name, values in one.items()} for one in (self.theta, self.own))
         return Shared(self.problem, theta, own, self.z[draws], self.h[draws], self.w[draws], self.error)
 
-    @property
-    def sigma(self) -> Array:
-        """Noise sd by output, shape (S, groups)."""
-        noise = self.problem.data.noise
-        return noise.phi(self.own, (len(self.h),))[:, : len(noise.outputs)]
+    def noise_variance(self, measured: Measured, outputs: Array) -> Array:
+        """Return the variance (S, n, c) of the noise of cells' means, at the outputs (S, n, c)."""
+        noise, shape = self.problem.data.noise, outputs.shape
+        flat = outputs.reshape(len(outputs), -1)
+        sds = noise.sds(measured.group.ravel(), noise.phi(self.own, (len(self.h),)), flat)
+        return np.asarray(sds.reshape(shape) ** 2 / measured.weight)
 
     def scores(self, u: Array) -> tuple[Array, Array]:
         """Return m (S, n, q) and rho at inputs (S, n, d); rho (S, n, q, q) where errors of scores are correlated."""
@@ -198,12 +200,13 @@ class Shared:
         if not measured.here.any():
             return mean, prior, drawn
         here, G, F = measured.here, measured.basis, measured.truncation
-        D = self.sigma[:, measured.group] ** 2 / measured.weight  # (S, n, c)
+        centre = measured.offset + row_sums(G, m)
+        D = self.noise_variance(measured, centre)
         weighted = error.own_times(rho, G).swapaxes(-1, -2)
         C = G @ weighted + F @ F.swapaxes(-1, -2)
         at = np.arange(here.shape[1])
         C[:, :, at, at] += np.where(here, D, 1.0)
-        residual = here * (measured.mean - measured.offset - row_sums(G, m))
+        residual = here * (measured.mean - centre)
         cross = B @ weighted + E @ F.swapaxes(-1, -2)
         made = row_sums(G, e) + row_sums(F, tau)
         made += here * np.sqrt(D) * rng.standard_normal(D.shape)
@@ -225,14 +228,15 @@ class Shared:
         y[:, cell[here]] = latent[:, here]
         return draw_rows(cells, data.noise, y, data.noise.phi(self.own, (len(u),)), rng)
 
-    def log_likelihood(self, u: Array, measured: Measured, sigma: Array) -> Array:
+    def log_likelihood(self, u: Array, measured: Measured) -> Array:
         """Return log p(cell means) (S, n) of each of n inputs (S, n, d), given the draws."""
         m, rho = self.scores(u)
         here, G, F = measured.here, measured.basis, measured.truncation
         C = G @ self.error.own_times(rho, G).swapaxes(-1, -2) + F @ F.swapaxes(-1, -2)
         at = np.arange(here.shape[1])
-        C[:, :, at, at] += np.where(here, sigma[:, measured.group] ** 2 / measured.weight, 1.0)
-        residual = here * (measured.mean - measured.offset - row_sums(G, m))
+        centre = measured.offset + row_sums(G, m)
+        C[:, :, at, at] += np.where(here, self.noise_variance(measured, centre), 1.0)
+        residual = here * (measured.mean - centre)
         # Places without a cell are standard normal, and zero.
         return given_data(C, residual).log_density + 0.5 * LOG_TWO_PI * (~here).sum(axis=1)
 
@@ -246,8 +250,7 @@ def row_sums(rows: Array, values: Array) -> Array:
 
 def low_rank(data: "Individuals", u: Array, phi: Array, rng: np.random.Generator) -> LowRank:
     """Return the likelihood with features of the scores that matter, for a cloud of inputs; see `shared_error`."""
-    sigma, inputs = phi[:, : len(data.noise.outputs)], data.cells.experiments
-    error = shared_error(data, u, sigma, rng, inputs, data.cells.used)
+    error = shared_error(data, u, phi, rng, data.cells.experiments, data.cells.used)
     return featured(data, error, data.cells.used, subjects_of(data))
 
 
@@ -311,9 +314,9 @@ def _rowwise(rows: Array, values: Array) -> Array:
 
 
 def shared_error(
-    data: "Individuals", u: Array, sigma: Array, rng: np.random.Generator, inputs: int, scores: Ints | None = None
+    data: "Individuals", u: Array, phi: Array, rng: np.random.Generator, inputs: int, scores: Ints | None = None
 ) -> SharedError:
-    """Return the features of the error of scores, or all, for a cloud of inputs: draws (S, K, d), noise (S, g).
+    """Return the features of the error of scores, or all, for a cloud of inputs: draws (S, K, d), noise (S, P).
 
     Features that the noise of an input's cells hides are left out; the variance at each input is exact without them.
     """
@@ -326,7 +329,7 @@ def shared_error(
     several = held[: count * together, some_inputs(data)].reshape(count, -1, u.shape[-1])
     populations = several[evenly(count, POPULATIONS)]
     covariances = covariances_of(data, scores)
-    noise = noise_of_scores(data, sigma, u, covariances.scale(cloud), scores)
+    noise = noise_of_scores(data, phi, u, covariances.scale(cloud), scores)
     return nystroem(covariances, cloud, populations, inputs=inputs, noise=noise, limit=LIMIT)
 
 
@@ -338,15 +341,20 @@ def some_inputs(data: "Individuals") -> Ints:
     return np.flatnonzero(np.isin(subject, picked))
 
 
-def noise_of_scores(data: "Individuals", sigma: Array, u: Array, scale: Array, scores: Ints | None = None) -> Array:
-    """Return the mean variance of the noise in scores, or all, at one input, (q,), for the noise's sds (S, g).
+def noise_of_scores(data: "Individuals", phi: Array, u: Array, scale: Array, scores: Ints | None = None) -> Array:
+    """Return the mean variance of the noise in scores, or all, at one input, (q,), for hyperparameters (S, P).
 
     `u` (S, K, d) are inputs, and `scale` (q,) is a bound of the variance of the scores' errors.
     """
     cells, squares = data.cells, data.cells.basis**2
     if cells.by_input is not None:
         squares = np.mean(cells.by_input.at(u[:: max(1, len(u) // FEW)]).basis ** 2, axis=(0, 1))
-    precision = cells.weight / np.mean(sigma**2, axis=0)[cells.group]
+    variance = np.mean(phi**2, axis=0)[cells.group]
+    if data.noise.growth:
+        some = slice(None, None, max(1, len(u) // FEW))
+        outputs, _ = averaged_marginals(data.surrogate, cells, cells.experiment, u[some], cells.used)
+        variance = np.mean(data.noise.sds(cells.group, phi[some], outputs) ** 2, axis=0)
+    precision = cells.weight / variance
     with np.errstate(divide="ignore"):
         noise = cells.experiments / (precision @ squares)
     largest = 1e3 * scale  # a score that nothing was measured of
@@ -381,11 +389,12 @@ def curves(
                     f"predict: output {output!r} was not observed, so its noise is not known; pass noise=False."
                 )
             targets = targets_of(output, conditions, points, decoder, u.shape[-1])
-            add = new_noise(data, data.noise.outputs.index(output), targets)
+            group = data.noise.outputs.index(output)
+            add = new_noise(data, group, targets)
             phi = add.phi(shared.own)
             sample = add.draw(latent, phi, rng)
-            assert add.variance is not None
-            variance = variance + add.variance(phi)[:, None]
+            groups = np.full(mean.shape[1], group)
+            variance = variance + data.noise.sds(groups, phi, np.sqrt(mean**2 + variance)) ** 2
         else:
             sample = np.asarray(layout.transform.inverse(latent))
         mean, variance = layout.transform.moments(mean, variance)
