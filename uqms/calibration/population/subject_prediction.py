@@ -36,11 +36,14 @@ from uqms.calibration.population.shared_error import SharedError, nystroem
 from uqms.calibration.predict import PosteriorPrediction, Targets, new_noise
 from uqms.errors import InputError
 from uqms.surrogates.outputs import Decoder, InputDecoder
+from uqms.surrogates.transforms import Identity
 
 if TYPE_CHECKING:
     from uqms.calibration.population.calibration import Individuals, PopulationCalibration
+    from uqms.calibration.population.subject import NewData
+    from uqms.calibration.population.subject_outputs import Jointly, Simulated
 
-__all__ = ["Measured", "Shared", "curves", "featured", "has_features", "low_rank", "row_sums", "shared_error"]
+__all__ = ["Asked", "Measured", "Shared", "curves", "featured", "has_features", "low_rank", "row_sums", "shared_error"]
 
 CLOUD, NUMBERS = 800, 8_000_000
 POPULATIONS, BLOCK = 16, 400  # by which features are measured, and about how many inputs of each
@@ -51,6 +54,30 @@ LIMIT, LEAST = 0.025, 200  # see `nystroem`: of few subjects too, the error at o
 def has_features(data: "Individuals") -> bool:
     """Tell whether the surrogate's error has features, and data and error are jointly normal."""
     return Features.of(data).closed_form
+
+
+class Asked(NamedTuple):
+    """Inputs that outputs are asked for.
+
+    Attributes
+    ----------
+    u
+        In the unit cube, shape (S, n, d).
+    conditions
+        Shape (n, c).
+    own
+        Individual parameters at them, each (S, n), or (S,) where all have the same.
+    inputs
+        Which measured inputs they are, -1 for none, shape (n,).
+    measured
+        The measurements there, those of a new subject included.
+    """
+
+    u: Array
+    conditions: Array
+    own: Mapping[str, Array]
+    inputs: Ints
+    measured: "Measured | None"
 
 
 class Measured(NamedTuple):
@@ -216,6 +243,25 @@ class Shared:
         undone = np.einsum("sncp,snc->snp", found.cross[..., :P], found.cross[..., P])
         return mean + step, np.maximum(prior - found.variance[..., :P], 0.0), drawn + step - undone
 
+    def given(self, asked: Asked, decoder: Any, targets: Targets, rng: np.random.Generator) -> tuple[Array, ...]:
+        """Return mean, variance and draws (S, n, P) of a latent output at the inputs asked for."""
+        assert asked.measured is not None
+        return self.predict(asked.u, asked.measured, self.rows(decoder, asked.u), rng)
+
+    def log_density(self, data: "NewData", u: Array) -> Array:
+        """Return log p(measurements of a new subject) (S,) at inputs u (S, n, d), up to a constant."""
+        measured = self.measured(data.cells, np.arange(data.cells.experiments), u)
+        return np.asarray(self.log_likelihood(u, measured).sum(axis=1) + self._within(data.cells))
+
+    def _within(self, cells: Cells) -> Array:
+        """Return the log-density (S,) of replicates given their cell means, up to a constant."""
+        noise = self.problem.data.noise
+        count = np.bincount(cells.row_cell, minlength=len(cells.offset))
+        deviation = (cells.z - cells.cell_mean[cells.row_cell]) ** 2 / cells.row_variance
+        s2 = noise.phi(self.own, (len(self.h),))[:, cells.group] ** 2
+        s2[:, np.isin(cells.group, list(noise.growth))] = 1.0  # such cells have one row each
+        return np.asarray(-0.5 * np.sum((count - 1) * np.log(s2) + np.bincount(cells.row_cell, deviation) / s2, axis=1))
+
     def new_rows(self, rng: np.random.Generator) -> Array:
         """Return new measurements (S, R) of the same rows of the same subjects, given the data."""
         data = self.problem.data
@@ -362,18 +408,16 @@ def noise_of_scores(data: "Individuals", phi: Array, u: Array, scale: Array, sco
 
 
 def curves(
-    shared: Shared,
-    u: Array,
-    measured: Measured,
-    conditions: Array,
+    draws: "Shared | Simulated | Jointly",
+    asked: Asked,
     dims: Mapping[str, Any],
     coords: Mapping[str, object] | None,
     outputs: Sequence[str],
     noise: bool,
     rng: np.random.Generator,
 ) -> PosteriorPrediction:
-    """Return predictions of outputs at n inputs (S, n, d); `dims` are the coords of the first dim."""
-    data = shared.problem.data
+    """Return predictions of outputs at n inputs; `dims` are the coords of the first dim."""
+    data, n = draws.problem.data, len(asked.inputs)
     (first, *_), means, sds, samples = dims, {}, {}, {}
     for output in outputs:
         layout = data.surrogate.layouts[output]
@@ -381,24 +425,28 @@ def curves(
         mesh = np.meshgrid(*axes.values(), indexing="ij")
         points = {dim: grid.ravel() for dim, grid in zip(axes, mesh, strict=True)}
         decoder = data.surrogate.decode(output, points if layout.dims else None)
-        found = shared.predict(u, measured, shared.rows(decoder, u), rng)
-        mean, variance, latent = (one.reshape(len(u), -1) for one in found)
+        targets = targets_of(output, asked.conditions, points, decoder, asked.u.shape[-1])
+        found = draws.given(asked, decoder, targets, rng)
+        mean, variance, latent = (one.reshape(len(asked.u), -1) for one in found)
         if noise:
             if output not in data.noise.outputs:
                 raise InputError(
                     f"predict: output {output!r} was not observed, so its noise is not known; pass noise=False."
                 )
-            targets = targets_of(output, conditions, points, decoder, u.shape[-1])
             group = data.noise.outputs.index(output)
             add = new_noise(data, group, targets)
-            phi = add.phi(shared.own)
+            phi = add.phi(draws.own)
             sample = add.draw(latent, phi, rng)
-            groups = np.full(mean.shape[1], group)
-            variance = variance + data.noise.sds(groups, phi, np.sqrt(mean**2 + variance)) ** 2
+            if data.noise.models[group].gaussian and isinstance(data.cells.responses[group], Identity):
+                groups = np.full(mean.shape[1], group)
+                variance = variance + data.noise.sds(groups, phi, np.sqrt(mean**2 + variance)) ** 2
+                mean, variance = layout.transform.moments(mean, variance)
+            else:
+                mean, variance = sample, np.zeros_like(sample)
         else:
             sample = np.asarray(layout.transform.inverse(latent))
-        mean, variance = layout.transform.moments(mean, variance)
-        shape = (u.shape[1], *(len(axis) for axis in axes.values()))
+            mean, variance = layout.transform.moments(mean, variance)
+        shape = (n, *(len(axis) for axis in axes.values()))
         names, labels, attrs = (first, *axes), {**dims, **axes}, {"unit": layout.unit}
         means[output] = xr.DataArray(mean.mean(axis=0).reshape(shape), labels, names, attrs=attrs)
         total = np.sqrt(variance.mean(axis=0) + mean.var(axis=0)).reshape(shape)
