@@ -89,7 +89,7 @@ def test_individual_fits_draw_each_subjects_own_law(posterior: Posterior) -> Non
     decoder = one.surrogate.decode("y", {"t": np.array([0.0, 0.5, 2.0])})
     u = one.data.unit_inputs(shared.own)[:, [k]]
     mean, variance, _ = shared.predict(u, Measured.of(one.data.cells, np.array([k])), decoder, np.random.default_rng(0))
-    mean, sd, sigma = mean[:, 0], np.sqrt(variance[:, 0]), shared.sigma
+    mean, sd, sigma = mean[:, 0], np.sqrt(variance[:, 0]), shared.own["sigma"][:, None]
     edges = [one.get_ydata() for one in ax.lines if one.get_label() in ("simulator, median", "simulator, 95 %")]
     for level, edge in zip((0.5, 0.025, 0.975), edges, strict=True):
         np.testing.assert_allclose(ndtr((edge - mean) / sd).mean(axis=0), level, atol=1e-6)

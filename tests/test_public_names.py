@@ -17,6 +17,7 @@ PUBLIC = [
     "BasisDiscrepancy",
     "Beta",
     "BinomialNoise",
+    "CombinedNoise",
     "Box",
     "Calibration",
     "Chain",

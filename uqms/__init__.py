@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.calibration import BasisDiscrepancy as BasisDiscrepancy
     from uqms.calibration import BinomialNoise as BinomialNoise
     from uqms.calibration import Calibration as Calibration
+    from uqms.calibration import CombinedNoise as CombinedNoise
     from uqms.calibration import CustomNoise as CustomNoise
     from uqms.calibration import Derived as Derived
     from uqms.calibration import DirectSimulator as DirectSimulator
@@ -162,6 +163,7 @@ __all__ = [
     "Box",
     "Calibration",
     "Chain",
+    "CombinedNoise",
     "Condition",
     "Curve",
     "CustomNoise",
@@ -381,6 +383,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "BasisDiscrepancy",
         "BinomialNoise",
         "Calibration",
+        "CombinedNoise",
         "CustomNoise",
         "Derived",
         "DirectSimulator",

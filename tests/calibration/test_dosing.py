@@ -133,9 +133,7 @@ def test_subjects_with_different_regimens_have_the_density_of_a_model_written_by
 
     means = [regimen_of(j).superpose(lambda t, j=j: oral(t, 1.3, CL[j], V[j]), AT) for j in range(3)]
     expected = stats.norm(np.concatenate(means), NOISE).logpdf(data.value).sum()
-    with pytest.warns(uq.errors.CapabilityWarning):
-        exact = density(direct("pytensor"))
-    assert exact == pytest.approx(expected, rel=1e-9)
+    assert density(direct("pytensor")) == pytest.approx(expected, rel=1e-9)
     assert density(surrogate) == pytest.approx(expected, abs=0.1)
 
 
@@ -318,3 +316,30 @@ def test_a_population_with_different_regimens_agrees_with_one_written_by_hand(
         assert abs(row["probability"] - np.mean(mg * np.array(unit) > 1.0)) < 0.07
     assert uq.dose_for(posterior, regimen, [100.0, 400.0], at=[31.9], above=1.0, subject="1").table.shape == (2, 5)
     assert uq.diagnostics.visual_predictive_check(posterior, along="time").table["inside"].mean() > 0.6
+
+
+@pytest.mark.slow
+def test_a_population_of_a_direct_unit_response_predicts_subjects_new_patients_and_doses() -> None:
+    """With a proportional part of the noise; predictions are means of closed forms over the draws."""
+    data = study(4)
+    superposed = uq.Superposition(direct("pytensor"), data.regimens, tolerance=0.3)
+    noise = uq.CombinedNoise(additive=0.1, proportional=0.05)
+    problem = uq.Calibration(superposed, data, noise, population=POPULATION)
+    posterior = problem.sample(uq.NUTS(draws=150, tune=200, chains=2), rng=1)
+    own = posterior.predict(coords={"time": AT}, draws=300)
+    individuals = posterior.individuals
+    for label in ("1", "4"):
+        each = zip(
+            posterior.draws["ka"].values.ravel(),
+            individuals["CL"].sel(subject=label).values.ravel(),
+            individuals["V"].sel(subject=label).values.ravel(),
+            strict=True,
+        )
+        expected = np.mean([data.regimens[label].superpose(lambda t, k=k: oral(t, *k), AT) for k in each], axis=0)
+        np.testing.assert_allclose(own.mean["conc"].sel(subject=label).values, expected, rtol=1e-6)
+    rows = table_of(4).query("ID == 2").assign(ID=99)
+    patient = posterior.new_subject(uq.Observations.from_events(rows, **COLUMNS))
+    fit = patient.predict(coords={"time": AT}).mean["conc"].values
+    np.testing.assert_allclose(fit, own.mean["conc"].sel(subject="2").values, rtol=0.15)
+    choice = uq.dose_for(posterior, uq.Regimen.single, [50.0, 500.0], at=[6.0], above=1.0)
+    assert choice.chosen == 500.0

@@ -17,7 +17,7 @@ MASS = "the density integrates to one"
 DRAWS = "draws follow the density"
 INDEPENDENT = "draws of rows are independent"
 TAILS = "tail probabilities are integrals of the density"
-ADDITIVE = "additive noise is normal"
+ADDITIVE = "Gaussian noise is normal with its sd"
 LIMITS = "outputs beyond the limits are impossible"
 SAME = "expressions equal arrays"
 SLOPE = "the derivative is that of the density"
@@ -71,7 +71,7 @@ class OtherSide(Laplace):
 
 
 class SaysNormal(Laplace):
-    additive = True
+    gaussian = True
 
     @property
     def parameters(self):

@@ -3,7 +3,8 @@
 The rows of an input k are y = f(m (offset + B (mean + error) + E omega)) + noise, with the surrogate's error integrated
 out. f is the identity; or, where the surrogate is one of the logarithm or logit, their inverse: then rows are expanded
 to first order in the errors, f(s) + f'(s) m (B error + E omega), and a discrepancy, which is on the scale of s, is
-multiplied by f'(s). The covariance R of the noise is diagonal, a sum of Ornstein-Uhlenbeck processes along series of
+multiplied by f'(s). Where noise grows with the output, its variance is that at f(s), sigma² + (b |f(s)|^c)², which is
+the same expansion. The covariance R of the noise is diagonal, a sum of Ornstein-Uhlenbeck processes along series of
 rows and independent noise (both linear in the rows), or dense. All rows are whitened by R first, X -> R^-1/2 X; what
 follows knows only noise of unit variance, and its derivatives go back through the whitening.
 
@@ -18,6 +19,7 @@ S, Phi      covariance of the errors between inputs, all scores; or its features
 B, E        basis and truncation rows; omega ~ N(0, 1) is new with each input        (N, q), (N, t)
 m           1 + scale discrepancy                                                    (N,)
 s, f, f'    m (offset + B mean), the output there in the noise's unit, its slope     (N,)
+b, c        factor and power of noise that grows with the output                     ()
 X           whitened f' m [B, E] and residual                                        (N, p + 1), p = q + t
 V, v        X_k' X_k without and with the residual                                   (p, p), (p,)
 H           1 + root(Lambda) V root(Lambda), Lambda = diag(lambda, 1)                (p, p)
@@ -76,7 +78,7 @@ SMALL = 4096  # products of fewer numbers are faster without BLAS
 
 # fmt: off
 (SIZES, CONSTANT, COUNT, SQUARES, STARTS, VALUES, OWN_VARIANCE, WEIGHT, GROUP, SCALE, OFFSET, BASIS, TRUNCATION,
- RANKS, ORDER, FRESH, GAP, AMPLITUDE, LENGTH, TERMS, ROW_CELL, ROW_VARIANCE, RESPONSE, SPECTRA) = range(
+ RANKS, ORDER, FRESH, GAP, AMPLITUDE, LENGTH, TERMS, ROW_CELL, ROW_VARIANCE, RESPONSE, GROWTH, SPECTRA) = range(
     len(blocks.Data._fields)
 )
 # fmt: on
@@ -876,6 +878,27 @@ def _precisions(
                 precision[c] -= rows[c, i] * s
 
 
+@native(F, F, F, F, fastmath=FAST)
+def grown(output: float, factor: float, power: float) -> float:
+    """Return the part of the noise's sd that grows with the output, factor |output|^power."""
+    size = abs(output)
+    if power == 1.0:
+        return float(factor * size)
+    return float(factor * size**power) if size > 0.0 else 0.0
+
+
+@native(F, F, A1, I, I, F, A1, fastmath=FAST)
+def _grown_reverse(output: float, phi: Array, factor_at: int, power_at: int, bar: float, phi_bar: Array) -> float:
+    """Return the derivative by the output of what has that by the square of `grown`, `bar`; add those by phi."""
+    factor, power, size = phi[factor_at], phi[power_at], abs(output)
+    sd = grown(output, factor, power)
+    if sd == 0.0:
+        return 0.0
+    phi_bar[factor_at] += 2.0 * bar * sd * sd / factor
+    phi_bar[power_at] += 2.0 * bar * sd * sd * math.log(size)
+    return float(2.0 * bar * sd * sd * power / output)
+
+
 @native(NONE, A1, A1, A1, A1, A2, A1, A1, A1, A1, A2, fastmath=FAST)
 def _rows(
     data: Array,
@@ -894,7 +917,7 @@ def _rows(
     _, offset_at, basis_at, truncation_at, J_at, _ = parts_at(data)
     starts, group, weight, scale = view(data, STARTS), view(data, GROUP), view(data, WEIGHT), view(data, SCALE)
     own_variance, mean = view(data, OWN_VARIANCE), parts[: K * q].reshape(K, q)
-    response, slopes = view(data, RESPONSE), np.ones(2)
+    response, growth, slopes = view(data, RESPONSE), view(data, GROWTH), np.ones(2)
     if varying:
         offset = parts[offset_at:basis_at]
         basis = parts[basis_at:truncation_at].reshape(N, q)
@@ -914,8 +937,12 @@ def _rows(
                 s += basis[c, j] * mean[k, j]
             f[c] = s
             s *= factors[c]
-            X[c, q + t] = value[c] - (respond(response, c, s, slopes) if len(response) else s)
+            output = respond(response, c, s, slopes) if len(response) else s
+            X[c, q + t] = value[c] - output
             slope[c] = slopes[0]
+            if len(growth) and growth[2 * c] >= 0.0:
+                sd = grown(output, phi[int(growth[2 * c])], phi[int(growth[2 * c + 1])])
+                d[c] += sd * sd / weight[c]
             gain = factors[c] * slope[c]
             for j in range(q):
                 X[c, j] = gain * basis[c, j]
@@ -948,6 +975,7 @@ def gaussian(
     m = p + 1
     starts, group, weight, scale = view(data, STARTS), view(data, GROUP), view(data, WEIGHT), view(data, SCALE)
     replicates, response, slopes = view(data, COUNT), view(data, RESPONSE), np.ones(2)
+    growth = view(data, GROWTH)
     mean = parts[: K * q].reshape(K, q)
     basis, truncation = view(data, BASIS).reshape(-1, q), view(data, TRUNCATION).reshape(-1, t)
     if varying:
@@ -958,7 +986,8 @@ def gaussian(
     total = float(view(data, CONSTANT)[0])
     for i in range(g):
         s = phi[i]
-        total -= replicates[i] * math.log(s) + 0.5 * squares[i] / (s * s)
+        if s > 0.0:  # of noise that is proportional alone it is 0, and there are no replicates
+            total -= replicates[i] * math.log(s) + 0.5 * squares[i] / (s * s)
     # Few arrays of which others are parts: each costs as much as a hundred operations.
     of_rows, of_columns, of_scores = np.empty((8, N)), np.empty((2, N, m)), np.empty((3, K, q))
     d, f, factors, slope, total_variance, before = (
@@ -1038,7 +1067,8 @@ def gaussian(
         phi_bar[i] = 0.0
     for i in range(g):
         s = phi[i]
-        phi_bar[i] = squares[i] / (s * s * s) - replicates[i] / s
+        if s > 0.0:
+            phi_bar[i] = squares[i] / (s * s * s) - replicates[i] / s
     d_bar, slope_bar = of_rows[6], of_rows[7]
     for c in range(N):
         slope_bar[c] = 0.0
@@ -1064,9 +1094,16 @@ def gaussian(
                     error_bar += X_bar[c, j] * basis[c, j]
                 for j in range(t):
                     error_bar += X_bar[c, q + j] * truncation[c, j]
+            bends, bent, output = False, 0.0, factors[c] * f[c]
             if len(response):
-                respond(response, c, factors[c] * f[c], slopes)
+                bends, output = True, respond(response, c, output, slopes)
                 bent = (factors[c] * error_bar + slope_bar[c]) * slopes[1]
+            if len(growth) and growth[2 * c] >= 0.0:
+                bends = True
+                bent += slope[c] * _grown_reverse(
+                    output, phi, int(growth[2 * c]), int(growth[2 * c + 1]), d_bar[c] / weight[c], phi_bar
+                )
+            if bends:
                 s_bar += bent
                 for j in range(q):
                     parts_bar[k * q + j] += factors[c] * basis[c, j] * bent

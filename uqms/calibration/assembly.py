@@ -280,9 +280,12 @@ def _value_terms(
         yield values, terms
 
 
-def _row_terms(problem: "SingleCalibration", sigma: Array, alpha: Array, precision: Array) -> Array:
+def _row_terms(problem: "SingleCalibration", phi: Array, alpha: Array, precision: Array) -> Array:
+    sigma = phi.copy()
     cells = problem.cells
     c = cells.row_cell
+    # The noise's sd matters for rows that share a cell only, and those whose noise grows do not.
+    sigma[:, list(problem.noise.growth)] = 1.0
     cell_noise = sigma[:, cells.group] ** 2 / cells.weight
     cell_variance = cell_noise - cell_noise**2 * precision
     w = 1.0 / (sigma[:, cells.group][:, c] ** 2 * cells.row_variance)

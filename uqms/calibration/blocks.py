@@ -61,6 +61,9 @@ class Data(NamedTuple):
     response
         Of each row, where some surrogate models a transformed output: kind of the transform and the ends of the output
         (`Transform.numbers`), shape (N, 3). Rows are then linear in the errors to first order. Empty otherwise.
+    growth
+        Of each row, where some noise grows with the output: places in phi of the factor and of the power of its sd, -1
+        for rows whose noise does not, shape (N, 2). Empty otherwise.
     spectra
         Instead of all rows (N is 0): the spectra of equally spaced series, see `_spectral`. Empty otherwise.
     """
@@ -88,4 +91,5 @@ class Data(NamedTuple):
     row_cell: Any
     row_variance: Any
     response: Any
+    growth: Any = ()
     spectra: Any = ()

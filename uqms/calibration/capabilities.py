@@ -122,6 +122,8 @@ class Features:
         Of the surrogate: "everywhere", "not at jumps", or "none" (a black box).
     inexact
         Whether a condition was measured with an error.
+    series
+        Whether some noise is correlated along a coordinate.
     """
 
     kind: Kind = "one"
@@ -131,6 +133,7 @@ class Features:
     stochastic: bool = False
     derivative: Literal["everywhere", "not at jumps", "none"] = "everywhere"
     inexact: bool = False
+    series: bool = False
 
     @classmethod
     def of(cls, problem: "Problem") -> "Features":
@@ -152,12 +155,18 @@ class Features:
             stochastic=any(one.realisation is not None for one in each),
             derivative="none" if box else "not at jumps" if any(rough) else "everywhere",
             inexact=any(bool(one.uncertain) for one in each),
+            series=any(model.process is not None for one in each for model in one.noise.models),
         )
 
     @property
     def closed_form(self) -> bool:
         """Whether the surrogate's error given all data of a population is in closed form."""
         return self.surrogate != "exact" and self.form == "independent" and not self.stochastic
+
+    @property
+    def simulated(self) -> bool:
+        """Whether parameters say all of the outputs, and measurements are independent given these."""
+        return self.surrogate == "exact" and not self.discrepancy and not self.series and not self.stochastic
 
 
 @final
@@ -194,13 +203,14 @@ def _parts(features: Features) -> bool:
     return features.kind == "parts"
 
 
-def _no_closed_form(features: Features) -> bool:
-    return features.kind == "population" and not features.closed_form
+def _no_new_subject(features: Features) -> bool:
+    return features.kind == "population" and not (features.closed_form or features.simulated)
 
 
-CLOSED_FORM = (
-    "Predictions of a population are in closed form: they require a surrogate with errors, Gaussian noise on the "
-    "surrogate's scale, and no discrepancy. posterior.individuals has the parameters of every subject."
+NEW_SUBJECT = (
+    "What is known of a subject who was not in the calibration is in closed form: it requires the simulator itself "
+    "(DirectSimulator) or a surrogate with Gaussian noise on its scale, and no discrepancy. posterior.predict has the "
+    "outputs of those who were; for another one calibrate again, with the new subject in the table."
 )
 OF_A_PART = "This is the posterior of several parts; use posterior.part(name), one of {parts}."
 
@@ -227,8 +237,7 @@ LIMITS: tuple[Limit, ...] = (
         "The mode of a population and of all its subjects together depends on how the subjects are written, and its "
         "spreads are far off. Sample it, problem.sample(uq.NUTS()).",
     ),
-    Limit("predict", _no_closed_form, CLOSED_FORM, ahead=True),
-    Limit("new_subject", _no_closed_form, CLOSED_FORM, ahead=True),
+    Limit("new_subject", _no_new_subject, NEW_SUBJECT, ahead=True),
     Limit(
         "visual_predictive_check",
         lambda one: _population(one) and one.discrepancy,
@@ -238,8 +247,8 @@ LIMITS: tuple[Limit, ...] = (
     ),
     Limit(
         "visual_predictive_check",
-        lambda one: _no_closed_form(one) and one.surrogate != "exact",
-        CLOSED_FORM,
+        lambda one: _no_new_subject(one) and one.surrogate != "exact",
+        NEW_SUBJECT,
         ahead=True,
     ),
     Limit(

@@ -353,7 +353,7 @@ def noise_sd(problem: "SingleCalibration", y: Array, phi: Array, limits: bool = 
     """
     cells = problem.cells
     if problem.closed_form:
-        return np.sqrt(phi[:, cells.group] ** 2 / cells.weight)
+        return problem.noise.sds(cells.group, phi, cells.responded(y)[0]) / np.sqrt(cells.weight)
     rng = np.random.default_rng(0)
     information = np.zeros_like(y)
     with np.errstate(all="ignore"):

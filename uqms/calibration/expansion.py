@@ -1,8 +1,9 @@
-"""The loss of the first-order expansion of transformed outputs, in nats.
+"""The loss of the first-order expansion of transformed outputs, and of noise that grows with them, in nats.
 
 Where the surrogate models the logarithm or logit of an output and noise is normal in the output's own unit, the closed
-form expands the output to first order around the mean of the surrogate. How much that changes the log-likelihood is
-known from draws of the errors given the data, which are normal under the expansion:
+form expands the output to first order around the mean of the surrogate; where noise grows with the output, it takes its
+variance there. How much that changes the log-likelihood is known from draws of the errors given the data, which are
+normal under the expansion:
 
     p(z | theta) / p1(z | theta) = E1[ p(z | s) / p1(z | s) ],
 
@@ -16,7 +17,6 @@ symbol      meaning                                                             
 ==========  =====================================================================  ======
 s           latent outputs, on the scale of the surrogate                          (S, N)
 p, p1       densities, exact and to first order; E1 is over s given z under p1
-W           whitening of the noise                                                 (N, N)
 ==========  =====================================================================  ======
 """
 
@@ -29,7 +29,8 @@ from uqms._typing import Array, Ints
 from uqms.calibration.checks import Check
 from uqms.calibration.context import evenly
 from uqms.calibration.density import expected_outputs
-from uqms.calibration.markov import noise_of
+from uqms.calibration.likelihood import Cells
+from uqms.calibration.markov import Chains, noise_of
 from uqms.calibration.predict import conditional_moments, own_cells
 from uqms.calibration.tempering import temper
 from uqms.calibration.whitened import Whitened
@@ -76,23 +77,30 @@ def log_ratios(problem: "SingleCalibration", theta: Mapping[str, Array], h: Ints
     cells, noise, rng = problem.cells, noise_of(problem), np.random.default_rng(0)
     for rows, moments in conditional_moments(problem, theta, h, own_cells(cells)):
         now = {name: values[rows] for name, values in theta.items()}
-        chains = noise.at(problem.noise.phi(now, (len(moments.mean),)))
+        phi = problem.noise.phi(now, (len(moments.mean),))
         centre = expected_outputs(problem, now, h[rows])
         value, slope = cells.responded(centre)
+        at_mean = noise.at(phi, value)
         with np.errstate(all="ignore"):  # an expansion that is far off gives what is no number, and is not used
             pairs = []
             for s in moments.draws(PAIRS, rng):
                 both = []
                 for one in (s, 2.0 * moments.mean - s):  # what is odd in the errors cancels
                     exact, first = cells.responded(one)[0], value + slope * (one - centre)
-                    residuals = chains.whiten(cells.cell_mean[:, None] - np.stack([exact, first], axis=2))
-                    both.append(0.5 * np.sum(residuals[..., 1] ** 2 - residuals[..., 0] ** 2, axis=1))
+                    chains = noise.at(phi, exact) if problem.noise.growth else at_mean
+                    both.append(_log_density(chains, cells, exact) - _log_density(at_mean, cells, first))
                 pairs.append(np.logaddexp(*both) - np.log(2.0))
             logs = np.stack(pairs)
             top = logs.max(axis=0)
             ratios = np.exp(logs - top)
             mean = ratios.mean(axis=0)
             yield top + np.log(mean), ratios.std(axis=0) / mean / np.sqrt(PAIRS)
+
+
+def _log_density(chains: Chains, cells: Cells, outputs: Array) -> Array:
+    """Return log p(cell means | outputs) (S,) without its constant, of outputs (S, N) in the noise's unit."""
+    residual = chains.whiten((cells.cell_mean - outputs)[..., None])[..., 0]
+    return np.asarray(-0.5 * (np.sum(residual**2, axis=1) + chains.log_determinant))
 
 
 def measured_loss(problem: "SingleCalibration", theta: Mapping[str, Array], h: Ints) -> Loss:
@@ -130,7 +138,7 @@ def pilot_loss(problem: "SingleCalibration") -> Loss:
 
 def check_expansion(problem: "SingleCalibration", theta: Mapping[str, Array], h: Ints) -> Check | None:
     """Measure the loss at posterior draws; None where nothing is expanded."""
-    if not problem.closed_form or not problem.cells.transformed:
+    if not problem.closed_form or not problem.expanded:
         return None
     picked = evenly(len(h), POINTS)
     loss = measured_loss(problem, {name: values[picked] for name, values in theta.items()}, h[picked])

@@ -156,6 +156,7 @@ class GaussianLikelihood:
             row_cell=cells.row_cell,
             row_variance=cells.row_variance,
             response=_responses(cells),
+            growth=_growths(cells, noise),
         )
         return cls(blocks.pack(fields), K, q)
 
@@ -390,6 +391,11 @@ def _responses(cells: Cells) -> Any:
     return np.array([one.numbers for one in cells.responses])[cells.group] if cells.transformed else []
 
 
+def _growths(cells: Cells, noise: NoiseGroups) -> Any:
+    """Return the places in phi of factor and power of each row's noise (N, 2), nothing where none grows."""
+    return np.array([noise.growth.get(int(g), (-1, -1)) for g in cells.group]) if noise.growth else []
+
+
 def _squares(cells: Cells, groups: int) -> Array:
     off = cells.z - cells.cell_mean[cells.row_cell]
     return np.bincount(cells.row_group, off**2 / cells.row_variance, minlength=groups)
@@ -486,9 +492,10 @@ def reduced(
     truncation's factor), each with a variance sigma² + lambda; rows of equal variance are projected on the space of
     their basis rows, and the rest is a sum of squares. That is not possible where truncation ties rows of different
     unknown noise, or is more than double precision holds beside the noise; nor where the surrogate models a transformed
-    output, since its slope changes from row to row and with the parameters.
+    output, since its slope changes from row to row and with the parameters, as does the variance of noise that grows
+    with the output.
     """
-    if noise.factors or cells.transformed:
+    if noise.factors or cells.transformed or noise.growth:
         return None
     if noise.terms:
         return _of_spectra(cells, noise, condition_names, correlated)

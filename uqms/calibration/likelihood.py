@@ -110,6 +110,27 @@ class NoiseGroups:
         """Outputs that the problem itself observed, without those of other parts."""
         return tuple(self.outputs[g] for g in np.flatnonzero(self.own))
 
+    @property
+    def growth(self) -> dict[int, tuple[int, int]]:
+        """By group whose noise grows with the output: places in phi of factor and power of its standard deviation."""
+        found = {}
+        for g, (model, roles) in enumerate(zip(self.models, self.roles, strict=True)):
+            if model.growth is not None:
+                found[g] = roles[model.growth.factor], roles[model.growth.power]
+        return found
+
+    def sds(self, group: Ints, phi: Array, outputs: Array) -> Array:
+        """Return the noise's sds (S, T) at outputs (S, T) in its unit, of groups (T,), for hyperparameters (S, P).
+
+        That of a single measurement; of noise that is known by row and of processes the factor that all rows share.
+        """
+        out = phi[:, group]
+        for g, (factor, power) in self.growth.items():
+            at = np.flatnonzero(group == g)
+            grown = phi[:, factor, None] * np.abs(outputs[:, at]) ** phi[:, power, None]
+            out[:, at] = np.hypot(out[:, at], grown)
+        return out
+
     def phi(self, draws: Mapping[str, Array], shape: tuple[int, ...]) -> Array:
         """Return all hyperparameters (*shape, P) for draws of the unknown ones."""
         columns = [draws[k] if isinstance(one, Prior) else one for k, one in zip(self.keys, self.settings, strict=True)]
@@ -529,6 +550,9 @@ def arrange(
     columns = [row_experiment.reshape(-1), row_output, *(np.nan_to_num(observations.coords[dim]) for dim in dims)]
     if any(term.role == NOISE for term in groups.terms):
         columns.append(np.arange(len(observations)))  # replicates of correlated noise do not collapse to their mean
+    elif groups.growth:  # nor do those whose noise depends on the output
+        alone = np.isin(observations.output, [groups.outputs[g] for g in groups.growth])
+        columns.append(np.where(alone, np.arange(len(observations)), 0))
     if runs is not None:
         columns.append(runs)
     place = np.column_stack([np.asarray(column, dtype=np.float64) for column in columns])
@@ -630,8 +654,8 @@ def _limits(observations: Observations, noise: NoiseGroups) -> tuple[Ints, Array
         if side[observations.output == output].any() and not hasattr(model, "log_tail"):
             raise InputError(
                 f"Observations of {output!r} are censored, which {type(model).__name__} cannot compute the "
-                "probability of. Use GaussianNoise, LogNormalNoise or AutocorrelatedNoise, or give your own model "
-                "`log_tail`."
+                "probability of. Use GaussianNoise, CombinedNoise, LogNormalNoise or AutocorrelatedNoise, or give your "
+                "own model `log_tail`."
             )
     return side, limit
 

@@ -16,7 +16,7 @@ k           p / s, the part of an innovation that goes on                       
 Kalman (1960), doi:10.1115/1.3662552; de Jong (1989), doi:10.1080/01621459.1989.10478878, for the backward recursion.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, final
 
@@ -72,6 +72,8 @@ class MarkovNoise:
     group, weight
         Of each cell (N,): place of its white noise's sd among the hyperparameters, and the factor by which the variance
         is smaller.
+    sds
+        Sds (S, N) of the white noise for `group`, hyperparameters (S, P) and outputs in its unit (S, N).
     series
         Those that are correlated.
     """
@@ -79,9 +81,10 @@ class MarkovNoise:
     group: Ints
     weight: Array
     series: Sequence[Series] = ()
+    sds: Callable[[Ints, Array, Array], Array] | None = None
 
-    def at(self, phi: Array) -> "Chains":
-        """Return the noise for hyperparameters (S, P)."""
+    def at(self, phi: Array, outputs: Array | None = None) -> "Chains":
+        """Return the noise for hyperparameters (S, P), at outputs (S, N) in its unit."""
         alone = np.ones(len(self.group), dtype=np.bool_)
         for one in self.series:
             alone[one.cells] = False
@@ -89,7 +92,8 @@ class MarkovNoise:
         order = np.concatenate(
             [*(one.cells[at] for one, at in zip(self.series, inside, strict=True)), np.flatnonzero(alone)]
         )
-        white = (phi[:, self.group] ** 2 / self.weight)[:, order]
+        sds = phi[:, self.group] if self.sds is None or outputs is None else self.sds(self.group, phi, outputs)
+        white = (sds**2 / self.weight)[:, order]
         rho, fresh = np.zeros(white.shape), np.zeros(white.shape)
         start = 0
         for one, at in zip(self.series, inside, strict=True):
@@ -203,7 +207,7 @@ def noise_of(problem: "SingleCalibration", terms: Sequence[Term] | None = None) 
             place, (length,) = term.place(sites), term.lengths
             keys = noise.keys.index(term.amplitude), noise.keys.index(length)
             series.append(Series(at, place.ids, place.points[:, 0], *keys))
-    return MarkovNoise(cells.group, cells.weight, tuple(series))
+    return MarkovNoise(cells.group, cells.weight, tuple(series), noise.sds)
 
 
 def only_noise(problem: "SingleCalibration") -> bool:

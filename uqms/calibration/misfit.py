@@ -143,7 +143,8 @@ def _distances(problem: "SingleCalibration", theta: Mapping[str, Array], h: Ints
         predicted, _ = cells.responded(expected_outputs(problem, {k: v[rows] for k, v in theta.items()}, h[rows]))
         residual = cells.cell_mean - predicted
         distances.append(np.sum(residual * alpha[h[rows], at], axis=1))
-        scatter.append(np.sum(by_group / sigma[:, : len(by_group)] ** 2, axis=1))
+        repeated = np.flatnonzero(by_group)
+        scatter.append(np.sum(by_group[repeated] / sigma[:, repeated] ** 2, axis=1))
     return np.concatenate(distances), np.concatenate(scatter)
 
 

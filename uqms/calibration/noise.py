@@ -19,12 +19,15 @@ from uqms._typing import Array, Bools
 from uqms.calibration.dense_gaussian import LOG_TWO_PI
 from uqms.errors import InputError
 from uqms.parameters import Prior
+from uqms.parameters.functions import NumPyFunctions
 
 __all__ = [
     "AutocorrelatedNoise",
     "BinomialNoise",
+    "CombinedNoise",
     "CustomNoise",
     "GaussianNoise",
+    "Growth",
     "LogNormalNoise",
     "NegativeBinomialNoise",
     "NoiseModel",
@@ -35,6 +38,7 @@ __all__ = [
     "check_positive",
 ]
 
+TINY = 1e-150  # outputs of noise in proportion to them
 STIRLING = 1e5  # from here on Stirling's series is exact to the last digit, and differences of log gamma are not
 
 
@@ -72,6 +76,19 @@ class Process(NamedTuple):
     along: str | None
 
 
+class Growth(NamedTuple):
+    """Noise that grows with the output: the variance sigma² + (factor |y|^power)².
+
+    Attributes
+    ----------
+    factor, power
+        Roles of the parameters.
+    """
+
+    factor: str
+    power: str
+
+
 class NoiseModel(ABC):
     """What is added to an output when it is measured; subclass it for a noise model of your own.
 
@@ -81,15 +98,17 @@ class NoiseModel(ABC):
 
     Attributes
     ----------
-    additive
-        Normal with the standard deviation `sigma`, added to the output, and independent of it, so that the surrogate's
-        error can be integrated out. False by default.
     broadcasts
         Whether `log_density` takes one set of measured values a draw, z of shape (..., R). True by default.
     columns
         Columns of the observations that it reads beside the values: "sd", "trials". None by default.
     counts
         Whether measured values are whole numbers, 0 or more. False by default.
+    gaussian
+        Normal with the standard deviation `sigma`, added to the output, and independent of it unless it has a `growth`,
+        so that the surrogate's error can be integrated out. False by default.
+    growth
+        How the standard deviation of Gaussian noise grows with the output. None by default.
     limits
         Between which ends the output has to be: (0, inf) for the mean of a count. All numbers by default.
     link
@@ -117,7 +136,7 @@ class NoiseModel(ABC):
     {'scale': 0.5}
     """
 
-    additive: ClassVar[bool] = False
+    gaussian: ClassVar[bool] = False
     broadcasts: ClassVar[bool] = True
     counts: ClassVar[bool] = False
     limits: ClassVar[tuple[float, float]] = (-np.inf, np.inf)
@@ -135,6 +154,11 @@ class NoiseModel(ABC):
     def columns(self) -> tuple[str, ...]:
         """Columns of the observations that are read beside the values."""
         return ()
+
+    @property
+    def growth(self) -> Growth | None:
+        """How the standard deviation grows with the output."""
+        return None
 
     @property
     def process(self) -> Process | None:
@@ -247,7 +271,7 @@ class GaussianNoise(NoiseModel):
     """
 
     sd: float | Prior | None = None
-    additive: ClassVar[bool] = True
+    gaussian: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.sd is not None:
@@ -294,6 +318,92 @@ class GaussianNoise(NoiseModel):
 @taught
 @final
 @dataclass(frozen=True)
+class CombinedNoise(NoiseModel):
+    """Gaussian noise with an additive and a proportional part, the usual error of drug concentrations.
+
+    The variance of a measurement of the output y is additive² + (proportional |y|^power)². The surrogate's error is
+    integrated out with the variance at the mean of y, and `Calibration` measures how much that changes.
+
+    Parameters
+    ----------
+    additive
+        Standard deviation where the output is 0, in its unit: a number or a prior; 0 for noise that is proportional
+        alone.
+    proportional
+        Standard deviation as a fraction of the output: a number or a prior. 0.1 is an error of 10 %. With another
+        `power` than 1, the standard deviation where the output is 1.
+    power
+        A number or a prior: 1 where the standard deviation grows like the output, 0.5 where the variance does.
+
+    Raises
+    ------
+    InputError
+        When a quantity is not positive; at calibration, when 0 was measured and `additive` is 0.
+
+    References
+    ----------
+    Davidian & Giltinan (1995), Nonlinear Models for Repeated Measurement Data, doi:10.1201/9780203745502.
+
+    Examples
+    --------
+    >>> CombinedNoise(additive=0.3, proportional=0.1).power
+    1.0
+    """
+
+    additive: float | Prior
+    proportional: float | Prior
+    power: float | Prior = 1.0
+    gaussian: ClassVar[bool] = True
+    scaled: ClassVar[tuple[str, ...]] = ("sigma",)
+
+    def __post_init__(self) -> None:
+        if not (check.is_number(self.additive) and self.additive == 0):
+            give = "a positive, finite standard deviation in the output's unit, a prior, or 0 for none"
+            check_positive("CombinedNoise", "additive", self.additive, "a standard deviation", give)
+        give = "a positive, finite fraction of the output, or a prior; GaussianNoise has no such part"
+        check_positive("CombinedNoise", "proportional", self.proportional, "a fraction of the output", give)
+        check_positive("CombinedNoise", "power", self.power, "a power")
+
+    @property
+    def parameters(self) -> Mapping[str, Prior | float]:
+        """The additive standard deviation first, then how it grows."""
+        return {"sigma": self.additive, "proportional": self.proportional, "power": self.power}
+
+    @property
+    def growth(self) -> Growth:
+        """The proportional part."""
+        return Growth("proportional", "power")
+
+    def check(self, output: str, rows: Rows) -> None:
+        """Raise InputError for zeros where noise is proportional alone."""
+        if not isinstance(self.additive, Prior) and self.additive == 0 and (rows.z == 0.0).any():
+            raise InputError(
+                f"CombinedNoise: {output!r} was measured as 0, and noise without an additive part is 0 there. Give "
+                "additive= a number or a prior; values below a detection limit are censored: "
+                "Observations.from_table(..., censored=...)."
+            )
+
+    def _sd(self, y: Any, parameters: Mapping[str, Any], xp: Any) -> Any:
+        # a power of 0 has no derivative: beside 0 the part is as small as any
+        size = xp.where(xp.abs(y) > TINY, xp.abs(y), TINY)
+        return xp.sqrt(parameters["sigma"] ** 2 + (parameters["proportional"] * size ** parameters["power"]) ** 2)
+
+    def log_density(self, y: Any, rows: Rows, parameters: Mapping[str, Any], xp: Any) -> Any:
+        """Return the normal log-density."""
+        return _normal(rows.z, y, self._sd(y, parameters, xp), xp)
+
+    def log_tail(self, y: Any, rows: Rows, parameters: Mapping[str, Any], side: Array, xp: Any) -> Any:
+        """Return the log-probability of a value below z (side 1) or above it (side -1)."""
+        return xp.log_ndtr(side * (rows.z - y) / self._sd(y, parameters, xp))
+
+    def draw(self, y: Array, rows: Rows, parameters: Mapping[str, Array], rng: np.random.Generator) -> Array:
+        """Return y plus noise."""
+        return np.asarray(y + self._sd(y, parameters, NumPyFunctions) * rng.standard_normal(np.shape(y)))
+
+
+@taught
+@final
+@dataclass(frozen=True)
 class LogNormalNoise(NoiseModel):
     """Noise that multiplies: log z = log y + sigma times a standard normal; for concentrations, loads, titres.
 
@@ -318,7 +428,7 @@ class LogNormalNoise(NoiseModel):
     """
 
     sigma: float | Prior
-    additive: ClassVar[bool] = True
+    gaussian: ClassVar[bool] = True
     link: ClassVar[Literal["identity", "log"]] = "log"
 
     def __post_init__(self) -> None:
@@ -387,7 +497,7 @@ class AutocorrelatedNoise(NoiseModel):
     length: float | Prior
     white: float | Prior
     along: str | None = None
-    additive: ClassVar[bool] = True
+    gaussian: ClassVar[bool] = True
     scaled: ClassVar[tuple[str, ...]] = ("sigma", "sigma_ou")
 
     def __post_init__(self) -> None:

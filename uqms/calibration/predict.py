@@ -461,8 +461,8 @@ def _through_errors(
         if not r:
             yield rows, FactoredMoments(mean[:, n:], wanted, np.zeros((len(u), 0, 0)))
             continue
-        chains = noise.at(problem.noise.phi(part, (len(u),)))
         value, slope = cells.responded(mean[:, :n])
+        chains = noise.at(problem.noise.phi(part, (len(u),)), value)
         design = slope[..., None] * G if cells.transformed else G
         found = given_data(chains, design, errors.root(law.score_covariance), cells.cell_mean - value)
         x, left = np.matmul(found.left, found.projected[..., None])[..., 0], found.left
@@ -517,7 +517,7 @@ def _given_data(
     cross = slope[:, :, None] * cross
     data = slope[:, :, None] * slope[:, None, :] * data
     data += noise_covariance(problem, problem.noise.named(phi), len(phi), problem.noise.terms)
-    data[:, np.arange(n), np.arange(n)] += phi[:, cells.group] ** 2 / cells.weight
+    data[:, np.arange(n), np.arange(n)] += problem.noise.sds(cells.group, phi, value) ** 2 / cells.weight
     found = dense_gaussian.given_data(data, cells.cell_mean - value, cross)
     covariance = own - found.covariance
     return Moments(mean[:, n:] + found.mean, 0.5 * (covariance + covariance.transpose(0, 2, 1)))
@@ -688,14 +688,14 @@ def new_noise(problem: "SingleCalibration", g: int, targets: Targets) -> NewNois
         return np.asarray(link.inverse(model.draw(values, rows, parameters, rng)))
 
     def variance(phi: Array) -> Array:
-        total = phi[:, g] ** 2 * own.sd[0] ** 2
+        total = phi[:, g] ** 2 * own.sd[0] ** 2  # of noise that does not grow
         return np.asarray(total if process is None else total + groups.named(phi)[process.amplitude] ** 2)
 
     def possible(latent: Array) -> Bools:
         of = getattr(model, "possible", None)
         return np.ones(np.shape(latent), dtype=np.bool_) if of is None else np.asarray(of(response.inverse(latent)))
 
-    normal = model.additive and isinstance(response, Identity)
+    normal = model.gaussian and model.growth is None and isinstance(response, Identity)
     return NewNoise(
         draw,
         variance if normal else None,

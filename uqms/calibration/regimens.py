@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 
 from uqms._typing import Array, Ints
+from uqms.calibration.capabilities import Features
 from uqms.errors import InputError
 from uqms.parameters import Regimen
 from uqms.surrogates.outputs import Decoder, InputDecoder, Layout
@@ -79,8 +80,8 @@ def _with_surrogate(posterior: "Posterior", surrogate: Surrogate) -> "Posterior"
     problem.data = copy.copy(problem.data)
     problem.data.surrogate = surrogate
     other = replace(posterior, problem=problem)
-    shared = posterior.hierarchy.shared  # computed once, for all copies
-    other.hierarchy.__dict__["shared"] = replace(shared, problem=problem)
+    some = posterior.hierarchy.some  # computed once, for all copies
+    other.hierarchy.__dict__["some"] = replace(some, problem=problem)
     return other
 
 
@@ -108,6 +109,7 @@ def with_asked_regimens(
         dim, times = _times(known, coords)
         # Another object than the posterior itself says that the coordinates are read.
         return _with_surrogate(posterior, known), {dim: times, REGIMEN: own}, True
+    _refuse_joint(cast("PopulationCalibration", posterior.problem))
     numbers = _of_inputs(cast("PopulationCalibration", posterior.problem), subjects, one_each)
     return _with_surrogate(posterior, cast(Surrogate, OwnRegimens(known, numbers))), coords, False
 
@@ -131,6 +133,16 @@ def _read(posterior: "Posterior", given: object) -> "tuple[Posterior, Array]":
         return wider, np.array([float(cast(float, one)) for one in several], dtype=np.float64)
     except (TypeError, ValueError):
         raise InputError(f"predict: the regimen is {given!r}; give a uq.Regimen, or a list of them.") from None
+
+
+def _refuse_joint(problem: "PopulationCalibration") -> None:
+    """Refuse subjects under their own regimens where their outputs are predicted by a dense joint distribution."""
+    features = Features.of(problem)
+    if not (features.closed_form or features.simulated):
+        raise InputError(
+            "predict: with this noise, subjects are predicted one regimen at a time. Name the subject and its regimen: "
+            "predict(subjects='1', coords={'time': ..., 'regimen': observations.regimens['1']})."
+        )
 
 
 def _refuse_several(label: str, count: int) -> NoReturn:
@@ -182,6 +194,7 @@ def individual_rows(
     surrogate = problem.data.surrogate
     if not isinstance(surrogate, Superposition):
         return surrogate.decode(output, coords)
+    _refuse_joint(problem)
     cells, numbers = problem.data.cells, []
     for k in inputs:
         own = np.unique(cells.coords[REGIMEN][cells.experiment == k])

@@ -192,7 +192,7 @@ class SingleCalibration(Calibration):
         self.check_errors_between(self.cells.conditions, "Calibration of several experiments")
         self._check_possible()
         check_known_noise(self)
-        if expansion == "measured" and self.cells.transformed and self.closed_form:
+        if expansion == "measured" and self.expanded and self.closed_form:
             self._measure_expansion()
         self.link_loss = float("nan")
         self._warn_of_conflict()
@@ -281,6 +281,14 @@ class SingleCalibration(Calibration):
     def closed_form(self) -> bool:
         """Whether errors are integrated out in closed form; otherwise rows are independent given sampled latents."""
         return self.form != "latent"
+
+    @property
+    def expanded(self) -> bool:
+        """Whether the closed form expands rows to first order in the surrogate's error.
+
+        Their noise is on another scale than the surrogate's, or grows with the output.
+        """
+        return self.cells.transformed or (bool(self.noise.growth) and not is_exact(self.surrogate))
 
     def responded(self, y: Array) -> tuple[Array, Array]:
         """Return latent outputs (..., N) in the unit that normal noise is added in, and the slope of one by the other.
@@ -380,7 +388,7 @@ class SingleCalibration(Calibration):
         if np.isfinite(self.link_loss):
             how = f"{len(self.link_errors)} errors of links sampled" if self.link_errors else "used"
             more.append(f"first-order expansion of links: {how} (loss {self.link_loss:.2g} nats)")
-        if self.cells.transformed and np.isfinite(self.expansion_loss):
+        if self.expanded and np.isfinite(self.expansion_loss):
             used = "used" if self.closed_form else "error sampled"
             more.append(f"first-order expansion: {used} (loss {self.expansion_loss:.2g} nats)")
         return (
@@ -848,7 +856,8 @@ class SingleCalibration(Calibration):
 
         Under independent noise many cells of one experiment say what a few sums of them say, see `Cells.projected`.
         """
-        if self.form != "independent" or is_exact(self.surrogate) or self.cells.by_input is not None:
+        summed = self.form == "independent" and not self.noise.growth
+        if not summed or is_exact(self.surrogate) or self.cells.by_input is not None:
             return self
         other = copy.copy(self)
         other.cells = self.cells.projected
@@ -902,13 +911,13 @@ class SingleCalibration(Calibration):
             When an expansion is asked for of noise that is not Gaussian, or latents with autocorrelated noise.
         """
         noise, cells = self.noise, self.cells
-        normal = all(model.additive for model in noise.models) and not cells.side.any()
-        if cells.transformed and not normal and expansion == "first-order":
+        normal = all(model.gaussian for model in noise.models) and not cells.side.any()
+        if self.expanded and not normal and expansion == "first-order":
             raise InputError(
                 "expansion='first-order' is for Gaussian noise without detection limits: with others the surrogate's "
                 "error has no closed form. Leave it out, which samples the error."
             )
-        if not normal or (cells.transformed and expansion in ("none", "links")):
+        if not normal or (self.expanded and expansion in ("none", "links")):
             self._check_sampled("")
             return "latent"
         more = noise.terms or noise.factors or cells.transformed or self.realisation is not None
@@ -1106,7 +1115,7 @@ class SingleCalibration(Calibration):
 
     def _warn_of_conflict(self) -> None:
         """Compare each observation with the prior predictive mean and sd (fixed seed: a check, no result)."""
-        if not self.closed_form or self.cells.transformed:
+        if not self.closed_form or self.expanded or self.noise.growth:
             draws = self.cells.linked(self.simulate(self.prior_draws(256, 0), 0))
             draws = draws[np.isfinite(draws).all(axis=1)]
             size = draws.std(axis=0) + 1e-300

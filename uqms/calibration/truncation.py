@@ -70,7 +70,8 @@ def check_known_noise(problem: "SingleCalibration") -> None:
     """
     limited = set(getattr(problem.surrogate, "attrs", {}).get("cut_off", "").split("\n")) & set(problem.cells.output)
     sds = problem.noise.settings[: len(problem.noise.outputs)]
-    known = np.isin(problem.cells.group, [group for group, sd in enumerate(sds) if not isinstance(sd, Prior)])
+    constant = [g for g, sd in enumerate(sds) if not isinstance(sd, Prior) and g not in problem.noise.growth]
+    known = np.isin(problem.cells.group, constant)
     closed = not problem.individual and problem.form != "latent" and not problem.cells.transformed
     if not (limited and known.any() and closed and problem.latent_count):
         return

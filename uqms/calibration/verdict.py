@@ -14,7 +14,7 @@ from uqms.calibration.base import Problem
 from uqms.calibration.checks import Check, Sampled, Status, Verdict
 from uqms.calibration.computation import check_modes, check_places
 from uqms.calibration.context import Context, Linearised, evenly
-from uqms.calibration.density import covariance_of, noise_sd, prior_scale, slope_of_density
+from uqms.calibration.density import covariance_of, expected_outputs, noise_sd, prior_scale, slope_of_density
 from uqms.calibration.direct import design_box, is_exact
 from uqms.calibration.discrepancy import NOISE
 from uqms.calibration.expansion import check_expansion
@@ -288,7 +288,7 @@ def _linearise(problem: "SingleCalibration", theta: Mapping[str, Array], h: Ints
     slope = problem.responded(m * mean)[1]
     gain = m * slope
     if problem.noise.terms and only_noise(problem):
-        chains = noise_of(problem).at(phi)
+        chains = noise_of(problem).at(phi, problem.responded(m * mean)[0])
     elif problem.noise.terms:
         whole = covariance_of(problem, phi, jacobian[:, :, : len(problem.parameters)], slope)
         whole[:, np.arange(len(e)), np.arange(len(e))] *= 1.0 + _latent_outputs.JITTER
@@ -557,8 +557,9 @@ def _estimated_noise(
     if problem.closed_form:
         phi, values, alpha, _ = next(problem.log_likelihood_terms(centre))
         weights = np.exp(values[:, 0] - np.logaddexp.reduce(values[:, 0]))
-        sd = np.sqrt(phi[0, cells.group] ** 2 / cells.weight)
-        return sd * (weights @ alpha[:, 0]), int(np.argmax(weights))
+        h = int(np.argmax(weights))
+        outputs = expected_outputs(problem, centre, np.array([h])) * problem.noise.scales(cells.group, phi)
+        return noise_sd(problem, outputs, phi)[0] * (weights @ alpha[:, 0]), h
     assert latents is not None
     y, values = next(problem.latent_terms(centre, latents.mean(axis=0, keepdims=True)))
     h = int(np.argmax(values[:, 0]))

@@ -406,7 +406,7 @@ def with_simulator(problem: SingleCalibration, theta: Mapping[str, Array], runs:
     y = _at_observed(problem, runs, place)
     phi = problem.noise.phi(theta, (len(place),))
     y, gain = cells.responded(y * problem.noise.scales(cells.group, phi))
-    sd = phi[:, cells.group]
+    sd = problem.noise.sds(cells.group, phi, y)
     n = len(cells.offset)
     if problem.noise.terms:
         slopes = problem.mean_slopes(problem.unit_inputs(theta)).mean(axis=0)
@@ -615,7 +615,7 @@ def _foretold(
             covariance[t] += own[np.ix_(e, e)] * np.outer(cells.basis[:, j], cells.basis[:, j])
     predicted, gain = cells.responded(cells.offset + np.einsum("snq,nq->sn", mean[:, e], cells.basis))
     covariance *= gain[:, :, None] * gain[:, None, :]
-    sigma = problem.noise.values(theta, (targets,))[:, cells.group]
+    sigma = problem.noise.sds(cells.group, problem.noise.phi(theta, (targets,)), predicted)
     noise = sigma**2 / cells.weight
     slope = (cells.cell_mean - predicted) / noise
     scaled = covariance / noise[:, :, None]

@@ -136,7 +136,7 @@ def bands_of_cells(posterior: Posterior) -> Bands:
     for g, name in enumerate(problem.noise.outputs):
         transform, at = problem.surrogate.layouts[name].transform, cells.group == g
         output[:, at] = transform.inverse(output[:, at])
-        if problem.noise.models[g].additive and isinstance(cells.responses[g], Identity):
+        if problem.noise.models[g].gaussian and isinstance(cells.responses[g], Identity):
             count = np.bincount(cells.row_cell, minlength=len(cells.offset))
             relative = np.bincount(cells.row_cell, cells.row_variance, minlength=len(cells.offset)) / count
             variance = phi[:, g, None] ** 2 * relative[at]
@@ -145,7 +145,8 @@ def bands_of_cells(posterior: Posterior) -> Bands:
                     variance = variance + problem.noise.named(phi)[term.amplitude][:, None] ** 2
             found = mixture_quantiles(mean[:, at], np.sqrt(sd[:, at] ** 2 + variance), LEVELS)
             measurement[:, at] = transform.inverse(found)
-    if not all(one.additive for one in problem.noise.models) or not problem.closed_form or cells.transformed:
+    gaussian = all(one.gaussian and one.growth is None for one in problem.noise.models)
+    if not gaussian or not problem.closed_form or cells.transformed:
         drawn = []
         for _ in range(REPEATS):
             latent = mean + sd * rng.standard_normal(mean.shape)

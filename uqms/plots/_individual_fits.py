@@ -10,11 +10,10 @@ from uqms._typing import Array, Ints
 from uqms.calibration import Posterior
 from uqms.calibration.context import evenly
 from uqms.calibration.population.hierarchy import Hierarchy
-from uqms.calibration.population.subject_prediction import targets_of
+from uqms.calibration.population.subject_prediction import Asked, targets_of
 from uqms.calibration.posterior import hierarchy_of
 from uqms.calibration.predict import new_noise
 from uqms.calibration.regimens import individual_layout, individual_rows
-from uqms.diagnostics.vpc import rows_of
 from uqms.errors import InputError
 from uqms.plots._bands import LEVELS, Bands, _measured, mixture_quantiles
 from uqms.plots._predictive import _ORDER, _draw_curve, _draw_points, _Panel, _simulated
@@ -180,8 +179,7 @@ def _fits(
 ) -> list[_Fit]:
     problem, data = hierarchy.problem, hierarchy.problem.data
     cells, layout = data.cells, individual_layout(problem, output)
-    whole = hierarchy.shared
-    shared = rows_of(whole, evenly(len(whole.h), DRAWS))
+    some = hierarchy.some.some(evenly(len(hierarchy.some.h), DRAWS))
     points: dict[str, Array] = {}
     if layout.dims:
         dim = layout.dims[0]
@@ -194,19 +192,20 @@ def _fits(
         raise InputError(f"plots.individual_fits: {output!r} has no coordinates; leave coords out.")
     inputs = np.concatenate(groups)
     decoder = individual_rows(problem, output, points or None, inputs)
-    u = data.unit_inputs(shared.own)[:, inputs]
-    rng = np.random.default_rng(0)
-    mean, variance, _ = shared.predict(u, shared.measured(cells, inputs, u), shared.rows(decoder, u), rng)
+    u, unit = data.unit_inputs(some.own)[:, inputs], cells.unit[inputs]
+    own = {name: values[:, unit] if np.ndim(values) == 2 else values for name, values in some.own.items()}
+    asked = Asked(u, cells.conditions[inputs], own, inputs, some.measured(cells, inputs, u))
+    targets = targets_of(output, asked.conditions, points, decoder, u.shape[-1])
+    mean, variance, _ = some.given(asked, decoder, targets, np.random.default_rng(0))
     flat, sd = mean.reshape(len(mean), -1), np.sqrt(variance.reshape(len(mean), -1))
     curves = layout.transform.inverse(mixture_quantiles(flat, sd, LEVELS))
     try:
-        targets = targets_of(output, cells.conditions[inputs], points, decoder, u.shape[-1])
         noise = new_noise(data, data.noise.outputs.index(output), targets)
-        new = _measured(noise, shared.own, flat, sd, layout.transform)
+        new = _measured(noise, some.own, flat, sd, layout.transform)
     except InputError:  # known row by row, so that that of a new measurement is not known
         new = None
-    without = problem.individuals(shared.theta, np.zeros((len(mean), problem.layout.size)))
-    latent = shared.means(data.unit_inputs(without)[:, inputs], decoder)
+    without = problem.individuals(some.theta, np.zeros((len(mean), problem.layout.size)))
+    latent = some.means(data.unit_inputs(without)[:, inputs], decoder)
     typical = np.median(layout.transform.inverse(latent), axis=0).ravel()
     P, out, start = mean.shape[-1], [], 0
     for group in groups:

@@ -133,7 +133,8 @@ def _no_determinant(right: LogLikelihood, problem: SingleCalibration, theta: Map
         for group, place in problem.noise.factors.items():
             mean[:, :, cells.group == group] *= 1.0 + sigma[:, place, None]
         quadratic = np.sum((cells.cell_mean - cells.responded(mean)[0]) * alpha, axis=-1)
-        quadratic += np.sum(within / sigma[:, cells.group] ** 2, axis=-1)
+        repeated = within > 0.0
+        quadratic += np.sum(within[repeated] / sigma[:, cells.group[repeated]] ** 2, axis=-1)
         value = np.logaddexp.reduce(scores.log_weights[:, None] - 0.5 * quadratic, axis=0)
         found.append(np.where(np.isfinite(log_values).any(axis=0), value, -np.inf))
     return np.concatenate(found).reshape(arrays[0].shape)

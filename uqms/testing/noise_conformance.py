@@ -253,14 +253,16 @@ def _tails(probe: _Probe) -> float:
     return worst if np.isfinite(worst) else np.inf
 
 
-def _additive(probe: _Probe) -> float:
+def _gaussian(probe: _Probe) -> float:
     model = probe.model
-    if not model.additive:
+    if not model.gaussian:
         return 0.0
     y, z = probe.values()
     worst = 0.0
     for one in probe.settings:
-        sd = one["sigma"] * (SD if "sd" in model.columns else 1.0)
+        sd: Any = one["sigma"] * (SD if "sd" in model.columns else 1.0)
+        if model.growth is not None:
+            sd = np.hypot(sd, one[model.growth.factor] * np.abs(y) ** one[model.growth.power])
         wanted = stats.norm.logpdf(z, y, sd)
         worst = max(worst, float(np.max(np.abs(probe.log_density(z, y, one) - wanted) / (1.0 + np.abs(wanted)))))
     return worst
@@ -372,10 +374,10 @@ CHECKS: tuple[tuple[str, float, str, Callable[[_Probe], float]], ...] = (
         _tails,
     ),
     (
-        "additive noise is normal",
+        "Gaussian noise is normal with its sd",
         SAME * 100,
-        "additive = True means that noise is normal with the standard deviation 'sigma'. Leave it out for other noise.",
-        _additive,
+        "gaussian = True means that noise is normal with the standard deviation 'sigma'. Leave it out for other noise.",
+        _gaussian,
     ),
     (
         "outputs beyond the limits are impossible",

@@ -27,8 +27,7 @@ def test_subjects_of_a_direct_simulator_have_normal_densities_without_surrogate_
     table = pd.DataFrame({"who": np.repeat(["a", "b", "c"], 4), "h": np.tile(HOURS, 3), "mg": values.ravel()})
     data = uq.Observations.from_table(table, output="conc", value="mg", coords={"hour": "h"}, subject="who")
     population = uq.Population(space, individual=("k",))
-    with pytest.warns(uq.errors.CapabilityWarning, match="no predict and no new_subject"):
-        problem = uq.Calibration(drug, data, uq.GaussianNoise(sd=0.3), population=population)
+    problem = uq.Calibration(drug, data, uq.GaussianNoise(sd=0.3), population=population)
     with pm.Model() as model:
         k = pm.LogNormal("k", np.log(0.5), 0.3, shape=3)
         uq.observe(problem, {"k": k, "volume": volume}, name="data")

@@ -166,7 +166,7 @@ def test_a_new_subject_is_weighted_as_quadrature_says(tails: dict) -> None:
     for i, x in enumerate(grid):
         natural = (shared.theta["a"] + 0.05 + omega * x)[:, None, None]
         u = _inputs(shared, natural, data.cells.conditions, data.cells.unit)
-        logs[i] = shared.log_likelihood(u, measured, shared.sigma).sum(axis=1)
+        logs[i] = shared.log_likelihood(u, measured).sum(axis=1)
     weight = np.exp(logs - logs.max())
     value = shared.theta["a"] + 0.05 + omega * grid[:, None]
     mean = np.sum(weight * value) / weight.sum()

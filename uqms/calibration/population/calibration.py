@@ -85,7 +85,12 @@ class Individuals(SingleCalibration):
         super().__init__(*data, space=population.space, **settings)
 
     def _measure_expansion(self) -> None:
-        """Sample the error: where the subjects are is not known before, and so the loss is not."""
+        """Sample the error of transformed outputs: where the subjects are is not known before, nor is the loss.
+
+        That of the variance of noise that grows is small where the surrogate is of any use; the verdict measures it.
+        """
+        if not self.cells.transformed:
+            return
         self._check_sampled(" Its first-order expansion is not measured before a population is sampled.")
         self.form = "latent"
 
@@ -540,8 +545,8 @@ class PopulationCalibration(Calibration):
         """Return log p(observations | individual and shared parameters) (S,), with the soft boundary penalty."""
         data, wall = self.data, self.data.wall(own)
         if self.lowrank is not None:
-            sigma = data.noise.phi(own, (len(wall),))[:, : len(data.noise.outputs)]
-            found = self.lowrank.evaluate(data.unit_inputs(own), sigma, data.cells.z)
+            phi = data.noise.phi(own, (len(wall),))
+            found = self.lowrank.evaluate(data.unit_inputs(own), phi, data.cells.z)
             return np.asarray(found + data.cells.jacobian.sum() + wall)
         with np.errstate(all="ignore"):
             if not data.closed_form:

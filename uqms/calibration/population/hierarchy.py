@@ -10,15 +10,16 @@ import pandas as pd
 import xarray as xr
 
 from uqms import _checks as check
-from uqms._typing import Array
+from uqms._typing import Array, Ints
 from uqms.calibration.assembly import each_chain
 from uqms.calibration.base import Derived
-from uqms.calibration.capabilities import refuse
+from uqms.calibration.capabilities import Features, refuse
 from uqms.calibration.likelihood import merge_close
 from uqms.calibration.observations import Observations
 from uqms.calibration.population.asked import asked_conditions, chosen_outputs
 from uqms.calibration.population.layout import from_natural
-from uqms.calibration.population.subject_prediction import Shared, curves
+from uqms.calibration.population.subject_outputs import Jointly, Simulated
+from uqms.calibration.population.subject_prediction import Asked, Shared, curves
 from uqms.calibration.predict import PosteriorPrediction
 from uqms.errors import InputError
 
@@ -113,22 +114,29 @@ class Hierarchy:
 
     @cached_property
     def shared(self) -> Shared:
-        """Draws with the surrogate's error given the data, for predictions and new subjects; made once.
+        """Draws with the surrogate's error given the data, in closed form; made once."""
+        found = self.some
+        assert isinstance(found, Shared)
+        return found
 
-        Raises
-        ------
-        InputError
-            When the likelihood is none for which that has a closed form.
-        """
+    @cached_property
+    def some(self) -> Shared | Simulated | Jointly:
+        """Draws with the surrogate's error given the data, for predictions and new subjects; made once."""
         return self.with_error(SHARED_DRAWS, np.random.default_rng(0))
 
-    def with_error(self, draws: int, rng: np.random.Generator) -> Shared:
+    def with_error(self, draws: int, rng: np.random.Generator) -> Shared | Simulated | Jointly:
         """Return some draws, spread evenly over the chains, with the surrogate's error given the data."""
-        refuse(self.problem, "predict")
+        problem, features = self.problem, Features.of(self.problem)
         sizes, theta = self.posterior.draws.sizes, self.posterior.flat()
         picked, _ = each_chain((sizes["chain"], sizes["draw"]), -(-draws // sizes["chain"]))
-        few = {name: values[picked] for name, values in theta.items()}
-        return Shared.of(self.problem, few, self.posterior.latents[picked], rng)
+        few, z = {name: values[picked] for name, values in theta.items()}, self.posterior.latents[picked]
+        if features.closed_form:
+            return Shared.of(problem, few, z, rng)
+        own = problem.individuals(few, z)
+        if features.simulated:
+            return Simulated(problem, few, own, z, np.zeros(len(z), dtype=np.int64), np.zeros((len(z), 0)))
+        h = self.posterior.tree["sample_stats"]["hyperparameter_draw"].values
+        return Jointly(problem, few, own, z, h.reshape(len(self.posterior.latents), -1)[picked, 0])
 
     def predict(
         self,
@@ -155,7 +163,7 @@ class Hierarchy:
                 f"predict: unknown subjects {unknown}; there are {list(labels[:6])}{' ...' * (len(labels) > 6)}."
             )
         count = SHARED_DRAWS if draws is None else draws
-        shared = self.shared if count == SHARED_DRAWS else self.with_error(count, np.random.default_rng(0))
+        some = self.some if count == SHARED_DRAWS else self.with_error(count, np.random.default_rng(0))
         place = np.array([labels.index(label) for label in wanted])
         cells, layout = data.cells, problem.layout
         if conditions is None:
@@ -167,7 +175,8 @@ class Hierarchy:
                     f"predict: {idle[:5]} have no measurement, so their conditions are not known: give conditions=, or "
                     "the subjects that have."
                 )
-            u = data.unit_inputs(shared.own)[:, inputs]
+            u = data.unit_inputs(some.own)[:, inputs]
+            own = {k: v[:, cells.unit[inputs]] if np.ndim(v) == 2 else v for k, v in some.own.items()}
             at, owner = cells.conditions[inputs], of_input[inputs]
             dims: dict[str, Any] = {"subject": [labels[j] for j in owner]}
             if len(inputs) > len(place):
@@ -178,23 +187,28 @@ class Hierarchy:
                 }
         else:
             at = asked_conditions(data, conditions, len(place))
-            u, inputs = self._at(shared, place, at, rng)
+            u, own, inputs = self._at(some, place, at, rng)
             dims = {"subject": list(wanted)}
         dims |= {name: (next(iter(dims)), at[:, i]) for i, name in enumerate(data.condition_names)}
-        return curves(shared, u, shared.measured(cells, inputs, u), at, dims, coords, names, noise, rng)
+        return curves(some, Asked(u, at, own, inputs, some.measured(cells, inputs, u)), dims, coords, names, noise, rng)
 
-    def _at(self, shared: Shared, place: Array, at: Array, rng: np.random.Generator) -> tuple[Array, Array]:
-        """Return inputs (S, n, d) of subjects at given conditions, and which measured inputs they are, -1 for none."""
+    def _at(
+        self, some: Shared | Simulated | Jointly, place: Ints, at: Array, rng: np.random.Generator
+    ) -> tuple[Array, dict[str, Array], Ints]:
+        """Return inputs (S, n, d) of subjects at given conditions, their parameters, and which measured ones they are.
+
+        That is -1 for inputs that were not measured.
+        """
         problem, data, population = self.problem, self.problem.data, self.problem.population
-        natural, _ = problem.layout.natural(shared.theta, shared.z[:, : problem.layout.size])
+        natural, _ = problem.layout.natural(some.theta, some.z[:, : problem.layout.size])
         natural = natural[:, place].copy()
         for name in population.occasions:
             key = f"omega_{name}_occasion"
-            gamma = shared.theta.get(key, population.known.get(key))
+            gamma = some.theta.get(key, population.known.get(key))
             assert gamma is not None
             step = np.asarray(gamma).reshape(-1, 1) * rng.standard_normal(natural.shape[:2])
             natural[..., population.individual.index(name)] += step
-        own = {name: values for name, values in shared.own.items() if np.ndim(values) == 1}
+        own = {name: values for name, values in some.own.items() if np.ndim(values) == 1}
         for i, (name, scale) in enumerate(zip(population.individual, population.scales, strict=True)):
             own[name] = from_natural(natural[..., i], scale)
         u = data.unit_inputs(own, at, units=np.arange(len(place)))
@@ -205,7 +219,7 @@ class Hierarchy:
             for i, j in enumerate(place):
                 same = np.flatnonzero((subject == j) & (both[: len(known)] == both[len(known) + i]).all(axis=1))
                 inputs[i] = same[0] if len(same) else -1
-        return u, inputs
+        return u, own, inputs
 
     def new_subject(
         self, observations: Observations | xr.DataArray | None, covariates: Any, rng: np.random.Generator
@@ -213,6 +227,7 @@ class Hierarchy:
         """Return what is known of a subject who was not in the calibration; see `Posterior.new_subject`."""
         from uqms.calibration.population.subject import subject_posterior
 
+        refuse(self.problem, "new_subject")
         if covariates is not None and not isinstance(covariates, Mapping):
             raise InputError(
                 f"new_subject: covariates is {covariates!r}; give numbers by column name, {{'weight': 70.0}}."

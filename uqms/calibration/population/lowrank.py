@@ -89,21 +89,21 @@ class LowRank:
         return process_block(process, self.likelihood, self.error.flat())
 
     def value_and_slopes(
-        self, u: Float[np.ndarray, "K d"], sigma: Float[np.ndarray, " g"], z: Float[np.ndarray, " R"]
+        self, u: Float[np.ndarray, "K d"], phi: Float[np.ndarray, " P"], z: Float[np.ndarray, " R"]
     ) -> tuple[float, Array, Array]:
-        """Return log p(z | u, sigma) and its derivatives, compiled."""
+        """Return log p(z | u, phi) and its derivatives, compiled."""
         from uqms.calibration import _process_gaussian
 
         if self.error.covariances.compiled is not None:
-            value, u_bar, sigma_bar = _process_gaussian.at(self.block, u, sigma, z)
+            value, u_bar, phi_bar = _process_gaussian.at(self.block, u, phi, z)
         else:
             features = self.error.at(u[None])
             parts = np.ascontiguousarray(self._parts(features, u[None])[:, 0])
-            value, bar, sigma_bar = _gaussian.mixed(self.likelihood.data, parts, self.error.log_weights, sigma, z)
+            value, bar, phi_bar = _gaussian.mixed(self.likelihood.data, parts, self.error.log_weights, phi, z)
             if not self.differentiable:
-                return float(value), np.full_like(u, np.nan), sigma_bar
+                return float(value), np.full_like(u, np.nan), phi_bar
             u_bar = self._parts_reverse(Features(*(one[:, 0] for one in features)), u, bar)
-        return float(value), u_bar, sigma_bar
+        return float(value), u_bar, phi_bar
 
     @property
     def differentiable(self) -> bool:
@@ -115,12 +115,12 @@ class LowRank:
         return replace(self, error=self.error.with_flat(features), likelihood=replace(self.likelihood, data=data))
 
     def evaluate(
-        self, u: Float[np.ndarray, "S K d"], sigma: Float[np.ndarray, "S g"], z: Float[np.ndarray, " R"]
+        self, u: Float[np.ndarray, "S K d"], phi: Float[np.ndarray, "S P"], z: Float[np.ndarray, " R"]
     ) -> Float[np.ndarray, " S"]:
         """Return the log-likelihood of S draws."""
         out = np.empty((self.error.draws, len(u)))
         for now in self.steps(len(u)):
-            out[:, now] = self.likelihood.evaluate(self.parts(u[now]), sigma[now], z, precisions=False)[0]
+            out[:, now] = self.likelihood.evaluate(self.parts(u[now]), phi[now], z, precisions=False)[0]
         return np.asarray(np.logaddexp.reduce(out + self.error.log_weights[:, None], axis=0))
 
     def parts(self, u: Float[np.ndarray, "S K d"]) -> Float[np.ndarray, "H S size"]:
@@ -203,10 +203,10 @@ class LowRank:
         return offset, basis, truncation
 
     def condition(
-        self, u: Float[np.ndarray, "S K d"], sigma: Float[np.ndarray, "S g"], z: Float[np.ndarray, " R"]
+        self, u: Float[np.ndarray, "S K d"], phi: Float[np.ndarray, "S P"], z: Float[np.ndarray, " R"]
     ) -> Conditional:
         """Return the law of the shared error given the data, for S draws: S M² numbers, so give some hundreds."""
-        each = list(self._each(u, sigma, z))
+        each = list(self._each(u, phi, z))
         values = np.stack([one.value for one in each]) + self.error.log_weights[:, None]
         return Conditional(
             np.stack([one.mean for one in each]),
@@ -215,11 +215,11 @@ class LowRank:
         )
 
     def by_draw(
-        self, u: Float[np.ndarray, "S K d"], sigma: Float[np.ndarray, "S g"], z: Float[np.ndarray, " R"]
+        self, u: Float[np.ndarray, "S K d"], phi: Float[np.ndarray, "S P"], z: Float[np.ndarray, " R"]
     ) -> tuple[Float[np.ndarray, "H S"], Float[np.ndarray, "H S U"]]:
         """Return log p(z | h) and log p(z_i | all but unit i, h) for every draw of hyperparameters, in closed form."""
         with np.errstate(all="ignore"):  # what is too far off for numbers is -inf
-            each = [(one.value, self._left_out(one)) for one in self._each(u, sigma, z)]
+            each = [(one.value, self._left_out(one)) for one in self._each(u, phi, z)]
         values, terms = zip(*each, strict=True)
         return np.stack(values), np.stack(terms)
 
@@ -236,27 +236,29 @@ class LowRank:
     def _padded(self) -> "_Padded":
         return _Padded(*ragged(np.asarray(self.unit), int(np.max(self.unit)) + 1))
 
-    def _constants(self, sigma: Array, z: Array, zbar: Array) -> Array:
+    def _constants(self, phi: Array, z: Array, zbar: Array) -> Array:
         """Return what the measured values of each input add to -2 log p beside their cells' means (S, K)."""
         likelihood, N = self.likelihood, self.likelihood.rows
         row_cell, row_variance = likelihood.field("row_cell").astype(np.int64), likelihood.field("row_variance")
         weight, group = likelihood.field("weight"), likelihood.field("group").astype(np.int64)
         squares = np.bincount(row_cell, (z - zbar[row_cell]) ** 2 / row_variance, N)
         count = np.bincount(row_cell, minlength=N)
-        s2 = sigma[:, group] ** 2
+        s2 = phi[:, group] ** 2
+        if len(growth := likelihood.field("growth")):  # such cells have one row each
+            s2[:, growth[::2] >= 0.0] = 1.0
         replicates = count * LOG_TWO_PI + (count - 1.0) * np.log(s2) + np.log(weight) + squares / s2
         starts = likelihood.field("starts").astype(np.int64)
         inputs = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
         return np.bincount(inputs[row_cell], np.log(row_variance)) + np.add.reduceat(replicates, starts[:-1], axis=1)
 
-    def _each(self, u: Array, sigma: Array, z: Array) -> "Iterator[_One]":
+    def _each(self, u: Array, phi: Array, z: Array) -> "Iterator[_One]":
         """Yield what belongs to each draw of hyperparameters; where its numbers have no density it says nothing."""
-        features, sigma, data = self.error.at(u), np.ascontiguousarray(sigma), self.likelihood.data
+        features, phi, data = self.error.at(u), np.ascontiguousarray(phi), self.likelihood.data
         zbar, _ = collapsed(data, np.ascontiguousarray(z), self.likelihood.rows, self.likelihood.sizes[4])
-        constants = self._constants(sigma, z, zbar)
+        constants = self._constants(phi, z, zbar)
         for h, parts in enumerate(self._parts(features, u)):
-            value = self.likelihood.evaluate(parts, sigma, z, precisions=False)[0]
-            T, t, each, A, right = _gaussian.of_inputs(data, np.ascontiguousarray(parts), sigma, zbar)
+            value = self.likelihood.evaluate(parts, phi, z, precisions=False)[0]
+            T, t, each, A, right = _gaussian.of_inputs(data, np.ascontiguousarray(parts), phi, zbar)
             bad = ~(value > -np.inf)
             T[bad], t[bad], right[bad] = 0.0, 0.0, 0.0
             A = np.triu(A) + np.triu(A, 1).swapaxes(1, 2)

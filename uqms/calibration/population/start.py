@@ -91,7 +91,8 @@ def centring(problem: "PopulationCalibration", theta: Mapping[str, Array], z: Ar
     With kappa = 1 - posterior variance / omega², what is sampled is least correlated with the population's mean.
     """
     data, linear = problem.data, _linear(problem, theta, z)
-    noise = linear.phi[data.cells.group] ** 2 / data.cells.weight
+    outputs = data.responded(linear.predicted[None])[0]
+    noise = data.noise.sds(data.cells.group, linear.phi[None], outputs)[0] ** 2 / data.cells.weight
     if data.form != "independent":
         noise = noise_sd(data, linear.predicted[None], linear.phi[None])[0] ** 2
     count, omega = len(problem.layout.covariates), _spreads(problem, theta)
@@ -150,14 +151,16 @@ def likely(
     target = linear.left + np.sum(slopes * (natural[0] - centre)[subject], axis=1)  # without effects
     omega, sd, tails = _spreads(problem, theta), linear.phi[:groups].copy(), _tails(problem)
     free = np.array([f"omega_{name}" in theta for name in names])
-    unknown = np.array([key in theta for key in data.noise.keys[:groups]])
+    growth = data.noise.growth  # whose hyperparameters stay as they are
+    unknown = np.array([key in theta and g not in growth for g, key in enumerate(data.noise.keys[:groups])])
     variances, least = omega**2 / tails, LEAST**2 * np.concatenate([omega**2, sd**2])
     measured = np.unique(subject)
     rows = np.maximum(np.bincount(cells.row_group, minlength=groups), 1)
     apart = (cells.z - cells.cell_mean[cells.row_cell]) ** 2 / cells.row_variance
     squares = np.bincount(cells.row_group, apart, minlength=groups)
     for _ in range(ROUNDS):
-        noise = sd[cells.group] ** 2 / cells.weight
+        phi = np.concatenate([sd, linear.phi[groups:]])[None]
+        noise = data.noise.sds(cells.group, phi, linear.predicted[None])[0] ** 2 / cells.weight
         total = noise + linear.variance
         covariance = np.linalg.inv(_information(slopes, total, subject, J) + np.diag(1.0 / variances))
         pull = np.zeros((J, len(names)))

@@ -16,7 +16,7 @@ population add up to what the new measurements say of it.
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
@@ -28,11 +28,13 @@ from uqms import _checks as check
 from uqms._teaching import taught
 from uqms._threads import single_threaded
 from uqms._typing import Array, Ints, RandomState, as_generator
+from uqms.calibration.capabilities import Features
 from uqms.calibration.likelihood import merge_close
 from uqms.calibration.observations import Observations
 from uqms.calibration.population.asked import asked_conditions, chosen_outputs
 from uqms.calibration.population.layout import Layout, from_natural, read_subjects
-from uqms.calibration.population.subject_prediction import Measured, Shared, curves
+from uqms.calibration.population.subject_outputs import Jointly, Simulated
+from uqms.calibration.population.subject_prediction import Asked, Shared, curves
 from uqms.calibration.predict import PosteriorPrediction
 from uqms.calibration.regimens import subject_with_asked_regimens, with_regimens_of
 from uqms.calibration.scales import with_all_conditions
@@ -51,6 +53,7 @@ FREEDOM = 5.0
 STEPS, REFINED, STEP = 20, 2, 1e-3
 K_HAT = 0.7
 DRAWS, KEPT = 4000, 500  # of the parameters; of those that predict curves
+Draws = Shared | Simulated  # of a population, with what is known of the surrogate's error
 POOL = 4  # times as many draws of the population, of which those inside of the design box are taken
 
 
@@ -82,7 +85,7 @@ class SubjectPosterior:
     covariates: Mapping[str, float]
     k_hat: float
     ess: float
-    shared: Shared
+    shared: Draws
     natural: Array  # (S, U, P), resampled with the draws of the population in `shared`
     data: "NewData | None"  # of its measurements
 
@@ -171,14 +174,10 @@ class SubjectPosterior:
             if population.occasions:  # a new occasion
                 natural = _new_occasion(self, generator)
         u = _inputs(self.shared, natural, at, units)
-        if self.data is None:
-            measured = Measured.of(data.cells, np.full(len(at), -1))
-        else:
-            measured = self.shared.measured(self.data.cells, inputs, u)
-            measured = measured._replace(group=self.data.groups[_cells(self.data, inputs)])
+        measured = self.shared.measured(data.cells if self.data is None else self.data.cells, inputs, u)
         dims: dict[str, Any] = {"condition": np.arange(len(at))}
         dims |= {name: ("condition", at[:, i]) for i, name in enumerate(data.condition_names)}
-        found = curves(self.shared, u, measured, at, dims, coords, names, noise, generator)
+        found = curves(self.shared, Asked(u, at, {}, inputs, measured), dims, coords, names, noise, generator)
         if len(at) > 1:
             return found
         parts = [one.isel(condition=0) for one in (found.mean, found.sd, found.draws)]
@@ -203,8 +202,12 @@ class NewData:
             raise InputError(
                 f"new_subject: observations of {len(set(observations.subject))} subjects; give those of one a call."
             )
-        if observations.censored is not None or observations.trials is not None or observations.conditions_sd:
-            raise InputError("new_subject: detection limits, counts and inexact conditions have no closed form; refit.")
+        limited = observations.censored is not None or observations.trials is not None
+        if observations.conditions_sd or (limited and not Features.of(problem).simulated):
+            raise InputError(
+                "new_subject: detection limits, counts and inexact conditions have no closed form. Calibrate all "
+                "again, with this subject among them."
+            )
         if problem.population.occasions:
             labels = list(dict.fromkeys(str(one) for one in observations.experiment))
             units = np.array([labels.index(str(one)) for one in observations.experiment])
@@ -216,15 +219,12 @@ class NewData:
             if name in observations.outputs
         }
         observations = with_all_conditions(data.surrogate, observations, data.condition_names)
-        self.cells, groups = arrange(data.surrogate, observations, models, data.condition_names, None, units)
-        self.groups = np.array([data.noise.outputs.index(name) for name in groups.outputs])[self.cells.group]
+        cells, groups = arrange(data.surrogate, observations, models, data.condition_names, None, units)
+        of_population = np.array([data.noise.outputs.index(name) for name in groups.outputs])
+        self.cells = replace(
+            cells, group=of_population[cells.group], links=data.cells.links, responses=data.cells.responses
+        )
         self.units = int(units.max()) + 1
-
-
-def _cells(data: NewData, inputs: Ints) -> Ints:
-    from uqms.calibration.population.lowrank import ragged
-
-    return np.asarray(ragged(data.cells.experiment, data.cells.experiments)[0][inputs])
 
 
 def _observed(posterior: "Posterior", given: Any) -> Observations:
@@ -236,7 +236,7 @@ def _observed(posterior: "Posterior", given: Any) -> Observations:
     return given
 
 
-def _inputs(shared: Shared, natural: Array, conditions: Array, units: Ints) -> Array:
+def _inputs(shared: Draws, natural: Array, conditions: Array, units: Ints) -> Array:
     """Return inputs (S, n, d) of natural values (S, U, P)."""
     population = shared.problem.population
     own = {name: values for name, values in shared.own.items() if np.ndim(values) == 1}
@@ -263,7 +263,7 @@ class _Law:
     """Prior of one subject's standardised effects e (S, D), and the map to its natural values (S, U, P)."""
 
     layout: Layout
-    shared: Shared
+    shared: Draws
     units: int
 
     @property
@@ -286,7 +286,8 @@ def subject_posterior(
 ) -> SubjectPosterior:
     """Return the posterior of a new subject; see `Posterior.new_subject`."""
     generator = as_generator(rng)
-    problem, shared = posterior.hierarchy.problem, posterior.hierarchy.shared
+    problem, shared = posterior.hierarchy.problem, posterior.hierarchy.some
+    assert not isinstance(shared, Jointly)
     population = problem.population
     wanted = {name for one in population.effects for name in one.expression.names}
     if set(covariates) != wanted:
@@ -364,10 +365,7 @@ def _sampled(law: _Law, data: NewData, rng: np.random.Generator) -> tuple[Array,
     shared = law.shared
     S, D = len(shared.h), law.size
     cells = data.cells
-    every = np.arange(cells.experiments)
-    groups = data.groups[_cells(data, every)]
-    sigma, walls = shared.sigma, list(shared.problem.data.walls())
-    replicates = _within(data, sigma)
+    walls = list(shared.problem.data.walls())
 
     def density(z: Array, draws: Ints | None = None) -> Array:
         """Return log p(z) L of one z a draw, of all (S,) or those given."""
@@ -376,8 +374,7 @@ def _sampled(law: _Law, data: NewData, rng: np.random.Generator) -> tuple[Array,
         natural = law.natural(z, at)
         u = _inputs(some, natural, cells.conditions, cells.unit)
         with np.errstate(all="ignore"):
-            measured = some.measured(cells, every, u)._replace(group=groups)
-            value = some.log_likelihood(u, measured, sigma[at]).sum(axis=1) + replicates[at]
+            value = some.log_density(data, u)
         value -= 0.5 * np.sum(z**2, axis=1) + 0.5 * D * np.log(2.0 * np.pi)
         return np.where(np.isfinite(value), value + _wall(shared, natural, walls), -np.inf)
 
@@ -414,16 +411,7 @@ def _sampled(law: _Law, data: NewData, rng: np.random.Generator) -> tuple[Array,
     return z[picked], s[picked], float(np.max(k_hat)), ess
 
 
-def _within(data: NewData, sigma: Array) -> Array:
-    """Return the log-density (S,) of replicates given their cell means, up to a constant."""
-    cells = data.cells
-    count = np.bincount(cells.row_cell, minlength=len(cells.offset))
-    deviation = (cells.z - cells.cell_mean[cells.row_cell]) ** 2 / cells.row_variance
-    s2 = sigma[:, data.groups] ** 2
-    return np.asarray(-0.5 * np.sum((count - 1) * np.log(s2) + np.bincount(cells.row_cell, deviation) / s2, axis=1))
-
-
-def _wall(shared: Shared, natural: Array, walls: list[tuple[str, UnitMap]]) -> Array:
+def _wall(shared: Draws, natural: Array, walls: list[tuple[str, UnitMap]]) -> Array:
     from uqms.calibration.population.layout import WALL
 
     population, total = shared.problem.population, np.zeros(len(natural))

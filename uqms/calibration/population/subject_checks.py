@@ -166,17 +166,17 @@ def _through_features(
     error = problem.lowrank.error
     hyper, rest, places = _jacobian(problem, theta, z, h)
     own = problem.individuals(theta, z)
-    u, sigma = data.unit_inputs(own), data.noise.phi(own, (len(z),))[:, cells.group]
+    u = data.unit_inputs(own)
     mean, phi, rho = (one[h, draws] for one in error.at(u))
     N, H, size = len(cells.offset), hyper.shape[2], problem.layout.size
     decoder = _rows(problem, u, h)
     cell, here = ragged(cells.experiment, cells.experiments)
-    residual = cells.cell_mean - decoder.offset
-    residual -= np.einsum("snq,snq->sn", mean[:, cells.experiment], decoder.basis)
+    predicted = decoder.offset + np.einsum("snq,snq->sn", mean[:, cells.experiment], decoder.basis)
+    residual, sds = cells.cell_mean - predicted, data.noise.sds(cells.group, data.noise.phi(own, (len(z),)), predicted)
     owner = _owners(problem)
     variances, distances, excess = np.zeros((2, H)), [], []
     for s in draws:
-        D, G, E = sigma[s] ** 2 / cells.weight, decoder.basis[s], decoder.truncation[s][cell]
+        D, G, E = sds[s] ** 2 / cells.weight, decoder.basis[s], decoder.truncation[s][cell]
         B = error.own_times(rho[s], G[cell]) @ G[cell].transpose(0, 2, 1) + E @ E.transpose(0, 2, 1)
         B = B * (here[:, :, None] & here[:, None, :])
         at = np.arange(here.shape[1])
@@ -345,10 +345,10 @@ def _check_features(problem: "PopulationCalibration", theta: Mapping[str, Array]
     assert problem.lowrank is not None
     data, error = problem.data, problem.lowrank.error
     own = problem.individuals(theta, z)
-    u, sigma = data.unit_inputs(own), data.noise.phi(own, (len(z),))[:, : len(data.noise.outputs)]
+    u, phi = data.unit_inputs(own), data.noise.phi(own, (len(z),))
     at = some_inputs(data)
     scale = error.covariances.scale(u.reshape(-1, u.shape[-1]))
-    noise = noise_of_scores(data, sigma, u, scale, data.cells.used) * len(at) / u.shape[1]
+    noise = noise_of_scores(data, phi, u, scale, data.cells.used) * len(at) / u.shape[1]
     found = np.array([error.off(one[at], int(k), noise) for one, k in zip(u, h, strict=True)])  # (s, q)
     off = float(np.quantile(found, QUANTILE, axis=0).max())
     message = (

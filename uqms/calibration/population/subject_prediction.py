@@ -28,6 +28,7 @@ from uqms.calibration.context import evenly
 from uqms.calibration.dense_gaussian import LOG_TWO_PI, given_data
 from uqms.calibration.density import draw_rows
 from uqms.calibration.gaussian import GaussianLikelihood
+from uqms.calibration.joint_error import averaged_marginals
 from uqms.calibration.likelihood import Cells, dense
 from uqms.calibration.population.covariances import Covariances, ProcessCovariances, SurrogateCovariances
 from uqms.calibration.population.lowrank import LowRank, ragged
@@ -35,11 +36,14 @@ from uqms.calibration.population.shared_error import SharedError, nystroem
 from uqms.calibration.predict import PosteriorPrediction, Targets, new_noise
 from uqms.errors import InputError
 from uqms.surrogates.outputs import Decoder, InputDecoder
+from uqms.surrogates.transforms import Identity
 
 if TYPE_CHECKING:
     from uqms.calibration.population.calibration import Individuals, PopulationCalibration
+    from uqms.calibration.population.subject import NewData
+    from uqms.calibration.population.subject_outputs import Jointly, Simulated
 
-__all__ = ["Measured", "Shared", "curves", "featured", "has_features", "low_rank", "row_sums", "shared_error"]
+__all__ = ["Asked", "Measured", "Shared", "curves", "featured", "has_features", "low_rank", "row_sums", "shared_error"]
 
 CLOUD, NUMBERS = 800, 8_000_000
 POPULATIONS, BLOCK = 16, 400  # by which features are measured, and about how many inputs of each
@@ -50,6 +54,30 @@ LIMIT, LEAST = 0.025, 200  # see `nystroem`: of few subjects too, the error at o
 def has_features(data: "Individuals") -> bool:
     """Tell whether the surrogate's error has features, and data and error are jointly normal."""
     return Features.of(data).closed_form
+
+
+class Asked(NamedTuple):
+    """Inputs that outputs are asked for.
+
+    Attributes
+    ----------
+    u
+        In the unit cube, shape (S, n, d).
+    conditions
+        Shape (n, c).
+    own
+        Individual parameters at them, each (S, n), or (S,) where all have the same.
+    inputs
+        Which measured inputs they are, -1 for none, shape (n,).
+    measured
+        The measurements there, those of a new subject included.
+    """
+
+    u: Array
+    conditions: Array
+    own: Mapping[str, Array]
+    inputs: Ints
+    measured: "Measured | None"
 
 
 class Measured(NamedTuple):
@@ -121,7 +149,7 @@ class Shared:
         data = problem.data
         own = problem.individuals(theta, z)
         u = data.unit_inputs(own)
-        phi = data.noise.phi(own, (len(z),))[:, : len(data.noise.outputs)]
+        phi = data.noise.phi(own, (len(z),))
         error = shared_error(data, u, phi, rng, max(data.cells.experiments, LEAST))
         likelihood = featured(data, error, np.arange(error.q), data.cells.unit)
         M = int(error.ranks.sum())
@@ -138,11 +166,12 @@ class Shared:
         theta, own = ({name: values[draws] for name, values in one.items()} for one in (self.theta, self.own))
         return Shared(self.problem, theta, own, self.z[draws], self.h[draws], self.w[draws], self.error)
 
-    @property
-    def sigma(self) -> Array:
-        """Noise sd by output, shape (S, groups)."""
-        noise = self.problem.data.noise
-        return noise.phi(self.own, (len(self.h),))[:, : len(noise.outputs)]
+    def noise_variance(self, measured: Measured, outputs: Array) -> Array:
+        """Return the variance (S, n, c) of the noise of cells' means, at the outputs (S, n, c)."""
+        noise, shape = self.problem.data.noise, outputs.shape
+        flat = outputs.reshape(len(outputs), -1)
+        sds = noise.sds(measured.group.ravel(), noise.phi(self.own, (len(self.h),)), flat)
+        return np.asarray(sds.reshape(shape) ** 2 / measured.weight)
 
     def scores(self, u: Array) -> tuple[Array, Array]:
         """Return m (S, n, q) and rho at inputs (S, n, d); rho (S, n, q, q) where errors of scores are correlated."""
@@ -198,12 +227,13 @@ class Shared:
         if not measured.here.any():
             return mean, prior, drawn
         here, G, F = measured.here, measured.basis, measured.truncation
-        D = self.sigma[:, measured.group] ** 2 / measured.weight  # (S, n, c)
+        centre = measured.offset + row_sums(G, m)
+        D = self.noise_variance(measured, centre)
         weighted = error.own_times(rho, G).swapaxes(-1, -2)
         C = G @ weighted + F @ F.swapaxes(-1, -2)
         at = np.arange(here.shape[1])
         C[:, :, at, at] += np.where(here, D, 1.0)
-        residual = here * (measured.mean - measured.offset - row_sums(G, m))
+        residual = here * (measured.mean - centre)
         cross = B @ weighted + E @ F.swapaxes(-1, -2)
         made = row_sums(G, e) + row_sums(F, tau)
         made += here * np.sqrt(D) * rng.standard_normal(D.shape)
@@ -212,6 +242,25 @@ class Shared:
         step = found.mean[..., :P]
         undone = np.einsum("sncp,snc->snp", found.cross[..., :P], found.cross[..., P])
         return mean + step, np.maximum(prior - found.variance[..., :P], 0.0), drawn + step - undone
+
+    def given(self, asked: Asked, decoder: Any, targets: Targets, rng: np.random.Generator) -> tuple[Array, ...]:
+        """Return mean, variance and draws (S, n, P) of a latent output at the inputs asked for."""
+        assert asked.measured is not None
+        return self.predict(asked.u, asked.measured, self.rows(decoder, asked.u), rng)
+
+    def log_density(self, data: "NewData", u: Array) -> Array:
+        """Return log p(measurements of a new subject) (S,) at inputs u (S, n, d), up to a constant."""
+        measured = self.measured(data.cells, np.arange(data.cells.experiments), u)
+        return np.asarray(self.log_likelihood(u, measured).sum(axis=1) + self._within(data.cells))
+
+    def _within(self, cells: Cells) -> Array:
+        """Return the log-density (S,) of replicates given their cell means, up to a constant."""
+        noise = self.problem.data.noise
+        count = np.bincount(cells.row_cell, minlength=len(cells.offset))
+        deviation = (cells.z - cells.cell_mean[cells.row_cell]) ** 2 / cells.row_variance
+        s2 = noise.phi(self.own, (len(self.h),))[:, cells.group] ** 2
+        s2[:, np.isin(cells.group, list(noise.growth))] = 1.0  # such cells have one row each
+        return np.asarray(-0.5 * np.sum((count - 1) * np.log(s2) + np.bincount(cells.row_cell, deviation) / s2, axis=1))
 
     def new_rows(self, rng: np.random.Generator) -> Array:
         """Return new measurements (S, R) of the same rows of the same subjects, given the data."""
@@ -225,14 +274,15 @@ class Shared:
         y[:, cell[here]] = latent[:, here]
         return draw_rows(cells, data.noise, y, data.noise.phi(self.own, (len(u),)), rng)
 
-    def log_likelihood(self, u: Array, measured: Measured, sigma: Array) -> Array:
+    def log_likelihood(self, u: Array, measured: Measured) -> Array:
         """Return log p(cell means) (S, n) of each of n inputs (S, n, d), given the draws."""
         m, rho = self.scores(u)
         here, G, F = measured.here, measured.basis, measured.truncation
         C = G @ self.error.own_times(rho, G).swapaxes(-1, -2) + F @ F.swapaxes(-1, -2)
         at = np.arange(here.shape[1])
-        C[:, :, at, at] += np.where(here, sigma[:, measured.group] ** 2 / measured.weight, 1.0)
-        residual = here * (measured.mean - measured.offset - row_sums(G, m))
+        centre = measured.offset + row_sums(G, m)
+        C[:, :, at, at] += np.where(here, self.noise_variance(measured, centre), 1.0)
+        residual = here * (measured.mean - centre)
         # Places without a cell are standard normal, and zero.
         return given_data(C, residual).log_density + 0.5 * LOG_TWO_PI * (~here).sum(axis=1)
 
@@ -246,8 +296,7 @@ def row_sums(rows: Array, values: Array) -> Array:
 
 def low_rank(data: "Individuals", u: Array, phi: Array, rng: np.random.Generator) -> LowRank:
     """Return the likelihood with features of the scores that matter, for a cloud of inputs; see `shared_error`."""
-    sigma, inputs = phi[:, : len(data.noise.outputs)], data.cells.experiments
-    error = shared_error(data, u, sigma, rng, inputs, data.cells.used)
+    error = shared_error(data, u, phi, rng, data.cells.experiments, data.cells.used)
     return featured(data, error, data.cells.used, subjects_of(data))
 
 
@@ -311,9 +360,9 @@ def _rowwise(rows: Array, values: Array) -> Array:
 
 
 def shared_error(
-    data: "Individuals", u: Array, sigma: Array, rng: np.random.Generator, inputs: int, scores: Ints | None = None
+    data: "Individuals", u: Array, phi: Array, rng: np.random.Generator, inputs: int, scores: Ints | None = None
 ) -> SharedError:
-    """Return the features of the error of scores, or all, for a cloud of inputs: draws (S, K, d), noise (S, g).
+    """Return the features of the error of scores, or all, for a cloud of inputs: draws (S, K, d), noise (S, P).
 
     Features that the noise of an input's cells hides are left out; the variance at each input is exact without them.
     """
@@ -326,7 +375,7 @@ def shared_error(
     several = held[: count * together, some_inputs(data)].reshape(count, -1, u.shape[-1])
     populations = several[evenly(count, POPULATIONS)]
     covariances = covariances_of(data, scores)
-    noise = noise_of_scores(data, sigma, u, covariances.scale(cloud), scores)
+    noise = noise_of_scores(data, phi, u, covariances.scale(cloud), scores)
     return nystroem(covariances, cloud, populations, inputs=inputs, noise=noise, limit=LIMIT)
 
 
@@ -338,15 +387,20 @@ def some_inputs(data: "Individuals") -> Ints:
     return np.flatnonzero(np.isin(subject, picked))
 
 
-def noise_of_scores(data: "Individuals", sigma: Array, u: Array, scale: Array, scores: Ints | None = None) -> Array:
-    """Return the mean variance of the noise in scores, or all, at one input, (q,), for the noise's sds (S, g).
+def noise_of_scores(data: "Individuals", phi: Array, u: Array, scale: Array, scores: Ints | None = None) -> Array:
+    """Return the mean variance of the noise in scores, or all, at one input, (q,), for hyperparameters (S, P).
 
     `u` (S, K, d) are inputs, and `scale` (q,) is a bound of the variance of the scores' errors.
     """
     cells, squares = data.cells, data.cells.basis**2
     if cells.by_input is not None:
         squares = np.mean(cells.by_input.at(u[:: max(1, len(u) // FEW)]).basis ** 2, axis=(0, 1))
-    precision = cells.weight / np.mean(sigma**2, axis=0)[cells.group]
+    variance = np.mean(phi**2, axis=0)[cells.group]
+    if data.noise.growth:
+        some = slice(None, None, max(1, len(u) // FEW))
+        outputs, _ = averaged_marginals(data.surrogate, cells, cells.experiment, u[some], cells.used)
+        variance = np.mean(data.noise.sds(cells.group, phi[some], outputs) ** 2, axis=0)
+    precision = cells.weight / variance
     with np.errstate(divide="ignore"):
         noise = cells.experiments / (precision @ squares)
     largest = 1e3 * scale  # a score that nothing was measured of
@@ -354,18 +408,16 @@ def noise_of_scores(data: "Individuals", sigma: Array, u: Array, scale: Array, s
 
 
 def curves(
-    shared: Shared,
-    u: Array,
-    measured: Measured,
-    conditions: Array,
+    draws: "Shared | Simulated | Jointly",
+    asked: Asked,
     dims: Mapping[str, Any],
     coords: Mapping[str, object] | None,
     outputs: Sequence[str],
     noise: bool,
     rng: np.random.Generator,
 ) -> PosteriorPrediction:
-    """Return predictions of outputs at n inputs (S, n, d); `dims` are the coords of the first dim."""
-    data = shared.problem.data
+    """Return predictions of outputs at n inputs; `dims` are the coords of the first dim."""
+    data, n = draws.problem.data, len(asked.inputs)
     (first, *_), means, sds, samples = dims, {}, {}, {}
     for output in outputs:
         layout = data.surrogate.layouts[output]
@@ -373,23 +425,28 @@ def curves(
         mesh = np.meshgrid(*axes.values(), indexing="ij")
         points = {dim: grid.ravel() for dim, grid in zip(axes, mesh, strict=True)}
         decoder = data.surrogate.decode(output, points if layout.dims else None)
-        found = shared.predict(u, measured, shared.rows(decoder, u), rng)
-        mean, variance, latent = (one.reshape(len(u), -1) for one in found)
+        targets = targets_of(output, asked.conditions, points, decoder, asked.u.shape[-1])
+        found = draws.given(asked, decoder, targets, rng)
+        mean, variance, latent = (one.reshape(len(asked.u), -1) for one in found)
         if noise:
             if output not in data.noise.outputs:
                 raise InputError(
                     f"predict: output {output!r} was not observed, so its noise is not known; pass noise=False."
                 )
-            targets = targets_of(output, conditions, points, decoder, u.shape[-1])
-            add = new_noise(data, data.noise.outputs.index(output), targets)
-            phi = add.phi(shared.own)
+            group = data.noise.outputs.index(output)
+            add = new_noise(data, group, targets)
+            phi = add.phi(draws.own)
             sample = add.draw(latent, phi, rng)
-            assert add.variance is not None
-            variance = variance + add.variance(phi)[:, None]
+            if data.noise.models[group].gaussian and isinstance(data.cells.responses[group], Identity):
+                groups = np.full(mean.shape[1], group)
+                variance = variance + data.noise.sds(groups, phi, np.sqrt(mean**2 + variance)) ** 2
+                mean, variance = layout.transform.moments(mean, variance)
+            else:
+                mean, variance = sample, np.zeros_like(sample)
         else:
             sample = np.asarray(layout.transform.inverse(latent))
-        mean, variance = layout.transform.moments(mean, variance)
-        shape = (u.shape[1], *(len(axis) for axis in axes.values()))
+            mean, variance = layout.transform.moments(mean, variance)
+        shape = (n, *(len(axis) for axis in axes.values()))
         names, labels, attrs = (first, *axes), {**dims, **axes}, {"unit": layout.unit}
         means[output] = xr.DataArray(mean.mean(axis=0).reshape(shape), labels, names, attrs=attrs)
         total = np.sqrt(variance.mean(axis=0) + mean.var(axis=0)).reshape(shape)

@@ -66,8 +66,8 @@ def _featured(problem: "PopulationCalibration", own: Mapping[str, Array]) -> Ite
     log_weights = problem.lowrank.error.log_weights[:, None]
     for rows in problem.lowrank.steps(count):
         now = {name: values[rows] for name, values in own.items()}
-        sigma = data.noise.phi(now, (len(next(iter(now.values()))),))[:, : len(data.noise.outputs)]
-        values, terms = problem.lowrank.by_draw(data.unit_inputs(now), sigma, data.cells.z)
+        phi = data.noise.phi(now, (len(next(iter(now.values()))),))
+        values, terms = problem.lowrank.by_draw(data.unit_inputs(now), phi, data.cells.z)
         values = log_weights + values + fixed
         jacobian = np.bincount(_subject_of_cell(data)[data.cells.row_cell], data.cells.jacobian)
         yield values, values[..., None] - (terms + jacobian)
@@ -106,9 +106,9 @@ def _normal(data: "Individuals", own: Mapping[str, Array]) -> Iterator[tuple[Arr
     for start in range(0, S, step):
         now = {name: values[start : start + step] for name, values in own.items()}
         phi, log_weights, means, covariances = data_moments(data, now)
-        within = cells.log_density_within(phi[:, cells.group]) + jacobian
         values, without = [], []
         for mean, C in zip(means, covariances, strict=True):
+            within = cells.log_density_within(data.noise.sds(cells.group, phi, mean)) + jacobian
             found = given_data(C, cells.cell_mean - mean, np.eye(n))
             Q, a = found.covariance, found.mean
             joint = found.log_density + within.sum(axis=1)
