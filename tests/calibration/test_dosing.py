@@ -166,6 +166,35 @@ def test_a_file_keeps_regimens(single: tuple[uq.Posterior, uq.Observations], tmp
     np.testing.assert_array_equal(first, second)
 
 
+def test_runs_of_a_unit_dose_verify_and_correct_the_posterior(single: tuple[uq.Posterior, uq.Observations]) -> None:
+    """The log-likelihood with the simulator is the closed form; corrections keep regimens."""
+    posterior, data = single
+    points = uq.verification_design(posterior, 30, rng=1)
+    theta = {name: points[name].values for name in SPACE.names}
+    unit = np.stack([oral(HOURS, *one) for one in zip(*theta.values(), strict=True)])
+    curves = xr.DataArray(unit, dims=("run", "time"), coords={"time": HOURS})
+    runs = uq.ensemble.build(points, {"conc": curves}, space=SPACE)
+    found = uq.verify(posterior, runs)
+    draws = {name: found.draws[name].values for name in SPACE.names}
+    with_surrogate = posterior.problem.log_likelihood(draws)  # type: ignore[attr-defined]
+    for i, ratio in enumerate(found.draws["log_ratio"].values):
+        one = {name: float(values[i]) for name, values in draws.items()}
+        mean = data.regimens["1"].superpose(lambda t, one=one: oral(t, **one), AT)
+        exact = stats.norm(mean, NOISE).logpdf(data.value).sum()
+        assert ratio + with_surrogate[i] == pytest.approx(exact, abs=1e-6)
+    corrected = uq.correct(posterior, runs, sampler=uq.SMC(particles=200), rng=1).posterior
+    surrogate = corrected.problem.surrogate  # type: ignore[attr-defined]
+    assert surrogate.regimens == tuple(data.regimens.values())
+    assert surrogate.response.runs == 130
+
+
+def test_observations_with_regimens_name_the_superposition_that_is_missing(
+    surrogate: uq.surrogates.GaussianProcessSurrogate,
+) -> None:
+    with pytest.raises(InputError, match=r"uq.Superposition\(surrogate, observations.regimens\)"):
+        uq.Calibration(surrogate, study(1), uq.GaussianNoise(sd=NOISE), outside="extrapolate")
+
+
 def test_what_a_prediction_cannot_know_is_refused(single: tuple[uq.Posterior, uq.Observations]) -> None:
     posterior, _ = single
     with pytest.raises(InputError, match="give a uq.Regimen, or a list"):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from numpy.typing import ArrayLike
+from scipy.interpolate import make_interp_spline
 
 import uqms as uq
 from uqms._typing import Array, RandomState
@@ -87,6 +88,30 @@ def test_a_fitted_unit_response_predicts_other_regimens(surrogate: uq.surrogates
     assert np.abs(mean - truth).max() < 2e-3 * truth.max()
     after = truth > 0.0
     assert np.sqrt(np.mean((mean - truth)[after] ** 2 / variance[after])) < 2.0
+
+
+def test_runs_are_superposed_as_rows_are(surrogate: uq.surrogates.GaussianProcessSurrogate) -> None:
+    superposed = uq.Superposition(surrogate, REGIMENS)
+    runs = np.stack([oral(HOURS, *one) for one in ((0.9, 0.25), (1.7, 0.35))])
+    got = superposed.superposed("conc", everywhere(REGIMENS, TIMES), {"conc": runs})
+    for run, curve in zip(got, runs, strict=True):
+        spline = make_interp_spline(HOURS, curve, k=3)
+        expected = [
+            one.superpose(
+                lambda t, spline=spline: spline(np.minimum(t, HOURS[-1])) * (t <= HOURS[-1]), TIMES, breaks=HOURS
+            )
+            for one in REGIMENS
+        ]
+        np.testing.assert_allclose(run, np.concatenate(expected), rtol=1e-9, atol=1e-12)
+
+
+def test_a_prediction_has_all_regimens(surrogate: uq.surrogates.GaussianProcessSurrogate) -> None:
+    superposed = uq.Superposition(surrogate, REGIMENS[:2])
+    found = superposed.predict({"ka": [1.0, 1.5], "ke": 0.3})
+    assert found.mean["conc"].dims == ("point", "time", "regimen")
+    times = superposed.layouts["conc"].coords["time"]
+    expected = REGIMENS[1].superpose(lambda t: oral(t, 1.5, 0.3) * (t <= HOURS[-1]), times)
+    np.testing.assert_allclose(found.mean["conc"].values[1, :, 1], expected, atol=2e-3 * expected.max())
 
 
 def test_several_routes_have_a_unit_response_each() -> None:

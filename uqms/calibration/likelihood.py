@@ -731,6 +731,12 @@ def _check_names(surrogate: Surrogate, observations: Observations, condition_nam
         rows = observations.output == name
         given = {dim for dim, column in observations.coords.items() if not np.isnan(column[rows]).all()}
         wanted = set(layouts[name].dims)
+        if given - wanted == {"regimen"}:
+            raise InputError(
+                f"Observations of {name!r} have regimens, the surrogate's output has {sorted(wanted)}. If it is the "
+                "response to a unit dose: uq.Superposition(surrogate, observations.regimens). If it has the dose as a "
+                "condition: observations.with_regimen_conditions()."
+            )
         if given != wanted:
             raise InputError(
                 f"Observations of {name!r} have coordinates {sorted(given)}, the surrogate's output has "

@@ -58,6 +58,7 @@ from uqms.parameters.functions import NumPyFunctions
 from uqms.surrogates.outputs import Decoder
 from uqms.surrogates.process import ScoreProcess, Scores
 from uqms.surrogates.protocol import Surrogate
+from uqms.surrogates.superposition import Superposition
 from uqms.surrogates.transforms import Identity
 
 if TYPE_CHECKING:
@@ -206,7 +207,13 @@ class SingleCalibration(Calibration):
 
     @property
     def simulated(self) -> Surrogate:
-        """The surrogate of what is simulated: without the errors that are inputs where links' errors are sampled."""
+        """The surrogate of what is simulated.
+
+        It is without the errors that are inputs where links' errors are sampled, and of a superposition that of the
+        response to a unit dose.
+        """
+        if isinstance(self.surrogate, Superposition):
+            return self.surrogate.response
         return cast(Surrogate, getattr(self.surrogate, "chain", self.surrogate))
 
     @property

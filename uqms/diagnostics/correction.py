@@ -1,6 +1,6 @@
 """A posterior corrected by runs of the simulator at its own draws, where another round is too expensive."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import numpy as np
@@ -15,6 +15,7 @@ from uqms.calibration.samplers.sampler import Sampler
 from uqms.diagnostics.verification import Verification, verify, with_runs
 from uqms.ensemble import completed
 from uqms.errors import InputError
+from uqms.surrogates.superposition import Superposition
 
 __all__ = ["Correction", "correct"]
 
@@ -110,14 +111,16 @@ def correct(
     problem = posterior.single
     generator = as_generator(rng)
     verification = verify(posterior, ensemble, rng=0)
-    surrogate = with_runs(problem.surrogate, completed(ensemble), rescaled=True)
+    surrogate = with_runs(problem.simulated, completed(ensemble), rescaled=True)
     if surrogate is None:
         more = " verify(...).summary() has weights that do it." if verification.weights is not None else ""
         raise InputError(
             f"correct: this {type(problem.surrogate).__name__} cannot be conditioned on more runs with its "
             f"hyperparameters as they are.{more} Fit again with these runs (uq.ensemble.combine), and calibrate again."
         )
-    corrected = problem.with_surrogate(surrogate).sample(sampler, rng=generator)
+    given = problem.surrogate
+    whole = replace(given, response=surrogate) if isinstance(given, Superposition) else surrogate
+    corrected = problem.with_surrogate(whole).sample(sampler, rng=generator)
     before, after = posterior.flat(), corrected.flat()
     names = [name for name in before if name in after]
     table = pd.DataFrame(

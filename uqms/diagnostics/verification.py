@@ -46,6 +46,7 @@ from uqms.calibration.verdict import Verdict
 from uqms.errors import DataError, InputError
 from uqms.surrogates import GaussianProcessSurrogate, Validation, held_out
 from uqms.surrogates.process import average, condition
+from uqms.surrogates.superposition import Superposition
 from uqms.surrogates.training import Hyperparameters
 
 __all__ = ["Verification", "verification_design", "verify", "with_runs", "with_simulator"]
@@ -327,9 +328,11 @@ def verify(posterior: Posterior, ensemble: xr.Dataset, *, rng: int = 0) -> Verif
     ratio = np.full(len(whole), np.nan)
     if len(whole) and known:
         ratio = with_simulator(problem, verified.some(whole), runs, place) - verified.log_likelihood(whole)
-    outputs = tuple(str(name) for name in problem.noise.own_outputs)
+    given = problem.surrogate
+    own = given.simulated if isinstance(given, Superposition) else problem.noise.own_outputs
+    outputs = tuple(str(name) for name in own)
     k_hat, weights = _weights(ratio)
-    refitted = with_runs(problem.surrogate, runs)
+    refitted = with_runs(problem.simulated, runs)
     more = None
     if known and not verified.subjects:
         more = _more_runs(problem, refitted, theta, ratio, errors.table.loc[list(outputs)], weights)
@@ -425,7 +428,16 @@ def _at_observed(problem: SingleCalibration, runs: xr.Dataset, place: Ints) -> A
     cells = problem.cells
     out = np.empty((len(place), len(cells.offset)))
     for name in dict.fromkeys(map(str, cells.output)):
-        layout = problem.surrogate.layouts[name]
+        surrogate = problem.surrogate
+        if isinstance(surrogate, Superposition):
+            of_runs = {source: runs[source].transpose("run", ...).values for source in surrogate.simulated}
+            for k in range(cells.experiments):
+                rows = np.flatnonzero((cells.output == name) & (cells.experiment == k))
+                where = {dim: cells.coords[dim][rows] for dim in surrogate.layouts[name].dims}
+                own = {source: values[place[:, k]] for source, values in of_runs.items()}
+                out[:, rows] = surrogate.superposed(name, where, own)
+            continue
+        layout = surrogate.layouts[name]
         values = layout.transform.forward(runs[name].transpose("run", *layout.dims).values)
         for k in range(cells.experiments):
             rows = np.flatnonzero((cells.output == name) & (cells.experiment == k))

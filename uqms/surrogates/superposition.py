@@ -24,16 +24,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import numpy as np
 import pandas as pd
+import xarray as xr
+from jaxtyping import Float
 from numpy.typing import ArrayLike
 from scipy import sparse
 
 from uqms import _checks as check
 from uqms._teaching import missing, taught
+from uqms._threads import single_threaded
 from uqms._typing import Array, Ints, RandomState
 from uqms.errors import ConformanceError, DataError, ExtrapolationError, InputError, UnitError
 from uqms.parameters import Box, ParameterSpace
 from uqms.parameters.regimen import Dose, Regimen, elapsed, joined
-from uqms.surrogates.outputs import Decoder, Layout
+from uqms.surrogates.outputs import Decoder, Layout, spline_weights
+from uqms.surrogates.prediction import Prediction, predicted_at
 from uqms.surrogates.process import Scores, sobol_points
 from uqms.surrogates.protocol import FunctionDraws, Surrogate, depends_on_input, fixed_rows, inputs_of
 from uqms.surrogates.transforms import Identity
@@ -169,7 +173,8 @@ class Superposition:
         def __getattr__(self, name: str) -> Any:
             if name in FORWARDED and "response" in self.__dict__:
                 return getattr(self.response, name)
-            raise missing(type(self), "A superposition", name, {})
+            advice = {"save": "save the surrogate of the unit response, superposition.response.save(path)"}
+            raise missing(type(self), "A superposition", name, advice)
 
     def __repr__(self) -> str:
         count = len(self.regimens)
@@ -271,6 +276,32 @@ class Superposition:
             out[source] = max(sizes, default=1.0)
         return MappingProxyType(out)
 
+    @property
+    def simulated(self) -> tuple[str, ...]:
+        """Outputs of the unit response that are superposed."""
+        return self._used
+
+    @single_threaded
+    def predict(self, points: Mapping[str, object] | xr.Dataset | pd.DataFrame) -> Prediction:
+        """Predict every output at points given in the inputs' own units, under all regimens.
+
+        Raises
+        ------
+        ConformanceError
+            When the unit response is no fitted surrogate of the library.
+
+        Warns
+        -----
+        ExtrapolationWarning
+            When a point lies outside of the design box.
+        """
+        if not hasattr(self.response, "marginal_scores"):
+            raise ConformanceError(
+                f"predict: the unit response is a {type(self.response).__name__}. Evaluate it, and use "
+                "regimen.superpose(...), or predict with a posterior."
+            )
+        return predicted_at(self, points, self.response.marginal_scores)
+
     def inputs_of(self, output: str) -> tuple[str, ...]:
         """Return the inputs that an output depends on.
 
@@ -311,6 +342,32 @@ class Superposition:
         ExtrapolationError
             When a time is longer after a dose than was simulated and the unit response has not decayed there.
         """
+        return self._superposed(*self._all_nodes(output, coords))
+
+    def superposed(
+        self, output: str, coords: Mapping[str, ArrayLike], curves: Mapping[str, Array]
+    ) -> Float[np.ndarray, "n N"]:
+        """Return an output at N times of regimens, from runs: curves (n, m) of each output of the unit response.
+
+        Between simulated times runs are interpolated by the spline that the surrogate uses.
+
+        Raises
+        ------
+        InputError, DataError, ExtrapolationError
+            As for `decode`.
+        """
+        parts, count = self._all_nodes(output, coords)
+        total = np.zeros((count, len(next(iter(curves.values())))))
+        for source, pieces in parts.items():
+            layout, nodes = self.response.layouts[source], _joined(pieces)
+            tau, place = np.unique(nodes.tau, return_inverse=True)
+            weights = sparse.csr_array((nodes.weight, (nodes.point, place.reshape(-1))), shape=(count, len(tau)))
+            between = spline_weights(np.asarray(layout.coords[layout.dims[0]], dtype=np.float64), tau)
+            total += weights @ (between @ curves[source].T)
+        return np.ascontiguousarray(total.T)
+
+    def _all_nodes(self, output: str, coords: Mapping[str, ArrayLike] | None) -> tuple[dict[str, list[_Nodes]], int]:
+        """Return the nodes of points of an output by output of the unit response, and the number of points."""
         of_route = self._known(output)
         layout = self.layouts[output]
         dim = layout.dims[0]
@@ -331,7 +388,7 @@ class Superposition:
             for dose in self._regimen(float(number)).doses:
                 source = of_route.get("*") or of_route[dose.route]
                 parts[source].append(self._nodes(source, dose, points, times[points], dim))
-        return self._superposed(parts, len(times))
+        return parts, len(times)
 
     def _regimen(self, number: float) -> Regimen:
         if number not in self._by_number:
