@@ -173,8 +173,8 @@ class DirectSimulator:
 
     @cached_property
     def domain(self) -> Box:
-        """The central 99.9 % of the prior, as a frame for the unit cube; the simulator is exact outside of it too."""
-        return self.space.box()
+        """The centre of the prior, as a frame for the unit cube; the simulator is exact outside of it too."""
+        return self.space.frame()
 
     @cached_property
     def layouts(self) -> Mapping[str, Layout]:

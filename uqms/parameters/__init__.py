@@ -5,8 +5,11 @@ from uqms.parameters.joint_prior import MultivariateNormal
 from uqms.parameters.mixture_prior import NormalMixture
 from uqms.parameters.priors import (
     Beta,
+    Exponential,
     Gamma,
+    HalfCauchy,
     HalfNormal,
+    HalfStudentT,
     InverseGamma,
     LogitNormal,
     LogNormal,
@@ -23,8 +26,11 @@ __all__ = [
     "Beta",
     "Box",
     "Condition",
+    "Exponential",
     "Gamma",
+    "HalfCauchy",
     "HalfNormal",
+    "HalfStudentT",
     "InverseGamma",
     "LogNormal",
     "LogUniform",

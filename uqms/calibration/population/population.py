@@ -16,6 +16,7 @@ from uqms.calibration.noise import check_positive
 from uqms.calibration.population.layout import Layout, from_natural, read_subjects
 from uqms.errors import InputError
 from uqms.parameters import Beta, Box, HalfNormal, Normal, ParameterSpace, Prior
+from uqms.parameters.priors import has_long_tail, long_tail_message, typical_sd
 from uqms.parameters.scale import SCALES
 
 __all__ = ["Covariate", "Population"]
@@ -57,7 +58,8 @@ class Population:
         ``{"CL": {"log(weight / 70)": 0.75, "female": uq.Normal(0, 0.3)}}``. Numbers + - * / ** and log, exp, sqrt, abs.
     spread
         Prior of the standard deviation between subjects on the natural scale, for all or by parameter; a number when it
-        is known. By default half-normal: 0.5 on the log and logit scales, half of the prior's sd on the identity.
+        is known. By default half-normal: 0.5 on the log and logit scales, half of the prior's sd on the identity (of a
+        prior without one, of half the width of its central 68 %).
     correlated
         Whether random effects of different parameters are correlated: all (True), or the parameters that are. Their
         correlation matrix has the prior LKJ(`lkj`).
@@ -281,7 +283,7 @@ class Population:
 
     def _default(self, name: str, size: float, *, signed: bool = False) -> Prior:
         if self.scale.get(name, self.space.priors[name].scale) == "identity":
-            size *= self.space.priors[name].moments.sd
+            size *= typical_sd(self.space.priors[name])
         return Normal(0.0, size) if signed else HalfNormal(size)
 
     def box(self, subjects: pd.DataFrame | None = None, mass: float = 0.999) -> Box:
