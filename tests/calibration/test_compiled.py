@@ -120,7 +120,9 @@ def test_every_prior_has_the_density_of_pymc(outside: str) -> None:
     same_density(problem, 3)
 
 
-@pytest.mark.parametrize("prior", [uq.HalfNormal(0.3), uq.HalfCauchy(0.3), uq.LogNormal(0.2, 0.5), uq.InverseGamma(3.0, 0.4), 0.2])
+@pytest.mark.parametrize(
+    "prior", [uq.HalfNormal(0.3), uq.HalfCauchy(0.3), uq.LogNormal(0.2, 0.5), uq.InverseGamma(3.0, 0.4), 0.2]
+)
 def test_noise_known_and_unknown_with_truncation(prior: Prior | float) -> None:
     same_density(curve_problem(uq.GaussianNoise(sd=prior)), 3)
 

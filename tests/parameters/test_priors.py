@@ -14,7 +14,6 @@ from uqms.errors import InputError
 from uqms.parameters.priors import Moments, prior_from_dict, typical_sd
 
 
-
 class HalfT:
     """The half-Student t distribution from SciPy's t distribution, without cancellation in either tail."""
 
@@ -38,7 +37,9 @@ class HalfT:
         return 0.0, np.inf
 
     def mean(self):
-        return np.inf if self.nu <= 1 else integrate.quad(lambda x: x * np.exp(self.logpdf(x)), 0, np.inf, epsrel=1e-10)[0]
+        return (
+            np.inf if self.nu <= 1 else integrate.quad(lambda x: x * np.exp(self.logpdf(x)), 0, np.inf, epsrel=1e-10)[0]
+        )
 
     def std(self):
         # E x^2 is that of the whole t distribution.

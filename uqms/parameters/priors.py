@@ -20,7 +20,7 @@ from scipy import special
 from uqms import _checks as check
 from uqms import _import_names as import_names
 from uqms._teaching import taught
-from uqms._typing import Array, ArrayLike, RandomState, ScaleName, as_generator
+from uqms._typing import Array, ArrayLike, Bools, RandomState, ScaleName, as_generator
 from uqms.errors import InputError
 from uqms.parameters import numerical
 from uqms.parameters.compiled_density import (
@@ -54,6 +54,7 @@ __all__ = [
     "Normal",
     "Prior",
     "TruncatedNormal",
+    "LONG_TAIL",
     "Uniform",
     "has_long_tail",
     "long_tail_message",
@@ -795,8 +796,8 @@ class HalfCauchy(Prior):
     """The positive half of a Cauchy distribution around zero: a standard deviation that may be surprisingly large.
 
     It is a common prior of noise levels and of between-subject standard deviations (Gelman 2006,
-    doi:10.1214/06-BA117A; Polson & Scott 2012, doi:10.1214/12-BA730). It has neither mean nor standard deviation. As the
-    prior of a simulator's input it has no default design box; state a range, ``space.box(ranges={...})``.
+    doi:10.1214/06-BA117A; Polson & Scott 2012, doi:10.1214/12-BA730). It has neither mean nor standard deviation. As
+    the prior of a simulator's input it has no default design box; state a range, ``space.box(ranges={...})``.
 
     Parameters
     ----------
@@ -857,7 +858,7 @@ class HalfStudentT(Prior):
     """The positive half of a Student t distribution around zero: between `HalfCauchy` and `HalfNormal`.
 
     Use it for a standard deviation that is probably small but may be large (Gelman 2006, doi:10.1214/06-BA117A). The
-    smaller `nu`, the more probable are large values; ``nu=1`` is `HalfCauchy`. With `nu` below about 4 it has no default
+    smaller `nu`, the more probable are large values; ``nu=1`` is `HalfCauchy`. With `nu` below 3.5 it has no default
     design box as the prior of a simulator's input; state a range, ``space.box(ranges={...})``.
 
     Parameters
@@ -927,9 +928,10 @@ class HalfStudentT(Prior):
         """Density at zero."""
         return 2.0 * math.exp(-float(special.betaln(0.5 * self.nu, 0.5))) / (self.sigma * math.sqrt(self.nu))
 
-    def _flat(self, square: Array) -> Array:
+    def _flat(self, square: Array) -> Bools:
         """Return where the density is that at zero to all digits; squares of such values may underflow."""
-        return (self.nu + 1.0) * square < 1e-17
+        flat: Bools = (self.nu + 1.0) * square < 1e-17
+        return flat
 
     @classmethod
     def _from_points(cls, points: _Points) -> Self:
@@ -1244,6 +1246,7 @@ def long_tail_message(
     priors: Mapping[str, Prior],
     mass: float,
     stated: Mapping[str, tuple[float, float]],
+    call: str = "space.box",
 ) -> str:
     """Return the words of the error for priors with a long tail that have no range: the call that states one."""
     name, prior = next(iter(priors.items()))
@@ -1253,7 +1256,7 @@ def long_tail_message(
     return (
         f"{name}: {prior.label} has a long tail. Its central {100.0 * mass:g} % end at {end:.4g}, "
         f"{end / (high - low):.0f} times the width of its central half, so it has no default design box. State the "
-        f"range that is simulated: over=space.box(ranges={ranges!r}) keeps {100.0 * level:g} % of the prior; a "
+        f"range that is simulated: over={call}(ranges={ranges!r}) keeps {100.0 * level:g} % of the prior; a "
         "calibration accepts ranges that cut at most 1 % in all. Or take a prior with a lighter tail, such as "
         "uq.HalfNormal(sd)."
     )

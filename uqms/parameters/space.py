@@ -44,7 +44,7 @@ _ELSEWHERE = {
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["Condition", "ParameterSpace"]
+__all__ = ["Condition", "ParameterSpace", "checked_range"]
 
 _JSON_VERSION = 3  # written where there are mixtures; files with normal blocks only stay version 2, others version 1
 
@@ -418,17 +418,8 @@ class ParameterSpace:
                 raise InputError(f"box: {name!r} is a condition, whose range is that of uq.Condition(low, high).")
             if name not in self._priors:
                 raise InputError(f"box: ranges names {name!r}; the parameters are {', '.join(self.names)}.")
-            if not isinstance(given, tuple | list) or len(given) != 2:
-                raise InputError(f"box: the range of {name!r} is {given!r}; give two ends: {{{name!r}: (low, high)}}.")
-            low, high = (check.number(f"box: {name}", key, v) for key, v in zip(("low", "high"), given, strict=True))
-            check.ordered(f"box: {name}", low, high)
-            first, last = self._priors[name].support
-            if not first <= low < high <= last:
-                raise InputError(
-                    f"box: the range of {name!r} is {low:g} to {high:g}, but {self._priors[name].label} lies between "
-                    f"{first:g} and {last:g}; give a range within that."
-                )
-            out[name] = (low, high)
+            prior = self._priors[name]
+            out[name] = checked_range(name, given, *prior.support, prior.label)
         return out
 
     def _around(self, mass: float, stated: Mapping[str, tuple[float, float]]) -> Box:
@@ -654,6 +645,20 @@ def _range_to_cube(condition: Condition) -> Callable[[Array], Array]:
 
 def _range_from_cube(condition: Condition) -> Callable[[Array], Array]:
     return lambda u: np.where(u == 1.0, condition.high, condition.low + u * (condition.high - condition.low))
+
+
+def checked_range(name: str, given: object, low: float, high: float, what: str) -> tuple[float, float]:
+    """Return a stated range of a parameter, between the ends of `what`."""
+    if not isinstance(given, tuple | list) or len(given) != 2:
+        raise InputError(f"box: the range of {name!r} is {given!r}; give two ends: {{{name!r}: (low, high)}}.")
+    first, last = (check.number(f"box: {name}", key, v) for key, v in zip(("low", "high"), given, strict=True))
+    check.ordered(f"box: {name}", first, last)
+    if not low <= first < last <= high:
+        raise InputError(
+            f"box: the range of {name!r} is {first:g} to {last:g}, but {what} goes from {low:g} to {high:g}; give a "
+            "range within that."
+        )
+    return first, last
 
 
 def _hard(prior: Prior, low: float, high: float) -> tuple[bool, bool]:
