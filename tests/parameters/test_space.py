@@ -267,7 +267,10 @@ def test_frame_is_a_box_of_every_prior():
 @pytest.mark.parametrize(
     ("ranges", "message"),
     [
-        ({"k": (-1.0, 5.0)}, r"the range of 'k' is -1 to 5, but HalfCauchy\(beta=2\) goes from 0 to inf"),
+        (
+            {"k": (-1.0, 5.0)},
+            r"the range of 'k' is -1 to 5, but the support of HalfCauchy\(beta=2\) goes from 0 to inf",
+        ),
         ({"k": (5.0, 5.0)}, "low has to be below high"),
         ({"k": 5.0}, "give two ends: {'k': .low, high.}"),
         ({"k": (0.0, math.inf)}, "high is inf"),

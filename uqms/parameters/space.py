@@ -419,7 +419,7 @@ class ParameterSpace:
             if name not in self._priors:
                 raise InputError(f"box: ranges names {name!r}; the parameters are {', '.join(self.names)}.")
             prior = self._priors[name]
-            out[name] = checked_range(name, given, *prior.support, prior.label)
+            out[name] = checked_range(name, given, *prior.support, f"support of {prior.label}")
         return out
 
     def _around(self, mass: float, stated: Mapping[str, tuple[float, float]]) -> Box:
@@ -655,8 +655,8 @@ def checked_range(name: str, given: object, low: float, high: float, what: str) 
     check.ordered(f"box: {name}", first, last)
     if not low <= first < last <= high:
         raise InputError(
-            f"box: the range of {name!r} is {first:g} to {last:g}, but {what} goes from {low:g} to {high:g}; give a "
-            "range within that."
+            f"box: the range of {name!r} is {first:g} to {last:g}, but the {what} goes from {low:g} to {high:g}; give "
+            "a range within that."
         )
     return first, last
 

@@ -367,8 +367,8 @@ class Population:
             f"{name!r} are {width / (third - first):.0f} times as wide as their central half, so {name!r} has no "
             f"default range. State the range that is simulated: population.box(ranges={{{name!r}: ({low!r}, "
             f"{high!r})}}) keeps 95 % of the subjects that the prior admits. If more than 1 % lie outside, "
-            "the calibration needs outside='extrapolate'. Or take a prior with a lighter tail, such as uq.HalfStudentT(4, sigma) or "
-            "uq.HalfNormal(sd)."
+            "the calibration needs outside='extrapolate'. Or take a prior with a lighter tail, such as "
+            "uq.HalfStudentT(4, sigma) or uq.HalfNormal(sd)."
         )
 
     def __repr__(self) -> str:
