@@ -46,10 +46,11 @@ class UserErrors:
 
     def __init__(self) -> None:
         self.first: Exception | None = None
+        self._sampling = False
 
     def call(self, function: Callable[..., Any], node: Any, inputs: Any, outputs: Any) -> None:
-        """Evaluate an operation; after an error nothing is evaluated any more, so that the sampler ends soon."""
-        if self.first is not None:
+        """Evaluate an operation; after an error the sampler evaluates nothing any more, so that it ends soon."""
+        if self._sampling and self.first is not None:
             raise _Stopped
         try:
             function(node, inputs, outputs)
@@ -61,12 +62,14 @@ class UserErrors:
     @contextmanager
     def raised(self) -> Iterator[None]:
         """Raise the first error that was kept since, with its own traceback, whatever else it led to."""
-        self.first = None
+        self.first, self._sampling = None, True
         try:
             yield
         except Exception:
             self._raise()
             raise
+        finally:
+            self._sampling = False
         self._raise()
 
     def of_call(self, error: SystemError) -> None:
@@ -75,7 +78,6 @@ class UserErrors:
         if cause is None:
             raise error
         if isinstance(cause, Exception) and cause is self.first:
-            self.first = None  # it is raised now; later calls have errors of their own
             raise cause from cause.__cause__
         if not isinstance(cause, Exception):  # such as an interrupt
             raise cause
