@@ -32,12 +32,13 @@ from uqms.surrogates.kernels import (
     Matern72,
     RadialKernel,
     Seen,
+    Slopes,
     Stationary,
     hyperparameter_count,
     scale_count,
 )
 
-__all__ = ["Adapted", "OneOf", "converted", "described"]
+__all__ = ["Adapted", "Bent", "OneOf", "converted", "described", "forward_logs"]
 
 AMPLITUDE_SPREAD = 2.0  # sd of a slope b: over the box the amplitude changes by a factor of exp(2)
 LARGEST = 8.0, 3.0  # of a slope, and of asinh of an entry of L, which then is 10
@@ -158,7 +159,7 @@ class Adapted(Kernel):
 
     def linearised(self, u: Array, x: Array, ell: Array) -> Linearised:
         """Return kappa (k, n) with its reverse derivatives."""
-        return _Bent(self, u, x, ell)
+        return Bent(self, u, x, ell)
 
     def correlation(self, u: Array, x: Array, ell: Array) -> Array:
         """Return kappa (k, n)."""
@@ -204,8 +205,31 @@ def amplitude(u: Array, b: Array) -> Array:
     return np.asarray(np.exp((u - 0.5) @ b))
 
 
+def forward_logs(at: Linearised, v: Array) -> Array:
+    """Return the derivative (k, p) of kappa @ v, with v (n,), by the logarithms of `ell`: by products of matrices.
+
+    Squares of differences are multiplied out, so that digits are lost where runs are close.
+    """
+    if isinstance(at, Bent):
+        return at.forward_logs(v)
+    if not isinstance(at, Slopes):
+        raise TypeError(f"{type(at).__name__} is no correlation of a scaled distance")
+    u, x, d = at.u, at.x, at.u.shape[1]
+    scales = int(at.at.max()) + 1
+    out = np.empty((len(u), scales + len(at.by_other)))
+    moments = np.column_stack([v, x * v[:, None], x * x * v[:, None]])
+    for columns, slope in zip(at.at, at.g, strict=True):
+        seen = columns >= 0
+        sums = slope @ moments
+        moved = u * u * sums[:, :1] - 2.0 * u * sums[:, 1 : d + 1] + sums[:, d + 1 :]
+        out[:, columns[seen]] = -moved[:, seen] * at.ell[columns[seen]] ** -2.0
+    for i, slope in enumerate(at.by_other):
+        out[:, scales + i] = slope @ v
+    return out
+
+
 @final
-class _Bent:
+class Bent:
     """The correlation between u and x of `Adapted`, linearised."""
 
     def __init__(self, kernel: Adapted, u: Array, x: Array, ell: Array) -> None:
@@ -213,7 +237,8 @@ class _Bent:
         self._own, self._lower, self._b = kernel.parts_of(ell, u.shape[1])
         self._z = u @ self._lower.T
         self._zx = self._z if u is x else x @ self._lower.T
-        self._sizes = amplitude(u, self._b)[:, None] * amplitude(x, self._b)
+        self._at_u, self._at_x = amplitude(u, self._b), amplitude(x, self._b)
+        self._sizes = self._at_u[:, None] * self._at_x
         self._base = kernel.kernel.linearised(self._z, self._zx, self._own)
 
     @cached_property
@@ -243,6 +268,25 @@ class _Bent:
             each = bar * self.kappa
             out.append(each.sum(axis=1) @ (u - 0.5) + each.sum(axis=0) @ (x - 0.5))
         return np.concatenate(out)
+
+    def forward_logs(self, v: Array) -> Array:
+        """Return the derivative (k, p) of kappa @ v by the logarithms of `ell`; see the function of that name."""
+        kernel, u, x, at_u = self._kernel, self._u, self._x, self._at_u[:, None]
+        inner = self._at_x * v
+        out = [at_u * forward_logs(self._base, inner)]
+        if kernel.directions:
+            d = u.shape[1]
+            rows, columns = _below(d)
+            sums = self._base.g[0] @ np.column_stack([inner, self._zx * inner[:, None], x * inner[:, None]])
+            crossed = self._base.g[0] @ (self._zx[:, rows] * x[:, columns] * inner[:, None])
+            zr, ur = self._z[:, rows], u[:, columns]
+            moved = zr * ur * sums[:, :1] - zr * sums[:, 1 + d + columns] - ur * sums[:, 1 + rows] + crossed
+            slopes = np.hypot(1.0, self._lower[rows, columns]) * self._own[rows] ** -2.0
+            out.append(at_u * moved * slopes)
+        if kernel.amplitude:
+            both = self.kappa @ np.column_stack([v, (x - 0.5) * v[:, None]])
+            out.append((u - 0.5) * both[:, :1] + both[:, 1:])
+        return np.hstack(out)
 
 
 @final
