@@ -255,15 +255,17 @@ class Bent:
         """Return the derivative (p,) of sum(kappa * bar) by the logarithms of `ell`."""
         kernel, u, x = self._kernel, self._u, self._x
         scaled = bar * self._sizes
-        out = [self._base.reverse_logs(scaled)]
-        if kernel.directions:
-            d = u.shape[1]
-            # Of pairs (a, i): g (z_a - z_i)_c (u_a - x_i)_e / ell_c², with z = L u.
+        if not kernel.directions:
+            out = [self._base.reverse_logs(scaled)]
+        else:
+            # Moments of pairs (a, i): g (u_a - x_i)(u_a - x_i)', with L on one side or on both.
             pairs = scaled * self._base.g[0]
-            rows, columns = pairs.sum(axis=1)[:, None], pairs.sum(axis=0)[:, None]
-            cross = self._z.T @ (rows * u - pairs @ x) + self._zx.T @ (columns * x - pairs.T @ u)
-            by_entry = (cross / self._own[:d, None] ** 2)[_below(d)]
-            out.append(by_entry * np.hypot(1.0, self._lower[_below(d)]))
+            rows, columns, crossed = pairs.sum(axis=1)[:, None], pairs.sum(axis=0)[:, None], u.T @ (pairs @ x)
+            by_input = self._lower @ (u.T @ (rows * u) + x.T @ (columns * x) - crossed - crossed.T)
+            d, below = u.shape[1], _below(u.shape[1])
+            of_scales = -np.sum(by_input * self._lower, axis=1) * self._own[:d] ** -2.0
+            of_entries = (by_input / self._own[:d, None] ** 2)[below] * np.hypot(1.0, self._lower[below])
+            out = [of_scales, of_entries]  # directions go with a single kernel, which has no shares
         if kernel.amplitude:
             each = bar * self.kappa
             out.append(each.sum(axis=1) @ (u - 0.5) + each.sum(axis=0) @ (x - 0.5))

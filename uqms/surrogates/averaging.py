@@ -150,18 +150,22 @@ def sample_from(
     cheap: Float[np.ndarray, " n"] | None = None,
     rounds: tuple[int, int] = (ROUNDS, ROUNDS_MORE),
     draws: float = float(DRAWS),
+    most: int = 2**30,
 ) -> Sample:
-    """Return weighted points of the posterior of the hyperparameters, whose mode is known, enough for some draws."""
+    """Return weighted points of the posterior of the hyperparameters, whose mode is known, enough for some draws.
+
+    A round has at most `most` points, beside those of the prior.
+    """
     d = x.shape[1]
-    trend = trend_basis(x, columns, cheap)
+    trend, count = trend_basis(x, columns, cheap), 32 * (hyperparameter_count(kernel, d) + 2)
     with one_thread():
         return explore(
             lambda points: log_posteriors(points, x, y, trend, kernel, noise),
             (found.mode, found.covariance),
             prior_of(kernel, d, noise),
             bounds_of(kernel, d, noise),
-            32 * (hyperparameter_count(kernel, d) + 2),
-            rounds,
+            min(count, most),
+            rounds if count <= most else (rounds[0], 2 * rounds[1] - 1),
             ENOUGH * float(draws),
         )
 

@@ -50,7 +50,7 @@ FEW = 20  # runs per input up to which hyperparameters are averaged, and which c
 LEAST = 60  # runs that choose a kernel, where there are as many
 BETWEEN = 0.1  # share of the variance of left-out runs above which they are averaged too
 CLEAR = 3.0  # standard errors
-ROUNDS = 1, 3  # of draws of a kernel that was chosen, which has more hyperparameters
+ROUNDS, POINTS = (1, 3), 512  # of draws of a kernel that was chosen, which has more hyperparameters; of a round
 SMOOTHER = -2.0  # log prior odds of a smoother kernel: few runs prefer one by chance
 TIE = 2.0  # of log evidence: within it a single kernel is the simplest
 FAR = 10.0  # below the largest log evidence: no draw would be of such a kernel
@@ -408,7 +408,7 @@ class _Ordered(NamedTuple):
     def _sampled(self, one: Rival, draws: float, columns: int) -> averaging.Sample:
         """Return points of the posterior of a kernel's hyperparameters."""
         return averaging.sample_from(
-            self.x, self.y, one.kernel, columns, self.noise, one.at, rounds=ROUNDS, draws=draws
+            self.x, self.y, one.kernel, columns, self.noise, one.at, rounds=ROUNDS, draws=draws, most=POINTS
         )
 
     def draws(

@@ -296,7 +296,10 @@ def density(parameters: Array, x: Array, y: Array, trend: Array, kernel: Kernel,
     solved = blas.dsymm(1.0, inverse, np.column_stack([trend, y]), lower=1)
     solved_trend, solved_y = solved[:, :b], solved[:, b]
     information = trend.T @ solved_trend
-    half, log_det_trend = np.linalg.inv(information), np.linalg.slogdet(information)[1] if b else 0.0
+    if b == 1:  # by far the most frequent trend, and NumPy's functions of matrices take as long as a factorisation
+        half, log_det_trend = 1.0 / information, math.log(abs(information.item()))
+    else:
+        half, log_det_trend = np.linalg.inv(information), np.linalg.slogdet(information)[1] if b else 0.0
     projected = solved_trend @ half
     weights = solved_y - projected @ (trend.T @ solved_y)
     squares = max(float(y @ weights), 1e-300)
