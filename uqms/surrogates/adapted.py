@@ -275,16 +275,18 @@ class Bent:
         """Return the derivative (k, p) of kappa @ v by the logarithms of `ell`; see the function of that name."""
         kernel, u, x, at_u = self._kernel, self._u, self._x, self._at_u[:, None]
         inner = self._at_x * v
-        out = [at_u * forward_logs(self._base, inner)]
-        if kernel.directions:
-            d = u.shape[1]
-            rows, columns = _below(d)
-            sums = self._base.g[0] @ np.column_stack([inner, self._zx * inner[:, None], x * inner[:, None]])
-            crossed = self._base.g[0] @ (self._zx[:, rows] * x[:, columns] * inner[:, None])
-            zr, ur = self._z[:, rows], u[:, columns]
-            moved = zr * ur * sums[:, :1] - zr * sums[:, 1 + d + columns] - ur * sums[:, 1 + rows] + crossed
-            slopes = np.hypot(1.0, self._lower[rows, columns]) * self._own[rows] ** -2.0
-            out.append(at_u * moved * slopes)
+        if not kernel.directions:
+            out = [at_u * forward_logs(self._base, inner)]
+        else:
+            d, (rows, columns), z, zx = u.shape[1], _below(u.shape[1]), self._z, self._zx
+            moments = np.hstack([np.ones((len(x), 1)), zx, x, zx * zx, zx[:, rows] * x[:, columns]])
+            sums = at_u * (self._base.g[0] @ (moments * inner[:, None]))
+            whole, by_z, by_x, squares, crossed = np.split(sums, np.cumsum([1, d, d, d]), axis=1)
+            precision = self._own[:d] ** -2.0
+            slopes = np.hypot(1.0, self._lower[rows, columns]) * precision[rows]
+            zr, ur = z[:, rows], u[:, columns]
+            out = [(2.0 * z * by_z - z * z * whole - squares) * precision]
+            out.append((zr * (ur * whole - by_x[:, columns]) - ur * by_z[:, rows] + crossed) * slopes)
         if kernel.amplitude:
             both = self.kappa @ np.column_stack([v, (x - 0.5) * v[:, None]])
             out.append((u - 0.5) * both[:, :1] + both[:, 1:])
