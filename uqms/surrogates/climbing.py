@@ -155,5 +155,5 @@ def _information(p: Array, found: Density, y: Array, noise: Noise) -> Array:
     information = half.T @ half - (projected.T @ moved).T @ taken
     if not known:
         each = weights @ moved
-        information -= np.outer(each, each) / float(y @ weights)
+        information -= np.outer(each, each) / max(float(y @ weights), 1e-300)
     return np.asarray(0.5 * found.inverse_variance * 0.5 * (information + information.T))
